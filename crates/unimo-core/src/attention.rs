@@ -1,0 +1,230 @@
+//! Attention: the one place where scores become weights.
+//!
+//! [`Attention`] serves as self-attention (`memory` = `query`) and as cross-attention; [`crate::levels`] builds
+//! multi-granularity attention from its parts.
+//!
+//! Shape legend: `B` rows, `Q` queries, `K` keys, `D` width, `H` heads.
+
+use burn::module::Module;
+use burn::tensor::ops::AttentionModuleOptions;
+use burn::tensor::{Tensor, assert_shape};
+
+use crate::device::is_cpu;
+use crate::init::Init;
+use crate::kernels;
+use crate::layers::{Dropout, Linear};
+use crate::mask::PaddingMask;
+
+/// Multi-head attention (Vaswani et al. 2017, section 3.2.2) with biases everywhere.
+#[derive(Module, Debug)]
+pub struct Attention {
+    /// `D -> D`.
+    pub query: Linear,
+    /// `D -> D`.
+    pub key: Linear,
+    /// `D -> D`.
+    pub value: Linear,
+    /// `D -> D`.
+    pub output: Linear,
+    /// On the attention weights.
+    pub dropout: Dropout,
+    /// `H`.
+    pub heads: usize,
+}
+
+impl Attention {
+    /// # Panics
+    ///
+    /// Panics if `width` is not a multiple of `heads`.
+    pub fn new(init: &mut Init, width: usize, heads: usize, dropout: f64) -> Self {
+        assert!(
+            heads > 0 && width.is_multiple_of(heads),
+            "width {width} must be a multiple of the number of heads {heads}"
+        );
+        Self {
+            query: Linear::new(init, width, width, true),
+            key: Linear::new(init, width, width, true),
+            value: Linear::new(init, width, width, true),
+            output: Linear::new(init, width, width, true),
+            dropout: Dropout::new(dropout),
+            heads,
+        }
+    }
+
+    /// Every query looks at every key of `memory` that `mask` does not hide.
+    ///
+    /// # Shapes
+    ///
+    /// - query: `[B, Q, D]`
+    /// - memory: `[B, K, D]`
+    /// - mask: `[B, K]`
+    /// - output: `[B, Q, D]`
+    pub fn forward(
+        &self,
+        query: Tensor<3>,
+        memory: Tensor<3>,
+        mask: Option<&PaddingMask>,
+    ) -> Tensor<3> {
+        let heads = self.attend(self.queries(query), memory, mask);
+        self.output.forward(heads)
+    }
+
+    /// The queries split into heads, for use with several memories.
+    ///
+    /// # Shapes
+    ///
+    /// - query: `[B, Q, D]`
+    /// - output: `[B, H, Q, D / H]`
+    pub fn queries(&self, query: Tensor<3>) -> Tensor<4> {
+        split_heads(self.query.forward(query), self.heads)
+    }
+
+    /// Attention before the output projection.
+    ///
+    /// # Shapes
+    ///
+    /// - queries: `[B, H, Q, D / H]`
+    /// - memory: `[B, K, D]`
+    /// - mask: `[B, K]`
+    /// - output: `[B, Q, D]`
+    pub fn attend(
+        &self,
+        queries: Tensor<4>,
+        memory: Tensor<3>,
+        mask: Option<&PaddingMask>,
+    ) -> Tensor<3> {
+        let [rows, _, _, _] = queries.dims();
+        let [width, _] = self.key.weight.dims();
+        assert_shape!(memory, [rows, _, width]);
+        let keys = split_heads(self.key.forward(memory.clone()), self.heads);
+        let values = split_heads(self.value.forward(memory), self.heads);
+        join_heads(scaled_dot_product(
+            queries,
+            keys,
+            values,
+            mask,
+            &self.dropout,
+        ))
+    }
+}
+
+/// `softmax(q k^T / sqrt(D / H)) v`, with hidden keys left out.
+///
+/// burn's fused attention runs where it exists for the case at hand: without gradients, off the CPU. It has no dropout
+/// and falls back to separate products under autodiff, so training goes through [`kernels::masked_softmax`].
+///
+/// # Shapes
+///
+/// - queries: `[B, H, Q, D / H]`
+/// - keys, values: `[B, H, K, D / H]`
+/// - mask: `[B, K]`
+/// - output: `[B, H, Q, D / H]`
+pub fn scaled_dot_product(
+    queries: Tensor<4>,
+    keys: Tensor<4>,
+    values: Tensor<4>,
+    mask: Option<&PaddingMask>,
+    dropout: &Dropout,
+) -> Tensor<4> {
+    let [rows, heads, q, depth] = queries.dims();
+    let [_, _, k, _] = keys.dims();
+    assert_shape!(keys, [rows, heads, k, depth]);
+    assert_shape!(values, [rows, heads, k, _]);
+    if let Some(mask) = mask {
+        assert_eq!(mask.dims(), [rows, k], "mask must be [rows, keys]");
+    }
+    if !queries.is_autodiff() && !is_cpu(&queries.device()) {
+        let mask = mask.map(|m| {
+            m.hidden()
+                .reshape([rows, 1, 1, k])
+                .expand([rows, heads, q, k])
+        });
+        return burn::tensor::module::attention(
+            queries,
+            keys,
+            values,
+            mask,
+            None,
+            AttentionModuleOptions::default(),
+        );
+    }
+    let scale = 1.0 / (depth as f64).sqrt();
+    let scores = queries.matmul(keys.transpose());
+    let weights = kernels::masked_softmax(scores, scale, mask.map(PaddingMask::hidden));
+    dropout.forward(weights).matmul(values)
+}
+
+/// # Shapes
+///
+/// - x: `[B, L, D]`
+/// - output: `[B, H, L, D / H]`
+fn split_heads(x: Tensor<3>, heads: usize) -> Tensor<4> {
+    let [rows, length, width] = x.dims();
+    x.reshape([rows, length, heads, width / heads])
+        .swap_dims(1, 2)
+}
+
+/// # Shapes
+///
+/// - x: `[B, H, L, D / H]`
+/// - output: `[B, L, D]`
+fn join_heads(x: Tensor<4>) -> Tensor<3> {
+    let [rows, heads, length, depth] = x.dims();
+    x.swap_dims(1, 2).reshape([rows, length, heads * depth])
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use burn::tensor::{Device, Distribution, Tolerance};
+
+    use super::*;
+
+    /// f32 sums of up to 16 products of values around 1.
+    const TOLERANCE: f64 = 1e-5;
+
+    #[test]
+    fn agrees_with_burn() {
+        let device = Device::flex();
+        let random = |shape: [usize; 4]| Tensor::<4>::random(shape, Distribution::Default, &device);
+        let (q, k, v) = (
+            random([2, 3, 5, 4]),
+            random([2, 3, 7, 4]),
+            random([2, 3, 7, 4]),
+        );
+        let mask = PaddingMask::from_lengths(&[7, 4], 7, &device);
+        let ours = scaled_dot_product(
+            q.clone(),
+            k.clone(),
+            v.clone(),
+            Some(&mask),
+            &Dropout::new(0.0),
+        );
+        let hidden = mask.hidden().reshape([2, 1, 1, 7]).expand([2, 3, 5, 7]);
+        let theirs = burn::tensor::module::attention(
+            q,
+            k,
+            v,
+            Some(hidden),
+            None,
+            AttentionModuleOptions::default(),
+        );
+        ours.into_data()
+            .assert_approx_eq::<f32>(&theirs.into_data(), Tolerance::absolute(TOLERANCE));
+    }
+
+    #[test]
+    fn hidden_keys_change_nothing() {
+        let device = Device::flex();
+        let attention = Attention::new(&mut Init::new(&device, 1), 8, 2, 0.0);
+        let query = Tensor::<3>::random([2, 3, 8], Distribution::Default, &device);
+        let memory = Tensor::<3>::random([2, 4, 8], Distribution::Default, &device);
+        let padding = Tensor::<3>::random([2, 2, 8], Distribution::Default, &device).mul_scalar(50);
+        let padded = Tensor::cat(vec![memory.clone(), padding], 1);
+        let mask = PaddingMask::from_lengths(&[4, 4], 6, &device);
+        let short = attention.forward(query.clone(), memory, None);
+        let long = attention.forward(query, padded, Some(&mask));
+        short
+            .into_data()
+            .assert_approx_eq::<f32>(&long.into_data(), Tolerance::absolute(TOLERANCE));
+    }
+}

@@ -1,0 +1,119 @@
+//! The batch: where data, encoders, objectives and evaluation meet.
+//!
+//! A [`Batch`] lives on the host. The loader fills it on worker threads, the training step moves what it needs to a
+//! device. Every modality is optional: a batch of unaligned images has no texts, a batch of plain text has no images,
+//! and an objective that needs what a batch lacks is skipped for it.
+//!
+//! Shape legend: `B` samples, `L` text length, `C` = 3 channels, `H x W` pixels, `R` regions, `F` features per region.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// One step's samples. Row `i` of every part belongs to `samples[i]`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Batch {
+    /// One name per sample, as an error message shows it: file and line, or generator and index.
+    pub samples: Vec<String>,
+    /// The picture of every sample.
+    pub images: Option<Images>,
+    /// The caption of every sample.
+    pub texts: Option<Texts>,
+    /// Further texts by what they are: another language, `phrases`, `tags`.
+    pub further_texts: BTreeMap<String, Texts>,
+    /// Detector regions with their boxes.
+    pub regions: Option<Regions>,
+}
+
+impl Batch {
+    /// The number of samples, `B`.
+    pub fn len(&self) -> usize {
+        self.samples.len()
+    }
+
+    /// Whether there is no sample.
+    pub fn is_empty(&self) -> bool {
+        self.samples.is_empty()
+    }
+}
+
+/// Normalised pixels.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Images {
+    /// `[B, C, H, W]`, row-major.
+    pub pixels: Vec<f32>,
+    /// `H`.
+    pub height: usize,
+    /// `W`.
+    pub width: usize,
+}
+
+impl Images {
+    /// Channels of every picture.
+    pub const CHANNELS: usize = 3;
+}
+
+/// Token ids, padded to a common length.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Texts {
+    /// `[B, L]`, row-major.
+    pub ids: Vec<i32>,
+    /// `L`.
+    pub length: usize,
+    /// `[B]`: how many leading positions of each row are text; the others are padding.
+    pub lengths: Vec<usize>,
+    /// The same texts with words hidden, if the loader was asked for it by a [`MaskSpec`].
+    pub masked: Option<MaskedTexts>,
+}
+
+/// Token ids after masking, with what is to be predicted.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct MaskedTexts {
+    /// `[B, L]`: the ids that the model sees.
+    pub ids: Vec<i32>,
+    /// `[B, L]`: the id to predict, or [`MaskedTexts::IGNORE`].
+    pub labels: Vec<i32>,
+}
+
+impl MaskedTexts {
+    /// The label of a position that no loss looks at.
+    pub const IGNORE: i32 = -100;
+}
+
+/// Detector features and boxes, padded to a common number of regions.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Regions {
+    /// `[B, R, F]`, row-major.
+    pub features: Vec<f32>,
+    /// `[B, R, 4]`: x1, y1, x2, y2 as shares of width and height.
+    pub boxes: Vec<f32>,
+    /// `R`.
+    pub count: usize,
+    /// `[B]`: how many leading regions of each row are real.
+    pub counts: Vec<usize>,
+}
+
+/// How words are hidden for masked language modelling (BERT, section 3.1).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MaskSpec {
+    /// Share of the maskable tokens that are to be predicted, in (0, 1).
+    pub rate: f64,
+    /// Mask all pieces of a word or none.
+    pub whole_word: bool,
+    /// Of the chosen tokens, the share replaced by the mask token (0.8 in BERT).
+    pub mask_share: f64,
+    /// Of the chosen tokens, the share replaced by a random token (0.1 in BERT); the rest stay as they are.
+    pub random_share: f64,
+}
+
+impl Default for MaskSpec {
+    fn default() -> Self {
+        Self {
+            rate: 0.15,
+            whole_word: false,
+            mask_share: 0.8,
+            random_share: 0.1,
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Transformer blocks of the uni-modal encoders.
+//!
+//! Shape legend: `B` rows, `L` positions, `D` width.
+
+use burn::module::Module;
+use burn::tensor::{Tensor, assert_shape};
+
+use crate::attention::Attention;
+use crate::init::Init;
+use crate::layers::{Activation, Dropout, LayerNorm, Linear};
+use crate::mask::PaddingMask;
+
+/// Sizes shared by every block of an encoder.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BlockConfig {
+    /// `D`.
+    pub width: usize,
+    /// Attention heads; divides the width.
+    pub heads: usize,
+    /// Inner width of the feed-forward layer.
+    pub feed_forward: usize,
+    /// Of the feed-forward layer.
+    pub activation: Activation,
+    /// Of every layer norm.
+    pub layer_norm_eps: f64,
+    /// On attention weights and on both residual branches, in [0, 1).
+    pub dropout: f64,
+}
+
+/// `D -> inner -> D`.
+#[derive(Module, Debug)]
+pub struct FeedForward {
+    /// `D -> inner`.
+    pub inner: Linear,
+    /// `inner -> D`.
+    pub outer: Linear,
+    /// Between the two.
+    #[module(skip)]
+    pub activation: Activation,
+}
+
+impl FeedForward {
+    /// New weights.
+    pub fn new(init: &mut Init, width: usize, inner: usize, activation: Activation) -> Self {
+        Self {
+            inner: Linear::new(init, width, inner, true),
+            outer: Linear::new(init, inner, width, true),
+            activation,
+        }
+    }
+
+    /// # Shapes
+    ///
+    /// - x, output: `[B, L, D]`
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let inner = self.activation.forward(self.inner.forward(x));
+        self.outer.forward(inner)
+    }
+}
+
+/// BERT's block: the norm follows the residual sum.
+#[derive(Module, Debug)]
+pub struct PostNormBlock {
+    /// Self-attention.
+    pub attention: Attention,
+    /// After the attention's residual sum.
+    pub attention_norm: LayerNorm,
+    /// Feed-forward layer.
+    pub feed_forward: FeedForward,
+    /// After the feed-forward layer's residual sum.
+    pub feed_forward_norm: LayerNorm,
+    /// On both residual branches.
+    pub dropout: Dropout,
+}
+
+impl PostNormBlock {
+    /// New weights.
+    pub fn new(init: &mut Init, config: &BlockConfig) -> Self {
+        let BlockConfig {
+            width,
+            heads,
+            feed_forward,
+            activation,
+            layer_norm_eps,
+            dropout,
+        } = *config;
+        Self {
+            attention: Attention::new(init, width, heads, dropout),
+            attention_norm: LayerNorm::new(init, width, layer_norm_eps),
+            feed_forward: FeedForward::new(init, width, feed_forward, activation),
+            feed_forward_norm: LayerNorm::new(init, width, layer_norm_eps),
+            dropout: Dropout::new(dropout),
+        }
+    }
+
+    /// # Shapes
+    ///
+    /// - x, output: `[B, L, D]`
+    /// - mask: `[B, L]`
+    pub fn forward(&self, x: Tensor<3>, mask: Option<&PaddingMask>) -> Tensor<3> {
+        assert_shape!(x, [_, _, _]);
+        let attended = self.attention.forward(x.clone(), x.clone(), mask);
+        let x = self
+            .attention_norm
+            .forward(x + self.dropout.forward(attended));
+        let fed = self.feed_forward.forward(x.clone());
+        self.feed_forward_norm.forward(x + self.dropout.forward(fed))
+    }
+}
+
+/// ViT's and CLIP's block: the norm opens the residual branch.
+#[derive(Module, Debug)]
+pub struct PreNormBlock {
+    /// Before the attention.
+    pub attention_norm: LayerNorm,
+    /// Self-attention.
+    pub attention: Attention,
+    /// Before the feed-forward layer.
+    pub feed_forward_norm: LayerNorm,
+    /// Feed-forward layer.
+    pub feed_forward: FeedForward,
+    /// On both residual branches.
+    pub dropout: Dropout,
+}
+
+impl PreNormBlock {
+    /// New weights.
+    pub fn new(init: &mut Init, config: &BlockConfig) -> Self {
+        let BlockConfig {
+            width,
+            heads,
+            feed_forward,
+            activation,
+            layer_norm_eps,
+            dropout,
+        } = *config;
+        Self {
+            attention_norm: LayerNorm::new(init, width, layer_norm_eps),
+            attention: Attention::new(init, width, heads, dropout),
+            feed_forward_norm: LayerNorm::new(init, width, layer_norm_eps),
+            feed_forward: FeedForward::new(init, width, feed_forward, activation),
+            dropout: Dropout::new(dropout),
+        }
+    }
+
+    /// # Shapes
+    ///
+    /// - x, output: `[B, L, D]`
+    /// - mask: `[B, L]`
+    pub fn forward(&self, x: Tensor<3>, mask: Option<&PaddingMask>) -> Tensor<3> {
+        assert_shape!(x, [_, _, _]);
+        let normed = self.attention_norm.forward(x.clone());
+        let attended = self.attention.forward(normed.clone(), normed, mask);
+        let x = x + self.dropout.forward(attended);
+        let normed = self.feed_forward_norm.forward(x.clone());
+        let fed = self.feed_forward.forward(normed);
+        x + self.dropout.forward(fed)
+    }
+}

@@ -1,0 +1,89 @@
+//! The error of a configuration value that cannot be.
+
+use std::fmt::Display;
+
+/// A value outside what is allowed: names the key, the value and the allowed ones.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{key} = {value}` cannot be: {allowed}")]
+pub struct ConfigError {
+    /// Path of the key, sections joined by dots.
+    pub key: String,
+    /// What was given.
+    pub value: String,
+    /// What is allowed.
+    pub allowed: String,
+}
+
+impl ConfigError {
+    /// `Err` unless `holds`.
+    pub fn unless(
+        holds: bool,
+        key: &str,
+        value: impl Display,
+        allowed: impl Display,
+    ) -> Result<(), Self> {
+        if holds {
+            return Ok(());
+        }
+        Err(Self {
+            key: key.to_owned(),
+            value: value.to_string(),
+            allowed: allowed.to_string(),
+        })
+    }
+
+    /// The same error with the key's section before it.
+    pub fn within(mut self, section: &str) -> Self {
+        self.key = format!("{section}.{}", self.key);
+        self
+    }
+}
+
+/// `Err` unless `value` is positive.
+pub fn positive(key: &str, value: usize) -> Result<(), ConfigError> {
+    ConfigError::unless(value > 0, key, value, "must be at least 1")
+}
+
+/// `Err` unless `width` is a positive multiple of `heads`.
+pub fn heads_divide(width: usize, heads: usize) -> Result<(), ConfigError> {
+    positive("width", width)?;
+    positive("heads", heads)?;
+    ConfigError::unless(
+        width.is_multiple_of(heads),
+        "heads",
+        heads,
+        format_args!("must divide the width {width}"),
+    )
+}
+
+/// `Err` unless `value` is in [0, 1).
+pub fn probability(key: &str, value: f64) -> Result<(), ConfigError> {
+    ConfigError::unless((0.0..1.0).contains(&value), key, value, "must be in [0, 1)")
+}
+
+/// `Err` unless `value` is finite and above 0.
+pub fn above_zero(key: &str, value: f64) -> Result<(), ConfigError> {
+    ConfigError::unless(
+        value.is_finite() && value > 0.0,
+        key,
+        value,
+        "must be a finite number above 0",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_key_value_and_what_is_allowed() {
+        let error = heads_divide(10, 4).unwrap_err().within("model.text");
+        assert_eq!(
+            error.to_string(),
+            "`model.text.heads = 4` cannot be: must divide the width 10"
+        );
+        assert!(probability("dropout", 1.0).is_err());
+        assert!(probability("dropout", f64::NAN).is_err());
+        assert!(above_zero("lr", f64::INFINITY).is_err());
+    }
+}

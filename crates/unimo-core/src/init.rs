@@ -1,0 +1,79 @@
+//! Weight initialisation on the host.
+//!
+//! The numbers come from one seeded generator on the host, not from a backend's own: the same seed gives the same
+//! weights on every device, so that a run on a GPU can be compared with one on the CPU.
+
+use burn::module::Param;
+use burn::tensor::{Device, Tensor, TensorData};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, Normal};
+
+/// Makes parameters in the order in which modules ask for them.
+///
+/// ```
+/// # #[cfg(feature = "flex")] {
+/// use burn::tensor::Device;
+/// use unimo_core::{init::Init, layers::Linear};
+///
+/// let mut init = Init::new(&Device::flex(), 7);
+/// let layer = Linear::new(&mut init, 4, 8, true);
+/// assert_eq!(layer.weight.dims(), [4, 8]);
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Init {
+    device: Device,
+    rng: ChaCha8Rng,
+    normal: Normal<f32>,
+}
+
+/// Standard deviation of weights and embeddings in BERT, RoBERTa and METER.
+const STANDARD_DEVIATION: f32 = 0.02;
+
+impl Init {
+    /// Weights drawn from N(0, 0.02), placed on `device`.
+    pub fn new(device: &Device, seed: u64) -> Self {
+        Self {
+            device: device.clone(),
+            rng: ChaCha8Rng::seed_from_u64(seed),
+            normal: Normal::new(0.0, STANDARD_DEVIATION).expect("invariant: 0.02 is finite"),
+        }
+    }
+
+    /// Where parameters are placed.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// A parameter drawn from N(0, 0.02).
+    pub fn normal<const D: usize>(&mut self, shape: [usize; D]) -> Param<Tensor<D>> {
+        let count = shape.iter().product();
+        let values: Vec<f32> = (0..count)
+            .map(|_| self.normal.sample(&mut self.rng))
+            .collect();
+        self.data(values, shape)
+    }
+
+    /// A parameter with one value everywhere.
+    pub fn constant<const D: usize>(&mut self, shape: [usize; D], value: f32) -> Param<Tensor<D>> {
+        let count = shape.iter().product();
+        self.data(vec![value; count], shape)
+    }
+
+    /// A parameter with the values given, row-major.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the number of values is not the product of `shape`.
+    pub fn data<const D: usize>(
+        &mut self,
+        values: Vec<f32>,
+        shape: [usize; D],
+    ) -> Param<Tensor<D>> {
+        Param::from_tensor(Tensor::from_data(
+            TensorData::new(values, shape),
+            &self.device,
+        ))
+    }
+}

@@ -1,0 +1,175 @@
+//! The optimiser's pass over a parameter.
+
+use burn::tensor::{Tensor, assert_shape};
+
+/// One step of AdamW (Loshchilov and Hutter 2019) for one parameter.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamWStep {
+    /// Learning rate of this step.
+    pub lr: f64,
+    /// Decay of the running mean of the gradient.
+    pub beta1: f64,
+    /// Decay of the running mean of the squared gradient.
+    pub beta2: f64,
+    /// Added to the root of the squared mean, after bias correction.
+    pub eps: f64,
+    /// Decoupled weight decay: the parameter shrinks by `lr * weight_decay` of itself.
+    pub weight_decay: f64,
+    /// Number of this step, from 1.
+    pub step: u64,
+    /// Multiplies the gradient first: 1, or less to clip its norm.
+    pub grad_scale: f32,
+}
+
+impl AdamWStep {
+    /// Step size with the bias correction of the mean, and the reciprocal root of the bias correction of the square.
+    fn corrections(&self) -> (f64, f64) {
+        let steps = self.step as f64;
+        let mean = 1.0 - self.beta1.powf(steps);
+        let square = 1.0 - self.beta2.powf(steps);
+        (self.lr / mean, 1.0 / square.sqrt())
+    }
+}
+
+/// Applies one step of AdamW with PyTorch's arithmetic and returns parameter, `exp_avg` and `exp_avg_sq`, in the buffers
+/// of the arguments where nobody else holds them. The tensors are on a device without autodiff.
+///
+/// # Shapes
+/// - all: `[N]`
+pub fn adamw(
+    param: Tensor<1>,
+    exp_avg: Tensor<1>,
+    exp_avg_sq: Tensor<1>,
+    grad: Tensor<1>,
+    s: &AdamWStep,
+) -> (Tensor<1>, Tensor<1>, Tensor<1>) {
+    let [n] = param.dims();
+    assert_shape!(exp_avg, [n]);
+    assert_shape!(exp_avg_sq, [n]);
+    assert_shape!(grad, [n]);
+    #[cfg(feature = "flex")]
+    if [&param, &exp_avg, &exp_avg_sq, &grad]
+        .into_iter()
+        .all(|t| super::is_fused(t) && !t.is_autodiff())
+    {
+        return fused::adamw(param, exp_avg, exp_avg_sq, grad, s);
+    }
+    let (step_size, root_correction) = s.corrections();
+    let grad = grad * s.grad_scale;
+    let exp_avg = exp_avg * s.beta1 + grad.clone() * (1.0 - s.beta1);
+    let exp_avg_sq = exp_avg_sq * s.beta2 + grad.clone() * grad * (1.0 - s.beta2);
+    let denominator = exp_avg_sq.clone().sqrt() * root_correction + s.eps;
+    let param = param * (1.0 - s.lr * s.weight_decay) - exp_avg.clone() / denominator * step_size;
+    (param, exp_avg, exp_avg_sq)
+}
+
+/// The sum of the squares of all elements, as a host value.
+///
+/// # Shapes
+/// - `x`: `[N]`
+pub fn sum_of_squares(x: Tensor<1>) -> f64 {
+    #[cfg(feature = "flex")]
+    if super::is_fused(&x) {
+        return fused::sum_of_squares(x);
+    }
+    (x.clone() * x).sum().into_scalar::<f64>()
+}
+
+#[cfg(feature = "flex")]
+mod fused {
+    use burn::backend::Flex;
+    use burn::backend::flex::FlexTensor;
+    use burn::tensor::Tensor;
+
+    use super::AdamWStep;
+    use crate::kernels::buffers::{
+        BLOCK, collect, contiguous, floats, for_pieces3, owned, vectorized,
+    };
+
+    /// The primitive of a tensor on a flex device without autodiff.
+    fn primitive(x: Tensor<1>) -> FlexTensor {
+        x.try_into_primitive::<Flex>()
+            .expect("the caller has looked at the device")
+    }
+
+    pub(super) fn adamw(
+        param: Tensor<1>,
+        exp_avg: Tensor<1>,
+        exp_avg_sq: Tensor<1>,
+        grad: Tensor<1>,
+        s: &AdamWStep,
+    ) -> (Tensor<1>, Tensor<1>, Tensor<1>) {
+        let [mut param, mut mean, mut square] =
+            [param, exp_avg, exp_avg_sq].map(|t| owned(primitive(t)));
+        let grad = contiguous(primitive(grad));
+        let grad = floats(&grad);
+        let (step_size, root_correction) = s.corrections();
+        let (step_size, root_correction) = (step_size as f32, root_correction as f32);
+        let keep = (1.0 - s.lr * s.weight_decay) as f32;
+        let (eps, scale) = (s.eps as f32, s.grad_scale);
+        let (beta2, share1, share2) = (
+            s.beta2 as f32,
+            (1.0 - s.beta1) as f32,
+            (1.0 - s.beta2) as f32,
+        );
+        for_pieces3(
+            [
+                param.storage_mut(),
+                mean.storage_mut(),
+                square.storage_mut(),
+            ],
+            |offset, [param, mean, square]| {
+                let grad = &grad[offset..offset + param.len()];
+                vectorized(
+                    #[inline(always)]
+                    || {
+                        for (((p, m), v), &g) in param.iter_mut().zip(mean).zip(square).zip(grad) {
+                            let g = g * scale;
+                            *m = (g - *m).mul_add(share1, *m);
+                            *v = (*v).mul_add(beta2, share2 * g * g);
+                            let denominator = v.sqrt().mul_add(root_correction, eps);
+                            *p = keep.mul_add(*p, -step_size * *m / denominator);
+                        }
+                    },
+                );
+            },
+        );
+        (
+            Tensor::from_primitive::<Flex>(param),
+            Tensor::from_primitive::<Flex>(mean),
+            Tensor::from_primitive::<Flex>(square),
+        )
+    }
+
+    pub(super) fn sum_of_squares(x: Tensor<1>) -> f64 {
+        let x = if x.is_autodiff() { x.inner() } else { x };
+        let x = contiguous(primitive(x));
+        let x = floats(&x);
+        // In f64, so that a gradient that overflows its own squares still has a norm.
+        let parts = collect(x.len().div_ceil(PART), PART, |part| {
+            let x = &x[part * PART..x.len().min((part + 1) * PART)];
+            vectorized(
+                #[inline(always)]
+                || {
+                    let (blocks, tail) = x.as_chunks::<F64_LANES>();
+                    let mut lanes = [0.0; F64_LANES];
+                    for block in blocks {
+                        for (lane, &x) in lanes.iter_mut().zip(block) {
+                            *lane += f64::from(x) * f64::from(x);
+                        }
+                    }
+                    for (lane, &x) in lanes.iter_mut().zip(tail) {
+                        *lane += f64::from(x) * f64::from(x);
+                    }
+                    lanes.iter().sum::<f64>()
+                },
+            )
+        });
+        parts.iter().sum()
+    }
+
+    /// Elements whose squares are added on one thread.
+    const PART: usize = 16 * BLOCK;
+    /// Interleaved sums, a fixed number for the same reason as in [`crate::kernels::math`].
+    const F64_LANES: usize = 32;
+}

@@ -1,0 +1,183 @@
+//! Linear, layer normalisation, embedding, dropout and the activation: burn's layers, with three differences that this
+//! project needs: weights come from [`Init`], the computation follows the dtype of the input (parameters stay f32, so a
+//! bf16 input gives mixed precision), and the CPU runs the fused kernels of [`crate::kernels`].
+//!
+//! Shape legend: `D` width.
+
+use burn::module::{Module, Param};
+use burn::tensor::{FloatDType, Int, Tensor, assert_shape};
+use serde::{Deserialize, Serialize};
+
+use crate::init::Init;
+use crate::kernels;
+
+/// `y = x W + b` with `W` stored `[in, out]`, as burn stores it.
+#[derive(Module, Debug)]
+pub struct Linear {
+    /// `[in, out]`.
+    pub weight: Param<Tensor<2>>,
+    /// `[out]`.
+    pub bias: Option<Param<Tensor<1>>>,
+}
+
+impl Linear {
+    /// Weights N(0, 0.02), bias 0.
+    pub fn new(init: &mut Init, d_in: usize, d_out: usize, bias: bool) -> Self {
+        Self {
+            weight: init.normal([d_in, d_out]),
+            bias: bias.then(|| init.constant([d_out], 0.0)),
+        }
+    }
+
+    /// # Shapes
+    ///
+    /// - x: `[.., in]`
+    /// - output: `[.., out]`
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        let [d_in, _] = self.weight.dims();
+        assert_shape!(x, [.., d_in]);
+        let weight = same_dtype(self.weight.val(), &x);
+        let bias = self.bias.as_ref().map(|b| same_dtype(b.val(), &x));
+        kernels::linear(x, weight, bias)
+    }
+}
+
+/// Layer normalisation over the last axis.
+#[derive(Module, Debug)]
+pub struct LayerNorm {
+    /// Scale, `[D]`.
+    pub weight: Param<Tensor<1>>,
+    /// Shift, `[D]`.
+    pub bias: Param<Tensor<1>>,
+    /// Added to the variance.
+    pub epsilon: f64,
+}
+
+impl LayerNorm {
+    /// Scale 1, shift 0.
+    pub fn new(init: &mut Init, width: usize, epsilon: f64) -> Self {
+        Self {
+            weight: init.constant([width], 1.0),
+            bias: init.constant([width], 0.0),
+            epsilon,
+        }
+    }
+
+    /// # Shapes
+    ///
+    /// - x, output: `[.., D]`
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        let [width] = self.weight.dims();
+        assert_shape!(x, [.., width]);
+        // Sums of squares over a row do not fit half precision, so the norm is computed in f32 and cast back.
+        let dtype: FloatDType = x.dtype().into();
+        let y = kernels::layer_norm(
+            cast(x, FloatDType::F32),
+            cast(self.weight.val(), FloatDType::F32),
+            cast(self.bias.val(), FloatDType::F32),
+            self.epsilon,
+        );
+        cast(y, dtype)
+    }
+}
+
+/// A look-up table.
+#[derive(Module, Debug)]
+pub struct Embedding {
+    /// `[entries, D]`.
+    pub weight: Param<Tensor<2>>,
+}
+
+impl Embedding {
+    /// Entries N(0, 0.02).
+    pub fn new(init: &mut Init, entries: usize, width: usize) -> Self {
+        Self {
+            weight: init.normal([entries, width]),
+        }
+    }
+
+    /// # Shapes
+    ///
+    /// - ids: `[B, L]`
+    /// - output: `[B, L, D]`
+    pub fn forward(&self, ids: Tensor<2, Int>) -> Tensor<3> {
+        burn::tensor::module::embedding(self.weight.val(), ids)
+    }
+
+    /// One entry, to be added to every position.
+    ///
+    /// # Shapes
+    ///
+    /// - output: `[1, 1, D]`
+    ///
+    /// # Panics
+    ///
+    /// Panics if there is no entry `index`.
+    pub fn entry(&self, index: usize) -> Tensor<3> {
+        self.weight
+            .val()
+            .narrow(0, index, 1)
+            .unsqueeze_dim::<3>(0)
+    }
+}
+
+/// Dropout, active while the input tracks gradients.
+#[derive(Module, Debug)]
+pub struct Dropout {
+    /// Share of the values set to zero, in [0, 1).
+    pub probability: f64,
+}
+
+impl Dropout {
+    /// Configurations are validated where they are read; a value outside [0, 1) is a programming error here.
+    pub fn new(probability: f64) -> Self {
+        assert!(
+            (0.0..1.0).contains(&probability),
+            "dropout must be in [0, 1), got {probability}"
+        );
+        Self { probability }
+    }
+
+    /// # Shapes
+    ///
+    /// - x, output: any
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        if self.probability == 0.0 || !x.is_autodiff() {
+            return x;
+        }
+        kernels::dropout(x, self.probability)
+    }
+}
+
+/// The activation of a feed-forward layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// Exact, with the error function: BERT, RoBERTa, ViT, OpenCLIP.
+    Gelu,
+    /// `x * sigmoid(1.702 x)`: OpenAI's CLIP.
+    QuickGelu,
+}
+
+impl Activation {
+    /// # Shapes
+    ///
+    /// - x, output: any
+    pub fn forward<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
+        match self {
+            Self::Gelu => kernels::gelu(x),
+            Self::QuickGelu => kernels::quick_gelu(x),
+        }
+    }
+}
+
+/// Casts only where the dtype differs, so that plain f32 training records no cast.
+pub fn cast<const D: usize>(x: Tensor<D>, dtype: FloatDType) -> Tensor<D> {
+    let current: FloatDType = x.dtype().into();
+    if current == dtype { x } else { x.cast(dtype) }
+}
+
+/// `parameter` in the dtype of `x`: parameters stay f32 while the computation may run in half precision.
+pub fn same_dtype<const D: usize, const E: usize>(parameter: Tensor<D>, x: &Tensor<E>) -> Tensor<D> {
+    cast(parameter, x.dtype().into())
+}

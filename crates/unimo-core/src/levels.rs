@@ -1,0 +1,218 @@
+//! Multi-granularity attention: one query stream reads several levels of the other stream through a gate.
+//!
+//! This is the cross-layer half of UNIMO-3 (arXiv 2305.13697; the abstract is all that is public, the formulas are this
+//! project's reading, `docs/ARCHITECTURE.md`):
+//!
+//! ```text
+//! M_j = LN_j(V^j)                                      the levels, j in S
+//! e_j = (Wq a)·(Wk m_j) / sqrt(D) + b_j                m_j = M_j[:, 0]
+//! g   = softmax_j(e)
+//! ```
+//!
+//! Shape legend: `B` rows, `Q` queries, `K` keys, `D` width, `S` levels, `R` gate rows: 1, or `Q` for a gate per token.
+
+use burn::module::{Module, Param};
+use burn::tensor::activation::softmax;
+use burn::tensor::{FloatDType, Tensor, assert_shape};
+use serde::{Deserialize, Serialize};
+
+use crate::attention::Attention;
+use crate::init::Init;
+use crate::layers::{LayerNorm, Linear, cast};
+use crate::mask::PaddingMask;
+
+/// What decides how much of each level is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GateKind {
+    /// A learned weight per level, the same for every sample.
+    Static,
+    /// The query stream's first position decides for the whole sequence.
+    Cls,
+    /// Every query decides for itself.
+    Token,
+}
+
+/// Cross-attention over several levels with a gate.
+#[derive(Module, Debug)]
+pub struct LevelAttention {
+    /// `LN_j`, one per level.
+    pub norms: Vec<LayerNorm>,
+    /// `Wq`, absent with a static gate.
+    pub gate_query: Option<Linear>,
+    /// `Wk`, absent with a static gate.
+    pub gate_key: Option<Linear>,
+    /// `b`, `[S]`.
+    pub gate_bias: Param<Tensor<1>>,
+    /// Reads the levels.
+    pub attention: Attention,
+    /// What decides.
+    #[module(skip)]
+    pub kind: GateKind,
+}
+
+impl LevelAttention {
+    /// `beta` is the starting bias of the last level, which is the one that in-layer attention sees: with a large beta
+    /// training starts near the in-layer behaviour.
+    ///
+    /// # Panics
+    ///
+    /// Panics if there is no level.
+    pub fn new(
+        init: &mut Init,
+        width: usize,
+        heads: usize,
+        dropout: f64,
+        layer_norm_eps: f64,
+        levels: usize,
+        kind: GateKind,
+        beta: f32,
+    ) -> Self {
+        assert!(levels > 0, "multi-granularity attention needs a level");
+        let mut bias = vec![0.0; levels];
+        bias[levels - 1] = beta;
+        let adaptive = kind != GateKind::Static;
+        Self {
+            norms: (0..levels)
+                .map(|_| LayerNorm::new(init, width, layer_norm_eps))
+                .collect(),
+            gate_query: adaptive.then(|| Linear::new(init, width, width, false)),
+            gate_key: adaptive.then(|| Linear::new(init, width, width, false)),
+            gate_bias: init.data(bias, [levels]),
+            attention: Attention::new(init, width, heads, dropout),
+            kind,
+        }
+    }
+
+    /// Reads the levels; also returns the gates, `[B, R, S]`, each row summing to 1.
+    ///
+    /// # Shapes
+    ///
+    /// - query: `[B, Q, D]`
+    /// - levels: `S` times `[B, K, D]`
+    /// - mask: `[B, K]`, the same for every level
+    /// - output: `[B, Q, D]`
+    pub fn forward(
+        &self,
+        query: Tensor<3>,
+        levels: &[Tensor<3>],
+        mask: Option<&PaddingMask>,
+    ) -> (Tensor<3>, Tensor<3>) {
+        let count = self.norms.len();
+        assert_eq!(levels.len(), count, "one tensor per level");
+        let [rows, _, width] = query.dims();
+        let memory: Vec<Tensor<3>> = self
+            .norms
+            .iter()
+            .zip(levels)
+            .map(|(norm, level)| {
+                assert_shape!(level, [rows, _, width]);
+                norm.forward(level.clone())
+            })
+            .collect();
+        let gates = self.gates(&query, &memory);
+        let of_level = |j: usize| gates.clone().narrow(2, j, 1);
+        let queries = self.attention.queries(query);
+        let mixed = match self.kind {
+            GateKind::Static | GateKind::Cls => {
+                let memory = memory
+                    .into_iter()
+                    .enumerate()
+                    .map(|(j, level)| level * of_level(j))
+                    .reduce(|sum, level| sum + level)
+                    .expect("invariant: there is a level");
+                self.attention.attend(queries, memory, mask)
+            }
+            // The gates of a token sum to 1 and the output projection is affine, so mixing before it equals mixing after.
+            GateKind::Token => memory
+                .into_iter()
+                .enumerate()
+                .map(|(j, level)| self.attention.attend(queries.clone(), level, mask) * of_level(j))
+                .reduce(|sum, level| sum + level)
+                .expect("invariant: there is a level"),
+        };
+        (self.attention.output.forward(mixed), gates)
+    }
+
+    /// # Shapes
+    ///
+    /// - query: `[B, Q, D]`
+    /// - memory: `S` times `[B, K, D]`
+    /// - output: `[B, R, S]`
+    fn gates(&self, query: &Tensor<3>, memory: &[Tensor<3>]) -> Tensor<3> {
+        let [rows, q, width] = query.dims();
+        let dtype: FloatDType = query.dtype().into();
+        let count = memory.len();
+        let bias = cast(self.gate_bias.val(), FloatDType::F32).reshape([1, 1, count]);
+        let scores = match (&self.gate_query, &self.gate_key) {
+            (Some(wq), Some(wk)) => {
+                let asking = match self.kind {
+                    GateKind::Token => query.clone(),
+                    GateKind::Cls | GateKind::Static => query.clone().narrow(1, 0, 1),
+                };
+                let first: Vec<_> = memory.iter().map(|m| m.clone().narrow(1, 0, 1)).collect();
+                let keys = wk.forward(Tensor::cat(first, 1));
+                let scores = wq.forward(asking).matmul(keys.transpose());
+                cast(scores, FloatDType::F32).mul_scalar(1.0 / (width as f64).sqrt()) + bias
+            }
+            _ => bias.expand([rows, 1, count]),
+        };
+        let r = if self.kind == GateKind::Token { q } else { 1 };
+        assert_shape!(scores, [rows, r, count]);
+        cast(softmax(scores, 2), dtype)
+    }
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use burn::tensor::{Device, Distribution, Tolerance};
+
+    use super::*;
+
+    /// f32 sums of up to 8 products of values around 1.
+    const TOLERANCE: f64 = 1e-5;
+
+    fn inputs(device: &Device) -> (Tensor<3>, Vec<Tensor<3>>) {
+        let random = |n| Tensor::<3>::random([2, n, 8], Distribution::Default, device);
+        (random(3), (0..3).map(|_| random(5)).collect())
+    }
+
+    #[test]
+    fn gates_are_shares() {
+        let device = Device::flex();
+        let (query, levels) = inputs(&device);
+        for (kind, r) in [
+            (GateKind::Static, 1),
+            (GateKind::Cls, 1),
+            (GateKind::Token, 3),
+        ] {
+            let module = LevelAttention::new(&mut Init::new(&device, 3), 8, 2, 0.0, 1e-5, 3, kind, 1.0);
+            let (output, gates) = module.forward(query.clone(), &levels, None);
+            assert_eq!(output.dims(), [2, 3, 8]);
+            assert_eq!(gates.dims(), [2, r, 3]);
+            let sums = gates.sum_dim(2).into_data();
+            sums.assert_approx_eq::<f32>(
+                &Tensor::<3>::ones([2, r, 1], &device).into_data(),
+                Tolerance::absolute(TOLERANCE),
+            );
+        }
+    }
+
+    /// With a bias that lets one level through, the result is plain cross-attention to that level.
+    #[test]
+    fn a_closed_gate_is_plain_attention() {
+        const CLOSED: f32 = 60.0;
+        let device = Device::flex();
+        let (query, levels) = inputs(&device);
+        for kind in [GateKind::Static, GateKind::Cls, GateKind::Token] {
+            let module =
+                LevelAttention::new(&mut Init::new(&device, 3), 8, 2, 0.0, 1e-5, 3, kind, CLOSED);
+            let (output, _) = module.forward(query.clone(), &levels, None);
+            let memory = module.norms[2].forward(levels[2].clone());
+            let plain = module.attention.forward(query.clone(), memory, None);
+            output
+                .into_data()
+                .assert_approx_eq::<f32>(&plain.into_data(), Tolerance::absolute(TOLERANCE));
+        }
+    }
+}

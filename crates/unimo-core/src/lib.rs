@@ -1,0 +1,32 @@
+//! Core of unimo, a toolkit for vision-language pre-training on [burn](https://burn.dev): the [batch](batch) type that
+//! everything meets in, [masks](mask), [attention](attention), [multi-granularity attention](levels), transformer
+//! [blocks], and [kernels] that make training on a CPU fast.
+//!
+//! It knows no model, no file and no data set.
+//!
+//! ```
+//! # #[cfg(feature = "flex")] {
+//! use burn::tensor::{Device, Distribution, Tensor};
+//! use unimo_core::{attention::Attention, init::Init, mask::PaddingMask};
+//!
+//! let device = Device::flex();
+//! let attention = Attention::new(&mut Init::new(&device, 0), 16, 4, 0.0);
+//! let words = Tensor::<3>::random([2, 5, 16], Distribution::Default, &device);
+//! let patches = Tensor::<3>::random([2, 9, 16], Distribution::Default, &device);
+//! let mask = PaddingMask::from_lengths(&[9, 4], 9, &device);
+//! assert_eq!(attention.forward(words, patches, Some(&mask)).dims(), [2, 5, 16]);
+//! # }
+//! ```
+
+pub mod attention;
+pub mod average;
+pub mod batch;
+pub mod blocks;
+pub mod config;
+pub mod device;
+pub mod init;
+pub mod kernels;
+pub mod layers;
+pub mod levels;
+pub mod mask;
+pub mod parameters;

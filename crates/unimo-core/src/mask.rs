@@ -1,0 +1,85 @@
+//! Masks as types of their own, because the field holds two opposite conventions.
+//!
+//! burn: `true` hides a position. Hugging Face: `1` shows it. [`PaddingMask`] is the only mask that the model code
+//! passes around; it can be made from either convention and is read in burn's.
+//!
+//! Shape legend: `B` rows, `L` positions.
+
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+
+/// Which positions of a padded sequence no query may attend to. `true` hides.
+#[derive(Debug, Clone)]
+pub struct PaddingMask(Tensor<2, Bool>);
+
+impl PaddingMask {
+    /// From the number of leading positions of each row that are real.
+    ///
+    /// # Shapes
+    ///
+    /// - lengths: `[B]`
+    /// - mask: `[B, L]` with `L = length`
+    pub fn from_lengths(lengths: &[usize], length: usize, device: &Device) -> Self {
+        let hidden: Vec<bool> = lengths
+            .iter()
+            .flat_map(|&n| (0..length).map(move |i| i >= n))
+            .collect();
+        Self(Tensor::from_data(
+            TensorData::new(hidden, [lengths.len(), length]),
+            device,
+        ))
+    }
+
+    /// From a Hugging Face `attention_mask`: 1 shows, 0 hides.
+    ///
+    /// # Shapes
+    ///
+    /// - visible: `[B, L]`
+    pub fn from_visible(visible: Tensor<2, Int>) -> Self {
+        Self(visible.equal_scalar(0))
+    }
+
+    /// From a mask in burn's convention: `true` hides.
+    ///
+    /// # Shapes
+    ///
+    /// - hidden: `[B, L]`
+    pub fn from_hidden(hidden: Tensor<2, Bool>) -> Self {
+        Self(hidden)
+    }
+
+    /// The mask in burn's convention, `[B, L]`: `true` hides.
+    pub fn hidden(&self) -> Tensor<2, Bool> {
+        self.0.clone()
+    }
+
+    /// `[B, L]`.
+    pub fn dims(&self) -> [usize; 2] {
+        self.0.dims()
+    }
+
+    /// The rows named, in that order; a row may be named several times.
+    pub fn select(&self, rows: Tensor<1, Int>) -> Self {
+        Self(self.0.clone().select(0, rows))
+    }
+
+    /// The rows of all masks under each other.
+    pub fn cat(masks: Vec<Self>) -> Self {
+        Self(Tensor::cat(masks.into_iter().map(|m| m.0).collect(), 0))
+    }
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_conventions_meet() {
+        let device = Device::flex();
+        let from_lengths = PaddingMask::from_lengths(&[3, 1], 3, &device);
+        let hugging_face = Tensor::<2, Int>::from_data([[1, 1, 1], [1, 0, 0]], &device);
+        let from_visible = PaddingMask::from_visible(hugging_face);
+        let expected = TensorData::from([[false, false, false], [false, true, true]]);
+        from_lengths.hidden().into_data().assert_eq(&expected, false);
+        from_visible.hidden().into_data().assert_eq(&expected, false);
+    }
+}

@@ -1,0 +1,160 @@
+//! A module's parameters by name: `encoder.layers.0.attention.query.weight`.
+//!
+//! Checkpoints, parameter groups, moving averages and the import of other projects' weights all go through here.
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::tensor::{FloatDType, Tensor, TensorData};
+
+/// One parameter, without its values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParameterInfo {
+    /// Path of field names and indices, joined by dots.
+    pub name: String,
+    /// burn's key for it in gradients.
+    pub id: ParamId,
+    /// Shape as stored: linear weights are `[in, out]`.
+    pub shape: Vec<usize>,
+    /// Whether it takes part in training.
+    pub trainable: bool,
+}
+
+/// Every float parameter, in the module's order.
+pub fn list<M: Module>(module: &M) -> Vec<ParameterInfo> {
+    let mut found = Vec::new();
+    visit(module, |name, param| found.push(param.info(name)));
+    found
+}
+
+/// Every float parameter with its values as f32, in the module's order.
+pub fn values<M: Module>(module: &M) -> Vec<(String, TensorData)> {
+    let mut found = Vec::new();
+    visit(module, |name, param| found.push((name, param.data())));
+    found
+}
+
+/// Replaces every float parameter by what `give` returns for its name and shape; `None` leaves it.
+///
+/// Identity, device and trainability stay. The values must have the parameter's shape: callers check it where they can
+/// still name the file.
+///
+/// # Panics
+///
+/// Panics if a value has another shape.
+pub fn replace<M: Module>(
+    module: M,
+    give: impl FnMut(&str, &[usize]) -> Option<TensorData>,
+) -> M {
+    struct Replace<F> {
+        path: Vec<String>,
+        give: F,
+    }
+    impl<F: FnMut(&str, &[usize]) -> Option<TensorData>> ModuleMapper for Replace<F> {
+        fn enter_module(&mut self, name: &str, _container: &str) {
+            self.path.push(name.to_owned());
+        }
+        fn exit_module(&mut self, _name: &str, _container: &str) {
+            self.path.pop();
+        }
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let name = self.path.join(".");
+            let shape: Vec<usize> = param.dims().to_vec();
+            match (self.give)(&name, &shape) {
+                None => param,
+                Some(data) => {
+                    assert_eq!(data.shape().as_slice(), shape, "shape of `{name}`");
+                    param.map(|old| {
+                        let new = Tensor::<D>::from_data(data, &old.device());
+                        let new = new.set_require_grad(old.is_require_grad());
+                        debug_assert_eq!(new.is_autodiff(), old.is_autodiff());
+                        new
+                    })
+                }
+            }
+        }
+    }
+    module.map(&mut Replace {
+        path: Vec::new(),
+        give,
+    })
+}
+
+/// A parameter of any rank, as [`visit`] hands it out.
+pub trait AnyParameter {
+    /// Name and shape.
+    fn info(&self, name: String) -> ParameterInfo;
+    /// Values as f32.
+    fn data(&self) -> TensorData;
+}
+
+impl<const D: usize> AnyParameter for Param<Tensor<D>> {
+    fn info(&self, name: String) -> ParameterInfo {
+        ParameterInfo {
+            name,
+            id: self.id,
+            shape: self.dims().to_vec(),
+            trainable: self.is_require_grad(),
+        }
+    }
+    fn data(&self) -> TensorData {
+        crate::layers::cast(self.val().without_autodiff(), FloatDType::F32).into_data()
+    }
+}
+
+/// Calls `see` with the name of every float parameter, in the module's order.
+pub fn visit<M: Module>(module: &M, see: impl FnMut(String, &dyn AnyParameter)) {
+    struct Visit<F> {
+        path: Vec<String>,
+        see: F,
+    }
+    impl<F: FnMut(String, &dyn AnyParameter)> ModuleVisitor for Visit<F> {
+        fn enter_module(&mut self, name: &str, _container: &str) {
+            self.path.push(name.to_owned());
+        }
+        fn exit_module(&mut self, _name: &str, _container: &str) {
+            self.path.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            (self.see)(self.path.join("."), param);
+        }
+    }
+    module.visit(&mut Visit {
+        path: Vec::new(),
+        see,
+    });
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+    use crate::blocks::{BlockConfig, PostNormBlock};
+    use crate::init::Init;
+    use crate::layers::Activation;
+
+    fn block(seed: u64) -> PostNormBlock {
+        let config = BlockConfig {
+            width: 4,
+            heads: 2,
+            feed_forward: 8,
+            activation: Activation::Gelu,
+            layer_norm_eps: 1e-5,
+            dropout: 0.0,
+        };
+        PostNormBlock::new(&mut Init::new(&Device::flex().autodiff(), seed), &config)
+    }
+
+    #[test]
+    fn names_are_paths_and_values_travel() {
+        let from = block(1);
+        let names: Vec<_> = list(&from).into_iter().map(|p| p.name).collect();
+        assert!(names.contains(&"attention.query.weight".to_owned()), "{names:?}");
+        assert!(names.contains(&"feed_forward_norm.bias".to_owned()), "{names:?}");
+        assert_eq!(names.len(), 16);
+
+        let source: std::collections::HashMap<_, _> = values(&from).into_iter().collect();
+        let to = replace(block(2), |name, _| source.get(name).cloned());
+        assert_eq!(values(&from), values(&to));
+        assert!(list(&to).iter().all(|p| p.trainable));
+    }
+}

@@ -1,0 +1,173 @@
+//! Text encoder, image encoder and cross-modal encoder together: what every recipe trains.
+//!
+//! Uni-modal encodings are values of their own ([`TextFeatures`], [`ImageFeatures`]): they are computed once and then
+//! paired at will, by objectives within a step and by retrieval over a whole test set.
+//!
+//! Shape legend: `B` rows, `Lt` and `Lv` positions of text and image, `D` width of the cross-modal encoder.
+
+use burn::module::Module;
+use burn::tensor::{FloatDType, Int, Tensor};
+use serde::{Deserialize, Serialize};
+use unimo_core::config::ConfigError;
+use unimo_core::init::Init;
+use unimo_core::mask::PaddingMask;
+
+use crate::fusion::{CrossModalEncoder, FusionConfig, FusionOutput};
+use crate::image::{ImageEncoder, ImageEncoderConfig};
+use crate::text::{TextEncoder, TextEncoderConfig, TextInput};
+
+/// The three encoders: the `[model]` part of a recipe.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackboneConfig {
+    /// Text encoder.
+    pub text: TextEncoderConfig,
+    /// Image encoder.
+    pub image: ImageEncoderConfig,
+    /// Cross-modal encoder.
+    pub fusion: FusionConfig,
+}
+
+impl BackboneConfig {
+    /// Every value on its own and against the others.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        self.text.validate().map_err(|e| e.within("text"))?;
+        self.image.validate().map_err(|e| e.within("image"))?;
+        self.fusion
+            .validate(self.text.layers.min(self.image.layers))
+            .map_err(|e| e.within("fusion"))
+    }
+
+    /// New encoders.
+    pub fn init(&self, init: &mut Init) -> Backbone {
+        Backbone {
+            text: self.text.init(init),
+            image: self.image.init(init),
+            fusion: self.fusion.init(init, self.text.width, self.image.width),
+        }
+    }
+}
+
+/// The three encoders.
+#[derive(Module, Debug)]
+pub struct Backbone {
+    /// Text encoder.
+    pub text: TextEncoder,
+    /// Image encoder.
+    pub image: ImageEncoder,
+    /// Cross-modal encoder.
+    pub fusion: CrossModalEncoder,
+}
+
+/// Texts after their own encoder.
+#[derive(Debug, Clone)]
+pub struct TextFeatures {
+    /// Projected states that the cross-modal encoder reads, `[B, Lt, D]` each, the last layer last.
+    pub states: Vec<Tensor<3>>,
+    /// The first position of the last layer before projection, `[B, text width]`.
+    pub class: Tensor<2>,
+    /// `[B, Lt]`.
+    pub mask: PaddingMask,
+}
+
+/// Images after their own encoder.
+#[derive(Debug, Clone)]
+pub struct ImageFeatures {
+    /// Projected states that the cross-modal encoder reads, `[B, Lv, D]` each, the last layer last.
+    pub states: Vec<Tensor<3>>,
+    /// The class token of the last layer after the final norm, before projection, `[B, image width]`.
+    pub class: Tensor<2>,
+}
+
+impl TextFeatures {
+    /// The rows named, in that order; a row may be named several times.
+    pub fn select(&self, rows: &Tensor<1, Int>) -> Self {
+        Self {
+            states: select(&self.states, rows),
+            class: self.class.clone().select(0, rows.clone()),
+            mask: self.mask.select(rows.clone()),
+        }
+    }
+}
+
+impl ImageFeatures {
+    /// The rows named, in that order; a row may be named several times.
+    pub fn select(&self, rows: &Tensor<1, Int>) -> Self {
+        Self {
+            states: select(&self.states, rows),
+            class: self.class.clone().select(0, rows.clone()),
+        }
+    }
+}
+
+impl Backbone {
+    /// Lets activations be computed in another dtype; parameters stay as they are.
+    pub fn compute_in(mut self, dtype: FloatDType) -> Self {
+        self.text.dtype = dtype;
+        self.image.dtype = dtype;
+        self
+    }
+
+    /// # Shapes
+    ///
+    /// - input: `[B, Lt]`
+    pub fn encode_texts(&self, input: &TextInput) -> TextFeatures {
+        let states = self
+            .text
+            .forward(input, self.fusion.config.uni_modal_states());
+        TextFeatures {
+            class: first(&states),
+            states: states
+                .into_iter()
+                .map(|state| self.fusion.project_text(state))
+                .collect(),
+            mask: input.mask.clone(),
+        }
+    }
+
+    /// # Shapes
+    ///
+    /// - pixels: `[B, 3, H, W]`
+    pub fn encode_images(&self, pixels: Tensor<4>) -> ImageFeatures {
+        let states: Vec<_> = self
+            .image
+            .forward(pixels, self.fusion.config.uni_modal_states())
+            .into_iter()
+            .map(|state| self.image.finish(state))
+            .collect();
+        ImageFeatures {
+            class: first(&states),
+            states: states
+                .into_iter()
+                .map(|state| self.fusion.project_image(state))
+                .collect(),
+        }
+    }
+
+    /// Row `i` of the texts with row `i` of the images.
+    ///
+    /// # Shapes
+    ///
+    /// - texts, images: `B` rows each
+    pub fn fuse(
+        &self,
+        texts: &TextFeatures,
+        images: &ImageFeatures,
+        want_gates: bool,
+    ) -> FusionOutput {
+        self.fusion
+            .forward(&texts.states, &images.states, &texts.mask, want_gates)
+    }
+}
+
+fn select(states: &[Tensor<3>], rows: &Tensor<1, Int>) -> Vec<Tensor<3>> {
+    let of = |state: &Tensor<3>| state.clone().select(0, rows.clone());
+    states.iter().map(of).collect()
+}
+
+fn first(states: &[Tensor<3>]) -> Tensor<2> {
+    let last = states
+        .last()
+        .expect("invariant: an encoder keeps at least its last state");
+    last.clone().narrow(1, 0, 1).squeeze_dim(1)
+}

@@ -1,0 +1,689 @@
+//! The cross-modal encoder: METER, BridgeTower, ManagerTower and UNIMO-3 as one module.
+//!
+//! Two streams of layers, text and image; both streams of a layer read the states before it. The configuration decides
+//! what a layer reads:
+//!
+//! | configuration | model |
+//! |---|---|
+//! | `levels = none`, `link = none` | METER: in-layer co-attention |
+//! | `link = add_norm`, `uni_levels = layers` | BridgeTower |
+//! | `link = managers` | ManagerTower |
+//! | `levels = cross_prev`, `gate = cls` or `token` | UNIMO-3 |
+//! | `levels = uni_top_n` or `both` | UNIMO-3 with uni-modal levels in its memory |
+//!
+//! One layer of the text stream (the image stream is its mirror image):
+//!
+//! ```text
+//! A  = LN(T + SelfAttn(T))
+//! Ci = CrossAttn(A, V)                      in-layer
+//! Cx = LevelAttn(A, {V^j, j in S})          cross-layer, unimo_core::levels
+//! T' = LN(A + Ci + tanh(lambda) Cx)         lambda = 0 at the start: an untrained UNIMO-3 is METER
+//! T  = LN(T' + FFN(T'))
+//! ```
+//!
+//! Shape legend: `B` rows, `Lt` and `Lv` positions of text and image, `D` width, `R` gate rows, `S` levels.
+
+use burn::module::{Module, Param};
+use burn::tensor::{Tensor, assert_shape};
+use serde::{Deserialize, Serialize};
+use unimo_core::attention::Attention;
+use unimo_core::blocks::FeedForward;
+use unimo_core::config::{self, ConfigError};
+use unimo_core::init::Init;
+use unimo_core::layers::{Activation, Dropout, Embedding, LayerNorm, Linear, same_dtype};
+use unimo_core::levels::{GateKind, LevelAttention};
+use unimo_core::mask::PaddingMask;
+
+use crate::managers::Manager;
+
+/// Which states of the other stream the cross-layer attention reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Levels {
+    /// No cross-layer attention.
+    None,
+    /// All states of the other stream before this layer, from the projected encoder output on.
+    CrossPrev,
+    /// The projected last `uni_levels` layers of the other modality's encoder.
+    UniTopN,
+    /// The two together; the encoder's last layer, which is in both, counts once.
+    Both,
+}
+
+/// What a layer takes for the two streams' states.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Link {
+    /// The previous layer's output.
+    None,
+    /// That, plus one uni-modal layer, normalised (BridgeTower).
+    AddNorm,
+    /// The uni-modal layers mixed by managers (ManagerTower).
+    Managers,
+}
+
+/// A cross-modal encoder.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FusionConfig {
+    /// `D`.
+    pub width: usize,
+    /// Layers, each with a text and an image half.
+    pub layers: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Inner width of the feed-forward layers.
+    pub feed_forward: usize,
+    /// Of the feed-forward layers.
+    pub activation: Activation,
+    /// Of every layer norm.
+    pub layer_norm_eps: f64,
+    /// On attention weights and residual branches.
+    pub dropout: f64,
+    /// In-layer co-attention; without it only the cross-layer attention connects the streams (an ablation).
+    pub in_layer: bool,
+    /// What the cross-layer attention reads.
+    pub levels: Levels,
+    /// How many of the last uni-modal layers `levels` or `link` use; 0 where neither does.
+    pub uni_levels: usize,
+    /// What decides how much of each level is read.
+    pub gate: GateKind,
+    /// Starting bias of the last level in the gate.
+    pub gate_beta: f64,
+    /// What a layer takes for the two streams' states.
+    pub link: Link,
+}
+
+impl FusionConfig {
+    /// Every value on its own and against the others. `encoder_layers` is the depth of the shallower uni-modal encoder.
+    pub fn validate(&self, encoder_layers: usize) -> Result<(), ConfigError> {
+        config::heads_divide(self.width, self.heads)?;
+        config::positive("layers", self.layers)?;
+        config::positive("feed_forward", self.feed_forward)?;
+        config::above_zero("layer_norm_eps", self.layer_norm_eps)?;
+        config::probability("dropout", self.dropout)?;
+        ConfigError::unless(
+            self.gate_beta.is_finite(),
+            "gate_beta",
+            self.gate_beta,
+            "must be finite",
+        )?;
+        ConfigError::unless(
+            self.in_layer || self.levels != Levels::None,
+            "in_layer",
+            self.in_layer,
+            "must be true where levels = \"none\", or nothing connects the streams",
+        )?;
+        ConfigError::unless(
+            self.link == Link::None || self.levels == Levels::None,
+            "link",
+            name(&self.link),
+            "must be \"none\" where levels is not \"none\": choose one way to read other layers",
+        )?;
+        let uses = self.link != Link::None || matches!(self.levels, Levels::UniTopN | Levels::Both);
+        if !uses {
+            return ConfigError::unless(
+                self.uni_levels == 0,
+                "uni_levels",
+                self.uni_levels,
+                "must be 0 where neither levels nor link uses uni-modal layers",
+            );
+        }
+        ConfigError::unless(
+            (1..=encoder_layers).contains(&self.uni_levels),
+            "uni_levels",
+            self.uni_levels,
+            format_args!("must be 1 to {encoder_layers}, the layers of the shallower encoder"),
+        )?;
+        ConfigError::unless(
+            self.link != Link::AddNorm || self.uni_levels == self.layers,
+            "uni_levels",
+            self.uni_levels,
+            format_args!(
+                "must equal layers = {} with link = \"add_norm\": one uni-modal layer each",
+                self.layers
+            ),
+        )
+    }
+
+    /// How many of the last uni-modal layers the encoder takes.
+    pub fn uni_modal_states(&self) -> usize {
+        self.uni_levels.max(1)
+    }
+
+    /// Names of the levels that layer `layer` (counted from 0) reads: `U-2` is the encoder's layer two before its last,
+    /// `0` the projected encoder output, `3` the state after cross-modal layer 3.
+    pub fn level_names(&self, layer: usize) -> Vec<String> {
+        let below = |n: usize| (1..n).rev().map(|i| format!("U-{i}"));
+        let cross = (0..=layer).map(|i| i.to_string());
+        match self.levels {
+            Levels::None => Vec::new(),
+            Levels::CrossPrev => cross.collect(),
+            Levels::UniTopN => below(self.uni_levels).chain(["0".to_owned()]).collect(),
+            Levels::Both => below(self.uni_levels).chain(cross).collect(),
+        }
+    }
+
+    /// A new encoder of states `text_width` and `image_width` wide.
+    pub fn init(
+        &self,
+        init: &mut Init,
+        text_width: usize,
+        image_width: usize,
+    ) -> CrossModalEncoder {
+        let stream = |init: &mut Init| Stream {
+            layers: (0..self.layers)
+                .map(|layer| CrossModalLayer::new(init, self, layer))
+                .collect(),
+            links: match self.link {
+                Link::AddNorm => (0..self.layers)
+                    .map(|_| LayerNorm::new(init, self.width, self.layer_norm_eps))
+                    .collect(),
+                Link::None | Link::Managers => Vec::new(),
+            },
+            managers: match self.link {
+                Link::Managers => (0..self.layers)
+                    .map(|layer| {
+                        let eps = self.layer_norm_eps;
+                        Manager::new(init, self.width, self.uni_levels, eps, layer > 0)
+                    })
+                    .collect(),
+                Link::None | Link::AddNorm => Vec::new(),
+            },
+            level_embedding: (self.link == Link::Managers)
+                .then(|| Embedding::new(init, self.uni_levels, self.width)),
+            pooler: Linear::new(init, self.width, self.width, true),
+        };
+        CrossModalEncoder {
+            text_transform: Linear::new(init, text_width, self.width, true),
+            image_transform: Linear::new(init, image_width, self.width, true),
+            type_embedding: Embedding::new(init, MODALITIES, self.width),
+            text: stream(init),
+            image: stream(init),
+            config: self.clone(),
+        }
+    }
+}
+
+/// Rows of the type embedding: text, image.
+const MODALITIES: usize = 2;
+const TEXT: usize = 0;
+const IMAGE: usize = 1;
+
+/// A unit variant's name as it stands in a recipe.
+fn name(value: &Link) -> &'static str {
+    match value {
+        Link::None => "none",
+        Link::AddNorm => "add_norm",
+        Link::Managers => "managers",
+    }
+}
+
+/// The cross-modal encoder.
+#[derive(Module, Debug)]
+pub struct CrossModalEncoder {
+    /// Text encoder width to `D`, shared by all uni-modal layers.
+    pub text_transform: Linear,
+    /// Image encoder width to `D`, shared by all uni-modal layers.
+    pub image_transform: Linear,
+    /// Row 0 text, row 1 image.
+    pub type_embedding: Embedding,
+    /// The text stream.
+    pub text: Stream,
+    /// The image stream.
+    pub image: Stream,
+    /// What it was made from.
+    #[module(skip)]
+    pub config: FusionConfig,
+}
+
+/// One modality's half of the encoder.
+#[derive(Module, Debug)]
+pub struct Stream {
+    /// One per layer.
+    pub layers: Vec<CrossModalLayer>,
+    /// BridgeTower's link norms, one per layer.
+    pub links: Vec<LayerNorm>,
+    /// ManagerTower's managers, one per layer.
+    pub managers: Vec<Manager>,
+    /// ManagerTower's embedding of a uni-modal layer's depth.
+    pub level_embedding: Option<Embedding>,
+    /// `tanh(W h[0])` is the stream's summary.
+    pub pooler: Linear,
+}
+
+/// One stream's half of one layer.
+#[derive(Module, Debug)]
+pub struct CrossModalLayer {
+    /// Within the stream.
+    pub self_attention: Attention,
+    /// After it.
+    pub self_norm: LayerNorm,
+    /// To the other stream's state before this layer.
+    pub cross_attention: Option<Attention>,
+    /// To several of the other stream's states.
+    pub level_attention: Option<LevelAttention>,
+    /// `lambda`, `[1]`: how much of the cross-layer part is merged, through tanh.
+    pub merge: Option<Param<Tensor<1>>>,
+    /// After the merge.
+    pub cross_norm: LayerNorm,
+    /// Feed-forward layer.
+    pub feed_forward: FeedForward,
+    /// After it.
+    pub feed_forward_norm: LayerNorm,
+    /// On every residual branch.
+    pub dropout: Dropout,
+}
+
+/// What the cross-modal encoder gives.
+#[derive(Debug, Clone)]
+pub struct FusionOutput {
+    /// `[B, Lt, D]`.
+    pub text: Tensor<3>,
+    /// `[B, Lv, D]`.
+    pub image: Tensor<3>,
+    /// Per layer the gates of the text and the image stream, `[B, R, S]`; empty unless asked for and there are levels.
+    pub gates: Vec<LayerGates>,
+}
+
+/// One layer's gates; rows sum to 1.
+#[derive(Debug, Clone)]
+pub struct LayerGates {
+    /// `[B, R, S]`: which image levels the text stream read.
+    pub text: Tensor<3>,
+    /// `[B, R, S]`: which text levels the image stream read.
+    pub image: Tensor<3>,
+}
+
+impl CrossModalLayer {
+    fn new(init: &mut Init, config: &FusionConfig, layer: usize) -> Self {
+        let FusionConfig {
+            width,
+            heads,
+            dropout,
+            layer_norm_eps,
+            ..
+        } = *config;
+        let levels = config.level_names(layer).len();
+        let norm = |init: &mut Init| LayerNorm::new(init, width, layer_norm_eps);
+        let has_levels = config.levels != Levels::None;
+        Self {
+            self_attention: Attention::new(init, width, heads, dropout),
+            self_norm: norm(init),
+            cross_attention: config
+                .in_layer
+                .then(|| Attention::new(init, width, heads, dropout)),
+            level_attention: has_levels.then(|| {
+                let beta = config.gate_beta as f32;
+                LevelAttention::new(
+                    init,
+                    width,
+                    heads,
+                    dropout,
+                    layer_norm_eps,
+                    levels,
+                    config.gate,
+                    beta,
+                )
+            }),
+            // Without the in-layer part there is nothing to start from, so the cross-layer part counts whole.
+            merge: (has_levels && config.in_layer).then(|| init.constant([1], 0.0)),
+            cross_norm: norm(init),
+            feed_forward: FeedForward::new(init, width, config.feed_forward, config.activation),
+            feed_forward_norm: norm(init),
+            dropout: Dropout::new(dropout),
+        }
+    }
+
+    /// # Shapes
+    ///
+    /// - x: `[B, L, D]`, own state; x_mask: `[B, L]`
+    /// - y: `[B, K, D]`, the other stream's state; y_mask: `[B, K]`
+    /// - levels: `S` times `[B, K, D]`
+    /// - output: `[B, L, D]` and the gates, `[B, R, S]`
+    fn forward(
+        &self,
+        x: Tensor<3>,
+        x_mask: Option<&PaddingMask>,
+        y: Tensor<3>,
+        y_mask: Option<&PaddingMask>,
+        levels: &[Tensor<3>],
+    ) -> (Tensor<3>, Option<Tensor<3>>) {
+        let attended = self.self_attention.forward(x.clone(), x.clone(), x_mask);
+        let a = self.self_norm.forward(x + self.dropout.forward(attended));
+        let in_layer = self
+            .cross_attention
+            .as_ref()
+            .map(|attention| self.dropout.forward(attention.forward(a.clone(), y, y_mask)));
+        let (across, gates) = match &self.level_attention {
+            None => (None, None),
+            Some(attention) => {
+                let (read, gates) = attention.forward(a.clone(), levels, y_mask);
+                let read = self.dropout.forward(read);
+                let read = match &self.merge {
+                    None => read,
+                    Some(merge) => {
+                        let share = same_dtype(merge.val(), &a).tanh().reshape([1, 1, 1]);
+                        read * share
+                    }
+                };
+                (Some(read), Some(gates))
+            }
+        };
+        let crossed = match (in_layer, across) {
+            (Some(i), Some(x)) => i + x,
+            (Some(one), None) | (None, Some(one)) => one,
+            (None, None) => unreachable!("invariant: validation connects the streams"),
+        };
+        let t = self.cross_norm.forward(a + crossed);
+        let fed = self.dropout.forward(self.feed_forward.forward(t.clone()));
+        (self.feed_forward_norm.forward(t + fed), gates)
+    }
+}
+
+impl CrossModalEncoder {
+    /// A text encoder's state as this encoder takes it.
+    ///
+    /// # Shapes
+    ///
+    /// - state: `[B, Lt, text width]`
+    /// - output: `[B, Lt, D]`
+    pub fn project_text(&self, state: Tensor<3>) -> Tensor<3> {
+        self.project(&self.text_transform, state, TEXT)
+    }
+
+    /// An image encoder's state as this encoder takes it.
+    ///
+    /// # Shapes
+    ///
+    /// - state: `[B, Lv, image width]`
+    /// - output: `[B, Lv, D]`
+    pub fn project_image(&self, state: Tensor<3>) -> Tensor<3> {
+        self.project(&self.image_transform, state, IMAGE)
+    }
+
+    fn project(&self, transform: &Linear, state: Tensor<3>, modality: usize) -> Tensor<3> {
+        let projected = transform.forward(state);
+        let kind = same_dtype(self.type_embedding.entry(modality), &projected);
+        projected + kind
+    }
+
+    /// The text stream's summary, `tanh(W h[0])`.
+    ///
+    /// # Shapes
+    ///
+    /// - text: `[B, Lt, D]`
+    /// - output: `[B, D]`
+    pub fn pool_text(&self, text: &Tensor<3>) -> Tensor<2> {
+        self.text.pool(text)
+    }
+
+    /// The image stream's summary, `tanh(W h[0])`.
+    ///
+    /// # Shapes
+    ///
+    /// - image: `[B, Lv, D]`
+    /// - output: `[B, D]`
+    pub fn pool_image(&self, image: &Tensor<3>) -> Tensor<2> {
+        self.image.pool(image)
+    }
+
+    /// Runs both streams.
+    ///
+    /// # Shapes
+    ///
+    /// - text: the last [`FusionConfig::uni_modal_states`] projected states of the text encoder, `[B, Lt, D]` each
+    /// - image: likewise, `[B, Lv, D]` each
+    /// - mask: `[B, Lt]`; image positions are never hidden
+    /// - output: `[B, Lt, D]` and `[B, Lv, D]`
+    ///
+    /// # Panics
+    ///
+    /// Panics if there are fewer states than the configuration uses.
+    pub fn forward(
+        &self,
+        text: &[Tensor<3>],
+        image: &[Tensor<3>],
+        mask: &PaddingMask,
+        want_gates: bool,
+    ) -> FusionOutput {
+        let states = self.config.uni_modal_states();
+        assert!(
+            text.len() >= states && image.len() >= states,
+            "the cross-modal encoder takes the last {states} states of each encoder"
+        );
+        let text = &text[text.len() - states..];
+        let image = &image[image.len() - states..];
+        let [rows, _, width] = text[states - 1].dims();
+        assert_shape!(image[states - 1], [rows, _, width]);
+
+        let mut t = text[states - 1].clone();
+        let mut v = image[states - 1].clone();
+        let mut text_states = vec![t.clone()];
+        let mut image_states = vec![v.clone()];
+        let mut gates = Vec::new();
+        for layer in 0..self.config.layers {
+            let x = self.text.enter(layer, text, &t, &v, None);
+            let y = self.image.enter(layer, image, &v, &t, Some(mask));
+            let (new_t, text_gates) = self.text.layers[layer].forward(
+                x.clone(),
+                Some(mask),
+                y.clone(),
+                None,
+                &self.memory(image, &image_states),
+            );
+            let (new_v, image_gates) = self.image.layers[layer].forward(
+                y,
+                None,
+                x,
+                Some(mask),
+                &self.memory(text, &text_states),
+            );
+            if let (true, Some(text), Some(image)) = (want_gates, text_gates, image_gates) {
+                gates.push(LayerGates { text, image });
+            }
+            (t, v) = (new_t, new_v);
+            text_states.push(t.clone());
+            image_states.push(v.clone());
+        }
+        FusionOutput {
+            text: t,
+            image: v,
+            gates,
+        }
+    }
+
+    /// The levels that a layer reads, in the order of [`FusionConfig::level_names`].
+    fn memory(&self, uni_modal: &[Tensor<3>], cross_modal: &[Tensor<3>]) -> Vec<Tensor<3>> {
+        let below = || uni_modal[..uni_modal.len() - 1].iter().cloned();
+        match self.config.levels {
+            Levels::None => Vec::new(),
+            Levels::CrossPrev => cross_modal.to_vec(),
+            Levels::UniTopN => uni_modal.to_vec(),
+            Levels::Both => below().chain(cross_modal.iter().cloned()).collect(),
+        }
+    }
+}
+
+impl Stream {
+    /// The state with which this stream enters a layer.
+    fn enter(
+        &self,
+        layer: usize,
+        uni_modal: &[Tensor<3>],
+        own: &Tensor<3>,
+        other: &Tensor<3>,
+        other_mask: Option<&PaddingMask>,
+    ) -> Tensor<3> {
+        if let Some(norm) = self.links.get(layer) {
+            let bridge = uni_modal[layer].clone();
+            return norm.forward(match layer {
+                0 => bridge,
+                _ => bridge + own.clone(),
+            });
+        }
+        if let (Some(manager), Some(embedding)) = (self.managers.get(layer), &self.level_embedding)
+        {
+            let levels: Vec<_> = uni_modal
+                .iter()
+                .enumerate()
+                .map(|(i, level)| level.clone() + same_dtype(embedding.entry(i), level))
+                .collect();
+            return manager.forward(&levels, own, other, other_mask);
+        }
+        own.clone()
+    }
+
+    fn pool(&self, states: &Tensor<3>) -> Tensor<2> {
+        let first = states.clone().narrow(1, 0, 1).squeeze_dim::<2>(1);
+        self.pooler.forward(first).tanh()
+    }
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use burn::tensor::{Device, Distribution, Tolerance};
+    use unimo_core::parameters;
+
+    use super::*;
+
+    /// f32 rounding over three layers of width 8.
+    const TOLERANCE: f64 = 1e-5;
+
+    pub(crate) fn config() -> FusionConfig {
+        FusionConfig {
+            width: 8,
+            layers: 3,
+            heads: 2,
+            feed_forward: 16,
+            activation: Activation::Gelu,
+            layer_norm_eps: 1e-5,
+            dropout: 0.0,
+            in_layer: true,
+            levels: Levels::None,
+            uni_levels: 0,
+            gate: GateKind::Cls,
+            gate_beta: 1.0,
+            link: Link::None,
+        }
+    }
+
+    fn every_kind() -> Vec<FusionConfig> {
+        let mut all = vec![config()];
+        for gate in [GateKind::Static, GateKind::Cls, GateKind::Token] {
+            for (levels, uni_levels) in [
+                (Levels::CrossPrev, 0),
+                (Levels::UniTopN, 2),
+                (Levels::Both, 2),
+            ] {
+                for in_layer in [true, false] {
+                    all.push(FusionConfig {
+                        levels,
+                        uni_levels,
+                        gate,
+                        in_layer,
+                        ..config()
+                    });
+                }
+            }
+        }
+        for (link, uni_levels) in [(Link::AddNorm, 3), (Link::Managers, 2)] {
+            all.push(FusionConfig {
+                link,
+                uni_levels,
+                ..config()
+            });
+        }
+        all
+    }
+
+    fn states(device: &Device, length: usize) -> Vec<Tensor<3>> {
+        (0..3)
+            .map(|_| Tensor::random([2, length, 8], Distribution::Default, device))
+            .collect()
+    }
+
+    #[test]
+    fn an_untrained_unimo3_is_meter() {
+        let device = Device::flex();
+        let meter = config().init(&mut Init::new(&device, 1), 8, 8);
+        let weights: std::collections::HashMap<_, _> =
+            parameters::values(&meter).into_iter().collect();
+        let (text, image) = (states(&device, 4), states(&device, 5));
+        let mask = PaddingMask::from_lengths(&[4, 3], 4, &device);
+        let expected = meter.forward(&text, &image, &mask, false);
+        for gate in [GateKind::Cls, GateKind::Token, GateKind::Static] {
+            let unimo3 = FusionConfig {
+                levels: Levels::CrossPrev,
+                gate,
+                ..config()
+            };
+            let unimo3 = unimo3.init(&mut Init::new(&device, 2), 8, 8);
+            let unimo3 = parameters::replace(unimo3, |name, _| weights.get(name).cloned());
+            let ours = unimo3.forward(&text, &image, &mask, true);
+            ours.text.into_data().assert_eq(&expected.text.to_data(), true);
+            ours.image.into_data().assert_eq(&expected.image.to_data(), true);
+            assert_eq!(ours.gates.len(), 3);
+        }
+    }
+
+    #[test]
+    fn padding_changes_nothing() {
+        let device = Device::flex();
+        let (text, image) = (states(&device, 3), states(&device, 5));
+        let padded: Vec<_> = text
+            .iter()
+            .zip(states(&device, 2))
+            .map(|(t, padding)| Tensor::cat(vec![t.clone(), padding.mul_scalar(20)], 1))
+            .collect();
+        let full = PaddingMask::from_lengths(&[3, 3], 3, &device);
+        let partial = PaddingMask::from_lengths(&[3, 3], 5, &device);
+        for config in every_kind() {
+            config.validate(3).unwrap();
+            let encoder = config.init(&mut Init::new(&device, 1), 8, 8);
+            let short = encoder.forward(&text, &image, &full, false);
+            let long = encoder.forward(&padded, &image, &partial, false);
+            let tolerance = Tolerance::absolute(TOLERANCE);
+            long.image
+                .into_data()
+                .assert_approx_eq::<f32>(&short.image.into_data(), tolerance);
+            long.text
+                .narrow(1, 0, 3)
+                .into_data()
+                .assert_approx_eq::<f32>(&short.text.into_data(), tolerance);
+        }
+    }
+
+    #[test]
+    fn gates_follow_the_level_names() {
+        let device = Device::flex();
+        let (text, image) = (states(&device, 3), states(&device, 5));
+        let mask = PaddingMask::from_lengths(&[3, 3], 3, &device);
+        for config in every_kind() {
+            let encoder = config.init(&mut Init::new(&device, 1), 8, 8);
+            let gates = encoder.forward(&text, &image, &mask, true).gates;
+            for (layer, gates) in gates.iter().enumerate() {
+                let levels = config.level_names(layer).len();
+                assert_eq!(gates.text.dims()[2], levels);
+                assert_eq!(gates.image.dims()[2], levels);
+            }
+            assert_eq!(gates.is_empty(), config.levels == Levels::None);
+        }
+    }
+
+    #[test]
+    fn contradictions_are_named() {
+        let wrong = |change: fn(&mut FusionConfig)| {
+            let mut config = config();
+            change(&mut config);
+            config.validate(3).unwrap_err().key
+        };
+        assert_eq!(wrong(|c| c.in_layer = false), "in_layer");
+        assert_eq!(wrong(|c| c.uni_levels = 2), "uni_levels");
+        assert_eq!(wrong(|c| c.link = Link::AddNorm), "uni_levels");
+        assert_eq!(
+            wrong(|c| (c.link, c.levels, c.uni_levels) = (Link::AddNorm, Levels::CrossPrev, 3)),
+            "link"
+        );
+    }
+}

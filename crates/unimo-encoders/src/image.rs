@@ -1,0 +1,290 @@
+//! ViT and the image tower of CLIP.
+//!
+//! Source: Dosovitskiy et al. 2021; CLIP's tower adds a norm before the blocks and has no bias on the patches.
+//!
+//! Shape legend: `B` rows, `P` patch size, `G` patches per side, `N = G * G + 1` positions, `D` width.
+
+use burn::module::{Module, Param};
+use burn::tensor::{FloatDType, Tensor, TensorData, assert_shape};
+use serde::{Deserialize, Serialize};
+use unimo_core::batch::Images;
+use unimo_core::blocks::{BlockConfig, PreNormBlock};
+use unimo_core::config::{self, ConfigError};
+use unimo_core::init::Init;
+use unimo_core::layers::{Activation, Dropout, LayerNorm, Linear, cast, same_dtype};
+
+/// An image encoder.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageEncoderConfig {
+    /// Pixels per side.
+    pub image_size: usize,
+    /// `P`; divides the image size.
+    pub patch_size: usize,
+    /// `D`.
+    pub width: usize,
+    /// Blocks. METER leaves out CLIP's last one.
+    pub layers: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Inner width of the feed-forward layers.
+    pub feed_forward: usize,
+    /// Of the feed-forward layers.
+    pub activation: Activation,
+    /// Of every layer norm: 1e-5 for CLIP, 1e-12 for ViT.
+    pub layer_norm_eps: f64,
+    /// A norm between embeddings and blocks: CLIP has it, ViT does not.
+    pub pre_norm: bool,
+    /// A bias on the patch embedding: ViT has it, CLIP does not.
+    pub patch_bias: bool,
+    /// On embeddings, attention weights and residual branches.
+    pub dropout: f64,
+}
+
+impl ImageEncoderConfig {
+    /// Every value on its own and against the others.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        config::heads_divide(self.width, self.heads)?;
+        config::positive("layers", self.layers)?;
+        config::positive("feed_forward", self.feed_forward)?;
+        config::positive("image_size", self.image_size)?;
+        config::positive("patch_size", self.patch_size)?;
+        config::above_zero("layer_norm_eps", self.layer_norm_eps)?;
+        config::probability("dropout", self.dropout)?;
+        ConfigError::unless(
+            self.image_size.is_multiple_of(self.patch_size),
+            "patch_size",
+            self.patch_size,
+            format_args!("must divide image_size = {}", self.image_size),
+        )
+    }
+
+    /// `G`.
+    pub fn grid(&self) -> usize {
+        self.image_size / self.patch_size
+    }
+
+    /// A new encoder.
+    pub fn init(&self, init: &mut Init) -> ImageEncoder {
+        let block = BlockConfig {
+            width: self.width,
+            heads: self.heads,
+            feed_forward: self.feed_forward,
+            activation: self.activation,
+            layer_norm_eps: self.layer_norm_eps,
+            dropout: self.dropout,
+        };
+        let inputs = Images::CHANNELS * self.patch_size * self.patch_size;
+        let norm = |init: &mut Init| LayerNorm::new(init, self.width, self.layer_norm_eps);
+        ImageEncoder {
+            patch_embedding: Linear::new(init, inputs, self.width, self.patch_bias),
+            class_embedding: init.normal([self.width]),
+            position_embedding: init.normal([self.grid() * self.grid() + 1, self.width]),
+            pre_norm: self.pre_norm.then(|| norm(init)),
+            dropout: Dropout::new(self.dropout),
+            layers: (0..self.layers)
+                .map(|_| PreNormBlock::new(init, &block))
+                .collect(),
+            post_norm: norm(init),
+            patch_size: self.patch_size,
+            dtype: FloatDType::F32,
+        }
+    }
+}
+
+/// ViT or CLIP's image tower.
+#[derive(Module, Debug)]
+pub struct ImageEncoder {
+    /// `[3 * P * P, D]`: the patch convolution as a matrix product, channels first as in the convolution's kernel.
+    pub patch_embedding: Linear,
+    /// `[D]`.
+    pub class_embedding: Param<Tensor<1>>,
+    /// `[N, D]`, the class token first.
+    pub position_embedding: Param<Tensor<2>>,
+    /// Before the blocks.
+    pub pre_norm: Option<LayerNorm>,
+    /// On the embeddings.
+    pub dropout: Dropout,
+    /// Blocks.
+    pub layers: Vec<PreNormBlock>,
+    /// After the blocks; applied by [`ImageEncoder::finish`].
+    pub post_norm: LayerNorm,
+    patch_size: usize,
+    /// What the blocks compute in; parameters stay f32.
+    #[module(skip)]
+    pub dtype: FloatDType,
+}
+
+impl ImageEncoder {
+    /// The states after the last `keep` blocks, before the final norm, the last one last; a `keep` above the number of
+    /// blocks ends with the embeddings as the first.
+    ///
+    /// # Shapes
+    ///
+    /// - pixels: `[B, 3, G * P, G * P]`
+    /// - output: `keep` times `[B, N, D]`
+    pub fn forward(&self, pixels: Tensor<4>, keep: usize) -> Vec<Tensor<3>> {
+        let [rows, channels, height, width] = pixels.dims();
+        let p = self.patch_size;
+        let (down, across) = (height / p, width / p);
+        let [positions, d] = self.position_embedding.dims();
+        assert_shape!(pixels, [_, 3, _, _]);
+        assert_eq!(
+            down * across + 1,
+            positions,
+            "{height} x {width} pixels need {} positions; `with_grid` interpolates them",
+            down * across + 1
+        );
+        // [B, 3, G, P, G, P] -> [B, G * G, 3 * P * P]: each row is a patch, ordered as a convolution kernel.
+        let patches = cast(pixels, self.dtype)
+            .reshape([rows, channels, down, p, across, p])
+            .permute([0, 2, 4, 1, 3, 5])
+            .reshape([rows, down * across, channels * p * p]);
+        let patches = self.patch_embedding.forward(patches);
+        let class = same_dtype(self.class_embedding.val(), &patches)
+            .reshape([1, 1, d])
+            .expand([rows, 1, d]);
+        let position = same_dtype(self.position_embedding.val(), &patches).unsqueeze::<3>();
+        let mut x = Tensor::cat(vec![class, patches], 1) + position;
+        if let Some(norm) = &self.pre_norm {
+            x = norm.forward(x);
+        }
+        x = self.dropout.forward(x);
+        let states = self.layers.len() + 1;
+        let mut kept = Vec::with_capacity(keep.min(states));
+        if keep >= states {
+            kept.push(x.clone());
+        }
+        for (i, layer) in self.layers.iter().enumerate() {
+            x = layer.forward(x, None);
+            if i + 1 + keep >= states {
+                kept.push(x.clone());
+            }
+        }
+        kept
+    }
+
+    /// The final norm.
+    ///
+    /// # Shapes
+    ///
+    /// - state, output: `[B, N, D]`
+    pub fn finish(&self, state: Tensor<3>) -> Tensor<3> {
+        self.post_norm.forward(state)
+    }
+
+    /// The same encoder for `grid x grid` patches: positions are interpolated bicubically, the class token's kept
+    /// (towers of METER and UNIMO-2 do so on a change of resolution).
+    pub fn with_grid(mut self, grid: usize) -> Self {
+        self.position_embedding = self.position_embedding.map(|old| {
+            let device = old.device();
+            let [positions, width] = old.dims();
+            let from = (positions - 1).isqrt();
+            if from == grid {
+                return old;
+            }
+            let tracked = old.is_require_grad();
+            let values: Vec<f32> = old
+                .without_autodiff()
+                .into_data()
+                .convert::<f32>()
+                .iter::<f32>()
+                .collect();
+            let (class, patches) = values.split_at(width);
+            let mut new = class.to_vec();
+            new.extend(resize_grid(patches, from, grid, width));
+            let new = Tensor::from_data(TensorData::new(new, [grid * grid + 1, width]), &device);
+            new.set_require_grad(tracked)
+        });
+        self
+    }
+}
+
+/// Bicubic interpolation of a square grid of vectors with Keys' kernel (a = -0.75), pixel centres at halves
+/// (`align_corners = false`) and no antialiasing: what PyTorch's `interpolate(mode="bicubic")` computes.
+///
+/// # Shapes
+///
+/// - values: `[from, from, width]`, row-major
+/// - output: `[to, to, width]`
+pub fn resize_grid(values: &[f32], from: usize, to: usize, width: usize) -> Vec<f32> {
+    let taps: Vec<[(usize, f32); 4]> = (0..to).map(|i| cubic_taps(i, from, to)).collect();
+    let mut out = vec![0.0; to * to * width];
+    for (y, rows) in taps.iter().enumerate() {
+        for (x, columns) in taps.iter().enumerate() {
+            let target = &mut out[(y * to + x) * width..][..width];
+            for &(row, weight_y) in rows {
+                for &(column, weight_x) in columns {
+                    let source = &values[(row * from + column) * width..][..width];
+                    for (t, s) in target.iter_mut().zip(source) {
+                        *t += weight_y * weight_x * s;
+                    }
+                }
+            }
+        }
+    }
+    out
+}
+
+/// The four source positions of target position `i` with their weights; positions outside are clamped to the edge.
+fn cubic_taps(i: usize, from: usize, to: usize) -> [(usize, f32); 4] {
+    const A: f64 = -0.75;
+    let centre = (i as f64 + 0.5) * from as f64 / to as f64 - 0.5;
+    let base = centre.floor();
+    let t = centre - base;
+    let near = |d: f64| ((A + 2.0) * d - (A + 3.0)) * d * d + 1.0;
+    let far = |d: f64| ((A * d - 5.0 * A) * d + 8.0 * A) * d - 4.0 * A;
+    let weights = [far(t + 1.0), near(t), near(1.0 - t), far(2.0 - t)];
+    std::array::from_fn(|k| {
+        let at = (base as i64 + k as i64 - 1).clamp(0, from as i64 - 1);
+        (at as usize, weights[k] as f32)
+    })
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use burn::tensor::{Device, Distribution};
+
+    use super::*;
+
+    pub(crate) fn config() -> ImageEncoderConfig {
+        ImageEncoderConfig {
+            image_size: 8,
+            patch_size: 4,
+            width: 8,
+            layers: 2,
+            heads: 2,
+            feed_forward: 16,
+            activation: Activation::QuickGelu,
+            layer_norm_eps: 1e-5,
+            pre_norm: true,
+            patch_bias: false,
+            dropout: 0.0,
+        }
+    }
+
+    /// PyTorch 2.15.0: `F.interpolate(torch.arange(9.).view(1, 1, 3, 3) ** 2, size=4, mode="bicubic")`.
+    #[test]
+    fn interpolates_as_pytorch() {
+        /// Single-precision rounding of values up to 64.
+        const TOLERANCE: f32 = 1e-4;
+        let grid: Vec<f32> = (0..9).map(|i| (i * i) as f32).collect();
+        let ours = resize_grid(&grid, 3, 4, 1);
+        for (o, e) in ours.iter().zip(PYTORCH_3_TO_4) {
+            assert!((o - e).abs() < TOLERANCE, "{o} is not {e}");
+        }
+        assert_eq!(resize_grid(&grid, 3, 3, 1), grid);
+    }
+
+    const PYTORCH_3_TO_4: [f32; 16] = [
+        -0.686862, -0.564097, 0.911753, 2.677096, 2.490591, 4.784619, 9.654833, 13.591441, 19.013315, 24.701708, 34.878368, 42.209339, 36.973969, 44.833630, 58.404655, 67.906891,
+    ];
+
+    #[test]
+    fn a_new_grid_takes_new_sizes() {
+        let device = Device::flex();
+        let encoder = config().init(&mut Init::new(&device, 1)).with_grid(3);
+        let pixels = Tensor::<4>::random([1, 3, 12, 12], Distribution::Default, &device);
+        assert_eq!(encoder.forward(pixels, 1)[0].dims(), [1, 10, 8]);
+    }
+}

@@ -1,0 +1,37 @@
+//! Encoders of unimo: [BERT and RoBERTa](text), [ViT and CLIP's image tower](image), and [one cross-modal
+//! encoder](fusion) that is METER, BridgeTower, ManagerTower or UNIMO-3 by configuration.
+//!
+//! It knows no loss and no data set.
+//!
+//! ```
+//! # #[cfg(feature = "flex")] {
+//! use burn::tensor::{Device, Tensor};
+//! use unimo_core::{init::Init, layers::Activation};
+//! use unimo_encoders::image::ImageEncoderConfig;
+//!
+//! let config = ImageEncoderConfig {
+//!     image_size: 32,
+//!     patch_size: 16,
+//!     width: 24,
+//!     layers: 2,
+//!     heads: 3,
+//!     feed_forward: 48,
+//!     activation: Activation::QuickGelu,
+//!     layer_norm_eps: 1e-5,
+//!     pre_norm: true,
+//!     patch_bias: false,
+//!     dropout: 0.0,
+//! };
+//! config.validate().unwrap();
+//! let device = Device::flex();
+//! let encoder = config.init(&mut Init::new(&device, 0));
+//! let states = encoder.forward(Tensor::zeros([1, 3, 32, 32], &device), 1);
+//! assert_eq!(states[0].dims(), [1, 5, 24]);
+//! # }
+//! ```
+
+pub mod backbone;
+pub mod fusion;
+pub mod image;
+pub mod managers;
+pub mod text;

@@ -1,0 +1,179 @@
+//! ManagerTower's managers: how the uni-modal layers of one modality are mixed for one cross-modal layer.
+//!
+//! Source: ManagerTower (Xu et al. 2023). Layer 1 has a static manager, the later ones adaptive managers:
+//!
+//! ```text
+//! static:   sum_i softmax_i(w_i / tau) * LN_i(T_i)
+//! adaptive: q = [softmax(Q(LN c_T)·K(LN c_V)^T / sqrt D)·LN c_V ; LN c_T]
+//!           s = W q + b
+//!           sum_i softmax_i(s_i / tau) * LN_i(T_i) + w_c * LN(c_T)
+//! ```
+//!
+//! Shape legend: `B` rows, `L` positions of this stream, `K` positions of the other, `D` width, `S` uni-modal layers.
+
+use burn::module::{Module, Param};
+use burn::tensor::activation::softmax;
+use burn::tensor::{Distribution, Tensor, assert_shape};
+use unimo_core::attention::scaled_dot_product;
+use unimo_core::init::Init;
+use unimo_core::layers::{Dropout, LayerNorm, Linear, same_dtype};
+use unimo_core::mask::PaddingMask;
+
+/// A manager of one stream and one cross-modal layer.
+#[derive(Module, Debug)]
+pub struct Manager {
+    /// `LN_i`, one per uni-modal layer.
+    pub norms: Vec<LayerNorm>,
+    /// `tau`, `[1]`, starts at 1.
+    pub temperature: Param<Tensor<1>>,
+    /// `w` of a static manager, `[S, D]`, starts at 1 / S.
+    pub weights: Option<Param<Tensor<2>>>,
+    /// The parts of an adaptive manager.
+    pub adaptive: Option<Adaptive>,
+}
+
+/// What an adaptive manager adds.
+#[derive(Module, Debug)]
+pub struct Adaptive {
+    /// On this stream's previous cross-modal state.
+    pub own_norm: LayerNorm,
+    /// On the other stream's.
+    pub other_norm: LayerNorm,
+    /// `Q`, `D -> D`.
+    pub query: Linear,
+    /// `K`, `D -> D`.
+    pub key: Linear,
+    /// `W` and `b`, `2 D -> S`.
+    pub score: Linear,
+    /// `w_c`, `[D]`, starts at 1.
+    pub cross_weight: Param<Tensor<1>>,
+}
+
+impl Manager {
+    /// A manager of `levels` uni-modal layers.
+    pub fn new(
+        init: &mut Init,
+        width: usize,
+        levels: usize,
+        layer_norm_eps: f64,
+        adaptive: bool,
+    ) -> Self {
+        let norms = (0..levels)
+            .map(|_| LayerNorm::new(init, width, layer_norm_eps))
+            .collect();
+        let share = 1.0 / levels as f32;
+        Self {
+            norms,
+            temperature: init.constant([1], 1.0),
+            weights: (!adaptive).then(|| init.constant([levels, width], share)),
+            adaptive: adaptive.then(|| Adaptive {
+                own_norm: LayerNorm::new(init, width, layer_norm_eps),
+                other_norm: LayerNorm::new(init, width, layer_norm_eps),
+                query: Linear::new(init, width, width, true),
+                key: Linear::new(init, width, width, true),
+                score: Linear::new(init, 2 * width, levels, true),
+                cross_weight: init.constant([width], 1.0),
+            }),
+        }
+    }
+
+    /// Mixes the levels.
+    ///
+    /// # Shapes
+    ///
+    /// - levels: `S` times `[B, L, D]`
+    /// - own, the previous cross-modal state: `[B, L, D]`
+    /// - other, that of the other stream: `[B, K, D]`
+    /// - other_mask: `[B, K]`
+    /// - output: `[B, L, D]`
+    pub fn forward(
+        &self,
+        levels: &[Tensor<3>],
+        own: &Tensor<3>,
+        other: &Tensor<3>,
+        other_mask: Option<&PaddingMask>,
+    ) -> Tensor<3> {
+        let count = self.norms.len();
+        assert_eq!(levels.len(), count, "one tensor per level");
+        let [rows, length, width] = own.dims();
+        assert_shape!(other, [rows, _, width]);
+        let temperature = same_dtype(self.temperature.val(), own).reshape([1, 1, 1]);
+        let normed = |i: usize| self.norms[i].forward(levels[i].clone());
+        let sum = |share: &dyn Fn(usize) -> Tensor<3>| {
+            (0..count)
+                .map(|i| normed(i) * share(i))
+                .reduce(|a, b| a + b)
+                .expect("invariant: there is a level")
+        };
+        if let Some(weights) = &self.weights {
+            let weights = same_dtype(weights.val(), own).reshape([count, 1, width]);
+            let shares = softmax(weights / temperature.clone(), 0);
+            return sum(&|i| shares.clone().narrow(0, i, 1));
+        }
+        let adaptive = self
+            .adaptive
+            .as_ref()
+            .expect("invariant: a manager is static or adaptive");
+        let own = adaptive.own_norm.forward(own.clone());
+        let other = adaptive.other_norm.forward(other.clone());
+        let one_head = |x: Tensor<3>| x.unsqueeze_dim::<4>(1);
+        let fused = scaled_dot_product(
+            one_head(adaptive.query.forward(own.clone())),
+            one_head(adaptive.key.forward(other.clone())),
+            one_head(other),
+            other_mask,
+            &Dropout::new(0.0),
+        )
+        .squeeze_dim::<3>(1);
+        let mut scores = adaptive
+            .score
+            .forward(Tensor::cat(vec![fused, own.clone()], 2));
+        assert_shape!(scores, [rows, length, count]);
+        if scores.is_autodiff() {
+            let noise = Distribution::Normal(0.0, 1.0 / count as f64);
+            scores = scores.clone() + scores.random_like(noise);
+        }
+        let shares = softmax(scores / temperature, 2);
+        let weight = same_dtype(adaptive.cross_weight.val(), &own).reshape([1, 1, width]);
+        sum(&|i| shares.clone().narrow(2, i, 1)) + own * weight
+    }
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use burn::tensor::{Device, Tolerance};
+
+    use super::*;
+
+    /// f32 rounding of a mean of three normalised vectors.
+    const TOLERANCE: f64 = 1e-5;
+
+    #[test]
+    fn an_untrained_static_manager_averages() {
+        let device = Device::flex();
+        let manager = Manager::new(&mut Init::new(&device, 1), 8, 3, 1e-5, false);
+        let random = || Tensor::<3>::random([2, 4, 8], Distribution::Default, &device);
+        let levels = [random(), random(), random()];
+        let out = manager.forward(&levels, &levels[0], &levels[1], None);
+        let normed = |i: usize| manager.norms[i].forward(levels[i].clone());
+        let mean = (normed(0) + normed(1) + normed(2)).div_scalar(3.0);
+        out.into_data()
+            .assert_approx_eq::<f32>(&mean.into_data(), Tolerance::absolute(TOLERANCE));
+    }
+
+    #[test]
+    fn hidden_positions_of_the_other_stream_change_nothing() {
+        let device = Device::flex();
+        let manager = Manager::new(&mut Init::new(&device, 1), 8, 3, 1e-5, true);
+        let random = |n| Tensor::<3>::random([2, n, 8], Distribution::Default, &device);
+        let levels = [random(4), random(4), random(4)];
+        let other = random(5);
+        let mask = PaddingMask::from_lengths(&[5, 5], 7, &device);
+        let padded = Tensor::cat(vec![other.clone(), random(2).mul_scalar(30)], 1);
+        let short = manager.forward(&levels, &levels[0], &other, None);
+        let long = manager.forward(&levels, &levels[0], &padded, Some(&mask));
+        short
+            .into_data()
+            .assert_approx_eq::<f32>(&long.into_data(), Tolerance::absolute(TOLERANCE));
+    }
+}

@@ -1,0 +1,278 @@
+//! BERT and RoBERTa.
+//!
+//! Source: Devlin et al. 2019, Liu et al. 2019; layout as Hugging Face's `BertModel` and `RobertaModel` without pooler.
+//!
+//! Shape legend: `B` rows, `L` positions, `D` width.
+
+use burn::module::Module;
+use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData, assert_shape};
+use serde::{Deserialize, Serialize};
+use unimo_core::blocks::{BlockConfig, PostNormBlock};
+use unimo_core::config::{self, ConfigError};
+use unimo_core::init::Init;
+use unimo_core::layers::{Activation, Dropout, Embedding, LayerNorm, cast};
+use unimo_core::mask::PaddingMask;
+
+/// How positions are numbered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Positions {
+    /// BERT: 0, 1, 2, ...
+    FromZero,
+    /// RoBERTa: text counts on from `pad_id + 1`, padding sits at `pad_id`.
+    AfterPad,
+}
+
+/// A text encoder.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TextEncoderConfig {
+    /// Rows of the word embedding; at least the tokenizer's vocabulary.
+    pub vocab_size: usize,
+    /// `D`.
+    pub width: usize,
+    /// Blocks.
+    pub layers: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Inner width of the feed-forward layers.
+    pub feed_forward: usize,
+    /// Rows of the position embedding. RoBERTa needs `pad_id + 1` more than the longest text.
+    pub max_positions: usize,
+    /// How positions are numbered.
+    pub positions: Positions,
+    /// Rows of the token-type embedding: 2 for BERT, 1 for RoBERTa.
+    pub token_types: usize,
+    /// The padding token.
+    pub pad_id: usize,
+    /// Of the feed-forward layers.
+    pub activation: Activation,
+    /// Of every layer norm: 1e-12 for BERT, 1e-5 for RoBERTa.
+    pub layer_norm_eps: f64,
+    /// On embeddings, attention weights and residual branches.
+    pub dropout: f64,
+}
+
+impl TextEncoderConfig {
+    /// Every value on its own and against the others.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        config::heads_divide(self.width, self.heads)?;
+        config::positive("layers", self.layers)?;
+        config::positive("feed_forward", self.feed_forward)?;
+        config::positive("vocab_size", self.vocab_size)?;
+        config::positive("token_types", self.token_types)?;
+        config::above_zero("layer_norm_eps", self.layer_norm_eps)?;
+        config::probability("dropout", self.dropout)?;
+        ConfigError::unless(
+            self.pad_id < self.vocab_size,
+            "pad_id",
+            self.pad_id,
+            format_args!("must be below vocab_size = {}", self.vocab_size),
+        )?;
+        ConfigError::unless(
+            self.longest_text() > 0,
+            "max_positions",
+            self.max_positions,
+            "leaves no room for text",
+        )
+    }
+
+    /// The longest text that the positions hold, in tokens.
+    pub fn longest_text(&self) -> usize {
+        match self.positions {
+            Positions::FromZero => self.max_positions,
+            Positions::AfterPad => self.max_positions.saturating_sub(self.pad_id + 1),
+        }
+    }
+
+    /// A new encoder.
+    pub fn init(&self, init: &mut Init) -> TextEncoder {
+        let block = BlockConfig {
+            width: self.width,
+            heads: self.heads,
+            feed_forward: self.feed_forward,
+            activation: self.activation,
+            layer_norm_eps: self.layer_norm_eps,
+            dropout: self.dropout,
+        };
+        TextEncoder {
+            word_embedding: Embedding::new(init, self.vocab_size, self.width),
+            position_embedding: Embedding::new(init, self.max_positions, self.width),
+            type_embedding: Embedding::new(init, self.token_types, self.width),
+            embedding_norm: LayerNorm::new(init, self.width, self.layer_norm_eps),
+            dropout: Dropout::new(self.dropout),
+            layers: (0..self.layers)
+                .map(|_| PostNormBlock::new(init, &block))
+                .collect(),
+            positions: self.positions,
+            pad_id: self.pad_id,
+            dtype: FloatDType::F32,
+        }
+    }
+}
+
+/// BERT or RoBERTa.
+#[derive(Module, Debug)]
+pub struct TextEncoder {
+    /// `[vocabulary, D]`.
+    pub word_embedding: Embedding,
+    /// `[positions, D]`.
+    pub position_embedding: Embedding,
+    /// `[types, D]`.
+    pub type_embedding: Embedding,
+    /// Over the sum of the three.
+    pub embedding_norm: LayerNorm,
+    /// On the embeddings.
+    pub dropout: Dropout,
+    /// Blocks.
+    pub layers: Vec<PostNormBlock>,
+    #[module(skip)]
+    positions: Positions,
+    pad_id: usize,
+    /// What the blocks compute in; parameters stay f32.
+    #[module(skip)]
+    pub dtype: FloatDType,
+}
+
+/// Texts on a device, with positions numbered as the encoder wants them.
+#[derive(Debug, Clone)]
+pub struct TextInput {
+    /// `[B, L]`.
+    pub ids: Tensor<2, Int>,
+    /// `[B, L]`.
+    pub positions: Tensor<2, Int>,
+    /// `[B, L]`.
+    pub mask: PaddingMask,
+}
+
+impl TextEncoder {
+    /// Moves texts to a device.
+    ///
+    /// # Shapes
+    ///
+    /// - ids: `[B, L]`, row-major, with `L = length`
+    /// - lengths: `[B]`, the leading positions of each row that are text
+    pub fn input(
+        &self,
+        ids: &[i32],
+        lengths: &[usize],
+        length: usize,
+        device: &Device,
+    ) -> TextInput {
+        let rows = lengths.len();
+        let offset = match self.positions {
+            Positions::FromZero => 0,
+            Positions::AfterPad => self.pad_id + 1,
+        };
+        let positions: Vec<i32> = lengths
+            .iter()
+            .flat_map(|&real| {
+                (0..length).map(move |i| match self.positions {
+                    Positions::AfterPad if i >= real => self.pad_id as i32,
+                    _ => (i + offset) as i32,
+                })
+            })
+            .collect();
+        TextInput {
+            ids: Tensor::from_data(TensorData::new(ids.to_vec(), [rows, length]), device),
+            positions: Tensor::from_data(TensorData::new(positions, [rows, length]), device),
+            mask: PaddingMask::from_lengths(lengths, length, device),
+        }
+    }
+
+    /// The states after the last `keep` blocks, the last one last; a `keep` above the number of blocks ends with the
+    /// embeddings as the first.
+    ///
+    /// # Shapes
+    ///
+    /// - ids, positions, mask: `[B, L]`
+    /// - output: `keep` times `[B, L, D]`
+    pub fn forward(&self, input: &TextInput, keep: usize) -> Vec<Tensor<3>> {
+        let [rows, length] = input.ids.dims();
+        assert_shape!(input.positions, [rows, length]);
+        let embedded = self.word_embedding.forward(input.ids.clone())
+            + self.type_embedding.entry(0)
+            + self.position_embedding.forward(input.positions.clone());
+        let embedded = self.embedding_norm.forward(embedded);
+        let mut x = cast(self.dropout.forward(embedded), self.dtype);
+        let states = self.layers.len() + 1;
+        let mut kept = Vec::with_capacity(keep.min(states));
+        if keep >= states {
+            kept.push(x.clone());
+        }
+        for (i, layer) in self.layers.iter().enumerate() {
+            x = layer.forward(x, Some(&input.mask));
+            if i + 1 + keep >= states {
+                kept.push(x.clone());
+            }
+        }
+        kept
+    }
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use burn::tensor::Tolerance;
+
+    use super::*;
+
+    /// f32 rounding over two blocks of width 8.
+    const TOLERANCE: f64 = 1e-5;
+
+    pub(crate) fn config() -> TextEncoderConfig {
+        TextEncoderConfig {
+            vocab_size: 20,
+            width: 8,
+            layers: 2,
+            heads: 2,
+            feed_forward: 16,
+            max_positions: 12,
+            positions: Positions::AfterPad,
+            token_types: 1,
+            pad_id: 1,
+            activation: Activation::Gelu,
+            layer_norm_eps: 1e-5,
+            dropout: 0.0,
+        }
+    }
+
+    #[test]
+    fn padding_changes_nothing() {
+        let device = Device::flex();
+        for positions in [Positions::FromZero, Positions::AfterPad] {
+            let config = TextEncoderConfig {
+                positions,
+                ..config()
+            };
+            let encoder = config.init(&mut Init::new(&device, 1));
+            let short = encoder.input(&[0, 7, 2], &[3], 3, &device);
+            let long = encoder.input(&[0, 7, 2, 1, 1], &[3], 5, &device);
+            let short = encoder.forward(&short, 1).remove(0);
+            let long = encoder.forward(&long, 1).remove(0).narrow(1, 0, 3);
+            short
+                .into_data()
+                .assert_approx_eq::<f32>(&long.into_data(), Tolerance::absolute(TOLERANCE));
+        }
+    }
+
+    #[test]
+    fn keeps_the_states_asked_for() {
+        let device = Device::flex();
+        let encoder = config().init(&mut Init::new(&device, 1));
+        let input = encoder.input(&[0, 7, 2], &[3], 3, &device);
+        let all = encoder.forward(&input, 3);
+        assert_eq!(all.len(), 3);
+        let last = encoder.forward(&input, 1);
+        assert_eq!(last.len(), 1);
+        last[0].to_data().assert_eq(&all[2].to_data(), true);
+    }
+
+    #[test]
+    fn validation_names_the_key() {
+        let wrong = TextEncoderConfig {
+            max_positions: 2,
+            ..config()
+        };
+        assert_eq!(wrong.validate().unwrap_err().key, "max_positions");
+    }
+}

@@ -1,0 +1,12 @@
+#![doc = include_str!("../README.md")]
+
+mod error;
+pub mod metrics;
+pub mod retrieval;
+
+pub use error::{EvalError, ModelError};
+pub use metrics::{ChanceRecall, Direction, Directions, GroundTruth, Pair, Recall, Scores};
+pub use retrieval::{
+    Candidate, DualEmbeddings, Embeddings, Method, MethodReport, RetrievalConfig, RetrievalModel,
+    RetrievalReport, evaluate,
+};

@@ -1,0 +1,363 @@
+//! Image-text contrast: a caption is nearer to its image than to the batch's other images, and the reverse.
+//!
+//! Source: ALBEF (Li et al. 2021), section 3.2: 256-d projections of the class tokens, learnable temperature clamped to
+//! [0.001, 0.5]; optionally a momentum encoder with a queue of its features, and its soft targets (section 3.3).
+//!
+//! Shape legend: `B` samples, `E` width of the common space, `Q` queue length.
+
+use burn::module::{Module, Param};
+use burn::tensor::activation::{log_softmax, softmax};
+use burn::tensor::{Device, Tensor, TensorData, assert_shape};
+use serde::{Deserialize, Serialize};
+use unimo_core::average;
+use unimo_core::config::{self, ConfigError};
+use unimo_core::init::Init;
+use unimo_core::kernels;
+use unimo_core::layers::Linear;
+use unimo_encoders::backbone::{Backbone, BackboneConfig, ImageFeatures, TextFeatures};
+use unimo_encoders::fusion::FusionOutput;
+use unimo_encoders::image::ImageEncoder;
+use unimo_encoders::text::{TextEncoder, TextInput};
+
+use crate::mlm::{count_correct, ints};
+use crate::objective::{Carry, Needs, Objective, Outcome, Pairs, UniModal};
+use crate::single_precision;
+
+/// `[objectives.itc]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ItcConfig {
+    /// Factor of the loss in the sum.
+    pub weight: f64,
+    /// `E`.
+    pub width: usize,
+    /// Starting temperature; similarities are divided by it.
+    pub temperature: f64,
+    /// The temperature is kept within these.
+    pub temperature_range: [f64; 2],
+    /// A momentum encoder and its queue.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub momentum: Option<MomentumConfig>,
+}
+
+/// `[objectives.itc.momentum]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MomentumConfig {
+    /// Share of the old value in each update of the momentum encoder, 0.995 in ALBEF.
+    pub decay: f64,
+    /// `Q`, 65,536 in ALBEF.
+    pub queue: usize,
+    /// Share of the momentum encoder's soft targets, 0.4 in ALBEF; 0 uses the true pairs alone.
+    pub alpha: f64,
+}
+
+impl ItcConfig {
+    /// Every value on its own and against the others.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        config::above_zero("weight", self.weight)?;
+        config::positive("width", self.width)?;
+        let [low, high] = self.temperature_range;
+        ConfigError::unless(
+            low > 0.0 && low < high && high.is_finite(),
+            "temperature_range",
+            format_args!("[{low}, {high}]"),
+            "must be [low, high] with 0 < low < high",
+        )?;
+        ConfigError::unless(
+            (low..=high).contains(&self.temperature),
+            "temperature",
+            self.temperature,
+            format_args!("must be within temperature_range = [{low}, {high}]"),
+        )?;
+        if let Some(momentum) = &self.momentum {
+            config::probability("momentum.decay", momentum.decay)?;
+            config::probability("momentum.alpha", momentum.alpha)?;
+            config::positive("momentum.queue", momentum.queue)?;
+        }
+        Ok(())
+    }
+
+    /// A new head; the momentum encoder starts as a copy of the backbone's.
+    pub fn init(&self, init: &mut Init, model: &BackboneConfig, backbone: &Backbone) -> Itc {
+        let text_projection = Linear::new(init, model.text.width, self.width, true);
+        let image_projection = Linear::new(init, model.image.width, self.width, true);
+        let momentum = self.momentum.as_ref().map(|config| Momentum {
+            text: average::frozen_copy(&backbone.text),
+            image: average::frozen_copy(&backbone.image),
+            text_projection: average::frozen_copy(&text_projection),
+            image_projection: average::frozen_copy(&image_projection),
+            text_queue: frozen(normalise(init.normal([config.queue, self.width]).val())),
+            image_queue: frozen(normalise(init.normal([config.queue, self.width]).val())),
+            cursor: frozen(init.constant([1], 0.0).val()),
+        });
+        Itc {
+            text_projection,
+            image_projection,
+            temperature: init.constant([1], self.temperature as f32),
+            momentum,
+            config: self.clone(),
+        }
+    }
+}
+
+/// The head of image-text contrast.
+#[derive(Module, Debug)]
+pub struct Itc {
+    /// Text width to `E`.
+    pub text_projection: Linear,
+    /// Image width to `E`.
+    pub image_projection: Linear,
+    /// `[1]`.
+    pub temperature: Param<Tensor<1>>,
+    /// The momentum encoder and its queue.
+    pub momentum: Option<Momentum>,
+    /// What it was made from.
+    #[module(skip)]
+    pub config: ItcConfig,
+}
+
+/// A slowly moving copy of the encoders and the features that it gave to past batches. Nothing here tracks gradients.
+#[derive(Module, Debug)]
+pub struct Momentum {
+    /// Copy of the text encoder.
+    pub text: TextEncoder,
+    /// Copy of the image encoder.
+    pub image: ImageEncoder,
+    /// Copy of the text projection.
+    pub text_projection: Linear,
+    /// Copy of the image projection.
+    pub image_projection: Linear,
+    /// `[Q, E]`.
+    pub text_queue: Param<Tensor<2>>,
+    /// `[Q, E]`.
+    pub image_queue: Param<Tensor<2>>,
+    /// `[1]`: the row that the next features replace. A float, so that checkpoints hold one kind of tensor; exact up
+    /// to 2^24 rows.
+    pub cursor: Param<Tensor<1>>,
+}
+
+impl Itc {
+    /// Images in the common space, each of length 1.
+    ///
+    /// # Shapes
+    ///
+    /// - output: `[B, E]`
+    pub fn embed_images(&self, images: &ImageFeatures) -> Tensor<2> {
+        embed(&self.image_projection, images.class.clone())
+    }
+
+    /// Texts in the common space, each of length 1.
+    ///
+    /// # Shapes
+    ///
+    /// - output: `[B, E]`
+    pub fn embed_texts(&self, texts: &TextFeatures) -> Tensor<2> {
+        embed(&self.text_projection, texts.class.clone())
+    }
+
+    /// The embeddings of the captions as they are and of the images.
+    fn embeddings(&self, batch: &UniModal) -> Option<(Tensor<2>, Tensor<2>)> {
+        let texts = self.embed_texts(batch.texts.as_ref()?);
+        let images = self.embed_images(batch.images.as_ref()?);
+        Some((texts.narrow(0, 0, batch.samples), images))
+    }
+}
+
+impl Momentum {
+    /// What the momentum encoder makes of the batch.
+    fn embed(&self, input: &TextInput, pixels: Tensor<4>) -> Carry {
+        let first = |state: Tensor<3>| state.narrow(1, 0, 1).squeeze_dim::<2>(1);
+        let text = first(self.text.forward(input, 1).remove(0));
+        let image = self.image.forward(pixels, 1).remove(0);
+        let image = first(self.image.finish(image));
+        Carry {
+            texts: embed(&self.text_projection, text).detach(),
+            images: embed(&self.image_projection, image).detach(),
+        }
+    }
+
+    /// Writes features over the oldest rows.
+    fn enqueue(&mut self, carry: Carry) {
+        let [queue, _] = self.text_queue.dims();
+        let [rows, _] = carry.texts.dims();
+        let cursor = self.cursor.val().into_scalar::<f32>() as usize;
+        let at: Vec<i32> = (0..rows).map(|i| ((cursor + i) % queue) as i32).collect();
+        let keep = rows.saturating_sub(queue);
+        let replace = |param: &mut Param<Tensor<2>>, new: Tensor<2>| {
+            let new = new.without_autodiff();
+            let at = ints(at[keep..].to_vec(), &new.device());
+            *param = param.clone().map(|old| {
+                let tracks = old.is_autodiff();
+                let old = old.without_autodiff();
+                let kept = old.clone().select(0, at.clone());
+                let delta = new.narrow(0, keep, rows - keep) - kept;
+                let written = old.select_assign(0, at, delta, burn::tensor::IndexingUpdateOp::Add);
+                if tracks { written.autodiff() } else { written }
+            });
+        };
+        replace(&mut self.text_queue, carry.texts);
+        replace(&mut self.image_queue, carry.images);
+        let next = ((cursor + rows) % queue) as f32;
+        self.cursor = self.cursor.clone().map(|old| old.zeros_like() + next);
+    }
+}
+
+impl Objective for Itc {
+    fn needs(&self) -> Needs {
+        Needs {
+            images: true,
+            texts: true,
+            masked: None,
+            samples: 2,
+        }
+    }
+
+    fn weight(&self) -> f64 {
+        self.config.weight
+    }
+
+    fn similarity(&self, batch: &UniModal) -> Option<Tensor<2>> {
+        let (texts, images) = self.embeddings(batch)?;
+        let temperature = self.temperature.val().without_autodiff().unsqueeze::<2>();
+        let texts = texts.without_autodiff();
+        Some(texts.matmul(images.without_autodiff().transpose()) / temperature)
+    }
+
+    fn loss(
+        &self,
+        _backbone: &Backbone,
+        batch: &UniModal,
+        _fused: Option<(&Pairs, FusionOutput)>,
+    ) -> Outcome {
+        let n = batch.samples;
+        let (texts, images) = self
+            .embeddings(batch)
+            .expect("invariant: the step gives what `needs` asks for");
+        assert_shape!(texts, [n, self.config.width]);
+        let device = texts.device();
+        let temperature = self.temperature.val().unsqueeze::<2>();
+        let scores = |a: &Tensor<2>, b: Tensor<2>| a.clone().matmul(b.transpose()) / temperature.clone();
+        let labels = ints((0..n as i32).collect(), &device);
+
+        let (to_images, to_texts, targets, carry) = match &self.momentum {
+            None => (
+                scores(&texts, images.clone()),
+                scores(&images, texts.clone()),
+                None,
+                None,
+            ),
+            Some(momentum) => {
+                let input = batch.text_input.as_ref();
+                let pixels = batch.pixels.clone();
+                let (input, pixels) = input
+                    .zip(pixels)
+                    .expect("invariant: the step gives what `needs` asks for");
+                let carry = momentum.embed(input, pixels);
+                let all = |new: &Tensor<2>, queue: &Param<Tensor<2>>| {
+                    Tensor::cat(vec![new.clone(), queue.val()], 0)
+                };
+                let all_images = all(&carry.images, &momentum.image_queue);
+                let all_texts = all(&carry.texts, &momentum.text_queue);
+                let alpha = self.config.momentum.as_ref().map_or(0.0, |m| m.alpha);
+                let targets = (alpha > 0.0).then(|| {
+                    let soft = |own: &Tensor<2>, other: &Tensor<2>| {
+                        let scores = scores(own, other.clone()).detach();
+                        let [rows, columns] = scores.dims();
+                        let hard = one_hot(rows, columns, &device);
+                        softmax(scores, 1).mul_scalar(alpha) + hard.mul_scalar(1.0 - alpha)
+                    };
+                    (
+                        soft(&carry.texts, &all_images),
+                        soft(&carry.images, &all_texts),
+                    )
+                });
+                (
+                    scores(&texts, all_images),
+                    scores(&images, all_texts),
+                    targets,
+                    Some(carry),
+                )
+            }
+        };
+        let correct = count_correct(to_images.clone(), labels.clone())
+            + count_correct(to_texts.clone(), labels.clone());
+        let loss = match targets {
+            None => {
+                kernels::cross_entropy(to_images, labels.clone()).mean()
+                    + kernels::cross_entropy(to_texts, labels).mean()
+            }
+            Some((image_targets, text_targets)) => {
+                soft_cross_entropy(to_images, image_targets)
+                    + soft_cross_entropy(to_texts, text_targets)
+            }
+        };
+        Outcome {
+            loss: loss.mul_scalar(0.5),
+            correct,
+            count: 2 * n,
+            carry,
+        }
+    }
+
+    fn after_step(&mut self, backbone: &Backbone, carries: Vec<Carry>) {
+        let [low, high] = self.config.temperature_range;
+        self.temperature = self.temperature.clone().map(|t| {
+            let tracks = t.is_require_grad();
+            let autodiff = t.is_autodiff();
+            let clamped = t.without_autodiff().clamp(low, high);
+            let clamped = if autodiff { clamped.autodiff() } else { clamped };
+            clamped.set_require_grad(tracks)
+        });
+        let decay = self.config.momentum.as_ref().map(|m| m.decay);
+        if let (Some(mut momentum), Some(decay)) = (self.momentum.take(), decay) {
+            momentum.text = average::update(momentum.text, &backbone.text, decay);
+            momentum.image = average::update(momentum.image, &backbone.image, decay);
+            momentum.text_projection =
+                average::update(momentum.text_projection, &self.text_projection, decay);
+            momentum.image_projection =
+                average::update(momentum.image_projection, &self.image_projection, decay);
+            carries.into_iter().for_each(|carry| momentum.enqueue(carry));
+            self.momentum = Some(momentum);
+        }
+    }
+}
+
+/// # Shapes
+///
+/// - class: `[B, width]`
+/// - output: `[B, E]`, rows of length 1, in f32
+fn embed(projection: &Linear, class: Tensor<2>) -> Tensor<2> {
+    normalise(single_precision(projection.forward(class)))
+}
+
+/// Rows of length 1, as PyTorch's `F.normalize` with its eps.
+fn normalise(x: Tensor<2>) -> Tensor<2> {
+    const EPS: f64 = 1e-12;
+    let squares = x.clone().square().sum_dim(1);
+    // The square root's slope at 0 is infinite, so the clamp comes before it.
+    let length = squares.clamp_min(EPS * EPS).sqrt();
+    x / length
+}
+
+fn frozen<const D: usize>(value: Tensor<D>) -> Param<Tensor<D>> {
+    Param::from_tensor(value.detach()).set_require_grad(false)
+}
+
+/// Row `i` has its 1 in column `i`.
+fn one_hot(rows: usize, columns: usize, device: &Device) -> Tensor<2> {
+    let mut values = vec![0.0f32; rows * columns];
+    for i in 0..rows {
+        values[i * columns + i] = 1.0;
+    }
+    Tensor::from_data(TensorData::new(values, [rows, columns]), device)
+}
+
+/// # Shapes
+///
+/// - scores, targets: `[B, N]`
+/// - output: `[1]`
+fn soft_cross_entropy(scores: Tensor<2>, targets: Tensor<2>) -> Tensor<1> {
+    (log_softmax(scores, 1) * targets).sum_dim(1).mean().neg()
+}
+

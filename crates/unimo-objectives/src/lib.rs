@@ -1,0 +1,142 @@
+//! Pre-training losses of unimo. Each objective owns its head, what it needs of a batch and its weight, and is one file
+//! and one line in the list below; [`Objectives::step`] computes what several of them need once.
+//!
+//! They know encoders and the batch type, no data set and no training loop.
+//!
+//! ```
+//! use unimo_objectives::{ObjectivesConfig, itm::{ItmConfig, Layout, Negatives}};
+//!
+//! let objectives = ObjectivesConfig {
+//!     itm: Some(ItmConfig { weight: 1.0, negatives: Negatives::Uniform, layout: Layout::Half }),
+//!     ..ObjectivesConfig::default()
+//! };
+//! objectives.validate().unwrap();
+//! ```
+
+pub mod itc;
+pub mod itm;
+pub mod mlm;
+pub mod objective;
+mod step;
+
+use burn::module::Module;
+use burn::tensor::{FloatDType, Tensor};
+use serde::{Deserialize, Serialize};
+use unimo_core::config::ConfigError;
+use unimo_core::init::Init;
+use unimo_core::layers::cast;
+use unimo_encoders::backbone::{Backbone, BackboneConfig};
+
+use crate::objective::{Carry, Objective};
+pub use crate::step::{Report, Step};
+
+/// The list of objectives: key in a recipe, module, configuration, how it is made.
+macro_rules! objectives {
+    ($($key:ident: $module:ty, $config:ty, $make:expr;)+) => {
+        /// `[objectives]`: those present are trained.
+        #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct ObjectivesConfig {
+            $(
+                #[doc = concat!("`[objectives.", stringify!($key), "]`.")]
+                #[serde(default, skip_serializing_if = "Option::is_none")]
+                pub $key: Option<$config>,
+            )+
+        }
+
+        /// The objectives of a recipe, with their heads.
+        #[derive(Module, Debug)]
+        pub struct Objectives {
+            $(
+                #[doc = concat!("`[objectives.", stringify!($key), "]`.")]
+                pub $key: Option<$module>,
+            )+
+        }
+
+        impl ObjectivesConfig {
+            /// Every key that an objective has.
+            pub const KEYS: &[&str] = &[$(stringify!($key)),+];
+
+            /// Every value on its own and against the others.
+            pub fn validate(&self) -> Result<(), ConfigError> {
+                $(
+                    if let Some(config) = &self.$key {
+                        config.validate().map_err(|e| e.within(stringify!($key)))?;
+                    }
+                )+
+                self.validate_together()
+            }
+
+            /// New heads on top of `backbone`, which was made from `model`.
+            pub fn init(
+                &self,
+                init: &mut Init,
+                model: &BackboneConfig,
+                backbone: &Backbone,
+            ) -> Objectives {
+                $(
+                    let make: fn(&$config, &mut Init, &BackboneConfig, &Backbone) -> $module = $make;
+                    let $key = self.$key.as_ref().map(|c| make(c, init, model, backbone));
+                )+
+                Objectives { $($key),+ }
+            }
+        }
+
+        impl Objectives {
+            /// Those that the recipe names, with their keys.
+            pub fn each(&self) -> Vec<(&'static str, &dyn Objective)> {
+                let mut all: Vec<(&'static str, &dyn Objective)> = Vec::new();
+                $(
+                    if let Some(objective) = &self.$key {
+                        all.push((stringify!($key), objective));
+                    }
+                )+
+                all
+            }
+
+            /// Clamps, moving averages and queues, after the optimiser's step. `carries` is what the micro-batches'
+            /// [`Step`]s gave.
+            pub fn after_step(&mut self, backbone: &Backbone, carries: Vec<(&'static str, Carry)>) {
+                $(
+                    if let Some(objective) = &mut self.$key {
+                        let key = stringify!($key);
+                        let own = carries.iter().filter(|(k, _)| *k == key).map(|(_, c)| c.clone());
+                        objective.after_step(backbone, own.collect());
+                    }
+                )+
+            }
+        }
+    };
+}
+
+objectives! {
+    mlm: mlm::Mlm, mlm::MlmConfig, |c, init, model, _| c.init(init, model);
+    itm: itm::Itm, itm::ItmConfig, |c, init, model, _| c.init(init, model);
+    itc: itc::Itc, itc::ItcConfig, |c, init, model, backbone| c.init(init, model, backbone);
+}
+
+impl ObjectivesConfig {
+    fn validate_together(&self) -> Result<(), ConfigError> {
+        ConfigError::unless(
+            *self != Self::default(),
+            "objectives",
+            "{}",
+            format_args!("name at least one of {}", Self::KEYS.join(", ")),
+        )?;
+        let hard = self
+            .itm
+            .as_ref()
+            .filter(|itm| itm.negatives != itm::Negatives::Uniform);
+        ConfigError::unless(
+            hard.is_none() || self.itc.is_some(),
+            "itm.negatives",
+            "hard",
+            "hard negatives are chosen by the similarities of [objectives.itc], which is absent",
+        )
+    }
+}
+
+/// Losses are computed in f32 whatever the encoders compute in.
+fn single_precision<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    cast(x, FloatDType::F32)
+}

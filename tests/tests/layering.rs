@@ -1,0 +1,878 @@
+//! The structure of the workspace: who may depend on whom, and the rules that no compiler enforces.
+//!
+//! Every check takes the folder to look at and returns what it found, so that it can be tried on a bad example too.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use proc_macro2::{Delimiter, Group, Literal, TokenStream, TokenTree};
+use toml::{Table, Value};
+
+/// One crate and what it may use of the workspace and of burn.
+struct Layer {
+    name: &'static str,
+    uses: &'static [&'static str],
+    burn: bool,
+}
+
+/// The dependency directions: core <- encoders <- objectives <- train, core <- data <- train, core, encoders <- eval <-
+/// train. Data, objectives and eval never see each other.
+const LAYERS: &[Layer] = &[
+    Layer {
+        name: "unimo-core",
+        uses: &[],
+        burn: true,
+    },
+    Layer {
+        name: "unimo-encoders",
+        uses: &["unimo-core"],
+        burn: true,
+    },
+    Layer {
+        name: "unimo-objectives",
+        uses: &["unimo-core", "unimo-encoders"],
+        burn: true,
+    },
+    // The loader works on the host: what it makes reaches a device in the training step.
+    Layer {
+        name: "unimo-data",
+        uses: &["unimo-core"],
+        burn: false,
+    },
+    Layer {
+        name: "unimo-eval",
+        uses: &["unimo-core", "unimo-encoders"],
+        burn: true,
+    },
+    Layer {
+        name: "unimo-train",
+        uses: &[
+            "unimo-core",
+            "unimo-data",
+            "unimo-encoders",
+            "unimo-eval",
+            "unimo-objectives",
+        ],
+        burn: true,
+    },
+    Layer {
+        name: "unimo-tests",
+        uses: &[
+            "unimo-core",
+            "unimo-data",
+            "unimo-encoders",
+            "unimo-eval",
+            "unimo-objectives",
+            "unimo-train",
+        ],
+        burn: true,
+    },
+    // It has to be built before anything else is, so it stays small.
+    Layer {
+        name: "xtask",
+        uses: &[],
+        burn: false,
+    },
+];
+
+/// All that may lie at the top of the workspace, hidden files and what is built or trained aside.
+const TOP_LEVEL: [&str; 9] = [
+    "Cargo.lock",
+    "Cargo.toml",
+    "LICENSE-APACHE",
+    "LICENSE-MIT",
+    "README.md",
+    "crates",
+    "docs",
+    "tests",
+    "xtask",
+];
+
+/// What git ignores at the top of the workspace.
+const BUILT: [&str; 2] = ["runs", "target"];
+
+/// An exception to a rule.
+struct Exception {
+    /// The file, from the top of the workspace.
+    file: &'static str,
+    /// What the line contains; empty for the whole file.
+    line: &'static str,
+    /// Why it is right there.
+    #[expect(dead_code, reason = "for the reader of the table")]
+    reason: &'static str,
+}
+
+/// The modules that may hold `unsafe` code.
+const UNSAFE: &[Exception] = &[];
+
+/// Where code outside tests may call `unwrap`, or `expect` without naming an invariant.
+const UNWRAP: &[Exception] = &[];
+
+#[test]
+fn crates_depend_in_one_direction() {
+    assert_nothing(layering(&root()));
+}
+
+#[test]
+fn xtask_links_no_burn() {
+    assert_nothing(lock(&root()));
+}
+
+#[test]
+fn sources_keep_the_rules() {
+    assert_nothing(sources(&root(), UNSAFE, UNWRAP));
+}
+
+#[test]
+fn the_top_level_is_tidy() {
+    assert_nothing(top_level(&root()));
+}
+
+#[track_caller]
+fn assert_nothing(found: Vec<String>) {
+    assert!(found.is_empty(), "\n{}\n", found.join("\n"));
+}
+
+fn root() -> PathBuf {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    own.parent()
+        .expect("the tests are a folder of the workspace")
+        .to_owned()
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn manifest(folder: &Path) -> Table {
+    let path = folder.join("Cargo.toml");
+    read(&path)
+        .parse()
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The names of the entries of a folder, sorted.
+fn entries(folder: &Path) -> BTreeSet<String> {
+    let list = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    list.map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect()
+}
+
+// Manifests
+
+/// Checks the manifest of every member against [`LAYERS`].
+fn layering(root: &Path) -> Vec<String> {
+    let workspace = manifest(root);
+    let mut found = Vec::new();
+    let members = workspace["workspace"]["members"].as_array().unwrap();
+    for folder in members.iter().map(|member| member.as_str().unwrap()) {
+        let member = manifest(&root.join(folder));
+        let name = member["package"]["name"].as_str().unwrap();
+        let Some(layer) = LAYERS.iter().find(|layer| layer.name == name) else {
+            found.push(format!("{name}: not in the table of layers"));
+            continue;
+        };
+        for package in dependencies(&member, &workspace) {
+            let allowed = match package.as_str() {
+                _ if LAYERS.iter().any(|other| other.name == package) => {
+                    layer.uses.contains(&package.as_str())
+                }
+                _ if is_burn(&package) => layer.burn,
+                _ => name != "xtask" || package == "clap",
+            };
+            if !allowed {
+                found.push(format!("{name}: must not depend on {package}"));
+            }
+        }
+        if member.get("lints").and_then(|lints| lints.get("workspace"))
+            != Some(&Value::Boolean(true))
+        {
+            found.push(format!("{name}: does not take the lints of the workspace"));
+        }
+    }
+    found
+}
+
+fn is_burn(package: &str) -> bool {
+    ["burn", "cubecl"].iter().any(|family| {
+        let rest = package.strip_prefix(family);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    })
+}
+
+/// The packages that a manifest names in any of its tables of dependencies, under their own names.
+fn dependencies(member: &Table, workspace: &Table) -> BTreeSet<String> {
+    let mut packages = BTreeSet::new();
+    let targets = member
+        .get("target")
+        .and_then(Value::as_table)
+        .into_iter()
+        .flatten();
+    let tables = targets
+        .filter_map(|(_, target)| target.as_table())
+        .chain([member]);
+    for table in tables {
+        for kind in ["dependencies", "dev-dependencies", "build-dependencies"] {
+            for (key, details) in table
+                .get(kind)
+                .and_then(Value::as_table)
+                .into_iter()
+                .flatten()
+            {
+                let inherits = details.get("workspace") == Some(&Value::Boolean(true));
+                let details = match inherits {
+                    true => &workspace["workspace"]["dependencies"][key],
+                    false => details,
+                };
+                let renamed = details.get("package").and_then(Value::as_str);
+                packages.insert(renamed.unwrap_or(key).to_owned());
+            }
+        }
+    }
+    packages
+}
+
+/// Follows the dependencies of `xtask` through `Cargo.lock`.
+fn lock(root: &Path) -> Vec<String> {
+    let lock: Table = read(&root.join("Cargo.lock")).parse().unwrap();
+    // Versions do not matter: all packages of a name are followed.
+    let mut graph: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for package in lock["package"].as_array().unwrap() {
+        let dependencies = package
+            .get("dependencies")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten();
+        let names = dependencies.filter_map(|entry| entry.as_str()?.split(' ').next());
+        graph
+            .entry(package["name"].as_str().unwrap())
+            .or_default()
+            .extend(names);
+    }
+    let mut open = vec!["xtask"];
+    let mut seen = BTreeSet::new();
+    while let Some(name) = open.pop() {
+        if seen.insert(name) {
+            let next = graph
+                .get(name)
+                .unwrap_or_else(|| panic!("Cargo.lock has no package {name}"));
+            open.extend(next);
+        }
+    }
+    seen.into_iter()
+        .filter(|name| is_burn(name) || name.starts_with("unimo"))
+        .map(|name| format!("xtask: depends on {name} through Cargo.lock"))
+        .collect()
+}
+
+/// Checks what lies at the top.
+fn top_level(root: &Path) -> Vec<String> {
+    entries(root)
+        .into_iter()
+        .filter(|name| !name.starts_with('.'))
+        .filter(|name| !TOP_LEVEL.contains(&name.as_str()) && !BUILT.contains(&name.as_str()))
+        .map(|name| format!("{name}: does not belong at the top level"))
+        .collect()
+}
+
+// Sources
+
+/// What a line of code does that it should not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rule {
+    Ignore,
+    GlobReExport,
+    Unsafe,
+    Unwrap,
+    Unfinished,
+}
+
+impl Rule {
+    fn message(self) -> &'static str {
+        match self {
+            Self::Ignore => "an ignored test checks nothing",
+            Self::GlobReExport => "`pub use ...::*` hides what a crate offers",
+            Self::Unsafe => "`unsafe` outside the modules that are allowed it",
+            Self::Unwrap => {
+                "`unwrap`, or `expect` without a message that begins with \"invariant:\", outside tests: return an error"
+            }
+            Self::Unfinished => "unfinished code",
+        }
+    }
+
+    /// Whether code that only tests use may do it.
+    fn allowed_in_tests(self) -> bool {
+        matches!(self, Self::Unwrap | Self::Unfinished)
+    }
+}
+
+/// Checks all Rust files of the workspace.
+fn sources(root: &Path, may_unsafe: &[Exception], may_unwrap: &[Exception]) -> Vec<String> {
+    let mut files = Vec::new();
+    for folder in ["crates", "xtask", "tests"] {
+        rust_files(root, Path::new(folder), &mut files);
+    }
+    let texts: Vec<(String, String)> = files
+        .into_iter()
+        .map(|file| {
+            (
+                file.to_str().unwrap().replace('\\', "/"),
+                read(&root.join(file)),
+            )
+        })
+        .collect();
+
+    let mut found = Vec::new();
+    let mut scans = Vec::new();
+    let mut test_modules = BTreeSet::new();
+    for (file, text) in &texts {
+        if ["/utils.rs", "/util.rs", "/utils/mod.rs", "/util/mod.rs"]
+            .iter()
+            .any(|name| file.ends_with(name))
+        {
+            found.push(format!("{file}: name a module after what it does"));
+        }
+        match text.parse::<TokenStream>() {
+            Ok(tokens) => {
+                let mut scan = Scan::default();
+                scan.stream(tokens, false);
+                test_modules.extend(
+                    scan.test_modules
+                        .iter()
+                        .flat_map(|module| module_files(file, module)),
+                );
+                scans.push((file, text, scan));
+            }
+            Err(error) => found.push(format!("{file}: {error}")),
+        }
+    }
+
+    let mut used = BTreeSet::new();
+    for (file, text, scan) in scans {
+        // Whatever is not in `src` is a test, an example or a benchmark.
+        let only_tests =
+            !file.contains("/src/") || file.starts_with("tests/") || test_modules.contains(file);
+        for (rule, line) in scan.hits {
+            if only_tests && rule.allowed_in_tests() {
+                continue;
+            }
+            let exceptions = match rule {
+                Rule::Unsafe => may_unsafe,
+                Rule::Unwrap => may_unwrap,
+                _ => &[],
+            };
+            let code = text.lines().nth(line - 1).unwrap_or_default();
+            let exception = exceptions
+                .iter()
+                .find(|entry| entry.file == file && code.contains(entry.line));
+            match exception {
+                Some(entry) => {
+                    used.insert((entry.file, entry.line));
+                }
+                None => found.push(format!(
+                    "{file}:{line}: {}: {}",
+                    rule.message(),
+                    code.trim()
+                )),
+            }
+        }
+    }
+    for entry in may_unsafe.iter().chain(may_unwrap) {
+        if !used.contains(&(entry.file, entry.line)) {
+            found.push(format!(
+                "{}: the exception `{}` is not needed any more",
+                entry.file, entry.line
+            ));
+        }
+    }
+    found
+}
+
+/// The Rust files below a folder, in order, as paths from `root`.
+fn rust_files(root: &Path, folder: &Path, files: &mut Vec<PathBuf>) {
+    for name in entries(&root.join(folder)) {
+        let path = folder.join(&name);
+        if root.join(&path).is_dir() {
+            if name != "target" && !name.starts_with('.') {
+                rust_files(root, &path, files);
+            }
+        } else if name.ends_with(".rs") {
+            files.push(path);
+        }
+    }
+}
+
+/// Where `mod name;` in a file may point to.
+fn module_files(file: &str, name: &str) -> [String; 2] {
+    let stem = file.trim_end_matches(".rs");
+    let folder = match stem.rsplit_once('/') {
+        Some((folder, "lib" | "main" | "mod")) => folder,
+        _ => stem,
+    };
+    [
+        format!("{folder}/{name}.rs"),
+        format!("{folder}/{name}/mod.rs"),
+    ]
+}
+
+/// What was met in the tokens of one file. Comments are no tokens, and doc comments are attributes.
+#[derive(Default)]
+struct Scan {
+    hits: Vec<(Rule, usize)>,
+    /// The names of `#[cfg(test)] mod name;`.
+    test_modules: Vec<String>,
+}
+
+impl Scan {
+    fn hit(&mut self, rule: Rule, at: &TokenTree, in_test: bool) {
+        if !(in_test && rule.allowed_in_tests()) {
+            self.hits.push((rule, at.span().start().line));
+        }
+    }
+
+    fn stream(&mut self, stream: TokenStream, mut in_test: bool) {
+        let tokens: Vec<TokenTree> = stream.into_iter().collect();
+        // Whether the item that begins here is for tests only, and ends at the next `;` or block.
+        let mut test_item = false;
+        let mut at = 0;
+        while let Some(token) = tokens.get(at) {
+            let rest = &tokens[at + 1..];
+            let before = &tokens[..at];
+            match token {
+                TokenTree::Punct(punct) if punct.as_char() == '#' => {
+                    let (inner, group) = match rest {
+                        [TokenTree::Group(group), ..] => (false, Some(group)),
+                        [TokenTree::Punct(bang), TokenTree::Group(group), ..]
+                            if bang.as_char() == '!' =>
+                        {
+                            (true, Some(group))
+                        }
+                        _ => (false, None),
+                    };
+                    if let Some(group) =
+                        group.filter(|group| group.delimiter() == Delimiter::Bracket)
+                    {
+                        if is_ignore(group) {
+                            self.hit(Rule::Ignore, token, in_test);
+                        }
+                        if is_for_tests(group) {
+                            match inner {
+                                true => in_test = true,
+                                false => test_item = true,
+                            }
+                        }
+                        at += 2 + usize::from(inner);
+                        continue;
+                    }
+                }
+                TokenTree::Punct(punct) if punct.as_char() == ';' => test_item = false,
+                TokenTree::Group(group) => {
+                    self.stream(group.stream(), in_test || test_item);
+                    if group.delimiter() == Delimiter::Brace {
+                        test_item = false;
+                    }
+                }
+                TokenTree::Ident(ident) => match ident.to_string().as_str() {
+                    "unsafe" => self.hit(Rule::Unsafe, token, in_test || test_item),
+                    "todo" | "unimplemented" | "dbg" if is_punct(rest.first(), '!') => {
+                        self.hit(Rule::Unfinished, token, in_test || test_item);
+                    }
+                    name @ ("unwrap" | "unwrap_err" | "expect" | "expect_err") => {
+                        let called = matches!(rest.first(), Some(TokenTree::Group(_)))
+                            && is_punct(before.last(), '.');
+                        let named = before.len() >= 2
+                            && before[before.len() - 2..]
+                                .iter()
+                                .all(|t| is_punct(Some(t), ':'));
+                        let invariant = name == "expect" && called && states_invariant(&rest[0]);
+                        if (called || named) && !invariant {
+                            self.hit(Rule::Unwrap, token, in_test || test_item);
+                        }
+                    }
+                    "use" if is_public(before) => {
+                        let end = rest
+                            .iter()
+                            .position(|token| is_punct(Some(token), ';'))
+                            .unwrap_or(rest.len());
+                        if has_star(&rest[..end]) {
+                            self.hit(Rule::GlobReExport, token, in_test || test_item);
+                        }
+                    }
+                    "mod" if test_item => {
+                        if let [TokenTree::Ident(name), end, ..] = rest
+                            && is_punct(Some(end), ';')
+                        {
+                            self.test_modules.push(name.to_string());
+                        }
+                    }
+                    _ => {}
+                },
+                _ => {}
+            }
+            at += 1;
+        }
+    }
+}
+
+fn is_punct(token: Option<&TokenTree>, char: char) -> bool {
+    matches!(token, Some(TokenTree::Punct(punct)) if punct.as_char() == char)
+}
+
+/// The identifiers of an attribute, in order.
+fn idents(stream: TokenStream) -> Vec<String> {
+    let of = |token| match token {
+        TokenTree::Ident(ident) => vec![ident.to_string()],
+        TokenTree::Group(group) => idents(group.stream()),
+        _ => Vec::new(),
+    };
+    stream.into_iter().flat_map(of).collect()
+}
+
+/// `#[ignore]`, `#[ignore = "..."]`, `#[cfg_attr(..., ignore)]`.
+fn is_ignore(attribute: &Group) -> bool {
+    let idents = idents(attribute.stream());
+    match idents.first().map(String::as_str) {
+        Some("ignore") => true,
+        Some("cfg_attr") => idents.iter().any(|ident| ident == "ignore"),
+        _ => false,
+    }
+}
+
+/// `#[test]`, `#[cfg(test)]`, `#[cfg(all(test, ...))]`.
+fn is_for_tests(attribute: &Group) -> bool {
+    let idents = idents(attribute.stream());
+    let idents: Vec<&str> = idents.iter().map(String::as_str).collect();
+    matches!(
+        idents[..],
+        ["test"] | ["cfg", "test"] | ["cfg", "all", "test", ..]
+    )
+}
+
+/// `.expect("invariant: ...")`.
+fn states_invariant(arguments: &TokenTree) -> bool {
+    let TokenTree::Group(group) = arguments else {
+        return false;
+    };
+    match group.stream().into_iter().next() {
+        Some(TokenTree::Literal(message)) => is_invariant(&message),
+        _ => false,
+    }
+}
+
+fn is_invariant(message: &Literal) -> bool {
+    message
+        .to_string()
+        .trim_start_matches(['r', '#'])
+        .starts_with("\"invariant:")
+}
+
+/// Whether `pub`, or `pub(crate)` and the like, comes right before.
+fn is_public(before: &[TokenTree]) -> bool {
+    match before {
+        [.., TokenTree::Ident(public)] => public == "pub",
+        [.., TokenTree::Ident(public), TokenTree::Group(group)] => {
+            public == "pub" && group.delimiter() == Delimiter::Parenthesis
+        }
+        _ => false,
+    }
+}
+
+fn has_star(tokens: &[TokenTree]) -> bool {
+    tokens.iter().any(|token| match token {
+        TokenTree::Punct(punct) => punct.as_char() == '*',
+        TokenTree::Group(group) => has_star(&group.stream().into_iter().collect::<Vec<_>>()),
+        _ => false,
+    })
+}
+
+// The checks on a bad example
+
+fn write(root: &Path, files: &[(&str, &str)]) {
+    for (path, text) in files {
+        let path = root.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+}
+
+#[test]
+fn a_wrong_dependency_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    write(
+        folder.path(),
+        &[
+            (
+                "Cargo.toml",
+                r#"
+                [workspace]
+                members = ["data", "eval", "new", "xtask"]
+                [workspace.dependencies]
+                metrics = { path = "eval", package = "unimo-eval" }
+                unimo-core = { path = "core" }
+                "#,
+            ),
+            (
+                "data/Cargo.toml",
+                r#"
+                package.name = "unimo-data"
+                lints.workspace = true
+                [dependencies]
+                unimo-core = { workspace = true }
+                serde = "1"
+                burn = "1"
+                [target.'cfg(unix)'.dev-dependencies]
+                objectives = { path = "x", package = "unimo-objectives" }
+                [build-dependencies]
+                metrics.workspace = true
+                "#,
+            ),
+            (
+                "eval/Cargo.toml",
+                r#"
+                package.name = "unimo-eval"
+                [dependencies]
+                unimo-core.path = "../core"
+                unimo-train.path = "../train"
+                burn = "1"
+                "#,
+            ),
+            (
+                "new/Cargo.toml",
+                "package.name = \"unimo-new\"\nlints.workspace = true",
+            ),
+            (
+                "xtask/Cargo.toml",
+                r#"
+                package.name = "xtask"
+                lints.workspace = true
+                [dependencies]
+                clap = "4"
+                serde = "1"
+                "#,
+            ),
+        ],
+    );
+    assert_eq!(
+        layering(folder.path()),
+        [
+            "unimo-data: must not depend on burn",
+            "unimo-data: must not depend on unimo-eval",
+            "unimo-data: must not depend on unimo-objectives",
+            "unimo-eval: must not depend on unimo-train",
+            "unimo-eval: does not take the lints of the workspace",
+            "unimo-new: not in the table of layers",
+            "xtask: must not depend on serde",
+        ]
+    );
+}
+
+#[test]
+fn a_far_dependency_is_found() {
+    let lock_with = |last: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        let text = format!(
+            r#"
+            [[package]]
+            name = "xtask"
+            dependencies = ["clap", "far 2.0.0"]
+            [[package]]
+            name = "clap"
+            [[package]]
+            name = "far"
+            version = "1.0.0"
+            [[package]]
+            name = "far"
+            version = "2.0.0"
+            dependencies = ["clap", "{last}"]
+            [[package]]
+            name = "{last}"
+            "#
+        );
+        write(folder.path(), &[("Cargo.lock", &text)]);
+        lock(folder.path())
+    };
+    assert_eq!(
+        lock_with("burn-flex"),
+        ["xtask: depends on burn-flex through Cargo.lock"]
+    );
+    assert_eq!(
+        lock_with("cubecl"),
+        ["xtask: depends on cubecl through Cargo.lock"]
+    );
+    assert_eq!(
+        lock_with("unimo-core"),
+        ["xtask: depends on unimo-core through Cargo.lock"]
+    );
+    assert_nothing(lock_with("burning"));
+}
+
+#[test]
+fn a_stray_file_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    write(
+        folder.path(),
+        &[
+            ("Cargo.toml", ""),
+            (".gitignore", ""),
+            ("target/a", ""),
+            ("runs/a", ""),
+            ("docs/a.md", ""),
+            ("notes.md", ""),
+            ("scripts/a", ""),
+        ],
+    );
+    assert_eq!(
+        top_level(folder.path()),
+        [
+            "notes.md: does not belong at the top level",
+            "scripts: does not belong at the top level"
+        ]
+    );
+}
+
+/// One rule broken on every line that ends in a comment of its name; all others are right.
+const BAD: &str = r##"
+//! Never `.unwrap()`, `#[ignore]`.
+/// ```
+/// let x = parse().unwrap();
+/// ```
+pub use crate::a::*; // glob
+pub(crate) use crate::{b::{c, *}, d}; // glob
+use crate::e::*;
+pub use crate::f::{g, h};
+
+fn code() {
+    one().unwrap(); // unwrap
+    // two().unwrap();
+    let text = "three().unwrap() unsafe #[ignore]";
+    four().expect("this file is there"); // unwrap
+    five().expect("invariant: a list that was just filled is not empty");
+    six().expect(text); // unwrap
+    seven().unwrap_or(1).unwrap_or_default();
+    vec![eight().unwrap()]; // unwrap
+    nine().map(Result::unwrap); // unwrap
+    ten()
+        .expect_err("x"); // unwrap
+    unsafe { eleven() } // unsafe
+    todo!(); // unfinished
+}
+
+#[cfg(not(test))]
+fn more_code() {
+    twelve().unwrap(); // unwrap
+}
+
+#[cfg(test)]
+fn helper(list: [u8; 2]) {
+    one().unwrap();
+}
+
+fn between() {
+    two().unwrap(); // unwrap
+}
+
+#[cfg(test)]
+use only::{in_tests};
+
+#[cfg(test)]
+mod beside;
+
+fn again() {
+    three().unwrap(); // unwrap
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[ignore = "slow"] // ignore
+    fn four() {
+        five().expect("x");
+        unsafe { six() } // unsafe
+    }
+
+    #[test]
+    #[cfg_attr(unix, ignore)] // ignore
+    fn five() {
+        todo!()
+    }
+}
+"##;
+
+#[test]
+fn bad_code_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let unwrap = "fn main() {\n    a().unwrap();\n}\n";
+    write(
+        folder.path(),
+        &[
+            ("crates/a/src/lib.rs", BAD),
+            ("crates/a/src/beside.rs", unwrap),
+            ("crates/a/src/inner.rs", &format!("#![cfg(test)]\n{unwrap}")),
+            ("crates/a/src/broken.rs", "fn main() {"),
+            ("crates/a/tests/a.rs", unwrap),
+            ("tests/tests/utils.rs", unwrap),
+            (
+                "xtask/src/allowed.rs",
+                "fn main() {\n    unsafe { a() }\n    a().unwrap();\n    b().unwrap();\n}\n",
+            ),
+            ("xtask/src/main.rs", unwrap),
+        ],
+    );
+    let allow = |file, line| Exception {
+        file,
+        line,
+        reason: "",
+    };
+    let found = sources(
+        folder.path(),
+        &[allow("xtask/src/allowed.rs", "")],
+        &[
+            allow("xtask/src/allowed.rs", "a().unwrap()"),
+            allow("xtask/src/gone.rs", "x"),
+        ],
+    );
+
+    let mut expected = Vec::new();
+    for (number, line) in BAD.lines().enumerate() {
+        let rule = match line.rsplit_once(" // ").map(|(_, comment)| comment) {
+            Some("glob") => Rule::GlobReExport,
+            Some("unwrap") => Rule::Unwrap,
+            Some("unsafe") => Rule::Unsafe,
+            Some("unfinished") => Rule::Unfinished,
+            Some("ignore") => Rule::Ignore,
+            _ => continue,
+        };
+        expected.push(format!(
+            "crates/a/src/lib.rs:{}: {}: {}",
+            number + 1,
+            rule.message(),
+            line.trim()
+        ));
+    }
+    assert_eq!(expected.len(), 16);
+    let of_lib: Vec<_> = found
+        .iter()
+        .filter(|hit| hit.starts_with("crates/a/src/lib.rs"))
+        .cloned()
+        .collect();
+    assert_eq!(of_lib, expected);
+
+    let others: Vec<_> = found
+        .iter()
+        .filter(|hit| !hit.starts_with("crates/a/src/lib.rs"))
+        .collect();
+    let begins = [
+        "crates/a/src/broken.rs: ",
+        "tests/tests/utils.rs: name a module",
+        "xtask/src/allowed.rs:4: `unwrap`",
+        "xtask/src/main.rs:2: `unwrap`",
+        "xtask/src/gone.rs: the exception `x`",
+    ];
+    assert_eq!(others.len(), begins.len(), "{others:#?}");
+    for (hit, begin) in others.iter().zip(begins) {
+        assert!(hit.starts_with(begin), "{hit}");
+    }
+}

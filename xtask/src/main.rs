@@ -1,0 +1,240 @@
+//! `cargo xtask`: builds `unimo` with the right profile and features and runs it, and checks the workspace.
+//!
+//! This crate links nothing but its argument parser, so that it is there at once on a fresh clone.
+
+mod check;
+mod software_gpu;
+mod unimo;
+
+use std::env;
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, error::ErrorKind};
+
+const EXAMPLES: &str = "\
+Examples:
+  cargo xtask recipes                            list the recipes that come with unimo
+  cargo xtask train RECIPE                       train on the CPU
+  cargo xtask train RECIPE --device cuda:0       build with CUDA support and train on the first NVIDIA GPU
+  cargo xtask --features cuda train RECIPE       build with CUDA support, let unimo choose the device
+  cargo xtask train --help                       what `unimo train` itself can do
+  cargo xtask check                              all checks that a change has to pass
+
+Everything after the command goes to `unimo` unchanged.
+
+Features: `--device wgpu` builds with the feature `wgpu` (any GPU, through Vulkan, Metal or DirectX), `--device cuda` with
+`cuda` (NVIDIA GPUs); anything else builds for the CPU alone. The first build takes minutes, with a GPU feature longer.
+
+Environment:
+  XTASK_FEATURES     as --features, which goes before it
+  CARGO_TARGET_DIR   where cargo builds, as always";
+
+/// Builds `unimo` in release mode, with the features that the chosen device needs, and runs it.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", after_help = EXAMPLES, disable_version_flag = true)]
+struct Cli {
+    /// Build `unimo` with these cargo features as well, separated by commas: wgpu, cuda, ...
+    #[arg(long, value_name = "LIST")]
+    features: Option<String>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Train a model from a recipe
+    #[command(
+        disable_help_flag = true,
+        after_help = "\
+Examples:
+  cargo xtask train RECIPE                    on the CPU
+  cargo xtask train RECIPE --device wgpu      on a GPU of any vendor
+  cargo xtask train RECIPE --device cuda:1    on the second NVIDIA GPU
+
+`cargo xtask train --help` builds unimo and shows the options of `unimo train`."
+    )]
+    Train(Passed),
+    /// Evaluate a trained model
+    #[command(
+        disable_help_flag = true,
+        after_help = "`cargo xtask eval --help` shows the options of `unimo eval`."
+    )]
+    Eval(Passed),
+    /// Write the report of a run
+    #[command(
+        disable_help_flag = true,
+        after_help = "`cargo xtask report --help` shows the options of `unimo report`."
+    )]
+    Report(Passed),
+    /// Measure the speed of training on this machine
+    #[command(
+        disable_help_flag = true,
+        after_help = "`cargo xtask bench --help` shows the options of `unimo bench`."
+    )]
+    Bench(Passed),
+    /// List the recipes and what each of them reproduces
+    #[command(
+        disable_help_flag = true,
+        after_help = "`cargo xtask recipes --help` shows the options of `unimo recipes`."
+    )]
+    Recipes(Passed),
+    /// Try hard to break a training run: what it does is described by `cargo xtask torture --help`
+    #[command(disable_help_flag = true)]
+    Torture(Passed),
+    /// Check the workspace: format, lints, documentation and tests
+    #[command(after_help = "\
+Without an option, in this order, up to the first that fails:
+  fmt       the code is formatted by rustfmt
+  clippy    no warnings from the compiler or from clippy
+  docs      the documentation builds without warnings
+  tests     all tests, among them the layering of the crates and the recipes
+
+Examples:
+  cargo xtask check               before every commit; the first time it builds all dependencies
+  cargo xtask check --features    the code of the GPU features compiles (no GPU needed)
+  cargo xtask check --wgpu        a GPU computes the same as the CPU")]
+    Check(CheckArgs),
+}
+
+#[derive(Debug, Args)]
+struct Passed {
+    /// Handed to `unimo` unchanged
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    /// Only build `unimo` with WGPU and compare that backend with the CPU; without a GPU, on SwiftShader if it is there
+    #[arg(long, group = "only")]
+    wgpu: bool,
+    /// Only build `unimo` with CUDA and compare that backend with the CPU; needs an NVIDIA GPU
+    #[arg(long, group = "only")]
+    cuda: bool,
+    /// Only check that `unimo` compiles with each GPU feature; needs no GPU
+    #[arg(long, group = "only")]
+    features: bool,
+}
+
+fn main() -> ExitCode {
+    let argv: Vec<OsString> = env::args_os().collect();
+    let cli = Cli::parse_from(&argv);
+    if let Command::Check(args) = cli.command {
+        if cli.features.is_some() {
+            let message = "`--features LIST` is for the commands that run unimo; `check` chooses its own features";
+            Cli::command()
+                .error(ErrorKind::ArgumentConflict, message)
+                .exit();
+        }
+        return check::run(match args {
+            CheckArgs { wgpu: true, .. } => check::What::Wgpu,
+            CheckArgs { cuda: true, .. } => check::What::Cuda,
+            CheckArgs { features: true, .. } => check::What::Features,
+            _ => check::What::Workspace,
+        });
+    }
+    let asked = cli.features.or_else(|| env::var("XTASK_FEATURES").ok());
+    let args = from_command_on(&argv);
+    let features = unimo::features(asked.as_deref(), args);
+    match unimo::build(&features) {
+        Ok(binary) => unimo::become_it(&binary, args),
+        Err(failure) => failure.report(),
+    }
+}
+
+/// The arguments from the name of the command on, exactly as given: clap would drop the first `--`.
+fn from_command_on(argv: &[OsString]) -> &[OsString] {
+    let mut rest = argv.get(1..).unwrap_or_default();
+    loop {
+        rest = match rest {
+            [flag, _, tail @ ..] if flag == "--features" => tail,
+            [flag, tail @ ..]
+                if flag
+                    .to_str()
+                    .is_some_and(|flag| flag.starts_with("--features=")) =>
+            {
+                tail
+            }
+            _ => return rest,
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<OsString> {
+        line.split_whitespace().map(OsString::from).collect()
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn arguments_reach_unimo_unchanged() {
+        for line in [
+            "train tiny",
+            "train",
+            "train --help",
+            "train -h",
+            "train tiny --device cuda:1 --features x",
+            "train -- --device wgpu",
+            "eval run/a -- -- b",
+            "report --a=b -c",
+            "bench --wgpu",
+            "recipes help",
+            "torture --seed -1",
+        ] {
+            for before in ["", "--features wgpu ", "--features=wgpu,cuda "] {
+                let argv = words(&format!("xtask {before}{line}"));
+                let cli =
+                    Cli::try_parse_from(&argv).unwrap_or_else(|error| panic!("{line}: {error}"));
+                assert_eq!(from_command_on(&argv), words(line));
+                assert_eq!(cli.features.is_some(), !before.is_empty(), "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn check_takes_one_option_at_most() {
+        let parse = |line| Cli::try_parse_from(words(line));
+        assert!(matches!(
+            parse("xtask check --wgpu").unwrap().command,
+            Command::Check(CheckArgs {
+                wgpu: true,
+                cuda: false,
+                features: false
+            })
+        ));
+        assert_eq!(
+            parse("xtask check --wgpu --cuda").unwrap_err().kind(),
+            ErrorKind::ArgumentConflict
+        );
+        assert_eq!(
+            parse("xtask check --nonsense").unwrap_err().kind(),
+            ErrorKind::UnknownArgument
+        );
+        assert_eq!(
+            parse("xtask trian").unwrap_err().kind(),
+            ErrorKind::InvalidSubcommand
+        );
+    }
+
+    #[test]
+    fn help_explains_every_command() {
+        for name in [
+            "train", "eval", "report", "bench", "recipes", "torture", "check",
+        ] {
+            let error = Cli::try_parse_from(["xtask", "help", name]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::DisplayHelp);
+            assert!(
+                error.to_string().contains(&format!("cargo xtask {name}")),
+                "{error}"
+            );
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! Building and running `unimo`.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, ExitStatus};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// A build that takes longer is announced with its command; one that finds everything built is not.
+const ANNOUNCE_AFTER: Duration = Duration::from_secs(1);
+/// How often to look whether a build is done meanwhile.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// Why `unimo` was not run.
+#[derive(Debug)]
+pub struct Failure {
+    message: String,
+    code: u8,
+}
+
+impl Failure {
+    /// The status was not success.
+    pub fn of_status(command: &str, status: ExitStatus) -> Self {
+        Self {
+            message: format!("`{command}` failed: {status}"),
+            code: exit_code(status),
+        }
+    }
+
+    /// The command could not even be started.
+    pub fn of_start(command: &str, error: &io::Error) -> Self {
+        Self {
+            message: format!("`{command}` could not be started: {error}"),
+            code: 1,
+        }
+    }
+
+    /// Prints the message; the exit code is that of the command that failed.
+    pub fn report(&self) -> ExitCode {
+        eprintln!("error: {}", self.message);
+        ExitCode::from(self.code)
+    }
+}
+
+/// The cargo that runs us, which is that of the chosen toolchain.
+pub fn cargo() -> OsString {
+    env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+}
+
+/// The features to build with: those asked for, and the one that the requested device needs.
+///
+/// `args` are those of `unimo`. Of several `--device` the last counts; what follows `--` is no option. A device that
+/// does not exist needs no feature: `unimo` names it and the ones that do.
+pub fn features(asked: Option<&str>, args: &[OsString]) -> Vec<String> {
+    let mut features: Vec<String> = Vec::new();
+    let listed = asked
+        .unwrap_or_default()
+        .split([',', ' '])
+        .filter(|name| !name.is_empty());
+    for feature in listed.chain(device(args).and_then(feature_of)) {
+        if !features.iter().any(|known| known == feature) {
+            features.push(feature.to_owned());
+        }
+    }
+    features
+}
+
+fn device(args: &[OsString]) -> Option<&str> {
+    let mut device = None;
+    let mut args = args.iter().map(|arg| arg.to_str().unwrap_or_default());
+    while let Some(arg) = args.next() {
+        match arg {
+            "--" => break,
+            "--device" => device = args.next(),
+            _ => device = arg.strip_prefix("--device=").or(device),
+        }
+    }
+    device
+}
+
+/// `wgpu`, `wgpu:1`, `cuda:0`: the kind is what precedes the colon.
+fn feature_of(device: &str) -> Option<&'static str> {
+    match device.split(':').next() {
+        Some("wgpu") => Some("wgpu"),
+        Some("cuda") => Some("cuda"),
+        _ => None,
+    }
+}
+
+/// The arguments with which cargo builds `unimo`.
+fn build_args(features: &[String]) -> Vec<String> {
+    let mut args: Vec<String> = ["build", "--release", "-p", "unimo-train", "--bin", "unimo"]
+        .map(String::from)
+        .into();
+    if !features.is_empty() {
+        args.extend(["--features".to_owned(), features.join(",")]);
+    }
+    args
+}
+
+/// Builds `unimo` and says where it is. A build that takes a while is announced.
+pub fn build(features: &[String]) -> Result<PathBuf, Failure> {
+    let args = build_args(features);
+    let shown = format!("cargo {}", args.join(" "));
+    let child = Command::new(cargo()).args(&args).spawn();
+    let status =
+        child.and_then(|child| wait(child, || eprintln!("xtask: building unimo with `{shown}`")));
+    match status {
+        Ok(status) if status.success() => {}
+        Ok(status) => return Err(Failure::of_status(&shown, status)),
+        Err(error) => return Err(Failure::of_start(&shown, &error)),
+    }
+    let own = env::current_exe().map_err(|error| Failure::of_start("unimo", &error))?;
+    let binary = beside(&own);
+    match binary.is_file() {
+        true => Ok(binary),
+        false => Err(Failure {
+            message: format!(
+                "`{shown}` left no {}; run this program as `cargo xtask`, so that cargo builds both in one place",
+                binary.display()
+            ),
+            code: 1,
+        }),
+    }
+}
+
+/// Cargo puts the binaries of one workspace side by side, whatever the target folder and triple are:
+/// `.../debug/xtask` and `.../release/unimo`.
+fn beside(own: &Path) -> PathBuf {
+    let target = own.parent().and_then(Path::parent).unwrap_or(Path::new(""));
+    target
+        .join("release")
+        .join(format!("unimo{}", env::consts::EXE_SUFFIX))
+}
+
+fn wait(mut child: Child, announce: impl FnOnce()) -> io::Result<ExitStatus> {
+    let started = Instant::now();
+    while started.elapsed() < ANNOUNCE_AFTER {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        thread::sleep(LOOK_EVERY);
+    }
+    announce();
+    child.wait()
+}
+
+/// Runs a program in place of this one, so that Ctrl-C and the exit code are the program's own.
+#[cfg(unix)]
+pub fn become_it(binary: &Path, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> ExitCode {
+    use std::os::unix::process::CommandExt;
+
+    // `exec` only returns if it failed.
+    let error = Command::new(binary).args(args).exec();
+    Failure::of_start(&binary.display().to_string(), &error).report()
+}
+
+/// Runs a program and exits as it did.
+#[cfg(not(unix))]
+pub fn become_it(binary: &Path, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> ExitCode {
+    match Command::new(binary).args(args).status() {
+        Ok(status) => ExitCode::from(exit_code(status)),
+        Err(error) => Failure::of_start(&binary.display().to_string(), &error).report(),
+    }
+}
+
+/// What a shell would say: the program's code, or 128 + the signal that ended it.
+fn exit_code(status: ExitStatus) -> u8 {
+    #[cfg(unix)]
+    let signal = std::os::unix::process::ExitStatusExt::signal(&status).map(|signal| 128 + signal);
+    #[cfg(not(unix))]
+    let signal = None;
+    status
+        .code()
+        .or(signal)
+        .and_then(|code| u8::try_from(code).ok())
+        .unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(asked: Option<&str>, line: &str) -> Vec<String> {
+        features(
+            asked,
+            &line
+                .split_whitespace()
+                .map(OsString::from)
+                .collect::<Vec<_>>(),
+        )
+    }
+
+    #[test]
+    fn the_device_chooses_the_feature() {
+        for (line, expected) in [
+            ("train tiny", None),
+            ("train tiny --device flex", None),
+            ("train tiny --device auto", None),
+            ("train tiny --device wgpu", Some("wgpu")),
+            ("train tiny --device=wgpu:1", Some("wgpu")),
+            ("train --device cuda:0 tiny", Some("cuda")),
+            ("train --device=cuda tiny", Some("cuda")),
+            ("train tiny --device wgpu --device cuda", Some("cuda")),
+            ("train tiny --device wgpu --device flex", None),
+            ("train tiny -- --device wgpu", None),
+            ("train tiny --devices wgpu", None),
+            ("train wgpu", None),
+            ("train tiny --device wgpux", None),
+            ("train tiny --device", None),
+        ] {
+            assert_eq!(
+                of(None, line),
+                expected.map(String::from).into_iter().collect::<Vec<_>>(),
+                "{line}"
+            );
+        }
+    }
+
+    #[test]
+    fn features_asked_for_come_first_and_once() {
+        assert_eq!(
+            of(Some("cuda-nvrtc"), "train tiny --device cuda"),
+            ["cuda-nvrtc", "cuda"]
+        );
+        assert_eq!(
+            of(Some("wgpu,cuda"), "train tiny --device cuda"),
+            ["wgpu", "cuda"]
+        );
+        assert_eq!(of(Some("wgpu, wgpu,"), "train tiny"), ["wgpu"]);
+        assert_eq!(of(Some(""), "train tiny"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_build_command() {
+        assert_eq!(
+            build_args(&[]).join(" "),
+            "build --release -p unimo-train --bin unimo"
+        );
+        assert_eq!(
+            build_args(&["wgpu".into(), "cuda".into()]).join(" "),
+            "build --release -p unimo-train --bin unimo --features wgpu,cuda"
+        );
+    }
+
+    #[test]
+    fn the_binary_is_beside_us() {
+        let suffix = env::consts::EXE_SUFFIX;
+        let target = Path::new("else").join("where");
+        assert_eq!(
+            beside(&target.join("debug").join("xtask")),
+            target.join("release").join(format!("unimo{suffix}"))
+        );
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn exit_codes_are_those_of_a_shell() {
+        use std::os::unix::process::ExitStatusExt;
+        assert_eq!(exit_code(ExitStatus::from_raw(3 << 8)), 3);
+        assert_eq!(exit_code(ExitStatus::from_raw(9)), 137);
+    }
+}
