@@ -1,6 +1,5 @@
 //! The PyTorch twin of METER and UNIMO-3: its sizes and names, mapped to ours.
 
-
 use std::path::Path;
 
 use burn::module::Module;
@@ -82,7 +81,11 @@ pub fn config(json: &serde_json::Value) -> BackboneConfig {
             layer_norm_eps,
             dropout: 0.0,
             in_layer: true,
-            levels: if unimo3 { Levels::CrossPrev } else { Levels::None },
+            levels: if unimo3 {
+                Levels::CrossPrev
+            } else {
+                Levels::None
+            },
             uni_levels: 0,
             gate: if json["gate"] == "token" {
                 GateKind::Token
@@ -146,7 +149,10 @@ pub fn to_ours(stored: &Stored, shape: &[usize]) -> Vec<f64> {
         let at = |i: usize| stored.values[(i % rows) * columns + i / rows];
         return (0..count).map(at).collect();
     }
-    assert!(stored.shape.is_empty() || stored.shape == shape, "{stored:?}");
+    assert!(
+        stored.shape.is_empty() || stored.shape == shape,
+        "{stored:?}"
+    );
     stored.values.clone()
 }
 
@@ -246,4 +252,3 @@ pub fn twin_name(ours: &str) -> String {
 pub fn integers(stored: &Stored) -> Vec<i32> {
     stored.values.iter().map(|v| *v as i32).collect()
 }
-

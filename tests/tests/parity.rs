@@ -134,7 +134,10 @@ fn compare(folder: &Path) {
             ),
         }
     }
-    assert_eq!(compared, io.keys().filter(|k| k.starts_with("grad.")).count());
+    assert_eq!(
+        compared,
+        io.keys().filter(|k| k.starts_with("grad.")).count()
+    );
     println!(
         "{}: {compared} gradients, worst {:e} in {}",
         folder.display(),

@@ -8,6 +8,8 @@ use std::collections::HashMap;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::Tensor;
 
+use crate::parameters;
+
 /// A copy that takes no part in training: parameters of its own identity that track no gradient.
 pub fn frozen_copy<M: Module>(module: &M) -> M {
     struct Freeze;
@@ -61,11 +63,8 @@ pub fn update<M: Module>(average: M, source: &M, decay: f64) -> M {
                 .and_then(|boxed| boxed.downcast::<Tensor<D>>().ok())
                 .expect("invariant: both modules have the same parameters");
             let decay = self.decay;
-            param.map(|average| {
-                let tracks = average.is_autodiff();
-                let blended =
-                    average.without_autodiff().mul_scalar(decay) + source.mul_scalar(1.0 - decay);
-                if tracks { blended.autodiff() } else { blended }
+            parameters::update(param, |average| {
+                average.mul_scalar(decay) + source.mul_scalar(1.0 - decay)
             })
         }
     }
@@ -88,7 +87,6 @@ mod tests {
     use super::*;
     use crate::init::Init;
     use crate::layers::Linear;
-    use crate::parameters;
 
     #[test]
     fn blends_and_stays_frozen() {
@@ -97,7 +95,11 @@ mod tests {
         let start = Linear::new(&mut Init::new(&device, 2), 3, 2, true);
         let average = update(frozen_copy(&start), &source, 0.75);
         let values = |m: &Linear| -> Vec<f32> { m.weight.val().into_data().iter().collect() };
-        for ((a, s), o) in values(&average).iter().zip(values(&source)).zip(values(&start)) {
+        for ((a, s), o) in values(&average)
+            .iter()
+            .zip(values(&source))
+            .zip(values(&start))
+        {
             assert_eq!(*a, o * 0.75 + s * 0.25);
         }
         assert!(parameters::list(&average).iter().all(|p| !p.trainable));

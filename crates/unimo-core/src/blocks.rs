@@ -104,7 +104,8 @@ impl PostNormBlock {
             .attention_norm
             .forward(x + self.dropout.forward(attended));
         let fed = self.feed_forward.forward(x.clone());
-        self.feed_forward_norm.forward(x + self.dropout.forward(fed))
+        self.feed_forward_norm
+            .forward(x + self.dropout.forward(fed))
     }
 }
 

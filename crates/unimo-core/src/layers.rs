@@ -114,10 +114,7 @@ impl Embedding {
     ///
     /// Panics if there is no entry `index`.
     pub fn entry(&self, index: usize) -> Tensor<3> {
-        self.weight
-            .val()
-            .narrow(0, index, 1)
-            .unsqueeze_dim::<3>(0)
+        self.weight.val().narrow(0, index, 1).unsqueeze_dim::<3>(0)
     }
 }
 
@@ -178,6 +175,9 @@ pub fn cast<const D: usize>(x: Tensor<D>, dtype: FloatDType) -> Tensor<D> {
 }
 
 /// `parameter` in the dtype of `x`: parameters stay f32 while the computation may run in half precision.
-pub fn same_dtype<const D: usize, const E: usize>(parameter: Tensor<D>, x: &Tensor<E>) -> Tensor<D> {
+pub fn same_dtype<const D: usize, const E: usize>(
+    parameter: Tensor<D>,
+    x: &Tensor<E>,
+) -> Tensor<D> {
     cast(parameter, x.dtype().into())
 }

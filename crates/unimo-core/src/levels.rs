@@ -186,7 +186,8 @@ mod tests {
             (GateKind::Cls, 1),
             (GateKind::Token, 3),
         ] {
-            let module = LevelAttention::new(&mut Init::new(&device, 3), 8, 2, 0.0, 1e-5, 3, kind, 1.0);
+            let module =
+                LevelAttention::new(&mut Init::new(&device, 3), 8, 2, 0.0, 1e-5, 3, kind, 1.0);
             let (output, gates) = module.forward(query.clone(), &levels, None);
             assert_eq!(output.dims(), [2, 3, 8]);
             assert_eq!(gates.dims(), [2, r, 3]);

@@ -79,7 +79,13 @@ mod tests {
         let hugging_face = Tensor::<2, Int>::from_data([[1, 1, 1], [1, 0, 0]], &device);
         let from_visible = PaddingMask::from_visible(hugging_face);
         let expected = TensorData::from([[false, false, false], [false, true, true]]);
-        from_lengths.hidden().into_data().assert_eq(&expected, false);
-        from_visible.hidden().into_data().assert_eq(&expected, false);
+        from_lengths
+            .hidden()
+            .into_data()
+            .assert_eq(&expected, false);
+        from_visible
+            .hidden()
+            .into_data()
+            .assert_eq(&expected, false);
     }
 }

@@ -40,10 +40,7 @@ pub fn values<M: Module>(module: &M) -> Vec<(String, TensorData)> {
 /// # Panics
 ///
 /// Panics if a value has another shape.
-pub fn replace<M: Module>(
-    module: M,
-    give: impl FnMut(&str, &[usize]) -> Option<TensorData>,
-) -> M {
+pub fn replace<M: Module>(module: M, give: impl FnMut(&str, &[usize]) -> Option<TensorData>) -> M {
     struct Replace<F> {
         path: Vec<String>,
         give: F,
@@ -62,12 +59,7 @@ pub fn replace<M: Module>(
                 None => param,
                 Some(data) => {
                     assert_eq!(data.shape().as_slice(), shape, "shape of `{name}`");
-                    param.map(|old| {
-                        let new = Tensor::<D>::from_data(data, &old.device());
-                        let new = new.set_require_grad(old.is_require_grad());
-                        debug_assert_eq!(new.is_autodiff(), old.is_autodiff());
-                        new
-                    })
+                    update(param, |old| Tensor::<D>::from_data(data, &old.device()))
                 }
             }
         }
@@ -78,12 +70,70 @@ pub fn replace<M: Module>(
     })
 }
 
+/// New values for a parameter, computed outside the autodiff graph; identity and training state stay.
+pub fn update<const D: usize>(
+    param: Param<Tensor<D>>,
+    new: impl FnOnce(Tensor<D>) -> Tensor<D>,
+) -> Param<Tensor<D>> {
+    param.map(|old| {
+        let tracks = old.is_require_grad();
+        let strategy = old.gradient_checkpointing_strategy();
+        let autodiff = old.is_autodiff();
+        let new = new(old.without_autodiff());
+        if !autodiff {
+            return new;
+        }
+        let mut new = new.autodiff();
+        if let Some(strategy) = strategy {
+            new = new.with_gradient_checkpointing_strategy(strategy);
+        }
+        if tracks { new.require_grad() } else { new }
+    })
+}
+
+/// A parameter whose values are fetched from its device only when they are written out.
+pub struct Handle {
+    /// Path of field names and indices, joined by dots.
+    pub name: String,
+    /// Shape as stored.
+    pub shape: Vec<usize>,
+    fetch: Box<dyn Fn() -> TensorData>,
+}
+
+impl Handle {
+    /// The values as f32.
+    pub fn fetch(&self) -> TensorData {
+        (self.fetch)()
+    }
+
+    /// Any f32 tensor under a name.
+    pub fn new<const D: usize>(name: String, tensor: Tensor<D>) -> Self {
+        Self {
+            name,
+            shape: tensor.dims().to_vec(),
+            fetch: Box::new(move || {
+                let values = tensor.clone().without_autodiff();
+                crate::layers::cast(values, FloatDType::F32).into_data()
+            }),
+        }
+    }
+}
+
+/// Every float parameter, in the module's order, to be fetched one at a time.
+pub fn handles<M: Module>(module: &M) -> Vec<Handle> {
+    let mut found = Vec::new();
+    visit(module, |name, param| found.push(param.handle(name)));
+    found
+}
+
 /// A parameter of any rank, as [`visit`] hands it out.
 pub trait AnyParameter {
     /// Name and shape.
     fn info(&self, name: String) -> ParameterInfo;
     /// Values as f32.
     fn data(&self) -> TensorData;
+    /// Values as f32, later.
+    fn handle(&self, name: String) -> Handle;
 }
 
 impl<const D: usize> AnyParameter for Param<Tensor<D>> {
@@ -97,6 +147,9 @@ impl<const D: usize> AnyParameter for Param<Tensor<D>> {
     }
     fn data(&self) -> TensorData {
         crate::layers::cast(self.val().without_autodiff(), FloatDType::F32).into_data()
+    }
+    fn handle(&self, name: String) -> Handle {
+        Handle::new(name, self.val())
     }
 }
 
@@ -148,8 +201,14 @@ mod tests {
     fn names_are_paths_and_values_travel() {
         let from = block(1);
         let names: Vec<_> = list(&from).into_iter().map(|p| p.name).collect();
-        assert!(names.contains(&"attention.query.weight".to_owned()), "{names:?}");
-        assert!(names.contains(&"feed_forward_norm.bias".to_owned()), "{names:?}");
+        assert!(
+            names.contains(&"attention.query.weight".to_owned()),
+            "{names:?}"
+        );
+        assert!(
+            names.contains(&"feed_forward_norm.bias".to_owned()),
+            "{names:?}"
+        );
         assert_eq!(names.len(), 16);
 
         let source: std::collections::HashMap<_, _> = values(&from).into_iter().collect();

@@ -88,6 +88,19 @@ impl TextFeatures {
             mask: self.mask.select(rows.clone()),
         }
     }
+
+    /// The rows of all parts under each other; texts must be padded to one length.
+    ///
+    /// # Panics
+    ///
+    /// Panics if there is no part.
+    pub fn cat(parts: Vec<Self>) -> Self {
+        Self {
+            states: cat(parts.iter().map(|p| &p.states).collect()),
+            class: Tensor::cat(parts.iter().map(|p| p.class.clone()).collect(), 0),
+            mask: PaddingMask::cat(parts.into_iter().map(|p| p.mask).collect()),
+        }
+    }
 }
 
 impl ImageFeatures {
@@ -96,6 +109,18 @@ impl ImageFeatures {
         Self {
             states: select(&self.states, rows),
             class: self.class.clone().select(0, rows.clone()),
+        }
+    }
+
+    /// The rows of all parts under each other.
+    ///
+    /// # Panics
+    ///
+    /// Panics if there is no part.
+    pub fn cat(parts: Vec<Self>) -> Self {
+        Self {
+            states: cat(parts.iter().map(|p| &p.states).collect()),
+            class: Tensor::cat(parts.into_iter().map(|p| p.class).collect(), 0),
         }
     }
 }
@@ -163,6 +188,14 @@ impl Backbone {
 fn select(states: &[Tensor<3>], rows: &Tensor<1, Int>) -> Vec<Tensor<3>> {
     let of = |state: &Tensor<3>| state.clone().select(0, rows.clone());
     states.iter().map(of).collect()
+}
+
+/// State by state, the rows of all parts under each other.
+fn cat(parts: Vec<&Vec<Tensor<3>>>) -> Vec<Tensor<3>> {
+    let count = parts.first().map_or(0, |states| states.len());
+    (0..count)
+        .map(|i| Tensor::cat(parts.iter().map(|states| states[i].clone()).collect(), 0))
+        .collect()
 }
 
 fn first(states: &[Tensor<3>]) -> Tensor<2> {

@@ -351,10 +351,10 @@ impl CrossModalLayer {
     ) -> (Tensor<3>, Option<Tensor<3>>) {
         let attended = self.self_attention.forward(x.clone(), x.clone(), x_mask);
         let a = self.self_norm.forward(x + self.dropout.forward(attended));
-        let in_layer = self
-            .cross_attention
-            .as_ref()
-            .map(|attention| self.dropout.forward(attention.forward(a.clone(), y, y_mask)));
+        let in_layer = self.cross_attention.as_ref().map(|attention| {
+            self.dropout
+                .forward(attention.forward(a.clone(), y, y_mask))
+        });
         let (across, gates) = match &self.level_attention {
             None => (None, None),
             Some(attention) => {
@@ -621,8 +621,12 @@ mod tests {
             let unimo3 = unimo3.init(&mut Init::new(&device, 2), 8, 8);
             let unimo3 = parameters::replace(unimo3, |name, _| weights.get(name).cloned());
             let ours = unimo3.forward(&text, &image, &mask, true);
-            ours.text.into_data().assert_eq(&expected.text.to_data(), true);
-            ours.image.into_data().assert_eq(&expected.image.to_data(), true);
+            ours.text
+                .into_data()
+                .assert_eq(&expected.text.to_data(), true);
+            ours.image
+                .into_data()
+                .assert_eq(&expected.image.to_data(), true);
             assert_eq!(ours.gates.len(), 3);
         }
     }

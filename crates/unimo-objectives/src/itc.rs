@@ -14,6 +14,7 @@ use unimo_core::config::{self, ConfigError};
 use unimo_core::init::Init;
 use unimo_core::kernels;
 use unimo_core::layers::Linear;
+use unimo_core::parameters;
 use unimo_encoders::backbone::{Backbone, BackboneConfig, ImageFeatures, TextFeatures};
 use unimo_encoders::fusion::FusionOutput;
 use unimo_encoders::image::ImageEncoder;
@@ -187,19 +188,16 @@ impl Momentum {
         let replace = |param: &mut Param<Tensor<2>>, new: Tensor<2>| {
             let new = new.without_autodiff();
             let at = ints(at[keep..].to_vec(), &new.device());
-            *param = param.clone().map(|old| {
-                let tracks = old.is_autodiff();
-                let old = old.without_autodiff();
+            *param = parameters::update(param.clone(), |old| {
                 let kept = old.clone().select(0, at.clone());
                 let delta = new.narrow(0, keep, rows - keep) - kept;
-                let written = old.select_assign(0, at, delta, burn::tensor::IndexingUpdateOp::Add);
-                if tracks { written.autodiff() } else { written }
+                old.select_assign(0, at, delta, burn::tensor::IndexingUpdateOp::Add)
             });
         };
         replace(&mut self.text_queue, carry.texts);
         replace(&mut self.image_queue, carry.images);
         let next = ((cursor + rows) % queue) as f32;
-        self.cursor = self.cursor.clone().map(|old| old.zeros_like() + next);
+        self.cursor = parameters::update(self.cursor.clone(), |old| old.zeros_like() + next);
     }
 }
 
@@ -237,7 +235,8 @@ impl Objective for Itc {
         assert_shape!(texts, [n, self.config.width]);
         let device = texts.device();
         let temperature = self.temperature.val().unsqueeze::<2>();
-        let scores = |a: &Tensor<2>, b: Tensor<2>| a.clone().matmul(b.transpose()) / temperature.clone();
+        let scores =
+            |a: &Tensor<2>, b: Tensor<2>| a.clone().matmul(b.transpose()) / temperature.clone();
         let labels = ints((0..n as i32).collect(), &device);
 
         let (to_images, to_texts, targets, carry) = match &self.momentum {
@@ -302,13 +301,7 @@ impl Objective for Itc {
 
     fn after_step(&mut self, backbone: &Backbone, carries: Vec<Carry>) {
         let [low, high] = self.config.temperature_range;
-        self.temperature = self.temperature.clone().map(|t| {
-            let tracks = t.is_require_grad();
-            let autodiff = t.is_autodiff();
-            let clamped = t.without_autodiff().clamp(low, high);
-            let clamped = if autodiff { clamped.autodiff() } else { clamped };
-            clamped.set_require_grad(tracks)
-        });
+        self.temperature = parameters::update(self.temperature.clone(), |t| t.clamp(low, high));
         let decay = self.config.momentum.as_ref().map(|m| m.decay);
         if let (Some(mut momentum), Some(decay)) = (self.momentum.take(), decay) {
             momentum.text = average::update(momentum.text, &backbone.text, decay);
@@ -317,7 +310,9 @@ impl Objective for Itc {
                 average::update(momentum.text_projection, &self.text_projection, decay);
             momentum.image_projection =
                 average::update(momentum.image_projection, &self.image_projection, decay);
-            carries.into_iter().for_each(|carry| momentum.enqueue(carry));
+            carries
+                .into_iter()
+                .for_each(|carry| momentum.enqueue(carry));
             self.momentum = Some(momentum);
         }
     }
@@ -360,4 +355,3 @@ fn one_hot(rows: usize, columns: usize, device: &Device) -> Tensor<2> {
 fn soft_cross_entropy(scores: Tensor<2>, targets: Tensor<2>) -> Tensor<1> {
     (log_softmax(scores, 1) * targets).sum_dim(1).mean().neg()
 }
-

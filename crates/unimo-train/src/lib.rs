@@ -1,1 +1,23 @@
-//! TODO
+//! Training of unimo: [recipes](recipe), the [loop](training), [checkpoints](checkpoint), [evaluation] and the
+//! [report]. The only crate that sees all others, and the binary `unimo`.
+//!
+//! ```
+//! use unimo_train::recipe::{Overrides, Recipe};
+//!
+//! let overrides = Overrides { data: None, set: vec!["train.steps=20".to_owned()] };
+//! let recipe = Recipe::load("unimo3-tiny", &overrides).unwrap();
+//! assert_eq!(recipe.train.steps, 20);
+//! ```
+
+pub mod checkpoint;
+pub mod device;
+pub mod error;
+pub mod evaluation;
+pub mod model;
+pub mod optimizer;
+pub mod progress;
+pub mod recipe;
+pub mod report;
+pub mod run;
+pub mod tensorboard;
+pub mod training;

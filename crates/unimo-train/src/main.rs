@@ -1,1 +1,191 @@
-fn main() {}
+//! The command line.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use unimo_data::Split;
+use unimo_train::device::DeviceChoice;
+use unimo_train::error::TrainError;
+use unimo_train::recipe::{BUILT_IN, Overrides, Recipe};
+use unimo_train::{evaluation, report, training};
+
+/// Vision-language pre-training: UNIMO-3, METER, BridgeTower and ManagerTower from image-text files to a trained and
+/// evaluated model.
+#[derive(Parser)]
+#[command(name = "unimo", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train a recipe, evaluate it on held-out pairs and write a report.
+    ///
+    /// Everything goes into a run folder: checkpoints, metrics.jsonl, TensorBoard events, report.html. A run that was
+    /// stopped, even by kill -9, goes on exactly where it was with --resume.
+    #[command(after_help = TRAIN_EXAMPLES)]
+    Train(Train),
+    /// Evaluate a run's checkpoint: retrieval in both directions on a held-out split.
+    Eval(Eval),
+    /// Draw a run's report.html again.
+    Report {
+        /// The run folder.
+        run: PathBuf,
+    },
+    /// List the recipes that ship with unimo.
+    Recipes,
+}
+
+const TRAIN_EXAMPLES: &str = "\
+Examples:
+  Train the smallest recipe on generated scenes; needs no data and no GPU:
+    unimo train unimo3-tiny
+  Your own pairs, one JSON object a line with \"image\" and \"caption\":
+    unimo train unimo3-small --data pairs.jsonl
+  Other column names, and only the rows where lang is en:
+    unimo train unimo3-small --data pairs.csv --set data.pairs.text_columns=alt --set data.pairs.filter.lang=en
+  An ablation: in-layer interaction only
+    unimo train unimo3-tiny --set model.fusion.levels=none
+  Go on with a stopped run:
+    unimo train --resume runs/unimo3-tiny";
+
+#[derive(Args)]
+struct Train {
+    /// A recipe's name (see `unimo recipes`) or the path of a .toml file.
+    #[arg(required_unless_present = "resume")]
+    recipe: Option<String>,
+    /// Train on this list of image-text pairs: JSON lines, CSV or TSV.
+    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
+    data: Option<PathBuf>,
+    /// Change a value of the recipe, such as train.steps=100; may be given several times. `none` removes a section.
+    #[arg(long = "set", value_name = "KEY=VALUE", conflicts_with = "resume")]
+    set: Vec<String>,
+    /// The new run folder; default runs/RECIPE, with a number behind it where that is taken.
+    #[arg(long, value_name = "FOLDER", conflicts_with = "resume")]
+    out: Option<PathBuf>,
+    /// Go on with the run in this folder from its newest checkpoint.
+    #[arg(long, value_name = "RUN", conflicts_with = "recipe")]
+    resume: Option<PathBuf>,
+    /// Where to compute: flex (the CPU), wgpu[:N], cuda[:N] or auto.
+    #[arg(long, default_value = "flex")]
+    device: DeviceChoice,
+    /// Only train: no evaluation, no report.
+    #[arg(long)]
+    train_only: bool,
+    /// No progress line.
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+#[derive(Args)]
+struct Eval {
+    /// The run folder.
+    run: PathBuf,
+    /// Which checkpoint, by its step; default: the best.
+    #[arg(long)]
+    step: Option<u64>,
+    /// How many images; default: as the recipe says, 0: all.
+    #[arg(long)]
+    limit: Option<usize>,
+    /// Score every text with every image by the matching head too; slow.
+    #[arg(long)]
+    full_itm: bool,
+    /// Another list of pairs instead of the run's own data.
+    #[arg(long, value_name = "FILE")]
+    data: Option<PathBuf>,
+    /// Which split: val or train.
+    #[arg(long, default_value = "val", value_parser = split)]
+    split: Split,
+    /// Where to compute: flex (the CPU), wgpu[:N], cuda[:N] or auto.
+    #[arg(long, default_value = "flex")]
+    device: DeviceChoice,
+}
+
+fn split(name: &str) -> Result<Split, String> {
+    [Split::Train, Split::Val]
+        .into_iter()
+        .find(|s| s.name() == name)
+        .ok_or_else(|| "allowed: train or val".to_owned())
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), TrainError> {
+    match command {
+        Command::Train(args) => {
+            let options = training::Options {
+                device: args.device,
+                quiet: args.quiet,
+                train_only: args.train_only,
+            };
+            let run = match (args.resume, args.recipe) {
+                (Some(run), _) => training::resume(&run, &options)?,
+                (None, Some(given)) => {
+                    let overrides = Overrides {
+                        data: args.data,
+                        set: args.set,
+                    };
+                    let recipe = Recipe::load(&given, &overrides)?;
+                    let folder = args.out.unwrap_or_else(|| free_folder(&given));
+                    training::start(&recipe, &folder, &options)?
+                }
+                (None, None) => unreachable!("invariant: clap asks for one of the two"),
+            };
+            println!("{}", run.display());
+            Ok(())
+        }
+        Command::Eval(args) => {
+            let options = evaluation::Options {
+                device: args.device,
+                step: args.step,
+                limit: args.limit,
+                full_itm: args.full_itm,
+                data: args.data,
+                split: args.split,
+            };
+            let record = evaluation::run(&args.run, &options)?;
+            report::write(&args.run)?;
+            print!("{}", evaluation::table(&record));
+            Ok(())
+        }
+        Command::Report { run } => {
+            println!("{}", report::write(&run)?.display());
+            Ok(())
+        }
+        Command::Recipes => {
+            for built_in in BUILT_IN {
+                let recipe = Recipe::load(built_in.name, &Overrides::default())?;
+                println!("{:<20} {}", built_in.name, recipe.description);
+            }
+            Ok(())
+        }
+    }
+}
+
+/// `runs/NAME`, or the first of `runs/NAME-2`, `runs/NAME-3`, ... that does not exist.
+fn free_folder(recipe: &str) -> PathBuf {
+    let name = PathBuf::from(recipe);
+    let name = name.file_stem().unwrap_or(name.as_os_str()).to_owned();
+    let folder = |number: usize| {
+        let mut name = name.clone();
+        if number > 1 {
+            name.push(format!("-{number}"));
+        }
+        PathBuf::from("runs").join(name)
+    };
+    let mut number = 1;
+    while folder(number).exists() {
+        number += 1;
+    }
+    folder(number)
+}

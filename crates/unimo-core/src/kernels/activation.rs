@@ -40,7 +40,7 @@ mod fused {
     use burn::tensor::Tensor;
 
     use crate::kernels::buffers::{contiguous, floats, map, vectorized};
-    use crate::kernels::math::{normal_cdf, normal_pdf, sigmoid};
+    use crate::kernels::math::{normal, sigmoid};
 
     #[derive(Debug, Clone, Copy)]
     pub(super) enum Function {
@@ -98,7 +98,7 @@ mod fused {
             Function::Gelu => map(x, |_, piece| {
                 vectorized(
                     #[inline(always)]
-                    || piece.iter_mut().for_each(|x| *x *= normal_cdf(*x)),
+                    || piece.iter_mut().for_each(|x| *x *= normal(*x).0),
                 );
             }),
             Function::QuickGelu => map(x, |_, piece| {
@@ -125,7 +125,8 @@ mod fused {
                     #[inline(always)]
                     || {
                         for (g, &x) in piece.iter_mut().zip(x) {
-                            *g *= x.mul_add(normal_pdf(x), normal_cdf(x));
+                            let (cdf, density) = normal(x);
+                            *g *= x.mul_add(density, cdf);
                         }
                     },
                 );
@@ -144,6 +145,93 @@ mod fused {
                     },
                 );
             }),
+        }
+    }
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use burn::tensor::DType;
+
+    use super::*;
+    use crate::kernels::testing::{
+        WIDTHS, assert_close, assert_reproducible, constant, gradient, gradients, leaf, normal,
+        values,
+    };
+
+    /// The error of the distribution function, 2e-7, times x, and a few roundings.
+    const TOLERANCE: f64 = 5e-7;
+
+    type Function = fn(Tensor<2>) -> Tensor<2>;
+    const FUNCTIONS: [(&str, Function); 2] = [("gelu", gelu::<2>), ("quick_gelu", quick_gelu::<2>)];
+
+    fn run(f: Function, x: &[f32], shape: [usize; 2], dtype: DType) -> Vec<Vec<f64>> {
+        let x = leaf(x, shape, dtype);
+        let out = f(x.clone());
+        let mut all = vec![values(&out)];
+        all.extend(gradients(out, |g| vec![gradient(&x, g)]));
+        all
+    }
+
+    #[test]
+    fn agree_with_f64() {
+        for (name, f) in FUNCTIONS {
+            for width in WIDTHS {
+                let x = normal(width, 3.0, 1);
+                let actual = run(f, &x, [1, width], DType::F32);
+                let expected = run(f, &x, [1, width], DType::F64);
+                assert_close(name, &actual[0], &expected[0], TOLERANCE, 1.0);
+                // The fixed weights of the outputs reach about 4.
+                assert_close(name, &actual[1], &expected[1], TOLERANCE, 4.0);
+            }
+        }
+    }
+
+    #[test]
+    fn large_inputs_saturate() {
+        let x = [-1e30, -1e4, -100.0, 100.0, 1e4, 1e30];
+        for (name, f) in FUNCTIONS {
+            let x = constant(&x, [1, 6], DType::F32);
+            let out = values(&f(x.clone()));
+            assert_eq!(out[..3].iter().map(|x| x.abs()).sum::<f64>(), 0.0, "{name}");
+            assert_eq!(out[3..], values(&x)[3..], "{name}");
+        }
+    }
+
+    #[test]
+    fn not_a_number_stays_visible() {
+        for (name, f) in FUNCTIONS {
+            let run = run(f, &[f32::NAN, 1.0], [1, 2], DType::F32);
+            assert!(run[0][0].is_nan() && run[1][0].is_nan(), "{name}");
+            assert!(run[0][1].is_finite() && run[1][1].is_finite(), "{name}");
+        }
+    }
+
+    #[test]
+    fn views_are_read_in_order_and_left_alone() {
+        let all = constant(&normal(40 * 50, 2.0, 2), [40, 50], DType::F32);
+        let views = [
+            all.clone().transpose(),
+            all.clone().slice([3..20, 0..50]),
+            all.clone().slice([0..40, 7..9]),
+        ];
+        for (name, f) in FUNCTIONS {
+            for view in &views {
+                let before = values(view);
+                let out = values(&f(view.clone()));
+                let copy: Vec<f32> = before.iter().map(|&x| x as f32).collect();
+                let expected = f(constant(&copy, view.dims(), DType::F32));
+                assert_eq!(out, values(&expected), "{name}");
+                assert_eq!(values(view), before, "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn are_reproducible() {
+        let x = normal(301 * 197, 2.0, 3);
+        for (_, f) in FUNCTIONS {
+            assert_reproducible(|| run(f, &x, [301, 197], DType::F32));
         }
     }
 }

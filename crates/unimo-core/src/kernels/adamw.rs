@@ -173,3 +173,132 @@ mod fused {
     /// Interleaved sums, a fixed number for the same reason as in [`crate::kernels::math`].
     const F64_LANES: usize = 32;
 }
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use burn::tensor::DType;
+
+    use super::*;
+    use crate::kernels::testing::{assert_close, assert_reproducible, constant, normal, values};
+
+    const N: usize = 5003;
+    const STEPS: u64 = 50;
+    /// 50 steps of a few roundings each, relative to parameters around 1.
+    const TOLERANCE: f64 = 2e-6;
+    /// The sum is taken in f64.
+    const SUM_TOLERANCE: f64 = 1e-12;
+
+    fn step(step: u64) -> AdamWStep {
+        AdamWStep {
+            lr: 1e-2 / step as f64,
+            beta1: 0.9,
+            beta2: 0.98,
+            eps: 1e-8,
+            weight_decay: 0.1,
+            step,
+            grad_scale: 0.25,
+        }
+    }
+
+    fn gradient(step: u64) -> Vec<f32> {
+        // Spread over many magnitudes, with zeros.
+        let x = normal(N, 1.0, 100 + step);
+        (0..N)
+            .map(|i| x[i] * 10f32.powi(i as i32 % 12 - 9) * (i % 5 != 0) as u8 as f32)
+            .collect()
+    }
+
+    /// Parameter and moments after [`STEPS`] steps.
+    fn run(dtype: DType) -> Vec<Vec<f64>> {
+        let tensor = |x: &[f32]| constant(x, [x.len()], dtype).inner();
+        let mut state = (
+            tensor(&normal(N, 1.0, 1)),
+            tensor(&[0.0; N]),
+            tensor(&[0.0; N]),
+        );
+        for s in 1..=STEPS {
+            let (p, m, v) = state;
+            state = adamw(p, m, v, tensor(&gradient(s)), &step(s));
+        }
+        vec![values(&state.0), values(&state.1), values(&state.2)]
+    }
+
+    /// torch.optim.AdamW with `foreach=False`, one scalar at a time.
+    fn reference() -> Vec<Vec<f64>> {
+        let mut param: Vec<f64> = normal(N, 1.0, 1).iter().map(|&x| f64::from(x)).collect();
+        let (mut mean, mut square) = (vec![0.0; N], vec![0.0; N]);
+        for number in 1..=STEPS {
+            let s = step(number);
+            let gradient = gradient(number);
+            for i in 0..N {
+                let g = f64::from(gradient[i]) * f64::from(s.grad_scale);
+                param[i] -= s.lr * s.weight_decay * param[i];
+                mean[i] = s.beta1 * mean[i] + (1.0 - s.beta1) * g;
+                square[i] = s.beta2 * square[i] + (1.0 - s.beta2) * g * g;
+                let corrected_mean = mean[i] / (1.0 - s.beta1.powi(number as i32));
+                let corrected_square = square[i] / (1.0 - s.beta2.powi(number as i32));
+                param[i] -= s.lr * corrected_mean / (corrected_square.sqrt() + s.eps);
+            }
+        }
+        vec![param, mean, square]
+    }
+
+    #[test]
+    fn agrees_with_a_scalar_reference() {
+        let expected = reference();
+        for dtype in [DType::F32, DType::F64] {
+            let actual = run(dtype);
+            for (name, (a, e)) in ["parameter", "mean", "square"]
+                .iter()
+                .zip(actual.iter().zip(&expected))
+            {
+                assert_close(
+                    name,
+                    a,
+                    e,
+                    TOLERANCE,
+                    if *name == "square" { 0.0 } else { 1.0 },
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn buffers_are_reused_only_if_nobody_else_holds_them() {
+        let tensor = |seed| constant(&normal(N, 1.0, seed), [N], DType::F32).inner();
+        let square = || tensor(3) * tensor(3);
+        let (p, m, v, g) = (tensor(1), tensor(2), square(), tensor(4));
+        let before = [&p, &m, &v, &g].map(values);
+        let shared = adamw(p.clone(), m.clone(), v.clone(), g.clone(), &step(3));
+        assert_eq!([&p, &m, &v, &g].map(values), before);
+        let unique = adamw(p, m, v, g, &step(3));
+        assert_eq!(values(&shared.0), values(&unique.0));
+        assert_eq!(values(&shared.1), values(&unique.1));
+        assert_eq!(values(&shared.2), values(&unique.2));
+    }
+
+    #[test]
+    fn sum_of_squares_agrees_with_f64() {
+        for n in [0, 1, 31, 33, 1000, 16 * 1024, 100_003] {
+            let x = normal(n, 1e3, 6);
+            let expected = x.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+            let x = constant(&x, [n], DType::F32);
+            let sums = [sum_of_squares(x.clone()), sum_of_squares(x.inner())];
+            assert_close("sum", &sums, &[expected; 2], SUM_TOLERANCE, 0.0);
+        }
+        let large = constant(&[1e30, 1e30], [2], DType::F32);
+        assert!(sum_of_squares(large).is_finite());
+    }
+
+    #[test]
+    fn are_reproducible() {
+        let x = normal(100_003, 1.0, 7);
+        assert_reproducible(|| {
+            let tensor = || constant(&x, [x.len()], DType::F32).inner();
+            let square = tensor() * tensor();
+            let (p, m, v) = adamw(tensor(), tensor(), square, tensor(), &step(2));
+            let sum = vec![sum_of_squares(tensor())];
+            vec![values(&p), values(&m), values(&v), sum]
+        });
+    }
+}

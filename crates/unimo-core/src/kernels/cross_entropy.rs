@@ -175,3 +175,84 @@ mod fused {
         out
     }
 }
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use burn::tensor::{DType, Device, TensorData};
+
+    use super::*;
+    use crate::kernels::testing::{
+        WIDTHS, assert_close, assert_reproducible, constant, gradient, gradients, leaf, normal,
+        values,
+    };
+
+    /// The logarithm of a sum of exponentials (2e-6 at most, see the softmax) minus a logit, both around 10.
+    const TOLERANCE: f64 = 2e-6;
+
+    fn targets(n: usize, classes: usize) -> Tensor<1, Int> {
+        let targets: Vec<i32> = (0..n).map(|i| (i * 7919 % classes) as i32).collect();
+        Tensor::from_data(TensorData::new(targets, [n]), &Device::flex().autodiff())
+    }
+
+    fn run(logits: &[f32], shape: [usize; 2], dtype: DType) -> Vec<Vec<f64>> {
+        let x = leaf(logits, shape, dtype);
+        let out = cross_entropy(x.clone(), targets(shape[0], shape[1]));
+        let mut all = vec![values(&out)];
+        all.extend(gradients(out, |g| vec![gradient(&x, g)]));
+        all
+    }
+
+    fn compare(logits: &[f32], shape: [usize; 2]) {
+        let actual = run(logits, shape, DType::F32);
+        let expected = run(logits, shape, DType::F64);
+        assert_close("loss", &actual[0], &expected[0], TOLERANCE, 1.0);
+        // A row's gradient is a probability minus 0 or 1, times a weight of at most about 4.
+        assert_close("gradient", &actual[1], &expected[1], TOLERANCE, 4.0);
+    }
+
+    #[test]
+    fn agrees_with_f64() {
+        for classes in WIDTHS {
+            for n in [1, 5] {
+                compare(&normal(n * classes, 3.0, 1), [n, classes]);
+            }
+        }
+    }
+
+    #[test]
+    fn large_logits_do_not_overflow() {
+        compare(
+            &[1e4, -1e4, 0.0, 1e4, 300.0, -300.0, 1e30, -1e30, 5e29],
+            [3, 3],
+        );
+    }
+
+    #[test]
+    fn takes_either_width_of_class_numbers() {
+        let logits = || constant(&normal(3 * 10, 1.0, 1), [3, 10], DType::F32);
+        let short = cross_entropy(logits(), targets(3, 10).cast(DType::I32));
+        let long = cross_entropy(logits(), targets(3, 10).cast(DType::I64));
+        assert_eq!(values(&short), values(&long));
+    }
+
+    #[test]
+    fn views_are_read_in_order_and_left_alone() {
+        let all = constant(&normal(40 * 50, 2.0, 3), [40, 50], DType::F32);
+        for view in [all.clone().transpose(), all.slice([2..30, 5..44])] {
+            let before = values(&view);
+            let [n, classes] = view.dims();
+            let out = cross_entropy(view.clone(), targets(n, classes));
+            let copy: Vec<f32> = before.iter().map(|&x| x as f32).collect();
+            let copy = constant(&copy, view.dims(), DType::F32);
+            let expected = cross_entropy(copy, targets(n, classes));
+            assert_eq!(values(&out), values(&expected));
+            assert_eq!(values(&view), before);
+        }
+    }
+
+    #[test]
+    fn is_reproducible() {
+        let logits = normal(20 * 5003, 2.0, 5);
+        assert_reproducible(|| run(&logits, [20, 5003], DType::F32));
+    }
+}

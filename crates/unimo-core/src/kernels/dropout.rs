@@ -57,13 +57,18 @@ mod fused {
                 FloatDType::F64,
             );
             let numbers: &[f64] = numbers.storage();
-            let key = |u: f64| (u * 2f64.powi(32)) as u32;
-            Self::new(p, [key(numbers[0]), key(numbers[1])])
+            let bits = |u: f64| (u * 2f64.powi(32)) as u64;
+            Self::new(p, bits(numbers[0]) << 32 | bits(numbers[1]))
         }
 
-        pub(super) fn new(p: f64, keys: [u32; 2]) -> Self {
+        pub(super) fn new(p: f64, seed: u64) -> Self {
+            // SplitMix64: seeds that differ in one bit give unrelated keys.
+            let z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            let z = z ^ (z >> 31);
             Self {
-                keys,
+                keys: [z as u32, (z >> 32) as u32],
                 threshold: (p * 2f64.powi(32)) as u32,
                 scale: if p < 1.0 {
                     (1.0 / (1.0 - p)) as f32
@@ -150,5 +155,124 @@ mod fused {
                 || mask.apply(offset, piece),
             );
         })
+    }
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use burn::tensor::DType;
+
+    use super::fused::{Mask, dropout};
+    use crate::kernels::testing::{
+        assert_reproducible, constant, gradient, gradients, leaf, normal, values,
+    };
+
+    /// A deviation from the expected count that a fair mask shows with a probability below 1e-6.
+    const STANDARD_DEVIATIONS: f64 = 5.0;
+
+    const N: usize = 1_000_003;
+
+    fn kept(p: f64, seed: u64) -> Vec<bool> {
+        let ones = constant(&vec![1.0; N], [N], DType::F32);
+        let out = values(&dropout(ones, Mask::new(p, seed)));
+        let scale = f64::from((1.0 / (1.0 - p)) as f32);
+        assert!(out.iter().all(|&x| x == 0.0 || x == scale));
+        out.iter().map(|&x| x != 0.0).collect()
+    }
+
+    /// Asserts that `count` of `n` is what independent draws with probability `q` give.
+    fn assert_binomial(what: &str, count: usize, n: usize, q: f64) {
+        let deviation = (n as f64 * q * (1.0 - q)).sqrt();
+        let distance = (count as f64 - n as f64 * q) / deviation;
+        assert!(
+            distance.abs() < STANDARD_DEVIATIONS,
+            "{what}: {count} of {n}, {distance} standard deviations from the expected count"
+        );
+    }
+
+    #[test]
+    fn keeps_the_share() {
+        for p in [0.001, 0.1, 0.5, 0.9] {
+            for seed in [0, 1, 2, u64::MAX] {
+                let kept = kept(p, seed);
+                let count = kept.iter().filter(|k| **k).count();
+                assert_binomial("kept", count, N, 1.0 - p);
+            }
+        }
+    }
+
+    #[test]
+    fn elements_are_independent() {
+        let p = 0.3;
+        let both = 2.0 * p * (1.0 - p);
+        let mask = kept(p, 7);
+        for lag in [1, 2, 32, 64, 768, 1024, 4096, 65536] {
+            let differ = mask.iter().zip(&mask[lag..]).filter(|(a, b)| a != b);
+            assert_binomial("differing neighbours", differ.count(), N - lag, both);
+        }
+        // Masks of other draws, at the same place and shifted.
+        for seed in [6, 8, 9, 1 << 32, u64::MAX] {
+            let other = kept(p, seed);
+            for shift in [0, 1, 2, 1000] {
+                for (a, b) in [(&mask, &other), (&other, &mask)] {
+                    let differ = a.iter().zip(&b[shift..]).filter(|(a, b)| a != b);
+                    assert_binomial("differing masks", differ.count(), N - shift, both);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_backward_pass_uses_the_same_mask() {
+        let shape = [19, 197, 12];
+        let n = shape.iter().product();
+        let x = leaf(&normal(n, 1.0, 1), shape, DType::F32);
+        let out = dropout(x.clone(), Mask::new(0.4, 3));
+        let factors: Vec<f64> = values(&out)
+            .iter()
+            .zip(values(&x))
+            .map(|(o, x)| o / x)
+            .collect();
+        let grads = gradients(out, |g| vec![gradient(&x, g)]);
+        let weights = normal(n, 1.0, 99);
+        for ((g, w), f) in grads[0].iter().zip(weights).zip(&factors) {
+            // One rounding each in the output, the gradient and the quotient.
+            let error = (g - f64::from(w) * f).abs();
+            assert!(error <= 1e-6 * g.abs(), "gradient {g} for factor {f}");
+        }
+        assert!(factors.contains(&0.0));
+    }
+
+    #[test]
+    fn dropped_elements_are_zero_whatever_they_were() {
+        let x = constant(&[f32::NAN; 1000], [1000], DType::F32);
+        let out = values(&dropout(x, Mask::new(0.5, 1)));
+        assert!(out.contains(&0.0));
+    }
+
+    #[test]
+    fn nothing_and_everything() {
+        let x = constant(&normal(100, 1.0, 1), [100], DType::F32);
+        assert_eq!(values(&super::dropout(x.clone(), 0.0)), values(&x));
+        assert!(values(&super::dropout(x, 1.0)).iter().all(|x| *x == 0.0));
+    }
+
+    #[test]
+    fn two_draws_differ() {
+        let x = constant(&[1.0; 1000], [1000], DType::F32);
+        let draw = || values(&super::dropout(x.clone(), 0.5));
+        assert_ne!(draw(), draw());
+    }
+
+    #[test]
+    fn is_reproducible() {
+        let x = normal(100_000, 1.0, 1);
+        assert_reproducible(|| {
+            let x = leaf(&x, [100_000], DType::F32);
+            let out = dropout(x.clone(), Mask::new(0.1, 5));
+            let mut all = vec![values(&out)];
+            all.extend(gradients(out, |g| vec![gradient(&x, g)]));
+            all
+        });
     }
 }

@@ -268,3 +268,120 @@ mod fused {
         (both, for_beta)
     }
 }
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use burn::tensor::DType;
+
+    use super::*;
+    use crate::kernels::testing::{
+        WIDTHS, assert_close, assert_reproducible, constant, gradient, gradients, leaf, normal,
+        values,
+    };
+
+    const EPSILON: f64 = 1e-5;
+    /// A normalised value carries the rounding of its mean and of its deviation, a few 1e-7, times gamma.
+    const TOLERANCE: f64 = 3e-6;
+    /// A mean 1000 times the deviation costs three of seven decimal digits.
+    const LARGE_MEAN_TOLERANCE: f64 = 3e-4;
+
+    fn run(x: &[f32], shape: [usize; 3], dtype: DType) -> Vec<Vec<f64>> {
+        let width = shape[2];
+        let x = leaf(x, shape, dtype);
+        let gamma = leaf(&normal(width, 1.0, 11), [width], dtype);
+        let beta = leaf(&normal(width, 1.0, 12), [width], dtype);
+        let out = layer_norm(x.clone(), gamma.clone(), beta.clone(), EPSILON);
+        let mut all = vec![values(&out)];
+        all.extend(gradients(out, |g| {
+            vec![gradient(&x, g), gradient(&gamma, g), gradient(&beta, g)]
+        }));
+        all
+    }
+
+    fn compare(x: &[f32], shape: [usize; 3], tolerance: f64) {
+        let actual = run(x, shape, DType::F32);
+        let expected = run(x, shape, DType::F64);
+        let names = [
+            "output",
+            "gradient",
+            "gradient of gamma",
+            "gradient of beta",
+        ];
+        for ((name, actual), expected) in names.iter().zip(&actual).zip(&expected) {
+            // Errors are relative to the largest element: sums over rows and columns cancel.
+            let scale = expected.iter().fold(1.0, |m: f64, x| m.max(x.abs()));
+            assert_close(
+                &format!("{name} {shape:?}"),
+                actual,
+                expected,
+                tolerance,
+                scale,
+            );
+        }
+    }
+
+    #[test]
+    fn agrees_with_f64() {
+        for width in WIDTHS {
+            for rows in [1, 5, 200] {
+                let shape = [rows.min(100_000 / width), 1, width];
+                let x = normal(shape.iter().product(), 2.0, 1);
+                compare(&x, shape, TOLERANCE);
+            }
+        }
+    }
+
+    #[test]
+    fn constant_rows_give_beta() {
+        for value in [0.0, 3.0, 1e6] {
+            let run = run(&[value; 4 * 64], [2, 2, 64], DType::F32);
+            let beta: Vec<f64> = normal(64, 1.0, 12).iter().map(|&b| f64::from(b)).collect();
+            for row in run[0].chunks(64) {
+                assert_eq!(row, beta);
+            }
+        }
+    }
+
+    #[test]
+    fn a_large_mean_does_not_hide_the_variance() {
+        let x: Vec<f32> = normal(30 * 768, 1.0, 2)
+            .iter()
+            .map(|x| x + 1000.0)
+            .collect();
+        compare(&x, [5, 6, 768], LARGE_MEAN_TOLERANCE);
+    }
+
+    #[test]
+    fn large_values_do_not_overflow() {
+        let x: Vec<f32> = normal(30 * 768, 1e15, 2);
+        compare(&x, [5, 6, 768], TOLERANCE);
+    }
+
+    #[test]
+    fn views_are_read_in_order_and_left_alone() {
+        let all = constant(&normal(6 * 7 * 40, 2.0, 3), [6, 7, 40], DType::F32);
+        let views = [
+            all.clone().swap_dims(0, 1),
+            all.clone().swap_dims(1, 2),
+            all.clone().slice([1..4, 2..7, 3..30]),
+        ];
+        for view in views {
+            let width = view.dims()[2];
+            let affine = |seed| constant(&normal(2 * width, 1.0, seed), [width, 2], DType::F32);
+            let column = |seed| affine(seed).slice([0..width, 1..2]).reshape([width]);
+            let before = values(&view);
+            let out = layer_norm(view.clone(), column(1), column(2), EPSILON);
+            let copy: Vec<f32> = before.iter().map(|&x| x as f32).collect();
+            let copy = constant(&copy, view.dims(), DType::F32);
+            let expected = layer_norm(copy, column(1), column(2), EPSILON);
+            assert_eq!(values(&out), values(&expected));
+            assert_eq!(values(&view), before);
+        }
+    }
+
+    #[test]
+    fn is_reproducible() {
+        let x = normal(8 * 197 * 100, 2.0, 5);
+        assert_reproducible(|| run(&x, [8, 197, 100], DType::F32));
+    }
+}

@@ -9,6 +9,7 @@
 //! boundaries, and partial sums are added in the order of these boundaries. Machines with different vector instructions
 //! may differ in the last bits.
 
+#[cfg(feature = "flex")]
 use burn::tensor::{DType, Tensor};
 
 #[cfg(feature = "flex")]
@@ -23,6 +24,9 @@ mod dropout;
 mod layer_norm;
 mod linear;
 mod softmax;
+
+#[cfg(all(test, feature = "flex"))]
+mod testing;
 
 pub use activation::{gelu, quick_gelu};
 pub use adamw::{AdamWStep, adamw, sum_of_squares};

@@ -225,3 +225,133 @@ mod fused {
         grad
     }
 }
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use burn::tensor::{DType, Device, TensorData};
+
+    use super::*;
+    use crate::kernels::testing::{
+        WIDTHS, assert_close, assert_reproducible, constant, gradient, gradients, leaf, normal,
+        values,
+    };
+
+    /// Two units of the exponential, the sum of a row in 32 lanes (up to 1571 additions each, whose roundings mostly
+    /// cancel), and the division.
+    const TOLERANCE: f64 = 2e-6;
+    const SCALE: f64 = 0.3;
+
+    fn run(
+        scores: &[f32],
+        shape: [usize; 4],
+        hidden: Option<&[bool]>,
+        dtype: DType,
+    ) -> Vec<Vec<f64>> {
+        let x = leaf(scores, shape, dtype);
+        let hidden = hidden.map(|h| {
+            let data = TensorData::new(h.to_vec(), [shape[0], shape[3]]);
+            Tensor::from_data(data, &Device::flex().autodiff())
+        });
+        let out = masked_softmax(x.clone(), SCALE, hidden);
+        let mut all = vec![values(&out)];
+        all.extend(gradients(out, |g| vec![gradient(&x, g)]));
+        all
+    }
+
+    /// Every third key is hidden in the first sample, all in the second, none in the third.
+    fn some_hidden(keys: usize) -> Vec<bool> {
+        let thirds = (0..keys).map(|k| k % 3 == 1);
+        thirds
+            .chain((0..keys).map(|_| true))
+            .chain((0..keys).map(|_| false))
+            .collect()
+    }
+
+    #[test]
+    fn agrees_with_f64() {
+        for keys in WIDTHS {
+            let shape = if keys > 1000 {
+                [3, 1, 1, keys]
+            } else {
+                [3, 2, 5, keys]
+            };
+            let scores = normal(shape.iter().product(), 5.0, 1);
+            let hidden = some_hidden(keys);
+            for hidden in [None, Some(hidden.as_slice())] {
+                let actual = run(&scores, shape, hidden, DType::F32);
+                let expected = run(&scores, shape, hidden, DType::F64);
+                assert_close("output", &actual[0], &expected[0], TOLERANCE, 0.0);
+                // A gradient is a difference of products that are at most about 4.
+                assert_close("gradient", &actual[1], &expected[1], TOLERANCE, 4.0 * SCALE);
+            }
+        }
+    }
+
+    #[test]
+    fn hidden_keys_have_no_share() {
+        let keys = 17;
+        let shape = [3, 2, 5, keys];
+        let mut scores = normal(shape.iter().product(), 5.0, 2);
+        let hidden = some_hidden(keys);
+        // Whatever is behind the mask does not show.
+        let of = |i: usize| hidden[i / (2 * 5 * keys) * keys + i % keys];
+        let garbage = [f32::NAN, f32::INFINITY, 1e30];
+        for (i, score) in scores.iter_mut().enumerate().filter(|(i, _)| of(*i)) {
+            *score = garbage[i % 3];
+        }
+        let run = run(&scores, shape, Some(&hidden), DType::F32);
+        for (i, p) in run[0].iter().enumerate() {
+            assert!(if of(i) { *p == 0.0 } else { *p > 0.0 }, "element {i}: {p}");
+        }
+        assert!(run[1].iter().enumerate().all(|(i, g)| !of(i) || *g == 0.0));
+        for (i, row) in run[0].chunks(keys).enumerate() {
+            let total = if i / 10 == 1 { 0.0 } else { 1.0 };
+            assert_close("sum", &[row.iter().sum()], &[total], TOLERANCE, 1.0);
+        }
+    }
+
+    #[test]
+    fn large_scores_do_not_overflow() {
+        let scores = [1e30, -1e30, 1e30, 0.0, -3e38, 3e38, f32::NEG_INFINITY, 1.0];
+        let run = run(&scores, [1, 1, 2, 4], None, DType::F32);
+        assert_eq!(run[0], [0.5, 0.0, 0.5, 0.0, 0.0, 1.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn not_a_number_stays_visible() {
+        let run = run(&[1.0, f32::NAN, 0.0, 1.0], [1, 1, 2, 2], None, DType::F32);
+        assert!(run[0][..2].iter().all(|p| p.is_nan()));
+        assert!(run[0][2..].iter().all(|p| p.is_finite()));
+    }
+
+    #[test]
+    fn views_are_read_in_order_and_left_alone() {
+        let all = constant(&normal(2 * 3 * 7 * 9, 2.0, 3), [2, 3, 7, 9], DType::F32);
+        let views = [
+            all.clone().swap_dims(2, 3),
+            all.clone().swap_dims(0, 1),
+            all.clone().slice([0..2, 1..3, 2..6, 4..9]),
+        ];
+        for view in views {
+            let before = values(&view);
+            let [batch, _, _, keys] = view.dims();
+            let hidden = || {
+                let x = constant(&normal(batch * keys, 1.0, 4), [keys, batch], DType::F32);
+                x.greater_elem(0.5).transpose()
+            };
+            let out = values(&masked_softmax(view.clone(), SCALE, Some(hidden())));
+            let copy: Vec<f32> = before.iter().map(|&x| x as f32).collect();
+            let copy = constant(&copy, view.dims(), DType::F32);
+            assert_eq!(out, values(&masked_softmax(copy, SCALE, Some(hidden()))));
+            assert_eq!(values(&view), before);
+        }
+    }
+
+    #[test]
+    fn is_reproducible() {
+        let shape = [3, 4, 40, 197];
+        let scores = normal(shape.iter().product(), 2.0, 5);
+        let hidden = some_hidden(197);
+        assert_reproducible(|| run(&scores, shape, Some(&hidden), DType::F32));
+    }
+}

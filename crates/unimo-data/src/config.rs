@@ -1,0 +1,557 @@
+//! The `[data]` part of a recipe.
+//!
+//! ```toml
+//! [data]
+//! source = "pairs"
+//! image_size = 224
+//! resize = "crop"
+//!
+//! [data.pairs]
+//! path = "coco/pairs.jsonl"
+//! text_columns = ["caption", "alt"]
+//! filter = { lang = "en" }
+//!
+//! [data.tokenizer]
+//! kind = "file"
+//! path = "roberta-base"
+//! ```
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::error::DataError;
+use crate::images::{ImageSpec, Resize};
+
+/// What to train on and how it becomes batches.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DataConfig {
+    /// Which source gives the samples; its own table holds its settings.
+    pub source: SourceKind,
+    /// Side of the square picture that the model sees, in pixels.
+    pub image_size: usize,
+    /// How a picture becomes square.
+    pub resize: Resize,
+    /// Mean per channel (R, G, B) of pixel values in 0..1, subtracted.
+    pub mean: [f32; 3],
+    /// Standard deviation per channel of pixel values in 0..1, divided by.
+    pub std: [f32; 3],
+    /// Longest text in tokens, begin and end tokens included.
+    pub max_text_length: usize,
+    /// What the texts of a batch are padded to.
+    pub pad: Pad,
+    /// Largest picture that is decoded, in pixels; a bound against decompression bombs.
+    pub max_pixels: u64,
+    /// Share of the data set's items that may be unusable before training stops.
+    pub max_skipped: f64,
+    /// Loader threads; absent: the number of cores minus one, at least one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workers: Option<usize>,
+    /// Batches made ahead of the step.
+    pub prefetch: usize,
+    /// Settings of `source = "pairs"`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pairs: Option<PairsConfig>,
+    /// Settings of `source = "scenes"`; absent: its defaults.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scenes: Option<ScenesConfig>,
+    /// How texts become token ids.
+    pub tokenizer: TokenizerConfig,
+}
+
+impl Default for DataConfig {
+    fn default() -> Self {
+        Self {
+            source: SourceKind::Scenes,
+            image_size: 224,
+            resize: Resize::Crop,
+            mean: [0.5; 3],
+            std: [0.5; 3],
+            max_text_length: 50,
+            pad: Pad::Longest,
+            max_pixels: 50_000_000,
+            max_skipped: 0.01,
+            workers: None,
+            prefetch: 4,
+            pairs: None,
+            scenes: None,
+            tokenizer: TokenizerConfig::default(),
+        }
+    }
+}
+
+/// The sources that this crate knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SourceKind {
+    /// Image-text pairs listed in a JSON lines, CSV or TSV file.
+    Pairs,
+    /// Generated pictures of shapes with captions that are true of them.
+    Scenes,
+}
+
+/// What the texts of a batch are padded to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pad {
+    /// The longest text of the batch.
+    #[default]
+    Longest,
+    /// `max_text_length`, for back ends that compile a kernel per shape.
+    Max,
+}
+
+/// `[data.pairs]`: a list of image files with their texts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PairsConfig {
+    /// The list.
+    pub path: PathBuf,
+    /// How the list is written; absent: by the file's extension.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<ListFormat>,
+    /// The column that holds the image's path.
+    #[serde(default = "image_column")]
+    pub image_column: String,
+    /// The columns that hold captions: a string, or (JSON lines) a list of strings.
+    #[serde(default = "text_columns", deserialize_with = "one_or_many")]
+    pub text_columns: Vec<String>,
+    /// The column that says which split a row is of; absent: `split`, where the list has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split_column: Option<String>,
+    /// What the split column holds for training rows: one name or several.
+    #[serde(default = "train_split", deserialize_with = "one_or_many")]
+    pub train_split: Vec<String>,
+    /// What the split column holds for validation rows: one name or several.
+    #[serde(default = "val_split", deserialize_with = "one_or_many")]
+    pub val_split: Vec<String>,
+    /// Share of the images that is held out, by a hash of the path, among rows that name no split.
+    #[serde(default = "val_fraction")]
+    pub val_fraction: f64,
+    /// Folder that image paths are relative to; absent: the list's own folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_root: Option<PathBuf>,
+    /// Rows are used only where every one of these columns holds the given value.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub filter: BTreeMap<String, String>,
+}
+
+impl PairsConfig {
+    /// The list at `path` with default columns.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            format: None,
+            image_column: image_column(),
+            text_columns: text_columns(),
+            split_column: None,
+            train_split: train_split(),
+            val_split: val_split(),
+            val_fraction: val_fraction(),
+            image_root: None,
+            filter: BTreeMap::new(),
+        }
+    }
+}
+
+fn image_column() -> String {
+    "image".to_owned()
+}
+
+fn text_columns() -> Vec<String> {
+    vec!["caption".to_owned()]
+}
+
+fn train_split() -> Vec<String> {
+    vec!["train".to_owned()]
+}
+
+fn val_split() -> Vec<String> {
+    vec!["val".to_owned()]
+}
+
+fn val_fraction() -> f64 {
+    0.05
+}
+
+/// `"a"` and `["a"]` mean the same.
+fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a string or a list of strings")]
+    enum OneOrMany {
+        One(String),
+        Many(Vec<String>),
+    }
+    Ok(match OneOrMany::deserialize(deserializer)? {
+        OneOrMany::One(one) => vec![one],
+        OneOrMany::Many(many) => many,
+    })
+}
+
+/// How a list of pairs is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ListFormat {
+    /// One JSON object a line.
+    Jsonl,
+    /// RFC 4180 with a header line.
+    Csv,
+    /// A header line, columns separated by tabs, no quoting.
+    Tsv,
+}
+
+/// `[data.scenes]`: generated pictures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScenesConfig {
+    /// Which endless corpus; another seed gives other scenes.
+    pub seed: u64,
+    /// Scenes in a training epoch.
+    pub train: usize,
+    /// Held-out scenes; no two look alike and none is in any training split of any seed.
+    pub val: usize,
+    /// Side of the drawn picture in pixels.
+    pub size: u32,
+}
+
+impl Default for ScenesConfig {
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            train: 4096,
+            val: 512,
+            size: 64,
+        }
+    }
+}
+
+/// `[data.tokenizer]`: how texts become token ids.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum TokenizerConfig {
+    /// A published tokenizer.
+    File {
+        /// A `tokenizer.json`, a `vocab.txt` (BERT WordPiece), a `vocab.json` beside a
+        /// `merges.txt` (RoBERTa byte-level BPE), or a folder that holds one of them.
+        path: PathBuf,
+        /// Whether a `vocab.txt` is of an uncased model; other files say so themselves.
+        #[serde(default = "lowercase")]
+        lowercase: bool,
+    },
+    /// Byte-level BPE trained on the training captions.
+    Train {
+        /// Tokens in the vocabulary, special tokens and the 256 bytes included.
+        vocab_size: usize,
+    },
+}
+
+fn lowercase() -> bool {
+    true
+}
+
+impl Default for TokenizerConfig {
+    fn default() -> Self {
+        Self::Train { vocab_size: 2048 }
+    }
+}
+
+/// Smallest vocabulary to train: 256 bytes and 5 special tokens.
+pub(crate) const SMALLEST_VOCABULARY: usize = 261;
+
+impl DataConfig {
+    /// Checks every value.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::Config`] naming the key, what was found and what is allowed.
+    pub fn validate(&self) -> Result<(), DataError> {
+        let range = |key: &str, value: usize, low: usize, high: usize| {
+            if (low..=high).contains(&value) {
+                Ok(())
+            } else {
+                Err(DataError::config(
+                    format!("data.{key}"),
+                    value,
+                    format!("a whole number from {low} to {high}"),
+                ))
+            }
+        };
+        range("image_size", self.image_size, 8, 4096)?;
+        range("max_text_length", self.max_text_length, 3, 1 << 16)?;
+        range("prefetch", self.prefetch, 1, 1024)?;
+        if let Some(workers) = self.workers {
+            range("workers", workers, 1, 1024)?;
+        }
+        for (key, values, positive) in [("mean", self.mean, false), ("std", self.std, true)] {
+            if values
+                .iter()
+                .any(|value| !value.is_finite() || (positive && *value <= 0.0))
+            {
+                return Err(DataError::config(
+                    format!("data.{key}"),
+                    format!("{values:?}"),
+                    if positive {
+                        "three numbers above 0 (R, G, B)"
+                    } else {
+                        "three numbers (R, G, B)"
+                    },
+                ));
+            }
+        }
+        if !(1..=1 << 32).contains(&self.max_pixels) {
+            return Err(DataError::config(
+                "data.max_pixels",
+                self.max_pixels,
+                "a whole number from 1 to 4294967296",
+            ));
+        }
+        share("data.max_skipped", self.max_skipped)?;
+        match self.source {
+            SourceKind::Pairs => match &self.pairs {
+                Some(pairs) => pairs.validate()?,
+                None => {
+                    return Err(DataError::config(
+                        "data.pairs",
+                        "absent",
+                        "a table with at least `path`, for `data.source = \"pairs\"`",
+                    ));
+                }
+            },
+            SourceKind::Scenes => {
+                let scenes = self.scenes.unwrap_or_default();
+                range("scenes.train", scenes.train, 1, 1 << 40)?;
+                // There are about 100,000 descriptions that may be held out; looking for unused ones gets slow.
+                range("scenes.val", scenes.val, 0, 20_000)?;
+                range("scenes.size", scenes.size as usize, 32, 4096)?;
+            }
+        }
+        match &self.tokenizer {
+            TokenizerConfig::Train { vocab_size } => {
+                range(
+                    "tokenizer.vocab_size",
+                    *vocab_size,
+                    SMALLEST_VOCABULARY,
+                    1 << 20,
+                )?;
+            }
+            TokenizerConfig::File { path, .. } => {
+                not_empty(
+                    "data.tokenizer.path",
+                    &path.to_string_lossy(),
+                    "a file or folder",
+                )?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes relative paths as relative to `folder`, such as the recipe's own.
+    pub fn rebase(&mut self, folder: &Path) {
+        let rebase = |path: &mut PathBuf| {
+            if path.is_relative() && !path.as_os_str().is_empty() {
+                *path = folder.join(&*path);
+            }
+        };
+        if let Some(pairs) = &mut self.pairs {
+            rebase(&mut pairs.path);
+            if let Some(root) = &mut pairs.image_root {
+                rebase(root);
+            }
+        }
+        if let TokenizerConfig::File { path, .. } = &mut self.tokenizer {
+            rebase(path);
+        }
+    }
+
+    /// How pictures become pixels for the model.
+    pub fn image_spec(&self) -> ImageSpec {
+        ImageSpec {
+            size: self.image_size,
+            resize: self.resize,
+            mean: self.mean,
+            std: self.std,
+        }
+    }
+
+    /// Loader threads: as set, or the number of cores minus one, at least one.
+    pub fn worker_count(&self) -> usize {
+        self.workers.unwrap_or_else(|| {
+            std::thread::available_parallelism()
+                .map_or(1, |cores| cores.get().saturating_sub(1))
+                .max(1)
+        })
+    }
+}
+
+impl PairsConfig {
+    fn validate(&self) -> Result<(), DataError> {
+        not_empty(
+            "data.pairs.path",
+            &self.path.to_string_lossy(),
+            "a .jsonl, .csv or .tsv file",
+        )?;
+        not_empty(
+            "data.pairs.image_column",
+            &self.image_column,
+            "a column's name",
+        )?;
+        for (key, names) in [
+            ("text_columns", &self.text_columns),
+            ("train_split", &self.train_split),
+            ("val_split", &self.val_split),
+        ] {
+            if names.is_empty() || names.iter().any(String::is_empty) {
+                return Err(DataError::config(
+                    format!("data.pairs.{key}"),
+                    format!("{names:?}"),
+                    "one or more names",
+                ));
+            }
+        }
+        if let Some(name) = self
+            .train_split
+            .iter()
+            .find(|name| self.val_split.contains(name))
+        {
+            return Err(DataError::config(
+                "data.pairs.val_split",
+                format!("{name:?}, which `data.pairs.train_split` names too"),
+                "names that are not training splits",
+            ));
+        }
+        if let Some(column) = &self.split_column {
+            not_empty("data.pairs.split_column", column, "a column's name")?;
+        }
+        share("data.pairs.val_fraction", self.val_fraction)
+    }
+}
+
+fn share(key: &str, value: f64) -> Result<(), DataError> {
+    if (0.0..=1.0).contains(&value) {
+        Ok(())
+    } else {
+        Err(DataError::config(key, value, "a number from 0 to 1"))
+    }
+}
+
+fn not_empty(key: &str, value: &str, allowed: &str) -> Result<(), DataError> {
+    if value.is_empty() {
+        Err(DataError::config(key, "empty", allowed))
+    } else {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<DataConfig, toml::de::Error> {
+        toml::from_str(text)
+    }
+
+    #[test]
+    fn reads_the_documented_form_and_writes_it_back() {
+        let config = parse(
+            r#"
+            source = "pairs"
+            resize = "squash"
+            [pairs]
+            path = "a/pairs.jsonl"
+            text_columns = ["caption", "alt"]
+            train_split = ["train", "restval"]
+            filter = { alt_lang = "en" }
+            [tokenizer]
+            kind = "file"
+            path = "roberta"
+            "#,
+        )
+        .unwrap();
+        config.validate().unwrap();
+        let pairs = config.pairs.as_ref().unwrap();
+        assert_eq!(pairs.text_columns, ["caption", "alt"]);
+        assert_eq!(pairs.train_split, ["train", "restval"]);
+        assert_eq!(pairs.filter["alt_lang"], "en");
+        let again: DataConfig = toml::from_str(&toml::to_string(&config).unwrap()).unwrap();
+        assert_eq!(again, config);
+
+        let mut rebased = config.clone();
+        rebased.rebase(Path::new("base"));
+        assert_eq!(
+            rebased.pairs.unwrap().path,
+            Path::new("base").join("a/pairs.jsonl")
+        );
+    }
+
+    #[test]
+    fn nothing_at_all_is_a_valid_generated_corpus() {
+        let config = parse("").unwrap();
+        config.validate().unwrap();
+        assert_eq!(config.source, SourceKind::Scenes);
+    }
+
+    #[test]
+    fn unknown_keys_and_kinds_are_named() {
+        for (text, named) in [
+            ("image_sise = 3", "image_sise"),
+            ("source = \"pears\"", "scenes"),
+            ("resize = \"stretch\"", "squash"),
+            ("[pairs]\npath = \"x\"\ncolumns = 1", "columns"),
+            ("[scenes]\nsede = 1", "sede"),
+            ("[tokenizer]\nkind = \"train\"\nvocab = 1", "vocab"),
+            (
+                "[tokenizer]\nkind = \"train\"\nvocab_size = 400\npath = \"x\"",
+                "path",
+            ),
+        ] {
+            let message = parse(text).unwrap_err().to_string();
+            assert!(message.contains(named), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn every_bad_value_is_named_with_what_is_allowed() {
+        for (text, key) in [
+            ("image_size = 0", "data.image_size"),
+            ("max_text_length = 2", "data.max_text_length"),
+            ("prefetch = 0", "data.prefetch"),
+            ("workers = 0", "data.workers"),
+            ("std = [1.0, 0.0, 1.0]", "data.std"),
+            ("mean = [nan, 0.0, 1.0]", "data.mean"),
+            ("max_pixels = 0", "data.max_pixels"),
+            ("max_skipped = 1.5", "data.max_skipped"),
+            ("source = \"pairs\"", "data.pairs"),
+            (
+                "source = \"pairs\"\n[pairs]\npath = \"\"",
+                "data.pairs.path",
+            ),
+            (
+                "source = \"pairs\"\n[pairs]\npath = \"x\"\ntext_columns = []",
+                "data.pairs.text_columns",
+            ),
+            (
+                "source = \"pairs\"\n[pairs]\npath = \"x\"\nval_split = \"train\"",
+                "data.pairs.val_split",
+            ),
+            (
+                "source = \"pairs\"\n[pairs]\npath = \"x\"\nval_fraction = -0.1",
+                "data.pairs.val_fraction",
+            ),
+            ("[scenes]\nsize = 8", "data.scenes.size"),
+            ("[scenes]\ntrain = 0", "data.scenes.train"),
+            ("[scenes]\nval = 100000", "data.scenes.val"),
+            (
+                "[tokenizer]\nkind = \"train\"\nvocab_size = 100",
+                "data.tokenizer.vocab_size",
+            ),
+        ] {
+            let message = parse(text).unwrap().validate().unwrap_err().to_string();
+            assert!(
+                message.contains(&format!("`{key}`")) && message.contains("allowed"),
+                "{text}: {message}"
+            );
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! A held-out split as pictures and captions, in a fixed order.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use image::RgbImage;
+use unimo_core::batch::{Images, Texts};
+
+use crate::config::Pad;
+use crate::error::{DataError, SampleError};
+use crate::images::ImageSpec;
+use crate::skip::SkipList;
+use crate::source::{Source, Split};
+use crate::tokens::{Encoded, TextTokenizer};
+
+/// Pictures and captions to evaluate on.
+///
+/// Every picture is decoded once when the set is made, so that broken ones are left out with their captions from the
+/// start and pictures and captions keep their numbers. Pixels are not kept.
+#[derive(Clone)]
+pub struct EvalSet {
+    source: Arc<dyn Source>,
+    split: Split,
+    spec: ImageSpec,
+    items: Vec<Item>,
+    captions: Vec<Caption>,
+}
+
+/// One picture of an [`EvalSet`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Item {
+    /// Where it comes from, `file:line`.
+    pub name: String,
+    /// Its number in the source.
+    pub index: usize,
+    /// Its captions' numbers in [`EvalSet::captions`].
+    pub captions: Range<usize>,
+}
+
+/// One caption of an [`EvalSet`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caption {
+    /// Its picture's number in [`EvalSet::items`].
+    pub image: usize,
+    /// What it says.
+    pub text: String,
+}
+
+impl EvalSet {
+    /// The first `limit` usable samples of a split, or all.
+    ///
+    /// # Errors
+    ///
+    /// None is usable, or too much of the source is not.
+    pub fn new(
+        source: Arc<dyn Source>,
+        split: Split,
+        limit: Option<usize>,
+        spec: ImageSpec,
+        skip: &SkipList,
+    ) -> Result<Self, DataError> {
+        skip.adopt(&*source)?;
+        let mut set = Self {
+            source,
+            split,
+            spec,
+            items: Vec::new(),
+            captions: Vec::new(),
+        };
+        let all = set.source.len(split);
+        let limit = limit.unwrap_or(all);
+        let mut next = 0;
+        while set.items.len() < limit && next < all {
+            let until = all.min(next + limit - set.items.len());
+            for (index, captions) in (next..until).zip(set.check(next..until)) {
+                match captions {
+                    Ok(captions) => set.push(index, captions),
+                    Err(reason) => {
+                        skip.add(&reason)?;
+                    }
+                }
+            }
+            skip.check(set.source.items())?;
+            next = until;
+        }
+        if set.items.is_empty() {
+            return Err(DataError::Empty {
+                split: split.name(),
+                source_name: set.source.describe(),
+                hint: " to evaluate on".to_owned(),
+            });
+        }
+        Ok(set)
+    }
+
+    fn push(&mut self, index: usize, captions: Vec<String>) {
+        let image = self.items.len();
+        let first = self.captions.len();
+        self.captions
+            .extend(captions.into_iter().map(|text| Caption { image, text }));
+        self.items.push(Item {
+            name: self.source.place(self.split, index).to_string(),
+            index,
+            captions: first..self.captions.len(),
+        });
+    }
+
+    /// The captions of every sample in a range whose picture can be made ready, in order; on all cores.
+    fn check(&self, range: Range<usize>) -> Vec<Result<Vec<String>, SampleError>> {
+        let one = |index| {
+            match self.source.image(self.split, index)? {
+                Some(picture) => {
+                    let square = self.spec.square(&picture);
+                    square.map_err(|reason| self.bad(index, reason))?;
+                }
+                None if self.source.has_images() => {
+                    return Err(self.bad(index, "no picture".to_owned()));
+                }
+                None => {}
+            }
+            let captions = self.source.captions(self.split, index)?;
+            if captions.is_empty() {
+                return Err(self.bad(index, "no caption".to_owned()));
+            }
+            Ok(captions)
+        };
+        parallel(range, one)
+    }
+
+    fn bad(&self, index: usize, reason: String) -> SampleError {
+        SampleError {
+            place: self.source.place(self.split, index),
+            reason,
+        }
+    }
+
+    /// Every picture with its captions' numbers.
+    pub fn items(&self) -> &[Item] {
+        &self.items
+    }
+
+    /// Every caption with its picture's number.
+    pub fn captions(&self) -> &[Caption] {
+        &self.captions
+    }
+
+    /// How pictures become pixels.
+    pub fn image_spec(&self) -> ImageSpec {
+        self.spec
+    }
+
+    /// The source and the split, for all else that is known of an item: `source.sample(split, item.index)`.
+    pub fn source(&self) -> (&Arc<dyn Source>, Split) {
+        (&self.source, self.split)
+    }
+
+    /// Normalised pictures, read on all cores. A range that reaches beyond the last picture is cut short.
+    ///
+    /// # Shapes
+    ///
+    /// `[B, 3, S, S]`, `B` the length of the range.
+    ///
+    /// # Errors
+    ///
+    /// A file that could be read when the set was made no longer can.
+    pub fn images(&self, range: Range<usize>) -> Result<Images, DataError> {
+        let range = range.start.min(self.items.len())..range.end.min(self.items.len());
+        let count = range.len();
+        let one = |number: usize| -> Result<Vec<f32>, DataError> {
+            let mut pixels = Vec::new();
+            self.spec
+                .append(&self.picture(number)?, &mut pixels)
+                .map_err(|reason| self.gone(self.bad(self.items[number].index, reason)))?;
+            Ok(pixels)
+        };
+        let mut pixels = Vec::with_capacity(count * self.spec.values());
+        for one in parallel(range, one) {
+            pixels.extend(one?);
+        }
+        Ok(Images {
+            pixels,
+            height: self.spec.size,
+            width: self.spec.size,
+        })
+    }
+
+    /// Captions as token ids. A range that reaches beyond the last caption is cut short.
+    ///
+    /// # Shapes
+    ///
+    /// `[B, L]`, `B` the length of the range.
+    pub fn texts(
+        &self,
+        range: Range<usize>,
+        tokenizer: &TextTokenizer,
+        max_length: usize,
+        pad: Pad,
+    ) -> Texts {
+        let range = range.start.min(self.captions.len())..range.end.min(self.captions.len());
+        let encoded: Vec<Encoded> = self.captions[range]
+            .iter()
+            .map(|caption| tokenizer.encode(&caption.text, max_length))
+            .collect();
+        tokenizer.pad(&encoded, max_length, pad)
+    }
+
+    /// The picture of one item as it is in the file, for a report.
+    ///
+    /// # Errors
+    ///
+    /// There is no such item, the source has no pictures, or a file that could be read no longer can.
+    pub fn picture(&self, number: usize) -> Result<RgbImage, DataError> {
+        let Some(item) = self.items.get(number) else {
+            return Err(DataError::config(
+                "picture number",
+                number,
+                format!("a number below {}", self.items.len()),
+            ));
+        };
+        self.source
+            .image(self.split, item.index)
+            .map_err(|error| self.gone(error))?
+            .ok_or_else(|| DataError::Empty {
+                split: self.split.name(),
+                source_name: self.source.describe(),
+                hint: " with a picture".to_owned(),
+            })
+    }
+
+    fn gone(&self, error: SampleError) -> DataError {
+        DataError::Manifest {
+            path: error.place.file.clone().into(),
+            reason: format!(
+                "line {}: could be read before and no longer can: {}",
+                error.place.line, error.reason
+            ),
+        }
+    }
+}
+
+impl std::fmt::Debug for EvalSet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EvalSet")
+            .field("source", &self.source.describe())
+            .field("split", &self.split)
+            .field("images", &self.items.len())
+            .field("captions", &self.captions.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// `work` of every number in a range, in order, on all cores.
+fn parallel<T: Send>(range: Range<usize>, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    let next = AtomicUsize::new(range.start);
+    let take = || {
+        let mut done = Vec::new();
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= range.end {
+                return done;
+            }
+            done.push((number, work(number)));
+        }
+    };
+    let mut done = std::thread::scope(|scope| {
+        let threads: Vec<_> = (1..cores.min(range.len()))
+            .map(|_| scope.spawn(take))
+            .collect();
+        let mut done = take();
+        for thread in threads {
+            match thread.join() {
+                Ok(more) => done.extend(more),
+                // What panics here would have panicked in the caller's own thread.
+                Err(payload) => std::panic::resume_unwind(payload),
+            }
+        }
+        done
+    });
+    done.sort_by_key(|(number, _)| *number);
+    done.into_iter().map(|(_, result)| result).collect()
+}

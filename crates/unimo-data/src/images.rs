@@ -1,0 +1,693 @@
+//! From an image file's bytes to normalised pixels.
+//!
+//! Shape legend: `C` = 3 channels, `S` the model's picture side, `H x W` the file's own size.
+
+use std::io::{Cursor, Read};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use fast_image_resize::images::{Image, ImageRef};
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
+use serde::{Deserialize, Serialize};
+use unimo_core::batch::Images;
+
+use crate::error::panic_text;
+
+/// How a picture of any form becomes square.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Resize {
+    /// The shorter side is brought to size, then the centre is cut out (METER, CLIP).
+    #[default]
+    Crop,
+    /// Both sides are brought to size; nothing is lost, proportions change.
+    Squash,
+}
+
+/// How pictures become pixels for the model.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ImageSpec {
+    /// `S`: side of the square picture.
+    pub size: usize,
+    /// How a picture becomes square.
+    pub resize: Resize,
+    /// Mean per channel, subtracted from values in 0..1.
+    pub mean: [f32; 3],
+    /// Standard deviation per channel, divided by.
+    pub std: [f32; 3],
+}
+
+/// Bytes of a file per allowed pixel: no sensible encoding needs more than 16-bit RGBA does.
+const FILE_BYTES_PER_PIXEL: u64 = 8;
+/// Bytes that any file may have on top, for metadata.
+const FILE_BYTES_FREE: u64 = 16 << 20;
+/// Bytes that a decoder may hold per allowed pixel: 16-bit RGBA twice.
+const DECODER_BYTES_PER_PIXEL: u64 = 16;
+
+/// Reads a picture; see [`decode`].
+///
+/// # Errors
+///
+/// The reason, as it is listed for the skipped sample.
+pub fn read(path: &Path, max_pixels: u64) -> Result<RgbImage, String> {
+    let limit = max_pixels
+        .saturating_mul(FILE_BYTES_PER_PIXEL)
+        .saturating_add(FILE_BYTES_FREE);
+    let read = || -> std::io::Result<Vec<u8>> {
+        // Opening a pipe would wait for a writer, so the kind of file is asked for first.
+        if !std::fs::metadata(path)?.is_file() {
+            return Err(std::io::Error::other("not a regular file"));
+        }
+        let mut bytes = Vec::new();
+        std::fs::File::open(path)?
+            .take(limit + 1)
+            .read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = read().map_err(|error| format!("image {}: {error}", path.display()))?;
+    if bytes.len() as u64 > limit {
+        return Err(format!(
+            "image {}: the file is larger than {limit} bytes",
+            path.display()
+        ));
+    }
+    decode(&bytes, max_pixels).map_err(|reason| format!("image {}: {reason}", path.display()))
+}
+
+/// Decodes JPEG, PNG or WebP, told apart by content, to upright 8-bit RGB.
+///
+/// EXIF orientation is applied, transparency is laid over white, grey, palette, CMYK and 16-bit pictures are converted,
+/// of an animation the first frame is taken. A size above `max_pixels` is refused from the header, before any pixel
+/// is decoded, and a panic inside a decoder is a reason like any other.
+///
+/// # Errors
+///
+/// The reason, as it is listed for the skipped sample.
+pub fn decode(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, String> {
+    catch_unwind(AssertUnwindSafe(|| decode_caught(bytes, max_pixels)))
+        .unwrap_or_else(|payload| Err(format!("the decoder failed: {}", panic_text(&*payload))))
+}
+
+fn decode_caught(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, String> {
+    if bytes.is_empty() {
+        return Err("the file is empty".to_owned());
+    }
+    let mut reader = ImageReader::new(Cursor::new(bytes))
+        .with_guessed_format()
+        .map_err(|error| error.to_string())?;
+    let format = match reader.format() {
+        Some(format @ (ImageFormat::Jpeg | ImageFormat::Png | ImageFormat::WebP)) => format,
+        Some(other) => {
+            return Err(format!(
+                "it is a {} file, not JPEG, PNG or WebP",
+                other.extensions_str().first().unwrap_or(&"foreign")
+            ));
+        }
+        None => return Err("not a JPEG, PNG or WebP file".to_owned()),
+    };
+    let mut limits = Limits::no_limits();
+    limits.max_alloc = Some(
+        max_pixels
+            .saturating_mul(DECODER_BYTES_PER_PIXEL)
+            .saturating_add(FILE_BYTES_FREE),
+    );
+    reader.limits(limits);
+    let mut decoder = reader.into_decoder().map_err(|error| error.to_string())?;
+    let (width, height) = decoder.dimensions();
+    if width == 0 || height == 0 {
+        return Err(format!("the picture has no pixels ({width} x {height})"));
+    }
+    if u64::from(width) * u64::from(height) > max_pixels {
+        return Err(format!(
+            "{width} x {height} pixels are more than `data.max_pixels` = {max_pixels}"
+        ));
+    }
+    // The JPEG decoder fills what is missing with grey, so it has to be asked first whether something is.
+    if format == ImageFormat::Jpeg && !jpeg_is_complete(bytes) {
+        return Err("truncated JPEG: no end-of-image marker".to_owned());
+    }
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let mut picture = DynamicImage::from_decoder(decoder).map_err(|error| error.to_string())?;
+    picture.apply_orientation(orientation);
+    Ok(over_white(picture))
+}
+
+/// Whether an end-of-image marker follows the first scan (ITU-T T.81, annex B).
+fn jpeg_is_complete(bytes: &[u8]) -> bool {
+    const START_OF_SCAN: u8 = 0xda;
+    const END_OF_IMAGE: u8 = 0xd9;
+    let mut at = 2;
+    let mut scanned = false;
+    while let Some(&byte) = bytes.get(at) {
+        let Some(&marker) = bytes.get(at + 1) else {
+            return false;
+        };
+        if byte != 0xff {
+            at += 1;
+            continue;
+        }
+        match marker {
+            END_OF_IMAGE if scanned => return true,
+            // Fill bytes, stuffed zeros, restart markers and markers without a segment.
+            0xff => at += 1,
+            0x00 | 0x01 | 0xd0..=0xd9 => at += 2,
+            _ => {
+                scanned |= marker == START_OF_SCAN;
+                let (Some(&high), Some(&low)) = (bytes.get(at + 2), bytes.get(at + 3)) else {
+                    return false;
+                };
+                at += 2 + usize::from(u16::from_be_bytes([high, low])).max(2);
+            }
+        }
+    }
+    false
+}
+
+fn over_white(picture: DynamicImage) -> RgbImage {
+    if !picture.color().has_alpha() {
+        return picture.into_rgb8();
+    }
+    let picture = picture.into_rgba8();
+    let mut opaque = RgbImage::new(picture.width(), picture.height());
+    for (to, from) in opaque.pixels_mut().zip(picture.pixels()) {
+        let alpha = u32::from(from[3]);
+        to.0 = std::array::from_fn(|channel| {
+            ((u32::from(from[channel]) * alpha + 255 * (255 - alpha) + 127) / 255) as u8
+        });
+    }
+    opaque
+}
+
+impl ImageSpec {
+    /// Widest strip that is resized before the centre is cut out, in picture sides. Beyond it both ends are cut off
+    /// first: a picture of 1 x 100,000 pixels would otherwise be blown up to gigabytes.
+    const LONGEST_STRIP: f64 = 8.0;
+
+    /// Makes a picture square and of the model's size, by Pillow's bicubic filter.
+    ///
+    /// # Shapes
+    ///
+    /// `H x W` to `S x S`.
+    ///
+    /// # Errors
+    ///
+    /// The reason, as it is listed for the skipped sample.
+    pub fn square(&self, picture: &RgbImage) -> Result<RgbImage, String> {
+        let size = self.size as u32;
+        match self.resize {
+            Resize::Squash => resize(picture, size, size),
+            Resize::Crop => {
+                let (width, height) = picture.dimensions();
+                let short = width.min(height);
+                let longest = (f64::from(short) * Self::LONGEST_STRIP) as u32;
+                if width.max(height) > longest {
+                    let (keep_w, keep_h) = (width.min(longest), height.min(longest));
+                    let strip = image::imageops::crop_imm(
+                        picture,
+                        (width - keep_w) / 2,
+                        (height - keep_h) / 2,
+                        keep_w,
+                        keep_h,
+                    );
+                    return self.square(&strip.to_image());
+                }
+                // torchvision's Resize(size) and CenterCrop(size): the longer side is rounded down, the offset is
+                // rounded half to even.
+                let long = |side: u32| {
+                    (u64::from(size) * u64::from(side) / u64::from(short.max(1))) as u32
+                };
+                let (width, height) = (long(width).max(size), long(height).max(size));
+                let resized = resize(picture, width, height)?;
+                let offset = |side: u32| (f64::from(side - size) / 2.0).round_ties_even() as u32;
+                Ok(
+                    image::imageops::crop_imm(&resized, offset(width), offset(height), size, size)
+                        .to_image(),
+                )
+            }
+        }
+    }
+
+    /// Normalised pixels of one picture, appended to `pixels`.
+    ///
+    /// # Shapes
+    ///
+    /// `H x W` to `[C, S, S]`.
+    ///
+    /// # Errors
+    ///
+    /// The reason, as it is listed for the skipped sample.
+    pub fn append(&self, picture: &RgbImage, pixels: &mut Vec<f32>) -> Result<(), String> {
+        let picture = self.square(picture)?;
+        pixels.reserve(self.values());
+        for channel in 0..Images::CHANNELS {
+            let (mean, std) = (self.mean[channel], self.std[channel]);
+            pixels.extend(
+                picture
+                    .as_raw()
+                    .iter()
+                    .skip(channel)
+                    .step_by(Images::CHANNELS)
+                    .map(|&value| (f32::from(value) / 255.0 - mean) / std),
+            );
+        }
+        Ok(())
+    }
+
+    /// Numbers per picture, `C * S * S`.
+    pub fn values(&self) -> usize {
+        Images::CHANNELS * self.size * self.size
+    }
+}
+
+fn resize(picture: &RgbImage, width: u32, height: u32) -> Result<RgbImage, String> {
+    if picture.dimensions() == (width, height) {
+        return Ok(picture.clone());
+    }
+    let source = ImageRef::new(
+        picture.width(),
+        picture.height(),
+        picture.as_raw(),
+        PixelType::U8x3,
+    )
+    .map_err(|error| error.to_string())?;
+    let mut target = Image::new(width, height, PixelType::U8x3);
+    Resizer::new()
+        .resize(
+            &source,
+            &mut target,
+            &ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom)),
+        )
+        .map_err(|error| error.to_string())?;
+    RgbImage::from_raw(width, height, target.into_vec())
+        .ok_or_else(|| "resizing gave the wrong number of pixels".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use image::{ExtendedColorType, ImageEncoder, Rgb, Rgba, RgbaImage};
+
+    const MAX: u64 = 1_000_000;
+    /// JPEG at quality 100 is off by a few grey levels on flat colour, subsampled edges aside.
+    const JPEG_TOLERANCE: u8 = 4;
+
+    fn encode(picture: &DynamicImage, format: ImageFormat) -> Vec<u8> {
+        let mut bytes = Cursor::new(Vec::new());
+        picture.write_to(&mut bytes, format).unwrap();
+        bytes.into_inner()
+    }
+
+    /// Left half red, right half blue, so that orientation and channels show.
+    fn halves(width: u32, height: u32) -> RgbImage {
+        RgbImage::from_fn(width, height, |x, _| {
+            if x < width / 2 {
+                Rgb([250, 10, 10])
+            } else {
+                Rgb([10, 10, 250])
+            }
+        })
+    }
+
+    fn close(a: Rgb<u8>, b: [u8; 3], tolerance: u8) -> bool {
+        a.0.iter().zip(b).all(|(a, b)| a.abs_diff(b) <= tolerance)
+    }
+
+    #[test]
+    fn formats_are_told_by_content() {
+        let picture = DynamicImage::from(halves(20, 10));
+        for format in [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("mislabelled.gif");
+            std::fs::write(&path, encode(&picture, format)).unwrap();
+            let read = read(&path, MAX).unwrap();
+            assert_eq!(read.dimensions(), (20, 10));
+            assert!(
+                close(*read.get_pixel(2, 5), [250, 10, 10], 12),
+                "{format:?}"
+            );
+            assert!(
+                close(*read.get_pixel(17, 5), [10, 10, 250], 12),
+                "{format:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn alpha_is_laid_over_white() {
+        let picture =
+            RgbaImage::from_fn(3, 1, |x, _| Rgba([0, 100, 200, [0, 128, 255][x as usize]]));
+        for format in [ImageFormat::Png, ImageFormat::WebP] {
+            let read = decode(&encode(&picture.clone().into(), format), MAX).unwrap();
+            assert_eq!(read.get_pixel(0, 0).0, [255, 255, 255]);
+            // 255 - (255 - c) * 128 / 255, rounded.
+            assert_eq!(read.get_pixel(1, 0).0, [127, 177, 227]);
+            assert_eq!(read.get_pixel(2, 0).0, [0, 100, 200]);
+        }
+    }
+
+    #[test]
+    fn grey_and_sixteen_bit_and_palette_are_converted() {
+        let grey = image::GrayImage::from_pixel(4, 4, image::Luma([77]));
+        for format in [ImageFormat::Png, ImageFormat::Jpeg] {
+            let read = decode(&encode(&grey.clone().into(), format), MAX).unwrap();
+            assert!(close(*read.get_pixel(1, 1), [77; 3], JPEG_TOLERANCE));
+        }
+        let deep = image::ImageBuffer::from_pixel(4, 4, Rgb([0u16, 257 * 100, 65535]));
+        let deep = decode(
+            &encode(&DynamicImage::ImageRgb16(deep), ImageFormat::Png),
+            MAX,
+        )
+        .unwrap();
+        assert_eq!(deep.get_pixel(0, 0).0, [0, 100, 255]);
+        let deep = image::ImageBuffer::from_pixel(4, 4, image::Luma([257u16 * 50]));
+        let deep = decode(
+            &encode(&DynamicImage::ImageLuma16(deep), ImageFormat::Png),
+            MAX,
+        )
+        .unwrap();
+        assert_eq!(deep.get_pixel(0, 0).0, [50; 3]);
+        let palette = decode(&palette_png(), MAX).unwrap();
+        assert_eq!(palette.get_pixel(0, 0).0, [1, 2, 3]);
+        assert_eq!(palette.get_pixel(1, 0).0, [40, 50, 60]);
+    }
+
+    fn png_chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
+        let mut crc = !0u32;
+        for byte in kind.iter().chain(data) {
+            crc ^= u32::from(*byte);
+            for _ in 0..8 {
+                crc = (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg());
+            }
+        }
+        let mut chunk = (data.len() as u32).to_be_bytes().to_vec();
+        chunk.extend(kind);
+        chunk.extend(data);
+        chunk.extend((!crc).to_be_bytes());
+        chunk
+    }
+
+    fn png(width: u32, height: u32, kind: u8, middle: &[Vec<u8>]) -> Vec<u8> {
+        let mut header = width.to_be_bytes().to_vec();
+        header.extend(height.to_be_bytes());
+        header.extend([8, kind, 0, 0, 0]);
+        let mut bytes = b"\x89PNG\r\n\x1a\n".to_vec();
+        bytes.extend(png_chunk(b"IHDR", &header));
+        middle.iter().for_each(|chunk| bytes.extend(chunk));
+        bytes.extend(png_chunk(b"IEND", &[]));
+        bytes
+    }
+
+    /// A zlib stream of one stored block.
+    fn stored(data: &[u8]) -> Vec<u8> {
+        let (mut a, mut b) = (1u32, 0u32);
+        for byte in data {
+            a = (a + u32::from(*byte)) % 65521;
+            b = (b + a) % 65521;
+        }
+        let length = data.len() as u16;
+        let mut stream = vec![0x78, 0x01, 0x01];
+        stream.extend(length.to_le_bytes());
+        stream.extend((!length).to_le_bytes());
+        stream.extend(data);
+        stream.extend(((b << 16) | a).to_be_bytes());
+        stream
+    }
+
+    fn palette_png() -> Vec<u8> {
+        png(
+            2,
+            1,
+            3,
+            &[
+                png_chunk(b"PLTE", &[1, 2, 3, 40, 50, 60]),
+                png_chunk(b"IDAT", &stored(&[0, 0, 1])),
+            ],
+        )
+    }
+
+    #[test]
+    fn a_bomb_is_refused_from_its_header() {
+        let bomb = png(
+            60_000,
+            60_000,
+            2,
+            &[png_chunk(b"IDAT", &stored(&[0; 1000]))],
+        );
+        let reason = decode(&bomb, 50_000_000).unwrap_err();
+        assert!(reason.contains("60000 x 60000"), "{reason}");
+        assert!(reason.contains("max_pixels"), "{reason}");
+    }
+
+    #[test]
+    fn broken_files_give_their_reason() {
+        let picture = DynamicImage::from(RgbImage::from_fn(64, 64, |x, y| {
+            Rgb([(x * 3) as u8, (y * 3) as u8, (x ^ y) as u8])
+        }));
+        for format in [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP] {
+            let bytes = encode(&picture, format);
+            assert!(decode(&bytes, MAX).is_ok());
+            for share in [0.1, 0.5, 0.9] {
+                let cut = (bytes.len() as f64 * share) as usize;
+                assert!(
+                    decode(&bytes[..cut], MAX).is_err(),
+                    "{format:?} cut to {share} was accepted"
+                );
+            }
+        }
+        assert!(decode(&[], MAX).unwrap_err().contains("empty"));
+        assert!(
+            decode(b"<html>404</html>", MAX)
+                .unwrap_err()
+                .contains("not a JPEG")
+        );
+        assert!(
+            decode(b"GIF89a\x01\0\x01\0\0\0\0", MAX)
+                .unwrap_err()
+                .contains("gif")
+        );
+        let folder = tempfile::tempdir().unwrap();
+        for path in [folder.path().to_owned(), folder.path().join("absent.jpg")] {
+            let reason = read(&path, MAX).unwrap_err();
+            assert!(reason.contains(&path.display().to_string()), "{reason}");
+        }
+    }
+
+    #[test]
+    fn no_corruption_of_a_file_panics_or_hangs() {
+        let picture = DynamicImage::from(halves(24, 24));
+        for format in [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP] {
+            let bytes = encode(&picture, format);
+            for case in 0..400u64 {
+                let mut broken = bytes.clone();
+                for flip in 0..3 {
+                    let at = crate::order::hash(crate::order::Stream::Order, &[case, flip]);
+                    let index = crate::order::below(at, broken.len());
+                    broken[index] ^= (at & 0xff) as u8;
+                }
+                if let Ok(decoded) = decode(&broken, MAX) {
+                    assert!(u64::from(decoded.width()) * u64::from(decoded.height()) <= MAX);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn orientation_is_applied() {
+        // Orientation 6: the stored picture has to be turned by 90 degrees clockwise, so its left half comes to the
+        // top.
+        let mut exif =
+            b"Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0".to_vec();
+        exif.extend([0; 4]);
+        let jpeg = encode(&halves(32, 16).into(), ImageFormat::Jpeg);
+        let mut turned = jpeg[..2].to_vec();
+        turned.extend([0xff, 0xe1]);
+        turned.extend((exif.len() as u16 + 2).to_be_bytes());
+        turned.extend(&exif);
+        turned.extend(&jpeg[2..]);
+        let turned = decode(&turned, MAX).unwrap();
+        assert_eq!(turned.dimensions(), (16, 32));
+        assert!(close(*turned.get_pixel(8, 4), [250, 10, 10], 12));
+        assert!(close(*turned.get_pixel(8, 28), [10, 10, 250], 12));
+    }
+
+    /// One 8 x 8 block of four flat channels as a baseline JPEG with Adobe's marker.
+    fn four_channel_jpeg(stored: [u8; 4], transform: u8) -> Vec<u8> {
+        let mut bytes = vec![0xff, 0xd8, 0xff, 0xee, 0, 14];
+        bytes.extend(b"Adobe\0\x64\0\0\0\0");
+        bytes.push(transform);
+        bytes.extend([0xff, 0xdb, 0, 67, 0]);
+        bytes.extend([1; 64]);
+        bytes.extend([0xff, 0xc0, 0, 20, 8, 0, 8, 0, 8, 4]);
+        for channel in 1..=4 {
+            bytes.extend([channel, 0x11, 0]);
+        }
+        // DC: twelve codes of 4 bits for the categories 0 to 11. AC: end of block as the single bit 0.
+        bytes.extend([0xff, 0xc4, 0, 31, 0x00, 0, 0, 0, 12]);
+        bytes.extend([0; 12]);
+        bytes.extend(0..12);
+        bytes.extend([0xff, 0xc4, 0, 20, 0x10, 1]);
+        bytes.extend([0; 15]);
+        bytes.push(0);
+        bytes.extend([0xff, 0xda, 0, 14, 4, 1, 0, 2, 0, 3, 0, 4, 0, 0, 63, 0]);
+        let mut bits = String::new();
+        for value in stored {
+            // With a quantiser of 1 the DC coefficient is eight times the level.
+            let level = (i32::from(value) - 128) * 8;
+            let category = (32 - level.unsigned_abs().leading_zeros()) as usize;
+            bits += &format!("{category:04b}");
+            if category > 0 {
+                let coded = if level > 0 {
+                    level
+                } else {
+                    level + (1 << category) - 1
+                };
+                bits += &format!("{coded:0category$b}");
+            }
+            bits += "0";
+        }
+        while bits.len() % 8 != 0 {
+            bits.push('1');
+        }
+        for byte in bits.as_bytes().chunks(8) {
+            let byte = byte
+                .iter()
+                .fold(0u8, |byte, bit| (byte << 1) | (bit - b'0'));
+            bytes.push(byte);
+            if byte == 0xff {
+                bytes.push(0);
+            }
+        }
+        bytes.extend([0xff, 0xd9]);
+        bytes
+    }
+
+    #[test]
+    fn cmyk_and_ycck_are_converted() {
+        // Adobe stores 255 - ink. Cyan 55, magenta 155, yellow 205, black 51: R = (255 - 55) * 204 / 255 and so on.
+        let cmyk = decode(&four_channel_jpeg([200, 100, 50, 204], 0), MAX).unwrap();
+        assert!(
+            close(*cmyk.get_pixel(3, 3), [160, 80, 40], JPEG_TOLERANCE),
+            "{:?}",
+            cmyk.get_pixel(3, 3)
+        );
+        // Y = 128 without colour is R = G = B = 128, which YCCK counts as ink: (255 - 128) * 204 / 255.
+        let ycck = decode(&four_channel_jpeg([128, 128, 128, 204], 2), MAX).unwrap();
+        assert!(
+            close(*ycck.get_pixel(3, 3), [102, 102, 102], JPEG_TOLERANCE),
+            "{:?}",
+            ycck.get_pixel(3, 3)
+        );
+    }
+
+    fn spec(size: usize, resize: Resize) -> ImageSpec {
+        ImageSpec {
+            size,
+            resize,
+            mean: [0.5, 0.25, 0.0],
+            std: [0.5, 0.25, 1.0],
+        }
+    }
+
+    #[test]
+    fn resampling_equals_pillow() {
+        // Pillow 13.0: Image.fromarray(a).resize((5, 4), Image.BICUBIC) of a[y, x] = (x * y * 7 + 3 * x) % 256 on 12 x 9.
+        // One grey level, as the two round at different places.
+        const TOLERANCE: u8 = 1;
+        let picture = RgbImage::from_fn(12, 9, |x, y| Rgb([((x * y * 7 + 3 * x) % 256) as u8; 3]));
+        let small = spec(5, Resize::Squash);
+        let small = resize(&picture, small.size as u32, 4).unwrap();
+        for (pixel, expected) in small.pixels().zip(PILLOW) {
+            assert!(
+                close(*pixel, [expected; 3], TOLERANCE),
+                "{pixel:?} {expected}"
+            );
+        }
+    }
+
+    const PILLOW: [u8; 20] = [
+        6, 24, 43, 64, 89, 17, 69, 132, 174, 134, 29, 125, 158, 98, 133, 42, 162, 87, 135, 102,
+    ];
+
+    #[test]
+    fn crop_takes_the_centre_and_squash_takes_all() {
+        // Thirds in red, green and blue; the centre square of a 3 : 1 picture is all green.
+        let picture = RgbImage::from_fn(90, 30, |x, _| {
+            let mut pixel = Rgb([0; 3]);
+            pixel[(x / 30) as usize] = 255;
+            pixel
+        });
+        let crop = spec(10, Resize::Crop).square(&picture).unwrap();
+        assert_eq!(crop.dimensions(), (10, 10));
+        assert!(close(*crop.get_pixel(5, 5), [0, 255, 0], 0));
+        let squash = spec(9, Resize::Squash).square(&picture).unwrap();
+        assert!(close(*squash.get_pixel(0, 4), [255, 0, 0], 0));
+        assert!(close(*squash.get_pixel(4, 4), [0, 255, 0], 0));
+        assert!(close(*squash.get_pixel(8, 4), [0, 0, 255], 0));
+    }
+
+    #[test]
+    fn every_proportion_gives_a_square() {
+        for (width, height) in [
+            (1, 1),
+            (1, 50_000),
+            (50_000, 1),
+            (3, 7),
+            (641, 480),
+            (480, 641),
+        ] {
+            let picture = RgbImage::from_pixel(width, height, Rgb([9, 8, 7]));
+            for resize in [Resize::Crop, Resize::Squash] {
+                let square = spec(16, resize).square(&picture).unwrap();
+                assert_eq!(square.dimensions(), (16, 16));
+                assert_eq!(square.get_pixel(8, 8).0, [9, 8, 7]);
+            }
+        }
+    }
+
+    #[test]
+    fn pixels_are_normalised_and_planar() {
+        let picture = RgbImage::from_fn(2, 2, |x, y| Rgb([(x * 255) as u8, (y * 255) as u8, 51]));
+        let mut pixels = vec![7.0];
+        spec(2, Resize::Squash)
+            .append(&picture, &mut pixels)
+            .unwrap();
+        assert_eq!(
+            pixels,
+            [
+                7.0, -1.0, 1.0, -1.0, 1.0, -1.0, -1.0, 3.0, 3.0, 0.2, 0.2, 0.2, 0.2
+            ]
+        );
+    }
+
+    #[test]
+    fn the_first_frame_of_an_animation_is_taken() {
+        let mut frame = Vec::new();
+        image::codecs::webp::WebPEncoder::new_lossless(&mut frame)
+            .write_image(&[200, 30, 40, 200, 30, 40], 2, 1, ExtendedColorType::Rgb8)
+            .unwrap();
+        // The still file's image chunk, inside an animation of one frame.
+        let chunk = &frame[12..];
+        let chunk_of = |kind: &[u8; 4], data: &[u8]| {
+            let mut bytes = kind.to_vec();
+            bytes.extend((data.len() as u32).to_le_bytes());
+            bytes.extend(data);
+            if data.len() % 2 == 1 {
+                bytes.push(0);
+            }
+            bytes
+        };
+        let mut anmf = vec![0; 6];
+        anmf.extend([1, 0, 0, 0, 0, 0, 100, 0, 0, 2]);
+        anmf.extend(chunk);
+        let mut body = b"WEBP".to_vec();
+        body.extend(chunk_of(b"VP8X", &[2, 0, 0, 0, 1, 0, 0, 0, 0, 0]));
+        body.extend(chunk_of(b"ANIM", &[0; 6]));
+        body.extend(chunk_of(b"ANMF", &anmf));
+        body.extend(chunk_of(b"ANMF", &anmf));
+        let file = chunk_of(b"RIFF", &body);
+        let picture = decode(&file, MAX).unwrap();
+        assert_eq!(picture.get_pixel(1, 0).0, [200, 30, 40]);
+    }
+}

@@ -1,0 +1,21 @@
+#![doc = include_str!("../README.md")]
+
+pub mod config;
+pub mod error;
+pub mod eval_set;
+pub mod images;
+pub mod loader;
+pub mod masking;
+mod order;
+pub mod skip;
+pub mod source;
+pub mod sources;
+pub mod tokens;
+
+pub use config::DataConfig;
+pub use error::{DataError, SampleError};
+pub use eval_set::EvalSet;
+pub use loader::{Loader, LoaderSpec};
+pub use skip::SkipList;
+pub use source::{Sample, Source, Split, open};
+pub use tokens::TextTokenizer;

@@ -1,0 +1,287 @@
+//! Hiding tokens for masked language modelling (Devlin et al. 2019, section 3.1; whole words: Cui et al. 2019).
+//!
+//! Shape legend: `L` text length.
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use unimo_core::batch::{MaskSpec, MaskedTexts};
+
+use crate::error::DataError;
+use crate::tokens::{Encoded, TextTokenizer};
+
+/// Hides tokens by a [`MaskSpec`].
+#[derive(Debug, Clone)]
+pub struct Masker {
+    spec: MaskSpec,
+    mask: i32,
+    /// Ids that stand for text: never masked are the others, and no random replacement is one of them.
+    ordinary: Vec<i32>,
+    is_ordinary: Vec<bool>,
+}
+
+impl Masker {
+    /// A masker for a tokenizer's ids.
+    ///
+    /// # Errors
+    ///
+    /// A share of `spec` is out of its range.
+    pub fn new(spec: MaskSpec, tokenizer: &TextTokenizer) -> Result<Self, DataError> {
+        if !(spec.rate > 0.0 && spec.rate < 1.0) {
+            return Err(DataError::config(
+                "mask.rate",
+                spec.rate,
+                "a number between 0 and 1, both excluded",
+            ));
+        }
+        for (key, value) in [
+            ("mask.mask_share", spec.mask_share),
+            ("mask.random_share", spec.random_share),
+        ] {
+            if !(0.0..=1.0).contains(&value) {
+                return Err(DataError::config(key, value, "a number from 0 to 1"));
+            }
+        }
+        // A little above 1 is what 0.9 + 0.1 may come to.
+        if spec.mask_share + spec.random_share > 1.0 + f64::EPSILON {
+            return Err(DataError::config(
+                "mask.random_share",
+                spec.random_share,
+                format!("at most 1 - `mask.mask_share` = {}", 1.0 - spec.mask_share),
+            ));
+        }
+        let is_ordinary: Vec<bool> = (0..tokenizer.vocab_size() as i32)
+            .map(|id| !tokenizer.is_special(id) && tokenizer.token(id).is_some())
+            .collect();
+        let ordinary = (0..tokenizer.vocab_size() as i32)
+            .filter(|id| is_ordinary[*id as usize])
+            .collect();
+        Ok(Self {
+            spec,
+            mask: tokenizer.specials().mask,
+            ordinary,
+            is_ordinary,
+        })
+    }
+
+    /// The ids that the model sees and the labels that it is to predict, [`MaskedTexts::IGNORE`] elsewhere.
+    ///
+    /// Each token, or each word, is chosen by a coin of its own; if none is, one is chosen at random, so every text
+    /// that has a maskable token has a masked one.
+    ///
+    /// # Shapes
+    ///
+    /// `[L]` to `[L]` and `[L]`.
+    pub fn apply(&self, text: &Encoded, seed: u64) -> (Vec<i32>, Vec<i32>) {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let mut ids = text.ids.clone();
+        let mut labels = vec![MaskedTexts::IGNORE; ids.len()];
+        let units = self.units(text);
+        let mut chosen: Vec<&Vec<usize>> = units
+            .iter()
+            .filter(|_| random.random_bool(self.spec.rate))
+            .collect();
+        if chosen.is_empty() && !units.is_empty() {
+            chosen.push(&units[random.random_range(0..units.len())]);
+        }
+        for &position in chosen.into_iter().flatten() {
+            labels[position] = ids[position];
+            let draw: f64 = random.random();
+            if draw < self.spec.mask_share {
+                ids[position] = self.mask;
+            } else if draw < self.spec.mask_share + self.spec.random_share {
+                ids[position] = self.ordinary[random.random_range(0..self.ordinary.len())];
+            }
+        }
+        (ids, labels)
+    }
+
+    /// Positions that are masked together: single tokens or words.
+    fn units(&self, text: &Encoded) -> Vec<Vec<usize>> {
+        let mut units: Vec<Vec<usize>> = Vec::new();
+        let mut last_word = None;
+        for (position, (id, word)) in text.ids.iter().zip(&text.word_ids).enumerate() {
+            let ordinary = usize::try_from(*id)
+                .ok()
+                .and_then(|id| self.is_ordinary.get(id).copied())
+                .unwrap_or(false);
+            if !ordinary {
+                last_word = None;
+                continue;
+            }
+            match units.last_mut() {
+                Some(unit) if self.spec.whole_word && word.is_some() && *word == last_word => {
+                    unit.push(position);
+                }
+                _ => units.push(vec![position]),
+            }
+            last_word = *word;
+        }
+        units
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Five standard deviations of a share of 0.1 to 0.9 over the 40,000 draws that the tests make, rounded up; seeds
+    /// are fixed, so a test that passes once always passes.
+    const SHARE_TOLERANCE: f64 = 0.0125;
+
+    fn tokenizer() -> TextTokenizer {
+        let texts = ["a large red circle to the left of two small blue stars on a grey background"];
+        TextTokenizer::train(texts.iter().map(|text| (*text).to_owned()), 300).unwrap()
+    }
+
+    /// A text of ordinary ids in words of one to four pieces.
+    fn text(length: usize, vocabulary: usize) -> Encoded {
+        let mut encoded = Encoded {
+            ids: vec![0],
+            word_ids: vec![None],
+        };
+        let mut word = 0;
+        while encoded.ids.len() <= length {
+            for piece in 0..=word % 4 {
+                encoded
+                    .ids
+                    .push(5 + ((word * 7 + piece) as usize % (vocabulary - 5)) as i32);
+                encoded.word_ids.push(Some(word));
+            }
+            word += 1;
+        }
+        encoded.ids.push(2);
+        encoded.word_ids.push(None);
+        encoded
+    }
+
+    fn masker(spec: MaskSpec) -> (Masker, TextTokenizer) {
+        let tokenizer = tokenizer();
+        (Masker::new(spec, &tokenizer).unwrap(), tokenizer)
+    }
+
+    #[test]
+    fn shares_are_as_asked_for_tokens_and_words() {
+        for whole_word in [false, true] {
+            let spec = MaskSpec {
+                whole_word,
+                ..MaskSpec::default()
+            };
+            let (masker, tokenizer) = masker(spec);
+            let text = text(1000, tokenizer.vocab_size());
+            let (mut total, mut chosen, mut masked, mut kept) = (0.0, 0.0, 0.0, 0.0);
+            for seed in 0..300 {
+                let (ids, labels) = masker.apply(&text, seed);
+                total += (text.ids.len() - 2) as f64;
+                for ((id, label), original) in ids.iter().zip(&labels).zip(&text.ids) {
+                    if *label == MaskedTexts::IGNORE {
+                        assert_eq!(id, original);
+                        continue;
+                    }
+                    assert_eq!(label, original);
+                    chosen += 1.0;
+                    masked += f64::from(*id == tokenizer.specials().mask);
+                    kept += f64::from(id == original);
+                    assert!(*id == tokenizer.specials().mask || !tokenizer.is_special(*id));
+                }
+            }
+            assert!((chosen / total - spec.rate).abs() < SHARE_TOLERANCE);
+            assert!((masked / chosen - 0.8).abs() < SHARE_TOLERANCE);
+            // A random replacement is the token itself now and then.
+            let by_chance = 0.1 / (tokenizer.vocab_size() - 5) as f64;
+            assert!((kept / chosen - 0.1 - by_chance).abs() < SHARE_TOLERANCE);
+        }
+    }
+
+    #[test]
+    fn whole_words_are_chosen_as_one() {
+        let (masker, tokenizer) = masker(MaskSpec {
+            whole_word: true,
+            rate: 0.4,
+            ..MaskSpec::default()
+        });
+        let text = text(60, tokenizer.vocab_size());
+        for seed in 0..200 {
+            let (_, labels) = masker.apply(&text, seed);
+            for (a, b) in (0..labels.len()).zip(1..labels.len()) {
+                if text.word_ids[a].is_some() && text.word_ids[a] == text.word_ids[b] {
+                    assert_eq!(
+                        labels[a] == MaskedTexts::IGNORE,
+                        labels[b] == MaskedTexts::IGNORE
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_text_with_a_word_has_a_masked_one_and_specials_never_are() {
+        let (masker, tokenizer) = masker(MaskSpec {
+            rate: 0.01,
+            ..MaskSpec::default()
+        });
+        let mut places = std::collections::HashSet::new();
+        for seed in 0..500 {
+            let encoded = tokenizer.encode("red circle", 20);
+            let (ids, labels) = masker.apply(&encoded, seed);
+            assert_eq!((ids[0], ids.last()), (0, Some(&2)));
+            let chosen: Vec<_> = (0..labels.len())
+                .filter(|i| labels[*i] != MaskedTexts::IGNORE)
+                .collect();
+            assert!(!chosen.is_empty());
+            places.extend(chosen);
+        }
+        assert_eq!(
+            places.len(),
+            tokenizer.encode("red circle", 20).ids.len() - 2
+        );
+        let (ids, labels) = masker.apply(&tokenizer.encode("", 20), 1);
+        assert_eq!((ids, labels), (vec![0, 2], vec![MaskedTexts::IGNORE; 2]));
+    }
+
+    #[test]
+    fn the_seed_decides() {
+        let (masker, tokenizer) = masker(MaskSpec::default());
+        let text = text(100, tokenizer.vocab_size());
+        assert_eq!(masker.apply(&text, 5), masker.apply(&text, 5));
+        assert_ne!(masker.apply(&text, 5), masker.apply(&text, 6));
+    }
+
+    #[test]
+    fn bad_shares_are_named() {
+        let tokenizer = tokenizer();
+        let good = MaskSpec::default();
+        for (spec, key) in [
+            (MaskSpec { rate: 0.0, ..good }, "mask.rate"),
+            (
+                MaskSpec {
+                    rate: f64::NAN,
+                    ..good
+                },
+                "mask.rate",
+            ),
+            (
+                MaskSpec {
+                    mask_share: -0.1,
+                    ..good
+                },
+                "mask.mask_share",
+            ),
+            (
+                MaskSpec {
+                    random_share: 0.3,
+                    ..good
+                },
+                "mask.random_share",
+            ),
+        ] {
+            let message = Masker::new(spec, &tokenizer).unwrap_err().to_string();
+            assert!(message.contains(key), "{message}");
+        }
+        let all = MaskSpec {
+            mask_share: 0.9,
+            random_share: 0.1,
+            ..good
+        };
+        assert!(Masker::new(all, &tokenizer).is_ok());
+    }
+}

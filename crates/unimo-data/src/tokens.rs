@@ -1,0 +1,565 @@
+//! Texts to token ids and back.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::models::wordpiece::WordPiece;
+use tokenizers::normalizers::BertNormalizer;
+use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::processors::bert::BertProcessing;
+use tokenizers::processors::roberta::RobertaProcessing;
+use tokenizers::{AddedToken, ModelWrapper, ProgressFormat, Tokenizer, TokenizerBuilder};
+use unimo_core::batch::Texts;
+
+use crate::config::{Pad, TokenizerConfig};
+use crate::error::DataError;
+use crate::source::{Source, Split};
+
+/// Turns texts into token ids. Shared between threads.
+#[derive(Debug, Clone)]
+pub struct TextTokenizer {
+    inner: Tokenizer,
+    special: Specials,
+    is_special: Vec<bool>,
+}
+
+/// The ids of the special tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Specials {
+    /// Begins a text: `<s>`, `[CLS]`, `<|startoftext|>`.
+    pub bos: i32,
+    /// Ends a text: `</s>`, `[SEP]`, `<|endoftext|>`.
+    pub eos: i32,
+    /// Fills a batch's shorter texts.
+    pub pad: i32,
+    /// Stands for a hidden token.
+    pub mask: i32,
+    /// Stands for what the vocabulary lacks; byte-level vocabularies may have none.
+    pub unk: Option<i32>,
+}
+
+/// The tokens of one text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Encoded {
+    /// Token ids, begin and end tokens included.
+    pub ids: Vec<i32>,
+    /// Per token, the word that it is a piece of; none for begin and end tokens.
+    pub word_ids: Vec<Option<u32>>,
+}
+
+/// Special tokens of a vocabulary that is trained here: RoBERTa's ids, and the mask after them.
+const TRAINED_SPECIALS: [&str; 5] = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"];
+
+/// Names that published vocabularies use, first match wins.
+const BOS: [&str; 3] = ["<s>", "[CLS]", "<|startoftext|>"];
+const EOS: [&str; 3] = ["</s>", "[SEP]", "<|endoftext|>"];
+const PAD: [&str; 3] = ["<pad>", "[PAD]", "<|pad|>"];
+const MASK: [&str; 3] = ["<mask>", "[MASK]", "<|mask|>"];
+const UNK: [&str; 3] = ["<unk>", "[UNK]", "<|unk|>"];
+
+impl TextTokenizer {
+    /// Loads or trains the tokenizer that a recipe names.
+    ///
+    /// # Errors
+    ///
+    /// See [`load`](Self::load) and [`train`](Self::train).
+    pub fn open(config: &TokenizerConfig, source: &dyn Source) -> Result<Self, DataError> {
+        match config {
+            TokenizerConfig::File { path, lowercase } => Self::load(path, *lowercase),
+            TokenizerConfig::Train { vocab_size } => {
+                Self::train(source.texts(Split::Train), *vocab_size)
+            }
+        }
+    }
+
+    /// Loads a `tokenizer.json`, a `vocab.txt` (BERT WordPiece, lower-cased if `lowercase`), a `vocab.json` beside a
+    /// `merges.txt` (RoBERTa byte-level BPE), or whichever of them a folder holds, in this order.
+    ///
+    /// # Errors
+    ///
+    /// The file is absent or malformed, or lacks a begin, end, padding or mask token.
+    pub fn load(path: &Path, lowercase: bool) -> Result<Self, DataError> {
+        let bad = |reason: String| DataError::Tokenizer {
+            from: path.display().to_string(),
+            reason,
+        };
+        let file: PathBuf = if path.is_dir() {
+            ["tokenizer.json", "vocab.txt", "vocab.json"]
+                .iter()
+                .map(|name| path.join(name))
+                .find(|file| file.is_file())
+                .ok_or_else(|| {
+                    bad("the folder holds no tokenizer.json, vocab.txt or vocab.json".to_owned())
+                })?
+        } else {
+            path.to_owned()
+        };
+        if !file.is_file() {
+            return Err(bad("no such file".to_owned()));
+        }
+        let name = file
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let inner = if name == "vocab.json" {
+            load_byte_level(&file)
+        } else if name.ends_with(".txt") {
+            load_wordpiece(&file, lowercase)
+        } else if name.ends_with(".json") {
+            Tokenizer::from_file(&file).map_err(|error| error.to_string())
+        } else {
+            Err("allowed: tokenizer.json, vocab.txt, vocab.json or a folder".to_owned())
+        };
+        Self::new(inner.map_err(bad)?, &path.display().to_string())
+    }
+
+    /// Trains byte-level BPE (Radford et al. 2019). The same texts always give the same vocabulary.
+    ///
+    /// # Errors
+    ///
+    /// There are no texts, or `vocab_size` is below 261.
+    pub fn train(
+        texts: impl Iterator<Item = String> + Send,
+        vocab_size: usize,
+    ) -> Result<Self, DataError> {
+        let from = "trained on the captions";
+        let bad = |reason: String| DataError::Tokenizer {
+            from: from.to_owned(),
+            reason,
+        };
+        if vocab_size < crate::config::SMALLEST_VOCABULARY {
+            return Err(DataError::config(
+                "data.tokenizer.vocab_size",
+                vocab_size,
+                format!("at least {}", crate::config::SMALLEST_VOCABULARY),
+            ));
+        }
+        // A space is put before the first word, so that a word has the same tokens at the start and further on.
+        let pre = ByteLevel::new(true, true, true);
+        let mut trainer = BpeTrainer::builder()
+            .vocab_size(vocab_size)
+            .show_progress(false)
+            .progress_format(ProgressFormat::Silent)
+            .initial_alphabet(ByteLevel::alphabet().into_iter().collect::<HashSet<char>>())
+            .special_tokens(TRAINED_SPECIALS.map(special_token).to_vec())
+            .build();
+        let mut tokenizer =
+            TokenizerBuilder::<BPE, BertNormalizer, ByteLevel, RobertaProcessing, ByteLevel>::new()
+                .with_model(BPE::default())
+                .with_pre_tokenizer(Some(pre))
+                .with_decoder(Some(pre))
+                .build()
+                .map_err(|error| bad(error.to_string()))?;
+        let mut some = false;
+        tokenizer
+            .train(&mut trainer, texts.inspect(|_| some = true))
+            .map_err(|error| bad(error.to_string()))?;
+        if !some {
+            return Err(bad("there are no training captions".to_owned()));
+        }
+        let mut inner = Tokenizer::new(ModelWrapper::BPE(tokenizer.get_model().clone()));
+        inner.with_pre_tokenizer(Some(pre)).with_decoder(Some(pre));
+        finish_roberta(&mut inner, TRAINED_SPECIALS, true).map_err(bad)?;
+        Self::new(inner, from)
+    }
+
+    fn new(mut inner: Tokenizer, from: &str) -> Result<Self, DataError> {
+        // Lengths and special tokens are this crate's business: texts must never hold begin or mask tokens of their
+        // own, whatever they spell.
+        let plain = |error: tokenizers::Error| DataError::Tokenizer {
+            from: from.to_owned(),
+            reason: error.to_string(),
+        };
+        inner.with_truncation(None).map_err(plain)?;
+        inner.with_padding(None);
+        inner.set_encode_special_tokens(true);
+        let find = |names: &[&str]| {
+            names
+                .iter()
+                .find_map(|name| inner.token_to_id(name))
+                .map(|id| id as i32)
+        };
+        let mut missing = Vec::new();
+        let mut need = |what: &str, names: &[&str]| {
+            find(names).unwrap_or_else(|| {
+                missing.push(format!("{what} token ({})", names.join(" or ")));
+                -1
+            })
+        };
+        let special = Specials {
+            bos: need("begin", &BOS),
+            eos: need("end", &EOS),
+            pad: need("padding", &PAD),
+            mask: need("mask", &MASK),
+            unk: find(&UNK),
+        };
+        if !missing.is_empty() {
+            return Err(DataError::Tokenizer {
+                from: from.to_owned(),
+                reason: format!("the vocabulary has no {}", missing.join(", no ")),
+            });
+        }
+        let size = inner
+            .get_vocab(true)
+            .values()
+            .max()
+            .map_or(0, |id| *id as usize + 1);
+        let mut is_special = vec![false; size];
+        let added = inner.get_added_tokens_decoder();
+        let added = added
+            .iter()
+            .filter(|(_, token)| token.special)
+            .map(|(id, _)| *id as usize);
+        let named = [special.bos, special.eos, special.pad, special.mask];
+        let named = named.into_iter().chain(special.unk).map(|id| id as usize);
+        for id in added.chain(named) {
+            if let Some(flag) = is_special.get_mut(id) {
+                *flag = true;
+            }
+        }
+        Ok(Self {
+            inner,
+            special,
+            is_special,
+        })
+    }
+
+    /// Writes a `tokenizer.json` that [`load`](Self::load) and Hugging Face tokenizers read.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be written.
+    pub fn save(&self, path: &Path) -> Result<(), DataError> {
+        let text = self
+            .inner
+            .to_string(true)
+            .map_err(|error| DataError::Tokenizer {
+                from: path.display().to_string(),
+                reason: error.to_string(),
+            })?;
+        std::fs::write(path, text).map_err(|error| DataError::file("write", path, error))
+    }
+
+    /// The tokens of a text between a begin and an end token, cut so that with both there are at most `max_length`.
+    pub fn encode(&self, text: &str, max_length: usize) -> Encoded {
+        let room = max_length.saturating_sub(2);
+        let mut ids = vec![self.special.bos];
+        let mut word_ids = vec![None];
+        // Encoding fails only for a vocabulary without an unknown token; such a text has no tokens.
+        if let Ok(encoding) = self.inner.encode(text, false) {
+            ids.extend(encoding.get_ids().iter().take(room).map(|id| *id as i32));
+            word_ids.extend(encoding.get_word_ids().iter().take(room));
+        }
+        ids.push(self.special.eos);
+        word_ids.push(None);
+        Encoded { ids, word_ids }
+    }
+
+    /// The text of token ids; special tokens are left out.
+    pub fn decode(&self, ids: &[i32]) -> String {
+        let ids: Vec<u32> = ids
+            .iter()
+            .filter(|id| !self.is_special(**id))
+            .filter_map(|id| u32::try_from(*id).ok())
+            .collect();
+        let text = self.inner.decode(&ids, true).unwrap_or_default();
+        text.trim().to_owned()
+    }
+
+    /// The spelling of one token, as the vocabulary has it.
+    pub fn token(&self, id: i32) -> Option<String> {
+        self.inner.id_to_token(u32::try_from(id).ok()?)
+    }
+
+    /// Rows that an embedding table needs: the largest id plus one.
+    pub fn vocab_size(&self) -> usize {
+        self.is_special.len()
+    }
+
+    /// The ids of the special tokens.
+    pub fn specials(&self) -> Specials {
+        self.special
+    }
+
+    /// Whether an id is that of a special token, one of [`Specials`] or another that the file declares.
+    pub fn is_special(&self, id: i32) -> bool {
+        usize::try_from(id)
+            .ok()
+            .and_then(|id| self.is_special.get(id).copied())
+            .unwrap_or(false)
+    }
+
+    /// Many encoded texts as one block.
+    ///
+    /// # Shapes
+    ///
+    /// `B` texts to ids `[B, L]`, `L` the longest text or `max_length`, by `pad`.
+    pub fn pad(&self, texts: &[Encoded], max_length: usize, pad: Pad) -> Texts {
+        let lengths: Vec<usize> = texts.iter().map(|text| text.ids.len()).collect();
+        let length = match pad {
+            Pad::Longest => lengths.iter().copied().max().unwrap_or(0),
+            Pad::Max => max_length.max(2),
+        };
+        let mut ids = Vec::with_capacity(texts.len() * length);
+        for text in texts {
+            ids.extend(&text.ids);
+            ids.resize(ids.len() + length - text.ids.len(), self.special.pad);
+        }
+        Texts {
+            ids,
+            length,
+            lengths,
+            masked: None,
+        }
+    }
+}
+
+fn special_token(name: &str) -> AddedToken {
+    AddedToken::from(name, true).normalized(false)
+}
+
+fn finish_roberta(
+    inner: &mut Tokenizer,
+    specials: [&str; 5],
+    add_prefix_space: bool,
+) -> Result<(), String> {
+    inner
+        .add_special_tokens(specials.map(special_token))
+        .map_err(|error| error.to_string())?;
+    let [bos, _, eos, ..] = specials;
+    if let (Some(bos_id), Some(eos_id)) = (inner.token_to_id(bos), inner.token_to_id(eos)) {
+        inner.with_post_processor(Some(
+            RobertaProcessing::new((eos.to_owned(), eos_id), (bos.to_owned(), bos_id))
+                .trim_offsets(true)
+                .add_prefix_space(add_prefix_space),
+        ));
+    }
+    Ok(())
+}
+
+fn load_byte_level(vocab: &Path) -> Result<Tokenizer, String> {
+    let merges = vocab.with_file_name("merges.txt");
+    if !merges.is_file() {
+        return Err(format!("{} is missing beside it", merges.display()));
+    }
+    let model = BPE::from_file(&vocab.to_string_lossy(), &merges.to_string_lossy())
+        .build()
+        .map_err(|error| error.to_string())?;
+    let mut inner = Tokenizer::new(ModelWrapper::BPE(model));
+    let pre = ByteLevel::new(false, true, true);
+    inner.with_pre_tokenizer(Some(pre)).with_decoder(Some(pre));
+    // Adding what the vocabulary lacks would give it ids that no checkpoint has rows for.
+    let known = TRAINED_SPECIALS.map(|name| inner.token_to_id(name).is_some());
+    if known == [true; 5] {
+        finish_roberta(&mut inner, TRAINED_SPECIALS, false)?;
+    }
+    Ok(inner)
+}
+
+fn load_wordpiece(vocab: &Path, lowercase: bool) -> Result<Tokenizer, String> {
+    let model = WordPiece::from_file(&vocab.to_string_lossy())
+        .build()
+        .map_err(|error| error.to_string())?;
+    let mut inner = Tokenizer::new(ModelWrapper::WordPiece(model));
+    inner
+        .with_normalizer(Some(BertNormalizer::new(true, true, None, lowercase)))
+        .map_err(|error| error.to_string())?;
+    inner
+        .with_pre_tokenizer(Some(BertPreTokenizer))
+        .with_decoder(Some(tokenizers::decoders::wordpiece::WordPiece::default()));
+    let specials: Vec<_> = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+        .into_iter()
+        .filter(|name| inner.token_to_id(name).is_some())
+        .map(special_token)
+        .collect();
+    inner
+        .add_special_tokens(specials)
+        .map_err(|error| error.to_string())?;
+    if let (Some(cls), Some(sep)) = (inner.token_to_id("[CLS]"), inner.token_to_id("[SEP]")) {
+        inner.with_post_processor(Some(BertProcessing::new(
+            ("[SEP]".to_owned(), sep),
+            ("[CLS]".to_owned(), cls),
+        )));
+    }
+    Ok(inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn corpus() -> Vec<String> {
+        (0..200)
+            .map(|i| {
+                format!(
+                    "a {} {} to the left of {} stars, naïve façade №{i}",
+                    ["small", "large"][i % 2],
+                    ["circle", "square", "triangle"][i % 3],
+                    i % 7
+                )
+            })
+            .collect()
+    }
+
+    fn trained() -> TextTokenizer {
+        TextTokenizer::train(corpus().into_iter(), 400).unwrap()
+    }
+
+    #[test]
+    fn training_is_deterministic_and_survives_saving() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut texts = Vec::new();
+        for name in ["a.json", "b.json"] {
+            let path = folder.path().join(name);
+            trained().save(&path).unwrap();
+            texts.push(std::fs::read_to_string(&path).unwrap());
+        }
+        assert_eq!(texts[0], texts[1]);
+        let (before, after) = (
+            trained(),
+            TextTokenizer::load(&folder.path().join("a.json"), true).unwrap(),
+        );
+        assert_eq!(before.specials(), after.specials());
+        assert_eq!(before.vocab_size(), after.vocab_size());
+        for text in corpus().iter().take(20) {
+            assert_eq!(before.encode(text, 64), after.encode(text, 64));
+        }
+    }
+
+    #[test]
+    fn trained_specials_have_robertas_ids() {
+        let tokenizer = trained();
+        assert_eq!(
+            tokenizer.specials(),
+            Specials {
+                bos: 0,
+                pad: 1,
+                eos: 2,
+                unk: Some(3),
+                mask: 4
+            }
+        );
+        assert!(tokenizer.vocab_size() <= 400 && tokenizer.vocab_size() > 261);
+        assert!((0..5).all(|id| tokenizer.is_special(id)));
+        assert!((5..tokenizer.vocab_size() as i32).all(|id| !tokenizer.is_special(id)));
+        assert!(!tokenizer.is_special(-1) && !tokenizer.is_special(1 << 20));
+    }
+
+    #[test]
+    fn any_text_comes_back() {
+        let tokenizer = trained();
+        for text in [
+            "a small circle",
+            "naïve façade №7",
+            "日本語 🦀 \u{0}",
+            "tab\tand\nline",
+        ] {
+            assert_eq!(
+                tokenizer.decode(&tokenizer.encode(text, 1000).ids),
+                text.trim()
+            );
+        }
+    }
+
+    #[test]
+    fn texts_cannot_spell_special_tokens() {
+        let tokenizer = trained();
+        let encoded = tokenizer.encode("a <mask> </s> <pad> b", 100);
+        let inner = &encoded.ids[1..encoded.ids.len() - 1];
+        assert!(
+            inner.iter().all(|id| !tokenizer.is_special(*id)),
+            "{inner:?}"
+        );
+    }
+
+    #[test]
+    fn long_and_empty_texts_keep_their_ends() {
+        let tokenizer = trained();
+        for (text, max_length) in [("", 5), ("a", 3), (&*"large circle ".repeat(5000), 17)] {
+            let encoded = tokenizer.encode(text, max_length);
+            assert!(encoded.ids.len() <= max_length);
+            assert_eq!(encoded.ids.len(), encoded.word_ids.len());
+            assert_eq!(encoded.ids.first(), Some(&0));
+            assert_eq!(encoded.ids.last(), Some(&2));
+        }
+        assert_eq!(
+            tokenizer
+                .encode(&"large circle ".repeat(5000), 17)
+                .ids
+                .len(),
+            17
+        );
+    }
+
+    #[test]
+    fn pieces_of_a_word_share_its_number() {
+        let encoded = trained().encode("unseen xylophone", 100);
+        let words = &encoded.word_ids[1..encoded.ids.len() - 1];
+        assert!(words.len() > 2 && words.iter().all(Option::is_some));
+        assert!(words.is_sorted());
+        let distinct: HashSet<_> = words.iter().collect();
+        assert_eq!(distinct.len(), 2);
+    }
+
+    #[test]
+    fn padding_fills_with_the_padding_token() {
+        let tokenizer = trained();
+        let texts = ["a", "a large circle"].map(|text| tokenizer.encode(text, 10));
+        let longest = tokenizer.pad(&texts, 10, Pad::Longest);
+        assert_eq!(longest.length, longest.lengths[1]);
+        assert_eq!(longest.ids.len(), 2 * longest.length);
+        assert!(
+            longest.ids[longest.lengths[0]..longest.length]
+                .iter()
+                .all(|id| *id == 1)
+        );
+        assert_eq!(tokenizer.pad(&texts, 10, Pad::Max).length, 10);
+    }
+
+    #[test]
+    fn missing_tokens_and_files_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vocab.txt");
+        std::fs::write(&path, "[UNK]\n[CLS]\n[SEP]\na\n##b\n").unwrap();
+        let message = TextTokenizer::load(&path, true).unwrap_err().to_string();
+        assert!(
+            message.contains("[PAD]") && message.contains("[MASK]"),
+            "{message}"
+        );
+        assert!(!message.contains("[CLS]"), "{message}");
+        for path in [folder.path().join("none.json"), folder.path().join("empty")] {
+            let message = TextTokenizer::load(&path, true).unwrap_err().to_string();
+            assert!(message.contains(&path.display().to_string()), "{message}");
+        }
+        let broken = folder.path().join("tokenizer.json");
+        std::fs::write(&broken, "{\"version\": 3").unwrap();
+        assert!(TextTokenizer::load(&broken, true).is_err());
+        assert!(TextTokenizer::train(std::iter::empty(), 300).is_err());
+        assert!(TextTokenizer::train(corpus().into_iter(), 100).is_err());
+    }
+
+    #[test]
+    fn wordpiece_from_a_vocabulary() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vocab.txt");
+        std::fs::write(
+            &path,
+            "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nplay\n##ing\nthe\n!\n",
+        )
+        .unwrap();
+        let tokenizer = TextTokenizer::load(folder.path(), true).unwrap();
+        let encoded = tokenizer.encode("The PLAYING!", 20);
+        assert_eq!(encoded.ids, [2, 7, 5, 6, 8, 3]);
+        assert_eq!(
+            encoded.word_ids,
+            [None, Some(0), Some(1), Some(1), Some(2), None]
+        );
+        assert_eq!(tokenizer.decode(&encoded.ids), "the playing!");
+        let cased = TextTokenizer::load(&path, false).unwrap();
+        assert_eq!(cased.encode("The the", 20).ids, [2, 1, 7, 3]);
+        assert_eq!(cased.specials().unk, Some(1));
+    }
+}

@@ -1,0 +1,627 @@
+//! The loader and the evaluation set over good and bad data.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use image::{Rgb, RgbImage};
+use unimo_core::batch::{Batch, MaskSpec, MaskedTexts};
+use unimo_data::config::{DataConfig, Pad, PairsConfig, SourceKind, TokenizerConfig};
+use unimo_data::error::Place;
+use unimo_data::loader::{FurtherText, sample_at};
+use unimo_data::{
+    DataError, EvalSet, Loader, LoaderSpec, Sample, SampleError, SkipList, Source, Split,
+    TextTokenizer, open,
+};
+
+/// Numbers as samples; picture and caption both say which. Some are broken, one may panic.
+struct Numbers {
+    count: usize,
+    broken: fn(usize) -> bool,
+    panics_at: Option<usize>,
+}
+
+impl Numbers {
+    fn new(count: usize) -> Self {
+        Self {
+            count,
+            broken: |_| false,
+            panics_at: None,
+        }
+    }
+}
+
+impl Source for Numbers {
+    fn len(&self, split: Split) -> usize {
+        match split {
+            Split::Train => self.count,
+            Split::Val => 0,
+        }
+    }
+
+    fn describe(&self) -> String {
+        "numbers".to_owned()
+    }
+
+    fn place(&self, _: Split, index: usize) -> Place {
+        Place {
+            file: "numbers".to_owned(),
+            line: index as u64,
+        }
+    }
+
+    fn captions(&self, _: Split, index: usize) -> Result<Vec<String>, SampleError> {
+        Ok(vec![
+            format!("number {index}"),
+            format!("{index} as number"),
+        ])
+    }
+
+    fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {
+        assert_ne!(self.panics_at, Some(index), "a bug in a source");
+        if (self.broken)(index) {
+            return Err(SampleError {
+                place: self.place(split, index),
+                reason: "broken".to_owned(),
+            });
+        }
+        Ok(Some(RgbImage::from_pixel(
+            1,
+            1,
+            Rgb([(index % 256) as u8; 3]),
+        )))
+    }
+
+    fn sample(&self, split: Split, index: usize) -> Result<Sample, SampleError> {
+        Ok(Sample {
+            name: self.place(split, index).to_string(),
+            image: self.image(split, index)?,
+            captions: self.captions(split, index)?,
+            tags: vec![format!("tag {index}")],
+            ..Sample::default()
+        })
+    }
+}
+
+fn tokenizer() -> Arc<TextTokenizer> {
+    let texts = ["number 0123456789 as number tag"; 3];
+    Arc::new(TextTokenizer::train(texts.iter().map(|text| (*text).to_owned()), 270).unwrap())
+}
+
+fn spec(source: impl Source + 'static, tokenizer: &Arc<TextTokenizer>) -> LoaderSpec {
+    let config = DataConfig {
+        image_size: 1,
+        max_text_length: 32,
+        workers: Some(1),
+        prefetch: 1,
+        ..DataConfig::default()
+    };
+    let skip = Arc::new(SkipList::in_memory(1.0));
+    LoaderSpec::new(&config, Arc::new(source), Arc::clone(tokenizer), skip, 4, 0)
+}
+
+fn take(spec: LoaderSpec, batches: usize) -> Vec<Batch> {
+    let batches: Vec<_> = Loader::new(spec).unwrap().take(batches).collect();
+    batches.into_iter().map(Result::unwrap).collect()
+}
+
+fn numbers(batches: &[Batch]) -> Vec<usize> {
+    batches
+        .iter()
+        .flat_map(|batch| &batch.samples)
+        .map(|name| name.trim_start_matches("numbers:").parse().unwrap())
+        .collect()
+}
+
+/// A small generator of test cases (Numerical Recipes' linear congruence, high bits).
+struct Cases(u64);
+
+impl Cases {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        ((self.0 >> 33) as usize) % n
+    }
+}
+
+#[test]
+fn any_resume_point_and_any_number_of_threads_give_the_same_batches() {
+    let tokenizer = tokenizer();
+    let mut cases = Cases(1);
+    for case in 0..1000 {
+        let count = 1 + cases.below(40);
+        let source = || Numbers {
+            broken: |index| index % 11 == 3,
+            ..Numbers::new(count)
+        };
+        let mut whole = spec(source(), &tokenizer);
+        whole.seed = cases.below(1 << 30) as u64;
+        whole.batch_size = 1 + cases.below(9);
+        whole.mask = Some(MaskSpec {
+            whole_word: case % 2 == 0,
+            ..MaskSpec::default()
+        });
+        whole.pad = if case % 3 == 0 {
+            Pad::Max
+        } else {
+            Pad::Longest
+        };
+        let resumed_at = cases.below(8);
+        let resumed = LoaderSpec {
+            first_batch: resumed_at as u64,
+            workers: 1 + cases.below(4),
+            prefetch: 1 + cases.below(5),
+            ..whole.clone()
+        };
+        let batches = take(whole, 10);
+        assert_eq!(
+            batches[resumed_at..],
+            take(resumed, 10 - resumed_at),
+            "case {case}"
+        );
+    }
+}
+
+#[test]
+fn every_epoch_holds_every_sample_once_in_an_order_of_its_own() {
+    let tokenizer = tokenizer();
+    let mut cases = Cases(2);
+    for _ in 0..200 {
+        let count = 1 + cases.below(50);
+        let mut spec = spec(Numbers::new(count), &tokenizer);
+        spec.batch_size = 1 + cases.below(9);
+        spec.seed = cases.below(1000) as u64;
+        spec.workers = 1 + cases.below(3);
+        let seed = spec.seed;
+        let batches = take(spec.clone(), (3 * count).div_ceil(spec.batch_size));
+        let order = numbers(&batches);
+        for epoch in order.chunks_exact(count) {
+            assert_eq!(epoch.iter().collect::<HashSet<_>>().len(), count);
+        }
+        let promised = (0..order.len()).map(|position| sample_at(seed, count, position as u64));
+        assert!(order.iter().copied().eq(promised));
+        if count > 10 {
+            assert_ne!(order[..count], order[count..2 * count]);
+        }
+    }
+}
+
+#[test]
+fn rows_of_a_batch_belong_together() {
+    let tokenizer = tokenizer();
+    let mut spec = spec(Numbers::new(100), &tokenizer);
+    spec.batch_size = 7;
+    spec.mask = Some(MaskSpec::default());
+    spec.further = vec![FurtherText::Tags];
+    let mut forms = HashSet::new();
+    for batch in take(spec, 40) {
+        let images = batch.images.as_ref().unwrap();
+        let texts = batch.texts.as_ref().unwrap();
+        let masked = texts.masked.as_ref().unwrap();
+        let tags = &batch.further_texts["tags"];
+        assert_eq!(
+            (images.height, images.width, images.pixels.len()),
+            (1, 1, 21)
+        );
+        assert_eq!(texts.ids.len(), 7 * texts.length);
+        assert_eq!(texts.length, *texts.lengths.iter().max().unwrap());
+        for (row, name) in batch.samples.iter().enumerate() {
+            let index: usize = name.trim_start_matches("numbers:").parse().unwrap();
+            let value = images.pixels[row * 3];
+            assert!((value - (index as f32 / 255.0 - 0.5) / 0.5).abs() < 1e-6);
+            let cut = |ids: &[i32]| ids[row * texts.length..(row + 1) * texts.length].to_vec();
+            let ids = cut(&texts.ids);
+            let text = tokenizer.decode(&ids);
+            assert!(
+                text == format!("number {index}") || text == format!("{index} as number"),
+                "{text}"
+            );
+            forms.insert(text.starts_with('n'));
+            assert!(
+                ids[texts.lengths[row]..]
+                    .iter()
+                    .all(|id| *id == tokenizer.specials().pad)
+            );
+            let (seen, labels) = (cut(&masked.ids), cut(&masked.labels));
+            assert!(labels.iter().any(|label| *label != MaskedTexts::IGNORE));
+            for ((seen, label), id) in seen.iter().zip(labels).zip(ids) {
+                match label {
+                    MaskedTexts::IGNORE => assert_eq!(*seen, id),
+                    label => assert_eq!(label, id),
+                }
+            }
+            let tag = &tags.ids[row * tags.length..(row + 1) * tags.length];
+            assert_eq!(tokenizer.decode(tag), format!("tag {index}"));
+        }
+    }
+    assert_eq!(forms.len(), 2, "both captions take their turns");
+}
+
+#[test]
+fn broken_samples_are_replaced_and_listed_once() {
+    let tokenizer = tokenizer();
+    let source = Numbers {
+        broken: |index| index % 10 == 0,
+        ..Numbers::new(100)
+    };
+    let mut spec = spec(source, &tokenizer);
+    spec.workers = 3;
+    let skip = Arc::clone(&spec.skip);
+    let order = numbers(&take(spec, 100));
+    assert!(order.iter().all(|index| index % 10 != 0));
+    // Threads may have looked ahead, never beyond the broken ones.
+    assert_eq!(skip.count(), 10);
+}
+
+#[test]
+fn too_many_broken_samples_are_an_error() {
+    let tokenizer = tokenizer();
+    let source = Numbers {
+        broken: |index| index % 10 == 0,
+        ..Numbers::new(100)
+    };
+    let mut spec = spec(source, &tokenizer);
+    spec.skip = Arc::new(SkipList::in_memory(0.05));
+    let mut loader = Loader::new(spec).unwrap();
+    let error = loader.find_map(Result::err).unwrap();
+    assert!(
+        matches!(
+            error,
+            DataError::TooManySkipped {
+                skipped: 6,
+                items: 100,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    assert!(loader.next().is_none());
+}
+
+#[test]
+fn a_split_without_a_usable_sample_is_an_error() {
+    let tokenizer = tokenizer();
+    let all_broken = Numbers {
+        broken: |_| true,
+        ..Numbers::new(5)
+    };
+    let error = Loader::new(spec(all_broken, &tokenizer))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap_err();
+    assert!(matches!(error, DataError::Empty { .. }), "{error}");
+    assert!(Loader::new(spec(Numbers::new(0), &tokenizer)).is_err());
+    for change in [
+        |spec: &mut LoaderSpec| spec.batch_size = 0,
+        |spec: &mut LoaderSpec| spec.workers = 0,
+        |spec: &mut LoaderSpec| spec.prefetch = 0,
+    ] {
+        let mut spec = spec(Numbers::new(5), &tokenizer);
+        change(&mut spec);
+        assert!(matches!(Loader::new(spec), Err(DataError::Config { .. })));
+    }
+}
+
+#[test]
+fn a_panic_in_a_thread_is_an_error_and_dropping_never_hangs() {
+    let tokenizer = tokenizer();
+    for workers in 1..4 {
+        let source = Numbers {
+            panics_at: Some(3),
+            ..Numbers::new(20)
+        };
+        let mut spec = spec(source, &tokenizer);
+        spec.workers = workers;
+        let mut loader = Loader::new(spec).unwrap();
+        let error = loader.find_map(Result::err).unwrap();
+        assert!(error.to_string().contains("a bug in a source"), "{error}");
+        assert!(loader.next().is_none());
+    }
+    for taken in 0..5 {
+        let mut spec = spec(Numbers::new(20), &tokenizer);
+        spec.workers = 4;
+        spec.prefetch = 9;
+        assert_eq!(Loader::new(spec).unwrap().take(taken).count(), taken);
+    }
+}
+
+#[test]
+fn a_far_batch_comes_as_fast_as_the_first() {
+    let tokenizer = tokenizer();
+    let mut spec = spec(Numbers::new(1_000_000_007), &tokenizer);
+    spec.first_batch = 1 << 40;
+    let mut loader = Loader::new(spec).unwrap();
+    assert_eq!(loader.next().unwrap().unwrap().samples.len(), 4);
+    assert_eq!(loader.next_batch(), (1 << 40) + 1);
+    assert!(loader.wait_seconds() >= loader.last_wait_seconds());
+}
+
+/// A folder with good and bad pictures and a list of them; the list's path and which lines are bad.
+fn bad_data(folder: &Path) -> (DataConfig, BTreeMap<u64, &'static str>) {
+    let picture = |value: u8| RgbImage::from_fn(40, 30, |x, y| Rgb([value, x as u8, y as u8]));
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    picture(200)
+        .write_to(&mut bytes, image::ImageFormat::Jpeg)
+        .unwrap();
+    let jpeg = bytes.into_inner();
+    let mut lines: Vec<Vec<u8>> = Vec::new();
+    let mut bad = BTreeMap::new();
+    let good = |lines: &mut Vec<Vec<u8>>, n: u8| {
+        let name = format!("good{n}.png");
+        picture(n).save(folder.join(&name)).unwrap();
+        lines.push(format!("{{\"image\": \"{name}\", \"caption\": \"good {n}\"}}").into());
+    };
+    for n in 0..10 {
+        good(&mut lines, n);
+    }
+    for (name, content, reason) in [
+        ("truncated.jpg", &jpeg[..jpeg.len() / 2], "truncated"),
+        ("zero.jpg", &[][..], "empty"),
+        ("text.jpg", b"<html>not found</html>", "not a JPEG"),
+        ("bomb.png", &bomb(), "max_pixels"),
+    ] {
+        std::fs::write(folder.join(name), content).unwrap();
+        lines.push(format!("{{\"image\": \"{name}\", \"caption\": \"x\"}}").into());
+        bad.insert(lines.len() as u64, reason);
+    }
+    // A JPEG that is called PNG is read for what it is, an over-long text is cut: neither is skipped.
+    std::fs::write(folder.join("mislabelled.png"), &jpeg).unwrap();
+    let long = "word ".repeat(20_000);
+    lines.push(format!("{{\"image\": \"mislabelled.png\", \"caption\": \"{long}\"}}").into());
+    for (line, reason) in [
+        (
+            &b"{\"image\": \"missing.jpg\", \"caption\": \"x\"}"[..],
+            "missing.jpg",
+        ),
+        (
+            b"{\"image\": \"http://a/b.jpg\", \"caption\": \"x\"}",
+            "local files",
+        ),
+        (
+            b"{\"image\": \"good1.png\", \"caption\": \" \"}",
+            "empty text",
+        ),
+        (
+            b"{\"image\": \"good1.png\", \"caption\": \"\xff\"}",
+            "UTF-8",
+        ),
+        (b"{\"image\": \"good1.png\", ", "malformed"),
+        (&vec![b'x'; 2 << 20], "longer than"),
+    ] {
+        lines.push(line.to_vec());
+        bad.insert(lines.len() as u64, reason);
+    }
+    for n in 10..20 {
+        good(&mut lines, n);
+    }
+    let path = folder.join("list.jsonl");
+    std::fs::write(&path, lines.join(&b'\n')).unwrap();
+    let mut pairs = PairsConfig::new(path);
+    pairs.val_fraction = 0.0;
+    let config = DataConfig {
+        source: SourceKind::Pairs,
+        image_size: 16,
+        max_text_length: 12,
+        max_skipped: 1.0,
+        pairs: Some(pairs),
+        tokenizer: TokenizerConfig::Train { vocab_size: 300 },
+        ..DataConfig::default()
+    };
+    (config, bad)
+}
+
+/// A PNG header that promises 60,000 x 60,000 pixels, with a valid checksum.
+fn bomb() -> Vec<u8> {
+    let mut chunk = b"IHDR".to_vec();
+    chunk.extend(60_000u32.to_be_bytes());
+    chunk.extend(60_000u32.to_be_bytes());
+    chunk.extend([8, 2, 0, 0, 0]);
+    let mut crc = !0u32;
+    for byte in &chunk {
+        crc ^= u32::from(*byte);
+        for _ in 0..8 {
+            crc = (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg());
+        }
+    }
+    let mut bytes = b"\x89PNG\r\n\x1a\n\0\0\0\x0d".to_vec();
+    bytes.extend(chunk);
+    bytes.extend((!crc).to_be_bytes());
+    bytes.extend(b"\0\0\0\0IDAT\x35\xaf\x06\x1e");
+    bytes
+}
+
+#[test]
+fn bad_files_and_lines_are_listed_once_and_training_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let (config, bad) = bad_data(folder.path());
+    let list = folder.path().join("skipped.jsonl");
+    for run in 0..2 {
+        let source = open(&config).unwrap();
+        let tokenizer = Arc::new(TextTokenizer::open(&config.tokenizer, &*source).unwrap());
+        let skip = Arc::new(SkipList::open(&list, config.max_skipped).unwrap());
+        let mut spec = LoaderSpec::new(&config, source, tokenizer, skip, 5, 3);
+        spec.workers = 2;
+        spec.first_batch = run * 20;
+        let mut seen = HashSet::new();
+        for batch in Loader::new(spec).unwrap().take(20) {
+            let batch = batch.unwrap();
+            assert_eq!(batch.samples.len(), 5);
+            assert!(batch.texts.unwrap().length <= config.max_text_length);
+            seen.extend(batch.samples);
+        }
+        assert_eq!(seen.len(), 21);
+        let text = std::fs::read_to_string(&list).unwrap();
+        let listed: Vec<SampleError> = text
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        assert_eq!(listed.len(), bad.len(), "{text}");
+        for (line, part) in &bad {
+            let entry = listed
+                .iter()
+                .find(|entry| entry.place.line == *line)
+                .unwrap();
+            assert!(entry.reason.contains(part), "{entry}");
+            assert!(entry.place.file.ends_with("list.jsonl"));
+        }
+    }
+}
+
+#[test]
+fn an_evaluation_set_leaves_broken_pictures_out_with_their_captions() {
+    let folder = tempfile::tempdir().unwrap();
+    let (config, bad) = bad_data(folder.path());
+    let source = open(&config).unwrap();
+    let tokenizer = TextTokenizer::open(&config.tokenizer, &*source).unwrap();
+    let skip = SkipList::in_memory(1.0);
+    let new = |limit, skip| {
+        EvalSet::new(
+            Arc::clone(&source),
+            Split::Train,
+            limit,
+            config.image_spec(),
+            skip,
+        )
+    };
+    let set = new(None, &skip).unwrap();
+    assert_eq!((set.items().len(), set.captions().len()), (21, 21));
+    assert_eq!(skip.count(), bad.len());
+    for (number, item) in set.items().iter().enumerate() {
+        assert!(
+            set.captions()[item.captions.clone()]
+                .iter()
+                .all(|caption| caption.image == number)
+        );
+        assert!(
+            item.name
+                .ends_with(&format!(":{}", source.place(Split::Train, item.index).line))
+        );
+    }
+    let all = set.images(0..100).unwrap();
+    let some = set.images(12..15).unwrap();
+    let one = 3 * 16 * 16;
+    assert_eq!(all.pixels.len(), 21 * one);
+    assert_eq!(all.pixels[12 * one..15 * one], some.pixels);
+    assert_eq!(set.picture(12).unwrap().dimensions(), (40, 30));
+    let texts = set.texts(11..13, &tokenizer, 10, Pad::Longest);
+    assert_eq!(tokenizer.decode(&texts.ids[..texts.lengths[0]]), "good 10");
+    assert!(
+        set.texts(100..200, &tokenizer, 10, Pad::Longest)
+            .ids
+            .is_empty()
+    );
+    assert!(set.picture(21).is_err());
+
+    // A limit counts usable pictures, and a prefix of the set is the set with a limit.
+    let limited = new(Some(13), &skip).unwrap();
+    assert_eq!(limited.items(), &set.items()[..13]);
+    assert!(matches!(
+        new(None, &SkipList::in_memory(0.1)),
+        Err(DataError::TooManySkipped { .. })
+    ));
+    assert!(matches!(
+        EvalSet::new(
+            Arc::clone(&source),
+            Split::Val,
+            None,
+            config.image_spec(),
+            &skip
+        ),
+        Err(DataError::Empty { .. })
+    ));
+}
+
+#[test]
+fn real_textbook_figures_load() {
+    let Some(shared) = std::env::var_os("UNIMO_SHARED") else {
+        return;
+    };
+    let shared = Path::new(&shared);
+    let mut pairs = PairsConfig::new(shared.join("data/openstax_ccby/pairs.jsonl"));
+    pairs.text_columns = vec!["alt".to_owned()];
+    pairs.filter = [("alt_lang".to_owned(), "en".to_owned())].into();
+    let config = DataConfig {
+        source: SourceKind::Pairs,
+        image_size: 64,
+        pairs: Some(pairs),
+        tokenizer: TokenizerConfig::File {
+            path: shared.join("tokenizers/roberta"),
+            lowercase: false,
+        },
+        ..DataConfig::default()
+    };
+    let source = open(&config).unwrap();
+    let text = std::fs::read_to_string(shared.join("data/openstax_ccby/pairs.jsonl")).unwrap();
+    let rows = text
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let (with_text, without): (Vec<_>, Vec<_>) = rows
+        .filter(|row| row["alt_lang"] == "en")
+        .partition(|row| !row["alt"].as_str().unwrap().trim().is_empty());
+    assert!(with_text.len() > 3000);
+    assert_eq!(
+        source.len(Split::Train) + source.len(Split::Val),
+        with_text.len()
+    );
+    assert_eq!(source.rejected().len(), without.len());
+    assert!(
+        source
+            .rejected()
+            .iter()
+            .all(|error| error.reason.contains("empty text"))
+    );
+    let tokenizer = Arc::new(TextTokenizer::open(&config.tokenizer, &*source).unwrap());
+    let skip = Arc::new(SkipList::in_memory(0.05));
+    let mut spec = LoaderSpec::new(
+        &config,
+        Arc::clone(&source),
+        tokenizer,
+        Arc::clone(&skip),
+        64,
+        1,
+    );
+    let epoch = source.len(Split::Train);
+    spec.workers = 2;
+    let names: HashSet<_> = Loader::new(spec)
+        .unwrap()
+        .take(epoch.div_ceil(64))
+        .flat_map(|batch| batch.unwrap().samples)
+        .collect();
+    assert_eq!(names.len(), epoch);
+    // Every picture of an epoch could be read.
+    assert_eq!(skip.count(), without.len());
+}
+
+#[test]
+fn published_tokenizers_give_their_published_ids() {
+    let Some(shared) = std::env::var_os("UNIMO_SHARED") else {
+        return;
+    };
+    let folder = Path::new(&shared).join("tokenizers");
+    let roberta = TextTokenizer::load(&folder.join("roberta"), false).unwrap();
+    let from_vocab = TextTokenizer::load(&folder.join("roberta/vocab.json"), false).unwrap();
+    for tokenizer in [&roberta, &from_vocab] {
+        assert_eq!(tokenizer.vocab_size(), 50_265);
+        // The ids that Hugging Face's documentation of RoBERTa gives.
+        assert_eq!(tokenizer.encode("Hello world", 9).ids, [0, 31414, 232, 2]);
+        assert_eq!(tokenizer.specials().mask, 50_264);
+    }
+    for text in [
+        "A map shows naïve routes – № 5.",
+        "",
+        "<mask> </s>",
+        "  spaces   here ",
+    ] {
+        assert_eq!(roberta.encode(text, 50), from_vocab.encode(text, 50));
+    }
+    let bert = TextTokenizer::load(&folder.join("bert"), true).unwrap();
+    assert_eq!(bert.vocab_size(), 30_522);
+    assert_eq!(
+        bert.encode("Hello, world!", 9).ids,
+        [101, 7592, 1010, 2088, 999, 102]
+    );
+    assert_eq!(bert.specials().mask, 103);
+}

@@ -1,0 +1,417 @@
+//! Checkpoints: one safetensors file each, whole or not there.
+//!
+//! A file holds `model.*`, `optimizer.*` and, with a moving average, `ema.*`, and in its metadata the step. Everything
+//! else that a run needs (schedule, random numbers, position in the data) follows from the step and the recipe's seed.
+//! It is written under another name, synced and renamed, so that a full disk or a killed process leaves the previous
+//! checkpoints as they were.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use burn::module::Module;
+use burn::tensor::{Device, TensorData};
+use safetensors::tensor::{Metadata, View};
+use safetensors::{Dtype, SafeTensorError};
+use unimo_core::parameters::{self, Handle};
+
+use crate::error::TrainError;
+use crate::optimizer::Optimizer;
+
+/// Written into every file, so that a reader of another time can tell.
+const FORMAT: &str = "unimo-checkpoint-1";
+
+/// What is saved and loaded together.
+pub struct State<M> {
+    /// Encoders, heads, queues.
+    pub model: M,
+    /// Moments.
+    pub optimizer: Optimizer,
+    /// Moving average of the model.
+    pub ema: Option<M>,
+    /// Optimiser steps done.
+    pub step: u64,
+}
+
+/// A tensor fetched from its device when it is its turn to be written.
+struct Lazy(Handle);
+
+impl View for &Lazy {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+    fn shape(&self) -> &[usize] {
+        &self.0.shape
+    }
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Owned(self.0.fetch().into_bytes().to_vec())
+    }
+    fn data_len(&self) -> usize {
+        self.0.shape.iter().product::<usize>() * size_of::<f32>()
+    }
+}
+
+/// Where the checkpoint of a step lies.
+pub fn path(folder: &Path, step: u64) -> PathBuf {
+    folder.join(format!("step-{step:08}.safetensors"))
+}
+
+/// The steps that there are checkpoints of, in order.
+pub fn steps(folder: &Path) -> Result<Vec<u64>, TrainError> {
+    let mut found = Vec::new();
+    if !folder.is_dir() {
+        return Ok(found);
+    }
+    for entry in fs::read_dir(folder).map_err(TrainError::file("list", folder))? {
+        let name = entry.map_err(TrainError::file("list", folder))?.file_name();
+        let step: Option<u64> = name
+            .to_str()
+            .and_then(|n| n.strip_prefix("step-")?.strip_suffix(".safetensors"))
+            .and_then(|n| n.parse().ok());
+        found.extend(step);
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// Writes a checkpoint. When this returns, it is on the disk; when it fails, nothing has changed.
+pub fn save<M: Module>(folder: &Path, state: &State<M>) -> Result<PathBuf, TrainError> {
+    let part = |prefix: &str, handles: Vec<Handle>| {
+        let prefix = prefix.to_owned();
+        handles.into_iter().map(move |mut handle| {
+            handle.name = format!("{prefix}.{}", handle.name);
+            (handle.name.clone(), Lazy(handle))
+        })
+    };
+    let mut tensors: Vec<(String, Lazy)> = Vec::new();
+    tensors.extend(part("model", parameters::handles(&state.model)));
+    tensors.extend(part("optimizer", state.optimizer.handles()));
+    if let Some(ema) = &state.ema {
+        tensors.extend(part("ema", parameters::handles(ema)));
+    }
+    let metadata = HashMap::from([
+        ("format".to_owned(), FORMAT.to_owned()),
+        ("step".to_owned(), state.step.to_string()),
+    ]);
+    let target = path(folder, state.step);
+    write_atomically(&target, |temporary| {
+        let tensors = tensors.iter().map(|(name, lazy)| (name, lazy));
+        safetensors::serialize_to_file(tensors, Some(metadata), temporary).map_err(|e| match e {
+            SafeTensorError::IoError(source) => TrainError::File {
+                action: "write",
+                path: temporary.to_owned(),
+                source,
+            },
+            other => TrainError::Checkpoint {
+                path: target.clone(),
+                reason: other.to_string(),
+            },
+        })
+    })?;
+    Ok(target)
+}
+
+/// Lets `write` fill a file beside `target`, syncs it and gives it its name.
+pub fn write_atomically(
+    target: &Path,
+    write: impl FnOnce(&Path) -> Result<(), TrainError>,
+) -> Result<(), TrainError> {
+    let folder = target.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder).map_err(TrainError::file("create", folder))?;
+    let mut name = target.file_name().unwrap_or_default().to_owned();
+    name.push(".part");
+    let temporary = folder.join(name);
+    let result = write(&temporary).and_then(|()| {
+        let file = File::open(&temporary).map_err(TrainError::file("open", &temporary))?;
+        file.sync_all()
+            .map_err(TrainError::file("sync", &temporary))?;
+        fs::rename(&temporary, target).map_err(TrainError::file("rename", &temporary))
+    });
+    if result.is_err() {
+        // The half-written file is of no use and may hold the space that is missing.
+        let _ = fs::remove_file(&temporary);
+        return result;
+    }
+    // The name itself must survive a power cut; not every file system lets a folder be synced.
+    if let Ok(folder) = File::open(folder) {
+        let _ = folder.sync_all();
+    }
+    Ok(())
+}
+
+/// A checkpoint opened for reading, one tensor at a time.
+pub struct Reader {
+    path: PathBuf,
+    file: BufReader<File>,
+    metadata: Metadata,
+    data_start: u64,
+}
+
+/// Largest header that is read; a header of a million tensors has some 100 MB.
+const MAX_HEADER: u64 = 100_000_000;
+
+impl Reader {
+    /// Reads and checks the header.
+    pub fn open(path: &Path) -> Result<Self, TrainError> {
+        let wrong = |reason: String| TrainError::Checkpoint {
+            path: path.to_owned(),
+            reason,
+        };
+        let file = File::open(path).map_err(TrainError::file("open", path))?;
+        let length = file
+            .metadata()
+            .map_err(TrainError::file("read", path))?
+            .len();
+        let mut file = BufReader::new(file);
+        let mut size = [0; 8];
+        file.read_exact(&mut size)
+            .map_err(|_| wrong("is shorter than a safetensors header".to_owned()))?;
+        let header = u64::from_le_bytes(size);
+        if header > MAX_HEADER || header + 8 > length {
+            return Err(wrong(format!(
+                "its header claims {header} bytes, the file has {length}"
+            )));
+        }
+        let mut text = vec![0; header as usize];
+        file.read_exact(&mut text)
+            .map_err(TrainError::file("read", path))?;
+        let metadata: Metadata = serde_json::from_slice(&text)
+            .map_err(|e| wrong(format!("its header is damaged: {e}")))?;
+        let data = metadata.data_len() as u64;
+        if data + header + 8 != length {
+            return Err(wrong(format!(
+                "is truncated or too long: the header describes {} bytes, the file has {length}",
+                data + header + 8
+            )));
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            metadata,
+            data_start: header + 8,
+        })
+    }
+
+    /// An entry of the metadata.
+    pub fn note(&self, key: &str) -> Option<&str> {
+        self.metadata
+            .metadata()
+            .as_ref()
+            .and_then(|notes| notes.get(key))
+            .map(String::as_str)
+    }
+
+    /// How many tensors there are whose name starts with this section.
+    pub fn count(&self, section: &str) -> usize {
+        let of = |name: &String| name.split('.').next() == Some(section);
+        self.metadata.offset_keys().iter().filter(|n| of(n)).count()
+    }
+
+    /// A tensor, if there; an error if its shape or type is another.
+    pub fn tensor(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+    ) -> Result<Option<TensorData>, TrainError> {
+        let wrong = |path: &Path, reason: String| TrainError::Checkpoint {
+            path: path.to_owned(),
+            reason,
+        };
+        let Some(info) = self.metadata.info(name) else {
+            return Ok(None);
+        };
+        if info.dtype != Dtype::F32 || info.shape != shape {
+            return Err(wrong(
+                &self.path,
+                format!(
+                    "`{name}` is {:?} {:?}; the recipe's model has F32 {shape:?}",
+                    info.dtype, info.shape
+                ),
+            ));
+        }
+        let (start, end) = info.data_offsets;
+        let mut bytes = vec![0; end.saturating_sub(start)];
+        self.file
+            .seek(SeekFrom::Start(self.data_start + start as u64))
+            .and_then(|_| self.file.read_exact(&mut bytes))
+            .map_err(TrainError::file("read", &self.path))?;
+        let values: Vec<f32> = bytes
+            .chunks_exact(size_of::<f32>())
+            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+            .collect();
+        if values.len() != shape.iter().product::<usize>() {
+            return Err(wrong(&self.path, format!("`{name}` has the wrong size")));
+        }
+        Ok(Some(TensorData::new(values, shape.to_vec())))
+    }
+
+    /// A module's parameters from one section; every one must be there, and nothing else.
+    pub fn module<M: Module>(&mut self, section: &str, module: M) -> Result<M, TrainError> {
+        let mut failed = None;
+        let mut used = 0;
+        let module = parameters::replace(module, |name, shape| {
+            if failed.is_some() {
+                return None;
+            }
+            let full = format!("{section}.{name}");
+            match self.tensor(&full, shape) {
+                Ok(Some(data)) => {
+                    used += 1;
+                    Some(data)
+                }
+                Ok(None) => {
+                    failed = Some(TrainError::Checkpoint {
+                        path: self.path.clone(),
+                        reason: format!("lacks `{full}`, which the recipe's model has"),
+                    });
+                    None
+                }
+                Err(error) => {
+                    failed = Some(error);
+                    None
+                }
+            }
+        });
+        let there = self.count(section);
+        match failed {
+            Some(error) => Err(error),
+            None if there != used => Err(TrainError::Checkpoint {
+                path: self.path.clone(),
+                reason: format!(
+                    "holds {there} tensors under `{section}`, the recipe's model {used}"
+                ),
+            }),
+            None => Ok(module),
+        }
+    }
+}
+
+/// Loads a whole state; `state` gives the shapes.
+pub fn load<M: Module>(
+    path: &Path,
+    state: State<M>,
+    device: &Device,
+) -> Result<State<M>, TrainError> {
+    let mut reader = Reader::open(path)?;
+    let wrong = |reason: String| TrainError::Checkpoint {
+        path: path.to_owned(),
+        reason,
+    };
+    if reader.note("format") != Some(FORMAT) {
+        return Err(wrong(format!("is no {FORMAT} file")));
+    }
+    let step = reader.note("step").and_then(|s| s.parse().ok());
+    let step = step.ok_or_else(|| wrong("does not say its step".to_owned()))?;
+    let model = reader.module("model", state.model)?;
+    let ema = match state.ema {
+        Some(ema) => Some(reader.module("ema", ema)?),
+        None => None,
+    };
+    let mut optimizer = state.optimizer;
+    optimizer.load(&model, device, |name, shape| {
+        reader.tensor(&format!("optimizer.{name}"), shape)
+    })?;
+    Ok(State {
+        model,
+        optimizer,
+        ema,
+        step,
+    })
+}
+
+/// Removes old checkpoints: the newest `keep` and `best` stay.
+pub fn prune(folder: &Path, keep: usize, best: Option<u64>) -> Result<(), TrainError> {
+    let all = steps(folder)?;
+    let old = all.len().saturating_sub(keep);
+    for &step in all[..old].iter().filter(|s| Some(**s) != best) {
+        let path = path(folder, step);
+        fs::remove_file(&path).map_err(TrainError::file("remove", &path))?;
+    }
+    Ok(())
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use unimo_core::init::Init;
+    use unimo_core::layers::Linear;
+
+    use super::*;
+    use crate::recipe::{BUILT_IN, Overrides, Recipe};
+
+    fn state(seed: u64, width: usize, step: u64) -> State<Linear> {
+        let recipe = Recipe::load(BUILT_IN[0].name, &Overrides::default()).unwrap();
+        let device = Device::flex().autodiff();
+        State {
+            model: Linear::new(&mut Init::new(&device, seed), 3, width, true),
+            optimizer: Optimizer::new(&recipe.train.optimizer),
+            ema: None,
+            step,
+        }
+    }
+
+    #[test]
+    fn what_is_saved_comes_back_bit_for_bit() {
+        let folder = tempfile::tempdir().unwrap();
+        let saved = state(1, 2, 7);
+        let path = save(folder.path(), &saved).unwrap();
+        let loaded = load(&path, state(2, 2, 0), &Device::flex()).unwrap();
+        assert_eq!(loaded.step, 7);
+        assert_eq!(
+            parameters::values(&loaded.model),
+            parameters::values(&saved.model)
+        );
+        assert!(parameters::list(&loaded.model).iter().all(|p| p.trainable));
+    }
+
+    #[test]
+    fn another_shape_and_damaged_files_are_errors_that_say_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = save(folder.path(), &state(1, 2, 7)).unwrap();
+        let error = |path: &Path, width| {
+            load(path, state(2, width, 0), &Device::flex())
+                .err()
+                .unwrap()
+                .to_string()
+        };
+        assert!(error(&path, 5).contains("`model.weight`"));
+        let bytes = fs::read(&path).unwrap();
+        for (name, damaged) in [
+            ("empty", Vec::new()),
+            ("short", bytes[..bytes.len() - 3].to_vec()),
+            ("header", bytes[..20].to_vec()),
+            ("huge", [&[0xff; 7][..], &[0x7f], &bytes[8..]].concat()),
+            ("noise", bytes.iter().map(|b| b ^ 0x5a).collect()),
+        ] {
+            let damaged_path = folder.path().join(name);
+            fs::write(&damaged_path, damaged).unwrap();
+            assert!(error(&damaged_path, 2).contains(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_failed_write_leaves_what_was_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = save(folder.path(), &state(1, 2, 7)).unwrap();
+        let before = fs::read(&path).unwrap();
+        let failed = write_atomically(&path, |temporary| {
+            fs::write(temporary, b"half").unwrap();
+            let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+            Err(TrainError::file("write", temporary)(full))
+        });
+        assert!(failed.is_err());
+        assert_eq!(fs::read(&path).unwrap(), before);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn pruning_keeps_the_newest_and_the_best() {
+        let folder = tempfile::tempdir().unwrap();
+        for step in [10, 20, 30, 40] {
+            save(folder.path(), &state(1, 2, step)).unwrap();
+        }
+        prune(folder.path(), 2, Some(10)).unwrap();
+        assert_eq!(steps(folder.path()).unwrap(), [10, 30, 40]);
+    }
+}

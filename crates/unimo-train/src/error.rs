@@ -1,0 +1,132 @@
+//! What can end a command, one clear message each.
+
+use std::path::PathBuf;
+
+use unimo_core::config::ConfigError;
+use unimo_data::DataError;
+use unimo_eval::EvalError;
+
+use crate::report::ReportError;
+
+/// An error of this crate.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// No recipe of that name, no file at that path.
+    #[error("there is no recipe `{given}`: give a path to a .toml file or one of {known}")]
+    UnknownRecipe {
+        /// What was given.
+        given: String,
+        /// The names that there are.
+        known: String,
+    },
+    /// The recipe is not TOML, or a key or value in it is not known.
+    #[error("{file}: {reason}")]
+    Recipe {
+        /// File or recipe name.
+        file: String,
+        /// Key, what is wrong and what is allowed.
+        reason: String,
+    },
+    /// A value in the recipe that cannot be.
+    #[error("{file}: {error}")]
+    Value {
+        /// File or recipe name.
+        file: String,
+        /// Key, value and what is allowed.
+        error: ConfigError,
+    },
+    /// An override that is not `key=value`.
+    #[error("--set {given}: {reason}")]
+    Override {
+        /// What was given.
+        given: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A device that is not known, not built in or not there.
+    #[error("--device {given}: {reason}")]
+    Device {
+        /// What was given.
+        given: String,
+        /// What is wrong and what is allowed.
+        reason: String,
+    },
+    /// A file or folder could not be read or written.
+    #[error("cannot {action} {}: {source}", path.display())]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// A folder that is no run, or one that is already used.
+    #[error("{}: {reason}", path.display())]
+    Run {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A checkpoint that cannot be loaded.
+    #[error("checkpoint {}: {reason}", path.display())]
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A loss or gradient that is no number.
+    #[error(
+        "step {step}: {what} is not finite. Samples of the batch: {samples}. {}",
+        last_good.as_ref().map_or("No checkpoint was written yet.".to_owned(), |path| format!("Last good checkpoint: {}", path.display()))
+    )]
+    NotFinite {
+        /// The step that failed, counted from 1.
+        step: u64,
+        /// Loss by objective, or the gradient.
+        what: String,
+        /// Names of the batch's samples.
+        samples: String,
+        /// Where to go back to.
+        last_good: Option<PathBuf>,
+    },
+    /// No objective can run on what the loader gives.
+    #[error(
+        "step {step}: no objective could run on the batch; each lacked something: {objectives}"
+    )]
+    NothingToTrain {
+        /// The step, counted from 1.
+        step: u64,
+        /// Keys of the objectives.
+        objectives: String,
+    },
+    /// From the data.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// From the evaluation.
+    #[error(transparent)]
+    Eval(#[from] EvalError),
+    /// From the report.
+    #[error(transparent)]
+    Report(#[from] ReportError),
+    /// A check that compares backends failed, or a torture run.
+    #[error("{0}")]
+    Check(String),
+}
+
+impl TrainError {
+    /// A failed file operation.
+    pub fn file(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::File {
+            action,
+            path,
+            source,
+        }
+    }
+}

@@ -1,0 +1,520 @@
+//! Held-out retrieval of a trained model, its gates, and the pictures that the report shows.
+//!
+//! Every image and every text is encoded once; pairs are then made from the kept features.
+
+use std::sync::Arc;
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use unimo_core::batch::Images;
+use unimo_data::config::Pad;
+use unimo_data::{EvalSet, SkipList, Source, Split, TextTokenizer};
+use unimo_encoders::backbone::{ImageFeatures, TextFeatures};
+use unimo_encoders::fusion::LayerGates;
+use unimo_encoders::text::TextInput;
+use unimo_eval::retrieval::{DualEmbeddings, Embeddings, MethodReport, RetrievalReport};
+use unimo_eval::{Directions, GroundTruth, ModelError, Pair, Recall, RetrievalModel};
+
+use crate::checkpoint;
+use crate::device::DeviceChoice;
+use crate::error::TrainError;
+use crate::model::Model;
+use crate::progress::Progress;
+use crate::recipe::Recipe;
+use crate::report::record::{
+    ChanceRecord, EvalRecord, GalleryItem, GalleryRecord, GatesRecord, RankedCaption, RecallRecord,
+    RetrievalRecord, StreamGates, WordGates,
+};
+use crate::run::RunFolder;
+use crate::training;
+
+/// A run's weights, evaluated by `unimo eval`.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where to compute.
+    pub device: DeviceChoice,
+    /// The checkpoint's step; none: the best, or the newest where nothing was evaluated.
+    pub step: Option<u64>,
+    /// Images; none: as the recipe says, 0: all.
+    pub limit: Option<usize>,
+    /// Score every text with every image by the matching head too.
+    pub full_itm: bool,
+    /// Another list of pairs instead of the recipe's data.
+    pub data: Option<std::path::PathBuf>,
+    /// Which split.
+    pub split: Split,
+}
+
+/// Evaluates a run's checkpoint and adds the result to the run.
+pub fn run(folder: &std::path::Path, options: &Options) -> Result<EvalRecord, TrainError> {
+    let (device, _) = options.device.open()?;
+    let (run, mut recipe) = RunFolder::open(folder)?;
+    if let Some(limit) = options.limit {
+        recipe.eval.limit = limit;
+    }
+    recipe.eval.full_itm |= options.full_itm && recipe.objectives.itm.is_some();
+    let mut data = recipe.data.clone();
+    if let Some(path) = &options.data {
+        match &mut data.pairs {
+            Some(pairs) => pairs.path = path.clone(),
+            none => *none = Some(unimo_data::config::PairsConfig::new(path.clone())),
+        }
+        data.source = unimo_data::config::SourceKind::Pairs;
+    }
+    let source = unimo_data::open(&data)?;
+    let tokenizer = TextTokenizer::load(&run.join("tokenizer.json"), false)?;
+    training::check_tokenizer(&recipe, &tokenizer)?;
+
+    let checkpoints = run.checkpoints();
+    let newest = checkpoint::steps(&checkpoints)?.last().copied();
+    let best = run.best()?.map(|best| best.step);
+    let Some(step) = options.step.or(best).or(newest) else {
+        return Err(TrainError::Run {
+            path: folder.to_owned(),
+            reason: "has no checkpoint yet".to_owned(),
+        });
+    };
+    let mut reader = checkpoint::Reader::open(&checkpoint::path(&checkpoints, step))?;
+    let section = if recipe.train.ema.is_some() {
+        "ema"
+    } else {
+        "model"
+    };
+    let model = reader.module(section, Model::new(&recipe, &device))?;
+
+    let skip = SkipList::in_memory(recipe.data.max_skipped);
+    let Some(set) = open_set(&recipe, &source, options.split, &skip)? else {
+        return Err(TrainError::Run {
+            path: folder.to_owned(),
+            reason: format!(
+                "its data has no {} split to evaluate on",
+                options.split.name()
+            ),
+        });
+    };
+    let mut progress = Progress::new(0, 0, "scoring pairs");
+    let began = std::time::Instant::now();
+    let mut hear = |done: usize, total: usize| {
+        if done == 0 {
+            progress = Progress::new(total as u64, 0, "scoring pairs");
+        } else {
+            let speed = done as f64 / began.elapsed().as_secs_f64();
+            progress.update(done as u64, f64::NAN, speed);
+        }
+    };
+    let evaluated = evaluate(&model, &set, &tokenizer, &recipe, &device, &mut hear)?;
+    progress.finish();
+    record(&run, step, &set, &recipe, &evaluated)
+}
+
+/// The held-out set, or none where the data has no such split.
+pub fn open_set(
+    recipe: &Recipe,
+    source: &Arc<dyn Source>,
+    split: Split,
+    skip: &SkipList,
+) -> Result<Option<EvalSet>, TrainError> {
+    if source.is_empty(split) {
+        return Ok(None);
+    }
+    let limit = (recipe.eval.limit > 0).then_some(recipe.eval.limit);
+    let set = EvalSet::new(
+        Arc::clone(source),
+        split,
+        limit,
+        recipe.data.image_spec(),
+        skip,
+    )?;
+    Ok(Some(set))
+}
+
+/// A model with the features of a whole held-out set.
+struct Encoded<'a> {
+    model: &'a Model,
+    texts: TextFeatures,
+    images: ImageFeatures,
+    device: &'a Device,
+}
+
+impl Encoded<'_> {
+    /// The features of pairs, row by row.
+    fn rows(&self, pairs: &[Pair]) -> (TextFeatures, ImageFeatures) {
+        let rows = |of: fn(&Pair) -> usize| -> Tensor<1, Int> {
+            let rows: Vec<i32> = pairs.iter().map(|p| of(p) as i32).collect();
+            Tensor::from_data(TensorData::new(rows, [pairs.len()]), self.device)
+        };
+        (
+            self.texts.select(&rows(|p| p.text)),
+            self.images.select(&rows(|p| p.image)),
+        )
+    }
+}
+
+impl RetrievalModel for Encoded<'_> {
+    fn texts(&self) -> usize {
+        self.texts.class.dims()[0]
+    }
+
+    fn images(&self) -> usize {
+        self.images.class.dims()[0]
+    }
+
+    fn embeddings(&self) -> Result<Option<DualEmbeddings>, ModelError> {
+        let Some(itc) = &self.model.objectives.itc else {
+            return Ok(None);
+        };
+        let host = |x: Tensor<2>| {
+            let [_, features] = x.dims();
+            Embeddings::new(features, floats(x))
+        };
+        Ok(Some(DualEmbeddings {
+            texts: host(itc.embed_texts(&self.texts))?,
+            images: host(itc.embed_images(&self.images))?,
+        }))
+    }
+
+    fn has_itm(&self) -> bool {
+        self.model.objectives.itm.is_some()
+    }
+
+    fn itm_scores(&self, pairs: &[Pair]) -> Result<Vec<f32>, ModelError> {
+        let Some(itm) = &self.model.objectives.itm else {
+            return Err("the model has no matching head".into());
+        };
+        let (texts, images) = self.rows(pairs);
+        let fused = self.model.backbone.fuse(&texts, &images, false);
+        Ok(floats(itm.scores(&self.model.backbone.fusion, &fused)))
+    }
+}
+
+/// What an evaluation found, with what a report needs beside the numbers.
+pub struct Evaluated {
+    /// The numbers.
+    pub retrieval: RetrievalReport,
+    /// Mean gates per layer, where the model has gates.
+    gates: Option<GatesRecord>,
+}
+
+/// Retrieval over a held-out set.
+pub fn evaluate(
+    model: &Model,
+    set: &EvalSet,
+    tokenizer: &TextTokenizer,
+    recipe: &Recipe,
+    device: &Device,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Evaluated, TrainError> {
+    let encoded = encode(model, set, tokenizer, recipe, device)?;
+    let text_image = set.captions().iter().map(|c| c.image).collect();
+    let truth = GroundTruth::new(text_image, set.items().len())?;
+    let retrieval = unimo_eval::evaluate(&encoded, &truth, &recipe.eval.retrieval(), progress)?;
+    Ok(Evaluated {
+        gates: gates(&encoded, set, tokenizer, recipe),
+        retrieval,
+    })
+}
+
+fn encode<'a>(
+    model: &'a Model,
+    set: &EvalSet,
+    tokenizer: &TextTokenizer,
+    recipe: &Recipe,
+    device: &'a Device,
+) -> Result<Encoded<'a>, TrainError> {
+    let step = recipe.eval.batch_size;
+    let backbone = &model.backbone;
+    let mut images = Vec::new();
+    for first in (0..set.items().len()).step_by(step) {
+        let batch = set.images(first..first + step)?;
+        let rows = batch.pixels.len() / (Images::CHANNELS * batch.height * batch.width);
+        let shape = [rows, Images::CHANNELS, batch.height, batch.width];
+        let pixels = Tensor::<4>::from_data(TensorData::new(batch.pixels, shape), device);
+        images.push(backbone.encode_images(pixels));
+    }
+    // One length for all, so that any two texts fit one batch: that of the longest caption.
+    let all = set.texts(
+        0..set.captions().len(),
+        tokenizer,
+        recipe.data.max_text_length,
+        Pad::Longest,
+    );
+    let mut texts = Vec::new();
+    for (ids, lengths) in all
+        .ids
+        .chunks(step * all.length)
+        .zip(all.lengths.chunks(step))
+    {
+        let input: TextInput = backbone.text.input(ids, lengths, all.length, device);
+        texts.push(backbone.encode_texts(&input));
+    }
+    Ok(Encoded {
+        model,
+        texts: TextFeatures::cat(texts),
+        images: ImageFeatures::cat(images),
+        device,
+    })
+}
+
+/// Mean of the gates over some true pairs, and the gates of the words of one caption.
+fn gates(
+    encoded: &Encoded<'_>,
+    set: &EvalSet,
+    tokenizer: &TextTokenizer,
+    recipe: &Recipe,
+) -> Option<GatesRecord> {
+    let config = &recipe.model.fusion;
+    let pairs: Vec<Pair> = set
+        .captions()
+        .iter()
+        .enumerate()
+        .take(recipe.eval.batch_size)
+        .map(|(text, caption)| Pair {
+            image: caption.image,
+            text,
+        })
+        .collect();
+    let (texts, images) = encoded.rows(&pairs);
+    let gates = encoded.model.backbone.fuse(&texts, &images, true).gates;
+    if gates.is_empty() {
+        return None;
+    }
+    let layers = gates.len();
+    let tokens: Vec<Vec<i32>> = pairs
+        .iter()
+        .map(|pair| {
+            let text = &set.captions()[pair.text].text;
+            tokenizer.encode(text, recipe.data.max_text_length).ids
+        })
+        .collect();
+    let lengths: Vec<usize> = tokens.iter().map(Vec::len).collect();
+    let stream = |of: fn(&LayerGates) -> &Tensor<3>, lengths: Option<&[usize]>| StreamGates {
+        levels: config.level_names(layers - 1),
+        layers: gates.iter().map(|g| mean_gates(of(g), lengths)).collect(),
+    };
+    let words = tokens.first().and_then(|ids| {
+        let per_word = gates.iter().all(|g| g.text.dims()[1] > 1);
+        per_word.then(|| WordGates {
+            caption: ids
+                .iter()
+                .map(|id| tokenizer.decode(&[*id]).trim().to_owned())
+                .collect(),
+            layers: gates
+                .iter()
+                .map(|g| {
+                    let levels = g.text.dims()[2];
+                    let first = g.text.clone().narrow(0, 0, 1);
+                    let values = floats(first);
+                    let rows = values.chunks(levels).take(ids.len());
+                    rows.map(|row| row.iter().map(|v| Some(f64::from(*v))).collect())
+                        .collect()
+                })
+                .collect(),
+        })
+    });
+    Some(GatesRecord {
+        text: Some(stream(|g| &g.text, Some(&lengths))),
+        image: Some(stream(|g| &g.image, None)),
+        words,
+    })
+}
+
+/// # Shapes
+///
+/// - gates: `[B, R, S]`; positions beyond `lengths` do not count where `R` is the text's length
+/// - output: `[S]`
+fn mean_gates(gates: &Tensor<3>, lengths: Option<&[usize]>) -> Vec<Option<f64>> {
+    let [rows, positions, levels] = gates.dims();
+    let values = floats(gates.clone());
+    let mut sums = vec![0.0; levels];
+    let mut count = 0usize;
+    for row in 0..rows {
+        let real = lengths.map_or(positions, |l| l[row].min(positions));
+        for position in 0..real {
+            let at = (row * positions + position) * levels;
+            for (sum, value) in sums.iter_mut().zip(&values[at..at + levels]) {
+                *sum += f64::from(*value);
+            }
+            count += 1;
+        }
+    }
+    sums.iter()
+        .map(|sum| Some(sum / count.max(1) as f64))
+        .collect()
+}
+
+fn floats<const D: usize>(x: Tensor<D>) -> Vec<f32> {
+    x.into_data().convert::<f32>().iter::<f32>().collect()
+}
+
+/// The entry of the method that ranks best.
+fn headline(report: &RetrievalReport) -> Option<&MethodReport> {
+    let mean = |m: &MethodReport| m.text_to_image.r1 + m.image_to_text.r1;
+    report
+        .methods
+        .iter()
+        .max_by(|a, b| mean(a).total_cmp(&mean(b)))
+}
+
+/// One line for the terminal.
+pub fn summary(step: u64, evaluated: &Evaluated) -> String {
+    let report = &evaluated.retrieval;
+    let Some(best) = headline(report) else {
+        return format!("step {step}: nothing to retrieve with");
+    };
+    let percent = |share: f64| 100.0 * share;
+    format!(
+        "step {step}: {} images, {} texts, {}: text to image R@1 {:.1}% R@10 {:.1}%, \
+         image to text R@1 {:.1}% R@10 {:.1}% (chance R@1 {:.2}% and {:.2}%)",
+        report.images,
+        report.texts,
+        best.method,
+        percent(best.text_to_image.r1),
+        percent(best.text_to_image.r10),
+        percent(best.image_to_text.r1),
+        percent(best.image_to_text.r10),
+        percent(report.chance.text_to_image.r1),
+        percent(report.chance.image_to_text.r1),
+    )
+}
+
+/// Writes an evaluation into the run: a line of `evals.jsonl`, gates and gallery.
+pub fn record(
+    run: &RunFolder,
+    step: u64,
+    set: &EvalSet,
+    recipe: &Recipe,
+    evaluated: &Evaluated,
+) -> Result<EvalRecord, TrainError> {
+    let report = &evaluated.retrieval;
+    let recall = |r: &Recall| RecallRecord {
+        r1: r.r1,
+        r5: r.r5,
+        r10: r.r10,
+        median_rank: r.median_rank,
+    };
+    let Directions {
+        text_to_image,
+        image_to_text,
+    } = &report.chance;
+    let chance = |c: &unimo_eval::ChanceRecall| RecallRecord {
+        r1: c.r1,
+        r5: c.r5,
+        r10: c.r10,
+        median_rank: f64::NAN,
+    };
+    let record = EvalRecord {
+        step,
+        split: set.source().1.name().to_owned(),
+        images: report.images as u64,
+        texts: report.texts as u64,
+        retrieval: report
+            .methods
+            .iter()
+            .map(|m| RetrievalRecord {
+                method: m.method.to_string(),
+                text_to_image: recall(&m.text_to_image),
+                image_to_text: recall(&m.image_to_text),
+            })
+            .collect(),
+        chance: Some(ChanceRecord {
+            text_to_image: chance(text_to_image),
+            image_to_text: chance(image_to_text),
+        }),
+    };
+    run.append("evals.jsonl", &record)?;
+    if let Some(gates) = &evaluated.gates {
+        run.write_json("gates.json", gates)?;
+    }
+    if let Some(best) = headline(report) {
+        run.write_json("gallery.json", &gallery(run, set, recipe, best)?)?;
+    }
+    Ok(record)
+}
+
+/// Some held-out images with the captions that the model ranks first, spread over the set.
+fn gallery(
+    run: &RunFolder,
+    set: &EvalSet,
+    recipe: &Recipe,
+    best: &MethodReport,
+) -> Result<GalleryRecord, TrainError> {
+    let folder = run.join("gallery");
+    std::fs::create_dir_all(&folder).map_err(TrainError::file("create", &folder))?;
+    let images = set.items().len();
+    let shown = recipe.eval.gallery.min(images);
+    let mut items = Vec::new();
+    for number in 0..shown {
+        let index = number * images / shown;
+        let name = format!("gallery/{number}.png");
+        let path = run.join(&name);
+        set.picture(index)?
+            .save(&path)
+            .map_err(|e| TrainError::Run {
+                path,
+                reason: e.to_string(),
+            })?;
+        let captions = set.captions();
+        let item = &set.items()[index];
+        let ranked = best.captions_of_image.get(index).map_or(&[][..], |c| c);
+        items.push(GalleryItem {
+            image: name,
+            truth: captions[item.captions.clone()]
+                .iter()
+                .map(|c| c.text.clone())
+                .collect(),
+            captions: ranked
+                .iter()
+                .map(|candidate| {
+                    let score = f64::from(candidate.score);
+                    RankedCaption {
+                        text: captions[candidate.index].text.clone(),
+                        // The matching head's score is a logit, shown as a probability.
+                        score: if candidate.by_itm {
+                            1.0 / (1.0 + (-score).exp())
+                        } else {
+                            score
+                        },
+                        right: candidate.is_match,
+                    }
+                })
+                .collect(),
+        });
+    }
+    Ok(GalleryRecord { items })
+}
+
+/// An evaluation as a table for the terminal.
+pub fn table(record: &EvalRecord) -> String {
+    let mut out = format!(
+        "step {}, {} split: {} images, {} texts\n{:<10}{:>34}{:>34}\n",
+        record.step,
+        record.split,
+        record.images,
+        record.texts,
+        "",
+        "text to image R@1/5/10 (median)",
+        "image to text R@1/5/10 (median)"
+    );
+    let cell = |r: &RecallRecord| {
+        let median = if r.median_rank.is_nan() {
+            String::new()
+        } else {
+            format!(" ({})", r.median_rank)
+        };
+        format!(
+            "{:.1} / {:.1} / {:.1}{median}",
+            100.0 * r.r1,
+            100.0 * r.r5,
+            100.0 * r.r10
+        )
+    };
+    let mut row = |name: &str, a: &RecallRecord, b: &RecallRecord| {
+        out.push_str(&format!("{name:<10}{:>34}{:>34}\n", cell(a), cell(b)));
+    };
+    for r in &record.retrieval {
+        row(&r.method, &r.text_to_image, &r.image_to_text);
+    }
+    if let Some(chance) = &record.chance {
+        row("chance", &chance.text_to_image, &chance.image_to_text);
+    }
+    out
+}

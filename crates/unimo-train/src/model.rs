@@ -1,0 +1,40 @@
+//! The model that a recipe describes: encoders and objectives, made from one seed.
+
+use burn::module::Module;
+use burn::tensor::{Device, FloatDType};
+use unimo_core::init::Init;
+use unimo_encoders::backbone::Backbone;
+use unimo_objectives::Objectives;
+
+use crate::recipe::{ComputeDtype, Recipe};
+
+/// Everything with weights.
+#[derive(Module, Debug)]
+pub struct Model {
+    /// Encoders.
+    pub backbone: Backbone,
+    /// Heads.
+    pub objectives: Objectives,
+}
+
+impl Model {
+    /// New weights from the recipe's seed, the same on every device.
+    pub fn new(recipe: &Recipe, device: &Device) -> Self {
+        let mut init = Init::new(device, recipe.seed);
+        let backbone = recipe.model.init(&mut init);
+        let objectives = recipe.objectives.init(&mut init, &recipe.model, &backbone);
+        Self {
+            backbone: backbone.compute_in(float_dtype(recipe.train.dtype)),
+            objectives,
+        }
+    }
+}
+
+/// burn's name of a dtype.
+pub fn float_dtype(dtype: ComputeDtype) -> FloatDType {
+    match dtype {
+        ComputeDtype::F32 => FloatDType::F32,
+        ComputeDtype::Bf16 => FloatDType::BF16,
+        ComputeDtype::F16 => FloatDType::F16,
+    }
+}

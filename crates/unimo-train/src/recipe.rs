@@ -1,0 +1,455 @@
+//! Recipes: a paper as data. Encoders, fusion, objectives, data and schedule in one TOML file, read strictly.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+use unimo_core::config::{self, ConfigError};
+use unimo_data::DataConfig;
+use unimo_data::config::{PairsConfig, SourceKind};
+use unimo_encoders::backbone::BackboneConfig;
+use unimo_eval::RetrievalConfig;
+use unimo_objectives::ObjectivesConfig;
+
+use crate::error::TrainError;
+
+/// A recipe that ships with the crate.
+#[derive(Debug, Clone, Copy)]
+pub struct BuiltIn {
+    /// What the command line calls it.
+    pub name: &'static str,
+    /// The file's text.
+    pub text: &'static str,
+}
+
+macro_rules! built_in {
+    ($($name:literal),+ $(,)?) => {
+        /// Every recipe that ships with the crate.
+        pub const BUILT_IN: &[BuiltIn] = &[
+            $(BuiltIn { name: $name, text: include_str!(concat!("../recipes/", $name, ".toml")) }),+
+        ];
+    };
+}
+
+built_in![
+    "unimo3-tiny",
+    "unimo3-small",
+    "unimo3-base",
+    "meter-base",
+    "bridgetower-base",
+    "managertower-base",
+];
+
+/// Everything that decides a training run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// One line on what it is.
+    pub description: String,
+    /// Decides weights, order, masks, negatives and dropout.
+    pub seed: u64,
+    /// The loop.
+    pub train: TrainConfig,
+    /// Held-out retrieval.
+    pub eval: EvalConfig,
+    /// Encoders.
+    pub model: BackboneConfig,
+    /// Losses.
+    pub objectives: ObjectivesConfig,
+    /// Samples.
+    pub data: DataConfig,
+}
+
+/// What activations are computed in; parameters, optimiser and losses are f32 in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ComputeDtype {
+    /// Single precision.
+    F32,
+    /// Half precision with the range of f32: for GPUs that have it.
+    Bf16,
+    /// Half precision with little range; gradients may vanish without loss scaling.
+    F16,
+}
+
+/// `[train]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Optimiser steps.
+    pub steps: u64,
+    /// Pairs per forward pass.
+    pub batch_size: usize,
+    /// Forward passes per optimiser step: the effective batch is `batch_size * accumulation`.
+    pub accumulation: usize,
+    /// What activations are computed in.
+    pub dtype: ComputeDtype,
+    /// Recompute cheap operations in the backward pass instead of keeping their results.
+    pub gradient_checkpointing: bool,
+    /// Largest norm of the whole gradient; absent: no clipping.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip_norm: Option<f64>,
+    /// Share of the old value in a moving average of the weights, which then is what is evaluated; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema: Option<f64>,
+    /// Steps between lines in `metrics.jsonl`.
+    pub log_every: u64,
+    /// Steps between evaluations; 0: only at the end.
+    pub eval_every: u64,
+    /// Steps between checkpoints; the last step is always kept.
+    pub checkpoint_every: u64,
+    /// How many of the newest checkpoints are kept, beside the best.
+    pub keep_last: usize,
+    /// The optimiser.
+    pub optimizer: OptimizerConfig,
+    /// The learning rate over time.
+    pub schedule: ScheduleConfig,
+}
+
+/// `[train.optimizer]`: AdamW.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OptimizerConfig {
+    /// Peak learning rate of the uni-modal encoders.
+    pub lr: f64,
+    /// Factor of the learning rate for the cross-modal encoder and the heads (5 in METER).
+    pub fusion_lr_factor: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled weight decay of matrices; vectors (biases, norms, the class token) have none.
+    pub weight_decay: f64,
+}
+
+/// How the learning rate falls after the warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decay {
+    /// Along a line.
+    Linear,
+    /// Along half a cosine wave.
+    Cosine,
+    /// Not at all.
+    Constant,
+}
+
+/// `[train.schedule]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScheduleConfig {
+    /// Share of the steps in which the rate rises along a line from 0.
+    pub warmup: f64,
+    /// How it falls afterwards.
+    pub decay: Decay,
+    /// The rate at the last step, as a share of the peak.
+    pub last: f64,
+}
+
+/// `[eval]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvalConfig {
+    /// Images of the held-out split; 0: all.
+    pub limit: usize,
+    /// Texts or images per forward pass of an encoder, and pairs per pass of the cross-modal encoder.
+    pub batch_size: usize,
+    /// Candidates that the contrastive score leaves to the matching score, in each direction.
+    pub shortlist: usize,
+    /// Score every text with every image by the matching score too.
+    pub full_itm: bool,
+    /// Images shown in the report.
+    pub gallery: usize,
+}
+
+impl EvalConfig {
+    /// As the evaluation takes it.
+    pub fn retrieval(&self) -> RetrievalConfig {
+        RetrievalConfig {
+            shortlist: self.shortlist,
+            full_itm: self.full_itm,
+            batch: self.batch_size,
+            top: 5,
+        }
+    }
+}
+
+/// What the command line adds to a recipe.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// `--data`: a list of pairs.
+    pub data: Option<PathBuf>,
+    /// `--set key=value`, in order.
+    pub set: Vec<String>,
+}
+
+impl Recipe {
+    /// A built-in recipe by name, or a file by path, with overrides, validated.
+    pub fn load(given: &str, overrides: &Overrides) -> Result<Self, TrainError> {
+        let path = Path::new(given);
+        if let Some(built_in) = BUILT_IN.iter().find(|b| b.name == given) {
+            return Self::parse(built_in.name, built_in.text, None, overrides);
+        }
+        if !path.is_file() {
+            let names: Vec<_> = BUILT_IN.iter().map(|b| b.name).collect();
+            return Err(TrainError::UnknownRecipe {
+                given: given.to_owned(),
+                known: names.join(", "),
+            });
+        }
+        let text = std::fs::read_to_string(path).map_err(TrainError::file("read", path))?;
+        Self::parse(given, &text, path.parent(), overrides)
+    }
+
+    /// Reads a recipe's text. Paths in it are relative to `folder`, if there is one; paths on the command line are
+    /// relative to the working directory.
+    pub fn parse(
+        file: &str,
+        text: &str,
+        folder: Option<&Path>,
+        overrides: &Overrides,
+    ) -> Result<Self, TrainError> {
+        let wrong = |reason: String| TrainError::Recipe {
+            file: file.to_owned(),
+            reason,
+        };
+        let mut table: Table = text
+            .parse()
+            .map_err(|e: toml::de::Error| wrong(e.to_string()))?;
+        for given in &overrides.set {
+            set(&mut table, given)?;
+        }
+        let mut recipe: Self =
+            serde_path_to_error::deserialize(Value::Table(table)).map_err(|e| {
+                let key = e.path().to_string();
+                let reason = e.inner().to_string();
+                wrong(format!("`{key}`: {}", reason.trim_end()))
+            })?;
+        if let Some(folder) = folder {
+            recipe.data.rebase(folder);
+        }
+        if let Some(path) = &overrides.data {
+            recipe.data.source = SourceKind::Pairs;
+            let absolute = std::path::absolute(path).map_err(TrainError::file("find", path))?;
+            match &mut recipe.data.pairs {
+                Some(pairs) => pairs.path = absolute,
+                none => *none = Some(PairsConfig::new(absolute)),
+            }
+        }
+        recipe.validate(file)?;
+        Ok(recipe)
+    }
+
+    /// Every value on its own and against the others, before anything is loaded.
+    pub fn validate(&self, file: &str) -> Result<(), TrainError> {
+        self.check().map_err(|error| TrainError::Value {
+            file: file.to_owned(),
+            error,
+        })?;
+        self.data.validate().map_err(|error| TrainError::Recipe {
+            file: file.to_owned(),
+            reason: error.to_string(),
+        })
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        self.train.validate().map_err(|e| e.within("train"))?;
+        config::positive("batch_size", self.eval.batch_size).map_err(|e| e.within("eval"))?;
+        self.model.validate().map_err(|e| e.within("model"))?;
+        self.objectives
+            .validate()
+            .map_err(|e| e.within("objectives"))?;
+        let image_size = self.model.image.image_size;
+        ConfigError::unless(
+            self.data.image_size == image_size,
+            "data.image_size",
+            self.data.image_size,
+            format_args!("must equal model.image.image_size = {image_size}"),
+        )?;
+        let longest = self.model.text.longest_text();
+        ConfigError::unless(
+            self.data.max_text_length <= longest,
+            "data.max_text_length",
+            self.data.max_text_length,
+            format_args!(
+                "must be at most {longest}, which model.text.max_positions = {} has room for",
+                self.model.text.max_positions
+            ),
+        )?;
+        let negatives = self.objectives.itm.is_some() || self.objectives.itc.is_some();
+        ConfigError::unless(
+            !negatives || self.train.batch_size >= 2,
+            "train.batch_size",
+            self.train.batch_size,
+            "must be at least 2: objectives.itm and objectives.itc take negatives from the batch",
+        )?;
+        ConfigError::unless(
+            negatives,
+            "objectives",
+            "mlm alone",
+            "needs itm or itc too, or there is nothing to retrieve with",
+        )?;
+        ConfigError::unless(
+            !self.eval.full_itm || self.objectives.itm.is_some(),
+            "eval.full_itm",
+            self.eval.full_itm,
+            "needs [objectives.itm]",
+        )
+    }
+
+    /// As TOML, with every value written out.
+    pub fn to_toml(&self) -> Result<String, TrainError> {
+        toml::to_string(self).map_err(|e| TrainError::Recipe {
+            file: "the resolved recipe".to_owned(),
+            reason: e.to_string(),
+        })
+    }
+}
+
+impl TrainConfig {
+    fn validate(&self) -> Result<(), ConfigError> {
+        ConfigError::unless(self.steps > 0, "steps", self.steps, "must be at least 1")?;
+        config::positive("batch_size", self.batch_size)?;
+        config::positive("accumulation", self.accumulation)?;
+        config::positive("keep_last", self.keep_last)?;
+        for (key, value) in [
+            ("log_every", self.log_every),
+            ("checkpoint_every", self.checkpoint_every),
+        ] {
+            ConfigError::unless(value > 0, key, value, "must be at least 1")?;
+        }
+        if let Some(norm) = self.clip_norm {
+            config::above_zero("clip_norm", norm)?;
+        }
+        if let Some(decay) = self.ema {
+            config::probability("ema", decay)?;
+        }
+        let o = &self.optimizer;
+        for (key, value) in [
+            ("optimizer.lr", o.lr),
+            ("optimizer.fusion_lr_factor", o.fusion_lr_factor),
+            ("optimizer.eps", o.eps),
+        ] {
+            config::above_zero(key, value)?;
+        }
+        config::probability("optimizer.beta1", o.beta1)?;
+        config::probability("optimizer.beta2", o.beta2)?;
+        config::probability("optimizer.weight_decay", o.weight_decay)?;
+        config::probability("schedule.warmup", self.schedule.warmup)?;
+        let last = self.schedule.last;
+        ConfigError::unless(
+            (0.0..=1.0).contains(&last),
+            "schedule.last",
+            last,
+            "must be in [0, 1]",
+        )
+    }
+}
+
+/// Puts `a.b.c=value` into a table. The value is read as TOML; what is no TOML is taken as a string.
+fn set(table: &mut Table, given: &str) -> Result<(), TrainError> {
+    let wrong = |reason: String| TrainError::Override {
+        given: given.to_owned(),
+        reason,
+    };
+    let Some((path, value)) = given.split_once('=') else {
+        return Err(wrong("must be key=value".to_owned()));
+    };
+    let value = format!("v = {value}")
+        .parse::<Table>()
+        .ok()
+        .and_then(|mut t| t.remove("v"))
+        .unwrap_or_else(|| Value::String(value.to_owned()));
+    let keys: Vec<&str> = path.split('.').map(str::trim).collect();
+    let Some((last, sections)) = keys
+        .split_last()
+        .filter(|_| keys.iter().all(|k| !k.is_empty()))
+    else {
+        return Err(wrong("an empty key".to_owned()));
+    };
+    let mut at = table;
+    for section in sections {
+        let entry = at
+            .entry((*section).to_owned())
+            .or_insert_with(|| Value::Table(Table::new()));
+        at = entry
+            .as_table_mut()
+            .ok_or_else(|| wrong(format!("`{section}` is a value, not a section")))?;
+    }
+    // `--set objectives.itc=none` takes a section out, which an ablation may want.
+    if value.as_str() == Some("none") && at.get(*last).is_some_and(Value::is_table) {
+        at.remove(*last);
+    } else {
+        at.insert((*last).to_owned(), value);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(set: &[&str]) -> Result<Recipe, TrainError> {
+        let overrides = Overrides {
+            data: None,
+            set: set.iter().map(|s| (*s).to_owned()).collect(),
+        };
+        Recipe::load("unimo3-tiny", &overrides)
+    }
+
+    #[test]
+    fn every_recipe_parses_and_survives_writing_out() {
+        for built_in in BUILT_IN {
+            let recipe = Recipe::load(built_in.name, &Overrides::default()).unwrap();
+            let text = recipe.to_toml().unwrap();
+            let again = Recipe::parse("resolved", &text, None, &Overrides::default()).unwrap();
+            assert_eq!(recipe, again, "{}", built_in.name);
+        }
+    }
+
+    #[test]
+    fn overrides_reach_every_kind_of_value() {
+        let recipe = with(&[
+            "train.steps=7",
+            "train.optimizer.lr=1e-3",
+            "model.fusion.gate=token",
+            "objectives.itm.negatives=\"uniform\"",
+            "data.tokenizer={ kind = \"train\", vocab_size = 300 }",
+        ])
+        .unwrap();
+        assert_eq!(recipe.train.steps, 7);
+        assert_eq!(recipe.train.optimizer.lr, 1e-3);
+        assert_eq!(
+            recipe.model.fusion.gate,
+            unimo_core::levels::GateKind::Token
+        );
+        assert!(
+            with(&["objectives.mlm=none"])
+                .unwrap()
+                .objectives
+                .mlm
+                .is_none()
+        );
+    }
+
+    #[test]
+    fn wrong_keys_and_values_are_named() {
+        for (set, expected) in [
+            ("train.stepz=7", "stepz"),
+            ("train.steps=\"many\"", "`train.steps`"),
+            ("train.steps=0", "`train.steps = 0`"),
+            ("model.text.heads=5", "`model.text.heads = 5`"),
+            ("model.fusion.gate=soft", "`model.fusion.gate`"),
+            ("data.image_size=32", "model.image.image_size"),
+            ("nonsense", "key=value"),
+            ("objectives.itc=none", "itm.negatives"),
+        ] {
+            let error = with(&[set]).unwrap_err().to_string();
+            assert!(error.contains(expected), "{set}: {error}");
+        }
+        let error = Recipe::load("unimo4", &Overrides::default()).unwrap_err();
+        assert!(error.to_string().contains("unimo3-tiny"), "{error}");
+    }
+}

@@ -1,0 +1,530 @@
+//! The files of a run folder, as structs: what the training loop writes and the report reads.
+//!
+//! Unlike recipes these structs accept unknown keys: a report must be possible of a run that a newer version wrote. Numbers
+//! that are absent or `null` (JSON has no NaN) are NaN.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value};
+
+/// Number of skipped items that the report lists.
+const SKIPPED_SHOWN: usize = 10;
+
+fn nan() -> f64 {
+    f64::NAN
+}
+
+fn null_is_nan<'de, D: Deserializer<'de>>(input: D) -> Result<f64, D::Error> {
+    Ok(Option::<f64>::deserialize(input)?.unwrap_or(f64::NAN))
+}
+
+/// A line of `metrics.jsonl`: one logged training step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// Optimiser step, from 1.
+    pub step: u64,
+    /// Passes over the training data so far.
+    #[serde(default = "nan", deserialize_with = "null_is_nan")]
+    pub epoch: f64,
+    /// Total loss, the weighted sum of the objectives'.
+    #[serde(default = "nan", deserialize_with = "null_is_nan")]
+    pub loss: f64,
+    /// Learning rate of the step.
+    #[serde(default = "nan", deserialize_with = "null_is_nan")]
+    pub lr: f64,
+    /// Norm of the gradient before clipping.
+    #[serde(default = "nan", deserialize_with = "null_is_nan")]
+    pub grad_norm: f64,
+    /// Image-text pairs a second.
+    #[serde(default = "nan", deserialize_with = "null_is_nan")]
+    pub pairs_per_second: f64,
+    /// Seconds the step took.
+    #[serde(default = "nan", deserialize_with = "null_is_nan")]
+    pub step_seconds: f64,
+    /// Seconds of the step that were spent waiting for the loader.
+    #[serde(default = "nan", deserialize_with = "null_is_nan")]
+    pub wait_seconds: f64,
+    /// An [`ObjectiveRecord`] for each objective's name, in the order of the recipe.
+    #[serde(default)]
+    pub losses: Map<String, Value>,
+    /// Seconds of training of the run so far, resumed parts included.
+    #[serde(default = "nan", deserialize_with = "null_is_nan")]
+    pub elapsed_seconds: f64,
+}
+
+impl StepRecord {
+    /// The objective's part of the step, if it has one.
+    pub fn objective(&self, name: &str) -> Option<ObjectiveRecord> {
+        self.losses
+            .get(name)
+            .and_then(|value| ObjectiveRecord::deserialize(value).ok())
+    }
+}
+
+/// One objective in a step.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ObjectiveRecord {
+    /// Loss, a mean over `count` predictions.
+    #[serde(default = "nan", deserialize_with = "null_is_nan")]
+    pub loss: f64,
+    /// Share of right predictions, 0 to 1; NaN where the objective has none.
+    #[serde(default = "nan", deserialize_with = "null_is_nan")]
+    pub accuracy: f64,
+    /// Number of predictions.
+    #[serde(default = "nan", deserialize_with = "null_is_nan")]
+    pub count: f64,
+}
+
+/// A line of `evals.jsonl`: one evaluation of one split.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EvalRecord {
+    /// Optimiser step of the evaluated weights.
+    pub step: u64,
+    /// Name of the split.
+    #[serde(default)]
+    pub split: String,
+    /// Number of images in the retrieval pool.
+    #[serde(default)]
+    pub images: u64,
+    /// Number of texts in the retrieval pool.
+    #[serde(default)]
+    pub texts: u64,
+    /// Retrieval by each method.
+    #[serde(default)]
+    pub retrieval: Vec<RetrievalRecord>,
+    /// What ranking at random would reach.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chance: Option<ChanceRecord>,
+}
+
+/// Retrieval in both directions by one method.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RetrievalRecord {
+    /// `itc`, `itm` or `itc+itm` (a shortlist by ITC, ranked by ITM).
+    pub method: String,
+    /// A text is given, its image is looked for.
+    pub text_to_image: RecallRecord,
+    /// An image is given, one of its texts is looked for.
+    pub image_to_text: RecallRecord,
+}
+
+/// Chance level in both directions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChanceRecord {
+    /// A text is given, its image is looked for.
+    pub text_to_image: RecallRecord,
+    /// An image is given, one of its texts is looked for.
+    pub image_to_text: RecallRecord,
+}
+
+/// Retrieval figures of one direction.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct RecallRecord {
+    /// Share of queries with a right answer in first place, 0 to 1.
+    #[serde(default = "nan", deserialize_with = "null_is_nan")]
+    pub r1: f64,
+    /// The same among the first five.
+    #[serde(default = "nan", deserialize_with = "null_is_nan")]
+    pub r5: f64,
+    /// The same among the first ten.
+    #[serde(default = "nan", deserialize_with = "null_is_nan")]
+    pub r10: f64,
+    /// Median over the queries of the best right answer's rank, from 1.
+    #[serde(default = "nan", deserialize_with = "null_is_nan")]
+    pub median_rank: f64,
+}
+
+/// `gates.json`: the gates of the cross-layer attention, averaged over held-out pairs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GatesRecord {
+    /// Gates of the text stream (over levels of the image stream).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<StreamGates>,
+    /// Gates of the image stream (over levels of the text stream).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<StreamGates>,
+    /// Gates for the words of one caption, where the gate is by token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub words: Option<WordGates>,
+}
+
+/// Gates of one stream.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StreamGates {
+    /// Names of the levels, such as `V0`.
+    #[serde(default)]
+    pub levels: Vec<String>,
+    /// Gate of each level for each layer; a layer may read fewer levels than there are.
+    #[serde(default)]
+    pub layers: Vec<Vec<Option<f64>>>,
+}
+
+/// Gates of the words of one caption.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WordGates {
+    /// The words.
+    #[serde(default)]
+    pub caption: Vec<String>,
+    /// `layers[layer][word][level]`.
+    #[serde(default)]
+    pub layers: Vec<Vec<Vec<Option<f64>>>>,
+}
+
+/// `gallery.json`: held-out images with the captions that the model ranks first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GalleryRecord {
+    /// The images.
+    #[serde(default)]
+    pub items: Vec<GalleryItem>,
+}
+
+/// One image of the gallery.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GalleryItem {
+    /// Path of the image inside the run folder, with `/`.
+    pub image: String,
+    /// The image's own captions.
+    #[serde(default)]
+    pub truth: Vec<String>,
+    /// The captions ranked first, best first.
+    #[serde(default)]
+    pub captions: Vec<RankedCaption>,
+}
+
+/// A retrieved caption.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RankedCaption {
+    /// The caption.
+    pub text: String,
+    /// The model's score.
+    #[serde(default = "nan", deserialize_with = "null_is_nan")]
+    pub score: f64,
+    /// Whether it is one of the image's own.
+    #[serde(default)]
+    pub right: bool,
+}
+
+/// A line of `skipped.jsonl`: an item of the data that could not be used.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SkippedRecord {
+    /// The file at fault.
+    #[serde(default)]
+    pub file: String,
+    /// Its line, from 1, where it has lines.
+    #[serde(default)]
+    pub line: Option<u64>,
+    /// What is wrong with it.
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// All that a run folder holds.
+#[derive(Debug, Default)]
+pub(super) struct RunFolder {
+    pub recipe: String,
+    pub facts: Map<String, Value>,
+    pub steps: Vec<StepRecord>,
+    /// Steps after which an interrupted run was taken up again.
+    pub resumes: Vec<u64>,
+    pub evals: Vec<EvalRecord>,
+    pub gates: Option<GatesRecord>,
+    pub gallery: Vec<GalleryItem>,
+    pub skipped_count: usize,
+    pub skipped: Vec<SkippedRecord>,
+    /// What could not be read: shown in the report, because a report of the rest is worth more than none.
+    pub problems: Vec<String>,
+}
+
+impl RunFolder {
+    /// Reads the folder; only `recipe.toml` has to be there.
+    pub(super) fn read(run: &Path) -> io::Result<Self> {
+        let mut folder = Self {
+            recipe: std::fs::read_to_string(run.join("recipe.toml"))?,
+            ..Self::default()
+        };
+        folder.facts = object(run, "run.json", &mut folder.problems).unwrap_or_default();
+        folder.gates = object(run, "gates.json", &mut folder.problems);
+        folder.gallery = object::<GalleryRecord>(run, "gallery.json", &mut folder.problems)
+            .map(|gallery| gallery.items)
+            .unwrap_or_default();
+
+        let mut steps: Vec<StepRecord> = Vec::new();
+        let mut resumes: BTreeSet<u64> = BTreeSet::new();
+        lines(
+            run,
+            "metrics.jsonl",
+            &mut folder.problems,
+            |record: StepRecord| {
+                if steps.last().is_some_and(|last| last.step >= record.step) {
+                    // A resumed run starts again from its checkpoint; what was logged after that belongs to lost weights.
+                    steps.truncate(steps.partition_point(|earlier| earlier.step < record.step));
+                    resumes.retain(|step| *step < record.step);
+                    resumes.extend(steps.last().map(|earlier| earlier.step));
+                }
+                steps.push(record);
+            },
+        );
+        (folder.steps, folder.resumes) = (steps, resumes.into_iter().collect());
+
+        // Evaluations may come in any order (an older checkpoint evaluated later), so here only an equal step is replaced.
+        let mut evals: Vec<EvalRecord> = Vec::new();
+        lines(
+            run,
+            "evals.jsonl",
+            &mut folder.problems,
+            |record: EvalRecord| {
+                evals.retain(|earlier| {
+                    (earlier.step, &earlier.split) != (record.step, &record.split)
+                });
+                evals.push(record);
+            },
+        );
+        evals.sort_by_key(|record| record.step);
+        folder.evals = evals;
+
+        let (count, skipped) = (&mut folder.skipped_count, &mut folder.skipped);
+        lines(
+            run,
+            "skipped.jsonl",
+            &mut folder.problems,
+            |record: SkippedRecord| {
+                *count += 1;
+                if skipped.len() < SKIPPED_SHOWN {
+                    skipped.push(record);
+                }
+            },
+        );
+        Ok(folder)
+    }
+}
+
+/// The object in `run/name`; `None` where there is no such file or, with a problem noted, where it cannot be read.
+fn object<T: DeserializeOwned>(run: &Path, name: &str, problems: &mut Vec<String>) -> Option<T> {
+    let text = match std::fs::read(run.join(name)) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(error) => {
+            problems.push(format!("{name} cannot be read and is left out: {error}"));
+            return None;
+        }
+    };
+    match serde_json::from_slice(&text) {
+        Ok(value) => Some(value),
+        Err(error) => {
+            problems.push(format!("{name} cannot be read and is left out: {error}"));
+            None
+        }
+    }
+}
+
+/// Hands each line's record of `run/name` to `take`. A last line without its end is that of a killed run: taken if whole,
+/// left out in silence if not. Other lines that cannot be read are left out and noted.
+fn lines<T: DeserializeOwned>(
+    run: &Path,
+    name: &str,
+    problems: &mut Vec<String>,
+    mut take: impl FnMut(T),
+) {
+    let mut file = match File::open(run.join(name)) {
+        Ok(file) => BufReader::new(file),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+        Err(error) => {
+            problems.push(format!("{name} cannot be read and is left out: {error}"));
+            return;
+        }
+    };
+    let (mut line, mut number, mut bad) = (Vec::new(), 0u64, 0u64);
+    let mut first = None;
+    loop {
+        line.clear();
+        number += 1;
+        match file.read_until(b'\n', &mut line) {
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(error) => {
+                problems.push(format!(
+                    "{name} can be read only up to line {}: {error}",
+                    number - 1
+                ));
+                break;
+            }
+        }
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
+        match serde_json::from_slice(&line) {
+            Ok(record) => take(record),
+            Err(_) if !line.ends_with(b"\n") => {}
+            Err(error) => {
+                bad += 1;
+                // The line number in the message is that within one line, always 1.
+                let text = error.to_string();
+                let reason = text.split(" at line 1 ").next().unwrap_or(&text).to_owned();
+                first.get_or_insert((number, reason));
+            }
+        }
+    }
+    if let Some((number, reason)) = first {
+        let others = if bad > 1 {
+            format!(" (and {} more)", bad - 1)
+        } else {
+            String::new()
+        };
+        problems.push(format!(
+            "{name}, line {number}{others} cannot be read and is left out: {reason}"
+        ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(files: &[(&str, &str)]) -> RunFolder {
+        let run = tempfile::tempdir().unwrap();
+        for (name, text) in [&("recipe.toml", "name = \"x\"\n")]
+            .into_iter()
+            .chain(files)
+        {
+            std::fs::write(run.path().join(name), text).unwrap();
+        }
+        RunFolder::read(run.path()).unwrap()
+    }
+
+    #[test]
+    fn only_the_recipe_has_to_be_there() {
+        let read = folder(&[]);
+        assert_eq!(read.recipe, "name = \"x\"\n");
+        assert!(
+            read.steps.is_empty()
+                && read.evals.is_empty()
+                && read.problems.is_empty()
+                && read.gates.is_none()
+        );
+        let empty = tempfile::tempdir().unwrap();
+        assert_eq!(
+            RunFolder::read(empty.path()).unwrap_err().kind(),
+            io::ErrorKind::NotFound
+        );
+    }
+
+    #[test]
+    fn a_resumed_run_keeps_what_its_weights_have_seen() {
+        let text = "{\"step\":10,\"loss\":5}\n{\"step\":20,\"loss\":4}\n{\"step\":30,\"loss\":3}\n{\"step\":20,\"loss\":4.5}\n{\"step\":25,\"loss\":3.5}\n";
+        let read = folder(&[("metrics.jsonl", text)]);
+        let steps: Vec<(u64, f64)> = read
+            .steps
+            .iter()
+            .map(|record| (record.step, record.loss))
+            .collect();
+        assert_eq!(steps, [(10, 5.0), (20, 4.5), (25, 3.5)]);
+        assert_eq!(read.resumes, [10]);
+    }
+
+    #[test]
+    fn a_cut_off_last_line_is_ignored_and_others_are_noted() {
+        let read = folder(&[(
+            "metrics.jsonl",
+            "{\"step\":1,\"loss\":null}\n{\"step\":2,\"lo",
+        )]);
+        assert_eq!(read.steps.len(), 1);
+        assert!(read.steps[0].loss.is_nan() && read.steps[0].lr.is_nan());
+        assert!(read.problems.is_empty());
+
+        let read = folder(&[(
+            "metrics.jsonl",
+            "{\"step\":1}\n{\"step\":2,\"lo{\"step\":3}\n\nx\n{\"step\":4}",
+        )]);
+        assert_eq!(
+            read.steps
+                .iter()
+                .map(|record| record.step)
+                .collect::<Vec<_>>(),
+            [1, 4]
+        );
+        assert_eq!(read.problems.len(), 1);
+        assert!(
+            read.problems[0].starts_with("metrics.jsonl, line 2 (and 1 more)"),
+            "{:?}",
+            read.problems
+        );
+    }
+
+    #[test]
+    fn an_evaluation_replaces_that_of_its_step_and_split() {
+        let text = "{\"step\":20,\"split\":\"val\",\"images\":1}\n{\"step\":20,\"split\":\"test\",\"images\":2}\n{\"step\":20,\"split\":\"val\",\"images\":3}\n{\"step\":10,\"split\":\"val\",\"images\":4}\n";
+        let read = folder(&[("evals.jsonl", text)]);
+        let mut found: Vec<(u64, &str, u64)> = read
+            .evals
+            .iter()
+            .map(|record| (record.step, record.split.as_str(), record.images))
+            .collect();
+        found.sort_unstable();
+        assert_eq!(found, [(10, "val", 4), (20, "test", 2), (20, "val", 3)]);
+    }
+
+    #[test]
+    fn broken_optional_files_are_noted() {
+        let read = folder(&[
+            ("gates.json", "{"),
+            ("gallery.json", "3"),
+            ("run.json", "{\"new\": [1, {}], \"name\": \"n\"}"),
+        ]);
+        assert_eq!(read.facts.len(), 2);
+        assert_eq!(read.problems.len(), 2);
+        assert!(
+            read.problems[0].starts_with("gates.json cannot be read"),
+            "{:?}",
+            read.problems
+        );
+    }
+
+    #[test]
+    fn skipped_items_are_counted_and_the_first_kept() {
+        let text: String = (1..=25)
+            .map(|line| format!("{{\"file\":\"a.jsonl\",\"line\":{line},\"reason\":\"r\"}}\n"))
+            .collect();
+        let read = folder(&[("skipped.jsonl", &text)]);
+        assert_eq!(
+            (read.skipped_count, read.skipped.len(), read.skipped[9].line),
+            (25, SKIPPED_SHOWN, Some(10))
+        );
+    }
+
+    /// The loop writes what the report reads, NaN included.
+    #[test]
+    fn records_survive_being_written() {
+        let losses =
+            serde_json::json!({"mlm": ObjectiveRecord { loss: 5.1, accuracy: 0.12, count: 33.0 }});
+        let record = StepRecord {
+            step: 10,
+            epoch: 0.12,
+            loss: f64::NAN,
+            lr: 1e-4,
+            grad_norm: f64::INFINITY,
+            pairs_per_second: 31.0,
+            step_seconds: 0.5,
+            wait_seconds: 0.01,
+            losses: losses.as_object().cloned().unwrap_or_default(),
+            elapsed_seconds: 5.0,
+        };
+        let text = serde_json::to_string(&record).unwrap();
+        let read: StepRecord = serde_json::from_str(&text).unwrap();
+        assert!(read.loss.is_nan() && read.grad_norm.is_nan());
+        assert_eq!((read.step, read.lr, read.elapsed_seconds), (10, 1e-4, 5.0));
+        assert_eq!(
+            read.objective("mlm"),
+            Some(ObjectiveRecord {
+                loss: 5.1,
+                accuracy: 0.12,
+                count: 33.0
+            })
+        );
+        assert_eq!(read.objective("itm"), None);
+    }
+}

@@ -1,0 +1,582 @@
+//! The training loop.
+//!
+//! Everything random at a step (order, masks, negatives, dropout) is a function of the recipe's seed and the step, so a
+//! run can be cut anywhere and goes on as if it had not been.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use burn::module::Module;
+use burn::optim::{GradientsAccumulator, GradientsParams};
+use burn::tensor::Device;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use serde_json::json;
+use unimo_core::average;
+use unimo_core::config::ConfigError;
+use unimo_core::parameters;
+use unimo_data::config::TokenizerConfig;
+use unimo_data::{Loader, LoaderSpec, SkipList, Source, Split, TextTokenizer};
+use unimo_objectives::Report;
+
+use crate::checkpoint::{self, State};
+use crate::device::DeviceChoice;
+use crate::error::TrainError;
+use crate::evaluation;
+use crate::model::Model;
+use crate::optimizer::{self, Optimizer};
+use crate::progress::Progress;
+use crate::recipe::Recipe;
+use crate::report;
+use crate::report::record::StepRecord;
+use crate::run::{Best, RunFolder};
+use crate::tensorboard::EventWriter;
+
+/// How to run a recipe.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Where to compute.
+    pub device: DeviceChoice,
+    /// No progress line.
+    pub quiet: bool,
+    /// Stop after training: no evaluation, no report.
+    pub train_only: bool,
+}
+
+/// Most captions that a tokenizer is trained on; more do not change a vocabulary of some thousand tokens.
+const TOKENIZER_CAPTIONS: usize = 100_000;
+
+/// What differs between the random numbers of a step.
+#[derive(Debug, Clone, Copy)]
+enum Purpose {
+    Dropout,
+    Negatives,
+}
+
+/// Starts a run in a new folder.
+pub fn start(recipe: &Recipe, folder: &Path, options: &Options) -> Result<PathBuf, TrainError> {
+    let (device, choice) = options.device.open()?;
+    let source = unimo_data::open(&recipe.data)?;
+    let tokenizer = tokenizer(recipe, &*source)?;
+    check_tokenizer(recipe, &tokenizer)?;
+    let run = RunFolder::create(folder, recipe)?;
+    tokenizer.save(&run.join("tokenizer.json"))?;
+    Trainer::new(
+        recipe.clone(),
+        run,
+        source,
+        tokenizer,
+        device,
+        choice,
+        options,
+    )?
+    .train()
+}
+
+/// Goes on with a run from its newest checkpoint.
+pub fn resume(folder: &Path, options: &Options) -> Result<PathBuf, TrainError> {
+    let (device, choice) = options.device.open()?;
+    let (run, recipe) = RunFolder::open(folder)?;
+    let source = unimo_data::open(&recipe.data)?;
+    let saved = run.join("tokenizer.json");
+    // A run killed before it had saved its tokenizer makes the same one again.
+    let tokenizer = if saved.is_file() {
+        TextTokenizer::load(&saved, false)?
+    } else {
+        let tokenizer = tokenizer(&recipe, &*source)?;
+        tokenizer.save(&saved)?;
+        tokenizer
+    };
+    check_tokenizer(&recipe, &tokenizer)?;
+    Trainer::new(recipe, run, source, tokenizer, device, choice, options)?.train()
+}
+
+/// The tokenizer that a recipe names, trained on the captions if it says so.
+pub fn tokenizer(recipe: &Recipe, source: &dyn Source) -> Result<TextTokenizer, TrainError> {
+    Ok(match &recipe.data.tokenizer {
+        TokenizerConfig::Train { vocab_size } => TextTokenizer::train(
+            source.texts(Split::Train).take(TOKENIZER_CAPTIONS),
+            *vocab_size,
+        )?,
+        file => TextTokenizer::open(file, source)?,
+    })
+}
+
+/// The vocabulary must fit the word embedding, and both must agree on padding.
+pub fn check_tokenizer(recipe: &Recipe, tokenizer: &TextTokenizer) -> Result<(), TrainError> {
+    let text = &recipe.model.text;
+    let pad = tokenizer.specials().pad;
+    ConfigError::unless(
+        tokenizer.vocab_size() <= text.vocab_size,
+        "model.text.vocab_size",
+        text.vocab_size,
+        format_args!(
+            "must be at least the tokenizer's {}",
+            tokenizer.vocab_size()
+        ),
+    )
+    .and_then(|()| {
+        ConfigError::unless(
+            pad as usize == text.pad_id,
+            "model.text.pad_id",
+            text.pad_id,
+            format_args!("must be the tokenizer's {pad}"),
+        )
+    })
+    .map_err(|error| TrainError::Value {
+        file: "recipe".to_owned(),
+        error,
+    })
+}
+
+/// The device with gradients, and with recomputation if the recipe asks for it.
+pub fn training_device(recipe: &Recipe, device: &Device) -> Device {
+    let device = device.clone().autodiff();
+    if recipe.train.gradient_checkpointing {
+        device.gradient_checkpointing()
+    } else {
+        device
+    }
+}
+
+/// A seed of its own for every step, micro-batch and purpose.
+fn seed_of(seed: u64, step: u64, micro: usize, purpose: Purpose) -> u64 {
+    // SplitMix64's finaliser over the parts in turn.
+    [step, micro as u64, purpose as u64]
+        .into_iter()
+        .fold(seed, |state, part| {
+            let mut z = (state ^ part).wrapping_add(0x9e37_79b9_7f4a_7c15);
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            z ^ (z >> 31)
+        })
+}
+
+struct Trainer {
+    recipe: Recipe,
+    run: RunFolder,
+    source: Arc<dyn Source>,
+    tokenizer: Arc<TextTokenizer>,
+    skip: Arc<SkipList>,
+    device: Device,
+    /// Absent only while the optimiser owns the weights.
+    state: Option<State<Model>>,
+    events: EventWriter,
+    progress: Progress,
+    last_good: Option<PathBuf>,
+    best: Option<Best>,
+    /// Seconds trained in earlier sessions of the run.
+    before: f64,
+    began: Instant,
+    train_only: bool,
+}
+
+const STATE: &str = "invariant: the state is back after every step";
+
+/// The host's view of an optimiser step.
+struct StepResult {
+    loss: f64,
+    losses: Vec<ObjectiveSum>,
+    grad_norm: f64,
+    rate: f64,
+    wait: f64,
+}
+
+/// One objective over the micro-batches of a step.
+struct ObjectiveSum {
+    name: &'static str,
+    loss: f64,
+    correct: i64,
+    count: usize,
+}
+
+impl Trainer {
+    fn new(
+        recipe: Recipe,
+        run: RunFolder,
+        source: Arc<dyn Source>,
+        tokenizer: TextTokenizer,
+        device: Device,
+        choice: DeviceChoice,
+        options: &Options,
+    ) -> Result<Self, TrainError> {
+        let device = training_device(&recipe, &device);
+        let model = Model::new(&recipe, &device);
+        let count: usize = parameters::list(&model)
+            .iter()
+            .map(|p| p.shape.iter().product::<usize>())
+            .sum();
+        let ema = recipe.train.ema.map(|_| average::frozen_copy(&model));
+        let mut state = State {
+            optimizer: Optimizer::new(&recipe.train.optimizer),
+            model,
+            ema,
+            step: 0,
+        };
+        let folder = run.checkpoints();
+        let mut last_good = None;
+        if let Some(step) = checkpoint::steps(&folder)?.last() {
+            let path = checkpoint::path(&folder, *step);
+            state = checkpoint::load(&path, state, &device.clone().without_autodiff())?;
+            last_good = Some(path);
+        }
+        let step = state.step;
+        let before = run.rewind(step)?;
+        let events = if step == 0 {
+            EventWriter::create(run.path())
+        } else {
+            EventWriter::resume(run.path(), step + 1)
+        }
+        .map_err(TrainError::file("write", run.path()))?;
+        if step == 0 {
+            run.write_json(
+                "run.json",
+                &json!({
+                    "name": run.path().file_name().map(|n| n.to_string_lossy().into_owned()),
+                    "recipe": recipe.description,
+                    "seed": recipe.seed,
+                    "device": choice.to_string(),
+                    "started": now(),
+                    "versions": {
+                        "unimo": env!("CARGO_PKG_VERSION"),
+                        "burn": BURN_VERSION,
+                        "os": std::env::consts::OS,
+                        "architecture": std::env::consts::ARCH,
+                    },
+                    "parameters": count,
+                    "data": source.describe(),
+                }),
+            )?;
+        }
+        let skip = SkipList::open(run.join("skipped.jsonl"), recipe.data.max_skipped)?;
+        let progress = if options.quiet {
+            Progress::silent()
+        } else {
+            Progress::new(recipe.train.steps, step, "training")
+        };
+        let mut trainer = Self {
+            best: run.best()?,
+            tokenizer: Arc::new(tokenizer),
+            skip: Arc::new(skip),
+            train_only: options.train_only,
+            recipe,
+            run,
+            source,
+            device,
+            state: Some(state),
+            events,
+            progress,
+            last_good,
+            before,
+            began: Instant::now(),
+        };
+        let line = format!(
+            "{}: {} parameters on {choice}, {}; run folder {}",
+            if step == 0 {
+                "starting".to_owned()
+            } else {
+                format!("resuming after step {step}")
+            },
+            report::plot::grouped(count as f64),
+            trainer.source.describe(),
+            trainer.run.path().display()
+        );
+        trainer.progress.message(line);
+        Ok(trainer)
+    }
+
+    fn state(&self) -> &State<Model> {
+        self.state.as_ref().expect(STATE)
+    }
+
+    fn train(mut self) -> Result<PathBuf, TrainError> {
+        let config = self.recipe.train.clone();
+        let mut spec = LoaderSpec::new(
+            &self.recipe.data,
+            Arc::clone(&self.source),
+            Arc::clone(&self.tokenizer),
+            Arc::clone(&self.skip),
+            config.batch_size,
+            self.recipe.seed,
+        );
+        spec.mask = self.state().model.objectives.needs().masked;
+        let done = self.state().step;
+        spec.first_batch = done * config.accumulation as u64;
+        let mut loader = Loader::new(spec)?;
+        for step in done + 1..=config.steps {
+            let began = Instant::now();
+            let result = self.step(step, &mut loader)?;
+            self.log(step, &result, began.elapsed().as_secs_f64())?;
+            let last = step == config.steps;
+            let evaluate =
+                last || (config.eval_every > 0 && step.is_multiple_of(config.eval_every));
+            // Before the checkpoint: a run killed between the two goes on from the one before and evaluates again.
+            let is_best = evaluate && !self.train_only && self.evaluate()?;
+            if last || is_best || step.is_multiple_of(config.checkpoint_every) {
+                self.save()?;
+            }
+        }
+        drop(loader);
+        self.finish()
+    }
+
+    /// One optimiser step.
+    fn step(&mut self, step: u64, loader: &mut Loader) -> Result<StepResult, TrainError> {
+        let config = &self.recipe.train;
+        let seed = self.recipe.seed;
+        let model = &self.state.as_ref().expect(STATE).model;
+        let mut accumulator = GradientsAccumulator::new();
+        let mut sums: Vec<ObjectiveSum> = Vec::new();
+        let mut carries = Vec::new();
+        let mut samples = Vec::new();
+        let mut loss_sum = 0.0;
+        let mut wait = 0.0;
+        for micro in 0..config.accumulation {
+            let Some(batch) = loader.next() else {
+                return Err(TrainError::NothingToTrain {
+                    step,
+                    objectives: "the loader has ended".to_owned(),
+                });
+            };
+            let batch = batch?;
+            wait += loader.last_wait_seconds();
+            self.device
+                .seed(seed_of(seed, step, micro, Purpose::Dropout));
+            let negatives = seed_of(seed, step, micro, Purpose::Negatives);
+            let mut rng = ChaCha8Rng::seed_from_u64(negatives);
+            let result = model
+                .objectives
+                .step(&model.backbone, &batch, &self.device, &mut rng);
+            let Some(loss) = result.loss else {
+                return Err(TrainError::NothingToTrain {
+                    step,
+                    objectives: result.skipped.join(", "),
+                });
+            };
+            let value = f64::from(loss.clone().into_scalar::<f32>());
+            for report in result.reports {
+                add(&mut sums, report, config.accumulation);
+            }
+            samples.extend(batch.samples);
+            if !value.is_finite() {
+                let what = sums
+                    .iter()
+                    .filter(|s| !s.loss.is_finite())
+                    .map(|s| format!("the {} loss", s.name))
+                    .collect::<Vec<_>>()
+                    .join(" and ");
+                return Err(self.not_finite(step, what, &samples));
+            }
+            loss_sum += value / config.accumulation as f64;
+            carries.extend(result.carries);
+            let loss = if config.accumulation == 1 {
+                loss
+            } else {
+                loss.div_scalar(config.accumulation as f64)
+            };
+            let gradients = GradientsParams::from_grads(loss.backward(), model);
+            accumulator.accumulate(model, gradients);
+        }
+        let gradients = accumulator.grads();
+        let grad_norm = optimizer::global_norm(model, &gradients);
+        if !grad_norm.is_finite() {
+            return Err(self.not_finite(step, "the gradient".to_owned(), &samples));
+        }
+        let grad_scale = match config.clip_norm {
+            Some(limit) if grad_norm > limit => limit / grad_norm,
+            _ => 1.0,
+        };
+        let rate = config.optimizer.lr * optimizer::schedule(&config.schedule, step, config.steps);
+        let decay = config.ema;
+        let State {
+            model,
+            mut optimizer,
+            ema,
+            step: _,
+        } = self.state.take().expect(STATE);
+        let mut model = optimizer.step(model, gradients, rate, step, grad_scale as f32);
+        model.objectives.after_step(&model.backbone, carries);
+        let ema = match (ema, decay) {
+            (Some(average), Some(decay)) => Some(average::update(average, &model, decay)),
+            (ema, _) => ema,
+        };
+        self.state = Some(State {
+            model,
+            optimizer,
+            ema,
+            step,
+        });
+        Ok(StepResult {
+            loss: loss_sum,
+            losses: sums,
+            grad_norm,
+            rate,
+            wait,
+        })
+    }
+
+    fn not_finite(&self, step: u64, what: String, samples: &[String]) -> TrainError {
+        TrainError::NotFinite {
+            step,
+            what,
+            samples: samples.join(", "),
+            last_good: self.last_good.clone(),
+        }
+    }
+
+    fn log(&mut self, step: u64, result: &StepResult, seconds: f64) -> Result<(), TrainError> {
+        let config = &self.recipe.train;
+        let pairs = (config.batch_size * config.accumulation) as f64;
+        let speed = pairs / seconds;
+        self.progress.update(step, result.loss, speed);
+        if !step.is_multiple_of(config.log_every) && step != 1 && step != config.steps {
+            return Ok(());
+        }
+        let share = |s: &ObjectiveSum| s.correct as f64 / s.count.max(1) as f64;
+        let losses = result.losses.iter().map(|s| {
+            let value = json!({ "loss": s.loss, "accuracy": share(s), "count": s.count });
+            (s.name.to_owned(), value)
+        });
+        let record = StepRecord {
+            step,
+            epoch: step as f64 * pairs / self.source.len(Split::Train).max(1) as f64,
+            loss: result.loss,
+            lr: result.rate,
+            grad_norm: result.grad_norm,
+            pairs_per_second: speed,
+            step_seconds: seconds,
+            wait_seconds: result.wait,
+            losses: losses.collect(),
+            elapsed_seconds: self.before + self.began.elapsed().as_secs_f64(),
+        };
+        self.run.log(&record)?;
+        let path = self.events.path().to_owned();
+        let mut scalars = vec![
+            ("train/loss".to_owned(), result.loss),
+            ("train/lr".to_owned(), result.rate),
+            ("train/grad_norm".to_owned(), result.grad_norm),
+            ("speed/pairs_per_second".to_owned(), speed),
+            ("speed/wait_seconds".to_owned(), result.wait),
+        ];
+        for s in &result.losses {
+            scalars.push((format!("loss/{}", s.name), s.loss));
+            scalars.push((format!("accuracy/{}", s.name), share(s)));
+        }
+        scalars
+            .iter()
+            .try_for_each(|(tag, value)| self.events.scalar(step, tag, *value as f32))
+            .and_then(|()| self.events.flush())
+            .map_err(TrainError::file("write", path))
+    }
+
+    fn save(&mut self) -> Result<(), TrainError> {
+        let folder = self.run.checkpoints();
+        self.last_good = Some(checkpoint::save(&folder, self.state())?);
+        let best = self.best.map(|b| b.step);
+        checkpoint::prune(&folder, self.recipe.train.keep_last, best)
+    }
+
+    /// Whether this is the best so far.
+    fn evaluate(&mut self) -> Result<bool, TrainError> {
+        let state = self.state();
+        let step = state.step;
+        let model = state.ema.as_ref().unwrap_or(&state.model).valid();
+        let set = evaluation::open_set(&self.recipe, &self.source, Split::Val, &self.skip)?;
+        let Some(set) = set else {
+            self.progress
+                .message("the data has no held-out split: nothing is evaluated");
+            return Ok(false);
+        };
+        let device = self.device.clone().without_autodiff();
+        let evaluated = evaluation::evaluate(
+            &model,
+            &set,
+            &self.tokenizer,
+            &self.recipe,
+            &device,
+            &mut |_, _| {},
+        )?;
+        self.progress.message(evaluation::summary(step, &evaluated));
+        let record = evaluation::record(&self.run, step, &set, &self.recipe, &evaluated)?;
+        let score = Best::of(&record);
+        let is_best = self.best.is_none_or(|best| score.score > best.score);
+        if is_best {
+            self.best = Some(score);
+        }
+        Ok(is_best)
+    }
+
+    fn finish(self) -> Result<PathBuf, TrainError> {
+        let folder = self.run.path().to_owned();
+        let report = if self.train_only {
+            None
+        } else {
+            Some(report::write(&folder)?)
+        };
+        let mut progress = self.progress;
+        if self.skip.count() > 0 {
+            progress.message(format_args!(
+                "{} samples were skipped: {}",
+                self.skip.count(),
+                folder.join("skipped.jsonl").display()
+            ));
+        }
+        if let Some(report) = report {
+            progress.message(format_args!("report: {}", report.display()));
+        }
+        progress.finish();
+        Ok(folder)
+    }
+}
+
+/// Adds a micro-batch's report to the step's sums.
+fn add(sums: &mut Vec<ObjectiveSum>, report: Report, micro_batches: usize) {
+    let loss = f64::from(report.loss.into_scalar::<f32>()) / micro_batches as f64;
+    let correct = report.correct.into_scalar::<i64>();
+    match sums.iter_mut().find(|s| s.name == report.objective) {
+        Some(sum) => {
+            sum.loss += loss;
+            sum.correct += correct;
+            sum.count += report.count;
+        }
+        None => sums.push(ObjectiveSum {
+            name: report.objective,
+            loss,
+            correct,
+            count: report.count,
+        }),
+    }
+}
+
+/// The burn that this crate is pinned to.
+const BURN_VERSION: &str = "0.22.1";
+
+/// The current time as RFC 3339, in UTC.
+fn now() -> String {
+    let seconds = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs());
+    let (days, of_day) = (seconds / 86_400, seconds % 86_400);
+    // Howard Hinnant's days-to-civil, with years that begin in March.
+    let z = days + 719_468;
+    let era = z / 146_097;
+    let day_of_era = z % 146_097;
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 {
+        shifted + 3
+    } else {
+        shifted - 9
+    };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
+        of_day / 3600,
+        of_day / 60 % 60,
+        of_day % 60
+    )
+}
