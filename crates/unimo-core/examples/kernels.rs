@@ -1,12 +1,14 @@
 //! Times the kernels against the plain tensor operations of burn's CPU backend.
 //!
-//! `cargo run --release -p unimo-core --example kernels [name]`; milliseconds, the least of many runs.
+//! `cargo run --release -p unimo-core --example kernels [part of a name]`; milliseconds, the least of many runs. A
+//! backward pass starts from a gradient of ones, and making that is part of both columns.
 
+use std::cell::RefCell;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use burn::tensor::{Bool, Device, Distribution, Int, Tensor, activation, module};
-use unimo_core::kernels;
+use unimo_core::kernels::{self, AdamWStep};
 
 /// The batch and length of a ViT-B/16 at 224 pixels.
 const BATCH: usize = 8;
@@ -17,6 +19,10 @@ const HIDDEN: usize = 3072;
 const VOCABULARY: usize = 50265;
 /// Masked words of a batch of 32 captions.
 const MASKED: usize = 128;
+/// Parameters of an optimiser step.
+const PARAMETERS: usize = 10_000_000;
+
+type Linear = fn(Tensor<3>, Tensor<2>, Option<Tensor<1>>) -> Tensor<3>;
 
 fn main() {
     let only = std::env::args().nth(1).unwrap_or_default();
@@ -27,8 +33,6 @@ fn main() {
     let scores = random::<4>([BATCH, HEADS, LENGTH, LENGTH], &device);
     let mask: Tensor<2, Bool> = random::<2>([BATCH, LENGTH], &device).greater_elem(1.0);
     let gamma = random::<1>([WIDTH], &device);
-    let weight = random::<2>([WIDTH, HIDDEN], &device);
-    let bias = random::<1>([HIDDEN], &device);
     let logits = random::<2>([MASKED, VOCABULARY], &device);
     let targets = Tensor::<1, Int>::arange(0..MASKED as i64, &device);
     let scale = 0.125;
@@ -38,6 +42,9 @@ fn main() {
             return;
         }
         for (label, backward) in [("", false), (" + backward", true)] {
+            if backward && name.ends_with("10M") {
+                continue;
+            }
             let plain = least(|| plain(backward));
             let kernel = least(|| kernel(backward));
             let label = format!("{name}{label}");
@@ -145,28 +152,65 @@ fn main() {
             );
         },
     );
-    let linear =
-        |x: Tensor<3>, f: &dyn Fn(Tensor<3>, Tensor<2>, Option<Tensor<1>>) -> Tensor<3>| {
-            let (w, b) = if x.is_autodiff() {
-                (
-                    weight.clone().autodiff().require_grad(),
-                    bias.clone().autodiff().require_grad(),
-                )
+    for out in [WIDTH, HIDDEN] {
+        let weight = random::<2>([WIDTH, out], &device);
+        let bias = random::<1>([out], &device);
+        let linear = |x: Tensor<3>, f: Linear| {
+            if x.is_autodiff() {
+                let weight = weight.clone().autodiff().require_grad();
+                let bias = bias.clone().autodiff().require_grad();
+                f(x, weight, Some(bias))
             } else {
-                (weight.clone(), bias.clone())
-            };
-            f(x, w, Some(b))
+                f(x, weight.clone(), Some(bias.clone()))
+            }
         };
+        run(
+            &format!("linear 1576x{WIDTH}x{out}"),
+            &|b| one(&rows, &|x| linear(x, module::linear), b),
+            &|b| one(&rows, &|x| linear(x, kernels::linear), b),
+        );
+    }
+
+    let parameter = random::<1>([PARAMETERS], &device);
+    let step = AdamWStep {
+        lr: 1e-4,
+        beta1: 0.9,
+        beta2: 0.98,
+        eps: 1e-8,
+        weight_decay: 0.01,
+        step: 10,
+        grad_scale: 0.5,
+    };
+    let start = || {
+        let zeros = Tensor::<1>::zeros([PARAMETERS], &device);
+        RefCell::new(Some((parameter.clone() * 2.0, zeros.clone(), zeros)))
+    };
+    let (plain, kernel) = (start(), start());
     run(
-        "linear 1576x768x3072",
-        &|b| one(&rows, &|x| linear(x, &module::linear), b),
-        &|b| one(&rows, &|x| linear(x, &kernels::linear), b),
+        "adamw 10M",
+        &|_| {
+            let (p, m, v) = plain.take().expect("put back below");
+            let g = parameter.clone() * step.grad_scale;
+            let m = m * step.beta1 + g.clone() * (1.0 - step.beta1);
+            let v = v * step.beta2 + g.clone() * g * (1.0 - step.beta2);
+            let denominator = v.clone().sqrt() * 2.3 + step.eps;
+            let p = p * (1.0 - step.lr * step.weight_decay) - m.clone() / denominator * step.lr;
+            plain.replace(Some((p, m, v)));
+        },
+        &|_| {
+            let (p, m, v) = kernel.take().expect("put back below");
+            kernel.replace(Some(kernels::adamw(p, m, v, parameter.clone(), &step)));
+        },
     );
-    let words = random::<3>([32, 48, WIDTH], &device);
     run(
-        "linear 32x48x768x3072",
-        &|b| one(&words, &|x| linear(x, &module::linear), b),
-        &|b| one(&words, &|x| linear(x, &kernels::linear), b),
+        "sum of squares 10M",
+        &|_| {
+            let sum = (parameter.clone() * parameter.clone()).sum();
+            black_box(sum.into_scalar::<f32>());
+        },
+        &|_| {
+            black_box(kernels::sum_of_squares(parameter.clone()));
+        },
     );
 }
 

@@ -85,6 +85,7 @@ mod fused {
     use crate::kernels::buffers::{
         BLOCK, collect, contiguous, floats, for_pieces3, owned, vectorized,
     };
+    use crate::kernels::math::squares;
 
     /// The primitive of a tensor on a flex device without autodiff.
     fn primitive(x: Tensor<1>) -> FlexTensor {
@@ -145,24 +146,11 @@ mod fused {
         let x = if x.is_autodiff() { x.inner() } else { x };
         let x = contiguous(primitive(x));
         let x = floats(&x);
-        // In f64, so that a gradient that overflows its own squares still has a norm.
         let parts = collect(x.len().div_ceil(PART), PART, |part| {
             let x = &x[part * PART..x.len().min((part + 1) * PART)];
             vectorized(
                 #[inline(always)]
-                || {
-                    let (blocks, tail) = x.as_chunks::<F64_LANES>();
-                    let mut lanes = [0.0; F64_LANES];
-                    for block in blocks {
-                        for (lane, &x) in lanes.iter_mut().zip(block) {
-                            *lane += f64::from(x) * f64::from(x);
-                        }
-                    }
-                    for (lane, &x) in lanes.iter_mut().zip(tail) {
-                        *lane += f64::from(x) * f64::from(x);
-                    }
-                    lanes.iter().sum::<f64>()
-                },
+                || squares(x),
             )
         });
         parts.iter().sum()
@@ -170,8 +158,6 @@ mod fused {
 
     /// Elements whose squares are added on one thread.
     const PART: usize = 16 * BLOCK;
-    /// Interleaved sums, a fixed number for the same reason as in [`crate::kernels::math`].
-    const F64_LANES: usize = 32;
 }
 
 #[cfg(all(test, feature = "flex"))]

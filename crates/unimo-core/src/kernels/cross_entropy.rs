@@ -128,6 +128,7 @@ mod fused {
                     let highest = max(row);
                     let total = sum(
                         row,
+                        f32::NEG_INFINITY,
                         #[inline(always)]
                         |x| exp(x - highest),
                     );

@@ -181,6 +181,7 @@ mod fused {
         let mean = share
             * sum(
                 x,
+                0.0,
                 #[inline(always)]
                 |x| x,
             );
@@ -189,6 +190,7 @@ mod fused {
         let variance = share
             * sum(
                 x,
+                mean,
                 #[inline(always)]
                 |x| (x - mean) * (x - mean),
             );
@@ -218,6 +220,7 @@ mod fused {
                     let mean_g = share
                         * sum(
                             grad,
+                            0.0,
                             #[inline(always)]
                             |g| g,
                         );

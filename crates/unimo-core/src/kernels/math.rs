@@ -1,6 +1,8 @@
 //! Elementary functions and sums in a form that compilers turn into vector instructions: straight-line code on single
 //! values, selection instead of branches, and sums in a fixed number of lanes.
 
+use std::ops::AddAssign;
+
 /// Sums and maxima are taken in this many interleaved lanes, which are combined at the end. The number is fixed, so that
 /// the width of the machine's vectors does not change the order of additions.
 pub(super) const LANES: usize = 32;
@@ -67,79 +69,114 @@ pub(super) fn normal(x: f32) -> (f32, f32) {
     (cdf, e * FRAC_1_SQRT_TAU)
 }
 
+// The loops below go over whole blocks only, and the rest of a row is copied to a block of its own: an index into the
+// lanes that is not a constant would keep them in memory, and the compiler would not use vectors.
+
+/// The last elements of a row and `fill` for the missing ones.
+#[inline(always)]
+fn padded(tail: &[f32], fill: f32) -> [f32; LANES] {
+    let mut block = [fill; LANES];
+    block[..tail.len()].copy_from_slice(tail);
+    block
+}
+
 /// The largest value, -∞ for an empty row. NaN is skipped: whoever uses the maximum meets it again.
 #[inline(always)]
 pub(super) fn max(row: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
     let (blocks, tail) = row.as_chunks::<LANES>();
-    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let mut lanes = padded(tail, f32::NEG_INFINITY);
+    for lane in &mut lanes {
+        *lane = larger(f32::NEG_INFINITY, *lane);
+    }
     for block in blocks {
-        for (lane, &x) in lanes.iter_mut().zip(block) {
-            *lane = if x > *lane { x } else { *lane };
+        for i in 0..LANES {
+            lanes[i] = larger(lanes[i], block[i]);
         }
     }
-    let larger = |a: f32, &b: &f32| if b > a { b } else { a };
-    let max = lanes.iter().fold(f32::NEG_INFINITY, larger);
-    tail.iter().fold(max, larger)
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] = larger(lanes[i], lanes[i + width]);
+        }
+        width /= 2;
+    }
+    lanes[0]
 }
 
-/// The sum of `f` over a row.
+/// The sum of `f` over a row. `f(fill)` is 0.
 #[inline(always)]
-pub(super) fn sum(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+pub(super) fn sum(row: &[f32], fill: f32, f: impl Fn(f32) -> f32) -> f32 {
     let (blocks, tail) = row.as_chunks::<LANES>();
-    let mut lanes = [0.0; LANES];
-    for block in blocks {
-        for (lane, &x) in lanes.iter_mut().zip(block) {
-            *lane += f(x);
-        }
+    let mut lanes = padded(tail, fill);
+    for lane in &mut lanes {
+        *lane = f(*lane);
     }
-    for (lane, &x) in lanes.iter_mut().zip(tail) {
-        *lane += f(x);
+    for block in blocks {
+        for i in 0..LANES {
+            lanes[i] += f(block[i]);
+        }
     }
     fold(lanes)
 }
 
-/// The sum of `f` over two rows of the same length.
+/// The sum of `f` over two rows of the same length. `f(0, 0)` is 0.
 #[inline(always)]
 pub(super) fn sum2(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
     let (blocks_a, tail_a) = a.as_chunks::<LANES>();
     let (blocks_b, tail_b) = b.as_chunks::<LANES>();
-    let mut lanes = [0.0; LANES];
-    for (a, b) in blocks_a.iter().zip(blocks_b) {
-        for ((lane, &a), &b) in lanes.iter_mut().zip(a).zip(b) {
-            *lane += f(a, b);
-        }
+    let (mut lanes, last_b) = (padded(tail_a, 0.0), padded(tail_b, 0.0));
+    for i in 0..LANES {
+        lanes[i] = f(lanes[i], last_b[i]);
     }
-    for ((lane, &a), &b) in lanes.iter_mut().zip(tail_a).zip(tail_b) {
-        *lane += f(a, b);
+    for (a, b) in blocks_a.iter().zip(blocks_b) {
+        for i in 0..LANES {
+            lanes[i] += f(a[i], b[i]);
+        }
     }
     fold(lanes)
 }
 
-/// Replaces every value by `f` of it and sums the results.
+/// Replaces every value by `f` of it and sums the results. `f(fill)` is 0.
 #[inline(always)]
-pub(super) fn map_sum(row: &mut [f32], f: impl Fn(f32) -> f32) -> f32 {
+pub(super) fn map_sum(row: &mut [f32], fill: f32, f: impl Fn(f32) -> f32) -> f32 {
     let (blocks, tail) = row.as_chunks_mut::<LANES>();
-    let mut lanes = [0.0; LANES];
+    let mut lanes = padded(tail, fill);
+    for lane in &mut lanes {
+        *lane = f(*lane);
+    }
+    tail.copy_from_slice(&lanes[..tail.len()]);
     for block in blocks {
-        for (lane, x) in lanes.iter_mut().zip(block) {
-            *x = f(*x);
-            *lane += *x;
+        for i in 0..LANES {
+            block[i] = f(block[i]);
+            lanes[i] += block[i];
         }
     }
-    for (lane, x) in lanes.iter_mut().zip(tail) {
-        *x = f(*x);
-        *lane += *x;
+    fold(lanes)
+}
+
+/// The sum of squares in f64, where the square of no f32 overflows.
+#[inline(always)]
+pub(super) fn squares(row: &[f32]) -> f64 {
+    let square = |x: f32| f64::from(x) * f64::from(x);
+    let (blocks, tail) = row.as_chunks::<LANES>();
+    let mut lanes = padded(tail, 0.0).map(square);
+    for block in blocks {
+        for i in 0..LANES {
+            lanes[i] += square(block[i]);
+        }
     }
     fold(lanes)
 }
 
 /// Adds lanes pairwise.
 #[inline(always)]
-fn fold(mut lanes: [f32; LANES]) -> f32 {
+fn fold<T: Copy + AddAssign>(mut lanes: [T; LANES]) -> T {
     let mut width = LANES / 2;
     while width > 0 {
         for i in 0..width {
-            lanes[i] += lanes[i + width];
+            let other = lanes[i + width];
+            lanes[i] += other;
         }
         width /= 2;
     }
@@ -238,13 +275,15 @@ mod tests {
         for n in [0, 1, 3, 31, 32, 33, 64, 197] {
             let row: Vec<f32> = (0..n).map(|i| i as f32 - 50.0).collect();
             let expected: f32 = row.iter().sum();
-            assert_eq!(sum(&row, |x| x), expected);
+            assert_eq!(sum(&row, 0.0, |x| x), expected);
             assert_eq!(sum2(&row, &row, |a, _| a), expected);
             let mut twice = row.clone();
-            assert_eq!(map_sum(&mut twice, |x| 2.0 * x), 2.0 * expected);
+            assert_eq!(map_sum(&mut twice, 0.0, |x| 2.0 * x), 2.0 * expected);
             assert!(twice.iter().zip(&row).all(|(t, r)| *t == 2.0 * r));
             let largest = row.last().copied().unwrap_or(f32::NEG_INFINITY);
             assert_eq!(max(&row), largest);
+            let squared: f32 = row.iter().map(|x| x * x).sum();
+            assert_eq!(squares(&row), f64::from(squared));
         }
     }
 }

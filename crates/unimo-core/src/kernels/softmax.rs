@@ -193,6 +193,7 @@ mod fused {
         let highest = max(row);
         let total = map_sum(
             row,
+            f32::NEG_INFINITY,
             #[inline(always)]
             |x| exp(x - highest),
         );
