@@ -2,3 +2,8 @@
 
 pub mod fixture;
 pub mod twin;
+
+/// The README's example compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;

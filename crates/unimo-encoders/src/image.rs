@@ -266,8 +266,8 @@ mod tests {
     /// PyTorch 2.15.0: `F.interpolate(torch.arange(9.).view(1, 1, 3, 3) ** 2, size=4, mode="bicubic")`.
     #[test]
     fn interpolates_as_pytorch() {
-        /// Single-precision rounding of values up to 64.
-        const TOLERANCE: f32 = 1e-4;
+        /// The numbers below are rounded to three places.
+        const TOLERANCE: f32 = 1e-3;
         let grid: Vec<f32> = (0..9).map(|i| (i * i) as f32).collect();
         let ours = resize_grid(&grid, 3, 4, 1);
         for (o, e) in ours.iter().zip(PYTORCH_3_TO_4) {
@@ -277,8 +277,8 @@ mod tests {
     }
 
     const PYTORCH_3_TO_4: [f32; 16] = [
-        -0.686862, -0.564097, 0.911753, 2.677096, 2.490591, 4.784619, 9.654833, 13.591441,
-        19.013315, 24.701708, 34.878368, 42.209339, 36.973969, 44.833630, 58.404655, 67.906891,
+        -0.687, -0.564, 0.912, 2.677, 2.491, 4.785, 9.655, 13.591, 19.013, 24.702, 34.878, 42.209,
+        36.974, 44.834, 58.405, 67.907,
     ];
 
     #[test]

@@ -133,7 +133,7 @@ impl Itm {
                         left -= share(j);
                         left <= 0.0
                     })
-                    .or_else(|| others().last())
+                    .or_else(|| others().next_back())
                     .unwrap_or(i)
             }
             _ => {

@@ -9,6 +9,8 @@
 //! assert_eq!(recipe.train.steps, 20);
 //! ```
 
+pub mod backend_check;
+pub mod bench;
 pub mod checkpoint;
 pub mod device;
 pub mod error;
@@ -20,4 +22,5 @@ pub mod recipe;
 pub mod report;
 pub mod run;
 pub mod tensorboard;
+pub mod torture;
 pub mod training;

@@ -8,7 +8,7 @@ use unimo_data::Split;
 use unimo_train::device::DeviceChoice;
 use unimo_train::error::TrainError;
 use unimo_train::recipe::{BUILT_IN, Overrides, Recipe};
-use unimo_train::{evaluation, report, training};
+use unimo_train::{backend_check, bench, evaluation, report, torture, training};
 
 /// Vision-language pre-training: UNIMO-3, METER, BridgeTower and ManagerTower from image-text files to a trained and
 /// evaluated model.
@@ -36,7 +36,61 @@ enum Command {
     },
     /// List the recipes that ship with unimo.
     Recipes,
+    /// Measure speed and memory.
+    #[command(subcommand)]
+    Bench(Bench),
+    /// Check that this machine computes what it should.
+    #[command(subcommand)]
+    Check(Check),
+    /// Check that nothing is lost when a run is killed.
+    #[command(subcommand)]
+    Torture(Torture),
 }
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Time training steps of UNIMO-3 or METER on noise and print one line of JSON.
+    ///
+    /// A step encodes the images once and the texts twice (clean and masked), fuses both pairings, computes masked
+    /// language modelling and image-text matching, goes backward and updates with AdamW. The median counts.
+    #[command(after_help = BENCH_EXAMPLES)]
+    Step(bench::StepArgs),
+}
+
+#[derive(Subcommand)]
+enum Check {
+    /// Train a small model on the CPU and on a GPU and compare every loss.
+    ///
+    /// Run it once on a new machine or driver before trusting a long training to its GPU. It fails if the CPU does not
+    /// repeat itself bit for bit or if the GPU is further off than rounding explains.
+    #[command(after_help = CHECK_EXAMPLES)]
+    Backend(backend_check::BackendArgs),
+}
+
+#[derive(Subcommand)]
+enum Torture {
+    /// Kill training runs at random moments, resume them and compare where they end, bit for bit.
+    ///
+    /// Needs nothing but some minutes and a temporary folder. It fails if any run cannot be resumed or ends with any
+    /// other bit than a run that nobody disturbed.
+    Resume(torture::ResumeArgs),
+}
+
+const BENCH_EXAMPLES: &str = "\
+Examples:
+  The smallest model, a second or two:
+    unimo bench step --size tiny
+  METER's size in half precision on an NVIDIA GPU (needs a build with --features cuda):
+    unimo bench step --size base --device cuda --dtype bf16 --batch 32
+  Where does the time go?
+    unimo bench step --size small --profile";
+
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  An NVIDIA GPU (needs a build with --features cuda):
+    unimo check backend --device cuda
+  Any other GPU (needs a build with --features wgpu):
+    unimo check backend --device wgpu";
 
 const TRAIN_EXAMPLES: &str = "\
 Examples:
@@ -168,6 +222,20 @@ fn run(command: Command) -> Result<(), TrainError> {
                 println!("{:<20} {}", built_in.name, recipe.description);
             }
             Ok(())
+        }
+        Command::Bench(Bench::Step(args)) => {
+            let outcome = bench::step(&args)?;
+            println!("{}", outcome.record.to_json()?);
+            if let Some(profile) = outcome.profile {
+                eprint!("{profile}");
+            }
+            Ok(())
+        }
+        Command::Check(Check::Backend(args)) => {
+            backend_check::run(&args, &mut |line| println!("{line}"))
+        }
+        Command::Torture(Torture::Resume(args)) => {
+            torture::resume(&args, &mut |line| println!("{line}"))
         }
     }
 }

@@ -203,8 +203,8 @@ impl Recipe {
         Self::parse(given, &text, path.parent(), overrides)
     }
 
-    /// Reads a recipe's text. Paths in it are relative to `folder`, if there is one; paths on the command line are
-    /// relative to the working directory.
+    /// Reads a recipe's text. Paths in it are relative to `folder`, or to the working directory if there is none, as is
+    /// the path of `--data`; they come out absolute.
     pub fn parse(
         file: &str,
         text: &str,
@@ -221,15 +221,21 @@ impl Recipe {
         for given in &overrides.set {
             set(&mut table, given)?;
         }
+        // A section that `--set data.pairs.filter.lang=en` began gets its path from `--data`, below.
+        if let (Some(_), Some(pairs)) = (&overrides.data, section(&mut table, &["data", "pairs"])) {
+            pairs.entry("path").or_insert_with(|| String::new().into());
+        }
         let mut recipe: Self =
             serde_path_to_error::deserialize(Value::Table(table)).map_err(|e| {
                 let key = e.path().to_string();
                 let reason = e.inner().to_string();
                 wrong(format!("`{key}`: {}", reason.trim_end()))
             })?;
-        if let Some(folder) = folder {
-            recipe.data.rebase(folder);
-        }
+        // Absolute, since the run's copy of the recipe lies in another folder.
+        let here = std::env::current_dir().map_err(TrainError::file("find", "."))?;
+        recipe
+            .data
+            .rebase(&folder.map_or(here.clone(), |folder| here.join(folder)));
         if let Some(path) = &overrides.data {
             recipe.data.source = SourceKind::Pairs;
             let absolute = std::path::absolute(path).map_err(TrainError::file("find", path))?;
@@ -348,6 +354,12 @@ impl TrainConfig {
     }
 }
 
+/// A section of a table, if it is there and a section.
+fn section<'a>(table: &'a mut Table, path: &[&str]) -> Option<&'a mut Table> {
+    path.iter()
+        .try_fold(table, |at, key| at.get_mut(*key)?.as_table_mut())
+}
+
 /// Puts `a.b.c=value` into a table. The value is read as TOML; what is no TOML is taken as a string.
 fn set(table: &mut Table, given: &str) -> Result<(), TrainError> {
     let wrong = |reason: String| TrainError::Override {
@@ -432,6 +444,34 @@ mod tests {
                 .mlm
                 .is_none()
         );
+    }
+
+    #[test]
+    fn a_list_given_on_the_command_line_takes_settings_beside_it() {
+        let overrides = Overrides {
+            data: Some("pairs.csv".into()),
+            set: vec!["data.pairs.filter.lang=en".to_owned()],
+        };
+        let recipe = Recipe::load("unimo3-tiny", &overrides).unwrap();
+        assert_eq!(recipe.data.source, SourceKind::Pairs);
+        let pairs = recipe.data.pairs.unwrap();
+        assert_eq!(pairs.filter["lang"], "en");
+        assert!(pairs.path.is_absolute() && pairs.path.ends_with("pairs.csv"));
+    }
+
+    #[test]
+    fn a_run_copies_the_recipe_to_another_folder_and_its_paths_still_hold() {
+        let text = BUILT_IN[0].text.replace(
+            "source = \"scenes\"",
+            "source = \"pairs\"\npairs = { path = \"pairs.jsonl\" }",
+        );
+        let none = Overrides::default();
+        let parse = |text: &str, folder| Recipe::parse("mine.toml", text, folder, &none).unwrap();
+        for folder in [Some(Path::new("conf")), Some(Path::new("")), None] {
+            let recipe = parse(&text, folder);
+            let copied = parse(&recipe.to_toml().unwrap(), Some(Path::new("runs/mine")));
+            assert_eq!(recipe, copied);
+        }
     }
 
     #[test]

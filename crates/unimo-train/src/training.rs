@@ -172,8 +172,6 @@ struct Trainer {
     train_only: bool,
 }
 
-const STATE: &str = "invariant: the state is back after every step";
-
 /// The host's view of an optimiser step.
 struct StepResult {
     loss: f64,
@@ -287,7 +285,9 @@ impl Trainer {
     }
 
     fn state(&self) -> &State<Model> {
-        self.state.as_ref().expect(STATE)
+        self.state
+            .as_ref()
+            .expect("invariant: the state is back after every step")
     }
 
     fn train(mut self) -> Result<PathBuf, TrainError> {
@@ -325,7 +325,11 @@ impl Trainer {
     fn step(&mut self, step: u64, loader: &mut Loader) -> Result<StepResult, TrainError> {
         let config = &self.recipe.train;
         let seed = self.recipe.seed;
-        let model = &self.state.as_ref().expect(STATE).model;
+        let model = &self
+            .state
+            .as_ref()
+            .expect("invariant: the state is back after every step")
+            .model;
         let mut accumulator = GradientsAccumulator::new();
         let mut sums: Vec<ObjectiveSum> = Vec::new();
         let mut carries = Vec::new();
@@ -394,7 +398,10 @@ impl Trainer {
             mut optimizer,
             ema,
             step: _,
-        } = self.state.take().expect(STATE);
+        } = self
+            .state
+            .take()
+            .expect("invariant: the state is back after every step");
         let mut model = optimizer.step(model, gradients, rate, step, grad_scale as f32);
         model.objectives.after_step(&model.backbone, carries);
         let ema = match (ema, decay) {
@@ -550,7 +557,7 @@ fn add(sums: &mut Vec<ObjectiveSum>, report: Report, micro_batches: usize) {
 }
 
 /// The burn that this crate is pinned to.
-const BURN_VERSION: &str = "0.22.1";
+pub const BURN_VERSION: &str = "0.22.1";
 
 /// The current time as RFC 3339, in UTC.
 fn now() -> String {

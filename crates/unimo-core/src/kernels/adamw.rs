@@ -90,7 +90,7 @@ mod fused {
     /// The primitive of a tensor on a flex device without autodiff.
     fn primitive(x: Tensor<1>) -> FlexTensor {
         x.try_into_primitive::<Flex>()
-            .expect("the caller has looked at the device")
+            .expect("invariant: the caller has looked at the device")
     }
 
     pub(super) fn adamw(

@@ -393,6 +393,7 @@ struct Lines<R> {
 }
 
 type Line = Result<Vec<u8>, String>;
+type Record = Result<Vec<String>, String>;
 
 impl<R: BufRead> Lines<R> {
     fn new(reader: R) -> Self {
@@ -435,10 +436,7 @@ impl<R: BufRead> Lines<R> {
     }
 
     /// The next record's cells. A quoted CSV cell may span lines; one that is never closed costs its first line only.
-    fn next_record(
-        &mut self,
-        format: ListFormat,
-    ) -> std::io::Result<Option<(u64, Result<Vec<String>, String>)>> {
+    fn next_record(&mut self, format: ListFormat) -> std::io::Result<Option<(u64, Record)>> {
         let Some((first, start)) = self.next_line()? else {
             return Ok(None);
         };
@@ -489,7 +487,7 @@ fn ends_quoted(line: &[u8], mut quoted: bool) -> bool {
     quoted
 }
 
-fn cells(record: &[u8], format: ListFormat) -> Result<Vec<String>, String> {
+fn cells(record: &[u8], format: ListFormat) -> Record {
     let text = std::str::from_utf8(record).map_err(|_| NOT_UTF8.to_owned())?;
     if format == ListFormat::Tsv {
         return Ok(text.split('\t').map(str::to_owned).collect());

@@ -1,0 +1,391 @@
+//! `unimo check backend`: does a device compute what the CPU computes?
+//!
+//! A small UNIMO-3 is trained on generated scenes, twice on the CPU and once on the device, from the same weights and
+//! batches. Everything that decides discretely (order, masks, negatives) is drawn on the host and does not depend on
+//! what the device computed, and there is no dropout, so that only rounding is left to differ.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Instant;
+
+use burn::module::Module;
+use burn::optim::GradientsParams;
+use burn::tensor::{Device, Tensor, TensorData};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use unimo_core::batch::{Batch, Images};
+use unimo_core::parameters;
+use unimo_data::{Loader, LoaderSpec, SkipList};
+
+use crate::device::DeviceChoice;
+use crate::error::TrainError;
+use crate::model::Model;
+use crate::optimizer::{self, Optimizer};
+use crate::recipe::{Overrides, Recipe};
+use crate::training;
+
+/// Largest relative difference of the first loss, which no update has touched: f32 keeps 6e-8, and a forward pass of
+/// this size sums some thousand products in another order on every device.
+pub const FIRST_TOLERANCE: f64 = 1e-5;
+
+/// Largest relative difference of a later loss. AdamW divides by the root of the second moment, so a gradient near 0
+/// whose sign is rounding becomes a whole step of the learning rate; over some ten steps that grows to about 1e-5.
+pub const LOSS_TOLERANCE: f64 = 1e-4;
+
+/// Largest difference of an output of the forward pass with the same weights, as a share of the output's largest
+/// value.
+pub const FORWARD_TOLERANCE: f64 = 1e-5;
+
+/// `unimo check backend`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct BackendArgs {
+    /// The device to check against flex, the CPU: wgpu[:N], cuda[:N] or auto.
+    #[arg(long)]
+    pub device: DeviceChoice,
+    /// Training steps.
+    #[arg(long, default_value = "10", value_parser = clap::value_parser!(u64).range(1..))]
+    pub steps: u64,
+}
+
+/// Small enough for a GPU that a CPU emulates; `data.pad` keeps shapes fixed, since GPU back ends compile kernels per
+/// shape; uniform negatives do not depend on similarities.
+const CHANGES: &[&str] = &[
+    "train.batch_size=4",
+    "train.optimizer.lr=1e-4",
+    "model.text.vocab_size=300",
+    "model.text.width=32",
+    "model.text.heads=2",
+    "model.text.feed_forward=64",
+    "model.image.image_size=32",
+    "model.image.width=32",
+    "model.image.layers=2",
+    "model.image.heads=2",
+    "model.image.feed_forward=64",
+    "model.fusion.width=32",
+    "model.fusion.heads=2",
+    "model.fusion.feed_forward=64",
+    "objectives.itm.negatives=uniform",
+    "objectives.itm.layout=half",
+    "objectives.itc.width=16",
+    "data.image_size=32",
+    "data.max_text_length=24",
+    "data.pad=max",
+    "data.scenes.size=32",
+    "data.scenes.train=500",
+    "data.tokenizer.vocab_size=300",
+];
+
+fn recipe(steps: u64) -> Result<Recipe, TrainError> {
+    let mut set: Vec<String> = CHANGES.iter().map(|s| (*s).to_owned()).collect();
+    set.push(format!("train.steps={steps}"));
+    Recipe::load("unimo3-tiny", &Overrides { data: None, set })
+}
+
+/// Runs the check; `say` gets every line of the report. A difference above a tolerance is an error.
+pub fn run(args: &BackendArgs, say: &mut dyn FnMut(&str)) -> Result<(), TrainError> {
+    let (flex, _) = DeviceChoice::Flex.open()?;
+    let (device, choice) = args.device.open()?;
+    let recipe = recipe(args.steps)?;
+    let batches = batches(&recipe)?;
+
+    let first = train(&recipe, &batches, &flex)?;
+    let second = train(&recipe, &batches, &flex)?;
+    same_bits(&first.losses, &second.losses)?;
+    say(&format!(
+        "flex twice: {} losses equal bit for bit, {:.3} s per step",
+        first.losses.len(),
+        first.seconds_per_step()
+    ));
+    if choice != DeviceChoice::Flex {
+        say(&format!(
+            "training on {choice}; the first step compiles kernels and may take minutes"
+        ));
+    }
+    let other = train(&recipe, &batches, &device)?;
+    for line in table(&first.losses, &other.losses, &choice.to_string()).lines() {
+        say(line);
+    }
+    say(&format!(
+        "{choice}: first step {:.3} s, then {:.3} s per step; flex {:.3} s per step",
+        other.seconds.first().copied().unwrap_or(f64::NAN),
+        other.seconds_per_step(),
+        first.seconds_per_step()
+    ));
+    compare_losses(&first.losses, &other.losses)?;
+
+    let weights = parameters::values(&first.model);
+    let model = Model::new(&recipe, &device);
+    let mut at = weights.into_iter();
+    // The modules are of one recipe, so their parameters come in one order.
+    let model = parameters::replace(model, |_, _| at.next().map(|(_, data)| data));
+    let ours = outputs(&first.model.valid(), &batches[0], &flex)?;
+    let theirs = outputs(&model, &batches[0], &device)?;
+    let mut worst: Option<String> = None;
+    for ((name, a), (_, b)) in ours.iter().zip(&theirs) {
+        let difference = relative_difference(a, b);
+        say(&format!("forward, same weights: {name} {difference:.1e}"));
+        if difference > FORWARD_TOLERANCE && worst.is_none() {
+            worst = Some(format!(
+                "the forward pass differs: {name} by {difference:.1e} of its largest value, allowed {FORWARD_TOLERANCE:.0e}"
+            ));
+        }
+    }
+    match worst {
+        Some(reason) => Err(TrainError::Check(reason)),
+        None => {
+            say(&format!("{choice} agrees with flex"));
+            Ok(())
+        }
+    }
+}
+
+/// The same batches for every device.
+fn batches(recipe: &Recipe) -> Result<Vec<Batch>, TrainError> {
+    let source = unimo_data::open(&recipe.data)?;
+    let tokenizer = training::tokenizer(recipe, &*source)?;
+    training::check_tokenizer(recipe, &tokenizer)?;
+    let skip = SkipList::in_memory(recipe.data.max_skipped);
+    let mut spec = LoaderSpec::new(
+        &recipe.data,
+        source,
+        Arc::new(tokenizer),
+        Arc::new(skip),
+        recipe.train.batch_size,
+        recipe.seed,
+    );
+    spec.mask = recipe.objectives.mlm.as_ref().map(|mlm| mlm.mask);
+    let batches: Result<Vec<Batch>, _> = Loader::new(spec)?
+        .take(recipe.train.steps as usize)
+        .collect();
+    Ok(batches?)
+}
+
+/// A model and how it got there.
+struct Trained {
+    model: Model,
+    losses: Vec<f32>,
+    seconds: Vec<f64>,
+}
+
+impl Trained {
+    /// Without the first step, if there are others.
+    fn seconds_per_step(&self) -> f64 {
+        let later = if self.seconds.len() > 1 {
+            &self.seconds[1..]
+        } else {
+            &self.seconds
+        };
+        later.iter().sum::<f64>() / later.len() as f64
+    }
+}
+
+fn train(recipe: &Recipe, batches: &[Batch], device: &Device) -> Result<Trained, TrainError> {
+    let device = training::training_device(recipe, device);
+    let config = &recipe.train;
+    let mut optimizer = Optimizer::new(&config.optimizer);
+    let mut trained = Trained {
+        model: Model::new(recipe, &device),
+        losses: Vec::new(),
+        seconds: Vec::new(),
+    };
+    for (step, batch) in (1..).zip(batches) {
+        let began = Instant::now();
+        let model = trained.model;
+        let mut rng = ChaCha8Rng::seed_from_u64(recipe.seed ^ step);
+        let result = model
+            .objectives
+            .step(&model.backbone, batch, &device, &mut rng);
+        let loss = result.loss.ok_or_else(|| TrainError::NothingToTrain {
+            step,
+            objectives: result.skipped.join(", "),
+        })?;
+        trained.losses.push(loss.clone().into_scalar::<f32>());
+        let gradients = GradientsParams::from_grads(loss.backward(), &model);
+        let norm = optimizer::global_norm(&model, &gradients);
+        let scale = match config.clip_norm {
+            Some(limit) if norm > limit => limit / norm,
+            _ => 1.0,
+        };
+        let rate = config.optimizer.lr * optimizer::schedule(&config.schedule, step, config.steps);
+        let mut model = optimizer.step(model, gradients, rate, step, scale as f32);
+        model.objectives.after_step(&model.backbone, result.carries);
+        trained.model = model;
+        device
+            .sync()
+            .map_err(|e| TrainError::Check(format!("the device failed at step {step}: {e}")))?;
+        trained.seconds.push(began.elapsed().as_secs_f64());
+    }
+    Ok(trained)
+}
+
+/// What a model says about a batch, by name, on the host.
+fn outputs(
+    model: &Model,
+    batch: &Batch,
+    device: &Device,
+) -> Result<Vec<(&'static str, Vec<f32>)>, TrainError> {
+    let (Some(images), Some(texts)) = (&batch.images, &batch.texts) else {
+        return Err(TrainError::NothingToTrain {
+            step: 0,
+            objectives: "the batch lacks images or texts".to_owned(),
+        });
+    };
+    let shape = [batch.len(), Images::CHANNELS, images.height, images.width];
+    let pixels = Tensor::<4>::from_data(TensorData::new(images.pixels.clone(), shape), device);
+    let backbone = &model.backbone;
+    let input = backbone
+        .text
+        .input(&texts.ids, &texts.lengths, texts.length, device);
+    let texts = backbone.encode_texts(&input);
+    let images = backbone.encode_images(pixels);
+    let fused = backbone.fuse(&texts, &images, false);
+    let mut found = vec![
+        ("text encoder", host(texts.class.clone())),
+        ("image encoder", host(images.class.clone())),
+        ("text stream", host(fused.text.clone())),
+        ("image stream", host(fused.image.clone())),
+    ];
+    let heads = &model.objectives;
+    if let Some(mlm) = &heads.mlm {
+        let [rows, length, width] = fused.text.dims();
+        let states = fused.text.clone().reshape([rows * length, width]);
+        found.push(("mlm scores", host(mlm.logits(states))));
+    }
+    if let Some(itm) = &heads.itm {
+        found.push(("itm scores", host(itm.logits(&backbone.fusion, &fused))));
+    }
+    if let Some(itc) = &heads.itc {
+        found.push(("itc, texts", host(itc.embed_texts(&texts))));
+        found.push(("itc, images", host(itc.embed_images(&images))));
+    }
+    Ok(found)
+}
+
+fn host<const D: usize>(x: Tensor<D>) -> Vec<f32> {
+    x.into_data().convert::<f32>().iter::<f32>().collect()
+}
+
+fn same_bits(a: &[f32], b: &[f32]) -> Result<(), TrainError> {
+    let differ = (1..)
+        .zip(a.iter().zip(b))
+        .find(|(_, (a, b))| a.to_bits() != b.to_bits());
+    match differ {
+        None => Ok(()),
+        Some((step, (a, b))) => Err(TrainError::Check(format!(
+            "flex does not repeat itself: the loss of step {step} is {a:e} in one run and {b:e} in the other"
+        ))),
+    }
+}
+
+fn relative(a: f32, b: f32) -> f64 {
+    let (a, b) = (f64::from(a), f64::from(b));
+    let difference = (a - b).abs() / a.abs().max(f64::MIN_POSITIVE);
+    if difference.is_nan() {
+        f64::INFINITY
+    } else {
+        difference
+    }
+}
+
+/// The largest difference as a share of the largest value.
+fn relative_difference(a: &[f32], b: &[f32]) -> f64 {
+    if a.len() != b.len() {
+        return f64::INFINITY;
+    }
+    let largest = a.iter().fold(f32::MIN_POSITIVE, |m, v| m.max(v.abs()));
+    a.iter().zip(b).fold(0.0, |worst, (a, b)| {
+        let difference = f64::from((a - b).abs() / largest);
+        if difference.is_nan() {
+            f64::INFINITY
+        } else {
+            difference.max(worst)
+        }
+    })
+}
+
+fn compare_losses(flex: &[f32], other: &[f32]) -> Result<(), TrainError> {
+    if flex.len() != other.len() {
+        return Err(TrainError::Check(format!(
+            "{} losses on flex, {} on the device",
+            flex.len(),
+            other.len()
+        )));
+    }
+    for (step, (a, b)) in (1..).zip(flex.iter().zip(other)) {
+        let allowed = if step == 1 {
+            FIRST_TOLERANCE
+        } else {
+            LOSS_TOLERANCE
+        };
+        let difference = relative(*a, *b);
+        if difference > allowed {
+            return Err(TrainError::Check(format!(
+                "the losses differ: step {step} by {difference:.1e} (flex {a}, device {b}), allowed {allowed:.0e}"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn table(flex: &[f32], other: &[f32], name: &str) -> String {
+    let mut text = format!(
+        "{:>5} {:>12} {:>12} {:>12}\n",
+        "step", "flex", name, "difference"
+    );
+    for (step, (a, b)) in (1..).zip(flex.iter().zip(other)) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            text,
+            "{step:>5} {a:>12.6} {b:>12.6} {:>12.1e}",
+            relative(*a, *b)
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_beyond_a_tolerance_are_named() {
+        let flex = [4.0f32, 3.0, 2.0];
+        compare_losses(&flex, &flex).unwrap();
+        let later = |factor: f32| compare_losses(&flex, &[4.0, 3.0, 2.0 * factor]);
+        later(1.0 + 0.5 * LOSS_TOLERANCE as f32).unwrap();
+        let error = later(1.0 + 2.0 * LOSS_TOLERANCE as f32).unwrap_err();
+        assert!(error.to_string().contains("step 3"), "{error}");
+        let first = 4.0 * (1.0 + 0.5 * LOSS_TOLERANCE as f32);
+        let error = compare_losses(&flex, &[first, 3.0, 2.0]).unwrap_err();
+        assert!(error.to_string().contains("step 1"), "{error}");
+        assert!(compare_losses(&flex, &[4.0, f32::NAN, 2.0]).is_err());
+        assert!(compare_losses(&flex, &flex[..2]).is_err());
+
+        same_bits(&flex, &flex).unwrap();
+        let next = f32::from_bits(3.0f32.to_bits() + 1);
+        let error = same_bits(&flex, &[4.0, next, 2.0]).unwrap_err();
+        assert!(error.to_string().contains("step 2"), "{error}");
+        assert_eq!(relative_difference(&[1.0, -4.0], &[1.0, -3.0]), 0.25);
+        assert_eq!(relative_difference(&[1.0], &[f32::NAN]), f64::INFINITY);
+    }
+
+    #[cfg(feature = "flex")]
+    #[test]
+    fn flex_agrees_with_itself() {
+        let args = BackendArgs {
+            device: DeviceChoice::Flex,
+            steps: 3,
+        };
+        let mut lines = Vec::new();
+        run(&args, &mut |line| lines.push(line.to_owned())).unwrap();
+        let equal = |start: &str| {
+            let found = |l: &&String| l.starts_with(start) && l.ends_with(" 0.0e0");
+            lines.iter().filter(found).count()
+        };
+        assert_eq!(
+            (equal("    "), equal("forward")),
+            (3, 8),
+            "3 losses and 8 outputs: {lines:?}"
+        );
+    }
+}

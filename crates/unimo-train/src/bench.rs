@@ -1,0 +1,809 @@
+//! `unimo bench step`: how long a training step takes, in a form that compares with PyTorch.
+//!
+//! Sizes, work per step and the fields of the printed line are those of a twin of METER and UNIMO-3 on Hugging Face's
+//! encoders: image encoder once, text encoder on clean and masked text, cross-modal encoder on both, masked language
+//! modelling with its head on every position, image-text matching on half-wrong pairs, backward, AdamW. The step is the
+//! crate's own: [`unimo_objectives::Objectives::step`] and [`Optimizer::step`].
+
+use std::fmt::Write;
+use std::time::Instant;
+
+use burn::optim::GradientsParams;
+use burn::tensor::{Device, Tensor, TensorData};
+use clap::builder::{PossibleValuesParser, RangedU64ValueParser, TypedValueParser};
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use serde::Serialize;
+use unimo_core::batch::{Batch, Images, MaskSpec, MaskedTexts, Texts};
+use unimo_core::init::Init;
+use unimo_core::layers::Activation;
+use unimo_core::levels::GateKind;
+use unimo_encoders::backbone::BackboneConfig;
+use unimo_encoders::fusion::{FusionConfig, Levels, Link};
+use unimo_encoders::image::ImageEncoderConfig;
+use unimo_encoders::text::{Positions, TextEncoderConfig};
+use unimo_objectives::ObjectivesConfig;
+use unimo_objectives::itm::{ItmConfig, Layout, Negatives};
+use unimo_objectives::mlm::MlmConfig;
+
+use crate::device::DeviceChoice;
+use crate::error::TrainError;
+use crate::model::{Model, float_dtype};
+use crate::optimizer::{self, Optimizer};
+use crate::recipe::{ComputeDtype, OptimizerConfig};
+use crate::training::BURN_VERSION;
+
+/// A model's measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// What the command line calls it.
+    pub name: &'static str,
+    /// Of all three encoders.
+    pub width: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Inner width of the feed-forward layers.
+    pub feed_forward: usize,
+    /// Blocks of the text encoder.
+    pub text_layers: usize,
+    /// Blocks of the image encoder.
+    pub image_layers: usize,
+    /// Layers of the cross-modal encoder.
+    pub cross_layers: usize,
+    /// Pixels per side.
+    pub image_size: usize,
+    /// Pixels per side of a patch.
+    pub patch_size: usize,
+    /// Word embeddings.
+    pub vocabulary: usize,
+    /// Tokens per text.
+    pub text_length: usize,
+}
+
+macro_rules! sizes {
+    ($($name:literal: $($value:literal),+;)+) => {
+        /// Every size.
+        pub const SIZES: &[Size] = &[$(sizes!(@ $name, $($value),+)),+];
+    };
+    (@ $name:literal, $width:literal, $heads:literal, $ffn:literal, $text:literal, $image:literal, $cross:literal,
+     $px:literal, $patch:literal, $vocabulary:literal, $length:literal) => {
+        Size {
+            name: $name,
+            width: $width,
+            heads: $heads,
+            feed_forward: $ffn,
+            text_layers: $text,
+            image_layers: $image,
+            cross_layers: $cross,
+            image_size: $px,
+            patch_size: $patch,
+            vocabulary: $vocabulary,
+            text_length: $length,
+        }
+    };
+}
+
+sizes! {
+    "tiny": 64, 4, 128, 3, 3, 2, 48, 16, 211, 12;
+    "small": 384, 6, 1536, 12, 12, 6, 224, 16, 50265, 50;
+    "base": 768, 12, 3072, 12, 12, 6, 288, 16, 50265, 50;
+    "golden": 32, 4, 64, 2, 2, 3, 48, 16, 97, 10;
+}
+
+/// Which cross-modal encoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// With cross-layer attention, gated by the class token.
+    Unimo3,
+    /// In-layer co-attention only.
+    Meter,
+}
+
+impl Family {
+    const ALL: [Self; 2] = [Self::Unimo3, Self::Meter];
+
+    /// What the command line calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unimo3 => "unimo3",
+            Self::Meter => "meter",
+        }
+    }
+}
+
+const DTYPES: [(&str, ComputeDtype); 3] = [
+    ("f32", ComputeDtype::F32),
+    ("bf16", ComputeDtype::Bf16),
+    ("f16", ComputeDtype::F16),
+];
+
+/// One of a list by its name; clap lists the names in help and errors.
+fn one_of<T: Clone + Send + Sync + 'static>(
+    list: Vec<(&'static str, T)>,
+) -> impl TypedValueParser<Value = T> {
+    let names: Vec<_> = list.iter().map(|(name, _)| *name).collect();
+    PossibleValuesParser::new(names).try_map(move |given| {
+        let found = list.iter().find(|(name, _)| *name == given);
+        found.map(|(_, value)| value.clone()).ok_or("unknown")
+    })
+}
+
+fn size_parser() -> impl TypedValueParser<Value = Size> {
+    one_of(SIZES.iter().map(|s| (s.name, *s)).collect())
+}
+
+fn family_parser() -> impl TypedValueParser<Value = Family> {
+    one_of(Family::ALL.map(|f| (f.name(), f)).to_vec())
+}
+
+fn dtype_parser() -> impl TypedValueParser<Value = ComputeDtype> {
+    one_of(DTYPES.to_vec())
+}
+
+fn at_least(least: u64) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(least..)
+}
+
+/// `unimo bench step`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct StepArgs {
+    /// Size of the model: base is METER's (ViT-B/16 at 288 pixels, RoBERTa-base, 6 layers on top).
+    #[arg(long, default_value = "base", value_parser = size_parser())]
+    size: Size,
+    /// Cross-modal encoder.
+    #[arg(long, default_value = "unimo3", value_parser = family_parser())]
+    model: Family,
+    /// Image-text pairs per step.
+    #[arg(long, default_value = "4", value_parser = at_least(2))]
+    batch: usize,
+    /// Steps that count; the median is printed.
+    #[arg(long, default_value = "5", value_parser = at_least(1))]
+    steps: usize,
+    /// Steps before those, which do not count.
+    #[arg(long, default_value = "2", value_parser = at_least(0))]
+    warmup: usize,
+    /// Where to compute: flex (the CPU), wgpu[:N], cuda[:N] or auto.
+    #[arg(long, default_value = "flex")]
+    device: DeviceChoice,
+    /// What activations are computed in; parameters and losses are f32 in any case.
+    #[arg(long, default_value = "f32", value_parser = dtype_parser())]
+    dtype: ComputeDtype,
+    /// Threads of the CPU; default: one per core.
+    #[arg(long, value_parser = at_least(1))]
+    threads: Option<usize>,
+    /// Only the forward pass, without gradients or dropout.
+    #[arg(long)]
+    inference: bool,
+    /// Afterwards, print to stderr where the time goes.
+    #[arg(long)]
+    profile: bool,
+}
+
+/// The line that is printed.
+#[derive(Debug, Clone, Serialize)]
+pub struct Record {
+    peer: String,
+    size: &'static str,
+    model: &'static str,
+    /// Numbers in the model.
+    pub parameters: u64,
+    batch: usize,
+    device: String,
+    dtype: &'static str,
+    compiled: bool,
+    inference: bool,
+    threads: usize,
+    /// Median.
+    pub seconds_per_step: f64,
+    pairs_per_second: f64,
+    tflops: f64,
+    /// Multiply-adds of matrix products times 2, the backward pass counted as twice the forward pass.
+    pub flop_per_step: u64,
+    /// The largest resident set of the process (Linux only, null elsewhere); on a GPU what its allocator holds at the
+    /// end, which it does not give back in between.
+    pub peak_bytes: Option<u64>,
+    /// Of the last step.
+    pub loss: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<&'static str>,
+}
+
+impl Record {
+    /// One line.
+    pub fn to_json(&self) -> Result<String, TrainError> {
+        serde_json::to_string(self).map_err(|e| TrainError::Check(e.to_string()))
+    }
+}
+
+/// What a benchmark gives.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// The result.
+    pub record: Record,
+    /// The table of `--profile`.
+    pub profile: Option<String>,
+}
+
+/// Runs the benchmark.
+pub fn step(args: &StepArgs) -> Result<Outcome, TrainError> {
+    let threads = use_threads(args.threads)?;
+    let (device, choice) = args.device.open()?;
+    let device = if args.inference {
+        device
+    } else {
+        device.autodiff()
+    };
+    let mut bench = Bench::new(args, device);
+    let mut times = Vec::new();
+    let mut loss = f64::NAN;
+    for i in 0..args.warmup + args.steps {
+        let began = Instant::now();
+        loss = bench.step()?;
+        if i >= args.warmup {
+            times.push(began.elapsed().as_secs_f64());
+        }
+    }
+    let seconds = median(times);
+    let work = flops(&args.size, args.model, args.batch, !args.inference);
+    let (peak_bytes, note) = peak(&bench.device, choice);
+    let record = Record {
+        peer: format!("unimo {} (burn {BURN_VERSION})", env!("CARGO_PKG_VERSION")),
+        size: args.size.name,
+        model: args.model.name(),
+        parameters: parameter_count(&args.size, args.model),
+        batch: args.batch,
+        device: choice.to_string(),
+        dtype: DTYPES
+            .iter()
+            .find(|(_, dtype)| *dtype == args.dtype)
+            .map_or("", |(name, _)| name),
+        compiled: false,
+        inference: args.inference,
+        threads,
+        seconds_per_step: seconds,
+        pairs_per_second: args.batch as f64 / seconds,
+        tflops: work as f64 / seconds / 1e12,
+        flop_per_step: work,
+        peak_bytes,
+        loss,
+        note,
+    };
+    let profile = if args.profile {
+        Some(bench.profile(args.steps)?)
+    } else {
+        None
+    };
+    Ok(Outcome { record, profile })
+}
+
+/// Sizes rayon's pool, on which burn's CPU backend and the crate's own kernels run. Returns its size.
+#[cfg(feature = "flex")]
+fn use_threads(threads: Option<usize>) -> Result<usize, TrainError> {
+    if let Some(threads) = threads {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build_global()
+            .map_err(|e| TrainError::Check(format!("--threads {threads}: {e}")))?;
+    }
+    Ok(rayon::current_num_threads())
+}
+
+#[cfg(not(feature = "flex"))]
+fn use_threads(threads: Option<usize>) -> Result<usize, TrainError> {
+    match threads {
+        Some(threads) => Err(TrainError::Check(format!(
+            "--threads {threads}: this binary was built without the CPU backend; build with `--features flex`"
+        ))),
+        None => Ok(std::thread::available_parallelism().map_or(1, |n| n.get())),
+    }
+}
+
+/// The middle value, the mean of the two in the middle if there are two.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => f64::NAN,
+        n if n.is_multiple_of(2) => (values[middle - 1] + values[middle]) / 2.0,
+        _ => values[middle],
+    }
+}
+
+fn peak(device: &Device, choice: DeviceChoice) -> (Option<u64>, Option<&'static str>) {
+    if choice == DeviceChoice::Flex {
+        return (host_peak(), None);
+    }
+    match device.memory_pool_usage() {
+        Some(usage) => (Some(usage.bytes_reserved), None),
+        None => (
+            host_peak(),
+            Some("peak_bytes is the host's: this device does not report its memory"),
+        ),
+    }
+}
+
+/// The largest resident set that the process had: `VmHWM` in Linux' `/proc/self/status`; unknown elsewhere.
+fn host_peak() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
+/// Dropout of the text encoder and the cross-modal encoder; the image encoder has none.
+const DROPOUT: f64 = 0.1;
+
+/// The encoders of a size.
+pub fn backbone(size: &Size, family: Family) -> BackboneConfig {
+    let Size {
+        width,
+        heads,
+        feed_forward,
+        ..
+    } = *size;
+    let layer_norm_eps = 1e-5;
+    BackboneConfig {
+        text: TextEncoderConfig {
+            vocab_size: size.vocabulary,
+            width,
+            layers: size.text_layers,
+            heads,
+            feed_forward,
+            max_positions: max_positions(size),
+            positions: Positions::AfterPad,
+            token_types: 1,
+            pad_id: PAD as usize,
+            activation: Activation::Gelu,
+            layer_norm_eps,
+            dropout: DROPOUT,
+        },
+        image: ImageEncoderConfig {
+            image_size: size.image_size,
+            patch_size: size.patch_size,
+            width,
+            layers: size.image_layers,
+            heads,
+            feed_forward,
+            activation: Activation::QuickGelu,
+            layer_norm_eps,
+            pre_norm: true,
+            patch_bias: false,
+            dropout: 0.0,
+        },
+        fusion: FusionConfig {
+            width,
+            layers: size.cross_layers,
+            heads,
+            feed_forward,
+            activation: Activation::Gelu,
+            layer_norm_eps,
+            dropout: DROPOUT,
+            in_layer: true,
+            levels: match family {
+                Family::Unimo3 => Levels::CrossPrev,
+                Family::Meter => Levels::None,
+            },
+            uni_levels: 0,
+            gate: GateKind::Cls,
+            gate_beta: 1.0,
+            link: Link::None,
+        },
+    }
+}
+
+/// RoBERTa's, or a few for the sizes with a toy vocabulary.
+fn max_positions(size: &Size) -> usize {
+    if size.vocabulary > 1000 { 514 } else { 40 }
+}
+
+fn objectives() -> ObjectivesConfig {
+    ObjectivesConfig {
+        mlm: Some(MlmConfig {
+            weight: 1.0,
+            mask: MaskSpec::default(),
+        }),
+        itm: Some(ItmConfig {
+            weight: 1.0,
+            negatives: Negatives::Uniform,
+            layout: Layout::Half,
+        }),
+        ..ObjectivesConfig::default()
+    }
+}
+
+const OPTIMIZER: OptimizerConfig = OptimizerConfig {
+    lr: 1e-5,
+    fusion_lr_factor: 1.0,
+    beta1: 0.9,
+    beta2: 0.98,
+    eps: 1e-8,
+    weight_decay: 0.01,
+};
+
+/// Numbers in the model of a size, heads included.
+pub fn parameter_count(size: &Size, family: Family) -> u64 {
+    let n = |value: usize| value as u64;
+    let (d, ffn, vocabulary) = (n(size.width), n(size.feed_forward), n(size.vocabulary));
+    let linear = |from: u64, to: u64| from * to + to;
+    let norm = 2 * d;
+    let attention = 4 * linear(d, d);
+    let block = attention + linear(d, ffn) + linear(ffn, d) + 2 * norm;
+
+    let positions = n(max_positions(size));
+    let text = (vocabulary + positions + 1) * d + norm + n(size.text_layers) * block;
+    let patch = n(Images::CHANNELS * size.patch_size * size.patch_size);
+    let grid = n(size.image_size / size.patch_size);
+    let image = (patch + 1 + grid * grid + 1) * d + 2 * norm + n(size.image_layers) * block;
+    let half_layer = |levels: u64| {
+        let gates = 2 * d * d + levels + 1;
+        let across = attention + levels * norm + gates;
+        let in_layer = block + attention + norm;
+        match family {
+            Family::Unimo3 => in_layer + across,
+            Family::Meter => in_layer,
+        }
+    };
+    let stream: u64 = (1..=n(size.cross_layers)).map(half_layer).sum();
+    let fusion = 2 * linear(d, d) + 2 * d + 2 * (stream + linear(d, d));
+    let mlm = linear(d, d) + norm + linear(d, vocabulary);
+    let itm = linear(2 * d, 2);
+    text + image + fusion + mlm + itm
+}
+
+/// Multiply-adds of all matrix products of a step times 2; the backward pass counts as twice the forward pass.
+pub fn flops(size: &Size, family: Family, batch: usize, train: bool) -> u64 {
+    let n = |value: usize| value as u64;
+    let (d, ffn, vocabulary) = (n(size.width), n(size.feed_forward), n(size.vocabulary));
+    let text = n(size.text_length);
+    let grid = n(size.image_size / size.patch_size);
+    let image = grid * grid + 1;
+    let patch = n(Images::CHANNELS * size.patch_size * size.patch_size);
+    let block = |length: u64| 2 * length * (4 * d * d + 2 * d * ffn) + 4 * length * length * d;
+    // In-layer and cross-layer attention cost the same: levels are mixed before they are attended to.
+    let attentions = match family {
+        Family::Unimo3 => 2,
+        Family::Meter => 1,
+    };
+    let half_layer = |own: u64, other: u64| {
+        block(own) + attentions * (2 * (2 * own + 2 * other) * d * d + 4 * own * other * d)
+    };
+    let images = n(size.image_layers) * block(image) + 2 * image * patch * d + 2 * image * d * d;
+    let texts = 2 * (n(size.text_layers) * block(text) + 2 * text * d * d);
+    let fusion = 2 * n(size.cross_layers) * (half_layer(text, image) + half_layer(image, text));
+    let mlm = 2 * text * d * (d + vocabulary);
+    let forward = images + texts + fusion + mlm;
+    n(batch) * forward * if train { 3 } else { 1 }
+}
+
+/// Token ids of the random texts: padding, and the first that is a word.
+const PAD: i32 = 1;
+const FIRST_WORD: i32 = 5;
+/// Share of the words that is hidden.
+const HIDDEN: f64 = 0.15;
+/// Uniform noise of this amplitude has variance 1, as normalised pixels have.
+const NOISE: f32 = 1.732;
+
+/// Noise for pictures and words, padded to different lengths.
+fn random_batch(size: &Size, batch: usize, seed: u64) -> Batch {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let length = size.text_length;
+    let mask_id = size.vocabulary as i32 - 1;
+    let pixels = batch * Images::CHANNELS * size.image_size * size.image_size;
+    let mut texts = Texts {
+        length,
+        ..Texts::default()
+    };
+    let mut masked = MaskedTexts::default();
+    for row in 0..batch {
+        let words = match row {
+            0 => length,
+            _ => rng.random_range(length / 2..=length),
+        };
+        texts.lengths.push(words);
+        for position in 0..length {
+            let word = rng.random_range(FIRST_WORD..mask_id - 1);
+            let hide = position < words && (position == 1 || rng.random_bool(HIDDEN));
+            let id = if position < words { word } else { PAD };
+            texts.ids.push(id);
+            masked.ids.push(if hide { mask_id } else { id });
+            masked
+                .labels
+                .push(if hide { id } else { MaskedTexts::IGNORE });
+        }
+    }
+    texts.masked = Some(masked);
+    Batch {
+        samples: (0..batch).map(|i| format!("noise {i}")).collect(),
+        images: Some(Images {
+            pixels: (0..pixels)
+                .map(|_| rng.random_range(-NOISE..NOISE))
+                .collect(),
+            height: size.image_size,
+            width: size.image_size,
+        }),
+        texts: Some(texts),
+        ..Batch::default()
+    }
+}
+
+/// A model at work.
+struct Bench {
+    /// Absent only while the optimiser owns it.
+    model: Option<Model>,
+    optimizer: Optimizer,
+    batch: Batch,
+    device: Device,
+    inference: bool,
+    done: u64,
+}
+
+impl Bench {
+    fn new(args: &StepArgs, device: Device) -> Self {
+        let config = backbone(&args.size, args.model);
+        let mut init = Init::new(&device, 0);
+        let backbone = config.init(&mut init);
+        let mut objectives = objectives().init(&mut init, &config, &backbone);
+        if let Some(mlm) = &mut objectives.mlm {
+            mlm.every_position = true;
+        }
+        Self {
+            model: Some(Model {
+                backbone: backbone.compute_in(float_dtype(args.dtype)),
+                objectives,
+            }),
+            optimizer: Optimizer::new(&OPTIMIZER),
+            batch: random_batch(&args.size, args.batch, 0),
+            device,
+            inference: args.inference,
+            done: 0,
+        }
+    }
+
+    fn sync(&self) -> Result<(), TrainError> {
+        self.device
+            .sync()
+            .map_err(|e| TrainError::Check(format!("the device failed: {e}")))
+    }
+
+    fn model(&self) -> &Model {
+        self.model
+            .as_ref()
+            .expect("invariant: the model is back after every step")
+    }
+
+    fn forward(&self) -> Result<Tensor<1>, TrainError> {
+        self.device.seed(self.done);
+        let mut rng = ChaCha8Rng::seed_from_u64(self.done);
+        let model = self.model();
+        let step = model
+            .objectives
+            .step(&model.backbone, &self.batch, &self.device, &mut rng);
+        step.loss.ok_or_else(|| TrainError::NothingToTrain {
+            step: self.done + 1,
+            objectives: step.skipped.join(", "),
+        })
+    }
+
+    fn update(&mut self, gradients: GradientsParams) {
+        let model = self
+            .model
+            .take()
+            .expect("invariant: the model is back after every step");
+        let step = self.done;
+        let model = self
+            .optimizer
+            .step(model, gradients, OPTIMIZER.lr, step, 1.0);
+        self.model = Some(model);
+    }
+
+    /// One step; returns its loss.
+    fn step(&mut self) -> Result<f64, TrainError> {
+        self.done += 1;
+        let loss = self.forward()?;
+        if !self.inference {
+            let gradients = GradientsParams::from_grads(loss.backward(), self.model());
+            self.update(gradients);
+        }
+        let loss = f64::from(loss.into_scalar::<f32>());
+        self.sync()?;
+        Ok(loss)
+    }
+
+    /// Times the parts of a step one by one, `steps` times. The encoders are timed in runs of their own; what the
+    /// whole forward pass takes beyond them is put down to heads and losses.
+    fn profile(&mut self, steps: usize) -> Result<String, TrainError> {
+        let mut laps: Vec<Vec<f64>> = vec![Vec::new(); PARTS.len()];
+        for _ in 0..steps {
+            self.done += 1;
+            let mut times = self.encoders()?.to_vec();
+            let mut lap = Instant::now();
+            let mut split = |bench: &Self| -> Result<f64, TrainError> {
+                bench.sync()?;
+                let seconds = lap.elapsed().as_secs_f64();
+                lap = Instant::now();
+                Ok(seconds)
+            };
+            let loss = self.forward()?;
+            times.push(split(self)?);
+            if !self.inference {
+                let gradients = GradientsParams::from_grads(loss.backward(), self.model());
+                times.push(split(self)?);
+                // The training loop needs the norm for clipping; the benchmarked step has none.
+                let norm = optimizer::global_norm(self.model(), &gradients);
+                if !norm.is_finite() {
+                    return Err(TrainError::Check("the gradient is not finite".to_owned()));
+                }
+                times.push(split(self)?);
+                self.update(gradients);
+                times.push(split(self)?);
+            }
+            for (laps, seconds) in laps.iter_mut().zip(times) {
+                laps.push(seconds);
+            }
+        }
+        laps.retain(|laps| !laps.is_empty());
+        let mut times: Vec<f64> = laps.into_iter().map(median).collect();
+        let encoders: f64 = times[..ENCODERS].iter().sum();
+        times[ENCODERS] = (times[ENCODERS] - encoders).max(0.0);
+        Ok(table(&times))
+    }
+
+    /// Seconds in the image encoder, the text encoder and the cross-modal encoder.
+    fn encoders(&self) -> Result<[f64; ENCODERS], TrainError> {
+        let backbone = &self.model().backbone;
+        let samples = self.batch.len();
+        let empty = || TrainError::Check("invariant: the noise has images and texts".to_owned());
+        let images = self.batch.images.as_ref().ok_or_else(empty)?;
+        let texts = self.batch.texts.as_ref().ok_or_else(empty)?;
+        let masked = texts.masked.as_ref().ok_or_else(empty)?;
+
+        let mut lap = Instant::now();
+        let mut split = || -> Result<f64, TrainError> {
+            self.sync()?;
+            let seconds = lap.elapsed().as_secs_f64();
+            lap = Instant::now();
+            Ok(seconds)
+        };
+        let shape = [samples, Images::CHANNELS, images.height, images.width];
+        let pixels = TensorData::new(images.pixels.clone(), shape);
+        let encoded_images = backbone.encode_images(Tensor::from_data(pixels, &self.device));
+        let image_seconds = split()?;
+
+        let ids = [texts.ids.as_slice(), &masked.ids].concat();
+        let lengths = [texts.lengths.as_slice(), &texts.lengths].concat();
+        let input = backbone
+            .text
+            .input(&ids, &lengths, texts.length, &self.device);
+        let encoded_texts = backbone.encode_texts(&input);
+        let text_seconds = split()?;
+
+        let rows: Vec<i32> = (0..2 * samples).map(|i| (i % samples) as i32).collect();
+        let rows = Tensor::from_data(TensorData::new(rows, [2 * samples]), &self.device);
+        let fused = backbone.fuse(&encoded_texts, &encoded_images.select(&rows), false);
+        let fusion_seconds = split()?;
+        drop(fused);
+        Ok([image_seconds, text_seconds, fusion_seconds])
+    }
+}
+
+/// How many of the profile's first rows are encoders.
+const ENCODERS: usize = 3;
+
+/// Rows of the profile; the last three are not there without gradients.
+const PARTS: [&str; 7] = [
+    "forward: image encoder",
+    "forward: text encoder, clean and masked",
+    "forward: cross-modal encoder, both pairings",
+    "forward: heads and losses",
+    "backward",
+    "norm of the gradient (for clipping)",
+    "AdamW",
+];
+
+fn table(times: &[f64]) -> String {
+    let whole: f64 = times.iter().sum();
+    let width = PARTS.iter().map(|name| name.len()).max().unwrap_or(0);
+    let mut text = String::new();
+    for (name, seconds) in PARTS.iter().zip(times).chain([(&"all", &whole)]) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            text,
+            "{name:<width$} {:>10.2} ms {:>5.1}%",
+            seconds * 1e3,
+            seconds / whole * 100.0
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size(name: &str) -> &'static Size {
+        SIZES.iter().find(|s| s.name == name).unwrap()
+    }
+
+    /// Size, model, parameters, multiply-adds times 2 of a training step of 4 pairs: as the PyTorch twin
+    /// (torch 2.15, transformers) counts them on its own modules.
+    const TWIN: [(&str, Family, u64, u64); 6] = [
+        ("tiny", Family::Unimo3, 603_295, 251_308_032),
+        ("tiny", Family::Meter, 503_189, 213_755_904),
+        ("small", Family::Unimo3, 121_620_881, 414_468_016_128),
+        ("small", Family::Meter, 110_953_307, 368_152_971_264),
+        ("base", Family::Unimo3, 407_555_729, 2_323_524_096_000),
+        ("base", Family::Meter, 364_986_971, 2_054_343_168_000),
+    ];
+
+    #[test]
+    fn counts_are_those_of_the_twin() {
+        for (name, family, parameters, work) in TWIN {
+            let size = size(name);
+            assert_eq!(parameter_count(size, family), parameters, "{name}");
+            assert_eq!(flops(size, family, 4, true), work, "{name}");
+            assert_eq!(flops(size, family, 4, false) * 3, work, "{name}");
+        }
+        let golden = size("golden");
+        assert_eq!(parameter_count(golden, Family::Unimo3), 187_861);
+        assert_eq!(flops(golden, Family::Unimo3, 4, false), 24_353_280);
+    }
+
+    #[cfg(feature = "flex")]
+    fn args(size: &str, model: &str, more: &[&str]) -> StepArgs {
+        use clap::Parser;
+        #[derive(Parser)]
+        struct Cli {
+            #[command(flatten)]
+            args: StepArgs,
+        }
+        let line = ["bench", "--size", size, "--model", model, "--steps", "1"];
+        Cli::parse_from([&line[..], more].concat()).args
+    }
+
+    #[cfg(feature = "flex")]
+    #[test]
+    fn the_models_have_as_many_parameters_as_the_formula_says() {
+        for name in ["tiny", "golden"] {
+            for family in Family::ALL {
+                let args = args(name, family.name(), &[]);
+                let bench = Bench::new(&args, Device::flex());
+                let counted: usize = unimo_core::parameters::list(bench.model())
+                    .iter()
+                    .map(|p| p.shape.iter().product::<usize>())
+                    .sum();
+                let formula = parameter_count(size(name), family);
+                assert_eq!(counted as u64, formula, "{name} {}", family.name());
+            }
+        }
+    }
+
+    /// An untrained model guesses: ln 97 of the golden size's words and ln 2 for the matching. Random weights are off
+    /// that by some percent.
+    #[cfg(feature = "flex")]
+    #[test]
+    fn a_step_trains_and_an_inference_step_does_not() {
+        let chance = 97f64.ln() + 2f64.ln();
+        let untrained = step(&args("golden", "unimo3", &["--inference", "--profile"])).unwrap();
+        assert!((untrained.record.loss / chance - 1.0).abs() < 0.1);
+        assert!(!untrained.profile.unwrap().contains("backward"));
+
+        let mut bench = Bench::new(&args("golden", "unimo3", &[]), Device::flex().autodiff());
+        let before = unimo_core::parameters::values(bench.model());
+        bench.step().unwrap();
+        let table = bench.profile(1).unwrap();
+        assert_eq!(table.lines().count(), PARTS.len() + 1, "{table}");
+        let after = unimo_core::parameters::values(bench.model());
+        for (before, after) in before.iter().zip(&after) {
+            // The merge weight starts at 0 and lets next to nothing through to what lies behind it.
+            let silent = before.0.split('.').any(|part| part == "level_attention");
+            assert!(silent || before.1 != after.1, "{} is still", before.0);
+        }
+    }
+
+    #[test]
+    fn the_middle_of_the_times() {
+        assert_eq!(median(vec![3.0, 1.0, 9.0]), 3.0);
+        assert_eq!(median(vec![4.0, 1.0, 2.0, 9.0]), 3.0);
+    }
+}

@@ -1,0 +1,492 @@
+//! `unimo torture resume`: a run that is killed again and again ends with the weights of one that was not.
+//!
+//! The command trains a tiny recipe once in peace. Then it starts the same training over and over in processes of its
+//! own, kills each at a random moment (SIGKILL on Unix, which a process cannot catch), resumes, sometimes kills the
+//! resumed run too, and compares what is left at the end, bit for bit: every tensor of the last checkpoint (weights,
+//! both moments, moving average, momentum encoder and its queue) and every loss that was logged.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant, SystemTime};
+
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use safetensors::SafeTensors;
+
+use crate::checkpoint;
+use crate::error::TrainError;
+use crate::report::record::StepRecord;
+
+/// `unimo torture resume`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ResumeArgs {
+    /// How many runs are killed.
+    #[arg(long, default_value = "100", value_parser = clap::value_parser!(u64).range(1..))]
+    pub runs: u64,
+    /// Decides when.
+    #[arg(long, default_value = "0")]
+    pub seed: u64,
+    /// Keep the temporary folder with all runs.
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// Everything that a checkpoint can forget is on: dropout, accumulation, clipping, a moving average, a momentum
+/// encoder with a queue that wraps around.
+const CHANGES: &[&str] = &[
+    "train.batch_size=8",
+    "train.accumulation=2",
+    "train.ema=0.9",
+    "train.log_every=1",
+    "train.eval_every=0",
+    "train.checkpoint_every=2",
+    "model.text.vocab_size=300",
+    "model.text.width=64",
+    "model.text.dropout=0.1",
+    "model.image.image_size=32",
+    "model.image.width=64",
+    "model.image.dropout=0.1",
+    "model.fusion.width=64",
+    "model.fusion.dropout=0.1",
+    "objectives.itc.width=32",
+    "objectives.itc.momentum={ decay = 0.9, queue = 56, alpha = 0.4 }",
+    "data.image_size=32",
+    "data.max_text_length=32",
+    "data.scenes.size=32",
+    "data.scenes.train=2000",
+    "data.tokenizer.vocab_size=300",
+];
+
+const STEPS: u64 = 24;
+
+/// How often a resumed run is killed again.
+const KILL_AGAIN: f64 = 0.5;
+
+/// How many of the kills wait for a checkpoint that is being written, which a random moment seldom hits.
+const AIMED: f64 = 0.3;
+
+/// How often a process is looked at; short against a checkpoint's write.
+const TICK: Duration = Duration::from_millis(1);
+
+/// Where a kill hit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Hit {
+    BeforeTheRun,
+    BeforeCheckpoints,
+    WhileWriting,
+    AfterCheckpoint,
+}
+
+impl Hit {
+    const ALL: [Self; 4] = [
+        Self::BeforeTheRun,
+        Self::BeforeCheckpoints,
+        Self::WhileWriting,
+        Self::AfterCheckpoint,
+    ];
+
+    fn describe(self) -> &'static str {
+        match self {
+            Self::BeforeTheRun => "before the run had its recipe (started anew)",
+            Self::BeforeCheckpoints => "before the first checkpoint",
+            Self::WhileWriting => "while a checkpoint was being written",
+            Self::AfterCheckpoint => "after a checkpoint",
+        }
+    }
+}
+
+/// When a process is killed, if it has not ended by then.
+#[derive(Debug, Clone, Copy)]
+struct Kill {
+    /// Not before.
+    after: Duration,
+    /// Only while it writes a checkpoint.
+    writing: bool,
+}
+
+/// How a process ended.
+enum End {
+    Finished,
+    Killed(Hit),
+}
+
+/// Runs the test; `say` gets every line of the report. A run that cannot be resumed or ends elsewhere is an error.
+pub fn resume(args: &ResumeArgs, say: &mut dyn FnMut(&str)) -> Result<(), TrainError> {
+    let folder = std::env::temp_dir().join(format!("unimo-torture-{}", std::process::id()));
+    fs::create_dir_all(&folder).map_err(TrainError::file("create", &folder))?;
+    let result = all_runs(args, &folder, say);
+    if args.keep {
+        say(&format!("kept: {}", folder.display()));
+    } else if let Err(error) = fs::remove_dir_all(&folder) {
+        say(&format!("cannot remove {}: {error}", folder.display()));
+    }
+    result
+}
+
+fn all_runs(args: &ResumeArgs, folder: &Path, say: &mut dyn FnMut(&str)) -> Result<(), TrainError> {
+    let program = std::env::current_exe().map_err(TrainError::file("find", "this program"))?;
+    let torture = Torture {
+        program,
+        folder: folder.to_owned(),
+    };
+    let reference = folder.join("reference");
+    // The first start reads the program from the disk; the second is as long as those that are killed.
+    torture.whole(&folder.join("first"))?;
+    let began = Instant::now();
+    torture.whole(&reference)?;
+    let whole = began.elapsed();
+    say(&format!(
+        "a whole run of {STEPS} steps takes {:.1} s; now {} runs that are killed",
+        whole.as_secs_f64(),
+        args.runs
+    ));
+    if let Some(difference) = difference(&reference, &folder.join("first"))? {
+        return Err(TrainError::Check(format!(
+            "two runs that nobody killed differ already: {difference}"
+        )));
+    }
+
+    let mut rng = ChaCha8Rng::seed_from_u64(args.seed);
+    let mut hits: BTreeMap<Hit, usize> = BTreeMap::new();
+    let mut failed: Vec<String> = Vec::new();
+    for number in 1..=args.runs {
+        let run = folder.join(format!("run-{number:04}"));
+        let result = torture.killed(&run, whole, &mut rng, &mut hits);
+        let failure = match result {
+            Ok(processes) => match difference(&reference, &run)? {
+                None => {
+                    say(&format!(
+                        "run {number:>4}: {} kills, equal",
+                        processes.saturating_sub(1)
+                    ));
+                    None
+                }
+                Some(difference) => Some(difference),
+            },
+            Err(TrainError::Check(reason)) => Some(reason),
+            Err(error) => return Err(error),
+        };
+        match failure {
+            Some(reason) => {
+                say(&format!("run {number:>4}: {reason}"));
+                failed.push(format!("run {number}: {reason}"));
+            }
+            // Failed runs stay to be looked at if the folder does.
+            None if !args.keep => {
+                fs::remove_dir_all(&run).map_err(TrainError::file("remove", &run))?;
+            }
+            None => {}
+        }
+    }
+    say(&format!("{} kills:", hits.values().sum::<usize>()));
+    for hit in Hit::ALL {
+        let count = hits.get(&hit).copied().unwrap_or(0);
+        say(&format!("{count:>6} {}", hit.describe()));
+    }
+    match failed.first() {
+        None => {
+            say(&format!(
+                "all {} runs ended bit for bit where the undisturbed run did",
+                args.runs
+            ));
+            Ok(())
+        }
+        Some(first) => Err(TrainError::Check(format!(
+            "{} of {} runs failed; the first: {first}",
+            failed.len(),
+            args.runs
+        ))),
+    }
+}
+
+struct Torture {
+    program: PathBuf,
+    folder: PathBuf,
+}
+
+impl Torture {
+    /// One process that starts or goes on with a run.
+    fn process(&self, run: &Path, kill: Option<Kill>) -> Result<End, TrainError> {
+        let mut line: Vec<OsString> = vec!["train".into()];
+        if run.join("recipe.toml").is_file() {
+            line.extend(["--resume".into(), run.into()]);
+        } else {
+            line.push("unimo3-tiny".into());
+            line.extend(["--out".into(), run.into()]);
+            for change in CHANGES {
+                line.extend(["--set".into(), change.into()]);
+            }
+            line.extend(["--set".into(), format!("train.steps={STEPS}").into()]);
+        }
+        line.extend(["--train-only".into(), "--quiet".into()]);
+
+        let log = self.folder.join("stderr.txt");
+        let stderr = fs::File::create(&log).map_err(TrainError::file("create", &log))?;
+        let parts = parts(run)?;
+        let began = Instant::now();
+        let mut child = Command::new(&self.program)
+            .args(&line)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(stderr)
+            .spawn()
+            .map_err(TrainError::file("run", &self.program))?;
+        let failed = |error| TrainError::file("wait for", &self.program)(error);
+        let success = match kill {
+            None => Some(child.wait().map_err(failed)?.success()),
+            Some(kill) => loop {
+                if let Some(status) = child.try_wait().map_err(failed)? {
+                    break Some(status.success());
+                }
+                let early = kill.after.saturating_sub(began.elapsed());
+                if early.is_zero() && (!kill.writing || writes(run, &parts)?) {
+                    child.kill().and_then(|()| child.wait()).map_err(failed)?;
+                    break None;
+                }
+                std::thread::sleep(TICK);
+            },
+        };
+        match success {
+            Some(true) => Ok(End::Finished),
+            Some(false) => {
+                let text = fs::read_to_string(&log).unwrap_or_default();
+                Err(TrainError::Check(format!(
+                    "{} failed: {}",
+                    line.iter()
+                        .map(|a| a.to_string_lossy())
+                        .collect::<Vec<_>>()
+                        .join(" "),
+                    text.trim()
+                )))
+            }
+            None => Ok(End::Killed(where_hit(run, &parts)?)),
+        }
+    }
+
+    /// A run that is left alone.
+    fn whole(&self, run: &Path) -> Result<(), TrainError> {
+        self.process(run, None).map(|_| ())
+    }
+
+    /// A run that is killed at least once, if it does not end before; returns how many processes it took.
+    fn killed(
+        &self,
+        run: &Path,
+        whole: Duration,
+        rng: &mut ChaCha8Rng,
+        hits: &mut BTreeMap<Hit, usize>,
+    ) -> Result<usize, TrainError> {
+        let mut processes = 0;
+        loop {
+            let kill = processes == 0 || rng.random_bool(KILL_AGAIN);
+            let at = Kill {
+                after: whole.mul_f64(rng.random_range(0.0..1.0)),
+                writing: rng.random_bool(AIMED),
+            };
+            processes += 1;
+            match self.process(run, kill.then_some(at))? {
+                End::Finished => return Ok(processes),
+                End::Killed(hit) => *hits.entry(hit).or_default() += 1,
+            }
+        }
+    }
+}
+
+type Parts = BTreeMap<OsString, Option<SystemTime>>;
+
+/// Half-written checkpoints with the time of their last change.
+fn parts(run: &Path) -> Result<Parts, TrainError> {
+    let folder = run.join("checkpoints");
+    let mut found = BTreeMap::new();
+    if !folder.is_dir() {
+        return Ok(found);
+    }
+    for entry in fs::read_dir(&folder).map_err(TrainError::file("list", &folder))? {
+        let entry = entry.map_err(TrainError::file("list", &folder))?;
+        if Path::new(&entry.file_name())
+            .extension()
+            .is_some_and(|e| e == "part")
+        {
+            let changed = entry.metadata().and_then(|m| m.modified()).ok();
+            found.insert(entry.file_name(), changed);
+        }
+    }
+    Ok(found)
+}
+
+/// Whether a checkpoint is half-written that was not so before; an earlier kill may have left one.
+fn writes(run: &Path, before: &Parts) -> Result<bool, TrainError> {
+    Ok(parts(run)?
+        .iter()
+        .any(|(name, changed)| before.get(name) != Some(changed)))
+}
+
+fn where_hit(run: &Path, before: &Parts) -> Result<Hit, TrainError> {
+    let writing = writes(run, before)?;
+    Ok(if !run.join("recipe.toml").is_file() {
+        Hit::BeforeTheRun
+    } else if writing {
+        Hit::WhileWriting
+    } else if checkpoint::steps(&run.join("checkpoints"))?.is_empty() {
+        Hit::BeforeCheckpoints
+    } else {
+        Hit::AfterCheckpoint
+    })
+}
+
+/// The first difference between two finished runs: last checkpoint, logged losses, what lies around.
+fn difference(reference: &Path, run: &Path) -> Result<Option<String>, TrainError> {
+    let steps = |run: &Path| checkpoint::steps(&run.join("checkpoints"));
+    if steps(reference)? != steps(run)? {
+        return Ok(Some(format!(
+            "checkpoints of steps {:?} instead of {:?}",
+            steps(run)?,
+            steps(reference)?
+        )));
+    }
+    for step in steps(reference)? {
+        let file = |run: &Path| checkpoint::path(&run.join("checkpoints"), step);
+        if let Some(found) = tensors_differ(&file(reference), &file(run))? {
+            return Ok(Some(format!("checkpoint of step {step}: {found}")));
+        }
+    }
+    if let Some((name, _)) = parts(run)?.first_key_value() {
+        return Ok(Some(format!("{} is left behind", name.to_string_lossy())));
+    }
+    let (a, b) = (losses(reference)?, losses(run)?);
+    if a.len() != b.len() {
+        return Ok(Some(format!(
+            "metrics.jsonl has {} lines instead of {}",
+            b.len(),
+            a.len()
+        )));
+    }
+    Ok(a.iter()
+        .zip(&b)
+        .find(|(a, b)| a != b)
+        .map(|(a, b)| format!("metrics.jsonl says {b:?} instead of {a:?}")))
+}
+
+/// Step, loss and gradient norm of every line; JSON keeps every bit of them.
+fn losses(run: &Path) -> Result<Vec<(u64, f64, f64)>, TrainError> {
+    let path = run.join("metrics.jsonl");
+    let text = fs::read_to_string(&path).map_err(TrainError::file("read", &path))?;
+    let mut found = Vec::new();
+    for line in text.lines() {
+        let record: StepRecord = serde_json::from_str(line).map_err(|e| TrainError::Run {
+            path: path.clone(),
+            reason: e.to_string(),
+        })?;
+        found.push((record.step, record.loss, record.grad_norm));
+    }
+    Ok(found)
+}
+
+/// The first tensor that two checkpoints do not have in common, bit for bit.
+pub fn tensors_differ(reference: &Path, other: &Path) -> Result<Option<String>, TrainError> {
+    let read = |path: &Path| fs::read(path).map_err(TrainError::file("read", path));
+    let (a, b) = (read(reference)?, read(other)?);
+    let parse = |path: &Path, e: safetensors::SafeTensorError| TrainError::Checkpoint {
+        path: path.to_owned(),
+        reason: e.to_string(),
+    };
+    let a = SafeTensors::deserialize(&a).map_err(|e| parse(reference, e))?;
+    let b = SafeTensors::deserialize(&b).map_err(|e| parse(other, e))?;
+    let mut names: Vec<&str> = a.names();
+    names.extend(b.names());
+    names.sort_unstable();
+    names.dedup();
+    for name in names {
+        let (Ok(x), Ok(y)) = (a.tensor(name), b.tensor(name)) else {
+            return Ok(Some(format!("`{name}` is in one of them only")));
+        };
+        if (x.dtype(), x.shape()) != (y.dtype(), y.shape()) {
+            return Ok(Some(format!("`{name}` has another type or shape")));
+        }
+        let width = x.dtype().bitsize().div_ceil(8).max(1);
+        let count = x.data().len() / width;
+        let differ = x
+            .data()
+            .chunks(width)
+            .zip(y.data().chunks(width))
+            .enumerate()
+            .filter(|(_, (x, y))| x != y)
+            .map(|(at, _)| at)
+            .collect::<Vec<_>>();
+        if let Some(first) = differ.first() {
+            return Ok(Some(format!(
+                "`{name}` differs in {} of {count} values, first at {first}",
+                differ.len()
+            )));
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use safetensors::Dtype;
+    use safetensors::tensor::TensorView;
+
+    use super::*;
+
+    fn file(folder: &Path, name: &str, tensors: &[(&str, &[f32])]) -> PathBuf {
+        let bytes: Vec<Vec<u8>> = tensors
+            .iter()
+            .map(|(_, values)| values.iter().flat_map(|v| v.to_le_bytes()).collect())
+            .collect();
+        let views: HashMap<&str, TensorView> = tensors
+            .iter()
+            .zip(&bytes)
+            .map(|((name, values), bytes)| {
+                let view = TensorView::new(Dtype::F32, vec![values.len()], bytes).unwrap();
+                (*name, view)
+            })
+            .collect();
+        let path = folder.join(name);
+        safetensors::serialize_to_file(views, None, &path).unwrap();
+        path
+    }
+
+    #[test]
+    fn one_bit_is_a_difference_and_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let whole = [("a", &[1.0f32, 2.0, 3.0][..]), ("b", &[0.5][..])];
+        let reference = file(folder.path(), "reference", &whole);
+        let found = |name: &str, tensors: &[(&str, &[f32])]| {
+            tensors_differ(&reference, &file(folder.path(), name, tensors)).unwrap()
+        };
+        assert_eq!(found("same", &whole), None);
+        let next = f32::from_bits(3.0f32.to_bits() + 1);
+        let changed = [("a", &[1.0, 2.0, next][..]), ("b", &[0.5][..])];
+        let message = found("bit", &changed).unwrap();
+        assert_eq!(message, "`a` differs in 1 of 3 values, first at 2");
+        assert!(found("lacks", &whole[..1]).unwrap().contains("`b`"));
+        let longer = [("a", whole[0].1), ("b", &[0.5, 0.5][..])];
+        assert!(found("shape", &longer).unwrap().contains("shape"));
+    }
+
+    #[test]
+    fn a_kill_is_told_by_what_it_leaves() {
+        let run = tempfile::tempdir().unwrap();
+        let run = run.path();
+        let hit = |before: &Parts| where_hit(run, before).unwrap();
+        let none = Parts::new();
+        assert_eq!(hit(&none), Hit::BeforeTheRun);
+        fs::write(run.join("recipe.toml"), "").unwrap();
+        assert_eq!(hit(&none), Hit::BeforeCheckpoints);
+        fs::create_dir(run.join("checkpoints")).unwrap();
+        let part = run.join("checkpoints/step-00000002.safetensors.part");
+        fs::write(&part, "").unwrap();
+        assert_eq!(hit(&none), Hit::WhileWriting);
+        assert_eq!(hit(&parts(run).unwrap()), Hit::BeforeCheckpoints);
+        fs::write(checkpoint::path(&run.join("checkpoints"), 2), "").unwrap();
+        assert_eq!(hit(&parts(run).unwrap()), Hit::AfterCheckpoint);
+    }
+}

@@ -1,0 +1,194 @@
+//! What a user can give wrong: the message says what, where and what is allowed, and nothing is lost.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use image::{Rgb, RgbImage};
+use unimo_train::device::DeviceChoice;
+use unimo_train::recipe::{BUILT_IN, Overrides, Recipe};
+use unimo_train::{checkpoint, training};
+
+fn options() -> training::Options {
+    training::Options {
+        device: DeviceChoice::Flex,
+        quiet: true,
+        train_only: true,
+    }
+}
+
+fn overrides(data: Option<&Path>, set: &[&str]) -> Overrides {
+    Overrides {
+        data: data.map(Path::to_owned),
+        set: set.iter().map(|s| (*s).to_owned()).collect(),
+    }
+}
+
+/// A recipe over a list of pairs that trains in a second.
+fn recipe(pairs: &Path, more: &[&str]) -> Recipe {
+    let small = [
+        "train.steps=12",
+        "train.batch_size=4",
+        "model.text.width=32",
+        "model.image.image_size=32",
+        "model.image.width=32",
+        "model.fusion.width=32",
+        "data.image_size=32",
+        "data.pairs.val_fraction=0.0",
+    ];
+    let set = [&small[..], more].concat();
+    Recipe::load("unimo3-tiny", &overrides(Some(pairs), &set)).unwrap()
+}
+
+#[test]
+fn a_wrong_recipe_is_told_by_file_key_and_what_is_allowed() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = BUILT_IN[0].text;
+    let path = folder.path().join("mine.toml");
+    let file_error = |text: &str| {
+        fs::write(&path, text).unwrap();
+        let error = Recipe::load(&path.display().to_string(), &overrides(None, &[]));
+        error.unwrap_err().to_string()
+    };
+    for (found, wrong, named) in [
+        ("clip_norm", "clip_nrom", "clip_nrom"),
+        ("steps = 1500", "steps = \"many\"", "train.steps"),
+        ("steps = 1500", "steps = 0", "train.steps"),
+        ("[objectives.itm]", "[objectives.wpa]", "wpa"),
+        ("gate = \"cls\"", "gate = \"clss\"", "token"),
+        ("resize = \"squash\"", "resize = ", "resize"),
+        ("patch_size = 8", "patch_size = 7", "model.image.patch_size"),
+    ] {
+        assert!(text.contains(found), "the recipe has {found}");
+        let message = file_error(&text.replacen(found, wrong, 1));
+        assert!(message.contains("mine.toml"), "{message}");
+        assert!(message.contains(named), "{wrong}: {message}");
+    }
+    for (set, named) in [
+        ("train.stepz=3", "stepz"),
+        ("train.steps", "key=value"),
+        ("train.steps.more=1", "steps"),
+        ("train.ema=1.5", "train.ema"),
+        ("objectives.itc=none", "similarities"),
+    ] {
+        let error = Recipe::load("unimo3-tiny", &overrides(None, &[set])).unwrap_err();
+        assert!(error.to_string().contains(named), "{set}: {error}");
+    }
+    let error = Recipe::load("unimo4", &overrides(None, &[])).unwrap_err();
+    assert!(error.to_string().contains("unimo3-tiny"), "{error}");
+}
+
+#[test]
+fn files_that_are_not_there_are_named_before_anything_is_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let missing = folder.path().join("missing.jsonl");
+    let error = training::start(&recipe(&missing, &[]), &run, &options()).unwrap_err();
+    assert!(error.to_string().contains("missing.jsonl"), "{error}");
+
+    let (pairs, _) = Damaged::write(folder.path());
+    let tokenizer = "data.tokenizer={ kind = \"file\", path = \"/no/such/tokenizer.json\" }";
+    let error = training::start(&recipe(&pairs, &[tokenizer]), &run, &options()).unwrap_err();
+    assert!(error.to_string().contains("tokenizer.json"), "{error}");
+    assert!(!run.exists(), "a run that cannot start leaves no folder");
+
+    let error = training::resume(&run, &options()).unwrap_err();
+    assert!(error.to_string().contains("recipe.toml"), "{error}");
+}
+
+/// A list of 40 good pairs and 6 bad ones among them.
+struct Damaged;
+
+impl Damaged {
+    const GOOD: usize = 40;
+
+    /// The list's path and the numbers of its bad lines.
+    fn write(folder: &Path) -> (PathBuf, BTreeSet<u64>) {
+        let mut lines = Vec::new();
+        for i in 0..Self::GOOD {
+            let shade = (i * 6) as u8;
+            let name = format!("{i}.png");
+            RgbImage::from_pixel(40, 30, Rgb([shade, 255 - shade, 128]))
+                .save(folder.join(&name))
+                .unwrap();
+            lines.push(format!(
+                "{{\"image\": \"{name}\", \"caption\": \"a plain picture of shade {i}\"}}"
+            ));
+        }
+        let whole = fs::read(folder.join("0.png")).unwrap();
+        let mut noise = whole.clone();
+        noise[8..].iter_mut().for_each(|byte| *byte ^= 0x5a);
+        fs::write(folder.join("empty.png"), b"").unwrap();
+        fs::write(folder.join("cut.png"), &whole[..whole.len() / 2]).unwrap();
+        fs::write(folder.join("text.png"), b"404 not found").unwrap();
+        fs::write(folder.join("noise.png"), noise).unwrap();
+        let bad = [
+            "{\"image\": \"empty.png\", \"caption\": \"nothing\"}",
+            "{\"image\": \"cut.png\", \"caption\": \"half of a picture\"}",
+            "{\"image\": \"text.png\", \"caption\": \"a page\"}",
+            "{\"image\": \"noise.png\", \"caption\": \"noise\"}",
+            "{\"image\": \"nowhere.png\", \"caption\": \"not there\"}",
+            "{\"image\": \"1.png\", \"caption\": ",
+        ];
+        let mut numbers = BTreeSet::new();
+        for (i, line) in bad.iter().enumerate() {
+            let at = 3 + 7 * i;
+            lines.insert(at, (*line).to_owned());
+            numbers.insert(at as u64 + 1);
+        }
+        let list = folder.join("pairs.jsonl");
+        fs::write(&list, lines.join("\n")).unwrap();
+        (list, numbers)
+    }
+}
+
+/// The line numbers in a run's `skipped.jsonl`, each with its reason.
+fn skipped(run: &Path) -> Vec<(u64, String)> {
+    let text = fs::read_to_string(run.join("skipped.jsonl")).unwrap();
+    text.lines()
+        .map(|line| {
+            let entry: serde_json::Value = serde_json::from_str(line).unwrap();
+            assert!(entry["file"].as_str().unwrap().contains("pairs.jsonl"));
+            let reason = entry["reason"].as_str().unwrap().to_owned();
+            (entry["line"].as_u64().unwrap(), reason)
+        })
+        .collect()
+}
+
+#[test]
+fn training_goes_on_without_damaged_images_and_lists_each_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let (pairs, bad) = Damaged::write(folder.path());
+    let run = folder.path().join("run");
+    // 30 steps of 4 are more than two epochs of 46 lines.
+    let recipe = recipe(&pairs, &["data.max_skipped=0.2", "train.steps=30"]);
+    training::start(&recipe, &run, &options()).unwrap();
+    assert_eq!(
+        checkpoint::steps(&run.join("checkpoints")).unwrap().last(),
+        Some(&30)
+    );
+    let listed = skipped(&run);
+    let numbers: BTreeSet<u64> = listed.iter().map(|(line, _)| *line).collect();
+    assert_eq!(numbers, bad);
+    assert_eq!(listed.len(), bad.len(), "each once: {listed:?}");
+    assert!(listed.iter().all(|(_, reason)| !reason.is_empty()));
+
+    // Resumed, nothing is listed again.
+    training::resume(&run, &options()).unwrap();
+    assert_eq!(skipped(&run), listed);
+}
+
+#[test]
+fn too_many_damaged_images_stop_the_training_and_say_which() {
+    let folder = tempfile::tempdir().unwrap();
+    let (pairs, _) = Damaged::write(folder.path());
+    let run = folder.path().join("run");
+    let recipe = recipe(&pairs, &["data.max_skipped=0.05", "train.steps=30"]);
+    let error = training::start(&recipe, &run, &options()).unwrap_err();
+    let message = error.to_string();
+    for named in ["data.max_skipped", "0.05", "pairs.jsonl:", "skipped.jsonl"] {
+        assert!(message.contains(named), "{named}: {message}");
+    }
+    // 3 of 46 are more than 5%; which 3 depends on the order, and threads may list some more before they stop.
+    assert!(skipped(&run).len() >= 3, "{message}");
+}
