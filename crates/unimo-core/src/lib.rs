@@ -1,5 +1,5 @@
-//! Core of unimo, a toolkit for vision-language pre-training on [burn](https://burn.dev): the [batch](batch) type that
-//! everything meets in, [masks](mask), [attention](attention), [multi-granularity attention](levels), transformer
+//! Core of unimo, a toolkit for vision-language pre-training on [burn](https://burn.dev): the [batch] type that
+//! everything meets in, [masks](mask), [attention], [multi-granularity attention](levels), transformer
 //! [blocks], and [kernels] that make training on a CPU fast.
 //!
 //! It knows no model, no file and no data set.

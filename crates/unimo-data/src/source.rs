@@ -1,7 +1,7 @@
 //! Where samples come from.
 //!
 //! A new source is one file in `sources/`, one arm in [`open`] and one name in
-//! [`SourceKind`](crate::config::SourceKind).
+//! [`SourceKind`].
 
 use std::sync::Arc;
 

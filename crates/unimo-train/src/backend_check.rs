@@ -39,7 +39,7 @@ pub const FORWARD_TOLERANCE: f64 = 1e-5;
 /// `unimo check backend`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct BackendArgs {
-    /// The device to check against flex, the CPU: wgpu[:N], cuda[:N] or auto.
+    /// The device to check against flex, the CPU: wgpu, wgpu:N, cuda, cuda:N or auto.
     #[arg(long)]
     pub device: DeviceChoice,
     /// Training steps.

@@ -163,7 +163,7 @@ pub struct StepArgs {
     /// Steps before those, which do not count.
     #[arg(long, default_value = "2", value_parser = at_least(0))]
     warmup: usize,
-    /// Where to compute: flex (the CPU), wgpu[:N], cuda[:N] or auto.
+    /// Where to compute: flex (the CPU), wgpu, wgpu:N, cuda, cuda:N or auto.
     #[arg(long, default_value = "flex")]
     device: DeviceChoice,
     /// What activations are computed in; parameters and losses are f32 in any case.

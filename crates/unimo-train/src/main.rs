@@ -122,7 +122,7 @@ struct Train {
     /// Go on with the run in this folder from its newest checkpoint.
     #[arg(long, value_name = "RUN", conflicts_with = "recipe")]
     resume: Option<PathBuf>,
-    /// Where to compute: flex (the CPU), wgpu[:N], cuda[:N] or auto.
+    /// Where to compute: flex (the CPU), wgpu, wgpu:N, cuda, cuda:N or auto.
     #[arg(long, default_value = "flex")]
     device: DeviceChoice,
     /// Only train: no evaluation, no report.
@@ -152,7 +152,7 @@ struct Eval {
     /// Which split: val or train.
     #[arg(long, default_value = "val", value_parser = split)]
     split: Split,
-    /// Where to compute: flex (the CPU), wgpu[:N], cuda[:N] or auto.
+    /// Where to compute: flex (the CPU), wgpu, wgpu:N, cuda, cuda:N or auto.
     #[arg(long, default_value = "flex")]
     device: DeviceChoice,
 }

@@ -272,7 +272,7 @@ impl Torture {
         self.process(run, None).map(|_| ())
     }
 
-    /// A run that is killed at least once, if it does not end before; returns how many processes it took.
+    /// A run that is killed at least once; returns how many processes it took.
     fn killed(
         &self,
         run: &Path,
@@ -289,6 +289,11 @@ impl Torture {
             };
             processes += 1;
             match self.process(run, kill.then_some(at))? {
+                // It was faster than the kill: that proves nothing.
+                End::Finished if processes == 1 => {
+                    fs::remove_dir_all(run).map_err(TrainError::file("remove", run))?;
+                    processes = 0;
+                }
                 End::Finished => return Ok(processes),
                 End::Killed(hit) => *hits.entry(hit).or_default() += 1,
             }
