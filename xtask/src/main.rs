@@ -15,9 +15,10 @@ use clap::{Args, CommandFactory, Parser, Subcommand, error::ErrorKind};
 const EXAMPLES: &str = "\
 Examples:
   cargo xtask recipes                            list the recipes that come with unimo
-  cargo xtask train RECIPE                       train on the CPU
-  cargo xtask train RECIPE --device cuda:0       build with CUDA support and train on the first NVIDIA GPU
-  cargo xtask --features cuda train RECIPE       build with CUDA support, let unimo choose the device
+  cargo xtask train unimo3-tiny                  train on the CPU, on generated scenes; minutes
+  cargo xtask train unimo3-small --data p.jsonl  train on your own image-text pairs
+  cargo xtask train unimo3-tiny --device cuda    build with CUDA support and train on an NVIDIA GPU
+  cargo xtask eval runs/unimo3-tiny              evaluate a run again
   cargo xtask train --help                       what `unimo train` itself can do
   cargo xtask check                              all checks that a change has to pass
 
@@ -48,9 +49,11 @@ enum Command {
         disable_help_flag = true,
         after_help = "\
 Examples:
-  cargo xtask train RECIPE                    on the CPU
-  cargo xtask train RECIPE --device wgpu      on a GPU of any vendor
-  cargo xtask train RECIPE --device cuda:1    on the second NVIDIA GPU
+  cargo xtask train unimo3-tiny                    on the CPU, on generated scenes
+  cargo xtask train unimo3-small --data p.jsonl    on your own image-text pairs
+  cargo xtask train unimo3-tiny --device wgpu      on a GPU of any vendor
+  cargo xtask train unimo3-tiny --device cuda:1    on the second NVIDIA GPU
+  cargo xtask train --resume runs/unimo3-tiny      go on with a run that was stopped
 
 `cargo xtask train --help` builds unimo and shows the options of `unimo train`."
     )]
