@@ -484,11 +484,13 @@ mod tests {
             ("model.fusion.gate=soft", "`model.fusion.gate`"),
             ("data.image_size=32", "model.image.image_size"),
             ("nonsense", "key=value"),
-            ("objectives.itc=none", "itm.negatives"),
         ] {
             let error = with(&[set]).unwrap_err().to_string();
             assert!(error.contains(expected), "{set}: {error}");
         }
+        let hard = "objectives.itm.negatives=hard_argmax";
+        let error = with(&[hard, "objectives.itc=none"]).unwrap_err();
+        assert!(error.to_string().contains("itm.negatives"), "{error}");
         let error = Recipe::load("unimo4", &Overrides::default()).unwrap_err();
         assert!(error.to_string().contains("unimo3-tiny"), "{error}");
     }

@@ -1,0 +1,281 @@
+//! All objectives together on a tiny backbone.
+#![cfg(feature = "flex")]
+
+use burn::optim::GradientsParams;
+use burn::tensor::{Device, Tensor};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use unimo_core::batch::{Batch, Images, MaskSpec, MaskedTexts, Texts};
+use unimo_core::init::Init;
+use unimo_core::layers::Activation;
+use unimo_core::levels::GateKind;
+use unimo_core::parameters;
+use unimo_encoders::backbone::{Backbone, BackboneConfig};
+use unimo_encoders::fusion::{FusionConfig, Levels, Link};
+use unimo_encoders::image::ImageEncoderConfig;
+use unimo_encoders::text::{Positions, TextEncoderConfig};
+use unimo_objectives::itc::{ItcConfig, MomentumConfig};
+use unimo_objectives::itm::{ItmConfig, Layout, Negatives};
+use unimo_objectives::mlm::MlmConfig;
+use unimo_objectives::{Objectives, ObjectivesConfig, Step};
+
+/// f32 sums in another order over two layers of width 8.
+const TOLERANCE: f32 = 1e-5;
+
+fn model() -> BackboneConfig {
+    BackboneConfig {
+        text: TextEncoderConfig {
+            vocab_size: 20,
+            width: 8,
+            layers: 1,
+            heads: 2,
+            feed_forward: 16,
+            max_positions: 10,
+            positions: Positions::AfterPad,
+            token_types: 1,
+            pad_id: 1,
+            activation: Activation::Gelu,
+            layer_norm_eps: 1e-5,
+            dropout: 0.0,
+        },
+        image: ImageEncoderConfig {
+            image_size: 8,
+            patch_size: 4,
+            width: 8,
+            layers: 1,
+            heads: 2,
+            feed_forward: 16,
+            activation: Activation::QuickGelu,
+            layer_norm_eps: 1e-5,
+            pre_norm: true,
+            patch_bias: false,
+            dropout: 0.0,
+        },
+        fusion: FusionConfig {
+            width: 8,
+            layers: 2,
+            heads: 2,
+            feed_forward: 16,
+            activation: Activation::Gelu,
+            layer_norm_eps: 1e-5,
+            dropout: 0.0,
+            in_layer: true,
+            levels: Levels::CrossPrev,
+            uni_levels: 0,
+            gate: GateKind::Cls,
+            gate_beta: 1.0,
+            link: Link::None,
+        },
+    }
+}
+
+const QUEUE: usize = 5;
+
+fn objectives(momentum: bool) -> ObjectivesConfig {
+    ObjectivesConfig {
+        mlm: Some(MlmConfig {
+            weight: 0.5,
+            mask: MaskSpec::default(),
+        }),
+        itm: Some(ItmConfig {
+            weight: 2.0,
+            negatives: Negatives::HardArgmax,
+            layout: Layout::OneToTwo,
+        }),
+        itc: Some(ItcConfig {
+            weight: 1.5,
+            width: 4,
+            temperature: 0.07,
+            temperature_range: [0.05, 0.1],
+            momentum: momentum.then_some(MomentumConfig {
+                decay: 0.5,
+                queue: QUEUE,
+                alpha: 0.4,
+            }),
+        }),
+    }
+}
+
+fn build(momentum: bool) -> (Backbone, Objectives, Device) {
+    let device = Device::flex().autodiff();
+    let mut init = Init::new(&device, 3);
+    let config = objectives(momentum);
+    config.validate().unwrap();
+    let backbone = model().init(&mut init);
+    let heads = config.init(&mut init, &model(), &backbone);
+    (backbone, heads, device)
+}
+
+const SAMPLES: usize = 3;
+const LENGTH: usize = 4;
+
+/// Sample `order[i]` in row `i`.
+fn batch(order: [usize; SAMPLES]) -> Batch {
+    let pixels = 3 * 8 * 8;
+    let ids = [[0, 5, 6, 2], [0, 7, 2, 1], [0, 9, 8, 2]];
+    let masked = [[0, 4, 6, 2], [0, 4, 2, 1], [0, 9, 4, 2]];
+    let labels = [
+        [-100, 5, -100, -100],
+        [-100, 7, -100, -100],
+        [-100, -100, 8, -100],
+    ];
+    let lengths = [4, 3, 4];
+    let rows = |table: [[i32; LENGTH]; SAMPLES]| order.iter().flat_map(|&i| table[i]).collect();
+    Batch {
+        samples: order.iter().map(|i| format!("sample {i}")).collect(),
+        images: Some(Images {
+            pixels: order
+                .iter()
+                .flat_map(|&i| (0..pixels).map(move |p| ((i * 31 + p * 7) % 13) as f32 / 6.0 - 1.0))
+                .collect(),
+            height: 8,
+            width: 8,
+        }),
+        texts: Some(Texts {
+            ids: rows(ids),
+            length: LENGTH,
+            lengths: order.iter().map(|&i| lengths[i]).collect(),
+            masked: Some(MaskedTexts {
+                ids: rows(masked),
+                labels: rows(labels),
+            }),
+        }),
+        ..Batch::default()
+    }
+}
+
+fn run(backbone: &Backbone, heads: &Objectives, device: &Device, batch: &Batch) -> Step {
+    heads.step(backbone, batch, device, &mut ChaCha8Rng::seed_from_u64(1))
+}
+
+fn value(x: &Tensor<1>) -> f32 {
+    x.clone().into_scalar::<f32>()
+}
+
+#[test]
+fn the_loss_is_the_weighted_sum() {
+    let (backbone, heads, device) = build(false);
+    let step = run(&backbone, &heads, &device, &batch([0, 1, 2]));
+    let keys: Vec<_> = step.reports.iter().map(|r| r.objective).collect();
+    assert_eq!(keys, ["mlm", "itm", "itc"]);
+    let counts: Vec<_> = step.reports.iter().map(|r| r.count).collect();
+    assert_eq!(counts, [3, 9, 6]);
+    let sum: f32 = step
+        .reports
+        .iter()
+        .zip([0.5, 2.0, 1.5])
+        .map(|(r, weight)| value(&r.loss) * weight)
+        .sum();
+    assert!((value(&step.loss.unwrap()) - sum).abs() < TOLERANCE);
+}
+
+#[test]
+fn the_order_of_the_batch_does_not_matter() {
+    let (backbone, heads, device) = build(false);
+    let one = run(&backbone, &heads, &device, &batch([0, 1, 2]));
+    let other = run(&backbone, &heads, &device, &batch([2, 0, 1]));
+    for (a, b) in one.reports.iter().zip(&other.reports) {
+        let difference = (value(&a.loss) - value(&b.loss)).abs();
+        assert!(difference < TOLERANCE, "{}: {difference}", a.objective);
+    }
+}
+
+#[test]
+fn an_objective_that_lacks_something_is_skipped() {
+    let (backbone, heads, device) = build(false);
+    let mut no_masks = batch([0, 1, 2]);
+    no_masks.texts.as_mut().unwrap().masked = None;
+    let step = run(&backbone, &heads, &device, &no_masks);
+    assert_eq!(step.skipped, ["mlm"]);
+    assert_eq!(step.reports.len(), 2);
+    let mut no_images = batch([0, 1, 2]);
+    no_images.images = None;
+    let step = run(&backbone, &heads, &device, &no_images);
+    assert_eq!(step.skipped, ["mlm", "itm", "itc"]);
+    assert!(step.loss.is_none());
+}
+
+#[test]
+fn contrast_equals_its_formula() {
+    let (backbone, heads, device) = build(false);
+    let step = run(&backbone, &heads, &device, &batch([0, 1, 2]));
+    let itc = heads.itc.as_ref().unwrap();
+    let batch = batch([0, 1, 2]);
+    let texts = batch.texts.as_ref().unwrap();
+    let input = backbone
+        .text
+        .input(&texts.ids, &texts.lengths, LENGTH, &device);
+    let pixels = batch.images.unwrap().pixels;
+    let pixels = burn::tensor::TensorData::new(pixels, [SAMPLES, 3, 8, 8]);
+    let text = itc.embed_texts(&backbone.encode_texts(&input));
+    let image = itc.embed_images(&backbone.encode_images(Tensor::from_data(pixels, &device)));
+    let rows = |x: Tensor<2>| -> Vec<f64> { x.into_data().iter::<f32>().map(f64::from).collect() };
+    let (text, image) = (rows(text), rows(image));
+    let similarity = |t: usize, i: usize| -> f64 {
+        (0..4)
+            .map(|k| text[t * 4 + k] * image[i * 4 + k])
+            .sum::<f64>()
+            / 0.07
+    };
+    let mut loss = 0.0;
+    for a in 0..SAMPLES {
+        let to_images: f64 = (0..SAMPLES).map(|b| similarity(a, b).exp()).sum();
+        let to_texts: f64 = (0..SAMPLES).map(|b| similarity(b, a).exp()).sum();
+        loss += to_images.ln() + to_texts.ln() - 2.0 * similarity(a, a);
+    }
+    let expected = (loss / (2 * SAMPLES) as f64) as f32;
+    let ours = value(&step.reports[2].loss);
+    assert!(
+        (ours - expected).abs() < TOLERANCE * 10.0,
+        "{ours} {expected}"
+    );
+}
+
+#[test]
+fn the_momentum_encoder_follows_and_its_queue_goes_round() {
+    let (backbone, mut heads, device) = build(true);
+    let frozen: Vec<_> = parameters::list(&heads)
+        .into_iter()
+        .filter(|p| p.name.contains(".momentum."))
+        .collect();
+    assert!(!frozen.is_empty());
+    assert!(frozen.iter().all(|p| !p.trainable));
+
+    for round in 0..2 {
+        let step = run(&backbone, &heads, &device, &batch([0, 1, 2]));
+        let gradients = GradientsParams::from_grads(step.loss.unwrap().backward(), &heads);
+        assert!(
+            frozen
+                .iter()
+                .all(|p| { gradients.get::<1>(p.id).is_none() || p.shape.len() != 1 })
+        );
+        let carry = step.carries[0].1.clone();
+        heads.after_step(&backbone, step.carries);
+        let momentum = heads.itc.as_ref().unwrap().momentum.as_ref().unwrap();
+        assert_eq!(
+            momentum.cursor.val().into_scalar::<f32>() as usize,
+            (round + 1) * SAMPLES % QUEUE
+        );
+        let rows = |x: Tensor<2>| -> Vec<f32> { x.into_data().iter::<f32>().collect() };
+        let queue = rows(momentum.text_queue.val());
+        let new = rows(carry.texts);
+        for i in 0..SAMPLES {
+            let at = (round * SAMPLES + i) % QUEUE;
+            for k in 0..4 {
+                assert!((queue[at * 4 + k] - new[i * 4 + k]).abs() < TOLERANCE);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_temperature_is_clamped_after_the_step_and_not_before() {
+    let (backbone, mut heads, device) = build(false);
+    let itc = heads.itc.as_mut().unwrap();
+    itc.temperature = parameters::update(itc.temperature.clone(), |t| t.mul_scalar(100.0));
+    let _ = run(&backbone, &heads, &device, &batch([0, 1, 2]));
+    let now = |heads: &Objectives| value(&heads.itc.as_ref().unwrap().temperature.val());
+    assert!(now(&heads) > 6.0);
+    heads.after_step(&backbone, Vec::new());
+    assert!((now(&heads) - 0.1).abs() < TOLERANCE);
+}
