@@ -50,10 +50,12 @@ fn a_wrong_recipe_is_told_by_file_key_and_what_is_allowed() {
         let error = Recipe::load(&path.display().to_string(), &overrides(None, &[]));
         error.unwrap_err().to_string()
     };
+    let steps = text.lines().find(|line| line.starts_with("steps = "));
+    let steps = steps.expect("the recipe says how many steps");
     for (found, wrong, named) in [
         ("clip_norm", "clip_nrom", "clip_nrom"),
-        ("steps = 1500", "steps = \"many\"", "train.steps"),
-        ("steps = 1500", "steps = 0", "train.steps"),
+        (steps, "steps = \"many\"", "train.steps"),
+        (steps, "steps = 0", "train.steps"),
         ("[objectives.itm]", "[objectives.wpa]", "wpa"),
         ("gate = \"cls\"", "gate = \"clss\"", "token"),
         ("resize = \"squash\"", "resize = ", "resize"),
@@ -69,7 +71,6 @@ fn a_wrong_recipe_is_told_by_file_key_and_what_is_allowed() {
         ("train.steps", "key=value"),
         ("train.steps.more=1", "steps"),
         ("train.ema=1.5", "train.ema"),
-        ("objectives.itc=none", "similarities"),
     ] {
         let error = Recipe::load("unimo3-tiny", &overrides(None, &[set])).unwrap_err();
         assert!(error.to_string().contains(named), "{set}: {error}");
