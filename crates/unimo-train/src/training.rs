@@ -17,7 +17,7 @@ use unimo_core::average;
 use unimo_core::config::ConfigError;
 use unimo_core::parameters;
 use unimo_data::config::TokenizerConfig;
-use unimo_data::{Loader, LoaderSpec, SkipList, Source, Split, TextTokenizer};
+use unimo_data::{EvalSet, Loader, LoaderSpec, SkipList, Source, Split, TextTokenizer};
 use unimo_objectives::Report;
 
 use crate::checkpoint::{self, State};
@@ -159,6 +159,8 @@ struct Trainer {
     source: Arc<dyn Source>,
     tokenizer: Arc<TextTokenizer>,
     skip: Arc<SkipList>,
+    /// Made at the first evaluation.
+    held_out: Option<EvalSet>,
     device: Device,
     /// Absent only while the optimiser owns the weights.
     state: Option<State<Model>>,
@@ -257,6 +259,7 @@ impl Trainer {
             best: run.best()?,
             tokenizer: Arc::new(tokenizer),
             skip: Arc::new(skip),
+            held_out: None,
             train_only: options.train_only,
             recipe,
             run,
@@ -486,11 +489,15 @@ impl Trainer {
 
     /// Whether this is the best so far.
     fn evaluate(&mut self) -> Result<bool, TrainError> {
+        // Opening the set decodes every picture once, so it is opened once.
+        if self.held_out.is_none() {
+            self.held_out =
+                evaluation::open_set(&self.recipe, &self.source, Split::Val, &self.skip)?;
+        }
         let state = self.state();
         let step = state.step;
         let model = state.ema.as_ref().unwrap_or(&state.model).valid();
-        let set = evaluation::open_set(&self.recipe, &self.source, Split::Val, &self.skip)?;
-        let Some(set) = set else {
+        let Some(set) = self.held_out.clone() else {
             self.progress
                 .message("the data has no held-out split: nothing is evaluated");
             return Ok(false);
