@@ -45,6 +45,7 @@ pub fn config(json: &serde_json::Value) -> BackboneConfig {
     let vocab_size = number("vocab");
     let unimo3 = json["model"] == "unimo3";
     BackboneConfig {
+        initializer_range: 0.02,
         text: TextEncoderConfig {
             vocab_size,
             width,

@@ -11,7 +11,7 @@ use unimo_train::{checkpoint, training};
 
 fn options() -> training::Options {
     training::Options {
-        device: DeviceChoice::Flex,
+        device: Some(DeviceChoice::Flex),
         quiet: true,
         train_only: true,
     }

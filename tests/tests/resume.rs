@@ -6,8 +6,9 @@ use std::sync::{Mutex, PoisonError};
 
 use unimo_train::device::DeviceChoice;
 use unimo_train::recipe::{Overrides, Recipe};
+use unimo_train::run::RunFolder;
 use unimo_train::torture::tensors_differ;
-use unimo_train::{checkpoint, training};
+use unimo_train::{checkpoint, evaluation, training};
 
 /// Dropout draws from burn's generator, of which a process has one: trainings side by side would take each other's
 /// numbers.
@@ -52,7 +53,7 @@ fn recipe(more: &[&str]) -> Recipe {
 
 fn options() -> training::Options {
     training::Options {
-        device: DeviceChoice::Flex,
+        device: Some(DeviceChoice::Flex),
         quiet: true,
         train_only: true,
     }
@@ -132,6 +133,85 @@ fn a_recipe_gives_the_same_bits_twice_and_another_seed_gives_others() {
     assert_eq!(curve(&first), curve(&second));
     assert_eq!(tensors_differ(&last(&first), &last(&second)).unwrap(), None);
 
+    // Recomputing what could be kept gives the same numbers.
+    let recomputed = run("recomputed", &["train.gradient_checkpointing=true"]);
+    assert_eq!(curve(&first), curve(&recomputed));
+
     let other = run("other", &["seed=1"]);
     assert_ne!(curve(&first), curve(&other));
+}
+
+/// An evaluation's record without what a clock or a name decides.
+fn evaluations(run: &Path) -> Vec<String> {
+    let text = fs::read_to_string(run.join("evals.jsonl")).unwrap();
+    text.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn evaluations_survive_a_kill_and_leave_the_best_weights() {
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = tempfile::tempdir().unwrap();
+    let options = training::Options {
+        train_only: false,
+        ..options()
+    };
+    let recipe = recipe(&[
+        "train.eval_every=2",
+        "train.keep_last=1",
+        "data.scenes.val=10",
+        "eval.shortlist=4",
+        "eval.gallery=3",
+    ]);
+    let whole = folder.path().join("whole");
+    training::start(&recipe, &whole, &options).unwrap();
+    assert_eq!(evaluations(&whole).len(), 3);
+    assert!(whole.join("report.html").is_file());
+    let best = RunFolder::open(&whole).unwrap().0.best().unwrap().unwrap();
+    let kept = |run: &Path| checkpoint::steps(&run.join("checkpoints")).unwrap();
+    let mut expected = vec![best.step, STEPS];
+    expected.dedup();
+    assert_eq!(kept(&whole), expected, "the best and the last");
+
+    // Killed after the checkpoint of step 4 and before its evaluation was written.
+    const CUT: u64 = 4;
+    let stopped = folder.path().join("stopped");
+    training::start(&recipe, &stopped, &options).unwrap();
+    for step in kept(&stopped) {
+        fs::remove_file(checkpoint::path(&stopped.join("checkpoints"), step)).unwrap();
+    }
+    let early = folder.path().join("early");
+    let mut keeps_all = recipe.clone();
+    keeps_all.train.keep_last = 10;
+    training::start(&keeps_all, &early, &options).unwrap();
+    let file = |run: &Path, step| checkpoint::path(&run.join("checkpoints"), step);
+    for step in [2, CUT] {
+        fs::copy(file(&early, step), file(&stopped, step)).unwrap();
+    }
+    let first = evaluations(&whole)[0].clone() + "\n";
+    fs::write(stopped.join("evals.jsonl"), first + "{\"step\":4,\"sp").unwrap();
+    training::resume(&stopped, &options).unwrap();
+    assert_eq!(evaluations(&stopped), evaluations(&whole));
+    assert_eq!(
+        tensors_differ(&last(&whole), &last(&stopped)).unwrap(),
+        None
+    );
+    assert_eq!(kept(&stopped), kept(&whole));
+
+    // A look at a run changes nothing that training found.
+    let look = evaluation::Options {
+        device: DeviceChoice::Flex,
+        step: None,
+        limit: Some(4),
+        full_itm: true,
+        data: None,
+        split: unimo_data::Split::Train,
+    };
+    let record = evaluation::run(&whole, &look).unwrap();
+    assert_eq!((record.step, record.images), (best.step, 4));
+    assert_eq!(record.retrieval.len(), 3, "itc, re-ranked, full");
+    assert_eq!(evaluations(&stopped), evaluations(&whole));
+    assert_eq!(
+        RunFolder::open(&whole).unwrap().0.best().unwrap(),
+        Some(best)
+    );
 }

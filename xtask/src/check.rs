@@ -4,7 +4,7 @@ use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use crate::software_gpu;
-use crate::unimo::{Failure, build, cargo};
+use crate::unimo::{Failure, build, cargo, features};
 
 /// Which checks to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,26 +65,33 @@ const WORKSPACE: &[Step] = &[
 
 const FEATURES: &[Step] = &[
     Step {
+        name: "none",
+        env: &[],
+        args: "check --release -p unimo-core -p unimo-encoders -p unimo-objectives -p unimo-data -p unimo-eval --no-default-features",
+    },
+    Step {
         name: "wgpu",
         env: &[],
         args: "check --release -p unimo-train --features wgpu",
     },
     Step {
-        name: "cuda",
+        name: "flex, wgpu and cuda",
         // The build script of the CUDA compiler downloads LLVM, unless it believes to be on docs.rs. Types are checked
         // without it.
         env: &[("DOCS_RS", "1")],
-        args: "check --release -p unimo-train --features cuda",
+        args: "check --release -p unimo-train --features wgpu,cuda-nvrtc",
     },
 ];
 
 /// Runs the checks in turn, up to the first that fails.
-pub fn run(what: What) -> ExitCode {
+///
+/// `asked` are features to build `unimo` with besides the backend's own, such as `cuda-nvrtc`.
+pub fn run(what: What, asked: Option<&str>) -> ExitCode {
     let result = match what {
         What::Workspace => steps(WORKSPACE),
         What::Features => steps(FEATURES),
-        What::Wgpu => backend("wgpu"),
-        What::Cuda => backend("cuda"),
+        What::Wgpu => backend("wgpu", asked),
+        What::Cuda => backend("cuda", asked),
     };
     match result {
         Ok(()) => {
@@ -107,8 +114,8 @@ fn steps(steps: &[Step]) -> Result<(), Failure> {
 }
 
 /// Builds `unimo` for a device and compares that device with the CPU.
-fn backend(device: &str) -> Result<(), Failure> {
-    let binary = build(&[device.to_owned()])?;
+fn backend(device: &str, asked: Option<&str>) -> Result<(), Failure> {
+    let binary = build(&features(asked, &["--device".into(), device.into()]))?;
     let mut command = Command::new(&binary);
     command.args(["check", "backend", "--device", device]);
     if device == "wgpu" {
@@ -152,8 +159,9 @@ mod tests {
                 "cargo clippy --release --workspace --all-targets -- -D warnings",
                 "RUSTDOCFLAGS=\"-D warnings\" cargo doc --release --workspace --no-deps",
                 "cargo test --release --workspace",
+                "cargo check --release -p unimo-core -p unimo-encoders -p unimo-objectives -p unimo-data -p unimo-eval --no-default-features",
                 "cargo check --release -p unimo-train --features wgpu",
-                "DOCS_RS=1 cargo check --release -p unimo-train --features cuda",
+                "DOCS_RS=1 cargo check --release -p unimo-train --features wgpu,cuda-nvrtc",
             ]
         );
     }

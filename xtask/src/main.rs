@@ -10,7 +10,7 @@ use std::env;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory, Parser, Subcommand, error::ErrorKind};
+use clap::{Args, Parser, Subcommand};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -25,7 +25,8 @@ Examples:
 Everything after the command goes to `unimo` unchanged.
 
 Features: `--device wgpu` builds with the feature `wgpu` (any GPU, through Vulkan, Metal or DirectX), `--device cuda` with
-`cuda` (NVIDIA GPUs); anything else builds for the CPU alone. The first build takes minutes, with a GPU feature longer.
+`cuda` (NVIDIA GPUs); anything else builds for the CPU alone. `--device auto` takes the best of what is built in, so name
+the features too: cargo xtask --features wgpu,cuda train unimo3-tiny --device auto. The first build takes minutes, with a GPU feature longer.
 
 Environment:
   XTASK_FEATURES     as --features, which goes before it
@@ -95,8 +96,9 @@ Without an option, in this order, up to the first that fails:
 
 Examples:
   cargo xtask check               before every commit; the first time it builds all dependencies
-  cargo xtask check --features    the code of the GPU features compiles (no GPU needed)
-  cargo xtask check --wgpu        a GPU computes the same as the CPU")]
+  cargo xtask check --features    the crates compile without a backend and with every GPU feature (no GPU needed)
+  cargo xtask check --wgpu        a GPU computes the same as the CPU
+  cargo xtask --features cuda-nvrtc check --cuda    the same on CUDA, with kernels compiled by NVRTC")]
     Check(CheckArgs),
 }
 
@@ -115,7 +117,7 @@ struct CheckArgs {
     /// Only build `unimo` with CUDA and compare that backend with the CPU; needs an NVIDIA GPU
     #[arg(long, group = "only")]
     cuda: bool,
-    /// Only check that `unimo` compiles with each GPU feature; needs no GPU
+    /// Only check that the crates compile without a backend and with each GPU feature; needs no GPU
     #[arg(long, group = "only")]
     features: bool,
 }
@@ -123,21 +125,16 @@ struct CheckArgs {
 fn main() -> ExitCode {
     let argv: Vec<OsString> = env::args_os().collect();
     let cli = Cli::parse_from(&argv);
+    let asked = cli.features.or_else(|| env::var("XTASK_FEATURES").ok());
     if let Command::Check(args) = cli.command {
-        if cli.features.is_some() {
-            let message = "`--features LIST` is for the commands that run unimo; `check` chooses its own features";
-            Cli::command()
-                .error(ErrorKind::ArgumentConflict, message)
-                .exit();
-        }
-        return check::run(match args {
+        let what = match args {
             CheckArgs { wgpu: true, .. } => check::What::Wgpu,
             CheckArgs { cuda: true, .. } => check::What::Cuda,
             CheckArgs { features: true, .. } => check::What::Features,
             _ => check::What::Workspace,
-        });
+        };
+        return check::run(what, asked.as_deref());
     }
-    let asked = cli.features.or_else(|| env::var("XTASK_FEATURES").ok());
     let args = from_command_on(&argv);
     let features = unimo::features(asked.as_deref(), args);
     match unimo::build(&features) {
@@ -166,6 +163,8 @@ fn from_command_on(argv: &[OsString]) -> &[OsString] {
 
 #[cfg(test)]
 mod tests {
+    use clap::{CommandFactory, error::ErrorKind};
+
     use super::*;
 
     fn words(line: &str) -> Vec<OsString> {

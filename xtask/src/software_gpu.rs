@@ -4,12 +4,18 @@
 //! would run.
 
 use std::env;
-use std::path::Path;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
 /// Tells the Vulkan loader which drivers to use.
 const DRIVERS: &str = "VK_DRIVER_FILES";
 /// Its name in older loaders.
 const DRIVERS_OLD: &str = "VK_ICD_FILENAMES";
+
+/// The Vulkan loader, which browsers bring along: without one, WGPU falls back to OpenGL, where it hangs.
+const LOADER: &str = "libvulkan.so.1";
+/// Where shared libraries are looked for first.
+const LIBRARIES: &str = "LD_LIBRARY_PATH";
 
 /// Where Linux distributions and vendors register the drivers of GPUs.
 const DRIVER_FOLDERS: [&str; 4] = [
@@ -30,7 +36,7 @@ const SWIFTSHADER: [&str; 5] = [
 
 /// What to set for a program that uses WGPU: nothing where a GPU's driver is installed, else what SwiftShader needs.
 /// Says what it does.
-pub fn environment() -> Vec<(&'static str, String)> {
+pub fn environment() -> Vec<(&'static str, OsString)> {
     let chosen = [DRIVERS, DRIVERS_OLD]
         .iter()
         .find_map(|name| env::var(name).ok());
@@ -40,12 +46,13 @@ pub fn environment() -> Vec<(&'static str, String)> {
     let Some(driver) = found else {
         return Vec::new();
     };
-    let mut set = settings(&driver);
-    // What the user has set stays.
-    set.retain(|(name, _)| env::var_os(name).is_none());
+    let libraries = env::var_os(LIBRARIES);
+    let mut set = settings(&driver, |path| path.is_file(), libraries.as_ref());
+    // What the user has set stays; folders of libraries are added to those of the user.
+    set.retain(|(name, _)| *name == LIBRARIES || env::var_os(name).is_none());
     eprintln!("xtask: using the software driver {driver}, which is slow");
     for (name, value) in &set {
-        eprintln!("xtask: {name}={value}");
+        eprintln!("xtask: {name}={}", value.display());
     }
     set
 }
@@ -63,12 +70,26 @@ fn choose(chosen: Option<&str>, has_driver: bool, exists: impl Fn(&str) -> bool)
 }
 
 /// Timing every variant of every kernel is pointless there, and the loader wants a run-time folder.
-fn settings(driver: &str) -> Vec<(&'static str, String)> {
-    vec![
-        (DRIVERS, driver.to_owned()),
-        ("CUBECL_AUTOTUNE_LEVEL", "minimal".to_owned()),
-        ("XDG_RUNTIME_DIR", env::temp_dir().display().to_string()),
-    ]
+fn settings(
+    driver: &str,
+    exists: impl Fn(&Path) -> bool,
+    libraries: Option<&OsString>,
+) -> Vec<(&'static str, OsString)> {
+    let mut set = vec![
+        (DRIVERS, driver.into()),
+        ("CUBECL_AUTOTUNE_LEVEL", "minimal".into()),
+        ("XDG_RUNTIME_DIR", env::temp_dir().into_os_string()),
+    ];
+    // Several drivers may be listed; the loader lies beside the browser's.
+    let folder = Path::new(driver).parent().unwrap_or(Path::new(""));
+    if exists(&folder.join(LOADER)) {
+        let mut folders: Vec<PathBuf> = vec![folder.to_owned()];
+        folders.extend(libraries.iter().flat_map(env::split_paths));
+        if let Ok(joined) = env::join_paths(folders) {
+            set.push((LIBRARIES, joined));
+        }
+    }
+    set
 }
 
 /// Whether any driver is registered. Elsewhere than on Linux the system brings its own.
@@ -101,10 +122,20 @@ mod tests {
     }
 
     #[test]
-    fn swiftshader_does_not_tune() {
-        let set = settings("driver.json");
-        assert!(set.contains(&("VK_DRIVER_FILES", "driver.json".to_owned())));
-        assert!(set.contains(&("CUBECL_AUTOTUNE_LEVEL", "minimal".to_owned())));
+    fn swiftshader_does_not_tune_and_brings_its_loader() {
+        let set = settings("browser/driver.json", |_| false, None);
+        assert!(set.contains(&("VK_DRIVER_FILES", "browser/driver.json".into())));
+        assert!(set.contains(&("CUBECL_AUTOTUNE_LEVEL", "minimal".into())));
         assert!(set.iter().any(|(name, _)| *name == "XDG_RUNTIME_DIR"));
+        assert!(set.iter().all(|(name, _)| *name != LIBRARIES));
+
+        let own = env::join_paths(["mine", "yours"]).unwrap();
+        let set = settings(
+            "browser/driver.json",
+            |path| path == Path::new("browser/libvulkan.so.1"),
+            Some(&own),
+        );
+        let all = env::join_paths(["browser", "mine", "yours"]).unwrap();
+        assert!(set.contains(&(LIBRARIES, all)));
     }
 }

@@ -21,7 +21,7 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// Weights N(0, 0.02), bias 0.
+    /// Weights as [`Init::normal`], bias 0.
     pub fn new(init: &mut Init, d_in: usize, d_out: usize, bias: bool) -> Self {
         Self {
             weight: init.normal([d_in, d_out]),
@@ -89,7 +89,7 @@ pub struct Embedding {
 }
 
 impl Embedding {
-    /// Entries N(0, 0.02).
+    /// Entries as [`Init::normal`].
     pub fn new(init: &mut Init, entries: usize, width: usize) -> Self {
         Self {
             weight: init.normal([entries, width]),

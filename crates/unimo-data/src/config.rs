@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::augment::AugmentConfig;
 use crate::error::DataError;
 use crate::images::{ImageSpec, Resize};
 
@@ -38,6 +39,9 @@ pub struct DataConfig {
     pub mean: [f32; 3],
     /// Standard deviation per channel of pixel values in 0..1, divided by.
     pub std: [f32; 3],
+    /// Random changes of training pictures; absent: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub augment: Option<AugmentConfig>,
     /// Longest text in tokens, begin and end tokens included.
     pub max_text_length: usize,
     /// What the texts of a batch are padded to.
@@ -69,6 +73,7 @@ impl Default for DataConfig {
             resize: Resize::Crop,
             mean: [0.5; 3],
             std: [0.5; 3],
+            augment: None,
             max_text_length: 50,
             pad: Pad::Longest,
             max_pixels: 50_000_000,
@@ -134,7 +139,11 @@ pub struct PairsConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_root: Option<PathBuf>,
     /// Rows are used only where every one of these columns holds the given value.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "scalars"
+    )]
     pub filter: BTreeMap<String, String>,
 }
 
@@ -154,6 +163,29 @@ impl PairsConfig {
             filter: BTreeMap::new(),
         }
     }
+}
+
+/// Values to compare with: numbers and booleans as they are written, so that `year = 2020` needs no quotes.
+fn scalars<'de, D: Deserializer<'de>>(input: D) -> Result<BTreeMap<String, String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a string, a number, true or false")]
+    enum Scalar {
+        Text(String),
+        Bool(bool),
+        Integer(i64),
+        Number(f64),
+    }
+    let values = BTreeMap::<String, Scalar>::deserialize(input)?;
+    let text = |value| match value {
+        Scalar::Text(text) => text,
+        Scalar::Bool(value) => value.to_string(),
+        Scalar::Integer(value) => value.to_string(),
+        Scalar::Number(value) => value.to_string(),
+    };
+    Ok(values
+        .into_iter()
+        .map(|(column, value)| (column, text(value)))
+        .collect())
 }
 
 fn image_column() -> String {
@@ -308,6 +340,9 @@ impl DataConfig {
             ));
         }
         share("data.max_skipped", self.max_skipped)?;
+        if let Some(augment) = &self.augment {
+            augment.validate()?;
+        }
         match self.source {
             SourceKind::Pairs => match &self.pairs {
                 Some(pairs) => pairs.validate()?,

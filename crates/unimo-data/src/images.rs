@@ -239,12 +239,21 @@ impl ImageSpec {
     ///
     /// The reason, as it is listed for the skipped sample.
     pub fn append(&self, picture: &RgbImage, pixels: &mut Vec<f32>) -> Result<(), String> {
-        let picture = self.square(picture)?;
+        self.normalise(&self.square(picture)?, pixels);
+        Ok(())
+    }
+
+    /// Normalised pixels of a picture that is square already, appended to `pixels`.
+    ///
+    /// # Shapes
+    ///
+    /// `S x S` to `[C, S, S]`.
+    pub fn normalise(&self, square: &RgbImage, pixels: &mut Vec<f32>) {
         pixels.reserve(self.values());
         for channel in 0..Images::CHANNELS {
             let (mean, std) = (self.mean[channel], self.std[channel]);
             pixels.extend(
-                picture
+                square
                     .as_raw()
                     .iter()
                     .skip(channel)
@@ -252,13 +261,20 @@ impl ImageSpec {
                     .map(|&value| (f32::from(value) / 255.0 - mean) / std),
             );
         }
-        Ok(())
     }
 
     /// Numbers per picture, `C * S * S`.
     pub fn values(&self) -> usize {
         Images::CHANNELS * self.size * self.size
     }
+}
+
+/// A picture to look at, its longer side brought down to `side` pixels, the shorter one in proportion.
+pub fn thumbnail(picture: &RgbImage, side: u32) -> RgbImage {
+    let (width, height) = picture.dimensions();
+    let share = f64::from(side) / f64::from(width.max(height).max(1));
+    let scaled = |side: u32| ((f64::from(side) * share).round() as u32).max(1);
+    image::imageops::thumbnail(picture, scaled(width), scaled(height))
 }
 
 fn resize(picture: &RgbImage, width: u32, height: u32) -> Result<RgbImage, String> {
@@ -312,6 +328,13 @@ mod tests {
 
     fn close(a: Rgb<u8>, b: [u8; 3], tolerance: u8) -> bool {
         a.0.iter().zip(b).all(|(a, b)| a.abs_diff(b) <= tolerance)
+    }
+
+    #[test]
+    fn thumbnails_keep_their_shape() {
+        for (width, height, expected) in [(200, 100, (50, 25)), (30, 3000, (1, 50))] {
+            assert_eq!(thumbnail(&halves(width, height), 50).dimensions(), expected);
+        }
     }
 
     #[test]

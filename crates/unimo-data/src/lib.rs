@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+pub mod augment;
 pub mod config;
 pub mod error;
 pub mod eval_set;

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, bounded};
 use unimo_core::batch::{Batch, Images, MaskSpec, MaskedTexts, Texts};
 
+use crate::augment::AugmentConfig;
 use crate::config::{DataConfig, Pad};
 use crate::error::{DataError, SampleError, panic_text};
 use crate::images::ImageSpec;
@@ -33,6 +34,8 @@ pub struct LoaderSpec {
     pub tokenizer: Arc<TextTokenizer>,
     /// How pictures become pixels.
     pub images: ImageSpec,
+    /// Random changes of pictures.
+    pub augment: Option<AugmentConfig>,
     /// Longest text in tokens.
     pub max_text_length: usize,
     /// What texts are padded to.
@@ -70,6 +73,7 @@ impl LoaderSpec {
             split: Split::Train,
             tokenizer,
             images: config.image_spec(),
+            augment: config.augment,
             max_text_length: config.max_text_length,
             pad: config.pad,
             mask: None,
@@ -364,7 +368,15 @@ impl Maker {
         };
         // The picture is let go at once: a batch of photographs in full size would fill the memory.
         match sample.image.take() {
-            Some(picture) => spec.images.append(&picture, pixels).map_err(bad)?,
+            Some(picture) => match &spec.augment {
+                None => spec.images.square(&picture),
+                Some(augment) => {
+                    let draw = hash(Stream::Augment, &[spec.seed, position]);
+                    augment.apply(&spec.images, &picture, draw)
+                }
+            }
+            .map(|square| spec.images.normalise(&square, pixels))
+            .map_err(bad)?,
             None if spec.source.has_images() => return Err(bad("no picture".to_owned())),
             None => {}
         }

@@ -14,6 +14,7 @@ pub(crate) enum Stream {
     Mask = 4,
     Split = 5,
     Scene = 6,
+    Augment = 7,
 }
 
 /// The finaliser of SplitMix64 (Steele, Lea and Flood 2014): a bijection with full avalanche.

@@ -233,14 +233,21 @@ impl TextTokenizer {
     ///
     /// The file cannot be written.
     pub fn save(&self, path: &Path) -> Result<(), DataError> {
-        let text = self
-            .inner
+        std::fs::write(path, self.to_json()?).map_err(|error| DataError::file("write", path, error))
+    }
+
+    /// The text of a `tokenizer.json`.
+    ///
+    /// # Errors
+    ///
+    /// The tokenizer has a part that cannot be written as JSON.
+    pub fn to_json(&self) -> Result<String, DataError> {
+        self.inner
             .to_string(true)
             .map_err(|error| DataError::Tokenizer {
-                from: path.display().to_string(),
+                from: "in memory".to_owned(),
                 reason: error.to_string(),
-            })?;
-        std::fs::write(path, text).map_err(|error| DataError::file("write", path, error))
+            })
     }
 
     /// The tokens of a text between a begin and an end token, cut so that with both there are at most `max_length`.

@@ -140,6 +140,15 @@ impl Objective for Mlm {
         let positions = ints(positions, &device);
         let labels = ints(labels, &device);
         let states = fused.text.reshape([samples * length, width]);
+        if count == 0 {
+            // Captions without a single known word: nothing to learn, and the mean of nothing is not a number.
+            return Outcome {
+                loss: states.sum().mul_scalar(0.0),
+                correct: Tensor::zeros([1], &device),
+                count,
+                carry: None,
+            };
+        }
         let logits = if self.every_position {
             self.logits(states).select(0, positions)
         } else {

@@ -8,7 +8,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Instant;
 
-use burn::module::Module;
+use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
@@ -35,6 +35,13 @@ pub const LOSS_TOLERANCE: f64 = 1e-4;
 /// Largest difference of an output of the forward pass with the same weights, as a share of the output's largest
 /// value.
 pub const FORWARD_TOLERANCE: f64 = 1e-5;
+
+/// Largest difference of a gradient with the same weights, as a share of the largest value of that gradient.
+pub const GRADIENT_TOLERANCE: f64 = 1e-4;
+
+/// A gradient counts as at least this share of the largest one. The true gradient of an attention's key bias is zero,
+/// so what any device finds there is rounding alone.
+const GRADIENT_FLOOR: f32 = 1e-3;
 
 /// `unimo check backend`.
 #[derive(Debug, Clone, clap::Args)]
@@ -113,22 +120,58 @@ pub fn run(args: &BackendArgs, say: &mut dyn FnMut(&str)) -> Result<(), TrainErr
     ));
     compare_losses(&first.losses, &other.losses)?;
 
+    let tracked = training::training_device(&recipe, &device);
     let weights = parameters::values(&first.model);
-    let model = Model::new(&recipe, &device);
     let mut at = weights.into_iter();
     // The modules are of one recipe, so their parameters come in one order.
-    let model = parameters::replace(model, |_, _| at.next().map(|(_, data)| data));
-    let ours = outputs(&first.model.valid(), &batches[0], &flex)?;
-    let theirs = outputs(&model, &batches[0], &device)?;
+    let model = parameters::replace(Model::new(&recipe, &tracked), |_, _| {
+        at.next().map(|(_, data)| data)
+    });
     let mut worst: Option<String> = None;
-    for ((name, a), (_, b)) in ours.iter().zip(&theirs) {
-        let difference = relative_difference(a, b);
-        say(&format!("forward, same weights: {name} {difference:.1e}"));
-        if difference > FORWARD_TOLERANCE && worst.is_none() {
+    let mut judge = |what: &str, difference: f64, allowed: f64| {
+        if difference > allowed && worst.is_none() {
             worst = Some(format!(
-                "the forward pass differs: {name} by {difference:.1e} of its largest value, allowed {FORWARD_TOLERANCE:.0e}"
+                "with the same weights {what} differs by {difference:.1e} of its largest value, allowed {allowed:.0e}"
             ));
         }
+    };
+    let ours = outputs(&first.model.valid(), &batches[0], &flex)?;
+    let theirs = outputs(&model.valid(), &batches[0], &device)?;
+    for ((name, a), (_, b)) in ours.iter().zip(&theirs) {
+        let difference = relative_difference(a, b, 0.0);
+        say(&format!("forward, same weights: {name} {difference:.1e}"));
+        judge(name, difference, FORWARD_TOLERANCE);
+    }
+    let flex = training::training_device(&recipe, &flex);
+    let ours = gradients(&recipe, &first.model, &batches[0], &flex)?;
+    let theirs = gradients(&recipe, &model, &batches[0], &tracked)?;
+    let floor = GRADIENT_FLOOR * ours.iter().map(|(_, g)| largest(g)).fold(0.0, f32::max);
+    let mut differences: Vec<(&str, f64)> = ours
+        .iter()
+        .zip(&theirs)
+        .map(|((name, a), (_, b))| (name.as_str(), relative_difference(a, b, floor)))
+        .collect();
+    differences.sort_by(|a, b| b.1.total_cmp(&a.1));
+    say(&format!(
+        "gradients, same weights: {} compared, the worst three:",
+        differences.len()
+    ));
+    for (name, difference) in differences.iter().take(3) {
+        say(&format!("  {name} {difference:.1e}"));
+    }
+    for (name, difference) in &differences {
+        judge(
+            &format!("the gradient of {name}"),
+            *difference,
+            GRADIENT_TOLERANCE,
+        );
+    }
+    if ours.is_empty() || ours.len() != theirs.len() {
+        return Err(TrainError::Check(format!(
+            "{} gradients on flex, {} on the device",
+            ours.len(),
+            theirs.len()
+        )));
     }
     match worst {
         Some(reason) => Err(TrainError::Check(reason)),
@@ -261,6 +304,49 @@ fn outputs(
     Ok(found)
 }
 
+/// The gradient of every parameter that has one, by name, on the host.
+fn gradients(
+    recipe: &Recipe,
+    model: &Model,
+    batch: &Batch,
+    device: &Device,
+) -> Result<Vec<(String, Vec<f32>)>, TrainError> {
+    struct Collect<'a> {
+        path: Vec<String>,
+        gradients: &'a GradientsParams,
+        found: Vec<(String, Vec<f32>)>,
+    }
+    impl ModuleVisitor for Collect<'_> {
+        fn enter_module(&mut self, name: &str, _container: &str) {
+            self.path.push(name.to_owned());
+        }
+        fn exit_module(&mut self, _name: &str, _container: &str) {
+            self.path.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(gradient) = self.gradients.get::<D>(param.id) {
+                self.found.push((self.path.join("."), host(gradient)));
+            }
+        }
+    }
+    let mut rng = ChaCha8Rng::seed_from_u64(recipe.seed);
+    let result = model
+        .objectives
+        .step(&model.backbone, batch, device, &mut rng);
+    let loss = result.loss.ok_or_else(|| TrainError::NothingToTrain {
+        step: 0,
+        objectives: result.skipped.join(", "),
+    })?;
+    let gradients = GradientsParams::from_grads(loss.backward(), model);
+    let mut collect = Collect {
+        path: Vec::new(),
+        gradients: &gradients,
+        found: Vec::new(),
+    };
+    model.visit(&mut collect);
+    Ok(collect.found)
+}
+
 fn host<const D: usize>(x: Tensor<D>) -> Vec<f32> {
     x.into_data().convert::<f32>().iter::<f32>().collect()
 }
@@ -287,12 +373,16 @@ fn relative(a: f32, b: f32) -> f64 {
     }
 }
 
-/// The largest difference as a share of the largest value.
-fn relative_difference(a: &[f32], b: &[f32]) -> f64 {
+fn largest(values: &[f32]) -> f32 {
+    values.iter().fold(0.0, |m: f32, v| m.max(v.abs()))
+}
+
+/// The largest difference as a share of the largest value, or of `floor` if that is larger.
+fn relative_difference(a: &[f32], b: &[f32], floor: f32) -> f64 {
     if a.len() != b.len() {
         return f64::INFINITY;
     }
-    let largest = a.iter().fold(f32::MIN_POSITIVE, |m, v| m.max(v.abs()));
+    let largest = largest(a).max(floor).max(f32::MIN_POSITIVE);
     a.iter().zip(b).fold(0.0, |worst, (a, b)| {
         let difference = f64::from((a - b).abs() / largest);
         if difference.is_nan() {
@@ -365,8 +455,9 @@ mod tests {
         let next = f32::from_bits(3.0f32.to_bits() + 1);
         let error = same_bits(&flex, &[4.0, next, 2.0]).unwrap_err();
         assert!(error.to_string().contains("step 2"), "{error}");
-        assert_eq!(relative_difference(&[1.0, -4.0], &[1.0, -3.0]), 0.25);
-        assert_eq!(relative_difference(&[1.0], &[f32::NAN]), f64::INFINITY);
+        assert_eq!(relative_difference(&[1.0, -4.0], &[1.0, -3.0], 0.0), 0.25);
+        assert_eq!(relative_difference(&[1.0], &[f32::NAN], 0.0), f64::INFINITY);
+        assert_eq!(relative_difference(&[0.25], &[0.5], 4.0), 0.0625);
     }
 
     #[cfg(feature = "flex")]
@@ -383,9 +474,9 @@ mod tests {
             lines.iter().filter(found).count()
         };
         assert_eq!(
-            (equal("    "), equal("forward")),
-            (3, 8),
-            "3 losses and 8 outputs: {lines:?}"
+            (equal("    "), equal("  "), equal("forward")),
+            (3, 6, 8),
+            "3 losses, the 3 worst gradients beside them, 8 outputs: {lines:?}"
         );
     }
 }

@@ -344,6 +344,7 @@ pub fn backbone(size: &Size, family: Family) -> BackboneConfig {
     } = *size;
     let layer_norm_eps = 1e-5;
     BackboneConfig {
+        initializer_range: 0.02,
         text: TextEncoderConfig {
             vocab_size: size.vocabulary,
             width,

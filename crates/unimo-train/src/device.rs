@@ -115,19 +115,23 @@ fn wgpu(index: Option<usize>) -> Result<Device, TrainError> {
     #[cfg(feature = "wgpu")]
     {
         use burn::tensor::{DeviceKind, DeviceType};
-        let found = quietly(|| Device::enumerate(DeviceType::Wgpu).iter().count())
+        let found = quietly(|| Device::enumerate(DeviceType::Wgpu))
             .map_err(|why| choice.not_there(format_args!("no WGPU adapter: {why}")))?;
-        if found == 0 {
+        let count = found.iter().count();
+        if count == 0 {
             return Err(choice.not_there(
                 "no WGPU adapter found; a GPU driver for Vulkan, Metal or DirectX is needed",
             ));
         }
-        let kind = match index {
-            None => DeviceKind::DefaultDevice,
-            Some(index) => DeviceKind::DiscreteGpu(index),
+        // The number counts adapters of every kind, in burn's order: discrete ones, integrated ones, others.
+        let listed = match index {
+            None => None,
+            Some(index) => Some(found.iter().nth(index).cloned().ok_or_else(|| {
+                choice.not_there(format_args!("there are {count} WGPU adapters, from 0 on"))
+            })?),
         };
         quietly(|| {
-            let device = Device::wgpu(kind);
+            let device = listed.unwrap_or_else(|| Device::wgpu(DeviceKind::DefaultDevice));
             touch(&device);
             device
         })
@@ -151,7 +155,9 @@ fn cuda(index: Option<usize>) -> Result<Device, TrainError> {
                 ));
             }
             Ok(count) => {
-                return Err(choice.not_there(format_args!("there are {count} CUDA devices")));
+                return Err(
+                    choice.not_there(format_args!("there are {count} CUDA devices, from 0 on"))
+                );
             }
         }
         quietly(|| {

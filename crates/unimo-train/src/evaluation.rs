@@ -44,7 +44,8 @@ pub struct Options {
     pub split: Split,
 }
 
-/// Evaluates a run's checkpoint and adds the result to the run.
+/// Evaluates a run's checkpoint and adds the result to the run's `evaluations.jsonl`. What training itself found stays
+/// as it is: the best checkpoint is chosen by that.
 pub fn run(folder: &std::path::Path, options: &Options) -> Result<EvalRecord, TrainError> {
     let (device, _) = options.device.open()?;
     let (run, mut recipe) = RunFolder::open(folder)?;
@@ -67,6 +68,7 @@ pub fn run(folder: &std::path::Path, options: &Options) -> Result<EvalRecord, Tr
     let checkpoints = run.checkpoints();
     let newest = checkpoint::steps(&checkpoints)?.last().copied();
     let best = run.best()?.map(|best| best.step);
+    let best = best.filter(|step| checkpoint::path(&checkpoints, *step).is_file());
     let Some(step) = options.step.or(best).or(newest) else {
         return Err(TrainError::Run {
             path: folder.to_owned(),
@@ -98,12 +100,28 @@ pub fn run(folder: &std::path::Path, options: &Options) -> Result<EvalRecord, Tr
             progress = Progress::new(total as u64, 0, "scoring pairs");
         } else {
             let speed = done as f64 / began.elapsed().as_secs_f64();
-            progress.update(done as u64, f64::NAN, speed);
+            progress.update(done as u64, None, speed);
         }
     };
     let evaluated = evaluate(&model, &set, &tokenizer, &recipe, &device, &mut hear)?;
     progress.finish();
-    record(&run, step, &set, &recipe, &evaluated)
+    let record = record(step, &label(options), &evaluated);
+    run.append("evaluations.jsonl", &record)?;
+    Ok(record)
+}
+
+/// What was evaluated, in words: not the run's own held-out set as a whole, maybe.
+fn label(options: &Options) -> String {
+    let mut label = options.split.name().to_owned();
+    if let Some(name) = options.data.as_ref().and_then(|path| path.file_name()) {
+        label.push_str(&format!(" of {}", name.display()));
+    }
+    match options.limit {
+        Some(limit) if limit > 0 => label.push_str(&format!(", first {limit}")),
+        _ => {}
+    }
+    label.push_str(" (unimo eval)");
+    label
 }
 
 /// The held-out set, or none where the data has no such split.
@@ -376,14 +394,27 @@ pub fn summary(step: u64, evaluated: &Evaluated) -> String {
     )
 }
 
-/// Writes an evaluation into the run: a line of `evals.jsonl`, gates and gallery.
-pub fn record(
+/// Writes an evaluation during training into the run: gates, gallery and, last, a line of `evals.jsonl`.
+pub fn write(
     run: &RunFolder,
     step: u64,
     set: &EvalSet,
     recipe: &Recipe,
     evaluated: &Evaluated,
 ) -> Result<EvalRecord, TrainError> {
+    if let Some(gates) = &evaluated.gates {
+        run.write_json("gates.json", gates)?;
+    }
+    if let Some(best) = headline(&evaluated.retrieval) {
+        run.write_json("gallery.json", &gallery(run, set, recipe, best)?)?;
+    }
+    let record = record(step, set.source().1.name(), evaluated);
+    run.append("evals.jsonl", &record)?;
+    Ok(record)
+}
+
+/// An evaluation as a line of JSON.
+fn record(step: u64, split: &str, evaluated: &Evaluated) -> EvalRecord {
     let report = &evaluated.retrieval;
     let recall = |r: &Recall| RecallRecord {
         r1: r.r1,
@@ -401,9 +432,9 @@ pub fn record(
         r10: c.r10,
         median_rank: f64::NAN,
     };
-    let record = EvalRecord {
+    EvalRecord {
         step,
-        split: set.source().1.name().to_owned(),
+        split: split.to_owned(),
         images: report.images as u64,
         texts: report.texts as u64,
         retrieval: report
@@ -419,16 +450,11 @@ pub fn record(
             text_to_image: chance(text_to_image),
             image_to_text: chance(image_to_text),
         }),
-    };
-    run.append("evals.jsonl", &record)?;
-    if let Some(gates) = &evaluated.gates {
-        run.write_json("gates.json", gates)?;
     }
-    if let Some(best) = headline(report) {
-        run.write_json("gallery.json", &gallery(run, set, recipe, best)?)?;
-    }
-    Ok(record)
 }
+
+/// Longest side of a picture in the gallery, in pixels: the report shows none larger.
+const GALLERY_SIDE: u32 = 320;
 
 /// Some held-out images with the captions that the model ranks first, spread over the set.
 fn gallery(
@@ -444,14 +470,20 @@ fn gallery(
     let mut items = Vec::new();
     for number in 0..shown {
         let index = number * images / shown;
-        let name = format!("gallery/{number}.png");
+        let picture = set.picture(index)?;
+        // Photographs are scaled down and become JPEG; a small picture, such as a generated scene, stays exact.
+        let large = picture.width().max(picture.height()) > GALLERY_SIDE;
+        let picture = if large {
+            unimo_data::images::thumbnail(&picture, GALLERY_SIDE)
+        } else {
+            picture
+        };
+        let name = format!("gallery/{number}.{}", if large { "jpg" } else { "png" });
         let path = run.join(&name);
-        set.picture(index)?
-            .save(&path)
-            .map_err(|e| TrainError::Run {
-                path,
-                reason: e.to_string(),
-            })?;
+        picture.save(&path).map_err(|e| TrainError::Run {
+            path,
+            reason: e.to_string(),
+        })?;
         let captions = set.captions();
         let item = &set.items()[index];
         let ranked = best.captions_of_image.get(index).map_or(&[][..], |c| c);
@@ -485,7 +517,7 @@ fn gallery(
 /// An evaluation as a table for the terminal.
 pub fn table(record: &EvalRecord) -> String {
     let mut out = format!(
-        "step {}, {} split: {} images, {} texts\n{:<10}{:>34}{:>34}\n",
+        "step {}, {}: {} images, {} texts\n{:<10}{:>34}{:>34}\n",
         record.step,
         record.split,
         record.images,

@@ -8,6 +8,7 @@ use unimo_data::Split;
 use unimo_train::device::DeviceChoice;
 use unimo_train::error::TrainError;
 use unimo_train::recipe::{BUILT_IN, Overrides, Recipe};
+use unimo_train::run::RunFolder;
 use unimo_train::{backend_check, bench, evaluation, report, torture, training};
 
 /// Vision-language pre-training: UNIMO-3, METER, BridgeTower and ManagerTower from image-text files to a trained and
@@ -113,18 +114,19 @@ struct Train {
     /// Train on this list of image-text pairs: JSON lines, CSV or TSV.
     #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     data: Option<PathBuf>,
-    /// Change a value of the recipe, such as train.steps=100; may be given several times. `none` removes a section.
+    /// Change a value of the recipe, such as train.steps=100; may be given several times. `none` removes a section or an
+    /// optional value.
     #[arg(long = "set", value_name = "KEY=VALUE", conflicts_with = "resume")]
     set: Vec<String>,
     /// The new run folder; default runs/RECIPE, with a number behind it where that is taken.
     #[arg(long, value_name = "FOLDER", conflicts_with = "resume")]
     out: Option<PathBuf>,
-    /// Go on with the run in this folder from its newest checkpoint.
-    #[arg(long, value_name = "RUN", conflicts_with = "recipe")]
+    /// Go on with the run in this folder from its newest checkpoint. A RECIPE beside it must be the run's own.
+    #[arg(long, value_name = "RUN")]
     resume: Option<PathBuf>,
-    /// Where to compute: flex (the CPU), wgpu, wgpu:N, cuda, cuda:N or auto.
-    #[arg(long, default_value = "flex")]
-    device: DeviceChoice,
+    /// Where to compute: flex (the CPU), wgpu, wgpu:N, cuda, cuda:N or auto [default: flex, or where the resumed run was].
+    #[arg(long)]
+    device: Option<DeviceChoice>,
     /// Only train: no evaluation, no report.
     #[arg(long)]
     train_only: bool,
@@ -183,7 +185,12 @@ fn run(command: Command) -> Result<(), TrainError> {
                 train_only: args.train_only,
             };
             let run = match (args.resume, args.recipe) {
-                (Some(run), _) => training::resume(&run, &options)?,
+                (Some(run), recipe) => {
+                    if let Some(given) = recipe {
+                        same_recipe(&run, &given)?;
+                    }
+                    training::resume(&run, &options)?
+                }
                 (None, Some(given)) => {
                     let overrides = Overrides {
                         data: args.data,
@@ -238,6 +245,22 @@ fn run(command: Command) -> Result<(), TrainError> {
             torture::resume(&args, &mut |line| println!("{line}"))
         }
     }
+}
+
+/// A run goes on with the recipe in its folder; one that is named beside it must not be another.
+fn same_recipe(run: &std::path::Path, given: &str) -> Result<(), TrainError> {
+    let given_recipe = Recipe::load(given, &Overrides::default())?;
+    let (_, own) = RunFolder::open(run)?;
+    if own.description == given_recipe.description {
+        return Ok(());
+    }
+    Err(TrainError::Run {
+        path: run.to_owned(),
+        reason: format!(
+            "is a run of \"{}\", not of {given}; leave the recipe out to go on with it",
+            own.description
+        ),
+    })
 }
 
 /// `runs/NAME`, or the first of `runs/NAME-2`, `runs/NAME-3`, ... that does not exist.

@@ -20,11 +20,14 @@ pub struct Model {
 impl Model {
     /// New weights from the recipe's seed, the same on every device.
     pub fn new(recipe: &Recipe, device: &Device) -> Self {
-        let mut init = Init::new(device, recipe.seed);
+        let mut init =
+            Init::new(device, recipe.seed).with_deviation(recipe.model.initializer_range as f32);
         let backbone = recipe.model.init(&mut init);
+        // Before the heads: a momentum encoder copies the backbone with the dtype it computes in.
+        let backbone = backbone.compute_in(float_dtype(recipe.train.dtype));
         let objectives = recipe.objectives.init(&mut init, &recipe.model, &backbone);
         Self {
-            backbone: backbone.compute_in(float_dtype(recipe.train.dtype)),
+            backbone,
             objectives,
         }
     }

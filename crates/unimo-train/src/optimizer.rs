@@ -237,30 +237,108 @@ mod tests {
 
     use super::*;
     use crate::model::Model;
-    use crate::recipe::{BUILT_IN, Overrides, Recipe};
+    use crate::recipe::{Overrides, Recipe};
+
+    /// The smallest model, with what an override adds.
+    fn recipe(set: &[&str]) -> Recipe {
+        let overrides = Overrides {
+            data: None,
+            set: set.iter().map(|s| (*s).to_owned()).collect(),
+        };
+        Recipe::load("unimo3-tiny", &overrides).unwrap()
+    }
+
+    /// Every kind of module that a recipe can ask for.
+    const KINDS: &[&[&str]] = &[
+        &["model.fusion.gate=token"],
+        &["model.fusion.gate=static"],
+        &["model.fusion.levels=none"],
+        &["model.fusion.levels=both", "model.fusion.uni_levels=2"],
+        &[
+            "model.fusion.levels=none",
+            "model.fusion.uni_levels=2",
+            "model.fusion.link=add_norm",
+        ],
+        &[
+            "model.fusion.levels=none",
+            "model.fusion.uni_levels=2",
+            "model.fusion.link=managers",
+        ],
+        &["objectives.itc.momentum={ decay = 0.9, queue = 4, alpha = 0.4 }"],
+    ];
 
     #[test]
     fn every_parameter_is_in_exactly_one_group() {
-        let recipe = Recipe::load(BUILT_IN[0].name, &Overrides::default()).unwrap();
-        let model = Model::new(&recipe, &Device::flex().autodiff());
-        let all = parameters::list(&model);
-        let mut groups: BTreeMap<Group, BTreeSet<String>> = BTreeMap::new();
-        for p in &all {
-            let group = Group::of(&p.name, p.shape.len());
-            groups.entry(group).or_default().insert(p.name.clone());
+        for set in KINDS {
+            let model = Model::new(&recipe(set), &Device::flex().autodiff());
+            let mut groups: BTreeMap<Group, BTreeSet<String>> = BTreeMap::new();
+            for p in parameters::list(&model) {
+                let group = Group::of(&p.name, p.shape.len());
+                let last = p.name.rsplit('.').next().unwrap();
+                // Matrices decay, whatever they are called; vectors do not.
+                assert_eq!(group.decays, p.shape.len() > 1, "{}", p.name);
+                assert!(!(group.decays && last == "bias"), "{}", p.name);
+                let first = p.name.split('.').take(2).collect::<Vec<_>>();
+                let cross = first == ["backbone", "fusion"] || first[0] == "objectives";
+                assert_eq!(group.fusion, cross, "{}", p.name);
+                let new = groups.entry(group).or_default().insert(p.name.clone());
+                assert!(new, "{} is there twice", p.name);
+            }
+            assert_eq!(groups.len(), 4, "{set:?}: all four groups are used");
         }
-        assert_eq!(groups.len(), 4, "all four groups are used");
-        let members: usize = groups.values().map(BTreeSet::len).sum();
-        assert_eq!(members, all.len());
-        for (group, names) in &groups {
-            for name in names {
-                let last = name.rsplit('.').next().unwrap();
-                let is_norm = name.contains("norm");
-                assert!(!(group.decays && (last == "bias" || is_norm)), "{name}");
-                let cross = name.starts_with("backbone.fusion.") || name.starts_with("objectives.");
-                assert_eq!(group.fusion, cross, "{name}");
+    }
+
+    /// With a gradient of one sign, AdamW's first step is the learning rate itself, and decay comes on top.
+    #[test]
+    fn groups_learn_and_decay_at_their_own_rates() {
+        const RATE: f64 = 1e-3;
+        const FACTOR: f64 = 5.0;
+        const DECAY: f64 = 0.1;
+        /// f32 rounding of weights below 1, and eps beside a gradient of 1.
+        const TOLERANCE: f64 = 2e-7;
+        let set = [
+            format!("train.optimizer.fusion_lr_factor={FACTOR}"),
+            format!("train.optimizer.weight_decay={DECAY}"),
+        ];
+        let recipe = recipe(&set.each_ref().map(String::as_str));
+        let model = Model::new(&recipe, &Device::flex().autodiff());
+        let before = parameters::values(&model);
+        struct Sum(Option<Tensor<1>>);
+        impl ModuleVisitor for Sum {
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                let sum = param.val().sum();
+                self.0 = Some(match self.0.take() {
+                    Some(so_far) => so_far + sum,
+                    None => sum,
+                });
             }
         }
+        let mut sum = Sum(None);
+        model.visit(&mut sum);
+        let gradients = GradientsParams::from_grads(sum.0.unwrap().backward(), &model);
+        let mut optimizer = Optimizer::new(&recipe.train.optimizer);
+        let model = optimizer.step(model, gradients, RATE, 1, 1.0);
+        let after = parameters::values(&model);
+        let mut seen = 0;
+        for ((name, old), (_, new)) in before.iter().zip(&after) {
+            let cross =
+                !(name.starts_with("backbone.text.") || name.starts_with("backbone.image."));
+            let rate = if cross { FACTOR * RATE } else { RATE };
+            let decay = if old.shape().num_dims() > 1 {
+                DECAY
+            } else {
+                0.0
+            };
+            for (old, new) in old.iter::<f64>().zip(new.iter::<f64>()) {
+                let expected = old - rate * (1.0 + decay * old);
+                assert!(
+                    (new - expected).abs() < TOLERANCE,
+                    "{name}: {old} {new} {expected}"
+                );
+                seen += 1;
+            }
+        }
+        assert!(seen > 100_000);
     }
 
     #[test]

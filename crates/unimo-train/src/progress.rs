@@ -85,21 +85,27 @@ impl Progress {
         }
     }
 
-    /// Shows that `step` is done, with its loss and the current speed.
-    pub fn update(&mut self, step: u64, loss: f64, pairs_per_second: f64) {
+    /// Shows that `step` is done, with its loss and the current speed. Without a loss, what is counted are pairs.
+    pub fn update(&mut self, step: u64, loss: Option<f64>, pairs_per_second: f64) {
         let elapsed = self.began.elapsed();
         self.update_at(elapsed, step, loss, pairs_per_second);
     }
 
-    fn update_at(&mut self, elapsed: Duration, step: u64, loss: f64, pairs_per_second: f64) {
+    fn update_at(
+        &mut self,
+        elapsed: Duration,
+        step: u64,
+        loss: Option<f64>,
+        pairs_per_second: f64,
+    ) {
         self.step = step;
         let left = remaining(elapsed, self.start, step, self.total)
             .map_or("–".to_owned(), |left| duration(left.as_secs_f64()));
-        let state = format!(
-            "loss {} · {} pairs/s · {left} left",
-            value(loss),
-            value(pairs_per_second)
-        );
+        let (unit, loss) = match loss {
+            Some(loss) => ("steps", format!("loss {} · ", value(loss))),
+            None => ("pairs", String::new()),
+        };
+        let state = format!("{loss}{} pairs/s · {left} left", value(pairs_per_second));
         match &mut self.output {
             Output::Bar(bar) => {
                 bar.set_position(step);
@@ -107,7 +113,7 @@ impl Progress {
             }
             Output::Log { out, last, latest } => {
                 let line = format!(
-                    "{}{}/{} steps · {state}",
+                    "{}{}/{} {unit} · {state}",
                     prefix(&self.label),
                     grouped(step as f64),
                     grouped(self.total as f64)
@@ -264,7 +270,7 @@ mod tests {
         let out = Shared::default();
         let mut progress = Progress::to_log(1000, 0, "train", Box::new(out.clone()));
         for step in 1..=1000 {
-            progress.update_at(Duration::from_millis(step), step, 2.5, 31.0);
+            progress.update_at(Duration::from_millis(step), step, Some(2.5), 31.0);
         }
         progress.finish();
         let lines = out.lines();
@@ -284,7 +290,7 @@ mod tests {
         let out = Shared::default();
         let mut progress = Progress::to_log(100_000, 500, "", Box::new(out.clone()));
         for step in 501..=560 {
-            progress.update_at(Duration::from_secs(step - 500), step, f64::NAN, 31.0);
+            progress.update_at(Duration::from_secs(step - 500), step, Some(f64::NAN), 31.0);
         }
         drop(progress);
         let lines = out.lines();
@@ -302,7 +308,7 @@ mod tests {
         let out = Shared::default();
         let mut progress = Progress::to_log(10, 0, "train", Box::new(out.clone()));
         progress.message("evaluating");
-        progress.update_at(Duration::from_secs(1), 1, 1.0, 1.0);
+        progress.update_at(Duration::from_secs(1), 1, Some(1.0), 1.0);
         progress.message(format_args!("saved {}", 1));
         progress.finish();
         assert_eq!(
@@ -327,7 +333,7 @@ mod tests {
         }
         let mut progress = Progress::to_log(10, 0, "train", Box::new(Closed));
         progress.message("a");
-        progress.update(1, 1.0, 1.0);
+        progress.update(1, Some(1.0), 1.0);
         assert_eq!(progress.step, 1);
         progress.finish();
     }
@@ -350,7 +356,7 @@ mod tests {
         );
         assert!(!due(Some((Duration::ZERO, 7)), LOG_INTERVAL / 2, 0, 7, 100));
         let mut silent = Progress::silent();
-        silent.update(u64::MAX, 0.0, 0.0);
+        silent.update(u64::MAX, Some(0.0), 0.0);
         assert_eq!(silent.step, u64::MAX);
     }
 
@@ -362,7 +368,7 @@ mod tests {
             40,
             "train",
         );
-        progress.update_at(Duration::from_secs(10), 50, 2.5, 31.0);
+        progress.update_at(Duration::from_secs(10), 50, Some(2.5), 31.0);
         let Output::Bar(bar) = &progress.output else {
             panic!("no bar")
         };

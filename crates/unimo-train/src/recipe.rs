@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 use unimo_core::config::{self, ConfigError};
 use unimo_data::DataConfig;
-use unimo_data::config::{PairsConfig, SourceKind};
+use unimo_data::config::{PairsConfig, SourceKind, TokenizerConfig};
 use unimo_encoders::backbone::BackboneConfig;
 use unimo_eval::RetrievalConfig;
 use unimo_objectives::ObjectivesConfig;
@@ -84,7 +84,8 @@ pub struct TrainConfig {
     pub accumulation: usize,
     /// What activations are computed in.
     pub dtype: ComputeDtype,
-    /// Recompute cheap operations in the backward pass instead of keeping their results.
+    /// Recompute cheap operations in the backward pass instead of keeping their results. These are burn's element-wise
+    /// ones: on the CPU, where fused kernels stand in for most of them, it saves little.
     pub gradient_checkpointing: bool,
     /// Largest norm of the whole gradient; absent: no clipping.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -274,6 +275,17 @@ impl Recipe {
             self.data.image_size,
             format_args!("must equal model.image.image_size = {image_size}"),
         )?;
+        if let TokenizerConfig::Train { vocab_size } = self.data.tokenizer {
+            ConfigError::unless(
+                vocab_size <= self.model.text.vocab_size,
+                "data.tokenizer.vocab_size",
+                vocab_size,
+                format_args!(
+                    "must be at most model.text.vocab_size = {}",
+                    self.model.text.vocab_size
+                ),
+            )?;
+        }
         let longest = self.model.text.longest_text();
         ConfigError::unless(
             self.data.max_text_length <= longest,
@@ -390,8 +402,10 @@ fn set(table: &mut Table, given: &str) -> Result<(), TrainError> {
             .as_table_mut()
             .ok_or_else(|| wrong(format!("`{section}` is a value, not a section")))?;
     }
-    // `--set objectives.itc=none` takes a section out, which an ablation may want.
-    if value.as_str() == Some("none") && at.get(*last).is_some_and(Value::is_table) {
+    // `--set objectives.itc=none` takes a section out, which an ablation may want, and `--set train.clip_norm=none` an
+    // optional number. Where "none" is a value among others, as of `levels`, what it replaces is a string.
+    let removable = |old: &Value| !old.is_str();
+    if value.as_str() == Some("none") && at.get(*last).is_none_or(removable) {
         at.remove(*last);
     } else {
         at.insert((*last).to_owned(), value);
@@ -447,6 +461,17 @@ mod tests {
     }
 
     #[test]
+    fn none_takes_out_what_may_be_absent() {
+        let recipe = with(&["train.clip_norm=none", "model.fusion.levels=none"]).unwrap();
+        assert_eq!(recipe.train.clip_norm, None);
+        assert_eq!(
+            recipe.model.fusion.levels,
+            unimo_encoders::fusion::Levels::None
+        );
+        assert!(with(&["train.ema=none"]).unwrap().train.ema.is_none());
+    }
+
+    #[test]
     fn a_list_given_on_the_command_line_takes_settings_beside_it() {
         let overrides = Overrides {
             data: Some("pairs.csv".into()),
@@ -483,6 +508,8 @@ mod tests {
             ("model.text.heads=5", "`model.text.heads = 5`"),
             ("model.fusion.gate=soft", "`model.fusion.gate`"),
             ("data.image_size=32", "model.image.image_size"),
+            ("data.tokenizer.vocab_size=100000", "model.text.vocab_size"),
+            ("train.steps=none", "steps"),
             ("nonsense", "key=value"),
         ] {
             let error = with(&[set]).unwrap_err().to_string();

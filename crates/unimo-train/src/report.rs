@@ -740,6 +740,7 @@ fn retrieval(folder: &RunFolder) -> Option<Section> {
     let evals: Vec<&EvalRecord> = folder
         .evals
         .iter()
+        .chain(&folder.later_evals)
         .filter(|eval| !eval.retrieval.is_empty())
         .collect();
     let mut splits: Vec<&str> = Vec::new();

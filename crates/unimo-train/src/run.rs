@@ -3,9 +3,11 @@
 //! ```text
 //! recipe.toml      the resolved recipe: train it again with `unimo train RUN/recipe.toml`
 //! run.json         versions, device, start, size
+//! sessions.jsonl   a line per start and resume: from which step, when, on which device
 //! tokenizer.json   as trained or given
 //! metrics.jsonl    a line per logged step        events.out.tfevents.*  the same for TensorBoard
-//! evals.jsonl      a line per evaluation
+//! evals.jsonl      a line per evaluation during training
+//! evaluations.jsonl  a line per `unimo eval`
 //! gates.json, gallery.json, gallery/             from the last evaluation
 //! skipped.jsonl    samples that could not be used
 //! checkpoints/     step-00000100.safetensors, ...
@@ -21,7 +23,7 @@ use serde::Serialize;
 use crate::checkpoint::write_atomically;
 use crate::error::TrainError;
 use crate::recipe::{Overrides, Recipe};
-use crate::report::record::{EvalRecord, RetrievalRecord, StepRecord};
+use crate::report::record::{EvalRecord, RetrievalRecord, SessionRecord, StepRecord};
 
 /// A run's folder.
 #[derive(Debug, Clone)]
@@ -159,7 +161,7 @@ impl RunFolder {
         Ok(seconds)
     }
 
-    /// The best evaluation so far.
+    /// The best evaluation so far; of equal ones the first, which is the one whose weights were kept.
     pub fn best(&self) -> Result<Option<Best>, TrainError> {
         let path = self.join("evals.jsonl");
         if !path.exists() {
@@ -170,7 +172,34 @@ impl RunFolder {
             .lines()
             .filter_map(|line| serde_json::from_str::<EvalRecord>(line).ok())
             .map(|record| Best::of(&record))
-            .max_by(|a, b| a.score.total_cmp(&b.score)))
+            .reduce(|best, next| if next.score > best.score { next } else { best }))
+    }
+
+    /// Whether training has evaluated the weights of `step`.
+    pub fn is_evaluated(&self, step: u64) -> Result<bool, TrainError> {
+        let path = self.join("evals.jsonl");
+        if !path.exists() {
+            return Ok(false);
+        }
+        let text = fs::read_to_string(&path).map_err(TrainError::file("read", &path))?;
+        Ok(text
+            .lines()
+            .filter_map(|line| serde_json::from_str::<EvalRecord>(line).ok())
+            .any(|record| record.step == step))
+    }
+
+    /// Every start and resume so far, the first one first.
+    pub fn sessions(&self) -> Result<Vec<SessionRecord>, TrainError> {
+        let path = self.join("sessions.jsonl");
+        if !path.exists() {
+            return Ok(Vec::new());
+        }
+        let text = fs::read_to_string(&path).map_err(TrainError::file("read", &path))?;
+        // A kill may have cut the last line short.
+        Ok(text
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect())
     }
 
     fn json(&self, name: &str, error: &serde_json::Error) -> TrainError {
@@ -202,6 +231,27 @@ mod tests {
         assert_eq!(run.rewind(10).unwrap(), 1.5);
         let left = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
         assert_eq!(left, "{\"step\":10,\"elapsed_seconds\":1.5}\n");
+    }
+
+    #[test]
+    fn the_best_is_the_first_of_equals() {
+        let folder = tempfile::tempdir().unwrap();
+        let recipe = Recipe::load(BUILT_IN[0].name, &Overrides::default()).unwrap();
+        let run = RunFolder::create(folder.path(), &recipe).unwrap();
+        assert_eq!(run.best().unwrap(), None);
+        let recall = |r1: f64| format!("{{\"r1\":{r1},\"r5\":1,\"r10\":1,\"median_rank\":1}}");
+        let lines: String = [(10, 0.1), (20, 0.3), (30, 0.2), (40, 0.3)]
+            .iter()
+            .map(|(step, r1)| {
+                let r = recall(*r1);
+                format!(
+                    "{{\"step\":{step},\"split\":\"val\",\"images\":1,\"texts\":1,\"retrieval\":[{{\"method\":\"itc\",\"text_to_image\":{r},\"image_to_text\":{r}}}]}}\n"
+                )
+            })
+            .collect();
+        fs::write(run.join("evals.jsonl"), lines).unwrap();
+        assert_eq!(run.best().unwrap().unwrap().step, 20);
+        assert!(run.is_evaluated(40).unwrap() && !run.is_evaluated(50).unwrap());
     }
 
     #[test]

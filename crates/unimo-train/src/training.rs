@@ -3,9 +3,10 @@
 //! Everything random at a step (order, masks, negatives, dropout) is a function of the recipe's seed and the step, so a
 //! run can be cut anywhere and goes on as if it had not been.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
@@ -29,15 +30,15 @@ use crate::optimizer::{self, Optimizer};
 use crate::progress::Progress;
 use crate::recipe::Recipe;
 use crate::report;
-use crate::report::record::StepRecord;
+use crate::report::record::{SessionRecord, StepRecord};
 use crate::run::{Best, RunFolder};
 use crate::tensorboard::EventWriter;
 
 /// How to run a recipe.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// Where to compute.
-    pub device: DeviceChoice,
+    /// Where to compute; none: the CPU for a new run, and for a resumed one where it computed before.
+    pub device: Option<DeviceChoice>,
     /// No progress line.
     pub quiet: bool,
     /// Stop after training: no evaluation, no report.
@@ -46,6 +47,14 @@ pub struct Options {
 
 /// Most captions that a tokenizer is trained on; more do not change a vocabulary of some thousand tokens.
 const TOKENIZER_CAPTIONS: usize = 100_000;
+
+/// Captions that are looked at to tell how many are too long.
+const CAPTIONS_LOOKED_AT: usize = 1000;
+/// Share of cut captions from which on it is said.
+const CUT_WORTH_SAYING: f64 = 0.05;
+
+/// An evaluation that takes longer shows how far it is.
+const LONG_EVALUATION: Duration = Duration::from_secs(15);
 
 /// What differs between the random numbers of a step.
 #[derive(Debug, Clone, Copy)]
@@ -56,12 +65,13 @@ enum Purpose {
 
 /// Starts a run in a new folder.
 pub fn start(recipe: &Recipe, folder: &Path, options: &Options) -> Result<PathBuf, TrainError> {
-    let (device, choice) = options.device.open()?;
+    let (device, choice) = options.device.unwrap_or_default().open()?;
+    check_dtype(recipe, &device, choice)?;
     let source = unimo_data::open(&recipe.data)?;
     let tokenizer = tokenizer(recipe, &*source)?;
     check_tokenizer(recipe, &tokenizer)?;
     let run = RunFolder::create(folder, recipe)?;
-    tokenizer.save(&run.join("tokenizer.json"))?;
+    run.write("tokenizer.json", tokenizer.to_json()?.as_bytes())?;
     Trainer::new(
         recipe.clone(),
         run,
@@ -76,8 +86,19 @@ pub fn start(recipe: &Recipe, folder: &Path, options: &Options) -> Result<PathBu
 
 /// Goes on with a run from its newest checkpoint.
 pub fn resume(folder: &Path, options: &Options) -> Result<PathBuf, TrainError> {
-    let (device, choice) = options.device.open()?;
     let (run, recipe) = RunFolder::open(folder)?;
+    let before: Option<DeviceChoice> = run.sessions()?.pop().and_then(|s| s.device.parse().ok());
+    let (device, choice) = match (options.device, before) {
+        (None, Some(before)) => before.open().map_err(|error| TrainError::Device {
+            given: before.to_string(),
+            reason: format!(
+                "the run computed there before, which fails now ({error}); name it to build it in (--device {before}), \
+                 or another one, such as --device flex"
+            ),
+        })?,
+        (given, _) => given.unwrap_or_default().open()?,
+    };
+    check_dtype(&recipe, &device, choice)?;
     let source = unimo_data::open(&recipe.data)?;
     let saved = run.join("tokenizer.json");
     // A run killed before it had saved its tokenizer makes the same one again.
@@ -85,7 +106,7 @@ pub fn resume(folder: &Path, options: &Options) -> Result<PathBuf, TrainError> {
         TextTokenizer::load(&saved, false)?
     } else {
         let tokenizer = tokenizer(&recipe, &*source)?;
-        tokenizer.save(&saved)?;
+        run.write("tokenizer.json", tokenizer.to_json()?.as_bytes())?;
         tokenizer
     };
     check_tokenizer(&recipe, &tokenizer)?;
@@ -130,6 +151,20 @@ pub fn check_tokenizer(recipe: &Recipe, tokenizer: &TextTokenizer) -> Result<(),
     })
 }
 
+/// The device must compute in the dtype that the recipe asks for.
+fn check_dtype(recipe: &Recipe, device: &Device, choice: DeviceChoice) -> Result<(), TrainError> {
+    let dtype = crate::model::float_dtype(recipe.train.dtype);
+    if device.supports_dtype(dtype) {
+        return Ok(());
+    }
+    Err(TrainError::Device {
+        given: choice.to_string(),
+        reason: format!(
+            "does not compute in train.dtype = {dtype:?}; train with --set train.dtype=f32"
+        ),
+    })
+}
+
 /// The device with gradients, and with recomputation if the recipe asks for it.
 pub fn training_device(recipe: &Recipe, device: &Device) -> Device {
     let device = device.clone().autodiff();
@@ -159,7 +194,7 @@ struct Trainer {
     source: Arc<dyn Source>,
     tokenizer: Arc<TextTokenizer>,
     skip: Arc<SkipList>,
-    /// Made at the first evaluation.
+    /// None where the data has no held-out split or nothing is to be evaluated.
     held_out: Option<EvalSet>,
     device: Device,
     /// Absent only while the optimiser owns the weights.
@@ -172,12 +207,15 @@ struct Trainer {
     before: f64,
     began: Instant,
     train_only: bool,
+    quiet: bool,
 }
 
 /// The host's view of an optimiser step.
 struct StepResult {
     loss: f64,
     losses: Vec<ObjectiveSum>,
+    /// Micro-batches that lacked what an objective needs, by objective.
+    skipped: BTreeMap<String, u64>,
     grad_norm: f64,
     rate: f64,
     wait: f64,
@@ -186,9 +224,18 @@ struct StepResult {
 /// One objective over the micro-batches of a step.
 struct ObjectiveSum {
     name: &'static str,
+    /// The sum over the micro-batches that it ran on.
     loss: f64,
+    micro_batches: usize,
     correct: i64,
     count: usize,
+}
+
+impl ObjectiveSum {
+    /// Over the micro-batches that it ran on: a batch that lacks what an objective needs does not count.
+    fn mean_loss(&self) -> f64 {
+        self.loss / self.micro_batches.max(1) as f64
+    }
 }
 
 impl Trainer {
@@ -223,7 +270,8 @@ impl Trainer {
         }
         let step = state.step;
         let before = run.rewind(step)?;
-        let events = if step == 0 {
+        let sessions = run.sessions()?;
+        let events = if sessions.is_empty() {
             EventWriter::create(run.path())
         } else {
             EventWriter::resume(run.path(), step + 1)
@@ -249,7 +297,22 @@ impl Trainer {
                 }),
             )?;
         }
+        run.append(
+            "sessions.jsonl",
+            &SessionRecord {
+                after_step: step,
+                at: now(),
+                device: choice.to_string(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+            },
+        )?;
         let skip = SkipList::open(run.join("skipped.jsonl"), recipe.data.max_skipped)?;
+        // Opened before any work, because a held-out split that cannot be used should not show after hours.
+        let held_out = if options.train_only {
+            None
+        } else {
+            evaluation::open_set(&recipe, &source, Split::Val, &skip)?
+        };
         let progress = if options.quiet {
             Progress::silent()
         } else {
@@ -259,8 +322,9 @@ impl Trainer {
             best: run.best()?,
             tokenizer: Arc::new(tokenizer),
             skip: Arc::new(skip),
-            held_out: None,
+            held_out,
             train_only: options.train_only,
+            quiet: options.quiet,
             recipe,
             run,
             source,
@@ -284,7 +348,32 @@ impl Trainer {
             trainer.run.path().display()
         );
         trainer.progress.message(line);
+        if let Some(line) = trainer.cut_captions() {
+            trainer.progress.message(line);
+        }
+        if trainer.held_out.is_none() && !trainer.train_only {
+            trainer
+                .progress
+                .message("the data has no held-out split: nothing will be evaluated");
+        }
         Ok(trainer)
+    }
+
+    /// How many captions the text encoder has no room for, if they are many.
+    fn cut_captions(&self) -> Option<String> {
+        let room = self.recipe.data.max_text_length;
+        let (mut looked, mut cut) = (0usize, 0usize);
+        for text in self.source.texts(Split::Train).take(CAPTIONS_LOOKED_AT) {
+            looked += 1;
+            cut += usize::from(self.tokenizer.encode(&text, usize::MAX).ids.len() > room);
+        }
+        let share = cut as f64 / looked.max(1) as f64;
+        (share >= CUT_WORTH_SAYING).then(|| {
+            format!(
+                "{:.0}% of the captions are longer than data.max_text_length = {room} tokens and are cut",
+                100.0 * share
+            )
+        })
     }
 
     fn state(&self) -> &State<Model> {
@@ -305,23 +394,40 @@ impl Trainer {
         );
         spec.mask = self.state().model.objectives.needs().masked;
         let done = self.state().step;
+        // A run killed between a checkpoint and its evaluation evaluates it now.
+        if done > 0 && self.is_due(done) && !self.run.is_evaluated(done)? {
+            self.evaluate(done == config.steps)?;
+            self.prune()?;
+        }
         spec.first_batch = done * config.accumulation as u64;
         let mut loader = Loader::new(spec)?;
         for step in done + 1..=config.steps {
             let began = Instant::now();
             let result = self.step(step, &mut loader)?;
             self.log(step, &result, began.elapsed().as_secs_f64())?;
-            let last = step == config.steps;
-            let evaluate =
-                last || (config.eval_every > 0 && step.is_multiple_of(config.eval_every));
-            // Before the checkpoint: a run killed between the two goes on from the one before and evaluates again.
-            let is_best = evaluate && !self.train_only && self.evaluate()?;
-            if last || is_best || step.is_multiple_of(config.checkpoint_every) {
+            let (last, evaluate) = (step == config.steps, self.is_due(step));
+            // Saved first: whatever an evaluation meets, the weights are safe.
+            let saved = last || evaluate || step.is_multiple_of(config.checkpoint_every);
+            if saved {
                 self.save()?;
+            }
+            if evaluate {
+                self.evaluate(last)?;
+            }
+            if saved {
+                // After the evaluation, which may have found a new best.
+                self.prune()?;
             }
         }
         drop(loader);
         self.finish()
+    }
+
+    /// Whether the weights of a step are to be evaluated.
+    fn is_due(&self, step: u64) -> bool {
+        let config = &self.recipe.train;
+        let every = config.eval_every > 0 && step.is_multiple_of(config.eval_every);
+        self.held_out.is_some() && (every || step == config.steps)
     }
 
     /// One optimiser step.
@@ -336,6 +442,8 @@ impl Trainer {
         let mut accumulator = GradientsAccumulator::new();
         let mut sums: Vec<ObjectiveSum> = Vec::new();
         let mut carries = Vec::new();
+        let mut skipped: BTreeMap<String, u64> = BTreeMap::new();
+        // Of the latest micro-batch: the one to look at if its loss is not finite.
         let mut samples = Vec::new();
         let mut loss_sum = 0.0;
         let mut wait = 0.0;
@@ -363,9 +471,12 @@ impl Trainer {
             };
             let value = f64::from(loss.clone().into_scalar::<f32>());
             for report in result.reports {
-                add(&mut sums, report, config.accumulation);
+                add(&mut sums, report);
             }
-            samples.extend(batch.samples);
+            for name in result.skipped {
+                *skipped.entry(name.to_owned()).or_default() += 1;
+            }
+            samples = batch.samples;
             if !value.is_finite() {
                 let what = sums
                     .iter()
@@ -420,6 +531,7 @@ impl Trainer {
         Ok(StepResult {
             loss: loss_sum,
             losses: sums,
+            skipped,
             grad_norm,
             rate,
             wait,
@@ -439,13 +551,13 @@ impl Trainer {
         let config = &self.recipe.train;
         let pairs = (config.batch_size * config.accumulation) as f64;
         let speed = pairs / seconds;
-        self.progress.update(step, result.loss, speed);
+        self.progress.update(step, Some(result.loss), speed);
         if !step.is_multiple_of(config.log_every) && step != 1 && step != config.steps {
             return Ok(());
         }
         let share = |s: &ObjectiveSum| s.correct as f64 / s.count.max(1) as f64;
         let losses = result.losses.iter().map(|s| {
-            let value = json!({ "loss": s.loss, "accuracy": share(s), "count": s.count });
+            let value = json!({ "loss": s.mean_loss(), "accuracy": share(s), "count": s.count });
             (s.name.to_owned(), value)
         });
         let record = StepRecord {
@@ -458,6 +570,7 @@ impl Trainer {
             step_seconds: seconds,
             wait_seconds: result.wait,
             losses: losses.collect(),
+            skipped: result.skipped.clone(),
             elapsed_seconds: self.before + self.began.elapsed().as_secs_f64(),
         };
         self.run.log(&record)?;
@@ -470,7 +583,7 @@ impl Trainer {
             ("speed/wait_seconds".to_owned(), result.wait),
         ];
         for s in &result.losses {
-            scalars.push((format!("loss/{}", s.name), s.loss));
+            scalars.push((format!("loss/{}", s.name), s.mean_loss()));
             scalars.push((format!("accuracy/{}", s.name), share(s)));
         }
         scalars
@@ -483,42 +596,67 @@ impl Trainer {
     fn save(&mut self) -> Result<(), TrainError> {
         let folder = self.run.checkpoints();
         self.last_good = Some(checkpoint::save(&folder, self.state())?);
-        let best = self.best.map(|b| b.step);
-        checkpoint::prune(&folder, self.recipe.train.keep_last, best)
+        Ok(())
     }
 
-    /// Whether this is the best so far.
-    fn evaluate(&mut self) -> Result<bool, TrainError> {
-        // Opening the set decodes every picture once, so it is opened once.
-        if self.held_out.is_none() {
-            self.held_out =
-                evaluation::open_set(&self.recipe, &self.source, Split::Val, &self.skip)?;
+    /// Removes the checkpoints that the recipe does not keep.
+    fn prune(&self) -> Result<(), TrainError> {
+        let best = self.best.map(|b| b.step);
+        checkpoint::prune(&self.run.checkpoints(), self.recipe.train.keep_last, best)
+    }
+
+    /// Evaluates the current weights. What goes wrong ends the run only after its last step: a training of days is worth
+    /// more than a look at it.
+    fn evaluate(&mut self, last: bool) -> Result<(), TrainError> {
+        match self.try_evaluate() {
+            Err(error) if !last => {
+                let step = self.state().step;
+                self.progress.message(format_args!(
+                    "step {step} could not be evaluated, training goes on: {error}"
+                ));
+                Ok(())
+            }
+            result => result,
         }
+    }
+
+    fn try_evaluate(&mut self) -> Result<(), TrainError> {
+        let Some(set) = self.held_out.clone() else {
+            return Ok(());
+        };
         let state = self.state();
         let step = state.step;
         let model = state.ema.as_ref().unwrap_or(&state.model).valid();
-        let Some(set) = self.held_out.clone() else {
-            self.progress
-                .message("the data has no held-out split: nothing is evaluated");
-            return Ok(false);
-        };
         let device = self.device.clone().without_autodiff();
+        let mut progress = None;
+        let began = Instant::now();
         let evaluated = evaluation::evaluate(
             &model,
             &set,
             &self.tokenizer,
             &self.recipe,
             &device,
-            &mut |_, _| {},
+            &mut |done, total| {
+                // A bar of its own only where an evaluation takes long enough to wonder.
+                if !self.quiet && began.elapsed() > LONG_EVALUATION {
+                    let bar = progress.get_or_insert_with(|| {
+                        Progress::new(total as u64, done as u64, "scoring pairs")
+                    });
+                    let speed = done as f64 / began.elapsed().as_secs_f64();
+                    bar.update(done as u64, None, speed);
+                }
+            },
         )?;
+        if let Some(bar) = progress {
+            bar.finish();
+        }
         self.progress.message(evaluation::summary(step, &evaluated));
-        let record = evaluation::record(&self.run, step, &set, &self.recipe, &evaluated)?;
+        let record = evaluation::write(&self.run, step, &set, &self.recipe, &evaluated)?;
         let score = Best::of(&record);
-        let is_best = self.best.is_none_or(|best| score.score > best.score);
-        if is_best {
+        if self.best.is_none_or(|best| score.score > best.score) {
             self.best = Some(score);
         }
-        Ok(is_best)
+        Ok(())
     }
 
     fn finish(self) -> Result<PathBuf, TrainError> {
@@ -545,18 +683,20 @@ impl Trainer {
 }
 
 /// Adds a micro-batch's report to the step's sums.
-fn add(sums: &mut Vec<ObjectiveSum>, report: Report, micro_batches: usize) {
-    let loss = f64::from(report.loss.into_scalar::<f32>()) / micro_batches as f64;
+fn add(sums: &mut Vec<ObjectiveSum>, report: Report) {
+    let loss = f64::from(report.loss.into_scalar::<f32>());
     let correct = report.correct.into_scalar::<i64>();
     match sums.iter_mut().find(|s| s.name == report.objective) {
         Some(sum) => {
             sum.loss += loss;
+            sum.micro_batches += 1;
             sum.correct += correct;
             sum.count += report.count;
         }
         None => sums.push(ObjectiveSum {
             name: report.objective,
             loss,
+            micro_batches: 1,
             correct,
             count: report.count,
         }),

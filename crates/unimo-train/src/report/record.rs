@@ -3,7 +3,7 @@
 //! Unlike recipes these structs accept unknown keys: a report must be possible of a run that a newer version wrote. Numbers
 //! that are absent or `null` (JSON has no NaN) are NaN.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::Path;
@@ -52,6 +52,9 @@ pub struct StepRecord {
     /// An [`ObjectiveRecord`] for each objective's name, in the order of the recipe.
     #[serde(default)]
     pub losses: Map<String, Value>,
+    /// Micro-batches of the step that lacked what an objective needs, by objective.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub skipped: BTreeMap<String, u64>,
     /// Seconds of training of the run so far, resumed parts included.
     #[serde(default = "nan", deserialize_with = "null_is_nan")]
     pub elapsed_seconds: f64,
@@ -223,6 +226,22 @@ pub struct SkippedRecord {
     pub reason: String,
 }
 
+/// A line of `sessions.jsonl`: the run was started or taken up again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionRecord {
+    /// The step of the checkpoint that it goes on from; 0 for a start.
+    pub after_step: u64,
+    /// When, RFC 3339.
+    #[serde(default)]
+    pub at: String,
+    /// Where it computes, as `--device` takes it.
+    #[serde(default)]
+    pub device: String,
+    /// The program's version.
+    #[serde(default)]
+    pub version: String,
+}
+
 /// All that a run folder holds.
 #[derive(Debug, Default)]
 pub(super) struct RunFolder {
@@ -231,7 +250,10 @@ pub(super) struct RunFolder {
     pub steps: Vec<StepRecord>,
     /// Steps after which an interrupted run was taken up again.
     pub resumes: Vec<u64>,
+    /// Evaluations during training.
     pub evals: Vec<EvalRecord>,
+    /// Evaluations by `unimo eval`, of whatever the user asked for.
+    pub later_evals: Vec<EvalRecord>,
     pub gates: Option<GatesRecord>,
     pub gallery: Vec<GalleryItem>,
     pub skipped_count: usize,
@@ -253,39 +275,44 @@ impl RunFolder {
             .map(|gallery| gallery.items)
             .unwrap_or_default();
 
-        let mut steps: Vec<StepRecord> = Vec::new();
         let mut resumes: BTreeSet<u64> = BTreeSet::new();
+        lines(
+            run,
+            "sessions.jsonl",
+            &mut folder.problems,
+            |record: SessionRecord| {
+                // A run that was killed before its first checkpoint starts anew; nothing of it is resumed.
+                resumes.extend((record.after_step > 0).then_some(record.after_step));
+            },
+        );
+        folder.resumes = resumes.into_iter().collect();
+
+        let mut steps: Vec<StepRecord> = Vec::new();
         lines(
             run,
             "metrics.jsonl",
             &mut folder.problems,
             |record: StepRecord| {
-                if steps.last().is_some_and(|last| last.step >= record.step) {
-                    // A resumed run starts again from its checkpoint; what was logged after that belongs to lost weights.
-                    steps.truncate(steps.partition_point(|earlier| earlier.step < record.step));
-                    resumes.retain(|step| *step < record.step);
-                    resumes.extend(steps.last().map(|earlier| earlier.step));
-                }
+                // A resumed run starts again from its checkpoint; what was logged after that belongs to lost weights.
+                steps.truncate(steps.partition_point(|earlier| earlier.step < record.step));
                 steps.push(record);
             },
         );
-        (folder.steps, folder.resumes) = (steps, resumes.into_iter().collect());
+        folder.steps = steps;
 
-        // Evaluations may come in any order (an older checkpoint evaluated later), so here only an equal step is replaced.
-        let mut evals: Vec<EvalRecord> = Vec::new();
-        lines(
-            run,
-            "evals.jsonl",
-            &mut folder.problems,
-            |record: EvalRecord| {
+        for (name, evals) in [
+            ("evals.jsonl", &mut folder.evals),
+            ("evaluations.jsonl", &mut folder.later_evals),
+        ] {
+            lines(run, name, &mut folder.problems, |record: EvalRecord| {
+                // Evaluations may come in any order (an older checkpoint later), so only an equal step is replaced.
                 evals.retain(|earlier| {
                     (earlier.step, &earlier.split) != (record.step, &record.split)
                 });
                 evals.push(record);
-            },
-        );
-        evals.sort_by_key(|record| record.step);
-        folder.evals = evals;
+            });
+            evals.sort_by_key(|record| record.step);
+        }
 
         let (count, skipped) = (&mut folder.skipped_count, &mut folder.skipped);
         lines(
@@ -416,7 +443,8 @@ mod tests {
     #[test]
     fn a_resumed_run_keeps_what_its_weights_have_seen() {
         let text = "{\"step\":10,\"loss\":5}\n{\"step\":20,\"loss\":4}\n{\"step\":30,\"loss\":3}\n{\"step\":20,\"loss\":4.5}\n{\"step\":25,\"loss\":3.5}\n";
-        let read = folder(&[("metrics.jsonl", text)]);
+        let sessions = "{\"after_step\":0}\n{\"after_step\":0}\n{\"after_step\":10}\n";
+        let read = folder(&[("metrics.jsonl", text), ("sessions.jsonl", sessions)]);
         let steps: Vec<(u64, f64)> = read
             .steps
             .iter()
@@ -511,6 +539,7 @@ mod tests {
             step_seconds: 0.5,
             wait_seconds: 0.01,
             losses: losses.as_object().cloned().unwrap_or_default(),
+            skipped: BTreeMap::new(),
             elapsed_seconds: 5.0,
         };
         let text = serde_json::to_string(&record).unwrap();

@@ -1,0 +1,273 @@
+//! Random changes of training pictures: a random part, mirrored or not.
+//!
+//! Source: torchvision's `RandomResizedCrop` and `RandomHorizontalFlip`. What a picture becomes is a pure function of
+//! the draw that is given, so a resumed run sees the same augmentations.
+
+use image::RgbImage;
+use serde::{Deserialize, Serialize};
+
+use crate::error::DataError;
+use crate::images::{ImageSpec, Resize};
+use crate::order::{Stream, below, hash, unit};
+
+/// `[data.augment]`. Evaluation never augments.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AugmentConfig {
+    /// Share of the picture's area that the random part has, `[smallest, largest]`; `[1.0, 1.0]` keeps the picture.
+    pub scale: [f64; 2],
+    /// Width over height of the random part, `[narrowest, widest]`, drawn evenly on a logarithmic scale: in pixels for
+    /// `resize = "crop"`, as torchvision; relative to the picture's own shape for `resize = "squash"`.
+    pub ratio: [f64; 2],
+    /// How often a picture is mirrored left to right, 0 to 1. Captions that say "left" stop being true.
+    pub flip: f64,
+}
+
+/// The part of a picture: left, top, width and height in pixels.
+type Part = (u32, u32, u32, u32);
+
+/// What a random number of [`AugmentConfig::apply`] decides.
+#[derive(Debug, Clone, Copy)]
+enum Choice {
+    Area,
+    Ratio,
+    Left,
+    Top,
+    Flip,
+}
+
+impl AugmentConfig {
+    /// How often a part is drawn anew when it does not fit, as torchvision.
+    const ATTEMPTS: u64 = 10;
+
+    pub(crate) fn validate(&self) -> Result<(), DataError> {
+        let [low, high] = self.scale;
+        if !(low > 0.0 && low <= high && high <= 1.0) {
+            return Err(DataError::config(
+                "data.augment.scale",
+                format!("{:?}", self.scale),
+                "[smallest, largest] with 0 < smallest <= largest <= 1",
+            ));
+        }
+        let [low, high] = self.ratio;
+        if !(low > 0.0 && low <= high && high.is_finite()) {
+            return Err(DataError::config(
+                "data.augment.ratio",
+                format!("{:?}", self.ratio),
+                "[narrowest, widest] with 0 < narrowest <= widest",
+            ));
+        }
+        if !(0.0..=1.0).contains(&self.flip) {
+            return Err(DataError::config(
+                "data.augment.flip",
+                self.flip,
+                "a number from 0 to 1",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Makes a picture square and of the model's size after a random change.
+    ///
+    /// # Shapes
+    ///
+    /// `H x W` to `S x S`, with `S` the side that `spec` names.
+    ///
+    /// # Errors
+    ///
+    /// The reason, as it is listed for the skipped sample.
+    pub fn apply(
+        &self,
+        spec: &ImageSpec,
+        picture: &RgbImage,
+        draw: u64,
+    ) -> Result<RgbImage, String> {
+        let mut square = match self.part(picture.dimensions(), spec.resize, draw) {
+            Some((left, top, width, height)) => {
+                let part = image::imageops::crop_imm(picture, left, top, width, height).to_image();
+                let squash = ImageSpec {
+                    resize: Resize::Squash,
+                    ..*spec
+                };
+                squash.square(&part)?
+            }
+            None => spec.square(picture)?,
+        };
+        if random(draw, 0, Choice::Flip) < self.flip {
+            image::imageops::flip_horizontal_in_place(&mut square);
+        }
+        Ok(square)
+    }
+
+    /// Which part is shown; none: the picture as evaluation shows it.
+    fn part(&self, (width, height): (u32, u32), resize: Resize, draw: u64) -> Option<Part> {
+        if self.scale == [1.0, 1.0] {
+            return None;
+        }
+        let (w, h) = (f64::from(width), f64::from(height));
+        let between = |[low, high]: [f64; 2], at: f64| low + (high - low) * at;
+        (0..Self::ATTEMPTS).find_map(|attempt| {
+            let at = |choice| random(draw, attempt, choice);
+            let area = w * h * between(self.scale, at(Choice::Area));
+            let ratio = between(self.ratio.map(f64::ln), at(Choice::Ratio)).exp();
+            let ratio = match resize {
+                Resize::Crop => ratio,
+                Resize::Squash => ratio * w / h,
+            };
+            let part_w = (area * ratio).sqrt().round() as u32;
+            let part_h = (area / ratio).sqrt().round() as u32;
+            let fits = (1..=width).contains(&part_w) && (1..=height).contains(&part_h);
+            let offset = |room: u32, choice| {
+                let draw = hash(Stream::Augment, &[draw, attempt, choice as u64]);
+                below(draw, room as usize + 1) as u32
+            };
+            fits.then(|| {
+                (
+                    offset(width - part_w, Choice::Left),
+                    offset(height - part_h, Choice::Top),
+                    part_w,
+                    part_h,
+                )
+            })
+        })
+    }
+}
+
+/// A number in 0..1.
+fn random(draw: u64, attempt: u64, choice: Choice) -> f64 {
+    unit(hash(Stream::Augment, &[draw, attempt, choice as u64]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use image::Rgb;
+
+    const CONFIG: AugmentConfig = AugmentConfig {
+        scale: [0.3, 0.8],
+        ratio: [0.75, 4.0 / 3.0],
+        flip: 0.5,
+    };
+
+    fn spec(resize: Resize) -> ImageSpec {
+        ImageSpec {
+            size: 8,
+            resize,
+            mean: [0.5; 3],
+            std: [0.5; 3],
+        }
+    }
+
+    /// Red grows to the right, green downwards.
+    fn ramp(width: u32, height: u32) -> RgbImage {
+        RgbImage::from_fn(width, height, |x, y| {
+            Rgb([(x * 255 / width) as u8, (y * 255 / height) as u8, 0])
+        })
+    }
+
+    #[test]
+    fn parts_lie_inside_and_keep_to_their_limits() {
+        // Rounding to whole pixels moves a side by up to half a pixel of at least 30.
+        const ROUNDING: f64 = 0.04;
+        for resize in [Resize::Crop, Resize::Squash] {
+            let mut seen = std::collections::HashSet::new();
+            for draw in 0..2000 {
+                let (width, height) = (120, 80);
+                let (left, top, w, h) = CONFIG.part((width, height), resize, draw).unwrap();
+                assert!(left + w <= width && top + h <= height);
+                let area = f64::from(w * h) / f64::from(width * height);
+                assert!((0.3 - ROUNDING..0.8 + ROUNDING).contains(&area), "{area}");
+                let own = if resize == Resize::Squash { 1.5 } else { 1.0 };
+                let ratio = f64::from(w) / f64::from(h) / own;
+                assert!(
+                    (0.75 - ROUNDING..1.34 + ROUNDING).contains(&ratio),
+                    "{ratio}"
+                );
+                seen.insert((left, top, w, h));
+            }
+            assert!(seen.len() > 1900, "parts repeat: {}", seen.len());
+        }
+    }
+
+    #[test]
+    fn a_draw_decides_everything_and_half_of_the_pictures_are_mirrored() {
+        let picture = ramp(60, 40);
+        let spec = spec(Resize::Crop);
+        let mirrored = (0..1000)
+            .filter(|&draw| {
+                let square = CONFIG.apply(&spec, &picture, draw).unwrap();
+                assert_eq!(square, CONFIG.apply(&spec, &picture, draw).unwrap());
+                square.get_pixel(0, 4)[0] > square.get_pixel(7, 4)[0]
+            })
+            .count();
+        assert!((430..570).contains(&mirrored), "{mirrored} of 1000");
+    }
+
+    #[test]
+    fn no_change_asked_for_is_the_picture_of_evaluation() {
+        let same = AugmentConfig {
+            scale: [1.0, 1.0],
+            ratio: [1.0, 1.0],
+            flip: 0.0,
+        };
+        for resize in [Resize::Crop, Resize::Squash] {
+            let picture = ramp(37, 19);
+            assert_eq!(
+                same.apply(&spec(resize), &picture, 7),
+                spec(resize).square(&picture)
+            );
+        }
+    }
+
+    #[test]
+    fn strips_that_no_part_fits_are_shown_whole() {
+        let strip = ramp(1, 3000);
+        let square = CONFIG.apply(&spec(Resize::Crop), &strip, 0).unwrap();
+        assert_eq!(square.dimensions(), (8, 8));
+    }
+
+    #[test]
+    fn settings_out_of_range_are_named() {
+        for (config, key) in [
+            (
+                AugmentConfig {
+                    scale: [0.0, 1.0],
+                    ..CONFIG
+                },
+                "scale",
+            ),
+            (
+                AugmentConfig {
+                    scale: [0.5, 1.5],
+                    ..CONFIG
+                },
+                "scale",
+            ),
+            (
+                AugmentConfig {
+                    ratio: [2.0, 1.0],
+                    ..CONFIG
+                },
+                "ratio",
+            ),
+            (
+                AugmentConfig {
+                    ratio: [1.0, f64::INFINITY],
+                    ..CONFIG
+                },
+                "ratio",
+            ),
+            (
+                AugmentConfig {
+                    flip: f64::NAN,
+                    ..CONFIG
+                },
+                "flip",
+            ),
+        ] {
+            let error = config.validate().unwrap_err().to_string();
+            assert!(error.contains(&format!("data.augment.{key}")), "{error}");
+        }
+        CONFIG.validate().unwrap();
+    }
+}
