@@ -49,8 +49,12 @@ pub fn environment() -> Vec<(&'static str, OsString)> {
     let libraries = env::var_os(LIBRARIES);
     let mut set = settings(&driver, |path| path.is_file(), libraries.as_ref());
     // What the user has set stays; folders of libraries are added to those of the user.
-    set.retain(|(name, _)| *name == LIBRARIES || env::var_os(name).is_none());
-    eprintln!("xtask: using the software driver {driver}, which is slow");
+    let forced = [LIBRARIES, "RUST_BACKTRACE"];
+    set.retain(|(name, _)| forced.contains(name) || env::var_os(name).is_none());
+    eprintln!(
+        "xtask: using the software driver {driver}, which is slow: some minutes for the first step; \
+         \"Out of Memory\" lines come from a probe of memory speed and do no harm"
+    );
     for (name, value) in &set {
         eprintln!("xtask: {name}={}", value.display());
     }
@@ -78,6 +82,8 @@ fn settings(
     let mut set = vec![
         (DRIVERS, driver.into()),
         ("CUBECL_AUTOTUNE_LEVEL", "minimal".into()),
+        // That probe fails dozens of times; a line each is enough.
+        ("RUST_BACKTRACE", "0".into()),
         ("XDG_RUNTIME_DIR", env::temp_dir().into_os_string()),
     ];
     // Several drivers may be listed; the loader lies beside the browser's.

@@ -36,8 +36,17 @@ pub const LOSS_TOLERANCE: f64 = 1e-4;
 /// value.
 pub const FORWARD_TOLERANCE: f64 = 1e-5;
 
-/// Largest difference of a gradient with the same weights, as a share of the largest value of that gradient.
-pub const GRADIENT_TOLERANCE: f64 = 1e-4;
+/// Largest difference of a gradient with the same weights, as a share of the largest value of that gradient. Before much
+/// is learned all captions look alike: the contrast's gradient is a difference of numbers that agree in three digits, and
+/// loses these three of the seven.
+pub const GRADIENT_TOLERANCE: f64 = 1e-3;
+
+/// The same for the median of all gradients, most of which suffer no such loss: a device that computes another function
+/// than the CPU shows here.
+pub const MEDIAN_GRADIENT_TOLERANCE: f64 = 1e-5;
+
+/// How many gradients the report lists.
+const WORST_SHOWN: usize = 3;
 
 /// A gradient counts as at least this share of the largest one. The true gradient of an attention's key bias is zero,
 /// so what any device finds there is rounding alone.
@@ -153,12 +162,18 @@ pub fn run(args: &BackendArgs, say: &mut dyn FnMut(&str)) -> Result<(), TrainErr
         .collect();
     differences.sort_by(|a, b| b.1.total_cmp(&a.1));
     say(&format!(
-        "gradients, same weights: {} compared, the worst three:",
+        "gradients, same weights: {} compared, the worst {WORST_SHOWN}:",
         differences.len()
     ));
-    for (name, difference) in differences.iter().take(3) {
+    for (name, difference) in differences.iter().take(WORST_SHOWN) {
         say(&format!("  {name} {difference:.1e}"));
     }
+    let (_, median) = differences
+        .get(differences.len() / 2)
+        .copied()
+        .unwrap_or_default();
+    say(&format!("gradients, same weights: median {median:.1e}"));
+    judge("the median gradient", median, MEDIAN_GRADIENT_TOLERANCE);
     for (name, difference) in &differences {
         judge(
             &format!("the gradient of {name}"),

@@ -365,7 +365,8 @@ fn floats<const D: usize>(x: Tensor<D>) -> Vec<f32> {
 
 /// The entry of the method that ranks best.
 fn headline(report: &RetrievalReport) -> Option<&MethodReport> {
-    let mean = |m: &MethodReport| m.text_to_image.r1 + m.image_to_text.r1;
+    let sum = |r: &Recall| r.r1 + r.r5 + r.r10;
+    let mean = |m: &MethodReport| sum(&m.text_to_image) + sum(&m.image_to_text);
     report
         .methods
         .iter()

@@ -448,7 +448,9 @@ fn summary(out: &mut String, folder: &RunFolder) {
 /// The last evaluation with retrieval, and the method that finds most in it.
 fn headline(evals: &[EvalRecord]) -> Option<(&EvalRecord, &record::RetrievalRecord)> {
     let eval = evals.iter().rev().find(|eval| !eval.retrieval.is_empty())?;
-    let mean = |method: &record::RetrievalRecord| method.text_to_image.r1 + method.image_to_text.r1;
+    let sum = |r: &record::RecallRecord| r.r1 + r.r5 + r.r10;
+    let mean =
+        |method: &record::RetrievalRecord| sum(&method.text_to_image) + sum(&method.image_to_text);
     let best = eval
         .retrieval
         .iter()
