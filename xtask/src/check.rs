@@ -104,7 +104,7 @@ pub fn run(what: What, asked: Option<&str>) -> ExitCode {
 
 fn steps(steps: &[Step]) -> Result<(), Failure> {
     for step in steps {
-        let mut command = Command::new(cargo());
+        let mut command = cargo();
         command
             .args(step.args.split(' '))
             .envs(step.env.iter().copied());

@@ -44,9 +44,23 @@ impl Failure {
     }
 }
 
-/// The cargo that runs us, which is that of the chosen toolchain.
-pub fn cargo() -> OsString {
-    env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+/// The cargo that runs us, which is that of the chosen toolchain, with the environment that it was started in.
+///
+/// `cargo run`, which started us, has set variables about this package. Some build scripts look at them, so that cargo
+/// would build what depends on them anew whenever it is called now by us and now by the user.
+pub fn cargo() -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in env::vars_os() {
+        if name.to_str().is_some_and(is_of_the_package) {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// Whether `cargo run` sets a variable to describe the package that it runs.
+fn is_of_the_package(name: &str) -> bool {
+    name.starts_with("CARGO_PKG_") || ["CARGO_MANIFEST_DIR", "CARGO_MANIFEST_PATH"].contains(&name)
 }
 
 /// The features to build with: those asked for, and the one that the requested device needs.
@@ -104,7 +118,7 @@ fn build_args(features: &[String]) -> Vec<String> {
 pub fn build(features: &[String]) -> Result<PathBuf, Failure> {
     let args = build_args(features);
     let shown = format!("cargo {}", args.join(" "));
-    let child = Command::new(cargo()).args(&args).spawn();
+    let child = cargo().args(&args).spawn();
     let status =
         child.and_then(|child| wait(child, || eprintln!("xtask: building unimo with `{shown}`")));
     match status {
@@ -231,6 +245,23 @@ mod tests {
         );
         assert_eq!(of(Some("wgpu, wgpu,"), "train tiny"), ["wgpu"]);
         assert_eq!(of(Some(""), "train tiny"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_cargo_run_sets_is_not_passed_on() {
+        for name in ["CARGO_PKG_NAME", "CARGO_MANIFEST_DIR"] {
+            assert!(is_of_the_package(name) && env::var_os(name).is_some());
+        }
+        for name in [
+            "CARGO_HOME",
+            "CARGO_TARGET_DIR",
+            "CARGO_NET_OFFLINE",
+            "CARGO",
+        ] {
+            assert!(!is_of_the_package(name));
+        }
+        let removed = |name: &str| cargo().get_envs().any(|(n, v)| n == name && v.is_none());
+        assert!(removed("CARGO_PKG_NAME") && !removed("PATH"));
     }
 
     #[test]
