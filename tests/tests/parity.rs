@@ -3,6 +3,7 @@
 //! The fixtures were written by the twin's `golden` command at width 16; with UNIMO_SHARED set, the larger ones in its
 //! `golden/twin` are compared too.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use burn::optim::GradientsParams;
@@ -104,20 +105,20 @@ fn compare(folder: &Path) {
         assert!(error < OUTPUT_TOLERANCE, "{name}: {error:e}");
     }
 
-    let mut gradients = GradientsParams::from_grads(loss.backward(), &model);
+    let gradients = GradientsParams::from_grads(loss.backward(), &model);
+    let mut gradients: HashMap<String, TensorData> = parameters::gradients(&model, &gradients)
+        .into_iter()
+        .collect();
     let mut compared = 0;
     let mut worst = (0.0, String::new());
     for parameter in parameters::list(&model) {
-        let shape = parameter.shape.clone();
-        let ours: Option<Vec<f64>> = match shape.len() {
-            1 => gradients.remove::<1>(parameter.id).map(|g| host(&g)),
-            2 => gradients.remove::<2>(parameter.id).map(|g| host(&g)),
-            other => panic!("{} has rank {other}", parameter.name),
-        };
+        let ours: Option<Vec<f64>> = gradients
+            .remove(&parameter.name)
+            .map(|gradient| gradient.iter::<f64>().collect());
         let reference = io.get(&format!("grad.{}", twin::twin_name(&parameter.name)));
         match (ours, reference) {
             (Some(ours), Some(reference)) => {
-                let reference = twin::to_ours(reference, &shape);
+                let reference = twin::to_ours(reference, &parameter.shape);
                 let error = relative_error(&ours, &reference, GRADIENT_FLOOR);
                 assert!(error < GRADIENT_TOLERANCE, "{}: {error:e}", parameter.name);
                 if error > worst.0 {

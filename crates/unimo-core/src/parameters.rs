@@ -3,6 +3,7 @@
 //! Checkpoints, parameter groups, moving averages and the import of other projects' weights all go through here.
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::optim::GradientsParams;
 use burn::tensor::{FloatDType, Tensor, TensorData};
 
 /// One parameter, without its values.
@@ -29,6 +30,15 @@ pub fn list<M: Module>(module: &M) -> Vec<ParameterInfo> {
 pub fn values<M: Module>(module: &M) -> Vec<(String, TensorData)> {
     let mut found = Vec::new();
     visit(module, |name, param| found.push((name, param.data())));
+    found
+}
+
+/// The gradient of every float parameter that has one, as f32, in the module's order.
+pub fn gradients<M: Module>(module: &M, gradients: &GradientsParams) -> Vec<(String, TensorData)> {
+    let mut found = Vec::new();
+    visit(module, |name, param| {
+        found.extend(param.gradient(gradients).map(|data| (name, data)));
+    });
     found
 }
 
@@ -111,10 +121,7 @@ impl Handle {
         Self {
             name,
             shape: tensor.dims().to_vec(),
-            fetch: Box::new(move || {
-                let values = tensor.clone().without_autodiff();
-                crate::layers::cast(values, FloatDType::F32).into_data()
-            }),
+            fetch: Box::new(move || single(tensor.clone())),
         }
     }
 }
@@ -132,6 +139,8 @@ pub trait AnyParameter {
     fn info(&self, name: String) -> ParameterInfo;
     /// Values as f32.
     fn data(&self) -> TensorData;
+    /// Its gradient as f32, if it has one.
+    fn gradient(&self, gradients: &GradientsParams) -> Option<TensorData>;
     /// Values as f32, later.
     fn handle(&self, name: String) -> Handle;
 }
@@ -146,11 +155,18 @@ impl<const D: usize> AnyParameter for Param<Tensor<D>> {
         }
     }
     fn data(&self) -> TensorData {
-        crate::layers::cast(self.val().without_autodiff(), FloatDType::F32).into_data()
+        single(self.val())
+    }
+    fn gradient(&self, gradients: &GradientsParams) -> Option<TensorData> {
+        gradients.get::<D>(self.id).map(single)
     }
     fn handle(&self, name: String) -> Handle {
         Handle::new(name, self.val())
     }
+}
+
+fn single<const D: usize>(tensor: Tensor<D>) -> TensorData {
+    crate::layers::cast(tensor.without_autodiff(), FloatDType::F32).into_data()
 }
 
 /// Calls `see` with the name of every float parameter, in the module's order.

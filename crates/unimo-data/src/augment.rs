@@ -117,10 +117,8 @@ impl AugmentConfig {
             let part_w = (area * ratio).sqrt().round() as u32;
             let part_h = (area / ratio).sqrt().round() as u32;
             let fits = (1..=width).contains(&part_w) && (1..=height).contains(&part_h);
-            let offset = |room: u32, choice| {
-                let draw = hash(Stream::Augment, &[draw, attempt, choice as u64]);
-                below(draw, room as usize + 1) as u32
-            };
+            let offset =
+                |room: u32, choice| below(bits(draw, attempt, choice), room as usize + 1) as u32;
             fits.then(|| {
                 (
                     offset(width - part_w, Choice::Left),
@@ -135,7 +133,11 @@ impl AugmentConfig {
 
 /// A number in 0..1.
 fn random(draw: u64, attempt: u64, choice: Choice) -> f64 {
-    unit(hash(Stream::Augment, &[draw, attempt, choice as u64]))
+    unit(bits(draw, attempt, choice))
+}
+
+fn bits(draw: u64, attempt: u64, choice: Choice) -> u64 {
+    hash(Stream::Augment, &[draw, attempt, choice as u64])
 }
 
 #[cfg(test)]

@@ -223,6 +223,14 @@ pub struct MethodReport {
     pub images_of_text: Vec<Vec<Candidate>>,
 }
 
+impl MethodReport {
+    /// The field's "rsum": R@1, R@5 and R@10 in both directions, added up; 6 at best.
+    pub fn rsum(&self) -> f64 {
+        let sum = |r: &Recall| r.r1 + r.r5 + r.r10;
+        sum(&self.text_to_image) + sum(&self.image_to_text)
+    }
+}
+
 /// What [`evaluate`] found out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

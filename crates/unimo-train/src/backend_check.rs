@@ -8,7 +8,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Instant;
 
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
@@ -16,6 +16,7 @@ use rand_chacha::rand_core::SeedableRng;
 use unimo_core::batch::{Batch, Images};
 use unimo_core::parameters;
 use unimo_data::{Loader, LoaderSpec, SkipList};
+use unimo_objectives::objective::Carry;
 
 use crate::device::DeviceChoice;
 use crate::error::TrainError;
@@ -237,6 +238,30 @@ impl Trained {
     }
 }
 
+/// What each objective keeps, by its name.
+type Carries = Vec<(&'static str, Carry)>;
+
+/// The loss of a batch, and what the objectives keep for later. Negatives depend on the step.
+fn forward(
+    recipe: &Recipe,
+    model: &Model,
+    batch: &Batch,
+    device: &Device,
+    step: u64,
+) -> Result<(Tensor<1>, Carries), TrainError> {
+    let mut rng = ChaCha8Rng::seed_from_u64(recipe.seed ^ step);
+    let result = model
+        .objectives
+        .step(&model.backbone, batch, device, &mut rng);
+    match result.loss {
+        Some(loss) => Ok((loss, result.carries)),
+        None => Err(TrainError::NothingToTrain {
+            step,
+            objectives: result.skipped.join(", "),
+        }),
+    }
+}
+
 fn train(recipe: &Recipe, batches: &[Batch], device: &Device) -> Result<Trained, TrainError> {
     let device = training::training_device(recipe, device);
     let config = &recipe.train;
@@ -249,14 +274,7 @@ fn train(recipe: &Recipe, batches: &[Batch], device: &Device) -> Result<Trained,
     for (step, batch) in (1..).zip(batches) {
         let began = Instant::now();
         let model = trained.model;
-        let mut rng = ChaCha8Rng::seed_from_u64(recipe.seed ^ step);
-        let result = model
-            .objectives
-            .step(&model.backbone, batch, &device, &mut rng);
-        let loss = result.loss.ok_or_else(|| TrainError::NothingToTrain {
-            step,
-            objectives: result.skipped.join(", "),
-        })?;
+        let (loss, carries) = forward(recipe, &model, batch, &device, step)?;
         trained.losses.push(loss.clone().into_scalar::<f32>());
         let gradients = GradientsParams::from_grads(loss.backward(), &model);
         let norm = optimizer::global_norm(&model, &gradients);
@@ -266,7 +284,7 @@ fn train(recipe: &Recipe, batches: &[Batch], device: &Device) -> Result<Trained,
         };
         let rate = config.optimizer.lr * optimizer::schedule(&config.schedule, step, config.steps);
         let mut model = optimizer.step(model, gradients, rate, step, scale as f32);
-        model.objectives.after_step(&model.backbone, result.carries);
+        model.objectives.after_step(&model.backbone, carries);
         trained.model = model;
         device
             .sync()
@@ -326,40 +344,12 @@ fn gradients(
     batch: &Batch,
     device: &Device,
 ) -> Result<Vec<(String, Vec<f32>)>, TrainError> {
-    struct Collect<'a> {
-        path: Vec<String>,
-        gradients: &'a GradientsParams,
-        found: Vec<(String, Vec<f32>)>,
-    }
-    impl ModuleVisitor for Collect<'_> {
-        fn enter_module(&mut self, name: &str, _container: &str) {
-            self.path.push(name.to_owned());
-        }
-        fn exit_module(&mut self, _name: &str, _container: &str) {
-            self.path.pop();
-        }
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            if let Some(gradient) = self.gradients.get::<D>(param.id) {
-                self.found.push((self.path.join("."), host(gradient)));
-            }
-        }
-    }
-    let mut rng = ChaCha8Rng::seed_from_u64(recipe.seed);
-    let result = model
-        .objectives
-        .step(&model.backbone, batch, device, &mut rng);
-    let loss = result.loss.ok_or_else(|| TrainError::NothingToTrain {
-        step: 0,
-        objectives: result.skipped.join(", "),
-    })?;
+    let (loss, _) = forward(recipe, model, batch, device, 0)?;
     let gradients = GradientsParams::from_grads(loss.backward(), model);
-    let mut collect = Collect {
-        path: Vec::new(),
-        gradients: &gradients,
-        found: Vec::new(),
-    };
-    model.visit(&mut collect);
-    Ok(collect.found)
+    Ok(parameters::gradients(model, &gradients)
+        .into_iter()
+        .map(|(name, data)| (name, data.iter::<f32>().collect()))
+        .collect())
 }
 
 fn host<const D: usize>(x: Tensor<D>) -> Vec<f32> {

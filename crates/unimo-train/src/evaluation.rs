@@ -93,21 +93,28 @@ pub fn run(folder: &std::path::Path, options: &Options) -> Result<EvalRecord, Tr
             ),
         });
     };
-    let mut progress = Progress::new(0, 0, "scoring pairs");
-    let began = std::time::Instant::now();
-    let mut hear = |done: usize, total: usize| {
-        if done == 0 {
-            progress = Progress::new(total as u64, 0, "scoring pairs");
-        } else {
-            let speed = done as f64 / began.elapsed().as_secs_f64();
-            progress.update(done as u64, None, speed);
-        }
-    };
-    let evaluated = evaluate(&model, &set, &tokenizer, &recipe, &device, &mut hear)?;
-    progress.finish();
+    let mut bar = scoring_bar(0);
+    let evaluated = evaluate(&model, &set, &tokenizer, &recipe, &device, &mut bar)?;
+    drop(bar);
     let record = record(step, &label(options), &evaluated);
     run.append("evaluations.jsonl", &record)?;
     Ok(record)
+}
+
+/// Shows the progress of an evaluation, as [`evaluate`] tells it, if it scores more than `from` pairs. Ends when dropped.
+pub fn scoring_bar(from: usize) -> impl FnMut(usize, usize) {
+    let mut bar: Option<Progress> = None;
+    let began = std::time::Instant::now();
+    move |done, total| {
+        if total <= from {
+            return;
+        }
+        let bar = bar.get_or_insert_with(|| Progress::new(total as u64, 0, "scoring pairs"));
+        if done > 0 {
+            let speed = done as f64 / began.elapsed().as_secs_f64();
+            bar.update(done as u64, None, speed);
+        }
+    }
 }
 
 /// What was evaluated, in words: not the run's own held-out set as a whole, maybe.
@@ -365,12 +372,10 @@ fn floats<const D: usize>(x: Tensor<D>) -> Vec<f32> {
 
 /// The entry of the method that ranks best.
 fn headline(report: &RetrievalReport) -> Option<&MethodReport> {
-    let sum = |r: &Recall| r.r1 + r.r5 + r.r10;
-    let mean = |m: &MethodReport| sum(&m.text_to_image) + sum(&m.image_to_text);
     report
         .methods
         .iter()
-        .max_by(|a, b| mean(a).total_cmp(&mean(b)))
+        .max_by(|a, b| a.rsum().total_cmp(&b.rsum()))
 }
 
 /// One line for the terminal.
@@ -402,16 +407,17 @@ pub fn write(
     set: &EvalSet,
     recipe: &Recipe,
     evaluated: &Evaluated,
-) -> Result<EvalRecord, TrainError> {
+) -> Result<(), TrainError> {
     if let Some(gates) = &evaluated.gates {
         run.write_json("gates.json", gates)?;
     }
     if let Some(best) = headline(&evaluated.retrieval) {
         run.write_json("gallery.json", &gallery(run, set, recipe, best)?)?;
     }
-    let record = record(step, set.source().1.name(), evaluated);
-    run.append("evals.jsonl", &record)?;
-    Ok(record)
+    run.append(
+        "evals.jsonl",
+        &record(step, set.source().1.name(), evaluated),
+    )
 }
 
 /// An evaluation as a line of JSON.

@@ -448,14 +448,11 @@ fn summary(out: &mut String, folder: &RunFolder) {
 /// The last evaluation with retrieval, and the method that finds most in it.
 fn headline(evals: &[EvalRecord]) -> Option<(&EvalRecord, &record::RetrievalRecord)> {
     let eval = evals.iter().rev().find(|eval| !eval.retrieval.is_empty())?;
-    let sum = |r: &record::RecallRecord| r.r1 + r.r5 + r.r10;
-    let mean =
-        |method: &record::RetrievalRecord| sum(&method.text_to_image) + sum(&method.image_to_text);
     let best = eval
         .retrieval
         .iter()
-        .filter(|method| mean(method).is_finite())
-        .max_by(|a, b| mean(a).total_cmp(&mean(b)))?;
+        .filter(|method| method.rsum().is_finite())
+        .max_by(|a, b| a.rsum().total_cmp(&b.rsum()))?;
     Some((eval, best))
 }
 

@@ -19,11 +19,12 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::checkpoint::write_atomically;
 use crate::error::TrainError;
 use crate::recipe::{Overrides, Recipe};
-use crate::report::record::{EvalRecord, RecallRecord, RetrievalRecord, SessionRecord, StepRecord};
+use crate::report::record::{EvalRecord, RetrievalRecord, SessionRecord, StepRecord};
 
 /// A run's folder.
 #[derive(Debug, Clone)]
@@ -44,11 +45,10 @@ pub struct Best {
 impl Best {
     /// What an evaluation says.
     pub fn of(record: &EvalRecord) -> Self {
-        let sum = |r: &RecallRecord| r.r1 + r.r5 + r.r10;
-        let mean = |r: &RetrievalRecord| (sum(&r.text_to_image) + sum(&r.image_to_text)) / 6.0;
+        let sums = record.retrieval.iter().map(RetrievalRecord::rsum);
         Self {
             step: record.step,
-            score: record.retrieval.iter().map(mean).fold(0.0, f64::max),
+            score: sums.fold(0.0, f64::max) / 6.0,
         }
     }
 }
@@ -165,39 +165,30 @@ impl RunFolder {
 
     /// The best evaluation so far; of equal ones the first, which is the one whose weights were kept.
     pub fn best(&self) -> Result<Option<Best>, TrainError> {
-        let path = self.join("evals.jsonl");
-        if !path.exists() {
-            return Ok(None);
-        }
-        let text = fs::read_to_string(&path).map_err(TrainError::file("read", &path))?;
-        Ok(text
-            .lines()
-            .filter_map(|line| serde_json::from_str::<EvalRecord>(line).ok())
-            .map(|record| Best::of(&record))
+        Ok(self
+            .evaluations()?
+            .iter()
+            .map(Best::of)
             .reduce(|best, next| if next.score > best.score { next } else { best }))
     }
 
-    /// Whether training has evaluated the weights of `step`.
-    pub fn is_evaluated(&self, step: u64) -> Result<bool, TrainError> {
-        let path = self.join("evals.jsonl");
-        if !path.exists() {
-            return Ok(false);
-        }
-        let text = fs::read_to_string(&path).map_err(TrainError::file("read", &path))?;
-        Ok(text
-            .lines()
-            .filter_map(|line| serde_json::from_str::<EvalRecord>(line).ok())
-            .any(|record| record.step == step))
+    /// Every evaluation during training, in order.
+    pub fn evaluations(&self) -> Result<Vec<EvalRecord>, TrainError> {
+        self.lines("evals.jsonl")
     }
 
     /// Every start and resume so far, the first one first.
     pub fn sessions(&self) -> Result<Vec<SessionRecord>, TrainError> {
-        let path = self.join("sessions.jsonl");
+        self.lines("sessions.jsonl")
+    }
+
+    /// The values in a JSON lines file, none where there is no file. A line that a kill cut short is left out.
+    fn lines<T: DeserializeOwned>(&self, name: &str) -> Result<Vec<T>, TrainError> {
+        let path = self.join(name);
         if !path.exists() {
             return Ok(Vec::new());
         }
         let text = fs::read_to_string(&path).map_err(TrainError::file("read", &path))?;
-        // A kill may have cut the last line short.
         Ok(text
             .lines()
             .filter_map(|line| serde_json::from_str(line).ok())
@@ -253,7 +244,8 @@ mod tests {
             .collect();
         fs::write(run.join("evals.jsonl"), lines).unwrap();
         assert_eq!(run.best().unwrap().unwrap().step, 20);
-        assert!(run.is_evaluated(40).unwrap() && !run.is_evaluated(50).unwrap());
+        let evaluated = |step| run.evaluations().unwrap().iter().any(|e| e.step == step);
+        assert!(evaluated(40) && !evaluated(50));
     }
 
     #[test]

@@ -348,7 +348,9 @@ impl Trainer {
             trainer.run.path().display()
         );
         trainer.progress.message(line);
-        if let Some(line) = trainer.cut_captions() {
+        if !trainer.quiet
+            && let Some(line) = trainer.cut_captions()
+        {
             trainer.progress.message(line);
         }
         if trainer.held_out.is_none() && !trainer.train_only {
@@ -395,7 +397,8 @@ impl Trainer {
         spec.mask = self.state().model.objectives.needs().masked;
         let done = self.state().step;
         // A run killed between a checkpoint and its evaluation evaluates it now.
-        if done > 0 && self.is_due(done) && !self.run.is_evaluated(done)? {
+        let evaluated = self.run.evaluations()?.iter().any(|e| e.step == done);
+        if done > 0 && self.is_due(done) && !evaluated {
             self.evaluate(done == config.steps)?;
             self.prune()?;
         }
@@ -628,33 +631,23 @@ impl Trainer {
         let step = state.step;
         let model = state.ema.as_ref().unwrap_or(&state.model).valid();
         let device = self.device.clone().without_autodiff();
-        let mut progress = None;
-        let began = Instant::now();
+        // A bar of its own only where an evaluation takes long enough to wonder.
+        let long = if self.quiet {
+            usize::MAX
+        } else {
+            LONG_EVALUATION
+        };
         let evaluated = evaluation::evaluate(
             &model,
             &set,
             &self.tokenizer,
             &self.recipe,
             &device,
-            &mut |done, total| {
-                // A bar of its own only where an evaluation takes long enough to wonder.
-                if !self.quiet && total > LONG_EVALUATION {
-                    let bar = progress
-                        .get_or_insert_with(|| Progress::new(total as u64, 0, "scoring pairs"));
-                    let speed = done as f64 / began.elapsed().as_secs_f64();
-                    bar.update(done as u64, None, speed);
-                }
-            },
+            &mut evaluation::scoring_bar(long),
         )?;
-        if let Some(bar) = progress {
-            bar.finish();
-        }
         self.progress.message(evaluation::summary(step, &evaluated));
-        let record = evaluation::write(&self.run, step, &set, &self.recipe, &evaluated)?;
-        let score = Best::of(&record);
-        if self.best.is_none_or(|best| score.score > best.score) {
-            self.best = Some(score);
-        }
+        evaluation::write(&self.run, step, &set, &self.recipe, &evaluated)?;
+        self.best = self.run.best()?;
         Ok(())
     }
 

@@ -60,6 +60,14 @@ pub struct StepRecord {
     pub elapsed_seconds: f64,
 }
 
+impl RetrievalRecord {
+    /// The field's "rsum": R@1, R@5 and R@10 in both directions, added up.
+    pub fn rsum(&self) -> f64 {
+        let sum = |r: &RecallRecord| r.r1 + r.r5 + r.r10;
+        sum(&self.text_to_image) + sum(&self.image_to_text)
+    }
+}
+
 impl StepRecord {
     /// The objective's part of the step, if it has one.
     pub fn objective(&self, name: &str) -> Option<ObjectiveRecord> {
