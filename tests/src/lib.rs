@@ -1,7 +1,6 @@
 //! What the workspace's tests share: reading fixtures that PyTorch wrote.
 
 pub mod fixture;
-pub mod twin;
 
 /// The README's example compiles and runs.
 #[cfg(doctest)]

@@ -84,6 +84,12 @@ Examples:
         after_help = "`cargo xtask recipes --help` shows the options of `unimo recipes`."
     )]
     Recipes(Passed),
+    /// Compare outputs and gradients with those that a reference implementation wrote
+    #[command(
+        disable_help_flag = true,
+        after_help = "`cargo xtask parity --help` shows the options of `unimo parity`."
+    )]
+    Parity(Passed),
     /// Try hard to break a training run: what it does is described by `cargo xtask torture --help`
     #[command(disable_help_flag = true)]
     Torture(Passed),
@@ -230,7 +236,7 @@ mod tests {
     #[test]
     fn help_explains_every_command() {
         for name in [
-            "train", "eval", "report", "bench", "recipes", "torture", "check",
+            "train", "eval", "report", "bench", "recipes", "parity", "torture", "check",
         ] {
             let error = Cli::try_parse_from(["xtask", "help", name]).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::DisplayHelp);

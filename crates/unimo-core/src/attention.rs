@@ -13,7 +13,7 @@ use crate::device::is_cpu;
 use crate::init::Init;
 use crate::kernels;
 use crate::layers::{Dropout, Linear};
-use crate::mask::PaddingMask;
+use crate::mask::{Hidden, PaddingMask};
 
 /// Multi-head attention (Vaswani et al. 2017, section 3.2.2) with biases everywhere.
 #[derive(Module, Debug)]
@@ -57,13 +57,13 @@ impl Attention {
     ///
     /// - query: `[B, Q, D]`
     /// - memory: `[B, K, D]`
-    /// - mask: `[B, K]`
+    /// - mask: `[B, K]` and `[Q, K]`
     /// - output: `[B, Q, D]`
-    pub fn forward(
+    pub fn forward<'a>(
         &self,
         query: Tensor<3>,
         memory: Tensor<3>,
-        mask: Option<&PaddingMask>,
+        mask: impl Into<Hidden<'a>>,
     ) -> Tensor<3> {
         let heads = self.attend(self.queries(query), memory, mask);
         self.output.forward(heads)
@@ -85,13 +85,13 @@ impl Attention {
     ///
     /// - queries: `[B, H, Q, D / H]`
     /// - memory: `[B, K, D]`
-    /// - mask: `[B, K]`
+    /// - mask: `[B, K]` and `[Q, K]`
     /// - output: `[B, Q, D]`
-    pub fn attend(
+    pub fn attend<'a>(
         &self,
         queries: Tensor<4>,
         memory: Tensor<3>,
-        mask: Option<&PaddingMask>,
+        mask: impl Into<Hidden<'a>>,
     ) -> Tensor<3> {
         let [rows, _, _, _] = queries.dims();
         let [width, _] = self.key.weight.dims();
@@ -117,40 +117,57 @@ impl Attention {
 ///
 /// - queries: `[B, H, Q, D / H]`
 /// - keys, values: `[B, H, K, D / H]`
-/// - mask: `[B, K]`
+/// - mask: `[B, K]` and `[Q, K]`
 /// - output: `[B, H, Q, D / H]`
-pub fn scaled_dot_product(
+pub fn scaled_dot_product<'a>(
     queries: Tensor<4>,
     keys: Tensor<4>,
     values: Tensor<4>,
-    mask: Option<&PaddingMask>,
+    mask: impl Into<Hidden<'a>>,
     dropout: &Dropout,
 ) -> Tensor<4> {
     let [rows, heads, q, depth] = queries.dims();
     let [_, _, k, _] = keys.dims();
     assert_shape!(keys, [rows, heads, k, depth]);
     assert_shape!(values, [rows, heads, k, _]);
-    if let Some(mask) = mask {
+    let mask = mask.into();
+    if let Some(mask) = mask.keys {
         assert_eq!(mask.dims(), [rows, k], "mask must be [rows, keys]");
     }
+    let pairs = mask.pairs.map(|m| {
+        let hidden = m.hidden();
+        assert_shape!(hidden, [q, k]);
+        hidden.reshape([1, 1, q, k]).expand([rows, heads, q, k])
+    });
     if !queries.is_autodiff() && !is_cpu(&queries.device()) {
-        let mask = mask.map(|m| {
+        let keys_hidden = mask.keys.map(|m| {
             m.hidden()
                 .reshape([rows, 1, 1, k])
                 .expand([rows, heads, q, k])
         });
+        let hidden = match (keys_hidden, pairs) {
+            (Some(keys), Some(pairs)) => Some(keys.bool_or(pairs)),
+            (one, other) => one.or(other),
+        };
         return burn::tensor::module::attention(
             queries,
             keys,
             values,
-            mask,
+            hidden,
             None,
             AttentionModuleOptions::default(),
         );
     }
     let scale = 1.0 / (depth as f64).sqrt();
-    let scores = queries.matmul(keys.transpose());
-    let weights = kernels::masked_softmax(scores, scale, mask.map(PaddingMask::hidden));
+    let mut scores = queries.matmul(keys.transpose());
+    if let Some(pairs) = pairs {
+        let lowest = scores
+            .dtype()
+            .finfo()
+            .map_or(f64::from(f32::MIN), |f| f.min);
+        scores = scores.mask_fill(pairs, lowest);
+    }
+    let weights = kernels::masked_softmax(scores, scale, mask.keys.map(PaddingMask::hidden));
     dropout.forward(weights).matmul(values)
 }
 
@@ -178,6 +195,7 @@ mod tests {
     use burn::tensor::{Device, Distribution, Tolerance};
 
     use super::*;
+    use crate::mask::PairMask;
 
     /// f32 sums of up to 16 products of values around 1.
     const TOLERANCE: f64 = 1e-5;
@@ -210,6 +228,28 @@ mod tests {
         );
         ours.into_data()
             .assert_approx_eq::<f32>(&theirs.into_data(), Tolerance::absolute(TOLERANCE));
+    }
+
+    #[test]
+    fn a_causal_query_sees_what_is_before_it() {
+        let device = Device::flex();
+        let attention = Attention::new(&mut Init::new(&device, 1), 8, 2, 0.0);
+        let x = Tensor::<3>::random([2, 4, 8], Distribution::Default, &device);
+        let mask = PairMask::causal(4, &device);
+        let hidden = Hidden {
+            keys: None,
+            pairs: Some(&mask),
+        };
+        let whole = attention.forward(x.clone(), x.clone(), hidden);
+        for length in 1..=4 {
+            let start = x.clone().narrow(1, 0, length);
+            let last = start.clone().narrow(1, length - 1, 1);
+            let alone = attention.forward(last, start, None);
+            alone.into_data().assert_approx_eq::<f32>(
+                &whole.clone().narrow(1, length - 1, 1).into_data(),
+                Tolerance::absolute(TOLERANCE),
+            );
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use burn::tensor::{Tensor, assert_shape};
 use crate::attention::Attention;
 use crate::init::Init;
 use crate::layers::{Activation, Dropout, LayerNorm, Linear};
-use crate::mask::PaddingMask;
+use crate::mask::Hidden;
 
 /// Sizes shared by every block of an encoder.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -96,8 +96,8 @@ impl PostNormBlock {
     /// # Shapes
     ///
     /// - x, output: `[B, L, D]`
-    /// - mask: `[B, L]`
-    pub fn forward(&self, x: Tensor<3>, mask: Option<&PaddingMask>) -> Tensor<3> {
+    /// - mask: `[B, L]` and `[L, L]`
+    pub fn forward<'a>(&self, x: Tensor<3>, mask: impl Into<Hidden<'a>>) -> Tensor<3> {
         assert_shape!(x, [_, _, _]);
         let attended = self.attention.forward(x.clone(), x.clone(), mask);
         let x = self
@@ -147,8 +147,8 @@ impl PreNormBlock {
     /// # Shapes
     ///
     /// - x, output: `[B, L, D]`
-    /// - mask: `[B, L]`
-    pub fn forward(&self, x: Tensor<3>, mask: Option<&PaddingMask>) -> Tensor<3> {
+    /// - mask: `[B, L]` and `[L, L]`
+    pub fn forward<'a>(&self, x: Tensor<3>, mask: impl Into<Hidden<'a>>) -> Tensor<3> {
         assert_shape!(x, [_, _, _]);
         let normed = self.attention_norm.forward(x.clone());
         let attended = self.attention.forward(normed.clone(), normed, mask);

@@ -25,7 +25,8 @@ use rand_distr::{Distribution, Normal};
 pub struct Init {
     device: Device,
     rng: ChaCha8Rng,
-    normal: Normal<f32>,
+    /// None: zeros.
+    normal: Option<Normal<f32>>,
 }
 
 /// Standard deviation of weights and embeddings in BERT, RoBERTa and METER, which are 768 wide.
@@ -37,7 +38,16 @@ impl Init {
         Self {
             device: device.clone(),
             rng: ChaCha8Rng::seed_from_u64(seed),
-            normal: Normal::new(0.0, STANDARD_DEVIATION).expect("invariant: 0.02 is finite"),
+            normal: Some(Normal::new(0.0, STANDARD_DEVIATION).expect("invariant: 0.02 is finite")),
+        }
+    }
+
+    /// Zeros where weights would be drawn: for a model whose every parameter is read from a file. Drawing the numbers of a
+    /// base model takes longer than reading them.
+    pub fn blank(device: &Device) -> Self {
+        Self {
+            normal: None,
+            ..Self::new(device, 0)
         }
     }
 
@@ -51,7 +61,7 @@ impl Init {
     pub fn with_deviation(self, deviation: f32) -> Self {
         assert!(deviation.is_finite(), "the deviation is {deviation}");
         Self {
-            normal: Normal::new(0.0, deviation).expect("invariant: the deviation is finite"),
+            normal: Some(Normal::new(0.0, deviation).expect("invariant: the deviation is finite")),
             ..self
         }
     }
@@ -63,10 +73,11 @@ impl Init {
 
     /// A parameter drawn from the normal distribution, N(0, 0.02) unless told otherwise.
     pub fn normal<const D: usize>(&mut self, shape: [usize; D]) -> Param<Tensor<D>> {
+        let Some(normal) = self.normal else {
+            return Param::from_tensor(Tensor::zeros(shape, &self.device));
+        };
         let count = shape.iter().product();
-        let values: Vec<f32> = (0..count)
-            .map(|_| self.normal.sample(&mut self.rng))
-            .collect();
+        let values: Vec<f32> = (0..count).map(|_| normal.sample(&mut self.rng)).collect();
         self.data(values, shape)
     }
 

@@ -168,6 +168,19 @@ impl Activation {
     }
 }
 
+/// Rows brought to length 1; a row of zeros stays one.
+///
+/// # Shapes
+///
+/// - x, output: `[B, D]`
+pub fn normalise(x: Tensor<2>) -> Tensor<2> {
+    const EPS: f64 = 1e-12;
+    let squares = x.clone().square().sum_dim(1);
+    // The square root's slope at 0 is infinite, so the clamp comes before it.
+    let length = squares.clamp_min(EPS * EPS).sqrt();
+    x / length
+}
+
 /// Casts only where the dtype differs, so that plain f32 training records no cast.
 pub fn cast<const D: usize>(x: Tensor<D>, dtype: FloatDType) -> Tensor<D> {
     let current: FloatDType = x.dtype().into();

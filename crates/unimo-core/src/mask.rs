@@ -3,7 +3,7 @@
 //! burn: `true` hides a position. Hugging Face: `1` shows it. [`PaddingMask`] is the only mask that the model code
 //! passes around; it can be made from either convention and is read in burn's.
 //!
-//! Shape legend: `B` rows, `L` positions.
+//! Shape legend: `B` rows, `L` positions, `Q` queries, `K` keys.
 
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
@@ -65,6 +65,47 @@ impl PaddingMask {
     /// The rows of all masks under each other.
     pub fn cat(masks: Vec<Self>) -> Self {
         Self(Tensor::cat(masks.into_iter().map(|m| m.0).collect(), 0))
+    }
+}
+
+/// Which keys each query may not attend to, the same for every row. `true` hides.
+#[derive(Debug, Clone)]
+pub struct PairMask(Tensor<2, Bool>);
+
+impl PairMask {
+    /// A position sees itself and what is before it: text that is read from left to right.
+    ///
+    /// # Shapes
+    ///
+    /// - mask: `[L, L]` with `L = length`
+    pub fn causal(length: usize, device: &Device) -> Self {
+        let hidden: Vec<bool> = (0..length)
+            .flat_map(|query| (0..length).map(move |key| key > query))
+            .collect();
+        Self(Tensor::from_data(
+            TensorData::new(hidden, [length, length]),
+            device,
+        ))
+    }
+
+    /// The mask in burn's convention, `[Q, K]`: `true` hides.
+    pub fn hidden(&self) -> Tensor<2, Bool> {
+        self.0.clone()
+    }
+}
+
+/// All that hides keys from queries: what an attention takes. `Some(&padding).into()` hides padding alone.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Hidden<'a> {
+    /// Keys that no query of a row may see.
+    pub keys: Option<&'a PaddingMask>,
+    /// Keys that a query may not see in any row.
+    pub pairs: Option<&'a PairMask>,
+}
+
+impl<'a> From<Option<&'a PaddingMask>> for Hidden<'a> {
+    fn from(keys: Option<&'a PaddingMask>) -> Self {
+        Self { keys, pairs: None }
     }
 }
 

@@ -111,7 +111,7 @@ impl AugmentConfig {
             let area = w * h * between(self.scale, at(Choice::Area));
             let ratio = between(self.ratio.map(f64::ln), at(Choice::Ratio)).exp();
             let ratio = match resize {
-                Resize::Crop => ratio,
+                Resize::Crop | Resize::ClipProcessor | Resize::BridgetowerProcessor => ratio,
                 Resize::Squash => ratio * w / h,
             };
             let part_w = (area * ratio).sqrt().round() as u32;
@@ -143,6 +143,7 @@ fn bits(draw: u64, attempt: u64, choice: Choice) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::images::Filter;
     use image::Rgb;
 
     const CONFIG: AugmentConfig = AugmentConfig {
@@ -155,6 +156,7 @@ mod tests {
         ImageSpec {
             size: 8,
             resize,
+            filter: Filter::Bicubic,
             mean: [0.5; 3],
             std: [0.5; 3],
         }

@@ -23,7 +23,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::augment::AugmentConfig;
 use crate::error::DataError;
-use crate::images::{ImageSpec, Resize};
+use crate::images::{Filter, ImageSpec, Resize};
 
 /// What to train on and how it becomes batches.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -35,6 +35,8 @@ pub struct DataConfig {
     pub image_size: usize,
     /// How a picture becomes square.
     pub resize: Resize,
+    /// How pixels between pixels are computed.
+    pub filter: Filter,
     /// Mean per channel (R, G, B) of pixel values in 0..1, subtracted.
     pub mean: [f32; 3],
     /// Standard deviation per channel of pixel values in 0..1, divided by.
@@ -71,6 +73,7 @@ impl Default for DataConfig {
             source: SourceKind::Scenes,
             image_size: 224,
             resize: Resize::Crop,
+            filter: Filter::Bicubic,
             mean: [0.5; 3],
             std: [0.5; 3],
             augment: None,
@@ -405,6 +408,7 @@ impl DataConfig {
         ImageSpec {
             size: self.image_size,
             resize: self.resize,
+            filter: self.filter,
             mean: self.mean,
             std: self.std,
         }

@@ -46,6 +46,14 @@ pub enum DataError {
         /// What is wrong.
         reason: String,
     },
+    /// A `preprocessor_config.json` that cannot be followed.
+    #[error("{}: {reason}", path.display())]
+    Processor {
+        /// The file.
+        path: PathBuf,
+        /// What is not supported.
+        reason: String,
+    },
     /// A split without samples was asked for samples.
     #[error("the {split} split of {source_name} holds no samples{hint}")]
     Empty {

@@ -19,11 +19,27 @@ use crate::error::panic_text;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Resize {
-    /// The shorter side is brought to size, then the centre is cut out (METER, CLIP).
+    /// The shorter side is brought to size, then the centre is cut out, as torchvision does (METER, OpenAI's CLIP).
     #[default]
     Crop,
-    /// Both sides are brought to size; nothing is lost, proportions change.
+    /// Both sides are brought to size; nothing is lost, proportions change (ViT).
     Squash,
+    /// As `crop`, with the centre of an odd rest rounded as Hugging Face's `CLIPImageProcessor` does.
+    ClipProcessor,
+    /// Hugging Face's `BridgeTowerImageProcessor`: the shorter side is brought to size, the longer one to at most 1333 / 800
+    /// of it, both are rounded down to a multiple of 32, then the centre is cut out; what is missing is black.
+    BridgetowerProcessor,
+}
+
+/// How pixels between pixels are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Filter {
+    /// Pillow's `BICUBIC` (Keys' kernel with a = -0.5): CLIP, BridgeTower, METER.
+    #[default]
+    Bicubic,
+    /// Pillow's `BILINEAR`: ViT and DeiT.
+    Bilinear,
 }
 
 /// How pictures become pixels for the model.
@@ -33,6 +49,8 @@ pub struct ImageSpec {
     pub size: usize,
     /// How a picture becomes square.
     pub resize: Resize,
+    /// How pixels between pixels are computed.
+    pub filter: Filter,
     /// Mean per channel, subtracted from values in 0..1.
     pub mean: [f32; 3],
     /// Standard deviation per channel, divided by.
@@ -185,7 +203,7 @@ impl ImageSpec {
     /// first: a picture of 1 x 100,000 pixels would otherwise be blown up to gigabytes.
     const LONGEST_STRIP: f64 = 8.0;
 
-    /// Makes a picture square and of the model's size, by Pillow's bicubic filter.
+    /// Makes a picture square and of the model's size, as Pillow does.
     ///
     /// # Shapes
     ///
@@ -197,8 +215,8 @@ impl ImageSpec {
     pub fn square(&self, picture: &RgbImage) -> Result<RgbImage, String> {
         let size = self.size as u32;
         match self.resize {
-            Resize::Squash => resize(picture, size, size),
-            Resize::Crop => {
+            Resize::Squash => resize(picture, size, size, self.filter),
+            Resize::Crop | Resize::ClipProcessor | Resize::BridgetowerProcessor => {
                 let (width, height) = picture.dimensions();
                 let short = width.min(height);
                 let longest = (f64::from(short) * Self::LONGEST_STRIP) as u32;
@@ -213,18 +231,20 @@ impl ImageSpec {
                     );
                     return self.square(&strip.to_image());
                 }
-                // torchvision's Resize(size) and CenterCrop(size): the longer side is rounded down, the offset is
-                // rounded half to even.
-                let long = |side: u32| {
-                    (u64::from(size) * u64::from(side) / u64::from(short.max(1))) as u32
+                let (width, height) = match self.resize {
+                    Resize::BridgetowerProcessor => bridgetower_size(width, height, size),
+                    _ => {
+                        // torchvision's Resize(size) rounds the longer side down.
+                        let long = |side: u32| {
+                            (u64::from(size) * u64::from(side) / u64::from(short.max(1))) as u32
+                        };
+                        (long(width).max(size), long(height).max(size))
+                    }
                 };
-                let (width, height) = (long(width).max(size), long(height).max(size));
-                let resized = resize(picture, width, height)?;
-                let offset = |side: u32| (f64::from(side - size) / 2.0).round_ties_even() as u32;
-                Ok(
-                    image::imageops::crop_imm(&resized, offset(width), offset(height), size, size)
-                        .to_image(),
-                )
+                let resized = resize(picture, width, height, self.filter)?;
+                // torchvision's CenterCrop(size) rounds the offset half to even, Hugging Face rounds it down.
+                let even = self.resize == Resize::Crop;
+                Ok(cut_centre(&resized, size, even))
             }
         }
     }
@@ -277,9 +297,64 @@ pub fn thumbnail(picture: &RgbImage, side: u32) -> RgbImage {
     image::imageops::thumbnail(picture, scaled(width), scaled(height))
 }
 
-fn resize(picture: &RgbImage, width: u32, height: u32) -> Result<RgbImage, String> {
+/// The size to which `BridgeTowerImageProcessor` brings a picture, width first.
+fn bridgetower_size(width: u32, height: u32, shorter: u32) -> (u32, u32) {
+    const DIVISOR: u32 = 32;
+    let (w, h, shorter) = (f64::from(width), f64::from(height), f64::from(shorter));
+    let longest = (1333.0 / 800.0 * shorter).floor();
+    let scale = shorter / w.min(h);
+    let (mut new_h, mut new_w) = match h < w {
+        true => (shorter, scale * w),
+        false => (scale * h, shorter),
+    };
+    if new_h.max(new_w) > longest {
+        let scale = longest / new_h.max(new_w);
+        (new_h, new_w) = (scale * new_h, scale * new_w);
+    }
+    let coarse = |side: f64| ((side + 0.5) as u32 / DIVISOR * DIVISOR).max(DIVISOR);
+    (coarse(new_w), coarse(new_h))
+}
+
+/// The square in the middle; a side that is too short is filled with black on both ends, more at the end where the rest is
+/// odd.
+fn cut_centre(picture: &RgbImage, size: u32, round_even: bool) -> RgbImage {
+    let (width, height) = picture.dimensions();
+    let offset = |side: u32| {
+        let rest = side.saturating_sub(size);
+        match round_even {
+            true => (f64::from(rest) / 2.0).round_ties_even() as u32,
+            false => rest / 2,
+        }
+    };
+    let (w, h) = (width.min(size), height.min(size));
+    let part = image::imageops::crop_imm(picture, offset(width), offset(height), w, h).to_image();
+    if (w, h) == (size, size) {
+        return part;
+    }
+    let mut square = RgbImage::new(size, size);
+    let (left, top) = ((size - w) / 2, (size - h) / 2);
+    image::imageops::replace(&mut square, &part, i64::from(left), i64::from(top));
+    square
+}
+
+/// Brings a picture to size as Pillow does: across, then down, rounded to whole levels in between. The resizer on its own
+/// goes the other way round, which differs by two levels at hard edges.
+fn resize(picture: &RgbImage, width: u32, height: u32, filter: Filter) -> Result<RgbImage, String> {
+    let across = resize_once(picture, width, picture.height(), filter)?;
+    let across = across.as_ref().unwrap_or(picture);
+    let down = resize_once(across, width, height, filter)?;
+    Ok(down.unwrap_or_else(|| across.clone()))
+}
+
+/// None where the size is that already.
+fn resize_once(
+    picture: &RgbImage,
+    width: u32,
+    height: u32,
+    filter: Filter,
+) -> Result<Option<RgbImage>, String> {
     if picture.dimensions() == (width, height) {
-        return Ok(picture.clone());
+        return Ok(None);
     }
     let source = ImageRef::new(
         picture.width(),
@@ -289,14 +364,19 @@ fn resize(picture: &RgbImage, width: u32, height: u32) -> Result<RgbImage, Strin
     )
     .map_err(|error| error.to_string())?;
     let mut target = Image::new(width, height, PixelType::U8x3);
+    let filter = match filter {
+        Filter::Bicubic => FilterType::CatmullRom,
+        Filter::Bilinear => FilterType::Bilinear,
+    };
     Resizer::new()
         .resize(
             &source,
             &mut target,
-            &ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom)),
+            &ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter)),
         )
         .map_err(|error| error.to_string())?;
     RgbImage::from_raw(width, height, target.into_vec())
+        .map(Some)
         .ok_or_else(|| "resizing gave the wrong number of pixels".to_owned())
 }
 
@@ -608,6 +688,7 @@ mod tests {
         ImageSpec {
             size,
             resize,
+            filter: Filter::Bicubic,
             mean: [0.5, 0.25, 0.0],
             std: [0.5, 0.25, 1.0],
         }
@@ -620,7 +701,7 @@ mod tests {
         const TOLERANCE: u8 = 1;
         let picture = RgbImage::from_fn(12, 9, |x, y| Rgb([((x * y * 7 + 3 * x) % 256) as u8; 3]));
         let small = spec(5, Resize::Squash);
-        let small = resize(&picture, small.size as u32, 4).unwrap();
+        let small = resize(&picture, small.size as u32, 4, Filter::Bicubic).unwrap();
         for (pixel, expected) in small.pixels().zip(PILLOW) {
             assert!(
                 close(*pixel, [expected; 3], TOLERANCE),

@@ -8,6 +8,7 @@ pub mod images;
 pub mod loader;
 pub mod masking;
 mod order;
+pub mod processor;
 pub mod skip;
 pub mod source;
 pub mod sources;

@@ -428,6 +428,19 @@ impl CrossModalEncoder {
         self.image.pool(image)
     }
 
+    /// Both summaries side by side: what stands for a pair.
+    ///
+    /// # Shapes
+    ///
+    /// - fused: `B` pairs
+    /// - output: `[B, 2 D]`
+    pub fn pool(&self, fused: &FusionOutput) -> Tensor<2> {
+        Tensor::cat(
+            vec![self.pool_text(&fused.text), self.pool_image(&fused.image)],
+            1,
+        )
+    }
+
     /// Runs both streams.
     ///
     /// # Shapes

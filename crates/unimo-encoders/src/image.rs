@@ -2,7 +2,7 @@
 //!
 //! Source: Dosovitskiy et al. 2021; CLIP's tower adds a norm before the blocks and has no bias on the patches.
 //!
-//! Shape legend: `B` rows, `P` patch size, `G` patches per side, `N = G * G + 1` positions, `D` width.
+//! Shape legend: `B` rows, `P` patch size, `G` patches per side, `N` positions (class tokens and `G * G` patches), `D` width.
 
 use burn::module::{Module, Param};
 use burn::tensor::{FloatDType, Tensor, TensorData, assert_shape};
@@ -37,6 +37,8 @@ pub struct ImageEncoderConfig {
     pub pre_norm: bool,
     /// A bias on the patch embedding: ViT has it, CLIP does not.
     pub patch_bias: bool,
+    /// A second token behind the class token: distilled DeiT has it.
+    pub distillation_token: bool,
     /// On embeddings, attention weights and residual branches.
     pub dropout: f64,
 }
@@ -64,6 +66,11 @@ impl ImageEncoderConfig {
         self.image_size / self.patch_size
     }
 
+    /// Tokens before the patches.
+    pub fn class_tokens(&self) -> usize {
+        1 + usize::from(self.distillation_token)
+    }
+
     /// A new encoder.
     pub fn init(&self, init: &mut Init) -> ImageEncoder {
         let block = BlockConfig {
@@ -76,10 +83,12 @@ impl ImageEncoderConfig {
         };
         let inputs = Images::CHANNELS * self.patch_size * self.patch_size;
         let norm = |init: &mut Init| LayerNorm::new(init, self.width, self.layer_norm_eps);
+        let positions = self.grid() * self.grid() + self.class_tokens();
         ImageEncoder {
             patch_embedding: Linear::new(init, inputs, self.width, self.patch_bias),
             class_embedding: init.normal([self.width]),
-            position_embedding: init.normal([self.grid() * self.grid() + 1, self.width]),
+            distillation_embedding: self.distillation_token.then(|| init.normal([self.width])),
+            position_embedding: init.normal([positions, self.width]),
             pre_norm: self.pre_norm.then(|| norm(init)),
             dropout: Dropout::new(self.dropout),
             layers: (0..self.layers)
@@ -99,7 +108,9 @@ pub struct ImageEncoder {
     pub patch_embedding: Linear,
     /// `[D]`.
     pub class_embedding: Param<Tensor<1>>,
-    /// `[N, D]`, the class token first.
+    /// `[D]`.
+    pub distillation_embedding: Option<Param<Tensor<1>>>,
+    /// `[N, D]`, the class tokens first.
     pub position_embedding: Param<Tensor<2>>,
     /// Before the blocks.
     pub pre_norm: Option<LayerNorm>,
@@ -129,11 +140,13 @@ impl ImageEncoder {
         let (down, across) = (height / p, width / p);
         let [positions, d] = self.position_embedding.dims();
         assert_shape!(pixels, [_, 3, _, _]);
+        let tokens: Vec<_> = std::iter::once(&self.class_embedding)
+            .chain(&self.distillation_embedding)
+            .collect();
+        let needed = down * across + tokens.len();
         assert_eq!(
-            down * across + 1,
-            positions,
-            "{height} x {width} pixels need {} positions; `with_grid` interpolates them",
-            down * across + 1
+            needed, positions,
+            "{height} x {width} pixels need {needed} positions; `with_grid` interpolates them"
         );
         // [B, 3, G, P, G, P] -> [B, G * G, 3 * P * P]: each row is a patch, ordered as a convolution kernel.
         let patches = cast(pixels, self.dtype)
@@ -141,11 +154,17 @@ impl ImageEncoder {
             .permute([0, 2, 4, 1, 3, 5])
             .reshape([rows, down * across, channels * p * p]);
         let patches = self.patch_embedding.forward(patches);
-        let class = same_dtype(self.class_embedding.val(), &patches)
-            .reshape([1, 1, d])
-            .expand([rows, 1, d]);
         let position = same_dtype(self.position_embedding.val(), &patches).unsqueeze::<3>();
-        let mut x = Tensor::cat(vec![class, patches], 1) + position;
+        let mut parts: Vec<_> = tokens
+            .into_iter()
+            .map(|token| {
+                same_dtype(token.val(), &patches)
+                    .reshape([1, 1, d])
+                    .expand([rows, 1, d])
+            })
+            .collect();
+        parts.push(patches);
+        let mut x = Tensor::cat(parts, 1) + position;
         if let Some(norm) = &self.pre_norm {
             x = norm.forward(x);
         }
@@ -176,10 +195,11 @@ impl ImageEncoder {
     /// The same encoder for `grid x grid` patches: positions are interpolated bicubically, the class token's kept
     /// (towers of METER and UNIMO-2 do so on a change of resolution).
     pub fn with_grid(mut self, grid: usize) -> Self {
+        let tokens = 1 + usize::from(self.distillation_embedding.is_some());
         self.position_embedding = self.position_embedding.map(|old| {
             let device = old.device();
             let [positions, width] = old.dims();
-            let from = (positions - 1).isqrt();
+            let from = (positions - tokens).isqrt();
             if from == grid {
                 return old;
             }
@@ -190,10 +210,11 @@ impl ImageEncoder {
                 .convert::<f32>()
                 .iter::<f32>()
                 .collect();
-            let (class, patches) = values.split_at(width);
+            let (class, patches) = values.split_at(tokens * width);
             let mut new = class.to_vec();
             new.extend(resize_grid(patches, from, grid, width));
-            let new = Tensor::from_data(TensorData::new(new, [grid * grid + 1, width]), &device);
+            let new =
+                Tensor::from_data(TensorData::new(new, [grid * grid + tokens, width]), &device);
             new.set_require_grad(tracked)
         });
         self
@@ -259,6 +280,7 @@ mod tests {
             layer_norm_eps: 1e-5,
             pre_norm: true,
             patch_bias: false,
+            distillation_token: false,
             dropout: 0.0,
         }
     }

@@ -20,6 +20,7 @@
 //!     layer_norm_eps: 1e-5,
 //!     pre_norm: true,
 //!     patch_bias: false,
+//!     distillation_token: false,
 //!     dropout: 0.0,
 //! };
 //! config.validate().unwrap();
@@ -31,7 +32,13 @@
 //! ```
 
 pub mod backbone;
+pub mod clip;
+pub mod export;
 pub mod fusion;
 pub mod image;
+pub mod import;
 pub mod managers;
+pub mod names;
+pub mod public;
 pub mod text;
+pub mod weights;

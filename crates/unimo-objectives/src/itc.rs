@@ -1,28 +1,51 @@
 //! Image-text contrast: a caption is nearer to its image than to the batch's other images, and the reverse.
 //!
 //! Source: ALBEF (Li et al. 2021), section 3.2: 256-d projections of the class tokens, learnable temperature clamped to
-//! [0.001, 0.5]; optionally a momentum encoder with a queue of its features, and its soft targets (section 3.3).
+//! [0.001, 0.5]; optionally a momentum encoder with a queue of its features, and its soft targets (section 3.3). The
+//! temperature is learned as CLIP's logit scale, `ln(1 / temperature)`: its gradient has the size of the others'.
+//! [`Views::Three`] is `BridgeTowerForContrastiveLearning` of Hugging Face.
 //!
 //! Shape legend: `B` samples, `E` width of the common space, `Q` queue length.
 
 use burn::module::{Module, Param};
 use burn::tensor::activation::{log_softmax, softmax};
-use burn::tensor::{Device, Tensor, TensorData, assert_shape};
+use burn::tensor::{Device, Int, Tensor, TensorData, assert_shape};
+use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use unimo_core::average;
 use unimo_core::config::{self, ConfigError};
 use unimo_core::init::Init;
 use unimo_core::kernels;
-use unimo_core::layers::Linear;
+use unimo_core::layers::{Linear, normalise};
 use unimo_core::parameters;
 use unimo_encoders::backbone::{Backbone, BackboneConfig, ImageFeatures, TextFeatures};
-use unimo_encoders::fusion::FusionOutput;
+use unimo_encoders::fusion::{CrossModalEncoder, FusionOutput};
 use unimo_encoders::image::ImageEncoder;
+use unimo_encoders::names::{Form, Rule, rule};
 use unimo_encoders::text::{TextEncoder, TextInput};
 
 use crate::mlm::{count_correct, ints};
 use crate::objective::{Carry, Needs, Objective, Outcome, Pairs, UniModal};
 use crate::single_precision;
+
+/// What is contrasted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Views {
+    /// Texts with images, each after its own encoder, in both directions (ALBEF).
+    Two,
+    /// Texts with images as the cross-modal encoder takes them, and both with the fused pairs, in one direction each
+    /// (BridgeTower).
+    Three,
+}
+
+/// Names of this head in BridgeTower.
+pub const PUBLIC_NAMES: &[Rule] = &[
+    rule("text_projection", "itc_text_head.fc", Form::Linear),
+    rule("image_projection", "itc_image_head.fc", Form::Linear),
+    rule("cross_projection", "itc_cross_modal_head.fc", Form::Linear),
+    rule("logit_scale", "logit_scale", Form::Scalar),
+];
 
 /// `[objectives.itc]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,6 +53,8 @@ use crate::single_precision;
 pub struct ItcConfig {
     /// Factor of the loss in the sum.
     pub weight: f64,
+    /// What is contrasted.
+    pub views: Views,
     /// `E`.
     pub width: usize,
     /// Starting temperature; similarities are divided by it.
@@ -71,6 +96,12 @@ impl ItcConfig {
             self.temperature,
             format_args!("must be within temperature_range = [{low}, {high}]"),
         )?;
+        ConfigError::unless(
+            self.views == Views::Two || self.momentum.is_none(),
+            "views",
+            "three",
+            "must be \"two\" with a momentum encoder",
+        )?;
         if let Some(momentum) = &self.momentum {
             config::probability("momentum.decay", momentum.decay)?;
             config::probability("momentum.alpha", momentum.alpha)?;
@@ -82,7 +113,11 @@ impl ItcConfig {
     /// A new head; the momentum encoder starts as a copy of the backbone's.
     pub fn init(&self, init: &mut Init, model: &BackboneConfig, backbone: &Backbone) -> Itc {
         let text_projection = Linear::new(init, model.text.width, self.width, true);
-        let image_projection = Linear::new(init, model.image.width, self.width, true);
+        let (image_width, cross_width) = match self.views {
+            Views::Two => (model.image.width, None),
+            Views::Three => (model.fusion.width, Some(2 * model.fusion.width)),
+        };
+        let image_projection = Linear::new(init, image_width, self.width, true);
         let momentum = self.momentum.as_ref().map(|config| Momentum {
             text: average::frozen_copy(&backbone.text),
             image: average::frozen_copy(&backbone.image),
@@ -95,7 +130,8 @@ impl ItcConfig {
         Itc {
             text_projection,
             image_projection,
-            temperature: init.constant([1], self.temperature as f32),
+            cross_projection: cross_width.map(|width| Linear::new(init, width, self.width, true)),
+            logit_scale: init.constant([1], logit_scale(self.temperature) as f32),
             momentum,
             config: self.clone(),
         }
@@ -109,8 +145,10 @@ pub struct Itc {
     pub text_projection: Linear,
     /// Image width to `E`.
     pub image_projection: Linear,
-    /// `[1]`.
-    pub temperature: Param<Tensor<1>>,
+    /// Pair width to `E`, with three views.
+    pub cross_projection: Option<Linear>,
+    /// `[1]`: similarities are multiplied by its exponential.
+    pub logit_scale: Param<Tensor<1>>,
     /// The momentum encoder and its queue.
     pub momentum: Option<Momentum>,
     /// What it was made from.
@@ -145,7 +183,31 @@ impl Itc {
     ///
     /// - output: `[B, E]`
     pub fn embed_images(&self, images: &ImageFeatures) -> Tensor<2> {
-        embed(&self.image_projection, images.class.clone())
+        let class = match (self.config.views, images.states.last()) {
+            (Views::Three, Some(state)) => state.clone().narrow(1, 0, 1).squeeze_dim::<2>(1),
+            _ => images.class.clone(),
+        };
+        embed(&self.image_projection, class)
+    }
+
+    /// Fused pairs in the common space, each of length 1; none with two views.
+    ///
+    /// # Shapes
+    ///
+    /// - fused: `B` pairs
+    /// - output: `[B, E]`
+    pub fn embed_pairs(
+        &self,
+        fusion: &CrossModalEncoder,
+        fused: &FusionOutput,
+    ) -> Option<Tensor<2>> {
+        let projection = self.cross_projection.as_ref()?;
+        Some(embed(projection, fusion.pool(fused)))
+    }
+
+    /// What similarities are multiplied by, `[1, 1]`.
+    pub fn scale(&self) -> Tensor<2> {
+        self.logit_scale.val().exp().unsqueeze::<2>()
     }
 
     /// Texts in the common space, each of length 1.
@@ -217,16 +279,20 @@ impl Objective for Itc {
 
     fn similarity(&self, batch: &UniModal) -> Option<Tensor<2>> {
         let (texts, images) = self.embeddings(batch)?;
-        let temperature = self.temperature.val().without_autodiff().unsqueeze::<2>();
         let texts = texts.without_autodiff();
-        Some(texts.matmul(images.without_autodiff().transpose()) / temperature)
+        let similarity = texts.matmul(images.without_autodiff().transpose());
+        Some(similarity * self.scale().without_autodiff())
+    }
+
+    fn pairs(&self, batch: &UniModal, _rng: &mut ChaCha8Rng) -> Option<Pairs> {
+        (self.config.views == Views::Three).then(|| Pairs::matched(batch.samples))
     }
 
     fn loss(
         &self,
-        _backbone: &Backbone,
+        backbone: &Backbone,
         batch: &UniModal,
-        _fused: Option<(&Pairs, FusionOutput)>,
+        fused: Option<(&Pairs, FusionOutput)>,
     ) -> Outcome {
         let n = batch.samples;
         let (texts, images) = self
@@ -234,10 +300,18 @@ impl Objective for Itc {
             .expect("invariant: the step gives what `needs` asks for");
         assert_shape!(texts, [n, self.config.width]);
         let device = texts.device();
-        let temperature = self.temperature.val().unsqueeze::<2>();
-        let scores =
-            |a: &Tensor<2>, b: Tensor<2>| a.clone().matmul(b.transpose()) / temperature.clone();
+        let scale = self.scale();
+        let scores = |a: &Tensor<2>, b: Tensor<2>| a.clone().matmul(b.transpose()) * scale.clone();
         let labels = ints((0..n as i32).collect(), &device);
+        let crossed = fused.and_then(|(_, fused)| self.embed_pairs(&backbone.fusion, &fused));
+        if let Some(crossed) = crossed {
+            let all = [
+                scores(&texts, images.clone()),
+                scores(&texts, crossed.clone()),
+                scores(&images, crossed),
+            ];
+            return contrast(all.into(), &labels);
+        }
 
         let (to_images, to_texts, targets, carry) = match &self.momentum {
             None => (
@@ -279,29 +353,21 @@ impl Objective for Itc {
                 )
             }
         };
-        let correct = count_correct(to_images.clone(), labels.clone())
-            + count_correct(to_texts.clone(), labels.clone());
-        let loss = match targets {
-            None => {
-                kernels::cross_entropy(to_images, labels.clone()).mean()
-                    + kernels::cross_entropy(to_texts, labels).mean()
-            }
-            Some((image_targets, text_targets)) => {
-                soft_cross_entropy(to_images, image_targets)
-                    + soft_cross_entropy(to_texts, text_targets)
-            }
-        };
-        Outcome {
-            loss: loss.mul_scalar(0.5),
-            correct,
-            count: 2 * n,
-            carry,
+        let mut outcome = contrast(vec![to_images.clone(), to_texts.clone()], &labels);
+        if let Some((image_targets, text_targets)) = targets {
+            let loss = soft_cross_entropy(to_images, image_targets)
+                + soft_cross_entropy(to_texts, text_targets);
+            outcome.loss = loss.mul_scalar(0.5);
         }
+        outcome.carry = carry;
+        outcome
     }
 
     fn after_step(&mut self, backbone: &Backbone, carries: Vec<Carry>) {
         let [low, high] = self.config.temperature_range;
-        self.temperature = parameters::update(self.temperature.clone(), |t| t.clamp(low, high));
+        self.logit_scale = parameters::update(self.logit_scale.clone(), |scale| {
+            scale.clamp(logit_scale(high), logit_scale(low))
+        });
         let decay = self.config.momentum.as_ref().map(|m| m.decay);
         if let (Some(mut momentum), Some(decay)) = (self.momentum.take(), decay) {
             momentum.text = average::update(momentum.text, &backbone.text, decay);
@@ -326,13 +392,36 @@ fn embed(projection: &Linear, class: Tensor<2>) -> Tensor<2> {
     normalise(single_precision(projection.forward(class)))
 }
 
-/// Rows of length 1, as PyTorch's `F.normalize` with its eps.
-fn normalise(x: Tensor<2>) -> Tensor<2> {
-    const EPS: f64 = 1e-12;
-    let squares = x.clone().square().sum_dim(1);
-    // The square root's slope at 0 is infinite, so the clamp comes before it.
-    let length = squares.clamp_min(EPS * EPS).sqrt();
-    x / length
+/// `ln(1 / temperature)`.
+fn logit_scale(temperature: f64) -> f64 {
+    temperature.recip().ln()
+}
+
+/// The mean of cross-entropies, row `i` of each belonging to column `i`.
+///
+/// # Shapes
+///
+/// - scores: `[B, N]` each; labels: `[B]`
+fn contrast(scores: Vec<Tensor<2>>, labels: &Tensor<1, Int>) -> Outcome {
+    let count = scores.len();
+    let sum = |a: Tensor<1>, b: Tensor<1>| a + b;
+    let correct = scores
+        .iter()
+        .map(|s| count_correct(s.clone(), labels.clone()))
+        .reduce(|a, b| a + b)
+        .expect("invariant: something is contrasted");
+    let loss = scores
+        .into_iter()
+        .map(|s| kernels::cross_entropy(s, labels.clone()).mean())
+        .reduce(sum)
+        .expect("invariant: something is contrasted");
+    let [rows] = labels.dims();
+    Outcome {
+        loss: loss.div_scalar(count as f64),
+        correct,
+        count: count * rows,
+        carry: None,
+    }
 }
 
 fn frozen<const D: usize>(value: Tensor<D>) -> Param<Tensor<D>> {

@@ -16,6 +16,7 @@ use unimo_core::kernels;
 use unimo_core::layers::Linear;
 use unimo_encoders::backbone::{Backbone, BackboneConfig};
 use unimo_encoders::fusion::{CrossModalEncoder, FusionOutput};
+use unimo_encoders::names::{Form, Rule, rule};
 
 use crate::mlm::{count_correct, ints};
 use crate::objective::{Needs, Objective, Outcome, Pairs, UniModal};
@@ -74,6 +75,9 @@ impl ItmConfig {
 const CLASSES: usize = 2;
 const MATCHED: usize = 1;
 
+/// Names of this head in METER and BridgeTower.
+pub const PUBLIC_NAMES: &[Rule] = &[rule("classifier", "itm_score.fc", Form::Linear)];
+
 /// The head of image-text matching.
 #[derive(Module, Debug)]
 pub struct Itm {
@@ -92,9 +96,7 @@ impl Itm {
     /// - fused: `P` pairs
     /// - output: `[P, 2]`
     pub fn logits(&self, fusion: &CrossModalEncoder, fused: &FusionOutput) -> Tensor<2> {
-        let text = fusion.pool_text(&fused.text);
-        let image = fusion.pool_image(&fused.image);
-        self.classifier.forward(Tensor::cat(vec![text, image], 1))
+        self.classifier.forward(fusion.pool(fused))
     }
 
     /// How much more "yes" than "no", the score that ranks pairs.

@@ -15,6 +15,7 @@ use unimo_core::kernels;
 use unimo_core::layers::{Activation, LayerNorm, Linear};
 use unimo_encoders::backbone::{Backbone, BackboneConfig};
 use unimo_encoders::fusion::FusionOutput;
+use unimo_encoders::names::{Form, Rule, rule};
 
 use crate::objective::{Needs, Objective, Outcome, Pairs, UniModal};
 use crate::single_precision;
@@ -66,6 +67,21 @@ impl MlmConfig {
     }
 }
 
+/// Names of this head in METER and BridgeTower.
+pub const PUBLIC_NAMES: &[Rule] = &[
+    rule("dense", "mlm_score.transform.dense", Form::Linear),
+    rule("norm", "mlm_score.transform.LayerNorm", Form::Same),
+    rule("decoder.bias", "mlm_score.bias", Form::Tensor),
+    rule("decoder", "mlm_score.decoder", Form::Linear),
+];
+
+/// Names of this head in this project's PyTorch twin.
+pub const TWIN_NAMES: &[Rule] = &[
+    rule("dense", "mlm_score.transform.dense", Form::Linear),
+    rule("norm", "mlm_score.transform.LayerNorm", Form::Same),
+    rule("decoder", "mlm_score.decoder", Form::Linear),
+];
+
 /// The head of masked language modelling.
 #[derive(Module, Debug)]
 pub struct Mlm {
@@ -113,8 +129,7 @@ impl Objective for Mlm {
         let first = batch.masked?;
         Some(Pairs {
             texts: (first..first + batch.samples).collect(),
-            images: (0..batch.samples).collect(),
-            matched: vec![true; batch.samples],
+            ..Pairs::matched(batch.samples)
         })
     }
 

@@ -55,6 +55,17 @@ pub struct Pairs {
     pub matched: Vec<bool>,
 }
 
+impl Pairs {
+    /// Every sample with itself.
+    pub fn matched(samples: usize) -> Self {
+        Self {
+            texts: (0..samples).collect(),
+            images: (0..samples).collect(),
+            matched: vec![true; samples],
+        }
+    }
+}
+
 /// An objective's result on one batch.
 #[derive(Debug, Clone)]
 pub struct Outcome {

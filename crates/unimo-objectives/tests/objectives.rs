@@ -14,7 +14,7 @@ use unimo_encoders::backbone::{Backbone, BackboneConfig};
 use unimo_encoders::fusion::{FusionConfig, Levels, Link};
 use unimo_encoders::image::ImageEncoderConfig;
 use unimo_encoders::text::{Positions, TextEncoderConfig};
-use unimo_objectives::itc::{ItcConfig, MomentumConfig};
+use unimo_objectives::itc::{ItcConfig, MomentumConfig, Views};
 use unimo_objectives::itm::{ItmConfig, Layout, Negatives};
 use unimo_objectives::mlm::MlmConfig;
 use unimo_objectives::{Objectives, ObjectivesConfig, Step};
@@ -50,6 +50,7 @@ fn model() -> BackboneConfig {
             layer_norm_eps: 1e-5,
             pre_norm: true,
             patch_bias: false,
+            distillation_token: false,
             dropout: 0.0,
         },
         fusion: FusionConfig {
@@ -86,6 +87,7 @@ fn objectives(momentum: bool) -> ObjectivesConfig {
         itc: Some(ItcConfig {
             weight: 1.5,
             width: 4,
+            views: Views::Two,
             temperature: 0.07,
             temperature_range: [0.05, 0.1],
             momentum: momentum.then_some(MomentumConfig {
@@ -275,9 +277,9 @@ fn the_momentum_encoder_follows_and_its_queue_goes_round() {
 fn the_temperature_is_clamped_after_the_step_and_not_before() {
     let (backbone, mut heads, device) = build(false);
     let itc = heads.itc.as_mut().unwrap();
-    itc.temperature = parameters::update(itc.temperature.clone(), |t| t.mul_scalar(100.0));
+    itc.logit_scale = parameters::update(itc.logit_scale.clone(), |scale| scale.sub_scalar(4.6));
     let _ = run(&backbone, &heads, &device, &batch([0, 1, 2]));
-    let now = |heads: &Objectives| value(&heads.itc.as_ref().unwrap().temperature.val());
+    let now = |heads: &Objectives| 1.0 / value(&heads.itc.as_ref().unwrap().scale().reshape([1]));
     assert!(now(&heads) > 6.0);
     heads.after_step(&backbone, Vec::new());
     assert!((now(&heads) - 0.1).abs() < TOLERANCE);

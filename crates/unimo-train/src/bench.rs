@@ -370,6 +370,7 @@ pub fn backbone(size: &Size, family: Family) -> BackboneConfig {
             layer_norm_eps,
             pre_norm: true,
             patch_bias: false,
+            distillation_token: false,
             dropout: 0.0,
         },
         fusion: FusionConfig {

@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use unimo_core::config::ConfigError;
 use unimo_data::DataError;
+use unimo_encoders::import::ImportError;
+use unimo_encoders::public::PublicConfigError;
+use unimo_encoders::weights::WeightsError;
 use unimo_eval::EvalError;
 
 use crate::report::ReportError;
@@ -102,6 +105,15 @@ pub enum TrainError {
         /// Keys of the objectives.
         objectives: String,
     },
+    /// From a public checkpoint's `config.json`.
+    #[error(transparent)]
+    PublicConfig(#[from] PublicConfigError),
+    /// From a file of weights.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// Public weights that do not fit.
+    #[error(transparent)]
+    Import(#[from] ImportError),
     /// From the data.
     #[error(transparent)]
     Data(#[from] DataError),

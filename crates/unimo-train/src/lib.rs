@@ -17,6 +17,8 @@ pub mod error;
 pub mod evaluation;
 pub mod model;
 pub mod optimizer;
+pub mod parity;
+pub mod pretrained;
 pub mod progress;
 pub mod recipe;
 pub mod report;

@@ -9,7 +9,7 @@ use unimo_train::device::DeviceChoice;
 use unimo_train::error::TrainError;
 use unimo_train::recipe::{BUILT_IN, Overrides, Recipe};
 use unimo_train::run::RunFolder;
-use unimo_train::{backend_check, bench, evaluation, report, torture, training};
+use unimo_train::{backend_check, bench, evaluation, parity, report, torture, training};
 
 /// Vision-language pre-training: UNIMO-3, METER, BridgeTower and ManagerTower from image-text files to a trained and
 /// evaluated model.
@@ -43,6 +43,11 @@ enum Command {
     /// Check that this machine computes what it should.
     #[command(subcommand)]
     Check(Check),
+    /// Compare outputs and gradients with those that a reference implementation wrote.
+    ///
+    /// Reads config.json, model.safetensors and io.safetensors (in.*, out.*, grad.*) of BERT, RoBERTa, XLM-R, ViT, DeiT,
+    /// CLIP, BridgeTower, METER or UNIMO-3. It fails if a tensor is further off than rounding explains.
+    Parity(parity::ParityArgs),
     /// Check that nothing is lost when a run is killed.
     #[command(subcommand)]
     Torture(Torture),
@@ -241,6 +246,7 @@ fn run(command: Command) -> Result<(), TrainError> {
         Command::Check(Check::Backend(args)) => {
             backend_check::run(&args, &mut |line| println!("{line}"))
         }
+        Command::Parity(args) => parity::run(&args, &mut |line| println!("{line}")),
         Command::Torture(Torture::Resume(args)) => {
             torture::resume(&args, &mut |line| println!("{line}"))
         }

@@ -3,8 +3,8 @@
 use burn::module::Module;
 use burn::tensor::{Device, FloatDType};
 use unimo_core::init::Init;
-use unimo_encoders::backbone::Backbone;
-use unimo_objectives::Objectives;
+use unimo_encoders::backbone::{Backbone, BackboneConfig};
+use unimo_objectives::{Objectives, ObjectivesConfig};
 
 use crate::recipe::{ComputeDtype, Recipe};
 
@@ -22,10 +22,20 @@ impl Model {
     pub fn new(recipe: &Recipe, device: &Device) -> Self {
         let mut init =
             Init::new(device, recipe.seed).with_deviation(recipe.model.initializer_range as f32);
-        let backbone = recipe.model.init(&mut init);
+        let dtype = float_dtype(recipe.train.dtype);
+        Self::assemble(&mut init, &recipe.model, &recipe.objectives, dtype)
+    }
+
+    /// Encoders and heads.
+    pub fn assemble(
+        init: &mut Init,
+        model: &BackboneConfig,
+        objectives: &ObjectivesConfig,
+        dtype: FloatDType,
+    ) -> Self {
         // Before the heads: a momentum encoder copies the backbone with the dtype it computes in.
-        let backbone = backbone.compute_in(float_dtype(recipe.train.dtype));
-        let objectives = recipe.objectives.init(&mut init, &recipe.model, &backbone);
+        let backbone = model.init(init).compute_in(dtype);
+        let objectives = objectives.init(init, model, &backbone);
         Self {
             backbone,
             objectives,

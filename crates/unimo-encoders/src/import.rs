@@ -1,0 +1,408 @@
+//! Public weights into a module, strictly, with an account of every tensor on either side.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use burn::module::Module;
+use burn::tensor::TensorData;
+use unimo_core::batch::Images;
+use unimo_core::parameters;
+
+use crate::image::resize_grid;
+use crate::names::{Conversion, Names, Target, covers};
+use crate::weights::{TensorInfo, Weights, WeightsError};
+
+/// Weights that do not fit.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// The file itself.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// What the model and the file hold does not agree.
+    #[error("the weights of {origin} do not fit the model:\n{report}")]
+    Mismatch {
+        /// The file or folder.
+        origin: String,
+        /// Every tensor that is missing, unexpected or of another shape.
+        report: Box<Report>,
+    },
+}
+
+/// What may differ between a model and a checkpoint, as patterns of names ([`covers`]).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Allow {
+    /// Our parameters that may be missing; they keep the values that they have.
+    pub missing: Vec<String>,
+    /// Tensors of the checkpoint that may be left unused, beside those that the kind of checkpoint is known to hold.
+    pub unexpected: Vec<String>,
+}
+
+/// What became of every tensor.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Our parameter and the tensor that it was read from.
+    pub used: Vec<(String, String)>,
+    /// Our parameters that the checkpoint lacks, which was allowed.
+    pub new: Vec<String>,
+    /// Our parameters that the checkpoint lacks, with the name that was looked for.
+    pub missing: Vec<(String, String)>,
+    /// Tensors of the checkpoint that nothing was read from, which is known of its kind or was allowed.
+    pub unused: Vec<String>,
+    /// Tensors of the checkpoint that nobody knows.
+    pub unexpected: Vec<String>,
+    /// Tables of positions that were interpolated: name, shape there, shape here.
+    pub reshaped: Vec<(String, Vec<usize>, Vec<usize>)>,
+    /// Tensors of a wrong shape: name, shape there, shape here.
+    pub mismatched: Vec<(String, Vec<usize>, Vec<usize>)>,
+}
+
+impl Report {
+    /// Whether everything fits.
+    pub fn fits(&self) -> bool {
+        self.missing.is_empty() && self.unexpected.is_empty() && self.mismatched.is_empty()
+    }
+
+    /// Both accounts: those of two imports from one or two checkpoints.
+    pub fn and(mut self, other: Self) -> Self {
+        self.used.extend(other.used);
+        self.new.extend(other.new);
+        self.missing.extend(other.missing);
+        self.unused.extend(other.unused);
+        self.unexpected.extend(other.unexpected);
+        self.reshaped.extend(other.reshaped);
+        self.mismatched.extend(other.mismatched);
+        self
+    }
+}
+
+/// One line per kind of tensor: names that differ only in an index share a line.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines = |f: &mut fmt::Formatter<'_>, what: &str, names: Vec<String>| {
+            grouped(&names)
+                .into_iter()
+                .try_for_each(|line| writeln!(f, "  {what:<11} {line}"))
+        };
+        writeln!(f, "  used        {} tensors", self.used.len())?;
+        let shapes = |all: &[(String, Vec<usize>, Vec<usize>)]| {
+            all.iter()
+                .map(|(name, there, here)| format!("{name} {there:?}, here {here:?}"))
+                .collect()
+        };
+        lines(f, "reshaped", shapes(&self.reshaped))?;
+        lines(f, "new", self.new.clone())?;
+        lines(f, "unused", self.unused.clone())?;
+        let missing = self
+            .missing
+            .iter()
+            .map(|(ours, theirs)| match theirs.as_str() {
+                "" => format!("{ours} (such checkpoints never have it)"),
+                theirs => format!("{theirs} (here {ours})"),
+            });
+        lines(f, "missing", missing.collect())?;
+        lines(f, "unexpected", self.unexpected.clone())?;
+        lines(f, "wrong shape", shapes(&self.mismatched))
+    }
+}
+
+/// Lines in the order of their first name, indices gathered: `layer.{0-11}.query.weight (12)`.
+fn grouped(names: &[String]) -> Vec<String> {
+    let mut groups: Vec<(String, BTreeSet<usize>, usize)> = Vec::new();
+    let mut at: BTreeMap<String, usize> = BTreeMap::new();
+    for name in names {
+        let mut index = None;
+        let parts: Vec<&str> = name
+            .split('.')
+            .map(|part| match part.parse::<usize>() {
+                Ok(number) if index.is_none() => {
+                    index = Some(number);
+                    "{}"
+                }
+                _ => part,
+            })
+            .collect();
+        let pattern = parts.join(".");
+        let group = *at.entry(pattern.clone()).or_insert_with(|| {
+            groups.push((pattern, BTreeSet::new(), 0));
+            groups.len() - 1
+        });
+        groups[group].1.extend(index);
+        groups[group].2 += 1;
+    }
+    groups
+        .into_iter()
+        .map(|(pattern, indices, count)| {
+            let (Some(first), Some(last)) = (indices.first(), indices.last()) else {
+                return pattern;
+            };
+            let range = match first == last {
+                true => first.to_string(),
+                false => format!("{{{first}-{last}}}"),
+            };
+            let line = pattern.replacen("{}", &range, 1);
+            match count {
+                1 => line,
+                count => format!("{line} ({count})"),
+            }
+        })
+        .collect()
+}
+
+/// Reads every parameter of a module from a checkpoint.
+///
+/// Parameters keep identity, device and whether they are trained.
+///
+/// # Errors
+///
+/// The checkpoint cannot be read, lacks a parameter, has one of another shape, or holds tensors that nobody knows. The
+/// message lists all of them.
+pub fn import<M: Module>(
+    module: M,
+    weights: &mut Weights,
+    names: &Names,
+    allow: &Allow,
+) -> Result<(M, Report), ImportError> {
+    let mut report = Report::default();
+    let mut wanted: BTreeMap<String, (Target, Vec<usize>)> = BTreeMap::new();
+    let mut taken = BTreeSet::new();
+    for parameter in parameters::list(&module) {
+        let target = names.target(&parameter.name);
+        let name = target.as_ref().map(|t| t.name.clone()).unwrap_or_default();
+        let info = weights.info(&name).cloned();
+        let (Some(target), Some(info)) = (target, info) else {
+            let may = allow.missing.iter().any(|p| covers(p, &parameter.name));
+            match may {
+                true => report.new.push(parameter.name),
+                false => report.missing.push((parameter.name, name)),
+            }
+            continue;
+        };
+        taken.insert(name.clone());
+        match fit(&target, &info, &parameter.shape) {
+            Fit::Exact => {}
+            Fit::Interpolated => {
+                let shapes = (name.clone(), info.shape.clone(), parameter.shape.clone());
+                report.reshaped.push(shapes);
+            }
+            Fit::Wrong => {
+                let shapes = (name, info.shape.clone(), parameter.shape.clone());
+                report.mismatched.push(shapes);
+                continue;
+            }
+        }
+        report.used.push((parameter.name.clone(), name));
+        wanted.insert(parameter.name, (target, info.shape));
+    }
+    for (name, _) in weights.infos().filter(|(name, _)| !taken.contains(*name)) {
+        let may = names.is_unused(name) || allow.unexpected.iter().any(|p| covers(p, name));
+        match may {
+            true => report.unused.push(name.to_owned()),
+            false => report.unexpected.push(name.to_owned()),
+        }
+    }
+    if !report.fits() {
+        return Err(ImportError::Mismatch {
+            origin: weights.path().display().to_string(),
+            report: Box::new(report),
+        });
+    }
+    let mut failed = None;
+    let module = parameters::replace(module, |name, shape| {
+        let (target, stored) = wanted.get(name)?;
+        if failed.is_some() {
+            return None;
+        }
+        match weights.read(&target.name) {
+            Ok(values) => {
+                let values = convert(values, stored, shape, target.conversion);
+                Some(TensorData::new(values, shape.to_vec()))
+            }
+            Err(error) => {
+                failed = Some(error);
+                None
+            }
+        }
+    });
+    match failed {
+        Some(error) => Err(error.into()),
+        None => Ok((module, report)),
+    }
+}
+
+enum Fit {
+    Exact,
+    Interpolated,
+    Wrong,
+}
+
+/// A shape without its leading ones: ViT stores `[1, 1, D]` for a class token and `[1, N, D]` for positions.
+fn squeezed(shape: &[usize]) -> &[usize] {
+    let ones = shape.iter().take_while(|n| **n == 1).count();
+    &shape[ones..]
+}
+
+/// Whether a stored tensor can become a parameter of a shape.
+fn fit(target: &Target, info: &TensorInfo, ours: &[usize]) -> Fit {
+    let stored = &info.shape;
+    let rest = |shape: &[usize]| shape.iter().skip(1).product::<usize>();
+    let exact = match target.conversion {
+        // One number may have no dimension or several there.
+        Conversion::Same(_) | Conversion::Scalar => squeezed(stored) == squeezed(ours),
+        Conversion::Transposed | Conversion::Patches => {
+            stored.len() >= 2 && ours.len() == 2 && stored[0] == ours[1] && rest(stored) == ours[0]
+        }
+        Conversion::Third(_) => match (stored.as_slice(), ours) {
+            ([packed, columns], [d_in, d_out]) => *packed == 3 * d_out && columns == d_in,
+            ([packed], [d_out]) => *packed == 3 * d_out,
+            _ => false,
+        },
+        Conversion::Grid(_) => match (squeezed(stored), ours) {
+            (there, here) if there == here => true,
+            ([rows, theirs], [positions, width])
+                if theirs == width && grids(*rows, *positions).is_some() =>
+            {
+                return Fit::Interpolated;
+            }
+            _ => false,
+        },
+    };
+    match exact {
+        true => Fit::Exact,
+        false => Fit::Wrong,
+    }
+}
+
+/// Class tokens before the grid, its side there and its side here, where both tables are square behind as many tokens.
+fn grids(stored: usize, ours: usize) -> Option<(usize, usize, usize)> {
+    (0..=2).rev().find_map(|tokens| {
+        let side = |rows: usize| {
+            let patches = rows.checked_sub(tokens)?;
+            let side = patches.isqrt();
+            (side > 0 && side * side == patches).then_some(side)
+        };
+        Some((tokens, side(stored)?, side(ours)?))
+    })
+}
+
+/// Values as they are stored there, in our layout.
+///
+/// # Panics
+///
+/// Panics if the shapes do not fit each other by the conversion.
+pub fn convert(
+    values: Vec<f32>,
+    stored: &[usize],
+    ours: &[usize],
+    conversion: Conversion,
+) -> Vec<f32> {
+    match conversion {
+        Conversion::Same(_) | Conversion::Scalar => values,
+        Conversion::Transposed | Conversion::Patches => transposed(&values, stored[0]),
+        Conversion::Third(part) => {
+            let third = values.len() / 3;
+            let rows = stored[0] / 3;
+            let part = &values[part * third..(part + 1) * third];
+            match ours.len() {
+                2 => transposed(part, rows),
+                _ => part.to_vec(),
+            }
+        }
+        Conversion::Grid(_) if squeezed(stored) == ours => values,
+        Conversion::Grid(_) => {
+            let width = ours[1];
+            let (tokens, from, to) =
+                grids(values.len() / width, ours[0]).expect("invariant: the shapes were checked");
+            let (class, patches) = values.split_at(tokens * width);
+            let mut new = class.to_vec();
+            new.extend(resize_grid(patches, from, to, width));
+            new
+        }
+    }
+}
+
+/// Values in our layout as they are stored there; the inverse of [`convert`] but for grids, which stay as they are here,
+/// and thirds, which are to be put under each other.
+pub fn invert(values: &[f32], ours: &[usize], conversion: Conversion) -> Vec<f32> {
+    match (conversion, ours) {
+        (Conversion::Transposed | Conversion::Patches | Conversion::Third(_), [d_in, _]) => {
+            transposed(values, *d_in)
+        }
+        _ => values.to_vec(),
+    }
+}
+
+/// The shape there of a parameter of ours; of a third, that of its own part.
+pub fn shape_there(ours: &[usize], conversion: Conversion) -> Vec<usize> {
+    match (conversion, ours) {
+        (Conversion::Same(ones) | Conversion::Grid(ones), ours) => [&vec![1; ones], ours].concat(),
+        (Conversion::Scalar, _) => Vec::new(),
+        (Conversion::Transposed | Conversion::Third(_), [d_in, d_out]) => vec![*d_out, *d_in],
+        (Conversion::Patches, [d_in, d_out]) => {
+            let side = (d_in / Images::CHANNELS).isqrt();
+            vec![*d_out, Images::CHANNELS, side, side]
+        }
+        (_, ours) => ours.to_vec(),
+    }
+}
+
+/// Side of the squares that are transposed at a time: two of them fit the first-level cache.
+const TILE: usize = 32;
+
+/// A matrix of `rows` rows, transposed.
+fn transposed(values: &[f32], rows: usize) -> Vec<f32> {
+    let columns = values.len() / rows.max(1);
+    let mut out = vec![0.0; values.len()];
+    for row in (0..rows).step_by(TILE) {
+        for column in (0..columns).step_by(TILE) {
+            for r in row..(row + TILE).min(rows) {
+                for c in column..(column + TILE).min(columns) {
+                    out[c * rows + r] = values[r * columns + c];
+                }
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conversions_invert() {
+        let values: Vec<f32> = (0..35 * 40).map(|i| i as f32).collect();
+        let ours = convert(values.clone(), &[35, 40], &[40, 35], Conversion::Transposed);
+        assert_eq!(ours[1], 40.0);
+        assert_eq!(invert(&ours, &[40, 35], Conversion::Transposed), values);
+        let packed: Vec<f32> = (0..3 * 4 * 5).map(|i| i as f32).collect();
+        let thirds: Vec<f32> = (0..3)
+            .flat_map(|part| {
+                let third = Conversion::Third(part);
+                let ours = convert(packed.clone(), &[12, 5], &[5, 4], third);
+                invert(&ours, &[5, 4], third)
+            })
+            .collect();
+        assert_eq!(thirds, packed);
+        let bias = convert(
+            vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
+            &[6],
+            &[2],
+            Conversion::Third(1),
+        );
+        assert_eq!(bias, [3.0, 4.0]);
+    }
+
+    #[test]
+    fn grids_know_their_class_tokens() {
+        // ViT-B/16 at 224 and 384; DeiT with a distillation token.
+        assert_eq!(grids(197, 577), Some((1, 14, 24)));
+        assert_eq!(grids(198, 578), Some((2, 14, 24)));
+        assert_eq!(grids(197, 578), None);
+    }
+
+    #[test]
+    fn names_that_differ_in_an_index_share_a_line() {
+        let names = ["a.0.x", "a.1.x", "b", "a.2.x"].map(str::to_owned);
+        assert_eq!(grouped(&names), ["a.{0-2}.x (3)", "b"]);
+    }
+}

@@ -1,0 +1,302 @@
+//! Public checkpoints' names of our parameters, as tables that work in both directions.
+//!
+//! A [`Rule`] names a layer here and there and says how its numbers are stored there; `{}` stands for an index and is the
+//! same on both sides, `{-1}` for the one before it. A [`Section`] applies a table of rules under a prefix on either side, so that one table serves
+//! RoBERTa alone, RoBERTa in BridgeTower and RoBERTa in METER.
+
+/// How a layer's numbers are stored in a public checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// `weight` `[out, in]`, ours is `[in, out]`; `bias` as it is.
+    Linear,
+    /// `weight` and `bias` as they are: norms, embeddings.
+    Same,
+    /// The name is that of the tensor itself, stored as it is.
+    Tensor,
+    /// As [`Form::Tensor`], with this many ones before its shape there.
+    Leading(usize),
+    /// As [`Form::Tensor`], one number, without a shape there.
+    Scalar,
+    /// A convolution over patches, `weight` `[D, 3, P, P]`; ours is the matrix `[3 P P, D]`; `bias` as it is.
+    Patches,
+    /// One third of PyTorch's `in_proj_weight` `[3 D, D]` and `in_proj_bias`: 0 query, 1 key, 2 value.
+    Third(usize),
+    /// As [`Form::Leading`]; a table of positions of patches behind class tokens: another grid is interpolated.
+    Grid(usize),
+}
+
+/// A layer here and there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rule {
+    /// Path of the layer, or of the tensor for [`Form::Tensor`] and what is like it, with `{}` for indices.
+    pub ours: &'static str,
+    /// Likewise.
+    pub theirs: &'static str,
+    /// How it is stored there.
+    pub form: Form,
+}
+
+/// Short for a [`Rule`].
+pub const fn rule(ours: &'static str, theirs: &'static str, form: Form) -> Rule {
+    Rule { ours, theirs, form }
+}
+
+/// A table under a prefix on either side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Section {
+    /// What stands before our names, without a dot at the end; may be empty.
+    pub ours: String,
+    /// What stands before theirs.
+    pub theirs: String,
+    /// The layers.
+    pub rules: &'static [Rule],
+}
+
+/// How a tensor becomes ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Conversion {
+    /// As it is, with this many ones before its shape there.
+    Same(usize),
+    /// As it is, one number, without a shape there.
+    Scalar,
+    /// `[out, in]`, transposed.
+    Transposed,
+    /// `[out, 3, P, P]` read as `[out, 3 P P]`, transposed.
+    Patches,
+    /// Rows `i n .. (i + 1) n` of a tensor of `3 n` rows, then transposed if it is a matrix.
+    Third(usize),
+    /// As it is, or interpolated to another grid, with this many ones before its shape there.
+    Grid(usize),
+}
+
+/// What one of our parameters is called in a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// The tensor's name there.
+    pub name: String,
+    /// How it becomes ours.
+    pub conversion: Conversion,
+}
+
+/// All names of a kind of checkpoint.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Names {
+    /// Tables in the order in which they are asked.
+    pub sections: Vec<Section>,
+    /// Tensors that such checkpoints hold and this model has no use for, as patterns: `*` is any one part of a name, a
+    /// pattern covers all that begins with it.
+    pub unused: Vec<String>,
+}
+
+impl Names {
+    /// The tables given, each under two prefixes.
+    pub fn new<'a>(
+        sections: impl IntoIterator<Item = (&'a str, &'a str, &'static [Rule])>,
+        unused: &[&str],
+    ) -> Self {
+        let section = |(ours, theirs, rules): (&str, &str, _)| Section {
+            ours: ours.to_owned(),
+            theirs: theirs.to_owned(),
+            rules,
+        };
+        Self {
+            sections: sections.into_iter().map(section).collect(),
+            unused: unused.iter().map(|name| (*name).to_owned()).collect(),
+        }
+    }
+
+    /// The same names with something before ours: those of a module that holds this one as a field.
+    pub fn within(mut self, field: &str) -> Self {
+        for section in &mut self.sections {
+            section.ours = join(field, &section.ours);
+        }
+        self
+    }
+
+    /// The same names with something before theirs: those of a checkpoint that holds this one as a part.
+    pub fn under(mut self, prefix: &str) -> Self {
+        for section in &mut self.sections {
+            section.theirs = join(prefix, &section.theirs);
+        }
+        for unused in &mut self.unused {
+            *unused = join(prefix, unused);
+        }
+        self
+    }
+
+    /// The same names, with more that such checkpoints hold and this model has no use for.
+    pub fn leaving(mut self, unused: &[&str]) -> Self {
+        self.unused
+            .extend(unused.iter().map(|name| (*name).to_owned()));
+        self
+    }
+
+    /// The tables of both.
+    pub fn and(mut self, other: Self) -> Self {
+        self.sections.extend(other.sections);
+        self.unused.extend(other.unused);
+        self
+    }
+
+    /// What one of our parameters is called there; none if there is no rule for it.
+    pub fn target(&self, ours: &str) -> Option<Target> {
+        self.sections.iter().find_map(|section| {
+            let rest = match section.ours.as_str() {
+                "" => ours,
+                prefix => ours.strip_prefix(prefix)?.strip_prefix('.')?,
+            };
+            section
+                .rules
+                .iter()
+                .find_map(|rule| rule.target(rest, &section.theirs))
+        })
+    }
+
+    /// Whether such checkpoints hold this tensor although the model has no use for it.
+    pub fn is_unused(&self, theirs: &str) -> bool {
+        self.unused.iter().any(|pattern| covers(pattern, theirs))
+    }
+}
+
+impl Rule {
+    fn target(&self, ours: &str, prefix: &str) -> Option<Target> {
+        let (layer, parameter) = match self.form {
+            Form::Tensor | Form::Leading(_) | Form::Scalar | Form::Grid(_) => (ours, ""),
+            _ => ours.rsplit_once('.')?,
+        };
+        let indices = matched(self.ours, layer)?;
+        let mut name = join(prefix, &filled(self.theirs, &indices)?);
+        let conversion = match (self.form, parameter) {
+            (Form::Tensor, _) => Conversion::Same(0),
+            (Form::Leading(ones), _) => Conversion::Same(ones),
+            (Form::Scalar, _) => Conversion::Scalar,
+            (Form::Grid(ones), _) => Conversion::Grid(ones),
+            (Form::Linear, "weight") => Conversion::Transposed,
+            (Form::Patches, "weight") => Conversion::Patches,
+            (Form::Same, "weight") | (Form::Linear | Form::Patches | Form::Same, "bias") => {
+                Conversion::Same(0)
+            }
+            (Form::Third(part), "weight" | "bias") => Conversion::Third(part),
+            _ => return None,
+        };
+        match self.form {
+            Form::Tensor | Form::Leading(_) | Form::Scalar | Form::Grid(_) => {}
+            Form::Third(_) => name.push_str(&format!("_{parameter}")),
+            _ => name.push_str(&format!(".{parameter}")),
+        }
+        Some(Target { name, conversion })
+    }
+}
+
+/// The parts of `name` where `pattern` has `{}`, if the other parts are equal.
+fn matched<'a>(pattern: &str, name: &'a str) -> Option<Vec<&'a str>> {
+    let mut found = Vec::new();
+    let mut name = name.split('.');
+    for part in pattern.split('.') {
+        match (part, name.next()?) {
+            ("{}", index) => found.push(index),
+            (part, other) if part == other => {}
+            _ => return None,
+        }
+    }
+    name.next().is_none().then_some(found)
+}
+
+fn filled(pattern: &str, indices: &[&str]) -> Option<String> {
+    let mut indices = indices.iter();
+    let mut parts = Vec::new();
+    for part in pattern.split('.') {
+        parts.push(match part {
+            "{}" => (*indices.next()?).to_owned(),
+            "{-1}" => {
+                let index: usize = indices.next()?.parse().ok()?;
+                index.checked_sub(1)?.to_string()
+            }
+            _ => part.to_owned(),
+        });
+    }
+    Some(parts.join("."))
+}
+
+fn join(prefix: &str, name: &str) -> String {
+    match (prefix, name) {
+        ("", name) => name.to_owned(),
+        (prefix, "") => prefix.to_owned(),
+        (prefix, name) => format!("{prefix}.{name}"),
+    }
+}
+
+/// Whether a name begins with the parts of a pattern, where `*` is any one part.
+pub fn covers(pattern: &str, name: &str) -> bool {
+    let mut name = name.split('.');
+    pattern.split('.').all(|part| {
+        name.next()
+            .is_some_and(|other| part == "*" || part == other)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULES: &[Rule] = &[
+        rule("layers.{}.query", "layer.{}.self.query", Form::Linear),
+        rule("layers.{}.key", "blocks.{}.in_proj", Form::Third(1)),
+        rule("norm", "LayerNorm", Form::Same),
+        rule("class", "class_embedding", Form::Tensor),
+        rule("patches", "conv1", Form::Patches),
+        rule("links.0", "first", Form::Same),
+        rule("links.{}", "link.{-1}.LayerNorm", Form::Same),
+    ];
+
+    #[test]
+    fn names_are_translated_with_their_indices() {
+        let names = Names::new([("text", "roberta.encoder", RULES)], &["lm_head"]).within("model");
+        let target = |ours: &str| {
+            let target = names.target(ours)?;
+            Some((target.name, target.conversion))
+        };
+        for (ours, theirs, conversion) in [
+            (
+                "layers.11.query.weight",
+                "layer.11.self.query.weight",
+                Conversion::Transposed,
+            ),
+            (
+                "layers.11.query.bias",
+                "layer.11.self.query.bias",
+                Conversion::Same(0),
+            ),
+            (
+                "layers.0.key.weight",
+                "blocks.0.in_proj_weight",
+                Conversion::Third(1),
+            ),
+            (
+                "layers.0.key.bias",
+                "blocks.0.in_proj_bias",
+                Conversion::Third(1),
+            ),
+            ("norm.weight", "LayerNorm.weight", Conversion::Same(0)),
+            ("class", "class_embedding", Conversion::Same(0)),
+            ("patches.weight", "conv1.weight", Conversion::Patches),
+            ("links.0.bias", "first.bias", Conversion::Same(0)),
+            ("links.3.bias", "link.2.LayerNorm.bias", Conversion::Same(0)),
+        ] {
+            let expected = (format!("roberta.encoder.{theirs}"), conversion);
+            assert_eq!(target(&format!("model.text.{ours}")), Some(expected));
+        }
+        assert_eq!(target("model.text.layers.0.query.scale"), None);
+        assert_eq!(target("model.text.layers.0.value.weight"), None);
+        assert_eq!(target("model.texts.norm.weight"), None);
+        assert!(names.is_unused("lm_head.bias") && !names.is_unused("lm_heads.bias"));
+    }
+
+    #[test]
+    fn patterns_cover_what_begins_with_them() {
+        assert!(covers("a.*.c", "a.1.c.weight"));
+        assert!(covers("a", "a.1"));
+        assert!(!covers("a.*.c", "a.1.d"));
+        assert!(!covers("a.b", "a"));
+    }
+}

@@ -1,0 +1,170 @@
+//! BERT, RoBERTa and XLM-R as Hugging Face stores them.
+
+use serde::Deserialize;
+
+use super::{activation, only, parse};
+use crate::names::{Form, Names, Rule, rule};
+use crate::text::{Positions, TextEncoderConfig};
+
+/// Names of [`crate::text::TextEncoder`].
+#[rustfmt::skip]
+pub const NAMES: &[Rule] = &[
+    rule("word_embedding", "embeddings.word_embeddings", Form::Same),
+    rule("position_embedding", "embeddings.position_embeddings", Form::Same),
+    rule("type_embedding", "embeddings.token_type_embeddings", Form::Same),
+    rule("embedding_norm", "embeddings.LayerNorm", Form::Same),
+    rule("layers.{}.attention.query", "encoder.layer.{}.attention.self.query", Form::Linear),
+    rule("layers.{}.attention.key", "encoder.layer.{}.attention.self.key", Form::Linear),
+    rule("layers.{}.attention.value", "encoder.layer.{}.attention.self.value", Form::Linear),
+    rule("layers.{}.attention.output", "encoder.layer.{}.attention.output.dense", Form::Linear),
+    rule("layers.{}.attention_norm", "encoder.layer.{}.attention.output.LayerNorm", Form::Same),
+    rule("layers.{}.feed_forward.inner", "encoder.layer.{}.intermediate.dense", Form::Linear),
+    rule("layers.{}.feed_forward.outer", "encoder.layer.{}.output.dense", Form::Linear),
+    rule("layers.{}.feed_forward_norm", "encoder.layer.{}.output.LayerNorm", Form::Same),
+];
+
+/// What such a part of a checkpoint holds that our encoder has no use for.
+pub const UNUSED: &[&str] = &[
+    "pooler",
+    "embeddings.position_ids",
+    "embeddings.token_type_ids",
+];
+
+/// Heads of pre-training and of common tasks, which stand beside the encoder.
+const HEADS: &[&str] = &["lm_head", "cls", "classifier", "qa_outputs", "pooler"];
+
+/// All spellings: the encoder alone, or within a model with a head.
+pub fn spellings() -> Vec<Names> {
+    ["", "bert", "roberta", "xlm_roberta"]
+        .into_iter()
+        .map(|prefix| {
+            Names::new([("", "", NAMES)], UNUSED)
+                .under(prefix)
+                .leaving(HEADS)
+        })
+        .collect()
+}
+
+/// `BertConfig`, `RobertaConfig`, `XLMRobertaConfig`, and BridgeTower's text half.
+#[derive(Debug, Deserialize)]
+#[serde(default)]
+struct Config {
+    model_type: String,
+    vocab_size: usize,
+    hidden_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    intermediate_size: usize,
+    hidden_act: String,
+    hidden_dropout_prob: f64,
+    max_position_embeddings: usize,
+    type_vocab_size: usize,
+    layer_norm_eps: f64,
+    pad_token_id: usize,
+    position_embedding_type: String,
+    is_decoder: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            model_type: "bert".to_owned(),
+            vocab_size: 30522,
+            hidden_size: 768,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            intermediate_size: 3072,
+            hidden_act: "gelu".to_owned(),
+            hidden_dropout_prob: 0.1,
+            max_position_embeddings: 512,
+            type_vocab_size: 2,
+            layer_norm_eps: 1e-12,
+            pad_token_id: 0,
+            position_embedding_type: "absolute".to_owned(),
+            is_decoder: false,
+        }
+    }
+}
+
+/// Hugging Face's defaults of RoBERTa and XLM-R where they differ from BERT's.
+const ROBERTA: [(&str, u64); 2] = [("vocab_size", 50265), ("pad_token_id", 1)];
+/// Those of BridgeTower's text half.
+const BRIDGETOWER: [(&str, u64); 4] = [
+    ("vocab_size", 50265),
+    ("pad_token_id", 1),
+    ("max_position_embeddings", 514),
+    ("type_vocab_size", 1),
+];
+
+/// A `config.json` as our configuration.
+///
+/// # Errors
+///
+/// It is of another kind or says something that is not supported.
+pub fn config(json: &serde_json::Value) -> Result<TextEncoderConfig, String> {
+    let kind = json["model_type"].as_str().unwrap_or("bert").to_owned();
+    let (positions, defaults): (_, &[(&str, u64)]) = match kind.as_str() {
+        "bert" => (Positions::FromZero, &[]),
+        "roberta" | "xlm-roberta" => (Positions::AfterPad, &ROBERTA),
+        "bridgetower_text_model" => (Positions::AfterPad, &BRIDGETOWER),
+        other => {
+            return Err(format!(
+                "model_type is \"{other}\"; text encoders are bert, roberta and xlm-roberta"
+            ));
+        }
+    };
+    let mut json = json.clone();
+    for (key, value) in defaults {
+        if json.get(*key).is_none() {
+            json[*key] = (*value).into();
+        }
+    }
+    if kind == "bridgetower_text_model" && json.get("layer_norm_eps").is_none() {
+        json["layer_norm_eps"] = 1e-5.into();
+    }
+    let config: Config = parse(&json)?;
+    only("is_decoder", &config.is_decoder, &false)?;
+    only(
+        "position_embedding_type",
+        &config.position_embedding_type.as_str(),
+        &"absolute",
+    )?;
+    Ok(TextEncoderConfig {
+        vocab_size: config.vocab_size,
+        width: config.hidden_size,
+        layers: config.num_hidden_layers,
+        heads: config.num_attention_heads,
+        feed_forward: config.intermediate_size,
+        max_positions: config.max_position_embeddings,
+        positions,
+        token_types: config.type_vocab_size,
+        pad_id: config.pad_token_id,
+        activation: activation(&config.hidden_act)?,
+        layer_norm_eps: config.layer_norm_eps,
+        dropout: config.hidden_dropout_prob,
+    })
+}
+
+/// Our configuration as a `config.json`: RoBERTa where positions count from the padding token on, else BERT.
+pub fn to_json(config: &TextEncoderConfig) -> serde_json::Value {
+    let (kind, architecture) = match config.positions {
+        Positions::FromZero => ("bert", "BertModel"),
+        Positions::AfterPad => ("roberta", "RobertaModel"),
+    };
+    serde_json::json!({
+        "architectures": [architecture],
+        "model_type": kind,
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.width,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "intermediate_size": config.feed_forward,
+        "hidden_act": super::activation_name(config.activation),
+        "hidden_dropout_prob": config.dropout,
+        "attention_probs_dropout_prob": config.dropout,
+        "max_position_embeddings": config.max_positions,
+        "type_vocab_size": config.token_types,
+        "layer_norm_eps": config.layer_norm_eps,
+        "pad_token_id": config.pad_id,
+    })
+}

@@ -1,0 +1,406 @@
+//! CLIP as Hugging Face, OpenAI and OpenCLIP store it.
+
+use serde::Deserialize;
+use unimo_core::layers::Activation;
+
+use super::{Shapes, activation, only, parse};
+use crate::clip::{ClipConfig, ClipTextConfig};
+use crate::image::ImageEncoderConfig;
+use crate::names::{Form, Names, Rule, rule};
+use crate::weights::Weights;
+
+/// Names of the image tower, [`crate::image::ImageEncoder`], with Hugging Face.
+#[rustfmt::skip]
+pub const IMAGE: &[Rule] = &[
+    rule("patch_embedding", "embeddings.patch_embedding", Form::Patches),
+    rule("class_embedding", "embeddings.class_embedding", Form::Tensor),
+    rule("position_embedding", "embeddings.position_embedding.weight", Form::Grid(0)),
+    rule("pre_norm", "pre_layrnorm", Form::Same),
+    rule("post_norm", "post_layernorm", Form::Same),
+    rule("layers.{}.attention_norm", "encoder.layers.{}.layer_norm1", Form::Same),
+    rule("layers.{}.attention.query", "encoder.layers.{}.self_attn.q_proj", Form::Linear),
+    rule("layers.{}.attention.key", "encoder.layers.{}.self_attn.k_proj", Form::Linear),
+    rule("layers.{}.attention.value", "encoder.layers.{}.self_attn.v_proj", Form::Linear),
+    rule("layers.{}.attention.output", "encoder.layers.{}.self_attn.out_proj", Form::Linear),
+    rule("layers.{}.feed_forward_norm", "encoder.layers.{}.layer_norm2", Form::Same),
+    rule("layers.{}.feed_forward.inner", "encoder.layers.{}.mlp.fc1", Form::Linear),
+    rule("layers.{}.feed_forward.outer", "encoder.layers.{}.mlp.fc2", Form::Linear),
+];
+
+/// Names of the text tower with Hugging Face; its blocks are named as the image tower's.
+#[rustfmt::skip]
+const TEXT: &[Rule] = &[
+    rule("word_embedding", "embeddings.token_embedding", Form::Same),
+    rule("position_embedding", "embeddings.position_embedding", Form::Same),
+    rule("final_norm", "final_layer_norm", Form::Same),
+];
+
+#[rustfmt::skip]
+const PROJECTIONS: &[Rule] = &[
+    rule("text_projection", "text_projection", Form::Linear),
+    rule("image_projection", "visual_projection", Form::Linear),
+    rule("logit_scale", "logit_scale", Form::Scalar),
+];
+
+/// Names of the image tower with OpenAI and OpenCLIP, and in METER.
+#[rustfmt::skip]
+pub const OPENAI_IMAGE: &[Rule] = &[
+    rule("patch_embedding", "conv1", Form::Patches),
+    rule("class_embedding", "class_embedding", Form::Tensor),
+    rule("position_embedding", "positional_embedding", Form::Grid(0)),
+    rule("pre_norm", "ln_pre", Form::Same),
+    rule("post_norm", "ln_post", Form::Same),
+];
+
+/// Names of a tower's blocks with OpenAI, and in METER and BridgeTower.
+#[rustfmt::skip]
+pub const OPENAI_BLOCKS: &[Rule] = &[
+    rule("layers.{}.attention_norm", "transformer.resblocks.{}.ln_1", Form::Same),
+    rule("layers.{}.attention.query", "transformer.resblocks.{}.attn.in_proj", Form::Third(0)),
+    rule("layers.{}.attention.key", "transformer.resblocks.{}.attn.in_proj", Form::Third(1)),
+    rule("layers.{}.attention.value", "transformer.resblocks.{}.attn.in_proj", Form::Third(2)),
+    rule("layers.{}.attention.output", "transformer.resblocks.{}.attn.out_proj", Form::Linear),
+    rule("layers.{}.feed_forward_norm", "transformer.resblocks.{}.ln_2", Form::Same),
+    rule("layers.{}.feed_forward.inner", "transformer.resblocks.{}.mlp.c_fc", Form::Linear),
+    rule("layers.{}.feed_forward.outer", "transformer.resblocks.{}.mlp.c_proj", Form::Linear),
+];
+
+#[rustfmt::skip]
+const OPENAI_TEXT: &[Rule] = &[
+    rule("word_embedding", "token_embedding", Form::Same),
+    rule("position_embedding.weight", "positional_embedding", Form::Tensor),
+    rule("final_norm", "ln_final", Form::Same),
+];
+
+/// The projections are stored as they are used there, `[in, out]`.
+#[rustfmt::skip]
+const OPENAI_PROJECTIONS: &[Rule] = &[
+    rule("image_projection.weight", "visual.proj", Form::Tensor),
+    rule("logit_scale", "logit_scale", Form::Scalar),
+];
+const OPENAI_TEXT_PROJECTION: &[Rule] = &[rule(
+    "text_projection.weight",
+    "text_projection",
+    Form::Tensor,
+)];
+
+/// All spellings of both towers together.
+pub fn spellings() -> Vec<Names> {
+    let mut spellings = vec![hugging_face()];
+    for text in ["", "text"] {
+        spellings.push(Names::new(
+            [
+                ("text", text, OPENAI_TEXT),
+                ("text", text, OPENAI_BLOCKS),
+                ("image", "visual", OPENAI_IMAGE),
+                ("image", "visual", OPENAI_BLOCKS),
+                ("", "", OPENAI_PROJECTIONS),
+                ("", text, OPENAI_TEXT_PROJECTION),
+            ],
+            &[
+                "input_resolution",
+                "context_length",
+                "vocab_size",
+                "attn_mask",
+                "text.attn_mask",
+            ],
+        ));
+    }
+    spellings
+}
+
+/// Both towers as Hugging Face stores them.
+pub fn hugging_face() -> Names {
+    Names::new(
+        [
+            ("text", "text_model", TEXT),
+            ("text", "text_model", IMAGE),
+            ("image", "vision_model", IMAGE),
+            ("", "", PROJECTIONS),
+        ],
+        &[
+            "text_model.embeddings.position_ids",
+            "vision_model.embeddings.position_ids",
+        ],
+    )
+}
+
+/// All spellings of the image tower, alone or within CLIP.
+pub fn image_spellings() -> Vec<Names> {
+    let beside = [
+        "text_model",
+        "text_projection",
+        "visual_projection",
+        "logit_scale",
+        "vision_model.embeddings.position_ids",
+        "embeddings.position_ids",
+    ];
+    let mut spellings: Vec<Names> = ["", "vision_model"]
+        .into_iter()
+        .map(|prefix| Names::new([("", prefix, IMAGE)], &beside))
+        .collect();
+    let beside = [
+        "transformer",
+        "text",
+        "token_embedding",
+        "positional_embedding",
+        "ln_final",
+        "text_projection",
+        "visual.proj",
+        "logit_scale",
+        "input_resolution",
+        "context_length",
+        "vocab_size",
+    ];
+    spellings.push(Names::new(
+        [("", "visual", OPENAI_IMAGE), ("", "visual", OPENAI_BLOCKS)],
+        &beside,
+    ));
+    spellings
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default)]
+struct ImageConfig {
+    hidden_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    intermediate_size: usize,
+    hidden_act: String,
+    layer_norm_eps: f64,
+    image_size: usize,
+    patch_size: usize,
+    num_channels: usize,
+}
+
+impl Default for ImageConfig {
+    fn default() -> Self {
+        Self {
+            hidden_size: 768,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            intermediate_size: 3072,
+            hidden_act: "quick_gelu".to_owned(),
+            layer_norm_eps: 1e-5,
+            image_size: 224,
+            patch_size: 32,
+            num_channels: 3,
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default)]
+struct TextConfig {
+    vocab_size: usize,
+    hidden_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    intermediate_size: usize,
+    hidden_act: String,
+    layer_norm_eps: f64,
+    max_position_embeddings: usize,
+    eos_token_id: i32,
+}
+
+impl Default for TextConfig {
+    fn default() -> Self {
+        Self {
+            vocab_size: 49408,
+            hidden_size: 512,
+            num_hidden_layers: 12,
+            num_attention_heads: 8,
+            intermediate_size: 2048,
+            hidden_act: "quick_gelu".to_owned(),
+            layer_norm_eps: 1e-5,
+            max_position_embeddings: 77,
+            eos_token_id: 49407,
+        }
+    }
+}
+
+/// Configurations written before transformers 4.30 name 2 as the end token, which it is not; there as here the highest id
+/// is taken then.
+const WRONG_END: i32 = 2;
+
+/// The image tower of a `config.json` of `CLIPModel` or `CLIPVisionModel`.
+///
+/// # Errors
+///
+/// It says something that is not supported.
+pub fn image_config(json: &serde_json::Value) -> Result<ImageEncoderConfig, String> {
+    let own = json.get("vision_config").unwrap_or(json);
+    let config: ImageConfig = parse(own)?;
+    only("num_channels", &config.num_channels, &3)?;
+    Ok(ImageEncoderConfig {
+        image_size: config.image_size,
+        patch_size: config.patch_size,
+        width: config.hidden_size,
+        layers: config.num_hidden_layers,
+        heads: config.num_attention_heads,
+        feed_forward: config.intermediate_size,
+        activation: activation(&config.hidden_act)?,
+        layer_norm_eps: config.layer_norm_eps,
+        pre_norm: true,
+        patch_bias: false,
+        distillation_token: false,
+        dropout: 0.0,
+    })
+}
+
+/// The width of the common space where a `config.json` does not say it.
+const PROJECTION: u64 = 512;
+
+/// A `config.json` of `CLIPModel`.
+///
+/// # Errors
+///
+/// It is of another kind or says something that is not supported.
+pub fn config(json: &serde_json::Value) -> Result<ClipConfig, String> {
+    let empty = serde_json::json!({});
+    let text: TextConfig = parse(json.get("text_config").unwrap_or(&empty))?;
+    let width = json["projection_dim"].as_u64().unwrap_or(PROJECTION);
+    Ok(ClipConfig {
+        text: ClipTextConfig {
+            vocab_size: text.vocab_size,
+            width: text.hidden_size,
+            layers: text.num_hidden_layers,
+            heads: text.num_attention_heads,
+            feed_forward: text.intermediate_size,
+            max_positions: text.max_position_embeddings,
+            activation: activation(&text.hidden_act)?,
+            layer_norm_eps: text.layer_norm_eps,
+            end_id: (text.eos_token_id != WRONG_END).then_some(text.eos_token_id),
+        },
+        image: image_config(json.get("vision_config").unwrap_or(&empty))?,
+        width: width as usize,
+    })
+}
+
+/// Width of an attention head in every CLIP that OpenAI published.
+const HEAD_WIDTH: usize = 64;
+
+/// An image tower in OpenAI's naming, from the shapes of its tensors.
+///
+/// # Errors
+///
+/// A tensor that says a size is not there or has another rank.
+pub fn openai_image_from_shapes(
+    weights: &Weights,
+    prefix: &str,
+    activation: Activation,
+) -> Result<ImageEncoderConfig, String> {
+    let shapes = Shapes(weights);
+    let [width, _, patch_size, _] = shapes.of(&format!("{prefix}conv1.weight"))?;
+    let [positions, _] = shapes.of(&format!("{prefix}positional_embedding"))?;
+    let blocks = format!("{prefix}transformer.resblocks.");
+    let [feed_forward, _] = shapes.of(&format!("{blocks}0.mlp.c_fc.weight"))?;
+    Ok(ImageEncoderConfig {
+        image_size: patch_size * positions.saturating_sub(1).isqrt(),
+        patch_size,
+        width,
+        layers: shapes.blocks(&blocks, ".ln_1.weight"),
+        heads: width / HEAD_WIDTH,
+        feed_forward,
+        activation,
+        layer_norm_eps: 1e-5,
+        pre_norm: true,
+        patch_bias: false,
+        distillation_token: false,
+        dropout: 0.0,
+    })
+}
+
+/// The configuration of a checkpoint in OpenAI's or OpenCLIP's naming, from the shapes of its tensors; heads are 64 wide
+/// there.
+///
+/// # Errors
+///
+/// A tensor that says a size is not there or has another rank.
+pub fn config_from_shapes(weights: &Weights, activation: Activation) -> Result<ClipConfig, String> {
+    let shapes = Shapes(weights);
+    let text = match weights.info("text.token_embedding.weight").is_some() {
+        true => "text.",
+        false => "",
+    };
+    let [vocab_size, width] = shapes.of(&format!("{text}token_embedding.weight"))?;
+    let [max_positions, _] = shapes.of(&format!("{text}positional_embedding"))?;
+    let blocks = format!("{text}transformer.resblocks.");
+    let [feed_forward, _] = shapes.of(&format!("{blocks}0.mlp.c_fc.weight"))?;
+    let [_, common_width] = shapes.of("visual.proj")?;
+    Ok(ClipConfig {
+        text: ClipTextConfig {
+            vocab_size,
+            width,
+            layers: shapes.blocks(&blocks, ".ln_1.weight"),
+            heads: width / HEAD_WIDTH,
+            feed_forward,
+            max_positions,
+            activation,
+            layer_norm_eps: 1e-5,
+            end_id: None,
+        },
+        image: openai_image_from_shapes(weights, "visual.", activation)?,
+        width: common_width,
+    })
+}
+
+/// OpenCLIP's `open_clip_config.json`, as far as tensors do not say it: what the activation is.
+///
+/// # Errors
+///
+/// It asks for something that is not supported.
+pub fn open_clip_activation(json: &serde_json::Value) -> Result<Activation, String> {
+    let model = &json["model_cfg"];
+    for (key, section) in [
+        ("custom_text", model),
+        ("hf_model_name", &model["text_cfg"]),
+    ] {
+        if section.get(key).is_some_and(|value| value.is_string()) {
+            return Err(format!("model_cfg with {key} is not supported"));
+        }
+    }
+    Ok(match model["quick_gelu"].as_bool() {
+        Some(true) => Activation::QuickGelu,
+        _ => Activation::Gelu,
+    })
+}
+
+/// Our image tower as Hugging Face's `vision_config`.
+pub fn image_to_json(config: &ImageEncoderConfig) -> serde_json::Value {
+    serde_json::json!({
+        "model_type": "clip_vision_model",
+        "hidden_size": config.width,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "intermediate_size": config.feed_forward,
+        "hidden_act": super::activation_name(config.activation),
+        "layer_norm_eps": config.layer_norm_eps,
+        "image_size": config.image_size,
+        "patch_size": config.patch_size,
+        "num_channels": 3,
+    })
+}
+
+/// Our configuration as a `config.json` of `CLIPModel`.
+pub fn to_json(config: &ClipConfig) -> serde_json::Value {
+    let text = &config.text;
+    serde_json::json!({
+        "architectures": ["CLIPModel"],
+        "model_type": "clip",
+        "projection_dim": config.width,
+        "text_config": {
+            "model_type": "clip_text_model",
+            "vocab_size": text.vocab_size,
+            "hidden_size": text.width,
+            "num_hidden_layers": text.layers,
+            "num_attention_heads": text.heads,
+            "intermediate_size": text.feed_forward,
+            "hidden_act": super::activation_name(text.activation),
+            "layer_norm_eps": text.layer_norm_eps,
+            "max_position_embeddings": text.max_positions,
+            "eos_token_id": text.end_id.unwrap_or(WRONG_END),
+        },
+        "vision_config": image_to_json(&config.image),
+    })
+}

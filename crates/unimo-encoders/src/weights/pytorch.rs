@@ -1,0 +1,71 @@
+//! Reading what `torch.save` wrote, as data: the pickle is parsed, none of it is executed.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use pytorch_reader::{DType, PytorchError, PytorchReader, Tensor};
+
+use super::{Dtype, TensorInfo, WeightsError};
+
+/// The key under which Lightning and many training scripts keep the weights.
+const NESTED: &str = "state_dict";
+
+/// An opened PyTorch file.
+pub(super) struct PyTorchFile {
+    path: PathBuf,
+    tensors: HashMap<String, Tensor>,
+}
+
+impl PyTorchFile {
+    pub(super) fn open(path: &Path) -> Result<Self, WeightsError> {
+        let about = std::fs::metadata(path).map_err(WeightsError::file("open", path))?;
+        if !about.is_file() {
+            return Err(WeightsError::content(path, "is not a regular file"));
+        }
+        let nested = PytorchReader::with_top_level_key(path, NESTED);
+        let reader = match nested {
+            Err(PytorchError::KeyNotFound(_)) => PytorchReader::new(path),
+            other => other,
+        };
+        let reader = reader.map_err(|error| match error {
+            PytorchError::Io(source) => WeightsError::File {
+                action: "read",
+                path: path.to_owned(),
+                source,
+            },
+            other => WeightsError::content(
+                path,
+                format!("is neither a safetensors nor a PyTorch file that can be read: {other}"),
+            ),
+        })?;
+        Ok(Self {
+            path: path.to_owned(),
+            tensors: reader.into_tensors(),
+        })
+    }
+
+    pub(super) fn infos(&self) -> Vec<(String, TensorInfo)> {
+        let info = |(name, tensor): (&String, &Tensor)| {
+            let dtype = match tensor.dtype() {
+                DType::F64 => Dtype::F64,
+                DType::F32 => Dtype::F32,
+                DType::F16 => Dtype::F16,
+                DType::BF16 => Dtype::Bf16,
+                _ => Dtype::Other,
+            };
+            let shape = tensor.shape().to_vec();
+            (name.clone(), TensorInfo { dtype, shape })
+        };
+        self.tensors.iter().map(info).collect()
+    }
+
+    /// A tensor's bytes, little-endian as on every machine that this runs on.
+    pub(super) fn bytes(&self, name: &str) -> Result<Vec<u8>, WeightsError> {
+        let tensor = self.tensors.get(name).ok_or_else(|| {
+            WeightsError::content(&self.path, format!("holds no tensor `{name}`"))
+        })?;
+        tensor
+            .read()
+            .map_err(WeightsError::file("read", &self.path))
+    }
+}

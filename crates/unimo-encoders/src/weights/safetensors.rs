@@ -1,0 +1,273 @@
+//! Reading a safetensors file one tensor at a time, its header checked before anything is allocated by it.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::Metadata;
+use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+
+use super::{Dtype, TensorInfo, WeightsError};
+
+/// Largest header that is read. That of a checkpoint with a thousand tensors has some 100 kB.
+const MAX_HEADER: u64 = 64 << 20;
+/// Bytes before the header: its length.
+const LENGTH_BYTES: u64 = 8;
+
+/// An opened safetensors file.
+pub struct SafetensorsFile {
+    path: PathBuf,
+    file: File,
+    metadata: Metadata,
+    data_start: u64,
+}
+
+impl SafetensorsFile {
+    /// Whether a file is named or begins like safetensors: a length, then a JSON object.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read.
+    pub fn looks_like(path: &Path) -> Result<bool, WeightsError> {
+        if path.extension().is_some_and(|e| e == "safetensors") {
+            return Ok(true);
+        }
+        let mut start = Vec::new();
+        File::open(path)
+            .map_err(WeightsError::file("open", path))?
+            .take(LENGTH_BYTES + 1)
+            .read_to_end(&mut start)
+            .map_err(WeightsError::file("read", path))?;
+        Ok(start.get(LENGTH_BYTES as usize) == Some(&b'{'))
+    }
+
+    /// Reads and checks the header: every tensor lies within the file, none overlaps another, no name occurs twice.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read or is not such a file.
+    pub fn open(path: &Path) -> Result<Self, WeightsError> {
+        let wrong = |reason: String| WeightsError::content(path, reason);
+        let mut file = File::open(path).map_err(WeightsError::file("open", path))?;
+        let about = file.metadata().map_err(WeightsError::file("read", path))?;
+        if !about.is_file() {
+            return Err(wrong("is not a regular file".to_owned()));
+        }
+        let length = about.len();
+        let mut size = [0; LENGTH_BYTES as usize];
+        file.read_exact(&mut size)
+            .map_err(|_| wrong("is shorter than a safetensors header".to_owned()))?;
+        let header = u64::from_le_bytes(size);
+        if header > length.saturating_sub(LENGTH_BYTES) {
+            return Err(wrong(format!(
+                "is truncated or no safetensors file: its header claims {header} bytes, the file has {length}"
+            )));
+        }
+        if header > MAX_HEADER {
+            return Err(wrong(format!(
+                "has a header of {header} bytes; at most {MAX_HEADER} are read"
+            )));
+        }
+        let mut text = vec![0; header as usize];
+        file.read_exact(&mut text)
+            .map_err(WeightsError::file("read", path))?;
+        let damaged = |e: serde_json::Error| wrong(format!("has a damaged header: {e}"));
+        names_are_distinct(&text).map_err(damaged)?;
+        let metadata: Metadata = serde_json::from_slice(&text).map_err(damaged)?;
+        let data_start = LENGTH_BYTES + header;
+        let expected = data_start + metadata.data_len() as u64;
+        if expected != length {
+            return Err(wrong(format!(
+                "is truncated or too long: the header describes {expected} bytes, the file has {length}"
+            )));
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            metadata,
+            data_start,
+        })
+    }
+
+    /// An entry of the file's own notes (`__metadata__`).
+    pub fn note(&self, key: &str) -> Option<&str> {
+        let notes = self.metadata.metadata().as_ref()?;
+        notes.get(key).map(String::as_str)
+    }
+
+    /// Every tensor.
+    pub fn infos(&self) -> Vec<(String, TensorInfo)> {
+        let info = |name: &String| Some((name.clone(), self.info(name)?));
+        self.metadata
+            .offset_keys()
+            .iter()
+            .filter_map(info)
+            .collect()
+    }
+
+    /// A tensor's dtype and shape.
+    pub fn info(&self, name: &str) -> Option<TensorInfo> {
+        let info = self.metadata.info(name)?;
+        let dtype = match info.dtype {
+            safetensors::Dtype::F64 => Dtype::F64,
+            safetensors::Dtype::F32 => Dtype::F32,
+            safetensors::Dtype::F16 => Dtype::F16,
+            safetensors::Dtype::BF16 => Dtype::Bf16,
+            _ => Dtype::Other,
+        };
+        Some(TensorInfo {
+            dtype,
+            shape: info.shape.clone(),
+        })
+    }
+
+    /// A tensor's bytes, little-endian.
+    ///
+    /// # Errors
+    ///
+    /// There is no such tensor or it cannot be read.
+    pub fn bytes(&mut self, name: &str) -> Result<Vec<u8>, WeightsError> {
+        let Some(info) = self.metadata.info(name) else {
+            return Err(WeightsError::content(
+                &self.path,
+                format!("holds no tensor `{name}`"),
+            ));
+        };
+        let (start, end) = info.data_offsets;
+        let mut bytes = vec![0; end - start];
+        self.file
+            .seek(SeekFrom::Start(self.data_start + start as u64))
+            .and_then(|_| self.file.read_exact(&mut bytes))
+            .map_err(WeightsError::file("read", &self.path))?;
+        Ok(bytes)
+    }
+
+    /// A tensor's values as f32, if it holds floats of at most 32 bits.
+    ///
+    /// # Errors
+    ///
+    /// There is no such tensor, it holds something else, or it cannot be read.
+    pub fn values(&mut self, name: &str) -> Result<Vec<f32>, WeightsError> {
+        let bytes = self.bytes(name)?;
+        self.info(name)
+            .and_then(|info| info.dtype.decode(&bytes))
+            .ok_or_else(|| {
+                WeightsError::content(&self.path, format!("`{name}` does not hold floats"))
+            })
+    }
+}
+
+impl SafetensorsFile {
+    /// The values and the shape of a tensor of whole numbers; floats that are whole count too.
+    ///
+    /// # Errors
+    ///
+    /// There is no such tensor, it holds something else, or it cannot be read.
+    pub fn integers(&mut self, name: &str) -> Result<(Vec<i64>, Vec<usize>), WeightsError> {
+        fn each<const N: usize>(bytes: &[u8], one: impl Fn([u8; N]) -> i64) -> Vec<i64> {
+            let (numbers, _) = bytes.as_chunks::<N>();
+            numbers.iter().map(|number| one(*number)).collect()
+        }
+        let bytes = self.bytes(name)?;
+        let info = self.metadata.info(name);
+        let values = match info.map(|info| info.dtype) {
+            Some(safetensors::Dtype::I64) => each(&bytes, i64::from_le_bytes),
+            Some(safetensors::Dtype::I32) => each(&bytes, |b| i64::from(i32::from_le_bytes(b))),
+            Some(safetensors::Dtype::U8 | safetensors::Dtype::BOOL) => {
+                bytes.iter().map(|b| i64::from(*b)).collect()
+            }
+            Some(safetensors::Dtype::F32) => each(&bytes, |b| f32::from_le_bytes(b) as i64),
+            _ => {
+                return Err(WeightsError::content(
+                    &self.path,
+                    format!("`{name}` does not hold whole numbers"),
+                ));
+            }
+        };
+        let shape = info.map(|info| info.shape.clone()).unwrap_or_default();
+        Ok((values, shape))
+    }
+}
+
+/// The format's own reader keeps the last of two tensors with one name; here that is damage.
+fn names_are_distinct(header: &[u8]) -> serde_json::Result<()> {
+    struct Names;
+    impl<'de> Visitor<'de> for Names {
+        type Value = ();
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("an object with one entry per tensor")
+        }
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+            let mut seen = BTreeSet::new();
+            while let Some((name, IgnoredAny)) = map.next_entry::<String, IgnoredAny>()? {
+                if let Some(name) = seen.replace(name) {
+                    return Err(A::Error::custom(format!("`{name}` occurs twice")));
+                }
+            }
+            Ok(())
+        }
+    }
+    serde_json::Deserializer::from_slice(header).deserialize_map(Names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file of two tensors, `a` [2] and `b` [1, 3], with the header given instead of the right one.
+    fn file(header: &str, data: usize) -> tempfile::NamedTempFile {
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header.as_bytes());
+        bytes.extend((0..data).map(|i| i as u8));
+        let file = tempfile::Builder::new()
+            .suffix(".safetensors")
+            .tempfile()
+            .unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        file
+    }
+
+    const A: &str = r#""a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}"#;
+
+    #[test]
+    fn reads_what_is_there() {
+        let good = file(&format!("{{{A},\"__metadata__\":{{\"x\":\"y\"}}}}"), 8);
+        let mut opened = SafetensorsFile::open(good.path()).unwrap();
+        assert_eq!(opened.note("x"), Some("y"));
+        assert_eq!(opened.infos().len(), 1);
+        assert_eq!(opened.bytes("a").unwrap(), [0, 1, 2, 3, 4, 5, 6, 7]);
+        assert!(opened.bytes("b").is_err());
+        assert!(SafetensorsFile::looks_like(good.path()).unwrap());
+    }
+
+    #[test]
+    fn damage_is_named() {
+        let overlapping = r#""b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}"#;
+        let beyond = r#""b":{"dtype":"F32","shape":[2],"data_offsets":[8,16]}"#;
+        let overflow = r#""b":{"dtype":"F32","shape":[4294967296,4294967296,4294967296],"data_offsets":[8,16]}"#;
+        for (header, data, says) in [
+            (format!("{{{A}}}"), 7, "truncated"),
+            (format!("{{{A}}}"), 9, "too long"),
+            (format!("{{{A},{overlapping}}}"), 12, "damaged"),
+            (format!("{{{A},{beyond}}}"), 8, "truncated"),
+            (format!("{{{A},{overflow}}}"), 16, "damaged"),
+            (format!("{{{A},{A}}}"), 8, "`a` occurs twice"),
+            ("{".to_owned(), 8, "damaged"),
+            ("[]".to_owned(), 8, "damaged"),
+        ] {
+            let bad = file(&header, data);
+            let error = SafetensorsFile::open(bad.path()).err().unwrap().to_string();
+            assert!(error.contains(says), "{header}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_header_length_allocates_nothing() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for length in [u64::MAX, 1 << 40, 3] {
+            std::fs::write(file.path(), length.to_le_bytes()).unwrap();
+            assert!(SafetensorsFile::open(file.path()).is_err());
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Which files hold the weights of a folder.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Component, Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::WeightsError;
+
+/// A file and, where an index named it, the tensors that it must hold.
+pub(super) struct Shard {
+    pub(super) path: PathBuf,
+    pub(super) expected: Option<BTreeSet<String>>,
+}
+
+/// What is looked for in a folder, the first that is there.
+const NAMES: [&str; 6] = [
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin",
+];
+
+/// Largest index that is read.
+const MAX_INDEX: u64 = 64 << 20;
+
+/// `*.index.json`.
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+/// The files of what a user gave.
+pub(super) fn files(path: &Path) -> Result<Vec<Shard>, WeightsError> {
+    let about = std::fs::metadata(path).map_err(WeightsError::file("open", path))?;
+    if about.is_dir() {
+        let found = NAMES
+            .map(|name| path.join(name))
+            .into_iter()
+            .find(|p| p.is_file());
+        let found = found.ok_or_else(|| {
+            WeightsError::content(
+                path,
+                format!(
+                    "holds none of {}: it is no folder of weights",
+                    NAMES.join(", ")
+                ),
+            )
+        })?;
+        return files(&found);
+    }
+    if path.extension().is_some_and(|e| e == "json") {
+        return shards(path);
+    }
+    Ok(vec![Shard {
+        path: path.to_owned(),
+        expected: None,
+    }])
+}
+
+/// The files that an index names. They must lie in its own folder: an index is data from elsewhere.
+fn shards(index: &Path) -> Result<Vec<Shard>, WeightsError> {
+    let mut text = Vec::new();
+    File::open(index)
+        .map_err(WeightsError::file("open", index))?
+        .take(MAX_INDEX + 1)
+        .read_to_end(&mut text)
+        .map_err(WeightsError::file("read", index))?;
+    if text.len() as u64 > MAX_INDEX {
+        return Err(WeightsError::content(index, "is too large for an index"));
+    }
+    let parsed: Index = serde_json::from_slice(&text)
+        .map_err(|e| WeightsError::content(index, format!("is no index of shards: {e}")))?;
+    let mut shards: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (tensor, file) in parsed.weight_map {
+        shards.entry(file).or_default().insert(tensor);
+    }
+    let folder = index.parent().unwrap_or(Path::new("."));
+    let mut files = Vec::with_capacity(shards.len());
+    for (name, expected) in shards {
+        let mut parts = Path::new(&name).components();
+        let plain = matches!(
+            (parts.next(), parts.next()),
+            (Some(Component::Normal(_)), None)
+        );
+        if !plain {
+            return Err(WeightsError::content(
+                index,
+                format!("names the shard `{name}`; shards must lie beside their index"),
+            ));
+        }
+        files.push(Shard {
+            path: folder.join(name),
+            expected: Some(expected),
+        });
+    }
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_stays_in_its_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let index = folder.path().join("model.safetensors.index.json");
+        for outside in ["../a.safetensors", "/etc/passwd", "sub/a.safetensors", ".."] {
+            let map = serde_json::json!({"weight_map": {"a": outside}});
+            std::fs::write(&index, map.to_string()).unwrap();
+            let error = files(folder.path()).err().unwrap().to_string();
+            assert!(error.contains("beside their index"), "{error}");
+        }
+        let map = serde_json::json!({"weight_map": {"a": "1.safetensors", "b": "1.safetensors"}});
+        std::fs::write(&index, map.to_string()).unwrap();
+        let found = files(folder.path()).unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].path, folder.path().join("1.safetensors"));
+    }
+
+    #[test]
+    fn an_empty_folder_says_what_it_lacks() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = files(folder.path()).err().unwrap().to_string();
+        assert!(error.contains("model.safetensors"), "{error}");
+    }
+}

@@ -1,0 +1,403 @@
+//! Public checkpoints as models: what a folder holds, made and filled.
+
+use std::path::{Path, PathBuf};
+
+use burn::module::Module;
+use burn::tensor::{Device, FloatDType};
+use serde_json::Value;
+use unimo_core::batch::MaskSpec;
+use unimo_core::init::Init;
+use unimo_core::layers::Activation;
+use unimo_core::levels::GateKind;
+use unimo_core::parameters;
+use unimo_encoders::backbone::BackboneConfig;
+use unimo_encoders::clip::{Clip, ClipConfig};
+use unimo_encoders::fusion::{FusionConfig, Levels, Link};
+use unimo_encoders::image::{ImageEncoder, ImageEncoderConfig};
+use unimo_encoders::import::{Allow, Report, import};
+use unimo_encoders::names::Names;
+use unimo_encoders::public::{
+    PublicConfigError, bert, best, bridgetower, clip, meter, read_json, vit,
+};
+use unimo_encoders::text::{Positions, TextEncoder, TextEncoderConfig};
+use unimo_encoders::weights::Weights;
+use unimo_objectives::ObjectivesConfig;
+use unimo_objectives::itc::{self, ItcConfig, Views};
+use unimo_objectives::itm::{self, ItmConfig, Layout, Negatives};
+use unimo_objectives::mlm::{self, MlmConfig};
+
+use crate::error::TrainError;
+use crate::model::Model;
+
+/// What a checkpoint describes.
+#[derive(Debug, Clone, PartialEq)]
+pub enum NetworkConfig {
+    /// BERT, RoBERTa, XLM-R.
+    Text(TextEncoderConfig),
+    /// ViT, DeiT, CLIP's image tower.
+    Image(ImageEncoderConfig),
+    /// CLIP.
+    Clip(ClipConfig),
+    /// BridgeTower, METER, UNIMO-3: three encoders and the heads that the checkpoint has.
+    Pair {
+        /// Encoders.
+        model: Box<BackboneConfig>,
+        /// Heads.
+        objectives: Box<ObjectivesConfig>,
+    },
+}
+
+/// A model that came from a checkpoint.
+#[derive(Debug)]
+pub enum Network {
+    /// BERT, RoBERTa, XLM-R.
+    Text(Box<TextEncoder>),
+    /// ViT, DeiT, CLIP's image tower.
+    Image(Box<ImageEncoder>),
+    /// CLIP.
+    Clip(Box<Clip>),
+    /// BridgeTower, METER, UNIMO-3.
+    Pair(Box<Model>),
+}
+
+/// A checkpoint's description: what it is and what its tensors are called.
+pub struct Public {
+    /// The kind's name.
+    pub kind: &'static str,
+    /// Sizes.
+    pub config: NetworkConfig,
+    /// All ways in which this kind spells its names.
+    pub spellings: Vec<Names>,
+    /// Where the weights are.
+    pub weights: PathBuf,
+}
+
+/// A model with its weights.
+pub struct Pretrained {
+    /// The model.
+    pub network: Network,
+    /// Its sizes, with the heads that there are.
+    pub config: NetworkConfig,
+    /// What became of every tensor.
+    pub report: Report,
+}
+
+/// Reads what a folder or a file holds.
+///
+/// A folder says it in its `config.json`; OpenCLIP's `open_clip_config.json`, a METER checkpoint and CLIP in OpenAI's naming
+/// are understood too. `weights` names another file than the folder's own.
+///
+/// # Errors
+///
+/// There is no such file, or it describes something that is not supported.
+pub fn describe(path: &Path, weights: Option<&Path>) -> Result<Public, TrainError> {
+    if !path.is_dir() {
+        return from_file(path);
+    }
+    let file = path.join(CONFIG);
+    let open_clip = path.join(OPEN_CLIP_CONFIG);
+    if !file.is_file() && open_clip.is_file() {
+        let opened = Weights::open(weights.unwrap_or(path))?;
+        let unsupported = |reason| unsupported(&open_clip, reason);
+        let activation =
+            clip::open_clip_activation(&read_json(&open_clip)?).map_err(unsupported)?;
+        return from_clip_names(&opened, activation);
+    }
+    let json = read_json(&file)?;
+    let unsupported = |reason: String| unsupported(&file, reason);
+    let folder = path;
+    let weights = weights.unwrap_or(folder).to_owned();
+    let kind = json["model_type"].as_str();
+    let (kind, config, spellings) = match kind {
+        Some("bert" | "roberta" | "xlm-roberta") => (
+            "BERT, RoBERTa or XLM-R",
+            NetworkConfig::Text(bert::config(&json).map_err(unsupported)?),
+            bert::spellings(),
+        ),
+        Some("vit" | "deit") => (
+            "ViT or DeiT",
+            NetworkConfig::Image(vit::config(&json).map_err(unsupported)?),
+            vit::spellings(),
+        ),
+        Some("clip_vision_model") => (
+            "CLIP's image tower",
+            NetworkConfig::Image(clip::image_config(&json).map_err(unsupported)?),
+            clip::image_spellings(),
+        ),
+        Some("clip") => (
+            "CLIP",
+            NetworkConfig::Clip(clip::config(&json).map_err(unsupported)?),
+            clip::spellings(),
+        ),
+        Some("bridgetower") => {
+            let model = bridgetower::config(&json).map_err(unsupported)?;
+            ("BridgeTower", pair(model), bridgetower_names())
+        }
+        None if json["model"] == "meter" || json["model"] == "unimo3" => {
+            let model = twin_config(&json)
+                .ok_or_else(|| unsupported("a size is missing or is no number".to_owned()))?;
+            let spellings = vec![twin_names(), meter_names().leaving(meter::TASK_HEADS)];
+            ("a twin of METER or UNIMO-3", pair(model), spellings)
+        }
+        other => {
+            return Err(unsupported(format!(
+                "model_type is {}; supported are bert, roberta, xlm-roberta, vit, deit, clip, clip_vision_model and bridgetower",
+                other.map_or("missing".to_owned(), |kind| format!("\"{kind}\""))
+            )));
+        }
+    };
+    Ok(Public {
+        kind,
+        config,
+        spellings,
+        weights,
+    })
+}
+
+/// What Hugging Face calls the description of a model.
+const CONFIG: &str = "config.json";
+/// What OpenCLIP calls it.
+const OPEN_CLIP_CONFIG: &str = "open_clip_config.json";
+
+fn unsupported(path: &Path, reason: String) -> TrainError {
+    TrainError::from(PublicConfigError::Content {
+        path: path.to_owned(),
+        reason,
+    })
+}
+
+/// A file of weights that comes without a description: METER, or CLIP in OpenAI's naming.
+fn from_file(path: &Path) -> Result<Public, TrainError> {
+    let weights = Weights::open(path)?;
+    let has = |name: &str| weights.info(name).is_some();
+    if has("vit_model.visual.conv1.weight") && has("cross_modal_text_transform.weight") {
+        let model = meter::config_from_shapes(&weights).map_err(|e| unsupported(path, e))?;
+        return Ok(Public {
+            kind: "METER",
+            config: pair(model),
+            spellings: vec![meter_names().leaving(meter::TASK_HEADS)],
+            weights: path.to_owned(),
+        });
+    }
+    if has("visual.conv1.weight") {
+        return from_clip_names(&weights, Activation::QuickGelu);
+    }
+    Err(unsupported(
+        path,
+        "is neither METER nor CLIP in OpenAI's naming; other models need their config.json: give the folder that holds both"
+            .to_owned(),
+    ))
+}
+
+/// CLIP in OpenAI's or OpenCLIP's naming.
+fn from_clip_names(weights: &Weights, activation: Activation) -> Result<Public, TrainError> {
+    let path = weights.path();
+    let config = clip::config_from_shapes(weights, activation).map_err(|e| unsupported(path, e))?;
+    Ok(Public {
+        kind: "CLIP",
+        config: NetworkConfig::Clip(config),
+        spellings: clip::spellings(),
+        weights: path.to_owned(),
+    })
+}
+
+impl Public {
+    /// The model with its weights. Heads that the checkpoint lacks are left out.
+    ///
+    /// # Errors
+    ///
+    /// The weights cannot be read or do not fit.
+    pub fn load(&self, device: &Device) -> Result<Pretrained, TrainError> {
+        let mut weights = Weights::open(&self.weights)?;
+        let config = self.config.with_heads_of(&weights, &self.spellings);
+        let mut init = Init::blank(device);
+        let (network, report) = match &config {
+            NetworkConfig::Text(config) => {
+                let (encoder, report) = self.fill(config.init(&mut init), &mut weights)?;
+                (Network::Text(Box::new(encoder)), report)
+            }
+            NetworkConfig::Image(config) => {
+                let (encoder, report) = self.fill(config.init(&mut init), &mut weights)?;
+                (Network::Image(Box::new(encoder)), report)
+            }
+            NetworkConfig::Clip(config) => {
+                let (clip, report) = self.fill(config.init(&mut init), &mut weights)?;
+                (Network::Clip(Box::new(clip)), report)
+            }
+            NetworkConfig::Pair { model, objectives } => {
+                let blank = Model::assemble(&mut init, model, objectives, FloatDType::F32);
+                let (model, report) = self.fill(blank, &mut weights)?;
+                (Network::Pair(Box::new(model)), report)
+            }
+        };
+        Ok(Pretrained {
+            network,
+            config,
+            report,
+        })
+    }
+
+    fn fill<M: Module>(&self, blank: M, weights: &mut Weights) -> Result<(M, Report), TrainError> {
+        let ours: Vec<String> = parameters::list(&blank)
+            .into_iter()
+            .map(|p| p.name)
+            .collect();
+        let names = best(self.spellings.clone(), &ours, weights);
+        Ok(import(blank, weights, &names, &Allow::default())?)
+    }
+}
+
+impl NetworkConfig {
+    /// Only the heads that the checkpoint has.
+    fn with_heads_of(&self, weights: &Weights, spellings: &[Names]) -> Self {
+        let mut config = self.clone();
+        if let NetworkConfig::Pair { objectives, .. } = &mut config {
+            let stored = |parameter: &str| {
+                spellings.iter().find_map(|names| {
+                    let target = names.target(&format!("objectives.{parameter}"))?;
+                    weights.info(&target.name)
+                })
+            };
+            if stored("mlm.dense.weight").is_none() {
+                objectives.mlm = None;
+            }
+            if stored("itm.classifier.weight").is_none() {
+                objectives.itm = None;
+            }
+            let width = stored("itc.text_projection.weight").map(|info| info.shape[0]);
+            match (&mut objectives.itc, width) {
+                (Some(itc), Some(width)) => itc.width = width,
+                (itc, _) => *itc = None,
+            }
+        }
+        config
+    }
+}
+
+/// A model with every head that a public checkpoint may have; the values that only matter for training are METER's and
+/// BridgeTower's.
+fn pair(model: BackboneConfig) -> NetworkConfig {
+    let objectives = ObjectivesConfig {
+        mlm: Some(MlmConfig {
+            weight: 1.0,
+            mask: MaskSpec::default(),
+        }),
+        itm: Some(ItmConfig {
+            weight: 1.0,
+            negatives: Negatives::Uniform,
+            layout: Layout::Half,
+        }),
+        itc: Some(ItcConfig {
+            weight: 1.0,
+            views: Views::Three,
+            width: 0,
+            temperature: 0.07,
+            temperature_range: [0.001, 0.5],
+            momentum: None,
+        }),
+    };
+    NetworkConfig::Pair {
+        model: Box::new(model),
+        objectives: Box::new(objectives),
+    }
+}
+
+/// Names of heads as METER and BridgeTower have them.
+fn heads() -> Names {
+    Names::new(
+        [
+            ("objectives.mlm", "", mlm::PUBLIC_NAMES),
+            ("objectives.itm", "", itm::PUBLIC_NAMES),
+            ("objectives.itc", "", itc::PUBLIC_NAMES),
+        ],
+        &[],
+    )
+}
+
+/// Names of a [`Model`] in BridgeTower.
+pub fn bridgetower_names() -> Vec<Names> {
+    bridgetower::spellings()
+        .into_iter()
+        .map(|names| names.within("backbone").and(heads()))
+        .collect()
+}
+
+/// Names of a [`Model`] in METER.
+pub fn meter_names() -> Names {
+    meter::names().within("backbone").and(heads())
+}
+
+/// Names of a [`Model`] in this project's PyTorch twin.
+fn twin_names() -> Names {
+    let heads = Names::new(
+        [
+            ("objectives.mlm", "", mlm::TWIN_NAMES),
+            ("objectives.itm", "", itm::PUBLIC_NAMES),
+        ],
+        &[],
+    );
+    meter::twin_names().within("backbone").and(heads)
+}
+
+/// The sizes in a twin's `config.json`.
+fn twin_config(json: &Value) -> Option<BackboneConfig> {
+    let number = |key: &str| Some(json[key].as_u64()? as usize);
+    let (width, heads, feed_forward) = (number("width")?, number("heads")?, number("ffn")?);
+    let layer_norm_eps = json["layer_norm_eps"].as_f64()?;
+    let vocab_size = number("vocab")?;
+    let unimo3 = json["model"] == "unimo3";
+    Some(BackboneConfig {
+        initializer_range: 0.02,
+        text: TextEncoderConfig {
+            vocab_size,
+            width,
+            layers: number("text_layers")?,
+            heads,
+            feed_forward,
+            max_positions: if vocab_size > 1000 { 514 } else { 40 },
+            positions: Positions::AfterPad,
+            token_types: 1,
+            pad_id: number("pad_id")?,
+            activation: Activation::Gelu,
+            layer_norm_eps,
+            dropout: 0.0,
+        },
+        image: ImageEncoderConfig {
+            image_size: number("image_px")?,
+            patch_size: number("patch_px")?,
+            width,
+            layers: number("image_layers")?,
+            heads,
+            feed_forward,
+            activation: Activation::QuickGelu,
+            layer_norm_eps,
+            pre_norm: true,
+            patch_bias: false,
+            distillation_token: false,
+            dropout: 0.0,
+        },
+        fusion: FusionConfig {
+            width,
+            layers: number("cross_layers")?,
+            heads,
+            feed_forward,
+            activation: Activation::Gelu,
+            layer_norm_eps,
+            dropout: 0.0,
+            in_layer: true,
+            levels: if unimo3 {
+                Levels::CrossPrev
+            } else {
+                Levels::None
+            },
+            uni_levels: 0,
+            gate: if json["gate"] == "token" {
+                GateKind::Token
+            } else {
+                GateKind::Cls
+            },
+            gate_beta: 1.0,
+            link: Link::None,
+        },
+    })
+}

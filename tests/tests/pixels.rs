@@ -1,0 +1,69 @@
+//! Pictures become what Hugging Face's image processors make of them.
+
+use std::path::PathBuf;
+
+use unimo_data::{images, processor};
+use unimo_encoders::weights::SafetensorsFile;
+use unimo_tests::fixture;
+
+/// Both sides compute in fixed point with their own rounding, twice (across, then down).
+const WORST_LEVEL: i64 = 1;
+/// Of 255 levels, on average.
+const MEAN_LEVEL: f64 = 0.2;
+/// f32 rounding of (value / 255 - mean) / std.
+const NORMALISED: f32 = 1e-6;
+
+fn folder() -> PathBuf {
+    fixture::folder().join("pixels")
+}
+
+#[test]
+fn pictures_equal_hugging_faces_processors() {
+    let mut expected = SafetensorsFile::open(&folder().join("expected.safetensors")).unwrap();
+    for kind in ["clip", "vit", "bridgetower"] {
+        let spec = processor::read(&folder().join(format!("{kind}.json"))).unwrap();
+        for name in ["wide", "tall", "square", "small", "strip"] {
+            let picture = images::read(&folder().join(format!("{name}.png")), 1 << 20).unwrap();
+            let square = spec.square(&picture).unwrap();
+            let (theirs, shape) = expected.integers(&format!("{kind}.{name}")).unwrap();
+            assert_eq!(shape, [3, spec.size, spec.size]);
+            let plane = spec.size * spec.size;
+            let ours = |i: usize| i64::from(square.as_raw()[(i % plane) * 3 + i / plane]);
+            let differences: Vec<i64> = theirs
+                .iter()
+                .enumerate()
+                .map(|(i, value)| (ours(i) - value).abs())
+                .collect();
+            let worst = differences.iter().max().unwrap();
+            let mean = differences.iter().sum::<i64>() as f64 / differences.len() as f64;
+            assert!(
+                *worst <= WORST_LEVEL && mean < MEAN_LEVEL,
+                "{kind}, {name}: worst {worst}, mean {mean}"
+            );
+        }
+    }
+}
+
+#[test]
+fn normalisation_equals_hugging_faces() {
+    let mut expected = SafetensorsFile::open(&folder().join("expected.safetensors")).unwrap();
+    for kind in ["clip", "vit", "bridgetower"] {
+        let spec = processor::read(&folder().join(format!("{kind}.json"))).unwrap();
+        let (bytes, _) = expected.integers(&format!("{kind}.tall")).unwrap();
+        let plane = spec.size * spec.size;
+        let square = image::RgbImage::from_fn(spec.size as u32, spec.size as u32, |x, y| {
+            let at = y as usize * spec.size + x as usize;
+            image::Rgb(std::array::from_fn(|c| bytes[c * plane + at] as u8))
+        });
+        let mut ours = Vec::new();
+        spec.normalise(&square, &mut ours);
+        let theirs = expected.values(&format!("{kind}.tall.normalised")).unwrap();
+        for (a, b) in ours.iter().zip(&theirs) {
+            assert!(
+                (a - b).abs() < NORMALISED * b.abs().max(1.0),
+                "{kind}: {a} and {b}"
+            );
+        }
+        assert_eq!(ours.len(), theirs.len());
+    }
+}
