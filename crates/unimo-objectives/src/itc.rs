@@ -363,6 +363,15 @@ impl Objective for Itc {
         outcome
     }
 
+    fn adopt(&mut self, backbone: &Backbone) {
+        if let Some(momentum) = &mut self.momentum {
+            momentum.text = average::frozen_copy(&backbone.text);
+            momentum.image = average::frozen_copy(&backbone.image);
+            momentum.text_projection = average::frozen_copy(&self.text_projection);
+            momentum.image_projection = average::frozen_copy(&self.image_projection);
+        }
+    }
+
     fn after_step(&mut self, backbone: &Backbone, carries: Vec<Carry>) {
         let [low, high] = self.config.temperature_range;
         self.logit_scale = parameters::update(self.logit_scale.clone(), |scale| {

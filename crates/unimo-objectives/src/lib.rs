@@ -94,6 +94,15 @@ macro_rules! objectives {
                 all
             }
 
+            /// The backbone has been given other weights before the first step.
+            pub fn adopt(&mut self, backbone: &Backbone) {
+                $(
+                    if let Some(objective) = &mut self.$key {
+                        objective.adopt(backbone);
+                    }
+                )+
+            }
+
             /// Clamps, moving averages and queues, after the optimiser's step. `carries` is what the micro-batches'
             /// [`Step`]s gave.
             pub fn after_step(&mut self, backbone: &Backbone, carries: Vec<(&'static str, Carry)>) {

@@ -117,6 +117,9 @@ pub trait Objective {
         fused: Option<(&Pairs, FusionOutput)>,
     ) -> Outcome;
 
+    /// The backbone has been given other weights before the first step: copies of it are made anew.
+    fn adopt(&mut self, _backbone: &Backbone) {}
+
     /// Clamps, moving averages and queues, after the optimiser's step; `carries` holds one entry per micro-batch.
     fn after_step(&mut self, _backbone: &Backbone, _carries: Vec<Carry>) {}
 }

@@ -105,6 +105,14 @@ pub enum TrainError {
         /// Keys of the objectives.
         objectives: String,
     },
+    /// A checkpoint that is neither here nor to be had.
+    #[error("{given}: {reason}")]
+    Hub {
+        /// What was given.
+        given: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// From a public checkpoint's `config.json`.
     #[error(transparent)]
     PublicConfig(#[from] PublicConfigError),

@@ -12,6 +12,8 @@ use unimo_eval::RetrievalConfig;
 use unimo_objectives::ObjectivesConfig;
 
 use crate::error::TrainError;
+use crate::hub;
+use crate::starting::InitConfig;
 
 /// A recipe that ships with the crate.
 #[derive(Debug, Clone, Copy)]
@@ -48,6 +50,9 @@ pub struct Recipe {
     pub description: String,
     /// Decides weights, order, masks, negatives and dropout.
     pub seed: u64,
+    /// Public weights before the first step; absent: random ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<InitConfig>,
     /// The loop.
     pub train: TrainConfig,
     /// Held-out retrieval.
@@ -234,9 +239,17 @@ impl Recipe {
             })?;
         // Absolute, since the run's copy of the recipe lies in another folder.
         let here = std::env::current_dir().map_err(TrainError::file("find", "."))?;
-        recipe
-            .data
-            .rebase(&folder.map_or(here.clone(), |folder| here.join(folder)));
+        let base = folder.map_or(here.clone(), |folder| here.join(folder));
+        let hub_tokenizer = recipe.hub_tokenizer(&base);
+        recipe.data.rebase(&base);
+        if let (Some(id), TokenizerConfig::File { path, .. }) =
+            (hub_tokenizer, &mut recipe.data.tokenizer)
+        {
+            *path = id;
+        }
+        if let Some(init) = &mut recipe.init {
+            init.rebase(&base);
+        }
         if let Some(path) = &overrides.data {
             recipe.data.source = SourceKind::Pairs;
             let absolute = std::path::absolute(path).map_err(TrainError::file("find", path))?;
@@ -247,6 +260,15 @@ impl Recipe {
         }
         recipe.validate(file)?;
         Ok(recipe)
+    }
+
+    /// The tokenizer's path, if it is not there and may be a Hugging Face id.
+    fn hub_tokenizer(&self, base: &Path) -> Option<PathBuf> {
+        let TokenizerConfig::File { path, .. } = &self.data.tokenizer else {
+            return None;
+        };
+        let is_id = !base.join(path).exists() && hub::is_id(path.to_str()?);
+        is_id.then(|| path.clone())
     }
 
     /// Every value on its own and against the others, before anything is loaded.
@@ -262,6 +284,9 @@ impl Recipe {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
+        if let Some(init) = &self.init {
+            init.validate()?;
+        }
         self.train.validate().map_err(|e| e.within("train"))?;
         config::positive("batch_size", self.eval.batch_size).map_err(|e| e.within("eval"))?;
         self.model.validate().map_err(|e| e.within("model"))?;

@@ -5,6 +5,7 @@
 //! run.json         versions, device, start, size
 //! sessions.jsonl   a line per start and resume: from which step, when, on which device
 //! tokenizer.json   as trained or given
+//! init.txt         what became of every tensor of the weights that `init` names
 //! metrics.jsonl    a line per logged step        events.out.tfevents.*  the same for TensorBoard
 //! evals.jsonl      a line per evaluation during training
 //! evaluations.jsonl  a line per `unimo eval`

@@ -25,6 +25,7 @@ use crate::checkpoint::{self, State};
 use crate::device::DeviceChoice;
 use crate::error::TrainError;
 use crate::evaluation;
+use crate::hub;
 use crate::model::Model;
 use crate::optimizer::{self, Optimizer};
 use crate::progress::Progress;
@@ -32,6 +33,7 @@ use crate::recipe::Recipe;
 use crate::report;
 use crate::report::record::{SessionRecord, StepRecord};
 use crate::run::{Best, RunFolder};
+use crate::starting::{self, Started};
 use crate::tensorboard::EventWriter;
 
 /// How to run a recipe.
@@ -70,6 +72,8 @@ pub fn start(recipe: &Recipe, folder: &Path, options: &Options) -> Result<PathBu
     let source = unimo_data::open(&recipe.data)?;
     let tokenizer = tokenizer(recipe, &*source)?;
     check_tokenizer(recipe, &tokenizer)?;
+    // Weights that cannot be had should not leave a folder behind.
+    let fresh = starting::model(recipe, &training_device(recipe, &device))?;
     let run = RunFolder::create(folder, recipe)?;
     run.write("tokenizer.json", tokenizer.to_json()?.as_bytes())?;
     Trainer::new(
@@ -80,6 +84,7 @@ pub fn start(recipe: &Recipe, folder: &Path, options: &Options) -> Result<PathBu
         device,
         choice,
         options,
+        Some(fresh),
     )?
     .train()
 }
@@ -110,7 +115,10 @@ pub fn resume(folder: &Path, options: &Options) -> Result<PathBuf, TrainError> {
         tokenizer
     };
     check_tokenizer(&recipe, &tokenizer)?;
-    Trainer::new(recipe, run, source, tokenizer, device, choice, options)?.train()
+    Trainer::new(
+        recipe, run, source, tokenizer, device, choice, options, None,
+    )?
+    .train()
 }
 
 /// The tokenizer that a recipe names, trained on the captions if it says so.
@@ -120,7 +128,15 @@ pub fn tokenizer(recipe: &Recipe, source: &dyn Source) -> Result<TextTokenizer, 
             source.texts(Split::Train).take(TOKENIZER_CAPTIONS),
             *vocab_size,
         )?,
-        file => TextTokenizer::open(file, source)?,
+        TokenizerConfig::File { path, lowercase } => {
+            let given = path.to_string_lossy();
+            // What is no id is left to the loader, whose message says what it looked for.
+            let path = match hub::is_id(&given) {
+                true => hub::resolve(&given)?,
+                false => path.clone(),
+            };
+            TextTokenizer::load(&path, *lowercase)?
+        }
     })
 }
 
@@ -247,9 +263,28 @@ impl Trainer {
         device: Device,
         choice: DeviceChoice,
         options: &Options,
+        fresh: Option<(Model, Option<Started>)>,
     ) -> Result<Self, TrainError> {
         let device = training_device(&recipe, &device);
-        let model = Model::new(&recipe, &device);
+        let steps = checkpoint::steps(&run.checkpoints())?;
+        // A run that has a checkpoint goes on from it, wherever it started from.
+        let model = match steps.last() {
+            Some(_) => Model::new(&recipe, &device),
+            None => {
+                let (model, started) = match fresh {
+                    Some(fresh) => fresh,
+                    None => starting::model(&recipe, &device)?,
+                };
+                if let Some(started) = started {
+                    let account = started.to_string();
+                    run.write("init.txt", account.as_bytes())?;
+                    if !options.quiet {
+                        eprint!("{account}");
+                    }
+                }
+                model
+            }
+        };
         let count: usize = parameters::list(&model)
             .iter()
             .map(|p| p.shape.iter().product::<usize>())
@@ -263,7 +298,7 @@ impl Trainer {
         };
         let folder = run.checkpoints();
         let mut last_good = None;
-        if let Some(step) = checkpoint::steps(&folder)?.last() {
+        if let Some(step) = steps.last() {
             let path = checkpoint::path(&folder, *step);
             state = checkpoint::load(&path, state, &device.clone().without_autodiff())?;
             last_good = Some(path);

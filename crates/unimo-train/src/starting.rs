@@ -1,0 +1,508 @@
+//! `init` in a recipe: public weights before the first step.
+//!
+//! ```toml
+//! init = "meter:meter_clip16_288_roberta_pretrain.ckpt"    # a whole checkpoint, or
+//!
+//! [init]
+//! text = "FacebookAI/roberta-base"                         # a folder, or a Hugging Face id, maybe with @revision
+//! image = "openai/clip-vit-base-patch16"
+//! new = ["backbone.fusion", "objectives"]                  # what may start from random weights
+//! ```
+//!
+//! Every parameter is either read or covered by `new`, every tensor of the files is either used or known to be of no use,
+//! and sizes, epsilons, activations and normalisation must be those of the files. Nothing starts from random weights because
+//! a path was wrong.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use burn::module::Module;
+use burn::tensor::Device;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use unimo_core::config::ConfigError;
+use unimo_core::parameters;
+use unimo_data::processor;
+use unimo_encoders::image::ImageEncoderConfig;
+use unimo_encoders::import::{Allow, Report, import};
+use unimo_encoders::names::{Names, covers};
+use unimo_encoders::public::{best, clip, meter};
+use unimo_encoders::text::TextEncoderConfig;
+use unimo_encoders::weights::Weights;
+
+use crate::error::TrainError;
+use crate::hub;
+use crate::model::Model;
+use crate::pretrained::{self, NetworkConfig, Public};
+use crate::recipe::Recipe;
+
+/// `init`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct InitConfig {
+    /// A whole checkpoint, `KIND:PATH`; kinds are `meter` and `bridgetower`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub whole: Option<String>,
+    /// The text encoder: a folder, or a Hugging Face id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// The image encoder: likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// Our parameters that may start from random weights: names or their beginnings, `*` for any one part.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub new: Vec<String>,
+    /// Tensors of the files that may be left unused.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unused: Vec<String>,
+}
+
+impl<'de> Deserialize<'de> for InitConfig {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        #[derive(Default)]
+        struct Table {
+            whole: Option<String>,
+            text: Option<String>,
+            image: Option<String>,
+            new: Vec<String>,
+            unused: Vec<String>,
+        }
+        struct Given;
+        impl<'de> Visitor<'de> for Given {
+            type Value = InitConfig;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"KIND:PATH\" or a table with text, image, whole, new, unused")
+            }
+            fn visit_str<E: Error>(self, whole: &str) -> Result<InitConfig, E> {
+                Ok(InitConfig {
+                    whole: Some(whole.to_owned()),
+                    ..InitConfig::default()
+                })
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<InitConfig, A::Error> {
+                let table = Table::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(InitConfig {
+                    whole: table.whole,
+                    text: table.text,
+                    image: table.image,
+                    new: table.new,
+                    unused: table.unused,
+                })
+            }
+        }
+        input.deserialize_any(Given)
+    }
+}
+
+/// Kinds of whole checkpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whole {
+    Meter,
+    BridgeTower,
+}
+
+impl Whole {
+    const ALL: [(&'static str, Self); 2] =
+        [("meter", Self::Meter), ("bridgetower", Self::BridgeTower)];
+
+    /// The kind and the path of `KIND:PATH`.
+    fn parse(given: &str) -> Result<(Self, &str), ConfigError> {
+        let found = given.split_once(':').and_then(|(kind, path)| {
+            let (_, kind) = Self::ALL.iter().find(|(name, _)| *name == kind)?;
+            Some((*kind, path))
+        });
+        found.ok_or_else(|| ConfigError {
+            key: "init".to_owned(),
+            value: format!("\"{given}\""),
+            allowed:
+                "must be \"meter:PATH\" or \"bridgetower:PATH\", or a table with text and image"
+                    .to_owned(),
+        })
+    }
+
+    fn spellings(self) -> Vec<Names> {
+        match self {
+            Self::Meter => vec![pretrained::meter_names().leaving(meter::TASK_HEADS)],
+            Self::BridgeTower => pretrained::bridgetower_names(),
+        }
+    }
+
+    /// What such a checkpoint cannot have, as it is no part of that model.
+    fn lacks(self) -> Vec<String> {
+        match self {
+            Self::Meter => meter::NOT_IN_METER
+                .iter()
+                .map(|pattern| format!("backbone.{pattern}"))
+                .chain(["objectives.itc".to_owned()])
+                .collect(),
+            Self::BridgeTower => Vec::new(),
+        }
+    }
+}
+
+impl InitConfig {
+    /// Every value on its own and against the others.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let parts = self.text.is_some() || self.image.is_some();
+        ConfigError::unless(
+            self.whole.is_some() != parts,
+            "init",
+            "{}",
+            "name a whole checkpoint, or text and image or one of them, and not both",
+        )?;
+        match &self.whole {
+            Some(given) => Whole::parse(given).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes paths of files that are there absolute; what is not there may be a Hugging Face id.
+    pub fn rebase(&mut self, folder: &Path) {
+        let absolute = |given: &str| {
+            let path = folder.join(given);
+            path.exists().then(|| path.display().to_string())
+        };
+        if let Some(whole) = &mut self.whole
+            && let Some((kind, path)) = whole.split_once(':')
+            && let Some(path) = absolute(path)
+        {
+            *whole = format!("{kind}:{path}");
+        }
+        for part in [&mut self.text, &mut self.image].into_iter().flatten() {
+            if let Some(path) = absolute(part) {
+                *part = path;
+            }
+        }
+    }
+}
+
+/// What a model started from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Started {
+    /// Which part, from which folder or file.
+    pub from: Vec<(String, PathBuf)>,
+    /// Every tensor.
+    pub report: Report,
+}
+
+impl fmt::Display for Started {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (part, path) in &self.from {
+            writeln!(f, "weights of {part} from {}", path.display())?;
+        }
+        write!(f, "{}", self.report)
+    }
+}
+
+/// A recipe's model before its first step: new weights, and public ones where it names them.
+///
+/// # Errors
+///
+/// A file that is not there, cannot be read, or does not fit the recipe.
+pub fn model(recipe: &Recipe, device: &Device) -> Result<(Model, Option<Started>), TrainError> {
+    let model = Model::new(recipe, device);
+    let Some(init) = &recipe.init else {
+        return Ok((model, None));
+    };
+    let allow = Allow {
+        missing: init.new.clone(),
+        unexpected: init.unused.clone(),
+    };
+    let (mut model, started) = match &init.whole {
+        Some(given) => {
+            let (kind, path) = Whole::parse(given).map_err(value)?;
+            let path = hub::resolve(path)?;
+            let mut weights = Weights::open(&path)?;
+            let ours = names_of(&model);
+            let names = best(kind.spellings(), &ours, &weights);
+            let mut allow = allow;
+            allow.missing.extend(kind.lacks());
+            let (model, report) = import(model, &mut weights, &names, &allow)?;
+            let from = vec![("the model".to_owned(), path)];
+            (model, Started { from, report })
+        }
+        None => parts(model, recipe, init, &allow)?,
+    };
+    model.objectives.adopt(&model.backbone);
+    Ok((model, Some(started)))
+}
+
+fn value(error: ConfigError) -> TrainError {
+    TrainError::Value {
+        file: "recipe".to_owned(),
+        error,
+    }
+}
+
+fn names_of<M: Module>(module: &M) -> Vec<String> {
+    parameters::list(module)
+        .into_iter()
+        .map(|p| p.name)
+        .collect()
+}
+
+/// Text and image encoder from files of their own.
+fn parts(
+    mut model: Model,
+    recipe: &Recipe,
+    init: &InitConfig,
+    allow: &Allow,
+) -> Result<(Model, Started), TrainError> {
+    let mut from = Vec::new();
+    let mut report = Report::default();
+    if let Some(given) = &init.text {
+        let path = hub::resolve(given)?;
+        let public = pretrained::describe(&path, None)?;
+        let NetworkConfig::Text(theirs) = &public.config else {
+            return Err(wrong_kind("init.text", given, &public, "a text encoder"));
+        };
+        let ours = &recipe.model.text;
+        agree(&text_contradictions(ours, theirs), &path)?;
+        let (encoder, account) = part(
+            model.backbone.text,
+            &public,
+            allow,
+            "backbone.text",
+            [ours.layers, theirs.layers],
+        )?;
+        model.backbone.text = encoder;
+        report = report.and(account);
+        from.push(("the text encoder".to_owned(), path));
+    }
+    if let Some(given) = &init.image {
+        let path = hub::resolve(given)?;
+        let mut public = pretrained::describe(&path, None)?;
+        if let NetworkConfig::Clip(clip) = &public.config {
+            public.config = NetworkConfig::Image(clip.image.clone());
+            public.spellings = clip::image_spellings();
+        }
+        let NetworkConfig::Image(theirs) = &public.config else {
+            return Err(wrong_kind("init.image", given, &public, "an image encoder"));
+        };
+        let ours = &recipe.model.image;
+        agree(&image_contradictions(ours, theirs), &path)?;
+        let preprocessor = path.join("preprocessor_config.json");
+        if preprocessor.is_file() {
+            agree(&pixel_contradictions(recipe, &preprocessor)?, &preprocessor)?;
+        }
+        let (encoder, account) = part(
+            model.backbone.image,
+            &public,
+            allow,
+            "backbone.image",
+            [ours.layers, theirs.layers],
+        )?;
+        model.backbone.image = encoder;
+        report = report.and(account);
+        from.push(("the image encoder".to_owned(), path));
+    }
+    let read = |name: &str| report.used.iter().any(|(ours, _)| ours == name);
+    let unread: Vec<String> = names_of(&model).into_iter().filter(|n| !read(n)).collect();
+    let unnamed = unread
+        .iter()
+        .find(|name| !allow.missing.iter().any(|pattern| covers(pattern, name)));
+    if let Some(name) = unnamed {
+        return Err(value(ConfigError {
+            key: "init.new".to_owned(),
+            value: format!("{:?}", init.new),
+            allowed: format!(
+                "must name everything that starts from random weights; nothing gives `{name}`"
+            ),
+        }));
+    }
+    report.new = unread;
+    Ok((model, Started { from, report }))
+}
+
+fn wrong_kind(key: &str, given: &str, public: &Public, needed: &str) -> TrainError {
+    value(ConfigError {
+        key: key.to_owned(),
+        value: format!("\"{given}\""),
+        allowed: format!("must be {needed}, and it is {}", public.kind),
+    })
+}
+
+/// One encoder; blocks beyond those that the recipe has are left unused.
+fn part<M: Module>(
+    module: M,
+    public: &Public,
+    allow: &Allow,
+    field: &str,
+    [ours, theirs]: [usize; 2],
+) -> Result<(M, Report), TrainError> {
+    let mut weights = Weights::open(&public.weights)?;
+    let parameters = names_of(&module);
+    let names = best(public.spellings.clone(), &parameters, &weights);
+    let mut allow = Allow {
+        missing: allow
+            .missing
+            .iter()
+            .filter_map(|pattern| pattern.strip_prefix(field)?.strip_prefix('.'))
+            .map(str::to_owned)
+            .collect(),
+        unexpected: allow.unexpected.clone(),
+    };
+    for layer in ours..theirs {
+        let first = parameters
+            .iter()
+            .filter_map(|n| n.strip_prefix("layers.0."));
+        let beyond = first.filter_map(|rest| names.target(&format!("layers.{layer}.{rest}")));
+        allow.unexpected.extend(beyond.map(|target| target.name));
+    }
+    let (module, mut report) = import(module, &mut weights, &names, &allow)?;
+    for (own, _) in &mut report.used {
+        *own = format!("{field}.{own}");
+    }
+    Ok((module, report))
+}
+
+/// A key of the recipe, its value, and the file's.
+type Contradiction = (String, String, String);
+
+fn differ<T: PartialEq + fmt::Debug>(
+    found: &mut Vec<Contradiction>,
+    key: &str,
+    ours: &T,
+    theirs: &T,
+) {
+    if ours != theirs {
+        found.push((key.to_owned(), format!("{ours:?}"), format!("{theirs:?}")));
+    }
+}
+
+fn text_contradictions(ours: &TextEncoderConfig, theirs: &TextEncoderConfig) -> Vec<Contradiction> {
+    let mut found = Vec::new();
+    let f = &mut found;
+    differ(
+        f,
+        "model.text.vocab_size",
+        &ours.vocab_size,
+        &theirs.vocab_size,
+    );
+    differ(f, "model.text.width", &ours.width, &theirs.width);
+    differ(
+        f,
+        "model.text.layers",
+        &ours.layers.min(theirs.layers),
+        &ours.layers,
+    );
+    differ(f, "model.text.heads", &ours.heads, &theirs.heads);
+    differ(
+        f,
+        "model.text.feed_forward",
+        &ours.feed_forward,
+        &theirs.feed_forward,
+    );
+    differ(
+        f,
+        "model.text.max_positions",
+        &ours.max_positions,
+        &theirs.max_positions,
+    );
+    differ(
+        f,
+        "model.text.positions",
+        &ours.positions,
+        &theirs.positions,
+    );
+    differ(
+        f,
+        "model.text.token_types",
+        &ours.token_types,
+        &theirs.token_types,
+    );
+    differ(f, "model.text.pad_id", &ours.pad_id, &theirs.pad_id);
+    differ(
+        f,
+        "model.text.activation",
+        &ours.activation,
+        &theirs.activation,
+    );
+    differ(
+        f,
+        "model.text.layer_norm_eps",
+        &ours.layer_norm_eps,
+        &theirs.layer_norm_eps,
+    );
+    found
+}
+
+/// The picture's size may differ, positions are interpolated; the last blocks may be left out.
+fn image_contradictions(
+    ours: &ImageEncoderConfig,
+    theirs: &ImageEncoderConfig,
+) -> Vec<Contradiction> {
+    let mut found = Vec::new();
+    let f = &mut found;
+    differ(
+        f,
+        "model.image.patch_size",
+        &ours.patch_size,
+        &theirs.patch_size,
+    );
+    differ(f, "model.image.width", &ours.width, &theirs.width);
+    differ(
+        f,
+        "model.image.layers",
+        &ours.layers.min(theirs.layers),
+        &ours.layers,
+    );
+    differ(f, "model.image.heads", &ours.heads, &theirs.heads);
+    differ(
+        f,
+        "model.image.feed_forward",
+        &ours.feed_forward,
+        &theirs.feed_forward,
+    );
+    differ(
+        f,
+        "model.image.activation",
+        &ours.activation,
+        &theirs.activation,
+    );
+    differ(
+        f,
+        "model.image.layer_norm_eps",
+        &ours.layer_norm_eps,
+        &theirs.layer_norm_eps,
+    );
+    differ(f, "model.image.pre_norm", &ours.pre_norm, &theirs.pre_norm);
+    differ(
+        f,
+        "model.image.patch_bias",
+        &ours.patch_bias,
+        &theirs.patch_bias,
+    );
+    let token = (&ours.distillation_token, &theirs.distillation_token);
+    differ(f, "model.image.distillation_token", token.0, token.1);
+    found
+}
+
+/// Mean and deviation of pixels; how a picture becomes square is the recipe's own business.
+fn pixel_contradictions(recipe: &Recipe, file: &Path) -> Result<Vec<Contradiction>, TrainError> {
+    let theirs = processor::read(file)?;
+    let mut found = Vec::new();
+    differ(&mut found, "data.mean", &recipe.data.mean, &theirs.mean);
+    differ(&mut found, "data.std", &recipe.data.std, &theirs.std);
+    Ok(found)
+}
+
+fn agree(contradictions: &[Contradiction], file: &Path) -> Result<(), TrainError> {
+    if contradictions.is_empty() {
+        return Ok(());
+    }
+    let lines: Vec<String> = contradictions
+        .iter()
+        .map(|(key, ours, theirs)| format!("`{key} = {ours}`, the weights have {theirs}"))
+        .collect();
+    Err(TrainError::Recipe {
+        file: "recipe".to_owned(),
+        reason: format!(
+            "contradicts {}, which `init` names: {}",
+            file.display(),
+            lines.join("; ")
+        ),
+    })
+}

@@ -1,0 +1,196 @@
+//! Recipes that start from public weights.
+
+use std::path::Path;
+
+use burn::tensor::{Device, Tensor};
+use unimo_core::parameters;
+use unimo_tests::fixture;
+use unimo_train::recipe::{BUILT_IN, Overrides, Recipe};
+use unimo_train::starting;
+use unimo_train::training;
+
+/// unimo3-tiny with the sizes of the twin's fixture.
+fn twin_sized(more: &[&str]) -> Result<Recipe, String> {
+    let set = [
+        "model.text.vocab_size=61",
+        "model.text.width=16",
+        "model.text.layers=2",
+        "model.text.heads=2",
+        "model.text.feed_forward=32",
+        "model.text.max_positions=40",
+        "model.image.image_size=32",
+        "model.image.patch_size=16",
+        "model.image.width=16",
+        "model.image.layers=2",
+        "model.image.heads=2",
+        "model.image.feed_forward=32",
+        "model.fusion.width=16",
+        "model.fusion.layers=3",
+        "model.fusion.heads=2",
+        "model.fusion.feed_forward=32",
+        "data.image_size=32",
+        "data.max_text_length=20",
+        "data.tokenizer.kind=file",
+        "data.tokenizer.path=nowhere",
+        "data.tokenizer.vocab_size=none",
+    ];
+    recipe(&set, more)
+}
+
+fn recipe(set: &[&str], more: &[&str]) -> Result<Recipe, String> {
+    let overrides = Overrides {
+        data: None,
+        set: set.iter().chain(more).map(|s| (*s).to_owned()).collect(),
+    };
+    Recipe::load(BUILT_IN[0].name, &overrides).map_err(|e| e.to_string())
+}
+
+fn started(recipe: &Recipe) -> Result<(unimo_train::model::Model, String), String> {
+    let (model, started) =
+        starting::model(recipe, &Device::flex()).map_err(|error| error.to_string())?;
+    Ok((model, started.map(|s| s.to_string()).unwrap_or_default()))
+}
+
+fn from(path: &str) -> String {
+    fixture::folder().join(path).display().to_string()
+}
+
+/// The paper's premise: cross-layer attention is added to what METER is.
+#[test]
+fn unimo3_from_a_meter_checkpoint_is_meter_exactly() {
+    let init = format!("init=meter:{}", from("spellings/meter.ckpt"));
+    let outputs = |levels: &str| {
+        let levels = format!("model.fusion.levels={levels}");
+        let (model, account) = started(&twin_sized(&[&init, &levels]).unwrap()).unwrap();
+        let backbone = &model.backbone;
+        let device = Device::flex();
+        let input = backbone
+            .text
+            .input(&[0, 9, 14, 2, 0, 33, 2, 1], &[4, 3], 4, &device);
+        let pixels: Vec<f32> = (0..2 * 3 * 32 * 32)
+            .map(|i| (i % 97) as f32 / 97.0)
+            .collect();
+        let pixels = Tensor::<1>::from_floats(pixels.as_slice(), &device).reshape([2, 3, 32, 32]);
+        let fused = backbone.fuse(
+            &backbone.encode_texts(&input),
+            &backbone.encode_images(pixels),
+            false,
+        );
+        let itm = model.objectives.itm.as_ref().unwrap();
+        let logits = itm.logits(&backbone.fusion, &fused).into_data();
+        (
+            fused.text.into_data(),
+            fused.image.into_data(),
+            logits,
+            account,
+        )
+    };
+    let (meter, unimo3) = (outputs("none"), outputs("cross_prev"));
+    meter.0.assert_eq(&unimo3.0, true);
+    meter.1.assert_eq(&unimo3.1, true);
+    meter.2.assert_eq(&unimo3.2, true);
+    assert!(unimo3.3.contains("level_attention"), "{}", unimo3.3);
+    assert!(
+        unimo3.3.contains("unused      rank_output.weight"),
+        "{}",
+        unimo3.3
+    );
+}
+
+/// RoBERTa and CLIP's image tower of the fixtures under a fusion of its own.
+fn parts(more: &[&str]) -> Result<Recipe, String> {
+    let text = format!("init.text={}", from("hf/xlm-roberta"));
+    let image = format!("init.image={}", from("hf/clip-vision"));
+    let set = [
+        text.as_str(),
+        image.as_str(),
+        "init.new=[\"backbone.fusion\", \"objectives\"]",
+        "model.text.vocab_size=43",
+        "model.text.width=16",
+        "model.text.layers=2",
+        "model.text.heads=2",
+        "model.text.feed_forward=24",
+        "model.text.max_positions=20",
+        "model.text.token_types=2",
+        "model.image.image_size=32",
+        "model.image.patch_size=8",
+        "model.image.width=16",
+        "model.image.layers=1",
+        "model.image.heads=2",
+        "model.image.feed_forward=24",
+        "model.image.activation=quick_gelu",
+        "data.image_size=32",
+        "data.max_text_length=16",
+        "data.tokenizer.kind=file",
+        "data.tokenizer.path=nowhere",
+        "data.tokenizer.vocab_size=none",
+    ];
+    recipe(&set, more)
+}
+
+#[test]
+fn encoders_come_from_files_of_their_own() {
+    let recipe = parts(&["objectives.itc.momentum={ decay = 0.9, queue = 8, alpha = 0.4 }"]);
+    let (model, account) = started(&recipe.unwrap()).unwrap();
+    // Half of the blocks, four times the patches.
+    assert!(
+        account.contains("reshaped    embeddings.position_embedding.weight [5, 16], here [17, 16]"),
+        "{account}"
+    );
+    assert!(
+        account.contains("unused      encoder.layers.1.mlp.fc1.weight"),
+        "{account}"
+    );
+    let itc = model.objectives.itc.as_ref().unwrap();
+    let momentum = itc.momentum.as_ref().unwrap();
+    assert_eq!(
+        parameters::values(&momentum.text),
+        parameters::values(&model.backbone.text)
+    );
+    assert_eq!(
+        parameters::values(&momentum.image),
+        parameters::values(&model.backbone.image)
+    );
+}
+
+#[test]
+fn nothing_starts_from_random_weights_silently() {
+    let error = |more: &[&str]| match parts(more) {
+        Ok(recipe) => started(&recipe).map(drop).unwrap_err(),
+        Err(message) => message,
+    };
+    let message = error(&["init.new=[\"objectives\"]"]);
+    assert!(
+        message.contains("init.new") && message.contains("backbone.fusion"),
+        "{message}"
+    );
+    let message = error(&["model.text.layer_norm_eps=1e-12"]);
+    assert!(
+        message.contains("`model.text.layer_norm_eps = 1e-12`, the weights have 1e-5"),
+        "{message}"
+    );
+    let message = error(&["init.text=no/such/folder"]);
+    assert!(message.contains("no such file or folder"), "{message}");
+    let message = error(&[&format!("init.text={}", from("hf/vit"))]);
+    assert!(message.contains("must be a text encoder"), "{message}");
+    let message = error(&["init=bert:x"]);
+    assert!(message.contains("meter:PATH"), "{message}");
+    let message = error(&["init.texts=x"]);
+    assert!(message.contains("texts"), "{message}");
+}
+
+#[test]
+fn a_start_that_fails_leaves_no_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let recipe = recipe(&["init=meter:nowhere.ckpt"], &[]).unwrap();
+    let options = training::Options {
+        quiet: true,
+        ..training::Options::default()
+    };
+    let error = training::start(&recipe, &run, &options)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("nowhere.ckpt"), "{error}");
+    assert!(!Path::new(&run).exists());
+}
