@@ -84,6 +84,36 @@ Examples:
         after_help = "`cargo xtask recipes --help` shows the options of `unimo recipes`."
     )]
     Recipes(Passed),
+    /// Write embeddings of pictures and texts
+    #[command(
+        disable_help_flag = true,
+        after_help = "`cargo xtask embed --help` shows the options of `unimo embed`."
+    )]
+    Embed(Passed),
+    /// Write the probability that text and picture belong together
+    #[command(
+        disable_help_flag = true,
+        after_help = "`cargo xtask score --help` shows the options of `unimo score`."
+    )]
+    Score(Passed),
+    /// Find pictures for texts, and texts for pictures
+    #[command(
+        disable_help_flag = true,
+        after_help = "`cargo xtask search --help` shows the options of `unimo search`."
+    )]
+    Search(Passed),
+    /// Name the likeliest words for a masked caption
+    #[command(
+        disable_help_flag = true,
+        after_help = "`cargo xtask fill-mask --help` shows the options of `unimo fill-mask`."
+    )]
+    FillMask(Passed),
+    /// Write a model as a folder that Hugging Face transformers reads
+    #[command(
+        disable_help_flag = true,
+        after_help = "`cargo xtask export --help` shows the options of `unimo export`."
+    )]
+    Export(Passed),
     /// Compare outputs and gradients with those that a reference implementation wrote
     #[command(
         disable_help_flag = true,
@@ -236,7 +266,19 @@ mod tests {
     #[test]
     fn help_explains_every_command() {
         for name in [
-            "train", "eval", "report", "bench", "recipes", "parity", "torture", "check",
+            "train",
+            "eval",
+            "report",
+            "bench",
+            "recipes",
+            "embed",
+            "score",
+            "search",
+            "fill-mask",
+            "export",
+            "parity",
+            "torture",
+            "check",
         ] {
             let error = Cli::try_parse_from(["xtask", "help", name]).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::DisplayHelp);

@@ -337,6 +337,13 @@ fn cut_centre(picture: &RgbImage, size: u32, round_even: bool) -> RgbImage {
     square
 }
 
+/// A picture as JPEG, to be shown; none if it has no pixels.
+pub fn jpeg(picture: &RgbImage) -> Option<Vec<u8>> {
+    let mut bytes = Cursor::new(Vec::new());
+    picture.write_to(&mut bytes, ImageFormat::Jpeg).ok()?;
+    Some(bytes.into_inner())
+}
+
 /// Brings a picture to size as Pillow does: across, then down, rounded to whole levels in between. The resizer on its own
 /// goes the other way round, which differs by two levels at hard edges.
 fn resize(picture: &RgbImage, width: u32, height: u32, filter: Filter) -> Result<RgbImage, String> {

@@ -36,8 +36,9 @@ enum Size {
 }
 
 /// OpenAI's means and deviations, CLIP's and BridgeTower's defaults.
-const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
+pub const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
+/// As [`CLIP_MEAN`], deviations.
+pub const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
 /// Pillow's numbers of filters.
 const BILINEAR: u32 = 2;

@@ -265,6 +265,13 @@ impl TextTokenizer {
         Encoded { ids, word_ids }
     }
 
+    /// As [`encode`](Self::encode), but a mask token that the text spells (`<mask>`, `[MASK]`) is one.
+    pub fn encode_with_masks(&self, text: &str, max_length: usize) -> Encoded {
+        let mut open = self.clone();
+        open.inner.set_encode_special_tokens(false);
+        open.encode(text, max_length)
+    }
+
     /// The text of token ids; special tokens are left out.
     pub fn decode(&self, ids: &[i32]) -> String {
         let ids: Vec<u32> = ids
@@ -480,6 +487,15 @@ mod tests {
             inner.iter().all(|id| !tokenizer.is_special(*id)),
             "{inner:?}"
         );
+    }
+
+    #[test]
+    fn a_mask_can_be_asked_for() {
+        let tokenizer = trained();
+        let encoded = tokenizer.encode_with_masks("a <mask> b", 100);
+        let masks = |ids: &[i32]| ids.iter().filter(|id| **id == 4).count();
+        assert_eq!(masks(&encoded.ids), 1);
+        assert_eq!(masks(&tokenizer.encode("a <mask> b", 100).ids), 0);
     }
 
     #[test]

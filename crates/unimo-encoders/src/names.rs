@@ -86,6 +86,8 @@ pub struct Names {
     /// Tensors that such checkpoints hold and this model has no use for, as patterns: `*` is any one part of a name, a
     /// pattern covers all that begins with it.
     pub unused: Vec<String>,
+    /// Every name is ours.
+    pub own: bool,
 }
 
 impl Names {
@@ -102,6 +104,16 @@ impl Names {
         Self {
             sections: sections.into_iter().map(section).collect(),
             unused: unused.iter().map(|name| (*name).to_owned()).collect(),
+            own: false,
+        }
+    }
+
+    /// Our own names, as they are: what this project's own format holds.
+    pub fn own() -> Self {
+        Self {
+            sections: Vec::new(),
+            unused: Vec::new(),
+            own: true,
         }
     }
 
@@ -140,6 +152,12 @@ impl Names {
 
     /// What one of our parameters is called there; none if there is no rule for it.
     pub fn target(&self, ours: &str) -> Option<Target> {
+        if self.own {
+            return Some(Target {
+                name: ours.to_owned(),
+                conversion: Conversion::Same(0),
+            });
+        }
         self.sections.iter().find_map(|section| {
             let rest = match section.ours.as_str() {
                 "" => ours,

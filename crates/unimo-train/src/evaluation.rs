@@ -65,23 +65,8 @@ pub fn run(folder: &std::path::Path, options: &Options) -> Result<EvalRecord, Tr
     let tokenizer = TextTokenizer::load(&run.join("tokenizer.json"), false)?;
     training::check_tokenizer(&recipe, &tokenizer)?;
 
-    let checkpoints = run.checkpoints();
-    let newest = checkpoint::steps(&checkpoints)?.last().copied();
-    let best = run.best()?.map(|best| best.step);
-    let best = best.filter(|step| checkpoint::path(&checkpoints, *step).is_file());
-    let Some(step) = options.step.or(best).or(newest) else {
-        return Err(TrainError::Run {
-            path: folder.to_owned(),
-            reason: "has no checkpoint yet".to_owned(),
-        });
-    };
-    let mut reader = checkpoint::Reader::open(&checkpoint::path(&checkpoints, step))?;
-    let section = if recipe.train.ema.is_some() {
-        "ema"
-    } else {
-        "model"
-    };
-    let model = reader.module(section, Model::new(&recipe, &device))?;
+    let step = chosen_step(&run, options.step)?;
+    let model = load_model(&run, &recipe, step, &device)?;
 
     let skip = SkipList::in_memory(recipe.data.max_skipped);
     let Some(set) = open_set(&recipe, &source, options.split, &skip)? else {
@@ -99,6 +84,49 @@ pub fn run(folder: &std::path::Path, options: &Options) -> Result<EvalRecord, Tr
     let record = record(step, &label(options), &evaluated);
     run.append("evaluations.jsonl", &record)?;
     Ok(record)
+}
+
+/// A run's model as it is evaluated: the moving average of its weights where there is one.
+///
+/// # Errors
+///
+/// The folder is no run or has no such checkpoint.
+pub fn open_model(
+    folder: &std::path::Path,
+    step: Option<u64>,
+    device: &Device,
+) -> Result<(RunFolder, Recipe, u64, Model), TrainError> {
+    let (run, recipe) = RunFolder::open(folder)?;
+    let step = chosen_step(&run, step)?;
+    let model = load_model(&run, &recipe, step, device)?;
+    Ok((run, recipe, step, model))
+}
+
+/// The step asked for, or the best, or the newest where nothing was evaluated.
+fn chosen_step(run: &RunFolder, asked: Option<u64>) -> Result<u64, TrainError> {
+    let checkpoints = run.checkpoints();
+    let newest = checkpoint::steps(&checkpoints)?.last().copied();
+    let best = run.best()?.map(|best| best.step);
+    let best = best.filter(|step| checkpoint::path(&checkpoints, *step).is_file());
+    asked.or(best).or(newest).ok_or_else(|| TrainError::Run {
+        path: run.path().to_owned(),
+        reason: "has no checkpoint yet".to_owned(),
+    })
+}
+
+fn load_model(
+    run: &RunFolder,
+    recipe: &Recipe,
+    step: u64,
+    device: &Device,
+) -> Result<Model, TrainError> {
+    let mut reader = checkpoint::Reader::open(&checkpoint::path(&run.checkpoints(), step))?;
+    let section = if recipe.train.ema.is_some() {
+        "ema"
+    } else {
+        "model"
+    };
+    reader.module(section, Model::blank(recipe, device))
 }
 
 /// Shows the progress of an evaluation, as [`evaluate`] tells it, if it scores more than `from` pairs. Ends when dropped.

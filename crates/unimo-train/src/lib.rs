@@ -9,12 +9,14 @@
 //! assert_eq!(recipe.train.steps, 20);
 //! ```
 
+pub mod apply;
 pub mod backend_check;
 pub mod bench;
 pub mod checkpoint;
 pub mod device;
 pub mod error;
 pub mod evaluation;
+pub mod export;
 pub mod hub;
 pub mod model;
 pub mod optimizer;

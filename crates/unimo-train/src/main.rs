@@ -5,11 +5,12 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use unimo_data::Split;
+use unimo_train::apply::{embed, fill_mask, score, search};
 use unimo_train::device::DeviceChoice;
 use unimo_train::error::TrainError;
 use unimo_train::recipe::{BUILT_IN, Overrides, Recipe};
 use unimo_train::run::RunFolder;
-use unimo_train::{backend_check, bench, evaluation, parity, report, torture, training};
+use unimo_train::{backend_check, bench, evaluation, export, parity, report, torture, training};
 
 /// Vision-language pre-training: UNIMO-3, METER, BridgeTower and ManagerTower from image-text files to a trained and
 /// evaluated model.
@@ -37,6 +38,21 @@ enum Command {
     },
     /// List the recipes that ship with unimo.
     Recipes,
+    /// Write embeddings of pictures and texts to a safetensors or .npy file.
+    #[command(after_help = EMBED_EXAMPLES)]
+    Embed(embed::EmbedArgs),
+    /// Write the probability that text and picture belong together, for every row of a list.
+    #[command(after_help = SCORE_EXAMPLES)]
+    Score(score::ScoreArgs),
+    /// Find pictures for texts, and texts for pictures.
+    #[command(after_help = SEARCH_EXAMPLES)]
+    Search(search::SearchArgs),
+    /// Name the likeliest words for a masked caption, given a picture.
+    #[command(after_help = FILL_MASK_EXAMPLES)]
+    FillMask(fill_mask::FillMaskArgs),
+    /// Write a model as a folder that Hugging Face transformers and unimo read.
+    #[command(after_help = EXPORT_EXAMPLES)]
+    Export(export::ExportArgs),
     /// Measure speed and memory.
     #[command(subcommand)]
     Bench(Bench),
@@ -97,6 +113,36 @@ Examples:
     unimo check backend --device cuda
   Any other GPU (needs a build with --features wgpu):
     unimo check backend --device wgpu";
+
+const EMBED_EXAMPLES: &str = "\
+Examples:
+  All pictures of a folder:
+    unimo embed runs/unimo3-tiny --images photos --out photos.safetensors
+  Pictures and captions of a list, for numpy:
+    unimo embed openai/clip-vit-base-patch16 --images pairs.jsonl --texts pairs.jsonl --out pairs.npy";
+
+const SCORE_EXAMPLES: &str = "\
+Examples:
+  unimo score BridgeTower/bridgetower-base-itm-mlm --data pairs.jsonl --out scores.jsonl
+  unimo score runs/unimo3-small --data pairs.csv --text-column alt";
+
+const SEARCH_EXAMPLES: &str = "\
+Examples:
+  Pictures for two texts, with a page to look at:
+    unimo search runs/unimo3-small --images photos --text \"a map\" --text \"two people\" --html found.html
+  Texts for a picture:
+    unimo search runs/unimo3-small --texts captions.txt --image photo.jpg";
+
+const FILL_MASK_EXAMPLES: &str = "\
+Examples:
+  unimo fill-mask BridgeTower/bridgetower-base-itm-mlm --image cat.jpg --text \"a <mask> on a sofa\"";
+
+const EXPORT_EXAMPLES: &str = "\
+Examples:
+  A BridgeTower that was trained here, for transformers:
+    unimo export runs/bridgetower-base --out my-bridgetower
+  The text encoder of a UNIMO-3 as RoBERTa, in half precision:
+    unimo export runs/unimo3-base --part text --dtype bf16 --out my-roberta";
 
 const TRAIN_EXAMPLES: &str = "\
 Examples:
@@ -233,6 +279,14 @@ fn run(command: Command) -> Result<(), TrainError> {
                 let recipe = Recipe::load(built_in.name, &Overrides::default())?;
                 println!("{:<20} {}", built_in.name, recipe.description);
             }
+            Ok(())
+        }
+        Command::Embed(args) => embed::run(&args),
+        Command::Score(args) => score::run(&args),
+        Command::Search(args) => search::run(&args),
+        Command::FillMask(args) => fill_mask::run(&args),
+        Command::Export(args) => {
+            println!("{}", export::run(&args)?.display());
             Ok(())
         }
         Command::Bench(Bench::Step(args)) => {

@@ -26,6 +26,13 @@ impl Model {
         Self::assemble(&mut init, &recipe.model, &recipe.objectives, dtype)
     }
 
+    /// Zeros, to be filled from a file.
+    pub fn blank(recipe: &Recipe, device: &Device) -> Self {
+        let dtype = float_dtype(recipe.train.dtype);
+        let mut init = Init::blank(device);
+        Self::assemble(&mut init, &recipe.model, &recipe.objectives, dtype)
+    }
+
     /// Encoders and heads.
     pub fn assemble(
         init: &mut Init,

@@ -129,6 +129,18 @@ pub fn describe(path: &Path, weights: Option<&Path>) -> Result<Public, TrainErro
             NetworkConfig::Clip(clip::config(&json).map_err(unsupported)?),
             clip::spellings(),
         ),
+        Some(OWN) => {
+            let own: Own = serde_json::from_value(json).map_err(|e| unsupported(e.to_string()))?;
+            own.model
+                .validate()
+                .and_then(|()| own.objectives.validate())
+                .map_err(|e| unsupported(e.to_string()))?;
+            let config = NetworkConfig::Pair {
+                model: Box::new(own.model),
+                objectives: Box::new(own.objectives),
+            };
+            ("a model of unimo's own", config, vec![Names::own()])
+        }
         Some("bridgetower") => {
             let model = bridgetower::config(&json).map_err(unsupported)?;
             ("BridgeTower", pair(model), bridgetower_names())
@@ -141,7 +153,7 @@ pub fn describe(path: &Path, weights: Option<&Path>) -> Result<Public, TrainErro
         }
         other => {
             return Err(unsupported(format!(
-                "model_type is {}; supported are bert, roberta, xlm-roberta, vit, deit, clip, clip_vision_model and bridgetower",
+                "model_type is {}; supported are bert, roberta, xlm-roberta, vit, deit, clip, clip_vision_model, bridgetower and unimo",
                 other.map_or("missing".to_owned(), |kind| format!("\"{kind}\""))
             )));
         }
@@ -156,6 +168,19 @@ pub fn describe(path: &Path, weights: Option<&Path>) -> Result<Public, TrainErro
 
 /// What Hugging Face calls the description of a model.
 const CONFIG: &str = "config.json";
+/// The `model_type` of a model that is none of Hugging Face's, in this project's own format.
+pub const OWN: &str = "unimo";
+
+/// The `config.json` of that format.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Own {
+    #[serde(rename = "model_type")]
+    _kind: String,
+    model: BackboneConfig,
+    objectives: ObjectivesConfig,
+}
+
 /// What OpenCLIP calls it.
 const OPEN_CLIP_CONFIG: &str = "open_clip_config.json";
 
@@ -264,7 +289,7 @@ impl NetworkConfig {
             if stored("itm.classifier.weight").is_none() {
                 objectives.itm = None;
             }
-            let width = stored("itc.text_projection.weight").map(|info| info.shape[0]);
+            let width = stored("itc.text_projection.bias").map(|info| info.shape[0]);
             match (&mut objectives.itc, width) {
                 (Some(itc), Some(width)) => itc.width = width,
                 (itc, _) => *itc = None,

@@ -269,7 +269,7 @@ impl Trainer {
         let steps = checkpoint::steps(&run.checkpoints())?;
         // A run that has a checkpoint goes on from it, wherever it started from.
         let model = match steps.last() {
-            Some(_) => Model::new(&recipe, &device),
+            Some(_) => Model::blank(&recipe, &device),
             None => {
                 let (model, started) = match fresh {
                     Some(fresh) => fresh,

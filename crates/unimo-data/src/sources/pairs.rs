@@ -54,8 +54,6 @@ impl Pairs {
             Some(format) => format,
             None => format_of(&config.path)?,
         };
-        let file = File::open(&config.path)
-            .map_err(|error| DataError::file("read", &config.path, error))?;
         let folder = config.path.parent().unwrap_or(Path::new("")).to_owned();
         let mut pairs = Self {
             file: config.path.display().to_string(),
@@ -66,52 +64,23 @@ impl Pairs {
             rejected: Vec::new(),
             left_out: 0,
         };
-        let mut lines = Lines::new(BufReader::new(file));
         let mut by_image = HashMap::new();
-        let io = |error| DataError::file("read", &config.path, error);
-        match format {
-            ListFormat::Jsonl => {
-                while let Some((line, row)) = lines.next_line().map_err(io)? {
-                    let row = row.and_then(|bytes| {
-                        if bytes.trim_ascii().is_empty() {
-                            return Ok(None);
-                        }
-                        let text = std::str::from_utf8(&bytes).map_err(|_| NOT_UTF8.to_owned())?;
-                        match serde_json::from_str(text) {
-                            Ok(Value::Object(row)) => Ok(Some(row)),
-                            Ok(_) => Err("not a JSON object".to_owned()),
-                            Err(error) => Err(format!("malformed JSON: {error}")),
-                        }
-                    });
-                    pairs.take(config, line, row, &mut by_image);
+        let mut header_seen = format == ListFormat::Jsonl;
+        each_row(&config.path, format, &mut |item| {
+            match item {
+                Item::Header(Ok(header)) => {
+                    header_seen = true;
+                    return check_header(config, &header);
                 }
-            }
-            ListFormat::Csv | ListFormat::Tsv => {
-                let Some((_, header)) = lines.next_record(format).map_err(io)? else {
-                    return Err(pairs.nothing(config, "the file is empty"));
-                };
-                let header = header.map_err(|reason| {
-                    pairs.nothing(config, &format!("unreadable header line: {reason}"))
-                })?;
-                check_header(config, &header)?;
-                while let Some((line, row)) = lines.next_record(format).map_err(io)? {
-                    let row = row.and_then(|cells| {
-                        if cells.len() == 1 && cells[0].trim().is_empty() {
-                            return Ok(None);
-                        }
-                        if cells.len() != header.len() {
-                            return Err(format!(
-                                "{} columns, but the header has {}",
-                                cells.len(),
-                                header.len()
-                            ));
-                        }
-                        let cells = cells.into_iter().map(Value::String);
-                        Ok(Some(header.iter().cloned().zip(cells).collect()))
-                    });
-                    pairs.take(config, line, row, &mut by_image);
+                Item::Header(Err(reason)) => {
+                    return Err(pairs.nothing(config, &format!("unreadable header line: {reason}")));
                 }
+                Item::Row(line, row) => pairs.take(config, line, row, &mut by_image),
             }
+            Ok(())
+        })?;
+        if !header_seen {
+            return Err(pairs.nothing(config, "the file is empty"));
         }
         for row in pairs.train.iter_mut().chain(&mut pairs.val) {
             let mut seen = HashSet::new();
@@ -233,6 +202,92 @@ impl Pairs {
             reason,
         }
     }
+}
+
+/// What [`each_row`] finds.
+enum Item {
+    /// The column names of a CSV or TSV file.
+    Header(Result<Vec<String>, String>),
+    /// A line number with its row; none for an empty line.
+    Row(u64, Result<Option<Map<String, Value>>, String>),
+}
+
+/// Reads a list from the first line to the last.
+fn each_row(
+    path: &Path,
+    format: ListFormat,
+    give: &mut dyn FnMut(Item) -> Result<(), DataError>,
+) -> Result<(), DataError> {
+    let io = |error| DataError::file("read", path, error);
+    let mut lines = Lines::new(BufReader::new(File::open(path).map_err(io)?));
+    if format == ListFormat::Jsonl {
+        while let Some((line, row)) = lines.next_line().map_err(io)? {
+            let row = row.and_then(|bytes| {
+                if bytes.trim_ascii().is_empty() {
+                    return Ok(None);
+                }
+                let text = std::str::from_utf8(&bytes).map_err(|_| NOT_UTF8.to_owned())?;
+                match serde_json::from_str(text) {
+                    Ok(Value::Object(row)) => Ok(Some(row)),
+                    Ok(_) => Err("not a JSON object".to_owned()),
+                    Err(error) => Err(format!("malformed JSON: {error}")),
+                }
+            });
+            give(Item::Row(line, row))?;
+        }
+        return Ok(());
+    }
+    let Some((_, header)) = lines.next_record(format).map_err(io)? else {
+        return Ok(());
+    };
+    give(Item::Header(header.clone()))?;
+    let header = header.unwrap_or_default();
+    while let Some((line, row)) = lines.next_record(format).map_err(io)? {
+        let row = row.and_then(|cells| {
+            if cells.len() == 1 && cells[0].trim().is_empty() {
+                return Ok(None);
+            }
+            if cells.len() != header.len() {
+                return Err(format!(
+                    "{} columns, but the header has {}",
+                    cells.len(),
+                    header.len()
+                ));
+            }
+            let cells = cells.into_iter().map(Value::String);
+            Ok(Some(header.iter().cloned().zip(cells).collect()))
+        });
+        give(Item::Row(line, row))?;
+    }
+    Ok(())
+}
+
+/// A row of a list with its line number, or why it cannot be used.
+pub type ListRow = (u64, Result<Map<String, Value>, String>);
+
+/// Every row of a JSON lines, CSV or TSV file as it stands there, told apart by the file's extension.
+///
+/// # Errors
+///
+/// The file cannot be read, or its extension says nothing.
+pub fn read_rows(path: &Path) -> Result<Vec<ListRow>, DataError> {
+    let mut rows = Vec::new();
+    each_row(path, format_of(path)?, &mut |item| {
+        match item {
+            Item::Header(Ok(_)) => {}
+            Item::Header(Err(reason)) => {
+                return Err(DataError::Manifest {
+                    path: path.to_owned(),
+                    reason: format!("unreadable header line: {reason}"),
+                });
+            }
+            Item::Row(_, Ok(None)) => {}
+            Item::Row(line, Ok(Some(row))) => rows.push((line, Ok(row))),
+            Item::Row(line, Err(reason)) => rows.push((line, Err(reason))),
+        }
+        Ok(())
+    })?;
+    Ok(rows)
 }
 
 const NOT_UTF8: &str = "not valid UTF-8";

@@ -1,0 +1,238 @@
+//! What the commands are given: lists of pairs, of pictures, of texts.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+
+use unimo_data::sources::pairs::read_rows;
+
+use crate::error::TrainError;
+
+/// Which columns of a list are read.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ColumnArgs {
+    /// The column of a list that holds the picture's path.
+    #[arg(long, value_name = "COLUMN", default_value = "image")]
+    pub image_column: String,
+    /// The column of a list that holds the text.
+    #[arg(long, value_name = "COLUMN", default_value = "caption")]
+    pub text_column: String,
+}
+
+/// A row of a list of pairs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PairRow {
+    /// Its line, counted from 1.
+    pub line: u64,
+    /// The picture's path as it stands in the list.
+    pub image: String,
+    /// Where the picture is: relative to the list.
+    pub path: PathBuf,
+    /// The text.
+    pub text: String,
+}
+
+/// A row that cannot be used.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BadRow {
+    /// Its line, counted from 1.
+    pub line: u64,
+    /// Why.
+    pub reason: String,
+}
+
+/// Reads a list of pairs: JSON lines, CSV or TSV. A row whose text is a list counts once per text.
+///
+/// # Errors
+///
+/// The list cannot be read.
+pub fn pairs(
+    list: &Path,
+    columns: &ColumnArgs,
+) -> Result<Vec<Result<PairRow, BadRow>>, TrainError> {
+    let folder = list.parent().unwrap_or(Path::new(""));
+    let mut all = Vec::new();
+    for (line, row) in read_rows(list)? {
+        let bad = |reason: String| Err(BadRow { line, reason });
+        let row = match row {
+            Ok(row) => row,
+            Err(reason) => {
+                all.push(bad(reason));
+                continue;
+            }
+        };
+        let lacks = |column: &str| {
+            let there: Vec<&str> = row.keys().map(String::as_str).collect();
+            format!(
+                "no text in column `{column}`; there are {}",
+                there.join(", ")
+            )
+        };
+        let Some(image) = row.get(&columns.image_column).and_then(|v| v.as_str()) else {
+            all.push(bad(lacks(&columns.image_column)));
+            continue;
+        };
+        let texts: Vec<&str> = match row.get(&columns.text_column) {
+            Some(serde_json::Value::Array(texts)) => {
+                texts.iter().filter_map(|text| text.as_str()).collect()
+            }
+            Some(text) => text.as_str().into_iter().collect(),
+            None => Vec::new(),
+        };
+        if texts.is_empty() {
+            all.push(bad(lacks(&columns.text_column)));
+        }
+        all.extend(texts.into_iter().map(|text| {
+            Ok(PairRow {
+                line,
+                image: image.to_owned(),
+                path: folder.join(image),
+                text: text.to_owned(),
+            })
+        }));
+    }
+    Ok(all)
+}
+
+/// Extensions of files that are taken for pictures in a folder.
+const PICTURES: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
+
+/// Pictures: one file, all in a folder and the folders in it, or those that a list names, each once, in order.
+///
+/// # Errors
+///
+/// The folder or list cannot be read, or holds none.
+pub fn images(given: &Path, columns: &ColumnArgs) -> Result<Vec<(String, PathBuf)>, TrainError> {
+    let mut found = Vec::new();
+    if given.is_dir() {
+        walk(given, given, &mut found)?;
+        found.sort();
+    } else if is_picture(given) {
+        found.push((given.display().to_string(), given.to_owned()));
+    } else {
+        let folder = given.parent().unwrap_or(Path::new(""));
+        let mut seen = std::collections::HashSet::new();
+        for (_, row) in read_rows(given)? {
+            let row = row.unwrap_or_default();
+            let image = row.get(&columns.image_column).and_then(|v| v.as_str());
+            if let Some(image) = image.filter(|image| seen.insert((*image).to_owned())) {
+                found.push((image.to_owned(), folder.join(image)));
+            }
+        }
+    }
+    match found.is_empty() {
+        true => Err(TrainError::Check(format!(
+            "{} names no picture ({}; in a list by column `{}`)",
+            given.display(),
+            PICTURES.join(", "),
+            columns.image_column
+        ))),
+        false => Ok(found),
+    }
+}
+
+fn is_picture(path: &Path) -> bool {
+    path.extension()
+        .and_then(|e| e.to_str())
+        .is_some_and(|e| PICTURES.contains(&e.to_ascii_lowercase().as_str()))
+}
+
+/// Links to folders are not followed, so that a link to a folder above ends nowhere.
+fn walk(root: &Path, folder: &Path, found: &mut Vec<(String, PathBuf)>) -> Result<(), TrainError> {
+    for entry in std::fs::read_dir(folder).map_err(TrainError::file("list", folder))? {
+        let entry = entry.map_err(TrainError::file("list", folder))?;
+        let kind = entry
+            .file_type()
+            .map_err(TrainError::file("read", entry.path()))?;
+        let path = entry.path();
+        if kind.is_dir() {
+            walk(root, &path, found)?;
+        } else if is_picture(&path) {
+            let name = path.strip_prefix(root).unwrap_or(&path);
+            found.push((name.display().to_string(), path.clone()));
+        }
+    }
+    Ok(())
+}
+
+/// Texts: the lines of a .txt file, or those of a list, each once, in order.
+///
+/// # Errors
+///
+/// The file cannot be read or holds none.
+pub fn texts(given: &Path, columns: &ColumnArgs) -> Result<Vec<String>, TrainError> {
+    let mut all = Vec::new();
+    if given.extension().is_some_and(|e| e == "txt") {
+        let file = std::fs::File::open(given).map_err(TrainError::file("open", given))?;
+        for line in BufReader::new(file).lines() {
+            all.push(line.map_err(TrainError::file("read", given))?);
+        }
+    } else {
+        for (_, row) in read_rows(given)? {
+            match row.unwrap_or_default().get(&columns.text_column) {
+                Some(serde_json::Value::Array(texts)) => {
+                    all.extend(texts.iter().filter_map(|t| t.as_str()).map(str::to_owned));
+                }
+                Some(text) => all.extend(text.as_str().map(str::to_owned)),
+                None => {}
+            }
+        }
+    }
+    let mut seen = std::collections::HashSet::new();
+    all.retain(|text| !text.trim().is_empty() && seen.insert(text.clone()));
+    match all.is_empty() {
+        true => Err(TrainError::Check(format!(
+            "{} holds no text (one a line in a .txt file; in a list by column `{}`)",
+            given.display(),
+            columns.text_column
+        ))),
+        false => Ok(all),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn columns() -> ColumnArgs {
+        ColumnArgs {
+            image_column: "image".to_owned(),
+            text_column: "caption".to_owned(),
+        }
+    }
+
+    #[test]
+    fn lists_folders_and_text_files_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let list = folder.path().join("list.jsonl");
+        std::fs::write(
+            &list,
+            "{\"image\":\"a.png\",\"caption\":[\"x\",\"y\"]}\n{\"image\":\"a.png\",\"caption\":\"x\"}\nno json\n{\"image\":\"b.png\"}\n",
+        )
+        .unwrap();
+        let rows = pairs(&list, &columns()).unwrap();
+        let lines: Vec<_> = rows
+            .iter()
+            .map(|row| match row {
+                Ok(row) => (row.line, row.text.clone()),
+                Err(bad) => (bad.line, "bad".to_owned()),
+            })
+            .collect();
+        let expected = [(1, "x"), (1, "y"), (2, "x"), (3, "bad"), (4, "bad")];
+        assert_eq!(lines, expected.map(|(line, text)| (line, text.to_owned())));
+        assert_eq!(texts(&list, &columns()).unwrap(), ["x", "y"]);
+        assert_eq!(images(&list, &columns()).unwrap().len(), 2);
+
+        std::fs::create_dir(folder.path().join("sub")).unwrap();
+        std::fs::write(folder.path().join("sub/c.JPG"), b"").unwrap();
+        std::fs::write(folder.path().join("b.webp"), b"").unwrap();
+        let found = images(folder.path(), &columns()).unwrap();
+        let names: Vec<_> = found.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["b.webp", "sub/c.JPG"]);
+
+        let text = folder.path().join("t.txt");
+        std::fs::write(&text, "one\n\n two\none\n").unwrap();
+        assert_eq!(texts(&text, &columns()).unwrap(), ["one", " two"]);
+        std::fs::write(&text, "\n").unwrap();
+        assert!(texts(&text, &columns()).is_err());
+    }
+}

@@ -1,0 +1,133 @@
+//! `unimo score`: the probability that a text and a picture belong together, for every row of a list.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::inputs::{self, ColumnArgs, PairRow};
+use super::{Matcher, ModelArgs, Predictor, probability};
+use crate::error::TrainError;
+use crate::progress::Progress;
+
+/// `unimo score`.
+#[derive(Debug, clap::Args)]
+pub struct ScoreArgs {
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// The list of pairs: JSON lines, CSV or TSV.
+    #[arg(long, value_name = "FILE")]
+    pub data: PathBuf,
+    /// Columns of the list.
+    #[command(flatten)]
+    pub columns: ColumnArgs,
+    /// Where to write, one JSON object a line; default: standard output.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
+
+/// A line of the output.
+#[derive(Debug, Serialize)]
+struct Scored {
+    line: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<String>,
+    /// The probability of "they belong together".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    score: Option<f64>,
+    /// Its log-odds, which rank where probabilities are all but 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logit: Option<f64>,
+    /// Why there is no score.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+///
+/// The model or the list cannot be read, or the model has no matching head. A row that cannot be used gets its reason in
+/// the output.
+pub fn run(args: &ScoreArgs) -> Result<(), TrainError> {
+    let rows = inputs::pairs(&args.data, &args.columns)?;
+    let predictor = Predictor::open(&args.model)?;
+    let Matcher::Pair(model) = &predictor.matcher else {
+        return Err(predictor.lacks(
+            "matching head",
+            "CLIP compares embeddings; use `unimo embed` or `unimo search`",
+        ));
+    };
+    let mut out: Box<dyn Write> = match &args.out {
+        Some(path) => Box::new(std::io::BufWriter::new(
+            std::fs::File::create(path).map_err(TrainError::file("create", path))?,
+        )),
+        None => Box::new(std::io::stdout().lock()),
+    };
+    let target = args
+        .out
+        .clone()
+        .unwrap_or_else(|| PathBuf::from("standard output"));
+    let mut bar = Progress::new(rows.len() as u64, 0, "scoring");
+    let began = Instant::now();
+    let mut done = 0;
+    for batch in rows.chunks(predictor.batch_size) {
+        let mut lines: Vec<Scored> = Vec::with_capacity(batch.len());
+        let mut used: Vec<(usize, &PairRow)> = Vec::new();
+        let mut pixels = Vec::new();
+        for row in batch {
+            let mut line = Scored {
+                line: 0,
+                image: None,
+                text: None,
+                score: None,
+                logit: None,
+                error: None,
+            };
+            match row {
+                Err(bad) => {
+                    line.line = bad.line;
+                    line.error = Some(bad.reason.clone());
+                }
+                Ok(row) => {
+                    line.line = row.line;
+                    line.image = Some(row.image.clone());
+                    line.text = Some(row.text.clone());
+                    match predictor.picture(&row.path) {
+                        Ok(picture) => {
+                            pixels.extend(picture);
+                            used.push((lines.len(), row));
+                        }
+                        Err(reason) => line.error = Some(reason),
+                    }
+                }
+            }
+            lines.push(line);
+        }
+        if !used.is_empty() {
+            let tokens: Vec<_> = used
+                .iter()
+                .map(|(_, row)| predictor.tokens(&row.text))
+                .collect();
+            let texts = predictor.text_features(model, &tokens);
+            let images = model.backbone.encode_images(predictor.pixels(pixels));
+            let scores = predictor.match_scores(model, &texts, &images)?;
+            for ((at, _), score) in used.iter().zip(scores) {
+                lines[*at].score = Some(probability(score));
+                lines[*at].logit = Some(f64::from(score));
+            }
+        }
+        for line in &lines {
+            let text = serde_json::to_string(line)
+                .map_err(|e| TrainError::Check(format!("a score cannot be written: {e}")))?;
+            writeln!(out, "{text}").map_err(TrainError::file("write", &target))?;
+        }
+        done += batch.len() as u64;
+        bar.update(done, None, done as f64 / began.elapsed().as_secs_f64());
+    }
+    out.flush().map_err(TrainError::file("write", &target))
+}

@@ -1,0 +1,408 @@
+//! `unimo search`: pictures for texts and texts for pictures. The common space gives a shortlist, the matching head ranks it.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde::Serialize;
+use unimo_data::images;
+
+use super::embed::{self, Embedded};
+use super::inputs::{self, ColumnArgs};
+use super::{Matcher, ModelArgs, Predictor, probability};
+use crate::checkpoint::write_atomically;
+use crate::error::TrainError;
+use crate::model::Model;
+use crate::progress::Progress;
+use crate::report::html;
+
+/// `unimo search`.
+#[derive(Debug, clap::Args)]
+pub struct SearchArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Where to search for pictures: a folder with all folders in it, or a list (JSON lines, CSV, TSV).
+    #[arg(
+        long,
+        value_name = "PATH",
+        requires = "text",
+        required_unless_present = "texts"
+    )]
+    images: Option<PathBuf>,
+    /// A text to find pictures for; may be given several times.
+    #[arg(long, value_name = "TEXT", requires = "images")]
+    text: Vec<String>,
+    /// Where to search for texts: a .txt file with one a line, or a list.
+    #[arg(long, value_name = "FILE", requires = "image")]
+    texts: Option<PathBuf>,
+    /// A picture to find texts for; may be given several times.
+    #[arg(long, value_name = "FILE", requires = "texts")]
+    image: Vec<PathBuf>,
+    #[command(flatten)]
+    columns: ColumnArgs,
+    /// How many results for each query.
+    #[arg(long, default_value_t = 10)]
+    top: usize,
+    /// How many candidates the common space leaves to the matching head.
+    #[arg(long, default_value_t = 128)]
+    shortlist: usize,
+    /// Write the results as JSON here; default: standard output.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Write a page to look at here.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+}
+
+/// One query's results.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Found {
+    /// The text, or the picture's path.
+    pub query: String,
+    /// The best first.
+    pub results: Vec<Hit>,
+    /// Whether the query is a picture and the results are texts.
+    #[serde(skip)]
+    of_picture: bool,
+}
+
+/// A result.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Hit {
+    /// The picture's name, or the text.
+    pub id: String,
+    /// Cosine in the common space, if the model has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub similarity: Option<f64>,
+    /// Probability of "they belong together", if the model has a matching head.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub score: Option<f64>,
+    #[serde(skip)]
+    path: Option<PathBuf>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+///
+/// The model, the pictures or the texts cannot be read, or a file cannot be written.
+pub fn run(args: &SearchArgs) -> Result<(), TrainError> {
+    let pictures = match &args.images {
+        Some(given) => Some(inputs::images(given, &args.columns)?),
+        None => None,
+    };
+    let texts = match &args.texts {
+        Some(given) => Some(inputs::texts(given, &args.columns)?),
+        None => None,
+    };
+    let predictor = Predictor::open(&args.model)?;
+    let mut found = Vec::new();
+    if let Some(pictures) = pictures {
+        let queries = args.text.clone();
+        found.extend(for_texts(&predictor, queries, &pictures, args)?);
+    }
+    if let Some(texts) = texts {
+        found.extend(for_pictures(&predictor, &args.image, texts, args)?);
+    }
+    let json = serde_json::to_string_pretty(&found)
+        .map_err(|e| TrainError::Check(format!("the results cannot be written: {e}")))?;
+    let write = |path: &Path, text: &str| {
+        write_atomically(path, |temporary| {
+            std::fs::write(temporary, text).map_err(TrainError::file("write", temporary))
+        })
+    };
+    match &args.out {
+        Some(path) => write(path, &(json + "\n"))?,
+        None => println!("{json}"),
+    }
+    if let Some(path) = &args.html {
+        write(path, &page(&predictor, &found))?;
+    }
+    Ok(())
+}
+
+fn for_texts(
+    predictor: &Predictor,
+    queries: Vec<String>,
+    pictures: &[(String, PathBuf)],
+    args: &SearchArgs,
+) -> Result<Vec<Found>, TrainError> {
+    let space = match has_space(predictor) {
+        true => {
+            let collection = embed::images(predictor, pictures)?;
+            for (name, reason) in &collection.skipped {
+                eprintln!("skipped {name}: {reason}");
+            }
+            Some((collection, embed::texts(predictor, queries.clone())?))
+        }
+        false => None,
+    };
+    let path_of: std::collections::HashMap<&str, &PathBuf> = pictures
+        .iter()
+        .map(|(name, path)| (name.as_str(), path))
+        .collect();
+    let mut all = Vec::new();
+    for (at, query) in queries.into_iter().enumerate() {
+        let mut hits: Vec<Hit> = match &space {
+            Some((collection, queries)) => nearest(collection, queries.row(at), args.shortlist),
+            None => unranked(pictures.iter().map(|(name, _)| name.clone())),
+        };
+        for hit in &mut hits {
+            hit.path = path_of.get(hit.id.as_str()).map(|path| (*path).clone());
+        }
+        if let Some(model) = matching(predictor) {
+            let token = [predictor.tokens(&query)];
+            let mut bar = Progress::new(hits.len() as u64, 0, "matching");
+            let began = Instant::now();
+            let mut done = 0;
+            for batch in hits.chunks_mut(predictor.batch_size) {
+                let mut pixels = Vec::new();
+                let mut read = Vec::new();
+                for (i, hit) in batch.iter().enumerate() {
+                    let picture = hit.path.as_ref().map(|path| predictor.picture(path));
+                    if let Some(Ok(picture)) = picture {
+                        pixels.extend(picture);
+                        read.push(i);
+                    }
+                }
+                if !read.is_empty() {
+                    let images = model.backbone.encode_images(predictor.pixels(pixels));
+                    let text = predictor.text_features(model, &token);
+                    let text = text.select(&zeros(read.len(), predictor));
+                    let scores = predictor.match_scores(model, &text, &images)?;
+                    for (i, score) in read.into_iter().zip(scores) {
+                        batch[i].score = Some(probability(score));
+                    }
+                }
+                done += batch.len() as u64;
+                bar.update(done, None, done as f64 / began.elapsed().as_secs_f64());
+            }
+            bar.finish();
+        }
+        all.push(ranked(query, hits, args.top, false));
+    }
+    Ok(all)
+}
+
+fn for_pictures(
+    predictor: &Predictor,
+    queries: &[PathBuf],
+    texts: Vec<String>,
+    args: &SearchArgs,
+) -> Result<Vec<Found>, TrainError> {
+    let collection = match has_space(predictor) {
+        true => Some(embed::texts(predictor, texts.clone())?),
+        false => None,
+    };
+    let mut all = Vec::new();
+    for path in queries {
+        let pixels = predictor.picture(path).map_err(TrainError::Check)?;
+        let mut hits = match &collection {
+            Some(collection) => {
+                let query = predictor.embed_images(predictor.pixels(pixels.clone()))?;
+                nearest(collection, &super::host(query), args.shortlist)
+            }
+            None => unranked(texts.iter().cloned()),
+        };
+        if let Some(model) = matching(predictor) {
+            let image = model.backbone.encode_images(predictor.pixels(pixels));
+            let mut bar = Progress::new(hits.len() as u64, 0, "matching");
+            let began = Instant::now();
+            let mut done = 0;
+            for batch in hits.chunks_mut(predictor.batch_size) {
+                let tokens: Vec<_> = batch.iter().map(|hit| predictor.tokens(&hit.id)).collect();
+                let features = predictor.text_features(model, &tokens);
+                let images = image.select(&zeros(batch.len(), predictor));
+                let scores = predictor.match_scores(model, &features, &images)?;
+                for (hit, score) in batch.iter_mut().zip(scores) {
+                    hit.score = Some(probability(score));
+                }
+                done += batch.len() as u64;
+                bar.update(done, None, done as f64 / began.elapsed().as_secs_f64());
+            }
+            bar.finish();
+        }
+        all.push(ranked(path.display().to_string(), hits, args.top, true));
+    }
+    Ok(all)
+}
+
+/// Row 0, as often as there are partners for it.
+fn zeros(rows: usize, predictor: &Predictor) -> burn::tensor::Tensor<1, burn::tensor::Int> {
+    burn::tensor::Tensor::zeros([rows], &predictor.device)
+}
+
+fn has_space(predictor: &Predictor) -> bool {
+    match &predictor.matcher {
+        Matcher::Pair(model) => model.objectives.itc.is_some(),
+        Matcher::Clip(_) => true,
+    }
+}
+
+fn matching(predictor: &Predictor) -> Option<&Model> {
+    match &predictor.matcher {
+        Matcher::Pair(model) if model.objectives.itm.is_some() => Some(model),
+        _ => None,
+    }
+}
+
+/// The nearest rows of a collection, the nearest first.
+fn nearest(collection: &Embedded, query: &[f32], count: usize) -> Vec<Hit> {
+    let mut hits: Vec<Hit> = collection
+        .ids
+        .iter()
+        .enumerate()
+        .map(|(i, id)| {
+            let products = collection.row(i).iter().zip(query).map(|(a, b)| a * b);
+            Hit {
+                id: id.clone(),
+                similarity: Some(f64::from(products.sum::<f32>())),
+                score: None,
+                path: None,
+            }
+        })
+        .collect();
+    hits.sort_by(|a, b| {
+        b.similarity
+            .unwrap_or(0.0)
+            .total_cmp(&a.similarity.unwrap_or(0.0))
+    });
+    hits.truncate(count);
+    hits
+}
+
+fn unranked(ids: impl Iterator<Item = String>) -> Vec<Hit> {
+    ids.map(|id| Hit {
+        id,
+        similarity: None,
+        score: None,
+        path: None,
+    })
+    .collect()
+}
+
+/// By the matching head where it was asked, else by the common space; equal ones stay in their order.
+fn ranked(query: String, mut hits: Vec<Hit>, top: usize, of_picture: bool) -> Found {
+    let by = |hit: &Hit| hit.score.unwrap_or(f64::NEG_INFINITY);
+    if hits.iter().any(|hit| hit.score.is_some()) {
+        hits.sort_by(|a, b| by(b).total_cmp(&by(a)));
+    }
+    hits.truncate(top);
+    Found {
+        query,
+        results: hits,
+        of_picture,
+    }
+}
+
+/// Side of a picture on the page.
+const THUMBNAIL: u32 = 220;
+
+fn page(predictor: &Predictor, found: &[Found]) -> String {
+    let mut body = String::new();
+    for query in found {
+        let picture = query
+            .of_picture
+            .then(|| thumbnail(Path::new(&query.query)))
+            .flatten();
+        let _ = write!(body, "<section><h2>{}</h2>", html::escape(&query.query));
+        if let Some(address) = picture {
+            let _ = write!(body, "<img class=query src=\"{address}\" alt=\"\">");
+        }
+        body.push_str(if query.of_picture {
+            "<ol class=texts>"
+        } else {
+            "<ol class=pictures>"
+        });
+        for hit in &query.results {
+            body.push_str("<li>");
+            if let Some(address) = hit.path.as_deref().and_then(thumbnail) {
+                let _ = write!(body, "<img src=\"{address}\" alt=\"\">");
+            }
+            let _ = write!(body, "<span>{}</span>", html::escape(&hit.id));
+            if let Some(score) = hit.score {
+                let _ = write!(
+                    body,
+                    "<meter value=\"{score:.4}\"></meter><b>{:.1}%</b>",
+                    100.0 * score
+                );
+            }
+            if let Some(similarity) = hit.similarity {
+                let _ = write!(body, "<small>cosine {similarity:.3}</small>");
+            }
+            body.push_str("</li>");
+        }
+        body.push_str("</ol></section>");
+    }
+    format!(
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\
+         <title>Search with {title}</title><style>{STYLE}</style><h1>Search with {title}</h1>{body}</html>\n",
+        title = html::escape(&predictor.given)
+    )
+}
+
+const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:78rem;padding:0 1rem;color:#1a1a1a;\
+background:#fcfcfc}h1{font-size:1.3rem;font-weight:600}h2{font-size:1.05rem;font-weight:600;margin:2rem 0 .6rem}ol{padding:0;\
+list-style:none;counter-reset:n}li{counter-increment:n}.pictures{display:grid;gap:1rem;\
+grid-template-columns:repeat(auto-fill,minmax(13rem,1fr))}.pictures li{display:flex;flex-direction:column;gap:.2rem;\
+background:#fff;border:1px solid #e3e3e3;border-radius:6px;padding:.6rem}.pictures img{width:100%;height:11rem;\
+object-fit:contain;background:#f3f3f3;border-radius:3px}.pictures span{font-size:.8rem;overflow-wrap:anywhere}.texts li{\
+display:grid;grid-template-columns:2rem 1fr 8rem 4rem 7rem;gap:.6rem;align-items:baseline;padding:.3rem 0;\
+border-bottom:1px solid #eee}.texts li::before,.pictures li::before{content:counter(n);color:#888;font-size:.8rem}meter{\
+width:100%}b{font-weight:600}small{color:#666}.query{max-height:15rem;border-radius:6px}";
+
+/// A picture as a `data:` address, small.
+fn thumbnail(path: &Path) -> Option<String> {
+    let picture = images::read(path, super::MAX_PIXELS).ok()?;
+    let small = images::thumbnail(&picture, THUMBNAIL);
+    html::data_address(&images::jpeg(&small)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hit(id: &str, similarity: f64, score: Option<f64>) -> Hit {
+        Hit {
+            id: id.to_owned(),
+            similarity: Some(similarity),
+            score,
+            path: None,
+        }
+    }
+
+    #[test]
+    fn the_matching_head_has_the_last_word() {
+        let hits = vec![
+            hit("a", 0.9, Some(0.1)),
+            hit("b", 0.8, Some(0.7)),
+            hit("c", 0.7, None),
+        ];
+        let ids = |found: &Found| {
+            found
+                .results
+                .iter()
+                .map(|h| h.id.clone())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            ids(&ranked("q".to_owned(), hits.clone(), 5, false)),
+            ["b", "a", "c"]
+        );
+        let without: Vec<Hit> = hits.into_iter().map(|h| Hit { score: None, ..h }).collect();
+        assert_eq!(ids(&ranked("q".to_owned(), without, 2, false)), ["a", "b"]);
+    }
+
+    #[test]
+    fn the_nearest_come_first() {
+        let collection = Embedded {
+            ids: ["x", "y", "z"].map(str::to_owned).to_vec(),
+            width: 2,
+            values: vec![1.0, 0.0, 0.0, 1.0, 0.6, 0.8],
+            skipped: Vec::new(),
+        };
+        let hits = nearest(&collection, &[0.0, 1.0], 2);
+        let ids: Vec<_> = hits.iter().map(|h| h.id.as_str()).collect();
+        assert_eq!(ids, ["y", "z"]);
+    }
+}
