@@ -55,9 +55,14 @@ impl Masker {
         let ordinary = (0..tokenizer.vocab_size() as i32)
             .filter(|id| is_ordinary[*id as usize])
             .collect();
+        let mask = tokenizer.specials().mask.ok_or(DataError::Tokenizer {
+            from: "of this recipe".to_owned(),
+            reason: "its vocabulary has no mask token, which masked language modelling needs"
+                .to_owned(),
+        })?;
         Ok(Self {
             spec,
-            mask: tokenizer.specials().mask,
+            mask,
             ordinary,
             is_ordinary,
         })
@@ -179,9 +184,9 @@ mod tests {
                     }
                     assert_eq!(label, original);
                     chosen += 1.0;
-                    masked += f64::from(*id == tokenizer.specials().mask);
+                    masked += f64::from(Some(*id) == tokenizer.specials().mask);
                     kept += f64::from(id == original);
-                    assert!(*id == tokenizer.specials().mask || !tokenizer.is_special(*id));
+                    assert!(Some(*id) == tokenizer.specials().mask || !tokenizer.is_special(*id));
                 }
             }
             assert!((chosen / total - spec.rate).abs() < SHARE_TOLERANCE);

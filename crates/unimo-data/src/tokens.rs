@@ -1,16 +1,22 @@
 //! Texts to token ids and back.
 
 use std::collections::HashSet;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::models::bpe::{BPE, BpeBuilder, BpeTrainer, Vocab};
 use tokenizers::models::wordpiece::WordPiece;
-use tokenizers::normalizers::BertNormalizer;
+use tokenizers::normalizers::replace::{Replace, ReplacePattern};
+use tokenizers::normalizers::{self, BertNormalizer, NFC};
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::split::{Split as SplitText, SplitPattern};
 use tokenizers::processors::bert::BertProcessing;
 use tokenizers::processors::roberta::RobertaProcessing;
-use tokenizers::{AddedToken, ModelWrapper, ProgressFormat, Tokenizer, TokenizerBuilder};
+use tokenizers::{
+    AddedToken, ModelWrapper, ProgressFormat, SplitDelimiterBehavior, Tokenizer, TokenizerBuilder,
+    pre_tokenizers,
+};
 use unimo_core::batch::Texts;
 
 use crate::config::{Pad, TokenizerConfig};
@@ -34,8 +40,8 @@ pub struct Specials {
     pub eos: i32,
     /// Fills a batch's shorter texts.
     pub pad: i32,
-    /// Stands for a hidden token.
-    pub mask: i32,
+    /// Stands for a hidden token; CLIP's vocabulary has none.
+    pub mask: Option<i32>,
     /// Stands for what the vocabulary lacks; byte-level vocabularies may have none.
     pub unk: Option<i32>,
 }
@@ -52,9 +58,13 @@ pub struct Encoded {
 /// Special tokens of a vocabulary that is trained here: RoBERTa's ids, and the mask after them.
 const TRAINED_SPECIALS: [&str; 5] = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"];
 
+/// What begins and ends a text of CLIP.
+const CLIP_BOS: &str = "<|startoftext|>";
+const CLIP_EOS: &str = "<|endoftext|>";
+
 /// Names that published vocabularies use, first match wins.
-const BOS: [&str; 3] = ["<s>", "[CLS]", "<|startoftext|>"];
-const EOS: [&str; 3] = ["</s>", "[SEP]", "<|endoftext|>"];
+const BOS: [&str; 3] = ["<s>", "[CLS]", CLIP_BOS];
+const EOS: [&str; 3] = ["</s>", "[SEP]", CLIP_EOS];
 const PAD: [&str; 3] = ["<pad>", "[PAD]", "<|pad|>"];
 const MASK: [&str; 3] = ["<mask>", "[MASK]", "<|mask|>"];
 const UNK: [&str; 3] = ["<unk>", "[UNK]", "<|unk|>"];
@@ -75,7 +85,7 @@ impl TextTokenizer {
     }
 
     /// Loads a `tokenizer.json`, a `vocab.txt` (BERT WordPiece, lower-cased if `lowercase`), a `vocab.json` beside a
-    /// `merges.txt` (RoBERTa byte-level BPE), or whichever of them a folder holds, in this order.
+    /// `merges.txt` (RoBERTa byte-level BPE or CLIP BPE), or whichever of them a folder holds, in this order.
     ///
     /// # Errors
     ///
@@ -86,13 +96,18 @@ impl TextTokenizer {
             reason,
         };
         let file: PathBuf = if path.is_dir() {
-            ["tokenizer.json", "vocab.txt", "vocab.json"]
-                .iter()
-                .map(|name| path.join(name))
-                .find(|file| file.is_file())
-                .ok_or_else(|| {
-                    bad("the folder holds no tokenizer.json, vocab.txt or vocab.json".to_owned())
-                })?
+            [
+                "tokenizer.json",
+                "vocab.txt",
+                "vocab.json",
+                "bpe_simple_vocab_16e6.txt.gz",
+            ]
+            .iter()
+            .map(|name| path.join(name))
+            .find(|file| file.is_file())
+            .ok_or_else(|| {
+                bad("the folder holds no tokenizer.json, vocab.txt or vocab.json".to_owned())
+            })?
         } else {
             path.to_owned()
         };
@@ -104,14 +119,16 @@ impl TextTokenizer {
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned();
-        let inner = if name == "vocab.json" {
+        let inner = if name.ends_with(".txt.gz") {
+            load_openai(&file)
+        } else if name == "vocab.json" {
             load_byte_level(&file)
         } else if name.ends_with(".txt") {
             load_wordpiece(&file, lowercase)
         } else if name.ends_with(".json") {
             Tokenizer::from_file(&file).map_err(|error| error.to_string())
         } else {
-            Err("allowed: tokenizer.json, vocab.txt, vocab.json or a folder".to_owned())
+            Err("allowed: tokenizer.json, vocab.txt, vocab.json, OpenAI's bpe_simple_vocab_16e6.txt.gz or a folder".to_owned())
         };
         Self::new(inner.map_err(bad)?, &path.display().to_string())
     }
@@ -182,6 +199,7 @@ impl TextTokenizer {
                 .find_map(|name| inner.token_to_id(name))
                 .map(|id| id as i32)
         };
+        let is_clip = inner.token_to_id(CLIP_BOS).is_some();
         let mut missing = Vec::new();
         let mut need = |what: &str, names: &[&str]| {
             find(names).unwrap_or_else(|| {
@@ -192,8 +210,17 @@ impl TextTokenizer {
         let special = Specials {
             bos: need("begin", &BOS),
             eos: need("end", &EOS),
-            pad: need("padding", &PAD),
-            mask: need("mask", &MASK),
+            // CLIP fills shorter texts with its end token and hides no words.
+            pad: if is_clip {
+                find(&PAD).or(find(&EOS)).unwrap_or_default()
+            } else {
+                need("padding", &PAD)
+            },
+            mask: if is_clip {
+                find(&MASK)
+            } else {
+                Some(need("mask", &MASK))
+            },
             unk: find(&UNK),
         };
         if !missing.is_empty() {
@@ -213,8 +240,9 @@ impl TextTokenizer {
             .iter()
             .filter(|(_, token)| token.special)
             .map(|(id, _)| *id as usize);
-        let named = [special.bos, special.eos, special.pad, special.mask];
-        let named = named.into_iter().chain(special.unk).map(|id| id as usize);
+        let named = [special.bos, special.eos, special.pad];
+        let optional = special.mask.into_iter().chain(special.unk);
+        let named = named.into_iter().chain(optional).map(|id| id as usize);
         for id in added.chain(named) {
             if let Some(flag) = is_special.get_mut(id) {
                 *flag = true;
@@ -363,12 +391,91 @@ fn load_byte_level(vocab: &Path) -> Result<Tokenizer, String> {
         .build()
         .map_err(|error| error.to_string())?;
     let mut inner = Tokenizer::new(ModelWrapper::BPE(model));
+    if inner.token_to_id(CLIP_BOS).is_some() {
+        let paths = (vocab.to_string_lossy(), merges.to_string_lossy());
+        return load_clip(BPE::from_file(&paths.0, &paths.1));
+    }
     let pre = ByteLevel::new(false, true, true);
     inner.with_pre_tokenizer(Some(pre)).with_decoder(Some(pre));
     // Adding what the vocabulary lacks would give it ids that no checkpoint has rows for.
     let known = TRAINED_SPECIALS.map(|name| inner.token_to_id(name).is_some());
     if known == [true; 5] {
         finish_roberta(&mut inner, TRAINED_SPECIALS, false)?;
+    }
+    Ok(inner)
+}
+
+/// Merges that CLIP uses of the list that OpenAI published, which has more.
+const CLIP_MERGES: usize = 49_152 - 256 - 2;
+/// Largest list that is unpacked; OpenAI's has 3 MB.
+const LARGEST_LIST: u64 = 64 << 20;
+
+/// `bpe_simple_vocab_16e6.txt.gz`, the list of merges that OpenAI's CLIP and OpenCLIP come with. The vocabulary follows from
+/// it: bytes, bytes that end a word, merges, begin and end.
+fn load_openai(path: &Path) -> Result<Tokenizer, String> {
+    let text = |error: std::io::Error| error.to_string();
+    let file = std::fs::File::open(path).map_err(text)?;
+    let mut list = String::new();
+    flate2::read::GzDecoder::new(file)
+        .take(LARGEST_LIST)
+        .read_to_string(&mut list)
+        .map_err(text)?;
+    let merges: Vec<(String, String)> = list
+        .lines()
+        .skip(1)
+        .take(CLIP_MERGES)
+        .filter_map(|line| line.split_once(' '))
+        .map(|(a, b)| (a.to_owned(), b.to_owned()))
+        .collect();
+    if merges.len() != CLIP_MERGES {
+        return Err(format!(
+            "it lists {} merges, CLIP needs {CLIP_MERGES}",
+            merges.len()
+        ));
+    }
+    // Printable bytes first, in their order, then the others, as GPT-2 numbers them.
+    let mut bytes: Vec<char> = ByteLevel::alphabet().into_iter().collect();
+    bytes.sort_unstable();
+    let single = bytes.iter().map(char::to_string);
+    let last = bytes.iter().map(|byte| format!("{byte}</w>"));
+    let merged = merges.iter().map(|(a, b)| format!("{a}{b}"));
+    let ends = [CLIP_BOS, CLIP_EOS].map(str::to_owned);
+    let vocabulary = single.chain(last).chain(merged).chain(ends);
+    let vocabulary: Vocab = vocabulary.zip(0..).collect();
+    load_clip(BPE::builder().vocab_and_merges(vocabulary, merges))
+}
+
+/// CLIP's BPE (Radford et al. 2021), as Hugging Face builds it: lower-cased, words end in `</w>`.
+fn load_clip(model: BpeBuilder) -> Result<Tokenizer, String> {
+    const WORDS: &str = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+    let text = |error: tokenizers::Error| error.to_string();
+    let model = model
+        .unk_token(CLIP_EOS.to_owned())
+        .end_of_word_suffix("</w>".to_owned())
+        .build()
+        .map_err(text)?;
+    let mut inner = Tokenizer::new(ModelWrapper::BPE(model));
+    let spaces = Replace::new(ReplacePattern::Regex(r"\s+".to_owned()), " ").map_err(text)?;
+    let normalizer = normalizers::Sequence::new(vec![
+        NFC.into(),
+        spaces.into(),
+        normalizers::Lowercase.into(),
+    ]);
+    inner.with_normalizer(Some(normalizer)).map_err(text)?;
+    let pattern = SplitPattern::Regex(WORDS.to_owned());
+    let split = SplitText::new(pattern, SplitDelimiterBehavior::Removed, true).map_err(text)?;
+    let bytes = ByteLevel::new(false, true, true);
+    inner
+        .with_pre_tokenizer(Some(pre_tokenizers::sequence::Sequence::new(vec![
+            split.into(),
+            bytes.into(),
+        ])))
+        .with_decoder(Some(bytes));
+    let specials = [CLIP_BOS, CLIP_EOS].map(special_token);
+    inner.add_special_tokens(specials).map_err(text)?;
+    if let (Some(bos), Some(eos)) = (inner.token_to_id(CLIP_BOS), inner.token_to_id(CLIP_EOS)) {
+        let ends = RobertaProcessing::new((CLIP_EOS.to_owned(), eos), (CLIP_BOS.to_owned(), bos));
+        inner.with_post_processor(Some(ends.trim_offsets(false).add_prefix_space(false)));
     }
     Ok(inner)
 }
@@ -453,7 +560,7 @@ mod tests {
                 pad: 1,
                 eos: 2,
                 unk: Some(3),
-                mask: 4
+                mask: Some(4)
             }
         );
         assert!(tokenizer.vocab_size() <= 400 && tokenizer.vocab_size() > 261);

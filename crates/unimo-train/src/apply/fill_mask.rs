@@ -84,7 +84,9 @@ pub fn fill(
         predictor.lacks("language head", "it was not trained with [objectives.mlm]")
     })?;
     let tokenizer = &predictor.tokenizer;
-    let mask = tokenizer.specials().mask;
+    let Some(mask) = tokenizer.specials().mask else {
+        return Err(predictor.lacks("mask token", "its tokenizer has none"));
+    };
     let encoded = tokenizer.encode_with_masks(text, predictor.max_text_length);
     let masks: Vec<usize> = (0..encoded.ids.len())
         .filter(|at| encoded.ids[*at] == mask)
