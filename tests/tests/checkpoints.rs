@@ -92,3 +92,92 @@ fn weights_of_another_model_are_refused_with_a_table() {
         assert!(message.contains(part), "{message}");
     }
 }
+
+#[test]
+fn shards_are_one_checkpoint() {
+    let folder = fixture::folder().join("hf/bert");
+    let shards = fixture::folder().join("sharded");
+    assert_eq!(
+        values(&load(&folder, None)),
+        values(&load(&folder, Some(&shards)))
+    );
+}
+
+/// What a pickle can ask for is never done: this one calls `os.system`.
+#[test]
+fn a_pickle_is_never_executed() {
+    let folder = tempfile::tempdir().unwrap();
+    let witness = folder.path().join("witness");
+    let pickle = format!("cos\nsystem\n(S'touch {}'\ntR.", witness.display());
+    let path = folder.path().join("model.bin");
+    for bytes in [pickle.clone().into_bytes(), zip_of(pickle.as_bytes())] {
+        std::fs::write(&path, bytes).unwrap();
+        let config = fixture::folder().join("hf/bert");
+        let public = describe(&config, Some(&path)).unwrap();
+        let message = public.load(&Device::flex()).err().unwrap().to_string();
+        assert!(message.contains("model.bin"), "{message}");
+        assert!(!witness.exists());
+    }
+}
+
+/// A zip archive with `archive/data.pkl`, stored.
+fn zip_of(pickle: &[u8]) -> Vec<u8> {
+    let name = b"archive/data.pkl";
+    let crc = crc32(pickle).to_le_bytes();
+    let size = (pickle.len() as u32).to_le_bytes();
+    let mut zip = b"PK\x03\x04\x14\0\0\0\0\0\0\0\0\0".to_vec();
+    zip.extend(
+        [
+            &crc[..],
+            &size,
+            &size,
+            &(name.len() as u16).to_le_bytes(),
+            &[0, 0],
+        ]
+        .concat(),
+    );
+    zip.extend(name);
+    zip.extend(pickle);
+    let directory = zip.len() as u32;
+    zip.extend(b"PK\x01\x02\x14\0\x14\0\0\0\0\0\0\0\0\0");
+    zip.extend([&crc[..], &size, &size, &(name.len() as u16).to_le_bytes()].concat());
+    zip.extend([0; 16]);
+    zip.extend(name);
+    let length = zip.len() as u32 - directory;
+    zip.extend(b"PK\x05\x06\0\0\0\0\x01\0\x01\0");
+    zip.extend([length.to_le_bytes(), directory.to_le_bytes()].concat());
+    zip.extend([0, 0]);
+    zip
+}
+
+/// CRC-32 as zip has it.
+fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0u32, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+            (crc >> 1) ^ (0xedb8_8320 & 0u32.wrapping_sub(crc & 1))
+        })
+    })
+}
+
+/// A description may claim any size; a model is made only if the file can fill it.
+#[test]
+fn a_claimed_size_allocates_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let bert = fixture::folder().join("hf/bert");
+    let text = std::fs::read_to_string(bert.join("config.json")).unwrap();
+    let good: serde_json::Value = serde_json::from_str(&text).unwrap();
+    for (key, value) in [
+        ("vocab_size", 1u64 << 50),
+        ("num_hidden_layers", 1 << 60),
+        ("intermediate_size", u64::MAX / 2),
+        ("hidden_size", 1 << 40),
+    ] {
+        let mut config = good.clone();
+        config[key] = value.into();
+        std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+        let weights = bert.join("model.safetensors");
+        let public = describe(folder.path(), Some(&weights)).unwrap();
+        let message = public.load(&Device::flex()).err().unwrap().to_string();
+        assert!(message.contains("needs"), "{key}: {message}");
+    }
+}

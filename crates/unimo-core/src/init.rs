@@ -43,7 +43,7 @@ impl Init {
     }
 
     /// Zeros where weights would be drawn: for a model whose every parameter is read from a file. Drawing the numbers of a
-    /// base model takes longer than reading them.
+    /// base model takes longer than reading them, and zeros take memory for one number alone.
     pub fn blank(device: &Device) -> Self {
         Self {
             normal: None,
@@ -74,7 +74,8 @@ impl Init {
     /// A parameter drawn from the normal distribution, N(0, 0.02) unless told otherwise.
     pub fn normal<const D: usize>(&mut self, shape: [usize; D]) -> Param<Tensor<D>> {
         let Some(normal) = self.normal else {
-            return Param::from_tensor(Tensor::zeros(shape, &self.device));
+            let zero = Tensor::<D>::zeros([1; D], &self.device);
+            return Param::from_tensor(zero.expand(shape));
         };
         let count = shape.iter().product();
         let values: Vec<f32> = (0..count).map(|_| normal.sample(&mut self.rng)).collect();

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::io::Read;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use tokenizers::models::bpe::{BPE, BpeBuilder, BpeTrainer, Vocab};
@@ -20,7 +21,7 @@ use tokenizers::{
 use unimo_core::batch::Texts;
 
 use crate::config::{Pad, TokenizerConfig};
-use crate::error::DataError;
+use crate::error::{DataError, panic_text};
 use crate::source::{Source, Split};
 
 /// Turns texts into token ids. Shared between threads.
@@ -126,7 +127,12 @@ impl TextTokenizer {
         } else if name.ends_with(".txt") {
             load_wordpiece(&file, lowercase)
         } else if name.ends_with(".json") {
-            Tokenizer::from_file(&file).map_err(|error| error.to_string())
+            // The parser panics on some damage.
+            let read = AssertUnwindSafe(|| Tokenizer::from_file(&file));
+            match catch_unwind(read) {
+                Ok(read) => read.map_err(|error| error.to_string()),
+                Err(payload) => Err(panic_text(&*payload)),
+            }
         } else {
             Err("allowed: tokenizer.json, vocab.txt, vocab.json, OpenAI's bpe_simple_vocab_16e6.txt.gz or a folder".to_owned())
         };
@@ -666,6 +672,9 @@ mod tests {
         }
         let broken = folder.path().join("tokenizer.json");
         std::fs::write(&broken, "{\"version\": 3").unwrap();
+        assert!(TextTokenizer::load(&broken, true).is_err());
+        // A control character within a string.
+        std::fs::write(&broken, "{\"version\": \"1.0\", \"a\u{1}b\": {}}").unwrap();
         assert!(TextTokenizer::load(&broken, true).is_err());
         assert!(TextTokenizer::train(std::iter::empty(), 300).is_err());
         assert!(TextTokenizer::train(corpus().into_iter(), 100).is_err());

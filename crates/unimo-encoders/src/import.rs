@@ -10,7 +10,7 @@ use unimo_core::parameters;
 
 use crate::image::resize_grid;
 use crate::names::{Conversion, Names, Target, covers};
-use crate::weights::{TensorInfo, Weights, WeightsError};
+use crate::weights::{Dtype, TensorInfo, Weights, WeightsError};
 
 /// Weights that do not fit.
 #[derive(Debug, thiserror::Error)]
@@ -212,9 +212,9 @@ pub fn import<M: Module>(
         if failed.is_some() {
             return None;
         }
-        match weights.read(&target.name) {
-            Ok(values) => {
-                let values = convert(values, stored, shape, target.conversion);
+        match weights.bytes(&target.name) {
+            Ok((dtype, bytes)) => {
+                let values = decode(dtype, bytes, stored, shape, target.conversion);
                 Some(TensorData::new(values, shape.to_vec()))
             }
             Err(error) => {
@@ -284,37 +284,91 @@ fn grids(stored: usize, ours: usize) -> Option<(usize, usize, usize)> {
     })
 }
 
+/// Bytes as they are stored there, as numbers in our layout: one pass, one allocation.
+fn decode(
+    dtype: Dtype,
+    bytes: &[u8],
+    stored: &[usize],
+    ours: &[usize],
+    conversion: Conversion,
+) -> Vec<f32> {
+    match dtype {
+        Dtype::F32 | Dtype::Other => {
+            let (numbers, _) = bytes.as_chunks();
+            place(
+                numbers,
+                |b| f32::from_le_bytes(*b),
+                stored,
+                ours,
+                conversion,
+            )
+        }
+        Dtype::F64 => {
+            let (numbers, _) = bytes.as_chunks();
+            place(
+                numbers,
+                |b| f64::from_le_bytes(*b) as f32,
+                stored,
+                ours,
+                conversion,
+            )
+        }
+        Dtype::F16 => {
+            let (numbers, _) = bytes.as_chunks();
+            let one = |b: &[u8; 2]| half::f16::from_le_bytes(*b).to_f32();
+            place(numbers, one, stored, ours, conversion)
+        }
+        Dtype::Bf16 => {
+            let (numbers, _) = bytes.as_chunks();
+            let one = |b: &[u8; 2]| half::bf16::from_le_bytes(*b).to_f32();
+            place(numbers, one, stored, ours, conversion)
+        }
+    }
+}
+
 /// Values as they are stored there, in our layout.
 ///
 /// # Panics
 ///
 /// Panics if the shapes do not fit each other by the conversion.
 pub fn convert(
-    values: Vec<f32>,
+    values: &[f32],
     stored: &[usize],
     ours: &[usize],
     conversion: Conversion,
 ) -> Vec<f32> {
+    place(values, |v| *v, stored, ours, conversion)
+}
+
+fn place<T: Sync>(
+    values: &[T],
+    one: impl Fn(&T) -> f32 + Copy + Send,
+    stored: &[usize],
+    ours: &[usize],
+    conversion: Conversion,
+) -> Vec<f32> {
+    let all = |values: &[T]| values.iter().map(one).collect();
     match conversion {
-        Conversion::Same(_) | Conversion::Scalar => values,
-        Conversion::Transposed | Conversion::Patches => transposed(&values, stored[0]),
+        Conversion::Same(_) | Conversion::Scalar => all(values),
+        Conversion::Transposed | Conversion::Patches => transposed(values, one, stored[0]),
         Conversion::Third(part) => {
             let third = values.len() / 3;
             let rows = stored[0] / 3;
             let part = &values[part * third..(part + 1) * third];
             match ours.len() {
-                2 => transposed(part, rows),
-                _ => part.to_vec(),
+                2 => transposed(part, one, rows),
+                _ => all(part),
             }
         }
-        Conversion::Grid(_) if squeezed(stored) == ours => values,
+        Conversion::Grid(_) if squeezed(stored) == ours => all(values),
         Conversion::Grid(_) => {
             let width = ours[1];
             let (tokens, from, to) =
                 grids(values.len() / width, ours[0]).expect("invariant: the shapes were checked");
             let (class, patches) = values.split_at(tokens * width);
-            let mut new = class.to_vec();
-            new.extend(resize_grid(patches, from, to, width));
+            let mut new: Vec<f32> = all(class);
+            let patches: Vec<f32> = all(patches);
+            new.extend(resize_grid(&patches, from, to, width));
             new
         }
     }
@@ -325,7 +379,7 @@ pub fn convert(
 pub fn invert(values: &[f32], ours: &[usize], conversion: Conversion) -> Vec<f32> {
     match (conversion, ours) {
         (Conversion::Transposed | Conversion::Patches | Conversion::Third(_), [d_in, _]) => {
-            transposed(values, *d_in)
+            transposed(values, |v| *v, *d_in)
         }
         _ => values.to_vec(),
     }
@@ -348,20 +402,54 @@ pub fn shape_there(ours: &[usize], conversion: Conversion) -> Vec<usize> {
 /// Side of the squares that are transposed at a time: two of them fit the first-level cache.
 const TILE: usize = 32;
 
+/// From this many numbers on, several threads transpose a matrix: starting one costs as much as moving some thousands.
+const LARGE: usize = 1 << 18;
+
 /// A matrix of `rows` rows, transposed.
-fn transposed(values: &[f32], rows: usize) -> Vec<f32> {
+fn transposed<T: Sync>(
+    values: &[T],
+    one: impl Fn(&T) -> f32 + Copy + Send,
+    rows: usize,
+) -> Vec<f32> {
     let columns = values.len() / rows.max(1);
     let mut out = vec![0.0; values.len()];
+    let threads = match values.len() < LARGE {
+        true => 1,
+        false => std::thread::available_parallelism().map_or(1, usize::from),
+    };
+    let share = columns.div_ceil(threads).next_multiple_of(TILE);
+    if share >= columns {
+        columns_as_rows(values, one, rows, 0, &mut out);
+        return out;
+    }
+    std::thread::scope(|scope| {
+        for (part, target) in out.chunks_mut(share * rows).enumerate() {
+            scope.spawn(move || columns_as_rows(values, one, rows, part * share, target));
+        }
+    });
+    out
+}
+
+/// The columns of a matrix from `first` on, as many as `out` has room for, each as a row.
+fn columns_as_rows<T>(
+    values: &[T],
+    one: impl Fn(&T) -> f32,
+    rows: usize,
+    first: usize,
+    out: &mut [f32],
+) {
+    let columns = values.len() / rows.max(1);
+    let count = out.len() / rows.max(1);
     for row in (0..rows).step_by(TILE) {
-        for column in (0..columns).step_by(TILE) {
-            for r in row..(row + TILE).min(rows) {
-                for c in column..(column + TILE).min(columns) {
-                    out[c * rows + r] = values[r * columns + c];
+        for column in (0..count).step_by(TILE) {
+            for c in column..(column + TILE).min(count) {
+                let target = &mut out[c * rows..(c + 1) * rows];
+                for r in row..(row + TILE).min(rows) {
+                    target[r] = one(&values[r * columns + first + c]);
                 }
             }
         }
     }
-    out
 }
 
 #[cfg(test)]
@@ -371,25 +459,35 @@ mod tests {
     #[test]
     fn conversions_invert() {
         let values: Vec<f32> = (0..35 * 40).map(|i| i as f32).collect();
-        let ours = convert(values.clone(), &[35, 40], &[40, 35], Conversion::Transposed);
+        let ours = convert(&values, &[35, 40], &[40, 35], Conversion::Transposed);
         assert_eq!(ours[1], 40.0);
         assert_eq!(invert(&ours, &[40, 35], Conversion::Transposed), values);
         let packed: Vec<f32> = (0..3 * 4 * 5).map(|i| i as f32).collect();
         let thirds: Vec<f32> = (0..3)
             .flat_map(|part| {
                 let third = Conversion::Third(part);
-                let ours = convert(packed.clone(), &[12, 5], &[5, 4], third);
+                let ours = convert(&packed, &[12, 5], &[5, 4], third);
                 invert(&ours, &[5, 4], third)
             })
             .collect();
         assert_eq!(thirds, packed);
         let bias = convert(
-            vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
+            &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
             &[6],
             &[2],
             Conversion::Third(1),
         );
         assert_eq!(bias, [3.0, 4.0]);
+    }
+
+    #[test]
+    fn large_matrices_are_transposed_by_several_threads() {
+        let (rows, columns) = (LARGE / 512 + 3, 517);
+        let values: Vec<f32> = (0..rows * columns).map(|i| i as f32).collect();
+        let out = transposed(&values, |v| *v, rows);
+        for (at, value) in out.iter().enumerate() {
+            assert_eq!(*value, values[(at % rows) * columns + at / rows]);
+        }
     }
 
     #[test]

@@ -323,8 +323,28 @@ fn peak(device: &Device, choice: DeviceChoice) -> (Option<u64>, Option<&'static 
     }
 }
 
+/// Loads a checkpoint's folder and says how long it took and how much memory the process held at most.
+///
+/// # Errors
+///
+/// It cannot be read.
+pub fn load(folder: &std::path::Path) -> Result<serde_json::Value, TrainError> {
+    let before = host_peak();
+    let began = Instant::now();
+    let public = crate::pretrained::describe(folder, None)?;
+    let loaded = public.load(&Device::flex())?;
+    let seconds = began.elapsed().as_secs_f64();
+    Ok(serde_json::json!({
+        "kind": public.kind,
+        "tensors": loaded.report.used.len(),
+        "seconds": seconds,
+        "peak_bytes": host_peak(),
+        "peak_bytes_before": before,
+    }))
+}
+
 /// The largest resident set that the process had: `VmHWM` in Linux' `/proc/self/status`; unknown elsewhere.
-fn host_peak() -> Option<u64> {
+pub(crate) fn host_peak() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;

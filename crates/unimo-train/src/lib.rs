@@ -29,4 +29,5 @@ pub mod run;
 pub mod starting;
 pub mod tensorboard;
 pub mod torture;
+pub mod torture_files;
 pub mod training;

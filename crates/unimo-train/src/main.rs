@@ -10,7 +10,9 @@ use unimo_train::device::DeviceChoice;
 use unimo_train::error::TrainError;
 use unimo_train::recipe::{BUILT_IN, Overrides, Recipe};
 use unimo_train::run::RunFolder;
-use unimo_train::{backend_check, bench, evaluation, export, parity, report, torture, training};
+use unimo_train::{
+    backend_check, bench, evaluation, export, parity, report, torture, torture_files, training,
+};
 
 /// Vision-language pre-training: UNIMO-3, METER, BridgeTower and ManagerTower from image-text files to a trained and
 /// evaluated model.
@@ -77,6 +79,11 @@ enum Bench {
     /// language modelling and image-text matching, goes backward and updates with AdamW. The median counts.
     #[command(after_help = BENCH_EXAMPLES)]
     Step(bench::StepArgs),
+    /// Time loading a checkpoint's folder and print one line of JSON.
+    Load {
+        /// The folder.
+        folder: PathBuf,
+    },
 }
 
 #[derive(Subcommand)]
@@ -96,6 +103,11 @@ enum Torture {
     /// Needs nothing but some minutes and a temporary folder. It fails if any run cannot be resumed or ends with any
     /// other bit than a run that nobody disturbed.
     Resume(torture::ResumeArgs),
+    /// Damage files of weights, descriptions and tokenizers in every way and read them.
+    ///
+    /// Takes a folder of good files, such as tests/fixtures, and reads damaged copies of them for as long as it is told. It
+    /// fails if one makes the program panic, takes seconds, or takes memory that its size does not explain.
+    Files(torture_files::FilesArgs),
 }
 
 const BENCH_EXAMPLES: &str = "\
@@ -297,12 +309,19 @@ fn run(command: Command) -> Result<(), TrainError> {
             }
             Ok(())
         }
+        Command::Bench(Bench::Load { folder }) => {
+            println!("{}", bench::load(&folder)?);
+            Ok(())
+        }
         Command::Check(Check::Backend(args)) => {
             backend_check::run(&args, &mut |line| println!("{line}"))
         }
         Command::Parity(args) => parity::run(&args, &mut |line| println!("{line}")),
         Command::Torture(Torture::Resume(args)) => {
             torture::resume(&args, &mut |line| println!("{line}"))
+        }
+        Command::Torture(Torture::Files(args)) => {
+            torture_files::run(&args, &mut |line| println!("{line}"))
         }
     }
 }

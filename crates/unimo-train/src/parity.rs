@@ -357,7 +357,7 @@ fn rows(
                 if !fits {
                     return Err(reference.lacks(&gradient, "has another size than here"));
                 }
-                let theirs = convert(theirs, &stored, shape, conversion);
+                let theirs = convert(&theirs, &stored, shape, conversion);
                 known.insert(gradient.clone());
                 pairs.push((gradient, ours, theirs));
             }

@@ -6,6 +6,7 @@ use burn::module::Module;
 use burn::tensor::{Device, FloatDType};
 use serde_json::Value;
 use unimo_core::batch::MaskSpec;
+use unimo_core::config::ConfigError;
 use unimo_core::init::Init;
 use unimo_core::layers::Activation;
 use unimo_core::levels::GateKind;
@@ -158,6 +159,7 @@ pub fn describe(path: &Path, weights: Option<&Path>) -> Result<Public, TrainErro
             )));
         }
     };
+    config.validate().map_err(|e| unsupported(e.to_string()))?;
     Ok(Public {
         kind,
         config,
@@ -197,6 +199,9 @@ fn from_file(path: &Path) -> Result<Public, TrainError> {
     let has = |name: &str| weights.info(name).is_some();
     if has("vit_model.visual.conv1.weight") && has("cross_modal_text_transform.weight") {
         let model = meter::config_from_shapes(&weights).map_err(|e| unsupported(path, e))?;
+        model
+            .validate()
+            .map_err(|e| unsupported(path, e.to_string()))?;
         return Ok(Public {
             kind: "METER",
             config: pair(model),
@@ -218,6 +223,9 @@ fn from_file(path: &Path) -> Result<Public, TrainError> {
 fn from_clip_names(weights: &Weights, activation: Activation) -> Result<Public, TrainError> {
     let path = weights.path();
     let config = clip::config_from_shapes(weights, activation).map_err(|e| unsupported(path, e))?;
+    config
+        .validate()
+        .map_err(|e| unsupported(path, e.to_string()))?;
     Ok(Public {
         kind: "CLIP",
         config: NetworkConfig::Clip(config),
@@ -234,6 +242,20 @@ impl Public {
     /// The weights cannot be read or do not fit.
     pub fn load(&self, device: &Device) -> Result<Pretrained, TrainError> {
         let mut weights = Weights::open(&self.weights)?;
+        // Sizes are data from elsewhere: a model is made only if the file can fill it.
+        let held: u128 = weights
+            .infos()
+            .map(|(_, info)| info.shape.iter().map(|n| *n as u128).product::<u128>())
+            .sum();
+        let needed = self.config.matrix_weights();
+        if needed > held {
+            return Err(unsupported(
+                &self.weights,
+                format!(
+                    "holds {held} numbers, and the description is of a model that needs {needed} at least"
+                ),
+            ));
+        }
         let config = self.config.with_heads_of(&weights, &self.spellings);
         let mut init = Init::blank(device);
         let (network, report) = match &config {
@@ -273,6 +295,61 @@ impl Public {
 }
 
 impl NetworkConfig {
+    /// Every value on its own and against the others.
+    fn validate(&self) -> Result<(), ConfigError> {
+        match self {
+            Self::Text(config) => config.validate(),
+            Self::Image(config) => config.validate(),
+            Self::Clip(config) => config.validate(),
+            Self::Pair { model, .. } => model.validate(),
+        }
+    }
+
+    /// The weights of embeddings and blocks: a little less than all that the model has.
+    fn matrix_weights(&self) -> u128 {
+        let product = |sizes: &[usize]| {
+            let wide = sizes.iter().map(|n| *n as u128);
+            wide.reduce(u128::saturating_mul).unwrap_or(0)
+        };
+        // Four matrices of attention and two of the feed-forward layer.
+        let blocks = |layers: usize, width: usize, inner: usize, attentions: usize| {
+            product(&[4, attentions, layers, width, width])
+                .saturating_add(product(&[2, layers, width, inner]))
+        };
+        let text = |c: &TextEncoderConfig| {
+            blocks(c.layers, c.width, c.feed_forward, 1)
+                .saturating_add(product(&[c.vocab_size, c.width]))
+                .saturating_add(product(&[c.max_positions, c.width]))
+                .saturating_add(product(&[c.token_types, c.width]))
+        };
+        let image = |c: &ImageEncoderConfig| {
+            blocks(c.layers, c.width, c.feed_forward, 1)
+                .saturating_add(product(&[c.grid(), c.grid(), c.width]))
+                .saturating_add(product(&[3, c.patch_size, c.patch_size, c.width]))
+        };
+        match self {
+            Self::Text(config) => text(config),
+            Self::Image(config) => image(config),
+            Self::Clip(config) => blocks(
+                config.text.layers,
+                config.text.width,
+                config.text.feed_forward,
+                1,
+            )
+            .saturating_add(product(&[config.text.vocab_size, config.text.width]))
+            .saturating_add(product(&[config.text.max_positions, config.text.width]))
+            .saturating_add(product(&[config.text.width, config.width]))
+            .saturating_add(image(&config.image)),
+            Self::Pair { model, .. } => {
+                let fusion = &model.fusion;
+                let streams = blocks(fusion.layers, fusion.width, fusion.feed_forward, 1);
+                text(&model.text)
+                    .saturating_add(image(&model.image))
+                    .saturating_add(streams.saturating_mul(2))
+            }
+        }
+    }
+
     /// Only the heads that the checkpoint has.
     fn with_heads_of(&self, weights: &Weights, spellings: &[Names]) -> Self {
         let mut config = self.clone();

@@ -83,6 +83,16 @@ pub enum Dtype {
 }
 
 impl Dtype {
+    /// Bytes per number.
+    fn size(self) -> Option<usize> {
+        match self {
+            Self::F64 => Some(8),
+            Self::F32 => Some(4),
+            Self::F16 | Self::Bf16 => Some(2),
+            Self::Other => None,
+        }
+    }
+
     /// Little-endian bytes as f32.
     fn decode(self, bytes: &[u8]) -> Option<Vec<f32>> {
         fn each<const N: usize>(bytes: &[u8], one: impl Fn([u8; N]) -> f32) -> Vec<f32> {
@@ -141,10 +151,13 @@ impl Container {
         }
     }
 
-    fn bytes(&mut self, name: &str) -> Result<Vec<u8>, WeightsError> {
+    fn bytes_into(&mut self, name: &str, bytes: &mut Vec<u8>) -> Result<(), WeightsError> {
         match self {
-            Self::Safetensors(file) => file.bytes(name),
-            Self::PyTorch(file) => file.bytes(name),
+            Self::Safetensors(file) => file.bytes_into(name, bytes),
+            Self::PyTorch(file) => {
+                *bytes = file.bytes(name)?;
+                Ok(())
+            }
         }
     }
 }
@@ -161,6 +174,8 @@ pub struct Weights {
     path: PathBuf,
     containers: Vec<Container>,
     entries: BTreeMap<String, Entry>,
+    /// The bytes of the tensor that was read last.
+    buffer: Vec<u8>,
 }
 
 impl fmt::Debug for Weights {
@@ -220,6 +235,7 @@ impl Weights {
             path: path.to_owned(),
             containers,
             entries,
+            buffer: Vec::new(),
         })
     }
 
@@ -246,6 +262,20 @@ impl Weights {
     ///
     /// There is no such tensor, it does not hold floats, or it cannot be read.
     pub fn read(&mut self, name: &str) -> Result<Vec<f32>, WeightsError> {
+        let (dtype, bytes) = self.bytes(name)?;
+        dtype.decode(bytes).ok_or_else(|| self.no_floats(name))
+    }
+
+    fn no_floats(&self, name: &str) -> WeightsError {
+        WeightsError::content(&self.path, format!("`{name}` does not hold floats"))
+    }
+
+    /// A tensor's dtype and bytes, as many as its shape says.
+    ///
+    /// # Errors
+    ///
+    /// There is no such tensor, it does not hold floats, or it cannot be read.
+    pub fn bytes(&mut self, name: &str) -> Result<(Dtype, &[u8]), WeightsError> {
         let Some(entry) = self.entries.get(name) else {
             return Err(WeightsError::content(
                 &self.path,
@@ -253,17 +283,18 @@ impl Weights {
             ));
         };
         let TensorInfo { dtype, shape } = &entry.info;
-        let bytes = self.containers[entry.container].bytes(&entry.own_name)?;
-        let values = dtype.decode(&bytes).ok_or_else(|| {
-            WeightsError::content(&self.path, format!("`{name}` does not hold floats"))
-        })?;
-        if values.len() != shape.iter().product::<usize>() {
+        let Some(size) = dtype.size() else {
+            return Err(self.no_floats(name));
+        };
+        let (dtype, expected) = (*dtype, shape.iter().product::<usize>() * size);
+        self.containers[entry.container].bytes_into(&entry.own_name, &mut self.buffer)?;
+        if self.buffer.len() != expected {
             return Err(WeightsError::content(
                 &self.path,
                 format!("`{name}` has another size than its shape {shape:?} says"),
             ));
         }
-        Ok(values)
+        Ok((dtype, &self.buffer))
     }
 }
 

@@ -10,6 +10,9 @@ use super::{Dtype, TensorInfo, WeightsError};
 /// The key under which Lightning and many training scripts keep the weights.
 const NESTED: &str = "state_dict";
 
+/// How often the bytes of a file may occur in its tensors: tied weights occur twice.
+const SHARED_AT_MOST: u128 = 4;
+
 /// An opened PyTorch file.
 pub(super) struct PyTorchFile {
     path: PathBuf,
@@ -38,9 +41,22 @@ impl PyTorchFile {
                 format!("is neither a safetensors nor a PyTorch file that can be read: {other}"),
             ),
         })?;
+        let tensors = reader.into_tensors();
+        // A view may repeat one number as often as it likes; a checkpoint's tensors share storage now and then at most.
+        let claimed: u128 = tensors.values().map(|t| t.byte_len() as u128).sum();
+        let allowed = u128::from(about.len()) * SHARED_AT_MOST;
+        if claimed > allowed {
+            return Err(WeightsError::content(
+                path,
+                format!(
+                    "has tensors of {claimed} bytes in a file of {}: it is damaged or hostile",
+                    about.len()
+                ),
+            ));
+        }
         Ok(Self {
             path: path.to_owned(),
-            tensors: reader.into_tensors(),
+            tensors,
         })
     }
 

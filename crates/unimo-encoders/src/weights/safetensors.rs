@@ -128,6 +128,18 @@ impl SafetensorsFile {
     ///
     /// There is no such tensor or it cannot be read.
     pub fn bytes(&mut self, name: &str) -> Result<Vec<u8>, WeightsError> {
+        let mut bytes = Vec::new();
+        self.bytes_into(name, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// As [`bytes`](Self::bytes), into memory that is there already: fresh memory for every tensor costs as much as reading
+    /// it.
+    ///
+    /// # Errors
+    ///
+    /// There is no such tensor or it cannot be read.
+    pub fn bytes_into(&mut self, name: &str, bytes: &mut Vec<u8>) -> Result<(), WeightsError> {
         let Some(info) = self.metadata.info(name) else {
             return Err(WeightsError::content(
                 &self.path,
@@ -135,12 +147,11 @@ impl SafetensorsFile {
             ));
         };
         let (start, end) = info.data_offsets;
-        let mut bytes = vec![0; end - start];
+        bytes.resize(end - start, 0);
         self.file
             .seek(SeekFrom::Start(self.data_start + start as u64))
-            .and_then(|_| self.file.read_exact(&mut bytes))
-            .map_err(WeightsError::file("read", &self.path))?;
-        Ok(bytes)
+            .and_then(|_| self.file.read_exact(bytes))
+            .map_err(WeightsError::file("read", &self.path))
     }
 
     /// A tensor's values as f32, if it holds floats of at most 32 bits.

@@ -1,0 +1,346 @@
+//! `unimo torture files`: damaged and hostile files give errors, never a panic, never a hang, never memory without bound.
+//!
+//! Every round takes a good file, damages a copy in a few places and reads it as its kind is read: weights are opened and
+//! every tensor is read, a `config.json` is described and loaded beside its weights, tokenizers and processors are loaded.
+//! What comes back may be an error or, where the damage hit numbers alone, a good result.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use burn::tensor::Device;
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use unimo_data::{TextTokenizer, processor};
+use unimo_encoders::weights::Weights;
+
+use crate::bench::host_peak;
+use crate::error::TrainError;
+use crate::pretrained;
+use crate::progress::Progress;
+
+/// `unimo torture files`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct FilesArgs {
+    /// A folder of good files; folders in it are read too.
+    pub folder: PathBuf,
+    /// How long, for each kind of file.
+    #[arg(long, default_value_t = 10.0)]
+    pub minutes: f64,
+    /// Decides what is damaged.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+}
+
+/// Larger files are left out: damage is as likely to be found in small ones, and many more of them can be read.
+const LARGEST: u64 = 4 << 20;
+/// One file must not take longer.
+const LONGEST: Duration = Duration::from_secs(10);
+/// Nor may the whole process ever hold more.
+const MOST_MEMORY: u64 = 2 << 30;
+
+/// How a file is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Safetensors,
+    PyTorch,
+    Index,
+    Config,
+    Processor,
+    Tokenizer,
+}
+
+impl Kind {
+    const ALL: [Self; 6] = [
+        Self::Safetensors,
+        Self::PyTorch,
+        Self::Index,
+        Self::Config,
+        Self::Processor,
+        Self::Tokenizer,
+    ];
+
+    fn of(path: &Path) -> Option<Self> {
+        let name = path.file_name()?.to_str()?;
+        let extension = path.extension()?.to_str()?;
+        match (name, extension) {
+            (_, "safetensors") => Some(Self::Safetensors),
+            (_, "bin" | "pt" | "pth" | "ckpt") => Some(Self::PyTorch),
+            ("config.json", _) => Some(Self::Config),
+            ("preprocessor_config.json" | "clip.json" | "vit.json" | "bridgetower.json", _) => {
+                Some(Self::Processor)
+            }
+            ("tokenizer.json" | "vocab.json" | "vocab.txt", _) => Some(Self::Tokenizer),
+            _ if name.ends_with(".index.json") => Some(Self::Index),
+            _ => None,
+        }
+    }
+
+    /// Reads a damaged file that lies where `good` was, or beside its companions.
+    fn read(self, damaged: &Path, good: &Path) -> Result<(), String> {
+        let all = |path: &Path| -> Result<(), String> {
+            let mut weights = Weights::open(path).map_err(|e| e.to_string())?;
+            let names: Vec<String> = weights.infos().map(|(name, _)| name.to_owned()).collect();
+            for name in names {
+                // Tensors of whole numbers are no weights, and say so.
+                let _ = weights.read(&name);
+            }
+            Ok(())
+        };
+        match self {
+            Self::Safetensors | Self::PyTorch | Self::Index => {
+                all(damaged)?;
+                // Of METER and CLIP the names alone say what they are.
+                let _ = pretrained::describe(damaged, None)
+                    .and_then(|public| public.load(&Device::flex()));
+                Ok(())
+            }
+            Self::Config => {
+                let weights = good.with_file_name("model.safetensors");
+                let folder = damaged.parent().unwrap_or(Path::new("."));
+                pretrained::describe(folder, Some(&weights))
+                    .and_then(|public| public.load(&Device::flex()))
+                    .map(drop)
+                    .map_err(|e| e.to_string())
+            }
+            Self::Processor => processor::read(damaged)
+                .map(drop)
+                .map_err(|e| e.to_string()),
+            Self::Tokenizer => {
+                let tokenizer = TextTokenizer::load(damaged, true).map_err(|e| e.to_string())?;
+                let _ = tokenizer.encode("A small red circle, naïve № 7.", 64);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// What became of the files of a kind.
+#[derive(Debug, Default)]
+struct Tally {
+    read: u64,
+    refused: u64,
+}
+
+/// Runs the command.
+///
+/// # Errors
+///
+/// A file made the program panic, took too long or too much memory; it is kept and named.
+pub fn run(args: &FilesArgs, say: &mut dyn FnMut(&str)) -> Result<(), TrainError> {
+    let mut good: BTreeMap<Kind, Vec<PathBuf>> = BTreeMap::new();
+    collect(&args.folder, &mut good)?;
+    let scratch = std::env::temp_dir().join(format!("unimo-torture-files-{}", std::process::id()));
+    fs::create_dir_all(&scratch).map_err(TrainError::file("create", &scratch))?;
+    // A panic is counted and reported here; its message on every round would be noise.
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let result = all_kinds(args, &good, &scratch, say);
+    std::panic::set_hook(hook);
+    if result.is_ok() {
+        let _ = fs::remove_dir_all(&scratch);
+    }
+    result
+}
+
+fn all_kinds(
+    args: &FilesArgs,
+    good: &BTreeMap<Kind, Vec<PathBuf>>,
+    scratch: &Path,
+    say: &mut dyn FnMut(&str),
+) -> Result<(), TrainError> {
+    let mut rng = ChaCha8Rng::seed_from_u64(args.seed);
+    for kind in Kind::ALL {
+        let Some(files) = good.get(&kind) else {
+            say(&format!(
+                "{kind:?}: no file of this kind in {}",
+                args.folder.display()
+            ));
+            continue;
+        };
+        let contents: Vec<(PathBuf, Vec<u8>)> = files
+            .iter()
+            .map(|path| {
+                Ok((
+                    path.clone(),
+                    fs::read(path).map_err(TrainError::file("read", path))?,
+                ))
+            })
+            .collect::<Result<_, TrainError>>()?;
+        if kind == Kind::Index {
+            // An index is read with what it names, which has to lie beside it.
+            for sibling in files.iter().filter_map(|path| path.parent()) {
+                copy_weights(sibling, scratch)?;
+            }
+        }
+        let length = Duration::from_secs_f64(args.minutes * 60.0);
+        let began = Instant::now();
+        let mut bar = Progress::new(length.as_secs().max(1), 0, &format!("{kind:?}, seconds"));
+        let mut tally = Tally::default();
+        while began.elapsed() < length {
+            let (path, bytes) = &contents[rng.random_range(0..contents.len())];
+            let damaged = scratch.join(path.file_name().unwrap_or_default());
+            fs::write(&damaged, damage(bytes, &mut rng))
+                .map_err(TrainError::file("write", &damaged))?;
+            let start = Instant::now();
+            let outcome = catch_unwind(AssertUnwindSafe(|| kind.read(&damaged, path)));
+            let took = start.elapsed();
+            match outcome {
+                Ok(Ok(())) => tally.read += 1,
+                Ok(Err(_)) => tally.refused += 1,
+                Err(payload) => {
+                    let message = panic_text(&*payload);
+                    return Err(bad(kind, path, &damaged, &format!("panics: {message}")));
+                }
+            }
+            if took > LONGEST {
+                return Err(bad(kind, path, &damaged, &format!("took {took:?}")));
+            }
+            if host_peak().is_some_and(|peak| peak > MOST_MEMORY) {
+                return Err(bad(kind, path, &damaged, "took too much memory"));
+            }
+            let rounds = tally.read + tally.refused;
+            let seconds = began.elapsed().as_secs_f64();
+            bar.update(seconds as u64, None, rounds as f64 / seconds);
+        }
+        bar.finish();
+        say(&format!(
+            "{kind:?}: {} damaged copies of {} files, {} refused, {} read",
+            tally.read + tally.refused,
+            contents.len(),
+            tally.refused,
+            tally.read
+        ));
+    }
+    Ok(())
+}
+
+fn copy_weights(from: &Path, to: &Path) -> Result<(), TrainError> {
+    for entry in fs::read_dir(from).map_err(TrainError::file("list", from))? {
+        let path = entry.map_err(TrainError::file("list", from))?.path();
+        if let (Some(Kind::Safetensors), Some(name)) = (Kind::of(&path), path.file_name()) {
+            fs::copy(&path, to.join(name)).map_err(TrainError::file("copy", &path))?;
+        }
+    }
+    Ok(())
+}
+
+fn panic_text(payload: &(dyn std::any::Any + Send)) -> &str {
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| payload.downcast_ref::<&str>().copied())
+        .unwrap_or("without a message")
+}
+
+fn bad(kind: Kind, good: &Path, damaged: &Path, what: &str) -> TrainError {
+    TrainError::Check(format!(
+        "{kind:?}: a damaged copy of {} {what}; it is kept as {}",
+        good.display(),
+        damaged.display()
+    ))
+}
+
+fn collect(folder: &Path, found: &mut BTreeMap<Kind, Vec<PathBuf>>) -> Result<(), TrainError> {
+    let mut entries: Vec<_> = fs::read_dir(folder)
+        .map_err(TrainError::file("list", folder))?
+        .collect::<Result<_, _>>()
+        .map_err(TrainError::file("list", folder))?;
+    entries.sort_by_key(fs::DirEntry::path);
+    for entry in entries {
+        let path = entry.path();
+        let about = entry.metadata().map_err(TrainError::file("read", &path))?;
+        if about.is_dir() {
+            collect(&path, found)?;
+        } else if let (Some(kind), true) = (Kind::of(&path), about.len() <= LARGEST) {
+            found.entry(kind).or_default().push(path);
+        }
+    }
+    Ok(())
+}
+
+/// A copy with one to four injuries; most near the beginning, where headers are.
+fn damage(bytes: &[u8], rng: &mut ChaCha8Rng) -> Vec<u8> {
+    let mut copy = bytes.to_vec();
+    for _ in 0..rng.random_range(1..=4) {
+        if copy.is_empty() {
+            return copy;
+        }
+        let reach = match rng.random_range(0..4) {
+            0 => copy.len(),
+            _ => copy.len().min(2048),
+        };
+        let at = rng.random_range(0..reach);
+        let piece = rng.random_range(1..=64).min(copy.len() - at);
+        match rng.random_range(0..8) {
+            0 => copy[at] ^= 1 << rng.random_range(0..8),
+            1 => copy[at] = rng.random(),
+            2 => copy.truncate(at),
+            3 => drop(copy.drain(at..at + piece)),
+            4 => {
+                let again = copy[at..at + piece].to_vec();
+                copy.splice(at..at, again);
+            }
+            5 => {
+                let extreme = [0, 1, u64::MAX, 1 << 31, 1 << 40, i64::MAX as u64];
+                let value = extreme[rng.random_range(0..extreme.len())].to_le_bytes();
+                let end = (at + value.len()).min(copy.len());
+                copy[at..end].copy_from_slice(&value[..end - at]);
+            }
+            6 => {
+                // A number written in digits, as in JSON, becomes another.
+                if let Some(digit) = (at..copy.len()).find(|i| copy[*i].is_ascii_digit()) {
+                    let other: [&[u8]; 6] = [
+                        b"0",
+                        b"-1",
+                        b"99999999999999999999",
+                        b"1e308",
+                        b"4294967296",
+                        b"null",
+                    ];
+                    let end = (digit..copy.len())
+                        .find(|i| !copy[*i].is_ascii_digit())
+                        .unwrap_or(copy.len());
+                    let other = other[rng.random_range(0..other.len())];
+                    copy.splice(digit..end, other.iter().copied());
+                }
+            }
+            _ => {
+                let from = rng.random_range(0..copy.len());
+                let length = piece.min(copy.len() - from);
+                let other = copy[from..from + length].to_vec();
+                copy[at..at + length.min(piece)].copy_from_slice(&other[..length.min(piece)]);
+            }
+        }
+    }
+    copy
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::*;
+
+    /// Some seconds of what the command does for minutes.
+    #[test]
+    fn damaged_files_are_refused() {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures");
+        if !fixtures.is_dir() {
+            // The crate was taken out of its repository.
+            return;
+        }
+        let args = FilesArgs {
+            folder: fixtures,
+            minutes: 0.01,
+            seed: 1,
+        };
+        let mut lines = Vec::new();
+        run(&args, &mut |line| lines.push(line.to_owned())).unwrap();
+        assert_eq!(lines.len(), Kind::ALL.len());
+        assert!(
+            lines
+                .iter()
+                .any(|line| line.starts_with("PyTorch") && line.contains("refused"))
+        );
+    }
+}
