@@ -10,8 +10,9 @@ use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 
 use super::{Dtype, TensorInfo, WeightsError};
 
-/// Largest header that is read. That of a checkpoint with a thousand tensors has some 100 kB.
-const MAX_HEADER: u64 = 64 << 20;
+/// Largest header that is read. That of a checkpoint with a thousand tensors has some 100 kB; what reads it takes 14 times its
+/// size in memory.
+const MAX_HEADER: u64 = 16 << 20;
 /// Bytes before the header: its length.
 const LENGTH_BYTES: u64 = 8;
 
