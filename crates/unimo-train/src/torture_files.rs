@@ -33,6 +33,9 @@ pub struct FilesArgs {
     /// Decides what is damaged.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+    /// Only this kind of file: safetensors, pytorch, index, config, processor, tokenizer.
+    #[arg(long, value_parser = kind)]
+    pub only: Option<Kind>,
 }
 
 /// Larger files are left out: damage is as likely to be found in small ones, and many more of them can be read.
@@ -44,13 +47,27 @@ const MOST_MEMORY: u64 = 2 << 30;
 
 /// How a file is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Kind {
+pub enum Kind {
+    /// Weights with a JSON header.
     Safetensors,
+    /// What `torch.save` wrote.
     PyTorch,
+    /// An index of shards.
     Index,
+    /// A `config.json`.
     Config,
+    /// A `preprocessor_config.json`.
     Processor,
+    /// A tokenizer's file.
     Tokenizer,
+}
+
+fn kind(given: &str) -> Result<Kind, String> {
+    let of = |kind: &&Kind| format!("{kind:?}").eq_ignore_ascii_case(given);
+    Kind::ALL.iter().find(of).copied().ok_or_else(|| {
+        let names = Kind::ALL.map(|kind| format!("{kind:?}").to_lowercase());
+        format!("allowed: {}", names.join(", "))
+    })
 }
 
 impl Kind {
@@ -153,7 +170,8 @@ fn all_kinds(
     say: &mut dyn FnMut(&str),
 ) -> Result<(), TrainError> {
     let mut rng = ChaCha8Rng::seed_from_u64(args.seed);
-    for kind in Kind::ALL {
+    let wanted = |kind: &Kind| args.only.is_none_or(|only| only == *kind);
+    for kind in Kind::ALL.into_iter().filter(wanted) {
         let Some(files) = good.get(&kind) else {
             say(&format!(
                 "{kind:?}: no file of this kind in {}",
@@ -333,6 +351,7 @@ mod tests {
             folder: fixtures,
             minutes: 0.01,
             seed: 1,
+            only: None,
         };
         let mut lines = Vec::new();
         run(&args, &mut |line| lines.push(line.to_owned())).unwrap();
