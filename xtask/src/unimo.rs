@@ -181,7 +181,7 @@ fn command<A: AsRef<OsStr>>(binary: &Path, args: impl IntoIterator<Item = A>) ->
             .iter()
             .all(|name| args.next() == Some(OsStr::new(name)))
     };
-    if IN_HUGE_PAGES.iter().any(|names| begins(names)) && env::var_os(ALLOCATOR).is_none() {
+    if IN_HUGE_PAGES.iter().any(begins) && env::var_os(ALLOCATOR).is_none() {
         command.env(ALLOCATOR, HUGE_PAGES);
     }
     command
