@@ -169,6 +169,11 @@ fn nothing_starts_from_random_weights_silently() {
         message.contains("`model.text.layer_norm_eps = 1e-12`, the weights have 1e-5"),
         "{message}"
     );
+    let message = error(&["model.text.layers=3"]);
+    assert!(
+        message.contains("`model.text.layers = 3`, the weights have 2"),
+        "{message}"
+    );
     let message = error(&["init.text=no/such/folder"]);
     assert!(message.contains("no such file or folder"), "{message}");
     let message = error(&[&format!("init.text={}", from("hf/vit"))]);

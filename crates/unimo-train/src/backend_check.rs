@@ -20,7 +20,7 @@ use unimo_objectives::objective::Carry;
 
 use crate::device::DeviceChoice;
 use crate::error::TrainError;
-use crate::model::Model;
+use crate::model::{Model, host};
 use crate::optimizer::{self, Optimizer};
 use crate::recipe::{Overrides, Recipe};
 use crate::training;
@@ -350,10 +350,6 @@ fn gradients(
         .into_iter()
         .map(|(name, data)| (name, data.iter::<f32>().collect()))
         .collect())
-}
-
-fn host<const D: usize>(x: Tensor<D>) -> Vec<f32> {
-    x.into_data().convert::<f32>().iter::<f32>().collect()
 }
 
 fn same_bits(a: &[f32], b: &[f32]) -> Result<(), TrainError> {

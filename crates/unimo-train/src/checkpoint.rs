@@ -8,14 +8,14 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use burn::tensor::{Device, TensorData};
-use safetensors::tensor::{Metadata, View};
+use safetensors::tensor::View;
 use safetensors::{Dtype, SafeTensorError};
 use unimo_core::parameters::{self, Handle};
+use unimo_encoders::weights::{self, SafetensorsFile, TensorInfo};
 
 use crate::error::TrainError;
 use crate::optimizer::Optimizer;
@@ -144,69 +144,27 @@ pub fn write_atomically(
 /// A checkpoint opened for reading, one tensor at a time.
 pub struct Reader {
     path: PathBuf,
-    file: BufReader<File>,
-    metadata: Metadata,
-    data_start: u64,
+    file: SafetensorsFile,
 }
-
-/// Largest header that is read; a header of a million tensors has some 100 MB.
-const MAX_HEADER: u64 = 100_000_000;
 
 impl Reader {
     /// Reads and checks the header.
     pub fn open(path: &Path) -> Result<Self, TrainError> {
-        let wrong = |reason: String| TrainError::Checkpoint {
-            path: path.to_owned(),
-            reason,
-        };
-        let file = File::open(path).map_err(TrainError::file("open", path))?;
-        let length = file
-            .metadata()
-            .map_err(TrainError::file("read", path))?
-            .len();
-        let mut file = BufReader::new(file);
-        let mut size = [0; 8];
-        file.read_exact(&mut size)
-            .map_err(|_| wrong("is shorter than a safetensors header".to_owned()))?;
-        let header = u64::from_le_bytes(size);
-        if header > MAX_HEADER || header + 8 > length {
-            return Err(wrong(format!(
-                "its header claims {header} bytes, the file has {length}"
-            )));
-        }
-        let mut text = vec![0; header as usize];
-        file.read_exact(&mut text)
-            .map_err(TrainError::file("read", path))?;
-        let metadata: Metadata = serde_json::from_slice(&text)
-            .map_err(|e| wrong(format!("its header is damaged: {e}")))?;
-        let data = metadata.data_len() as u64;
-        if data + header + 8 != length {
-            return Err(wrong(format!(
-                "is truncated or too long: the header describes {} bytes, the file has {length}",
-                data + header + 8
-            )));
-        }
         Ok(Self {
             path: path.to_owned(),
-            file,
-            metadata,
-            data_start: header + 8,
+            file: SafetensorsFile::open(path)?,
         })
     }
 
     /// An entry of the metadata.
     pub fn note(&self, key: &str) -> Option<&str> {
-        self.metadata
-            .metadata()
-            .as_ref()
-            .and_then(|notes| notes.get(key))
-            .map(String::as_str)
+        self.file.note(key)
     }
 
     /// How many tensors there are whose name starts with this section.
     pub fn count(&self, section: &str) -> usize {
-        let of = |name: &String| name.split('.').next() == Some(section);
-        self.metadata.offset_keys().iter().filter(|n| of(n)).count()
+        let of = |(name, _): &(String, TensorInfo)| name.split('.').next() == Some(section);
+        self.file.infos().iter().filter(|info| of(info)).count()
     }
 
     /// A tensor, if there; an error if its shape or type is another.
@@ -215,35 +173,19 @@ impl Reader {
         name: &str,
         shape: &[usize],
     ) -> Result<Option<TensorData>, TrainError> {
-        let wrong = |path: &Path, reason: String| TrainError::Checkpoint {
-            path: path.to_owned(),
-            reason,
-        };
-        let Some(info) = self.metadata.info(name) else {
+        let Some(info) = self.file.info(name) else {
             return Ok(None);
         };
-        if info.dtype != Dtype::F32 || info.shape != shape {
-            return Err(wrong(
-                &self.path,
-                format!(
-                    "`{name}` is {:?} {:?}; the recipe's model has F32 {shape:?}",
+        if info.dtype != weights::Dtype::F32 || info.shape != shape {
+            return Err(TrainError::Checkpoint {
+                path: self.path.clone(),
+                reason: format!(
+                    "`{name}` is {} {:?}; the recipe's model has f32 {shape:?}",
                     info.dtype, info.shape
                 ),
-            ));
+            });
         }
-        let (start, end) = info.data_offsets;
-        let mut bytes = vec![0; end.saturating_sub(start)];
-        self.file
-            .seek(SeekFrom::Start(self.data_start + start as u64))
-            .and_then(|_| self.file.read_exact(&mut bytes))
-            .map_err(TrainError::file("read", &self.path))?;
-        let values: Vec<f32> = bytes
-            .chunks_exact(size_of::<f32>())
-            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-            .collect();
-        if values.len() != shape.iter().product::<usize>() {
-            return Err(wrong(&self.path, format!("`{name}` has the wrong size")));
-        }
+        let values = self.file.values(name)?;
         Ok(Some(TensorData::new(values, shape.to_vec())))
     }
 

@@ -17,7 +17,7 @@ use unimo_eval::{Directions, GroundTruth, ModelError, Pair, Recall, RetrievalMod
 use crate::checkpoint;
 use crate::device::DeviceChoice;
 use crate::error::TrainError;
-use crate::model::Model;
+use crate::model::{Model, host};
 use crate::progress::Progress;
 use crate::recipe::Recipe;
 use crate::report::record::{
@@ -217,7 +217,7 @@ impl RetrievalModel for Encoded<'_> {
         };
         let host = |x: Tensor<2>| {
             let [_, features] = x.dims();
-            Embeddings::new(features, floats(x))
+            Embeddings::new(features, host(x))
         };
         Ok(Some(DualEmbeddings {
             texts: host(itc.embed_texts(&self.texts))?,
@@ -235,7 +235,7 @@ impl RetrievalModel for Encoded<'_> {
         };
         let (texts, images) = self.rows(pairs);
         let fused = self.model.backbone.fuse(&texts, &images, false);
-        Ok(floats(itm.scores(&self.model.backbone.fusion, &fused)))
+        Ok(host(itm.scores(&self.model.backbone.fusion, &fused)))
     }
 }
 
@@ -355,7 +355,7 @@ fn gates(
                 .map(|g| {
                     let levels = g.text.dims()[2];
                     let first = g.text.clone().narrow(0, 0, 1);
-                    let values = floats(first);
+                    let values = host(first);
                     let rows = values.chunks(levels).take(ids.len());
                     rows.map(|row| row.iter().map(|v| Some(f64::from(*v))).collect())
                         .collect()
@@ -376,7 +376,7 @@ fn gates(
 /// - output: `[S]`
 fn mean_gates(gates: &Tensor<3>, lengths: Option<&[usize]>) -> Vec<Option<f64>> {
     let [rows, positions, levels] = gates.dims();
-    let values = floats(gates.clone());
+    let values = host(gates.clone());
     let mut sums = vec![0.0; levels];
     let mut count = 0usize;
     for row in 0..rows {
@@ -392,10 +392,6 @@ fn mean_gates(gates: &Tensor<3>, lengths: Option<&[usize]>) -> Vec<Option<f64>> 
     sums.iter()
         .map(|sum| Some(sum / count.max(1) as f64))
         .collect()
-}
-
-fn floats<const D: usize>(x: Tensor<D>) -> Vec<f32> {
-    x.into_data().convert::<f32>().iter::<f32>().collect()
 }
 
 /// The entry of the method that ranks best.

@@ -1,7 +1,7 @@
 //! The model that a recipe describes: encoders and objectives, made from one seed.
 
 use burn::module::Module;
-use burn::tensor::{Device, FloatDType};
+use burn::tensor::{Device, FloatDType, Tensor};
 use unimo_core::init::Init;
 use unimo_encoders::backbone::{Backbone, BackboneConfig};
 use unimo_objectives::{Objectives, ObjectivesConfig};
@@ -57,4 +57,10 @@ pub fn float_dtype(dtype: ComputeDtype) -> FloatDType {
         ComputeDtype::Bf16 => FloatDType::BF16,
         ComputeDtype::F16 => FloatDType::F16,
     }
+}
+
+/// Values on the host, as f32.
+pub(crate) fn host<const D: usize>(x: Tensor<D>) -> Vec<f32> {
+    let data = x.without_autodiff().into_data();
+    data.convert::<f32>().iter::<f32>().collect()
 }

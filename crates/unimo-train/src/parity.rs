@@ -21,7 +21,7 @@ use unimo_encoders::weights::SafetensorsFile;
 
 use crate::device::DeviceChoice;
 use crate::error::TrainError;
-use crate::model::Model;
+use crate::model::{Model, host};
 use crate::pretrained::{self, Network, Pretrained};
 
 /// Largest difference of an output as a share of its largest value: f32 on both sides, sums in another order, through a
@@ -264,7 +264,7 @@ struct Computed {
 
 impl Computed {
     fn new<M: Module>(module: &M, loss: Tensor<1>, mut outputs: Vec<(String, Vec<f32>)>) -> Self {
-        outputs.push(("loss".to_owned(), host(&loss)));
+        outputs.push(("loss".to_owned(), host(loss.clone())));
         let gradients = GradientsParams::from_grads(loss.backward(), module);
         let gradients = parameters::gradients(module, &gradients);
         Self {
@@ -281,13 +281,8 @@ impl Computed {
     }
 }
 
-fn host<const D: usize>(x: &Tensor<D>) -> Vec<f32> {
-    let data = x.clone().without_autodiff().into_data();
-    data.convert::<f32>().iter::<f32>().collect()
-}
-
 fn named<const D: usize>(name: impl Into<String>, x: &Tensor<D>) -> (String, Vec<f32>) {
-    (name.into(), host(x))
+    (name.into(), host(x.clone()))
 }
 
 /// Compares one folder.

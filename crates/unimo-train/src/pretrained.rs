@@ -13,20 +13,20 @@ use unimo_core::levels::GateKind;
 use unimo_core::parameters;
 use unimo_encoders::backbone::BackboneConfig;
 use unimo_encoders::clip::{Clip, ClipConfig};
-use unimo_encoders::fusion::{FusionConfig, Levels, Link};
 use unimo_encoders::image::{ImageEncoder, ImageEncoderConfig};
 use unimo_encoders::import::{Allow, Report, import};
 use unimo_encoders::names::Names;
 use unimo_encoders::public::{
     PublicConfigError, bert, best, bridgetower, clip, meter, read_json, vit,
 };
-use unimo_encoders::text::{Positions, TextEncoder, TextEncoderConfig};
+use unimo_encoders::text::{TextEncoder, TextEncoderConfig};
 use unimo_encoders::weights::Weights;
 use unimo_objectives::ObjectivesConfig;
 use unimo_objectives::itc::{self, ItcConfig, Views};
 use unimo_objectives::itm::{self, ItmConfig, Layout, Negatives};
 use unimo_objectives::mlm::{self, MlmConfig};
 
+use crate::bench::{self, Family, Size};
 use crate::error::TrainError;
 use crate::model::Model;
 
@@ -441,65 +441,37 @@ fn twin_names() -> Names {
     meter::twin_names().within("backbone").and(heads)
 }
 
-/// The sizes in a twin's `config.json`.
+/// The sizes in a twin's `config.json`: the program that `unimo bench` is measured against, so its model at other sizes.
 fn twin_config(json: &Value) -> Option<BackboneConfig> {
     let number = |key: &str| Some(json[key].as_u64()? as usize);
-    let (width, heads, feed_forward) = (number("width")?, number("heads")?, number("ffn")?);
+    let size = Size {
+        name: "twin",
+        width: number("width")?,
+        heads: number("heads")?,
+        feed_forward: number("ffn")?,
+        text_layers: number("text_layers")?,
+        image_layers: number("image_layers")?,
+        cross_layers: number("cross_layers")?,
+        image_size: number("image_px")?,
+        patch_size: number("patch_px")?,
+        vocabulary: number("vocab")?,
+        text_length: number("text_length")?,
+    };
+    let family = match json["model"] == "unimo3" {
+        true => Family::Unimo3,
+        false => Family::Meter,
+    };
+    let mut model = bench::backbone(&size, family);
     let layer_norm_eps = json["layer_norm_eps"].as_f64()?;
-    let vocab_size = number("vocab")?;
-    let unimo3 = json["model"] == "unimo3";
-    Some(BackboneConfig {
-        initializer_range: 0.02,
-        text: TextEncoderConfig {
-            vocab_size,
-            width,
-            layers: number("text_layers")?,
-            heads,
-            feed_forward,
-            max_positions: if vocab_size > 1000 { 514 } else { 40 },
-            positions: Positions::AfterPad,
-            token_types: 1,
-            pad_id: number("pad_id")?,
-            activation: Activation::Gelu,
-            layer_norm_eps,
-            dropout: 0.0,
-        },
-        image: ImageEncoderConfig {
-            image_size: number("image_px")?,
-            patch_size: number("patch_px")?,
-            width,
-            layers: number("image_layers")?,
-            heads,
-            feed_forward,
-            activation: Activation::QuickGelu,
-            layer_norm_eps,
-            pre_norm: true,
-            patch_bias: false,
-            distillation_token: false,
-            dropout: 0.0,
-        },
-        fusion: FusionConfig {
-            width,
-            layers: number("cross_layers")?,
-            heads,
-            feed_forward,
-            activation: Activation::Gelu,
-            layer_norm_eps,
-            dropout: 0.0,
-            in_layer: true,
-            levels: if unimo3 {
-                Levels::CrossPrev
-            } else {
-                Levels::None
-            },
-            uni_levels: 0,
-            gate: if json["gate"] == "token" {
-                GateKind::Token
-            } else {
-                GateKind::Cls
-            },
-            gate_beta: 1.0,
-            link: Link::None,
-        },
-    })
+    model.text.layer_norm_eps = layer_norm_eps;
+    model.image.layer_norm_eps = layer_norm_eps;
+    model.fusion.layer_norm_eps = layer_norm_eps;
+    model.text.pad_id = number("pad_id")?;
+    // The reference was computed without.
+    model.text.dropout = 0.0;
+    model.fusion.dropout = 0.0;
+    if json["gate"] == "token" {
+        model.fusion.gate = GateKind::Token;
+    }
+    Some(model)
 }

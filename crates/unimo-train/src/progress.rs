@@ -91,6 +91,14 @@ impl Progress {
         self.update_at(elapsed, step, loss, pairs_per_second);
     }
 
+    /// Shows that so many more pairs are done, at the speed since the beginning.
+    pub fn advance(&mut self, pairs: usize) {
+        let done = self.step + pairs as u64;
+        let elapsed = self.began.elapsed();
+        let speed = (done - self.start) as f64 / elapsed.as_secs_f64();
+        self.update_at(elapsed, done, None, speed);
+    }
+
     fn update_at(
         &mut self,
         elapsed: Duration,

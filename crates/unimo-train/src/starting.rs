@@ -361,132 +361,75 @@ fn part<M: Module>(
 /// A key of the recipe, its value, and the file's.
 type Contradiction = (String, String, String);
 
-fn differ<T: PartialEq + fmt::Debug>(
-    found: &mut Vec<Contradiction>,
-    key: &str,
-    ours: &T,
-    theirs: &T,
-) {
-    if ours != theirs {
-        found.push((key.to_owned(), format!("{ours:?}"), format!("{theirs:?}")));
-    }
+/// The keys of a section in which the recipe and the file differ, by the names that they have in both.
+macro_rules! contradictions {
+    ($section:literal, $ours:expr, $theirs:expr, $($key:ident),+ $(,)?) => {{
+        let mut found: Vec<Contradiction> = Vec::new();
+        $(
+            if $ours.$key != $theirs.$key {
+                found.push((
+                    concat!($section, ".", stringify!($key)).to_owned(),
+                    format!("{:?}", $ours.$key),
+                    format!("{:?}", $theirs.$key),
+                ));
+            }
+        )+
+        found
+    }};
+}
+
+/// An encoder may leave out its last blocks, and cannot have more than the file.
+fn too_deep(key: &str, ours: usize, theirs: usize) -> Option<Contradiction> {
+    (ours > theirs).then(|| (key.to_owned(), ours.to_string(), theirs.to_string()))
 }
 
 fn text_contradictions(ours: &TextEncoderConfig, theirs: &TextEncoderConfig) -> Vec<Contradiction> {
-    let mut found = Vec::new();
-    let f = &mut found;
-    differ(
-        f,
-        "model.text.vocab_size",
-        &ours.vocab_size,
-        &theirs.vocab_size,
+    let mut found = contradictions!(
+        "model.text",
+        ours,
+        theirs,
+        vocab_size,
+        width,
+        heads,
+        feed_forward,
+        max_positions,
+        positions,
+        token_types,
+        pad_id,
+        activation,
+        layer_norm_eps,
     );
-    differ(f, "model.text.width", &ours.width, &theirs.width);
-    differ(
-        f,
-        "model.text.layers",
-        &ours.layers.min(theirs.layers),
-        &ours.layers,
-    );
-    differ(f, "model.text.heads", &ours.heads, &theirs.heads);
-    differ(
-        f,
-        "model.text.feed_forward",
-        &ours.feed_forward,
-        &theirs.feed_forward,
-    );
-    differ(
-        f,
-        "model.text.max_positions",
-        &ours.max_positions,
-        &theirs.max_positions,
-    );
-    differ(
-        f,
-        "model.text.positions",
-        &ours.positions,
-        &theirs.positions,
-    );
-    differ(
-        f,
-        "model.text.token_types",
-        &ours.token_types,
-        &theirs.token_types,
-    );
-    differ(f, "model.text.pad_id", &ours.pad_id, &theirs.pad_id);
-    differ(
-        f,
-        "model.text.activation",
-        &ours.activation,
-        &theirs.activation,
-    );
-    differ(
-        f,
-        "model.text.layer_norm_eps",
-        &ours.layer_norm_eps,
-        &theirs.layer_norm_eps,
-    );
+    found.extend(too_deep("model.text.layers", ours.layers, theirs.layers));
     found
 }
 
-/// The picture's size may differ, positions are interpolated; the last blocks may be left out.
+/// The picture's size may differ, positions are interpolated.
 fn image_contradictions(
     ours: &ImageEncoderConfig,
     theirs: &ImageEncoderConfig,
 ) -> Vec<Contradiction> {
-    let mut found = Vec::new();
-    let f = &mut found;
-    differ(
-        f,
-        "model.image.patch_size",
-        &ours.patch_size,
-        &theirs.patch_size,
+    let mut found = contradictions!(
+        "model.image",
+        ours,
+        theirs,
+        patch_size,
+        width,
+        heads,
+        feed_forward,
+        activation,
+        layer_norm_eps,
+        pre_norm,
+        patch_bias,
+        distillation_token,
     );
-    differ(f, "model.image.width", &ours.width, &theirs.width);
-    differ(
-        f,
-        "model.image.layers",
-        &ours.layers.min(theirs.layers),
-        &ours.layers,
-    );
-    differ(f, "model.image.heads", &ours.heads, &theirs.heads);
-    differ(
-        f,
-        "model.image.feed_forward",
-        &ours.feed_forward,
-        &theirs.feed_forward,
-    );
-    differ(
-        f,
-        "model.image.activation",
-        &ours.activation,
-        &theirs.activation,
-    );
-    differ(
-        f,
-        "model.image.layer_norm_eps",
-        &ours.layer_norm_eps,
-        &theirs.layer_norm_eps,
-    );
-    differ(f, "model.image.pre_norm", &ours.pre_norm, &theirs.pre_norm);
-    differ(
-        f,
-        "model.image.patch_bias",
-        &ours.patch_bias,
-        &theirs.patch_bias,
-    );
-    let token = (&ours.distillation_token, &theirs.distillation_token);
-    differ(f, "model.image.distillation_token", token.0, token.1);
+    found.extend(too_deep("model.image.layers", ours.layers, theirs.layers));
     found
 }
 
 /// Mean and deviation of pixels; how a picture becomes square is the recipe's own business.
 fn pixel_contradictions(recipe: &Recipe, file: &Path) -> Result<Vec<Contradiction>, TrainError> {
     let theirs = processor::read(file)?;
-    let mut found = Vec::new();
-    differ(&mut found, "data.mean", &recipe.data.mean, &theirs.mean);
-    differ(&mut found, "data.std", &recipe.data.std, &theirs.std);
-    Ok(found)
+    Ok(contradictions!("data", recipe.data, theirs, mean, std))
 }
 
 fn agree(contradictions: &[Contradiction], file: &Path) -> Result<(), TrainError> {

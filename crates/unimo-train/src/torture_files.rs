@@ -14,6 +14,7 @@ use burn::tensor::Device;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
+use unimo_data::error::panic_text;
 use unimo_data::{TextTokenizer, processor};
 use unimo_encoders::weights::Weights;
 
@@ -244,12 +245,6 @@ fn copy_weights(from: &Path, to: &Path) -> Result<(), TrainError> {
         }
     }
     Ok(())
-}
-
-fn panic_text(payload: &(dyn std::any::Any + Send)) -> &str {
-    let text = payload.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| payload.downcast_ref::<&str>().copied())
-        .unwrap_or("without a message")
 }
 
 fn bad(kind: Kind, good: &Path, damaged: &Path, what: &str) -> TrainError {

@@ -6,14 +6,19 @@ use super::{activation, only, parse};
 use crate::image::ImageEncoderConfig;
 use crate::names::{Form, Names, Rule, rule};
 
-/// Names of [`crate::image::ImageEncoder`] in files.
+/// Names of [`crate::image::ImageEncoder`] around its blocks.
 #[rustfmt::skip]
-pub const NAMES: &[Rule] = &[
+const AROUND: &[Rule] = &[
     rule("patch_embedding", "embeddings.patch_embeddings.projection", Form::Patches),
     rule("class_embedding", "embeddings.cls_token", Form::Leading(2)),
     rule("distillation_embedding", "embeddings.distillation_token", Form::Leading(2)),
     rule("position_embedding", "embeddings.position_embeddings", Form::Grid(1)),
     rule("post_norm", "layernorm", Form::Same),
+];
+
+/// Names of its blocks in files.
+#[rustfmt::skip]
+const BLOCKS: &[Rule] = &[
     rule("layers.{}.attention_norm", "encoder.layer.{}.layernorm_before", Form::Same),
     rule("layers.{}.attention.query", "encoder.layer.{}.attention.attention.query", Form::Linear),
     rule("layers.{}.attention.key", "encoder.layer.{}.attention.attention.key", Form::Linear),
@@ -24,14 +29,9 @@ pub const NAMES: &[Rule] = &[
     rule("layers.{}.feed_forward.outer", "encoder.layer.{}.output.dense", Form::Linear),
 ];
 
-/// The same as transformers 5 names them in memory.
+/// Names of its blocks as transformers 5 has them in memory.
 #[rustfmt::skip]
-pub const NAMES_IN_MEMORY: &[Rule] = &[
-    rule("patch_embedding", "embeddings.patch_embeddings.projection", Form::Patches),
-    rule("class_embedding", "embeddings.cls_token", Form::Leading(2)),
-    rule("distillation_embedding", "embeddings.distillation_token", Form::Leading(2)),
-    rule("position_embedding", "embeddings.position_embeddings", Form::Grid(1)),
-    rule("post_norm", "layernorm", Form::Same),
+const BLOCKS_IN_MEMORY: &[Rule] = &[
     rule("layers.{}.attention_norm", "layers.{}.layernorm_before", Form::Same),
     rule("layers.{}.attention.query", "layers.{}.attention.q_proj", Form::Linear),
     rule("layers.{}.attention.key", "layers.{}.attention.k_proj", Form::Linear),
@@ -51,13 +51,16 @@ pub fn spellings() -> Vec<Names> {
         "distillation_classifier",
         "pooler",
     ];
-    [NAMES, NAMES_IN_MEMORY]
+    [BLOCKS, BLOCKS_IN_MEMORY]
         .into_iter()
-        .flat_map(|rules| {
+        .flat_map(|blocks| {
             prefixes.map(|prefix| {
-                Names::new([("", "", rules)], &["pooler", "embeddings.mask_token"])
-                    .under(prefix)
-                    .leaving(&heads)
+                Names::new(
+                    [("", "", AROUND), ("", "", blocks)],
+                    &["pooler", "embeddings.mask_token"],
+                )
+                .under(prefix)
+                .leaving(&heads)
             })
         })
         .collect()

@@ -2,15 +2,15 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
 use super::inputs::{self, ColumnArgs};
-use super::{ModelArgs, Predictor, host};
+use super::{ModelArgs, Predictor};
 use crate::checkpoint::write_atomically;
 use crate::error::TrainError;
+use crate::model::host;
 use crate::progress::Progress;
 
 /// `unimo embed`.
@@ -69,14 +69,14 @@ pub fn run(args: &EmbedArgs) -> Result<(), TrainError> {
             )));
         }
     };
-    let pictures = match &args.images {
-        Some(given) => Some(inputs::images(given, &args.columns)?),
-        None => None,
-    };
-    let texts = match &args.texts {
-        Some(given) => Some(inputs::texts(given, &args.columns)?),
-        None => None,
-    };
+    let pictures = args.images.as_ref();
+    let pictures = pictures
+        .map(|given| inputs::images(given, &args.columns))
+        .transpose()?;
+    let texts = args.texts.as_ref();
+    let texts = texts
+        .map(|given| inputs::texts(given, &args.columns))
+        .transpose()?;
     let predictor = Predictor::open(&args.model)?;
     let mut parts = Vec::new();
     if let Some(pictures) = pictures {
@@ -119,8 +119,6 @@ pub fn images(
 ) -> Result<Embedded, TrainError> {
     let mut found = Embedded::default();
     let mut bar = Progress::new(pictures.len() as u64, 0, "embedding pictures");
-    let began = Instant::now();
-    let mut done = 0;
     for batch in pictures.chunks(predictor.batch_size) {
         let mut pixels = Vec::new();
         for (name, path) in batch {
@@ -137,8 +135,7 @@ pub fn images(
             found.width = rows.dims()[1];
             found.values.extend(host(rows));
         }
-        done += batch.len() as u64;
-        bar.update(done, None, done as f64 / began.elapsed().as_secs_f64());
+        bar.advance(batch.len());
     }
     bar.finish();
     match found.ids.is_empty() {
@@ -161,15 +158,12 @@ pub fn images(
 pub fn texts(predictor: &Predictor, texts: Vec<String>) -> Result<Embedded, TrainError> {
     let mut found = Embedded::default();
     let mut bar = Progress::new(texts.len() as u64, 0, "embedding texts");
-    let began = Instant::now();
-    let mut done = 0;
     for batch in texts.chunks(predictor.batch_size) {
         let tokens: Vec<_> = batch.iter().map(|text| predictor.tokens(text)).collect();
         let rows = predictor.embed_texts(&tokens)?;
         found.width = rows.dims()[1];
         found.values.extend(host(rows));
-        done += batch.len() as u64;
-        bar.update(done, None, done as f64 / began.elapsed().as_secs_f64());
+        bar.advance(batch.len());
     }
     bar.finish();
     found.ids = texts;

@@ -6,8 +6,9 @@ use burn::tensor::activation::softmax;
 use serde::Serialize;
 use unimo_core::layers::cast;
 
-use super::{Matcher, ModelArgs, Predictor, host};
+use super::{Matcher, ModelArgs, Predictor};
 use crate::error::TrainError;
+use crate::model::host;
 
 /// `unimo fill-mask`.
 #[derive(Debug, clap::Args)]

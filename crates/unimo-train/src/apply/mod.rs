@@ -25,7 +25,7 @@ use crate::device::DeviceChoice;
 use crate::error::TrainError;
 use crate::evaluation;
 use crate::hub;
-use crate::model::Model;
+use crate::model::{Model, host};
 use crate::pretrained::{self, Network, NetworkConfig};
 
 /// Which model a command uses.
@@ -298,11 +298,6 @@ fn default_pictures(size: usize) -> ImageSpec {
         mean: processor::CLIP_MEAN,
         std: processor::CLIP_STD,
     }
-}
-
-/// Values on the host, as f32.
-pub(crate) fn host<const D: usize>(x: Tensor<D>) -> Vec<f32> {
-    x.into_data().convert::<f32>().iter::<f32>().collect()
 }
 
 /// The probability that log-odds mean.

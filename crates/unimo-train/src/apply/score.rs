@@ -2,7 +2,6 @@
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::time::Instant;
 
 use serde::Serialize;
 
@@ -73,8 +72,6 @@ pub fn run(args: &ScoreArgs) -> Result<(), TrainError> {
         .clone()
         .unwrap_or_else(|| PathBuf::from("standard output"));
     let mut bar = Progress::new(rows.len() as u64, 0, "scoring");
-    let began = Instant::now();
-    let mut done = 0;
     for batch in rows.chunks(predictor.batch_size) {
         let mut lines: Vec<Scored> = Vec::with_capacity(batch.len());
         let mut used: Vec<(usize, &PairRow)> = Vec::new();
@@ -126,8 +123,7 @@ pub fn run(args: &ScoreArgs) -> Result<(), TrainError> {
                 .map_err(|e| TrainError::Check(format!("a score cannot be written: {e}")))?;
             writeln!(out, "{text}").map_err(TrainError::file("write", &target))?;
         }
-        done += batch.len() as u64;
-        bar.update(done, None, done as f64 / began.elapsed().as_secs_f64());
+        bar.advance(batch.len());
     }
     out.flush().map_err(TrainError::file("write", &target))
 }

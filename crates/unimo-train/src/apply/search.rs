@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use serde::Serialize;
 use unimo_data::images;
@@ -12,7 +11,7 @@ use super::inputs::{self, ColumnArgs};
 use super::{Matcher, ModelArgs, Predictor, probability};
 use crate::checkpoint::write_atomically;
 use crate::error::TrainError;
-use crate::model::Model;
+use crate::model::{Model, host};
 use crate::progress::Progress;
 use crate::report::html;
 
@@ -87,14 +86,14 @@ pub struct Hit {
 ///
 /// The model, the pictures or the texts cannot be read, or a file cannot be written.
 pub fn run(args: &SearchArgs) -> Result<(), TrainError> {
-    let pictures = match &args.images {
-        Some(given) => Some(inputs::images(given, &args.columns)?),
-        None => None,
-    };
-    let texts = match &args.texts {
-        Some(given) => Some(inputs::texts(given, &args.columns)?),
-        None => None,
-    };
+    let pictures = args.images.as_ref();
+    let pictures = pictures
+        .map(|given| inputs::images(given, &args.columns))
+        .transpose()?;
+    let texts = args.texts.as_ref();
+    let texts = texts
+        .map(|given| inputs::texts(given, &args.columns))
+        .transpose()?;
     let predictor = Predictor::open(&args.model)?;
     let mut found = Vec::new();
     if let Some(pictures) = pictures {
@@ -153,8 +152,6 @@ fn for_texts(
         if let Some(model) = matching(predictor) {
             let token = [predictor.tokens(&query)];
             let mut bar = Progress::new(hits.len() as u64, 0, "matching");
-            let began = Instant::now();
-            let mut done = 0;
             for batch in hits.chunks_mut(predictor.batch_size) {
                 let mut pixels = Vec::new();
                 let mut read = Vec::new();
@@ -174,8 +171,7 @@ fn for_texts(
                         batch[i].score = Some(probability(score));
                     }
                 }
-                done += batch.len() as u64;
-                bar.update(done, None, done as f64 / began.elapsed().as_secs_f64());
+                bar.advance(batch.len());
             }
             bar.finish();
         }
@@ -200,15 +196,13 @@ fn for_pictures(
         let mut hits = match &collection {
             Some(collection) => {
                 let query = predictor.embed_images(predictor.pixels(pixels.clone()))?;
-                nearest(collection, &super::host(query), args.shortlist)
+                nearest(collection, &host(query), args.shortlist)
             }
             None => unranked(texts.iter().cloned()),
         };
         if let Some(model) = matching(predictor) {
             let image = model.backbone.encode_images(predictor.pixels(pixels));
             let mut bar = Progress::new(hits.len() as u64, 0, "matching");
-            let began = Instant::now();
-            let mut done = 0;
             for batch in hits.chunks_mut(predictor.batch_size) {
                 let tokens: Vec<_> = batch.iter().map(|hit| predictor.tokens(&hit.id)).collect();
                 let features = predictor.text_features(model, &tokens);
@@ -217,8 +211,7 @@ fn for_pictures(
                 for (hit, score) in batch.iter_mut().zip(scores) {
                     hit.score = Some(probability(score));
                 }
-                done += batch.len() as u64;
-                bar.update(done, None, done as f64 / began.elapsed().as_secs_f64());
+                bar.advance(batch.len());
             }
             bar.finish();
         }
