@@ -4,6 +4,7 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor};
 use unimo_core::parameters;
+use unimo_encoders::fusion::Keep;
 use unimo_tests::fixture;
 use unimo_train::recipe::{BUILT_IN, Overrides, Recipe};
 use unimo_train::starting;
@@ -74,7 +75,7 @@ fn unimo3_from_a_meter_checkpoint_is_meter_exactly() {
         let fused = backbone.fuse(
             &backbone.encode_texts(&input),
             &backbone.encode_images(pixels),
-            false,
+            Keep::Nothing,
         );
         let itm = model.objectives.itm.as_ref().unwrap();
         let logits = itm.logits(&backbone.fusion, &fused).into_data();

@@ -108,6 +108,12 @@ Examples:
         after_help = "`cargo xtask fill-mask --help` shows the options of `unimo fill-mask`."
     )]
     FillMask(Passed),
+    /// Show where each word of a caption looks in a picture
+    #[command(
+        disable_help_flag = true,
+        after_help = "`cargo xtask explain --help` shows the options of `unimo explain`."
+    )]
+    Explain(Passed),
     /// Write a model as a folder that Hugging Face transformers reads
     #[command(
         disable_help_flag = true,
@@ -275,6 +281,7 @@ mod tests {
             "score",
             "search",
             "fill-mask",
+            "explain",
             "export",
             "parity",
             "torture",

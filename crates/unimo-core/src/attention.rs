@@ -7,13 +7,37 @@
 
 use burn::module::Module;
 use burn::tensor::ops::AttentionModuleOptions;
-use burn::tensor::{Tensor, assert_shape};
+use burn::tensor::{Gradients, Tensor, assert_shape};
 
 use crate::device::is_cpu;
 use crate::init::Init;
 use crate::kernels;
 use crate::layers::{Dropout, Linear};
 use crate::mask::{Hidden, PaddingMask};
+
+/// What one attention looked at, kept for those who want to see into a model.
+///
+/// Shape of both tensors: `[B, H, Q, K]`.
+#[derive(Debug, Clone)]
+pub struct Weights {
+    /// Before dropout; each row sums to 1.
+    values: Tensor<4>,
+    /// Zeros that were added to the values before they were used, so their gradient is that of the values.
+    probe: Option<Tensor<4>>,
+}
+
+impl Weights {
+    /// The weights, `[B, H, Q, K]`; each row sums to 1.
+    pub fn values(&self) -> Tensor<4> {
+        self.values.clone()
+    }
+
+    /// The gradient with respect to the weights, `[B, H, Q, K]`; none where the pass was without autodiff or nothing that was
+    /// differentiated depends on them.
+    pub fn gradient(&self, gradients: &Gradients) -> Option<Tensor<4>> {
+        self.probe.as_ref()?.grad(gradients)
+    }
+}
 
 /// Multi-head attention (Vaswani et al. 2017, section 3.2.2) with biases everywhere.
 #[derive(Module, Debug)]
@@ -65,7 +89,22 @@ impl Attention {
         memory: Tensor<3>,
         mask: impl Into<Hidden<'a>>,
     ) -> Tensor<3> {
-        let heads = self.attend(self.queries(query), memory, mask);
+        self.forward_keeping(query, memory, mask, None)
+    }
+
+    /// As [`forward`](Self::forward); appends its weights to `kept`, if there is one.
+    ///
+    /// # Shapes
+    ///
+    /// As [`forward`](Self::forward).
+    pub fn forward_keeping<'a>(
+        &self,
+        query: Tensor<3>,
+        memory: Tensor<3>,
+        mask: impl Into<Hidden<'a>>,
+        kept: Option<&mut Vec<Weights>>,
+    ) -> Tensor<3> {
+        let heads = self.attend(self.queries(query), memory, mask, kept);
         self.output.forward(heads)
     }
 
@@ -79,7 +118,7 @@ impl Attention {
         split_heads(self.query.forward(query), self.heads)
     }
 
-    /// Attention before the output projection.
+    /// Attention before the output projection; appends its weights to `kept`, if there is one.
     ///
     /// # Shapes
     ///
@@ -92,19 +131,32 @@ impl Attention {
         queries: Tensor<4>,
         memory: Tensor<3>,
         mask: impl Into<Hidden<'a>>,
+        kept: Option<&mut Vec<Weights>>,
     ) -> Tensor<3> {
         let [rows, _, _, _] = queries.dims();
         let [width, _] = self.key.weight.dims();
         assert_shape!(memory, [rows, _, width]);
         let keys = split_heads(self.key.forward(memory.clone()), self.heads);
         let values = split_heads(self.value.forward(memory), self.heads);
-        join_heads(scaled_dot_product(
-            queries,
-            keys,
-            values,
-            mask,
-            &self.dropout,
-        ))
+        let dropout = &self.dropout;
+        join_heads(match kept {
+            None => scaled_dot_product(queries, keys, values, mask, dropout),
+            Some(kept) => {
+                let weights = attention_weights(queries, keys, mask);
+                let probe = weights
+                    .is_autodiff()
+                    .then(|| weights.zeros_like().detach().require_grad());
+                kept.push(Weights {
+                    values: weights.clone(),
+                    probe: probe.clone(),
+                });
+                let used = match probe {
+                    Some(probe) => weights + probe,
+                    None => weights,
+                };
+                dropout.forward(used).matmul(values)
+            }
+        })
     }
 }
 
@@ -126,26 +178,19 @@ pub fn scaled_dot_product<'a>(
     mask: impl Into<Hidden<'a>>,
     dropout: &Dropout,
 ) -> Tensor<4> {
-    let [rows, heads, q, depth] = queries.dims();
+    let [rows, heads, q, _] = queries.dims();
     let [_, _, k, _] = keys.dims();
-    assert_shape!(keys, [rows, heads, k, depth]);
     assert_shape!(values, [rows, heads, k, _]);
     let mask = mask.into();
-    if let Some(mask) = mask.keys {
-        assert_eq!(mask.dims(), [rows, k], "mask must be [rows, keys]");
-    }
-    let pairs = mask.pairs.map(|m| {
-        let hidden = m.hidden();
-        assert_shape!(hidden, [q, k]);
-        hidden.reshape([1, 1, q, k]).expand([rows, heads, q, k])
-    });
     if !queries.is_autodiff() && !is_cpu(&queries.device()) {
-        let keys_hidden = mask.keys.map(|m| {
-            m.hidden()
-                .reshape([rows, 1, 1, k])
-                .expand([rows, heads, q, k])
-        });
-        let hidden = match (keys_hidden, pairs) {
+        let shape = [rows, heads, q, k];
+        let of_keys = mask
+            .keys
+            .map(|m| m.hidden().reshape([rows, 1, 1, k]).expand(shape));
+        let of_pairs = mask
+            .pairs
+            .map(|m| m.hidden().reshape([1, 1, q, k]).expand(shape));
+        let hidden = match (of_keys, of_pairs) {
             (Some(keys), Some(pairs)) => Some(keys.bool_or(pairs)),
             (one, other) => one.or(other),
         };
@@ -158,17 +203,43 @@ pub fn scaled_dot_product<'a>(
             AttentionModuleOptions::default(),
         );
     }
+    let weights = attention_weights(queries, keys, mask);
+    dropout.forward(weights).matmul(values)
+}
+
+/// `softmax(q k^T / sqrt(D / H))`, zero for hidden keys.
+///
+/// # Shapes
+///
+/// - queries: `[B, H, Q, D / H]`
+/// - keys: `[B, H, K, D / H]`
+/// - mask: `[B, K]` and `[Q, K]`
+/// - output: `[B, H, Q, K]`
+fn attention_weights<'a>(
+    queries: Tensor<4>,
+    keys: Tensor<4>,
+    mask: impl Into<Hidden<'a>>,
+) -> Tensor<4> {
+    let [rows, heads, q, depth] = queries.dims();
+    let [_, _, k, _] = keys.dims();
+    assert_shape!(keys, [rows, heads, k, depth]);
+    let mask = mask.into();
+    if let Some(mask) = mask.keys {
+        assert_eq!(mask.dims(), [rows, k], "mask must be [rows, keys]");
+    }
     let scale = 1.0 / (depth as f64).sqrt();
     let mut scores = queries.matmul(keys.transpose());
-    if let Some(pairs) = pairs {
+    if let Some(pairs) = mask.pairs {
+        let hidden = pairs.hidden();
+        assert_shape!(hidden, [q, k]);
         let lowest = scores
             .dtype()
             .finfo()
             .map_or(f64::from(f32::MIN), |f| f.min);
-        scores = scores.mask_fill(pairs, lowest);
+        let hidden = hidden.reshape([1, 1, q, k]).expand([rows, heads, q, k]);
+        scores = scores.mask_fill(hidden, lowest);
     }
-    let weights = kernels::masked_softmax(scores, scale, mask.keys.map(PaddingMask::hidden));
-    dropout.forward(weights).matmul(values)
+    kernels::masked_softmax(scores, scale, mask.keys.map(PaddingMask::hidden))
 }
 
 /// # Shapes
@@ -250,6 +321,46 @@ mod tests {
                 Tolerance::absolute(TOLERANCE),
             );
         }
+    }
+
+    /// What is kept is what was used, and its gradient is that of the weights: `dS/dA = dS/dO V^T` with `O = A V`, taken here
+    /// for `S` the sum of the output, with an output projection of ones on the diagonal.
+    #[test]
+    fn kept_weights_have_their_gradient() {
+        let device = Device::flex().autodiff();
+        let mut attention = Attention::new(&mut Init::new(&device, 1), 4, 1, 0.0);
+        attention.output.weight =
+            burn::module::Param::from_tensor(Tensor::eye(4, &device).require_grad());
+        let query = Tensor::<3>::random([2, 3, 4], Distribution::Default, &device);
+        let memory = Tensor::<3>::random([2, 5, 4], Distribution::Default, &device);
+        let mask = PaddingMask::from_lengths(&[5, 2], 5, &device);
+        let mut kept = Vec::new();
+        let out =
+            attention.forward_keeping(query.clone(), memory.clone(), Some(&mask), Some(&mut kept));
+        let plain = attention.forward(query, memory.clone(), Some(&mask));
+        let tolerance = Tolerance::absolute(TOLERANCE);
+        plain
+            .into_data()
+            .assert_approx_eq::<f32>(&out.to_data(), tolerance);
+        let [weights] = kept.as_slice() else {
+            panic!("one attention, one entry");
+        };
+        let sums = weights.values().sum_dim(3);
+        sums.clone()
+            .into_data()
+            .assert_approx_eq::<f32>(&sums.ones_like().into_data(), tolerance);
+        let hidden = weights.values().narrow(0, 1, 1).narrow(3, 2, 3);
+        assert_eq!(hidden.abs().max().into_scalar::<f32>(), 0.0);
+        let gradients = out.sum().backward();
+        let gradient = weights.gradient(&gradients).unwrap();
+        let values = attention.value.forward(memory).sum_dim(2);
+        let expected = values
+            .reshape([2, 1, 1, 5])
+            .expand([2, 1, 3, 5])
+            .without_autodiff();
+        gradient
+            .into_data()
+            .assert_approx_eq::<f32>(&expected.into_data(), tolerance);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use burn::tensor::activation::softmax;
 use burn::tensor::{FloatDType, Tensor, assert_shape};
 use serde::{Deserialize, Serialize};
 
-use crate::attention::Attention;
+use crate::attention::{Attention, Weights};
 use crate::init::Init;
 use crate::layers::{LayerNorm, Linear, cast};
 use crate::mask::PaddingMask;
@@ -98,6 +98,22 @@ impl LevelAttention {
         levels: &[Tensor<3>],
         mask: Option<&PaddingMask>,
     ) -> (Tensor<3>, Tensor<3>) {
+        self.forward_keeping(query, levels, mask, None)
+    }
+
+    /// As [`forward`](Self::forward); appends its attention weights to `kept`, if there is one: of the gated mixture of the
+    /// levels, or, with a gate per token, of each level.
+    ///
+    /// # Shapes
+    ///
+    /// As [`forward`](Self::forward).
+    pub fn forward_keeping(
+        &self,
+        query: Tensor<3>,
+        levels: &[Tensor<3>],
+        mask: Option<&PaddingMask>,
+        mut kept: Option<&mut Vec<Weights>>,
+    ) -> (Tensor<3>, Tensor<3>) {
         let count = self.norms.len();
         assert_eq!(levels.len(), count, "one tensor per level");
         let [rows, _, width] = query.dims();
@@ -121,13 +137,17 @@ impl LevelAttention {
                     .map(|(j, level)| level * of_level(j))
                     .reduce(|sum, level| sum + level)
                     .expect("invariant: there is a level");
-                self.attention.attend(queries, memory, mask)
+                self.attention.attend(queries, memory, mask, kept)
             }
             // The gates of a token sum to 1 and the output projection is affine, so mixing before it equals mixing after.
             GateKind::Token => memory
                 .into_iter()
                 .enumerate()
-                .map(|(j, level)| self.attention.attend(queries.clone(), level, mask) * of_level(j))
+                .map(|(j, level)| {
+                    let queries = queries.clone();
+                    let kept = kept.as_deref_mut();
+                    self.attention.attend(queries, level, mask, kept) * of_level(j)
+                })
                 .reduce(|sum, level| sum + level)
                 .expect("invariant: there is a level"),
         };

@@ -16,88 +16,176 @@
 //! path = "roberta-base"
 //! ```
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use crate::augment::AugmentConfig;
 use crate::error::DataError;
 use crate::images::{Filter, ImageSpec, Resize};
+use crate::source::{Limits, Source, SourceConfig};
+use crate::sources::mixture::MixtureConfig;
+use crate::sources::pairs::PairsConfig;
+use crate::sources::scenes::ScenesConfig;
 
-/// What to train on and how it becomes batches.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct DataConfig {
-    /// Which source gives the samples; its own table holds its settings.
-    pub source: SourceKind,
-    /// Side of the square picture that the model sees, in pixels.
-    pub image_size: usize,
-    /// How a picture becomes square.
-    pub resize: Resize,
-    /// How pixels between pixels are computed.
-    pub filter: Filter,
-    /// Mean per channel (R, G, B) of pixel values in 0..1, subtracted.
-    pub mean: [f32; 3],
-    /// Standard deviation per channel of pixel values in 0..1, divided by.
-    pub std: [f32; 3],
-    /// Random changes of training pictures; absent: none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub augment: Option<AugmentConfig>,
-    /// Longest text in tokens, begin and end tokens included.
-    pub max_text_length: usize,
-    /// What the texts of a batch are padded to.
-    pub pad: Pad,
-    /// Largest picture that is decoded, in pixels; a bound against decompression bombs.
-    pub max_pixels: u64,
-    /// Share of the data set's items that may be unusable before training stops.
-    pub max_skipped: f64,
-    /// Loader threads; absent: the number of cores minus one, at least one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub workers: Option<usize>,
-    /// Batches made ahead of the step.
-    pub prefetch: usize,
-    /// Settings of `source = "pairs"`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub pairs: Option<PairsConfig>,
-    /// Settings of `source = "scenes"`; absent: its defaults.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub scenes: Option<ScenesConfig>,
-    /// How texts become token ids.
-    pub tokenizer: TokenizerConfig,
-}
-
-impl Default for DataConfig {
-    fn default() -> Self {
-        Self {
-            source: SourceKind::Scenes,
-            image_size: 224,
-            resize: Resize::Crop,
-            filter: Filter::Bicubic,
-            mean: [0.5; 3],
-            std: [0.5; 3],
-            augment: None,
-            max_text_length: 50,
-            pad: Pad::Longest,
-            max_pixels: 50_000_000,
-            max_skipped: 0.01,
-            workers: None,
-            prefetch: 4,
-            pairs: None,
-            scenes: None,
-            tokenizer: TokenizerConfig::default(),
+/// Makes [`DataConfig`], [`SourceKind`] and [`AnySource`] from the list of sources below.
+macro_rules! sources {
+    ($($(#[$doc:meta])* $key:ident $variant:ident($config:ty);)*) => {
+        /// What to train on and how it becomes batches.
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct DataConfig {
+            /// Which source gives the samples; its own table holds its settings.
+            pub source: SourceKind,
+            /// Side of the square picture that the model sees, in pixels.
+            pub image_size: usize,
+            /// How a picture becomes square.
+            pub resize: Resize,
+            /// How pixels between pixels are computed.
+            pub filter: Filter,
+            /// Mean per channel (R, G, B) of pixel values in 0..1, subtracted.
+            pub mean: [f32; 3],
+            /// Standard deviation per channel of pixel values in 0..1, divided by.
+            pub std: [f32; 3],
+            /// Random changes of training pictures; absent: none.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub augment: Option<AugmentConfig>,
+            /// Longest text in tokens, begin and end tokens included.
+            pub max_text_length: usize,
+            /// What the texts of a batch are padded to.
+            pub pad: Pad,
+            /// Largest picture that is decoded, in pixels; a bound against decompression bombs.
+            pub max_pixels: u64,
+            /// Share of the data set's items that may be unusable before training stops.
+            pub max_skipped: f64,
+            /// Loader threads; absent: the number of cores minus one, at least one.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub workers: Option<usize>,
+            /// Batches made ahead of the step.
+            pub prefetch: usize,
+            $(
+                $(#[$doc])*
+                #[serde(skip_serializing_if = "Option::is_none")]
+                pub $key: Option<$config>,
+            )*
+            /// How texts become token ids.
+            pub tokenizer: TokenizerConfig,
         }
-    }
+
+        impl Default for DataConfig {
+            fn default() -> Self {
+                Self {
+                    source: SourceKind::Scenes,
+                    image_size: 224,
+                    resize: Resize::Crop,
+                    filter: Filter::Bicubic,
+                    mean: [0.5; 3],
+                    std: [0.5; 3],
+                    augment: None,
+                    max_text_length: 50,
+                    pad: Pad::Longest,
+                    max_pixels: 50_000_000,
+                    max_skipped: 0.01,
+                    workers: None,
+                    prefetch: 4,
+                    $($key: None,)*
+                    tokenizer: TokenizerConfig::default(),
+                }
+            }
+        }
+
+        /// The sources that this crate knows.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum SourceKind {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl SourceKind {
+            /// As it is written in a recipe.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => stringify!($key),)*
+                }
+            }
+        }
+
+        /// A source with its settings.
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(tag = "source", rename_all = "snake_case")]
+        pub enum AnySource {
+            $($(#[$doc])* $variant($config),)*
+        }
+
+        impl AnySource {
+            fn table(&self) -> &dyn SourceConfig {
+                match self {
+                    $(Self::$variant(config) => config,)*
+                }
+            }
+
+            fn table_mut(&mut self) -> &mut dyn SourceConfig {
+                match self {
+                    $(Self::$variant(config) => config,)*
+                }
+            }
+        }
+
+        impl DataConfig {
+            /// The source that is chosen, with the settings in its table.
+            ///
+            /// # Errors
+            ///
+            /// The table is absent and the source needs one.
+            pub fn chosen(&self) -> Result<AnySource, DataError> {
+                match self.source {
+                    $(SourceKind::$variant => {
+                        let table = self.$key.clone().or_else(<$config>::without_table);
+                        table.map(AnySource::$variant)
+                    })*
+                }
+                .ok_or_else(|| {
+                    let name = self.source.name();
+                    DataError::config(
+                        format!("data.{name}"),
+                        "absent",
+                        format!("a table with the settings of `data.source = \"{name}\"`"),
+                    )
+                })
+            }
+
+            /// The tables of all sources, chosen or not.
+            fn tables(&mut self) -> Vec<&mut dyn SourceConfig> {
+                let mut all: Vec<&mut dyn SourceConfig> = Vec::new();
+                $(all.extend(self.$key.as_mut().map(|table| table as &mut dyn SourceConfig));)*
+                all
+            }
+        }
+    };
 }
 
-/// The sources that this crate knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SourceKind {
+sources! {
     /// Image-text pairs listed in a JSON lines, CSV or TSV file.
-    Pairs,
+    pairs Pairs(PairsConfig);
     /// Generated pictures of shapes with captions that are true of them.
-    Scenes,
+    scenes Scenes(ScenesConfig);
+    /// Several sources as one.
+    mixture Mixture(MixtureConfig);
+}
+
+impl SourceConfig for AnySource {
+    fn validate(&self, table: &str) -> Result<(), DataError> {
+        self.table().validate(table)
+    }
+
+    fn paths(&mut self) -> Vec<&mut PathBuf> {
+        self.table_mut().paths()
+    }
+
+    fn open(&self, limits: &Limits) -> Result<Arc<dyn Source>, DataError> {
+        self.table().open(limits)
+    }
 }
 
 /// What the texts of a batch are padded to.
@@ -109,157 +197,6 @@ pub enum Pad {
     Longest,
     /// `max_text_length`, for back ends that compile a kernel per shape.
     Max,
-}
-
-/// `[data.pairs]`: a list of image files with their texts.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PairsConfig {
-    /// The list.
-    pub path: PathBuf,
-    /// How the list is written; absent: by the file's extension.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub format: Option<ListFormat>,
-    /// The column that holds the image's path.
-    #[serde(default = "image_column")]
-    pub image_column: String,
-    /// The columns that hold captions: a string, or (JSON lines) a list of strings.
-    #[serde(default = "text_columns", deserialize_with = "one_or_many")]
-    pub text_columns: Vec<String>,
-    /// The column that says which split a row is of; absent: `split`, where the list has it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub split_column: Option<String>,
-    /// What the split column holds for training rows: one name or several.
-    #[serde(default = "train_split", deserialize_with = "one_or_many")]
-    pub train_split: Vec<String>,
-    /// What the split column holds for validation rows: one name or several.
-    #[serde(default = "val_split", deserialize_with = "one_or_many")]
-    pub val_split: Vec<String>,
-    /// Share of the images that is held out, by a hash of the path, among rows that name no split.
-    #[serde(default = "val_fraction")]
-    pub val_fraction: f64,
-    /// Folder that image paths are relative to; absent: the list's own folder.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub image_root: Option<PathBuf>,
-    /// Rows are used only where every one of these columns holds the given value.
-    #[serde(
-        default,
-        skip_serializing_if = "BTreeMap::is_empty",
-        deserialize_with = "scalars"
-    )]
-    pub filter: BTreeMap<String, String>,
-}
-
-impl PairsConfig {
-    /// The list at `path` with default columns.
-    pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self {
-            path: path.into(),
-            format: None,
-            image_column: image_column(),
-            text_columns: text_columns(),
-            split_column: None,
-            train_split: train_split(),
-            val_split: val_split(),
-            val_fraction: val_fraction(),
-            image_root: None,
-            filter: BTreeMap::new(),
-        }
-    }
-}
-
-/// Values to compare with: numbers and booleans as they are written, so that `year = 2020` needs no quotes.
-fn scalars<'de, D: Deserializer<'de>>(input: D) -> Result<BTreeMap<String, String>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged, expecting = "a string, a number, true or false")]
-    enum Scalar {
-        Text(String),
-        Bool(bool),
-        Integer(i64),
-        Number(f64),
-    }
-    let values = BTreeMap::<String, Scalar>::deserialize(input)?;
-    let text = |value| match value {
-        Scalar::Text(text) => text,
-        Scalar::Bool(value) => value.to_string(),
-        Scalar::Integer(value) => value.to_string(),
-        Scalar::Number(value) => value.to_string(),
-    };
-    Ok(values
-        .into_iter()
-        .map(|(column, value)| (column, text(value)))
-        .collect())
-}
-
-fn image_column() -> String {
-    "image".to_owned()
-}
-
-fn text_columns() -> Vec<String> {
-    vec!["caption".to_owned()]
-}
-
-fn train_split() -> Vec<String> {
-    vec!["train".to_owned()]
-}
-
-fn val_split() -> Vec<String> {
-    vec!["val".to_owned()]
-}
-
-fn val_fraction() -> f64 {
-    0.05
-}
-
-/// `"a"` and `["a"]` mean the same.
-fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged, expecting = "expected a string or a list of strings")]
-    enum OneOrMany {
-        One(String),
-        Many(Vec<String>),
-    }
-    Ok(match OneOrMany::deserialize(deserializer)? {
-        OneOrMany::One(one) => vec![one],
-        OneOrMany::Many(many) => many,
-    })
-}
-
-/// How a list of pairs is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ListFormat {
-    /// One JSON object a line.
-    Jsonl,
-    /// RFC 4180 with a header line.
-    Csv,
-    /// A header line, columns separated by tabs, no quoting.
-    Tsv,
-}
-
-/// `[data.scenes]`: generated pictures.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ScenesConfig {
-    /// Which endless corpus; another seed gives other scenes.
-    pub seed: u64,
-    /// Scenes in a training epoch.
-    pub train: usize,
-    /// Held-out scenes; no two look alike and none is in any training split of any seed.
-    pub val: usize,
-    /// Side of the drawn picture in pixels.
-    pub size: u32,
-}
-
-impl Default for ScenesConfig {
-    fn default() -> Self {
-        Self {
-            seed: 0,
-            train: 4096,
-            val: 512,
-            size: 64,
-        }
-    }
 }
 
 /// `[data.tokenizer]`: how texts become token ids.
@@ -303,15 +240,7 @@ impl DataConfig {
     /// [`DataError::Config`] naming the key, what was found and what is allowed.
     pub fn validate(&self) -> Result<(), DataError> {
         let range = |key: &str, value: usize, low: usize, high: usize| {
-            if (low..=high).contains(&value) {
-                Ok(())
-            } else {
-                Err(DataError::config(
-                    format!("data.{key}"),
-                    value,
-                    format!("a whole number from {low} to {high}"),
-                ))
-            }
+            range(&format!("data.{key}"), value, low, high)
         };
         range("image_size", self.image_size, 8, 4096)?;
         range("max_text_length", self.max_text_length, 3, 1 << 16)?;
@@ -346,25 +275,8 @@ impl DataConfig {
         if let Some(augment) = &self.augment {
             augment.validate()?;
         }
-        match self.source {
-            SourceKind::Pairs => match &self.pairs {
-                Some(pairs) => pairs.validate()?,
-                None => {
-                    return Err(DataError::config(
-                        "data.pairs",
-                        "absent",
-                        "a table with at least `path`, for `data.source = \"pairs\"`",
-                    ));
-                }
-            },
-            SourceKind::Scenes => {
-                let scenes = self.scenes.unwrap_or_default();
-                range("scenes.train", scenes.train, 1, 1 << 40)?;
-                // There are about 100,000 descriptions that may be held out; looking for unused ones gets slow.
-                range("scenes.val", scenes.val, 0, 20_000)?;
-                range("scenes.size", scenes.size as usize, 32, 4096)?;
-            }
-        }
+        self.chosen()?
+            .validate(&format!("data.{}", self.source.name()))?;
         match &self.tokenizer {
             TokenizerConfig::Train { vocab_size } => {
                 range(
@@ -392,12 +304,10 @@ impl DataConfig {
                 *path = folder.join(&*path);
             }
         };
-        if let Some(pairs) = &mut self.pairs {
-            rebase(&mut pairs.path);
-            if let Some(root) = &mut pairs.image_root {
-                rebase(root);
-            }
-        }
+        self.tables()
+            .into_iter()
+            .flat_map(|table| table.paths())
+            .for_each(rebase);
         if let TokenizerConfig::File { path, .. } = &mut self.tokenizer {
             rebase(path);
         }
@@ -424,50 +334,18 @@ impl DataConfig {
     }
 }
 
-impl PairsConfig {
-    fn validate(&self) -> Result<(), DataError> {
-        not_empty(
-            "data.pairs.path",
-            &self.path.to_string_lossy(),
-            "a .jsonl, .csv or .tsv file",
-        )?;
-        not_empty(
-            "data.pairs.image_column",
-            &self.image_column,
-            "a column's name",
-        )?;
-        for (key, names) in [
-            ("text_columns", &self.text_columns),
-            ("train_split", &self.train_split),
-            ("val_split", &self.val_split),
-        ] {
-            if names.is_empty() || names.iter().any(String::is_empty) {
-                return Err(DataError::config(
-                    format!("data.pairs.{key}"),
-                    format!("{names:?}"),
-                    "one or more names",
-                ));
-            }
-        }
-        if let Some(name) = self
-            .train_split
-            .iter()
-            .find(|name| self.val_split.contains(name))
-        {
-            return Err(DataError::config(
-                "data.pairs.val_split",
-                format!("{name:?}, which `data.pairs.train_split` names too"),
-                "names that are not training splits",
-            ));
-        }
-        if let Some(column) = &self.split_column {
-            not_empty("data.pairs.split_column", column, "a column's name")?;
-        }
-        share("data.pairs.val_fraction", self.val_fraction)
+/// A whole number within bounds.
+pub(crate) fn range(key: &str, value: usize, low: usize, high: usize) -> Result<(), DataError> {
+    if (low..=high).contains(&value) {
+        Ok(())
+    } else {
+        let allowed = format!("a whole number from {low} to {high}");
+        Err(DataError::config(key, value, allowed))
     }
 }
 
-fn share(key: &str, value: f64) -> Result<(), DataError> {
+/// A number from 0 to 1.
+pub(crate) fn share(key: &str, value: f64) -> Result<(), DataError> {
     if (0.0..=1.0).contains(&value) {
         Ok(())
     } else {
@@ -475,7 +353,8 @@ fn share(key: &str, value: f64) -> Result<(), DataError> {
     }
 }
 
-fn not_empty(key: &str, value: &str, allowed: &str) -> Result<(), DataError> {
+/// A text that is not empty.
+pub(crate) fn not_empty(key: &str, value: &str, allowed: &str) -> Result<(), DataError> {
     if value.is_empty() {
         Err(DataError::config(key, "empty", allowed))
     } else {

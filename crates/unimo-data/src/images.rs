@@ -249,6 +249,34 @@ impl ImageSpec {
         }
     }
 
+    /// What [`square`](Self::square) keeps of a picture, to look at: in the picture's own proportions and with a longer side of
+    /// `side` pixels.
+    ///
+    /// # Shapes
+    ///
+    /// `H x W` to `side x side`, or to `side` by less where nothing is cut off.
+    ///
+    /// # Errors
+    ///
+    /// As [`square`](Self::square).
+    pub fn view(&self, picture: &RgbImage, side: u32) -> Result<RgbImage, String> {
+        match self.resize {
+            Resize::Squash => {
+                let (width, height) = picture.dimensions();
+                let share = f64::from(side) / f64::from(width.max(height).max(1));
+                let scaled = |side: u32| ((f64::from(side) * share).round() as u32).max(1);
+                resize(picture, scaled(width), scaled(height), self.filter)
+            }
+            Resize::Crop | Resize::ClipProcessor | Resize::BridgetowerProcessor => {
+                let large = Self {
+                    size: side as usize,
+                    ..*self
+                };
+                large.square(picture)
+            }
+        }
+    }
+
     /// Normalised pixels of one picture, appended to `pixels`.
     ///
     /// # Shapes

@@ -15,6 +15,8 @@ pub(crate) enum Stream {
     Split = 5,
     Scene = 6,
     Augment = 7,
+    Window = 8,
+    Part = 9,
 }
 
 /// The finaliser of SplitMix64 (Steele, Lea and Flood 2014): a bijection with full avalanche.

@@ -1,16 +1,15 @@
 //! Where samples come from.
 //!
-//! A new source is one file in `sources/`, one arm in [`open`] and one name in
-//! [`SourceKind`].
+//! A new source is one file in `sources/` and one line in the list in [`crate::config`].
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use image::RgbImage;
 
-use crate::config::{DataConfig, SourceKind};
+use crate::config::DataConfig;
 use crate::error::{DataError, Place, SampleError};
-use crate::sources::pairs::Pairs;
-use crate::sources::scenes::Scenes;
+use crate::plan::{Plan, Shuffle};
 
 /// A part of a data set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -52,6 +51,15 @@ pub struct Sample {
     pub statements: Vec<(String, bool)>,
 }
 
+/// Which modalities a sample has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Holds {
+    /// A picture.
+    pub images: bool,
+    /// Captions.
+    pub captions: bool,
+}
+
 /// A data set: samples by split and index.
 ///
 /// Everything but [`Source::image`] and [`Source::sample`] is cheap. The same arguments always give the same result.
@@ -75,7 +83,31 @@ pub trait Source: Send + Sync {
         true
     }
 
-    /// The captions of a sample, without reading its picture. There is at least one.
+    /// Whether every sample has a caption; otherwise none has.
+    fn has_captions(&self) -> bool {
+        true
+    }
+
+    /// Which modalities a sample has: the same for all, but in mixtures of sources.
+    fn holds(&self, _split: Split, _index: usize) -> Holds {
+        Holds {
+            images: self.has_images(),
+            captions: self.has_captions(),
+        }
+    }
+
+    /// Samples per unit of storage, in the order of their indices: what lies together and is cheap to read together.
+    fn shards(&self, split: Split) -> Vec<usize> {
+        vec![self.len(split)]
+    }
+
+    /// The order in which training takes the samples; `batch_size` for sources whose batches are of one kind.
+    fn plan(&self, split: Split, shuffle: Shuffle, _batch_size: usize) -> Plan {
+        Plan::new(&self.shards(split), shuffle)
+    }
+
+    /// The captions of a sample, without reading its picture. There is at least one where
+    /// [`has_captions`](Self::has_captions) is true.
     ///
     /// # Errors
     ///
@@ -88,6 +120,19 @@ pub trait Source: Send + Sync {
     ///
     /// Why the sample cannot be used.
     fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError>;
+
+    /// The picture's file as it is stored, with the extension of its format (`jpg`, `png`, `webp`); none where there is no file.
+    ///
+    /// # Errors
+    ///
+    /// Why the sample cannot be used.
+    fn image_bytes(
+        &self,
+        _split: Split,
+        _index: usize,
+    ) -> Result<Option<(Vec<u8>, &'static str)>, SampleError> {
+        Ok(None)
+    }
 
     /// All that is known of a sample.
     ///
@@ -122,6 +167,41 @@ pub trait Source: Send + Sync {
     }
 }
 
+/// What bounds a source.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limits {
+    /// Largest picture that is decoded, in pixels.
+    pub max_pixels: u64,
+}
+
+/// A source's table in a recipe, such as `[data.pairs]`.
+pub trait SourceConfig {
+    /// Checks every value; `table` is what the table is called in errors, such as `data.pairs`.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::Config`] naming the key, what was found and what is allowed.
+    fn validate(&self, table: &str) -> Result<(), DataError>;
+
+    /// Every path in it; relative ones are relative to the recipe.
+    fn paths(&mut self) -> Vec<&mut PathBuf>;
+
+    /// Opens the source.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read or holds nothing usable.
+    fn open(&self, limits: &Limits) -> Result<Arc<dyn Source>, DataError>;
+
+    /// The settings where a recipe has no such table; none: it must have one.
+    fn without_table() -> Option<Self>
+    where
+        Self: Sized,
+    {
+        None
+    }
+}
+
 /// Opens the source that a recipe names.
 ///
 /// # Errors
@@ -129,11 +209,7 @@ pub trait Source: Send + Sync {
 /// A setting that is not allowed, or a list of samples that cannot be read or holds nothing usable.
 pub fn open(config: &DataConfig) -> Result<Arc<dyn Source>, DataError> {
     config.validate()?;
-    Ok(match (config.source, &config.pairs) {
-        (SourceKind::Pairs, Some(pairs)) => Arc::new(Pairs::open(pairs, config.max_pixels)?),
-        (SourceKind::Pairs, None) => {
-            return Err(DataError::config("data.pairs", "absent", "a table"));
-        }
-        (SourceKind::Scenes, _) => Arc::new(Scenes::new(config.scenes.unwrap_or_default())),
+    config.chosen()?.open(&Limits {
+        max_pixels: config.max_pixels,
     })
 }

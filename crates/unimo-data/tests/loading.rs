@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use image::{Rgb, RgbImage};
 use unimo_core::batch::{Batch, MaskSpec, MaskedTexts};
-use unimo_data::config::{DataConfig, Pad, PairsConfig, SourceKind, TokenizerConfig};
+use unimo_data::config::{DataConfig, Pad, SourceKind, TokenizerConfig};
 use unimo_data::error::Place;
 use unimo_data::loader::{FurtherText, sample_at};
+use unimo_data::sources::pairs::PairsConfig;
 use unimo_data::{
     DataError, EvalSet, Loader, LoaderSpec, Sample, SampleError, SkipList, Source, Split,
     TextTokenizer, open,

@@ -12,7 +12,7 @@ use unimo_core::config::{self, ConfigError};
 use unimo_core::init::Init;
 use unimo_core::mask::PaddingMask;
 
-use crate::fusion::{CrossModalEncoder, FusionConfig, FusionOutput};
+use crate::fusion::{CrossModalEncoder, FusionConfig, FusionOutput, Keep};
 use crate::image::{ImageEncoder, ImageEncoderConfig};
 use crate::text::{TextEncoder, TextEncoderConfig, TextInput};
 
@@ -40,6 +40,14 @@ impl BackboneConfig {
         self.fusion
             .validate(self.text.layers.min(self.image.layers))
             .map_err(|e| e.within("fusion"))
+    }
+
+    /// The same without dropout: for a model that is looked into with gradients but not trained.
+    pub fn without_dropout(mut self) -> Self {
+        self.text.dropout = 0.0;
+        self.image.dropout = 0.0;
+        self.fusion.dropout = 0.0;
+        self
     }
 
     /// New encoders.
@@ -178,14 +186,9 @@ impl Backbone {
     /// # Shapes
     ///
     /// - texts, images: `B` rows each
-    pub fn fuse(
-        &self,
-        texts: &TextFeatures,
-        images: &ImageFeatures,
-        want_gates: bool,
-    ) -> FusionOutput {
+    pub fn fuse(&self, texts: &TextFeatures, images: &ImageFeatures, keep: Keep) -> FusionOutput {
         self.fusion
-            .forward(&texts.states, &images.states, &texts.mask, want_gates)
+            .forward(&texts.states, &images.states, &texts.mask, keep)
     }
 }
 

@@ -26,7 +26,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Tensor, assert_shape};
 use serde::{Deserialize, Serialize};
-use unimo_core::attention::Attention;
+use unimo_core::attention::{Attention, Weights};
 use unimo_core::blocks::FeedForward;
 use unimo_core::config::{self, ConfigError};
 use unimo_core::init::Init;
@@ -78,7 +78,7 @@ pub struct FusionConfig {
     pub activation: Activation,
     /// Of every layer norm.
     pub layer_norm_eps: f64,
-    /// On attention weights and residual branches.
+    /// On attention weights and residual branches; above 0 managers get their training noise too.
     pub dropout: f64,
     /// In-layer co-attention; without it only the cross-layer attention connects the streams (an ablation).
     pub in_layer: bool,
@@ -184,8 +184,9 @@ impl FusionConfig {
             managers: match self.link {
                 Link::Managers => (0..self.layers)
                     .map(|layer| {
-                        let eps = self.layer_norm_eps;
-                        Manager::new(init, self.width, self.uni_levels, eps, layer > 0)
+                        let (levels, eps) = (self.uni_levels, self.layer_norm_eps);
+                        let noisy = self.dropout > 0.0;
+                        Manager::new(init, self.width, levels, eps, layer > 0, noisy)
                     })
                     .collect(),
                 Link::None | Link::AddNorm => Vec::new(),
@@ -284,6 +285,39 @@ pub struct FusionOutput {
     pub image: Tensor<3>,
     /// Per layer the gates of the text and the image stream, `[B, R, S]`; empty unless asked for and there are levels.
     pub gates: Vec<LayerGates>,
+    /// Per layer what each stream looked at in the other; empty unless asked for.
+    pub attention: Vec<LayerAttention>,
+}
+
+/// What a pass keeps beside its result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// Nothing: the fastest.
+    Nothing,
+    /// [`FusionOutput::gates`].
+    Gates,
+    /// [`FusionOutput::gates`] and [`FusionOutput::attention`].
+    Attention,
+}
+
+/// One layer's attention between the streams.
+#[derive(Debug, Clone)]
+pub struct LayerAttention {
+    /// Of the text stream over image positions.
+    pub text: StreamAttention,
+    /// Of the image stream over text positions.
+    pub image: StreamAttention,
+}
+
+/// One stream's attention to the other in one layer; `Q` own positions, `K` of the other stream.
+#[derive(Debug, Clone, Default)]
+pub struct StreamAttention {
+    /// To the other stream's state before the layer, `[B, H, Q, K]`.
+    pub in_layer: Option<Weights>,
+    /// To the levels, `[B, H, Q, K]` each: one for their gated mixture, or, with a gate per token, one per level.
+    pub cross_layer: Vec<Weights>,
+    /// `tanh(lambda)`, `[1]`: the factor with which the cross-layer part joins the in-layer part.
+    pub share: Option<Tensor<1>>,
 }
 
 /// One layer's gates; rows sum to 1.
@@ -340,7 +374,7 @@ impl CrossModalLayer {
     /// - x: `[B, L, D]`, own state; x_mask: `[B, L]`
     /// - y: `[B, K, D]`, the other stream's state; y_mask: `[B, K]`
     /// - levels: `S` times `[B, K, D]`
-    /// - output: `[B, L, D]` and the gates, `[B, R, S]`
+    /// - output: `[B, L, D]`, the gates, `[B, R, S]`, and what `keep` asks for
     fn forward(
         &self,
         x: Tensor<3>,
@@ -348,23 +382,30 @@ impl CrossModalLayer {
         y: Tensor<3>,
         y_mask: Option<&PaddingMask>,
         levels: &[Tensor<3>],
-    ) -> (Tensor<3>, Option<Tensor<3>>) {
+        keep: Keep,
+    ) -> (Tensor<3>, Option<Tensor<3>>, StreamAttention) {
+        let keeps = keep == Keep::Attention;
+        let (mut of_layer, mut of_levels) = (Vec::new(), Vec::new());
         let attended = self.self_attention.forward(x.clone(), x.clone(), x_mask);
         let a = self.self_norm.forward(x + self.dropout.forward(attended));
         let in_layer = self.cross_attention.as_ref().map(|attention| {
+            let kept = keeps.then_some(&mut of_layer);
             self.dropout
-                .forward(attention.forward(a.clone(), y, y_mask))
+                .forward(attention.forward_keeping(a.clone(), y, y_mask, kept))
         });
+        let mut share = None;
         let (across, gates) = match &self.level_attention {
             None => (None, None),
             Some(attention) => {
-                let (read, gates) = attention.forward(a.clone(), levels, y_mask);
+                let kept = keeps.then_some(&mut of_levels);
+                let (read, gates) = attention.forward_keeping(a.clone(), levels, y_mask, kept);
                 let read = self.dropout.forward(read);
                 let read = match &self.merge {
                     None => read,
                     Some(merge) => {
-                        let share = same_dtype(merge.val(), &a).tanh().reshape([1, 1, 1]);
-                        read * share
+                        let lambda = same_dtype(merge.val(), &a).tanh();
+                        share = keeps.then(|| lambda.clone().without_autodiff());
+                        read * lambda.reshape([1, 1, 1])
                     }
                 };
                 (Some(read), Some(gates))
@@ -377,7 +418,12 @@ impl CrossModalLayer {
         };
         let t = self.cross_norm.forward(a + crossed);
         let fed = self.dropout.forward(self.feed_forward.forward(t.clone()));
-        (self.feed_forward_norm.forward(t + fed), gates)
+        let attention = StreamAttention {
+            in_layer: of_layer.pop(),
+            cross_layer: of_levels,
+            share,
+        };
+        (self.feed_forward_norm.forward(t + fed), gates, attention)
     }
 }
 
@@ -458,7 +504,7 @@ impl CrossModalEncoder {
         text: &[Tensor<3>],
         image: &[Tensor<3>],
         mask: &PaddingMask,
-        want_gates: bool,
+        keep: Keep,
     ) -> FusionOutput {
         let states = self.config.uni_modal_states();
         assert!(
@@ -474,26 +520,36 @@ impl CrossModalEncoder {
         let mut v = image[states - 1].clone();
         let mut text_states = vec![t.clone()];
         let mut image_states = vec![v.clone()];
-        let mut gates = Vec::new();
+        let (mut gates, mut attention) = (Vec::new(), Vec::new());
         for layer in 0..self.config.layers {
             let x = self.text.enter(layer, text, &t, &v, None);
             let y = self.image.enter(layer, image, &v, &t, Some(mask));
-            let (new_t, text_gates) = self.text.layers[layer].forward(
+            let (new_t, text_gates, text_attention) = self.text.layers[layer].forward(
                 x.clone(),
                 Some(mask),
                 y.clone(),
                 None,
                 &self.memory(image, &image_states),
+                keep,
             );
-            let (new_v, image_gates) = self.image.layers[layer].forward(
+            let (new_v, image_gates, image_attention) = self.image.layers[layer].forward(
                 y,
                 None,
                 x,
                 Some(mask),
                 &self.memory(text, &text_states),
+                keep,
             );
-            if let (true, Some(text), Some(image)) = (want_gates, text_gates, image_gates) {
+            if let (true, Some(text), Some(image)) =
+                (keep != Keep::Nothing, text_gates, image_gates)
+            {
                 gates.push(LayerGates { text, image });
+            }
+            if keep == Keep::Attention {
+                attention.push(LayerAttention {
+                    text: text_attention,
+                    image: image_attention,
+                });
             }
             (t, v) = (new_t, new_v);
             text_states.push(t.clone());
@@ -503,6 +559,7 @@ impl CrossModalEncoder {
             text: t,
             image: v,
             gates,
+            attention,
         }
     }
 
@@ -624,7 +681,7 @@ mod tests {
             parameters::values(&meter).into_iter().collect();
         let (text, image) = (states(&device, 4), states(&device, 5));
         let mask = PaddingMask::from_lengths(&[4, 3], 4, &device);
-        let expected = meter.forward(&text, &image, &mask, false);
+        let expected = meter.forward(&text, &image, &mask, Keep::Nothing);
         for gate in [GateKind::Cls, GateKind::Token, GateKind::Static] {
             let unimo3 = FusionConfig {
                 levels: Levels::CrossPrev,
@@ -633,7 +690,7 @@ mod tests {
             };
             let unimo3 = unimo3.init(&mut Init::new(&device, 2), 8, 8);
             let unimo3 = parameters::replace(unimo3, |name, _| weights.get(name).cloned());
-            let ours = unimo3.forward(&text, &image, &mask, true);
+            let ours = unimo3.forward(&text, &image, &mask, Keep::Gates);
             ours.text
                 .into_data()
                 .assert_eq(&expected.text.to_data(), true);
@@ -658,8 +715,8 @@ mod tests {
         for config in every_kind() {
             config.validate(3).unwrap();
             let encoder = config.init(&mut Init::new(&device, 1), 8, 8);
-            let short = encoder.forward(&text, &image, &full, false);
-            let long = encoder.forward(&padded, &image, &partial, false);
+            let short = encoder.forward(&text, &image, &full, Keep::Nothing);
+            let long = encoder.forward(&padded, &image, &partial, Keep::Nothing);
             let tolerance = Tolerance::absolute(TOLERANCE);
             long.image
                 .into_data()
@@ -678,13 +735,50 @@ mod tests {
         let mask = PaddingMask::from_lengths(&[3, 3], 3, &device);
         for config in every_kind() {
             let encoder = config.init(&mut Init::new(&device, 1), 8, 8);
-            let gates = encoder.forward(&text, &image, &mask, true).gates;
+            let gates = encoder.forward(&text, &image, &mask, Keep::Gates).gates;
             for (layer, gates) in gates.iter().enumerate() {
                 let levels = config.level_names(layer).len();
                 assert_eq!(gates.text.dims()[2], levels);
                 assert_eq!(gates.image.dims()[2], levels);
             }
             assert_eq!(gates.is_empty(), config.levels == Levels::None);
+        }
+    }
+
+    /// Looking at the attention changes nothing, whatever the kind, and there is one entry for every attention that there is.
+    #[test]
+    fn keeping_attention_changes_nothing() {
+        let device = Device::flex();
+        let (text, image) = (states(&device, 4), states(&device, 5));
+        let mask = PaddingMask::from_lengths(&[4, 3], 4, &device);
+        for config in every_kind() {
+            let encoder = config.init(&mut Init::new(&device, 1), 8, 8);
+            let plain = encoder.forward(&text, &image, &mask, Keep::Nothing);
+            let kept = encoder.forward(&text, &image, &mask, Keep::Attention);
+            plain
+                .text
+                .into_data()
+                .assert_approx_eq::<f32>(&kept.text.into_data(), Tolerance::absolute(TOLERANCE));
+            assert!(plain.attention.is_empty());
+            assert_eq!(kept.attention.len(), config.layers);
+            for (layer, streams) in kept.attention.iter().enumerate() {
+                let levels = match config.gate {
+                    _ if config.levels == Levels::None => 0,
+                    GateKind::Token => config.level_names(layer).len(),
+                    GateKind::Static | GateKind::Cls => 1,
+                };
+                for (stream, shape) in [
+                    (&streams.text, [2, 2, 4, 5]),
+                    (&streams.image, [2, 2, 5, 4]),
+                ] {
+                    assert_eq!(stream.in_layer.is_some(), config.in_layer);
+                    assert_eq!(stream.cross_layer.len(), levels);
+                    assert_eq!(stream.share.is_some(), config.in_layer && levels > 0);
+                    for weights in stream.in_layer.iter().chain(&stream.cross_layer) {
+                        assert_eq!(weights.values().dims(), shape);
+                    }
+                }
+            }
         }
     }
 

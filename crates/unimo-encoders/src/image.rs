@@ -127,6 +127,13 @@ pub struct ImageEncoder {
 }
 
 impl ImageEncoder {
+    /// Patches along each side of the picture.
+    pub fn grid(&self) -> usize {
+        let [positions, _] = self.position_embedding.dims();
+        let class_tokens = 1 + usize::from(self.distillation_embedding.is_some());
+        (positions - class_tokens).isqrt()
+    }
+
     /// The states after the last `keep` blocks, before the final norm, the last one last; a `keep` above the number of
     /// blocks ends with the embeddings as the first.
     ///

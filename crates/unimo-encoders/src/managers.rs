@@ -30,6 +30,8 @@ pub struct Manager {
     pub weights: Option<Param<Tensor<2>>>,
     /// The parts of an adaptive manager.
     pub adaptive: Option<Adaptive>,
+    /// Standard deviation of the noise on an adaptive manager's scores while gradients are tracked.
+    pub noise: f64,
 }
 
 /// What an adaptive manager adds.
@@ -50,13 +52,15 @@ pub struct Adaptive {
 }
 
 impl Manager {
-    /// A manager of `levels` uni-modal layers.
+    /// A manager of `levels` uni-modal layers. `noisy` is for training: an adaptive manager's scores get noise of deviation
+    /// 1 / `levels` while gradients are tracked.
     pub fn new(
         init: &mut Init,
         width: usize,
         levels: usize,
         layer_norm_eps: f64,
         adaptive: bool,
+        noisy: bool,
     ) -> Self {
         let norms = (0..levels)
             .map(|_| LayerNorm::new(init, width, layer_norm_eps))
@@ -74,6 +78,7 @@ impl Manager {
                 score: Linear::new(init, 2 * width, levels, true),
                 cross_weight: init.constant([width], 1.0),
             }),
+            noise: if noisy { f64::from(share) } else { 0.0 },
         }
     }
 
@@ -129,8 +134,8 @@ impl Manager {
             .score
             .forward(Tensor::cat(vec![fused, own.clone()], 2));
         assert_shape!(scores, [rows, length, count]);
-        if scores.is_autodiff() {
-            let noise = Distribution::Normal(0.0, 1.0 / count as f64);
+        if self.noise > 0.0 && scores.is_autodiff() {
+            let noise = Distribution::Normal(0.0, self.noise);
             scores = scores.clone() + scores.random_like(noise);
         }
         let shares = softmax(scores / temperature, 2);
@@ -151,7 +156,7 @@ mod tests {
     #[test]
     fn an_untrained_static_manager_averages() {
         let device = Device::flex();
-        let manager = Manager::new(&mut Init::new(&device, 1), 8, 3, 1e-5, false);
+        let manager = Manager::new(&mut Init::new(&device, 1), 8, 3, 1e-5, false, false);
         let random = || Tensor::<3>::random([2, 4, 8], Distribution::Default, &device);
         let levels = [random(), random(), random()];
         let out = manager.forward(&levels, &levels[0], &levels[1], None);
@@ -164,7 +169,7 @@ mod tests {
     #[test]
     fn hidden_positions_of_the_other_stream_change_nothing() {
         let device = Device::flex();
-        let manager = Manager::new(&mut Init::new(&device, 1), 8, 3, 1e-5, true);
+        let manager = Manager::new(&mut Init::new(&device, 1), 8, 3, 1e-5, true, false);
         let random = |n| Tensor::<3>::random([2, n, 8], Distribution::Default, &device);
         let levels = [random(4), random(4), random(4)];
         let other = random(5);

@@ -7,7 +7,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
 use unimo_core::batch::{Batch, Images};
 use unimo_encoders::backbone::{Backbone, ImageFeatures, TextFeatures};
-use unimo_encoders::fusion::{FusionOutput, LayerGates};
+use unimo_encoders::fusion::{FusionOutput, Keep};
 
 use crate::Objectives;
 use crate::mlm::ints;
@@ -191,7 +191,7 @@ fn fuse(
     };
     let texts: TextFeatures = texts.select(&rows(|p| &p.texts));
     let images: ImageFeatures = images.select(&rows(|p| &p.images));
-    let whole = backbone.fuse(&texts, &images, false);
+    let whole = backbone.fuse(&texts, &images, Keep::Nothing);
     let mut at = 0;
     pairs
         .iter()
@@ -202,7 +202,8 @@ fn fuse(
                 let output = FusionOutput {
                     text: part(&whole.text),
                     image: part(&whole.image),
-                    gates: Vec::<LayerGates>::new(),
+                    gates: Vec::new(),
+                    attention: Vec::new(),
                 };
                 at += count;
                 output

@@ -16,6 +16,7 @@ use rand_chacha::rand_core::SeedableRng;
 use unimo_core::batch::{Batch, Images};
 use unimo_core::parameters;
 use unimo_data::{Loader, LoaderSpec, SkipList};
+use unimo_encoders::fusion::Keep;
 use unimo_objectives::objective::Carry;
 
 use crate::device::DeviceChoice;
@@ -314,7 +315,7 @@ fn outputs(
         .input(&texts.ids, &texts.lengths, texts.length, device);
     let texts = backbone.encode_texts(&input);
     let images = backbone.encode_images(pixels);
-    let fused = backbone.fuse(&texts, &images, false);
+    let fused = backbone.fuse(&texts, &images, Keep::Nothing);
     let mut found = vec![
         ("text encoder", host(texts.class.clone())),
         ("image encoder", host(images.class.clone())),

@@ -20,7 +20,7 @@ use unimo_core::init::Init;
 use unimo_core::layers::Activation;
 use unimo_core::levels::GateKind;
 use unimo_encoders::backbone::BackboneConfig;
-use unimo_encoders::fusion::{FusionConfig, Levels, Link};
+use unimo_encoders::fusion::{FusionConfig, Keep, Levels, Link};
 use unimo_encoders::image::ImageEncoderConfig;
 use unimo_encoders::text::{Positions, TextEncoderConfig};
 use unimo_objectives::ObjectivesConfig;
@@ -702,7 +702,7 @@ impl Bench {
 
         let rows: Vec<i32> = (0..2 * samples).map(|i| (i % samples) as i32).collect();
         let rows = Tensor::from_data(TensorData::new(rows, [2 * samples]), &self.device);
-        let fused = backbone.fuse(&encoded_texts, &encoded_images.select(&rows), false);
+        let fused = backbone.fuse(&encoded_texts, &encoded_images.select(&rows), Keep::Nothing);
         let fusion_seconds = split()?;
         drop(fused);
         Ok([image_seconds, text_seconds, fusion_seconds])

@@ -9,7 +9,7 @@ use unimo_core::batch::Images;
 use unimo_data::config::Pad;
 use unimo_data::{EvalSet, SkipList, Source, Split, TextTokenizer};
 use unimo_encoders::backbone::{ImageFeatures, TextFeatures};
-use unimo_encoders::fusion::LayerGates;
+use unimo_encoders::fusion::{FusionConfig, Keep, LayerGates};
 use unimo_encoders::text::TextInput;
 use unimo_eval::retrieval::{DualEmbeddings, Embeddings, MethodReport, RetrievalReport};
 use unimo_eval::{Directions, GroundTruth, ModelError, Pair, Recall, RetrievalModel};
@@ -57,7 +57,7 @@ pub fn run(folder: &std::path::Path, options: &Options) -> Result<EvalRecord, Tr
     if let Some(path) = &options.data {
         match &mut data.pairs {
             Some(pairs) => pairs.path = path.clone(),
-            none => *none = Some(unimo_data::config::PairsConfig::new(path.clone())),
+            none => *none = Some(unimo_data::sources::pairs::PairsConfig::new(path.clone())),
         }
         data.source = unimo_data::config::SourceKind::Pairs;
     }
@@ -120,13 +120,15 @@ fn load_model(
     step: u64,
     device: &Device,
 ) -> Result<Model, TrainError> {
+    let mut recipe = recipe.clone();
+    recipe.model = recipe.model.without_dropout();
     let mut reader = checkpoint::Reader::open(&checkpoint::path(&run.checkpoints(), step))?;
     let section = if recipe.train.ema.is_some() {
         "ema"
     } else {
         "model"
     };
-    reader.module(section, Model::blank(recipe, device))
+    reader.module(section, Model::blank(&recipe, device))
 }
 
 /// Shows the progress of an evaluation, as [`evaluate`] tells it, if it scores more than `from` pairs. Ends when dropped.
@@ -234,7 +236,7 @@ impl RetrievalModel for Encoded<'_> {
             return Err("the model has no matching head".into());
         };
         let (texts, images) = self.rows(pairs);
-        let fused = self.model.backbone.fuse(&texts, &images, false);
+        let fused = self.model.backbone.fuse(&texts, &images, Keep::Nothing);
         Ok(host(itm.scores(&self.model.backbone.fusion, &fused)))
     }
 }
@@ -326,11 +328,7 @@ fn gates(
         })
         .collect();
     let (texts, images) = encoded.rows(&pairs);
-    let gates = encoded.model.backbone.fuse(&texts, &images, true).gates;
-    if gates.is_empty() {
-        return None;
-    }
-    let layers = gates.len();
+    let fused = encoded.model.backbone.fuse(&texts, &images, Keep::Gates);
     let tokens: Vec<Vec<i32>> = pairs
         .iter()
         .map(|pair| {
@@ -338,6 +336,20 @@ fn gates(
             tokenizer.encode(text, recipe.data.max_text_length).ids
         })
         .collect();
+    gates_record(config, &fused.gates, &tokens, tokenizer)
+}
+
+/// Mean of the gates over rows whose texts are `tokens`, and the gates of the words of the first; none without gates.
+pub(crate) fn gates_record(
+    config: &FusionConfig,
+    gates: &[LayerGates],
+    tokens: &[Vec<i32>],
+    tokenizer: &TextTokenizer,
+) -> Option<GatesRecord> {
+    let layers = gates.len();
+    if layers == 0 {
+        return None;
+    }
     let lengths: Vec<usize> = tokens.iter().map(Vec::len).collect();
     let stream = |of: fn(&LayerGates) -> &Tensor<3>, lengths: Option<&[usize]>| StreamGates {
         levels: config.level_names(layers - 1),

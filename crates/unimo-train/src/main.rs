@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use unimo_data::Split;
-use unimo_train::apply::{embed, fill_mask, score, search};
+use unimo_train::apply::{embed, explain, fill_mask, score, search};
 use unimo_train::device::DeviceChoice;
 use unimo_train::error::TrainError;
 use unimo_train::recipe::{BUILT_IN, Overrides, Recipe};
@@ -52,6 +52,9 @@ enum Command {
     /// Name the likeliest words for a masked caption, given a picture.
     #[command(after_help = FILL_MASK_EXAMPLES)]
     FillMask(fill_mask::FillMaskArgs),
+    /// Show where each word of a caption looks in a picture, and what makes the model say that they belong together.
+    #[command(after_help = EXPLAIN_EXAMPLES)]
+    Explain(explain::ExplainArgs),
     /// Write a model as a folder that Hugging Face transformers and unimo read.
     #[command(after_help = EXPORT_EXAMPLES)]
     Export(export::ExportArgs),
@@ -148,6 +151,13 @@ Examples:
 const FILL_MASK_EXAMPLES: &str = "\
 Examples:
   unimo fill-mask BridgeTower/bridgetower-base-itm-mlm --image cat.jpg --text \"a <mask> on a sofa\"";
+
+const EXPLAIN_EXAMPLES: &str = "\
+Examples:
+  unimo explain runs/unimo3-small --image photo.jpg --text \"a map of France\"
+  unimo explain BridgeTower/bridgetower-base-itm-mlm --image cat.jpg --text \"a cat on a sofa\" --html cat.html --picture cat.svg
+
+Grad-CAM needs a matching head; a model without one shows its attention alone.";
 
 const EXPORT_EXAMPLES: &str = "\
 Examples:
@@ -297,6 +307,7 @@ fn run(command: Command) -> Result<(), TrainError> {
         Command::Score(args) => score::run(&args),
         Command::Search(args) => search::run(&args),
         Command::FillMask(args) => fill_mask::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Export(args) => {
             println!("{}", export::run(&args)?.display());
             Ok(())

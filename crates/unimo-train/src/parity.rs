@@ -13,6 +13,7 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 use unimo_core::{kernels, parameters};
 use unimo_encoders::clip::Clip;
+use unimo_encoders::fusion::Keep;
 use unimo_encoders::image::ImageEncoder;
 use unimo_encoders::import::convert;
 use unimo_encoders::names::{Conversion, Names};
@@ -491,7 +492,7 @@ fn bridgetower(model: &Model, io: &mut Reference) -> Result<Computed, TrainError
         .input(&texts.ids, &texts.lengths, texts.length, &io.device);
     let texts = backbone.encode_texts(&input);
     let images = backbone.encode_images(io.pixels("in.pixel_values")?);
-    let fused = backbone.fuse(&texts, &images, false);
+    let fused = backbone.fuse(&texts, &images, Keep::Nothing);
     let heads = &model.objectives;
     let [rows, length, width] = fused.text.dims();
     if let Some(mlm) = &heads.mlm {
@@ -560,7 +561,7 @@ fn twin(model: &Model, io: &mut Reference) -> Result<Computed, TrainError> {
             .input(&texts.ids, &texts.lengths, texts.length, &io.device);
         Ok(backbone.encode_texts(&input))
     };
-    let masked = backbone.fuse(&encode("in.masked_ids")?, &images, false);
+    let masked = backbone.fuse(&encode("in.masked_ids")?, &images, Keep::Nothing);
     let clean = encode("in.ids")?;
     let half = rows / 2;
     let rolled: Vec<i32> = (0..half)
@@ -569,7 +570,7 @@ fn twin(model: &Model, io: &mut Reference) -> Result<Computed, TrainError> {
         .map(|i| i as i32)
         .collect();
     let rolled = Tensor::from_data(TensorData::new(rolled, [rows]), &io.device);
-    let matched = backbone.fuse(&clean, &images.select(&rolled), true);
+    let matched = backbone.fuse(&clean, &images.select(&rolled), Keep::Gates);
 
     let [_, length, width] = masked.text.dims();
     let mlm_logits = mlm.logits(masked.text.reshape([rows * length, width]));

@@ -21,7 +21,8 @@ pub mod record;
 use html::escape;
 use plot::{Colour, Format, HeatMap, LineChart, Range, Scale, Series, grouped, number};
 use record::{
-    EvalRecord, GalleryItem, RecallRecord, RunFolder, StepRecord, StreamGates, WordGates,
+    EvalRecord, GalleryItem, GatesRecord, RecallRecord, RunFolder, StepRecord, StreamGates,
+    WordGates,
 };
 
 /// Name of the report in the run folder.
@@ -92,11 +93,45 @@ pub fn write(run: &Path) -> Result<PathBuf, ReportError> {
 }
 
 /// A part of the page: anchor, title, one sentence that says how to read it, and its content.
-struct Section {
-    anchor: &'static str,
-    title: &'static str,
-    lead: String,
-    body: String,
+pub(crate) struct Section {
+    pub anchor: &'static str,
+    pub title: &'static str,
+    pub lead: String,
+    pub body: String,
+}
+
+impl Section {
+    pub fn to_html(&self) -> String {
+        format!(
+            "<section id=\"{}\">\n<h2>{}</h2>\n<p class=\"lead\">{}</p>\n{}</section>\n",
+            self.anchor, self.title, self.lead, self.body
+        )
+    }
+}
+
+/// A whole page around `body`, which starts with its header: the style of the report and `style`.
+pub(crate) fn document(title: &str, style: &str, body: &str) -> String {
+    let mut out =
+        String::from("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n");
+    // The page needs nothing from elsewhere, and says so in a way that the browser enforces.
+    out.push_str(
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'; \
+         script-src 'unsafe-inline'\">\n<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n",
+    );
+    let _ = write!(
+        out,
+        "<title>{}</title>\n<style>\n{}{STYLE}{style}</style>\n</head>\n<body>\n{body}",
+        escape(title),
+        plot::STYLE
+    );
+    let _ = write!(
+        out,
+        "<footer>Written by unimo {}. One file that makes no request: it can be mailed or archived as it is.</footer>\n\
+         <script>\n{}</script>\n</body>\n</html>\n",
+        env!("CARGO_PKG_VERSION"),
+        plot::SCRIPT
+    );
+    out
 }
 
 fn page(run: &Path, mut folder: RunFolder) -> String {
@@ -104,7 +139,7 @@ fn page(run: &Path, mut folder: RunFolder) -> String {
     let sections: Vec<Section> = [
         losses(&folder),
         retrieval(&folder),
-        gates(&folder),
+        folder.gates.as_ref().and_then(gates),
         gallery,
         dynamics(&folder),
         skipped(&folder),
@@ -126,38 +161,16 @@ fn page(run: &Path, mut folder: RunFolder) -> String {
         .filter(|name| !name.is_empty())
         .or_else(folder_name)
         .unwrap_or_else(|| "run".to_owned());
-    let mut out =
-        String::from("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n");
-    // The page needs nothing from elsewhere, and says so in a way that the browser enforces.
-    out.push_str(
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'; \
-         script-src 'unsafe-inline'\">\n<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n",
-    );
-    let _ = write!(
-        out,
-        "<title>{} – unimo run report</title>\n<style>\n{}{STYLE}</style>\n</head>\n<body>\n",
-        escape(&name),
-        plot::STYLE
-    );
-    header(&mut out, &name, &folder, &sections);
-    out.push_str("<main>\n");
-    problems(&mut out, &folder);
-    summary(&mut out, &folder);
+    let mut body = String::new();
+    header(&mut body, &name, &folder, &sections);
+    body.push_str("<main>\n");
+    problems(&mut body, &folder);
+    summary(&mut body, &folder);
     for section in &sections {
-        let _ = write!(
-            out,
-            "<section id=\"{}\">\n<h2>{}</h2>\n<p class=\"lead\">{}</p>\n{}</section>\n",
-            section.anchor, section.title, section.lead, section.body
-        );
+        body.push_str(&section.to_html());
     }
-    let _ = write!(
-        out,
-        "</main>\n<footer>Written by unimo {}. One file that makes no request: it can be mailed or archived as it is.</footer>\n\
-         <script>\n{}</script>\n</body>\n</html>\n",
-        env!("CARGO_PKG_VERSION"),
-        plot::SCRIPT
-    );
-    out
+    body.push_str("</main>\n");
+    document(&format!("{name} – unimo run report"), "", &body)
 }
 
 fn header(out: &mut String, name: &str, folder: &RunFolder, sections: &[Section]) {
@@ -976,8 +989,8 @@ fn retrieval_curves(of_split: &[&EvalRecord]) -> String {
     ])
 }
 
-fn gates(folder: &RunFolder) -> Option<Section> {
-    let gates = folder.gates.as_ref()?;
+/// Gates as heat maps.
+pub(crate) fn gates(gates: &GatesRecord) -> Option<Section> {
     let streams: Vec<(&str, &str, &StreamGates)> = [
         (
             "Text stream",

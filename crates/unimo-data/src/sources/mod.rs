@@ -1,4 +1,5 @@
 //! The sources that this crate knows, one per file.
 
+pub mod mixture;
 pub mod pairs;
 pub mod scenes;

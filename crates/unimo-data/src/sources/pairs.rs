@@ -3,19 +3,198 @@
 //! The list is read once, line by line. A row that cannot be used is set aside with its line and reason, and reading
 //! goes on. Rows of the same image and split become one sample with several captions.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use image::RgbImage;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
-use crate::config::{ListFormat, PairsConfig};
+use crate::config::{not_empty, share};
 use crate::error::{DataError, Place, SampleError};
 use crate::images;
 use crate::order::{Stream, hash_text, unit};
-use crate::source::{Source, Split};
+use crate::source::{Limits, Source, SourceConfig, Split};
+
+/// `[data.pairs]`: a list of image files with their texts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PairsConfig {
+    /// The list.
+    pub path: PathBuf,
+    /// How the list is written; absent: by the file's extension.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<ListFormat>,
+    /// The column that holds the image's path.
+    #[serde(default = "image_column")]
+    pub image_column: String,
+    /// The columns that hold captions: a string, or (JSON lines) a list of strings.
+    #[serde(default = "text_columns", deserialize_with = "one_or_many")]
+    pub text_columns: Vec<String>,
+    /// The column that says which split a row is of; absent: `split`, where the list has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split_column: Option<String>,
+    /// What the split column holds for training rows: one name or several.
+    #[serde(default = "train_split", deserialize_with = "one_or_many")]
+    pub train_split: Vec<String>,
+    /// What the split column holds for validation rows: one name or several.
+    #[serde(default = "val_split", deserialize_with = "one_or_many")]
+    pub val_split: Vec<String>,
+    /// Share of the images that is held out, by a hash of the path, among rows that name no split.
+    #[serde(default = "val_fraction")]
+    pub val_fraction: f64,
+    /// Folder that image paths are relative to; absent: the list's own folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_root: Option<PathBuf>,
+    /// Rows are used only where every one of these columns holds the given value.
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "scalars"
+    )]
+    pub filter: BTreeMap<String, String>,
+}
+
+impl PairsConfig {
+    /// The list at `path` with default columns.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            format: None,
+            image_column: image_column(),
+            text_columns: text_columns(),
+            split_column: None,
+            train_split: train_split(),
+            val_split: val_split(),
+            val_fraction: val_fraction(),
+            image_root: None,
+            filter: BTreeMap::new(),
+        }
+    }
+}
+
+/// Values to compare with: numbers and booleans as they are written, so that `year = 2020` needs no quotes.
+fn scalars<'de, D: Deserializer<'de>>(input: D) -> Result<BTreeMap<String, String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a string, a number, true or false")]
+    enum Scalar {
+        Text(String),
+        Bool(bool),
+        Integer(i64),
+        Number(f64),
+    }
+    let values = BTreeMap::<String, Scalar>::deserialize(input)?;
+    let text = |value| match value {
+        Scalar::Text(text) => text,
+        Scalar::Bool(value) => value.to_string(),
+        Scalar::Integer(value) => value.to_string(),
+        Scalar::Number(value) => value.to_string(),
+    };
+    Ok(values
+        .into_iter()
+        .map(|(column, value)| (column, text(value)))
+        .collect())
+}
+
+fn image_column() -> String {
+    "image".to_owned()
+}
+
+fn text_columns() -> Vec<String> {
+    vec!["caption".to_owned()]
+}
+
+fn train_split() -> Vec<String> {
+    vec!["train".to_owned()]
+}
+
+fn val_split() -> Vec<String> {
+    vec!["val".to_owned()]
+}
+
+fn val_fraction() -> f64 {
+    0.05
+}
+
+/// `"a"` and `["a"]` mean the same.
+fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a string or a list of strings")]
+    enum OneOrMany {
+        One(String),
+        Many(Vec<String>),
+    }
+    Ok(match OneOrMany::deserialize(deserializer)? {
+        OneOrMany::One(one) => vec![one],
+        OneOrMany::Many(many) => many,
+    })
+}
+
+/// How a list of pairs is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ListFormat {
+    /// One JSON object a line.
+    Jsonl,
+    /// RFC 4180 with a header line.
+    Csv,
+    /// A header line, columns separated by tabs, no quoting.
+    Tsv,
+}
+
+impl SourceConfig for PairsConfig {
+    fn validate(&self, table: &str) -> Result<(), DataError> {
+        let key = |name: &str| format!("{table}.{name}");
+        not_empty(
+            &key("path"),
+            &self.path.to_string_lossy(),
+            "a .jsonl, .csv or .tsv file",
+        )?;
+        not_empty(&key("image_column"), &self.image_column, "a column's name")?;
+        for (name, names) in [
+            ("text_columns", &self.text_columns),
+            ("train_split", &self.train_split),
+            ("val_split", &self.val_split),
+        ] {
+            if names.is_empty() || names.iter().any(String::is_empty) {
+                return Err(DataError::config(
+                    key(name),
+                    format!("{names:?}"),
+                    "one or more names",
+                ));
+            }
+        }
+        if let Some(name) = self
+            .train_split
+            .iter()
+            .find(|name| self.val_split.contains(name))
+        {
+            return Err(DataError::config(
+                key("val_split"),
+                format!("{name:?}, which `{table}.train_split` names too"),
+                "names that are not training splits",
+            ));
+        }
+        if let Some(column) = &self.split_column {
+            not_empty(&key("split_column"), column, "a column's name")?;
+        }
+        share(&key("val_fraction"), self.val_fraction)
+    }
+
+    fn paths(&mut self) -> Vec<&mut PathBuf> {
+        [&mut self.path]
+            .into_iter()
+            .chain(self.image_root.as_mut())
+            .collect()
+    }
+
+    fn open(&self, limits: &Limits) -> Result<Arc<dyn Source>, DataError> {
+        Ok(Arc::new(Pairs::open(self, limits.max_pixels)?))
+    }
+}
 
 /// Longest row in bytes. It bounds memory where a file is no list at all, or a quote is never closed.
 const LONGEST_ROW: usize = 1 << 20;

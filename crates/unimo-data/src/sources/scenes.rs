@@ -6,16 +6,65 @@
 //! in training, whatever the seed, and no two held-out scenes look alike.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use image::{Rgb, RgbImage};
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
 
-use crate::config::ScenesConfig;
-use crate::error::{Place, SampleError};
+use crate::config::range;
+use crate::error::{DataError, Place, SampleError};
 use crate::order::{Stream, hash};
-use crate::source::{Sample, Source, Split};
+use crate::source::{Limits, Sample, Source, SourceConfig, Split};
+
+/// `[data.scenes]`: generated pictures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScenesConfig {
+    /// Which endless corpus; another seed gives other scenes.
+    pub seed: u64,
+    /// Scenes in a training epoch.
+    pub train: usize,
+    /// Held-out scenes; no two look alike and none is in any training split of any seed.
+    pub val: usize,
+    /// Side of the drawn picture in pixels.
+    pub size: u32,
+}
+
+impl Default for ScenesConfig {
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            train: 4096,
+            val: 512,
+            size: 64,
+        }
+    }
+}
+
+impl SourceConfig for ScenesConfig {
+    fn validate(&self, table: &str) -> Result<(), DataError> {
+        range(&format!("{table}.train"), self.train, 1, 1 << 40)?;
+        // There are about 100,000 descriptions that may be held out; looking for unused ones gets slow.
+        range(&format!("{table}.val"), self.val, 0, 20_000)?;
+        range(&format!("{table}.size"), self.size as usize, 32, 4096)
+    }
+
+    fn paths(&mut self) -> Vec<&mut PathBuf> {
+        Vec::new()
+    }
+
+    fn open(&self, _limits: &Limits) -> Result<Arc<dyn Source>, DataError> {
+        Ok(Arc::new(Scenes::new(*self)))
+    }
+
+    fn without_table() -> Option<Self> {
+        Some(Self::default())
+    }
+}
 
 /// Generated scenes. See the [module](self).
 #[derive(Debug)]

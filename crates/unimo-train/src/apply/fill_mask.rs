@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use burn::tensor::activation::softmax;
 use serde::Serialize;
 use unimo_core::layers::cast;
+use unimo_encoders::fusion::Keep;
 
 use super::{Matcher, ModelArgs, Predictor};
 use crate::error::TrainError;
@@ -101,7 +102,7 @@ pub fn fill(
     let pixels = predictor.picture(image).map_err(TrainError::Check)?;
     let images = model.backbone.encode_images(predictor.pixels(pixels));
     let texts = predictor.text_features(model, std::slice::from_ref(&encoded));
-    let fused = model.backbone.fuse(&texts, &images, false);
+    let fused = model.backbone.fuse(&texts, &images, Keep::Nothing);
     let [_, length, width] = fused.text.dims();
     let logits = mlm.logits(fused.text.reshape([length, width]));
     let logits = cast(logits, burn::tensor::FloatDType::F32);

@@ -1,9 +1,10 @@
-//! Using a trained model: `embed`, `score`, `search`, `fill-mask`, on a run's folder or an imported checkpoint.
+//! Using a trained model: `embed`, `score`, `search`, `fill-mask`, `explain`, on a run's folder or an imported checkpoint.
 //!
 //! [`Predictor`] is a model with all that it needs to take files and strings: tokenizer, picture size and normalisation,
 //! longest text. Each command is one file on top of it.
 
 pub mod embed;
+pub mod explain;
 pub mod fill_mask;
 pub mod inputs;
 pub mod score;
@@ -20,7 +21,9 @@ use unimo_data::processor;
 use unimo_data::tokens::Encoded;
 use unimo_encoders::backbone::{ImageFeatures, TextFeatures};
 use unimo_encoders::clip::Clip;
+use unimo_encoders::fusion::Keep;
 
+use crate::checkpoint::write_atomically;
 use crate::device::DeviceChoice;
 use crate::error::TrainError;
 use crate::evaluation;
@@ -102,7 +105,10 @@ impl Predictor {
             )));
         }
         let path = hub::resolve(&args.model)?;
-        let public = pretrained::describe(&path, None)?;
+        let mut public = pretrained::describe(&path, None)?;
+        if let NetworkConfig::Pair { model, .. } = &mut public.config {
+            **model = model.as_ref().clone().without_dropout();
+        }
         let loaded = public.load(&device)?;
         let (matcher, max_text_length, size) = match (loaded.network, &loaded.config) {
             (Network::Pair(model), NetworkConfig::Pair { model: config, .. }) => (
@@ -270,7 +276,7 @@ impl Predictor {
         let itm = model.objectives.itm.as_ref().ok_or_else(|| {
             self.lacks("matching head", "it was not trained with [objectives.itm]")
         })?;
-        let fused = model.backbone.fuse(texts, images, false);
+        let fused = model.backbone.fuse(texts, images, Keep::Nothing);
         Ok(host(itm.scores(&model.backbone.fusion, &fused)))
     }
 
@@ -298,6 +304,13 @@ fn default_pictures(size: usize) -> ImageSpec {
         mean: processor::CLIP_MEAN,
         std: processor::CLIP_STD,
     }
+}
+
+/// Writes a file whole or not at all.
+fn write_text(path: &Path, text: &str) -> Result<(), TrainError> {
+    write_atomically(path, |temporary| {
+        std::fs::write(temporary, text).map_err(TrainError::file("write", temporary))
+    })
 }
 
 /// The probability that log-odds mean.

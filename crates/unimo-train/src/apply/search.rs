@@ -8,8 +8,7 @@ use unimo_data::images;
 
 use super::embed::{self, Embedded};
 use super::inputs::{self, ColumnArgs};
-use super::{Matcher, ModelArgs, Predictor, probability};
-use crate::checkpoint::write_atomically;
+use super::{Matcher, ModelArgs, Predictor, probability, write_text};
 use crate::error::TrainError;
 use crate::model::{Model, host};
 use crate::progress::Progress;
@@ -105,17 +104,12 @@ pub fn run(args: &SearchArgs) -> Result<(), TrainError> {
     }
     let json = serde_json::to_string_pretty(&found)
         .map_err(|e| TrainError::Check(format!("the results cannot be written: {e}")))?;
-    let write = |path: &Path, text: &str| {
-        write_atomically(path, |temporary| {
-            std::fs::write(temporary, text).map_err(TrainError::file("write", temporary))
-        })
-    };
     match &args.out {
-        Some(path) => write(path, &(json + "\n"))?,
+        Some(path) => write_text(path, &(json + "\n"))?,
         None => println!("{json}"),
     }
     if let Some(path) = &args.html {
-        write(path, &page(&predictor, &found))?;
+        write_text(path, &page(&predictor, &found))?;
     }
     Ok(())
 }

@@ -1,0 +1,369 @@
+//! Several sources as one.
+//!
+//! ```toml
+//! [data]
+//! source = "mixture"
+//!
+//! [data.mixture]
+//! batches = "mixed"
+//!
+//! [[data.mixture.parts]]
+//! source = "pairs"
+//! path = "coco.jsonl"
+//! weight = 2.0
+//!
+//! [[data.mixture.parts]]
+//! source = "scenes"
+//! weight = 1.0
+//! ```
+//!
+//! Without weights and temperature every sample of every part comes once per epoch of the whole. With them a part comes as often
+//! as its weight says, and each of its samples once per epoch of the part.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use image::RgbImage;
+use serde::{Deserialize, Serialize};
+
+use crate::config::AnySource;
+use crate::error::{DataError, Place, SampleError};
+use crate::plan::{Plan, Shuffle};
+use crate::source::{Holds, Limits, Sample, Source, SourceConfig, Split};
+
+/// `[data.mixture]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MixtureConfig {
+    /// What it is made of.
+    pub parts: Vec<PartConfig>,
+    /// `T`: a part of `n` samples is drawn in proportion to `n^(1/T)`: 1 by size, larger ones more evenly. Not beside weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f64>,
+    /// What a batch is made of.
+    #[serde(default)]
+    pub batches: Batches,
+}
+
+/// `[[data.mixture.parts]]`: a source with its settings.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PartConfig {
+    /// How often it is drawn, beside the weights of the others; all parts have one or none has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<f64>,
+    /// The source, with the settings of its table.
+    #[serde(flatten)]
+    pub source: AnySource,
+}
+
+/// What a batch is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Batches {
+    /// Samples of all parts.
+    #[default]
+    Mixed,
+    /// Samples of one part: for parts of which some lack pictures or texts.
+    Single,
+}
+
+impl SourceConfig for MixtureConfig {
+    fn validate(&self, table: &str) -> Result<(), DataError> {
+        if self.parts.is_empty() {
+            return Err(DataError::config(
+                format!("{table}.parts"),
+                "empty",
+                "one or more tables, each with `source` and its settings",
+            ));
+        }
+        let weighted = self.parts.iter().filter(|part| part.weight.is_some());
+        let weighted = weighted.count();
+        for (at, part) in self.parts.iter().enumerate() {
+            let table = format!("{table}.parts[{at}]");
+            part.source.validate(&table)?;
+            match part.weight {
+                Some(weight) if !(weight > 0.0 && weight.is_finite()) => {
+                    return Err(DataError::config(
+                        format!("{table}.weight"),
+                        weight,
+                        "a number above 0",
+                    ));
+                }
+                None if weighted > 0 => {
+                    return Err(DataError::config(
+                        format!("{table}.weight"),
+                        "absent",
+                        "a number above 0, since other parts have one",
+                    ));
+                }
+                _ => {}
+            }
+        }
+        match self.temperature {
+            Some(_) if weighted > 0 => Err(DataError::config(
+                format!("{table}.temperature"),
+                "given",
+                "weights or a temperature, not both",
+            )),
+            Some(temperature) if !(temperature > 0.0 && temperature.is_finite()) => {
+                Err(DataError::config(
+                    format!("{table}.temperature"),
+                    temperature,
+                    "a number above 0",
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn paths(&mut self) -> Vec<&mut PathBuf> {
+        self.parts
+            .iter_mut()
+            .flat_map(|part| part.source.paths())
+            .collect()
+    }
+
+    fn open(&self, limits: &Limits) -> Result<Arc<dyn Source>, DataError> {
+        let parts: Vec<Arc<dyn Source>> = self
+            .parts
+            .iter()
+            .map(|part| part.source.open(limits))
+            .collect::<Result<_, _>>()?;
+        let of = |part: &Arc<dyn Source>| (part.has_images(), part.has_captions());
+        if self.batches == Batches::Mixed && parts.iter().any(|part| of(part) != of(&parts[0])) {
+            return Err(DataError::config(
+                "data.mixture.batches",
+                "mixed",
+                "\"single\", where some parts have no pictures or no captions",
+            ));
+        }
+        Ok(Arc::new(Mixture {
+            rejected: parts
+                .iter()
+                .flat_map(|part| part.rejected().to_vec())
+                .collect(),
+            parts,
+            config: self.clone(),
+        }))
+    }
+}
+
+/// Several sources as one. See the [module](self).
+struct Mixture {
+    parts: Vec<Arc<dyn Source>>,
+    rejected: Vec<SampleError>,
+    config: MixtureConfig,
+}
+
+impl Mixture {
+    /// The part that holds a sample, and the sample's index in it.
+    fn part(&self, split: Split, mut index: usize) -> (&dyn Source, usize) {
+        for part in &self.parts {
+            let samples = part.len(split);
+            if index < samples {
+                return (&**part, index);
+            }
+            index -= samples;
+        }
+        // As for any source, an index beyond the end is the caller's mistake.
+        (&*self.parts[self.parts.len() - 1], index)
+    }
+
+    fn weights(&self, split: Split) -> Option<Vec<f64>> {
+        let temperature = self.config.temperature;
+        self.config
+            .parts
+            .iter()
+            .zip(&self.parts)
+            .map(|(config, part)| {
+                let samples = part.len(split) as f64;
+                let drawn = temperature.map(|t| samples.powf(1.0 / t));
+                let weight = config.weight.or(drawn);
+                if self.config.batches == Batches::Single {
+                    // Batches of one part have to be drawn; by default as its size says.
+                    return weight.or(Some(samples));
+                }
+                weight
+            })
+            .collect()
+    }
+}
+
+impl Source for Mixture {
+    fn len(&self, split: Split) -> usize {
+        self.parts.iter().map(|part| part.len(split)).sum()
+    }
+
+    fn describe(&self) -> String {
+        let parts: Vec<String> = self.parts.iter().map(|part| part.describe()).collect();
+        format!("a mixture of: {}", parts.join("; "))
+    }
+
+    fn place(&self, split: Split, index: usize) -> Place {
+        let (part, index) = self.part(split, index);
+        part.place(split, index)
+    }
+
+    fn has_images(&self) -> bool {
+        self.parts.iter().any(|part| part.has_images())
+    }
+
+    fn has_captions(&self) -> bool {
+        self.parts.iter().any(|part| part.has_captions())
+    }
+
+    fn holds(&self, split: Split, index: usize) -> Holds {
+        let (part, index) = self.part(split, index);
+        part.holds(split, index)
+    }
+
+    fn shards(&self, split: Split) -> Vec<usize> {
+        self.parts
+            .iter()
+            .flat_map(|part| part.shards(split))
+            .collect()
+    }
+
+    fn plan(&self, split: Split, shuffle: Shuffle, batch_size: usize) -> Plan {
+        let Some(weights) = self.weights(split) else {
+            return Plan::new(&self.shards(split), shuffle);
+        };
+        let unit = match self.config.batches {
+            Batches::Mixed => 1,
+            Batches::Single => batch_size,
+        };
+        let parts = self.parts.iter().zip(weights);
+        let parts = parts
+            .filter(|(part, _)| !part.is_empty(split))
+            .map(|(part, weight)| {
+                let plan = part.plan(split, shuffle, batch_size);
+                (weight, part.len(split), plan)
+            });
+        Plan::parts(parts.collect(), unit)
+    }
+
+    fn captions(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
+        let (part, index) = self.part(split, index);
+        part.captions(split, index)
+    }
+
+    fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {
+        let (part, index) = self.part(split, index);
+        part.image(split, index)
+    }
+
+    fn image_bytes(
+        &self,
+        split: Split,
+        index: usize,
+    ) -> Result<Option<(Vec<u8>, &'static str)>, SampleError> {
+        let (part, index) = self.part(split, index);
+        part.image_bytes(split, index)
+    }
+
+    fn sample(&self, split: Split, index: usize) -> Result<Sample, SampleError> {
+        let (part, index) = self.part(split, index);
+        part.sample(split, index)
+    }
+
+    fn rejected(&self) -> &[SampleError] {
+        &self.rejected
+    }
+
+    fn items(&self) -> usize {
+        self.parts.iter().map(|part| part.items()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::DataConfig;
+    use crate::source::open;
+
+    fn config(text: &str) -> DataConfig {
+        toml::from_str(text).unwrap()
+    }
+
+    const TWO: &str = r#"
+        source = "mixture"
+        [[mixture.parts]]
+        source = "scenes"
+        train = 10
+        val = 3
+        seed = 1
+        weight = 1.0
+        [[mixture.parts]]
+        source = "scenes"
+        train = 30
+        val = 2
+        seed = 2
+        weight = 3
+    "#;
+
+    #[test]
+    fn parts_follow_each_other() {
+        let source = open(&config(TWO)).unwrap();
+        assert_eq!((source.len(Split::Train), source.len(Split::Val)), (40, 5));
+        let alone = config("[scenes]\nseed = 2\ntrain = 30\nval = 2");
+        let alone = open(&alone).unwrap();
+        for index in [0, 29] {
+            assert_eq!(
+                source.sample(Split::Train, 10 + index).unwrap(),
+                alone.sample(Split::Train, index).unwrap()
+            );
+        }
+        let again: DataConfig = toml::from_str(&toml::to_string(&config(TWO)).unwrap()).unwrap();
+        assert_eq!(again, config(TWO));
+    }
+
+    #[test]
+    fn weights_say_how_often_a_part_comes() {
+        let source = open(&config(TWO)).unwrap();
+        let plan = source.plan(Split::Train, Shuffle::Global, 8);
+        let first = (0..4096).filter(|p| plan.at(5, *p) < 10).count();
+        assert_eq!(first, 1024);
+    }
+
+    #[test]
+    fn without_weights_each_comes_once() {
+        let text = TWO.replace("weight = 1.0", "").replace("weight = 3", "");
+        let source = open(&config(&text)).unwrap();
+        let plan = source.plan(Split::Train, Shuffle::Global, 8);
+        let mut seen: Vec<usize> = (40..80).map(|p| plan.at(5, p)).collect();
+        seen.sort_unstable();
+        assert_eq!(seen, (0..40).collect::<Vec<_>>());
+        let even = text.replace(
+            "source = \"mixture\"",
+            "source = \"mixture\"\n[mixture]\ntemperature = 1e9",
+        );
+        let even = open(&config(&even)).unwrap();
+        let plan = even.plan(Split::Train, Shuffle::Global, 8);
+        assert_eq!((0..4096).filter(|p| plan.at(5, *p) < 10).count(), 2048);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (from, to, key) in [
+            ("weight = 3", "", "data.mixture.parts[1].weight"),
+            ("weight = 3", "weight = -1", "data.mixture.parts[1].weight"),
+            ("train = 30", "train = 0", "data.mixture.parts[1].train"),
+            (
+                "source = \"mixture\"",
+                "source = \"mixture\"\n[mixture]\ntemperature = 2.0",
+                "data.mixture.temperature",
+            ),
+        ] {
+            let message = config(&TWO.replace(from, to))
+                .validate()
+                .unwrap_err()
+                .to_string();
+            assert!(message.contains(&format!("`{key}`")), "{message}");
+        }
+        let unknown = TWO.replace("train = 30", "trian = 30");
+        let message = toml::from_str::<DataConfig>(&unknown)
+            .unwrap_err()
+            .to_string();
+        assert!(message.contains("trian"), "{message}");
+    }
+}

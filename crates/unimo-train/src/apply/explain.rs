@@ -1,0 +1,445 @@
+//! `unimo explain`: where in the picture each word of a caption looks, and what makes the model say that they belong together.
+//!
+//! Two maps for every word, over the patches of the picture:
+//!
+//! - attention: the weights of the text stream's attention to the image stream, mean over heads;
+//! - Grad-CAM (Selvaraju et al. 2017, as ALBEF, Li et al. 2021, takes it to attention): `A * max(0, dS/dA)`, mean over heads,
+//!   with `A` the weights and `S` the log-odds of "they belong together".
+//!
+//! Shape legend: `H` heads, `Lt` and `Lv` positions of text and image, `S` levels.
+
+mod page;
+
+use std::path::{Path, PathBuf};
+
+use burn::module::Module;
+use burn::tensor::{Gradients, Tensor};
+use serde::Serialize;
+use unimo_core::attention::Weights;
+use unimo_data::images;
+use unimo_data::tokens::Encoded;
+use unimo_encoders::fusion::{FusionOutput, Keep, StreamAttention};
+
+use super::{Matcher, ModelArgs, Predictor, probability, write_text};
+use crate::error::TrainError;
+use crate::evaluation;
+use crate::model::{Model, host};
+use crate::report::record::GatesRecord;
+
+/// `unimo explain`.
+#[derive(Debug, clap::Args)]
+pub struct ExplainArgs {
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// The picture.
+    #[arg(long, value_name = "FILE")]
+    pub image: PathBuf,
+    /// The caption.
+    #[arg(long)]
+    pub text: String,
+    /// Write a page to look at here: the maps of all words, layer by layer, and the gates.
+    #[arg(long, value_name = "FILE", default_value = "explain.html")]
+    pub html: PathBuf,
+    /// Write the maps of all words as one picture here, as SVG.
+    #[arg(long, value_name = "FILE.svg")]
+    pub picture: Option<PathBuf>,
+    /// Write all numbers here, as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+/// What a model looked at.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Explanation {
+    /// The picture's path.
+    pub image: String,
+    /// The caption as the model read it.
+    pub text: String,
+    /// Probability of "they belong together", if the model has a matching head.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub probability: Option<f64>,
+    /// Patches along each side of the picture.
+    pub grid: usize,
+    /// The whole caption, the first position, which stands for it in the matching head, and each word.
+    pub parts: Vec<Part>,
+    /// The gates of the cross-layer attention, where there is any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gates: Option<GatesRecord>,
+}
+
+/// What is explained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// All positions together.
+    Caption,
+    /// The first position.
+    Summary,
+    /// The tokens of one word.
+    Word,
+}
+
+/// One word's maps, or those of more positions.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Part {
+    /// The word.
+    pub name: String,
+    /// What it is.
+    pub scope: Scope,
+    /// Its positions in the tokenized caption.
+    pub positions: Vec<usize>,
+    /// Both maps over all layers: attention is their mean, Grad-CAM their sum.
+    #[serde(flatten)]
+    pub total: Maps,
+    /// Both maps of each attention between text and image.
+    pub layers: Vec<LayerMaps>,
+}
+
+/// The maps of one layer.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LayerMaps {
+    /// Counted from 1.
+    pub layer: usize,
+    /// Which of the layer's attentions it is.
+    pub interaction: Interaction,
+    /// Its maps.
+    #[serde(flatten)]
+    pub maps: Maps,
+}
+
+/// How a layer reads the other stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Interaction {
+    /// Its state before the layer.
+    InLayer,
+    /// Several of its states, through the gate.
+    CrossLayer,
+}
+
+/// Values over the picture's patches, row by row.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Maps {
+    /// Attention weights, mean over the positions; what they lack of 1 went to the class tokens.
+    pub attention: Vec<f32>,
+    /// Sum over the positions; none without a matching head.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grad_cam: Option<Vec<f32>>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+///
+/// The model or the picture cannot be read, the model has no attention between text and image, or a file cannot be written.
+pub fn run(args: &ExplainArgs) -> Result<(), TrainError> {
+    if let Some(picture) = &args.picture
+        && picture
+            .extension()
+            .is_none_or(|e| !e.eq_ignore_ascii_case("svg"))
+    {
+        return Err(TrainError::Check(format!(
+            "--picture {} cannot be written: the picture is SVG, give it a name that ends in .svg",
+            picture.display()
+        )));
+    }
+    let predictor = Predictor::open(&args.model)?;
+    let explanation = explain(&predictor, &args.image, &args.text)?;
+    let picture = predictor.view(&args.image).map_err(TrainError::Check)?;
+    let mut written = vec![(
+        &args.html,
+        page::html(&explanation, &picture, &predictor.given),
+    )];
+    if let Some(path) = &args.picture {
+        written.push((path, page::svg(&explanation, &picture)));
+    }
+    if let Some(path) = &args.json {
+        let json = serde_json::to_string(&explanation)
+            .map_err(|e| TrainError::Check(format!("the maps cannot be written: {e}")))?;
+        written.push((path, json + "\n"));
+    }
+    for (path, text) in written {
+        write_text(path, &text)?;
+        println!("{}", path.display());
+    }
+    Ok(())
+}
+
+/// The maps of every word of a caption over a picture.
+///
+/// # Errors
+///
+/// As [`run`].
+pub fn explain(predictor: &Predictor, image: &Path, text: &str) -> Result<Explanation, TrainError> {
+    let Matcher::Pair(model) = &predictor.matcher else {
+        return Err(predictor.lacks(
+            "attention between text and image",
+            "CLIP's towers meet in a cosine only",
+        ));
+    };
+    let encoded = predictor.tokens(text);
+    let pixels = predictor.picture(image).map_err(TrainError::Check)?;
+    let seen = look(predictor, model, &encoded, pixels)?;
+
+    let [_, length, _] = seen.fused.text.dims();
+    let [_, positions, _] = seen.fused.image.dims();
+    let grid = model.backbone.image.grid();
+    let reads = reads(&seen, positions - grid * grid);
+    let parts = parts(predictor, &encoded)
+        .into_iter()
+        .map(|(name, scope, at)| Part {
+            total: total(&reads, &at),
+            layers: reads
+                .iter()
+                .map(|read| LayerMaps {
+                    layer: read.layer,
+                    interaction: read.interaction,
+                    maps: read.of(&at),
+                })
+                .collect(),
+            name,
+            scope,
+            positions: at,
+        })
+        .collect();
+    debug_assert_eq!(length, encoded.ids.len());
+    Ok(Explanation {
+        image: image.display().to_string(),
+        text: predictor.tokenizer.decode(&encoded.ids),
+        probability: seen.score.map(probability),
+        grid,
+        parts,
+        gates: evaluation::gates_record(
+            &model.backbone.fusion.config,
+            &seen.fused.gates,
+            &[encoded.ids],
+            &predictor.tokenizer,
+        ),
+    })
+}
+
+/// A forward pass of the cross-modal encoder, and a backward pass to its attention weights.
+struct Seen {
+    fused: FusionOutput,
+    /// Log-odds of "they belong together".
+    score: Option<f32>,
+    gradients: Option<Gradients>,
+}
+
+fn look(
+    predictor: &Predictor,
+    model: &Model,
+    text: &Encoded,
+    pixels: Vec<f32>,
+) -> Result<Seen, TrainError> {
+    let texts = predictor.text_features(model, std::slice::from_ref(text));
+    let images = model.backbone.encode_images(predictor.pixels(pixels));
+    let Some(itm) = &model.objectives.itm else {
+        return Ok(Seen {
+            fused: model.backbone.fuse(&texts, &images, Keep::Attention),
+            score: None,
+            gradients: None,
+        });
+    };
+    // Gradients reach the attention weights of the cross-modal encoder and nothing else: all parameters are constants and
+    // what is below is without autodiff. Dropout is off, see `Predictor`.
+    let fusion = model.backbone.fusion.clone().train().no_grad();
+    let itm = itm.clone().train().no_grad();
+    let tracked = |states: &[Tensor<3>]| -> Vec<Tensor<3>> {
+        states
+            .iter()
+            .map(|state| state.clone().autodiff())
+            .collect()
+    };
+    let fused = fusion.forward(
+        &tracked(&texts.states),
+        &tracked(&images.states),
+        &texts.mask,
+        Keep::Attention,
+    );
+    let score = itm.scores(&fusion, &fused);
+    Ok(Seen {
+        score: host(score.clone()).first().copied(),
+        gradients: Some(score.sum().backward()),
+        fused,
+    })
+}
+
+/// One attention of the text stream to the image stream, mean over heads.
+struct Read {
+    layer: usize,
+    interaction: Interaction,
+    /// Its part in the mean over layers.
+    share: f32,
+    /// Class tokens before the patches.
+    class_tokens: usize,
+    /// Per text position, weights over the image positions.
+    attention: Vec<Vec<f32>>,
+    /// Per text position, Grad-CAM over the image positions.
+    grad_cam: Option<Vec<Vec<f32>>>,
+}
+
+impl Read {
+    /// The maps of some text positions.
+    fn of(&self, positions: &[usize]) -> Maps {
+        let sum = |rows: &[Vec<f32>]| -> Vec<f32> {
+            let mut sum = vec![0.0; rows[0].len() - self.class_tokens];
+            for at in positions {
+                for (sum, value) in sum.iter_mut().zip(&rows[*at][self.class_tokens..]) {
+                    *sum += value;
+                }
+            }
+            sum
+        };
+        let count = positions.len() as f32;
+        Maps {
+            attention: sum(&self.attention).iter().map(|v| v / count).collect(),
+            grad_cam: self.grad_cam.as_deref().map(sum),
+        }
+    }
+}
+
+/// Both maps over all layers.
+fn total(reads: &[Read], positions: &[usize]) -> Maps {
+    let shares: f32 = reads.iter().map(|read| read.share).sum();
+    let maps: Vec<Maps> = reads.iter().map(|read| read.of(positions)).collect();
+    let add = |of: &dyn Fn(usize) -> Option<Vec<f32>>| -> Option<Vec<f32>> {
+        (0..maps.len()).map(of).reduce(|a, b| {
+            let (a, b) = (a?, b?);
+            Some(a.iter().zip(&b).map(|(a, b)| a + b).collect())
+        })?
+    };
+    let attention = |i: usize| {
+        let share = reads[i].share / shares;
+        Some(maps[i].attention.iter().map(|v| v * share).collect())
+    };
+    Maps {
+        attention: add(&attention).unwrap_or_default(),
+        grad_cam: add(&|i| maps[i].grad_cam.clone()),
+    }
+}
+
+fn reads(seen: &Seen, class_tokens: usize) -> Vec<Read> {
+    let mut reads = Vec::new();
+    for (at, layer) in seen.fused.attention.iter().enumerate() {
+        let StreamAttention {
+            in_layer,
+            cross_layer,
+            share,
+        } = &layer.text;
+        let share = share
+            .as_ref()
+            .and_then(|share| host(share.clone()).first().copied());
+        let read = |interaction, share, weights: &[Weights], gates: Option<&Tensor<3>>| {
+            let (attention, grad_cam) = merge(weights, gates, seen.gradients.as_ref());
+            Read {
+                layer: at + 1,
+                interaction,
+                share,
+                class_tokens,
+                attention,
+                grad_cam,
+            }
+        };
+        if let Some(weights) = in_layer {
+            let one = std::slice::from_ref(weights);
+            reads.push(read(Interaction::InLayer, 1.0, one, None));
+        }
+        if !cross_layer.is_empty() {
+            let gates = seen.fused.gates.get(at).map(|gates| &gates.text);
+            let share = share.map_or(1.0, f32::abs);
+            reads.push(read(Interaction::CrossLayer, share, cross_layer, gates));
+        }
+    }
+    reads
+}
+
+/// Mean over the heads; several levels are added up, their weights by the gates (their gradients know of them).
+///
+/// # Shapes
+///
+/// - weights: `[1, H, Lt, Lv]` per level, or one for the mixture of all
+/// - gates: `[1, R, S]`
+/// - output: `Lt` rows of `Lv` values each
+fn merge(
+    weights: &[Weights],
+    gates: Option<&Tensor<3>>,
+    gradients: Option<&Gradients>,
+) -> (Vec<Vec<f32>>, Option<Vec<Vec<f32>>>) {
+    let mean = |x: Tensor<4>| x.mean_dim(1).squeeze_dim::<3>(1);
+    let mut attention: Option<Tensor<3>> = None;
+    let mut grad_cam: Option<Tensor<3>> = None;
+    for (level, weights_of_level) in weights.iter().enumerate() {
+        let values = weights_of_level.values().without_autodiff();
+        let mut of_level = mean(values.clone());
+        if let Some(gates) = gates.filter(|_| weights.len() > 1) {
+            of_level = of_level * gates.clone().without_autodiff().narrow(2, level, 1);
+        }
+        attention = Some(match attention {
+            None => of_level,
+            Some(sum) => sum + of_level,
+        });
+        // A score that does not depend on a layer's attention has the gradient zero.
+        if let Some(gradients) = gradients {
+            let cam = match weights_of_level.gradient(gradients) {
+                Some(gradient) => mean(values * gradient.without_autodiff().clamp_min(0.0)),
+                None => mean(values.zeros_like()),
+            };
+            grad_cam = Some(match grad_cam {
+                None => cam,
+                Some(sum) => sum + cam,
+            });
+        }
+    }
+    (attention.map(rows).unwrap_or_default(), grad_cam.map(rows))
+}
+
+fn rows(x: Tensor<3>) -> Vec<Vec<f32>> {
+    let [_, _, columns] = x.dims();
+    host(x).chunks(columns).map(<[f32]>::to_vec).collect()
+}
+
+/// What gets maps: name, kind and positions.
+fn parts(predictor: &Predictor, text: &Encoded) -> Vec<(String, Scope, Vec<usize>)> {
+    let tokenizer = &predictor.tokenizer;
+    let mut parts = vec![
+        (
+            "whole caption".to_owned(),
+            Scope::Caption,
+            (0..text.ids.len()).collect(),
+        ),
+        (
+            text.ids
+                .first()
+                .and_then(|id| tokenizer.token(*id))
+                .unwrap_or_default(),
+            Scope::Summary,
+            vec![0],
+        ),
+    ];
+    let mut last = None;
+    for (at, word) in text.word_ids.iter().enumerate() {
+        let Some(word) = word else { continue };
+        match parts.last_mut().filter(|_| last == Some(word)) {
+            Some((_, _, positions)) => positions.push(at),
+            None => parts.push((String::new(), Scope::Word, vec![at])),
+        }
+        last = Some(word);
+    }
+    for (name, scope, positions) in &mut parts {
+        if *scope == Scope::Word {
+            let ids: Vec<i32> = positions.iter().map(|at| text.ids[*at]).collect();
+            *name = tokenizer.decode(&ids);
+        }
+    }
+    parts
+}
+
+impl Predictor {
+    /// The part of a picture that the model sees, in the picture's own proportions, large enough to look at.
+    fn view(&self, path: &Path) -> Result<image::RgbImage, String> {
+        let picture = images::read(path, super::MAX_PIXELS)?;
+        self.pictures.view(&picture, page::SIDE)
+    }
+}

@@ -1,0 +1,416 @@
+//! The maps as a page and as a picture.
+
+use std::fmt::Write as _;
+
+use image::{ImageBuffer, Luma, Rgb, RgbImage, imageops};
+use unimo_data::images;
+
+use super::{Explanation, Interaction, LayerMaps, Maps, Part, Scope};
+use crate::report::html::{data_address, escape};
+use crate::report::plot::viridis;
+use crate::report::{self, Section};
+
+/// Longer side of the picture under the maps.
+pub(super) const SIDE: u32 = 320;
+/// The same for the maps of single layers.
+const SMALL_SIDE: u32 = 112;
+
+/// A map's colour covers at most this much of the picture.
+const COVER: f32 = 0.8;
+
+/// A map over a picture, as JPEG: the picture in grey, bright colours where `values` are near `top`.
+fn overlay(picture: &RgbImage, values: &[f32], grid: usize, top: f32) -> Option<String> {
+    let (width, height) = picture.dimensions();
+    let side = grid as u32;
+    let map: ImageBuffer<Luma<f32>, Vec<f32>> = ImageBuffer::from_raw(side, side, values.to_vec())?;
+    let map = imageops::resize(&map, width, height, imageops::FilterType::CatmullRom);
+    let mut drawn = picture.clone();
+    for (pixel, Luma([value])) in drawn.pixels_mut().zip(map.pixels()) {
+        let share = match top > 0.0 {
+            true => (value / top).clamp(0.0, 1.0),
+            false => 0.0,
+        };
+        let Rgb([r, g, b]) = *pixel;
+        // Rec. 601 luma; lifted a little, so that a dark picture can be made out under the map.
+        let grey = 0.299 * f32::from(r) + 0.587 * f32::from(g) + 0.114 * f32::from(b);
+        let grey = 40.0 + grey * 0.8;
+        let cover = COVER * share.sqrt();
+        let colour = viridis(f64::from(share));
+        *pixel = Rgb(colour.map(|c| (f32::from(c) * cover + grey * (1.0 - cover)).round() as u8));
+    }
+    data_address(&images::jpeg(&drawn)?)
+}
+
+fn largest(values: &[f32]) -> f32 {
+    values.iter().copied().fold(0.0, f32::max)
+}
+
+/// A part's share of the strongest word's Grad-CAM; the maps themselves are each drawn to their own maximum.
+fn strengths(explanation: &Explanation) -> Vec<Option<f64>> {
+    let sum = |part: &Part| {
+        let map = part.total.grad_cam.as_ref()?;
+        Some(f64::from(map.iter().sum::<f32>()))
+    };
+    let words = explanation
+        .parts
+        .iter()
+        .filter(|part| part.scope == Scope::Word);
+    let top = words.filter_map(sum).fold(0.0, f64::max);
+    explanation
+        .parts
+        .iter()
+        .map(|part| {
+            let share = sum(part)? / top;
+            (part.scope == Scope::Word && share.is_finite()).then_some(share)
+        })
+        .collect()
+}
+
+/// The page.
+pub(super) fn html(explanation: &Explanation, picture: &RgbImage, model: &str) -> String {
+    let sections = [
+        Some(words(explanation, picture)),
+        Some(layers(explanation, picture)),
+        explanation.gates.as_ref().and_then(report::gates),
+    ];
+    let mut body = String::from("<header>\n<div class=\"kicker\">unimo · explanation</div>\n");
+    let _ = write!(
+        body,
+        "<h1>{}</h1>\n<dl class=\"facts\">",
+        escape(&explanation.text)
+    );
+    let probability = explanation
+        .probability
+        .map(|p| format!("{:.1}%", 100.0 * p))
+        .unwrap_or_else(|| "the model has no matching head".to_owned());
+    for (label, value) in [
+        ("they belong together", probability.as_str()),
+        ("picture", &explanation.image),
+        ("model", model),
+    ] {
+        let _ = write!(
+            body,
+            "<div><dt>{label}</dt><dd>{}</dd></div>",
+            escape(value)
+        );
+    }
+    body.push_str("</dl>\n</header>\n<main>\n");
+    for section in sections.iter().flatten() {
+        body.push_str(&section.to_html());
+    }
+    body.push_str("</main>\n");
+    let title = format!("{} – unimo explanation", explanation.text);
+    report::document(&title, STYLE, &body)
+}
+
+const STYLE: &str = "\
+.maps { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 250px), 1fr)); gap: 16px; }
+.maps .card { margin: 0; padding: 12px 14px 14px; }
+.maps figure { margin: 8px 0 0; }
+.maps figcaption { color: var(--muted); font-size: 12.5px; }
+.maps img { display: block; width: 100%; border-radius: 5px; }
+.strength { display: block; height: 5px; border-radius: 3px; background: var(--line); margin: 6px 0 2px; overflow: hidden; }
+.strength i { display: block; height: 100%; background: var(--accent); }
+.whole { font-style: italic; font-weight: 500; }
+.by-layer img { display: block; width: 84px; border-radius: 3px; }
+.by-layer th, .by-layer td { padding: 3px 4px; text-align: center; font-weight: 500; font-size: 13px; }
+.by-layer tbody th { text-align: right; padding-right: 10px; max-width: 12ch; white-space: normal; overflow-wrap: anywhere; vertical-align: middle; }
+";
+
+fn words(explanation: &Explanation, picture: &RgbImage) -> Section {
+    let strengths = strengths(explanation);
+    let mut body = String::from("<div class=\"maps\">\n");
+    if let Some(address) = images::jpeg(picture).and_then(|jpeg| data_address(&jpeg)) {
+        let _ = writeln!(
+            body,
+            "<div class=\"card\"><h3 class=\"whole\">the picture, as the model sees it</h3><figure><img src=\"{address}\" alt=\"\"></figure></div>"
+        );
+    }
+    for (part, strength) in explanation.parts.iter().zip(strengths) {
+        let class = match part.scope {
+            Scope::Word => "",
+            Scope::Caption | Scope::Summary => " class=\"whole\"",
+        };
+        let _ = write!(
+            body,
+            "<div class=\"card\"><h3{class}>{}</h3>",
+            escape(&part.name)
+        );
+        if let Some(share) = strength {
+            let _ = write!(
+                body,
+                "<span class=\"strength\" title=\"{:.0}% of the strongest word\"><i style=\"width:{:.1}%\"></i></span>",
+                100.0 * share,
+                100.0 * share
+            );
+        }
+        for (name, values) in maps(&part.total) {
+            if let Some(address) = overlay(picture, values, explanation.grid, largest(values)) {
+                let _ = write!(
+                    body,
+                    "<figure><img src=\"{address}\" alt=\"{name} of {}\"><figcaption>{name}</figcaption></figure>",
+                    escape(&part.name)
+                );
+            }
+        }
+        body.push_str("</div>\n");
+    }
+    body.push_str("</div>\n");
+    let lead = match explanation.probability {
+        Some(_) => {
+            "Grad-CAM: where more attention of the word would make the model surer that caption and picture belong together, all \
+             layers added up. Attention: where the word looks, mean over layers and heads. Each map has its own scale, the bar says \
+             how strong a word's Grad-CAM is beside the strongest word's."
+        }
+        None => {
+            "Attention: where the word looks, mean over layers and heads. Each map has its own scale."
+        }
+    };
+    Section {
+        anchor: "words",
+        title: "Word by word",
+        lead: lead.to_owned(),
+        body,
+    }
+}
+
+/// The maps that there are, with their names.
+fn maps(maps: &Maps) -> impl Iterator<Item = (&'static str, &Vec<f32>)> {
+    let grad_cam = maps.grad_cam.as_ref().map(|values| ("Grad-CAM", values));
+    grad_cam.into_iter().chain([("attention", &maps.attention)])
+}
+
+fn layer_name(layer: &LayerMaps, several: bool) -> String {
+    match (several, layer.interaction) {
+        (false, _) => format!("layer {}", layer.layer),
+        (true, Interaction::InLayer) => format!("{} in-layer", layer.layer),
+        (true, Interaction::CrossLayer) => format!("{} cross-layer", layer.layer),
+    }
+}
+
+fn layers(explanation: &Explanation, picture: &RgbImage) -> Section {
+    let small = images::thumbnail(picture, SMALL_SIDE);
+    let columns = explanation
+        .parts
+        .first()
+        .map_or(&[][..], |part| &part.layers);
+    let several = columns
+        .iter()
+        .any(|c| c.interaction != columns[0].interaction);
+    let mut body = String::new();
+    type Of = for<'a> fn(&'a Maps) -> Option<&'a Vec<f32>>;
+    let kinds: [(&str, Of); 2] = [
+        ("Grad-CAM", |maps| maps.grad_cam.as_ref()),
+        ("Attention", |maps| Some(&maps.attention)),
+    ];
+    for (kind, of) in kinds {
+        // One scale for a whole layer of Grad-CAM would leave most maps black; attention rows all sum to 1.
+        let mut table = String::new();
+        for part in &explanation.parts {
+            let _ = write!(table, "<tr><th scope=\"row\">{}</th>", escape(&part.name));
+            let mut drawn = false;
+            for layer in &part.layers {
+                let address = of(&layer.maps)
+                    .and_then(|values| overlay(&small, values, explanation.grid, largest(values)));
+                if let Some(address) = address {
+                    drawn = true;
+                    let _ = write!(table, "<td><img src=\"{address}\" alt=\"\"></td>");
+                }
+            }
+            if !drawn {
+                table.clear();
+                break;
+            }
+            table.push_str("</tr>\n");
+        }
+        if table.is_empty() {
+            continue;
+        }
+        let names: String = columns
+            .iter()
+            .map(|layer| format!("<th>{}</th>", layer_name(layer, several)))
+            .collect();
+        let _ = write!(
+            body,
+            "<div class=\"card\"><h3>{kind}</h3><div class=\"scroll\"><table class=\"by-layer\"><thead><tr><th></th>{names}</tr></thead>\n\
+             <tbody>{table}</tbody></table></div></div>\n"
+        );
+    }
+    Section {
+        anchor: "layers",
+        title: "Layer by layer",
+        lead: "The same for every layer of the text stream on its own. Each map has its own scale."
+            .to_owned(),
+        body,
+    }
+}
+
+/// Maps beside each other in the picture.
+const PER_ROW: usize = 6;
+const GAP: f64 = 12.0;
+const LINE: f64 = 22.0;
+
+/// The picture: the maps of the whole caption and of every word, with their names.
+pub(super) fn svg(explanation: &Explanation, picture: &RgbImage) -> String {
+    let (width, height) = picture.dimensions();
+    let (tile_w, tile_h) = (190.0, 190.0 * f64::from(height) / f64::from(width));
+    let kinds = 1 + usize::from(explanation.probability.is_some());
+    let rows = explanation.parts.len().div_ceil(PER_ROW);
+    let columns = explanation.parts.len().min(PER_ROW) as f64;
+    let row_h = LINE + kinds as f64 * (tile_h + GAP / 2.0) + GAP;
+    let top = 2.0 * LINE + GAP;
+    let total_w = columns * (tile_w + GAP) + GAP;
+    let total_h = top + rows as f64 * row_h;
+    let mut out = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{total_w:.0}\" height=\"{total_h:.0}\" viewBox=\"0 0 {total_w:.0} {total_h:.0}\" \
+         font-family=\"system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', Arial, sans-serif\" fill=\"#1a1a1a\">\n\
+         <rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n"
+    );
+    let under = match explanation.probability {
+        Some(p) => format!(
+            "they belong together: {:.1}% · above Grad-CAM, below attention, each map with its own scale",
+            100.0 * p
+        ),
+        None => "attention, each map with its own scale".to_owned(),
+    };
+    let _ = write!(
+        out,
+        "<text x=\"{GAP}\" y=\"{:.1}\" font-size=\"17\" font-weight=\"600\">{}</text>\n\
+         <text x=\"{GAP}\" y=\"{:.1}\" font-size=\"12.5\" fill=\"#666\">{under}</text>\n",
+        LINE,
+        escape(&explanation.text),
+        2.0 * LINE
+    );
+    for (at, part) in explanation.parts.iter().enumerate() {
+        let x = GAP + (at % PER_ROW) as f64 * (tile_w + GAP);
+        let mut y = top + (at / PER_ROW) as f64 * row_h + LINE;
+        let style = match part.scope {
+            Scope::Word => "font-weight=\"600\"",
+            Scope::Caption | Scope::Summary => "font-style=\"italic\"",
+        };
+        let _ = writeln!(
+            out,
+            "<text x=\"{x:.1}\" y=\"{:.1}\" font-size=\"14\" {style}>{}</text>",
+            y - 6.0,
+            escape(&part.name)
+        );
+        for (_, values) in maps(&part.total) {
+            if let Some(address) = overlay(picture, values, explanation.grid, largest(values)) {
+                let _ = writeln!(
+                    out,
+                    "<image x=\"{x:.1}\" y=\"{y:.1}\" width=\"{tile_w:.1}\" height=\"{tile_h:.1}\" href=\"{address}\"/>"
+                );
+            }
+            y += tile_h + GAP / 2.0;
+        }
+    }
+    out.push_str("</svg>\n");
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(name: &str, scope: Scope, at: usize) -> Part {
+        let mut values = vec![0.0; 4];
+        values[at] = 0.5 + at as f32;
+        let maps = Maps {
+            attention: values.clone(),
+            grad_cam: Some(values),
+        };
+        Part {
+            name: name.to_owned(),
+            scope,
+            positions: vec![at],
+            total: maps.clone(),
+            layers: vec![LayerMaps {
+                layer: 1,
+                interaction: Interaction::InLayer,
+                maps,
+            }],
+        }
+    }
+
+    fn explanation() -> Explanation {
+        Explanation {
+            image: "a<b>.png".to_owned(),
+            text: "<script> & \"cat\"".to_owned(),
+            probability: Some(0.25),
+            grid: 2,
+            parts: vec![
+                part("whole caption", Scope::Caption, 3),
+                part("<script>", Scope::Word, 1),
+                part("cat", Scope::Word, 0),
+            ],
+            gates: None,
+        }
+    }
+
+    /// A map with one bright corner colours that corner and leaves the opposite one grey.
+    #[test]
+    fn a_map_is_drawn_where_it_is() {
+        let picture = RgbImage::from_pixel(40, 20, Rgb([90, 90, 90]));
+        for (corner, bright, dark) in [(0, (1, 1), (38, 18)), (3, (38, 18), (1, 1))] {
+            let mut values = [0.0; 4];
+            values[corner] = 2.0;
+            let address = overlay(&picture, &values, 2, 2.0).unwrap();
+            let jpeg = decode(&address);
+            assert_eq!(jpeg.dimensions(), (40, 20));
+            let spread = |(x, y): (u32, u32)| {
+                let Rgb(c) = *jpeg.get_pixel(x, y);
+                c.iter().max().unwrap() - c.iter().min().unwrap()
+            };
+            assert!(spread(bright) > 80, "{}", spread(bright));
+            assert!(spread(dark) < 15, "{}", spread(dark));
+        }
+    }
+
+    fn decode(address: &str) -> RgbImage {
+        const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        let text = address.split_once("base64,").unwrap().1;
+        let digit = |c: u8| DIGITS.iter().position(|d| *d == c).unwrap() as u32;
+        let mut bytes = Vec::new();
+        for four in text.trim_end_matches('=').as_bytes().chunks(4) {
+            let mut value = four.iter().fold(0, |v, c| v << 6 | digit(*c));
+            value <<= 6 * (4 - four.len());
+            bytes.extend(&value.to_be_bytes()[1..four.len()]);
+        }
+        images::decode(&bytes, 1 << 20).unwrap()
+    }
+
+    #[test]
+    fn no_text_becomes_markup_and_every_part_is_there() {
+        let picture = RgbImage::from_pixel(40, 20, Rgb([90, 90, 90]));
+        let explanation = explanation();
+        let page = html(&explanation, &picture, "runs/<x>");
+        let drawing = svg(&explanation, &picture);
+        for text in [&page, &drawing] {
+            assert!(!text.contains("<script> &"), "{text}");
+            assert!(text.contains("&lt;script&gt; &amp; &quot;cat&quot;"));
+            assert!(text.contains("25.0%"));
+        }
+        // The picture itself, two maps for each of three parts, and the same for each of its layers.
+        assert_eq!(
+            page.matches("<img src=\"data:image/jpeg").count(),
+            1 + 6 + 6
+        );
+        assert_eq!(drawing.matches("<image ").count(), 6);
+    }
+
+    #[test]
+    fn strengths_are_shares_of_the_strongest_word() {
+        assert_eq!(
+            strengths(&explanation()),
+            [None, Some(1.0), Some(0.5 / 1.5)]
+        );
+    }
+
+    #[test]
+    fn an_all_zero_map_draws_the_picture_alone() {
+        let picture = RgbImage::from_pixel(8, 8, Rgb([200, 100, 50]));
+        let address = overlay(&picture, &[0.0; 4], 2, 0.0).unwrap();
+        let Rgb([r, g, b]) = *decode(&address).get_pixel(4, 4);
+        assert!(r.abs_diff(g) < 4 && g.abs_diff(b) < 4);
+    }
+}
