@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use unimo_train::apply::inputs::ColumnArgs;
 use unimo_train::apply::score::{self, ScoreArgs};
-use unimo_train::apply::{ModelArgs, Predictor, embed, fill_mask};
+use unimo_train::apply::{ModelArgs, Predictor, embed, explain, fill_mask};
 use unimo_train::device::DeviceChoice;
 use unimo_train::export::{self, ExportArgs, Part};
 use unimo_train::recipe::{Overrides, Recipe};
@@ -209,6 +209,108 @@ fn masked_words_are_named_with_their_probability() {
         .unwrap_err()
         .to_string();
     assert!(message.contains("<mask>"), "{message}");
+}
+
+/// Maps of every word, with each kind of fusion: the pass that looks gives the score of the pass that does not (nothing is
+/// dropped or noisy), attention is shares, and words, first position and whole caption fit together.
+#[test]
+fn an_explanation_is_of_the_score_that_is_given() {
+    let folder = tempfile::tempdir().unwrap();
+    list(folder.path());
+    let kinds: [(&str, usize, &[&str]); 4] = [
+        ("meter", 1, &["model.fusion.levels=none"]),
+        ("cls", 2, &[]),
+        ("token", 2, &["model.fusion.gate=token"]),
+        (
+            "managers",
+            1,
+            &[
+                "model.fusion.levels=none",
+                "model.fusion.link=managers",
+                "model.fusion.uni_levels=2",
+                "model.fusion.dropout=0.1",
+            ],
+        ),
+    ];
+    for (kind, reads, set) in kinds {
+        let run = folder.path().join(kind);
+        train(&run, set);
+        let predictor = Predictor::open(&model(&run)).unwrap();
+        let text = "a small red circle and a large one";
+        let picture = folder.path().join("r.png");
+        let explained = explain::explain(&predictor, &picture, text).unwrap();
+        assert_eq!(explained.text, text);
+
+        let unimo_train::apply::Matcher::Pair(pair) = &predictor.matcher else {
+            panic!("three encoders");
+        };
+        let texts = predictor.text_features(pair, &[predictor.tokens(text)]);
+        let pixels = predictor.pixels(predictor.picture(&picture).unwrap());
+        let images = pair.backbone.encode_images(pixels);
+        let score = predictor.match_scores(pair, &texts, &images).unwrap()[0];
+        let probability = 1.0 / (1.0 + (-f64::from(score)).exp());
+        let error = explained.probability.unwrap() - probability;
+        assert!(error.abs() < f64::from(TOLERANCE), "{kind}: {error}");
+
+        let words: Vec<&str> = explained.parts[2..]
+            .iter()
+            .map(|p| p.name.as_str())
+            .collect();
+        assert_eq!(words.join(" "), text);
+        let patches = explained.grid * explained.grid;
+        assert_eq!(explained.gates.is_some(), reads > 1, "{kind}");
+        let strength =
+            |part: &explain::Part| -> f32 { part.total.grad_cam.as_ref().unwrap().iter().sum() };
+        for part in &explained.parts {
+            let layers = pair.backbone.fusion.config.layers;
+            assert_eq!(part.layers.len(), layers * reads, "{kind}");
+            for maps in part.layers.iter().map(|l| &l.maps).chain([&part.total]) {
+                assert_eq!(maps.attention.len(), patches);
+                let sum: f32 = maps.attention.iter().sum();
+                assert!(maps.attention.iter().all(|v| *v >= 0.0) && sum > 0.0);
+                assert!(sum <= 1.0 + TOLERANCE, "{kind}: {sum}");
+                let cam = maps.grad_cam.as_ref().unwrap();
+                assert!(cam.len() == patches && cam.iter().all(|v| *v >= 0.0));
+            }
+        }
+        // The whole caption is its first position, its words and the end token, whose part is not shown on its own.
+        let [whole, rest @ ..] = explained.parts.as_slice() else {
+            panic!("parts");
+        };
+        let sum: f32 = rest.iter().map(strength).sum();
+        assert!(strength(whole) > 0.0, "{kind}");
+        assert!(strength(whole) >= sum * (1.0 - TOLERANCE), "{kind}");
+    }
+}
+
+#[test]
+fn without_a_matching_head_there_is_attention_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    list(folder.path());
+    let run = folder.path().join("run");
+    train(&run, &["objectives.itm=none"]);
+    let args = explain::ExplainArgs {
+        model: model(&run),
+        image: folder.path().join("g.png"),
+        text: "a <b> & two".to_owned(),
+        html: folder.path().join("e.html"),
+        picture: Some(folder.path().join("e.svg")),
+        json: Some(folder.path().join("e.json")),
+    };
+    explain::run(&args).unwrap();
+    let json = std::fs::read_to_string(folder.path().join("e.json")).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert!(json.get("probability").is_none());
+    assert!(json["parts"][0].get("grad_cam").is_none());
+    assert!(json["parts"][0]["attention"].is_array());
+    let page = std::fs::read_to_string(folder.path().join("e.html")).unwrap();
+    assert!(page.contains("attention") && !page.contains("Grad-CAM"));
+    let wrong = explain::ExplainArgs {
+        picture: Some(folder.path().join("e.png")),
+        ..args
+    };
+    let message = explain::run(&wrong).unwrap_err().to_string();
+    assert!(message.contains("ends in .svg"), "{message}");
 }
 
 #[test]

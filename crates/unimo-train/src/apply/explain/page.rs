@@ -34,7 +34,7 @@ fn overlay(picture: &RgbImage, values: &[f32], grid: usize, top: f32) -> Option<
         // Rec. 601 luma; lifted a little, so that a dark picture can be made out under the map.
         let grey = 0.299 * f32::from(r) + 0.587 * f32::from(g) + 0.114 * f32::from(b);
         let grey = 40.0 + grey * 0.8;
-        let cover = COVER * share.sqrt();
+        let cover = COVER * share;
         let colour = viridis(f64::from(share));
         *pixel = Rgb(colour.map(|c| (f32::from(c) * cover + grey * (1.0 - cover)).round() as u8));
     }
