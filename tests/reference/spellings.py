@@ -87,11 +87,15 @@ image = {k.removeprefix("image_transformer.").removeprefix("vision_model."): v f
          if k.startswith("image_transformer.")}
 meter |= {f"vit_model.visual.{k}": v for k, v in packed(renamed(image, *IMAGE, *BLOCKS)).items()}
 meter = {k: v for k, v in meter.items() if not k.endswith("position_ids")}
-# What METER stores and never uses, a task's head, and what Lightning keeps beside the weights.
+# What METER stores and never uses, the heads of its tasks, and what Lightning keeps beside the weights.
 meter |= {"vit_model.positional_embedding": torch.randn(7, 16), "vit_model.ln_final.weight": torch.ones(16),
           "vit_model.ln_final.bias": torch.zeros(16), "text_transformer.pooler.dense.weight": torch.randn(16, 16),
           "text_transformer.pooler.dense.bias": torch.zeros(16), "rank_output.weight": torch.randn(1, 32),
           "rank_output.bias": torch.zeros(1)}
+for task, pairs, classes in (("vqa", 1, 5), ("nlvr2", 2, 2), ("snli", 1, 3)):
+    head = torch.nn.Sequential(torch.nn.Linear(32 * pairs, 32), torch.nn.LayerNorm(32), torch.nn.GELU(),
+                               torch.nn.Linear(32, classes))
+    meter |= {f"{task}_classifier.{k}": v.detach() for k, v in head.state_dict().items()}
 torch.save({"epoch": 3, "global_step": 12, "pytorch-lightning_version": "1.3.2", "state_dict": meter,
             "optimizer_states": [{"state": {0: {"step": 3, "exp_avg": torch.zeros(3)}}}], "lr_schedulers": [],
             "hyper_parameters": {"config": {"num_heads": 4, "image_size": 48}}}, OUT / "meter.ckpt")

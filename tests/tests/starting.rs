@@ -98,6 +98,20 @@ fn unimo3_from_a_meter_checkpoint_is_meter_exactly() {
     );
 }
 
+/// A METER that was trained on NLVR2 tells two pictures of a sample apart.
+#[test]
+fn another_number_of_pictures_is_a_contradiction() {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = fixture::meter_of_two_pictures(folder.path());
+    let init = format!("init=meter:{}", weights.display());
+    started(&twin_sized(&[&init, "model.fusion.pictures=2"]).unwrap()).unwrap();
+    let message = started(&twin_sized(&[&init]).unwrap()).unwrap_err();
+    assert!(
+        message.contains("`model.fusion.pictures = 1`, the weights have 2"),
+        "{message}"
+    );
+}
+
 /// RoBERTa and CLIP's image tower of the fixtures under a fusion of its own.
 fn parts(more: &[&str]) -> Result<Recipe, String> {
     let text = format!("init.text={}", from("hf/xlm-roberta"));

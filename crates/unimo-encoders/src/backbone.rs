@@ -166,6 +166,15 @@ impl Backbone {
     ///
     /// - pixels: `[B, 3, H, W]`
     pub fn encode_images(&self, pixels: Tensor<4>) -> ImageFeatures {
+        self.encode_pictures(pixels, 0)
+    }
+
+    /// As [`encode_images`](Self::encode_images), for samples of several pictures: `picture` counts them from 0.
+    ///
+    /// # Shapes
+    ///
+    /// - pixels: `[B, 3, H, W]`
+    pub fn encode_pictures(&self, pixels: Tensor<4>, picture: usize) -> ImageFeatures {
         let states: Vec<_> = self
             .image
             .forward(pixels, self.fusion.config.uni_modal_states())
@@ -176,7 +185,7 @@ impl Backbone {
             class: first(&states),
             states: states
                 .into_iter()
-                .map(|state| self.fusion.project_image(state))
+                .map(|state| self.fusion.project_image(state, picture))
                 .collect(),
         }
     }

@@ -92,6 +92,17 @@ pub struct FusionConfig {
     pub gate_beta: f64,
     /// What a layer takes for the two streams' states.
     pub link: Link,
+    /// Rows of the type embedding for pictures: 1, or one for each picture of a sample (2 in NLVR2).
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub pictures: usize,
+}
+
+fn one() -> usize {
+    1
+}
+
+fn is_one(pictures: &usize) -> bool {
+    *pictures == 1
 }
 
 impl FusionConfig {
@@ -99,6 +110,7 @@ impl FusionConfig {
     pub fn validate(&self, encoder_layers: usize) -> Result<(), ConfigError> {
         config::heads_divide(self.width, self.heads)?;
         config::positive("layers", self.layers)?;
+        config::positive("pictures", self.pictures)?;
         config::positive("feed_forward", self.feed_forward)?;
         config::above_zero("layer_norm_eps", self.layer_norm_eps)?;
         config::probability("dropout", self.dropout)?;
@@ -198,7 +210,7 @@ impl FusionConfig {
         CrossModalEncoder {
             text_transform: Linear::new(init, text_width, self.width, true),
             image_transform: Linear::new(init, image_width, self.width, true),
-            type_embedding: Embedding::new(init, MODALITIES, self.width),
+            type_embedding: Embedding::new(init, IMAGE + self.pictures, self.width),
             text: stream(init),
             image: stream(init),
             config: self.clone(),
@@ -206,8 +218,7 @@ impl FusionConfig {
     }
 }
 
-/// Rows of the type embedding: text, image.
-const MODALITIES: usize = 2;
+/// Rows of the type embedding: text, then one for each picture of a sample.
 const TEXT: usize = 0;
 const IMAGE: usize = 1;
 
@@ -227,7 +238,7 @@ pub struct CrossModalEncoder {
     pub text_transform: Linear,
     /// Image encoder width to `D`, shared by all uni-modal layers.
     pub image_transform: Linear,
-    /// Row 0 text, row 1 image.
+    /// Row 0 text, row 1 image, further rows further pictures.
     pub type_embedding: Embedding,
     /// The text stream.
     pub text: Stream,
@@ -438,14 +449,22 @@ impl CrossModalEncoder {
         self.project(&self.text_transform, state, TEXT)
     }
 
-    /// An image encoder's state as this encoder takes it.
+    /// An image encoder's state as this encoder takes it; `picture` counts the pictures of a sample from 0.
     ///
     /// # Shapes
     ///
     /// - state: `[B, Lv, image width]`
     /// - output: `[B, Lv, D]`
-    pub fn project_image(&self, state: Tensor<3>) -> Tensor<3> {
-        self.project(&self.image_transform, state, IMAGE)
+    ///
+    /// # Panics
+    ///
+    /// Panics if the encoder has no embedding for that picture, see [`FusionConfig::pictures`].
+    pub fn project_image(&self, state: Tensor<3>, picture: usize) -> Tensor<3> {
+        assert!(
+            picture < self.config.pictures,
+            "no type for picture {picture}"
+        );
+        self.project(&self.image_transform, state, IMAGE + picture)
     }
 
     fn project(&self, transform: &Linear, state: Tensor<3>, modality: usize) -> Tensor<3> {
@@ -635,6 +654,7 @@ mod tests {
             gate: GateKind::Cls,
             gate_beta: 1.0,
             link: Link::None,
+            pictures: 1,
         }
     }
 

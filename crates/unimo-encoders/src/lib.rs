@@ -40,5 +40,6 @@ pub mod import;
 pub mod managers;
 pub mod names;
 pub mod public;
+pub mod tasks;
 pub mod text;
 pub mod weights;

@@ -67,6 +67,7 @@ fn model() -> BackboneConfig {
             gate: GateKind::Cls,
             gate_beta: 1.0,
             link: Link::None,
+            pictures: 1,
         },
     }
 }

@@ -22,6 +22,7 @@ use unimo_core::levels::GateKind;
 use unimo_encoders::backbone::BackboneConfig;
 use unimo_encoders::fusion::{FusionConfig, Keep, Levels, Link};
 use unimo_encoders::image::ImageEncoderConfig;
+use unimo_encoders::tasks::TasksConfig;
 use unimo_encoders::text::{Positions, TextEncoderConfig};
 use unimo_objectives::ObjectivesConfig;
 use unimo_objectives::itm::{ItmConfig, Layout, Negatives};
@@ -410,6 +411,7 @@ pub fn backbone(size: &Size, family: Family) -> BackboneConfig {
             gate: GateKind::Cls,
             gate_beta: 1.0,
             link: Link::None,
+            pictures: 1,
         },
     }
 }
@@ -573,6 +575,7 @@ impl Bench {
             model: Some(Model {
                 backbone: backbone.compute_in(float_dtype(args.dtype)),
                 objectives,
+                tasks: TasksConfig::default().init(&mut init, config.fusion.width),
             }),
             optimizer: Optimizer::new(&OPTIMIZER),
             batch: random_batch(&args.size, args.batch, 0),

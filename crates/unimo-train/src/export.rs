@@ -10,6 +10,7 @@ use unimo_encoders::backbone::BackboneConfig;
 use unimo_encoders::export;
 use unimo_encoders::names::Names;
 use unimo_encoders::public::{bert, bridgetower, clip, vit};
+use unimo_encoders::tasks::TasksConfig;
 use unimo_encoders::weights::Dtype;
 use unimo_objectives::ObjectivesConfig;
 
@@ -127,8 +128,16 @@ pub fn run(args: &ExportArgs) -> Result<PathBuf, TrainError> {
             clip::to_json(config),
             named(&**clip, &clip::hugging_face(), args)?,
         )?,
-        (Part::Whole, Network::Pair(network), NetworkConfig::Pair { model, objectives }) => {
-            let (json, names) = pair_format(model, objectives);
+        (
+            Part::Whole,
+            Network::Pair(network),
+            NetworkConfig::Pair {
+                model,
+                objectives,
+                tasks,
+            },
+        ) => {
+            let (json, names) = pair_format(model, objectives, tasks);
             write(json, named(&**network, &names, args)?)?;
         }
         (Part::Text, ..) => return Err(wrong("text")),
@@ -154,6 +163,7 @@ fn open(args: &ExportArgs) -> Result<Source, TrainError> {
             config: NetworkConfig::Pair {
                 model: Box::new(recipe.model.clone()),
                 objectives: Box::new(recipe.objectives.clone()),
+                tasks: TasksConfig::default(),
             },
             tokenizer: Some(TextTokenizer::load(&file, true)?.to_json()?),
             pictures: Some(recipe.data.image_spec()),
@@ -224,7 +234,11 @@ fn image_format(config: &unimo_encoders::image::ImageEncoderConfig) -> (Value, N
 }
 
 /// BridgeTower where the model is one; else this project's own format, which keeps our names.
-fn pair_format(model: &BackboneConfig, objectives: &ObjectivesConfig) -> (Value, Names) {
+fn pair_format(
+    model: &BackboneConfig,
+    objectives: &ObjectivesConfig,
+    tasks: &TasksConfig,
+) -> (Value, Names) {
     let momentum = objectives
         .itc
         .as_ref()
@@ -233,7 +247,8 @@ fn pair_format(model: &BackboneConfig, objectives: &ObjectivesConfig) -> (Value,
         .itc
         .as_ref()
         .is_none_or(|itc| itc.views == unimo_objectives::itc::Views::Three);
-    if let (Ok(mut json), true, false) = (bridgetower::to_json(model), three, momentum) {
+    let further = momentum || !tasks.is_empty();
+    if let (Ok(mut json), true, false) = (bridgetower::to_json(model), three, further) {
         let architecture = match (&objectives.itc, &objectives.itm) {
             (Some(itc), _) => {
                 json["contrastive_hidden_size"] = itc.width.into();
@@ -250,6 +265,7 @@ fn pair_format(model: &BackboneConfig, objectives: &ObjectivesConfig) -> (Value,
         "model_type": pretrained::OWN,
         "model": model,
         "objectives": objectives,
+        "tasks": tasks,
     });
     (json, Names::own())
 }

@@ -4,6 +4,7 @@ use burn::module::Module;
 use burn::tensor::{Device, FloatDType, Tensor};
 use unimo_core::init::Init;
 use unimo_encoders::backbone::{Backbone, BackboneConfig};
+use unimo_encoders::tasks::{Tasks, TasksConfig};
 use unimo_objectives::{Objectives, ObjectivesConfig};
 
 use crate::recipe::{ComputeDtype, Recipe};
@@ -15,6 +16,8 @@ pub struct Model {
     pub backbone: Backbone,
     /// Heads.
     pub objectives: Objectives,
+    /// Heads of fine-tuned models, where a checkpoint brought them.
+    pub tasks: Tasks,
 }
 
 impl Model {
@@ -43,9 +46,11 @@ impl Model {
         // Before the heads: a momentum encoder copies the backbone with the dtype it computes in.
         let backbone = model.init(init).compute_in(dtype);
         let objectives = objectives.init(init, model, &backbone);
+        let tasks = TasksConfig::default().init(init, model.fusion.width);
         Self {
             backbone,
             objectives,
+            tasks,
         }
     }
 }

@@ -19,6 +19,7 @@ use unimo_encoders::names::Names;
 use unimo_encoders::public::{
     PublicConfigError, bert, best, bridgetower, clip, meter, read_json, vit,
 };
+use unimo_encoders::tasks::{self, TasksConfig};
 use unimo_encoders::text::{TextEncoder, TextEncoderConfig};
 use unimo_encoders::weights::Weights;
 use unimo_objectives::ObjectivesConfig;
@@ -45,6 +46,8 @@ pub enum NetworkConfig {
         model: Box<BackboneConfig>,
         /// Heads.
         objectives: Box<ObjectivesConfig>,
+        /// Heads of fine-tuned models.
+        tasks: TasksConfig,
     },
 }
 
@@ -139,18 +142,26 @@ pub fn describe(path: &Path, weights: Option<&Path>) -> Result<Public, TrainErro
             let config = NetworkConfig::Pair {
                 model: Box::new(own.model),
                 objectives: Box::new(own.objectives),
+                tasks: own.tasks,
             };
             ("a model of unimo's own", config, vec![Names::own()])
         }
         Some("bridgetower") => {
             let model = bridgetower::config(&json).map_err(unsupported)?;
-            ("BridgeTower", pair(model), bridgetower_names())
+            (
+                "BridgeTower",
+                pair(model, TasksConfig::default()),
+                bridgetower_names(),
+            )
         }
         None if json["model"] == "meter" || json["model"] == "unimo3" => {
-            let model = twin_config(&json)
+            let mut model = twin_config(&json)
                 .ok_or_else(|| unsupported("a size is missing or is no number".to_owned()))?;
-            let spellings = vec![twin_names(), meter_names().leaving(meter::TASK_HEADS)];
-            ("a twin of METER or UNIMO-3", pair(model), spellings)
+            let spellings = vec![twin_names(), meter_names()];
+            let opened = Weights::open(&weights)?;
+            let tasks = meter::tasks_from_shapes(&opened).map_err(unsupported)?;
+            model.fusion.pictures = meter::pictures_from_shapes(&opened).map_err(unsupported)?;
+            ("a twin of METER or UNIMO-3", pair(model, tasks), spellings)
         }
         other => {
             return Err(unsupported(format!(
@@ -181,6 +192,8 @@ struct Own {
     _kind: String,
     model: BackboneConfig,
     objectives: ObjectivesConfig,
+    #[serde(default)]
+    tasks: TasksConfig,
 }
 
 /// What OpenCLIP calls it.
@@ -202,10 +215,11 @@ fn from_file(path: &Path) -> Result<Public, TrainError> {
         model
             .validate()
             .map_err(|e| unsupported(path, e.to_string()))?;
+        let tasks = meter::tasks_from_shapes(&weights).map_err(|e| unsupported(path, e))?;
         return Ok(Public {
             kind: "METER",
-            config: pair(model),
-            spellings: vec![meter_names().leaving(meter::TASK_HEADS)],
+            config: pair(model, tasks),
+            spellings: vec![meter_names()],
             weights: path.to_owned(),
         });
     }
@@ -271,8 +285,13 @@ impl Public {
                 let (clip, report) = self.fill(config.init(&mut init), &mut weights)?;
                 (Network::Clip(Box::new(clip)), report)
             }
-            NetworkConfig::Pair { model, objectives } => {
-                let blank = Model::assemble(&mut init, model, objectives, FloatDType::F32);
+            NetworkConfig::Pair {
+                model,
+                objectives,
+                tasks,
+            } => {
+                let mut blank = Model::assemble(&mut init, model, objectives, FloatDType::F32);
+                blank.tasks = tasks.init(&mut init, model.fusion.width);
                 let (model, report) = self.fill(blank, &mut weights)?;
                 (Network::Pair(Box::new(model)), report)
             }
@@ -378,7 +397,7 @@ impl NetworkConfig {
 
 /// A model with every head that a public checkpoint may have; the values that only matter for training are METER's and
 /// BridgeTower's.
-fn pair(model: BackboneConfig) -> NetworkConfig {
+fn pair(model: BackboneConfig, tasks: TasksConfig) -> NetworkConfig {
     let objectives = ObjectivesConfig {
         mlm: Some(MlmConfig {
             weight: 1.0,
@@ -401,6 +420,7 @@ fn pair(model: BackboneConfig) -> NetworkConfig {
     NetworkConfig::Pair {
         model: Box::new(model),
         objectives: Box::new(objectives),
+        tasks,
     }
 }
 
@@ -426,7 +446,8 @@ pub fn bridgetower_names() -> Vec<Names> {
 
 /// Names of a [`Model`] in METER.
 pub fn meter_names() -> Names {
-    meter::names().within("backbone").and(heads())
+    let tasks = Names::new([("tasks", "", tasks::METER_NAMES)], &[]);
+    meter::names().within("backbone").and(heads()).and(tasks)
 }
 
 /// Names of a [`Model`] in this project's PyTorch twin.

@@ -28,6 +28,7 @@ use unimo_encoders::image::ImageEncoderConfig;
 use unimo_encoders::import::{Allow, Report, import};
 use unimo_encoders::names::{Names, covers};
 use unimo_encoders::public::{best, clip, meter};
+use unimo_encoders::tasks;
 use unimo_encoders::text::TextEncoderConfig;
 use unimo_encoders::weights::Weights;
 
@@ -124,7 +125,7 @@ impl Whole {
 
     fn spellings(self) -> Vec<Names> {
         match self {
-            Self::Meter => vec![pretrained::meter_names().leaving(meter::TASK_HEADS)],
+            Self::Meter => vec![pretrained::meter_names().leaving(tasks::METER_HEADS)],
             Self::BridgeTower => pretrained::bridgetower_names(),
         }
     }
@@ -219,6 +220,14 @@ pub fn model(recipe: &Recipe, device: &Device) -> Result<(Model, Option<Started>
             let names = best(kind.spellings(), &ours, &weights);
             let mut allow = allow;
             allow.missing.extend(kind.lacks());
+            let theirs = meter::pictures_from_shapes(&weights);
+            let ours = recipe.model.fusion.pictures;
+            if let (Whole::Meter, Ok(theirs)) = (kind, theirs)
+                && ours != theirs
+            {
+                let key = "model.fusion.pictures".to_owned();
+                agree(&[(key, ours.to_string(), theirs.to_string())], &path)?;
+            }
             let (model, report) = import(model, &mut weights, &names, &allow)?;
             let from = vec![("the model".to_owned(), path)];
             (model, Started { from, report })

@@ -181,6 +181,7 @@ pub fn config(json: &serde_json::Value) -> Result<BackboneConfig, String> {
             gate: GateKind::Cls,
             gate_beta: 1.0,
             link: Link::AddNorm,
+            pictures: 1,
         },
         text: text_encoder,
     })

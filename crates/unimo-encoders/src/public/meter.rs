@@ -8,6 +8,7 @@ use super::{Shapes, bert};
 use crate::backbone::BackboneConfig;
 use crate::fusion::{FusionConfig, Levels, Link};
 use crate::names::{Form, Names, Rule, rule};
+use crate::tasks::TasksConfig;
 use crate::text::{Positions, TextEncoderConfig};
 use crate::weights::Weights;
 
@@ -91,13 +92,39 @@ pub fn names() -> Names {
     )
 }
 
-/// Heads of METER's fine-tuned checkpoints.
-pub const TASK_HEADS: &[&str] = &[
-    "vqa_classifier",
-    "nlvr2_classifier",
-    "snli_classifier",
-    "rank_output",
-];
+/// How many pictures of a sample a METER checkpoint tells apart: two after NLVR2, else one.
+///
+/// # Errors
+///
+/// The type embedding is not there or has another rank.
+pub fn pictures_from_shapes(weights: &Weights) -> Result<usize, String> {
+    let [types, _] = Shapes(weights).of("token_type_embeddings.weight")?;
+    Ok(types.saturating_sub(1))
+}
+
+/// The task heads that a METER checkpoint holds, from the shapes of its tensors.
+///
+/// # Errors
+///
+/// A head's tensor has another rank than its kind has.
+pub fn tasks_from_shapes(weights: &Weights) -> Result<TasksConfig, String> {
+    let shapes = Shapes(weights);
+    let classes = |head: &str| {
+        let name = format!("{head}.3.weight");
+        match weights.info(&name) {
+            None => Ok(None),
+            Some(_) => shapes
+                .of(&name)
+                .map(|[classes, _]: [usize; 2]| Some(classes)),
+        }
+    };
+    Ok(TasksConfig {
+        vqa: classes("vqa_classifier")?,
+        nlvr2: classes("nlvr2_classifier")?,
+        snli_ve: classes("snli_classifier")?,
+        ranking: weights.info("rank_output.weight").is_some(),
+    })
+}
 
 /// Width of an attention head in every METER that was published.
 const HEAD_WIDTH: usize = 64;
@@ -152,6 +179,7 @@ pub fn config_from_shapes(weights: &Weights) -> Result<BackboneConfig, String> {
             gate: GateKind::Cls,
             gate_beta: 1.0,
             link: Link::None,
+            pictures: pictures_from_shapes(weights)?,
         },
     })
 }
