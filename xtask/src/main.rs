@@ -78,6 +78,12 @@ Examples:
         after_help = "`cargo xtask bench --help` shows the options of `unimo bench`."
     )]
     Bench(Passed),
+    /// Check, measure, pack and look at data
+    #[command(
+        disable_help_flag = true,
+        after_help = "`cargo xtask data --help` shows what `unimo data` can do."
+    )]
+    Data(Passed),
     /// List the recipes and what each of them reproduces
     #[command(
         disable_help_flag = true,
@@ -276,6 +282,7 @@ mod tests {
             "eval",
             "report",
             "bench",
+            "data",
             "recipes",
             "embed",
             "score",

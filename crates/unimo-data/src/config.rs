@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::augment::AugmentConfig;
 use crate::error::DataError;
 use crate::images::{Filter, ImageSpec, Resize};
+use crate::plan::Shuffle;
 use crate::source::{Limits, Source, SourceConfig};
 use crate::sources::mixture::MixtureConfig;
 use crate::sources::pairs::PairsConfig;
@@ -64,6 +65,10 @@ macro_rules! sources {
             pub workers: Option<usize>,
             /// Batches made ahead of the step.
             pub prefetch: usize,
+            /// How samples are shuffled: `"global"`, or `{ shards = N }` for storage that is read best in order.
+            pub shuffle: Shuffle,
+            /// Batches among which samples are sorted by the length of their texts, so that less is padded; 1: none.
+            pub bucket: usize,
             $(
                 $(#[$doc])*
                 #[serde(skip_serializing_if = "Option::is_none")]
@@ -89,6 +94,8 @@ macro_rules! sources {
                     max_skipped: 0.01,
                     workers: None,
                     prefetch: 4,
+                    shuffle: Shuffle::Global,
+                    bucket: 1,
                     $($key: None,)*
                     tokenizer: TokenizerConfig::default(),
                 }
@@ -245,6 +252,10 @@ impl DataConfig {
         range("image_size", self.image_size, 8, 4096)?;
         range("max_text_length", self.max_text_length, 3, 1 << 16)?;
         range("prefetch", self.prefetch, 1, 1024)?;
+        range("bucket", self.bucket, 1, 4096)?;
+        if let Shuffle::Shards(window) = self.shuffle {
+            range("shuffle.shards", window, 1, 1 << 20)?;
+        }
         if let Some(workers) = self.workers {
             range("workers", workers, 1, 1024)?;
         }

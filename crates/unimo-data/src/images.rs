@@ -365,6 +365,19 @@ fn cut_centre(picture: &RgbImage, size: u32, round_even: bool) -> RgbImage {
     square
 }
 
+/// Width and height of a file's picture as it is stored, before any turning that its metadata asks for, from its first bytes.
+///
+/// # Errors
+///
+/// Why the file cannot be used.
+pub fn dimensions(bytes: &[u8]) -> Result<(u32, u32), String> {
+    ImageReader::new(Cursor::new(bytes))
+        .with_guessed_format()
+        .map_err(|error| error.to_string())?
+        .into_dimensions()
+        .map_err(|error| error.to_string())
+}
+
 /// A picture as JPEG, to be shown; none if it has no pixels.
 pub fn jpeg(picture: &RgbImage) -> Option<Vec<u8>> {
     let mut bytes = Cursor::new(Vec::new());

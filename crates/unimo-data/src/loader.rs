@@ -1,12 +1,12 @@
 //! Batches for training, made ahead of the step on worker threads.
 //!
 //! Which samples a batch holds, which caption of each, which tokens are masked and what stands in for a broken sample
-//! is a pure function of (seed, position), where position counts samples over the whole run. So a run resumed at any
-//! batch goes on exactly as it would have, with any number of threads.
+//! is a pure function of (seed, position), where position counts samples over the whole run and over all ranks. So a run
+//! resumed at any batch goes on exactly as it would have, with any number of threads and ranks.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use crate::error::{DataError, SampleError, panic_text};
 use crate::images::ImageSpec;
 use crate::masking::Masker;
 use crate::order::{Permutation, Stream, below, hash};
+use crate::plan::{Plan, Shuffle};
 use crate::skip::SkipList;
 use crate::source::{Sample, Source, Split};
 use crate::tokens::{Encoded, TextTokenizer};
@@ -44,6 +45,16 @@ pub struct LoaderSpec {
     pub mask: Option<MaskSpec>,
     /// Which further texts batches carry.
     pub further: Vec<FurtherText>,
+    /// What captions are rewritten by before they become tokens, such as words put into another language.
+    pub rewrite: Option<Arc<dyn Rewrite>>,
+    /// How samples are shuffled.
+    pub shuffle: Shuffle,
+    /// Batches among which samples are sorted by the length of their texts; 1: none.
+    pub bucket: usize,
+    /// Which of `ranks` processes this is, from 0. Each takes every `ranks`-th batch.
+    pub rank: usize,
+    /// Processes that train together.
+    pub ranks: usize,
     /// Samples in a batch.
     pub batch_size: usize,
     /// Decides the order, the captions and the masks.
@@ -52,7 +63,7 @@ pub struct LoaderSpec {
     pub workers: usize,
     /// Batches made ahead.
     pub prefetch: usize,
-    /// The run's batch to begin with; 0 for a new run.
+    /// The run's batch to begin with, counted over all ranks; 0 for a new run.
     pub first_batch: u64,
     /// Where unusable samples are listed.
     pub skip: Arc<SkipList>,
@@ -78,6 +89,11 @@ impl LoaderSpec {
             pad: config.pad,
             mask: None,
             further: Vec::new(),
+            rewrite: None,
+            shuffle: config.shuffle,
+            bucket: config.bucket,
+            rank: 0,
+            ranks: 1,
             batch_size,
             seed,
             workers: config.worker_count(),
@@ -95,6 +111,14 @@ pub enum FurtherText {
     Phrases,
     /// The names of the picture's objects, joined by commas.
     Tags,
+    /// Another caption of the same picture; the same one where there is only one.
+    SecondCaption,
+}
+
+/// Changes captions as they are loaded; code switching (UC2, M3P) is one. The same draw must give the same text.
+pub trait Rewrite: Send + Sync {
+    /// The caption that the model reads. `draw` is a number of its own for every position of the run.
+    fn rewrite(&self, caption: &str, draw: u64) -> String;
 }
 
 impl FurtherText {
@@ -103,6 +127,7 @@ impl FurtherText {
         match self {
             Self::Phrases => "phrases",
             Self::Tags => "tags",
+            Self::SecondCaption => "second_caption",
         }
     }
 }
@@ -112,8 +137,10 @@ pub struct Loader {
     lanes: Vec<Receiver<Result<Batch, DataError>>>,
     threads: Vec<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
-    next: u64,
+    /// Batches taken from it so far.
+    taken: u64,
     first: u64,
+    ranks: u64,
     ended: bool,
     waited: Duration,
     last_wait: Duration,
@@ -134,10 +161,16 @@ impl Loader {
             ("batch_size", spec.batch_size),
             ("data.workers", spec.workers),
             ("data.prefetch", spec.prefetch),
+            ("data.bucket", spec.bucket),
+            ("ranks", spec.ranks),
         ] {
             if value == 0 {
                 return Err(DataError::config(key, value, "1 or more"));
             }
+        }
+        if spec.rank >= spec.ranks {
+            let allowed = format!("below ranks = {}", spec.ranks);
+            return Err(DataError::config("rank", spec.rank, allowed));
         }
         if spec.source.is_empty(spec.split) {
             return Err(DataError::Empty {
@@ -151,19 +184,27 @@ impl Loader {
             .mask
             .map(|mask| Masker::new(mask, &spec.tokenizer))
             .transpose()?;
-        let first = spec.first_batch;
+        let ranks = spec.ranks as u64;
+        let first = spec.first_batch + spec.rank as u64;
         let workers = spec.workers as u64;
+        let plan = spec.source.plan(spec.split, spec.shuffle, spec.batch_size);
         // Thread w makes the batches w, w + n, w + 2n, ... into a lane of its own, so that taking the lanes in turn
         // gives the batches in order without a buffer to sort them in.
         let room = spec.prefetch.div_ceil(spec.workers);
         let stop = Arc::new(AtomicBool::new(false));
-        let maker = Arc::new(Maker { spec, masker });
+        let maker = Arc::new(Maker {
+            spec,
+            masker,
+            plan,
+            windows: Mutex::default(),
+        });
         let mut loader = Self {
             lanes: Vec::new(),
             threads: Vec::new(),
             stop: Arc::clone(&stop),
-            next: first,
+            taken: 0,
             first,
+            ranks,
             ended: false,
             waited: Duration::ZERO,
             last_wait: Duration::ZERO,
@@ -172,7 +213,8 @@ impl Loader {
             let (sender, receiver) = bounded(room);
             let (maker, stop) = (Arc::clone(&maker), Arc::clone(&stop));
             let work = move || {
-                for batch in (first + worker..).step_by(workers as usize) {
+                for batch in (worker..).step_by(workers as usize) {
+                    let batch = first + batch * ranks;
                     let made = catch_unwind(AssertUnwindSafe(|| maker.batch(batch, &stop)))
                         .unwrap_or_else(|payload| {
                             Err(DataError::Worker {
@@ -194,7 +236,7 @@ impl Loader {
                 .name(format!("unimo-loader-{worker}"))
                 .spawn(work)
                 .map_err(|error| DataError::Worker {
-                    batch: first + worker,
+                    batch: first + worker * ranks,
                     reason: format!("the thread could not be started: {error}"),
                 })?;
             loader.lanes.push(receiver);
@@ -203,9 +245,9 @@ impl Loader {
         Ok(loader)
     }
 
-    /// The run's number of the batch that comes next.
+    /// The run's number of the batch that comes next, counted over all ranks.
     pub fn next_batch(&self) -> u64 {
-        self.next
+        self.first + self.taken * self.ranks
     }
 
     /// Seconds that all calls of `next` together waited for a batch.
@@ -226,18 +268,18 @@ impl Iterator for Loader {
         if self.ended {
             return None;
         }
-        let lane = (self.next - self.first) as usize % self.lanes.len();
+        let lane = self.taken as usize % self.lanes.len();
         let start = Instant::now();
         let received = self.lanes[lane].recv();
         self.last_wait = start.elapsed();
         self.waited += self.last_wait;
         let made = received.unwrap_or_else(|_| {
             Err(DataError::Worker {
-                batch: self.next,
+                batch: self.next_batch(),
                 reason: "it ended without a result".to_owned(),
             })
         });
-        self.next += 1;
+        self.taken += 1;
         self.ended = made.is_err();
         Some(made)
     }
@@ -258,49 +300,55 @@ impl Drop for Loader {
 impl std::fmt::Debug for Loader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Loader")
-            .field("next", &self.next)
+            .field("next", &self.next_batch())
             .field("threads", &self.threads.len())
             .field("waited", &self.waited)
             .finish_non_exhaustive()
     }
 }
 
-/// Which sample of an endless run stands at a position.
-///
-/// Positions count over epochs: an epoch's tail shares a batch with the next epoch's head, so no sample is left out
-/// and every batch is full. Every epoch has an order of its own.
-pub fn sample_at(seed: u64, samples: usize, position: u64) -> usize {
-    let (epoch, within) = (position / samples as u64, position % samples as u64);
-    Permutation::new(samples, seed, epoch).at(within as usize)
-}
-
 struct Maker {
     spec: LoaderSpec,
     masker: Option<Masker>,
+    plan: Plan,
+    /// The last windows of batches that were sorted.
+    windows: Mutex<Vec<(u64, Arc<Vec<u64>>)>>,
 }
+
+/// Windows that are kept: workers may stand on both sides of a window's end.
+const WINDOWS: usize = 3;
 
 /// One sample on its way into a batch.
 struct Made {
+    position: u64,
     sample: Sample,
     caption: usize,
-    text: Encoded,
+    /// None where the source has no captions.
+    text: Option<Encoded>,
 }
 
 impl Maker {
     /// Batch number `batch` of the run; none if the loader was dropped meanwhile.
     fn batch(&self, batch: u64, stop: &AtomicBool) -> Result<Option<Batch>, DataError> {
         let spec = &self.spec;
-        let size = spec.batch_size as u64;
         let mut made = Vec::with_capacity(spec.batch_size);
         let mut pixels = Vec::with_capacity(spec.batch_size * spec.images.values());
-        for position in batch * size..(batch + 1) * size {
+        for position in self.positions(batch) {
             if stop.load(Ordering::Relaxed) {
                 return Ok(None);
             }
             made.push(self.usable(position, &mut pixels)?);
         }
         let side = spec.images.size;
-        let images = (!pixels.is_empty()).then_some(Images {
+        // A mixture sees to it that a batch is of one kind.
+        let pictures = pixels.len() / spec.images.values();
+        if pictures != 0 && pictures != made.len() {
+            return Err(DataError::Worker {
+                batch,
+                reason: format!("{pictures} of {} samples have a picture", made.len()),
+            });
+        }
+        let images = (pictures > 0).then_some(Images {
             pixels,
             height: side,
             width: side,
@@ -308,12 +356,13 @@ impl Maker {
         let further_texts = spec
             .further
             .iter()
+            .filter(|_| made.iter().any(|made| made.text.is_some()))
             .map(|further| {
                 let encoded: Vec<_> = made
                     .iter()
                     .map(|made| {
-                        spec.tokenizer
-                            .encode(&made.further(*further), spec.max_text_length)
+                        let text = self.further(made, *further);
+                        spec.tokenizer.encode(&text, spec.max_text_length)
                     })
                     .collect();
                 let texts = spec.tokenizer.pad(&encoded, spec.max_text_length, spec.pad);
@@ -321,7 +370,7 @@ impl Maker {
             })
             .collect();
         Ok(Some(Batch {
-            texts: Some(self.texts(batch * size, &made)),
+            texts: self.texts(batch, &made)?,
             samples: made.into_iter().map(|made| made.sample.name).collect(),
             images,
             further_texts,
@@ -329,16 +378,62 @@ impl Maker {
         }))
     }
 
+    /// The positions whose samples a batch holds: those from `batch * batch_size` on, unless batches are sorted by length.
+    fn positions(&self, batch: u64) -> Vec<u64> {
+        let (size, bucket) = (self.spec.batch_size as u64, self.spec.bucket as u64);
+        if bucket == 1 {
+            return (batch * size..(batch + 1) * size).collect();
+        }
+        let (window, within) = (batch / bucket, batch % bucket);
+        let sorted = self.window(window);
+        let draw = hash(Stream::Bucket, &[self.spec.seed]);
+        let at = Permutation::new(bucket as usize, draw, window).at(within as usize);
+        sorted[at * size as usize..(at + 1) * size as usize].to_vec()
+    }
+
+    /// The positions of a window of batches, sorted by the length of their texts, each part of a mixture for itself.
+    fn window(&self, window: u64) -> Arc<Vec<u64>> {
+        let kept = || self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, positions)) = kept().iter().find(|(at, _)| *at == window) {
+            return Arc::clone(positions);
+        }
+        let spec = &self.spec;
+        let length = (spec.batch_size * spec.bucket) as u64;
+        let mut positions: Vec<u64> = (window * length..(window + 1) * length).collect();
+        positions.sort_by_cached_key(|position| {
+            let index = self.plan.at(spec.seed, *position);
+            let siblings = spec.source.siblings(spec.split, index);
+            // A text that cannot be read gets a stand-in of unknown length.
+            let captions = spec.source.captions(spec.split, index).unwrap_or_default();
+            let caption = self.choice(*position, captions.len());
+            let length = captions.get(caption).map_or(0, String::len);
+            (siblings.start, length, *position)
+        });
+        let positions = Arc::new(positions);
+        let mut kept = kept();
+        if kept.len() == WINDOWS {
+            kept.remove(0);
+        }
+        kept.push((window, Arc::clone(&positions)));
+        positions
+    }
+
+    /// Which of a sample's captions is read at a position.
+    fn choice(&self, position: u64, captions: usize) -> usize {
+        below(hash(Stream::Caption, &[self.spec.seed, position]), captions)
+    }
+
     /// The sample at a position, or the one that stands in for it. Its pixels are appended.
     fn usable(&self, position: u64, pixels: &mut Vec<f32>) -> Result<Made, DataError> {
         let spec = &self.spec;
-        let samples = spec.source.len(spec.split);
+        let planned = self.plan.at(spec.seed, position);
+        let siblings = spec.source.siblings(spec.split, planned);
         for attempt in 0..ATTEMPTS {
             let index = match attempt {
-                0 => sample_at(spec.seed, samples, position),
+                0 => planned,
                 _ => {
                     let draw = hash(Stream::Replacement, &[spec.seed, position, attempt]);
-                    below(draw, samples)
+                    siblings.start + below(draw, siblings.len())
                 }
             };
             let before = pixels.len();
@@ -377,37 +472,59 @@ impl Maker {
             }
             .map(|square| spec.images.normalise(&square, pixels))
             .map_err(bad)?,
-            None if spec.source.has_images() => return Err(bad("no picture".to_owned())),
+            None if spec.source.holds(spec.split, index).images => {
+                return Err(bad("no picture".to_owned()));
+            }
             None => {}
         }
-        if sample.captions.is_empty() {
-            return Err(bad("no caption".to_owned()));
-        }
-        let caption = below(
-            hash(Stream::Caption, &[spec.seed, position]),
-            sample.captions.len(),
-        );
-        let text = spec
-            .tokenizer
-            .encode(&sample.captions[caption], spec.max_text_length);
+        let caption = self.choice(position, sample.captions.len());
+        let text = match sample.captions.get(caption) {
+            Some(text) => Some(self.encode(text, position)),
+            None if spec.source.holds(spec.split, index).captions => {
+                return Err(bad("no caption".to_owned()));
+            }
+            None => None,
+        };
         Ok(Made {
+            position,
             sample,
             caption,
             text,
         })
     }
 
-    fn texts(&self, first_position: u64, made: &[Made]) -> Texts {
+    fn encode(&self, text: &str, position: u64) -> Encoded {
         let spec = &self.spec;
-        let encoded: Vec<Encoded> = made.iter().map(|made| made.text.clone()).collect();
+        let rewritten = spec.rewrite.as_ref().map(|rewrite| {
+            let draw = hash(Stream::Rewrite, &[spec.seed, position]);
+            rewrite.rewrite(text, draw)
+        });
+        let text = rewritten.as_deref().unwrap_or(text);
+        spec.tokenizer.encode(text, spec.max_text_length)
+    }
+
+    /// The captions of a batch; none where its samples have none.
+    fn texts(&self, batch: u64, made: &[Made]) -> Result<Option<Texts>, DataError> {
+        let spec = &self.spec;
+        let encoded: Vec<Encoded> = made.iter().filter_map(|made| made.text.clone()).collect();
+        if encoded.is_empty() {
+            return Ok(None);
+        }
+        if encoded.len() != made.len() {
+            return Err(DataError::Worker {
+                batch,
+                reason: format!("{} of {} samples have a caption", encoded.len(), made.len()),
+            });
+        }
         let mut texts = spec.tokenizer.pad(&encoded, spec.max_text_length, spec.pad);
         if let Some(masker) = &self.masker {
             let mut masked = MaskedTexts {
                 ids: Vec::with_capacity(texts.ids.len()),
                 labels: Vec::with_capacity(texts.ids.len()),
             };
-            for (position, text) in (first_position..).zip(&encoded) {
-                let (ids, labels) = masker.apply(text, hash(Stream::Mask, &[spec.seed, position]));
+            for (made, text) in made.iter().zip(&encoded) {
+                let draw = hash(Stream::Mask, &[spec.seed, made.position]);
+                let (ids, labels) = masker.apply(text, draw);
                 let padding = texts.length - ids.len();
                 masked.ids.extend(ids);
                 masked.labels.extend(labels);
@@ -420,20 +537,25 @@ impl Maker {
             }
             texts.masked = Some(masked);
         }
-        texts
+        Ok(Some(texts))
     }
-}
 
-impl Made {
-    fn further(&self, further: FurtherText) -> String {
+    fn further(&self, made: &Made, further: FurtherText) -> String {
+        let sample = &made.sample;
         match further {
-            FurtherText::Phrases => self
-                .sample
+            FurtherText::Phrases => sample
                 .phrases
-                .get(self.caption)
+                .get(made.caption)
                 .map(|phrases| phrases.join(", "))
                 .unwrap_or_default(),
-            FurtherText::Tags => self.sample.tags.join(", "),
+            FurtherText::Tags => sample.tags.join(", "),
+            FurtherText::SecondCaption => {
+                let others = sample.captions.len().saturating_sub(1);
+                let draw = hash(Stream::SecondCaption, &[self.spec.seed, made.position]);
+                let at = below(draw, others);
+                let at = at + usize::from(at >= made.caption && others > 0);
+                sample.captions.get(at).cloned().unwrap_or_default()
+            }
         }
     }
 }

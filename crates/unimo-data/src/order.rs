@@ -17,6 +17,9 @@ pub(crate) enum Stream {
     Augment = 7,
     Window = 8,
     Part = 9,
+    Bucket = 10,
+    Rewrite = 11,
+    SecondCaption = 12,
 }
 
 /// The finaliser of SplitMix64 (Steele, Lea and Flood 2014): a bijection with full avalanche.

@@ -2,6 +2,7 @@
 //!
 //! A new source is one file in `sources/` and one line in the list in [`crate::config`].
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use crate::error::{DataError, Place, SampleError};
 use crate::plan::{Plan, Shuffle};
 
 /// A part of a data set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Split {
     /// What is trained on.
     Train,
@@ -96,6 +97,12 @@ pub trait Source: Send + Sync {
         }
     }
 
+    /// The samples of the same kind around a sample: all, but in mixtures of sources. What stands in for a broken sample comes
+    /// from here.
+    fn siblings(&self, split: Split, _index: usize) -> Range<usize> {
+        0..self.len(split)
+    }
+
     /// Samples per unit of storage, in the order of their indices: what lies together and is cheap to read together.
     fn shards(&self, split: Split) -> Vec<usize> {
         vec![self.len(split)]
@@ -132,6 +139,11 @@ pub trait Source: Send + Sync {
         _index: usize,
     ) -> Result<Option<(Vec<u8>, &'static str)>, SampleError> {
         Ok(None)
+    }
+
+    /// Where the picture's file is; none where it is no file of its own.
+    fn image_path(&self, _split: Split, _index: usize) -> Option<PathBuf> {
+        None
     }
 
     /// All that is known of a sample.

@@ -8,7 +8,8 @@ use image::{Rgb, RgbImage};
 use unimo_core::batch::{Batch, MaskSpec, MaskedTexts};
 use unimo_data::config::{DataConfig, Pad, SourceKind, TokenizerConfig};
 use unimo_data::error::Place;
-use unimo_data::loader::{FurtherText, sample_at};
+use unimo_data::loader::{FurtherText, Rewrite};
+use unimo_data::plan::{Plan, Shuffle};
 use unimo_data::sources::pairs::PairsConfig;
 use unimo_data::{
     DataError, EvalSet, Loader, LoaderSpec, Sample, SampleError, SkipList, Source, Split,
@@ -18,6 +19,7 @@ use unimo_data::{
 /// Numbers as samples; picture and caption both say which. Some are broken, one may panic.
 struct Numbers {
     count: usize,
+    shards: Vec<usize>,
     broken: fn(usize) -> bool,
     panics_at: Option<usize>,
 }
@@ -26,6 +28,7 @@ impl Numbers {
     fn new(count: usize) -> Self {
         Self {
             count,
+            shards: vec![count],
             broken: |_| false,
             panics_at: None,
         }
@@ -42,6 +45,13 @@ impl Source for Numbers {
 
     fn describe(&self) -> String {
         "numbers".to_owned()
+    }
+
+    fn shards(&self, split: Split) -> Vec<usize> {
+        match split {
+            Split::Train => self.shards.clone(),
+            Split::Val => Vec::new(),
+        }
     }
 
     fn place(&self, _: Split, index: usize) -> Place {
@@ -165,6 +175,132 @@ fn any_resume_point_and_any_number_of_threads_give_the_same_batches() {
     }
 }
 
+/// What all ranks load together, in the order in which the run counts it: rank after rank, batch after batch.
+fn take_together(spec: &LoaderSpec, batches: usize) -> Vec<Batch> {
+    let mut loaders: Vec<Loader> = (0..spec.ranks)
+        .map(|rank| {
+            Loader::new(LoaderSpec {
+                rank,
+                ..spec.clone()
+            })
+            .unwrap()
+        })
+        .collect();
+    (0..batches)
+        .map(|batch| loaders[batch % spec.ranks].next().unwrap().unwrap())
+        .collect()
+}
+
+/// Whatever the shards, the threads and the processes, and wherever a run stops and whatever it goes on with: the order is
+/// that of one thread that never stopped, and each epoch holds each sample once.
+#[test]
+fn any_shards_ranks_and_stops_give_one_order() {
+    let tokenizer = tokenizer();
+    let mut cases = Cases(5);
+    for case in 0..1000 {
+        let shards: Vec<usize> = (0..1 + cases.below(6)).map(|_| cases.below(9)).collect();
+        let count: usize = shards.iter().sum::<usize>().max(1);
+        let shards = if count == 1 { vec![1] } else { shards };
+        let source = Numbers {
+            shards,
+            ..Numbers::new(count)
+        };
+        let mut whole = spec(source, &tokenizer);
+        whole.seed = cases.below(1 << 30) as u64;
+        whole.batch_size = 1 + cases.below(5);
+        whole.shuffle = match case % 4 {
+            0 => Shuffle::Global,
+            window => Shuffle::Shards(window),
+        };
+        whole.bucket = if case % 3 == 0 { 1 + cases.below(4) } else { 1 };
+        // Whole windows of batches over two epochs at least.
+        let window = whole.batch_size * whole.bucket;
+        let batches = (2 * count).div_ceil(window) * whole.bucket;
+        let uninterrupted = take_together(&whole, batches);
+
+        let stop = cases.below(batches);
+        let mut parts = Vec::new();
+        for (first, length) in [(0, stop), (stop, batches - stop)] {
+            let part = LoaderSpec {
+                first_batch: first as u64,
+                ranks: 1 + cases.below(4),
+                workers: 1 + cases.below(3),
+                prefetch: 1 + cases.below(3),
+                ..whole.clone()
+            };
+            parts.extend(take_together(&part, length));
+        }
+        assert_eq!(parts, uninterrupted, "case {case}");
+
+        let order = numbers(&uninterrupted);
+        if whole.bucket == 1 {
+            for epoch in order.chunks_exact(count) {
+                assert_eq!(epoch.iter().collect::<HashSet<_>>().len(), count);
+            }
+        }
+        // Each sample comes as often as any other, but for the epoch that is not over.
+        let mut counts = vec![0usize; count];
+        for number in order {
+            counts[number] += 1;
+        }
+        let (low, high) = (counts.iter().min(), counts.iter().max());
+        assert!(high.unwrap() - low.unwrap() <= 1, "case {case}: {counts:?}");
+    }
+}
+
+/// In a window of batches, texts of like lengths share a batch.
+#[test]
+fn buckets_hold_texts_of_like_lengths() {
+    let tokenizer = tokenizer();
+    let padded = |bucket: usize| -> usize {
+        let mut spec = spec(Numbers::new(12_000), &tokenizer);
+        spec.batch_size = 8;
+        spec.bucket = bucket;
+        let texts = take(spec, 64).into_iter().filter_map(|batch| batch.texts);
+        texts
+            .map(|texts| texts.ids.len() - texts.lengths.iter().sum::<usize>())
+            .sum()
+    };
+    assert!(2 * padded(16) < padded(1), "{} {}", padded(16), padded(1));
+}
+
+#[test]
+fn captions_can_be_rewritten_and_come_in_twos() {
+    struct Shout;
+    impl Rewrite for Shout {
+        fn rewrite(&self, caption: &str, draw: u64) -> String {
+            match draw % 2 {
+                0 => caption.to_uppercase(),
+                _ => caption.to_owned(),
+            }
+        }
+    }
+    let tokenizer = tokenizer();
+    let mut spec = spec(Numbers::new(50), &tokenizer);
+    spec.rewrite = Some(Arc::new(Shout));
+    spec.further = vec![FurtherText::SecondCaption];
+    let batches = take(spec.clone(), 8);
+    assert_eq!(batches, take(spec, 8));
+    let mut shouted = 0;
+    for batch in &batches {
+        let texts = batch.texts.as_ref().unwrap();
+        let second = &batch.further_texts["second_caption"];
+        for row in 0..batch.len() {
+            let text = |texts: &unimo_core::batch::Texts| {
+                let ids = &texts.ids[row * texts.length..][..texts.lengths[row]];
+                tokenizer.decode(ids)
+            };
+            let (first, second) = (text(texts), text(second));
+            shouted += usize::from(first == first.to_uppercase());
+            let number = numbers(std::slice::from_ref(batch))[row];
+            let both = HashSet::from([first.to_lowercase(), second]);
+            let expected = [format!("number {number}"), format!("{number} as number")];
+            assert_eq!(both, HashSet::from(expected));
+        }
+    }
+    assert!((4..28).contains(&shouted), "{shouted} of 32");
+}
+
 #[test]
 fn every_epoch_holds_every_sample_once_in_an_order_of_its_own() {
     let tokenizer = tokenizer();
@@ -181,7 +317,8 @@ fn every_epoch_holds_every_sample_once_in_an_order_of_its_own() {
         for epoch in order.chunks_exact(count) {
             assert_eq!(epoch.iter().collect::<HashSet<_>>().len(), count);
         }
-        let promised = (0..order.len()).map(|position| sample_at(seed, count, position as u64));
+        let plan = Plan::global(count);
+        let promised = (0..order.len()).map(|position| plan.at(seed, position as u64));
         assert!(order.iter().copied().eq(promised));
         if count > 10 {
             assert_ne!(order[..count], order[count..2 * count]);

@@ -13,6 +13,7 @@ pub mod apply;
 pub mod backend_check;
 pub mod bench;
 pub mod checkpoint;
+pub mod data;
 pub mod device;
 pub mod error;
 pub mod evaluation;

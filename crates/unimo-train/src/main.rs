@@ -11,7 +11,8 @@ use unimo_train::error::TrainError;
 use unimo_train::recipe::{BUILT_IN, Overrides, Recipe};
 use unimo_train::run::RunFolder;
 use unimo_train::{
-    backend_check, bench, evaluation, export, parity, report, torture, torture_files, training,
+    backend_check, bench, data, evaluation, export, parity, report, torture, torture_files,
+    training,
 };
 
 /// Vision-language pre-training: UNIMO-3, METER, BridgeTower and ManagerTower from image-text files to a trained and
@@ -58,6 +59,9 @@ enum Command {
     /// Write a model as a folder that Hugging Face transformers and unimo read.
     #[command(after_help = EXPORT_EXAMPLES)]
     Export(export::ExportArgs),
+    /// Check, measure, pack and look at data.
+    #[command(subcommand)]
+    Data(Data),
     /// Measure speed and memory.
     #[command(subcommand)]
     Bench(Bench),
@@ -100,6 +104,19 @@ enum Check {
 }
 
 #[derive(Subcommand)]
+enum Data {
+    /// Read everything once: what is damaged, missing, double or leaked between the splits.
+    #[command(after_help = VERIFY_EXAMPLES)]
+    Verify(data::verify::VerifyArgs),
+    /// Sizes, shapes, lengths, words and languages.
+    Stats(data::stats::StatsArgs),
+    /// A page with what the model really sees: after every transform, with hidden words marked.
+    Show(data::show::ShowArgs),
+    /// How many samples a second the loader makes, one JSON line for each number of threads.
+    Bench(data::bench::BenchArgs),
+}
+
+#[derive(Subcommand)]
 enum Torture {
     /// Kill training runs at random moments, resume them and compare where they end, bit for bit.
     ///
@@ -128,6 +145,13 @@ Examples:
     unimo check backend --device cuda
   Any other GPU (needs a build with --features wgpu):
     unimo check backend --device wgpu";
+
+const VERIFY_EXAMPLES: &str = "\
+Examples:
+  unimo data verify --data pairs.jsonl
+  Write a list without what is damaged, double or leaked, and train on it:
+    unimo data verify --data pairs.jsonl --clean clean.jsonl --drop-duplicates
+    unimo train unimo3-small --data clean.jsonl";
 
 const EMBED_EXAMPLES: &str = "\
 Examples:
@@ -312,6 +336,10 @@ fn run(command: Command) -> Result<(), TrainError> {
             println!("{}", export::run(&args)?.display());
             Ok(())
         }
+        Command::Data(Data::Verify(args)) => data::verify::run(&args),
+        Command::Data(Data::Stats(args)) => data::stats::run(&args),
+        Command::Data(Data::Show(args)) => data::show::run(&args),
+        Command::Data(Data::Bench(args)) => data::bench::run(&args, &mut |line| println!("{line}")),
         Command::Bench(Bench::Step(args)) => {
             let outcome = bench::step(&args)?;
             println!("{}", outcome.record.to_json()?);

@@ -592,7 +592,7 @@ fn cards(charts: Vec<LineChart>) -> String {
     grid(figures)
 }
 
-fn grid<'a>(figures: impl Iterator<Item = (&'a str, String)>) -> String {
+pub(crate) fn grid<'a>(figures: impl Iterator<Item = (&'a str, String)>) -> String {
     let cards: String = figures
         .map(|(class, figure)| format!("<div class=\"{class}\">{figure}</div>\n"))
         .collect();

@@ -20,6 +20,7 @@
 //! Without weights and temperature every sample of every part comes once per epoch of the whole. With them a part comes as often
 //! as its weight says, and each of its samples once per epoch of the part.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -217,6 +218,13 @@ impl Source for Mixture {
         part.holds(split, index)
     }
 
+    fn siblings(&self, split: Split, index: usize) -> Range<usize> {
+        let (part, within) = self.part(split, index);
+        let inner = part.siblings(split, within);
+        let offset = index - within;
+        offset + inner.start..offset + inner.end
+    }
+
     fn shards(&self, split: Split) -> Vec<usize> {
         self.parts
             .iter()
@@ -259,6 +267,11 @@ impl Source for Mixture {
     ) -> Result<Option<(Vec<u8>, &'static str)>, SampleError> {
         let (part, index) = self.part(split, index);
         part.image_bytes(split, index)
+    }
+
+    fn image_path(&self, split: Split, index: usize) -> Option<PathBuf> {
+        let (part, index) = self.part(split, index);
+        part.image_path(split, index)
     }
 
     fn sample(&self, split: Split, index: usize) -> Result<Sample, SampleError> {

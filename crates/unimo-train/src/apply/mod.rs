@@ -307,7 +307,7 @@ fn default_pictures(size: usize) -> ImageSpec {
 }
 
 /// Writes a file whole or not at all.
-fn write_text(path: &Path, text: &str) -> Result<(), TrainError> {
+pub(crate) fn write_text(path: &Path, text: &str) -> Result<(), TrainError> {
     write_atomically(path, |temporary| {
         std::fs::write(temporary, text).map_err(TrainError::file("write", temporary))
     })

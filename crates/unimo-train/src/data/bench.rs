@@ -1,0 +1,114 @@
+//! `unimo data bench`: how fast batches are made.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::Serialize;
+use unimo_core::batch::MaskSpec;
+use unimo_data::{Loader, LoaderSpec, SkipList, TextTokenizer};
+
+use super::{DataArgs, threads};
+use crate::error::TrainError;
+
+/// `unimo data bench`.
+#[derive(Debug, clap::Args)]
+pub struct BenchArgs {
+    /// The data.
+    #[command(flatten)]
+    pub data: DataArgs,
+    /// Samples in a batch; default: the recipe's.
+    #[arg(long)]
+    pub batch: Option<usize>,
+    /// Batches to time, after a few that are not.
+    #[arg(long, default_value_t = 40)]
+    pub batches: usize,
+    /// Threads, as a list; default: 1 and all cores.
+    #[arg(long, value_delimiter = ',')]
+    pub workers: Vec<usize>,
+    /// No word masks.
+    #[arg(long)]
+    pub no_masks: bool,
+}
+
+/// A line of the output.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Measured {
+    /// Which program.
+    pub program: &'static str,
+    /// Threads.
+    pub workers: usize,
+    /// Samples in a batch.
+    pub batch: usize,
+    /// Batches timed.
+    pub batches: usize,
+    /// Side of the pictures that come out.
+    pub image_size: usize,
+    /// Whether pictures are changed at random.
+    pub augment: bool,
+    /// Samples made per second.
+    pub images_per_second: f64,
+    /// The same for each thread.
+    pub images_per_second_per_worker: f64,
+    /// Most memory that the process has held, in MB; none where the system does not say.
+    pub peak_mb: Option<f64>,
+}
+
+/// Runs the command: one JSON object a line through `say`.
+///
+/// # Errors
+///
+/// The data cannot be read.
+pub fn run(args: &BenchArgs, say: &mut dyn FnMut(&str)) -> Result<(), TrainError> {
+    /// Batches until caches, threads and allocators are warm.
+    const WARM_UP: usize = 3;
+    let (recipe, source) = args.data.open()?;
+    let tokenizer = Arc::new(TextTokenizer::open(&recipe.data.tokenizer, &*source)?);
+    let all = threads(&recipe.data);
+    let workers = match args.workers.as_slice() {
+        [] if all == 1 => vec![1],
+        [] => vec![1, all],
+        given => given.to_vec(),
+    };
+    for workers in workers {
+        let skip = Arc::new(SkipList::in_memory(recipe.data.max_skipped));
+        let batch = args.batch.unwrap_or(recipe.train.batch_size);
+        let mut spec = LoaderSpec::new(
+            &recipe.data,
+            Arc::clone(&source),
+            Arc::clone(&tokenizer),
+            skip,
+            batch,
+            recipe.seed,
+        );
+        spec.workers = workers;
+        spec.mask = (!args.no_masks).then(MaskSpec::default);
+        let augment = spec.augment.is_some();
+        let mut loader = Loader::new(spec)?;
+        let mut take = |count: usize| -> Result<(), TrainError> {
+            for made in loader.by_ref().take(count) {
+                made?;
+            }
+            Ok(())
+        };
+        // What is ready when timing begins has been paid for: as much is ready when it ends.
+        take(WARM_UP.max(recipe.data.prefetch + workers))?;
+        let began = Instant::now();
+        take(args.batches)?;
+        let rate = (args.batches * batch) as f64 / began.elapsed().as_secs_f64();
+        let measured = Measured {
+            program: "unimo",
+            workers,
+            batch,
+            batches: args.batches,
+            image_size: recipe.data.image_size,
+            augment,
+            images_per_second: rate,
+            images_per_second_per_worker: rate / workers as f64,
+            peak_mb: crate::bench::host_peak().map(|bytes| bytes as f64 / 1e6),
+        };
+        let line = serde_json::to_string(&measured)
+            .map_err(|e| TrainError::Check(format!("the result cannot be written: {e}")))?;
+        say(&line);
+    }
+    Ok(())
+}

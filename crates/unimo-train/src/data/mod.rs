@@ -1,0 +1,106 @@
+//! Looking at data: `unimo data verify`, `stats`, `show`, `bench`, `pack`.
+//!
+//! Each command takes the `[data]` part of a recipe, so that what it says holds for the training that reads the same recipe.
+
+pub mod bench;
+pub mod pack;
+pub mod show;
+pub mod stats;
+pub mod verify;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+
+use unimo_data::{DataConfig, Source, Split};
+
+use crate::error::TrainError;
+use crate::progress::Progress;
+use crate::recipe::{Overrides, Recipe};
+
+/// Which data a command looks at.
+#[derive(Debug, Clone, clap::Args)]
+pub struct DataArgs {
+    /// The recipe whose data is meant: a name (see `unimo recipes`) or the path of a .toml file [default: unimo3-small with
+    /// --data, else unimo3-tiny].
+    pub recipe: Option<String>,
+    /// Image-text pairs instead of the recipe's own data: JSON lines, CSV or TSV.
+    #[arg(long, value_name = "FILE")]
+    pub data: Option<PathBuf>,
+    /// Change a value of the recipe, such as data.pairs.text_columns=alt; may be given several times.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+impl DataArgs {
+    /// The recipe, with its data opened.
+    ///
+    /// # Errors
+    ///
+    /// The recipe or the data cannot be read.
+    pub fn open(&self) -> Result<(Recipe, Arc<dyn Source>), TrainError> {
+        let name = match (&self.recipe, &self.data) {
+            (Some(given), _) => given,
+            (None, Some(_)) => "unimo3-small",
+            (None, None) => "unimo3-tiny",
+        };
+        let overrides = Overrides {
+            data: self.data.clone(),
+            set: self.set.clone(),
+        };
+        let recipe = Recipe::load(name, &overrides)?;
+        let source = unimo_data::open(&recipe.data)?;
+        Ok((recipe, source))
+    }
+}
+
+/// Threads that a command works with: all cores but where the recipe says how many.
+fn threads(config: &DataConfig) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    config.workers.unwrap_or(cores)
+}
+
+/// Calls `work` for every sample of both splits on several threads and `take` with each result on this one, in no order.
+fn each<T: Send>(
+    source: &dyn Source,
+    threads: usize,
+    label: &str,
+    work: impl Fn(Split, usize) -> T + Sync,
+    mut take: impl FnMut(Split, usize, T),
+) {
+    let train = source.len(Split::Train);
+    let all = train + source.len(Split::Val);
+    let place = |at: usize| match at.checked_sub(train) {
+        None => (Split::Train, at),
+        Some(index) => (Split::Val, index),
+    };
+    let next = AtomicUsize::new(0);
+    let mut bar = Progress::new(all as u64, 0, label);
+    // A few results may wait; more would fill the memory where taking is slower than working.
+    let (sender, receiver) = mpsc::sync_channel(4 * threads);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            let sender = sender.clone();
+            let (next, work) = (&next, &work);
+            scope.spawn(move || {
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    if at >= all {
+                        return;
+                    }
+                    let (split, index) = place(at);
+                    if sender.send((split, index, work(split, index))).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(sender);
+        for (split, index, result) in receiver {
+            take(split, index, result);
+            bar.advance(1);
+        }
+    });
+    bar.finish();
+}

@@ -1,0 +1,1 @@
+//! `unimo data pack`.

@@ -1,0 +1,464 @@
+//! `unimo data stats`: sizes, shapes, lengths, words and languages of a data set, as a table and as a page.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+
+use unimo_data::{Source, Split, TextTokenizer, images};
+
+use super::{DataArgs, each, threads};
+use crate::apply::write_text;
+use crate::error::TrainError;
+use crate::report::html::escape;
+use crate::report::plot::{Bars, grouped};
+use crate::report::{self, Section};
+
+/// `unimo data stats`.
+#[derive(Debug, clap::Args)]
+pub struct StatsArgs {
+    /// The data.
+    #[command(flatten)]
+    pub data: DataArgs,
+    /// Write a page with plots here.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+}
+
+/// Different words that are counted; beyond, new ones are only counted together.
+const WORDS: usize = 2_000_000;
+/// Captions whose language is looked at.
+const LANGUAGES_LOOKED_AT: usize = 50_000;
+/// Shortest caption whose language can be told.
+const LANGUAGE_CHARACTERS: usize = 20;
+
+/// What was counted in a split.
+#[derive(Debug, Default)]
+struct Counted {
+    samples: usize,
+    unreadable: usize,
+    widths: Vec<u32>,
+    heights: Vec<u32>,
+    captions_per_image: Vec<usize>,
+    words: Vec<usize>,
+    tokens: Vec<usize>,
+    unknown_tokens: usize,
+    vocabulary: HashMap<String, u64>,
+    uncounted_words: u64,
+    languages: BTreeMap<&'static str, u64>,
+    language_unknown: u64,
+}
+
+/// What is read of a sample.
+struct Read {
+    size: Option<(u32, u32)>,
+    captions: Vec<String>,
+    /// Per caption, its tokens and how many of them stand for what the vocabulary lacks.
+    tokens: Vec<(usize, usize)>,
+}
+
+fn read(
+    source: &dyn Source,
+    tokenizer: &TextTokenizer,
+    split: Split,
+    index: usize,
+) -> Result<Read, String> {
+    let reason = |error: unimo_data::SampleError| error.reason;
+    let captions = source.captions(split, index).map_err(reason)?;
+    let size = match source.image_bytes(split, index).map_err(reason)? {
+        Some((bytes, _)) => Some(images::dimensions(&bytes)?),
+        None => source
+            .image(split, index)
+            .map_err(reason)?
+            .map(|picture| picture.dimensions()),
+    };
+    let unknown = tokenizer.specials().unk;
+    let tokens = captions
+        .iter()
+        .map(|caption| {
+            let ids = tokenizer.encode(caption, usize::MAX).ids;
+            let lacking = ids.iter().filter(|id| Some(**id) == unknown).count();
+            (ids.len(), lacking)
+        })
+        .collect();
+    Ok(Read {
+        size,
+        captions,
+        tokens,
+    })
+}
+
+impl Counted {
+    fn add(&mut self, read: Result<Read, String>) {
+        self.samples += 1;
+        let Ok(read) = read else {
+            self.unreadable += 1;
+            return;
+        };
+        if let Some((width, height)) = read.size {
+            self.widths.push(width);
+            self.heights.push(height);
+        }
+        self.captions_per_image.push(read.captions.len());
+        for caption in &read.captions {
+            let mut count = 0;
+            for word in caption.split(|c: char| !c.is_alphanumeric() && c != '\'') {
+                if word.is_empty() {
+                    continue;
+                }
+                count += 1;
+                let word = word.to_lowercase();
+                let room = self.vocabulary.len() < WORDS;
+                match self.vocabulary.get_mut(&word) {
+                    Some(times) => *times += 1,
+                    None if room => {
+                        self.vocabulary.insert(word, 1);
+                    }
+                    None => self.uncounted_words += 1,
+                }
+            }
+            self.words.push(count);
+            if self.words.len() <= LANGUAGES_LOOKED_AT {
+                let long_enough = caption.chars().count() >= LANGUAGE_CHARACTERS;
+                let found = whatlang::detect(caption).filter(|f| long_enough && f.is_reliable());
+                match found {
+                    Some(found) => {
+                        *self.languages.entry(found.lang().eng_name()).or_default() += 1;
+                    }
+                    None => self.language_unknown += 1,
+                }
+            }
+        }
+        for (tokens, lacking) in read.tokens {
+            self.tokens.push(tokens);
+            self.unknown_tokens += lacking;
+        }
+    }
+
+    /// How many of the most frequent words make up each share of all words.
+    fn coverage(&self) -> Vec<(f64, usize)> {
+        let mut counts: Vec<u64> = self.vocabulary.values().copied().collect();
+        counts.sort_unstable_by(|a, b| b.cmp(a));
+        let total = counts.iter().sum::<u64>() + self.uncounted_words;
+        [0.5, 0.8, 0.9, 0.95, 0.99]
+            .into_iter()
+            .filter_map(|share| {
+                let mut sum = 0;
+                let needed = counts.iter().position(|count| {
+                    sum += count;
+                    sum as f64 >= share * total as f64
+                })?;
+                Some((share, needed + 1))
+            })
+            .collect()
+    }
+
+    fn frequent(&self, count: usize) -> Vec<(&str, u64)> {
+        let mut words: Vec<(&str, u64)> = self
+            .vocabulary
+            .iter()
+            .map(|(w, n)| (w.as_str(), *n))
+            .collect();
+        words.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));
+        words.truncate(count);
+        words
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+///
+/// The data cannot be opened or the page cannot be written.
+pub fn run(args: &StatsArgs) -> Result<(), TrainError> {
+    let (recipe, source) = args.data.open()?;
+    let tokenizer = TextTokenizer::open(&recipe.data.tokenizer, &*source)?;
+    let mut counted = [Counted::default(), Counted::default()];
+    each(
+        &*source,
+        threads(&recipe.data),
+        "counting",
+        |split, index| read(&*source, &tokenizer, split, index),
+        |split, _, read| counted[usize::from(split == Split::Val)].add(read),
+    );
+    println!("{}", source.describe());
+    let splits = [Split::Train, Split::Val];
+    for (split, counted) in splits.iter().zip(&counted) {
+        println!("\n{}", split.name());
+        for (label, value) in facts(counted, recipe.data.max_text_length) {
+            println!("  {label:<28}{value}");
+        }
+    }
+    if let Some(path) = &args.html {
+        let sections: Vec<Section> = splits
+            .iter()
+            .zip(&counted)
+            .filter(|(_, counted)| counted.samples > 0)
+            .map(|(split, counted)| section(*split, counted, recipe.data.max_text_length))
+            .collect();
+        let mut body = format!(
+            "<header>\n<div class=\"kicker\">unimo · data</div>\n<h1>Statistics</h1>\n<dl class=\"facts\"><div><dt>data</dt><dd>{}\
+             </dd></div></dl>\n</header>\n<main>\n",
+            escape(&source.describe())
+        );
+        sections
+            .iter()
+            .for_each(|section| body.push_str(&section.to_html()));
+        body.push_str("</main>\n");
+        write_text(
+            path,
+            &report::document("Statistics – unimo data", STYLE, &body),
+        )?;
+        println!("\n{}", path.display());
+    }
+    Ok(())
+}
+
+const STYLE: &str = "
+.facts-table th { text-align: left; font-weight: 500; color: var(--muted); }
+.facts-table td { text-align: left; white-space: normal; }
+";
+
+/// Smallest, median, 95th percentile and largest.
+fn spread<T: Copy + Ord + Into<u64>>(values: &[T]) -> Option<String> {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable();
+    let at = |share: f64| {
+        let place = (share * sorted.len().saturating_sub(1) as f64).round() as usize;
+        let value: u64 = sorted.get(place).copied()?.into();
+        Some(grouped(value as f64))
+    };
+    Some(format!(
+        "{} to {}, median {}, 95% up to {}",
+        at(0.0)?,
+        at(1.0)?,
+        at(0.5)?,
+        at(0.95)?
+    ))
+}
+
+fn facts(counted: &Counted, room: usize) -> Vec<(&'static str, String)> {
+    let wide = |values: &[usize]| -> Option<String> {
+        spread(&values.iter().map(|v| *v as u64).collect::<Vec<_>>())
+    };
+    let cut = counted.tokens.iter().filter(|n| **n > room).count();
+    let share = |part: usize, of: usize| 100.0 * part as f64 / of.max(1) as f64;
+    let coverage: Vec<String> = counted
+        .coverage()
+        .iter()
+        .map(|(share, words)| format!("{} make up {:.0}%", grouped(*words as f64), 100.0 * share))
+        .collect();
+    let mut languages: Vec<(&str, u64)> = counted.languages.iter().map(|(l, n)| (*l, *n)).collect();
+    languages.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));
+    let languages: Vec<String> = languages
+        .iter()
+        .take(8)
+        .map(|(language, count)| format!("{language} {}", grouped(*count as f64)))
+        .chain((counted.language_unknown > 0).then(|| {
+            format!(
+                "cannot be told {}",
+                grouped(counted.language_unknown as f64)
+            )
+        }))
+        .collect();
+    let all_tokens: usize = counted.tokens.iter().sum();
+    let mut facts = vec![(
+        "samples",
+        format!(
+            "{}, {} of them unreadable",
+            grouped(counted.samples as f64),
+            grouped(counted.unreadable as f64)
+        ),
+    )];
+    let mut fact = |label, value: Option<String>| facts.extend(value.map(|value| (label, value)));
+    fact("width in pixels", spread(&counted.widths));
+    fact("height in pixels", spread(&counted.heights));
+    fact("captions per sample", wide(&counted.captions_per_image));
+    fact("words per caption", wide(&counted.words));
+    fact("tokens per caption", wide(&counted.tokens));
+    if !counted.tokens.is_empty() {
+        fact(
+            "cut",
+            Some(format!(
+                "{:.1}% of the captions have more than the {room} tokens of data.max_text_length",
+                share(cut, counted.tokens.len())
+            )),
+        );
+        fact(
+            "unknown tokens",
+            Some(format!("{:.3}%", share(counted.unknown_tokens, all_tokens))),
+        );
+        fact(
+            "different words",
+            Some(grouped(counted.vocabulary.len() as f64)),
+        );
+        fact("most frequent words", Some(coverage.join(", ")));
+        fact("languages", Some(languages.join(", ")));
+    }
+    facts
+}
+
+/// A histogram with bins of equal width, all beyond the 99th percentile in the last one.
+fn histogram(title: &str, unit: &str, values: &[f64]) -> Option<String> {
+    const BINS: usize = 32;
+    let mut sorted: Vec<f64> = values.iter().copied().filter(|v| v.is_finite()).collect();
+    sorted.sort_by(f64::total_cmp);
+    let (low, top) = (*sorted.first()?, *sorted.last()?);
+    let most = sorted[(sorted.len() - 1) * 99 / 100];
+    let whole = sorted.iter().all(|v| v.fract() == 0.0);
+    let width = (most - low) / BINS as f64;
+    let width = if whole { width.ceil().max(1.0) } else { width };
+    if width <= 0.0 {
+        return Some(
+            Bars::new(title, vec![(format!("{low}"), sorted.len() as f64)])
+                .unit(unit)
+                .to_html(),
+        );
+    }
+    let bins = (((most - low) / width).floor() as usize + 1).min(BINS + 1);
+    let mut counts = vec![0.0; bins];
+    for value in &sorted {
+        let bin = (((value - low) / width) as usize).min(bins - 1);
+        counts[bin] += 1.0;
+    }
+    let digits = if whole { 0 } else { 2 };
+    let bars = counts.into_iter().enumerate().map(|(bin, count)| {
+        let from = low + bin as f64 * width;
+        let to = if bin + 1 == bins {
+            top
+        } else {
+            from + width - f64::from(u8::from(whole))
+        };
+        let name = match from == to {
+            true => format!("{from:.digits$}"),
+            false => format!("{from:.digits$} to {to:.digits$}"),
+        };
+        (name, count)
+    });
+    Some(Bars::new(title, bars.collect()).unit(unit).to_html())
+}
+
+fn section(split: Split, counted: &Counted, room: usize) -> Section {
+    let rows: String = facts(counted, room)
+        .iter()
+        .map(|(label, value)| {
+            format!(
+                "<tr><th scope=\"row\">{label}</th><td>{}</td></tr>\n",
+                escape(value)
+            )
+        })
+        .collect();
+    let mut body = format!(
+        "<div class=\"card\"><table class=\"facts-table\"><tbody>\n{rows}</tbody></table></div>\n"
+    );
+    let widths = counted
+        .widths
+        .iter()
+        .map(|w| f64::from(*w))
+        .collect::<Vec<_>>();
+    let heights = counted
+        .heights
+        .iter()
+        .map(|h| f64::from(*h))
+        .collect::<Vec<_>>();
+    let ratios = widths
+        .iter()
+        .zip(&heights)
+        .map(|(w, h)| (w / h).log2())
+        .collect::<Vec<_>>();
+    let floats = |values: &[usize]| values.iter().map(|v| *v as f64).collect::<Vec<_>>();
+    let frequent = counted.frequent(30);
+    let words = frequent
+        .iter()
+        .map(|(word, count)| ((*word).to_owned(), *count as f64));
+    let figures = [
+        histogram("Width", "pixels", &widths),
+        histogram("Height", "pixels", &heights),
+        histogram(
+            "Shape",
+            "width over height, in doublings: 0 is square",
+            &ratios,
+        ),
+        histogram(
+            "Captions per sample",
+            "",
+            &floats(&counted.captions_per_image),
+        ),
+        histogram("Length of captions", "words", &floats(&counted.words)),
+        histogram("Length of captions", "tokens", &floats(&counted.tokens)),
+        (!frequent.is_empty()).then(|| Bars::new("Most frequent words", words.collect()).to_html()),
+    ];
+    let cards = figures.into_iter().flatten().map(|figure| ("card", figure));
+    body.push_str(&report::grid(cards));
+    Section {
+        anchor: match split {
+            Split::Train => "train",
+            Split::Val => "val",
+        },
+        title: match split {
+            Split::Train => "Training split",
+            Split::Val => "Held-out split",
+        },
+        lead: "Bars are counts; the last bar of a histogram holds all beyond the 99th percentile."
+            .to_owned(),
+        body,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(width: u32, captions: &[&str]) -> Result<Read, String> {
+        Ok(Read {
+            size: Some((width, 100)),
+            captions: captions.iter().map(|c| (*c).to_owned()).collect(),
+            tokens: captions.iter().map(|c| (c.len(), 1)).collect(),
+        })
+    }
+
+    #[test]
+    fn words_sizes_and_languages_are_counted() {
+        let mut counted = Counted::default();
+        counted.add(sample(10, &["A cat, a cat!", "the cat's tail"]));
+        counted.add(sample(
+            30,
+            &["Der Hund liegt auf dem Sofa und schläft ganz ruhig."],
+        ));
+        counted.add(Err("cut".to_owned()));
+        assert_eq!((counted.samples, counted.unreadable), (3, 1));
+        assert_eq!(counted.words, [4, 3, 10]);
+        assert_eq!(counted.frequent(2), [("a", 2), ("cat", 2)]);
+        assert_eq!(counted.languages.get("German"), Some(&1));
+        assert_eq!(counted.language_unknown, 2);
+        assert_eq!(counted.coverage().last(), Some(&(0.99, 15)));
+        let facts = facts(&counted, 13);
+        let fact = |label: &str| &facts.iter().find(|(l, _)| *l == label).unwrap().1;
+        assert_eq!(fact("width in pixels"), "10 to 30, median 30, 95% up to 30");
+        assert!(fact("cut").starts_with("66.7%"), "{}", fact("cut"));
+    }
+
+    #[test]
+    fn a_histogram_loses_nothing() {
+        for values in [
+            vec![3.0; 5],
+            (0..1000).map(f64::from).collect::<Vec<_>>(),
+            vec![-0.5, 0.25, 7.75],
+        ] {
+            let html = histogram("x", "", &values).unwrap();
+            let total: f64 = html
+                .split("<title>")
+                .skip(1)
+                .filter_map(|t| {
+                    t.split("</title>")
+                        .next()?
+                        .rsplit(": ")
+                        .next()?
+                        .replace(',', "")
+                        .parse::<f64>()
+                        .ok()
+                })
+                .sum();
+            assert_eq!(total, values.len() as f64, "{html}");
+        }
+        assert!(histogram("x", "", &[]).is_none());
+    }
+}

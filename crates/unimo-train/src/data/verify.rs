@@ -1,0 +1,457 @@
+//! `unimo data verify`: reads everything once and says what is wrong with it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use unimo_data::{Source, Split};
+
+use super::{DataArgs, each, threads};
+use crate::checkpoint::write_atomically;
+use crate::error::TrainError;
+
+/// `unimo data verify`.
+#[derive(Debug, clap::Args)]
+pub struct VerifyArgs {
+    /// The data.
+    #[command(flatten)]
+    pub data: DataArgs,
+    /// Write every usable sample here, one JSON object a line: image, captions, split. `unimo train --data` reads it.
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub clean: Option<PathBuf>,
+    /// Leave training samples out of the clean list whose picture or all of whose captions are held out too, and pictures that
+    /// came before.
+    #[arg(long, requires = "clean")]
+    pub drop_duplicates: bool,
+    /// Write the whole account here, as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Account {
+    /// What the source says of itself.
+    pub source: String,
+    /// Per split.
+    pub splits: BTreeMap<&'static str, SplitAccount>,
+    /// Everything that cannot be used, with its reason.
+    pub unusable: Vec<Unusable>,
+    /// Pictures that occur more than once within a split, as groups of samples.
+    pub duplicates: Vec<Vec<String>>,
+    /// Pictures that are trained on and held out: the training sample and the held-out one.
+    pub leaked_pictures: Vec<(String, String)>,
+    /// Captions that are trained on and held out.
+    pub leaked_captions: usize,
+    /// Held-out samples all of whose captions are trained on too.
+    pub leaked_samples: usize,
+}
+
+/// One split.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct SplitAccount {
+    /// Samples.
+    pub samples: usize,
+    /// Of them, those that can be read.
+    pub usable: usize,
+    /// Captions.
+    pub captions: usize,
+    /// Bytes of pictures, where they are files.
+    pub bytes: u64,
+    /// Smallest and largest picture, width and height in pixels.
+    pub sizes: Option<[[u32; 2]; 2]>,
+    /// Shortest and longest caption in characters.
+    pub characters: Option<[usize; 2]>,
+}
+
+/// Something that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Unusable {
+    /// Where it is.
+    pub file: String,
+    /// Its line.
+    pub line: u64,
+    /// Why.
+    pub reason: String,
+}
+
+/// A content hash, cut to 128 bits: two of a billion different pictures collide once in 10^20 data sets.
+type Hash = [u8; 16];
+
+fn hash(bytes: &[u8]) -> Hash {
+    let mut cut = Hash::default();
+    cut.copy_from_slice(&Sha256::digest(bytes)[..16]);
+    cut
+}
+
+/// What is kept of a sample.
+struct Seen {
+    picture: Option<Hash>,
+    captions: Vec<Hash>,
+    characters: Vec<usize>,
+    size: Option<[u32; 2]>,
+    bytes: u64,
+}
+
+fn read(source: &dyn Source, split: Split, index: usize) -> Result<Seen, String> {
+    let reason = |error: unimo_data::SampleError| error.reason;
+    let sample = source.sample(split, index).map_err(reason)?;
+    let bytes = source.image_bytes(split, index).map_err(reason)?;
+    let picture = match (&bytes, &sample.image) {
+        (Some((bytes, _)), _) => Some(hash(bytes)),
+        (None, Some(picture)) => Some(hash(picture.as_raw())),
+        (None, None) => None,
+    };
+    Ok(Seen {
+        picture,
+        captions: sample.captions.iter().map(|c| hash(c.as_bytes())).collect(),
+        characters: sample.captions.iter().map(|c| c.chars().count()).collect(),
+        size: sample
+            .image
+            .map(|picture| [picture.width(), picture.height()]),
+        bytes: bytes.map_or(0, |(bytes, _)| bytes.len() as u64),
+    })
+}
+
+/// Runs the command.
+///
+/// # Errors
+///
+/// The data cannot be opened or a file cannot be written. What is wrong with samples is no error: it is the result.
+pub fn run(args: &VerifyArgs) -> Result<(), TrainError> {
+    let (recipe, source) = args.data.open()?;
+    let (account, keep) = account(&*source, threads(&recipe.data), args.drop_duplicates);
+    print!("{}", table(&account));
+    if let Some(path) = &args.json {
+        let json = serde_json::to_string_pretty(&account)
+            .map_err(|e| TrainError::Check(format!("the account cannot be written: {e}")))?;
+        write_atomically(path, |temporary| {
+            std::fs::write(temporary, json).map_err(TrainError::file("write", temporary))
+        })?;
+    }
+    if let Some(path) = &args.clean {
+        let written = clean(&*source, &keep, path)?;
+        println!("{written} samples in {}", path.display());
+    }
+    Ok(())
+}
+
+/// Which samples are usable, by split and index.
+type Kept = BTreeMap<Split, Vec<bool>>;
+
+/// Reads every sample of a source.
+fn account(source: &dyn Source, threads: usize, drop_duplicates: bool) -> (Account, Kept) {
+    let splits = [Split::Train, Split::Val];
+    let mut account = Account {
+        source: source.describe(),
+        splits: BTreeMap::new(),
+        unusable: Vec::new(),
+        duplicates: Vec::new(),
+        leaked_pictures: Vec::new(),
+        leaked_captions: 0,
+        leaked_samples: 0,
+    };
+    let mut kept: Kept = splits
+        .into_iter()
+        .map(|split| (split, vec![false; source.len(split)]))
+        .collect();
+    let mut pictures: HashMap<Hash, [Vec<u32>; 2]> = HashMap::new();
+    let mut captions: HashMap<Hash, [Vec<u32>; 2]> = HashMap::new();
+    for rejected in source.rejected() {
+        account.unusable.push(Unusable {
+            file: rejected.place.file.clone(),
+            line: rejected.place.line,
+            reason: rejected.reason.clone(),
+        });
+    }
+    for split in splits {
+        let of = account.splits.entry(split.name()).or_default();
+        of.samples = source.len(split);
+    }
+    each(
+        source,
+        threads,
+        "reading",
+        |split, index| read(source, split, index),
+        |split, index, seen| {
+            let seen = match seen {
+                Ok(seen) => seen,
+                Err(reason) => {
+                    let place = source.place(split, index);
+                    account.unusable.push(Unusable {
+                        file: place.file,
+                        line: place.line,
+                        reason,
+                    });
+                    return;
+                }
+            };
+            if let Some(kept) = kept.get_mut(&split) {
+                kept[index] = true;
+            }
+            let of = account.splits.entry(split.name()).or_default();
+            of.usable += 1;
+            of.captions += seen.captions.len();
+            of.bytes += seen.bytes;
+            if let Some(size) = seen.size {
+                let area = |[w, h]: [u32; 2]| u64::from(w) * u64::from(h);
+                let [small, large] = of.sizes.get_or_insert([size, size]);
+                // Of pictures of one area the wider, so that the order of reading does not matter.
+                if (area(size), size) < (area(*small), *small) {
+                    *small = size;
+                }
+                if (area(size), size) > (area(*large), *large) {
+                    *large = size;
+                }
+            }
+            for characters in seen.characters {
+                let [short, long] = of.characters.get_or_insert([characters, characters]);
+                *short = characters.min(*short);
+                *long = characters.max(*long);
+            }
+            let side = usize::from(split == Split::Val);
+            if let Some(picture) = seen.picture {
+                pictures.entry(picture).or_default()[side].push(index as u32);
+            }
+            for caption in seen.captions {
+                captions.entry(caption).or_default()[side].push(index as u32);
+            }
+        },
+    );
+    account.unusable.sort();
+    let name = |split, index: u32| source.place(split, index as usize).to_string();
+    let mut groups = Vec::new();
+    for sides in pictures.values_mut() {
+        sides.iter_mut().for_each(|side| side.sort_unstable());
+        for (side, split) in sides.iter().zip(splits) {
+            if side.len() > 1 {
+                groups.push((split, side.clone()));
+            }
+        }
+        if let [train, [held_out, ..]] = sides.each_ref().map(Vec::as_slice) {
+            let leaks = train.iter().map(|index| (*index, *held_out));
+            account.leaked_pictures.extend(
+                leaks.map(|(train, held_out)| {
+                    (name(Split::Train, train), name(Split::Val, held_out))
+                }),
+            );
+            if drop_duplicates && let Some(kept) = kept.get_mut(&Split::Train) {
+                train.iter().for_each(|index| kept[*index as usize] = false);
+            }
+        }
+    }
+    groups.sort_by_key(|(split, group)| (*split, group[0]));
+    for (split, group) in &groups {
+        if drop_duplicates && let Some(kept) = kept.get_mut(split) {
+            let later = &group[1..];
+            later.iter().for_each(|index| kept[*index as usize] = false);
+        }
+        let names = group.iter().map(|index| name(*split, *index));
+        account.duplicates.push(names.collect());
+    }
+    account.leaked_pictures.sort();
+    // A held-out sample is leaked by its words where none of its captions is new.
+    let mut new = vec![false; source.len(Split::Val)];
+    let mut old = vec![false; source.len(Split::Val)];
+    for [train, held_out] in captions.values() {
+        account.leaked_captions += usize::from(!train.is_empty() && !held_out.is_empty());
+        for index in held_out {
+            let of = if train.is_empty() { &mut new } else { &mut old };
+            of[*index as usize] = true;
+        }
+    }
+    account.leaked_samples = new.iter().zip(&old).filter(|(n, o)| **o && !**n).count();
+    (account, kept)
+}
+
+/// The account as text.
+fn table(account: &Account) -> String {
+    /// Examples of each kind.
+    const SHOWN: usize = 5;
+    let mut out = format!("{}\n\n", account.source);
+    let _ = writeln!(
+        out,
+        "{:<8}{:>10}{:>10}{:>10}{:>12}  {:<26}caption length",
+        "split", "samples", "usable", "captions", "MB", "pictures"
+    );
+    for (split, of) in &account.splits {
+        let sizes = of.sizes.map_or_else(
+            || "-".to_owned(),
+            |[[w, h], [x, y]]| format!("{w} x {h} to {x} x {y}"),
+        );
+        let characters = of
+            .characters
+            .map_or_else(|| "-".to_owned(), |[a, b]| format!("{a} to {b} characters"));
+        let _ = writeln!(
+            out,
+            "{split:<8}{:>10}{:>10}{:>10}{:>12.1}  {sizes:<26}{characters}",
+            of.samples,
+            of.usable,
+            of.captions,
+            of.bytes as f64 / 1e6
+        );
+    }
+    let mut list = |title: String, lines: Vec<String>| {
+        let _ = writeln!(out, "\n{title}");
+        for line in lines.iter().take(SHOWN) {
+            let _ = writeln!(out, "  {line}");
+        }
+        if lines.len() > SHOWN {
+            let _ = writeln!(
+                out,
+                "  and {} more (--json FILE lists all)",
+                lines.len() - SHOWN
+            );
+        }
+    };
+    let unusable = account.unusable.iter();
+    list(
+        format!("unusable: {}", account.unusable.len()),
+        unusable
+            .map(|u| format!("{}:{}: {}", u.file, u.line, u.reason))
+            .collect(),
+    );
+    list(
+        format!(
+            "pictures that occur more than once in a split: {}",
+            account.duplicates.len()
+        ),
+        account
+            .duplicates
+            .iter()
+            .map(|group| group.join(" = "))
+            .collect(),
+    );
+    let leaked = account.leaked_pictures.iter();
+    list(
+        format!(
+            "pictures trained on and held out: {}",
+            account.leaked_pictures.len()
+        ),
+        leaked.map(|(a, b)| format!("{a} = {b}")).collect(),
+    );
+    let _ = writeln!(
+        out,
+        "\ncaptions trained on and held out: {}; held-out samples with no caption of their own: {}",
+        account.leaked_captions, account.leaked_samples
+    );
+    out
+}
+
+/// Writes the list of usable samples.
+fn clean(source: &dyn Source, kept: &Kept, path: &Path) -> Result<usize, TrainError> {
+    let mut written = 0;
+    write_atomically(path, |temporary| {
+        let io = TrainError::file("write", temporary);
+        let file = std::fs::File::create(temporary).map_err(io)?;
+        let mut file = std::io::BufWriter::new(file);
+        for (split, kept) in kept {
+            for index in (0..kept.len()).filter(|index| kept[*index]) {
+                let captions = source.captions(*split, index).unwrap_or_default();
+                let image = match source.image_path(*split, index) {
+                    Some(image) => std::path::absolute(&image).unwrap_or(image),
+                    None => PathBuf::from(source.place(*split, index).to_string()),
+                };
+                let line = json!({"image": image, "caption": captions, "split": split.name()});
+                writeln!(file, "{line}").map_err(TrainError::file("write", temporary))?;
+                written += 1;
+            }
+        }
+        file.flush().map_err(TrainError::file("write", temporary))
+    })?;
+    Ok(written)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Five good pictures of which two are equal and one is held out too, one that is cut short, one that is not there.
+    #[test]
+    fn what_is_wrong_is_found_and_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let picture = |name: &str, value: u8| {
+            let picture = image::RgbImage::from_pixel(9, 7, image::Rgb([value; 3]));
+            picture.save(folder.path().join(name)).unwrap();
+        };
+        for (name, value) in [
+            ("a.png", 1),
+            ("b.png", 2),
+            ("c.png", 2),
+            ("d.png", 3),
+            ("e.png", 3),
+        ] {
+            picture(name, value);
+        }
+        let whole = std::fs::read(folder.path().join("a.png")).unwrap();
+        std::fs::write(folder.path().join("cut.png"), &whole[..whole.len() / 2]).unwrap();
+        let rows = [
+            ("a.png", "one", "train"),
+            ("b.png", "two", "train"),
+            ("c.png", "three", "train"),
+            ("d.png", "four", "train"),
+            ("e.png", "two", "val"),
+            ("cut.png", "six", "train"),
+            ("gone.png", "seven", "val"),
+        ];
+        let list: Vec<String> = rows
+            .iter()
+            .map(|(i, c, s)| json!({"image": i, "caption": c, "split": s}).to_string())
+            .chain(["no json".to_owned()])
+            .collect();
+        let path = folder.path().join("list.jsonl");
+        std::fs::write(&path, list.join("\n")).unwrap();
+        let args = DataArgs {
+            recipe: None,
+            data: Some(path),
+            set: Vec::new(),
+        };
+        let (_, source) = args.open().unwrap();
+        let (found, kept) = account(&*source, 2, false);
+        assert_eq!(found.splits["train"].samples, 5);
+        assert_eq!(found.splits["train"].usable, 4);
+        assert_eq!(found.splits["val"].usable, 1);
+        assert_eq!(found.splits["train"].sizes, Some([[9, 7], [9, 7]]));
+        assert_eq!(found.splits["train"].characters, Some([3, 5]));
+        let lines: Vec<u64> = found.unusable.iter().map(|u| u.line).collect();
+        assert_eq!(lines, [6, 7, 8]);
+        assert_eq!(found.duplicates.len(), 1);
+        assert!(found.duplicates[0][0].ends_with(":2") && found.duplicates[0][1].ends_with(":3"));
+        assert_eq!(found.leaked_pictures.len(), 1);
+        assert!(found.leaked_pictures[0].0.ends_with(":4"));
+        assert_eq!((found.leaked_captions, found.leaked_samples), (1, 1));
+        assert!(table(&found).contains("list.jsonl:8: malformed JSON"));
+
+        for (kept, expected) in [
+            (kept, vec!["a.png", "b.png", "c.png", "d.png", "e.png"]),
+            (
+                account(&*source, 1, true).1,
+                vec!["a.png", "b.png", "e.png"],
+            ),
+        ] {
+            let clean_list = folder.path().join("clean.jsonl");
+            assert_eq!(clean(&*source, &kept, &clean_list).unwrap(), expected.len());
+            let again = DataArgs {
+                data: Some(clean_list.clone()),
+                ..args.clone()
+            };
+            let (_, again) = again.open().unwrap();
+            assert!(again.rejected().is_empty());
+            let text = std::fs::read_to_string(&clean_list).unwrap();
+            let names: Vec<&str> = text
+                .lines()
+                .map(|line| line.split(".png").next().unwrap())
+                .map(|line| line.rsplit('/').next().unwrap())
+                .collect();
+            let expected: Vec<&str> = expected
+                .iter()
+                .map(|e| e.trim_end_matches(".png"))
+                .collect();
+            assert_eq!(names, expected);
+        }
+    }
+}
