@@ -254,7 +254,7 @@ impl ImageSpec {
     /// The reason, as it is listed for the skipped sample: the part lies outside of the picture.
     pub fn square_of(&self, picture: &RgbImage, part: Part) -> Result<RgbImage, String> {
         let size = self.size as u32;
-        resize(picture, part, (size, size), 0..size, self.filter)
+        resize(picture, part, (size, size), (0..size, 0..size), self.filter)
     }
 
     fn square_within(&self, picture: &RgbImage, part: Part) -> Result<RgbImage, String> {
@@ -287,11 +287,13 @@ impl ImageSpec {
                 };
                 // torchvision's CenterCrop(size) rounds the offset half to even, Hugging Face rounds it down.
                 let even = self.resize == Resize::Crop;
-                // Columns that are cut off are not brought down first.
-                let left = centre(width, size, even);
-                let columns = left..left + width.min(size);
-                let resized = resize(picture, part, (width, height), columns, self.filter)?;
-                Ok(cut_centre(resized, size, even))
+                let kept = |side: u32| {
+                    let from = centre(side, size, even);
+                    from..from + side.min(size)
+                };
+                let kept = (kept(width), kept(height));
+                let middle = resize(picture, part, (width, height), kept, self.filter)?;
+                Ok(fill_up(middle, size))
             }
         }
     }
@@ -317,7 +319,7 @@ impl ImageSpec {
                     picture,
                     Part::whole(picture),
                     (width, height),
-                    0..width,
+                    (0..width, 0..height),
                     self.filter,
                 )
             }
@@ -407,25 +409,15 @@ fn centre(side: u32, size: u32, round_even: bool) -> u32 {
     }
 }
 
-/// The square in the middle; a side that is too short is filled with black on both ends, more at the end where the rest is
-/// odd.
-fn cut_centre(picture: RgbImage, size: u32, round_even: bool) -> RgbImage {
+/// A side that is too short is filled with black on both ends, more at the end where the rest is odd.
+fn fill_up(picture: RgbImage, size: u32) -> RgbImage {
     let (width, height) = picture.dimensions();
     if (width, height) == (size, size) {
         return picture;
     }
-    let (w, h) = (width.min(size), height.min(size));
-    let (left, top) = (
-        centre(width, size, round_even),
-        centre(height, size, round_even),
-    );
-    let part = image::imageops::crop_imm(&picture, left, top, w, h).to_image();
-    if (w, h) == (size, size) {
-        return part;
-    }
     let mut square = RgbImage::new(size, size);
-    let (left, top) = ((size - w) / 2, (size - h) / 2);
-    image::imageops::replace(&mut square, &part, i64::from(left), i64::from(top));
+    let (left, top) = ((size - width) / 2, (size - height) / 2);
+    image::imageops::replace(&mut square, &picture, i64::from(left), i64::from(top));
     square
 }
 
@@ -437,35 +429,88 @@ pub fn jpeg(picture: &RgbImage) -> Option<Vec<u8>> {
 }
 
 /// Brings a part of a picture to `(width, height)` as Pillow does: across, then down, rounded to whole levels in between. The
-/// resizer on its own goes the other way round, which differs by two levels at hard edges. Of the result only some columns
-/// are made.
+/// resizer on its own goes the other way round, which differs by two levels at hard edges. Of the result only the columns and
+/// rows of `kept` are made, from no more rows of the picture than they need.
 fn resize(
     picture: &RgbImage,
     part: Part,
     (width, height): (u32, u32),
-    columns: Range<u32>,
+    (columns, rows): (Range<u32>, Range<u32>),
     filter: Filter,
 ) -> Result<RgbImage, String> {
-    let across = (part.width != width)
-        .then(|| resize_once(picture, part, (width, part.height), filter))
-        .transpose()?;
-    let (picture, part) = match &across {
-        Some(across) => (across, Part::whole(across)),
-        None => (picture, part),
-    };
+    let across = Stretch::new(part.width, width, columns);
+    let down = Stretch::new(part.height, height, rows);
+    let needed = down.needed();
     let part = Part {
-        left: part.left + columns.start,
-        width: columns.end - columns.start,
+        top: part.top + needed.start,
+        height: needed.end - needed.start,
         ..part
     };
-    resize_once(picture, part, (part.width, height), filter)
+    let down = Stretch {
+        from: down.from - f64::from(needed.start),
+        ..down
+    };
+    let stay = |side: u32| Stretch::new(side, side, 0..side);
+    if across.scaled {
+        let narrow = resize_once(picture, part, (across, stay(part.height)), filter)?;
+        if !down.scaled && down.target == narrow.height() {
+            return Ok(narrow);
+        }
+        let (part, across) = (Part::whole(&narrow), stay(narrow.width()));
+        return resize_once(&narrow, part, (across, down), filter);
+    }
+    resize_once(picture, part, (across, down), filter)
 }
 
-/// Where the size stays, the part is copied.
+/// What becomes of one side of a picture.
+#[derive(Debug, Clone, Copy)]
+struct Stretch {
+    /// Pixels of the side.
+    side: u32,
+    /// Where what is kept begins and how long it is, in these pixels.
+    from: f64,
+    length: f64,
+    /// Pixels that it becomes.
+    target: u32,
+    /// Whether they are computed; otherwise some are left out at most.
+    scaled: bool,
+}
+
+impl Stretch {
+    /// A side that becomes `whole` pixels, of which `kept` are made.
+    fn new(side: u32, whole: u32, kept: Range<u32>) -> Self {
+        let scale = f64::from(side) / f64::from(whole.max(1));
+        let target = kept.end - kept.start;
+        let from = f64::from(kept.start) * scale;
+        let length = match target == whole {
+            true => f64::from(side),
+            // Rounding must not take it beyond the side.
+            false => (f64::from(target) * scale).min(f64::from(side) - from),
+        };
+        Self {
+            side,
+            from,
+            length,
+            target,
+            scaled: whole != side,
+        }
+    }
+
+    /// The pixels that those that are made depend on.
+    fn needed(&self) -> Range<u32> {
+        /// Pixels on each side of a place that a bicubic filter looks at, times the scale; one more for rounding.
+        const REACH: f64 = 2.0;
+        let reach = REACH * (self.length / f64::from(self.target.max(1))).max(1.0) + 1.0;
+        let start = (self.from - reach).max(0.0) as u32;
+        let end = (self.from + self.length + reach).ceil() as u32;
+        start..end.min(self.side)
+    }
+}
+
 fn resize_once(
     picture: &RgbImage,
     part: Part,
-    (width, height): (u32, u32),
+    (across, down): (Stretch, Stretch),
     filter: Filter,
 ) -> Result<RgbImage, String> {
     let source = ImageRef::new(
@@ -475,22 +520,21 @@ fn resize_once(
         PixelType::U8x3,
     )
     .map_err(|error| error.to_string())?;
-    // What is around the part must not show at its edges, which it would with a crop box in the options.
+    // What is around the part must not show at its edges, which it would with a crop box alone.
     let source = CroppedImage::new(&source, part.left, part.top, part.width, part.height)
         .map_err(|error| error.to_string())?;
-    let mut target = Image::new(width, height, PixelType::U8x3);
+    let mut target = Image::new(across.target, down.target, PixelType::U8x3);
     let filter = match filter {
         Filter::Bicubic => FilterType::CatmullRom,
         Filter::Bilinear => FilterType::Bilinear,
     };
+    let options = ResizeOptions::new()
+        .resize_alg(ResizeAlg::Convolution(filter))
+        .crop(across.from, down.from, across.length, down.length);
     Resizer::new()
-        .resize(
-            &source,
-            &mut target,
-            &ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter)),
-        )
+        .resize(&source, &mut target, &options)
         .map_err(|error| error.to_string())?;
-    RgbImage::from_raw(width, height, target.into_vec())
+    RgbImage::from_raw(across.target, down.target, target.into_vec())
         .ok_or_else(|| "resizing gave the wrong number of pixels".to_owned())
 }
 
@@ -815,7 +859,7 @@ mod tests {
         const TOLERANCE: u8 = 1;
         let picture = RgbImage::from_fn(12, 9, |x, y| Rgb([((x * y * 7 + 3 * x) % 256) as u8; 3]));
         let whole = Part::whole(&picture);
-        let small = resize(&picture, whole, (5, 4), 0..5, Filter::Bicubic).unwrap();
+        let small = resize(&picture, whole, (5, 4), (0..5, 0..4), Filter::Bicubic).unwrap();
         for (pixel, expected) in small.pixels().zip(PILLOW) {
             assert!(
                 close(*pixel, [expected; 3], TOLERANCE),
@@ -846,7 +890,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_is_as_if_cut_out_and_columns_as_if_cut_off() {
+    fn a_part_is_as_if_cut_out_and_the_middle_as_if_cut_after() {
         let picture = RgbImage::from_fn(61, 47, |x, y| {
             Rgb([
                 (x * 37 % 256) as u8,
@@ -869,16 +913,24 @@ mod tests {
             };
             let cut = image::imageops::crop_imm(&picture, left, top, width, height).to_image();
             for filter in [Filter::Bicubic, Filter::Bilinear] {
-                for size in [(16, 12), (16, height), (width, 12), (width, height)] {
-                    let within = resize(&picture, part, size, 0..size.0, filter).unwrap();
-                    let whole = Part::whole(&cut);
-                    let alone = resize(&cut, whole, size, 0..size.0, filter).unwrap();
+                for size in [
+                    (16, 12),
+                    (16, height),
+                    (width, 12),
+                    (width, height),
+                    // Half of it is as large as the part.
+                    (2 * width, 2 * height),
+                ] {
+                    let all = (0..size.0, 0..size.1);
+                    let within = resize(&picture, part, size, all.clone(), filter).unwrap();
+                    let alone = resize(&cut, Part::whole(&cut), size, all, filter).unwrap();
                     assert!(within == alone, "{part:?} to {size:?}");
-                    let middle = size.0 / 4..size.0 - size.0 / 4;
-                    let some = resize(&picture, part, size, middle.clone(), filter).unwrap();
-                    let (from, count) = (middle.start, middle.end - middle.start);
-                    let cut = image::imageops::crop_imm(&alone, from, 0, count, size.1);
-                    assert!(some == cut.to_image(), "{middle:?} of {size:?}");
+                    let middle = |side: u32| side / 4..side - side / 4;
+                    let kept = (middle(size.0), middle(size.1));
+                    let some = resize(&picture, part, size, kept.clone(), filter).unwrap();
+                    let (w, h) = (kept.0.end - kept.0.start, kept.1.end - kept.1.start);
+                    let cut = image::imageops::crop_imm(&alone, kept.0.start, kept.1.start, w, h);
+                    assert!(some == cut.to_image(), "{kept:?} of {size:?}");
                 }
             }
         }

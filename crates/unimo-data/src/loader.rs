@@ -18,6 +18,7 @@ use crate::config::{DataConfig, Pad};
 use crate::error::{DataError, SampleError, panic_text};
 use crate::images::ImageSpec;
 use crate::masking::Masker;
+use crate::masking::patches::{PatchMask, PatchMasker};
 use crate::order::{Permutation, Stream, below, hash};
 use crate::skip::SkipList;
 use crate::source::{Sample, Source, Split};
@@ -42,6 +43,8 @@ pub struct LoaderSpec {
     pub pad: Pad,
     /// How words are hidden; none: batches have no masked texts.
     pub mask: Option<MaskSpec>,
+    /// Which patches of pictures are hidden; none: pictures have no patch mask.
+    pub patch_mask: Option<PatchMask>,
     /// Which further texts batches carry.
     pub further: Vec<FurtherText>,
     /// Samples in a batch.
@@ -77,6 +80,7 @@ impl LoaderSpec {
             max_text_length: config.max_text_length,
             pad: config.pad,
             mask: None,
+            patch_mask: None,
             further: Vec::new(),
             batch_size,
             seed,
@@ -151,13 +155,21 @@ impl Loader {
             .mask
             .map(|mask| Masker::new(mask, &spec.tokenizer))
             .transpose()?;
+        let patches = spec
+            .patch_mask
+            .map(|mask| PatchMasker::new(mask, spec.images.size))
+            .transpose()?;
         let first = spec.first_batch;
         let workers = spec.workers as u64;
         // Thread w makes the batches w, w + n, w + 2n, ... into a lane of its own, so that taking the lanes in turn
         // gives the batches in order without a buffer to sort them in.
         let room = spec.prefetch.div_ceil(spec.workers);
         let stop = Arc::new(AtomicBool::new(false));
-        let maker = Arc::new(Maker { spec, masker });
+        let maker = Arc::new(Maker {
+            spec,
+            masker,
+            patches,
+        });
         let mut loader = Self {
             lanes: Vec::new(),
             threads: Vec::new(),
@@ -277,6 +289,7 @@ pub fn sample_at(seed: u64, samples: usize, position: u64) -> usize {
 struct Maker {
     spec: LoaderSpec,
     masker: Option<Masker>,
+    patches: Option<PatchMasker>,
 }
 
 /// One sample on its way into a batch.
@@ -304,6 +317,13 @@ impl Maker {
             pixels,
             height: side,
             width: side,
+            patch_mask: self.patches.map(|patches| {
+                (batch * size..(batch + 1) * size)
+                    .flat_map(|position| {
+                        patches.draw(hash(Stream::PatchMask, &[spec.seed, position]))
+                    })
+                    .collect()
+            }),
         });
         let further_texts = spec
             .further

@@ -17,6 +17,7 @@ pub(crate) enum Stream {
     Augment = 7,
     Window = 8,
     Part = 9,
+    PatchMask = 20,
 }
 
 /// The finaliser of SplitMix64 (Steele, Lea and Flood 2014): a bijection with full avalanche.

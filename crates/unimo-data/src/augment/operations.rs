@@ -228,9 +228,22 @@ fn row_bytes(picture: &RgbImage) -> usize {
 
 /// There and back through 8-bit hue, saturation and value, as Pillow.
 fn turn_hue(picture: &mut RgbImage, by: u8) {
+    // Per hue, after the turn: in which sixth of the circle, and how far.
+    let sixths: [(u8, f32); 256] = std::array::from_fn(|hue| {
+        let sixths = f64::from((hue as u8).wrapping_add(by)) * 6.0 / 255.0;
+        (sixths as u8 % 6, (sixths - sixths.floor()) as f32)
+    });
+    let shares: [f32; 256] = std::array::from_fn(|saturation| (saturation as f64 / 255.0) as f32);
     for pixel in picture.as_chunks_mut::<RGB>().0 {
         let [hue, saturation, value] = to_hsv(*pixel);
-        *pixel = from_hsv([hue.wrapping_add(by), saturation, value]);
+        *pixel = match saturation {
+            0 => [value; RGB],
+            _ => from_hsv(
+                sixths[usize::from(hue)],
+                shares[usize::from(saturation)],
+                value,
+            ),
+        };
     }
 }
 
@@ -242,15 +255,16 @@ fn to_hsv([r, g, b]: [u8; RGB]) -> [u8; RGB] {
     let range = f32::from(high - low);
     let saturation = range / f32::from(high);
     let below = |level: u8| f32::from(high - level) / range;
-    let (rc, gc, bc) = (below(r), below(g), below(b));
     let hue = if r == high {
-        bc - gc
+        below(b) - below(g)
     } else if g == high {
-        (2.0 + f64::from(rc) - f64::from(bc)) as f32
+        (2.0 + f64::from(below(r)) - f64::from(below(b))) as f32
     } else {
-        (4.0 + f64::from(gc) - f64::from(rc)) as f32
+        (4.0 + f64::from(below(g)) - f64::from(below(r))) as f32
     };
-    let hue = ((f64::from(hue) / 6.0 + 1.0) % 1.0) as f32;
+    // Pillow takes it modulo 1, which for numbers below 2 is this, without a call.
+    let turned = f64::from(hue) / 6.0 + 1.0;
+    let hue = if turned >= 1.0 { turned - 1.0 } else { turned } as f32;
     [
         (f64::from(hue) * 255.0) as u8,
         (f64::from(saturation) * 255.0) as u8,
@@ -258,19 +272,17 @@ fn to_hsv([r, g, b]: [u8; RGB]) -> [u8; RGB] {
     ]
 }
 
-fn from_hsv([hue, saturation, value]: [u8; RGB]) -> [u8; RGB] {
-    if saturation == 0 {
-        return [value; RGB];
-    }
-    let sixths = f64::from(hue) * 6.0 / 255.0;
-    let sixth = sixths.floor();
-    let rest = (sixths - sixth) as f32;
-    let share = (f64::from(saturation) / 255.0) as f32;
-    let level = |less: f64| (f64::from(value) * (1.0 - less)).round() as u8;
+fn from_hsv((sixth, rest): (u8, f32), share: f32, value: u8) -> [u8; RGB] {
+    let level = |less: f64| {
+        let level = f64::from(value) * (1.0 - less);
+        // Rounded, halves up, again without a call.
+        let whole = level as u8;
+        whole + u8::from(level - f64::from(whole) >= 0.5)
+    };
     let p = level(f64::from(share));
     let q = level(f64::from(share * rest));
     let t = level(f64::from(share) * (1.0 - f64::from(rest)));
-    match sixth as u8 % 6 {
+    match sixth {
         0 => [value, t, p],
         1 => [q, value, p],
         2 => [p, value, t],
