@@ -4,8 +4,8 @@
 //! cargo run --release -p unimo-data --example pixel_path [FILE.jpg ...]
 //! ```
 //!
-//! Without files it makes one picture of 500 x 375 pixels. Each stage is run over all files several times; the fastest
-//! round counts, because other work on the machine only ever adds time.
+//! Without files it makes one picture of 500 x 375 pixels. Each stage is run on each file many times with the same
+//! draw; the fastest time counts, because other work on the machine only ever adds time.
 
 use std::hint::black_box;
 use std::path::Path;
@@ -20,9 +20,9 @@ use unimo_data::augment::rand_augment::{OperationList, RandAugment, When};
 use unimo_data::images::{Filter, ImageSpec, Resize, decode, jpeg};
 
 const MAX_PIXELS: u64 = 50_000_000;
-const ROUNDS: usize = 15;
-/// Seconds that a round of a stage should take at least.
-const ROUND_SECONDS: f64 = 0.05;
+const ROUNDS: usize = 12;
+/// Random changes that are tried on each file.
+const DRAWS: u64 = 5;
 
 const SPEC: ImageSpec = ImageSpec {
     size: 224,
@@ -146,22 +146,19 @@ fn time<T>(
     items: &[T],
     mut work: impl FnMut(&T, u64) -> Result<u32, String>,
 ) -> Result<(), String> {
-    let mut draw = 0;
-    let mut run = |times: usize| -> Result<f64, String> {
-        let start = Instant::now();
-        for _ in 0..times {
-            for item in items {
+    let mut total = 0.0;
+    for item in items {
+        for draw in 0..DRAWS {
+            let mut best = f64::INFINITY;
+            for _ in 0..ROUNDS {
+                let start = Instant::now();
                 black_box(work(black_box(item), draw)?);
-                draw += 1;
+                best = best.min(start.elapsed().as_secs_f64());
             }
+            total += best;
         }
-        Ok(start.elapsed().as_secs_f64())
-    };
-    let times = (ROUND_SECONDS / run(1)?).ceil().max(1.0) as usize;
-    let mut best = f64::INFINITY;
-    for _ in 0..ROUNDS {
-        best = best.min(run(times)? / (times * items.len()) as f64);
     }
+    let best = total / (items.len() as u64 * DRAWS) as f64;
     println!("{name:<30} {:>8.3} ms  {:>7.0} / s", best * 1e3, 1.0 / best);
     Ok(())
 }

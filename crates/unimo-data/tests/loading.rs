@@ -150,6 +150,7 @@ fn any_resume_point_and_any_number_of_threads_give_the_same_batches() {
             ][case % 4],
             ..MaskSpec::default()
         });
+        whole.images.size = 8;
         whole.patch_mask = (case % 5 > 0).then_some(PatchMask {
             spec: PatchMaskSpec {
                 rate: 0.4,
