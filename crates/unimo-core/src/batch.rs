@@ -4,7 +4,8 @@
 //! device. Every modality is optional: a batch of unaligned images has no texts, a batch of plain text has no images,
 //! and an objective that needs what a batch lacks is skipped for it.
 //!
-//! Shape legend: `B` samples, `L` text length, `C` = 3 channels, `H x W` pixels, `R` regions, `F` features per region.
+//! Shape legend: `B` samples, `L` text length, `C` = 3 channels, `H x W` pixels, `R` regions, `F` features per region, `N`
+//! patches of a picture, row by row.
 
 use std::collections::BTreeMap;
 
@@ -46,6 +47,8 @@ pub struct Images {
     pub height: usize,
     /// `W`.
     pub width: usize,
+    /// `[B, N]`: which patches are to be predicted, `true` hides; if the loader was asked for it by a [`PatchMaskSpec`].
+    pub patch_mask: Option<Vec<bool>>,
 }
 
 impl Images {
@@ -99,21 +102,58 @@ pub struct Regions {
 pub struct MaskSpec {
     /// Share of the maskable tokens that are to be predicted, in (0, 1).
     pub rate: f64,
-    /// Mask all pieces of a word or none.
-    pub whole_word: bool,
+    /// What is hidden together.
+    pub unit: MaskUnit,
     /// Of the chosen tokens, the share replaced by the mask token (0.8 in BERT).
     pub mask_share: f64,
     /// Of the chosen tokens, the share replaced by a random token (0.1 in BERT); the rest stay as they are.
     pub random_share: f64,
 }
 
+/// What is hidden together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MaskUnit {
+    /// Each token by itself (BERT, RoBERTa).
+    #[default]
+    Token,
+    /// All pieces of a word or none.
+    WholeWord,
+    /// Words in a row, 1 to 10 of them with lengths of a geometric distribution, p = 0.2 (SpanBERT, UNIMO-2). A span is
+    /// replaced as one: all by mask tokens, all by random ones, or not at all.
+    Span,
+    /// As `span`, but between two hidden words of a group up to two stay visible: a skip-gram.
+    SkipGram,
+}
+
 impl Default for MaskSpec {
     fn default() -> Self {
         Self {
             rate: 0.15,
-            whole_word: false,
+            unit: MaskUnit::Token,
             mask_share: 0.8,
             random_share: 0.1,
         }
     }
+}
+
+/// How patches of a picture are hidden for masked image modelling.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PatchMaskSpec {
+    /// Share of a picture's patches that are hidden, in (0, 1); rounded to whole patches, the same number in every picture.
+    pub rate: f64,
+    /// Which patches are hidden together.
+    pub kind: PatchMaskKind,
+}
+
+/// Which patches are hidden together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PatchMaskKind {
+    /// Each by itself (MAE).
+    Uniform,
+    /// Rectangles of at least 16 patches with aspects of 0.3 to 1 / 0.3 (BEiT, algorithm 1); what is left over is hidden
+    /// patch by patch.
+    Block,
 }

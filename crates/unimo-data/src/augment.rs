@@ -1,13 +1,20 @@
-//! Random changes of training pictures: a random part, mirrored or not.
+//! Random changes of training pictures: a random part, mirrored or not, with other colours, turned and moved.
 //!
-//! Source: torchvision's `RandomResizedCrop` and `RandomHorizontalFlip`. What a picture becomes is a pure function of
-//! the draw that is given, so a resumed run sees the same augmentations.
+//! Source: torchvision's `RandomResizedCrop`, `RandomHorizontalFlip`, `ColorJitter` and `RandAugment`, and METER's list of
+//! operations. What a picture becomes is a pure function of the draw that is given, so a resumed run sees the same
+//! augmentations.
+
+pub mod colour_jitter;
+pub mod operations;
+pub mod rand_augment;
 
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
+use self::colour_jitter::ColourJitter;
+use self::rand_augment::{RandAugment, When};
 use crate::error::DataError;
-use crate::images::{ImageSpec, Resize};
+use crate::images::{ImageSpec, Part, Resize};
 use crate::order::{Stream, below, hash, unit};
 
 /// `[data.augment]`. Evaluation never augments.
@@ -21,12 +28,15 @@ pub struct AugmentConfig {
     pub ratio: [f64; 2],
     /// How often a picture is mirrored left to right, 0 to 1. Captions that say "left" stop being true.
     pub flip: f64,
+    /// Random colours, after the part was brought to size; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub colour_jitter: Option<ColourJitter>,
+    /// Random operations from a list; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rand_augment: Option<RandAugment>,
 }
 
-/// The part of a picture: left, top, width and height in pixels.
-type Part = (u32, u32, u32, u32);
-
-/// What a random number of [`AugmentConfig::apply`] decides.
+/// What a random number of [`AugmentConfig::apply`] decides. New ones go to the end: a run must resume as it began.
 #[derive(Debug, Clone, Copy)]
 enum Choice {
     Area,
@@ -34,6 +44,10 @@ enum Choice {
     Left,
     Top,
     Flip,
+    Operation,
+    Sign,
+    Jitter,
+    Order,
 }
 
 impl AugmentConfig {
@@ -64,6 +78,12 @@ impl AugmentConfig {
                 "a number from 0 to 1",
             ));
         }
+        if let Some(jitter) = &self.colour_jitter {
+            jitter.validate("data.augment.colour_jitter")?;
+        }
+        if let Some(augment) = &self.rand_augment {
+            augment.validate("data.augment.rand_augment")?;
+        }
         Ok(())
     }
 
@@ -82,19 +102,25 @@ impl AugmentConfig {
         picture: &RgbImage,
         draw: u64,
     ) -> Result<RgbImage, String> {
+        let operations = |when| self.rand_augment.filter(|augment| augment.when == when);
+        let changed = operations(When::BeforeCrop).map(|augment| {
+            let mut picture = picture.clone();
+            augment.apply(&mut picture, draw);
+            picture
+        });
+        let picture = changed.as_ref().unwrap_or(picture);
         let mut square = match self.part(picture.dimensions(), spec.resize, draw) {
-            Some((left, top, width, height)) => {
-                let part = image::imageops::crop_imm(picture, left, top, width, height).to_image();
-                let squash = ImageSpec {
-                    resize: Resize::Squash,
-                    ..*spec
-                };
-                squash.square(&part)?
-            }
+            Some(part) => spec.square_of(picture, part)?,
             None => spec.square(picture)?,
         };
         if random(draw, 0, Choice::Flip) < self.flip {
             image::imageops::flip_horizontal_in_place(&mut square);
+        }
+        if let Some(jitter) = &self.colour_jitter {
+            jitter.apply(&mut square, draw);
+        }
+        if let Some(augment) = operations(When::AfterCrop) {
+            augment.apply(&mut square, draw);
         }
         Ok(square)
     }
@@ -119,13 +145,11 @@ impl AugmentConfig {
             let fits = (1..=width).contains(&part_w) && (1..=height).contains(&part_h);
             let offset =
                 |room: u32, choice| below(bits(draw, attempt, choice), room as usize + 1) as u32;
-            fits.then(|| {
-                (
-                    offset(width - part_w, Choice::Left),
-                    offset(height - part_h, Choice::Top),
-                    part_w,
-                    part_h,
-                )
+            fits.then(|| Part {
+                left: offset(width - part_w, Choice::Left),
+                top: offset(height - part_h, Choice::Top),
+                width: part_w,
+                height: part_h,
             })
         })
     }
@@ -142,6 +166,7 @@ fn bits(draw: u64, attempt: u64, choice: Choice) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::rand_augment::OperationList;
     use super::*;
     use crate::images::Filter;
     use image::Rgb;
@@ -150,6 +175,22 @@ mod tests {
         scale: [0.3, 0.8],
         ratio: [0.75, 4.0 / 3.0],
         flip: 0.5,
+        colour_jitter: None,
+        rand_augment: None,
+    };
+
+    const JITTER: ColourJitter = ColourJitter {
+        brightness: 0.4,
+        contrast: 0.4,
+        saturation: 0.4,
+        hue: 0.1,
+    };
+
+    const METER: RandAugment = RandAugment {
+        list: OperationList::Meter,
+        operations: 2,
+        magnitude: 9,
+        when: When::BeforeCrop,
     };
 
     fn spec(resize: Resize) -> ImageSpec {
@@ -177,7 +218,8 @@ mod tests {
             let mut seen = std::collections::HashSet::new();
             for draw in 0..2000 {
                 let (width, height) = (120, 80);
-                let (left, top, w, h) = CONFIG.part((width, height), resize, draw).unwrap();
+                let part = CONFIG.part((width, height), resize, draw).unwrap();
+                let (left, top, w, h) = (part.left, part.top, part.width, part.height);
                 assert!(left + w <= width && top + h <= height);
                 let area = f64::from(w * h) / f64::from(width * height);
                 assert!((0.3 - ROUNDING..0.8 + ROUNDING).contains(&area), "{area}");
@@ -213,12 +255,74 @@ mod tests {
             scale: [1.0, 1.0],
             ratio: [1.0, 1.0],
             flip: 0.0,
+            ..CONFIG
         };
         for resize in [Resize::Crop, Resize::Squash] {
             let picture = ramp(37, 19);
             assert_eq!(
                 same.apply(&spec(resize), &picture, 7),
                 spec(resize).square(&picture)
+            );
+        }
+    }
+
+    #[test]
+    fn recipes_without_the_newer_tables_are_read() {
+        let old = "scale = [0.3, 0.8]\nratio = [0.75, 1.25]\nflip = 0.5\n";
+        let config: AugmentConfig = toml::from_str(old).unwrap();
+        assert_eq!((config.colour_jitter, config.rand_augment), (None, None));
+        let new = format!(
+            "{old}colour_jitter = {{ brightness = 0.4, contrast = 0.4, saturation = 0.4, hue = 0.1 }}\n\
+             rand_augment = {{ list = \"meter\", operations = 2, magnitude = 9 }}\n"
+        );
+        let config: AugmentConfig = toml::from_str(&new).unwrap();
+        assert_eq!(
+            (config.colour_jitter, config.rand_augment),
+            (Some(JITTER), Some(METER))
+        );
+        let again = toml::from_str(&toml::to_string(&config).unwrap()).unwrap();
+        assert_eq!(config, again);
+    }
+
+    #[test]
+    fn colours_and_operations_leave_part_and_mirroring_as_they_are() {
+        let picture = ramp(60, 40);
+        let spec = spec(Resize::Crop);
+        let jittered = AugmentConfig {
+            colour_jitter: Some(JITTER),
+            ..CONFIG
+        };
+        let mut differ = 0;
+        for draw in 0..100 {
+            let mut square = CONFIG.apply(&spec, &picture, draw).unwrap();
+            let changed = jittered.apply(&spec, &picture, draw).unwrap();
+            differ += usize::from(square != changed);
+            JITTER.apply(&mut square, draw);
+            assert_eq!(square, changed);
+        }
+        assert!(differ > 90, "{differ}");
+    }
+
+    #[test]
+    fn operations_come_before_the_crop_or_after_it() {
+        let picture = ramp(60, 40);
+        let spec = spec(Resize::Crop);
+        for draw in 0..50 {
+            let with = |when| AugmentConfig {
+                rand_augment: Some(RandAugment { when, ..METER }),
+                ..CONFIG
+            };
+            let mut first = picture.clone();
+            METER.apply(&mut first, draw);
+            assert_eq!(
+                with(When::BeforeCrop).apply(&spec, &picture, draw),
+                CONFIG.apply(&spec, &first, draw)
+            );
+            let mut square = CONFIG.apply(&spec, &picture, draw).unwrap();
+            METER.apply(&mut square, draw);
+            assert_eq!(
+                with(When::AfterCrop).apply(&spec, &picture, draw),
+                Ok(square)
             );
         }
     }
@@ -267,6 +371,43 @@ mod tests {
                     ..CONFIG
                 },
                 "flip",
+            ),
+            (
+                AugmentConfig {
+                    colour_jitter: Some(ColourJitter { hue: 0.6, ..JITTER }),
+                    ..CONFIG
+                },
+                "colour_jitter.hue",
+            ),
+            (
+                AugmentConfig {
+                    colour_jitter: Some(ColourJitter {
+                        contrast: -0.1,
+                        ..JITTER
+                    }),
+                    ..CONFIG
+                },
+                "colour_jitter.contrast",
+            ),
+            (
+                AugmentConfig {
+                    rand_augment: Some(RandAugment {
+                        magnitude: 31,
+                        ..METER
+                    }),
+                    ..CONFIG
+                },
+                "rand_augment.magnitude",
+            ),
+            (
+                AugmentConfig {
+                    rand_augment: Some(RandAugment {
+                        operations: 0,
+                        ..METER
+                    }),
+                    ..CONFIG
+                },
+                "rand_augment.operations",
             ),
         ] {
             let error = config.validate().unwrap_err().to_string();

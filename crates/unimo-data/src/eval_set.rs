@@ -182,6 +182,7 @@ impl EvalSet {
             pixels,
             height: self.spec.size,
             width: self.spec.size,
+            patch_mask: None,
         })
     }
 

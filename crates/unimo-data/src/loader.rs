@@ -18,6 +18,7 @@ use crate::config::{DataConfig, Pad};
 use crate::error::{DataError, SampleError, panic_text};
 use crate::images::ImageSpec;
 use crate::masking::Masker;
+use crate::masking::patches::{PatchMask, PatchMasker};
 use crate::order::{Permutation, Stream, below, hash};
 use crate::plan::{Plan, Shuffle};
 use crate::skip::SkipList;
@@ -43,6 +44,8 @@ pub struct LoaderSpec {
     pub pad: Pad,
     /// How words are hidden; none: batches have no masked texts.
     pub mask: Option<MaskSpec>,
+    /// Which patches of pictures are hidden; none: pictures have no patch mask.
+    pub patch_mask: Option<PatchMask>,
     /// Which further texts batches carry.
     pub further: Vec<FurtherText>,
     /// What captions are rewritten by before they become tokens, such as words put into another language.
@@ -88,6 +91,7 @@ impl LoaderSpec {
             max_text_length: config.max_text_length,
             pad: config.pad,
             mask: None,
+            patch_mask: None,
             further: Vec::new(),
             rewrite: None,
             shuffle: config.shuffle,
@@ -184,6 +188,10 @@ impl Loader {
             .mask
             .map(|mask| Masker::new(mask, &spec.tokenizer))
             .transpose()?;
+        let patches = spec
+            .patch_mask
+            .map(|mask| PatchMasker::new(mask, spec.images.size))
+            .transpose()?;
         let ranks = spec.ranks as u64;
         let first = spec.first_batch + spec.rank as u64;
         let workers = spec.workers as u64;
@@ -197,6 +205,7 @@ impl Loader {
             masker,
             plan,
             windows: Mutex::default(),
+            patches,
         });
         let mut loader = Self {
             lanes: Vec::new(),
@@ -313,6 +322,7 @@ struct Maker {
     plan: Plan,
     /// The last windows of batches that were sorted.
     windows: Mutex<Vec<(u64, Arc<Vec<u64>>)>>,
+    patches: Option<PatchMasker>,
 }
 
 /// Windows that are kept: workers may stand on both sides of a window's end.
@@ -352,6 +362,14 @@ impl Maker {
             pixels,
             height: side,
             width: side,
+            patch_mask: self.patches.map(|patches| {
+                made.iter()
+                    .flat_map(|made| {
+                        let draw = hash(Stream::PatchMask, &[spec.seed, made.position]);
+                        patches.draw(draw)
+                    })
+                    .collect()
+            }),
         });
         let further_texts = spec
             .further

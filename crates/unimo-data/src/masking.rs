@@ -1,10 +1,16 @@
-//! Hiding tokens for masked language modelling (Devlin et al. 2019, section 3.1; whole words: Cui et al. 2019).
+//! Hiding tokens for masked language modelling, and patches of pictures.
+//!
+//! Source: BERT (Devlin et al. 2019, section 3.1); whole words: Cui et al. 2019; spans: SpanBERT (Joshi et al. 2020, section
+//! 3.1), also of UNIMO-2; skip-grams: spans with words left out in between, in the sense of Guthrie et al. 2006 (this project's
+//! reading of the term).
 //!
 //! Shape legend: `L` text length.
 
+pub mod patches;
+
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use unimo_core::batch::{MaskSpec, MaskedTexts};
+use unimo_core::batch::{MaskSpec, MaskUnit, MaskedTexts};
 
 use crate::error::DataError;
 use crate::tokens::{Encoded, TextTokenizer};
@@ -71,7 +77,8 @@ impl Masker {
     /// The ids that the model sees and the labels that it is to predict, [`MaskedTexts::IGNORE`] elsewhere.
     ///
     /// Each token, or each word, is chosen by a coin of its own; if none is, one is chosen at random, so every text
-    /// that has a maskable token has a masked one.
+    /// that has a maskable token has a masked one. Spans and skip-grams are drawn until the text's share of tokens is
+    /// reached, on average exactly: the word that would go beyond it is taken as often as its share is left.
     ///
     /// # Shapes
     ///
@@ -81,27 +88,89 @@ impl Masker {
         let mut ids = text.ids.clone();
         let mut labels = vec![MaskedTexts::IGNORE; ids.len()];
         let units = self.units(text);
-        let mut chosen: Vec<&Vec<usize>> = units
-            .iter()
-            .filter(|_| random.random_bool(self.spec.rate))
-            .collect();
-        if chosen.is_empty() && !units.is_empty() {
-            chosen.push(&units[random.random_range(0..units.len())]);
-        }
-        for &position in chosen.into_iter().flatten() {
-            labels[position] = ids[position];
-            let draw: f64 = random.random();
-            if draw < self.spec.mask_share {
-                ids[position] = self.mask;
-            } else if draw < self.spec.mask_share + self.spec.random_share {
-                ids[position] = self.ordinary[random.random_range(0..self.ordinary.len())];
+        match self.spec.unit {
+            MaskUnit::Token | MaskUnit::WholeWord => {
+                let mut chosen: Vec<&Vec<usize>> = units
+                    .iter()
+                    .filter(|_| random.random_bool(self.spec.rate))
+                    .collect();
+                if chosen.is_empty() && !units.is_empty() {
+                    chosen.push(&units[random.random_range(0..units.len())]);
+                }
+                for &position in chosen.into_iter().flatten() {
+                    let draw: f64 = random.random();
+                    self.hide(&mut ids, &mut labels, position, draw, &mut random);
+                }
+            }
+            MaskUnit::Span => self.hide_groups(&units, 0, &mut ids, &mut labels, &mut random),
+            MaskUnit::SkipGram => {
+                self.hide_groups(&units, LONGEST_SKIP, &mut ids, &mut labels, &mut random);
             }
         }
         (ids, labels)
     }
 
+    /// Hides spans of words, with up to `skip` visible words between two of a span.
+    fn hide_groups(
+        &self,
+        words: &[Vec<usize>],
+        skip: usize,
+        ids: &mut [i32],
+        labels: &mut [i32],
+        random: &mut ChaCha8Rng,
+    ) {
+        let tokens: usize = words.iter().map(Vec::len).sum();
+        let mut left = self.spec.rate * tokens as f64;
+        let mut open: Vec<usize> = (0..words.len()).collect();
+        let mut first = true;
+        // Every turn but the last hides a word.
+        while left > 0.0 && !open.is_empty() {
+            let draw: f64 = random.random();
+            let mut word = open[random.random_range(0..open.len())];
+            for _ in 0..span_length(random) {
+                let Ok(place) = open.binary_search(&word) else {
+                    break;
+                };
+                let size = words[word].len() as f64;
+                let fits = left >= size || random.random_bool(left / size);
+                left -= size;
+                // A text without a hidden word would have no loss.
+                if !fits && !first {
+                    return;
+                }
+                first = false;
+                open.remove(place);
+                for &position in &words[word] {
+                    self.hide(ids, labels, position, draw, random);
+                }
+                if left <= 0.0 {
+                    return;
+                }
+                word += 1 + random.random_range(0..=skip);
+            }
+        }
+    }
+
+    /// Makes a position one to predict; `draw` in 0..1 decides what the model sees there.
+    fn hide(
+        &self,
+        ids: &mut [i32],
+        labels: &mut [i32],
+        position: usize,
+        draw: f64,
+        random: &mut ChaCha8Rng,
+    ) {
+        labels[position] = ids[position];
+        if draw < self.spec.mask_share {
+            ids[position] = self.mask;
+        } else if draw < self.spec.mask_share + self.spec.random_share {
+            ids[position] = self.ordinary[random.random_range(0..self.ordinary.len())];
+        }
+    }
+
     /// Positions that are masked together: single tokens or words.
     fn units(&self, text: &Encoded) -> Vec<Vec<usize>> {
+        let words = self.spec.unit != MaskUnit::Token;
         let mut units: Vec<Vec<usize>> = Vec::new();
         let mut last_word = None;
         for (position, (id, word)) in text.ids.iter().zip(&text.word_ids).enumerate() {
@@ -114,7 +183,7 @@ impl Masker {
                 continue;
             }
             match units.last_mut() {
-                Some(unit) if self.spec.whole_word && word.is_some() && *word == last_word => {
+                Some(unit) if words && word.is_some() && *word == last_word => {
                     unit.push(position);
                 }
                 _ => units.push(vec![position]),
@@ -123,6 +192,20 @@ impl Masker {
         }
         units
     }
+}
+
+/// Longest span in words, and the chance that a span ends after a word (SpanBERT).
+const LONGEST_SPAN: usize = 10;
+const SPAN_ENDS: f64 = 0.2;
+/// Most words that stay visible between two hidden ones of a skip-gram.
+const LONGEST_SKIP: usize = 2;
+
+/// Geometric, without the lengths above the longest: 3.8 words on average.
+fn span_length(random: &mut ChaCha8Rng) -> usize {
+    let within = 1.0 - (1.0 - SPAN_ENDS).powi(LONGEST_SPAN as i32);
+    let draw = random.random::<f64>() * within;
+    let length = ((1.0 - draw).ln() / (1.0 - SPAN_ENDS).ln()) as usize + 1;
+    length.min(LONGEST_SPAN)
 }
 
 #[cfg(test)]
@@ -166,9 +249,9 @@ mod tests {
 
     #[test]
     fn shares_are_as_asked_for_tokens_and_words() {
-        for whole_word in [false, true] {
+        for unit in [MaskUnit::Token, MaskUnit::WholeWord] {
             let spec = MaskSpec {
-                whole_word,
+                unit,
                 ..MaskSpec::default()
             };
             let (masker, tokenizer) = masker(spec);
@@ -199,48 +282,154 @@ mod tests {
 
     #[test]
     fn whole_words_are_chosen_as_one() {
-        let (masker, tokenizer) = masker(MaskSpec {
-            whole_word: true,
-            rate: 0.4,
-            ..MaskSpec::default()
-        });
-        let text = text(60, tokenizer.vocab_size());
-        for seed in 0..200 {
-            let (_, labels) = masker.apply(&text, seed);
-            for (a, b) in (0..labels.len()).zip(1..labels.len()) {
-                if text.word_ids[a].is_some() && text.word_ids[a] == text.word_ids[b] {
-                    assert_eq!(
-                        labels[a] == MaskedTexts::IGNORE,
-                        labels[b] == MaskedTexts::IGNORE
-                    );
+        for unit in [MaskUnit::WholeWord, MaskUnit::Span, MaskUnit::SkipGram] {
+            let (masker, tokenizer) = masker(MaskSpec {
+                unit,
+                rate: 0.4,
+                ..MaskSpec::default()
+            });
+            let text = text(60, tokenizer.vocab_size());
+            for seed in 0..200 {
+                let (_, labels) = masker.apply(&text, seed);
+                for (a, b) in (0..labels.len()).zip(1..labels.len()) {
+                    if text.word_ids[a].is_some() && text.word_ids[a] == text.word_ids[b] {
+                        assert_eq!(
+                            labels[a] == MaskedTexts::IGNORE,
+                            labels[b] == MaskedTexts::IGNORE
+                        );
+                    }
                 }
             }
         }
     }
 
     #[test]
-    fn every_text_with_a_word_has_a_masked_one_and_specials_never_are() {
-        let (masker, tokenizer) = masker(MaskSpec {
-            rate: 0.01,
-            ..MaskSpec::default()
-        });
-        let mut places = std::collections::HashSet::new();
-        for seed in 0..500 {
-            let encoded = tokenizer.encode("red circle", 20);
-            let (ids, labels) = masker.apply(&encoded, seed);
-            assert_eq!((ids[0], ids.last()), (0, Some(&2)));
-            let chosen: Vec<_> = (0..labels.len())
-                .filter(|i| labels[*i] != MaskedTexts::IGNORE)
-                .collect();
-            assert!(!chosen.is_empty());
-            places.extend(chosen);
+    fn spans_and_skip_grams_hide_the_share_that_is_asked_for() {
+        for unit in [MaskUnit::Span, MaskUnit::SkipGram] {
+            // Of a short text the share is no whole number of words.
+            for length in [12, 1000] {
+                let spec = MaskSpec {
+                    unit,
+                    rate: 0.3,
+                    ..MaskSpec::default()
+                };
+                let (masker, tokenizer) = masker(spec);
+                let text = text(length, tokenizer.vocab_size());
+                let (mut total, mut chosen, mut masked) = (0.0, 0.0, 0.0);
+                for seed in 0..240_000 / length as u64 {
+                    let (ids, labels) = masker.apply(&text, seed);
+                    total += (text.ids.len() - 2) as f64;
+                    for (id, label) in ids.iter().zip(&labels) {
+                        let hidden = *label != MaskedTexts::IGNORE;
+                        chosen += f64::from(hidden);
+                        masked += f64::from(hidden && Some(*id) == tokenizer.specials().mask);
+                    }
+                }
+                let (share, mask_share) = (chosen / total, masked / chosen);
+                assert!(
+                    (share - spec.rate).abs() < SHARE_TOLERANCE,
+                    "{unit:?} of {length}: {share}"
+                );
+                // Spans are replaced as one, so there are four times fewer draws.
+                assert!(
+                    (mask_share - 0.8).abs() < 2.0 * SHARE_TOLERANCE,
+                    "{mask_share}"
+                );
+            }
         }
-        assert_eq!(
-            places.len(),
-            tokenizer.encode("red circle", 20).ids.len() - 2
-        );
-        let (ids, labels) = masker.apply(&tokenizer.encode("", 20), 1);
-        assert_eq!((ids, labels), (vec![0, 2], vec![MaskedTexts::IGNORE; 2]));
+    }
+
+    #[test]
+    fn lengths_of_spans_are_geometric() {
+        let mut random = ChaCha8Rng::seed_from_u64(3);
+        let mut counts = [0.0; LONGEST_SPAN + 1];
+        const DRAWS: usize = 40_000;
+        for _ in 0..DRAWS {
+            counts[span_length(&mut random)] += 1.0 / DRAWS as f64;
+        }
+        assert_eq!(counts[0], 0.0);
+        let total: f64 = (0..10).map(|i| 0.2 * 0.8_f64.powi(i)).sum();
+        for (i, share) in (0..).zip(&counts[1..]) {
+            let expected = 0.2 * 0.8_f64.powi(i) / total;
+            assert!((share - expected).abs() < SHARE_TOLERANCE, "{i}: {share}");
+        }
+    }
+
+    #[test]
+    fn groups_are_replaced_as_one_in_a_row_or_with_words_between() {
+        const DRAWS: u64 = 2000;
+        // 40 words of one token, of which two are hidden; half of the groups become mask tokens.
+        let encoded = Encoded {
+            ids: (5..45).collect(),
+            word_ids: (0..40).map(Some).collect(),
+        };
+        for (unit, gaps) in [(MaskUnit::Span, 1), (MaskUnit::SkipGram, 3)] {
+            let (masker, tokenizer) = masker(MaskSpec {
+                unit,
+                rate: 0.05,
+                mask_share: 0.5,
+                random_share: 0.0,
+            });
+            let mut shares = vec![0.0; 4];
+            let mut mixed = 0.0;
+            for seed in 0..DRAWS {
+                let (ids, labels) = masker.apply(&encoded, seed);
+                let hidden: Vec<usize> = (0..labels.len())
+                    .filter(|i| labels[*i] != MaskedTexts::IGNORE)
+                    .collect();
+                let [a, b] = hidden[..] else {
+                    panic!("{hidden:?}")
+                };
+                if b - a <= gaps {
+                    shares[b - a] += 1.0 / DRAWS as f64;
+                    let mask = tokenizer.specials().mask;
+                    mixed += f64::from((Some(ids[a]) == mask) != (Some(ids[b]) == mask));
+                }
+            }
+            // Three in four spans are of more than one word; a few reach the end of the text.
+            let near: f64 = shares.iter().sum();
+            assert!((0.7..0.9).contains(&near), "{unit:?}: {near}");
+            // Five standard deviations of a third.
+            for share in &shares[1..=gaps] {
+                let expected = near / gaps as f64;
+                assert!((share - expected).abs() < 0.053, "{unit:?}: {shares:?}");
+            }
+            // Only two spans of one word each that came to lie together.
+            assert!(mixed / (near * DRAWS as f64) < 0.05, "{unit:?}: {mixed}");
+        }
+    }
+
+    #[test]
+    fn every_text_with_a_word_has_a_masked_one_and_specials_never_are() {
+        for unit in [
+            MaskUnit::Token,
+            MaskUnit::WholeWord,
+            MaskUnit::Span,
+            MaskUnit::SkipGram,
+        ] {
+            let (masker, tokenizer) = masker(MaskSpec {
+                unit,
+                rate: 0.01,
+                ..MaskSpec::default()
+            });
+            let mut places = std::collections::HashSet::new();
+            for seed in 0..500 {
+                let encoded = tokenizer.encode("red circle", 20);
+                let (ids, labels) = masker.apply(&encoded, seed);
+                assert_eq!((ids[0], ids.last()), (0, Some(&2)));
+                let chosen: Vec<_> = (0..labels.len())
+                    .filter(|i| labels[*i] != MaskedTexts::IGNORE)
+                    .collect();
+                assert!(!chosen.is_empty());
+                places.extend(chosen);
+            }
+            assert_eq!(
+                places.len(),
+                tokenizer.encode("red circle", 20).ids.len() - 2
+            );
+            let (ids, labels) = masker.apply(&tokenizer.encode("", 20), 1);
+            assert_eq!((ids, labels), (vec![0, 2], vec![MaskedTexts::IGNORE; 2]));
+        }
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub(crate) enum Stream {
     Bucket = 10,
     Rewrite = 11,
     SecondCaption = 12,
+    PatchMask = 20,
 }
 
 /// The finaliser of SplitMix64 (Steele, Lea and Flood 2014): a bijection with full avalanche.

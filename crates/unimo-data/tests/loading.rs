@@ -5,10 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use image::{Rgb, RgbImage};
-use unimo_core::batch::{Batch, MaskSpec, MaskedTexts};
+use unimo_core::batch::{Batch, MaskSpec, MaskUnit, MaskedTexts, PatchMaskKind, PatchMaskSpec};
 use unimo_data::config::{DataConfig, Pad, SourceKind, TokenizerConfig};
 use unimo_data::error::Place;
 use unimo_data::loader::{FurtherText, Rewrite};
+use unimo_data::masking::patches::PatchMask;
 use unimo_data::plan::{Plan, Shuffle};
 use unimo_data::sources::pairs::PairsConfig;
 use unimo_data::{
@@ -151,8 +152,21 @@ fn any_resume_point_and_any_number_of_threads_give_the_same_batches() {
         whole.seed = cases.below(1 << 30) as u64;
         whole.batch_size = 1 + cases.below(9);
         whole.mask = Some(MaskSpec {
-            whole_word: case % 2 == 0,
+            unit: [
+                MaskUnit::Token,
+                MaskUnit::WholeWord,
+                MaskUnit::Span,
+                MaskUnit::SkipGram,
+            ][case % 4],
             ..MaskSpec::default()
+        });
+        whole.images.size = 8;
+        whole.patch_mask = (case % 5 > 0).then_some(PatchMask {
+            spec: PatchMaskSpec {
+                rate: 0.4,
+                kind: PatchMaskKind::Block,
+            },
+            patch_size: 2,
         });
         whole.pad = if case % 3 == 0 {
             Pad::Max

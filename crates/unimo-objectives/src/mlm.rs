@@ -38,7 +38,7 @@ impl MlmConfig {
             rate,
             mask_share,
             random_share,
-            whole_word: _,
+            unit: _,
         } = self.mask;
         ConfigError::unless(
             rate > 0.0 && rate < 1.0,

@@ -134,6 +134,7 @@ fn batch(order: [usize; SAMPLES]) -> Batch {
                 .collect(),
             height: 8,
             width: 8,
+            patch_mask: None,
         }),
         texts: Some(Texts {
             ids: rows(ids),

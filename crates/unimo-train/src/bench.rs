@@ -545,6 +545,7 @@ fn random_batch(size: &Size, batch: usize, seed: u64) -> Batch {
                 .collect(),
             height: size.image_size,
             width: size.image_size,
+            patch_mask: None,
         }),
         texts: Some(texts),
         ..Batch::default()

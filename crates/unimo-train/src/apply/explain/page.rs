@@ -22,14 +22,14 @@ const COVER: f32 = 0.8;
 fn overlay(picture: &RgbImage, values: &[f32], grid: usize, top: f32) -> Option<String> {
     let (width, height) = picture.dimensions();
     let side = grid as u32;
-    let map: ImageBuffer<Luma<f32>, Vec<f32>> = ImageBuffer::from_raw(side, side, values.to_vec())?;
+    // Shares of the top before resizing: `image` takes what is above 1 for 1.
+    let scale = if top > 0.0 { 1.0 / top } else { 0.0 };
+    let shares = values.iter().map(|value| value * scale).collect();
+    let map: ImageBuffer<Luma<f32>, Vec<f32>> = ImageBuffer::from_raw(side, side, shares)?;
     let map = imageops::resize(&map, width, height, imageops::FilterType::CatmullRom);
     let mut drawn = picture.clone();
-    for (pixel, Luma([value])) in drawn.pixels_mut().zip(map.pixels()) {
-        let share = match top > 0.0 {
-            true => (value / top).clamp(0.0, 1.0),
-            false => 0.0,
-        };
+    for (pixel, Luma([share])) in drawn.pixels_mut().zip(map.pixels()) {
+        let share = share.clamp(0.0, 1.0);
         let Rgb([r, g, b]) = *pixel;
         // Rec. 601 luma; lifted a little, so that a dark picture can be made out under the map.
         let grey = 0.299 * f32::from(r) + 0.587 * f32::from(g) + 0.114 * f32::from(b);
