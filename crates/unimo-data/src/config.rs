@@ -26,13 +26,17 @@ use crate::error::DataError;
 use crate::images::{Filter, ImageSpec, Resize};
 use crate::source::{Limits, Source, SourceConfig};
 use crate::sources::coco::CocoConfig;
+use crate::sources::conceptual::ConceptualConfig;
+use crate::sources::images::ImagesConfig;
 use crate::sources::karpathy::KarpathyConfig;
 use crate::sources::mixture::MixtureConfig;
 use crate::sources::nlvr::NlvrConfig;
 use crate::sources::pairs::PairsConfig;
+use crate::sources::parallel::ParallelConfig;
 use crate::sources::refcoco::RefcocoConfig;
 use crate::sources::scenes::ScenesConfig;
 use crate::sources::snli_ve::SnliVeConfig;
+use crate::sources::texts::TextsConfig;
 use crate::sources::visual_genome::VisualGenomeConfig;
 use crate::sources::vqa::VqaConfig;
 
@@ -191,6 +195,14 @@ sources! {
     snli_ve SnliVe(SnliVeConfig);
     /// Expressions that refer to one object, as in RefCOCO.
     refcoco Refcoco(RefcocoConfig);
+    /// Downloaded web pictures with captions, as in CC3M, CC12M and SBU.
+    conceptual Conceptual(ConceptualConfig);
+    /// Pictures in folders, without texts.
+    images Images(ImagesConfig);
+    /// Plain text files, without pictures.
+    texts Texts(TextsConfig);
+    /// The same texts in several languages, without pictures.
+    parallel Parallel(ParallelConfig);
     /// Several sources as one.
     mixture Mixture(MixtureConfig);
 }

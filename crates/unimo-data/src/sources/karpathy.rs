@@ -120,3 +120,63 @@ impl SourceConfig for KarpathyConfig {
         Ok(Arc::new(table.finish()?))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::Split;
+    use crate::sources::fixtures::{assert_rejected, captions, folder, message, open};
+
+    const LIST: &str = r#"{"images": [
+        {"filepath": "val2014", "sentids": [1], "filename": "1.jpg", "imgid": 0, "split": "restval", "cocoid": 3,
+         "sentences": [{"tokens": ["a"], "raw": "A cat.", "imgid": 0, "sentid": 1}, {"raw": ""}, {"raw": "Cats."}]},
+        {"filename": "2.jpg", "split": "val", "sentences": [{"raw": "Flickr has no filepath."}]},
+        {"filename": "3.jpg", "split": "test", "sentences": [{"raw": "left out"}]},
+        {"filename": "4.jpg", "split": "train", "sentences": []},
+        {"filename": "", "split": "train", "sentences": [{"raw": "x"}]},
+        {"filename": "5.jpg", "sentences": [{"raw": "x"}]}
+        ], "dataset": "coco"}"#;
+
+    const DATA: &str = "source = \"karpathy\"\n[karpathy]\npath = \"d.json\"\nimages = \"i\"\n";
+
+    #[test]
+    fn pictures_lie_in_their_folders_and_splits() {
+        let folder = folder(&[
+            ("d.json", LIST),
+            ("i/val2014/1.jpg", "2x2"),
+            ("i/2.jpg", "3x3"),
+        ]);
+        let source = open(&folder, DATA).unwrap();
+        assert_eq!(captions(&*source, Split::Train), [["A cat.", "Cats."]]);
+        assert_eq!(
+            captions(&*source, Split::Val),
+            [["Flickr has no filepath."]]
+        );
+        let picture = source.image(Split::Train, 0).unwrap().unwrap();
+        assert_eq!(picture.dimensions(), (2, 2));
+        let picture = source.image(Split::Val, 0).unwrap().unwrap();
+        assert_eq!(picture.dimensions(), (3, 3));
+        assert!(
+            source.describe().contains("1 items left out"),
+            "{}",
+            source.describe()
+        );
+        assert_rejected(
+            &*source,
+            &[
+                ("d.json", 4, "no sentence"),
+                ("d.json", 5, "`filename` is empty"),
+                ("d.json", 6, "split"),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_split_cannot_be_both() {
+        let folder = folder(&[("d.json", LIST)]);
+        let both = format!("{DATA}val_split = [\"test\", \"restval\"]\n");
+        let message = message(open(&folder, &both));
+        assert!(message.contains("`data.karpathy.val_split`"), "{message}");
+        assert!(message.contains("restval"), "{message}");
+    }
+}

@@ -3,7 +3,7 @@
 //! Texts lie one after another in one allocation, and all else refers to them by number. A format reads its files in any order;
 //! what belongs to a sample is brought together at the end.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -113,6 +113,15 @@ impl Held {
 /// A path that a recipe must give.
 pub(crate) fn given(table: &str, key: &str, path: &Path, what: &str) -> Result<(), DataError> {
     not_empty(&format!("{table}.{key}"), &path.to_string_lossy(), what)
+}
+
+/// Paths of which a recipe must give one or more.
+pub(crate) fn some_paths(key: &str, paths: &[PathBuf]) -> Result<(), DataError> {
+    if paths.is_empty() || paths.iter().any(|path| path.as_os_str().is_empty()) {
+        let found = format!("{paths:?}");
+        return Err(DataError::config(key, found, "one or more paths"));
+    }
+    Ok(())
 }
 
 /// A text with runs of white space as one space each; none where nothing remains.
@@ -494,10 +503,16 @@ impl Listed {
         if !counted {
             return Err(self.nothing("more than 4294967295 samples, texts or boxes"));
         }
+        // An item is listed once, for its first fault.
+        let known: HashSet<Place> = self
+            .rejected
+            .iter()
+            .map(|item| item.place.clone())
+            .collect();
         for index in 0..rows as u32 {
             let row = self.rows[index as usize];
             if self.captions.of(index).is_empty() {
-                if !row.helper {
+                if !row.helper && !known.contains(&self.place_of(row.file, row.line)) {
                     self.reject(row.file, row.line, "no usable text refers to it");
                 }
             } else if row.val {

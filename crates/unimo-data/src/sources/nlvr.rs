@@ -151,3 +151,71 @@ impl Row {
         Ok(vec![(name(0), Some(name(1)))])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::Split;
+    use crate::sources::fixtures::{assert_rejected, captions, folder, open};
+    use crate::sources::rows::LONGEST_ROW;
+
+    const DATA: &str = r#"
+        source = "nlvr"
+        [nlvr]
+        val_fraction = 0.0
+        [nlvr.train]
+        path = "n.json"
+        images = "i"
+        "#;
+
+    #[test]
+    fn statements_are_about_one_picture_or_two() {
+        let list = r#"{"sentence": "There is a  tower.", "label": "true", "images": ["a.png", "b.png"], "identifier": "1-0"}
+{"sentence": "Both have dogs.", "identifier": "dev-850-0-0", "label": "False", "directory": 12, "left_url": "u"}
+{"sentence": "One has a cat.", "identifier": "dev-850-0-1", "label": true, "directory": "12"}
+
+{"sentence": "x", "label": "maybe", "images": ["a.png"]}
+{"sentence": "x", "label": "true", "identifier": "10-0"}
+{"sentence": "", "label": "true", "images": ["a.png"]}
+{"sentence": "no directory", "identifier": "dev-1-2-3", "label": "True"}
+{"sentence": "cut"
+"#;
+        let long = format!("{list}{{\"sentence\": \"{}\"}}\n", "x".repeat(LONGEST_ROW));
+        let folder = folder(&[
+            ("n.json", &long),
+            ("i/a.png", "2x2"),
+            ("i/12/dev-850-0-img0.png", "3x2"),
+            ("i/12/dev-850-0-img1.png", "4x2"),
+            ("i/dev-1-2-img0.png", "5x2"),
+        ]);
+        let source = open(&folder, DATA).unwrap();
+        assert_eq!(
+            captions(&*source, Split::Train),
+            [
+                vec!["There is a tower."],
+                vec!["There is a tower."],
+                vec!["Both have dogs.", "One has a cat."],
+                vec!["no directory"],
+            ]
+        );
+        let one = source.sample(Split::Train, 0).unwrap();
+        assert_eq!(one.statements, [("There is a tower.".to_owned(), true)]);
+        assert!(one.second_image.is_none());
+        let two = source.sample(Split::Train, 2).unwrap();
+        assert_eq!(two.statements[0], ("Both have dogs.".to_owned(), false));
+        assert_eq!(two.image.unwrap().width(), 3);
+        assert_eq!(two.second_image.unwrap().width(), 4);
+        let half = source.sample(Split::Train, 3).unwrap_err();
+        assert!(half.reason.contains("dev-1-2-img1.png"), "{half}");
+        assert_rejected(
+            &*source,
+            &[
+                ("n.json", 5, "`label` is neither true nor false"),
+                ("n.json", 6, "is not SPLIT-SET-PAIR-SENTENCE"),
+                ("n.json", 7, "empty sentence"),
+                ("n.json", 9, "EOF"),
+                ("n.json", 10, "longer than"),
+            ],
+        );
+    }
+}

@@ -189,3 +189,62 @@ impl SourceConfig for RefcocoConfig {
         Ok(Arc::new(table.finish()?))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::Split;
+    use crate::sources::fixtures::{assert_rejected, captions, folder, message, open};
+
+    const REFS: &str = r#"[
+        {"ref_id": 1, "ann_id": 10, "image_id": 5, "category_id": 3, "split": "train", "file_name": "x_10.jpg", "sent_ids": [0, 1],
+         "sentences": [{"tokens": ["left"], "raw": "Left cat!", "sent_id": 0, "sent": "left cat"}, {"raw": "THE cat"}]},
+        {"ref_id": 2, "ann_id": 11, "split": "testA", "sentences": [{"sent": "mat"}]},
+        {"ref_id": 3, "ann_id": 10, "split": "val", "sentences": [{"sent": "held out"}]},
+        {"ref_id": 4, "ann_id": 99, "split": "train", "sentences": [{"sent": "x"}]},
+        {"ref_id": 5, "ann_id": 12, "split": "train", "sentences": [{"sent": "x"}]},
+        {"ref_id": 6, "ann_id": 13, "split": "train", "sentences": [{"sent": "x"}]},
+        {"ref_id": 1, "ann_id": 10, "split": "train", "sentences": [{"sent": "x"}]},
+        {"ref_id": 7, "ann_id": 10, "split": "train", "sentences": [{"sent": ""}]}]"#;
+
+    const INSTANCES: &str = r#"{"images": [{"id": 5, "file_name": "5.jpg", "width": 40, "height": 20}],
+        "annotations": [{"id": 10, "image_id": 5, "category_id": 3, "bbox": [0, 5, 10, 10]},
+        {"id": 11, "image_id": 5, "category_id": 3, "bbox": [0, 5, 10, 10]},
+        {"id": 12, "image_id": 5, "category_id": 3, "bbox": [0, 5, -10, 10]},
+        {"id": 13, "image_id": 6, "category_id": 3, "bbox": [0, 5, 10, 10]}],
+        "categories": [{"id": 3, "name": "cat"}]}"#;
+
+    const DATA: &str = "source = \"refcoco\"\n[refcoco]\nrefs = \"r.json\"\ninstances = \"i.json\"\nimages = \"i\"\n";
+
+    #[test]
+    fn expressions_have_the_box_of_their_object() {
+        let folder = folder(&[
+            ("r.json", REFS),
+            ("i.json", INSTANCES),
+            ("i/5.jpg", "40x20"),
+        ]);
+        let source = open(&folder, DATA).unwrap();
+        assert_eq!(captions(&*source, Split::Train), [["left cat", "THE cat"]]);
+        assert_eq!(captions(&*source, Split::Val), [["held out"]]);
+        let sample = source.sample(Split::Train, 0).unwrap();
+        assert_eq!(sample.tags, ["cat"]);
+        assert_eq!(sample.boxes, [[0.0, 0.25, 0.25, 0.75]]);
+        assert_rejected(
+            &*source,
+            &[
+                ("r.json", 4, "no annotation has the id 99"),
+                ("r.json", 5, "no area"),
+                ("r.json", 6, "no picture has the id 6"),
+                ("r.json", 7, "a second entry with the id 1"),
+                ("r.json", 8, "no sentence"),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_pickle_is_refused() {
+        let folder = folder(&[("i.json", INSTANCES), ("refs(unc).p", "\u{80}\u{2}")]);
+        let message = message(open(&folder, &DATA.replace("r.json", "refs(unc).p")));
+        assert!(message.contains("pickle, which is never run"), "{message}");
+    }
+}

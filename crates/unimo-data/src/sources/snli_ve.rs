@@ -108,3 +108,51 @@ impl Part for SnliVePart {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::Split;
+    use crate::sources::fixtures::{assert_rejected, captions, folder, open};
+
+    #[test]
+    fn sentences_have_labels() {
+        let list = r#"{"Flickr30K_ID": "44", "pairID": "44.jpg#0r1n", "gold_label": "neutral", "sentence1": "p", "sentence2": "Two women embrace."}
+{"Flickr30K_ID": "44", "gold_label": "entailment", "sentence2": "Women hug."}
+{"Flickr30K_ID": 55, "gold_label": "contradiction", "sentence2": "Men fight."}
+{"Flickr30K_ID": "44", "gold_label": "-", "sentence2": "No agreement."}
+{"gold_label": "neutral", "sentence2": "No picture."}
+{"Flickr30K_ID": "", "gold_label": "neutral", "sentence2": "No picture."}
+{"Flickr30K_ID": "44", "gold_label": "neutral", "sentence2": " "}
+"#;
+        let folder = folder(&[("s.jsonl", list), ("i/44.jpg", "2x2")]);
+        let source = open(
+            &folder,
+            "source = \"snli_ve\"\n[snli_ve]\nval_fraction = 0\n[snli_ve.train]\npath = \"s.jsonl\"\nimages = \"i\"\n",
+        )
+        .unwrap();
+        assert_eq!(
+            captions(&*source, Split::Train),
+            [vec!["Two women embrace.", "Women hug."], vec!["Men fight."]]
+        );
+        let sample = source.sample(Split::Train, 0).unwrap();
+        assert_eq!(
+            sample.hypotheses,
+            [
+                ("Two women embrace.".to_owned(), Entailment::Neutral),
+                ("Women hug.".to_owned(), Entailment::Entailed)
+            ]
+        );
+        let missing = source.sample(Split::Train, 1).unwrap_err();
+        assert!(missing.reason.contains("55.jpg"), "{missing}");
+        assert_rejected(
+            &*source,
+            &[
+                ("s.jsonl", 4, "`gold_label` is \"-\""),
+                ("s.jsonl", 5, "Flickr30K_ID"),
+                ("s.jsonl", 6, "`Flickr30K_ID` is empty"),
+                ("s.jsonl", 7, "empty sentence"),
+            ],
+        );
+    }
+}

@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
 use crate::sources::json::{each_inside, each_of_file, id, parse};
-use crate::sources::listed::{Held, Listed, New, Part, Parts, given};
+use crate::sources::listed::{Held, Listed, New, Part, Parts, given, some_paths};
 use crate::sources::template::Template;
 
 /// `[data.visual_genome]`.
@@ -123,13 +123,7 @@ impl Part for VisualGenomePart {
                 ));
             }
         }
-        if self.images.is_empty() || self.images.iter().any(|path| path.as_os_str().is_empty()) {
-            return Err(DataError::config(
-                format!("{table}.images"),
-                format!("{:?}", self.images),
-                "one or more folders of pictures",
-            ));
-        }
+        some_paths(&format!("{table}.images"), &self.images)?;
         self.template(table).map(|_| ())
     }
 
@@ -288,5 +282,105 @@ impl VisualGenomePart {
             )?;
         }
         Ok(sizes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::Split;
+    use crate::sources::fixtures::{assert_rejected, captions, folder, message, open};
+
+    const REGIONS: &str = r#"[
+        {"regions": [
+            {"region_id": 1, "width": 20, "height": 10, "image_id": 1, "phrase": "the clock", "y": 10, "x": 0},
+            {"region_id": 2, "width": 5, "height": NaN, "image_id": 1, "phrase": "bad", "y": 0, "x": 0},
+            {"region_id": 3, "width": 10, "height": 10, "image_id": 1, "phrase": "a tree", "y": 0, "x": 30}], "id": 1},
+        {"regions": [{"width": 1, "height": 1, "phrase": " ", "y": 0, "x": 0}], "id": 2},
+        {"id": 3}, {"regions": [], "id": 1}, {"regions": []}]"#;
+
+    const OBJECTS: &str = r#"[{"image_id": 1, "objects": [
+            {"synsets": ["tree.n.01"], "h": 10, "object_id": 5, "merged_object_ids": [], "names": ["tree"], "w": 10, "y": 0, "x": 30},
+            {"h": 10, "names": [], "w": 10, "y": 0, "x": 30},
+            {"h": 10, "names": ["sky"], "w": 10, "y": 0, "x": 300}], "image_url": "u"},
+        {"image_id": 50, "objects": []}]"#;
+
+    const SIZES: &str = r#"[{"width": 40, "url": "u", "height": 20, "image_id": 1}]"#;
+
+    const DATA: &str = r#"
+        source = "visual_genome"
+        [visual_genome]
+        val_fraction = 0.0
+        [visual_genome.train]
+        regions = "r.json"
+        images = ["a", "b"]
+        "#;
+
+    #[test]
+    fn regions_are_captions_and_objects_are_tags() {
+        let folder = folder(&[
+            ("r.json", REGIONS),
+            ("o.json", OBJECTS),
+            ("s.json", SIZES),
+            ("b/1.jpg", "40x20"),
+        ]);
+        for sizes in ["", "image_data = \"s.json\""] {
+            let source = open(&folder, &format!("{DATA}objects = \"o.json\"\n{sizes}"));
+            let source = source.unwrap();
+            assert_eq!(captions(&*source, Split::Train), [["the clock", "a tree"]]);
+            let mut rejected = vec![
+                ("r.json#regions", 2, "NaN"),
+                ("r.json#regions", 4, "empty text"),
+                ("r.json", 3, "no array `regions`"),
+                ("r.json", 4, "a second picture with the id 1"),
+                ("r.json", 5, "image_id"),
+                ("o.json#objects", 2, "no name"),
+                ("o.json#objects", 3, "outside of the picture"),
+                ("r.json", 2, "no usable text"),
+            ];
+            if sizes.is_empty() {
+                rejected.retain(|item| !item.2.starts_with("outside"));
+                let found = source.sample(Split::Train, 0).unwrap_err();
+                assert!(
+                    found.reason.contains("outside of the picture of 40 x 20"),
+                    "{found}"
+                );
+            } else {
+                let sample = source.sample(Split::Train, 0).unwrap();
+                assert_eq!(sample.tags, ["tree"]);
+                assert_eq!(sample.boxes, [[0.75, 0.0, 1.0, 0.5]]);
+            }
+            assert_rejected(&*source, &rejected);
+        }
+    }
+
+    #[test]
+    fn regions_are_cut_out() {
+        let folder = folder(&[("r.json", REGIONS), ("s.json", SIZES), ("a/1.jpg", "80x40")]);
+        let data = format!("{DATA}use_as = \"crops\"\nimage_data = \"s.json\"\n");
+        let source = open(&folder, &data).unwrap();
+        assert_eq!(
+            captions(&*source, Split::Train),
+            [["the clock"], ["a tree"]]
+        );
+        // The picture is twice as large as listed; red counts columns, green rows.
+        let first = source.image(Split::Train, 0).unwrap().unwrap();
+        assert_eq!(
+            (first.dimensions(), first.get_pixel(0, 0).0),
+            ((40, 20), [0, 20, 7])
+        );
+        let second = source.image(Split::Train, 1).unwrap().unwrap();
+        assert_eq!(
+            (second.dimensions(), second.get_pixel(0, 0).0),
+            ((20, 20), [60, 0, 7])
+        );
+        assert_eq!(source.place(Split::Train, 1).line, 3);
+        assert!(source.image_bytes(Split::Train, 0).unwrap().is_none());
+        let both = format!("{data}objects = \"o.json\"\n");
+        let message = message(open(&folder, &both));
+        assert!(
+            message.contains("`data.visual_genome.train.objects`"),
+            "{message}"
+        );
     }
 }

@@ -231,3 +231,108 @@ fn most_common(all: &[String]) -> Option<String> {
     // `max_by_key` takes the last of equals.
     all.iter().rev().max_by_key(|answer| count(answer)).cloned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::Split;
+    use crate::sources::fixtures::{assert_rejected, captions, folder, message, open};
+
+    const QUESTIONS: &str = r#"{"task_type": "Open-Ended", "questions": [
+        {"image_id": 42, "question": "What is it?", "question_id": 42000},
+        {"image_id": 7, "question": "How many?", "question_id": 7000},
+        {"image_id": 42, "question": "Is it red?", "question_id": 42001},
+        {"image_id": 42, "question": "Unanswered?", "question_id": 42002},
+        {"image_id": 42, "question": "", "question_id": 42003},
+        {"image_id": [], "question": "x", "question_id": 1}]}"#;
+
+    const ANNOTATIONS: &str = r#"{"annotations": [
+        {"question_id": 42000, "multiple_choice_answer": "net", "answer_type": "other",
+         "answers": [{"answer": "net", "answer_id": 1}, {"answer": "a net", "answer_id": 2}, {"answer": "net", "answer_id": 3}]},
+        {"question_id": 42001, "answers": [{"answer": "no"}, {"answer": "yes"}, {"answer": "yes"}]},
+        {"question_id": 7000, "multiple_choice_answer": "2", "answers": []},
+        {"question_id": 42003, "multiple_choice_answer": "x", "answers": []},
+        {"question_id": 999, "multiple_choice_answer": "x", "answers": []},
+        {"question_id": 42001, "multiple_choice_answer": "x", "answers": []},
+        {"question_id": 42002, "answers": []}]}"#;
+
+    const DATA: &str = r#"
+        source = "vqa"
+        [vqa]
+        val_fraction = 0.0
+        [vqa.train]
+        questions = "q.json"
+        images = "i"
+        "#;
+
+    #[test]
+    fn questions_meet_their_answers() {
+        let folder = folder(&[
+            ("q.json", QUESTIONS),
+            ("a.json", ANNOTATIONS),
+            ("i/COCO_000000000042.jpg", "2x2"),
+        ]);
+        let data = format!("{DATA}annotations = \"a.json\"\nimage = \"COCO_{{id:12}}.jpg\"\n");
+        let source = open(&folder, &data).unwrap();
+        assert_eq!(
+            captions(&*source, Split::Train),
+            [vec!["What is it?", "Is it red?"], vec!["How many?"]]
+        );
+        let sample = source.sample(Split::Train, 0).unwrap();
+        let pair = |question: &str, answer: &str| (question.to_owned(), answer.to_owned());
+        assert_eq!(
+            sample.questions,
+            [pair("What is it?", "net"), pair("Is it red?", "yes")]
+        );
+        assert_eq!(
+            sample.answers,
+            [["net", "a net", "net"], ["no", "yes", "yes"]]
+        );
+        assert_rejected(
+            &*source,
+            &[
+                ("a.json", 6, "a second annotation of the question id 42001"),
+                ("a.json", 7, "no answer"),
+                (
+                    "q.json",
+                    4,
+                    "no annotation is left for the question id 42002",
+                ),
+                ("q.json", 5, "empty question"),
+                ("q.json", 6, "identifier"),
+                ("a.json", 5, "no question has the id 999"),
+            ],
+        );
+        let unanswered = open(&folder, &format!("{DATA}image = \"{{id}}.jpg\"\n")).unwrap();
+        assert_eq!(unanswered.captions(Split::Train, 0).unwrap().len(), 3);
+    }
+
+    #[test]
+    fn a_plain_list_has_its_answers() {
+        let list = r#"[["what?", "triangle", 0], ["where?", "", 0], ["who?", "no", "x"], ["why?", 3, 1], ["how?", "red", 0], 5]"#;
+        let folder = folder(&[("q.json", list), ("i/0.png", "2x2")]);
+        let source = open(&folder, &format!("{DATA}image = \"{{id}}.png\"\n")).unwrap();
+        assert_eq!(
+            captions(&*source, Split::Train),
+            [vec!["what?", "how?"], vec!["who?"]]
+        );
+        let sample = source.sample(Split::Train, 0).unwrap();
+        assert_eq!(sample.questions[1], ("how?".to_owned(), "red".to_owned()));
+        assert!(sample.answers.is_empty());
+        assert_rejected(
+            &*source,
+            &[
+                ("q.json", 2, "empty answer"),
+                ("q.json", 4, "invalid type"),
+                ("q.json", 6, "invalid type"),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_name_without_the_id_is_refused() {
+        let folder = folder(&[("q.json", QUESTIONS)]);
+        let message = message(open(&folder, &format!("{DATA}image = \"x.jpg\"\n")));
+        assert!(message.contains("`data.vqa.train.image`"), "{message}");
+    }
+}
