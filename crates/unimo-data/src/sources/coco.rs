@@ -213,8 +213,7 @@ pub(crate) fn read_categories(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::source::{Source, Split};
+    use crate::source::Split;
     use crate::sources::fixtures::{assert_rejected, captions, folder, message, open};
 
     const CAPTIONS: &str = r#"{"info": {"year": 2014}, "annotations": [

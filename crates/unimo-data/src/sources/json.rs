@@ -359,11 +359,10 @@ impl<R: BufRead> Scan<R> {
 mod tests {
     use super::*;
 
-    fn elements(
-        text: &str,
-        wanted: &[&str],
-        longest: usize,
-    ) -> Result<Vec<(String, u64, Result<String, String>)>, String> {
+    /// Key, number, text or why there is none.
+    type Found = (String, u64, Result<String, String>);
+
+    fn elements(text: &str, wanted: &[&str], longest: usize) -> Result<Vec<Found>, String> {
         // A buffer of 3 bytes, so that every token is cut somewhere.
         let reader = BufReader::with_capacity(3, text.as_bytes());
         let mut all = Vec::new();

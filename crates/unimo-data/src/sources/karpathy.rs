@@ -123,7 +123,6 @@ impl SourceConfig for KarpathyConfig {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::source::Split;
     use crate::sources::fixtures::{assert_rejected, captions, folder, message, open};
 

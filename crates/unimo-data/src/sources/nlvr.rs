@@ -154,7 +154,6 @@ impl Row {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::source::Split;
     use crate::sources::fixtures::{assert_rejected, captions, folder, open};
     use crate::sources::rows::LONGEST_ROW;

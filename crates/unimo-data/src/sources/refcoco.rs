@@ -192,7 +192,6 @@ impl SourceConfig for RefcocoConfig {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::source::Split;
     use crate::sources::fixtures::{assert_rejected, captions, folder, message, open};
 

@@ -287,7 +287,6 @@ impl VisualGenomePart {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::source::Split;
     use crate::sources::fixtures::{assert_rejected, captions, folder, message, open};
 

@@ -234,7 +234,6 @@ fn most_common(all: &[String]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::source::Split;
     use crate::sources::fixtures::{assert_rejected, captions, folder, message, open};
 
