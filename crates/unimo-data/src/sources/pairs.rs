@@ -849,4 +849,26 @@ mod tests {
         .to_string();
         assert!(message.contains("data.pairs.split_column"), "{message}");
     }
+
+    #[test]
+    fn a_list_that_changes_is_an_error_of_its_samples() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.tsv");
+        std::fs::write(&path, "image\tcaption\n1.png\tone\n2.png\ttwo\n").unwrap();
+        RgbImage::new(2, 1)
+            .save(folder.path().join("1.png"))
+            .unwrap();
+        let mut config = PairsConfig::new(&path);
+        config.val_fraction = 0.0;
+        let pairs = Pairs::open(&config, MAX_PIXELS).unwrap();
+        assert_eq!(pairs.captions(Split::Train, 1).unwrap(), ["two"]);
+        let (bytes, extension) = pairs.image_bytes(Split::Train, 0).unwrap().unwrap();
+        assert_eq!(extension, "png");
+        assert_eq!(bytes, std::fs::read(folder.path().join("1.png")).unwrap());
+        std::fs::write(&path, "image\tcaption\n1.png one only\n").unwrap();
+        for index in 0..2 {
+            let error = pairs.captions(Split::Train, index).unwrap_err();
+            assert_eq!(error.place.line, index as u64 + 2);
+        }
+    }
 }

@@ -90,19 +90,28 @@ struct Object {
     names: Vec<String>,
 }
 
-/// The identifier of a picture, which is `id` in one file and `image_id` in others.
+/// A picture's identifier and size. The identifier is `id` in some versions of the files, `image_id` in others; some have both.
 #[derive(Deserialize)]
 struct Picture {
-    #[serde(deserialize_with = "id", alias = "id")]
-    image_id: String,
+    image_id: Option<Identifier>,
+    id: Option<Identifier>,
+    #[serde(default)]
+    width: u32,
+    #[serde(default)]
+    height: u32,
 }
 
 #[derive(Deserialize)]
-struct Size {
-    #[serde(deserialize_with = "id", alias = "id")]
-    image_id: String,
-    width: u32,
-    height: u32,
+#[serde(transparent)]
+struct Identifier(#[serde(deserialize_with = "id")] String);
+
+impl Picture {
+    fn id(self) -> Result<String, String> {
+        let found = self.image_id.or(self.id);
+        found
+            .map(|found| found.0)
+            .ok_or_else(|| "neither `image_id` nor `id`".to_owned())
+    }
 }
 
 impl Part for VisualGenomePart {
@@ -222,11 +231,11 @@ impl Part for VisualGenomePart {
 fn picture(bytes: &[u8]) -> Result<String, String> {
     // A bad region shall not cost the picture, so the regions are not parsed here: only what stands around them.
     match parse::<Picture>(bytes) {
-        Ok(picture) => Ok(picture.image_id),
+        Ok(picture) => picture.id(),
         Err(reason) => without_arrays(bytes)
             .and_then(|rest| parse::<Picture>(&rest).ok())
-            .map(|picture| picture.image_id)
-            .ok_or(reason),
+            .ok_or(reason)
+            .and_then(Picture::id),
     }
 }
 
@@ -270,16 +279,19 @@ impl VisualGenomePart {
         let mut sizes = HashMap::new();
         if let Some(path) = &self.image_data {
             let file = table.file(path);
-            each_of_file(
-                path,
-                &[""],
-                &mut |_, number, bytes| match bytes.and_then(parse::<Size>) {
-                    Ok(size) => {
-                        sizes.insert(size.image_id, [size.width, size.height]);
+            each_of_file(path, &[""], &mut |_, number, bytes| {
+                let used = bytes.and_then(parse::<Picture>).and_then(|picture| {
+                    let size = [picture.width, picture.height];
+                    if size.contains(&0) {
+                        return Err("no width and height above 0".to_owned());
                     }
-                    Err(reason) => table.reject(file, number, reason),
-                },
-            )?;
+                    sizes.insert(picture.id()?, size);
+                    Ok(())
+                });
+                if let Err(reason) = used {
+                    table.reject(file, number, reason);
+                }
+            })?;
         }
         Ok(sizes)
     }
@@ -304,7 +316,7 @@ mod tests {
             {"h": 10, "names": ["sky"], "w": 10, "y": 0, "x": 300}], "image_url": "u"},
         {"image_id": 50, "objects": []}]"#;
 
-    const SIZES: &str = r#"[{"width": 40, "url": "u", "height": 20, "image_id": 1}]"#;
+    const SIZES: &str = r#"[{"width": 40, "url": "u", "height": 20, "image_id": 1, "id": 12345}]"#;
 
     const DATA: &str = r#"
         source = "visual_genome"
