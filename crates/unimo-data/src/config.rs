@@ -26,9 +26,20 @@ use crate::error::DataError;
 use crate::images::{Filter, ImageSpec, Resize};
 use crate::plan::Shuffle;
 use crate::source::{Limits, Source, SourceConfig};
+use crate::sources::coco::CocoConfig;
+use crate::sources::conceptual::ConceptualConfig;
+use crate::sources::images::ImagesConfig;
+use crate::sources::karpathy::KarpathyConfig;
 use crate::sources::mixture::MixtureConfig;
+use crate::sources::nlvr::NlvrConfig;
 use crate::sources::pairs::PairsConfig;
+use crate::sources::parallel::ParallelConfig;
+use crate::sources::refcoco::RefcocoConfig;
 use crate::sources::scenes::ScenesConfig;
+use crate::sources::snli_ve::SnliVeConfig;
+use crate::sources::texts::TextsConfig;
+use crate::sources::visual_genome::VisualGenomeConfig;
+use crate::sources::vqa::VqaConfig;
 
 /// Makes [`DataConfig`], [`SourceKind`] and [`AnySource`] from the list of sources below.
 macro_rules! sources {
@@ -177,6 +188,28 @@ sources! {
     pairs Pairs(PairsConfig);
     /// Generated pictures of shapes with captions that are true of them.
     scenes Scenes(ScenesConfig);
+    /// COCO's captions, with boxes and names of objects.
+    coco Coco(CocoConfig);
+    /// Karpathy's splits of COCO and Flickr.
+    karpathy Karpathy(KarpathyConfig);
+    /// Visual Genome's regions, as captions or cut out.
+    visual_genome VisualGenome(VisualGenomeConfig);
+    /// Questions with answers, as in VQAv2, or a plain list of them.
+    vqa Vqa(VqaConfig);
+    /// Statements that are true or false, as in NLVR and NLVR2.
+    nlvr Nlvr(NlvrConfig);
+    /// Sentences that a picture entails or contradicts.
+    snli_ve SnliVe(SnliVeConfig);
+    /// Expressions that refer to one object, as in RefCOCO.
+    refcoco Refcoco(RefcocoConfig);
+    /// Downloaded web pictures with captions, as in CC3M, CC12M and SBU.
+    conceptual Conceptual(ConceptualConfig);
+    /// Pictures in folders, without texts.
+    images Images(ImagesConfig);
+    /// Plain text files, without pictures.
+    texts Texts(TextsConfig);
+    /// The same texts in several languages, without pictures.
+    parallel Parallel(ParallelConfig);
     /// Several sources as one.
     mixture Mixture(MixtureConfig);
 }

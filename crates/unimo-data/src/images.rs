@@ -96,6 +96,30 @@ const DECODER_BYTES_PER_PIXEL: u64 = 16;
 ///
 /// The reason, as it is listed for the skipped sample.
 pub fn read(path: &Path, max_pixels: u64) -> Result<RgbImage, String> {
+    let bytes = bytes_of(path, max_pixels)?;
+    decode(&bytes, max_pixels).map_err(|reason| format!("image {}: {reason}", path.display()))
+}
+
+/// A picture's file as it is stored, with the extension of its format (`jpg`, `png`, `webp`).
+///
+/// # Errors
+///
+/// The file cannot be read or is of another format. It is not decoded.
+pub fn read_file(path: &Path, max_pixels: u64) -> Result<(Vec<u8>, &'static str), String> {
+    let bytes = bytes_of(path, max_pixels)?;
+    match image::guess_format(&bytes) {
+        Ok(ImageFormat::Jpeg) => Ok((bytes, "jpg")),
+        Ok(ImageFormat::Png) => Ok((bytes, "png")),
+        Ok(ImageFormat::WebP) => Ok((bytes, "webp")),
+        _ => Err(format!(
+            "image {}: not a JPEG, PNG or WebP file",
+            path.display()
+        )),
+    }
+}
+
+/// A file of a size that a picture of so many pixels may have.
+fn bytes_of(path: &Path, max_pixels: u64) -> Result<Vec<u8>, String> {
     let limit = max_pixels
         .saturating_mul(FILE_BYTES_PER_PIXEL)
         .saturating_add(FILE_BYTES_FREE);
@@ -117,7 +141,7 @@ pub fn read(path: &Path, max_pixels: u64) -> Result<RgbImage, String> {
             path.display()
         ));
     }
-    decode(&bytes, max_pixels).map_err(|reason| format!("image {}: {reason}", path.display()))
+    Ok(bytes)
 }
 
 /// Decodes JPEG, PNG or WebP, told apart by content, to upright 8-bit RGB.

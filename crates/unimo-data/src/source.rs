@@ -48,8 +48,25 @@ pub struct Sample {
     pub boxes: Vec<[f32; 4]>,
     /// Questions with their answers.
     pub questions: Vec<(String, String)>,
+    /// Per question, all answers that people gave, where the source has several: the one in `questions` is the most common.
+    pub answers: Vec<Vec<String>>,
     /// Statements about the picture and whether they are true.
     pub statements: Vec<(String, bool)>,
+    /// Statements about the picture and what it says of them.
+    pub hypotheses: Vec<(String, Entailment)>,
+    /// The right picture, where questions and statements are about two; `image` is the left one.
+    pub second_image: Option<RgbImage>,
+}
+
+/// What a picture says of a statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Entailment {
+    /// It is true.
+    Entailed,
+    /// It may be true.
+    Neutral,
+    /// It is false.
+    Contradicted,
 }
 
 /// Which modalities a sample has.

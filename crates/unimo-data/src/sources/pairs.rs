@@ -1,11 +1,10 @@
 //! Image files with texts, listed in JSON lines, CSV or TSV.
 //!
 //! The list is read once, line by line. A row that cannot be used is set aside with its line and reason, and reading
-//! goes on. Rows of the same image and split become one sample with several captions.
+//! goes on. Rows of the same image and split become one sample with several captions. What stays in memory of a row is
+//! where it lies; it is read again when its sample is asked for.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,6 +17,9 @@ use crate::error::{DataError, Place, SampleError};
 use crate::images;
 use crate::order::{Stream, hash_text, unit};
 use crate::source::{Limits, Source, SourceConfig, Split};
+use crate::sources::rows::{Groups, Item, Object, Span, Spans, each_row, key_of};
+
+pub use crate::sources::rows::ListFormat;
 
 /// `[data.pairs]`: a list of image files with their texts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -120,7 +122,9 @@ fn val_fraction() -> f64 {
 }
 
 /// `"a"` and `["a"]` mean the same.
-fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+pub(crate) fn one_or_many<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<String>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged, expecting = "expected a string or a list of strings")]
     enum OneOrMany {
@@ -133,18 +137,6 @@ fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>
     })
 }
 
-/// How a list of pairs is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ListFormat {
-    /// One JSON object a line.
-    Jsonl,
-    /// RFC 4180 with a header line.
-    Csv,
-    /// A header line, columns separated by tabs, no quoting.
-    Tsv,
-}
-
 impl SourceConfig for PairsConfig {
     fn validate(&self, table: &str) -> Result<(), DataError> {
         let key = |name: &str| format!("{table}.{name}");
@@ -154,30 +146,8 @@ impl SourceConfig for PairsConfig {
             "a .jsonl, .csv or .tsv file",
         )?;
         not_empty(&key("image_column"), &self.image_column, "a column's name")?;
-        for (name, names) in [
-            ("text_columns", &self.text_columns),
-            ("train_split", &self.train_split),
-            ("val_split", &self.val_split),
-        ] {
-            if names.is_empty() || names.iter().any(String::is_empty) {
-                return Err(DataError::config(
-                    key(name),
-                    format!("{names:?}"),
-                    "one or more names",
-                ));
-            }
-        }
-        if let Some(name) = self
-            .train_split
-            .iter()
-            .find(|name| self.val_split.contains(name))
-        {
-            return Err(DataError::config(
-                key("val_split"),
-                format!("{name:?}, which `{table}.train_split` names too"),
-                "names that are not training splits",
-            ));
-        }
+        some_names(&key("text_columns"), &self.text_columns)?;
+        distinct_splits(table, &self.train_split, &self.val_split)?;
         if let Some(column) = &self.split_column {
             not_empty(&key("split_column"), column, "a column's name")?;
         }
@@ -196,8 +166,32 @@ impl SourceConfig for PairsConfig {
     }
 }
 
-/// Longest row in bytes. It bounds memory where a file is no list at all, or a quote is never closed.
-const LONGEST_ROW: usize = 1 << 20;
+/// One name or several, none of them empty.
+fn some_names(key: &str, names: &[String]) -> Result<(), DataError> {
+    if names.is_empty() || names.iter().any(String::is_empty) {
+        let found = format!("{names:?}");
+        return Err(DataError::config(key, found, "one or more names"));
+    }
+    Ok(())
+}
+
+/// `train_split` and `val_split` of a table: names that are not empty, none of them in both.
+pub(crate) fn distinct_splits(
+    table: &str,
+    train: &[String],
+    val: &[String],
+) -> Result<(), DataError> {
+    some_names(&format!("{table}.train_split"), train)?;
+    some_names(&format!("{table}.val_split"), val)?;
+    match train.iter().find(|name| val.contains(name)) {
+        Some(name) => Err(DataError::config(
+            format!("{table}.val_split"),
+            format!("{name:?}, which `{table}.train_split` names too"),
+            "names that are not training splits",
+        )),
+        None => Ok(()),
+    }
+}
 
 /// The column that says which split a row is of, where the recipe names none.
 const DEFAULT_SPLIT_COLUMN: &str = "split";
@@ -205,19 +199,25 @@ const DEFAULT_SPLIT_COLUMN: &str = "split";
 /// Image-text pairs. See the [module](self).
 #[derive(Debug)]
 pub struct Pairs {
-    file: String,
+    config: PairsConfig,
+    list: Spans,
+    format: ListFormat,
+    /// The columns of a CSV or TSV file.
+    header: Vec<String>,
     root: PathBuf,
     max_pixels: u64,
-    train: Vec<Row>,
-    val: Vec<Row>,
+    /// One group of rows per image.
+    train: Groups,
+    val: Groups,
+    /// Distinct captions of each split.
+    captions: [usize; 2],
     rejected: Vec<SampleError>,
     left_out: usize,
 }
 
-/// One image with its captions.
-#[derive(Debug)]
+/// What a usable row says.
 struct Row {
-    line: u64,
+    val: bool,
     image: String,
     captions: Vec<String>,
 }
@@ -235,139 +235,113 @@ impl Pairs {
         };
         let folder = config.path.parent().unwrap_or(Path::new("")).to_owned();
         let mut pairs = Self {
-            file: config.path.display().to_string(),
+            list: Spans::open(&config.path)?,
+            format,
+            header: Vec::new(),
             root: config.image_root.clone().unwrap_or(folder),
             max_pixels,
-            train: Vec::new(),
-            val: Vec::new(),
+            train: Groups::default(),
+            val: Groups::default(),
+            captions: [0; 2],
             rejected: Vec::new(),
             left_out: 0,
+            config: config.clone(),
         };
-        let mut by_image = HashMap::new();
+        // Hashes of image and caption, to count what is told apart.
+        let mut told = [Vec::new(), Vec::new()];
         let mut header_seen = format == ListFormat::Jsonl;
-        each_row(&config.path, format, &mut |item| {
-            match item {
-                Item::Header(Ok(header)) => {
-                    header_seen = true;
-                    return check_header(config, &header);
-                }
-                Item::Header(Err(reason)) => {
-                    return Err(pairs.nothing(config, &format!("unreadable header line: {reason}")));
-                }
-                Item::Row(line, row) => pairs.take(config, line, row, &mut by_image),
+        each_row(&config.path, format, &mut |item| match item {
+            Item::Header(Ok(header)) => {
+                header_seen = true;
+                check_header(config, &header)?;
+                pairs.header = header;
+                Ok(())
             }
-            Ok(())
+            Item::Header(Err(reason)) => {
+                Err(pairs.nothing(&format!("unreadable header line: {reason}")))
+            }
+            Item::Row(span, row) => pairs.take(span, row, &mut told),
         })?;
         if !header_seen {
-            return Err(pairs.nothing(config, "the file is empty"));
+            return Err(pairs.nothing("the file is empty"));
         }
-        for row in pairs.train.iter_mut().chain(&mut pairs.val) {
-            let mut seen = HashSet::new();
-            row.captions.retain(|caption| seen.insert(caption.clone()));
-        }
-        if pairs.train.is_empty() && pairs.val.is_empty() {
-            return Err(pairs.nothing(config, "no row can be used"));
+        pairs.train.finish();
+        pairs.val.finish();
+        pairs.captions = told.map(|mut told| {
+            told.sort_unstable();
+            told.dedup();
+            told.len()
+        });
+        if pairs.train.len() + pairs.val.len() == 0 {
+            return Err(pairs.nothing("no row can be used"));
         }
         Ok(pairs)
     }
 
-    fn take(
-        &mut self,
-        config: &PairsConfig,
-        line: u64,
-        row: Result<Option<Map<String, Value>>, String>,
-        by_image: &mut HashMap<(bool, String), usize>,
-    ) {
+    fn take(&mut self, span: Span, row: Object, told: &mut [Vec<u64>; 2]) -> Result<(), DataError> {
         let used = row.and_then(|row| match row {
-            Some(row) => self.use_row(config, line, &row, by_image),
-            None => Ok(()),
+            Some(row) => self.config.read(&row),
+            None => Ok(Read::Empty),
         });
-        if let Err(reason) = used {
-            self.rejected.push(SampleError {
-                place: Place {
-                    file: self.file.clone(),
-                    line,
-                },
-                reason,
-            });
+        match used {
+            Ok(Read::Empty) => {}
+            Ok(Read::LeftOut) => self.left_out += 1,
+            Ok(Read::Row(row)) => {
+                let captions = row.captions.iter();
+                told[usize::from(row.val)].extend(captions.map(|text| key_of((&row.image, text))));
+                let rows = if row.val {
+                    &mut self.val
+                } else {
+                    &mut self.train
+                };
+                if !rows.push(key_of(&row.image), span) {
+                    return Err(self.nothing("it has more than 4294967295 rows"));
+                }
+            }
+            Err(reason) => self.rejected.push(self.list.bad(span, reason)),
         }
-    }
-
-    fn use_row(
-        &mut self,
-        config: &PairsConfig,
-        line: u64,
-        row: &Map<String, Value>,
-        by_image: &mut HashMap<(bool, String), usize>,
-    ) -> Result<(), String> {
-        if !config.filter.iter().all(|(column, wanted)| {
-            row.get(column)
-                .is_some_and(|value| plain(value).as_ref() == Some(wanted))
-        }) {
-            self.left_out += 1;
-            return Ok(());
-        }
-        let image = match row.get(&config.image_column) {
-            Some(Value::String(image)) if !image.trim().is_empty() => image.trim().to_owned(),
-            Some(Value::String(_)) => {
-                return Err(format!("column `{}` is empty", config.image_column));
-            }
-            Some(_) => return Err(format!("column `{}` is no text", config.image_column)),
-            None => {
-                return Err(format!(
-                    "no column `{}`; there are {}",
-                    config.image_column,
-                    names(row.keys())
-                ));
-            }
-        };
-        let split_column = config
-            .split_column
-            .as_deref()
-            .unwrap_or(DEFAULT_SPLIT_COLUMN);
-        let named = row
-            .get(split_column)
-            .and_then(plain)
-            .filter(|split| !split.is_empty());
-        let val = match named {
-            Some(split) if config.train_split.contains(&split) => false,
-            Some(split) if config.val_split.contains(&split) => true,
-            Some(_) => {
-                self.left_out += 1;
-                return Ok(());
-            }
-            None => unit(hash_text(Stream::Split, &image)) < config.val_fraction,
-        };
-        let captions = captions(config, row)?;
-        let rows = if val { &mut self.val } else { &mut self.train };
-        let index = *by_image.entry((val, image.clone())).or_insert_with(|| {
-            rows.push(Row {
-                line,
-                image,
-                captions: Vec::new(),
-            });
-            rows.len() - 1
-        });
-        rows[index].captions.extend(captions);
         Ok(())
     }
 
-    fn rows(&self, split: Split) -> &[Row] {
+    fn rows(&self, split: Split) -> &Groups {
         match split {
             Split::Train => &self.train,
             Split::Val => &self.val,
         }
     }
 
+    /// A row of the list, read again.
+    fn row(&self, span: Span) -> Result<Row, SampleError> {
+        let row = self.list.row(span, self.format, &self.header)?;
+        match self.config.read(&row) {
+            Ok(Read::Row(row)) => Ok(row),
+            Ok(Read::Empty | Read::LeftOut) => Err(self
+                .list
+                .bad(span, "the file has changed since it was opened".to_owned())),
+            Err(reason) => Err(self.list.bad(span, reason)),
+        }
+    }
+
+    fn image_path(&self, split: Split, index: usize) -> Result<PathBuf, SampleError> {
+        let span = self.rows(split).of(index)[0];
+        let image = self.row(span)?.image;
+        if image.contains("://") {
+            return Err(self
+                .list
+                .bad(span, format!("image {image}: only local files are read")));
+        }
+        Ok(self.root.join(image))
+    }
+
     /// Nothing usable: say why, with the first rows' reasons.
-    fn nothing(&self, config: &PairsConfig, what: &str) -> DataError {
+    fn nothing(&self, what: &str) -> DataError {
         const SHOWN: usize = 3;
         let mut reason = what.to_owned();
         if self.left_out > 0 {
             reason += &format!(
                 "; {} rows do not match `data.pairs.filter` or are of neither split (train_split = {:?}, \
                  val_split = {:?})",
-                self.left_out, config.train_split, config.val_split
+                self.left_out, self.config.train_split, self.config.val_split
             );
         }
         if !self.rejected.is_empty() {
@@ -377,68 +351,59 @@ impl Pairs {
             }
         }
         DataError::Manifest {
-            path: config.path.clone(),
+            path: self.config.path.clone(),
             reason,
         }
     }
 }
 
-/// What [`each_row`] finds.
-enum Item {
-    /// The column names of a CSV or TSV file.
-    Header(Result<Vec<String>, String>),
-    /// A line number with its row; none for an empty line.
-    Row(u64, Result<Option<Map<String, Value>>, String>),
+/// What reading a row gives.
+enum Read {
+    Empty,
+    /// Of neither split, or not what the filter asks for.
+    LeftOut,
+    Row(Row),
 }
 
-/// Reads a list from the first line to the last.
-fn each_row(
-    path: &Path,
-    format: ListFormat,
-    give: &mut dyn FnMut(Item) -> Result<(), DataError>,
-) -> Result<(), DataError> {
-    let io = |error| DataError::file("read", path, error);
-    let mut lines = Lines::new(BufReader::new(File::open(path).map_err(io)?));
-    if format == ListFormat::Jsonl {
-        while let Some((line, row)) = lines.next_line().map_err(io)? {
-            let row = row.and_then(|bytes| {
-                if bytes.trim_ascii().is_empty() {
-                    return Ok(None);
-                }
-                let text = std::str::from_utf8(&bytes).map_err(|_| NOT_UTF8.to_owned())?;
-                match serde_json::from_str(text) {
-                    Ok(Value::Object(row)) => Ok(Some(row)),
-                    Ok(_) => Err("not a JSON object".to_owned()),
-                    Err(error) => Err(format!("malformed JSON: {error}")),
-                }
-            });
-            give(Item::Row(line, row))?;
+impl PairsConfig {
+    fn read(&self, row: &Map<String, Value>) -> Result<Read, String> {
+        if !self.filter.iter().all(|(column, wanted)| {
+            row.get(column)
+                .is_some_and(|value| plain(value).as_ref() == Some(wanted))
+        }) {
+            return Ok(Read::LeftOut);
         }
-        return Ok(());
-    }
-    let Some((_, header)) = lines.next_record(format).map_err(io)? else {
-        return Ok(());
-    };
-    give(Item::Header(header.clone()))?;
-    let header = header.unwrap_or_default();
-    while let Some((line, row)) = lines.next_record(format).map_err(io)? {
-        let row = row.and_then(|cells| {
-            if cells.len() == 1 && cells[0].trim().is_empty() {
-                return Ok(None);
+        let image = match row.get(&self.image_column) {
+            Some(Value::String(image)) if !image.trim().is_empty() => image.trim().to_owned(),
+            Some(Value::String(_)) => {
+                return Err(format!("column `{}` is empty", self.image_column));
             }
-            if cells.len() != header.len() {
+            Some(_) => return Err(format!("column `{}` is no text", self.image_column)),
+            None => {
                 return Err(format!(
-                    "{} columns, but the header has {}",
-                    cells.len(),
-                    header.len()
+                    "no column `{}`; there are {}",
+                    self.image_column,
+                    names(row.keys())
                 ));
             }
-            let cells = cells.into_iter().map(Value::String);
-            Ok(Some(header.iter().cloned().zip(cells).collect()))
-        });
-        give(Item::Row(line, row))?;
+        };
+        let split_column = self.split_column.as_deref().unwrap_or(DEFAULT_SPLIT_COLUMN);
+        let named = row
+            .get(split_column)
+            .and_then(plain)
+            .filter(|split| !split.is_empty());
+        let val = match named {
+            Some(split) if self.train_split.contains(&split) => false,
+            Some(split) if self.val_split.contains(&split) => true,
+            Some(_) => return Ok(Read::LeftOut),
+            None => unit(hash_text(Stream::Split, &image)) < self.val_fraction,
+        };
+        Ok(Read::Row(Row {
+            val,
+            image,
+            captions: captions(self, row)?,
+        }))
     }
-    Ok(())
 }
 
 /// A row of a list with its line number, or why it cannot be used.
@@ -461,15 +426,13 @@ pub fn read_rows(path: &Path) -> Result<Vec<ListRow>, DataError> {
                 });
             }
             Item::Row(_, Ok(None)) => {}
-            Item::Row(line, Ok(Some(row))) => rows.push((line, Ok(row))),
-            Item::Row(line, Err(reason)) => rows.push((line, Err(reason))),
+            Item::Row(span, Ok(Some(row))) => rows.push((u64::from(span.line), Ok(row))),
+            Item::Row(span, Err(reason)) => rows.push((u64::from(span.line), Err(reason))),
         }
         Ok(())
     })?;
     Ok(rows)
 }
-
-const NOT_UTF8: &str = "not valid UTF-8";
 
 fn format_of(path: &Path) -> Result<ListFormat, DataError> {
     let extension = path
@@ -575,42 +538,60 @@ impl Source for Pairs {
     }
 
     fn describe(&self) -> String {
-        let captions =
-            |split| -> usize { self.rows(split).iter().map(|row| row.captions.len()).sum() };
         format!(
             "{}: {} training images with {} captions, {} held out with {}, {} rows left out, {} unusable",
-            self.file,
+            self.list.name,
             self.train.len(),
-            captions(Split::Train),
+            self.captions[0],
             self.val.len(),
-            captions(Split::Val),
+            self.captions[1],
             self.left_out,
             self.rejected.len()
         )
     }
 
     fn place(&self, split: Split, index: usize) -> Place {
-        Place {
-            file: self.file.clone(),
-            line: self.rows(split)[index].line,
-        }
+        self.list.place(self.rows(split).of(index)[0])
     }
 
     fn captions(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
-        Ok(self.rows(split)[index].captions.clone())
+        let spans = self.rows(split).of(index);
+        let first = self.row(spans[0])?;
+        let mut captions = first.captions;
+        for span in &spans[1..] {
+            let row = self.row(*span)?;
+            // Rows were brought together by a hash of 64 bits, so this is as good as certain.
+            if row.image == first.image {
+                captions.extend(row.captions);
+            }
+        }
+        let mut seen = HashSet::new();
+        captions.retain(|caption| seen.insert(key_of(caption)));
+        Ok(captions)
     }
 
     fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {
-        let path = &self.rows(split)[index].image;
-        let read = if path.contains("://") {
-            Err(format!("image {path}: only local files are read"))
-        } else {
-            images::read(&self.root.join(path), self.max_pixels)
-        };
-        read.map(Some).map_err(|reason| SampleError {
-            place: self.place(split, index),
-            reason,
-        })
+        let path = self.image_path(split, index)?;
+        images::read(&path, self.max_pixels)
+            .map(Some)
+            .map_err(|reason| SampleError {
+                place: self.place(split, index),
+                reason,
+            })
+    }
+
+    fn image_bytes(
+        &self,
+        split: Split,
+        index: usize,
+    ) -> Result<Option<(Vec<u8>, &'static str)>, SampleError> {
+        let path = self.image_path(split, index)?;
+        images::read_file(&path, self.max_pixels)
+            .map(Some)
+            .map_err(|reason| SampleError {
+                place: self.place(split, index),
+                reason,
+            })
     }
 
     fn rejected(&self) -> &[SampleError] {
@@ -618,129 +599,10 @@ impl Source for Pairs {
     }
 }
 
-/// Rows of a text file with their line numbers, of bounded length.
-struct Lines<R> {
-    reader: R,
-    /// Lines that were read ahead in search of a closing quote.
-    ahead: VecDeque<(u64, Line)>,
-    line: u64,
-}
-
-type Line = Result<Vec<u8>, String>;
-type Record = Result<Vec<String>, String>;
-
-impl<R: BufRead> Lines<R> {
-    fn new(reader: R) -> Self {
-        Self {
-            reader,
-            ahead: VecDeque::new(),
-            line: 0,
-        }
-    }
-
-    /// The next line without its end, or why it cannot be used.
-    fn next_line(&mut self) -> std::io::Result<Option<(u64, Line)>> {
-        if let Some(line) = self.ahead.pop_front() {
-            return Ok(Some(line));
-        }
-        let mut bytes = Vec::new();
-        let read = self
-            .reader
-            .by_ref()
-            .take(LONGEST_ROW as u64 + 1)
-            .read_until(b'\n', &mut bytes)?;
-        if read == 0 {
-            return Ok(None);
-        }
-        self.line += 1;
-        if bytes.last() == Some(&b'\n') {
-            bytes.pop();
-        } else if read > LONGEST_ROW {
-            self.reader.skip_until(b'\n')?;
-            let reason = format!("the line is longer than {LONGEST_ROW} bytes");
-            return Ok(Some((self.line, Err(reason))));
-        }
-        if bytes.last() == Some(&b'\r') {
-            bytes.pop();
-        }
-        if self.line == 1 && bytes.starts_with(b"\xef\xbb\xbf") {
-            bytes.drain(..3);
-        }
-        Ok(Some((self.line, Ok(bytes))))
-    }
-
-    /// The next record's cells. A quoted CSV cell may span lines; one that is never closed costs its first line only.
-    fn next_record(&mut self, format: ListFormat) -> std::io::Result<Option<(u64, Record)>> {
-        let Some((first, start)) = self.next_line()? else {
-            return Ok(None);
-        };
-        let mut record = match start {
-            Ok(record) => record,
-            Err(reason) => return Ok(Some((first, Err(reason)))),
-        };
-        if format == ListFormat::Csv {
-            let mut used = Vec::new();
-            let mut quoted = ends_quoted(&record, false);
-            while quoted {
-                match self.next_line()? {
-                    Some((line, Ok(more))) if record.len() + more.len() < LONGEST_ROW => {
-                        quoted = ends_quoted(&more, true);
-                        record.push(b'\n');
-                        record.extend(&more);
-                        used.push((line, Ok(more)));
-                    }
-                    other => {
-                        used.extend(other);
-                        // Line numbers were counted when the lines were first read.
-                        for line in used.into_iter().rev() {
-                            self.ahead.push_front(line);
-                        }
-                        return Ok(Some((first, Err("a quote is never closed".to_owned()))));
-                    }
-                }
-            }
-        }
-        Ok(Some((first, cells(&record, format))))
-    }
-}
-
-/// Whether a line of CSV, begun inside or outside of a quoted cell, ends inside one (RFC 4180).
-fn ends_quoted(line: &[u8], mut quoted: bool) -> bool {
-    let mut cell_start = true;
-    let mut bytes = line.iter().peekable();
-    while let Some(byte) = bytes.next() {
-        if quoted {
-            if *byte == b'"' && bytes.next_if(|next| **next == b'"').is_none() {
-                quoted = false;
-            }
-        } else {
-            quoted = cell_start && *byte == b'"';
-            cell_start = *byte == b',';
-        }
-    }
-    quoted
-}
-
-fn cells(record: &[u8], format: ListFormat) -> Record {
-    let text = std::str::from_utf8(record).map_err(|_| NOT_UTF8.to_owned())?;
-    if format == ListFormat::Tsv {
-        return Ok(text.split('\t').map(str::to_owned).collect());
-    }
-    let mut reader = csv::ReaderBuilder::new()
-        .has_headers(false)
-        .flexible(true)
-        .from_reader(text.as_bytes());
-    let mut cells = csv::StringRecord::new();
-    match reader.read_record(&mut cells) {
-        Ok(true) => Ok(cells.iter().map(str::to_owned).collect()),
-        Ok(false) => Ok(vec![String::new()]),
-        Err(error) => Err(format!("malformed CSV: {error}")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sources::rows::LONGEST_ROW;
 
     const MAX_PIXELS: u64 = 1_000_000;
 
@@ -759,10 +621,12 @@ mod tests {
     }
 
     fn all(pairs: &Pairs, split: Split) -> Vec<(u64, String, Vec<String>)> {
-        pairs
-            .rows(split)
-            .iter()
-            .map(|row| (row.line, row.image.clone(), row.captions.clone()))
+        (0..pairs.len(split))
+            .map(|index| {
+                let image = pairs.row(pairs.rows(split).of(index)[0]).unwrap().image;
+                let captions = pairs.captions(split, index).unwrap();
+                (pairs.place(split, index).line, image, captions)
+            })
             .collect()
     }
 
@@ -845,11 +709,10 @@ mod tests {
         const TOLERANCE: usize = 68;
         assert!(pairs.len(Split::Val).abs_diff(200) < TOLERANCE);
         assert!(
-            pairs
-                .train
-                .iter()
-                .chain(&pairs.val)
-                .all(|row| row.captions.len() == 2)
+            [Split::Train, Split::Val]
+                .into_iter()
+                .flat_map(|split| all(&pairs, split))
+                .all(|(_, _, captions)| captions.len() == 2)
         );
     }
 
@@ -985,5 +848,27 @@ mod tests {
         .unwrap_err()
         .to_string();
         assert!(message.contains("data.pairs.split_column"), "{message}");
+    }
+
+    #[test]
+    fn a_list_that_changes_is_an_error_of_its_samples() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.tsv");
+        std::fs::write(&path, "image\tcaption\n1.png\tone\n2.png\ttwo\n").unwrap();
+        RgbImage::new(2, 1)
+            .save(folder.path().join("1.png"))
+            .unwrap();
+        let mut config = PairsConfig::new(&path);
+        config.val_fraction = 0.0;
+        let pairs = Pairs::open(&config, MAX_PIXELS).unwrap();
+        assert_eq!(pairs.captions(Split::Train, 1).unwrap(), ["two"]);
+        let (bytes, extension) = pairs.image_bytes(Split::Train, 0).unwrap().unwrap();
+        assert_eq!(extension, "png");
+        assert_eq!(bytes, std::fs::read(folder.path().join("1.png")).unwrap());
+        std::fs::write(&path, "image\tcaption\n1.png one only\n").unwrap();
+        for index in 0..2 {
+            let error = pairs.captions(Split::Train, index).unwrap_err();
+            assert_eq!(error.place.line, index as u64 + 2);
+        }
     }
 }

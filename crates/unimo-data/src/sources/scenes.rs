@@ -847,6 +847,7 @@ impl Source for Scenes {
             questions: scene.description.questions(),
             statements: scene.description.statements(),
             captions: scene.captions,
+            ..Sample::default()
         })
     }
 }

@@ -1,0 +1,589 @@
+//! Web pairs of caption and address, with pictures that were downloaded: CC3M, CC12M, SBU.
+//!
+//! ```toml
+//! [data]
+//! source = "conceptual"
+//!
+//! [data.conceptual.train]
+//! path = "Train_GCC-training.tsv"
+//! columns = ["caption", "url"]
+//! images = "cc3m"
+//! image = "{shard:5}/{shard:5}{in_shard:4}.jpg"
+//!
+//! [data.conceptual.val]
+//! path = "Validation_GCC-1.1.0-Validation.tsv"
+//! images = "cc3m_val"
+//! downloads = "cc3m_val/downloaded.tsv"
+//! ```
+//!
+//! Tab-separated lines; `columns` says what stands in them: `caption`, `url`, `image` (the picture's path), `-` (not used).
+//! CC3M has `["caption", "url"]`, CC12M `["url", "caption"]`; SBU's two files have to be pasted into one (`paste urls captions`).
+//! A first line with names is announced by `header = true`. Without `val`, `val_fraction` of the rows is held out.
+//!
+//! Where a row's picture is, below `images`, is said in one of three ways:
+//!
+//! - a column `image`;
+//! - `image`, a name with `{row}` (number of the row from 0), `{shard}` and `{in_shard}` (`row / per_shard` and the rest of it), each
+//!   with a width such as `{shard:5}`. The example is how img2dataset numbers one input file with 10,000 rows a shard and
+//!   `output_format = "files"`;
+//! - `downloads`, lines of address, tab, path.
+//!
+//! Many addresses are dead, so rows whose picture is not there are left out when the list is opened and counted in the
+//! description; `missing = "error"` makes each an unusable item instead, found when it is asked for.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use image::RgbImage;
+use serde::{Deserialize, Serialize};
+
+use crate::config::{not_empty, range, share};
+use crate::error::{DataError, Place, SampleError};
+use crate::images;
+use crate::order::{Stream, hash_text, unit};
+use crate::source::{Limits, Source, SourceConfig, Split};
+use crate::sources::listed::{given, spaced, val_fraction};
+use crate::sources::rows::{Span, Spans, each_line, key_of};
+use crate::sources::template::Template;
+
+/// `[data.conceptual]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConceptualConfig {
+    /// What is trained on.
+    pub train: ConceptualPart,
+    /// What is held out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub val: Option<ConceptualPart>,
+    /// Where `val` is absent, share of the rows that is held out, by a hash of the row.
+    #[serde(default = "val_fraction")]
+    pub val_fraction: f64,
+}
+
+/// `[data.conceptual.train]`: the files of one split.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConceptualPart {
+    /// The list.
+    pub path: PathBuf,
+    /// What stands in its columns.
+    #[serde(default = "columns")]
+    pub columns: Vec<Column>,
+    /// Whether its first line holds names.
+    #[serde(default)]
+    pub header: bool,
+    /// Folder of the pictures.
+    pub images: PathBuf,
+    /// A picture's name, with `{row}`, `{shard}`, `{in_shard}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// Rows of a shard in `image`.
+    #[serde(default = "per_shard")]
+    pub per_shard: usize,
+    /// Lines of address, tab, path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub downloads: Option<PathBuf>,
+    /// What becomes of rows without a picture.
+    #[serde(default)]
+    pub missing: Missing,
+}
+
+/// What stands in a column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Column {
+    /// The text.
+    Caption,
+    /// The picture's address.
+    Url,
+    /// The picture's path.
+    Image,
+    /// What is not used.
+    #[serde(rename = "-")]
+    Unused,
+}
+
+/// What becomes of rows without a picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Missing {
+    /// They are of no split.
+    #[default]
+    LeaveOut,
+    /// They are unusable items.
+    Error,
+}
+
+fn columns() -> Vec<Column> {
+    vec![Column::Caption, Column::Url]
+}
+
+fn per_shard() -> usize {
+    10_000
+}
+
+impl ConceptualPart {
+    fn validate(&self, table: &str) -> Result<(), DataError> {
+        given(table, "path", &self.path, "a file of tab-separated lines")?;
+        given(table, "images", &self.images, "a folder of pictures")?;
+        range(&format!("{table}.per_shard"), self.per_shard, 1, 1 << 30)?;
+        if let Some(downloads) = &self.downloads {
+            given(
+                table,
+                "downloads",
+                downloads,
+                "a file of tab-separated lines",
+            )?;
+        }
+        let count = |wanted| {
+            self.columns
+                .iter()
+                .filter(|column| **column == wanted)
+                .count()
+        };
+        let columns = |allowed: &str| {
+            let found = format!("{:?}", self.columns);
+            Err(DataError::config(
+                format!("{table}.columns"),
+                found,
+                allowed,
+            ))
+        };
+        if count(Column::Caption) != 1 || count(Column::Url) > 1 || count(Column::Image) > 1 {
+            return columns("one `caption`, at most one `url` and one `image`, `-` for others");
+        }
+        if self.downloads.is_some() && count(Column::Url) == 0 {
+            return columns("columns with a `url`, which `downloads` needs");
+        }
+        let ways = usize::from(self.image.is_some())
+            + usize::from(self.downloads.is_some())
+            + count(Column::Image);
+        if ways != 1 {
+            return Err(DataError::config(
+                format!("{table}.image"),
+                format!("{ways} ways to find a row's picture"),
+                "one of `image`, `downloads` and a column `image`",
+            ));
+        }
+        self.template(table).map(|_| ())
+    }
+
+    fn template(&self, table: &str) -> Result<Option<Template>, DataError> {
+        let Some(image) = &self.image else {
+            return Ok(None);
+        };
+        not_empty(&format!("{table}.image"), image, "a name")?;
+        Template::parse(image, &["row", "shard", "in_shard"])
+            .map(Some)
+            .map_err(|reason| {
+                DataError::config(
+                    format!("{table}.image"),
+                    format!("{image:?}: {reason}"),
+                    "a name such as `{shard:5}/{shard:5}{in_shard:4}.jpg`",
+                )
+            })
+    }
+}
+
+impl SourceConfig for ConceptualConfig {
+    fn validate(&self, table: &str) -> Result<(), DataError> {
+        self.train.validate(&format!("{table}.train"))?;
+        if let Some(val) = &self.val {
+            val.validate(&format!("{table}.val"))?;
+        }
+        share(&format!("{table}.val_fraction"), self.val_fraction)
+    }
+
+    fn paths(&mut self) -> Vec<&mut PathBuf> {
+        let mut paths = Vec::new();
+        for part in [&mut self.train].into_iter().chain(self.val.as_mut()) {
+            paths.push(&mut part.path);
+            paths.push(&mut part.images);
+            paths.extend(part.downloads.as_mut());
+        }
+        paths
+    }
+
+    fn open(&self, limits: &Limits) -> Result<Arc<dyn Source>, DataError> {
+        let mut source = Conceptual {
+            max_pixels: limits.max_pixels,
+            parts: Vec::new(),
+            train: Vec::new(),
+            val: Vec::new(),
+            rejected: Vec::new(),
+            missing: 0,
+        };
+        let held = if self.val.is_some() {
+            0.0
+        } else {
+            self.val_fraction
+        };
+        source.read(&self.train, held)?;
+        if let Some(val) = &self.val {
+            source.read(val, 1.0)?;
+        }
+        if source.train.is_empty() && source.val.is_empty() {
+            let first = source.rejected.first();
+            return Err(DataError::Manifest {
+                path: self.train.path.clone(),
+                reason: format!(
+                    "no row can be used; of {} there is no picture in {}, {} are unusable{}",
+                    source.missing,
+                    self.train.images.display(),
+                    source.rejected.len(),
+                    first.map_or(String::new(), |first| format!(", the first: {first}"))
+                ),
+            });
+        }
+        Ok(Arc::new(source))
+    }
+}
+
+/// Rows with pictures that were downloaded. See the [module](self).
+#[derive(Debug)]
+struct Conceptual {
+    max_pixels: u64,
+    parts: Vec<Opened>,
+    train: Vec<Span>,
+    /// Rows of the last part.
+    val: Vec<Span>,
+    rejected: Vec<SampleError>,
+    missing: u64,
+}
+
+/// The files of one split.
+#[derive(Debug)]
+struct Opened {
+    config: ConceptualPart,
+    list: Spans,
+    template: Option<Template>,
+    downloads: Option<Downloads>,
+}
+
+/// Where the picture of an address lies: hashes of addresses, in order, with the lines that hold them.
+#[derive(Debug)]
+struct Downloads {
+    list: Spans,
+    lines: Vec<(u64, Span)>,
+}
+
+impl Conceptual {
+    fn read(&mut self, config: &ConceptualPart, held: f64) -> Result<(), DataError> {
+        let part = Opened {
+            list: Spans::open(&config.path)?,
+            template: config.template("data.conceptual")?,
+            downloads: match &config.downloads {
+                Some(path) => Some(Downloads::read(path, &mut self.rejected)?),
+                None => None,
+            },
+            config: config.clone(),
+        };
+        each_line(&config.path, &mut |span, line| {
+            if config.header && span.line == 1 {
+                return;
+            }
+            let used = line.and_then(|line| match part.row(span, &line)? {
+                // Looking for a picture costs as much as all else together, but for dead links only.
+                Some((_, Some(path))) if config.missing == Missing::Error || path.is_file() => {
+                    let name = path.to_string_lossy();
+                    let val = unit(hash_text(Stream::Split, &name)) < held;
+                    let rows = if val { &mut self.val } else { &mut self.train };
+                    rows.push(span);
+                    Ok(())
+                }
+                Some((_, None)) if config.missing == Missing::Error => {
+                    Err("its address was not downloaded".to_owned())
+                }
+                Some(_) => {
+                    self.missing += 1;
+                    Ok(())
+                }
+                None => Ok(()),
+            });
+            if let Err(reason) = used {
+                self.rejected.push(part.list.bad(span, reason));
+            }
+        })?;
+        self.parts.push(part);
+        Ok(())
+    }
+
+    fn at(&self, split: Split, index: usize) -> (&Opened, Span) {
+        match split {
+            Split::Train => (&self.parts[0], self.train[index]),
+            Split::Val => (&self.parts[self.parts.len() - 1], self.val[index]),
+        }
+    }
+
+    fn found(&self, split: Split, index: usize) -> Result<(String, PathBuf), SampleError> {
+        let (part, span) = self.at(split, index);
+        let line = part.list.line(span)?;
+        match part.row(span, &line) {
+            Ok(Some((caption, Some(path)))) => Ok((caption, path)),
+            Ok(_) => Err(part.list.bad(span, "the file has changed".to_owned())),
+            Err(reason) => Err(part.list.bad(span, reason)),
+        }
+    }
+}
+
+impl Opened {
+    /// A row's caption and where its picture should be, if that is known; none for an empty line.
+    fn row(&self, span: Span, line: &[u8]) -> Result<Option<(String, Option<PathBuf>)>, String> {
+        let line = std::str::from_utf8(line).map_err(|_| "not valid UTF-8".to_owned())?;
+        if line.trim().is_empty() {
+            return Ok(None);
+        }
+        let cells: Vec<&str> = line.split('\t').collect();
+        let columns = &self.config.columns;
+        if cells.len() != columns.len() {
+            return Err(format!(
+                "{} columns, but `columns` has {}",
+                cells.len(),
+                columns.len()
+            ));
+        }
+        let cell = |wanted: Column| {
+            let at = columns.iter().position(|column| *column == wanted);
+            at.map(|at| cells[at].trim())
+        };
+        let caption = cell(Column::Caption)
+            .and_then(spaced)
+            .ok_or("empty caption")?;
+        let name = if let Some(template) = &self.template {
+            let row = u64::from(span.line) - 1 - u64::from(self.config.header);
+            let per_shard = self.config.per_shard as u64;
+            let values = [row, row / per_shard, row % per_shard].map(|value| value.to_string());
+            Some(template.fill(&[&values[0], &values[1], &values[2]]))
+        } else if let Some(downloads) = &self.downloads {
+            let url = cell(Column::Url).filter(|url| !url.is_empty());
+            downloads.find(url.ok_or("empty address")?)
+        } else {
+            let image = cell(Column::Image).filter(|image| !image.is_empty());
+            Some(image.ok_or("empty path")?.to_owned())
+        };
+        let path = name.map(|name| self.config.images.join(name));
+        Ok(Some((caption, path)))
+    }
+}
+
+impl Downloads {
+    fn read(path: &Path, rejected: &mut Vec<SampleError>) -> Result<Self, DataError> {
+        let list = Spans::open(path)?;
+        let mut lines = Vec::new();
+        each_line(path, &mut |span, line| {
+            let used = line.and_then(|line| match split_line(&line)? {
+                Some((url, _)) => {
+                    lines.push((key_of(url), span));
+                    Ok(())
+                }
+                None => Ok(()),
+            });
+            if let Err(reason) = used {
+                rejected.push(list.bad(span, reason));
+            }
+        })?;
+        lines.sort_unstable_by_key(|(key, span)| (*key, span.line));
+        Ok(Self { list, lines })
+    }
+
+    fn find(&self, url: &str) -> Option<String> {
+        let key = key_of(url);
+        let first = self.lines.partition_point(|(other, _)| *other < key);
+        let same = self.lines[first..]
+            .iter()
+            .take_while(|(other, _)| *other == key);
+        same.filter_map(|(_, span)| {
+            let line = self.list.line(*span).ok()?;
+            let (found, path) = split_line(&line).ok()??;
+            (found == url).then(|| path.to_owned())
+        })
+        .next()
+    }
+}
+
+/// An address and a path; none for an empty line.
+fn split_line(line: &[u8]) -> Result<Option<(&str, &str)>, String> {
+    let line = std::str::from_utf8(line).map_err(|_| "not valid UTF-8".to_owned())?;
+    if line.trim().is_empty() {
+        return Ok(None);
+    }
+    let (url, path) = line
+        .split_once('\t')
+        .ok_or("no tab between address and path")?;
+    Ok(Some((url.trim(), path.trim())))
+}
+
+impl Source for Conceptual {
+    fn len(&self, split: Split) -> usize {
+        match split {
+            Split::Train => self.train.len(),
+            Split::Val => self.val.len(),
+        }
+    }
+
+    fn describe(&self) -> String {
+        let files: Vec<&str> = self
+            .parts
+            .iter()
+            .map(|part| part.list.name.as_str())
+            .collect();
+        format!(
+            "{}: {} training pairs, {} held out, {} rows left out because their picture was not downloaded, {} unusable",
+            files.join(", "),
+            self.train.len(),
+            self.val.len(),
+            self.missing,
+            self.rejected.len()
+        )
+    }
+
+    fn place(&self, split: Split, index: usize) -> Place {
+        let (part, span) = self.at(split, index);
+        part.list.place(span)
+    }
+
+    fn captions(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
+        self.found(split, index).map(|(caption, _)| vec![caption])
+    }
+
+    fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {
+        let (_, path) = self.found(split, index)?;
+        let (part, span) = self.at(split, index);
+        images::read(&path, self.max_pixels)
+            .map(Some)
+            .map_err(|reason| part.list.bad(span, reason))
+    }
+
+    fn image_bytes(
+        &self,
+        split: Split,
+        index: usize,
+    ) -> Result<Option<(Vec<u8>, &'static str)>, SampleError> {
+        let (_, path) = self.found(split, index)?;
+        let (part, span) = self.at(split, index);
+        images::read_file(&path, self.max_pixels)
+            .map(Some)
+            .map_err(|reason| part.list.bad(span, reason))
+    }
+
+    fn rejected(&self) -> &[SampleError] {
+        &self.rejected
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sources::fixtures::{assert_rejected, captions, folder, message, open};
+    use crate::sources::rows::LONGEST_ROW;
+
+    const DATA: &str = r#"
+        source = "conceptual"
+        [conceptual]
+        val_fraction = 0.0
+        [conceptual.train]
+        path = "list.tsv"
+        images = "i"
+        "#;
+
+    #[test]
+    fn rows_are_numbered_as_img2dataset_does() {
+        let list = "caption\turl\na  cat\thttp://a\n dog\thttp://b\n\thttp://c\nno address\nbird\thttp://d\r\nfish\thttp://e\n";
+        let folder = folder(&[
+            ("list.tsv", list),
+            ("i/00000/000000000.jpg", "2x2"),
+            ("i/00002/000020000.jpg", "3x3"),
+            ("i/00002/000020001.jpg", "4x4"),
+        ]);
+        let data = format!(
+            "{DATA}header = true\nper_shard = 2\nimage = \"{{shard:5}}/{{shard:5}}{{in_shard:4}}.jpg\"\n"
+        );
+        let source = open(&folder, &data).unwrap();
+        // Rows 0, 4 and 5 are there, row 1 is not, rows 2 and 3 are no pairs.
+        assert_eq!(
+            captions(&*source, Split::Train),
+            [["a cat"], ["bird"], ["fish"]]
+        );
+        for (index, side) in [2, 3, 4].into_iter().enumerate() {
+            let picture = source.image(Split::Train, index).unwrap().unwrap();
+            assert_eq!(picture.width(), side);
+        }
+        assert_eq!(source.place(Split::Train, 1).line, 6);
+        assert!(
+            source.describe().contains("1 rows left out"),
+            "{}",
+            source.describe()
+        );
+        assert_rejected(
+            &*source,
+            &[
+                ("list.tsv", 4, "empty caption"),
+                ("list.tsv", 5, "1 columns, but"),
+            ],
+        );
+        let strict = open(&folder, &format!("{data}missing = \"error\"\n")).unwrap();
+        assert_eq!(strict.len(Split::Train), 4);
+        let missing = strict.image(Split::Train, 1).unwrap_err();
+        assert!(missing.reason.contains("000000001.jpg"), "{missing}");
+    }
+
+    #[test]
+    fn addresses_are_looked_up() {
+        let folder = folder(&[
+            ("list.tsv", "http://b\tdog\nhttp://a\tcat\nhttp://x\tgone\n"),
+            ("d.tsv", "http://a\tone.jpg\n\nno tab\nhttp://b\ttwo.jpg\n"),
+            ("i/one.jpg", "2x2"),
+            ("i/two.jpg", "3x3"),
+            ("held.tsv", "-\tunused\tbird\ti/one.jpg\n"),
+        ]);
+        let data = format!(
+            "{DATA}columns = [\"url\", \"caption\"]\ndownloads = \"d.tsv\"\n\
+             [conceptual.val]\npath = \"held.tsv\"\nimages = \"\"\ncolumns = [\"-\", \"-\", \"caption\", \"image\"]"
+        );
+        // Pictures of the second list lie beside it: a folder is needed all the same.
+        let message = message(open(&folder, &data));
+        assert!(
+            message.contains("`data.conceptual.val.images`"),
+            "{message}"
+        );
+        let source = open(&folder, &data.replace("images = \"\"", "images = \".\"")).unwrap();
+        assert_eq!(captions(&*source, Split::Train), [["dog"], ["cat"]]);
+        assert_eq!(captions(&*source, Split::Val), [["bird"]]);
+        assert_eq!(source.image(Split::Train, 0).unwrap().unwrap().width(), 3);
+        assert_eq!(source.image(Split::Val, 0).unwrap().unwrap().width(), 2);
+        assert_eq!(source.image_bytes(Split::Val, 0).unwrap().unwrap().1, "png");
+        assert_rejected(&*source, &[("d.tsv", 3, "no tab")]);
+    }
+
+    #[test]
+    fn one_way_to_find_a_picture_is_asked_for() {
+        let folder = folder(&[("list.tsv", "cat\thttp://a\n"), ("d.tsv", "")]);
+        for (more, key) in [
+            ("", "image"),
+            ("image = \"{row}\"\ndownloads = \"d.tsv\"", "image"),
+            ("image = \"{index}\"", "image"),
+            ("image = \"{row}\"\ncolumns = [\"url\"]", "columns"),
+            ("columns = [\"caption\"]\ndownloads = \"d.tsv\"", "columns"),
+            ("image = \"{row}\"\nper_shard = 0", "per_shard"),
+        ] {
+            let message = message(open(&folder, &format!("{DATA}{more}")));
+            let key = format!("`data.conceptual.train.{key}`");
+            assert!(message.contains(&key), "{more}: {message}");
+        }
+        let message = message(open(&folder, &format!("{DATA}image = \"{{row}}.jpg\"")));
+        assert!(message.contains("of 1 there is no picture"), "{message}");
+    }
+
+    #[test]
+    fn an_endless_line_costs_itself_only() {
+        let list = format!("{}\nlast\tx.png\n", "x".repeat(3 * LONGEST_ROW));
+        let folder = folder(&[("list.tsv", &list), ("i/x.png", "1x1")]);
+        let source = open(
+            &folder,
+            &format!("{DATA}columns = [\"caption\", \"image\"]"),
+        );
+        let source = source.unwrap();
+        assert_eq!(captions(&*source, Split::Train), [["last"]]);
+        assert_rejected(&*source, &[("list.tsv", 1, "longer than")]);
+    }
+}

@@ -1,0 +1,266 @@
+//! Pictures without texts: every picture file in folders.
+//!
+//! ```toml
+//! [data]
+//! source = "images"
+//!
+//! [data.images]
+//! train = ["photos", "paintings"]
+//! val = ["held_out"]
+//! ```
+//!
+//! Folders are searched through and through for files that end in .jpg, .jpeg, .png or .webp, in the order of their names; links to
+//! folders are not followed. Without `val`, `val_fraction` of the files is held out. In errors the file is the picture.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use image::RgbImage;
+use serde::{Deserialize, Serialize};
+
+use crate::config::share;
+use crate::error::{DataError, Place, SampleError};
+use crate::images;
+use crate::source::{Limits, Source, SourceConfig, Split};
+use crate::sources::listed::{Held, some_paths, val_fraction};
+
+/// `[data.images]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImagesConfig {
+    /// Folders that are trained on.
+    pub train: Vec<PathBuf>,
+    /// Folders that are held out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub val: Vec<PathBuf>,
+    /// Where `val` is absent, share of the files that is held out, by a hash of the path inside its folder.
+    #[serde(default = "val_fraction")]
+    pub val_fraction: f64,
+}
+
+impl SourceConfig for ImagesConfig {
+    fn validate(&self, table: &str) -> Result<(), DataError> {
+        some_paths(&format!("{table}.train"), &self.train)?;
+        if !self.val.is_empty() {
+            some_paths(&format!("{table}.val"), &self.val)?;
+        }
+        share(&format!("{table}.val_fraction"), self.val_fraction)
+    }
+
+    fn paths(&mut self) -> Vec<&mut PathBuf> {
+        self.train.iter_mut().chain(&mut self.val).collect()
+    }
+
+    fn open(&self, limits: &Limits) -> Result<Arc<dyn Source>, DataError> {
+        let mut pictures = Pictures {
+            max_pixels: limits.max_pixels,
+            folders: Vec::new(),
+            train: Vec::new(),
+            val: Vec::new(),
+        };
+        let held = if self.val.is_empty() {
+            Held::Share(self.val_fraction)
+        } else {
+            Held::Train
+        };
+        for folder in &self.train {
+            pictures.read(folder, held)?;
+        }
+        for folder in &self.val {
+            pictures.read(folder, Held::Val)?;
+        }
+        if pictures.train.is_empty() && pictures.val.is_empty() {
+            return Err(DataError::Manifest {
+                path: self.train.first().cloned().unwrap_or_default(),
+                reason: "no .jpg, .jpeg, .png or .webp file in it".to_owned(),
+            });
+        }
+        Ok(Arc::new(pictures))
+    }
+}
+
+/// Files of folders that satisfy `wanted`, as paths inside of `folder`, in the order of their names.
+///
+/// # Errors
+///
+/// A folder cannot be read.
+pub(crate) fn files_in(
+    folder: &Path,
+    wanted: &dyn Fn(&Path) -> bool,
+) -> Result<Vec<PathBuf>, DataError> {
+    let mut files = Vec::new();
+    let mut folders = vec![PathBuf::new()];
+    while let Some(inside) = folders.pop() {
+        let path = folder.join(&inside);
+        let io = |error| DataError::file("read", &path, error);
+        for entry in std::fs::read_dir(&path).map_err(io)? {
+            let entry = entry.map_err(io)?;
+            let kind = entry.file_type().map_err(io)?;
+            let inside = inside.join(entry.file_name());
+            if kind.is_dir() {
+                folders.push(inside);
+            } else if wanted(&inside) && (kind.is_file() || entry.path().is_file()) {
+                files.push(inside);
+            }
+        }
+    }
+    files.sort_unstable();
+    Ok(files)
+}
+
+fn is_picture(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| {
+        ["jpg", "jpeg", "png", "webp"]
+            .iter()
+            .any(|known| extension.eq_ignore_ascii_case(known))
+    })
+}
+
+/// Pictures in folders. See the [module](self).
+#[derive(Debug)]
+struct Pictures {
+    max_pixels: u64,
+    folders: Vec<PathBuf>,
+    /// Number of the folder and path inside it.
+    train: Vec<(u32, Box<Path>)>,
+    val: Vec<(u32, Box<Path>)>,
+}
+
+impl Pictures {
+    fn read(&mut self, folder: &Path, held: Held) -> Result<(), DataError> {
+        let number = self.folders.len() as u32;
+        self.folders.push(folder.to_owned());
+        for path in files_in(folder, &is_picture)? {
+            let val = held.out(&path.to_string_lossy());
+            let files = if val { &mut self.val } else { &mut self.train };
+            files.push((number, path.into_boxed_path()));
+        }
+        Ok(())
+    }
+
+    fn path(&self, split: Split, index: usize) -> PathBuf {
+        let (folder, path) = match split {
+            Split::Train => &self.train[index],
+            Split::Val => &self.val[index],
+        };
+        self.folders[*folder as usize].join(path)
+    }
+
+    fn bad(&self, split: Split, index: usize, reason: String) -> SampleError {
+        SampleError {
+            place: self.place(split, index),
+            reason,
+        }
+    }
+}
+
+impl Source for Pictures {
+    fn len(&self, split: Split) -> usize {
+        match split {
+            Split::Train => self.train.len(),
+            Split::Val => self.val.len(),
+        }
+    }
+
+    fn describe(&self) -> String {
+        let folders: Vec<_> = self
+            .folders
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect();
+        format!(
+            "{}: {} training pictures without texts, {} held out",
+            folders.join(", "),
+            self.train.len(),
+            self.val.len()
+        )
+    }
+
+    fn place(&self, split: Split, index: usize) -> Place {
+        Place {
+            file: self.path(split, index).display().to_string(),
+            line: 1,
+        }
+    }
+
+    fn has_captions(&self) -> bool {
+        false
+    }
+
+    fn captions(&self, _: Split, _: usize) -> Result<Vec<String>, SampleError> {
+        Ok(Vec::new())
+    }
+
+    fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {
+        images::read(&self.path(split, index), self.max_pixels)
+            .map(Some)
+            .map_err(|reason| self.bad(split, index, reason))
+    }
+
+    fn image_bytes(
+        &self,
+        split: Split,
+        index: usize,
+    ) -> Result<Option<(Vec<u8>, &'static str)>, SampleError> {
+        images::read_file(&self.path(split, index), self.max_pixels)
+            .map(Some)
+            .map_err(|reason| self.bad(split, index, reason))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sources::fixtures::{folder, message, open};
+
+    #[test]
+    fn pictures_are_found_at_any_depth() {
+        let folder = folder(&[
+            ("a/2.png", "2x2"),
+            ("a/deep/er/1.JPG", "1x1"),
+            ("a/notes.txt", "no picture"),
+            ("a/broken.png", "no picture either"),
+            ("b/3.webp", "3x3"),
+        ]);
+        let data = "source = \"images\"\n[images]\ntrain = [\"a\"]\nval = [\"b\"]\n";
+        let source = open(&folder, data).unwrap();
+        assert!(source.has_images() && !source.has_captions());
+        assert_eq!((source.len(Split::Train), source.len(Split::Val)), (3, 1));
+        let side = |split, index| {
+            source
+                .image(split, index)
+                .map(|image| image.unwrap().width())
+        };
+        assert_eq!(side(Split::Train, 0).unwrap(), 2);
+        let broken = side(Split::Train, 1).unwrap_err();
+        assert!(broken.place.file.ends_with("broken.png"), "{broken}");
+        assert_eq!(side(Split::Train, 2).unwrap(), 1);
+        assert_eq!(side(Split::Val, 0).unwrap(), 3);
+        let sample = source.sample(Split::Val, 0).unwrap();
+        assert!(sample.captions.is_empty() && sample.image.is_some());
+        assert_eq!(source.image_bytes(Split::Val, 0).unwrap().unwrap().1, "png");
+    }
+
+    #[test]
+    fn folders_without_pictures_are_errors() {
+        let folder = folder(&[("a/notes.txt", "no picture")]);
+        for (list, part) in [
+            ("[\"a\"]", "no .jpg"),
+            ("[\"absent\"]", "cannot read"),
+            ("[]", "`data.images.train`"),
+        ] {
+            let data = format!("source = \"images\"\n[images]\ntrain = {list}\n");
+            let message = message(open(&folder, &data));
+            assert!(message.contains(part), "{message}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_to_a_folder_above_is_no_loop() {
+        let folder = folder(&[("a/1.png", "1x1")]);
+        std::os::unix::fs::symlink(folder.path(), folder.path().join("a/up")).unwrap();
+        let files = files_in(folder.path(), &is_picture).unwrap();
+        assert_eq!(files, [Path::new("a/1.png")]);
+    }
+}

@@ -1,0 +1,776 @@
+//! A table of samples that most formats fill: what their files say, without the pictures.
+//!
+//! Texts lie one after another in one allocation, and all else refers to them by number. A format reads its files in any order;
+//! what belongs to a sample is brought together at the end.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use image::RgbImage;
+use serde::{Deserialize, Serialize};
+
+use crate::config::{not_empty, share};
+use crate::error::{DataError, Place, SampleError};
+use crate::images;
+use crate::order::{Stream, hash_text, unit};
+use crate::source::{Entailment, Limits, Sample, Source, SourceConfig, Split};
+
+/// Files of training samples and, where they are separate, of held-out ones.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Parts<P> {
+    /// What is trained on.
+    pub train: P,
+    /// What is held out.
+    #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
+    pub val: Option<P>,
+    /// Where `val` is absent, share of the training pictures that is held out, by a hash of the path.
+    #[serde(default = "val_fraction")]
+    pub val_fraction: f64,
+}
+
+/// A twentieth.
+pub(crate) fn val_fraction() -> f64 {
+    0.05
+}
+
+/// The files of one split in one format.
+pub trait Part: std::fmt::Debug + Clone + Send + Sync {
+    /// What the format is called in descriptions.
+    const NAME: &'static str;
+
+    /// Checks every value.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::Config`] naming the key, what was found and what is allowed.
+    fn validate(&self, table: &str) -> Result<(), DataError>;
+
+    /// Every path in it.
+    fn paths(&mut self) -> Vec<&mut PathBuf>;
+
+    /// Reads the files into a table.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be read or is no list of this kind.
+    fn read(&self, table: &mut Listed, held: Held) -> Result<(), DataError>;
+}
+
+impl<P: Part> SourceConfig for Parts<P> {
+    fn validate(&self, table: &str) -> Result<(), DataError> {
+        self.train.validate(&format!("{table}.train"))?;
+        if let Some(val) = &self.val {
+            val.validate(&format!("{table}.val"))?;
+        }
+        share(&format!("{table}.val_fraction"), self.val_fraction)
+    }
+
+    fn paths(&mut self) -> Vec<&mut PathBuf> {
+        let mut paths = self.train.paths();
+        paths.extend(self.val.iter_mut().flat_map(Part::paths));
+        paths
+    }
+
+    fn open(&self, limits: &Limits) -> Result<Arc<dyn Source>, DataError> {
+        let mut table = Listed::new(P::NAME, limits);
+        match &self.val {
+            None => self
+                .train
+                .read(&mut table, Held::Share(self.val_fraction))?,
+            Some(val) => {
+                self.train.read(&mut table, Held::Train)?;
+                val.read(&mut table, Held::Val)?;
+            }
+        }
+        Ok(Arc::new(table.finish()?))
+    }
+}
+
+/// Which samples are held out.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Held {
+    /// None.
+    Train,
+    /// All.
+    Val,
+    /// This share of the pictures, by a hash of the path.
+    Share(f64),
+}
+
+impl Held {
+    /// Whether a picture is held out.
+    pub(crate) fn out(self, image: &str) -> bool {
+        match self {
+            Self::Train => false,
+            Self::Val => true,
+            Self::Share(share) => unit(hash_text(Stream::Split, image)) < share,
+        }
+    }
+}
+
+/// A path that a recipe must give.
+pub(crate) fn given(table: &str, key: &str, path: &Path, what: &str) -> Result<(), DataError> {
+    not_empty(&format!("{table}.{key}"), &path.to_string_lossy(), what)
+}
+
+/// Paths of which a recipe must give one or more.
+pub(crate) fn some_paths(key: &str, paths: &[PathBuf]) -> Result<(), DataError> {
+    if paths.is_empty() || paths.iter().any(|path| path.as_os_str().is_empty()) {
+        let found = format!("{paths:?}");
+        return Err(DataError::config(key, found, "one or more paths"));
+    }
+    Ok(())
+}
+
+/// A text with runs of white space as one space each; none where nothing remains.
+pub(crate) fn spaced(text: &str) -> Option<String> {
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    (!text.is_empty()).then_some(text)
+}
+
+/// Texts one after another.
+#[derive(Debug, Default)]
+struct Texts {
+    all: String,
+    ends: Vec<u64>,
+    /// Numbers of texts of which many are equal, such as names.
+    known: HashMap<String, u32>,
+    full: bool,
+}
+
+impl Texts {
+    fn push(&mut self, text: &str) -> u32 {
+        self.all += text;
+        self.ends.push(self.all.len() as u64);
+        u32::try_from(self.ends.len() - 1).unwrap_or_else(|_| {
+            self.full = true;
+            0
+        })
+    }
+
+    fn name(&mut self, text: &str) -> u32 {
+        if let Some(known) = self.known.get(text) {
+            return *known;
+        }
+        let number = self.push(text);
+        self.known.insert(text.to_owned(), number);
+        number
+    }
+
+    fn get(&self, number: u32) -> &str {
+        let number = number as usize;
+        let start = match number {
+            0 => 0,
+            _ => self.ends[number - 1],
+        };
+        &self.all[start as usize..self.ends[number] as usize]
+    }
+}
+
+/// What belongs to rows, in any order while it is collected.
+#[derive(Debug)]
+struct Grouped<T> {
+    pending: Vec<(u32, T)>,
+    starts: Vec<u32>,
+    items: Vec<T>,
+}
+
+impl<T> Default for Grouped<T> {
+    fn default() -> Self {
+        Self {
+            pending: Vec::new(),
+            starts: Vec::new(),
+            items: Vec::new(),
+        }
+    }
+}
+
+impl<T: Copy> Grouped<T> {
+    fn push(&mut self, row: u32, item: T) {
+        self.pending.push((row, item));
+    }
+
+    /// Brings the items of each row together, in the order in which they came. False where there are too many.
+    fn finish(&mut self, rows: usize) -> bool {
+        let mut pending = std::mem::take(&mut self.pending);
+        if u32::try_from(pending.len()).is_err() {
+            return false;
+        }
+        if pending.is_empty() {
+            return true;
+        }
+        pending.sort_by_key(|(row, _)| *row);
+        self.starts = vec![0; rows + 1];
+        for (row, _) in &pending {
+            self.starts[*row as usize + 1] += 1;
+        }
+        for row in 0..rows {
+            self.starts[row + 1] += self.starts[row];
+        }
+        self.items = pending.into_iter().map(|(_, item)| item).collect();
+        true
+    }
+
+    fn of(&self, row: u32) -> &[T] {
+        let row = row as usize;
+        match (self.starts.get(row), self.starts.get(row + 1)) {
+            (Some(start), Some(end)) => &self.items[*start as usize..*end as usize],
+            _ => &[],
+        }
+    }
+}
+
+/// No text, no crop.
+const NONE: u32 = u32::MAX;
+
+/// A sample without what belongs to it.
+#[derive(Debug, Clone, Copy)]
+struct Row {
+    line: u64,
+    image: u32,
+    second: u32,
+    crop: u32,
+    /// Width and height; zeros where the files do not say.
+    size: [u32; 2],
+    file: u16,
+    folders: u16,
+    val: bool,
+    /// Whether it is there only for crops to refer to.
+    helper: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Object {
+    name: u32,
+    /// x1, y1, x2, y2 in pixels.
+    bounds: [f32; 4],
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Question {
+    text: u32,
+    answer: u32,
+    /// First of all answers and their number.
+    answers: (u32, u32),
+}
+
+/// A new sample; see [`Listed::row`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct New<'a> {
+    /// From [`Listed::file`].
+    pub file: u16,
+    /// Line or number of the element.
+    pub line: u64,
+    /// From [`Listed::folders`].
+    pub folders: u16,
+    /// The picture's path in one of the folders.
+    pub image: &'a str,
+    /// The right picture's.
+    pub second: Option<&'a str>,
+    /// Width and height of the picture in pixels, where they are known.
+    pub size: Option<[u32; 2]>,
+    /// Whether it is held out.
+    pub val: bool,
+}
+
+/// A table of samples. See the [module](self).
+#[derive(Debug)]
+pub struct Listed {
+    name: &'static str,
+    max_pixels: u64,
+    /// Per list that is read: its file, and its key where the file has several.
+    files: Vec<(PathBuf, &'static str)>,
+    folders: Vec<Vec<PathBuf>>,
+    texts: Texts,
+    rows: Vec<Row>,
+    crops: Vec<[f32; 4]>,
+    captions: Grouped<u32>,
+    objects: Grouped<Object>,
+    questions: Grouped<Question>,
+    answers: Vec<u32>,
+    statements: Grouped<(u32, bool)>,
+    hypotheses: Grouped<(u32, Entailment)>,
+    train: Vec<u32>,
+    val: Vec<u32>,
+    rejected: Vec<SampleError>,
+    left_out: u64,
+    clamped: u64,
+}
+
+impl Listed {
+    /// An empty table for a format of this name.
+    pub(crate) fn new(name: &'static str, limits: &Limits) -> Self {
+        Self {
+            name,
+            max_pixels: limits.max_pixels,
+            files: Vec::new(),
+            folders: Vec::new(),
+            texts: Texts::default(),
+            rows: Vec::new(),
+            crops: Vec::new(),
+            captions: Grouped::default(),
+            objects: Grouped::default(),
+            questions: Grouped::default(),
+            answers: Vec::new(),
+            statements: Grouped::default(),
+            hypotheses: Grouped::default(),
+            train: Vec::new(),
+            val: Vec::new(),
+            rejected: Vec::new(),
+            left_out: 0,
+            clamped: 0,
+        }
+    }
+
+    /// A file that is going to be read.
+    pub(crate) fn file(&mut self, path: &Path) -> u16 {
+        self.array(path, "")
+    }
+
+    /// An array of a file that is going to be read, by its key.
+    pub(crate) fn array(&mut self, path: &Path, key: &'static str) -> u16 {
+        self.files.push((path.to_owned(), key));
+        (self.files.len() - 1) as u16
+    }
+
+    fn place_of(&self, file: u16, line: u64) -> Place {
+        let (path, key) = &self.files[usize::from(file)];
+        let file = match *key {
+            "" => path.display().to_string(),
+            key => format!("{}#{key}", path.display()),
+        };
+        Place { file, line }
+    }
+
+    /// Folders in which pictures are looked for, the first one first.
+    pub(crate) fn folders(&mut self, folders: Vec<PathBuf>) -> u16 {
+        self.folders.push(folders);
+        (self.folders.len() - 1) as u16
+    }
+
+    /// An item that cannot be used.
+    pub(crate) fn reject(&mut self, file: u16, line: u64, reason: impl Into<String>) {
+        self.rejected.push(SampleError {
+            place: self.place_of(file, line),
+            reason: reason.into(),
+        });
+    }
+
+    /// An item that is of no split.
+    pub(crate) fn leave_out(&mut self) {
+        self.left_out += 1;
+    }
+
+    /// Adds a sample.
+    pub(crate) fn row(&mut self, new: New) -> u32 {
+        let image = self.texts.push(new.image);
+        let second = new.second.map_or(NONE, |path| self.texts.push(path));
+        self.rows.push(Row {
+            line: new.line,
+            image,
+            second,
+            crop: NONE,
+            size: new.size.unwrap_or_default(),
+            file: new.file,
+            folders: new.folders,
+            val: new.val,
+            helper: false,
+        });
+        (self.rows.len() - 1) as u32
+    }
+
+    /// Adds a sample of a part of another one's picture; the other one need have no captions.
+    pub(crate) fn crop(&mut self, of: u32, file: u16, line: u64, bounds: [f32; 4]) -> u32 {
+        self.rows[of as usize].helper = true;
+        let row = Row {
+            file,
+            line,
+            helper: false,
+            crop: self.crops.len() as u32,
+            ..self.rows[of as usize]
+        };
+        self.crops.push(bounds);
+        self.rows.push(row);
+        (self.rows.len() - 1) as u32
+    }
+
+    /// Adds a caption.
+    pub(crate) fn caption(&mut self, row: u32, text: &str) -> Result<(), String> {
+        let text = spaced(text).ok_or("empty text")?;
+        let text = self.texts.push(&text);
+        self.captions.push(row, text);
+        Ok(())
+    }
+
+    /// A box of a sample's picture: x, y, width and height in pixels. It is cut at the picture's edges.
+    ///
+    /// # Errors
+    ///
+    /// Why it is no box of this picture.
+    pub(crate) fn bounds(&mut self, row: u32, found: [f64; 4]) -> Result<[f32; 4], String> {
+        self.bounds_in(self.rows[row as usize].size, found)
+    }
+
+    /// As [`bounds`](Self::bounds), in a picture of this width and height; zeros: unknown.
+    pub(crate) fn bounds_in(
+        &mut self,
+        size: [u32; 2],
+        found: [f64; 4],
+    ) -> Result<[f32; 4], String> {
+        let [x, y, width, height] = found;
+        let corners = [x, y, x + width, y + height];
+        let (bounds, cut) = clamp(corners, size)
+            .map_err(|reason| format!("the box [{x}, {y}, {width}, {height}] {reason}"))?;
+        self.clamped += u64::from(cut);
+        Ok(bounds)
+    }
+
+    /// Adds an object with a box that [`bounds`](Self::bounds) gave.
+    pub(crate) fn object(&mut self, row: u32, name: &str, bounds: [f32; 4]) {
+        let name = self.texts.name(name);
+        self.objects.push(row, Object { name, bounds });
+    }
+
+    /// Adds a question that is a caption too; with an answer, and all answers that were given where they are several.
+    pub(crate) fn question(
+        &mut self,
+        row: u32,
+        question: &str,
+        answer: Option<&str>,
+        all: &[String],
+    ) -> Result<(), String> {
+        let question = spaced(question).ok_or("empty question")?;
+        let text = self.texts.push(&question);
+        self.captions.push(row, text);
+        if let Some(answer) = answer {
+            let first = self.answers.len() as u32;
+            for answer in all {
+                let answer = self.texts.name(answer);
+                self.answers.push(answer);
+            }
+            let answer = self.texts.name(answer);
+            let question = Question {
+                text,
+                answer,
+                answers: (first, all.len() as u32),
+            };
+            self.questions.push(row, question);
+        }
+        Ok(())
+    }
+
+    /// Adds a statement that is a caption too.
+    pub(crate) fn statement(&mut self, row: u32, text: &str, truth: bool) -> Result<(), String> {
+        let text = spaced(text).ok_or("empty sentence")?;
+        let text = self.texts.push(&text);
+        self.captions.push(row, text);
+        self.statements.push(row, (text, truth));
+        Ok(())
+    }
+
+    /// Adds a hypothesis that is a caption too.
+    pub(crate) fn hypothesis(
+        &mut self,
+        row: u32,
+        text: &str,
+        label: Entailment,
+    ) -> Result<(), String> {
+        let text = spaced(text).ok_or("empty sentence")?;
+        let text = self.texts.push(&text);
+        self.captions.push(row, text);
+        self.hypotheses.push(row, (text, label));
+        Ok(())
+    }
+
+    /// Brings together what belongs together. A sample without captions is set aside.
+    ///
+    /// # Errors
+    ///
+    /// Nothing can be used, or there is more than the table can number.
+    pub(crate) fn finish(mut self) -> Result<Self, DataError> {
+        let rows = self.rows.len();
+        let counted = rows < NONE as usize
+            && self.crops.len() < NONE as usize
+            && self.answers.len() < NONE as usize
+            && !self.texts.full
+            && self.captions.finish(rows)
+            && self.objects.finish(rows)
+            && self.questions.finish(rows)
+            && self.statements.finish(rows)
+            && self.hypotheses.finish(rows);
+        if !counted {
+            return Err(self.nothing("more than 4294967295 samples, texts or boxes"));
+        }
+        // An item is listed once, for its first fault.
+        let known: HashSet<Place> = self
+            .rejected
+            .iter()
+            .map(|item| item.place.clone())
+            .collect();
+        for index in 0..rows as u32 {
+            let row = self.rows[index as usize];
+            if self.captions.of(index).is_empty() {
+                if !row.helper && !known.contains(&self.place_of(row.file, row.line)) {
+                    self.reject(row.file, row.line, "no usable text refers to it");
+                }
+            } else if row.val {
+                self.val.push(index);
+            } else {
+                self.train.push(index);
+            }
+        }
+        self.texts.known = HashMap::new();
+        if self.train.is_empty() && self.val.is_empty() {
+            return Err(self.nothing("nothing in it can be used"));
+        }
+        Ok(self)
+    }
+
+    fn nothing(&self, what: &str) -> DataError {
+        const SHOWN: usize = 3;
+        let mut reason = what.to_owned();
+        if self.left_out > 0 {
+            reason += &format!("; {} items are of neither split", self.left_out);
+        }
+        if !self.rejected.is_empty() {
+            reason += &format!("; {} are unusable:", self.rejected.len());
+            for rejected in self.rejected.iter().take(SHOWN) {
+                reason += &format!(" {rejected}.");
+            }
+        }
+        DataError::Manifest {
+            path: self
+                .files
+                .first()
+                .map(|(path, _)| path.clone())
+                .unwrap_or_default(),
+            reason,
+        }
+    }
+
+    fn index(&self, split: Split, index: usize) -> u32 {
+        match split {
+            Split::Train => self.train[index],
+            Split::Val => self.val[index],
+        }
+    }
+
+    /// Where a picture lies: in the first folder that has it, or, where none has, in the first one.
+    fn path(&self, row: &Row, image: u32) -> PathBuf {
+        let image = self.texts.get(image);
+        let folders = &self.folders[usize::from(row.folders)];
+        let paths = || folders.iter().map(|folder| folder.join(image));
+        let found = (folders.len() > 1).then(|| paths().find(|path| path.is_file()));
+        found
+            .flatten()
+            .or_else(|| paths().next())
+            .unwrap_or_else(|| PathBuf::from(image))
+    }
+
+    fn picture(&self, row: &Row, image: u32) -> Result<RgbImage, SampleError> {
+        images::read(&self.path(row, image), self.max_pixels)
+            .map_err(|reason| self.bad(row, reason))
+    }
+
+    fn bad(&self, row: &Row, reason: String) -> SampleError {
+        SampleError {
+            place: self.place_of(row.file, row.line),
+            reason,
+        }
+    }
+
+    /// A box as shares of the picture's sides.
+    fn shares(
+        &self,
+        row: &Row,
+        bounds: [f32; 4],
+        picture: &RgbImage,
+    ) -> Result<[f32; 4], SampleError> {
+        let [width, height] = match row.size {
+            [0, _] | [_, 0] => [picture.width(), picture.height()],
+            size => size,
+        };
+        let (bounds, _) = clamp(bounds.map(f64::from), [width, height])
+            .map_err(|reason| self.bad(row, format!("the box {bounds:?} {reason}")))?;
+        let sides = [width, height, width, height].map(|side| side as f32);
+        Ok(std::array::from_fn(|at| {
+            (bounds[at] / sides[at]).clamp(0.0, 1.0)
+        }))
+    }
+
+    fn shown(&self, row: &Row) -> Result<RgbImage, SampleError> {
+        let picture = self.picture(row, row.image)?;
+        if row.crop == NONE {
+            return Ok(picture);
+        }
+        let [x1, y1, x2, y2] = self.shares(row, self.crops[row.crop as usize], &picture)?;
+        let (width, height) = picture.dimensions();
+        let edge = |share: f32, side: u32| (f64::from(share) * f64::from(side)).round() as u32;
+        let (x, y) = (
+            edge(x1, width).min(width - 1),
+            edge(y1, height).min(height - 1),
+        );
+        let (right, bottom) = (edge(x2, width).max(x + 1), edge(y2, height).max(y + 1));
+        let cut = image::imageops::crop_imm(&picture, x, y, right - x, bottom - y);
+        Ok(cut.to_image())
+    }
+}
+
+/// Corners cut at the edges of a picture, if its size is known, and whether they had to be.
+fn clamp(corners: [f64; 4], size: [u32; 2]) -> Result<([f32; 4], bool), String> {
+    // Half a pixel is how far rounding moves an edge.
+    const ROUNDING: f64 = 0.5;
+    if corners.iter().any(|edge| !edge.is_finite()) {
+        return Err("holds what is no finite number".to_owned());
+    }
+    let [x1, y1, x2, y2] = corners;
+    if x2 <= x1 || y2 <= y1 {
+        return Err("has no area".to_owned());
+    }
+    let [width, height] = size.map(f64::from);
+    if width == 0.0 || height == 0.0 {
+        return Ok((corners.map(|edge| edge as f32), false));
+    }
+    if x1 >= width || y1 >= height || x2 <= 0.0 || y2 <= 0.0 {
+        return Err(format!("lies outside of the picture of {width} x {height}"));
+    }
+    let cut = [x1.max(0.0), y1.max(0.0), x2.min(width), y2.min(height)];
+    let moved = cut
+        .iter()
+        .zip(&corners)
+        .any(|(a, b)| (a - b).abs() > ROUNDING);
+    Ok((cut.map(|edge| edge as f32), moved))
+}
+
+impl Source for Listed {
+    fn len(&self, split: Split) -> usize {
+        match split {
+            Split::Train => self.train.len(),
+            Split::Val => self.val.len(),
+        }
+    }
+
+    fn describe(&self) -> String {
+        let texts =
+            |rows: &[u32]| -> usize { rows.iter().map(|row| self.captions.of(*row).len()).sum() };
+        let mut files: Vec<String> = Vec::new();
+        for (path, _) in &self.files {
+            let path = path.display().to_string();
+            if !files.contains(&path) {
+                files.push(path);
+            }
+        }
+        let mut text = format!(
+            "{} ({}): {} training pictures with {} texts, {} held out with {}",
+            self.name,
+            files.join(", "),
+            self.train.len(),
+            texts(&self.train),
+            self.val.len(),
+            texts(&self.val),
+        );
+        if !self.objects.items.is_empty() {
+            text += &format!(
+                ", {} boxes, {} of them cut at the picture's edge",
+                self.objects.items.len(),
+                self.clamped
+            );
+        }
+        text + &format!(
+            ", {} items left out, {} unusable",
+            self.left_out,
+            self.rejected.len()
+        )
+    }
+
+    fn place(&self, split: Split, index: usize) -> Place {
+        let row = &self.rows[self.index(split, index) as usize];
+        self.place_of(row.file, row.line)
+    }
+
+    fn captions(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
+        let texts = self.captions.of(self.index(split, index));
+        Ok(texts
+            .iter()
+            .map(|text| self.texts.get(*text).to_owned())
+            .collect())
+    }
+
+    fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {
+        self.shown(&self.rows[self.index(split, index) as usize])
+            .map(Some)
+    }
+
+    fn image_bytes(
+        &self,
+        split: Split,
+        index: usize,
+    ) -> Result<Option<(Vec<u8>, &'static str)>, SampleError> {
+        let row = &self.rows[self.index(split, index) as usize];
+        if row.crop != NONE {
+            return Ok(None);
+        }
+        images::read_file(&self.path(row, row.image), self.max_pixels)
+            .map(Some)
+            .map_err(|reason| self.bad(row, reason))
+    }
+
+    fn sample(&self, split: Split, index: usize) -> Result<Sample, SampleError> {
+        let number = self.index(split, index);
+        let row = &self.rows[number as usize];
+        let text = |number: u32| self.texts.get(number).to_owned();
+        let picture = self.shown(row)?;
+        let objects = self.objects.of(number);
+        let boxes: Result<Vec<_>, _> = objects
+            .iter()
+            .map(|object| self.shares(row, object.bounds, &picture))
+            .collect();
+        let questions = self.questions.of(number);
+        let answers = |question: &Question| {
+            let (first, count) = question.answers;
+            let all = &self.answers[first as usize..(first + count) as usize];
+            all.iter().map(|answer| text(*answer)).collect()
+        };
+        let several = questions.iter().any(|question| question.answers.1 > 0);
+        Ok(Sample {
+            name: self.place(split, index).to_string(),
+            captions: self.captions(split, index)?,
+            tags: objects.iter().map(|object| text(object.name)).collect(),
+            boxes: boxes?,
+            questions: questions
+                .iter()
+                .map(|question| (text(question.text), text(question.answer)))
+                .collect(),
+            answers: if several {
+                questions.iter().map(answers).collect()
+            } else {
+                Vec::new()
+            },
+            statements: self
+                .statements
+                .of(number)
+                .iter()
+                .map(|(statement, truth)| (text(*statement), *truth))
+                .collect(),
+            hypotheses: self
+                .hypotheses
+                .of(number)
+                .iter()
+                .map(|(statement, label)| (text(*statement), *label))
+                .collect(),
+            second_image: if row.second == NONE {
+                None
+            } else {
+                Some(self.picture(row, row.second)?)
+            },
+            image: Some(picture),
+            ..Sample::default()
+        })
+    }
+
+    fn rejected(&self) -> &[SampleError] {
+        &self.rejected
+    }
+}

@@ -1,0 +1,220 @@
+//! Statements about pictures that are true or false: NLVR and NLVR2.
+//!
+//! ```toml
+//! [data]
+//! source = "nlvr"
+//!
+//! [data.nlvr.train]
+//! path = "nlvr2/data/train.json"
+//! images = "nlvr2/images/train"
+//!
+//! [data.nlvr.val]
+//! path = "nlvr2/data/dev.json"
+//! images = "nlvr2/dev"
+//! ```
+//!
+//! One JSON object a line, whatever the file is called, with `sentence` and `label`. Where its picture is:
+//!
+//! - NLVR: a list `images` of paths below `images` of the recipe; several pictures of one scene are samples of their own. Cornell's
+//!   own files leave this list out and have to be given it;
+//! - NLVR2 (`identifier` = `dev-850-0-0`): the pair `dev-850-0-img0.png` and `dev-850-0-img1.png`, in the folder that `directory`
+//!   names if the row has one. `image` is the left one, `second_image` the right one.
+//!
+//! The sentences are captions too, so that pre-training reads them: the false ones as well. Sentences about the same picture are one
+//! sample. In errors the line is the line.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::DataError;
+use crate::sources::listed::{Held, Listed, New, Part, Parts, given, spaced};
+use crate::sources::rows::{each_line, record};
+
+/// `[data.nlvr]`.
+pub type NlvrConfig = Parts<NlvrPart>;
+
+/// `[data.nlvr.train]`: the files of one split.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NlvrPart {
+    /// The statements.
+    pub path: PathBuf,
+    /// Folder of the pictures.
+    pub images: PathBuf,
+}
+
+#[derive(Deserialize)]
+struct Row {
+    sentence: String,
+    label: Label,
+    #[serde(default)]
+    images: Vec<String>,
+    #[serde(default)]
+    identifier: String,
+    directory: Option<serde_json::Value>,
+}
+
+/// `true`, `"true"` or `"True"`.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "`label` is neither true nor false")]
+enum Label {
+    Flag(bool),
+    Text(Truth),
+}
+
+#[derive(Deserialize, Clone, Copy, PartialEq)]
+enum Truth {
+    #[serde(rename = "true", alias = "True", alias = "TRUE")]
+    True,
+    #[serde(rename = "false", alias = "False", alias = "FALSE")]
+    False,
+}
+
+impl Part for NlvrPart {
+    const NAME: &'static str = "statements";
+
+    fn validate(&self, table: &str) -> Result<(), DataError> {
+        given(table, "path", &self.path, "a JSON lines file")?;
+        given(table, "images", &self.images, "a folder of pictures")
+    }
+
+    fn paths(&mut self) -> Vec<&mut PathBuf> {
+        vec![&mut self.path, &mut self.images]
+    }
+
+    fn read(&self, table: &mut Listed, held: Held) -> Result<(), DataError> {
+        let file = table.file(&self.path);
+        let folders = table.folders(vec![self.images.clone()]);
+        let mut rows = HashMap::new();
+        each_line(&self.path, &mut |span, line| {
+            let line_number = u64::from(span.line);
+            let used = line.and_then(|line| {
+                let Some(row) = record::<Row>(&line)? else {
+                    return Ok(());
+                };
+                let truth = match row.label {
+                    Label::Flag(truth) => truth,
+                    Label::Text(truth) => truth == Truth::True,
+                };
+                let sentence = spaced(&row.sentence).ok_or("empty sentence")?;
+                for pictures in row.pictures()? {
+                    let number = *rows.entry(pictures).or_insert_with_key(|pictures| {
+                        table.row(New {
+                            file,
+                            line: line_number,
+                            folders,
+                            image: &pictures.0,
+                            second: pictures.1.as_deref(),
+                            size: None,
+                            val: held.out(&pictures.0),
+                        })
+                    });
+                    table.statement(number, &sentence, truth)?;
+                }
+                Ok(())
+            });
+            if let Err(reason) = used {
+                table.reject(file, line_number, reason);
+            }
+        })
+    }
+}
+
+impl Row {
+    /// The left picture and the right one, if there are two, of each sample.
+    fn pictures(&self) -> Result<Vec<(String, Option<String>)>, String> {
+        if !self.images.is_empty() {
+            if self.images.iter().any(|image| image.trim().is_empty()) {
+                return Err("an empty path in `images`".to_owned());
+            }
+            return Ok(self
+                .images
+                .iter()
+                .map(|image| (image.clone(), None))
+                .collect());
+        }
+        let parts: Vec<&str> = self.identifier.split('-').collect();
+        let [split, set, pair, _] = parts[..] else {
+            return Err(format!(
+                "no `images`, and the identifier {:?} is not SPLIT-SET-PAIR-SENTENCE of NLVR2",
+                self.identifier
+            ));
+        };
+        let folder = match &self.directory {
+            Some(serde_json::Value::Number(number)) => format!("{number}/"),
+            Some(serde_json::Value::String(text)) => format!("{text}/"),
+            _ => String::new(),
+        };
+        let name = |side| format!("{folder}{split}-{set}-{pair}-img{side}.png");
+        Ok(vec![(name(0), Some(name(1)))])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::source::Split;
+    use crate::sources::fixtures::{assert_rejected, captions, folder, open};
+    use crate::sources::rows::LONGEST_ROW;
+
+    const DATA: &str = r#"
+        source = "nlvr"
+        [nlvr]
+        val_fraction = 0.0
+        [nlvr.train]
+        path = "n.json"
+        images = "i"
+        "#;
+
+    #[test]
+    fn statements_are_about_one_picture_or_two() {
+        let list = r#"{"sentence": "There is a  tower.", "label": "true", "images": ["a.png", "b.png"], "identifier": "1-0"}
+{"sentence": "Both have dogs.", "identifier": "dev-850-0-0", "label": "False", "directory": 12, "left_url": "u"}
+{"sentence": "One has a cat.", "identifier": "dev-850-0-1", "label": true, "directory": "12"}
+
+{"sentence": "x", "label": "maybe", "images": ["a.png"]}
+{"sentence": "x", "label": "true", "identifier": "10-0"}
+{"sentence": "", "label": "true", "images": ["a.png"]}
+{"sentence": "no directory", "identifier": "dev-1-2-3", "label": "True"}
+{"sentence": "cut"
+"#;
+        let long = format!("{list}{{\"sentence\": \"{}\"}}\n", "x".repeat(LONGEST_ROW));
+        let folder = folder(&[
+            ("n.json", &long),
+            ("i/a.png", "2x2"),
+            ("i/12/dev-850-0-img0.png", "3x2"),
+            ("i/12/dev-850-0-img1.png", "4x2"),
+            ("i/dev-1-2-img0.png", "5x2"),
+        ]);
+        let source = open(&folder, DATA).unwrap();
+        assert_eq!(
+            captions(&*source, Split::Train),
+            [
+                vec!["There is a tower."],
+                vec!["There is a tower."],
+                vec!["Both have dogs.", "One has a cat."],
+                vec!["no directory"],
+            ]
+        );
+        let one = source.sample(Split::Train, 0).unwrap();
+        assert_eq!(one.statements, [("There is a tower.".to_owned(), true)]);
+        assert!(one.second_image.is_none());
+        let two = source.sample(Split::Train, 2).unwrap();
+        assert_eq!(two.statements[0], ("Both have dogs.".to_owned(), false));
+        assert_eq!(two.image.unwrap().width(), 3);
+        assert_eq!(two.second_image.unwrap().width(), 4);
+        let half = source.sample(Split::Train, 3).unwrap_err();
+        assert!(half.reason.contains("dev-1-2-img1.png"), "{half}");
+        assert_rejected(
+            &*source,
+            &[
+                ("n.json", 5, "`label` is neither true nor false"),
+                ("n.json", 6, "is not SPLIT-SET-PAIR-SENTENCE"),
+                ("n.json", 7, "empty sentence"),
+                ("n.json", 9, "EOF"),
+                ("n.json", 10, "longer than"),
+            ],
+        );
+    }
+}

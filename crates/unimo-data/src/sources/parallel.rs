@@ -1,0 +1,260 @@
+//! The same texts in several languages, without pictures: files with one text a line, or one TSV file.
+//!
+//! ```toml
+//! [data]
+//! source = "parallel"
+//!
+//! [data.parallel]
+//! train = ["train.en", "train.de", "train.fr"]
+//! val = ["val.en", "val.de", "val.fr"]
+//! ```
+//!
+//! Line n of each file says the same. One file alone is a TSV without header whose columns say the same. A sample's captions are
+//! the texts in the order of the files or columns. A line that is empty in one language is listed as unusable, one that is empty
+//! in all is passed over. Without `val`, `val_fraction` of the lines is held out, by a hash of the first text.
+
+use std::io::BufReader;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use image::RgbImage;
+use serde::{Deserialize, Serialize};
+
+use crate::config::share;
+use crate::error::{DataError, Place, SampleError};
+use crate::source::{Limits, Source, SourceConfig, Split};
+use crate::sources::listed::{Held, some_paths, spaced, val_fraction};
+use crate::sources::rows::{BUFFER, Lines, NOT_UTF8, Span, Spans, open_regular};
+
+/// `[data.parallel]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ParallelConfig {
+    /// Files that are trained on, one per language, or one TSV file.
+    pub train: Vec<PathBuf>,
+    /// Files that are held out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub val: Vec<PathBuf>,
+    /// Where `val` is absent, share of the lines that is held out.
+    #[serde(default = "val_fraction")]
+    pub val_fraction: f64,
+}
+
+impl SourceConfig for ParallelConfig {
+    fn validate(&self, table: &str) -> Result<(), DataError> {
+        some_paths(&format!("{table}.train"), &self.train)?;
+        if !self.val.is_empty() {
+            some_paths(&format!("{table}.val"), &self.val)?;
+        }
+        share(&format!("{table}.val_fraction"), self.val_fraction)
+    }
+
+    fn paths(&mut self) -> Vec<&mut PathBuf> {
+        self.train.iter_mut().chain(&mut self.val).collect()
+    }
+
+    fn open(&self, _: &Limits) -> Result<Arc<dyn Source>, DataError> {
+        let mut source = Parallel {
+            parts: Vec::new(),
+            train: Vec::new(),
+            val: Vec::new(),
+            rejected: Vec::new(),
+        };
+        if self.val.is_empty() {
+            source.read(&self.train, Held::Share(self.val_fraction))?;
+        } else {
+            source.read(&self.train, Held::Train)?;
+            source.read(&self.val, Held::Val)?;
+        }
+        if source.train.is_empty() && source.val.is_empty() {
+            let first = source.rejected.first();
+            return Err(DataError::Manifest {
+                path: self.train.first().cloned().unwrap_or_default(),
+                reason: first.map_or("no text in it".to_owned(), |first| {
+                    format!("no line can be used, the first: {first}")
+                }),
+            });
+        }
+        Ok(Arc::new(source))
+    }
+}
+
+/// Texts in several languages. See the [module](self).
+#[derive(Debug)]
+struct Parallel {
+    parts: Vec<Vec<Spans>>,
+    /// Of each sample its line in each of the first part's files, one after another.
+    train: Vec<Span>,
+    /// As `train`, in the last part's files.
+    val: Vec<Span>,
+    rejected: Vec<SampleError>,
+}
+
+impl Parallel {
+    fn read(&mut self, paths: &[PathBuf], held: Held) -> Result<(), DataError> {
+        let mut files = Vec::new();
+        let mut readers = Vec::new();
+        for path in paths {
+            let file = open_regular(path).map_err(|error| DataError::file("read", path, error))?;
+            readers.push(Lines::new(BufReader::with_capacity(BUFFER, file)));
+            files.push(Spans::open(path)?);
+        }
+        loop {
+            let mut lines = Vec::new();
+            for (reader, path) in readers.iter_mut().zip(paths) {
+                let line = reader.next_line();
+                lines.push(line.map_err(|error| DataError::file("read", path, error))?);
+            }
+            let ended = lines.iter().position(Option::is_none);
+            let lines: Vec<_> = lines.into_iter().flatten().collect();
+            if let Some(ended) = ended {
+                if !lines.is_empty() {
+                    return Err(DataError::Manifest {
+                        path: paths[ended].clone(),
+                        reason: format!(
+                            "it ends before line {}, which another of the files has: their lines do not say the same",
+                            lines[0].0.line
+                        ),
+                    });
+                }
+                break;
+            }
+            let (spans, lines): (Vec<Span>, Vec<_>) = lines.into_iter().unzip();
+            let lines: Result<Vec<Vec<u8>>, String> = lines.into_iter().collect();
+            match lines.and_then(|lines| texts(&lines)) {
+                Ok(Some(texts)) => {
+                    let val = held.out(&texts[0]);
+                    let rows = if val { &mut self.val } else { &mut self.train };
+                    rows.extend(spans);
+                }
+                Ok(None) => {}
+                Err(reason) => self.rejected.push(files[0].bad(spans[0], reason)),
+            }
+        }
+        self.parts.push(files);
+        Ok(())
+    }
+
+    fn at(&self, split: Split, index: usize) -> (&[Spans], &[Span]) {
+        let (part, spans) = match split {
+            Split::Train => (&self.parts[0], &self.train),
+            Split::Val => (&self.parts[self.parts.len() - 1], &self.val),
+        };
+        (part, &spans[index * part.len()..(index + 1) * part.len()])
+    }
+}
+
+/// What lines of several files, or the columns of one, say; none where all are empty.
+fn texts(lines: &[Vec<u8>]) -> Result<Option<Vec<String>>, String> {
+    let lines: Result<Vec<&str>, _> = lines.iter().map(|line| std::str::from_utf8(line)).collect();
+    let lines = lines.map_err(|_| NOT_UTF8.to_owned())?;
+    let cells: Vec<&str> = match lines[..] {
+        [line] => line.split('\t').collect(),
+        _ => lines,
+    };
+    let texts: Vec<String> = cells.iter().filter_map(|cell| spaced(cell)).collect();
+    if texts.is_empty() {
+        Ok(None)
+    } else if texts.len() < cells.len() {
+        Err("a text is empty in one of the languages".to_owned())
+    } else if texts.len() < 2 {
+        Err("one column only, where two languages or more should be".to_owned())
+    } else {
+        Ok(Some(texts))
+    }
+}
+
+impl Source for Parallel {
+    fn len(&self, split: Split) -> usize {
+        match split {
+            Split::Train => self.train.len() / self.parts[0].len(),
+            Split::Val => self.val.len() / self.parts[self.parts.len() - 1].len(),
+        }
+    }
+
+    fn describe(&self) -> String {
+        let files: Vec<&str> = self
+            .parts
+            .iter()
+            .flatten()
+            .map(|file| file.name.as_str())
+            .collect();
+        format!(
+            "{}: {} training texts in several languages, {} held out, {} unusable",
+            files.join(", "),
+            self.len(Split::Train),
+            self.len(Split::Val),
+            self.rejected.len()
+        )
+    }
+
+    fn place(&self, split: Split, index: usize) -> Place {
+        let (files, spans) = self.at(split, index);
+        files[0].place(spans[0])
+    }
+
+    fn has_images(&self) -> bool {
+        false
+    }
+
+    fn captions(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
+        let (files, spans) = self.at(split, index);
+        let lines: Result<Vec<_>, _> = files
+            .iter()
+            .zip(spans)
+            .map(|(file, span)| file.line(*span))
+            .collect();
+        let bad = |reason: String| files[0].bad(spans[0], reason);
+        texts(&lines?)
+            .map_err(bad)?
+            .ok_or_else(|| bad("the file has changed".to_owned()))
+    }
+
+    fn image(&self, _: Split, _: usize) -> Result<Option<RgbImage>, SampleError> {
+        Ok(None)
+    }
+
+    fn rejected(&self) -> &[SampleError] {
+        &self.rejected
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sources::fixtures::{assert_rejected, captions, folder, message, open};
+
+    #[test]
+    fn files_are_aligned_by_line() {
+        let folder = folder(&[
+            ("a.en", "one\ntwo\n\nthree\n"),
+            ("a.de", "eins\n \n\ndrei\n"),
+            ("v.tsv", "x\ty\tz\nalone\n"),
+        ]);
+        let data =
+            "source = \"parallel\"\n[parallel]\ntrain = [\"a.en\", \"a.de\"]\nval = [\"v.tsv\"]\n";
+        let source = open(&folder, data).unwrap();
+        assert_eq!(
+            captions(&*source, Split::Train),
+            [["one", "eins"], ["three", "drei"]]
+        );
+        assert_eq!(captions(&*source, Split::Val), [["x", "y", "z"]]);
+        assert_eq!(source.place(Split::Train, 1).line, 4);
+        assert!(!source.has_images());
+        assert_rejected(
+            &*source,
+            &[("a.en", 2, "empty in one"), ("v.tsv", 2, "one column only")],
+        );
+    }
+
+    #[test]
+    fn files_of_different_length_are_refused() {
+        let folder = folder(&[("a.en", "one\ntwo\n"), ("a.de", "eins\n")]);
+        let data = "source = \"parallel\"\n[parallel]\ntrain = [\"a.en\", \"a.de\"]\n";
+        let message = message(open(&folder, data));
+        assert!(
+            message.contains("a.de") && message.contains("before line 2"),
+            "{message}"
+        );
+    }
+}

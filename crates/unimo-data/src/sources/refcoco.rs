@@ -1,0 +1,249 @@
+//! Expressions that refer to one object in a picture: RefCOCO, RefCOCO+, RefCOCOg.
+//!
+//! ```toml
+//! [data]
+//! source = "refcoco"
+//!
+//! [data.refcoco]
+//! refs = "refcoco/refs_unc.json"
+//! instances = "refcoco/instances.json"
+//! images = "train2014"
+//! train_split = "train"
+//! val_split = ["val", "testA"]
+//! ```
+//!
+//! The expressions are published as a Python pickle, `refs(unc).p`. A pickle is a program, and it is not run here; export it once,
+//! where Python is trusted:
+//!
+//! ```text
+//! python -c "import json, pickle; json.dump(pickle.load(open('refs(unc).p', 'rb')), open('refs_unc.json', 'w'))"
+//! ```
+//!
+//! A sample is an object that is referred to: its captions are the expressions, its only tag is the object's name, its only box
+//! the object's. In errors the line is the number of the entry, from 1.
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::DataError;
+use crate::source::{Limits, Source, SourceConfig};
+use crate::sources::coco::{Instance, Picture, read_categories};
+use crate::sources::json::{each_of_file, id, parse};
+use crate::sources::listed::{Listed, New, given};
+use crate::sources::pairs::{distinct_splits, one_or_many};
+
+/// `[data.refcoco]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RefcocoConfig {
+    /// The pickle's contents as JSON: an array of references.
+    pub refs: PathBuf,
+    /// `instances.json`, which comes with them.
+    pub instances: PathBuf,
+    /// Folder of the pictures.
+    pub images: PathBuf,
+    /// Splits that are trained on.
+    #[serde(default = "train_split", deserialize_with = "one_or_many")]
+    pub train_split: Vec<String>,
+    /// Splits that are held out.
+    #[serde(default = "val_split", deserialize_with = "one_or_many")]
+    pub val_split: Vec<String>,
+}
+
+fn train_split() -> Vec<String> {
+    vec!["train".to_owned()]
+}
+
+fn val_split() -> Vec<String> {
+    vec!["val".to_owned()]
+}
+
+#[derive(Deserialize)]
+struct Reference {
+    #[serde(deserialize_with = "id")]
+    ref_id: String,
+    #[serde(deserialize_with = "id")]
+    ann_id: String,
+    split: String,
+    sentences: Vec<Sentence>,
+}
+
+#[derive(Deserialize)]
+struct Sentence {
+    /// Lower case without punctuation.
+    sent: Option<String>,
+    /// As it was written.
+    raw: Option<String>,
+}
+
+impl SourceConfig for RefcocoConfig {
+    fn validate(&self, table: &str) -> Result<(), DataError> {
+        given(table, "refs", &self.refs, "a JSON file")?;
+        given(
+            table,
+            "instances",
+            &self.instances,
+            "an instances.json file",
+        )?;
+        given(table, "images", &self.images, "a folder of pictures")?;
+        let pickle = self.refs.extension().is_some_and(|extension| {
+            extension == "p" || extension == "pkl" || extension == "pickle"
+        });
+        if pickle {
+            return Err(DataError::config(
+                format!("{table}.refs"),
+                format!(
+                    "{}, a Python pickle, which is never run",
+                    self.refs.display()
+                ),
+                "its contents as JSON; the documentation of this source has the command",
+            ));
+        }
+        distinct_splits(table, &self.train_split, &self.val_split)
+    }
+
+    fn paths(&mut self) -> Vec<&mut PathBuf> {
+        vec![&mut self.refs, &mut self.instances, &mut self.images]
+    }
+
+    fn open(&self, limits: &Limits) -> Result<Arc<dyn Source>, DataError> {
+        let mut table = Listed::new("referring expressions", limits);
+        let refs = table.file(&self.refs);
+        let folders = table.folders(vec![self.images.clone()]);
+        let names = read_categories(&self.instances, &mut table)?;
+        let images = table.array(&self.instances, "images");
+        let annotations = table.array(&self.instances, "annotations");
+        let mut pictures = HashMap::new();
+        each_of_file(
+            &self.instances,
+            &["images"],
+            &mut |_, number, bytes| match bytes.and_then(parse::<Picture>) {
+                Ok(picture) => {
+                    pictures.insert(picture.id.clone(), picture);
+                }
+                Err(reason) => table.reject(images, number, reason),
+            },
+        )?;
+        let mut objects = HashMap::new();
+        each_of_file(
+            &self.instances,
+            &["annotations"],
+            &mut |_, number, bytes| match bytes.and_then(parse::<Instance>) {
+                Ok(object) => {
+                    objects.insert(object.id.clone(), object);
+                }
+                Err(reason) => {
+                    table.reject(annotations, number, reason);
+                }
+            },
+        )?;
+        let mut seen = HashSet::new();
+        each_of_file(&self.refs, &[""], &mut |_, number, bytes| {
+            let used = bytes.and_then(parse::<Reference>).and_then(|reference| {
+                let val = self.val_split.contains(&reference.split);
+                if !val && !self.train_split.contains(&reference.split) {
+                    table.leave_out();
+                    return Ok(());
+                }
+                if !seen.insert(reference.ref_id.clone()) {
+                    return Err(format!("a second entry with the id {}", reference.ref_id));
+                }
+                let object = objects
+                    .get(&reference.ann_id)
+                    .ok_or_else(|| format!("no annotation has the id {}", reference.ann_id))?;
+                let picture = pictures
+                    .get(&object.image_id)
+                    .ok_or_else(|| format!("no picture has the id {}", object.image_id))?;
+                let name = names
+                    .get(&object.category_id)
+                    .ok_or_else(|| format!("no category has the id {}", object.category_id))?;
+                let size = [picture.width, picture.height];
+                let bounds = table.bounds_in(size, object.bbox)?;
+                let texts = reference.sentences.iter();
+                let texts: Vec<&String> = texts
+                    .filter_map(|sentence| sentence.sent.as_ref().or(sentence.raw.as_ref()))
+                    .filter(|text| !text.trim().is_empty())
+                    .collect();
+                if texts.is_empty() {
+                    return Err("no sentence that is not empty".to_owned());
+                }
+                let row = table.row(New {
+                    file: refs,
+                    line: number,
+                    folders,
+                    image: &picture.file_name,
+                    second: None,
+                    size: Some(size),
+                    val,
+                });
+                table.object(row, name, bounds);
+                texts.iter().try_for_each(|text| table.caption(row, text))
+            });
+            if let Err(reason) = used {
+                table.reject(refs, number, reason);
+            }
+        })?;
+        Ok(Arc::new(table.finish()?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::source::Split;
+    use crate::sources::fixtures::{assert_rejected, captions, folder, message, open};
+
+    const REFS: &str = r#"[
+        {"ref_id": 1, "ann_id": 10, "image_id": 5, "category_id": 3, "split": "train", "file_name": "x_10.jpg", "sent_ids": [0, 1],
+         "sentences": [{"tokens": ["left"], "raw": "Left cat!", "sent_id": 0, "sent": "left cat"}, {"raw": "THE cat"}]},
+        {"ref_id": 2, "ann_id": 11, "split": "testA", "sentences": [{"sent": "mat"}]},
+        {"ref_id": 3, "ann_id": 10, "split": "val", "sentences": [{"sent": "held out"}]},
+        {"ref_id": 4, "ann_id": 99, "split": "train", "sentences": [{"sent": "x"}]},
+        {"ref_id": 5, "ann_id": 12, "split": "train", "sentences": [{"sent": "x"}]},
+        {"ref_id": 6, "ann_id": 13, "split": "train", "sentences": [{"sent": "x"}]},
+        {"ref_id": 1, "ann_id": 10, "split": "train", "sentences": [{"sent": "x"}]},
+        {"ref_id": 7, "ann_id": 10, "split": "train", "sentences": [{"sent": ""}]}]"#;
+
+    const INSTANCES: &str = r#"{"images": [{"id": 5, "file_name": "5.jpg", "width": 40, "height": 20}],
+        "annotations": [{"id": 10, "image_id": 5, "category_id": 3, "bbox": [0, 5, 10, 10]},
+        {"id": 11, "image_id": 5, "category_id": 3, "bbox": [0, 5, 10, 10]},
+        {"id": 12, "image_id": 5, "category_id": 3, "bbox": [0, 5, -10, 10]},
+        {"id": 13, "image_id": 6, "category_id": 3, "bbox": [0, 5, 10, 10]}],
+        "categories": [{"id": 3, "name": "cat"}]}"#;
+
+    const DATA: &str = "source = \"refcoco\"\n[refcoco]\nrefs = \"r.json\"\ninstances = \"i.json\"\nimages = \"i\"\n";
+
+    #[test]
+    fn expressions_have_the_box_of_their_object() {
+        let folder = folder(&[
+            ("r.json", REFS),
+            ("i.json", INSTANCES),
+            ("i/5.jpg", "40x20"),
+        ]);
+        let source = open(&folder, DATA).unwrap();
+        assert_eq!(captions(&*source, Split::Train), [["left cat", "THE cat"]]);
+        assert_eq!(captions(&*source, Split::Val), [["held out"]]);
+        let sample = source.sample(Split::Train, 0).unwrap();
+        assert_eq!(sample.tags, ["cat"]);
+        assert_eq!(sample.boxes, [[0.0, 0.25, 0.25, 0.75]]);
+        assert_rejected(
+            &*source,
+            &[
+                ("r.json", 4, "no annotation has the id 99"),
+                ("r.json", 5, "no area"),
+                ("r.json", 6, "no picture has the id 6"),
+                ("r.json", 7, "a second entry with the id 1"),
+                ("r.json", 8, "no sentence"),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_pickle_is_refused() {
+        let folder = folder(&[("i.json", INSTANCES), ("refs(unc).p", "\u{80}\u{2}")]);
+        let message = message(open(&folder, &DATA.replace("r.json", "refs(unc).p")));
+        assert!(message.contains("pickle, which is never run"), "{message}");
+    }
+}

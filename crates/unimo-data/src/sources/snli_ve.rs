@@ -1,0 +1,158 @@
+//! SNLI-VE: sentences that a picture entails, contradicts or leaves open.
+//!
+//! ```toml
+//! [data]
+//! source = "snli_ve"
+//!
+//! [data.snli_ve.train]
+//! path = "snli_ve_train.jsonl"
+//! images = "flickr30k_images"
+//!
+//! [data.snli_ve.val]
+//! path = "snli_ve_dev.jsonl"
+//! images = "flickr30k_images"
+//! ```
+//!
+//! One JSON object a line with `Flickr30K_ID` (a picture's name; `.jpg` is put behind it where it is missing), `sentence2` and
+//! `gold_label`. A sample is a picture with all its sentences; they are its captions too, so that pre-training reads them, and
+//! its `hypotheses` with their labels. In errors the line is the line.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::DataError;
+use crate::source::Entailment;
+use crate::sources::json::id;
+use crate::sources::listed::{Held, Listed, New, Part, Parts, given, spaced};
+use crate::sources::rows::{each_line, record};
+
+/// `[data.snli_ve]`.
+pub type SnliVeConfig = Parts<SnliVePart>;
+
+/// `[data.snli_ve.train]`: the files of one split.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnliVePart {
+    /// The sentences.
+    pub path: PathBuf,
+    /// Folder of Flickr30k's pictures.
+    pub images: PathBuf,
+}
+
+#[derive(Deserialize)]
+struct Row {
+    #[serde(rename = "Flickr30K_ID", alias = "Flikr30kID", deserialize_with = "id")]
+    image: String,
+    sentence2: String,
+    gold_label: String,
+}
+
+impl Part for SnliVePart {
+    const NAME: &'static str = "SNLI-VE";
+
+    fn validate(&self, table: &str) -> Result<(), DataError> {
+        given(table, "path", &self.path, "a JSON lines file")?;
+        given(table, "images", &self.images, "a folder of pictures")
+    }
+
+    fn paths(&mut self) -> Vec<&mut PathBuf> {
+        vec![&mut self.path, &mut self.images]
+    }
+
+    fn read(&self, table: &mut Listed, held: Held) -> Result<(), DataError> {
+        let file = table.file(&self.path);
+        let folders = table.folders(vec![self.images.clone()]);
+        let mut rows = HashMap::new();
+        each_line(&self.path, &mut |span, line| {
+            let line_number = u64::from(span.line);
+            let used = line.and_then(|line| {
+                let Some(row) = record::<Row>(&line)? else {
+                    return Ok(());
+                };
+                let label = match row.gold_label.as_str() {
+                    "entailment" => Entailment::Entailed,
+                    "neutral" => Entailment::Neutral,
+                    "contradiction" => Entailment::Contradicted,
+                    other => {
+                        return Err(format!(
+                            "`gold_label` is {other:?}, not entailment, neutral or contradiction"
+                        ));
+                    }
+                };
+                let sentence = spaced(&row.sentence2).ok_or("empty sentence")?;
+                let mut image = row.image.trim().to_owned();
+                if image.is_empty() {
+                    return Err("`Flickr30K_ID` is empty".to_owned());
+                }
+                if !image.ends_with(".jpg") {
+                    image += ".jpg";
+                }
+                let number = *rows.entry(image).or_insert_with_key(|image| {
+                    table.row(New {
+                        file,
+                        line: line_number,
+                        folders,
+                        image,
+                        second: None,
+                        size: None,
+                        val: held.out(image),
+                    })
+                });
+                table.hypothesis(number, &sentence, label)
+            });
+            if let Err(reason) = used {
+                table.reject(file, line_number, reason);
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::Split;
+    use crate::sources::fixtures::{assert_rejected, captions, folder, open};
+
+    #[test]
+    fn sentences_have_labels() {
+        let list = r#"{"Flickr30K_ID": "44", "pairID": "44.jpg#0r1n", "gold_label": "neutral", "sentence1": "p", "sentence2": "Two women embrace."}
+{"Flickr30K_ID": "44", "gold_label": "entailment", "sentence2": "Women hug."}
+{"Flickr30K_ID": 55, "gold_label": "contradiction", "sentence2": "Men fight."}
+{"Flickr30K_ID": "44", "gold_label": "-", "sentence2": "No agreement."}
+{"gold_label": "neutral", "sentence2": "No picture."}
+{"Flickr30K_ID": "", "gold_label": "neutral", "sentence2": "No picture."}
+{"Flickr30K_ID": "44", "gold_label": "neutral", "sentence2": " "}
+"#;
+        let folder = folder(&[("s.jsonl", list), ("i/44.jpg", "2x2")]);
+        let source = open(
+            &folder,
+            "source = \"snli_ve\"\n[snli_ve]\nval_fraction = 0\n[snli_ve.train]\npath = \"s.jsonl\"\nimages = \"i\"\n",
+        )
+        .unwrap();
+        assert_eq!(
+            captions(&*source, Split::Train),
+            [vec!["Two women embrace.", "Women hug."], vec!["Men fight."]]
+        );
+        let sample = source.sample(Split::Train, 0).unwrap();
+        assert_eq!(
+            sample.hypotheses,
+            [
+                ("Two women embrace.".to_owned(), Entailment::Neutral),
+                ("Women hug.".to_owned(), Entailment::Entailed)
+            ]
+        );
+        let missing = source.sample(Split::Train, 1).unwrap_err();
+        assert!(missing.reason.contains("55.jpg"), "{missing}");
+        assert_rejected(
+            &*source,
+            &[
+                ("s.jsonl", 4, "`gold_label` is \"-\""),
+                ("s.jsonl", 5, "Flickr30K_ID"),
+                ("s.jsonl", 6, "`Flickr30K_ID` is empty"),
+                ("s.jsonl", 7, "empty sentence"),
+            ],
+        );
+    }
+}

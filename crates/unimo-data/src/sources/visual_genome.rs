@@ -1,0 +1,397 @@
+//! Visual Genome: `region_descriptions.json`, with sizes from `image_data.json` and names from `objects.json`.
+//!
+//! ```toml
+//! [data]
+//! source = "visual_genome"
+//!
+//! [data.visual_genome]
+//! val_fraction = 0.02
+//!
+//! [data.visual_genome.train]
+//! regions = "region_descriptions.json"
+//! image_data = "image_data.json"
+//! objects = "objects.json"
+//! images = ["VG_100K", "VG_100K_2"]
+//! use_as = "captions"
+//! ```
+//!
+//! A picture is looked for as `{id}.jpg` in each folder of `images`; `image` gives another name. With `use_as = "captions"` a sample
+//! is a picture and its captions are the phrases of its regions; with `use_as = "crops"` a sample is a region, cut out, with its
+//! phrase. `objects` gives tags and boxes to whole pictures. Without `image_data` boxes are shares of the picture as it is read,
+//! and one outside of it is found only then.
+//!
+//! In errors the line is the number of the picture; of a region or object, as `FILE#regions`, its number in the whole file.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::DataError;
+use crate::sources::json::{each_inside, each_of_file, id, parse};
+use crate::sources::listed::{Held, Listed, New, Part, Parts, given, some_paths};
+use crate::sources::template::Template;
+
+/// `[data.visual_genome]`.
+pub type VisualGenomeConfig = Parts<VisualGenomePart>;
+
+/// `[data.visual_genome.train]`: the files of one split.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VisualGenomePart {
+    /// `region_descriptions.json`.
+    pub regions: PathBuf,
+    /// `image_data.json`: widths and heights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_data: Option<PathBuf>,
+    /// `objects.json`: names and boxes of objects.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub objects: Option<PathBuf>,
+    /// Folders of the pictures.
+    pub images: Vec<PathBuf>,
+    /// A picture's name; `{id}` is its image id.
+    #[serde(default = "image")]
+    pub image: String,
+    /// What a region becomes.
+    #[serde(default)]
+    pub use_as: Regions,
+}
+
+fn image() -> String {
+    "{id}.jpg".to_owned()
+}
+
+/// What a region becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Regions {
+    /// A caption of its picture.
+    #[default]
+    Captions,
+    /// A sample of its own, cut out.
+    Crops,
+}
+
+#[derive(Deserialize)]
+struct Region {
+    x: f64,
+    y: f64,
+    width: f64,
+    height: f64,
+    phrase: String,
+}
+
+#[derive(Deserialize)]
+struct Object {
+    x: f64,
+    y: f64,
+    w: f64,
+    h: f64,
+    names: Vec<String>,
+}
+
+/// A picture's identifier and size. The identifier is `id` in some versions of the files, `image_id` in others; some have both.
+#[derive(Deserialize)]
+struct Picture {
+    image_id: Option<Identifier>,
+    id: Option<Identifier>,
+    #[serde(default)]
+    width: u32,
+    #[serde(default)]
+    height: u32,
+}
+
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Identifier(#[serde(deserialize_with = "id")] String);
+
+impl Picture {
+    fn id(self) -> Result<String, String> {
+        let found = self.image_id.or(self.id);
+        found
+            .map(|found| found.0)
+            .ok_or_else(|| "neither `image_id` nor `id`".to_owned())
+    }
+}
+
+impl Part for VisualGenomePart {
+    const NAME: &'static str = "Visual Genome";
+
+    fn validate(&self, table: &str) -> Result<(), DataError> {
+        given(table, "regions", &self.regions, "region_descriptions.json")?;
+        if let Some(path) = &self.image_data {
+            given(table, "image_data", path, "image_data.json")?;
+        }
+        if let Some(path) = &self.objects {
+            given(table, "objects", path, "objects.json")?;
+            if self.use_as == Regions::Crops {
+                return Err(DataError::config(
+                    format!("{table}.objects"),
+                    "given",
+                    "nothing beside `use_as = \"crops\"`, as objects belong to whole pictures",
+                ));
+            }
+        }
+        some_paths(&format!("{table}.images"), &self.images)?;
+        self.template(table).map(|_| ())
+    }
+
+    fn paths(&mut self) -> Vec<&mut PathBuf> {
+        let mut paths = vec![&mut self.regions];
+        paths.extend(self.image_data.as_mut());
+        paths.extend(self.objects.as_mut());
+        paths.extend(&mut self.images);
+        paths
+    }
+
+    fn read(&self, table: &mut Listed, held: Held) -> Result<(), DataError> {
+        let template = self.template("data.visual_genome")?;
+        let sizes = self.read_sizes(table)?;
+        let file = table.file(&self.regions);
+        let of_regions = table.array(&self.regions, "regions");
+        let folders = table.folders(self.images.clone());
+        let mut rows = HashMap::new();
+        let mut regions = 0;
+        each_of_file(&self.regions, &[""], &mut |_, number, bytes| {
+            let used = bytes.and_then(|bytes| {
+                let picture = picture(bytes)?;
+                if rows.contains_key(&picture) {
+                    return Err(format!("a second picture with the id {picture}"));
+                }
+                let image = template.fill(&[&picture]);
+                let row = table.row(New {
+                    file,
+                    line: number,
+                    folders,
+                    image: &image,
+                    second: None,
+                    size: sizes.get(&picture).copied(),
+                    val: held.out(&image),
+                });
+                rows.insert(picture, row);
+                each_inside(bytes, "regions", &mut |_, _, bytes| {
+                    regions += 1;
+                    let used = bytes.and_then(parse::<Region>).and_then(|region| {
+                        if self.use_as == Regions::Captions {
+                            return table.caption(row, &region.phrase);
+                        }
+                        if region.phrase.trim().is_empty() {
+                            return Err("empty text".to_owned());
+                        }
+                        let found = [region.x, region.y, region.width, region.height];
+                        let bounds = table.bounds(row, found)?;
+                        let crop = table.crop(row, of_regions, regions, bounds);
+                        table.caption(crop, &region.phrase)
+                    });
+                    if let Err(reason) = used {
+                        table.reject(of_regions, regions, reason);
+                    }
+                })
+            });
+            if let Err(reason) = used {
+                table.reject(file, number, reason);
+            }
+        })?;
+        let Some(path) = &self.objects else {
+            return Ok(());
+        };
+        let file = table.file(path);
+        let of_objects = table.array(path, "objects");
+        let mut objects = 0;
+        each_of_file(path, &[""], &mut |_, number, bytes| {
+            let used = bytes.and_then(|bytes| {
+                let picture = picture(bytes)?;
+                let Some(row) = rows.get(&picture).copied() else {
+                    table.leave_out();
+                    return Ok(());
+                };
+                each_inside(bytes, "objects", &mut |_, _, bytes| {
+                    objects += 1;
+                    let used = bytes.and_then(parse::<Object>).and_then(|object| {
+                        let name = object.names.iter().find(|name| !name.trim().is_empty());
+                        let name = name.ok_or("no name")?;
+                        let found = [object.x, object.y, object.w, object.h];
+                        let bounds = table.bounds(row, found)?;
+                        table.object(row, name.trim(), bounds);
+                        Ok(())
+                    });
+                    if let Err(reason) = used {
+                        table.reject(of_objects, objects, reason);
+                    }
+                })
+            });
+            if let Err(reason) = used {
+                table.reject(file, number, reason);
+            }
+        })
+    }
+}
+
+/// The identifier of the picture that an element is about, whatever else stands in it.
+fn picture(bytes: &[u8]) -> Result<String, String> {
+    // A bad region shall not cost the picture, so the regions are not parsed here: only what stands around them.
+    match parse::<Picture>(bytes) {
+        Ok(picture) => picture.id(),
+        Err(reason) => without_arrays(bytes)
+            .and_then(|rest| parse::<Picture>(&rest).ok())
+            .ok_or(reason)
+            .and_then(Picture::id),
+    }
+}
+
+/// An object whose arrays are empty; none where brackets do not match.
+fn without_arrays(bytes: &[u8]) -> Option<Vec<u8>> {
+    let (mut depth, mut quoted, mut escaped) = (0usize, false, false);
+    let mut kept = Vec::new();
+    for byte in bytes {
+        if quoted {
+            quoted = escaped || *byte != b'"';
+            escaped = !escaped && *byte == b'\\';
+        } else {
+            match byte {
+                b'"' => quoted = true,
+                b']' => depth = depth.checked_sub(1)?,
+                _ => {}
+            }
+        }
+        if depth == 0 {
+            kept.push(*byte);
+        }
+        if !quoted && *byte == b'[' {
+            depth += 1;
+        }
+    }
+    (depth == 0).then_some(kept)
+}
+
+impl VisualGenomePart {
+    fn template(&self, table: &str) -> Result<Template, DataError> {
+        Template::parse(&self.image, &["id"]).map_err(|reason| {
+            DataError::config(
+                format!("{table}.image"),
+                format!("{:?}: {reason}", self.image),
+                "a name with {id}, such as `{id}.jpg`",
+            )
+        })
+    }
+
+    fn read_sizes(&self, table: &mut Listed) -> Result<HashMap<String, [u32; 2]>, DataError> {
+        let mut sizes = HashMap::new();
+        if let Some(path) = &self.image_data {
+            let file = table.file(path);
+            each_of_file(path, &[""], &mut |_, number, bytes| {
+                let used = bytes.and_then(parse::<Picture>).and_then(|picture| {
+                    let size = [picture.width, picture.height];
+                    if size.contains(&0) {
+                        return Err("no width and height above 0".to_owned());
+                    }
+                    sizes.insert(picture.id()?, size);
+                    Ok(())
+                });
+                if let Err(reason) = used {
+                    table.reject(file, number, reason);
+                }
+            })?;
+        }
+        Ok(sizes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::source::Split;
+    use crate::sources::fixtures::{assert_rejected, captions, folder, message, open};
+
+    const REGIONS: &str = r#"[
+        {"regions": [
+            {"region_id": 1, "width": 20, "height": 10, "image_id": 1, "phrase": "the clock", "y": 10, "x": 0},
+            {"region_id": 2, "width": 5, "height": NaN, "image_id": 1, "phrase": "bad", "y": 0, "x": 0},
+            {"region_id": 3, "width": 10, "height": 10, "image_id": 1, "phrase": "a tree", "y": 0, "x": 30}], "id": 1},
+        {"regions": [{"width": 1, "height": 1, "phrase": " ", "y": 0, "x": 0}], "id": 2},
+        {"id": 3}, {"regions": [], "id": 1}, {"regions": []}]"#;
+
+    const OBJECTS: &str = r#"[{"image_id": 1, "objects": [
+            {"synsets": ["tree.n.01"], "h": 10, "object_id": 5, "merged_object_ids": [], "names": ["tree"], "w": 10, "y": 0, "x": 30},
+            {"h": 10, "names": [], "w": 10, "y": 0, "x": 30},
+            {"h": 10, "names": ["sky"], "w": 10, "y": 0, "x": 300}], "image_url": "u"},
+        {"image_id": 50, "objects": []}]"#;
+
+    const SIZES: &str = r#"[{"width": 40, "url": "u", "height": 20, "image_id": 1, "id": 12345}]"#;
+
+    const DATA: &str = r#"
+        source = "visual_genome"
+        [visual_genome]
+        val_fraction = 0.0
+        [visual_genome.train]
+        regions = "r.json"
+        images = ["a", "b"]
+        "#;
+
+    #[test]
+    fn regions_are_captions_and_objects_are_tags() {
+        let folder = folder(&[
+            ("r.json", REGIONS),
+            ("o.json", OBJECTS),
+            ("s.json", SIZES),
+            ("b/1.jpg", "40x20"),
+        ]);
+        for sizes in ["", "image_data = \"s.json\""] {
+            let source = open(&folder, &format!("{DATA}objects = \"o.json\"\n{sizes}"));
+            let source = source.unwrap();
+            assert_eq!(captions(&*source, Split::Train), [["the clock", "a tree"]]);
+            let mut rejected = vec![
+                ("r.json#regions", 2, "NaN"),
+                ("r.json#regions", 4, "empty text"),
+                ("r.json", 3, "no array `regions`"),
+                ("r.json", 4, "a second picture with the id 1"),
+                ("r.json", 5, "image_id"),
+                ("o.json#objects", 2, "no name"),
+                ("o.json#objects", 3, "outside of the picture"),
+                ("r.json", 2, "no usable text"),
+            ];
+            if sizes.is_empty() {
+                rejected.retain(|item| !item.2.starts_with("outside"));
+                let found = source.sample(Split::Train, 0).unwrap_err();
+                assert!(
+                    found.reason.contains("outside of the picture of 40 x 20"),
+                    "{found}"
+                );
+            } else {
+                let sample = source.sample(Split::Train, 0).unwrap();
+                assert_eq!(sample.tags, ["tree"]);
+                assert_eq!(sample.boxes, [[0.75, 0.0, 1.0, 0.5]]);
+            }
+            assert_rejected(&*source, &rejected);
+        }
+    }
+
+    #[test]
+    fn regions_are_cut_out() {
+        let folder = folder(&[("r.json", REGIONS), ("s.json", SIZES), ("a/1.jpg", "80x40")]);
+        let data = format!("{DATA}use_as = \"crops\"\nimage_data = \"s.json\"\n");
+        let source = open(&folder, &data).unwrap();
+        assert_eq!(
+            captions(&*source, Split::Train),
+            [["the clock"], ["a tree"]]
+        );
+        // The picture is twice as large as listed; red counts columns, green rows.
+        let first = source.image(Split::Train, 0).unwrap().unwrap();
+        assert_eq!(
+            (first.dimensions(), first.get_pixel(0, 0).0),
+            ((40, 20), [0, 20, 7])
+        );
+        let second = source.image(Split::Train, 1).unwrap().unwrap();
+        assert_eq!(
+            (second.dimensions(), second.get_pixel(0, 0).0),
+            ((20, 20), [60, 0, 7])
+        );
+        assert_eq!(source.place(Split::Train, 1).line, 3);
+        assert!(source.image_bytes(Split::Train, 0).unwrap().is_none());
+        let both = format!("{data}objects = \"o.json\"\n");
+        let message = message(open(&folder, &both));
+        assert!(
+            message.contains("`data.visual_genome.train.objects`"),
+            "{message}"
+        );
+    }
+}

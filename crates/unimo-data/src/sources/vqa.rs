@@ -1,0 +1,337 @@
+//! Questions about pictures: VQAv2 and everything written like it, or a plain list.
+//!
+//! ```toml
+//! [data]
+//! source = "vqa"
+//!
+//! [data.vqa.train]
+//! questions = "v2_OpenEnded_mscoco_train2014_questions.json"
+//! annotations = "v2_mscoco_train2014_annotations.json"
+//! images = "train2014"
+//! image = "COCO_train2014_{id:12}.jpg"
+//!
+//! [data.vqa.val]
+//! questions = "val/questions.json"
+//! images = "val/images"
+//! image = "{id}.png"
+//! ```
+//!
+//! `questions` is either an object with the array `questions`, whose answers stand in `annotations`, or a plain list
+//! `[[question, answer, image id], ...]`. `image` is the picture's name, in which `{id:12}` stands for the image id with zeros up
+//! to 12 digits. A sample is a picture with all its questions. The questions are its captions, so that pre-training reads them;
+//! each comes with its most common answer, and, where `annotations` has them, with all that were given. Without `annotations`
+//! questions have no answers. In errors the line is the number of the question or of the annotation, from 1.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::DataError;
+use crate::sources::json::{each_of_file, id, parse};
+use crate::sources::listed::{Held, Listed, New, Part, Parts, given, spaced};
+use crate::sources::template::Template;
+
+/// `[data.vqa]`.
+pub type VqaConfig = Parts<VqaPart>;
+
+/// `[data.vqa.train]`: the files of one split.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VqaPart {
+    /// The questions, or the plain list.
+    pub questions: PathBuf,
+    /// The answers; a plain list has them itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub annotations: Option<PathBuf>,
+    /// Folder of the pictures.
+    pub images: PathBuf,
+    /// A picture's name; `{id}` is its image id.
+    pub image: String,
+}
+
+#[derive(Deserialize)]
+struct Asked {
+    #[serde(deserialize_with = "id")]
+    question_id: String,
+    #[serde(deserialize_with = "id")]
+    image_id: String,
+    question: String,
+}
+
+#[derive(Deserialize)]
+struct Annotation {
+    #[serde(deserialize_with = "id")]
+    question_id: String,
+    multiple_choice_answer: Option<String>,
+    #[serde(default)]
+    answers: Vec<Answer>,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    answer: String,
+}
+
+#[derive(Deserialize)]
+struct Plain(String, String, #[serde(deserialize_with = "id")] String);
+
+/// Answers to a question, and the number of their annotation.
+struct Answered {
+    number: u64,
+    answer: String,
+    all: Vec<String>,
+}
+
+impl Part for VqaPart {
+    const NAME: &'static str = "questions";
+
+    fn validate(&self, table: &str) -> Result<(), DataError> {
+        given(table, "questions", &self.questions, "a JSON file")?;
+        if let Some(annotations) = &self.annotations {
+            given(table, "annotations", annotations, "a JSON file")?;
+        }
+        given(table, "images", &self.images, "a folder of pictures")?;
+        self.template(table).map(|_| ())
+    }
+
+    fn paths(&mut self) -> Vec<&mut PathBuf> {
+        let mut paths = vec![&mut self.questions, &mut self.images];
+        paths.extend(self.annotations.as_mut());
+        paths
+    }
+
+    fn read(&self, table: &mut Listed, held: Held) -> Result<(), DataError> {
+        let template = self.template("data.vqa")?;
+        let mut answers = self.read_answers(table)?;
+        let file = table.file(&self.questions);
+        let folders = table.folders(vec![self.images.clone()]);
+        let mut rows = HashMap::new();
+        each_of_file(
+            &self.questions,
+            &["", "questions"],
+            &mut |key, number, bytes| {
+                let asked = bytes.and_then(|bytes| {
+                    if key.is_empty() {
+                        let Plain(question, answer, image) = parse(bytes)?;
+                        let answer = spaced(&answer).ok_or("empty answer")?;
+                        return Ok((question, image, Some((answer, Vec::new()))));
+                    }
+                    let asked: Asked = parse(bytes)?;
+                    let answer = match &mut answers {
+                        None => None,
+                        Some(answers) => {
+                            let found = answers.remove(&asked.question_id);
+                            let found = found.ok_or_else(|| {
+                                format!(
+                                    "no annotation is left for the question id {}",
+                                    asked.question_id
+                                )
+                            })?;
+                            Some((found.answer, found.all))
+                        }
+                    };
+                    Ok((asked.question, asked.image_id, answer))
+                });
+                let used = asked.and_then(|(question, image, answer)| {
+                    if spaced(&question).is_none() {
+                        return Err("empty question".to_owned());
+                    }
+                    let row = *rows.entry(image).or_insert_with_key(|image| {
+                        let image = template.fill(&[image]);
+                        table.row(New {
+                            file,
+                            line: number,
+                            folders,
+                            image: &image,
+                            second: None,
+                            size: None,
+                            val: held.out(&image),
+                        })
+                    });
+                    let (answer, all) = answer.unzip();
+                    table.question(row, &question, answer.as_deref(), &all.unwrap_or_default())
+                });
+                if let Err(reason) = used {
+                    table.reject(file, number, reason);
+                }
+            },
+        )?;
+        if let (Some(path), Some(answers)) = (&self.annotations, answers) {
+            let file = table.file(path);
+            let mut left: Vec<_> = answers.into_iter().collect();
+            left.sort_by_key(|(_, answered)| answered.number);
+            for (question, answered) in left {
+                let reason = format!("no question has the id {question}");
+                table.reject(file, answered.number, reason);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl VqaPart {
+    fn template(&self, table: &str) -> Result<Template, DataError> {
+        Template::parse(&self.image, &["id"]).map_err(|reason| {
+            DataError::config(
+                format!("{table}.image"),
+                format!("{:?}: {reason}", self.image),
+                "a name with {id}, such as `COCO_train2014_{id:12}.jpg`",
+            )
+        })
+    }
+
+    fn read_answers(
+        &self,
+        table: &mut Listed,
+    ) -> Result<Option<HashMap<String, Answered>>, DataError> {
+        let Some(path) = &self.annotations else {
+            return Ok(None);
+        };
+        let file = table.file(path);
+        let mut answers: HashMap<String, Answered> = HashMap::new();
+        each_of_file(path, &["annotations"], &mut |_, number, bytes| {
+            let used = bytes.and_then(parse::<Annotation>).and_then(|found| {
+                let all: Vec<String> = found
+                    .answers
+                    .iter()
+                    .filter_map(|answer| spaced(&answer.answer))
+                    .collect();
+                let answer = found
+                    .multiple_choice_answer
+                    .as_deref()
+                    .and_then(spaced)
+                    .or_else(|| most_common(&all))
+                    .ok_or("no answer")?;
+                if answers.contains_key(&found.question_id) {
+                    return Err(format!(
+                        "a second annotation of the question id {}",
+                        found.question_id
+                    ));
+                }
+                let answered = Answered {
+                    number,
+                    answer,
+                    all,
+                };
+                answers.insert(found.question_id, answered);
+                Ok(())
+            });
+            if let Err(reason) = used {
+                table.reject(file, number, reason);
+            }
+        })?;
+        Ok(Some(answers))
+    }
+}
+
+/// The first of the most common answers.
+fn most_common(all: &[String]) -> Option<String> {
+    let count = |answer: &String| all.iter().filter(|other| *other == answer).count();
+    // `max_by_key` takes the last of equals.
+    all.iter().rev().max_by_key(|answer| count(answer)).cloned()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::source::Split;
+    use crate::sources::fixtures::{assert_rejected, captions, folder, message, open};
+
+    const QUESTIONS: &str = r#"{"task_type": "Open-Ended", "questions": [
+        {"image_id": 42, "question": "What is it?", "question_id": 42000},
+        {"image_id": 7, "question": "How many?", "question_id": 7000},
+        {"image_id": 42, "question": "Is it red?", "question_id": 42001},
+        {"image_id": 42, "question": "Unanswered?", "question_id": 42002},
+        {"image_id": 42, "question": "", "question_id": 42003},
+        {"image_id": [], "question": "x", "question_id": 1}]}"#;
+
+    const ANNOTATIONS: &str = r#"{"annotations": [
+        {"question_id": 42000, "multiple_choice_answer": "net", "answer_type": "other",
+         "answers": [{"answer": "net", "answer_id": 1}, {"answer": "a net", "answer_id": 2}, {"answer": "net", "answer_id": 3}]},
+        {"question_id": 42001, "answers": [{"answer": "no"}, {"answer": "yes"}, {"answer": "yes"}]},
+        {"question_id": 7000, "multiple_choice_answer": "2", "answers": []},
+        {"question_id": 42003, "multiple_choice_answer": "x", "answers": []},
+        {"question_id": 999, "multiple_choice_answer": "x", "answers": []},
+        {"question_id": 42001, "multiple_choice_answer": "x", "answers": []},
+        {"question_id": 42002, "answers": []}]}"#;
+
+    const DATA: &str = r#"
+        source = "vqa"
+        [vqa]
+        val_fraction = 0.0
+        [vqa.train]
+        questions = "q.json"
+        images = "i"
+        "#;
+
+    #[test]
+    fn questions_meet_their_answers() {
+        let folder = folder(&[
+            ("q.json", QUESTIONS),
+            ("a.json", ANNOTATIONS),
+            ("i/COCO_000000000042.jpg", "2x2"),
+        ]);
+        let data = format!("{DATA}annotations = \"a.json\"\nimage = \"COCO_{{id:12}}.jpg\"\n");
+        let source = open(&folder, &data).unwrap();
+        assert_eq!(
+            captions(&*source, Split::Train),
+            [vec!["What is it?", "Is it red?"], vec!["How many?"]]
+        );
+        let sample = source.sample(Split::Train, 0).unwrap();
+        let pair = |question: &str, answer: &str| (question.to_owned(), answer.to_owned());
+        assert_eq!(
+            sample.questions,
+            [pair("What is it?", "net"), pair("Is it red?", "yes")]
+        );
+        assert_eq!(
+            sample.answers,
+            [["net", "a net", "net"], ["no", "yes", "yes"]]
+        );
+        assert_rejected(
+            &*source,
+            &[
+                ("a.json", 6, "a second annotation of the question id 42001"),
+                ("a.json", 7, "no answer"),
+                (
+                    "q.json",
+                    4,
+                    "no annotation is left for the question id 42002",
+                ),
+                ("q.json", 5, "empty question"),
+                ("q.json", 6, "identifier"),
+                ("a.json", 5, "no question has the id 999"),
+            ],
+        );
+        let unanswered = open(&folder, &format!("{DATA}image = \"{{id}}.jpg\"\n")).unwrap();
+        assert_eq!(unanswered.captions(Split::Train, 0).unwrap().len(), 3);
+    }
+
+    #[test]
+    fn a_plain_list_has_its_answers() {
+        let list = r#"[["what?", "triangle", 0], ["where?", "", 0], ["who?", "no", "x"], ["why?", 3, 1], ["how?", "red", 0], 5]"#;
+        let folder = folder(&[("q.json", list), ("i/0.png", "2x2")]);
+        let source = open(&folder, &format!("{DATA}image = \"{{id}}.png\"\n")).unwrap();
+        assert_eq!(
+            captions(&*source, Split::Train),
+            [vec!["what?", "how?"], vec!["who?"]]
+        );
+        let sample = source.sample(Split::Train, 0).unwrap();
+        assert_eq!(sample.questions[1], ("how?".to_owned(), "red".to_owned()));
+        assert!(sample.answers.is_empty());
+        assert_rejected(
+            &*source,
+            &[
+                ("q.json", 2, "empty answer"),
+                ("q.json", 4, "invalid type"),
+                ("q.json", 6, "invalid type"),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_name_without_the_id_is_refused() {
+        let folder = folder(&[("q.json", QUESTIONS)]);
+        let message = message(open(&folder, &format!("{DATA}image = \"x.jpg\"\n")));
+        assert!(message.contains("`data.vqa.train.image`"), "{message}");
+    }
+}
