@@ -28,6 +28,7 @@ use crate::source::{Limits, Source, SourceConfig};
 use crate::sources::mixture::MixtureConfig;
 use crate::sources::pairs::PairsConfig;
 use crate::sources::scenes::ScenesConfig;
+use crate::sources::webdataset::WebDatasetConfig;
 
 /// Makes [`DataConfig`], [`SourceKind`] and [`AnySource`] from the list of sources below.
 macro_rules! sources {
@@ -170,6 +171,8 @@ sources! {
     pairs Pairs(PairsConfig);
     /// Generated pictures of shapes with captions that are true of them.
     scenes Scenes(ScenesConfig);
+    /// Samples in tar files, local or remote.
+    webdataset Webdataset(WebDatasetConfig);
     /// Several sources as one.
     mixture Mixture(MixtureConfig);
 }

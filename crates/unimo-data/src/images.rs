@@ -64,15 +64,20 @@ const FILE_BYTES_FREE: u64 = 16 << 20;
 /// Bytes that a decoder may hold per allowed pixel: 16-bit RGBA twice.
 const DECODER_BYTES_PER_PIXEL: u64 = 16;
 
+/// Bytes that the file of a picture may have.
+pub(crate) fn largest_file(max_pixels: u64) -> u64 {
+    max_pixels
+        .saturating_mul(FILE_BYTES_PER_PIXEL)
+        .saturating_add(FILE_BYTES_FREE)
+}
+
 /// Reads a picture; see [`decode`].
 ///
 /// # Errors
 ///
 /// The reason, as it is listed for the skipped sample.
 pub fn read(path: &Path, max_pixels: u64) -> Result<RgbImage, String> {
-    let limit = max_pixels
-        .saturating_mul(FILE_BYTES_PER_PIXEL)
-        .saturating_add(FILE_BYTES_FREE);
+    let limit = largest_file(max_pixels);
     let read = || -> std::io::Result<Vec<u8>> {
         // Opening a pipe would wait for a writer, so the kind of file is asked for first.
         if !std::fs::metadata(path)?.is_file() {
@@ -323,6 +328,20 @@ pub fn thumbnail(picture: &RgbImage, side: u32) -> RgbImage {
     let share = f64::from(side) / f64::from(width.max(height).max(1));
     let scaled = |side: u32| ((f64::from(side) * share).round() as u32).max(1);
     image::imageops::thumbnail(picture, scaled(width), scaled(height))
+}
+
+/// A picture with its shorter side brought down to `side` pixels, the longer one in proportion; none if it is that small.
+pub(crate) fn shrink(picture: &RgbImage, side: u32) -> Result<Option<RgbImage>, String> {
+    let (width, height) = picture.dimensions();
+    let short = width.min(height);
+    if short <= side {
+        return Ok(None);
+    }
+    let scaled = |long: u32| {
+        let (long, short, side) = (u64::from(long), u64::from(short), u64::from(side));
+        ((long * side + short / 2) / short).max(1) as u32
+    };
+    resize(picture, scaled(width), scaled(height), Filter::Bicubic).map(Some)
 }
 
 /// The size to which `BridgeTowerImageProcessor` brings a picture, width first.

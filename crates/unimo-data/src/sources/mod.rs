@@ -3,3 +3,4 @@
 pub mod mixture;
 pub mod pairs;
 pub mod scenes;
+pub mod webdataset;
