@@ -27,6 +27,7 @@ use crate::images::{Filter, ImageSpec, Resize};
 use crate::source::{Limits, Source, SourceConfig};
 use crate::sources::mixture::MixtureConfig;
 use crate::sources::pairs::PairsConfig;
+use crate::sources::parquet::ParquetConfig;
 use crate::sources::scenes::ScenesConfig;
 use crate::sources::webdataset::WebDatasetConfig;
 
@@ -173,6 +174,8 @@ sources! {
     scenes Scenes(ScenesConfig);
     /// Samples in tar files, local or remote.
     webdataset Webdataset(WebDatasetConfig);
+    /// Parquet files, as the Hugging Face hub has them.
+    parquet Parquet(ParquetConfig);
     /// Several sources as one.
     mixture Mixture(MixtureConfig);
 }

@@ -11,6 +11,8 @@ mod order;
 pub mod pack;
 pub mod plan;
 pub mod processor;
+#[cfg(feature = "remote")]
+mod remote;
 pub mod shards;
 pub mod skip;
 pub mod source;

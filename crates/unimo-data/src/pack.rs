@@ -20,7 +20,7 @@ use crate::eval_set::parallel;
 use crate::images;
 use crate::shards::{self, IndexHeader, Item, Member, MemberKind, MemberLimits};
 use crate::source::{Sample, Source, Split};
-use crate::storage::{self, Object};
+use crate::storage::{self, LocalFile, Object, RemoteConfig, Storage};
 use crate::unpack::{Summed, write_whole};
 
 /// The file that lists the shards of a folder.
@@ -304,10 +304,11 @@ impl Packer<'_> {
     /// A shard that an earlier run wrote, if it is whole.
     fn kept(&self, file: &str, next: usize) -> Result<Option<Shard>, DataError> {
         let path = self.folder.join(file);
-        let Ok(object) = storage::open(&path) else {
+        let Ok(object) = LocalFile::open(&path) else {
             return Ok(None);
         };
-        let Ok(Some((header, items))) = shards::read_index(&path, object.size()) else {
+        let index = shards::read_index(&local(), &path, object.size());
+        let Ok(Some((header, items))) = index else {
             return Ok(None);
         };
         if header.made_from != self.made_from {
@@ -322,7 +323,7 @@ impl Packer<'_> {
         let (first, end) = header.range;
         let sound = first == next
             && (next + 1..=self.source.len(self.split)).contains(&end)
-            && checksum(&*object).is_ok_and(|crc| crc == header.shard_crc32c);
+            && checksum(&object).is_ok_and(|crc| crc == header.shard_crc32c);
         if !sound {
             return Ok(None);
         }
@@ -516,18 +517,23 @@ fn checksum(object: &dyn Object) -> Result<u32, String> {
     }
 }
 
+/// What is packed is written and verified on local disks.
+fn local() -> Storage {
+    Storage::new(&RemoteConfig::default())
+}
+
 /// Reads an `index.json`, at a path or URL.
 ///
 /// # Errors
 ///
 /// It cannot be read or is no index of packed shards.
-pub fn read_pack(path: &Path) -> Result<PackIndex, DataError> {
+pub fn read_pack(storage: &Storage, path: &Path) -> Result<PackIndex, DataError> {
     let manifest = |reason| DataError::Manifest {
         path: path.to_owned(),
         reason,
     };
     let read = || {
-        let object = storage::open(path)?;
+        let object = storage.open(path)?;
         parse_pack(&storage::read_all(&*object, LARGEST_PACK_INDEX)?)
     };
     read().map_err(manifest)
@@ -565,7 +571,7 @@ pub fn parse_pack(bytes: &[u8]) -> Result<PackIndex, String> {
 ///
 /// What is missing or damaged, every shard named.
 pub fn verify_pack(folder: &Path) -> Result<PackIndex, DataError> {
-    let index = read_pack(&folder.join(INDEX))?;
+    let index = read_pack(&local(), &folder.join(INDEX))?;
     let results = parallel(0..index.shards.len(), |at| {
         verify_shard(folder, &index.shards[at])
     });
@@ -591,7 +597,7 @@ pub fn verify_pack(folder: &Path) -> Result<PackIndex, DataError> {
 
 fn verify_shard(folder: &Path, shard: &PackedShard) -> Result<(), String> {
     let path = folder.join(&shard.file);
-    let object = storage::open(&path)?;
+    let object = LocalFile::open(&path)?;
     let wrong = |what: &str| Err(format!("{}: {what}", shard.file));
     if object.size() != shard.bytes {
         return wrong(&format!(
@@ -600,21 +606,21 @@ fn verify_shard(folder: &Path, shard: &PackedShard) -> Result<(), String> {
             shard.bytes
         ));
     }
-    if checksum(&*object)? != shard.crc32c {
+    if checksum(&object)? != shard.crc32c {
         return wrong("its checksum is wrong");
     }
-    let index = storage::open(&IndexHeader::path(&path))?;
-    if checksum(&*index)? != shard.index_crc32c {
+    let index = LocalFile::open(&IndexHeader::path(&path))?;
+    if checksum(&index)? != shard.index_crc32c {
         return wrong("the checksum of its index is wrong");
     }
-    let Some((_, items)) = shards::read_index(&path, object.size())? else {
+    let Some((_, items)) = shards::read_index(&local(), &path, object.size())? else {
         return wrong("its index is absent");
     };
     let all = MemberLimits {
         image: u64::MAX,
         text: u64::MAX,
     };
-    if items.len() != shard.samples || shards::scan(&*object, all).items != items {
+    if items.len() != shard.samples || shards::scan(&object, all).items != items {
         return wrong("its index does not say what it holds");
     }
     Ok(())

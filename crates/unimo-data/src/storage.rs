@@ -5,6 +5,11 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
+use crate::config::range;
+use crate::error::DataError;
+
 /// Something that is read in pieces.
 pub trait Object: Send + Sync {
     /// As it is called in errors: a path or a URL.
@@ -28,16 +33,83 @@ pub fn is_remote(location: &Path) -> bool {
         .is_some_and(|location| location.contains("://"))
 }
 
-/// Opens an object by its path or URL.
-///
-/// # Errors
-///
-/// The reason, with the object's name.
-pub fn open(location: &Path) -> Result<Arc<dyn Object>, String> {
-    if is_remote(location) {
-        return Err(format!("{}: only local files are read", location.display()));
+/// `[data.webdataset.remote]`, `[data.parquet.remote]`: how objects behind URLs are read.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RemoteConfig {
+    /// Longest that one request may take, in seconds.
+    pub timeout_s: f64,
+    /// How often a request that failed is repeated, after 0.1 s, 0.2 s, 0.4 s and so on, at most 10 s.
+    pub retries: u32,
+    /// Bytes that are asked for at once, in mebibytes.
+    pub block_mb: usize,
+    /// Bytes that are kept in memory, in mebibytes.
+    pub cache_mb: usize,
+}
+
+impl Default for RemoteConfig {
+    fn default() -> Self {
+        Self {
+            timeout_s: 30.0,
+            retries: 6,
+            block_mb: 1,
+            cache_mb: 256,
+        }
     }
-    Ok(Arc::new(LocalFile::open(location)?))
+}
+
+impl RemoteConfig {
+    /// Checks every value.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::Config`] naming the key, what was found and what is allowed.
+    pub fn validate(&self, table: &str) -> Result<(), DataError> {
+        let key = |name: &str| format!("{table}.{name}");
+        if !(self.timeout_s > 0.0 && self.timeout_s <= 3600.0) {
+            let allowed = "a number of seconds above 0, at most 3600";
+            return Err(DataError::config(key("timeout_s"), self.timeout_s, allowed));
+        }
+        range(&key("retries"), self.retries as usize, 0, 100)?;
+        range(&key("block_mb"), self.block_mb, 1, 64)?;
+        range(&key("cache_mb"), self.cache_mb, 2 * self.block_mb, 1 << 20)
+    }
+}
+
+/// Opens objects by path or URL. What lies behind URLs shares connections and a cache.
+pub struct Storage {
+    #[cfg(feature = "remote")]
+    remote: crate::remote::Remote,
+}
+
+impl Storage {
+    /// Storage with the given settings. Nothing is started before a URL is opened.
+    pub fn new(config: &RemoteConfig) -> Self {
+        #[cfg(not(feature = "remote"))]
+        let _ = config;
+        Self {
+            #[cfg(feature = "remote")]
+            remote: crate::remote::Remote::new(config.clone()),
+        }
+    }
+
+    /// Opens an object by its path or URL.
+    ///
+    /// # Errors
+    ///
+    /// The reason, with the object's name.
+    pub fn open(&self, location: &Path) -> Result<Arc<dyn Object>, String> {
+        if !is_remote(location) {
+            return Ok(Arc::new(LocalFile::open(location)?));
+        }
+        #[cfg(feature = "remote")]
+        return self.remote.open(&location.to_string_lossy());
+        #[cfg(not(feature = "remote"))]
+        Err(format!(
+            "{}: this program was built without the cargo feature `remote` and reads local files only",
+            location.display()
+        ))
+    }
 }
 
 /// A local file. It is opened for every read: thousands of shards are more than a process may hold open.
@@ -115,9 +187,13 @@ pub(crate) struct Stream<'a> {
 
 impl<'a> Stream<'a> {
     pub(crate) fn new(object: &'a dyn Object) -> Self {
+        Self::from(object, 0)
+    }
+
+    pub(crate) fn from(object: &'a dyn Object, offset: u64) -> Self {
         Self {
             object,
-            offset: 0,
+            offset,
             piece: Vec::new(),
             used: 0,
         }
@@ -203,7 +279,8 @@ mod tests {
         let path = folder.path().join("a.bin");
         let bytes: Vec<u8> = (0..3_000_000u32).map(|i| (i / 7) as u8).collect();
         std::fs::write(&path, &bytes).unwrap();
-        let object = open(&path).unwrap();
+        let storage = Storage::new(&RemoteConfig::default());
+        let object = storage.open(&path).unwrap();
         assert_eq!(object.size(), bytes.len() as u64);
         assert_eq!(
             object.read(1_234_567, 89).unwrap(),
@@ -218,7 +295,13 @@ mod tests {
         assert!(message.contains("a.bin at byte 2999990"), "{message}");
         std::fs::remove_file(&path).unwrap();
         assert!(object.read(0, 1).unwrap_err().contains("a.bin"));
-        assert!(open(&path).err().unwrap().contains("a.bin"));
-        assert!(open(folder.path()).err().unwrap().contains("regular"));
+        assert!(storage.open(&path).err().unwrap().contains("a.bin"));
+        assert!(
+            storage
+                .open(folder.path())
+                .err()
+                .unwrap()
+                .contains("regular")
+        );
     }
 }

@@ -12,7 +12,7 @@ use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 
 use crate::error::{DataError, Place, SampleError, panic_text};
 use crate::shards::{self, IndexHeader, MemberLimits, ShardIndex};
-use crate::storage::{LocalFile, Object, Stream};
+use crate::storage::{LocalFile, Object, RemoteConfig, Storage, Stream};
 
 /// How a file is compressed, told by its first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,7 +156,7 @@ impl Cache {
 /// What was unpacked before from the very same shard.
 fn kept(path: &Path, identity: &str) -> Option<(LocalFile, ShardIndex)> {
     let unpacked = LocalFile::open(path).ok()?;
-    let (header, items) = shards::read_index(path, unpacked.size()).ok()??;
+    let (header, items) = shards::read_index(&local(), path, unpacked.size()).ok()??;
     (header.made_from == identity).then(|| {
         let index = ShardIndex {
             items,
@@ -165,6 +165,11 @@ fn kept(path: &Path, identity: &str) -> Option<(LocalFile, ShardIndex)> {
         };
         (unpacked, index)
     })
+}
+
+/// The folder is local.
+fn local() -> Storage {
+    Storage::new(&RemoteConfig::default())
 }
 
 fn unreadable(path: &Path, reason: String) -> DataError {

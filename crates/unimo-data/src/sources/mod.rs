@@ -2,5 +2,6 @@
 
 pub mod mixture;
 pub mod pairs;
+pub mod parquet;
 pub mod scenes;
 pub mod webdataset;

@@ -30,7 +30,7 @@ use crate::pack::{self, Record};
 use crate::shards::{self, Item, Member, MemberKind, MemberLimits, ShardIndex};
 use crate::source::{Limits, Sample, Source, SourceConfig, Split};
 use crate::sources::pairs::one_or_many;
-use crate::storage::{self, Object};
+use crate::storage::{self, Object, RemoteConfig, Storage};
 use crate::unpack::{Cache, Compression, Refused};
 
 /// `[data.webdataset]`: tar files.
@@ -74,6 +74,8 @@ pub struct WebDatasetConfig {
     pub cache: Option<PathBuf>,
     /// Most that the cache may hold, in gigabytes (10^9 bytes).
     pub cache_gb: f64,
+    /// How shards behind URLs are read.
+    pub remote: RemoteConfig,
 }
 
 impl Default for WebDatasetConfig {
@@ -90,11 +92,14 @@ impl Default for WebDatasetConfig {
             class_caption: "a photo of a {}".to_owned(),
             cache: None,
             cache_gb: 100.0,
+            remote: RemoteConfig::default(),
         }
     }
 }
 
-fn one_or_many_paths<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Vec<PathBuf>, D::Error> {
+pub(crate) fn one_or_many_paths<'de, D: serde::Deserializer<'de>>(
+    input: D,
+) -> Result<Vec<PathBuf>, D::Error> {
     let texts = one_or_many(input)?;
     Ok(texts.into_iter().map(PathBuf::from).collect())
 }
@@ -171,7 +176,7 @@ impl SourceConfig for WebDatasetConfig {
                 "a number of gigabytes above 0, at most 1e6",
             ));
         }
-        Ok(())
+        self.remote.validate(&key("remote"))
     }
 
     fn paths(&mut self) -> Vec<&mut PathBuf> {
@@ -279,6 +284,18 @@ struct Listed {
     path: PathBuf,
     /// Which split its samples are of; none: it is drawn.
     split: Option<Split>,
+    /// Whether it is known to have an index beside it. Behind a URL there is no telling what is absent from what fails.
+    indexed: bool,
+}
+
+impl Listed {
+    fn new(path: PathBuf, split: Option<Split>) -> Self {
+        Self {
+            indexed: !storage::is_remote(&path),
+            path,
+            split,
+        }
+    }
 }
 
 /// What a member's text holds.
@@ -294,7 +311,8 @@ impl WebDataset {
     ///
     /// A shard is not there, a compressed one cannot be unpacked, or nothing can be used.
     pub fn open(config: &WebDatasetConfig, limits: &Limits) -> Result<Self, DataError> {
-        let mut list = List::default();
+        let storage = Storage::new(&config.remote);
+        let mut list = List::new(&storage);
         list.add(&config.urls, None)?;
         list.add(&config.train, Some(Split::Train))?;
         list.add(&config.val, Some(Split::Val))?;
@@ -307,7 +325,7 @@ impl WebDataset {
             text: LARGEST_TEXT,
         };
         let opened = parallel(0..list.shards.len(), |at| {
-            open_shard(&list.shards[at].path, cache.as_ref(), most)
+            open_shard(&storage, &list.shards[at], cache.as_ref(), most)
         });
         let mut source = Self {
             shards: Vec::new(),
@@ -318,7 +336,7 @@ impl WebDataset {
             captions: config.captions && !list.without_captions,
             caption_keys: config.caption_keys.clone(),
             classes: match &config.classes {
-                Some(path) => read_classes(path)?,
+                Some(path) => read_classes(&storage, path)?,
                 None => Vec::new(),
             },
             class_caption: config.class_caption.clone(),
@@ -507,13 +525,13 @@ fn strings(value: &Value) -> Vec<&str> {
     }
 }
 
-fn read_classes(path: &Path) -> Result<Vec<String>, DataError> {
+fn read_classes(storage: &Storage, path: &Path) -> Result<Vec<String>, DataError> {
     let manifest = |reason| DataError::Manifest {
         path: path.to_owned(),
         reason,
     };
     let read = || {
-        let object = storage::open(path)?;
+        let object = storage.open(path)?;
         let bytes = storage::read_all(&*object, LARGEST_CLASSES)?;
         String::from_utf8(bytes).map_err(|_| "not valid UTF-8".to_owned())
     };
@@ -522,14 +540,23 @@ fn read_classes(path: &Path) -> Result<Vec<String>, DataError> {
 }
 
 /// The shards that patterns name.
-#[derive(Default)]
-struct List {
+struct List<'a> {
+    storage: &'a Storage,
     shards: Vec<Listed>,
     without_images: bool,
     without_captions: bool,
 }
 
-impl List {
+impl<'a> List<'a> {
+    fn new(storage: &'a Storage) -> Self {
+        Self {
+            storage,
+            shards: Vec::new(),
+            without_images: false,
+            without_captions: false,
+        }
+    }
+
     fn add(&mut self, patterns: &[PathBuf], split: Option<Split>) -> Result<(), DataError> {
         for pattern in patterns {
             let wrong = |reason| DataError::Manifest {
@@ -550,7 +577,7 @@ impl List {
                     false if path.file_name().is_some_and(|name| name == pack::INDEX) => {
                         self.packed(&path, split)?;
                     }
-                    false => self.shards.push(Listed { path, split }),
+                    false => self.shards.push(Listed::new(path, split)),
                 }
                 if self.shards.len() > MOST_SHARDS {
                     return Err(wrong(format!("more than {MOST_SHARDS} shards")));
@@ -593,35 +620,46 @@ impl List {
             });
         }
         paths.sort();
-        let listed = paths.into_iter().map(|path| Listed { path, split });
+        let listed = paths.into_iter().map(|path| Listed::new(path, split));
         self.shards.extend(listed);
         Ok(())
     }
 
     fn packed(&mut self, path: &Path, split: Option<Split>) -> Result<(), DataError> {
-        let index = pack::read_pack(path)?;
+        let index = pack::read_pack(self.storage, path)?;
         self.without_images |= !index.images;
         self.without_captions |= !index.captions;
-        let folder = path.parent().unwrap_or(Path::new(""));
-        self.shards
-            .extend(index.shards.into_iter().map(|shard| Listed {
-                path: folder.join(shard.file),
-                split,
-            }));
+        let beside = |file: &str| match storage::is_remote(path) {
+            // The separator of URLs is the same everywhere.
+            true => {
+                let text = path.to_string_lossy();
+                let folder = text.rsplit_once('/').map_or("", |(folder, _)| folder);
+                PathBuf::from(format!("{folder}/{file}"))
+            }
+            false => path.with_file_name(file),
+        };
+        let shards = index.shards.iter().map(|shard| Listed {
+            path: beside(&shard.file),
+            split,
+            indexed: true,
+        });
+        self.shards.extend(shards);
         Ok(())
     }
 }
 
 fn open_shard(
-    path: &Path,
+    storage: &Storage,
+    listed: &Listed,
     cache: Option<&Cache>,
     limits: MemberLimits,
 ) -> Result<(Shard, ShardIndex), DataError> {
+    let path = &*listed.path;
     let wrong = |reason| DataError::Manifest {
         path: path.to_owned(),
         reason,
     };
-    let object = storage::open(path).map_err(wrong)?;
+    let object = storage.open(path).map_err(wrong)?;
     let name = object.name().to_owned();
     if let Some(compression) = Compression::of(&*object).map_err(wrong)? {
         let cache = cache.ok_or_else(|| {
@@ -648,7 +686,11 @@ fn open_shard(
         let object = Arc::new(unpacked);
         return Ok((Shard { name, object }, index));
     }
-    let index = match shards::read_index(path, object.size()) {
+    let index = match listed.indexed {
+        true => shards::read_index(storage, path, object.size()),
+        false => Ok(None),
+    };
+    let index = match index {
         Ok(Some((header, items))) => ShardIndex {
             items,
             rejected: header.rejected,
