@@ -676,7 +676,7 @@ mod tests {
             (Fault::Drop, ""),
             (Fault::Truncate, ""),
             (Fault::Vanish, "not found"),
-            (Fault::IgnoreRange, "non-partial"),
+            (Fault::IgnoreRange, "Range request not supported"),
             (Fault::WrongRange, "ends after 500 of 1000"),
         ] {
             let server = serve(vec![("a", content(1000))], fault, usize::MAX);

@@ -156,7 +156,7 @@ pub use rows::Rows;
 mod rows {
     use std::collections::HashSet;
     use std::panic::{AssertUnwindSafe, catch_unwind};
-    use std::path::{Path, PathBuf};
+    use std::path::PathBuf;
     use std::sync::Arc;
 
     use arrow_array::cast::AsArray;
@@ -740,6 +740,7 @@ mod rows {
         use parquet::basic::Compression;
         use parquet::file::properties::WriterProperties;
         use std::io::Cursor;
+        use std::path::Path;
 
         const LIMITS: Limits = Limits {
             max_pixels: 1_000_000,
