@@ -24,8 +24,9 @@ use serde::{Deserialize, Serialize};
 use crate::augment::AugmentConfig;
 use crate::error::DataError;
 use crate::images::{Filter, ImageSpec, Resize};
+use crate::pack;
 use crate::plan::Shuffle;
-use crate::source::{Limits, Source, SourceConfig};
+use crate::source::{Limits, Source, SourceConfig, Split};
 use crate::sources::coco::CocoConfig;
 use crate::sources::conceptual::ConceptualConfig;
 use crate::sources::images::ImagesConfig;
@@ -34,12 +35,14 @@ use crate::sources::mixture::MixtureConfig;
 use crate::sources::nlvr::NlvrConfig;
 use crate::sources::pairs::PairsConfig;
 use crate::sources::parallel::ParallelConfig;
+use crate::sources::parquet::ParquetConfig;
 use crate::sources::refcoco::RefcocoConfig;
 use crate::sources::scenes::ScenesConfig;
 use crate::sources::snli_ve::SnliVeConfig;
 use crate::sources::texts::TextsConfig;
 use crate::sources::visual_genome::VisualGenomeConfig;
 use crate::sources::vqa::VqaConfig;
+use crate::sources::webdataset::WebDatasetConfig;
 
 /// Makes [`DataConfig`], [`SourceKind`] and [`AnySource`] from the list of sources below.
 macro_rules! sources {
@@ -210,6 +213,10 @@ sources! {
     texts Texts(TextsConfig);
     /// The same texts in several languages, without pictures.
     parallel Parallel(ParallelConfig);
+    /// Samples in tar files, local or remote.
+    webdataset Webdataset(WebDatasetConfig);
+    /// Parquet files, as the Hugging Face hub has them.
+    parquet Parquet(ParquetConfig);
     /// Several sources as one.
     mixture Mixture(MixtureConfig);
 }
@@ -357,6 +364,45 @@ impl DataConfig {
         }
     }
 
+    /// Chooses the source for what lies at a path, which becomes its path: tar shards or a folder of them, Parquet files or a
+    /// folder of them, a folder of pictures, else a list of pairs. Other settings in the source's table stay.
+    pub fn take_from(&mut self, path: PathBuf) {
+        let name = path.to_string_lossy().to_ascii_lowercase();
+        let ends = |ends: &[&str]| ends.iter().any(|end| name.ends_with(end));
+        let holds = |extension: &str| {
+            let entries = std::fs::read_dir(&path).into_iter().flatten().flatten();
+            let mut paths = entries.map(|entry| entry.path());
+            paths.any(|path| path.extension().is_some_and(|e| e == extension))
+        };
+        let splits = [Split::Train, Split::Val].map(|split| path.join(split.name()));
+        if splits[0].join(pack::INDEX).is_file() {
+            let [train, val] = splits;
+            let table = self.webdataset.get_or_insert_default();
+            table.urls = Vec::new();
+            table.val = val.is_dir().then_some(val).into_iter().collect();
+            table.train = vec![train];
+            self.source = SourceKind::Webdataset;
+        } else if ends(&[".tar", ".tgz", ".tar.gz", ".tar.zst"]) || holds("tar") {
+            self.webdataset.get_or_insert_default().urls = vec![path];
+            self.source = SourceKind::Webdataset;
+        } else if ends(&[".parquet"]) {
+            self.parquet.get_or_insert_default().train = vec![path];
+            self.source = SourceKind::Parquet;
+        } else if holds("parquet") {
+            self.parquet.get_or_insert_default().path = Some(path);
+            self.source = SourceKind::Parquet;
+        } else if path.is_dir() {
+            self.images = Some(ImagesConfig::new(path));
+            self.source = SourceKind::Images;
+        } else {
+            match &mut self.pairs {
+                Some(pairs) => pairs.path = path,
+                none => *none = Some(PairsConfig::new(path)),
+            }
+            self.source = SourceKind::Pairs;
+        }
+    }
+
     /// How pictures become pixels for the model.
     pub fn image_spec(&self) -> ImageSpec {
         ImageSpec {
@@ -445,6 +491,31 @@ mod tests {
             rebased.pairs.unwrap().path,
             Path::new("base").join("a/pairs.jsonl")
         );
+    }
+
+    #[test]
+    fn a_path_says_what_it_holds() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = |name: &str, file: &str| {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.join(file).parent().unwrap()).unwrap();
+            std::fs::write(path.join(file), "").unwrap();
+            path
+        };
+        for (path, kind) in [
+            (place("packed", "train/index.json"), SourceKind::Webdataset),
+            (place("tars", "0.tar"), SourceKind::Webdataset),
+            ("s3://b/{0..9}.tar".into(), SourceKind::Webdataset),
+            (place("hub", "train-0.parquet"), SourceKind::Parquet),
+            ("a.parquet".into(), SourceKind::Parquet),
+            (place("photos", "a.jpg"), SourceKind::Images),
+            ("pairs.jsonl".into(), SourceKind::Pairs),
+        ] {
+            let mut config = DataConfig::default();
+            config.take_from(path.clone());
+            assert_eq!(config.source, kind, "{}", path.display());
+            config.validate().unwrap();
+        }
     }
 
     #[test]

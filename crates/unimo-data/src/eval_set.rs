@@ -252,7 +252,7 @@ impl std::fmt::Debug for EvalSet {
 }
 
 /// `work` of every number in a range, in order, on all cores.
-fn parallel<T: Send>(range: Range<usize>, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
+pub(crate) fn parallel<T: Send>(range: Range<usize>, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     let next = AtomicUsize::new(range.start);
     let take = || {

@@ -90,6 +90,13 @@ const FILE_BYTES_FREE: u64 = 16 << 20;
 /// Bytes that a decoder may hold per allowed pixel: 16-bit RGBA twice.
 const DECODER_BYTES_PER_PIXEL: u64 = 16;
 
+/// Bytes that the file of a picture may have.
+pub(crate) fn largest_file(max_pixels: u64) -> u64 {
+    max_pixels
+        .saturating_mul(FILE_BYTES_PER_PIXEL)
+        .saturating_add(FILE_BYTES_FREE)
+}
+
 /// Reads a picture; see [`decode`].
 ///
 /// # Errors
@@ -120,9 +127,7 @@ pub fn read_file(path: &Path, max_pixels: u64) -> Result<(Vec<u8>, &'static str)
 
 /// A file of a size that a picture of so many pixels may have.
 fn bytes_of(path: &Path, max_pixels: u64) -> Result<Vec<u8>, String> {
-    let limit = max_pixels
-        .saturating_mul(FILE_BYTES_PER_PIXEL)
-        .saturating_add(FILE_BYTES_FREE);
+    let limit = largest_file(max_pixels);
     let read = || -> std::io::Result<Vec<u8>> {
         // Opening a pipe would wait for a writer, so the kind of file is asked for first.
         if !std::fs::metadata(path)?.is_file() {
@@ -339,13 +344,7 @@ impl ImageSpec {
                 let share = f64::from(side) / f64::from(width.max(height).max(1));
                 let scaled = |side: u32| ((f64::from(side) * share).round() as u32).max(1);
                 let (width, height) = (scaled(width), scaled(height));
-                resize(
-                    picture,
-                    Part::whole(picture),
-                    (width, height),
-                    (0..width, 0..height),
-                    self.filter,
-                )
+                resize_whole(picture, width, height, self.filter)
             }
             Resize::Crop | Resize::ClipProcessor | Resize::BridgetowerProcessor => {
                 let large = Self {
@@ -404,6 +403,31 @@ pub fn thumbnail(picture: &RgbImage, side: u32) -> RgbImage {
     let share = f64::from(side) / f64::from(width.max(height).max(1));
     let scaled = |side: u32| ((f64::from(side) * share).round() as u32).max(1);
     image::imageops::thumbnail(picture, scaled(width), scaled(height))
+}
+
+/// A picture with its shorter side brought down to `side` pixels, the longer one in proportion; none if it is that small.
+pub(crate) fn shrink(picture: &RgbImage, side: u32) -> Result<Option<RgbImage>, String> {
+    let (width, height) = picture.dimensions();
+    let short = width.min(height);
+    if short <= side {
+        return Ok(None);
+    }
+    let scaled = |long: u32| {
+        let (long, short, side) = (u64::from(long), u64::from(short), u64::from(side));
+        ((long * side + short / 2) / short).max(1) as u32
+    };
+    resize_whole(picture, scaled(width), scaled(height), Filter::Bicubic).map(Some)
+}
+
+/// All of a picture at another size.
+fn resize_whole(
+    picture: &RgbImage,
+    width: u32,
+    height: u32,
+    filter: Filter,
+) -> Result<RgbImage, String> {
+    let kept = (0..width, 0..height);
+    resize(picture, Part::whole(picture), (width, height), kept, filter)
 }
 
 /// The size to which `BridgeTowerImageProcessor` brings a picture, width first.

@@ -8,12 +8,18 @@ pub mod images;
 pub mod loader;
 pub mod masking;
 mod order;
+pub mod pack;
 pub mod plan;
 pub mod processor;
+#[cfg(feature = "remote")]
+mod remote;
+pub mod shards;
 pub mod skip;
 pub mod source;
 pub mod sources;
+pub mod storage;
 pub mod tokens;
+mod unpack;
 
 pub use config::DataConfig;
 pub use error::{DataError, SampleError};

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use image::RgbImage;
+use serde::{Deserialize, Serialize};
 
 use crate::config::DataConfig;
 use crate::error::{DataError, Place, SampleError};
@@ -59,7 +60,8 @@ pub struct Sample {
 }
 
 /// What a picture says of a statement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Entailment {
     /// It is true.
     Entailed,

@@ -55,11 +55,7 @@ pub fn run(folder: &std::path::Path, options: &Options) -> Result<EvalRecord, Tr
     recipe.eval.full_itm |= options.full_itm && recipe.objectives.itm.is_some();
     let mut data = recipe.data.clone();
     if let Some(path) = &options.data {
-        match &mut data.pairs {
-            Some(pairs) => pairs.path = path.clone(),
-            none => *none = Some(unimo_data::sources::pairs::PairsConfig::new(path.clone())),
-        }
-        data.source = unimo_data::config::SourceKind::Pairs;
+        data.take_from(path.clone());
     }
     let source = unimo_data::open(&data)?;
     let tokenizer = TextTokenizer::load(&run.join("tokenizer.json"), false)?;

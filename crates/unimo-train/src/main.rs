@@ -112,6 +112,9 @@ enum Data {
     Stats(data::stats::StatsArgs),
     /// A page with what the model really sees: after every transform, with hidden words marked.
     Show(data::show::ShowArgs),
+    /// Write any data as tar shards with checksummed indices; goes on where it was interrupted.
+    #[command(after_help = PACK_EXAMPLES)]
+    Pack(data::pack::PackArgs),
     /// How many samples a second the loader makes, one JSON line for each number of threads.
     Bench(data::bench::BenchArgs),
 }
@@ -152,6 +155,14 @@ Examples:
   Write a list without what is damaged, double or leaked, and train on it:
     unimo data verify --data pairs.jsonl --clean clean.jsonl --drop-duplicates
     unimo train unimo3-small --data clean.jsonl";
+
+const PACK_EXAMPLES: &str = "\
+Examples:
+  unimo data pack --data pairs.jsonl --out shards
+  Smaller pictures, and shards of 200 MB:
+    unimo data pack --data pairs.jsonl --out shards --shorter-side 288 --format 92 --megabytes 200
+  unimo data pack --check shards
+  unimo train unimo3-small --data shards";
 
 const EMBED_EXAMPLES: &str = "\
 Examples:
@@ -208,7 +219,7 @@ struct Train {
     /// A recipe's name (see `unimo recipes`) or the path of a .toml file.
     #[arg(required_unless_present = "resume")]
     recipe: Option<String>,
-    /// Train on this list of image-text pairs: JSON lines, CSV or TSV.
+    /// Train on this: a list of image-text pairs (JSON lines, CSV, TSV), tar shards, Parquet files, or a folder of them.
     #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     data: Option<PathBuf>,
     /// Change a value of the recipe, such as train.steps=100; may be given several times. `none` removes a section or an
@@ -245,7 +256,7 @@ struct Eval {
     /// Score every text with every image by the matching head too; slow.
     #[arg(long)]
     full_itm: bool,
-    /// Another list of pairs instead of the run's own data.
+    /// Other data than the run's own: a list of pairs, tar shards, Parquet files, or a folder of them.
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
     /// Which split: val or train.
@@ -339,6 +350,7 @@ fn run(command: Command) -> Result<(), TrainError> {
         Command::Data(Data::Verify(args)) => data::verify::run(&args),
         Command::Data(Data::Stats(args)) => data::stats::run(&args),
         Command::Data(Data::Show(args)) => data::show::run(&args),
+        Command::Data(Data::Pack(args)) => data::pack::run(&args),
         Command::Data(Data::Bench(args)) => data::bench::run(&args, &mut |line| println!("{line}")),
         Command::Bench(Bench::Step(args)) => {
             let outcome = bench::step(&args)?;

@@ -6,8 +6,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 use unimo_core::config::{self, ConfigError};
 use unimo_data::DataConfig;
-use unimo_data::config::{SourceKind, TokenizerConfig};
-use unimo_data::sources::pairs::PairsConfig;
+use unimo_data::config::TokenizerConfig;
 use unimo_encoders::backbone::BackboneConfig;
 use unimo_eval::RetrievalConfig;
 use unimo_objectives::ObjectivesConfig;
@@ -186,7 +185,7 @@ impl EvalConfig {
 /// What the command line adds to a recipe.
 #[derive(Debug, Clone, Default)]
 pub struct Overrides {
-    /// `--data`: a list of pairs.
+    /// `--data`: a list of pairs, shards, Parquet files or a folder of pictures.
     pub data: Option<PathBuf>,
     /// `--set key=value`, in order.
     pub set: Vec<String>,
@@ -252,12 +251,12 @@ impl Recipe {
             init.rebase(&base);
         }
         if let Some(path) = &overrides.data {
-            recipe.data.source = SourceKind::Pairs;
-            let absolute = std::path::absolute(path).map_err(TrainError::file("find", path))?;
-            match &mut recipe.data.pairs {
-                Some(pairs) => pairs.path = absolute,
-                none => *none = Some(PairsConfig::new(absolute)),
-            }
+            let is_url = path.to_string_lossy().contains("://");
+            let absolute = match is_url {
+                true => path.clone(),
+                false => std::path::absolute(path).map_err(TrainError::file("find", path))?,
+            };
+            recipe.data.take_from(absolute);
         }
         recipe.validate(file)?;
         Ok(recipe)
@@ -442,6 +441,7 @@ fn set(table: &mut Table, given: &str) -> Result<(), TrainError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use unimo_data::config::SourceKind;
 
     fn with(set: &[&str]) -> Result<Recipe, TrainError> {
         let overrides = Overrides {

@@ -15,7 +15,9 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use unimo_data::error::panic_text;
-use unimo_data::{TextTokenizer, processor};
+use unimo_data::sources::parquet::ParquetConfig;
+use unimo_data::sources::webdataset::WebDatasetConfig;
+use unimo_data::{Limits, SourceConfig, Split, TextTokenizer, pack, processor, shards};
 use unimo_encoders::weights::Weights;
 
 use crate::bench::host_peak;
@@ -34,7 +36,8 @@ pub struct FilesArgs {
     /// Decides what is damaged.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// Only this kind of file: safetensors, pytorch, index, config, processor, tokenizer.
+    /// Only this kind of file: safetensors, pytorch, index, config, processor, tokenizer, tar,
+    /// shardindex, parquet.
     #[arg(long, value_parser = kind)]
     pub only: Option<Kind>,
 }
@@ -61,6 +64,12 @@ pub enum Kind {
     Processor,
     /// A tokenizer's file.
     Tokenizer,
+    /// A shard of samples.
+    Tar,
+    /// What `unimo data pack` writes beside shards.
+    ShardIndex,
+    /// A table with pictures.
+    Parquet,
 }
 
 fn kind(given: &str) -> Result<Kind, String> {
@@ -72,13 +81,16 @@ fn kind(given: &str) -> Result<Kind, String> {
 }
 
 impl Kind {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 9] = [
         Self::Safetensors,
         Self::PyTorch,
         Self::Index,
         Self::Config,
         Self::Processor,
         Self::Tokenizer,
+        Self::Tar,
+        Self::ShardIndex,
+        Self::Parquet,
     ];
 
     fn of(path: &Path) -> Option<Self> {
@@ -92,6 +104,9 @@ impl Kind {
                 Some(Self::Processor)
             }
             ("tokenizer.json" | "vocab.json" | "vocab.txt", _) => Some(Self::Tokenizer),
+            (_, "tar") => Some(Self::Tar),
+            ("index.json", _) | (_, "index") => Some(Self::ShardIndex),
+            (_, "parquet") => Some(Self::Parquet),
             _ if name.ends_with(".index.json") => Some(Self::Index),
             _ => None,
         }
@@ -132,8 +147,41 @@ impl Kind {
                 let _ = tokenizer.encode("A small red circle, naïve № 7.", 64);
                 Ok(())
             }
+            Self::Tar => samples(&WebDatasetConfig {
+                train: vec![damaged.to_owned()],
+                ..WebDatasetConfig::default()
+            }),
+            Self::Parquet => samples(&ParquetConfig {
+                train: vec![damaged.to_owned()],
+                ..ParquetConfig::default()
+            }),
+            Self::ShardIndex => {
+                let bytes = fs::read(damaged).map_err(|e| e.to_string())?;
+                if good
+                    .extension()
+                    .is_some_and(|extension| extension == "json")
+                {
+                    return pack::parse_pack(&bytes).map(drop);
+                }
+                let shard = fs::metadata(good.with_extension("")).map_or(0, |about| about.len());
+                shards::parse_index(&bytes, shard).map(drop)
+            }
         }
     }
+}
+
+/// Reads every sample; those that are broken say so.
+fn samples(config: &dyn SourceConfig) -> Result<(), String> {
+    const LIMITS: Limits = Limits {
+        max_pixels: 1 << 20,
+    };
+    let source = config.open(&LIMITS).map_err(|e| e.to_string())?;
+    for split in [Split::Train, Split::Val] {
+        for index in 0..source.len(split) {
+            let _ = source.sample(split, index);
+        }
+    }
+    Ok(())
 }
 
 /// What became of the files of a kind.

@@ -466,6 +466,10 @@ impl Source for Conceptual {
             .map_err(|reason| part.list.bad(span, reason))
     }
 
+    fn image_path(&self, split: Split, index: usize) -> Option<PathBuf> {
+        self.found(split, index).ok().map(|(_, path)| path)
+    }
+
     fn rejected(&self) -> &[SampleError] {
         &self.rejected
     }

@@ -38,6 +38,17 @@ pub struct ImagesConfig {
     pub val_fraction: f64,
 }
 
+impl ImagesConfig {
+    /// All pictures of a folder, of which the default share is held out.
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Self {
+            train: vec![folder.into()],
+            val: Vec::new(),
+            val_fraction: val_fraction(),
+        }
+    }
+}
+
 impl SourceConfig for ImagesConfig {
     fn validate(&self, table: &str) -> Result<(), DataError> {
         some_paths(&format!("{table}.train"), &self.train)?;
@@ -195,6 +206,10 @@ impl Source for Pictures {
         images::read(&self.path(split, index), self.max_pixels)
             .map(Some)
             .map_err(|reason| self.bad(split, index, reason))
+    }
+
+    fn image_path(&self, split: Split, index: usize) -> Option<PathBuf> {
+        Some(self.path(split, index))
     }
 
     fn image_bytes(

@@ -717,6 +717,11 @@ impl Source for Listed {
             .map_err(|reason| self.bad(row, reason))
     }
 
+    fn image_path(&self, split: Split, index: usize) -> Option<PathBuf> {
+        let row = &self.rows[self.index(split, index) as usize];
+        (row.crop == NONE).then(|| self.path(row, row.image))
+    }
+
     fn sample(&self, split: Split, index: usize) -> Result<Sample, SampleError> {
         let number = self.index(split, index);
         let row = &self.rows[number as usize];

@@ -13,6 +13,7 @@ pub mod mixture;
 pub mod nlvr;
 pub mod pairs;
 pub mod parallel;
+pub mod parquet;
 pub mod refcoco;
 pub(crate) mod rows;
 pub mod scenes;
@@ -21,6 +22,7 @@ pub(crate) mod template;
 pub mod texts;
 pub mod visual_genome;
 pub mod vqa;
+pub mod webdataset;
 
 /// Small data sets for tests.
 #[cfg(test)]
@@ -153,7 +155,6 @@ mod tests {
                 with_examples += 1;
             }
         }
-        // This task's sources and the mixture; more may come.
         assert!(with_examples >= 12, "{with_examples}");
     }
 }

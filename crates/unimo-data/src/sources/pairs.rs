@@ -322,7 +322,7 @@ impl Pairs {
         }
     }
 
-    fn image_path(&self, split: Split, index: usize) -> Result<PathBuf, SampleError> {
+    fn picture_path(&self, split: Split, index: usize) -> Result<PathBuf, SampleError> {
         let span = self.rows(split).of(index)[0];
         let image = self.row(span)?.image;
         if image.contains("://") {
@@ -571,7 +571,7 @@ impl Source for Pairs {
     }
 
     fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {
-        let path = self.image_path(split, index)?;
+        let path = self.picture_path(split, index)?;
         images::read(&path, self.max_pixels)
             .map(Some)
             .map_err(|reason| SampleError {
@@ -585,13 +585,17 @@ impl Source for Pairs {
         split: Split,
         index: usize,
     ) -> Result<Option<(Vec<u8>, &'static str)>, SampleError> {
-        let path = self.image_path(split, index)?;
+        let path = self.picture_path(split, index)?;
         images::read_file(&path, self.max_pixels)
             .map(Some)
             .map_err(|reason| SampleError {
                 place: self.place(split, index),
                 reason,
             })
+    }
+
+    fn image_path(&self, split: Split, index: usize) -> Option<PathBuf> {
+        self.picture_path(split, index).ok()
     }
 
     fn rejected(&self) -> &[SampleError] {

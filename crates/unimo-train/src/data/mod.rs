@@ -25,7 +25,8 @@ pub struct DataArgs {
     /// The recipe whose data is meant: a name (see `unimo recipes`) or the path of a .toml file [default: unimo3-small with
     /// --data, else unimo3-tiny].
     pub recipe: Option<String>,
-    /// Image-text pairs instead of the recipe's own data: JSON lines, CSV or TSV.
+    /// Instead of the recipe's own data: a list of image-text pairs (JSON lines, CSV, TSV), tar shards, Parquet files, or a folder
+    /// of them or of pictures.
     #[arg(long, value_name = "FILE")]
     pub data: Option<PathBuf>,
     /// Change a value of the recipe, such as data.pairs.text_columns=alt; may be given several times.

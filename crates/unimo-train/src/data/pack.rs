@@ -1,1 +1,113 @@
-//! `unimo data pack`.
+//! `unimo data pack`: any source as tar shards with checksummed indices.
+
+use std::path::{Path, PathBuf};
+
+use unimo_data::Split;
+use unimo_data::pack::{PackFormat, PackIndex, PackSpec, pack, verify_pack};
+
+use super::DataArgs;
+use crate::error::TrainError;
+use crate::progress::Progress;
+use crate::report::plot::grouped;
+
+/// `unimo data pack`.
+#[derive(Debug, clap::Args)]
+pub struct PackArgs {
+    /// The data.
+    #[command(flatten)]
+    pub data: DataArgs,
+    /// The folder for the shards: FOLDER/train and FOLDER/val.
+    #[arg(long, value_name = "FOLDER", required_unless_present = "check")]
+    pub out: Option<PathBuf>,
+    /// Most samples in a shard.
+    #[arg(long, default_value_t = 10_000)]
+    pub samples: usize,
+    /// Most megabytes (10^6 bytes) in a shard.
+    #[arg(long, default_value_t = 1000)]
+    pub megabytes: u64,
+    /// Bring the shorter side of larger pictures down to this many pixels; else files are taken as they are.
+    #[arg(long, value_name = "PIXELS")]
+    pub shorter_side: Option<u32>,
+    /// How pictures are written that were resized or have no file: png, or the quality of a JPEG, 1 to 100.
+    #[arg(long, default_value = "png", value_parser = format)]
+    pub format: PackFormat,
+    /// Instead of packing, read the shards of this folder again and compare them with their checksums.
+    #[arg(long, value_name = "FOLDER", conflicts_with = "out")]
+    pub check: Option<PathBuf>,
+}
+
+fn format(given: &str) -> Result<PackFormat, String> {
+    match (given, given.parse()) {
+        ("png", _) => Ok(PackFormat::Png),
+        (_, Ok(quality @ 1..=100)) => Ok(PackFormat::Jpeg(quality)),
+        _ => Err("allowed: png, or a JPEG quality from 1 to 100".to_owned()),
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+///
+/// The data cannot be read, the folder cannot be written, or shards are damaged.
+pub fn run(args: &PackArgs) -> Result<(), TrainError> {
+    if let Some(folder) = &args.check {
+        for folder in packed(folder) {
+            let index = verify_pack(&folder)?;
+            println!("{}: {}", folder.display(), summary(&index));
+        }
+        return Ok(());
+    }
+    let Some(out) = &args.out else {
+        return Ok(());
+    };
+    let (_, source) = args.data.open()?;
+    let spec = PackSpec {
+        samples: args.samples,
+        bytes: args.megabytes.saturating_mul(1_000_000),
+        format: args.format,
+        shorter_side: args.shorter_side,
+    };
+    let mut settings = String::from("[data]\nsource = \"webdataset\"\n\n[data.webdataset]\n");
+    for split in [Split::Train, Split::Val] {
+        if source.is_empty(split) {
+            continue;
+        }
+        let folder = out.join(split.name());
+        let label = format!("packing {}", split.name());
+        let mut bar = Progress::new(source.len(split) as u64, 0, &label);
+        let mut done = 0;
+        let index = pack(&*source, split, &folder, &spec, &mut |now, _| {
+            bar.advance(now.saturating_sub(done));
+            done = now.max(done);
+        })?;
+        bar.finish();
+        println!("{}: {}", folder.display(), summary(&index));
+        for skipped in &index.skipped {
+            eprintln!("left out {}: {}", skipped.place, skipped.reason);
+        }
+        let folder = std::path::absolute(&folder).unwrap_or(folder);
+        settings += &format!("{} = {:?}\n", split.name(), folder.display().to_string());
+    }
+    println!("\nto train on them:\n\n{settings}");
+    Ok(())
+}
+
+/// The packed folders in a folder: itself, or those of its splits.
+fn packed(folder: &Path) -> Vec<PathBuf> {
+    let splits = [Split::Train, Split::Val].map(|split| folder.join(split.name()));
+    let there: Vec<PathBuf> = splits.into_iter().filter(|f| f.is_dir()).collect();
+    match there.is_empty() {
+        true => vec![folder.to_owned()],
+        false => there,
+    }
+}
+
+fn summary(index: &PackIndex) -> String {
+    format!(
+        "{} samples in {} shards, {:.1} MB, {} left out",
+        grouped(index.samples as f64),
+        grouped(index.shards.len() as f64),
+        index.bytes as f64 / 1e6,
+        index.skipped.len()
+    )
+}

@@ -1,0 +1,932 @@
+//! Any source as tar shards: the library part of `unimo data pack`.
+//!
+//! A folder holds the samples of one split in `000000.tar` and so on, an index beside each shard, and `index.json`, which is
+//! written last. The same source and settings give the same bytes, whatever the number of threads, and packing that was
+//! interrupted keeps the shards that are whole.
+
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::io::{BufWriter, Cursor, Read, Write};
+use std::path::Path;
+
+use image::codecs::jpeg::JpegEncoder;
+use image::{ImageFormat, RgbImage};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::config::range;
+use crate::error::{DataError, SampleError};
+use crate::eval_set::parallel;
+use crate::images;
+use crate::shards::{self, IndexHeader, Item, Member, MemberKind, MemberLimits};
+use crate::source::{Entailment, Sample, Source, Split};
+use crate::storage::{self, LocalFile, Object, RemoteConfig, Storage};
+use crate::unpack::{Summed, write_whole};
+
+/// The file that lists the shards of a folder.
+pub const INDEX: &str = "index.json";
+
+/// Largest `index.json` that is read, in bytes.
+const LARGEST_PACK_INDEX: u64 = 1 << 30;
+/// Samples that are made ahead of the writer, per thread.
+const AHEAD: usize = 16;
+
+/// How samples are packed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PackSpec {
+    /// Most samples in a shard.
+    pub samples: usize,
+    /// Most bytes of members in a shard; a sample that is larger has one to itself.
+    pub bytes: u64,
+    /// How pictures are written that were resized or have no file.
+    pub format: PackFormat,
+    /// The shorter side of larger pictures, in pixels; absent: pictures keep their size.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shorter_side: Option<u32>,
+}
+
+impl Default for PackSpec {
+    fn default() -> Self {
+        Self {
+            samples: 10_000,
+            bytes: 1 << 30,
+            format: PackFormat::Png,
+            shorter_side: None,
+        }
+    }
+}
+
+/// How a picture is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PackFormat {
+    /// Without loss.
+    Png,
+    /// JPEG of this quality, 1 to 100.
+    Jpeg(u8),
+}
+
+impl PackSpec {
+    /// Checks every value.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::Config`] naming the setting, what was found and what is allowed.
+    pub fn validate(&self) -> Result<(), DataError> {
+        range("pack.samples", self.samples, 1, 1 << 20)?;
+        if !(1..=1 << 40).contains(&self.bytes) {
+            let allowed = "a whole number from 1 to 1099511627776";
+            return Err(DataError::config("pack.bytes", self.bytes, allowed));
+        }
+        if let PackFormat::Jpeg(quality) = self.format {
+            range("pack.format.jpeg", quality.into(), 1, 100)?;
+        }
+        if let Some(side) = self.shorter_side {
+            range("pack.shorter_side", side as usize, 8, 1 << 14)?;
+        }
+        Ok(())
+    }
+}
+
+/// `index.json`: what a folder holds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PackIndex {
+    /// [`PackIndex::FORMAT`].
+    pub format: String,
+    /// The split that was packed.
+    pub split: String,
+    /// The source's description of itself.
+    pub source: String,
+    /// The settings.
+    pub settings: PackSpec,
+    /// Samples in all shards.
+    pub samples: usize,
+    /// Bytes of all shards.
+    pub bytes: u64,
+    /// Whether samples have pictures.
+    pub images: bool,
+    /// Whether samples have captions.
+    pub captions: bool,
+    /// The shards in order.
+    pub shards: Vec<PackedShard>,
+    /// Samples that were left out.
+    pub skipped: Vec<SampleError>,
+}
+
+impl PackIndex {
+    /// The format and its version.
+    pub const FORMAT: &str = "unimo-pack-1";
+}
+
+/// A shard in `index.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PackedShard {
+    /// Its name in the folder.
+    pub file: String,
+    /// Samples in it.
+    pub samples: usize,
+    /// Bytes of it.
+    pub bytes: u64,
+    /// CRC-32C (RFC 3720) of it.
+    pub crc32c: u32,
+    /// CRC-32C of the index beside it.
+    pub index_crc32c: u32,
+}
+
+/// The `.json` member of a packed sample: all of a [`Sample`] but its picture.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Record {
+    /// Tells it from the `.json` of others; the version.
+    unimo_sample: u32,
+    name: String,
+    pub(crate) captions: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    phrases: Vec<Vec<String>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tags: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    boxes: Vec<[f32; 4]>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    questions: Vec<(String, String)>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    answers: Vec<Vec<String>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    statements: Vec<(String, bool)>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    hypotheses: Vec<(String, Entailment)>,
+}
+
+impl Record {
+    const VERSION: u32 = 1;
+
+    fn new(sample: Sample) -> Self {
+        Self {
+            unimo_sample: Self::VERSION,
+            name: sample.name,
+            captions: sample.captions,
+            phrases: sample.phrases,
+            tags: sample.tags,
+            boxes: sample.boxes,
+            questions: sample.questions,
+            answers: sample.answers,
+            statements: sample.statements,
+            hypotheses: sample.hypotheses,
+        }
+    }
+
+    /// The record in a `.json`; none if it is another's.
+    pub(crate) fn of(value: &Value) -> Option<Result<Self, String>> {
+        let version = value.get("unimo_sample")?;
+        Some(match version.as_u64() {
+            Some(version) if version == u64::from(Self::VERSION) => {
+                Self::deserialize(value).map_err(|error| error.to_string())
+            }
+            _ => Err(format!(
+                "`unimo_sample` is {version}, this version reads {}",
+                Self::VERSION
+            )),
+        })
+    }
+
+    pub(crate) fn into_sample(self, image: Option<RgbImage>) -> Sample {
+        Sample {
+            name: self.name,
+            image,
+            captions: self.captions,
+            phrases: self.phrases,
+            tags: self.tags,
+            boxes: self.boxes,
+            questions: self.questions,
+            answers: self.answers,
+            statements: self.statements,
+            hypotheses: self.hypotheses,
+            second_image: None,
+        }
+    }
+}
+
+/// A sample as it goes into a shard.
+struct Packed {
+    json: Vec<u8>,
+    image: Option<(Vec<u8>, MemberKind)>,
+}
+
+/// Packs a split into a folder. `progress` is told the number of items that are done, of how many.
+///
+/// Shards that are there are kept if they were made from the same description and settings and their checksums fit: a source
+/// that changed while it describes itself as before has to go into another folder.
+///
+/// # Errors
+///
+/// The folder cannot be written, holds something else, or no sample can be used.
+pub fn pack(
+    source: &dyn Source,
+    split: Split,
+    folder: &Path,
+    spec: &PackSpec,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<PackIndex, DataError> {
+    spec.validate()?;
+    fs::create_dir_all(folder).map_err(|error| DataError::file("create", folder, error))?;
+    let mut packer = Packer {
+        source,
+        split,
+        folder,
+        spec,
+        made_from: made_from(source, split, spec),
+        ready: VecDeque::new(),
+        made: 0,
+    };
+    let mut index = PackIndex {
+        format: PackIndex::FORMAT.to_owned(),
+        split: split.name().to_owned(),
+        source: source.describe(),
+        settings: spec.clone(),
+        samples: 0,
+        bytes: 0,
+        images: source.has_images(),
+        captions: source.has_captions(),
+        shards: Vec::new(),
+        skipped: Vec::new(),
+    };
+    let items = source.len(split);
+    let mut next = 0;
+    while next < items {
+        let file = format!("{:06}.tar", index.shards.len());
+        let kept = packer.kept(&file, next)?;
+        let (shard, skipped, end) = match kept {
+            Some(kept) => kept,
+            None => packer.shard(&file, next, &mut |done| progress(done, items))?,
+        };
+        next = end;
+        progress(next, items);
+        index.samples += shard.samples;
+        index.bytes += shard.bytes;
+        index.skipped.extend(skipped);
+        index.shards.push(shard);
+    }
+    if index.samples == 0 {
+        let first = index.skipped.first();
+        return Err(DataError::Empty {
+            split: split.name(),
+            source_name: source.describe(),
+            hint: first.map_or_else(String::new, |first| {
+                format!(" that can be used. First: {first}")
+            }),
+        });
+    }
+    let json = serde_json::to_vec_pretty(&index)
+        .map_err(|error| DataError::file("write", folder.join(INDEX), error.into()))?;
+    write_whole(&folder.join(INDEX), &json)?;
+    Ok(index)
+}
+
+/// What shards must have in common to lie in one folder.
+fn made_from(source: &dyn Source, split: Split, spec: &PackSpec) -> String {
+    format!(
+        "{}, {} of {}: {spec:?}",
+        split.name(),
+        source.len(split),
+        source.describe()
+    )
+}
+
+struct Packer<'a> {
+    source: &'a dyn Source,
+    split: Split,
+    folder: &'a Path,
+    spec: &'a PackSpec,
+    made_from: String,
+    /// Samples that are made and not yet written, with their indices.
+    ready: VecDeque<(usize, Result<Packed, SampleError>)>,
+    /// The index after the last one in `ready`.
+    made: usize,
+}
+
+type Shard = (PackedShard, Vec<SampleError>, usize);
+
+impl Packer<'_> {
+    /// A shard that an earlier run wrote, if it is whole.
+    fn kept(&self, file: &str, next: usize) -> Result<Option<Shard>, DataError> {
+        let path = self.folder.join(file);
+        let Ok(object) = LocalFile::open(&path) else {
+            return Ok(None);
+        };
+        let index = shards::read_index(&local(), &path, object.size());
+        let Ok(Some((header, items))) = index else {
+            return Ok(None);
+        };
+        if header.made_from != self.made_from {
+            return Err(DataError::Manifest {
+                path,
+                reason: format!(
+                    "the folder holds shards made from something else ({}); choose another one, or empty it",
+                    header.made_from
+                ),
+            });
+        }
+        let (first, end) = header.range;
+        let sound = first == next
+            && (next + 1..=self.source.len(self.split)).contains(&end)
+            && checksum(&object).is_ok_and(|crc| crc == header.shard_crc32c);
+        if !sound {
+            return Ok(None);
+        }
+        let index_bytes = shards::write_index(header.clone(), &items).unwrap_or_default();
+        let shard = PackedShard {
+            file: file.to_owned(),
+            samples: items.len(),
+            bytes: object.size(),
+            crc32c: header.shard_crc32c,
+            index_crc32c: crc32c::crc32c(&index_bytes),
+        };
+        Ok(Some((shard, header.rejected, end)))
+    }
+
+    /// Writes the shard that begins with item `next`.
+    fn shard(
+        &mut self,
+        file: &str,
+        next: usize,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Shard, DataError> {
+        let spec = self.spec;
+        let path = self.folder.join(file);
+        let part = self
+            .folder
+            .join(format!("{file}.{}.part", std::process::id()));
+        let wrong = |error| DataError::file("write", &path, error);
+        let out = File::create(&part).map_err(wrong)?;
+        let mut tar = tar::Builder::new(Summed::new(BufWriter::new(out)));
+        let mut items: Vec<Item> = Vec::new();
+        let mut skipped = Vec::new();
+        let mut held = 0;
+        let mut end = next;
+        while let Some((index, sample)) = self.peek(end) {
+            let index = *index;
+            match sample {
+                Ok(sample) => {
+                    let size = sample.json.len() + sample.image.as_ref().map_or(0, |i| i.0.len());
+                    let size = size as u64;
+                    let full = items.len() == spec.samples
+                        || (!items.is_empty() && held + size > spec.bytes);
+                    if full {
+                        break;
+                    }
+                    held += size;
+                    items.push(append(&mut tar, index, sample).map_err(wrong)?);
+                }
+                Err(error) => skipped.push(error.clone()),
+            }
+            self.ready.pop_front();
+            end = index + 1;
+            progress(end);
+        }
+        let mut summed = tar.into_inner().map_err(wrong)?;
+        summed.flush().map_err(wrong)?;
+        summed.inner.get_ref().sync_all().map_err(wrong)?;
+        fs::rename(&part, &path).map_err(wrong)?;
+        let header = IndexHeader {
+            format: IndexHeader::FORMAT.to_owned(),
+            shard_bytes: summed.bytes,
+            shard_crc32c: summed.crc,
+            samples: 0,
+            crc32c: 0,
+            rejected: skipped.clone(),
+            made_from: self.made_from.clone(),
+            range: (next, end),
+        };
+        let bytes = shards::write_index(header, &items)
+            .map_err(|reason| wrong(std::io::Error::other(reason)))?;
+        write_whole(&IndexHeader::path(&path), &bytes)?;
+        let shard = PackedShard {
+            file: file.to_owned(),
+            samples: items.len(),
+            bytes: summed.bytes,
+            crc32c: summed.crc,
+            index_crc32c: crc32c::crc32c(&bytes),
+        };
+        Ok((shard, skipped, end))
+    }
+
+    /// The item at `index` or after it; none at the end.
+    fn peek(&mut self, index: usize) -> Option<&(usize, Result<Packed, SampleError>)> {
+        // Items of shards that were kept.
+        while self.ready.front().is_some_and(|(at, _)| *at < index) {
+            self.ready.pop_front();
+        }
+        if self.ready.is_empty() {
+            let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+            let first = self.made.max(index);
+            let last = (first + AHEAD * threads).min(self.source.len(self.split));
+            let made = parallel(first..last, |at| self.make(at));
+            self.ready.extend((first..last).zip(made));
+            self.made = last;
+        }
+        self.ready.front()
+    }
+
+    fn make(&self, index: usize) -> Result<Packed, SampleError> {
+        let mut sample = self.source.sample(self.split, index)?;
+        let bad = |reason: String| SampleError {
+            place: self.source.place(self.split, index),
+            reason,
+        };
+        let image = match sample.image.take() {
+            Some(picture) => Some(self.picture(index, picture, &bad)?),
+            None if self.source.holds(self.split, index).images => {
+                return Err(bad("no picture".to_owned()));
+            }
+            None => None,
+        };
+        if sample.second_image.is_some() {
+            return Err(bad(
+                "has two pictures, and a sample of a shard has one".to_owned()
+            ));
+        }
+        let json = serde_json::to_vec(&Record::new(sample)).map_err(|e| bad(e.to_string()))?;
+        Ok(Packed { json, image })
+    }
+
+    /// The file's own bytes, unless the picture is to be smaller.
+    fn picture(
+        &self,
+        index: usize,
+        picture: RgbImage,
+        bad: &dyn Fn(String) -> SampleError,
+    ) -> Result<(Vec<u8>, MemberKind), SampleError> {
+        let smaller = match self.spec.shorter_side {
+            Some(side) => images::shrink(&picture, side).map_err(bad)?,
+            None => None,
+        };
+        if smaller.is_none()
+            && let Some((bytes, extension)) = self.source.image_bytes(self.split, index)?
+            && let Some(kind) = MemberKind::of(extension)
+        {
+            return Ok((bytes, kind));
+        }
+        let picture = smaller.unwrap_or(picture);
+        let mut bytes = Cursor::new(Vec::new());
+        let (written, kind) = match self.spec.format {
+            PackFormat::Png => (
+                picture.write_to(&mut bytes, ImageFormat::Png),
+                MemberKind::Png,
+            ),
+            PackFormat::Jpeg(quality) => (
+                picture.write_with_encoder(JpegEncoder::new_with_quality(&mut bytes, quality)),
+                MemberKind::Jpg,
+            ),
+        };
+        written.map_err(|error| bad(error.to_string()))?;
+        Ok((bytes.into_inner(), kind))
+    }
+}
+
+/// Appends a sample; its key is its index in the source.
+fn append<W: Write>(
+    tar: &mut tar::Builder<Summed<W>>,
+    index: usize,
+    sample: &Packed,
+) -> std::io::Result<Item> {
+    let key = format!("{index:09}");
+    let at = tar.get_ref().bytes;
+    let mut members = Vec::new();
+    let json = (&sample.json, MemberKind::Json);
+    let image = sample.image.as_ref().map(|(bytes, kind)| (bytes, *kind));
+    for (bytes, kind) in image.into_iter().chain([json]) {
+        let mut header = tar::Header::new_ustar();
+        header.set_path(format!("{key}.{}", kind.extension()))?;
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        // The same samples give the same bytes, whenever they are packed.
+        header.set_mtime(0);
+        header.set_cksum();
+        let size = u32::try_from(bytes.len()).map_err(std::io::Error::other)?;
+        tar.append(&header, bytes.as_slice())?;
+        let padded = u64::from(size).next_multiple_of(BLOCK);
+        members.push(Member {
+            offset: tar.get_ref().bytes - padded,
+            size,
+            kind,
+        });
+    }
+    Ok(Item { key, at, members })
+}
+
+/// Bytes that members of a tar file are padded to.
+const BLOCK: u64 = 512;
+
+/// CRC-32C of all of an object.
+fn checksum(object: &dyn Object) -> Result<u32, String> {
+    let mut stream = storage::Stream::new(object);
+    let mut piece = vec![0; 1 << 20];
+    let mut crc = 0;
+    loop {
+        match stream.read(&mut piece).map_err(|error| error.to_string())? {
+            0 => return Ok(crc),
+            length => crc = crc32c::crc32c_append(crc, &piece[..length]),
+        }
+    }
+}
+
+/// What is packed is written and verified on local disks.
+fn local() -> Storage {
+    Storage::new(&RemoteConfig::default())
+}
+
+/// Reads an `index.json`, at a path or URL.
+///
+/// # Errors
+///
+/// It cannot be read or is no index of packed shards.
+pub fn read_pack(storage: &Storage, path: &Path) -> Result<PackIndex, DataError> {
+    let manifest = |reason| DataError::Manifest {
+        path: path.to_owned(),
+        reason,
+    };
+    let read = || {
+        let object = storage.open(path)?;
+        parse_pack(&storage::read_all(&*object, LARGEST_PACK_INDEX)?)
+    };
+    read().map_err(manifest)
+}
+
+/// Reads the content of an `index.json`.
+///
+/// # Errors
+///
+/// It is no index of packed shards.
+pub fn parse_pack(bytes: &[u8]) -> Result<PackIndex, String> {
+    let index: PackIndex = serde_json::from_slice(bytes)
+        .map_err(|error| format!("no index of packed shards: {error}"))?;
+    if index.format != PackIndex::FORMAT {
+        return Err(format!(
+            "its format is {:?}, not {:?}",
+            index.format,
+            PackIndex::FORMAT
+        ));
+    }
+    for shard in &index.shards {
+        let plain = !shard.file.is_empty()
+            && !shard.file.starts_with('.')
+            && !shard.file.contains(['/', '\\', ':']);
+        if !plain {
+            return Err(format!("{:?} is no name of a shard", shard.file));
+        }
+    }
+    Ok(index)
+}
+
+/// Reads all of a packed folder again and compares it with its checksums.
+///
+/// # Errors
+///
+/// What is missing or damaged, every shard named.
+pub fn verify_pack(folder: &Path) -> Result<PackIndex, DataError> {
+    let index = read_pack(&local(), &folder.join(INDEX))?;
+    let results = parallel(0..index.shards.len(), |at| {
+        verify_shard(folder, &index.shards[at])
+    });
+    let mut problems: Vec<String> = results.into_iter().filter_map(Result::err).collect();
+    let damaged = problems.len();
+    let samples: usize = index.shards.iter().map(|shard| shard.samples).sum();
+    let bytes: u64 = index.shards.iter().map(|shard| shard.bytes).sum();
+    if (samples, bytes) != (index.samples, index.bytes) {
+        problems.push(format!("{INDEX} does not add up"));
+    }
+    if problems.is_empty() {
+        return Ok(index);
+    }
+    Err(DataError::Manifest {
+        path: folder.to_owned(),
+        reason: format!(
+            "{damaged} of {} shards are damaged: {}",
+            index.shards.len(),
+            problems.join("; ")
+        ),
+    })
+}
+
+fn verify_shard(folder: &Path, shard: &PackedShard) -> Result<(), String> {
+    let path = folder.join(&shard.file);
+    let object = LocalFile::open(&path)?;
+    let wrong = |what: &str| Err(format!("{}: {what}", shard.file));
+    if object.size() != shard.bytes {
+        return wrong(&format!(
+            "{} bytes instead of {}",
+            object.size(),
+            shard.bytes
+        ));
+    }
+    if checksum(&object)? != shard.crc32c {
+        return wrong("its checksum is wrong");
+    }
+    let index = LocalFile::open(&IndexHeader::path(&path))?;
+    if checksum(&index)? != shard.index_crc32c {
+        return wrong("the checksum of its index is wrong");
+    }
+    let Some((_, items)) = shards::read_index(&local(), &path, object.size())? else {
+        return wrong("its index is absent");
+    };
+    let all = MemberLimits {
+        image: u64::MAX,
+        text: u64::MAX,
+    };
+    if items.len() != shard.samples || shards::scan(&object, all).items != items {
+        return wrong("its index does not say what it holds");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Place;
+    use crate::source::{Limits, SourceConfig};
+    use crate::sources::scenes::ScenesConfig;
+    use crate::sources::webdataset::WebDatasetConfig;
+    use std::sync::Arc;
+
+    const LIMITS: Limits = Limits {
+        max_pixels: 1_000_000,
+    };
+
+    fn scenes(train: usize) -> Arc<dyn Source> {
+        let config = ScenesConfig {
+            train,
+            val: 8,
+            size: 32,
+            ..ScenesConfig::default()
+        };
+        config.open(&LIMITS).unwrap()
+    }
+
+    fn reopened(folder: &Path) -> Arc<dyn Source> {
+        let config = WebDatasetConfig {
+            train: vec![folder.to_owned()],
+            ..WebDatasetConfig::default()
+        };
+        config.validate("data.webdataset").unwrap();
+        config.open(&LIMITS).unwrap()
+    }
+
+    fn small() -> PackSpec {
+        PackSpec {
+            samples: 7,
+            ..PackSpec::default()
+        }
+    }
+
+    fn quietly(_: usize, _: usize) {}
+
+    fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
+        let mut files: Vec<_> = fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .map(|path| {
+                let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+                (name, fs::read(&path).unwrap())
+            })
+            .collect();
+        files.sort();
+        files
+    }
+
+    /// A source of which some samples are broken.
+    struct Broken(Arc<dyn Source>, fn(usize) -> bool);
+
+    impl Source for Broken {
+        fn len(&self, split: Split) -> usize {
+            self.0.len(split)
+        }
+
+        fn describe(&self) -> String {
+            "partly broken".to_owned()
+        }
+
+        fn place(&self, split: Split, index: usize) -> Place {
+            self.0.place(split, index)
+        }
+
+        fn captions(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
+            self.0.captions(split, index)
+        }
+
+        fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {
+            self.0.image(split, index)
+        }
+
+        fn sample(&self, split: Split, index: usize) -> Result<Sample, SampleError> {
+            if (self.1)(index) {
+                return Err(SampleError {
+                    place: self.place(split, index),
+                    reason: "broken".to_owned(),
+                });
+            }
+            self.0.sample(split, index)
+        }
+    }
+
+    /// Whatever is packed is read again: the same samples in the same order, whatever the size of the shards.
+    #[test]
+    fn what_is_packed_is_what_is_read() {
+        for count in [1, 7, 40] {
+            for (samples, bytes) in [(1000, 1 << 30), (7, 1 << 30), (1000, 6000), (1000, 1)] {
+                let folder = tempfile::tempdir().unwrap();
+                let source = scenes(count.max(8));
+                let spec = PackSpec {
+                    samples,
+                    bytes,
+                    ..PackSpec::default()
+                };
+                let index =
+                    pack(&*source, Split::Train, folder.path(), &spec, &mut quietly).unwrap();
+                let items = source.len(Split::Train);
+                assert_eq!((index.samples, index.skipped.len()), (items, 0));
+                let again = reopened(folder.path());
+                let sizes: Vec<usize> = index.shards.iter().map(|shard| shard.samples).collect();
+                assert_eq!(again.shards(Split::Train), sizes);
+                assert!(sizes.iter().all(|size| *size <= samples));
+                assert_eq!(bytes == 1, sizes.len() == items);
+                assert_eq!((again.len(Split::Train), again.len(Split::Val)), (items, 0));
+                for at in 0..items {
+                    let sample = source.sample(Split::Train, at).unwrap();
+                    assert_eq!(again.sample(Split::Train, at).unwrap(), sample);
+                    assert_eq!(again.captions(Split::Train, at).unwrap(), sample.captions);
+                }
+                assert_eq!(verify_pack(folder.path()).unwrap(), index);
+            }
+        }
+    }
+
+    #[test]
+    fn packing_again_keeps_what_is_whole_and_gives_the_same_bytes() {
+        let source = Broken(scenes(40), |index| index % 9 == 2);
+        let whole = tempfile::tempdir().unwrap();
+        let go = |folder: &Path, progress: &mut dyn FnMut(usize, usize)| {
+            pack(&source, Split::Train, folder, &small(), progress).unwrap()
+        };
+        let index = go(whole.path(), &mut quietly);
+        assert_eq!((index.samples, index.skipped.len()), (35, 5));
+        assert_eq!(index.skipped[1].place.line, 11);
+        let expected = files(whole.path());
+
+        // Interrupted in the third shard of five; the second one is damaged as well, and one has no index.
+        let other = tempfile::tempdir().unwrap();
+        go(other.path(), &mut quietly);
+        fs::remove_file(other.path().join(INDEX)).unwrap();
+        fs::remove_file(other.path().join("000003.tar.index")).unwrap();
+        let damaged = other.path().join("000001.tar");
+        let mut bytes = fs::read(&damaged).unwrap();
+        bytes[700] ^= 1;
+        fs::write(&damaged, bytes).unwrap();
+        let mut steps = Vec::new();
+        let again = go(other.path(), &mut |done, _| steps.push(done));
+        assert_eq!(again, index);
+        assert_eq!(files(other.path()), expected);
+        // Shards that are kept are one step, the others one per item.
+        assert_eq!(steps[0], 8);
+        assert!(steps.contains(&9) && steps.len() < 40, "{steps:?}");
+    }
+
+    #[test]
+    fn a_folder_of_something_else_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        pack(
+            &*scenes(10),
+            Split::Train,
+            folder.path(),
+            &small(),
+            &mut quietly,
+        )
+        .unwrap();
+        let message = pack(
+            &*scenes(11),
+            Split::Train,
+            folder.path(),
+            &small(),
+            &mut quietly,
+        )
+        .unwrap_err()
+        .to_string();
+        assert!(message.contains("something else"), "{message}");
+        let nothing = Broken(scenes(10), |_| true);
+        let empty = tempfile::tempdir().unwrap();
+        let message = pack(&nothing, Split::Train, empty.path(), &small(), &mut quietly)
+            .unwrap_err()
+            .to_string();
+        assert!(message.contains("broken"), "{message}");
+    }
+
+    #[test]
+    fn verifying_names_what_is_damaged() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        pack(
+            &*scenes(30),
+            Split::Train,
+            folder.path(),
+            &small(),
+            &mut quietly,
+        )
+        .unwrap();
+        let flip = |name: &str, byte: usize| {
+            let mut bytes = fs::read(at(name)).unwrap();
+            bytes[byte] ^= 1;
+            fs::write(at(name), bytes).unwrap();
+        };
+        flip("000000.tar", 600);
+        flip("000001.tar.index", 300);
+        fs::remove_file(at("000002.tar")).unwrap();
+        let cut = fs::read(at("000003.tar")).unwrap();
+        fs::write(at("000003.tar"), &cut[..cut.len() - 512]).unwrap();
+        let message = verify_pack(folder.path()).unwrap_err().to_string();
+        for part in [
+            "4 of 5 shards",
+            "000000.tar: its checksum",
+            "000001.tar: the checksum of its index",
+            "000002.tar",
+            "000003.tar: ",
+        ] {
+            assert!(message.contains(part), "{message}");
+        }
+    }
+
+    #[test]
+    fn larger_pictures_are_brought_down() {
+        let folder = tempfile::tempdir().unwrap();
+        let spec = PackSpec {
+            format: PackFormat::Jpeg(90),
+            shorter_side: Some(16),
+            ..PackSpec::default()
+        };
+        let source = scenes(8);
+        pack(&*source, Split::Train, folder.path(), &spec, &mut quietly).unwrap();
+        let again = reopened(folder.path());
+        let picture = again.image(Split::Train, 0).unwrap().unwrap();
+        assert_eq!(picture.dimensions(), (16, 16));
+        assert_eq!(
+            again.image_bytes(Split::Train, 0).unwrap().unwrap().1,
+            "jpg"
+        );
+        for (spec, key) in [
+            (
+                PackSpec {
+                    samples: 0,
+                    ..small()
+                },
+                "pack.samples",
+            ),
+            (
+                PackSpec {
+                    bytes: 0,
+                    ..small()
+                },
+                "pack.bytes",
+            ),
+            (
+                PackSpec {
+                    format: PackFormat::Jpeg(0),
+                    ..small()
+                },
+                "pack.format",
+            ),
+            (
+                PackSpec {
+                    shorter_side: Some(1),
+                    ..small()
+                },
+                "pack.shorter_side",
+            ),
+        ] {
+            let message = spec.validate().unwrap_err().to_string();
+            assert!(message.contains(key), "{message}");
+        }
+    }
+
+    #[test]
+    fn an_index_that_leads_out_of_the_folder_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let index = pack(
+            &*scenes(8),
+            Split::Train,
+            folder.path(),
+            &small(),
+            &mut quietly,
+        )
+        .unwrap();
+        for name in ["../a.tar", "/a.tar", "", "..", "http://a/b.tar", "a\\b.tar"] {
+            let mut index = index.clone();
+            index.shards[0].file = name.to_owned();
+            let bytes = serde_json::to_vec(&index).unwrap();
+            assert!(
+                parse_pack(&bytes).unwrap_err().contains("no name"),
+                "{name}"
+            );
+        }
+    }
+}

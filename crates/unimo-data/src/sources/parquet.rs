@@ -1,0 +1,996 @@
+//! Parquet files with pictures in them, as the Hugging Face hub has data sets.
+//!
+//! ```toml
+//! [data]
+//! source = "parquet"
+//!
+//! [data.parquet]
+//! path = "flickr30k/data"                # holds train-00000-of-00003.parquet, validation-..., or say `train` and `val`
+//! text_columns = ["caption"]
+//! ```
+//!
+//! Texts are read when the source is opened, pictures when they are needed: the page that holds one, which is found by the file's
+//! page index or, where it has none, by the headers of the pages before it. Reading needs the cargo feature `parquet`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{not_empty, share};
+use crate::error::DataError;
+use crate::source::{Limits, Source, SourceConfig};
+use crate::sources::pairs::one_or_many;
+use crate::sources::webdataset::{expand, one_or_many_paths};
+use crate::storage::{self, RemoteConfig};
+
+/// `[data.parquet]`: Parquet files.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ParquetConfig {
+    /// A folder; which split a file is of is told by its name up to the first `-` or `.`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// What the names of training files begin with.
+    #[serde(deserialize_with = "one_or_many")]
+    pub train_split: Vec<String>,
+    /// What the names of held out files begin with.
+    #[serde(deserialize_with = "one_or_many")]
+    pub val_split: Vec<String>,
+    /// Files to train on, instead of `path`: paths, `{000..123}` for numbers, `{a,b}` for names.
+    #[serde(
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "one_or_many_paths"
+    )]
+    pub train: Vec<PathBuf>,
+    /// Files that are held out, beside `train`.
+    #[serde(
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "one_or_many_paths"
+    )]
+    pub val: Vec<PathBuf>,
+    /// Share of the rows that is held out, by a hash of file name and row, where no file is.
+    pub val_fraction: f64,
+    /// Whether there are pictures.
+    pub images: bool,
+    /// The column with the pictures' files: binary, or a struct of `bytes` and `path`.
+    pub image_column: String,
+    /// The columns with captions: strings or lists of strings.
+    #[serde(deserialize_with = "one_or_many")]
+    pub text_columns: Vec<String>,
+    /// How files behind URLs are read.
+    pub remote: RemoteConfig,
+}
+
+impl Default for ParquetConfig {
+    fn default() -> Self {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        Self {
+            path: None,
+            train_split: names(&["train"]),
+            val_split: names(&["validation", "val"]),
+            train: Vec::new(),
+            val: Vec::new(),
+            val_fraction: 0.05,
+            images: true,
+            image_column: "image".to_owned(),
+            text_columns: names(&["caption"]),
+            remote: RemoteConfig::default(),
+        }
+    }
+}
+
+impl SourceConfig for ParquetConfig {
+    fn validate(&self, table: &str) -> Result<(), DataError> {
+        let key = |name: &str| format!("{table}.{name}");
+        if self.path.is_some() != self.train.is_empty() {
+            let found = match self.path {
+                Some(_) => "given beside `train`",
+                None => "absent",
+            };
+            let allowed = format!("a folder, or files as `{table}.train`, not both");
+            return Err(DataError::config(key("path"), found, allowed));
+        }
+        if self.path.is_some() && !self.val.is_empty() {
+            return Err(DataError::config(
+                key("val"),
+                "given",
+                format!("nothing beside `{table}.path`"),
+            ));
+        }
+        for (name, patterns) in [("train", &self.train), ("val", &self.val)] {
+            for pattern in patterns {
+                let text = pattern.to_string_lossy();
+                not_empty(&key(name), &text, "paths of Parquet files")?;
+                if !pattern.exists() {
+                    expand(&text).map_err(|reason| {
+                        let allowed = format!("`{{000..123}}` or `{{a,b}}` in a path; {reason}");
+                        DataError::config(key(name), format!("{text:?}"), allowed)
+                    })?;
+                }
+            }
+        }
+        for (name, names) in [
+            ("train_split", &self.train_split),
+            ("val_split", &self.val_split),
+            ("text_columns", &self.text_columns),
+        ] {
+            if names.is_empty() || names.iter().any(String::is_empty) {
+                let found = format!("{names:?}");
+                return Err(DataError::config(key(name), found, "one or more names"));
+            }
+        }
+        not_empty(&key("image_column"), &self.image_column, "a column's name")?;
+        self.remote.validate(&key("remote"))?;
+        share(&key("val_fraction"), self.val_fraction)
+    }
+
+    fn paths(&mut self) -> Vec<&mut PathBuf> {
+        self.path
+            .iter_mut()
+            .chain(&mut self.train)
+            .chain(&mut self.val)
+            .filter(|path| !storage::is_remote(path))
+            .collect()
+    }
+
+    #[cfg(feature = "parquet")]
+    fn open(&self, limits: &Limits) -> Result<Arc<dyn Source>, DataError> {
+        Ok(Arc::new(rows::Rows::open(self, limits.max_pixels)?))
+    }
+
+    #[cfg(not(feature = "parquet"))]
+    fn open(&self, _limits: &Limits) -> Result<Arc<dyn Source>, DataError> {
+        Err(DataError::config(
+            "data.source",
+            "parquet",
+            "another source: this program was built without the cargo feature `parquet`",
+        ))
+    }
+}
+
+#[cfg(feature = "parquet")]
+pub use rows::Rows;
+
+#[cfg(feature = "parquet")]
+mod rows {
+    use std::collections::HashSet;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::path::PathBuf;
+    use std::sync::Arc;
+
+    use arrow_array::cast::AsArray;
+    use arrow_array::{Array, ArrayRef, RecordBatch};
+    use arrow_schema::DataType;
+    use bytes::Bytes;
+    use image::RgbImage;
+    use parquet::arrow::ProjectionMask;
+    use parquet::arrow::arrow_reader::{
+        ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection,
+        RowSelector,
+    };
+    use parquet::errors::ParquetError;
+    use parquet::file::metadata::PageIndexPolicy;
+    use parquet::file::reader::{ChunkReader, Length};
+
+    use super::ParquetConfig;
+    use crate::error::{DataError, Place, SampleError, panic_text};
+    use crate::eval_set::parallel;
+    use crate::images;
+    use crate::order::{Stream, hash_text, unit};
+    use crate::source::{Source, Split};
+    use crate::sources::webdataset::expand;
+    use crate::storage::{Object, Storage};
+
+    /// Rows whose texts are decoded at once.
+    const BATCH: usize = 1024;
+
+    /// Rows of Parquet files. See the [module](super).
+    pub struct Rows {
+        files: Vec<Table>,
+        train: Part,
+        val: Part,
+        rejected: Vec<SampleError>,
+        images: bool,
+        image_column: String,
+        max_pixels: u64,
+    }
+
+    struct Table {
+        name: String,
+        chunks: Chunks,
+        metadata: ArrowReaderMetadata,
+        /// First row of each row group.
+        starts: Vec<u64>,
+        /// Where the pictures' bytes are; none where pictures are not wanted.
+        image: Option<ProjectionMask>,
+    }
+
+    #[derive(Default)]
+    struct Part {
+        rows: Vec<Row>,
+        /// File and group of each run of rows, and where it begins.
+        runs: Vec<(usize, usize, usize)>,
+    }
+
+    struct Row {
+        /// In its file, from 0.
+        number: u64,
+        captions: Vec<String>,
+    }
+
+    impl Part {
+        fn push(&mut self, file: usize, group: usize, row: Row) {
+            let run = self.runs.last();
+            if run.is_none_or(|(f, g, _)| (*f, *g) != (file, group)) {
+                self.runs.push((file, group, self.rows.len()));
+            }
+            self.rows.push(row);
+        }
+
+        /// File and group of a row.
+        fn group(&self, index: usize) -> (usize, usize) {
+            let run = self.runs.partition_point(|(_, _, first)| *first <= index);
+            let (file, group, _) = self.runs[run - 1];
+            (file, group)
+        }
+    }
+
+    /// An object as the `parquet` crate reads it.
+    #[derive(Clone)]
+    struct Chunks(Arc<dyn Object>);
+
+    impl Length for Chunks {
+        fn len(&self) -> u64 {
+            self.0.size()
+        }
+    }
+
+    impl ChunkReader for Chunks {
+        type T = Reader;
+
+        fn get_read(&self, start: u64) -> Result<Reader, ParquetError> {
+            Ok(Reader {
+                object: self.clone(),
+                at: start,
+                piece: Vec::new(),
+                used: 0,
+            })
+        }
+
+        fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
+            let end = start.checked_add(length as u64);
+            if end.is_none_or(|end| end > self.0.size()) {
+                return Err(ParquetError::EOF(format!(
+                    "{length} bytes at {start} lie outside the file"
+                )));
+            }
+            let bytes = self.0.read(start, length);
+            bytes.map(Bytes::from).map_err(ParquetError::General)
+        }
+    }
+
+    /// Reads on from a byte: headers of pages byte by byte, and their content at once.
+    struct Reader {
+        object: Chunks,
+        at: u64,
+        piece: Vec<u8>,
+        used: usize,
+    }
+
+    impl Reader {
+        /// Longest piece that is read ahead: a header, and little of what it is the header of.
+        const AHEAD: u64 = 512;
+
+        fn fetch(&mut self, length: u64) -> std::io::Result<Vec<u8>> {
+            let rest = self.object.0.size().saturating_sub(self.at);
+            let bytes = self.object.0.read(self.at, rest.min(length) as usize);
+            let bytes = bytes.map_err(std::io::Error::other)?;
+            self.at += bytes.len() as u64;
+            Ok(bytes)
+        }
+    }
+
+    impl std::io::Read for Reader {
+        fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+            if self.used == self.piece.len() {
+                self.used = 0;
+                self.piece = self.fetch(Self::AHEAD.max(into.len() as u64))?;
+            }
+            let length = into.len().min(self.piece.len() - self.used);
+            into[..length].copy_from_slice(&self.piece[self.used..self.used + length]);
+            self.used += length;
+            Ok(length)
+        }
+    }
+
+    /// Runs what may panic on damaged input.
+    fn caught<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+        catch_unwind(AssertUnwindSafe(work))
+            .unwrap_or_else(|payload| Err(format!("damaged: {}", panic_text(&*payload))))
+    }
+
+    impl Rows {
+        /// Opens the files and reads their texts.
+        ///
+        /// # Errors
+        ///
+        /// A file cannot be read or lacks a column, or no row can be used.
+        pub fn open(config: &ParquetConfig, max_pixels: u64) -> Result<Self, DataError> {
+            let files = list(config)?;
+            let storage = Storage::new(&config.remote);
+            let opened = parallel(0..files.len(), |at| {
+                let (path, _) = &files[at];
+                let read = storage.open(path);
+                let read = read.and_then(|object| read_file(object, config));
+                read.map_err(|reason| DataError::Manifest {
+                    path: path.clone(),
+                    reason,
+                })
+            });
+            let held_out = files.iter().any(|(_, split)| *split == Split::Val);
+            let mut rows = Self {
+                files: Vec::new(),
+                train: Part::default(),
+                val: Part::default(),
+                rejected: Vec::new(),
+                images: config.images,
+                image_column: config.image_column.clone(),
+                max_pixels,
+            };
+            for (opened, (path, split)) in opened.into_iter().zip(&files) {
+                let (table, texts) = opened?;
+                let base = path.file_name().unwrap_or_default().to_string_lossy();
+                for (number, captions) in (0u64..).zip(texts) {
+                    if captions.is_empty() {
+                        rows.rejected.push(SampleError {
+                            place: Place {
+                                file: table.name.clone(),
+                                line: number + 1,
+                            },
+                            reason: format!("no text in {}", config.text_columns.join(", ")),
+                        });
+                        continue;
+                    }
+                    let group = table.starts.partition_point(|start| *start <= number) - 1;
+                    let drawn = unit(hash_text(Stream::Split, &format!("{base}:{number}")));
+                    let val = *split == Split::Val || (!held_out && drawn < config.val_fraction);
+                    let part = if val { &mut rows.val } else { &mut rows.train };
+                    part.push(rows.files.len(), group, Row { number, captions });
+                }
+                rows.files.push(table);
+            }
+            if rows.train.rows.is_empty() && rows.val.rows.is_empty() {
+                return Err(DataError::Manifest {
+                    path: files
+                        .first()
+                        .map(|(path, _)| path.clone())
+                        .unwrap_or_default(),
+                    reason: match rows.rejected.first() {
+                        Some(first) => format!("no row can be used; first: {first}"),
+                        None => "no rows".to_owned(),
+                    },
+                });
+            }
+            Ok(rows)
+        }
+
+        fn part(&self, split: Split) -> &Part {
+            match split {
+                Split::Train => &self.train,
+                Split::Val => &self.val,
+            }
+        }
+
+        /// The bytes of a picture's file.
+        fn bytes(&self, split: Split, index: usize) -> Result<Option<Vec<u8>>, SampleError> {
+            let part = self.part(split);
+            let (file, group) = part.group(index);
+            let table = &self.files[file];
+            let Some(mask) = &table.image else {
+                return Ok(None);
+            };
+            let within = (part.rows[index].number - table.starts[group]) as usize;
+            let read = || picture(&table.column(group, mask, within)?);
+            let limit = images::largest_file(self.max_pixels);
+            caught(read)
+                .and_then(|bytes| match bytes.len() as u64 > limit {
+                    true => Err(format!("the file is larger than {limit} bytes")),
+                    false => Ok(Some(bytes)),
+                })
+                .map_err(|reason| SampleError {
+                    place: self.place(split, index),
+                    reason: format!("column `{}`: {reason}", self.image_column),
+                })
+        }
+    }
+
+    impl Table {
+        /// The picture of one row of a row group, as a column of length 1.
+        fn column(
+            &self,
+            group: usize,
+            mask: &ProjectionMask,
+            row: usize,
+        ) -> Result<ArrayRef, String> {
+            let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(
+                self.chunks.clone(),
+                self.metadata.clone(),
+            )
+            .with_row_groups(vec![group])
+            .with_projection(mask.clone())
+            .with_row_selection(RowSelection::from(vec![
+                RowSelector::skip(row),
+                RowSelector::select(1),
+            ]))
+            .with_batch_size(1)
+            .build();
+            let batch = reader.map_err(|error| error.to_string())?.next();
+            let batch = batch.ok_or("the row is not there")?;
+            let batch = batch.map_err(|error| error.to_string())?;
+            let column = batch.columns().first().cloned();
+            column.ok_or_else(|| "the column is not there".to_owned())
+        }
+    }
+
+    /// The picture in the first row of a column: binary, or a struct that has it as `bytes`.
+    fn picture(column: &ArrayRef) -> Result<Vec<u8>, String> {
+        let inner = match column.as_struct_opt() {
+            Some(structs) => structs
+                .column_by_name("bytes")
+                .ok_or("a struct without `bytes`")?,
+            None => column,
+        };
+        if inner.is_empty() {
+            return Err("the row is not there".to_owned());
+        }
+        if column.is_null(0) || inner.is_null(0) {
+            return Err("no picture in it; pictures elsewhere are not fetched".to_owned());
+        }
+        let bytes = match inner.data_type() {
+            DataType::Binary => inner.as_binary::<i32>().value(0),
+            DataType::LargeBinary => inner.as_binary::<i64>().value(0),
+            DataType::BinaryView => inner.as_binary_view().value(0),
+            other => return Err(format!("{other} is neither binary nor a struct of `bytes`")),
+        };
+        Ok(bytes.to_vec())
+    }
+
+    /// The files with their splits.
+    fn list(config: &ParquetConfig) -> Result<Vec<(PathBuf, Split)>, DataError> {
+        let mut files = Vec::new();
+        for (patterns, split) in [(&config.train, Split::Train), (&config.val, Split::Val)] {
+            for pattern in patterns {
+                let paths = match pattern.exists() {
+                    true => vec![pattern.clone()],
+                    false => expand(&pattern.to_string_lossy())
+                        .map_err(|reason| DataError::Manifest {
+                            path: pattern.clone(),
+                            reason,
+                        })?
+                        .into_iter()
+                        .map(PathBuf::from)
+                        .collect(),
+                };
+                files.extend(paths.into_iter().map(|path| (path, split)));
+            }
+        }
+        let Some(folder) = &config.path else {
+            return Ok(files);
+        };
+        let list = |error| DataError::file("list", folder, error);
+        let mut others = Vec::new();
+        for entry in std::fs::read_dir(folder).map_err(list)? {
+            let path = entry.map_err(list)?.path();
+            if path
+                .extension()
+                .is_none_or(|extension| extension != "parquet")
+            {
+                continue;
+            }
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let split = name.split(['-', '.']).next().unwrap_or_default().to_owned();
+            if config.train_split.contains(&split) {
+                files.push((path, Split::Train));
+            } else if config.val_split.contains(&split) {
+                files.push((path, Split::Val));
+            } else {
+                others.push(split);
+            }
+        }
+        files.sort_by(|a, b| a.0.cmp(&b.0));
+        if files.is_empty() {
+            return Err(DataError::Manifest {
+                path: folder.clone(),
+                reason: format!(
+                    "no .parquet file whose name begins with one of {:?} or {:?} and `-`; there are {others:?}",
+                    config.train_split, config.val_split
+                ),
+            });
+        }
+        Ok(files)
+    }
+
+    /// Opens a file and reads its texts, one list per row.
+    fn read_file(
+        object: Arc<dyn Object>,
+        config: &ParquetConfig,
+    ) -> Result<(Table, Vec<Vec<String>>), String> {
+        caught(|| {
+            let name = object.name().to_owned();
+            let chunks = Chunks(object);
+            // The types that the file's writer had are of no interest, those that are stored are.
+            let options = ArrowReaderOptions::new()
+                .with_skip_arrow_metadata(true)
+                .with_offset_index_policy(PageIndexPolicy::Optional);
+            let metadata =
+                ArrowReaderMetadata::load(&chunks, options).map_err(|error| error.to_string())?;
+            let mut starts = Vec::new();
+            let mut rows = 0u64;
+            for group in metadata.metadata().row_groups() {
+                starts.push(rows);
+                let more = u64::try_from(group.num_rows()).map_err(|_| "a negative row count")?;
+                rows = rows.saturating_add(more);
+            }
+            let schema = metadata.parquet_schema();
+            let roots = metadata.schema().fields();
+            let root = |column: &str| {
+                roots
+                    .iter()
+                    .position(|field| field.name() == column)
+                    .ok_or_else(|| {
+                        let names: Vec<&str> = roots.iter().map(|field| &**field.name()).collect();
+                        format!("no column `{column}`; there are {}", names.join(", "))
+                    })
+            };
+            let image = match config.images {
+                true => {
+                    let at = root(&config.image_column)?;
+                    Some(match roots[at].data_type() {
+                        DataType::Struct(_) => {
+                            let bytes = format!("{}.bytes", config.image_column);
+                            ProjectionMask::columns(schema, [bytes.as_str()])
+                        }
+                        _ => ProjectionMask::roots(schema, [at]),
+                    })
+                }
+                false => None,
+            };
+            let texts = config
+                .text_columns
+                .iter()
+                .map(|column| root(column))
+                .collect::<Result<Vec<_>, _>>()?;
+            let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(
+                chunks.clone(),
+                metadata.clone(),
+            )
+            .with_projection(ProjectionMask::roots(schema, texts))
+            .with_batch_size(BATCH)
+            .build()
+            .map_err(|error| error.to_string())?;
+            let mut all = Vec::new();
+            for batch in reader {
+                let batch = batch.map_err(|error| error.to_string())?;
+                captions(&batch, config, &mut all)?;
+            }
+            if all.len() as u64 != rows {
+                return Err(format!("it announces {rows} rows and has {}", all.len()));
+            }
+            let table = Table {
+                name,
+                chunks,
+                metadata,
+                starts,
+                image,
+            };
+            Ok((table, all))
+        })
+    }
+
+    /// Appends the captions of each row of a batch.
+    fn captions(
+        batch: &RecordBatch,
+        config: &ParquetConfig,
+        all: &mut Vec<Vec<String>>,
+    ) -> Result<(), String> {
+        let columns = config
+            .text_columns
+            .iter()
+            .map(|name| {
+                let column = batch.column_by_name(name);
+                column.ok_or_else(|| format!("no column `{name}`"))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        for row in 0..batch.num_rows() {
+            let mut seen = HashSet::new();
+            let mut captions = Vec::new();
+            for (column, name) in columns.iter().zip(&config.text_columns) {
+                each_text(column, row, &mut |text| {
+                    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+                    if !text.is_empty() && seen.insert(text.clone()) {
+                        captions.push(text);
+                    }
+                })
+                .map_err(|kind| {
+                    format!("column `{name}` is {kind}, neither strings nor lists of strings")
+                })?;
+            }
+            all.push(captions);
+        }
+        Ok(())
+    }
+
+    fn each_text(
+        column: &ArrayRef,
+        row: usize,
+        give: &mut dyn FnMut(&str),
+    ) -> Result<(), DataType> {
+        if column.is_null(row) {
+            return Ok(());
+        }
+        match column.data_type() {
+            DataType::Utf8 => give(column.as_string::<i32>().value(row)),
+            DataType::LargeUtf8 => give(column.as_string::<i64>().value(row)),
+            DataType::Utf8View => give(column.as_string_view().value(row)),
+            DataType::List(_) => {
+                let texts = column.as_list::<i32>().value(row);
+                // A list of lists is no list of captions.
+                if matches!(texts.data_type(), DataType::List(_)) {
+                    return Err(column.data_type().clone());
+                }
+                for at in 0..texts.len() {
+                    each_text(&texts, at, give)?;
+                }
+            }
+            other => return Err(other.clone()),
+        }
+        Ok(())
+    }
+
+    impl Source for Rows {
+        fn len(&self, split: Split) -> usize {
+            self.part(split).rows.len()
+        }
+
+        fn describe(&self) -> String {
+            let names: Vec<&str> = match self.files.as_slice() {
+                [first, .., last] => vec![&first.name, &last.name],
+                files => files.iter().map(|file| &*file.name).collect(),
+            };
+            format!(
+                "{} Parquet files ({}): {} training rows, {} held out, {} unusable",
+                self.files.len(),
+                names.join(" .. "),
+                self.train.rows.len(),
+                self.val.rows.len(),
+                self.rejected.len()
+            )
+        }
+
+        fn place(&self, split: Split, index: usize) -> Place {
+            let part = self.part(split);
+            let (file, _) = part.group(index);
+            Place {
+                file: self.files[file].name.clone(),
+                line: part.rows[index].number + 1,
+            }
+        }
+
+        fn has_images(&self) -> bool {
+            self.images
+        }
+
+        fn shards(&self, split: Split) -> Vec<usize> {
+            let part = self.part(split);
+            let ends = part.runs.iter().skip(1).map(|(_, _, first)| *first);
+            let ends = ends.chain([part.rows.len()]);
+            let runs = part.runs.iter().zip(ends);
+            runs.map(|((_, _, first), end)| end - first).collect()
+        }
+
+        fn captions(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
+            Ok(self.part(split).rows[index].captions.clone())
+        }
+
+        fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {
+            let Some(bytes) = self.bytes(split, index)? else {
+                return Ok(None);
+            };
+            images::decode(&bytes, self.max_pixels)
+                .map(Some)
+                .map_err(|reason| SampleError {
+                    place: self.place(split, index),
+                    reason: format!("column `{}`: {reason}", self.image_column),
+                })
+        }
+
+        fn image_bytes(
+            &self,
+            split: Split,
+            index: usize,
+        ) -> Result<Option<(Vec<u8>, &'static str)>, SampleError> {
+            let Some(bytes) = self.bytes(split, index)? else {
+                return Ok(None);
+            };
+            let format = image::guess_format(&bytes).ok();
+            let extension = match format {
+                Some(image::ImageFormat::Jpeg) => "jpg",
+                Some(image::ImageFormat::Png) => "png",
+                Some(image::ImageFormat::WebP) => "webp",
+                _ => return Ok(None),
+            };
+            Ok(Some((bytes, extension)))
+        }
+
+        fn rejected(&self) -> &[SampleError] {
+            &self.rejected
+        }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+        use crate::source::{Limits, SourceConfig};
+        use arrow_array::builder::{ListBuilder, StringBuilder};
+        use arrow_array::{BinaryArray, Int32Array, StringArray, StructArray};
+        use arrow_schema::{Field, Fields};
+        use image::{ImageFormat, Rgb};
+        use parquet::arrow::ArrowWriter;
+        use parquet::basic::Compression;
+        use parquet::file::properties::WriterProperties;
+        use std::io::Cursor;
+        use std::path::Path;
+
+        const LIMITS: Limits = Limits {
+            max_pixels: 1_000_000,
+        };
+
+        fn png(shade: u8) -> Vec<u8> {
+            let mut bytes = Cursor::new(Vec::new());
+            RgbImage::from_pixel(3, 2, Rgb([shade; 3]))
+                .write_to(&mut bytes, ImageFormat::Png)
+                .unwrap();
+            bytes.into_inner()
+        }
+
+        /// Rows `first..last` as the hub has them: the picture in a struct, a list of captions.
+        fn batch(first: u8, last: u8) -> RecordBatch {
+            let numbers: Vec<u8> = (first..last).collect();
+            let pictures: Vec<Vec<u8>> = numbers.iter().map(|n| png(*n)).collect();
+            let pictures: ArrayRef = Arc::new(BinaryArray::from_iter_values(pictures));
+            let paths = numbers.iter().map(|n| format!("{n}.png"));
+            let paths: ArrayRef = Arc::new(StringArray::from_iter_values(paths));
+            let fields = Fields::from(vec![
+                Field::new("bytes", DataType::Binary, true),
+                Field::new("path", DataType::Utf8, true),
+            ]);
+            let image = StructArray::new(fields, vec![pictures, paths], None);
+            let mut captions = ListBuilder::new(StringBuilder::new());
+            for number in &numbers {
+                captions.values().append_value(format!("number {number}"));
+                captions.values().append_value(" a  shade ");
+                captions.append(true);
+            }
+            let ids = Int32Array::from_iter_values(numbers.iter().map(|n| i32::from(*n)));
+            RecordBatch::try_from_iter([
+                ("image", Arc::new(image) as ArrayRef),
+                ("caption", Arc::new(captions.finish())),
+                ("id", Arc::new(ids)),
+            ])
+            .unwrap()
+        }
+
+        fn write(path: &Path, batch: &RecordBatch, paged: bool, group: usize) {
+            let properties = WriterProperties::builder()
+                .set_compression(Compression::SNAPPY)
+                .set_max_row_group_row_count(Some(group))
+                .set_data_page_row_count_limit(3)
+                .set_write_batch_size(1)
+                .set_offset_index_disabled(!paged)
+                .set_statistics_enabled(parquet::file::properties::EnabledStatistics::None)
+                .build();
+            let file = std::fs::File::create(path).unwrap();
+            let mut writer = ArrowWriter::try_new(file, batch.schema(), Some(properties)).unwrap();
+            writer.write(batch).unwrap();
+            writer.close().unwrap();
+        }
+
+        fn config(path: &Path) -> ParquetConfig {
+            ParquetConfig {
+                path: Some(path.to_owned()),
+                val_fraction: 0.0,
+                ..ParquetConfig::default()
+            }
+        }
+
+        fn open(config: &ParquetConfig) -> Result<Rows, DataError> {
+            config.validate("data.parquet")?;
+            Rows::open(config, LIMITS.max_pixels)
+        }
+
+        fn all(source: &Rows, split: Split) -> Vec<(Vec<String>, u8)> {
+            (0..source.len(split))
+                .map(|at| {
+                    let picture = source.image(split, at).unwrap().unwrap();
+                    let captions = source.captions(split, at).unwrap();
+                    (captions, picture.get_pixel(0, 0).0[0])
+                })
+                .collect()
+        }
+
+        fn numbers(range: std::ops::Range<u8>) -> Vec<(Vec<String>, u8)> {
+            range
+                .map(|n| (vec![format!("number {n}"), "a shade".to_owned()], n))
+                .collect()
+        }
+
+        #[test]
+        fn rows_are_read_in_order_with_and_without_a_page_index() {
+            for paged in [true, false] {
+                let folder = tempfile::tempdir().unwrap();
+                let at = |name: &str| folder.path().join(name);
+                write(
+                    &at("train-00000-of-00002.parquet"),
+                    &batch(0, 50),
+                    paged,
+                    20,
+                );
+                write(
+                    &at("train-00001-of-00002.parquet"),
+                    &batch(50, 60),
+                    paged,
+                    20,
+                );
+                write(
+                    &at("validation-00000-of-00001.parquet"),
+                    &batch(90, 95),
+                    paged,
+                    20,
+                );
+                write(&at("trained.parquet"), &batch(0, 5), paged, 20);
+                let source = open(&config(folder.path())).unwrap();
+                let index = source.files[0].metadata.metadata().page_index();
+                assert_eq!(index.is_some(), paged);
+                assert_eq!(all(&source, Split::Train), numbers(0..60));
+                assert_eq!(all(&source, Split::Val), numbers(90..95));
+                assert_eq!(source.shards(Split::Train), [20, 20, 10, 10]);
+                assert_eq!(source.place(Split::Train, 51).line, 2);
+                for index in [0, 59, 30, 45, 0, 20, 51] {
+                    let picture = source.image(Split::Train, index).unwrap().unwrap();
+                    assert_eq!(usize::from(picture.get_pixel(0, 0).0[0]), index);
+                }
+                let (bytes, kind) = source.image_bytes(Split::Train, 7).unwrap().unwrap();
+                assert_eq!((bytes, kind), (png(7), "png"));
+            }
+        }
+
+        #[test]
+        fn binary_columns_plain_strings_and_what_is_missing() {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("a.parquet");
+            let picture = png(5);
+            let images = BinaryArray::from_iter([Some(&*picture), None, Some(b"no picture"), None]);
+            let texts = StringArray::from_iter([Some("one"), Some("two"), Some("three"), None]);
+            let batch = RecordBatch::try_from_iter([
+                ("jpg", Arc::new(images) as ArrayRef),
+                ("text", Arc::new(texts)),
+            ])
+            .unwrap();
+            write(&path, &batch, true, 100);
+            let plain = ParquetConfig {
+                path: None,
+                train: vec![path],
+                image_column: "jpg".to_owned(),
+                text_columns: vec!["text".to_owned()],
+                ..config(folder.path())
+            };
+            let source = open(&plain).unwrap();
+            assert_eq!((source.len(Split::Train), source.items()), (3, 4));
+            assert_eq!(source.rejected()[0].place.line, 4);
+            assert!(source.image(Split::Train, 0).unwrap().is_some());
+            for (index, part) in [(1, "no picture in it"), (2, "not a JPEG")] {
+                let error = source.image(Split::Train, index).unwrap_err();
+                assert!(error.reason.contains(part), "{error}");
+                assert_eq!(error.place.line, index as u64 + 1);
+            }
+            let mut texts = plain.clone();
+            texts.images = false;
+            let texts = open(&texts).unwrap();
+            assert_eq!((texts.has_images(), texts.len(Split::Train)), (false, 3));
+            assert_eq!(texts.image(Split::Train, 0).unwrap(), None);
+        }
+
+        #[test]
+        fn a_share_is_held_out_where_no_file_is() {
+            let folder = tempfile::tempdir().unwrap();
+            write(
+                &folder.path().join("train-0.parquet"),
+                &batch(0, 200),
+                true,
+                50,
+            );
+            let mut share = config(folder.path());
+            share.val_fraction = 0.25;
+            let source = open(&share).unwrap();
+            // Five standard deviations of a binomial of 200 at 0.25.
+            const TOLERANCE: usize = 31;
+            assert!(source.len(Split::Val).abs_diff(50) < TOLERANCE);
+            let mut rows = all(&source, Split::Train);
+            rows.extend(all(&source, Split::Val));
+            rows.sort_by_key(|(_, number)| *number);
+            assert_eq!(rows, numbers(0..200));
+        }
+
+        #[test]
+        fn what_cannot_be_read_is_named() {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("train-0.parquet");
+            let refused = |config: &ParquetConfig| open(config).err().unwrap().to_string();
+            let message = refused(&config(folder.path()));
+            assert!(message.contains("no .parquet file"), "{message}");
+            std::fs::write(&path, b"PAR1 no parquet PAR1").unwrap();
+            let message = refused(&config(folder.path()));
+            assert!(message.contains("train-0.parquet"), "{message}");
+            write(&path, &batch(0, 5), true, 50);
+            type Change = fn(&mut ParquetConfig);
+            let cases: [(&str, Change); 9] = [
+                ("no column `picture`; there are image, caption, id", |c| {
+                    c.image_column = "picture".into();
+                }),
+                ("no column `text`", |c| c.text_columns = vec!["text".into()]),
+                ("column `id` is Int32", |c| {
+                    c.text_columns = vec!["id".into()]
+                }),
+                ("`data.parquet.path`", |c| c.path = None),
+                ("`data.parquet.path`", |c| c.train = vec!["x".into()]),
+                ("`data.parquet.val`", |c| c.val = vec!["x".into()]),
+                ("`data.parquet.text_columns`", |c| c.text_columns.clear()),
+                ("`data.parquet.image_column`", |c| c.image_column.clear()),
+                ("`data.parquet.val_fraction`", |c| c.val_fraction = 3.0),
+            ];
+            for (part, change) in cases {
+                let mut config = config(folder.path());
+                change(&mut config);
+                let message = refused(&config);
+                assert!(message.contains(part), "{message}");
+            }
+        }
+
+        /// Reads all that a damaged file still gives.
+        fn read_all(path: &Path) -> Result<(), DataError> {
+            let rows = Rows::open(
+                &ParquetConfig {
+                    path: None,
+                    train: vec![path.to_owned()],
+                    ..ParquetConfig::default()
+                },
+                LIMITS.max_pixels,
+            )?;
+            for index in 0..rows.len(Split::Train) {
+                // What is broken says so.
+                let _ = rows.image(Split::Train, index);
+            }
+            Ok(())
+        }
+
+        /// Damage anywhere in a file is an error or costs single pictures; it never panics.
+        #[test]
+        fn damage_is_refused() {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("train-0.parquet");
+            write(&path, &batch(0, 12), true, 5);
+            let good = std::fs::read(&path).unwrap();
+            let mut refused = 0;
+            for at in (0..good.len()).step_by(23) {
+                let mut damaged = good.clone();
+                damaged[at] ^= 0x41;
+                std::fs::write(&path, &damaged).unwrap();
+                refused += usize::from(read_all(&path).is_err());
+                std::fs::write(&path, &good[..at]).unwrap();
+                assert!(read_all(&path).is_err(), "cut at {at}");
+            }
+            assert!(refused > 0);
+        }
+    }
+}

@@ -1,0 +1,1279 @@
+//! Samples in tar files, as the webdataset library and img2dataset write them and as `unimo data pack` does.
+//!
+//! ```toml
+//! [data]
+//! source = "webdataset"
+//!
+//! [data.webdataset]
+//! urls = "shards/{000000..000123}.tar"   # or a list, or a folder
+//! val_fraction = 0.01
+//! ```
+//!
+//! A sample is the members of one key: a picture (`.jpg`, `.jpeg`, `.png`, `.webp`) and its captions, one a line of `.txt`, or
+//! in `.json` under one of `caption_keys`, or the class in `.cls`. Samples are read where they lie; compressed shards are
+//! unpacked once. The order of indices is shard by shard.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use image::RgbImage;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::config::{not_empty, share};
+use crate::error::{DataError, Place, SampleError};
+use crate::eval_set::parallel;
+use crate::images;
+use crate::order::{Stream, hash_text, unit};
+use crate::pack::{self, Record};
+use crate::shards::{self, Item, Member, MemberKind, MemberLimits, ShardIndex};
+use crate::source::{Limits, Sample, Source, SourceConfig, Split};
+use crate::sources::pairs::one_or_many;
+use crate::storage::{self, Object, RemoteConfig, Storage};
+use crate::unpack::{Cache, Compression, Refused};
+
+/// `[data.webdataset]`: tar files.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WebDatasetConfig {
+    /// Shards of which `val_fraction` is held out: paths, `{000..123}` for numbers, `{a,b}` for names, or a folder.
+    #[serde(
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "one_or_many_paths"
+    )]
+    pub urls: Vec<PathBuf>,
+    /// Shards to train on, instead of `urls`.
+    #[serde(
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "one_or_many_paths"
+    )]
+    pub train: Vec<PathBuf>,
+    /// Shards that are held out, beside `train`.
+    #[serde(
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "one_or_many_paths"
+    )]
+    pub val: Vec<PathBuf>,
+    /// Share of the samples of `urls` that is held out, by a hash of the key.
+    pub val_fraction: f64,
+    /// Whether samples have pictures.
+    pub images: bool,
+    /// Whether samples have captions.
+    pub captions: bool,
+    /// Where a `.json` holds captions: a string or a list of strings.
+    #[serde(deserialize_with = "one_or_many")]
+    pub caption_keys: Vec<String>,
+    /// A file with a class a line, for `.cls` members that hold numbers from 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub classes: Option<PathBuf>,
+    /// What becomes a caption of a `.cls` member; `{}` stands for the class.
+    pub class_caption: String,
+    /// Folder into which compressed shards are unpacked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<PathBuf>,
+    /// Most that the cache may hold, in gigabytes (10^9 bytes).
+    pub cache_gb: f64,
+    /// How shards behind URLs are read.
+    pub remote: RemoteConfig,
+}
+
+impl Default for WebDatasetConfig {
+    fn default() -> Self {
+        Self {
+            urls: Vec::new(),
+            train: Vec::new(),
+            val: Vec::new(),
+            val_fraction: 0.05,
+            images: true,
+            captions: true,
+            caption_keys: vec!["caption".to_owned(), "captions".to_owned()],
+            classes: None,
+            class_caption: "a photo of a {}".to_owned(),
+            cache: None,
+            cache_gb: 100.0,
+            remote: RemoteConfig::default(),
+        }
+    }
+}
+
+pub(crate) fn one_or_many_paths<'de, D: serde::Deserializer<'de>>(
+    input: D,
+) -> Result<Vec<PathBuf>, D::Error> {
+    let texts = one_or_many(input)?;
+    Ok(texts.into_iter().map(PathBuf::from).collect())
+}
+
+impl SourceConfig for WebDatasetConfig {
+    fn validate(&self, table: &str) -> Result<(), DataError> {
+        let key = |name: &str| format!("{table}.{name}");
+        match (self.urls.is_empty(), self.train.is_empty()) {
+            (true, true) => {
+                return Err(DataError::config(
+                    key("urls"),
+                    "absent",
+                    "shards, as `urls` or as `train` and `val`",
+                ));
+            }
+            (false, false) => {
+                return Err(DataError::config(
+                    key("train"),
+                    "given",
+                    format!("`{table}.urls`, or `train` and `val`, not both"),
+                ));
+            }
+            (false, true) if !self.val.is_empty() => {
+                return Err(DataError::config(
+                    key("val"),
+                    "given",
+                    format!("nothing beside `{table}.urls`, of which `val_fraction` is held out"),
+                ));
+            }
+            _ => {}
+        }
+        for (name, patterns) in [
+            ("urls", &self.urls),
+            ("train", &self.train),
+            ("val", &self.val),
+        ] {
+            for pattern in patterns {
+                let text = pattern.to_string_lossy();
+                not_empty(&key(name), &text, "paths of tar files")?;
+                if !pattern.exists() {
+                    expand(&text).map_err(|reason| {
+                        let allowed = format!("`{{000..123}}` or `{{a,b}}` in a path; {reason}");
+                        DataError::config(key(name), format!("{text:?}"), allowed)
+                    })?;
+                }
+            }
+        }
+        share(&key("val_fraction"), self.val_fraction)?;
+        if !self.images && !self.captions {
+            return Err(DataError::config(
+                key("captions"),
+                "false beside `images = false`",
+                "true for one of them",
+            ));
+        }
+        if self.caption_keys.iter().any(String::is_empty) {
+            return Err(DataError::config(
+                key("caption_keys"),
+                format!("{:?}", self.caption_keys),
+                "names of keys",
+            ));
+        }
+        if !self.class_caption.contains("{}") {
+            return Err(DataError::config(
+                key("class_caption"),
+                format!("{:?}", self.class_caption),
+                "a text with {} where the class is to stand",
+            ));
+        }
+        if !(self.cache_gb > 0.0 && self.cache_gb <= 1e6) {
+            return Err(DataError::config(
+                key("cache_gb"),
+                self.cache_gb,
+                "a number of gigabytes above 0, at most 1e6",
+            ));
+        }
+        self.remote.validate(&key("remote"))
+    }
+
+    fn paths(&mut self) -> Vec<&mut PathBuf> {
+        let shards = self.urls.iter_mut();
+        shards
+            .chain(&mut self.train)
+            .chain(&mut self.val)
+            .filter(|path| !storage::is_remote(path))
+            .chain(&mut self.classes)
+            .chain(&mut self.cache)
+            .collect()
+    }
+
+    fn open(&self, limits: &Limits) -> Result<Arc<dyn Source>, DataError> {
+        Ok(Arc::new(WebDataset::open(self, limits)?))
+    }
+}
+
+/// Largest text member in bytes.
+const LARGEST_TEXT: u64 = 1 << 20;
+/// Largest list of classes in bytes.
+const LARGEST_CLASSES: u64 = 64 << 20;
+/// Most shards that patterns may name.
+const MOST_SHARDS: usize = 1 << 20;
+
+/// Samples in tar files. See the [module](self).
+pub struct WebDataset {
+    shards: Vec<Shard>,
+    train: Part,
+    val: Part,
+    rejected: Vec<SampleError>,
+    images: bool,
+    captions: bool,
+    caption_keys: Vec<String>,
+    classes: Vec<String>,
+    class_caption: String,
+    max_pixels: u64,
+}
+
+struct Shard {
+    /// As it is called in places: where a compressed shard comes from.
+    name: String,
+    object: Arc<dyn Object>,
+}
+
+/// The samples of a split.
+#[derive(Default)]
+struct Part {
+    runs: Vec<Run>,
+    entries: Vec<Entry>,
+    members: Vec<Member>,
+}
+
+/// Samples of one shard that follow each other.
+struct Run {
+    shard: usize,
+    /// The first of them.
+    first: usize,
+}
+
+struct Entry {
+    at: u64,
+    /// Its first member.
+    first: usize,
+}
+
+impl Part {
+    fn push(&mut self, shard: usize, item: &Item) {
+        if self.runs.last().is_none_or(|run| run.shard != shard) {
+            self.runs.push(Run {
+                shard,
+                first: self.entries.len(),
+            });
+        }
+        self.entries.push(Entry {
+            at: item.at,
+            first: self.members.len(),
+        });
+        self.members.extend(&item.members);
+    }
+
+    fn shard(&self, index: usize) -> usize {
+        let run = self.runs.partition_point(|run| run.first <= index);
+        self.runs[run - 1].shard
+    }
+
+    fn members(&self, index: usize) -> &[Member] {
+        let end = self.entries.get(index + 1);
+        &self.members[self.entries[index].first..end.map_or(self.members.len(), |e| e.first)]
+    }
+
+    fn sizes(&self) -> Vec<usize> {
+        let ends = self.runs.iter().skip(1).map(|run| run.first);
+        let ends = ends.chain([self.entries.len()]);
+        self.runs
+            .iter()
+            .zip(ends)
+            .map(|(run, end)| end - run.first)
+            .collect()
+    }
+}
+
+/// A shard that is to be opened.
+struct Listed {
+    path: PathBuf,
+    /// Which split its samples are of; none: it is drawn.
+    split: Option<Split>,
+    /// Whether it is known to have an index beside it. Behind a URL there is no telling what is absent from what fails.
+    indexed: bool,
+}
+
+impl Listed {
+    fn new(path: PathBuf, split: Option<Split>) -> Self {
+        Self {
+            indexed: !storage::is_remote(&path),
+            path,
+            split,
+        }
+    }
+}
+
+/// What a member's text holds.
+enum Texts {
+    Record(Box<Record>),
+    Captions(Vec<String>),
+}
+
+impl WebDataset {
+    /// Opens every shard and finds out what lies where.
+    ///
+    /// # Errors
+    ///
+    /// A shard is not there, a compressed one cannot be unpacked, or nothing can be used.
+    pub fn open(config: &WebDatasetConfig, limits: &Limits) -> Result<Self, DataError> {
+        let storage = Storage::new(&config.remote);
+        let mut list = List::new(&storage);
+        list.add(&config.urls, None)?;
+        list.add(&config.train, Some(Split::Train))?;
+        list.add(&config.val, Some(Split::Val))?;
+        let cache = match &config.cache {
+            Some(folder) => Some(Cache::open(folder, (config.cache_gb * 1e9) as u64)?),
+            None => None,
+        };
+        let most = MemberLimits {
+            image: images::largest_file(limits.max_pixels).min(u64::from(u32::MAX)),
+            text: LARGEST_TEXT,
+        };
+        let opened = parallel(0..list.shards.len(), |at| {
+            open_shard(&storage, &list.shards[at], cache.as_ref(), most)
+        });
+        let mut source = Self {
+            shards: Vec::new(),
+            train: Part::default(),
+            val: Part::default(),
+            rejected: Vec::new(),
+            images: config.images && !list.without_images,
+            captions: config.captions && !list.without_captions,
+            caption_keys: config.caption_keys.clone(),
+            classes: match &config.classes {
+                Some(path) => read_classes(&storage, path)?,
+                None => Vec::new(),
+            },
+            class_caption: config.class_caption.clone(),
+            max_pixels: limits.max_pixels,
+        };
+        for (opened, listed) in opened.into_iter().zip(&list.shards) {
+            let (shard, index) = opened?;
+            source.take(shard, index, listed.split, config.val_fraction);
+        }
+        if source.train.entries.is_empty() && source.val.entries.is_empty() {
+            return Err(source.nothing(config));
+        }
+        Ok(source)
+    }
+
+    fn take(&mut self, shard: Shard, index: ShardIndex, split: Option<Split>, val_fraction: f64) {
+        self.rejected.extend(index.rejected);
+        let number = self.shards.len();
+        for mut item in index.items {
+            let has = |wanted: fn(MemberKind) -> bool| {
+                item.members.iter().any(|member| wanted(member.kind))
+            };
+            let missing = match () {
+                () if self.images && !has(MemberKind::is_image) => Some("picture"),
+                () if self.captions && !has(|kind| !kind.is_image()) => Some("text"),
+                () => None,
+            };
+            if let Some(missing) = missing {
+                let kinds: Vec<_> = item.members.iter().map(|m| m.kind.extension()).collect();
+                self.rejected.push(SampleError {
+                    place: Place {
+                        file: shard.name.clone(),
+                        line: item.at,
+                    },
+                    reason: format!("{}: no {missing}, only {}", item.key, kinds.join(", ")),
+                });
+                continue;
+            }
+            item.members
+                .retain(|member| self.images || !member.kind.is_image());
+            let held_out = unit(hash_text(Stream::Split, &item.key)) < val_fraction;
+            match split {
+                Some(Split::Train) => self.train.push(number, &item),
+                Some(Split::Val) => self.val.push(number, &item),
+                None if held_out => self.val.push(number, &item),
+                None => self.train.push(number, &item),
+            }
+        }
+        self.shards.push(shard);
+    }
+
+    fn nothing(&self, config: &WebDatasetConfig) -> DataError {
+        const SHOWN: usize = 3;
+        let mut reason = format!("no sample in {} shards can be used", self.shards.len());
+        if !self.rejected.is_empty() {
+            reason += &format!("; {} members are unusable:", self.rejected.len());
+            for rejected in self.rejected.iter().take(SHOWN) {
+                reason += &format!(" {rejected}.");
+            }
+        }
+        let first = config.urls.iter().chain(&config.train).next();
+        DataError::Manifest {
+            path: first.cloned().unwrap_or_default(),
+            reason,
+        }
+    }
+
+    fn part(&self, split: Split) -> &Part {
+        match split {
+            Split::Train => &self.train,
+            Split::Val => &self.val,
+        }
+    }
+
+    fn bad(&self, split: Split, index: usize, reason: impl Into<String>) -> SampleError {
+        SampleError {
+            place: self.place(split, index),
+            reason: reason.into(),
+        }
+    }
+
+    fn read(&self, split: Split, index: usize, member: &Member) -> Result<Vec<u8>, SampleError> {
+        let most = match member.kind.is_image() {
+            true => images::largest_file(self.max_pixels),
+            false => LARGEST_TEXT,
+        };
+        // An index that was written beside the shard may say anything.
+        if u64::from(member.size) > most {
+            let reason = format!("a member of {} bytes, more than {most}", member.size);
+            return Err(self.bad(split, index, reason));
+        }
+        let shard = &self.shards[self.part(split).shard(index)];
+        shard
+            .object
+            .read(member.offset, member.size as usize)
+            .map_err(|reason| self.bad(split, index, reason))
+    }
+
+    fn picture(
+        &self,
+        split: Split,
+        index: usize,
+    ) -> Result<Option<(Vec<u8>, MemberKind)>, SampleError> {
+        let mut members = self.part(split).members(index).iter();
+        match members.find(|member| member.kind.is_image()) {
+            Some(member) => Ok(Some((self.read(split, index, member)?, member.kind))),
+            None => Ok(None),
+        }
+    }
+
+    fn read_texts(&self, split: Split, index: usize) -> Result<Texts, SampleError> {
+        let mut captions = Vec::new();
+        let mut seen = HashSet::new();
+        let mut add = |text: &str| {
+            let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+            if !text.is_empty() && seen.insert(text.clone()) {
+                captions.push(text);
+            }
+        };
+        let mut kinds = Vec::new();
+        for member in self.part(split).members(index) {
+            if member.kind.is_image() {
+                continue;
+            }
+            let name = member.kind.extension();
+            kinds.push(name);
+            let bytes = self.read(split, index, member)?;
+            let wrong = |reason: String| self.bad(split, index, format!("its .{name}: {reason}"));
+            let text = std::str::from_utf8(&bytes).map_err(|_| wrong("not valid UTF-8".into()))?;
+            match member.kind {
+                MemberKind::Json => {
+                    let value: Value =
+                        serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
+                    if let Some(record) = Record::of(&value) {
+                        let record = record.map_err(wrong)?;
+                        return Ok(Texts::Record(Box::new(record)));
+                    }
+                    for text in self
+                        .caption_keys
+                        .iter()
+                        .flat_map(|key| strings(&value[key]))
+                    {
+                        add(text);
+                    }
+                }
+                MemberKind::Cls => {
+                    let class = self.class(text).map_err(wrong)?;
+                    add(&self.class_caption.replace("{}", &class));
+                }
+                _ => text.lines().for_each(&mut add),
+            }
+        }
+        if captions.is_empty() && self.captions {
+            let reason = format!(
+                "no caption in its .{}; keys of .json that are read: {}",
+                kinds.join(" and ."),
+                self.caption_keys.join(", ")
+            );
+            return Err(self.bad(split, index, reason));
+        }
+        Ok(Texts::Captions(captions))
+    }
+
+    /// The name of a class.
+    fn class(&self, text: &str) -> Result<String, String> {
+        let text = text.trim();
+        let Ok(number) = text.parse::<usize>() else {
+            return match text.is_empty() {
+                true => Err("it is empty".to_owned()),
+                false => Ok(text.to_owned()),
+            };
+        };
+        self.classes.get(number).cloned().ok_or_else(|| {
+            let known = self.classes.len();
+            format!("class {number}, but `classes` lists {known}")
+        })
+    }
+}
+
+/// The texts in a value that holds captions.
+fn strings(value: &Value) -> Vec<&str> {
+    match value {
+        Value::String(text) => vec![text],
+        Value::Array(texts) => texts.iter().filter_map(Value::as_str).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn read_classes(storage: &Storage, path: &Path) -> Result<Vec<String>, DataError> {
+    let manifest = |reason| DataError::Manifest {
+        path: path.to_owned(),
+        reason,
+    };
+    let read = || {
+        let object = storage.open(path)?;
+        let bytes = storage::read_all(&*object, LARGEST_CLASSES)?;
+        String::from_utf8(bytes).map_err(|_| "not valid UTF-8".to_owned())
+    };
+    let text = read().map_err(manifest)?;
+    Ok(text.lines().map(|line| line.trim().to_owned()).collect())
+}
+
+/// The shards that patterns name.
+struct List<'a> {
+    storage: &'a Storage,
+    shards: Vec<Listed>,
+    without_images: bool,
+    without_captions: bool,
+}
+
+impl<'a> List<'a> {
+    fn new(storage: &'a Storage) -> Self {
+        Self {
+            storage,
+            shards: Vec::new(),
+            without_images: false,
+            without_captions: false,
+        }
+    }
+
+    fn add(&mut self, patterns: &[PathBuf], split: Option<Split>) -> Result<(), DataError> {
+        for pattern in patterns {
+            let wrong = |reason| DataError::Manifest {
+                path: pattern.clone(),
+                reason,
+            };
+            let paths = match pattern.exists() {
+                true => vec![pattern.clone()],
+                false => expand(&pattern.to_string_lossy())
+                    .map_err(wrong)?
+                    .into_iter()
+                    .map(PathBuf::from)
+                    .collect(),
+            };
+            for path in paths {
+                match path.is_dir() {
+                    true => self.folder(&path, split)?,
+                    false if path.file_name().is_some_and(|name| name == pack::INDEX) => {
+                        self.packed(&path, split)?;
+                    }
+                    false => self.shards.push(Listed::new(path, split)),
+                }
+                if self.shards.len() > MOST_SHARDS {
+                    return Err(wrong(format!("more than {MOST_SHARDS} shards")));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A folder that `unimo data pack` made, two of them called `train` and `val`, or one with tar files.
+    fn folder(&mut self, folder: &Path, split: Option<Split>) -> Result<(), DataError> {
+        let index = folder.join(pack::INDEX);
+        if index.is_file() {
+            return self.packed(&index, split);
+        }
+        let parts = [Split::Train, Split::Val];
+        let parts = parts.map(|part| (part, folder.join(part.name()).join(pack::INDEX)));
+        if split.is_none() && parts[0].1.is_file() {
+            for (part, index) in parts.iter().filter(|(_, index)| index.is_file()) {
+                self.packed(index, Some(*part))?;
+            }
+            return Ok(());
+        }
+        let list = |error| DataError::file("list", folder, error);
+        let mut paths = Vec::new();
+        for entry in std::fs::read_dir(folder).map_err(list)? {
+            let path = entry.map_err(list)?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let is_shard = [".tar", ".tgz", ".tar.gz", ".tar.zst"]
+                .iter()
+                .any(|end| name.ends_with(end));
+            if is_shard {
+                paths.push(path);
+            }
+        }
+        if paths.is_empty() {
+            return Err(DataError::Manifest {
+                path: folder.to_owned(),
+                reason: format!("the folder has neither {} nor tar files", pack::INDEX),
+            });
+        }
+        paths.sort();
+        let listed = paths.into_iter().map(|path| Listed::new(path, split));
+        self.shards.extend(listed);
+        Ok(())
+    }
+
+    fn packed(&mut self, path: &Path, split: Option<Split>) -> Result<(), DataError> {
+        let index = pack::read_pack(self.storage, path)?;
+        self.without_images |= !index.images;
+        self.without_captions |= !index.captions;
+        let beside = |file: &str| match storage::is_remote(path) {
+            // The separator of URLs is the same everywhere.
+            true => {
+                let text = path.to_string_lossy();
+                let folder = text.rsplit_once('/').map_or("", |(folder, _)| folder);
+                PathBuf::from(format!("{folder}/{file}"))
+            }
+            false => path.with_file_name(file),
+        };
+        let shards = index.shards.iter().map(|shard| Listed {
+            path: beside(&shard.file),
+            split,
+            indexed: true,
+        });
+        self.shards.extend(shards);
+        Ok(())
+    }
+}
+
+fn open_shard(
+    storage: &Storage,
+    listed: &Listed,
+    cache: Option<&Cache>,
+    limits: MemberLimits,
+) -> Result<(Shard, ShardIndex), DataError> {
+    let path = &*listed.path;
+    let wrong = |reason| DataError::Manifest {
+        path: path.to_owned(),
+        reason,
+    };
+    let object = storage.open(path).map_err(wrong)?;
+    let name = object.name().to_owned();
+    if let Some(compression) = Compression::of(&*object).map_err(wrong)? {
+        let cache = cache.ok_or_else(|| {
+            DataError::config(
+                "data.webdataset.cache",
+                "absent",
+                format!("a folder, since {name} is compressed and has to be unpacked"),
+            )
+        })?;
+        // A shard that was replaced is unpacked again.
+        let changed = std::fs::metadata(path).and_then(|about| about.modified());
+        let stamp = changed.map_or_else(|_| String::new(), |time| format!("{time:?}"));
+        let (unpacked, index) =
+            cache
+                .get(&*object, &stamp, compression, limits)
+                .map_err(|refused| match refused {
+                    Refused::Folder(error) => error,
+                    Refused::Full(most) => DataError::config(
+                        "data.webdataset.cache_gb",
+                        most as f64 / 1e9,
+                        format!("more: the cache is full and {name} is not unpacked"),
+                    ),
+                })?;
+        let object = Arc::new(unpacked);
+        return Ok((Shard { name, object }, index));
+    }
+    let index = match listed.indexed {
+        true => shards::read_index(storage, path, object.size()),
+        false => Ok(None),
+    };
+    let index = match index {
+        Ok(Some((header, items))) => ShardIndex {
+            items,
+            rejected: header.rejected,
+            ignored: 0,
+        },
+        Ok(None) => shards::scan(&*object, limits),
+        Err(reason) => {
+            let mut index = shards::scan(&*object, limits);
+            index.rejected.push(SampleError {
+                place: Place {
+                    file: name.clone(),
+                    line: object.size(),
+                },
+                reason: format!("its index is not used: {reason}"),
+            });
+            index
+        }
+    };
+    Ok((Shard { name, object }, index))
+}
+
+impl Source for WebDataset {
+    fn len(&self, split: Split) -> usize {
+        self.part(split).entries.len()
+    }
+
+    fn describe(&self) -> String {
+        let names: Vec<&str> = match self.shards.as_slice() {
+            [first, .., last] => vec![&first.name, &last.name],
+            shards => shards.iter().map(|shard| &*shard.name).collect(),
+        };
+        format!(
+            "{} tar shards ({}): {} training samples, {} held out, {} unusable",
+            self.shards.len(),
+            names.join(" .. "),
+            self.train.entries.len(),
+            self.val.entries.len(),
+            self.rejected.len()
+        )
+    }
+
+    fn place(&self, split: Split, index: usize) -> Place {
+        let part = self.part(split);
+        Place {
+            file: self.shards[part.shard(index)].name.clone(),
+            line: part.entries[index].at,
+        }
+    }
+
+    fn has_images(&self) -> bool {
+        self.images
+    }
+
+    fn has_captions(&self) -> bool {
+        self.captions
+    }
+
+    fn shards(&self, split: Split) -> Vec<usize> {
+        self.part(split).sizes()
+    }
+
+    fn captions(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
+        if !self.captions {
+            return Ok(Vec::new());
+        }
+        Ok(match self.read_texts(split, index)? {
+            Texts::Record(record) => record.captions,
+            Texts::Captions(captions) => captions,
+        })
+    }
+
+    fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {
+        let Some((bytes, kind)) = self.picture(split, index)? else {
+            return Ok(None);
+        };
+        images::decode(&bytes, self.max_pixels)
+            .map(Some)
+            .map_err(|reason| {
+                self.bad(split, index, format!("its .{}: {reason}", kind.extension()))
+            })
+    }
+
+    fn image_bytes(
+        &self,
+        split: Split,
+        index: usize,
+    ) -> Result<Option<(Vec<u8>, &'static str)>, SampleError> {
+        let picture = self.picture(split, index)?;
+        Ok(picture.map(|(bytes, kind)| (bytes, kind.extension())))
+    }
+
+    fn sample(&self, split: Split, index: usize) -> Result<Sample, SampleError> {
+        let image = self.image(split, index)?;
+        let name = self.place(split, index).to_string();
+        Ok(match self.read_texts(split, index)? {
+            Texts::Record(record) => record.into_sample(image),
+            Texts::Captions(captions) => Sample {
+                name,
+                image,
+                captions,
+                ..Sample::default()
+            },
+        })
+    }
+
+    fn rejected(&self) -> &[SampleError] {
+        &self.rejected
+    }
+}
+
+/// The paths that a pattern stands for: `{000..123}` counts, with the width of what it is written with, `{a,b}` lists.
+///
+/// # Errors
+///
+/// A brace that is not closed or holds neither, or more than a million paths.
+pub fn expand(pattern: &str) -> Result<Vec<String>, String> {
+    let mut paths = vec![String::new()];
+    let mut rest = pattern;
+    while let Some(open) = rest.find(['{', '}']) {
+        let (before, braced) = rest.split_at(open);
+        let inner = braced
+            .strip_prefix('{')
+            .ok_or_else(|| format!("a `}}` without a `{{` in {pattern:?}"))?;
+        let close = inner
+            .find(['{', '}'])
+            .filter(|close| inner[*close..].starts_with('}'))
+            .ok_or_else(|| format!("a `{{` that is not closed in {pattern:?}"))?;
+        let choices = choices(&inner[..close])?;
+        if paths.len().saturating_mul(choices.len()) > MOST_SHARDS {
+            return Err(format!(
+                "{pattern:?} stands for more than {MOST_SHARDS} paths"
+            ));
+        }
+        paths = paths
+            .iter()
+            .flat_map(|path| choices.iter().map(move |c| format!("{path}{before}{c}")))
+            .collect();
+        rest = &inner[close + 1..];
+    }
+    for path in &mut paths {
+        path.push_str(rest);
+    }
+    Ok(paths)
+}
+
+/// What stands between braces.
+fn choices(inner: &str) -> Result<Vec<String>, String> {
+    let Some((from, to)) = inner.split_once("..") else {
+        return match inner.contains(',') {
+            true => Ok(inner.split(',').map(str::to_owned).collect()),
+            false => Err(format!(
+                "{{{inner}}} is neither {{first..last}} nor {{a,b}}"
+            )),
+        };
+    };
+    /// Digits of the largest number.
+    const WIDEST: usize = 20;
+    let number = |text: &str| {
+        let digits =
+            (1..=WIDEST).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
+        digits.then(|| text.parse::<u64>().ok()).flatten()
+    };
+    let (Some(first), Some(last)) = (number(from), number(to)) else {
+        return Err(format!("{{{inner}}} does not count from number to number"));
+    };
+    if first > last || last - first >= MOST_SHARDS as u64 {
+        return Err(format!(
+            "{{{inner}}} counts down, or over more than {MOST_SHARDS} numbers"
+        ));
+    }
+    let padded = |text: &str| text.len() > 1 && text.starts_with('0');
+    let width = match padded(from) || padded(to) {
+        true => from.len().max(to.len()),
+        false => 0,
+    };
+    Ok((first..=last)
+        .map(|number| format!("{number:0width$}"))
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use image::{ImageFormat, Rgb};
+    use std::io::{Cursor, Write};
+
+    const LIMITS: Limits = Limits {
+        max_pixels: 1_000_000,
+    };
+
+    fn png(shade: u8) -> Vec<u8> {
+        let mut bytes = Cursor::new(Vec::new());
+        RgbImage::from_pixel(3, 2, Rgb([shade; 3]))
+            .write_to(&mut bytes, ImageFormat::Png)
+            .unwrap();
+        bytes.into_inner()
+    }
+
+    fn tar_of(members: &[(&str, &[u8])]) -> Vec<u8> {
+        let mut tar = tar::Builder::new(Vec::new());
+        for (name, bytes) in members {
+            let mut header = tar::Header::new_ustar();
+            header.set_size(bytes.len() as u64);
+            tar.append_data(&mut header, name, *bytes).unwrap();
+        }
+        tar.into_inner().unwrap()
+    }
+
+    /// Samples `first..last`, each with a picture of that shade and a text that says so.
+    fn shard(first: u8, last: u8) -> Vec<u8> {
+        let mut tar = tar::Builder::new(Vec::new());
+        for number in first..last {
+            for (extension, bytes) in [
+                ("png", png(number)),
+                ("txt", format!("number {number}\n").into_bytes()),
+            ] {
+                let mut header = tar::Header::new_ustar();
+                header.set_size(bytes.len() as u64);
+                let name = format!("{number:04}.{extension}");
+                tar.append_data(&mut header, name, bytes.as_slice())
+                    .unwrap();
+            }
+        }
+        tar.into_inner().unwrap()
+    }
+
+    fn urls(pattern: PathBuf) -> WebDatasetConfig {
+        WebDatasetConfig {
+            urls: vec![pattern],
+            val_fraction: 0.0,
+            ..WebDatasetConfig::default()
+        }
+    }
+
+    fn open(config: &WebDatasetConfig) -> Result<WebDataset, DataError> {
+        config.validate("data.webdataset")?;
+        WebDataset::open(config, &LIMITS)
+    }
+
+    fn refused(config: &WebDatasetConfig) -> String {
+        open(config).err().unwrap().to_string()
+    }
+
+    fn all(source: &WebDataset, split: Split) -> Vec<(String, u8)> {
+        (0..source.len(split))
+            .map(|at| {
+                let picture = source.image(split, at).unwrap().unwrap();
+                let captions = source.captions(split, at).unwrap();
+                (captions.join("|"), picture.get_pixel(0, 0).0[0])
+            })
+            .collect()
+    }
+
+    fn numbers(range: std::ops::Range<u8>) -> Vec<(String, u8)> {
+        range.map(|n| (format!("number {n}"), n)).collect()
+    }
+
+    #[test]
+    fn patterns_stand_for_paths() {
+        let expanded = |pattern| expand(pattern).unwrap();
+        assert_eq!(expanded("a.tar"), ["a.tar"]);
+        assert_eq!(
+            expanded("{8..11}.tar"),
+            ["8.tar", "9.tar", "10.tar", "11.tar"]
+        );
+        assert_eq!(expanded("a{008..010}"), ["a008", "a009", "a010"]);
+        assert_eq!(expanded("{x,y}/{1..2}"), ["x/1", "x/2", "y/1", "y/2"]);
+        assert_eq!(expanded("a{,b}"), ["a", "ab"]);
+        for bad in [
+            "{",
+            "}",
+            "a{b",
+            "{a}",
+            "{}",
+            "{1..}",
+            "{..1}",
+            "{2..1}",
+            "{a..b}",
+            "{1..2",
+            "{{1..2}}",
+            "{-1..2}",
+            "{0..18446744073709551615}",
+            "{0..99999999999999999999999}",
+            "{0..999}{0..999}{0..999}",
+        ] {
+            assert!(expand(bad).is_err(), "{bad}");
+        }
+        assert!(expand(&"{0..9}".repeat(1000)).is_err());
+        assert!(expand(&format!("{{{}1..2}}", "0".repeat(1 << 20))).is_err());
+    }
+
+    #[test]
+    fn shards_are_read_in_order() {
+        let folder = tempfile::tempdir().unwrap();
+        for (at, (first, last)) in [(0, 5), (5, 5), (5, 9)].into_iter().enumerate() {
+            std::fs::write(
+                folder.path().join(format!("{at:03}.tar")),
+                shard(first, last),
+            )
+            .unwrap();
+        }
+        let source = open(&urls(folder.path().join("{000..002}.tar"))).unwrap();
+        assert_eq!(all(&source, Split::Train), numbers(0..9));
+        assert_eq!(source.shards(Split::Train), [5, 4]);
+        assert_eq!(source.shards(Split::Val), [0usize; 0]);
+        assert!(source.rejected().is_empty(), "{:?}", source.rejected());
+        let (bytes, extension) = source.image_bytes(Split::Train, 3).unwrap().unwrap();
+        assert_eq!((bytes, extension), (png(3), "png"));
+        let place = source.place(Split::Train, 6);
+        assert!(
+            place.file.ends_with("002.tar") && place.line == 2048,
+            "{place}"
+        );
+
+        let whole = open(&urls(folder.path().to_owned())).unwrap();
+        assert_eq!(all(&whole, Split::Train), numbers(0..9));
+
+        let split = open(&WebDatasetConfig {
+            urls: Vec::new(),
+            train: vec![folder.path().join("002.tar")],
+            val: vec![folder.path().join("000.tar")],
+            ..urls(PathBuf::new())
+        })
+        .unwrap();
+        assert_eq!(all(&split, Split::Train), numbers(5..9));
+        assert_eq!(all(&split, Split::Val), numbers(0..5));
+    }
+
+    #[test]
+    fn a_share_is_held_out_within_shards() {
+        let folder = tempfile::tempdir().unwrap();
+        for (at, first) in [0, 100].into_iter().enumerate() {
+            std::fs::write(
+                folder.path().join(format!("{at}.tar")),
+                shard(first, first + 100),
+            )
+            .unwrap();
+        }
+        let mut config = urls(folder.path().join("{0..1}.tar"));
+        config.val_fraction = 0.25;
+        let source = open(&config).unwrap();
+        let (mut train, val) = (all(&source, Split::Train), all(&source, Split::Val));
+        // Five standard deviations of a binomial of 200 at 0.25.
+        const TOLERANCE: usize = 31;
+        assert!(val.len().abs_diff(50) < TOLERANCE, "{}", val.len());
+        for split in [Split::Train, Split::Val] {
+            assert_eq!(source.shards(split).len(), 2);
+            assert_eq!(
+                source.shards(split).iter().sum::<usize>(),
+                source.len(split)
+            );
+        }
+        train.extend(val);
+        train.sort_by_key(|(_, number)| *number);
+        assert_eq!(train, numbers(0..200));
+    }
+
+    #[test]
+    fn captions_come_from_lines_keys_and_classes() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, names) = (folder.path().join("a.tar"), folder.path().join("names.txt"));
+        let picture = png(1);
+        let members: [(&str, &[u8]); 13] = [
+            ("1.png", &picture),
+            ("1.txt", b"one\n  two   words\n\none\n"),
+            (
+                "1.json",
+                br#"{"caption": "one", "captions": ["three", 4], "url": "x"}"#,
+            ),
+            ("2.png", &picture),
+            ("2.cls", b"1\n"),
+            ("3.png", &picture),
+            ("3.json", br#"{"text": "another key"}"#),
+            ("4.png", &picture),
+            ("4.json", b"{\"caption\": "),
+            ("5.png", &picture),
+            ("5.txt", b"\xff"),
+            ("6.png", &picture),
+            ("6.cls", b"9"),
+        ];
+        std::fs::write(&path, tar_of(&members)).unwrap();
+        std::fs::write(&names, "cat\ndog\n").unwrap();
+        let mut config = urls(path);
+        config.classes = Some(names);
+        let source = open(&config).unwrap();
+        assert_eq!(source.len(Split::Train), 6);
+        let captions = |at| source.captions(Split::Train, at);
+        assert_eq!(captions(0).unwrap(), ["one", "two words", "three"]);
+        assert_eq!(captions(1).unwrap(), ["a photo of a dog"]);
+        for (at, part) in [
+            (2, "caption, captions"),
+            (3, "its .json"),
+            (4, "UTF-8"),
+            (5, "class 9"),
+        ] {
+            let error = captions(at).unwrap_err();
+            assert!(error.reason.contains(part), "{error}");
+            assert!(source.sample(Split::Train, at).is_err());
+        }
+    }
+
+    #[test]
+    fn samples_that_lack_something_are_listed_unless_it_is_not_wanted() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.tar");
+        let picture = png(1);
+        let members: [(&str, &[u8]); 4] = [
+            ("1.png", &picture),
+            ("1.txt", b"one"),
+            ("2.png", &picture),
+            ("3.txt", b"three"),
+        ];
+        std::fs::write(&path, tar_of(&members)).unwrap();
+        let both = open(&urls(path.clone())).unwrap();
+        assert_eq!((both.len(Split::Train), both.items()), (1, 3));
+        let reasons: Vec<&str> = both.rejected().iter().map(|e| &*e.reason).collect();
+        assert_eq!(reasons, ["2: no text, only png", "3: no picture, only txt"]);
+
+        let mut config = urls(path.clone());
+        config.images = false;
+        let texts = open(&config).unwrap();
+        assert_eq!((texts.len(Split::Train), texts.has_images()), (2, false));
+        assert_eq!(texts.image(Split::Train, 0).unwrap(), None);
+
+        let mut config = urls(path);
+        config.captions = false;
+        let pictures = open(&config).unwrap();
+        assert_eq!(
+            (pictures.len(Split::Train), pictures.has_captions()),
+            (2, false)
+        );
+        assert!(
+            pictures
+                .sample(Split::Train, 1)
+                .unwrap()
+                .captions
+                .is_empty()
+        );
+    }
+
+    #[test]
+    fn a_damaged_member_costs_its_sample_and_a_vanished_shard_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, two) = (folder.path().join("1.tar"), folder.path().join("2.tar"));
+        let picture = png(1);
+        let members: [(&str, &[u8]); 4] = [
+            ("1.png", b"no picture"),
+            ("1.txt", b"one"),
+            ("2.png", &picture),
+            ("2.txt", b"two"),
+        ];
+        std::fs::write(&one, tar_of(&members)).unwrap();
+        std::fs::write(&two, shard(3, 5)).unwrap();
+        let source = open(&urls(folder.path().join("{1..2}.tar"))).unwrap();
+        let error = source.image(Split::Train, 0).unwrap_err();
+        assert!(
+            error.reason.contains("its .png") && error.place.line == 0,
+            "{error}"
+        );
+        std::fs::remove_file(&two).unwrap();
+        assert!(source.image(Split::Train, 1).is_ok());
+        let error = source.image(Split::Train, 2).unwrap_err();
+        assert!(error.place.file.ends_with("2.tar"), "{error}");
+    }
+
+    #[test]
+    fn settings_and_shards_that_cannot_be_used_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.tar");
+        let message = refused(&urls(path.clone()));
+        assert!(message.contains("a.tar"), "{message}");
+        std::fs::write(&path, b"no tar at all").unwrap();
+        let message = refused(&urls(path.clone()));
+        assert!(
+            message.contains("can be used") && message.contains("header"),
+            "{message}"
+        );
+        let empty = tempfile::tempdir().unwrap();
+        let message = refused(&urls(empty.path().to_owned()));
+        assert!(
+            message.contains("neither index.json nor tar files"),
+            "{message}"
+        );
+
+        type Change = fn(&mut WebDatasetConfig);
+        let cases: [(&str, Change); 9] = [
+            ("urls", |c| c.urls.clear()),
+            ("urls", |c| c.urls.push("a{b".into())),
+            ("train", |c| c.train.push("x".into())),
+            ("val", |c| c.val.push("x".into())),
+            ("val_fraction", |c| c.val_fraction = 2.0),
+            ("captions", |c| (c.images, c.captions) = (false, false)),
+            ("caption_keys", |c| c.caption_keys.push(String::new())),
+            ("class_caption", |c| c.class_caption = "x".into()),
+            ("cache_gb", |c| c.cache_gb = f64::NAN),
+        ];
+        for (key, change) in cases {
+            let mut config = urls(path.clone());
+            change(&mut config);
+            let message = refused(&config);
+            assert!(
+                message.contains(&format!("`data.webdataset.{key}`")),
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn compressed_shards_are_unpacked_once_within_bounds() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = folder.path().join("cache");
+        let (one, two) = (shard(0, 20), shard(20, 40));
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(&one).unwrap();
+        std::fs::write(folder.path().join("1.tar.gz"), gzip.finish().unwrap()).unwrap();
+        // Two frames, and one between them that is to be skipped.
+        let level = ruzstd::encoding::CompressionLevel::Fastest;
+        let (left, right) = two.split_at(3000);
+        let mut zstd = ruzstd::encoding::compress_to_vec(left, level);
+        zstd.extend([0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3]);
+        zstd.extend(ruzstd::encoding::compress_to_vec(right, level));
+        let second = folder.path().join("2.tar.zst");
+        std::fs::write(&second, &zstd).unwrap();
+
+        let mut config = urls(folder.path().to_owned());
+        let message = refused(&config);
+        assert!(message.contains("data.webdataset.cache`"), "{message}");
+        config.cache = Some(cache.clone());
+        config.cache_gb = 1e-5;
+        let message = refused(&config);
+        assert!(
+            message.contains("cache_gb") && message.contains("full"),
+            "{message}"
+        );
+        config.cache_gb = 1.0;
+        let source = open(&config).unwrap();
+        assert_eq!(all(&source, Split::Train), numbers(0..40));
+        assert!(source.rejected().is_empty(), "{:?}", source.rejected());
+        assert!(source.place(Split::Train, 0).file.ends_with("1.tar.gz"));
+
+        let unpacked = || {
+            let files = std::fs::read_dir(&cache).unwrap();
+            let mut files: Vec<_> = files
+                .map(|file| file.unwrap())
+                .map(|file| (file.path(), file.metadata().unwrap().modified().unwrap()))
+                .collect();
+            files.sort();
+            files
+        };
+        let before = unpacked();
+        assert_eq!(before.len(), 4);
+        assert_eq!(all(&open(&config).unwrap(), Split::Train), numbers(0..40));
+        assert_eq!(unpacked(), before);
+
+        // What can be unpacked of a damaged shard is used, and the rest is listed, also when it is opened again.
+        std::fs::write(&second, &zstd[..zstd.len() - 200]).unwrap();
+        for _ in 0..2 {
+            let source = open(&config).unwrap();
+            let found = source.len(Split::Train);
+            assert!((20..40).contains(&found), "{found}");
+            let reasons: Vec<String> = source.rejected().iter().map(|e| e.to_string()).collect();
+            assert!(
+                reasons
+                    .iter()
+                    .any(|r| r.contains("2.tar.zst") && r.contains("cannot be unpacked")),
+                "{reasons:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_index_that_does_not_fit_is_listed_and_not_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.tar");
+        std::fs::write(&path, shard(0, 3)).unwrap();
+        std::fs::write(shards::IndexHeader::path(&path), b"{}\n").unwrap();
+        let source = open(&urls(path)).unwrap();
+        assert_eq!(all(&source, Split::Train), numbers(0..3));
+        assert_eq!(source.rejected().len(), 1);
+        assert!(
+            source.rejected()[0]
+                .reason
+                .contains("its index is not used")
+        );
+    }
+}
