@@ -830,9 +830,24 @@ mod rows {
             for paged in [true, false] {
                 let folder = tempfile::tempdir().unwrap();
                 let at = |name: &str| folder.path().join(name);
-                write(&at("train-00000-of-00002.parquet"), &batch(0, 50), paged, 20);
-                write(&at("train-00001-of-00002.parquet"), &batch(50, 60), paged, 20);
-                write(&at("validation-00000-of-00001.parquet"), &batch(90, 95), paged, 20);
+                write(
+                    &at("train-00000-of-00002.parquet"),
+                    &batch(0, 50),
+                    paged,
+                    20,
+                );
+                write(
+                    &at("train-00001-of-00002.parquet"),
+                    &batch(50, 60),
+                    paged,
+                    20,
+                );
+                write(
+                    &at("validation-00000-of-00001.parquet"),
+                    &batch(90, 95),
+                    paged,
+                    20,
+                );
                 write(&at("trained.parquet"), &batch(0, 5), paged, 20);
                 let source = open(&config(folder.path())).unwrap();
                 let index = source.files[0].metadata.metadata().page_index();
