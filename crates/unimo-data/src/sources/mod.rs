@@ -1,7 +1,7 @@
 //! The sources that this crate knows, one per file.
 //!
-//! What several share: [`rows`] finds rows of text files and reads them again, [`json`] cuts large JSON files into elements,
-//! [`listed`] is a table of samples that most formats fill, [`template`] makes file names.
+//! What several share: `rows` finds rows of text files and reads them again, `json` cuts large JSON files into elements,
+//! [`listed`] is a table of samples that most formats fill, `template` makes file names.
 
 pub mod coco;
 pub mod conceptual;
