@@ -1143,10 +1143,10 @@ impl Bars {
         const WIDTH: f64 = 520.0;
         const HEIGHT: f64 = 150.0;
         /// Room for names, which are slanted.
-        const NAMES: f64 = 78.0;
+        const NAMES: f64 = 62.0;
         /// Room between names.
-        const NAME_STEP: f64 = 15.0;
-        const LEFT: f64 = 12.0;
+        const NAME_STEP: f64 = 18.0;
+        const LEFT: f64 = 30.0;
         let top = self
             .bars
             .iter()
@@ -1194,7 +1194,8 @@ impl Bars {
                     "<text class=\"plot-x\" text-anchor=\"end\" transform=\"translate({:.1} {:.1}) rotate(-45)\">{}</text>",
                     x + step / 2.0 + 3.0,
                     HEIGHT + 12.0,
-                    escape(name)
+                    // Of a range its beginning; the whole is in the bar's title.
+                    escape(name.split(" to ").next().unwrap_or(name))
                 );
             }
         }
