@@ -18,11 +18,10 @@ use std::sync::Arc;
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
-use crate::config::share;
 use crate::error::{DataError, Place, SampleError};
 use crate::images;
 use crate::source::{Limits, Source, SourceConfig, Split};
-use crate::sources::listed::{Held, some_paths, val_fraction};
+use crate::sources::listed::{Held, train_and_val, val_fraction};
 
 /// `[data.images]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -51,11 +50,7 @@ impl ImagesConfig {
 
 impl SourceConfig for ImagesConfig {
     fn validate(&self, table: &str) -> Result<(), DataError> {
-        some_paths(&format!("{table}.train"), &self.train)?;
-        if !self.val.is_empty() {
-            some_paths(&format!("{table}.val"), &self.val)?;
-        }
-        share(&format!("{table}.val_fraction"), self.val_fraction)
+        train_and_val(table, &self.train, &self.val, self.val_fraction)
     }
 
     fn paths(&mut self) -> Vec<&mut PathBuf> {
@@ -69,11 +64,7 @@ impl SourceConfig for ImagesConfig {
             train: Vec::new(),
             val: Vec::new(),
         };
-        let held = if self.val.is_empty() {
-            Held::Share(self.val_fraction)
-        } else {
-            Held::Train
-        };
+        let held = Held::beside(&self.val, self.val_fraction);
         for folder in &self.train {
             pictures.read(folder, held)?;
         }

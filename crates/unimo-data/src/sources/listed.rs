@@ -100,6 +100,15 @@ pub enum Held {
 }
 
 impl Held {
+    /// Of what is trained on, where there may be paths that are held out: none beside them, else a share.
+    pub(crate) fn beside(val: &[PathBuf], val_fraction: f64) -> Self {
+        if val.is_empty() {
+            Self::Share(val_fraction)
+        } else {
+            Self::Train
+        }
+    }
+
     /// Whether a picture is held out.
     pub(crate) fn out(self, image: &str) -> bool {
         match self {
@@ -122,6 +131,20 @@ pub(crate) fn some_paths(key: &str, paths: &[PathBuf]) -> Result<(), DataError> 
         return Err(DataError::config(key, found, "one or more paths"));
     }
     Ok(())
+}
+
+/// Paths that are trained on, and either paths that are held out or a share.
+pub(crate) fn train_and_val(
+    table: &str,
+    train: &[PathBuf],
+    val: &[PathBuf],
+    val_fraction: f64,
+) -> Result<(), DataError> {
+    some_paths(&format!("{table}.train"), train)?;
+    if !val.is_empty() {
+        some_paths(&format!("{table}.val"), val)?;
+    }
+    share(&format!("{table}.val_fraction"), val_fraction)
 }
 
 /// A text with runs of white space as one space each; none where nothing remains.

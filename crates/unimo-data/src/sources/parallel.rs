@@ -20,10 +20,9 @@ use std::sync::Arc;
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
-use crate::config::share;
 use crate::error::{DataError, Place, SampleError};
 use crate::source::{Limits, Source, SourceConfig, Split};
-use crate::sources::listed::{Held, some_paths, spaced, val_fraction};
+use crate::sources::listed::{Held, spaced, train_and_val, val_fraction};
 use crate::sources::rows::{BUFFER, Lines, NOT_UTF8, Span, Spans, open_regular};
 
 /// `[data.parallel]`.
@@ -42,11 +41,7 @@ pub struct ParallelConfig {
 
 impl SourceConfig for ParallelConfig {
     fn validate(&self, table: &str) -> Result<(), DataError> {
-        some_paths(&format!("{table}.train"), &self.train)?;
-        if !self.val.is_empty() {
-            some_paths(&format!("{table}.val"), &self.val)?;
-        }
-        share(&format!("{table}.val_fraction"), self.val_fraction)
+        train_and_val(table, &self.train, &self.val, self.val_fraction)
     }
 
     fn paths(&mut self) -> Vec<&mut PathBuf> {
@@ -60,10 +55,8 @@ impl SourceConfig for ParallelConfig {
             val: Vec::new(),
             rejected: Vec::new(),
         };
-        if self.val.is_empty() {
-            source.read(&self.train, Held::Share(self.val_fraction))?;
-        } else {
-            source.read(&self.train, Held::Train)?;
+        source.read(&self.train, Held::beside(&self.val, self.val_fraction))?;
+        if !self.val.is_empty() {
             source.read(&self.val, Held::Val)?;
         }
         if source.train.is_empty() && source.val.is_empty() {

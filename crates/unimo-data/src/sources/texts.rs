@@ -20,11 +20,10 @@ use std::sync::Arc;
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
-use crate::config::share;
 use crate::error::{DataError, Place, SampleError};
 use crate::source::{Limits, Source, SourceConfig, Split};
 use crate::sources::images::files_in;
-use crate::sources::listed::{Held, some_paths, spaced, val_fraction};
+use crate::sources::listed::{Held, spaced, train_and_val, val_fraction};
 use crate::sources::rows::{LONGEST_ROW, NOT_UTF8, Span, Spans, each_line};
 
 /// `[data.texts]`.
@@ -57,11 +56,7 @@ pub enum Unit {
 
 impl SourceConfig for TextsConfig {
     fn validate(&self, table: &str) -> Result<(), DataError> {
-        some_paths(&format!("{table}.train"), &self.train)?;
-        if !self.val.is_empty() {
-            some_paths(&format!("{table}.val"), &self.val)?;
-        }
-        share(&format!("{table}.val_fraction"), self.val_fraction)
+        train_and_val(table, &self.train, &self.val, self.val_fraction)
     }
 
     fn paths(&mut self) -> Vec<&mut PathBuf> {
@@ -75,11 +70,7 @@ impl SourceConfig for TextsConfig {
             val: Texts::default(),
             rejected: Vec::new(),
         };
-        let held = if self.val.is_empty() {
-            Held::Share(self.val_fraction)
-        } else {
-            Held::Train
-        };
+        let held = Held::beside(&self.val, self.val_fraction);
         for (paths, held) in [(&self.train, held), (&self.val, Held::Val)] {
             for path in paths {
                 if !path.is_dir() {

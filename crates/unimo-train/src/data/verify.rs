@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use unimo_data::{Source, Split};
 
 use super::{DataArgs, each, threads};
+use crate::apply::write_text;
 use crate::checkpoint::write_atomically;
 use crate::error::TrainError;
 
@@ -129,9 +130,7 @@ pub fn run(args: &VerifyArgs) -> Result<(), TrainError> {
     if let Some(path) = &args.json {
         let json = serde_json::to_string_pretty(&account)
             .map_err(|e| TrainError::Check(format!("the account cannot be written: {e}")))?;
-        write_atomically(path, |temporary| {
-            std::fs::write(temporary, json).map_err(TrainError::file("write", temporary))
-        })?;
+        write_text(path, &json)?;
     }
     if let Some(path) = &args.clean {
         let written = clean(&*source, &keep, path)?;
