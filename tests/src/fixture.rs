@@ -1,6 +1,14 @@
 //! Where fixtures are.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+
+use burn::module::Module;
+use burn::optim::GradientsParams;
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use safetensors::{Dtype, SafeTensors};
+use unimo_core::mask::PaddingMask;
+use unimo_core::parameters;
 
 /// The fixture folder of the repository.
 pub fn folder() -> PathBuf {
@@ -43,4 +51,158 @@ pub fn meter_of_two_pictures(folder: &Path) -> PathBuf {
     let path = folder.join("meter.safetensors");
     safetensors::serialize_to_file(views, None, &path).expect("a temporary file");
     path
+}
+
+/// Outputs within this share of the reference's largest value: f32 sums over a few layers of width 8, the reference in f64.
+pub const OUTPUTS: f64 = 1e-5;
+/// Gradients: longer sums of the same kind.
+pub const GRADIENTS: f64 = 1e-4;
+/// What is 0 in exact arithmetic, as the gradient of a key's bias, is compared with this instead.
+const ZERO: f64 = 1e-6;
+
+/// One of the files that `reference/grounded.py` and `reference/concepts.py` write.
+pub struct Reference {
+    name: String,
+    floats: HashMap<String, TensorData>,
+    whole: HashMap<String, (Vec<i64>, Vec<usize>)>,
+    metadata: HashMap<String, String>,
+    /// Where tensors are placed.
+    pub device: Device,
+}
+
+impl Reference {
+    /// Reads `fixtures/FOLDER/NAME.safetensors`; tensors will track gradients.
+    pub fn open(folder: &str, name: &str) -> Self {
+        let path = self::folder()
+            .join(folder)
+            .join(format!("{name}.safetensors"));
+        let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let (_, header) = SafeTensors::read_metadata(&bytes).expect("the fixture's header");
+        let tensors = SafeTensors::deserialize(&bytes).expect("the fixture");
+        let (mut floats, mut whole) = (HashMap::new(), HashMap::new());
+        for (name, view) in tensors.tensors() {
+            let (data, shape) = (view.data(), view.shape().to_vec());
+            match view.dtype() {
+                Dtype::F32 => {
+                    let values = data.as_chunks::<4>().0.iter();
+                    let values: Vec<f32> = values.map(|b| f32::from_le_bytes(*b)).collect();
+                    floats.insert(name, TensorData::new(values, shape));
+                }
+                Dtype::I64 => {
+                    let values = data.as_chunks::<8>().0.iter();
+                    let values = values.map(|b| i64::from_le_bytes(*b)).collect();
+                    whole.insert(name, (values, shape));
+                }
+                _ => {
+                    let values = data.iter().map(|b| i64::from(*b)).collect();
+                    whole.insert(name, (values, shape));
+                }
+            }
+        }
+        Self {
+            name: format!("{folder}/{name}"),
+            floats,
+            whole,
+            metadata: header.metadata().clone().unwrap_or_default(),
+            device: Device::flex().autodiff(),
+        }
+    }
+
+    /// A number of the metadata.
+    pub fn number(&self, key: &str) -> usize {
+        self.metadata[key].parse().expect("a number")
+    }
+
+    /// A tensor of floats that tracks gradients.
+    pub fn tensor<const D: usize>(&self, name: &str) -> Tensor<D> {
+        Tensor::from_data(self.floats[name].clone(), &self.device).require_grad()
+    }
+
+    /// A tensor of whole numbers.
+    pub fn ints<const D: usize>(&self, name: &str) -> Tensor<D, Int> {
+        let (values, shape) = self.whole[name].clone();
+        Tensor::from_data(TensorData::new(values, shape), &self.device)
+    }
+
+    /// Whole numbers on the host.
+    pub fn numbers(&self, name: &str) -> Vec<i64> {
+        self.whole[name].0.clone()
+    }
+
+    /// A mask that the file holds as 1 for what is visible.
+    pub fn mask(&self, name: &str) -> PaddingMask {
+        PaddingMask::from_visible(self.ints(name))
+    }
+
+    /// Truth values, 1 as `true`.
+    pub fn bools<const D: usize>(&self, name: &str) -> Tensor<D, Bool> {
+        self.ints::<D>(name).equal_scalar(1)
+    }
+
+    /// A module with the file's weights; every parameter must be there under `prefix`.
+    pub fn fill<M: Module>(&self, module: M, prefix: &str) -> M {
+        parameters::replace(module, |name, _| {
+            let name = format!("{prefix}{name}");
+            let found = self.floats.get(&name).cloned();
+            assert!(found.is_some(), "{} has no {name}", self.name);
+            found
+        })
+    }
+
+    fn close(&self, name: &str, ours: &TensorData, tolerance: f64) {
+        let theirs = &self.floats[name];
+        let largest = theirs.iter::<f64>().fold(0.0, |m: f64, v| m.max(v.abs()));
+        let pairs = ours.iter::<f64>().zip(theirs.iter::<f64>());
+        let worst = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        let count = (ours.num_elements(), theirs.num_elements());
+        assert_eq!(count.0, count.1, "{}: {name}", self.name);
+        assert!(
+            worst <= tolerance * largest.max(ZERO / tolerance),
+            "{}: {name} differs by {worst}, of {largest}",
+            self.name
+        );
+    }
+
+    /// An output equals the file's.
+    pub fn output<const D: usize>(&self, name: &str, ours: &Tensor<D>) {
+        let ours = ours.clone().without_autodiff().into_data().convert::<f32>();
+        self.close(name, &ours, OUTPUTS);
+    }
+
+    /// The gradient of an input equals the file's.
+    pub fn gradient<const D: usize>(
+        &self,
+        name: &str,
+        of: &Tensor<D>,
+        gradients: &burn::tensor::Gradients,
+    ) {
+        self.gradient_as(&format!("grad.{name}"), of, gradients);
+    }
+
+    /// As [`gradient`](Self::gradient), by the whole name in the file.
+    pub fn gradient_as<const D: usize>(
+        &self,
+        name: &str,
+        of: &Tensor<D>,
+        gradients: &burn::tensor::Gradients,
+    ) {
+        let ours = of.grad(gradients);
+        let ours = ours.unwrap_or_else(|| panic!("{}: no {name}", self.name));
+        self.close(name, &ours.into_data(), GRADIENTS);
+    }
+
+    /// The gradients of all parameters equal the file's; how many there were.
+    pub fn gradients_of<M: Module>(
+        &self,
+        module: &M,
+        prefix: &str,
+        gradients: burn::tensor::Gradients,
+    ) -> usize {
+        let ours = GradientsParams::from_grads(gradients, module);
+        let ours = parameters::gradients(module, &ours);
+        for (name, values) in &ours {
+            self.close(&format!("grad.{prefix}{name}"), values, GRADIENTS);
+        }
+        ours.len()
+    }
 }

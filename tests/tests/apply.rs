@@ -262,7 +262,7 @@ fn an_explanation_is_of_the_score_that_is_given() {
         let strength =
             |part: &explain::Part| -> f32 { part.total.grad_cam.as_ref().unwrap().iter().sum() };
         for part in &explained.parts {
-            let layers = pair.backbone.fusion.config.layers;
+            let layers = pair.backbone.fusion.as_ref().unwrap().config.layers;
             assert_eq!(part.layers.len(), layers * reads, "{kind}");
             for maps in part.layers.iter().map(|l| &l.maps).chain([&part.total]) {
                 assert_eq!(maps.attention.len(), patches);

@@ -114,7 +114,8 @@ fn meters_task_heads_are_loaded_whole() {
         heads.ranking.as_ref().unwrap().forward(pooled).dims(),
         [2, 1]
     );
-    let [types, _] = model.backbone.fusion.type_embedding.weight.dims();
+    let fusion = model.backbone.fusion.as_ref().expect("two streams");
+    let [types, _] = fusion.type_embedding.weight.dims();
     assert_eq!(types, 3);
     let pixels = Tensor::<4>::ones([1, 3, 32, 32], &device);
     let first = model.backbone.encode_pictures(pixels.clone(), 0);

@@ -78,10 +78,10 @@ fn unimo3_from_a_meter_checkpoint_is_meter_exactly() {
             Keep::Nothing,
         );
         let itm = model.objectives.itm.as_ref().unwrap();
-        let logits = itm.logits(&backbone.fusion, &fused).into_data();
+        let logits = itm.logits(backbone, &fused).into_data();
         (
-            fused.text.into_data(),
-            fused.image.into_data(),
+            fused.text().to_data(),
+            fused.image().to_data(),
             logits,
             account,
         )

@@ -47,6 +47,8 @@ pub struct Images {
     pub height: usize,
     /// `W`.
     pub width: usize,
+    /// `[B, C, H, W]`: the same pictures, changed at random once more; if the loader was asked for it.
+    pub second_view: Option<Vec<f32>>,
     /// `[B, N]`: which patches are to be predicted, `true` hides; if the loader was asked for it by a [`PatchMaskSpec`].
     pub patch_mask: Option<Vec<bool>>,
 }

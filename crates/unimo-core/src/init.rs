@@ -5,7 +5,7 @@
 
 use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
-use rand::SeedableRng;
+use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
 
@@ -79,6 +79,22 @@ impl Init {
         };
         let count = shape.iter().product();
         let values: Vec<f32> = (0..count).map(|_| normal.sample(&mut self.rng)).collect();
+        self.data(values, shape)
+    }
+
+    /// A parameter drawn from the uniform distribution on [-bound, bound).
+    ///
+    /// # Panics
+    ///
+    /// Panics unless `bound` is finite and above 0.
+    pub fn uniform<const D: usize>(&mut self, shape: [usize; D], bound: f32) -> Param<Tensor<D>> {
+        assert!(bound.is_finite() && bound > 0.0, "the bound is {bound}");
+        if self.normal.is_none() {
+            return self.constant(shape, 0.0);
+        }
+        let count = shape.iter().product();
+        let values = (0..count).map(|_| self.rng.random_range(-bound..bound));
+        let values = values.collect();
         self.data(values, shape)
     }
 

@@ -66,6 +66,18 @@ impl PaddingMask {
     pub fn cat(masks: Vec<Self>) -> Self {
         Self(Tensor::cat(masks.into_iter().map(|m| m.0).collect(), 0))
     }
+
+    /// The positions of all masks behind each other, row by row.
+    pub fn join(masks: Vec<Self>) -> Self {
+        // Through numbers: burn-flex 0.22.1 stores rows that were selected in another kind of bool, which `cat` refuses.
+        let numbers = masks.into_iter().map(|m| m.0.int()).collect();
+        Self(Tensor::cat(numbers, 1).equal_scalar(1))
+    }
+
+    /// `count` positions from `first` on.
+    pub fn narrow(&self, first: usize, count: usize) -> Self {
+        Self(self.0.clone().narrow(1, first, count))
+    }
 }
 
 /// Which keys each query may not attend to, the same for every row. `true` hides.
@@ -79,13 +91,32 @@ impl PairMask {
     ///
     /// - mask: `[L, L]` with `L = length`
     pub fn causal(length: usize, device: &Device) -> Self {
-        let hidden: Vec<bool> = (0..length)
-            .flat_map(|query| (0..length).map(move |key| key > query))
+        Self::prefix(length, 0, device)
+    }
+
+    /// The first `prefix` positions see each other, every other one sees itself and what is before it (UniLM, UNIMO-2).
+    ///
+    /// # Shapes
+    ///
+    /// - mask: `[L, L]` with `L = length`
+    pub fn prefix(length: usize, prefix: usize, device: &Device) -> Self {
+        Self::new([length; 2], device, |query, key| {
+            key > query && key >= prefix
+        })
+    }
+
+    /// What `hides` says of (query, key).
+    ///
+    /// # Shapes
+    ///
+    /// - mask: `[Q, K]` = `shape`
+    pub fn new(shape: [usize; 2], device: &Device, hides: impl Fn(usize, usize) -> bool) -> Self {
+        let [queries, keys] = shape;
+        let hidden: Vec<bool> = (0..queries)
+            .flat_map(|query| (0..keys).map(move |key| (query, key)))
+            .map(|(query, key)| hides(query, key))
             .collect();
-        Self(Tensor::from_data(
-            TensorData::new(hidden, [length, length]),
-            device,
-        ))
+        Self(Tensor::from_data(TensorData::new(hidden, shape), device))
     }
 
     /// The mask in burn's convention, `[Q, K]`: `true` hides.

@@ -182,6 +182,7 @@ impl EvalSet {
             pixels,
             height: self.spec.size,
             width: self.spec.size,
+            second_view: None,
             patch_mask: None,
         })
     }

@@ -24,7 +24,7 @@ mod unpack;
 pub use config::DataConfig;
 pub use error::{DataError, SampleError};
 pub use eval_set::EvalSet;
-pub use loader::{Loader, LoaderSpec};
+pub use loader::{Loader, LoaderSpec, SecondView};
 pub use skip::SkipList;
 pub use source::{Holds, Limits, Sample, Source, SourceConfig, Split, open};
 pub use tokens::TextTokenizer;

@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
+use image::RgbImage;
 use unimo_core::batch::{Batch, Images, MaskSpec, MaskedTexts, Texts};
 
 use crate::augment::AugmentConfig;
@@ -44,6 +45,8 @@ pub struct LoaderSpec {
     pub pad: Pad,
     /// How words are hidden; none: batches have no masked texts.
     pub mask: Option<MaskSpec>,
+    /// Which pictures come in a second view, changed at random by `augment` like the first.
+    pub second_view: SecondView,
     /// Which patches of pictures are hidden; none: pictures have no patch mask.
     pub patch_mask: Option<PatchMask>,
     /// Which further texts batches carry.
@@ -91,6 +94,7 @@ impl LoaderSpec {
             max_text_length: config.max_text_length,
             pad: config.pad,
             mask: None,
+            second_view: SecondView::None,
             patch_mask: None,
             further: Vec::new(),
             rewrite: None,
@@ -106,6 +110,17 @@ impl LoaderSpec {
             skip,
         }
     }
+}
+
+/// Which pictures come in a second view.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SecondView {
+    /// None.
+    None,
+    /// Those without texts.
+    WithoutTexts,
+    /// All.
+    All,
 }
 
 /// Texts beside the caption, in [`Batch::further_texts`] under their [`name`](Self::name).
@@ -335,6 +350,8 @@ struct Made {
     caption: usize,
     /// None where the source has no captions.
     text: Option<Encoded>,
+    /// Pixels of the second view; empty: there is none.
+    second_view: Vec<f32>,
 }
 
 impl Maker {
@@ -362,6 +379,11 @@ impl Maker {
             pixels,
             height: side,
             width: side,
+            second_view: {
+                let second = made.iter().flat_map(|made| &made.second_view);
+                let second: Vec<f32> = second.copied().collect();
+                (second.len() == made.len() * spec.images.values()).then_some(second)
+            },
             patch_mask: self.patches.map(|patches| {
                 made.iter()
                     .flat_map(|made| {
@@ -479,17 +501,31 @@ impl Maker {
             place: spec.source.place(spec.split, index),
             reason,
         };
-        // The picture is let go at once: a batch of photographs in full size would fill the memory.
-        match sample.image.take() {
-            Some(picture) => match &spec.augment {
-                None => spec.images.square(&picture),
+        let view = |picture: &RgbImage, stream: Stream, pixels: &mut Vec<f32>| {
+            match &spec.augment {
+                None => spec.images.square(picture),
                 Some(augment) => {
-                    let draw = hash(Stream::Augment, &[spec.seed, position]);
-                    augment.apply(&spec.images, &picture, draw)
+                    let draw = hash(stream, &[spec.seed, position]);
+                    augment.apply(&spec.images, picture, draw)
                 }
             }
             .map(|square| spec.images.normalise(&square, pixels))
-            .map_err(bad)?,
+            .map_err(bad)
+        };
+        let twice = match spec.second_view {
+            SecondView::None => false,
+            SecondView::WithoutTexts => sample.captions.is_empty(),
+            SecondView::All => true,
+        };
+        let mut second_view = Vec::new();
+        // The picture is let go at once: a batch of photographs in full size would fill the memory.
+        match sample.image.take() {
+            Some(picture) => {
+                if twice {
+                    view(&picture, Stream::SecondView, &mut second_view)?;
+                }
+                view(&picture, Stream::Augment, pixels)?;
+            }
             None if spec.source.holds(spec.split, index).images => {
                 return Err(bad("no picture".to_owned()));
             }
@@ -508,6 +544,7 @@ impl Maker {
             sample,
             caption,
             text,
+            second_view,
         })
     }
 

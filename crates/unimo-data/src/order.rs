@@ -20,6 +20,7 @@ pub(crate) enum Stream {
     Bucket = 10,
     Rewrite = 11,
     SecondCaption = 12,
+    SecondView = 13,
     PatchMask = 20,
 }
 

@@ -1,4 +1,5 @@
-//! Text encoder, image encoder and cross-modal encoder together: what every recipe trains.
+//! Text encoder, image encoder and cross-modal encoder together: what every recipe trains. The cross-modal encoder has two
+//! streams ([`crate::fusion`]) or one ([`crate::joint`]).
 //!
 //! Uni-modal encodings are values of their own ([`TextFeatures`], [`ImageFeatures`]): they are computed once and then
 //! paired at will, by objectives within a step and by retrieval over a whole test set.
@@ -14,9 +15,10 @@ use unimo_core::mask::PaddingMask;
 
 use crate::fusion::{CrossModalEncoder, FusionConfig, FusionOutput, Keep};
 use crate::image::{ImageEncoder, ImageEncoderConfig};
+use crate::joint::{JointConfig, JointEncoder, View};
 use crate::text::{TextEncoder, TextEncoderConfig, TextInput};
 
-/// The three encoders: the `[model]` part of a recipe.
+/// The three encoders: the `[model]` part of a recipe. Either `fusion` or `joint` is there.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BackboneConfig {
@@ -27,8 +29,12 @@ pub struct BackboneConfig {
     pub text: TextEncoderConfig,
     /// Image encoder.
     pub image: ImageEncoderConfig,
-    /// Cross-modal encoder.
-    pub fusion: FusionConfig,
+    /// Cross-modal encoder of two streams.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fusion: Option<FusionConfig>,
+    /// Cross-modal encoder of one stream.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joint: Option<JointConfig>,
 }
 
 impl BackboneConfig {
@@ -37,16 +43,60 @@ impl BackboneConfig {
         config::above_zero("initializer_range", self.initializer_range)?;
         self.text.validate().map_err(|e| e.within("text"))?;
         self.image.validate().map_err(|e| e.within("image"))?;
+        match (&self.fusion, &self.joint) {
+            (Some(fusion), None) => fusion
+                .validate(self.text.layers.min(self.image.layers))
+                .map_err(|e| e.within("fusion")),
+            (None, Some(joint)) => {
+                joint.validate().map_err(|e| e.within("joint"))?;
+                for (key, width) in [("text", self.text.width), ("image", self.image.width)] {
+                    ConfigError::unless(
+                        joint.width == width,
+                        "joint.width",
+                        joint.width,
+                        format_args!("must be {key}.width = {width}"),
+                    )?;
+                }
+                Ok(())
+            }
+            (fusion, _) => ConfigError::unless(
+                false,
+                "fusion and joint",
+                if fusion.is_some() { "both" } else { "neither" },
+                "there must be one of them: a cross-modal encoder of two streams, or of one",
+            ),
+        }
+    }
+
+    /// Width of the cross-modal encoder.
+    pub fn cross_width(&self) -> usize {
+        self.cross(|fusion| fusion.width, |joint| joint.width)
+    }
+
+    /// Epsilon of the cross-modal encoder's layer norms.
+    pub fn cross_layer_norm_eps(&self) -> f64 {
+        self.cross(|fusion| fusion.layer_norm_eps, |joint| joint.layer_norm_eps)
+    }
+
+    fn cross<T>(&self, fusion: fn(&FusionConfig) -> T, joint: fn(&JointConfig) -> T) -> T {
+        let of_joint = self.joint.as_ref().map(joint);
         self.fusion
-            .validate(self.text.layers.min(self.image.layers))
-            .map_err(|e| e.within("fusion"))
+            .as_ref()
+            .map(fusion)
+            .or(of_joint)
+            .expect("invariant: validation finds a cross-modal encoder")
     }
 
     /// The same without dropout: for a model that is looked into with gradients but not trained.
     pub fn without_dropout(mut self) -> Self {
         self.text.dropout = 0.0;
         self.image.dropout = 0.0;
-        self.fusion.dropout = 0.0;
+        if let Some(fusion) = &mut self.fusion {
+            fusion.dropout = 0.0;
+        }
+        if let Some(joint) = &mut self.joint {
+            joint.dropout = 0.0;
+        }
         self
     }
 
@@ -55,7 +105,11 @@ impl BackboneConfig {
         Backbone {
             text: self.text.init(init),
             image: self.image.init(init),
-            fusion: self.fusion.init(init, self.text.width, self.image.width),
+            fusion: self
+                .fusion
+                .as_ref()
+                .map(|fusion| fusion.init(init, self.text.width, self.image.width)),
+            joint: self.joint.as_ref().map(|joint| joint.init(init)),
         }
     }
 }
@@ -67,8 +121,10 @@ pub struct Backbone {
     pub text: TextEncoder,
     /// Image encoder.
     pub image: ImageEncoder,
-    /// Cross-modal encoder.
-    pub fusion: CrossModalEncoder,
+    /// Cross-modal encoder of two streams.
+    pub fusion: Option<CrossModalEncoder>,
+    /// Cross-modal encoder of one stream.
+    pub joint: Option<JointEncoder>,
 }
 
 /// Texts after their own encoder.
@@ -149,15 +205,16 @@ impl Backbone {
     ///
     /// - input: `[B, Lt]`
     pub fn encode_texts(&self, input: &TextInput) -> TextFeatures {
-        let states = self
-            .text
-            .forward(input, self.fusion.config.uni_modal_states());
+        let states = self.text.forward(input, self.uni_modal_states());
         TextFeatures {
             class: first(&states),
-            states: states
-                .into_iter()
-                .map(|state| self.fusion.project_text(state))
-                .collect(),
+            states: match &self.fusion {
+                Some(fusion) => states
+                    .into_iter()
+                    .map(|state| fusion.project_text(state))
+                    .collect(),
+                None => states,
+            },
             mask: input.mask.clone(),
         }
     }
@@ -177,16 +234,19 @@ impl Backbone {
     pub fn encode_pictures(&self, pixels: Tensor<4>, picture: usize) -> ImageFeatures {
         let states: Vec<_> = self
             .image
-            .forward(pixels, self.fusion.config.uni_modal_states())
+            .forward(pixels, self.uni_modal_states())
             .into_iter()
             .map(|state| self.image.finish(state))
             .collect();
         ImageFeatures {
             class: first(&states),
-            states: states
-                .into_iter()
-                .map(|state| self.fusion.project_image(state, picture))
-                .collect(),
+            states: match &self.fusion {
+                Some(fusion) => states
+                    .into_iter()
+                    .map(|state| fusion.project_image(state, picture))
+                    .collect(),
+                None => states,
+            },
         }
     }
 
@@ -196,8 +256,56 @@ impl Backbone {
     ///
     /// - texts, images: `B` rows each
     pub fn fuse(&self, texts: &TextFeatures, images: &ImageFeatures, keep: Keep) -> FusionOutput {
-        self.fusion
-            .forward(&texts.states, &images.states, &texts.mask, keep)
+        self.fuse_parts(Some(texts), Some(images), &View::default(), keep)
+    }
+
+    /// As [`fuse`](Self::fuse), with another [`View`] or with one modality alone.
+    ///
+    /// # Shapes
+    ///
+    /// - texts, images: `B` rows each
+    ///
+    /// # Panics
+    ///
+    /// Panics if there is neither, or if the cross-modal encoder has two streams and something else than pairs in both
+    /// directions is asked of it: see [`takes_parts`](Self::takes_parts).
+    pub fn fuse_parts(
+        &self,
+        texts: Option<&TextFeatures>,
+        images: Option<&ImageFeatures>,
+        view: &View,
+        keep: Keep,
+    ) -> FusionOutput {
+        if let Some(joint) = &self.joint {
+            let texts = texts.map(|texts| (last(&texts.states), &texts.mask));
+            return joint.forward(texts, images.map(|images| last(&images.states)), view);
+        }
+        assert!(
+            *view == View::default(),
+            "two streams read in both directions"
+        );
+        let (Some(fusion), Some(texts), Some(images)) = (&self.fusion, texts, images) else {
+            unreachable!("invariant: two streams take pairs");
+        };
+        fusion.forward(&texts.states, &images.states, &texts.mask, keep)
+    }
+
+    /// Whether the cross-modal encoder takes texts without pictures, pictures without texts, and text from left to right.
+    pub fn takes_parts(&self) -> bool {
+        self.joint.is_some()
+    }
+
+    /// How many of the last states of the uni-modal encoders the cross-modal encoder takes.
+    fn uni_modal_states(&self) -> usize {
+        let fusion = self.fusion.as_ref();
+        fusion.map_or(1, |fusion| fusion.config.uni_modal_states())
+    }
+
+    /// Clamps, after the optimiser's step.
+    pub fn after_step(&mut self) {
+        if let Some(quantiser) = self.joint.as_mut().and_then(|j| j.quantiser.as_mut()) {
+            quantiser.after_step();
+        }
     }
 }
 
@@ -215,8 +323,11 @@ fn cat(parts: Vec<&Vec<Tensor<3>>>) -> Vec<Tensor<3>> {
 }
 
 fn first(states: &[Tensor<3>]) -> Tensor<2> {
-    let last = states
+    last(states).clone().narrow(1, 0, 1).squeeze_dim(1)
+}
+
+fn last(states: &[Tensor<3>]) -> &Tensor<3> {
+    states
         .last()
-        .expect("invariant: an encoder keeps at least its last state");
-    last.clone().narrow(1, 0, 1).squeeze_dim(1)
+        .expect("invariant: an encoder keeps at least its last state")
 }

@@ -24,7 +24,7 @@
 //! Shape legend: `B` rows, `Lt` and `Lv` positions of text and image, `D` width, `R` gate rows, `S` levels.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Tensor, assert_shape};
+use burn::tensor::{Device, Int, Tensor, TensorData, assert_shape};
 use serde::{Deserialize, Serialize};
 use unimo_core::attention::{Attention, Weights};
 use unimo_core::blocks::FeedForward;
@@ -34,6 +34,7 @@ use unimo_core::layers::{Activation, Dropout, Embedding, LayerNorm, Linear, same
 use unimo_core::levels::{GateKind, LevelAttention};
 use unimo_core::mask::PaddingMask;
 
+use crate::joint::Grounded;
 use crate::managers::Manager;
 
 /// Which states of the other stream the cross-layer attention reads.
@@ -290,14 +291,87 @@ pub struct CrossModalLayer {
 /// What the cross-modal encoder gives.
 #[derive(Debug, Clone)]
 pub struct FusionOutput {
-    /// `[B, Lt, D]`.
-    pub text: Tensor<3>,
-    /// `[B, Lv, D]`.
-    pub image: Tensor<3>,
+    /// `[B, Lt, D]`; none where a pass had no texts.
+    pub text: Option<Tensor<3>>,
+    /// `[B, Lv, D]`; none where a pass had no pictures.
+    pub image: Option<Tensor<3>>,
+    /// What the grounded tokens became, where the encoder has some ([`crate::joint`]).
+    pub grounded: Option<Grounded>,
     /// Per layer the gates of the text and the image stream, `[B, R, S]`; empty unless asked for and there are levels.
     pub gates: Vec<LayerGates>,
     /// Per layer what each stream looked at in the other; empty unless asked for.
     pub attention: Vec<LayerAttention>,
+}
+
+impl FusionOutput {
+    /// The texts of a pass that had some, `[B, Lt, D]`.
+    ///
+    /// # Panics
+    ///
+    /// Panics if it had none.
+    pub fn text(&self) -> &Tensor<3> {
+        self.text.as_ref().expect("invariant: the pass had texts")
+    }
+
+    /// The pictures of a pass that had some, `[B, Lv, D]`.
+    ///
+    /// # Panics
+    ///
+    /// Panics if it had none.
+    pub fn image(&self) -> &Tensor<3> {
+        self.image
+            .as_ref()
+            .expect("invariant: the pass had pictures")
+    }
+
+    /// The rows named, in that order; gates and attention, which are looked at as a whole, are left out.
+    pub fn rows(&self, rows: &[usize]) -> Self {
+        let rows = Rows::new(rows);
+        Self {
+            text: self.text.as_ref().map(|text| rows.of(text)),
+            image: self.image.as_ref().map(|image| rows.of(image)),
+            grounded: self.grounded.as_ref().map(|grounded| grounded.rows(&rows)),
+            gates: Vec::new(),
+            attention: Vec::new(),
+        }
+    }
+}
+
+/// Rows to be taken out of several tensors.
+#[derive(Debug)]
+pub(crate) struct Rows<'a>(&'a [usize]);
+
+impl<'a> Rows<'a> {
+    pub(crate) fn new(rows: &'a [usize]) -> Self {
+        Self(rows)
+    }
+
+    /// A slice where they follow each other, which is cheaper to differentiate than a gather.
+    pub(crate) fn of<const D: usize>(&self, x: &Tensor<D>) -> Tensor<D> {
+        match self.slice() {
+            Some(first) => x.clone().narrow(0, first, self.0.len()),
+            None => x.clone().select(0, self.indices(&x.device())),
+        }
+    }
+
+    pub(crate) fn of_ints<const D: usize>(&self, x: &Tensor<D, Int>) -> Tensor<D, Int> {
+        x.clone().select(0, self.indices(&x.device()))
+    }
+
+    pub(crate) fn of_mask(&self, mask: &PaddingMask) -> PaddingMask {
+        mask.select(self.indices(&mask.hidden().device()))
+    }
+
+    fn slice(&self) -> Option<usize> {
+        let first = *self.0.first()?;
+        let follow = self.0.iter().zip(first..).all(|(row, at)| *row == at);
+        follow.then_some(first)
+    }
+
+    fn indices(&self, device: &Device) -> Tensor<1, Int> {
+        let rows: Vec<i32> = self.0.iter().map(|row| *row as i32).collect();
+        Tensor::from_data(TensorData::new(rows, [self.0.len()]), device)
+    }
 }
 
 /// What a pass keeps beside its result.
@@ -499,9 +573,13 @@ impl CrossModalEncoder {
     ///
     /// - fused: `B` pairs
     /// - output: `[B, 2 D]`
+    ///
+    /// # Panics
+    ///
+    /// Panics if the pass was not one of pairs.
     pub fn pool(&self, fused: &FusionOutput) -> Tensor<2> {
         Tensor::cat(
-            vec![self.pool_text(&fused.text), self.pool_image(&fused.image)],
+            vec![self.pool_text(fused.text()), self.pool_image(fused.image())],
             1,
         )
     }
@@ -575,8 +653,9 @@ impl CrossModalEncoder {
             image_states.push(v.clone());
         }
         FusionOutput {
-            text: t,
-            image: v,
+            text: Some(t),
+            image: Some(v),
+            grounded: None,
             gates,
             attention,
         }
@@ -711,12 +790,12 @@ mod tests {
             let unimo3 = unimo3.init(&mut Init::new(&device, 2), 8, 8);
             let unimo3 = parameters::replace(unimo3, |name, _| weights.get(name).cloned());
             let ours = unimo3.forward(&text, &image, &mask, Keep::Gates);
-            ours.text
-                .into_data()
-                .assert_eq(&expected.text.to_data(), true);
-            ours.image
-                .into_data()
-                .assert_eq(&expected.image.to_data(), true);
+            ours.text()
+                .to_data()
+                .assert_eq(&expected.text().to_data(), true);
+            ours.image()
+                .to_data()
+                .assert_eq(&expected.image().to_data(), true);
             assert_eq!(ours.gates.len(), 3);
         }
     }
@@ -738,13 +817,14 @@ mod tests {
             let short = encoder.forward(&text, &image, &full, Keep::Nothing);
             let long = encoder.forward(&padded, &image, &partial, Keep::Nothing);
             let tolerance = Tolerance::absolute(TOLERANCE);
-            long.image
-                .into_data()
-                .assert_approx_eq::<f32>(&short.image.into_data(), tolerance);
-            long.text
+            long.image()
+                .to_data()
+                .assert_approx_eq::<f32>(&short.image().to_data(), tolerance);
+            long.text()
+                .clone()
                 .narrow(1, 0, 3)
                 .into_data()
-                .assert_approx_eq::<f32>(&short.text.into_data(), tolerance);
+                .assert_approx_eq::<f32>(&short.text().to_data(), tolerance);
         }
     }
 
@@ -776,9 +856,9 @@ mod tests {
             let plain = encoder.forward(&text, &image, &mask, Keep::Nothing);
             let kept = encoder.forward(&text, &image, &mask, Keep::Attention);
             plain
-                .text
-                .into_data()
-                .assert_approx_eq::<f32>(&kept.text.into_data(), Tolerance::absolute(TOLERANCE));
+                .text()
+                .to_data()
+                .assert_approx_eq::<f32>(&kept.text().to_data(), Tolerance::absolute(TOLERANCE));
             assert!(plain.attention.is_empty());
             assert_eq!(kept.attention.len(), config.layers);
             for (layer, streams) in kept.attention.iter().enumerate() {

@@ -1,5 +1,6 @@
-//! Encoders of unimo: [BERT and RoBERTa](text), [ViT and CLIP's image tower](image), and [one cross-modal
-//! encoder](fusion) that is METER, BridgeTower, ManagerTower or UNIMO-3 by configuration.
+//! Encoders of unimo: [BERT and RoBERTa](text), [ViT and CLIP's image tower](image), and two cross-modal encoders:
+//! [one of two streams](fusion) that is METER, BridgeTower, ManagerTower or UNIMO-3 by configuration, and [one of a single
+//! stream](joint) that is UNIMO-2's, with its [grounded dictionary](quantiser), or MVP's.
 //!
 //! It knows no loss and no data set.
 //!
@@ -37,9 +38,11 @@ pub mod export;
 pub mod fusion;
 pub mod image;
 pub mod import;
+pub mod joint;
 pub mod managers;
 pub mod names;
 pub mod public;
+pub mod quantiser;
 pub mod tasks;
 pub mod text;
 pub mod weights;

@@ -11,7 +11,7 @@ use unimo_core::blocks::{BlockConfig, PostNormBlock};
 use unimo_core::config::{self, ConfigError};
 use unimo_core::init::Init;
 use unimo_core::layers::{Activation, Dropout, Embedding, LayerNorm, cast};
-use unimo_core::mask::PaddingMask;
+use unimo_core::mask::{Hidden, PaddingMask, PairMask};
 
 /// How positions are numbered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -143,6 +143,20 @@ pub struct TextInput {
     pub positions: Tensor<2, Int>,
     /// `[B, L]`.
     pub mask: PaddingMask,
+    /// `[L, L]`, if not every position may see every other.
+    pub pairs: Option<PairMask>,
+}
+
+impl TextInput {
+    /// The same texts, read from left to right after their first `prefix` positions.
+    pub fn from_left_to_right(self, prefix: usize) -> Self {
+        let [_, length] = self.ids.dims();
+        let device = self.ids.device();
+        Self {
+            pairs: Some(PairMask::prefix(length, prefix, &device)),
+            ..self
+        }
+    }
 }
 
 impl TextEncoder {
@@ -177,7 +191,28 @@ impl TextEncoder {
             ids: Tensor::from_data(TensorData::new(ids.to_vec(), [rows, length]), device),
             positions: Tensor::from_data(TensorData::new(positions, [rows, length]), device),
             mask: PaddingMask::from_lengths(lengths, length, device),
+            pairs: None,
         }
+    }
+
+    /// What the blocks take: words, their type `kind` and their positions.
+    ///
+    /// # Shapes
+    ///
+    /// - ids, positions: `[B, L]`
+    /// - output: `[B, L, D]`
+    ///
+    /// # Panics
+    ///
+    /// Panics if there is no type `kind`.
+    pub fn embed(&self, input: &TextInput, kind: usize) -> Tensor<3> {
+        let [rows, length] = input.ids.dims();
+        assert_shape!(input.positions, [rows, length]);
+        let embedded = self.word_embedding.forward(input.ids.clone())
+            + self.type_embedding.entry(kind)
+            + self.position_embedding.forward(input.positions.clone());
+        let embedded = self.embedding_norm.forward(embedded);
+        cast(self.dropout.forward(embedded), self.dtype)
     }
 
     /// The states after the last `keep` blocks, the last one last; a `keep` above the number of blocks ends with the
@@ -188,20 +223,18 @@ impl TextEncoder {
     /// - ids, positions, mask: `[B, L]`
     /// - output: `keep` times `[B, L, D]`
     pub fn forward(&self, input: &TextInput, keep: usize) -> Vec<Tensor<3>> {
-        let [rows, length] = input.ids.dims();
-        assert_shape!(input.positions, [rows, length]);
-        let embedded = self.word_embedding.forward(input.ids.clone())
-            + self.type_embedding.entry(0)
-            + self.position_embedding.forward(input.positions.clone());
-        let embedded = self.embedding_norm.forward(embedded);
-        let mut x = cast(self.dropout.forward(embedded), self.dtype);
+        let mut x = self.embed(input, 0);
+        let hidden = Hidden {
+            keys: Some(&input.mask),
+            pairs: input.pairs.as_ref(),
+        };
         let states = self.layers.len() + 1;
         let mut kept = Vec::with_capacity(keep.min(states));
         if keep >= states {
             kept.push(x.clone());
         }
         for (i, layer) in self.layers.iter().enumerate() {
-            x = layer.forward(x, Some(&input.mask));
+            x = layer.forward(x, hidden);
             if i + 1 + keep >= states {
                 kept.push(x.clone());
             }

@@ -3,7 +3,8 @@
 //! Source: ALBEF (Li et al. 2021), section 3.2: 256-d projections of the class tokens, learnable temperature clamped to
 //! [0.001, 0.5]; optionally a momentum encoder with a queue of its features, and its soft targets (section 3.3). The
 //! temperature is learned as CLIP's logit scale, `ln(1 / temperature)`: its gradient has the size of the others'.
-//! [`Views::Three`] is `BridgeTowerForContrastiveLearning` of Hugging Face.
+//! [`Views::Three`] is `BridgeTowerForContrastiveLearning` of Hugging Face. UNIMO-2's CMCL has no projection, MVP's VSC one
+//! without a bias.
 //!
 //! Shape legend: `B` samples, `E` width of the common space, `Q` queue length.
 
@@ -19,13 +20,13 @@ use unimo_core::kernels;
 use unimo_core::layers::{Linear, normalise};
 use unimo_core::parameters;
 use unimo_encoders::backbone::{Backbone, BackboneConfig, ImageFeatures, TextFeatures};
-use unimo_encoders::fusion::{CrossModalEncoder, FusionOutput};
+use unimo_encoders::fusion::FusionOutput;
 use unimo_encoders::image::ImageEncoder;
 use unimo_encoders::names::{Form, Rule, rule};
 use unimo_encoders::text::{TextEncoder, TextInput};
 
-use crate::mlm::{count_correct, ints};
 use crate::objective::{Carry, Needs, Objective, Outcome, Pairs, UniModal};
+use crate::objective::{count_correct, ints};
 use crate::single_precision;
 
 /// What is contrasted.
@@ -37,6 +38,30 @@ pub enum Views {
     /// Texts with images as the cross-modal encoder takes them, and both with the fused pairs, in one direction each
     /// (BridgeTower).
     Three,
+}
+
+/// What stands between a class token and the common space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Projection {
+    /// A linear layer (ALBEF).
+    #[default]
+    Linear,
+    /// A linear layer without a bias (MVP).
+    LinearNoBias,
+    /// Nothing (UNIMO-2).
+    None,
+}
+
+/// What is brought to length 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Normalised {
+    /// Texts and images.
+    #[default]
+    Both,
+    /// Images alone: a quirk of UNIMO-2's release, for parity with it.
+    Images,
 }
 
 /// Names of this head in BridgeTower.
@@ -61,9 +86,19 @@ pub struct ItcConfig {
     pub temperature: f64,
     /// The temperature is kept within these.
     pub temperature_range: [f64; 2],
+    /// What stands between a class token and the common space.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub projection: Projection,
+    /// What is brought to length 1.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub normalised: Normalised,
     /// A momentum encoder and its queue.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub momentum: Option<MomentumConfig>,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// `[objectives.itc.momentum]`.
@@ -102,6 +137,12 @@ impl ItcConfig {
             "three",
             "must be \"two\" with a momentum encoder",
         )?;
+        ConfigError::unless(
+            self.normalised == Normalised::Both || self.momentum.is_none(),
+            "normalised",
+            "images",
+            "must be \"both\" with a momentum encoder",
+        )?;
         if let Some(momentum) = &self.momentum {
             config::probability("momentum.decay", momentum.decay)?;
             config::probability("momentum.alpha", momentum.alpha)?;
@@ -112,12 +153,19 @@ impl ItcConfig {
 
     /// A new head; the momentum encoder starts as a copy of the backbone's.
     pub fn init(&self, init: &mut Init, model: &BackboneConfig, backbone: &Backbone) -> Itc {
-        let text_projection = Linear::new(init, model.text.width, self.width, true);
+        let mut project = |width: usize| match self.projection {
+            Projection::None => None,
+            kind => {
+                let bias = kind == Projection::Linear;
+                Some(Linear::new(init, width, self.width, bias))
+            }
+        };
+        let text_projection = project(model.text.width);
         let (image_width, cross_width) = match self.views {
             Views::Two => (model.image.width, None),
-            Views::Three => (model.fusion.width, Some(2 * model.fusion.width)),
+            Views::Three => (model.cross_width(), Some(2 * model.cross_width())),
         };
-        let image_projection = Linear::new(init, image_width, self.width, true);
+        let image_projection = project(image_width);
         let momentum = self.momentum.as_ref().map(|config| Momentum {
             text: average::frozen_copy(&backbone.text),
             image: average::frozen_copy(&backbone.image),
@@ -142,9 +190,9 @@ impl ItcConfig {
 #[derive(Module, Debug)]
 pub struct Itc {
     /// Text width to `E`.
-    pub text_projection: Linear,
+    pub text_projection: Option<Linear>,
     /// Image width to `E`.
-    pub image_projection: Linear,
+    pub image_projection: Option<Linear>,
     /// Pair width to `E`, with three views.
     pub cross_projection: Option<Linear>,
     /// `[1]`: similarities are multiplied by its exponential.
@@ -164,9 +212,9 @@ pub struct Momentum {
     /// Copy of the image encoder.
     pub image: ImageEncoder,
     /// Copy of the text projection.
-    pub text_projection: Linear,
+    pub text_projection: Option<Linear>,
     /// Copy of the image projection.
-    pub image_projection: Linear,
+    pub image_projection: Option<Linear>,
     /// `[Q, E]`.
     pub text_queue: Param<Tensor<2>>,
     /// `[Q, E]`.
@@ -187,7 +235,7 @@ impl Itc {
             (Views::Three, Some(state)) => state.clone().narrow(1, 0, 1).squeeze_dim::<2>(1),
             _ => images.class.clone(),
         };
-        embed(&self.image_projection, class)
+        embed(self.image_projection.as_ref(), class, true)
     }
 
     /// Fused pairs in the common space, each of length 1; none with two views.
@@ -196,13 +244,10 @@ impl Itc {
     ///
     /// - fused: `B` pairs
     /// - output: `[B, E]`
-    pub fn embed_pairs(
-        &self,
-        fusion: &CrossModalEncoder,
-        fused: &FusionOutput,
-    ) -> Option<Tensor<2>> {
+    pub fn embed_pairs(&self, backbone: &Backbone, fused: &FusionOutput) -> Option<Tensor<2>> {
         let projection = self.cross_projection.as_ref()?;
-        Some(embed(projection, fusion.pool(fused)))
+        let fusion = backbone.fusion.as_ref()?;
+        Some(embed(Some(projection), fusion.pool(fused), true))
     }
 
     /// What similarities are multiplied by, `[1, 1]`.
@@ -210,13 +255,18 @@ impl Itc {
         self.logit_scale.val().exp().unsqueeze::<2>()
     }
 
-    /// Texts in the common space, each of length 1.
+    /// Texts in the common space, each of length 1 unless [`Normalised::Images`] says otherwise.
     ///
     /// # Shapes
     ///
     /// - output: `[B, E]`
     pub fn embed_texts(&self, texts: &TextFeatures) -> Tensor<2> {
-        embed(&self.text_projection, texts.class.clone())
+        let normalised = self.config.normalised == Normalised::Both;
+        embed(
+            self.text_projection.as_ref(),
+            texts.class.clone(),
+            normalised,
+        )
     }
 
     /// The embeddings of the captions as they are and of the images.
@@ -235,8 +285,8 @@ impl Momentum {
         let image = self.image.forward(pixels, 1).remove(0);
         let image = first(self.image.finish(image));
         Carry {
-            texts: embed(&self.text_projection, text).detach(),
-            images: embed(&self.image_projection, image).detach(),
+            texts: embed(self.text_projection.as_ref(), text, true).detach(),
+            images: embed(self.image_projection.as_ref(), image, true).detach(),
         }
     }
 
@@ -270,6 +320,7 @@ impl Objective for Itc {
             texts: true,
             masked: None,
             samples: 2,
+            ..Needs::default()
         }
     }
 
@@ -303,7 +354,7 @@ impl Objective for Itc {
         let scale = self.scale();
         let scores = |a: &Tensor<2>, b: Tensor<2>| a.clone().matmul(b.transpose()) * scale.clone();
         let labels = ints((0..n as i32).collect(), &device);
-        let crossed = fused.and_then(|(_, fused)| self.embed_pairs(&backbone.fusion, &fused));
+        let crossed = fused.and_then(|(_, fused)| self.embed_pairs(backbone, &fused));
         if let Some(crossed) = crossed {
             let all = [
                 scores(&texts, images.clone()),
@@ -396,13 +447,21 @@ impl Objective for Itc {
 /// # Shapes
 ///
 /// - class: `[B, width]`
-/// - output: `[B, E]`, rows of length 1, in f32
-fn embed(projection: &Linear, class: Tensor<2>) -> Tensor<2> {
-    normalise(single_precision(projection.forward(class)))
+/// - output: `[B, E]`, in f32, rows of length 1 if they are to be
+pub(crate) fn embed(projection: Option<&Linear>, class: Tensor<2>, normalised: bool) -> Tensor<2> {
+    let projected = match projection {
+        Some(projection) => projection.forward(class),
+        None => class,
+    };
+    let projected = single_precision(projected);
+    match normalised {
+        true => normalise(projected),
+        false => projected,
+    }
 }
 
 /// `ln(1 / temperature)`.
-fn logit_scale(temperature: f64) -> f64 {
+pub(crate) fn logit_scale(temperature: f64) -> f64 {
     temperature.recip().ln()
 }
 
@@ -411,7 +470,7 @@ fn logit_scale(temperature: f64) -> f64 {
 /// # Shapes
 ///
 /// - scores: `[B, N]` each; labels: `[B]`
-fn contrast(scores: Vec<Tensor<2>>, labels: &Tensor<1, Int>) -> Outcome {
+pub(crate) fn contrast(scores: Vec<Tensor<2>>, labels: &Tensor<1, Int>) -> Outcome {
     let count = scores.len();
     let sum = |a: Tensor<1>, b: Tensor<1>| a + b;
     let correct = scores

@@ -1,11 +1,19 @@
 //! Image-text matching: do a caption and an image belong together?
 //!
 //! Source: METER (uniform negatives, half of the batch), ALBEF and BridgeTower (hard negatives by contrastive
-//! similarity, one positive to two negatives).
+//! similarity, one positive to two negatives), MVP (one positive to one negative). Heads over the class tokens `t` and `v` of the
+//! fused pair:
+//!
+//! | head | logits | of |
+//! |---|---|---|
+//! | `pair` | `W [tanh(Wt t), tanh(Wv v)]` | METER, BridgeTower |
+//! | `product` | `W dropout(relu(Wt t) * relu(Wv v))` | UNIMO-2 |
+//! | `text` | `W tanh(Wt t)` | MVP |
 //!
 //! Shape legend: `B` samples, `P` pairs, `D` width.
 
 use burn::module::Module;
+use burn::tensor::activation::relu;
 use burn::tensor::{Tensor, assert_shape};
 use rand::{RngExt, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
@@ -13,13 +21,13 @@ use serde::{Deserialize, Serialize};
 use unimo_core::config::{self, ConfigError};
 use unimo_core::init::Init;
 use unimo_core::kernels;
-use unimo_core::layers::Linear;
+use unimo_core::layers::{Dropout, Linear};
 use unimo_encoders::backbone::{Backbone, BackboneConfig};
-use unimo_encoders::fusion::{CrossModalEncoder, FusionOutput};
+use unimo_encoders::fusion::FusionOutput;
 use unimo_encoders::names::{Form, Rule, rule};
 
-use crate::mlm::{count_correct, ints};
 use crate::objective::{Needs, Objective, Outcome, Pairs, UniModal};
+use crate::objective::{count_correct, ints};
 use crate::single_precision;
 
 /// Where the wrong partner of a pair comes from.
@@ -42,6 +50,21 @@ pub enum Layout {
     Half,
     /// ALBEF: every true pair, every caption with a wrong image, every image with a wrong caption.
     OneToTwo,
+    /// MVP: every true pair; a random half of the captions with a wrong image, the images of the others with a wrong caption.
+    OneToOne,
+}
+
+/// What the classifier sees of a fused pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Head {
+    /// The summaries of both streams of a cross-modal encoder of two streams.
+    #[default]
+    Pair,
+    /// The product of both class tokens.
+    Product,
+    /// The text's class token.
+    Text,
 }
 
 /// `[objectives.itm]`.
@@ -54,6 +77,13 @@ pub struct ItmConfig {
     pub negatives: Negatives,
     /// How many pairs of each kind.
     pub layout: Layout,
+    /// What the classifier sees.
+    #[serde(default, skip_serializing_if = "is_pair")]
+    pub head: Head,
+}
+
+fn is_pair(head: &Head) -> bool {
+    *head == Head::Pair
 }
 
 impl ItmConfig {
@@ -64,8 +94,20 @@ impl ItmConfig {
 
     /// A new head.
     pub fn init(&self, init: &mut Init, model: &BackboneConfig) -> Itm {
+        let width = model.cross_width();
+        let (text, image, classified) = match self.head {
+            Head::Pair => (false, false, 2 * width),
+            Head::Product => (true, true, width),
+            Head::Text => (true, false, width),
+        };
         Itm {
-            classifier: Linear::new(init, 2 * model.fusion.width, CLASSES, true),
+            text: text.then(|| Linear::new(init, width, width, true)),
+            image: image.then(|| Linear::new(init, width, width, true)),
+            classifier: Linear::new(init, classified, CLASSES, true),
+            dropout: Dropout::new(match self.head {
+                Head::Product => model.joint.as_ref().map_or(0.0, |joint| joint.dropout),
+                Head::Pair | Head::Text => 0.0,
+            }),
             config: self.clone(),
         }
     }
@@ -81,8 +123,14 @@ pub const PUBLIC_NAMES: &[Rule] = &[rule("classifier", "itm_score.fc", Form::Lin
 /// The head of image-text matching.
 #[derive(Module, Debug)]
 pub struct Itm {
-    /// `2 D -> 2`.
+    /// `D -> D` of the text's class token.
+    pub text: Option<Linear>,
+    /// `D -> D` of the image's class token.
+    pub image: Option<Linear>,
+    /// `2 D -> 2`, or `D -> 2`.
     pub classifier: Linear,
+    /// On the product.
+    pub dropout: Dropout,
     /// What it was made from.
     #[module(skip)]
     pub config: ItmConfig,
@@ -95,8 +143,27 @@ impl Itm {
     ///
     /// - fused: `P` pairs
     /// - output: `[P, 2]`
-    pub fn logits(&self, fusion: &CrossModalEncoder, fused: &FusionOutput) -> Tensor<2> {
-        self.classifier.forward(fusion.pool(fused))
+    ///
+    /// # Panics
+    ///
+    /// Panics if the head is [`Head::Pair`] and the cross-modal encoder has one stream.
+    pub fn logits(&self, backbone: &Backbone, fused: &FusionOutput) -> Tensor<2> {
+        let class = |x: &Tensor<3>| x.clone().narrow(1, 0, 1).squeeze_dim::<2>(1);
+        let seen = match (&self.text, &self.image) {
+            (Some(text), Some(image)) => {
+                let text = relu(text.forward(class(fused.text())));
+                let image = relu(image.forward(class(fused.image())));
+                self.dropout.forward(text * image)
+            }
+            (Some(text), None) => text.forward(class(fused.text())).tanh(),
+            (None, _) => {
+                let fusion = backbone.fusion.as_ref();
+                fusion
+                    .expect("invariant: validation finds two streams for this head")
+                    .pool(fused)
+            }
+        };
+        self.classifier.forward(seen)
     }
 
     /// How much more "yes" than "no", the score that ranks pairs.
@@ -105,8 +172,8 @@ impl Itm {
     ///
     /// - fused: `P` pairs
     /// - output: `[P]`
-    pub fn scores(&self, fusion: &CrossModalEncoder, fused: &FusionOutput) -> Tensor<1> {
-        let logits = single_precision(self.logits(fusion, fused));
+    pub fn scores(&self, backbone: &Backbone, fused: &FusionOutput) -> Tensor<1> {
+        let logits = single_precision(self.logits(backbone, fused));
         let of = |class| logits.clone().narrow(1, class, 1).squeeze_dim::<1>(1);
         of(MATCHED) - of(1 - MATCHED)
     }
@@ -153,6 +220,7 @@ impl Objective for Itm {
             texts: true,
             masked: None,
             samples: 2,
+            ..Needs::default()
         }
     }
 
@@ -184,6 +252,22 @@ impl Objective for Itm {
                     push(i, image);
                 }
             }
+            Layout::OneToOne => {
+                (0..n).for_each(|i| push(i, i));
+                let mut of_image_kind: Vec<bool> = (0..n).map(|i| i < n / 2).collect();
+                of_image_kind.shuffle(rng);
+                for (i, wrong_text) in of_image_kind.into_iter().enumerate() {
+                    if wrong_text {
+                        let of = of_image(i);
+                        let of = of.as_ref().map(|f| f as &dyn Fn(usize) -> f32);
+                        let text = self.wrong(i, n, of, rng);
+                        push(text, i);
+                    } else {
+                        let image = wrong_image(i, rng);
+                        push(i, image);
+                    }
+                }
+            }
             Layout::OneToTwo => {
                 (0..n).for_each(|i| push(i, i));
                 for i in 0..n {
@@ -209,7 +293,7 @@ impl Objective for Itm {
     ) -> Outcome {
         let (pairs, fused) = fused.expect("invariant: the step fuses the pairs asked for");
         let count = pairs.matched.len();
-        let logits = single_precision(self.logits(&backbone.fusion, &fused));
+        let logits = single_precision(self.logits(backbone, &fused));
         assert_shape!(logits, [count, 2]);
         let labels = pairs.matched.iter().map(|&m| i32::from(m)).collect();
         let labels = ints(labels, &logits.device());
@@ -232,11 +316,15 @@ mod tests {
 
     fn itm(negatives: Negatives, layout: Layout) -> Itm {
         Itm {
+            text: None,
+            image: None,
+            dropout: Dropout::new(0.0),
             classifier: Linear::new(&mut Init::new(&Device::flex(), 0), 4, CLASSES, true),
             config: ItmConfig {
                 weight: 1.0,
                 negatives,
                 layout,
+                head: Head::Pair,
             },
         }
     }
@@ -250,6 +338,8 @@ mod tests {
             texts: None,
             masked: None,
             labels: Vec::new(),
+            second_views: None,
+            left_to_right: None,
             similarity,
         }
     }
@@ -281,6 +371,24 @@ mod tests {
             .unwrap();
         assert_eq!(pairs.texts, [0, 1, 2, 0, 1, 2, 1, 2, 0]);
         assert_eq!(pairs.images, [0, 1, 2, 2, 0, 1, 0, 1, 2]);
+    }
+
+    #[test]
+    fn one_to_one_has_as_many_of_each_kind() {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        for n in 2..9 {
+            let pairs = itm(Negatives::Uniform, Layout::OneToOne)
+                .pairs(&batch(n, None), &mut rng)
+                .unwrap();
+            assert_eq!(pairs.len(), 2 * n);
+            assert_eq!(pairs.matched.iter().filter(|m| **m).count(), n);
+            for i in 0..2 * n {
+                assert_eq!(pairs.matched[i], pairs.texts[i] == pairs.images[i]);
+            }
+            // Half of the wrong pairs keep the image of their row, the others the text.
+            let images = (n..2 * n).filter(|&i| pairs.images[i] == i - n).count();
+            assert_eq!(images, n / 2);
+        }
     }
 
     #[test]

@@ -4,20 +4,30 @@
 //! They know encoders and the batch type, no data set and no training loop.
 //!
 //! ```
-//! use unimo_objectives::{ObjectivesConfig, itm::{ItmConfig, Layout, Negatives}};
+//! use unimo_objectives::{ObjectivesConfig, itm::{Head, ItmConfig, Layout, Negatives}};
 //!
 //! let objectives = ObjectivesConfig {
-//!     itm: Some(ItmConfig { weight: 1.0, negatives: Negatives::Uniform, layout: Layout::Half }),
+//!     itm: Some(ItmConfig {
+//!         weight: 1.0,
+//!         negatives: Negatives::Uniform,
+//!         layout: Layout::Half,
+//!         head: Head::Pair,
+//!     }),
 //!     ..ObjectivesConfig::default()
 //! };
 //! objectives.validate().unwrap();
 //! ```
 
+pub mod codes;
 pub mod itc;
 pub mod itm;
+pub mod lm;
 pub mod mlm;
 pub mod objective;
 mod step;
+pub mod tied;
+pub mod views;
+pub mod vq;
 
 use burn::module::Module;
 use burn::tensor::{FloatDType, Tensor};
@@ -122,6 +132,10 @@ objectives! {
     mlm: mlm::Mlm, mlm::MlmConfig, |c, init, model, _| c.init(init, model);
     itm: itm::Itm, itm::ItmConfig, |c, init, model, _| c.init(init, model);
     itc: itc::Itc, itc::ItcConfig, |c, init, model, backbone| c.init(init, model, backbone);
+    lm: lm::Lm, lm::LmConfig, |c, init, model, _| c.init(init, model);
+    vq: vq::Vq, vq::VqConfig, |c, init, model, _| c.init(init, model);
+    codes: codes::Codes, codes::CodesConfig, |c, init, model, _| c.init(init, model);
+    views: views::Views, views::ViewsConfig, |c, init, model, _| c.init(init, model);
 }
 
 impl ObjectivesConfig {
@@ -142,6 +156,68 @@ impl ObjectivesConfig {
             "hard",
             "hard negatives are chosen by the similarities of [objectives.itc], which is absent",
         )
+    }
+
+    /// The objectives against the encoders that they train.
+    pub fn validate_with(&self, model: &BackboneConfig) -> Result<(), ConfigError> {
+        let one_stream = "needs a cross-modal encoder of one stream, [model.joint]";
+        let two_streams = "needs a cross-modal encoder of two streams, [model.fusion]";
+        let grounded = "needs a grounded dictionary, [model.joint.grounding]";
+        let joint = model.joint.is_some();
+        let image_class = model.joint.as_ref().is_some_and(|j| j.image_class);
+        let dictionary = model.joint.as_ref().is_some_and(|j| j.grounding.is_some());
+        let as_wide = model.text.width == model.cross_width();
+        let rule = |holds: bool, key: &str, value: &str, allowed: &str| {
+            ConfigError::unless(holds, key, value, allowed)
+        };
+        if let Some(mlm) = &self.mlm {
+            rule(
+                joint || !mlm.texts_alone,
+                "mlm.texts_alone",
+                "true",
+                one_stream,
+            )?;
+            rule(
+                as_wide || !mlm.tied,
+                "mlm.tied",
+                "true",
+                "needs a text encoder as wide as the cross-modal one",
+            )?;
+        }
+        if let Some(itm) = &self.itm {
+            let (holds, needs) = match itm.head {
+                itm::Head::Pair => (!joint, two_streams),
+                itm::Head::Product => (
+                    !joint || image_class,
+                    "needs model.joint.image_class = true",
+                ),
+                itm::Head::Text => (true, ""),
+            };
+            let name = match itm.head {
+                itm::Head::Pair => "pair",
+                itm::Head::Product => "product",
+                itm::Head::Text => "text",
+            };
+            rule(holds, "itm.head", name, needs)?;
+        }
+        if let Some(itc) = &self.itc {
+            let three = itc.views == itc::Views::Three;
+            rule(!three || !joint, "itc.views", "three", two_streams)?;
+            let (text, image) = (model.text.width, model.image.width);
+            ConfigError::unless(
+                itc.projection != itc::Projection::None
+                    || (itc.width == text && itc.width == image),
+                "itc.width",
+                itc.width,
+                format_args!(
+                    "must be model.text.width = {text} and model.image.width = {image} where \
+                     projection = \"none\""
+                ),
+            )?;
+        }
+        rule(self.lm.is_none() || joint, "lm", "{}", one_stream)?;
+        rule(self.vq.is_none() || dictionary, "vq", "{}", grounded)?;
+        rule(self.codes.is_none() || dictionary, "codes", "{}", grounded)
     }
 }
 

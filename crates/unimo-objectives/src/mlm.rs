@@ -1,24 +1,24 @@
 //! Masked language modelling: predict the hidden words from the rest and the image.
 //!
-//! Source: BERT, section 3.1; METER's head: dense, GELU, layer norm, decoder with a bias of its own (untied).
+//! Source: BERT, section 3.1; METER's head: dense, GELU, layer norm, decoder with a bias of its own. UNIMO-2 ties the decoder to
+//! the word embedding and learns from texts without pictures too.
 //!
 //! Shape legend: `B` samples, `L` text length, `D` width, `M` masked positions, `V` vocabulary.
 
-use burn::module::Module;
-use burn::tensor::{Int, Tensor, TensorData, assert_shape};
+use burn::module::{Module, Param};
+use burn::tensor::{Tensor, assert_shape};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use unimo_core::batch::{MaskSpec, MaskedTexts};
 use unimo_core::config::{self, ConfigError};
 use unimo_core::init::Init;
-use unimo_core::kernels;
-use unimo_core::layers::{Activation, LayerNorm, Linear};
+use unimo_core::layers::{Activation, Embedding, LayerNorm, Linear};
 use unimo_encoders::backbone::{Backbone, BackboneConfig};
 use unimo_encoders::fusion::FusionOutput;
 use unimo_encoders::names::{Form, Rule, rule};
 
-use crate::objective::{Needs, Objective, Outcome, Pairs, UniModal};
-use crate::single_precision;
+use crate::objective::{Needs, Objective, Outcome, Pairs, UniModal, ints};
+use crate::tied::tied_logits;
 
 /// `[objectives.mlm]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -28,6 +28,16 @@ pub struct MlmConfig {
     pub weight: f64,
     /// How words are hidden.
     pub mask: MaskSpec,
+    /// Whether the decoder's matrix is the word embedding; the text encoder is then as wide as the cross-modal one.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub tied: bool,
+    /// Whether it learns from texts without pictures too, which takes a cross-modal encoder of one stream.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub texts_alone: bool,
+}
+
+pub(crate) fn is_false(value: &bool) -> bool {
+    !value
 }
 
 impl MlmConfig {
@@ -56,11 +66,13 @@ impl MlmConfig {
 
     /// A new head.
     pub fn init(&self, init: &mut Init, model: &BackboneConfig) -> Mlm {
-        let width = model.fusion.width;
+        let width = model.cross_width();
+        let words = model.text.vocab_size;
         Mlm {
             dense: Linear::new(init, width, width, true),
-            norm: LayerNorm::new(init, width, model.fusion.layer_norm_eps),
-            decoder: Linear::new(init, width, model.text.vocab_size, true),
+            norm: LayerNorm::new(init, width, model.cross_layer_norm_eps()),
+            decoder: (!self.tied).then(|| Linear::new(init, width, words, true)),
+            bias: self.tied.then(|| init.constant([words], 0.0)),
             config: self.clone(),
             every_position: false,
         }
@@ -89,8 +101,10 @@ pub struct Mlm {
     pub dense: Linear,
     /// After the activation.
     pub norm: LayerNorm,
-    /// `D -> V`.
-    pub decoder: Linear,
+    /// `D -> V`; none where the word embedding serves.
+    pub decoder: Option<Linear>,
+    /// `[V]`, with the word embedding.
+    pub bias: Option<Param<Tensor<1>>>,
     /// What it was made from.
     #[module(skip)]
     pub config: MlmConfig,
@@ -99,25 +113,30 @@ pub struct Mlm {
 }
 
 impl Mlm {
-    /// Scores of every word.
+    /// Scores of every word; `words` is the text encoder's embedding.
     ///
     /// # Shapes
     ///
     /// - states: `[M, D]`
     /// - output: `[M, V]`
-    pub fn logits(&self, states: Tensor<2>) -> Tensor<2> {
+    pub fn logits(&self, words: &Embedding, states: Tensor<2>) -> Tensor<2> {
         let hidden = Activation::Gelu.forward(self.dense.forward(states));
-        self.decoder.forward(self.norm.forward(hidden))
+        let hidden = self.norm.forward(hidden);
+        match (&self.decoder, &self.bias) {
+            (Some(decoder), _) => decoder.forward(hidden),
+            (None, bias) => tied_logits(hidden, words.weight.val(), bias.as_ref()),
+        }
     }
 }
 
 impl Objective for Mlm {
     fn needs(&self) -> Needs {
         Needs {
-            images: true,
+            images: !self.config.texts_alone,
             texts: true,
             masked: Some(self.config.mask),
             samples: 1,
+            ..Needs::default()
         }
     }
 
@@ -126,23 +145,21 @@ impl Objective for Mlm {
     }
 
     fn pairs(&self, batch: &UniModal, _rng: &mut ChaCha8Rng) -> Option<Pairs> {
-        let first = batch.masked?;
-        Some(Pairs {
-            texts: (first..first + batch.samples).collect(),
-            ..Pairs::matched(batch.samples)
-        })
+        batch.masked?;
+        Some(Pairs::present(batch))
     }
 
     fn loss(
         &self,
-        _backbone: &Backbone,
+        backbone: &Backbone,
         batch: &UniModal,
         fused: Option<(&Pairs, FusionOutput)>,
     ) -> Outcome {
         let (_, fused) = fused.expect("invariant: the step fuses the pairs asked for");
-        let [samples, length, width] = fused.text.dims();
-        assert_shape!(fused.text, [batch.samples, _, _]);
-        let device = fused.text.device();
+        let text = fused.text();
+        let [samples, length, width] = text.dims();
+        assert_shape!(text, [batch.samples, _, _]);
+        let device = text.device();
         let hidden = |(_, label): &(usize, &i32)| **label != MaskedTexts::IGNORE;
         let (positions, labels): (Vec<i32>, Vec<i32>) = batch
             .labels
@@ -151,48 +168,17 @@ impl Objective for Mlm {
             .filter(hidden)
             .map(|(at, label)| (at as i32, *label))
             .unzip();
-        let count = labels.len();
         let positions = ints(positions, &device);
-        let labels = ints(labels, &device);
-        let states = fused.text.reshape([samples * length, width]);
-        if count == 0 {
-            // Captions without a single known word: nothing to learn, and the mean of nothing is not a number.
-            return Outcome {
-                loss: states.sum().mul_scalar(0.0),
-                correct: Tensor::zeros([1], &device),
-                count,
-                carry: None,
-            };
+        let words = &backbone.text.word_embedding;
+        let states = text.clone().reshape([samples * length, width]);
+        if self.every_position && !labels.is_empty() {
+            let all = |states| self.logits(words, states).select(0, positions);
+            return Outcome::of_labels(states, labels, all);
         }
-        let logits = if self.every_position {
-            self.logits(states).select(0, positions)
-        } else {
-            self.logits(states.select(0, positions))
+        let states = match labels.is_empty() {
+            true => states,
+            false => states.select(0, positions),
         };
-        let logits = single_precision(logits);
-        let correct = count_correct(logits.clone(), labels.clone());
-        Outcome {
-            loss: kernels::cross_entropy(logits, labels).mean(),
-            correct,
-            count,
-            carry: None,
-        }
+        Outcome::of_labels(states, labels, |states| self.logits(words, states))
     }
-}
-
-/// Host numbers as an integer tensor.
-pub(crate) fn ints(values: Vec<i32>, device: &burn::tensor::Device) -> Tensor<1, Int> {
-    let count = values.len();
-    Tensor::from_data(TensorData::new(values, [count]), device)
-}
-
-/// How many rows have their highest score at the label.
-///
-/// # Shapes
-///
-/// - logits: `[N, V]`; labels: `[N]`
-/// - output: `[1]`
-pub(crate) fn count_correct(logits: Tensor<2>, labels: Tensor<1, Int>) -> Tensor<1, Int> {
-    let best = logits.without_autodiff().argmax(1).squeeze_dim::<1>(1);
-    best.equal(labels.without_autodiff()).int().sum()
 }

@@ -1,11 +1,15 @@
 //! What an objective is.
 
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
 use unimo_core::batch::MaskSpec;
+use unimo_core::kernels;
 use unimo_encoders::backbone::{Backbone, ImageFeatures, TextFeatures};
 use unimo_encoders::fusion::FusionOutput;
+use unimo_encoders::joint::View;
 use unimo_encoders::text::TextInput;
+
+use crate::single_precision;
 
 /// What a batch must hold for an objective to run on it.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -18,6 +22,12 @@ pub struct Needs {
     pub masked: Option<MaskSpec>,
     /// The fewest samples that it works with.
     pub samples: usize,
+    /// The batch must hold no other modality than those named: unaligned images, or plain text.
+    pub alone: bool,
+    /// A second view of every picture, changed at random like the first.
+    pub second_view: bool,
+    /// The captions read from left to right.
+    pub left_to_right: bool,
 }
 
 /// The batch on the device after the uni-modal encoders, which run once for all objectives.
@@ -40,19 +50,39 @@ pub struct UniModal {
     pub masked: Option<usize>,
     /// `[B, L]`: ids to predict in the masked captions, row-major, on the host.
     pub labels: Vec<i32>,
+    /// The second views of the pictures, `B` rows.
+    pub second_views: Option<ImageFeatures>,
+    /// The captions as they are, read from left to right.
+    pub left_to_right: Option<LeftToRight>,
     /// Similarity of caption `i` and image `j` at `[i][j]`, on the host, if an objective gives one.
     pub similarity: Option<Vec<Vec<f32>>>,
 }
 
-/// Rows to send through the cross-modal encoder together: text row `texts[i]` with image row `images[i]`.
+/// Captions for language modelling.
+#[derive(Debug, Clone)]
+pub struct LeftToRight {
+    /// `B` rows.
+    pub texts: TextFeatures,
+    /// Leading positions that see each other; what follows is to be predicted.
+    pub prefix: usize,
+    /// `[B, L]`: the captions' ids, row-major, on the host.
+    pub ids: Vec<i32>,
+    /// `[B]`: how many leading positions of each row are text.
+    pub lengths: Vec<usize>,
+}
+
+/// Rows to send through the cross-modal encoder together: text row `texts[i]` with image row `images[i]`. Where the batch lacks
+/// a modality, its rows are empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pairs {
-    /// Rows of [`UniModal::texts`].
+    /// Rows of [`UniModal::texts`], or of [`UniModal::left_to_right`] where `view.prefix` says so.
     pub texts: Vec<usize>,
     /// Rows of [`UniModal::images`].
     pub images: Vec<usize>,
     /// For each pair whether the two belong together.
     pub matched: Vec<bool>,
+    /// How the encoder looks at them.
+    pub view: View,
 }
 
 impl Pairs {
@@ -62,7 +92,37 @@ impl Pairs {
             texts: (0..samples).collect(),
             images: (0..samples).collect(),
             matched: vec![true; samples],
+            view: View::default(),
         }
+    }
+
+    /// Every sample with itself, as far as the batch holds its parts. The text is the masked one where there is one: what
+    /// other objectives ask for too costs nothing.
+    pub fn present(batch: &UniModal) -> Self {
+        let samples = batch.samples;
+        let first = batch.masked.unwrap_or(0);
+        let all = Self::matched(samples);
+        Self {
+            texts: match &batch.texts {
+                Some(_) => (first..first + samples).collect(),
+                None => Vec::new(),
+            },
+            images: match &batch.images {
+                Some(_) => all.images,
+                None => Vec::new(),
+            },
+            ..all
+        }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.matched.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.matched.is_empty()
     }
 }
 
@@ -77,6 +137,57 @@ pub struct Outcome {
     pub count: usize,
     /// What [`Objective::after_step`] wants back.
     pub carry: Option<Carry>,
+}
+
+impl Outcome {
+    /// The mean cross-entropy of `labels`, a row of `logits` each; `states` is what they were computed from. Of no label the
+    /// loss is 0: the mean of nothing is not a number.
+    ///
+    /// # Shapes
+    ///
+    /// - states: `[M, D]`; labels: `M`
+    pub(crate) fn of_labels(
+        states: Tensor<2>,
+        labels: Vec<i32>,
+        logits: impl FnOnce(Tensor<2>) -> Tensor<2>,
+    ) -> Self {
+        let device = states.device();
+        let count = labels.len();
+        if count == 0 {
+            return Self {
+                loss: states.sum().mul_scalar(0.0),
+                correct: Tensor::zeros([1], &device),
+                count,
+                carry: None,
+            };
+        }
+        let labels = ints(labels, &device);
+        let logits = single_precision(logits(states));
+        let correct = count_correct(logits.clone(), labels.clone());
+        Self {
+            loss: kernels::cross_entropy(logits, labels).mean(),
+            correct,
+            count,
+            carry: None,
+        }
+    }
+}
+
+/// Host numbers as an integer tensor.
+pub(crate) fn ints(values: Vec<i32>, device: &Device) -> Tensor<1, Int> {
+    let count = values.len();
+    Tensor::from_data(TensorData::new(values, [count]), device)
+}
+
+/// How many rows have their highest score at the label.
+///
+/// # Shapes
+///
+/// - logits: `[N, V]`; labels: `[N]`
+/// - output: `[1]`
+pub(crate) fn count_correct(logits: Tensor<2>, labels: Tensor<1, Int>) -> Tensor<1, Int> {
+    let best = logits.without_autodiff().argmax(1).squeeze_dim::<1>(1);
+    best.equal(labels.without_autodiff()).int().sum()
 }
 
 /// Features of a batch that outlive its step: `[B, E]` each, tracking no gradient.

@@ -3,15 +3,18 @@
 //! Every image and every text is encoded once, whatever the number of objectives, and all pairs that they ask for go
 //! through the cross-modal encoder as one batch (METER runs everything once per objective).
 
+use std::collections::HashMap;
+
 use burn::tensor::{Device, Tensor, TensorData};
+use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use unimo_core::batch::{Batch, Images};
 use unimo_encoders::backbone::{Backbone, ImageFeatures, TextFeatures};
 use unimo_encoders::fusion::{FusionOutput, Keep};
+use unimo_encoders::joint::View;
 
 use crate::Objectives;
-use crate::mlm::ints;
-use crate::objective::{Carry, Needs, Objective, Outcome, Pairs, UniModal};
+use crate::objective::{Carry, LeftToRight, Needs, Objective, Outcome, Pairs, UniModal, ints};
 
 /// The result of [`Objectives::step`].
 #[derive(Debug)]
@@ -49,6 +52,8 @@ impl Objectives {
             all.texts |= needs.texts;
             all.masked = all.masked.or(needs.masked);
             all.samples = all.samples.max(needs.samples);
+            all.second_view |= needs.second_view;
+            all.left_to_right |= needs.left_to_right;
         }
         all
     }
@@ -63,17 +68,21 @@ impl Objectives {
     ) -> Step {
         let has = |needs: &Needs| {
             let masked = batch.texts.as_ref().is_some_and(|t| t.masked.is_some());
-            (batch.images.is_some() || !needs.images)
+            let images = batch.images.as_ref();
+            let second_view = images.is_some_and(|i| i.second_view.is_some());
+            (images.is_some() || !needs.images)
                 && (batch.texts.is_some() || !needs.texts)
                 && (masked || needs.masked.is_none())
+                && (second_view || !needs.second_view)
                 && batch.len() >= needs.samples
+                && !(needs.alone && images.is_some() && batch.texts.is_some())
         };
         let (run, skip): (Vec<_>, Vec<_>) = self
             .each()
             .into_iter()
             .partition(|(_, objective)| has(&objective.needs()));
 
-        let mut uni_modal = encode(backbone, batch, &run, device);
+        let mut uni_modal = encode(backbone, batch, &run, device, rng);
         uni_modal.similarity = run
             .iter()
             .find_map(|(_, objective)| objective.similarity(&uni_modal))
@@ -122,18 +131,27 @@ fn encode(
     batch: &Batch,
     run: &[(&'static str, &dyn Objective)],
     device: &Device,
+    rng: &mut ChaCha8Rng,
 ) -> UniModal {
     let needs: Vec<Needs> = run.iter().map(|(_, o)| o.needs()).collect();
     let samples = batch.len();
-    let pixels = batch
-        .images
-        .as_ref()
-        .filter(|_| needs.iter().any(|n| n.images))
-        .map(|images| {
-            let shape = [samples, Images::CHANNELS, images.height, images.width];
-            Tensor::<4>::from_data(TensorData::new(images.pixels.clone(), shape), device)
-        });
-    let plain = needs.iter().any(|n| n.texts && n.masked.is_none());
+    // One that names no modality, as the grounded dictionary, takes what there is; so does one that can do without pictures.
+    let any = !run.is_empty();
+    let images = batch.images.as_ref().filter(|_| any);
+    let on_device = |images: &Images, pixels: &[f32]| {
+        let shape = [samples, Images::CHANNELS, images.height, images.width];
+        Tensor::<4>::from_data(TensorData::new(pixels.to_vec(), shape), device)
+    };
+    let pixels = images.map(|images| on_device(images, &images.pixels));
+    let second_views = images
+        .filter(|_| needs.iter().any(|n| n.second_view))
+        .and_then(|images| Some(on_device(images, images.second_view.as_ref()?)))
+        .map(|pixels| backbone.encode_images(pixels));
+    let masks = batch.texts.as_ref().is_some_and(|t| t.masked.is_some())
+        && needs.iter().any(|n| n.masked.is_some());
+    let plain = needs
+        .iter()
+        .any(|n| n.masked.is_none() && !n.left_to_right && (n.texts || !n.images && !masks));
     let hidden = needs.iter().any(|n| n.masked.is_some());
     let mut ids = Vec::new();
     let mut lengths = Vec::new();
@@ -155,6 +173,27 @@ fn encode(
             labels.extend_from_slice(&masked.labels);
         }
     }
+    let left_to_right = batch
+        .texts
+        .as_ref()
+        .filter(|_| needs.iter().any(|n| n.left_to_right))
+        .map(|texts| {
+            let prefix = match &batch.images {
+                Some(_) => 1,
+                None => {
+                    let share = rng.random_range(PREFIX_SHARES);
+                    (share * texts.length as f64).round().max(2.0) as usize
+                }
+            };
+            let (ids, lengths) = (&texts.ids, &texts.lengths);
+            let input = backbone.text.input(ids, lengths, texts.length, device);
+            LeftToRight {
+                texts: backbone.encode_texts(&input.from_left_to_right(prefix)),
+                prefix,
+                ids: ids.clone(),
+                lengths: lengths.clone(),
+            }
+        });
     let texts = (!lengths.is_empty()).then(|| {
         let input = backbone.text.input(&ids, &lengths, length, device);
         backbone.encode_texts(&input)
@@ -167,49 +206,106 @@ fn encode(
         texts,
         masked: masked_row,
         labels,
+        second_views,
+        left_to_right,
         similarity: None,
     }
 }
 
-/// All pairs through the cross-modal encoder at once, then split again.
+/// What lies between the first and the last share of a text without a picture that is given and not predicted.
+const PREFIX_SHARES: std::ops::Range<f64> = 0.1..0.5;
+
+/// All pairs that are looked at alike through the cross-modal encoder at once, each only once, then split again.
 fn fuse(
     backbone: &Backbone,
     batch: &UniModal,
     pairs: &[Option<Pairs>],
 ) -> Vec<Option<FusionOutput>> {
-    let (Some(texts), Some(images)) = (&batch.texts, &batch.images) else {
-        return vec![None; pairs.len()];
-    };
-    let wanted: Vec<&Pairs> = pairs.iter().flatten().collect();
-    if wanted.is_empty() {
-        return vec![None; pairs.len()];
-    }
-    let device = images.class.device();
-    let rows = |of: fn(&Pairs) -> &Vec<usize>| {
-        let rows = wanted.iter().flat_map(|p| of(p)).map(|&row| row as i32);
-        ints(rows.collect(), &device)
-    };
-    let texts: TextFeatures = texts.select(&rows(|p| &p.texts));
-    let images: ImageFeatures = images.select(&rows(|p| &p.images));
-    let whole = backbone.fuse(&texts, &images, Keep::Nothing);
-    let mut at = 0;
-    pairs
+    let mut passes: Vec<Pass> = Vec::new();
+    // Per objective its pass and its rows there.
+    let places: Vec<Option<(usize, Vec<usize>)>> = pairs
         .iter()
         .map(|pairs| {
-            pairs.as_ref().map(|pairs| {
-                let count = pairs.texts.len();
-                let part = |x: &Tensor<3>| x.clone().narrow(0, at, count);
-                let output = FusionOutput {
-                    text: part(&whole.text),
-                    image: part(&whole.image),
-                    gates: Vec::new(),
-                    attention: Vec::new(),
-                };
-                at += count;
-                output
-            })
+            let pairs = pairs.as_ref()?;
+            let found = passes.iter().position(|pass| pass.takes(pairs));
+            let at = found.unwrap_or_else(|| {
+                passes.push(Pass::new(pairs));
+                passes.len() - 1
+            });
+            Some((at, passes[at].add(pairs)))
         })
+        .collect();
+    let fused: Vec<FusionOutput> = passes
+        .iter()
+        .map(|pass| pass.run(backbone, batch))
+        .collect();
+    places
+        .into_iter()
+        .map(|place| place.map(|(pass, rows)| fused[pass].rows(&rows)))
         .collect()
+}
+
+/// Rows that go through the cross-modal encoder together.
+struct Pass {
+    view: View,
+    texts: bool,
+    images: bool,
+    /// Text row, where there is one, and image row, likewise.
+    rows: Vec<(Option<usize>, Option<usize>)>,
+    places: HashMap<(Option<usize>, Option<usize>), usize>,
+}
+
+impl Pass {
+    fn new(pairs: &Pairs) -> Self {
+        Self {
+            view: pairs.view.clone(),
+            texts: !pairs.texts.is_empty(),
+            images: !pairs.images.is_empty(),
+            rows: Vec::new(),
+            places: HashMap::new(),
+        }
+    }
+
+    fn takes(&self, pairs: &Pairs) -> bool {
+        // Which tokens are hidden is said by row, so those rows stay among themselves.
+        pairs.view.hidden_tokens.is_empty()
+            && self.view == pairs.view
+            && self.texts != pairs.texts.is_empty()
+            && self.images != pairs.images.is_empty()
+    }
+
+    /// Adds what is not there yet; where each pair is.
+    fn add(&mut self, pairs: &Pairs) -> Vec<usize> {
+        (0..pairs.len())
+            .map(|i| {
+                let row = (pairs.texts.get(i).copied(), pairs.images.get(i).copied());
+                *self.places.entry(row).or_insert_with(|| {
+                    self.rows.push(row);
+                    self.rows.len() - 1
+                })
+            })
+            .collect()
+    }
+
+    fn run(&self, backbone: &Backbone, batch: &UniModal) -> FusionOutput {
+        let texts = match self.view.prefix {
+            Some(_) => batch.left_to_right.as_ref().map(|l| &l.texts),
+            None => batch.texts.as_ref(),
+        };
+        let indices = |rows: Vec<usize>, device: &Device| {
+            ints(rows.into_iter().map(|row| row as i32).collect(), device)
+        };
+        let text_rows = self.rows.iter().filter_map(|(text, _)| *text);
+        let image_rows = self.rows.iter().filter_map(|(_, image)| *image);
+        let texts: Option<TextFeatures> = texts
+            .filter(|_| self.texts)
+            .map(|texts| texts.select(&indices(text_rows.collect(), &texts.class.device())));
+        let images: Option<ImageFeatures> =
+            batch.images.as_ref().filter(|_| self.images).map(|images| {
+                images.select(&indices(image_rows.collect(), &images.class.device()))
+            });
+        backbone.fuse_parts(texts.as_ref(), images.as_ref(), &self.view, Keep::Nothing)
+    }
 }
 
 fn rows_on_host(matrix: Tensor<2>) -> Vec<Vec<f32>> {

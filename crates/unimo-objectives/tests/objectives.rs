@@ -14,8 +14,8 @@ use unimo_encoders::backbone::{Backbone, BackboneConfig};
 use unimo_encoders::fusion::{FusionConfig, Levels, Link};
 use unimo_encoders::image::ImageEncoderConfig;
 use unimo_encoders::text::{Positions, TextEncoderConfig};
-use unimo_objectives::itc::{ItcConfig, MomentumConfig, Views};
-use unimo_objectives::itm::{ItmConfig, Layout, Negatives};
+use unimo_objectives::itc::{ItcConfig, MomentumConfig, Normalised, Projection, Views};
+use unimo_objectives::itm::{Head, ItmConfig, Layout, Negatives};
 use unimo_objectives::mlm::MlmConfig;
 use unimo_objectives::{Objectives, ObjectivesConfig, Step};
 
@@ -53,7 +53,7 @@ fn model() -> BackboneConfig {
             distillation_token: false,
             dropout: 0.0,
         },
-        fusion: FusionConfig {
+        fusion: Some(FusionConfig {
             width: 8,
             layers: 2,
             heads: 2,
@@ -68,7 +68,8 @@ fn model() -> BackboneConfig {
             gate_beta: 1.0,
             link: Link::None,
             pictures: 1,
-        },
+        }),
+        joint: None,
     }
 }
 
@@ -79,11 +80,14 @@ fn objectives(momentum: bool) -> ObjectivesConfig {
         mlm: Some(MlmConfig {
             weight: 0.5,
             mask: MaskSpec::default(),
+            tied: false,
+            texts_alone: false,
         }),
         itm: Some(ItmConfig {
             weight: 2.0,
             negatives: Negatives::HardArgmax,
             layout: Layout::OneToTwo,
+            head: Head::Pair,
         }),
         itc: Some(ItcConfig {
             weight: 1.5,
@@ -91,12 +95,15 @@ fn objectives(momentum: bool) -> ObjectivesConfig {
             views: Views::Two,
             temperature: 0.07,
             temperature_range: [0.05, 0.1],
+            projection: Projection::Linear,
+            normalised: Normalised::Both,
             momentum: momentum.then_some(MomentumConfig {
                 decay: 0.5,
                 queue: QUEUE,
                 alpha: 0.4,
             }),
         }),
+        ..ObjectivesConfig::default()
     }
 }
 
@@ -134,6 +141,7 @@ fn batch(order: [usize; SAMPLES]) -> Batch {
                 .collect(),
             height: 8,
             width: 8,
+            second_view: None,
             patch_mask: None,
         }),
         texts: Some(Texts {

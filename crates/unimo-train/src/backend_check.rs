@@ -319,17 +319,20 @@ fn outputs(
     let mut found = vec![
         ("text encoder", host(texts.class.clone())),
         ("image encoder", host(images.class.clone())),
-        ("text stream", host(fused.text.clone())),
-        ("image stream", host(fused.image.clone())),
+        ("text stream", host(fused.text().clone())),
+        ("image stream", host(fused.image().clone())),
     ];
     let heads = &model.objectives;
     if let Some(mlm) = &heads.mlm {
-        let [rows, length, width] = fused.text.dims();
-        let states = fused.text.clone().reshape([rows * length, width]);
-        found.push(("mlm scores", host(mlm.logits(states))));
+        let [rows, length, width] = fused.text().dims();
+        let states = fused.text().clone().reshape([rows * length, width]);
+        found.push((
+            "mlm scores",
+            host(mlm.logits(&backbone.text.word_embedding, states)),
+        ));
     }
     if let Some(itm) = &heads.itm {
-        found.push(("itm scores", host(itm.logits(&backbone.fusion, &fused))));
+        found.push(("itm scores", host(itm.logits(backbone, &fused))));
     }
     if let Some(itc) = &heads.itc {
         found.push(("itc, texts", host(itc.embed_texts(&texts))));

@@ -25,7 +25,7 @@ use unimo_encoders::image::ImageEncoderConfig;
 use unimo_encoders::tasks::TasksConfig;
 use unimo_encoders::text::{Positions, TextEncoderConfig};
 use unimo_objectives::ObjectivesConfig;
-use unimo_objectives::itm::{ItmConfig, Layout, Negatives};
+use unimo_objectives::itm::{Head, ItmConfig, Layout, Negatives};
 use unimo_objectives::mlm::MlmConfig;
 
 use crate::device::DeviceChoice;
@@ -394,7 +394,7 @@ pub fn backbone(size: &Size, family: Family) -> BackboneConfig {
             distillation_token: false,
             dropout: 0.0,
         },
-        fusion: FusionConfig {
+        fusion: Some(FusionConfig {
             width,
             layers: size.cross_layers,
             heads,
@@ -412,7 +412,8 @@ pub fn backbone(size: &Size, family: Family) -> BackboneConfig {
             gate_beta: 1.0,
             link: Link::None,
             pictures: 1,
-        },
+        }),
+        joint: None,
     }
 }
 
@@ -426,11 +427,14 @@ fn objectives() -> ObjectivesConfig {
         mlm: Some(MlmConfig {
             weight: 1.0,
             mask: MaskSpec::default(),
+            tied: false,
+            texts_alone: false,
         }),
         itm: Some(ItmConfig {
             weight: 1.0,
             negatives: Negatives::Uniform,
             layout: Layout::Half,
+            head: Head::Pair,
         }),
         ..ObjectivesConfig::default()
     }
@@ -545,6 +549,7 @@ fn random_batch(size: &Size, batch: usize, seed: u64) -> Batch {
                 .collect(),
             height: size.image_size,
             width: size.image_size,
+            second_view: None,
             patch_mask: None,
         }),
         texts: Some(texts),
@@ -576,7 +581,7 @@ impl Bench {
             model: Some(Model {
                 backbone: backbone.compute_in(float_dtype(args.dtype)),
                 objectives,
-                tasks: TasksConfig::default().init(&mut init, config.fusion.width),
+                tasks: TasksConfig::default().init(&mut init, config.cross_width()),
             }),
             optimizer: Optimizer::new(&OPTIMIZER),
             batch: random_batch(&args.size, args.batch, 0),

@@ -233,7 +233,7 @@ impl RetrievalModel for Encoded<'_> {
         };
         let (texts, images) = self.rows(pairs);
         let fused = self.model.backbone.fuse(&texts, &images, Keep::Nothing);
-        Ok(host(itm.scores(&self.model.backbone.fusion, &fused)))
+        Ok(host(itm.scores(&self.model.backbone, &fused)))
     }
 }
 
@@ -312,7 +312,7 @@ fn gates(
     tokenizer: &TextTokenizer,
     recipe: &Recipe,
 ) -> Option<GatesRecord> {
-    let config = &recipe.model.fusion;
+    let config = recipe.model.fusion.as_ref()?;
     let pairs: Vec<Pair> = set
         .captions()
         .iter()

@@ -46,7 +46,7 @@ impl Model {
         // Before the heads: a momentum encoder copies the backbone with the dtype it computes in.
         let backbone = model.init(init).compute_in(dtype);
         let objectives = objectives.init(init, model, &backbone);
-        let tasks = TasksConfig::default().init(init, model.fusion.width);
+        let tasks = TasksConfig::default().init(init, model.cross_width());
         Self {
             backbone,
             objectives,

@@ -494,14 +494,15 @@ fn bridgetower(model: &Model, io: &mut Reference) -> Result<Computed, TrainError
     let images = backbone.encode_images(io.pixels("in.pixel_values")?);
     let fused = backbone.fuse(&texts, &images, Keep::Nothing);
     let heads = &model.objectives;
-    let [rows, length, width] = fused.text.dims();
+    let words = &backbone.text.word_embedding;
+    let [rows, length, width] = fused.text().dims();
     if let Some(mlm) = &heads.mlm {
-        let logits = mlm.logits(fused.text.clone().reshape([rows * length, width]));
+        let logits = mlm.logits(words, fused.text().clone().reshape([rows * length, width]));
         let loss = masked_loss(&logits, io)?;
         return Ok(Computed::new(model, loss, vec![named("logits", &logits)]));
     }
     if let Some(itm) = &heads.itm {
-        let logits = itm.logits(&backbone.fusion, &fused);
+        let logits = itm.logits(backbone, &fused);
         let (labels, _) = io.integers("in.labels")?;
         let labels = Tensor::from_data(TensorData::new(labels, [rows]), &io.device);
         let loss = kernels::cross_entropy(logits.clone(), labels).mean();
@@ -514,7 +515,7 @@ fn bridgetower(model: &Model, io: &mut Reference) -> Result<Computed, TrainError
     };
     let (text, image) = (itc.embed_texts(&texts), itc.embed_images(&images));
     let cross = itc
-        .embed_pairs(&backbone.fusion, &fused)
+        .embed_pairs(backbone, &fused)
         .ok_or_else(|| TrainError::Check("the contrastive head lacks its third view".to_owned()))?;
     let labels = Tensor::arange(0..rows as i64, &io.device);
     let loss = |a: &Tensor<2>, b: &Tensor<2>| {
@@ -572,16 +573,17 @@ fn twin(model: &Model, io: &mut Reference) -> Result<Computed, TrainError> {
     let rolled = Tensor::from_data(TensorData::new(rolled, [rows]), &io.device);
     let matched = backbone.fuse(&clean, &images.select(&rolled), Keep::Gates);
 
-    let [_, length, width] = masked.text.dims();
-    let mlm_logits = mlm.logits(masked.text.reshape([rows * length, width]));
-    let itm_logits = itm.logits(&backbone.fusion, &matched);
+    let [_, length, width] = masked.text().dims();
+    let words = &backbone.text.word_embedding;
+    let mlm_logits = mlm.logits(words, masked.text().clone().reshape([rows * length, width]));
+    let itm_logits = itm.logits(backbone, &matched);
     let mlm_loss = masked_loss(&mlm_logits, io)?;
     let truth: Vec<i32> = (0..rows).map(|i| i32::from(i < half)).collect();
     let truth = Tensor::from_data(TensorData::new(truth, [rows]), &io.device);
     let itm_loss = kernels::cross_entropy(itm_logits.clone(), truth).mean();
     let mut outputs = vec![
-        named("text", &matched.text),
-        named("image", &matched.image),
+        named("text", matched.text()),
+        named("image", matched.image()),
         named("mlm_logits", &mlm_logits),
         named("itm_logits", &itm_logits),
         named("loss_mlm", &mlm_loss),

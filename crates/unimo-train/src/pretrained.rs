@@ -23,8 +23,8 @@ use unimo_encoders::tasks::{self, TasksConfig};
 use unimo_encoders::text::{TextEncoder, TextEncoderConfig};
 use unimo_encoders::weights::Weights;
 use unimo_objectives::ObjectivesConfig;
-use unimo_objectives::itc::{self, ItcConfig, Views};
-use unimo_objectives::itm::{self, ItmConfig, Layout, Negatives};
+use unimo_objectives::itc::{self, ItcConfig, Normalised, Projection, Views};
+use unimo_objectives::itm::{self, Head, ItmConfig, Layout, Negatives};
 use unimo_objectives::mlm::{self, MlmConfig};
 
 use crate::bench::{self, Family, Size};
@@ -160,7 +160,10 @@ pub fn describe(path: &Path, weights: Option<&Path>) -> Result<Public, TrainErro
             let spellings = vec![twin_names(), meter_names()];
             let opened = Weights::open(&weights)?;
             let tasks = meter::tasks_from_shapes(&opened).map_err(unsupported)?;
-            model.fusion.pictures = meter::pictures_from_shapes(&opened).map_err(unsupported)?;
+            let pictures = meter::pictures_from_shapes(&opened).map_err(unsupported)?;
+            if let Some(fusion) = &mut model.fusion {
+                fusion.pictures = pictures;
+            }
             ("a twin of METER or UNIMO-3", pair(model, tasks), spellings)
         }
         other => {
@@ -291,7 +294,7 @@ impl Public {
                 tasks,
             } => {
                 let mut blank = Model::assemble(&mut init, model, objectives, FloatDType::F32);
-                blank.tasks = tasks.init(&mut init, model.fusion.width);
+                blank.tasks = tasks.init(&mut init, model.cross_width());
                 let (model, report) = self.fill(blank, &mut weights)?;
                 (Network::Pair(Box::new(model)), report)
             }
@@ -360,11 +363,21 @@ impl NetworkConfig {
             .saturating_add(product(&[config.text.width, config.width]))
             .saturating_add(image(&config.image)),
             Self::Pair { model, .. } => {
-                let fusion = &model.fusion;
-                let streams = blocks(fusion.layers, fusion.width, fusion.feed_forward, 1);
+                let streams = model.fusion.as_ref().map_or(0, |fusion| {
+                    blocks(fusion.layers, fusion.width, fusion.feed_forward, 1).saturating_mul(2)
+                });
+                let stream = model.joint.as_ref().map_or(0, |joint| {
+                    let codes = joint
+                        .grounding
+                        .as_ref()
+                        .map_or(0, |grounding| grounding.codes);
+                    blocks(joint.layers, joint.width, joint.feed_forward, 1)
+                        .saturating_add(product(&[codes, joint.width]))
+                });
                 text(&model.text)
                     .saturating_add(image(&model.image))
-                    .saturating_add(streams.saturating_mul(2))
+                    .saturating_add(streams)
+                    .saturating_add(stream)
             }
         }
     }
@@ -385,9 +398,12 @@ impl NetworkConfig {
             if stored("itm.classifier.weight").is_none() {
                 objectives.itm = None;
             }
+            // Only ALBEF's projection is in public checkpoints; other kinds come with their configuration.
+            let public = |itc: &ItcConfig| itc.projection == Projection::Linear;
             let width = stored("itc.text_projection.bias").map(|info| info.shape[0]);
             match (&mut objectives.itc, width) {
                 (Some(itc), Some(width)) => itc.width = width,
+                (Some(itc), None) if !public(itc) => {}
                 (itc, _) => *itc = None,
             }
         }
@@ -402,11 +418,14 @@ fn pair(model: BackboneConfig, tasks: TasksConfig) -> NetworkConfig {
         mlm: Some(MlmConfig {
             weight: 1.0,
             mask: MaskSpec::default(),
+            tied: false,
+            texts_alone: false,
         }),
         itm: Some(ItmConfig {
             weight: 1.0,
             negatives: Negatives::Uniform,
             layout: Layout::Half,
+            head: Head::Pair,
         }),
         itc: Some(ItcConfig {
             weight: 1.0,
@@ -414,8 +433,11 @@ fn pair(model: BackboneConfig, tasks: TasksConfig) -> NetworkConfig {
             width: 0,
             temperature: 0.07,
             temperature_range: [0.001, 0.5],
+            projection: Projection::Linear,
+            normalised: Normalised::Both,
             momentum: None,
         }),
+        ..ObjectivesConfig::default()
     };
     NetworkConfig::Pair {
         model: Box::new(model),
@@ -486,13 +508,12 @@ fn twin_config(json: &Value) -> Option<BackboneConfig> {
     let layer_norm_eps = json["layer_norm_eps"].as_f64()?;
     model.text.layer_norm_eps = layer_norm_eps;
     model.image.layer_norm_eps = layer_norm_eps;
-    model.fusion.layer_norm_eps = layer_norm_eps;
     model.text.pad_id = number("pad_id")?;
-    // The reference was computed without.
-    model.text.dropout = 0.0;
-    model.fusion.dropout = 0.0;
+    let fusion = model.fusion.as_mut()?;
+    fusion.layer_norm_eps = layer_norm_eps;
     if json["gate"] == "token" {
-        model.fusion.gate = GateKind::Token;
+        fusion.gate = GateKind::Token;
     }
-    Some(model)
+    // The reference was computed without.
+    Some(model.without_dropout())
 }

@@ -37,6 +37,7 @@ built_in![
     "unimo3-tiny",
     "unimo3-small",
     "unimo3-base",
+    "unimo2-tiny",
     "meter-base",
     "bridgetower-base",
     "managertower-base",
@@ -293,6 +294,9 @@ impl Recipe {
         self.objectives
             .validate()
             .map_err(|e| e.within("objectives"))?;
+        self.objectives
+            .validate_with(&self.model)
+            .map_err(|e| e.within("objectives"))?;
         let image_size = self.model.image.image_size;
         ConfigError::unless(
             self.data.image_size == image_size,
@@ -333,6 +337,12 @@ impl Recipe {
             "objectives",
             "mlm alone",
             "needs itm or itc too, or there is nothing to retrieve with",
+        )?;
+        ConfigError::unless(
+            self.objectives.views.is_none() || self.data.augment.is_some(),
+            "data.augment",
+            "absent",
+            "is needed by [objectives.views], which contrasts two views of a picture",
         )?;
         ConfigError::unless(
             !self.eval.full_itm || self.objectives.itm.is_some(),
@@ -474,7 +484,7 @@ mod tests {
         assert_eq!(recipe.train.steps, 7);
         assert_eq!(recipe.train.optimizer.lr, 1e-3);
         assert_eq!(
-            recipe.model.fusion.gate,
+            recipe.model.fusion.unwrap().gate,
             unimo_core::levels::GateKind::Token
         );
         assert!(
@@ -491,7 +501,7 @@ mod tests {
         let recipe = with(&["train.clip_norm=none", "model.fusion.levels=none"]).unwrap();
         assert_eq!(recipe.train.clip_norm, None);
         assert_eq!(
-            recipe.model.fusion.levels,
+            recipe.model.fusion.unwrap().levels,
             unimo_encoders::fusion::Levels::None
         );
         assert!(with(&["train.ema=none"]).unwrap().train.ema.is_none());

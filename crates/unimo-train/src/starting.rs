@@ -221,7 +221,7 @@ pub fn model(recipe: &Recipe, device: &Device) -> Result<(Model, Option<Started>
             let mut allow = allow;
             allow.missing.extend(kind.lacks());
             let theirs = meter::pictures_from_shapes(&weights);
-            let ours = recipe.model.fusion.pictures;
+            let ours = recipe.model.fusion.as_ref().map_or(1, |f| f.pictures);
             if let (Whole::Meter, Ok(theirs)) = (kind, theirs)
                 && ours != theirs
             {

@@ -18,7 +18,7 @@ use unimo_core::average;
 use unimo_core::config::ConfigError;
 use unimo_core::parameters;
 use unimo_data::config::TokenizerConfig;
-use unimo_data::{EvalSet, Loader, LoaderSpec, SkipList, Source, Split, TextTokenizer};
+use unimo_data::{EvalSet, Loader, LoaderSpec, SecondView, SkipList, Source, Split, TextTokenizer};
 use unimo_objectives::Report;
 
 use crate::checkpoint::{self, State};
@@ -429,7 +429,13 @@ impl Trainer {
             config.batch_size,
             self.recipe.seed,
         );
-        spec.mask = self.state().model.objectives.needs().masked;
+        let needs = self.state().model.objectives.needs();
+        spec.mask = needs.masked;
+        spec.second_view = match (needs.second_view, &self.recipe.objectives.views) {
+            (true, Some(views)) if views.images_alone => SecondView::WithoutTexts,
+            (true, _) => SecondView::All,
+            (false, _) => SecondView::None,
+        };
         let done = self.state().step;
         // A run killed between a checkpoint and its evaluation evaluates it now.
         let evaluated = self.run.evaluations()?.iter().any(|e| e.step == done);
@@ -555,6 +561,7 @@ impl Trainer {
             .take()
             .expect("invariant: the state is back after every step");
         let mut model = optimizer.step(model, gradients, rate, step, grad_scale as f32);
+        model.backbone.after_step();
         model.objectives.after_step(&model.backbone, carries);
         let ema = match (ema, decay) {
             (Some(average), Some(decay)) => Some(average::update(average, &model, decay)),

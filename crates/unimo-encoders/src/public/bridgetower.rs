@@ -167,7 +167,7 @@ pub fn config(json: &serde_json::Value) -> Result<BackboneConfig, String> {
             dropout: 0.0,
         },
         // The cross-modal layers are made from the text half's configuration there.
-        fusion: FusionConfig {
+        fusion: Some(FusionConfig {
             width: config.hidden_size,
             layers: config.num_hidden_layers,
             heads: text_encoder.heads,
@@ -182,18 +182,23 @@ pub fn config(json: &serde_json::Value) -> Result<BackboneConfig, String> {
             gate_beta: 1.0,
             link: Link::AddNorm,
             pictures: 1,
-        },
+        }),
+        joint: None,
         text: text_encoder,
     })
 }
 
-/// Whether a backbone is one that Hugging Face's BridgeTower can be.
+/// The cross-modal encoder of a backbone that Hugging Face's BridgeTower can be.
 ///
 /// # Errors
 ///
 /// What it has that BridgeTower cannot have.
-pub fn is_bridgetower(config: &BackboneConfig) -> Result<(), String> {
-    let (text, image, fusion) = (&config.text, &config.image, &config.fusion);
+pub fn is_bridgetower(config: &BackboneConfig) -> Result<&FusionConfig, String> {
+    let (text, image) = (&config.text, &config.image);
+    let fusion = config
+        .fusion
+        .as_ref()
+        .ok_or("joint is there, and BridgeTower's encoder has two streams: fusion")?;
     only("fusion.link", &fusion.link, &Link::AddNorm)?;
     only("fusion.levels", &fusion.levels, &Levels::None)?;
     only("fusion.heads", &fusion.heads, &text.heads)?;
@@ -225,7 +230,8 @@ pub fn is_bridgetower(config: &BackboneConfig) -> Result<(), String> {
         "image.distillation_token",
         &image.distillation_token,
         &false,
-    )
+    )?;
+    Ok(fusion)
 }
 
 /// Our configuration as a `config.json`, without the name of an architecture.
@@ -234,17 +240,17 @@ pub fn is_bridgetower(config: &BackboneConfig) -> Result<(), String> {
 ///
 /// It is no BridgeTower; see [`is_bridgetower`].
 pub fn to_json(config: &BackboneConfig) -> Result<serde_json::Value, String> {
-    is_bridgetower(config)?;
+    let fusion = is_bridgetower(config)?;
     let mut text = bert::to_json(&config.text);
     text["model_type"] = "bridgetower_text_model".into();
     Ok(serde_json::json!({
         "model_type": "bridgetower",
-        "hidden_act": super::activation_name(config.fusion.activation),
-        "hidden_size": config.fusion.width,
-        "num_attention_heads": config.fusion.heads,
-        "num_hidden_layers": config.fusion.layers,
-        "intermediate_size": config.fusion.feed_forward,
-        "layer_norm_eps": config.fusion.layer_norm_eps,
+        "hidden_act": super::activation_name(fusion.activation),
+        "hidden_size": fusion.width,
+        "num_attention_heads": fusion.heads,
+        "num_hidden_layers": fusion.layers,
+        "intermediate_size": fusion.feed_forward,
+        "layer_norm_eps": fusion.layer_norm_eps,
         "link_tower_type": "add",
         "share_cross_modal_transformer_layers": true,
         "share_link_tower_layers": false,

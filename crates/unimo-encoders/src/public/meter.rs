@@ -165,7 +165,7 @@ pub fn config_from_shapes(weights: &Weights) -> Result<BackboneConfig, String> {
             dropout: 0.1,
         },
         image: openai_image_from_shapes(weights, "vit_model.visual.", Activation::QuickGelu)?,
-        fusion: FusionConfig {
+        fusion: Some(FusionConfig {
             width,
             layers: shapes.blocks("cross_modal_text_layers.", ".output.dense.weight"),
             heads: width / HEAD_WIDTH,
@@ -180,7 +180,8 @@ pub fn config_from_shapes(weights: &Weights) -> Result<BackboneConfig, String> {
             gate_beta: 1.0,
             link: Link::None,
             pictures: pictures_from_shapes(weights)?,
-        },
+        }),
+        joint: None,
     })
 }
 

@@ -18,6 +18,7 @@ use serde::Serialize;
 use unimo_core::attention::Weights;
 use unimo_data::images;
 use unimo_data::tokens::Encoded;
+use unimo_encoders::backbone::{ImageFeatures, TextFeatures};
 use unimo_encoders::fusion::{FusionOutput, Keep, StreamAttention};
 
 use super::{Matcher, ModelArgs, Predictor, probability, write_text};
@@ -178,11 +179,17 @@ pub fn explain(predictor: &Predictor, image: &Path, text: &str) -> Result<Explan
             "CLIP's towers meet in a cosine only",
         ));
     };
+    let Some(fusion) = &model.backbone.fusion else {
+        return Err(predictor.lacks(
+            "attention of one stream to the other",
+            "its cross-modal encoder has a single stream, [model.joint]",
+        ));
+    };
     let encoded = predictor.tokens(text);
     let pixels = predictor.picture(image).map_err(TrainError::Check)?;
     let seen = look(predictor, model, &encoded, pixels)?;
 
-    let [_, positions, _] = seen.fused.image.dims();
+    let [_, positions, _] = seen.fused.image().dims();
     let grid = model.backbone.image.grid();
     let reads = reads(&seen, positions - grid * grid);
     let parts = parts(predictor, &encoded)
@@ -209,7 +216,7 @@ pub fn explain(predictor: &Predictor, image: &Path, text: &str) -> Result<Explan
         grid,
         parts,
         gates: evaluation::gates_record(
-            &model.backbone.fusion.config,
+            &fusion.config,
             &seen.fused.gates,
             &[encoded.ids],
             &predictor.tokenizer,
@@ -242,7 +249,7 @@ fn look(
     };
     // Gradients reach the attention weights of the cross-modal encoder and nothing else: all parameters are constants and
     // what is below is without autodiff. Dropout is off, see `Predictor`.
-    let fusion = model.backbone.fusion.clone().train().no_grad();
+    let backbone = model.backbone.clone().train().no_grad();
     let itm = itm.clone().train().no_grad();
     let tracked = |states: &[Tensor<3>]| -> Vec<Tensor<3>> {
         states
@@ -250,13 +257,16 @@ fn look(
             .map(|state| state.clone().autodiff())
             .collect()
     };
-    let fused = fusion.forward(
-        &tracked(&texts.states),
-        &tracked(&images.states),
-        &texts.mask,
-        Keep::Attention,
-    );
-    let score = itm.scores(&fusion, &fused);
+    let texts = TextFeatures {
+        states: tracked(&texts.states),
+        ..texts
+    };
+    let images = ImageFeatures {
+        states: tracked(&images.states),
+        ..images
+    };
+    let fused = backbone.fuse(&texts, &images, Keep::Attention);
+    let score = itm.scores(&backbone, &fused);
     Ok(Seen {
         score: host(score.clone()).first().copied(),
         gradients: Some(score.sum().backward()),

@@ -103,8 +103,10 @@ pub fn fill(
     let images = model.backbone.encode_images(predictor.pixels(pixels));
     let texts = predictor.text_features(model, std::slice::from_ref(&encoded));
     let fused = model.backbone.fuse(&texts, &images, Keep::Nothing);
-    let [_, length, width] = fused.text.dims();
-    let logits = mlm.logits(fused.text.reshape([length, width]));
+    let states = fused.text().clone();
+    let [_, length, width] = states.dims();
+    let words = &model.backbone.text.word_embedding;
+    let logits = mlm.logits(words, states.reshape([length, width]));
     let logits = cast(logits, burn::tensor::FloatDType::F32);
     masks
         .iter()

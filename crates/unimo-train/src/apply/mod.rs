@@ -277,7 +277,7 @@ impl Predictor {
             self.lacks("matching head", "it was not trained with [objectives.itm]")
         })?;
         let fused = model.backbone.fuse(texts, images, Keep::Nothing);
-        Ok(host(itm.scores(&model.backbone.fusion, &fused)))
+        Ok(host(itm.scores(&model.backbone, &fused)))
     }
 
     fn itc<'a>(&self, model: &'a Model) -> Result<&'a unimo_objectives::itc::Itc, TrainError> {

@@ -1,0 +1,407 @@
+//! The single-stream cross-modal encoder: text and image in one sequence of self-attention, with or without grounded
+//! tokens between them.
+//!
+//! | configuration | model |
+//! |---|---|
+//! | `grounding` | UNIMO-2's grounded transformer over `[V; G; T]`: `V` and `T` see each other only through `G` |
+//! | no `grounding` | UNIMO-2 without grounding; MVP's joint encoder (`image_class = false`) |
+//!
+//! Sources: UNIMO-2 (Li et al. 2022), sections 2.2 and 2.3; MVP (Li et al. 2022), section 3.2.
+//!
+//! Who sees whom, besides padding, which nobody sees:
+//!
+//! | | in both directions, grounded | not grounded | from left to right |
+//! |---|---|---|---|
+//! | `V` sees | V, G | V, T | V, G |
+//! | `G` sees | V, G, T | | V, G |
+//! | `T` sees | G, T | V, T | V, G, the prefix and what stands before |
+//!
+//! From left to right the codes are chosen by the patches alone, and where there is no picture by the prefix, so that nothing
+//! that is to be predicted is seen.
+//!
+//! Shape legend: `B` rows, `Lt` text positions, `Lv` image positions, the class token first, `K` grounded tokens, `D` width.
+
+use burn::module::Module;
+use burn::tensor::{Bool, Device, FloatDType, Tensor, TensorData, assert_shape};
+use serde::{Deserialize, Serialize};
+use unimo_core::blocks::{BlockConfig, PostNormBlock};
+use unimo_core::config::{self, ConfigError};
+use unimo_core::init::Init;
+use unimo_core::layers::{Activation, Dropout, LayerNorm, cast};
+use unimo_core::mask::{Hidden, PaddingMask, PairMask};
+
+use crate::fusion::{FusionOutput, Rows};
+use crate::quantiser::{Quantised, Quantiser, QuantiserConfig};
+
+/// `[model.joint]`. Its width is that of both encoders below it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JointConfig {
+    /// `D`.
+    pub width: usize,
+    /// Blocks.
+    pub layers: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Inner width of the feed-forward layers.
+    pub feed_forward: usize,
+    /// Of the feed-forward layers.
+    pub activation: Activation,
+    /// Of every layer norm.
+    pub layer_norm_eps: f64,
+    /// On attention weights, residual branches and grounded tokens.
+    pub dropout: f64,
+    /// Whether the picture's class token takes part; MVP leaves it out.
+    pub image_class: bool,
+    /// Grounded tokens between the two; absent: they see each other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grounding: Option<QuantiserConfig>,
+}
+
+impl JointConfig {
+    /// Every value on its own and against the others.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        config::heads_divide(self.width, self.heads)?;
+        config::positive("layers", self.layers)?;
+        config::positive("feed_forward", self.feed_forward)?;
+        config::above_zero("layer_norm_eps", self.layer_norm_eps)?;
+        config::probability("dropout", self.dropout)?;
+        match &self.grounding {
+            Some(grounding) => grounding.validate().map_err(|e| e.within("grounding")),
+            None => Ok(()),
+        }
+    }
+
+    /// A new encoder.
+    pub fn init(&self, init: &mut Init) -> JointEncoder {
+        let block = BlockConfig {
+            width: self.width,
+            heads: self.heads,
+            feed_forward: self.feed_forward,
+            activation: self.activation,
+            layer_norm_eps: self.layer_norm_eps,
+            dropout: self.dropout,
+        };
+        let grounding = self.grounding.as_ref();
+        JointEncoder {
+            quantiser: grounding.map(|config| config.init(init, self.width)),
+            norm: grounding.map(|_| LayerNorm::new(init, self.width, self.layer_norm_eps)),
+            dropout: Dropout::new(self.dropout),
+            layers: (0..self.layers)
+                .map(|_| PostNormBlock::new(init, &block))
+                .collect(),
+            config: self.clone(),
+        }
+    }
+}
+
+/// The encoder. See the [module](self).
+#[derive(Module, Debug)]
+pub struct JointEncoder {
+    /// The grounded dictionary.
+    pub quantiser: Option<Quantiser>,
+    /// On grounded tokens.
+    pub norm: Option<LayerNorm>,
+    /// On grounded tokens.
+    pub dropout: Dropout,
+    /// Blocks.
+    pub layers: Vec<PostNormBlock>,
+    /// What it was made from.
+    #[module(skip)]
+    pub config: JointConfig,
+}
+
+/// How a pass through the encoder looks at its samples.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct View {
+    /// Text is read from left to right after so many leading positions; none: in both directions.
+    pub prefix: Option<usize>,
+    /// Grounded tokens that are to be predicted and therefore hidden, `[B, K]`, row-major; empty: none.
+    pub hidden_tokens: Vec<bool>,
+}
+
+/// Grounded tokens of a pass.
+#[derive(Debug, Clone)]
+pub struct Grounded {
+    /// What the codebook gave.
+    pub quantised: Quantised,
+    /// After the encoder, `[B, K, D]`.
+    pub states: Tensor<3>,
+}
+
+impl Grounded {
+    pub(crate) fn rows(&self, rows: &Rows<'_>) -> Self {
+        Self {
+            quantised: self.quantised.rows(rows),
+            states: rows.of(&self.states),
+        }
+    }
+}
+
+impl JointEncoder {
+    /// Runs the sequence of what there is.
+    ///
+    /// # Shapes
+    ///
+    /// - text: `[B, Lt, D]` with its mask `[B, Lt]`
+    /// - image: `[B, Lv, D]`
+    /// - output: `[B, Lt, D]`, and `[B, Lv, D]` or without the class token `[B, Lv - 1, D]`
+    ///
+    /// # Panics
+    ///
+    /// Panics if there is neither text nor image.
+    pub fn forward(
+        &self,
+        text: Option<(&Tensor<3>, &PaddingMask)>,
+        image: Option<&Tensor<3>>,
+        view: &View,
+    ) -> FusionOutput {
+        let width = self.config.width;
+        let image = image.map(|image| {
+            let [_, positions, _] = image.dims();
+            match self.config.image_class {
+                true => image.clone(),
+                false => image.clone().narrow(1, 1, positions - 1),
+            }
+        });
+        let (rows, device) = match (text, &image) {
+            (Some((text, _)), _) => (text.dims()[0], text.device()),
+            (None, Some(image)) => (image.dims()[0], image.device()),
+            (None, None) => unreachable!("invariant: a pass has a text or an image"),
+        };
+        let v = image.as_ref().map_or(0, |image| image.dims()[1]);
+        let t = text.map_or(0, |(text, _)| text.dims()[1]);
+        let quantised = self.quantiser.as_ref().map(|quantiser| {
+            let (states, hidden) = self.sources(text, image.as_ref(), view, rows, &device);
+            quantiser.forward(states, &hidden)
+        });
+        let mut parts = Vec::new();
+        let mut masks = Vec::new();
+        let shown = |count| PaddingMask::from_hidden(none_hidden(rows, count, &device));
+        if let Some(image) = &image {
+            assert_shape!(image, [rows, v, width]);
+            parts.push(image.clone());
+            masks.push(shown(v));
+        }
+        let mut k = 0;
+        if let (Some(quantised), Some(norm)) = (&quantised, &self.norm) {
+            k = quantised.tokens.dims()[1];
+            let dtype: FloatDType = match (&image, text) {
+                (Some(image), _) => image.dtype().into(),
+                (None, Some((text, _))) => text.dtype().into(),
+                (None, None) => FloatDType::F32,
+            };
+            let mut tokens = quantised.tokens.clone();
+            if !view.hidden_tokens.is_empty() {
+                let data = TensorData::new(view.hidden_tokens.clone(), [rows, k, 1]);
+                let hidden = Tensor::<3, Bool>::from_data(data, &device);
+                tokens = tokens.mask_fill(hidden.expand([rows, k, width]), 0.0);
+            }
+            let tokens = cast(norm.forward(tokens), dtype);
+            parts.push(self.dropout.forward(tokens));
+            masks.push(quantised.hidden.clone().unwrap_or_else(|| shown(k)));
+        }
+        if let Some((text, mask)) = text {
+            assert_shape!(text, [rows, t, width]);
+            parts.push(text.clone());
+            masks.push(mask.clone());
+        }
+        let mut x = Tensor::cat(parts, 1);
+        let keys = PaddingMask::join(masks);
+        let pairs = self.pairs([v, k, t], view, &device);
+        let hidden = Hidden {
+            keys: Some(&keys),
+            pairs: pairs.as_ref(),
+        };
+        for layer in &self.layers {
+            x = layer.forward(x, hidden);
+        }
+        FusionOutput {
+            image: image.map(|_| x.clone().narrow(1, 0, v)),
+            text: text.map(|_| x.clone().narrow(1, v + k, t)),
+            grounded: quantised.map(|quantised| Grounded {
+                quantised,
+                states: x.narrow(1, v, k),
+            }),
+            gates: Vec::new(),
+            attention: Vec::new(),
+        }
+    }
+
+    /// The states that choose the codes, class tokens left out, with the mask of those that take no part.
+    ///
+    /// # Shapes
+    ///
+    /// - output: `[B, N, D]`, `[B, N]`
+    fn sources(
+        &self,
+        text: Option<(&Tensor<3>, &PaddingMask)>,
+        image: Option<&Tensor<3>>,
+        view: &View,
+        rows: usize,
+        device: &Device,
+    ) -> (Tensor<3>, PaddingMask) {
+        let mut parts = Vec::new();
+        let mut masks = Vec::new();
+        if let Some(image) = image {
+            let first = usize::from(self.config.image_class);
+            let count = image.dims()[1] - first;
+            parts.push(image.clone().narrow(1, first, count));
+            masks.push(PaddingMask::from_hidden(none_hidden(rows, count, device)));
+        }
+        let chooses = image.is_none() || view.prefix.is_none();
+        if let Some((text, mask)) = text.filter(|_| chooses) {
+            let count = text.dims()[1] - 1;
+            let seen = view.prefix.map_or(count, |prefix| prefix.max(2) - 1);
+            let seen = seen.min(count);
+            parts.push(text.clone().narrow(1, 1, seen));
+            masks.push(mask.narrow(1, seen));
+        }
+        (Tensor::cat(parts, 1), PaddingMask::join(masks))
+    }
+
+    /// Who may not see whom; none: everybody sees everybody. `counts` are the positions of `V`, `G` and `T`.
+    fn pairs(&self, counts: [usize; 3], view: &View, device: &Device) -> Option<PairMask> {
+        #[derive(PartialEq)]
+        enum Part {
+            Image,
+            Grounded,
+            Text(usize),
+        }
+        let [v, k, t] = counts;
+        let part = |at: usize| match at {
+            at if at < v => Part::Image,
+            at if at < v + k => Part::Grounded,
+            at => Part::Text(at - v - k),
+        };
+        let total = v + k + t;
+        let grounded = self.quantiser.is_some();
+        let hides = |query: usize, key: usize| match (part(query), part(key), view.prefix) {
+            (Part::Text(query), Part::Text(key), Some(prefix)) => key > query && key >= prefix,
+            // Where there is no picture, the codes come from the prefix and may be read by all.
+            (_, Part::Text(key), Some(prefix)) => v > 0 || key >= prefix,
+            (Part::Image, Part::Text(_), None) | (Part::Text(_), Part::Image, None) => grounded,
+            _ => false,
+        };
+        let all_see_all = view.prefix.is_none() && (!grounded || v == 0 || t == 0);
+        (!all_see_all).then(|| PairMask::new([total; 2], device, hides))
+    }
+}
+
+/// `[B, count]`, nothing hidden.
+fn none_hidden(rows: usize, count: usize, device: &Device) -> Tensor<2, Bool> {
+    Tensor::<2, Bool>::from_data(
+        TensorData::new(vec![false; rows * count], [rows, count]),
+        device,
+    )
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use burn::tensor::{Distribution, Tolerance};
+
+    use super::*;
+    use crate::quantiser::Choice;
+
+    /// f32 rounding over two layers of width 8.
+    const TOLERANCE: f64 = 1e-5;
+
+    fn config(grounded: bool) -> JointConfig {
+        JointConfig {
+            width: 8,
+            layers: 2,
+            heads: 2,
+            feed_forward: 16,
+            activation: Activation::Gelu,
+            layer_norm_eps: 1e-5,
+            dropout: 0.0,
+            image_class: true,
+            grounding: grounded.then_some(QuantiserConfig {
+                codes: 12,
+                tokens: 3,
+                choice: Choice::TopK,
+                scale: 1.5,
+                scale_range: [1.0, 10.0],
+            }),
+        }
+    }
+
+    fn random(shape: [usize; 3], device: &Device) -> Tensor<3> {
+        Tensor::random(shape, Distribution::Default, device)
+    }
+
+    /// With the grounded tokens hidden from the attention, the gradient of a text's output with respect to the image is exactly
+    /// zero after any number of layers, and the reverse: they are the only bridge.
+    #[test]
+    fn nothing_passes_but_through_grounded_tokens() {
+        let device = Device::flex().autodiff();
+        for grounded in [true, false] {
+            let encoder = config(grounded).init(&mut Init::new(&device, 1));
+            let image = random([2, 5, 8], &device).require_grad();
+            let text = random([2, 4, 8], &device).require_grad();
+            let mask = PaddingMask::from_lengths(&[4, 3], 4, &device);
+            let pairs = encoder.pairs([5, 0, 4], &View::default(), &device);
+            let mut x = Tensor::cat(vec![image.clone(), text.clone()], 1);
+            let keys =
+                PaddingMask::join(vec![PaddingMask::from_lengths(&[5, 5], 5, &device), mask]);
+            for layer in &encoder.layers {
+                let hidden = Hidden {
+                    keys: Some(&keys),
+                    pairs: pairs.as_ref(),
+                };
+                x = layer.forward(x, hidden);
+            }
+            let largest = |part: Tensor<3>, of: &Tensor<3>| {
+                let weights = random(part.dims(), &device);
+                let gradients = (part * weights).sum().backward();
+                of.grad(&gradients)
+                    .map_or(0.0, |g| g.abs().max().into_scalar::<f32>())
+            };
+            let text_of_image = largest(x.clone().narrow(1, 5, 4), &image);
+            let image_of_text = largest(x.narrow(1, 0, 5), &text);
+            assert_eq!(text_of_image == 0.0, grounded, "{text_of_image}");
+            assert_eq!(image_of_text == 0.0, grounded, "{image_of_text}");
+        }
+    }
+
+    #[test]
+    fn padding_changes_nothing() {
+        let device = Device::flex();
+        for grounded in [true, false] {
+            for view in [
+                View::default(),
+                View {
+                    prefix: Some(2),
+                    ..View::default()
+                },
+            ] {
+                let encoder = config(grounded).init(&mut Init::new(&device, 1));
+                let image = random([2, 5, 8], &device);
+                let text = random([2, 4, 8], &device);
+                let padded = Tensor::cat(vec![text.clone(), random([2, 3, 8], &device)], 1);
+                let full = PaddingMask::from_lengths(&[4, 4], 4, &device);
+                let partial = PaddingMask::from_lengths(&[4, 4], 7, &device);
+                for image in [Some(&image), None] {
+                    let short = encoder.forward(Some((&text, &full)), image, &view);
+                    let long = encoder.forward(Some((&padded, &partial)), image, &view);
+                    let tolerance = Tolerance::absolute(TOLERANCE);
+                    let same = |a: Tensor<3>, b: Tensor<3>| {
+                        a.into_data()
+                            .assert_approx_eq::<f32>(&b.into_data(), tolerance);
+                    };
+                    same(long.text.unwrap().narrow(1, 0, 4), short.text.unwrap());
+                    if let (Some(long), Some(short)) = (long.image, short.image) {
+                        same(long, short);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn validation_names_the_key() {
+        let mut wrong = config(true);
+        wrong.grounding.as_mut().unwrap().tokens = 13;
+        assert_eq!(wrong.validate().unwrap_err().key, "grounding.tokens");
+    }
+}

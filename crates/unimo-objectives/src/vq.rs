@@ -1,0 +1,109 @@
+//! The grounded dictionary learns what its codes stand for, and states come nearer to the codes that they choose.
+//!
+//! Source: UNIMO-2 (Li et al. 2022), section 2.2: `L_vq = L_q + 0.25 L_e`; see [`unimo_encoders::quantiser`]. Both losses are means
+//! over all states, or tokens, of the batch.
+//!
+//! Shape legend: `B` samples, `K` tokens of a sample, `D` width.
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+use unimo_core::config::{self, ConfigError};
+use unimo_core::init::Init;
+use unimo_encoders::backbone::{Backbone, BackboneConfig};
+use unimo_encoders::fusion::FusionOutput;
+use unimo_encoders::quantiser::{Choice, Quantised};
+
+use crate::objective::{Needs, Objective, Outcome, Pairs, UniModal};
+
+/// `[objectives.vq]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VqConfig {
+    /// Factor of the loss in the sum.
+    pub weight: f64,
+    /// Factor of `L_e`, the loss that pulls states to codes; 0.25 in UNIMO-2.
+    pub commitment: f64,
+}
+
+impl VqConfig {
+    /// Every value on its own.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        config::above_zero("weight", self.weight)?;
+        ConfigError::unless(
+            self.commitment.is_finite() && self.commitment >= 0.0,
+            "commitment",
+            self.commitment,
+            "must be a finite number of at least 0",
+        )
+    }
+
+    /// The objective; the codebook is the encoder's.
+    pub fn init(&self, _init: &mut Init, _model: &BackboneConfig) -> Vq {
+        Vq {
+            config: self.clone(),
+        }
+    }
+}
+
+/// The losses of the grounded dictionary; they have no weights of their own.
+#[derive(Module, Debug)]
+pub struct Vq {
+    /// What it was made from.
+    #[module(skip)]
+    pub config: VqConfig,
+}
+
+impl Vq {
+    /// `L_q + commitment L_e`, `[1]`.
+    pub fn of(&self, quantised: &Quantised, choice: Choice) -> Tensor<1> {
+        let [rows, tokens, width] = quantised.tokens.dims();
+        let states = quantised.states.clone().sum();
+        let to_states = quantised.to_states.clone().sum() / (states.clone() * width as f64);
+        let to_codes = quantised.to_codes.clone().sum();
+        let to_codes = match choice {
+            Choice::TopK => to_codes.div_scalar((rows * tokens * width) as f64),
+            Choice::Nearest => to_codes / (states * width as f64),
+        };
+        to_states + to_codes.mul_scalar(self.config.commitment)
+    }
+}
+
+impl Objective for Vq {
+    fn needs(&self) -> Needs {
+        Needs {
+            samples: 1,
+            ..Needs::default()
+        }
+    }
+
+    fn weight(&self) -> f64 {
+        self.config.weight
+    }
+
+    fn pairs(&self, batch: &UniModal, _rng: &mut ChaCha8Rng) -> Option<Pairs> {
+        Some(Pairs::present(batch))
+    }
+
+    fn loss(
+        &self,
+        backbone: &Backbone,
+        _batch: &UniModal,
+        fused: Option<(&Pairs, FusionOutput)>,
+    ) -> Outcome {
+        let (_, fused) = fused.expect("invariant: the step fuses the pairs asked for");
+        let quantiser = backbone.joint.as_ref().and_then(|j| j.quantiser.as_ref());
+        let (grounded, quantiser) = fused
+            .grounded
+            .zip(quantiser)
+            .expect("invariant: validation finds a grounded dictionary");
+        let device = grounded.states.device();
+        Outcome {
+            loss: self.of(&grounded.quantised, quantiser.config.choice),
+            correct: Tensor::zeros([1], &device),
+            count: 0,
+            carry: None,
+        }
+    }
+}
