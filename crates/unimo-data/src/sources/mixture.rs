@@ -14,8 +14,12 @@
 //!
 //! [[data.mixture.parts]]
 //! source = "scenes"
+//! keep = "images"
 //! weight = 1.0
 //! ```
+//!
+//! `keep` makes unaligned images, or plain texts, of a source that has both. Such a part is trained on and never evaluated: its
+//! held-out split is empty.
 //!
 //! Without weights and temperature every sample of every part comes once per epoch of the whole. With them a part comes as often
 //! as its weight says, and each of its samples once per epoch of the part.
@@ -52,9 +56,29 @@ pub struct PartConfig {
     /// How often it is drawn, beside the weights of the others; all parts have one or none has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<f64>,
+    /// What of its samples is kept.
+    #[serde(default, skip_serializing_if = "is_all")]
+    pub keep: Kept,
     /// The source, with the settings of its table.
     #[serde(flatten)]
     pub source: AnySource,
+}
+
+/// What of a part's samples is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kept {
+    /// Everything.
+    #[default]
+    All,
+    /// Pictures without texts.
+    Images,
+    /// Texts without pictures.
+    Texts,
+}
+
+fn is_all(kept: &Kept) -> bool {
+    *kept == Kept::All
 }
 
 /// What a batch is made of.
@@ -128,7 +152,8 @@ impl SourceConfig for MixtureConfig {
         let parts: Vec<Arc<dyn Source>> = self
             .parts
             .iter()
-            .map(|part| part.source.open(limits))
+            .zip(0..)
+            .map(|(part, at)| keep(part, at, part.source.open(limits)?))
             .collect::<Result<_, _>>()?;
         let of = |part: &Arc<dyn Source>| (part.has_images(), part.has_captions());
         if self.batches == Batches::Mixed && parts.iter().any(|part| of(part) != of(&parts[0])) {
@@ -146,6 +171,113 @@ impl SourceConfig for MixtureConfig {
             parts,
             config: self.clone(),
         }))
+    }
+}
+
+/// The source of a part, with what is kept of it.
+fn keep(
+    part: &PartConfig,
+    at: usize,
+    source: Arc<dyn Source>,
+) -> Result<Arc<dyn Source>, DataError> {
+    let (has, what) = match part.keep {
+        Kept::All => return Ok(source),
+        Kept::Images => (source.has_images(), "images"),
+        Kept::Texts => (source.has_captions(), "texts"),
+    };
+    if !has {
+        return Err(DataError::config(
+            format!("data.mixture.parts[{at}].keep"),
+            what,
+            format!("something that the source has, and it has no {what}"),
+        ));
+    }
+    let keep = part.keep;
+    Ok(Arc::new(OneModality { source, keep }))
+}
+
+/// A source of which one modality is kept.
+struct OneModality {
+    source: Arc<dyn Source>,
+    keep: Kept,
+}
+
+impl Source for OneModality {
+    fn len(&self, split: Split) -> usize {
+        match split {
+            Split::Train => self.source.len(split),
+            Split::Val => 0,
+        }
+    }
+
+    fn describe(&self) -> String {
+        let what = match self.keep {
+            Kept::Images => "pictures",
+            Kept::All | Kept::Texts => "texts",
+        };
+        format!("{what} alone of {}", self.source.describe())
+    }
+
+    fn place(&self, split: Split, index: usize) -> Place {
+        self.source.place(split, index)
+    }
+
+    fn has_images(&self) -> bool {
+        self.keep == Kept::Images
+    }
+
+    fn has_captions(&self) -> bool {
+        self.keep == Kept::Texts
+    }
+
+    fn siblings(&self, split: Split, index: usize) -> Range<usize> {
+        self.source.siblings(split, index)
+    }
+
+    fn shards(&self, split: Split) -> Vec<usize> {
+        self.source.shards(split)
+    }
+
+    fn plan(&self, split: Split, shuffle: Shuffle, batch_size: usize) -> Plan {
+        self.source.plan(split, shuffle, batch_size)
+    }
+
+    fn captions(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
+        match self.keep {
+            Kept::Images => Ok(Vec::new()),
+            Kept::All | Kept::Texts => self.source.captions(split, index),
+        }
+    }
+
+    fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {
+        match self.keep {
+            Kept::Texts => Ok(None),
+            Kept::All | Kept::Images => self.source.image(split, index),
+        }
+    }
+
+    fn image_bytes(
+        &self,
+        split: Split,
+        index: usize,
+    ) -> Result<Option<(Vec<u8>, &'static str)>, SampleError> {
+        match self.keep {
+            Kept::Texts => Ok(None),
+            Kept::All | Kept::Images => self.source.image_bytes(split, index),
+        }
+    }
+
+    fn image_path(&self, split: Split, index: usize) -> Option<PathBuf> {
+        let path = self.source.image_path(split, index);
+        path.filter(|_| self.keep == Kept::Images)
+    }
+
+    fn rejected(&self) -> &[SampleError] {
+        self.source.rejected()
+    }
+
+    fn items(&self) -> usize {
+        self.source.items()
     }
 }
 
@@ -353,6 +485,28 @@ mod tests {
         let even = open(&config(&even)).unwrap();
         let plan = even.plan(Split::Train, Shuffle::Global, 8);
         assert_eq!((0..4096).filter(|p| plan.at(5, *p) < 10).count(), 2048);
+    }
+
+    #[test]
+    fn one_modality_is_kept() {
+        let text = TWO
+            .replace("seed = 2", "seed = 2\nkeep = \"images\"")
+            .replace(
+                "source = \"mixture\"",
+                "source = \"mixture\"\n[mixture]\nbatches = \"single\"",
+            );
+        let source = open(&config(&text)).unwrap();
+        assert_eq!((source.len(Split::Train), source.len(Split::Val)), (40, 3));
+        let pair = source.sample(Split::Train, 9).unwrap();
+        assert!(pair.image.is_some() && !pair.captions.is_empty());
+        let image = source.sample(Split::Train, 10).unwrap();
+        assert!(image.image.is_some() && image.captions.is_empty());
+        let holds = source.holds(Split::Train, 10);
+        assert!(holds.images && !holds.captions);
+        let again: DataConfig = toml::from_str(&toml::to_string(&config(&text)).unwrap()).unwrap();
+        assert_eq!(again, config(&text));
+        let mixed = text.replace("single", "mixed");
+        assert!(open(&config(&mixed)).is_err());
     }
 
     #[test]
