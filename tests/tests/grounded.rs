@@ -232,6 +232,7 @@ mod heads {
                 images: Some(ImageFeatures {
                     states: Vec::new(),
                     class: Tensor::clone(&images),
+                    tags: None,
                 }),
                 texts: Some(TextFeatures {
                     states: Vec::new(),
@@ -244,6 +245,10 @@ mod heads {
                 }),
                 masked: None,
                 labels: Vec::new(),
+                tag_labels: Vec::new(),
+                concept_labels: Vec::new(),
+                concepts: Vec::new(),
+                text_lengths: Vec::new(),
                 second_views: None,
                 left_to_right: None,
                 similarity: None,

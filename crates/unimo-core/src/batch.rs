@@ -26,6 +26,9 @@ pub struct Batch {
     pub regions: Option<Regions>,
 }
 
+/// The key of the names of a picture's objects in [`Batch::further_texts`].
+pub const TAGS: &str = "tags";
+
 impl Batch {
     /// The number of samples, `B`.
     pub fn len(&self) -> usize {
@@ -69,6 +72,9 @@ pub struct Texts {
     pub lengths: Vec<usize>,
     /// The same texts with words hidden, if the loader was asked for it by a [`MaskSpec`].
     pub masked: Option<MaskedTexts>,
+    /// `[B]`: how many positions right before the end token are concepts, that is phrases of the caption as one id each (MVP);
+    /// none where texts have no concepts.
+    pub concepts: Option<Vec<usize>>,
 }
 
 /// Token ids after masking, with what is to be predicted.
@@ -78,6 +84,8 @@ pub struct MaskedTexts {
     pub ids: Vec<i32>,
     /// `[B, L]`: the id to predict, or [`MaskedTexts::IGNORE`].
     pub labels: Vec<i32>,
+    /// `[B, L]`: likewise of concepts, which other losses predict than of words; none where texts have no concepts.
+    pub concept_labels: Option<Vec<i32>>,
 }
 
 impl MaskedTexts {

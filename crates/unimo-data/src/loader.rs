@@ -576,6 +576,7 @@ impl Maker {
             let mut masked = MaskedTexts {
                 ids: Vec::with_capacity(texts.ids.len()),
                 labels: Vec::with_capacity(texts.ids.len()),
+                concept_labels: None,
             };
             for (made, text) in made.iter().zip(&encoded) {
                 let draw = hash(Stream::Mask, &[spec.seed, made.position]);

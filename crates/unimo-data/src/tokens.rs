@@ -361,6 +361,7 @@ impl TextTokenizer {
             length,
             lengths,
             masked: None,
+            concepts: None,
         }
     }
 }

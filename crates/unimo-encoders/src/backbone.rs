@@ -29,6 +29,9 @@ pub struct BackboneConfig {
     pub text: TextEncoderConfig,
     /// Image encoder.
     pub image: ImageEncoderConfig,
+    /// Whether the image encoder reads the names of a picture's objects beside its patches, where a batch has them (MVP).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub image_tags: bool,
     /// Cross-modal encoder of two streams.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fusion: Option<FusionConfig>,
@@ -43,6 +46,13 @@ impl BackboneConfig {
         config::above_zero("initializer_range", self.initializer_range)?;
         self.text.validate().map_err(|e| e.within("text"))?;
         self.image.validate().map_err(|e| e.within("image"))?;
+        ConfigError::unless(
+            !self.image_tags
+                || self.text.token_types > TAG_TYPE && self.text.width == self.image.width,
+            "image_tags",
+            self.image_tags,
+            "needs text.token_types of at least 2 and text.width = image.width: tags are embedded as words of the second type",
+        )?;
         match (&self.fusion, &self.joint) {
             (Some(fusion), None) => fusion
                 .validate(self.text.layers.min(self.image.layers))
@@ -110,9 +120,13 @@ impl BackboneConfig {
                 .as_ref()
                 .map(|fusion| fusion.init(init, self.text.width, self.image.width)),
             joint: self.joint.as_ref().map(|joint| joint.init(init)),
+            image_tags: self.image_tags,
         }
     }
 }
+
+/// The token type of tags in an image encoder's sequence.
+const TAG_TYPE: usize = 1;
 
 /// The three encoders.
 #[derive(Module, Debug)]
@@ -125,6 +139,8 @@ pub struct Backbone {
     pub fusion: Option<CrossModalEncoder>,
     /// Cross-modal encoder of one stream.
     pub joint: Option<JointEncoder>,
+    /// Whether the image encoder reads tags.
+    pub image_tags: bool,
 }
 
 /// Texts after their own encoder.
@@ -145,6 +161,8 @@ pub struct ImageFeatures {
     pub states: Vec<Tensor<3>>,
     /// The class token of the last layer after the final norm, before projection, `[B, image width]`.
     pub class: Tensor<2>,
+    /// The tags after the image encoder and its final norm, `[B, M, image width]`, where the pictures came with tags.
+    pub tags: Option<Tensor<3>>,
 }
 
 impl TextFeatures {
@@ -177,10 +195,14 @@ impl ImageFeatures {
         Self {
             states: select(&self.states, rows),
             class: self.class.clone().select(0, rows.clone()),
+            tags: self
+                .tags
+                .as_ref()
+                .map(|tags| tags.clone().select(0, rows.clone())),
         }
     }
 
-    /// The rows of all parts under each other.
+    /// The rows of all parts under each other, without their tags, whose number may differ.
     ///
     /// # Panics
     ///
@@ -189,6 +211,7 @@ impl ImageFeatures {
         Self {
             states: cat(parts.iter().map(|p| &p.states).collect()),
             class: Tensor::cat(parts.into_iter().map(|p| p.class).collect(), 0),
+            tags: None,
         }
     }
 }
@@ -232,13 +255,48 @@ impl Backbone {
     ///
     /// - pixels: `[B, 3, H, W]`
     pub fn encode_pictures(&self, pixels: Tensor<4>, picture: usize) -> ImageFeatures {
+        self.encode_tagged_pictures(pixels, None, picture)
+    }
+
+    /// As [`encode_images`](Self::encode_images), with the names of their objects.
+    ///
+    /// # Shapes
+    ///
+    /// - pixels: `[B, 3, H, W]`
+    /// - tags: `[B, M]`
+    pub fn encode_tagged_images(
+        &self,
+        pixels: Tensor<4>,
+        tags: Option<&TextInput>,
+    ) -> ImageFeatures {
+        self.encode_tagged_pictures(pixels, tags, 0)
+    }
+
+    fn encode_tagged_pictures(
+        &self,
+        pixels: Tensor<4>,
+        tags: Option<&TextInput>,
+        picture: usize,
+    ) -> ImageFeatures {
+        let further = tags.map(|tags| (self.text.embed(tags, TAG_TYPE), &tags.mask));
         let states: Vec<_> = self
             .image
-            .forward(pixels, self.uni_modal_states())
+            .forward_with(pixels, further, self.uni_modal_states())
             .into_iter()
             .map(|state| self.image.finish(state))
             .collect();
+        let count = tags.map_or(0, |tags| tags.ids.dims()[1]);
+        let (states, tags) = match count {
+            0 => (states, None),
+            count => {
+                let own = states[0].dims()[1] - count;
+                let tags = last(&states).clone().narrow(1, own, count);
+                let pictures = states.into_iter().map(|state| state.narrow(1, 0, own));
+                (pictures.collect(), Some(tags))
+            }
+        };
         ImageFeatures {
+            tags,
             class: first(&states),
             states: match &self.fusion {
                 Some(fusion) => states

@@ -12,6 +12,7 @@ use unimo_core::blocks::{BlockConfig, PreNormBlock};
 use unimo_core::config::{self, ConfigError};
 use unimo_core::init::Init;
 use unimo_core::layers::{Activation, Dropout, LayerNorm, Linear, cast, same_dtype};
+use unimo_core::mask::PaddingMask;
 
 /// An image encoder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -142,6 +143,22 @@ impl ImageEncoder {
     /// - pixels: `[B, 3, G * P, G * P]`
     /// - output: `keep` times `[B, N, D]`
     pub fn forward(&self, pixels: Tensor<4>, keep: usize) -> Vec<Tensor<3>> {
+        self.forward_with(pixels, None, keep)
+    }
+
+    /// As [`forward`](Self::forward), with further tokens after the patches, such as the names of the picture's objects.
+    ///
+    /// # Shapes
+    ///
+    /// - pixels: `[B, 3, G * P, G * P]`
+    /// - further: `[B, M, D]` with its mask `[B, M]`
+    /// - output: `keep` times `[B, N + M, D]`
+    pub fn forward_with(
+        &self,
+        pixels: Tensor<4>,
+        further: Option<(Tensor<3>, &PaddingMask)>,
+        keep: usize,
+    ) -> Vec<Tensor<3>> {
         let [rows, channels, height, width] = pixels.dims();
         let p = self.patch_size;
         let (down, across) = (height / p, width / p);
@@ -176,13 +193,18 @@ impl ImageEncoder {
             x = norm.forward(x);
         }
         x = self.dropout.forward(x);
+        let mask = further.map(|(further, mask)| {
+            let shown = PaddingMask::from_lengths(&vec![positions; rows], positions, &x.device());
+            x = Tensor::cat(vec![x.clone(), further], 1);
+            PaddingMask::join(vec![shown, mask.clone()])
+        });
         let states = self.layers.len() + 1;
         let mut kept = Vec::with_capacity(keep.min(states));
         if keep >= states {
             kept.push(x.clone());
         }
         for (i, layer) in self.layers.iter().enumerate() {
-            x = layer.forward(x, None);
+            x = layer.forward(x, mask.as_ref());
             if i + 1 + keep >= states {
                 kept.push(x.clone());
             }

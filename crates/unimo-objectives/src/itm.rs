@@ -177,38 +177,38 @@ impl Itm {
         let of = |class| logits.clone().narrow(1, class, 1).squeeze_dim::<1>(1);
         of(MATCHED) - of(1 - MATCHED)
     }
+}
 
-    /// A wrong partner for sample `i`, given the similarities of its candidates.
-    fn wrong(
-        &self,
-        i: usize,
-        samples: usize,
-        similarity: Option<&dyn Fn(usize) -> f32>,
-        rng: &mut ChaCha8Rng,
-    ) -> usize {
-        let others = || (0..samples).filter(move |&j| j != i);
-        match (self.config.negatives, similarity) {
-            (Negatives::HardArgmax, Some(of)) => others()
-                .max_by(|&a, &b| of(a).total_cmp(&of(b)))
-                .unwrap_or(i),
-            (Negatives::HardSampled, Some(of)) => {
-                let top = others().map(of).fold(f32::NEG_INFINITY, f32::max);
-                // A little of everything, so that no sample is out of reach (ALBEF adds 1e-4).
-                let share = |j: usize| f64::from((of(j) - top).exp()) + 1e-4;
-                let total: f64 = others().map(share).sum();
-                let mut left = rng.random::<f64>() * total;
-                others()
-                    .find(|&j| {
-                        left -= share(j);
-                        left <= 0.0
-                    })
-                    .or_else(|| others().next_back())
-                    .unwrap_or(i)
-            }
-            _ => {
-                let at = rng.random_range(0..samples - 1);
-                at + usize::from(at >= i)
-            }
+/// A wrong partner for sample `i`, given the similarities of its candidates.
+pub(crate) fn wrong_partner(
+    negatives: Negatives,
+    i: usize,
+    samples: usize,
+    similarity: Option<&dyn Fn(usize) -> f32>,
+    rng: &mut ChaCha8Rng,
+) -> usize {
+    let others = || (0..samples).filter(move |&j| j != i);
+    match (negatives, similarity) {
+        (Negatives::HardArgmax, Some(of)) => others()
+            .max_by(|&a, &b| of(a).total_cmp(&of(b)))
+            .unwrap_or(i),
+        (Negatives::HardSampled, Some(of)) => {
+            let top = others().map(of).fold(f32::NEG_INFINITY, f32::max);
+            // A little of everything, so that no sample is out of reach (ALBEF adds 1e-4).
+            let share = |j: usize| f64::from((of(j) - top).exp()) + 1e-4;
+            let total: f64 = others().map(share).sum();
+            let mut left = rng.random::<f64>() * total;
+            others()
+                .find(|&j| {
+                    left -= share(j);
+                    left <= 0.0
+                })
+                .or_else(|| others().next_back())
+                .unwrap_or(i)
+        }
+        _ => {
+            let at = rng.random_range(0..samples - 1);
+            at + usize::from(at >= i)
         }
     }
 }
@@ -241,7 +241,13 @@ impl Objective for Itm {
         };
         let wrong_image = |i: usize, rng: &mut ChaCha8Rng| {
             let of = of_text(i);
-            self.wrong(i, n, of.as_ref().map(|f| f as &dyn Fn(usize) -> f32), rng)
+            wrong_partner(
+                self.config.negatives,
+                i,
+                n,
+                of.as_ref().map(|f| f as &dyn Fn(usize) -> f32),
+                rng,
+            )
         };
         match self.config.layout {
             Layout::Half => {
@@ -260,7 +266,7 @@ impl Objective for Itm {
                     if wrong_text {
                         let of = of_image(i);
                         let of = of.as_ref().map(|f| f as &dyn Fn(usize) -> f32);
-                        let text = self.wrong(i, n, of, rng);
+                        let text = wrong_partner(self.config.negatives, i, n, of, rng);
                         push(text, i);
                     } else {
                         let image = wrong_image(i, rng);
@@ -277,7 +283,7 @@ impl Objective for Itm {
                 for i in 0..n {
                     let of = of_image(i);
                     let of = of.as_ref().map(|f| f as &dyn Fn(usize) -> f32);
-                    let text = self.wrong(i, n, of, rng);
+                    let text = wrong_partner(self.config.negatives, i, n, of, rng);
                     push(text, i);
                 }
             }
@@ -338,6 +344,10 @@ mod tests {
             texts: None,
             masked: None,
             labels: Vec::new(),
+            tag_labels: Vec::new(),
+            concept_labels: Vec::new(),
+            concepts: Vec::new(),
+            text_lengths: Vec::new(),
             second_views: None,
             left_to_right: None,
             similarity,
@@ -397,11 +407,10 @@ mod tests {
         const TOLERANCE: f64 = 0.05;
         let similarity = vec![vec![0.0, 2.0, 0.0]; 3];
         let mut rng = ChaCha8Rng::seed_from_u64(1);
-        let itm = itm(Negatives::HardSampled, Layout::Half);
         let of = |j: usize| similarity[0][j];
         let draws = 2000;
         let hits = (0..draws)
-            .filter(|_| itm.wrong(0, 3, Some(&of), &mut rng) == 1)
+            .filter(|_| wrong_partner(Negatives::HardSampled, 0, 3, Some(&of), &mut rng) == 1)
             .count();
         let expected = 2f64.exp() / (2f64.exp() + 1.0);
         assert!((hits as f64 / f64::from(draws) - expected).abs() < TOLERANCE);

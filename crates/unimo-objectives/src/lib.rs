@@ -22,12 +22,14 @@ pub mod codes;
 pub mod itc;
 pub mod itm;
 pub mod lm;
+pub mod mcr;
 pub mod mlm;
 pub mod objective;
 mod step;
 pub mod tied;
 pub mod views;
 pub mod vq;
+pub mod wpg;
 
 use burn::module::Module;
 use burn::tensor::{FloatDType, Tensor};
@@ -135,6 +137,8 @@ objectives! {
     lm: lm::Lm, lm::LmConfig, |c, init, model, _| c.init(init, model);
     vq: vq::Vq, vq::VqConfig, |c, init, model, _| c.init(init, model);
     codes: codes::Codes, codes::CodesConfig, |c, init, model, _| c.init(init, model);
+    mcr: mcr::Mcr, mcr::McrConfig, |c, init, model, _| c.init(init, model);
+    wpg: wpg::Wpg, wpg::WpgConfig, |c, init, model, _| c.init(init, model);
     views: views::Views, views::ViewsConfig, |c, init, model, _| c.init(init, model);
 }
 
@@ -146,16 +150,17 @@ impl ObjectivesConfig {
             "{}",
             format_args!("name at least one of {}", Self::KEYS.join(", ")),
         )?;
-        let hard = self
-            .itm
-            .as_ref()
-            .filter(|itm| itm.negatives != itm::Negatives::Uniform);
-        ConfigError::unless(
-            hard.is_none() || self.itc.is_some(),
-            "itm.negatives",
-            "hard",
-            "hard negatives are chosen by the similarities of [objectives.itc], which is absent",
-        )
+        let of_itm = self.itm.as_ref().map(|itm| itm.negatives);
+        let of_wpg = self.wpg.as_ref().map(|wpg| wpg.negatives);
+        for (key, negatives) in [("itm.negatives", of_itm), ("wpg.negatives", of_wpg)] {
+            ConfigError::unless(
+                negatives.is_none_or(|n| n == itm::Negatives::Uniform) || self.itc.is_some(),
+                key,
+                "hard",
+                "hard negatives are chosen by the similarities of [objectives.itc], which is absent",
+            )?;
+        }
+        Ok(())
     }
 
     /// The objectives against the encoders that they train.
@@ -215,6 +220,13 @@ impl ObjectivesConfig {
                 ),
             )?;
         }
+        let tags = self.mcr.as_ref().is_some_and(|mcr| mcr.tags);
+        rule(
+            !tags || model.image_tags,
+            "mcr.tags",
+            "true",
+            "needs model.image_tags = true",
+        )?;
         rule(self.lm.is_none() || joint, "lm", "{}", one_stream)?;
         rule(self.vq.is_none() || dictionary, "vq", "{}", grounded)?;
         rule(self.codes.is_none() || dictionary, "codes", "{}", grounded)

@@ -28,6 +28,12 @@ pub struct Needs {
     pub second_view: bool,
     /// The captions read from left to right.
     pub left_to_right: bool,
+    /// The names of the picture's objects.
+    pub tags: bool,
+    /// Texts with their phrases as concepts.
+    pub concepts: bool,
+    /// Share of tags and phrases that are hidden and predicted.
+    pub concept_rate: Option<f64>,
 }
 
 /// The batch on the device after the uni-modal encoders, which run once for all objectives.
@@ -50,6 +56,14 @@ pub struct UniModal {
     pub masked: Option<usize>,
     /// `[B, L]`: ids to predict in the masked captions, row-major, on the host.
     pub labels: Vec<i32>,
+    /// `[B, M]`: ids to predict in the pictures' tags, row-major, on the host.
+    pub tag_labels: Vec<i32>,
+    /// `[B, L]`: ids to predict at the masked captions' phrases, row-major, on the host.
+    pub concept_labels: Vec<i32>,
+    /// `[B]`: phrases of each caption, right before its end token; empty where texts have none.
+    pub concepts: Vec<usize>,
+    /// `[B]`: how many leading positions of each caption are text.
+    pub text_lengths: Vec<usize>,
     /// The second views of the pictures, `B` rows.
     pub second_views: Option<ImageFeatures>,
     /// The captions as they are, read from left to right.

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use burn::tensor::{Device, Tensor, TensorData};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
-use unimo_core::batch::{Batch, Images};
+use unimo_core::batch::{Batch, Images, TAGS};
 use unimo_encoders::backbone::{Backbone, ImageFeatures, TextFeatures};
 use unimo_encoders::fusion::{FusionOutput, Keep};
 use unimo_encoders::joint::View;
@@ -54,6 +54,9 @@ impl Objectives {
             all.samples = all.samples.max(needs.samples);
             all.second_view |= needs.second_view;
             all.left_to_right |= needs.left_to_right;
+            all.tags |= needs.tags;
+            all.concepts |= needs.concepts;
+            all.concept_rate = all.concept_rate.or(needs.concept_rate);
         }
         all
     }
@@ -74,6 +77,8 @@ impl Objectives {
                 && (batch.texts.is_some() || !needs.texts)
                 && (masked || needs.masked.is_none())
                 && (second_view || !needs.second_view)
+                && (batch.further_texts.contains_key(TAGS) || !needs.tags)
+                && (batch.texts.as_ref().is_some_and(|t| t.concepts.is_some()) || !needs.concepts)
                 && batch.len() >= needs.samples
                 && !(needs.alone && images.is_some() && batch.texts.is_some())
         };
@@ -143,19 +148,34 @@ fn encode(
         Tensor::<4>::from_data(TensorData::new(pixels.to_vec(), shape), device)
     };
     let pixels = images.map(|images| on_device(images, &images.pixels));
+    let tags = batch
+        .further_texts
+        .get(TAGS)
+        .filter(|_| backbone.image_tags && images.is_some());
+    let hides_concepts = needs.iter().any(|n| n.concept_rate.is_some());
+    // Pictures are encoded once, with the tags hidden that are to be recovered, as in MVP's release.
+    let hidden_tags = tags
+        .and_then(|tags| tags.masked.as_ref())
+        .filter(|_| hides_concepts);
+    let tag_input = tags.map(|tags| {
+        let ids = hidden_tags.map_or(&tags.ids, |masked| &masked.ids);
+        backbone.text.input(ids, &tags.lengths, tags.length, device)
+    });
     let second_views = images
         .filter(|_| needs.iter().any(|n| n.second_view))
         .and_then(|images| Some(on_device(images, images.second_view.as_ref()?)))
         .map(|pixels| backbone.encode_images(pixels));
+    let of_concepts = |n: &Needs| n.concepts && n.concept_rate.is_some();
     let masks = batch.texts.as_ref().is_some_and(|t| t.masked.is_some())
-        && needs.iter().any(|n| n.masked.is_some());
+        && needs.iter().any(|n| n.masked.is_some() || of_concepts(n));
     let plain = needs
         .iter()
         .any(|n| n.masked.is_none() && !n.left_to_right && (n.texts || !n.images && !masks));
-    let hidden = needs.iter().any(|n| n.masked.is_some());
+    let hidden = needs.iter().any(|n| n.masked.is_some() || of_concepts(n));
     let mut ids = Vec::new();
     let mut lengths = Vec::new();
     let mut labels = Vec::new();
+    let mut concept_labels = Vec::new();
     let mut masked_row = None;
     let mut text_input = None;
     let mut length = 0;
@@ -171,6 +191,7 @@ fn encode(
             ids.extend_from_slice(&masked.ids);
             lengths.extend_from_slice(&texts.lengths);
             labels.extend_from_slice(&masked.labels);
+            concept_labels = masked.concept_labels.clone().unwrap_or_default();
         }
     }
     let left_to_right = batch
@@ -200,12 +221,25 @@ fn encode(
     });
     UniModal {
         samples,
-        images: pixels.clone().map(|pixels| backbone.encode_images(pixels)),
+        images: pixels
+            .clone()
+            .map(|pixels| backbone.encode_tagged_images(pixels, tag_input.as_ref())),
         pixels,
         text_input,
         texts,
         masked: masked_row,
         labels,
+        tag_labels: hidden_tags.map_or_else(Vec::new, |masked| masked.labels.clone()),
+        concept_labels,
+        concepts: batch
+            .texts
+            .as_ref()
+            .and_then(|texts| texts.concepts.clone())
+            .unwrap_or_default(),
+        text_lengths: batch
+            .texts
+            .as_ref()
+            .map_or_else(Vec::new, |texts| texts.lengths.clone()),
         second_views,
         left_to_right,
         similarity: None,

@@ -69,6 +69,7 @@ fn model() -> BackboneConfig {
             link: Link::None,
             pictures: 1,
         }),
+        image_tags: false,
         joint: None,
     }
 }
@@ -148,9 +149,11 @@ fn batch(order: [usize; SAMPLES]) -> Batch {
             ids: rows(ids),
             length: LENGTH,
             lengths: order.iter().map(|&i| lengths[i]).collect(),
+            concepts: None,
             masked: Some(MaskedTexts {
                 ids: rows(masked),
                 labels: rows(labels),
+                concept_labels: None,
             }),
         }),
         ..Batch::default()

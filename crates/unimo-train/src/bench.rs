@@ -413,6 +413,7 @@ pub fn backbone(size: &Size, family: Family) -> BackboneConfig {
             link: Link::None,
             pictures: 1,
         }),
+        image_tags: false,
         joint: None,
     }
 }

@@ -183,6 +183,7 @@ pub fn config(json: &serde_json::Value) -> Result<BackboneConfig, String> {
             link: Link::AddNorm,
             pictures: 1,
         }),
+        image_tags: false,
         joint: None,
         text: text_encoder,
     })

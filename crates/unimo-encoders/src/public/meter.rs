@@ -181,6 +181,7 @@ pub fn config_from_shapes(weights: &Weights) -> Result<BackboneConfig, String> {
             link: Link::None,
             pictures: pictures_from_shapes(weights)?,
         }),
+        image_tags: false,
         joint: None,
     })
 }

@@ -1,0 +1,274 @@
+//! Weakly supervised phrase grounding: a caption's phrases are nearer to some region of its own picture than to any of another.
+//!
+//! Source: MVP (Li et al. 2022), section 3.3. Over phrases `p` and regions (or patches) `r` of a pair, after the cross-modal encoder:
+//!
+//! ```text
+//! c(p) = max_r cos(p, r)        s(T, I) = mean_p c(p)        L = mean_i max(0, margin + s(T_i, I_j) - s(T_i, I_i))
+//! ```
+//!
+//! with `I_j` another picture of the batch. The release takes one of the three nearest regions at random instead of the nearest.
+//! Samples without phrases have no part in the mean.
+//!
+//! Shape legend: `B` pairs, `P` phrases, `R` regions, `D` width.
+
+use burn::module::Module;
+use burn::tensor::activation::relu;
+use burn::tensor::{Bool, Device, Distribution, Int, Tensor, TensorData, assert_shape};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+use unimo_core::config::{self, ConfigError};
+use unimo_core::init::Init;
+use unimo_core::layers::normalise;
+use unimo_encoders::backbone::{Backbone, BackboneConfig};
+use unimo_encoders::fusion::FusionOutput;
+
+use crate::itm::{Negatives, wrong_partner};
+use crate::objective::{Needs, Objective, Outcome, Pairs, UniModal, ints};
+use crate::single_precision;
+
+/// Which region stands for a phrase.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Region {
+    /// The nearest (the paper).
+    Nearest,
+    /// One of the three nearest, at random (the release).
+    OneOfThree,
+}
+
+/// `[objectives.wpg]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WpgConfig {
+    /// Factor of the loss in the sum.
+    pub weight: f64,
+    /// By how much the own picture must be nearer; 0.2 in MVP.
+    pub margin: f64,
+    /// Which region stands for a phrase.
+    pub region: Region,
+    /// Where the other picture comes from.
+    pub negatives: Negatives,
+}
+
+impl WpgConfig {
+    /// Every value on its own.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        config::above_zero("weight", self.weight)?;
+        ConfigError::unless(
+            (0.0..2.0).contains(&self.margin),
+            "margin",
+            self.margin,
+            "must be in [0, 2): cosines differ by at most 2",
+        )
+    }
+
+    /// The objective.
+    pub fn init(&self, _init: &mut Init, model: &BackboneConfig) -> Wpg {
+        Wpg {
+            image_class: model.joint.as_ref().is_none_or(|j| j.image_class),
+            config: self.clone(),
+        }
+    }
+}
+
+/// Weakly supervised phrase grounding; it has no weights of its own.
+#[derive(Module, Debug)]
+pub struct Wpg {
+    /// Whether the first image position is a class token and no region.
+    pub image_class: bool,
+    /// What it was made from.
+    #[module(skip)]
+    pub config: WpgConfig,
+}
+
+/// How many regions the release draws from.
+const DRAWN_FROM: usize = 3;
+
+/// Cosine of every phrase with every region.
+///
+/// # Shapes
+///
+/// - phrases: `[B, P, D]`; regions: `[B, R, D]`
+/// - output: `[B, P, R]`
+pub fn cosines(phrases: Tensor<3>, regions: Tensor<3>) -> Tensor<3> {
+    let unit = |x: Tensor<3>| {
+        let [rows, count, width] = x.dims();
+        let flat = single_precision(x).reshape([rows * count, width]);
+        normalise(flat).reshape([rows, count, width])
+    };
+    unit(phrases).matmul(unit(regions).transpose())
+}
+
+/// `s(T, I)` of each pair, 0 where it has no phrase. `ranks` says which of the nearest regions stands for a phrase, counted from
+/// 0; none: the nearest.
+///
+/// # Shapes
+///
+/// - cosines: `[B, P, R]`
+/// - absent: `[B, P]`, `true` where there is no phrase
+/// - ranks: `[B, P]`
+/// - output: `[B]`
+pub fn grounding(
+    cosines: Tensor<3>,
+    absent: Tensor<2, Bool>,
+    ranks: Option<Tensor<2, Int>>,
+) -> Tensor<1> {
+    let [rows, phrases, regions] = cosines.dims();
+    assert_shape!(absent, [rows, phrases]);
+    let chosen = match ranks {
+        None => cosines.max_dim(2),
+        Some(ranks) => {
+            let nearest = cosines
+                .clone()
+                .without_autodiff()
+                .argtopk(DRAWN_FROM.min(regions), 2);
+            let at = nearest.gather(2, ranks.unsqueeze_dim::<3>(2));
+            cosines.gather(2, at)
+        }
+    };
+    let chosen = chosen
+        .reshape([rows, phrases])
+        .mask_fill(absent.clone(), 0.0);
+    let count = absent.bool_not().float().sum_dim(1).clamp_min(1.0);
+    (chosen.sum_dim(1) / count).reshape([rows])
+}
+
+/// The loss of pairs that have phrases, and how many of them prefer their own picture.
+///
+/// # Shapes
+///
+/// - own, other: `[B]`; has_phrases: `B`
+pub fn hinge(own: Tensor<1>, other: Tensor<1>, has_phrases: &[bool], margin: f64) -> Outcome {
+    let device = own.device();
+    let rows: Vec<i32> = (0..has_phrases.len() as i32)
+        .filter(|row| has_phrases[*row as usize])
+        .collect();
+    let count = rows.len();
+    if count == 0 {
+        return Outcome {
+            loss: own.sum().mul_scalar(0.0),
+            correct: Tensor::zeros([1], &device),
+            count,
+            carry: None,
+        };
+    }
+    let rows = ints(rows, &device);
+    let difference = (other - own).select(0, rows);
+    let correct = difference.clone().without_autodiff().lower_scalar(0.0);
+    Outcome {
+        correct: correct.int().sum(),
+        loss: relu(difference.add_scalar(margin)).mean(),
+        count,
+        carry: None,
+    }
+}
+
+/// Where phrases stand in padded texts: `lengths` and phrases of each row give `[B, P]` positions, row-major over `[B, L]`, and
+/// which of them are none.
+///
+/// # Shapes
+///
+/// - output: `B * P` positions, `[B, P]`
+pub fn phrase_positions(
+    lengths: &[usize],
+    concepts: &[usize],
+    length: usize,
+    device: &Device,
+) -> (Vec<i32>, Tensor<2, Bool>) {
+    let most = concepts.iter().copied().max().unwrap_or(0);
+    let mut positions = Vec::with_capacity(lengths.len() * most);
+    let mut absent = Vec::with_capacity(lengths.len() * most);
+    for (row, (real, count)) in lengths.iter().zip(concepts).enumerate() {
+        // Right before the end token.
+        let first = real.saturating_sub(1 + count);
+        for phrase in 0..most {
+            let at = if phrase < *count { first + phrase } else { 0 };
+            positions.push((row * length + at) as i32);
+            absent.push(phrase >= *count);
+        }
+    }
+    let data = TensorData::new(absent, [lengths.len(), most]);
+    (positions, Tensor::from_data(data, device))
+}
+
+impl Objective for Wpg {
+    fn needs(&self) -> Needs {
+        Needs {
+            images: true,
+            texts: true,
+            concepts: true,
+            samples: 2,
+            ..Needs::default()
+        }
+    }
+
+    fn weight(&self) -> f64 {
+        self.config.weight
+    }
+
+    fn pairs(&self, batch: &UniModal, rng: &mut ChaCha8Rng) -> Option<Pairs> {
+        let n = batch.samples;
+        let mut pairs = Pairs::matched(n);
+        for i in 0..n {
+            let of = batch.similarity.as_ref().map(|s| move |j: usize| s[i][j]);
+            let of = of.as_ref().map(|f| f as &dyn Fn(usize) -> f32);
+            pairs.texts.push(i);
+            pairs
+                .images
+                .push(wrong_partner(self.config.negatives, i, n, of, rng));
+            pairs.matched.push(false);
+        }
+        Some(pairs)
+    }
+
+    fn loss(
+        &self,
+        _backbone: &Backbone,
+        batch: &UniModal,
+        fused: Option<(&Pairs, FusionOutput)>,
+    ) -> Outcome {
+        let (_, fused) = fused.expect("invariant: the step fuses the pairs asked for");
+        let n = batch.samples;
+        let (text, image) = (fused.text(), fused.image());
+        let [rows, length, width] = text.dims();
+        assert_shape!(text, [2 * n, _, _]);
+        let device = text.device();
+        let concepts = &batch.concepts;
+        let has_phrases: Vec<bool> = concepts.iter().map(|count| *count > 0).collect();
+        let most = concepts.iter().copied().max().unwrap_or(0);
+        if most == 0 {
+            let none = text.clone().reshape([rows * length * width]).sum();
+            let zero = none.mul_scalar(0.0);
+            return hinge(zero.clone(), zero, &[false], self.config.margin);
+        }
+        let twice = |values: &[usize]| values.repeat(2);
+        let (positions, absent) = phrase_positions(
+            &twice(&batch.text_lengths),
+            &twice(concepts),
+            length,
+            &device,
+        );
+        let phrases = text
+            .clone()
+            .reshape([rows * length, width])
+            .select(0, ints(positions, &device))
+            .reshape([rows, most, width]);
+        let first = usize::from(self.image_class);
+        let regions = image.dims()[1] - first;
+        let cosines = cosines(phrases, image.clone().narrow(1, first, regions));
+        let ranks = match self.config.region {
+            Region::Nearest => None,
+            Region::OneOfThree => {
+                let top = DRAWN_FROM.min(regions) as f64;
+                let draw = Distribution::Uniform(0.0, top);
+                let plain = device.clone().without_autodiff();
+                // From the device's numbers, seeded at every step as dropout's are; a float may round up to its bound.
+                let drawn = Tensor::<2>::random([rows, most], draw, &plain);
+                Some(drawn.clamp_max(top - 0.5).int())
+            }
+        };
+        let s = grounding(cosines, absent, ranks);
+        let (own, other) = (s.clone().narrow(0, 0, n), s.narrow(0, n, n));
+        hinge(own, other, &has_phrases, self.config.margin)
+    }
+}
