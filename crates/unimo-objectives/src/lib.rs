@@ -79,6 +79,17 @@ macro_rules! objectives {
                 self.validate_together()
             }
 
+            /// The keys of those present.
+            pub fn given(&self) -> Vec<&'static str> {
+                let mut keys = Vec::new();
+                $(
+                    if self.$key.is_some() {
+                        keys.push(stringify!($key));
+                    }
+                )+
+                keys
+            }
+
             /// New heads on top of `backbone`, which was made from `model`.
             pub fn init(
                 &self,

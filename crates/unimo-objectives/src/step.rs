@@ -45,8 +45,13 @@ pub struct Report {
 impl Objectives {
     /// What the loader must put into a batch for all of them.
     pub fn needs(&self) -> Needs {
+        self.needs_of(&|_| true)
+    }
+
+    /// As [`needs`](Self::needs), of those whose keys are `chosen`.
+    pub fn needs_of(&self, chosen: &dyn Fn(&str) -> bool) -> Needs {
         let mut all = Needs::default();
-        for (_, objective) in self.each() {
+        for (_, objective) in self.each().into_iter().filter(|(key, _)| chosen(key)) {
             let needs = objective.needs();
             all.images |= needs.images;
             all.texts |= needs.texts;
@@ -69,6 +74,18 @@ impl Objectives {
         device: &Device,
         rng: &mut ChaCha8Rng,
     ) -> Step {
+        self.step_of(&|_| true, backbone, batch, device, rng)
+    }
+
+    /// As [`step`](Self::step), with those whose keys are `chosen`.
+    pub fn step_of(
+        &self,
+        chosen: &dyn Fn(&str) -> bool,
+        backbone: &Backbone,
+        batch: &Batch,
+        device: &Device,
+        rng: &mut ChaCha8Rng,
+    ) -> Step {
         let has = |needs: &Needs| {
             let masked = batch.texts.as_ref().is_some_and(|t| t.masked.is_some());
             let images = batch.images.as_ref();
@@ -85,6 +102,7 @@ impl Objectives {
         let (run, skip): (Vec<_>, Vec<_>) = self
             .each()
             .into_iter()
+            .filter(|(key, _)| chosen(key))
             .partition(|(_, objective)| has(&objective.needs()));
 
         let mut uni_modal = encode(backbone, batch, &run, device, rng);

@@ -16,6 +16,7 @@ use unimo_eval::{Directions, GroundTruth, ModelError, Pair, Recall, RetrievalMod
 
 use crate::checkpoint;
 use crate::device::DeviceChoice;
+use crate::diagnostics::codes::{self, Codes};
 use crate::error::TrainError;
 use crate::model::{Model, host};
 use crate::progress::Progress;
@@ -243,6 +244,8 @@ pub struct Evaluated {
     pub retrieval: RetrievalReport,
     /// Mean gates per layer, where the model has gates.
     gates: Option<GatesRecord>,
+    /// How codes are used, where the model has a grounded dictionary.
+    codes: Option<Codes>,
 }
 
 /// Retrieval over a held-out set.
@@ -260,6 +263,16 @@ pub fn evaluate(
     let retrieval = unimo_eval::evaluate(&encoded, &truth, &recipe.eval.retrieval(), progress)?;
     Ok(Evaluated {
         gates: gates(&encoded, set, tokenizer, recipe),
+        codes: codes::codes(model, set, tokenizer, recipe, |pairs| {
+            let pairs: Vec<Pair> = pairs
+                .iter()
+                .map(|(text, image)| Pair {
+                    image: *image,
+                    text: *text,
+                })
+                .collect();
+            encoded.rows(&pairs)
+        }),
         retrieval,
     })
 }
@@ -442,6 +455,9 @@ pub fn write(
 ) -> Result<(), TrainError> {
     if let Some(gates) = &evaluated.gates {
         run.write_json("gates.json", gates)?;
+    }
+    if let Some(codes) = &evaluated.codes {
+        codes.write(run, set)?;
     }
     if let Some(best) = headline(&evaluated.retrieval) {
         run.write_json("gallery.json", &gallery(run, set, recipe, best)?)?;

@@ -13,6 +13,7 @@ use unimo_objectives::ObjectivesConfig;
 
 use crate::error::TrainError;
 use crate::hub;
+use crate::stages::{self, StageConfig};
 use crate::starting::InitConfig;
 
 /// A recipe that ships with the crate.
@@ -64,6 +65,9 @@ pub struct Recipe {
     pub objectives: ObjectivesConfig,
     /// Samples.
     pub data: DataConfig,
+    /// Parts of the training, one after the other; none: it is of one piece.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stage: Vec<StageConfig>,
 }
 
 /// What activations are computed in; parameters, optimiser and losses are f32 in any case.
@@ -232,6 +236,7 @@ impl Recipe {
         if let (Some(_), Some(pairs)) = (&overrides.data, section(&mut table, &["data", "pairs"])) {
             pairs.entry("path").or_insert_with(|| String::new().into());
         }
+        stages::complete(&mut table);
         let mut recipe: Self =
             serde_path_to_error::deserialize(Value::Table(table)).map_err(|e| {
                 let key = e.path().to_string();
@@ -247,6 +252,10 @@ impl Recipe {
             (hub_tokenizer, &mut recipe.data.tokenizer)
         {
             *path = id;
+        }
+        for data in recipe.stage.iter_mut().filter_map(|s| s.data.as_mut()) {
+            data.rebase(&base);
+            data.tokenizer = recipe.data.tokenizer.clone();
         }
         if let Some(init) = &mut recipe.init {
             init.rebase(&base);
@@ -278,10 +287,14 @@ impl Recipe {
             file: file.to_owned(),
             error,
         })?;
-        self.data.validate().map_err(|error| TrainError::Recipe {
-            file: file.to_owned(),
-            reason: error.to_string(),
-        })
+        let of_stages = self.stage.iter().filter_map(|stage| stage.data.as_ref());
+        for data in std::iter::once(&self.data).chain(of_stages) {
+            data.validate().map_err(|error| TrainError::Recipe {
+                file: file.to_owned(),
+                reason: error.to_string(),
+            })?;
+        }
+        Ok(())
     }
 
     fn check(&self) -> Result<(), ConfigError> {
@@ -297,6 +310,7 @@ impl Recipe {
         self.objectives
             .validate_with(&self.model)
             .map_err(|e| e.within("objectives"))?;
+        self.check_stages()?;
         let image_size = self.model.image.image_size;
         ConfigError::unless(
             self.data.image_size == image_size,

@@ -136,10 +136,12 @@ pub(crate) fn document(title: &str, style: &str, body: &str) -> String {
 
 fn page(run: &Path, mut folder: RunFolder) -> String {
     let gallery = gallery(run, &mut folder);
+    let codes = codes(run, &mut folder);
     let sections: Vec<Section> = [
         losses(&folder),
         retrieval(&folder),
         folder.gates.as_ref().and_then(gates),
+        codes,
         gallery,
         dynamics(&folder),
         skipped(&folder),
@@ -1137,6 +1139,70 @@ fn word_gates(words: &WordGates, names: &[String]) -> String {
         "<div class=\"card\"><h3>By word</h3><p class=\"under\">The gates of each word of one held-out caption, layer by layer.</p>\
          <div class=\"words\">\n{maps}</div></div>\n"
     )
+}
+
+fn codes(run: &Path, folder: &mut RunFolder) -> Option<Section> {
+    let record = folder.codes.take()?;
+    let mut body = String::from("<div class=\"tiles\" style=\"--columns:4\">\n");
+    let count = |n: u64| plot::grouped(n as f64);
+    for (label, value, detail) in [
+        (
+            "Perplexity",
+            format!("{:.0}", record.perplexity),
+            format!("of {} codes", count(record.codes)),
+        ),
+        (
+            "Dead codes",
+            count(record.dead),
+            format!("given to none of {} pairs", count(record.pairs)),
+        ),
+        (
+            "Shared",
+            format!("{:.0}%", 100.0 * record.shared),
+            "of the codes in use are chosen by patches and by words".to_owned(),
+        ),
+        (
+            "Chosen",
+            format!("{} / {}", count(record.by_patches), count(record.by_words)),
+            "codes by patches / by words".to_owned(),
+        ),
+    ] {
+        body.push_str(&tile("", label, &value, &[detail.as_str()]));
+    }
+    body.push_str("</div>\n<table><thead><tr><th scope=\"col\">Code</th><th scope=\"col\">Patches</th><th scope=\"col\">Words</th></tr></thead><tbody>\n");
+    for code in &record.shown {
+        let _ = write!(body, "<tr><th scope=\"row\">{}</th><td>", code.code);
+        for name in &code.pictures {
+            match image_address(run, name) {
+                Ok(address) => {
+                    let _ = write!(
+                        body,
+                        "<img class=\"patch\" src=\"{address}\" alt=\"a patch\" loading=\"lazy\"> "
+                    );
+                }
+                Err(reason) => folder.problems.push(format!(
+                    "codes.json: the image {name:?} is left out: {reason}"
+                )),
+            }
+        }
+        let _ = write!(body, "{}</td><td>", count(code.patches));
+        for word in &code.chosen_by {
+            let _ = write!(body, "{} ({}) ", escape(&word.word), count(word.count));
+        }
+        body.push_str("</td></tr>\n");
+    }
+    body.push_str("</tbody></table>\n");
+    Some(Section {
+        anchor: "codes",
+        title: "Grounded dictionary",
+        lead: format!(
+            "Each pair is given {} of {} codes; each patch and each word chooses the code that it is most similar to. The codes that \
+             both choose most come first, with some of the patches, their number, and the words.",
+            record.tokens,
+            count(record.codes)
+        ),
+        body,
+    })
 }
 
 fn gallery(run: &Path, folder: &mut RunFolder) -> Option<Section> {

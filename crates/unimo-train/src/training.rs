@@ -18,7 +18,9 @@ use unimo_core::average;
 use unimo_core::config::ConfigError;
 use unimo_core::parameters;
 use unimo_data::config::TokenizerConfig;
-use unimo_data::{EvalSet, Loader, LoaderSpec, SecondView, SkipList, Source, Split, TextTokenizer};
+use unimo_data::{
+    DataConfig, EvalSet, Loader, LoaderSpec, SecondView, SkipList, Source, Split, TextTokenizer,
+};
 use unimo_objectives::Report;
 
 use crate::checkpoint::{self, State};
@@ -33,6 +35,7 @@ use crate::recipe::Recipe;
 use crate::report;
 use crate::report::record::{SessionRecord, StepRecord};
 use crate::run::{Best, RunFolder};
+use crate::stages::Stage;
 use crate::starting::{self, Started};
 use crate::tensorboard::EventWriter;
 
@@ -63,6 +66,7 @@ const LONG_EVALUATION: usize = 50_000;
 enum Purpose {
     Dropout,
     Negatives,
+    Order,
 }
 
 /// Starts a run in a new folder.
@@ -207,7 +211,10 @@ fn seed_of(seed: u64, step: u64, micro: usize, purpose: Purpose) -> u64 {
 struct Trainer {
     recipe: Recipe,
     run: RunFolder,
+    /// Of the stage that runs, or of the recipe.
     source: Arc<dyn Source>,
+    /// What `source` was opened from.
+    opened: DataConfig,
     tokenizer: Arc<TextTokenizer>,
     skip: Arc<SkipList>,
     /// None where the data has no held-out split or nothing is to be evaluated.
@@ -360,6 +367,7 @@ impl Trainer {
             held_out,
             train_only: options.train_only,
             quiet: options.quiet,
+            opened: recipe.data.clone(),
             recipe,
             run,
             source,
@@ -421,21 +429,6 @@ impl Trainer {
 
     fn train(mut self) -> Result<PathBuf, TrainError> {
         let config = self.recipe.train.clone();
-        let mut spec = LoaderSpec::new(
-            &self.recipe.data,
-            Arc::clone(&self.source),
-            Arc::clone(&self.tokenizer),
-            Arc::clone(&self.skip),
-            config.batch_size,
-            self.recipe.seed,
-        );
-        let needs = self.state().model.objectives.needs();
-        spec.mask = needs.masked;
-        spec.second_view = match (needs.second_view, &self.recipe.objectives.views) {
-            (true, Some(views)) if views.images_alone => SecondView::WithoutTexts,
-            (true, _) => SecondView::All,
-            (false, _) => SecondView::None,
-        };
         let done = self.state().step;
         // A run killed between a checkpoint and its evaluation evaluates it now.
         let evaluated = self.run.evaluations()?.iter().any(|e| e.step == done);
@@ -443,28 +436,85 @@ impl Trainer {
             self.evaluate(done == config.steps)?;
             self.prune()?;
         }
-        spec.first_batch = done * config.accumulation as u64;
-        let mut loader = Loader::new(spec)?;
-        for step in done + 1..=config.steps {
-            let began = Instant::now();
-            let result = self.step(step, &mut loader)?;
-            self.log(step, &result, began.elapsed().as_secs_f64())?;
-            let (last, evaluate) = (step == config.steps, self.is_due(step));
-            // Saved first: whatever an evaluation meets, the weights are safe.
-            let saved = last || evaluate || step.is_multiple_of(config.checkpoint_every);
-            if saved {
-                self.save()?;
+        for stage in self.recipe.stages() {
+            let done = self.state().step;
+            if done >= stage.last {
+                continue;
             }
-            if evaluate {
-                self.evaluate(last)?;
+            if done == stage.before {
+                self.begin(&stage);
             }
-            if saved {
-                // After the evaluation, which may have found a new best.
-                self.prune()?;
+            let mut loader = self.loader(&stage, done - stage.before)?;
+            for step in done + 1..=stage.last {
+                let began = Instant::now();
+                let result = self.step(&stage, step, &mut loader)?;
+                self.log(&stage, step, &result, began.elapsed().as_secs_f64())?;
+                let (last, evaluate) = (step == config.steps, self.is_due(step));
+                // Saved first: whatever an evaluation meets, the weights are safe.
+                let saved = last
+                    || evaluate
+                    || step == stage.last
+                    || step.is_multiple_of(config.checkpoint_every);
+                if saved {
+                    self.save()?;
+                }
+                if evaluate {
+                    self.evaluate(last)?;
+                }
+                if saved {
+                    // After the evaluation, which may have found a new best.
+                    self.prune()?;
+                }
             }
         }
-        drop(loader);
         self.finish()
+    }
+
+    /// A stage begins as a run of its own would: with new moments.
+    fn begin(&mut self, stage: &Stage) {
+        if let Some(state) = &mut self.state {
+            state.optimizer = Optimizer::new(&self.recipe.train.optimizer);
+        }
+        if !stage.name.is_empty() {
+            self.progress.message(format_args!(
+                "stage \"{}\": steps {} to {}",
+                stage.name,
+                stage.before + 1,
+                stage.last
+            ));
+        }
+    }
+
+    /// The batches of a stage from its step `done` on.
+    fn loader(&mut self, stage: &Stage, done: u64) -> Result<Loader, TrainError> {
+        let config = &self.recipe.train;
+        if stage.data != self.opened {
+            self.source = unimo_data::open(&stage.data)?;
+            self.opened = stage.data.clone();
+        }
+        // The first stage has the order that a run without stages has.
+        let seed = match stage.index {
+            0 => self.recipe.seed,
+            index => seed_of(self.recipe.seed, index as u64, 0, Purpose::Order),
+        };
+        let mut spec = LoaderSpec::new(
+            &stage.data,
+            Arc::clone(&self.source),
+            Arc::clone(&self.tokenizer),
+            Arc::clone(&self.skip),
+            config.batch_size,
+            seed,
+        );
+        let objectives = &self.state().model.objectives;
+        let needs = objectives.needs_of(&|key| stage.trains(key));
+        spec.mask = needs.masked;
+        spec.second_view = match (needs.second_view, &self.recipe.objectives.views) {
+            (true, Some(views)) if views.images_alone => SecondView::WithoutTexts,
+            (true, _) => SecondView::All,
+            (false, _) => SecondView::None,
+        };
+        spec.first_batch = done * config.accumulation as u64;
+        Ok(Loader::new(spec)?)
     }
 
     /// Whether the weights of a step are to be evaluated.
@@ -475,7 +525,12 @@ impl Trainer {
     }
 
     /// One optimiser step.
-    fn step(&mut self, step: u64, loader: &mut Loader) -> Result<StepResult, TrainError> {
+    fn step(
+        &mut self,
+        stage: &Stage,
+        step: u64,
+        loader: &mut Loader,
+    ) -> Result<StepResult, TrainError> {
         let config = &self.recipe.train;
         let seed = self.recipe.seed;
         let model = &self
@@ -504,9 +559,13 @@ impl Trainer {
                 .seed(seed_of(seed, step, micro, Purpose::Dropout));
             let negatives = seed_of(seed, step, micro, Purpose::Negatives);
             let mut rng = ChaCha8Rng::seed_from_u64(negatives);
-            let result = model
-                .objectives
-                .step(&model.backbone, &batch, &self.device, &mut rng);
+            let result = model.objectives.step_of(
+                &|key| stage.trains(key),
+                &model.backbone,
+                &batch,
+                &self.device,
+                &mut rng,
+            );
             let Some(loss) = result.loss else {
                 return Err(TrainError::NothingToTrain {
                     step,
@@ -540,7 +599,10 @@ impl Trainer {
             let gradients = GradientsParams::from_grads(loss.backward(), model);
             accumulator.accumulate(model, gradients);
         }
-        let gradients = accumulator.grads();
+        let mut gradients = accumulator.grads();
+        if stage.train.is_some() {
+            gradients = optimizer::only(model, gradients, &|name| stage.learns(name));
+        }
         let grad_norm = optimizer::global_norm(model, &gradients);
         if !grad_norm.is_finite() {
             return Err(self.not_finite(step, "the gradient".to_owned(), &samples));
@@ -549,7 +611,8 @@ impl Trainer {
             Some(limit) if grad_norm > limit => limit / grad_norm,
             _ => 1.0,
         };
-        let rate = config.optimizer.lr * optimizer::schedule(&config.schedule, step, config.steps);
+        let within = step - stage.before;
+        let rate = stage.lr * optimizer::schedule(&stage.schedule, within, stage.steps());
         let decay = config.ema;
         let State {
             model,
@@ -560,7 +623,7 @@ impl Trainer {
             .state
             .take()
             .expect("invariant: the state is back after every step");
-        let mut model = optimizer.step(model, gradients, rate, step, grad_scale as f32);
+        let mut model = optimizer.step(model, gradients, rate, within, grad_scale as f32);
         model.backbone.after_step();
         model.objectives.after_step(&model.backbone, carries);
         let ema = match (ema, decay) {
@@ -592,7 +655,13 @@ impl Trainer {
         }
     }
 
-    fn log(&mut self, step: u64, result: &StepResult, seconds: f64) -> Result<(), TrainError> {
+    fn log(
+        &mut self,
+        stage: &Stage,
+        step: u64,
+        result: &StepResult,
+        seconds: f64,
+    ) -> Result<(), TrainError> {
         let config = &self.recipe.train;
         let pairs = (config.batch_size * config.accumulation) as f64;
         let speed = pairs / seconds;
@@ -607,7 +676,9 @@ impl Trainer {
         });
         let record = StepRecord {
             step,
-            epoch: step as f64 * pairs / self.source.len(Split::Train).max(1) as f64,
+            stage: stage.name.clone(),
+            epoch: (step - stage.before) as f64 * pairs
+                / self.source.len(Split::Train).max(1) as f64,
             loss: result.loss,
             lr: result.rate,
             grad_norm: result.grad_norm,

@@ -28,7 +28,10 @@ fn null_is_nan<'de, D: Deserializer<'de>>(input: D) -> Result<f64, D::Error> {
 pub struct StepRecord {
     /// Optimiser step, from 1.
     pub step: u64,
-    /// Passes over the training data so far.
+    /// The stage that it belongs to; empty where the recipe has none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub stage: String,
+    /// Passes over the training data so far, of its stage.
     #[serde(default = "nan", deserialize_with = "null_is_nan")]
     pub epoch: f64,
     /// Total loss, the weighted sum of the objectives'.
@@ -186,6 +189,58 @@ pub struct WordGates {
     pub layers: Vec<Vec<Vec<Option<f64>>>>,
 }
 
+/// `codes.json`: how the codes of a grounded dictionary are used by some held-out pairs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CodesRecord {
+    /// Pairs that were looked at.
+    pub pairs: u64,
+    /// Codes that there are.
+    pub codes: u64,
+    /// Codes that a pair is given.
+    pub tokens: u64,
+    /// Exponential of the entropy of the codes that pairs were given: as many codes, used evenly, would be as varied.
+    #[serde(default = "nan", deserialize_with = "null_is_nan")]
+    pub perplexity: f64,
+    /// Codes that no pair was given.
+    pub dead: u64,
+    /// Codes that are some patch's choice.
+    pub by_patches: u64,
+    /// Codes that are some word's choice.
+    pub by_words: u64,
+    /// Of the codes that a patch or a word chose, the share that both did.
+    #[serde(default = "nan", deserialize_with = "null_is_nan")]
+    pub shared: f64,
+    /// Some codes, those first that both modalities choose most.
+    #[serde(default)]
+    pub shown: Vec<CodeRecord>,
+}
+
+/// One code.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CodeRecord {
+    /// Its number.
+    pub code: u64,
+    /// Patches whose choice it is.
+    pub patches: u64,
+    /// Words whose choice it is.
+    pub words: u64,
+    /// The most frequent of them.
+    #[serde(default)]
+    pub chosen_by: Vec<ChosenWord>,
+    /// Pictures of some of the patches, each a path inside the run folder, with `/`.
+    #[serde(default)]
+    pub pictures: Vec<String>,
+}
+
+/// A word that chooses a code.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChosenWord {
+    /// The word, or the piece of one.
+    pub word: String,
+    /// How often.
+    pub count: u64,
+}
+
 /// `gallery.json`: held-out images with the captions that the model ranks first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GalleryRecord {
@@ -263,6 +318,8 @@ pub(super) struct RunFolder {
     /// Evaluations by `unimo eval`, of whatever the user asked for.
     pub later_evals: Vec<EvalRecord>,
     pub gates: Option<GatesRecord>,
+    /// `codes.json`, if there is one.
+    pub codes: Option<CodesRecord>,
     pub gallery: Vec<GalleryItem>,
     pub skipped_count: usize,
     pub skipped: Vec<SkippedRecord>,
@@ -279,6 +336,7 @@ impl RunFolder {
         };
         folder.facts = object(run, "run.json", &mut folder.problems).unwrap_or_default();
         folder.gates = object(run, "gates.json", &mut folder.problems);
+        folder.codes = object(run, "codes.json", &mut folder.problems);
         folder.gallery = object::<GalleryRecord>(run, "gallery.json", &mut folder.problems)
             .map(|gallery| gallery.items)
             .unwrap_or_default();
@@ -538,6 +596,7 @@ mod tests {
         let losses =
             serde_json::json!({"mlm": ObjectiveRecord { loss: 5.1, accuracy: 0.12, count: 33.0 }});
         let record = StepRecord {
+            stage: String::new(),
             step: 10,
             epoch: 0.12,
             loss: f64::NAN,

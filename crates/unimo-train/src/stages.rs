@@ -1,0 +1,326 @@
+//! Stages of a training: each with its own objectives, data, schedule and part of the model that learns.
+//!
+//! ```toml
+//! [[stage]]
+//! name = "uni-modal"
+//! share = 0.4                      # of train.steps
+//! objectives = ["mcr"]             # of those in [objectives]; absent: all
+//! train = ["backbone.text", "backbone.image", "objectives"]   # absent: everything
+//!
+//! [[stage]]
+//! name = "cross-modal"
+//! share = 0.6
+//! data = { source = "pairs", pairs = { path = "pairs.jsonl" } }   # keys of [data] that differ
+//! schedule = { warmup = 0.1, decay = "linear", last = 0.0 }       # absent: train.schedule
+//! ```
+//!
+//! A stage begins as a run of its own would from the weights before it: with a new optimiser, at the start of its schedule and of
+//! its data. Where it stands follows from the step, so a run resumes at any step of any stage.
+
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+use unimo_core::config::{self, ConfigError};
+use unimo_data::DataConfig;
+use unimo_encoders::names::covers;
+
+use crate::recipe::{Recipe, ScheduleConfig};
+
+/// `[[stage]]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StageConfig {
+    /// What it is called in reports.
+    pub name: String,
+    /// Share of `train.steps`; those of all stages add up to 1.
+    pub share: f64,
+    /// Which of `[objectives]` are trained; absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub objectives: Option<Vec<String>>,
+    /// Parameters that learn: names or their beginnings, `*` for any one part; absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train: Option<Vec<String>>,
+    /// Peak learning rate; absent: that of the optimiser.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lr: Option<f64>,
+    /// The learning rate over its steps; absent: `train.schedule`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<ScheduleConfig>,
+    /// Samples; in a recipe only the keys that differ from `[data]`; absent: those of the recipe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<DataConfig>,
+}
+
+/// A stage as the loop runs it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stage {
+    /// Its place among the stages, from 0.
+    pub index: usize,
+    /// What it is called; empty where the recipe has no stages.
+    pub name: String,
+    /// The step before its first.
+    pub before: u64,
+    /// Its last step.
+    pub last: u64,
+    /// Keys of the objectives that are trained; none: all.
+    pub objectives: Option<Vec<String>>,
+    /// Parameters that learn; none: all.
+    pub train: Option<Vec<String>>,
+    /// Peak learning rate.
+    pub lr: f64,
+    /// The learning rate over its steps.
+    pub schedule: ScheduleConfig,
+    /// Samples.
+    pub data: DataConfig,
+}
+
+impl Stage {
+    /// Its number of steps.
+    pub fn steps(&self) -> u64 {
+        self.last - self.before
+    }
+
+    /// Whether an objective is trained.
+    pub fn trains(&self, objective: &str) -> bool {
+        let named = |keys: &Vec<String>| keys.iter().any(|key| key == objective);
+        self.objectives.as_ref().is_none_or(named)
+    }
+
+    /// Whether a parameter learns.
+    pub fn learns(&self, parameter: &str) -> bool {
+        let named = |patterns: &Vec<String>| patterns.iter().any(|p| covers(p, parameter));
+        self.train.as_ref().is_none_or(named)
+    }
+}
+
+/// Puts the `[data]` of a recipe under the `data` of each of its stages, which then needs to name only what differs.
+pub fn complete(recipe: &mut Table) {
+    let Some(data) = recipe.get("data").cloned() else {
+        return;
+    };
+    let stages = recipe.get_mut("stage").and_then(Value::as_array_mut);
+    for stage in stages.into_iter().flatten().filter_map(Value::as_table_mut) {
+        if let Some(own) = stage.get_mut("data") {
+            let mut all = data.clone();
+            merge(&mut all, own.clone());
+            *own = all;
+        }
+    }
+}
+
+/// Tables are merged key by key, everything else is replaced.
+fn merge(below: &mut Value, above: Value) {
+    match (below, above) {
+        (Value::Table(below), Value::Table(above)) => {
+            for (key, value) in above {
+                match below.get_mut(&key) {
+                    Some(old) => merge(old, value),
+                    None => {
+                        below.insert(key, value);
+                    }
+                }
+            }
+        }
+        (below, above) => *below = above,
+    }
+}
+
+/// How far the sum of all shares may be from 1: what a few decimal fractions come to.
+const SHARES: f64 = 1e-6;
+
+impl Recipe {
+    /// The stages in their order; one of everything where the recipe names none.
+    pub fn stages(&self) -> Vec<Stage> {
+        let train = &self.train;
+        let whole = || Stage {
+            index: 0,
+            name: String::new(),
+            before: 0,
+            last: train.steps,
+            objectives: None,
+            train: None,
+            lr: train.optimizer.lr,
+            schedule: train.schedule.clone(),
+            data: self.data.clone(),
+        };
+        if self.stage.is_empty() {
+            return vec![whole()];
+        }
+        let mut shares = 0.0;
+        let mut before = 0;
+        let count = self.stage.len();
+        self.stage
+            .iter()
+            .enumerate()
+            .map(|(index, config)| {
+                shares += config.share;
+                let last = match index + 1 == count {
+                    true => train.steps,
+                    false => ((shares * train.steps as f64).round() as u64).min(train.steps),
+                };
+                let stage = Stage {
+                    index,
+                    name: config.name.clone(),
+                    before,
+                    last,
+                    objectives: config.objectives.clone(),
+                    train: config.train.clone(),
+                    lr: config.lr.unwrap_or(train.optimizer.lr),
+                    schedule: config.schedule.clone().unwrap_or(train.schedule.clone()),
+                    data: config.data.clone().unwrap_or_else(|| self.data.clone()),
+                };
+                before = last;
+                stage
+            })
+            .collect()
+    }
+
+    /// Every value of the stages on its own and against the rest of the recipe.
+    pub(crate) fn check_stages(&self) -> Result<(), ConfigError> {
+        let given = self.objectives.given();
+        for (index, stage) in self.stage.iter().enumerate() {
+            let check = || {
+                ConfigError::unless(
+                    stage.share > 0.0 && stage.share <= 1.0,
+                    "share",
+                    stage.share,
+                    "must be above 0 and at most 1",
+                )?;
+                if let Some(lr) = stage.lr {
+                    config::above_zero("lr", lr)?;
+                }
+                if let Some(schedule) = &stage.schedule {
+                    config::probability("schedule.warmup", schedule.warmup)?;
+                }
+                for key in stage.objectives.iter().flatten() {
+                    ConfigError::unless(
+                        given.contains(&key.as_str()),
+                        "objectives",
+                        format_args!("\"{key}\""),
+                        format_args!("must be of [objectives]: {}", given.join(", ")),
+                    )?;
+                }
+                ConfigError::unless(
+                    stage
+                        .objectives
+                        .as_ref()
+                        .is_none_or(|keys| !keys.is_empty()),
+                    "objectives",
+                    "[]",
+                    format_args!("name at least one of {}", given.join(", ")),
+                )?;
+                for pattern in stage.train.iter().flatten() {
+                    let first = pattern.split('.').next().unwrap_or_default();
+                    ConfigError::unless(
+                        ["backbone", "objectives", "tasks"].contains(&first),
+                        "train",
+                        format_args!("\"{pattern}\""),
+                        "must begin with backbone, objectives or tasks",
+                    )?;
+                }
+                if let Some(data) = &stage.data {
+                    let size = self.data.image_size;
+                    ConfigError::unless(
+                        data.image_size == size && data.tokenizer == self.data.tokenizer,
+                        "data",
+                        "another image_size or tokenizer",
+                        "must have those of [data]: the model is the same",
+                    )?;
+                }
+                Ok(())
+            };
+            check().map_err(|e: ConfigError| e.within(&format!("stage[{index}]")))?;
+        }
+        let sum: f64 = self.stage.iter().map(|stage| stage.share).sum();
+        ConfigError::unless(
+            self.stage.is_empty() || (sum - 1.0).abs() < SHARES,
+            "stage.share",
+            sum,
+            "of all stages must add up to 1",
+        )?;
+        for stage in self.stages() {
+            ConfigError::unless(
+                stage.steps() > 0,
+                "train.steps",
+                self.train.steps,
+                format_args!("leaves stage \"{}\" without a step", stage.name),
+            )?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recipe::Overrides;
+
+    const STAGES: &str = r#"
+[[stage]]
+name = "words"
+share = 0.25
+objectives = ["mlm"]
+train = ["backbone.text", "objectives.mlm"]
+lr = 1e-4
+
+[[stage]]
+name = "all"
+share = 0.75
+data = { scenes = { train = 7 } }
+"#;
+
+    fn parse(stages: &str, set: &[&str]) -> Result<Recipe, crate::error::TrainError> {
+        let built_in = crate::recipe::BUILT_IN
+            .iter()
+            .find(|b| b.name == "unimo3-tiny");
+        let text = format!("{}{stages}", built_in.unwrap().text);
+        let overrides = Overrides {
+            data: None,
+            set: set.iter().map(|s| (*s).to_owned()).collect(),
+        };
+        Recipe::parse("staged.toml", &text, None, &overrides)
+    }
+
+    #[test]
+    fn stages_follow_each_other_and_name_what_differs() {
+        let recipe = parse(STAGES, &["train.steps=10"]).unwrap();
+        let [words, all] = <[Stage; 2]>::try_from(recipe.stages()).unwrap();
+        assert_eq!(
+            (words.before, words.last, all.before, all.last),
+            (0, 3, 3, 10)
+        );
+        assert!(words.trains("mlm") && !words.trains("itc") && all.trains("itc"));
+        assert!(words.learns("backbone.text.layers.0.attention.query.weight"));
+        assert!(!words.learns("backbone.image.class_embedding"));
+        assert_eq!((words.lr, all.lr), (1e-4, 1e-3));
+        assert_eq!(all.data.scenes.unwrap().train, 7);
+        assert_eq!(
+            all.data.scenes.unwrap().val,
+            recipe.data.scenes.unwrap().val
+        );
+        assert_eq!(words.data, recipe.data);
+        let text = recipe.to_toml().unwrap();
+        let again = Recipe::parse("resolved", &text, None, &Overrides::default()).unwrap();
+        assert_eq!(recipe, again);
+        assert!(parse(STAGES, &["stage=none"]).unwrap().stage.is_empty());
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_stage_is_named() {
+        for (from, to, expected) in [
+            ("share = 0.75", "share = 0.5", "stage.share"),
+            ("share = 0.25", "share = 0", "stage[0].share"),
+            ("[\"mlm\"]", "[\"mlmm\"]", "mlmm"),
+            ("[\"mlm\"]", "[]", "stage[0].objectives"),
+            ("\"backbone.text\"", "\"text\"", "stage[0].train"),
+            ("train = 7", "trian = 7", "trian"),
+            ("lr = 1e-4", "lr = -1", "stage[0].lr"),
+        ] {
+            let error = parse(&STAGES.replace(from, to), &[])
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(expected), "{to}: {error}");
+        }
+        let error = parse(STAGES, &["train.steps=1"]).unwrap_err().to_string();
+        assert!(error.contains("train.steps"), "{error}");
+    }
+}
