@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod augment;
+pub mod concepts;
 pub mod config;
 pub mod error;
 pub mod eval_set;
@@ -21,6 +22,7 @@ pub mod storage;
 pub mod tokens;
 mod unpack;
 
+pub use concepts::{Concepts, ConceptsConfig};
 pub use config::DataConfig;
 pub use error::{DataError, SampleError};
 pub use eval_set::EvalSet;

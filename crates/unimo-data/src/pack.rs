@@ -145,9 +145,9 @@ pub(crate) struct Record {
     name: String,
     pub(crate) captions: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    phrases: Vec<Vec<String>>,
+    pub(crate) phrases: Vec<Vec<String>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    tags: Vec<String>,
+    pub(crate) tags: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     boxes: Vec<[f32; 4]>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -757,6 +757,8 @@ mod tests {
                     let sample = source.sample(Split::Train, at).unwrap();
                     assert_eq!(again.sample(Split::Train, at).unwrap(), sample);
                     assert_eq!(again.captions(Split::Train, at).unwrap(), sample.captions);
+                    assert_eq!(again.phrases(Split::Train, at).unwrap(), sample.phrases);
+                    assert_eq!(again.tags(Split::Train, at).unwrap(), sample.tags);
                 }
                 assert_eq!(verify_pack(folder.path()).unwrap(), index);
             }

@@ -140,6 +140,24 @@ pub trait Source: Send + Sync {
     /// Why the sample cannot be used.
     fn captions(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError>;
 
+    /// Per caption, its phrases, as [`Sample::phrases`] has them, without reading the picture; empty where the source knows none.
+    ///
+    /// # Errors
+    ///
+    /// Why the sample cannot be used.
+    fn phrases(&self, _split: Split, _index: usize) -> Result<Vec<Vec<String>>, SampleError> {
+        Ok(Vec::new())
+    }
+
+    /// Names of the objects in the picture, as [`Sample::tags`] has them, without reading it; empty where the source knows none.
+    ///
+    /// # Errors
+    ///
+    /// Why the sample cannot be used.
+    fn tags(&self, _split: Split, _index: usize) -> Result<Vec<String>, SampleError> {
+        Ok(Vec::new())
+    }
+
     /// The picture of a sample; none where [`has_images`](Self::has_images) is false.
     ///
     /// # Errors

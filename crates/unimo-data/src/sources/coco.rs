@@ -261,6 +261,8 @@ mod tests {
         );
         let sample = source.sample(Split::Train, 0).unwrap();
         assert_eq!(sample.tags, ["cat", "mat"]);
+        assert_eq!(source.tags(Split::Train, 0).unwrap(), sample.tags);
+        assert!(source.tags(Split::Train, 1).unwrap().is_empty());
         // The picture is twice as large as listed, which changes no share. The second box is cut at the edge.
         assert_eq!(
             sample.boxes,

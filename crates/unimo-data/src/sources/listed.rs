@@ -721,6 +721,13 @@ impl Source for Listed {
             .collect())
     }
 
+    fn tags(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
+        let objects = self.objects.of(self.index(split, index)).iter();
+        Ok(objects
+            .map(|object| self.texts.get(object.name).to_owned())
+            .collect())
+    }
+
     fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {
         self.shown(&self.rows[self.index(split, index) as usize])
             .map(Some)
@@ -765,7 +772,7 @@ impl Source for Listed {
         Ok(Sample {
             name: self.place(split, index).to_string(),
             captions: self.captions(split, index)?,
-            tags: objects.iter().map(|object| text(object.name)).collect(),
+            tags: self.tags(split, index)?,
             boxes: boxes?,
             questions: questions
                 .iter()

@@ -387,6 +387,16 @@ impl Source for Mixture {
         part.captions(split, index)
     }
 
+    fn phrases(&self, split: Split, index: usize) -> Result<Vec<Vec<String>>, SampleError> {
+        let (part, index) = self.part(split, index);
+        part.phrases(split, index)
+    }
+
+    fn tags(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
+        let (part, index) = self.part(split, index);
+        part.tags(split, index)
+    }
+
     fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {
         let (part, index) = self.part(split, index);
         part.image(split, index)
@@ -453,10 +463,13 @@ mod tests {
         let alone = config("[scenes]\nseed = 2\ntrain = 30\nval = 2");
         let alone = open(&alone).unwrap();
         for index in [0, 29] {
+            let sample = alone.sample(Split::Train, index).unwrap();
+            assert_eq!(source.sample(Split::Train, 10 + index).unwrap(), sample);
             assert_eq!(
-                source.sample(Split::Train, 10 + index).unwrap(),
-                alone.sample(Split::Train, index).unwrap()
+                source.phrases(Split::Train, 10 + index).unwrap(),
+                sample.phrases
             );
+            assert_eq!(source.tags(Split::Train, 10 + index).unwrap(), sample.tags);
         }
         let again: DataConfig = toml::from_str(&toml::to_string(&config(TWO)).unwrap()).unwrap();
         assert_eq!(again, config(TWO));

@@ -670,6 +670,19 @@ impl Scene {
         }
     }
 
+    /// Per caption, its phrases.
+    fn phrases(&self) -> Vec<Vec<String>> {
+        vec![self.description.phrases(); self.captions.len()]
+    }
+
+    /// Per object, its name.
+    fn tags(&self) -> Vec<String> {
+        let groups = self.objects.iter().map(|object| object.group);
+        groups
+            .map(|group| format!("{} {}", group.colour.name, group.shape.name(1)))
+            .collect()
+    }
+
     fn boxes(&self) -> Vec<[f32; 4]> {
         let clamp = |value: f32| value.clamp(0.0, 1.0);
         self.objects
@@ -821,28 +834,25 @@ impl Source for Scenes {
         Ok(self.scene(split, index).captions)
     }
 
+    fn phrases(&self, split: Split, index: usize) -> Result<Vec<Vec<String>>, SampleError> {
+        Ok(self.scene(split, index).phrases())
+    }
+
+    fn tags(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
+        Ok(self.scene(split, index).tags())
+    }
+
     fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {
         Ok(Some(self.scene(split, index).draw()))
     }
 
     fn sample(&self, split: Split, index: usize) -> Result<Sample, SampleError> {
         let scene = self.scene(split, index);
-        let phrases = scene.description.phrases();
         Ok(Sample {
             name: self.place(split, index).to_string(),
             image: Some(scene.draw()),
-            phrases: vec![phrases; scene.captions.len()],
-            tags: scene
-                .objects
-                .iter()
-                .map(|object| {
-                    format!(
-                        "{} {}",
-                        object.group.colour.name,
-                        object.group.shape.name(1)
-                    )
-                })
-                .collect(),
+            phrases: scene.phrases(),
+            tags: scene.tags(),
             boxes: scene.boxes(),
             questions: scene.description.questions(),
             statements: scene.description.statements(),
@@ -1054,6 +1064,8 @@ mod tests {
                 );
                 let sample = a.sample(split, index).unwrap();
                 assert_eq!(sample.captions, a.captions(split, index).unwrap());
+                assert_eq!(sample.phrases, a.phrases(split, index).unwrap());
+                assert_eq!(sample.tags, a.tags(split, index).unwrap());
                 assert_eq!(sample.image, a.image(split, index).unwrap());
             }
         }

@@ -762,6 +762,20 @@ impl Source for WebDataset {
         })
     }
 
+    fn phrases(&self, split: Split, index: usize) -> Result<Vec<Vec<String>>, SampleError> {
+        Ok(match self.read_texts(split, index)? {
+            Texts::Record(record) => record.phrases,
+            Texts::Captions(_) => Vec::new(),
+        })
+    }
+
+    fn tags(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
+        Ok(match self.read_texts(split, index)? {
+            Texts::Record(record) => record.tags,
+            Texts::Captions(_) => Vec::new(),
+        })
+    }
+
     fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {
         let Some((bytes, kind)) = self.picture(split, index)? else {
             return Ok(None);
