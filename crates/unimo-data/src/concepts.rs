@@ -28,6 +28,7 @@ use crate::tokens::TextTokenizer;
 use crate::unpack::write_whole;
 
 pub mod parser;
+pub mod reader;
 pub mod tuples;
 mod words;
 

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::augment::AugmentConfig;
+use crate::concepts::ConceptsConfig;
 use crate::error::DataError;
 use crate::images::{Filter, ImageSpec, Resize};
 use crate::pack;
@@ -88,6 +89,9 @@ macro_rules! sources {
                 #[serde(skip_serializing_if = "Option::is_none")]
                 pub $key: Option<$config>,
             )*
+            /// Phrases and tags as a vocabulary beside the tokens; absent: none.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub concepts: Option<ConceptsConfig>,
             /// How texts become token ids.
             pub tokenizer: TokenizerConfig,
         }
@@ -111,6 +115,7 @@ macro_rules! sources {
                     shuffle: Shuffle::Global,
                     bucket: 1,
                     $($key: None,)*
+                    concepts: None,
                     tokenizer: TokenizerConfig::default(),
                 }
             }
@@ -323,6 +328,9 @@ impl DataConfig {
             ));
         }
         share("data.max_skipped", self.max_skipped)?;
+        if let Some(concepts) = &self.concepts {
+            concepts.validate("data.concepts")?;
+        }
         if let Some(augment) = &self.augment {
             augment.validate()?;
         }
@@ -362,6 +370,8 @@ impl DataConfig {
         if let TokenizerConfig::File { path, .. } = &mut self.tokenizer {
             rebase(path);
         }
+        let concepts = self.concepts.iter_mut();
+        concepts.flat_map(ConceptsConfig::paths).for_each(rebase);
     }
 
     /// Chooses the source for what lies at a path, which becomes its path: tar shards or a folder of them, Parquet files or a

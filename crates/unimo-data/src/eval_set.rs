@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use image::RgbImage;
 use unimo_core::batch::{Images, Texts};
 
+use crate::concepts::reader::ConceptReader;
 use crate::config::Pad;
 use crate::error::{DataError, SampleError};
 use crate::images::ImageSpec;
@@ -25,6 +26,7 @@ pub struct EvalSet {
     spec: ImageSpec,
     items: Vec<Item>,
     captions: Vec<Caption>,
+    concepts: Option<ConceptReader>,
 }
 
 /// One picture of an [`EvalSet`].
@@ -67,6 +69,7 @@ impl EvalSet {
             spec,
             items: Vec::new(),
             captions: Vec::new(),
+            concepts: None,
         };
         let all = set.source.len(split);
         let limit = limit.unwrap_or(all);
@@ -92,6 +95,15 @@ impl EvalSet {
             });
         }
         Ok(set)
+    }
+
+    /// The same set with phrases in its texts and with tags.
+    #[must_use]
+    pub fn with_concepts(self, reader: Option<ConceptReader>) -> Self {
+        Self {
+            concepts: reader,
+            ..self
+        }
     }
 
     fn push(&mut self, index: usize, captions: Vec<String>) {
@@ -200,11 +212,50 @@ impl EvalSet {
         pad: Pad,
     ) -> Texts {
         let range = range.start.min(self.captions.len())..range.end.min(self.captions.len());
-        let encoded: Vec<Encoded> = self.captions[range]
-            .iter()
-            .map(|caption| tokenizer.encode(&caption.text, max_length))
+        let encoded: Vec<Encoded> = range
+            .map(|number| self.encode(number, tokenizer, max_length))
             .collect();
-        tokenizer.pad(&encoded, max_length, pad)
+        let mut texts = tokenizer.pad(&encoded, max_length, pad);
+        if self.concepts.is_some() {
+            texts.concepts = Some(encoded.iter().map(|text| text.concepts).collect());
+        }
+        texts
+    }
+
+    /// One caption as tokens, with its phrases where the set has concepts.
+    ///
+    /// # Panics
+    ///
+    /// Panics if there is no such caption.
+    pub fn encode(&self, number: usize, tokenizer: &TextTokenizer, max_length: usize) -> Encoded {
+        let caption = &self.captions[number];
+        let Some(reader) = &self.concepts else {
+            return tokenizer.encode(&caption.text, max_length);
+        };
+        let item = &self.items[caption.image];
+        let of_sample = reader.phrases_of(&*self.source, self.split, item.index);
+        let of_sample = of_sample.unwrap_or_default();
+        let phrases = of_sample.get(number - item.captions.start);
+        let phrases = phrases.map_or(&[][..], Vec::as_slice);
+        reader.encode(tokenizer, &caption.text, phrases, max_length)
+    }
+
+    /// The tags of pictures, where the set has concepts and one of the pictures has a tag.
+    ///
+    /// # Shapes
+    ///
+    /// `[B, M]`, `B` the length of the range.
+    pub fn tags(&self, range: Range<usize>, tokenizer: &TextTokenizer) -> Option<Texts> {
+        let reader = self.concepts.as_ref()?;
+        let range = range.start.min(self.items.len())..range.end.min(self.items.len());
+        let tags: Vec<Vec<String>> = self.items[range]
+            .iter()
+            .map(|item| self.source.tags(self.split, item.index).unwrap_or_default())
+            .collect();
+        let tags: Vec<&[String]> = tags.iter().map(Vec::as_slice).collect();
+        tags.iter()
+            .any(|tags| !tags.is_empty())
+            .then(|| reader.tags(tokenizer, &tags, None))
     }
 
     /// The picture of one item as it is in the file, for a report.

@@ -22,6 +22,7 @@ pub mod storage;
 pub mod tokens;
 mod unpack;
 
+pub use concepts::reader::ConceptReader;
 pub use concepts::{Concepts, ConceptsConfig};
 pub use config::DataConfig;
 pub use error::{DataError, SampleError};

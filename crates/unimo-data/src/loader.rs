@@ -4,6 +4,7 @@
 //! is a pure function of (seed, position), where position counts samples over the whole run and over all ranks. So a run
 //! resumed at any batch goes on exactly as it would have, with any number of threads and ranks.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,9 +13,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 use image::RgbImage;
-use unimo_core::batch::{Batch, Images, MaskSpec, MaskedTexts, Texts};
+use unimo_core::batch::{Batch, Images, MaskSpec, MaskedTexts, TAGS, Texts};
 
 use crate::augment::AugmentConfig;
+use crate::concepts::reader::ConceptReader;
 use crate::config::{DataConfig, Pad};
 use crate::error::{DataError, SampleError, panic_text};
 use crate::images::ImageSpec;
@@ -51,6 +53,10 @@ pub struct LoaderSpec {
     pub patch_mask: Option<PatchMask>,
     /// Which further texts batches carry.
     pub further: Vec<FurtherText>,
+    /// Makes concepts of phrases and tags; none: batches have none.
+    pub concepts: Option<ConceptReader>,
+    /// Share of concepts that are hidden; none: only phrases that would tell a hidden word.
+    pub concept_rate: Option<f64>,
     /// What captions are rewritten by before they become tokens, such as words put into another language.
     pub rewrite: Option<Arc<dyn Rewrite>>,
     /// How samples are shuffled.
@@ -97,6 +103,8 @@ impl LoaderSpec {
             second_view: SecondView::None,
             patch_mask: None,
             further: Vec::new(),
+            concepts: None,
+            concept_rate: None,
             rewrite: None,
             shuffle: config.shuffle,
             bucket: config.bucket,
@@ -409,6 +417,20 @@ impl Maker {
                 (further.name().to_owned(), texts)
             })
             .collect();
+        let mut further_texts: BTreeMap<String, Texts> = further_texts;
+        // Of samples of which none has tags there is nothing to read; one of many without any is an empty list.
+        if let (Some(reader), Some(_)) = (&spec.concepts, &images)
+            && made.iter().any(|made| !made.sample.tags.is_empty())
+        {
+            let tags: Vec<&[String]> = made.iter().map(|m| m.sample.tags.as_slice()).collect();
+            let seeds: Vec<u64> = made
+                .iter()
+                .map(|made| hash(Stream::Tag, &[spec.seed, made.position]))
+                .collect();
+            let hide = spec.concept_rate.map(|rate| (rate, seeds.as_slice()));
+            let tags = reader.tags(&spec.tokenizer, &tags, hide);
+            further_texts.insert(TAGS.to_owned(), tags);
+        }
         Ok(Some(Batch {
             texts: self.texts(batch, &made)?,
             samples: made.into_iter().map(|made| made.sample.name).collect(),
@@ -533,7 +555,13 @@ impl Maker {
         }
         let caption = self.choice(position, sample.captions.len());
         let text = match sample.captions.get(caption) {
-            Some(text) => Some(self.encode(text, position)),
+            Some(text) => {
+                let phrases = spec.concepts.as_ref().map(|reader| {
+                    let phrases = reader.phrases(&sample, caption);
+                    (reader, phrases)
+                });
+                Some(self.encode(text, phrases, position))
+            }
             None if spec.source.holds(spec.split, index).captions => {
                 return Err(bad("no caption".to_owned()));
             }
@@ -548,14 +576,24 @@ impl Maker {
         })
     }
 
-    fn encode(&self, text: &str, position: u64) -> Encoded {
+    fn encode(
+        &self,
+        text: &str,
+        phrases: Option<(&ConceptReader, Vec<String>)>,
+        position: u64,
+    ) -> Encoded {
         let spec = &self.spec;
         let rewritten = spec.rewrite.as_ref().map(|rewrite| {
             let draw = hash(Stream::Rewrite, &[spec.seed, position]);
             rewrite.rewrite(text, draw)
         });
         let text = rewritten.as_deref().unwrap_or(text);
-        spec.tokenizer.encode(text, spec.max_text_length)
+        match phrases {
+            None => spec.tokenizer.encode(text, spec.max_text_length),
+            Some((reader, phrases)) => {
+                reader.encode(&spec.tokenizer, text, &phrases, spec.max_text_length)
+            }
+        }
     }
 
     /// The captions of a batch; none where its samples have none.
@@ -572,16 +610,34 @@ impl Maker {
             });
         }
         let mut texts = spec.tokenizer.pad(&encoded, spec.max_text_length, spec.pad);
-        if let Some(masker) = &self.masker {
+        if spec.concepts.is_some() {
+            texts.concepts = Some(encoded.iter().map(|text| text.concepts).collect());
+        }
+        if self.masker.is_some() || spec.concepts.is_some() && spec.concept_rate.is_some() {
             let mut masked = MaskedTexts {
                 ids: Vec::with_capacity(texts.ids.len()),
                 labels: Vec::with_capacity(texts.ids.len()),
-                concept_labels: None,
+                concept_labels: spec
+                    .concepts
+                    .as_ref()
+                    .map(|_| Vec::with_capacity(texts.ids.len())),
             };
             for (made, text) in made.iter().zip(&encoded) {
-                let draw = hash(Stream::Mask, &[spec.seed, made.position]);
-                let (ids, labels) = masker.apply(text, draw);
+                let (mut ids, labels) = match &self.masker {
+                    Some(masker) => {
+                        let draw = hash(Stream::Mask, &[spec.seed, made.position]);
+                        masker.apply(text, draw)
+                    }
+                    None => (text.ids.clone(), vec![MaskedTexts::IGNORE; text.ids.len()]),
+                };
                 let padding = texts.length - ids.len();
+                if let (Some(reader), Some(all)) = (&spec.concepts, &mut masked.concept_labels) {
+                    let draw = hash(Stream::Concept, &[spec.seed, made.position]);
+                    let tokenizer = &spec.tokenizer;
+                    let rate = spec.concept_rate;
+                    all.extend(reader.hide(tokenizer, text, &mut ids, &labels, rate, draw));
+                    all.extend(std::iter::repeat_n(MaskedTexts::IGNORE, padding));
+                }
                 masked.ids.extend(ids);
                 masked.labels.extend(labels);
                 masked

@@ -173,7 +173,11 @@ impl Masker {
         let words = self.spec.unit != MaskUnit::Token;
         let mut units: Vec<Vec<usize>> = Vec::new();
         let mut last_word = None;
-        for (position, (id, word)) in text.ids.iter().zip(&text.word_ids).enumerate() {
+        // Concepts are hidden by rules of their own, though some share their ids with words.
+        let words_end = text.ids.len().saturating_sub(1 + text.concepts);
+        let of_words = text.ids.iter().zip(&text.word_ids).enumerate();
+        let of_words = of_words.filter(|(at, _)| text.concepts == 0 || *at < words_end);
+        for (position, (id, word)) in of_words {
             let ordinary = usize::try_from(*id)
                 .ok()
                 .and_then(|id| self.is_ordinary.get(id).copied())
@@ -226,6 +230,7 @@ mod tests {
         let mut encoded = Encoded {
             ids: vec![0],
             word_ids: vec![None],
+            concepts: 0,
         };
         let mut word = 0;
         while encoded.ids.len() <= length {
@@ -362,6 +367,7 @@ mod tests {
         let encoded = Encoded {
             ids: (5..45).collect(),
             word_ids: (0..40).map(Some).collect(),
+            concepts: 0,
         };
         for (unit, gaps) in [(MaskUnit::Span, 1), (MaskUnit::SkipGram, 3)] {
             let (masker, tokenizer) = masker(MaskSpec {

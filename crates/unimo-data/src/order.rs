@@ -21,6 +21,8 @@ pub(crate) enum Stream {
     Rewrite = 11,
     SecondCaption = 12,
     SecondView = 13,
+    Concept = 14,
+    Tag = 15,
     PatchMask = 20,
 }
 

@@ -52,8 +52,10 @@ pub struct Specials {
 pub struct Encoded {
     /// Token ids, begin and end tokens included.
     pub ids: Vec<i32>,
-    /// Per token, the word that it is a piece of; none for begin and end tokens.
+    /// Per token, the word that it is a piece of; none for begin and end tokens and for concepts.
     pub word_ids: Vec<Option<u32>>,
+    /// How many of them, right before the end token, are concepts ([`crate::concepts`]).
+    pub concepts: usize,
 }
 
 /// Special tokens of a vocabulary that is trained here: RoBERTa's ids, and the mask after them.
@@ -296,7 +298,11 @@ impl TextTokenizer {
         }
         ids.push(self.special.eos);
         word_ids.push(None);
-        Encoded { ids, word_ids }
+        Encoded {
+            ids,
+            word_ids,
+            concepts: 0,
+        }
     }
 
     /// As [`encode`](Self::encode), but a mask token that the text spells (`<mask>`, `[MASK]`) is one.

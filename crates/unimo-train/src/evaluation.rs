@@ -7,7 +7,7 @@ use std::sync::Arc;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use unimo_core::batch::Images;
 use unimo_data::config::Pad;
-use unimo_data::{EvalSet, SkipList, Source, Split, TextTokenizer};
+use unimo_data::{ConceptReader, Concepts, EvalSet, SkipList, Source, Split, TextTokenizer};
 use unimo_encoders::backbone::{ImageFeatures, TextFeatures};
 use unimo_encoders::fusion::{FusionConfig, Keep, LayerGates};
 use unimo_encoders::text::TextInput;
@@ -66,7 +66,8 @@ pub fn run(folder: &std::path::Path, options: &Options) -> Result<EvalRecord, Tr
     let model = load_model(&run, &recipe, step, &device)?;
 
     let skip = SkipList::in_memory(recipe.data.max_skipped);
-    let Some(set) = open_set(&recipe, &source, options.split, &skip)? else {
+    let concepts = open_concepts(&run, &recipe, &tokenizer)?;
+    let Some(set) = open_set(&recipe, &source, options.split, &skip, concepts)? else {
         return Err(TrainError::Run {
             path: folder.to_owned(),
             reason: format!(
@@ -81,6 +82,21 @@ pub fn run(folder: &std::path::Path, options: &Options) -> Result<EvalRecord, Tr
     let record = record(step, &label(options), &evaluated);
     run.append("evaluations.jsonl", &record)?;
     Ok(record)
+}
+
+/// A run's concepts, where it has some.
+fn open_concepts(
+    run: &RunFolder,
+    recipe: &Recipe,
+    tokenizer: &TextTokenizer,
+) -> Result<Option<ConceptReader>, TrainError> {
+    let concepts = recipe
+        .data
+        .concepts
+        .as_ref()
+        .map(|_| Concepts::load(&run.join(training::CONCEPTS)))
+        .transpose()?;
+    training::concept_reader(recipe, concepts.as_ref(), tokenizer)
 }
 
 /// A run's model as it is evaluated: the moving average of its weights where there is one.
@@ -164,6 +180,7 @@ pub fn open_set(
     source: &Arc<dyn Source>,
     split: Split,
     skip: &SkipList,
+    concepts: Option<ConceptReader>,
 ) -> Result<Option<EvalSet>, TrainError> {
     if source.is_empty(split) {
         return Ok(None);
@@ -176,7 +193,7 @@ pub fn open_set(
         recipe.data.image_spec(),
         skip,
     )?;
-    Ok(Some(set))
+    Ok(Some(set.with_concepts(concepts)))
 }
 
 /// A model with the features of a whole held-out set.
@@ -292,7 +309,15 @@ fn encode<'a>(
         let rows = batch.pixels.len() / (Images::CHANNELS * batch.height * batch.width);
         let shape = [rows, Images::CHANNELS, batch.height, batch.width];
         let pixels = Tensor::<4>::from_data(TensorData::new(batch.pixels, shape), device);
-        images.push(backbone.encode_images(pixels));
+        let tags = set
+            .tags(first..first + step, tokenizer)
+            .filter(|_| backbone.image_tags)
+            .map(|tags| {
+                backbone
+                    .text
+                    .input(&tags.ids, &tags.lengths, tags.length, device)
+            });
+        images.push(backbone.encode_tagged_images(pixels, tags.as_ref()));
     }
     // One length for all, so that any two texts fit one batch: that of the longest caption.
     let all = set.texts(
@@ -341,8 +366,8 @@ fn gates(
     let tokens: Vec<Vec<i32>> = pairs
         .iter()
         .map(|pair| {
-            let text = &set.captions()[pair.text].text;
-            tokenizer.encode(text, recipe.data.max_text_length).ids
+            let length = recipe.data.max_text_length;
+            set.encode(pair.text, tokenizer, length).ids
         })
         .collect();
     gates_record(config, &fused.gates, &tokens, tokenizer)

@@ -39,6 +39,7 @@ built_in![
     "unimo3-small",
     "unimo3-base",
     "unimo2-tiny",
+    "mvp-tiny",
     "meter-base",
     "bridgetower-base",
     "managertower-base",

@@ -19,7 +19,8 @@ use unimo_core::config::ConfigError;
 use unimo_core::parameters;
 use unimo_data::config::TokenizerConfig;
 use unimo_data::{
-    DataConfig, EvalSet, Loader, LoaderSpec, SecondView, SkipList, Source, Split, TextTokenizer,
+    ConceptReader, Concepts, DataConfig, EvalSet, Loader, LoaderSpec, SecondView, SkipList, Source,
+    Split, TextTokenizer,
 };
 use unimo_objectives::Report;
 
@@ -78,13 +79,19 @@ pub fn start(recipe: &Recipe, folder: &Path, options: &Options) -> Result<PathBu
     check_tokenizer(recipe, &tokenizer)?;
     // Weights that cannot be had should not leave a folder behind.
     let fresh = starting::model(recipe, &training_device(recipe, &device))?;
+    let concepts = count_concepts(recipe, &*source, options.quiet)?;
+    let reader = concept_reader(recipe, concepts.as_ref(), &tokenizer)?;
     let run = RunFolder::create(folder, recipe)?;
     run.write("tokenizer.json", tokenizer.to_json()?.as_bytes())?;
+    if let Some(concepts) = &concepts {
+        concepts.save(&run.join(CONCEPTS))?;
+    }
     Trainer::new(
         recipe.clone(),
         run,
         source,
         tokenizer,
+        reader,
         device,
         choice,
         options,
@@ -119,8 +126,20 @@ pub fn resume(folder: &Path, options: &Options) -> Result<PathBuf, TrainError> {
         tokenizer
     };
     check_tokenizer(&recipe, &tokenizer)?;
+    let saved = run.join(CONCEPTS);
+    let concepts = match saved.is_file() {
+        true => Some(Concepts::load(&saved)?),
+        false => {
+            let concepts = count_concepts(&recipe, &*source, options.quiet)?;
+            if let Some(concepts) = &concepts {
+                concepts.save(&saved)?;
+            }
+            concepts
+        }
+    };
+    let reader = concept_reader(&recipe, concepts.as_ref(), &tokenizer)?;
     Trainer::new(
-        recipe, run, source, tokenizer, device, choice, options, None,
+        recipe, run, source, tokenizer, reader, device, choice, options, None,
     )?
     .train()
 }
@@ -142,6 +161,66 @@ pub fn tokenizer(recipe: &Recipe, source: &dyn Source) -> Result<TextTokenizer, 
             TextTokenizer::load(&path, *lowercase)?
         }
     })
+}
+
+/// The phrases and tags of a run, beside its tokenizer.
+pub const CONCEPTS: &str = "concepts.json";
+
+/// The vocabulary of concepts that a recipe names, counted on the captions if it says so; none where it has none.
+pub fn count_concepts(
+    recipe: &Recipe,
+    source: &dyn Source,
+    quiet: bool,
+) -> Result<Option<Concepts>, TrainError> {
+    let Some(config) = &recipe.data.concepts else {
+        return Ok(None);
+    };
+    let mut bar = (!quiet).then(|| {
+        let samples = source.len(Split::Train) as u64;
+        Progress::new(samples, 0, "counting phrases")
+    });
+    let began = Instant::now();
+    let concepts = Concepts::open(config, source, &mut |done, _| {
+        if let Some(bar) = &mut bar
+            && done.is_multiple_of(CONCEPTS_TOLD)
+        {
+            let speed = done as f64 / began.elapsed().as_secs_f64();
+            bar.update(done as u64, None, speed);
+        }
+    })?;
+    Ok(Some(concepts))
+}
+
+/// Samples between two moves of the bar.
+const CONCEPTS_TOLD: usize = 1000;
+
+/// Puts concepts into batches. Their ids must fit the word embedding.
+pub fn concept_reader(
+    recipe: &Recipe,
+    concepts: Option<&Concepts>,
+    tokenizer: &TextTokenizer,
+) -> Result<Option<ConceptReader>, TrainError> {
+    let (Some(config), Some(concepts)) = (&recipe.data.concepts, concepts) else {
+        return Ok(None);
+    };
+    let reader = ConceptReader::new(config, concepts, tokenizer)?;
+    let vocab_size = recipe.model.text.vocab_size;
+    ConfigError::unless(
+        reader.rows() <= vocab_size,
+        "model.text.vocab_size",
+        vocab_size,
+        format_args!(
+            "must be at least {}: the tokenizer's {} and a row for each phrase that is no token; data.concepts.min_count and \
+             .limit say how many phrases there are",
+            reader.rows(),
+            tokenizer.vocab_size()
+        ),
+    )
+    .map_err(|error| TrainError::Value {
+        file: "recipe".to_owned(),
+        error,
+    })?;
+    Ok(Some(reader))
 }
 
 /// The vocabulary must fit the word embedding, and both must agree on padding.
@@ -216,6 +295,7 @@ struct Trainer {
     /// What `source` was opened from.
     opened: DataConfig,
     tokenizer: Arc<TextTokenizer>,
+    concepts: Option<ConceptReader>,
     skip: Arc<SkipList>,
     /// None where the data has no held-out split or nothing is to be evaluated.
     held_out: Option<EvalSet>,
@@ -267,6 +347,7 @@ impl Trainer {
         run: RunFolder,
         source: Arc<dyn Source>,
         tokenizer: TextTokenizer,
+        concepts: Option<ConceptReader>,
         device: Device,
         choice: DeviceChoice,
         options: &Options,
@@ -353,7 +434,7 @@ impl Trainer {
         let held_out = if options.train_only {
             None
         } else {
-            evaluation::open_set(&recipe, &source, Split::Val, &skip)?
+            evaluation::open_set(&recipe, &source, Split::Val, &skip, concepts.clone())?
         };
         let progress = if options.quiet {
             Progress::silent()
@@ -363,6 +444,7 @@ impl Trainer {
         let mut trainer = Self {
             best: run.best()?,
             tokenizer: Arc::new(tokenizer),
+            concepts,
             skip: Arc::new(skip),
             held_out,
             train_only: options.train_only,
@@ -508,6 +590,8 @@ impl Trainer {
         let objectives = &self.state().model.objectives;
         let needs = objectives.needs_of(&|key| stage.trains(key));
         spec.mask = needs.masked;
+        spec.concepts = self.concepts.clone();
+        spec.concept_rate = needs.concept_rate;
         spec.second_view = match (needs.second_view, &self.recipe.objectives.views) {
             (true, Some(views)) if views.images_alone => SecondView::WithoutTexts,
             (true, _) => SecondView::All,

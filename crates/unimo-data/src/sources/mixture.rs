@@ -249,6 +249,31 @@ impl Source for OneModality {
         }
     }
 
+    fn phrases(&self, split: Split, index: usize) -> Result<Vec<Vec<String>>, SampleError> {
+        match self.keep {
+            Kept::Images => Ok(Vec::new()),
+            Kept::All | Kept::Texts => self.source.phrases(split, index),
+        }
+    }
+
+    fn tags(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
+        match self.keep {
+            Kept::Texts => Ok(Vec::new()),
+            Kept::All | Kept::Images => self.source.tags(split, index),
+        }
+    }
+
+    fn sample(&self, split: Split, index: usize) -> Result<Sample, SampleError> {
+        Ok(Sample {
+            name: self.place(split, index).to_string(),
+            image: self.image(split, index)?,
+            captions: self.captions(split, index)?,
+            phrases: self.phrases(split, index)?,
+            tags: self.tags(split, index)?,
+            ..Sample::default()
+        })
+    }
+
     fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {
         match self.keep {
             Kept::Texts => Ok(None),

@@ -14,11 +14,11 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use unimo_core::batch::{Images, Texts};
-use unimo_data::TextTokenizer;
 use unimo_data::config::Pad;
 use unimo_data::images::{self, Filter, ImageSpec, Resize};
 use unimo_data::processor;
 use unimo_data::tokens::Encoded;
+use unimo_data::{ConceptReader, Concepts, TextTokenizer};
 use unimo_encoders::backbone::{ImageFeatures, TextFeatures};
 use unimo_encoders::clip::Clip;
 use unimo_encoders::fusion::Keep;
@@ -30,6 +30,7 @@ use crate::evaluation;
 use crate::hub;
 use crate::model::{Model, host};
 use crate::pretrained::{self, Network, NetworkConfig};
+use crate::training;
 
 /// Which model a command uses.
 #[derive(Debug, Clone, clap::Args)]
@@ -65,6 +66,8 @@ pub struct Predictor {
     pub matcher: Matcher,
     /// Its tokenizer.
     pub tokenizer: TextTokenizer,
+    /// Its phrases, which are found in texts by the parser, where it was trained with concepts.
+    pub concepts: Option<ConceptReader>,
     /// What it wants pictures to be.
     pub pictures: ImageSpec,
     /// Longest text in tokens.
@@ -149,6 +152,7 @@ impl Predictor {
             None => folder,
         };
         Ok(Self {
+            concepts: None,
             matcher,
             tokenizer: TextTokenizer::load(&tokenizer, true)?,
             pictures,
@@ -166,9 +170,20 @@ impl Predictor {
             Some(given) => hub::resolve(&given.to_string_lossy())?,
             None => run.join("tokenizer.json"),
         };
+        let tokenizer = TextTokenizer::load(&tokenizer, true)?;
+        let concepts = recipe
+            .data
+            .concepts
+            .as_ref()
+            .map(|config| {
+                let concepts = Concepts::load(&run.join(training::CONCEPTS))?;
+                ConceptReader::for_free_texts(config, &concepts, &tokenizer)
+            })
+            .transpose()?;
         Ok(Self {
             matcher: Matcher::Pair(Box::new(model)),
-            tokenizer: TextTokenizer::load(&tokenizer, true)?,
+            tokenizer,
+            concepts,
             pictures: recipe.data.image_spec(),
             max_text_length: recipe.data.max_text_length,
             batch_size: args.batch_size,
@@ -200,7 +215,13 @@ impl Predictor {
     /// A text as tokens.
     pub fn tokens(&self, text: &str) -> Encoded {
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-        self.tokenizer.encode(&text, self.max_text_length)
+        match &self.concepts {
+            None => self.tokenizer.encode(&text, self.max_text_length),
+            Some(reader) => {
+                let phrases = reader.phrases_of_text(&text);
+                reader.encode(&self.tokenizer, &text, &phrases, self.max_text_length)
+            }
+        }
     }
 
     /// Texts under each other, padded to `length`, or to the longest.

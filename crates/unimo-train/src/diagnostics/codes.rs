@@ -96,10 +96,7 @@ pub(crate) fn codes(
         let [_, length, _] = text.dims();
         let words = whole(quantiser.nearest_codes(text));
         for (pair, (caption, _)) in pairs.iter().enumerate() {
-            let encoded = tokenizer.encode(
-                &set.captions()[*caption].text,
-                recipe.data.max_text_length.min(length),
-            );
+            let encoded = set.encode(*caption, tokenizer, recipe.data.max_text_length.min(length));
             // Begin and end tokens take no part.
             for at in 1..encoded.ids.len().saturating_sub(1) {
                 let word = tokenizer.decode(&encoded.ids[at..=at]).trim().to_owned();
