@@ -118,6 +118,151 @@ fn a_run_stopped_and_resumed_ends_as_one_that_was_not() {
     assert_eq!(curve(&whole), curve(&stopped));
 }
 
+/// The systems of other papers, small, each with all that it carries from step to step.
+fn system(name: &str, more: &[&str]) -> Recipe {
+    let changes = [
+        "train.steps=6",
+        "train.batch_size=4",
+        "train.log_every=1",
+        "train.checkpoint_every=2",
+        "train.keep_last=9",
+        "model.text.width=32",
+        "model.text.dropout=0.1",
+        "model.image.image_size=32",
+        "model.image.width=32",
+        "model.joint.width=32",
+        "model.joint.dropout=0.1",
+        "objectives.itc.width=32",
+        "data.image_size=32",
+        "data.scenes.size=32",
+        "data.scenes.train=300",
+        "data.tokenizer.vocab_size=300",
+    ];
+    let set = changes.iter().chain(more).map(|s| (*s).to_owned());
+    let overrides = Overrides {
+        data: None,
+        set: set.collect(),
+    };
+    Recipe::load(name, &overrides).unwrap()
+}
+
+/// MVP in two stages of three steps, the second on other data and with a part of the model that stays as it is; UNIMO-2 on pairs,
+/// images alone and texts alone.
+fn systems() -> [Recipe; 2] {
+    const PARTS: &str = r#"{ batches = "single", parts = [
+        { source = "scenes", size = 32, train = 40, val = 4, weight = 1.0 },
+        { source = "scenes", size = 32, train = 40, val = 0, seed = 1, keep = "images", weight = 1.0 },
+        { source = "scenes", size = 32, train = 40, val = 0, seed = 2, keep = "texts", weight = 1.0 },
+    ] }"#;
+    const STAGES: &str = r#"[
+        { name = "uni-modal", share = 0.5, objectives = ["mcr"], train = ["backbone.text", "backbone.image", "objectives.mcr"] },
+        { name = "cross-modal", share = 0.5, lr = 5e-4, data = { scenes = { train = 77, seed = 5 } } },
+    ]"#;
+    let one_line = |text: &str| text.replace('\n', " ");
+    let stages = format!("stage={}", one_line(STAGES));
+    let parts = format!("data.mixture={}", one_line(PARTS));
+    [
+        system("mvp-tiny", &[&stages, "data.concepts.min_count=5"]),
+        system(
+            "unimo2-tiny",
+            &[
+                &parts,
+                "data.source=mixture",
+                "data.augment={ scale = [0.5, 1.0], ratio = [0.75, 1.333], flip = 0.5 }",
+                "train.accumulation=3",
+                "model.joint.grounding.codes=24",
+                "model.joint.grounding.tokens=4",
+                "objectives.codes={ weight = 1.0, rate = 0.3 }",
+                "objectives.lm={ weight = 1.0, texts_alone = true }",
+                "objectives.views={ weight = 1.0, width = 8, temperature = 0.07, temperature_range = [0.001, 0.5], images_alone = true }",
+            ],
+        ),
+    ]
+}
+
+#[test]
+fn stages_and_unaligned_data_resume_at_any_step() {
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = tempfile::tempdir().unwrap();
+    for (number, recipe) in systems().into_iter().enumerate() {
+        let whole = folder.path().join(format!("whole-{number}"));
+        training::start(&recipe, &whole, &options()).unwrap();
+        let saved = checkpoint::steps(&whole.join("checkpoints")).unwrap();
+        // The last step of a stage is saved whatever else is.
+        let expected = if number == 0 {
+            vec![2, 3, 4, 6]
+        } else {
+            vec![2, 4, 6]
+        };
+        assert_eq!(saved, expected);
+        for stop in &saved[..saved.len() - 1] {
+            let stopped = folder.path().join(format!("stopped-{number}-{stop}"));
+            fs::create_dir_all(stopped.join("checkpoints")).unwrap();
+            for name in [
+                "recipe.toml",
+                "tokenizer.json",
+                "concepts.json",
+                "metrics.jsonl",
+            ] {
+                if whole.join(name).exists() {
+                    fs::copy(whole.join(name), stopped.join(name)).unwrap();
+                }
+            }
+            let checkpoint = |run: &Path| checkpoint::path(&run.join("checkpoints"), *stop);
+            fs::copy(checkpoint(&whole), checkpoint(&stopped)).unwrap();
+            training::resume(&stopped, &options()).unwrap();
+            assert_eq!(curve(&whole), curve(&stopped), "stopped at {stop}");
+            let differ = tensors_differ(&last(&whole), &last(&stopped)).unwrap();
+            assert_eq!(differ, None, "stopped at {stop}");
+        }
+        let lines = fs::read_to_string(whole.join("metrics.jsonl")).unwrap();
+        let lines: Vec<serde_json::Value> = lines
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        let trained = |line: &serde_json::Value, key: &str| line["losses"].get(key).is_some();
+        if number == 0 {
+            for line in &lines {
+                let first = line["step"].as_u64().unwrap() <= 3;
+                assert_eq!(
+                    line["stage"],
+                    if first { "uni-modal" } else { "cross-modal" }
+                );
+                assert!(trained(line, "mcr"));
+                assert_eq!(trained(line, "wpg"), !first);
+            }
+            // What the first stage leaves alone is as it was drawn.
+            let after = checkpoint::path(&whole.join("checkpoints"), 3);
+            let fresh = unimo_train::model::Model::new(&recipe, &burn::tensor::Device::flex());
+            let mut reader = checkpoint::Reader::open(&after).unwrap();
+            let blank = unimo_train::model::Model::blank(&recipe, &burn::tensor::Device::flex());
+            let after = reader.module("model", blank).unwrap();
+            let (mut same, mut changed) = (0, 0);
+            let values = unimo_core::parameters::values;
+            for ((name, before), (_, after)) in values(&fresh).iter().zip(&values(&after)) {
+                let learns = ["backbone.text.", "backbone.image.", "objectives.mcr."]
+                    .iter()
+                    .any(|part| name.starts_with(part));
+                if !learns {
+                    assert_eq!(before, after, "{name}");
+                    same += 1;
+                } else if before != after {
+                    changed += 1;
+                }
+            }
+            assert!(same > 30 && changed > 60, "{same} {changed}");
+        } else {
+            // Each kind of batch came, and trained what it can.
+            for key in ["mlm", "itm", "itc", "lm", "vq", "codes", "views"] {
+                assert!(lines.iter().any(|line| trained(line, key)), "{key}");
+            }
+            let skipped = |key: &str| lines.iter().any(|line| line["skipped"].get(key).is_some());
+            assert!(skipped("itm") && skipped("views") && skipped("mlm"));
+            assert!(!skipped("vq") && !skipped("codes"));
+        }
+    }
+}
+
 #[test]
 fn a_recipe_gives_the_same_bits_twice_and_another_seed_gives_others() {
     let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);

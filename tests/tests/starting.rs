@@ -168,6 +168,29 @@ fn encoders_come_from_files_of_their_own() {
     );
 }
 
+/// A vocabulary with concepts has more rows than the file: words come from there, concepts start from random weights.
+#[test]
+fn rows_of_concepts_follow_those_of_words() {
+    let concepts = "data.concepts={ min_count = 1 }";
+    let words = parts(&[]).unwrap();
+    let more = parts(&[concepts, "model.text.vocab_size=50"]).unwrap();
+    let rows = |recipe: &Recipe| {
+        let (model, _) = started(recipe).unwrap();
+        let weight = model.backbone.text.word_embedding.weight.val();
+        let values: Vec<f32> = weight.into_data().iter::<f32>().collect();
+        values.chunks(16).map(<[f32]>::to_vec).collect::<Vec<_>>()
+    };
+    let (words, more) = (rows(&words), rows(&more));
+    assert_eq!((words.len(), more.len()), (43, 50));
+    assert_eq!(more[..43], words[..]);
+    assert!(more[43..].iter().flatten().any(|value| *value != 0.0));
+    let message = match parts(&["model.text.vocab_size=50"]) {
+        Ok(recipe) => started(&recipe).map(drop).unwrap_err(),
+        Err(message) => message,
+    };
+    assert!(message.contains("model.text.vocab_size"), "{message}");
+}
+
 #[test]
 fn nothing_starts_from_random_weights_silently() {
     let error = |more: &[&str]| match parts(more) {

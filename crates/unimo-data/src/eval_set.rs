@@ -106,6 +106,11 @@ impl EvalSet {
         }
     }
 
+    /// What makes concepts of its phrases and tags, if the set has some.
+    pub fn concepts(&self) -> Option<&ConceptReader> {
+        self.concepts.as_ref()
+    }
+
     fn push(&mut self, index: usize, captions: Vec<String>) {
         let image = self.items.len();
         let first = self.captions.len();

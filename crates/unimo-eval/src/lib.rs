@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod error;
+pub mod grounding;
 pub mod metrics;
 pub mod retrieval;
 

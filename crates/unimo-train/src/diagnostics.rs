@@ -2,3 +2,4 @@
 //! and where phrases are found in pictures.
 
 pub mod codes;
+pub mod phrases;

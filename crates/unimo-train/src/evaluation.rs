@@ -17,6 +17,7 @@ use unimo_eval::{Directions, GroundTruth, ModelError, Pair, Recall, RetrievalMod
 use crate::checkpoint;
 use crate::device::DeviceChoice;
 use crate::diagnostics::codes::{self, Codes};
+use crate::diagnostics::phrases::{self, Phrases};
 use crate::error::TrainError;
 use crate::model::{Model, host};
 use crate::progress::Progress;
@@ -263,6 +264,8 @@ pub struct Evaluated {
     gates: Option<GatesRecord>,
     /// How codes are used, where the model has a grounded dictionary.
     codes: Option<Codes>,
+    /// Where phrases are found, where texts have concepts.
+    phrases: Option<Phrases>,
 }
 
 /// Retrieval over a held-out set.
@@ -278,18 +281,17 @@ pub fn evaluate(
     let text_image = set.captions().iter().map(|c| c.image).collect();
     let truth = GroundTruth::new(text_image, set.items().len())?;
     let retrieval = unimo_eval::evaluate(&encoded, &truth, &recipe.eval.retrieval(), progress)?;
+    let features = |pairs: &[(usize, usize)]| {
+        let pair = |(text, image): &(usize, usize)| Pair {
+            image: *image,
+            text: *text,
+        };
+        encoded.rows(&pairs.iter().map(pair).collect::<Vec<_>>())
+    };
     Ok(Evaluated {
         gates: gates(&encoded, set, tokenizer, recipe),
-        codes: codes::codes(model, set, tokenizer, recipe, |pairs| {
-            let pairs: Vec<Pair> = pairs
-                .iter()
-                .map(|(text, image)| Pair {
-                    image: *image,
-                    text: *text,
-                })
-                .collect();
-            encoded.rows(&pairs)
-        }),
+        codes: codes::codes(model, set, tokenizer, recipe, &features),
+        phrases: phrases::phrases(model, set, tokenizer, recipe, &features),
         retrieval,
     })
 }
@@ -467,7 +469,12 @@ pub fn summary(step: u64, evaluated: &Evaluated) -> String {
         percent(best.image_to_text.r10),
         percent(report.chance.text_to_image.r1),
         percent(report.chance.image_to_text.r1),
-    )
+    ) + &evaluated
+        .phrases
+        .as_ref()
+        .and_then(Phrases::summary)
+        .map(|phrases| format!("; {phrases}"))
+        .unwrap_or_default()
 }
 
 /// Writes an evaluation during training into the run: gates, gallery and, last, a line of `evals.jsonl`.
@@ -483,6 +490,9 @@ pub fn write(
     }
     if let Some(codes) = &evaluated.codes {
         codes.write(run, set)?;
+    }
+    if let Some(phrases) = &evaluated.phrases {
+        phrases.write(run, set)?;
     }
     if let Some(best) = headline(&evaluated.retrieval) {
         run.write_json("gallery.json", &gallery(run, set, recipe, best)?)?;

@@ -137,11 +137,13 @@ pub(crate) fn document(title: &str, style: &str, body: &str) -> String {
 fn page(run: &Path, mut folder: RunFolder) -> String {
     let gallery = gallery(run, &mut folder);
     let codes = codes(run, &mut folder);
+    let phrases = phrases(run, &mut folder);
     let sections: Vec<Section> = [
         losses(&folder),
         retrieval(&folder),
         folder.gates.as_ref().and_then(gates),
         codes,
+        phrases,
         gallery,
         dynamics(&folder),
         skipped(&folder),
@@ -1201,6 +1203,60 @@ fn codes(run: &Path, folder: &mut RunFolder) -> Option<Section> {
             record.tokens,
             count(record.codes)
         ),
+        body,
+    })
+}
+
+fn phrases(run: &Path, folder: &mut RunFolder) -> Option<Section> {
+    let record = folder.phrases.take()?;
+    let mut body = String::new();
+    if let (Some(accuracy), Some(centre), Some(chance)) =
+        (record.accuracy, record.centre, record.chance)
+    {
+        let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+        let of = format!("of {} phrases", plot::grouped(record.phrases as f64));
+        body.push_str("<div class=\"tiles\" style=\"--columns:3\">\n");
+        for (label, share) in [
+            ("Nearest patch in a box", accuracy),
+            ("Centre in a box", centre),
+            ("Chance", chance),
+        ] {
+            body.push_str(&tile("", label, &percent(share), &[of.as_str()]));
+        }
+        body.push_str("</div>\n");
+    }
+    body.push_str("<div class=\"gallery\">\n");
+    for picture in &record.pictures {
+        let _ = write!(
+            body,
+            "<article class=\"card\"><p dir=\"auto\">{}</p>",
+            escape(&picture.caption)
+        );
+        for map in &picture.maps {
+            match image_address(run, &map.image) {
+                Ok(address) => {
+                    let phrase = escape(&map.phrase);
+                    let _ = write!(
+                        body,
+                        "<figure style=\"display:inline-block;margin:4px\"><img src=\"{address}\" alt=\"where {phrase} is found\" \
+                         loading=\"lazy\"><figcaption>{phrase}</figcaption></figure>"
+                    );
+                }
+                Err(reason) => folder.problems.push(format!(
+                    "phrases.json: the image {:?} is left out: {reason}",
+                    map.image
+                )),
+            }
+        }
+        body.push_str("</article>\n");
+    }
+    body.push_str("</div>\n");
+    Some(Section {
+        anchor: "phrases",
+        title: "Phrases in pictures",
+        lead: "Cosine of each phrase with each patch after the cross-modal encoder, from the lowest (grey) to the highest (red) of the \
+               picture, and the boxes of what the phrase names, where they are known. No box was seen in training."
+            .to_owned(),
         body,
     })
 }

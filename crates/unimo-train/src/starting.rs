@@ -17,7 +17,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -268,14 +268,30 @@ fn parts(
             return Err(wrong_kind("init.text", given, &public, "a text encoder"));
         };
         let ours = &recipe.model.text;
-        agree(&text_contradictions(ours, theirs), &path)?;
-        let (encoder, account) = part(
-            model.backbone.text,
+        agree(&text_contradictions(recipe, theirs), &path)?;
+        // Rows of concepts follow those of words and stay as they are.
+        let mut encoder = model.backbone.text;
+        let concepts = ours.vocab_size.saturating_sub(theirs.vocab_size);
+        let mut rows_of_concepts = None;
+        if concepts > 0 {
+            let all = encoder.word_embedding.weight;
+            rows_of_concepts = Some(all.val().narrow(0, theirs.vocab_size, concepts).detach());
+            encoder.word_embedding.weight =
+                parameters::update(all, |all| all.narrow(0, 0, theirs.vocab_size));
+        }
+        let (mut encoder, account) = part(
+            encoder,
             &public,
             allow,
             "backbone.text",
             [ours.layers, theirs.layers],
         )?;
+        if let Some(rows) = rows_of_concepts {
+            let words = encoder.word_embedding.weight;
+            encoder.word_embedding.weight = parameters::update(words, |words| {
+                Tensor::cat(vec![words, rows.without_autodiff()], 0)
+            });
+        }
         model.backbone.text = encoder;
         report = report.and(account);
         from.push(("the text encoder".to_owned(), path));
@@ -392,12 +408,12 @@ fn too_deep(key: &str, ours: usize, theirs: usize) -> Option<Contradiction> {
     (ours > theirs).then(|| (key.to_owned(), ours.to_string(), theirs.to_string()))
 }
 
-fn text_contradictions(ours: &TextEncoderConfig, theirs: &TextEncoderConfig) -> Vec<Contradiction> {
+fn text_contradictions(recipe: &Recipe, theirs: &TextEncoderConfig) -> Vec<Contradiction> {
+    let ours = &recipe.model.text;
     let mut found = contradictions!(
         "model.text",
         ours,
         theirs,
-        vocab_size,
         width,
         heads,
         feed_forward,
@@ -409,6 +425,15 @@ fn text_contradictions(ours: &TextEncoderConfig, theirs: &TextEncoderConfig) -> 
         layer_norm_eps,
     );
     found.extend(too_deep("model.text.layers", ours.layers, theirs.layers));
+    // With concepts there may be more rows than words.
+    let fits = match recipe.data.concepts {
+        Some(_) => ours.vocab_size >= theirs.vocab_size,
+        None => ours.vocab_size == theirs.vocab_size,
+    };
+    if !fits {
+        let (ours, theirs) = (ours.vocab_size.to_string(), theirs.vocab_size.to_string());
+        found.insert(0, ("model.text.vocab_size".to_owned(), ours, theirs));
+    }
     found
 }
 

@@ -189,6 +189,44 @@ pub struct WordGates {
     pub layers: Vec<Vec<Vec<Option<f64>>>>,
 }
 
+/// `phrases.json`: where phrases of held-out captions are found in their pictures.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PhrasesRecord {
+    /// Phrases of which boxes are known.
+    pub phrases: u64,
+    /// Share of them whose nearest patch lies in one of their boxes.
+    #[serde(default)]
+    pub accuracy: Option<f64>,
+    /// What the picture's centre would have got right.
+    #[serde(default)]
+    pub centre: Option<f64>,
+    /// What chance would have got right.
+    #[serde(default)]
+    pub chance: Option<f64>,
+    /// Some pictures.
+    #[serde(default)]
+    pub pictures: Vec<PhrasePicture>,
+}
+
+/// A picture with the maps of some of its caption's phrases.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PhrasePicture {
+    /// The caption.
+    pub caption: String,
+    /// Its phrases.
+    #[serde(default)]
+    pub maps: Vec<PhraseMap>,
+}
+
+/// Where one phrase is found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PhraseMap {
+    /// The phrase.
+    pub phrase: String,
+    /// Path of the map inside the run folder, with `/`.
+    pub image: String,
+}
+
 /// `codes.json`: how the codes of a grounded dictionary are used by some held-out pairs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CodesRecord {
@@ -318,6 +356,8 @@ pub(super) struct RunFolder {
     /// Evaluations by `unimo eval`, of whatever the user asked for.
     pub later_evals: Vec<EvalRecord>,
     pub gates: Option<GatesRecord>,
+    /// `phrases.json`, if there is one.
+    pub phrases: Option<PhrasesRecord>,
     /// `codes.json`, if there is one.
     pub codes: Option<CodesRecord>,
     pub gallery: Vec<GalleryItem>,
@@ -336,6 +376,7 @@ impl RunFolder {
         };
         folder.facts = object(run, "run.json", &mut folder.problems).unwrap_or_default();
         folder.gates = object(run, "gates.json", &mut folder.problems);
+        folder.phrases = object(run, "phrases.json", &mut folder.problems);
         folder.codes = object(run, "codes.json", &mut folder.problems);
         folder.gallery = object::<GalleryRecord>(run, "gallery.json", &mut folder.problems)
             .map(|gallery| gallery.items)

@@ -1,0 +1,247 @@
+//! Where phrases are found in pictures: cosines of phrases with patches after the cross-modal encoder, drawn, and, where the boxes
+//! of objects are known, how often the nearest patch lies in one of them.
+
+use burn::tensor::Tensor;
+use image::{Rgb, RgbImage};
+use unimo_core::layers::normalise;
+use unimo_data::{EvalSet, TextTokenizer};
+use unimo_encoders::backbone::{ImageFeatures, TextFeatures};
+use unimo_encoders::fusion::Keep;
+use unimo_eval::grounding::Pointing;
+use unimo_objectives::wpg::cosines;
+
+use crate::error::TrainError;
+use crate::model::{Model, host};
+use crate::recipe::Recipe;
+use crate::report::record::{PhraseMap, PhrasePicture, PhrasesRecord};
+use crate::run::RunFolder;
+
+/// Captions that are looked at, one for each picture.
+pub const CAPTIONS: usize = 500;
+/// Pictures that are drawn, and phrases of each.
+const PICTURES: usize = 8;
+const PHRASES: usize = 4;
+/// Side of a drawn picture, in pixels.
+const SIDE: u32 = 128;
+
+/// What one phrase finds in its picture.
+#[derive(Debug, Clone)]
+struct Found {
+    image: usize,
+    phrase: String,
+    /// Cosine of each patch, row by row.
+    cosines: Vec<f32>,
+    boxes: Vec<[f32; 4]>,
+}
+
+/// What the phrases of some held-out captions find.
+#[derive(Debug, Clone)]
+pub struct Phrases {
+    found: Vec<Found>,
+    pointing: Pointing,
+    grid: usize,
+}
+
+/// Looks for the phrases of held-out captions in their pictures; none where texts have no concepts. `features` gives the features
+/// of pairs of a caption and a picture.
+pub(crate) fn phrases(
+    model: &Model,
+    set: &EvalSet,
+    tokenizer: &TextTokenizer,
+    recipe: &Recipe,
+    mut features: impl FnMut(&[(usize, usize)]) -> (TextFeatures, ImageFeatures),
+) -> Option<Phrases> {
+    let reader = set.concepts()?;
+    let grid = model.backbone.image.grid();
+    let cells = grid * grid;
+    let first_captions = set.items().iter().enumerate();
+    let pairs: Vec<(usize, usize)> = first_captions
+        .filter(|(_, item)| !item.captions.is_empty())
+        .map(|(image, item)| (item.captions.start, image))
+        .take(CAPTIONS)
+        .collect();
+    let mut all = Phrases {
+        found: Vec::new(),
+        pointing: Pointing::default(),
+        grid,
+    };
+    let (source, split) = set.source();
+    for pairs in pairs.chunks(recipe.eval.batch_size) {
+        let (texts, images) = features(pairs);
+        let fused = model.backbone.fuse(&texts, &images, Keep::Nothing);
+        let text = fused.text();
+        let [rows, length, width] = text.dims();
+        // Patches stand last, after a class token where it takes part.
+        let image = fused.image();
+        let first = image.dims()[1] - cells;
+        let patches = image.clone().narrow(1, first, cells);
+        let unit = |x: &Tensor<3>| {
+            let count = x.dims()[1];
+            normalise(x.clone().reshape([rows * count, width])).reshape([rows, count, width])
+        };
+        let all_cosines = host(cosines(unit(text), unit(&patches)));
+        for (row, (caption, image)) in pairs.iter().enumerate() {
+            let encoded = set.encode(*caption, tokenizer, recipe.data.max_text_length);
+            let end = encoded.ids.len().saturating_sub(1);
+            let sample = source.sample(split, set.items()[*image].index);
+            let sample = sample.unwrap_or_default();
+            for at in end - encoded.concepts..end {
+                let Some(phrase) = reader.name(encoded.ids[at]) else {
+                    continue;
+                };
+                let of_row = &all_cosines[(row * length + at) * cells..][..cells];
+                let boxes = boxes_of(phrase, &sample.tags, &sample.boxes);
+                all.pointing.add(of_row, grid, &boxes);
+                all.found.push(Found {
+                    image: *image,
+                    phrase: phrase.to_owned(),
+                    cosines: of_row.to_vec(),
+                    boxes,
+                });
+            }
+        }
+    }
+    Some(all)
+}
+
+/// The boxes of the objects that a phrase names: those whose name's words are all in the phrase, else those whose name holds all
+/// words of the phrase; none where those have different names, as of `red circle above blue star`.
+fn boxes_of(phrase: &str, tags: &[String], boxes: &[[f32; 4]]) -> Vec<[f32; 4]> {
+    // Singular and plural are one word here.
+    let words = |text: &str| -> Vec<String> {
+        let stem = |word: &str| {
+            let word = word.strip_suffix("es").unwrap_or(word);
+            word.strip_suffix('s')
+                .unwrap_or(word)
+                .trim_end_matches('e')
+                .to_owned()
+        };
+        text.split(' ').map(stem).collect()
+    };
+    let of_phrase = words(phrase);
+    let holds = |all: &[String], some: &[String]| some.iter().all(|word| all.contains(word));
+    let named = |matches: &dyn Fn(&[String]) -> bool| -> Vec<usize> {
+        (0..tags.len().min(boxes.len()))
+            .filter(|i| matches(&words(&tags[*i])))
+            .collect()
+    };
+    let whole = named(&|tag| holds(&of_phrase, tag));
+    let chosen = match whole.is_empty() {
+        true => named(&|tag| holds(tag, &of_phrase)),
+        false if whole.iter().any(|i| tags[*i] != tags[whole[0]]) => Vec::new(),
+        false => whole,
+    };
+    chosen.into_iter().map(|i| boxes[i]).collect()
+}
+
+impl Phrases {
+    /// Writes `phrases.json` and the maps beside it.
+    pub(crate) fn write(&self, run: &RunFolder, set: &EvalSet) -> Result<(), TrainError> {
+        let folder = run.join("phrases");
+        std::fs::create_dir_all(&folder).map_err(TrainError::file("create", &folder))?;
+        let mut images: Vec<usize> = self.found.iter().map(|found| found.image).collect();
+        images.dedup();
+        let mut pictures = Vec::new();
+        let shown = PICTURES.min(images.len());
+        for number in 0..shown {
+            let image = images[number * images.len() / shown];
+            let picture = set.picture(image)?;
+            let square = set
+                .image_spec()
+                .square(&picture)
+                .map_err(TrainError::Check)?;
+            let mut maps = Vec::new();
+            let own = self.found.iter().filter(|found| found.image == image);
+            for (index, found) in own.take(PHRASES).enumerate() {
+                let name = format!("phrases/{number}-{index}.png");
+                let path = run.join(&name);
+                let drawn = draw(&square, found, self.grid);
+                drawn.save(&path).map_err(|e| TrainError::Run {
+                    path,
+                    reason: e.to_string(),
+                })?;
+                maps.push(PhraseMap {
+                    phrase: found.phrase.clone(),
+                    image: name,
+                });
+            }
+            let caption = set.items()[image].captions.start;
+            pictures.push(PhrasePicture {
+                caption: set.captions()[caption].text.clone(),
+                maps,
+            });
+        }
+        let record = PhrasesRecord {
+            phrases: self.pointing.phrases as u64,
+            accuracy: self.pointing.accuracy(),
+            centre: self.pointing.centre(),
+            chance: self.pointing.chance(),
+            pictures,
+        };
+        run.write_json("phrases.json", &record)
+    }
+
+    /// One line for the terminal; none where no boxes are known.
+    pub(crate) fn summary(&self) -> Option<String> {
+        let percent = |share: Option<f64>| share.map(|share| format!("{:.1}%", 100.0 * share));
+        Some(format!(
+            "phrases point into their boxes: {} of {} (centre {}, chance {})",
+            percent(self.pointing.accuracy())?,
+            self.pointing.phrases,
+            percent(self.pointing.centre())?,
+            percent(self.pointing.chance())?,
+        ))
+    }
+}
+
+/// The picture in grey with the cosines over it, from none at the lowest to full colour at the highest, and its boxes.
+fn draw(square: &RgbImage, found: &Found, grid: usize) -> RgbImage {
+    const HEAT: [f32; 3] = [235.0, 60.0, 20.0];
+    const STRONGEST: f32 = 0.8;
+    let mut picture =
+        image::imageops::resize(square, SIDE, SIDE, image::imageops::FilterType::Triangle);
+    let low = found.cosines.iter().copied().fold(f32::INFINITY, f32::min);
+    let high = found
+        .cosines
+        .iter()
+        .copied()
+        .fold(f32::NEG_INFINITY, f32::max);
+    for (x, y, pixel) in picture.enumerate_pixels_mut() {
+        let cell = |at: u32| (at as usize * grid / SIDE as usize).min(grid - 1);
+        let cosine = found.cosines[cell(y) * grid + cell(x)];
+        let heat = STRONGEST * ((cosine - low) / (high - low).max(f32::EPSILON));
+        let [r, g, b] = pixel.0.map(f32::from);
+        let grey = 0.299 * r + 0.587 * g + 0.114 * b;
+        *pixel = Rgb(HEAT.map(|h| (grey + heat * (h - grey)).round() as u8));
+    }
+    let last = SIDE - 1;
+    for bounds in &found.boxes {
+        let [x1, y1, x2, y2] = bounds.map(|edge| ((edge * SIDE as f32) as u32).min(last));
+        for x in x1..=x2 {
+            picture.put_pixel(x, y1, Rgb([255; 3]));
+            picture.put_pixel(x, y2, Rgb([255; 3]));
+        }
+        for y in y1..=y2 {
+            picture.put_pixel(x1, y, Rgb([255; 3]));
+            picture.put_pixel(x2, y, Rgb([255; 3]));
+        }
+    }
+    picture
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_phrase_has_the_boxes_of_what_it_names() {
+        let tags = ["red circle", "red circle", "blue star"].map(str::to_owned);
+        let boxes = [[0.1; 4], [0.2; 4], [0.3; 4]];
+        let of = |phrase: &str| boxes_of(phrase, &tags, &boxes);
+        assert_eq!(of("large red circles"), boxes[..2]);
+        assert_eq!(of("circle"), boxes[..2]);
+        assert_eq!(of("stars"), boxes[2..]);
+        assert!(of("red circles above blue star").is_empty());
+        assert!(of("grey background").is_empty());
+    }
+}
