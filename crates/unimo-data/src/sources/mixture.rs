@@ -18,8 +18,8 @@
 //! weight = 1.0
 //! ```
 //!
-//! `keep` makes unaligned images, or plain texts, of a source that has both. Such a part is trained on and never evaluated: its
-//! held-out split is empty.
+//! `keep` makes unaligned images, or plain texts, of a source that has both. Beside parts of pairs, such parts and sources that have
+//! one modality only are trained on and never evaluated.
 //!
 //! Without weights and temperature every sample of every part comes once per epoch of the whole. With them a part comes as often
 //! as its weight says, and each of its samples once per epoch of the part.
@@ -314,10 +314,17 @@ struct Mixture {
 }
 
 impl Mixture {
+    /// Samples of a part. Where there are pairs, only they are evaluated: nothing can be retrieved with unaligned images or texts.
+    fn samples(&self, part: &Arc<dyn Source>, split: Split) -> usize {
+        let is_pair = |part: &Arc<dyn Source>| part.has_images() && part.has_captions();
+        let left_out = split == Split::Val && !is_pair(part) && self.parts.iter().any(is_pair);
+        if left_out { 0 } else { part.len(split) }
+    }
+
     /// The part that holds a sample, and the sample's index in it.
     fn part(&self, split: Split, mut index: usize) -> (&dyn Source, usize) {
         for part in &self.parts {
-            let samples = part.len(split);
+            let samples = self.samples(part, split);
             if index < samples {
                 return (&**part, index);
             }
@@ -334,7 +341,7 @@ impl Mixture {
             .iter()
             .zip(&self.parts)
             .map(|(config, part)| {
-                let samples = part.len(split) as f64;
+                let samples = self.samples(part, split) as f64;
                 let drawn = temperature.map(|t| samples.powf(1.0 / t));
                 let weight = config.weight.or(drawn);
                 if self.config.batches == Batches::Single {
@@ -349,7 +356,10 @@ impl Mixture {
 
 impl Source for Mixture {
     fn len(&self, split: Split) -> usize {
-        self.parts.iter().map(|part| part.len(split)).sum()
+        self.parts
+            .iter()
+            .map(|part| self.samples(part, split))
+            .sum()
     }
 
     fn describe(&self) -> String {
@@ -385,6 +395,7 @@ impl Source for Mixture {
     fn shards(&self, split: Split) -> Vec<usize> {
         self.parts
             .iter()
+            .filter(|part| self.samples(part, split) > 0)
             .flat_map(|part| part.shards(split))
             .collect()
     }
@@ -398,12 +409,13 @@ impl Source for Mixture {
             Batches::Single => batch_size,
         };
         let parts = self.parts.iter().zip(weights);
-        let parts = parts
-            .filter(|(part, _)| !part.is_empty(split))
-            .map(|(part, weight)| {
-                let plan = part.plan(split, shuffle, batch_size);
-                (weight, part.len(split), plan)
-            });
+        let parts =
+            parts
+                .filter(|(part, _)| self.samples(part, split) > 0)
+                .map(|(part, weight)| {
+                    let plan = part.plan(split, shuffle, batch_size);
+                    (weight, part.len(split), plan)
+                });
         Plan::parts(parts.collect(), unit)
     }
 
@@ -543,6 +555,7 @@ mod tests {
         assert!(holds.images && !holds.captions);
         let again: DataConfig = toml::from_str(&toml::to_string(&config(&text)).unwrap()).unwrap();
         assert_eq!(again, config(&text));
+        assert_eq!(source.captions(Split::Val, 2).unwrap().len(), 2);
         let mixed = text.replace("single", "mixed");
         assert!(open(&config(&mixed)).is_err());
     }
