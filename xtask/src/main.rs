@@ -84,6 +84,12 @@ Examples:
         after_help = "`cargo xtask data --help` shows what `unimo data` can do."
     )]
     Data(Passed),
+    /// Build the vocabulary of phrases and tags that MVP reads beside words
+    #[command(
+        disable_help_flag = true,
+        after_help = "`cargo xtask concepts --help` shows what `unimo concepts` can do."
+    )]
+    Concepts(Passed),
     /// List the recipes and what each of them reproduces
     #[command(
         disable_help_flag = true,

@@ -4,7 +4,11 @@
 //! encoders: image encoder once, text encoder on clean and masked text, cross-modal encoder on both, masked language
 //! modelling with its head on every position, image-text matching on half-wrong pairs, backward, AdamW. The step is the
 //! crate's own: [`unimo_objectives::Objectives::step`] and [`Optimizer::step`].
+//!
+//! UNIMO-2 and MVP have no twin. Their encoders take the size's measures (MVP half of the uni-modal layers, as in the paper), their
+//! objectives are those of the recipes: contrast and the dictionary, or grounding of phrases, beside the two above.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Instant;
 
@@ -15,18 +19,24 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use serde::Serialize;
-use unimo_core::batch::{Batch, Images, MaskSpec, MaskedTexts, Texts};
+use unimo_core::batch::{Batch, Images, MaskSpec, MaskedTexts, TAGS, Texts};
 use unimo_core::init::Init;
 use unimo_core::layers::Activation;
 use unimo_core::levels::GateKind;
+use unimo_core::parameters;
 use unimo_encoders::backbone::BackboneConfig;
 use unimo_encoders::fusion::{FusionConfig, Keep, Levels, Link};
 use unimo_encoders::image::ImageEncoderConfig;
+use unimo_encoders::joint::JointConfig;
+use unimo_encoders::quantiser::{Choice, QuantiserConfig};
 use unimo_encoders::tasks::TasksConfig;
 use unimo_encoders::text::{Positions, TextEncoderConfig};
 use unimo_objectives::ObjectivesConfig;
+use unimo_objectives::itc::{ItcConfig, Normalised, Projection, Views};
 use unimo_objectives::itm::{Head, ItmConfig, Layout, Negatives};
 use unimo_objectives::mlm::MlmConfig;
+use unimo_objectives::vq::VqConfig;
+use unimo_objectives::wpg::{Region, WpgConfig};
 
 use crate::device::DeviceChoice;
 use crate::error::TrainError;
@@ -99,16 +109,22 @@ pub enum Family {
     Unimo3,
     /// In-layer co-attention only.
     Meter,
+    /// One stream with a grounded dictionary.
+    Unimo2,
+    /// One stream over words, phrases, tags and patches.
+    Mvp,
 }
 
 impl Family {
-    const ALL: [Self; 2] = [Self::Unimo3, Self::Meter];
+    const ALL: [Self; 4] = [Self::Unimo3, Self::Meter, Self::Unimo2, Self::Mvp];
 
     /// What the command line calls it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Unimo3 => "unimo3",
             Self::Meter => "meter",
+            Self::Unimo2 => "unimo2",
+            Self::Mvp => "mvp",
         }
     }
 }
@@ -252,7 +268,10 @@ pub fn step(args: &StepArgs) -> Result<Outcome, TrainError> {
         peer: format!("unimo {} (burn {BURN_VERSION})", env!("CARGO_PKG_VERSION")),
         size: args.size.name,
         model: args.model.name(),
-        parameters: parameter_count(&args.size, args.model),
+        parameters: parameters::list(bench.model())
+            .iter()
+            .map(|p| p.shape.iter().product::<usize>() as u64)
+            .sum(),
         batch: args.batch,
         device: choice.to_string(),
         dtype: DTYPES
@@ -364,17 +383,32 @@ pub fn backbone(size: &Size, family: Family) -> BackboneConfig {
         ..
     } = *size;
     let layer_norm_eps = 1e-5;
+    let joint =
+        |layers: usize, image_class: bool, grounding: Option<QuantiserConfig>| JointConfig {
+            width,
+            layers,
+            heads,
+            feed_forward,
+            activation: Activation::Gelu,
+            layer_norm_eps,
+            dropout: DROPOUT,
+            image_class,
+            grounding,
+        };
+    let (codes, tokens) = dictionary(size);
+    let mvp = family == Family::Mvp;
+    let uni_modal = |layers: usize| if mvp { layers.div_ceil(2) } else { layers };
     BackboneConfig {
         initializer_range: 0.02,
         text: TextEncoderConfig {
             vocab_size: size.vocabulary,
             width,
-            layers: size.text_layers,
+            layers: uni_modal(size.text_layers),
             heads,
             feed_forward,
             max_positions: max_positions(size),
             positions: Positions::AfterPad,
-            token_types: 1,
+            token_types: if mvp { 2 } else { 1 },
             pad_id: PAD as usize,
             activation: Activation::Gelu,
             layer_norm_eps,
@@ -384,7 +418,7 @@ pub fn backbone(size: &Size, family: Family) -> BackboneConfig {
             image_size: size.image_size,
             patch_size: size.patch_size,
             width,
-            layers: size.image_layers,
+            layers: uni_modal(size.image_layers),
             heads,
             feed_forward,
             activation: Activation::QuickGelu,
@@ -394,7 +428,7 @@ pub fn backbone(size: &Size, family: Family) -> BackboneConfig {
             distillation_token: false,
             dropout: 0.0,
         },
-        fusion: Some(FusionConfig {
+        fusion: matches!(family, Family::Unimo3 | Family::Meter).then_some(FusionConfig {
             width,
             layers: size.cross_layers,
             heads,
@@ -405,7 +439,7 @@ pub fn backbone(size: &Size, family: Family) -> BackboneConfig {
             in_layer: true,
             levels: match family {
                 Family::Unimo3 => Levels::CrossPrev,
-                Family::Meter => Levels::None,
+                _ => Levels::None,
             },
             uni_levels: 0,
             gate: GateKind::Cls,
@@ -413,8 +447,40 @@ pub fn backbone(size: &Size, family: Family) -> BackboneConfig {
             link: Link::None,
             pictures: 1,
         }),
-        image_tags: false,
-        joint: None,
+        image_tags: mvp,
+        joint: match family {
+            Family::Unimo3 | Family::Meter => None,
+            Family::Unimo2 => Some(joint(
+                size.text_layers,
+                true,
+                Some(QuantiserConfig {
+                    codes,
+                    tokens,
+                    choice: Choice::TopK,
+                    scale: 100.0,
+                    scale_range: [1.0, 1e4],
+                }),
+            )),
+            Family::Mvp => Some(joint(size.cross_layers, false, None)),
+        },
+    }
+}
+
+/// Codes of UNIMO-2 and how many a sample is given, or a few for the sizes with a toy vocabulary.
+fn dictionary(size: &Size) -> (usize, usize) {
+    if size.vocabulary > 1000 {
+        (2048, 100)
+    } else {
+        (64, 8)
+    }
+}
+
+/// Phrases of a caption and tags of a picture, as MVP has them, or a few.
+fn concepts(size: &Size) -> (usize, usize) {
+    if size.vocabulary > 1000 {
+        (5, 20)
+    } else {
+        (2, 4)
     }
 }
 
@@ -423,19 +489,53 @@ fn max_positions(size: &Size) -> usize {
     if size.vocabulary > 1000 { 514 } else { 40 }
 }
 
-fn objectives() -> ObjectivesConfig {
+fn objectives(size: &Size, family: Family) -> ObjectivesConfig {
+    let contrast = |projection: Projection| ItcConfig {
+        weight: 1.0,
+        views: Views::Two,
+        width: size.width,
+        temperature: 0.07,
+        temperature_range: [0.001, 1.0],
+        projection,
+        normalised: Normalised::Both,
+        momentum: None,
+    };
+    let (head, layout, itc) = match family {
+        Family::Unimo3 | Family::Meter => (Head::Pair, Layout::Half, None),
+        Family::Unimo2 => (
+            Head::Product,
+            Layout::Half,
+            Some(contrast(Projection::None)),
+        ),
+        Family::Mvp => (
+            Head::Text,
+            Layout::OneToOne,
+            Some(contrast(Projection::LinearNoBias)),
+        ),
+    };
     ObjectivesConfig {
+        itc,
+        vq: (family == Family::Unimo2).then_some(VqConfig {
+            weight: 1.0,
+            commitment: 0.25,
+        }),
+        wpg: (family == Family::Mvp).then_some(WpgConfig {
+            weight: 1.0,
+            margin: 0.2,
+            region: Region::Nearest,
+            negatives: Negatives::Uniform,
+        }),
         mlm: Some(MlmConfig {
             weight: 1.0,
             mask: MaskSpec::default(),
-            tied: false,
+            tied: family == Family::Unimo2,
             texts_alone: false,
         }),
         itm: Some(ItmConfig {
             weight: 1.0,
             negatives: Negatives::Uniform,
-            layout: Layout::Half,
-            head: Head::Pair,
+            layout,
+            head,
         }),
         ..ObjectivesConfig::default()
     }
@@ -450,7 +550,7 @@ const OPTIMIZER: OptimizerConfig = OptimizerConfig {
     weight_decay: 0.01,
 };
 
-/// Numbers in the model of a size, heads included.
+/// Numbers in UNIMO-3 or METER of a size, heads included.
 pub fn parameter_count(size: &Size, family: Family) -> u64 {
     let n = |value: usize| value as u64;
     let (d, ffn, vocabulary) = (n(size.width), n(size.feed_forward), n(size.vocabulary));
@@ -470,7 +570,7 @@ pub fn parameter_count(size: &Size, family: Family) -> u64 {
         let in_layer = block + attention + norm;
         match family {
             Family::Unimo3 => in_layer + across,
-            Family::Meter => in_layer,
+            _ => in_layer,
         }
     };
     let stream: u64 = (1..=n(size.cross_layers)).map(half_layer).sum();
@@ -480,7 +580,8 @@ pub fn parameter_count(size: &Size, family: Family) -> u64 {
     text + image + fusion + mlm + itm
 }
 
-/// Multiply-adds of all matrix products of a step times 2; the backward pass counts as twice the forward pass.
+/// Multiply-adds of all matrix products of a step times 2; the backward pass counts as twice the forward pass. Of UNIMO-2 and MVP
+/// without the small ones of contrast and grounding.
 pub fn flops(size: &Size, family: Family, batch: usize, train: bool) -> u64 {
     let n = |value: usize| value as u64;
     let (d, ffn, vocabulary) = (n(size.width), n(size.feed_forward), n(size.vocabulary));
@@ -492,11 +593,35 @@ pub fn flops(size: &Size, family: Family, batch: usize, train: bool) -> u64 {
     // In-layer and cross-layer attention cost the same: levels are mixed before they are attended to.
     let attentions = match family {
         Family::Unimo3 => 2,
-        Family::Meter => 1,
+        _ => 1,
     };
     let half_layer = |own: u64, other: u64| {
         block(own) + attentions * (2 * (2 * own + 2 * other) * d * d + 4 * own * other * d)
     };
+    if matches!(family, Family::Unimo2 | Family::Mvp) {
+        let config = backbone(size, family);
+        let joint_layers = n(config.joint.map_or(0, |joint| joint.layers));
+        let (codes, tokens) = dictionary(size);
+        let (codes, tokens) = (n(codes), n(tokens));
+        let (_, tags) = concepts(size);
+        // Pairs that are fused, and the length of their sequence.
+        let (pairs, length, tags) = match family {
+            // Masked ones, and half right, half wrong ones.
+            Family::Unimo2 => (2, image + tokens + text, 0),
+            // Masked ones, right ones, and two kinds of wrong ones.
+            _ => (4, image - 1 + text, n(tags) + 2),
+        };
+        let choice = match family {
+            Family::Unimo2 => 2 * (image + text - 2) * (codes + 2 * tokens) * d,
+            _ => 0,
+        };
+        let images = n(config.image.layers) * block(image + tags) + 2 * image * patch * d;
+        let texts = 2 * n(config.text.layers) * block(text);
+        let hidden = (HIDDEN * size.text_length as f64).round() as u64;
+        let fusion = pairs * (joint_layers * block(length) + choice);
+        let forward = images + texts + fusion + 2 * hidden * d * (d + vocabulary);
+        return n(batch) * forward * if train { 3 } else { 1 };
+    }
     let images = n(size.image_layers) * block(image) + 2 * image * patch * d + 2 * image * d * d;
     let texts = 2 * (n(size.text_layers) * block(text) + 2 * text * d * d);
     let fusion = 2 * n(size.cross_layers) * (half_layer(text, image) + half_layer(image, text));
@@ -514,7 +639,7 @@ const HIDDEN: f64 = 0.15;
 const NOISE: f32 = 1.732;
 
 /// Noise for pictures and words, padded to different lengths.
-fn random_batch(size: &Size, batch: usize, seed: u64) -> Batch {
+fn random_batch(size: &Size, family: Family, batch: usize, seed: u64) -> Batch {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let length = size.text_length;
     let mask_id = size.vocabulary as i32 - 1;
@@ -542,7 +667,22 @@ fn random_batch(size: &Size, batch: usize, seed: u64) -> Batch {
         }
     }
     texts.masked = Some(masked);
+    let mut further_texts = BTreeMap::new();
+    if family == Family::Mvp {
+        let (phrases, tags) = concepts(size);
+        texts.concepts = Some(vec![phrases; batch]);
+        let length = tags + 2;
+        let ids = (0..batch * length).map(|_| rng.random_range(FIRST_WORD..mask_id - 1));
+        let tags = Texts {
+            ids: ids.collect(),
+            length,
+            lengths: vec![length; batch],
+            ..Texts::default()
+        };
+        further_texts.insert(TAGS.to_owned(), tags);
+    }
     Batch {
+        further_texts,
         samples: (0..batch).map(|i| format!("noise {i}")).collect(),
         images: Some(Images {
             pixels: (0..pixels)
@@ -574,9 +714,10 @@ impl Bench {
         let config = backbone(&args.size, args.model);
         let mut init = Init::new(&device, 0);
         let backbone = config.init(&mut init);
-        let mut objectives = objectives().init(&mut init, &config, &backbone);
+        let mut objectives = objectives(&args.size, args.model).init(&mut init, &config, &backbone);
         if let Some(mlm) = &mut objectives.mlm {
-            mlm.every_position = true;
+            // As the twin does.
+            mlm.every_position = config.fusion.is_some();
         }
         Self {
             model: Some(Model {
@@ -585,7 +726,7 @@ impl Bench {
                 tasks: TasksConfig::default().init(&mut init, config.cross_width()),
             }),
             optimizer: Optimizer::new(&OPTIMIZER),
-            batch: random_batch(&args.size, args.batch, 0),
+            batch: random_batch(&args.size, args.model, args.batch, 0),
             device,
             inference: args.inference,
             done: 0,
@@ -699,7 +840,13 @@ impl Bench {
         };
         let shape = [samples, Images::CHANNELS, images.height, images.width];
         let pixels = TensorData::new(images.pixels.clone(), shape);
-        let encoded_images = backbone.encode_images(Tensor::from_data(pixels, &self.device));
+        let tags = self.batch.further_texts.get(TAGS).map(|tags| {
+            backbone
+                .text
+                .input(&tags.ids, &tags.lengths, tags.length, &self.device)
+        });
+        let pixels = Tensor::from_data(pixels, &self.device);
+        let encoded_images = backbone.encode_tagged_images(pixels, tags.as_ref());
         let image_seconds = split()?;
 
         let ids = [texts.ids.as_slice(), &masked.ids].concat();
@@ -726,7 +873,7 @@ const ENCODERS: usize = 3;
 const PARTS: [&str; 7] = [
     "forward: image encoder",
     "forward: text encoder, clean and masked",
-    "forward: cross-modal encoder, both pairings",
+    "forward: cross-modal encoder, two pairings",
     "forward: heads and losses",
     "backward",
     "norm of the gradient (for clipping)",
@@ -797,7 +944,7 @@ mod tests {
     #[test]
     fn the_models_have_as_many_parameters_as_the_formula_says() {
         for name in ["tiny", "golden"] {
-            for family in Family::ALL {
+            for family in [Family::Unimo3, Family::Meter] {
                 let args = args(name, family.name(), &[]);
                 let bench = Bench::new(&args, Device::flex());
                 let counted: usize = unimo_core::parameters::list(bench.model())
@@ -807,6 +954,30 @@ mod tests {
                 let formula = parameter_count(size(name), family);
                 assert_eq!(counted as u64, formula, "{name} {}", family.name());
             }
+        }
+    }
+
+    /// Every family takes a step in which each of its objectives has a part.
+    #[cfg(feature = "flex")]
+    #[test]
+    fn every_family_trains() {
+        for family in Family::ALL {
+            let args = args("golden", family.name(), &["--batch", "4"]);
+            let mut bench = Bench::new(&args, Device::flex().autodiff());
+            let mut rng = ChaCha8Rng::seed_from_u64(0);
+            let model = bench.model();
+            let step =
+                model
+                    .objectives
+                    .step(&model.backbone, &bench.batch, &bench.device, &mut rng);
+            assert!(
+                step.skipped.is_empty(),
+                "{}: {:?}",
+                family.name(),
+                step.skipped
+            );
+            assert!(bench.step().unwrap().is_finite());
+            assert!(flops(size("golden"), family, 4, true) > 0);
         }
     }
 

@@ -20,8 +20,8 @@ use unimo_train::{
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Vision-language pre-training: UNIMO-3, METER, BridgeTower and ManagerTower from image-text files to a trained and
-/// evaluated model.
+/// Vision-language pre-training: UNIMO-3, UNIMO-2, MVP, METER, BridgeTower and ManagerTower from image-text files to a trained
+/// and evaluated model.
 #[derive(Parser)]
 #[command(name = "unimo", version)]
 struct Cli {
@@ -67,6 +67,9 @@ enum Command {
     /// Check, measure, pack and look at data.
     #[command(subcommand)]
     Data(Data),
+    /// Phrases and tags as a vocabulary beside the tokens (MVP).
+    #[command(subcommand)]
+    Concepts(ConceptsCommand),
     /// Measure speed and memory.
     #[command(subcommand)]
     Bench(Bench),
@@ -85,10 +88,11 @@ enum Command {
 
 #[derive(Subcommand)]
 enum Bench {
-    /// Time training steps of UNIMO-3 or METER on noise and print one line of JSON.
+    /// Time training steps of UNIMO-3, METER, UNIMO-2 or MVP on noise and print one line of JSON.
     ///
-    /// A step encodes the images once and the texts twice (clean and masked), fuses both pairings, computes masked
-    /// language modelling and image-text matching, goes backward and updates with AdamW. The median counts.
+    /// A step encodes the images once and the texts twice (clean and masked), fuses the pairings, computes masked
+    /// language modelling, image-text matching and what else the family has, goes backward and updates with AdamW. The median
+    /// counts.
     #[command(after_help = BENCH_EXAMPLES)]
     Step(bench::StepArgs),
     /// Time loading a checkpoint's folder and print one line of JSON.
@@ -122,6 +126,13 @@ enum Data {
     Pack(data::pack::PackArgs),
     /// How many samples a second the loader makes, one JSON line for each number of threads.
     Bench(data::bench::BenchArgs),
+}
+
+#[derive(Subcommand)]
+enum ConceptsCommand {
+    /// Count the phrases of captions and the tags of pictures and keep the frequent ones.
+    #[command(after_help = CONCEPTS_EXAMPLES)]
+    Build(data::concepts::ConceptsArgs),
 }
 
 #[derive(Subcommand)]
@@ -168,6 +179,13 @@ Examples:
     unimo data pack --data pairs.jsonl --out shards --shorter-side 288 --format 92 --megabytes 200
   unimo data pack --check shards
   unimo train unimo3-small --data shards";
+
+const CONCEPTS_EXAMPLES: &str = "\
+Examples:
+  unimo concepts build --data pairs.jsonl --out concepts.json
+  unimo train mvp-base --data pairs.jsonl --set data.concepts.vocabulary=concepts.json
+  Tuples of another parser, one caption a line:
+    unimo concepts build --data pairs.jsonl --phrases tuples.jsonl --out concepts.json";
 
 const EMBED_EXAMPLES: &str = "\
 Examples:
@@ -352,6 +370,7 @@ fn run(command: Command) -> Result<(), TrainError> {
             println!("{}", export::run(&args)?.display());
             Ok(())
         }
+        Command::Concepts(ConceptsCommand::Build(args)) => data::concepts::build(&args),
         Command::Data(Data::Verify(args)) => data::verify::run(&args),
         Command::Data(Data::Stats(args)) => data::stats::run(&args),
         Command::Data(Data::Show(args)) => data::show::run(&args),

@@ -1,8 +1,9 @@
-//! Looking at data: `unimo data verify`, `stats`, `show`, `bench`, `pack`.
+//! Looking at data: `unimo data verify`, `stats`, `show`, `bench`, `pack`, and `unimo concepts build`.
 //!
 //! Each command takes the `[data]` part of a recipe, so that what it says holds for the training that reads the same recipe.
 
 pub mod bench;
+pub mod concepts;
 pub mod pack;
 pub mod show;
 pub mod stats;

@@ -1,0 +1,76 @@
+//! `unimo concepts build`: the vocabulary of phrases and tags of a data set, counted once and for all.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use unimo_data::concepts::PhraseSource;
+use unimo_data::{Concepts, ConceptsConfig, Split};
+
+use super::DataArgs;
+use crate::error::TrainError;
+use crate::progress::Progress;
+
+/// Most frequent concepts that are printed.
+const PRINTED: usize = 20;
+
+/// `unimo concepts build`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ConceptsArgs {
+    #[command(flatten)]
+    data: DataArgs,
+    /// The file to write, for `data.concepts.vocabulary` in a recipe.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Where phrases come from: `parser`, `source` (generated scenes, packed shards), or a JSON lines file of tuples that another
+    /// parser made: {"caption": "...", "tuples": [["dog"], ["dog", "brown"], ["dog", "chase", "ball"]]} [default: as the recipe
+    /// says, else parser].
+    #[arg(long, value_name = "parser|source|FILE")]
+    phrases: Option<String>,
+    /// Captions that a phrase has to occur in [default: as the recipe says, else 50].
+    #[arg(long)]
+    min_count: Option<usize>,
+    /// Phrases at most, the most frequent ones [default: as the recipe says, else 100,000].
+    #[arg(long)]
+    limit: Option<usize>,
+}
+
+/// Counts, saves and prints.
+///
+/// # Errors
+///
+/// The data cannot be read, or no phrase occurs often enough.
+pub fn build(args: &ConceptsArgs) -> Result<(), TrainError> {
+    let (recipe, source) = args.data.open()?;
+    let mut config: ConceptsConfig = recipe.data.concepts.unwrap_or_default();
+    match args.phrases.as_deref() {
+        None => {}
+        Some("parser") => config.phrases = PhraseSource::Parser,
+        Some("source") => config.phrases = PhraseSource::Source,
+        Some(path) => config.phrases = PhraseSource::Tuples(path.into()),
+    }
+    config.min_count = args.min_count.unwrap_or(config.min_count);
+    config.limit = args.limit.unwrap_or(config.limit);
+    config.vocabulary = None;
+    config.validate("data.concepts")?;
+    let samples = source.len(Split::Train);
+    let mut bar = Progress::new(samples as u64, 0, "counting phrases");
+    let began = Instant::now();
+    let concepts = Concepts::open(&config, &*source, &mut |done, _| {
+        let speed = done as f64 / began.elapsed().as_secs_f64();
+        bar.update(done as u64, None, speed);
+    })?;
+    bar.finish();
+    concepts.save(&args.out)?;
+    println!("{}: {}", args.out.display(), concepts.describe());
+    for (phrase, count) in concepts.phrases().iter().take(PRINTED) {
+        println!("{count:>10}  {phrase}");
+    }
+    if concepts.phrases().len() > PRINTED {
+        println!(
+            "{:>10}  and {} more",
+            "",
+            concepts.phrases().len() - PRINTED
+        );
+    }
+    Ok(())
+}
