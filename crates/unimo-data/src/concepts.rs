@@ -4,7 +4,7 @@
 //! phrases = { kind = "parser" }    # or "source", or { kind = "tuples", path = "tuples.jsonl" }
 //! min_count = 50                   # captions that a phrase has to occur in
 //! limit = 100000                   # phrases at most
-//! max_phrases = 5                  # of a caption
+//! max_phrases = 5                  # places of a text kept free for phrases, which also take those that words leave
 //! max_tags = 20                    # of a picture
 //! vocabulary = "concepts.json"     # a built vocabulary; absent: it is counted when training starts
 //! ```
@@ -45,7 +45,7 @@ pub struct ConceptsConfig {
     pub min_count: usize,
     /// Phrases in the vocabulary at most, the most frequent ones.
     pub limit: usize,
-    /// Phrases of a caption at most.
+    /// Places of a text that are kept free for phrases; they also take those that its words leave.
     pub max_phrases: usize,
     /// Tags of a picture at most.
     pub max_tags: usize,

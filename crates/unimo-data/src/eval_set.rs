@@ -217,8 +217,16 @@ impl EvalSet {
         pad: Pad,
     ) -> Texts {
         let range = range.start.min(self.captions.len())..range.end.min(self.captions.len());
+        // The captions of a picture follow each other: its phrases are found once.
+        let mut of_item = (usize::MAX, Vec::new());
         let encoded: Vec<Encoded> = range
-            .map(|number| self.encode(number, tokenizer, max_length))
+            .map(|number| {
+                let image = self.captions[number].image;
+                if of_item.0 != image {
+                    of_item = (image, self.phrases(image));
+                }
+                self.encode_with(number, &of_item.1, tokenizer, max_length)
+            })
             .collect();
         let mut texts = tokenizer.pad(&encoded, max_length, pad);
         if self.concepts.is_some() {
@@ -233,15 +241,32 @@ impl EvalSet {
     ///
     /// Panics if there is no such caption.
     pub fn encode(&self, number: usize, tokenizer: &TextTokenizer, max_length: usize) -> Encoded {
+        let phrases = self.phrases(self.captions[number].image);
+        self.encode_with(number, &phrases, tokenizer, max_length)
+    }
+
+    /// Per caption of a picture, its phrases, where the set has concepts.
+    fn phrases(&self, image: usize) -> Vec<Vec<String>> {
+        let of = |reader: &ConceptReader| {
+            let index = self.items[image].index;
+            reader.phrases_of(&*self.source, self.split, index).ok()
+        };
+        self.concepts.as_ref().and_then(of).unwrap_or_default()
+    }
+
+    fn encode_with(
+        &self,
+        number: usize,
+        of_item: &[Vec<String>],
+        tokenizer: &TextTokenizer,
+        max_length: usize,
+    ) -> Encoded {
         let caption = &self.captions[number];
         let Some(reader) = &self.concepts else {
             return tokenizer.encode(&caption.text, max_length);
         };
-        let item = &self.items[caption.image];
-        let of_sample = reader.phrases_of(&*self.source, self.split, item.index);
-        let of_sample = of_sample.unwrap_or_default();
-        let phrases = of_sample.get(number - item.captions.start);
-        let phrases = phrases.map_or(&[][..], Vec::as_slice);
+        let own = number - self.items[caption.image].captions.start;
+        let phrases = of_item.get(own).map_or(&[][..], Vec::as_slice);
         reader.encode(tokenizer, &caption.text, phrases, max_length)
     }
 

@@ -632,7 +632,12 @@ mod tests {
 
     fn config(retries: u32) -> RemoteConfig {
         RemoteConfig {
-            timeout_s: TIMEOUT,
+            // Without retries a test counts requests, and on a busy machine none may look late.
+            timeout_s: if retries == 0 {
+                100.0 * TIMEOUT
+            } else {
+                TIMEOUT
+            },
             retries,
             block_mb: 1,
             cache_mb: 2,

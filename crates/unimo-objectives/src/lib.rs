@@ -219,6 +219,18 @@ impl ObjectivesConfig {
         if let Some(itc) = &self.itc {
             let three = itc.views == itc::Views::Three;
             rule(!three || !joint, "itc.views", "three", two_streams)?;
+            rule(
+                !three || itc.projection != itc::Projection::None,
+                "itc.projection",
+                "none",
+                "must not be \"none\" with views = \"three\", which are of different widths",
+            )?;
+            rule(
+                itc.momentum.is_none() || !model.image_tags,
+                "itc.momentum",
+                "{}",
+                "must be absent with model.image_tags = true: its encoder reads no tags",
+            )?;
             let (text, image) = (model.text.width, model.image.width);
             ConfigError::unless(
                 itc.projection != itc::Projection::None
@@ -238,6 +250,8 @@ impl ObjectivesConfig {
             "true",
             "needs model.image_tags = true",
         )?;
+        let phrases = self.mcr.as_ref().is_some_and(|mcr| mcr.phrases);
+        rule(!phrases || joint, "mcr.phrases", "true", one_stream)?;
         rule(self.lm.is_none() || joint, "lm", "{}", one_stream)?;
         rule(self.vq.is_none() || dictionary, "vq", "{}", grounded)?;
         rule(self.codes.is_none() || dictionary, "codes", "{}", grounded)

@@ -122,3 +122,33 @@ impl Objective for Lm {
         Outcome::of_labels(states, words, |states| self.head.logits(states, table))
     }
 }
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use burn::tensor::{Device, Tensor};
+    use unimo_core::mask::PaddingMask;
+    use unimo_encoders::backbone::TextFeatures;
+
+    use super::*;
+
+    #[test]
+    fn each_position_predicts_the_word_after_it() {
+        let device = Device::flex();
+        let texts = |prefix| LeftToRight {
+            texts: TextFeatures {
+                states: Vec::new(),
+                class: Tensor::zeros([2, 1], &device),
+                mask: PaddingMask::from_lengths(&[4, 3], 4, &device),
+            },
+            prefix,
+            ids: vec![0, 5, 6, 2, 0, 7, 2, 1],
+            lengths: vec![4, 3],
+        };
+        let (positions, words) = next_words(&texts(1), 4);
+        assert_eq!(positions, [0, 1, 2, 4, 5]);
+        assert_eq!(words, [5, 6, 2, 7, 2]);
+        // The first two are given: from the second on, the next is predicted.
+        let (positions, words) = next_words(&texts(2), 4);
+        assert_eq!((positions, words), (vec![1, 2, 5], vec![6, 2, 2]));
+    }
+}

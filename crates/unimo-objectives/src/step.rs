@@ -158,9 +158,10 @@ fn encode(
 ) -> UniModal {
     let needs: Vec<Needs> = run.iter().map(|(_, o)| o.needs()).collect();
     let samples = batch.len();
-    // One that names no modality, as the grounded dictionary, takes what there is; so does one that can do without pictures.
-    let any = !run.is_empty();
-    let images = batch.images.as_ref().filter(|_| any);
+    // One that names no modality, as the grounded dictionary, takes what there is; so does one that can do without pictures. What
+    // concerns phrases alone does not.
+    let looks = |n: &Needs| n.images || n.texts || !n.concepts;
+    let images = batch.images.as_ref().filter(|_| needs.iter().any(looks));
     let on_device = |images: &Images, pixels: &[f32]| {
         let shape = [samples, Images::CHANNELS, images.height, images.width];
         Tensor::<4>::from_data(TensorData::new(pixels.to_vec(), shape), device)

@@ -272,3 +272,20 @@ impl Objective for Wpg {
         hinge(own, other, &has_phrases, self.config.margin)
     }
 }
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn phrases_stand_before_the_end_token() {
+        // [begin, word, phrase, phrase, end], [begin, word, end, padding, padding], [begin, word, word, phrase, end]
+        let device = Device::flex();
+        let (positions, absent) = phrase_positions(&[5, 3, 5], &[2, 0, 1], 5, &device);
+        let absent: Vec<bool> = absent.into_data().iter::<bool>().collect();
+        assert_eq!(absent, [false, false, true, true, false, true]);
+        let of = |at: usize| positions[at];
+        assert_eq!((of(0), of(1), of(4)), (2, 3, 13));
+        assert!(positions.iter().all(|at| (0..15).contains(at)));
+    }
+}

@@ -157,6 +157,13 @@ fn open(args: &ExportArgs) -> Result<Source, TrainError> {
     let given = Path::new(&args.model);
     if given.join("recipe.toml").is_file() {
         let (run, recipe, _, model) = evaluation::open_model(given, args.step, &device)?;
+        if recipe.data.concepts.is_some() {
+            return Err(TrainError::Check(format!(
+                "{} was trained with phrases and tags, [data.concepts], which no format of exports holds; embed, score and the \
+                 other commands take the run itself",
+                args.model
+            )));
+        }
         let file = run.join("tokenizer.json");
         return Ok(Source {
             network: Network::Pair(Box::new(model)),

@@ -138,6 +138,7 @@ pub fn describe(path: &Path, weights: Option<&Path>) -> Result<Public, TrainErro
             own.model
                 .validate()
                 .and_then(|()| own.objectives.validate())
+                .and_then(|()| own.objectives.validate_with(&own.model))
                 .map_err(|e| unsupported(e.to_string()))?;
             let config = NetworkConfig::Pair {
                 model: Box::new(own.model),

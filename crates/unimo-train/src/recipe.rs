@@ -269,6 +269,12 @@ impl Recipe {
                 true => path.clone(),
                 false => std::path::absolute(path).map_err(TrainError::file("find", path))?,
             };
+            // Stages that name another source keep theirs.
+            let source = recipe.data.source;
+            let stages = recipe.stage.iter_mut().filter_map(|s| s.data.as_mut());
+            for data in stages.filter(|data| data.source == source) {
+                data.take_from(absolute.clone());
+            }
             recipe.data.take_from(absolute);
         }
         recipe.validate(file)?;
@@ -342,6 +348,7 @@ impl Recipe {
                 self.model.text.max_positions
             ),
         )?;
+        self.check_concepts(longest)?;
         let negatives = self.objectives.itm.is_some() || self.objectives.itc.is_some();
         ConfigError::unless(
             !negatives || self.train.batch_size >= 2,
@@ -366,6 +373,50 @@ impl Recipe {
             "eval.full_itm",
             self.eval.full_itm,
             "needs [objectives.itm]",
+        )
+    }
+
+    /// Phrases and tags against the encoder that reads them and the objectives that need them.
+    fn check_concepts(&self, longest: usize) -> Result<(), ConfigError> {
+        let Some(concepts) = &self.data.concepts else {
+            let needed = [
+                ("mcr", self.objectives.mcr.is_some()),
+                ("wpg", self.objectives.wpg.is_some()),
+            ];
+            let needs = needed.into_iter().find(|(_, needed)| *needed);
+            return ConfigError::unless(
+                needs.is_none(),
+                "data.concepts",
+                "absent",
+                format_args!(
+                    "is needed by [objectives.{}]",
+                    needs.map_or("", |(key, _)| key)
+                ),
+            );
+        };
+        /// Begin and end tokens, and a few words.
+        const LEAST_WORDS: usize = 6;
+        let room = self.data.max_text_length;
+        ConfigError::unless(
+            room >= concepts.max_phrases + LEAST_WORDS,
+            "data.concepts.max_phrases",
+            concepts.max_phrases,
+            format_args!("leaves too little of data.max_text_length = {room} for words"),
+        )?;
+        ConfigError::unless(
+            !self.model.image_tags || concepts.max_tags + 2 <= longest,
+            "data.concepts.max_tags",
+            concepts.max_tags,
+            format_args!(
+                "must be at most {}, which model.text.max_positions has room for",
+                longest.saturating_sub(2)
+            ),
+        )?;
+        ConfigError::unless(
+            self.objectives.lm.is_none(),
+            "objectives.lm",
+            "{}",
+            "cannot be trained with data.concepts: the phrases behind a caption would be predicted as its words",
         )
     }
 

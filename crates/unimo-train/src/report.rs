@@ -542,8 +542,12 @@ fn objective_title(name: &str) -> &str {
         "mlm" => "masked language modelling",
         "itm" => "image-text matching",
         "itc" => "image-text contrast",
-        "mrm" => "masked region modelling",
-        "mim" => "masked image modelling",
+        "lm" => "language modelling",
+        "vq" => "grounded dictionary",
+        "codes" => "masked grounded tokens",
+        "views" => "two views of a picture",
+        "mcr" => "masked concept recovery",
+        "wpg" => "phrase grounding",
         _ => "",
     }
 }
@@ -1223,13 +1227,13 @@ fn phrases(run: &Path, folder: &mut RunFolder) -> Option<Section> {
         ] {
             body.push_str(&tile("", label, &percent(share), &[of.as_str()]));
         }
-        body.push_str("</div>\n");
+        body.push_str("</div>\n<p></p>\n");
     }
     body.push_str("<div class=\"gallery\">\n");
     for picture in &record.pictures {
         let _ = write!(
             body,
-            "<article class=\"card\"><p dir=\"auto\">{}</p>",
+            "<article class=\"card\" style=\"padding:12px\"><p dir=\"auto\" style=\"margin:0 0 8px\">{}</p>",
             escape(&picture.caption)
         );
         for map in &picture.maps {

@@ -22,6 +22,7 @@ use toml::{Table, Value};
 use unimo_core::config::{self, ConfigError};
 use unimo_data::DataConfig;
 use unimo_encoders::names::covers;
+use unimo_objectives::itm::Negatives;
 
 use crate::recipe::{Recipe, ScheduleConfig};
 
@@ -190,6 +191,12 @@ impl Recipe {
                 }
                 if let Some(schedule) = &stage.schedule {
                     config::probability("schedule.warmup", schedule.warmup)?;
+                    ConfigError::unless(
+                        (0.0..=1.0).contains(&schedule.last),
+                        "schedule.last",
+                        schedule.last,
+                        "must be in [0, 1]",
+                    )?;
                 }
                 for key in stage.objectives.iter().flatten() {
                     ConfigError::unless(
@@ -208,6 +215,22 @@ impl Recipe {
                     "[]",
                     format_args!("name at least one of {}", given.join(", ")),
                 )?;
+                let trains = |key: &str| {
+                    let named = |keys: &Vec<String>| keys.iter().any(|k| k == key);
+                    given.contains(&key) && stage.objectives.as_ref().is_none_or(named)
+                };
+                let uniform = |n: Option<Negatives>| n.is_none_or(|n| n == Negatives::Uniform);
+                for (key, negatives) in [
+                    ("itm", self.objectives.itm.as_ref().map(|o| o.negatives)),
+                    ("wpg", self.objectives.wpg.as_ref().map(|o| o.negatives)),
+                ] {
+                    ConfigError::unless(
+                        !trains(key) || uniform(negatives) || trains("itc"),
+                        "objectives",
+                        format_args!("\"{key}\""),
+                        "has hard negatives, which are chosen by the similarities of itc: train it in the same stage",
+                    )?;
+                }
                 for pattern in stage.train.iter().flatten() {
                     let first = pattern.split('.').next().unwrap_or_default();
                     ConfigError::unless(
@@ -218,12 +241,18 @@ impl Recipe {
                     )?;
                 }
                 if let Some(data) = &stage.data {
-                    let size = self.data.image_size;
+                    let base = &self.data;
                     ConfigError::unless(
-                        data.image_size == size && data.tokenizer == self.data.tokenizer,
+                        data.image_size == base.image_size && data.concepts == base.concepts,
                         "data",
-                        "another image_size or tokenizer",
+                        "another image_size or concepts",
                         "must have those of [data]: the model is the same",
+                    )?;
+                    ConfigError::unless(
+                        data.max_text_length <= base.max_text_length,
+                        "data.max_text_length",
+                        data.max_text_length,
+                        format_args!("must be at most that of [data], {}", base.max_text_length),
                     )?;
                 }
                 Ok(())

@@ -22,6 +22,7 @@ use unimo_data::{
     ConceptReader, Concepts, DataConfig, EvalSet, Loader, LoaderSpec, SecondView, SkipList, Source,
     Split, TextTokenizer,
 };
+use unimo_encoders::names::covers;
 use unimo_objectives::Report;
 
 use crate::checkpoint::{self, State};
@@ -204,7 +205,24 @@ pub fn concept_reader(
         return Ok(None);
     };
     let reader = ConceptReader::new(config, concepts, tokenizer)?;
+    check_concepts(recipe, &reader, tokenizer)?;
+    Ok(Some(reader))
+}
+
+/// Whether a model reads concepts as a vocabulary and a tokenizer give them.
+pub fn check_concepts(
+    recipe: &Recipe,
+    reader: &ConceptReader,
+    tokenizer: &TextTokenizer,
+) -> Result<(), TrainError> {
     let vocab_size = recipe.model.text.vocab_size;
+    ConfigError::unless(
+        recipe.objectives.mcr.is_none() || tokenizer.specials().mask.is_some(),
+        "objectives.mcr",
+        "{}",
+        "needs a tokenizer with a mask token",
+    )
+    .and_then(|()| {
     ConfigError::unless(
         reader.rows() <= vocab_size,
         "model.text.vocab_size",
@@ -216,11 +234,11 @@ pub fn concept_reader(
             tokenizer.vocab_size()
         ),
     )
+    })
     .map_err(|error| TrainError::Value {
         file: "recipe".to_owned(),
         error,
-    })?;
-    Ok(Some(reader))
+    })
 }
 
 /// The vocabulary must fit the word embedding, and both must agree on padding.
@@ -524,7 +542,7 @@ impl Trainer {
                 continue;
             }
             if done == stage.before {
-                self.begin(&stage);
+                self.begin(&stage)?;
             }
             let mut loader = self.loader(&stage, done - stage.before)?;
             for step in done + 1..=stage.last {
@@ -553,7 +571,20 @@ impl Trainer {
     }
 
     /// A stage begins as a run of its own would: with new moments.
-    fn begin(&mut self, stage: &Stage) {
+    fn begin(&mut self, stage: &Stage) -> Result<(), TrainError> {
+        let names = || parameters::list(&self.state().model).into_iter();
+        for pattern in stage.train.iter().flatten() {
+            ConfigError::unless(
+                names().any(|p| covers(pattern, &p.name)),
+                &format!("stage[{}].train", stage.index),
+                format_args!("\"{pattern}\""),
+                "must be the name of a parameter or its beginning, such as \"backbone.text\"",
+            )
+            .map_err(|error| TrainError::Value {
+                file: "recipe".to_owned(),
+                error,
+            })?;
+        }
         if let Some(state) = &mut self.state {
             state.optimizer = Optimizer::new(&self.recipe.train.optimizer);
         }
@@ -565,6 +596,7 @@ impl Trainer {
                 stage.last
             ));
         }
+        Ok(())
     }
 
     /// The batches of a stage from its step `done` on.
@@ -573,6 +605,9 @@ impl Trainer {
         if stage.data != self.opened {
             self.source = unimo_data::open(&stage.data)?;
             self.opened = stage.data.clone();
+            // A list of its own: what is too much is a share of this data set's items.
+            let list = self.run.join(&format!("skipped-{}.jsonl", stage.index));
+            self.skip = Arc::new(SkipList::open(list, stage.data.max_skipped)?);
         }
         // The first stage has the order that a run without stages has.
         let seed = match stage.index {
@@ -753,7 +788,11 @@ impl Trainer {
         if !step.is_multiple_of(config.log_every) && step != 1 && step != config.steps {
             return Ok(());
         }
-        let share = |s: &ObjectiveSum| s.correct as f64 / s.count.max(1) as f64;
+        // Of a loss that predicts nothing there is no share of right answers.
+        let share = |s: &ObjectiveSum| match s.count {
+            0 => f64::NAN,
+            count => s.correct as f64 / count as f64,
+        };
         let losses = result.losses.iter().map(|s| {
             let value = json!({ "loss": s.mean_loss(), "accuracy": share(s), "count": s.count });
             (s.name.to_owned(), value)
@@ -784,7 +823,9 @@ impl Trainer {
         ];
         for s in &result.losses {
             scalars.push((format!("loss/{}", s.name), s.mean_loss()));
-            scalars.push((format!("accuracy/{}", s.name), share(s)));
+            if s.count > 0 {
+                scalars.push((format!("accuracy/{}", s.name), share(s)));
+            }
         }
         scalars
             .iter()

@@ -438,7 +438,8 @@ impl Description {
         all.sample(random, 2).cloned().collect()
     }
 
-    fn phrases(&self) -> Vec<String> {
+    /// The phrases of a caption: a relation as the caption words it, seen from what it names first.
+    fn phrases(&self, caption: &str) -> Vec<String> {
         let mut phrases = Vec::new();
         for group in self.groups() {
             phrases.push(group.shape.name(group.count).to_owned());
@@ -446,12 +447,12 @@ impl Description {
             phrases.push(format!("{} {}", group.size(), group.short()));
         }
         if let Rest::Second(relation, second) = self.rest {
-            phrases.push(format!(
-                "{} {} {}",
-                self.first.short(),
-                relation.words(),
-                second.short()
-            ));
+            let turned = caption.find(&second.full()) < caption.find(&self.first.full());
+            let (one, words, other) = match turned {
+                true => (second, relation.reversed().words(), self.first),
+                false => (self.first, relation.words(), second),
+            };
+            phrases.push(format!("{} {words} {}", one.short(), other.short()));
         }
         phrases.push(format!("{} background", self.ground.name));
         phrases
@@ -672,7 +673,8 @@ impl Scene {
 
     /// Per caption, its phrases.
     fn phrases(&self) -> Vec<Vec<String>> {
-        vec![self.description.phrases(); self.captions.len()]
+        let of = |caption: &String| self.description.phrases(caption);
+        self.captions.iter().map(of).collect()
     }
 
     /// Per object, its name.

@@ -66,7 +66,8 @@ pub struct Predictor {
     pub matcher: Matcher,
     /// Its tokenizer.
     pub tokenizer: TextTokenizer,
-    /// Its phrases, which are found in texts by the parser, where it was trained with concepts.
+    /// Its phrases, where it was trained with concepts: those that a source knew are found by the parser, those of a file of tuples
+    /// are looked up there. Pictures have no tags here.
     pub concepts: Option<ConceptReader>,
     /// What it wants pictures to be.
     pub pictures: ImageSpec,
@@ -177,7 +178,9 @@ impl Predictor {
             .as_ref()
             .map(|config| {
                 let concepts = Concepts::load(&run.join(training::CONCEPTS))?;
-                ConceptReader::for_free_texts(config, &concepts, &tokenizer)
+                let reader = ConceptReader::for_free_texts(config, &concepts, &tokenizer)?;
+                training::check_concepts(&recipe, &reader, &tokenizer)?;
+                Ok::<_, TrainError>(reader)
             })
             .transpose()?;
         Ok(Self {

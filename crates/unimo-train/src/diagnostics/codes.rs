@@ -77,8 +77,14 @@ pub(crate) fn codes(
         let (texts, images) = features(pairs);
         let fused = model.backbone.fuse(&texts, &images, Keep::Nothing);
         let grounded = fused.grounded?;
-        for code in whole(grounded.quantised.codes) {
-            uses.given[code] += 1;
+        let none: Vec<bool> = match &grounded.quantised.hidden {
+            Some(hidden) => hidden.hidden().into_data().iter::<bool>().collect(),
+            None => Vec::new(),
+        };
+        for (at, code) in whole(grounded.quantised.codes).into_iter().enumerate() {
+            if !none.get(at).is_some_and(|none| *none) {
+                uses.given[code] += 1;
+            }
         }
         let image = images.states.last()?.clone();
         let positions = image.dims()[1];
@@ -96,7 +102,7 @@ pub(crate) fn codes(
         let [_, length, _] = text.dims();
         let words = whole(quantiser.nearest_codes(text));
         for (pair, (caption, _)) in pairs.iter().enumerate() {
-            let encoded = set.encode(*caption, tokenizer, recipe.data.max_text_length.min(length));
+            let encoded = set.encode(*caption, tokenizer, recipe.data.max_text_length);
             // Begin and end tokens take no part.
             for at in 1..encoded.ids.len().saturating_sub(1) {
                 let word = tokenizer.decode(&encoded.ids[at..=at]).trim().to_owned();

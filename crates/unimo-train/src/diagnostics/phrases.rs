@@ -4,6 +4,7 @@
 use burn::tensor::Tensor;
 use image::{Rgb, RgbImage};
 use unimo_core::layers::normalise;
+use unimo_data::images::Resize;
 use unimo_data::{EvalSet, TextTokenizer};
 use unimo_encoders::backbone::{ImageFeatures, TextFeatures};
 use unimo_encoders::fusion::Keep;
@@ -90,7 +91,11 @@ pub(crate) fn phrases(
                     continue;
                 };
                 let of_row = &all_cosines[(row * length + at) * cells..][..cells];
-                let boxes = boxes_of(phrase, &sample.tags, &sample.boxes);
+                let boxes = match recipe.data.resize {
+                    Resize::Squash => boxes_of(phrase, &sample.tags, &sample.boxes),
+                    // Boxes are shares of the whole picture, of which the model sees a part.
+                    _ => Vec::new(),
+                };
                 all.pointing.add(of_row, grid, &boxes);
                 all.found.push(Found {
                     image: *image,
@@ -209,7 +214,9 @@ fn draw(square: &RgbImage, found: &Found, grid: usize) -> RgbImage {
     for (x, y, pixel) in picture.enumerate_pixels_mut() {
         let cell = |at: u32| (at as usize * grid / SIDE as usize).min(grid - 1);
         let cosine = found.cosines[cell(y) * grid + cell(x)];
-        let heat = STRONGEST * ((cosine - low) / (high - low).max(f32::EPSILON));
+        // Squared: what is near the highest is what is pointed at.
+        let share = (cosine - low) / (high - low).max(f32::EPSILON);
+        let heat = STRONGEST * share * share;
         let [r, g, b] = pixel.0.map(f32::from);
         let grey = 0.299 * r + 0.587 * g + 0.114 * b;
         *pixel = Rgb(HEAT.map(|h| (grey + heat * (h - grey)).round() as u8));

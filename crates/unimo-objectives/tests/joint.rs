@@ -1,0 +1,327 @@
+//! Objectives on a cross-modal encoder of one stream, with pairs and with one modality alone.
+#![cfg(feature = "flex")]
+
+use burn::tensor::{Device, Tensor, TensorData};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use unimo_core::batch::{Batch, Images, MaskSpec, MaskedTexts, TAGS, Texts};
+use unimo_core::init::Init;
+use unimo_core::layers::Activation;
+use unimo_encoders::backbone::{Backbone, BackboneConfig};
+use unimo_encoders::fusion::Keep;
+use unimo_encoders::image::ImageEncoderConfig;
+use unimo_encoders::joint::{JointConfig, View};
+use unimo_encoders::quantiser::{Choice, QuantiserConfig};
+use unimo_encoders::text::{Positions, TextEncoderConfig};
+use unimo_objectives::codes::CodesConfig;
+use unimo_objectives::itc::{ItcConfig, Normalised, Projection, Views};
+use unimo_objectives::itm::{Head, ItmConfig, Layout, Negatives};
+use unimo_objectives::lm::LmConfig;
+use unimo_objectives::mcr::McrConfig;
+use unimo_objectives::mlm::MlmConfig;
+use unimo_objectives::views::ViewsConfig;
+use unimo_objectives::vq::VqConfig;
+use unimo_objectives::wpg::{Region, WpgConfig};
+use unimo_objectives::{Objectives, ObjectivesConfig, Step};
+
+/// f32 sums in another order over three layers of width 8.
+const TOLERANCE: f32 = 1e-5;
+const SAMPLES: usize = 3;
+const LENGTH: usize = 6;
+
+fn model() -> BackboneConfig {
+    BackboneConfig {
+        initializer_range: 0.2,
+        text: TextEncoderConfig {
+            vocab_size: 20,
+            width: 8,
+            layers: 1,
+            heads: 2,
+            feed_forward: 16,
+            max_positions: 10,
+            positions: Positions::AfterPad,
+            token_types: 2,
+            pad_id: 1,
+            activation: Activation::Gelu,
+            layer_norm_eps: 1e-5,
+            dropout: 0.0,
+        },
+        image: ImageEncoderConfig {
+            image_size: 8,
+            patch_size: 4,
+            width: 8,
+            layers: 1,
+            heads: 2,
+            feed_forward: 16,
+            activation: Activation::Gelu,
+            layer_norm_eps: 1e-5,
+            pre_norm: false,
+            patch_bias: true,
+            distillation_token: false,
+            dropout: 0.0,
+        },
+        image_tags: true,
+        fusion: None,
+        joint: Some(JointConfig {
+            width: 8,
+            layers: 2,
+            heads: 2,
+            feed_forward: 16,
+            activation: Activation::Gelu,
+            layer_norm_eps: 1e-5,
+            dropout: 0.0,
+            image_class: true,
+            grounding: Some(QuantiserConfig {
+                codes: 12,
+                tokens: 3,
+                choice: Choice::TopK,
+                scale: 1.5,
+                scale_range: [1.0, 10.0],
+            }),
+        }),
+    }
+}
+
+/// Every objective that a single stream can have; none draws at random.
+fn objectives() -> ObjectivesConfig {
+    ObjectivesConfig {
+        mlm: Some(MlmConfig {
+            weight: 1.0,
+            mask: MaskSpec::default(),
+            tied: true,
+            texts_alone: true,
+        }),
+        itm: Some(ItmConfig {
+            weight: 1.0,
+            negatives: Negatives::HardArgmax,
+            layout: Layout::OneToTwo,
+            head: Head::Product,
+        }),
+        itc: Some(ItcConfig {
+            weight: 1.0,
+            views: Views::Two,
+            width: 8,
+            temperature: 0.07,
+            temperature_range: [0.001, 0.5],
+            projection: Projection::None,
+            normalised: Normalised::Both,
+            momentum: None,
+        }),
+        lm: Some(LmConfig {
+            weight: 1.0,
+            texts_alone: true,
+        }),
+        vq: Some(VqConfig {
+            weight: 1.0,
+            commitment: 0.25,
+        }),
+        codes: Some(CodesConfig {
+            weight: 1.0,
+            rate: 0.9,
+        }),
+        mcr: Some(McrConfig {
+            weight: 1.0,
+            rate: 0.15,
+            tags: true,
+            phrases: true,
+        }),
+        wpg: Some(WpgConfig {
+            weight: 1.0,
+            margin: 0.2,
+            region: Region::Nearest,
+            negatives: Negatives::HardArgmax,
+        }),
+        views: Some(ViewsConfig {
+            weight: 1.0,
+            width: 4,
+            temperature: 0.07,
+            temperature_range: [0.001, 0.5],
+            images_alone: false,
+        }),
+    }
+}
+
+fn build() -> (Backbone, Objectives, Device) {
+    let device = Device::flex().autodiff();
+    let mut init = Init::new(&device, 3).with_deviation(0.2);
+    let (model, objectives) = (model(), objectives());
+    model.validate().unwrap();
+    objectives.validate().unwrap();
+    objectives.validate_with(&model).unwrap();
+    let backbone = model.init(&mut init);
+    let heads = objectives.init(&mut init, &model, &backbone);
+    (backbone, heads, device)
+}
+
+/// Sample `order[i]` in row `i`: three words, one or two phrases and the end token.
+fn batch(order: [usize; SAMPLES]) -> Batch {
+    const NO: i32 = MaskedTexts::IGNORE;
+    let ids = [
+        [0, 5, 6, 15, 16, 2],
+        [0, 7, 17, 2, 1, 1],
+        [0, 9, 8, 18, 2, 1],
+    ];
+    let masked = [[0, 4, 6, 15, 4, 2], [0, 4, 17, 2, 1, 1], [0, 9, 4, 4, 2, 1]];
+    let labels = [
+        [NO, 5, NO, NO, NO, NO],
+        [NO, 7, NO, NO, NO, NO],
+        [NO, NO, 8, NO, NO, NO],
+    ];
+    let concept_labels = [
+        [NO, NO, NO, NO, 16, NO],
+        [NO; LENGTH],
+        [NO, NO, NO, 18, NO, NO],
+    ];
+    let (lengths, concepts) = ([6, 4, 5], [2, 1, 1]);
+    let rows = |table: [[i32; LENGTH]; SAMPLES]| order.iter().flat_map(|&i| table[i]).collect();
+    let tags = [[0, 10, 11, 2], [0, 12, 2, 1], [0, 10, 13, 2]];
+    let hidden_tags = [[0, 4, 11, 2], [0, 4, 2, 1], [0, 10, 4, 2]];
+    let tag_labels = [[NO, 10, NO, NO], [NO, 12, NO, NO], [NO, NO, 13, NO]];
+    let tag_rows = |table: [[i32; 4]; SAMPLES]| order.iter().flat_map(|&i| table[i]).collect();
+    let pixels = |shift: usize| -> Vec<f32> {
+        let of = |i: usize| (0..3 * 8 * 8).map(move |p| ((i * 31 + p * 7 + shift) % 13) as f32);
+        order
+            .iter()
+            .flat_map(|&i| of(i))
+            .map(|p| p / 6.0 - 1.0)
+            .collect()
+    };
+    let tags = Texts {
+        ids: tag_rows(tags),
+        length: 4,
+        lengths: order.iter().map(|&i| [4, 3, 4][i]).collect(),
+        masked: Some(MaskedTexts {
+            ids: tag_rows(hidden_tags),
+            labels: tag_rows(tag_labels),
+            concept_labels: None,
+        }),
+        concepts: None,
+    };
+    Batch {
+        samples: order.iter().map(|i| format!("sample {i}")).collect(),
+        images: Some(Images {
+            pixels: pixels(0),
+            height: 8,
+            width: 8,
+            second_view: Some(pixels(1)),
+            patch_mask: None,
+        }),
+        texts: Some(Texts {
+            ids: rows(ids),
+            length: LENGTH,
+            lengths: order.iter().map(|&i| lengths[i]).collect(),
+            masked: Some(MaskedTexts {
+                ids: rows(masked),
+                labels: rows(labels),
+                concept_labels: Some(rows(concept_labels)),
+            }),
+            concepts: Some(order.iter().map(|&i| concepts[i]).collect()),
+        }),
+        further_texts: [(TAGS.to_owned(), tags)].into(),
+        regions: None,
+    }
+}
+
+fn run(chosen: &dyn Fn(&str) -> bool, batch: &Batch) -> Step {
+    let (backbone, heads, device) = build();
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    heads.step_of(chosen, &backbone, batch, &device, &mut rng)
+}
+
+fn losses(step: &Step) -> Vec<(&'static str, f32)> {
+    let value = |loss: &Tensor<1>| loss.clone().into_scalar::<f32>();
+    step.reports
+        .iter()
+        .map(|r| (r.objective, value(&r.loss)))
+        .collect()
+}
+
+fn same(a: &[(&str, f32)], b: &[(&str, f32)]) {
+    assert_eq!(a.len(), b.len());
+    for ((key, a), (other, b)) in a.iter().zip(b) {
+        assert_eq!(key, other);
+        assert!(
+            (a - b).abs() < TOLERANCE * a.abs().max(1.0),
+            "{key}: {a} {b}"
+        );
+    }
+}
+
+/// Pairs that several objectives ask for are fused once: each loss is what it is when the objective trains alone, but for those that
+/// need contrast to choose negatives. `codes` draws what it hides, so it is left out.
+#[test]
+fn a_loss_does_not_depend_on_what_trains_beside_it() {
+    let all = run(&|key| key != "codes" && key != "mcr", &batch([0, 1, 2]));
+    assert!(all.skipped.is_empty(), "{:?}", all.skipped);
+    let all = losses(&all);
+    assert_eq!(all.len(), 7);
+    for (key, loss) in &all {
+        let alone = run(&|other| other == *key || other == "itc", &batch([0, 1, 2]));
+        let alone = losses(&alone);
+        let own = alone.iter().find(|(other, _)| other == key).unwrap();
+        same(&[(*key, *loss)], &[*own]);
+    }
+}
+
+#[test]
+fn the_order_of_the_batch_does_not_matter() {
+    let of = |order| losses(&run(&|key| key != "codes", &batch(order)));
+    same(&of([0, 1, 2]), &of([2, 0, 1]));
+}
+
+/// What a batch lacks is counted, and what remains is trained.
+#[test]
+fn one_modality_alone_trains_what_it_can() {
+    let mut images = batch([0, 1, 2]);
+    images.texts = None;
+    let step = run(&|_| true, &images);
+    let keys: Vec<_> = losses(&step).iter().map(|(key, _)| *key).collect();
+    assert_eq!(keys, ["vq", "codes", "views"]);
+    assert_eq!(step.skipped, ["mlm", "itm", "itc", "lm", "mcr", "wpg"]);
+    let mut texts = batch([0, 1, 2]);
+    texts.images = None;
+    texts.further_texts.clear();
+    let step = run(&|_| true, &texts);
+    let keys: Vec<_> = losses(&step).iter().map(|(key, _)| *key).collect();
+    assert_eq!(keys, ["mlm", "lm", "vq", "codes"]);
+    assert!(losses(&step).iter().all(|(_, loss)| loss.is_finite()));
+}
+
+/// No word tells what stands before it, through text encoder, codes and joint encoder together.
+#[test]
+fn text_from_left_to_right_sees_nothing_of_what_follows() {
+    let (backbone, _, device) = build();
+    let images = batch([0, 1, 2]).images.unwrap();
+    let pixels = TensorData::new(images.pixels, [SAMPLES, 3, 8, 8]);
+    let images = backbone.encode_images(Tensor::from_data(pixels, &device));
+    let ids = [0, 5, 6, 7, 8, 2];
+    for (prefix, images) in [(1, Some(&images)), (2, None)] {
+        let states = |ids: [i32; LENGTH]| {
+            let ids = ids.repeat(SAMPLES);
+            let input = backbone
+                .text
+                .input(&ids, &[LENGTH; SAMPLES], LENGTH, &device);
+            let texts = backbone.encode_texts(&input.from_left_to_right(prefix));
+            let view = View {
+                prefix: Some(prefix),
+                ..View::default()
+            };
+            let fused = backbone.fuse_parts(Some(&texts), images, &view, Keep::Nothing);
+            let data = fused.text().clone().without_autodiff().into_data();
+            data.iter::<f32>().collect::<Vec<_>>()
+        };
+        let plain = states(ids);
+        for changed in prefix..LENGTH {
+            let mut other = ids;
+            other[changed] = 13;
+            let other = states(other);
+            for row in 0..SAMPLES {
+                let of = |x: &[f32], at: usize| x[(row * LENGTH + at) * 8..][..8].to_vec();
+                for at in 0..changed {
+                    assert_eq!(of(&plain, at), of(&other, at), "{prefix} {changed} {at}");
+                }
+                assert_ne!(of(&plain, changed), of(&other, changed));
+            }
+        }
+    }
+}
