@@ -417,7 +417,11 @@ fn summary(out: &mut String, folder: &RunFolder) {
             ));
         }
         let epochs = if last.epoch.is_finite() {
-            format!("{} epochs", number(last.epoch))
+            let of = match last.stage.as_str() {
+                "" => String::new(),
+                stage => format!(" of stage \"{stage}\""),
+            };
+            format!("{} epochs{of}", number(last.epoch))
         } else {
             String::new()
         };
@@ -575,9 +579,16 @@ fn objective_column(
         .collect()
 }
 
-fn with_resumes(chart: LineChart, folder: &RunFolder) -> LineChart {
-    folder.resumes.iter().fold(chart, |chart, step| {
+/// Lines where the run was resumed and where a stage begins.
+fn with_events(chart: LineChart, folder: &RunFolder) -> LineChart {
+    let chart = folder.resumes.iter().fold(chart, |chart, step| {
         chart.event(*step as f64, format!("resumed after step {step}"))
+    });
+    let pairs = folder.steps.windows(2);
+    let begins = pairs.filter(|pair| pair[0].stage != pair[1].stage);
+    begins.fold(chart, |chart, pair| {
+        let what = format!("stage \"{}\" begins", pair[1].stage);
+        chart.event(pair[0].step as f64, what)
     })
 }
 
@@ -663,7 +674,7 @@ fn losses(folder: &RunFolder) -> Option<Section> {
     let body = cards(
         charts
             .into_iter()
-            .map(|chart| with_resumes(chart, folder))
+            .map(|chart| with_events(chart, folder))
             .collect(),
     );
     Some(Section {
@@ -731,7 +742,7 @@ fn dynamics(folder: &RunFolder) -> Option<Section> {
     let charts: Vec<LineChart> = charts
         .into_iter()
         .filter(LineChart::has_values)
-        .map(|chart| with_resumes(chart, folder))
+        .map(|chart| with_events(chart, folder))
         .collect();
     if charts.is_empty() {
         return None;
@@ -1191,7 +1202,11 @@ fn codes(run: &Path, folder: &mut RunFolder) -> Option<Section> {
                 )),
             }
         }
-        let _ = write!(body, "{}</td><td>", count(code.patches));
+        let _ = write!(
+            body,
+            "{}</td><td style=\"text-align:left\">",
+            count(code.patches)
+        );
         for word in &code.chosen_by {
             let _ = write!(body, "{} ({}) ", escape(&word.word), count(word.count));
         }
