@@ -15,11 +15,6 @@ use unimo_train::{
     training,
 };
 
-/// Batches and activations are buffers of up to some megabytes that come and go: the system's allocator gives them back to
-/// the kernel and takes page faults for every one.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Vision-language pre-training: UNIMO-3, UNIMO-2, MVP, METER, BridgeTower and ManagerTower from image-text files to a trained
 /// and evaluated model.
 #[derive(Parser)]
