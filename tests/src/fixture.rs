@@ -9,6 +9,9 @@ use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors};
 use unimo_core::mask::PaddingMask;
 use unimo_core::parameters;
+use unimo_encoders::backbone::{BackboneConfig, ImageFeatures, TextFeatures};
+use unimo_objectives::objective::UniModal;
+use unimo_train::recipe::{Overrides, Recipe};
 
 /// The fixture folder of the repository.
 pub fn folder() -> PathBuf {
@@ -51,6 +54,37 @@ pub fn meter_of_two_pictures(folder: &Path) -> PathBuf {
     let path = folder.join("meter.safetensors");
     safetensors::serialize_to_file(views, None, &path).expect("a temporary file");
     path
+}
+
+/// The smallest model of one stream, of the width of the references; only heads on top of it are compared.
+pub fn narrow_model() -> BackboneConfig {
+    let set = ["text", "image", "joint"].map(|part| format!("model.{part}.width=8"));
+    let set = set.into_iter().chain(["objectives.itc.width=8".to_owned()]);
+    let overrides = Overrides {
+        data: None,
+        set: set.collect(),
+    };
+    let recipe = Recipe::load("unimo2-tiny", &overrides).expect("a recipe that ships");
+    recipe.model
+}
+
+/// A batch of which only the class tokens are known.
+pub fn classes(texts: &Tensor<2>, images: &Tensor<2>) -> UniModal {
+    let [samples, _] = texts.dims();
+    UniModal {
+        samples,
+        images: Some(ImageFeatures {
+            states: Vec::new(),
+            class: images.clone(),
+            tags: None,
+        }),
+        texts: Some(TextFeatures {
+            states: Vec::new(),
+            class: texts.clone(),
+            mask: PaddingMask::from_lengths(&vec![1; samples], 1, &texts.device()),
+        }),
+        ..UniModal::default()
+    }
 }
 
 /// Outputs within this share of the reference's largest value: f32 sums over a few layers of width 8, the reference in f64.

@@ -4,16 +4,13 @@ use burn::module::Param;
 use burn::tensor::{Bool, Int, Tensor};
 use unimo_core::init::Init;
 use unimo_core::layers::Activation;
-use unimo_core::mask::PaddingMask;
-use unimo_encoders::backbone::{ImageFeatures, TextFeatures};
 use unimo_encoders::fusion::FusionOutput;
 use unimo_encoders::joint::{JointConfig, View};
 use unimo_objectives::itc::{ItcConfig, Normalised, Projection, Views};
 use unimo_objectives::itm::{Head, ItmConfig, Layout, Negatives};
-use unimo_objectives::objective::{Objective, UniModal};
+use unimo_objectives::objective::Objective;
 use unimo_objectives::wpg::{cosines, grounding, hinge};
-use unimo_tests::fixture::Reference;
-use unimo_train::recipe::{Overrides, Recipe};
+use unimo_tests::fixture::{self, Reference};
 
 /// What is hidden, from a mask of what is visible.
 fn absent(reference: &Reference, name: &str) -> Tensor<2, Bool> {
@@ -121,15 +118,7 @@ fn the_joint_encoder_equals_the_reference() {
 fn coarse_alignment_and_its_hard_negatives_equal_the_reference() {
     let reference = Reference::open("concepts", "vsc");
     let device = &reference.device;
-    let overrides = Overrides {
-        data: None,
-        set: ["text", "image", "joint"]
-            .map(|part| format!("model.{part}.width=8"))
-            .into_iter()
-            .chain(["objectives.itc.width=8".to_owned()])
-            .collect(),
-    };
-    let model = Recipe::load("unimo2-tiny", &overrides).unwrap().model;
+    let model = fixture::narrow_model();
     let backbone = model.init(&mut Init::new(device, 0));
     let mut itc = ItcConfig {
         weight: 1.0,
@@ -156,30 +145,7 @@ fn coarse_alignment_and_its_hard_negatives_equal_the_reference() {
         reference.tensor::<2>("images"),
     );
     let [samples, _] = texts.dims();
-    let mut batch = UniModal {
-        samples,
-        pixels: None,
-        text_input: None,
-        images: Some(ImageFeatures {
-            states: Vec::new(),
-            class: images.clone(),
-            tags: None,
-        }),
-        texts: Some(TextFeatures {
-            states: Vec::new(),
-            class: texts.clone(),
-            mask: PaddingMask::from_lengths(&vec![1; samples], 1, device),
-        }),
-        masked: None,
-        labels: Vec::new(),
-        tag_labels: Vec::new(),
-        concept_labels: Vec::new(),
-        concepts: Vec::new(),
-        text_lengths: Vec::new(),
-        second_views: None,
-        left_to_right: None,
-        similarity: None,
-    };
+    let mut batch = fixture::classes(&texts, &images);
     let similarity = itc.similarity(&batch).unwrap();
     reference.output("similarity", &similarity);
     let loss = itc.loss(&backbone, &batch, None::<(&_, FusionOutput)>).loss;

@@ -1,12 +1,12 @@
 //! UNIMO-2's parts against an independent PyTorch reference, written from the paper: `reference/grounded.py`.
 
-use burn::tensor::{Gradients, Tensor};
+use burn::tensor::Gradients;
 use unimo_core::init::Init;
 use unimo_core::layers::Activation;
 use unimo_encoders::joint::{JointConfig, JointEncoder, View};
 use unimo_encoders::quantiser::{Choice, Quantised, QuantiserConfig};
 use unimo_objectives::vq::{Vq, VqConfig};
-use unimo_tests::fixture::Reference;
+use unimo_tests::fixture::{self, Reference};
 
 const COMMITMENT: f64 = 0.25;
 
@@ -141,39 +141,19 @@ fn the_grounded_transformer_equals_the_reference() {
 
 mod heads {
     use burn::module::Param;
-    use unimo_encoders::backbone::{Backbone, BackboneConfig, ImageFeatures, TextFeatures};
+    use unimo_encoders::backbone::{Backbone, BackboneConfig};
     use unimo_encoders::fusion::FusionOutput;
     use unimo_objectives::itc::{Itc, ItcConfig, Normalised, Projection, Views};
     use unimo_objectives::itm::{Head, ItmConfig, Layout, Negatives};
-    use unimo_objectives::objective::{Objective, UniModal};
+    use unimo_objectives::objective::Objective;
     use unimo_objectives::tied::TiedHead;
 
     use super::*;
 
-    /// A model of the references' width; only its heads are looked at.
     fn model(reference: &Reference) -> (BackboneConfig, Backbone) {
-        let recipe = unimo_train::recipe::Recipe::load(
-            "unimo2-tiny",
-            &unimo_train::recipe::Overrides {
-                data: None,
-                set: [
-                    "model.text.width=8",
-                    "model.image.width=8",
-                    "model.joint.width=8",
-                    "model.text.layers=1",
-                    "model.image.layers=1",
-                    "model.joint.layers=1",
-                    "model.text.dropout=0",
-                    "model.joint.dropout=0",
-                    "objectives.itc.width=8",
-                ]
-                .map(str::to_owned)
-                .to_vec(),
-            },
-        )
-        .unwrap();
-        let backbone = recipe.model.init(&mut Init::new(&reference.device, 0));
-        (recipe.model, backbone)
+        let config = fixture::narrow_model();
+        let backbone = config.init(&mut Init::new(&reference.device, 0));
+        (config, backbone)
     }
 
     #[test]
@@ -224,35 +204,7 @@ mod heads {
             .init(&mut Init::new(&reference.device, 0), &config, &backbone);
             let itc: Itc = config;
             let (texts, images) = (reference.tensor::<2>("texts"), reference.tensor("images"));
-            let [samples, _] = texts.dims();
-            let batch = UniModal {
-                samples,
-                pixels: None,
-                text_input: None,
-                images: Some(ImageFeatures {
-                    states: Vec::new(),
-                    class: Tensor::clone(&images),
-                    tags: None,
-                }),
-                texts: Some(TextFeatures {
-                    states: Vec::new(),
-                    class: texts.clone(),
-                    mask: unimo_core::mask::PaddingMask::from_lengths(
-                        &vec![1; samples],
-                        1,
-                        &reference.device,
-                    ),
-                }),
-                masked: None,
-                labels: Vec::new(),
-                tag_labels: Vec::new(),
-                concept_labels: Vec::new(),
-                concepts: Vec::new(),
-                text_lengths: Vec::new(),
-                second_views: None,
-                left_to_right: None,
-                similarity: None,
-            };
+            let batch = fixture::classes(&texts, &images);
             let loss = itc.loss(&backbone, &batch, None).loss;
             reference.output(&format!("{prefix}.loss"), &loss);
             let gradients: Gradients = loss.backward();

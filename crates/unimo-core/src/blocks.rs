@@ -6,6 +6,7 @@ use burn::module::Module;
 use burn::tensor::{Tensor, assert_shape};
 
 use crate::attention::Attention;
+use crate::config::{self, ConfigError};
 use crate::init::Init;
 use crate::layers::{Activation, Dropout, LayerNorm, Linear};
 use crate::mask::Hidden;
@@ -25,6 +26,16 @@ pub struct BlockConfig {
     pub layer_norm_eps: f64,
     /// On attention weights and on both residual branches, in [0, 1).
     pub dropout: f64,
+}
+
+impl BlockConfig {
+    /// Every value on its own and against the others.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        config::heads_divide(self.width, self.heads)?;
+        config::positive("feed_forward", self.feed_forward)?;
+        config::above_zero("layer_norm_eps", self.layer_norm_eps)?;
+        config::probability("dropout", self.dropout)
+    }
 }
 
 /// `D -> inner -> D`.

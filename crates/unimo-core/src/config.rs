@@ -61,6 +61,16 @@ pub fn probability(key: &str, value: f64) -> Result<(), ConfigError> {
     ConfigError::unless((0.0..1.0).contains(&value), key, value, "must be in [0, 1)")
 }
 
+/// `Err` unless `value` is in (0, 1).
+pub fn open_share(key: &str, value: f64) -> Result<(), ConfigError> {
+    ConfigError::unless(
+        value > 0.0 && value < 1.0,
+        key,
+        value,
+        "must be between 0 and 1",
+    )
+}
+
 /// `Err` unless `value` is finite and above 0.
 pub fn above_zero(key: &str, value: f64) -> Result<(), ConfigError> {
     ConfigError::unless(

@@ -222,7 +222,8 @@ impl Phrases {
         }
     }
 
-    fn of_text(&self, caption: &str) -> Vec<String> {
+    /// The phrases of a text that is of no sample; none where only the source knows them.
+    pub fn of_text(&self, caption: &str) -> Vec<String> {
         match self {
             Self::Source => Vec::new(),
             Self::Parser => parser::phrases(caption),

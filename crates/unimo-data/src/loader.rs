@@ -153,7 +153,7 @@ impl FurtherText {
     pub fn name(self) -> &'static str {
         match self {
             Self::Phrases => "phrases",
-            Self::Tags => "tags",
+            Self::Tags => TAGS,
             Self::SecondCaption => "second_caption",
         }
     }

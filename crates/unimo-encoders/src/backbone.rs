@@ -16,6 +16,7 @@ use unimo_core::mask::PaddingMask;
 use crate::fusion::{CrossModalEncoder, FusionConfig, FusionOutput, Keep};
 use crate::image::{ImageEncoder, ImageEncoderConfig};
 use crate::joint::{JointConfig, JointEncoder, View};
+use crate::quantiser::Quantiser;
 use crate::text::{TextEncoder, TextEncoderConfig, TextInput};
 
 /// The three encoders: the `[model]` part of a recipe. Either `fusion` or `joint` is there.
@@ -326,7 +327,7 @@ impl Backbone {
     /// # Panics
     ///
     /// Panics if there is neither, or if the cross-modal encoder has two streams and something else than pairs in both
-    /// directions is asked of it: see [`takes_parts`](Self::takes_parts).
+    /// directions is asked of it.
     pub fn fuse_parts(
         &self,
         texts: Option<&TextFeatures>,
@@ -348,9 +349,9 @@ impl Backbone {
         fusion.forward(&texts.states, &images.states, &texts.mask, keep)
     }
 
-    /// Whether the cross-modal encoder takes texts without pictures, pictures without texts, and text from left to right.
-    pub fn takes_parts(&self) -> bool {
-        self.joint.is_some()
+    /// The grounded dictionary, where the cross-modal encoder has one.
+    pub fn quantiser(&self) -> Option<&Quantiser> {
+        self.joint.as_ref()?.quantiser.as_ref()
     }
 
     /// How many of the last states of the uni-modal encoders the cross-modal encoder takes.

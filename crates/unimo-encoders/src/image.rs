@@ -47,13 +47,10 @@ pub struct ImageEncoderConfig {
 impl ImageEncoderConfig {
     /// Every value on its own and against the others.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        config::heads_divide(self.width, self.heads)?;
+        self.block().validate()?;
         config::positive("layers", self.layers)?;
-        config::positive("feed_forward", self.feed_forward)?;
         config::positive("image_size", self.image_size)?;
         config::positive("patch_size", self.patch_size)?;
-        config::above_zero("layer_norm_eps", self.layer_norm_eps)?;
-        config::probability("dropout", self.dropout)?;
         ConfigError::unless(
             self.image_size.is_multiple_of(self.patch_size),
             "patch_size",
@@ -72,16 +69,21 @@ impl ImageEncoderConfig {
         1 + usize::from(self.distillation_token)
     }
 
-    /// A new encoder.
-    pub fn init(&self, init: &mut Init) -> ImageEncoder {
-        let block = BlockConfig {
+    /// The blocks' sizes.
+    fn block(&self) -> BlockConfig {
+        BlockConfig {
             width: self.width,
             heads: self.heads,
             feed_forward: self.feed_forward,
             activation: self.activation,
             layer_norm_eps: self.layer_norm_eps,
             dropout: self.dropout,
-        };
+        }
+    }
+
+    /// A new encoder.
+    pub fn init(&self, init: &mut Init) -> ImageEncoder {
+        let block = self.block();
         let inputs = Images::CHANNELS * self.patch_size * self.patch_size;
         let norm = |init: &mut Init| LayerNorm::new(init, self.width, self.layer_norm_eps);
         let positions = self.grid() * self.grid() + self.class_tokens();

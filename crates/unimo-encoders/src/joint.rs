@@ -61,27 +61,29 @@ pub struct JointConfig {
 impl JointConfig {
     /// Every value on its own and against the others.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        config::heads_divide(self.width, self.heads)?;
+        self.block().validate()?;
         config::positive("layers", self.layers)?;
-        config::positive("feed_forward", self.feed_forward)?;
-        config::above_zero("layer_norm_eps", self.layer_norm_eps)?;
-        config::probability("dropout", self.dropout)?;
         match &self.grounding {
             Some(grounding) => grounding.validate().map_err(|e| e.within("grounding")),
             None => Ok(()),
         }
     }
 
-    /// A new encoder.
-    pub fn init(&self, init: &mut Init) -> JointEncoder {
-        let block = BlockConfig {
+    /// The blocks' sizes.
+    fn block(&self) -> BlockConfig {
+        BlockConfig {
             width: self.width,
             heads: self.heads,
             feed_forward: self.feed_forward,
             activation: self.activation,
             layer_norm_eps: self.layer_norm_eps,
             dropout: self.dropout,
-        };
+        }
+    }
+
+    /// A new encoder.
+    pub fn init(&self, init: &mut Init) -> JointEncoder {
+        let block = self.block();
         let grounding = self.grounding.as_ref();
         JointEncoder {
             quantiser: grounding.map(|config| config.init(init, self.width)),

@@ -56,13 +56,10 @@ pub struct TextEncoderConfig {
 impl TextEncoderConfig {
     /// Every value on its own and against the others.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        config::heads_divide(self.width, self.heads)?;
+        self.block().validate()?;
         config::positive("layers", self.layers)?;
-        config::positive("feed_forward", self.feed_forward)?;
         config::positive("vocab_size", self.vocab_size)?;
         config::positive("token_types", self.token_types)?;
-        config::above_zero("layer_norm_eps", self.layer_norm_eps)?;
-        config::probability("dropout", self.dropout)?;
         ConfigError::unless(
             self.pad_id < self.vocab_size,
             "pad_id",
@@ -85,16 +82,21 @@ impl TextEncoderConfig {
         }
     }
 
-    /// A new encoder.
-    pub fn init(&self, init: &mut Init) -> TextEncoder {
-        let block = BlockConfig {
+    /// The blocks' sizes.
+    fn block(&self) -> BlockConfig {
+        BlockConfig {
             width: self.width,
             heads: self.heads,
             feed_forward: self.feed_forward,
             activation: self.activation,
             layer_norm_eps: self.layer_norm_eps,
             dropout: self.dropout,
-        };
+        }
+    }
+
+    /// A new encoder.
+    pub fn init(&self, init: &mut Init) -> TextEncoder {
+        let block = self.block();
         TextEncoder {
             word_embedding: Embedding::new(init, self.vocab_size, self.width),
             position_embedding: Embedding::new(init, self.max_positions, self.width),

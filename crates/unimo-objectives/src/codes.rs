@@ -14,7 +14,7 @@ use unimo_encoders::backbone::{Backbone, BackboneConfig};
 use unimo_encoders::fusion::FusionOutput;
 use unimo_encoders::joint::View;
 
-use crate::objective::{Needs, Objective, Outcome, Pairs, UniModal, ints};
+use crate::objective::{Needs, Objective, Outcome, Pairs, UniModal};
 use crate::tied::TiedHead;
 
 /// `[objectives.codes]`.
@@ -31,12 +31,7 @@ impl CodesConfig {
     /// Every value on its own.
     pub fn validate(&self) -> Result<(), ConfigError> {
         config::above_zero("weight", self.weight)?;
-        ConfigError::unless(
-            self.rate > 0.0 && self.rate < 1.0,
-            "rate",
-            self.rate,
-            "must be between 0 and 1",
-        )
+        config::open_share("rate", self.rate)
     }
 
     /// A new head.
@@ -100,19 +95,17 @@ impl Objective for Codes {
         fused: Option<(&Pairs, FusionOutput)>,
     ) -> Outcome {
         let (pairs, fused) = fused.expect("invariant: the step fuses the pairs asked for");
-        let quantiser = backbone.joint.as_ref().and_then(|j| j.quantiser.as_ref());
         let (grounded, quantiser) = fused
             .grounded
-            .zip(quantiser)
+            .zip(backbone.quantiser())
             .expect("invariant: validation finds a grounded dictionary");
-        let [rows, tokens, width] = grounded.states.dims();
-        let device = grounded.states.device();
+        let [rows, tokens, _] = grounded.states.dims();
         let all: Vec<i64> = grounded.quantised.codes.into_data().iter::<i64>().collect();
         let padding: Vec<bool> = match &grounded.quantised.hidden {
             Some(mask) => mask.hidden().into_data().iter::<bool>().collect(),
             None => vec![false; rows * tokens],
         };
-        let (positions, labels): (Vec<i32>, Vec<i32>) = pairs
+        let hidden: (Vec<i32>, Vec<i32>) = pairs
             .view
             .hidden_tokens
             .iter()
@@ -121,13 +114,10 @@ impl Objective for Codes {
             .filter(|(_, (hidden, padding))| **hidden && !**padding)
             .map(|(at, _)| (at as i32, all[at] as i32))
             .unzip();
-        let states = grounded.states.reshape([rows * tokens, width]);
-        let states = match labels.is_empty() {
-            true => states,
-            false => states.select(0, ints(positions, &device)),
-        };
         // The codebook learns from its own losses; through this one it could make every code alike.
         let table = quantiser.codebook.val().detach();
-        Outcome::of_labels(states, labels, |states| self.head.logits(states, table))
+        Outcome::of_positions(grounded.states, hidden, |states| {
+            self.head.logits(states, table)
+        })
     }
 }

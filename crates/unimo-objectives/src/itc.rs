@@ -27,7 +27,7 @@ use unimo_encoders::text::{TextEncoder, TextInput};
 
 use crate::objective::{Carry, Needs, Objective, Outcome, Pairs, UniModal};
 use crate::objective::{count_correct, ints};
-use crate::single_precision;
+use crate::{is_default, single_precision, temperature};
 
 /// What is contrasted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,10 +97,6 @@ pub struct ItcConfig {
     pub momentum: Option<MomentumConfig>,
 }
 
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
-}
-
 /// `[objectives.itc.momentum]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -118,19 +114,7 @@ impl ItcConfig {
     pub fn validate(&self) -> Result<(), ConfigError> {
         config::above_zero("weight", self.weight)?;
         config::positive("width", self.width)?;
-        let [low, high] = self.temperature_range;
-        ConfigError::unless(
-            low > 0.0 && low < high && high.is_finite(),
-            "temperature_range",
-            format_args!("[{low}, {high}]"),
-            "must be [low, high] with 0 < low < high",
-        )?;
-        ConfigError::unless(
-            (low..=high).contains(&self.temperature),
-            "temperature",
-            self.temperature,
-            format_args!("must be within temperature_range = [{low}, {high}]"),
-        )?;
+        temperature::validate(self.temperature, self.temperature_range)?;
         ConfigError::unless(
             self.views == Views::Two || self.momentum.is_none(),
             "views",
@@ -179,7 +163,7 @@ impl ItcConfig {
             text_projection,
             image_projection,
             cross_projection: cross_width.map(|width| Linear::new(init, width, self.width, true)),
-            logit_scale: init.constant([1], logit_scale(self.temperature) as f32),
+            logit_scale: temperature::init(init, self.temperature),
             momentum,
             config: self.clone(),
         }
@@ -252,7 +236,7 @@ impl Itc {
 
     /// What similarities are multiplied by, `[1, 1]`.
     pub fn scale(&self) -> Tensor<2> {
-        self.logit_scale.val().exp().unsqueeze::<2>()
+        temperature::scale(&self.logit_scale)
     }
 
     /// Texts in the common space, each of length 1 unless [`Normalised::Images`] says otherwise.
@@ -424,10 +408,7 @@ impl Objective for Itc {
     }
 
     fn after_step(&mut self, backbone: &Backbone, carries: Vec<Carry>) {
-        let [low, high] = self.config.temperature_range;
-        self.logit_scale = parameters::update(self.logit_scale.clone(), |scale| {
-            scale.clamp(logit_scale(high), logit_scale(low))
-        });
+        temperature::clamp(&mut self.logit_scale, self.config.temperature_range);
         let decay = self.config.momentum.as_ref().map(|m| m.decay);
         if let (Some(mut momentum), Some(decay)) = (self.momentum.take(), decay) {
             momentum.text = average::update(momentum.text, &backbone.text, decay);
@@ -458,11 +439,6 @@ pub(crate) fn embed(projection: Option<&Linear>, class: Tensor<2>, normalised: b
         true => normalise(projected),
         false => projected,
     }
-}
-
-/// `ln(1 / temperature)`.
-pub(crate) fn logit_scale(temperature: f64) -> f64 {
-    temperature.recip().ln()
 }
 
 /// The mean of cross-entropies, row `i` of each belonging to column `i`.

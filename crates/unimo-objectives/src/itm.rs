@@ -28,7 +28,7 @@ use unimo_encoders::names::{Form, Rule, rule};
 
 use crate::objective::{Needs, Objective, Outcome, Pairs, UniModal};
 use crate::objective::{count_correct, ints};
-use crate::single_precision;
+use crate::{is_default, single_precision};
 
 /// Where the wrong partner of a pair comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,12 +78,8 @@ pub struct ItmConfig {
     /// How many pairs of each kind.
     pub layout: Layout,
     /// What the classifier sees.
-    #[serde(default, skip_serializing_if = "is_pair")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub head: Head,
-}
-
-fn is_pair(head: &Head) -> bool {
-    *head == Head::Pair
 }
 
 impl ItmConfig {
@@ -179,8 +175,27 @@ impl Itm {
     }
 }
 
+/// A wrong picture for caption `i` of a batch.
+pub(crate) fn wrong_image(
+    negatives: Negatives,
+    batch: &UniModal,
+    i: usize,
+    rng: &mut ChaCha8Rng,
+) -> usize {
+    let of = batch.similarity.as_ref().map(|s| move |j: usize| s[i][j]);
+    let of = of.as_ref().map(|of| of as &dyn Fn(usize) -> f32);
+    wrong_partner(negatives, i, batch.samples, of, rng)
+}
+
+/// A wrong caption for picture `i` of a batch.
+fn wrong_text(negatives: Negatives, batch: &UniModal, i: usize, rng: &mut ChaCha8Rng) -> usize {
+    let of = batch.similarity.as_ref().map(|s| move |j: usize| s[j][i]);
+    let of = of.as_ref().map(|of| of as &dyn Fn(usize) -> f32);
+    wrong_partner(negatives, i, batch.samples, of, rng)
+}
+
 /// A wrong partner for sample `i`, given the similarities of its candidates.
-pub(crate) fn wrong_partner(
+fn wrong_partner(
     negatives: Negatives,
     i: usize,
     samples: usize,
@@ -230,25 +245,15 @@ impl Objective for Itm {
 
     fn pairs(&self, batch: &UniModal, rng: &mut ChaCha8Rng) -> Option<Pairs> {
         let n = batch.samples;
-        let similarity = batch.similarity.as_deref();
-        let of_text = |i: usize| similarity.map(|s| move |j: usize| s[i][j]);
-        let of_image = |i: usize| similarity.map(|s| move |j: usize| s[j][i]);
         let mut pairs = Pairs::default();
         let mut push = |text: usize, image: usize| {
             pairs.texts.push(text);
             pairs.images.push(image);
             pairs.matched.push(text == image);
         };
-        let wrong_image = |i: usize, rng: &mut ChaCha8Rng| {
-            let of = of_text(i);
-            wrong_partner(
-                self.config.negatives,
-                i,
-                n,
-                of.as_ref().map(|f| f as &dyn Fn(usize) -> f32),
-                rng,
-            )
-        };
+        let negatives = self.config.negatives;
+        let wrong_image = |i: usize, rng: &mut ChaCha8Rng| wrong_image(negatives, batch, i, rng);
+        let wrong_text = |i: usize, rng: &mut ChaCha8Rng| wrong_text(negatives, batch, i, rng);
         match self.config.layout {
             Layout::Half => {
                 let mut keeps: Vec<bool> = (0..n).map(|i| i < n / 2).collect();
@@ -260,13 +265,11 @@ impl Objective for Itm {
             }
             Layout::OneToOne => {
                 (0..n).for_each(|i| push(i, i));
-                let mut of_image_kind: Vec<bool> = (0..n).map(|i| i < n / 2).collect();
-                of_image_kind.shuffle(rng);
-                for (i, wrong_text) in of_image_kind.into_iter().enumerate() {
-                    if wrong_text {
-                        let of = of_image(i);
-                        let of = of.as_ref().map(|f| f as &dyn Fn(usize) -> f32);
-                        let text = wrong_partner(self.config.negatives, i, n, of, rng);
+                let mut keeps_image: Vec<bool> = (0..n).map(|i| i < n / 2).collect();
+                keeps_image.shuffle(rng);
+                for (i, keeps_image) in keeps_image.into_iter().enumerate() {
+                    if keeps_image {
+                        let text = wrong_text(i, rng);
                         push(text, i);
                     } else {
                         let image = wrong_image(i, rng);
@@ -281,9 +284,7 @@ impl Objective for Itm {
                     push(i, image);
                 }
                 for i in 0..n {
-                    let of = of_image(i);
-                    let of = of.as_ref().map(|f| f as &dyn Fn(usize) -> f32);
-                    let text = wrong_partner(self.config.negatives, i, n, of, rng);
+                    let text = wrong_text(i, rng);
                     push(text, i);
                 }
             }
@@ -338,19 +339,8 @@ mod tests {
     fn batch(samples: usize, similarity: Option<Vec<Vec<f32>>>) -> UniModal {
         UniModal {
             samples,
-            pixels: None,
-            text_input: None,
-            images: None,
-            texts: None,
-            masked: None,
-            labels: Vec::new(),
-            tag_labels: Vec::new(),
-            concept_labels: Vec::new(),
-            concepts: Vec::new(),
-            text_lengths: Vec::new(),
-            second_views: None,
-            left_to_right: None,
             similarity,
+            ..UniModal::default()
         }
     }
 

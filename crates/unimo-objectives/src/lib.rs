@@ -26,6 +26,7 @@ pub mod mcr;
 pub mod mlm;
 pub mod objective;
 mod step;
+mod temperature;
 pub mod tied;
 pub mod views;
 pub mod vq;
@@ -256,6 +257,11 @@ impl ObjectivesConfig {
         rule(self.vq.is_none() || dictionary, "vq", "{}", grounded)?;
         rule(self.codes.is_none() || dictionary, "codes", "{}", grounded)
     }
+}
+
+/// Whether a setting may be left out of a recipe.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// Losses are computed in f32 whatever the encoders compute in.

@@ -16,8 +16,8 @@ use unimo_encoders::backbone::{Backbone, BackboneConfig};
 use unimo_encoders::fusion::FusionOutput;
 use unimo_encoders::joint::View;
 
-use crate::mlm::is_false;
-use crate::objective::{LeftToRight, Needs, Objective, Outcome, Pairs, UniModal, ints};
+use crate::is_default;
+use crate::objective::{LeftToRight, Needs, Objective, Outcome, Pairs, UniModal};
 use crate::tied::TiedHead;
 
 /// `[objectives.lm]`.
@@ -27,7 +27,7 @@ pub struct LmConfig {
     /// Factor of the loss in the sum.
     pub weight: f64,
     /// Whether it learns from texts without pictures too.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub texts_alone: bool,
 }
 
@@ -110,16 +110,12 @@ impl Objective for Lm {
             .zip(batch.left_to_right.as_ref())
             .expect("invariant: the step fuses the pairs asked for");
         let text = fused.text();
-        let [samples, length, width] = text.dims();
+        let [_, length, _] = text.dims();
         assert_shape!(text, [batch.samples, _, _]);
-        let (positions, words) = next_words(texts, length);
-        let states = text.clone().reshape([samples * length, width]);
-        let states = match words.is_empty() {
-            true => states,
-            false => states.clone().select(0, ints(positions, &states.device())),
-        };
         let table = backbone.text.word_embedding.weight.val();
-        Outcome::of_labels(states, words, |states| self.head.logits(states, table))
+        Outcome::of_positions(text.clone(), next_words(texts, length), |states| {
+            self.head.logits(states, table)
+        })
     }
 }
 

@@ -9,13 +9,12 @@
 use burn::module::Module;
 use burn::tensor::{Tensor, assert_shape};
 use serde::{Deserialize, Serialize};
-use unimo_core::batch::MaskedTexts;
 use unimo_core::config::{self, ConfigError};
 use unimo_core::init::Init;
 use unimo_encoders::backbone::{Backbone, BackboneConfig};
 use unimo_encoders::fusion::FusionOutput;
 
-use crate::objective::{Needs, Objective, Outcome, Pairs, UniModal, ints};
+use crate::objective::{Needs, Objective, Outcome, Pairs, UniModal, labelled};
 use crate::tied::TiedHead;
 
 /// `[objectives.mcr]`.
@@ -36,12 +35,7 @@ impl McrConfig {
     /// Every value on its own and against the others.
     pub fn validate(&self) -> Result<(), ConfigError> {
         config::above_zero("weight", self.weight)?;
-        ConfigError::unless(
-            self.rate > 0.0 && self.rate < 1.0,
-            "rate",
-            self.rate,
-            "must be between 0 and 1",
-        )?;
+        config::open_share("rate", self.rate)?;
         ConfigError::unless(
             self.tags || self.phrases,
             "tags",
@@ -84,21 +78,11 @@ pub struct Mcr {
 ///
 /// - states: `[B, L, D]`; labels: `[B, L]`, row-major
 fn recovered(head: &TiedHead, states: Tensor<3>, labels: &[i32], table: Tensor<2>) -> Outcome {
-    let [rows, length, width] = states.dims();
+    let [rows, length, _] = states.dims();
     assert_eq!(labels.len(), rows * length, "one label per position");
-    let hidden = |(_, label): &(usize, &i32)| **label != MaskedTexts::IGNORE;
-    let (positions, labels): (Vec<i32>, Vec<i32>) = labels
-        .iter()
-        .enumerate()
-        .filter(hidden)
-        .map(|(at, label)| (at as i32, *label))
-        .unzip();
-    let states = states.reshape([rows * length, width]);
-    let states = match labels.is_empty() {
-        true => states,
-        false => states.clone().select(0, ints(positions, &states.device())),
-    };
-    Outcome::of_labels(states, labels, |states| head.logits(states, table))
+    Outcome::of_positions(states, labelled(labels), |states| {
+        head.logits(states, table)
+    })
 }
 
 impl Objective for Mcr {

@@ -9,7 +9,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Tensor, assert_shape};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
-use unimo_core::batch::{MaskSpec, MaskedTexts};
+use unimo_core::batch::MaskSpec;
 use unimo_core::config::{self, ConfigError};
 use unimo_core::init::Init;
 use unimo_core::layers::{Activation, Embedding, LayerNorm, Linear};
@@ -17,7 +17,8 @@ use unimo_encoders::backbone::{Backbone, BackboneConfig};
 use unimo_encoders::fusion::FusionOutput;
 use unimo_encoders::names::{Form, Rule, rule};
 
-use crate::objective::{Needs, Objective, Outcome, Pairs, UniModal, ints};
+use crate::is_default;
+use crate::objective::{Needs, Objective, Outcome, Pairs, UniModal, ints, labelled};
 use crate::tied::tied_logits;
 
 /// `[objectives.mlm]`.
@@ -29,15 +30,11 @@ pub struct MlmConfig {
     /// How words are hidden.
     pub mask: MaskSpec,
     /// Whether the decoder's matrix is the word embedding; the text encoder is then as wide as the cross-modal one.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub tied: bool,
     /// Whether it learns from texts without pictures too, which takes a cross-modal encoder of one stream.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub texts_alone: bool,
-}
-
-pub(crate) fn is_false(value: &bool) -> bool {
-    !value
 }
 
 impl MlmConfig {
@@ -50,12 +47,7 @@ impl MlmConfig {
             random_share,
             unit: _,
         } = self.mask;
-        ConfigError::unless(
-            rate > 0.0 && rate < 1.0,
-            "mask.rate",
-            rate,
-            "must be between 0 and 1",
-        )?;
+        config::open_share("mask.rate", rate)?;
         ConfigError::unless(
             mask_share >= 0.0 && random_share >= 0.0 && mask_share + random_share <= 1.0,
             "mask.mask_share + mask.random_share",
@@ -157,28 +149,18 @@ impl Objective for Mlm {
     ) -> Outcome {
         let (_, fused) = fused.expect("invariant: the step fuses the pairs asked for");
         let text = fused.text();
-        let [samples, length, width] = text.dims();
         assert_shape!(text, [batch.samples, _, _]);
-        let device = text.device();
-        let hidden = |(_, label): &(usize, &i32)| **label != MaskedTexts::IGNORE;
-        let (positions, labels): (Vec<i32>, Vec<i32>) = batch
-            .labels
-            .iter()
-            .enumerate()
-            .filter(hidden)
-            .map(|(at, label)| (at as i32, *label))
-            .unzip();
-        let positions = ints(positions, &device);
         let words = &backbone.text.word_embedding;
-        let states = text.clone().reshape([samples * length, width]);
+        let (positions, labels) = labelled(&batch.labels);
         if self.every_position && !labels.is_empty() {
+            let [samples, length, width] = text.dims();
+            let states = text.clone().reshape([samples * length, width]);
+            let positions = ints(positions, &states.device());
             let all = |states| self.logits(words, states).select(0, positions);
             return Outcome::of_labels(states, labels, all);
         }
-        let states = match labels.is_empty() {
-            true => states,
-            false => states.select(0, positions),
-        };
-        Outcome::of_labels(states, labels, |states| self.logits(words, states))
+        Outcome::of_positions(text.clone(), (positions, labels), |states| {
+            self.logits(words, states)
+        })
     }
 }

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
-use unimo_core::batch::MaskSpec;
+use unimo_core::batch::{MaskSpec, MaskedTexts};
 use unimo_core::kernels;
 use unimo_encoders::backbone::{Backbone, ImageFeatures, TextFeatures};
 use unimo_encoders::fusion::FusionOutput;
@@ -40,7 +40,7 @@ pub struct Needs {
 ///
 /// Text rows `0..samples` are the captions as they are; where an objective needs masked captions, rows
 /// `masked..masked + samples` are those.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct UniModal {
     /// Samples of the batch, `B`.
     pub samples: usize,
@@ -154,8 +154,29 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// The mean cross-entropy of `labels` at `positions` of `states`, whose scores `logits` computes. Of no label the loss is 0:
+    /// the mean of nothing is not a number.
+    ///
+    /// # Shapes
+    ///
+    /// - states: `[B, L, D]`; positions: `M` of `[B, L]`, row-major; labels: `M`
+    pub(crate) fn of_positions(
+        states: Tensor<3>,
+        (positions, labels): (Vec<i32>, Vec<i32>),
+        logits: impl FnOnce(Tensor<2>) -> Tensor<2>,
+    ) -> Self {
+        let [rows, length, width] = states.dims();
+        let states = states.reshape([rows * length, width]);
+        let device = states.device();
+        let states = match labels.is_empty() {
+            true => states,
+            false => states.select(0, ints(positions, &device)),
+        };
+        Self::of_labels(states, labels, logits)
+    }
+
     /// The mean cross-entropy of `labels`, a row of `logits` each; `states` is what they were computed from. Of no label the
-    /// loss is 0: the mean of nothing is not a number.
+    /// loss is 0.
     ///
     /// # Shapes
     ///
@@ -185,6 +206,20 @@ impl Outcome {
             carry: None,
         }
     }
+}
+
+/// The positions that have a label, and their labels.
+///
+/// # Shapes
+///
+/// - labels: `[B, L]`, row-major, [`MaskedTexts::IGNORE`] where there is nothing to predict
+pub(crate) fn labelled(labels: &[i32]) -> (Vec<i32>, Vec<i32>) {
+    labels
+        .iter()
+        .enumerate()
+        .filter(|(_, label)| **label != MaskedTexts::IGNORE)
+        .map(|(at, label)| (at as i32, *label))
+        .unzip()
 }
 
 /// Host numbers as an integer tensor.

@@ -11,12 +11,12 @@ use serde::{Deserialize, Serialize};
 use unimo_core::config::{self, ConfigError};
 use unimo_core::init::Init;
 use unimo_core::layers::Linear;
-use unimo_core::parameters;
 use unimo_encoders::backbone::{Backbone, BackboneConfig, ImageFeatures};
 use unimo_encoders::fusion::FusionOutput;
 
-use crate::itc::{contrast, embed, logit_scale};
+use crate::itc::{contrast, embed};
 use crate::objective::{Carry, Needs, Objective, Outcome, Pairs, UniModal, ints};
+use crate::temperature;
 
 /// `[objectives.views]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -39,26 +39,14 @@ impl ViewsConfig {
     pub fn validate(&self) -> Result<(), ConfigError> {
         config::above_zero("weight", self.weight)?;
         config::positive("width", self.width)?;
-        let [low, high] = self.temperature_range;
-        ConfigError::unless(
-            low > 0.0 && low < high && high.is_finite(),
-            "temperature_range",
-            format_args!("[{low}, {high}]"),
-            "must be [low, high] with 0 < low < high",
-        )?;
-        ConfigError::unless(
-            (low..=high).contains(&self.temperature),
-            "temperature",
-            self.temperature,
-            format_args!("must be within temperature_range = [{low}, {high}]"),
-        )
+        temperature::validate(self.temperature, self.temperature_range)
     }
 
     /// A new head.
     pub fn init(&self, init: &mut Init, model: &BackboneConfig) -> Views {
         Views {
             projection: Linear::new(init, model.image.width, self.width, true),
-            logit_scale: init.constant([1], logit_scale(self.temperature) as f32),
+            logit_scale: temperature::init(init, self.temperature),
             config: self.clone(),
         }
     }
@@ -106,16 +94,12 @@ impl Objective for Views {
             |views: &ImageFeatures| embed(Some(&self.projection), views.class.clone(), true);
         let (first, second) = (embed(first), embed(second));
         assert_shape!(first, [batch.samples, self.config.width]);
-        let scale = self.logit_scale.val().exp().unsqueeze::<2>();
-        let scores = first.matmul(second.transpose()) * scale;
+        let scores = first.matmul(second.transpose()) * temperature::scale(&self.logit_scale);
         let labels = ints((0..batch.samples as i32).collect(), &scores.device());
         contrast(vec![scores.clone(), scores.transpose()], &labels)
     }
 
     fn after_step(&mut self, _backbone: &Backbone, _carries: Vec<Carry>) {
-        let [low, high] = self.config.temperature_range;
-        self.logit_scale = parameters::update(self.logit_scale.clone(), |scale| {
-            scale.clamp(logit_scale(high), logit_scale(low))
-        });
+        temperature::clamp(&mut self.logit_scale, self.config.temperature_range);
     }
 }

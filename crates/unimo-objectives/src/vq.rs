@@ -93,10 +93,9 @@ impl Objective for Vq {
         fused: Option<(&Pairs, FusionOutput)>,
     ) -> Outcome {
         let (_, fused) = fused.expect("invariant: the step fuses the pairs asked for");
-        let quantiser = backbone.joint.as_ref().and_then(|j| j.quantiser.as_ref());
         let (grounded, quantiser) = fused
             .grounded
-            .zip(quantiser)
+            .zip(backbone.quantiser())
             .expect("invariant: validation finds a grounded dictionary");
         let device = grounded.states.device();
         Outcome {

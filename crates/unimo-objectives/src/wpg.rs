@@ -22,7 +22,7 @@ use unimo_core::layers::normalise;
 use unimo_encoders::backbone::{Backbone, BackboneConfig};
 use unimo_encoders::fusion::FusionOutput;
 
-use crate::itm::{Negatives, wrong_partner};
+use crate::itm::{Negatives, wrong_image};
 use crate::objective::{Needs, Objective, Outcome, Pairs, UniModal, ints};
 use crate::single_precision;
 
@@ -210,12 +210,9 @@ impl Objective for Wpg {
         let n = batch.samples;
         let mut pairs = Pairs::matched(n);
         for i in 0..n {
-            let of = batch.similarity.as_ref().map(|s| move |j: usize| s[i][j]);
-            let of = of.as_ref().map(|f| f as &dyn Fn(usize) -> f32);
             pairs.texts.push(i);
-            pairs
-                .images
-                .push(wrong_partner(self.config.negatives, i, n, of, rng));
+            let image = wrong_image(self.config.negatives, batch, i, rng);
+            pairs.images.push(image);
             pairs.matched.push(false);
         }
         Some(pairs)

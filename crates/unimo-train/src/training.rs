@@ -26,6 +26,7 @@ use unimo_encoders::names::covers;
 use unimo_objectives::Report;
 
 use crate::checkpoint::{self, State};
+use crate::data::concepts::count;
 use crate::device::DeviceChoice;
 use crate::error::TrainError;
 use crate::evaluation;
@@ -173,27 +174,13 @@ pub fn count_concepts(
     source: &dyn Source,
     quiet: bool,
 ) -> Result<Option<Concepts>, TrainError> {
-    let Some(config) = &recipe.data.concepts else {
-        return Ok(None);
-    };
-    let mut bar = (!quiet).then(|| {
-        let samples = source.len(Split::Train) as u64;
-        Progress::new(samples, 0, "counting phrases")
-    });
-    let began = Instant::now();
-    let concepts = Concepts::open(config, source, &mut |done, _| {
-        if let Some(bar) = &mut bar
-            && done.is_multiple_of(CONCEPTS_TOLD)
-        {
-            let speed = done as f64 / began.elapsed().as_secs_f64();
-            bar.update(done as u64, None, speed);
-        }
-    })?;
-    Ok(Some(concepts))
+    recipe
+        .data
+        .concepts
+        .as_ref()
+        .map(|config| count(config, source, quiet))
+        .transpose()
 }
-
-/// Samples between two moves of the bar.
-const CONCEPTS_TOLD: usize = 1000;
 
 /// Puts concepts into batches. Their ids must fit the word embedding.
 pub fn concept_reader(

@@ -97,11 +97,7 @@ impl ConceptReader {
 
     /// The phrases of a text that is given as it is.
     pub fn phrases_of_text(&self, text: &str) -> Vec<String> {
-        let sample = Sample {
-            captions: vec![text.to_owned()],
-            ..Sample::default()
-        };
-        self.phrases.of_sample(&sample, 0)
+        self.phrases.of_text(text)
     }
 
     /// A caption with its phrases before the end token, in at most `max_length` positions.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use unimo_data::concepts::PhraseSource;
-use unimo_data::{Concepts, ConceptsConfig, Split};
+use unimo_data::{Concepts, ConceptsConfig, Source, Split};
 
 use super::DataArgs;
 use crate::error::TrainError;
@@ -52,14 +52,7 @@ pub fn build(args: &ConceptsArgs) -> Result<(), TrainError> {
     config.limit = args.limit.unwrap_or(config.limit);
     config.vocabulary = None;
     config.validate("data.concepts")?;
-    let samples = source.len(Split::Train);
-    let mut bar = Progress::new(samples as u64, 0, "counting phrases");
-    let began = Instant::now();
-    let concepts = Concepts::open(&config, &*source, &mut |done, _| {
-        let speed = done as f64 / began.elapsed().as_secs_f64();
-        bar.update(done as u64, None, speed);
-    })?;
-    bar.finish();
+    let concepts = count(&config, &*source, false)?;
     concepts.save(&args.out)?;
     println!("{}: {}", args.out.display(), concepts.describe());
     for (phrase, count) in concepts.phrases().iter().take(PRINTED) {
@@ -73,4 +66,31 @@ pub fn build(args: &ConceptsArgs) -> Result<(), TrainError> {
         );
     }
     Ok(())
+}
+
+/// Samples between two moves of the bar.
+const TOLD: usize = 1000;
+
+/// The vocabulary that the settings name, loaded or counted; with a bar unless `quiet`.
+///
+/// # Errors
+///
+/// As [`Concepts::open`].
+pub(crate) fn count(
+    config: &ConceptsConfig,
+    source: &dyn Source,
+    quiet: bool,
+) -> Result<Concepts, TrainError> {
+    let samples = source.len(Split::Train) as u64;
+    let mut bar = (!quiet).then(|| Progress::new(samples, 0, "counting phrases"));
+    let began = Instant::now();
+    let concepts = Concepts::open(config, source, &mut |done, _| {
+        if let Some(bar) = &mut bar
+            && done.is_multiple_of(TOLD)
+        {
+            let speed = done as f64 / began.elapsed().as_secs_f64();
+            bar.update(done as u64, None, speed);
+        }
+    })?;
+    Ok(concepts)
 }

@@ -1,10 +1,9 @@
 //! Where phrases are found in pictures: cosines of phrases with patches after the cross-modal encoder, drawn, and, where the boxes
 //! of objects are known, how often the nearest patch lies in one of them.
 
-use burn::tensor::Tensor;
 use image::{Rgb, RgbImage};
-use unimo_core::layers::normalise;
 use unimo_data::images::Resize;
+use unimo_data::source::Sample;
 use unimo_data::{EvalSet, TextTokenizer};
 use unimo_encoders::backbone::{ImageFeatures, TextFeatures};
 use unimo_encoders::fusion::Keep;
@@ -71,21 +70,22 @@ pub(crate) fn phrases(
         let (texts, images) = features(pairs);
         let fused = model.backbone.fuse(&texts, &images, Keep::Nothing);
         let text = fused.text();
-        let [rows, length, width] = text.dims();
+        let [_, length, _] = text.dims();
         // Patches stand last, after a class token where it takes part.
         let image = fused.image();
         let first = image.dims()[1] - cells;
         let patches = image.clone().narrow(1, first, cells);
-        let unit = |x: &Tensor<3>| {
-            let count = x.dims()[1];
-            normalise(x.clone().reshape([rows * count, width])).reshape([rows, count, width])
-        };
-        let all_cosines = host(cosines(unit(text), unit(&patches)));
+        let all_cosines = host(cosines(text.clone(), patches));
         for (row, (caption, image)) in pairs.iter().enumerate() {
             let encoded = set.encode(*caption, tokenizer, recipe.data.max_text_length);
             let end = encoded.ids.len().saturating_sub(1);
-            let sample = source.sample(split, set.items()[*image].index);
-            let sample = sample.unwrap_or_default();
+            // Boxes come with the picture, which is not worth reading where nothing is known of it.
+            let index = set.items()[*image].index;
+            let tagged = source.tags(split, index).is_ok_and(|tags| !tags.is_empty());
+            let sample = match tagged {
+                true => source.sample(split, index).unwrap_or_default(),
+                false => Sample::default(),
+            };
             for at in end - encoded.concepts..end {
                 let Some(phrase) = reader.name(encoded.ids[at]) else {
                     continue;
