@@ -77,6 +77,7 @@ pub fn classes(texts: &Tensor<2>, images: &Tensor<2>) -> UniModal {
             states: Vec::new(),
             class: images.clone(),
             tags: None,
+            mask: None,
         }),
         texts: Some(TextFeatures {
             states: Vec::new(),

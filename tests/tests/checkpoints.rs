@@ -4,6 +4,7 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use unimo_core::parameters;
+use unimo_encoders::backbone::Pictures;
 use unimo_encoders::tasks::TasksConfig;
 use unimo_tests::fixture;
 use unimo_train::pretrained::{Network, NetworkConfig, Pretrained, describe};
@@ -117,9 +118,9 @@ fn meters_task_heads_are_loaded_whole() {
     let fusion = model.backbone.fusion.as_ref().expect("two streams");
     let [types, _] = fusion.type_embedding.weight.dims();
     assert_eq!(types, 3);
-    let pixels = Tensor::<4>::ones([1, 3, 32, 32], &device);
-    let first = model.backbone.encode_pictures(pixels.clone(), 0);
-    let second = model.backbone.encode_pictures(pixels, 1);
+    let pixels = Pictures::Pixels(Tensor::<4>::ones([1, 3, 32, 32], &device));
+    let first = model.backbone.encode_pictures(&pixels, None, 0);
+    let second = model.backbone.encode_pictures(&pixels, None, 1);
     first.states[0]
         .to_data()
         .assert_eq(&second.states[0].to_data(), true);

@@ -89,7 +89,7 @@ fn the_joint_encoder_equals_the_reference() {
         .clone()
         .narrow(1, dropped - 1, positions + 1 - dropped);
     let mask = reference.mask("text_visible");
-    let ours = encoder.forward(Some((&text, &mask)), Some(&seen), &View::default());
+    let ours = encoder.forward(Some((&text, &mask)), Some((&seen, None)), &View::default());
     reference.output("image", ours.image());
     let hidden = mask
         .hidden()

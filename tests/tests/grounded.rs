@@ -95,7 +95,11 @@ fn grounded_pass(name: &str, text: bool, image: bool, view: &View) {
     let encoder = encoder(&reference);
     let v = image.then(|| reference.tensor::<3>("V"));
     let t = text.then(|| (reference.tensor::<3>("T"), reference.mask("text_visible")));
-    let ours = encoder.forward(t.as_ref().map(|(t, mask)| (t, mask)), v.as_ref(), view);
+    let ours = encoder.forward(
+        t.as_ref().map(|(t, mask)| (t, mask)),
+        v.as_ref().map(|v| (v, None)),
+        view,
+    );
     let grounded = ours.grounded.as_ref().unwrap();
     same_choice(&reference, &grounded.quantised, Choice::TopK);
     reference.output("g", &grounded.states);

@@ -4,13 +4,16 @@ use std::path::Path;
 
 use unimo_train::recipe::{BUILT_IN, Overrides, Recipe};
 
-/// The overrides in a table row's code: `--set a=b --set c=d`.
+/// The overrides in a table row's code: `--set a=b --set 'c={ d = 1 }'`.
 fn overrides(row: &str) -> Vec<String> {
     row.split("--set ")
         .skip(1)
-        .map(|rest| {
-            let end = rest.find([' ', '`']).unwrap_or(rest.len());
-            rest[..end].to_owned()
+        .map(|rest| match rest.strip_prefix('\'') {
+            Some(quoted) => quoted.split('\'').next().unwrap_or_default().to_owned(),
+            None => {
+                let end = rest.find([' ', '`']).unwrap_or(rest.len());
+                rest[..end].to_owned()
+            }
         })
         .collect()
 }

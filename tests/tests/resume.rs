@@ -147,8 +147,8 @@ fn system(name: &str, more: &[&str]) -> Recipe {
 }
 
 /// MVP in two stages of three steps, the second on other data and with a part of the model that stays as it is; UNIMO-2 on pairs,
-/// images alone and texts alone.
-fn systems() -> [Recipe; 2] {
+/// images alone and texts alone; MVP jointly on regions.
+fn systems() -> [Recipe; 3] {
     const PARTS: &str = r#"{ batches = "single", parts = [
         { source = "scenes", size = 32, train = 40, val = 4, weight = 1.0 },
         { source = "scenes", size = 32, train = 40, val = 0, seed = 1, keep = "images", weight = 1.0 },
@@ -159,6 +159,8 @@ fn systems() -> [Recipe; 2] {
         { name = "cross-modal", share = 0.5, lr = 5e-4, data = { scenes = { train = 77, seed = 5 } } },
     ]"#;
     let one_line = |text: &str| text.replace('\n', " ");
+    const REGIONS: &str = r#"model.regions={ features = 54, width = 32, layers = 1, heads = 4, feed_forward = 64,
+        activation = "gelu", layer_norm_eps = 1e-12, dropout = 0.1 }"#;
     let stages = format!("stage={}", one_line(STAGES));
     let parts = format!("data.mixture={}", one_line(PARTS));
     [
@@ -175,6 +177,17 @@ fn systems() -> [Recipe; 2] {
                 "objectives.codes={ weight = 1.0, rate = 0.3 }",
                 "objectives.lm={ weight = 1.0, texts_alone = true }",
                 "objectives.views={ weight = 1.0, width = 8, temperature = 0.07, temperature_range = [0.001, 0.5], images_alone = true }",
+            ],
+        ),
+        system(
+            "mvp-tiny",
+            &[
+                "stage=none",
+                "model.image=none",
+                &one_line(REGIONS),
+                "data.regions={ kind = \"boxes\", side = 4, limit = 3 }",
+                "eval.limit=20",
+                "data.concepts.min_count=5",
             ],
         ),
     ]
@@ -251,6 +264,22 @@ fn stages_and_unaligned_data_resume_at_any_step() {
                 }
             }
             assert!(same > 30 && changed > 60, "{same} {changed}");
+        } else if number == 2 {
+            for key in ["mlm", "itm", "itc", "mcr", "wpg"] {
+                assert!(lines.iter().all(|line| trained(line, key)), "{key}");
+            }
+            // Phrases point at regions, and the report draws where.
+            let evaluated = folder.path().join("evaluated");
+            let options = training::Options {
+                train_only: false,
+                ..options()
+            };
+            training::start(&recipe, &evaluated, &options).unwrap();
+            let phrases = fs::read_to_string(evaluated.join("phrases.json")).unwrap();
+            let phrases: serde_json::Value = serde_json::from_str(&phrases).unwrap();
+            let chance = phrases["chance"].as_f64().unwrap();
+            assert!((0.2..=1.0).contains(&chance), "{chance}");
+            assert!(evaluated.join("phrases/0-0.png").is_file());
         } else {
             // Each kind of batch came, and trained what it can.
             for key in ["mlm", "itm", "itc", "lm", "vq", "codes", "views"] {

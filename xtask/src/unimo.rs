@@ -163,13 +163,20 @@ fn wait(mut child: Child, announce: impl FnOnce()) -> io::Result<ExitStatus> {
 
 /// Settings of glibc's allocator; other C libraries ignore the variable.
 const ALLOCATOR: &str = "GLIBC_TUNABLES";
-/// Large tensors in huge pages: a training step on the CPU clears and maps fresh memory all the time, and is 4 to 7% faster
-/// with 2 MiB at once.
-const HUGE_PAGES: &str = "glibc.malloc.hugetlb=1";
+/// Every operation on the CPU takes fresh memory, so a training step maps, clears and gives back pages all the time. It does so
+/// less often with 2 MiB at once, and hardly ever if memory that was given back is kept for the next step, which by itself glibc does
+/// with tensors of up to 32 MiB only now and then.
+const FOR_STEPS: &str = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592";
 
-/// The commands of `unimo` that take steps. The others read a model and are done, and clearing huge pages once costs more than
-/// it saves.
-const IN_HUGE_PAGES: [&[&str]; 4] = [&["train"], &["bench", "step"], &["check"], &["torture"]];
+/// The commands of `unimo` that take steps or make batches. The others read a model and are done, and clearing huge pages once costs
+/// more than it saves.
+const TAKE_STEPS: [&[&str]; 5] = [
+    &["train"],
+    &["bench", "step"],
+    &["check"],
+    &["torture"],
+    &["data", "bench"],
+];
 
 /// A program with the environment that it is fastest in, by its first arguments. What the user has set stays.
 fn command<A: AsRef<OsStr>>(binary: &Path, args: impl IntoIterator<Item = A>) -> Command {
@@ -181,8 +188,8 @@ fn command<A: AsRef<OsStr>>(binary: &Path, args: impl IntoIterator<Item = A>) ->
             .iter()
             .all(|name| args.next() == Some(OsStr::new(name)))
     };
-    if IN_HUGE_PAGES.iter().any(begins) && env::var_os(ALLOCATOR).is_none() {
-        command.env(ALLOCATOR, HUGE_PAGES);
+    if TAKE_STEPS.iter().any(begins) && env::var_os(ALLOCATOR).is_none() {
+        command.env(ALLOCATOR, FOR_STEPS);
     }
     command
 }

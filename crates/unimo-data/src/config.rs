@@ -27,6 +27,7 @@ use crate::error::DataError;
 use crate::images::{Filter, ImageSpec, Resize};
 use crate::pack;
 use crate::plan::Shuffle;
+use crate::regions::RegionsConfig;
 use crate::source::{Limits, Source, SourceConfig, Split};
 use crate::sources::coco::CocoConfig;
 use crate::sources::conceptual::ConceptualConfig;
@@ -92,6 +93,9 @@ macro_rules! sources {
             /// Phrases and tags as a vocabulary beside the tokens; absent: none.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub concepts: Option<ConceptsConfig>,
+            /// Regions instead of pixels; absent: pixels.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub regions: Option<RegionsConfig>,
             /// How texts become token ids.
             pub tokenizer: TokenizerConfig,
         }
@@ -116,6 +120,7 @@ macro_rules! sources {
                     bucket: 1,
                     $($key: None,)*
                     concepts: None,
+                    regions: None,
                     tokenizer: TokenizerConfig::default(),
                 }
             }
@@ -334,6 +339,13 @@ impl DataConfig {
         if let Some(augment) = &self.augment {
             augment.validate()?;
         }
+        if let Some(regions) = &self.regions {
+            regions.validate()?;
+            if self.augment.is_some() {
+                let allowed = "absent beside data.regions, which are taken as they are";
+                return Err(DataError::config("data.augment", "{}", allowed));
+            }
+        }
         self.chosen()?
             .validate(&format!("data.{}", self.source.name()))?;
         match &self.tokenizer {
@@ -370,6 +382,8 @@ impl DataConfig {
         if let TokenizerConfig::File { path, .. } = &mut self.tokenizer {
             rebase(path);
         }
+        let regions = self.regions.iter_mut();
+        regions.filter_map(RegionsConfig::path_mut).for_each(rebase);
         let concepts = self.concepts.iter_mut();
         concepts.flat_map(ConceptsConfig::paths).for_each(rebase);
     }

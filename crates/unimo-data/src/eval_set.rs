@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use image::RgbImage;
-use unimo_core::batch::{Images, Texts};
+use unimo_core::batch::{Images, Regions, Texts};
 
 use crate::concepts::reader::ConceptReader;
 use crate::config::Pad;
 use crate::error::{DataError, SampleError};
 use crate::images::ImageSpec;
+use crate::regions;
 use crate::skip::SkipList;
 use crate::source::{Source, Split};
 use crate::tokens::{Encoded, TextTokenizer};
@@ -126,16 +127,7 @@ impl EvalSet {
     /// The captions of every sample in a range whose picture can be made ready, in order; on all cores.
     fn check(&self, range: Range<usize>) -> Vec<Result<Vec<String>, SampleError>> {
         let one = |index| {
-            match self.source.image(self.split, index)? {
-                Some(picture) => {
-                    let square = self.spec.square(&picture);
-                    square.map_err(|reason| self.bad(index, reason))?;
-                }
-                None if self.source.has_images() => {
-                    return Err(self.bad(index, "no picture".to_owned()));
-                }
-                None => {}
-            }
+            self.check_picture(index)?;
             let captions = self.source.captions(self.split, index)?;
             if captions.is_empty() {
                 return Err(self.bad(index, "no caption".to_owned()));
@@ -143,6 +135,25 @@ impl EvalSet {
             Ok(captions)
         };
         parallel(range, one)
+    }
+
+    /// Whether a sample's picture, or its regions, can be made ready.
+    fn check_picture(&self, index: usize) -> Result<(), SampleError> {
+        if self.source.region_shape().is_some() {
+            let regions = self.source.regions(self.split, index)?;
+            return match regions {
+                Some(_) => Ok(()),
+                None => Err(self.bad(index, "no regions".to_owned())),
+            };
+        }
+        match self.source.image(self.split, index)? {
+            Some(picture) => {
+                let square = self.spec.square(&picture);
+                square.map(drop).map_err(|reason| self.bad(index, reason))
+            }
+            None if self.source.has_images() => Err(self.bad(index, "no picture".to_owned())),
+            None => Ok(()),
+        }
     }
 
     fn bad(&self, index: usize, reason: String) -> SampleError {
@@ -185,10 +196,11 @@ impl EvalSet {
         let range = range.start.min(self.items.len())..range.end.min(self.items.len());
         let count = range.len();
         let one = |number: usize| -> Result<Vec<f32>, DataError> {
+            let bad = |reason| self.gone(self.bad(self.items[number].index, reason));
+            let picture = self.picture(number)?;
+            let picture = picture.ok_or_else(|| bad("no picture".to_owned()))?;
             let mut pixels = Vec::new();
-            self.spec
-                .append(&self.picture(number)?, &mut pixels)
-                .map_err(|reason| self.gone(self.bad(self.items[number].index, reason)))?;
+            self.spec.append(&picture, &mut pixels).map_err(bad)?;
             Ok(pixels)
         };
         let mut pixels = Vec::with_capacity(count * self.spec.values());
@@ -202,6 +214,30 @@ impl EvalSet {
             second_view: None,
             patch_mask: None,
         })
+    }
+
+    /// Regions of pictures, read on all cores; none where pictures are known by pixels. A range that reaches beyond the last picture
+    /// is cut short.
+    ///
+    /// # Shapes
+    ///
+    /// `[B, R, F]`, `B` the length of the range.
+    ///
+    /// # Errors
+    ///
+    /// A file that could be read when the set was made no longer can.
+    pub fn regions(&self, range: Range<usize>) -> Result<Option<Regions>, DataError> {
+        let Some(shape) = self.source.region_shape() else {
+            return Ok(None);
+        };
+        let range = range.start.min(self.items.len())..range.end.min(self.items.len());
+        let one = |number: usize| {
+            let found = self.source.regions(self.split, self.items[number].index);
+            found.map(Option::unwrap_or_default)
+        };
+        let read: Result<Vec<_>, _> = parallel(range, one).into_iter().collect();
+        let read = read.map_err(|error| self.gone(error))?;
+        Ok(Some(regions::pad(&read.iter().collect::<Vec<_>>(), shape)))
     }
 
     /// Captions as token ids. A range that reaches beyond the last caption is cut short.
@@ -288,12 +324,13 @@ impl EvalSet {
             .then(|| reader.tags(tokenizer, &tags, None))
     }
 
-    /// The picture of one item as it is in the file, for a report.
+    /// The picture of one item as it is in the file, for a report; none where pictures are known by regions and are not there
+    /// themselves.
     ///
     /// # Errors
     ///
     /// There is no such item, the source has no pictures, or a file that could be read no longer can.
-    pub fn picture(&self, number: usize) -> Result<RgbImage, DataError> {
+    pub fn picture(&self, number: usize) -> Result<Option<RgbImage>, DataError> {
         let Some(item) = self.items.get(number) else {
             return Err(DataError::config(
                 "picture number",
@@ -301,14 +338,15 @@ impl EvalSet {
                 format!("a number below {}", self.items.len()),
             ));
         };
-        self.source
-            .image(self.split, item.index)
-            .map_err(|error| self.gone(error))?
-            .ok_or_else(|| DataError::Empty {
+        let found = self.source.image(self.split, item.index);
+        match found.map_err(|error| self.gone(error))? {
+            None if self.source.region_shape().is_none() => Err(DataError::Empty {
                 split: self.split.name(),
                 source_name: self.source.describe(),
                 hint: " with a picture".to_owned(),
-            })
+            }),
+            picture => Ok(picture),
+        }
     }
 
     fn gone(&self, error: SampleError) -> DataError {

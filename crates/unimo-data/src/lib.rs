@@ -12,6 +12,7 @@ mod order;
 pub mod pack;
 pub mod plan;
 pub mod processor;
+pub mod regions;
 #[cfg(feature = "remote")]
 mod remote;
 pub mod shards;
@@ -28,6 +29,7 @@ pub use config::DataConfig;
 pub use error::{DataError, SampleError};
 pub use eval_set::EvalSet;
 pub use loader::{Loader, LoaderSpec, SecondView};
+pub use regions::RegionsConfig;
 pub use skip::SkipList;
 pub use source::{Holds, Limits, Sample, Source, SourceConfig, Split, open};
 pub use tokens::TextTokenizer;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 use image::RgbImage;
-use unimo_core::batch::{Batch, Images, MaskSpec, MaskedTexts, TAGS, Texts};
+use unimo_core::batch::{Batch, Images, MaskSpec, MaskedTexts, Regions, TAGS, Texts};
 
 use crate::augment::AugmentConfig;
 use crate::concepts::reader::ConceptReader;
@@ -24,6 +24,7 @@ use crate::masking::Masker;
 use crate::masking::patches::{PatchMask, PatchMasker};
 use crate::order::{Permutation, Stream, below, hash};
 use crate::plan::{Plan, Shuffle};
+use crate::regions;
 use crate::skip::SkipList;
 use crate::source::{Sample, Source, Split};
 use crate::tokens::{Encoded, TextTokenizer};
@@ -383,6 +384,7 @@ impl Maker {
                 reason: format!("{pictures} of {} samples have a picture", made.len()),
             });
         }
+        let regions = self.regions(batch, &made)?;
         let images = (pictures > 0).then_some(Images {
             pixels,
             height: side,
@@ -419,7 +421,8 @@ impl Maker {
             .collect();
         let mut further_texts: BTreeMap<String, Texts> = further_texts;
         // Of samples of which none has tags there is nothing to read; one of many without any is an empty list.
-        if let (Some(reader), Some(_)) = (&spec.concepts, &images)
+        if let Some(reader) = &spec.concepts
+            && (images.is_some() || regions.is_some())
             && made.iter().any(|made| !made.sample.tags.is_empty())
         {
             let tags: Vec<&[String]> = made.iter().map(|m| m.sample.tags.as_slice()).collect();
@@ -436,8 +439,32 @@ impl Maker {
             samples: made.into_iter().map(|made| made.sample.name).collect(),
             images,
             further_texts,
-            regions: None,
+            regions,
         }))
+    }
+
+    /// The regions of a batch's pictures; none where its samples have none.
+    fn regions(&self, batch: u64, made: &[Made]) -> Result<Option<Regions>, DataError> {
+        let found: Vec<_> = made
+            .iter()
+            .filter_map(|m| m.sample.regions.as_ref())
+            .collect();
+        let Some(shape) = self
+            .spec
+            .source
+            .region_shape()
+            .filter(|_| !found.is_empty())
+        else {
+            return Ok(None);
+        };
+        // As with pictures: a mixture sees to it that a batch is of one kind.
+        if found.len() != made.len() {
+            return Err(DataError::Worker {
+                batch,
+                reason: format!("{} of {} samples have regions", found.len(), made.len()),
+            });
+        }
+        Ok(Some(regions::pad(&found, shape)))
     }
 
     /// The positions whose samples a batch holds: those from `batch * batch_size` on, unless batches are sorted by length.

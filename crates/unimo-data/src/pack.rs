@@ -200,6 +200,7 @@ impl Record {
             phrases: self.phrases,
             tags: self.tags,
             boxes: self.boxes,
+            regions: None,
             questions: self.questions,
             answers: self.answers,
             statements: self.statements,

@@ -89,7 +89,7 @@ impl Remote {
             size,
             source,
             shared,
-            last: AtomicU64::new(u64::MAX),
+            last: AtomicU64::new(NO_BLOCK),
         }))
     }
 
@@ -279,6 +279,9 @@ fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+/// What was read before the first block; no block follows it.
+const NO_BLOCK: u64 = u64::MAX - 1;
 
 /// An object behind a URL.
 struct RemoteObject {

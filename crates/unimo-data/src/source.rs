@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::DataConfig;
 use crate::error::{DataError, Place, SampleError};
 use crate::plan::{Plan, Shuffle};
+use crate::regions::{PictureRegions, RegionShape};
 
 /// A part of a data set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,6 +48,8 @@ pub struct Sample {
     pub tags: Vec<String>,
     /// Per tag, its box: x1, y1, x2, y2 as shares of width and height.
     pub boxes: Vec<[f32; 4]>,
+    /// Regions of the picture, where the source gives regions.
+    pub regions: Option<PictureRegions>,
     /// Questions with their answers.
     pub questions: Vec<(String, String)>,
     /// Per question, all answers that people gave, where the source has several: the one in `questions` is the most common.
@@ -178,6 +181,26 @@ pub trait Source: Send + Sync {
         Ok(None)
     }
 
+    /// The picture's name as the data set spells it, such as its path beside a list: what features of it are found by. None where it
+    /// has no name.
+    fn image_name(&self, _split: Split, _index: usize) -> Option<String> {
+        None
+    }
+
+    /// How many regions a picture has at most and how many numbers a region, where pictures are known by regions.
+    fn region_shape(&self) -> Option<RegionShape> {
+        None
+    }
+
+    /// The regions of a picture; none where [`region_shape`](Self::region_shape) is none.
+    ///
+    /// # Errors
+    ///
+    /// Why the sample cannot be used.
+    fn regions(&self, _split: Split, _index: usize) -> Result<Option<PictureRegions>, SampleError> {
+        Ok(None)
+    }
+
     /// Where the picture's file is; none where it is no file of its own.
     fn image_path(&self, _split: Split, _index: usize) -> Option<PathBuf> {
         None
@@ -258,7 +281,11 @@ pub trait SourceConfig {
 /// A setting that is not allowed, or a list of samples that cannot be read or holds nothing usable.
 pub fn open(config: &DataConfig) -> Result<Arc<dyn Source>, DataError> {
     config.validate()?;
-    config.chosen()?.open(&Limits {
+    let source = config.chosen()?.open(&Limits {
         max_pixels: config.max_pixels,
-    })
+    })?;
+    match &config.regions {
+        Some(regions) => regions.open(source, &config.image_spec()),
+        None => Ok(source),
+    }
 }

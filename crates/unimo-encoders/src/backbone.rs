@@ -1,5 +1,6 @@
 //! Text encoder, image encoder and cross-modal encoder together: what every recipe trains. The cross-modal encoder has two
-//! streams ([`crate::fusion`]) or one ([`crate::joint`]).
+//! streams ([`crate::fusion`]) or one ([`crate::joint`]). Pictures are known by their pixels ([`crate::image`]) or by the regions that
+//! a detector found in them ([`crate::region`]).
 //!
 //! Uni-modal encodings are values of their own ([`TextFeatures`], [`ImageFeatures`]): they are computed once and then
 //! paired at will, by objectives within a step and by retrieval over a whole test set.
@@ -7,8 +8,9 @@
 //! Shape legend: `B` rows, `Lt` and `Lv` positions of text and image, `D` width of the cross-modal encoder.
 
 use burn::module::Module;
-use burn::tensor::{FloatDType, Int, Tensor};
+use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
+use unimo_core::batch::{Batch, Images};
 use unimo_core::config::{self, ConfigError};
 use unimo_core::init::Init;
 use unimo_core::mask::PaddingMask;
@@ -17,9 +19,10 @@ use crate::fusion::{CrossModalEncoder, FusionConfig, FusionOutput, Keep};
 use crate::image::{ImageEncoder, ImageEncoderConfig};
 use crate::joint::{JointConfig, JointEncoder, View};
 use crate::quantiser::Quantiser;
+use crate::region::{RegionEncoder, RegionEncoderConfig, RegionInput};
 use crate::text::{TextEncoder, TextEncoderConfig, TextInput};
 
-/// The three encoders: the `[model]` part of a recipe. Either `fusion` or `joint` is there.
+/// The three encoders: the `[model]` part of a recipe. Either `image` or `regions` is there, and either `fusion` or `joint`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BackboneConfig {
@@ -28,9 +31,14 @@ pub struct BackboneConfig {
     pub initializer_range: f64,
     /// Text encoder.
     pub text: TextEncoderConfig,
-    /// Image encoder.
-    pub image: ImageEncoderConfig,
-    /// Whether the image encoder reads the names of a picture's objects beside its patches, where a batch has them (MVP).
+    /// Image encoder that reads pixels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageEncoderConfig>,
+    /// Image encoder that reads regions which a detector found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub regions: Option<RegionEncoderConfig>,
+    /// Whether the image encoder reads the names of a picture's objects beside its patches or regions, where a batch has them
+    /// (MVP).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub image_tags: bool,
     /// Cross-modal encoder of two streams.
@@ -46,21 +54,40 @@ impl BackboneConfig {
     pub fn validate(&self) -> Result<(), ConfigError> {
         config::above_zero("initializer_range", self.initializer_range)?;
         self.text.validate().map_err(|e| e.within("text"))?;
-        self.image.validate().map_err(|e| e.within("image"))?;
+        let image = match (&self.image, &self.regions) {
+            (Some(image), None) => {
+                image.validate().map_err(|e| e.within("image"))?;
+                "image"
+            }
+            (None, Some(regions)) => {
+                regions.validate().map_err(|e| e.within("regions"))?;
+                "regions"
+            }
+            (image, _) => {
+                return ConfigError::unless(
+                    false,
+                    "image and regions",
+                    if image.is_some() { "both" } else { "neither" },
+                    "there must be one of them: an image encoder that reads pixels, or one that reads regions",
+                );
+            }
+        };
+        let image_width = self.image_width();
         ConfigError::unless(
-            !self.image_tags
-                || self.text.token_types > TAG_TYPE && self.text.width == self.image.width,
+            !self.image_tags || self.text.token_types > TAG_TYPE && self.text.width == image_width,
             "image_tags",
             self.image_tags,
-            "needs text.token_types of at least 2 and text.width = image.width: tags are embedded as words of the second type",
+            format_args!(
+                "needs text.token_types of at least 2 and text.width = {image}.width: tags are embedded as words of the second type"
+            ),
         )?;
         match (&self.fusion, &self.joint) {
             (Some(fusion), None) => fusion
-                .validate(self.text.layers.min(self.image.layers))
+                .validate(self.text.layers.min(self.image_layers()))
                 .map_err(|e| e.within("fusion")),
             (None, Some(joint)) => {
                 joint.validate().map_err(|e| e.within("joint"))?;
-                for (key, width) in [("text", self.text.width), ("image", self.image.width)] {
+                for (key, width) in [("text", self.text.width), (image, image_width)] {
                     ConfigError::unless(
                         joint.width == width,
                         "joint.width",
@@ -77,6 +104,37 @@ impl BackboneConfig {
                 "there must be one of them: a cross-modal encoder of two streams, or of one",
             ),
         }
+    }
+
+    /// Width of the image encoder.
+    pub fn image_width(&self) -> usize {
+        self.pictures(|image| image.width, |regions| regions.width)
+    }
+
+    /// Epsilon of the image encoder's layer norms.
+    pub fn image_layer_norm_eps(&self) -> f64 {
+        self.pictures(
+            |image| image.layer_norm_eps,
+            |regions| regions.layer_norm_eps,
+        )
+    }
+
+    /// Blocks of the image encoder.
+    pub fn image_layers(&self) -> usize {
+        self.pictures(|image| image.layers, |regions| regions.layers)
+    }
+
+    fn pictures<T>(
+        &self,
+        image: fn(&ImageEncoderConfig) -> T,
+        regions: fn(&RegionEncoderConfig) -> T,
+    ) -> T {
+        let of_regions = self.regions.as_ref().map(regions);
+        self.image
+            .as_ref()
+            .map(image)
+            .or(of_regions)
+            .expect("invariant: validation finds an image encoder")
     }
 
     /// Width of the cross-modal encoder.
@@ -101,7 +159,12 @@ impl BackboneConfig {
     /// The same without dropout: for a model that is looked into with gradients but not trained.
     pub fn without_dropout(mut self) -> Self {
         self.text.dropout = 0.0;
-        self.image.dropout = 0.0;
+        if let Some(image) = &mut self.image {
+            image.dropout = 0.0;
+        }
+        if let Some(regions) = &mut self.regions {
+            regions.dropout = 0.0;
+        }
         if let Some(fusion) = &mut self.fusion {
             fusion.dropout = 0.0;
         }
@@ -115,11 +178,12 @@ impl BackboneConfig {
     pub fn init(&self, init: &mut Init) -> Backbone {
         Backbone {
             text: self.text.init(init),
-            image: self.image.init(init),
+            image: self.image.as_ref().map(|image| image.init(init)),
+            regions: self.regions.as_ref().map(|regions| regions.init(init)),
             fusion: self
                 .fusion
                 .as_ref()
-                .map(|fusion| fusion.init(init, self.text.width, self.image.width)),
+                .map(|fusion| fusion.init(init, self.text.width, self.image_width())),
             joint: self.joint.as_ref().map(|joint| joint.init(init)),
             image_tags: self.image_tags,
         }
@@ -134,8 +198,10 @@ const TAG_TYPE: usize = 1;
 pub struct Backbone {
     /// Text encoder.
     pub text: TextEncoder,
-    /// Image encoder.
-    pub image: ImageEncoder,
+    /// Image encoder that reads pixels.
+    pub image: Option<ImageEncoder>,
+    /// Image encoder that reads regions.
+    pub regions: Option<RegionEncoder>,
     /// Cross-modal encoder of two streams.
     pub fusion: Option<CrossModalEncoder>,
     /// Cross-modal encoder of one stream.
@@ -155,6 +221,35 @@ pub struct TextFeatures {
     pub mask: PaddingMask,
 }
 
+/// Pictures on a device, as an image encoder takes them.
+#[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "there is one for each batch")]
+pub enum Pictures {
+    /// `[B, 3, H, W]`.
+    Pixels(Tensor<4>),
+    /// Regions that a detector found.
+    Regions(RegionInput),
+}
+
+impl Pictures {
+    /// Moves pixels of a batch, those of its pictures or of their second views, to a device.
+    pub fn of_pixels(images: &Images, pixels: &[f32], device: &Device) -> Self {
+        let (height, width) = (images.height, images.width);
+        let rows = pixels.len() / (Images::CHANNELS * height * width).max(1);
+        let shape = [rows, Images::CHANNELS, height, width];
+        let data = TensorData::new(pixels.to_vec(), shape);
+        Self::Pixels(Tensor::from_data(data, device))
+    }
+
+    /// The pixels, where it is pixels.
+    pub fn pixels(&self) -> Option<&Tensor<4>> {
+        match self {
+            Self::Pixels(pixels) => Some(pixels),
+            Self::Regions(_) => None,
+        }
+    }
+}
+
 /// Images after their own encoder.
 #[derive(Debug, Clone)]
 pub struct ImageFeatures {
@@ -164,6 +259,8 @@ pub struct ImageFeatures {
     pub class: Tensor<2>,
     /// The tags after the image encoder and its final norm, `[B, M, image width]`, where the pictures came with tags.
     pub tags: Option<Tensor<3>>,
+    /// `[B, Lv]`; none: nothing of a picture is padding.
+    pub mask: Option<PaddingMask>,
 }
 
 impl TextFeatures {
@@ -200,10 +297,11 @@ impl ImageFeatures {
                 .tags
                 .as_ref()
                 .map(|tags| tags.clone().select(0, rows.clone())),
+            mask: self.mask.as_ref().map(|mask| mask.select(rows.clone())),
         }
     }
 
-    /// The rows of all parts under each other, without their tags, whose number may differ.
+    /// The rows of all parts under each other, without their tags, whose number may differ; regions must be padded to one number.
     ///
     /// # Panics
     ///
@@ -211,6 +309,11 @@ impl ImageFeatures {
     pub fn cat(parts: Vec<Self>) -> Self {
         Self {
             states: cat(parts.iter().map(|p| &p.states).collect()),
+            mask: parts
+                .iter()
+                .map(|p| p.mask.clone())
+                .collect::<Option<Vec<_>>>()
+                .map(PaddingMask::cat),
             class: Tensor::cat(parts.into_iter().map(|p| p.class).collect(), 0),
             tags: None,
         }
@@ -221,7 +324,12 @@ impl Backbone {
     /// Lets activations be computed in another dtype; parameters stay as they are.
     pub fn compute_in(mut self, dtype: FloatDType) -> Self {
         self.text.dtype = dtype;
-        self.image.dtype = dtype;
+        if let Some(image) = &mut self.image {
+            image.dtype = dtype;
+        }
+        if let Some(regions) = &mut self.regions {
+            regions.dtype = dtype;
+        }
         self
     }
 
@@ -243,54 +351,76 @@ impl Backbone {
         }
     }
 
+    /// Whether a batch holds the kind of pictures that the model reads.
+    pub fn sees(&self, batch: &Batch) -> bool {
+        match &self.regions {
+            Some(_) => batch.regions.is_some(),
+            None => batch.images.is_some(),
+        }
+    }
+
+    /// A batch's pictures of the kind that the model reads, on a device; none where it has none of them.
+    pub fn pictures(&self, batch: &Batch, device: &Device) -> Option<Pictures> {
+        match &self.regions {
+            Some(_) => {
+                let regions = RegionInput::new(batch.regions.as_ref()?, device);
+                Some(Pictures::Regions(regions))
+            }
+            None => {
+                let images = batch.images.as_ref()?;
+                Some(Pictures::of_pixels(images, &images.pixels, device))
+            }
+        }
+    }
+
     /// # Shapes
     ///
     /// - pixels: `[B, 3, H, W]`
+    ///
+    /// # Panics
+    ///
+    /// Panics if the model reads regions.
     pub fn encode_images(&self, pixels: Tensor<4>) -> ImageFeatures {
-        self.encode_pictures(pixels, 0)
+        self.encode_pictures(&Pictures::Pixels(pixels), None, 0)
     }
 
-    /// As [`encode_images`](Self::encode_images), for samples of several pictures: `picture` counts them from 0.
+    /// As [`encode_images`](Self::encode_images), of pixels or regions, with the names of their objects, and for samples of several
+    /// pictures: `picture` counts them from 0.
     ///
     /// # Shapes
     ///
-    /// - pixels: `[B, 3, H, W]`
-    pub fn encode_pictures(&self, pixels: Tensor<4>, picture: usize) -> ImageFeatures {
-        self.encode_tagged_pictures(pixels, None, picture)
-    }
-
-    /// As [`encode_images`](Self::encode_images), with the names of their objects.
-    ///
-    /// # Shapes
-    ///
-    /// - pixels: `[B, 3, H, W]`
+    /// - pictures: `B` rows
     /// - tags: `[B, M]`
-    pub fn encode_tagged_images(
+    ///
+    /// # Panics
+    ///
+    /// Panics if the model reads the other kind.
+    pub fn encode_pictures(
         &self,
-        pixels: Tensor<4>,
-        tags: Option<&TextInput>,
-    ) -> ImageFeatures {
-        self.encode_tagged_pictures(pixels, tags, 0)
-    }
-
-    fn encode_tagged_pictures(
-        &self,
-        pixels: Tensor<4>,
+        pictures: &Pictures,
         tags: Option<&TextInput>,
         picture: usize,
     ) -> ImageFeatures {
+        let keep = self.uni_modal_states();
         let further = tags.map(|tags| (self.text.embed(tags, TAG_TYPE), &tags.mask));
-        let states: Vec<_> = self
-            .image
-            .forward_with(pixels, further, self.uni_modal_states())
-            .into_iter()
-            .map(|state| self.image.finish(state))
-            .collect();
+        let (states, mask): (Vec<_>, _) = match (pictures, &self.image, &self.regions) {
+            (Pictures::Pixels(pixels), Some(encoder), _) => {
+                let states = encoder.forward_with(pixels.clone(), further, keep);
+                let finished = states.into_iter().map(|state| encoder.finish(state));
+                (finished.collect(), None)
+            }
+            (Pictures::Regions(regions), _, Some(encoder)) => {
+                let (states, mask) = encoder.forward(regions, further, keep);
+                (states, Some(mask))
+            }
+            _ => unreachable!("invariant: a model is given what it reads"),
+        };
         let count = tags.map_or(0, |tags| tags.ids.dims()[1]);
+        let own = last(&states).dims()[1] - count;
+        let mask = mask.map(|mask| mask.narrow(0, own));
         let (states, tags) = match count {
             0 => (states, None),
             count => {
-                let own = states[0].dims()[1] - count;
                 let tags = last(&states).clone().narrow(1, own, count);
                 let pictures = states.into_iter().map(|state| state.narrow(1, 0, own));
                 (pictures.collect(), Some(tags))
@@ -298,6 +428,7 @@ impl Backbone {
         };
         ImageFeatures {
             tags,
+            mask,
             class: first(&states),
             states: match &self.fusion {
                 Some(fusion) => states
@@ -337,7 +468,8 @@ impl Backbone {
     ) -> FusionOutput {
         if let Some(joint) = &self.joint {
             let texts = texts.map(|texts| (last(&texts.states), &texts.mask));
-            return joint.forward(texts, images.map(|images| last(&images.states)), view);
+            let images = images.map(|images| (last(&images.states), images.mask.as_ref()));
+            return joint.forward(texts, images, view);
         }
         assert!(
             *view == View::default(),
@@ -346,7 +478,8 @@ impl Backbone {
         let (Some(fusion), Some(texts), Some(images)) = (&self.fusion, texts, images) else {
             unreachable!("invariant: two streams take pairs");
         };
-        fusion.forward(&texts.states, &images.states, &texts.mask, keep)
+        let (text, image) = (&texts.mask, images.mask.as_ref());
+        fusion.forward(&texts.states, &images.states, text, image, keep)
     }
 
     /// The grounded dictionary, where the cross-modal encoder has one.

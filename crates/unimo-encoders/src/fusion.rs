@@ -590,7 +590,7 @@ impl CrossModalEncoder {
     ///
     /// - text: the last [`FusionConfig::uni_modal_states`] projected states of the text encoder, `[B, Lt, D]` each
     /// - image: likewise, `[B, Lv, D]` each
-    /// - mask: `[B, Lt]`; image positions are never hidden
+    /// - mask: `[B, Lt]`; image_mask: `[B, Lv]`, if some of it is padding
     /// - output: `[B, Lt, D]` and `[B, Lv, D]`
     ///
     /// # Panics
@@ -601,6 +601,7 @@ impl CrossModalEncoder {
         text: &[Tensor<3>],
         image: &[Tensor<3>],
         mask: &PaddingMask,
+        image_mask: Option<&PaddingMask>,
         keep: Keep,
     ) -> FusionOutput {
         let states = self.config.uni_modal_states();
@@ -619,19 +620,19 @@ impl CrossModalEncoder {
         let mut image_states = vec![v.clone()];
         let (mut gates, mut attention) = (Vec::new(), Vec::new());
         for layer in 0..self.config.layers {
-            let x = self.text.enter(layer, text, &t, &v, None);
+            let x = self.text.enter(layer, text, &t, &v, image_mask);
             let y = self.image.enter(layer, image, &v, &t, Some(mask));
             let (new_t, text_gates, text_attention) = self.text.layers[layer].forward(
                 x.clone(),
                 Some(mask),
                 y.clone(),
-                None,
+                image_mask,
                 &self.memory(image, &image_states),
                 keep,
             );
             let (new_v, image_gates, image_attention) = self.image.layers[layer].forward(
                 y,
-                None,
+                image_mask,
                 x,
                 Some(mask),
                 &self.memory(text, &text_states),
@@ -780,7 +781,7 @@ mod tests {
             parameters::values(&meter).into_iter().collect();
         let (text, image) = (states(&device, 4), states(&device, 5));
         let mask = PaddingMask::from_lengths(&[4, 3], 4, &device);
-        let expected = meter.forward(&text, &image, &mask, Keep::Nothing);
+        let expected = meter.forward(&text, &image, &mask, None, Keep::Nothing);
         for gate in [GateKind::Cls, GateKind::Token, GateKind::Static] {
             let unimo3 = FusionConfig {
                 levels: Levels::CrossPrev,
@@ -789,7 +790,7 @@ mod tests {
             };
             let unimo3 = unimo3.init(&mut Init::new(&device, 2), 8, 8);
             let unimo3 = parameters::replace(unimo3, |name, _| weights.get(name).cloned());
-            let ours = unimo3.forward(&text, &image, &mask, Keep::Gates);
+            let ours = unimo3.forward(&text, &image, &mask, None, Keep::Gates);
             ours.text()
                 .to_data()
                 .assert_eq(&expected.text().to_data(), true);
@@ -804,27 +805,43 @@ mod tests {
     fn padding_changes_nothing() {
         let device = Device::flex();
         let (text, image) = (states(&device, 3), states(&device, 5));
-        let padded: Vec<_> = text
-            .iter()
-            .zip(states(&device, 2))
-            .map(|(t, padding)| Tensor::cat(vec![t.clone(), padding.mul_scalar(20)], 1))
-            .collect();
+        let pad = |states_of: &[Tensor<3>]| -> Vec<_> {
+            let padded = states_of.iter().zip(states(&device, 2));
+            padded
+                .map(|(t, padding)| Tensor::cat(vec![t.clone(), padding.mul_scalar(20)], 1))
+                .collect()
+        };
+        let (padded, regions) = (pad(&text), pad(&image));
         let full = PaddingMask::from_lengths(&[3, 3], 3, &device);
         let partial = PaddingMask::from_lengths(&[3, 3], 5, &device);
+        let of_regions = PaddingMask::from_lengths(&[5, 5], 7, &device);
         for config in every_kind() {
             config.validate(3).unwrap();
             let encoder = config.init(&mut Init::new(&device, 1), 8, 8);
-            let short = encoder.forward(&text, &image, &full, Keep::Nothing);
-            let long = encoder.forward(&padded, &image, &partial, Keep::Nothing);
+            let short = encoder.forward(&text, &image, &full, None, Keep::Nothing);
+            let long = [
+                encoder.forward(&padded, &image, &partial, None, Keep::Nothing),
+                encoder.forward(
+                    &padded,
+                    &regions,
+                    &partial,
+                    Some(&of_regions),
+                    Keep::Nothing,
+                ),
+            ];
             let tolerance = Tolerance::absolute(TOLERANCE);
-            long.image()
-                .to_data()
-                .assert_approx_eq::<f32>(&short.image().to_data(), tolerance);
-            long.text()
-                .clone()
-                .narrow(1, 0, 3)
-                .into_data()
-                .assert_approx_eq::<f32>(&short.text().to_data(), tolerance);
+            for long in long {
+                long.image()
+                    .clone()
+                    .narrow(1, 0, 5)
+                    .into_data()
+                    .assert_approx_eq::<f32>(&short.image().to_data(), tolerance);
+                long.text()
+                    .clone()
+                    .narrow(1, 0, 3)
+                    .into_data()
+                    .assert_approx_eq::<f32>(&short.text().to_data(), tolerance);
+            }
         }
     }
 
@@ -835,7 +852,9 @@ mod tests {
         let mask = PaddingMask::from_lengths(&[3, 3], 3, &device);
         for config in every_kind() {
             let encoder = config.init(&mut Init::new(&device, 1), 8, 8);
-            let gates = encoder.forward(&text, &image, &mask, Keep::Gates).gates;
+            let gates = encoder
+                .forward(&text, &image, &mask, None, Keep::Gates)
+                .gates;
             for (layer, gates) in gates.iter().enumerate() {
                 let levels = config.level_names(layer).len();
                 assert_eq!(gates.text.dims()[2], levels);
@@ -853,8 +872,8 @@ mod tests {
         let mask = PaddingMask::from_lengths(&[4, 3], 4, &device);
         for config in every_kind() {
             let encoder = config.init(&mut Init::new(&device, 1), 8, 8);
-            let plain = encoder.forward(&text, &image, &mask, Keep::Nothing);
-            let kept = encoder.forward(&text, &image, &mask, Keep::Attention);
+            let plain = encoder.forward(&text, &image, &mask, None, Keep::Nothing);
+            let kept = encoder.forward(&text, &image, &mask, None, Keep::Attention);
             plain
                 .text()
                 .to_data()

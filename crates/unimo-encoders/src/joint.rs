@@ -146,7 +146,7 @@ impl JointEncoder {
     /// # Shapes
     ///
     /// - text: `[B, Lt, D]` with its mask `[B, Lt]`
-    /// - image: `[B, Lv, D]`
+    /// - image: `[B, Lv, D]`, with its mask `[B, Lv]` if some of it is padding
     /// - output: `[B, Lt, D]`, and `[B, Lv, D]` or without the class token `[B, Lv - 1, D]`
     ///
     /// # Panics
@@ -155,41 +155,46 @@ impl JointEncoder {
     pub fn forward(
         &self,
         text: Option<(&Tensor<3>, &PaddingMask)>,
-        image: Option<&Tensor<3>>,
+        image: Option<(&Tensor<3>, Option<&PaddingMask>)>,
         view: &View,
     ) -> FusionOutput {
         let width = self.config.width;
-        let image = image.map(|image| {
-            let [_, positions, _] = image.dims();
-            match self.config.image_class {
-                true => image.clone(),
-                false => image.clone().narrow(1, 1, positions - 1),
-            }
-        });
-        let (rows, device) = match (text, &image) {
+        let (rows, device) = match (text, image) {
             (Some((text, _)), _) => (text.dims()[0], text.device()),
-            (None, Some(image)) => (image.dims()[0], image.device()),
+            (None, Some((image, _))) => (image.dims()[0], image.device()),
             (None, None) => unreachable!("invariant: a pass has a text or an image"),
         };
-        let v = image.as_ref().map_or(0, |image| image.dims()[1]);
+        let shown = |count| PaddingMask::from_hidden(none_hidden(rows, count, &device));
+        let image = image.map(|(image, mask)| {
+            let [_, positions, _] = image.dims();
+            let mask = mask.cloned().unwrap_or_else(|| shown(positions));
+            match self.config.image_class {
+                true => (image.clone(), mask),
+                false => {
+                    let count = positions - 1;
+                    (image.clone().narrow(1, 1, count), mask.narrow(1, count))
+                }
+            }
+        });
+        let v = image.as_ref().map_or(0, |(image, _)| image.dims()[1]);
         let t = text.map_or(0, |(text, _)| text.dims()[1]);
         let quantised = self.quantiser.as_ref().map(|quantiser| {
-            let (states, hidden) = self.sources(text, image.as_ref(), view, rows, &device);
+            let image = image.as_ref().map(|(image, mask)| (image, mask));
+            let (states, hidden) = self.sources(text, image, view);
             quantiser.forward(states, &hidden)
         });
         let mut parts = Vec::new();
         let mut masks = Vec::new();
-        let shown = |count| PaddingMask::from_hidden(none_hidden(rows, count, &device));
-        if let Some(image) = &image {
+        if let Some((image, mask)) = &image {
             assert_shape!(image, [rows, v, width]);
             parts.push(image.clone());
-            masks.push(shown(v));
+            masks.push(mask.clone());
         }
         let mut k = 0;
         if let (Some(quantised), Some(norm)) = (&quantised, &self.norm) {
             k = quantised.tokens.dims()[1];
             let dtype: FloatDType = match (&image, text) {
-                (Some(image), _) => image.dtype().into(),
+                (Some((image, _)), _) => image.dtype().into(),
                 (None, Some((text, _))) => text.dtype().into(),
                 (None, None) => FloatDType::F32,
             };
@@ -238,18 +243,16 @@ impl JointEncoder {
     fn sources(
         &self,
         text: Option<(&Tensor<3>, &PaddingMask)>,
-        image: Option<&Tensor<3>>,
+        image: Option<(&Tensor<3>, &PaddingMask)>,
         view: &View,
-        rows: usize,
-        device: &Device,
     ) -> (Tensor<3>, PaddingMask) {
         let mut parts = Vec::new();
         let mut masks = Vec::new();
-        if let Some(image) = image {
+        if let Some((image, mask)) = image {
             let first = usize::from(self.config.image_class);
             let count = image.dims()[1] - first;
             parts.push(image.clone().narrow(1, first, count));
-            masks.push(PaddingMask::from_hidden(none_hidden(rows, count, device)));
+            masks.push(mask.narrow(first, count));
         }
         let chooses = image.is_none() || view.prefix.is_none();
         if let Some((text, mask)) = text.filter(|_| chooses) {
@@ -386,9 +389,16 @@ mod tests {
                 let padded = Tensor::cat(vec![text.clone(), random([2, 3, 8], &device)], 1);
                 let full = PaddingMask::from_lengths(&[4, 4], 4, &device);
                 let partial = PaddingMask::from_lengths(&[4, 4], 7, &device);
-                for image in [Some(&image), None] {
+                let regions = Tensor::cat(vec![image.clone(), random([2, 2, 8], &device)], 1);
+                let of_regions = PaddingMask::from_lengths(&[5, 5], 7, &device);
+                let pictures = [
+                    (Some((&image, None)), Some((&image, None))),
+                    (Some((&image, None)), Some((&regions, Some(&of_regions)))),
+                    (None, None),
+                ];
+                for (image, with_padding) in pictures {
                     let short = encoder.forward(Some((&text, &full)), image, &view);
-                    let long = encoder.forward(Some((&padded, &partial)), image, &view);
+                    let long = encoder.forward(Some((&padded, &partial)), with_padding, &view);
                     let tolerance = Tolerance::absolute(TOLERANCE);
                     let same = |a: Tensor<3>, b: Tensor<3>| {
                         a.into_data()
@@ -396,7 +406,7 @@ mod tests {
                     };
                     same(long.text.unwrap().narrow(1, 0, 4), short.text.unwrap());
                     if let (Some(long), Some(short)) = (long.image, short.image) {
-                        same(long, short);
+                        same(long.narrow(1, 0, 5), short);
                     }
                 }
             }

@@ -43,6 +43,7 @@ pub mod managers;
 pub mod names;
 pub mod public;
 pub mod quantiser;
+pub mod region;
 pub mod tasks;
 pub mod text;
 pub mod weights;

@@ -146,7 +146,7 @@ impl ItcConfig {
         };
         let text_projection = project(model.text.width);
         let (image_width, cross_width) = match self.views {
-            Views::Two => (model.image.width, None),
+            Views::Two => (model.image_width(), None),
             Views::Three => (model.cross_width(), Some(2 * model.cross_width())),
         };
         let image_projection = project(image_width);
@@ -194,7 +194,7 @@ pub struct Momentum {
     /// Copy of the text encoder.
     pub text: TextEncoder,
     /// Copy of the image encoder.
-    pub image: ImageEncoder,
+    pub image: Option<ImageEncoder>,
     /// Copy of the text projection.
     pub text_projection: Option<Linear>,
     /// Copy of the image projection.
@@ -266,8 +266,12 @@ impl Momentum {
     fn embed(&self, input: &TextInput, pixels: Tensor<4>) -> Carry {
         let first = |state: Tensor<3>| state.narrow(1, 0, 1).squeeze_dim::<2>(1);
         let text = first(self.text.forward(input, 1).remove(0));
-        let image = self.image.forward(pixels, 1).remove(0);
-        let image = first(self.image.finish(image));
+        let encoder = self
+            .image
+            .as_ref()
+            .expect("invariant: validation finds an encoder of pixels");
+        let image = encoder.forward(pixels, 1).remove(0);
+        let image = first(encoder.finish(image));
         Carry {
             texts: embed(self.text_projection.as_ref(), text, true).detach(),
             images: embed(self.image_projection.as_ref(), image, true).detach(),

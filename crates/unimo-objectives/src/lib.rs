@@ -232,14 +232,20 @@ impl ObjectivesConfig {
                 "{}",
                 "must be absent with model.image_tags = true: its encoder reads no tags",
             )?;
-            let (text, image) = (model.text.width, model.image.width);
+            rule(
+                itc.momentum.is_none() || model.regions.is_none(),
+                "itc.momentum",
+                "{}",
+                "must be absent with [model.regions]: its encoder reads pixels",
+            )?;
+            let (text, image) = (model.text.width, model.image_width());
             ConfigError::unless(
                 itc.projection != itc::Projection::None
                     || (itc.width == text && itc.width == image),
                 "itc.width",
                 itc.width,
                 format_args!(
-                    "must be model.text.width = {text} and model.image.width = {image} where \
+                    "must be model.text.width = {text} and the width of the image encoder = {image} where \
                      projection = \"none\""
                 ),
             )?;

@@ -47,11 +47,10 @@ impl McrConfig {
     /// New heads.
     pub fn init(&self, init: &mut Init, model: &BackboneConfig) -> Mcr {
         let words = model.text.vocab_size;
-        let (image, text) = (&model.image, &model.text);
+        let text = &model.text;
+        let (width, eps) = (model.image_width(), model.image_layer_norm_eps());
         Mcr {
-            tags: self
-                .tags
-                .then(|| TiedHead::new(init, image.width, words, image.layer_norm_eps)),
+            tags: self.tags.then(|| TiedHead::new(init, width, words, eps)),
             phrases: self
                 .phrases
                 .then(|| TiedHead::new(init, text.width, words, text.layer_norm_eps)),

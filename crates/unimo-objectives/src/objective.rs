@@ -44,7 +44,7 @@ pub struct Needs {
 pub struct UniModal {
     /// Samples of the batch, `B`.
     pub samples: usize,
-    /// Pixels, `[B, 3, H, W]`.
+    /// Pixels, `[B, 3, H, W]`, where the model reads pixels.
     pub pixels: Option<Tensor<4>>,
     /// Captions as they are, `B` rows.
     pub text_input: Option<TextInput>,

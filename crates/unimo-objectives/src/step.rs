@@ -5,11 +5,11 @@
 
 use std::collections::HashMap;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
-use unimo_core::batch::{Batch, Images, TAGS};
-use unimo_encoders::backbone::{Backbone, ImageFeatures, TextFeatures};
+use unimo_core::batch::{Batch, TAGS};
+use unimo_encoders::backbone::{Backbone, ImageFeatures, Pictures, TextFeatures};
 use unimo_encoders::fusion::{FusionOutput, Keep};
 use unimo_encoders::joint::View;
 
@@ -88,16 +88,16 @@ impl Objectives {
     ) -> Step {
         let has = |needs: &Needs| {
             let masked = batch.texts.as_ref().is_some_and(|t| t.masked.is_some());
-            let images = batch.images.as_ref();
-            let second_view = images.is_some_and(|i| i.second_view.is_some());
-            (images.is_some() || !needs.images)
+            let images = backbone.sees(batch);
+            let second_view = batch.images.as_ref().and_then(|i| i.second_view.as_ref());
+            (images || !needs.images)
                 && (batch.texts.is_some() || !needs.texts)
                 && (masked || needs.masked.is_none())
-                && (second_view || !needs.second_view)
+                && (second_view.is_some() || !needs.second_view)
                 && (batch.further_texts.contains_key(TAGS) || !needs.tags)
                 && (batch.texts.as_ref().is_some_and(|t| t.concepts.is_some()) || !needs.concepts)
                 && batch.len() >= needs.samples
-                && !(needs.alone && images.is_some() && batch.texts.is_some())
+                && !(needs.alone && images && batch.texts.is_some())
         };
         let (run, skip): (Vec<_>, Vec<_>) = self
             .each()
@@ -161,16 +161,15 @@ fn encode(
     // One that names no modality, as the grounded dictionary, takes what there is; so does one that can do without pictures. What
     // concerns phrases alone does not.
     let looks = |n: &Needs| n.images || n.texts || !n.concepts;
-    let images = batch.images.as_ref().filter(|_| needs.iter().any(looks));
-    let on_device = |images: &Images, pixels: &[f32]| {
-        let shape = [samples, Images::CHANNELS, images.height, images.width];
-        Tensor::<4>::from_data(TensorData::new(pixels.to_vec(), shape), device)
-    };
-    let pixels = images.map(|images| on_device(images, &images.pixels));
+    let pictures = needs
+        .iter()
+        .any(looks)
+        .then(|| backbone.pictures(batch, device))
+        .flatten();
     let tags = batch
         .further_texts
         .get(TAGS)
-        .filter(|_| backbone.image_tags && images.is_some());
+        .filter(|_| backbone.image_tags && pictures.is_some());
     let hides_concepts = needs.iter().any(|n| n.concept_rate.is_some());
     // Pictures are encoded once, with the tags hidden that are to be recovered, as in MVP's release.
     let hidden_tags = tags
@@ -180,10 +179,15 @@ fn encode(
         let ids = hidden_tags.map_or(&tags.ids, |masked| &masked.ids);
         backbone.text.input(ids, &tags.lengths, tags.length, device)
     });
-    let second_views = images
+    let second_views = batch
+        .images
+        .as_ref()
         .filter(|_| needs.iter().any(|n| n.second_view))
-        .and_then(|images| Some(on_device(images, images.second_view.as_ref()?)))
-        .map(|pixels| backbone.encode_images(pixels));
+        .and_then(|images| {
+            let pixels = images.second_view.as_ref()?;
+            Some(Pictures::of_pixels(images, pixels, device))
+        })
+        .map(|pictures| backbone.encode_pictures(&pictures, None, 0));
     let of_concepts = |n: &Needs| n.concepts && n.concept_rate.is_some();
     let masks = batch.texts.as_ref().is_some_and(|t| t.masked.is_some())
         && needs.iter().any(|n| n.masked.is_some() || of_concepts(n));
@@ -218,9 +222,9 @@ fn encode(
         .as_ref()
         .filter(|_| needs.iter().any(|n| n.left_to_right))
         .map(|texts| {
-            let prefix = match &batch.images {
-                Some(_) => 1,
-                None => {
+            let prefix = match backbone.sees(batch) {
+                true => 1,
+                false => {
                     let share = rng.random_range(PREFIX_SHARES);
                     (share * texts.length as f64).round().max(2.0) as usize
                 }
@@ -240,10 +244,10 @@ fn encode(
     });
     UniModal {
         samples,
-        images: pixels
-            .clone()
-            .map(|pixels| backbone.encode_tagged_images(pixels, tag_input.as_ref())),
-        pixels,
+        images: pictures
+            .as_ref()
+            .map(|pictures| backbone.encode_pictures(pictures, tag_input.as_ref(), 0)),
+        pixels: pictures.and_then(|pictures| pictures.pixels().cloned()),
         text_input,
         texts,
         masked: masked_row,

@@ -45,7 +45,7 @@ impl ViewsConfig {
     /// A new head.
     pub fn init(&self, init: &mut Init, model: &BackboneConfig) -> Views {
         Views {
-            projection: Linear::new(init, model.image.width, self.width, true),
+            projection: Linear::new(init, model.image_width(), self.width, true),
             logit_scale: temperature::init(init, self.temperature),
             config: self.clone(),
         }

@@ -81,6 +81,9 @@ pub struct Wpg {
     pub config: WpgConfig,
 }
 
+/// Below every cosine: what is no region is the nearest to nothing.
+const ABSENT: f64 = -2.0;
+
 /// How many regions the release draws from.
 const DRAWN_FROM: usize = 3;
 
@@ -224,7 +227,7 @@ impl Objective for Wpg {
         batch: &UniModal,
         fused: Option<(&Pairs, FusionOutput)>,
     ) -> Outcome {
-        let (_, fused) = fused.expect("invariant: the step fuses the pairs asked for");
+        let (pairs, fused) = fused.expect("invariant: the step fuses the pairs asked for");
         let n = batch.samples;
         let (text, image) = (fused.text(), fused.image());
         let [rows, length, width] = text.dims();
@@ -252,7 +255,22 @@ impl Objective for Wpg {
             .reshape([rows, most, width]);
         let first = usize::from(self.image_class);
         let regions = image.dims()[1] - first;
-        let cosines = cosines(phrases, image.clone().narrow(1, first, regions));
+        let mut cosines = cosines(phrases, image.clone().narrow(1, first, regions));
+        let padding = batch
+            .images
+            .as_ref()
+            .and_then(|images| images.mask.as_ref());
+        // How many regions each pair's picture has.
+        let mut real = None;
+        if let Some(padding) = padding {
+            let of_pairs = pairs.images.iter().map(|image| *image as i32).collect();
+            // Its first position is the class token.
+            let hidden = padding.select(ints(of_pairs, &device)).narrow(1, regions);
+            let hidden = hidden.hidden();
+            real = Some(hidden.clone().bool_not().int().sum_dim(1));
+            let hidden = hidden.unsqueeze_dim::<3>(1).expand([rows, most, regions]);
+            cosines = cosines.mask_fill(hidden, ABSENT);
+        }
         let ranks = match self.config.region {
             Region::Nearest => None,
             Region::OneOfThree => {
@@ -261,7 +279,14 @@ impl Objective for Wpg {
                 let plain = device.clone().without_autodiff();
                 // From the device's numbers, seeded at every step as dropout's are; a float may round up to its bound.
                 let drawn = Tensor::<2>::random([rows, most], draw, &plain);
-                Some(drawn.clamp_max(top - 0.5).int())
+                let drawn = drawn.clamp_max(top - 0.5).int();
+                Some(match real {
+                    None => drawn,
+                    Some(real) => {
+                        let last = real.sub_scalar(1).clamp_min(0).expand([rows, most]);
+                        drawn.min_pair(last)
+                    }
+                })
             }
         };
         let s = grounding(cosines, absent, ranks);

@@ -4,7 +4,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use unimo_core::batch::{Batch, Images, MaskSpec, MaskedTexts, TAGS, Texts};
+use unimo_core::batch::{Batch, Images, MaskSpec, MaskedTexts, Regions, TAGS, Texts};
 use unimo_core::init::Init;
 use unimo_core::layers::Activation;
 use unimo_encoders::backbone::{Backbone, BackboneConfig};
@@ -12,6 +12,7 @@ use unimo_encoders::fusion::Keep;
 use unimo_encoders::image::ImageEncoderConfig;
 use unimo_encoders::joint::{JointConfig, View};
 use unimo_encoders::quantiser::{Choice, QuantiserConfig};
+use unimo_encoders::region::RegionEncoderConfig;
 use unimo_encoders::text::{Positions, TextEncoderConfig};
 use unimo_objectives::codes::CodesConfig;
 use unimo_objectives::itc::{ItcConfig, Normalised, Projection, Views};
@@ -28,6 +29,8 @@ use unimo_objectives::{Objectives, ObjectivesConfig, Step};
 const TOLERANCE: f32 = 1e-5;
 const SAMPLES: usize = 3;
 const LENGTH: usize = 6;
+/// Numbers of a region.
+const FEATURES: usize = 5;
 
 fn model() -> BackboneConfig {
     BackboneConfig {
@@ -46,7 +49,7 @@ fn model() -> BackboneConfig {
             layer_norm_eps: 1e-5,
             dropout: 0.0,
         },
-        image: ImageEncoderConfig {
+        image: Some(ImageEncoderConfig {
             image_size: 8,
             patch_size: 4,
             width: 8,
@@ -59,7 +62,8 @@ fn model() -> BackboneConfig {
             patch_bias: true,
             distillation_token: false,
             dropout: 0.0,
-        },
+        }),
+        regions: None,
         image_tags: true,
         fusion: None,
         joint: Some(JointConfig {
@@ -141,15 +145,37 @@ fn objectives() -> ObjectivesConfig {
     }
 }
 
+/// The same of pictures that are known by regions.
+fn model_of_regions() -> BackboneConfig {
+    BackboneConfig {
+        image: None,
+        regions: Some(RegionEncoderConfig {
+            features: FEATURES,
+            width: 8,
+            layers: 1,
+            heads: 2,
+            feed_forward: 16,
+            activation: Activation::Gelu,
+            layer_norm_eps: 1e-5,
+            dropout: 0.0,
+        }),
+        ..model()
+    }
+}
+
 fn build() -> (Backbone, Objectives, Device) {
+    build_from(&model())
+}
+
+fn build_from(model: &BackboneConfig) -> (Backbone, Objectives, Device) {
     let device = Device::flex().autodiff();
     let mut init = Init::new(&device, 3).with_deviation(0.2);
-    let (model, objectives) = (model(), objectives());
+    let objectives = objectives();
     model.validate().unwrap();
     objectives.validate().unwrap();
-    objectives.validate_with(&model).unwrap();
+    objectives.validate_with(model).unwrap();
     let backbone = model.init(&mut init);
-    let heads = objectives.init(&mut init, &model, &backbone);
+    let heads = objectives.init(&mut init, model, &backbone);
     (backbone, heads, device)
 }
 
@@ -222,8 +248,35 @@ fn batch(order: [usize; SAMPLES]) -> Batch {
     }
 }
 
+/// The same samples with up to three regions instead of pixels, and so many more that are padding.
+fn batch_of_regions(order: [usize; SAMPLES], padding: usize) -> Batch {
+    let counts = [3, 1, 2];
+    let count = 3 + padding;
+    let of = |i: usize| {
+        let features = move |p: usize| ((i * 17 + p * 5) % 11) as f32 / 5.0 - 1.0;
+        (0..count * FEATURES).map(move |p| match p < counts[i] * FEATURES {
+            true => features(p),
+            false => 9.0,
+        })
+    };
+    Batch {
+        images: None,
+        regions: Some(Regions {
+            features: order.iter().flat_map(|&i| of(i)).collect(),
+            boxes: vec![0.0; SAMPLES * count * 4],
+            count,
+            counts: order.iter().map(|&i| counts[i]).collect(),
+        }),
+        ..batch(order)
+    }
+}
+
 fn run(chosen: &dyn Fn(&str) -> bool, batch: &Batch) -> Step {
-    let (backbone, heads, device) = build();
+    run_on(&model(), chosen, batch)
+}
+
+fn run_on(model: &BackboneConfig, chosen: &dyn Fn(&str) -> bool, batch: &Batch) -> Step {
+    let (backbone, heads, device) = build_from(model);
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     heads.step_of(chosen, &backbone, batch, &device, &mut rng)
 }
@@ -270,6 +323,29 @@ fn a_loss_does_not_depend_on_what_trains_beside_it() {
 fn the_order_of_the_batch_does_not_matter() {
     let of = |order| losses(&run(&|key| key != "codes", &batch(order)));
     same(&of([0, 1, 2]), &of([2, 0, 1]));
+}
+
+/// Regions train all that pixels do but what contrasts two views of pixels; neither the order of the batch nor padding matters, and
+/// a batch of pixels has no picture for a model that reads regions.
+#[test]
+fn regions_stand_in_for_patches() {
+    let model = model_of_regions();
+    let step = |chosen: &dyn Fn(&str) -> bool, batch: &Batch| run_on(&model, chosen, batch);
+    let all = step(&|_| true, &batch_of_regions([0, 1, 2], 0));
+    assert_eq!(all.skipped, ["views"]);
+    let of = |order, padding| {
+        losses(&step(
+            &|key| key != "codes",
+            &batch_of_regions(order, padding),
+        ))
+    };
+    let plain = of([0, 1, 2], 0);
+    assert_eq!(plain.len(), 7);
+    same(&plain, &of([2, 0, 1], 0));
+    same(&plain, &of([0, 1, 2], 2));
+    let pixels = step(&|_| true, &batch([0, 1, 2]));
+    let keys: Vec<_> = losses(&pixels).iter().map(|(key, _)| *key).collect();
+    assert_eq!(keys, ["mlm", "lm", "vq", "codes"]);
 }
 
 /// What a batch lacks is counted, and what remains is trained.

@@ -39,7 +39,7 @@ fn model() -> BackboneConfig {
             layer_norm_eps: 1e-5,
             dropout: 0.0,
         },
-        image: ImageEncoderConfig {
+        image: Some(ImageEncoderConfig {
             image_size: 8,
             patch_size: 4,
             width: 8,
@@ -52,7 +52,8 @@ fn model() -> BackboneConfig {
             patch_bias: false,
             distillation_token: false,
             dropout: 0.0,
-        },
+        }),
+        regions: None,
         fusion: Some(FusionConfig {
             width: 8,
             layers: 2,

@@ -10,10 +10,10 @@ use std::time::Instant;
 
 use burn::module::Module;
 use burn::optim::GradientsParams;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
-use unimo_core::batch::{Batch, Images};
+use unimo_core::batch::Batch;
 use unimo_core::parameters;
 use unimo_data::{Loader, LoaderSpec, SkipList};
 use unimo_encoders::fusion::Keep;
@@ -301,20 +301,19 @@ fn outputs(
     batch: &Batch,
     device: &Device,
 ) -> Result<Vec<(&'static str, Vec<f32>)>, TrainError> {
-    let (Some(images), Some(texts)) = (&batch.images, &batch.texts) else {
+    let pictures = model.backbone.pictures(batch, device);
+    let (Some(pictures), Some(texts)) = (pictures, &batch.texts) else {
         return Err(TrainError::NothingToTrain {
             step: 0,
             objectives: "the batch lacks images or texts".to_owned(),
         });
     };
-    let shape = [batch.len(), Images::CHANNELS, images.height, images.width];
-    let pixels = Tensor::<4>::from_data(TensorData::new(images.pixels.clone(), shape), device);
     let backbone = &model.backbone;
     let input = backbone
         .text
         .input(&texts.ids, &texts.lengths, texts.length, device);
     let texts = backbone.encode_texts(&input);
-    let images = backbone.encode_images(pixels);
+    let images = backbone.encode_pictures(&pictures, None, 0);
     let fused = backbone.fuse(&texts, &images, Keep::Nothing);
     let mut found = vec![
         ("text encoder", host(texts.class.clone())),

@@ -414,7 +414,8 @@ pub fn backbone(size: &Size, family: Family) -> BackboneConfig {
             layer_norm_eps,
             dropout: DROPOUT,
         },
-        image: ImageEncoderConfig {
+        regions: None,
+        image: Some(ImageEncoderConfig {
             image_size: size.image_size,
             patch_size: size.patch_size,
             width,
@@ -427,7 +428,7 @@ pub fn backbone(size: &Size, family: Family) -> BackboneConfig {
             patch_bias: false,
             distillation_token: false,
             dropout: 0.0,
-        },
+        }),
         fusion: matches!(family, Family::Unimo3 | Family::Meter).then_some(FusionConfig {
             width,
             layers: size.cross_layers,
@@ -600,7 +601,7 @@ pub fn flops(size: &Size, family: Family, batch: usize, train: bool) -> u64 {
     };
     if matches!(family, Family::Unimo2 | Family::Mvp) {
         let config = backbone(size, family);
-        let joint_layers = n(config.joint.map_or(0, |joint| joint.layers));
+        let joint_layers = n(config.joint.as_ref().map_or(0, |joint| joint.layers));
         let (codes, tokens) = dictionary(size);
         let (codes, tokens) = (n(codes), n(tokens));
         let (_, tags) = concepts(size);
@@ -615,7 +616,7 @@ pub fn flops(size: &Size, family: Family, batch: usize, train: bool) -> u64 {
             Family::Unimo2 => 2 * (image + text - 2) * (codes + 2 * tokens) * d,
             _ => 0,
         };
-        let images = n(config.image.layers) * block(image + tags) + 2 * image * patch * d;
+        let images = n(config.image_layers()) * block(image + tags) + 2 * image * patch * d;
         let texts = 2 * n(config.text.layers) * block(text);
         let hidden = (HIDDEN * size.text_length as f64).round() as u64;
         let fusion = pairs * (joint_layers * block(length) + choice);
@@ -827,7 +828,6 @@ impl Bench {
         let backbone = &self.model().backbone;
         let samples = self.batch.len();
         let empty = || TrainError::Check("invariant: the noise has images and texts".to_owned());
-        let images = self.batch.images.as_ref().ok_or_else(empty)?;
         let texts = self.batch.texts.as_ref().ok_or_else(empty)?;
         let masked = texts.masked.as_ref().ok_or_else(empty)?;
 
@@ -838,15 +838,14 @@ impl Bench {
             lap = Instant::now();
             Ok(seconds)
         };
-        let shape = [samples, Images::CHANNELS, images.height, images.width];
-        let pixels = TensorData::new(images.pixels.clone(), shape);
+        let pictures = backbone.pictures(&self.batch, &self.device);
+        let pictures = pictures.ok_or_else(empty)?;
         let tags = self.batch.further_texts.get(TAGS).map(|tags| {
             backbone
                 .text
                 .input(&tags.ids, &tags.lengths, tags.length, &self.device)
         });
-        let pixels = Tensor::from_data(pixels, &self.device);
-        let encoded_images = backbone.encode_tagged_images(pixels, tags.as_ref());
+        let encoded_images = backbone.encode_pictures(&pictures, tags.as_ref(), 0);
         let image_seconds = split()?;
 
         let ids = [texts.ids.as_slice(), &masked.ids].concat();

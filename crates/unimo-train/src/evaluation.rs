@@ -5,11 +5,11 @@
 use std::sync::Arc;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use unimo_core::batch::Images;
 use unimo_data::config::Pad;
 use unimo_data::{ConceptReader, Concepts, EvalSet, SkipList, Source, Split, TextTokenizer};
-use unimo_encoders::backbone::{ImageFeatures, TextFeatures};
+use unimo_encoders::backbone::{ImageFeatures, Pictures, TextFeatures};
 use unimo_encoders::fusion::{FusionConfig, Keep, LayerGates};
+use unimo_encoders::region::RegionInput;
 use unimo_encoders::text::TextInput;
 use unimo_eval::retrieval::{DualEmbeddings, Embeddings, MethodReport, RetrievalReport};
 use unimo_eval::{Directions, GroundTruth, ModelError, Pair, Recall, RetrievalModel};
@@ -307,10 +307,13 @@ fn encode<'a>(
     let backbone = &model.backbone;
     let mut images = Vec::new();
     for first in (0..set.items().len()).step_by(step) {
-        let batch = set.images(first..first + step)?;
-        let rows = batch.pixels.len() / (Images::CHANNELS * batch.height * batch.width);
-        let shape = [rows, Images::CHANNELS, batch.height, batch.width];
-        let pixels = Tensor::<4>::from_data(TensorData::new(batch.pixels, shape), device);
+        let pictures = match set.regions(first..first + step)? {
+            Some(regions) => Pictures::Regions(RegionInput::new(&regions, device)),
+            None => {
+                let images = set.images(first..first + step)?;
+                Pictures::of_pixels(&images, &images.pixels, device)
+            }
+        };
         let tags = set
             .tags(first..first + step, tokenizer)
             .filter(|_| backbone.image_tags)
@@ -319,7 +322,7 @@ fn encode<'a>(
                     .text
                     .input(&tags.ids, &tags.lengths, tags.length, device)
             });
-        images.push(backbone.encode_tagged_images(pixels, tags.as_ref()));
+        images.push(backbone.encode_pictures(&pictures, tags.as_ref(), 0));
     }
     // One length for all, so that any two texts fit one batch: that of the longest caption.
     let all = set.texts(
@@ -560,7 +563,9 @@ fn gallery(
     let mut items = Vec::new();
     for number in 0..shown {
         let index = number * images / shown;
-        let picture = set.picture(index)?;
+        let Some(picture) = set.picture(index)? else {
+            continue;
+        };
         // Photographs are scaled down and become JPEG; a small picture, such as a generated scene, stays exact.
         let large = picture.width().max(picture.height()) > GALLERY_SIDE;
         let picture = if large {

@@ -113,8 +113,11 @@ pub fn run(args: &ExportArgs) -> Result<PathBuf, TrainError> {
             named(&**encoder, &bert::spellings()[0], args)?,
         )?,
         (Part::Image, Network::Pair(model), NetworkConfig::Pair { model: config, .. }) => {
-            let (json, names) = image_format(&config.image);
-            write(json, named(&model.backbone.image, &names, args)?)?;
+            let (Some(config), Some(encoder)) = (&config.image, &model.backbone.image) else {
+                return Err(wrong("image encoder that reads pixels, and so no image"));
+            };
+            let (json, names) = image_format(config);
+            write(json, named(encoder, &names, args)?)?;
         }
         (Part::Image, Network::Clip(clip), NetworkConfig::Clip(config)) => {
             let (json, names) = image_format(&config.image);

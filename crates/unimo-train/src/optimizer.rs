@@ -27,8 +27,8 @@ impl Group {
     /// The group of a parameter of [`crate::model::Model`].
     pub fn of(name: &str, rank: usize) -> Self {
         let mut path = name.split('.');
-        let uni_modal =
-            path.next() == Some("backbone") && matches!(path.next(), Some("text" | "image"));
+        let uni_modal = path.next() == Some("backbone")
+            && matches!(path.next(), Some("text" | "image" | "regions"));
         Self {
             fusion: !uni_modal,
             decays: rank > 1,

@@ -19,6 +19,7 @@ use unimo_encoders::names::Names;
 use unimo_encoders::public::{
     PublicConfigError, bert, best, bridgetower, clip, meter, read_json, vit,
 };
+use unimo_encoders::region::RegionEncoderConfig;
 use unimo_encoders::tasks::{self, TasksConfig};
 use unimo_encoders::text::{TextEncoder, TextEncoderConfig};
 use unimo_encoders::weights::Weights;
@@ -350,6 +351,10 @@ impl NetworkConfig {
                 .saturating_add(product(&[c.grid(), c.grid(), c.width]))
                 .saturating_add(product(&[3, c.patch_size, c.patch_size, c.width]))
         };
+        let regions = |c: &RegionEncoderConfig| {
+            blocks(c.layers, c.width, c.feed_forward, 1)
+                .saturating_add(product(&[c.features, c.width]))
+        };
         match self {
             Self::Text(config) => text(config),
             Self::Image(config) => image(config),
@@ -376,7 +381,8 @@ impl NetworkConfig {
                         .saturating_add(product(&[codes, joint.width]))
                 });
                 text(&model.text)
-                    .saturating_add(image(&model.image))
+                    .saturating_add(model.image.as_ref().map_or(0, image))
+                    .saturating_add(model.regions.as_ref().map_or(0, regions))
                     .saturating_add(streams)
                     .saturating_add(stream)
             }
@@ -508,7 +514,7 @@ fn twin_config(json: &Value) -> Option<BackboneConfig> {
     let mut model = bench::backbone(&size, family);
     let layer_norm_eps = json["layer_norm_eps"].as_f64()?;
     model.text.layer_norm_eps = layer_norm_eps;
-    model.image.layer_norm_eps = layer_norm_eps;
+    model.image.as_mut()?.layer_norm_eps = layer_norm_eps;
     model.text.pad_id = number("pad_id")?;
     let fusion = model.fusion.as_mut()?;
     fusion.layer_norm_eps = layer_norm_eps;

@@ -320,13 +320,7 @@ impl Recipe {
             .validate_with(&self.model)
             .map_err(|e| e.within("objectives"))?;
         self.check_stages()?;
-        let image_size = self.model.image.image_size;
-        ConfigError::unless(
-            self.data.image_size == image_size,
-            "data.image_size",
-            self.data.image_size,
-            format_args!("must equal model.image.image_size = {image_size}"),
-        )?;
+        self.check_pictures()?;
         if let TokenizerConfig::Train { vocab_size } = self.data.tokenizer {
             ConfigError::unless(
                 vocab_size <= self.model.text.vocab_size,
@@ -374,6 +368,42 @@ impl Recipe {
             self.eval.full_itm,
             "needs [objectives.itm]",
         )
+    }
+
+    /// Pictures against the encoder that reads them.
+    fn check_pictures(&self) -> Result<(), ConfigError> {
+        if let Some(image) = &self.model.image {
+            let image_size = image.image_size;
+            ConfigError::unless(
+                self.data.image_size == image_size,
+                "data.image_size",
+                self.data.image_size,
+                format_args!("must equal model.image.image_size = {image_size}"),
+            )?;
+        }
+        let of_data = self.data.regions.as_ref().map(|r| r.shape().features);
+        let of_model = self.model.regions.as_ref().map(|r| r.features);
+        match (of_data, of_model) {
+            (None, Some(_)) => ConfigError::unless(
+                false,
+                "data.regions",
+                "absent",
+                "is needed by [model.regions], which reads regions",
+            ),
+            (Some(_), None) => ConfigError::unless(
+                false,
+                "model.regions",
+                "absent",
+                "is needed by [data.regions], which gives regions instead of pixels",
+            ),
+            (Some(given), Some(read)) => ConfigError::unless(
+                given == read,
+                "model.regions.features",
+                read,
+                format_args!("must be the numbers of a region that [data.regions] gives, {given}"),
+            ),
+            (None, None) => Ok(()),
+        }
     }
 
     /// Phrases and tags against the encoder that reads them and the objectives that need them.

@@ -306,20 +306,27 @@ fn parts(
         let NetworkConfig::Image(theirs) = &public.config else {
             return Err(wrong_kind("init.image", given, &public, "an image encoder"));
         };
-        let ours = &recipe.model.image;
+        let (Some(ours), Some(encoder)) = (&recipe.model.image, model.backbone.image.take()) else {
+            return Err(value(ConfigError {
+                key: "init.image".to_owned(),
+                value: format!("\"{given}\""),
+                allowed: "must be absent with [model.regions]: it is an encoder of pixels"
+                    .to_owned(),
+            }));
+        };
         agree(&image_contradictions(ours, theirs), &path)?;
         let preprocessor = path.join("preprocessor_config.json");
         if preprocessor.is_file() {
             agree(&pixel_contradictions(recipe, &preprocessor)?, &preprocessor)?;
         }
         let (encoder, account) = part(
-            model.backbone.image,
+            encoder,
             &public,
             allow,
             "backbone.image",
             [ours.layers, theirs.layers],
         )?;
-        model.backbone.image = encoder;
+        model.backbone.image = Some(encoder);
         report = report.and(account);
         from.push(("the image encoder".to_owned(), path));
     }

@@ -466,6 +466,11 @@ impl Source for Conceptual {
             .map_err(|reason| part.list.bad(span, reason))
     }
 
+    fn image_name(&self, split: Split, index: usize) -> Option<String> {
+        let path = self.image_path(split, index)?;
+        Some(path.file_name()?.to_str()?.to_owned())
+    }
+
     fn image_path(&self, split: Split, index: usize) -> Option<PathBuf> {
         self.found(split, index).ok().map(|(_, path)| path)
     }

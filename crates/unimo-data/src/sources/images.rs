@@ -199,6 +199,13 @@ impl Source for Pictures {
             .map_err(|reason| self.bad(split, index, reason))
     }
 
+    fn image_name(&self, split: Split, index: usize) -> Option<String> {
+        let path = self.path(split, index);
+        let within = |folder: &PathBuf| path.strip_prefix(folder).ok();
+        let name = self.folders.iter().find_map(within)?;
+        Some(name.to_str()?.to_owned())
+    }
+
     fn image_path(&self, split: Split, index: usize) -> Option<PathBuf> {
         Some(self.path(split, index))
     }

@@ -747,6 +747,11 @@ impl Source for Listed {
             .map_err(|reason| self.bad(row, reason))
     }
 
+    fn image_name(&self, split: Split, index: usize) -> Option<String> {
+        let row = &self.rows[self.index(split, index) as usize];
+        (row.crop == NONE).then(|| self.texts.get(row.image).to_owned())
+    }
+
     fn image_path(&self, split: Split, index: usize) -> Option<PathBuf> {
         let row = &self.rows[self.index(split, index) as usize];
         (row.crop == NONE).then(|| self.path(row, row.image))

@@ -292,6 +292,11 @@ impl Source for OneModality {
         }
     }
 
+    fn image_name(&self, split: Split, index: usize) -> Option<String> {
+        let name = self.source.image_name(split, index);
+        name.filter(|_| self.keep != Kept::Texts)
+    }
+
     fn image_path(&self, split: Split, index: usize) -> Option<PathBuf> {
         let path = self.source.image_path(split, index);
         path.filter(|_| self.keep == Kept::Images)
@@ -446,6 +451,11 @@ impl Source for Mixture {
     ) -> Result<Option<(Vec<u8>, &'static str)>, SampleError> {
         let (part, index) = self.part(split, index);
         part.image_bytes(split, index)
+    }
+
+    fn image_name(&self, split: Split, index: usize) -> Option<String> {
+        let (part, index) = self.part(split, index);
+        part.image_name(split, index)
     }
 
     fn image_path(&self, split: Split, index: usize) -> Option<PathBuf> {

@@ -594,6 +594,11 @@ impl Source for Pairs {
             })
     }
 
+    fn image_name(&self, split: Split, index: usize) -> Option<String> {
+        let spans = self.rows(split).of(index);
+        self.row(spans[0]).ok().map(|row| row.image)
+    }
+
     fn image_path(&self, split: Split, index: usize) -> Option<PathBuf> {
         self.picture_path(split, index).ok()
     }

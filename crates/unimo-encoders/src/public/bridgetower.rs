@@ -152,7 +152,7 @@ pub fn config(json: &serde_json::Value) -> Result<BackboneConfig, String> {
     let cross_activation = text["hidden_act"].as_str().unwrap_or("gelu");
     Ok(BackboneConfig {
         initializer_range: 0.02,
-        image: ImageEncoderConfig {
+        image: Some(ImageEncoderConfig {
             image_size: vision.image_size,
             patch_size: vision.patch_size,
             width: vision.hidden_size,
@@ -165,7 +165,8 @@ pub fn config(json: &serde_json::Value) -> Result<BackboneConfig, String> {
             patch_bias: false,
             distillation_token: false,
             dropout: 0.0,
-        },
+        }),
+        regions: None,
         // The cross-modal layers are made from the text half's configuration there.
         fusion: Some(FusionConfig {
             width: config.hidden_size,
@@ -189,13 +190,19 @@ pub fn config(json: &serde_json::Value) -> Result<BackboneConfig, String> {
     })
 }
 
-/// The cross-modal encoder of a backbone that Hugging Face's BridgeTower can be.
+/// The image encoder and the cross-modal encoder of a backbone that Hugging Face's BridgeTower can be.
 ///
 /// # Errors
 ///
 /// What it has that BridgeTower cannot have.
-pub fn is_bridgetower(config: &BackboneConfig) -> Result<&FusionConfig, String> {
-    let (text, image) = (&config.text, &config.image);
+pub fn is_bridgetower(
+    config: &BackboneConfig,
+) -> Result<(&ImageEncoderConfig, &FusionConfig), String> {
+    let text = &config.text;
+    let image = config
+        .image
+        .as_ref()
+        .ok_or("regions is there, and BridgeTower's image encoder reads pixels: image")?;
     let fusion = config
         .fusion
         .as_ref()
@@ -232,7 +239,7 @@ pub fn is_bridgetower(config: &BackboneConfig) -> Result<&FusionConfig, String> 
         &image.distillation_token,
         &false,
     )?;
-    Ok(fusion)
+    Ok((image, fusion))
 }
 
 /// Our configuration as a `config.json`, without the name of an architecture.
@@ -241,7 +248,7 @@ pub fn is_bridgetower(config: &BackboneConfig) -> Result<&FusionConfig, String> 
 ///
 /// It is no BridgeTower; see [`is_bridgetower`].
 pub fn to_json(config: &BackboneConfig) -> Result<serde_json::Value, String> {
-    let fusion = is_bridgetower(config)?;
+    let (image, fusion) = is_bridgetower(config)?;
     let mut text = bert::to_json(&config.text);
     text["model_type"] = "bridgetower_text_model".into();
     Ok(serde_json::json!({
@@ -259,12 +266,12 @@ pub fn to_json(config: &BackboneConfig) -> Result<serde_json::Value, String> {
         "text_config": text,
         "vision_config": {
             "model_type": "bridgetower_vision_model",
-            "hidden_size": config.image.width,
-            "num_hidden_layers": config.image.layers,
+            "hidden_size": image.width,
+            "num_hidden_layers": image.layers,
             "num_channels": 3,
-            "patch_size": config.image.patch_size,
-            "image_size": config.image.image_size,
-            "layer_norm_eps": config.image.layer_norm_eps,
+            "patch_size": image.patch_size,
+            "image_size": image.image_size,
+            "layer_norm_eps": image.layer_norm_eps,
             "share_layernorm": true,
             "stop_gradient": false,
             "remove_last_layer": false,

@@ -164,7 +164,12 @@ pub fn config_from_shapes(weights: &Weights) -> Result<BackboneConfig, String> {
             layer_norm_eps: 1e-5,
             dropout: 0.1,
         },
-        image: openai_image_from_shapes(weights, "vit_model.visual.", Activation::QuickGelu)?,
+        image: Some(openai_image_from_shapes(
+            weights,
+            "vit_model.visual.",
+            Activation::QuickGelu,
+        )?),
+        regions: None,
         fusion: Some(FusionConfig {
             width,
             layers: shapes.blocks("cross_modal_text_layers.", ".output.dense.weight"),

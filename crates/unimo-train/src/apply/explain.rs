@@ -20,6 +20,7 @@ use unimo_data::images;
 use unimo_data::tokens::Encoded;
 use unimo_encoders::backbone::{ImageFeatures, TextFeatures};
 use unimo_encoders::fusion::{FusionOutput, Keep, StreamAttention};
+use unimo_encoders::image::ImageEncoder;
 
 use super::{Matcher, ModelArgs, Predictor, probability, write_text};
 use crate::error::TrainError;
@@ -190,7 +191,8 @@ pub fn explain(predictor: &Predictor, image: &Path, text: &str) -> Result<Explan
     let seen = look(predictor, model, &encoded, pixels)?;
 
     let [_, positions, _] = seen.fused.image().dims();
-    let grid = model.backbone.image.grid();
+    let grid = model.backbone.image.as_ref().map(ImageEncoder::grid);
+    let grid = grid.ok_or_else(|| predictor.lacks("patches", "it reads regions"))?;
     let reads = reads(&seen, positions - grid * grid);
     let parts = parts(predictor, &encoded)
         .into_iter()

@@ -118,7 +118,11 @@ impl Predictor {
             (Network::Pair(model), NetworkConfig::Pair { model: config, .. }) => (
                 Matcher::Pair(model),
                 TEXT_LENGTH.min(config.text.longest_text()),
-                config.image.image_size,
+                config
+                    .image
+                    .as_ref()
+                    .map(|image| image.image_size)
+                    .ok_or_else(|| reads_regions(&args.model))?,
             ),
             (Network::Clip(clip), NetworkConfig::Clip(config)) => (
                 Matcher::Clip(clip),
@@ -167,6 +171,9 @@ impl Predictor {
     fn of_run(args: &ModelArgs, device: Device) -> Result<Self, TrainError> {
         let folder = Path::new(&args.model);
         let (run, recipe, _, model) = evaluation::open_model(folder, args.step, &device)?;
+        if recipe.model.regions.is_some() {
+            return Err(reads_regions(&args.model));
+        }
         let tokenizer = match &args.tokenizer {
             Some(given) => hub::resolve(&given.to_string_lossy())?,
             None => run.join("tokenizer.json"),
@@ -317,6 +324,14 @@ impl Predictor {
     pub fn lacks(&self, what: &str, why: &str) -> TrainError {
         TrainError::Check(format!("{} has no {what}: {why}", self.given))
     }
+}
+
+/// A model whose pictures are no pixels.
+fn reads_regions(model: &str) -> TrainError {
+    TrainError::Check(format!(
+        "{model} reads regions that a detector found, [model.regions], and this command takes pictures; \
+         `unimo eval` evaluates it on data with regions"
+    ))
 }
 
 /// As METER and BridgeTower take pictures, where a checkpoint comes without a description.

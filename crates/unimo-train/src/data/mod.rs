@@ -51,7 +51,9 @@ impl DataArgs {
             data: self.data.clone(),
             set: self.set.clone(),
         };
-        let recipe = Recipe::load(name, &overrides)?;
+        let mut recipe = Recipe::load(name, &overrides)?;
+        // These commands are about the pictures themselves, whatever a model reads of them.
+        recipe.data.regions = None;
         let source = unimo_data::open(&recipe.data)?;
         Ok((recipe, source))
     }

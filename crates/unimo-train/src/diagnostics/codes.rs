@@ -61,7 +61,8 @@ pub(crate) fn codes(
 ) -> Option<Codes> {
     let joint = model.backbone.joint.as_ref()?;
     let quantiser = joint.quantiser.as_ref()?;
-    let grid = model.backbone.image.grid();
+    // Of pictures that are known by regions there is no patch to show.
+    let grid = model.backbone.image.as_ref()?.grid();
     let mut uses = Uses {
         given: vec![0; quantiser.config.codes],
         ..Uses::default()
@@ -199,7 +200,9 @@ impl Codes {
         let mut record = self.record.clone();
         for (number, (shown, patches)) in record.shown.iter_mut().zip(&self.patches).enumerate() {
             for (index, patch) in patches.iter().enumerate() {
-                let picture = set.picture(patch.image)?;
+                let Some(picture) = set.picture(patch.image)? else {
+                    continue;
+                };
                 let square = set
                     .image_spec()
                     .square(&picture)

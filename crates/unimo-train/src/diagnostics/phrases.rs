@@ -1,5 +1,5 @@
-//! Where phrases are found in pictures: cosines of phrases with patches after the cross-modal encoder, drawn, and, where the boxes
-//! of objects are known, how often the nearest patch lies in one of them.
+//! Where phrases are found in pictures: cosines of phrases with patches or regions after the cross-modal encoder, drawn, and, where the
+//! boxes of objects are known, how often the middle of the nearest one lies in one of them.
 
 use image::{Rgb, RgbImage};
 use unimo_data::images::Resize;
@@ -7,7 +7,8 @@ use unimo_data::source::Sample;
 use unimo_data::{EvalSet, TextTokenizer};
 use unimo_encoders::backbone::{ImageFeatures, TextFeatures};
 use unimo_encoders::fusion::Keep;
-use unimo_eval::grounding::Pointing;
+use unimo_encoders::image::ImageEncoder;
+use unimo_eval::grounding::{Pointing, middles};
 use unimo_objectives::wpg::cosines;
 
 use crate::error::TrainError;
@@ -21,6 +22,8 @@ pub const CAPTIONS: usize = 500;
 /// Pictures that are drawn, and phrases of each.
 const PICTURES: usize = 8;
 const PHRASES: usize = 4;
+/// Cells on each side of a drawing of regions.
+const REGION_GRID: usize = 64;
 /// Side of a drawn picture, in pixels.
 const SIDE: u32 = 128;
 
@@ -29,9 +32,50 @@ const SIDE: u32 = 128;
 struct Found {
     image: usize,
     phrase: String,
-    /// Cosine of each patch, row by row.
-    cosines: Vec<f32>,
+    /// Cosine of each cell of the grid that is drawn, row by row; none where no region lies.
+    cosines: Vec<Option<f32>>,
     boxes: Vec<[f32; 4]>,
+}
+
+/// Where the positions of a picture lie.
+enum Places {
+    /// On a grid, row by row.
+    Patches(usize),
+    /// In boxes.
+    Regions(Vec<[f32; 4]>),
+}
+
+impl Places {
+    /// Their middles.
+    fn middles(&self) -> Vec<[f32; 2]> {
+        match self {
+            Self::Patches(grid) => middles(*grid),
+            Self::Regions(boxes) => {
+                let middle = |[x1, y1, x2, y2]: &[f32; 4]| [(x1 + x2) / 2.0, (y1 + y2) / 2.0];
+                boxes.iter().map(middle).collect()
+            }
+        }
+    }
+
+    /// Cosines as a grid: of regions each cell has the highest of those that it lies in.
+    fn on_grid(&self, cosines: &[f32], grid: usize) -> Vec<Option<f32>> {
+        match self {
+            Self::Patches(_) => cosines.iter().copied().map(Some).collect(),
+            Self::Regions(boxes) => middles(grid)
+                .into_iter()
+                .map(|[x, y]| {
+                    boxes
+                        .iter()
+                        .zip(cosines)
+                        .filter(|([x1, y1, x2, y2], _)| {
+                            (*x1..=*x2).contains(&x) && (*y1..=*y2).contains(&y)
+                        })
+                        .map(|(_, cosine)| *cosine)
+                        .max_by(f32::total_cmp)
+                })
+                .collect(),
+        }
+    }
 }
 
 /// What the phrases of some held-out captions find.
@@ -52,8 +96,8 @@ pub(crate) fn phrases(
     mut features: impl FnMut(&[(usize, usize)]) -> (TextFeatures, ImageFeatures),
 ) -> Option<Phrases> {
     let reader = set.concepts()?;
-    let grid = model.backbone.image.grid();
-    let cells = grid * grid;
+    let patches = model.backbone.image.as_ref().map(ImageEncoder::grid);
+    let grid = patches.unwrap_or(REGION_GRID);
     let first_captions = set.items().iter().enumerate();
     let pairs: Vec<(usize, usize)> = first_captions
         .filter(|(_, item)| !item.captions.is_empty())
@@ -71,11 +115,15 @@ pub(crate) fn phrases(
         let fused = model.backbone.fuse(&texts, &images, Keep::Nothing);
         let text = fused.text();
         let [_, length, _] = text.dims();
-        // Patches stand last, after a class token where it takes part.
+        // Patches or regions stand last, after a class token where it takes part.
         let image = fused.image();
-        let first = image.dims()[1] - cells;
-        let patches = image.clone().narrow(1, first, cells);
-        let all_cosines = host(cosines(text.clone(), patches));
+        let count = match (patches, source.region_shape()) {
+            (Some(grid), _) => grid * grid,
+            (None, shape) => shape?.most,
+        };
+        let first = image.dims()[1] - count;
+        let places = image.clone().narrow(1, first, count);
+        let all_cosines = host(cosines(text.clone(), places));
         for (row, (caption, image)) in pairs.iter().enumerate() {
             let encoded = set.encode(*caption, tokenizer, recipe.data.max_text_length);
             let end = encoded.ids.len().saturating_sub(1);
@@ -86,21 +134,31 @@ pub(crate) fn phrases(
                 true => source.sample(split, index).unwrap_or_default(),
                 false => Sample::default(),
             };
+            let places = match patches {
+                Some(grid) => Places::Patches(grid),
+                None => {
+                    let regions = source.regions(split, index).ok().flatten();
+                    Places::Regions(regions.unwrap_or_default().boxes)
+                }
+            };
+            let middles = places.middles();
             for at in end - encoded.concepts..end {
                 let Some(phrase) = reader.name(encoded.ids[at]) else {
                     continue;
                 };
-                let of_row = &all_cosines[(row * length + at) * cells..][..cells];
-                let boxes = match recipe.data.resize {
-                    Resize::Squash => boxes_of(phrase, &sample.tags, &sample.boxes),
+                let of_row = &all_cosines[(row * length + at) * count..][..middles.len()];
+                let boxes = match (recipe.data.resize, patches) {
+                    (Resize::Squash, _) | (_, None) => {
+                        boxes_of(phrase, &sample.tags, &sample.boxes)
+                    }
                     // Boxes are shares of the whole picture, of which the model sees a part.
                     _ => Vec::new(),
                 };
-                all.pointing.add(of_row, grid, &boxes);
+                all.pointing.add(of_row, &middles, &boxes);
                 all.found.push(Found {
                     image: *image,
                     phrase: phrase.to_owned(),
-                    cosines: of_row.to_vec(),
+                    cosines: places.on_grid(of_row, grid),
                     boxes,
                 });
             }
@@ -150,7 +208,9 @@ impl Phrases {
         let shown = PICTURES.min(images.len());
         for number in 0..shown {
             let image = images[number * images.len() / shown];
-            let picture = set.picture(image)?;
+            let Some(picture) = set.picture(image)? else {
+                continue;
+            };
             let square = set
                 .image_spec()
                 .square(&picture)
@@ -205,17 +265,18 @@ fn draw(square: &RgbImage, found: &Found, grid: usize) -> RgbImage {
     const STRONGEST: f32 = 0.8;
     let mut picture =
         image::imageops::resize(square, SIDE, SIDE, image::imageops::FilterType::Triangle);
-    let low = found.cosines.iter().copied().fold(f32::INFINITY, f32::min);
-    let high = found
-        .cosines
-        .iter()
-        .copied()
-        .fold(f32::NEG_INFINITY, f32::max);
+    let known = || found.cosines.iter().flatten().copied();
+    let (low, high) = (
+        known().fold(f32::INFINITY, f32::min),
+        known().fold(f32::NEG_INFINITY, f32::max),
+    );
     for (x, y, pixel) in picture.enumerate_pixels_mut() {
         let cell = |at: u32| (at as usize * grid / SIDE as usize).min(grid - 1);
         let cosine = found.cosines[cell(y) * grid + cell(x)];
         // Squared: what is near the highest is what is pointed at.
-        let share = (cosine - low) / (high - low).max(f32::EPSILON);
+        let share = cosine.map_or(0.0, |cosine| {
+            (cosine - low) / (high - low).max(f32::EPSILON)
+        });
         let heat = STRONGEST * share * share;
         let [r, g, b] = pixel.0.map(f32::from);
         let grey = 0.299 * r + 0.587 * g + 0.114 * b;

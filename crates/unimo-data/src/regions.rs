@@ -1,0 +1,801 @@
+//! `[data.regions]`: pictures that are known by regions instead of their pixels, as object detectors give them (Oscar, VinVL,
+//! MVP).
+//!
+//! A region is `F` numbers: a feature, and its box in the last six of them, `x1 / W`, `y1 / H`, `x2 / W`, `y2 / H`, `w / W`,
+//! `h / H`.
+//!
+//! ```toml
+//! [data.regions]
+//! kind = "files"         # features/NAME.npy or features/NAME.safetensors for the picture NAME.jpg
+//! path = "features"
+//! features = 2054        # numbers of a region, the box included
+//! limit = 50             # at most so many of a picture's regions, the first ones
+//! ```
+//!
+//! A `.npy` file holds `[R, F]` numbers. A `.safetensors` file holds `features`, `[R, F]`, or `[R, F - 6]` beside `boxes`, `[R, 4]`:
+//! x1, y1, x2, y2 as shares of width and height. Pictures themselves are not read, and need not be there.
+//!
+//! `kind = "boxes"` makes regions of the boxes that a source knows: the pixels in a box, brought to `side x side`, are its feature.
+//! That is a detector that misses nothing, for trying things out where no features are at hand.
+
+use std::io::Read;
+use std::ops::Range;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use image::RgbImage;
+use safetensors::tensor::{Dtype, TensorView};
+use safetensors::{SafeTensorError, SafeTensors};
+use serde::{Deserialize, Serialize};
+use unimo_core::batch::{Images, Regions};
+
+use crate::config::{not_empty, range};
+use crate::error::{DataError, Place, SampleError};
+use crate::images::{ImageSpec, Part};
+use crate::plan::{Plan, Shuffle};
+use crate::source::{Holds, Sample, Source, Split};
+
+/// Numbers of a region that say where it is.
+const POSITION: usize = 6;
+/// Largest number of regions of a picture.
+const MOST: usize = 4096;
+/// Largest number of numbers of a region.
+const WIDEST: usize = 1 << 16;
+/// Largest side of a cut-out box.
+const LARGEST_SIDE: usize = 64;
+/// Largest file of features, in bytes: 16,000 regions of 2,054 numbers in f64.
+const LARGEST_FILE: u64 = 1 << 28;
+
+/// `[data.regions]`. See the [module](self).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum RegionsConfig {
+    /// A file of features for each picture.
+    Files {
+        /// The folder that they are in.
+        path: PathBuf,
+        /// Numbers of a region.
+        #[serde(default = "detector_features")]
+        features: usize,
+        /// Regions of a picture that are read, the first ones of the file.
+        #[serde(default = "detector_limit")]
+        limit: usize,
+    },
+    /// The boxes that the source knows, cut out.
+    Boxes {
+        /// Pixels on each side of a cut-out.
+        side: usize,
+        /// Boxes of a picture that are cut out.
+        #[serde(default = "detector_limit")]
+        limit: usize,
+    },
+}
+
+/// 2,048 of a ResNet and six of the box.
+fn detector_features() -> usize {
+    2048 + POSITION
+}
+
+/// As many as MVP reads.
+fn detector_limit() -> usize {
+    50
+}
+
+/// What pictures look like as regions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RegionShape {
+    /// Regions of a picture at most; batches are padded to it.
+    pub most: usize,
+    /// Numbers of a region.
+    pub features: usize,
+}
+
+/// The regions of one picture.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct PictureRegions {
+    /// `[R, F]`, row-major.
+    pub features: Vec<f32>,
+    /// `R` boxes: x1, y1, x2, y2 as shares of width and height.
+    pub boxes: Vec<[f32; 4]>,
+}
+
+impl RegionsConfig {
+    /// Checks every value.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::Config`] naming the key, what was found and what is allowed.
+    pub fn validate(&self) -> Result<(), DataError> {
+        range("data.regions.limit", self.shape().most, 1, MOST)?;
+        match self {
+            Self::Files { path, features, .. } => {
+                let (key, text) = ("data.regions.path", path.to_string_lossy());
+                not_empty(key, &text, "a folder of .npy or .safetensors files")?;
+                range("data.regions.features", *features, POSITION + 1, WIDEST)
+            }
+            Self::Boxes { side, .. } => range("data.regions.side", *side, 1, LARGEST_SIDE),
+        }
+    }
+
+    /// What pictures look like.
+    pub fn shape(&self) -> RegionShape {
+        match *self {
+            Self::Files {
+                features, limit, ..
+            } => RegionShape {
+                most: limit,
+                features,
+            },
+            Self::Boxes { side, limit } => RegionShape {
+                most: limit,
+                features: Images::CHANNELS * side * side + POSITION,
+            },
+        }
+    }
+
+    /// The path in it; a relative one is relative to the recipe.
+    pub(crate) fn path_mut(&mut self) -> Option<&mut PathBuf> {
+        match self {
+            Self::Files { path, .. } => Some(path),
+            Self::Boxes { .. } => None,
+        }
+    }
+
+    /// A source that gives regions for pictures. `images` says how pixels of cut-out boxes are normalised.
+    ///
+    /// # Errors
+    ///
+    /// The folder is none.
+    pub(crate) fn open(
+        &self,
+        source: Arc<dyn Source>,
+        images: &ImageSpec,
+    ) -> Result<Arc<dyn Source>, DataError> {
+        let from = match self {
+            Self::Files { path, .. } => {
+                let entries = std::fs::read_dir(path);
+                entries.map_err(|error| DataError::file("read", path, error))?;
+                Features::Files(path.clone())
+            }
+            Self::Boxes { side, .. } => Features::Boxes(ImageSpec {
+                size: *side,
+                ..*images
+            }),
+        };
+        Ok(Arc::new(WithRegions {
+            source,
+            from,
+            shape: self.shape(),
+        }))
+    }
+}
+
+/// Regions padded to the same number, as a batch holds them.
+pub fn pad(pictures: &[&PictureRegions], shape: RegionShape) -> Regions {
+    let RegionShape { most, features } = shape;
+    let mut all = Regions {
+        features: Vec::with_capacity(pictures.len() * most * features),
+        boxes: Vec::with_capacity(pictures.len() * most * 4),
+        count: most,
+        counts: Vec::with_capacity(pictures.len()),
+    };
+    for (row, picture) in pictures.iter().enumerate() {
+        all.counts.push(picture.boxes.len());
+        all.features.extend(&picture.features);
+        all.features.resize((row + 1) * most * features, 0.0);
+        all.boxes.extend(picture.boxes.iter().flatten());
+        all.boxes.resize((row + 1) * most * 4, 0.0);
+    }
+    all
+}
+
+/// Where regions come from.
+enum Features {
+    Files(PathBuf),
+    Boxes(ImageSpec),
+}
+
+/// A source whose pictures are known by regions.
+struct WithRegions {
+    source: Arc<dyn Source>,
+    from: Features,
+    shape: RegionShape,
+}
+
+impl WithRegions {
+    fn bad(&self, split: Split, index: usize, reason: String) -> SampleError {
+        SampleError {
+            place: self.source.place(split, index),
+            reason,
+        }
+    }
+
+    /// A picture's file of features.
+    fn read(&self, folder: &Path, split: Split, index: usize) -> Result<PictureRegions, String> {
+        let name = self.source.image_name(split, index).ok_or_else(|| {
+            "has no name that features could be found by: pictures in shards, in Parquet files and generated ones have none"
+                .to_owned()
+        })?;
+        let inside = Path::new(&name)
+            .components()
+            .all(|part| matches!(part, Component::Normal(_)));
+        if !inside {
+            return Err(format!(
+                "the picture's name {name:?} is no path inside of a folder, so no features can be found by it"
+            ));
+        }
+        let npy = folder.join(&name).with_extension("npy");
+        let safetensors = npy.with_extension("safetensors");
+        let (path, parse): (_, Parse) = match npy.is_file() {
+            true => (npy, of_npy),
+            false if safetensors.is_file() => (safetensors, of_safetensors),
+            false => {
+                return Err(format!(
+                    "no features: there is neither {} nor a .safetensors file beside it",
+                    npy.display()
+                ));
+            }
+        };
+        let bytes = bytes_of(&path).map_err(|e| format!("features {}: {e}", path.display()))?;
+        let table = parse(&bytes, self.shape.features);
+        let regions = table.and_then(|table| table.regions(self.shape));
+        regions.map_err(|e| format!("features {}: {e}", path.display()))
+    }
+
+    /// The boxes of a sample, cut out.
+    fn cut(&self, spec: &ImageSpec, sample: &Sample) -> Result<PictureRegions, String> {
+        let picture = sample.image.as_ref().ok_or("no picture")?;
+        let (width, height) = picture.dimensions();
+        let mut regions = PictureRegions::default();
+        for bounds in sample.boxes.iter().take(self.shape.most) {
+            let edge = |share: f32, side: u32| (share * side as f32).round() as u32;
+            let [x1, y1, x2, y2] = *bounds;
+            let (left, top) = (
+                edge(x1, width).min(width - 1),
+                edge(y1, height).min(height - 1),
+            );
+            let part = Part {
+                left,
+                top,
+                width: edge(x2, width).max(left + 1) - left,
+                height: edge(y2, height).max(top + 1) - top,
+            };
+            let square = spec.square_of(picture, part)?;
+            spec.normalise(&square, &mut regions.features);
+            regions.features.extend(position(*bounds));
+            regions.boxes.push(*bounds);
+        }
+        match regions.boxes.is_empty() {
+            true => Err("no boxes are known of it".to_owned()),
+            false => Ok(regions),
+        }
+    }
+}
+
+type Parse = fn(&[u8], usize) -> Result<Table, String>;
+
+/// Numbers from a file, row by row.
+struct Table {
+    rows: usize,
+    columns: usize,
+    values: Vec<f32>,
+}
+
+/// A box as the last numbers of a region.
+fn position([x1, y1, x2, y2]: [f32; 4]) -> [f32; POSITION] {
+    [x1, y1, x2, y2, x2 - x1, y2 - y1]
+}
+
+impl Table {
+    /// The first regions, checked.
+    fn regions(mut self, shape: RegionShape) -> Result<PictureRegions, String> {
+        if self.columns != shape.features {
+            return Err(format!(
+                "{} numbers for a region, `data.regions.features` is {}",
+                self.columns, shape.features
+            ));
+        }
+        if self.rows == 0 {
+            return Err("no region".to_owned());
+        }
+        self.values
+            .truncate(self.rows.min(shape.most) * self.columns);
+        if let Some(at) = self.values.iter().position(|value| !value.is_finite()) {
+            let (row, column) = (at / self.columns, at % self.columns);
+            return Err(format!(
+                "number {column} of region {row} is {}",
+                self.values[at]
+            ));
+        }
+        let boxes = self.values.chunks(self.columns).map(|region| {
+            let of = &region[self.columns - POSITION..];
+            std::array::from_fn(|edge| of[edge].clamp(0.0, 1.0))
+        });
+        Ok(PictureRegions {
+            boxes: boxes.collect(),
+            features: self.values,
+        })
+    }
+}
+
+fn bytes_of(path: &Path) -> Result<Vec<u8>, String> {
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let file = std::fs::File::open(path)?;
+        file.take(LARGEST_FILE + 1).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = read().map_err(|error| error.to_string())?;
+    match bytes.len() as u64 > LARGEST_FILE {
+        true => Err(format!("larger than {LARGEST_FILE} bytes")),
+        false => Ok(bytes),
+    }
+}
+
+/// `[R, F]` of f16, f32 or f64.
+fn of_npy(bytes: &[u8], _features: usize) -> Result<Table, String> {
+    let open = || npyz::NpyFile::new(bytes).map_err(|error| error.to_string());
+    let file = open()?;
+    let kind = file.dtype().descr();
+    let &[rows, columns] = file.shape() else {
+        return Err(format!(
+            "of shape {:?}, not [regions, numbers]",
+            file.shape()
+        ));
+    };
+    if file.order() != npyz::Order::C {
+        return Err("in Fortran's order; numpy.ascontiguousarray gives the other".to_owned());
+    }
+    // What the header promises is there, so that no memory is taken for what is not.
+    let promised = rows.checked_mul(columns).ok_or("too many numbers")?;
+    if promised > bytes.len() as u64 {
+        return Err(format!("cut short: its header promises {rows} x {columns}"));
+    }
+    let wrong = |error: std::io::Error| error.to_string();
+    let values = if let Ok(data) = open()?.data::<f32>() {
+        data.collect::<Result<Vec<_>, _>>().map_err(wrong)?
+    } else if let Ok(data) = open()?.data::<half::f16>() {
+        let values = data.map(|value| value.map(half::f16::to_f32));
+        values.collect::<Result<Vec<_>, _>>().map_err(wrong)?
+    } else if let Ok(data) = open()?.data::<f64>() {
+        let values = data.map(|value| value.map(|value| value as f32));
+        values.collect::<Result<Vec<_>, _>>().map_err(wrong)?
+    } else {
+        return Err(format!("of {kind}, not of f16, f32 or f64"));
+    };
+    Ok(Table {
+        rows: rows as usize,
+        columns: columns as usize,
+        values,
+    })
+}
+
+/// `features`, and `boxes` if they are apart.
+fn of_safetensors(bytes: &[u8], features: usize) -> Result<Table, String> {
+    let wrong = |error: SafeTensorError| error.to_string();
+    let file = SafeTensors::deserialize(bytes).map_err(wrong)?;
+    let table = |name: &str| -> Result<Option<Table>, String> {
+        let Ok(tensor) = file.tensor(name) else {
+            return Ok(None);
+        };
+        let &[rows, columns] = tensor.shape() else {
+            let shape = tensor.shape();
+            return Err(format!("{name:?} is of shape {shape:?}, not of two sides"));
+        };
+        Ok(Some(Table {
+            rows,
+            columns,
+            values: numbers(&tensor).ok_or_else(|| {
+                let kind = tensor.dtype();
+                format!("{name:?} is of {kind:?}, not of F16, BF16, F32 or F64")
+            })?,
+        }))
+    };
+    let own = table("features")?.ok_or_else(|| {
+        let names = file.names().join(", ");
+        format!("no tensor \"features\", only: {names}")
+    })?;
+    let Some(boxes) = table("boxes")?.filter(|_| own.columns + POSITION == features) else {
+        return Ok(own);
+    };
+    if [boxes.rows, boxes.columns] != [own.rows, 4] {
+        return Err(format!(
+            "{} x {} \"boxes\" for {} regions, not {} x 4",
+            boxes.rows, boxes.columns, own.rows, own.rows
+        ));
+    }
+    let mut values = Vec::with_capacity(own.rows * features);
+    for row in 0..own.rows {
+        values.extend(&own.values[row * own.columns..][..own.columns]);
+        values.extend(position(std::array::from_fn(|i| boxes.values[row * 4 + i])));
+    }
+    Ok(Table {
+        rows: own.rows,
+        columns: features,
+        values,
+    })
+}
+
+/// A tensor's numbers; none of a kind that features are not stored in.
+fn numbers(tensor: &TensorView<'_>) -> Option<Vec<f32>> {
+    let bytes = tensor.data();
+    Some(match tensor.dtype() {
+        Dtype::F32 => {
+            let of = |b: &[u8; 4]| f32::from_le_bytes(*b);
+            bytes.as_chunks().0.iter().map(of).collect()
+        }
+        Dtype::F64 => {
+            let of = |b: &[u8; 8]| f64::from_le_bytes(*b) as f32;
+            bytes.as_chunks().0.iter().map(of).collect()
+        }
+        Dtype::F16 => {
+            let of = |b: &[u8; 2]| half::f16::from_le_bytes(*b).to_f32();
+            bytes.as_chunks().0.iter().map(of).collect()
+        }
+        Dtype::BF16 => {
+            let of = |b: &[u8; 2]| half::bf16::from_le_bytes(*b).to_f32();
+            bytes.as_chunks().0.iter().map(of).collect()
+        }
+        _ => return None,
+    })
+}
+
+impl Source for WithRegions {
+    fn len(&self, split: Split) -> usize {
+        self.source.len(split)
+    }
+
+    fn describe(&self) -> String {
+        let RegionShape { most, features } = self.shape;
+        let inner = self.source.describe();
+        format!("{inner}; pictures as up to {most} regions of {features} numbers")
+    }
+
+    fn place(&self, split: Split, index: usize) -> Place {
+        self.source.place(split, index)
+    }
+
+    /// Samples come without pixels.
+    fn has_images(&self) -> bool {
+        false
+    }
+
+    fn has_captions(&self) -> bool {
+        self.source.has_captions()
+    }
+
+    fn holds(&self, split: Split, index: usize) -> Holds {
+        Holds {
+            images: false,
+            ..self.source.holds(split, index)
+        }
+    }
+
+    fn siblings(&self, split: Split, index: usize) -> Range<usize> {
+        self.source.siblings(split, index)
+    }
+
+    fn shards(&self, split: Split) -> Vec<usize> {
+        self.source.shards(split)
+    }
+
+    fn plan(&self, split: Split, shuffle: Shuffle, batch_size: usize) -> Plan {
+        self.source.plan(split, shuffle, batch_size)
+    }
+
+    fn captions(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
+        self.source.captions(split, index)
+    }
+
+    fn phrases(&self, split: Split, index: usize) -> Result<Vec<Vec<String>>, SampleError> {
+        self.source.phrases(split, index)
+    }
+
+    fn tags(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
+        self.source.tags(split, index)
+    }
+
+    /// For looking at; it is not part of the samples, and need not be there.
+    fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {
+        Ok(self.source.image(split, index).ok().flatten())
+    }
+
+    fn image_bytes(
+        &self,
+        split: Split,
+        index: usize,
+    ) -> Result<Option<(Vec<u8>, &'static str)>, SampleError> {
+        self.source.image_bytes(split, index)
+    }
+
+    fn image_name(&self, split: Split, index: usize) -> Option<String> {
+        self.source.image_name(split, index)
+    }
+
+    fn region_shape(&self) -> Option<RegionShape> {
+        Some(self.shape)
+    }
+
+    fn regions(&self, split: Split, index: usize) -> Result<Option<PictureRegions>, SampleError> {
+        if !self.source.holds(split, index).images {
+            return Ok(None);
+        }
+        let regions = match &self.from {
+            Features::Files(folder) => self.read(folder, split, index),
+            Features::Boxes(spec) => self.cut(spec, &self.source.sample(split, index)?),
+        };
+        regions
+            .map(Some)
+            .map_err(|reason| self.bad(split, index, reason))
+    }
+
+    fn image_path(&self, split: Split, index: usize) -> Option<PathBuf> {
+        self.source.image_path(split, index)
+    }
+
+    fn sample(&self, split: Split, index: usize) -> Result<Sample, SampleError> {
+        match &self.from {
+            Features::Files(_) => Ok(Sample {
+                name: self.place(split, index).to_string(),
+                captions: self.captions(split, index)?,
+                phrases: self.phrases(split, index)?,
+                tags: self.tags(split, index)?,
+                regions: self.regions(split, index)?,
+                ..Sample::default()
+            }),
+            Features::Boxes(spec) => {
+                let mut sample = self.source.sample(split, index)?;
+                if self.source.holds(split, index).images {
+                    let regions = self.cut(spec, &sample);
+                    let regions = regions.map_err(|reason| self.bad(split, index, reason))?;
+                    sample.regions = Some(regions);
+                }
+                sample.image = None;
+                Ok(sample)
+            }
+        }
+    }
+
+    fn texts(&self, split: Split) -> Box<dyn Iterator<Item = String> + Send + '_> {
+        self.source.texts(split)
+    }
+
+    fn rejected(&self) -> &[SampleError] {
+        self.source.rejected()
+    }
+
+    fn items(&self) -> usize {
+        self.source.items()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use npyz::WriterBuilder;
+    use safetensors::tensor::serialize;
+
+    use super::*;
+    use crate::config::DataConfig;
+    use crate::source::open;
+
+    /// Pairs whose pictures are no files, with features of them.
+    struct Set {
+        folder: tempfile::TempDir,
+    }
+
+    impl Set {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let names = ["in/a.jpg", "b.png", "c.jpg", "../d.jpg", "e.jpg"];
+            let rows =
+                names.map(|name| format!("{{\"image\": {name:?}, \"caption\": \"{name}\"}}\n"));
+            std::fs::write(folder.path().join("pairs.jsonl"), rows.concat()).unwrap();
+            std::fs::create_dir_all(folder.path().join("features/in")).unwrap();
+            Self { folder }
+        }
+
+        fn write(&self, name: &str, bytes: &[u8]) {
+            let path = self.folder.path().join("features").join(name);
+            std::fs::write(path, bytes).unwrap();
+        }
+
+        fn open(&self, regions: &str) -> Result<Arc<dyn Source>, DataError> {
+            let text = format!(
+                "source = \"pairs\"\n[pairs]\npath = \"pairs.jsonl\"\nimage_column = \"image\"\n\
+                 text_columns = [\"caption\"]\nval_fraction = 0.0\n[regions]\n{regions}"
+            );
+            let mut config: DataConfig = toml::from_str(&text).unwrap();
+            config.rebase(self.folder.path());
+            open(&config)
+        }
+
+        fn files(&self) -> Arc<dyn Source> {
+            let text = "kind = \"files\"\npath = \"features\"\nfeatures = 8\nlimit = 2\n";
+            self.open(text).unwrap()
+        }
+    }
+
+    fn npy<T: npyz::AutoSerialize + Copy>(shape: &[u64], values: &[T]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut writer = npyz::WriteOptions::new()
+            .default_dtype()
+            .shape(shape)
+            .writer(&mut bytes)
+            .begin_nd()
+            .unwrap();
+        writer.extend(values.iter().copied()).unwrap();
+        writer.finish().unwrap();
+        bytes
+    }
+
+    /// A file whose header need not be true.
+    fn raw(order: &str, shape: &str) -> Vec<u8> {
+        let header = format!("{{'descr': '<f4', 'fortran_order': {order}, 'shape': {shape}, }}\n");
+        let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+        bytes.extend((header.len() as u16).to_le_bytes());
+        bytes.extend(header.as_bytes());
+        bytes.extend(f32_bytes(&numbers()));
+        bytes
+    }
+
+    /// Three regions: two numbers and the position.
+    fn numbers() -> Vec<f32> {
+        let region = |i: usize| {
+            let x = 0.25 * i as f32;
+            [i as f32, -1.0, x, 0.0, x + 0.25, 0.5, 0.25, 0.5]
+        };
+        (0..3).flat_map(region).collect()
+    }
+
+    fn f32_bytes(values: &[f32]) -> Vec<u8> {
+        values.iter().flat_map(|v| v.to_le_bytes()).collect()
+    }
+
+    fn reason(source: &Arc<dyn Source>, index: usize) -> String {
+        source.sample(Split::Train, index).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn every_kind_of_file_gives_the_same_regions() {
+        let set = Set::new();
+        let all = numbers();
+        let halves: Vec<half::f16> = all.iter().map(|v| half::f16::from_f32(*v)).collect();
+        let doubles: Vec<f64> = all.iter().map(|v| f64::from(*v)).collect();
+        let view = |shape: [usize; 2], bytes| TensorView::new(Dtype::F32, shape.to_vec(), bytes);
+        let whole = f32_bytes(&all);
+        let whole = serialize([("features", view([3, 8], &whole).unwrap())], None).unwrap();
+        let parts = |from: usize, to: usize| -> Vec<f32> {
+            all.chunks(8).flat_map(|r| r[from..to].to_vec()).collect()
+        };
+        let (own, boxes) = (f32_bytes(&parts(0, 2)), f32_bytes(&parts(2, 6)));
+        let tensors = [
+            ("features", view([3, 2], &own).unwrap()),
+            ("boxes", view([3, 4], &boxes).unwrap()),
+        ];
+        let apart = serialize(tensors, None).unwrap();
+        for (name, bytes) in [
+            ("in/a.npy", npy(&[3, 8], &all)),
+            ("in/a.npy", npy(&[3, 8], &halves)),
+            ("in/a.npy", npy(&[3, 8], &doubles)),
+            ("in/a.safetensors", whole),
+            ("in/a.safetensors", apart),
+        ] {
+            set.write(name, &bytes);
+            let source = set.files();
+            let sample = source.sample(Split::Train, 0).unwrap();
+            let regions = sample.regions.unwrap();
+            assert_eq!(regions.features, all[..16], "{name}");
+            assert_eq!(
+                regions.boxes,
+                [[0.0, 0.0, 0.25, 0.5], [0.25, 0.0, 0.5, 0.5]]
+            );
+            assert_eq!((sample.image, sample.captions.len()), (None, 1));
+            assert_eq!(source.image(Split::Train, 0).unwrap(), None);
+            std::fs::remove_file(set.folder.path().join("features").join(name)).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_features_is_said() {
+        let set = Set::new();
+        let source = set.files();
+        assert!(reason(&source, 0).contains("no features: there is neither"));
+        assert!(reason(&source, 3).contains("no path inside of a folder"));
+        let mut wild = numbers();
+        wild[9] = f32::NAN;
+        let whole = npy(&[3, 8], &numbers());
+        for (bytes, said) in [
+            (npy(&[24], &numbers()), "not [regions, numbers]"),
+            (
+                npy(&[4, 6], &numbers()),
+                "6 numbers for a region, `data.regions.features` is 8",
+            ),
+            (npy(&[0, 8], &[0.0f32; 0]), "no region"),
+            (npy(&[3, 8], &wild), "number 1 of region 1 is NaN"),
+            (npy(&[3, 8], &[1i32; 24]), "not of f16, f32 or f64"),
+            (raw("False", "(3, 800000)"), "cut short"),
+            (
+                raw("False", "(18446744073709551615, 8)"),
+                "too many numbers",
+            ),
+            (raw("True", "(3, 8)"), "Fortran's order"),
+            (raw("False", "(9, 8)"), "features"),
+            (whole[..whole.len() - 5].to_vec(), "features"),
+            (b"no npy".to_vec(), "features"),
+        ] {
+            set.write("b.npy", &bytes);
+            let found = reason(&source, 1);
+            assert!(found.contains(said), "{said}: {found}");
+        }
+        let bytes = f32_bytes(&numbers());
+        let view = TensorView::new(Dtype::F32, vec![3, 8], &bytes).unwrap();
+        set.write("c.safetensors", &serialize([("x", view)], None).unwrap());
+        assert!(reason(&source, 2).contains("no tensor \"features\", only: x"));
+        set.write("c.safetensors", &[255; 40]);
+        assert!(reason(&source, 2).contains("c.safetensors"));
+    }
+
+    #[test]
+    fn boxes_are_cut_out_of_scenes() {
+        let text = "source = \"scenes\"\n[scenes]\ntrain = 4\nval = 2\nsize = 32\n\
+                    [regions]\nkind = \"boxes\"\nside = 4\nlimit = 2";
+        let config: DataConfig = toml::from_str(text).unwrap();
+        let plain = open(&DataConfig {
+            regions: None,
+            ..config.clone()
+        });
+        let (source, plain) = (open(&config).unwrap(), plain.unwrap());
+        let shape = source.region_shape().unwrap();
+        assert_eq!((shape.most, shape.features), (2, 3 * 16 + 6));
+        for index in 0..4 {
+            let whole = plain.sample(Split::Train, index).unwrap();
+            let sample = source.sample(Split::Train, index).unwrap();
+            let regions = sample.regions.unwrap();
+            assert_eq!(regions.boxes, whole.boxes[..whole.boxes.len().min(2)]);
+            assert_eq!(regions.features.len(), regions.boxes.len() * shape.features);
+            assert_eq!((sample.image, &sample.tags), (None, &whole.tags));
+            let [x1, _, x2, _] = regions.boxes[0];
+            assert_eq!(regions.features[48], x1);
+            assert_eq!(regions.features[52], x2 - x1);
+        }
+    }
+
+    #[test]
+    fn batches_are_padded() {
+        let of = |rows: usize| PictureRegions {
+            features: vec![rows as f32; rows * 2],
+            boxes: vec![[0.5; 4]; rows],
+        };
+        let shape = RegionShape {
+            most: 3,
+            features: 2,
+        };
+        let batch = pad(&[&of(2), &of(3)], shape);
+        assert_eq!((batch.count, &batch.counts[..]), (3, &[2, 3][..]));
+        let features = [2.0, 2.0, 2.0, 2.0, 0.0, 0.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0];
+        assert_eq!(batch.features, features);
+        assert_eq!(batch.boxes.len(), 24);
+        assert_eq!(batch.boxes[8..12], [0.0; 4]);
+    }
+
+    #[test]
+    fn bad_values_are_named() {
+        let set = Set::new();
+        for (text, said) in [
+            ("kind = \"files\"\npath = \"\"", "data.regions.path"),
+            ("kind = \"files\"\npath = \"nowhere\"", "nowhere"),
+            (
+                "kind = \"files\"\npath = \"features\"\nfeatures = 6",
+                "data.regions.features",
+            ),
+            ("kind = \"boxes\"\nside = 0", "data.regions.side"),
+            (
+                "kind = \"boxes\"\nside = 4\nlimit = 0",
+                "data.regions.limit",
+            ),
+        ] {
+            let message = set.open(text).err().unwrap().to_string();
+            assert!(message.contains(said), "{said}: {message}");
+        }
+    }
+}

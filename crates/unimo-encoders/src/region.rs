@@ -1,0 +1,246 @@
+//! An encoder of detector regions: BERT's blocks over projected features, for pictures that are known by what an object detector
+//! found in them.
+//!
+//! Source: MVP (Li et al. 2022), section 3.1: a region is a detector's feature of 2,048 numbers followed by its box, `x1 / W`,
+//! `y1 / H`, `x2 / W`, `y2 / H`, `w / W`, `h / H`; one linear layer brings these 2,054 numbers to the width (as in Oscar and
+//! VinVL). Regions have no position but the one in their numbers.
+//!
+//! Shape legend: `B` rows, `R` regions, `F` numbers of a region, `D` width, `M` further tokens.
+
+use burn::module::{Module, Param};
+use burn::tensor::{FloatDType, Tensor, TensorData, assert_shape};
+use serde::{Deserialize, Serialize};
+use unimo_core::batch::Regions;
+use unimo_core::blocks::{BlockConfig, PostNormBlock};
+use unimo_core::config::{self, ConfigError};
+use unimo_core::init::Init;
+use unimo_core::layers::{Activation, Dropout, LayerNorm, Linear, cast, same_dtype};
+use unimo_core::mask::PaddingMask;
+
+/// `[model.regions]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RegionEncoderConfig {
+    /// `F`, 2,054 in MVP, Oscar and VinVL.
+    pub features: usize,
+    /// `D`.
+    pub width: usize,
+    /// Blocks.
+    pub layers: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Inner width of the feed-forward layers.
+    pub feed_forward: usize,
+    /// Of the feed-forward layers.
+    pub activation: Activation,
+    /// Of every layer norm.
+    pub layer_norm_eps: f64,
+    /// On embeddings, attention weights and residual branches.
+    pub dropout: f64,
+}
+
+impl RegionEncoderConfig {
+    /// Every value on its own and against the others.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        self.block().validate()?;
+        config::positive("layers", self.layers)?;
+        config::positive("features", self.features)
+    }
+
+    /// The blocks' sizes.
+    fn block(&self) -> BlockConfig {
+        BlockConfig {
+            width: self.width,
+            heads: self.heads,
+            feed_forward: self.feed_forward,
+            activation: self.activation,
+            layer_norm_eps: self.layer_norm_eps,
+            dropout: self.dropout,
+        }
+    }
+
+    /// A new encoder.
+    pub fn init(&self, init: &mut Init) -> RegionEncoder {
+        let block = self.block();
+        RegionEncoder {
+            region_embedding: Linear::new(init, self.features, self.width, true),
+            class_embedding: init.normal([self.width]),
+            embedding_norm: LayerNorm::new(init, self.width, self.layer_norm_eps),
+            dropout: Dropout::new(self.dropout),
+            layers: (0..self.layers)
+                .map(|_| PostNormBlock::new(init, &block))
+                .collect(),
+            dtype: FloatDType::F32,
+        }
+    }
+}
+
+/// The encoder. See the [module](self).
+#[derive(Module, Debug)]
+pub struct RegionEncoder {
+    /// `[F, D]`.
+    pub region_embedding: Linear,
+    /// `[D]`: the token before the regions, which stands for the picture.
+    pub class_embedding: Param<Tensor<1>>,
+    /// On the class token and the projected regions.
+    pub embedding_norm: LayerNorm,
+    /// On the embeddings.
+    pub dropout: Dropout,
+    /// Blocks.
+    pub layers: Vec<PostNormBlock>,
+    /// What the blocks compute in; parameters stay f32.
+    #[module(skip)]
+    pub dtype: FloatDType,
+}
+
+/// The regions of some pictures on a device.
+#[derive(Debug, Clone)]
+pub struct RegionInput {
+    /// `[B, R, F]`.
+    pub features: Tensor<3>,
+    /// `[B, R]`.
+    pub mask: PaddingMask,
+}
+
+impl RegionInput {
+    /// Moves a batch's regions to a device.
+    pub fn new(regions: &Regions, device: &burn::tensor::Device) -> Self {
+        let (rows, count) = (regions.counts.len(), regions.count);
+        let width = regions.features.len() / (rows * count).max(1);
+        let data = TensorData::new(regions.features.clone(), [rows, count, width]);
+        Self {
+            features: Tensor::from_data(data, device),
+            mask: PaddingMask::from_lengths(&regions.counts, count, device),
+        }
+    }
+}
+
+impl RegionEncoder {
+    /// The states after the last `keep` blocks, the last one last, and which positions are none; a `keep` above the number of
+    /// blocks ends with the embeddings as the first. `further` are tokens that stand after the regions, such as the names of the
+    /// picture's objects.
+    ///
+    /// # Shapes
+    ///
+    /// - features: `[B, R, F]` with the mask `[B, R]`
+    /// - further: `[B, M, D]` with its mask `[B, M]`
+    /// - output: `keep` times `[B, 1 + R + M, D]`, and `[B, 1 + R + M]`
+    pub fn forward(
+        &self,
+        input: &RegionInput,
+        further: Option<(Tensor<3>, &PaddingMask)>,
+        keep: usize,
+    ) -> (Vec<Tensor<3>>, PaddingMask) {
+        let [rows, count, _] = input.features.dims();
+        let [d] = self.class_embedding.dims();
+        let features = cast(input.features.clone(), self.dtype);
+        let regions = self.region_embedding.forward(features);
+        assert_shape!(regions, [rows, count, d]);
+        let class = same_dtype(self.class_embedding.val(), &regions);
+        let class = class.reshape([1, 1, d]).expand([rows, 1, d]);
+        let own = self
+            .embedding_norm
+            .forward(Tensor::cat(vec![class, regions], 1));
+        let mut parts = vec![self.dropout.forward(own)];
+        let shown = PaddingMask::from_lengths(&vec![1; rows], 1, &input.features.device());
+        let mut masks = vec![shown, input.mask.clone()];
+        if let Some((further, mask)) = further {
+            parts.push(further);
+            masks.push(mask.clone());
+        }
+        let mut x = Tensor::cat(parts, 1);
+        let mask = PaddingMask::join(masks);
+        let states = self.layers.len() + 1;
+        let mut kept = Vec::with_capacity(keep.min(states));
+        if keep >= states {
+            kept.push(x.clone());
+        }
+        for (i, layer) in self.layers.iter().enumerate() {
+            x = layer.forward(x, Some(&mask));
+            if i + 1 + keep >= states {
+                kept.push(x.clone());
+            }
+        }
+        (kept, mask)
+    }
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use burn::tensor::{Device, Distribution, Tolerance};
+
+    use super::*;
+
+    /// f32 rounding over two layers of width 8.
+    const TOLERANCE: f64 = 1e-5;
+
+    fn encoder(device: &Device) -> RegionEncoder {
+        let config = RegionEncoderConfig {
+            features: 10,
+            width: 8,
+            layers: 2,
+            heads: 2,
+            feed_forward: 16,
+            activation: Activation::Gelu,
+            layer_norm_eps: 1e-12,
+            dropout: 0.0,
+        };
+        config.validate().unwrap();
+        config.init(&mut Init::new(device, 1))
+    }
+
+    /// Regions are a set: absent ones change nothing, and their order changes only the order of what comes out.
+    #[test]
+    fn absent_regions_and_their_order_change_nothing() {
+        let device = Device::flex();
+        let encoder = encoder(&device);
+        let features = Tensor::<3>::random([1, 3, 10], Distribution::Default, &device);
+        let run = |features: Tensor<3>, real: usize| {
+            let count = features.dims()[1];
+            let mask = PaddingMask::from_lengths(&[real], count, &device);
+            let input = RegionInput { features, mask };
+            encoder.forward(&input, None, 1).0.remove(0)
+        };
+        let whole = run(features.clone(), 3);
+        let noise = Tensor::random([1, 2, 10], Distribution::Default, &device);
+        let padded = run(Tensor::cat(vec![features.clone(), noise], 1), 3);
+        let close = |a: Tensor<3>, b: Tensor<3>| {
+            let tolerance = Tolerance::<f64>::absolute(TOLERANCE);
+            a.into_data().assert_approx_eq(&b.into_data(), tolerance);
+        };
+        close(padded.narrow(1, 0, 4), whole.clone());
+        let swapped = run(features.flip([1]), 3);
+        close(
+            swapped.clone().narrow(1, 0, 1),
+            whole.clone().narrow(1, 0, 1),
+        );
+        close(swapped.narrow(1, 1, 3).flip([1]), whole.narrow(1, 1, 3));
+    }
+
+    #[test]
+    fn further_tokens_stand_behind_and_are_seen() {
+        let device = Device::flex();
+        let encoder = encoder(&device);
+        let input = RegionInput {
+            features: Tensor::random([2, 3, 10], Distribution::Default, &device),
+            mask: PaddingMask::from_lengths(&[3, 1], 3, &device),
+        };
+        let tags = Tensor::<3>::random([2, 2, 8], Distribution::Default, &device);
+        let mask = PaddingMask::from_lengths(&[2, 0], 2, &device);
+        let (with, all) = encoder.forward(&input, Some((tags, &mask)), 3);
+        assert_eq!(
+            (with.len(), with[2].dims(), all.dims()),
+            (3, [2, 6, 8], [2, 6])
+        );
+        let hidden: Vec<bool> = all.hidden().into_data().iter::<bool>().collect();
+        assert_eq!(hidden[6..], [false, false, true, true, true, true]);
+        let (without, _) = encoder.forward(&input, None, 1);
+        let difference = |row: usize| {
+            let class = |x: &Tensor<3>| x.clone().slice([row..row + 1, 0..1, 0..8]);
+            let d = class(&with[2]) - class(&without[0]);
+            d.abs().max().into_scalar::<f32>()
+        };
+        // The second picture has no tags.
+        assert!(difference(0) > 1e-3 && difference(1) < TOLERANCE as f32);
+    }
+}
