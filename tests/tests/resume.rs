@@ -426,6 +426,7 @@ fn evaluations_survive_a_kill_and_leave_the_best_weights() {
         step: None,
         limit: Some(4),
         full_itm: true,
+        regions: None,
         data: None,
         split: unimo_data::Split::Train,
     };

@@ -164,9 +164,9 @@ fn wait(mut child: Child, announce: impl FnOnce()) -> io::Result<ExitStatus> {
 /// Settings of glibc's allocator; other C libraries ignore the variable.
 const ALLOCATOR: &str = "GLIBC_TUNABLES";
 /// Every operation on the CPU takes fresh memory, so a training step maps, clears and gives back pages all the time. It does so
-/// less often with 2 MiB at once, and hardly ever if memory that was given back is kept for the next step, which by itself glibc does
-/// with tensors of up to 32 MiB only now and then.
-const FOR_STEPS: &str = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592";
+/// less often with 2 MiB at once, and hardly ever if memory that was given back is kept for the next step, which glibc does by
+/// itself only now and then. 32 MiB is the most that every version of it accepts.
+const FOR_STEPS: &str = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=8589934592";
 
 /// The commands of `unimo` that take steps or make batches. The others read a model and are done, and clearing huge pages once costs
 /// more than it saves.

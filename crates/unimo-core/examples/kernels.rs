@@ -67,7 +67,13 @@ fn main() {
     run(
         "softmax 8x12x197x197",
         &|b| measure(&scores, &|x| activation::softmax(x * scale, 3), b),
-        &|b| measure(&scores, &|x| kernels::masked_softmax(x, scale, None), b),
+        &|b| {
+            measure(
+                &scores,
+                &|x| kernels::masked_softmax(x, scale, None, None),
+                b,
+            )
+        },
     );
     run(
         "masked softmax 8x12x197x197",
@@ -86,7 +92,7 @@ fn main() {
         &|b| {
             measure(
                 &scores,
-                &|x| kernels::masked_softmax(x, scale, Some(mask.clone())),
+                &|x| kernels::masked_softmax(x, scale, Some(mask.clone()), None),
                 b,
             );
         },

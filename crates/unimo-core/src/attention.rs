@@ -13,7 +13,7 @@ use crate::device::is_cpu;
 use crate::init::Init;
 use crate::kernels;
 use crate::layers::{Dropout, Linear};
-use crate::mask::{Hidden, PaddingMask};
+use crate::mask::Hidden;
 
 /// What one attention looked at, kept for those who want to see into a model.
 ///
@@ -183,17 +183,8 @@ pub fn scaled_dot_product<'a>(
     assert_shape!(values, [rows, heads, k, _]);
     let mask = mask.into();
     if !queries.is_autodiff() && !is_cpu(&queries.device()) {
-        let shape = [rows, heads, q, k];
-        let of_keys = mask
-            .keys
-            .map(|m| m.hidden().reshape([rows, 1, 1, k]).expand(shape));
-        let of_pairs = mask
-            .pairs
-            .map(|m| m.hidden().reshape([1, 1, q, k]).expand(shape));
-        let hidden = match (of_keys, of_pairs) {
-            (Some(keys), Some(pairs)) => Some(keys.bool_or(pairs)),
-            (one, other) => one.or(other),
-        };
+        let (of_keys, of_pairs) = mask.parts();
+        let hidden = kernels::hidden(of_keys, of_pairs, [rows, heads, q, k]);
         return burn::tensor::module::attention(
             queries,
             keys,
@@ -220,7 +211,7 @@ fn attention_weights<'a>(
     keys: Tensor<4>,
     mask: impl Into<Hidden<'a>>,
 ) -> Tensor<4> {
-    let [rows, heads, q, depth] = queries.dims();
+    let [rows, heads, _, depth] = queries.dims();
     let [_, _, k, _] = keys.dims();
     assert_shape!(keys, [rows, heads, k, depth]);
     let mask = mask.into();
@@ -228,18 +219,9 @@ fn attention_weights<'a>(
         assert_eq!(mask.dims(), [rows, k], "mask must be [rows, keys]");
     }
     let scale = 1.0 / (depth as f64).sqrt();
-    let mut scores = queries.matmul(keys.transpose());
-    if let Some(pairs) = mask.pairs {
-        let hidden = pairs.hidden();
-        assert_shape!(hidden, [q, k]);
-        let lowest = scores
-            .dtype()
-            .finfo()
-            .map_or(f64::from(f32::MIN), |f| f.min);
-        let hidden = hidden.reshape([1, 1, q, k]).expand([rows, heads, q, k]);
-        scores = scores.mask_fill(hidden, lowest);
-    }
-    kernels::masked_softmax(scores, scale, mask.keys.map(PaddingMask::hidden))
+    let scores = queries.matmul(keys.transpose());
+    let (of_keys, of_pairs) = mask.parts();
+    kernels::masked_softmax(scores, scale, of_keys, of_pairs)
 }
 
 /// # Shapes
@@ -266,7 +248,7 @@ mod tests {
     use burn::tensor::{Device, Distribution, Tolerance};
 
     use super::*;
-    use crate::mask::PairMask;
+    use crate::mask::{PaddingMask, PairMask};
 
     /// f32 sums of up to 16 products of values around 1.
     const TOLERANCE: f64 = 1e-5;

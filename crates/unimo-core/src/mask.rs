@@ -134,6 +134,20 @@ pub struct Hidden<'a> {
     pub pairs: Option<&'a PairMask>,
 }
 
+impl Hidden<'_> {
+    /// Both masks in burn's convention.
+    ///
+    /// # Shapes
+    ///
+    /// - output: `[B, K]` and `[Q, K]`
+    pub fn parts(&self) -> (Option<Tensor<2, Bool>>, Option<Tensor<2, Bool>>) {
+        (
+            self.keys.map(PaddingMask::hidden),
+            self.pairs.map(PairMask::hidden),
+        )
+    }
+}
+
 impl<'a> From<Option<&'a PaddingMask>> for Hidden<'a> {
     fn from(keys: Option<&'a PaddingMask>) -> Self {
         Self { keys, pairs: None }

@@ -12,12 +12,16 @@
 //! limit = 50             # at most so many of a picture's regions, the first ones
 //! ```
 //!
+//! NAME is the picture's name as the list has it, or its path within the source's folder of pictures; where a source has several such
+//! folders, it begins with the folder's own name. Parts of a mixture share the folder of features.
+//!
 //! A `.npy` file holds `[R, F]` numbers. A `.safetensors` file holds `features`, `[R, F]`, or `[R, F - 6]` beside `boxes`, `[R, 4]`:
 //! x1, y1, x2, y2 as shares of width and height. Pictures themselves are not read, and need not be there.
 //!
 //! `kind = "boxes"` makes regions of the boxes that a source knows: the pixels in a box, brought to `side x side`, are its feature.
 //! That is a detector that misses nothing, for trying things out where no features are at hand.
 
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
@@ -37,6 +41,8 @@ use crate::source::{Holds, Sample, Source, Split};
 
 /// Numbers of a region that say where it is.
 const POSITION: usize = 6;
+/// How far a detector's box, or its rounding to f16, may reach over an edge.
+const ROUNDING: f32 = 0.01;
 /// Largest number of regions of a picture.
 const MOST: usize = 4096;
 /// Largest number of numbers of a region.
@@ -106,7 +112,8 @@ impl RegionsConfig {
     ///
     /// [`DataError::Config`] naming the key, what was found and what is allowed.
     pub fn validate(&self) -> Result<(), DataError> {
-        range("data.regions.limit", self.shape().most, 1, MOST)?;
+        let (Self::Files { limit, .. } | Self::Boxes { limit, .. }) = self;
+        range("data.regions.limit", *limit, 1, MOST)?;
         match self {
             Self::Files { path, features, .. } => {
                 let (key, text) = ("data.regions.path", path.to_string_lossy());
@@ -128,7 +135,10 @@ impl RegionsConfig {
             },
             Self::Boxes { side, limit } => RegionShape {
                 most: limit,
-                features: Images::CHANNELS * side * side + POSITION,
+                features: side
+                    .saturating_mul(side)
+                    .saturating_mul(Images::CHANNELS)
+                    .saturating_add(POSITION),
             },
         }
     }
@@ -155,6 +165,18 @@ impl RegionsConfig {
             Self::Files { path, .. } => {
                 let entries = std::fs::read_dir(path);
                 entries.map_err(|error| DataError::file("read", path, error))?;
+                for split in [Split::Train, Split::Val] {
+                    let mut all = 0..source.len(split);
+                    let first = all.find(|index| source.holds(split, *index).images);
+                    if first.is_some_and(|first| source.image_name(split, first).is_none()) {
+                        return Err(DataError::config(
+                            "data.regions.kind",
+                            "\"files\"",
+                            "a source whose pictures are files of their own with names: those in shards, in Parquet files, of \
+                             the generator and cut out of others have none",
+                        ));
+                    }
+                }
                 Features::Files(path.clone())
             }
             Self::Boxes { side, .. } => Features::Boxes(ImageSpec {
@@ -168,6 +190,37 @@ impl RegionsConfig {
             shape: self.shape(),
         }))
     }
+}
+
+/// The regions in a `.npy` or `.safetensors` file.
+///
+/// # Errors
+///
+/// Why the file cannot be used.
+pub fn read(path: &Path, shape: RegionShape) -> Result<PictureRegions, String> {
+    let npy = path.extension().is_some_and(|extension| extension == "npy");
+    let table = bytes_of(path).and_then(|bytes| match npy {
+        true => of_npy(&bytes),
+        false => of_safetensors(&bytes, shape.features),
+    });
+    table
+        .and_then(|table| table.regions(shape))
+        .map_err(|reason| format!("features {}: {reason}", path.display()))
+}
+
+/// A picture's path within its folder; with the folder's own name before it where there are several.
+pub(crate) fn name_within<'a>(
+    path: &Path,
+    folders: impl Iterator<Item = &'a Path>,
+) -> Option<String> {
+    let folders: BTreeSet<&Path> = folders.collect();
+    let folder = folders.iter().find(|folder| path.starts_with(folder))?;
+    let inside = path.strip_prefix(folder).ok()?;
+    let name = match folders.len() {
+        1 => inside.to_owned(),
+        _ => Path::new(folder.file_name()?).join(inside),
+    };
+    Some(name.to_str()?.to_owned())
 }
 
 /// Regions padded to the same number, as a batch holds them.
@@ -212,13 +265,11 @@ impl WithRegions {
 
     /// A picture's file of features.
     fn read(&self, folder: &Path, split: Split, index: usize) -> Result<PictureRegions, String> {
-        let name = self.source.image_name(split, index).ok_or_else(|| {
-            "has no name that features could be found by: pictures in shards, in Parquet files and generated ones have none"
-                .to_owned()
-        })?;
+        let name = self.source.image_name(split, index);
+        let name = name.ok_or("the picture has no name that features could be found by")?;
         let inside = Path::new(&name)
             .components()
-            .all(|part| matches!(part, Component::Normal(_)));
+            .all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
         if !inside {
             return Err(format!(
                 "the picture's name {name:?} is no path inside of a folder, so no features can be found by it"
@@ -226,9 +277,9 @@ impl WithRegions {
         }
         let npy = folder.join(&name).with_extension("npy");
         let safetensors = npy.with_extension("safetensors");
-        let (path, parse): (_, Parse) = match npy.is_file() {
-            true => (npy, of_npy),
-            false if safetensors.is_file() => (safetensors, of_safetensors),
+        let path = match npy.is_file() {
+            true => npy,
+            false if safetensors.is_file() => safetensors,
             false => {
                 return Err(format!(
                     "no features: there is neither {} nor a .safetensors file beside it",
@@ -236,10 +287,7 @@ impl WithRegions {
                 ));
             }
         };
-        let bytes = bytes_of(&path).map_err(|e| format!("features {}: {e}", path.display()))?;
-        let table = parse(&bytes, self.shape.features);
-        let regions = table.and_then(|table| table.regions(self.shape));
-        regions.map_err(|e| format!("features {}: {e}", path.display()))
+        read(&path, self.shape)
     }
 
     /// The boxes of a sample, cut out.
@@ -271,8 +319,6 @@ impl WithRegions {
         }
     }
 }
-
-type Parse = fn(&[u8], usize) -> Result<Table, String>;
 
 /// Numbers from a file, row by row.
 struct Table {
@@ -307,12 +353,22 @@ impl Table {
                 self.values[at]
             ));
         }
-        let boxes = self.values.chunks(self.columns).map(|region| {
+        let mut boxes = Vec::with_capacity(shape.most);
+        for (row, region) in self.values.chunks(self.columns).enumerate() {
             let of = &region[self.columns - POSITION..];
-            std::array::from_fn(|edge| of[edge].clamp(0.0, 1.0))
-        });
+            let [x1, y1, x2, y2] = std::array::from_fn(|edge| of[edge]);
+            let inside = |edge: f32| (-ROUNDING..=1.0 + ROUNDING).contains(&edge);
+            if ![x1, y1, x2, y2].into_iter().all(inside) || x1 > x2 + ROUNDING || y1 > y2 + ROUNDING
+            {
+                return Err(format!(
+                    "the box of region {row} is [{x1}, {y1}, {x2}, {y2}]; the last six numbers must be x1, y1, x2, y2, width and \
+                     height as shares of the picture's sides"
+                ));
+            }
+            boxes.push([x1, y1, x2, y2].map(|edge| edge.clamp(0.0, 1.0)));
+        }
         Ok(PictureRegions {
-            boxes: boxes.collect(),
+            boxes,
             features: self.values,
         })
     }
@@ -333,7 +389,17 @@ fn bytes_of(path: &Path) -> Result<Vec<u8>, String> {
 }
 
 /// `[R, F]` of f16, f32 or f64.
-fn of_npy(bytes: &[u8], _features: usize) -> Result<Table, String> {
+fn of_npy(bytes: &[u8]) -> Result<Table, String> {
+    // Versions from 2 on say in four bytes how long the header is, which is taken as it is.
+    if let (Some(2..), Some(length)) = (bytes.get(6), bytes.get(8..12)) {
+        let length = length
+            .iter()
+            .rev()
+            .fold(0, |sum, b| sum << 8 | u64::from(*b));
+        if length > bytes.len() as u64 {
+            return Err(format!("cut short: its header promises {length} bytes"));
+        }
+    }
     let open = || npyz::NpyFile::new(bytes).map_err(|error| error.to_string());
     let file = open()?;
     let kind = file.dtype().descr();
@@ -395,9 +461,16 @@ fn of_safetensors(bytes: &[u8], features: usize) -> Result<Table, String> {
         let names = file.names().join(", ");
         format!("no tensor \"features\", only: {names}")
     })?;
-    let Some(boxes) = table("boxes")?.filter(|_| own.columns + POSITION == features) else {
+    let Some(boxes) = table("boxes")? else {
         return Ok(own);
     };
+    if own.columns + POSITION != features {
+        return Err(format!(
+            "{} \"features\" of a region beside \"boxes\", {} are needed: `data.regions.features` is {features} with the box",
+            own.columns,
+            features.saturating_sub(POSITION)
+        ));
+    }
     if [boxes.rows, boxes.columns] != [own.rows, 4] {
         return Err(format!(
             "{} x {} \"boxes\" for {} regions, not {} x 4",
@@ -703,6 +776,8 @@ mod tests {
         assert!(reason(&source, 3).contains("no path inside of a folder"));
         let mut wild = numbers();
         wild[9] = f32::NAN;
+        let mut pixels = numbers();
+        pixels[8 + 4] = 417.0;
         let whole = npy(&[3, 8], &numbers());
         for (bytes, said) in [
             (npy(&[24], &numbers()), "not [regions, numbers]"),
@@ -712,6 +787,11 @@ mod tests {
             ),
             (npy(&[0, 8], &[0.0f32; 0]), "no region"),
             (npy(&[3, 8], &wild), "number 1 of region 1 is NaN"),
+            (
+                npy(&[3, 8], &pixels),
+                "the box of region 1 is [0.25, 0, 417, 0.5]",
+            ),
+            (b"\x93NUMPY\x02\x00\xff\xff\xff\xff".to_vec(), "cut short"),
             (npy(&[3, 8], &[1i32; 24]), "not of f16, f32 or f64"),
             (raw("False", "(3, 800000)"), "cut short"),
             (
@@ -731,6 +811,14 @@ mod tests {
         let view = TensorView::new(Dtype::F32, vec![3, 8], &bytes).unwrap();
         set.write("c.safetensors", &serialize([("x", view)], None).unwrap());
         assert!(reason(&source, 2).contains("no tensor \"features\", only: x"));
+        let boxes = TensorView::new(Dtype::F32, vec![3, 4], &bytes[..48]).unwrap();
+        let all = TensorView::new(Dtype::F32, vec![3, 8], &bytes).unwrap();
+        let both = serialize([("features", all), ("boxes", boxes)], None).unwrap();
+        set.write("c.safetensors", &both);
+        assert!(
+            reason(&source, 2)
+                .contains("8 \"features\" of a region beside \"boxes\", 2 are needed")
+        );
         set.write("c.safetensors", &[255; 40]);
         assert!(reason(&source, 2).contains("c.safetensors"));
     }
@@ -758,6 +846,33 @@ mod tests {
             assert_eq!(regions.features[48], x1);
             assert_eq!(regions.features[52], x2 - x1);
         }
+    }
+
+    #[test]
+    fn pictures_of_a_mixture_keep_their_boxes() {
+        let text = "source = \"mixture\"\n[mixture]\nbatches = \"single\"\nparts = [\
+                    { source = \"scenes\", train = 3, val = 0, size = 32, keep = \"images\" },\
+                    { source = \"scenes\", train = 2, val = 2, size = 32, keep = \"texts\" }]\n\
+                    [regions]\nkind = \"boxes\"\nside = 4\nlimit = 8";
+        let source = open(&toml::from_str(text).unwrap()).unwrap();
+        for index in 0..5 {
+            let sample = source.sample(Split::Train, index).unwrap();
+            let regions = sample.regions.map_or(0, |regions| regions.boxes.len());
+            assert_eq!(regions > 0, index < 3);
+            assert_eq!(regions, sample.boxes.len());
+            assert_eq!(sample.captions.is_empty(), index < 3);
+        }
+    }
+
+    #[test]
+    fn names_tell_folders_apart() {
+        let (a, b) = (Path::new("/d/a"), Path::new("/d/b"));
+        let name = |path, folders: &[&'static Path]| {
+            name_within(Path::new(path), folders.iter().copied()).unwrap()
+        };
+        assert_eq!(name("/d/a/x/1.jpg", &[a]), "x/1.jpg");
+        assert_eq!(name("/d/a/x/1.jpg", &[a, a]), "x/1.jpg");
+        assert_eq!(name("/d/b/1.jpg", &[a, b]), "b/1.jpg");
     }
 
     #[test]
@@ -789,6 +904,7 @@ mod tests {
                 "data.regions.features",
             ),
             ("kind = \"boxes\"\nside = 0", "data.regions.side"),
+            ("kind = \"boxes\"\nside = 3000000000", "data.regions.side"),
             (
                 "kind = \"boxes\"\nside = 4\nlimit = 0",
                 "data.regions.limit",

@@ -136,6 +136,20 @@ pub fn grounding(
     (chosen.sum_dim(1) / count).reshape([rows])
 }
 
+/// Which of the three nearest regions stands for each phrase, or of those that there are: `drawn` is uniform in `[0, 1)`, `real` the
+/// number of regions.
+///
+/// # Shapes
+///
+/// - drawn: `[B, P]`; real: `[B, 1]`
+/// - output: `[B, P]`
+fn ranks(drawn: Tensor<2>, real: Tensor<2>) -> Tensor<2, Int> {
+    let count = real.clamp(1.0, DRAWN_FROM as f64).expand(drawn.dims());
+    // A product may round up to its bound.
+    let last = count.clone().sub_scalar(1.0);
+    (drawn * count).floor().min_pair(last).int()
+}
+
 /// The loss of pairs that have phrases, and how many of them prefer their own picture.
 ///
 /// # Shapes
@@ -274,19 +288,14 @@ impl Objective for Wpg {
         let ranks = match self.config.region {
             Region::Nearest => None,
             Region::OneOfThree => {
-                let top = DRAWN_FROM.min(regions) as f64;
-                let draw = Distribution::Uniform(0.0, top);
                 let plain = device.clone().without_autodiff();
-                // From the device's numbers, seeded at every step as dropout's are; a float may round up to its bound.
-                let drawn = Tensor::<2>::random([rows, most], draw, &plain);
-                let drawn = drawn.clamp_max(top - 0.5).int();
-                Some(match real {
-                    None => drawn,
-                    Some(real) => {
-                        let last = real.sub_scalar(1).clamp_min(0).expand([rows, most]);
-                        drawn.min_pair(last)
-                    }
-                })
+                let real = match real {
+                    Some(real) => real.float().without_autodiff(),
+                    None => Tensor::full([rows, 1], regions as f64, &plain),
+                };
+                // From the device's numbers, seeded at every step as dropout's are.
+                let uniform = Distribution::Uniform(0.0, 1.0);
+                Some(ranks(Tensor::random([rows, most], uniform, &plain), real))
             }
         };
         let s = grounding(cosines, absent, ranks);
@@ -298,6 +307,29 @@ impl Objective for Wpg {
 #[cfg(all(test, feature = "flex"))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_of_the_regions_that_there_are_is_drawn_as_often() {
+        const DRAWS: usize = 600;
+        let device = Device::flex();
+        let drawn: Vec<f32> = (0..4 * DRAWS)
+            .map(|i| (i % DRAWS) as f32 / DRAWS as f32)
+            .collect();
+        let drawn = Tensor::from_data(TensorData::new(drawn, [4, DRAWS]), &device);
+        let real = Tensor::from_data([[1.0], [2.0], [3.0], [9.0]], &device);
+        let ranks: Vec<i64> = ranks(drawn, real).into_data().iter::<i64>().collect();
+        for (row, count) in ranks.chunks(DRAWS).zip([1, 2, 3, 3]) {
+            for rank in 0..3 {
+                let found = row.iter().filter(|r| **r == rank).count();
+                let expected = if rank < count {
+                    DRAWS / count as usize
+                } else {
+                    0
+                };
+                assert!(found.abs_diff(expected) <= 1, "{rank} of {count}: {found}");
+            }
+        }
+    }
 
     #[test]
     fn phrases_stand_before_the_end_token() {

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use unimo_data::config::Pad;
-use unimo_data::{ConceptReader, Concepts, EvalSet, SkipList, Source, Split, TextTokenizer};
+use unimo_data::{
+    ConceptReader, Concepts, EvalSet, RegionsConfig, SkipList, Source, Split, TextTokenizer,
+};
 use unimo_encoders::backbone::{ImageFeatures, Pictures, TextFeatures};
 use unimo_encoders::fusion::{FusionConfig, Keep, LayerGates};
 use unimo_encoders::region::RegionInput;
@@ -42,6 +44,8 @@ pub struct Options {
     pub full_itm: bool,
     /// Another list of pairs instead of the recipe's data.
     pub data: Option<std::path::PathBuf>,
+    /// Features of its pictures' regions, where the model reads regions from files.
+    pub regions: Option<std::path::PathBuf>,
     /// Which split.
     pub split: Split,
 }
@@ -58,6 +62,15 @@ pub fn run(folder: &std::path::Path, options: &Options) -> Result<EvalRecord, Tr
     let mut data = recipe.data.clone();
     if let Some(path) = &options.data {
         data.take_from(path.clone());
+    }
+    if let Some(features) = &options.regions {
+        let Some(RegionsConfig::Files { path, .. }) = &mut data.regions else {
+            return Err(TrainError::Check(format!(
+                "--regions {}: the model does not read regions from files; it was trained without [data.regions] of that kind",
+                features.display()
+            )));
+        };
+        *path = features.clone();
     }
     let source = unimo_data::open(&data)?;
     let tokenizer = TextTokenizer::load(&run.join("tokenizer.json"), false)?;

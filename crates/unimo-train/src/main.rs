@@ -277,6 +277,9 @@ struct Eval {
     /// Other data than the run's own: a list of pairs, tar shards, Parquet files, or a folder of them.
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
+    /// Where features of the pictures' regions are, for a model that reads them; default: where they were in training.
+    #[arg(long, value_name = "FOLDER")]
+    regions: Option<PathBuf>,
     /// Which split: val or train.
     #[arg(long, default_value = "val", value_parser = split)]
     split: Split,
@@ -338,6 +341,7 @@ fn run(command: Command) -> Result<(), TrainError> {
                 limit: args.limit,
                 full_itm: args.full_itm,
                 data: args.data,
+                regions: args.regions,
                 split: args.split,
             };
             let record = evaluation::run(&args.run, &options)?;

@@ -1236,7 +1236,7 @@ fn phrases(run: &Path, folder: &mut RunFolder) -> Option<Section> {
         let of = format!("of {} phrases", plot::grouped(record.phrases as f64));
         body.push_str("<div class=\"tiles\" style=\"--columns:3\">\n");
         for (label, share) in [
-            ("Nearest patch in a box", accuracy),
+            ("Nearest place in a box", accuracy),
             ("Centre in a box", centre),
             ("Chance", chance),
         ] {
@@ -1273,8 +1273,8 @@ fn phrases(run: &Path, folder: &mut RunFolder) -> Option<Section> {
     Some(Section {
         anchor: "phrases",
         title: "Phrases in pictures",
-        lead: "Cosine of each phrase with each patch after the cross-modal encoder, from the lowest (grey) to the highest (red) of the \
-               picture, and the boxes of what the phrase names, where they are known. No box was seen in training."
+        lead: "Cosine of each phrase with each patch or region after the cross-modal encoder, from the lowest (grey) to the highest (red) of the \
+               picture, and the boxes of what the phrase names, where they are known. What belongs to which phrase was not seen in training."
             .to_owned(),
         body,
     })

@@ -15,6 +15,7 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use unimo_data::error::panic_text;
+use unimo_data::regions::{self, RegionShape};
 use unimo_data::sources::parquet::ParquetConfig;
 use unimo_data::sources::webdataset::WebDatasetConfig;
 use unimo_data::{Limits, SourceConfig, Split, TextTokenizer, pack, processor, shards};
@@ -37,7 +38,7 @@ pub struct FilesArgs {
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     /// Only this kind of file: safetensors, pytorch, index, config, processor, tokenizer, tar,
-    /// shardindex, parquet.
+    /// shardindex, parquet, regions.
     #[arg(long, value_parser = kind)]
     pub only: Option<Kind>,
 }
@@ -70,6 +71,8 @@ pub enum Kind {
     ShardIndex,
     /// A table with pictures.
     Parquet,
+    /// Features of a picture's regions.
+    Regions,
 }
 
 fn kind(given: &str) -> Result<Kind, String> {
@@ -81,7 +84,7 @@ fn kind(given: &str) -> Result<Kind, String> {
 }
 
 impl Kind {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Safetensors,
         Self::PyTorch,
         Self::Index,
@@ -91,6 +94,7 @@ impl Kind {
         Self::Tar,
         Self::ShardIndex,
         Self::Parquet,
+        Self::Regions,
     ];
 
     fn of(path: &Path) -> Option<Self> {
@@ -107,6 +111,7 @@ impl Kind {
             (_, "tar") => Some(Self::Tar),
             ("index.json", _) | (_, "index") => Some(Self::ShardIndex),
             (_, "parquet") => Some(Self::Parquet),
+            (_, "npy") => Some(Self::Regions),
             _ if name.ends_with(".index.json") => Some(Self::Index),
             _ => None,
         }
@@ -155,6 +160,13 @@ impl Kind {
                 train: vec![damaged.to_owned()],
                 ..ParquetConfig::default()
             }),
+            Self::Regions => {
+                const SHAPE: RegionShape = RegionShape {
+                    most: 50,
+                    features: 2054,
+                };
+                regions::read(damaged, SHAPE).map(drop)
+            }
             Self::ShardIndex => {
                 let bytes = fs::read(damaged).map_err(|e| e.to_string())?;
                 if good
@@ -399,10 +411,13 @@ mod tests {
         let mut lines = Vec::new();
         run(&args, &mut |line| lines.push(line.to_owned())).unwrap();
         assert_eq!(lines.len(), Kind::ALL.len());
-        assert!(
-            lines
-                .iter()
-                .any(|line| line.starts_with("PyTorch") && line.contains("refused"))
-        );
+        for kind in ["PyTorch", "Regions"] {
+            assert!(
+                lines
+                    .iter()
+                    .any(|line| line.starts_with(kind) && line.contains("refused")),
+                "{kind}: {lines:?}"
+            );
+        }
     }
 }

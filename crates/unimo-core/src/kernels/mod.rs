@@ -34,6 +34,7 @@ pub use cross_entropy::cross_entropy;
 pub use dropout::dropout;
 pub use layer_norm::layer_norm;
 pub use linear::linear;
+pub(crate) use softmax::hidden;
 pub use softmax::masked_softmax;
 
 /// Whether the kernels take this tensor.

@@ -8,28 +8,59 @@ use burn::tensor::{Bool, Tensor, activation, assert_shape};
 ///
 /// # Shapes
 /// - `scores`, output: `[B, H, Lq, Lk]`
-/// - `hidden`: `[B, Lk]`, true where a key is not to be seen
-pub fn masked_softmax(scores: Tensor<4>, scale: f64, hidden: Option<Tensor<2, Bool>>) -> Tensor<4> {
-    let [batch, _, _, keys] = scores.dims();
-    if let Some(hidden) = &hidden {
-        assert_shape!(hidden, [batch, keys]);
+/// - `keys`: `[B, Lk]`, true where no query of a sample is to see a key
+/// - `pairs`: `[Lq, Lk]`, true where a query is not to see a key in any sample
+pub fn masked_softmax(
+    scores: Tensor<4>,
+    scale: f64,
+    keys: Option<Tensor<2, Bool>>,
+    pairs: Option<Tensor<2, Bool>>,
+) -> Tensor<4> {
+    let [batch, _, queries, count] = scores.dims();
+    if let Some(keys) = &keys {
+        assert_shape!(keys, [batch, count]);
+    }
+    if let Some(pairs) = &pairs {
+        assert_shape!(pairs, [queries, count]);
     }
     #[cfg(feature = "flex")]
     if super::is_fused(&scores) {
-        return fused::softmax(scores, scale, hidden);
+        return fused::softmax(scores, scale, keys, pairs);
     }
     let scores = scores * scale;
-    let Some(hidden) = hidden else {
+    let Some(hidden) = hidden(keys, pairs, scores.dims()) else {
         return activation::softmax(scores, 3);
     };
     let lowest = scores
         .dtype()
         .finfo()
         .map_or(f64::from(f32::MIN), |f| f.min);
-    let hidden = hidden.reshape([batch, 1, 1, keys]).expand(scores.dims());
     let probabilities = activation::softmax(scores.mask_fill(hidden.clone(), lowest), 3);
     // Keys of a row that is hidden as a whole share the probability until here.
     probabilities.mask_fill(hidden, 0.0)
+}
+
+/// Both masks as one, `[B, H, Lq, Lk]` = `shape`.
+///
+/// # Shapes
+/// - `keys`: `[B, Lk]`; `pairs`: `[Lq, Lk]`
+pub(crate) fn hidden(
+    keys: Option<Tensor<2, Bool>>,
+    pairs: Option<Tensor<2, Bool>>,
+    shape: [usize; 4],
+) -> Option<Tensor<4, Bool>> {
+    let [batch, _, queries, count] = shape;
+    let keys = keys.map(|keys| keys.reshape([batch, 1, 1, count]));
+    let pairs = pairs.map(|pairs| pairs.reshape([1, 1, queries, count]));
+    let both = match (keys, pairs) {
+        (Some(keys), Some(pairs)) => {
+            // All heads share it.
+            let shape = [batch, 1, queries, count];
+            Some(keys.expand(shape).bool_or(pairs.expand(shape)))
+        }
+        (one, other) => one.or(other),
+    };
+    both.map(|hidden| hidden.expand(shape))
 }
 
 #[cfg(feature = "flex")]
@@ -47,23 +78,34 @@ mod fused {
 
     #[derive(ExtensionType)]
     pub(super) enum Hidden<B: Backend> {
-        Keys(BoolTensor<B>),
+        Some(BoolTensor<B>),
         None,
+    }
+
+    impl<B: Backend> Hidden<B> {
+        fn into_option(self) -> Option<BoolTensor<B>> {
+            match self {
+                Self::Some(hidden) => Some(hidden),
+                Self::None => None,
+            }
+        }
     }
 
     pub(super) fn softmax(
         scores: Tensor<4>,
         scale: f64,
-        hidden: Option<Tensor<2, Bool>>,
+        keys: Option<Tensor<2, Bool>>,
+        pairs: Option<Tensor<2, Bool>>,
     ) -> Tensor<4> {
-        let hidden = match hidden {
-            Some(hidden) => Hidden::Keys(hidden.into_dispatch()),
+        let of = |hidden: Option<Tensor<2, Bool>>| match hidden {
+            Some(hidden) => Hidden::Some(hidden.into_dispatch()),
             None => Hidden::None,
         };
         Tensor::from_dispatch(Dispatch::softmax_kernel(
             scores.into_dispatch(),
             scale as f32,
-            hidden,
+            of(keys),
+            of(pairs),
         ))
     }
 
@@ -72,17 +114,19 @@ mod fused {
         fn softmax_kernel(
             scores: FloatTensor<Self>,
             scale: f32,
-            #[extension_type] hidden: Hidden<Self>,
+            #[extension_type] keys: Hidden<Self>,
+            #[extension_type] pairs: Hidden<Self>,
         ) -> FloatTensor<Self>;
     }
 
     impl SoftmaxKernel for Flex {
-        fn softmax_kernel(scores: FlexTensor, scale: f32, hidden: Hidden<Self>) -> FlexTensor {
-            let hidden = match hidden {
-                Hidden::Keys(hidden) => Some(hidden),
-                Hidden::None => None,
-            };
-            forward(scores, scale, hidden)
+        fn softmax_kernel(
+            scores: FlexTensor,
+            scale: f32,
+            keys: Hidden<Self>,
+            pairs: Hidden<Self>,
+        ) -> FlexTensor {
+            forward(scores, scale, keys.into_option(), pairs.into_option())
         }
     }
 
@@ -90,19 +134,17 @@ mod fused {
         fn softmax_kernel(
             scores: FloatTensor<Self>,
             scale: f32,
-            hidden: Hidden<Self>,
+            keys: Hidden<Self>,
+            pairs: Hidden<Self>,
         ) -> FloatTensor<Self> {
-            let hidden = match hidden {
-                Hidden::Keys(hidden) => Some(hidden),
-                Hidden::None => None,
-            };
+            let (keys, pairs) = (keys.into_option(), pairs.into_option());
             let (scores, node) = scores.into_parts();
             match Derivative.prepare::<C>([node]).compute_bound().stateful() {
                 OpsKind::Tracked(prep) => {
-                    let probabilities = forward(scores, scale, hidden);
+                    let probabilities = forward(scores, scale, keys, pairs);
                     prep.finish((probabilities.clone(), scale), probabilities)
                 }
-                OpsKind::UnTracked(prep) => prep.finish(forward(scores, scale, hidden)),
+                OpsKind::UnTracked(prep) => prep.finish(forward(scores, scale, keys, pairs)),
             }
         }
     }
@@ -132,60 +174,70 @@ mod fused {
     /// No bit set: the score becomes -∞.
     const HIDDEN: u32 = 0;
 
-    /// Which keys of each sample are seen.
-    struct Keys {
-        bits: Vec<u32>,
-        any: Vec<bool>,
+    /// Which keys are seen, row by row.
+    fn seen(hidden: FlexTensor) -> Vec<u32> {
+        let hidden = contiguous(hidden);
+        let bits = hidden.bytes().iter();
+        bits.map(|&h| if h == 0 { SEEN } else { HIDDEN }).collect()
     }
 
-    impl Keys {
-        fn new(hidden: &FlexTensor, keys: usize) -> Self {
-            let bits: Vec<u32> = hidden
-                .bytes()
-                .iter()
-                .map(|&h| if h == 0 { SEEN } else { HIDDEN })
-                .collect();
-            let any = bits.chunks(keys).map(|row| row.contains(&SEEN)).collect();
-            Self { bits, any }
-        }
-    }
-
-    fn forward(scores: FlexTensor, scale: f32, hidden: Option<FlexTensor>) -> FlexTensor {
+    fn forward(
+        scores: FlexTensor,
+        scale: f32,
+        hidden_keys: Option<FlexTensor>,
+        hidden_pairs: Option<FlexTensor>,
+    ) -> FlexTensor {
         let mut out = owned(scores);
         let shape = out.layout().shape().clone();
-        let (queries, keys) = (shape[1] * shape[2], shape[3]);
+        let (heads, queries, keys) = (shape[1], shape[2], shape[3]);
         if keys == 0 {
             return out;
         }
-        let seen = hidden.map(|hidden| Keys::new(&contiguous(hidden), keys));
+        let (of_samples, of_queries) = (hidden_keys.map(seen), hidden_pairs.map(seen));
         for_pieces(out.storage_mut(), keys, |offset, row| {
-            let Some(seen) = &seen else {
-                return vectorized(
+            let number = offset / keys;
+            let of_sample = row_of(&of_samples, number / (heads * queries), keys);
+            let of_query = row_of(&of_queries, number % queries, keys);
+            match (of_sample, of_query) {
+                (None, None) => vectorized(
                     #[inline(always)]
                     || {
                         row.iter_mut().for_each(|x| *x *= scale);
                         normalize(row);
                     },
-                );
-            };
-            let sample = offset / keys / queries;
-            if !seen.any[sample] {
-                return row.fill(0.0);
+                ),
+                (Some(bits), None) | (None, Some(bits)) => mask(row, scale, bits.iter().copied()),
+                (Some(keys), Some(pairs)) => {
+                    let both = keys.iter().zip(pairs).map(|(k, p)| k & p);
+                    mask(row, scale, both);
+                }
             }
-            let bits = &seen.bits[sample * keys..(sample + 1) * keys];
-            vectorized(
-                #[inline(always)]
-                || {
-                    let infinity = f32::NEG_INFINITY.to_bits();
-                    for (x, &bits) in row.iter_mut().zip(bits) {
-                        let score = (*x * scale).to_bits();
-                        *x = f32::from_bits((score & bits) | (infinity & !bits));
-                    }
-                    normalize(row);
-                },
-            );
         });
         out
+    }
+
+    fn row_of(bits: &Option<Vec<u32>>, at: usize, keys: usize) -> Option<&[u32]> {
+        bits.as_ref().map(|bits| &bits[at * keys..][..keys])
+    }
+
+    /// The softmax of a row of which some is hidden.
+    fn mask(row: &mut [f32], scale: f32, bits: impl Iterator<Item = u32>) {
+        vectorized(
+            #[inline(always)]
+            || {
+                let infinity = f32::NEG_INFINITY.to_bits();
+                let mut any = HIDDEN;
+                for (x, bits) in row.iter_mut().zip(bits) {
+                    any |= bits;
+                    let score = (*x * scale).to_bits();
+                    *x = f32::from_bits((score & bits) | (infinity & !bits));
+                }
+                match any {
+                    HIDDEN => row.fill(0.0),
+                    _ => normalize(row),
+                }
+            },
+        );
     }
 
     #[inline(always)]
@@ -248,12 +300,23 @@ mod tests {
         hidden: Option<&[bool]>,
         dtype: DType,
     ) -> Vec<Vec<f64>> {
+        run_with(scores, shape, hidden, None, dtype)
+    }
+
+    fn run_with(
+        scores: &[f32],
+        shape: [usize; 4],
+        keys: Option<&[bool]>,
+        pairs: Option<&[bool]>,
+        dtype: DType,
+    ) -> Vec<Vec<f64>> {
         let x = leaf(scores, shape, dtype);
-        let hidden = hidden.map(|h| {
-            let data = TensorData::new(h.to_vec(), [shape[0], shape[3]]);
-            Tensor::from_data(data, &Device::flex().autodiff())
-        });
-        let out = masked_softmax(x.clone(), SCALE, hidden);
+        let mask = |hidden: Option<&[bool]>, rows: usize| {
+            let data = hidden.map(|h| TensorData::new(h.to_vec(), [rows, shape[3]]));
+            data.map(|data| Tensor::from_data(data, &Device::flex().autodiff()))
+        };
+        let (keys, pairs) = (mask(keys, shape[0]), mask(pairs, shape[2]));
+        let out = masked_softmax(x.clone(), SCALE, keys, pairs);
         let mut all = vec![values(&out)];
         all.extend(gradients(out, |g| vec![gradient(&x, g)]));
         all
@@ -284,6 +347,33 @@ mod tests {
                 assert_close("output", &actual[0], &expected[0], TOLERANCE, 0.0);
                 // A gradient is a difference of products that are at most about 4.
                 assert_close("gradient", &actual[1], &expected[1], TOLERANCE, 4.0 * SCALE);
+            }
+        }
+    }
+
+    /// Pairs alone and beside keys; the third query sees nothing, the fourth nothing where every third key is hidden.
+    #[test]
+    fn pairs_hide_in_every_sample() {
+        let keys = 17;
+        let shape = [3, 2, 5, keys];
+        let scores = normal(shape.iter().product(), 5.0, 6);
+        let of_keys = some_hidden(keys);
+        let pairs: Vec<bool> = (0..5 * keys)
+            .map(|i| match (i / keys, i % keys) {
+                (2, _) => true,
+                (3, key) => key % 3 != 1,
+                (query, key) => key > query + 4,
+            })
+            .collect();
+        for hidden in [None, Some(of_keys.as_slice())] {
+            let run = |dtype| run_with(&scores, shape, hidden, Some(&pairs), dtype);
+            let (actual, expected) = (run(DType::F32), run(DType::F64));
+            assert_close("output", &actual[0], &expected[0], TOLERANCE, 0.0);
+            assert_close("gradient", &actual[1], &expected[1], TOLERANCE, 4.0 * SCALE);
+            for (i, p) in actual[0].iter().enumerate() {
+                let by_key = hidden.is_some_and(|h| h[i / (2 * 5 * keys) * keys + i % keys]);
+                let none = by_key || pairs[i % (5 * keys)];
+                assert!(if none { *p == 0.0 } else { *p > 0.0 }, "element {i}: {p}");
             }
         }
     }
@@ -340,10 +430,13 @@ mod tests {
                 let x = constant(&normal(batch * keys, 1.0, 4), [keys, batch], DType::F32);
                 x.greater_elem(0.5).transpose()
             };
-            let out = values(&masked_softmax(view.clone(), SCALE, Some(hidden())));
+            let out = values(&masked_softmax(view.clone(), SCALE, Some(hidden()), None));
             let copy: Vec<f32> = before.iter().map(|&x| x as f32).collect();
             let copy = constant(&copy, view.dims(), DType::F32);
-            assert_eq!(out, values(&masked_softmax(copy, SCALE, Some(hidden()))));
+            assert_eq!(
+                out,
+                values(&masked_softmax(copy, SCALE, Some(hidden()), None))
+            );
             assert_eq!(values(&view), before);
         }
     }

@@ -41,6 +41,7 @@ use crate::config::{not_empty, range, share};
 use crate::error::{DataError, Place, SampleError};
 use crate::images;
 use crate::order::{Stream, hash_text, unit};
+use crate::regions;
 use crate::source::{Limits, Source, SourceConfig, Split};
 use crate::sources::listed::{given, spaced, val_fraction};
 use crate::sources::rows::{Span, Spans, each_line, key_of};
@@ -467,8 +468,9 @@ impl Source for Conceptual {
     }
 
     fn image_name(&self, split: Split, index: usize) -> Option<String> {
-        let path = self.image_path(split, index)?;
-        Some(path.file_name()?.to_str()?.to_owned())
+        let (_, path) = self.found(split, index).ok()?;
+        let folders = self.parts.iter().map(|part| part.config.images.as_path());
+        regions::name_within(&path, folders)
     }
 
     fn image_path(&self, split: Split, index: usize) -> Option<PathBuf> {

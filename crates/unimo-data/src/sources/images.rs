@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{DataError, Place, SampleError};
 use crate::images;
+use crate::regions;
 use crate::source::{Limits, Source, SourceConfig, Split};
 use crate::sources::listed::{Held, train_and_val, val_fraction};
 
@@ -200,10 +201,8 @@ impl Source for Pictures {
     }
 
     fn image_name(&self, split: Split, index: usize) -> Option<String> {
-        let path = self.path(split, index);
-        let within = |folder: &PathBuf| path.strip_prefix(folder).ok();
-        let name = self.folders.iter().find_map(within)?;
-        Some(name.to_str()?.to_owned())
+        let folders = self.folders.iter().map(PathBuf::as_path);
+        regions::name_within(&self.path(split, index), folders)
     }
 
     fn image_path(&self, split: Split, index: usize) -> Option<PathBuf> {

@@ -264,14 +264,27 @@ impl Source for OneModality {
     }
 
     fn sample(&self, split: Split, index: usize) -> Result<Sample, SampleError> {
-        Ok(Sample {
+        let of_texts = |captions, phrases| Sample {
             name: self.place(split, index).to_string(),
-            image: self.image(split, index)?,
-            captions: self.captions(split, index)?,
-            phrases: self.phrases(split, index)?,
-            tags: self.tags(split, index)?,
+            captions,
+            phrases,
             ..Sample::default()
-        })
+        };
+        match self.keep {
+            Kept::All | Kept::Texts => Ok(of_texts(
+                self.captions(split, index)?,
+                self.phrases(split, index)?,
+            )),
+            Kept::Images => {
+                let whole = self.source.sample(split, index)?;
+                Ok(Sample {
+                    image: whole.image,
+                    tags: whole.tags,
+                    boxes: whole.boxes,
+                    ..of_texts(Vec::new(), Vec::new())
+                })
+            }
+        }
     }
 
     fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {

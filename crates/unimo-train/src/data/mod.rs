@@ -51,10 +51,22 @@ impl DataArgs {
             data: self.data.clone(),
             set: self.set.clone(),
         };
-        let mut recipe = Recipe::load(name, &overrides)?;
-        // These commands are about the pictures themselves, whatever a model reads of them.
-        recipe.data.regions = None;
+        let recipe = Recipe::load(name, &overrides)?;
         let source = unimo_data::open(&recipe.data)?;
+        Ok((recipe, source))
+    }
+
+    /// As [`open`](Self::open), of the pictures themselves, whether a model reads them or regions of them.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn open_pictures(&self) -> Result<(Recipe, Arc<dyn Source>), TrainError> {
+        let (mut recipe, source) = self.open()?;
+        let source = match recipe.data.regions.take() {
+            Some(_) => unimo_data::open(&recipe.data)?,
+            None => source,
+        };
         Ok((recipe, source))
     }
 }

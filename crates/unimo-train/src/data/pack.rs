@@ -60,7 +60,7 @@ pub fn run(args: &PackArgs) -> Result<(), TrainError> {
     let Some(out) = &args.out else {
         return Ok(());
     };
-    let (_, source) = args.data.open()?;
+    let (_, source) = args.data.open_pictures()?;
     let spec = PackSpec {
         samples: args.samples,
         bytes: args.megabytes.saturating_mul(1_000_000),

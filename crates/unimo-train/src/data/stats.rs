@@ -169,7 +169,7 @@ impl Counted {
 ///
 /// The data cannot be opened or the page cannot be written.
 pub fn run(args: &StatsArgs) -> Result<(), TrainError> {
-    let (recipe, source) = args.data.open()?;
+    let (recipe, source) = args.data.open_pictures()?;
     let tokenizer = TextTokenizer::open(&recipe.data.tokenizer, &*source)?;
     let mut counted = [Counted::default(), Counted::default()];
     each(

@@ -101,7 +101,11 @@ struct Seen {
 fn read(source: &dyn Source, split: Split, index: usize) -> Result<Seen, String> {
     let reason = |error: unimo_data::SampleError| error.reason;
     let sample = source.sample(split, index).map_err(reason)?;
-    let bytes = source.image_bytes(split, index).map_err(reason)?;
+    let bytes = match source.image_bytes(split, index) {
+        // Pictures that are known by regions need not be there themselves.
+        Err(_) if source.region_shape().is_some() => None,
+        bytes => bytes.map_err(reason)?,
+    };
     let picture = match (&bytes, &sample.image) {
         (Some((bytes, _)), _) => Some(hash(bytes)),
         (None, Some(picture)) => Some(hash(picture.as_raw())),

@@ -9,6 +9,7 @@ use burn::tensor::{Int, Tensor};
 use unimo_data::{EvalSet, TextTokenizer};
 use unimo_encoders::backbone::{ImageFeatures, TextFeatures};
 use unimo_encoders::fusion::Keep;
+use unimo_encoders::image::ImageEncoder;
 
 use crate::error::TrainError;
 use crate::model::Model;
@@ -25,7 +26,7 @@ const WORDS_SHOWN: usize = 5;
 /// Side of a patch's picture in the report, in pixels.
 const PATCH_SIDE: u32 = 48;
 
-/// A patch of a held-out picture.
+/// A patch of a held-out picture, or a region, as the only row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Patch {
     image: usize,
@@ -38,6 +39,7 @@ struct Patch {
 pub struct Codes {
     record: CodesRecord,
     patches: Vec<Vec<Patch>>,
+    /// Patches along each side; 0 where pictures are known by regions.
     grid: usize,
 }
 
@@ -61,8 +63,8 @@ pub(crate) fn codes(
 ) -> Option<Codes> {
     let joint = model.backbone.joint.as_ref()?;
     let quantiser = joint.quantiser.as_ref()?;
-    // Of pictures that are known by regions there is no patch to show.
-    let grid = model.backbone.image.as_ref()?.grid();
+    // Of pictures that are known by regions no patch is shown.
+    let grid = model.backbone.image.as_ref().map_or(0, ImageEncoder::grid);
     let mut uses = Uses {
         given: vec![0; quantiser.config.codes],
         ..Uses::default()
@@ -89,14 +91,29 @@ pub(crate) fn codes(
         }
         let image = images.states.last()?.clone();
         let positions = image.dims()[1];
-        let first = positions - grid * grid;
-        let patches = quantiser.nearest_codes(image.narrow(1, first, grid * grid));
+        let count = match (grid, set.source().0.region_shape()) {
+            (0, shape) => shape?.most,
+            (grid, _) => grid * grid,
+        };
+        let columns = if grid == 0 { count } else { grid };
+        let first = positions - count;
+        let padding: Vec<bool> = match &images.mask {
+            Some(mask) => {
+                let hidden = mask.narrow(first, count).hidden();
+                hidden.into_data().iter::<bool>().collect()
+            }
+            None => Vec::new(),
+        };
+        let patches = quantiser.nearest_codes(image.narrow(1, first, count));
         for (at, code) in whole(patches).into_iter().enumerate() {
-            let (pair, patch) = (at / (grid * grid), at % (grid * grid));
+            if padding.get(at).is_some_and(|none| *none) {
+                continue;
+            }
+            let (pair, patch) = (at / count, at % count);
             uses.patches.entry(code).or_default().push(Patch {
                 image: pairs[pair].1,
-                row: patch / grid,
-                column: patch % grid,
+                row: patch / columns,
+                column: patch % columns,
             });
         }
         let text = texts.states.last()?.clone();
@@ -199,7 +216,8 @@ impl Codes {
         std::fs::create_dir_all(&folder).map_err(TrainError::file("create", &folder))?;
         let mut record = self.record.clone();
         for (number, (shown, patches)) in record.shown.iter_mut().zip(&self.patches).enumerate() {
-            for (index, patch) in patches.iter().enumerate() {
+            let patches = patches.iter().filter(|_| self.grid > 0);
+            for (index, patch) in patches.enumerate() {
                 let Some(picture) = set.picture(patch.image)? else {
                     continue;
                 };

@@ -1,5 +1,8 @@
 //! Where phrases are found in pictures: cosines of phrases with patches or regions after the cross-modal encoder, drawn, and, where the
-//! boxes of objects are known, how often the middle of the nearest one lies in one of them.
+//! boxes of objects are known, how often the middle of the nearest one lies in one of them. Boxes are not read beside a detector's
+//! features.
+
+use std::rc::Rc;
 
 use image::{Rgb, RgbImage};
 use unimo_data::images::Resize;
@@ -22,8 +25,6 @@ pub const CAPTIONS: usize = 500;
 /// Pictures that are drawn, and phrases of each.
 const PICTURES: usize = 8;
 const PHRASES: usize = 4;
-/// Cells on each side of a drawing of regions.
-const REGION_GRID: usize = 64;
 /// Side of a drawn picture, in pixels.
 const SIDE: u32 = 128;
 
@@ -32,12 +33,14 @@ const SIDE: u32 = 128;
 struct Found {
     image: usize,
     phrase: String,
-    /// Cosine of each cell of the grid that is drawn, row by row; none where no region lies.
-    cosines: Vec<Option<f32>>,
+    /// Cosine of each place.
+    cosines: Vec<f32>,
+    places: Rc<Places>,
     boxes: Vec<[f32; 4]>,
 }
 
 /// Where the positions of a picture lie.
+#[derive(Debug)]
 enum Places {
     /// On a grid, row by row.
     Patches(usize),
@@ -57,23 +60,21 @@ impl Places {
         }
     }
 
-    /// Cosines as a grid: of regions each cell has the highest of those that it lies in.
-    fn on_grid(&self, cosines: &[f32], grid: usize) -> Vec<Option<f32>> {
+    /// The cosine at a point, of regions the highest of those that it lies in; none where there is no region.
+    fn at(&self, cosines: &[f32], [x, y]: [f32; 2]) -> Option<f32> {
         match self {
-            Self::Patches(_) => cosines.iter().copied().map(Some).collect(),
-            Self::Regions(boxes) => middles(grid)
-                .into_iter()
-                .map(|[x, y]| {
-                    boxes
-                        .iter()
-                        .zip(cosines)
-                        .filter(|([x1, y1, x2, y2], _)| {
-                            (*x1..=*x2).contains(&x) && (*y1..=*y2).contains(&y)
-                        })
-                        .map(|(_, cosine)| *cosine)
-                        .max_by(f32::total_cmp)
+            Self::Patches(grid) => {
+                let cell = |at: f32| ((at * *grid as f32) as usize).min(grid - 1);
+                cosines.get(cell(y) * grid + cell(x)).copied()
+            }
+            Self::Regions(boxes) => boxes
+                .iter()
+                .zip(cosines)
+                .filter(|([x1, y1, x2, y2], _)| {
+                    (*x1..=*x2).contains(&x) && (*y1..=*y2).contains(&y)
                 })
-                .collect(),
+                .map(|(_, cosine)| *cosine)
+                .max_by(f32::total_cmp),
         }
     }
 }
@@ -83,7 +84,6 @@ impl Places {
 pub struct Phrases {
     found: Vec<Found>,
     pointing: Pointing,
-    grid: usize,
 }
 
 /// Looks for the phrases of held-out captions in their pictures; none where texts have no concepts. `features` gives the features
@@ -97,7 +97,6 @@ pub(crate) fn phrases(
 ) -> Option<Phrases> {
     let reader = set.concepts()?;
     let patches = model.backbone.image.as_ref().map(ImageEncoder::grid);
-    let grid = patches.unwrap_or(REGION_GRID);
     let first_captions = set.items().iter().enumerate();
     let pairs: Vec<(usize, usize)> = first_captions
         .filter(|(_, item)| !item.captions.is_empty())
@@ -107,7 +106,6 @@ pub(crate) fn phrases(
     let mut all = Phrases {
         found: Vec::new(),
         pointing: Pointing::default(),
-        grid,
     };
     let (source, split) = set.source();
     for pairs in pairs.chunks(recipe.eval.batch_size) {
@@ -127,20 +125,17 @@ pub(crate) fn phrases(
         for (row, (caption, image)) in pairs.iter().enumerate() {
             let encoded = set.encode(*caption, tokenizer, recipe.data.max_text_length);
             let end = encoded.ids.len().saturating_sub(1);
-            // Boxes come with the picture, which is not worth reading where nothing is known of it.
+            // Boxes come with the picture, which is not worth reading where nothing is known of it; regions come with the sample.
             let index = set.items()[*image].index;
             let tagged = source.tags(split, index).is_ok_and(|tags| !tags.is_empty());
-            let sample = match tagged {
+            let sample = match tagged || patches.is_none() {
                 true => source.sample(split, index).unwrap_or_default(),
                 false => Sample::default(),
             };
-            let places = match patches {
-                Some(grid) => Places::Patches(grid),
-                None => {
-                    let regions = source.regions(split, index).ok().flatten();
-                    Places::Regions(regions.unwrap_or_default().boxes)
-                }
-            };
+            let places = Rc::new(match (patches, sample.regions) {
+                (Some(grid), _) => Places::Patches(grid),
+                (None, regions) => Places::Regions(regions.unwrap_or_default().boxes),
+            });
             let middles = places.middles();
             for at in end - encoded.concepts..end {
                 let Some(phrase) = reader.name(encoded.ids[at]) else {
@@ -158,7 +153,8 @@ pub(crate) fn phrases(
                 all.found.push(Found {
                     image: *image,
                     phrase: phrase.to_owned(),
-                    cosines: places.on_grid(of_row, grid),
+                    cosines: of_row.to_vec(),
+                    places: Rc::clone(&places),
                     boxes,
                 });
             }
@@ -220,7 +216,7 @@ impl Phrases {
             for (index, found) in own.take(PHRASES).enumerate() {
                 let name = format!("phrases/{number}-{index}.png");
                 let path = run.join(&name);
-                let drawn = draw(&square, found, self.grid);
+                let drawn = draw(&square, found);
                 drawn.save(&path).map_err(|e| TrainError::Run {
                     path,
                     reason: e.to_string(),
@@ -260,19 +256,19 @@ impl Phrases {
 }
 
 /// The picture in grey with the cosines over it, from none at the lowest to full colour at the highest, and its boxes.
-fn draw(square: &RgbImage, found: &Found, grid: usize) -> RgbImage {
+fn draw(square: &RgbImage, found: &Found) -> RgbImage {
     const HEAT: [f32; 3] = [235.0, 60.0, 20.0];
     const STRONGEST: f32 = 0.8;
     let mut picture =
         image::imageops::resize(square, SIDE, SIDE, image::imageops::FilterType::Triangle);
-    let known = || found.cosines.iter().flatten().copied();
+    let known = || found.cosines.iter().copied();
     let (low, high) = (
         known().fold(f32::INFINITY, f32::min),
         known().fold(f32::NEG_INFINITY, f32::max),
     );
     for (x, y, pixel) in picture.enumerate_pixels_mut() {
-        let cell = |at: u32| (at as usize * grid / SIDE as usize).min(grid - 1);
-        let cosine = found.cosines[cell(y) * grid + cell(x)];
+        let share = |at: u32| (at as f32 + 0.5) / SIDE as f32;
+        let cosine = found.places.at(&found.cosines, [share(x), share(y)]);
         // Squared: what is near the highest is what is pointed at.
         let share = cosine.map_or(0.0, |cosine| {
             (cosine - low) / (high - low).max(f32::EPSILON)

@@ -194,7 +194,7 @@ pub struct WordGates {
 pub struct PhrasesRecord {
     /// Phrases of which boxes are known.
     pub phrases: u64,
-    /// Share of them whose nearest patch lies in one of their boxes.
+    /// Share of them whose nearest patch or region lies in one of their boxes.
     #[serde(default)]
     pub accuracy: Option<f64>,
     /// What the picture's centre would have got right.
