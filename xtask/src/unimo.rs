@@ -267,13 +267,15 @@ mod tests {
     }
 
     #[test]
-    fn only_what_takes_steps_has_huge_pages() {
+    fn only_what_takes_steps_sets_the_allocator() {
         if env::var_os(ALLOCATOR).is_some() {
             return;
         }
         for (line, expected) in [
             ("train tiny", true),
             ("bench step", true),
+            ("data bench", true),
+            ("data verify", false),
             ("score run", false),
             ("", false),
         ] {

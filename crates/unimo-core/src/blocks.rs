@@ -69,6 +69,32 @@ impl FeedForward {
     }
 }
 
+/// The states after the last `keep` of `blocks`, the last one last; a `keep` above the number of blocks ends with `x` as the first.
+///
+/// # Shapes
+///
+/// - x: `[B, L, D]`
+/// - output: `keep` times `[B, L, D]`
+pub fn last_states<B>(
+    blocks: &[B],
+    mut x: Tensor<3>,
+    keep: usize,
+    forward: impl Fn(&B, Tensor<3>) -> Tensor<3>,
+) -> Vec<Tensor<3>> {
+    let states = blocks.len() + 1;
+    let mut kept = Vec::with_capacity(keep.min(states));
+    if keep >= states {
+        kept.push(x.clone());
+    }
+    for (i, block) in blocks.iter().enumerate() {
+        x = forward(block, x);
+        if i + 1 + keep >= states {
+            kept.push(x.clone());
+        }
+    }
+    kept
+}
+
 /// BERT's block: the norm follows the residual sum.
 #[derive(Module, Debug)]
 pub struct PostNormBlock {

@@ -29,6 +29,15 @@ impl PaddingMask {
         ))
     }
 
+    /// Of rows without padding.
+    ///
+    /// # Shapes
+    ///
+    /// - mask: `[B, L]` with `B = rows`, `L = length`
+    pub fn none(rows: usize, length: usize, device: &Device) -> Self {
+        Self::from_lengths(&vec![length; rows], length, device)
+    }
+
     /// From a Hugging Face `attention_mask`: 1 shows, 0 hides.
     ///
     /// # Shapes

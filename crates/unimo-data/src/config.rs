@@ -368,6 +368,11 @@ impl DataConfig {
         Ok(())
     }
 
+    /// Numbers of a region, where pictures are known by regions.
+    pub fn region_features(&self) -> Option<usize> {
+        self.regions.as_ref().map(|r| r.shape().features)
+    }
+
     /// Takes relative paths as relative to `folder`, such as the recipe's own.
     pub fn rebase(&mut self, folder: &Path) {
         let rebase = |path: &mut PathBuf| {

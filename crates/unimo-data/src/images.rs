@@ -81,6 +81,22 @@ impl Part {
             height: picture.height(),
         }
     }
+
+    /// What lies in a box, x1, y1, x2, y2 as shares of width and height: at least one pixel.
+    pub fn of_box(picture: &RgbImage, [x1, y1, x2, y2]: [f32; 4]) -> Self {
+        let (width, height) = picture.dimensions();
+        let edge = |share: f32, side: u32| (f64::from(share) * f64::from(side)).round() as u32;
+        let (left, top) = (
+            edge(x1, width).min(width - 1),
+            edge(y1, height).min(height - 1),
+        );
+        Self {
+            left,
+            top,
+            width: edge(x2, width).max(left + 1) - left,
+            height: edge(y2, height).max(top + 1) - top,
+        }
+    }
 }
 
 /// Bytes of a file per allowed pixel: no sensible encoding needs more than 16-bit RGBA does.

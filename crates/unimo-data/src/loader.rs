@@ -363,6 +363,17 @@ struct Made {
     second_view: Vec<f32>,
 }
 
+/// A mixture sees to it that a batch is of one kind; so `found` of its samples have something if all or none have it.
+fn all_or_none(batch: u64, found: usize, samples: usize, what: &str) -> Result<(), DataError> {
+    match found == 0 || found == samples {
+        true => Ok(()),
+        false => Err(DataError::Worker {
+            batch,
+            reason: format!("{found} of {samples} samples have {what}"),
+        }),
+    }
+}
+
 impl Maker {
     /// Batch number `batch` of the run; none if the loader was dropped meanwhile.
     fn batch(&self, batch: u64, stop: &AtomicBool) -> Result<Option<Batch>, DataError> {
@@ -376,14 +387,8 @@ impl Maker {
             made.push(self.usable(position, &mut pixels)?);
         }
         let side = spec.images.size;
-        // A mixture sees to it that a batch is of one kind.
         let pictures = pixels.len() / spec.images.values();
-        if pictures != 0 && pictures != made.len() {
-            return Err(DataError::Worker {
-                batch,
-                reason: format!("{pictures} of {} samples have a picture", made.len()),
-            });
-        }
+        all_or_none(batch, pictures, made.len(), "a picture")?;
         let regions = self.regions(batch, &made)?;
         let images = (pictures > 0).then_some(Images {
             pixels,
@@ -457,13 +462,7 @@ impl Maker {
         else {
             return Ok(None);
         };
-        // As with pictures: a mixture sees to it that a batch is of one kind.
-        if found.len() != made.len() {
-            return Err(DataError::Worker {
-                batch,
-                reason: format!("{} of {} samples have regions", found.len(), made.len()),
-            });
-        }
+        all_or_none(batch, found.len(), made.len(), "regions")?;
         Ok(Some(regions::pad(&found, shape)))
     }
 
@@ -630,12 +629,7 @@ impl Maker {
         if encoded.is_empty() {
             return Ok(None);
         }
-        if encoded.len() != made.len() {
-            return Err(DataError::Worker {
-                batch,
-                reason: format!("{} of {} samples have a caption", encoded.len(), made.len()),
-            });
-        }
+        all_or_none(batch, encoded.len(), made.len(), "a caption")?;
         let mut texts = spec.tokenizer.pad(&encoded, spec.max_text_length, spec.pad);
         if spec.concepts.is_some() {
             texts.concepts = Some(encoded.iter().map(|text| text.concepts).collect());

@@ -293,22 +293,9 @@ impl WithRegions {
     /// The boxes of a sample, cut out.
     fn cut(&self, spec: &ImageSpec, sample: &Sample) -> Result<PictureRegions, String> {
         let picture = sample.image.as_ref().ok_or("no picture")?;
-        let (width, height) = picture.dimensions();
         let mut regions = PictureRegions::default();
         for bounds in sample.boxes.iter().take(self.shape.most) {
-            let edge = |share: f32, side: u32| (share * side as f32).round() as u32;
-            let [x1, y1, x2, y2] = *bounds;
-            let (left, top) = (
-                edge(x1, width).min(width - 1),
-                edge(y1, height).min(height - 1),
-            );
-            let part = Part {
-                left,
-                top,
-                width: edge(x2, width).max(left + 1) - left,
-                height: edge(y2, height).max(top + 1) - top,
-            };
-            let square = spec.square_of(picture, part)?;
+            let square = spec.square_of(picture, Part::of_box(picture, *bounds))?;
             spec.normalise(&square, &mut regions.features);
             regions.features.extend(position(*bounds));
             regions.boxes.push(*bounds);

@@ -8,7 +8,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{FloatDType, Tensor, TensorData, assert_shape};
 use serde::{Deserialize, Serialize};
 use unimo_core::batch::Images;
-use unimo_core::blocks::{BlockConfig, PreNormBlock};
+use unimo_core::blocks::{self, BlockConfig, PreNormBlock};
 use unimo_core::config::{self, ConfigError};
 use unimo_core::init::Init;
 use unimo_core::layers::{Activation, Dropout, LayerNorm, Linear, cast, same_dtype};
@@ -196,22 +196,13 @@ impl ImageEncoder {
         }
         x = self.dropout.forward(x);
         let mask = further.map(|(further, mask)| {
-            let shown = PaddingMask::from_lengths(&vec![positions; rows], positions, &x.device());
+            let shown = PaddingMask::none(rows, positions, &x.device());
             x = Tensor::cat(vec![x.clone(), further], 1);
             PaddingMask::join(vec![shown, mask.clone()])
         });
-        let states = self.layers.len() + 1;
-        let mut kept = Vec::with_capacity(keep.min(states));
-        if keep >= states {
-            kept.push(x.clone());
-        }
-        for (i, layer) in self.layers.iter().enumerate() {
-            x = layer.forward(x, mask.as_ref());
-            if i + 1 + keep >= states {
-                kept.push(x.clone());
-            }
-        }
-        kept
+        blocks::last_states(&self.layers, x, keep, |block, x| {
+            block.forward(x, mask.as_ref())
+        })
     }
 
     /// The final norm.

@@ -164,7 +164,7 @@ impl JointEncoder {
             (None, Some((image, _))) => (image.dims()[0], image.device()),
             (None, None) => unreachable!("invariant: a pass has a text or an image"),
         };
-        let shown = |count| PaddingMask::from_hidden(none_hidden(rows, count, &device));
+        let shown = |count| PaddingMask::none(rows, count, &device);
         let image = image.map(|(image, mask)| {
             let [_, positions, _] = image.dims();
             let mask = mask.cloned().unwrap_or_else(|| shown(positions));
@@ -291,14 +291,6 @@ impl JointEncoder {
         let all_see_all = view.prefix.is_none() && (!grounded || v == 0 || t == 0);
         (!all_see_all).then(|| PairMask::new([total; 2], device, hides))
     }
-}
-
-/// `[B, count]`, nothing hidden.
-fn none_hidden(rows: usize, count: usize, device: &Device) -> Tensor<2, Bool> {
-    Tensor::<2, Bool>::from_data(
-        TensorData::new(vec![false; rows * count], [rows, count]),
-        device,
-    )
 }
 
 #[cfg(all(test, feature = "flex"))]

@@ -11,7 +11,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{FloatDType, Tensor, TensorData, assert_shape};
 use serde::{Deserialize, Serialize};
 use unimo_core::batch::Regions;
-use unimo_core::blocks::{BlockConfig, PostNormBlock};
+use unimo_core::blocks::{self, BlockConfig, PostNormBlock};
 use unimo_core::config::{self, ConfigError};
 use unimo_core::init::Init;
 use unimo_core::layers::{Activation, Dropout, LayerNorm, Linear, cast, same_dtype};
@@ -142,25 +142,17 @@ impl RegionEncoder {
             .embedding_norm
             .forward(Tensor::cat(vec![class, regions], 1));
         let mut parts = vec![self.dropout.forward(own)];
-        let shown = PaddingMask::from_lengths(&vec![1; rows], 1, &input.features.device());
+        let shown = PaddingMask::none(rows, 1, &input.features.device());
         let mut masks = vec![shown, input.mask.clone()];
         if let Some((further, mask)) = further {
             parts.push(further);
             masks.push(mask.clone());
         }
-        let mut x = Tensor::cat(parts, 1);
+        let x = Tensor::cat(parts, 1);
         let mask = PaddingMask::join(masks);
-        let states = self.layers.len() + 1;
-        let mut kept = Vec::with_capacity(keep.min(states));
-        if keep >= states {
-            kept.push(x.clone());
-        }
-        for (i, layer) in self.layers.iter().enumerate() {
-            x = layer.forward(x, Some(&mask));
-            if i + 1 + keep >= states {
-                kept.push(x.clone());
-            }
-        }
+        let kept = blocks::last_states(&self.layers, x, keep, |block, x| {
+            block.forward(x, Some(&mask))
+        });
         (kept, mask)
     }
 }

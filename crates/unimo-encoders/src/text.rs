@@ -7,7 +7,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData, assert_shape};
 use serde::{Deserialize, Serialize};
-use unimo_core::blocks::{BlockConfig, PostNormBlock};
+use unimo_core::blocks::{self, BlockConfig, PostNormBlock};
 use unimo_core::config::{self, ConfigError};
 use unimo_core::init::Init;
 use unimo_core::layers::{Activation, Dropout, Embedding, LayerNorm, cast};
@@ -225,23 +225,12 @@ impl TextEncoder {
     /// - ids, positions, mask: `[B, L]`
     /// - output: `keep` times `[B, L, D]`
     pub fn forward(&self, input: &TextInput, keep: usize) -> Vec<Tensor<3>> {
-        let mut x = self.embed(input, 0);
+        let x = self.embed(input, 0);
         let hidden = Hidden {
             keys: Some(&input.mask),
             pairs: input.pairs.as_ref(),
         };
-        let states = self.layers.len() + 1;
-        let mut kept = Vec::with_capacity(keep.min(states));
-        if keep >= states {
-            kept.push(x.clone());
-        }
-        for (i, layer) in self.layers.iter().enumerate() {
-            x = layer.forward(x, hidden);
-            if i + 1 + keep >= states {
-                kept.push(x.clone());
-            }
-        }
-        kept
+        blocks::last_states(&self.layers, x, keep, |block, x| block.forward(x, hidden))
     }
 }
 

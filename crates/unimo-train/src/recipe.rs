@@ -381,7 +381,7 @@ impl Recipe {
                 format_args!("must equal model.image.image_size = {image_size}"),
             )?;
         }
-        let of_data = self.data.regions.as_ref().map(|r| r.shape().features);
+        let of_data = self.data.region_features();
         let of_model = self.model.regions.as_ref().map(|r| r.features);
         match (of_data, of_model) {
             (None, Some(_)) => ConfigError::unless(

@@ -242,12 +242,10 @@ impl Recipe {
                 }
                 if let Some(data) = &stage.data {
                     let base = &self.data;
-                    let features =
-                        |data: &DataConfig| data.regions.as_ref().map(|r| r.shape().features);
                     ConfigError::unless(
                         data.image_size == base.image_size
                             && data.concepts == base.concepts
-                            && features(data) == features(base),
+                            && data.region_features() == base.region_features(),
                         "data",
                         "another image_size, concepts or features of regions",
                         "must have those of [data]: the model is the same",

@@ -628,15 +628,9 @@ impl Listed {
         if row.crop == NONE {
             return Ok(picture);
         }
-        let [x1, y1, x2, y2] = self.shares(row, self.crops[row.crop as usize], &picture)?;
-        let (width, height) = picture.dimensions();
-        let edge = |share: f32, side: u32| (f64::from(share) * f64::from(side)).round() as u32;
-        let (x, y) = (
-            edge(x1, width).min(width - 1),
-            edge(y1, height).min(height - 1),
-        );
-        let (right, bottom) = (edge(x2, width).max(x + 1), edge(y2, height).max(y + 1));
-        let cut = image::imageops::crop_imm(&picture, x, y, right - x, bottom - y);
+        let bounds = self.shares(row, self.crops[row.crop as usize], &picture)?;
+        let part = images::Part::of_box(&picture, bounds);
+        let cut = image::imageops::crop_imm(&picture, part.left, part.top, part.width, part.height);
         Ok(cut.to_image())
     }
 }

@@ -264,27 +264,20 @@ impl Source for OneModality {
     }
 
     fn sample(&self, split: Split, index: usize) -> Result<Sample, SampleError> {
-        let of_texts = |captions, phrases| Sample {
-            name: self.place(split, index).to_string(),
-            captions,
-            phrases,
-            ..Sample::default()
+        let whole = match self.keep {
+            // A picture that is not kept is not read.
+            Kept::Texts => Sample::default(),
+            Kept::All | Kept::Images => self.source.sample(split, index)?,
         };
-        match self.keep {
-            Kept::All | Kept::Texts => Ok(of_texts(
-                self.captions(split, index)?,
-                self.phrases(split, index)?,
-            )),
-            Kept::Images => {
-                let whole = self.source.sample(split, index)?;
-                Ok(Sample {
-                    image: whole.image,
-                    tags: whole.tags,
-                    boxes: whole.boxes,
-                    ..of_texts(Vec::new(), Vec::new())
-                })
-            }
-        }
+        Ok(Sample {
+            name: self.place(split, index).to_string(),
+            captions: self.captions(split, index)?,
+            phrases: self.phrases(split, index)?,
+            image: whole.image,
+            tags: whole.tags,
+            boxes: whole.boxes,
+            ..Sample::default()
+        })
     }
 
     fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {

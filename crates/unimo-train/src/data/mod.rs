@@ -42,6 +42,12 @@ impl DataArgs {
     ///
     /// The recipe or the data cannot be read.
     pub fn open(&self) -> Result<(Recipe, Arc<dyn Source>), TrainError> {
+        let recipe = self.recipe()?;
+        let source = unimo_data::open(&recipe.data)?;
+        Ok((recipe, source))
+    }
+
+    fn recipe(&self) -> Result<Recipe, TrainError> {
         let name = match (&self.recipe, &self.data) {
             (Some(given), _) => given,
             (None, Some(_)) => "unimo3-small",
@@ -51,9 +57,7 @@ impl DataArgs {
             data: self.data.clone(),
             set: self.set.clone(),
         };
-        let recipe = Recipe::load(name, &overrides)?;
-        let source = unimo_data::open(&recipe.data)?;
-        Ok((recipe, source))
+        Recipe::load(name, &overrides)
     }
 
     /// As [`open`](Self::open), of the pictures themselves, whether a model reads them or regions of them.
@@ -62,11 +66,9 @@ impl DataArgs {
     ///
     /// As [`open`](Self::open).
     pub fn open_pictures(&self) -> Result<(Recipe, Arc<dyn Source>), TrainError> {
-        let (mut recipe, source) = self.open()?;
-        let source = match recipe.data.regions.take() {
-            Some(_) => unimo_data::open(&recipe.data)?,
-            None => source,
-        };
+        let mut recipe = self.recipe()?;
+        recipe.data.regions = None;
+        let source = unimo_data::open(&recipe.data)?;
         Ok((recipe, source))
     }
 }
