@@ -3,7 +3,8 @@
 Usage: python pixels.py OUT_DIR      (pip install torch transformers safetensors pillow; written with transformers 5.23,
 Pillow 13.0). The pictures are smooth noise with edges, of odd sizes, stored as PNG; expected.safetensors holds PROCESSOR.NAME, the pixels
 as bytes [3, S, S] before normalisation, and PROCESSOR.NAME.normalised for one picture. PROCESSOR.json is the
-preprocessor_config.json that `save_pretrained` writes.
+preprocessor_config.json that `save_pretrained` writes. jpeg/KIND.jpg is one picture in every form of JPEG that Pillow writes,
+jpeg/expected.safetensors what Pillow reads it as, bytes [H, W, 3].
 """
 import pathlib
 import sys
@@ -39,6 +40,19 @@ for name, (width, height) in SIZES.items():
         if name == "tall":
             whole = processor(picture, return_tensors="np")["pixel_values"][0]
             expected[f"{kind}.{name}.normalised"] = torch.from_numpy(np.ascontiguousarray(whole).astype(np.float32))
+    if name == "small":
+        jpegs, read = OUT / "jpeg", {}
+        jpegs.mkdir(exist_ok=True)
+        kinds = {f"{chroma}-{'progressive' if progressive else 'baseline'}": ("RGB", dict(subsampling=chroma, progressive=progressive))
+                 for chroma in ("444", "422", "420") for progressive in (False, True)}
+        kinds |= {"restart": ("RGB", dict(subsampling="420", restart_marker_blocks=2)), "optimised": ("RGB", dict(optimize=True)),
+                  "low": ("RGB", dict(quality=12)), "grey": ("L", {}), "cmyk": ("CMYK", {})}
+        for jpeg, (mode, options) in kinds.items():
+            options = {"quality": 85, **options}
+            options["subsampling"] = {"444": "4:4:4", "422": "4:2:2", "420": "4:2:0"}[options.get("subsampling", "420")]
+            picture.convert(mode).save(jpegs / f"{jpeg}.jpg", **options)
+            read[jpeg] = torch.from_numpy(np.array(Image.open(jpegs / f"{jpeg}.jpg").convert("RGB")))
+        save_file(read, jpegs / "expected.safetensors")
 for kind, processor in PROCESSORS.items():
     processor.save_pretrained(OUT)
     (OUT / "preprocessor_config.json").rename(OUT / f"{kind}.json")

@@ -1,4 +1,4 @@
-//! Pictures become what Hugging Face's image processors make of them.
+//! Pictures are read as Pillow reads them and become what Hugging Face's image processors make of them.
 
 use std::path::PathBuf;
 
@@ -8,6 +8,8 @@ use unimo_tests::fixture;
 
 /// Both sides compute in fixed point with their own rounding, twice (across, then down).
 const WORST_LEVEL: i64 = 1;
+/// Four inks are read by another decoder than libjpeg-turbo's port, with its own inverse DCT and chroma upsampling.
+const WORST_LEVEL_OF_INK: i64 = 8;
 /// Of 255 levels, on average.
 const MEAN_LEVEL: f64 = 0.2;
 /// f32 rounding of (value / 255 - mean) / std.
@@ -41,6 +43,42 @@ fn pictures_equal_hugging_faces_processors() {
                 "{kind}, {name}: worst {worst}, mean {mean}"
             );
         }
+    }
+}
+
+#[test]
+fn jpegs_are_read_as_pillow_reads_them() {
+    let folder = folder().join("jpeg");
+    let mut expected = SafetensorsFile::open(&folder.join("expected.safetensors")).unwrap();
+    for kind in [
+        "444-baseline",
+        "444-progressive",
+        "422-baseline",
+        "422-progressive",
+        "420-baseline",
+        "420-progressive",
+        "restart",
+        "optimised",
+        "low",
+        "grey",
+        "cmyk",
+    ] {
+        let picture = images::read(&folder.join(format!("{kind}.jpg")), 1 << 20).unwrap();
+        let (theirs, shape) = expected.integers(kind).unwrap();
+        let (width, height) = picture.dimensions();
+        assert_eq!(shape, [height as usize, width as usize, 3], "{kind}");
+        let worst = picture
+            .as_raw()
+            .iter()
+            .zip(&theirs)
+            .map(|(ours, theirs)| (i64::from(*ours) - theirs).abs())
+            .max();
+        let allowed = if kind == "cmyk" {
+            WORST_LEVEL_OF_INK
+        } else {
+            0
+        };
+        assert!(worst <= Some(allowed), "{kind}: off by {worst:?} levels");
     }
 }
 

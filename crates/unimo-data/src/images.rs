@@ -113,6 +113,26 @@ pub(crate) fn largest_file(max_pixels: u64) -> u64 {
         .saturating_add(FILE_BYTES_FREE)
 }
 
+/// Bytes that a decoder may hold.
+pub(crate) fn decoder_bytes(max_pixels: u64) -> u64 {
+    max_pixels
+        .saturating_mul(DECODER_BYTES_PER_PIXEL)
+        .saturating_add(FILE_BYTES_FREE)
+}
+
+/// Refuses a picture for the size that its header states.
+pub(crate) fn refuse_size(width: u32, height: u32, max_pixels: u64) -> Result<(), String> {
+    if width == 0 || height == 0 {
+        return Err(format!("the picture has no pixels ({width} x {height})"));
+    }
+    match u64::from(width) * u64::from(height) > max_pixels {
+        true => Err(format!(
+            "{width} x {height} pixels are more than `data.max_pixels` = {max_pixels}"
+        )),
+        false => Ok(()),
+    }
+}
+
 /// Reads a picture; see [`decode`].
 ///
 /// # Errors
@@ -186,8 +206,13 @@ fn decode_caught(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, String> {
     let mut reader = ImageReader::new(Cursor::new(bytes))
         .with_guessed_format()
         .map_err(|error| error.to_string())?;
-    let format = match reader.format() {
-        Some(format @ (ImageFormat::Jpeg | ImageFormat::Png | ImageFormat::WebP)) => format,
+    match reader.format() {
+        Some(ImageFormat::Jpeg) => {
+            if let Some(picture) = crate::jpeg::decode(bytes, max_pixels)? {
+                return Ok(picture);
+            }
+        }
+        Some(ImageFormat::Png | ImageFormat::WebP) => {}
         Some(other) => {
             return Err(format!(
                 "it is a {} file, not JPEG, PNG or WebP",
@@ -195,63 +220,17 @@ fn decode_caught(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, String> {
             ));
         }
         None => return Err("not a JPEG, PNG or WebP file".to_owned()),
-    };
+    }
     let mut limits = Limits::no_limits();
-    limits.max_alloc = Some(
-        max_pixels
-            .saturating_mul(DECODER_BYTES_PER_PIXEL)
-            .saturating_add(FILE_BYTES_FREE),
-    );
+    limits.max_alloc = Some(decoder_bytes(max_pixels));
     reader.limits(limits);
     let mut decoder = reader.into_decoder().map_err(|error| error.to_string())?;
     let (width, height) = decoder.dimensions();
-    if width == 0 || height == 0 {
-        return Err(format!("the picture has no pixels ({width} x {height})"));
-    }
-    if u64::from(width) * u64::from(height) > max_pixels {
-        return Err(format!(
-            "{width} x {height} pixels are more than `data.max_pixels` = {max_pixels}"
-        ));
-    }
-    // The JPEG decoder fills what is missing with grey, so it has to be asked first whether something is.
-    if format == ImageFormat::Jpeg && !jpeg_is_complete(bytes) {
-        return Err("truncated JPEG: no end-of-image marker".to_owned());
-    }
+    refuse_size(width, height, max_pixels)?;
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     let mut picture = DynamicImage::from_decoder(decoder).map_err(|error| error.to_string())?;
     picture.apply_orientation(orientation);
     Ok(over_white(picture))
-}
-
-/// Whether an end-of-image marker follows the first scan (ITU-T T.81, annex B).
-fn jpeg_is_complete(bytes: &[u8]) -> bool {
-    const START_OF_SCAN: u8 = 0xda;
-    const END_OF_IMAGE: u8 = 0xd9;
-    let mut at = 2;
-    let mut scanned = false;
-    while let Some(&byte) = bytes.get(at) {
-        let Some(&marker) = bytes.get(at + 1) else {
-            return false;
-        };
-        if byte != 0xff {
-            at += 1;
-            continue;
-        }
-        match marker {
-            END_OF_IMAGE if scanned => return true,
-            // Fill bytes, stuffed zeros, restart markers and markers without a segment.
-            0xff => at += 1,
-            0x00 | 0x01 | 0xd0..=0xd9 => at += 2,
-            _ => {
-                scanned |= marker == START_OF_SCAN;
-                let (Some(&high), Some(&low)) = (bytes.get(at + 2), bytes.get(at + 3)) else {
-                    return false;
-                };
-                at += 2 + usize::from(u16::from_be_bytes([high, low])).max(2);
-            }
-        }
-    }
-    false
 }
 
 fn over_white(picture: DynamicImage) -> RgbImage {

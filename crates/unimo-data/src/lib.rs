@@ -6,6 +6,7 @@ pub mod config;
 pub mod error;
 pub mod eval_set;
 pub mod images;
+mod jpeg;
 pub mod loader;
 pub mod masking;
 mod order;
