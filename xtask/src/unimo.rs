@@ -165,8 +165,34 @@ fn wait(mut child: Child, announce: impl FnOnce()) -> io::Result<ExitStatus> {
 const ALLOCATOR: &str = "GLIBC_TUNABLES";
 /// Every operation on the CPU takes fresh memory, so a training step maps, clears and gives back pages all the time. It does so
 /// less often with 2 MiB at once, and hardly ever if memory that was given back is kept for the next step, which glibc does by
-/// itself only now and then. 32 MiB is the most that every version of it accepts.
-const FOR_STEPS: &str = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=8589934592";
+/// itself only now and then.
+const FOR_STEPS: &str =
+    "glibc.malloc.hugetlb=1:glibc.malloc.trim_threshold=8589934592:glibc.malloc.mmap_threshold=";
+/// From here on a piece of memory is mapped alone and given back with it: none is that large, ...
+const MAP_FROM: &str = "4294967296";
+/// ... or as few as can be, where more is refused as a whole.
+const MAP_FROM_BEFORE_2_35: &str = "33554432";
+
+/// The settings for the C library that `getconf GNU_LIBC_VERSION` names, `glibc 2.36`.
+fn for_steps(library: &str) -> String {
+    let version = library.trim().strip_prefix("glibc ").and_then(|version| {
+        let (major, minor) = version.split_once('.')?;
+        let minor = minor.split('.').next()?;
+        Some((major.parse::<u32>().ok()?, minor.parse::<u32>().ok()?))
+    });
+    let map_from = match version {
+        Some(version) if version >= (2, 35) => MAP_FROM,
+        _ => MAP_FROM_BEFORE_2_35,
+    };
+    format!("{FOR_STEPS}{map_from}")
+}
+
+/// What the system says its C library is; nothing where it does not say.
+fn c_library() -> String {
+    let said = Command::new("getconf").arg("GNU_LIBC_VERSION").output();
+    said.map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+        .unwrap_or_default()
+}
 
 /// The commands of `unimo` that take steps or make batches. The others read a model and are done, and clearing huge pages once costs
 /// more than it saves.
@@ -189,7 +215,7 @@ fn command<A: AsRef<OsStr>>(binary: &Path, args: impl IntoIterator<Item = A>) ->
             .all(|name| args.next() == Some(OsStr::new(name)))
     };
     if TAKE_STEPS.iter().any(begins) && env::var_os(ALLOCATOR).is_none() {
-        command.env(ALLOCATOR, FOR_STEPS);
+        command.env(ALLOCATOR, for_steps(&c_library()));
     }
     command
 }
@@ -283,6 +309,21 @@ mod tests {
             let set = command.get_envs().any(|(name, _)| name == ALLOCATOR);
             assert_eq!(set, expected, "{line}");
             assert_eq!(command.get_args().count(), line.split_whitespace().count());
+        }
+    }
+
+    #[test]
+    fn a_threshold_is_one_that_the_c_library_accepts() {
+        for (library, expected) in [
+            ("glibc 2.35\n", MAP_FROM),
+            ("glibc 2.40", MAP_FROM),
+            ("glibc 3.0", MAP_FROM),
+            ("glibc 2.34\n", MAP_FROM_BEFORE_2_35),
+            ("glibc 2.4.1", MAP_FROM_BEFORE_2_35),
+            ("musl", MAP_FROM_BEFORE_2_35),
+            ("", MAP_FROM_BEFORE_2_35),
+        ] {
+            assert_eq!(for_steps(library), format!("{FOR_STEPS}{expected}"));
         }
     }
 
