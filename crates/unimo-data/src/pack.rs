@@ -192,7 +192,11 @@ impl Record {
         })
     }
 
-    pub(crate) fn into_sample(self, image: Option<RgbImage>) -> Sample {
+    pub(crate) fn into_sample(
+        self,
+        image: Option<RgbImage>,
+        second_image: Option<RgbImage>,
+    ) -> Sample {
         Sample {
             name: self.name,
             image,
@@ -205,16 +209,19 @@ impl Record {
             answers: self.answers,
             statements: self.statements,
             hypotheses: self.hypotheses,
-            second_image: None,
+            second_image,
         }
     }
 }
 
 /// A sample as it goes into a shard.
 struct Packed {
-    json: Vec<u8>,
-    image: Option<(Vec<u8>, MemberKind)>,
+    /// Its pictures, then all else, in the order of the members.
+    members: Vec<(Vec<u8>, MemberKind)>,
 }
+
+/// A picture's file as it is stored, with the extension of its format.
+type Stored = Result<Option<(Vec<u8>, &'static str)>, SampleError>;
 
 /// Packs a split into a folder. `progress` is told the number of items that are done, of how many.
 ///
@@ -371,8 +378,8 @@ impl Packer<'_> {
             let index = *index;
             match sample {
                 Ok(sample) => {
-                    let size = sample.json.len() + sample.image.as_ref().map_or(0, |i| i.0.len());
-                    let size = size as u64;
+                    let size = sample.members.iter().map(|(bytes, _)| bytes.len() as u64);
+                    let size: u64 = size.sum();
                     let full = items.len() == spec.samples
                         || (!items.is_empty() && held + size > spec.bytes);
                     if full {
@@ -437,27 +444,32 @@ impl Packer<'_> {
             place: self.source.place(self.split, index),
             reason,
         };
-        let image = match sample.image.take() {
-            Some(picture) => Some(self.picture(index, picture, &bad)?),
+        let mut members = Vec::new();
+        match sample.image.take() {
+            Some(picture) => {
+                let stored = || self.source.image_bytes(self.split, index);
+                members.push(self.picture(picture, &stored, &bad)?);
+            }
             None if self.source.holds(self.split, index).images => {
                 return Err(bad("no picture".to_owned()));
             }
-            None => None,
-        };
-        if sample.second_image.is_some() {
-            return Err(bad(
-                "has two pictures, and a sample of a shard has one".to_owned()
-            ));
+            None => {}
+        }
+        if let Some(picture) = sample.second_image.take() {
+            let stored = || self.source.second_image_bytes(self.split, index);
+            let (bytes, kind) = self.picture(picture, &stored, &bad)?;
+            members.extend(kind.as_second().map(|kind| (bytes, kind)));
         }
         let json = serde_json::to_vec(&Record::new(sample)).map_err(|e| bad(e.to_string()))?;
-        Ok(Packed { json, image })
+        members.push((json, MemberKind::Json));
+        Ok(Packed { members })
     }
 
     /// The file's own bytes, unless the picture is to be smaller.
     fn picture(
         &self,
-        index: usize,
         picture: RgbImage,
+        stored: &dyn Fn() -> Stored,
         bad: &dyn Fn(String) -> SampleError,
     ) -> Result<(Vec<u8>, MemberKind), SampleError> {
         let smaller = match self.spec.shorter_side {
@@ -465,7 +477,7 @@ impl Packer<'_> {
             None => None,
         };
         if smaller.is_none()
-            && let Some((bytes, extension)) = self.source.image_bytes(self.split, index)?
+            && let Some((bytes, extension)) = stored()?
             && let Some(kind) = MemberKind::of(extension)
         {
             return Ok((bytes, kind));
@@ -496,9 +508,7 @@ fn append<W: Write>(
     let key = format!("{index:09}");
     let at = tar.get_ref().bytes;
     let mut members = Vec::new();
-    let json = (&sample.json, MemberKind::Json);
-    let image = sample.image.as_ref().map(|(bytes, kind)| (bytes, *kind));
-    for (bytes, kind) in image.into_iter().chain([json]) {
+    for (bytes, kind) in &sample.members {
         let mut header = tar::Header::new_ustar();
         header.set_path(format!("{key}.{}", kind.extension()))?;
         header.set_size(bytes.len() as u64);
@@ -512,7 +522,7 @@ fn append<W: Write>(
         members.push(Member {
             offset: tar.get_ref().bytes - padded,
             size,
-            kind,
+            kind: *kind,
         });
     }
     Ok(Item { key, at, members })
@@ -648,6 +658,7 @@ mod tests {
     use super::*;
     use crate::error::Place;
     use crate::source::{Limits, SourceConfig};
+    use crate::sources::fixtures::{folder, open};
     use crate::sources::scenes::ScenesConfig;
     use crate::sources::webdataset::WebDatasetConfig;
     use std::sync::Arc;
@@ -763,6 +774,57 @@ mod tests {
                 }
                 assert_eq!(verify_pack(folder.path()).unwrap(), index);
             }
+        }
+    }
+
+    #[test]
+    fn both_pictures_of_a_pair_are_packed_as_they_are_stored() {
+        let list = r#"{"sentence": "Both have dogs.", "identifier": "dev-1-0-0", "label": "True"}
+{"sentence": "One has a cat.", "identifier": "dev-2-0-0", "label": "False"}
+{"sentence": "A tower.", "label": "True", "images": ["a.png"]}
+"#;
+        let pictures = folder(&[
+            ("n.json", list),
+            ("i/dev-1-0-img0.png", "40x20"),
+            ("i/dev-1-0-img1.png", "20x60"),
+            ("i/dev-2-0-img0.png", "5x2"),
+            ("i/a.png", "2x2"),
+        ]);
+        let data = r#"
+            source = "nlvr"
+            [nlvr]
+            val_fraction = 0.0
+            [nlvr.train]
+            path = "n.json"
+            images = "i"
+            "#;
+        let source = open(&pictures, data).unwrap();
+        let shrunk = PackSpec {
+            shorter_side: Some(8),
+            ..PackSpec::default()
+        };
+        for (spec, sizes) in [
+            (PackSpec::default(), [(40, 20), (20, 60)]),
+            (shrunk, [(16, 8), (8, 24)]),
+        ] {
+            let out = tempfile::tempdir().unwrap();
+            let index = pack(&*source, Split::Train, out.path(), &spec, &mut quietly).unwrap();
+            assert_eq!((index.samples, index.skipped.len()), (2, 1));
+            assert!(index.skipped[0].reason.contains("dev-2-0-img1.png"));
+            let again = reopened(out.path());
+            let pair = again.sample(Split::Train, 0).unwrap();
+            let (left, right) = (pair.image.as_ref().unwrap(), pair.second_image.as_ref());
+            assert_eq!([left.dimensions(), right.unwrap().dimensions()], sizes);
+            if spec.shorter_side.is_none() {
+                assert_eq!(pair, source.sample(Split::Train, 0).unwrap());
+                let file = fs::read(pictures.path().join("i/dev-1-0-img1.png")).unwrap();
+                let stored = again.second_image_bytes(Split::Train, 0).unwrap();
+                assert_eq!(stored, Some((file, "png")));
+            }
+            let single = again.sample(Split::Train, 1).unwrap();
+            assert_eq!(single.second_image, None);
+            assert_eq!(single.statements, [("A tower.".to_owned(), true)]);
+            assert_eq!(verify_pack(out.path()).unwrap(), index);
         }
     }
 

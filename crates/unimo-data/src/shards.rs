@@ -21,6 +21,12 @@ pub enum MemberKind {
     Png,
     /// A picture.
     Webp,
+    /// The second picture of a pair, `second.jpg` or `second.jpeg`.
+    SecondJpg,
+    /// The second picture of a pair.
+    SecondPng,
+    /// The second picture of a pair.
+    SecondWebp,
     /// An object with captions and more.
     Json,
     /// A caption a line.
@@ -35,6 +41,9 @@ impl MemberKind {
             "jpg" | "jpeg" => Self::Jpg,
             "png" => Self::Png,
             "webp" => Self::Webp,
+            "second.jpg" | "second.jpeg" => Self::SecondJpg,
+            "second.png" => Self::SecondPng,
+            "second.webp" => Self::SecondWebp,
             "json" => Self::Json,
             "txt" => Self::Txt,
             "cls" => Self::Cls,
@@ -48,20 +57,45 @@ impl MemberKind {
             Self::Jpg => "jpg",
             Self::Png => "png",
             Self::Webp => "webp",
+            Self::SecondJpg => "second.jpg",
+            Self::SecondPng => "second.png",
+            Self::SecondWebp => "second.webp",
             Self::Json => "json",
             Self::Txt => "txt",
             Self::Cls => "cls",
         }
     }
 
+    /// Whether it is a picture, the only one or the first of two.
+    pub fn is_first_image(self) -> bool {
+        matches!(self, Self::Jpg | Self::Png | Self::Webp)
+    }
+
+    /// Whether it is the second of two pictures.
+    pub fn is_second_image(self) -> bool {
+        matches!(self, Self::SecondJpg | Self::SecondPng | Self::SecondWebp)
+    }
+
     /// Whether it is a picture.
     pub fn is_image(self) -> bool {
-        matches!(self, Self::Jpg | Self::Png | Self::Webp)
+        self.is_first_image() || self.is_second_image()
+    }
+
+    /// The second picture of a pair in the same format; none for what is no picture or is the second one.
+    pub(crate) fn as_second(self) -> Option<Self> {
+        Some(match self {
+            Self::Jpg => Self::SecondJpg,
+            Self::Png => Self::SecondPng,
+            Self::Webp => Self::SecondWebp,
+            _ => return None,
+        })
     }
 
     /// Whether a sample may have only one of the two.
     fn excludes(self, other: Self) -> bool {
-        self == other || (self.is_image() && other.is_image())
+        self == other
+            || (self.is_first_image() && other.is_first_image())
+            || (self.is_second_image() && other.is_second_image())
     }
 }
 

@@ -181,6 +181,19 @@ pub trait Source: Send + Sync {
         Ok(None)
     }
 
+    /// As [`image_bytes`](Self::image_bytes), of the [second picture](Sample::second_image).
+    ///
+    /// # Errors
+    ///
+    /// Why the sample cannot be used.
+    fn second_image_bytes(
+        &self,
+        _split: Split,
+        _index: usize,
+    ) -> Result<Option<(Vec<u8>, &'static str)>, SampleError> {
+        Ok(None)
+    }
+
     /// The picture's name as the data set spells it, such as its path beside a list: what features of it are found by. None where it
     /// has no name.
     fn image_name(&self, _split: Split, _index: usize) -> Option<String> {

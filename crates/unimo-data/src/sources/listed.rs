@@ -741,6 +741,20 @@ impl Source for Listed {
             .map_err(|reason| self.bad(row, reason))
     }
 
+    fn second_image_bytes(
+        &self,
+        split: Split,
+        index: usize,
+    ) -> Result<Option<(Vec<u8>, &'static str)>, SampleError> {
+        let row = &self.rows[self.index(split, index) as usize];
+        if row.second == NONE {
+            return Ok(None);
+        }
+        images::read_file(&self.path(row, row.second), self.max_pixels)
+            .map(Some)
+            .map_err(|reason| self.bad(row, reason))
+    }
+
     fn image_name(&self, split: Split, index: usize) -> Option<String> {
         let row = &self.rows[self.index(split, index) as usize];
         (row.crop == NONE).then(|| self.texts.get(row.image).to_owned())

@@ -459,6 +459,15 @@ impl Source for Mixture {
         part.image_bytes(split, index)
     }
 
+    fn second_image_bytes(
+        &self,
+        split: Split,
+        index: usize,
+    ) -> Result<Option<(Vec<u8>, &'static str)>, SampleError> {
+        let (part, index) = self.part(split, index);
+        part.second_image_bytes(split, index)
+    }
+
     fn image_name(&self, split: Split, index: usize) -> Option<String> {
         let (part, index) = self.part(split, index);
         part.image_name(split, index)

@@ -10,7 +10,8 @@
 //! ```
 //!
 //! A sample is the members of one key: a picture (`.jpg`, `.jpeg`, `.png`, `.webp`) and its captions, one a line of `.txt`, or
-//! in `.json` under one of `caption_keys`, or the class in `.cls`. Samples are read where they lie; compressed shards are
+//! in `.json` under one of `caption_keys`, or the class in `.cls`. A pair of pictures, as in NLVR2, has the right one in
+//! `.second.jpg` or `.second.png`. Samples are read where they lie; compressed shards are
 //! unpacked once. The order of indices is shard by shard.
 
 use std::collections::HashSet;
@@ -360,7 +361,7 @@ impl WebDataset {
                 item.members.iter().any(|member| wanted(member.kind))
             };
             let missing = match () {
-                () if self.images && !has(MemberKind::is_image) => Some("picture"),
+                () if self.images && !has(MemberKind::is_first_image) => Some("picture"),
                 () if self.captions && !has(|kind| !kind.is_image()) => Some("text"),
                 () => None,
             };
@@ -435,16 +436,34 @@ impl WebDataset {
             .map_err(|reason| self.bad(split, index, reason))
     }
 
+    /// The picture's bytes: of the only or first one, or of the second.
+    fn stored(
+        &self,
+        split: Split,
+        index: usize,
+        which: fn(MemberKind) -> bool,
+    ) -> Result<Option<(Vec<u8>, MemberKind)>, SampleError> {
+        let mut members = self.part(split).members(index).iter();
+        match members.find(|member| which(member.kind)) {
+            Some(member) => Ok(Some((self.read(split, index, member)?, member.kind))),
+            None => Ok(None),
+        }
+    }
+
     fn picture(
         &self,
         split: Split,
         index: usize,
-    ) -> Result<Option<(Vec<u8>, MemberKind)>, SampleError> {
-        let mut members = self.part(split).members(index).iter();
-        match members.find(|member| member.kind.is_image()) {
-            Some(member) => Ok(Some((self.read(split, index, member)?, member.kind))),
-            None => Ok(None),
-        }
+        which: fn(MemberKind) -> bool,
+    ) -> Result<Option<RgbImage>, SampleError> {
+        let Some((bytes, kind)) = self.stored(split, index, which)? else {
+            return Ok(None);
+        };
+        images::decode(&bytes, self.max_pixels)
+            .map(Some)
+            .map_err(|reason| {
+                self.bad(split, index, format!("its .{}: {reason}", kind.extension()))
+            })
     }
 
     fn read_texts(&self, split: Split, index: usize) -> Result<Texts, SampleError> {
@@ -777,14 +796,7 @@ impl Source for WebDataset {
     }
 
     fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {
-        let Some((bytes, kind)) = self.picture(split, index)? else {
-            return Ok(None);
-        };
-        images::decode(&bytes, self.max_pixels)
-            .map(Some)
-            .map_err(|reason| {
-                self.bad(split, index, format!("its .{}: {reason}", kind.extension()))
-            })
+        self.picture(split, index, MemberKind::is_first_image)
     }
 
     fn image_bytes(
@@ -792,18 +804,30 @@ impl Source for WebDataset {
         split: Split,
         index: usize,
     ) -> Result<Option<(Vec<u8>, &'static str)>, SampleError> {
-        let picture = self.picture(split, index)?;
+        let picture = self.stored(split, index, MemberKind::is_first_image)?;
         Ok(picture.map(|(bytes, kind)| (bytes, kind.extension())))
+    }
+
+    fn second_image_bytes(
+        &self,
+        split: Split,
+        index: usize,
+    ) -> Result<Option<(Vec<u8>, &'static str)>, SampleError> {
+        let picture = self.stored(split, index, MemberKind::is_second_image)?;
+        Ok(picture
+            .and_then(|(bytes, kind)| Some((bytes, kind.extension().strip_prefix("second.")?))))
     }
 
     fn sample(&self, split: Split, index: usize) -> Result<Sample, SampleError> {
         let image = self.image(split, index)?;
+        let second_image = self.picture(split, index, MemberKind::is_second_image)?;
         let name = self.place(split, index).to_string();
         Ok(match self.read_texts(split, index)? {
-            Texts::Record(record) => record.into_sample(image),
+            Texts::Record(record) => record.into_sample(image, second_image),
             Texts::Captions(captions) => Sample {
                 name,
                 image,
+                second_image,
                 captions,
                 ..Sample::default()
             },

@@ -278,7 +278,7 @@ fn table(account: &Account) -> String {
     let mut out = format!("{}\n\n", account.source);
     let _ = writeln!(
         out,
-        "{:<8}{:>10}{:>10}{:>10}{:>12}  {:<26}caption length",
+        "{:<8}{:>10}{:>10}{:>10}{:>12}  {:<30}caption length",
         "split", "samples", "usable", "captions", "MB", "pictures"
     );
     for (split, of) in &account.splits {
@@ -291,7 +291,7 @@ fn table(account: &Account) -> String {
             .map_or_else(|| "-".to_owned(), |[a, b]| format!("{a} to {b} characters"));
         let _ = writeln!(
             out,
-            "{split:<8}{:>10}{:>10}{:>10}{:>12.1}  {sizes:<26}{characters}",
+            "{split:<8}{:>10}{:>10}{:>10}{:>12.1}  {sizes:<30}{characters}",
             of.samples,
             of.usable,
             of.captions,
