@@ -624,8 +624,11 @@ pub fn verify_pack(folder: &Path) -> Result<PackIndex, DataError> {
 
 fn verify_shard(folder: &Path, shard: &PackedShard) -> Result<(), String> {
     let path = folder.join(&shard.file);
-    let object = LocalFile::open(&path)?;
     let wrong = |what: &str| Err(format!("{}: {what}", shard.file));
+    let object = match LocalFile::open(&path) {
+        Ok(object) => object,
+        Err(reason) => return wrong(&reason),
+    };
     if object.size() != shard.bytes {
         return wrong(&format!(
             "{} bytes instead of {}",
@@ -636,7 +639,10 @@ fn verify_shard(folder: &Path, shard: &PackedShard) -> Result<(), String> {
     if checksum(&object)? != shard.crc32c {
         return wrong("its checksum is wrong");
     }
-    let index = LocalFile::open(&IndexHeader::path(&path))?;
+    let index = match LocalFile::open(&IndexHeader::path(&path)) {
+        Ok(index) => index,
+        Err(reason) => return wrong(&format!("its index: {reason}")),
+    };
     if checksum(&index)? != shard.index_crc32c {
         return wrong("the checksum of its index is wrong");
     }

@@ -542,7 +542,9 @@ pub fn read_index(
     if !storage::is_remote(shard) && !path.exists() {
         return Ok(None);
     }
-    let object = storage.open(&path)?;
+    let object = storage
+        .open(&path)
+        .map_err(|reason| format!("{}: {reason}", path.display()))?;
     let bytes = storage::read_all(&*object, LARGEST_INDEX)?;
     parse_index(&bytes, shard_bytes)
         .map(Some)

@@ -243,8 +243,7 @@ impl Recipe {
         let mut recipe: Self =
             serde_path_to_error::deserialize(Value::Table(table)).map_err(|e| {
                 let key = e.path().to_string();
-                let reason = e.inner().to_string();
-                wrong(format!("`{key}`: {}", reason.trim_end()))
+                wrong(format!("`{key}`: {}", reason_for(e.inner())))
             })?;
         // Absolute, since the run's copy of the recipe lies in another folder.
         let here = std::env::current_dir().map_err(TrainError::file("find", "."))?;
@@ -505,6 +504,17 @@ fn section<'a>(table: &'a mut Table, path: &[&str]) -> Option<&'a mut Table> {
         .try_fold(table, |at, key| at.get_mut(*key)?.as_table_mut())
 }
 
+/// What is wrong with a value, in the words of whoever writes recipes.
+fn reason_for(error: &toml::de::Error) -> &str {
+    match error.message() {
+        // What toml says of a number where one of several names is allowed.
+        "invalid type: unit variant, expected string only" => {
+            "expected a name in quotes, or `{ name = value }`"
+        }
+        reason => reason.trim_end(),
+    }
+}
+
 /// Puts `a.b.c=value` into a table. The value is read as TOML; what is no TOML is taken as a string.
 fn set(table: &mut Table, given: &str) -> Result<(), TrainError> {
     let wrong = |reason: String| TrainError::Override {
@@ -592,6 +602,28 @@ mod tests {
                 .mlm
                 .is_none()
         );
+    }
+
+    #[test]
+    fn a_value_of_another_type_names_its_key_and_what_is_allowed() {
+        for (given, expected) in [
+            (
+                "data.shuffle=3",
+                "`data.shuffle`: expected a name in quotes, or `{ name = value }`",
+            ),
+            (
+                "data.shuffle=\"x\"",
+                "`data.shuffle`: unknown variant `x`, expected `global` or `shards`",
+            ),
+            (
+                "train.steps=\"many\"",
+                "`train.steps`: invalid type: string \"many\", expected",
+            ),
+        ] {
+            let message = with(&[given]).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+            assert_eq!(message.lines().count(), 1, "{message}");
+        }
     }
 
     #[test]
