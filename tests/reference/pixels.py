@@ -52,6 +52,11 @@ for name, (width, height) in SIZES.items():
             options["subsampling"] = {"444": "4:4:4", "422": "4:2:2", "420": "4:2:0"}[options.get("subsampling", "420")]
             picture.convert(mode).save(jpegs / f"{jpeg}.jpg", **options)
             read[jpeg] = torch.from_numpy(np.array(Image.open(jpegs / f"{jpeg}.jpg").convert("RGB")))
+        # A progressive file that ends between two of its passes, as proxies write them.
+        stored = (jpegs / "420-progressive.jpg").read_bytes()
+        scans = [at for at in range(len(stored)) if stored[at:at + 2] == b"\xff\xda"]
+        (jpegs / "unrefined.jpg").write_bytes(stored[:scans[3]] + b"\xff\xd9")
+        read["unrefined"] = torch.from_numpy(np.array(Image.open(jpegs / "unrefined.jpg").convert("RGB")))
         save_file(read, jpegs / "expected.safetensors")
 for kind, processor in PROCESSORS.items():
     processor.save_pretrained(OUT)

@@ -61,6 +61,7 @@ fn jpegs_are_read_as_pillow_reads_them() {
         "optimised",
         "low",
         "grey",
+        "unrefined",
         "cmyk",
     ] {
         let picture = images::read(&folder.join(format!("{kind}.jpg")), 1 << 20).unwrap();

@@ -792,6 +792,29 @@ mod tests {
     }
 
     #[test]
+    fn forms_of_jpeg_that_pillow_does_not_read_or_damage_does_not_show_in_are_refused() {
+        let jpeg = encode(&halves(16, 16).into(), ImageFormat::Jpeg);
+        let at = |marker: u8| {
+            let found = jpeg.windows(2).position(|pair| pair == [0xff, marker]);
+            found.unwrap()
+        };
+        let (frame, scan) = (at(0xc0), at(0xda));
+        for (bytes, part) in [
+            (vec![(frame + 1, 0xc9)], "arithmetic"),
+            (vec![(frame + 4, 12)], "12 bits"),
+            // The second component is called as the first one.
+            (vec![(frame + 13, 1), (scan + 7, 1)], "same name"),
+        ] {
+            let mut other = jpeg.clone();
+            for (at, byte) in bytes {
+                other[at] = byte;
+            }
+            let reason = decode(&other, MAX).unwrap_err();
+            assert!(reason.contains(part), "{reason}");
+        }
+    }
+
+    #[test]
     fn no_corruption_of_a_file_panics_or_hangs() {
         let picture = DynamicImage::from(halves(24, 24));
         for format in [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP] {

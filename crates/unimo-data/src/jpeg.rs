@@ -5,7 +5,7 @@
 
 use image::RgbImage;
 use image::metadata::Orientation;
-use libjpeg_turbo_rs::{DecodeLimits, Decoder, PixelFormat};
+use libjpeg_turbo_rs::{DecodeLimits, Decoder, FrameHeader, PixelFormat};
 
 use crate::images::{decoder_bytes, refuse_size};
 
@@ -14,10 +14,13 @@ const MOST_SCANS: usize = 100;
 
 /// Channels of a picture for print.
 const CMYK: usize = 4;
+/// Bits of a level in all that Pillow reads.
+const BITS: u8 = 8;
 
-/// Upright 8-bit RGB of a JPEG file; none for one of four inks, whose subsampled channels the port fails on.
+/// Upright 8-bit RGB of a JPEG file; none for what the port does not read and another decoder may: four inks, whose subsampled
+/// channels it fails on, and colours that are finer than the light.
 ///
-/// What is damaged or cut off is an error, not a grey area.
+/// What is damaged or cut off is an error, not a grey area, even where libjpeg only warns.
 ///
 /// # Errors
 ///
@@ -36,10 +39,27 @@ pub(crate) fn decode(bytes: &[u8], max_pixels: u64) -> Result<Option<RgbImage>, 
     let mut decoder = Decoder::new_with_limits(bytes, limits).map_err(|error| error.to_string())?;
     let header = decoder.header();
     refuse_size(header.width.into(), header.height.into(), max_pixels)?;
-    if header.components.len() == CMYK {
+    if decoder.is_arithmetic() {
+        // Such a decoder makes pixels of nothing at all: neither damage nor the end of the data shows, and a file of 1.5 KB takes ten
+        // seconds. Cameras and programs for the web do not write them.
+        return Err("arithmetic coding is not read".to_owned());
+    }
+    if header.precision != BITS {
+        return Err(format!("{} bits per level, not {BITS}", header.precision));
+    }
+    let ids = || header.components.iter().map(|component| component.id);
+    if (1..)
+        .zip(ids())
+        .any(|(next, id)| ids().skip(next).any(|other| other == id))
+    {
+        return Err("two components of the same name".to_owned());
+    }
+    if header.components.len() == CMYK || has_finer_colours(header) {
         return Ok(None);
     }
     decoder.set_output_format(PixelFormat::Rgb);
+    // What libjpeg does with a progressive file whose last passes are missing.
+    decoder.set_block_smoothing(true);
     let orientation = decoder.exif_orientation().and_then(Orientation::from_exif);
     let decoded = decoder.decode_image().map_err(|error| error.to_string())?;
     let (width, height) = (decoded.width as u32, decoded.height as u32);
@@ -53,6 +73,14 @@ pub(crate) fn decode(bytes: &[u8], max_pixels: u64) -> Result<Option<RgbImage>, 
             picture.into_rgb8()
         }
     }))
+}
+
+/// Whether a channel after the first has more samples than it.
+fn has_finer_colours(header: &FrameHeader) -> bool {
+    header.components.iter().any(|component| {
+        component.horizontal_sampling > header.components[0].horizontal_sampling
+            || component.vertical_sampling > header.components[0].vertical_sampling
+    })
 }
 
 /// Whether an end-of-image marker follows the first scan (ITU-T T.81, annex B).

@@ -293,10 +293,13 @@ pub fn pack(
     Ok(index)
 }
 
+/// Raised when the same source and settings begin to give other shards. 2: pairs of pictures; JPEGs are decoded as Pillow does.
+const PACKER: u32 = 2;
+
 /// What shards must have in common to lie in one folder.
 fn made_from(source: &dyn Source, split: Split, spec: &PackSpec) -> String {
     format!(
-        "{}, {} of {}: {spec:?}",
+        "packer {PACKER}, {}, {} of {}: {spec:?}",
         split.name(),
         source.len(split),
         source.describe()

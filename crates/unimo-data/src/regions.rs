@@ -611,6 +611,7 @@ impl Source for WithRegions {
                     sample.regions = Some(regions);
                 }
                 sample.image = None;
+                sample.second_image = None;
                 Ok(sample)
             }
         }

@@ -10,8 +10,8 @@
 //! ```
 //!
 //! A sample is the members of one key: a picture (`.jpg`, `.jpeg`, `.png`, `.webp`) and its captions, one a line of `.txt`, or
-//! in `.json` under one of `caption_keys`, or the class in `.cls`. A pair of pictures, as in NLVR2, has the right one in
-//! `.second.jpg` or `.second.png`. Samples are read where they lie; compressed shards are
+//! in `.json` under one of `caption_keys`, or the class in `.cls`. Of a pair of pictures, as in NLVR2, the
+//! right one is `.second.jpg` (or `.jpeg`, `.png`, `.webp`). Samples are read where they lie; compressed shards are
 //! unpacked once. The order of indices is shard by shard.
 
 use std::collections::HashSet;
