@@ -22,6 +22,8 @@ pub struct Progress {
     total: u64,
     start: u64,
     label: String,
+    /// What is counted where there is no loss, and what the speed is of.
+    units: [&'static str; 2],
     began: Instant,
     step: u64,
     output: Output,
@@ -78,6 +80,7 @@ impl Progress {
             total,
             start,
             label: label.to_owned(),
+            units: ["pairs"; 2],
             began: Instant::now(),
             step: start,
             output,
@@ -85,35 +88,37 @@ impl Progress {
         }
     }
 
-    /// Shows that `step` is done, with its loss and the current speed. Without a loss, what is counted are pairs.
-    pub fn update(&mut self, step: u64, loss: Option<f64>, pairs_per_second: f64) {
-        let elapsed = self.began.elapsed();
-        self.update_at(elapsed, step, loss, pairs_per_second);
+    /// Says what is counted, and what the speed is of, where it is not pairs: `samples`.
+    pub fn counting(mut self, counted: &'static str, speed_of: &'static str) -> Self {
+        self.units = [counted, speed_of];
+        self
     }
 
-    /// Shows that so many more pairs are done, at the speed since the beginning.
-    pub fn advance(&mut self, pairs: usize) {
-        let done = self.step + pairs as u64;
+    /// Shows that `step` is done, with its loss and the current speed. Without a loss, what is counted are pairs, or what
+    /// [`counting`](Self::counting) said.
+    pub fn update(&mut self, step: u64, loss: Option<f64>, per_second: f64) {
+        let elapsed = self.began.elapsed();
+        self.update_at(elapsed, step, loss, per_second);
+    }
+
+    /// Shows that so many more are done, at the speed since the beginning.
+    pub fn advance(&mut self, more: usize) {
+        let done = self.step + more as u64;
         let elapsed = self.began.elapsed();
         let speed = (done - self.start) as f64 / elapsed.as_secs_f64();
         self.update_at(elapsed, done, None, speed);
     }
 
-    fn update_at(
-        &mut self,
-        elapsed: Duration,
-        step: u64,
-        loss: Option<f64>,
-        pairs_per_second: f64,
-    ) {
+    fn update_at(&mut self, elapsed: Duration, step: u64, loss: Option<f64>, per_second: f64) {
         self.step = step;
         let left = remaining(elapsed, self.start, step, self.total)
             .map_or("–".to_owned(), |left| duration(left.as_secs_f64()));
+        let [counted, speed_of] = self.units;
         let (unit, loss) = match loss {
             Some(loss) => ("steps", format!("loss {} · ", value(loss))),
-            None => ("pairs", String::new()),
+            None => (counted, String::new()),
         };
-        let state = format!("{loss}{} pairs/s · {left} left", value(pairs_per_second));
+        let state = format!("{loss}{} {speed_of}/s · {left} left", value(per_second));
         match &mut self.output {
             Output::Bar(bar) => {
                 bar.set_position(step);
@@ -309,6 +314,23 @@ mod tests {
             "511/100,000 steps · loss NaN · 31 pairs/s · 27:38:09 h left"
         );
         assert!(lines[6].starts_with("560/100,000"));
+    }
+
+    #[test]
+    fn what_is_counted_is_named() {
+        let out = Shared::default();
+        let mut progress = Progress::to_log(480, 0, "tar", Box::new(out.clone()));
+        progress.update_at(Duration::from_secs(1), 1, None, 31.0);
+        let mut progress = progress.counting("seconds", "files");
+        progress.update_at(Duration::from_secs(20), 20, None, 31.0);
+        progress.finish();
+        assert_eq!(
+            out.lines(),
+            [
+                "tar 1/480 pairs · 31 pairs/s · 7:59 min left",
+                "tar 20/480 seconds · 31 files/s · 7:40 min left"
+            ]
+        );
     }
 
     #[test]

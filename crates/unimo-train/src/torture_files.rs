@@ -1,7 +1,7 @@
 //! `unimo torture files`: damaged and hostile files give errors, never a panic, never a hang, never memory without bound.
 //!
 //! Every round takes a good file, damages a copy in a few places and reads it as its kind is read: weights are opened and
-//! every tensor is read, a `config.json` is described and loaded beside its weights, tokenizers and processors are loaded.
+//! every tensor is read, a `config.json` is described and loaded beside its weights, tokenizers and processors are loaded, samples and pictures are read.
 //! What comes back may be an error or, where the damage hit numbers alone, a good result.
 
 use std::collections::BTreeMap;
@@ -14,7 +14,9 @@ use burn::tensor::Device;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
+use unimo_data::config::DataConfig;
 use unimo_data::error::panic_text;
+use unimo_data::images;
 use unimo_data::regions::{self, RegionShape};
 use unimo_data::sources::parquet::ParquetConfig;
 use unimo_data::sources::webdataset::WebDatasetConfig;
@@ -38,7 +40,7 @@ pub struct FilesArgs {
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     /// Only this kind of file: safetensors, pytorch, index, config, processor, tokenizer, tar,
-    /// shardindex, parquet, regions.
+    /// shardindex, parquet, regions, picture.
     #[arg(long, value_parser = kind)]
     pub only: Option<Kind>,
 }
@@ -73,6 +75,8 @@ pub enum Kind {
     Parquet,
     /// Features of a picture's regions.
     Regions,
+    /// JPEG, PNG or WebP.
+    Picture,
 }
 
 fn kind(given: &str) -> Result<Kind, String> {
@@ -84,7 +88,7 @@ fn kind(given: &str) -> Result<Kind, String> {
 }
 
 impl Kind {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Safetensors,
         Self::PyTorch,
         Self::Index,
@@ -95,6 +99,7 @@ impl Kind {
         Self::ShardIndex,
         Self::Parquet,
         Self::Regions,
+        Self::Picture,
     ];
 
     fn of(path: &Path) -> Option<Self> {
@@ -112,6 +117,7 @@ impl Kind {
             ("index.json", _) | (_, "index") => Some(Self::ShardIndex),
             (_, "parquet") => Some(Self::Parquet),
             (_, "npy") => Some(Self::Regions),
+            (_, "jpg" | "jpeg" | "png" | "webp") => Some(Self::Picture),
             _ if name.ends_with(".index.json") => Some(Self::Index),
             _ => None,
         }
@@ -167,6 +173,7 @@ impl Kind {
                 };
                 regions::read(damaged, SHAPE).map(drop)
             }
+            Self::Picture => images::read(damaged, DataConfig::default().max_pixels).map(drop),
             Self::ShardIndex => {
                 let bytes = fs::read(damaged).map_err(|e| e.to_string())?;
                 if good
@@ -257,7 +264,8 @@ fn all_kinds(
         }
         let length = Duration::from_secs_f64(args.minutes * 60.0);
         let began = Instant::now();
-        let mut bar = Progress::new(length.as_secs().max(1), 0, &format!("{kind:?}, seconds"));
+        let mut bar = Progress::new(length.as_secs().max(1), 0, &format!("{kind:?}"))
+            .counting("seconds", "files");
         let mut tally = Tally::default();
         while began.elapsed() < length {
             let (path, bytes) = &contents[rng.random_range(0..contents.len())];
@@ -411,7 +419,7 @@ mod tests {
         let mut lines = Vec::new();
         run(&args, &mut |line| lines.push(line.to_owned())).unwrap();
         assert_eq!(lines.len(), Kind::ALL.len());
-        for kind in ["PyTorch", "Regions"] {
+        for kind in ["PyTorch", "Regions", "Picture"] {
             assert!(
                 lines
                     .iter()
