@@ -3,8 +3,10 @@
 //! The decoder is a port of libjpeg-turbo, which Pillow and so every program that we are compared with uses: the same file gives
 //! the same bytes, where another decoder's inverse DCT and chroma upsampling are off by up to 20 of 255 levels.
 
-use image::RgbImage;
+use std::collections::HashSet;
+
 use image::metadata::Orientation;
+use image::{DynamicImage, RgbImage};
 use libjpeg_turbo_rs::{DecodeLimits, Decoder, FrameHeader, PixelFormat};
 
 use crate::images::{decoder_bytes, refuse_size};
@@ -47,10 +49,11 @@ pub(crate) fn decode(bytes: &[u8], max_pixels: u64) -> Result<Option<RgbImage>, 
     if header.precision != BITS {
         return Err(format!("{} bits per level, not {BITS}", header.precision));
     }
-    let ids = || header.components.iter().map(|component| component.id);
-    if (1..)
-        .zip(ids())
-        .any(|(next, id)| ids().skip(next).any(|other| other == id))
+    let mut ids = HashSet::new();
+    if !header
+        .components
+        .iter()
+        .all(|component| ids.insert(component.id))
     {
         return Err("two components of the same name".to_owned());
     }
@@ -61,18 +64,14 @@ pub(crate) fn decode(bytes: &[u8], max_pixels: u64) -> Result<Option<RgbImage>, 
     // What libjpeg does with a progressive file whose last passes are missing.
     decoder.set_block_smoothing(true);
     let orientation = decoder.exif_orientation().and_then(Orientation::from_exif);
+    let orientation = orientation.unwrap_or(Orientation::NoTransforms);
     let decoded = decoder.decode_image().map_err(|error| error.to_string())?;
     let (width, height) = (decoded.width as u32, decoded.height as u32);
     let picture = RgbImage::from_raw(width, height, decoded.data)
         .ok_or_else(|| "the decoder gave the wrong number of pixels".to_owned())?;
-    Ok(Some(match orientation {
-        None | Some(Orientation::NoTransforms) => picture,
-        Some(orientation) => {
-            let mut picture = image::DynamicImage::from(picture);
-            picture.apply_orientation(orientation);
-            picture.into_rgb8()
-        }
-    }))
+    let mut picture = DynamicImage::from(picture);
+    picture.apply_orientation(orientation);
+    Ok(Some(picture.into_rgb8()))
 }
 
 /// Whether a channel after the first has more samples than it.

@@ -628,10 +628,7 @@ pub fn verify_pack(folder: &Path) -> Result<PackIndex, DataError> {
 fn verify_shard(folder: &Path, shard: &PackedShard) -> Result<(), String> {
     let path = folder.join(&shard.file);
     let wrong = |what: &str| Err(format!("{}: {what}", shard.file));
-    let object = match LocalFile::open(&path) {
-        Ok(object) => object,
-        Err(reason) => return wrong(&reason),
-    };
+    let object = LocalFile::open(&path).map_err(|reason| format!("{}: {reason}", shard.file))?;
     if object.size() != shard.bytes {
         return wrong(&format!(
             "{} bytes instead of {}",
@@ -642,10 +639,8 @@ fn verify_shard(folder: &Path, shard: &PackedShard) -> Result<(), String> {
     if checksum(&object)? != shard.crc32c {
         return wrong("its checksum is wrong");
     }
-    let index = match LocalFile::open(&IndexHeader::path(&path)) {
-        Ok(index) => index,
-        Err(reason) => return wrong(&format!("its index: {reason}")),
-    };
+    let index = LocalFile::open(&IndexHeader::path(&path))
+        .map_err(|reason| format!("{}: its index: {reason}", shard.file))?;
     if checksum(&index)? != shard.index_crc32c {
         return wrong("the checksum of its index is wrong");
     }
@@ -667,7 +662,7 @@ mod tests {
     use super::*;
     use crate::error::Place;
     use crate::source::{Limits, SourceConfig};
-    use crate::sources::fixtures::{folder, open};
+    use crate::sources::fixtures::{NLVR, folder, open};
     use crate::sources::scenes::ScenesConfig;
     use crate::sources::webdataset::WebDatasetConfig;
     use std::sync::Arc;
@@ -799,15 +794,7 @@ mod tests {
             ("i/dev-2-0-img0.png", "5x2"),
             ("i/a.png", "2x2"),
         ]);
-        let data = r#"
-            source = "nlvr"
-            [nlvr]
-            val_fraction = 0.0
-            [nlvr.train]
-            path = "n.json"
-            images = "i"
-            "#;
-        let source = open(&pictures, data).unwrap();
+        let source = open(&pictures, NLVR).unwrap();
         let shrunk = PackSpec {
             shorter_side: Some(8),
             ..PackSpec::default()

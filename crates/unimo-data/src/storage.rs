@@ -22,7 +22,7 @@ pub trait Object: Send + Sync {
     ///
     /// # Errors
     ///
-    /// The reason, without the object's name.and the offset.
+    /// The reason, with the object's name and the offset.
     fn read(&self, offset: u64, length: usize) -> Result<Vec<u8>, String>;
 }
 
@@ -257,7 +257,7 @@ impl Object for InMemory {
 ///
 /// # Errors
 ///
-/// The reason, without the object's name.
+/// The reason, with the object's name.
 pub(crate) fn read_all(object: &dyn Object, limit: u64) -> Result<Vec<u8>, String> {
     if object.size() > limit {
         return Err(format!(

@@ -1,8 +1,8 @@
 //! `unimo torture files`: damaged and hostile files give errors, never a panic, never a hang, never memory without bound.
 //!
 //! Every round takes a good file, damages a copy in a few places and reads it as its kind is read: weights are opened and
-//! every tensor is read, a `config.json` is described and loaded beside its weights, tokenizers and processors are loaded, samples and pictures are read.
-//! What comes back may be an error or, where the damage hit numbers alone, a good result.
+//! every tensor is read, a `config.json` is described and loaded beside its weights, tokenizers and processors are loaded,
+//! samples and pictures are read. What comes back may be an error or, where the damage hit numbers alone, a good result.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -597,6 +597,17 @@ impl Listed {
             .map_err(|reason| self.bad(row, reason))
     }
 
+    /// A picture's file as it is, with the extension of its format.
+    fn stored(
+        &self,
+        row: &Row,
+        image: u32,
+    ) -> Result<Option<(Vec<u8>, &'static str)>, SampleError> {
+        images::read_file(&self.path(row, image), self.max_pixels)
+            .map(Some)
+            .map_err(|reason| self.bad(row, reason))
+    }
+
     fn bad(&self, row: &Row, reason: String) -> SampleError {
         SampleError {
             place: self.place_of(row.file, row.line),
@@ -736,9 +747,7 @@ impl Source for Listed {
         if row.crop != NONE {
             return Ok(None);
         }
-        images::read_file(&self.path(row, row.image), self.max_pixels)
-            .map(Some)
-            .map_err(|reason| self.bad(row, reason))
+        self.stored(row, row.image)
     }
 
     fn second_image_bytes(
@@ -750,9 +759,7 @@ impl Source for Listed {
         if row.second == NONE {
             return Ok(None);
         }
-        images::read_file(&self.path(row, row.second), self.max_pixels)
-            .map(Some)
-            .map_err(|reason| self.bad(row, reason))
+        self.stored(row, row.second)
     }
 
     fn image_name(&self, split: Split, index: usize) -> Option<String> {

@@ -37,6 +37,16 @@ pub(crate) mod fixtures {
     use crate::error::DataError;
     use crate::source::{Source, Split, open as open_source};
 
+    /// Statements in `n.json` about pictures in `i`, all to train on.
+    pub(crate) const NLVR: &str = r#"
+        source = "nlvr"
+        [nlvr]
+        val_fraction = 0.0
+        [nlvr.train]
+        path = "n.json"
+        images = "i"
+        "#;
+
     /// A folder with these files. The text of a picture is its size, `4x3`; its pixels' red is x, green y.
     pub(crate) fn folder(files: &[(&str, &str)]) -> TempDir {
         let folder = tempfile::tempdir().unwrap();

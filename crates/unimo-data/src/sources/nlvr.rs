@@ -155,17 +155,8 @@ impl Row {
 #[cfg(test)]
 mod tests {
     use crate::source::Split;
-    use crate::sources::fixtures::{assert_rejected, captions, folder, open};
+    use crate::sources::fixtures::{NLVR, assert_rejected, captions, folder, open};
     use crate::sources::rows::LONGEST_ROW;
-
-    const DATA: &str = r#"
-        source = "nlvr"
-        [nlvr]
-        val_fraction = 0.0
-        [nlvr.train]
-        path = "n.json"
-        images = "i"
-        "#;
 
     #[test]
     fn statements_are_about_one_picture_or_two() {
@@ -187,7 +178,7 @@ mod tests {
             ("i/12/dev-850-0-img1.png", "4x2"),
             ("i/dev-1-2-img0.png", "5x2"),
         ]);
-        let source = open(&folder, DATA).unwrap();
+        let source = open(&folder, NLVR).unwrap();
         assert_eq!(
             captions(&*source, Split::Train),
             [
