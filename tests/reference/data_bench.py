@@ -1,13 +1,15 @@
 """What `unimo data bench` is set beside: the same batches by torchvision (Pillow) and PyTorch's DataLoader.
 
     python tests/reference/data_bench.py LIST.jsonl TOKENIZER.json [--image-column image] [--text-column caption]
-        [--size 224] [--batch 64] [--batches 40] [--workers 1,2] [--crop] [--randaugment]
+        [--size 224] [--batch 64] [--batches 40] [--workers 1,2] [--crop] [--randaugment] [--draft]
 
-Decode, resize (bicubic; with --crop a random resized crop and a flip), normalise, tokenise, mask 15% of the tokens, batch. One
-JSON object a line, with the fields of `unimo data bench`. Needs torch, torchvision, tokenizers.
+Decode (with --draft as small as is enough, as `data.decode = "scaled"`), resize (bicubic; with --crop a random resized crop and a
+flip), normalise, tokenise, mask 15% of the tokens, batch. One JSON object a line, with the fields of `unimo data bench`. Needs torch,
+torchvision, tokenizers.
 """
 import argparse
 import json
+import math
 import pathlib
 import random
 import resource
@@ -31,13 +33,17 @@ parser.add_argument("--workers", default="1,2")
 parser.add_argument("--length", type=int, default=48)
 parser.add_argument("--crop", action="store_true")
 parser.add_argument("--randaugment", action="store_true")
+parser.add_argument("--draft", action="store_true")
 args = parser.parse_args()
 torch.set_num_threads(1)
 
+SMALLEST, NARROWEST = 0.4, 3 / 4
+# The shorter side of the smallest part that may be cut out has the model's size.
+enough = math.ceil(args.size / math.sqrt(SMALLEST * NARROWEST) if args.crop else args.size)
 BICUBIC = T.InterpolationMode.BICUBIC
 steps = [T.RandAugment(2, 9)] if args.randaugment else []
 if args.crop:
-    steps += [T.RandomResizedCrop(args.size, (0.4, 1.0), interpolation=BICUBIC), T.RandomHorizontalFlip()]
+    steps += [T.RandomResizedCrop(args.size, (SMALLEST, 1.0), (NARROWEST, 1 / NARROWEST), interpolation=BICUBIC), T.RandomHorizontalFlip()]
 else:
     steps += [T.Resize(args.size, BICUBIC), T.CenterCrop(args.size)]
 transform = T.Compose([*steps, T.ToTensor(), T.Normalize([0.5] * 3, [0.5] * 3)])
@@ -57,7 +63,10 @@ class Pairs(Dataset):
 
     def __getitem__(self, index):
         path, text = self.rows[index % len(self.rows)]
-        picture = transform(Image.open(path).convert("RGB"))
+        picture = Image.open(path)
+        if args.draft:
+            picture.draft("RGB", (enough, enough))
+        picture = transform(picture.convert("RGB"))
         ids = self.tokenizer.encode(text).ids[: args.length]
         labels = [-100] * len(ids)
         for at in range(1, len(ids) - 1):

@@ -4,7 +4,7 @@ Usage: python pixels.py OUT_DIR      (pip install torch transformers safetensors
 Pillow 13.0). The pictures are smooth noise with edges, of odd sizes, stored as PNG; expected.safetensors holds PROCESSOR.NAME, the pixels
 as bytes [3, S, S] before normalisation, and PROCESSOR.NAME.normalised for one picture. PROCESSOR.json is the
 preprocessor_config.json that `save_pretrained` writes. jpeg/KIND.jpg is one picture in every form of JPEG that Pillow writes,
-jpeg/expected.safetensors what Pillow reads it as, bytes [H, W, 3].
+jpeg/expected.safetensors what Pillow reads it as, bytes [H, W, 3]; KIND.2, KIND.4 and KIND.8 are what its `draft` makes of it.
 """
 import pathlib
 import sys
@@ -51,12 +51,15 @@ for name, (width, height) in SIZES.items():
             options = {"quality": 85, **options}
             options["subsampling"] = {"444": "4:4:4", "422": "4:2:2", "420": "4:2:0"}[options.get("subsampling", "420")]
             picture.convert(mode).save(jpegs / f"{jpeg}.jpg", **options)
-            read[jpeg] = torch.from_numpy(np.array(Image.open(jpegs / f"{jpeg}.jpg").convert("RGB")))
         # A progressive file that ends between two of its passes, as proxies write them.
         stored = (jpegs / "420-progressive.jpg").read_bytes()
         scans = [at for at in range(len(stored)) if stored[at:at + 2] == b"\xff\xda"]
         (jpegs / "unrefined.jpg").write_bytes(stored[:scans[3]] + b"\xff\xd9")
-        read["unrefined"] = torch.from_numpy(np.array(Image.open(jpegs / "unrefined.jpg").convert("RGB")))
+        for jpeg in [*kinds, "unrefined"]:
+            for scale in (1, 2, 4, 8):
+                opened = Image.open(jpegs / f"{jpeg}.jpg")
+                opened.draft(None, (width // scale, height // scale))
+                read[jpeg if scale == 1 else f"{jpeg}.{scale}"] = torch.from_numpy(np.array(opened.convert("RGB")))
         save_file(read, jpegs / "expected.safetensors")
 for kind, processor in PROCESSORS.items():
     processor.save_pretrained(OUT)

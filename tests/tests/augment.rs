@@ -5,12 +5,14 @@ use std::path::PathBuf;
 
 use unimo_data::augment::operations::Operation;
 use unimo_data::augment::rand_augment::OperationList;
-use unimo_data::images;
+use unimo_data::images::{self, Limits};
 use unimo_encoders::weights::SafetensorsFile;
 use unimo_tests::fixture;
 
 /// The list of torchvision is in single precision, ours of METER in double.
 const STRENGTH: f64 = 1e-6;
+
+const LIMITS: Limits = Limits::full_size(1 << 20);
 
 fn folder() -> PathBuf {
     fixture::folder().join("augment")
@@ -41,7 +43,7 @@ fn operation(name: &str, strength: f64) -> Option<Operation> {
 fn every_operation_equals_pillows_to_the_bit() {
     const OPERATIONS: usize = 15;
     let mut expected = SafetensorsFile::open(&folder().join("expected.safetensors")).unwrap();
-    let picture = images::read(&folder().join("picture.png"), 1 << 20).unwrap();
+    let picture = images::read(&folder().join("picture.png"), LIMITS).unwrap();
     let mut worst = BTreeMap::new();
     for (key, _) in expected.infos() {
         let (name, strength) = key.split_once('.').unwrap();

@@ -2,18 +2,21 @@
 
 use std::path::PathBuf;
 
-use unimo_data::{images, processor};
+use unimo_data::images::{self, Limits};
+use unimo_data::processor;
 use unimo_encoders::weights::SafetensorsFile;
 use unimo_tests::fixture;
 
 /// Both sides compute in fixed point with their own rounding, twice (across, then down).
 const WORST_LEVEL: i64 = 1;
-/// Four inks are read by another decoder than libjpeg-turbo's port, with its own inverse DCT and chroma upsampling.
+/// Four inks are read by another decoder than libjpeg-turbo's port, with its own inverse DCT and chroma upsampling, always in full size.
 const WORST_LEVEL_OF_INK: i64 = 8;
 /// Of 255 levels, on average.
 const MEAN_LEVEL: f64 = 0.2;
 /// f32 rounding of (value / 255 - mean) / std.
 const NORMALISED: f32 = 1e-6;
+
+const LIMITS: Limits = Limits::full_size(1 << 20);
 
 fn folder() -> PathBuf {
     fixture::folder().join("pixels")
@@ -25,7 +28,7 @@ fn pictures_equal_hugging_faces_processors() {
     for kind in ["clip", "vit", "bridgetower"] {
         let spec = processor::read(&folder().join(format!("{kind}.json"))).unwrap();
         for name in ["wide", "tall", "square", "small", "strip"] {
-            let picture = images::read(&folder().join(format!("{name}.png")), 1 << 20).unwrap();
+            let picture = images::read(&folder().join(format!("{name}.png")), LIMITS).unwrap();
             let square = spec.square(&picture).unwrap();
             let (theirs, shape) = expected.integers(&format!("{kind}.{name}")).unwrap();
             assert_eq!(shape, [3, spec.size, spec.size]);
@@ -64,22 +67,30 @@ fn jpegs_are_read_as_pillow_reads_them() {
         "unrefined",
         "cmyk",
     ] {
-        let picture = images::read(&folder.join(format!("{kind}.jpg")), 1 << 20).unwrap();
-        let (theirs, shape) = expected.integers(kind).unwrap();
-        let (width, height) = picture.dimensions();
-        assert_eq!(shape, [height as usize, width as usize, 3], "{kind}");
-        let worst = picture
-            .as_raw()
-            .iter()
-            .zip(&theirs)
-            .map(|(ours, theirs)| (i64::from(*ours) - theirs).abs())
-            .max();
-        let allowed = if kind == "cmyk" {
-            WORST_LEVEL_OF_INK
-        } else {
-            0
-        };
-        assert!(worst <= Some(allowed), "{kind}: off by {worst:?} levels");
+        for scale in [1, 2, 4, 8] {
+            let ink = kind == "cmyk";
+            let limits = Limits {
+                // The shorter side is the width.
+                enough: (scale > 1).then_some(30 / scale),
+                ..LIMITS
+            };
+            let picture = images::read(&folder.join(format!("{kind}.jpg")), limits).unwrap();
+            let key = match scale == 1 || ink {
+                true => kind.to_owned(),
+                false => format!("{kind}.{scale}"),
+            };
+            let (theirs, shape) = expected.integers(&key).unwrap();
+            let (width, height) = picture.dimensions();
+            assert_eq!(shape, [height as usize, width as usize, 3], "{key}");
+            let worst = picture
+                .as_raw()
+                .iter()
+                .zip(&theirs)
+                .map(|(ours, theirs)| (i64::from(*ours) - theirs).abs())
+                .max();
+            let allowed = if ink { WORST_LEVEL_OF_INK } else { 0 };
+            assert!(worst <= Some(allowed), "{key}: off by {worst:?} levels");
+        }
     }
 }
 

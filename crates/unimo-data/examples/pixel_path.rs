@@ -17,9 +17,9 @@ use unimo_data::augment::AugmentConfig;
 use unimo_data::augment::colour_jitter::ColourJitter;
 use unimo_data::augment::operations::Operation;
 use unimo_data::augment::rand_augment::{OperationList, RandAugment, When};
-use unimo_data::images::{Filter, ImageSpec, Resize, decode, jpeg};
+use unimo_data::images::{Filter, ImageSpec, Limits, Resize, decode, jpeg};
 
-const MAX_PIXELS: u64 = 50_000_000;
+const LIMITS: Limits = Limits::full_size(50_000_000);
 const ROUNDS: usize = 12;
 /// Random changes that are tried on each file.
 const DRAWS: u64 = 5;
@@ -60,7 +60,7 @@ fn main() -> ExitCode {
 fn measure(files: &[Vec<u8>]) -> Result<(), String> {
     let pictures = files
         .iter()
-        .map(|bytes| decode(bytes, MAX_PIXELS))
+        .map(|bytes| decode(bytes, LIMITS))
         .collect::<Result<Vec<_>, _>>()?;
     let squares = pictures
         .iter()
@@ -68,7 +68,7 @@ fn measure(files: &[Vec<u8>]) -> Result<(), String> {
         .collect::<Result<Vec<_>, _>>()?;
     let mut pixels = Vec::with_capacity(SPEC.values());
     time("decode", files, |bytes, _| {
-        decode(bytes, MAX_PIXELS).map(|picture| picture.width())
+        decode(bytes, LIMITS).map(|picture| picture.width())
     })?;
     time("resize and crop", &pictures, |picture, _| {
         SPEC.square(picture).map(|square| square.width())
@@ -85,13 +85,13 @@ fn measure(files: &[Vec<u8>]) -> Result<(), String> {
     })?;
     time("all, as evaluated", files, |bytes, _| {
         pixels.clear();
-        SPEC.append(&decode(bytes, MAX_PIXELS)?, &mut pixels)?;
+        SPEC.append(&decode(bytes, LIMITS)?, &mut pixels)?;
         Ok(pixels.len() as u32)
     })?;
     let mut augmented = |name: &str, augment: AugmentConfig| {
         time(name, files, |bytes, draw| {
             pixels.clear();
-            let square = augment.apply(&SPEC, &decode(bytes, MAX_PIXELS)?, draw)?;
+            let square = augment.apply(&SPEC, &decode(bytes, LIMITS)?, draw)?;
             SPEC.normalise(&square, &mut pixels);
             Ok(pixels.len() as u32)
         })

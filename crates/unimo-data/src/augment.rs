@@ -36,6 +36,9 @@ pub struct AugmentConfig {
     pub rand_augment: Option<RandAugment>,
 }
 
+/// [`AugmentConfig::scale`] that keeps the picture.
+const WHOLE: [f64; 2] = [1.0, 1.0];
+
 /// What a random number of [`AugmentConfig::apply`] decides. New ones go to the end: a run must resume as it began.
 #[derive(Debug, Clone, Copy)]
 enum Choice {
@@ -87,6 +90,16 @@ impl AugmentConfig {
         Ok(())
     }
 
+    /// The shorter side of the smallest part that may be shown, as a share of the picture's shorter side.
+    pub(crate) fn least_side(&self) -> f64 {
+        let [smallest, _] = self.scale;
+        let [narrowest, widest] = self.ratio;
+        match self.scale == WHOLE {
+            true => 1.0,
+            false => (smallest * narrowest.min(1.0 / widest)).sqrt().min(1.0),
+        }
+    }
+
     /// Makes a picture square and of the model's size after a random change.
     ///
     /// # Shapes
@@ -127,7 +140,7 @@ impl AugmentConfig {
 
     /// Which part is shown; none: the picture as evaluation shows it.
     fn part(&self, (width, height): (u32, u32), resize: Resize, draw: u64) -> Option<Part> {
-        if self.scale == [1.0, 1.0] {
+        if self.scale == WHOLE {
             return None;
         }
         let (w, h) = (f64::from(width), f64::from(height));
@@ -233,6 +246,46 @@ mod tests {
             }
             assert!(seen.len() > 1900, "parts repeat: {}", seen.len());
         }
+    }
+
+    #[test]
+    fn parts_of_what_is_enough_are_no_smaller_than_what_the_model_sees() {
+        for (scale, ratio) in [
+            ([0.08, 1.0], [0.75, 4.0 / 3.0]),
+            ([0.5, 0.5], [0.5, 2.0]),
+            ([0.1, 1.0], [0.5, 0.6]),
+        ] {
+            let config = AugmentConfig {
+                scale,
+                ratio,
+                ..CONFIG
+            };
+            let size = 20;
+            let enough = (f64::from(size) / config.least_side()).ceil() as u32;
+            let mut least = u32::MAX;
+            for (resize, long) in [
+                (Resize::Crop, enough),
+                (Resize::Crop, 3 * enough),
+                (Resize::Squash, 2 * enough),
+            ] {
+                for draw in 0..2000 {
+                    let parts = [(enough, long), (long, enough)]
+                        .map(|sides| config.part(sides, resize, draw));
+                    for part in parts.into_iter().flatten() {
+                        least = least.min(part.width).min(part.height);
+                    }
+                }
+            }
+            assert!((size..size + 3).contains(&least), "{scale:?}: {least}");
+        }
+        assert_eq!(
+            AugmentConfig {
+                scale: WHOLE,
+                ..CONFIG
+            }
+            .least_side(),
+            1.0
+        );
     }
 
     #[test]

@@ -24,11 +24,12 @@ use serde::{Deserialize, Serialize};
 use crate::augment::AugmentConfig;
 use crate::concepts::ConceptsConfig;
 use crate::error::DataError;
+use crate::images::Limits;
 use crate::images::{Filter, ImageSpec, Resize};
 use crate::pack;
 use crate::plan::Shuffle;
 use crate::regions::RegionsConfig;
-use crate::source::{Limits, Source, SourceConfig, Split};
+use crate::source::{Source, SourceConfig, Split};
 use crate::sources::coco::CocoConfig;
 use crate::sources::conceptual::ConceptualConfig;
 use crate::sources::images::ImagesConfig;
@@ -74,6 +75,8 @@ macro_rules! sources {
             pub pad: Pad,
             /// Largest picture that is decoded, in pixels; a bound against decompression bombs.
             pub max_pixels: u64,
+            /// Size at which JPEGs are decoded.
+            pub decode: Decode,
             /// Share of the data set's items that may be unusable before training stops.
             pub max_skipped: f64,
             /// Loader threads; absent: the number of cores minus one, at least one.
@@ -113,6 +116,7 @@ macro_rules! sources {
                     max_text_length: 50,
                     pad: Pad::Longest,
                     max_pixels: 50_000_000,
+                    decode: Decode::Full,
                     max_skipped: 0.01,
                     workers: None,
                     prefetch: 4,
@@ -243,6 +247,20 @@ impl SourceConfig for AnySource {
     fn open(&self, limits: &Limits) -> Result<Arc<dyn Source>, DataError> {
         self.table().open(limits)
     }
+}
+
+/// Size at which JPEGs are decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decode {
+    /// Their own.
+    #[default]
+    Full,
+    /// The smallest of 1/8, 1/4, 1/2 and all of it of which every part that may be shown is at least as large as what the model
+    /// sees, as Pillow's `draft`: faster for large photographs, and blurred in another way than by resizing alone. Random operations
+    /// before the crop see the smaller picture too, which changes those that count in pixels. Pictures from which a part is cut out
+    /// by a box are decoded in full, as are other formats.
+    Scaled,
 }
 
 /// What the texts of a batch are padded to.
@@ -440,6 +458,18 @@ impl DataConfig {
             filter: self.filter,
             mean: self.mean,
             std: self.std,
+        }
+    }
+
+    /// What bounds the decoding of pictures.
+    pub fn limits(&self) -> Limits {
+        let least = self.augment.map_or(1.0, |augment| augment.least_side());
+        // Regions are cut out of pictures by boxes.
+        let enough = (self.decode == Decode::Scaled && self.regions.is_none())
+            .then(|| (self.image_size as f64 / least).ceil() as u32);
+        Limits {
+            max_pixels: self.max_pixels,
+            enough,
         }
     }
 

@@ -10,7 +10,7 @@ use std::path::Path;
 use fast_image_resize::images::{CroppedImage, Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
 use serde::{Deserialize, Serialize};
 use unimo_core::batch::Images;
 
@@ -56,6 +56,26 @@ pub struct ImageSpec {
     pub mean: [f32; 3],
     /// Standard deviation per channel, divided by.
     pub std: [f32; 3],
+}
+
+/// What bounds the decoding of pictures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest picture that is decoded, in pixels.
+    pub max_pixels: u64,
+    /// Shorter side that a picture needs at most, in pixels: of a JPEG no more is decoded than the smallest of 1/8, 1/4, 1/2 and all of
+    /// its size that has it, as Pillow's `draft`. None: all of every picture.
+    pub enough: Option<u32>,
+}
+
+impl Limits {
+    /// All of a picture of at most so many pixels.
+    pub const fn full_size(max_pixels: u64) -> Self {
+        Self {
+            max_pixels,
+            enough: None,
+        }
+    }
 }
 
 /// A part of a picture, in pixels.
@@ -138,9 +158,9 @@ pub(crate) fn refuse_size(width: u32, height: u32, max_pixels: u64) -> Result<()
 /// # Errors
 ///
 /// The reason, as it is listed for the skipped sample.
-pub fn read(path: &Path, max_pixels: u64) -> Result<RgbImage, String> {
-    let bytes = bytes_of(path, max_pixels)?;
-    decode(&bytes, max_pixels).map_err(|reason| format!("image {}: {reason}", path.display()))
+pub fn read(path: &Path, limits: Limits) -> Result<RgbImage, String> {
+    let bytes = bytes_of(path, limits.max_pixels)?;
+    decode(&bytes, limits).map_err(|reason| format!("image {}: {reason}", path.display()))
 }
 
 /// A picture's file as it is stored, with the extension of its format (`jpg`, `png`, `webp`).
@@ -188,18 +208,18 @@ fn bytes_of(path: &Path, max_pixels: u64) -> Result<Vec<u8>, String> {
 /// Decodes JPEG, PNG or WebP, told apart by content, to upright 8-bit RGB.
 ///
 /// EXIF orientation is applied, transparency is laid over white, grey, palette, CMYK and 16-bit pictures are converted,
-/// of an animation the first frame is taken. A size above `max_pixels` is refused from the header, before any pixel
+/// of an animation the first frame is taken. A size above [`Limits::max_pixels`] is refused from the header, before any pixel
 /// is decoded, and a panic inside a decoder is a reason like any other.
 ///
 /// # Errors
 ///
 /// The reason, as it is listed for the skipped sample.
-pub fn decode(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, String> {
-    catch_unwind(AssertUnwindSafe(|| decode_caught(bytes, max_pixels)))
+pub fn decode(bytes: &[u8], limits: Limits) -> Result<RgbImage, String> {
+    catch_unwind(AssertUnwindSafe(|| decode_caught(bytes, limits)))
         .unwrap_or_else(|payload| Err(format!("the decoder failed: {}", panic_text(&*payload))))
 }
 
-fn decode_caught(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, String> {
+fn decode_caught(bytes: &[u8], limits: Limits) -> Result<RgbImage, String> {
     if bytes.is_empty() {
         return Err("the file is empty".to_owned());
     }
@@ -208,7 +228,7 @@ fn decode_caught(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, String> {
         .map_err(|error| error.to_string())?;
     match reader.format() {
         Some(ImageFormat::Jpeg) => {
-            if let Some(picture) = crate::jpeg::decode(bytes, max_pixels)? {
+            if let Some(picture) = crate::jpeg::decode(bytes, limits)? {
                 return Ok(picture);
             }
         }
@@ -221,7 +241,8 @@ fn decode_caught(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, String> {
         }
         None => return Err("not a JPEG, PNG or WebP file".to_owned()),
     }
-    let mut limits = Limits::no_limits();
+    let max_pixels = limits.max_pixels;
+    let mut limits = image::Limits::no_limits();
     limits.max_alloc = Some(decoder_bytes(max_pixels));
     reader.limits(limits);
     let mut decoder = reader.into_decoder().map_err(|error| error.to_string())?;
@@ -599,7 +620,7 @@ mod tests {
     use super::*;
     use image::{ExtendedColorType, ImageEncoder, Rgb, Rgba, RgbaImage};
 
-    const MAX: u64 = 1_000_000;
+    const MAX: Limits = Limits::full_size(1_000_000);
     /// JPEG at quality 100 is off by a few grey levels on flat colour, subsampled edges aside.
     const JPEG_TOLERANCE: u8 = 4;
 
@@ -752,7 +773,7 @@ mod tests {
             2,
             &[png_chunk(b"IDAT", &stored(&[0; 1000]))],
         );
-        let reason = decode(&bomb, 50_000_000).unwrap_err();
+        let reason = decode(&bomb, Limits::full_size(50_000_000)).unwrap_err();
         assert!(reason.contains("60000 x 60000"), "{reason}");
         assert!(reason.contains("max_pixels"), "{reason}");
     }
@@ -827,7 +848,9 @@ mod tests {
                     broken[index] ^= (at & 0xff) as u8;
                 }
                 if let Ok(decoded) = decode(&broken, MAX) {
-                    assert!(u64::from(decoded.width()) * u64::from(decoded.height()) <= MAX);
+                    assert!(
+                        u64::from(decoded.width()) * u64::from(decoded.height()) <= MAX.max_pixels
+                    );
                 }
             }
         }
@@ -841,15 +864,22 @@ mod tests {
             b"Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0".to_vec();
         exif.extend([0; 4]);
         let jpeg = encode(&halves(32, 16).into(), ImageFormat::Jpeg);
-        let mut turned = jpeg[..2].to_vec();
-        turned.extend([0xff, 0xe1]);
-        turned.extend((exif.len() as u16 + 2).to_be_bytes());
-        turned.extend(&exif);
-        turned.extend(&jpeg[2..]);
-        let turned = decode(&turned, MAX).unwrap();
+        let mut file = jpeg[..2].to_vec();
+        file.extend([0xff, 0xe1]);
+        file.extend((exif.len() as u16 + 2).to_be_bytes());
+        file.extend(&exif);
+        file.extend(&jpeg[2..]);
+        let turned = decode(&file, MAX).unwrap();
         assert_eq!(turned.dimensions(), (16, 32));
         assert!(close(*turned.get_pixel(8, 4), [250, 10, 10], 12));
         assert!(close(*turned.get_pixel(8, 28), [10, 10, 250], 12));
+        let limits = Limits {
+            enough: Some(4),
+            ..MAX
+        };
+        let small = decode(&file, limits).unwrap();
+        assert_eq!(small.dimensions(), (4, 8));
+        assert!(close(*small.get_pixel(2, 1), [250, 10, 10], 12));
     }
 
     /// One 8 x 8 block of four flat channels as a baseline JPEG with Adobe's marker.

@@ -7,9 +7,9 @@ use std::collections::HashSet;
 
 use image::metadata::Orientation;
 use image::{DynamicImage, RgbImage};
-use libjpeg_turbo_rs::{DecodeLimits, Decoder, FrameHeader, PixelFormat};
+use libjpeg_turbo_rs::{DecodeLimits, Decoder, FrameHeader, PixelFormat, ScalingFactor};
 
-use crate::images::{decoder_bytes, refuse_size};
+use crate::images::{Limits, decoder_bytes, refuse_size};
 
 /// Passes of a progressive file. Encoders write about ten; each may visit every block, whatever the size of the file.
 const MOST_SCANS: usize = 100;
@@ -19,7 +19,10 @@ const CMYK: usize = 4;
 /// Bits of a level in all that Pillow reads.
 const BITS: u8 = 8;
 
-/// Upright 8-bit RGB of a JPEG file; none for what the port does not read and another decoder may: four inks, whose subsampled
+/// What of a picture's sides may be left out while it is decoded: Pillow's choices. The port has more, which cost more than they save.
+const SCALES: [u16; 3] = [8, 4, 2];
+
+/// Upright 8-bit RGB of a JPEG file, as large as [`Limits::enough`] asks for; none for what the port does not read and another decoder may: four inks, whose subsampled
 /// channels it fails on, and colours that are finer than the light.
 ///
 /// What is damaged or cut off is an error, not a grey area, even where libjpeg only warns.
@@ -27,11 +30,12 @@ const BITS: u8 = 8;
 /// # Errors
 ///
 /// The reason, as it is listed for the skipped sample.
-pub(crate) fn decode(bytes: &[u8], max_pixels: u64) -> Result<Option<RgbImage>, String> {
+pub(crate) fn decode(bytes: &[u8], limits: Limits) -> Result<Option<RgbImage>, String> {
     // A file that ends between two of its passes would be a picture without its details.
     if !is_complete(bytes) {
         return Err("truncated JPEG: no end-of-image marker".to_owned());
     }
+    let Limits { max_pixels, enough } = limits;
     let limits = DecodeLimits {
         max_pixels,
         max_scans: MOST_SCANS,
@@ -59,6 +63,15 @@ pub(crate) fn decode(bytes: &[u8], max_pixels: u64) -> Result<Option<RgbImage>, 
     }
     if header.components.len() == CMYK || has_finer_colours(header) {
         return Ok(None);
+    }
+    let shorter = u32::from(header.width.min(header.height));
+    if let Some(enough) = enough
+        && let Some(scale) = SCALES
+            .into_iter()
+            .find(|scale| shorter / u32::from(*scale) >= enough)
+    {
+        let scale = ScalingFactor::try_new(1, scale.into()).map_err(|error| error.to_string())?;
+        decoder.set_scale(scale);
     }
     decoder.set_output_format(PixelFormat::Rgb);
     // What libjpeg does with a progressive file whose last passes are missing.

@@ -32,5 +32,5 @@ pub use eval_set::EvalSet;
 pub use loader::{Loader, LoaderSpec, SecondView};
 pub use regions::RegionsConfig;
 pub use skip::SkipList;
-pub use source::{Holds, Limits, Sample, Source, SourceConfig, Split, open};
+pub use source::{Holds, Sample, Source, SourceConfig, Split, open};
 pub use tokens::TextTokenizer;

@@ -661,15 +661,14 @@ fn verify_shard(folder: &Path, shard: &PackedShard) -> Result<(), String> {
 mod tests {
     use super::*;
     use crate::error::Place;
-    use crate::source::{Limits, SourceConfig};
+    use crate::images::Limits;
+    use crate::source::SourceConfig;
     use crate::sources::fixtures::{NLVR, folder, open};
     use crate::sources::scenes::ScenesConfig;
     use crate::sources::webdataset::WebDatasetConfig;
     use std::sync::Arc;
 
-    const LIMITS: Limits = Limits {
-        max_pixels: 1_000_000,
-    };
+    const LIMITS: Limits = Limits::full_size(1_000_000);
 
     fn scenes(train: usize) -> Arc<dyn Source> {
         let config = ScenesConfig {

@@ -768,7 +768,8 @@ mod tests {
 
     #[test]
     fn a_packed_folder_is_read_over_http() {
-        use crate::source::{Limits, SourceConfig};
+        use crate::images::Limits;
+        use crate::source::SourceConfig;
         let folder = tempfile::tempdir().unwrap();
         let scenes = crate::sources::scenes::ScenesConfig {
             train: 12,
@@ -776,7 +777,7 @@ mod tests {
             size: 32,
             ..Default::default()
         };
-        let limits = Limits { max_pixels: 10_000 };
+        let limits = Limits::full_size(10_000);
         let source = scenes.open(&limits).unwrap();
         let spec = crate::pack::PackSpec {
             samples: 7,

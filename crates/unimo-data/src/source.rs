@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::DataConfig;
 use crate::error::{DataError, Place, SampleError};
+use crate::images::Limits;
 use crate::plan::{Plan, Shuffle};
 use crate::regions::{PictureRegions, RegionShape};
 
@@ -38,7 +39,7 @@ impl Split {
 pub struct Sample {
     /// Where it comes from, `file:line`.
     pub name: String,
-    /// The picture, upright.
+    /// The picture, upright; with [`Limits::enough`] perhaps smaller than its file.
     pub image: Option<RgbImage>,
     /// Texts that each describe the picture.
     pub captions: Vec<String>,
@@ -252,13 +253,6 @@ pub trait Source: Send + Sync {
     }
 }
 
-/// What bounds a source.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Limits {
-    /// Largest picture that is decoded, in pixels.
-    pub max_pixels: u64,
-}
-
 /// A source's table in a recipe, such as `[data.pairs]`.
 pub trait SourceConfig {
     /// Checks every value; `table` is what the table is called in errors, such as `data.pairs`.
@@ -294,9 +288,7 @@ pub trait SourceConfig {
 /// A setting that is not allowed, or a list of samples that cannot be read or holds nothing usable.
 pub fn open(config: &DataConfig) -> Result<Arc<dyn Source>, DataError> {
     config.validate()?;
-    let source = config.chosen()?.open(&Limits {
-        max_pixels: config.max_pixels,
-    })?;
+    let source = config.chosen()?.open(&config.limits())?;
     match &config.regions {
         Some(regions) => regions.open(source, &config.image_spec()),
         None => Ok(source),

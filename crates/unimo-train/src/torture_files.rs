@@ -16,11 +16,11 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use unimo_data::config::DataConfig;
 use unimo_data::error::panic_text;
-use unimo_data::images;
+use unimo_data::images::{self, Limits};
 use unimo_data::regions::{self, RegionShape};
 use unimo_data::sources::parquet::ParquetConfig;
 use unimo_data::sources::webdataset::WebDatasetConfig;
-use unimo_data::{Limits, SourceConfig, Split, TextTokenizer, pack, processor, shards};
+use unimo_data::{SourceConfig, Split, TextTokenizer, pack, processor, shards};
 use unimo_encoders::weights::Weights;
 
 use crate::bench::host_peak;
@@ -173,7 +173,16 @@ impl Kind {
                 };
                 regions::read(damaged, SHAPE).map(drop)
             }
-            Self::Picture => images::read(damaged, DataConfig::default().max_pixels).map(drop),
+            Self::Picture => {
+                let limits = DataConfig::default().limits();
+                let read = images::read(damaged, limits).map(drop);
+                let (width, height) = images::dimensions(&fs::read(good).unwrap_or_default())?;
+                for scale in [2, 4, 8] {
+                    let enough = Some(width.min(height) / scale);
+                    let _ = images::read(damaged, Limits { enough, ..limits });
+                }
+                read
+            }
             Self::ShardIndex => {
                 let bytes = fs::read(damaged).map_err(|e| e.to_string())?;
                 if good
@@ -191,9 +200,7 @@ impl Kind {
 
 /// Reads every sample; those that are broken say so.
 fn samples(config: &dyn SourceConfig) -> Result<(), String> {
-    const LIMITS: Limits = Limits {
-        max_pixels: 1 << 20,
-    };
+    const LIMITS: Limits = Limits::full_size(1 << 20);
     let source = config.open(&LIMITS).map_err(|e| e.to_string())?;
     for split in [Split::Train, Split::Val] {
         for index in 0..source.len(split) {

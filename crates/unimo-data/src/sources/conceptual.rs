@@ -39,10 +39,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{not_empty, range, share};
 use crate::error::{DataError, Place, SampleError};
-use crate::images;
+use crate::images::{self, Limits};
 use crate::order::{Stream, hash_text, unit};
 use crate::regions;
-use crate::source::{Limits, Source, SourceConfig, Split};
+use crate::source::{Source, SourceConfig, Split};
 use crate::sources::listed::{given, spaced, val_fraction};
 use crate::sources::rows::{Span, Spans, each_line, key_of};
 use crate::sources::template::Template;
@@ -207,7 +207,7 @@ impl SourceConfig for ConceptualConfig {
 
     fn open(&self, limits: &Limits) -> Result<Arc<dyn Source>, DataError> {
         let mut source = Conceptual {
-            max_pixels: limits.max_pixels,
+            limits: *limits,
             parts: Vec::new(),
             train: Vec::new(),
             val: Vec::new(),
@@ -243,7 +243,7 @@ impl SourceConfig for ConceptualConfig {
 /// Rows with pictures that were downloaded. See the [module](self).
 #[derive(Debug)]
 struct Conceptual {
-    max_pixels: u64,
+    limits: Limits,
     parts: Vec<Opened>,
     train: Vec<Span>,
     /// Rows of the last part.
@@ -450,7 +450,7 @@ impl Source for Conceptual {
     fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {
         let (_, path) = self.found(split, index)?;
         let (part, span) = self.at(split, index);
-        images::read(&path, self.max_pixels)
+        images::read(&path, self.limits)
             .map(Some)
             .map_err(|reason| part.list.bad(span, reason))
     }
@@ -462,7 +462,7 @@ impl Source for Conceptual {
     ) -> Result<Option<(Vec<u8>, &'static str)>, SampleError> {
         let (_, path) = self.found(split, index)?;
         let (part, span) = self.at(split, index);
-        images::read_file(&path, self.max_pixels)
+        images::read_file(&path, self.limits.max_pixels)
             .map(Some)
             .map_err(|reason| part.list.bad(span, reason))
     }

@@ -19,9 +19,9 @@ use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{DataError, Place, SampleError};
-use crate::images;
+use crate::images::{self, Limits};
 use crate::regions;
-use crate::source::{Limits, Source, SourceConfig, Split};
+use crate::source::{Source, SourceConfig, Split};
 use crate::sources::listed::{Held, train_and_val, val_fraction};
 
 /// `[data.images]`.
@@ -60,7 +60,7 @@ impl SourceConfig for ImagesConfig {
 
     fn open(&self, limits: &Limits) -> Result<Arc<dyn Source>, DataError> {
         let mut pictures = Pictures {
-            max_pixels: limits.max_pixels,
+            limits: *limits,
             folders: Vec::new(),
             train: Vec::new(),
             val: Vec::new(),
@@ -122,7 +122,7 @@ fn is_picture(path: &Path) -> bool {
 /// Pictures in folders. See the [module](self).
 #[derive(Debug)]
 struct Pictures {
-    max_pixels: u64,
+    limits: Limits,
     folders: Vec<PathBuf>,
     /// Number of the folder and path inside it.
     train: Vec<(u32, Box<Path>)>,
@@ -195,7 +195,7 @@ impl Source for Pictures {
     }
 
     fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {
-        images::read(&self.path(split, index), self.max_pixels)
+        images::read(&self.path(split, index), self.limits)
             .map(Some)
             .map_err(|reason| self.bad(split, index, reason))
     }
@@ -214,7 +214,7 @@ impl Source for Pictures {
         split: Split,
         index: usize,
     ) -> Result<Option<(Vec<u8>, &'static str)>, SampleError> {
-        images::read_file(&self.path(split, index), self.max_pixels)
+        images::read_file(&self.path(split, index), self.limits.max_pixels)
             .map(Some)
             .map_err(|reason| self.bad(split, index, reason))
     }

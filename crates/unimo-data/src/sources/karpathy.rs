@@ -20,7 +20,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
-use crate::source::{Limits, Source, SourceConfig};
+use crate::images::Limits;
+use crate::source::{Source, SourceConfig};
 use crate::sources::json::{each_of_file, parse};
 use crate::sources::listed::{Listed, New, given};
 use crate::sources::pairs::{distinct_splits, one_or_many};

@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{not_empty, share};
 use crate::error::{DataError, Place, SampleError};
-use crate::images;
+use crate::images::{self, Limits};
 use crate::order::{Stream, hash_text, unit};
-use crate::source::{Entailment, Limits, Sample, Source, SourceConfig, Split};
+use crate::source::{Entailment, Sample, Source, SourceConfig, Split};
 
 /// Files of training samples and, where they are separate, of held-out ones.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -302,7 +302,7 @@ pub(crate) struct New<'a> {
 #[derive(Debug)]
 pub struct Listed {
     name: &'static str,
-    max_pixels: u64,
+    limits: Limits,
     /// Per list that is read: its file, and its key where the file has several.
     files: Vec<(PathBuf, &'static str)>,
     folders: Vec<Vec<PathBuf>>,
@@ -327,7 +327,7 @@ impl Listed {
     pub(crate) fn new(name: &'static str, limits: &Limits) -> Self {
         Self {
             name,
-            max_pixels: limits.max_pixels,
+            limits: *limits,
             files: Vec::new(),
             folders: Vec::new(),
             texts: Texts::default(),
@@ -592,9 +592,8 @@ impl Listed {
             .unwrap_or_else(|| PathBuf::from(image))
     }
 
-    fn picture(&self, row: &Row, image: u32) -> Result<RgbImage, SampleError> {
-        images::read(&self.path(row, image), self.max_pixels)
-            .map_err(|reason| self.bad(row, reason))
+    fn picture(&self, row: &Row, image: u32, limits: Limits) -> Result<RgbImage, SampleError> {
+        images::read(&self.path(row, image), limits).map_err(|reason| self.bad(row, reason))
     }
 
     /// A picture's file as it is, with the extension of its format.
@@ -603,7 +602,7 @@ impl Listed {
         row: &Row,
         image: u32,
     ) -> Result<Option<(Vec<u8>, &'static str)>, SampleError> {
-        images::read_file(&self.path(row, image), self.max_pixels)
+        images::read_file(&self.path(row, image), self.limits.max_pixels)
             .map(Some)
             .map_err(|reason| self.bad(row, reason))
     }
@@ -634,8 +633,15 @@ impl Listed {
         }))
     }
 
-    fn shown(&self, row: &Row) -> Result<RgbImage, SampleError> {
-        let picture = self.picture(row, row.image)?;
+    fn shown(&self, number: u32) -> Result<RgbImage, SampleError> {
+        let row = &self.rows[number as usize];
+        // Of a part less than all would be left, and boxes in pixels are measured by the picture where the list has no size.
+        let measures = row.size.contains(&0) && !self.objects.of(number).is_empty();
+        let limits = match row.crop != NONE || measures {
+            true => Limits::full_size(self.limits.max_pixels),
+            false => self.limits,
+        };
+        let picture = self.picture(row, row.image, limits)?;
         if row.crop == NONE {
             return Ok(picture);
         }
@@ -734,8 +740,7 @@ impl Source for Listed {
     }
 
     fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {
-        self.shown(&self.rows[self.index(split, index) as usize])
-            .map(Some)
+        self.shown(self.index(split, index)).map(Some)
     }
 
     fn image_bytes(
@@ -776,7 +781,7 @@ impl Source for Listed {
         let number = self.index(split, index);
         let row = &self.rows[number as usize];
         let text = |number: u32| self.texts.get(number).to_owned();
-        let picture = self.shown(row)?;
+        let picture = self.shown(number)?;
         let objects = self.objects.of(number);
         let boxes: Result<Vec<_>, _> = objects
             .iter()
@@ -818,7 +823,7 @@ impl Source for Listed {
             second_image: if row.second == NONE {
                 None
             } else {
-                Some(self.picture(row, row.second)?)
+                Some(self.picture(row, row.second, self.limits)?)
             },
             image: Some(picture),
             ..Sample::default()

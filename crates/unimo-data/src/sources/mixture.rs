@@ -33,8 +33,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::AnySource;
 use crate::error::{DataError, Place, SampleError};
+use crate::images::Limits;
 use crate::plan::{Plan, Shuffle};
-use crate::source::{Holds, Limits, Sample, Source, SourceConfig, Split};
+use crate::source::{Holds, Sample, Source, SourceConfig, Split};
 
 /// `[data.mixture]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

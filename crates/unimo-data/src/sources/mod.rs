@@ -123,7 +123,131 @@ pub(crate) mod fixtures {
 
 #[cfg(test)]
 mod tests {
+    use image::RgbImage;
+
+    use super::fixtures::{folder, open};
     use crate::config::DataConfig;
+    use crate::images::{self, Limits};
+    use crate::pack::{PackSpec, pack};
+    use crate::source::Split;
+
+    /// Sources of `i/1.jpg`, a JPEG of 80 x 48 pixels.
+    const OF_A_JPEG: [(&str, &str); 8] = [
+        ("pairs", "[pairs]\npath = \"p.jsonl\"\nval_fraction = 0.0"),
+        ("images", "[images]\ntrain = [\"i\"]\nval_fraction = 0.0"),
+        (
+            "conceptual",
+            "[conceptual]\nval_fraction = 0.0\n[conceptual.train]\npath = \"c.tsv\"\nimages = \"i\"\n\
+             columns = [\"caption\", \"image\"]",
+        ),
+        (
+            "coco",
+            "[coco]\nval_fraction = 0.0\n[coco.train]\ncaptions = \"coco.json\"\nimages = \"i\"",
+        ),
+        (
+            "nlvr",
+            "[nlvr]\nval_fraction = 0.0\n[nlvr.train]\npath = \"n.json\"\nimages = \"i\"",
+        ),
+        ("webdataset", "[webdataset]\ntrain = [\"packed\"]"),
+        // Boxes in pixels of a picture whose size is not listed.
+        (
+            "coco",
+            "[coco]\nval_fraction = 0.0\n[coco.train]\ncaptions = \"coco.json\"\ninstances = \"boxes.json\"\nimages = \"i\"",
+        ),
+        // A part that is cut out.
+        (
+            "visual_genome",
+            "[visual_genome]\nval_fraction = 0.0\n[visual_genome.train]\nuse_as = \"crops\"\nregions = \"vg.json\"\n\
+             images = [\"i\"]",
+        ),
+    ];
+
+    #[test]
+    fn sources_of_files_decode_no_more_than_is_enough() {
+        let folder = folder(&[
+            ("p.jsonl", r#"{"image": "i/1.jpg", "caption": "a"}"#),
+            ("c.tsv", "a\t1.jpg\n"),
+            (
+                "coco.json",
+                r#"{"annotations": [{"id": 1, "image_id": 1, "caption": "a"}], "images": [{"id": 1, "file_name": "1.jpg"}]}"#,
+            ),
+            (
+                "boxes.json",
+                r#"{"annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [20, 12, 40, 24]}],
+                    "categories": [{"id": 1, "name": "box"}]}"#,
+            ),
+            (
+                "n.json",
+                r#"{"sentence": "a", "label": "true", "images": ["1.jpg"], "identifier": "1-0"}"#,
+            ),
+            (
+                "vg.json",
+                r#"[{"id": 1, "regions": [{"region_id": 1, "image_id": 1, "phrase": "a", "x": 20, "y": 12, "width": 40, "height": 24}]}]"#,
+            ),
+            ("i/1.jpg", "1x1"),
+        ]);
+        let picture = RgbImage::from_fn(80, 48, |x, y| image::Rgb([3 * x as u8, 5 * y as u8, 7]));
+        let file = images::jpeg(&picture).unwrap();
+        std::fs::write(folder.path().join("i/1.jpg"), file).unwrap();
+        let opened = |source: &str, table: &str, decode: &str| {
+            let text = format!("image_size = 20\nsource = \"{source}\"\n{decode}\n{table}");
+            open(&folder, &text).unwrap_or_else(|error| panic!("{text}: {error}"))
+        };
+        let (pairs, table) = OF_A_JPEG[0];
+        let packed = folder.path().join("packed");
+        let pairs = opened(pairs, table, "");
+        pack(
+            &*pairs,
+            Split::Train,
+            &packed,
+            &PackSpec::default(),
+            &mut |_, _| (),
+        )
+        .unwrap();
+        for (number, (source, table)) in OF_A_JPEG.iter().enumerate() {
+            let full = opened(source, table, "");
+            let scaled = opened(source, table, "decode = \"scaled\"");
+            let size = |source: &dyn crate::source::Source| {
+                let sample = source.sample(Split::Train, 0).unwrap();
+                let picture = source.image(Split::Train, 0).unwrap().unwrap();
+                assert_eq!(sample.image.as_ref(), Some(&picture));
+                (picture.dimensions(), sample.boxes)
+            };
+            let (expected_full, expected, boxes) = match number {
+                6 => ((80, 48), (80, 48), vec![[0.25, 0.25, 0.75, 0.75]]),
+                7 => ((40, 24), (40, 24), Vec::new()),
+                // 48 / 2 pixels are at least 20, 48 / 4 are not.
+                _ => ((80, 48), (40, 24), Vec::new()),
+            };
+            assert_eq!(size(&*full), (expected_full, boxes.clone()), "{table}");
+            assert_eq!(size(&*scaled), (expected, boxes), "{table}");
+            // What is stored is not touched.
+            assert_eq!(
+                full.image_bytes(Split::Train, 0).unwrap(),
+                scaled.image_bytes(Split::Train, 0).unwrap(),
+            );
+        }
+        let enough =
+            |text: &str| -> Limits { toml::from_str::<DataConfig>(text).unwrap().limits() };
+        let augment = "[augment]\nflip = 0.5\nscale = [0.5, 1.0]\nratio = [0.75, 1.25]\n";
+        let regions = "[regions]\nkind = \"files\"\npath = \"f\"\nfeatures = 8\n";
+        for (text, expected) in [
+            (String::new(), None),
+            ("decode = \"scaled\"".to_owned(), Some(224)),
+            // 224 / sqrt(0.5 * 0.75), rounded up.
+            (format!("decode = \"scaled\"\n{augment}"), Some(366)),
+            (
+                format!(
+                    "decode = \"scaled\"\n{}",
+                    augment.replace("[0.5, 1.0]", "[1.0, 1.0]")
+                ),
+                Some(224),
+            ),
+            (format!("decode = \"scaled\"\n{regions}"), None),
+        ] {
+            assert_eq!(enough(&text).enough, expected, "{text}");
+        }
+    }
 
     /// The TOML examples in the documentation of a file.
     fn examples(text: &str) -> Vec<String> {

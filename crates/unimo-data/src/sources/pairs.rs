@@ -14,9 +14,9 @@ use serde_json::{Map, Value};
 
 use crate::config::{not_empty, share};
 use crate::error::{DataError, Place, SampleError};
-use crate::images;
+use crate::images::{self, Limits};
 use crate::order::{Stream, hash_text, unit};
-use crate::source::{Limits, Source, SourceConfig, Split};
+use crate::source::{Source, SourceConfig, Split};
 use crate::sources::rows::{Groups, Item, Object, Span, Spans, each_row, key_of};
 
 pub use crate::sources::rows::ListFormat;
@@ -162,7 +162,7 @@ impl SourceConfig for PairsConfig {
     }
 
     fn open(&self, limits: &Limits) -> Result<Arc<dyn Source>, DataError> {
-        Ok(Arc::new(Pairs::open(self, limits.max_pixels)?))
+        Ok(Arc::new(Pairs::open(self, limits)?))
     }
 }
 
@@ -205,7 +205,7 @@ pub struct Pairs {
     /// The columns of a CSV or TSV file.
     header: Vec<String>,
     root: PathBuf,
-    max_pixels: u64,
+    limits: Limits,
     /// One group of rows per image.
     train: Groups,
     val: Groups,
@@ -228,7 +228,7 @@ impl Pairs {
     /// # Errors
     ///
     /// The list cannot be read, lacks a column or holds no usable row.
-    pub fn open(config: &PairsConfig, max_pixels: u64) -> Result<Self, DataError> {
+    pub fn open(config: &PairsConfig, limits: &Limits) -> Result<Self, DataError> {
         let format = match config.format {
             Some(format) => format,
             None => format_of(&config.path)?,
@@ -239,7 +239,7 @@ impl Pairs {
             format,
             header: Vec::new(),
             root: config.image_root.clone().unwrap_or(folder),
-            max_pixels,
+            limits: *limits,
             train: Groups::default(),
             val: Groups::default(),
             captions: [0; 2],
@@ -572,7 +572,7 @@ impl Source for Pairs {
 
     fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {
         let path = self.picture_path(split, index)?;
-        images::read(&path, self.max_pixels)
+        images::read(&path, self.limits)
             .map(Some)
             .map_err(|reason| SampleError {
                 place: self.place(split, index),
@@ -586,7 +586,7 @@ impl Source for Pairs {
         index: usize,
     ) -> Result<Option<(Vec<u8>, &'static str)>, SampleError> {
         let path = self.picture_path(split, index)?;
-        images::read_file(&path, self.max_pixels)
+        images::read_file(&path, self.limits.max_pixels)
             .map(Some)
             .map_err(|reason| SampleError {
                 place: self.place(split, index),
@@ -613,7 +613,7 @@ mod tests {
     use super::*;
     use crate::sources::rows::LONGEST_ROW;
 
-    const MAX_PIXELS: u64 = 1_000_000;
+    const LIMITS: Limits = Limits::full_size(1_000_000);
 
     fn open(
         name: &str,
@@ -626,7 +626,7 @@ mod tests {
         let mut config = PairsConfig::new(path);
         config.val_fraction = 0.0;
         change(&mut config);
-        Pairs::open(&config, MAX_PIXELS)
+        Pairs::open(&config, &LIMITS)
     }
 
     fn all(pairs: &Pairs, split: Split) -> Vec<(u64, String, Vec<String>)> {
@@ -847,7 +847,7 @@ mod tests {
             let message = open(name, text, |_| ()).unwrap_err().to_string();
             assert!(parts.iter().all(|part| message.contains(part)), "{message}");
         }
-        let message = Pairs::open(&PairsConfig::new("absent.jsonl"), MAX_PIXELS)
+        let message = Pairs::open(&PairsConfig::new("absent.jsonl"), &LIMITS)
             .unwrap_err()
             .to_string();
         assert!(message.contains("absent.jsonl"), "{message}");
@@ -869,7 +869,7 @@ mod tests {
             .unwrap();
         let mut config = PairsConfig::new(&path);
         config.val_fraction = 0.0;
-        let pairs = Pairs::open(&config, MAX_PIXELS).unwrap();
+        let pairs = Pairs::open(&config, &LIMITS).unwrap();
         assert_eq!(pairs.captions(Split::Train, 1).unwrap(), ["two"]);
         let (bytes, extension) = pairs.image_bytes(Split::Train, 0).unwrap().unwrap();
         assert_eq!(extension, "png");

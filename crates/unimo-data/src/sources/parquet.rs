@@ -19,7 +19,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{not_empty, share};
 use crate::error::DataError;
-use crate::source::{Limits, Source, SourceConfig};
+use crate::images::Limits;
+use crate::source::{Source, SourceConfig};
 use crate::sources::pairs::one_or_many;
 use crate::sources::webdataset::{expand, one_or_many_paths};
 use crate::storage::{self, RemoteConfig};
@@ -136,7 +137,7 @@ impl SourceConfig for ParquetConfig {
 
     #[cfg(feature = "parquet")]
     fn open(&self, limits: &Limits) -> Result<Arc<dyn Source>, DataError> {
-        Ok(Arc::new(rows::Rows::open(self, limits.max_pixels)?))
+        Ok(Arc::new(rows::Rows::open(self, limits)?))
     }
 
     #[cfg(not(feature = "parquet"))]
@@ -176,7 +177,7 @@ mod rows {
     use super::ParquetConfig;
     use crate::error::{DataError, Place, SampleError, panic_text};
     use crate::eval_set::parallel;
-    use crate::images;
+    use crate::images::{self, Limits};
     use crate::order::{Stream, hash_text, unit};
     use crate::source::{Source, Split};
     use crate::sources::webdataset::expand;
@@ -193,7 +194,7 @@ mod rows {
         rejected: Vec<SampleError>,
         images: bool,
         image_column: String,
-        max_pixels: u64,
+        limits: Limits,
     }
 
     struct Table {
@@ -316,7 +317,7 @@ mod rows {
         /// # Errors
         ///
         /// A file cannot be read or lacks a column, or no row can be used.
-        pub fn open(config: &ParquetConfig, max_pixels: u64) -> Result<Self, DataError> {
+        pub fn open(config: &ParquetConfig, limits: &Limits) -> Result<Self, DataError> {
             let files = list(config)?;
             let storage = Storage::new(&config.remote);
             let opened = parallel(0..files.len(), |at| {
@@ -336,7 +337,7 @@ mod rows {
                 rejected: Vec::new(),
                 images: config.images,
                 image_column: config.image_column.clone(),
-                max_pixels,
+                limits: *limits,
             };
             for (opened, (path, split)) in opened.into_iter().zip(&files) {
                 let (table, texts) = opened?;
@@ -392,7 +393,7 @@ mod rows {
             };
             let within = (part.rows[index].number - table.starts[group]) as usize;
             let read = || picture(&table.column(group, mask, within)?);
-            let limit = images::largest_file(self.max_pixels);
+            let limit = images::largest_file(self.limits.max_pixels);
             caught(read)
                 .and_then(|bytes| match bytes.len() as u64 > limit {
                     true => Err(format!("the file is larger than {limit} bytes")),
@@ -697,7 +698,7 @@ mod rows {
             let Some(bytes) = self.bytes(split, index)? else {
                 return Ok(None);
             };
-            images::decode(&bytes, self.max_pixels)
+            images::decode(&bytes, self.limits)
                 .map(Some)
                 .map_err(|reason| SampleError {
                     place: self.place(split, index),
@@ -731,7 +732,7 @@ mod rows {
     #[cfg(test)]
     mod tests {
         use super::*;
-        use crate::source::{Limits, SourceConfig};
+        use crate::source::SourceConfig;
         use arrow_array::builder::{ListBuilder, StringBuilder};
         use arrow_array::{BinaryArray, Int32Array, StringArray, StructArray};
         use arrow_schema::{Field, Fields};
@@ -742,9 +743,7 @@ mod rows {
         use std::io::Cursor;
         use std::path::Path;
 
-        const LIMITS: Limits = Limits {
-            max_pixels: 1_000_000,
-        };
+        const LIMITS: Limits = Limits::full_size(1_000_000);
 
         fn png(shade: u8) -> Vec<u8> {
             let mut bytes = Cursor::new(Vec::new());
@@ -806,7 +805,7 @@ mod rows {
 
         fn open(config: &ParquetConfig) -> Result<Rows, DataError> {
             config.validate("data.parquet")?;
-            Rows::open(config, LIMITS.max_pixels)
+            Rows::open(config, &LIMITS)
         }
 
         fn all(source: &Rows, split: Split) -> Vec<(Vec<String>, u8)> {
@@ -869,7 +868,7 @@ mod rows {
         fn binary_columns_plain_strings_and_what_is_missing() {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("a.parquet");
-            let picture = png(5);
+            let picture = images::jpeg(&RgbImage::from_pixel(32, 16, Rgb([90; 3]))).unwrap();
             let images = BinaryArray::from_iter([Some(&*picture), None, Some(b"no picture"), None]);
             let texts = StringArray::from_iter([Some("one"), Some("two"), Some("three"), None]);
             let batch = RecordBatch::try_from_iter([
@@ -888,7 +887,15 @@ mod rows {
             let source = open(&plain).unwrap();
             assert_eq!((source.len(Split::Train), source.items()), (3, 4));
             assert_eq!(source.rejected()[0].place.line, 4);
-            assert!(source.image(Split::Train, 0).unwrap().is_some());
+            let scaled = Limits {
+                enough: Some(8),
+                ..LIMITS
+            };
+            for (limits, size) in [(LIMITS, (32, 16)), (scaled, (16, 8))] {
+                let source = Rows::open(&plain, &limits).unwrap();
+                let picture = source.image(Split::Train, 0).unwrap().unwrap();
+                assert_eq!(picture.dimensions(), size);
+            }
             for (index, part) in [(1, "no picture in it"), (2, "not a JPEG")] {
                 let error = source.image(Split::Train, index).unwrap_err();
                 assert!(error.reason.contains(part), "{error}");
@@ -965,7 +972,7 @@ mod rows {
                     train: vec![path.to_owned()],
                     ..ParquetConfig::default()
                 },
-                LIMITS.max_pixels,
+                &LIMITS,
             )?;
             for index in 0..rows.len(Split::Train) {
                 // What is broken says so.

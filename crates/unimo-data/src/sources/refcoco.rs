@@ -29,7 +29,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
-use crate::source::{Limits, Source, SourceConfig};
+use crate::images::Limits;
+use crate::source::{Source, SourceConfig};
 use crate::sources::coco::{Instance, Picture, read_categories};
 use crate::sources::json::{each_of_file, id, parse};
 use crate::sources::listed::{Listed, New, given};

@@ -17,8 +17,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::range;
 use crate::error::{DataError, Place, SampleError};
+use crate::images::Limits;
 use crate::order::{Stream, hash};
-use crate::source::{Limits, Sample, Source, SourceConfig, Split};
+use crate::source::{Sample, Source, SourceConfig, Split};
 
 /// `[data.scenes]`: generated pictures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -21,7 +21,8 @@ use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{DataError, Place, SampleError};
-use crate::source::{Limits, Source, SourceConfig, Split};
+use crate::images::Limits;
+use crate::source::{Source, SourceConfig, Split};
 use crate::sources::images::files_in;
 use crate::sources::listed::{Held, spaced, train_and_val, val_fraction};
 use crate::sources::rows::{LONGEST_ROW, NOT_UTF8, Span, Spans, each_line};

@@ -25,11 +25,11 @@ use serde_json::Value;
 use crate::config::{not_empty, share};
 use crate::error::{DataError, Place, SampleError};
 use crate::eval_set::parallel;
-use crate::images;
+use crate::images::{self, Limits};
 use crate::order::{Stream, hash_text, unit};
 use crate::pack::{self, Record};
 use crate::shards::{self, Item, Member, MemberKind, MemberLimits, ShardIndex};
-use crate::source::{Limits, Sample, Source, SourceConfig, Split};
+use crate::source::{Sample, Source, SourceConfig, Split};
 use crate::sources::pairs::one_or_many;
 use crate::storage::{self, Object, RemoteConfig, Storage};
 use crate::unpack::{Cache, Compression, Refused};
@@ -214,7 +214,7 @@ pub struct WebDataset {
     caption_keys: Vec<String>,
     classes: Vec<String>,
     class_caption: String,
-    max_pixels: u64,
+    limits: Limits,
 }
 
 struct Shard {
@@ -341,7 +341,7 @@ impl WebDataset {
                 None => Vec::new(),
             },
             class_caption: config.class_caption.clone(),
-            max_pixels: limits.max_pixels,
+            limits: *limits,
         };
         for (opened, listed) in opened.into_iter().zip(&list.shards) {
             let (shard, index) = opened?;
@@ -421,7 +421,7 @@ impl WebDataset {
 
     fn read(&self, split: Split, index: usize, member: &Member) -> Result<Vec<u8>, SampleError> {
         let most = match member.kind.is_image() {
-            true => images::largest_file(self.max_pixels),
+            true => images::largest_file(self.limits.max_pixels),
             false => LARGEST_TEXT,
         };
         // An index that was written beside the shard may say anything.
@@ -459,7 +459,7 @@ impl WebDataset {
         let Some((bytes, kind)) = self.stored(split, index, which)? else {
             return Ok(None);
         };
-        images::decode(&bytes, self.max_pixels)
+        images::decode(&bytes, self.limits)
             .map(Some)
             .map_err(|reason| {
                 self.bad(split, index, format!("its .{}: {reason}", kind.extension()))
@@ -915,9 +915,7 @@ mod tests {
     use image::{ImageFormat, Rgb};
     use std::io::{Cursor, Write};
 
-    const LIMITS: Limits = Limits {
-        max_pixels: 1_000_000,
-    };
+    const LIMITS: Limits = Limits::full_size(1_000_000);
 
     fn png(shade: u8) -> Vec<u8> {
         let mut bytes = Cursor::new(Vec::new());

@@ -449,7 +449,7 @@ fn parts(predictor: &Predictor, text: &Encoded) -> Vec<(String, Scope, Vec<usize
 impl Predictor {
     /// The part of a picture that the model sees, in the picture's own proportions, large enough to look at.
     fn view(&self, path: &Path) -> Result<image::RgbImage, String> {
-        let picture = images::read(path, super::MAX_PIXELS)?;
+        let picture = images::read(path, super::PICTURES)?;
         self.pictures.view(&picture, page::SIDE)
     }
 }

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{Device, Tensor, TensorData};
 use unimo_core::batch::{Images, Texts};
 use unimo_data::config::Pad;
-use unimo_data::images::{self, Filter, ImageSpec, Resize};
+use unimo_data::images::{self, Filter, ImageSpec, Limits, Resize};
 use unimo_data::processor;
 use unimo_data::tokens::Encoded;
 use unimo_data::{ConceptReader, Concepts, TextTokenizer};
@@ -81,8 +81,8 @@ pub struct Predictor {
     pub given: String,
 }
 
-/// Largest picture that is decoded, in pixels.
-const MAX_PIXELS: u64 = 50_000_000;
+/// Pictures that are read.
+const PICTURES: Limits = Limits::full_size(50_000_000);
 /// Longest text that METER and BridgeTower read, where a checkpoint does not say it.
 const TEXT_LENGTH: usize = 50;
 
@@ -210,7 +210,7 @@ impl Predictor {
     pub fn picture(&self, path: &Path) -> Result<Vec<f32>, String> {
         let mut pixels = Vec::new();
         self.pictures
-            .append(&images::read(path, MAX_PIXELS)?, &mut pixels)?;
+            .append(&images::read(path, PICTURES)?, &mut pixels)?;
         Ok(pixels)
     }
 

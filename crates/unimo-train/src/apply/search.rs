@@ -340,7 +340,7 @@ width:100%}b{font-weight:600}small{color:#666}.query{max-height:15rem;border-rad
 
 /// A picture as a `data:` address, small.
 fn thumbnail(path: &Path) -> Option<String> {
-    let picture = images::read(path, super::MAX_PIXELS).ok()?;
+    let picture = images::read(path, super::PICTURES).ok()?;
     let small = images::thumbnail(&picture, THUMBNAIL);
     html::data_address(&images::jpeg(&small)?)
 }

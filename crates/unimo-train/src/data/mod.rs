@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 
+use unimo_data::config::Decode;
 use unimo_data::{DataConfig, Source, Split};
 
 use crate::error::TrainError;
@@ -42,7 +43,20 @@ impl DataArgs {
     ///
     /// The recipe or the data cannot be read.
     pub fn open(&self) -> Result<(Recipe, Arc<dyn Source>), TrainError> {
-        let recipe = self.recipe()?;
+        self.open_with(|_| {})
+    }
+
+    /// As [`open`](Self::open), with other settings than the recipe's.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn open_with(
+        &self,
+        change: impl FnOnce(&mut DataConfig),
+    ) -> Result<(Recipe, Arc<dyn Source>), TrainError> {
+        let mut recipe = self.recipe()?;
+        change(&mut recipe.data);
         let source = unimo_data::open(&recipe.data)?;
         Ok((recipe, source))
     }
@@ -60,16 +74,16 @@ impl DataArgs {
         Recipe::load(name, &overrides)
     }
 
-    /// As [`open`](Self::open), of the pictures themselves, whether a model reads them or regions of them.
+    /// As [`open`](Self::open), of the pictures themselves and in full size, whatever a model reads of them.
     ///
     /// # Errors
     ///
     /// As [`open`](Self::open).
     pub fn open_pictures(&self) -> Result<(Recipe, Arc<dyn Source>), TrainError> {
-        let mut recipe = self.recipe()?;
-        recipe.data.regions = None;
-        let source = unimo_data::open(&recipe.data)?;
-        Ok((recipe, source))
+        self.open_with(|data| {
+            data.regions = None;
+            data.decode = Decode::Full;
+        })
     }
 }
 

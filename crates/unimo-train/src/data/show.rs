@@ -37,7 +37,7 @@ pub struct ShowArgs {
 ///
 /// The data cannot be read or the page cannot be written.
 pub fn run(args: &ShowArgs) -> Result<(), TrainError> {
-    let (recipe, source) = args.data.open_pictures()?;
+    let (recipe, source) = args.data.open_with(|data| data.regions = None)?;
     let tokenizer = Arc::new(TextTokenizer::open(&recipe.data.tokenizer, &*source)?);
     let skip = Arc::new(SkipList::in_memory(recipe.data.max_skipped));
     let batch_size = recipe.train.batch_size;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::json;
 use sha2::{Digest, Sha256};
+use unimo_data::config::Decode;
 use unimo_data::{Source, Split};
 
 use super::{DataArgs, each, threads};
@@ -128,7 +129,7 @@ fn read(source: &dyn Source, split: Split, index: usize) -> Result<Seen, String>
 ///
 /// The data cannot be opened or a file cannot be written. What is wrong with samples is no error: it is the result.
 pub fn run(args: &VerifyArgs) -> Result<(), TrainError> {
-    let (recipe, source) = args.data.open()?;
+    let (recipe, source) = args.data.open_with(|data| data.decode = Decode::Full)?;
     let (account, keep) = account(&*source, threads(&recipe.data), args.drop_duplicates);
     print!("{}", table(&account));
     if let Some(path) = &args.json {

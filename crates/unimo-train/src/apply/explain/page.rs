@@ -376,7 +376,7 @@ mod tests {
             value <<= 6 * (4 - four.len());
             bytes.extend(&value.to_be_bytes()[1..four.len()]);
         }
-        images::decode(&bytes, 1 << 20).unwrap()
+        images::decode(&bytes, images::Limits::full_size(1 << 20)).unwrap()
     }
 
     #[test]
