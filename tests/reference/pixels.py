@@ -4,9 +4,12 @@ Usage: python pixels.py OUT_DIR      (pip install torch transformers safetensors
 Pillow 13.0). The pictures are smooth noise with edges, of odd sizes, stored as PNG; expected.safetensors holds PROCESSOR.NAME, the pixels
 as bytes [3, S, S] before normalisation, and PROCESSOR.NAME.normalised for one picture. PROCESSOR.json is the
 preprocessor_config.json that `save_pretrained` writes. jpeg/KIND.jpg is one picture in every form of JPEG that Pillow writes,
+and two more by the program `cjpeg` of libjpeg-turbo,
 jpeg/expected.safetensors what Pillow reads it as, bytes [H, W, 3]; KIND.2, KIND.4 and KIND.8 are what its `draft` makes of it.
 """
+import io
 import pathlib
+import subprocess
 import sys
 
 import numpy as np
@@ -25,6 +28,13 @@ PROCESSORS = {
     "vit": ViTImageProcessorPil(size={"height": 48, "width": 48}),
     "bridgetower": BridgeTowerImageProcessorPil(size={"shortest_edge": 72}, crop_size={"shortest_edge": 72}),
 }
+
+
+def ppm(picture):
+    stream = io.BytesIO()
+    picture.save(stream, "PPM")
+    return stream.getvalue()
+
 
 expected = {}
 random = np.random.default_rng(3)
@@ -51,11 +61,14 @@ for name, (width, height) in SIZES.items():
             options = {"quality": 85, **options}
             options["subsampling"] = {"444": "4:4:4", "422": "4:2:2", "420": "4:2:0"}[options.get("subsampling", "420")]
             picture.convert(mode).save(jpegs / f"{jpeg}.jpg", **options)
+        for jpeg, sampling in (("440", "1x2"), ("411", "4x1")):
+            portable = subprocess.run(["cjpeg", "-sample", sampling], input=ppm(picture), capture_output=True, check=True)
+            (jpegs / f"{jpeg}.jpg").write_bytes(portable.stdout)
         # A progressive file that ends between two of its passes, as proxies write them.
         stored = (jpegs / "420-progressive.jpg").read_bytes()
         scans = [at for at in range(len(stored)) if stored[at:at + 2] == b"\xff\xda"]
         (jpegs / "unrefined.jpg").write_bytes(stored[:scans[3]] + b"\xff\xd9")
-        for jpeg in [*kinds, "unrefined"]:
+        for jpeg in [*kinds, "440", "411", "unrefined"]:
             for scale in (1, 2, 4, 8):
                 opened = Image.open(jpegs / f"{jpeg}.jpg")
                 opened.draft(None, (width // scale, height // scale))

@@ -64,6 +64,8 @@ fn jpegs_are_read_as_pillow_reads_them() {
         "optimised",
         "low",
         "grey",
+        "440",
+        "411",
         "unrefined",
         "cmyk",
     ] {

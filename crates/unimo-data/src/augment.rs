@@ -8,6 +8,8 @@ pub mod colour_jitter;
 pub mod operations;
 pub mod rand_augment;
 
+use std::borrow::Cow;
+
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
@@ -115,16 +117,25 @@ impl AugmentConfig {
         picture: &RgbImage,
         draw: u64,
     ) -> Result<RgbImage, String> {
+        self.apply_to(spec, Cow::Borrowed(picture), draw)
+    }
+
+    /// As [`apply`](Self::apply), of a picture that need not be copied to be changed.
+    pub(crate) fn apply_to(
+        &self,
+        spec: &ImageSpec,
+        mut picture: Cow<'_, RgbImage>,
+        draw: u64,
+    ) -> Result<RgbImage, String> {
         let operations = |when| self.rand_augment.filter(|augment| augment.when == when);
-        let changed = operations(When::BeforeCrop).map(|augment| {
-            let mut picture = picture.clone();
-            augment.apply(&mut picture, draw);
-            picture
-        });
-        let picture = changed.as_ref().unwrap_or(picture);
-        let mut square = match self.part(picture.dimensions(), spec.resize, draw) {
-            Some(part) => spec.square_of(picture, part)?,
-            None => spec.square(picture)?,
+        let part = self.part(picture.dimensions(), spec.resize, draw);
+        if let Some(augment) = operations(When::BeforeCrop) {
+            let shown = part.unwrap_or(Part::whole(&picture));
+            augment.apply(picture.to_mut(), shown, draw);
+        }
+        let mut square = match part {
+            Some(part) => spec.square_of(&picture, part)?,
+            None => spec.square(&picture)?,
         };
         if random(draw, 0, Choice::Flip) < self.flip {
             image::imageops::flip_horizontal_in_place(&mut square);
@@ -133,7 +144,8 @@ impl AugmentConfig {
             jitter.apply(&mut square, draw);
         }
         if let Some(augment) = operations(When::AfterCrop) {
-            augment.apply(&mut square, draw);
+            let whole = Part::whole(&square);
+            augment.apply(&mut square, whole, draw);
         }
         Ok(square)
     }
@@ -366,13 +378,14 @@ mod tests {
                 ..CONFIG
             };
             let mut first = picture.clone();
-            METER.apply(&mut first, draw);
+            METER.apply(&mut first, Part::whole(&picture), draw);
             assert_eq!(
                 with(When::BeforeCrop).apply(&spec, &picture, draw),
                 CONFIG.apply(&spec, &first, draw)
             );
             let mut square = CONFIG.apply(&spec, &picture, draw).unwrap();
-            METER.apply(&mut square, draw);
+            let whole = Part::whole(&square);
+            METER.apply(&mut square, whole, draw);
             assert_eq!(
                 with(When::AfterCrop).apply(&spec, &picture, draw),
                 Ok(square)

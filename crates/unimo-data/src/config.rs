@@ -257,9 +257,12 @@ pub enum Decode {
     #[default]
     Full,
     /// The smallest of 1/8, 1/4, 1/2 and all of it of which every part that may be shown is at least as large as what the model
-    /// sees, as Pillow's `draft`: faster for large photographs, and blurred in another way than by resizing alone. Random operations
-    /// before the crop see the smaller picture too, which changes those that count in pixels. Pictures from which a part is cut out
-    /// by a box are decoded in full, as are other formats.
+    /// sees, as Pillow's `draft`: faster for large photographs, and blurred in another way than by resizing alone. Held-out pictures
+    /// are decoded as those that are trained on. Random operations before the crop see the smaller picture too, which changes those
+    /// that count in pixels.
+    ///
+    /// In full come other formats, JPEGs of four inks, pictures from which a part is cut out by a box, those with boxes in pixels
+    /// whose size the list does not say, and all for `resize = "bridgetower_processor"`.
     Scaled,
 }
 
@@ -464,9 +467,12 @@ impl DataConfig {
     /// What bounds the decoding of pictures.
     pub fn limits(&self) -> Limits {
         let least = self.augment.map_or(1.0, |augment| augment.least_side());
-        // Regions are cut out of pictures by boxes.
-        let enough = (self.decode == Decode::Scaled && self.regions.is_none())
-            .then(|| (self.image_size as f64 / least).ceil() as u32);
+        // Regions are cut out of pictures by boxes, and a size that is rounded to multiples of 32 jumps by as much when the
+        // proportions change by a pixel.
+        let scaled = self.decode == Decode::Scaled
+            && self.regions.is_none()
+            && self.resize != Resize::BridgetowerProcessor;
+        let enough = scaled.then(|| (self.image_size as f64 / least).ceil() as u32);
         Limits {
             max_pixels: self.max_pixels,
             enough,

@@ -324,7 +324,7 @@ impl EvalSet {
             .then(|| reader.tags(tokenizer, &tags, None))
     }
 
-    /// The picture of one item as it is in the file, for a report; none where pictures are known by regions and are not there
+    /// The picture of one item as the source gives it, for a report; none where pictures are known by regions and are not there
     /// themselves.
     ///
     /// # Errors

@@ -780,18 +780,28 @@ mod tests {
 
     #[test]
     fn broken_files_give_their_reason() {
+        let scaled = Limits {
+            enough: Some(16),
+            ..MAX
+        };
         let picture = DynamicImage::from(RgbImage::from_fn(64, 64, |x, y| {
             Rgb([(x * 3) as u8, (y * 3) as u8, (x ^ y) as u8])
         }));
         for format in [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP] {
             let bytes = encode(&picture, format);
-            assert!(decode(&bytes, MAX).is_ok());
-            for share in [0.1, 0.5, 0.9] {
-                let cut = (bytes.len() as f64 * share) as usize;
-                assert!(
-                    decode(&bytes[..cut], MAX).is_err(),
-                    "{format:?} cut to {share} was accepted"
-                );
+            for (limits, side) in [(MAX, 64), (scaled, 16)] {
+                let side = match format {
+                    ImageFormat::Jpeg => side,
+                    _ => 64,
+                };
+                assert_eq!(decode(&bytes, limits).unwrap().dimensions(), (side, side));
+                for share in [0.1, 0.5, 0.9] {
+                    let cut = (bytes.len() as f64 * share) as usize;
+                    assert!(
+                        decode(&bytes[..cut], limits).is_err(),
+                        "{format:?} cut to {share} was accepted"
+                    );
+                }
             }
         }
         assert!(decode(&[], MAX).unwrap_err().contains("empty"));

@@ -19,7 +19,7 @@ const CMYK: usize = 4;
 /// Bits of a level in all that Pillow reads.
 const BITS: u8 = 8;
 
-/// What of a picture's sides may be left out while it is decoded: Pillow's choices. The port has more, which cost more than they save.
+/// By what a picture's sides may be divided while it is decoded: Pillow's choices, the largest first.
 const SCALES: [u16; 3] = [8, 4, 2];
 
 /// Upright 8-bit RGB of a JPEG file, as large as [`Limits::enough`] asks for; none for what the port does not read and another decoder may: four inks, whose subsampled

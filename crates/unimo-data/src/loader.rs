@@ -4,6 +4,7 @@
 //! is a pure function of (seed, position), where position counts samples over the whole run and over all ranks. So a run
 //! resumed at any batch goes on exactly as it would have, with any number of threads and ranks.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -549,12 +550,12 @@ impl Maker {
             place: spec.source.place(spec.split, index),
             reason,
         };
-        let view = |picture: &RgbImage, stream: Stream, pixels: &mut Vec<f32>| {
+        let view = |picture: Cow<'_, RgbImage>, stream: Stream, pixels: &mut Vec<f32>| {
             match &spec.augment {
-                None => spec.images.square(picture),
+                None => spec.images.square(&picture),
                 Some(augment) => {
                     let draw = hash(stream, &[spec.seed, position]);
-                    augment.apply(&spec.images, picture, draw)
+                    augment.apply_to(&spec.images, picture, draw)
                 }
             }
             .map(|square| spec.images.normalise(&square, pixels))
@@ -570,9 +571,10 @@ impl Maker {
         match sample.image.take() {
             Some(picture) => {
                 if twice {
-                    view(&picture, Stream::SecondView, &mut second_view)?;
+                    let picture = Cow::Borrowed(&picture);
+                    view(picture, Stream::SecondView, &mut second_view)?;
                 }
-                view(&picture, Stream::Augment, pixels)?;
+                view(Cow::Owned(picture), Stream::Augment, pixels)?;
             }
             None if spec.source.holds(spec.split, index).images => {
                 return Err(bad("no picture".to_owned()));

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use unimo_data::config::Pad;
+use unimo_data::images::{self, Limits};
 use unimo_data::{
     ConceptReader, Concepts, EvalSet, RegionsConfig, SkipList, Source, Split, TextTokenizer,
 };
@@ -571,18 +572,27 @@ fn gallery(
 ) -> Result<GalleryRecord, TrainError> {
     let folder = run.join("gallery");
     std::fs::create_dir_all(&folder).map_err(TrainError::file("create", &folder))?;
-    let images = set.items().len();
-    let shown = recipe.eval.gallery.min(images);
+    let (source, split) = set.source();
+    let count = set.items().len();
+    let shown = recipe.eval.gallery.min(count);
     let mut items = Vec::new();
     for number in 0..shown {
-        let index = number * images / shown;
-        let Some(picture) = set.picture(index)? else {
+        let index = number * count / shown;
+        // In full size, even if the model reads less of it.
+        let stored = source.image_bytes(split, set.items()[index].index);
+        let full = stored.ok().flatten().and_then(|(bytes, _)| {
+            images::decode(&bytes, Limits::full_size(recipe.data.max_pixels)).ok()
+        });
+        let Some(picture) = (match full {
+            None => set.picture(index)?,
+            full => full,
+        }) else {
             continue;
         };
         // Photographs are scaled down and become JPEG; a small picture, such as a generated scene, stays exact.
         let large = picture.width().max(picture.height()) > GALLERY_SIDE;
         let picture = if large {
-            unimo_data::images::thumbnail(&picture, GALLERY_SIDE)
+            images::thumbnail(&picture, GALLERY_SIDE)
         } else {
             picture
         };

@@ -175,13 +175,15 @@ impl Kind {
             }
             Self::Picture => {
                 let limits = DataConfig::default().limits();
-                let read = images::read(damaged, limits).map(drop);
-                let (width, height) = images::dimensions(&fs::read(good).unwrap_or_default())?;
-                for scale in [2, 4, 8] {
-                    let enough = Some(width.min(height) / scale);
-                    let _ = images::read(damaged, Limits { enough, ..limits });
+                if let Some("jpg" | "jpeg") = good.extension().and_then(|e| e.to_str()) {
+                    let bytes = fs::read(good).map_err(|e| e.to_string())?;
+                    let (width, height) = images::dimensions(&bytes)?;
+                    for scale in [2, 4, 8] {
+                        let enough = Some(width.min(height) / scale);
+                        let _ = images::read(damaged, Limits { enough, ..limits });
+                    }
                 }
-                read
+                images::read(damaged, limits).map(drop)
             }
             Self::ShardIndex => {
                 let bytes = fs::read(damaged).map_err(|e| e.to_string())?;

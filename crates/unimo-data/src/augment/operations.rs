@@ -5,6 +5,8 @@
 
 use image::RgbImage;
 
+use crate::images::Part;
+
 /// Bytes of a pixel.
 const RGB: usize = 3;
 
@@ -48,56 +50,105 @@ pub enum Operation {
 impl Operation {
     /// Changes a picture, whose size stays.
     pub fn apply(self, picture: &mut RgbImage) {
+        self.apply_within(picture, Part::whole(picture));
+    }
+
+    /// As [`apply`](Self::apply), where only a part of the result is looked at: pixels around it are changed or not.
+    pub(crate) fn apply_within(self, picture: &mut RgbImage, part: Part) {
         match self {
             Self::Identity => {}
             Self::AutoContrast => {
                 let tables = histograms(picture).map(|counts| stretched(&counts));
-                look_up(picture, &tables);
+                look_up(picture, part, &tables);
             }
             Self::Equalize => {
                 let tables = histograms(picture).map(|counts| equalized(&counts));
-                look_up(picture, &tables);
+                look_up(picture, part, &tables);
             }
             Self::Posterize(bits) => {
                 let mask = !(0xff_u32 >> bits.min(u8::BITS)) as u8;
-                each(picture, |level| level & mask);
+                each(picture, part, |level| level & mask);
             }
             Self::Solarize(threshold) => {
                 let from = threshold.ceil() as u16;
-                each(picture, |level| inverted(level, from));
+                each(picture, part, |level| inverted(level, from));
             }
             Self::SolarizeAdd(addition) => {
                 let more = |level: u8| (f64::from(level) + addition) as u8;
-                look_up(picture, &[table(|level| inverted(more(level), 128)); RGB]);
+                let table = table(|level| inverted(more(level), 128));
+                look_up(picture, part, &[table; RGB]);
             }
             Self::Brightness(factor) => {
-                look_up(
-                    picture,
-                    &[table(|level| blend(0, level, factor as f32)); RGB],
-                );
+                let table = table(|level| blend(0, level, factor as f32));
+                look_up(picture, part, &[table; RGB]);
             }
             Self::Contrast(factor) => {
                 let grey = mean_grey(picture);
-                look_up(
-                    picture,
-                    &[table(|level| blend(grey, level, factor as f32)); RGB],
-                );
+                let table = table(|level| blend(grey, level, factor as f32));
+                look_up(picture, part, &[table; RGB]);
             }
-            Self::Saturation(factor) => saturate(picture, factor as f32),
-            Self::Sharpness(factor) => sharpen(picture, factor as f32),
-            Self::Hue(share) => turn_hue(picture, (share * 255.0) as i32 as u8),
-            Self::ShearX(by) => affine(picture, [1.0, by, 0.0, 0.0, 1.0, 0.0]),
-            Self::ShearY(by) => affine(picture, [1.0, 0.0, 0.0, by, 1.0, 0.0]),
+            Self::Saturation(factor) => saturate(picture, part, factor as f32),
+            Self::Sharpness(factor) => sharpen(picture, part, factor as f32),
+            Self::Hue(share) => turn_hue(picture, part, (share * 255.0) as i32 as u8),
+            Self::ShearX(by) => affine(picture, part, [1.0, by, 0.0, 0.0, 1.0, 0.0]),
+            Self::ShearY(by) => affine(picture, part, [1.0, 0.0, 0.0, by, 1.0, 0.0]),
             // Pillow takes the nearest pixel here without going through its fixed point.
             Self::TranslateX(by) => {
-                affine(picture, [1.0, 0.0, (by + 0.5).floor(), 0.0, 1.0, 0.0]);
+                affine(picture, part, [1.0, 0.0, (by + 0.5).floor(), 0.0, 1.0, 0.0]);
             }
             Self::TranslateY(by) => {
-                affine(picture, [1.0, 0.0, 0.0, 0.0, 1.0, (by + 0.5).floor()]);
+                affine(picture, part, [1.0, 0.0, 0.0, 0.0, 1.0, (by + 0.5).floor()]);
             }
-            Self::Rotate(degrees) => rotate(picture, degrees),
+            Self::Rotate(degrees) => rotate(picture, part, degrees),
         }
     }
+
+    /// What must be right of a picture of `(width, height)` so that a part of the result is.
+    pub(crate) fn reads(self, part: Part, (width, height): (u32, u32)) -> Part {
+        match self {
+            Self::Identity
+            | Self::Posterize(_)
+            | Self::Solarize(_)
+            | Self::SolarizeAdd(_)
+            | Self::Brightness(_)
+            | Self::Saturation(_)
+            | Self::Hue(_) => part,
+            Self::Sharpness(_) => {
+                let (left, top) = (part.left.saturating_sub(1), part.top.saturating_sub(1));
+                Part {
+                    left,
+                    top,
+                    width: (part.left + part.width + 1).min(width) - left,
+                    height: (part.top + part.height + 1).min(height) - top,
+                }
+            }
+            // How often each level occurs, or pixels from anywhere.
+            Self::AutoContrast
+            | Self::Equalize
+            | Self::Contrast(_)
+            | Self::ShearX(_)
+            | Self::ShearY(_)
+            | Self::TranslateX(_)
+            | Self::TranslateY(_)
+            | Self::Rotate(_) => Part {
+                left: 0,
+                top: 0,
+                width,
+                height,
+            },
+        }
+    }
+}
+
+/// The rows of a part of a picture.
+fn rows(picture: &mut RgbImage, part: Part) -> impl Iterator<Item = &mut [u8]> {
+    let width = row_bytes(picture);
+    let columns = part.left as usize * RGB..(part.left + part.width) as usize * RGB;
+    picture
+        .chunks_exact_mut(width.max(1))
+        .skip(part.top as usize)
+        .take(part.height as usize)
+        .map(move |row| &mut row[columns.clone()])
 }
 
 type Table = [u8; 256];
@@ -107,21 +158,25 @@ fn table(new: impl Fn(u8) -> u8) -> Table {
 }
 
 /// For what takes few instructions, which the compiler then does on many bytes at a time: faster than a table.
-fn each(picture: &mut RgbImage, new: impl Fn(u8) -> u8) {
-    for level in picture.iter_mut() {
-        *level = new(*level);
+fn each(picture: &mut RgbImage, part: Part, new: impl Fn(u8) -> u8) {
+    for row in rows(picture, part) {
+        for level in row {
+            *level = new(*level);
+        }
     }
 }
 
-fn look_up(picture: &mut RgbImage, tables: &[Table; RGB]) {
+fn look_up(picture: &mut RgbImage, part: Part, tables: &[Table; RGB]) {
     let [red, green, blue] = tables;
-    for pixel in picture.as_chunks_mut::<RGB>().0 {
-        let [r, g, b] = *pixel;
-        *pixel = [
-            red[usize::from(r)],
-            green[usize::from(g)],
-            blue[usize::from(b)],
-        ];
+    for row in rows(picture, part) {
+        for pixel in row.as_chunks_mut::<RGB>().0 {
+            let [r, g, b] = *pixel;
+            *pixel = [
+                red[usize::from(r)],
+                green[usize::from(g)],
+                blue[usize::from(b)],
+            ];
+        }
     }
 }
 
@@ -191,10 +246,9 @@ fn mean_grey(picture: &RgbImage) -> u8 {
 }
 
 /// Row by row: grey levels first, then a plain loop over bytes.
-fn saturate(picture: &mut RgbImage, factor: f32) {
-    let width = row_bytes(picture);
-    let mut greys = vec![0; width];
-    for row in picture.chunks_exact_mut(width.max(1)) {
+fn saturate(picture: &mut RgbImage, part: Part, factor: f32) {
+    let mut greys = vec![0; part.width as usize * RGB];
+    for row in rows(picture, part) {
         let pairs = greys.as_chunks_mut::<RGB>().0.iter_mut();
         for (greys, pixel) in pairs.zip(row.as_chunks::<RGB>().0) {
             *greys = [grey(pixel); RGB];
@@ -206,23 +260,30 @@ fn saturate(picture: &mut RgbImage, factor: f32) {
 }
 
 /// Pillow's `SMOOTH`: 3 x 3 with 5 in the middle, over 13; the outermost pixels stay.
-fn sharpen(picture: &mut RgbImage, factor: f32) {
+fn sharpen(picture: &mut RgbImage, part: Part, factor: f32) {
     let width = row_bytes(picture);
-    let height = picture.height() as usize;
-    if width < 3 * RGB || height < 3 {
+    // What changes: not the outermost pixels.
+    let inner = |first: u32, count: u32, side: u32| {
+        first.max(1) as usize..(first + count).min(side.saturating_sub(1)) as usize
+    };
+    let columns = inner(part.left, part.width, picture.width());
+    let lines = inner(part.top, part.height, picture.height());
+    if columns.is_empty() || lines.is_empty() {
         return;
     }
+    // And what it depends on.
+    let read = (columns.start - 1) * RGB..(columns.end + 1) * RGB;
     let picture: &mut [u8] = picture;
-    let mut above = picture[..width].to_vec();
-    let mut here = picture[width..2 * width].to_vec();
-    let mut sums = vec![0u16; width];
-    for y in 1..height - 1 {
+    let mut above = picture[(lines.start - 1) * width..][read.clone()].to_vec();
+    let mut here = picture[lines.start * width..][read.clone()].to_vec();
+    let mut sums = vec![0u16; read.len()];
+    for y in lines {
         let (done, below) = picture.split_at_mut((y + 1) * width);
-        let below = &below[..width];
+        let below = &below[read.clone()];
         for (((sum, &a), &b), &c) in sums.iter_mut().zip(&above).zip(&here).zip(below) {
             *sum = u16::from(a) + u16::from(b) + u16::from(c);
         }
-        let row = &mut done[y * width + RGB..(y + 1) * width - RGB];
+        let row = &mut done[y * width..][columns.start * RGB..columns.end * RGB];
         let around = sums.iter().zip(&sums[RGB..]).zip(&sums[2 * RGB..]);
         for ((level, ((&left, &middle), &right)), &own) in
             row.iter_mut().zip(around).zip(&here[RGB..])
@@ -241,23 +302,25 @@ fn row_bytes(picture: &RgbImage) -> usize {
 }
 
 /// There and back through 8-bit hue, saturation and value, as Pillow.
-fn turn_hue(picture: &mut RgbImage, by: u8) {
+fn turn_hue(picture: &mut RgbImage, part: Part, by: u8) {
     // Per hue, after the turn: in which sixth of the circle, and how far.
     let sixths: [(u8, f32); 256] = std::array::from_fn(|hue| {
         let sixths = f64::from((hue as u8).wrapping_add(by)) * 6.0 / 255.0;
         (sixths as u8 % 6, (sixths - sixths.floor()) as f32)
     });
     let shares: [f32; 256] = std::array::from_fn(|saturation| (saturation as f64 / 255.0) as f32);
-    for pixel in picture.as_chunks_mut::<RGB>().0 {
-        let [hue, saturation, value] = to_hsv(*pixel);
-        *pixel = match saturation {
-            0 => [value; RGB],
-            _ => from_hsv(
-                sixths[usize::from(hue)],
-                shares[usize::from(saturation)],
-                value,
-            ),
-        };
+    for row in rows(picture, part) {
+        for pixel in row.as_chunks_mut::<RGB>().0 {
+            let [hue, saturation, value] = to_hsv(*pixel);
+            *pixel = match saturation {
+                0 => [value; RGB],
+                _ => from_hsv(
+                    sixths[usize::from(hue)],
+                    shares[usize::from(saturation)],
+                    value,
+                ),
+            };
+        }
     }
 }
 
@@ -306,7 +369,7 @@ fn from_hsv((sixth, rest): (u8, f32), share: f32, value: u8) -> [u8; RGB] {
     }
 }
 
-fn rotate(picture: &mut RgbImage, degrees: f64) {
+fn rotate(picture: &mut RgbImage, part: Part, degrees: f64) {
     let (x, y) = (
         f64::from(picture.width()) / 2.0,
         f64::from(picture.height()) / 2.0,
@@ -317,6 +380,7 @@ fn rotate(picture: &mut RgbImage, degrees: f64) {
     let (sin, cos) = (round(sin), round(cos));
     affine(
         picture,
+        part,
         [
             cos,
             sin,
@@ -329,7 +393,7 @@ fn rotate(picture: &mut RgbImage, degrees: f64) {
 }
 
 /// Takes pixel (x, y) from the nearest of (a x + b y + c, d x + e y + f), in 16.16 fixed point as Pillow, with black around.
-fn affine(picture: &mut RgbImage, [a, b, c, d, e, f]: [f64; 6]) {
+fn affine(picture: &mut RgbImage, part: Part, [a, b, c, d, e, f]: [f64; 6]) {
     const ONE: i64 = 1 << 16;
     let fixed = |value: f64| (value * ONE as f64 + 0.5).floor() as i64;
     let (width, height) = (i64::from(picture.width()), i64::from(picture.height()));
@@ -338,13 +402,14 @@ fn affine(picture: &mut RgbImage, [a, b, c, d, e, f]: [f64; 6]) {
     let from: &[u8] = &from;
     let (right, down) = ((fixed(a), fixed(d)), (fixed(b), fixed(e)));
     let start = (fixed(c + a * 0.5 + b * 0.5), fixed(f + d * 0.5 + e * 0.5));
-    for (y, to) in (0..).zip(picture.chunks_exact_mut(row.max(1))) {
+    let left = i64::from(part.left);
+    for (y, to) in (i64::from(part.top)..).zip(rows(picture, part)) {
         let x0 = start.0.saturating_add(down.0.saturating_mul(y));
         let y0 = start.1.saturating_add(down.1.saturating_mul(y));
         let across = inside(x0, right.0, width * ONE, width);
         let along = inside(y0, right.1, height * ONE, width);
-        let first = across.start.max(along.start);
-        let last = across.end.min(along.end);
+        let first = across.start.max(along.start).max(left);
+        let last = across.end.min(along.end).min(left + i64::from(part.width));
         if first >= last {
             continue;
         }
@@ -352,7 +417,7 @@ fn affine(picture: &mut RgbImage, [a, b, c, d, e, f]: [f64; 6]) {
             let (from_x, from_y) = ((x0 + right.0 * x) >> 16, (y0 + right.1 * x) >> 16);
             from_y as usize * row + from_x as usize * RGB
         };
-        let to = &mut to[first as usize * RGB..last as usize * RGB];
+        let to = &mut to[(first - left) as usize * RGB..(last - left) as usize * RGB];
         if right == (ONE, 0) {
             to.copy_from_slice(&from[at(first)..][..to.len()]);
             continue;
@@ -385,7 +450,10 @@ fn inside(start: i64, step: i64, limit: i64, count: i64) -> std::ops::Range<i64>
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
+    use crate::augment::rand_augment::OperationList;
     use image::Rgb;
 
     /// All levels of all channels, in every order of size.
@@ -394,6 +462,59 @@ mod tests {
             let mixed = (x * 7 + y * 13) * 2_654_435_761 % 65_521;
             Rgb([(mixed % 256) as u8, (mixed / 7 % 256) as u8, (x * 4) as u8])
         })
+    }
+
+    #[test]
+    fn a_part_is_as_it_is_in_the_whole_and_depends_on_no_more_than_is_said() {
+        let picture = many_colours();
+        let (width, height) = picture.dimensions();
+        let mut changed = HashSet::new();
+        for list in [OperationList::Meter, OperationList::Torchvision] {
+            let mut operations = list.operations(9, picture.dimensions());
+            operations.extend([Operation::Hue(0.3), Operation::Sharpness(0.2)]);
+            for operation in operations {
+                let mut whole = picture.clone();
+                operation.apply(&mut whole);
+                for (left, top, right, bottom) in [
+                    (0, 0, width, height),
+                    (10, 7, 40, 30),
+                    (0, 20, 1, 21),
+                    (1, 1, 2, 3),
+                    (width - 1, 0, width, height),
+                    (5, height - 2, 60, height),
+                ] {
+                    let part = Part {
+                        left,
+                        top,
+                        width: right - left,
+                        height: bottom - top,
+                    };
+                    let within = |part: Part, x: u32, y: u32| {
+                        (part.left..part.left + part.width).contains(&x)
+                            && (part.top..part.top + part.height).contains(&y)
+                    };
+                    // Around what is read lies something else.
+                    let reads = operation.reads(part, picture.dimensions());
+                    let mut other = picture.clone();
+                    for (x, y, pixel) in other.enumerate_pixels_mut() {
+                        if !within(reads, x, y) {
+                            *pixel = Rgb([99, 1, 250]);
+                        }
+                    }
+                    operation.apply_within(&mut other, part);
+                    for (x, y, pixel) in other.enumerate_pixels() {
+                        if within(part, x, y) {
+                            assert_eq!(pixel, whole.get_pixel(x, y), "{operation:?} {part:?}");
+                        }
+                    }
+                    if reads != Part::whole(&picture) {
+                        changed.insert(format!("{operation:?}"));
+                    }
+                }
+            }
+        }
+        // Posterise, solarise, brightness, saturation, sharpness of both lists, and identity, addition, hue.
+        assert!(changed.len() >= 13, "{changed:?}");
     }
 
     #[test]

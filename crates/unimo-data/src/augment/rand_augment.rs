@@ -7,6 +7,7 @@ use super::operations::Operation;
 use super::{Choice, bits, random};
 use crate::config::range;
 use crate::error::DataError;
+use crate::images::Part;
 use crate::order::below;
 
 /// `rand_augment` in `[data.augment]`.
@@ -66,17 +67,26 @@ impl RandAugment {
         )
     }
 
-    pub(crate) fn apply(&self, picture: &mut RgbImage, draw: u64) {
-        for turn in 0..self.operations as u64 {
-            // Translations of torchvision depend on the size, which no operation changes.
-            let all = self.list.operations(self.magnitude, picture.dimensions());
-            let chosen = all[below(bits(draw, turn, Choice::Operation), all.len())];
+    /// Changes a picture of which only a part is looked at afterwards.
+    pub(crate) fn apply(&self, picture: &mut RgbImage, part: Part, draw: u64) {
+        let size = picture.dimensions();
+        // Translations of torchvision depend on the size, which no operation changes.
+        let all = self.list.operations(self.magnitude, size);
+        // From the last one on, which has to make the part right, backwards: each makes right what the next one reads.
+        let mut part = part;
+        let mut chosen = Vec::with_capacity(self.operations);
+        for turn in (0..self.operations as u64).rev() {
+            let operation = all[below(bits(draw, turn, Choice::Operation), all.len())];
             let mirrored = random(draw, turn, Choice::Sign) < 0.5;
-            match mirrored {
-                true => self.list.mirrored(chosen),
-                false => chosen,
-            }
-            .apply(picture);
+            let operation = match mirrored {
+                true => self.list.mirrored(operation),
+                false => operation,
+            };
+            chosen.push((operation, part));
+            part = operation.reads(part, size);
+        }
+        for (operation, part) in chosen.into_iter().rev() {
+            operation.apply_within(picture, part);
         }
     }
 }
@@ -185,8 +195,9 @@ mod tests {
             let mut seen: Vec<RgbImage> = Vec::new();
             for draw in 0..600 {
                 let (mut once, mut twice) = (picture(), picture());
-                augment.apply(&mut once, draw);
-                augment.apply(&mut twice, draw);
+                let whole = Part::whole(&once);
+                augment.apply(&mut once, whole, draw);
+                augment.apply(&mut twice, whole, draw);
                 assert!(once == twice);
                 if !seen.contains(&once) {
                     seen.push(once);
@@ -212,8 +223,9 @@ mod tests {
         let changed = (0..50)
             .filter(|&draw| {
                 let (mut one, mut two) = (picture(), picture());
-                augment(1).apply(&mut one, draw);
-                augment(2).apply(&mut two, draw);
+                let whole = Part::whole(&one);
+                augment(1).apply(&mut one, whole, draw);
+                augment(2).apply(&mut two, whole, draw);
                 one != two
             })
             .count();

@@ -131,8 +131,8 @@ mod tests {
     use crate::pack::{PackSpec, pack};
     use crate::source::Split;
 
-    /// Sources of `i/1.jpg`, a JPEG of 80 x 48 pixels.
-    const OF_A_JPEG: [(&str, &str); 8] = [
+    /// Sources of `i/1.jpg` or copies of it, a JPEG of 80 x 48 pixels.
+    const OF_A_JPEG: [(&str, &str); 9] = [
         ("pairs", "[pairs]\npath = \"p.jsonl\"\nval_fraction = 0.0"),
         ("images", "[images]\ntrain = [\"i\"]\nval_fraction = 0.0"),
         (
@@ -146,13 +146,18 @@ mod tests {
         ),
         (
             "nlvr",
-            "[nlvr]\nval_fraction = 0.0\n[nlvr.train]\npath = \"n.json\"\nimages = \"i\"",
+            "[nlvr]\nval_fraction = 0.0\n[nlvr.train]\npath = \"n.json\"\nimages = \"n\"",
         ),
         ("webdataset", "[webdataset]\ntrain = [\"packed\"]"),
         // Boxes in pixels of a picture whose size is not listed.
         (
             "coco",
             "[coco]\nval_fraction = 0.0\n[coco.train]\ncaptions = \"coco.json\"\ninstances = \"boxes.json\"\nimages = \"i\"",
+        ),
+        // The same of a picture whose size is listed.
+        (
+            "coco",
+            "[coco]\nval_fraction = 0.0\n[coco.train]\ncaptions = \"sized.json\"\ninstances = \"boxes.json\"\nimages = \"i\"",
         ),
         // A part that is cut out.
         (
@@ -172,50 +177,65 @@ mod tests {
                 r#"{"annotations": [{"id": 1, "image_id": 1, "caption": "a"}], "images": [{"id": 1, "file_name": "1.jpg"}]}"#,
             ),
             (
+                "sized.json",
+                r#"{"annotations": [{"id": 1, "image_id": 1, "caption": "a"}],
+                    "images": [{"id": 1, "file_name": "1.jpg", "width": 80, "height": 48}]}"#,
+            ),
+            (
                 "boxes.json",
                 r#"{"annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [20, 12, 40, 24]}],
                     "categories": [{"id": 1, "name": "box"}]}"#,
             ),
             (
                 "n.json",
-                r#"{"sentence": "a", "label": "true", "images": ["1.jpg"], "identifier": "1-0"}"#,
+                r#"{"sentence": "a", "label": "true", "identifier": "dev-1-1-0"}"#,
             ),
             (
                 "vg.json",
                 r#"[{"id": 1, "regions": [{"region_id": 1, "image_id": 1, "phrase": "a", "x": 20, "y": 12, "width": 40, "height": 24}]}]"#,
             ),
             ("i/1.jpg", "1x1"),
+            ("n/dev-1-1-img0.png", "1x1"),
+            ("n/dev-1-1-img1.png", "1x1"),
         ]);
         let picture = RgbImage::from_fn(80, 48, |x, y| image::Rgb([3 * x as u8, 5 * y as u8, 7]));
         let file = images::jpeg(&picture).unwrap();
-        std::fs::write(folder.path().join("i/1.jpg"), file).unwrap();
+        for name in ["i/1.jpg", "n/dev-1-1-img0.png", "n/dev-1-1-img1.png"] {
+            std::fs::write(folder.path().join(name), &file).unwrap();
+        }
         let opened = |source: &str, table: &str, decode: &str| {
             let text = format!("image_size = 20\nsource = \"{source}\"\n{decode}\n{table}");
             open(&folder, &text).unwrap_or_else(|error| panic!("{text}: {error}"))
         };
-        let (pairs, table) = OF_A_JPEG[0];
+        let (nlvr, table) = OF_A_JPEG[4];
         let packed = folder.path().join("packed");
-        let pairs = opened(pairs, table, "");
+        let nlvr = opened(nlvr, table, "");
         pack(
-            &*pairs,
+            &*nlvr,
             Split::Train,
             &packed,
             &PackSpec::default(),
             &mut |_, _| (),
         )
         .unwrap();
+        let mut seconds = 0;
         for (number, (source, table)) in OF_A_JPEG.iter().enumerate() {
             let full = opened(source, table, "");
             let scaled = opened(source, table, "decode = \"scaled\"");
-            let size = |source: &dyn crate::source::Source| {
+            let mut size = |source: &dyn crate::source::Source| {
                 let sample = source.sample(Split::Train, 0).unwrap();
                 let picture = source.image(Split::Train, 0).unwrap().unwrap();
                 assert_eq!(sample.image.as_ref(), Some(&picture));
+                if let Some(second) = sample.second_image {
+                    seconds += 1;
+                    assert_eq!(second, picture);
+                }
                 (picture.dimensions(), sample.boxes)
             };
             let (expected_full, expected, boxes) = match number {
                 6 => ((80, 48), (80, 48), vec![[0.25, 0.25, 0.75, 0.75]]),
-                7 => ((40, 24), (40, 24), Vec::new()),
+                7 => ((80, 48), (40, 24), vec![[0.25, 0.25, 0.75, 0.75]]),
+                8 => ((40, 24), (40, 24), Vec::new()),
                 // 48 / 2 pixels are at least 20, 48 / 4 are not.
                 _ => ((80, 48), (40, 24), Vec::new()),
             };
@@ -227,6 +247,8 @@ mod tests {
                 scaled.image_bytes(Split::Train, 0).unwrap(),
             );
         }
+        // Of NLVR and of the shards, in full and scaled.
+        assert_eq!(seconds, 4);
         let enough =
             |text: &str| -> Limits { toml::from_str::<DataConfig>(text).unwrap().limits() };
         let augment = "[augment]\nflip = 0.5\nscale = [0.5, 1.0]\nratio = [0.75, 1.25]\n";
@@ -244,6 +266,10 @@ mod tests {
                 Some(224),
             ),
             (format!("decode = \"scaled\"\n{regions}"), None),
+            (
+                "decode = \"scaled\"\nresize = \"bridgetower_processor\"".to_owned(),
+                None,
+            ),
         ] {
             assert_eq!(enough(&text).enough, expected, "{text}");
         }

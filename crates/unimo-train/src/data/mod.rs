@@ -74,7 +74,16 @@ impl DataArgs {
         Recipe::load(name, &overrides)
     }
 
-    /// As [`open`](Self::open), of the pictures themselves and in full size, whatever a model reads of them.
+    /// As [`open`](Self::open), with pictures in full size, whatever a model reads of them.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn open_full(&self) -> Result<(Recipe, Arc<dyn Source>), TrainError> {
+        self.open_with(|data| data.decode = Decode::Full)
+    }
+
+    /// As [`open_full`](Self::open_full), of the pictures themselves, whether a model reads them or regions of them.
     ///
     /// # Errors
     ///

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use unimo_data::config::Decode;
 use unimo_data::{Source, Split};
 
 use super::{DataArgs, each, threads};
@@ -129,7 +128,7 @@ fn read(source: &dyn Source, split: Split, index: usize) -> Result<Seen, String>
 ///
 /// The data cannot be opened or a file cannot be written. What is wrong with samples is no error: it is the result.
 pub fn run(args: &VerifyArgs) -> Result<(), TrainError> {
-    let (recipe, source) = args.data.open_with(|data| data.decode = Decode::Full)?;
+    let (recipe, source) = args.data.open_full()?;
     let (account, keep) = account(&*source, threads(&recipe.data), args.drop_duplicates);
     print!("{}", table(&account));
     if let Some(path) = &args.json {
@@ -372,7 +371,12 @@ fn clean(source: &dyn Source, kept: &Kept, path: &Path) -> Result<usize, TrainEr
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use unimo_data::images;
+
     use super::*;
+    use crate::recipe::Recipe;
 
     /// Five good pictures of which two are equal and one is held out too, one that is cut short, one that is not there.
     #[test]
@@ -457,5 +461,43 @@ mod tests {
                 .collect();
             assert_eq!(names, expected);
         }
+    }
+
+    #[test]
+    fn pictures_are_accounted_for_in_full_size_whatever_is_decoded_for_training() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let picture = image::RgbImage::from_pixel(480, 336, image::Rgb([90; 3]));
+        std::fs::write(at("a.jpg"), images::jpeg(&picture).unwrap()).unwrap();
+        let row = json!({"image": "a.jpg", "caption": "grey", "split": "train"});
+        std::fs::write(at("list.jsonl"), row.to_string()).unwrap();
+        let args = DataArgs {
+            recipe: None,
+            data: Some(at("list.jsonl")),
+            set: ["data.decode=scaled", "data.augment=none"]
+                .map(str::to_owned)
+                .to_vec(),
+        };
+        let size = |opened: Result<(Recipe, Arc<dyn Source>), TrainError>| {
+            let (_, source) = opened.unwrap();
+            let picture = source.image(Split::Train, 0).unwrap();
+            picture.unwrap().dimensions()
+        };
+        // The model sees 112 pixels, which a half has and a quarter has not.
+        assert_eq!(size(args.open()), (240, 168));
+        assert_eq!(size(args.open_pictures()), (480, 336));
+        let verify = VerifyArgs {
+            data: args,
+            clean: None,
+            drop_duplicates: false,
+            json: Some(at("account.json")),
+        };
+        run(&verify).unwrap();
+        let account = std::fs::read_to_string(at("account.json")).unwrap();
+        let account: serde_json::Value = serde_json::from_str(&account).unwrap();
+        assert_eq!(
+            account["splits"]["train"]["sizes"],
+            json!([[480, 336], [480, 336]])
+        );
     }
 }
