@@ -414,8 +414,8 @@ impl DataConfig {
         concepts.flat_map(ConceptsConfig::paths).for_each(rebase);
     }
 
-    /// Chooses the source for what lies at a path, which becomes its path: tar shards or a folder of them, Parquet files or a
-    /// folder of them, a folder of pictures, else a list of pairs. Other settings in the source's table stay.
+    /// Chooses the source for what lies at a path, which becomes its path: tar shards, a folder or the index of them, Parquet files or
+    /// a folder of them, a folder of pictures, else a list of pairs. Other settings in the source's table stay.
     pub fn take_from(&mut self, path: PathBuf) {
         let name = path.to_string_lossy().to_ascii_lowercase();
         let ends = |ends: &[&str]| ends.iter().any(|end| name.ends_with(end));
@@ -432,7 +432,10 @@ impl DataConfig {
             table.val = val.is_dir().then_some(val).into_iter().collect();
             table.train = vec![train];
             self.source = SourceKind::Webdataset;
-        } else if ends(&[".tar", ".tgz", ".tar.gz", ".tar.zst"]) || holds("tar") {
+        } else if ends(&[".tar", ".tgz", ".tar.gz", ".tar.zst"])
+            || path.file_name().is_some_and(|name| name == pack::INDEX)
+            || holds("tar")
+        {
             self.webdataset.get_or_insert_default().urls = vec![path];
             self.source = SourceKind::Webdataset;
         } else if ends(&[".parquet"]) {
@@ -571,6 +574,7 @@ mod tests {
             (place("packed", "train/index.json"), SourceKind::Webdataset),
             (place("tars", "0.tar"), SourceKind::Webdataset),
             ("s3://b/{0..9}.tar".into(), SourceKind::Webdataset),
+            ("https://b/train/index.json".into(), SourceKind::Webdataset),
             (place("hub", "train-0.parquet"), SourceKind::Parquet),
             ("a.parquet".into(), SourceKind::Parquet),
             (place("photos", "a.jpg"), SourceKind::Images),
