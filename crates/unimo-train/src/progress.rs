@@ -88,9 +88,15 @@ impl Progress {
         }
     }
 
-    /// Says what is counted, and what the speed is of, where it is not pairs: `samples`.
-    pub fn counting(mut self, counted: &'static str, speed_of: &'static str) -> Self {
-        self.units = [counted, speed_of];
+    /// Says what is counted where it is not pairs: `samples`.
+    pub fn counting(mut self, counted: &'static str) -> Self {
+        self.units = [counted; 2];
+        self
+    }
+
+    /// Says what the speed is of where it is not of what is counted.
+    pub fn at_speed_of(mut self, units: &'static str) -> Self {
+        self.units[1] = units;
         self
     }
 
@@ -321,7 +327,7 @@ mod tests {
         let out = Shared::default();
         let mut progress = Progress::to_log(480, 0, "tar", Box::new(out.clone()));
         progress.update_at(Duration::from_secs(1), 1, None, 31.0);
-        let mut progress = progress.counting("seconds", "files");
+        let mut progress = progress.counting("seconds").at_speed_of("files");
         progress.update_at(Duration::from_secs(20), 20, None, 31.0);
         progress.finish();
         assert_eq!(

@@ -274,7 +274,8 @@ fn all_kinds(
         let length = Duration::from_secs_f64(args.minutes * 60.0);
         let began = Instant::now();
         let mut bar = Progress::new(length.as_secs().max(1), 0, &format!("{kind:?}"))
-            .counting("seconds", "files");
+            .counting("seconds")
+            .at_speed_of("files");
         let mut tally = Tally::default();
         while began.elapsed() < length {
             let (path, bytes) = &contents[rng.random_range(0..contents.len())];

@@ -118,8 +118,7 @@ pub fn images(
     pictures: &[(String, PathBuf)],
 ) -> Result<Embedded, TrainError> {
     let mut found = Embedded::default();
-    let mut bar =
-        Progress::new(pictures.len() as u64, 0, "embedding").counting("pictures", "pictures");
+    let mut bar = Progress::new(pictures.len() as u64, 0, "embedding").counting("pictures");
     for batch in pictures.chunks(predictor.batch_size) {
         let mut pixels = Vec::new();
         for (name, path) in batch {
@@ -158,7 +157,7 @@ pub fn images(
 /// The model has no common space.
 pub fn texts(predictor: &Predictor, texts: Vec<String>) -> Result<Embedded, TrainError> {
     let mut found = Embedded::default();
-    let mut bar = Progress::new(texts.len() as u64, 0, "embedding").counting("texts", "texts");
+    let mut bar = Progress::new(texts.len() as u64, 0, "embedding").counting("texts");
     for batch in texts.chunks(predictor.batch_size) {
         let tokens: Vec<_> = batch.iter().map(|text| predictor.tokens(text)).collect();
         let rows = predictor.embed_texts(&tokens)?;

@@ -82,8 +82,8 @@ pub(crate) fn count(
     quiet: bool,
 ) -> Result<Concepts, TrainError> {
     let samples = source.len(Split::Train) as u64;
-    let mut bar = (!quiet)
-        .then(|| Progress::new(samples, 0, "counting phrases").counting("samples", "samples"));
+    let mut bar =
+        (!quiet).then(|| Progress::new(samples, 0, "counting phrases").counting("samples"));
     let began = Instant::now();
     let concepts = Concepts::open(config, source, &mut |done, _| {
         if let Some(bar) = &mut bar

@@ -117,7 +117,7 @@ fn each<T: Send>(
         Some(index) => (Split::Val, index),
     };
     let next = AtomicUsize::new(0);
-    let mut bar = Progress::new(all as u64, 0, label).counting("samples", "samples");
+    let mut bar = Progress::new(all as u64, 0, label).counting("samples");
     // A few results may wait; more would fill the memory where taking is slower than working.
     let (sender, receiver) = mpsc::sync_channel(4 * threads);
     std::thread::scope(|scope| {

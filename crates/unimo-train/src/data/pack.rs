@@ -74,8 +74,7 @@ pub fn run(args: &PackArgs) -> Result<(), TrainError> {
         }
         let folder = out.join(split.name());
         let label = format!("packing {}", split.name());
-        let mut bar =
-            Progress::new(source.len(split) as u64, 0, &label).counting("samples", "samples");
+        let mut bar = Progress::new(source.len(split) as u64, 0, &label).counting("samples");
         let mut done = 0;
         let index = pack(&*source, split, &folder, &spec, &mut |now, _| {
             bar.advance(now.saturating_sub(done));
