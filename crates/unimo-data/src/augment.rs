@@ -98,7 +98,7 @@ impl AugmentConfig {
         let [narrowest, widest] = self.ratio;
         match self.scale == WHOLE {
             true => 1.0,
-            false => (smallest * narrowest.min(1.0 / widest)).sqrt().min(1.0),
+            false => (smallest * narrowest.min(1.0 / widest)).sqrt(),
         }
     }
 

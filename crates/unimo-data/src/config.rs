@@ -24,8 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::augment::AugmentConfig;
 use crate::concepts::ConceptsConfig;
 use crate::error::DataError;
-use crate::images::Limits;
-use crate::images::{Filter, ImageSpec, Resize};
+use crate::images::{Filter, ImageSpec, Limits, Resize};
 use crate::pack;
 use crate::plan::Shuffle;
 use crate::regions::RegionsConfig;
@@ -584,6 +583,25 @@ mod tests {
             config.take_from(path.clone());
             assert_eq!(config.source, kind, "{}", path.display());
             config.validate().unwrap();
+        }
+    }
+
+    #[test]
+    fn what_is_enough_depends_on_the_parts_that_may_be_shown() {
+        let augment = "[augment]\nflip = 0.5\nscale = [0.5, 1.0]\nratio = [0.75, 1.25]\n";
+        let whole = augment.replace("[0.5, 1.0]", "[1.0, 1.0]");
+        let regions = "[regions]\nkind = \"files\"\npath = \"f\"\nfeatures = 8\n";
+        assert_eq!(parse("").unwrap().limits().enough, None);
+        for (text, expected) in [
+            ("", Some(224)),
+            // 224 / sqrt(0.5 * 0.75), rounded up.
+            (augment, Some(366)),
+            (&whole, Some(224)),
+            (regions, None),
+            ("resize = \"bridgetower_processor\"", None),
+        ] {
+            let config = parse(&format!("decode = \"scaled\"\n{text}")).unwrap();
+            assert_eq!(config.limits().enough, expected, "{text}");
         }
     }
 

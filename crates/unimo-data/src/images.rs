@@ -242,9 +242,9 @@ fn decode_caught(bytes: &[u8], limits: Limits) -> Result<RgbImage, String> {
         None => return Err("not a JPEG, PNG or WebP file".to_owned()),
     }
     let max_pixels = limits.max_pixels;
-    let mut limits = image::Limits::no_limits();
-    limits.max_alloc = Some(decoder_bytes(max_pixels));
-    reader.limits(limits);
+    let mut memory = image::Limits::no_limits();
+    memory.max_alloc = Some(decoder_bytes(max_pixels));
+    reader.limits(memory);
     let mut decoder = reader.into_decoder().map_err(|error| error.to_string())?;
     let (width, height) = decoder.dimensions();
     refuse_size(width, height, max_pixels)?;

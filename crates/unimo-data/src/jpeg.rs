@@ -22,8 +22,8 @@ const BITS: u8 = 8;
 /// By what a picture's sides may be divided while it is decoded: Pillow's choices, the largest first.
 const SCALES: [u16; 3] = [8, 4, 2];
 
-/// Upright 8-bit RGB of a JPEG file, as large as [`Limits::enough`] asks for; none for what the port does not read and another decoder may: four inks, whose subsampled
-/// channels it fails on, and colours that are finer than the light.
+/// Upright 8-bit RGB of a JPEG file, as large as [`Limits::enough`] asks for; none for what the port does not read and another
+/// decoder may: four inks, whose subsampled channels it fails on, and colours that are finer than the light.
 ///
 /// What is damaged or cut off is an error, not a grey area, even where libjpeg only warns.
 ///

@@ -583,10 +583,11 @@ fn gallery(
         let full = stored.ok().flatten().and_then(|(bytes, _)| {
             images::decode(&bytes, Limits::full_size(recipe.data.max_pixels)).ok()
         });
-        let Some(picture) = (match full {
+        let picture = match full {
+            Some(picture) => Some(picture),
             None => set.picture(index)?,
-            full => full,
-        }) else {
+        };
+        let Some(picture) = picture else {
             continue;
         };
         // Photographs are scaled down and become JPEG; a small picture, such as a generated scene, stays exact.

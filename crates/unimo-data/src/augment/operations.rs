@@ -103,8 +103,8 @@ impl Operation {
         }
     }
 
-    /// What must be right of a picture of `(width, height)` so that a part of the result is.
-    pub(crate) fn reads(self, part: Part, (width, height): (u32, u32)) -> Part {
+    /// What must be right of the whole of a picture so that a part of the result is.
+    pub(crate) fn reads(self, part: Part, whole: Part) -> Part {
         match self {
             Self::Identity
             | Self::Posterize(_)
@@ -118,8 +118,8 @@ impl Operation {
                 Part {
                     left,
                     top,
-                    width: (part.left + part.width + 1).min(width) - left,
-                    height: (part.top + part.height + 1).min(height) - top,
+                    width: (part.left + part.width + 1).min(whole.width) - left,
+                    height: (part.top + part.height + 1).min(whole.height) - top,
                 }
             }
             // How often each level occurs, or pixels from anywhere.
@@ -130,12 +130,7 @@ impl Operation {
             | Self::ShearY(_)
             | Self::TranslateX(_)
             | Self::TranslateY(_)
-            | Self::Rotate(_) => Part {
-                left: 0,
-                top: 0,
-                width,
-                height,
-            },
+            | Self::Rotate(_) => whole,
         }
     }
 }
@@ -494,7 +489,7 @@ mod tests {
                             && (part.top..part.top + part.height).contains(&y)
                     };
                     // Around what is read lies something else.
-                    let reads = operation.reads(part, picture.dimensions());
+                    let reads = operation.reads(part, Part::whole(&picture));
                     let mut other = picture.clone();
                     for (x, y, pixel) in other.enumerate_pixels_mut() {
                         if !within(reads, x, y) {

@@ -69,9 +69,9 @@ impl RandAugment {
 
     /// Changes a picture of which only a part is looked at afterwards.
     pub(crate) fn apply(&self, picture: &mut RgbImage, part: Part, draw: u64) {
-        let size = picture.dimensions();
+        let whole = Part::whole(picture);
         // Translations of torchvision depend on the size, which no operation changes.
-        let all = self.list.operations(self.magnitude, size);
+        let all = self.list.operations(self.magnitude, picture.dimensions());
         // From the last one on, which has to make the part right, backwards: each makes right what the next one reads.
         let mut part = part;
         let mut chosen = Vec::with_capacity(self.operations);
@@ -83,7 +83,7 @@ impl RandAugment {
                 false => operation,
             };
             chosen.push((operation, part));
-            part = operation.reads(part, size);
+            part = operation.reads(part, whole);
         }
         for (operation, part) in chosen.into_iter().rev() {
             operation.apply_within(picture, part);

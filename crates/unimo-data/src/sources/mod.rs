@@ -125,46 +125,72 @@ pub(crate) mod fixtures {
 mod tests {
     use image::RgbImage;
 
-    use super::fixtures::{folder, open};
+    use super::fixtures::{NLVR, folder, open};
     use crate::config::DataConfig;
-    use crate::images::{self, Limits};
+    use crate::images;
     use crate::pack::{PackSpec, pack};
     use crate::source::Split;
 
-    /// Sources of `i/1.jpg` or copies of it, a JPEG of 80 x 48 pixels.
-    const OF_A_JPEG: [(&str, &str); 9] = [
-        ("pairs", "[pairs]\npath = \"p.jsonl\"\nval_fraction = 0.0"),
-        ("images", "[images]\ntrain = [\"i\"]\nval_fraction = 0.0"),
-        (
-            "conceptual",
-            "[conceptual]\nval_fraction = 0.0\n[conceptual.train]\npath = \"c.tsv\"\nimages = \"i\"\n\
-             columns = [\"caption\", \"image\"]",
+    /// A source of `i/1.jpg` or copies of it, a JPEG of 80 x 48 pixels.
+    struct OfAJpeg {
+        data: &'static str,
+        /// Sizes of its picture, in full and where 20 pixels are enough.
+        full: (u32, u32),
+        scaled: (u32, u32),
+        boxes: &'static [[f32; 4]],
+    }
+
+    impl OfAJpeg {
+        /// 48 / 2 pixels are at least 20, 48 / 4 are not.
+        const fn plain(data: &'static str) -> Self {
+            Self {
+                data,
+                full: (80, 48),
+                scaled: (40, 24),
+                boxes: &[],
+            }
+        }
+    }
+
+    const BOX: [[f32; 4]; 1] = [[0.25, 0.25, 0.75, 0.75]];
+
+    const OF_A_JPEG: [OfAJpeg; 9] = [
+        OfAJpeg::plain("source = \"pairs\"\n[pairs]\npath = \"p.jsonl\"\nval_fraction = 0.0"),
+        OfAJpeg::plain("source = \"images\"\n[images]\ntrain = [\"i\"]\nval_fraction = 0.0"),
+        OfAJpeg::plain(
+            "source = \"conceptual\"\n[conceptual]\nval_fraction = 0.0\n[conceptual.train]\npath = \"c.tsv\"\n\
+             images = \"i\"\ncolumns = [\"caption\", \"image\"]",
         ),
-        (
-            "coco",
-            "[coco]\nval_fraction = 0.0\n[coco.train]\ncaptions = \"coco.json\"\nimages = \"i\"",
+        OfAJpeg::plain(
+            "source = \"coco\"\n[coco]\nval_fraction = 0.0\n[coco.train]\ncaptions = \"coco.json\"\nimages = \"i\"",
         ),
-        (
-            "nlvr",
-            "[nlvr]\nval_fraction = 0.0\n[nlvr.train]\npath = \"n.json\"\nimages = \"n\"",
-        ),
-        ("webdataset", "[webdataset]\ntrain = [\"packed\"]"),
+        OfAJpeg::plain(NLVR),
+        OfAJpeg::plain("source = \"webdataset\"\n[webdataset]\ntrain = [\"packed\"]"),
         // Boxes in pixels of a picture whose size is not listed.
-        (
-            "coco",
-            "[coco]\nval_fraction = 0.0\n[coco.train]\ncaptions = \"coco.json\"\ninstances = \"boxes.json\"\nimages = \"i\"",
-        ),
+        OfAJpeg {
+            scaled: (80, 48),
+            boxes: &BOX,
+            ..OfAJpeg::plain(
+                "source = \"coco\"\n[coco]\nval_fraction = 0.0\n[coco.train]\ncaptions = \"coco.json\"\n\
+                 instances = \"boxes.json\"\nimages = \"i\"",
+            )
+        },
         // The same of a picture whose size is listed.
-        (
-            "coco",
-            "[coco]\nval_fraction = 0.0\n[coco.train]\ncaptions = \"sized.json\"\ninstances = \"boxes.json\"\nimages = \"i\"",
-        ),
+        OfAJpeg {
+            boxes: &BOX,
+            ..OfAJpeg::plain(
+                "source = \"coco\"\n[coco]\nval_fraction = 0.0\n[coco.train]\ncaptions = \"sized.json\"\n\
+                 instances = \"boxes.json\"\nimages = \"i\"",
+            )
+        },
         // A part that is cut out.
-        (
-            "visual_genome",
-            "[visual_genome]\nval_fraction = 0.0\n[visual_genome.train]\nuse_as = \"crops\"\nregions = \"vg.json\"\n\
-             images = [\"i\"]",
-        ),
+        OfAJpeg {
+            full: (40, 24),
+            ..OfAJpeg::plain(
+                "source = \"visual_genome\"\n[visual_genome]\nval_fraction = 0.0\n[visual_genome.train]\n\
+                 use_as = \"crops\"\nregions = \"vg.json\"\nimages = [\"i\"]",
+            )
+        },
     ];
 
     #[test]
@@ -195,21 +221,18 @@ mod tests {
                 r#"[{"id": 1, "regions": [{"region_id": 1, "image_id": 1, "phrase": "a", "x": 20, "y": 12, "width": 40, "height": 24}]}]"#,
             ),
             ("i/1.jpg", "1x1"),
-            ("n/dev-1-1-img0.png", "1x1"),
-            ("n/dev-1-1-img1.png", "1x1"),
         ]);
         let picture = RgbImage::from_fn(80, 48, |x, y| image::Rgb([3 * x as u8, 5 * y as u8, 7]));
         let file = images::jpeg(&picture).unwrap();
-        for name in ["i/1.jpg", "n/dev-1-1-img0.png", "n/dev-1-1-img1.png"] {
+        for name in ["i/1.jpg", "i/dev-1-1-img0.png", "i/dev-1-1-img1.png"] {
             std::fs::write(folder.path().join(name), &file).unwrap();
         }
-        let opened = |source: &str, table: &str, decode: &str| {
-            let text = format!("image_size = 20\nsource = \"{source}\"\n{decode}\n{table}");
+        let opened = |data: &str, decode: &str| {
+            let text = format!("image_size = 20\ndecode = \"{decode}\"\n{data}");
             open(&folder, &text).unwrap_or_else(|error| panic!("{text}: {error}"))
         };
-        let (nlvr, table) = OF_A_JPEG[4];
         let packed = folder.path().join("packed");
-        let nlvr = opened(nlvr, table, "");
+        let nlvr = opened(NLVR, "full");
         pack(
             &*nlvr,
             Split::Train,
@@ -219,9 +242,9 @@ mod tests {
         )
         .unwrap();
         let mut seconds = 0;
-        for (number, (source, table)) in OF_A_JPEG.iter().enumerate() {
-            let full = opened(source, table, "");
-            let scaled = opened(source, table, "decode = \"scaled\"");
+        for expected in OF_A_JPEG {
+            let full = opened(expected.data, "full");
+            let scaled = opened(expected.data, "scaled");
             let mut size = |source: &dyn crate::source::Source| {
                 let sample = source.sample(Split::Train, 0).unwrap();
                 let picture = source.image(Split::Train, 0).unwrap().unwrap();
@@ -232,15 +255,9 @@ mod tests {
                 }
                 (picture.dimensions(), sample.boxes)
             };
-            let (expected_full, expected, boxes) = match number {
-                6 => ((80, 48), (80, 48), vec![[0.25, 0.25, 0.75, 0.75]]),
-                7 => ((80, 48), (40, 24), vec![[0.25, 0.25, 0.75, 0.75]]),
-                8 => ((40, 24), (40, 24), Vec::new()),
-                // 48 / 2 pixels are at least 20, 48 / 4 are not.
-                _ => ((80, 48), (40, 24), Vec::new()),
-            };
-            assert_eq!(size(&*full), (expected_full, boxes.clone()), "{table}");
-            assert_eq!(size(&*scaled), (expected, boxes), "{table}");
+            let OfAJpeg { data, boxes, .. } = expected;
+            assert_eq!(size(&*full), (expected.full, boxes.to_vec()), "{data}");
+            assert_eq!(size(&*scaled), (expected.scaled, boxes.to_vec()), "{data}");
             // What is stored is not touched.
             assert_eq!(
                 full.image_bytes(Split::Train, 0).unwrap(),
@@ -249,30 +266,6 @@ mod tests {
         }
         // Of NLVR and of the shards, in full and scaled.
         assert_eq!(seconds, 4);
-        let enough =
-            |text: &str| -> Limits { toml::from_str::<DataConfig>(text).unwrap().limits() };
-        let augment = "[augment]\nflip = 0.5\nscale = [0.5, 1.0]\nratio = [0.75, 1.25]\n";
-        let regions = "[regions]\nkind = \"files\"\npath = \"f\"\nfeatures = 8\n";
-        for (text, expected) in [
-            (String::new(), None),
-            ("decode = \"scaled\"".to_owned(), Some(224)),
-            // 224 / sqrt(0.5 * 0.75), rounded up.
-            (format!("decode = \"scaled\"\n{augment}"), Some(366)),
-            (
-                format!(
-                    "decode = \"scaled\"\n{}",
-                    augment.replace("[0.5, 1.0]", "[1.0, 1.0]")
-                ),
-                Some(224),
-            ),
-            (format!("decode = \"scaled\"\n{regions}"), None),
-            (
-                "decode = \"scaled\"\nresize = \"bridgetower_processor\"".to_owned(),
-                None,
-            ),
-        ] {
-            assert_eq!(enough(&text).enough, expected, "{text}");
-        }
     }
 
     /// The TOML examples in the documentation of a file.
