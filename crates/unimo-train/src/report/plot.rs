@@ -1152,6 +1152,8 @@ impl Bars {
             .iter()
             .map(|(_, value)| *value)
             .fold(0.0, f64::max);
+        // Of several that are as high the first one says how high: side by side their numbers would lie on each other.
+        let highest = self.bars.iter().position(|(_, value)| *value == top);
         let step = (WIDTH - LEFT - 30.0) / self.bars.len().max(1) as f64;
         let every = (NAME_STEP / step).ceil().max(1.0) as usize;
         let mut out = format!(
@@ -1179,7 +1181,7 @@ impl Bars {
                 (step - 1.5).max(1.0),
                 hex(viridis(0.45))
             );
-            if *value == top && top > 0.0 {
+            if highest == Some(at) && top > 0.0 {
                 let _ = write!(
                     out,
                     "<text class=\"plot-x\" text-anchor=\"middle\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
@@ -1934,5 +1936,17 @@ mod tests {
         }
         assert_eq!(viridis(f64::NAN), viridis(-1.0));
         assert_eq!(hex(viridis(2.0)), "#fde725");
+    }
+
+    #[test]
+    fn the_highest_bar_says_how_high_once() {
+        let bars = |values: &[f64]| {
+            let bars = values.iter().map(|value| ("name".to_owned(), *value));
+            Bars::new("bars", bars.collect()).to_html()
+        };
+        for values in [&[788.0, 788.0, 5.0][..], &[5.0, 788.0]] {
+            assert_eq!(bars(values).matches(">788</text>").count(), 1);
+        }
+        assert_eq!(bars(&[0.0, 0.0]).matches(">0</text>").count(), 0);
     }
 }
