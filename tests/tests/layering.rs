@@ -94,6 +94,7 @@ const BUILT: [&str; 2] = ["runs", "target"];
 
 /// An exception to a rule.
 struct Exception {
+    rule: Rule,
     /// The file, from the top of the workspace.
     file: &'static str,
     /// What the line contains; empty for the whole file.
@@ -103,11 +104,13 @@ struct Exception {
     reason: &'static str,
 }
 
-/// The modules that may hold `unsafe` code.
-const UNSAFE: &[Exception] = &[];
-
-/// Where code outside tests may call `unwrap`, or `expect` without naming an invariant.
-const UNWRAP: &[Exception] = &[];
+/// Where a rule does not hold.
+const EXCEPTIONS: &[Exception] = &[Exception {
+    rule: Rule::Unseeded,
+    file: "crates/unimo-core/examples/kernels.rs",
+    line: "",
+    reason: "times burn's own random numbers; what they are changes nothing",
+}];
 
 #[test]
 fn crates_depend_in_one_direction() {
@@ -121,7 +124,7 @@ fn xtask_links_no_burn() {
 
 #[test]
 fn sources_keep_the_rules() {
-    assert_nothing(sources(&root(), UNSAFE, UNWRAP));
+    assert_nothing(sources(&root(), EXCEPTIONS));
 }
 
 #[test]
@@ -286,6 +289,7 @@ enum Rule {
     Unsafe,
     Unwrap,
     Unfinished,
+    Unseeded,
 }
 
 impl Rule {
@@ -298,17 +302,24 @@ impl Rule {
                 "`unwrap`, or `expect` without a message that begins with \"invariant:\", outside tests: return an error"
             }
             Self::Unfinished => "unfinished code",
+            Self::Unseeded => {
+                "a device's numbers differ in every run, and so may the test's end: draw them from `Init`, which is seeded"
+            }
         }
     }
 
-    /// Whether code that only tests use may do it.
-    fn allowed_in_tests(self) -> bool {
-        matches!(self, Self::Unwrap | Self::Unfinished)
+    /// Whether it holds for code that only tests use, or for all other.
+    fn holds(self, in_test: bool) -> bool {
+        match self {
+            Self::Unwrap | Self::Unfinished => !in_test,
+            Self::Unseeded => in_test,
+            Self::Ignore | Self::GlobReExport | Self::Unsafe => true,
+        }
     }
 }
 
 /// Checks all Rust files of the workspace.
-fn sources(root: &Path, may_unsafe: &[Exception], may_unwrap: &[Exception]) -> Vec<String> {
+fn sources(root: &Path, exceptions: &[Exception]) -> Vec<String> {
     let mut files = Vec::new();
     for folder in ["crates", "xtask", "tests"] {
         rust_files(root, Path::new(folder), &mut files);
@@ -353,22 +364,18 @@ fn sources(root: &Path, may_unsafe: &[Exception], may_unwrap: &[Exception]) -> V
         // Whatever is not in `src` is a test, an example or a benchmark.
         let only_tests =
             !file.contains("/src/") || file.starts_with("tests/") || test_modules.contains(file);
-        for (rule, line) in scan.hits {
-            if only_tests && rule.allowed_in_tests() {
+        for hit in scan.hits {
+            let Hit { rule, line, .. } = hit;
+            if !rule.holds(only_tests || hit.in_test) {
                 continue;
             }
-            let exceptions = match rule {
-                Rule::Unsafe => may_unsafe,
-                Rule::Unwrap => may_unwrap,
-                _ => &[],
-            };
             let code = text.lines().nth(line - 1).unwrap_or_default();
-            let exception = exceptions
-                .iter()
-                .find(|entry| entry.file == file && code.contains(entry.line));
+            let exception = exceptions.iter().position(|entry| {
+                entry.rule == rule && entry.file == file && code.contains(entry.line)
+            });
             match exception {
                 Some(entry) => {
-                    used.insert((entry.file, entry.line));
+                    used.insert(entry);
                 }
                 None => found.push(format!(
                     "{file}:{line}: {}: {}",
@@ -378,8 +385,8 @@ fn sources(root: &Path, may_unsafe: &[Exception], may_unwrap: &[Exception]) -> V
             }
         }
     }
-    for entry in may_unsafe.iter().chain(may_unwrap) {
-        if !used.contains(&(entry.file, entry.line)) {
+    for (at, entry) in exceptions.iter().enumerate() {
+        if !used.contains(&at) {
             found.push(format!(
                 "{}: the exception `{}` is not needed any more",
                 entry.file, entry.line
@@ -419,16 +426,27 @@ fn module_files(file: &str, name: &str) -> [String; 2] {
 /// What was met in the tokens of one file. Comments are no tokens, and doc comments are attributes.
 #[derive(Default)]
 struct Scan {
-    hits: Vec<(Rule, usize)>,
+    hits: Vec<Hit>,
     /// The names of `#[cfg(test)] mod name;`.
     test_modules: Vec<String>,
 }
 
+/// What may break a rule.
+struct Hit {
+    rule: Rule,
+    line: usize,
+    /// Whether the code is marked as for tests only.
+    in_test: bool,
+}
+
 impl Scan {
     fn hit(&mut self, rule: Rule, at: &TokenTree, in_test: bool) {
-        if !(in_test && rule.allowed_in_tests()) {
-            self.hits.push((rule, at.span().start().line));
-        }
+        let line = at.span().start().line;
+        self.hits.push(Hit {
+            rule,
+            line,
+            in_test,
+        });
     }
 
     fn stream(&mut self, stream: TokenStream, mut in_test: bool) {
@@ -478,13 +496,14 @@ impl Scan {
                     "todo" | "unimplemented" | "dbg" if is_punct(rest.first(), '!') => {
                         self.hit(Rule::Unfinished, token, in_test || test_item);
                     }
+                    "random" if follows_colons(before) => {
+                        self.hit(Rule::Unseeded, token, in_test || test_item);
+                    }
+                    "random_like" => self.hit(Rule::Unseeded, token, in_test || test_item),
                     name @ ("unwrap" | "unwrap_err" | "expect" | "expect_err") => {
                         let called = matches!(rest.first(), Some(TokenTree::Group(_)))
                             && is_punct(before.last(), '.');
-                        let named = before.len() >= 2
-                            && before[before.len() - 2..]
-                                .iter()
-                                .all(|t| is_punct(Some(t), ':'));
+                        let named = follows_colons(before);
                         let invariant = name == "expect" && called && states_invariant(&rest[0]);
                         if (called || named) && !invariant {
                             self.hit(Rule::Unwrap, token, in_test || test_item);
@@ -513,6 +532,11 @@ impl Scan {
             at += 1;
         }
     }
+}
+
+/// Whether what comes next stands behind `::`.
+fn follows_colons(before: &[TokenTree]) -> bool {
+    matches!(before, [.., a, b] if is_punct(Some(a), ':') && is_punct(Some(b), ':'))
 }
 
 fn is_punct(token: Option<&TokenTree>, char: char) -> bool {
@@ -756,6 +780,8 @@ fn code() {
         .expect_err("x"); // unwrap
     unsafe { eleven() } // unsafe
     todo!(); // unfinished
+    Tensor::random([2], Distribution::Default, &device);
+    x.random_like(Distribution::Default);
 }
 
 #[cfg(not(test))]
@@ -796,6 +822,9 @@ mod tests {
     #[test]
     #[cfg_attr(unix, ignore)] // ignore
     fn five() {
+        let x = Tensor::<1>::random([2], Distribution::Default, &device); // unseeded
+        x.random_like(Distribution::Default); // unseeded
+        random([2]);
         todo!()
     }
 }
@@ -813,6 +842,10 @@ fn bad_code_is_found() {
             ("crates/a/src/inner.rs", &format!("#![cfg(test)]\n{unwrap}")),
             ("crates/a/src/broken.rs", "fn main() {"),
             ("crates/a/tests/a.rs", unwrap),
+            (
+                "crates/a/tests/random.rs",
+                "fn a() {\n    T::random();\n}\n",
+            ),
             ("tests/tests/utils.rs", unwrap),
             (
                 "xtask/src/allowed.rs",
@@ -821,17 +854,18 @@ fn bad_code_is_found() {
             ("xtask/src/main.rs", unwrap),
         ],
     );
-    let allow = |file, line| Exception {
+    let allow = |rule, file, line| Exception {
+        rule,
         file,
         line,
         reason: "",
     };
     let found = sources(
         folder.path(),
-        &[allow("xtask/src/allowed.rs", "")],
         &[
-            allow("xtask/src/allowed.rs", "a().unwrap()"),
-            allow("xtask/src/gone.rs", "x"),
+            allow(Rule::Unsafe, "xtask/src/allowed.rs", ""),
+            allow(Rule::Unwrap, "xtask/src/allowed.rs", "a().unwrap()"),
+            allow(Rule::Unwrap, "xtask/src/gone.rs", "x"),
         ],
     );
 
@@ -843,6 +877,7 @@ fn bad_code_is_found() {
             Some("unsafe") => Rule::Unsafe,
             Some("unfinished") => Rule::Unfinished,
             Some("ignore") => Rule::Ignore,
+            Some("unseeded") => Rule::Unseeded,
             _ => continue,
         };
         expected.push(format!(
@@ -852,7 +887,7 @@ fn bad_code_is_found() {
             line.trim()
         ));
     }
-    assert_eq!(expected.len(), 16);
+    assert_eq!(expected.len(), 18);
     let of_lib: Vec<_> = found
         .iter()
         .filter(|hit| hit.starts_with("crates/a/src/lib.rs"))
@@ -867,6 +902,7 @@ fn bad_code_is_found() {
     let begins = [
         "crates/a/src/broken.rs: ",
         "tests/tests/utils.rs: name a module",
+        "crates/a/tests/random.rs:2: a device's numbers",
         "xtask/src/allowed.rs:4: `unwrap`",
         "xtask/src/main.rs:2: `unwrap`",
         "xtask/src/gone.rs: the exception `x`",

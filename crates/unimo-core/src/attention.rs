@@ -245,7 +245,7 @@ fn join_heads(x: Tensor<4>) -> Tensor<3> {
 
 #[cfg(all(test, feature = "flex"))]
 mod tests {
-    use burn::tensor::{Device, Distribution, Tolerance};
+    use burn::tensor::{Device, Tolerance};
 
     use super::*;
     use crate::mask::{PaddingMask, PairMask};
@@ -256,7 +256,8 @@ mod tests {
     #[test]
     fn agrees_with_burn() {
         let device = Device::flex();
-        let random = |shape: [usize; 4]| Tensor::<4>::random(shape, Distribution::Default, &device);
+        let mut numbers = Init::new(&device, 2);
+        let mut random = |shape: [usize; 4]| numbers.uniform(shape, 1.0).val();
         let (q, k, v) = (
             random([2, 3, 5, 4]),
             random([2, 3, 7, 4]),
@@ -287,7 +288,7 @@ mod tests {
     fn a_causal_query_sees_what_is_before_it() {
         let device = Device::flex();
         let attention = Attention::new(&mut Init::new(&device, 1), 8, 2, 0.0);
-        let x = Tensor::<3>::random([2, 4, 8], Distribution::Default, &device);
+        let x = Init::new(&device, 2).uniform([2, 4, 8], 1.0).val();
         let mask = PairMask::causal(4, &device);
         let hidden = Hidden {
             keys: None,
@@ -313,8 +314,9 @@ mod tests {
         let mut attention = Attention::new(&mut Init::new(&device, 1), 4, 1, 0.0);
         attention.output.weight =
             burn::module::Param::from_tensor(Tensor::eye(4, &device).require_grad());
-        let query = Tensor::<3>::random([2, 3, 4], Distribution::Default, &device);
-        let memory = Tensor::<3>::random([2, 5, 4], Distribution::Default, &device);
+        let mut numbers = Init::new(&device, 2);
+        let query = numbers.uniform([2, 3, 4], 1.0).val();
+        let memory = numbers.uniform([2, 5, 4], 1.0).val();
         let mask = PaddingMask::from_lengths(&[5, 2], 5, &device);
         let mut kept = Vec::new();
         let out =
@@ -349,9 +351,10 @@ mod tests {
     fn hidden_keys_change_nothing() {
         let device = Device::flex();
         let attention = Attention::new(&mut Init::new(&device, 1), 8, 2, 0.0);
-        let query = Tensor::<3>::random([2, 3, 8], Distribution::Default, &device);
-        let memory = Tensor::<3>::random([2, 4, 8], Distribution::Default, &device);
-        let padding = Tensor::<3>::random([2, 2, 8], Distribution::Default, &device).mul_scalar(50);
+        let mut numbers = Init::new(&device, 2);
+        let query = numbers.uniform([2, 3, 8], 1.0).val();
+        let memory = numbers.uniform([2, 4, 8], 1.0).val();
+        let padding = numbers.uniform([2, 2, 8], 50.0).val();
         let padded = Tensor::cat(vec![memory.clone(), padding], 1);
         let mask = PaddingMask::from_lengths(&[4, 4], 6, &device);
         let short = attention.forward(query.clone(), memory, None);

@@ -185,7 +185,7 @@ impl LevelAttention {
 
 #[cfg(all(test, feature = "flex"))]
 mod tests {
-    use burn::tensor::{Device, Distribution, Tolerance};
+    use burn::tensor::{Device, Tolerance};
 
     use super::*;
 
@@ -193,7 +193,8 @@ mod tests {
     const TOLERANCE: f64 = 1e-5;
 
     fn inputs(device: &Device) -> (Tensor<3>, Vec<Tensor<3>>) {
-        let random = |n| Tensor::<3>::random([2, n, 8], Distribution::Default, device);
+        let mut numbers = Init::new(device, 2);
+        let mut random = |n| numbers.uniform([2, n, 8], 1.0).val();
         (random(3), (0..3).map(|_| random(5)).collect())
     }
 

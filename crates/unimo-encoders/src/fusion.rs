@@ -711,7 +711,7 @@ impl Stream {
 
 #[cfg(all(test, feature = "flex"))]
 mod tests {
-    use burn::tensor::{Device, Distribution, Tolerance};
+    use burn::tensor::{Device, Tolerance};
     use unimo_core::parameters;
 
     use super::*;
@@ -768,8 +768,9 @@ mod tests {
     }
 
     fn states(device: &Device, length: usize) -> Vec<Tensor<3>> {
+        let mut numbers = Init::new(device, length as u64);
         (0..3)
-            .map(|_| Tensor::random([2, length, 8], Distribution::Default, device))
+            .map(|_| numbers.uniform([2, length, 8], 1.0).val())
             .collect()
     }
 

@@ -295,7 +295,7 @@ impl JointEncoder {
 
 #[cfg(all(test, feature = "flex"))]
 mod tests {
-    use burn::tensor::{Distribution, Tolerance};
+    use burn::tensor::Tolerance;
 
     use super::*;
     use crate::quantiser::Choice;
@@ -323,10 +323,6 @@ mod tests {
         }
     }
 
-    fn random(shape: [usize; 3], device: &Device) -> Tensor<3> {
-        Tensor::random(shape, Distribution::Default, device)
-    }
-
     /// With the grounded tokens hidden from the attention, the gradient of a text's output with respect to the image is exactly
     /// zero after any number of layers, and the reverse: they are the only bridge.
     #[test]
@@ -334,8 +330,10 @@ mod tests {
         let device = Device::flex().autodiff();
         for grounded in [true, false] {
             let encoder = config(grounded).init(&mut Init::new(&device, 1));
-            let image = random([2, 5, 8], &device).require_grad();
-            let text = random([2, 4, 8], &device).require_grad();
+            let mut numbers = Init::new(&device, 2);
+            let mut random = |shape: [usize; 3]| numbers.uniform(shape, 1.0).val();
+            let image = random([2, 5, 8]).require_grad();
+            let text = random([2, 4, 8]).require_grad();
             let mask = PaddingMask::from_lengths(&[4, 3], 4, &device);
             let pairs = encoder.pairs([5, 0, 4], &View::default(), &device);
             let keys =
@@ -351,8 +349,8 @@ mod tests {
                 }
                 x
             };
-            let largest = |part: Tensor<3>, of: &Tensor<3>| {
-                let weights = random(part.dims(), &device);
+            let mut largest = |part: Tensor<3>, of: &Tensor<3>| {
+                let weights = random(part.dims());
                 let gradients = (part * weights).sum().backward();
                 of.grad(&gradients)
                     .map_or(0.0, |g| g.abs().max().into_scalar::<f32>())
@@ -376,12 +374,14 @@ mod tests {
                 },
             ] {
                 let encoder = config(grounded).init(&mut Init::new(&device, 1));
-                let image = random([2, 5, 8], &device);
-                let text = random([2, 4, 8], &device);
-                let padded = Tensor::cat(vec![text.clone(), random([2, 3, 8], &device)], 1);
+                let mut numbers = Init::new(&device, 2);
+                let mut random = |shape: [usize; 3]| numbers.uniform(shape, 1.0).val();
+                let image = random([2, 5, 8]);
+                let text = random([2, 4, 8]);
+                let padded = Tensor::cat(vec![text.clone(), random([2, 3, 8])], 1);
                 let full = PaddingMask::from_lengths(&[4, 4], 4, &device);
                 let partial = PaddingMask::from_lengths(&[4, 4], 7, &device);
-                let regions = Tensor::cat(vec![image.clone(), random([2, 2, 8], &device)], 1);
+                let regions = Tensor::cat(vec![image.clone(), random([2, 2, 8])], 1);
                 let of_regions = PaddingMask::from_lengths(&[5, 5], 7, &device);
                 let pictures = [
                     (Some((&image, None)), Some((&image, None))),

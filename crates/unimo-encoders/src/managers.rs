@@ -157,7 +157,8 @@ mod tests {
     fn an_untrained_static_manager_averages() {
         let device = Device::flex();
         let manager = Manager::new(&mut Init::new(&device, 1), 8, 3, 1e-5, false, false);
-        let random = || Tensor::<3>::random([2, 4, 8], Distribution::Default, &device);
+        let mut numbers = Init::new(&device, 2);
+        let mut random = || numbers.uniform([2, 4, 8], 1.0).val();
         let levels = [random(), random(), random()];
         let out = manager.forward(&levels, &levels[0], &levels[1], None);
         let normed = |i: usize| manager.norms[i].forward(levels[i].clone());
@@ -170,7 +171,8 @@ mod tests {
     fn hidden_positions_of_the_other_stream_change_nothing() {
         let device = Device::flex();
         let manager = Manager::new(&mut Init::new(&device, 1), 8, 3, 1e-5, true, false);
-        let random = |n| Tensor::<3>::random([2, n, 8], Distribution::Default, &device);
+        let mut numbers = Init::new(&device, 2);
+        let mut random = |n| numbers.uniform([2, n, 8], 1.0).val();
         let levels = [random(4), random(4), random(4)];
         let other = random(5);
         let mask = PaddingMask::from_lengths(&[5, 5], 7, &device);
