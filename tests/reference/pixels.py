@@ -4,7 +4,8 @@ Usage: python pixels.py OUT_DIR      (pip install torch transformers safetensors
 Pillow 13.0). The pictures are smooth noise with edges, of odd sizes, stored as PNG; expected.safetensors holds PROCESSOR.NAME, the pixels
 as bytes [3, S, S] before normalisation, and PROCESSOR.NAME.normalised for one picture. PROCESSOR.json is the
 preprocessor_config.json that `save_pretrained` writes. jpeg/KIND.jpg is one picture in every form of JPEG that Pillow writes
-and in two that the program `cjpeg` of libjpeg-turbo does, jpeg/expected.safetensors what Pillow reads it as, bytes [H, W, 3]; KIND.2, KIND.4 and KIND.8 are what its `draft` makes of it.
+and in two that the program `cjpeg` of libjpeg-turbo does, jpeg/expected.safetensors what Pillow reads it as, bytes [H, W, 3];
+KIND.2, KIND.4 and KIND.8 are what its `draft` makes of it.
 """
 import io
 import pathlib

@@ -161,18 +161,22 @@ fn each(picture: &mut RgbImage, part: Part, new: impl Fn(u8) -> u8) {
     }
 }
 
-fn look_up(picture: &mut RgbImage, part: Part, tables: &[Table; RGB]) {
-    let [red, green, blue] = tables;
+fn each_pixel(picture: &mut RgbImage, part: Part, new: impl Fn([u8; RGB]) -> [u8; RGB]) {
     for row in rows(picture, part) {
         for pixel in row.as_chunks_mut::<RGB>().0 {
-            let [r, g, b] = *pixel;
-            *pixel = [
-                red[usize::from(r)],
-                green[usize::from(g)],
-                blue[usize::from(b)],
-            ];
+            *pixel = new(*pixel);
         }
     }
+}
+
+fn look_up(picture: &mut RgbImage, part: Part, [red, green, blue]: &[Table; RGB]) {
+    each_pixel(picture, part, |[r, g, b]| {
+        [
+            red[usize::from(r)],
+            green[usize::from(g)],
+            blue[usize::from(b)],
+        ]
+    });
 }
 
 fn histograms(picture: &RgbImage) -> [[u64; 256]; RGB] {
@@ -304,19 +308,17 @@ fn turn_hue(picture: &mut RgbImage, part: Part, by: u8) {
         (sixths as u8 % 6, (sixths - sixths.floor()) as f32)
     });
     let shares: [f32; 256] = std::array::from_fn(|saturation| (saturation as f64 / 255.0) as f32);
-    for row in rows(picture, part) {
-        for pixel in row.as_chunks_mut::<RGB>().0 {
-            let [hue, saturation, value] = to_hsv(*pixel);
-            *pixel = match saturation {
-                0 => [value; RGB],
-                _ => from_hsv(
-                    sixths[usize::from(hue)],
-                    shares[usize::from(saturation)],
-                    value,
-                ),
-            };
+    each_pixel(picture, part, |pixel| {
+        let [hue, saturation, value] = to_hsv(pixel);
+        match saturation {
+            0 => [value; RGB],
+            _ => from_hsv(
+                sixths[usize::from(hue)],
+                shares[usize::from(saturation)],
+                value,
+            ),
         }
-    }
+    });
 }
 
 fn to_hsv([r, g, b]: [u8; RGB]) -> [u8; RGB] {
