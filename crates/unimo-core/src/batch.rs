@@ -16,8 +16,13 @@ use serde::{Deserialize, Serialize};
 pub struct Batch {
     /// One name per sample, as an error message shows it: file and line, or generator and index.
     pub samples: Vec<String>,
+    /// `[B]`: which picture each sample shows. Equal numbers mean the same picture, which is no negative of itself. Empty where
+    /// nobody knows: then every sample shows a picture of its own.
+    pub pictures: Vec<u64>,
     /// The picture of every sample.
     pub images: Option<Images>,
+    /// The right picture, where every sample has two (NLVR2); `images` is the left one.
+    pub second_images: Option<Images>,
     /// The caption of every sample.
     pub texts: Option<Texts>,
     /// Further texts by what they are: another language, `phrases`, `tags`.
@@ -75,6 +80,44 @@ pub struct Texts {
     /// `[B]`: how many positions right before the end token are concepts, that is phrases of the caption as one id each (MVP);
     /// none where texts have no concepts.
     pub concepts: Option<Vec<usize>>,
+    /// `[B]`: what each text says of its picture. Empty: every text describes it.
+    pub roles: Vec<TextRole>,
+}
+
+impl Texts {
+    /// Whether text `row` describes its picture. Only such a text is a positive of image-text contrast and matching.
+    pub fn describes(&self, row: usize) -> bool {
+        matches!(self.roles.get(row), None | Some(TextRole::Describes))
+    }
+}
+
+/// What a text says of its picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum TextRole {
+    /// It describes the picture: a caption.
+    #[default]
+    Describes,
+    /// It asks something about the picture.
+    Question,
+    /// It is a statement that is true of the picture, or is not (NLVR).
+    Statement {
+        /// Whether it is true.
+        holds: bool,
+    },
+    /// It is a statement that the picture entails, contradicts or leaves open (SNLI-VE).
+    Hypothesis(Entailment),
+}
+
+/// What a picture says of a statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Entailment {
+    /// It is true.
+    Entailed,
+    /// It may be true.
+    Neutral,
+    /// It is false.
+    Contradicted,
 }
 
 /// Token ids after masking, with what is to be predicted.

@@ -446,6 +446,7 @@ impl Maker {
             images,
             further_texts,
             regions,
+            ..Batch::default()
         }))
     }
 

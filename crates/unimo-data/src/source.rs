@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use image::RgbImage;
-use serde::{Deserialize, Serialize};
+pub use unimo_core::batch::Entailment;
 
 use crate::config::DataConfig;
 use crate::error::{DataError, Place, SampleError};
@@ -61,18 +61,6 @@ pub struct Sample {
     pub hypotheses: Vec<(String, Entailment)>,
     /// The right picture, where questions and statements are about two; `image` is the left one.
     pub second_image: Option<RgbImage>,
-}
-
-/// What a picture says of a statement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Entailment {
-    /// It is true.
-    Entailed,
-    /// It may be true.
-    Neutral,
-    /// It is false.
-    Contradicted,
 }
 
 /// Which modalities a sample has.

@@ -366,8 +366,7 @@ impl TextTokenizer {
             ids,
             length,
             lengths,
-            masked: None,
-            concepts: None,
+            ..Texts::default()
         }
     }
 }

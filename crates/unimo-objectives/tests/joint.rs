@@ -221,7 +221,7 @@ fn batch(order: [usize; SAMPLES]) -> Batch {
             labels: tag_rows(tag_labels),
             concept_labels: None,
         }),
-        concepts: None,
+        ..Texts::default()
     };
     Batch {
         samples: order.iter().map(|i| format!("sample {i}")).collect(),
@@ -242,9 +242,10 @@ fn batch(order: [usize; SAMPLES]) -> Batch {
                 concept_labels: Some(rows(concept_labels)),
             }),
             concepts: Some(order.iter().map(|&i| concepts[i]).collect()),
+            ..Texts::default()
         }),
         further_texts: [(TAGS.to_owned(), tags)].into(),
-        regions: None,
+        ..Batch::default()
     }
 }
 

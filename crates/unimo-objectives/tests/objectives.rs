@@ -150,12 +150,12 @@ fn batch(order: [usize; SAMPLES]) -> Batch {
             ids: rows(ids),
             length: LENGTH,
             lengths: order.iter().map(|&i| lengths[i]).collect(),
-            concepts: None,
             masked: Some(MaskedTexts {
                 ids: rows(masked),
                 labels: rows(labels),
                 concept_labels: None,
             }),
+            ..Texts::default()
         }),
         ..Batch::default()
     }
