@@ -646,6 +646,7 @@ mod tests {
             seed: 3,
             train: 400,
             val: 20,
+            test: 0,
             size: 32,
         })
     }
@@ -674,7 +675,7 @@ mod tests {
         fn len(&self, split: Split) -> usize {
             match split {
                 Split::Train => self.0.len(),
-                Split::Val => 0,
+                Split::Val | Split::Test => 0,
             }
         }
 

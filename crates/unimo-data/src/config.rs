@@ -418,17 +418,29 @@ impl DataConfig {
     pub fn take_from(&mut self, path: PathBuf) {
         let name = path.to_string_lossy().to_ascii_lowercase();
         let ends = |ends: &[&str]| ends.iter().any(|end| name.ends_with(end));
-        let holds = |extension: &str| {
-            let entries = std::fs::read_dir(&path).into_iter().flatten().flatten();
-            let mut paths = entries.map(|entry| entry.path());
-            paths.any(|path| path.extension().is_some_and(|e| e == extension))
+        let inside = |folder: &Path| {
+            let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+            entries.map(|entry| entry.path()).collect::<Vec<_>>()
         };
-        let splits = [Split::Train, Split::Val].map(|split| path.join(split.name()));
+        // Beside each other, or in folders that are called as splits are; the hub has its files in `data`.
+        let of_splits = inside(&path).into_iter().filter(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            path.is_dir() && (name == "data" || Split::of_name(&name).is_some())
+        });
+        let mut files = inside(&path);
+        files.extend(of_splits.flat_map(|folder| inside(&folder)));
+        let holds = |extension: &str| {
+            let mut extensions = files.iter().filter_map(|path| path.extension());
+            extensions.any(|found| found == extension)
+        };
+        let splits = Split::ALL.map(|split| path.join(split.name()));
         if splits[0].join(pack::INDEX).is_file() {
-            let [train, val] = splits;
+            let [train, val, test] = splits;
             let table = self.webdataset.get_or_insert_default();
+            let there = |folder: PathBuf| folder.is_dir().then_some(folder).into_iter().collect();
             table.urls = Vec::new();
-            table.val = val.is_dir().then_some(val).into_iter().collect();
+            table.val = there(val);
+            table.test = there(test);
             table.train = vec![train];
             self.source = SourceKind::Webdataset;
         } else if ends(&[".tar", ".tgz", ".tar.gz", ".tar.zst"])
@@ -453,6 +465,13 @@ impl DataConfig {
             }
             self.source = SourceKind::Pairs;
         }
+    }
+
+    /// Tokens of a text that there is room for, begin and end tokens included: phrases behind the words take some of
+    /// [`max_text_length`](Self::max_text_length).
+    pub fn room_for_words(&self) -> usize {
+        let phrases = self.concepts.as_ref().map_or(0, |c| c.max_phrases);
+        self.max_text_length.saturating_sub(phrases).max(2)
     }
 
     /// How pictures become pixels for the model.
@@ -575,6 +594,8 @@ mod tests {
             ("s3://b/{0..9}.tar".into(), SourceKind::Webdataset),
             ("https://b/train/index.json".into(), SourceKind::Webdataset),
             (place("hub", "train-0.parquet"), SourceKind::Parquet),
+            (place("cloned", "data/train-0.parquet"), SourceKind::Parquet),
+            (place("folders", "train/0.tar"), SourceKind::Webdataset),
             ("a.parquet".into(), SourceKind::Parquet),
             (place("photos", "a.jpg"), SourceKind::Images),
             ("pairs.jsonl".into(), SourceKind::Pairs),

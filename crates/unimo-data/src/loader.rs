@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 use image::RgbImage;
-use unimo_core::batch::{Batch, Images, MaskSpec, MaskedTexts, Regions, TAGS, Texts};
+use unimo_core::batch::{Batch, Images, MaskSpec, MaskedTexts, Regions, TAGS, TextRole, Texts};
 
 use crate::augment::AugmentConfig;
 use crate::concepts::reader::ConceptReader;
@@ -362,6 +362,12 @@ struct Made {
     text: Option<Encoded>,
     /// Pixels of the second view; empty: there is none.
     second_view: Vec<f32>,
+    /// Which picture it shows.
+    picture: u64,
+    /// What its text says of the picture.
+    role: TextRole,
+    /// Pixels of the right picture; empty: there is none.
+    second_picture: Vec<f32>,
 }
 
 /// A mixture sees to it that a batch is of one kind; so `found` of its samples have something if all or none have it.
@@ -409,6 +415,19 @@ impl Maker {
                     .collect()
             }),
         });
+        // Of a batch in which some have one picture alone, no pairs can be made.
+        let second: Vec<f32> = made
+            .iter_mut()
+            .flat_map(|made| std::mem::take(&mut made.second_picture))
+            .collect();
+        let whole = pictures > 0 && second.len() == made.len() * spec.images.values();
+        let second_images = whole.then_some(Images {
+            pixels: second,
+            height: side,
+            width: side,
+            second_view: None,
+            patch_mask: None,
+        });
         let further_texts = spec
             .further
             .iter()
@@ -442,11 +461,12 @@ impl Maker {
         }
         Ok(Some(Batch {
             texts: self.texts(batch, &made)?,
+            pictures: made.iter().map(|made| made.picture).collect(),
+            second_images,
             samples: made.into_iter().map(|made| made.sample.name).collect(),
             images,
             further_texts,
             regions,
-            ..Batch::default()
         }))
     }
 
@@ -582,6 +602,14 @@ impl Maker {
             }
             None => {}
         }
+        let mut second_picture = Vec::new();
+        if let Some(picture) = sample.second_image.take() {
+            view(
+                Cow::Owned(picture),
+                Stream::SecondPicture,
+                &mut second_picture,
+            )?;
+        }
         let caption = self.choice(position, sample.captions.len());
         let text = match sample.captions.get(caption) {
             Some(text) => {
@@ -598,10 +626,15 @@ impl Maker {
         };
         Ok(Made {
             position,
+            picture: sample
+                .picture_id
+                .unwrap_or_else(|| spec.source.picture_id(spec.split, index)),
+            role: sample.roles.get(caption).copied().unwrap_or_default(),
             sample,
             caption,
             text,
             second_view,
+            second_picture,
         })
     }
 
@@ -634,6 +667,9 @@ impl Maker {
         }
         all_or_none(batch, encoded.len(), made.len(), "a caption")?;
         let mut texts = spec.tokenizer.pad(&encoded, spec.max_text_length, spec.pad);
+        if made.iter().any(|made| made.role != TextRole::Describes) {
+            texts.roles = made.iter().map(|made| made.role).collect();
+        }
         if spec.concepts.is_some() {
             texts.concepts = Some(encoded.iter().map(|text| text.concepts).collect());
         }

@@ -4,6 +4,8 @@
 //! neither on thread timing nor on the number of threads. The functions are written out here, not taken from a
 //! library, because a run must resume in the same order after an update of that library.
 
+use std::path::{Component, Path};
+
 /// What a hash is for; keeps the streams of random numbers apart.
 #[derive(Debug, Clone, Copy)]
 #[repr(u64)]
@@ -23,6 +25,8 @@ pub(crate) enum Stream {
     SecondView = 13,
     Concept = 14,
     Tag = 15,
+    Picture = 16,
+    SecondPicture = 17,
     PatchMask = 20,
 }
 
@@ -44,10 +48,45 @@ pub(crate) fn hash(stream: Stream, parts: &[u64]) -> u64 {
 
 /// A hash of text (FNV-1a, then finalised).
 pub(crate) fn hash_text(stream: Stream, text: &str) -> u64 {
-    let fnv = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |state, byte| {
-        (state ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    hash(stream, &[fnv(FNV, text.as_bytes())])
+}
+
+/// The start of FNV-1a.
+const FNV: u64 = 0xcbf2_9ce4_8422_2325;
+
+fn fnv(state: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(state, |state, byte| {
+        (state ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+/// A hash of a file's content, eight bytes at a time.
+pub(crate) fn hash_bytes(stream: Stream, bytes: &[u8]) -> u64 {
+    let (words, rest) = bytes.as_chunks::<8>();
+    let mixed = words
+        .iter()
+        .fold(finalise(bytes.len() as u64), |state, word| {
+            finalise(state ^ u64::from_le_bytes(*word))
+        });
+    hash(stream, &[mixed, fnv(FNV, rest)])
+}
+
+/// A hash of a path: the same for `a/b`, `./a//b` and `a/c/../b`, whatever bytes it holds.
+pub(crate) fn hash_path(stream: Stream, path: &Path) -> u64 {
+    let mut parts: Vec<Component<'_>> = Vec::new();
+    for part in path.components() {
+        match (part, parts.last()) {
+            (Component::CurDir, _) => {}
+            (Component::ParentDir, Some(Component::Normal(_))) => {
+                parts.pop();
+            }
+            _ => parts.push(part),
+        }
+    }
+    let whole = parts.iter().fold(FNV, |state, part| {
+        fnv(fnv(state, part.as_os_str().as_encoded_bytes()), b"/")
     });
-    hash(stream, &[fnv])
+    hash(stream, &[whole])
 }
 
 /// A number in `0..n` from a hash, by multiplication (Lemire 2019); its bias is below `n / 2^64`.
@@ -116,6 +155,29 @@ mod tests {
                     assert!(!std::mem::replace(&mut seen[order.at(position)], true));
                 }
             }
+        }
+    }
+
+    #[test]
+    fn paths_are_told_apart_by_where_they_lead() {
+        let of = |path: &str| hash_path(Stream::Picture, Path::new(path));
+        for path in ["./a/b", "a//b", "a/./b", "a/c/../b", "a/b/"] {
+            assert_eq!(of(path), of("a/b"), "{path}");
+        }
+        for path in ["ab", "/a/b", "a", "b/a", "../a/b", "a/b/c"] {
+            assert_ne!(of(path), of("a/b"), "{path}");
+        }
+    }
+
+    #[test]
+    fn contents_are_told_apart_by_every_byte() {
+        let bytes: Vec<u8> = (0..29).collect();
+        let mut seen = std::collections::HashSet::new();
+        for length in 0..bytes.len() {
+            assert!(seen.insert(hash_bytes(Stream::Picture, &bytes[..length])));
+            let mut changed = bytes.clone();
+            changed[length] ^= 1;
+            assert!(seen.insert(hash_bytes(Stream::Picture, &changed)));
         }
     }
 

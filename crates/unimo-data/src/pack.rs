@@ -19,7 +19,7 @@ use crate::error::{DataError, SampleError};
 use crate::eval_set::parallel;
 use crate::images;
 use crate::shards::{self, IndexHeader, Item, Member, MemberKind, MemberLimits};
-use crate::source::{Entailment, Sample, Source, Split};
+use crate::source::{Entailment, Sample, Source, Split, TextRole};
 use crate::storage::{self, LocalFile, Object, RemoteConfig, Storage};
 use crate::unpack::{Summed, write_whole};
 
@@ -158,6 +158,9 @@ pub(crate) struct Record {
     statements: Vec<(String, bool)>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     hypotheses: Vec<(String, Entailment)>,
+    /// Whether each of `captions` describes the picture; absent: all do but those that are questions, statements or hypotheses.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    describes: Vec<bool>,
 }
 
 impl Record {
@@ -166,6 +169,15 @@ impl Record {
     fn new(sample: Sample) -> Self {
         Self {
             unimo_sample: Self::VERSION,
+            // Questions without answers are told from captions by this alone.
+            describes: match sample.roles.contains(&TextRole::Question) {
+                true => sample
+                    .roles
+                    .iter()
+                    .map(|role| *role == TextRole::Describes)
+                    .collect(),
+                false => Vec::new(),
+            },
             name: sample.name,
             captions: sample.captions,
             phrases: sample.phrases,
@@ -192,24 +204,49 @@ impl Record {
         })
     }
 
-    pub(crate) fn into_sample(
-        self,
-        image: Option<RgbImage>,
-        second_image: Option<RgbImage>,
-    ) -> Sample {
+    /// What each caption says of the picture; empty: all describe it.
+    pub(crate) fn roles(&self) -> Vec<TextRole> {
+        // Where they are among the captions, they stand there in the same order.
+        let mut statements = self.statements.iter().peekable();
+        let mut hypotheses = self.hypotheses.iter().peekable();
+        let mut questions = self.questions.iter().peekable();
+        let of = |text: &String| {
+            if let Some((_, holds)) = statements.next_if(|(known, _)| known == text) {
+                TextRole::Statement { holds: *holds }
+            } else if let Some((_, label)) = hypotheses.next_if(|(known, _)| known == text) {
+                TextRole::Hypothesis(*label)
+            } else if questions.next_if(|(known, _)| known == text).is_some() {
+                TextRole::Question
+            } else {
+                TextRole::Describes
+            }
+        };
+        let mut roles: Vec<TextRole> = self.captions.iter().map(of).collect();
+        for (role, describes) in roles.iter_mut().zip(&self.describes) {
+            if !describes && *role == TextRole::Describes {
+                *role = TextRole::Question;
+            }
+        }
+        match roles.iter().all(|role| *role == TextRole::Describes) {
+            true => Vec::new(),
+            false => roles,
+        }
+    }
+
+    /// The sample without its pictures.
+    pub(crate) fn into_sample(self) -> Sample {
         Sample {
+            roles: self.roles(),
             name: self.name,
-            image,
             captions: self.captions,
             phrases: self.phrases,
             tags: self.tags,
             boxes: self.boxes,
-            regions: None,
             questions: self.questions,
             answers: self.answers,
             statements: self.statements,
             hypotheses: self.hypotheses,
-            second_image,
+            ..Sample::default()
         }
     }
 }
@@ -698,6 +735,16 @@ mod tests {
 
     fn quietly(_: usize, _: usize) {}
 
+    /// A sample of packed shards as its source had it: which picture it shows is known there by its content.
+    fn read(again: &dyn Source, index: usize) -> Sample {
+        let sample = again.sample(Split::Train, index).unwrap();
+        assert!(sample.picture_id.is_some());
+        Sample {
+            picture_id: None,
+            ..sample
+        }
+    }
+
     fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
         let mut files: Vec<_> = fs::read_dir(folder)
             .unwrap()
@@ -770,7 +817,7 @@ mod tests {
                 assert_eq!((again.len(Split::Train), again.len(Split::Val)), (items, 0));
                 for at in 0..items {
                     let sample = source.sample(Split::Train, at).unwrap();
-                    assert_eq!(again.sample(Split::Train, at).unwrap(), sample);
+                    assert_eq!(read(&*again, at), sample);
                     assert_eq!(again.captions(Split::Train, at).unwrap(), sample.captions);
                     assert_eq!(again.phrases(Split::Train, at).unwrap(), sample.phrases);
                     assert_eq!(again.tags(Split::Train, at).unwrap(), sample.tags);
@@ -811,7 +858,7 @@ mod tests {
             let (left, right) = (pair.image.as_ref().unwrap(), pair.second_image.as_ref());
             assert_eq!([left.dimensions(), right.unwrap().dimensions()], sizes);
             if spec.shorter_side.is_none() {
-                assert_eq!(pair, source.sample(Split::Train, 0).unwrap());
+                assert_eq!(read(&*again, 0), source.sample(Split::Train, 0).unwrap());
                 let file = fs::read(pictures.path().join("i/dev-1-0-img1.png")).unwrap();
                 let stored = again.second_image_bytes(Split::Train, 0).unwrap();
                 assert_eq!(stored, Some((file, "png")));
@@ -820,6 +867,51 @@ mod tests {
             assert_eq!(single.second_image, None);
             assert_eq!(single.statements, [("A tower.".to_owned(), true)]);
             assert_eq!(verify_pack(out.path()).unwrap(), index);
+        }
+    }
+
+    #[test]
+    fn what_texts_say_of_their_pictures_is_packed_too() {
+        let questions = r#"{"questions": [
+            {"image_id": 1, "question": "What is it?", "question_id": 1},
+            {"image_id": 1, "question": "Is it red?", "question_id": 2}]}"#;
+        let hypotheses = r#"{"Flickr30K_ID": "1", "gold_label": "neutral", "sentence2": "Two women."}
+{"Flickr30K_ID": "1", "gold_label": "entailment", "sentence2": "Women."}
+{"Flickr30K_ID": "1", "gold_label": "contradiction", "sentence2": "Women."}
+"#;
+        let pictures = folder(&[
+            ("q.json", questions),
+            ("s.json", hypotheses),
+            (
+                "n.json",
+                r#"{"sentence": "A tower.", "label": "False", "images": ["1.jpg"]}"#,
+            ),
+            ("i/1.jpg", "4x2"),
+        ]);
+        let part = "path = \"s.json\"\nimages = \"i\"\n";
+        let vqa = "questions = \"q.json\"\nimages = \"i\"\nimage = \"{id}.jpg\"\n";
+        let all = |kind: &str, part: &str| {
+            format!("source = \"{kind}\"\n[{kind}]\nval_fraction = 0\n[{kind}.train]\n{part}")
+        };
+        for (data, roles) in [
+            (NLVR.to_owned(), vec![TextRole::Statement { holds: false }]),
+            (all("vqa", vqa), vec![TextRole::Question; 2]),
+            (
+                all("snli_ve", part),
+                vec![
+                    TextRole::Hypothesis(Entailment::Neutral),
+                    TextRole::Hypothesis(Entailment::Entailed),
+                    TextRole::Hypothesis(Entailment::Contradicted),
+                ],
+            ),
+        ] {
+            let source = open(&pictures, &data).unwrap();
+            assert_eq!(source.roles(Split::Train, 0).unwrap(), roles);
+            let out = tempfile::tempdir().unwrap();
+            pack(&*source, Split::Train, out.path(), &small(), &mut quietly).unwrap();
+            let again = reopened(out.path());
+            assert_eq!(again.roles(Split::Train, 0).unwrap(), roles);
+            assert_eq!(read(&*again, 0), source.sample(Split::Train, 0).unwrap());
         }
     }
 

@@ -36,8 +36,9 @@ use unimo_core::batch::{Images, Regions};
 use crate::config::{not_empty, range};
 use crate::error::{DataError, Place, SampleError};
 use crate::images::{ImageSpec, Part};
+use crate::order::{Stream, hash_text};
 use crate::plan::{Plan, Shuffle};
-use crate::source::{Holds, Sample, Source, Split};
+use crate::source::{Holds, Sample, Source, Split, TextRole};
 
 /// Numbers of a region that say where it is.
 const POSITION: usize = 6;
@@ -165,7 +166,7 @@ impl RegionsConfig {
             Self::Files { path, .. } => {
                 let entries = std::fs::read_dir(path);
                 entries.map_err(|error| DataError::file("read", path, error))?;
-                for split in [Split::Train, Split::Val] {
+                for split in Split::ALL {
                     let mut all = 0..source.len(split);
                     let first = all.find(|index| source.holds(split, *index).images);
                     if first.is_some_and(|first| source.image_name(split, first).is_none()) {
@@ -543,8 +544,31 @@ impl Source for WithRegions {
         self.source.plan(split, shuffle, batch_size)
     }
 
+    fn notes(&self) -> Vec<String> {
+        self.source.notes()
+    }
+
     fn captions(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
         self.source.captions(split, index)
+    }
+
+    fn roles(&self, split: Split, index: usize) -> Result<Vec<TextRole>, SampleError> {
+        self.source.roles(split, index)
+    }
+
+    fn has_second_images(&self, split: Split) -> bool {
+        self.source.has_second_images(split)
+    }
+
+    fn picture_id(&self, split: Split, index: usize) -> u64 {
+        match self.from {
+            Features::Files(_) => self.source.picture_id(split, index),
+            // A sample has its own boxes, and sees nothing else of its picture.
+            Features::Boxes(_) => {
+                let place = self.place(split, index).to_string();
+                hash_text(Stream::Picture, &place)
+            }
+        }
     }
 
     fn phrases(&self, split: Split, index: usize) -> Result<Vec<Vec<String>>, SampleError> {
@@ -598,6 +622,7 @@ impl Source for WithRegions {
             Features::Files(_) => Ok(Sample {
                 name: self.place(split, index).to_string(),
                 captions: self.captions(split, index)?,
+                roles: self.roles(split, index)?,
                 phrases: self.phrases(split, index)?,
                 tags: self.tags(split, index)?,
                 regions: self.regions(split, index)?,
@@ -611,6 +636,7 @@ impl Source for WithRegions {
                     sample.regions = Some(regions);
                 }
                 sample.image = None;
+                sample.picture_id = None;
                 sample.second_image = None;
                 Ok(sample)
             }

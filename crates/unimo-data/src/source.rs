@@ -7,32 +7,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use image::RgbImage;
-pub use unimo_core::batch::Entailment;
+pub use unimo_core::batch::{Entailment, TextRole};
 
 use crate::config::DataConfig;
 use crate::error::{DataError, Place, SampleError};
 use crate::images::Limits;
+use crate::order::{Stream, hash_bytes, hash_path, hash_text};
 use crate::plan::{Plan, Shuffle};
 use crate::regions::{PictureRegions, RegionShape};
-
-/// A part of a data set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Split {
-    /// What is trained on.
-    Train,
-    /// What is held out.
-    Val,
-}
-
-impl Split {
-    /// `train` or `val`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Train => "train",
-            Self::Val => "val",
-        }
-    }
-}
+pub use crate::splits::{BySplit, Split};
 
 /// One picture with all that is known of it. What a source does not know is empty.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -41,8 +24,12 @@ pub struct Sample {
     pub name: String,
     /// The picture, upright; with [`Limits::enough`] perhaps smaller than its file.
     pub image: Option<RgbImage>,
-    /// Texts that each describe the picture.
+    /// Which picture it shows, if that is known only when it is read; else [`Source::picture_id`] says.
+    pub picture_id: Option<u64>,
+    /// Texts about the picture.
     pub captions: Vec<String>,
+    /// Per caption, what it says of the picture; empty: all describe it.
+    pub roles: Vec<TextRole>,
     /// Per caption, its phrases: objects, objects with attributes, subject-relation-object.
     pub phrases: Vec<Vec<String>>,
     /// Names of the objects in the picture, as a detector would give them.
@@ -61,6 +48,11 @@ pub struct Sample {
     pub hypotheses: Vec<(String, Entailment)>,
     /// The right picture, where questions and statements are about two; `image` is the left one.
     pub second_image: Option<RgbImage>,
+}
+
+/// Which picture a file's content shows: equal numbers, equal files.
+pub(crate) fn picture_of_bytes(bytes: &[u8]) -> u64 {
+    hash_bytes(Stream::Picture, bytes)
 }
 
 /// Which modalities a sample has.
@@ -86,6 +78,11 @@ pub trait Source: Send + Sync {
 
     /// One sentence: what it is and how much of it there is.
     fn describe(&self) -> String;
+
+    /// What a user should be told of it, a line each: what is of no split and why, and what was decided because nothing said so.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
 
     /// Where a sample is defined.
     fn place(&self, split: Split, index: usize) -> Place;
@@ -131,6 +128,32 @@ pub trait Source: Send + Sync {
     ///
     /// Why the sample cannot be used.
     fn captions(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError>;
+
+    /// What each text of [`captions`](Self::captions) says of the picture; empty: all describe it.
+    ///
+    /// # Errors
+    ///
+    /// Why the sample cannot be used.
+    fn roles(&self, _split: Split, _index: usize) -> Result<Vec<TextRole>, SampleError> {
+        Ok(Vec::new())
+    }
+
+    /// Whether a sample of the split may have two pictures, see [`Sample::second_image`].
+    fn has_second_images(&self, _split: Split) -> bool {
+        false
+    }
+
+    /// Which picture a sample shows, without reading it: equal numbers are the same picture. A file is told by its path, a picture
+    /// without a file by its name or, where it has none, by the place of its sample: then it is its own.
+    fn picture_id(&self, split: Split, index: usize) -> u64 {
+        match self.image_path(split, index) {
+            Some(path) => hash_path(Stream::Picture, &path),
+            None => match self.image_name(split, index) {
+                Some(name) => hash_path(Stream::Picture, name.as_ref()),
+                None => hash_text(Stream::Picture, &self.place(split, index).to_string()),
+            },
+        }
+    }
 
     /// Per caption, its phrases, as [`Sample::phrases`] has them, without reading the picture; empty where the source knows none.
     ///
@@ -218,6 +241,7 @@ pub trait Source: Send + Sync {
             name: self.place(split, index).to_string(),
             image: self.image(split, index)?,
             captions: self.captions(split, index)?,
+            roles: self.roles(split, index)?,
             ..Sample::default()
         })
     }
@@ -237,7 +261,8 @@ pub trait Source: Send + Sync {
 
     /// Items of the data set, usable or not: what a share of skipped items is a share of.
     fn items(&self) -> usize {
-        self.len(Split::Train) + self.len(Split::Val) + self.rejected().len()
+        let samples = Split::ALL.into_iter().map(|split| self.len(split));
+        samples.sum::<usize>() + self.rejected().len()
     }
 }
 

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use image::{Rgb, RgbImage};
-use unimo_core::batch::{Batch, MaskSpec, MaskUnit, MaskedTexts, PatchMaskKind, PatchMaskSpec};
+use unimo_core::batch::{
+    Batch, Entailment, MaskSpec, MaskUnit, MaskedTexts, PatchMaskKind, PatchMaskSpec, TextRole,
+};
 use unimo_data::config::{DataConfig, Pad, SourceKind, TokenizerConfig};
 use unimo_data::error::Place;
 use unimo_data::loader::{FurtherText, Rewrite};
@@ -40,7 +42,7 @@ impl Source for Numbers {
     fn len(&self, split: Split) -> usize {
         match split {
             Split::Train => self.count,
-            Split::Val => 0,
+            Split::Val | Split::Test => 0,
         }
     }
 
@@ -51,7 +53,7 @@ impl Source for Numbers {
     fn shards(&self, split: Split) -> Vec<usize> {
         match split {
             Split::Train => self.shards.clone(),
-            Split::Val => Vec::new(),
+            Split::Val | Split::Test => Vec::new(),
         }
     }
 
@@ -776,4 +778,97 @@ fn published_tokenizers_give_their_published_ids() {
         [101, 7592, 1010, 2088, 999, 102]
     );
     assert_eq!(bert.specials().mask, Some(103));
+}
+
+/// Batches of a source of files that lie in a folder.
+fn of_files(folder: &Path, source: &str, batches: usize) -> Vec<Batch> {
+    let text = format!("image_size = 8\n{source}");
+    let mut config: DataConfig = toml::from_str(&text).unwrap();
+    config.rebase(folder);
+    let source = open(&config).unwrap();
+    let skip = Arc::new(SkipList::in_memory(0.0));
+    let mut spec = LoaderSpec::new(&config, source, tokenizer(), skip, 4, 3);
+    spec.workers = 1;
+    take(spec, batches)
+}
+
+fn pictures(folder: &Path, names: &[&str]) {
+    for (shade, name) in (0u8..).zip(names) {
+        let shade = 40 * shade;
+        RgbImage::from_pixel(9, 7, Rgb([shade, 255 - shade, 90]))
+            .save(folder.join(name))
+            .unwrap();
+    }
+}
+
+#[test]
+fn a_batch_says_which_pictures_are_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    pictures(folder.path(), &["a.png", "b.png"]);
+    // One picture is spelt in two ways, and the batch is larger than the data set.
+    let list = "{\"image\": \"a.png\", \"caption\": \"number one\"}\n\
+                {\"image\": \"b.png\", \"caption\": \"number two\"}\n\
+                {\"image\": \"./a.png\", \"caption\": \"number three\"}\n";
+    std::fs::write(folder.path().join("list.jsonl"), list).unwrap();
+    let lists = "source = \"pairs\"\n[pairs]\npath = \"list.jsonl\"\nval_fraction = 0.0\n";
+    for batch in of_files(folder.path(), lists, 5) {
+        assert_eq!(batch.pictures.len(), 4);
+        for (name, picture) in batch.samples.iter().zip(&batch.pictures) {
+            for (other, same) in batch.samples.iter().zip(&batch.pictures) {
+                assert_eq!(name == other, picture == same);
+            }
+        }
+        let texts = batch.texts.unwrap();
+        assert!(texts.roles.is_empty() && texts.describes(0));
+        assert!(batch.second_images.is_none());
+    }
+}
+
+#[test]
+fn a_batch_says_what_its_texts_are_and_carries_second_pictures() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = ["a.png", "dev-1-0-img0.png", "dev-1-0-img1.png"];
+    pictures(folder.path(), &files);
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    write("q.json", r#"[["what number?", "one", "a"]]"#);
+    write(
+        "n.json",
+        r#"{"sentence": "both are numbers", "label": "False", "identifier": "dev-1-0-0"}"#,
+    );
+    write(
+        "s.jsonl",
+        r#"{"Flickr30K_ID": "a", "gold_label": "entailment", "sentence2": "a number"}"#,
+    );
+    std::fs::copy(folder.path().join("a.png"), folder.path().join("a.jpg")).unwrap();
+    let part = |kind: &str, part: &str| {
+        format!(
+            "source = \"{kind}\"\n[{kind}]\nval_fraction = 0.0\n[{kind}.train]\nimages = \".\"\n{part}\n"
+        )
+    };
+    let questions = part("vqa", "questions = \"q.json\"\nimage = \"{id}.png\"");
+    let statements = part("nlvr", "path = \"n.json\"");
+    let hypotheses = part("snli_ve", "path = \"s.jsonl\"");
+    for (source, role, pair) in [
+        (questions, TextRole::Question, false),
+        (statements, TextRole::Statement { holds: false }, true),
+        (
+            hypotheses,
+            TextRole::Hypothesis(Entailment::Entailed),
+            false,
+        ),
+    ] {
+        for batch in of_files(folder.path(), &source, 1) {
+            let texts = batch.texts.unwrap();
+            assert_eq!(texts.roles, [role; 4]);
+            assert!(!texts.describes(0));
+            let first = batch.images.unwrap();
+            match batch.second_images {
+                Some(second) => {
+                    assert!(pair && second.pixels.len() == first.pixels.len());
+                    assert_ne!(second.pixels, first.pixels);
+                }
+                None => assert!(!pair),
+            }
+        }
+    }
 }

@@ -23,6 +23,7 @@ pub mod hub;
 pub mod model;
 pub mod optimizer;
 pub mod parity;
+pub mod pipe;
 pub mod pretrained;
 pub mod progress;
 pub mod recipe;

@@ -11,7 +11,7 @@ use unimo_train::error::TrainError;
 use unimo_train::recipe::{BUILT_IN, Overrides, Recipe};
 use unimo_train::run::RunFolder;
 use unimo_train::{
-    backend_check, bench, data, evaluation, export, parity, report, torture, torture_files,
+    backend_check, bench, data, evaluation, export, parity, pipe, report, torture, torture_files,
     training,
 };
 
@@ -280,7 +280,7 @@ struct Eval {
     /// Where features of the pictures' regions are, for a model that reads them; default: where they were in training.
     #[arg(long, value_name = "FOLDER")]
     regions: Option<PathBuf>,
-    /// Which split: val or train.
+    /// Which split: val, test or train.
     #[arg(long, default_value = "val", value_parser = split)]
     split: Split,
     /// Where to compute: flex (the CPU), wgpu, wgpu:N, cuda, cuda:N or auto.
@@ -289,16 +289,15 @@ struct Eval {
 }
 
 fn split(name: &str) -> Result<Split, String> {
-    [Split::Train, Split::Val]
-        .into_iter()
-        .find(|s| s.name() == name)
-        .ok_or_else(|| "allowed: train or val".to_owned())
+    Split::of_name(name).ok_or_else(|| "allowed: train, val or test".to_owned())
 }
 
 fn main() -> ExitCode {
+    pipe::end_quietly_when_closed();
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            pipe::end_quietly_if_closed(&error);
             eprintln!("error: {error}");
             ExitCode::FAILURE
         }

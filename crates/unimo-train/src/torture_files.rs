@@ -204,7 +204,7 @@ impl Kind {
 fn samples(config: &dyn SourceConfig) -> Result<(), String> {
     const LIMITS: Limits = Limits::full_size(1 << 20);
     let source = config.open(&LIMITS).map_err(|e| e.to_string())?;
-    for split in [Split::Train, Split::Val] {
+    for split in Split::ALL {
         for index in 0..source.len(split) {
             let _ = source.sample(split, index);
         }

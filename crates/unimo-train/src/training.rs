@@ -478,6 +478,15 @@ impl Trainer {
             trainer.run.path().display()
         );
         trainer.progress.message(line);
+        for note in trainer.source.notes() {
+            trainer.progress.message(note);
+        }
+        // No objective reads it: what NLVR2's pairs say of two pictures is learned from the left one alone.
+        if trainer.source.has_second_images(Split::Train) {
+            trainer.progress.message(
+                "samples have two pictures: the objectives of this recipe read the first one (the left) alone",
+            );
+        }
         if !trainer.quiet
             && let Some(line) = trainer.cut_captions()
         {
@@ -493,7 +502,7 @@ impl Trainer {
 
     /// How many captions the text encoder has no room for, if they are many.
     fn cut_captions(&self) -> Option<String> {
-        let room = self.recipe.data.max_text_length;
+        let room = self.recipe.data.room_for_words();
         let (mut looked, mut cut) = (0usize, 0usize);
         for text in self.source.texts(Split::Train).take(CAPTIONS_LOOKED_AT) {
             looked += 1;
@@ -502,7 +511,7 @@ impl Trainer {
         let share = cut as f64 / looked.max(1) as f64;
         (share >= CUT_WORTH_SAYING).then(|| {
             format!(
-                "{:.0}% of the captions are longer than data.max_text_length = {room} tokens and are cut",
+                "{:.0}% of the captions are longer than the {room} tokens that data.max_text_length leaves for words, and are cut",
                 100.0 * share
             )
         })
@@ -609,16 +618,8 @@ impl Trainer {
             config.batch_size,
             seed,
         );
-        let objectives = &self.state().model.objectives;
-        let needs = objectives.needs_of(&|key| stage.trains(key));
-        spec.mask = needs.masked;
         spec.concepts = self.concepts.clone();
-        spec.concept_rate = needs.concept_rate;
-        spec.second_view = match (needs.second_view, &self.recipe.objectives.views) {
-            (true, Some(views)) if views.images_alone => SecondView::WithoutTexts,
-            (true, _) => SecondView::All,
-            (false, _) => SecondView::None,
-        };
+        for_objectives(&mut spec, &self.recipe, stage);
         spec.first_batch = done * config.accumulation as u64;
         Ok(Loader::new(spec)?)
     }
@@ -897,6 +898,21 @@ impl Trainer {
         progress.finish();
         Ok(folder)
     }
+}
+
+/// What the objectives of a stage need of a batch: hidden words, hidden concepts, a second view.
+pub fn for_objectives(spec: &mut LoaderSpec, recipe: &Recipe, stage: &Stage) {
+    let objectives = &recipe.objectives;
+    let mlm = objectives.mlm.as_ref().filter(|_| stage.trains("mlm"));
+    let mcr = objectives.mcr.as_ref().filter(|_| stage.trains("mcr"));
+    let views = objectives.views.as_ref().filter(|_| stage.trains("views"));
+    spec.mask = mlm.map(|mlm| mlm.mask);
+    spec.concept_rate = mcr.map(|mcr| mcr.rate);
+    spec.second_view = match views {
+        Some(views) if views.images_alone => SecondView::WithoutTexts,
+        Some(_) => SecondView::All,
+        None => SecondView::None,
+    };
 }
 
 /// Adds a micro-batch's report to the step's sums.

@@ -1535,6 +1535,7 @@ mod tests {
             seed: 5,
             train: 2000,
             val: 0,
+            test: 0,
             size: 32,
         });
         let (mut right, mut wrong, mut missing, mut more) = (0, 0, 0, 0);

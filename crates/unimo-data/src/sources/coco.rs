@@ -138,7 +138,7 @@ fn read_captions(
                 image: &picture.file_name,
                 second: None,
                 size: Some([picture.width, picture.height]),
-                val: held.out(&picture.file_name),
+                split: held.of(&picture.file_name),
             });
             rows.insert(picture.id, row);
             Ok(())
@@ -174,7 +174,7 @@ fn read_objects(path: &Path, rows: &Rows, table: &mut Listed) -> Result<(), Data
     each_of_file(path, &["annotations"], &mut |_, number, bytes| {
         let used = bytes.and_then(parse::<Instance>).and_then(|object| {
             let Some(row) = rows.get(&object.image_id) else {
-                table.leave_out();
+                table.leave_out("boxes of pictures that are not listed");
                 return Ok(());
             };
             let name = names

@@ -40,12 +40,13 @@ use serde::{Deserialize, Serialize};
 use crate::config::{not_empty, range, share};
 use crate::error::{DataError, Place, SampleError};
 use crate::images::{self, Limits};
-use crate::order::{Stream, hash_text, unit};
+use crate::order::{Stream, hash_bytes, hash_path, hash_text};
 use crate::regions;
-use crate::source::{Source, SourceConfig, Split};
-use crate::sources::listed::{given, spaced, val_fraction};
+use crate::source::{BySplit, Source, SourceConfig, Split};
+use crate::sources::listed::{Held, given, spaced, val_fraction};
 use crate::sources::rows::{Span, Spans, each_line, key_of};
 use crate::sources::template::Template;
+use crate::splits::drawn;
 
 /// `[data.conceptual]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -56,7 +57,10 @@ pub struct ConceptualConfig {
     /// What is held out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub val: Option<ConceptualPart>,
-    /// Where `val` is absent, share of the rows that is held out, by a hash of the row.
+    /// What is held out to the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test: Option<ConceptualPart>,
+    /// Where `val` is absent, share of the pictures that is held out, by a hash of the path. Rows of one address are one picture.
     #[serde(default = "val_fraction")]
     pub val_fraction: f64,
 }
@@ -189,15 +193,18 @@ impl ConceptualPart {
 impl SourceConfig for ConceptualConfig {
     fn validate(&self, table: &str) -> Result<(), DataError> {
         self.train.validate(&format!("{table}.train"))?;
-        if let Some(val) = &self.val {
-            val.validate(&format!("{table}.val"))?;
+        for (key, part) in [("val", &self.val), ("test", &self.test)] {
+            if let Some(part) = part {
+                part.validate(&format!("{table}.{key}"))?;
+            }
         }
         share(&format!("{table}.val_fraction"), self.val_fraction)
     }
 
     fn paths(&mut self) -> Vec<&mut PathBuf> {
         let mut paths = Vec::new();
-        for part in [&mut self.train].into_iter().chain(self.val.as_mut()) {
+        let held_out = self.val.iter_mut().chain(&mut self.test);
+        for part in [&mut self.train].into_iter().chain(held_out) {
             paths.push(&mut part.path);
             paths.push(&mut part.images);
             paths.extend(part.downloads.as_mut());
@@ -209,21 +216,23 @@ impl SourceConfig for ConceptualConfig {
         let mut source = Conceptual {
             limits: *limits,
             parts: Vec::new(),
-            train: Vec::new(),
-            val: Vec::new(),
+            part: BySplit::default(),
+            rows: BySplit::default(),
+            fraction: match self.val {
+                Some(_) => 0.0,
+                None => self.val_fraction,
+            },
             rejected: Vec::new(),
             missing: 0,
         };
-        let held = if self.val.is_some() {
-            0.0
-        } else {
-            self.val_fraction
-        };
-        source.read(&self.train, held)?;
-        if let Some(val) = &self.val {
-            source.read(val, 1.0)?;
+        source.read(&self.train, Held::Share(source.fraction))?;
+        for (part, split) in [(&self.val, Split::Val), (&self.test, Split::Test)] {
+            if let Some(part) = part {
+                source.part[split] = source.parts.len();
+                source.read(part, Held::All(split))?;
+            }
         }
-        if source.train.is_empty() && source.val.is_empty() {
+        if source.rows.iter().all(|(_, rows)| rows.is_empty()) {
             let first = source.rejected.first();
             return Err(DataError::Manifest {
                 path: self.train.path.clone(),
@@ -245,9 +254,11 @@ impl SourceConfig for ConceptualConfig {
 struct Conceptual {
     limits: Limits,
     parts: Vec<Opened>,
-    train: Vec<Span>,
-    /// Rows of the last part.
-    val: Vec<Span>,
+    /// Which of the parts holds a split.
+    part: BySplit<usize>,
+    rows: BySplit<Vec<Span>>,
+    /// Share that is held out where nothing else is.
+    fraction: f64,
     rejected: Vec<SampleError>,
     missing: u64,
 }
@@ -269,7 +280,7 @@ struct Downloads {
 }
 
 impl Conceptual {
-    fn read(&mut self, config: &ConceptualPart, held: f64) -> Result<(), DataError> {
+    fn read(&mut self, config: &ConceptualPart, held: Held) -> Result<(), DataError> {
         let part = Opened {
             list: Spans::open(&config.path)?,
             template: config.template("data.conceptual")?,
@@ -279,6 +290,8 @@ impl Conceptual {
             },
             config: config.clone(),
         };
+        // Per row its picture, and the split that is drawn for it.
+        let mut found: Vec<(u64, Span, Split)> = Vec::new();
         each_line(&config.path, &mut |span, line| {
             if config.header && span.line == 1 {
                 return;
@@ -286,10 +299,8 @@ impl Conceptual {
             let used = line.and_then(|line| match part.row(span, &line)? {
                 // Looking for a picture costs as much as all else together, but for dead links only.
                 Some((_, Some(path))) if config.missing == Missing::Error || path.is_file() => {
-                    let name = path.to_string_lossy();
-                    let val = unit(hash_text(Stream::Split, &name)) < held;
-                    let rows = if val { &mut self.val } else { &mut self.train };
-                    rows.push(span);
+                    let split = held.of(&path.to_string_lossy());
+                    found.push((part.picture(&line, &path), span, split));
                     Ok(())
                 }
                 Some((_, None)) if config.missing == Missing::Error => {
@@ -306,14 +317,21 @@ impl Conceptual {
             }
         })?;
         self.parts.push(part);
+        // All rows of a picture are of the split of the first one.
+        let mut order: Vec<(u64, usize)> = found.iter().map(|row| row.0).zip(0..).collect();
+        order.sort_unstable();
+        for picture in order.chunk_by(|a, b| a.0 == b.0).filter(|p| p.len() > 1) {
+            let split = found[picture[0].1].2;
+            picture.iter().for_each(|(_, row)| found[*row].2 = split);
+        }
+        for (_, span, split) in found {
+            self.rows[split].push(span);
+        }
         Ok(())
     }
 
     fn at(&self, split: Split, index: usize) -> (&Opened, Span) {
-        match split {
-            Split::Train => (&self.parts[0], self.train[index]),
-            Split::Val => (&self.parts[self.parts.len() - 1], self.val[index]),
-        }
+        (&self.parts[self.part[split]], self.rows[split][index])
     }
 
     fn found(&self, split: Split, index: usize) -> Result<(String, PathBuf), SampleError> {
@@ -328,6 +346,16 @@ impl Conceptual {
 }
 
 impl Opened {
+    /// Which picture a row shows: that of its address, where the list has addresses; else the file.
+    fn picture(&self, line: &[u8], path: &Path) -> u64 {
+        let at = self.config.columns.iter().position(|c| *c == Column::Url);
+        let url = at.and_then(|at| line.split(|byte| *byte == b'\t').nth(at));
+        match url.map(<[u8]>::trim_ascii).filter(|url| !url.is_empty()) {
+            Some(url) => hash_bytes(Stream::Picture, url),
+            None => hash_path(Stream::Picture, path),
+        }
+    }
+
     /// A row's caption and where its picture should be, if that is known; none for an empty line.
     fn row(&self, span: Span, line: &[u8]) -> Result<Option<(String, Option<PathBuf>)>, String> {
         let line = std::str::from_utf8(line).map_err(|_| "not valid UTF-8".to_owned())?;
@@ -416,10 +444,7 @@ fn split_line(line: &[u8]) -> Result<Option<(&str, &str)>, String> {
 
 impl Source for Conceptual {
     fn len(&self, split: Split) -> usize {
-        match split {
-            Split::Train => self.train.len(),
-            Split::Val => self.val.len(),
-        }
+        self.rows[split].len()
     }
 
     fn describe(&self) -> String {
@@ -428,14 +453,37 @@ impl Source for Conceptual {
             .iter()
             .map(|part| part.list.name.as_str())
             .collect();
+        let test = match self.len(Split::Test) {
+            0 => String::new(),
+            pairs => format!(", {pairs} to test on"),
+        };
         format!(
-            "{}: {} training pairs, {} held out, {} rows left out because their picture was not downloaded, {} unusable",
+            "{}: {} training pairs, {} held out{test}, {} rows left out because their picture was not downloaded, {} unusable",
             files.join(", "),
-            self.train.len(),
-            self.val.len(),
+            self.len(Split::Train),
+            self.len(Split::Val),
             self.missing,
             self.rejected.len()
         )
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        let name = self.parts.first().map_or("", |part| &*part.list.name);
+        if self.fraction > 0.0 {
+            let held = self.len(Split::Val);
+            let of = held + self.len(Split::Train);
+            notes.push(drawn(name, held, of, "rows", self.fraction));
+        }
+        notes
+    }
+
+    fn picture_id(&self, split: Split, index: usize) -> u64 {
+        let (part, span) = self.at(split, index);
+        match (part.list.line(span), self.found(split, index)) {
+            (Ok(line), Ok((_, path))) => part.picture(&line, &path),
+            _ => hash_text(Stream::Picture, &part.list.place(span).to_string()),
+        }
     }
 
     fn place(&self, split: Split, index: usize) -> Place {

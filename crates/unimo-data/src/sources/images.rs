@@ -10,7 +10,8 @@
 //! ```
 //!
 //! Folders are searched through and through for files that end in .jpg, .jpeg, .png or .webp, in the order of their names; links to
-//! folders are not followed. Without `val`, `val_fraction` of the files is held out. In errors the file is the picture.
+//! folders are not followed. Without `val`, folders in a folder of `train` that are called as splits are (`train`, `valid`,
+//! `test2015`) say what is held out, if one of them is called as what is trained on; else `val_fraction` of the files is held out. In errors the file is the picture.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,8 +22,10 @@ use serde::{Deserialize, Serialize};
 use crate::error::{DataError, Place, SampleError};
 use crate::images::{self, Limits};
 use crate::regions;
-use crate::source::{Source, SourceConfig, Split};
-use crate::sources::listed::{Held, train_and_val, val_fraction};
+use crate::source::{BySplit, Source, SourceConfig, Split};
+use crate::sources::left_out::LeftOut;
+use crate::sources::listed::{Held, train_and_held, val_fraction};
+use crate::splits::drawn;
 
 /// `[data.images]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,6 +36,9 @@ pub struct ImagesConfig {
     /// Folders that are held out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub val: Vec<PathBuf>,
+    /// Folders that are held out to the end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub test: Vec<PathBuf>,
     /// Where `val` is absent, share of the files that is held out, by a hash of the path inside its folder.
     #[serde(default = "val_fraction")]
     pub val_fraction: f64,
@@ -44,6 +50,7 @@ impl ImagesConfig {
         Self {
             train: vec![folder.into()],
             val: Vec::new(),
+            test: Vec::new(),
             val_fraction: val_fraction(),
         }
     }
@@ -51,28 +58,34 @@ impl ImagesConfig {
 
 impl SourceConfig for ImagesConfig {
     fn validate(&self, table: &str) -> Result<(), DataError> {
-        train_and_val(table, &self.train, &self.val, self.val_fraction)
+        let held_out = [("val", &*self.val), ("test", &*self.test)];
+        train_and_held(table, &self.train, held_out, self.val_fraction)
     }
 
     fn paths(&mut self) -> Vec<&mut PathBuf> {
-        self.train.iter_mut().chain(&mut self.val).collect()
+        let train = self.train.iter_mut();
+        train.chain(&mut self.val).chain(&mut self.test).collect()
     }
 
     fn open(&self, limits: &Limits) -> Result<Arc<dyn Source>, DataError> {
         let mut pictures = Pictures {
             limits: *limits,
             folders: Vec::new(),
-            train: Vec::new(),
-            val: Vec::new(),
+            files: BySplit::default(),
+            left_out: LeftOut::new("pictures"),
+            drawn: (0, 0),
+            fraction: self.val_fraction,
         };
         let held = Held::beside(&self.val, self.val_fraction);
         for folder in &self.train {
             pictures.read(folder, held)?;
         }
-        for folder in &self.val {
-            pictures.read(folder, Held::Val)?;
+        for (folders, split) in [(&self.val, Split::Val), (&self.test, Split::Test)] {
+            for folder in folders {
+                pictures.read(folder, Held::All(split))?;
+            }
         }
-        if pictures.train.is_empty() && pictures.val.is_empty() {
+        if pictures.files.iter().all(|(_, files)| files.is_empty()) {
             return Err(DataError::Manifest {
                 path: self.train.first().cloned().unwrap_or_default(),
                 reason: "no .jpg, .jpeg, .png or .webp file in it".to_owned(),
@@ -125,27 +138,67 @@ struct Pictures {
     limits: Limits,
     folders: Vec<PathBuf>,
     /// Number of the folder and path inside it.
-    train: Vec<(u32, Box<Path>)>,
-    val: Vec<(u32, Box<Path>)>,
+    files: BySplit<Vec<(u32, Box<Path>)>>,
+    left_out: LeftOut,
+    /// Files whose split is drawn, and how many of them are held out.
+    drawn: (usize, usize),
+    fraction: f64,
+}
+
+/// The folder in which a path begins.
+fn first_folder(path: &Path) -> Option<String> {
+    let mut parts = path.components();
+    let first = parts.next()?;
+    parts.next()?;
+    Some(first.as_os_str().to_string_lossy().into_owned())
 }
 
 impl Pictures {
     fn read(&mut self, folder: &Path, held: Held) -> Result<(), DataError> {
         let number = self.folders.len() as u32;
         self.folders.push(folder.to_owned());
-        for path in files_in(folder, &is_picture)? {
-            let val = held.out(&path.to_string_lossy());
-            let files = if val { &mut self.val } else { &mut self.train };
-            files.push((number, path.into_boxed_path()));
+        let files = files_in(folder, &is_picture)?;
+        // Folders `train` and `val` say what they are; a folder `test` among those of classes does not.
+        let told = |path: &Path| first_folder(path).and_then(|name| Split::of_name(&name));
+        let divided = matches!(held, Held::Share(_))
+            && files.iter().any(|path| told(path) == Some(Split::Train))
+            && files
+                .iter()
+                .any(|path| told(path).is_some_and(|split| split != Split::Train));
+        for path in files {
+            let split = if divided {
+                match told(&path) {
+                    Some(split) => split,
+                    None => {
+                        let name = first_folder(&path);
+                        let reason = match name {
+                            Some(name) => format!("in the folder {name:?}"),
+                            None => "beside the folders of the splits".to_owned(),
+                        };
+                        self.left_out.add(reason);
+                        continue;
+                    }
+                }
+            } else {
+                let split = held.of(&path.to_string_lossy());
+                if matches!(held, Held::Share(_)) {
+                    self.drawn.0 += 1;
+                    self.drawn.1 += usize::from(split == Split::Val);
+                }
+                split
+            };
+            self.files[split].push((number, path.into_boxed_path()));
         }
         Ok(())
     }
 
+    fn name(&self) -> String {
+        let folders = self.folders.iter().map(|path| path.display().to_string());
+        folders.collect::<Vec<_>>().join(", ")
+    }
+
     fn path(&self, split: Split, index: usize) -> PathBuf {
-        let (folder, path) = match split {
-            Split::Train => &self.train[index],
-            Split::Val => &self.val[index],
-        };
+        let (folder, path) = &self.files[split][index];
         self.folders[*folder as usize].join(path)
     }
 
@@ -159,24 +212,33 @@ impl Pictures {
 
 impl Source for Pictures {
     fn len(&self, split: Split) -> usize {
-        match split {
-            Split::Train => self.train.len(),
-            Split::Val => self.val.len(),
-        }
+        self.files[split].len()
     }
 
     fn describe(&self) -> String {
-        let folders: Vec<_> = self
-            .folders
-            .iter()
-            .map(|path| path.display().to_string())
-            .collect();
+        let test = match self.len(Split::Test) {
+            0 => String::new(),
+            files => format!(", {files} to test on"),
+        };
+        let left_out = match self.left_out.total() {
+            0 => String::new(),
+            _ => format!(", {}", self.left_out),
+        };
         format!(
-            "{}: {} training pictures without texts, {} held out",
-            folders.join(", "),
-            self.train.len(),
-            self.val.len()
+            "{}: {} training pictures without texts, {} held out{test}{left_out}",
+            self.name(),
+            self.len(Split::Train),
+            self.len(Split::Val)
         )
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        let (of, held) = self.drawn;
+        if of > 0 && self.fraction > 0.0 {
+            notes.push(drawn(&self.name(), held, of, "pictures", self.fraction));
+        }
+        notes
     }
 
     fn place(&self, split: Split, index: usize) -> Place {
@@ -251,6 +313,38 @@ mod tests {
         let sample = source.sample(Split::Val, 0).unwrap();
         assert!(sample.captions.is_empty() && sample.image.is_some());
         assert_eq!(source.image_bytes(Split::Val, 0).unwrap().unwrap().1, "png");
+    }
+
+    #[test]
+    fn folders_that_are_called_as_splits_are_splits() {
+        let folder = folder(&[
+            ("a/Train/1.png", "1x1"),
+            ("a/Train/cats/2.png", "2x1"),
+            ("a/valid/3.png", "3x1"),
+            ("a/test2015/4.png", "4x1"),
+            ("a/extra/5.png", "5x1"),
+            ("a/6.png", "6x1"),
+            ("b/test/1.png", "1x1"),
+            ("b/dog/2.png", "1x1"),
+        ]);
+        let data = "source = \"images\"\n[images]\ntrain = [\"a\"]\n";
+        let source = open(&folder, data).unwrap();
+        let sizes = Split::ALL.map(|split| source.len(split));
+        assert_eq!(sizes, [2, 1, 1]);
+        let widths = |split| source.image(split, 0).unwrap().unwrap().width();
+        assert_eq!(Split::ALL.map(widths), [1, 3, 4]);
+        let left =
+            "2 pictures left out (1 beside the folders of the splits, 1 in the folder \"extra\")";
+        assert!(source.describe().ends_with(left), "{}", source.describe());
+        assert!(source.notes().is_empty());
+        // A class may be called `test`.
+        let classes = open(&folder, &data.replace("\"a\"", "\"b\"")).unwrap();
+        assert!(classes.is_empty(Split::Test));
+        assert!(classes.notes()[0].contains("of 2 pictures"));
+        let given = format!("{data}val = [\"b/dog\"]\ntest = [\"b/test\"]\n");
+        let given = open(&folder, &given).unwrap();
+        assert_eq!(Split::ALL.map(|split| given.len(split)), [6, 1, 1]);
+        assert!(given.notes().is_empty());
     }
 
     #[test]

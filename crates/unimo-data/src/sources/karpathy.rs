@@ -7,9 +7,12 @@
 //! [data.karpathy]
 //! path = "karpathy/dataset_coco.json"
 //! images = "coco"
-//! train_split = ["train", "restval"]
 //! val_split = "test"
 //! ```
+//!
+//! Without `train_split`, `val_split` and `test_split` the file's own names hold: `train` and `restval`, which is the rest of COCO's
+//! validation pictures and which everybody trains on; `val`; `test`. Where one is given, as in the example, that split holds nothing
+//! else. Pictures of other splits are left out and counted by name.
 //!
 //! A picture lies at `images`/`filepath`/`filename`; Flickr's files have no `filepath`. Captions are the `raw` sentences. In
 //! errors the line is the number of the picture, from 1.
@@ -23,8 +26,10 @@ use crate::error::DataError;
 use crate::images::Limits;
 use crate::source::{Source, SourceConfig};
 use crate::sources::json::{each_of_file, parse};
+use crate::sources::left_out::of_split;
 use crate::sources::listed::{Listed, New, given};
-use crate::sources::pairs::{distinct_splits, one_or_many};
+use crate::sources::pairs::one_or_many;
+use crate::splits::SplitNames;
 
 /// `[data.karpathy]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -34,20 +39,33 @@ pub struct KarpathyConfig {
     pub path: PathBuf,
     /// Folder of the pictures, or of the folders that `filepath` names.
     pub images: PathBuf,
-    /// Splits that are trained on.
-    #[serde(default = "train_split", deserialize_with = "one_or_many")]
+    /// Splits that are trained on; absent: `train` and `restval`.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "one_or_many"
+    )]
     pub train_split: Vec<String>,
-    /// Splits that are held out.
-    #[serde(default = "val_split", deserialize_with = "one_or_many")]
+    /// Splits that are held out; absent: `val`.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "one_or_many"
+    )]
     pub val_split: Vec<String>,
+    /// Splits that are held out to the end; absent: `test`.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "one_or_many"
+    )]
+    pub test_split: Vec<String>,
 }
 
-fn train_split() -> Vec<String> {
-    vec!["train".to_owned(), "restval".to_owned()]
-}
-
-fn val_split() -> Vec<String> {
-    vec!["val".to_owned()]
+impl KarpathyConfig {
+    fn splits(&self) -> SplitNames {
+        SplitNames::new(&self.train_split, &self.val_split, &self.test_split)
+    }
 }
 
 #[derive(Deserialize)]
@@ -68,7 +86,7 @@ impl SourceConfig for KarpathyConfig {
     fn validate(&self, table: &str) -> Result<(), DataError> {
         given(table, "path", &self.path, "a dataset_*.json file")?;
         given(table, "images", &self.images, "a folder of pictures")?;
-        distinct_splits(table, &self.train_split, &self.val_split)
+        self.splits().validate(table)
     }
 
     fn paths(&mut self) -> Vec<&mut PathBuf> {
@@ -77,15 +95,15 @@ impl SourceConfig for KarpathyConfig {
 
     fn open(&self, limits: &Limits) -> Result<Arc<dyn Source>, DataError> {
         let mut table = Listed::new("Karpathy's split", limits);
+        let splits = self.splits();
         let file = table.file(&self.path);
         let folders = table.folders(vec![self.images.clone()]);
         each_of_file(&self.path, &["images"], &mut |_, number, bytes| {
             let used = bytes.and_then(parse::<Picture>).and_then(|picture| {
-                let val = self.val_split.contains(&picture.split);
-                if !val && !self.train_split.contains(&picture.split) {
-                    table.leave_out();
+                let Some(split) = splits.of(&picture.split) else {
+                    table.leave_out(of_split(&picture.split));
                     return Ok(());
-                }
+                };
                 if picture.filename.trim().is_empty() {
                     return Err("`filename` is empty".to_owned());
                 }
@@ -107,7 +125,7 @@ impl SourceConfig for KarpathyConfig {
                     image: &image,
                     second: None,
                     size: None,
-                    val,
+                    split,
                 });
                 for sentence in sentences.filter(|sentence| !sentence.raw.trim().is_empty()) {
                     table.caption(row, &sentence.raw)?;
@@ -131,10 +149,11 @@ mod tests {
         {"filepath": "val2014", "sentids": [1], "filename": "1.jpg", "imgid": 0, "split": "restval", "cocoid": 3,
          "sentences": [{"tokens": ["a"], "raw": "A cat.", "imgid": 0, "sentid": 1}, {"raw": ""}, {"raw": "Cats."}]},
         {"filename": "2.jpg", "split": "val", "sentences": [{"raw": "Flickr has no filepath."}]},
-        {"filename": "3.jpg", "split": "test", "sentences": [{"raw": "left out"}]},
+        {"filename": "3.jpg", "split": "test", "sentences": [{"raw": "kept to the end"}]},
         {"filename": "4.jpg", "split": "train", "sentences": []},
         {"filename": "", "split": "train", "sentences": [{"raw": "x"}]},
-        {"filename": "5.jpg", "sentences": [{"raw": "x"}]}
+        {"filename": "5.jpg", "sentences": [{"raw": "x"}]},
+        {"filename": "6.jpg", "split": "extra", "sentences": [{"raw": "left out"}]}
         ], "dataset": "coco"}"#;
 
     const DATA: &str = "source = \"karpathy\"\n[karpathy]\npath = \"d.json\"\nimages = \"i\"\n";
@@ -156,11 +175,19 @@ mod tests {
         assert_eq!(picture.dimensions(), (2, 2));
         let picture = source.image(Split::Val, 0).unwrap().unwrap();
         assert_eq!(picture.dimensions(), (3, 3));
+        assert_eq!(captions(&*source, Split::Test), [["kept to the end"]]);
         assert!(
-            source.describe().contains("1 items left out"),
+            source
+                .describe()
+                .contains("1 items left out (1 of the split \"extra\")"),
             "{}",
             source.describe()
         );
+        // Who holds out the test split does not train on the validation split, nor evaluate on it.
+        let held_out = open(&folder, &format!("{DATA}val_split = \"test\"\n")).unwrap();
+        assert_eq!(captions(&*held_out, Split::Val), [["kept to the end"]]);
+        assert!(held_out.is_empty(Split::Test));
+        assert!(held_out.describe().contains("1 of the split \"val\""));
         assert_rejected(
             &*source,
             &[

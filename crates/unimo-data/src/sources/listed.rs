@@ -13,8 +13,10 @@ use serde::{Deserialize, Serialize};
 use crate::config::{not_empty, share};
 use crate::error::{DataError, Place, SampleError};
 use crate::images::{self, Limits};
-use crate::order::{Stream, hash_text, unit};
-use crate::source::{Entailment, Sample, Source, SourceConfig, Split};
+use crate::order::{Stream, hash, hash_path, hash_text, unit};
+use crate::source::{BySplit, Entailment, Sample, Source, SourceConfig, Split, TextRole};
+use crate::sources::left_out::LeftOut;
+use crate::splits::drawn;
 
 /// Files of training samples and, where they are separate, of held-out ones.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,6 +27,9 @@ pub struct Parts<P> {
     /// What is held out.
     #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
     pub val: Option<P>,
+    /// What is held out to the end.
+    #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
+    pub test: Option<P>,
     /// Where `val` is absent, share of the training pictures that is held out, by a hash of the path.
     #[serde(default = "val_fraction")]
     pub val_fraction: f64,
@@ -61,28 +66,36 @@ pub trait Part: std::fmt::Debug + Clone + Send + Sync {
 impl<P: Part> SourceConfig for Parts<P> {
     fn validate(&self, table: &str) -> Result<(), DataError> {
         self.train.validate(&format!("{table}.train"))?;
-        if let Some(val) = &self.val {
-            val.validate(&format!("{table}.val"))?;
+        for (key, part) in [("val", &self.val), ("test", &self.test)] {
+            if let Some(part) = part {
+                part.validate(&format!("{table}.{key}"))?;
+            }
         }
         share(&format!("{table}.val_fraction"), self.val_fraction)
     }
 
     fn paths(&mut self) -> Vec<&mut PathBuf> {
         let mut paths = self.train.paths();
-        paths.extend(self.val.iter_mut().flat_map(Part::paths));
+        let held_out = self.val.iter_mut().chain(&mut self.test);
+        paths.extend(held_out.flat_map(Part::paths));
         paths
     }
 
     fn open(&self, limits: &Limits) -> Result<Arc<dyn Source>, DataError> {
         let mut table = Listed::new(P::NAME, limits);
         match &self.val {
-            None => self
-                .train
-                .read(&mut table, Held::Share(self.val_fraction))?,
-            Some(val) => {
-                self.train.read(&mut table, Held::Train)?;
-                val.read(&mut table, Held::Val)?;
+            None => {
+                table.fraction = self.val_fraction;
+                self.train
+                    .read(&mut table, Held::Share(self.val_fraction))?;
             }
+            Some(val) => {
+                self.train.read(&mut table, Held::All(Split::Train))?;
+                val.read(&mut table, Held::All(Split::Val))?;
+            }
+        }
+        if let Some(test) = &self.test {
+            test.read(&mut table, Held::All(Split::Test))?;
         }
         Ok(Arc::new(table.finish()?))
     }
@@ -91,10 +104,8 @@ impl<P: Part> SourceConfig for Parts<P> {
 /// Which samples are held out.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Held {
-    /// None.
-    Train,
-    /// All.
-    Val,
+    /// All are of this split.
+    All(Split),
     /// This share of the pictures, by a hash of the path.
     Share(f64),
 }
@@ -105,16 +116,16 @@ impl Held {
         if val.is_empty() {
             Self::Share(val_fraction)
         } else {
-            Self::Train
+            Self::All(Split::Train)
         }
     }
 
-    /// Whether a picture is held out.
-    pub(crate) fn out(self, image: &str) -> bool {
+    /// The split of a picture.
+    pub(crate) fn of(self, image: &str) -> Split {
         match self {
-            Self::Train => false,
-            Self::Val => true,
-            Self::Share(share) => unit(hash_text(Stream::Split, image)) < share,
+            Self::All(split) => split,
+            Self::Share(share) if unit(hash_text(Stream::Split, image)) < share => Split::Val,
+            Self::Share(_) => Split::Train,
         }
     }
 }
@@ -134,15 +145,15 @@ pub(crate) fn some_paths(key: &str, paths: &[PathBuf]) -> Result<(), DataError> 
 }
 
 /// Paths that are trained on, and either paths that are held out or a share.
-pub(crate) fn train_and_val(
+pub(crate) fn train_and_held(
     table: &str,
     train: &[PathBuf],
-    val: &[PathBuf],
+    held_out: [(&str, &[PathBuf]); 2],
     val_fraction: f64,
 ) -> Result<(), DataError> {
     some_paths(&format!("{table}.train"), train)?;
-    if !val.is_empty() {
-        some_paths(&format!("{table}.val"), val)?;
+    for (key, paths) in held_out.iter().filter(|(_, paths)| !paths.is_empty()) {
+        some_paths(&format!("{table}.{key}"), paths)?;
     }
     share(&format!("{table}.val_fraction"), val_fraction)
 }
@@ -259,7 +270,7 @@ struct Row {
     size: [u32; 2],
     file: u16,
     folders: u16,
-    val: bool,
+    split: Split,
     /// Whether it is there only for crops to refer to.
     helper: bool,
 }
@@ -294,8 +305,8 @@ pub(crate) struct New<'a> {
     pub second: Option<&'a str>,
     /// Width and height of the picture in pixels, where they are known.
     pub size: Option<[u32; 2]>,
-    /// Whether it is held out.
-    pub val: bool,
+    /// Which split it is of.
+    pub split: Split,
 }
 
 /// A table of samples. See the [module](self).
@@ -309,16 +320,17 @@ pub struct Listed {
     texts: Texts,
     rows: Vec<Row>,
     crops: Vec<[f32; 4]>,
-    captions: Grouped<u32>,
+    captions: Grouped<(u32, TextRole)>,
     objects: Grouped<Object>,
     questions: Grouped<Question>,
     answers: Vec<u32>,
     statements: Grouped<(u32, bool)>,
     hypotheses: Grouped<(u32, Entailment)>,
-    train: Vec<u32>,
-    val: Vec<u32>,
+    splits: BySplit<Vec<u32>>,
+    /// Share that is held out where the files do not say.
+    fraction: f64,
     rejected: Vec<SampleError>,
-    left_out: u64,
+    left_out: LeftOut,
     clamped: u64,
 }
 
@@ -339,10 +351,10 @@ impl Listed {
             answers: Vec::new(),
             statements: Grouped::default(),
             hypotheses: Grouped::default(),
-            train: Vec::new(),
-            val: Vec::new(),
+            splits: BySplit::default(),
+            fraction: 0.0,
             rejected: Vec::new(),
-            left_out: 0,
+            left_out: LeftOut::new("items"),
             clamped: 0,
         }
     }
@@ -381,9 +393,9 @@ impl Listed {
         });
     }
 
-    /// An item that is of no split.
-    pub(crate) fn leave_out(&mut self) {
-        self.left_out += 1;
+    /// An item that is no sample although nothing is wrong with it; the reason reads well after a number.
+    pub(crate) fn leave_out(&mut self, reason: impl Into<String>) {
+        self.left_out.add(reason);
     }
 
     /// Adds a sample.
@@ -398,7 +410,7 @@ impl Listed {
             size: new.size.unwrap_or_default(),
             file: new.file,
             folders: new.folders,
-            val: new.val,
+            split: new.split,
             helper: false,
         });
         (self.rows.len() - 1) as u32
@@ -422,9 +434,15 @@ impl Listed {
     /// Adds a caption.
     pub(crate) fn caption(&mut self, row: u32, text: &str) -> Result<(), String> {
         let text = spaced(text).ok_or("empty text")?;
-        let text = self.texts.push(&text);
-        self.captions.push(row, text);
+        self.say(row, &text, TextRole::Describes);
         Ok(())
+    }
+
+    /// Adds a text about a sample's picture.
+    fn say(&mut self, row: u32, text: &str, role: TextRole) -> u32 {
+        let text = self.texts.push(text);
+        self.captions.push(row, (text, role));
+        text
     }
 
     /// A box of a sample's picture: x, y, width and height in pixels. It is cut at the picture's edges.
@@ -456,7 +474,7 @@ impl Listed {
         self.objects.push(row, Object { name, bounds });
     }
 
-    /// Adds a question that is a caption too; with an answer, and all answers that were given where they are several.
+    /// Adds a question, which is one of the texts too; with an answer, and all answers that were given where they are several.
     pub(crate) fn question(
         &mut self,
         row: u32,
@@ -465,8 +483,7 @@ impl Listed {
         all: &[String],
     ) -> Result<(), String> {
         let question = spaced(question).ok_or("empty question")?;
-        let text = self.texts.push(&question);
-        self.captions.push(row, text);
+        let text = self.say(row, &question, TextRole::Question);
         if let Some(answer) = answer {
             let first = self.answers.len() as u32;
             for answer in all {
@@ -484,16 +501,15 @@ impl Listed {
         Ok(())
     }
 
-    /// Adds a statement that is a caption too.
+    /// Adds a statement, which is one of the texts too.
     pub(crate) fn statement(&mut self, row: u32, text: &str, truth: bool) -> Result<(), String> {
         let text = spaced(text).ok_or("empty sentence")?;
-        let text = self.texts.push(&text);
-        self.captions.push(row, text);
+        let text = self.say(row, &text, TextRole::Statement { holds: truth });
         self.statements.push(row, (text, truth));
         Ok(())
     }
 
-    /// Adds a hypothesis that is a caption too.
+    /// Adds a hypothesis, which is one of the texts too.
     pub(crate) fn hypothesis(
         &mut self,
         row: u32,
@@ -501,8 +517,7 @@ impl Listed {
         label: Entailment,
     ) -> Result<(), String> {
         let text = spaced(text).ok_or("empty sentence")?;
-        let text = self.texts.push(&text);
-        self.captions.push(row, text);
+        let text = self.say(row, &text, TextRole::Hypothesis(label));
         self.hypotheses.push(row, (text, label));
         Ok(())
     }
@@ -538,14 +553,12 @@ impl Listed {
                 if !row.helper && !known.contains(&self.place_of(row.file, row.line)) {
                     self.reject(row.file, row.line, "no usable text refers to it");
                 }
-            } else if row.val {
-                self.val.push(index);
             } else {
-                self.train.push(index);
+                self.splits[row.split].push(index);
             }
         }
         self.texts.known = HashMap::new();
-        if self.train.is_empty() && self.val.is_empty() {
+        if self.splits.iter().all(|(_, rows)| rows.is_empty()) {
             return Err(self.nothing("nothing in it can be used"));
         }
         Ok(self)
@@ -554,8 +567,8 @@ impl Listed {
     fn nothing(&self, what: &str) -> DataError {
         const SHOWN: usize = 3;
         let mut reason = what.to_owned();
-        if self.left_out > 0 {
-            reason += &format!("; {} items are of neither split", self.left_out);
+        if self.left_out.total() > 0 {
+            reason += &format!("; {}", self.left_out);
         }
         if !self.rejected.is_empty() {
             reason += &format!("; {} are unusable:", self.rejected.len());
@@ -574,10 +587,7 @@ impl Listed {
     }
 
     fn index(&self, split: Split, index: usize) -> u32 {
-        match split {
-            Split::Train => self.train[index],
-            Split::Val => self.val[index],
-        }
+        self.splits[split][index]
     }
 
     /// Where a picture lies: in the first folder that has it, or, where none has, in the first one.
@@ -605,6 +615,25 @@ impl Listed {
         images::read_file(&self.path(row, image), self.limits.max_pixels)
             .map(Some)
             .map_err(|reason| self.bad(row, reason))
+    }
+
+    /// Which file a picture is, without a look at the disk.
+    fn identity(&self, row: &Row, image: u32) -> u64 {
+        let folders = &self.folders[usize::from(row.folders)];
+        let folder = folders.first().map_or(Path::new(""), PathBuf::as_path);
+        hash_path(Stream::Picture, &folder.join(self.texts.get(image)))
+    }
+
+    /// What it is called in descriptions.
+    fn title(&self) -> String {
+        let mut files: Vec<String> = Vec::new();
+        for (path, _) in &self.files {
+            let path = path.display().to_string();
+            if !files.contains(&path) {
+                files.push(path);
+            }
+        }
+        format!("{} ({})", self.name, files.join(", "))
     }
 
     fn bad(&self, row: &Row, reason: String) -> SampleError {
@@ -680,31 +709,25 @@ fn clamp(corners: [f64; 4], size: [u32; 2]) -> Result<([f32; 4], bool), String> 
 
 impl Source for Listed {
     fn len(&self, split: Split) -> usize {
-        match split {
-            Split::Train => self.train.len(),
-            Split::Val => self.val.len(),
-        }
+        self.splits[split].len()
     }
 
     fn describe(&self) -> String {
         let texts =
             |rows: &[u32]| -> usize { rows.iter().map(|row| self.captions.of(*row).len()).sum() };
-        let mut files: Vec<String> = Vec::new();
-        for (path, _) in &self.files {
-            let path = path.display().to_string();
-            if !files.contains(&path) {
-                files.push(path);
-            }
-        }
+        let (train, val) = (&self.splits[Split::Train], &self.splits[Split::Val]);
         let mut text = format!(
-            "{} ({}): {} training pictures with {} texts, {} held out with {}",
-            self.name,
-            files.join(", "),
-            self.train.len(),
-            texts(&self.train),
-            self.val.len(),
-            texts(&self.val),
+            "{}: {} training pictures with {} texts, {} held out with {}",
+            self.title(),
+            train.len(),
+            texts(train),
+            val.len(),
+            texts(val),
         );
+        let test = &self.splits[Split::Test];
+        if !test.is_empty() {
+            text += &format!(", {} to test on with {}", test.len(), texts(test));
+        }
         if !self.objects.items.is_empty() {
             text += &format!(
                 ", {} boxes, {} of them cut at the picture's edge",
@@ -712,11 +735,17 @@ impl Source for Listed {
                 self.clamped
             );
         }
-        text + &format!(
-            ", {} items left out, {} unusable",
-            self.left_out,
-            self.rejected.len()
-        )
+        text + &format!(", {}, {} unusable", self.left_out, self.rejected.len())
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if self.fraction > 0.0 {
+            let held = self.splits[Split::Val].len();
+            let of = held + self.splits[Split::Train].len();
+            notes.push(drawn(&self.title(), held, of, "pictures", self.fraction));
+        }
+        notes
     }
 
     fn place(&self, split: Split, index: usize) -> Place {
@@ -728,8 +757,37 @@ impl Source for Listed {
         let texts = self.captions.of(self.index(split, index));
         Ok(texts
             .iter()
-            .map(|text| self.texts.get(*text).to_owned())
+            .map(|(text, _)| self.texts.get(*text).to_owned())
             .collect())
+    }
+
+    fn roles(&self, split: Split, index: usize) -> Result<Vec<TextRole>, SampleError> {
+        let texts = self.captions.of(self.index(split, index));
+        let describe = texts.iter().all(|(_, role)| *role == TextRole::Describes);
+        Ok(match describe {
+            true => Vec::new(),
+            false => texts.iter().map(|(_, role)| *role).collect(),
+        })
+    }
+
+    fn has_second_images(&self, split: Split) -> bool {
+        let mut rows = self.splits[split].iter();
+        rows.any(|row| self.rows[*row as usize].second != NONE)
+    }
+
+    fn picture_id(&self, split: Split, index: usize) -> u64 {
+        let row = &self.rows[self.index(split, index) as usize];
+        let whole = self.identity(row, row.image);
+        // Another part of the picture or another picture beside it is another thing to look at.
+        match (row.crop, row.second) {
+            (NONE, NONE) => whole,
+            (NONE, second) => hash(Stream::Picture, &[whole, self.identity(row, second)]),
+            (crop, _) => {
+                let bounds = self.crops[crop as usize];
+                let edges = bounds.map(|edge| u64::from(edge.to_bits()));
+                hash(Stream::Picture, &[&[whole], &edges[..]].concat())
+            }
+        }
     }
 
     fn tags(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
@@ -797,6 +855,7 @@ impl Source for Listed {
         Ok(Sample {
             name: self.place(split, index).to_string(),
             captions: self.captions(split, index)?,
+            roles: self.roles(split, index)?,
             tags: self.tags(split, index)?,
             boxes: boxes?,
             questions: questions

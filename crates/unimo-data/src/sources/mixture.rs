@@ -35,7 +35,7 @@ use crate::config::AnySource;
 use crate::error::{DataError, Place, SampleError};
 use crate::images::Limits;
 use crate::plan::{Plan, Shuffle};
-use crate::source::{Holds, Sample, Source, SourceConfig, Split};
+use crate::source::{Holds, Sample, Source, SourceConfig, Split, TextRole};
 
 /// `[data.mixture]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -207,7 +207,7 @@ impl Source for OneModality {
     fn len(&self, split: Split) -> usize {
         match split {
             Split::Train => self.source.len(split),
-            Split::Val => 0,
+            Split::Val | Split::Test => 0,
         }
     }
 
@@ -250,6 +250,21 @@ impl Source for OneModality {
         }
     }
 
+    fn notes(&self) -> Vec<String> {
+        self.source.notes()
+    }
+
+    fn roles(&self, split: Split, index: usize) -> Result<Vec<TextRole>, SampleError> {
+        match self.keep {
+            Kept::Images => Ok(Vec::new()),
+            Kept::All | Kept::Texts => self.source.roles(split, index),
+        }
+    }
+
+    fn picture_id(&self, split: Split, index: usize) -> u64 {
+        self.source.picture_id(split, index)
+    }
+
     fn phrases(&self, split: Split, index: usize) -> Result<Vec<Vec<String>>, SampleError> {
         match self.keep {
             Kept::Images => Ok(Vec::new()),
@@ -273,7 +288,9 @@ impl Source for OneModality {
         Ok(Sample {
             name: self.place(split, index).to_string(),
             captions: self.captions(split, index)?,
+            roles: self.roles(split, index)?,
             phrases: self.phrases(split, index)?,
+            picture_id: whole.picture_id,
             image: whole.image,
             tags: whole.tags,
             boxes: whole.boxes,
@@ -329,7 +346,7 @@ impl Mixture {
     /// Samples of a part. Where there are pairs, only they are evaluated: nothing can be retrieved with unaligned images or texts.
     fn samples(&self, part: &Arc<dyn Source>, split: Split) -> usize {
         let is_pair = |part: &Arc<dyn Source>| part.has_images() && part.has_captions();
-        let left_out = split == Split::Val && !is_pair(part) && self.parts.iter().any(is_pair);
+        let left_out = split != Split::Train && !is_pair(part) && self.parts.iter().any(is_pair);
         if left_out { 0 } else { part.len(split) }
     }
 
@@ -434,6 +451,38 @@ impl Source for Mixture {
     fn captions(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
         let (part, index) = self.part(split, index);
         part.captions(split, index)
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let mut notes: Vec<String> = self.parts.iter().flat_map(|part| part.notes()).collect();
+        for split in [Split::Val, Split::Test] {
+            let unused =
+                |part: &&Arc<dyn Source>| self.samples(part, split) == 0 && part.len(split) > 0;
+            notes.extend(self.parts.iter().filter(unused).map(|part| {
+                format!(
+                    "{} samples of the {} split are not evaluated, since they are no pairs: {}",
+                    part.len(split),
+                    split.name(),
+                    part.describe()
+                )
+            }));
+        }
+        notes
+    }
+
+    fn roles(&self, split: Split, index: usize) -> Result<Vec<TextRole>, SampleError> {
+        let (part, index) = self.part(split, index);
+        part.roles(split, index)
+    }
+
+    fn has_second_images(&self, split: Split) -> bool {
+        let mut parts = self.parts.iter();
+        parts.any(|part| self.samples(part, split) > 0 && part.has_second_images(split))
+    }
+
+    fn picture_id(&self, split: Split, index: usize) -> u64 {
+        let (part, index) = self.part(split, index);
+        part.picture_id(split, index)
     }
 
     fn phrases(&self, split: Split, index: usize) -> Result<Vec<Vec<String>>, SampleError> {

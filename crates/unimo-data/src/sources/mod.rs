@@ -8,6 +8,7 @@ pub mod conceptual;
 pub mod images;
 pub(crate) mod json;
 pub mod karpathy;
+pub(crate) mod left_out;
 pub mod listed;
 pub mod mixture;
 pub mod nlvr;

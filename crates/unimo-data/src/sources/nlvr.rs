@@ -20,8 +20,10 @@
 //! - NLVR2 (`identifier` = `dev-850-0-0`): the pair `dev-850-0-img0.png` and `dev-850-0-img1.png`, in the folder that `directory`
 //!   names if the row has one. `image` is the left one, `second_image` the right one.
 //!
-//! The sentences are captions too, so that pre-training reads them: the false ones as well. Sentences about the same picture are one
-//! sample. In errors the line is the line.
+//! The sentences are the texts that pre-training reads, the false ones as well; none of them describes its picture, so none is a
+//! positive of contrast and matching or is retrieved ([`TextRole`](unimo_core::batch::TextRole)). Sentences about the same picture
+//! are one sample. Where a share is held out, all pairs of a set of NLVR2 are, since they show the same pictures. In errors the line
+//! is the line.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -100,6 +102,8 @@ impl Part for NlvrPart {
                 };
                 let sentence = spaced(&row.sentence).ok_or("empty sentence")?;
                 for pictures in row.pictures()? {
+                    // The pairs of a set show the same pictures over and over: none of them is held out alone.
+                    let drawn = row.set().unwrap_or_else(|| pictures.0.clone());
                     let number = *rows.entry(pictures).or_insert_with_key(|pictures| {
                         table.row(New {
                             file,
@@ -108,7 +112,7 @@ impl Part for NlvrPart {
                             image: &pictures.0,
                             second: pictures.1.as_deref(),
                             size: None,
-                            val: held.out(&pictures.0),
+                            split: held.of(&drawn),
                         })
                     });
                     table.statement(number, &sentence, truth)?;
@@ -123,6 +127,15 @@ impl Part for NlvrPart {
 }
 
 impl Row {
+    /// NLVR2's set of pictures that the pair is made of; none of what is no NLVR2.
+    fn set(&self) -> Option<String> {
+        let parts: Vec<&str> = self.identifier.split('-').collect();
+        match parts[..] {
+            [split, set, _, _] if self.images.is_empty() => Some(format!("{split}-{set}")),
+            _ => None,
+        }
+    }
+
     /// The left picture and the right one, if there are two, of each sample.
     fn pictures(&self) -> Result<Vec<(String, Option<String>)>, String> {
         if !self.images.is_empty() {

@@ -3,6 +3,11 @@
 //! The list is read once, line by line. A row that cannot be used is set aside with its line and reason, and reading
 //! goes on. Rows of the same image and split become one sample with several captions. What stays in memory of a row is
 //! where it lies; it is read again when its sample is asked for.
+//!
+//! Which split a row is of is said by the column `split`, in any of the field's spellings ([`Split::of_name`]): `Train`,
+//! `validation`, `dev`, `test2015`, and `restval`, which is trained on. A row of any other split is left out and counted by that
+//! name. A row that names no split is of the split that other rows of its picture name, else `val_fraction` of the pictures is held
+//! out.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -15,9 +20,11 @@ use serde_json::{Map, Value};
 use crate::config::{not_empty, share};
 use crate::error::{DataError, Place, SampleError};
 use crate::images::{self, Limits};
-use crate::order::{Stream, hash_text, unit};
-use crate::source::{Source, SourceConfig, Split};
+use crate::order::{Stream, hash_path, hash_text, unit};
+use crate::source::{BySplit, Source, SourceConfig, Split};
+use crate::sources::left_out::{LeftOut, of_split};
 use crate::sources::rows::{Groups, Item, Object, Span, Spans, each_row, key_of};
+use crate::splits::{SplitNames, drawn};
 
 pub use crate::sources::rows::ListFormat;
 
@@ -39,12 +46,27 @@ pub struct PairsConfig {
     /// The column that says which split a row is of; absent: `split`, where the list has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split_column: Option<String>,
-    /// What the split column holds for training rows: one name or several.
-    #[serde(default = "train_split", deserialize_with = "one_or_many")]
+    /// What the split column holds for training rows, one name or several; absent: the field's names.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "one_or_many"
+    )]
     pub train_split: Vec<String>,
-    /// What the split column holds for validation rows: one name or several.
-    #[serde(default = "val_split", deserialize_with = "one_or_many")]
+    /// Likewise for validation rows.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "one_or_many"
+    )]
     pub val_split: Vec<String>,
+    /// Likewise for test rows.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "one_or_many"
+    )]
+    pub test_split: Vec<String>,
     /// Share of the images that is held out, by a hash of the path, among rows that name no split.
     #[serde(default = "val_fraction")]
     pub val_fraction: f64,
@@ -69,8 +91,9 @@ impl PairsConfig {
             image_column: image_column(),
             text_columns: text_columns(),
             split_column: None,
-            train_split: train_split(),
-            val_split: val_split(),
+            train_split: Vec::new(),
+            val_split: Vec::new(),
+            test_split: Vec::new(),
             val_fraction: val_fraction(),
             image_root: None,
             filter: BTreeMap::new(),
@@ -109,14 +132,6 @@ fn text_columns() -> Vec<String> {
     vec!["caption".to_owned()]
 }
 
-fn train_split() -> Vec<String> {
-    vec!["train".to_owned()]
-}
-
-fn val_split() -> Vec<String> {
-    vec!["val".to_owned()]
-}
-
 fn val_fraction() -> f64 {
     0.05
 }
@@ -147,7 +162,7 @@ impl SourceConfig for PairsConfig {
         )?;
         not_empty(&key("image_column"), &self.image_column, "a column's name")?;
         some_names(&key("text_columns"), &self.text_columns)?;
-        distinct_splits(table, &self.train_split, &self.val_split)?;
+        self.splits().validate(table)?;
         if let Some(column) = &self.split_column {
             not_empty(&key("split_column"), column, "a column's name")?;
         }
@@ -175,24 +190,6 @@ fn some_names(key: &str, names: &[String]) -> Result<(), DataError> {
     Ok(())
 }
 
-/// `train_split` and `val_split` of a table: names that are not empty, none of them in both.
-pub(crate) fn distinct_splits(
-    table: &str,
-    train: &[String],
-    val: &[String],
-) -> Result<(), DataError> {
-    some_names(&format!("{table}.train_split"), train)?;
-    some_names(&format!("{table}.val_split"), val)?;
-    match train.iter().find(|name| val.contains(name)) {
-        Some(name) => Err(DataError::config(
-            format!("{table}.val_split"),
-            format!("{name:?}, which `{table}.train_split` names too"),
-            "names that are not training splits",
-        )),
-        None => Ok(()),
-    }
-}
-
 /// The column that says which split a row is of, where the recipe names none.
 const DEFAULT_SPLIT_COLUMN: &str = "split";
 
@@ -206,18 +203,23 @@ pub struct Pairs {
     header: Vec<String>,
     root: PathBuf,
     limits: Limits,
+    splits: SplitNames,
     /// One group of rows per image.
-    train: Groups,
-    val: Groups,
+    rows: BySplit<Groups>,
     /// Distinct captions of each split.
-    captions: [usize; 2],
+    captions: BySplit<usize>,
     rejected: Vec<SampleError>,
-    left_out: usize,
+    left_out: LeftOut,
+    /// Pictures that no row names a split of, and how many of them are held out.
+    drawn: (usize, usize),
+    /// Pictures that rows put into several splits.
+    torn: usize,
 }
 
 /// What a usable row says.
 struct Row {
-    val: bool,
+    /// None where it names no split.
+    split: Option<Split>,
     image: String,
     captions: Vec<String>,
 }
@@ -240,15 +242,16 @@ impl Pairs {
             header: Vec::new(),
             root: config.image_root.clone().unwrap_or(folder),
             limits: *limits,
-            train: Groups::default(),
-            val: Groups::default(),
-            captions: [0; 2],
+            splits: config.splits(),
+            rows: BySplit::default(),
+            captions: BySplit::default(),
             rejected: Vec::new(),
-            left_out: 0,
+            left_out: LeftOut::new("rows"),
+            drawn: (0, 0),
+            torn: 0,
             config: config.clone(),
         };
-        // Hashes of image and caption, to count what is told apart.
-        let mut told = [Vec::new(), Vec::new()];
+        let mut found = Listing::default();
         let mut header_seen = format == ListFormat::Jsonl;
         each_row(&config.path, format, &mut |item| match item {
             Item::Header(Ok(header)) => {
@@ -260,62 +263,100 @@ impl Pairs {
             Item::Header(Err(reason)) => {
                 Err(pairs.nothing(&format!("unreadable header line: {reason}")))
             }
-            Item::Row(span, row) => pairs.take(span, row, &mut told),
+            Item::Row(span, row) => {
+                pairs.take(span, row, &mut found);
+                Ok(())
+            }
         })?;
         if !header_seen {
             return Err(pairs.nothing("the file is empty"));
         }
-        pairs.train.finish();
-        pairs.val.finish();
-        pairs.captions = told.map(|mut told| {
-            told.sort_unstable();
-            told.dedup();
-            told.len()
-        });
-        if pairs.train.len() + pairs.val.len() == 0 {
+        pairs.divide(found)?;
+        if pairs.rows.iter().all(|(_, rows)| rows.len() == 0) {
             return Err(pairs.nothing("no row can be used"));
         }
         Ok(pairs)
     }
 
-    fn take(&mut self, span: Span, row: Object, told: &mut [Vec<u64>; 2]) -> Result<(), DataError> {
+    fn take(&mut self, span: Span, row: Object, found: &mut Listing) {
         let used = row.and_then(|row| match row {
-            Some(row) => self.config.read(&row),
+            Some(row) => self.config.read(&self.splits, &row),
             None => Ok(Read::Empty),
         });
         match used {
             Ok(Read::Empty) => {}
-            Ok(Read::LeftOut) => self.left_out += 1,
+            Ok(Read::LeftOut(reason)) => self.left_out.add(reason),
             Ok(Read::Row(row)) => {
+                let held = unit(hash_text(Stream::Split, &row.image)) < self.config.val_fraction;
+                let picture = hash_path(Stream::Picture, row.image.as_ref());
+                found.rows.push(Found {
+                    picture,
+                    span,
+                    split: row.split,
+                    drawn: if held { Split::Val } else { Split::Train },
+                    captions: row.captions.len() as u32,
+                });
                 let captions = row.captions.iter();
-                told[usize::from(row.val)].extend(captions.map(|text| key_of((&row.image, text))));
-                let rows = if row.val {
-                    &mut self.val
-                } else {
-                    &mut self.train
-                };
-                if !rows.push(key_of(&row.image), span) {
-                    return Err(self.nothing("it has more than 4294967295 rows"));
-                }
+                found
+                    .captions
+                    .extend(captions.map(|text| key_of((picture, text))));
             }
             Err(reason) => self.rejected.push(self.list.bad(span, reason)),
         }
+    }
+
+    /// Puts every row into its split: all rows of a picture that name none into one.
+    fn divide(&mut self, found: Listing) -> Result<(), DataError> {
+        let Listing {
+            rows: found,
+            captions,
+        } = found;
+        if u32::try_from(found.len()).is_err() {
+            return Err(self.nothing("it has more than 4294967295 rows"));
+        }
+        let mut order: Vec<(u64, u32)> = found.iter().map(|row| row.picture).zip(0..).collect();
+        order.sort_unstable();
+        let mut splits = vec![Split::Train; found.len()];
+        for picture in order.chunk_by(|a, b| a.0 == b.0) {
+            let rows = || picture.iter().map(|(_, row)| &found[*row as usize]);
+            let named = rows().find_map(|row| row.split);
+            let unnamed = named.unwrap_or(found[picture[0].1 as usize].drawn);
+            if named.is_none() {
+                self.drawn.0 += 1;
+                self.drawn.1 += usize::from(unnamed == Split::Val);
+            }
+            self.torn += usize::from(rows().any(|row| row.split.is_some_and(|s| s != unnamed)));
+            for (_, row) in picture {
+                let row = *row as usize;
+                splits[row] = found[row].split.unwrap_or(unnamed);
+            }
+        }
+        drop(order);
+        let mut told = BySplit::<Vec<u64>>::default();
+        let mut captions = captions.into_iter();
+        for (row, split) in found.iter().zip(splits) {
+            told[split].extend(captions.by_ref().take(row.captions as usize));
+            self.rows[split].push(row.picture, row.span);
+        }
+        self.rows.iter_mut().for_each(|(_, rows)| rows.finish());
+        self.captions = told.map(|mut told| {
+            told.sort_unstable();
+            told.dedup();
+            told.len()
+        });
         Ok(())
     }
 
     fn rows(&self, split: Split) -> &Groups {
-        match split {
-            Split::Train => &self.train,
-            Split::Val => &self.val,
-        }
+        &self.rows[split]
     }
 
     /// A row of the list, read again.
     fn row(&self, span: Span) -> Result<Row, SampleError> {
         let row = self.list.row(span, self.format, &self.header)?;
-        match self.config.read(&row) {
+        match self.config.read(&self.splits, &row) {
             Ok(Read::Row(row)) => Ok(row),
-            Ok(Read::Empty | Read::LeftOut) => Err(self
+            Ok(Read::Empty | Read::LeftOut(_)) => Err(self
                 .list
                 .bad(span, "the file has changed since it was opened".to_owned())),
             Err(reason) => Err(self.list.bad(span, reason)),
@@ -337,11 +378,10 @@ impl Pairs {
     fn nothing(&self, what: &str) -> DataError {
         const SHOWN: usize = 3;
         let mut reason = what.to_owned();
-        if self.left_out > 0 {
+        if self.left_out.total() > 0 {
             reason += &format!(
-                "; {} rows do not match `data.pairs.filter` or are of neither split (train_split = {:?}, \
-                 val_split = {:?})",
-                self.left_out, self.config.train_split, self.config.val_split
+                "; {}: data.pairs.train_split, val_split, test_split and filter say which are used",
+                self.left_out
             );
         }
         if !self.rejected.is_empty() {
@@ -357,21 +397,45 @@ impl Pairs {
     }
 }
 
+/// What a list holds, while it is read.
+#[derive(Default)]
+struct Listing {
+    rows: Vec<Found>,
+    /// Hashes of image and caption, row by row, to count what is told apart.
+    captions: Vec<u64>,
+}
+
+/// A usable row while the list is read.
+struct Found {
+    picture: u64,
+    span: Span,
+    /// How many captions it has.
+    captions: u32,
+    split: Option<Split>,
+    /// What its split is if no row of its picture names one.
+    drawn: Split,
+}
+
 /// What reading a row gives.
 enum Read {
     Empty,
-    /// Of neither split, or not what the filter asks for.
-    LeftOut,
+    /// Of no split, or not what the filter asks for: why.
+    LeftOut(String),
     Row(Row),
 }
 
 impl PairsConfig {
-    fn read(&self, row: &Map<String, Value>) -> Result<Read, String> {
-        if !self.filter.iter().all(|(column, wanted)| {
-            row.get(column)
-                .is_some_and(|value| plain(value).as_ref() == Some(wanted))
-        }) {
-            return Ok(Read::LeftOut);
+    fn splits(&self) -> SplitNames {
+        SplitNames::new(&self.train_split, &self.val_split, &self.test_split)
+    }
+
+    fn read(&self, splits: &SplitNames, row: &Map<String, Value>) -> Result<Read, String> {
+        let other = self.filter.iter().find(|(column, wanted)| {
+            row.get(*column)
+                .is_none_or(|value| plain(value).as_ref() != Some(wanted))
+        });
+        if let Some((column, wanted)) = other {
+            return Ok(Read::LeftOut(format!("whose `{column}` is not {wanted:?}")));
         }
         let image = match row.get(&self.image_column) {
             Some(Value::String(image)) if !image.trim().is_empty() => image.trim().to_owned(),
@@ -391,15 +455,16 @@ impl PairsConfig {
         let named = row
             .get(split_column)
             .and_then(plain)
-            .filter(|split| !split.is_empty());
-        let val = match named {
-            Some(split) if self.train_split.contains(&split) => false,
-            Some(split) if self.val_split.contains(&split) => true,
-            Some(_) => return Ok(Read::LeftOut),
-            None => unit(hash_text(Stream::Split, &image)) < self.val_fraction,
+            .filter(|split| !split.trim().is_empty());
+        let split = match named {
+            Some(name) => match splits.of(&name) {
+                Some(split) => Some(split),
+                None => return Ok(Read::LeftOut(of_split(&name))),
+            },
+            None => None,
         };
         Ok(Read::Row(Row {
-            val,
+            split,
             image,
             captions: captions(self, row)?,
         }))
@@ -496,6 +561,11 @@ fn plain(value: &Value) -> Option<String> {
     }
 }
 
+/// Whether two ways to write a path lead to one file.
+fn same_path(a: &str, b: &str) -> bool {
+    a == b || hash_path(Stream::Picture, a.as_ref()) == hash_path(Stream::Picture, b.as_ref())
+}
+
 /// All texts of a row; columns that are absent or empty do no harm as long as one text remains.
 fn captions(config: &PairsConfig, row: &Map<String, Value>) -> Result<Vec<String>, String> {
     let mut captions = Vec::new();
@@ -538,16 +608,36 @@ impl Source for Pairs {
     }
 
     fn describe(&self) -> String {
+        let test = match self.rows[Split::Test].len() {
+            0 => String::new(),
+            images => format!(", {images} to test on with {}", self.captions[Split::Test]),
+        };
         format!(
-            "{}: {} training images with {} captions, {} held out with {}, {} rows left out, {} unusable",
+            "{}: {} training images with {} captions, {} held out with {}{test}, {}, {} unusable",
             self.list.name,
-            self.train.len(),
-            self.captions[0],
-            self.val.len(),
-            self.captions[1],
+            self.rows[Split::Train].len(),
+            self.captions[Split::Train],
+            self.rows[Split::Val].len(),
+            self.captions[Split::Val],
             self.left_out,
             self.rejected.len()
         )
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        let (of, held) = self.drawn;
+        let fraction = self.config.val_fraction;
+        if of > 0 && fraction > 0.0 {
+            notes.push(drawn(&self.list.name, held, of, "pictures", fraction));
+        }
+        if self.torn > 0 {
+            notes.push(format!(
+                "{}: {} pictures are in several splits, as their rows say; `unimo data verify` names them",
+                self.list.name, self.torn
+            ));
+        }
+        notes
     }
 
     fn place(&self, split: Split, index: usize) -> Place {
@@ -561,7 +651,7 @@ impl Source for Pairs {
         for span in &spans[1..] {
             let row = self.row(*span)?;
             // Rows were brought together by a hash of 64 bits, so this is as good as certain.
-            if row.image == first.image {
+            if same_path(&row.image, &first.image) {
                 captions.extend(row.captions);
             }
         }
@@ -692,7 +782,6 @@ mod tests {
 {"image": "6", "caption": "f", "split": "train", "lang": "en", "n": 2}
 "#;
         let pairs = open("a.jsonl", text, |config| {
-            config.train_split = vec!["train".into(), "restval".into()];
             config.filter = [("lang", "en"), ("n", "1")]
                 .map(|(k, v)| (k.into(), v.into()))
                 .into();
@@ -703,7 +792,93 @@ mod tests {
             [row(1, "1", &["a"]), row(2, "2", &["b"])]
         );
         assert_eq!(all(&pairs, Split::Val), [row(3, "3", &["c"])]);
-        assert_eq!(pairs.left_out, 3);
+        assert_eq!(all(&pairs, Split::Test), [row(4, "4", &["d"])]);
+        let left = "2 rows left out (1 whose `lang` is not \"en\", 1 whose `n` is not \"1\")";
+        assert!(pairs.describe().contains(left), "{}", pairs.describe());
+        assert!(pairs.notes().is_empty());
+    }
+
+    #[test]
+    fn splits_are_known_by_the_names_of_the_field() {
+        let named = [
+            ("1", "Train"),
+            ("2", "validation"),
+            ("3", "TEST"),
+            ("4", "dev"),
+            ("5", "valid"),
+            ("6", "extra"),
+            ("7", "extra"),
+            ("8", "Gold"),
+            ("9", "test2015"),
+        ];
+        let text: String = named
+            .iter()
+            .map(|(image, split)| {
+                format!("{{\"image\": \"{image}\", \"caption\": \"c\", \"split\": \"{split}\"}}\n")
+            })
+            .collect();
+        let images = |pairs: &Pairs, split| -> Vec<String> {
+            all(pairs, split).into_iter().map(|row| row.1).collect()
+        };
+        let pairs = open("a.jsonl", &text, |_| ()).unwrap();
+        assert_eq!(images(&pairs, Split::Train), ["1"]);
+        assert_eq!(images(&pairs, Split::Val), ["2", "4", "5"]);
+        assert_eq!(images(&pairs, Split::Test), ["3", "9"]);
+        let left = "3 rows left out (2 of the split \"extra\", 1 of the split \"Gold\")";
+        assert!(pairs.describe().contains(left), "{}", pairs.describe());
+        let pairs = open("a.jsonl", &text, |config| {
+            config.val_split = vec!["gold".into()];
+            config.train_split = vec!["extra".into(), "train".into()];
+        })
+        .unwrap();
+        assert_eq!(images(&pairs, Split::Train), ["1", "6", "7"]);
+        assert_eq!(images(&pairs, Split::Val), ["8"]);
+    }
+
+    #[test]
+    fn all_rows_of_a_picture_are_of_one_split_unless_they_say_otherwise() {
+        let text: String = (0..400)
+            .map(|i| {
+                let (image, split) = (
+                    i / 4,
+                    if i % 4 == 3 {
+                        ", \"split\": \"test\""
+                    } else {
+                        ""
+                    },
+                );
+                let image = match i % 2 {
+                    0 => format!("a/{image}.jpg"),
+                    _ => format!("./a//{image}.jpg"),
+                };
+                let split = if i < 200 { split } else { "" };
+                format!("{{\"image\": \"{image}\", \"caption\": \"c{i}\"{split}}}\n")
+            })
+            .collect();
+        let pairs = open("a.jsonl", &text, |config| config.val_fraction = 0.5).unwrap();
+        assert_eq!(pairs.len(Split::Test), 50);
+        assert_eq!(pairs.len(Split::Train) + pairs.len(Split::Val), 50);
+        assert!(pairs.len(Split::Val) > 0 && pairs.len(Split::Train) > 0);
+        for split in Split::ALL {
+            assert!(all(&pairs, split).iter().all(|row| row.2.len() == 4));
+        }
+        let ids: HashSet<u64> = Split::ALL
+            .into_iter()
+            .flat_map(|split| (0..pairs.len(split)).map(move |index| (split, index)))
+            .map(|(split, index)| pairs.picture_id(split, index))
+            .collect();
+        assert_eq!(ids.len(), 100);
+        assert!(
+            pairs.notes()[0].contains("of 50 pictures"),
+            "{:?}",
+            pairs.notes()
+        );
+
+        let torn = "{\"image\": \"1\", \"caption\": \"a\", \"split\": \"train\"}\n\
+                    {\"image\": \"1\", \"caption\": \"b\", \"split\": \"val\"}\n";
+        let pairs = open("a.jsonl", torn, |_| ()).unwrap();
+        assert_eq!((pairs.len(Split::Train), pairs.len(Split::Val)), (1, 1));
+        assert!(pairs.notes()[0].contains("1 pictures are in several splits"));
     }
 
     #[test]
@@ -838,8 +1013,8 @@ mod tests {
             ),
             (
                 "a.jsonl",
-                "{\"image\": \"1\", \"caption\": \"a\", \"split\": \"test\"}\n",
-                &["neither split", "train"],
+                "{\"image\": \"1\", \"caption\": \"a\", \"split\": \"gold\"}\n",
+                &["train_split", "1 of the split \"gold\""],
             ),
             ("a.parquet", "PAR1", &["data.pairs.path", ".jsonl"]),
         ];

@@ -22,9 +22,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{DataError, Place, SampleError};
 use crate::images::Limits;
-use crate::source::{Source, SourceConfig, Split};
-use crate::sources::listed::{Held, spaced, train_and_val, val_fraction};
+use crate::source::{BySplit, Source, SourceConfig, Split};
+use crate::sources::listed::{Held, spaced, train_and_held, val_fraction};
 use crate::sources::rows::{BUFFER, Lines, NOT_UTF8, Span, Spans, open_regular};
+use crate::splits::drawn;
 
 /// `[data.parallel]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -35,6 +36,9 @@ pub struct ParallelConfig {
     /// Files that are held out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub val: Vec<PathBuf>,
+    /// Files that are held out to the end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub test: Vec<PathBuf>,
     /// Where `val` is absent, share of the lines that is held out.
     #[serde(default = "val_fraction")]
     pub val_fraction: f64,
@@ -42,25 +46,34 @@ pub struct ParallelConfig {
 
 impl SourceConfig for ParallelConfig {
     fn validate(&self, table: &str) -> Result<(), DataError> {
-        train_and_val(table, &self.train, &self.val, self.val_fraction)
+        let held_out = [("val", &*self.val), ("test", &*self.test)];
+        train_and_held(table, &self.train, held_out, self.val_fraction)
     }
 
     fn paths(&mut self) -> Vec<&mut PathBuf> {
-        self.train.iter_mut().chain(&mut self.val).collect()
+        let train = self.train.iter_mut();
+        train.chain(&mut self.val).chain(&mut self.test).collect()
     }
 
     fn open(&self, _: &Limits) -> Result<Arc<dyn Source>, DataError> {
         let mut source = Parallel {
             parts: Vec::new(),
-            train: Vec::new(),
-            val: Vec::new(),
+            part: BySplit::default(),
+            spans: BySplit::default(),
+            fraction: match self.val.is_empty() {
+                true => self.val_fraction,
+                false => 0.0,
+            },
             rejected: Vec::new(),
         };
         source.read(&self.train, Held::beside(&self.val, self.val_fraction))?;
-        if !self.val.is_empty() {
-            source.read(&self.val, Held::Val)?;
+        for (paths, split) in [(&self.val, Split::Val), (&self.test, Split::Test)] {
+            if !paths.is_empty() {
+                source.part[split] = source.parts.len();
+                source.read(paths, Held::All(split))?;
+            }
         }
-        if source.train.is_empty() && source.val.is_empty() {
+        if source.spans.iter().all(|(_, spans)| spans.is_empty()) {
             let first = source.rejected.first();
             return Err(DataError::Manifest {
                 path: self.train.first().cloned().unwrap_or_default(),
@@ -77,10 +90,12 @@ impl SourceConfig for ParallelConfig {
 #[derive(Debug)]
 struct Parallel {
     parts: Vec<Vec<Spans>>,
-    /// Of each sample its line in each of the first part's files, one after another.
-    train: Vec<Span>,
-    /// As `train`, in the last part's files.
-    val: Vec<Span>,
+    /// Which of the parts holds a split.
+    part: BySplit<usize>,
+    /// Of each sample its line in each of the part's files, one after another.
+    spans: BySplit<Vec<Span>>,
+    /// Share that is held out where nothing else is.
+    fraction: f64,
     rejected: Vec<SampleError>,
 }
 
@@ -117,9 +132,7 @@ impl Parallel {
             let lines: Result<Vec<Vec<u8>>, String> = lines.into_iter().collect();
             match lines.and_then(|lines| texts(&lines)) {
                 Ok(Some(texts)) => {
-                    let val = held.out(&texts[0]);
-                    let rows = if val { &mut self.val } else { &mut self.train };
-                    rows.extend(spans);
+                    self.spans[held.of(&texts[0])].extend(spans);
                 }
                 Ok(None) => {}
                 Err(reason) => self.rejected.push(files[0].bad(spans[0], reason)),
@@ -130,10 +143,7 @@ impl Parallel {
     }
 
     fn at(&self, split: Split, index: usize) -> (&[Spans], &[Span]) {
-        let (part, spans) = match split {
-            Split::Train => (&self.parts[0], &self.train),
-            Split::Val => (&self.parts[self.parts.len() - 1], &self.val),
-        };
+        let (part, spans) = (&self.parts[self.part[split]], &self.spans[split]);
         (part, &spans[index * part.len()..(index + 1) * part.len()])
     }
 }
@@ -160,10 +170,7 @@ fn texts(lines: &[Vec<u8>]) -> Result<Option<Vec<String>>, String> {
 
 impl Source for Parallel {
     fn len(&self, split: Split) -> usize {
-        match split {
-            Split::Train => self.train.len() / self.parts[0].len(),
-            Split::Val => self.val.len() / self.parts[self.parts.len() - 1].len(),
-        }
+        self.spans[split].len() / self.parts[self.part[split]].len()
     }
 
     fn describe(&self) -> String {
@@ -173,13 +180,28 @@ impl Source for Parallel {
             .flatten()
             .map(|file| file.name.as_str())
             .collect();
+        let test = match self.len(Split::Test) {
+            0 => String::new(),
+            texts => format!(", {texts} to test on"),
+        };
         format!(
-            "{}: {} training texts in several languages, {} held out, {} unusable",
+            "{}: {} training texts in several languages, {} held out{test}, {} unusable",
             files.join(", "),
             self.len(Split::Train),
             self.len(Split::Val),
             self.rejected.len()
         )
+    }
+
+    fn notes(&self) -> Vec<String> {
+        if self.fraction == 0.0 {
+            return Vec::new();
+        }
+        let held = self.len(Split::Val);
+        let of = held + self.len(Split::Train);
+        let first = self.parts.iter().flatten().next();
+        let name = first.map_or("", |file| file.name.as_str());
+        vec![drawn(name, held, of, "texts", self.fraction)]
     }
 
     fn place(&self, split: Split, index: usize) -> Place {

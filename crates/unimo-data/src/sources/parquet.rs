@@ -23,21 +23,34 @@ use crate::images::Limits;
 use crate::source::{Source, SourceConfig};
 use crate::sources::pairs::one_or_many;
 use crate::sources::webdataset::{expand, one_or_many_paths};
+use crate::splits::SplitNames;
 use crate::storage::{self, RemoteConfig};
 
 /// `[data.parquet]`: Parquet files.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ParquetConfig {
-    /// A folder; which split a file is of is told by its name up to the first `-` or `.`.
+    /// A folder; which split a file is of is told by its name, or by that of its folder.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
-    /// What the names of training files begin with.
-    #[serde(deserialize_with = "one_or_many")]
+    /// What the names of training files begin with; absent: the field's names, such as `train`.
+    #[serde(
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "one_or_many"
+    )]
     pub train_split: Vec<String>,
-    /// What the names of held out files begin with.
-    #[serde(deserialize_with = "one_or_many")]
+    /// What the names of held out files begin with; absent: the field's names, such as `validation`.
+    #[serde(
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "one_or_many"
+    )]
     pub val_split: Vec<String>,
+    /// What the names of files begin with that are held out to the end; absent: the field's names, such as `test`.
+    #[serde(
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "one_or_many"
+    )]
+    pub test_split: Vec<String>,
     /// Files to train on, instead of `path`: paths, `{000..123}` for numbers, `{a,b}` for names.
     #[serde(
         skip_serializing_if = "Vec::is_empty",
@@ -50,8 +63,19 @@ pub struct ParquetConfig {
         deserialize_with = "one_or_many_paths"
     )]
     pub val: Vec<PathBuf>,
-    /// Share of the rows that is held out, by a hash of file name and row, where no file is.
+    /// Files that are held out to the end, beside `train`.
+    #[serde(
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "one_or_many_paths"
+    )]
+    pub test: Vec<PathBuf>,
+    /// Share of the training files' pictures that is held out, by a hash, where no file is for validation.
     pub val_fraction: f64,
+    /// What tells which rows show the same picture, where a share is held out: `"content"`, `"row"` (every row has its own), or the
+    /// name of a column; absent: the content where the pictures of local files take up to 2 GB, else the first of the columns
+    /// `image_id`, `img_id`, `imgid`, `cocoid`, `sha256`, `image_url`, `url`, else the row.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub picture_id: Option<String>,
     /// Whether there are pictures.
     pub images: bool,
     /// The column with the pictures' files: binary, or a struct of `bytes` and `path`.
@@ -68,16 +92,25 @@ impl Default for ParquetConfig {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         Self {
             path: None,
-            train_split: names(&["train"]),
-            val_split: names(&["validation", "val"]),
+            train_split: Vec::new(),
+            val_split: Vec::new(),
+            test_split: Vec::new(),
             train: Vec::new(),
             val: Vec::new(),
+            test: Vec::new(),
             val_fraction: 0.05,
+            picture_id: None,
             images: true,
             image_column: "image".to_owned(),
             text_columns: names(&["caption"]),
             remote: RemoteConfig::default(),
         }
+    }
+}
+
+impl ParquetConfig {
+    fn splits(&self) -> SplitNames {
+        SplitNames::new(&self.train_split, &self.val_split, &self.test_split)
     }
 }
 
@@ -92,14 +125,20 @@ impl SourceConfig for ParquetConfig {
             let allowed = format!("a folder, or files as `{table}.train`, not both");
             return Err(DataError::config(key("path"), found, allowed));
         }
-        if self.path.is_some() && !self.val.is_empty() {
+        let lists = [
+            ("train", &self.train),
+            ("val", &self.val),
+            ("test", &self.test),
+        ];
+        let beside = lists.iter().skip(1).find(|(_, files)| !files.is_empty());
+        if let (Some(_), Some((name, _))) = (&self.path, beside) {
             return Err(DataError::config(
-                key("val"),
+                key(name),
                 "given",
                 format!("nothing beside `{table}.path`"),
             ));
         }
-        for (name, patterns) in [("train", &self.train), ("val", &self.val)] {
+        for (name, patterns) in lists {
             for pattern in patterns {
                 let text = pattern.to_string_lossy();
                 not_empty(&key(name), &text, "paths of Parquet files")?;
@@ -111,15 +150,21 @@ impl SourceConfig for ParquetConfig {
                 }
             }
         }
-        for (name, names) in [
-            ("train_split", &self.train_split),
-            ("val_split", &self.val_split),
-            ("text_columns", &self.text_columns),
-        ] {
-            if names.is_empty() || names.iter().any(String::is_empty) {
-                let found = format!("{names:?}");
-                return Err(DataError::config(key(name), found, "one or more names"));
-            }
+        self.splits().validate(table)?;
+        if self.text_columns.is_empty() || self.text_columns.iter().any(String::is_empty) {
+            let found = format!("{:?}", self.text_columns);
+            return Err(DataError::config(
+                key("text_columns"),
+                found,
+                "one or more names",
+            ));
+        }
+        if let Some(column) = &self.picture_id {
+            not_empty(
+                &key("picture_id"),
+                column,
+                "\"content\", \"row\" or a column",
+            )?;
         }
         not_empty(&key("image_column"), &self.image_column, "a column's name")?;
         self.remote.validate(&key("remote"))?;
@@ -131,6 +176,7 @@ impl SourceConfig for ParquetConfig {
             .iter_mut()
             .chain(&mut self.train)
             .chain(&mut self.val)
+            .chain(&mut self.test)
             .filter(|path| !storage::is_remote(path))
             .collect()
     }
@@ -155,12 +201,13 @@ pub use rows::Rows;
 
 #[cfg(feature = "parquet")]
 mod rows {
-    use std::collections::HashSet;
+    use std::collections::{HashMap, HashSet};
     use std::panic::{AssertUnwindSafe, catch_unwind};
-    use std::path::PathBuf;
+    use std::path::{Path, PathBuf};
     use std::sync::Arc;
 
     use arrow_array::cast::AsArray;
+    use arrow_array::types::{Int32Type, Int64Type, UInt32Type, UInt64Type};
     use arrow_array::{Array, ArrayRef, RecordBatch};
     use arrow_schema::DataType;
     use bytes::Bytes;
@@ -179,9 +226,12 @@ mod rows {
     use crate::eval_set::parallel;
     use crate::images::{self, Limits};
     use crate::order::{Stream, hash_text, unit};
-    use crate::source::{Source, Split};
+    use crate::source::{BySplit, Sample, Source, Split, picture_of_bytes};
+    use crate::sources::images::files_in;
+    use crate::sources::left_out::LeftOut;
     use crate::sources::webdataset::expand;
-    use crate::storage::{Object, Storage};
+    use crate::splits::drawn;
+    use crate::storage::{self, Object, Storage};
 
     /// Rows whose texts are decoded at once.
     const BATCH: usize = 1024;
@@ -189,8 +239,13 @@ mod rows {
     /// Rows of Parquet files. See the [module](super).
     pub struct Rows {
         files: Vec<Table>,
-        train: Part,
-        val: Part,
+        parts: BySplit<Part>,
+        /// Rows whose split is drawn, and how many of them are held out.
+        drawn: (usize, usize),
+        val_fraction: f64,
+        /// What told rows of the same picture.
+        told_by: String,
+        left_out: LeftOut,
         rejected: Vec<SampleError>,
         images: bool,
         image_column: String,
@@ -318,7 +373,8 @@ mod rows {
         ///
         /// A file cannot be read or lacks a column, or no row can be used.
         pub fn open(config: &ParquetConfig, limits: &Limits) -> Result<Self, DataError> {
-            let files = list(config)?;
+            let mut left_out = LeftOut::new("files");
+            let files = list(config, &mut left_out)?;
             let storage = Storage::new(&config.remote);
             let opened = parallel(0..files.len(), |at| {
                 let (path, _) = &files[at];
@@ -332,16 +388,32 @@ mod rows {
             let held_out = files.iter().any(|(_, split)| *split == Split::Val);
             let mut rows = Self {
                 files: Vec::new(),
-                train: Part::default(),
-                val: Part::default(),
+                parts: BySplit::default(),
+                drawn: (0, 0),
+                val_fraction: config.val_fraction,
+                told_by: String::new(),
+                left_out,
                 rejected: Vec::new(),
                 images: config.images,
                 image_column: config.image_column.clone(),
                 limits: *limits,
             };
-            for (opened, (path, split)) in opened.into_iter().zip(&files) {
-                let (table, texts) = opened?;
+            let mut tables = Vec::new();
+            for opened in opened {
+                tables.push(opened?);
+            }
+            let mut draw = Draw::new(config, !held_out, &tables);
+            rows.told_by = draw.by.name();
+            for ((table, texts), (path, split)) in tables.into_iter().zip(&files) {
                 let base = path.file_name().unwrap_or_default().to_string_lossy();
+                let pictures = match *split {
+                    Split::Train => draw.pictures(&table, texts.len()),
+                    Split::Val | Split::Test => Ok(Vec::new()),
+                };
+                let pictures = pictures.map_err(|reason| DataError::Manifest {
+                    path: path.clone(),
+                    reason,
+                })?;
                 for (number, captions) in (0u64..).zip(texts) {
                     if captions.is_empty() {
                         rows.rejected.push(SampleError {
@@ -354,14 +426,26 @@ mod rows {
                         continue;
                     }
                     let group = table.starts.partition_point(|start| *start <= number) - 1;
-                    let drawn = unit(hash_text(Stream::Split, &format!("{base}:{number}")));
-                    let val = *split == Split::Val || (!held_out && drawn < config.val_fraction);
-                    let part = if val { &mut rows.val } else { &mut rows.train };
-                    part.push(rows.files.len(), group, Row { number, captions });
+                    let mut split = *split;
+                    if split == Split::Train && !held_out {
+                        let picture = pictures.get(number as usize).copied().flatten();
+                        let own = || hash_text(Stream::Split, &format!("{base}:{number}"));
+                        // The first row of a picture is drawn as if it were alone, and the others go with it.
+                        let first = match picture {
+                            Some(picture) => *draw.first.entry(picture).or_insert_with(own),
+                            None => own(),
+                        };
+                        rows.drawn.0 += 1;
+                        if unit(first) < config.val_fraction {
+                            split = Split::Val;
+                            rows.drawn.1 += 1;
+                        }
+                    }
+                    rows.parts[split].push(rows.files.len(), group, Row { number, captions });
                 }
                 rows.files.push(table);
             }
-            if rows.train.rows.is_empty() && rows.val.rows.is_empty() {
+            if rows.parts.iter().all(|(_, part)| part.rows.is_empty()) {
                 return Err(DataError::Manifest {
                     path: files
                         .first()
@@ -377,10 +461,24 @@ mod rows {
         }
 
         fn part(&self, split: Split) -> &Part {
-            match split {
-                Split::Train => &self.train,
-                Split::Val => &self.val,
-            }
+            &self.parts[split]
+        }
+
+        /// A picture, and which one it is: the content says it, as paths in Parquet files may be anything.
+        fn picture_of(
+            &self,
+            split: Split,
+            index: usize,
+        ) -> Result<Option<(RgbImage, u64)>, SampleError> {
+            let Some(bytes) = self.bytes(split, index)? else {
+                return Ok(None);
+            };
+            images::decode(&bytes, self.limits)
+                .map(|picture| Some((picture, picture_of_bytes(&bytes))))
+                .map_err(|reason| SampleError {
+                    place: self.place(split, index),
+                    reason: format!("column `{}`: {reason}", self.image_column),
+                })
         }
 
         /// The bytes of a picture's file.
@@ -407,6 +505,19 @@ mod rows {
     }
 
     impl Table {
+        /// Bytes of the pictures' columns as they are stored.
+        fn picture_bytes(&self) -> i64 {
+            let Some(mask) = &self.image else {
+                return 0;
+            };
+            let groups = self.metadata.metadata().row_groups().iter();
+            groups
+                .flat_map(|group| group.columns().iter().enumerate())
+                .filter(|(leaf, _)| mask.leaf_included(*leaf))
+                .map(|(_, column)| column.compressed_size())
+                .sum()
+        }
+
         /// The picture of one row of a row group, as a column of length 1.
         fn column(
             &self,
@@ -458,9 +569,16 @@ mod rows {
     }
 
     /// The files with their splits.
-    fn list(config: &ParquetConfig) -> Result<Vec<(PathBuf, Split)>, DataError> {
+    fn list(
+        config: &ParquetConfig,
+        left_out: &mut LeftOut,
+    ) -> Result<Vec<(PathBuf, Split)>, DataError> {
         let mut files = Vec::new();
-        for (patterns, split) in [(&config.train, Split::Train), (&config.val, Split::Val)] {
+        for (patterns, split) in [
+            (&config.train, Split::Train),
+            (&config.val, Split::Val),
+            (&config.test, Split::Test),
+        ] {
             for pattern in patterns {
                 let paths = match pattern.exists() {
                     true => vec![pattern.clone()],
@@ -479,24 +597,20 @@ mod rows {
         let Some(folder) = &config.path else {
             return Ok(files);
         };
-        let list = |error| DataError::file("list", folder, error);
+        let splits = config.splits();
+        let is_parquet = |path: &Path| path.extension().is_some_and(|e| e == "parquet");
         let mut others = Vec::new();
-        for entry in std::fs::read_dir(folder).map_err(list)? {
-            let path = entry.map_err(list)?.path();
-            if path
-                .extension()
-                .is_none_or(|extension| extension != "parquet")
-            {
-                continue;
-            }
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let split = name.split(['-', '.']).next().unwrap_or_default().to_owned();
-            if config.train_split.contains(&split) {
-                files.push((path, Split::Train));
-            } else if config.val_split.contains(&split) {
-                files.push((path, Split::Val));
-            } else {
-                others.push(split);
+        for inside in files_in(folder, &is_parquet)? {
+            let name = inside.file_name().unwrap_or_default().to_string_lossy();
+            // `train/0000.parquet`, as the hub converts data sets.
+            let above = inside.parent().and_then(Path::file_name);
+            let above = above.map(|above| above.to_string_lossy());
+            let split = splits
+                .of_file(&name)
+                .or_else(|| above.and_then(|above| splits.of(&above)));
+            match split {
+                Some(split) => files.push((folder.join(&inside), split)),
+                None => others.push(inside.display().to_string()),
             }
         }
         files.sort_by(|a, b| a.0.cmp(&b.0));
@@ -504,13 +618,161 @@ mod rows {
             return Err(DataError::Manifest {
                 path: folder.clone(),
                 reason: format!(
-                    "no .parquet file whose name begins with one of {:?} or {:?} and `-`; there are {others:?}",
-                    config.train_split, config.val_split
+                    "no .parquet file whose name begins with that of a split, such as `train-`; there are {others:?}: \
+                     data.parquet.train_split, val_split and test_split say what names begin with"
                 ),
             });
         }
+        for other in others {
+            left_out.add(format!("called {other:?}"));
+        }
         Ok(files)
     }
+
+    /// Which rows show the same picture, where a share of the pictures is held out.
+    struct Draw<'a> {
+        by: By<'a>,
+        /// What the first row of each picture drew.
+        first: HashMap<u64, u64>,
+    }
+
+    enum By<'a> {
+        Content,
+        Column(&'a str),
+        Row,
+    }
+
+    /// Columns that say which picture a row shows. `id` is not among them: it may be anything's.
+    const PICTURE_COLUMNS: [&str; 7] = [
+        "image_id",
+        "img_id",
+        "imgid",
+        "cocoid",
+        "sha256",
+        "image_url",
+        "url",
+    ];
+
+    /// Bytes of pictures that are read when a source is opened: at a gigabyte a second, two seconds.
+    const MOST_READ: i64 = 2_000_000_000;
+
+    impl By<'_> {
+        fn name(&self) -> String {
+            match self {
+                Self::Content => "pictures by their content".to_owned(),
+                Self::Column(column) => format!("pictures by the column `{column}`"),
+                Self::Row => "rows".to_owned(),
+            }
+        }
+    }
+
+    impl<'a> Draw<'a> {
+        /// `drawn`: whether anything is drawn at all.
+        fn new(
+            config: &'a ParquetConfig,
+            drawn: bool,
+            tables: &[(Table, Vec<Vec<String>>)],
+        ) -> Self {
+            let has = |column: &str| {
+                let mut fields = tables.iter().map(|(table, _)| table.metadata.schema());
+                fields.all(|schema| schema.column_with_name(column).is_some())
+            };
+            let bytes: i64 = tables.iter().map(|(table, _)| table.picture_bytes()).sum();
+            let local = tables
+                .iter()
+                .all(|(table, _)| !storage::is_remote(table.name.as_ref()));
+            let by = match config.picture_id.as_deref() {
+                _ if !drawn || config.val_fraction == 0.0 || !config.images => By::Row,
+                Some("content") => By::Content,
+                Some("row") => By::Row,
+                Some(column) => By::Column(column),
+                None if local && bytes <= MOST_READ => By::Content,
+                None => match PICTURE_COLUMNS.into_iter().find(|column| has(column)) {
+                    Some(column) => By::Column(column),
+                    None => By::Row,
+                },
+            };
+            Self {
+                by,
+                first: HashMap::new(),
+            }
+        }
+
+        /// Per row, its picture, where that is known.
+        fn pictures(&self, table: &Table, rows: usize) -> Result<Vec<Option<u64>>, String> {
+            let (mask, of): (_, fn(&ArrayRef, usize) -> Option<u64>) =
+                match (&self.by, &table.image) {
+                    (By::Content, Some(mask)) => (mask.clone(), |column, row| {
+                        let bytes = picture(&column.slice(row, 1)).ok()?;
+                        Some(picture_of_bytes(&bytes))
+                    }),
+                    (By::Column(name), _) => {
+                        let at = table.metadata.schema().index_of(name);
+                        let at = at.map_err(|_| {
+                            format!("data.parquet.picture_id: no column `{name}` in it")
+                        })?;
+                        let mask = ProjectionMask::roots(table.metadata.parquet_schema(), [at]);
+                        (mask, |column, row| {
+                            let text = plain(column, row).filter(|text| !text.is_empty())?;
+                            Some(hash_text(Stream::Picture, &text))
+                        })
+                    }
+                    _ => return Ok(Vec::new()),
+                };
+            let groups = 0..table.starts.len();
+            let read = parallel(groups, |group| {
+                caught(|| {
+                    let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(
+                        table.chunks.clone(),
+                        table.metadata.clone(),
+                    )
+                    .with_row_groups(vec![group])
+                    .with_projection(mask.clone())
+                    .with_batch_size(PICTURES)
+                    .build()
+                    .map_err(|error| error.to_string())?;
+                    let mut ids = Vec::new();
+                    for batch in reader {
+                        let batch = batch.map_err(|error| error.to_string())?;
+                        let column = batch.columns().first().ok_or("the column is not there")?;
+                        ids.extend((0..batch.num_rows()).map(|row| of(column, row)));
+                    }
+                    Ok(ids)
+                })
+            });
+            // What is damaged costs its rows when they are read, not the opening.
+            let mut all = Vec::with_capacity(rows);
+            for (group, ids) in read.into_iter().enumerate() {
+                let end = table
+                    .starts
+                    .get(group + 1)
+                    .map_or(rows, |start| *start as usize);
+                all.extend(ids.unwrap_or_default());
+                all.resize(end, None);
+            }
+            Ok(all)
+        }
+    }
+
+    /// A text or a whole number; none of anything else.
+    fn plain(column: &ArrayRef, row: usize) -> Option<String> {
+        if column.is_null(row) {
+            return None;
+        }
+        Some(match column.data_type() {
+            DataType::Utf8 => column.as_string::<i32>().value(row).to_owned(),
+            DataType::LargeUtf8 => column.as_string::<i64>().value(row).to_owned(),
+            DataType::Utf8View => column.as_string_view().value(row).to_owned(),
+            DataType::Int32 => column.as_primitive::<Int32Type>().value(row).to_string(),
+            DataType::Int64 => column.as_primitive::<Int64Type>().value(row).to_string(),
+            DataType::UInt32 => column.as_primitive::<UInt32Type>().value(row).to_string(),
+            DataType::UInt64 => column.as_primitive::<UInt64Type>().value(row).to_string(),
+            _ => return None,
+        })
+    }
+
+    /// Rows whose pictures are decoded at once.
+    const PICTURES: usize = 64;
 
     /// Opens a file and reads its texts, one list per row.
     fn read_file(
@@ -659,14 +921,33 @@ mod rows {
                 [first, .., last] => vec![&first.name, &last.name],
                 files => files.iter().map(|file| &*file.name).collect(),
             };
+            let test = match self.len(Split::Test) {
+                0 => String::new(),
+                rows => format!(", {rows} to test on"),
+            };
+            let left_out = match self.left_out.total() {
+                0 => String::new(),
+                _ => format!(", {}", self.left_out),
+            };
             format!(
-                "{} Parquet files ({}): {} training rows, {} held out, {} unusable",
+                "{} Parquet files ({}): {} training rows, {} held out{test}{left_out}, {} unusable",
                 self.files.len(),
                 names.join(" .. "),
-                self.train.rows.len(),
-                self.val.rows.len(),
+                self.len(Split::Train),
+                self.len(Split::Val),
                 self.rejected.len()
             )
+        }
+
+        fn notes(&self) -> Vec<String> {
+            let first = self.files.first().map_or("", |file| &*file.name);
+            let mut notes = Vec::new();
+            let (of, held) = self.drawn;
+            if of > 0 && self.val_fraction > 0.0 {
+                let line = drawn(first, held, of, "rows", self.val_fraction);
+                notes.push(format!("{line}; {} told apart", self.told_by));
+            }
+            notes
         }
 
         fn place(&self, split: Split, index: usize) -> Place {
@@ -695,15 +976,19 @@ mod rows {
         }
 
         fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {
-            let Some(bytes) = self.bytes(split, index)? else {
-                return Ok(None);
-            };
-            images::decode(&bytes, self.limits)
-                .map(Some)
-                .map_err(|reason| SampleError {
-                    place: self.place(split, index),
-                    reason: format!("column `{}`: {reason}", self.image_column),
-                })
+            let picture = self.picture_of(split, index)?;
+            Ok(picture.map(|(picture, _)| picture))
+        }
+
+        fn sample(&self, split: Split, index: usize) -> Result<Sample, SampleError> {
+            let picture = self.picture_of(split, index)?;
+            Ok(Sample {
+                name: self.place(split, index).to_string(),
+                captions: self.captions(split, index)?,
+                picture_id: picture.as_ref().map(|(_, id)| *id),
+                image: picture.map(|(picture, _)| picture),
+                ..Sample::default()
+            })
         }
 
         fn image_bytes(
@@ -927,6 +1212,60 @@ mod rows {
             rows.extend(all(&source, Split::Val));
             rows.sort_by_key(|(_, number)| *number);
             assert_eq!(rows, numbers(0..200));
+        }
+
+        #[test]
+        fn rows_of_a_picture_are_of_one_split() {
+            let folder = tempfile::tempdir().unwrap();
+            for name in ["train-0.parquet", "train-1.parquet"] {
+                write(&folder.path().join(name), &batch(0, 120), true, 50);
+            }
+            let mut share = config(folder.path());
+            share.val_fraction = 0.25;
+            let shades = |config: &ParquetConfig| {
+                let source = open(config).unwrap();
+                let of = |split| -> HashSet<u8> {
+                    all(&source, split)
+                        .into_iter()
+                        .map(|(_, shade)| shade)
+                        .collect()
+                };
+                let (train, val) = (of(Split::Train), of(Split::Val));
+                assert!(!val.is_empty() && train.len() + val.len() >= 120);
+                train.intersection(&val).count()
+            };
+            assert_eq!(shades(&share), 0);
+            for (told_by, leaks) in [("content", false), ("id", false), ("row", true)] {
+                share.picture_id = Some(told_by.to_owned());
+                assert_eq!(shades(&share) > 0, leaks, "{told_by}");
+            }
+            let source = open(&config(folder.path())).unwrap();
+            let id = |index| source.sample(Split::Train, index).unwrap().picture_id;
+            assert!(id(7) == id(127) && id(7) != id(8));
+            share.picture_id = Some("absent".to_owned());
+            let message = open(&share).err().unwrap().to_string();
+            assert!(message.contains("no column `absent`"), "{message}");
+        }
+
+        #[test]
+        fn files_and_folders_that_are_called_as_splits_are_splits() {
+            let folder = tempfile::tempdir().unwrap();
+            for (name, first, last) in [
+                ("data/train-00000-of-00001.parquet", 0, 5),
+                ("data/Validation-00000-of-00001.parquet", 5, 7),
+                ("test/0000.parquet", 7, 9),
+                ("odd/0000.parquet", 9, 12),
+            ] {
+                let path = folder.path().join(name);
+                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                write(&path, &batch(first, last), true, 20);
+            }
+            let source = open(&config(folder.path())).unwrap();
+            assert_eq!(all(&source, Split::Train), numbers(0..5));
+            assert_eq!(all(&source, Split::Val), numbers(5..7));
+            assert_eq!(all(&source, Split::Test), numbers(7..9));
+            let left = "1 files left out (1 called \"odd/0000.parquet\")";
+            assert!(source.describe().contains(left), "{}", source.describe());
         }
 
         #[test]

@@ -19,6 +19,10 @@
 //! python -c "import json, pickle; json.dump(pickle.load(open('refs(unc).p', 'rb')), open('refs_unc.json', 'w'))"
 //! ```
 //!
+//! The file's names of splits are `train`, `val`, `test`, `testA`, `testB`; the last three are to test on where `val_split` does not
+//! take them. The file divides references, not pictures: those of RefCOCOg's first split are of one picture in several splits. What
+//! would be trained on and shows a picture that is held out is left out, and counted.
+//!
 //! A sample is an object that is referred to: its captions are the expressions, its only tag is the object's name, its only box
 //! the object's. In errors the line is the number of the entry, from 1.
 
@@ -30,11 +34,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
 use crate::images::Limits;
-use crate::source::{Source, SourceConfig};
+use crate::source::{Source, SourceConfig, Split};
 use crate::sources::coco::{Instance, Picture, read_categories};
 use crate::sources::json::{each_of_file, id, parse};
+use crate::sources::left_out::of_split;
 use crate::sources::listed::{Listed, New, given};
-use crate::sources::pairs::{distinct_splits, one_or_many};
+use crate::sources::pairs::one_or_many;
+use crate::splits::SplitNames;
 
 /// `[data.refcoco]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -46,20 +52,33 @@ pub struct RefcocoConfig {
     pub instances: PathBuf,
     /// Folder of the pictures.
     pub images: PathBuf,
-    /// Splits that are trained on.
-    #[serde(default = "train_split", deserialize_with = "one_or_many")]
+    /// Splits that are trained on; absent: `train`.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "one_or_many"
+    )]
     pub train_split: Vec<String>,
-    /// Splits that are held out.
-    #[serde(default = "val_split", deserialize_with = "one_or_many")]
+    /// Splits that are held out; absent: `val`.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "one_or_many"
+    )]
     pub val_split: Vec<String>,
+    /// Splits that are held out to the end; absent: `test`, `testA` and `testB`.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "one_or_many"
+    )]
+    pub test_split: Vec<String>,
 }
 
-fn train_split() -> Vec<String> {
-    vec!["train".to_owned()]
-}
-
-fn val_split() -> Vec<String> {
-    vec!["val".to_owned()]
+impl RefcocoConfig {
+    fn splits(&self) -> SplitNames {
+        SplitNames::new(&self.train_split, &self.val_split, &self.test_split)
+    }
 }
 
 #[derive(Deserialize)]
@@ -103,7 +122,7 @@ impl SourceConfig for RefcocoConfig {
                 "its contents as JSON; the documentation of this source has the command",
             ));
         }
-        distinct_splits(table, &self.train_split, &self.val_split)
+        self.splits().validate(table)
     }
 
     fn paths(&mut self) -> Vec<&mut PathBuf> {
@@ -141,14 +160,25 @@ impl SourceConfig for RefcocoConfig {
                 }
             },
         )?;
+        let splits = self.splits();
+        // What is held out may stand behind what is trained on.
+        let mut held_out = HashSet::new();
+        each_of_file(&self.refs, &[""], &mut |_, _, bytes| {
+            let reference = bytes.and_then(parse::<Reference>).ok();
+            let held = reference.filter(|reference| {
+                let split = splits.of(&reference.split);
+                split.is_some_and(|split| split != Split::Train)
+            });
+            let object = held.and_then(|reference| objects.get(&reference.ann_id));
+            held_out.extend(object.map(|object: &Instance| object.image_id.clone()));
+        })?;
         let mut seen = HashSet::new();
         each_of_file(&self.refs, &[""], &mut |_, number, bytes| {
             let used = bytes.and_then(parse::<Reference>).and_then(|reference| {
-                let val = self.val_split.contains(&reference.split);
-                if !val && !self.train_split.contains(&reference.split) {
-                    table.leave_out();
+                let Some(split) = splits.of(&reference.split) else {
+                    table.leave_out(of_split(&reference.split));
                     return Ok(());
-                }
+                };
                 if !seen.insert(reference.ref_id.clone()) {
                     return Err(format!("a second entry with the id {}", reference.ref_id));
                 }
@@ -163,6 +193,10 @@ impl SourceConfig for RefcocoConfig {
                     .ok_or_else(|| format!("no category has the id {}", object.category_id))?;
                 let size = [picture.width, picture.height];
                 let bounds = table.bounds_in(size, object.bbox)?;
+                if split == Split::Train && held_out.contains(&object.image_id) {
+                    table.leave_out("to train on whose picture is held out");
+                    return Ok(());
+                }
                 let texts = reference.sentences.iter();
                 let texts: Vec<&String> = texts
                     .filter_map(|sentence| sentence.sent.as_ref().or(sentence.raw.as_ref()))
@@ -178,7 +212,7 @@ impl SourceConfig for RefcocoConfig {
                     image: &picture.file_name,
                     second: None,
                     size: Some(size),
-                    val,
+                    split,
                 });
                 table.object(row, name, bounds);
                 texts.iter().try_for_each(|text| table.caption(row, text))
@@ -200,16 +234,22 @@ mod tests {
         {"ref_id": 1, "ann_id": 10, "image_id": 5, "category_id": 3, "split": "train", "file_name": "x_10.jpg", "sent_ids": [0, 1],
          "sentences": [{"tokens": ["left"], "raw": "Left cat!", "sent_id": 0, "sent": "left cat"}, {"raw": "THE cat"}]},
         {"ref_id": 2, "ann_id": 11, "split": "testA", "sentences": [{"sent": "mat"}]},
-        {"ref_id": 3, "ann_id": 10, "split": "val", "sentences": [{"sent": "held out"}]},
+        {"ref_id": 3, "ann_id": 14, "split": "val", "sentences": [{"sent": "held out"}]},
         {"ref_id": 4, "ann_id": 99, "split": "train", "sentences": [{"sent": "x"}]},
         {"ref_id": 5, "ann_id": 12, "split": "train", "sentences": [{"sent": "x"}]},
         {"ref_id": 6, "ann_id": 13, "split": "train", "sentences": [{"sent": "x"}]},
         {"ref_id": 1, "ann_id": 10, "split": "train", "sentences": [{"sent": "x"}]},
-        {"ref_id": 7, "ann_id": 10, "split": "train", "sentences": [{"sent": ""}]}]"#;
+        {"ref_id": 7, "ann_id": 10, "split": "train", "sentences": [{"sent": ""}]},
+        {"ref_id": 8, "ann_id": 15, "split": "train", "sentences": [{"sent": "of a picture that is held out"}]},
+        {"ref_id": 9, "ann_id": 15, "split": "val", "sentences": [{"sent": "beside it"}]},
+        {"ref_id": 10, "ann_id": 10, "split": "spare", "sentences": [{"sent": "x"}]}]"#;
 
-    const INSTANCES: &str = r#"{"images": [{"id": 5, "file_name": "5.jpg", "width": 40, "height": 20}],
+    const INSTANCES: &str = r#"{"images": [{"id": 5, "file_name": "5.jpg", "width": 40, "height": 20},
+        {"id": 7, "file_name": "7.jpg", "width": 40, "height": 20}, {"id": 8, "file_name": "8.jpg", "width": 40, "height": 20}],
         "annotations": [{"id": 10, "image_id": 5, "category_id": 3, "bbox": [0, 5, 10, 10]},
-        {"id": 11, "image_id": 5, "category_id": 3, "bbox": [0, 5, 10, 10]},
+        {"id": 11, "image_id": 8, "category_id": 3, "bbox": [0, 5, 10, 10]},
+        {"id": 14, "image_id": 7, "category_id": 3, "bbox": [0, 5, 10, 10]},
+        {"id": 15, "image_id": 7, "category_id": 3, "bbox": [10, 5, 10, 10]},
         {"id": 12, "image_id": 5, "category_id": 3, "bbox": [0, 5, -10, 10]},
         {"id": 13, "image_id": 6, "category_id": 3, "bbox": [0, 5, 10, 10]}],
         "categories": [{"id": 3, "name": "cat"}]}"#;
@@ -225,7 +265,18 @@ mod tests {
         ]);
         let source = open(&folder, DATA).unwrap();
         assert_eq!(captions(&*source, Split::Train), [["left cat", "THE cat"]]);
-        assert_eq!(captions(&*source, Split::Val), [["held out"]]);
+        assert_eq!(
+            captions(&*source, Split::Val),
+            [["held out"], ["beside it"]]
+        );
+        assert_eq!(captions(&*source, Split::Test), [["mat"]]);
+        // Two references of one picture are one picture.
+        let of = |split, index| source.picture_id(split, index);
+        assert_eq!(of(Split::Val, 0), of(Split::Val, 1));
+        assert_ne!(of(Split::Val, 0), of(Split::Train, 0));
+        let left =
+            "2 items left out (1 of the split \"spare\", 1 to train on whose picture is held out)";
+        assert!(source.describe().contains(left), "{}", source.describe());
         let sample = source.sample(Split::Train, 0).unwrap();
         assert_eq!(sample.tags, ["cat"]);
         assert_eq!(sample.boxes, [[0.0, 0.25, 0.25, 0.75]]);

@@ -19,7 +19,7 @@ use crate::config::range;
 use crate::error::{DataError, Place, SampleError};
 use crate::images::Limits;
 use crate::order::{Stream, hash};
-use crate::source::{Sample, Source, SourceConfig, Split};
+use crate::source::{BySplit, Sample, Source, SourceConfig, Split};
 
 /// `[data.scenes]`: generated pictures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +31,8 @@ pub struct ScenesConfig {
     pub train: usize,
     /// Held-out scenes; no two look alike and none is in any training split of any seed.
     pub val: usize,
+    /// As `val`, and none is in `val`.
+    pub test: usize,
     /// Side of the drawn picture in pixels.
     pub size: u32,
 }
@@ -41,6 +43,7 @@ impl Default for ScenesConfig {
             seed: 0,
             train: 4096,
             val: 512,
+            test: 0,
             size: 64,
         }
     }
@@ -51,6 +54,7 @@ impl SourceConfig for ScenesConfig {
         range(&format!("{table}.train"), self.train, 1, 1 << 40)?;
         // There are about 100,000 descriptions that may be held out; looking for unused ones gets slow.
         range(&format!("{table}.val"), self.val, 0, 20_000)?;
+        range(&format!("{table}.test"), self.test, 0, 20_000)?;
         range(&format!("{table}.size"), self.size as usize, 32, 4096)
     }
 
@@ -72,7 +76,7 @@ impl SourceConfig for ScenesConfig {
 pub struct Scenes {
     config: ScenesConfig,
     /// Per held-out scene, which attempt gave it; the scenes themselves are made again when asked for.
-    held_out: Vec<u64>,
+    held_out: BySplit<Vec<u64>>,
 }
 
 /// One description in this many is kept for the held-out split.
@@ -768,17 +772,19 @@ impl Scenes {
     pub fn new(config: ScenesConfig) -> Self {
         let mut scenes = Self {
             config,
-            held_out: Vec::with_capacity(config.val),
+            held_out: BySplit::default(),
         };
         let mut seen = HashSet::new();
-        for index in 0..config.val {
-            let attempt = (0..)
-                .find(|attempt| {
-                    let (description, _) = scenes.description(Split::Val, index, *attempt);
-                    description.is_held_out() && seen.insert(description.key())
-                })
-                .unwrap_or(0);
-            scenes.held_out.push(attempt);
+        for (split, count) in [(Split::Val, config.val), (Split::Test, config.test)] {
+            for index in 0..count {
+                let attempt = (0..)
+                    .find(|attempt| {
+                        let (description, _) = scenes.description(split, index, *attempt);
+                        description.is_held_out() && seen.insert(description.key())
+                    })
+                    .unwrap_or(0);
+                scenes.held_out[split].push(attempt);
+            }
         }
         scenes
     }
@@ -791,7 +797,7 @@ impl Scenes {
 
     fn scene(&self, split: Split, index: usize) -> Scene {
         let (description, mut random) = match split {
-            Split::Val => self.description(split, index, self.held_out[index]),
+            Split::Val | Split::Test => self.description(split, index, self.held_out[split][index]),
             Split::Train => {
                 let mut attempt = 0;
                 loop {
@@ -812,12 +818,17 @@ impl Source for Scenes {
         match split {
             Split::Train => self.config.train,
             Split::Val => self.config.val,
+            Split::Test => self.config.test,
         }
     }
 
     fn describe(&self) -> String {
+        let test = match self.config.test {
+            0 => String::new(),
+            scenes => format!(", {scenes} to test on"),
+        };
         format!(
-            "generated scenes of seed {}: {} for training, {} held out, {} x {} pixels, 2 captions each",
+            "generated scenes of seed {}: {} for training, {} held out{test}, {} x {} pixels, 2 captions each",
             self.config.seed,
             self.config.train,
             self.config.val,
@@ -831,6 +842,11 @@ impl Source for Scenes {
             file: format!("{}-{}", Self::NAME, split.name()),
             line: index as u64,
         }
+    }
+
+    fn picture_id(&self, split: Split, index: usize) -> u64 {
+        let of = [self.config.seed, split as u64, index as u64];
+        hash(Stream::Picture, &of)
     }
 
     fn captions(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
@@ -874,6 +890,7 @@ mod tests {
             seed: 11,
             train: 1000,
             val: 500,
+            test: 0,
             size: 96,
         })
     }
@@ -1089,16 +1106,22 @@ mod tests {
     #[test]
     fn held_out_scenes_are_distinct_and_never_trained_on() {
         let key = |scenes: &Scenes, split, index| scenes.scene(split, index).description.key();
-        let held_out = scenes();
-        let val: HashSet<_> = (0..500)
-            .map(|index| key(&held_out, Split::Val, index))
+        let held_out = Scenes::new(ScenesConfig {
+            test: 200,
+            ..scenes().config
+        });
+        let of = |split, count| (0..count).map(move |index| (split, index));
+        let val: HashSet<_> = of(Split::Val, 500)
+            .chain(of(Split::Test, 200))
+            .map(|(split, index)| key(&held_out, split, index))
             .collect();
-        assert_eq!(val.len(), 500);
+        assert_eq!(val.len(), 700);
         for seed in 0..5 {
             let training = Scenes::new(ScenesConfig {
                 seed,
                 train: 3000,
                 val: 0,
+                test: 0,
                 size: 32,
             });
             assert!((0..3000).all(|index| !val.contains(&key(&training, Split::Train, index))));

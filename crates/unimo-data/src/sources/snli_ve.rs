@@ -97,7 +97,7 @@ impl Part for SnliVePart {
                         image,
                         second: None,
                         size: None,
-                        val: held.out(image),
+                        split: held.of(image),
                     })
                 });
                 table.hypothesis(number, &sentence, label)

@@ -22,10 +22,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{DataError, Place, SampleError};
 use crate::images::Limits;
-use crate::source::{Source, SourceConfig, Split};
+use crate::source::{BySplit, Source, SourceConfig, Split};
 use crate::sources::images::files_in;
-use crate::sources::listed::{Held, spaced, train_and_val, val_fraction};
+use crate::sources::listed::{Held, spaced, train_and_held, val_fraction};
 use crate::sources::rows::{LONGEST_ROW, NOT_UTF8, Span, Spans, each_line};
+use crate::splits::drawn;
 
 /// `[data.texts]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -36,6 +37,9 @@ pub struct TextsConfig {
     /// Files and folders that are held out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub val: Vec<PathBuf>,
+    /// Files and folders that are held out to the end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub test: Vec<PathBuf>,
     /// Where `val` is absent, share of the texts that is held out.
     #[serde(default = "val_fraction")]
     pub val_fraction: f64,
@@ -57,22 +61,31 @@ pub enum Unit {
 
 impl SourceConfig for TextsConfig {
     fn validate(&self, table: &str) -> Result<(), DataError> {
-        train_and_val(table, &self.train, &self.val, self.val_fraction)
+        let held_out = [("val", &*self.val), ("test", &*self.test)];
+        train_and_held(table, &self.train, held_out, self.val_fraction)
     }
 
     fn paths(&mut self) -> Vec<&mut PathBuf> {
-        self.train.iter_mut().chain(&mut self.val).collect()
+        let train = self.train.iter_mut();
+        train.chain(&mut self.val).chain(&mut self.test).collect()
     }
 
     fn open(&self, _: &Limits) -> Result<Arc<dyn Source>, DataError> {
         let mut corpus = Corpus {
             files: Vec::new(),
-            train: Texts::default(),
-            val: Texts::default(),
+            texts: BySplit::default(),
+            fraction: match self.val.is_empty() {
+                true => self.val_fraction,
+                false => 0.0,
+            },
             rejected: Vec::new(),
         };
         let held = Held::beside(&self.val, self.val_fraction);
-        for (paths, held) in [(&self.train, held), (&self.val, Held::Val)] {
+        for (paths, held) in [
+            (&self.train, held),
+            (&self.val, Held::All(Split::Val)),
+            (&self.test, Held::All(Split::Test)),
+        ] {
             for path in paths {
                 if !path.is_dir() {
                     corpus.read(path, self.text, held)?;
@@ -87,7 +100,7 @@ impl SourceConfig for TextsConfig {
                 }
             }
         }
-        if corpus.train.spans.is_empty() && corpus.val.spans.is_empty() {
+        if Split::ALL.into_iter().all(|split| corpus.is_empty(split)) {
             let first = corpus.rejected.first();
             return Err(DataError::Manifest {
                 path: self.train.first().cloned().unwrap_or_default(),
@@ -121,8 +134,9 @@ impl Texts {
 #[derive(Debug)]
 struct Corpus {
     files: Vec<PathBuf>,
-    train: Texts,
-    val: Texts,
+    texts: BySplit<Texts>,
+    /// Share that is held out where nothing else is.
+    fraction: f64,
     rejected: Vec<SampleError>,
 }
 
@@ -140,15 +154,8 @@ impl Corpus {
                 reason,
             });
         };
-        let (train, val) = (&mut self.train, &mut self.val);
-        let mut take = |span: Span, text: &str| {
-            let texts = if held.out(text) {
-                &mut *val
-            } else {
-                &mut *train
-            };
-            texts.push(file, span);
-        };
+        let texts = &mut self.texts;
+        let mut take = |span: Span, text: &str| texts[held.of(text)].push(file, span);
         // The paragraph so far; one of its lines may be unusable.
         let mut open: Option<(Span, Result<String, String>)> = None;
         each_line(path, &mut |span, line| {
@@ -184,10 +191,7 @@ impl Corpus {
     }
 
     fn texts(&self, split: Split) -> &Texts {
-        match split {
-            Split::Train => &self.train,
-            Split::Val => &self.val,
-        }
+        &self.texts[split]
     }
 
     fn at(&self, split: Split, index: usize) -> (&Path, Span) {
@@ -228,13 +232,28 @@ impl Source for Corpus {
     }
 
     fn describe(&self) -> String {
+        let test = match self.len(Split::Test) {
+            0 => String::new(),
+            texts => format!(", {texts} to test on"),
+        };
         format!(
-            "{} text files: {} training texts without pictures, {} held out, {} unusable",
+            "{} text files: {} training texts without pictures, {} held out{test}, {} unusable",
             self.files.len(),
-            self.train.spans.len(),
-            self.val.spans.len(),
+            self.len(Split::Train),
+            self.len(Split::Val),
             self.rejected.len()
         )
+    }
+
+    fn notes(&self) -> Vec<String> {
+        if self.fraction == 0.0 {
+            return Vec::new();
+        }
+        let held = self.len(Split::Val);
+        let of = held + self.len(Split::Train);
+        let first = self.files.first().map(|path| path.display().to_string());
+        let name = first.unwrap_or_default();
+        vec![drawn(&name, held, of, "texts", self.fraction)]
     }
 
     fn place(&self, split: Split, index: usize) -> Place {

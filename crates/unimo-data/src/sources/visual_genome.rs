@@ -166,7 +166,7 @@ impl Part for VisualGenomePart {
                     image: &image,
                     second: None,
                     size: sizes.get(&picture).copied(),
-                    val: held.out(&image),
+                    split: held.of(&image),
                 });
                 rows.insert(picture, row);
                 each_inside(bytes, "regions", &mut |_, _, bytes| {
@@ -202,7 +202,7 @@ impl Part for VisualGenomePart {
             let used = bytes.and_then(|bytes| {
                 let picture = picture(bytes)?;
                 let Some(row) = rows.get(&picture).copied() else {
-                    table.leave_out();
+                    table.leave_out("pictures with objects and without regions");
                     return Ok(());
                 };
                 each_inside(bytes, "objects", &mut |_, _, bytes| {

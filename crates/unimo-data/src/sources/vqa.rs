@@ -18,9 +18,10 @@
 //!
 //! `questions` is either an object with the array `questions`, whose answers stand in `annotations`, or a plain list
 //! `[[question, answer, image id], ...]`. `image` is the picture's name, in which `{id:12}` stands for the image id with zeros up
-//! to 12 digits. A sample is a picture with all its questions. The questions are its captions, so that pre-training reads them;
-//! each comes with its most common answer, and, where `annotations` has them, with all that were given. Without `annotations`
-//! questions have no answers. In errors the line is the number of the question or of the annotation, from 1.
+//! to 12 digits. A sample is a picture with all its questions. The questions are the texts that pre-training reads; none describes
+//! its picture, so none is a positive of contrast and matching or is retrieved ([`TextRole`](unimo_core::batch::TextRole)). Each
+//! comes with its most common answer, and, where `annotations` has them, with all that were given. Without `annotations` questions
+//! have no answers. In errors the line is the number of the question or of the annotation, from 1.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -146,7 +147,7 @@ impl Part for VqaPart {
                             image: &image,
                             second: None,
                             size: None,
-                            val: held.out(&image),
+                            split: held.of(&image),
                         })
                     });
                     let (answer, all) = answer.unzip();

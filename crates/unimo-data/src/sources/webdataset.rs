@@ -26,11 +26,13 @@ use crate::config::{not_empty, share};
 use crate::error::{DataError, Place, SampleError};
 use crate::eval_set::parallel;
 use crate::images::{self, Limits};
-use crate::order::{Stream, hash_text, unit};
+use crate::order::{Stream, hash, hash_text, unit};
 use crate::pack::{self, Record};
 use crate::shards::{self, Item, Member, MemberKind, MemberLimits, ShardIndex};
-use crate::source::{Sample, Source, SourceConfig, Split};
+use crate::source::{BySplit, Sample, Source, SourceConfig, Split, TextRole, picture_of_bytes};
+use crate::sources::left_out::LeftOut;
 use crate::sources::pairs::one_or_many;
+use crate::splits::drawn;
 use crate::storage::{self, Object, RemoteConfig, Storage};
 use crate::unpack::{Cache, Compression, Refused};
 
@@ -56,6 +58,12 @@ pub struct WebDatasetConfig {
         deserialize_with = "one_or_many_paths"
     )]
     pub val: Vec<PathBuf>,
+    /// Shards that are held out to the end, beside `train`.
+    #[serde(
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "one_or_many_paths"
+    )]
+    pub test: Vec<PathBuf>,
     /// Share of the samples of `urls` that is held out, by a hash of the key.
     pub val_fraction: f64,
     /// Whether samples have pictures.
@@ -85,6 +93,7 @@ impl Default for WebDatasetConfig {
             urls: Vec::new(),
             train: Vec::new(),
             val: Vec::new(),
+            test: Vec::new(),
             val_fraction: 0.05,
             images: true,
             captions: true,
@@ -123,9 +132,9 @@ impl SourceConfig for WebDatasetConfig {
                     format!("`{table}.urls`, or `train` and `val`, not both"),
                 ));
             }
-            (false, true) if !self.val.is_empty() => {
+            (false, true) if !self.val.is_empty() || !self.test.is_empty() => {
                 return Err(DataError::config(
-                    key("val"),
+                    key(if self.val.is_empty() { "test" } else { "val" }),
                     "given",
                     format!("nothing beside `{table}.urls`, of which `val_fraction` is held out"),
                 ));
@@ -136,6 +145,7 @@ impl SourceConfig for WebDatasetConfig {
             ("urls", &self.urls),
             ("train", &self.train),
             ("val", &self.val),
+            ("test", &self.test),
         ] {
             for pattern in patterns {
                 let text = pattern.to_string_lossy();
@@ -185,6 +195,7 @@ impl SourceConfig for WebDatasetConfig {
         shards
             .chain(&mut self.train)
             .chain(&mut self.val)
+            .chain(&mut self.test)
             .filter(|path| !storage::is_remote(path))
             .chain(&mut self.classes)
             .chain(&mut self.cache)
@@ -206,8 +217,11 @@ const MOST_SHARDS: usize = 1 << 20;
 /// Samples in tar files. See the [module](self).
 pub struct WebDataset {
     shards: Vec<Shard>,
-    train: Part,
-    val: Part,
+    parts: BySplit<Part>,
+    /// Samples whose split is drawn, and how many of them are held out.
+    drawn: (usize, usize),
+    val_fraction: f64,
+    left_out: LeftOut,
     rejected: Vec<SampleError>,
     images: bool,
     captions: bool,
@@ -317,6 +331,7 @@ impl WebDataset {
         list.add(&config.urls, None)?;
         list.add(&config.train, Some(Split::Train))?;
         list.add(&config.val, Some(Split::Val))?;
+        list.add(&config.test, Some(Split::Test))?;
         let cache = match &config.cache {
             Some(folder) => Some(Cache::open(folder, (config.cache_gb * 1e9) as u64)?),
             None => None,
@@ -330,8 +345,10 @@ impl WebDataset {
         });
         let mut source = Self {
             shards: Vec::new(),
-            train: Part::default(),
-            val: Part::default(),
+            parts: BySplit::default(),
+            drawn: (0, 0),
+            val_fraction: config.val_fraction,
+            left_out: list.left_out.clone(),
             rejected: Vec::new(),
             images: config.images && !list.without_images,
             captions: config.captions && !list.without_captions,
@@ -345,15 +362,15 @@ impl WebDataset {
         };
         for (opened, listed) in opened.into_iter().zip(&list.shards) {
             let (shard, index) = opened?;
-            source.take(shard, index, listed.split, config.val_fraction);
+            source.take(shard, index, listed.split);
         }
-        if source.train.entries.is_empty() && source.val.entries.is_empty() {
+        if Split::ALL.into_iter().all(|split| source.is_empty(split)) {
             return Err(source.nothing(config));
         }
         Ok(source)
     }
 
-    fn take(&mut self, shard: Shard, index: ShardIndex, split: Option<Split>, val_fraction: f64) {
+    fn take(&mut self, shard: Shard, index: ShardIndex, split: Option<Split>) {
         self.rejected.extend(index.rejected);
         let number = self.shards.len();
         for mut item in index.items {
@@ -378,13 +395,13 @@ impl WebDataset {
             }
             item.members
                 .retain(|member| self.images || !member.kind.is_image());
-            let held_out = unit(hash_text(Stream::Split, &item.key)) < val_fraction;
-            match split {
-                Some(Split::Train) => self.train.push(number, &item),
-                Some(Split::Val) => self.val.push(number, &item),
-                None if held_out => self.val.push(number, &item),
-                None => self.train.push(number, &item),
-            }
+            let split = split.unwrap_or_else(|| {
+                let held_out = unit(hash_text(Stream::Split, &item.key)) < self.val_fraction;
+                self.drawn.0 += 1;
+                self.drawn.1 += usize::from(held_out);
+                if held_out { Split::Val } else { Split::Train }
+            });
+            self.parts[split].push(number, &item);
         }
         self.shards.push(shard);
     }
@@ -405,11 +422,17 @@ impl WebDataset {
         }
     }
 
+    /// What it is called in descriptions.
+    fn name(&self) -> String {
+        let names: Vec<&str> = match self.shards.as_slice() {
+            [first, .., last] => vec![&first.name, &last.name],
+            shards => shards.iter().map(|shard| &*shard.name).collect(),
+        };
+        format!("{} tar shards ({})", self.shards.len(), names.join(" .. "))
+    }
+
     fn part(&self, split: Split) -> &Part {
-        match split {
-            Split::Train => &self.train,
-            Split::Val => &self.val,
-        }
+        &self.parts[split]
     }
 
     fn bad(&self, split: Split, index: usize, reason: impl Into<String>) -> SampleError {
@@ -456,11 +479,22 @@ impl WebDataset {
         index: usize,
         which: fn(MemberKind) -> bool,
     ) -> Result<Option<RgbImage>, SampleError> {
+        let picture = self.picture_of(split, index, which)?;
+        Ok(picture.map(|(picture, _)| picture))
+    }
+
+    /// A picture, and which one its file holds.
+    fn picture_of(
+        &self,
+        split: Split,
+        index: usize,
+        which: fn(MemberKind) -> bool,
+    ) -> Result<Option<(RgbImage, u64)>, SampleError> {
         let Some((bytes, kind)) = self.stored(split, index, which)? else {
             return Ok(None);
         };
         images::decode(&bytes, self.limits)
-            .map(Some)
+            .map(|picture| Some((picture, picture_of_bytes(&bytes))))
             .map_err(|reason| {
                 self.bad(split, index, format!("its .{}: {reason}", kind.extension()))
             })
@@ -562,6 +596,7 @@ fn read_classes(storage: &Storage, path: &Path) -> Result<Vec<String>, DataError
 struct List<'a> {
     storage: &'a Storage,
     shards: Vec<Listed>,
+    left_out: LeftOut,
     without_images: bool,
     without_captions: bool,
 }
@@ -571,6 +606,7 @@ impl<'a> List<'a> {
         Self {
             storage,
             shards: Vec::new(),
+            left_out: LeftOut::new("shards"),
             without_images: false,
             without_captions: false,
         }
@@ -606,14 +642,14 @@ impl<'a> List<'a> {
         Ok(())
     }
 
-    /// A folder that `unimo data pack` made, two of them called `train` and `val`, or one with tar files.
+    /// A folder that `unimo data pack` made, several of them called `train`, `val` and `test`, or one with tar files. Tar files, or
+    /// folders of them, that are called as splits are of those splits if some are of what is trained on.
     fn folder(&mut self, folder: &Path, split: Option<Split>) -> Result<(), DataError> {
         let index = folder.join(pack::INDEX);
         if index.is_file() {
             return self.packed(&index, split);
         }
-        let parts = [Split::Train, Split::Val];
-        let parts = parts.map(|part| (part, folder.join(part.name()).join(pack::INDEX)));
+        let parts = Split::ALL.map(|part| (part, folder.join(part.name()).join(pack::INDEX)));
         if split.is_none() && parts[0].1.is_file() {
             for (part, index) in parts.iter().filter(|(_, index)| index.is_file()) {
                 self.packed(index, Some(*part))?;
@@ -622,15 +658,40 @@ impl<'a> List<'a> {
         }
         let list = |error| DataError::file("list", folder, error);
         let mut paths = Vec::new();
+        let mut folders = Vec::new();
         for entry in std::fs::read_dir(folder).map_err(list)? {
             let path = entry.map_err(list)?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let name = name_of(&path);
             let is_shard = [".tar", ".tgz", ".tar.gz", ".tar.zst"]
                 .iter()
                 .any(|end| name.ends_with(end));
             if is_shard {
                 paths.push(path);
+            } else if split.is_none() && path.is_dir() && Split::of_name(&name).is_some() {
+                folders.push(path);
             }
+        }
+        let is_train = |path: &PathBuf| Split::of_name(&name_of(path)) == Some(Split::Train);
+        if paths.is_empty() && folders.iter().any(is_train) {
+            folders.sort();
+            return folders
+                .iter()
+                .try_for_each(|path| self.folder(path, Split::of_name(&name_of(path))));
+        }
+        let told: Vec<_> = paths
+            .iter()
+            .map(|path| Split::of_file(&name_of(path)))
+            .collect();
+        let held_out = |told: &Option<Split>| told.is_some_and(|split| split != Split::Train);
+        if split.is_none() && told.contains(&Some(Split::Train)) && told.iter().any(held_out) {
+            paths.sort();
+            for path in paths {
+                match Split::of_file(&name_of(&path)) {
+                    Some(split) => self.shards.push(Listed::new(path, Some(split))),
+                    None => self.left_out.add(format!("called {:?}", name_of(&path))),
+                }
+            }
+            return Ok(());
         }
         if paths.is_empty() {
             return Err(DataError::Manifest {
@@ -665,6 +726,11 @@ impl<'a> List<'a> {
         self.shards.extend(shards);
         Ok(())
     }
+}
+
+fn name_of(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
 }
 
 fn open_shard(
@@ -737,18 +803,30 @@ impl Source for WebDataset {
     }
 
     fn describe(&self) -> String {
-        let names: Vec<&str> = match self.shards.as_slice() {
-            [first, .., last] => vec![&first.name, &last.name],
-            shards => shards.iter().map(|shard| &*shard.name).collect(),
+        let test = match self.len(Split::Test) {
+            0 => String::new(),
+            samples => format!(", {samples} to test on"),
+        };
+        let left_out = match self.left_out.total() {
+            0 => String::new(),
+            _ => format!(", {}", self.left_out),
         };
         format!(
-            "{} tar shards ({}): {} training samples, {} held out, {} unusable",
-            self.shards.len(),
-            names.join(" .. "),
-            self.train.entries.len(),
-            self.val.entries.len(),
+            "{}: {} training samples, {} held out{test}{left_out}, {} unusable",
+            self.name(),
+            self.len(Split::Train),
+            self.len(Split::Val),
             self.rejected.len()
         )
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        let (of, held) = self.drawn;
+        if of > 0 && self.val_fraction > 0.0 {
+            notes.push(drawn(&self.name(), held, of, "samples", self.val_fraction));
+        }
+        notes
     }
 
     fn place(&self, split: Split, index: usize) -> Place {
@@ -779,6 +857,23 @@ impl Source for WebDataset {
             Texts::Record(record) => record.captions,
             Texts::Captions(captions) => captions,
         })
+    }
+
+    fn roles(&self, split: Split, index: usize) -> Result<Vec<TextRole>, SampleError> {
+        // Only what `pack` wrote says it, and its records are in `.json`.
+        let members = self.part(split).members(index);
+        if !self.captions || !members.iter().any(|m| m.kind == MemberKind::Json) {
+            return Ok(Vec::new());
+        }
+        Ok(match self.read_texts(split, index)? {
+            Texts::Record(record) => record.roles(),
+            Texts::Captions(_) => Vec::new(),
+        })
+    }
+
+    fn has_second_images(&self, split: Split) -> bool {
+        let members = &self.part(split).members;
+        members.iter().any(|member| member.kind.is_second_image())
     }
 
     fn phrases(&self, split: Split, index: usize) -> Result<Vec<Vec<String>>, SampleError> {
@@ -819,18 +914,27 @@ impl Source for WebDataset {
     }
 
     fn sample(&self, split: Split, index: usize) -> Result<Sample, SampleError> {
-        let image = self.image(split, index)?;
-        let second_image = self.picture(split, index, MemberKind::is_second_image)?;
+        let image = self.picture_of(split, index, MemberKind::is_first_image)?;
+        let second = self.picture_of(split, index, MemberKind::is_second_image)?;
         let name = self.place(split, index).to_string();
-        Ok(match self.read_texts(split, index)? {
-            Texts::Record(record) => record.into_sample(image, second_image),
+        let sample = match self.read_texts(split, index)? {
+            Texts::Record(record) => record.into_sample(),
             Texts::Captions(captions) => Sample {
                 name,
-                image,
-                second_image,
                 captions,
                 ..Sample::default()
             },
+        };
+        // The same file may lie under several keys, so what a picture is says its content.
+        let ids = [&image, &second].map(|picture| picture.as_ref().map(|(_, id)| *id));
+        Ok(Sample {
+            picture_id: match ids {
+                [Some(first), Some(second)] => Some(hash(Stream::Picture, &[first, second])),
+                [first, _] => first,
+            },
+            image: image.map(|(picture, _)| picture),
+            second_image: second.map(|(picture, _)| picture),
+            ..sample
         })
     }
 
@@ -982,6 +1086,71 @@ mod tests {
 
     fn numbers(range: std::ops::Range<u8>) -> Vec<(String, u8)> {
         range.map(|n| (format!("number {n}"), n)).collect()
+    }
+
+    #[test]
+    fn shards_and_folders_that_are_called_as_splits_are_splits() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, first: u8, last: u8| {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, shard(first, last)).unwrap();
+        };
+        write("beside/cc-train-0.tar", 0, 3);
+        write("beside/cc-train-1.tar", 3, 5);
+        write("beside/cc-validation-0.tar", 5, 6);
+        write("beside/cc-test-0.tar", 6, 8);
+        write("beside/cc-other-0.tar", 8, 9);
+        write("within/Train/0.tar", 0, 5);
+        write("within/dev/0.tar", 5, 6);
+        write("within/test2015/0.tar", 6, 8);
+        for (name, left_out) in [
+            ("beside", "1 shards left out (1 called \"cc-other-0.tar\")"),
+            ("within", ""),
+        ] {
+            let mut config = urls(folder.path().join(name));
+            config.val_fraction = 0.5;
+            let source = open(&config).unwrap();
+            assert_eq!(all(&source, Split::Train), numbers(0..5));
+            assert_eq!(all(&source, Split::Val), numbers(5..6));
+            assert_eq!(all(&source, Split::Test), numbers(6..8));
+            assert!(
+                source.describe().contains(left_out),
+                "{}",
+                source.describe()
+            );
+            assert!(source.notes().is_empty());
+        }
+        // Names that tell nothing, or of test shards alone, leave the share.
+        write("test-only/test-0.tar", 0, 9);
+        let mut config = urls(folder.path().join("test-only"));
+        config.val_fraction = 0.3;
+        let source = open(&config).unwrap();
+        assert!(source.is_empty(Split::Test));
+        assert!(
+            source.notes()[0].contains("of 9 samples"),
+            "{:?}",
+            source.notes()
+        );
+    }
+
+    #[test]
+    fn a_picture_is_told_by_its_content() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("0.tar");
+        let (one, two) = (png(1), png(2));
+        let members: [(&str, &[u8]); 6] = [
+            ("a.png", &one),
+            ("a.txt", b"one"),
+            ("b.png", &two),
+            ("b.txt", b"two"),
+            ("c.png", &one),
+            ("c.txt", b"one again"),
+        ];
+        std::fs::write(&path, tar_of(&members)).unwrap();
+        let source = open(&urls(path)).unwrap();
+        let id = |index| source.sample(Split::Train, index).unwrap().picture_id;
+        assert!(id(0).is_some() && id(0) == id(2) && id(0) != id(1));
     }
 
     #[test]

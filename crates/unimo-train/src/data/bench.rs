@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use serde::Serialize;
-use unimo_core::batch::MaskSpec;
-use unimo_data::{Loader, LoaderSpec, SkipList, TextTokenizer};
+use unimo_data::{Loader, LoaderSpec, SkipList};
 
 use super::{DataArgs, threads};
 use crate::error::TrainError;
+use crate::training;
 
 /// `unimo data bench`.
 #[derive(Debug, clap::Args)]
@@ -62,7 +62,12 @@ pub fn run(args: &BenchArgs, say: &mut dyn FnMut(&str)) -> Result<(), TrainError
     /// Batches until caches, threads and allocators are warm.
     const WARM_UP: usize = 3;
     let (recipe, source) = args.data.open()?;
-    let tokenizer = Arc::new(TextTokenizer::open(&recipe.data.tokenizer, &*source)?);
+    let stage = super::first_stage(&recipe);
+    let tokenizer = training::tokenizer(&recipe, &*source)?;
+    let concepts = training::count_concepts(&recipe, &*source, false)?;
+    let reader = training::concept_reader(&recipe, concepts.as_ref(), &tokenizer)?;
+    let tokenizer = Arc::new(tokenizer);
+    let source = super::source_of(&recipe, &stage, source)?;
     let all = threads(&recipe.data);
     let workers = match args.workers.as_slice() {
         [] if all == 1 => vec![1],
@@ -73,7 +78,7 @@ pub fn run(args: &BenchArgs, say: &mut dyn FnMut(&str)) -> Result<(), TrainError
         let skip = Arc::new(SkipList::in_memory(recipe.data.max_skipped));
         let batch = args.batch.unwrap_or(recipe.train.batch_size);
         let mut spec = LoaderSpec::new(
-            &recipe.data,
+            &stage.data,
             Arc::clone(&source),
             Arc::clone(&tokenizer),
             skip,
@@ -81,7 +86,11 @@ pub fn run(args: &BenchArgs, say: &mut dyn FnMut(&str)) -> Result<(), TrainError
             recipe.seed,
         );
         spec.workers = workers;
-        spec.mask = (!args.no_masks).then(MaskSpec::default);
+        spec.concepts = reader.clone();
+        training::for_objectives(&mut spec, &recipe, &stage);
+        if args.no_masks {
+            spec.mask = None;
+        }
         let augment = spec.augment.is_some();
         let mut loader = Loader::new(spec)?;
         let mut take = |count: usize| -> Result<(), TrainError> {

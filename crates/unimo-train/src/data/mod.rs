@@ -20,6 +20,7 @@ use unimo_data::{DataConfig, Source, Split};
 use crate::error::TrainError;
 use crate::progress::Progress;
 use crate::recipe::{Overrides, Recipe};
+use crate::stages::Stage;
 
 /// Which data a command looks at.
 #[derive(Debug, Clone, clap::Args)]
@@ -58,6 +59,9 @@ impl DataArgs {
         let mut recipe = self.recipe()?;
         change(&mut recipe.data);
         let source = unimo_data::open(&recipe.data)?;
+        for note in source.notes() {
+            eprintln!("{note}");
+        }
         Ok((recipe, source))
     }
 
@@ -96,13 +100,42 @@ impl DataArgs {
     }
 }
 
+/// What a training begins with: where a recipe has stages, the first of them, which is said.
+fn first_stage(recipe: &Recipe) -> Stage {
+    let mut stages = recipe.stages();
+    if stages.len() > 1 {
+        eprintln!(
+            "of {} stages this is the first, \"{}\"",
+            stages.len(),
+            stages[0].name
+        );
+    }
+    stages.swap_remove(0)
+}
+
+/// The samples of a stage, which may be others than those that the recipe's tokenizer comes from.
+fn source_of(
+    recipe: &Recipe,
+    stage: &Stage,
+    source: Arc<dyn Source>,
+) -> Result<Arc<dyn Source>, TrainError> {
+    if stage.data.source == recipe.data.source && stage.data.chosen()? == recipe.data.chosen()? {
+        return Ok(source);
+    }
+    let mut data = stage.data.clone();
+    // As the command opened the recipe's own.
+    data.regions = recipe.data.regions.clone();
+    data.decode = recipe.data.decode;
+    Ok(unimo_data::open(&data)?)
+}
+
 /// Threads that a command works with: all cores but where the recipe says how many.
 fn threads(config: &DataConfig) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     config.workers.unwrap_or(cores)
 }
 
-/// Calls `work` for every sample of both splits on several threads and `take` with each result on this one, in no order.
+/// Calls `work` for every sample of every split on several threads and `take` with each result on this one, in no order.
 fn each<T: Send>(
     source: &dyn Source,
     threads: usize,
@@ -110,11 +143,18 @@ fn each<T: Send>(
     work: impl Fn(Split, usize) -> T + Sync,
     mut take: impl FnMut(Split, usize, T),
 ) {
-    let train = source.len(Split::Train);
-    let all = train + source.len(Split::Val);
-    let place = |at: usize| match at.checked_sub(train) {
-        None => (Split::Train, at),
-        Some(index) => (Split::Val, index),
+    let all = Split::ALL.into_iter().map(|split| source.len(split)).sum();
+    let place = |at: usize| {
+        let mut index = at;
+        let mut splits = Split::ALL.into_iter();
+        let found = splits.find(|split| {
+            let within = index < source.len(*split);
+            if !within {
+                index -= source.len(*split);
+            }
+            within
+        });
+        (found.unwrap_or(Split::Train), index)
     };
     let next = AtomicUsize::new(0);
     let mut bar = Progress::new(all as u64, 0, label).counting("samples");

@@ -16,7 +16,7 @@ pub struct PackArgs {
     /// The data.
     #[command(flatten)]
     pub data: DataArgs,
-    /// The folder for the shards: FOLDER/train and FOLDER/val.
+    /// The folder for the shards: FOLDER/train, FOLDER/val and FOLDER/test.
     #[arg(long, value_name = "FOLDER", required_unless_present = "check")]
     pub out: Option<PathBuf>,
     /// Most samples in a shard.
@@ -68,7 +68,8 @@ pub fn run(args: &PackArgs) -> Result<(), TrainError> {
         shorter_side: args.shorter_side,
     };
     let mut settings = String::from("[data]\nsource = \"webdataset\"\n\n[data.webdataset]\n");
-    for split in [Split::Train, Split::Val] {
+    eprintln!("{}", source.describe());
+    for split in Split::ALL {
         if source.is_empty(split) {
             continue;
         }
@@ -94,7 +95,7 @@ pub fn run(args: &PackArgs) -> Result<(), TrainError> {
 
 /// The packed folders in a folder: itself, or those of its splits.
 fn packed(folder: &Path) -> Vec<PathBuf> {
-    let splits = [Split::Train, Split::Val].map(|split| folder.join(split.name()));
+    let splits = Split::ALL.map(|split| folder.join(split.name()));
     let there: Vec<PathBuf> = splits.into_iter().filter(|f| f.is_dir()).collect();
     match there.is_empty() {
         true => vec![folder.to_owned()],

@@ -4,15 +4,16 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use unimo_core::batch::{Batch, Images, MaskedTexts};
+use unimo_core::batch::{Batch, Entailment, Images, MaskedTexts, TAGS, TextRole, Texts};
 use unimo_data::images::{self, ImageSpec};
-use unimo_data::{Loader, LoaderSpec, SkipList, TextTokenizer};
+use unimo_data::{ConceptReader, Loader, LoaderSpec, SkipList, TextTokenizer};
 
 use super::DataArgs;
 use crate::apply::write_text;
 use crate::error::TrainError;
 use crate::report::html::{data_address, escape};
 use crate::report::{self, Section};
+use crate::training;
 
 /// `unimo data show`.
 #[derive(Debug, clap::Args)]
@@ -38,11 +39,16 @@ pub struct ShowArgs {
 /// The data cannot be read or the page cannot be written.
 pub fn run(args: &ShowArgs) -> Result<(), TrainError> {
     let (recipe, source) = args.data.open_with(|data| data.regions = None)?;
-    let tokenizer = Arc::new(TextTokenizer::open(&recipe.data.tokenizer, &*source)?);
+    let stage = super::first_stage(&recipe);
+    let tokenizer = training::tokenizer(&recipe, &*source)?;
+    let concepts = training::count_concepts(&recipe, &*source, false)?;
+    let reader = training::concept_reader(&recipe, concepts.as_ref(), &tokenizer)?;
+    let tokenizer = Arc::new(tokenizer);
+    let source = super::source_of(&recipe, &stage, source)?;
     let skip = Arc::new(SkipList::in_memory(recipe.data.max_skipped));
     let batch_size = recipe.train.batch_size;
     let mut spec = LoaderSpec::new(
-        &recipe.data,
+        &stage.data,
         Arc::clone(&source),
         Arc::clone(&tokenizer),
         skip,
@@ -50,14 +56,19 @@ pub fn run(args: &ShowArgs) -> Result<(), TrainError> {
         recipe.seed,
     );
     spec.first_batch = args.from;
-    spec.mask = recipe.objectives.mlm.as_ref().map(|mlm| mlm.mask);
+    spec.concepts = reader.clone();
+    training::for_objectives(&mut spec, &recipe, &stage);
+    let words = Words {
+        tokenizer: &tokenizer,
+        concepts: reader.as_ref(),
+    };
     let pictures = spec.images;
     let mut body = String::from("<div class=\"sheet\">\n");
     let mut shown = 0;
     for batch in Loader::new(spec)?.take(args.samples.div_ceil(batch_size)) {
         let batch = batch?;
         for row in 0..batch.len().min(args.samples - shown) {
-            card(&mut body, &batch, row, &pictures, &tokenizer);
+            card(&mut body, &batch, row, &pictures, &words);
         }
         shown += batch.len().min(args.samples - shown);
     }
@@ -65,8 +76,9 @@ pub fn run(args: &ShowArgs) -> Result<(), TrainError> {
     let section = Section {
         anchor: "samples",
         title: "Samples",
-        lead: "Pictures after resizing, cutting and every random change, at the model's resolution; captions as tokens. A marked \
-               token is to be predicted: crossed out is what it was, then what the model reads in its place."
+        lead: "Pictures after resizing, cutting and every random change, at the model's resolution; captions as tokens, with \
+               phrases and tags where the recipe has them. A marked token is hidden: crossed out is what it was, then what the model \
+               reads in its place."
             .to_owned(),
         body,
     };
@@ -95,42 +107,88 @@ const STYLE: &str = "\
 .sheet mark { background: var(--warn-back); color: inherit; border-radius: 3px; padding: 0 2px; }
 .sheet mark s { color: var(--muted); }
 .sheet .special { color: var(--muted); }
+.sheet .concept { border-bottom: 1px dotted var(--muted); }
 ";
 
-fn card(
-    out: &mut String,
-    batch: &Batch,
-    row: usize,
-    pictures: &ImageSpec,
-    tokenizer: &TextTokenizer,
-) {
-    out.push_str("<div class=\"card\">");
-    if let Some(images) = &batch.images
-        && let Some(address) = picture(images, row, pictures)
-    {
-        let _ = write!(out, "<img src=\"{address}\" alt=\"\">");
+/// Token ids as a reader sees them.
+struct Words<'a> {
+    tokenizer: &'a TextTokenizer,
+    concepts: Option<&'a ConceptReader>,
+}
+
+impl Words<'_> {
+    fn of(&self, id: i32) -> String {
+        let special = self.tokenizer.is_special(id);
+        let concept = self.concepts.and_then(|reader| reader.name(id));
+        match concept.filter(|_| !special) {
+            // A phrase of several words is one id.
+            Some(name) if self.tokenizer.token(id).is_none() => {
+                format!("<span class=\"concept\">{}</span>", escape(name))
+            }
+            _ if special => format!(
+                "<span class=\"special\">{}</span>",
+                escape(&self.tokenizer.token(id).unwrap_or_default())
+            ),
+            _ => escape(&self.tokenizer.decode(&[id])),
+        }
     }
-    if let Some(texts) = &batch.texts {
+
+    /// A row of texts, hidden words and concepts marked.
+    fn line(&self, out: &mut String, texts: &Texts, row: usize) {
         let at = row * texts.length;
         let ids = &texts.ids[at..at + texts.lengths[row]];
         for (position, id) in ids.iter().enumerate() {
-            let word = |id: i32| match tokenizer.is_special(id) {
-                true => format!(
-                    "<span class=\"special\">{}</span>",
-                    escape(&tokenizer.token(id).unwrap_or_default())
-                ),
-                false => escape(&tokenizer.decode(&[id])),
-            };
             let hidden = texts.masked.as_ref().and_then(|masked| {
-                let chosen = masked.labels[at + position] != MaskedTexts::IGNORE;
+                let concepts = masked.concept_labels.as_ref();
+                let chosen = masked.labels[at + position] != MaskedTexts::IGNORE
+                    || concepts.is_some_and(|l| l[at + position] != MaskedTexts::IGNORE)
+                    || masked.ids[at + position] != *id;
                 chosen.then(|| masked.ids[at + position])
             });
             let _ = match hidden {
-                Some(read) if read == *id => write!(out, "<mark>{}</mark> ", word(*id)),
-                Some(read) => write!(out, "<mark><s>{}</s> {}</mark> ", word(*id), word(read)),
-                None => write!(out, "{} ", word(*id)),
+                Some(read) if read == *id => write!(out, "<mark>{}</mark> ", self.of(*id)),
+                Some(read) => write!(
+                    out,
+                    "<mark><s>{}</s> {}</mark> ",
+                    self.of(*id),
+                    self.of(read)
+                ),
+                None => write!(out, "{} ", self.of(*id)),
             };
         }
+    }
+}
+
+/// What a text is, where it does not describe its picture.
+fn role(texts: &Texts, row: usize) -> Option<&'static str> {
+    Some(match texts.roles.get(row)? {
+        TextRole::Describes => return None,
+        TextRole::Question => "a question",
+        TextRole::Statement { holds: true } => "a statement that is true",
+        TextRole::Statement { holds: false } => "a statement that is false",
+        TextRole::Hypothesis(Entailment::Entailed) => "a hypothesis that is entailed",
+        TextRole::Hypothesis(Entailment::Neutral) => "a hypothesis that may be true",
+        TextRole::Hypothesis(Entailment::Contradicted) => "a hypothesis that is contradicted",
+    })
+}
+
+fn card(out: &mut String, batch: &Batch, row: usize, pictures: &ImageSpec, words: &Words<'_>) {
+    out.push_str("<div class=\"card\">");
+    for images in [&batch.images, &batch.second_images].into_iter().flatten() {
+        if let Some(address) = picture(images, row, pictures) {
+            let _ = write!(out, "<img src=\"{address}\" alt=\"\">");
+        }
+    }
+    if let Some(texts) = &batch.texts {
+        words.line(out, texts, row);
+        if let Some(role) = role(texts, row) {
+            let _ = write!(out, "<small>{role}</small>");
+        }
+    }
+    if let Some(tags) = batch.further_texts.get(TAGS) {
+        out.push_str("<div>");
+        words.line(out, tags, row);
+        out.push_str("</div>");
     }
     let _ = writeln!(out, "<small>{}</small></div>", escape(&batch.samples[row]));
 }

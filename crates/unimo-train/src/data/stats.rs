@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
-use unimo_data::{Source, Split, TextTokenizer, images};
+use unimo_core::batch::TextRole;
+use unimo_data::{BySplit, ConceptReader, Source, Split, TextTokenizer, images};
 
 use super::{DataArgs, each, threads};
 use crate::apply::write_text;
@@ -11,6 +12,7 @@ use crate::error::TrainError;
 use crate::report::html::escape;
 use crate::report::plot::{Bars, grouped};
 use crate::report::{self, Section};
+use crate::training;
 
 /// `unimo data stats`.
 #[derive(Debug, clap::Args)]
@@ -34,7 +36,8 @@ const LANGUAGE_CHARACTERS: usize = 20;
 #[derive(Debug, Default)]
 struct Counted {
     samples: usize,
-    unreadable: usize,
+    /// Samples that cannot be read, by reason.
+    unreadable: BTreeMap<String, usize>,
     widths: Vec<u32>,
     heights: Vec<u32>,
     captions_per_image: Vec<usize>,
@@ -43,6 +46,11 @@ struct Counted {
     unknown_tokens: usize,
     vocabulary: HashMap<String, u64>,
     uncounted_words: u64,
+    /// Phrases of captions and tags of pictures that the vocabulary of concepts has.
+    phrases: Vec<usize>,
+    tags: Vec<usize>,
+    /// Texts that do not describe their pictures, by what they are.
+    others: BTreeMap<&'static str, usize>,
     languages: BTreeMap<&'static str, u64>,
     language_unknown: u64,
 }
@@ -53,11 +61,15 @@ struct Read {
     captions: Vec<String>,
     /// Per caption, its tokens and how many of them stand for what the vocabulary lacks.
     tokens: Vec<(usize, usize)>,
+    /// Per caption, its phrases; empty where the recipe has no concepts.
+    phrases: Vec<usize>,
+    tags: Option<usize>,
+    roles: Vec<TextRole>,
 }
 
 fn read(
     source: &dyn Source,
-    tokenizer: &TextTokenizer,
+    (tokenizer, concepts): (&TextTokenizer, Option<&ConceptReader>),
     split: Split,
     index: usize,
 ) -> Result<Read, String> {
@@ -79,19 +91,39 @@ fn read(
             (ids.len(), lacking)
         })
         .collect();
+    let (mut phrases, mut tags) = (Vec::new(), None);
+    if let Some(reader) = concepts {
+        let of = reader.phrases_of(source, split, index).map_err(reason)?;
+        let known = |(caption, phrases): (&String, &Vec<String>)| {
+            reader
+                .encode(tokenizer, caption, phrases, usize::MAX)
+                .concepts
+        };
+        phrases = captions.iter().zip(&of).map(known).collect();
+        let names = source.tags(split, index).map_err(reason)?;
+        let read = reader.tags(tokenizer, &[names.as_slice()], None);
+        // Without the tokens that begin and end them.
+        tags = Some(read.lengths.first().map_or(0, |n| n.saturating_sub(2)));
+    }
     Ok(Read {
         size,
+        roles: source.roles(split, index).map_err(reason)?,
         captions,
         tokens,
+        phrases,
+        tags,
     })
 }
 
 impl Counted {
     fn add(&mut self, read: Result<Read, String>) {
         self.samples += 1;
-        let Ok(read) = read else {
-            self.unreadable += 1;
-            return;
+        let read = match read {
+            Ok(read) => read,
+            Err(reason) => {
+                *self.unreadable.entry(reason).or_default() += 1;
+                return;
+            }
         };
         if let Some((width, height)) = read.size {
             self.widths.push(width);
@@ -126,6 +158,17 @@ impl Counted {
                     None => self.language_unknown += 1,
                 }
             }
+        }
+        self.phrases.extend(read.phrases);
+        self.tags.extend(read.tags);
+        for role in read.roles {
+            let what = match role {
+                TextRole::Describes => continue,
+                TextRole::Question => "questions",
+                TextRole::Statement { .. } => "statements",
+                TextRole::Hypothesis(_) => "hypotheses",
+            };
+            *self.others.entry(what).or_default() += 1;
         }
         for (tokens, lacking) in read.tokens {
             self.tokens.push(tokens);
@@ -170,29 +213,41 @@ impl Counted {
 /// The data cannot be opened or the page cannot be written.
 pub fn run(args: &StatsArgs) -> Result<(), TrainError> {
     let (recipe, source) = args.data.open_pictures()?;
-    let tokenizer = TextTokenizer::open(&recipe.data.tokenizer, &*source)?;
-    let mut counted = [Counted::default(), Counted::default()];
+    let tokenizer = training::tokenizer(&recipe, &*source)?;
+    let mut counted = BySplit::<Counted>::default();
+    let concepts = training::count_concepts(&recipe, &*source, false)?;
+    let reader = training::concept_reader(&recipe, concepts.as_ref(), &tokenizer)?;
+    let room = recipe.data.room_for_words();
+    let read_as = (&tokenizer, reader.as_ref());
     each(
         &*source,
         threads(&recipe.data),
         "counting",
-        |split, index| read(&*source, &tokenizer, split, index),
-        |split, _, read| counted[usize::from(split == Split::Val)].add(read),
+        |split, index| read(&*source, read_as, split, index),
+        |split, _, read| counted[split].add(read),
     );
     println!("{}", source.describe());
-    let splits = [Split::Train, Split::Val];
-    for (split, counted) in splits.iter().zip(&counted) {
+    let mut rejected = BTreeMap::<String, usize>::new();
+    for item in source.rejected() {
+        *rejected.entry(item.reason.clone()).or_default() += 1;
+    }
+    if !rejected.is_empty() {
+        println!("unusable, of no split: {}", reasons(&rejected));
+    }
+    for (split, counted) in counted.iter() {
+        if counted.samples == 0 && split == Split::Test {
+            continue;
+        }
         println!("\n{}", split.name());
-        for (label, value) in facts(counted, recipe.data.max_text_length) {
+        for (label, value) in facts(counted, room) {
             println!("  {label:<28}{value}");
         }
     }
     if let Some(path) = &args.html {
-        let sections: Vec<Section> = splits
+        let sections: Vec<Section> = counted
             .iter()
-            .zip(&counted)
             .filter(|(_, counted)| counted.samples > 0)
-            .map(|(split, counted)| section(*split, counted, recipe.data.max_text_length))
+            .map(|(split, counted)| section(split, counted, room))
             .collect();
         let mut body = format!(
             "<header>\n<div class=\"kicker\">unimo · data</div>\n<h1>Statistics</h1>\n<dl class=\"facts\"><div><dt>data</dt><dd>{}\
@@ -235,6 +290,22 @@ fn spread<T: Copy + Ord + Into<u64>>(values: &[T]) -> Option<String> {
     ))
 }
 
+/// The most frequent reasons with their counts.
+fn reasons(of: &BTreeMap<String, usize>) -> String {
+    const SHOWN: usize = 5;
+    let mut all: Vec<_> = of.iter().collect();
+    all.sort_by(|a, b| b.1.cmp(a.1).then(a.0.cmp(b.0)));
+    let hidden: usize = all.iter().skip(SHOWN).map(|(_, count)| **count).sum();
+    let shown = all.iter().take(SHOWN);
+    let mut lines: Vec<String> = shown
+        .map(|(reason, count)| format!("{count} {reason}"))
+        .collect();
+    if hidden > 0 {
+        lines.push(format!("{hidden} for other reasons"));
+    }
+    lines.join("; ")
+}
+
 fn facts(counted: &Counted, room: usize) -> Vec<(&'static str, String)> {
     let wide = |values: &[usize]| -> Option<String> {
         spread(&values.iter().map(|v| *v as u64).collect::<Vec<_>>())
@@ -260,25 +331,36 @@ fn facts(counted: &Counted, room: usize) -> Vec<(&'static str, String)> {
         }))
         .collect();
     let all_tokens: usize = counted.tokens.iter().sum();
+    let unreadable: usize = counted.unreadable.values().sum();
     let mut facts = vec![(
         "samples",
         format!(
             "{}, {} of them unreadable",
             grouped(counted.samples as f64),
-            grouped(counted.unreadable as f64)
+            grouped(unreadable as f64)
         ),
     )];
+    if unreadable > 0 {
+        facts.push(("unreadable", reasons(&counted.unreadable)));
+    }
+    let others = counted.others.iter();
+    let others: Vec<String> = others.map(|(what, n)| format!("{n} {what}")).collect();
     let mut fact = |label, value: Option<String>| facts.extend(value.map(|value| (label, value)));
     fact("width in pixels", spread(&counted.widths));
     fact("height in pixels", spread(&counted.heights));
     fact("captions per sample", wide(&counted.captions_per_image));
     fact("words per caption", wide(&counted.words));
     fact("tokens per caption", wide(&counted.tokens));
+    fact("phrases per caption", wide(&counted.phrases));
+    fact("tags per picture", wide(&counted.tags));
+    if !others.is_empty() {
+        fact("do not describe", Some(others.join(", ")));
+    }
     if !counted.tokens.is_empty() {
         fact(
             "cut",
             Some(format!(
-                "{:.1}% of the captions have more than the {room} tokens of data.max_text_length",
+                "{:.1}% of the captions have more than the {room} tokens that data.max_text_length leaves for words",
                 share(cut, counted.tokens.len())
             )),
         );
@@ -392,10 +474,12 @@ fn section(split: Split, counted: &Counted, room: usize) -> Section {
         anchor: match split {
             Split::Train => "train",
             Split::Val => "val",
+            Split::Test => "test",
         },
         title: match split {
             Split::Train => "Training split",
             Split::Val => "Held-out split",
+            Split::Test => "Test split",
         },
         lead: "Bars are counts; the last bar of a histogram holds all beyond the 99th percentile."
             .to_owned(),
@@ -412,6 +496,9 @@ mod tests {
             size: Some((width, 100)),
             captions: captions.iter().map(|c| (*c).to_owned()).collect(),
             tokens: captions.iter().map(|c| (c.len(), 1)).collect(),
+            phrases: Vec::new(),
+            tags: None,
+            roles: Vec::new(),
         })
     }
 
@@ -424,7 +511,7 @@ mod tests {
             &["Der Hund liegt auf dem Sofa und schläft ganz ruhig."],
         ));
         counted.add(Err("cut".to_owned()));
-        assert_eq!((counted.samples, counted.unreadable), (3, 1));
+        assert_eq!((counted.samples, counted.unreadable["cut"]), (3, 1));
         assert_eq!(counted.words, [4, 3, 10]);
         assert_eq!(counted.frequent(2), [("a", 2), ("cat", 2)]);
         assert_eq!(counted.languages.get("German"), Some(&1));

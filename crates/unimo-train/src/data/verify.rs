@@ -1,18 +1,17 @@
 //! `unimo data verify`: reads everything once and says what is wrong with it.
 
-use std::collections::{BTreeMap, HashMap};
+mod clean;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt::Write as _;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Serialize;
-use serde_json::json;
 use sha2::{Digest, Sha256};
-use unimo_data::{Source, Split};
+use unimo_data::{BySplit, Source, Split};
 
 use super::{DataArgs, each, threads};
 use crate::apply::write_text;
-use crate::checkpoint::write_atomically;
 use crate::error::TrainError;
 
 /// `unimo data verify`.
@@ -21,11 +20,12 @@ pub struct VerifyArgs {
     /// The data.
     #[command(flatten)]
     pub data: DataArgs,
-    /// Write every usable sample here, one JSON object a line: image, captions, split. `unimo train --data` reads it.
+    /// Write every usable sample here, one JSON object a line: image, captions, split. `unimo train --data` reads it. Where pictures
+    /// are no files of their own (tar shards, Parquet), `unimo data pack` leaves out what cannot be used.
     #[arg(long, value_name = "FILE.jsonl")]
     pub clean: Option<PathBuf>,
-    /// Leave training samples out of the clean list whose picture or all of whose captions are held out too, and pictures that
-    /// came before.
+    /// Leave samples out of the clean list whose picture is held out too (of the training split), is tested on too (of the
+    /// validation split), or came before in their split.
     #[arg(long, requires = "clean")]
     pub drop_duplicates: bool,
     /// Write the whole account here, as JSON.
@@ -44,8 +44,10 @@ pub struct Account {
     pub unusable: Vec<Unusable>,
     /// Pictures that occur more than once within a split, as groups of samples.
     pub duplicates: Vec<Vec<String>>,
-    /// Pictures that are trained on and held out: the training sample and the held-out one.
+    /// Pictures that are trained on and held out, to choose by or to test on: the training sample and the held-out one.
     pub leaked_pictures: Vec<(String, String)>,
+    /// Pictures that are in the validation split and in the test split: the sample of each.
+    pub tested_pictures: Vec<(String, String)>,
     /// Captions that are trained on and held out.
     pub leaked_captions: usize,
     /// Held-out samples all of whose captions are trained on too.
@@ -91,7 +93,10 @@ fn hash(bytes: &[u8]) -> Hash {
 
 /// What is kept of a sample.
 struct Seen {
+    /// By content.
     picture: Option<Hash>,
+    /// As the source tells pictures apart.
+    id: u64,
     captions: Vec<Hash>,
     characters: Vec<usize>,
     size: Option<[u32; 2]>,
@@ -113,6 +118,9 @@ fn read(source: &dyn Source, split: Split, index: usize) -> Result<Seen, String>
     };
     Ok(Seen {
         picture,
+        id: sample
+            .picture_id
+            .unwrap_or_else(|| source.picture_id(split, index)),
         captions: sample.captions.iter().map(|c| hash(c.as_bytes())).collect(),
         characters: sample.captions.iter().map(|c| c.chars().count()).collect(),
         size: sample
@@ -126,9 +134,14 @@ fn read(source: &dyn Source, split: Split, index: usize) -> Result<Seen, String>
 ///
 /// # Errors
 ///
-/// The data cannot be opened or a file cannot be written. What is wrong with samples is no error: it is the result.
+/// The data cannot be opened, nothing of it can be used, or a file cannot be written. What is wrong with single samples is no error:
+/// it is the result.
 pub fn run(args: &VerifyArgs) -> Result<(), TrainError> {
     let (recipe, source) = args.data.open_full()?;
+    if args.clean.is_some() {
+        // Before hours of reading.
+        clean::check(&*source)?;
+    }
     let (account, keep) = account(&*source, threads(&recipe.data), args.drop_duplicates);
     print!("{}", table(&account));
     if let Some(path) = &args.json {
@@ -136,34 +149,42 @@ pub fn run(args: &VerifyArgs) -> Result<(), TrainError> {
             .map_err(|e| TrainError::Check(format!("the account cannot be written: {e}")))?;
         write_text(path, &json)?;
     }
+    let usable: usize = account.splits.values().map(|of| of.usable).sum();
+    if usable == 0 {
+        return Err(TrainError::Check(format!(
+            "nothing of it can be used: {}",
+            account.source
+        )));
+    }
     if let Some(path) = &args.clean {
-        let written = clean(&*source, &keep, path)?;
-        println!("{written} samples in {}", path.display());
+        let written = clean::write(&*source, &clean::Columns::of(&recipe.data), &keep, path)?;
+        println!("{} samples in {}", written.samples, path.display());
+        for line in written.lines {
+            println!("{line}");
+        }
     }
     Ok(())
 }
 
 /// Which samples are usable, by split and index.
-type Kept = BTreeMap<Split, Vec<bool>>;
+pub(super) type Kept = BySplit<Vec<bool>>;
 
 /// Reads every sample of a source.
 fn account(source: &dyn Source, threads: usize, drop_duplicates: bool) -> (Account, Kept) {
-    let splits = [Split::Train, Split::Val];
     let mut account = Account {
         source: source.describe(),
         splits: BTreeMap::new(),
         unusable: Vec::new(),
         duplicates: Vec::new(),
         leaked_pictures: Vec::new(),
+        tested_pictures: Vec::new(),
         leaked_captions: 0,
         leaked_samples: 0,
     };
-    let mut kept: Kept = splits
-        .into_iter()
-        .map(|split| (split, vec![false; source.len(split)]))
-        .collect();
-    let mut pictures: HashMap<Hash, [Vec<u32>; 2]> = HashMap::new();
-    let mut captions: HashMap<Hash, [Vec<u32>; 2]> = HashMap::new();
+    let mut kept: Kept = BySplit::new(|split| vec![false; source.len(split)]);
+    let mut pictures: HashMap<Hash, BySplit<Vec<u32>>> = HashMap::new();
+    let mut ids: HashMap<u64, BySplit<Vec<u32>>> = HashMap::new();
+    let mut captions: HashMap<Hash, BySplit<Vec<u32>>> = HashMap::new();
     for rejected in source.rejected() {
         account.unusable.push(Unusable {
             file: rejected.place.file.clone(),
@@ -171,9 +192,12 @@ fn account(source: &dyn Source, threads: usize, drop_duplicates: bool) -> (Accou
             reason: rejected.reason.clone(),
         });
     }
-    for split in splits {
-        let of = account.splits.entry(split.name()).or_default();
-        of.samples = source.len(split);
+    for split in Split::ALL {
+        // A split that few data sets have is named where there is one.
+        if split != Split::Test || !source.is_empty(split) {
+            let of = account.splits.entry(split.name()).or_default();
+            of.samples = source.len(split);
+        }
     }
     each(
         source,
@@ -193,9 +217,7 @@ fn account(source: &dyn Source, threads: usize, drop_duplicates: bool) -> (Accou
                     return;
                 }
             };
-            if let Some(kept) = kept.get_mut(&split) {
-                kept[index] = true;
-            }
+            kept[split][index] = true;
             let of = account.splits.entry(split.name()).or_default();
             of.usable += 1;
             of.captions += seen.captions.len();
@@ -216,12 +238,12 @@ fn account(source: &dyn Source, threads: usize, drop_duplicates: bool) -> (Accou
                 *short = characters.min(*short);
                 *long = characters.max(*long);
             }
-            let side = usize::from(split == Split::Val);
             if let Some(picture) = seen.picture {
-                pictures.entry(picture).or_default()[side].push(index as u32);
+                pictures.entry(picture).or_default()[split].push(index as u32);
+                ids.entry(seen.id).or_default()[split].push(index as u32);
             }
             for caption in seen.captions {
-                captions.entry(caption).or_default()[side].push(index as u32);
+                captions.entry(caption).or_default()[split].push(index as u32);
             }
         },
     );
@@ -229,45 +251,74 @@ fn account(source: &dyn Source, threads: usize, drop_duplicates: bool) -> (Accou
     let name = |split, index: u32| source.place(split, index as usize).to_string();
     let mut groups = Vec::new();
     for sides in pictures.values_mut() {
-        sides.iter_mut().for_each(|side| side.sort_unstable());
-        for (side, split) in sides.iter().zip(splits) {
+        for (split, side) in sides.iter_mut() {
+            side.sort_unstable();
             if side.len() > 1 {
                 groups.push((split, side.clone()));
             }
         }
-        if let [train, [held_out, ..]] = sides.each_ref().map(Vec::as_slice) {
-            let leaks = train.iter().map(|index| (*index, *held_out));
-            account.leaked_pictures.extend(
-                leaks.map(|(train, held_out)| {
-                    (name(Split::Train, train), name(Split::Val, held_out))
-                }),
-            );
-            if drop_duplicates && let Some(kept) = kept.get_mut(&Split::Train) {
-                train.iter().for_each(|index| kept[*index as usize] = false);
+    }
+    // The same content, or what the source knows to be the same picture: two parts of it, two downloads of an address.
+    let mut leaks = BTreeSet::new();
+    for sides in pictures.values().chain(ids.values()) {
+        for (first, second) in [
+            (Split::Train, Split::Val),
+            (Split::Train, Split::Test),
+            (Split::Val, Split::Test),
+        ] {
+            let held_out = sides[second].iter().min();
+            for (index, held_out) in sides[first].iter().zip(held_out.iter().cycle()) {
+                leaks.insert((first, *index, second, **held_out));
             }
+        }
+    }
+    let mut told = HashSet::new();
+    for (first, index, second, held_out) in leaks {
+        // Of a sample that is held out by content and by identity once is enough.
+        if !told.insert((first, index, second)) {
+            continue;
+        }
+        if drop_duplicates {
+            kept[first][index as usize] = false;
+        }
+        let pair = (name(first, index), name(second, held_out));
+        match first {
+            Split::Train => account.leaked_pictures.push(pair),
+            Split::Val | Split::Test => account.tested_pictures.push(pair),
         }
     }
     groups.sort_by_key(|(split, group)| (*split, group[0]));
     for (split, group) in &groups {
-        if drop_duplicates && let Some(kept) = kept.get_mut(split) {
+        if drop_duplicates {
             let later = &group[1..];
-            later.iter().for_each(|index| kept[*index as usize] = false);
+            later
+                .iter()
+                .for_each(|index| kept[*split][*index as usize] = false);
         }
         let names = group.iter().map(|index| name(*split, *index));
         account.duplicates.push(names.collect());
     }
     account.leaked_pictures.sort();
+    account.tested_pictures.sort();
     // A held-out sample is leaked by its words where none of its captions is new.
-    let mut new = vec![false; source.len(Split::Val)];
-    let mut old = vec![false; source.len(Split::Val)];
-    for [train, held_out] in captions.values() {
-        account.leaked_captions += usize::from(!train.is_empty() && !held_out.is_empty());
-        for index in held_out {
-            let of = if train.is_empty() { &mut new } else { &mut old };
-            of[*index as usize] = true;
+    let mut new = BySplit::new(|split| vec![false; source.len(split)]);
+    let mut old = new.clone();
+    for sides in captions.values() {
+        let trained = !sides[Split::Train].is_empty();
+        let held_out = [Split::Val, Split::Test];
+        account.leaked_captions +=
+            usize::from(trained && held_out.iter().any(|split| !sides[*split].is_empty()));
+        for split in held_out {
+            for index in &sides[split] {
+                let of = if trained { &mut old } else { &mut new };
+                of[split][*index as usize] = true;
+            }
         }
     }
-    account.leaked_samples = new.iter().zip(&old).filter(|(n, o)| **o && !**n).count();
+    for split in [Split::Val, Split::Test] {
+        let pairs = new[split].iter().zip(&old[split]);
+        account.leaked_samples += pairs.filter(|(new, old)| **old && !**new).count();
+    }
     (account, kept)
 }
 
@@ -337,6 +388,16 @@ fn table(account: &Account) -> String {
         ),
         leaked.map(|(a, b)| format!("{a} = {b}")).collect(),
     );
+    if account.splits.contains_key(Split::Test.name()) {
+        let tested = account.tested_pictures.iter();
+        list(
+            format!(
+                "pictures in the validation split and in the test split: {}",
+                account.tested_pictures.len()
+            ),
+            tested.map(|(a, b)| format!("{a} = {b}")).collect(),
+        );
+    }
     let _ = writeln!(
         out,
         "\ncaptions trained on and held out: {}; held-out samples with no caption of their own: {}",
@@ -345,34 +406,11 @@ fn table(account: &Account) -> String {
     out
 }
 
-/// Writes the list of usable samples.
-fn clean(source: &dyn Source, kept: &Kept, path: &Path) -> Result<usize, TrainError> {
-    let mut written = 0;
-    write_atomically(path, |temporary| {
-        let io = TrainError::file("write", temporary);
-        let file = std::fs::File::create(temporary).map_err(io)?;
-        let mut file = std::io::BufWriter::new(file);
-        for (split, kept) in kept {
-            for index in (0..kept.len()).filter(|index| kept[*index]) {
-                let captions = source.captions(*split, index).unwrap_or_default();
-                let image = match source.image_path(*split, index) {
-                    Some(image) => std::path::absolute(&image).unwrap_or(image),
-                    None => PathBuf::from(source.place(*split, index).to_string()),
-                };
-                let line = json!({"image": image, "caption": captions, "split": split.name()});
-                writeln!(file, "{line}").map_err(TrainError::file("write", temporary))?;
-                written += 1;
-            }
-        }
-        file.flush().map_err(TrainError::file("write", temporary))
-    })?;
-    Ok(written)
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
+    use serde_json::json;
     use unimo_data::images;
 
     use super::*;
@@ -442,7 +480,8 @@ mod tests {
             ),
         ] {
             let clean_list = folder.path().join("clean.jsonl");
-            assert_eq!(clean(&*source, &kept, &clean_list).unwrap(), expected.len());
+            let written = clean::write(&*source, &clean::Columns::default(), &kept, &clean_list);
+            assert_eq!(written.unwrap().samples, expected.len());
             let again = DataArgs {
                 data: Some(clean_list.clone()),
                 ..args.clone()

@@ -1,0 +1,297 @@
+//! The parts of a data set, and the names that the field gives them.
+
+use std::ops::{Index, IndexMut};
+
+use crate::error::DataError;
+
+/// A part of a data set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Split {
+    /// What is trained on.
+    Train,
+    /// What is held out: runs are compared and the best step is chosen by it.
+    Val,
+    /// What is held out to the end.
+    Test,
+}
+
+/// Names in lower case without signs and without digits at their end: `train2014`, `val-0`, `test-dev2015`, `testA` are among them.
+const NAMES: [(Split, &[&str]); 3] = [
+    (
+        Split::Train,
+        // Karpathy's `restval` is the rest of COCO's validation pictures, which everybody trains on.
+        &["train", "training", "trn", "trainval", "restval"],
+    ),
+    (
+        Split::Val,
+        &[
+            "val",
+            "valid",
+            "validation",
+            "dev",
+            "development",
+            "minival",
+            "eval",
+            "evaluation",
+            "heldout",
+            "holdout",
+        ],
+    ),
+    (
+        Split::Test,
+        &[
+            "test", "testing", "tst", "testa", "testb", "testdev", "teststd", "testp", "testu",
+        ],
+    ),
+];
+
+impl Split {
+    /// Every split.
+    pub const ALL: [Self; 3] = [Self::Train, Self::Val, Self::Test];
+
+    /// `train`, `val` or `test`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Val => "val",
+            Self::Test => "test",
+        }
+    }
+
+    /// The split that a name of the field means, however it is written: `Train`, `validation`, `dev`, `test2015`, `restval`.
+    pub fn of_name(name: &str) -> Option<Self> {
+        let letters = name.chars().filter(|c| c.is_alphanumeric());
+        let plain: String = letters.flat_map(char::to_lowercase).collect();
+        let plain = plain.trim_end_matches(|c: char| c.is_ascii_digit());
+        let known = |names: &[&str]| names.contains(&plain);
+        NAMES
+            .iter()
+            .find(|(_, names)| known(names))
+            .map(|(split, _)| *split)
+    }
+
+    /// The split that a file's or folder's name tells: by its beginning (`train-00000-of-00003.parquet`), or by the only part of it
+    /// that is a name of a split (`cc3m-validation-0001.tar`).
+    pub fn of_file(name: &str) -> Option<Self> {
+        let mut told = parts(name).map(Self::of_name);
+        let first = told.next().flatten();
+        if first.is_some() {
+            return first;
+        }
+        let mut others = told.flatten();
+        let found = others.next()?;
+        others.all(|other| other == found).then_some(found)
+    }
+}
+
+/// The parts of a file's name between signs.
+fn parts(name: &str) -> impl Iterator<Item = &str> {
+    name.split(['-', '.', '_', ' '])
+        .filter(|part| !part.is_empty())
+}
+
+/// One of something for each split.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BySplit<T>([T; 3]);
+
+impl<T> BySplit<T> {
+    /// What `make` gives for each split.
+    pub fn new(make: impl FnMut(Split) -> T) -> Self {
+        Self(Split::ALL.map(make))
+    }
+
+    /// Each split with what is of it.
+    pub fn iter(&self) -> impl Iterator<Item = (Split, &T)> {
+        Split::ALL.into_iter().zip(&self.0)
+    }
+
+    /// As [`iter`](Self::iter), to change.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (Split, &mut T)> {
+        Split::ALL.into_iter().zip(&mut self.0)
+    }
+
+    /// What `change` makes of each.
+    pub fn map<U>(self, change: impl FnMut(T) -> U) -> BySplit<U> {
+        BySplit(self.0.map(change))
+    }
+}
+
+impl<T> Index<Split> for BySplit<T> {
+    type Output = T;
+
+    fn index(&self, split: Split) -> &T {
+        &self.0[split as usize]
+    }
+}
+
+impl<T> IndexMut<Split> for BySplit<T> {
+    fn index_mut(&mut self, split: Split) -> &mut T {
+        &mut self.0[split as usize]
+    }
+}
+
+/// How a data set calls its splits: as a recipe says (`train_split`, `val_split`, `test_split`), else by the field's names.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SplitNames(BySplit<Vec<String>>);
+
+impl SplitNames {
+    pub fn new(train: &[String], val: &[String], test: &[String]) -> Self {
+        Self(BySplit([train.to_vec(), val.to_vec(), test.to_vec()]))
+    }
+
+    /// Names are not empty, and none is of two splits.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::Config`] naming the key in `table`.
+    pub fn validate(&self, table: &str) -> Result<(), DataError> {
+        let key = |split: Split| format!("{table}.{}_split", split.name());
+        for (split, names) in self.0.iter() {
+            if names.iter().any(|name| name.trim().is_empty()) {
+                let found = format!("{names:?}");
+                return Err(DataError::config(key(split), found, "names of splits"));
+            }
+            for name in names {
+                let before = Split::ALL.into_iter().take_while(|other| *other != split);
+                let same = |other: &String| other.eq_ignore_ascii_case(name);
+                let twice = before
+                    .into_iter()
+                    .find(|other| self.0[*other].iter().any(same));
+                // What is trained on where nobody says otherwise is held out on purpose only.
+                let by_default = self.0[Split::Train].is_empty()
+                    && Split::of_name(name) == Some(Split::Train)
+                    && split != Split::Train;
+                if let Some(other) = twice.or(by_default.then_some(Split::Train)) {
+                    return Err(DataError::config(
+                        key(split),
+                        format!("{name:?}, which is of `{}`", key(other)),
+                        "names that no other split has",
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The split that a name stands for; none: it is of no split.
+    pub fn of(&self, name: &str) -> Option<Split> {
+        let name = name.trim();
+        let given = |same: &dyn Fn(&str) -> bool| {
+            let has = |names: &&Vec<String>| names.iter().any(|given| same(given.trim()));
+            self.0
+                .iter()
+                .find(|(_, names)| has(names))
+                .map(|(split, _)| split)
+        };
+        given(&|other| other == name)
+            .or_else(|| given(&|other| other.eq_ignore_ascii_case(name)))
+            .or_else(|| self.unless_given(Split::of_name(name)))
+    }
+
+    /// The split that a file's name tells.
+    pub fn of_file(&self, name: &str) -> Option<Split> {
+        let given = |(_, names): &(Split, &Vec<String>)| {
+            names.iter().any(|given| {
+                let begins = name.get(..given.len());
+                let rest = name.get(given.len()..).unwrap_or_default();
+                begins.is_some_and(|begins| begins.eq_ignore_ascii_case(given))
+                    && !rest.starts_with(char::is_alphanumeric)
+            })
+        };
+        let found = self.0.iter().find(given).map(|(split, _)| split);
+        found.or_else(|| self.unless_given(Split::of_file(name)))
+    }
+
+    /// Where a recipe says how a split is called, nothing else is of it.
+    fn unless_given(&self, split: Option<Split>) -> Option<Split> {
+        split.filter(|split| self.0[*split].is_empty())
+    }
+}
+
+/// What is said where nothing tells splits apart and a share is held out.
+pub(crate) fn drawn(name: &str, held: usize, of: usize, what: &str, fraction: f64) -> String {
+    format!(
+        "{name}: nothing says of {of} {what} which split they are of: {held} of them are held out, chosen by a hash (val_fraction = \
+         {fraction})"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_names_of_the_field_are_known() {
+        for (split, names) in [
+            (
+                Split::Train,
+                "train Train TRAIN training trn train2014 train_0 restval trainval",
+            ),
+            (
+                Split::Val,
+                "val valid Validation dev val2017 DEV minival held_out held-out Val",
+            ),
+            (
+                Split::Test,
+                "test TEST testing test2015 test-dev2015 testA test_B test-std test1",
+            ),
+        ] {
+            for name in names.split(' ') {
+                assert_eq!(Split::of_name(name), Some(split), "{name}");
+                assert_eq!(Split::of_name(&format!(" {name}\n")), Some(split));
+            }
+        }
+        for name in [
+            "", " ", "0", "2014", "trained", "other", "contest", "valley",
+        ] {
+            assert_eq!(Split::of_name(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn files_tell_their_split() {
+        for (name, split) in [
+            ("train-00000-of-00003.parquet", Some(Split::Train)),
+            ("validation-00000-of-00001.parquet", Some(Split::Val)),
+            ("test.parquet", Some(Split::Test)),
+            ("cc3m-validation-0001.tar", Some(Split::Val)),
+            ("imagenet_val_0001.tar", Some(Split::Val)),
+            ("train2014", Some(Split::Train)),
+            ("train_of_the_test.tar", Some(Split::Train)),
+            ("one-train-test.tar", None),
+            ("trained.parquet", None),
+            ("000000.tar", None),
+        ] {
+            assert_eq!(Split::of_file(name), split, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_a_recipe_says_takes_the_place_of_the_names() {
+        let names = |of: &[&str]| of.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let given = SplitNames::new(&[], &names(&["test"]), &[]);
+        given.validate("data.x").unwrap();
+        assert_eq!(given.of("restval"), Some(Split::Train));
+        assert_eq!(given.of("Test"), Some(Split::Val));
+        // Who takes the test split to hold out does not mean the validation split.
+        assert_eq!(given.of("val"), None);
+        assert_eq!(given.of("testing"), Some(Split::Test));
+        assert_eq!(given.of_file("test-0.parquet"), Some(Split::Val));
+        assert_eq!(given.of_file("tested.parquet"), None);
+        let given = SplitNames::new(&names(&["A", "b"]), &[], &[]);
+        assert_eq!(given.of("a"), Some(Split::Train));
+        assert_eq!(given.of("train"), None);
+        assert_eq!(given.of_file("b-train-val.tar"), Some(Split::Train));
+        for (train, val, test, key) in [
+            (&["a"][..], &["A"][..], &[][..], "data.x.val_split"),
+            (&["a"], &["b"], &["b"], "data.x.test_split"),
+            (&[], &["restval"], &[], "data.x.val_split"),
+            (&[], &[], &["Training"], "data.x.test_split"),
+            (&["a"], &[" "], &[], "data.x.val_split"),
+        ] {
+            let given = SplitNames::new(&names(train), &names(val), &names(test));
+            let message = given.validate("data.x").unwrap_err().to_string();
+            assert!(message.contains(&format!("`{key}`")), "{message}");
+        }
+    }
+}

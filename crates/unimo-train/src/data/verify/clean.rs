@@ -1,0 +1,192 @@
+//! The list of what can be used, which `--data` reads.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::Path;
+
+use serde_json::{Map, Value};
+use unimo_core::batch::TextRole;
+use unimo_data::config::SourceKind;
+use unimo_data::{DataConfig, Source, Split};
+
+use super::Kept;
+use crate::checkpoint::write_atomically;
+use crate::error::TrainError;
+
+/// What the list's columns are called. It is read with the recipe's own settings and with none.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Columns {
+    /// Beside `image`.
+    image: Option<String>,
+    /// Beside `caption`.
+    text: Option<String>,
+    /// Instead of `split`.
+    split: Option<String>,
+    /// What the recipe calls the splits, where it is not what everybody does.
+    names: BTreeMap<Split, String>,
+    /// What the recipe's filter asks for.
+    filter: BTreeMap<String, String>,
+}
+
+impl Columns {
+    /// As a recipe reads lists.
+    pub(super) fn of(data: &DataConfig) -> Self {
+        let Some(pairs) = data
+            .pairs
+            .as_ref()
+            .filter(|_| data.source == SourceKind::Pairs)
+        else {
+            return Self::default();
+        };
+        let given = [
+            (Split::Train, &pairs.train_split),
+            (Split::Val, &pairs.val_split),
+            (Split::Test, &pairs.test_split),
+        ];
+        let names = given.into_iter().filter_map(|(split, names)| {
+            let usual = names.iter().find(|n| Split::of_name(n) == Some(split));
+            let name = usual.or(names.first())?;
+            Some((split, name.clone()))
+        });
+        let caption = |column: &String| column == "caption";
+        Self {
+            image: Some(pairs.image_column.clone()).filter(|column| column != "image"),
+            text: match pairs.text_columns.iter().any(caption) {
+                true => None,
+                false => pairs.text_columns.first().cloned(),
+            },
+            split: pairs.split_column.clone(),
+            names: names.collect(),
+            filter: pairs.filter.clone(),
+        }
+    }
+
+    fn row(&self, image: &str, captions: Vec<String>, split: Split) -> Value {
+        let name = self.names.get(&split).map_or(split.name(), String::as_str);
+        let mut row = Map::new();
+        for (column, wanted) in &self.filter {
+            row.insert(column.clone(), wanted.clone().into());
+        }
+        row.insert("image".to_owned(), image.into());
+        row.extend(
+            self.image
+                .iter()
+                .map(|column| (column.clone(), image.into())),
+        );
+        let captions: Value = captions.into();
+        row.extend(
+            self.text
+                .iter()
+                .map(|column| (column.clone(), captions.clone())),
+        );
+        row.insert("caption".to_owned(), captions);
+        let split = self.split.as_deref().unwrap_or("split");
+        row.insert(split.to_owned(), name.into());
+        row.into()
+    }
+}
+
+fn refused(source: &dyn Source, why: &str) -> TrainError {
+    TrainError::Check(format!("--clean: {why}: {}", source.describe()))
+}
+
+/// Pictures inside of something, or cut out of something.
+const NO_FILES: &str = "pictures that are no files of their own cannot be listed; `unimo data pack` writes shards without what \
+                        cannot be used";
+
+/// Whether a list can say what a source says, as far as its first samples tell.
+///
+/// # Errors
+///
+/// Why it cannot.
+pub(super) fn check(source: &dyn Source) -> Result<(), TrainError> {
+    if !source.has_captions() {
+        return Err(refused(source, "pictures without texts cannot be listed"));
+    }
+    for split in Split::ALL
+        .into_iter()
+        .filter(|split| !source.is_empty(*split))
+    {
+        if source.image_path(split, 0).is_none() {
+            return Err(refused(source, NO_FILES));
+        }
+        let roles = source.roles(split, 0).unwrap_or_default();
+        if roles.iter().any(|role| *role != TextRole::Describes) {
+            return Err(refused(
+                source,
+                "a list would make captions of texts that do not describe their pictures (questions, statements, hypotheses); \
+                 `unimo data pack` keeps what they are",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// What was written.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Written {
+    /// Rows.
+    pub samples: usize,
+    /// What does not stand in the list.
+    pub lines: Vec<String>,
+}
+
+/// Writes the list of usable samples.
+///
+/// # Errors
+///
+/// A picture is no file of its own, or the list cannot be written; then there is none.
+pub(super) fn write(
+    source: &dyn Source,
+    columns: &Columns,
+    kept: &Kept,
+    path: &Path,
+) -> Result<Written, TrainError> {
+    let mut written = Written::default();
+    let (mut unnamed, mut tagged, mut no_files) = (Vec::new(), 0usize, 0usize);
+    for (split, kept) in kept.iter() {
+        let kept = (0..kept.len()).filter(|index| kept[*index]);
+        no_files += kept
+            .filter(|index| source.image_path(split, *index).is_none())
+            .count();
+    }
+    if no_files > 0 {
+        return Err(refused(source, &format!("{no_files} samples: {NO_FILES}")));
+    }
+    write_atomically(path, |temporary| {
+        let io = TrainError::file("write", temporary);
+        let file = std::fs::File::create(temporary).map_err(io)?;
+        let mut file = std::io::BufWriter::new(file);
+        for (split, kept) in kept.iter() {
+            for index in (0..kept.len()).filter(|index| kept[*index]) {
+                let Some(image) = source.image_path(split, index) else {
+                    continue;
+                };
+                let image = std::path::absolute(&image).unwrap_or(image);
+                // JSON is text, and a name that is none cannot stand in it.
+                let Some(image) = image.to_str() else {
+                    unnamed.push(image.display().to_string());
+                    continue;
+                };
+                let captions = source.captions(split, index).unwrap_or_default();
+                tagged += usize::from(source.tags(split, index).is_ok_and(|tags| !tags.is_empty()));
+                let row = columns.row(image, captions, split);
+                writeln!(file, "{row}").map_err(TrainError::file("write", temporary))?;
+                written.samples += 1;
+            }
+        }
+        file.flush().map_err(TrainError::file("write", temporary))
+    })?;
+    if let Some(first) = unnamed.first() {
+        written.lines.push(format!(
+            "left out {} whose names are no UTF-8, which JSON cannot hold; the first: {first}",
+            unnamed.len()
+        ));
+    }
+    if tagged > 0 {
+        written.lines.push(format!(
+            "the list holds pictures, captions and splits; names and boxes of objects, which {tagged} samples have, stay behind"
+        ));
+    }
+    Ok(written)
+}
