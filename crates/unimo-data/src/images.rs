@@ -7,8 +7,9 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use fast_image_resize::images::{CroppedImage, Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::images::{TypedCroppedImage, TypedImage, TypedImageRef};
+use fast_image_resize::pixels::U8x3;
+use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
 use serde::{Deserialize, Serialize};
@@ -590,17 +591,20 @@ fn resize_once(
     (across, down): (Stretch, Stretch),
     filter: Filter,
 ) -> Result<RgbImage, String> {
-    let source = ImageRef::new(
-        picture.width(),
-        picture.height(),
-        picture.as_raw(),
-        PixelType::U8x3,
+    // Types that name the kind of pixel: with the crate's other ones, this crate would be compiled for every kind that there is.
+    let source =
+        TypedImageRef::<U8x3>::from_buffer(picture.width(), picture.height(), picture.as_raw())
+            .map_err(|error| error.to_string())?;
+    // What is around the part must not show at its edges, which it would with a crop box alone.
+    let source = TypedCroppedImage::new(source, part.left, part.top, part.width, part.height)
+        .map_err(|error| error.to_string())?;
+    let mut resized = RgbImage::new(across.target, down.target);
+    let mut target = TypedImage::<U8x3>::from_buffer(
+        across.target,
+        down.target,
+        resized.as_flat_samples_mut().samples,
     )
     .map_err(|error| error.to_string())?;
-    // What is around the part must not show at its edges, which it would with a crop box alone.
-    let source = CroppedImage::new(&source, part.left, part.top, part.width, part.height)
-        .map_err(|error| error.to_string())?;
-    let mut target = Image::new(across.target, down.target, PixelType::U8x3);
     let filter = match filter {
         Filter::Bicubic => FilterType::CatmullRom,
         Filter::Bilinear => FilterType::Bilinear,
@@ -609,10 +613,9 @@ fn resize_once(
         .resize_alg(ResizeAlg::Convolution(filter))
         .crop(across.from, down.from, across.length, down.length);
     Resizer::new()
-        .resize(&source, &mut target, &options)
+        .resize_typed(&source, &mut target, &options)
         .map_err(|error| error.to_string())?;
-    RgbImage::from_raw(across.target, down.target, target.into_vec())
-        .ok_or_else(|| "resizing gave the wrong number of pixels".to_owned())
+    Ok(resized)
 }
 
 #[cfg(test)]
