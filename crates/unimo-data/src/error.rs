@@ -64,6 +64,17 @@ pub enum DataError {
         /// What to do about it, starting with a separator, or nothing.
         hint: String,
     },
+    /// Samples that were to be evaluated have texts, and none of them describes its picture.
+    #[error(
+        "none of {samples} samples has a text that describes its picture (questions, statements and hypotheses do not), so there is \
+         nothing to retrieve: {source_name}"
+    )]
+    NothingDescribes {
+        /// How many samples there are.
+        samples: usize,
+        /// The source's own description.
+        source_name: String,
+    },
     /// More of the data set is broken than the recipe tolerates.
     #[error(
         "{skipped} of {items} items are unusable, a share of {share:.4}; \

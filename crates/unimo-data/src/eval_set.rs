@@ -10,6 +10,7 @@ use unimo_core::batch::{Images, Regions, Texts};
 use crate::concepts::reader::ConceptReader;
 use crate::config::Pad;
 use crate::error::{DataError, SampleError};
+use crate::gathered::gather;
 use crate::images::ImageSpec;
 use crate::regions;
 use crate::skip::SkipList;
@@ -51,11 +52,12 @@ pub struct Caption {
 }
 
 impl EvalSet {
-    /// The first `limit` usable samples of a split, or all.
+    /// The first `limit` usable samples of a split, or all. Samples that show one picture are one, with all their captions, and only
+    /// texts that describe their picture are captions.
     ///
     /// # Errors
     ///
-    /// None is usable, or too much of the source is not.
+    /// None is usable, none describes its picture, or too much of the source is not usable.
     pub fn new(
         source: Arc<dyn Source>,
         split: Split,
@@ -64,6 +66,7 @@ impl EvalSet {
         skip: &SkipList,
     ) -> Result<Self, DataError> {
         skip.adopt(&*source)?;
+        let source = gather(source, &[split])?;
         let mut set = Self {
             source,
             split,

@@ -556,6 +556,14 @@ impl Source for WithRegions {
         self.source.roles(split, index)
     }
 
+    fn all_describe(&self, split: Split) -> bool {
+        self.source.all_describe(split)
+    }
+
+    fn repeats_pictures(&self, split: Split) -> bool {
+        self.source.repeats_pictures(split)
+    }
+
     fn has_second_images(&self, split: Split) -> bool {
         self.source.has_second_images(split)
     }

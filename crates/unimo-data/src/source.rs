@@ -138,6 +138,16 @@ pub trait Source: Send + Sync {
         Ok(Vec::new())
     }
 
+    /// Whether every text of a split describes its picture.
+    fn all_describe(&self, _split: Split) -> bool {
+        true
+    }
+
+    /// Whether several samples of a split may show one picture, told by [`picture_id`](Self::picture_id).
+    fn repeats_pictures(&self, _split: Split) -> bool {
+        false
+    }
+
     /// Whether a sample of the split may have two pictures, see [`Sample::second_image`].
     fn has_second_images(&self, _split: Split) -> bool {
         false

@@ -19,8 +19,8 @@ use unimo_core::config::ConfigError;
 use unimo_core::parameters;
 use unimo_data::config::TokenizerConfig;
 use unimo_data::{
-    ConceptReader, Concepts, DataConfig, EvalSet, Loader, LoaderSpec, SecondView, SkipList, Source,
-    Split, TextTokenizer,
+    ConceptReader, Concepts, DataConfig, DataError, EvalSet, Loader, LoaderSpec, SecondView,
+    SkipList, Source, Split, TextTokenizer,
 };
 use unimo_encoders::names::covers;
 use unimo_objectives::Report;
@@ -439,7 +439,18 @@ impl Trainer {
         let held_out = if options.train_only {
             None
         } else {
-            evaluation::open_set(&recipe, &source, Split::Val, &skip, concepts.clone())?
+            let opened =
+                evaluation::open_set(&recipe, &source, Split::Val, &skip, concepts.clone());
+            match opened {
+                // Questions and statements can be learned from without being retrieved.
+                Err(TrainError::Data(error @ DataError::NothingDescribes { .. })) => {
+                    if !options.quiet {
+                        eprintln!("nothing will be evaluated: {error}");
+                    }
+                    None
+                }
+                opened => opened?,
+            }
         };
         let progress = if options.quiet {
             Progress::silent()

@@ -478,6 +478,10 @@ impl Source for Conceptual {
         notes
     }
 
+    fn repeats_pictures(&self, _split: Split) -> bool {
+        true
+    }
+
     fn picture_id(&self, split: Split, index: usize) -> u64 {
         let (part, span) = self.at(split, index);
         match (part.list.line(span), self.found(split, index)) {

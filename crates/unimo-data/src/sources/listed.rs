@@ -770,6 +770,16 @@ impl Source for Listed {
         })
     }
 
+    fn all_describe(&self, split: Split) -> bool {
+        let texts = self.splits[split].iter();
+        let mut texts = texts.flat_map(|row| self.captions.of(*row));
+        texts.all(|(_, role)| *role == TextRole::Describes)
+    }
+
+    fn repeats_pictures(&self, _split: Split) -> bool {
+        true
+    }
+
     fn has_second_images(&self, split: Split) -> bool {
         let mut rows = self.splits[split].iter();
         rows.any(|row| self.rows[*row as usize].second != NONE)

@@ -261,6 +261,14 @@ impl Source for OneModality {
         }
     }
 
+    fn all_describe(&self, split: Split) -> bool {
+        self.source.all_describe(split)
+    }
+
+    fn repeats_pictures(&self, split: Split) -> bool {
+        self.source.repeats_pictures(split)
+    }
+
     fn picture_id(&self, split: Split, index: usize) -> u64 {
         self.source.picture_id(split, index)
     }
@@ -473,6 +481,18 @@ impl Source for Mixture {
     fn roles(&self, split: Split, index: usize) -> Result<Vec<TextRole>, SampleError> {
         let (part, index) = self.part(split, index);
         part.roles(split, index)
+    }
+
+    fn all_describe(&self, split: Split) -> bool {
+        let mut parts = self.parts.iter();
+        parts.all(|part| self.samples(part, split) == 0 || part.all_describe(split))
+    }
+
+    /// Two parts may have one picture in common.
+    fn repeats_pictures(&self, split: Split) -> bool {
+        let parts = self.parts.iter();
+        let with: Vec<_> = parts.filter(|part| self.samples(part, split) > 0).collect();
+        with.len() > 1 || with.iter().any(|part| part.repeats_pictures(split))
     }
 
     fn has_second_images(&self, split: Split) -> bool {

@@ -71,7 +71,7 @@ pub struct ParquetConfig {
     pub test: Vec<PathBuf>,
     /// Share of the training files' pictures that is held out, by a hash, where no file is for validation.
     pub val_fraction: f64,
-    /// What tells which rows show the same picture, where a share is held out: `"content"`, `"row"` (every row has its own), or the
+    /// What tells which rows show the same picture, of what is held out and where a share of what is trained on is: `"content"`, `"row"` (every row has its own), or the
     /// name of a column; absent: the content where the pictures of local files take up to 2 GB, else the first of the columns
     /// `image_id`, `img_id`, `imgid`, `cocoid`, `sha256`, `image_url`, `url`, else the row.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -273,6 +273,8 @@ mod rows {
         /// In its file, from 0.
         number: u64,
         captions: Vec<String>,
+        /// Which picture it shows, where that was found out.
+        picture: Option<u64>,
     }
 
     impl Part {
@@ -402,14 +404,16 @@ mod rows {
             for opened in opened {
                 tables.push(opened?);
             }
-            let mut draw = Draw::new(config, !held_out, &tables);
+            let splits: Vec<Split> = files.iter().map(|(_, split)| *split).collect();
+            let mut draw = Draw::new(config, !held_out, &tables, &splits);
             rows.told_by = draw.by.name();
             for ((table, texts), (path, split)) in tables.into_iter().zip(&files) {
                 let base = path.file_name().unwrap_or_default().to_string_lossy();
-                let pictures = match *split {
-                    Split::Train => draw.pictures(&table, texts.len()),
-                    Split::Val | Split::Test => Ok(Vec::new()),
+                let by = match *split {
+                    Split::Train => &draw.by,
+                    Split::Val | Split::Test => &draw.held,
                 };
+                let pictures = by.pictures(&table, texts.len());
                 let pictures = pictures.map_err(|reason| DataError::Manifest {
                     path: path.clone(),
                     reason,
@@ -427,8 +431,8 @@ mod rows {
                     }
                     let group = table.starts.partition_point(|start| *start <= number) - 1;
                     let mut split = *split;
+                    let picture = pictures.get(number as usize).copied().flatten();
                     if split == Split::Train && !held_out {
-                        let picture = pictures.get(number as usize).copied().flatten();
                         let own = || hash_text(Stream::Split, &format!("{base}:{number}"));
                         // The first row of a picture is drawn as if it were alone, and the others go with it.
                         let first = match picture {
@@ -441,7 +445,15 @@ mod rows {
                             rows.drawn.1 += 1;
                         }
                     }
-                    rows.parts[split].push(rows.files.len(), group, Row { number, captions });
+                    rows.parts[split].push(
+                        rows.files.len(),
+                        group,
+                        Row {
+                            number,
+                            captions,
+                            picture,
+                        },
+                    );
                 }
                 rows.files.push(table);
             }
@@ -632,6 +644,8 @@ mod rows {
     /// Which rows show the same picture, where a share of the pictures is held out.
     struct Draw<'a> {
         by: By<'a>,
+        /// The same in files that are held out as they are: their captions belong to pictures, not to rows.
+        held: By<'a>,
         /// What the first row of each picture drew.
         first: HashMap<u64, u64>,
     }
@@ -672,53 +686,74 @@ mod rows {
             config: &'a ParquetConfig,
             drawn: bool,
             tables: &[(Table, Vec<Vec<String>>)],
+            splits: &[Split],
         ) -> Self {
-            let has = |column: &str| {
-                let mut fields = tables.iter().map(|(table, _)| table.metadata.schema());
-                fields.all(|schema| schema.column_with_name(column).is_some())
-            };
-            let bytes: i64 = tables.iter().map(|(table, _)| table.picture_bytes()).sum();
-            let local = tables
+            let train = tables
                 .iter()
-                .all(|(table, _)| !storage::is_remote(table.name.as_ref()));
-            let by = match config.picture_id.as_deref() {
-                _ if !drawn || config.val_fraction == 0.0 || !config.images => By::Row,
-                Some("content") => By::Content,
-                Some("row") => By::Row,
-                Some(column) => By::Column(column),
-                None if local && bytes <= MOST_READ => By::Content,
-                None => match PICTURE_COLUMNS.into_iter().find(|column| has(column)) {
-                    Some(column) => By::Column(column),
-                    None => By::Row,
-                },
+                .zip(splits)
+                .filter(|(_, s)| **s == Split::Train);
+            let train: Vec<&Table> = train.map(|((table, _), _)| table).collect();
+            let held_out = tables
+                .iter()
+                .zip(splits)
+                .filter(|(_, s)| **s != Split::Train);
+            let held_out: Vec<&Table> = held_out.map(|((table, _), _)| table).collect();
+            let by = match drawn && config.val_fraction > 0.0 {
+                true => By::of(config, &train),
+                false => By::Row,
             };
             Self {
                 by,
+                held: By::of(config, &held_out),
                 first: HashMap::new(),
+            }
+        }
+    }
+
+    impl<'a> By<'a> {
+        /// As a recipe says, or as costs little.
+        fn of(config: &'a ParquetConfig, tables: &[&Table]) -> Self {
+            let has = |column: &&str| {
+                let mut schemas = tables.iter().map(|table| table.metadata.schema());
+                schemas.all(|schema| schema.column_with_name(column).is_some())
+            };
+            let bytes: i64 = tables.iter().map(|table| table.picture_bytes()).sum();
+            let local = !tables
+                .iter()
+                .any(|table| storage::is_remote(table.name.as_ref()));
+            match config.picture_id.as_deref() {
+                _ if !config.images || tables.is_empty() => Self::Row,
+                Some("content") => Self::Content,
+                Some("row") => Self::Row,
+                Some(column) => Self::Column(column),
+                None if local && bytes <= MOST_READ => Self::Content,
+                None => match PICTURE_COLUMNS.into_iter().find(has) {
+                    Some(column) => Self::Column(column),
+                    None => Self::Row,
+                },
             }
         }
 
         /// Per row, its picture, where that is known.
         fn pictures(&self, table: &Table, rows: usize) -> Result<Vec<Option<u64>>, String> {
-            let (mask, of): (_, fn(&ArrayRef, usize) -> Option<u64>) =
-                match (&self.by, &table.image) {
-                    (By::Content, Some(mask)) => (mask.clone(), |column, row| {
-                        let bytes = picture(&column.slice(row, 1)).ok()?;
-                        Some(picture_of_bytes(&bytes))
-                    }),
-                    (By::Column(name), _) => {
-                        let at = table.metadata.schema().index_of(name);
-                        let at = at.map_err(|_| {
-                            format!("data.parquet.picture_id: no column `{name}` in it")
-                        })?;
-                        let mask = ProjectionMask::roots(table.metadata.parquet_schema(), [at]);
-                        (mask, |column, row| {
-                            let text = plain(column, row).filter(|text| !text.is_empty())?;
-                            Some(hash_text(Stream::Picture, &text))
-                        })
-                    }
-                    _ => return Ok(Vec::new()),
-                };
+            let (mask, of): (_, fn(&ArrayRef, usize) -> Option<u64>) = match (self, &table.image) {
+                (By::Content, Some(mask)) => (mask.clone(), |column, row| {
+                    let bytes = picture(&column.slice(row, 1)).ok()?;
+                    Some(picture_of_bytes(&bytes))
+                }),
+                (By::Column(name), _) => {
+                    let at = table.metadata.schema().index_of(name);
+                    let at = at.map_err(|_| {
+                        format!("data.parquet.picture_id: no column `{name}` in it")
+                    })?;
+                    let mask = ProjectionMask::roots(table.metadata.parquet_schema(), [at]);
+                    (mask, |column, row| {
+                        let text = plain(column, row).filter(|text| !text.is_empty())?;
+                        Some(hash_text(Stream::Picture, &text))
+                    })
+                }
+                _ => return Ok(Vec::new()),
+            };
             let groups = 0..table.starts.len();
             let read = parallel(groups, |group| {
                 caught(|| {
@@ -1009,6 +1044,19 @@ mod rows {
             Ok(Some((bytes, extension)))
         }
 
+        fn picture_id(&self, split: Split, index: usize) -> u64 {
+            let found = self.part(split).rows[index].picture;
+            let own = || hash_text(Stream::Picture, &self.place(split, index).to_string());
+            found.unwrap_or_else(own)
+        }
+
+        fn repeats_pictures(&self, split: Split) -> bool {
+            self.part(split)
+                .rows
+                .iter()
+                .any(|row| row.picture.is_some())
+        }
+
         fn rejected(&self) -> &[SampleError] {
             &self.rejected
         }
@@ -1239,6 +1287,31 @@ mod rows {
                 share.picture_id = Some(told_by.to_owned());
                 assert_eq!(shades(&share) > 0, leaks, "{told_by}");
             }
+            // What is held out as a file is told apart too: captions are retrieved of pictures, not of rows.
+            std::fs::rename(
+                folder.path().join("train-1.parquet"),
+                folder.path().join("test-1.parquet"),
+            )
+            .unwrap();
+            std::fs::copy(
+                folder.path().join("test-1.parquet"),
+                folder.path().join("test-2.parquet"),
+            )
+            .unwrap();
+            let divided = open(&config(folder.path())).unwrap();
+            assert_eq!(
+                (divided.len(Split::Train), divided.len(Split::Test)),
+                (120, 240)
+            );
+            assert!(divided.repeats_pictures(Split::Test));
+            let of = |index| divided.picture_id(Split::Test, index);
+            assert!(of(7) == of(127) && of(7) != of(8));
+            std::fs::rename(
+                folder.path().join("test-1.parquet"),
+                folder.path().join("train-1.parquet"),
+            )
+            .unwrap();
+            std::fs::remove_file(folder.path().join("test-2.parquet")).unwrap();
             let source = open(&config(folder.path())).unwrap();
             let id = |index| source.sample(Split::Train, index).unwrap().picture_id;
             assert!(id(7) == id(127) && id(7) != id(8));
