@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{not_empty, range};
-use crate::error::{DataError, SampleError};
+use crate::error::{DataError, SampleError, readable};
 use crate::source::{Sample, Source, Split};
 use crate::sources::listed::spaced;
 use crate::sources::rows::open_regular;
@@ -311,11 +311,11 @@ impl Concepts {
         let phrases = phrases_of.open()?;
         let mut counter = Counter::new(MOST_COUNTED);
         for index in 0..samples {
-            for caption in phrases.of(source, split, index).unwrap_or_default() {
+            for caption in readable(phrases.of(source, split, index))? {
                 counter.captions += 1;
                 counter.add(&caption);
             }
-            counter.add(&source.tags(split, index).unwrap_or_default());
+            counter.add(&readable(source.tags(split, index))?);
             progress(index + 1, samples);
         }
         counter.finish(min_count as u64, limit)
@@ -664,10 +664,7 @@ mod tests {
 
     impl Listed {
         fn bad(&self, split: Split, index: usize) -> SampleError {
-            SampleError {
-                place: self.place(split, index),
-                reason: "broken".to_owned(),
-            }
+            SampleError::new(self.place(split, index), "broken".to_owned())
         }
     }
 

@@ -1,12 +1,14 @@
 //! What can go wrong with the user's data and settings.
 
 use std::fmt;
+use std::io;
 use std::path::PathBuf;
 
 /// An error that ends the work.
 ///
-/// A single bad sample never becomes one: it is a [`SampleError`], is listed by the
-/// [`SkipList`](crate::skip::SkipList) and is replaced by another sample.
+/// A single damaged sample never becomes one: it is a [`SampleError`], is listed by the
+/// [`SkipList`](crate::skip::SkipList) and is replaced by another sample. What could not be read, though it may be sound, is
+/// [`DataError::Unavailable`].
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     /// A value in the recipe is not allowed.
@@ -95,6 +97,18 @@ pub enum DataError {
         /// The file that lists them, if there is one.
         list: Option<PathBuf>,
     },
+    /// Something could not be read, and trying again within bounds did not help. Nothing of it is recorded: a run that is resumed
+    /// when the fault is mended goes on with the same samples.
+    #[error(
+        "{place}: {reason}. It could not be read now, which says nothing of what is in it: it was neither skipped nor recorded; when \
+         the fault is mended, go on as before (`--resume`)"
+    )]
+    Unavailable {
+        /// What was to be read: a path or URL, and where a sample is defined there its line.
+        place: String,
+        /// What failed.
+        reason: String,
+    },
     /// A loader thread failed in a way that is no fault of one sample.
     #[error("a loader thread stopped at batch {batch}: {reason}")]
     Worker {
@@ -133,6 +147,141 @@ impl DataError {
     }
 }
 
+/// What a failure to read something says of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ReadKind {
+    /// It was read and cannot be used: it will not be otherwise next time.
+    #[default]
+    Damaged,
+    /// It is not there. Of a picture that a list names this is damage; of something that was there before it is not.
+    Missing,
+    /// It could not be read now: the network, the disk, a limit of the system, a permission. It may be sound.
+    Unavailable,
+}
+
+/// Why something could not be read or used.
+///
+/// A text becomes one of kind [`ReadKind::Damaged`], since most checks of contents have only a text to give. There is no way back
+/// to a text, so that the kind is not lost on the way.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct ReadError {
+    /// What the failure says.
+    pub kind: ReadKind,
+    /// What failed.
+    pub reason: String,
+}
+
+impl From<String> for ReadError {
+    fn from(reason: String) -> Self {
+        Self {
+            kind: ReadKind::Damaged,
+            reason,
+        }
+    }
+}
+
+impl From<&str> for ReadError {
+    fn from(reason: &str) -> Self {
+        reason.to_owned().into()
+    }
+}
+
+impl From<io::Error> for ReadError {
+    fn from(error: io::Error) -> Self {
+        // What a stream of ours failed with has come through a decoder.
+        if let Some(own) = error.get_ref().and_then(|inner| inner.downcast_ref()) {
+            return Self::clone(own);
+        }
+        Self {
+            kind: kind_of(&error),
+            reason: error.to_string(),
+        }
+    }
+}
+
+impl From<ReadError> for io::Error {
+    fn from(error: ReadError) -> Self {
+        Self::other(error)
+    }
+}
+
+impl ReadError {
+    /// What could not be read now.
+    pub fn unavailable(reason: impl Into<String>) -> Self {
+        Self {
+            kind: ReadKind::Unavailable,
+            reason: reason.into(),
+        }
+    }
+
+    /// Whether it may be sound.
+    pub fn is_unavailable(&self) -> bool {
+        self.kind == ReadKind::Unavailable
+    }
+
+    /// The same failure of what was there before: if it is not there any more, it is unavailable.
+    #[must_use]
+    pub fn of_opened(mut self) -> Self {
+        if self.kind == ReadKind::Missing {
+            self.kind = ReadKind::Unavailable;
+        }
+        self
+    }
+
+    /// The same failure with another text for what failed.
+    #[must_use]
+    pub fn told(mut self, tell: impl FnOnce(&str) -> String) -> Self {
+        self.reason = tell(&self.reason);
+        self
+    }
+}
+
+/// What an operating system's error says of a file.
+///
+/// The short list is that of what is certain: a name that leads nowhere, contents that end early or are no text. Whatever else a
+/// system reports (EIO, EMFILE, ENOMEM, ESTALE, EACCES, a time-out) says nothing of the file's contents.
+fn kind_of(error: &io::Error) -> ReadKind {
+    use io::ErrorKind as Kind;
+    match error.kind() {
+        Kind::NotFound | Kind::NotADirectory => ReadKind::Missing,
+        Kind::IsADirectory
+        | Kind::InvalidFilename
+        | Kind::InvalidInput
+        | Kind::InvalidData
+        | Kind::UnexpectedEof => ReadKind::Damaged,
+        // An error that did not come from the system was made from a text.
+        Kind::Other if error.raw_os_error().is_none() => ReadKind::Damaged,
+        _ if is_loop(error) => ReadKind::Damaged,
+        _ => ReadKind::Unavailable,
+    }
+}
+
+/// Whether a path's symbolic links lead in a circle.
+fn is_loop(error: &io::Error) -> bool {
+    let number = match () {
+        () if cfg!(any(target_os = "linux", target_os = "android")) => 40,
+        () if cfg!(unix) => 62,
+        () => 1921,
+    };
+    error.raw_os_error() == Some(number)
+}
+
+/// Whether a system's error may pass by itself: trying again helps against a limit or a hiccup, not against a missing permission or
+/// a full disk.
+pub(crate) fn may_pass(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    kind_of(error) == ReadKind::Unavailable
+        && !matches!(
+            error.kind(),
+            Kind::PermissionDenied
+                | Kind::StorageFull
+                | Kind::QuotaExceeded
+                | Kind::FileTooLarge
+                | Kind::ReadOnlyFilesystem
+        )
+}
+
 /// Why one sample cannot be used, and where it comes from.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
 #[error("{place}: {reason}")]
@@ -142,6 +291,66 @@ pub struct SampleError {
     pub place: Place,
     /// What is wrong with it.
     pub reason: String,
+    /// Whether it is damaged, or could only not be read. What is unavailable is never written to a list.
+    #[serde(skip)]
+    pub kind: ReadKind,
+}
+
+impl SampleError {
+    /// A sample that cannot be used: for a text, or for a failure of another kind. What a list names and what is not there is damage.
+    pub fn new(place: Place, error: impl Into<ReadError>) -> Self {
+        let ReadError { kind, reason } = error.into();
+        let kind = match kind {
+            ReadKind::Damaged | ReadKind::Missing => ReadKind::Damaged,
+            ReadKind::Unavailable => ReadKind::Unavailable,
+        };
+        Self {
+            place,
+            reason,
+            kind,
+        }
+    }
+
+    /// Whether it could only not be read, and may be sound.
+    pub fn is_unavailable(&self) -> bool {
+        self.kind == ReadKind::Unavailable
+    }
+}
+
+impl DataError {
+    /// What a file that had to be read could not be used for.
+    pub(crate) fn unread(path: &std::path::Path, error: ReadError) -> Self {
+        if error.is_unavailable() {
+            return Self::Unavailable {
+                place: path.display().to_string(),
+                reason: error.reason,
+            };
+        }
+        Self::Manifest {
+            path: path.to_owned(),
+            reason: error.reason,
+        }
+    }
+
+    /// A sample that could not be read.
+    pub fn unavailable(error: &SampleError) -> Self {
+        Self::Unavailable {
+            place: error.place.to_string(),
+            reason: error.reason.clone(),
+        }
+    }
+}
+
+/// What is known of a sample: nothing of a damaged one.
+///
+/// # Errors
+///
+/// The sample could only not be read now: nothing would be a wrong answer.
+pub fn readable<T: Default>(found: Result<T, SampleError>) -> Result<T, DataError> {
+    match found {
+        Err(error) if error.is_unavailable() => Err(DataError::unavailable(&error)),
+        found => Ok(found.unwrap_or_default()),
+    }
 }
 
 /// Where a sample is defined: a line of a list, or an index of a generator.

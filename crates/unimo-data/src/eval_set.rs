@@ -9,7 +9,7 @@ use unimo_core::batch::{Images, Regions, Texts};
 
 use crate::concepts::reader::ConceptReader;
 use crate::config::Pad;
-use crate::error::{DataError, SampleError};
+use crate::error::{DataError, ReadError, SampleError};
 use crate::gathered::gather;
 use crate::images::ImageSpec;
 use crate::regions;
@@ -159,11 +159,8 @@ impl EvalSet {
         }
     }
 
-    fn bad(&self, index: usize, reason: String) -> SampleError {
-        SampleError {
-            place: self.source.place(self.split, index),
-            reason,
-        }
+    fn bad(&self, index: usize, reason: impl Into<ReadError>) -> SampleError {
+        SampleError::new(self.source.place(self.split, index), reason)
     }
 
     /// Every picture with its captions' numbers.
@@ -353,6 +350,9 @@ impl EvalSet {
     }
 
     fn gone(&self, error: SampleError) -> DataError {
+        if error.is_unavailable() {
+            return DataError::unavailable(&error);
+        }
         DataError::Manifest {
             path: error.place.file.clone().into(),
             reason: format!(
@@ -376,7 +376,17 @@ impl std::fmt::Debug for EvalSet {
 
 /// `work` of every number in a range, in order, on all cores.
 pub(crate) fn parallel<T: Send>(range: Range<usize>, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    parallel_on(0, range, work)
+}
+
+/// The same on at least so many threads, for work that waits.
+pub(crate) fn parallel_on<T: Send>(
+    threads: usize,
+    range: Range<usize>,
+    work: impl Fn(usize) -> T + Sync,
+) -> Vec<T> {
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    let cores = cores.max(threads);
     let next = AtomicUsize::new(range.start);
     let take = || {
         let mut done = Vec::new();

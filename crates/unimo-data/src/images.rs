@@ -2,7 +2,7 @@
 //!
 //! Shape legend: `C` = 3 channels, `S` the model's picture side, `H x W` the file's own size.
 
-use std::io::{Cursor, Read};
+use std::io::Cursor;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -15,7 +15,8 @@ use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
 use serde::{Deserialize, Serialize};
 use unimo_core::batch::Images;
 
-use crate::error::panic_text;
+use crate::error::{ReadError, panic_text};
+use crate::storage;
 
 /// How a picture of any form becomes square.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -159,9 +160,9 @@ pub(crate) fn refuse_size(width: u32, height: u32, max_pixels: u64) -> Result<()
 /// # Errors
 ///
 /// The reason, as it is listed for the skipped sample.
-pub fn read(path: &Path, limits: Limits) -> Result<RgbImage, String> {
+pub fn read(path: &Path, limits: Limits) -> Result<RgbImage, ReadError> {
     let bytes = bytes_of(path, limits.max_pixels)?;
-    decode(&bytes, limits).map_err(|reason| format!("image {}: {reason}", path.display()))
+    decode(&bytes, limits).map_err(|reason| format!("image {}: {reason}", path.display()).into())
 }
 
 /// A picture's file as it is stored, with the extension of its format (`jpg`, `png`, `webp`).
@@ -169,41 +170,20 @@ pub fn read(path: &Path, limits: Limits) -> Result<RgbImage, String> {
 /// # Errors
 ///
 /// The file cannot be read or is of another format. It is not decoded.
-pub fn read_file(path: &Path, max_pixels: u64) -> Result<(Vec<u8>, &'static str), String> {
+pub fn read_file(path: &Path, max_pixels: u64) -> Result<(Vec<u8>, &'static str), ReadError> {
     let bytes = bytes_of(path, max_pixels)?;
     match image::guess_format(&bytes) {
         Ok(ImageFormat::Jpeg) => Ok((bytes, "jpg")),
         Ok(ImageFormat::Png) => Ok((bytes, "png")),
         Ok(ImageFormat::WebP) => Ok((bytes, "webp")),
-        _ => Err(format!(
-            "image {}: not a JPEG, PNG or WebP file",
-            path.display()
-        )),
+        _ => Err(format!("image {}: not a JPEG, PNG or WebP file", path.display()).into()),
     }
 }
 
 /// A file of a size that a picture of so many pixels may have.
-fn bytes_of(path: &Path, max_pixels: u64) -> Result<Vec<u8>, String> {
-    let limit = largest_file(max_pixels);
-    let read = || -> std::io::Result<Vec<u8>> {
-        // Opening a pipe would wait for a writer, so the kind of file is asked for first.
-        if !std::fs::metadata(path)?.is_file() {
-            return Err(std::io::Error::other("not a regular file"));
-        }
-        let mut bytes = Vec::new();
-        std::fs::File::open(path)?
-            .take(limit + 1)
-            .read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    let bytes = read().map_err(|error| format!("image {}: {error}", path.display()))?;
-    if bytes.len() as u64 > limit {
-        return Err(format!(
-            "image {}: the file is larger than {limit} bytes",
-            path.display()
-        ));
-    }
-    Ok(bytes)
+fn bytes_of(path: &Path, max_pixels: u64) -> Result<Vec<u8>, ReadError> {
+    storage::read_listed(path, largest_file(max_pixels))
+        .map_err(|error| error.told(|reason| format!("image {}: {reason}", path.display())))
 }
 
 /// Decodes JPEG, PNG or WebP, told apart by content, to upright 8-bit RGB.
@@ -820,7 +800,7 @@ mod tests {
         );
         let folder = tempfile::tempdir().unwrap();
         for path in [folder.path().to_owned(), folder.path().join("absent.jpg")] {
-            let reason = read(&path, MAX).unwrap_err();
+            let reason = read(&path, MAX).unwrap_err().reason;
             assert!(reason.contains(&path.display().to_string()), "{reason}");
         }
     }

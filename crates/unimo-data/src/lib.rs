@@ -5,6 +5,7 @@ pub mod concepts;
 pub mod config;
 pub mod error;
 pub mod eval_set;
+mod found;
 mod gathered;
 pub mod images;
 mod jpeg;

@@ -350,6 +350,9 @@ struct Maker {
     patches: Option<PatchMasker>,
 }
 
+/// Samples that a source which reads ahead is told of; an eighth of them at a time.
+const ANNOUNCED: usize = 256;
+
 /// Windows that are kept: workers may stand on both sides of a window's end.
 const WINDOWS: usize = 3;
 
@@ -387,9 +390,12 @@ impl Maker {
         let spec = &self.spec;
         let mut made = Vec::with_capacity(spec.batch_size);
         let mut pixels = Vec::with_capacity(spec.batch_size * spec.images.values());
-        for position in self.positions(batch) {
+        for (at, position) in self.positions(batch)?.into_iter().enumerate() {
             if stop.load(Ordering::Relaxed) {
                 return Ok(None);
+            }
+            if spec.source.reads_ahead() && at.is_multiple_of(ANNOUNCED / 8) {
+                self.announce(batch, at);
             }
             made.push(self.usable(position, &mut pixels)?);
         }
@@ -470,6 +476,20 @@ impl Maker {
         }))
     }
 
+    /// Tells the source which samples come from a place in a batch on.
+    fn announce(&self, batch: u64, at: usize) {
+        let spec = &self.spec;
+        let (size, ranks) = (spec.batch_size as u64, spec.ranks as u64);
+        let batches = (batch..).step_by(ranks as usize);
+        let indices: Vec<usize> = batches
+            .flat_map(|batch| batch * size..(batch + 1) * size)
+            .skip(at)
+            .take(ANNOUNCED)
+            .map(|position| self.plan.at(spec.seed, position))
+            .collect();
+        spec.source.ahead(spec.split, &indices, spec.shuffle);
+    }
+
     /// The regions of a batch's pictures; none where its samples have none.
     fn regions(&self, batch: u64, made: &[Made]) -> Result<Option<Regions>, DataError> {
         let found: Vec<_> = made
@@ -489,43 +509,56 @@ impl Maker {
     }
 
     /// The positions whose samples a batch holds: those from `batch * batch_size` on, unless batches are sorted by length.
-    fn positions(&self, batch: u64) -> Vec<u64> {
+    fn positions(&self, batch: u64) -> Result<Vec<u64>, DataError> {
         let (size, bucket) = (self.spec.batch_size as u64, self.spec.bucket as u64);
         if bucket == 1 {
-            return (batch * size..(batch + 1) * size).collect();
+            return Ok((batch * size..(batch + 1) * size).collect());
         }
         let (window, within) = (batch / bucket, batch % bucket);
-        let sorted = self.window(window);
+        let sorted = self.window(window)?;
         let draw = hash(Stream::Bucket, &[self.spec.seed]);
         let at = Permutation::new(bucket as usize, draw, window).at(within as usize);
-        sorted[at * size as usize..(at + 1) * size as usize].to_vec()
+        Ok(sorted[at * size as usize..(at + 1) * size as usize].to_vec())
     }
 
     /// The positions of a window of batches, sorted by the length of their texts, each part of a mixture for itself.
-    fn window(&self, window: u64) -> Arc<Vec<u64>> {
+    fn window(&self, window: u64) -> Result<Arc<Vec<u64>>, DataError> {
         let kept = || self.windows.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, positions)) = kept().iter().find(|(at, _)| *at == window) {
-            return Arc::clone(positions);
+            return Ok(Arc::clone(positions));
         }
         let spec = &self.spec;
         let length = (spec.batch_size * spec.bucket) as u64;
-        let mut positions: Vec<u64> = (window * length..(window + 1) * length).collect();
-        positions.sort_by_cached_key(|position| {
-            let index = self.plan.at(spec.seed, *position);
+        let mut keys = Vec::with_capacity(length as usize);
+        if spec.source.reads_ahead() {
+            let indices = (window * length..(window + 1) * length)
+                .map(|position| self.plan.at(spec.seed, position));
+            let indices: Vec<usize> = indices.collect();
+            spec.source.ahead(spec.split, &indices, spec.shuffle);
+        }
+        for position in window * length..(window + 1) * length {
+            let index = self.plan.at(spec.seed, position);
             let siblings = spec.source.siblings(spec.split, index);
-            // A text that cannot be read gets a stand-in of unknown length.
-            let captions = spec.source.captions(spec.split, index).unwrap_or_default();
-            let caption = self.choice(*position, captions.len());
+            // A text that is damaged gets a stand-in of unknown length. One that can only not be read now must not change the order.
+            let captions = match spec.source.captions(spec.split, index) {
+                Err(error) if error.is_unavailable() => {
+                    return Err(DataError::unavailable(&error));
+                }
+                captions => captions.unwrap_or_default(),
+            };
+            let caption = self.choice(position, captions.len());
             let length = captions.get(caption).map_or(0, String::len);
-            (siblings.start, length, *position)
-        });
-        let positions = Arc::new(positions);
+            keys.push((siblings.start, length, position));
+        }
+        keys.sort_unstable();
+        let positions = keys.into_iter().map(|(_, _, position)| position);
+        let positions = Arc::new(positions.collect::<Vec<_>>());
         let mut kept = kept();
         if kept.len() == WINDOWS {
             kept.remove(0);
         }
         kept.push((window, Arc::clone(&positions)));
-        positions
+        Ok(positions)
     }
 
     /// Which of a sample's captions is read at a position.
@@ -567,10 +600,7 @@ impl Maker {
     fn one(&self, index: usize, position: u64, pixels: &mut Vec<f32>) -> Result<Made, SampleError> {
         let spec = &self.spec;
         let mut sample = spec.source.sample(spec.split, index)?;
-        let bad = |reason: String| SampleError {
-            place: spec.source.place(spec.split, index),
-            reason,
-        };
+        let bad = |reason: String| SampleError::new(spec.source.place(spec.split, index), reason);
         let view = |picture: Cow<'_, RgbImage>, stream: Stream, pixels: &mut Vec<f32>| {
             match &spec.augment {
                 None => spec.images.square(&picture),

@@ -15,13 +15,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::config::range;
-use crate::error::{DataError, SampleError};
+use crate::error::{DataError, ReadError, SampleError};
 use crate::eval_set::parallel;
 use crate::images;
 use crate::shards::{self, IndexHeader, Item, Member, MemberKind, MemberLimits};
 use crate::source::{Entailment, Sample, Source, Split, TextRole};
 use crate::storage::{self, LocalFile, Object, RemoteConfig, Storage};
-use crate::unpack::{Summed, write_whole};
+use crate::unpack::{Part, Summed, write_whole};
 
 /// The file that lists the shards of a folder.
 pub const INDEX: &str = "index.json";
@@ -361,12 +361,16 @@ impl Packer<'_> {
     /// A shard that an earlier run wrote, if it is whole.
     fn kept(&self, file: &str, next: usize) -> Result<Option<Shard>, DataError> {
         let path = self.folder.join(file);
-        let Ok(object) = LocalFile::open(&path) else {
-            return Ok(None);
+        let now = |error: ReadError| DataError::unread(&path, error);
+        let object = match LocalFile::open(&path) {
+            Ok(object) => object,
+            Err(error) if error.is_unavailable() => return Err(now(error)),
+            Err(_) => return Ok(None),
         };
-        let index = shards::read_index(&local(), &path, object.size());
-        let Ok(Some((header, items))) = index else {
-            return Ok(None);
+        let (header, items) = match shards::read_index(&local(), &path, object.size()) {
+            Ok(Some(index)) => index,
+            Err(error) if error.is_unavailable() => return Err(now(error)),
+            Ok(None) | Err(_) => return Ok(None),
         };
         if header.made_from != self.made_from {
             return Err(DataError::Manifest {
@@ -380,7 +384,7 @@ impl Packer<'_> {
         let (first, end) = header.range;
         let sound = first == next
             && (next + 1..=self.source.len(self.split)).contains(&end)
-            && checksum(&object).is_ok_and(|crc| crc == header.shard_crc32c);
+            && checksum(&object).map_err(now)? == header.shard_crc32c;
         if !sound {
             return Ok(None);
         }
@@ -404,11 +408,9 @@ impl Packer<'_> {
     ) -> Result<Shard, DataError> {
         let spec = self.spec;
         let path = self.folder.join(file);
-        let part = self
-            .folder
-            .join(format!("{file}.{}.part", std::process::id()));
+        let part = Part::beside(&path);
         let wrong = |error| DataError::file("write", &path, error);
-        let out = File::create(&part).map_err(wrong)?;
+        let out = File::create(&part.path).map_err(wrong)?;
         let mut tar = tar::Builder::new(Summed::new(BufWriter::new(out)));
         let mut items: Vec<Item> = Vec::new();
         let mut skipped = Vec::new();
@@ -428,6 +430,10 @@ impl Packer<'_> {
                     held += size;
                     items.push(append(&mut tar, index, sample).map_err(wrong)?);
                 }
+                // What is written is what was asked for, or nothing.
+                Err(error) if error.is_unavailable() => {
+                    return Err(DataError::unavailable(error));
+                }
                 Err(error) => skipped.push(error.clone()),
             }
             self.ready.pop_front();
@@ -437,7 +443,7 @@ impl Packer<'_> {
         let mut summed = tar.into_inner().map_err(wrong)?;
         summed.flush().map_err(wrong)?;
         summed.inner.get_ref().sync_all().map_err(wrong)?;
-        fs::rename(&part, &path).map_err(wrong)?;
+        part.keep(&path).map_err(wrong)?;
         let header = IndexHeader {
             format: IndexHeader::FORMAT.to_owned(),
             shard_bytes: summed.bytes,
@@ -445,6 +451,7 @@ impl Packer<'_> {
             samples: 0,
             crc32c: 0,
             rejected: skipped.clone(),
+            ignored: 0,
             made_from: self.made_from.clone(),
             range: (next, end),
         };
@@ -480,10 +487,7 @@ impl Packer<'_> {
 
     fn make(&self, index: usize) -> Result<Packed, SampleError> {
         let mut sample = self.source.sample(self.split, index)?;
-        let bad = |reason: String| SampleError {
-            place: self.source.place(self.split, index),
-            reason,
-        };
+        let bad = |reason: String| SampleError::new(self.source.place(self.split, index), reason);
         let mut members = Vec::new();
         match sample.image.take() {
             Some(picture) => {
@@ -572,12 +576,12 @@ fn append<W: Write>(
 const BLOCK: u64 = 512;
 
 /// CRC-32C of all of an object.
-fn checksum(object: &dyn Object) -> Result<u32, String> {
+fn checksum(object: &dyn Object) -> Result<u32, ReadError> {
     let mut stream = storage::Stream::new(object);
     let mut piece = vec![0; 1 << 20];
     let mut crc = 0;
     loop {
-        match stream.read(&mut piece).map_err(|error| error.to_string())? {
+        match stream.read(&mut piece)? {
             0 => return Ok(crc),
             length => crc = crc32c::crc32c_append(crc, &piece[..length]),
         }
@@ -595,15 +599,12 @@ fn local() -> Storage {
 ///
 /// It cannot be read or is no index of packed shards.
 pub fn read_pack(storage: &Storage, path: &Path) -> Result<PackIndex, DataError> {
-    let manifest = |reason| DataError::Manifest {
-        path: path.to_owned(),
-        reason,
-    };
     let read = || {
         let object = storage.open(path)?;
-        parse_pack(&storage::read_all(&*object, LARGEST_PACK_INDEX)?)
+        let index = parse_pack(&storage::read_all(&*object, LARGEST_PACK_INDEX)?)?;
+        Ok(index)
     };
-    read().map_err(manifest)
+    read().map_err(|error| DataError::unread(path, error))
 }
 
 /// Reads the content of an `index.json`.
@@ -642,7 +643,16 @@ pub fn verify_pack(folder: &Path) -> Result<PackIndex, DataError> {
     let results = parallel(0..index.shards.len(), |at| {
         verify_shard(folder, &index.shards[at])
     });
-    let mut problems: Vec<String> = results.into_iter().filter_map(Result::err).collect();
+    let mut problems = Vec::new();
+    for (result, shard) in results.into_iter().zip(&index.shards) {
+        match result {
+            Ok(()) => {}
+            Err(error) if error.is_unavailable() => {
+                return Err(DataError::unread(&folder.join(&shard.file), error));
+            }
+            Err(error) => problems.push(error.reason),
+        }
+    }
     let damaged = problems.len();
     let samples: usize = index.shards.iter().map(|shard| shard.samples).sum();
     let bytes: u64 = index.shards.iter().map(|shard| shard.bytes).sum();
@@ -662,10 +672,11 @@ pub fn verify_pack(folder: &Path) -> Result<PackIndex, DataError> {
     })
 }
 
-fn verify_shard(folder: &Path, shard: &PackedShard) -> Result<(), String> {
+fn verify_shard(folder: &Path, shard: &PackedShard) -> Result<(), ReadError> {
     let path = folder.join(&shard.file);
-    let wrong = |what: &str| Err(format!("{}: {what}", shard.file));
-    let object = LocalFile::open(&path).map_err(|reason| format!("{}: {reason}", shard.file))?;
+    let wrong = |what: &str| Err(format!("{}: {what}", shard.file).into());
+    let object = LocalFile::open(&path)
+        .map_err(|error| error.told(|reason| format!("{}: {reason}", shard.file)))?;
     if object.size() != shard.bytes {
         return wrong(&format!(
             "{} bytes instead of {}",
@@ -677,7 +688,7 @@ fn verify_shard(folder: &Path, shard: &PackedShard) -> Result<(), String> {
         return wrong("its checksum is wrong");
     }
     let index = LocalFile::open(&IndexHeader::path(&path))
-        .map_err(|reason| format!("{}: its index: {reason}", shard.file))?;
+        .map_err(|error| error.told(|reason| format!("{}: its index: {reason}", shard.file)))?;
     if checksum(&index)? != shard.index_crc32c {
         return wrong("the checksum of its index is wrong");
     }
@@ -688,7 +699,7 @@ fn verify_shard(folder: &Path, shard: &PackedShard) -> Result<(), String> {
         image: u64::MAX,
         text: u64::MAX,
     };
-    if items.len() != shard.samples || shards::scan(&object, all).items != items {
+    if items.len() != shard.samples || shards::scan(&object, all)?.items != items {
         return wrong("its index does not say what it holds");
     }
     Ok(())
@@ -784,10 +795,10 @@ mod tests {
 
         fn sample(&self, split: Split, index: usize) -> Result<Sample, SampleError> {
             if (self.1)(index) {
-                return Err(SampleError {
-                    place: self.place(split, index),
-                    reason: "broken".to_owned(),
-                });
+                return Err(SampleError::new(
+                    self.place(split, index),
+                    "broken".to_owned(),
+                ));
             }
             self.0.sample(split, index)
         }

@@ -22,7 +22,6 @@
 //! That is a detector that misses nothing, for trying things out where no features are at hand.
 
 use std::collections::BTreeSet;
-use std::io::Read;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -34,11 +33,12 @@ use serde::{Deserialize, Serialize};
 use unimo_core::batch::{Images, Regions};
 
 use crate::config::{not_empty, range};
-use crate::error::{DataError, Place, SampleError};
+use crate::error::{DataError, Place, ReadError, SampleError};
 use crate::images::{ImageSpec, Part};
 use crate::order::{Stream, hash_text};
 use crate::plan::{Plan, Shuffle};
-use crate::source::{Holds, Sample, Source, Split, TextRole};
+use crate::source::{Holds, Sample, Source, Split, TextRole, TextsOf};
+use crate::storage;
 
 /// Numbers of a region that say where it is.
 const POSITION: usize = 6;
@@ -198,15 +198,20 @@ impl RegionsConfig {
 /// # Errors
 ///
 /// Why the file cannot be used.
-pub fn read(path: &Path, shape: RegionShape) -> Result<PictureRegions, String> {
+pub fn read(path: &Path, shape: RegionShape) -> Result<PictureRegions, ReadError> {
     let npy = path.extension().is_some_and(|extension| extension == "npy");
-    let table = bytes_of(path).and_then(|bytes| match npy {
-        true => of_npy(&bytes),
-        false => of_safetensors(&bytes, shape.features),
-    });
-    table
-        .and_then(|table| table.regions(shape))
-        .map_err(|reason| format!("features {}: {reason}", path.display()))
+    let read = || {
+        let bytes = storage::read_listed(path, LARGEST_FILE)?;
+        let table = if npy {
+            of_npy(&bytes)?
+        } else {
+            of_safetensors(&bytes, shape.features)?
+        };
+        Ok(table.regions(shape)?)
+    };
+    read().map_err(|error: ReadError| {
+        error.told(|reason| format!("features {}: {reason}", path.display()))
+    })
 }
 
 /// A picture's path within its folder; with the folder's own name before it where there are several.
@@ -257,15 +262,12 @@ struct WithRegions {
 }
 
 impl WithRegions {
-    fn bad(&self, split: Split, index: usize, reason: String) -> SampleError {
-        SampleError {
-            place: self.source.place(split, index),
-            reason,
-        }
+    fn bad(&self, split: Split, index: usize, reason: impl Into<ReadError>) -> SampleError {
+        SampleError::new(self.source.place(split, index), reason)
     }
 
     /// A picture's file of features.
-    fn read(&self, folder: &Path, split: Split, index: usize) -> Result<PictureRegions, String> {
+    fn read(&self, folder: &Path, split: Split, index: usize) -> Result<PictureRegions, ReadError> {
         let name = self.source.image_name(split, index);
         let name = name.ok_or("the picture has no name that features could be found by")?;
         let inside = Path::new(&name)
@@ -274,18 +276,20 @@ impl WithRegions {
         if !inside {
             return Err(format!(
                 "the picture's name {name:?} is no path inside of a folder, so no features can be found by it"
-            ));
+            )
+            .into());
         }
         let npy = folder.join(&name).with_extension("npy");
         let safetensors = npy.with_extension("safetensors");
-        let path = match npy.is_file() {
+        let path = match storage::may_be_file(&npy) {
             true => npy,
-            false if safetensors.is_file() => safetensors,
+            false if storage::may_be_file(&safetensors) => safetensors,
             false => {
                 return Err(format!(
                     "no features: there is neither {} nor a .safetensors file beside it",
                     npy.display()
-                ));
+                )
+                .into());
             }
         };
         read(&path, self.shape)
@@ -359,20 +363,6 @@ impl Table {
             boxes,
             features: self.values,
         })
-    }
-}
-
-fn bytes_of(path: &Path) -> Result<Vec<u8>, String> {
-    let read = || -> std::io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        let file = std::fs::File::open(path)?;
-        file.take(LARGEST_FILE + 1).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    let bytes = read().map_err(|error| error.to_string())?;
-    match bytes.len() as u64 > LARGEST_FILE {
-        true => Err(format!("larger than {LARGEST_FILE} bytes")),
-        false => Ok(bytes),
     }
 }
 
@@ -589,7 +579,10 @@ impl Source for WithRegions {
 
     /// For looking at; it is not part of the samples, and need not be there.
     fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {
-        Ok(self.source.image(split, index).ok().flatten())
+        match self.source.image(split, index) {
+            Err(error) if error.is_unavailable() => Err(error),
+            found => Ok(found.ok().flatten()),
+        }
     }
 
     fn image_bytes(
@@ -614,7 +607,9 @@ impl Source for WithRegions {
         }
         let regions = match &self.from {
             Features::Files(folder) => self.read(folder, split, index),
-            Features::Boxes(spec) => self.cut(spec, &self.source.sample(split, index)?),
+            Features::Boxes(spec) => self
+                .cut(spec, &self.source.sample(split, index)?)
+                .map_err(ReadError::from),
         };
         regions
             .map(Some)
@@ -651,8 +646,16 @@ impl Source for WithRegions {
         }
     }
 
-    fn texts(&self, split: Split) -> Box<dyn Iterator<Item = String> + Send + '_> {
+    fn texts(&self, split: Split) -> TextsOf<'_> {
         self.source.texts(split)
+    }
+
+    fn reads_ahead(&self) -> bool {
+        matches!(self.from, Features::Boxes(_)) && self.source.reads_ahead()
+    }
+
+    fn ahead(&self, split: Split, indices: &[usize], shuffle: Shuffle) {
+        self.source.ahead(split, indices, shuffle);
     }
 
     fn rejected(&self) -> &[SampleError] {

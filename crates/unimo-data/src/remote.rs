@@ -1,39 +1,46 @@
 //! Objects behind http(s), S3, Google Cloud Storage and Azure.
 //!
-//! They are read in aligned blocks, which are kept in a cache of bounded size that all objects share. Where blocks are read one
-//! after the other, the next one is fetched in the background. Credentials come from the environment, under the names that each
-//! provider's own tools use.
+//! What is read is kept in pages, in a cache of bounded size that all objects share ([`pages`]). Where bytes are read one after the
+//! other, or all that lies around them is announced, whole blocks are asked for at once, and the next ones before they are needed.
+//! Every wait is bounded ([`request`]). Credentials come from the environment, under the names that each provider's own tools use.
+
+mod pages;
+mod request;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::TryStreamExt;
 use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::http::HttpBuilder;
-use object_store::{
-    ClientOptions, GetOptions, ObjectStore, ObjectStoreScheme, RetryConfig, path::Path,
-};
+use object_store::{ClientOptions, ObjectStore, ObjectStoreScheme, RetryConfig, path::Path};
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::Semaphore;
 use url::Url;
 
+use self::pages::{Found, PAGE, Pages, Place};
+use self::request::{About, Limits, Noticing, Origin, chain};
+use crate::error::ReadError;
 use crate::storage::{Object, RemoteConfig};
 
 const MIB: u64 = 1 << 20;
 /// Threads that wait for the net.
 const THREADS: usize = 2;
-/// The first pause before a request is repeated, and the longest.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+/// Requests of up to a mebibyte that are under way for what was announced; a larger one takes the place of as many as it has.
+const ANNOUNCED_AT_ONCE: usize = 32;
 
 /// What objects share. Nothing runs before the first one is opened.
 pub(crate) struct Remote {
     config: RemoteConfig,
     shared: OnceLock<Result<Arc<Shared>, String>>,
-    /// Connections, by the part of the URL before the path.
+    /// Connections, by what a URL has before the object's own path.
     stores: Mutex<HashMap<String, Arc<dyn ObjectStore>>>,
     opened: AtomicU64,
 }
@@ -41,8 +48,10 @@ pub(crate) struct Remote {
 struct Shared {
     /// Never none but while it is dropped.
     runtime: Option<Runtime>,
-    blocks: Arc<Blocks>,
-    config: RemoteConfig,
+    pages: Arc<Pages>,
+    /// Room for requests of what was announced.
+    announced: Arc<Semaphore>,
+    block: u64,
 }
 
 impl Drop for Shared {
@@ -64,27 +73,30 @@ impl Remote {
         }
     }
 
-    pub(crate) fn open(&self, location: &str) -> Result<Arc<dyn Object>, String> {
+    pub(crate) fn open(&self, location: &str) -> Result<Arc<dyn Object>, ReadError> {
         let url = Url::parse(location).map_err(|error| error.to_string())?;
         if url.query().is_some() {
-            return Err("URLs with `?` are not read".to_owned());
+            return Err("URLs with `?` are not read".into());
         }
         let (store, path) = self.store(&url)?;
         let shared = self.shared.get_or_init(|| self.start()).clone()?;
+        let limits = Limits::of(&self.config);
         let source = Arc::new(Origin {
+            name: location.to_owned(),
             store,
             path,
-            timeout: Duration::from_secs_f64(self.config.timeout_s),
-            retries: self.config.retries,
+            limits,
         });
-        let size = shared.wait(source.size())?;
+        let about = shared.wait(source.about())?;
         Ok(Arc::new(RemoteObject {
             name: location.to_owned(),
             number: self.opened.fetch_add(1, Ordering::Relaxed),
-            size,
+            about,
             source,
             shared,
-            last: AtomicU64::new(NO_BLOCK),
+            last: AtomicU64::new(0),
+            streak: AtomicU32::new(0),
+            until: AtomicU64::new(0),
         }))
     }
 
@@ -98,12 +110,9 @@ impl Remote {
             .map_err(|error| format!("cannot start threads: {error}"))?;
         Ok(Arc::new(Shared {
             runtime: Some(runtime),
-            blocks: Arc::new(Blocks {
-                state: Mutex::default(),
-                changed: Condvar::new(),
-                most: self.config.cache_mb as u64 * MIB,
-            }),
-            config: self.config.clone(),
+            pages: Arc::new(Pages::new(self.config.cache_mb as u64 * MIB)),
+            announced: Arc::new(Semaphore::new(ANNOUNCED_AT_ONCE)),
+            block: self.config.block_mb as u64 * MIB,
         }))
     }
 
@@ -113,16 +122,16 @@ impl Remote {
         let text = |error: object_store::Error| chain(&error);
         let (scheme, path) = ObjectStoreScheme::parse(url).map_err(|error| error.to_string())?;
         let path = Path::parse(path).map_err(|error| error.to_string())?;
-        let place = url[..url::Position::BeforePath].to_owned();
+        let server = &url[..url::Position::BeforePath];
+        let place = place(url, &path);
         let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(store) = stores.get(&place) {
             return Ok((Arc::clone(store), path));
         }
-        let timeout = Duration::from_secs_f64(self.config.timeout_s);
         let options = ClientOptions::new()
             .with_allow_http(true)
-            .with_timeout(timeout)
-            .with_connect_timeout(timeout);
+            .with_timeout(Duration::from_secs_f64(self.config.timeout_s))
+            .with_connect_timeout(Duration::from_secs_f64(self.config.connect_s));
         // Requests are repeated here, where broken bodies are seen too.
         let retry = RetryConfig {
             max_retries: 0,
@@ -134,6 +143,7 @@ impl Remote {
                 AmazonS3Builder::from_env()
                     .with_url(whole)
                     .with_client_options(options)
+                    .with_http_connector(Noticing)
                     .with_retry(retry)
                     .build()
                     .map_err(text)?,
@@ -142,6 +152,7 @@ impl Remote {
                 GoogleCloudStorageBuilder::from_env()
                     .with_url(whole)
                     .with_client_options(options)
+                    .with_http_connector(Noticing)
                     .with_retry(retry)
                     .build()
                     .map_err(text)?,
@@ -150,188 +161,160 @@ impl Remote {
                 MicrosoftAzureBuilder::from_env()
                     .with_url(whole)
                     .with_client_options(options)
+                    .with_http_connector(Noticing)
                     .with_retry(retry)
                     .build()
                     .map_err(text)?,
             ),
             ObjectStoreScheme::Http => Arc::new(
                 HttpBuilder::new()
-                    .with_url(&place)
+                    .with_url(server)
                     .with_client_options(options)
+                    .with_http_connector(Noticing)
                     .with_retry(retry)
                     .build()
                     .map_err(text)?,
             ),
             _ => return Err("not a URL of http(s), s3, gs or az".to_owned()),
         };
-        // A bucket may be part of what comes before the path or of the path itself.
-        if matches!(scheme, ObjectStoreScheme::Http) {
-            stores.insert(place, Arc::clone(&store));
-        }
+        stores.insert(place, Arc::clone(&store));
         Ok((store, path))
     }
 }
 
+/// What a URL has before the path of the object in its store: the server, and the bucket where that is part of the path.
+fn place(url: &Url, path: &Path) -> String {
+    let all = url.path().split('/').filter(|part| !part.is_empty());
+    let own = path.parts().count();
+    let before = all.clone().count().saturating_sub(own);
+    let mut place = url[..url::Position::BeforePath].to_owned();
+    for part in all.take(before) {
+        place.push('/');
+        place.push_str(part);
+    }
+    place
+}
+
 impl Shared {
     /// Waits for what the runtime does.
-    fn wait<T>(&self, future: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    fn wait<T>(&self, future: impl Future<Output = Result<T, ReadError>>) -> Result<T, ReadError> {
         match &self.runtime {
             Some(runtime) => runtime.block_on(future),
-            None => Err("reading has ended".to_owned()),
+            None => Err(ReadError::unavailable("reading has ended")),
         }
     }
 }
-
-/// An object where it lies.
-struct Origin {
-    store: Arc<dyn ObjectStore>,
-    path: Path,
-    timeout: Duration,
-    retries: u32,
-}
-
-impl Origin {
-    async fn size(&self) -> Result<u64, String> {
-        let options = || GetOptions::new().with_head(true);
-        self.again(|| async {
-            let found = self.store.get_opts(&self.path, options()).await;
-            found
-                .map(|found| found.meta.size)
-                .map_err(|error| chain(&error))
-        })
-        .await
-    }
-
-    /// The bytes from `start` to `end` of an object of `size` bytes.
-    async fn bytes(&self, start: u64, end: u64, size: u64) -> Result<Bytes, String> {
-        self.again(|| async {
-            let options = GetOptions::new().with_range(Some(start..end));
-            let found = self.store.get_opts(&self.path, options).await;
-            let found = found.map_err(|error| chain(&error))?;
-            if found.meta.size != size {
-                return Err(format!(
-                    "the object changed: it has {} bytes, it had {size}",
-                    found.meta.size
-                ));
-            }
-            let mut pieces = found.into_stream();
-            let mut bytes = Vec::with_capacity((end - start) as usize);
-            while let Some(piece) = pieces.try_next().await.map_err(|error| chain(&error))? {
-                if (bytes.len() + piece.len()) as u64 > end - start {
-                    return Err("the body is longer than what was asked for".to_owned());
-                }
-                bytes.extend_from_slice(&piece);
-            }
-            match bytes.len() as u64 == end - start {
-                true => Ok(Bytes::from(bytes)),
-                false => Err(format!(
-                    "the body ends after {} of {} bytes",
-                    bytes.len(),
-                    end - start
-                )),
-            }
-        })
-        .await
-    }
-
-    async fn again<T, F: Future<Output = Result<T, String>>>(
-        &self,
-        work: impl Fn() -> F,
-    ) -> Result<T, String> {
-        let (mut pause, longest) = PAUSES;
-        let mut left = self.retries;
-        loop {
-            let outcome = match tokio::time::timeout(self.timeout, work()).await {
-                Ok(outcome) => outcome,
-                Err(_) => Err(format!("no answer within {:?}", self.timeout)),
-            };
-            match outcome {
-                Ok(value) => return Ok(value),
-                Err(reason) if left == 0 => {
-                    return Err(match self.retries {
-                        0 => reason,
-                        retries => format!("{reason} (tried {} times)", retries + 1),
-                    });
-                }
-                Err(_) => left -= 1,
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(longest);
-        }
-    }
-}
-
-/// An error with what caused it.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        let more = next.to_string();
-        if !text.contains(&more) {
-            text += &format!(": {more}");
-        }
-        cause = next.source();
-    }
-    text
-}
-
-/// What was read before the first block; no block follows it.
-const NO_BLOCK: u64 = u64::MAX - 1;
 
 /// An object behind a URL.
 struct RemoteObject {
     name: String,
-    /// Tells its blocks from those of others.
+    /// Tells its pages from those of others.
     number: u64,
-    size: u64,
+    about: About,
     source: Arc<Origin>,
     shared: Arc<Shared>,
-    /// The block that was read last.
+    /// The page after the last one that had to be waited for.
     last: AtomicU64,
+    /// How often in turn what had to be waited for came soon after that.
+    streak: AtomicU32,
+    /// The page up to which blocks were asked for one after the other.
+    until: AtomicU64,
 }
 
+/// Times in turn that reading went forward before it is taken to go on so.
+const FORWARD: u32 = 2;
+
 impl RemoteObject {
-    fn range(&self, block: u64) -> (u64, u64) {
-        let length = self.shared.config.block_mb as u64 * MIB;
-        let start = block * length;
-        (start, (start + length).min(self.size))
+    fn all_pages(&self) -> u64 {
+        self.about.size.div_ceil(PAGE)
     }
 
-    fn block(&self, block: u64) -> Result<Bytes, String> {
-        let key = (self.number, block);
-        let bytes = match self.shared.blocks.get(key) {
-            Found::Ready(bytes) => bytes,
-            Found::Mine(place) => {
-                let (start, end) = self.range(block);
-                let read = self.source.bytes(start, end, self.size);
-                let bytes = self.shared.wait(read)?;
-                place.fill(bytes.clone());
-                bytes
+    /// The bytes of pages.
+    fn bytes_of(&self, pages: &Range<u64>) -> Range<u64> {
+        pages.start * PAGE..(pages.end * PAGE).min(self.about.size)
+    }
+
+    /// The pages of the block that a page is in.
+    fn block_of(&self, page: u64) -> Range<u64> {
+        let pages = self.shared.block / PAGE;
+        let start = page / pages * pages;
+        start..(start + pages).min(self.all_pages())
+    }
+
+    /// Fetches pages that nobody else fetches.
+    fn fetch(&self, place: Place) -> Result<Bytes, ReadError> {
+        let range = self.bytes_of(place.pages());
+        let read = self.source.bytes(range, &self.about);
+        match self.shared.wait(read) {
+            Ok(bytes) => {
+                place.fill(&bytes);
+                Ok(bytes)
             }
-        };
-        let before = self.last.swap(block, Ordering::Relaxed);
-        let next = block + 1;
-        if before.wrapping_add(1) == block && self.range(next).0 < self.size {
-            self.fetch_ahead(next);
+            Err(error) => {
+                place.fail(&error);
+                Err(error)
+            }
         }
-        Ok(bytes)
     }
 
-    fn fetch_ahead(&self, block: u64) {
-        let (Some(runtime), Some(place)) = (
-            &self.shared.runtime,
-            self.shared.blocks.claim((self.number, block)),
-        ) else {
+    /// Fetches pages in the background.
+    fn fetch_ahead(&self, pages: Range<u64>) {
+        let Some(runtime) = &self.shared.runtime else {
             return;
         };
-        let (start, end) = self.range(block);
-        let (source, size) = (Arc::clone(&self.source), self.size);
-        runtime.spawn(async move {
-            // If it fails, whoever needs it asks again and is told why.
-            if let Ok(bytes) = source.bytes(start, end, size).await {
-                place.fill(bytes);
-            }
-        });
+        for place in self.shared.pages.claim(self.number, pages) {
+            let range = self.bytes_of(place.pages());
+            let (source, about) = (Arc::clone(&self.source), self.about.clone());
+            let room = Arc::clone(&self.shared.announced);
+            let cost = (range.end - range.start).div_ceil(MIB);
+            let cost = (cost as u32).min(ANNOUNCED_AT_ONCE as u32);
+            runtime.spawn(async move {
+                // The semaphore is never closed.
+                let _room = room.acquire_many(cost).await;
+                match source.bytes(range, &about).await {
+                    Ok(bytes) => place.fill(&bytes),
+                    // Who waits for it is told; who comes later asks again.
+                    Err(error) => place.fail(&error),
+                }
+            });
+        }
+    }
+
+    /// The pages to fetch where one is wanted, of which `until` is the last one that is wanted too.
+    fn wanted(&self, page: u64, until: u64) -> Range<u64> {
+        let last = self.last.swap(until, Ordering::Relaxed);
+        let near = last..=last + self.shared.block / PAGE;
+        if !near.contains(&page) {
+            self.streak.store(0, Ordering::Relaxed);
+            return page..until;
+        }
+        if self.streak.fetch_add(1, Ordering::Relaxed) < FORWARD {
+            return page..until;
+        }
+        // On from here, block by block.
+        let end = self.block_of(until.saturating_sub(1).max(page)).end;
+        self.last.store(end, Ordering::Relaxed);
+        self.until.store(end, Ordering::Relaxed);
+        page..end
+    }
+
+    /// Where reading goes forward, fetches the block after the one that is read before it is asked for.
+    fn go_on(&self, page: u64) {
+        if self.streak.load(Ordering::Relaxed) <= FORWARD {
+            return;
+        }
+        let end = self.until.load(Ordering::Relaxed);
+        let within = end < self.all_pages() && page < end && end - page <= self.shared.block / PAGE;
+        let next = self.block_of(end);
+        if within
+            && self
+                .until
+                .compare_exchange(end, next.end, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+        {
+            self.last.store(next.end, Ordering::Relaxed);
+            self.fetch_ahead(next);
+        }
     }
 }
 
@@ -341,476 +324,60 @@ impl Object for RemoteObject {
     }
 
     fn size(&self) -> u64 {
-        self.size
+        self.about.size
     }
 
-    fn read(&self, offset: u64, length: usize) -> Result<Vec<u8>, String> {
-        let wrong = |reason| format!("{} at byte {offset}, {length} bytes: {reason}", self.name);
+    fn version(&self) -> String {
+        self.about.version.clone()
+    }
+
+    fn read(&self, offset: u64, length: usize) -> Result<Vec<u8>, ReadError> {
+        let wrong =
+            |reason: &str| format!("{} at byte {offset}, {length} bytes: {reason}", self.name);
         let end = offset.checked_add(length as u64);
-        let Some(end) = end.filter(|end| *end <= self.size) else {
-            return Err(wrong(format!("the object has {} bytes", self.size)));
+        let Some(end) = end.filter(|end| *end <= self.about.size) else {
+            return Err(wrong(&format!("the object has {} bytes", self.about.size)).into());
         };
         let mut bytes = Vec::with_capacity(length);
         let mut at = offset;
+        let until = end.div_ceil(PAGE);
+        self.go_on(offset / PAGE);
         while at < end {
-            let block = at / (self.shared.config.block_mb as u64 * MIB);
-            let (start, stop) = self.range(block);
-            let piece = self.block(block).map_err(wrong)?;
-            let until = stop.min(end);
-            bytes.extend_from_slice(&piece[(at - start) as usize..(until - start) as usize]);
-            at = until;
+            let page = at / PAGE;
+            let found = self.shared.pages.get(self.number, page);
+            let piece = match found.map_err(|error| error.told(wrong))? {
+                Found::Ready(piece) => piece,
+                Found::Absent => {
+                    let wanted = self.wanted(page, until);
+                    let Some(place) = self.shared.pages.claim_from(self.number, wanted) else {
+                        // Another thread was faster.
+                        continue;
+                    };
+                    self.fetch(place).map_err(|error| error.told(wrong))?
+                }
+            };
+            let start = page * PAGE;
+            let stop = (start + piece.len() as u64).min(end);
+            bytes.extend_from_slice(&piece[(at - start) as usize..(stop - start) as usize]);
+            at = stop;
         }
         Ok(bytes)
     }
-}
 
-type Key = (u64, u64);
-
-/// The cache.
-struct Blocks {
-    state: Mutex<State>,
-    /// A block came, or will not come.
-    changed: Condvar,
-    most: u64,
-}
-
-#[derive(Default)]
-struct State {
-    blocks: HashMap<Key, Block>,
-    bytes: u64,
-    clock: u64,
-}
-
-enum Block {
-    /// Somebody fetches it.
-    Awaited,
-    Here {
-        bytes: Bytes,
-        used: u64,
-    },
-}
-
-enum Found {
-    Ready(Bytes),
-    /// The caller is to fetch it.
-    Mine(Place),
-}
-
-/// The right to fill in a block. Dropped without that, others may try.
-struct Place {
-    blocks: Arc<Blocks>,
-    key: Key,
-}
-
-impl Blocks {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A block; waits where it is on its way.
-    fn get(self: &Arc<Self>, key: Key) -> Found {
-        let mut state = self.lock();
-        loop {
-            state.clock += 1;
-            let now = state.clock;
-            match state.blocks.get_mut(&key) {
-                Some(Block::Here { bytes, used }) => {
-                    *used = now;
-                    return Found::Ready(bytes.clone());
-                }
-                Some(Block::Awaited) => {
-                    state = self
-                        .changed
-                        .wait(state)
-                        .unwrap_or_else(PoisonError::into_inner);
-                }
-                None => {
-                    state.blocks.insert(key, Block::Awaited);
-                    return Found::Mine(self.place(key));
-                }
-            }
+    fn ahead(&self, span: Range<u64>, whole: bool) {
+        let pages = span.start / PAGE..span.end.min(self.about.size).div_ceil(PAGE);
+        if pages.is_empty() {
+            return;
         }
-    }
-
-    /// The right to fetch a block; none where it is there or on its way.
-    fn claim(self: &Arc<Self>, key: Key) -> Option<Place> {
-        let mut state = self.lock();
-        if state.blocks.contains_key(&key) {
-            return None;
+        if !whole {
+            self.fetch_ahead(pages);
+            return;
         }
-        state.blocks.insert(key, Block::Awaited);
-        Some(self.place(key))
-    }
-
-    fn place(self: &Arc<Self>, key: Key) -> Place {
-        Place {
-            blocks: Arc::clone(self),
-            key,
-        }
-    }
-}
-
-impl Place {
-    fn fill(self, bytes: Bytes) {
-        let mut state = self.blocks.lock();
-        state.clock += 1;
-        let used = state.clock;
-        state.bytes += bytes.len() as u64;
-        state.blocks.insert(self.key, Block::Here { bytes, used });
-        while state.bytes > self.blocks.most {
-            let oldest = state.blocks.iter().filter_map(|(key, block)| match block {
-                Block::Here { used, bytes } => Some((*used, *key, bytes.len() as u64)),
-                Block::Awaited => None,
-            });
-            let Some((_, key, length)) = oldest.min() else {
-                break;
-            };
-            state.blocks.remove(&key);
-            state.bytes -= length;
-        }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut state = self.blocks.lock();
-        if matches!(state.blocks.get(&self.key), Some(Block::Awaited)) {
-            state.blocks.remove(&self.key);
-        }
-        drop(state);
-        self.blocks.changed.notify_all();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::source::{Source, Split};
-    use crate::sources::webdataset::{WebDataset, WebDatasetConfig};
-    use crate::storage::Storage;
-    use std::io::{BufRead, BufReader, Write};
-    use std::net::{TcpListener, TcpStream};
-    use std::sync::atomic::AtomicUsize;
-
-    /// What a server does to its first requests for bytes.
-    #[derive(Debug, Clone, Copy, PartialEq)]
-    enum Fault {
-        None,
-        /// It answers after the client has given up.
-        Delay,
-        /// It closes the connection before it answers.
-        Drop,
-        /// It closes the connection in the middle of the body.
-        Truncate,
-        /// It says that there is no such object.
-        Vanish,
-        /// It sends all of the object.
-        IgnoreRange,
-        /// It sends another number of bytes than it was asked for.
-        WrongRange,
-    }
-
-    /// A server of one object on loopback; it stops with the test.
-    struct Server {
-        url: String,
-        requests: Arc<AtomicUsize>,
-    }
-
-    const TIMEOUT: f64 = 0.5;
-
-    fn serve(objects: Vec<(&'static str, Vec<u8>)>, fault: Fault, faults: usize) -> Server {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let requests = Arc::new(AtomicUsize::new(0));
-        let counted = Arc::clone(&requests);
-        let objects = Arc::new(objects);
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let (objects, counted) = (Arc::clone(&objects), Arc::clone(&counted));
-                std::thread::spawn(move || {
-                    // A client that hangs up is part of the tests.
-                    let _ = answer(stream, &objects, fault, faults, &counted);
-                });
-            }
-        });
-        Server { url, requests }
-    }
-
-    fn answer(
-        mut stream: TcpStream,
-        objects: &[(&'static str, Vec<u8>)],
-        fault: Fault,
-        faults: usize,
-        counted: &AtomicUsize,
-    ) -> std::io::Result<()> {
-        let mut lines = BufReader::new(stream.try_clone()?).lines();
-        loop {
-            let Some(first) = lines.next() else {
-                return Ok(());
-            };
-            let first = first?;
-            let mut range = None;
-            for line in lines.by_ref() {
-                let line = line?.to_ascii_lowercase();
-                if line.is_empty() {
-                    break;
-                }
-                if let Some(bytes) = line.strip_prefix("range: bytes=") {
-                    let (from, to) = bytes.split_once('-').unwrap();
-                    range = Some((from.parse::<usize>().unwrap(), to.parse::<usize>().unwrap()));
-                }
-            }
-            let path = first.split(' ').nth(1).unwrap_or_default();
-            let object = objects.iter().find(|(name, _)| path == format!("/{name}"));
-            let head = "HTTP/1.1";
-            let Some((_, bytes)) = object else {
-                write!(stream, "{head} 404 Not Found\r\nContent-Length: 0\r\n\r\n")?;
-                continue;
-            };
-            let size = bytes.len();
-            let date = "Last-Modified: Thu, 01 Jan 2026 00:00:00 GMT";
-            if first.starts_with("HEAD") {
-                write!(
-                    stream,
-                    "{head} 200 OK\r\n{date}\r\nContent-Length: {size}\r\n\r\n"
-                )?;
-                continue;
-            }
-            let number = counted.fetch_add(1, Ordering::SeqCst);
-            let fault = if number < faults { fault } else { Fault::None };
-            let (from, to) = range.unwrap_or((0, size - 1));
-            let body = &bytes[from..=to];
-            let length = body.len();
-            let partial = format!(
-                "{head} 206 Partial Content\r\n{date}\r\nContent-Range: bytes {from}-{to}/{size}\r\n\
-                 Content-Length: {length}\r\n\r\n"
-            );
-            match fault {
-                Fault::None => {
-                    stream.write_all(partial.as_bytes())?;
-                    stream.write_all(body)?;
-                }
-                Fault::Delay => {
-                    std::thread::sleep(Duration::from_secs_f64(3.0 * TIMEOUT));
-                    stream.write_all(partial.as_bytes())?;
-                    stream.write_all(body)?;
-                }
-                Fault::Drop => return Ok(()),
-                Fault::Truncate => {
-                    stream.write_all(partial.as_bytes())?;
-                    stream.write_all(&body[..length / 2])?;
-                    return Ok(());
-                }
-                Fault::Vanish => {
-                    write!(stream, "{head} 404 Not Found\r\nContent-Length: 0\r\n\r\n")?;
-                }
-                Fault::IgnoreRange => {
-                    write!(
-                        stream,
-                        "{head} 200 OK\r\n{date}\r\nContent-Length: {size}\r\n\r\n"
-                    )?;
-                    stream.write_all(bytes)?;
-                }
-                Fault::WrongRange => {
-                    let length = length / 2;
-                    write!(
-                        stream,
-                        "{head} 206 Partial Content\r\n{date}\r\nContent-Range: bytes {from}-{to}/{size}\r\n\
-                         Content-Length: {length}\r\n\r\n"
-                    )?;
-                    stream.write_all(&body[..length])?;
-                }
-            }
-        }
-    }
-
-    fn storage(retries: u32) -> Storage {
-        Storage::new(&config(retries))
-    }
-
-    fn config(retries: u32) -> RemoteConfig {
-        RemoteConfig {
-            // Without retries a test counts requests, and on a busy machine none may look late.
-            timeout_s: if retries == 0 {
-                100.0 * TIMEOUT
-            } else {
-                TIMEOUT
-            },
-            retries,
-            block_mb: 1,
-            cache_mb: 2,
-        }
-    }
-
-    fn content(bytes: usize) -> Vec<u8> {
-        (0..bytes as u32)
-            .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
-            .collect()
-    }
-
-    fn open(server: &Server, name: &str, retries: u32) -> Result<Arc<dyn Object>, String> {
-        let url = format!("{}/{name}", server.url);
-        // The object keeps what it needs of the storage.
-        storage(retries).open(std::path::Path::new(&url))
-    }
-
-    #[test]
-    fn faults_are_overcome_by_trying_again() {
-        let bytes = content(1000);
-        for fault in [
-            Fault::Delay,
-            Fault::Drop,
-            Fault::Truncate,
-            Fault::Vanish,
-            Fault::IgnoreRange,
-            Fault::WrongRange,
-        ] {
-            let server = serve(vec![("a", bytes.clone())], fault, 2);
-            let object = open(&server, "a", 2).unwrap();
-            assert_eq!(object.read(10, 500).unwrap(), bytes[10..510], "{fault:?}");
-            assert_eq!(server.requests.load(Ordering::SeqCst), 3, "{fault:?}");
-        }
-    }
-
-    #[test]
-    fn faults_that_stay_are_named() {
-        for (fault, part) in [
-            (Fault::Delay, ""),
-            (Fault::Drop, ""),
-            (Fault::Truncate, ""),
-            (Fault::Vanish, "not found"),
-            (Fault::IgnoreRange, "Range request not supported"),
-            (Fault::WrongRange, "ends after 500 of 1000"),
-        ] {
-            let server = serve(vec![("a", content(1000))], fault, usize::MAX);
-            let object = open(&server, "a", 1).unwrap();
-            let message = object.read(10, 500).unwrap_err();
-            let start = format!("{}/a at byte 10, 500 bytes: ", server.url);
-            assert!(message.starts_with(&start), "{message}");
-            assert!(
-                message.contains(part) && message.contains("tried 2 times"),
-                "{message}"
-            );
-            assert_eq!(server.requests.load(Ordering::SeqCst), 2, "{fault:?}");
-        }
-    }
-
-    #[test]
-    fn blocks_are_fetched_once_ahead_and_let_go() {
-        let bytes = content(5 << 20);
-        let server = serve(vec![("a", bytes.clone())], Fault::None, 0);
-        let object = open(&server, "a", 0).unwrap();
-        let requests = || server.requests.load(Ordering::SeqCst);
-        let across = (1 << 20) - 5;
-        assert_eq!(object.read(0, 10).unwrap(), bytes[..10]);
-        assert_eq!(object.read(100, 10).unwrap(), bytes[100..110]);
-        assert_eq!(requests(), 1);
-        // The second block after the first: the third is fetched without being asked for.
-        assert_eq!(
-            object.read(across, 10).unwrap(),
-            bytes[across as usize..][..10]
-        );
-        let third = 2 << 20;
-        assert_eq!(
-            object.read(third, 10).unwrap(),
-            bytes[third as usize..][..10]
-        );
-        let mut all = Vec::new();
-        for at in (0..5u64 << 20).step_by(300_000) {
-            let length = (300_000).min((5 << 20) - at) as usize;
-            all.extend(object.read(at, length).unwrap());
-        }
-        assert!(all == bytes);
-        // Two blocks are kept, so that the first ones had to be fetched again.
-        assert!((6..=10).contains(&requests()), "{}", requests());
-        assert!(
-            object
-                .read((5 << 20) - 5, 10)
-                .unwrap_err()
-                .contains("has 5242880 bytes")
-        );
-    }
-
-    #[test]
-    fn many_threads_share_a_block() {
-        let bytes = content(1 << 20);
-        let server = serve(vec![("a", bytes.clone())], Fault::None, 0);
-        let object = open(&server, "a", 0).unwrap();
-        std::thread::scope(|scope| {
-            for thread in 0..8usize {
-                let (object, bytes) = (&object, &bytes);
-                scope.spawn(move || {
-                    let at = thread * 1000;
-                    assert_eq!(object.read(at as u64, 50).unwrap(), bytes[at..at + 50]);
-                });
-            }
-        });
-        assert_eq!(server.requests.load(Ordering::SeqCst), 1);
-    }
-
-    #[test]
-    fn what_cannot_be_opened_says_why() {
-        let server = serve(vec![("a", content(10))], Fault::None, 0);
-        for (url, part) in [
-            (format!("{}/b", server.url), "not found"),
-            (format!("{}/a?x=1", server.url), "`?`"),
-            ("ftp://127.0.0.1/a".to_owned(), "ftp"),
-            ("http://".to_owned(), "host"),
-            // Nothing listens on the port for discarding.
-            ("http://127.0.0.1:9/a".to_owned(), "127.0.0.1:9"),
-        ] {
-            let message = storage(0).open(std::path::Path::new(&url)).err().unwrap();
-            assert!(message.contains(part), "{message}");
-            // Whoever opens it names it.
-            assert!(!message.starts_with(&url), "{message}");
-        }
-    }
-
-    #[test]
-    fn a_packed_folder_is_read_over_http() {
-        use crate::images::Limits;
-        use crate::source::SourceConfig;
-        let folder = tempfile::tempdir().unwrap();
-        let scenes = crate::sources::scenes::ScenesConfig {
-            train: 12,
-            val: 8,
-            size: 32,
-            ..Default::default()
-        };
-        let limits = Limits::full_size(10_000);
-        let source = scenes.open(&limits).unwrap();
-        let spec = crate::pack::PackSpec {
-            samples: 7,
-            ..Default::default()
-        };
-        crate::pack::pack(&*source, Split::Train, folder.path(), &spec, &mut |_, _| ()).unwrap();
-        let objects = [
-            "index.json",
-            "000000.tar",
-            "000000.tar.index",
-            "000001.tar",
-            "000001.tar.index",
-        ];
-        let objects = objects.map(|name| (name, std::fs::read(folder.path().join(name)).unwrap()));
-        let server = serve(objects.to_vec(), Fault::Drop, 2);
-        let packed = format!("{}/index.json", server.url);
-        let scanned = format!("{}/{{000000..000001}}.tar", server.url);
-        for url in [packed, scanned] {
-            let mut config = WebDatasetConfig {
-                train: vec![url.into()],
-                remote: config(2),
-                ..WebDatasetConfig::default()
-            };
-            config.validate("data.webdataset").unwrap();
-            assert!(config.paths().is_empty());
-            let remote = WebDataset::open(&config, &limits).unwrap();
-            assert!(remote.rejected().is_empty(), "{:?}", remote.rejected());
-            for at in 0..12 {
-                let sample = source.sample(Split::Train, at).unwrap();
-                let read = remote.sample(Split::Train, at).unwrap();
-                assert_eq!(read.captions, sample.captions);
-                assert_eq!(read.image, sample.image);
-            }
+        let mut page = pages.start;
+        while page < pages.end {
+            let block = self.block_of(page);
+            page = block.end;
+            self.fetch_ahead(block);
         }
     }
 }

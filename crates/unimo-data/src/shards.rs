@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Place, SampleError};
+use crate::error::{Place, ReadError, ReadKind, SampleError};
 use crate::storage::{self, Object, Storage};
 
 /// What a member is to a sample.
@@ -168,7 +168,11 @@ const MOST_REJECTED: usize = 10_000;
 /// Reads the headers of a tar file.
 ///
 /// Damage never fails: what was found before it is kept, and why there is no more is listed.
-pub fn scan(object: &dyn Object, limits: MemberLimits) -> ShardIndex {
+///
+/// # Errors
+///
+/// The file could not be read now: nothing is known of what is in it.
+pub fn scan(object: &dyn Object, limits: MemberLimits) -> Result<ShardIndex, ReadError> {
     let mut scan = Scan {
         object,
         limits,
@@ -180,9 +184,12 @@ pub fn scan(object: &dyn Object, limits: MemberLimits) -> ShardIndex {
         broken: Vec::new(),
         members: 0,
     };
-    if let Err(reason) = scan.run() {
+    if let Err(error) = scan.run() {
+        if error.kind != ReadKind::Damaged {
+            return Err(error.of_opened());
+        }
         let at = scan.at;
-        scan.reject(at, reason);
+        scan.reject(at, error.reason);
     }
     let Scan {
         mut index, broken, ..
@@ -192,7 +199,7 @@ pub fn scan(object: &dyn Object, limits: MemberLimits) -> ShardIndex {
     index
         .items
         .retain(|_| !broken.next().is_some_and(|broken| broken));
-    index
+    Ok(index)
 }
 
 struct Scan<'a> {
@@ -221,13 +228,13 @@ struct Extension {
 
 impl Scan<'_> {
     /// `length` bytes from `offset` on; the caller bounds `length`.
-    fn bytes(&mut self, offset: u64, length: usize) -> Result<&[u8], String> {
+    fn bytes(&mut self, offset: u64, length: usize) -> Result<&[u8], ReadError> {
         let inside = offset >= self.window_at
             && offset + length as u64 <= self.window_at + self.window.len() as u64;
         if !inside {
             let rest = self.object.size().saturating_sub(offset);
             if rest < length as u64 {
-                return Err("the file ends inside a header".to_owned());
+                return Err("the file ends inside a header".into());
             }
             let piece = rest.min(WINDOW.max(length) as u64) as usize;
             self.window = self.object.read(offset, piece)?;
@@ -237,12 +244,12 @@ impl Scan<'_> {
         Ok(&self.window[start..start + length])
     }
 
-    fn run(&mut self) -> Result<(), String> {
+    fn run(&mut self) -> Result<(), ReadError> {
         let size = self.object.size();
         let mut extension = Extension::default();
         loop {
             if self.at == size {
-                return Err("no end-of-archive marker: the shard may be cut short".to_owned());
+                return Err("no end-of-archive marker: the shard may be cut short".into());
             }
             let at = self.at;
             let block = self.bytes(at, BLOCK as usize)?;
@@ -270,7 +277,7 @@ impl Scan<'_> {
             let first = extension.at.unwrap_or(at);
             if extends {
                 if bytes > LONGEST_EXTENSION {
-                    return Err(format!("an extension header of {bytes} bytes"));
+                    return Err(format!("an extension header of {bytes} bytes").into());
                 }
                 let content = self.bytes(start, bytes as usize)?.to_vec();
                 extension.take(kind, content)?;
@@ -289,7 +296,7 @@ impl Scan<'_> {
         }
     }
 
-    fn after_sparse_map(&mut self, mut at: u64) -> Result<u64, String> {
+    fn after_sparse_map(&mut self, mut at: u64) -> Result<u64, ReadError> {
         /// Where an extended sparse header says whether another follows.
         const MORE: usize = 504;
         loop {
@@ -412,13 +419,13 @@ impl Scan<'_> {
     }
 
     fn reject(&mut self, at: u64, reason: String) {
-        self.index.rejected.push(SampleError {
-            place: Place {
+        self.index.rejected.push(SampleError::new(
+            Place {
                 file: self.object.name().to_owned(),
                 line: at,
             },
             reason,
-        });
+        ));
     }
 }
 
@@ -490,6 +497,9 @@ pub struct IndexHeader {
     /// What cannot be used, as far as the shard's maker knew.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rejected: Vec<SampleError>,
+    /// Members whose names tell nothing to us, as far as the shard's maker knew.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub ignored: usize,
     /// What the shard was made from: whatever its maker compares before it keeps the shard.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub made_from: String,
@@ -498,8 +508,12 @@ pub struct IndexHeader {
     pub range: (usize, usize),
 }
 
+fn is_zero(number: &usize) -> bool {
+    *number == 0
+}
+
 /// Largest index that is read, in bytes.
-const LARGEST_INDEX: u64 = 512 << 20;
+pub(crate) const LARGEST_INDEX: u64 = 512 << 20;
 
 impl IndexHeader {
     /// The format and its version.
@@ -511,6 +525,19 @@ impl IndexHeader {
         name.push(".index");
         name.into()
     }
+}
+
+/// Raised when a scan begins to find other samples in the same shard.
+const SCANNER: u32 = 2;
+
+/// What an index is of: the shard as it is now, and all else that the result of a scan depends on.
+pub(crate) fn identity(shard: &dyn Object, limits: MemberLimits) -> String {
+    format!(
+        "{} {} {} scan {SCANNER} {limits:?}",
+        shard.name(),
+        shard.size(),
+        shard.version()
+    )
 }
 
 /// An index as it is written beside a shard: the header is completed by what follows from the samples.
@@ -532,23 +559,24 @@ pub(crate) fn write_index(mut header: IndexHeader, items: &[Item]) -> Result<Vec
 ///
 /// # Errors
 ///
-/// It is damaged or of another shard.
+/// It is damaged or of another shard, or could not be read.
 pub fn read_index(
     storage: &Storage,
     shard: &Path,
     shard_bytes: u64,
-) -> Result<Option<(IndexHeader, Vec<Item>)>, String> {
+) -> Result<Option<(IndexHeader, Vec<Item>)>, ReadError> {
     let path = IndexHeader::path(shard);
-    if !storage::is_remote(shard) && !path.exists() {
-        return Ok(None);
-    }
-    let object = storage
-        .open(&path)
-        .map_err(|reason| format!("{}: {reason}", path.display()))?;
+    let object = match storage.open(&path) {
+        Err(error) if error.kind == ReadKind::Missing => return Ok(None),
+        opened => {
+            opened.map_err(|error| error.told(|reason| format!("{}: {reason}", path.display())))?
+        }
+    };
     let bytes = storage::read_all(&*object, LARGEST_INDEX)?;
-    parse_index(&bytes, shard_bytes)
-        .map(Some)
-        .map_err(|reason| format!("{}: {reason}", object.name()))
+    let index = parse_index(&bytes, shard_bytes);
+    Ok(Some(index.map_err(|reason| {
+        format!("{}: {reason}", object.name())
+    })?))
 }
 
 /// Reads an index of a shard of the given size.
@@ -614,7 +642,7 @@ mod tests {
             name: "a.tar".to_owned(),
             bytes: bytes.to_vec(),
         };
-        scan(&object, LIMITS)
+        scan(&object, LIMITS).unwrap()
     }
 
     fn header(name: &str, kind: tar::EntryType, size: u64) -> tar::Header {
@@ -806,6 +834,7 @@ mod tests {
             samples: 0,
             crc32c: 0,
             rejected: Vec::new(),
+            ignored: 0,
             made_from: "a test".to_owned(),
             range: (3, 5),
         };

@@ -89,8 +89,12 @@ impl SkipList {
     ///
     /// # Errors
     ///
-    /// The file cannot be written.
+    /// [`DataError::Unavailable`] where the item could only not be read: it is neither listed nor counted. Or the list's file cannot be
+    /// written.
     pub fn add(&self, entry: &SampleError) -> Result<bool, DataError> {
+        if entry.is_unavailable() {
+            return Err(DataError::unavailable(entry));
+        }
         let mut state = self.lock();
         if !state.known.insert(entry.place.clone()) {
             return Ok(false);
@@ -167,13 +171,28 @@ mod tests {
     use super::*;
 
     fn entry(line: u64) -> SampleError {
-        SampleError {
-            place: Place {
-                file: "list \"a\".jsonl".to_owned(),
-                line,
-            },
-            reason: "zeile\nmit Umbruch".to_owned(),
-        }
+        let place = Place {
+            file: "list \"a\".jsonl".to_owned(),
+            line,
+        };
+        SampleError::new(place, "zeile\nmit Umbruch")
+    }
+
+    #[test]
+    fn what_could_only_not_be_read_is_neither_listed_nor_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("skipped.jsonl");
+        let list = SkipList::open(&path, 0.0).unwrap();
+        let error = std::io::Error::from_raw_os_error(5);
+        let error = SampleError::new(entry(1).place, error);
+        let refused = list.add(&error).unwrap_err();
+        assert!(
+            matches!(refused, DataError::Unavailable { .. }),
+            "{refused}"
+        );
+        assert_eq!(list.count(), 0);
+        list.check(1).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"");
     }
 
     #[test]

@@ -256,13 +256,26 @@ pub trait Source: Send + Sync {
         })
     }
 
-    /// Every text of a split, to train a tokenizer on.
-    fn texts(&self, split: Split) -> Box<dyn Iterator<Item = String> + Send + '_> {
-        Box::new(
-            (0..self.len(split))
-                .flat_map(move |index| self.captions(split, index).unwrap_or_default()),
-        )
+    /// Every text of a split, to train a tokenizer on: those of damaged samples are left out, and where one can only not be read,
+    /// its error stands there instead.
+    fn texts(&self, split: Split) -> TextsOf<'_> {
+        Box::new((0..self.len(split)).flat_map(move |index| {
+            let (texts, error) = match self.captions(split, index) {
+                Ok(texts) => (texts, None),
+                Err(error) => (Vec::new(), Some(error).filter(SampleError::is_unavailable)),
+            };
+            texts.into_iter().map(Ok).chain(error.map(Err))
+        }))
     }
+
+    /// Whether samples are read faster when [`ahead`](Self::ahead) is told of them.
+    fn reads_ahead(&self) -> bool {
+        false
+    }
+
+    /// Told, in order, which samples are asked for next, and in what order samples are taken in all. Changes nothing but how soon
+    /// they are there.
+    fn ahead(&self, _split: Split, _indices: &[usize], _shuffle: Shuffle) {}
 
     /// Items that were found unusable when the source was opened; they are in no split.
     fn rejected(&self) -> &[SampleError] {
@@ -273,6 +286,51 @@ pub trait Source: Send + Sync {
     fn items(&self) -> usize {
         let samples = Split::ALL.into_iter().map(|split| self.len(split));
         samples.sum::<usize>() + self.rejected().len()
+    }
+}
+
+/// Texts, one after the other; see [`Source::texts`].
+pub type TextsOf<'a> = Box<dyn Iterator<Item = Result<String, SampleError>> + Send + 'a>;
+
+/// The texts before the first that cannot be read now, and why that cannot be read.
+pub struct Readable<I> {
+    texts: I,
+    failed: Option<SampleError>,
+}
+
+impl<I: Iterator<Item = Result<String, SampleError>>> Readable<I> {
+    /// Texts that end where one cannot be read.
+    pub fn new(texts: I) -> Self {
+        Self {
+            texts,
+            failed: None,
+        }
+    }
+
+    /// What was made of the texts, if they could all be read.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::Unavailable`] for the text that could not be read.
+    pub fn whole<T>(self, made: T) -> Result<T, DataError> {
+        match self.failed {
+            Some(error) => Err(DataError::unavailable(&error)),
+            None => Ok(made),
+        }
+    }
+}
+
+impl<I: Iterator<Item = Result<String, SampleError>>> Iterator for Readable<I> {
+    type Item = String;
+
+    fn next(&mut self) -> Option<String> {
+        match self.texts.next()? {
+            Ok(text) => Some(text),
+            Err(error) => {
+                self.failed = Some(error);
+                None
+            }
+        }
     }
 }
 

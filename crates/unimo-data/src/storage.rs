@@ -1,14 +1,17 @@
 //! Ranges of bytes of named objects: local files, and whatever else lies behind a URL.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::config::range;
-use crate::error::DataError;
+use crate::error::{DataError, ReadError, ReadKind, may_pass};
 
 /// Something that is read in pieces.
 pub trait Object: Send + Sync {
@@ -18,12 +21,23 @@ pub trait Object: Send + Sync {
     /// Its bytes in all, when it was opened.
     fn size(&self) -> u64;
 
+    /// What tells it from others that had its name and size: when it was changed, or the mark that its server gives it. Empty where
+    /// nothing is known.
+    fn version(&self) -> String {
+        String::new()
+    }
+
     /// Exactly `length` bytes from `offset` on. The caller bounds `length`.
     ///
     /// # Errors
     ///
-    /// The reason, with the object's name and the offset.
-    fn read(&self, offset: u64, length: usize) -> Result<Vec<u8>, String>;
+    /// The reason, with the object's name and the offset. What was there when the object was opened and is not there any more is
+    /// unavailable, not damaged.
+    fn read(&self, offset: u64, length: usize) -> Result<Vec<u8>, ReadError>;
+
+    /// Told what will be read soon, so that it can be on its way before it is asked for. With `whole`, all that lies around it will
+    /// be read soon too.
+    fn ahead(&self, _span: Range<u64>, _whole: bool) {}
 }
 
 /// Whether a location is no local path.
@@ -34,25 +48,40 @@ pub fn is_remote(location: &Path) -> bool {
 }
 
 /// `[data.webdataset.remote]`, `[data.parquet.remote]`: how objects behind URLs are read.
+///
+/// Times are in seconds. Nothing waits longer than `total_s`: then the run stops, and can be resumed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RemoteConfig {
-    /// Longest that one request may take, in seconds.
+    /// Longest that connecting may take.
+    pub connect_s: f64,
+    /// Longest wait for an answer to begin.
+    pub first_byte_s: f64,
+    /// Longest wait for the next bytes of an answer that has begun.
+    pub stall_s: f64,
+    /// Longest that one request may take, from connecting to its last byte.
     pub timeout_s: f64,
-    /// How often a request that failed is repeated, after 0.1 s, 0.2 s, 0.4 s and so on, at most 10 s.
+    /// Longest that reading something may take with all repetitions and pauses.
+    pub total_s: f64,
+    /// How often a request that failed is repeated, after 0.1 s, 0.2 s, 0.4 s and so on, at most 10 s, or after the time that the
+    /// server asks for (`Retry-After`).
     pub retries: u32,
-    /// Bytes that are asked for at once, in mebibytes.
+    /// Bytes that are asked for at once where what lies together is read together, in mebibytes.
     pub block_mb: usize,
-    /// Bytes that are kept in memory, in mebibytes.
+    /// Bytes that are kept in memory, in mebibytes. Shuffled by shards, what `shuffle.shards` shards hold should fit in half of it.
     pub cache_mb: usize,
 }
 
 impl Default for RemoteConfig {
     fn default() -> Self {
         Self {
-            timeout_s: 30.0,
-            retries: 6,
-            block_mb: 1,
+            connect_s: 10.0,
+            first_byte_s: 20.0,
+            stall_s: 20.0,
+            timeout_s: 60.0,
+            total_s: 180.0,
+            retries: 30,
+            block_mb: 8,
             cache_mb: 256,
         }
     }
@@ -66,14 +95,111 @@ impl RemoteConfig {
     /// [`DataError::Config`] naming the key, what was found and what is allowed.
     pub fn validate(&self, table: &str) -> Result<(), DataError> {
         let key = |name: &str| format!("{table}.{name}");
-        if !(self.timeout_s > 0.0 && self.timeout_s <= 3600.0) {
-            let allowed = "a number of seconds above 0, at most 3600";
-            return Err(DataError::config(key("timeout_s"), self.timeout_s, allowed));
+        for (name, seconds) in [
+            ("connect_s", self.connect_s),
+            ("first_byte_s", self.first_byte_s),
+            ("stall_s", self.stall_s),
+            ("timeout_s", self.timeout_s),
+            ("total_s", self.total_s),
+        ] {
+            if !(seconds > 0.0 && seconds <= 3600.0) {
+                let allowed = "a number of seconds above 0, at most 3600";
+                return Err(DataError::config(key(name), seconds, allowed));
+            }
         }
-        range(&key("retries"), self.retries as usize, 0, 100)?;
+        range(&key("retries"), self.retries as usize, 0, 1000)?;
         range(&key("block_mb"), self.block_mb, 1, 64)?;
         range(&key("cache_mb"), self.cache_mb, 2 * self.block_mb, 1 << 20)
     }
+}
+
+/// Pauses before a local file is tried again, in milliseconds: some four seconds in all.
+const PAUSES: [u64; 6] = [10, 50, 200, 500, 1000, 2000];
+
+/// Tries again what failed for a reason that may pass by itself, such as too many open files or a server of files that is restarted.
+pub(crate) fn patiently<T>(mut work: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    for pause in PAUSES {
+        match work() {
+            Err(error) if may_pass(&error) => std::thread::sleep(Duration::from_millis(pause)),
+            done => return done,
+        }
+    }
+    work()
+}
+
+/// Folders of files that were read before, each with one of its files, the last ones.
+static READ_BEFORE: Mutex<VecDeque<(PathBuf, PathBuf)>> = Mutex::new(VecDeque::new());
+/// Folders that are remembered, and those of them that are looked at again.
+const REMEMBERED: usize = 64;
+const LOOKED_AT: usize = 4;
+
+/// What is still there of the way to a file: of two on one disk that is away it is the same.
+fn left(path: &Path) -> Option<&Path> {
+    path.ancestors().skip(1).find(|above| above.exists())
+}
+
+/// All of a file that a list names. If it is not there, it is damaged as the list is; but where files that were read before are not
+/// there any more either, the disk or the share that they are on is away.
+pub(crate) fn read_listed(path: &Path, limit: u64) -> Result<Vec<u8>, ReadError> {
+    let before = || READ_BEFORE.lock().unwrap_or_else(PoisonError::into_inner);
+    match read_file(path, limit) {
+        Ok(bytes) => {
+            if let Some(folder) = path.parent() {
+                let mut before = before();
+                if !before.iter().any(|(known, _)| known == folder) {
+                    before.truncate(REMEMBERED - 1);
+                    before.push_front((folder.to_owned(), path.to_owned()));
+                }
+            }
+            Ok(bytes)
+        }
+        Err(error) if error.kind == ReadKind::Missing => {
+            let here = left(path);
+            let mut others: Vec<PathBuf> = before()
+                .iter()
+                .filter(|(folder, file)| {
+                    here.is_some_and(|h| folder.starts_with(h)) && file != path
+                })
+                .map(|(_, file)| file.clone())
+                .collect();
+            others.truncate(LOOKED_AT);
+            let gone = |file: &PathBuf| !may_be_file(file) && left(file) == here;
+            match others.first() {
+                Some(other) if others.iter().all(gone) => Err(ReadError::unavailable(format!(
+                    "{}; nor is {} there any more, which was read before",
+                    error.reason,
+                    other.display()
+                ))),
+                _ => Err(error),
+            }
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether there is a regular file, or may be one: where the system does not say, reading it will tell why.
+pub(crate) fn may_be_file(path: &Path) -> bool {
+    match patiently(|| std::fs::metadata(path)) {
+        Ok(about) => about.is_file(),
+        Err(error) => ReadError::from(error).is_unavailable(),
+    }
+}
+
+/// All of a regular file of at most `limit` bytes.
+pub(crate) fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>, ReadError> {
+    let bytes = patiently(|| {
+        // Opening a pipe would wait for a writer, so the kind of file is asked for first.
+        if !std::fs::metadata(path)?.is_file() {
+            return Err(io::Error::other("not a regular file"));
+        }
+        let mut bytes = Vec::new();
+        File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    })?;
+    if bytes.len() as u64 > limit {
+        return Err(format!("the file is larger than {limit} bytes").into());
+    }
+    Ok(bytes)
 }
 
 /// Opens objects by path or URL. What lies behind URLs shares connections and a cache.
@@ -98,7 +224,7 @@ impl Storage {
     /// # Errors
     ///
     /// The reason, without the object's name.
-    pub fn open(&self, location: &Path) -> Result<Arc<dyn Object>, String> {
+    pub fn open(&self, location: &Path) -> Result<Arc<dyn Object>, ReadError> {
         if !is_remote(location) {
             return Ok(Arc::new(LocalFile::open(location)?));
         }
@@ -107,7 +233,7 @@ impl Storage {
         #[cfg(not(feature = "remote"))]
         Err(
             "this program was built without the cargo feature `remote` and reads local files only"
-                .to_owned(),
+                .into(),
         )
     }
 }
@@ -118,6 +244,7 @@ pub struct LocalFile {
     path: PathBuf,
     name: String,
     size: u64,
+    changed: Option<std::time::SystemTime>,
 }
 
 impl LocalFile {
@@ -126,17 +253,18 @@ impl LocalFile {
     /// # Errors
     ///
     /// It is not there or is no regular file; the file is not named.
-    pub fn open(path: &Path) -> Result<Self, String> {
+    pub fn open(path: &Path) -> Result<Self, ReadError> {
         let name = path.display().to_string();
-        let about = std::fs::metadata(path).map_err(|error| error.to_string())?;
+        let about = patiently(|| std::fs::metadata(path))?;
         // Opening a pipe would wait for a writer.
         if !about.is_file() {
-            return Err("not a regular file".to_owned());
+            return Err("not a regular file".into());
         }
         Ok(Self {
             path: path.to_owned(),
             name,
             size: about.len(),
+            changed: about.modified().ok(),
         })
     }
 }
@@ -150,15 +278,38 @@ impl Object for LocalFile {
         self.size
     }
 
-    fn read(&self, offset: u64, length: usize) -> Result<Vec<u8>, String> {
+    fn version(&self) -> String {
+        self.changed
+            .map_or_else(String::new, |time| format!("{time:?}"))
+    }
+
+    fn read(&self, offset: u64, length: usize) -> Result<Vec<u8>, ReadError> {
+        let wrong =
+            |reason: &str| format!("{} at byte {offset}, {length} bytes: {reason}", self.name);
+        if offset
+            .checked_add(length as u64)
+            .is_none_or(|end| end > self.size)
+        {
+            return Err(wrong(&format!("the file has {} bytes", self.size)).into());
+        }
         let read = || {
+            let file = File::open(&self.path)?;
+            let size = file.metadata()?.len();
+            if size != self.size {
+                return Ok(Err(size));
+            }
             let mut bytes = vec![0; length];
-            read_exact_at(&File::open(&self.path)?, &mut bytes, offset)?;
-            Ok(bytes)
+            read_exact_at(&file, &mut bytes, offset)?;
+            Ok(Ok(bytes))
         };
-        read().map_err(|error: io::Error| {
-            format!("{} at byte {offset}, {length} bytes: {error}", self.name)
-        })
+        match patiently(read) {
+            Ok(Ok(bytes)) => Ok(bytes),
+            Ok(Err(size)) => Err(ReadError::unavailable(wrong(&format!(
+                "the file was changed after it was opened: it has {size} bytes, it had {}",
+                self.size
+            )))),
+            Err(error) => Err(ReadError::from(error).of_opened().told(wrong)),
+        }
     }
 }
 
@@ -183,6 +334,7 @@ pub(crate) struct Stream<'a> {
     offset: u64,
     piece: Vec<u8>,
     used: usize,
+    failed: Option<ReadError>,
 }
 
 impl<'a> Stream<'a> {
@@ -196,7 +348,13 @@ impl<'a> Stream<'a> {
             offset,
             piece: Vec::new(),
             used: 0,
+            failed: None,
         }
+    }
+
+    /// Why the object could not be read, if it could not: what decodes the stream may have given the error another form.
+    pub(crate) fn failure(&self) -> Option<&ReadError> {
+        self.failed.as_ref()
     }
 }
 
@@ -208,10 +366,8 @@ impl Read for Stream<'_> {
             if length == 0 {
                 return Ok(0);
             }
-            self.piece = self
-                .object
-                .read(self.offset, length)
-                .map_err(io::Error::other)?;
+            let read = self.object.read(self.offset, length);
+            self.piece = read.inspect_err(|error| self.failed = Some(error.clone()))?;
             self.offset += length as u64;
             self.used = 0;
         }
@@ -239,7 +395,7 @@ impl Object for InMemory {
         self.bytes.len() as u64
     }
 
-    fn read(&self, offset: u64, length: usize) -> Result<Vec<u8>, String> {
+    fn read(&self, offset: u64, length: usize) -> Result<Vec<u8>, ReadError> {
         let end = usize::try_from(offset).ok().and_then(|start| {
             let bytes = self.bytes.get(start..)?.get(..length)?;
             Some(bytes.to_vec())
@@ -249,6 +405,7 @@ impl Object for InMemory {
                 "{} at byte {offset}: {length} bytes are not there",
                 self.name
             )
+            .into()
         })
     }
 }
@@ -258,13 +415,14 @@ impl Object for InMemory {
 /// # Errors
 ///
 /// The reason, with the object's name.
-pub(crate) fn read_all(object: &dyn Object, limit: u64) -> Result<Vec<u8>, String> {
+pub(crate) fn read_all(object: &dyn Object, limit: u64) -> Result<Vec<u8>, ReadError> {
     if object.size() > limit {
         return Err(format!(
             "{}: {} bytes are more than the {limit} that are read",
             object.name(),
             object.size()
-        ));
+        )
+        .into());
     }
     object.read(0, object.size() as usize)
 }
@@ -291,18 +449,122 @@ mod tests {
         assert!(all == bytes && read_all(&*object, 3_000_000).unwrap() == bytes);
         assert!(read_all(&*object, 2_999_999).is_err());
 
-        let message = object.read(2_999_990, 11).unwrap_err();
-        assert!(message.contains("a.bin at byte 2999990"), "{message}");
-        std::fs::remove_file(&path).unwrap();
-        assert!(object.read(0, 1).unwrap_err().contains("a.bin"));
-        let message = storage.open(&path).err().unwrap();
-        assert!(message.starts_with("No such file"), "{message}");
+        let error = object.read(2_999_990, 11).unwrap_err();
+        assert!(error.reason.contains("a.bin at byte 2999990"), "{error}");
+        assert!(!error.is_unavailable(), "{error}");
+
+        // What was there when it was opened is not damaged by being replaced or removed.
+        std::fs::write(&path, &bytes[1..]).unwrap();
+        let error = object.read(0, 1).unwrap_err();
         assert!(
-            storage
-                .open(folder.path())
-                .err()
-                .unwrap()
-                .contains("regular")
+            error.is_unavailable() && error.reason.contains("changed"),
+            "{error}"
         );
+        std::fs::remove_file(&path).unwrap();
+        let error = object.read(0, 1).unwrap_err();
+        assert!(
+            error.is_unavailable() && error.reason.contains("a.bin"),
+            "{error}"
+        );
+        let error = storage.open(&path).err().unwrap();
+        assert!(
+            error.kind == ReadKind::Missing && error.reason.starts_with("No such file"),
+            "{error}"
+        );
+        let error = storage.open(folder.path()).err().unwrap();
+        assert!(
+            error.kind == ReadKind::Damaged && error.reason.contains("regular"),
+            "{error}"
+        );
+    }
+
+    /// Numbers of errors on Linux, and what they say of a file.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_the_system_says_of_a_file() {
+        for (number, name, kind) in [
+            (2, "ENOENT", ReadKind::Missing),
+            (20, "ENOTDIR", ReadKind::Missing),
+            (21, "EISDIR", ReadKind::Damaged),
+            (36, "ENAMETOOLONG", ReadKind::Damaged),
+            (40, "ELOOP", ReadKind::Damaged),
+            (1, "EPERM", ReadKind::Unavailable),
+            (4, "EINTR", ReadKind::Unavailable),
+            (5, "EIO", ReadKind::Unavailable),
+            (11, "EAGAIN", ReadKind::Unavailable),
+            (12, "ENOMEM", ReadKind::Unavailable),
+            (13, "EACCES", ReadKind::Unavailable),
+            (23, "ENFILE", ReadKind::Unavailable),
+            (24, "EMFILE", ReadKind::Unavailable),
+            (28, "ENOSPC", ReadKind::Unavailable),
+            (107, "ENOTCONN", ReadKind::Unavailable),
+            (110, "ETIMEDOUT", ReadKind::Unavailable),
+            (116, "ESTALE", ReadKind::Unavailable),
+            (121, "EREMOTEIO", ReadKind::Unavailable),
+            (122, "EDQUOT", ReadKind::Unavailable),
+        ] {
+            let error = ReadError::from(io::Error::from_raw_os_error(number));
+            assert_eq!(error.kind, kind, "{name}: {error}");
+            // Through a decoder and back.
+            let wrapped = ReadError::from(io::Error::from(error.clone()));
+            assert_eq!(wrapped, error, "{name}");
+        }
+        // A decoder's own words on what it was given.
+        for kind in [io::ErrorKind::UnexpectedEof, io::ErrorKind::InvalidData] {
+            let error = ReadError::from(io::Error::new(kind, "corrupt"));
+            assert_eq!(error.kind, ReadKind::Damaged);
+        }
+    }
+
+    /// A file of Linux that gives EIO where nothing is mapped.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_disk_that_gives_an_error_does_not_damage_a_file() {
+        let error = read_file(Path::new("/proc/self/mem"), 100).unwrap_err();
+        assert!(error.is_unavailable(), "{error}");
+    }
+
+    /// A picture that is not there is the list's damage; a disk that is not there is nobody's.
+    #[test]
+    fn a_folder_that_went_away_is_no_damage() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = folder.path().join("disk");
+        let (one, two) = (disk.join("a/1.png"), disk.join("b/2.png"));
+        for file in [&one, &two] {
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(file, b"x").unwrap();
+        }
+        let kind = |path: &Path| read_listed(path, 10).err().map(|error| error.kind);
+        assert_eq!(kind(&one), None);
+        assert_eq!(kind(&disk.join("a/3.png")), Some(ReadKind::Missing));
+        let away = folder.path().join("away");
+        std::fs::rename(&disk, &away).unwrap();
+        // As an empty mount point, too.
+        assert_eq!(kind(&two), Some(ReadKind::Unavailable));
+        std::fs::create_dir(&disk).unwrap();
+        assert_eq!(kind(&two), Some(ReadKind::Unavailable));
+        std::fs::remove_dir(&disk).unwrap();
+        std::fs::rename(&away, &disk).unwrap();
+        assert_eq!(kind(&two), None);
+        assert_eq!(kind(&disk.join("b/4.png")), Some(ReadKind::Missing));
+    }
+
+    #[test]
+    fn what_may_pass_is_tried_again_and_what_may_not_is_not() {
+        let tried = |number: i32, good_after: usize| {
+            let mut tries = 0;
+            let result = patiently(|| {
+                tries += 1;
+                match tries > good_after {
+                    true => Ok(()),
+                    false => Err(io::Error::from_raw_os_error(number)),
+                }
+            });
+            (tries, result.is_ok())
+        };
+        // EIO passes after two failures; no permission and no file do not.
+        assert_eq!(tried(5, 2), (3, true));
+        assert_eq!(tried(13, 2), (1, false));
+        assert_eq!(tried(2, 2), (1, false));
     }
 }

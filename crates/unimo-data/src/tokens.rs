@@ -22,7 +22,7 @@ use unimo_core::batch::Texts;
 
 use crate::config::{Pad, TokenizerConfig};
 use crate::error::{DataError, panic_text};
-use crate::source::{Source, Split};
+use crate::source::{Readable, Source, Split};
 
 /// Turns texts into token ids. Shared between threads.
 #[derive(Debug, Clone)]
@@ -82,7 +82,9 @@ impl TextTokenizer {
         match config {
             TokenizerConfig::File { path, lowercase } => Self::load(path, *lowercase),
             TokenizerConfig::Train { vocab_size } => {
-                Self::train(source.texts(Split::Train), *vocab_size)
+                let mut texts = Readable::new(source.texts(Split::Train));
+                let trained = Self::train(&mut texts, *vocab_size);
+                texts.whole(trained)?
             }
         }
     }

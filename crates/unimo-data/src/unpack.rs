@@ -10,7 +10,8 @@ use flate2::read::MultiGzDecoder;
 use ruzstd::decoding::FrameDecoder;
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 
-use crate::error::{DataError, Place, SampleError, panic_text};
+use crate::error::{DataError, Place, ReadError, SampleError, panic_text};
+use crate::found::remove_leftovers;
 use crate::shards::{self, IndexHeader, MemberLimits, ShardIndex};
 use crate::storage::{LocalFile, Object, RemoteConfig, Storage, Stream};
 
@@ -22,7 +23,7 @@ pub(crate) enum Compression {
 }
 
 impl Compression {
-    pub(crate) fn of(object: &dyn Object) -> Result<Option<Self>, String> {
+    pub(crate) fn of(object: &dyn Object) -> Result<Option<Self>, ReadError> {
         if object.size() < 4 {
             return Ok(None);
         }
@@ -45,13 +46,16 @@ pub(crate) struct Cache {
 pub(crate) enum Refused {
     /// The folder has no room; so many bytes are allowed.
     Full(u64),
-    /// The folder cannot be written.
+    /// The folder cannot be written or read.
     Folder(DataError),
+    /// The shard could not be read now, so nothing of it is kept.
+    Unread(ReadError),
 }
 
 impl Cache {
     pub(crate) fn open(folder: &Path, most: u64) -> Result<Self, DataError> {
         fs::create_dir_all(folder).map_err(|error| DataError::file("create", folder, error))?;
+        remove_leftovers(folder)?;
         let list = |error| DataError::file("list", folder, error);
         let mut used = 0;
         for entry in fs::read_dir(folder).map_err(list)? {
@@ -69,15 +73,14 @@ impl Cache {
     pub(crate) fn get(
         &self,
         shard: &dyn Object,
-        stamp: &str,
         compression: Compression,
         limits: MemberLimits,
     ) -> Result<(LocalFile, ShardIndex), Refused> {
-        let identity = format!("{} {} {stamp}", shard.name(), shard.size());
+        let identity = shards::identity(shard, limits);
         let base: String = shard.name().rsplit(['/', '\\']).take(1).collect();
         let crc = crc32c::crc32c(identity.as_bytes());
         let path = self.folder.join(format!("{crc:08x}-{base}.tar"));
-        if let Some(found) = kept(&path, &identity) {
+        if let Some(found) = kept(&path, &identity).map_err(Refused::Folder)? {
             return Ok(found);
         }
         self.unpack(shard, &path, identity, compression, limits)
@@ -91,46 +94,64 @@ impl Cache {
         compression: Compression,
         limits: MemberLimits,
     ) -> Result<(LocalFile, ShardIndex), Refused> {
-        let part = path.with_extension(format!("{}.part", std::process::id()));
-        let wrong = |error| Refused::Folder(DataError::file("write", &part, error));
-        let mut file = Summed::new(File::create(&part).map_err(wrong)?);
-        let mut damage = None;
+        let part = Part::beside(path);
+        let wrong = |error| Refused::Folder(DataError::file("write", path, error));
+        let mut file = Summed::new(File::create(&part.path).map_err(wrong)?);
+        let mut unwritten = None;
         let mut full = false;
+        let mut packed = BufReader::new(Stream::new(shard));
         // What a decoder does with damaged input is no reason to stop.
         let ended = catch_unwind(AssertUnwindSafe(|| {
-            each_piece(shard, compression, &mut |piece| {
+            each_piece(&mut packed, compression, &mut |piece| {
                 let length = piece.len() as u64;
                 if self.used.fetch_add(length, Ordering::Relaxed) + length > self.most {
                     full = true;
                     return Err(io::Error::other("full"));
                 }
-                file.write_all(piece)
+                file.write_all(piece).inspect_err(|error| {
+                    unwritten = Some(io::Error::new(error.kind(), error.to_string()));
+                })
             })
         }));
-        if full {
-            self.used.fetch_sub(file.bytes, Ordering::Relaxed);
-            let _ = fs::remove_file(&part);
-            return Err(Refused::Full(self.most));
+        let given_back = |bytes| self.used.fetch_sub(bytes, Ordering::Relaxed);
+        // What stopped for another reason than damage is not kept: it would count as all that there is.
+        let unread = packed.get_ref().failure();
+        let refused = if full {
+            Some(Refused::Full(self.most))
+        } else if let Some(error) = unwritten {
+            Some(wrong(error))
+        } else {
+            unread
+                .filter(|error| error.is_unavailable())
+                .map(|error| Refused::Unread(error.clone()))
+        };
+        if let Some(refused) = refused {
+            given_back(file.bytes);
+            return Err(refused);
         }
-        match ended {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => damage = Some(error.to_string()),
-            Err(payload) => damage = Some(panic_text(&*payload)),
-        }
+        let damage = match ended {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(payload) => Some(panic_text(&*payload)),
+        };
         let (bytes, crc) = (file.bytes, file.crc);
-        file.inner.sync_all().map_err(wrong)?;
-        fs::rename(&part, path).map_err(wrong)?;
-        let unpacked =
-            LocalFile::open(path).map_err(|reason| Refused::Folder(unreadable(path, reason)))?;
-        let mut index = shards::scan(&unpacked, limits);
+        let kept = file.inner.sync_all().and_then(|()| part.keep(path));
+        kept.map_err(|error| {
+            given_back(bytes);
+            wrong(error)
+        })?;
+        let unpacked = LocalFile::open(path)
+            .map_err(|error| Refused::Folder(DataError::unread(path, error)))?;
+        let mut index = shards::scan(&unpacked, limits)
+            .map_err(|error| Refused::Folder(DataError::unread(path, error)))?;
         if let Some(damage) = damage {
-            index.rejected.push(SampleError {
-                place: Place {
+            index.rejected.push(SampleError::new(
+                Place {
                     file: shard.name().to_owned(),
                     line: bytes,
                 },
-                reason: format!("cannot be unpacked from here on: {damage}"),
-            });
+                format!("cannot be unpacked from here on: {damage}"),
+            ));
         }
         for error in &mut index.rejected {
             shard.name().clone_into(&mut error.place.file);
@@ -142,29 +163,37 @@ impl Cache {
             samples: 0,
             crc32c: 0,
             rejected: index.rejected.clone(),
+            ignored: index.ignored,
             made_from: identity,
             range: (0, 0),
         };
         shards::write_index(header, &index.items)
-            .map_err(|reason| unreadable(path, reason))
+            .map_err(|reason| DataError::file("write", path, io::Error::other(reason)))
             .and_then(|bytes| write_whole(&IndexHeader::path(path), &bytes))
             .map_err(Refused::Folder)?;
         Ok((unpacked, index))
     }
 }
 
-/// What was unpacked before from the very same shard.
-fn kept(path: &Path, identity: &str) -> Option<(LocalFile, ShardIndex)> {
-    let unpacked = LocalFile::open(path).ok()?;
-    let (header, items) = shards::read_index(&local(), path, unpacked.size()).ok()??;
-    (header.made_from == identity).then(|| {
+/// What was unpacked before from the very same shard. What is there and is damaged is unpacked again.
+fn kept(path: &Path, identity: &str) -> Result<Option<(LocalFile, ShardIndex)>, DataError> {
+    let found = LocalFile::open(path).and_then(|unpacked| {
+        let index = shards::read_index(&local(), path, unpacked.size())?;
+        Ok(index.map(|index| (unpacked, index)))
+    });
+    let (unpacked, (header, items)) = match found {
+        Ok(Some(found)) => found,
+        Err(error) if error.is_unavailable() => return Err(DataError::unread(path, error)),
+        Ok(None) | Err(_) => return Ok(None),
+    };
+    Ok((header.made_from == identity).then(|| {
         let index = ShardIndex {
             items,
             rejected: header.rejected,
-            ignored: 0,
+            ignored: header.ignored,
         };
         (unpacked, index)
-    })
+    }))
 }
 
 /// The folder is local.
@@ -172,23 +201,18 @@ fn local() -> Storage {
     Storage::new(&RemoteConfig::default())
 }
 
-fn unreadable(path: &Path, reason: String) -> DataError {
-    DataError::file("read", path, io::Error::other(reason))
-}
-
 /// Unpacks an object piece by piece.
 fn each_piece(
-    object: &dyn Object,
+    mut packed: &mut BufReader<Stream<'_>>,
     compression: Compression,
     give: &mut dyn FnMut(&[u8]) -> io::Result<()>,
 ) -> io::Result<()> {
-    let mut packed = BufReader::new(Stream::new(object));
     match compression {
         Compression::Gzip => copy(&mut MultiGzDecoder::new(packed), give),
         Compression::Zstd => {
             // A file is one frame or several, with frames in between that are to be skipped (RFC 8878, 3.1).
             loop {
-                if io::BufRead::fill_buf(&mut packed)?.is_empty() {
+                if io::BufRead::fill_buf(packed)?.is_empty() {
                     return Ok(());
                 }
                 let mut decoder = FrameDecoder::new();
@@ -207,7 +231,7 @@ fn each_piece(
                 }
                 let mut frame = Frame {
                     decoder,
-                    packed: &mut packed,
+                    packed: &mut *packed,
                 };
                 copy(&mut frame, give)?;
                 let stated = frame.decoder.get_checksum_from_data();
@@ -279,16 +303,40 @@ impl<W: Write> Write for Summed<W> {
     }
 }
 
+/// A file under another name while it is written; whatever ends the writing before it is whole removes it.
+pub(crate) struct Part {
+    pub(crate) path: PathBuf,
+}
+
+impl Part {
+    /// The part of a file in its folder.
+    pub(crate) fn beside(path: &Path) -> Self {
+        let mut part = path.as_os_str().to_owned();
+        part.push(format!(".{}.part", std::process::id()));
+        Self { path: part.into() }
+    }
+
+    /// Gives a file that was written and synced its name.
+    pub(crate) fn keep(self, path: &Path) -> io::Result<()> {
+        fs::rename(&self.path, path)
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        // After it got its name there is nothing left to remove.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
 /// Writes a file under another name, syncs it and renames it: it is there whole or not at all.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), DataError> {
-    let mut part = path.as_os_str().to_owned();
-    part.push(format!(".{}.part", std::process::id()));
-    let part = PathBuf::from(part);
+    let part = Part::beside(path);
     let write = || {
-        let mut file = File::create(&part)?;
+        let mut file = File::create(&part.path)?;
         file.write_all(bytes)?;
         file.sync_all()?;
-        fs::rename(&part, path)
+        part.keep(path)
     };
     write().map_err(|error| DataError::file("write", path, error))
 }

@@ -74,10 +74,10 @@ impl Source for Numbers {
     fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {
         assert_ne!(self.panics_at, Some(index), "a bug in a source");
         if (self.broken)(index) {
-            return Err(SampleError {
-                place: self.place(split, index),
-                reason: "broken".to_owned(),
-            });
+            return Err(SampleError::new(
+                self.place(split, index),
+                "broken".to_owned(),
+            ));
         }
         Ok(Some(RgbImage::from_pixel(
             1,

@@ -171,7 +171,9 @@ impl Kind {
                     most: 50,
                     features: 2054,
                 };
-                regions::read(damaged, SHAPE).map(drop)
+                regions::read(damaged, SHAPE)
+                    .map(drop)
+                    .map_err(|error| error.reason)
             }
             Self::Picture => {
                 let limits = DataConfig::default().limits();
@@ -183,7 +185,9 @@ impl Kind {
                         let _ = images::read(damaged, Limits { enough, ..limits });
                     }
                 }
-                images::read(damaged, limits).map(drop)
+                images::read(damaged, limits)
+                    .map(drop)
+                    .map_err(|error| error.reason)
             }
             Self::ShardIndex => {
                 let bytes = fs::read(damaged).map_err(|e| e.to_string())?;

@@ -18,6 +18,7 @@ use unimo_core::average;
 use unimo_core::config::ConfigError;
 use unimo_core::parameters;
 use unimo_data::config::TokenizerConfig;
+use unimo_data::source::Readable;
 use unimo_data::{
     ConceptReader, Concepts, DataConfig, DataError, EvalSet, Loader, LoaderSpec, SecondView,
     SkipList, Source, Split, TextTokenizer,
@@ -149,10 +150,11 @@ pub fn resume(folder: &Path, options: &Options) -> Result<PathBuf, TrainError> {
 /// The tokenizer that a recipe names, trained on the captions if it says so.
 pub fn tokenizer(recipe: &Recipe, source: &dyn Source) -> Result<TextTokenizer, TrainError> {
     Ok(match &recipe.data.tokenizer {
-        TokenizerConfig::Train { vocab_size } => TextTokenizer::train(
-            source.texts(Split::Train).take(TOKENIZER_CAPTIONS),
-            *vocab_size,
-        )?,
+        TokenizerConfig::Train { vocab_size } => {
+            let mut texts = Readable::new(source.texts(Split::Train).take(TOKENIZER_CAPTIONS));
+            let trained = TextTokenizer::train(&mut texts, *vocab_size);
+            texts.whole(trained)??
+        }
         TokenizerConfig::File { path, lowercase } => {
             let given = path.to_string_lossy();
             // What is no id is left to the loader, whose message says what it looked for.
@@ -515,7 +517,9 @@ impl Trainer {
     fn cut_captions(&self) -> Option<String> {
         let room = self.recipe.data.room_for_words();
         let (mut looked, mut cut) = (0usize, 0usize);
-        for text in self.source.texts(Split::Train).take(CAPTIONS_LOOKED_AT) {
+        // A text that cannot be read now is not worth stopping for here: training will say so.
+        let texts = self.source.texts(Split::Train).flatten();
+        for text in texts.take(CAPTIONS_LOOKED_AT) {
             looked += 1;
             cut += usize::from(self.tokenizer.encode(&text, usize::MAX).ids.len() > room);
         }

@@ -299,7 +299,7 @@ mod tests {
             ..DataConfig::default()
         };
         let source = crate::source::open(&config).unwrap();
-        let tokenizer = TextTokenizer::train(source.texts(Split::Train), 400).unwrap();
+        let tokenizer = TextTokenizer::train(source.texts(Split::Train).flatten(), 400).unwrap();
         let config = ConceptsConfig {
             phrases: PhraseSource::Source,
             min_count: 3,

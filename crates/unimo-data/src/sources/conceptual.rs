@@ -47,6 +47,7 @@ use crate::sources::listed::{Held, given, spaced, val_fraction};
 use crate::sources::rows::{Span, Spans, each_line, key_of};
 use crate::sources::template::Template;
 use crate::splits::drawn;
+use crate::storage;
 
 /// `[data.conceptual]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -298,7 +299,9 @@ impl Conceptual {
             }
             let used = line.and_then(|line| match part.row(span, &line)? {
                 // Looking for a picture costs as much as all else together, but for dead links only.
-                Some((_, Some(path))) if config.missing == Missing::Error || path.is_file() => {
+                Some((_, Some(path)))
+                    if config.missing == Missing::Error || storage::may_be_file(&path) =>
+                {
                     let split = held.of(&path.to_string_lossy());
                     found.push((part.picture(&line, &path), span, split));
                     Ok(())
@@ -339,7 +342,7 @@ impl Conceptual {
         let line = part.list.line(span)?;
         match part.row(span, &line) {
             Ok(Some((caption, Some(path)))) => Ok((caption, path)),
-            Ok(_) => Err(part.list.bad(span, "the file has changed".to_owned())),
+            Ok(_) => Err(part.list.changed(span)),
             Err(reason) => Err(part.list.bad(span, reason)),
         }
     }

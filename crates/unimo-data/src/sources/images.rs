@@ -19,7 +19,7 @@ use std::sync::Arc;
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{DataError, Place, SampleError};
+use crate::error::{DataError, Place, ReadError, SampleError};
 use crate::images::{self, Limits};
 use crate::regions;
 use crate::source::{BySplit, Source, SourceConfig, Split};
@@ -202,11 +202,8 @@ impl Pictures {
         self.folders[*folder as usize].join(path)
     }
 
-    fn bad(&self, split: Split, index: usize, reason: String) -> SampleError {
-        SampleError {
-            place: self.place(split, index),
-            reason,
-        }
+    fn bad(&self, split: Split, index: usize, reason: impl Into<ReadError>) -> SampleError {
+        SampleError::new(self.place(split, index), reason)
     }
 }
 

@@ -11,12 +11,13 @@ use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{not_empty, share};
-use crate::error::{DataError, Place, SampleError};
+use crate::error::{DataError, Place, ReadError, SampleError};
 use crate::images::{self, Limits};
 use crate::order::{Stream, hash, hash_path, hash_text, unit};
 use crate::source::{BySplit, Entailment, Sample, Source, SourceConfig, Split, TextRole};
 use crate::sources::left_out::LeftOut;
 use crate::splits::drawn;
+use crate::storage;
 
 /// Files of training samples and, where they are separate, of held-out ones.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -387,10 +388,8 @@ impl Listed {
 
     /// An item that cannot be used.
     pub(crate) fn reject(&mut self, file: u16, line: u64, reason: impl Into<String>) {
-        self.rejected.push(SampleError {
-            place: self.place_of(file, line),
-            reason: reason.into(),
-        });
+        self.rejected
+            .push(SampleError::new(self.place_of(file, line), reason.into()));
     }
 
     /// An item that is no sample although nothing is wrong with it; the reason reads well after a number.
@@ -595,7 +594,7 @@ impl Listed {
         let image = self.texts.get(image);
         let folders = &self.folders[usize::from(row.folders)];
         let paths = || folders.iter().map(|folder| folder.join(image));
-        let found = (folders.len() > 1).then(|| paths().find(|path| path.is_file()));
+        let found = (folders.len() > 1).then(|| paths().find(|path| storage::may_be_file(path)));
         found
             .flatten()
             .or_else(|| paths().next())
@@ -636,11 +635,8 @@ impl Listed {
         format!("{} ({})", self.name, files.join(", "))
     }
 
-    fn bad(&self, row: &Row, reason: String) -> SampleError {
-        SampleError {
-            place: self.place_of(row.file, row.line),
-            reason,
-        }
+    fn bad(&self, row: &Row, reason: impl Into<ReadError>) -> SampleError {
+        SampleError::new(self.place_of(row.file, row.line), reason)
     }
 
     /// A box as shares of the picture's sides.

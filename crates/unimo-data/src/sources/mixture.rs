@@ -334,6 +334,14 @@ impl Source for OneModality {
         path.filter(|_| self.keep == Kept::Images)
     }
 
+    fn reads_ahead(&self) -> bool {
+        self.source.reads_ahead()
+    }
+
+    fn ahead(&self, split: Split, indices: &[usize], shuffle: Shuffle) {
+        self.source.ahead(split, indices, shuffle);
+    }
+
     fn rejected(&self) -> &[SampleError] {
         self.source.rejected()
     }
@@ -551,6 +559,24 @@ impl Source for Mixture {
     fn sample(&self, split: Split, index: usize) -> Result<Sample, SampleError> {
         let (part, index) = self.part(split, index);
         part.sample(split, index)
+    }
+
+    fn reads_ahead(&self) -> bool {
+        self.parts.iter().any(|part| part.reads_ahead())
+    }
+
+    fn ahead(&self, split: Split, indices: &[usize], shuffle: Shuffle) {
+        // Runs of one part are told together.
+        let mut run: Vec<usize> = Vec::new();
+        for (at, index) in indices.iter().enumerate() {
+            let (part, inside) = self.part(split, *index);
+            run.push(inside);
+            let next = indices.get(at + 1).map(|next| self.part(split, *next).0);
+            if !next.is_some_and(|next| std::ptr::addr_eq(next, part)) {
+                part.ahead(split, &run, shuffle);
+                run.clear();
+            }
+        }
     }
 
     fn rejected(&self) -> &[SampleError] {

@@ -5,6 +5,8 @@
 
 pub mod coco;
 pub mod conceptual;
+#[cfg(feature = "parquet")]
+mod decoded;
 pub mod images;
 pub(crate) mod json;
 pub mod karpathy;

@@ -356,9 +356,7 @@ impl Pairs {
         let row = self.list.row(span, self.format, &self.header)?;
         match self.config.read(&self.splits, &row) {
             Ok(Read::Row(row)) => Ok(row),
-            Ok(Read::Empty | Read::LeftOut(_)) => Err(self
-                .list
-                .bad(span, "the file has changed since it was opened".to_owned())),
+            Ok(Read::Empty | Read::LeftOut(_)) => Err(self.list.changed(span)),
             Err(reason) => Err(self.list.bad(span, reason)),
         }
     }
@@ -664,10 +662,7 @@ impl Source for Pairs {
         let path = self.picture_path(split, index)?;
         images::read(&path, self.limits)
             .map(Some)
-            .map_err(|reason| SampleError {
-                place: self.place(split, index),
-                reason,
-            })
+            .map_err(|reason| SampleError::new(self.place(split, index), reason))
     }
 
     fn image_bytes(
@@ -678,10 +673,7 @@ impl Source for Pairs {
         let path = self.picture_path(split, index)?;
         images::read_file(&path, self.limits.max_pixels)
             .map(Some)
-            .map_err(|reason| SampleError {
-                place: self.place(split, index),
-                reason,
-            })
+            .map_err(|reason| SampleError::new(self.place(split, index), reason))
     }
 
     fn image_name(&self, split: Split, index: usize) -> Option<String> {

@@ -223,7 +223,7 @@ impl Source for Parallel {
         let bad = |reason: String| files[0].bad(spans[0], reason);
         texts(&lines?)
             .map_err(bad)?
-            .ok_or_else(|| bad("the file has changed".to_owned()))
+            .ok_or_else(|| files[0].changed(spans[0]))
     }
 
     fn image(&self, _: Split, _: usize) -> Result<Option<RgbImage>, SampleError> {

@@ -10,14 +10,15 @@
 //! ```
 //!
 //! Texts are read when the source is opened, pictures when they are needed: the page that holds one, which is found by the file's
-//! page index or, where it has none, by the headers of the pages before it. Reading needs the cargo feature `parquet`.
+//! page index or, where it has none, by the headers of the pages before it. Decoded pages are kept while there is room. Reading needs
+//! the cargo feature `parquet`.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{not_empty, share};
+use crate::config::{not_empty, range, share};
 use crate::error::DataError;
 use crate::images::Limits;
 use crate::source::{Source, SourceConfig};
@@ -83,6 +84,8 @@ pub struct ParquetConfig {
     /// The columns with captions: strings or lists of strings.
     #[serde(deserialize_with = "one_or_many")]
     pub text_columns: Vec<String>,
+    /// Decoded pages that are kept in memory, in mebibytes; a picture in a page that is not there costs decoding all of the page.
+    pub cache_mb: usize,
     /// How files behind URLs are read.
     pub remote: RemoteConfig,
 }
@@ -103,6 +106,7 @@ impl Default for ParquetConfig {
             images: true,
             image_column: "image".to_owned(),
             text_columns: names(&["caption"]),
+            cache_mb: 256,
             remote: RemoteConfig::default(),
         }
     }
@@ -167,6 +171,7 @@ impl SourceConfig for ParquetConfig {
             )?;
         }
         not_empty(&key("image_column"), &self.image_column, "a column's name")?;
+        range(&key("cache_mb"), self.cache_mb, 0, 1 << 20)?;
         self.remote.validate(&key("remote"))?;
         share(&key("val_fraction"), self.val_fraction)
     }
@@ -204,7 +209,7 @@ mod rows {
     use std::collections::{HashMap, HashSet};
     use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::path::{Path, PathBuf};
-    use std::sync::Arc;
+    use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
     use arrow_array::cast::AsArray;
     use arrow_array::types::{Int32Type, Int64Type, UInt32Type, UInt64Type};
@@ -217,16 +222,20 @@ mod rows {
         ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection,
         RowSelector,
     };
+    use parquet::basic::Compression;
+    use parquet::column::page::PageReader;
     use parquet::errors::ParquetError;
     use parquet::file::metadata::PageIndexPolicy;
     use parquet::file::reader::{ChunkReader, Length};
+    use parquet::file::serialized_reader::SerializedPageReader;
 
     use super::ParquetConfig;
-    use crate::error::{DataError, Place, SampleError, panic_text};
+    use crate::error::{DataError, Place, ReadError, SampleError, panic_text};
     use crate::eval_set::parallel;
     use crate::images::{self, Limits};
     use crate::order::{Stream, hash_text, unit};
     use crate::source::{BySplit, Sample, Source, Split, picture_of_bytes};
+    use crate::sources::decoded::Decoded;
     use crate::sources::images::files_in;
     use crate::sources::left_out::LeftOut;
     use crate::sources::webdataset::expand;
@@ -250,6 +259,7 @@ mod rows {
         images: bool,
         image_column: String,
         limits: Limits,
+        decoded: Decoded,
     }
 
     struct Table {
@@ -258,8 +268,10 @@ mod rows {
         metadata: ArrowReaderMetadata,
         /// First row of each row group.
         starts: Vec<u64>,
-        /// Where the pictures' bytes are; none where pictures are not wanted.
-        image: Option<ProjectionMask>,
+        /// The column with the pictures' bytes, of those that are stored; none where pictures are not wanted.
+        image: Option<usize>,
+        /// Per row group, the first row of each page with pictures, once one of them was asked for.
+        pages: Vec<OnceLock<Vec<usize>>>,
     }
 
     #[derive(Default)]
@@ -296,11 +308,51 @@ mod rows {
 
     /// An object as the `parquet` crate reads it.
     #[derive(Clone)]
-    struct Chunks(Arc<dyn Object>);
+    struct Chunks {
+        object: Arc<dyn Object>,
+        /// Why the object could not be read now, while one thing is read of it: on its way through the crate an error becomes text.
+        failed: Arc<Mutex<Option<ReadError>>>,
+    }
+
+    impl Chunks {
+        fn new(object: Arc<dyn Object>) -> Self {
+            Self {
+                object,
+                failed: Arc::default(),
+            }
+        }
+
+        fn bytes(&self, start: u64, length: usize) -> Result<Vec<u8>, ReadError> {
+            let read = self.object.read(start, length);
+            read.inspect_err(|error| {
+                if error.is_unavailable() {
+                    let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+                    *failed = Some(error.clone());
+                }
+            })
+        }
+
+        /// Runs what reads of the object and may panic on damaged input. That it cannot be read now is no damage.
+        fn caught<T>(
+            &self,
+            work: impl FnOnce(Self) -> Result<T, ReadError>,
+        ) -> Result<T, ReadError> {
+            let own = Self::new(Arc::clone(&self.object));
+            let result =
+                catch_unwind(AssertUnwindSafe(|| work(own.clone()))).unwrap_or_else(|payload| {
+                    Err(format!("damaged: {}", panic_text(&*payload)).into())
+                });
+            let mut failed = own.failed.lock().unwrap_or_else(PoisonError::into_inner);
+            match (result, failed.take()) {
+                (Err(_), Some(failed)) => Err(failed),
+                (result, _) => result,
+            }
+        }
+    }
 
     impl Length for Chunks {
         fn len(&self) -> u64 {
-            self.0.size()
+            self.object.size()
         }
     }
 
@@ -318,13 +370,15 @@ mod rows {
 
         fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
             let end = start.checked_add(length as u64);
-            if end.is_none_or(|end| end > self.0.size()) {
+            if end.is_none_or(|end| end > self.object.size()) {
                 return Err(ParquetError::EOF(format!(
                     "{length} bytes at {start} lie outside the file"
                 )));
             }
-            let bytes = self.0.read(start, length);
-            bytes.map(Bytes::from).map_err(ParquetError::General)
+            let bytes = self.bytes(start, length);
+            bytes
+                .map(Bytes::from)
+                .map_err(|error| ParquetError::General(error.reason))
         }
     }
 
@@ -341,9 +395,8 @@ mod rows {
         const AHEAD: u64 = 512;
 
         fn fetch(&mut self, length: u64) -> std::io::Result<Vec<u8>> {
-            let rest = self.object.0.size().saturating_sub(self.at);
-            let bytes = self.object.0.read(self.at, rest.min(length) as usize);
-            let bytes = bytes.map_err(std::io::Error::other)?;
+            let rest = self.object.len().saturating_sub(self.at);
+            let bytes = self.object.bytes(self.at, rest.min(length) as usize)?;
             self.at += bytes.len() as u64;
             Ok(bytes)
         }
@@ -362,12 +415,6 @@ mod rows {
         }
     }
 
-    /// Runs what may panic on damaged input.
-    fn caught<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-        catch_unwind(AssertUnwindSafe(work))
-            .unwrap_or_else(|payload| Err(format!("damaged: {}", panic_text(&*payload))))
-    }
-
     impl Rows {
         /// Opens the files and reads their texts.
         ///
@@ -382,10 +429,7 @@ mod rows {
                 let (path, _) = &files[at];
                 let read = storage.open(path);
                 let read = read.and_then(|object| read_file(object, config));
-                read.map_err(|reason| DataError::Manifest {
-                    path: path.clone(),
-                    reason,
-                })
+                read.map_err(|error| DataError::unread(path, error))
             });
             let held_out = files.iter().any(|(_, split)| *split == Split::Val);
             let mut rows = Self {
@@ -399,6 +443,7 @@ mod rows {
                 images: config.images,
                 image_column: config.image_column.clone(),
                 limits: *limits,
+                decoded: Decoded::new(config.cache_mb << 20),
             };
             let mut tables = Vec::new();
             for opened in opened {
@@ -414,19 +459,16 @@ mod rows {
                     Split::Val | Split::Test => &draw.held,
                 };
                 let pictures = by.pictures(&table, texts.len());
-                let pictures = pictures.map_err(|reason| DataError::Manifest {
-                    path: path.clone(),
-                    reason,
-                })?;
+                let pictures = pictures.map_err(|error| DataError::unread(path, error))?;
                 for (number, captions) in (0u64..).zip(texts) {
                     if captions.is_empty() {
-                        rows.rejected.push(SampleError {
-                            place: Place {
+                        rows.rejected.push(SampleError::new(
+                            Place {
                                 file: table.name.clone(),
                                 line: number + 1,
                             },
-                            reason: format!("no text in {}", config.text_columns.join(", ")),
-                        });
+                            format!("no text in {}", config.text_columns.join(", ")),
+                        ));
                         continue;
                     }
                     let group = table.starts.partition_point(|start| *start <= number) - 1;
@@ -487,9 +529,9 @@ mod rows {
             };
             images::decode(&bytes, self.limits)
                 .map(|picture| Some((picture, picture_of_bytes(&bytes))))
-                .map_err(|reason| SampleError {
-                    place: self.place(split, index),
-                    reason: format!("column `{}`: {reason}", self.image_column),
+                .map_err(|reason| {
+                    let reason = format!("column `{}`: {reason}", self.image_column);
+                    SampleError::new(self.place(split, index), reason)
                 })
         }
 
@@ -498,86 +540,195 @@ mod rows {
             let part = self.part(split);
             let (file, group) = part.group(index);
             let table = &self.files[file];
-            let Some(mask) = &table.image else {
+            let Some(column) = table.image else {
                 return Ok(None);
             };
             let within = (part.rows[index].number - table.starts[group]) as usize;
-            let read = || picture(&table.column(group, mask, within)?);
             let limit = images::largest_file(self.limits.max_pixels);
-            caught(read)
+            self.stored(file, group, column, within)
                 .and_then(|bytes| match bytes.len() as u64 > limit {
-                    true => Err(format!("the file is larger than {limit} bytes")),
+                    true => Err(format!("the file is larger than {limit} bytes").into()),
                     false => Ok(Some(bytes)),
                 })
-                .map_err(|reason| SampleError {
-                    place: self.place(split, index),
-                    reason: format!("column `{}`: {reason}", self.image_column),
+                .map_err(|error| {
+                    let told = |reason: &str| format!("column `{}`: {reason}", self.image_column);
+                    SampleError::new(self.place(split, index), error.told(told))
                 })
+        }
+
+        /// The bytes that are stored in a row of a row group.
+        fn stored(
+            &self,
+            file: usize,
+            group: usize,
+            column: usize,
+            row: usize,
+        ) -> Result<Vec<u8>, ReadError> {
+            let table = &self.files[file];
+            let starts = table.pages(group, column)?;
+            let page = starts.partition_point(|start| *start <= row) - 1;
+            let first = starts[page];
+            let end = starts.get(page + 1).copied();
+            let end = end.unwrap_or_else(|| table.rows_of(group));
+            let rows = |first, count| {
+                table
+                    .chunks
+                    .caught(|chunks| table.rows(chunks, group, column, first, count))
+            };
+            match self
+                .decoded
+                .get((file, group, page), || rows(first, end - first))
+            {
+                Ok(decoded) => Ok(picture(&decoded, row - first)?),
+                Err(error) if error.is_unavailable() => Err(error),
+                // Of a damaged page single rows may be left.
+                Err(_) => Ok(picture(&rows(row, 1)?, 0)?),
+            }
         }
     }
 
     impl Table {
         /// Bytes of the pictures' columns as they are stored.
         fn picture_bytes(&self) -> i64 {
-            let Some(mask) = &self.image else {
+            let Some(column) = self.image else {
                 return 0;
             };
             let groups = self.metadata.metadata().row_groups().iter();
             groups
-                .flat_map(|group| group.columns().iter().enumerate())
-                .filter(|(leaf, _)| mask.leaf_included(*leaf))
-                .map(|(_, column)| column.compressed_size())
+                .map(|group| group.column(column).compressed_size())
                 .sum()
         }
 
-        /// The picture of one row of a row group, as a column of length 1.
-        fn column(
+        fn rows_of(&self, group: usize) -> usize {
+            let next = self.starts.get(group + 1).copied();
+            let rows = || self.metadata.metadata().file_metadata().num_rows() as u64;
+            (next.unwrap_or_else(rows) - self.starts[group]) as usize
+        }
+
+        /// The first row of each page of a column of a row group.
+        fn pages(&self, group: usize, column: usize) -> Result<&[usize], ReadError> {
+            let known = &self.pages[group];
+            if let Some(starts) = known.get() {
+                return Ok(starts);
+            }
+            let starts = match self.page_starts(group, column) {
+                Err(error) if error.is_unavailable() => return Err(error),
+                Ok(starts) if starts.first() == Some(&0) && starts.is_sorted() => starts,
+                // Where they cannot be told, all of the rows are read together.
+                _ => vec![0],
+            };
+            Ok(known.get_or_init(|| starts))
+        }
+
+        /// The same from the file: by its page index, or by the headers of the pages.
+        fn page_starts(&self, group: usize, column: usize) -> Result<Vec<usize>, ReadError> {
+            let metadata = self.metadata.metadata();
+            let rows = self.rows_of(group);
+            let text = |error: ParquetError| error.to_string();
+            if let Some(index) = metadata
+                .page_index_for_row_group(group)
+                .offset_index(column)
+            {
+                let locations = index.page_locations().iter();
+                let starts = locations.map(|location| location.first_row_index as usize);
+                return Ok(starts.filter(|start| *start < rows).collect());
+            }
+            self.chunks.caught(|chunks| {
+                let about = metadata.row_group(group).column(column);
+                let mut pages =
+                    SerializedPageReader::new(Arc::new(chunks), about, rows, None).map_err(text)?;
+                let mut starts = Vec::new();
+                let mut next = 0;
+                while next < rows {
+                    let Some(page) = pages.peek_next_page().map_err(text)? else {
+                        break;
+                    };
+                    // The column is no list, so it has as many levels as rows.
+                    let held = page.num_rows.or(page.num_levels).unwrap_or(0);
+                    if !page.is_dict && held > 0 {
+                        starts.push(next);
+                        next += held;
+                    }
+                    pages.skip_next_page().map_err(text)?;
+                }
+                Ok(starts)
+            })
+        }
+
+        /// The pictures of rows of a row group.
+        fn rows(
             &self,
+            chunks: Chunks,
             group: usize,
-            mask: &ProjectionMask,
-            row: usize,
-        ) -> Result<ArrayRef, String> {
-            let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(
-                self.chunks.clone(),
-                self.metadata.clone(),
-            )
-            .with_row_groups(vec![group])
-            .with_projection(mask.clone())
-            .with_row_selection(RowSelection::from(vec![
-                RowSelector::skip(row),
-                RowSelector::select(1),
-            ]))
-            .with_batch_size(1)
-            .build();
+            column: usize,
+            first: usize,
+            count: usize,
+        ) -> Result<ArrayRef, ReadError> {
+            let schema = self.metadata.parquet_schema();
+            let reader =
+                ParquetRecordBatchReaderBuilder::new_with_metadata(chunks, self.metadata.clone())
+                    .with_row_groups(vec![group])
+                    .with_projection(ProjectionMask::leaves(schema, [column]))
+                    .with_row_selection(RowSelection::from(vec![
+                        RowSelector::skip(first),
+                        RowSelector::select(count),
+                    ]))
+                    .with_batch_size(count.max(1))
+                    .build();
             let batch = reader.map_err(|error| error.to_string())?.next();
             let batch = batch.ok_or("the row is not there")?;
             let batch = batch.map_err(|error| error.to_string())?;
+            if batch.num_rows() != count {
+                return Err("rows are missing".into());
+            }
             let column = batch.columns().first().cloned();
-            column.ok_or_else(|| "the column is not there".to_owned())
+            Ok(column.ok_or("the column is not there")?)
         }
     }
 
-    /// The picture in the first row of a column: binary, or a struct that has it as `bytes`.
-    fn picture(column: &ArrayRef) -> Result<Vec<u8>, String> {
+    /// The picture in a row of a column: binary, or a struct that has it as `bytes`.
+    fn picture(column: &ArrayRef, row: usize) -> Result<Vec<u8>, String> {
         let inner = match column.as_struct_opt() {
             Some(structs) => structs
                 .column_by_name("bytes")
                 .ok_or("a struct without `bytes`")?,
             None => column,
         };
-        if inner.is_empty() {
+        if row >= inner.len() {
             return Err("the row is not there".to_owned());
         }
-        if column.is_null(0) || inner.is_null(0) {
+        if column.is_null(row) || inner.is_null(row) {
             return Err("no picture in it; pictures elsewhere are not fetched".to_owned());
         }
         let bytes = match inner.data_type() {
-            DataType::Binary => inner.as_binary::<i32>().value(0),
-            DataType::LargeBinary => inner.as_binary::<i64>().value(0),
-            DataType::BinaryView => inner.as_binary_view().value(0),
+            DataType::Binary => inner.as_binary::<i32>().value(row),
+            DataType::LargeBinary => inner.as_binary::<i64>().value(row),
+            DataType::BinaryView => inner.as_binary_view().value(row),
             other => return Err(format!("{other} is neither binary nor a struct of `bytes`")),
         };
         Ok(bytes.to_vec())
+    }
+
+    /// Refuses a column that is compressed in a way that is not read, and says what can be done.
+    fn refuse_compression(
+        metadata: &ArrowReaderMetadata,
+        column: usize,
+        name: &str,
+    ) -> Result<(), String> {
+        for group in metadata.metadata().row_groups() {
+            let kind = match group.column(column).compression() {
+                Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::ZSTD(_) => continue,
+                Compression::GZIP(_) => "gzip",
+                Compression::LZ4 | Compression::LZ4_RAW => "LZ4",
+                Compression::BROTLI(_) => "Brotli",
+                Compression::LZO => "LZO",
+            };
+            return Err(format!(
+                "column `{name}` is compressed with {kind}, which is not read (only snappy, zstd and none are). In Python \
+                 `pyarrow.parquet.write_table(pyarrow.parquet.read_table(OLD), NEW, compression=\"zstd\")` writes the file anew"
+            ));
+        }
+        Ok(())
     }
 
     /// The files with their splits.
@@ -735,18 +886,22 @@ mod rows {
         }
 
         /// Per row, its picture, where that is known.
-        fn pictures(&self, table: &Table, rows: usize) -> Result<Vec<Option<u64>>, String> {
+        fn pictures(&self, table: &Table, rows: usize) -> Result<Vec<Option<u64>>, ReadError> {
+            let schema = table.metadata.parquet_schema();
             let (mask, of): (_, fn(&ArrayRef, usize) -> Option<u64>) = match (self, &table.image) {
-                (By::Content, Some(mask)) => (mask.clone(), |column, row| {
-                    let bytes = picture(&column.slice(row, 1)).ok()?;
-                    Some(picture_of_bytes(&bytes))
-                }),
+                (By::Content, Some(stored)) => {
+                    let mask = ProjectionMask::leaves(schema, [*stored]);
+                    (mask, |column, row| {
+                        let bytes = picture(column, row).ok()?;
+                        Some(picture_of_bytes(&bytes))
+                    })
+                }
                 (By::Column(name), _) => {
                     let at = table.metadata.schema().index_of(name);
                     let at = at.map_err(|_| {
                         format!("data.parquet.picture_id: no column `{name}` in it")
                     })?;
-                    let mask = ProjectionMask::roots(table.metadata.parquet_schema(), [at]);
+                    let mask = ProjectionMask::roots(schema, [at]);
                     (mask, |column, row| {
                         let text = plain(column, row).filter(|text| !text.is_empty())?;
                         Some(hash_text(Stream::Picture, &text))
@@ -756,9 +911,9 @@ mod rows {
             };
             let groups = 0..table.starts.len();
             let read = parallel(groups, |group| {
-                caught(|| {
+                table.chunks.caught(|chunks| {
                     let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(
-                        table.chunks.clone(),
+                        chunks,
                         table.metadata.clone(),
                     )
                     .with_row_groups(vec![group])
@@ -775,14 +930,17 @@ mod rows {
                     Ok(ids)
                 })
             });
-            // What is damaged costs its rows when they are read, not the opening.
+            // What is damaged costs its rows when they are read, not the opening. What can only not be read now would be split otherwise.
             let mut all = Vec::with_capacity(rows);
             for (group, ids) in read.into_iter().enumerate() {
                 let end = table
                     .starts
                     .get(group + 1)
                     .map_or(rows, |start| *start as usize);
-                all.extend(ids.unwrap_or_default());
+                match ids {
+                    Err(error) if error.is_unavailable() => return Err(error),
+                    ids => all.extend(ids.unwrap_or_default()),
+                }
                 all.resize(end, None);
             }
             Ok(all)
@@ -813,16 +971,15 @@ mod rows {
     fn read_file(
         object: Arc<dyn Object>,
         config: &ParquetConfig,
-    ) -> Result<(Table, Vec<Vec<String>>), String> {
-        caught(|| {
-            let name = object.name().to_owned();
-            let chunks = Chunks(object);
+    ) -> Result<(Table, Vec<Vec<String>>), ReadError> {
+        let whole = Chunks::new(object);
+        whole.caught(|chunks| {
+            let text = |error: ParquetError| error.to_string();
             // The types that the file's writer had are of no interest, those that are stored are.
             let options = ArrowReaderOptions::new()
                 .with_skip_arrow_metadata(true)
                 .with_offset_index_policy(PageIndexPolicy::Optional);
-            let metadata =
-                ArrowReaderMetadata::load(&chunks, options).map_err(|error| error.to_string())?;
+            let metadata = ArrowReaderMetadata::load(&chunks, options).map_err(text)?;
             let mut starts = Vec::new();
             let mut rows = 0u64;
             for group in metadata.metadata().row_groups() {
@@ -841,16 +998,24 @@ mod rows {
                         format!("no column `{column}`; there are {}", names.join(", "))
                     })
             };
+            // Names may hold dots, so that paths are compared part by part.
+            let stored = |path: &[&str]| {
+                let mut all = schema.columns().iter();
+                all.position(|column| column.path().parts() == path)
+            };
             let image = match config.images {
                 true => {
-                    let at = root(&config.image_column)?;
-                    Some(match roots[at].data_type() {
-                        DataType::Struct(_) => {
-                            let bytes = format!("{}.bytes", config.image_column);
-                            ProjectionMask::columns(schema, [bytes.as_str()])
-                        }
-                        _ => ProjectionMask::roots(schema, [at]),
-                    })
+                    let name = config.image_column.as_str();
+                    let kind = roots[root(name)?].data_type();
+                    let column = match kind {
+                        DataType::Struct(_) => stored(&[name, "bytes"]),
+                        _ => stored(&[name]),
+                    };
+                    let column = column.ok_or_else(|| {
+                        format!("column `{name}` is {kind}, neither binary nor a struct of `bytes`")
+                    })?;
+                    refuse_compression(&metadata, column, name)?;
+                    Some(column)
                 }
                 false => None,
             };
@@ -859,6 +1024,12 @@ mod rows {
                 .iter()
                 .map(|column| root(column))
                 .collect::<Result<Vec<_>, _>>()?;
+            for (column, about) in schema.columns().iter().enumerate() {
+                let of = about.path().parts().first();
+                if let Some(name) = of.filter(|name| config.text_columns.contains(name)) {
+                    refuse_compression(&metadata, column, name)?;
+                }
+            }
             let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(
                 chunks.clone(),
                 metadata.clone(),
@@ -866,21 +1037,23 @@ mod rows {
             .with_projection(ProjectionMask::roots(schema, texts))
             .with_batch_size(BATCH)
             .build()
-            .map_err(|error| error.to_string())?;
+            .map_err(text)?;
             let mut all = Vec::new();
             for batch in reader {
                 let batch = batch.map_err(|error| error.to_string())?;
                 captions(&batch, config, &mut all)?;
             }
             if all.len() as u64 != rows {
-                return Err(format!("it announces {rows} rows and has {}", all.len()));
+                return Err(format!("it announces {rows} rows and has {}", all.len()).into());
             }
+            let groups = starts.len();
             let table = Table {
-                name,
-                chunks,
+                name: whole.object.name().to_owned(),
+                chunks: whole.clone(),
                 metadata,
                 starts,
                 image,
+                pages: std::iter::repeat_with(OnceLock::new).take(groups).collect(),
             };
             Ok((table, all))
         })
@@ -1239,6 +1412,148 @@ mod rows {
             let texts = open(&texts).unwrap();
             assert_eq!((texts.has_images(), texts.len(Split::Train)), (false, 3));
             assert_eq!(texts.image(Split::Train, 0).unwrap(), None);
+        }
+
+        /// Pages of any size give the same pictures, in any order, and each is decoded once while there is room.
+        #[test]
+        fn pages_are_kept_whatever_their_size() {
+            let folder = tempfile::tempdir().unwrap();
+            let all: Vec<u8> = (0..60).collect();
+            for (rows_of_page, group, dictionary, paged) in [
+                (1000, 1000, false, false),
+                (1000, 1000, true, false),
+                (7, 1000, true, false),
+                (7, 1000, false, true),
+                (1, 10, false, false),
+            ] {
+                let path = folder.path().join("train-0.parquet");
+                let properties = WriterProperties::builder()
+                    .set_compression(Compression::SNAPPY)
+                    .set_dictionary_enabled(dictionary)
+                    .set_max_row_group_row_count(Some(group))
+                    .set_data_page_row_count_limit(rows_of_page)
+                    .set_write_batch_size(1)
+                    .set_offset_index_disabled(!paged)
+                    .set_statistics_enabled(parquet::file::properties::EnabledStatistics::None)
+                    .build();
+                let batch = batch(0, 60);
+                let file = std::fs::File::create(&path).unwrap();
+                let mut writer =
+                    ArrowWriter::try_new(file, batch.schema(), Some(properties)).unwrap();
+                writer.write(&batch).unwrap();
+                writer.close().unwrap();
+                let source = open(&config(folder.path())).unwrap();
+                let pages = source.files[0].pages(0, 0).unwrap().len();
+                let expected = 60usize.min(group).div_ceil(rows_of_page);
+                assert_eq!(pages, expected, "{rows_of_page}, {dictionary}, {paged}");
+                for at in (0..60).map(|at| at * 37 % 60) {
+                    let picture = source.image(Split::Train, at).unwrap().unwrap();
+                    assert_eq!(picture.get_pixel(0, 0).0[0], all[at]);
+                }
+            }
+        }
+
+        /// An object that cannot be read from a byte on.
+        struct Broken {
+            inner: crate::storage::InMemory,
+            error: Mutex<Option<ReadError>>,
+        }
+
+        impl Object for Broken {
+            fn name(&self) -> &str {
+                self.inner.name()
+            }
+
+            fn size(&self) -> u64 {
+                self.inner.size()
+            }
+
+            fn read(&self, offset: u64, length: usize) -> Result<Vec<u8>, ReadError> {
+                match &*self.error.lock().unwrap() {
+                    Some(error) => Err(error.clone()),
+                    None => self.inner.read(offset, length),
+                }
+            }
+        }
+
+        /// A disk that fails says nothing of the file, wherever it fails; the pictures are there when it works again.
+        #[test]
+        fn what_cannot_be_read_now_is_not_damaged() {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("a.parquet");
+            write(&path, &batch(0, 12), false, 5);
+            let object = Arc::new(Broken {
+                inner: crate::storage::InMemory {
+                    name: "a".to_owned(),
+                    bytes: std::fs::read(&path).unwrap(),
+                },
+                error: Mutex::new(None),
+            });
+            let fails = |error: Option<std::io::Error>| {
+                *object.error.lock().unwrap() = error.map(ReadError::from);
+            };
+            let config = config(folder.path());
+            fails(Some(std::io::Error::from_raw_os_error(5)));
+            let error = read_file(Arc::clone(&object) as Arc<dyn Object>, &config)
+                .err()
+                .unwrap();
+            assert!(error.is_unavailable(), "{error}");
+            fails(None);
+            let (table, _) = read_file(Arc::clone(&object) as Arc<dyn Object>, &config).unwrap();
+            for work in [0, 1] {
+                fails(Some(std::io::Error::from_raw_os_error(24)));
+                let read = |row| match work {
+                    0 => table.pages(0, 0).map(|pages| pages.len()),
+                    _ => {
+                        let rows = table
+                            .chunks
+                            .caught(|chunks| table.rows(chunks, 0, 0, row, 1));
+                        rows.map(|rows| rows.len())
+                    }
+                };
+                let error = read(2).unwrap_err();
+                assert!(error.is_unavailable(), "{error}");
+                fails(None);
+                assert!(read(2).unwrap() > 0);
+            }
+        }
+
+        #[test]
+        fn a_name_with_a_dot_and_each_compression() {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("a.parquet");
+            let whole = batch(0, 9);
+            let renamed = RecordBatch::try_from_iter([
+                ("img.data", Arc::clone(whole.column(0))),
+                ("caption", Arc::clone(whole.column(1))),
+            ])
+            .unwrap();
+            let config = ParquetConfig {
+                path: None,
+                train: vec![path.clone()],
+                image_column: "img.data".to_owned(),
+                ..config(folder.path())
+            };
+            for compression in [
+                Compression::UNCOMPRESSED,
+                Compression::SNAPPY,
+                Compression::ZSTD(Default::default()),
+            ] {
+                let properties = WriterProperties::builder()
+                    .set_compression(compression)
+                    .build();
+                let file = std::fs::File::create(&path).unwrap();
+                let mut writer =
+                    ArrowWriter::try_new(file, renamed.schema(), Some(properties)).unwrap();
+                writer.write(&renamed).unwrap();
+                writer.close().unwrap();
+                let source = open(&config).unwrap();
+                assert_eq!(all(&source, Split::Train), numbers(0..9), "{compression}");
+            }
+            let mut strings = config;
+            strings.image_column = "caption".to_owned();
+            let message = open(&strings).err().unwrap().to_string();
+            assert!(message.contains("neither binary nor"), "{message}");
         }
 
         #[test]

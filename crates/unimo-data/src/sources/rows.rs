@@ -12,8 +12,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::error::{DataError, Place, SampleError};
+use crate::error::{DataError, Place, ReadError, SampleError};
 use crate::sources::json::parse;
+use crate::storage::patiently;
 
 /// Longest row in bytes. It bounds memory where a file is no list at all, or a quote is never closed.
 pub(crate) const LONGEST_ROW: usize = 1 << 20;
@@ -174,7 +175,21 @@ impl Spans {
     pub fn open(path: &Path) -> Result<Self, DataError> {
         Ok(Self {
             name: path.display().to_string(),
-            file: open_regular(path).map_err(|error| DataError::file("read", path, error))?,
+            file: patiently(|| open_regular(path))
+                .map_err(|error| DataError::file("read", path, error))?,
+        })
+    }
+
+    /// Opens a file again that could be read before.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read now, or is not there any more.
+    pub fn reopen(path: &Path) -> Result<Self, ReadError> {
+        let file = patiently(|| open_regular(path));
+        Ok(Self {
+            name: path.display().to_string(),
+            file: file.map_err(|error| ReadError::from(error).of_opened())?,
         })
     }
 
@@ -193,9 +208,16 @@ impl Spans {
     /// They cannot be read any more.
     pub fn bytes(&self, span: Span) -> Result<Vec<u8>, SampleError> {
         let mut bytes = vec![0; span.length as usize];
-        match read_at(&self.file, &mut bytes, span.offset) {
+        match patiently(|| read_at(&self.file, &mut bytes, span.offset)) {
             Ok(()) => Ok(bytes),
-            Err(error) => Err(self.bad(span, format!("the row cannot be read again: {error}"))),
+            Err(error) => {
+                let error = match error.kind() {
+                    std::io::ErrorKind::UnexpectedEof => ReadError::unavailable(CHANGED),
+                    _ => error.into(),
+                };
+                let told = |reason: &str| format!("the row cannot be read again: {reason}");
+                Err(self.bad(span, error.of_opened().told(told)))
+            }
         }
     }
 
@@ -217,7 +239,7 @@ impl Spans {
             let cells = self.cells(span, format)?;
             named(header, cells).map_err(|reason| self.bad(span, reason))?
         };
-        row.ok_or_else(|| self.bad(span, CHANGED.to_owned()))
+        row.ok_or_else(|| self.changed(span))
     }
 
     /// A row without its line end.
@@ -230,7 +252,7 @@ impl Spans {
         let read = Lines::again(&*bytes, span).next_line();
         match read {
             Ok(Some((_, Ok(line)))) => Ok(line),
-            _ => Err(self.bad(span, CHANGED.to_owned())),
+            _ => Err(self.changed(span)),
         }
     }
 
@@ -244,16 +266,18 @@ impl Spans {
         let read = Lines::again(&*bytes, span).next_record(format);
         match read {
             Ok(Some((_, Ok(cells)))) => Ok(cells),
-            _ => Err(self.bad(span, CHANGED.to_owned())),
+            _ => Err(self.changed(span)),
         }
     }
 
+    /// A row of a list that was changed under the run: what it was is unknown, so nothing is said of the sample.
+    pub fn changed(&self, span: Span) -> SampleError {
+        self.bad(span, ReadError::unavailable(CHANGED))
+    }
+
     /// A row that cannot be used.
-    pub fn bad(&self, span: Span, reason: String) -> SampleError {
-        SampleError {
-            place: self.place(span),
-            reason,
-        }
+    pub fn bad(&self, span: Span, reason: impl Into<ReadError>) -> SampleError {
+        SampleError::new(self.place(span), reason)
     }
 }
 

@@ -146,13 +146,13 @@ impl Corpus {
         self.files.push(path.to_owned());
         let name = path.display().to_string();
         let mut reject = |span: Span, reason: String| {
-            self.rejected.push(SampleError {
-                place: Place {
+            self.rejected.push(SampleError::new(
+                Place {
                     file: name.clone(),
                     line: u64::from(span.line),
                 },
                 reason,
-            });
+            ));
         };
         let texts = &mut self.texts;
         let mut take = |span: Span, text: &str| texts[held.of(text)].push(file, span);
@@ -282,17 +282,16 @@ impl Source for Corpus {
 
     fn captions(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
         let (file, span) = self.at(split, index);
-        let bad = |reason: String| SampleError {
-            place: self.place(split, index),
-            reason,
-        };
+        let bad = |reason: String| SampleError::new(self.place(split, index), reason);
         // A corpus may have more files than a process may hold open.
-        let list = Spans::open(file).map_err(|error| bad(error.to_string()))?;
+        let again = |reason: &str| format!("the file cannot be read again: {reason}");
+        let list = Spans::reopen(file)
+            .map_err(|error| SampleError::new(self.place(split, index), error.told(again)))?;
         let bytes = list.bytes(span)?;
         let mark = bytes.strip_prefix(b"\xef\xbb\xbf");
         let bytes = mark.filter(|_| span.offset == 0).unwrap_or(&bytes);
         let text = std::str::from_utf8(bytes).map_err(|_| bad(NOT_UTF8.to_owned()))?;
-        let text = spaced(text).ok_or_else(|| bad("the file has changed".to_owned()))?;
+        let text = spaced(text).ok_or_else(|| list.changed(span))?;
         Ok(vec![text])
     }
 

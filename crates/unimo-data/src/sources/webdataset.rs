@@ -23,11 +23,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::config::{not_empty, share};
-use crate::error::{DataError, Place, SampleError};
-use crate::eval_set::parallel;
+use crate::error::{DataError, Place, ReadError, SampleError};
+use crate::eval_set::parallel_on;
+use crate::found::Found;
 use crate::images::{self, Limits};
 use crate::order::{Stream, hash, hash_text, unit};
 use crate::pack::{self, Record};
+use crate::plan::Shuffle;
 use crate::shards::{self, Item, Member, MemberKind, MemberLimits, ShardIndex};
 use crate::source::{BySplit, Sample, Source, SourceConfig, Split, TextRole, picture_of_bytes};
 use crate::sources::left_out::LeftOut;
@@ -78,7 +80,8 @@ pub struct WebDatasetConfig {
     pub classes: Option<PathBuf>,
     /// What becomes a caption of a `.cls` member; `{}` stands for the class.
     pub class_caption: String,
-    /// Folder into which compressed shards are unpacked.
+    /// Folder into which compressed shards are unpacked, and where it is kept what lies where in shards behind URLs that have no index
+    /// beside them; that is kept in the user's cache (`~/.cache/unimo/shards`) otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<PathBuf>,
     /// Most that the cache may hold, in gigabytes (10^9 bytes).
@@ -211,6 +214,8 @@ impl SourceConfig for WebDatasetConfig {
 const LARGEST_TEXT: u64 = 1 << 20;
 /// Largest list of classes in bytes.
 const LARGEST_CLASSES: u64 = 64 << 20;
+/// Shards behind URLs that are opened at once.
+const OPENED_AT_ONCE: usize = 16;
 /// Most shards that patterns may name.
 const MOST_SHARDS: usize = 1 << 20;
 
@@ -229,6 +234,8 @@ pub struct WebDataset {
     classes: Vec<String>,
     class_caption: String,
     limits: Limits,
+    /// Bytes that are fetched before they are asked for; none where no shard is behind a URL.
+    ahead: Option<u64>,
 }
 
 struct Shard {
@@ -336,12 +343,29 @@ impl WebDataset {
             Some(folder) => Some(Cache::open(folder, (config.cache_gb * 1e9) as u64)?),
             None => None,
         };
+        let remote = list
+            .shards
+            .iter()
+            .any(|shard| storage::is_remote(&shard.path));
+        let scanned = remote && list.shards.iter().any(|shard| !shard.indexed);
+        let found = match scanned {
+            true => Found::open(config.cache.as_deref())?,
+            false => None,
+        };
         let most = MemberLimits {
             image: images::largest_file(limits.max_pixels).min(u64::from(u32::MAX)),
             text: LARGEST_TEXT,
         };
-        let opened = parallel(0..list.shards.len(), |at| {
-            open_shard(&storage, &list.shards[at], cache.as_ref(), most)
+        let opening = Opening {
+            storage: &storage,
+            cache: cache.as_ref(),
+            found: found.as_ref(),
+            limits: most,
+        };
+        // Behind URLs it is the way that takes the time.
+        let threads = if remote { OPENED_AT_ONCE } else { 0 };
+        let opened = parallel_on(threads, 0..list.shards.len(), |at| {
+            opening.shard(&list.shards[at])
         });
         let mut source = Self {
             shards: Vec::new(),
@@ -359,6 +383,7 @@ impl WebDataset {
             },
             class_caption: config.class_caption.clone(),
             limits: *limits,
+            ahead: remote.then_some((config.remote.cache_mb as u64) << 19),
         };
         for (opened, listed) in opened.into_iter().zip(&list.shards) {
             let (shard, index) = opened?;
@@ -384,13 +409,13 @@ impl WebDataset {
             };
             if let Some(missing) = missing {
                 let kinds: Vec<_> = item.members.iter().map(|m| m.kind.extension()).collect();
-                self.rejected.push(SampleError {
-                    place: Place {
+                self.rejected.push(SampleError::new(
+                    Place {
                         file: shard.name.clone(),
                         line: item.at,
                     },
-                    reason: format!("{}: no {missing}, only {}", item.key, kinds.join(", ")),
-                });
+                    format!("{}: no {missing}, only {}", item.key, kinds.join(", ")),
+                ));
                 continue;
             }
             item.members
@@ -435,11 +460,8 @@ impl WebDataset {
         &self.parts[split]
     }
 
-    fn bad(&self, split: Split, index: usize, reason: impl Into<String>) -> SampleError {
-        SampleError {
-            place: self.place(split, index),
-            reason: reason.into(),
-        }
+    fn bad(&self, split: Split, index: usize, reason: impl Into<ReadError>) -> SampleError {
+        SampleError::new(self.place(split, index), reason.into())
     }
 
     fn read(&self, split: Split, index: usize, member: &Member) -> Result<Vec<u8>, SampleError> {
@@ -579,16 +601,12 @@ fn strings(value: &Value) -> Vec<&str> {
 }
 
 fn read_classes(storage: &Storage, path: &Path) -> Result<Vec<String>, DataError> {
-    let manifest = |reason| DataError::Manifest {
-        path: path.to_owned(),
-        reason,
-    };
     let read = || {
         let object = storage.open(path)?;
         let bytes = storage::read_all(&*object, LARGEST_CLASSES)?;
-        String::from_utf8(bytes).map_err(|_| "not valid UTF-8".to_owned())
+        String::from_utf8(bytes).map_err(|_| ReadError::from("not valid UTF-8"))
     };
-    let text = read().map_err(manifest)?;
+    let text = read().map_err(|error| DataError::unread(path, error))?;
     Ok(text.lines().map(|line| line.trim().to_owned()).collect())
 }
 
@@ -646,12 +664,15 @@ impl<'a> List<'a> {
     /// folders of them, that are called as splits are of those splits if some are of what is trained on.
     fn folder(&mut self, folder: &Path, split: Option<Split>) -> Result<(), DataError> {
         let index = folder.join(pack::INDEX);
-        if index.is_file() {
+        if storage::may_be_file(&index) {
             return self.packed(&index, split);
         }
         let parts = Split::ALL.map(|part| (part, folder.join(part.name()).join(pack::INDEX)));
-        if split.is_none() && parts[0].1.is_file() {
-            for (part, index) in parts.iter().filter(|(_, index)| index.is_file()) {
+        if split.is_none() && storage::may_be_file(&parts[0].1) {
+            for (part, index) in parts
+                .iter()
+                .filter(|(_, index)| storage::may_be_file(index))
+            {
                 self.packed(index, Some(*part))?;
             }
             return Ok(());
@@ -733,68 +754,95 @@ fn name_of(path: &Path) -> String {
     name.to_string_lossy().into_owned()
 }
 
-fn open_shard(
-    storage: &Storage,
-    listed: &Listed,
-    cache: Option<&Cache>,
+/// What opening shards needs.
+struct Opening<'a> {
+    storage: &'a Storage,
+    cache: Option<&'a Cache>,
+    found: Option<&'a Found>,
     limits: MemberLimits,
-) -> Result<(Shard, ShardIndex), DataError> {
-    let path = &*listed.path;
-    let wrong = |reason| DataError::Manifest {
-        path: path.to_owned(),
-        reason,
-    };
-    let object = storage.open(path).map_err(wrong)?;
-    let name = object.name().to_owned();
-    if let Some(compression) = Compression::of(&*object).map_err(wrong)? {
-        let cache = cache.ok_or_else(|| {
+}
+
+impl Opening<'_> {
+    fn shard(&self, listed: &Listed) -> Result<(Shard, ShardIndex), DataError> {
+        let path = &*listed.path;
+        let wrong = |error| DataError::unread(path, error);
+        let object = self.storage.open(path).map_err(wrong)?;
+        let remote = storage::is_remote(path);
+        if remote && !listed.indexed {
+            // What was found in it before says that it is not compressed, too.
+            if let Some(found) = self.found
+                && let Some(index) = found.get(&*object, self.limits).map_err(wrong)?
+            {
+                let name = object.name().to_owned();
+                return Ok((Shard { name, object }, index));
+            }
+        }
+        if let Some(compression) = Compression::of(&*object).map_err(wrong)? {
+            return self.unpacked(path, &*object, compression);
+        }
+        let index = match listed.indexed {
+            true => shards::read_index(self.storage, path, object.size()),
+            false => Ok(None),
+        };
+        let scan = || shards::scan(&*object, self.limits).map_err(wrong);
+        let index = match index {
+            Ok(Some((header, items))) => ShardIndex {
+                items,
+                rejected: header.rejected,
+                ignored: header.ignored,
+            },
+            Ok(None) => {
+                let index = scan()?;
+                if let Some(found) = self.found.filter(|_| remote) {
+                    found.put(&*object, self.limits, &index)?;
+                }
+                index
+            }
+            // A scan in its place would list other samples than the index does.
+            Err(error) if error.is_unavailable() => return Err(wrong(error)),
+            Err(error) => {
+                let mut index = scan()?;
+                let place = Place {
+                    file: object.name().to_owned(),
+                    line: object.size(),
+                };
+                let reason = format!("its index is not used: {}", error.reason);
+                index.rejected.push(SampleError::new(place, reason));
+                index
+            }
+        };
+        let name = object.name().to_owned();
+        Ok((Shard { name, object }, index))
+    }
+
+    fn unpacked(
+        &self,
+        path: &Path,
+        object: &dyn Object,
+        compression: Compression,
+    ) -> Result<(Shard, ShardIndex), DataError> {
+        let name = object.name().to_owned();
+        let cache = self.cache.ok_or_else(|| {
             DataError::config(
                 "data.webdataset.cache",
                 "absent",
                 format!("a folder, since {name} is compressed and has to be unpacked"),
             )
         })?;
-        // A shard that was replaced is unpacked again.
-        let changed = std::fs::metadata(path).and_then(|about| about.modified());
-        let stamp = changed.map_or_else(|_| String::new(), |time| format!("{time:?}"));
-        let (unpacked, index) =
-            cache
-                .get(&*object, &stamp, compression, limits)
-                .map_err(|refused| match refused {
-                    Refused::Folder(error) => error,
-                    Refused::Full(most) => DataError::config(
-                        "data.webdataset.cache_gb",
-                        most as f64 / 1e9,
-                        format!("more: the cache is full and {name} is not unpacked"),
-                    ),
-                })?;
+        let (unpacked, index) = cache
+            .get(object, compression, self.limits)
+            .map_err(|refused| match refused {
+                Refused::Folder(error) => error,
+                Refused::Unread(error) => DataError::unread(path, error),
+                Refused::Full(most) => DataError::config(
+                    "data.webdataset.cache_gb",
+                    most as f64 / 1e9,
+                    format!("more: the cache is full and {name} is not unpacked"),
+                ),
+            })?;
         let object = Arc::new(unpacked);
-        return Ok((Shard { name, object }, index));
+        Ok((Shard { name, object }, index))
     }
-    let index = match listed.indexed {
-        true => shards::read_index(storage, path, object.size()),
-        false => Ok(None),
-    };
-    let index = match index {
-        Ok(Some((header, items))) => ShardIndex {
-            items,
-            rejected: header.rejected,
-            ignored: 0,
-        },
-        Ok(None) => shards::scan(&*object, limits),
-        Err(reason) => {
-            let mut index = shards::scan(&*object, limits);
-            index.rejected.push(SampleError {
-                place: Place {
-                    file: name.clone(),
-                    line: object.size(),
-                },
-                reason: format!("its index is not used: {reason}"),
-            });
-            index
-        }
-    };
-    Ok((Shard { name, object }, index))
 }
 
 impl Source for WebDataset {
@@ -944,6 +992,39 @@ impl Source for WebDataset {
             second_image: second.map(|(picture, _)| picture),
             ..sample
         })
+    }
+
+    fn reads_ahead(&self) -> bool {
+        self.ahead.is_some()
+    }
+
+    fn ahead(&self, split: Split, indices: &[usize], shuffle: Shuffle) {
+        let Some(budget) = self.ahead else {
+            return;
+        };
+        let part = self.part(split);
+        // Where all of the shards that are mixed have room together, whole pieces of them are read.
+        let mixed = match shuffle {
+            Shuffle::Shards(mixed) => mixed.min(self.shards.len()),
+            Shuffle::Global => self.shards.len(),
+        };
+        let largest = self.shards.iter().map(|shard| shard.object.size()).max();
+        let whole = largest.unwrap_or(0).saturating_mul(mixed as u64) <= budget;
+        let mut left = budget;
+        for index in indices {
+            let members = part.members(*index);
+            let start = members.iter().map(|member| member.offset).min();
+            let ends = members.iter().map(|m| m.offset + u64::from(m.size));
+            let (Some(start), Some(end)) = (start, ends.max()) else {
+                continue;
+            };
+            let Some(rest) = left.checked_sub(end - start) else {
+                return;
+            };
+            left = rest;
+            let object = &self.shards[part.shard(*index)].object;
+            object.ahead(start..end, whole);
+        }
     }
 
     fn rejected(&self) -> &[SampleError] {

@@ -122,7 +122,7 @@ pub fn images(
     for batch in pictures.chunks(predictor.batch_size) {
         let mut pixels = Vec::new();
         for (name, path) in batch {
-            match predictor.picture(path) {
+            match predictor.picture_or_reason(path)? {
                 Ok(picture) => {
                     pixels.extend(picture);
                     found.ids.push(name.clone());

@@ -187,7 +187,9 @@ pub fn explain(predictor: &Predictor, image: &Path, text: &str) -> Result<Explan
         ));
     };
     let encoded = predictor.tokens(text);
-    let pixels = predictor.picture(image).map_err(TrainError::Check)?;
+    let pixels = predictor
+        .picture(image)
+        .map_err(|error| TrainError::Check(error.reason))?;
     let seen = look(predictor, model, &encoded, pixels)?;
 
     let [_, positions, _] = seen.fused.image().dims();
@@ -449,7 +451,7 @@ fn parts(predictor: &Predictor, text: &Encoded) -> Vec<(String, Scope, Vec<usize
 impl Predictor {
     /// The part of a picture that the model sees, in the picture's own proportions, large enough to look at.
     fn view(&self, path: &Path) -> Result<image::RgbImage, String> {
-        let picture = images::read(path, super::PICTURES)?;
+        let picture = images::read(path, super::PICTURES).map_err(|error| error.reason)?;
         self.pictures.view(&picture, page::SIDE)
     }
 }

@@ -99,7 +99,9 @@ pub fn fill(
             tokenizer.token(mask).unwrap_or_default()
         )));
     }
-    let pixels = predictor.picture(image).map_err(TrainError::Check)?;
+    let pixels = predictor
+        .picture(image)
+        .map_err(|error| TrainError::Check(error.reason))?;
     let images = model.backbone.encode_images(predictor.pixels(pixels));
     let texts = predictor.text_features(model, std::slice::from_ref(&encoded));
     let fused = model.backbone.fuse(&texts, &images, Keep::Nothing);

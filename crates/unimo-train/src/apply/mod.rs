@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{Device, Tensor, TensorData};
 use unimo_core::batch::{Images, Texts};
 use unimo_data::config::Pad;
+use unimo_data::error::ReadError;
 use unimo_data::images::{self, Filter, ImageSpec, Limits, Resize};
 use unimo_data::processor;
 use unimo_data::tokens::Encoded;
@@ -207,11 +208,23 @@ impl Predictor {
     /// # Errors
     ///
     /// Why the file cannot be used.
-    pub fn picture(&self, path: &Path) -> Result<Vec<f32>, String> {
+    pub fn picture(&self, path: &Path) -> Result<Vec<f32>, ReadError> {
         let mut pixels = Vec::new();
         self.pictures
             .append(&images::read(path, PICTURES)?, &mut pixels)?;
         Ok(pixels)
+    }
+
+    /// The same where a picture that cannot be used is only noted, with the reason.
+    ///
+    /// # Errors
+    ///
+    /// The file could not be read now: a line that says so would count as a result.
+    pub fn picture_or_reason(&self, path: &Path) -> Result<Result<Vec<f32>, String>, TrainError> {
+        match self.picture(path) {
+            Err(error) if error.is_unavailable() => Err(TrainError::Check(error.reason)),
+            read => Ok(read.map_err(|error| error.reason)),
+        }
     }
 
     /// Pictures on the device, `[B, 3, S, S]`.

@@ -94,7 +94,7 @@ pub fn run(args: &ScoreArgs) -> Result<(), TrainError> {
                     line.line = row.line;
                     line.image = Some(row.image.clone());
                     line.text = Some(row.text.clone());
-                    match predictor.picture(&row.path) {
+                    match predictor.picture_or_reason(&row.path)? {
                         Ok(picture) => {
                             pixels.extend(picture);
                             used.push((lines.len(), row));

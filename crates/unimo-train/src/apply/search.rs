@@ -150,8 +150,9 @@ fn for_texts(
                 let mut pixels = Vec::new();
                 let mut read = Vec::new();
                 for (i, hit) in batch.iter().enumerate() {
-                    let picture = hit.path.as_ref().map(|path| predictor.picture(path));
-                    if let Some(Ok(picture)) = picture {
+                    let path = hit.path.as_ref();
+                    let picture = path.map(|path| predictor.picture_or_reason(path));
+                    if let Some(Ok(picture)) = picture.transpose()? {
                         pixels.extend(picture);
                         read.push(i);
                     }
@@ -186,7 +187,9 @@ fn for_pictures(
     };
     let mut all = Vec::new();
     for path in queries {
-        let pixels = predictor.picture(path).map_err(TrainError::Check)?;
+        let pixels = predictor
+            .picture(path)
+            .map_err(|error| TrainError::Check(error.reason))?;
         let mut hits = match &collection {
             Some(collection) => {
                 let query = predictor.embed_images(predictor.pixels(pixels.clone()))?;

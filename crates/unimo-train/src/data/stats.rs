@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use unimo_core::batch::TextRole;
-use unimo_data::{BySplit, ConceptReader, Source, Split, TextTokenizer, images};
+use unimo_data::{
+    BySplit, ConceptReader, DataError, SampleError, Source, Split, TextTokenizer, images,
+};
 
 use super::{DataArgs, each, threads};
 use crate::apply::write_text;
@@ -72,14 +74,13 @@ fn read(
     (tokenizer, concepts): (&TextTokenizer, Option<&ConceptReader>),
     split: Split,
     index: usize,
-) -> Result<Read, String> {
-    let reason = |error: unimo_data::SampleError| error.reason;
-    let captions = source.captions(split, index).map_err(reason)?;
-    let size = match source.image_bytes(split, index).map_err(reason)? {
-        Some((bytes, _)) => Some(images::dimensions(&bytes)?),
+) -> Result<Read, SampleError> {
+    let captions = source.captions(split, index)?;
+    let bad = |reason: String| SampleError::new(source.place(split, index), reason);
+    let size = match source.image_bytes(split, index)? {
+        Some((bytes, _)) => Some(images::dimensions(&bytes).map_err(bad)?),
         None => source
-            .image(split, index)
-            .map_err(reason)?
+            .image(split, index)?
             .map(|picture| picture.dimensions()),
     };
     let unknown = tokenizer.specials().unk;
@@ -93,21 +94,21 @@ fn read(
         .collect();
     let (mut phrases, mut tags) = (Vec::new(), None);
     if let Some(reader) = concepts {
-        let of = reader.phrases_of(source, split, index).map_err(reason)?;
+        let of = reader.phrases_of(source, split, index)?;
         let known = |(caption, phrases): (&String, &Vec<String>)| {
             reader
                 .encode(tokenizer, caption, phrases, usize::MAX)
                 .concepts
         };
         phrases = captions.iter().zip(&of).map(known).collect();
-        let names = source.tags(split, index).map_err(reason)?;
+        let names = source.tags(split, index)?;
         let read = reader.tags(tokenizer, &[names.as_slice()], None);
         // Without the tokens that begin and end them.
         tags = Some(read.lengths.first().map_or(0, |n| n.saturating_sub(2)));
     }
     Ok(Read {
         size,
-        roles: source.roles(split, index).map_err(reason)?,
+        roles: source.roles(split, index)?,
         captions,
         tokens,
         phrases,
@@ -219,13 +220,25 @@ pub fn run(args: &StatsArgs) -> Result<(), TrainError> {
     let reader = training::concept_reader(&recipe, concepts.as_ref(), &tokenizer)?;
     let room = recipe.data.room_for_words();
     let read_as = (&tokenizer, reader.as_ref());
+    let mut unavailable = None;
     each(
         &*source,
         threads(&recipe.data),
         "counting",
         |split, index| read(&*source, read_as, split, index),
-        |split, _, read| counted[split].add(read),
+        |split, _, read| {
+            // What could only not be read must not be counted as if it were not there.
+            if let Err(error) = &read
+                && error.is_unavailable()
+            {
+                unavailable.get_or_insert_with(|| DataError::unavailable(error));
+            }
+            counted[split].add(read.map_err(|error| error.reason));
+        },
     );
+    if let Some(error) = unavailable {
+        return Err(error.into());
+    }
     println!("{}", source.describe());
     let mut rejected = BTreeMap::<String, usize>::new();
     for item in source.rejected() {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-use unimo_data::{BySplit, Source, Split};
+use unimo_data::{BySplit, SampleError, Source, Split};
 
 use super::{DataArgs, each, threads};
 use crate::apply::write_text;
@@ -42,6 +42,8 @@ pub struct Account {
     pub splits: BTreeMap<&'static str, SplitAccount>,
     /// Everything that cannot be used, with its reason.
     pub unusable: Vec<Unusable>,
+    /// What could not be read this time, with its reason: nothing is known of it.
+    pub unavailable: Vec<Unusable>,
     /// Pictures that occur more than once within a split, as groups of samples.
     pub duplicates: Vec<Vec<String>>,
     /// Pictures that are trained on and held out, to choose by or to test on: the training sample and the held-out one.
@@ -103,13 +105,12 @@ struct Seen {
     bytes: u64,
 }
 
-fn read(source: &dyn Source, split: Split, index: usize) -> Result<Seen, String> {
-    let reason = |error: unimo_data::SampleError| error.reason;
-    let sample = source.sample(split, index).map_err(reason)?;
+fn read(source: &dyn Source, split: Split, index: usize) -> Result<Seen, SampleError> {
+    let sample = source.sample(split, index)?;
     let bytes = match source.image_bytes(split, index) {
         // Pictures that are known by regions need not be there themselves.
-        Err(_) if source.region_shape().is_some() => None,
-        bytes => bytes.map_err(reason)?,
+        Err(error) if source.region_shape().is_some() && !error.is_unavailable() => None,
+        bytes => bytes?,
     };
     let picture = match (&bytes, &sample.image) {
         (Some((bytes, _)), _) => Some(hash(bytes)),
@@ -134,8 +135,8 @@ fn read(source: &dyn Source, split: Split, index: usize) -> Result<Seen, String>
 ///
 /// # Errors
 ///
-/// The data cannot be opened, nothing of it can be used, or a file cannot be written. What is wrong with single samples is no error:
-/// it is the result.
+/// The data cannot be opened, nothing of it can be used, a file cannot be written, or samples could not be read this time. What is wrong
+/// with single samples is no error: it is the result.
 pub fn run(args: &VerifyArgs) -> Result<(), TrainError> {
     let (recipe, source) = args.data.open_full()?;
     if args.clean.is_some() {
@@ -148,6 +149,19 @@ pub fn run(args: &VerifyArgs) -> Result<(), TrainError> {
         let json = serde_json::to_string_pretty(&account)
             .map_err(|e| TrainError::Check(format!("the account cannot be written: {e}")))?;
         write_text(path, &json)?;
+    }
+    if !account.unavailable.is_empty() {
+        return Err(TrainError::Check(format!(
+            "{} samples could not be read this time (the network, a disk or a limit of the system){}; the first: {}:{}: {}",
+            account.unavailable.len(),
+            match args.clean {
+                Some(_) => ", and no clean list is written without them",
+                None => "",
+            },
+            account.unavailable[0].file,
+            account.unavailable[0].line,
+            account.unavailable[0].reason
+        )));
     }
     let usable: usize = account.splits.values().map(|of| of.usable).sum();
     if usable == 0 {
@@ -175,6 +189,7 @@ fn account(source: &dyn Source, threads: usize, drop_duplicates: bool) -> (Accou
         source: source.describe(),
         splits: BTreeMap::new(),
         unusable: Vec::new(),
+        unavailable: Vec::new(),
         duplicates: Vec::new(),
         leaked_pictures: Vec::new(),
         tested_pictures: Vec::new(),
@@ -207,12 +222,15 @@ fn account(source: &dyn Source, threads: usize, drop_duplicates: bool) -> (Accou
         |split, index, seen| {
             let seen = match seen {
                 Ok(seen) => seen,
-                Err(reason) => {
-                    let place = source.place(split, index);
-                    account.unusable.push(Unusable {
-                        file: place.file,
-                        line: place.line,
-                        reason,
+                Err(error) => {
+                    let list = match error.is_unavailable() {
+                        true => &mut account.unavailable,
+                        false => &mut account.unusable,
+                    };
+                    list.push(Unusable {
+                        file: error.place.file,
+                        line: error.place.line,
+                        reason: error.reason,
                     });
                     return;
                 }
@@ -248,6 +266,7 @@ fn account(source: &dyn Source, threads: usize, drop_duplicates: bool) -> (Accou
         },
     );
     account.unusable.sort();
+    account.unavailable.sort();
     let name = |split, index: u32| source.place(split, index as usize).to_string();
     let mut groups = Vec::new();
     for sides in pictures.values_mut() {
@@ -362,13 +381,24 @@ fn table(account: &Account) -> String {
             );
         }
     };
-    let unusable = account.unusable.iter();
+    let lines = |of: &[Unusable]| {
+        let of = of.iter();
+        of.map(|u| format!("{}:{}: {}", u.file, u.line, u.reason))
+            .collect()
+    };
     list(
         format!("unusable: {}", account.unusable.len()),
-        unusable
-            .map(|u| format!("{}:{}: {}", u.file, u.line, u.reason))
-            .collect(),
+        lines(&account.unusable),
     );
+    if !account.unavailable.is_empty() {
+        list(
+            format!(
+                "could not be read this time, so that nothing is known of them: {}",
+                account.unavailable.len()
+            ),
+            lines(&account.unavailable),
+        );
+    }
     list(
         format!(
             "pictures that occur more than once in a split: {}",

@@ -7,6 +7,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 use unimo_core::batch::TextRole;
 use unimo_data::config::SourceKind;
+use unimo_data::error::readable;
 use unimo_data::{DataConfig, Source, Split};
 
 use super::Kept;
@@ -110,7 +111,7 @@ pub(super) fn check(source: &dyn Source) -> Result<(), TrainError> {
         if source.image_path(split, 0).is_none() {
             return Err(refused(source, NO_FILES));
         }
-        let roles = source.roles(split, 0).unwrap_or_default();
+        let roles = readable(source.roles(split, 0))?;
         if roles.iter().any(|role| *role != TextRole::Describes) {
             return Err(refused(
                 source,
@@ -168,8 +169,8 @@ pub(super) fn write(
                     unnamed.push(image.display().to_string());
                     continue;
                 };
-                let captions = source.captions(split, index).unwrap_or_default();
-                tagged += usize::from(source.tags(split, index).is_ok_and(|tags| !tags.is_empty()));
+                let captions = readable(source.captions(split, index))?;
+                tagged += usize::from(!readable(source.tags(split, index))?.is_empty());
                 let row = columns.row(image, captions, split);
                 writeln!(file, "{row}").map_err(TrainError::file("write", temporary))?;
                 written.samples += 1;
