@@ -717,14 +717,16 @@ mod rows {
     ) -> Result<(), String> {
         for group in metadata.metadata().row_groups() {
             let kind = match group.column(column).compression() {
-                Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::ZSTD(_) => continue,
-                Compression::GZIP(_) => "gzip",
+                Compression::UNCOMPRESSED
+                | Compression::SNAPPY
+                | Compression::GZIP(_)
+                | Compression::ZSTD(_) => continue,
                 Compression::LZ4 | Compression::LZ4_RAW => "LZ4",
                 Compression::BROTLI(_) => "Brotli",
                 Compression::LZO => "LZO",
             };
             return Err(format!(
-                "column `{name}` is compressed with {kind}, which is not read (only snappy, zstd and none are). In Python \
+                "column `{name}` is compressed with {kind}, which is not read (only snappy, gzip, zstd and none are). In Python \
                  `pyarrow.parquet.write_table(pyarrow.parquet.read_table(OLD), NEW, compression=\"zstd\")` writes the file anew"
             ));
         }
@@ -1538,6 +1540,7 @@ mod rows {
                 Compression::UNCOMPRESSED,
                 Compression::SNAPPY,
                 Compression::ZSTD(Default::default()),
+                Compression::GZIP(Default::default()),
             ] {
                 let properties = WriterProperties::builder()
                     .set_compression(compression)
