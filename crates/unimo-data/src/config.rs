@@ -23,16 +23,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::augment::AugmentConfig;
 use crate::concepts::ConceptsConfig;
+use crate::detect::{self, Kind, pictures_of};
 use crate::error::DataError;
 use crate::images::{Filter, ImageSpec, Limits, Resize};
-use crate::pack;
 use crate::plan::Shuffle;
 use crate::regions::RegionsConfig;
-use crate::source::{Source, SourceConfig, Split};
-use crate::sources::coco::CocoConfig;
+use crate::source::{Source, SourceConfig};
+use crate::sources::coco::{CocoConfig, CocoPart};
 use crate::sources::conceptual::ConceptualConfig;
 use crate::sources::images::ImagesConfig;
 use crate::sources::karpathy::KarpathyConfig;
+use crate::sources::listed::Parts;
 use crate::sources::mixture::MixtureConfig;
 use crate::sources::nlvr::NlvrConfig;
 use crate::sources::pairs::PairsConfig;
@@ -43,7 +44,7 @@ use crate::sources::scenes::ScenesConfig;
 use crate::sources::snli_ve::SnliVeConfig;
 use crate::sources::texts::TextsConfig;
 use crate::sources::visual_genome::VisualGenomeConfig;
-use crate::sources::vqa::VqaConfig;
+use crate::sources::vqa::{VqaConfig, VqaPart};
 use crate::sources::webdataset::WebDatasetConfig;
 
 /// Makes [`DataConfig`], [`SourceKind`] and [`AnySource`] from the list of sources below.
@@ -200,7 +201,7 @@ macro_rules! sources {
 }
 
 sources! {
-    /// Image-text pairs listed in a JSON lines, CSV or TSV file.
+    /// Image-text pairs listed in a JSON lines, JSON, CSV or TSV file.
     pairs Pairs(PairsConfig);
     /// Generated pictures of shapes with captions that are true of them.
     scenes Scenes(ScenesConfig);
@@ -413,58 +414,79 @@ impl DataConfig {
         concepts.flat_map(ConceptsConfig::paths).for_each(rebase);
     }
 
-    /// Chooses the source for what lies at a path, which becomes its path: tar shards, a folder or the index of them, Parquet files or
-    /// a folder of them, a folder of pictures, else a list of pairs. Other settings in the source's table stay.
-    pub fn take_from(&mut self, path: PathBuf) {
-        let name = path.to_string_lossy().to_ascii_lowercase();
-        let ends = |ends: &[&str]| ends.iter().any(|end| name.ends_with(end));
-        let inside = |folder: &Path| {
-            let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-            entries.map(|entry| entry.path()).collect::<Vec<_>>()
-        };
-        // Beside each other, or in folders that are called as splits are; the hub has its files in `data`.
-        let of_splits = inside(&path).into_iter().filter(|path| {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            path.is_dir() && (name == "data" || Split::of_name(&name).is_some())
-        });
-        let mut files = inside(&path);
-        files.extend(of_splits.flat_map(|folder| inside(&folder)));
-        let holds = |extension: &str| {
-            let mut extensions = files.iter().filter_map(|path| path.extension());
-            extensions.any(|found| found == extension)
-        };
-        let splits = Split::ALL.map(|split| path.join(split.name()));
-        if splits[0].join(pack::INDEX).is_file() {
-            let [train, val, test] = splits;
-            let table = self.webdataset.get_or_insert_default();
-            let there = |folder: PathBuf| folder.is_dir().then_some(folder).into_iter().collect();
-            table.urls = Vec::new();
-            table.val = there(val);
-            table.test = there(test);
-            table.train = vec![train];
-            self.source = SourceKind::Webdataset;
-        } else if ends(&[".tar", ".tgz", ".tar.gz", ".tar.zst"])
-            || path.file_name().is_some_and(|name| name == pack::INDEX)
-            || holds("tar")
-        {
-            self.webdataset.get_or_insert_default().urls = vec![path];
-            self.source = SourceKind::Webdataset;
-        } else if ends(&[".parquet"]) {
-            self.parquet.get_or_insert_default().train = vec![path];
-            self.source = SourceKind::Parquet;
-        } else if holds("parquet") {
-            self.parquet.get_or_insert_default().path = Some(path);
-            self.source = SourceKind::Parquet;
-        } else if path.is_dir() {
-            self.images = Some(ImagesConfig::new(path));
-            self.source = SourceKind::Images;
-        } else {
-            match &mut self.pairs {
-                Some(pairs) => pairs.path = path,
-                none => *none = Some(PairsConfig::new(path)),
+    /// Chooses the source for what lies at a path, told by its content: tar shards, a folder or the index of them, Parquet files or a
+    /// folder of them, captions of COCO, Karpathy's splits, questions with pictures, a folder of pictures with a list or without, else
+    /// a list of pairs. It becomes the source's path; other settings in the source's table stay.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, or it is something that needs settings, which the error names.
+    pub fn take_from(&mut self, path: PathBuf) -> Result<(), DataError> {
+        match detect::kind_of(&path)? {
+            Kind::Packed(splits) => {
+                let table = self.webdataset.get_or_insert_default();
+                let [train, val, test] = splits.map(|folder| folder.into_iter().collect());
+                table.urls = Vec::new();
+                (table.train, table.val, table.test) = (train, val, test);
+                self.source = SourceKind::Webdataset;
             }
-            self.source = SourceKind::Pairs;
+            Kind::Shards => {
+                self.webdataset.get_or_insert_default().urls = vec![path];
+                self.source = SourceKind::Webdataset;
+            }
+            Kind::Parquet => {
+                self.parquet.get_or_insert_default().train = vec![path];
+                self.source = SourceKind::Parquet;
+            }
+            Kind::ParquetFolder => {
+                self.parquet.get_or_insert_default().path = Some(path);
+                self.source = SourceKind::Parquet;
+            }
+            Kind::Pictures => {
+                self.images = Some(ImagesConfig::new(path));
+                self.source = SourceKind::Images;
+            }
+            Kind::Pairs(list) => {
+                match &mut self.pairs {
+                    Some(pairs) => pairs.path = list,
+                    none => *none = Some(PairsConfig::new(list)),
+                }
+                self.source = SourceKind::Pairs;
+            }
+            Kind::Coco(names) => {
+                let given = self.coco.as_ref().map(|coco| &*coco.train.images);
+                let images = pictures_of(&path, &names, given, "data.coco.train.images")?;
+                let train = CocoPart {
+                    captions: path,
+                    instances: None,
+                    images,
+                };
+                self.coco = Some(Parts::of(train, self.coco.as_ref()));
+                self.source = SourceKind::Coco;
+            }
+            Kind::Karpathy(names) => {
+                let given = self.karpathy.as_ref().map(|karpathy| &*karpathy.images);
+                let images = pictures_of(&path, &names, given, "data.karpathy.images")?;
+                match &mut self.karpathy {
+                    Some(karpathy) => (karpathy.path, karpathy.images) = (path, images),
+                    none => *none = Some(KarpathyConfig::new(path, images)),
+                }
+                self.source = SourceKind::Karpathy;
+            }
+            Kind::Questions(names) => {
+                let given = self.vqa.as_ref().map(|vqa| &*vqa.train.images);
+                let images = pictures_of(&path, &names, given, "data.vqa.train.images")?;
+                let train = VqaPart {
+                    questions: path,
+                    annotations: None,
+                    images,
+                    image: None,
+                };
+                self.vqa = Some(Parts::of(train, self.vqa.as_ref()));
+                self.source = SourceKind::Vqa;
+            }
         }
+        Ok(())
     }
 
     /// Tokens of a text that there is room for, begin and end tokens included: phrases behind the words take some of
@@ -601,7 +623,7 @@ mod tests {
             ("pairs.jsonl".into(), SourceKind::Pairs),
         ] {
             let mut config = DataConfig::default();
-            config.take_from(path.clone());
+            config.take_from(path.clone()).unwrap();
             assert_eq!(config.source, kind, "{}", path.display());
             config.validate().unwrap();
         }

@@ -192,6 +192,7 @@ mod tests {
                     size: 5,
                     kind: MemberKind::Jpg,
                 }],
+                others: Vec::new(),
             }],
             rejected: vec![SampleError::new(place, "a link")],
             ignored: 3,

@@ -10,13 +10,12 @@ use std::path::Path;
 use fast_image_resize::images::{TypedCroppedImage, TypedImage, TypedImageRef};
 use fast_image_resize::pixels::U8x3;
 use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
-use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
 use serde::{Deserialize, Serialize};
 use unimo_core::batch::Images;
 
 use crate::error::{ReadError, panic_text};
-use crate::storage;
+use crate::{orientation, png, storage};
 
 /// How a picture of any form becomes square.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -172,11 +171,19 @@ pub fn read(path: &Path, limits: Limits) -> Result<RgbImage, ReadError> {
 /// The file cannot be read or is of another format. It is not decoded.
 pub fn read_file(path: &Path, max_pixels: u64) -> Result<(Vec<u8>, &'static str), ReadError> {
     let bytes = bytes_of(path, max_pixels)?;
-    match image::guess_format(&bytes) {
-        Ok(ImageFormat::Jpeg) => Ok((bytes, "jpg")),
-        Ok(ImageFormat::Png) => Ok((bytes, "png")),
-        Ok(ImageFormat::WebP) => Ok((bytes, "webp")),
-        _ => Err(format!("image {}: not a JPEG, PNG or WebP file", path.display()).into()),
+    match extension_of(&bytes) {
+        Some(extension) => Ok((bytes, extension)),
+        None => Err(format!("image {}: not a JPEG, PNG or WebP file", path.display()).into()),
+    }
+}
+
+/// The extension of a picture file's format, told by its content; none for formats that are not read.
+pub(crate) fn extension_of(bytes: &[u8]) -> Option<&'static str> {
+    match image::guess_format(bytes) {
+        Ok(ImageFormat::Jpeg) => Some("jpg"),
+        Ok(ImageFormat::Png) => Some("png"),
+        Ok(ImageFormat::WebP) => Some("webp"),
+        _ => None,
     }
 }
 
@@ -188,8 +195,9 @@ fn bytes_of(path: &Path, max_pixels: u64) -> Result<Vec<u8>, ReadError> {
 
 /// Decodes JPEG, PNG or WebP, told apart by content, to upright 8-bit RGB.
 ///
-/// EXIF orientation is applied, transparency is laid over white, grey, palette, CMYK and 16-bit pictures are converted,
-/// of an animation the first frame is taken. A size above [`Limits::max_pixels`] is refused from the header, before any pixel
+/// The orientation in EXIF or XMP is applied, however it is stored, transparency is laid over white, grey, palette, CMYK and 16-bit
+/// pictures are converted, of an animation the first frame is taken. Checksums of a PNG file are compared as Pillow does by default:
+/// those of its pixels are not, as long as the stream of pixels is whole by its own checksum. A size above [`Limits::max_pixels`] is refused from the header, before any pixel
 /// is decoded, and a panic inside a decoder is a reason like any other.
 ///
 /// # Errors
@@ -204,32 +212,37 @@ fn decode_caught(bytes: &[u8], limits: Limits) -> Result<RgbImage, String> {
     if bytes.is_empty() {
         return Err("the file is empty".to_owned());
     }
-    let mut reader = ImageReader::new(Cursor::new(bytes))
-        .with_guessed_format()
-        .map_err(|error| error.to_string())?;
-    match reader.format() {
-        Some(ImageFormat::Jpeg) => {
+    let max_pixels = limits.max_pixels;
+    let mut mended = None;
+    let format = match image::guess_format(bytes) {
+        Ok(ImageFormat::Jpeg) => {
             if let Some(picture) = crate::jpeg::decode(bytes, limits)? {
                 return Ok(picture);
             }
+            ImageFormat::Jpeg
         }
-        Some(ImageFormat::Png | ImageFormat::WebP) => {}
-        Some(other) => {
+        Ok(ImageFormat::Png) => {
+            mended = png::with_checksums(bytes, decoder_bytes(max_pixels))?;
+            ImageFormat::Png
+        }
+        Ok(ImageFormat::WebP) => ImageFormat::WebP,
+        Ok(other) => {
             return Err(format!(
                 "it is a {} file, not JPEG, PNG or WebP",
                 other.extensions_str().first().unwrap_or(&"foreign")
             ));
         }
-        None => return Err("not a JPEG, PNG or WebP file".to_owned()),
-    }
-    let max_pixels = limits.max_pixels;
+        Err(_) => return Err("not a JPEG, PNG or WebP file".to_owned()),
+    };
+    let bytes = mended.as_deref().unwrap_or(bytes);
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut memory = image::Limits::no_limits();
     memory.max_alloc = Some(decoder_bytes(max_pixels));
     reader.limits(memory);
-    let mut decoder = reader.into_decoder().map_err(|error| error.to_string())?;
+    let decoder = reader.into_decoder().map_err(|error| error.to_string())?;
     let (width, height) = decoder.dimensions();
     refuse_size(width, height, max_pixels)?;
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let orientation = orientation::of(bytes, format);
     let mut picture = DynamicImage::from_decoder(decoder).map_err(|error| error.to_string())?;
     picture.apply_orientation(orientation);
     Ok(over_white(picture))

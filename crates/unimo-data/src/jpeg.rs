@@ -5,11 +5,11 @@
 
 use std::collections::HashSet;
 
-use image::metadata::Orientation;
-use image::{DynamicImage, RgbImage};
+use image::{DynamicImage, ImageFormat, RgbImage};
 use libjpeg_turbo_rs::{DecodeLimits, Decoder, FrameHeader, PixelFormat, ScalingFactor};
 
 use crate::images::{Limits, decoder_bytes, refuse_size};
+use crate::orientation;
 
 /// Passes of a progressive file. Encoders write about ten; each may visit every block, whatever the size of the file.
 const MOST_SCANS: usize = 100;
@@ -76,14 +76,12 @@ pub(crate) fn decode(bytes: &[u8], limits: Limits) -> Result<Option<RgbImage>, S
     decoder.set_output_format(PixelFormat::Rgb);
     // What libjpeg does with a progressive file whose last passes are missing.
     decoder.set_block_smoothing(true);
-    let orientation = decoder.exif_orientation().and_then(Orientation::from_exif);
-    let orientation = orientation.unwrap_or(Orientation::NoTransforms);
     let decoded = decoder.decode_image().map_err(|error| error.to_string())?;
     let (width, height) = (decoded.width as u32, decoded.height as u32);
     let picture = RgbImage::from_raw(width, height, decoded.data)
         .ok_or_else(|| "the decoder gave the wrong number of pixels".to_owned())?;
     let mut picture = DynamicImage::from(picture);
-    picture.apply_orientation(orientation);
+    picture.apply_orientation(orientation::of(bytes, ImageFormat::Jpeg));
     Ok(Some(picture.into_rgb8()))
 }
 

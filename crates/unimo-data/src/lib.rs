@@ -3,6 +3,7 @@
 pub mod augment;
 pub mod concepts;
 pub mod config;
+mod detect;
 pub mod error;
 pub mod eval_set;
 mod found;
@@ -12,8 +13,11 @@ mod jpeg;
 pub mod loader;
 pub mod masking;
 mod order;
+mod orientation;
 pub mod pack;
+pub mod paths;
 pub mod plan;
+mod png;
 pub mod processor;
 pub mod regions;
 #[cfg(feature = "remote")]

@@ -569,7 +569,12 @@ fn append<W: Write>(
             kind: *kind,
         });
     }
-    Ok(Item { key, at, members })
+    Ok(Item {
+        key,
+        at,
+        members,
+        others: Vec::new(),
+    })
 }
 
 /// Bytes that members of a tar file are padded to.

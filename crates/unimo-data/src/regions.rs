@@ -36,6 +36,7 @@ use crate::config::{not_empty, range};
 use crate::error::{DataError, Place, ReadError, SampleError};
 use crate::images::{ImageSpec, Part};
 use crate::order::{Stream, hash_text};
+use crate::paths;
 use crate::plan::{Plan, Shuffle};
 use crate::source::{Holds, Sample, Source, Split, TextRole, TextsOf};
 use crate::storage;
@@ -270,6 +271,7 @@ impl WithRegions {
     fn read(&self, folder: &Path, split: Split, index: usize) -> Result<PictureRegions, ReadError> {
         let name = self.source.image_name(split, index);
         let name = name.ok_or("the picture has no name that features could be found by")?;
+        let name = paths::spelled(folder, &name);
         let inside = Path::new(&name)
             .components()
             .all(|part| matches!(part, Component::Normal(_) | Component::CurDir));

@@ -1,7 +1,8 @@
 //! What lies where in a tar shard, by a scan of its headers or from the index that was written beside it.
 //!
-//! Members are grouped by key as the webdataset library does: the name up to the first dot of its last part. Nothing is ever
-//! unpacked under a name from an archive, and no number from a file is used before it is checked.
+//! Members are grouped by key as the webdataset library does: the name up to the first dot of its last part. What follows is the
+//! extension; members whose extension tells nothing by itself are kept with it, as names may hold dots. Nothing is ever unpacked
+//! under a name from an archive, and no number from a file is used before it is checked.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Place, ReadError, ReadKind, SampleError};
+use crate::paths::is_hidden;
 use crate::storage::{self, Object, Storage};
 
 /// What a member is to a sample.
@@ -29,7 +31,7 @@ pub enum MemberKind {
     SecondWebp,
     /// An object with captions and more.
     Json,
-    /// A caption a line.
+    /// A caption.
     Txt,
     /// The number or name of a class.
     Cls,
@@ -38,7 +40,7 @@ pub enum MemberKind {
 impl MemberKind {
     pub(crate) fn of(extension: &str) -> Option<Self> {
         Some(match extension.to_ascii_lowercase().as_str() {
-            "jpg" | "jpeg" => Self::Jpg,
+            "jpg" | "jpeg" | "jpe" | "jfif" | "pjpeg" => Self::Jpg,
             "png" => Self::Png,
             "webp" => Self::Webp,
             "second.jpg" | "second.jpeg" => Self::SecondJpg,
@@ -92,7 +94,7 @@ impl MemberKind {
     }
 
     /// Whether a sample may have only one of the two.
-    fn excludes(self, other: Self) -> bool {
+    pub(crate) fn excludes(self, other: Self) -> bool {
         self == other
             || (self.is_first_image() && other.is_first_image())
             || (self.is_second_image() && other.is_second_image())
@@ -133,6 +135,23 @@ pub struct Item {
     pub at: u64,
     /// Its members in the shard's order.
     pub members: Vec<Member>,
+    /// Members that may be of it, or of samples of their own, or of no use.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<Other>,
+}
+
+/// A member whose extension tells nothing by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Other {
+    /// Its name behind the first dot.
+    pub extension: String,
+    /// Where its header begins.
+    pub at: u64,
+    /// Where its bytes begin.
+    pub offset: u64,
+    /// How many there are.
+    pub size: u32,
 }
 
 /// What lies where in a shard.
@@ -142,7 +161,7 @@ pub struct ShardIndex {
     pub items: Vec<Item>,
     /// What cannot be used; the line is the offset of the header.
     pub rejected: Vec<SampleError>,
-    /// Members whose names tell nothing to us.
+    /// Hidden members and those whose names have no extension.
     pub ignored: usize,
 }
 
@@ -374,10 +393,16 @@ impl Scan<'_> {
         if !(kind.is_file() || kind.is_contiguous()) {
             return Err(format!("{shown:?}: a link or device, not a file"));
         }
-        let Some((key, member)) = key_of(name) else {
+        let Some((key, extension)) = key_of(name) else {
             self.index.ignored += 1;
             return Ok(());
         };
+        let member = MemberKind::of(extension);
+        let size = u32::try_from(bytes);
+        if member.is_none() && (cut.is_some() || size.is_err()) {
+            self.index.ignored += 1;
+            return Ok(());
+        }
         let slot = match self.by_key.get(key) {
             Some(slot) => *slot,
             None => {
@@ -385,6 +410,7 @@ impl Scan<'_> {
                     key: key.to_owned(),
                     at,
                     members: Vec::new(),
+                    others: Vec::new(),
                 });
                 self.broken.push(false);
                 self.by_key
@@ -393,6 +419,15 @@ impl Scan<'_> {
             }
         };
         let item = &mut self.index.items[slot];
+        let Some(member) = member else {
+            item.others.push(Other {
+                extension: extension.to_owned(),
+                at,
+                offset: start,
+                size: size.unwrap_or_default(),
+            });
+            return Ok(());
+        };
         if item.members.iter().any(|other| other.kind.excludes(member)) {
             return Err(format!("{shown:?}: the sample has such a member already"));
         }
@@ -409,7 +444,7 @@ impl Scan<'_> {
             self.broken[slot] = true;
             return Err(format!("{shown:?}: {problem}"));
         }
-        let size = u32::try_from(bytes).map_err(|_| format!("{shown:?}: {bytes} bytes"))?;
+        let size = size.map_err(|_| format!("{shown:?}: {bytes} bytes"))?;
         item.members.push(Member {
             offset: start,
             size,
@@ -469,15 +504,15 @@ fn check_sum(header: &tar::Header) -> Result<(), String> {
     }
 }
 
-/// The key and the kind that a member's name tells; none for members that are not used.
-fn key_of(name: &str) -> Option<(&str, MemberKind)> {
+/// The key and the extension of a member's name; none for members that are not used.
+fn key_of(name: &str) -> Option<(&str, &str)> {
     let base = name.rfind('/').map_or(0, |slash| slash + 1);
     let dot = base + name[base..].find('.')?;
     // Hidden files, such as those that macOS adds, and what webdataset keeps for itself.
-    if dot == base || (name.starts_with("__") && name.ends_with("__")) {
+    if name.split('/').any(is_hidden) || (name.starts_with("__") && name.ends_with("__")) {
         return None;
     }
-    Some((&name[..dot], MemberKind::of(&name[dot + 1..])?))
+    Some((&name[..dot], &name[dot + 1..]))
 }
 
 /// The first line of an index that lies beside a shard; the samples follow, one a line.
@@ -528,7 +563,7 @@ impl IndexHeader {
 }
 
 /// Raised when a scan begins to find other samples in the same shard.
-const SCANNER: u32 = 2;
+const SCANNER: u32 = 3;
 
 /// What an index is of: the shard as it is now, and all else that the result of a scan depends on.
 pub(crate) fn identity(shard: &dyn Object, limits: MemberLimits) -> String {
@@ -609,8 +644,10 @@ pub fn parse_index(bytes: &[u8], shard_bytes: u64) -> Result<(IndexHeader, Vec<I
     for line in lines.split(|byte| *byte == b'\n').filter(|l| !l.is_empty()) {
         let item: Item = serde_json::from_slice(line)
             .map_err(|error| format!("sample {}: {error}", items.len()))?;
-        let inside = item.members.iter().all(|member| {
-            let end = member.offset.checked_add(u64::from(member.size));
+        let members = item.members.iter().map(|m| (m.offset, m.size));
+        let others = item.others.iter().map(|other| (other.offset, other.size));
+        let inside = members.chain(others).all(|(offset, size)| {
+            let end = offset.checked_add(u64::from(size));
             end.is_some_and(|end| end <= shard_bytes)
         });
         if !inside {
@@ -693,6 +730,9 @@ mod tests {
             (&long, b"long"),
             ("a/1.txt", b"late"),
             ("a/.hidden.jpg", b"x"),
+            ("__MACOSX/a/._1.jpg", b"x"),
+            ("@eaDir/1.jpg", b"x"),
+            ("3.jfif", b"three"),
             ("__meta.json__", b"x"),
             ("README", b"x"),
         ]);
@@ -703,9 +743,17 @@ mod tests {
                 ("a/1", vec!["jpg", "json", "txt"]),
                 ("a/2", vec!["txt", "webp"]),
                 (&long[..long.len() - 4], vec!["jpg"]),
+                ("3", vec!["jpg"]),
             ]
         );
-        assert_eq!(index.ignored, 4);
+        assert_eq!(index.ignored, 5);
+        let others: Vec<&str> = index.items[1]
+            .others
+            .iter()
+            .map(|o| &*o.extension)
+            .collect();
+        assert_eq!(others, ["x.txt"]);
+        assert_eq!(index.items[1].at, index.items[1].others[0].at);
         assert!(index.rejected.is_empty(), "{:?}", index.rejected);
         let content = |member: &Member| &bytes[member.offset as usize..][..member.size as usize];
         assert_eq!(content(&index.items[0].members[2]), b"late");
@@ -860,6 +908,7 @@ mod tests {
                 size: 2,
                 kind: MemberKind::Jpg,
             }],
+            others: Vec::new(),
         }];
         let bytes = write_index(header, &outside).unwrap();
         assert!(parse_index(&bytes, 5000).unwrap_err().contains("outside"));

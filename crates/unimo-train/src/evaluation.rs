@@ -62,7 +62,7 @@ pub fn run(folder: &std::path::Path, options: &Options) -> Result<EvalRecord, Tr
     recipe.eval.full_itm |= options.full_itm && recipe.objectives.itm.is_some();
     let mut data = recipe.data.clone();
     if let Some(path) = &options.data {
-        data.take_from(path.clone());
+        data.take_from(path.clone())?;
     }
     if let Some(features) = &options.regions {
         let Some(RegionsConfig::Files { path, .. }) = &mut data.regions else {

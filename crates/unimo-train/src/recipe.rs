@@ -272,9 +272,9 @@ impl Recipe {
             let source = recipe.data.source;
             let stages = recipe.stage.iter_mut().filter_map(|s| s.data.as_mut());
             for data in stages.filter(|data| data.source == source) {
-                data.take_from(absolute.clone());
+                data.take_from(absolute.clone())?;
             }
-            recipe.data.take_from(absolute);
+            recipe.data.take_from(absolute)?;
         }
         recipe.validate(file)?;
         Ok(recipe)

@@ -15,16 +15,18 @@
 //! ```
 //!
 //! Without `val`, `val_fraction` of the pictures is held out. A sample is a picture with all its captions; with `instances` its
-//! objects' names are tags, and their boxes come with them. In errors `FILE#images:3` is the third entry of the file's `images`.
+//! objects' names are tags, and their boxes come with them. Pictures without captions and objects without boxes are counted and left
+//! out. Identifiers of annotations are not looked at, as nothing refers to them. In errors `FILE#images:3` is the third entry of the file's `images`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
-use crate::sources::json::{each_of_file, id, parse};
+use crate::sources::json::{each_of_file, id, or_default, parse, side};
 use crate::sources::listed::{Held, Listed, New, Part, Parts, given};
+use crate::sources::values::Number;
 
 /// `[data.coco]`.
 pub type CocoConfig = Parts<CocoPart>;
@@ -48,9 +50,9 @@ pub(crate) struct Picture {
     #[serde(deserialize_with = "id")]
     pub id: String,
     pub file_name: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "side")]
     pub width: u32,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "side")]
     pub height: u32,
 }
 
@@ -58,13 +60,26 @@ pub(crate) struct Picture {
 #[derive(Deserialize)]
 pub(crate) struct Instance {
     #[serde(deserialize_with = "id")]
-    pub id: String,
-    #[serde(deserialize_with = "id")]
     pub image_id: String,
     #[serde(deserialize_with = "id")]
     pub category_id: String,
-    /// x, y, width, height in pixels.
-    pub bbox: [f64; 4],
+    #[serde(default, deserialize_with = "or_default")]
+    bbox: Vec<Number>,
+}
+
+impl Instance {
+    /// x, y, width, height in pixels; none where the object has no box.
+    ///
+    /// # Errors
+    ///
+    /// There are more or fewer numbers.
+    pub fn bounds(&self) -> Result<Option<[f64; 4]>, String> {
+        match self.bbox[..] {
+            [] => Ok(None),
+            [x, y, width, height] => Ok(Some([x.0, y.0, width.0, height.0])),
+            _ => Err(format!("{} numbers in `bbox`, not 4", self.bbox.len())),
+        }
+    }
 }
 
 /// An entry of `categories`.
@@ -78,10 +93,8 @@ struct Category {
 #[derive(Deserialize)]
 struct Caption {
     #[serde(deserialize_with = "id")]
-    id: String,
-    #[serde(deserialize_with = "id")]
     image_id: String,
-    caption: String,
+    caption: Option<String>,
 }
 
 impl Part for CocoPart {
@@ -125,7 +138,11 @@ fn read_captions(
     // Annotations may stand before the pictures, so the file is read twice.
     each_of_file(path, &["images"], &mut |_, number, bytes| {
         let used = bytes.and_then(parse::<Picture>).and_then(|picture| {
-            if rows.contains_key(&picture.id) {
+            if let Some(row) = rows.get(&picture.id) {
+                if table.image_of(*row) == picture.file_name {
+                    table.leave_out("listed twice");
+                    return Ok(());
+                }
                 return Err(format!("a second picture with the id {}", picture.id));
             }
             if picture.file_name.trim().is_empty() {
@@ -147,17 +164,14 @@ fn read_captions(
             table.reject(file, number, reason);
         }
     })?;
-    let mut seen = HashSet::new();
     let annotations = table.array(path, "annotations");
     each_of_file(path, &["annotations"], &mut |_, number, bytes| {
         let used = bytes.and_then(parse::<Caption>).and_then(|caption| {
             let row = rows
                 .get(&caption.image_id)
                 .ok_or_else(|| format!("no picture has the id {}", caption.image_id))?;
-            if !seen.insert(caption.id.clone()) {
-                return Err(format!("a second annotation with the id {}", caption.id));
-            }
-            table.caption(*row, &caption.caption)
+            let caption = caption.caption.ok_or("`caption` is null")?;
+            table.caption(*row, &caption)
         });
         if let Err(reason) = used {
             table.reject(annotations, number, reason);
@@ -170,20 +184,20 @@ fn read_captions(
 fn read_objects(path: &Path, rows: &Rows, table: &mut Listed) -> Result<(), DataError> {
     let names = read_categories(path, table)?;
     let file = table.array(path, "annotations");
-    let mut seen = HashSet::new();
     each_of_file(path, &["annotations"], &mut |_, number, bytes| {
         let used = bytes.and_then(parse::<Instance>).and_then(|object| {
             let Some(row) = rows.get(&object.image_id) else {
                 table.leave_out("boxes of pictures that are not listed");
                 return Ok(());
             };
+            let Some(bounds) = object.bounds()? else {
+                table.leave_out("without a box");
+                return Ok(());
+            };
             let name = names
                 .get(&object.category_id)
                 .ok_or_else(|| format!("no category has the id {}", object.category_id))?;
-            let bounds = table.bounds(*row, object.bbox)?;
-            if !seen.insert(object.id.clone()) {
-                return Err(format!("a second annotation with the id {}", object.id));
-            }
+            let bounds = table.bounds(*row, bounds)?;
             table.object(*row, name, bounds);
             Ok(())
         });
@@ -203,9 +217,16 @@ pub(crate) fn read_categories(
     each_of_file(path, &["categories"], &mut |_, number, bytes| match bytes
         .and_then(parse::<Category>)
     {
-        Ok(category) => {
-            names.insert(category.id, category.name);
-        }
+        Ok(category) => match names.get(&category.id) {
+            // Which of two names is meant cannot be told.
+            Some(name) if *name != category.name => {
+                let reason = format!("a second category with the id {}", category.id);
+                table.reject(file, number, reason);
+            }
+            _ => {
+                names.insert(category.id, category.name);
+            }
+        },
         Err(reason) => table.reject(file, number, reason),
     })?;
     Ok(names)
@@ -235,7 +256,7 @@ mod tests {
         {"id": 7, "image_id": 99, "category_id": 1, "bbox": [1, 1, 1, 1]},
         {"id": 8, "image_id": 9, "category_id": 1, "bbox": [1, 1, 1]},
         {"id": 9, "image_id": 9, "category_id": 1, "bbox": [1e308, 1, 1e308, 1]},
-        {"id": 1, "image_id": 9, "category_id": 1, "bbox": [1, 1, 1, 1]}]}"#;
+        {"id": 10, "image_id": 9, "category_id": 1, "bbox": null}, {"id": 1, "image_id": 9, "category_id": 1}]}"#;
 
     const DATA: &str = r#"
         source = "coco"
@@ -257,7 +278,7 @@ mod tests {
         let source = open(&folder, DATA).unwrap();
         assert_eq!(
             captions(&*source, Split::Train),
-            [vec!["A cat sits.", "one cat"], vec!["a dog"]]
+            [vec!["A cat sits.", "one cat"], vec!["a dog", "same id"]]
         );
         let sample = source.sample(Split::Train, 0).unwrap();
         assert_eq!(sample.tags, ["cat", "mat"]);
@@ -283,22 +304,19 @@ mod tests {
             "{}",
             source.describe()
         );
+        let left = "4 items left out (2 without a box, 1 boxes of pictures that are not listed, 1 without a text)";
+        assert!(source.describe().contains(left), "{}", source.describe());
         assert_rejected(
             &*source,
             &[
                 ("captions.json#images", 3, "a second picture with the id 9"),
                 ("captions.json#images", 5, "file_name"),
-                (
-                    "captions.json#annotations",
-                    4,
-                    "a second annotation with the id 3",
-                ),
                 ("captions.json#annotations", 5, "no picture has the id 77"),
                 ("captions.json#annotations", 6, "empty text"),
                 ("captions.json#annotations", 7, "invalid type"),
-                ("captions.json#annotations", 8, "NaN"),
+                ("captions.json#annotations", 8, "invalid type: null"),
                 ("instances.json#categories", 3, "name"),
-                ("instances.json#annotations", 3, "NaN"),
+                ("instances.json#annotations", 3, "invalid type: null"),
                 (
                     "instances.json#annotations",
                     4,
@@ -306,10 +324,53 @@ mod tests {
                 ),
                 ("instances.json#annotations", 5, "no area"),
                 ("instances.json#annotations", 6, "no category has the id 5"),
-                ("instances.json#annotations", 8, "invalid length"),
+                ("instances.json#annotations", 8, "3 numbers in `bbox`"),
                 ("instances.json#annotations", 9, "no finite number"),
-                ("instances.json#annotations", 10, "a second annotation"),
-                ("captions.json#images", 4, "no usable text"),
+            ],
+        );
+    }
+
+    #[test]
+    fn values_in_every_spelling() {
+        // Equal identifiers of annotations, whole numbers with a point, texts for numbers, null, numbers that 64 bits do not hold.
+        let captions_of = r#"{"images": [{"id": 1, "file_name": "a.jpg", "width": null, "height": NaN},
+            {"id": "2", "file_name": "b.jpg", "width": "40", "height": 20.0},
+            {"id": 340282366920938463463374607431768211455, "file_name": "c.jpg"},
+            {"id": 1.0, "file_name": "a.jpg"}, {"id": 4, "file_name": "bare.jpg"}],
+            "annotations": [{"id": 0, "image_id": 1.0, "caption": "one", "score": Infinity},
+            {"id": 0, "image_id": 2, "caption": "two \ud83d"}, {"image_id": 340282366920938463463374607431768211455, "caption": "three"},
+            {"id": null, "image_id": "1", "caption": "one more"}, {"id": 5, "image_id": 1, "caption": null}]}"#;
+        let boxes = r#"{"categories": [{"id": 1.0, "name": "cat"}, {"id": 1, "name": "cat"}, {"id": 1, "name": "dog"}],
+            "annotations": [{"id": 0, "image_id": 2.0, "category_id": "1", "bbox": ["10", 5.0, 20, 10]},
+            {"id": 0, "image_id": "2", "category_id": 1, "bbox": [-4, -2, 24, 12]},
+            {"id": 0, "image_id": 2, "category_id": 1, "bbox": []}]}"#;
+        let folder = folder(&[
+            ("captions.json", captions_of),
+            ("instances.json", boxes),
+            ("images/b.jpg", "40x20"),
+        ]);
+        let source = open(&folder, DATA).unwrap();
+        assert_eq!(
+            captions(&*source, Split::Train),
+            [vec!["one", "one more"], vec!["two \u{fffd}"], vec!["three"]]
+        );
+        let sample = source.sample(Split::Train, 1).unwrap();
+        assert_eq!(sample.tags, ["cat", "cat"]);
+        assert_eq!(
+            sample.boxes,
+            [[0.25, 0.25, 0.75, 0.75], [0.0, 0.0, 0.5, 0.5]]
+        );
+        let left = "3 items left out (1 listed twice, 1 without a box, 1 without a text)";
+        assert!(source.describe().contains(left), "{}", source.describe());
+        assert_rejected(
+            &*source,
+            &[
+                ("captions.json#annotations", 5, "`caption` is null"),
+                (
+                    "instances.json#categories",
+                    3,
+                    "a second category with the id 1",
+                ),
             ],
         );
     }

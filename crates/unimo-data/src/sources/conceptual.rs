@@ -16,14 +16,16 @@
 //! downloads = "cc3m_val/downloaded.tsv"
 //! ```
 //!
-//! Tab-separated lines; `columns` says what stands in them: `caption`, `url`, `image` (the picture's path), `-` (not used).
+//! Tab-separated records; `columns` says what stands in them: `caption`, `url`, `image` (the picture's path), `-` (not used).
 //! CC3M has `["caption", "url"]`, CC12M `["url", "caption"]`; SBU's two files have to be pasted into one (`paste urls captions`).
-//! A first line with names is announced by `header = true`. Without `val`, `val_fraction` of the rows is held out.
+//! Quotes are those of CSV, so that a record may span lines, and empty lines are no records; `quotes = "raw"` takes quotes as they are.
+//! A first record with the names of the columns is recognised by usual names; `header` says whether there is one where it has others.
+//! A `url` that is none is an unusable item. Without `val`, `val_fraction` of the rows is held out.
 //!
 //! Where a row's picture is, below `images`, is said in one of three ways:
 //!
 //! - a column `image`;
-//! - `image`, a name with `{row}` (number of the row from 0), `{shard}` and `{in_shard}` (`row / per_shard` and the rest of it), each
+//! - `image`, a name with `{row}` (number of the record from 0, behind the header), `{shard}` and `{in_shard}` (`row / per_shard` and the rest of it), each
 //!   with a width such as `{shard:5}`. The example is how img2dataset numbers one input file with 10,000 rows a shard and
 //!   `output_format = "files"`;
 //! - `downloads`, lines of address, tab, path.
@@ -41,10 +43,13 @@ use crate::config::{not_empty, range, share};
 use crate::error::{DataError, Place, SampleError};
 use crate::images::{self, Limits};
 use crate::order::{Stream, hash_bytes, hash_path, hash_text};
+use crate::paths;
 use crate::regions;
 use crate::source::{BySplit, Source, SourceConfig, Split};
 use crate::sources::listed::{Held, given, spaced, val_fraction};
-use crate::sources::rows::{Span, Spans, each_line, key_of};
+use crate::sources::rows::{
+    Layout, ListFormat, Quotes, Span, Spans, UNCLOSED, each_record, key_of,
+};
 use crate::sources::template::Template;
 use crate::splits::drawn;
 use crate::storage;
@@ -75,9 +80,12 @@ pub struct ConceptualPart {
     /// What stands in its columns.
     #[serde(default = "columns")]
     pub columns: Vec<Column>,
-    /// Whether its first line holds names.
-    #[serde(default)]
-    pub header: bool,
+    /// Whether its first record holds names; absent: it is recognised by them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header: Option<bool>,
+    /// What quotes mean.
+    #[serde(default, skip_serializing_if = "Quotes::is_default")]
+    pub quotes: Quotes,
     /// Folder of the pictures.
     pub images: PathBuf,
     /// A picture's name, with `{row}`, `{shard}`, `{in_shard}`.
@@ -107,6 +115,29 @@ pub enum Column {
     /// What is not used.
     #[serde(rename = "-")]
     Unused,
+}
+
+impl Column {
+    /// What stands in a column that a header calls so.
+    fn named(name: &str) -> Option<Self> {
+        Some(match name.trim().to_ascii_lowercase().as_str() {
+            "caption" | "captions" | "text" | "title" | "alt" | "alt_text" => Self::Caption,
+            "url" | "image_url" | "img_url" | "photo_url" => Self::Url,
+            "image" | "path" | "image_path" | "filepath" | "file_name" | "filename" => Self::Image,
+            _ => return None,
+        })
+    }
+}
+
+/// Whether it has a scheme and something behind it.
+fn is_url(text: &str) -> bool {
+    text.trim().split_once("://").is_some_and(|(scheme, rest)| {
+        !rest.is_empty()
+            && !scheme.is_empty()
+            && scheme
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'))
+    })
 }
 
 /// What becomes of rows without a picture.
@@ -174,6 +205,53 @@ impl ConceptualPart {
         self.template(table).map(|_| ())
     }
 
+    fn layout(&self) -> Layout {
+        Layout::new(ListFormat::Tsv, self.quotes)
+    }
+
+    /// Whether the first record is a header.
+    ///
+    /// # Errors
+    ///
+    /// It names other columns than `columns`, or may be one or not.
+    fn is_header(&self, table: &str, cells: &[String]) -> Result<bool, DataError> {
+        let found = || format!("a first record of {cells:?}");
+        let named: Vec<Option<Column>> = cells.iter().map(|cell| Column::named(cell)).collect();
+        let fits = cells.len() == self.columns.len();
+        // Of a pair of usual names no caption and address are meant.
+        let names =
+            named.iter().flatten().count() > 1 || (fits && named.iter().all(Option::is_some));
+        let same = |(column, named): (&Column, &Option<Column>)| {
+            *column == Column::Unused || named.is_none_or(|named| named == *column)
+        };
+        if names
+            && self.header != Some(false)
+            && !(fits && self.columns.iter().zip(&named).all(same))
+        {
+            return Err(DataError::config(
+                format!("{table}.columns"),
+                format!("{:?} beside {}", self.columns, found()),
+                "the columns in the order of the file",
+            ));
+        }
+        if let Some(header) = self.header {
+            return Ok(header);
+        }
+        let url = self
+            .columns
+            .iter()
+            .position(|column| *column == Column::Url);
+        let url = url.and_then(|at| cells.get(at));
+        if !names && fits && url.is_some_and(|url| !is_url(url)) {
+            return Err(DataError::config(
+                format!("{table}.header"),
+                format!("absent beside {}, whose `url` is none", found()),
+                "true where that record names the columns, false where it is a row",
+            ));
+        }
+        Ok(names)
+    }
+
     fn template(&self, table: &str) -> Result<Option<Template>, DataError> {
         let Some(image) = &self.image else {
             return Ok(None);
@@ -226,11 +304,13 @@ impl SourceConfig for ConceptualConfig {
             rejected: Vec::new(),
             missing: 0,
         };
-        source.read(&self.train, Held::Share(source.fraction))?;
+        let train = "data.conceptual.train";
+        source.read(train, &self.train, Held::Share(source.fraction))?;
         for (part, split) in [(&self.val, Split::Val), (&self.test, Split::Test)] {
             if let Some(part) = part {
                 source.part[split] = source.parts.len();
-                source.read(part, Held::All(split))?;
+                let table = format!("data.conceptual.{}", split.name());
+                source.read(&table, part, Held::All(split))?;
             }
         }
         if source.rows.iter().all(|(_, rows)| rows.is_empty()) {
@@ -257,11 +337,18 @@ struct Conceptual {
     parts: Vec<Opened>,
     /// Which of the parts holds a split.
     part: BySplit<usize>,
-    rows: BySplit<Vec<Span>>,
+    rows: BySplit<Vec<Row>>,
     /// Share that is held out where nothing else is.
     fraction: f64,
     rejected: Vec<SampleError>,
     missing: u64,
+}
+
+/// A record and its number among the records, from 0.
+#[derive(Debug, Clone, Copy)]
+struct Row {
+    span: Span,
+    number: u32,
 }
 
 /// The files of one split.
@@ -277,47 +364,66 @@ struct Opened {
 #[derive(Debug)]
 struct Downloads {
     list: Spans,
+    layout: Layout,
     lines: Vec<(u64, Span)>,
 }
 
 impl Conceptual {
-    fn read(&mut self, config: &ConceptualPart, held: Held) -> Result<(), DataError> {
+    fn read(&mut self, table: &str, config: &ConceptualPart, held: Held) -> Result<(), DataError> {
         let part = Opened {
             list: Spans::open(&config.path)?,
-            template: config.template("data.conceptual")?,
+            template: config.template(table)?,
             downloads: match &config.downloads {
-                Some(path) => Some(Downloads::read(path, &mut self.rejected)?),
+                Some(path) => Some(Downloads::read(path, config.layout(), &mut self.rejected)?),
                 None => None,
             },
             config: config.clone(),
         };
         // Per row its picture, and the split that is drawn for it.
-        let mut found: Vec<(u64, Span, Split)> = Vec::new();
-        each_line(&config.path, &mut |span, line| {
-            if config.header && span.line == 1 {
-                return;
+        let mut found: Vec<(u64, Row, Split)> = Vec::new();
+        let mut number = 0;
+        let mut first = true;
+        each_record(&config.path, config.layout(), &mut |span, record| {
+            if let Ok(cells) = &record {
+                if is_empty(cells) {
+                    return Ok(());
+                }
+                if std::mem::take(&mut first) && config.is_header(table, cells)? {
+                    return Ok(());
+                }
             }
-            let used = line.and_then(|line| match part.row(span, &line)? {
+            let row = Row { span, number };
+            number += 1;
+            if part.template.is_some() && record.as_ref().is_err_and(|reason| reason == UNCLOSED) {
+                return Err(DataError::Manifest {
+                    path: config.path.clone(),
+                    reason: format!(
+                        "line {}: {UNCLOSED}; how the rows after it are to be numbered is not known",
+                        span.line
+                    ),
+                });
+            }
+            let used = record.and_then(|cells| match part.row(row, &cells)? {
                 // Looking for a picture costs as much as all else together, but for dead links only.
-                Some((_, Some(path)))
+                (_, Some(path))
                     if config.missing == Missing::Error || storage::may_be_file(&path) =>
                 {
                     let split = held.of(&path.to_string_lossy());
-                    found.push((part.picture(&line, &path), span, split));
+                    found.push((part.picture(&cells, &path), row, split));
                     Ok(())
                 }
-                Some((_, None)) if config.missing == Missing::Error => {
+                (_, None) if config.missing == Missing::Error => {
                     Err("its address was not downloaded".to_owned())
                 }
-                Some(_) => {
+                _ => {
                     self.missing += 1;
                     Ok(())
                 }
-                None => Ok(()),
             });
             if let Err(reason) = used {
                 self.rejected.push(part.list.bad(span, reason));
             }
+            Ok(())
         })?;
         self.parts.push(part);
         // All rows of a picture are of the split of the first one.
@@ -333,39 +439,39 @@ impl Conceptual {
         Ok(())
     }
 
-    fn at(&self, split: Split, index: usize) -> (&Opened, Span) {
+    fn at(&self, split: Split, index: usize) -> (&Opened, Row) {
         (&self.parts[self.part[split]], self.rows[split][index])
     }
 
     fn found(&self, split: Split, index: usize) -> Result<(String, PathBuf), SampleError> {
-        let (part, span) = self.at(split, index);
-        let line = part.list.line(span)?;
-        match part.row(span, &line) {
-            Ok(Some((caption, Some(path)))) => Ok((caption, path)),
-            Ok(_) => Err(part.list.changed(span)),
-            Err(reason) => Err(part.list.bad(span, reason)),
+        let (part, row) = self.at(split, index);
+        let cells = part.list.cells(row.span, part.config.layout())?;
+        match part.row(row, &cells) {
+            Ok((caption, Some(path))) => Ok((caption, path)),
+            Ok(_) => Err(part.list.changed(row.span)),
+            Err(reason) => Err(part.list.bad(row.span, reason)),
         }
     }
 }
 
+/// Whether it is what an empty line gives.
+fn is_empty(cells: &[String]) -> bool {
+    cells.iter().all(|cell| cell.trim().is_empty())
+}
+
 impl Opened {
     /// Which picture a row shows: that of its address, where the list has addresses; else the file.
-    fn picture(&self, line: &[u8], path: &Path) -> u64 {
+    fn picture(&self, cells: &[String], path: &Path) -> u64 {
         let at = self.config.columns.iter().position(|c| *c == Column::Url);
-        let url = at.and_then(|at| line.split(|byte| *byte == b'\t').nth(at));
-        match url.map(<[u8]>::trim_ascii).filter(|url| !url.is_empty()) {
-            Some(url) => hash_bytes(Stream::Picture, url),
+        let url = at.and_then(|at| cells.get(at)).map(|url| url.trim());
+        match url.filter(|url| !url.is_empty()) {
+            Some(url) => hash_bytes(Stream::Picture, url.as_bytes()),
             None => hash_path(Stream::Picture, path),
         }
     }
 
-    /// A row's caption and where its picture should be, if that is known; none for an empty line.
-    fn row(&self, span: Span, line: &[u8]) -> Result<Option<(String, Option<PathBuf>)>, String> {
-        let line = std::str::from_utf8(line).map_err(|_| "not valid UTF-8".to_owned())?;
-        if line.trim().is_empty() {
-            return Ok(None);
-        }
-        let cells: Vec<&str> = line.split('\t').collect();
+    /// A row's caption and where its picture should be, if that is known.
+    fn row(&self, row: Row, cells: &[String]) -> Result<(String, Option<PathBuf>), String> {
         let columns = &self.config.columns;
         if cells.len() != columns.len() {
             return Err(format!(
@@ -381,41 +487,51 @@ impl Opened {
         let caption = cell(Column::Caption)
             .and_then(spaced)
             .ok_or("empty caption")?;
+        // Where the columns are taken for each other, or a row has lost a part, it is the address that shows it.
+        match cell(Column::Url) {
+            Some("") => return Err("empty address".to_owned()),
+            Some(url) if !is_url(url) => return Err(format!("`url` is none: {url:?}")),
+            _ => {}
+        }
         let name = if let Some(template) = &self.template {
-            let row = u64::from(span.line) - 1 - u64::from(self.config.header);
+            let number = u64::from(row.number);
             let per_shard = self.config.per_shard as u64;
-            let values = [row, row / per_shard, row % per_shard].map(|value| value.to_string());
+            let values = [number, number / per_shard, number % per_shard];
+            let values = values.map(|value| value.to_string());
             Some(template.fill(&[&values[0], &values[1], &values[2]]))
         } else if let Some(downloads) = &self.downloads {
-            let url = cell(Column::Url).filter(|url| !url.is_empty());
-            downloads.find(url.ok_or("empty address")?)
+            downloads.find(cell(Column::Url).ok_or("empty address")?)
         } else {
             let image = cell(Column::Image).filter(|image| !image.is_empty());
             Some(image.ok_or("empty path")?.to_owned())
         };
-        let path = name.map(|name| self.config.images.join(name));
-        Ok(Some((caption, path)))
+        let path = name.map(|name| paths::resolve(&self.config.images, &name));
+        Ok((caption, path.transpose()?))
     }
 }
 
 impl Downloads {
-    fn read(path: &Path, rejected: &mut Vec<SampleError>) -> Result<Self, DataError> {
+    fn read(
+        path: &Path,
+        layout: Layout,
+        rejected: &mut Vec<SampleError>,
+    ) -> Result<Self, DataError> {
         let list = Spans::open(path)?;
         let mut lines = Vec::new();
-        each_line(path, &mut |span, line| {
-            let used = line.and_then(|line| match split_line(&line)? {
-                Some((url, _)) => {
-                    lines.push((key_of(url), span));
-                    Ok(())
-                }
-                None => Ok(()),
-            });
-            if let Err(reason) = used {
-                rejected.push(list.bad(span, reason));
+        each_record(path, layout, &mut |span, record| {
+            match record.and_then(|cells| pair(&cells)) {
+                Ok(Some((url, _))) => lines.push((key_of(url), span)),
+                Ok(None) => {}
+                Err(reason) => rejected.push(list.bad(span, reason)),
             }
+            Ok(())
         })?;
         lines.sort_unstable_by_key(|(key, span)| (*key, span.line));
-        Ok(Self { list, lines })
+        Ok(Self {
+            list,
+            layout,
+            lines,
+        })
     }
 
     fn find(&self, url: &str) -> Option<String> {
@@ -425,24 +541,23 @@ impl Downloads {
             .iter()
             .take_while(|(other, _)| *other == key);
         same.filter_map(|(_, span)| {
-            let line = self.list.line(*span).ok()?;
-            let (found, path) = split_line(&line).ok()??;
-            (found == url).then(|| path.to_owned())
+            let cells = self.list.cells(*span, self.layout).ok()?;
+            let (found, path) = pair(&cells).ok()??;
+            (found == url).then_some(path)
         })
         .next()
     }
 }
 
 /// An address and a path; none for an empty line.
-fn split_line(line: &[u8]) -> Result<Option<(&str, &str)>, String> {
-    let line = std::str::from_utf8(line).map_err(|_| "not valid UTF-8".to_owned())?;
-    if line.trim().is_empty() {
+fn pair(cells: &[String]) -> Result<Option<(String, String)>, String> {
+    if is_empty(cells) {
         return Ok(None);
     }
-    let (url, path) = line
-        .split_once('\t')
-        .ok_or("no tab between address and path")?;
-    Ok(Some((url.trim(), path.trim())))
+    let [url, path, ..] = cells else {
+        return Err("no tab between address and path".to_owned());
+    };
+    Ok(Some((url.trim().to_owned(), path.trim().to_owned())))
 }
 
 impl Source for Conceptual {
@@ -486,16 +601,17 @@ impl Source for Conceptual {
     }
 
     fn picture_id(&self, split: Split, index: usize) -> u64 {
-        let (part, span) = self.at(split, index);
-        match (part.list.line(span), self.found(split, index)) {
-            (Ok(line), Ok((_, path))) => part.picture(&line, &path),
-            _ => hash_text(Stream::Picture, &part.list.place(span).to_string()),
+        let (part, row) = self.at(split, index);
+        let cells = part.list.cells(row.span, part.config.layout());
+        match (cells, self.found(split, index)) {
+            (Ok(cells), Ok((_, path))) => part.picture(&cells, &path),
+            _ => hash_text(Stream::Picture, &part.list.place(row.span).to_string()),
         }
     }
 
     fn place(&self, split: Split, index: usize) -> Place {
-        let (part, span) = self.at(split, index);
-        part.list.place(span)
+        let (part, row) = self.at(split, index);
+        part.list.place(row.span)
     }
 
     fn captions(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
@@ -504,10 +620,10 @@ impl Source for Conceptual {
 
     fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {
         let (_, path) = self.found(split, index)?;
-        let (part, span) = self.at(split, index);
+        let (part, row) = self.at(split, index);
         images::read(&path, self.limits)
             .map(Some)
-            .map_err(|reason| part.list.bad(span, reason))
+            .map_err(|reason| part.list.bad(row.span, reason))
     }
 
     fn image_bytes(
@@ -516,10 +632,10 @@ impl Source for Conceptual {
         index: usize,
     ) -> Result<Option<(Vec<u8>, &'static str)>, SampleError> {
         let (_, path) = self.found(split, index)?;
-        let (part, span) = self.at(split, index);
+        let (part, row) = self.at(split, index);
         images::read_file(&path, self.limits.max_pixels)
             .map(Some)
-            .map_err(|reason| part.list.bad(span, reason))
+            .map_err(|reason| part.list.bad(row.span, reason))
     }
 
     fn image_name(&self, split: Split, index: usize) -> Option<String> {
@@ -565,7 +681,7 @@ mod tests {
             "{DATA}header = true\nper_shard = 2\nimage = \"{{shard:5}}/{{shard:5}}{{in_shard:4}}.jpg\"\n"
         );
         let source = open(&folder, &data).unwrap();
-        // Rows 0, 4 and 5 are there, row 1 is not, rows 2 and 3 are no pairs.
+        // Rows 0, 4 and 5 are there, row 1 is not, rows 2 and 3 are no pairs. The header is announced, or recognised.
         assert_eq!(
             captions(&*source, Split::Train),
             [["a cat"], ["bird"], ["fish"]]
@@ -594,13 +710,105 @@ mod tests {
     }
 
     #[test]
+    fn the_record_is_the_identity() {
+        // Quoted line breaks, separators and quotes, empty lines: what img2dataset numbers is the record.
+        let records = "\"a \"\"quoted\"\" sign\"\thttp://e.org/0.jpg\n\n\"two\n\nlines\"\thttp://e.org/1.jpg\r\n\
+            \"a\ttab\"\thttp://e.org/2.jpg\n \t\nplain words\thttp://e.org/3.jpg";
+        let expected = [
+            ["a \"quoted\" sign"],
+            ["two lines"],
+            ["a tab"],
+            ["plain words"],
+        ];
+        for header in [
+            "",
+            "caption\turl\n",
+            "\u{feff}Text\tIMAGE_URL\r\n\n",
+            "\"title\"\turl\n",
+        ] {
+            let list = format!("{header}{records}");
+            let folder = folder(&[
+                ("list.tsv", &list),
+                ("i/0.jpg", "1x1"),
+                ("i/1.jpg", "2x2"),
+                ("i/2.jpg", "3x3"),
+                ("i/3.jpg", "4x4"),
+            ]);
+            let source = open(&folder, &format!("{DATA}image = \"{{row}}.jpg\"\n")).unwrap();
+            assert_eq!(captions(&*source, Split::Train), expected, "{header:?}");
+            for index in 0..4 {
+                let picture = source.image(Split::Train, index).unwrap().unwrap();
+                assert_eq!(picture.width(), index as u32 + 1, "{header:?}");
+            }
+            assert_rejected(&*source, &[]);
+        }
+    }
+
+    #[test]
+    fn what_may_shift_pictures_is_refused() {
+        for (list, more, part) in [
+            // A header that says otherwise than `columns`.
+            (
+                "url\tcaption\nhttp://a\tcat\n",
+                "",
+                "`data.conceptual.train.columns`",
+            ),
+            (
+                "url\tcaption\nhttp://a\tcat\n",
+                "header = true\n",
+                "`data.conceptual.train.columns`",
+            ),
+            (
+                "id\tcaption\turl\n1\tcat\thttp://a\n",
+                "",
+                "`data.conceptual.train.columns`",
+            ),
+            // A first record that may be a header.
+            (
+                "words\twhere\ncat\thttp://a\n",
+                "",
+                "`data.conceptual.train.header`",
+            ),
+            ("http://a\tcat\n", "", "`data.conceptual.train.header`"),
+            // Numbers after an open quote.
+            (
+                "cat\thttp://a\n\"dog\thttp://b\nbird\thttp://c\n",
+                "",
+                "a quote is never closed",
+            ),
+        ] {
+            let folder = folder(&[("list.tsv", list), ("i/0.jpg", "1x1")]);
+            let data = format!("{DATA}image = \"{{row}}.jpg\"\n{more}");
+            let message = message(open(&folder, &data));
+            assert!(message.contains(part), "{list}: {message}");
+        }
+        let list = "words\twhere\n\"dog\thttp://b\ncat\tnone\nbird\thttp://c\nfish\t\n";
+        let folder = folder(&[("list.tsv", list), ("i/1.jpg", "2x2"), ("i/2.jpg", "3x3")]);
+        let data = format!("{DATA}image = \"{{row}}.jpg\"\nquotes = \"raw\"\n");
+        let source = open(&folder, &format!("{data}header = true\n")).unwrap();
+        assert_eq!(captions(&*source, Split::Train), [["bird"]]);
+        assert_eq!(source.image(Split::Train, 0).unwrap().unwrap().width(), 3);
+        assert_rejected(
+            &*source,
+            &[
+                ("list.tsv", 3, "`url` is none: \"none\""),
+                ("list.tsv", 5, "empty address"),
+            ],
+        );
+        // Said to be a row, it is one: a bad one.
+        let source = open(&folder, &format!("{data}header = false\n")).unwrap();
+        assert_eq!(captions(&*source, Split::Train), [["\"dog"]]);
+        assert_eq!(source.rejected()[0].place.line, 1);
+    }
+
+    #[test]
     fn addresses_are_looked_up() {
         let folder = folder(&[
             ("list.tsv", "http://b\tdog\nhttp://a\tcat\nhttp://x\tgone\n"),
             ("d.tsv", "http://a\tone.jpg\n\nno tab\nhttp://b\ttwo.jpg\n"),
             ("i/one.jpg", "2x2"),
             ("i/two.jpg", "3x3"),
-            ("held.tsv", "-\tunused\tbird\ti/one.jpg\n"),
+            ("held.tsv", "-\tunused\tbird\ti\\one.jpg\n"),
         ]);
         let data = format!(
             "{DATA}columns = [\"url\", \"caption\"]\ndownloads = \"d.tsv\"\n\

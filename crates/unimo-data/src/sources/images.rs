@@ -9,9 +9,11 @@
 //! val = ["held_out"]
 //! ```
 //!
-//! Folders are searched through and through for files that end in .jpg, .jpeg, .png or .webp, in the order of their names; links to
-//! folders are not followed. Without `val`, folders in a folder of `train` that are called as splits are (`train`, `valid`,
-//! `test2015`) say what is held out, if one of them is called as what is trained on; else `val_fraction` of the files is held out. In errors the file is the picture.
+//! Folders are searched through and through for files that end in .jpg, .jpeg, .jpe, .jfif, .png or .webp, in the order of their
+//! names. Links to folders are followed, each folder once. Hidden files, those of macOS and Windows, and pictures in formats that are
+//! not read are left out and counted. Without `val`, folders in a folder of `train` that are called as splits are (`train`, `valid`,
+//! `test2015`) say what is held out, if one of them is called as what is trained on; else `val_fraction` of the files is held out. In
+//! errors the file is the picture.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,8 +23,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{DataError, Place, ReadError, SampleError};
 use crate::images::{self, Limits};
+use crate::paths::is_picture;
 use crate::regions;
 use crate::source::{BySplit, Source, SourceConfig, Split};
+use crate::sources::folders::files_in;
 use crate::sources::left_out::LeftOut;
 use crate::sources::listed::{Held, train_and_held, val_fraction};
 use crate::splits::drawn;
@@ -73,6 +77,7 @@ impl SourceConfig for ImagesConfig {
             folders: Vec::new(),
             files: BySplit::default(),
             left_out: LeftOut::new("pictures"),
+            unread: Vec::new(),
             drawn: (0, 0),
             fraction: self.val_fraction,
         };
@@ -88,48 +93,26 @@ impl SourceConfig for ImagesConfig {
         if pictures.files.iter().all(|(_, files)| files.is_empty()) {
             return Err(DataError::Manifest {
                 path: self.train.first().cloned().unwrap_or_default(),
-                reason: "no .jpg, .jpeg, .png or .webp file in it".to_owned(),
+                reason: format!(
+                    "no .jpg, .jpeg, .png or .webp file in it{}",
+                    pictures.unread.concat()
+                ),
             });
         }
         Ok(Arc::new(pictures))
     }
 }
 
-/// Files of folders that satisfy `wanted`, as paths inside of `folder`, in the order of their names.
+/// The picture files of a folder at any depth, as paths inside of it, in the order of their names; and, where files are left out that
+/// look like pictures, which.
 ///
 /// # Errors
 ///
 /// A folder cannot be read.
-pub(crate) fn files_in(
-    folder: &Path,
-    wanted: &dyn Fn(&Path) -> bool,
-) -> Result<Vec<PathBuf>, DataError> {
-    let mut files = Vec::new();
-    let mut folders = vec![PathBuf::new()];
-    while let Some(inside) = folders.pop() {
-        let path = folder.join(&inside);
-        let io = |error| DataError::file("read", &path, error);
-        for entry in std::fs::read_dir(&path).map_err(io)? {
-            let entry = entry.map_err(io)?;
-            let kind = entry.file_type().map_err(io)?;
-            let inside = inside.join(entry.file_name());
-            if kind.is_dir() {
-                folders.push(inside);
-            } else if wanted(&inside) && (kind.is_file() || entry.path().is_file()) {
-                files.push(inside);
-            }
-        }
-    }
-    files.sort_unstable();
-    Ok(files)
-}
-
-fn is_picture(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| {
-        ["jpg", "jpeg", "png", "webp"]
-            .iter()
-            .any(|known| extension.eq_ignore_ascii_case(known))
-    })
+pub fn pictures_in(folder: &Path) -> Result<(Vec<PathBuf>, Option<String>), DataError> {
+    let found = files_in(folder, &is_picture)?;
+    let left_out = (found.left_out.total() > 0).then(|| found.left_out.to_string());
+    Ok((found.files, left_out))
 }
 
 /// Pictures in folders. See the [module](self).
@@ -140,6 +123,8 @@ struct Pictures {
     /// Number of the folder and path inside it.
     files: BySplit<Vec<(u32, Box<Path>)>>,
     left_out: LeftOut,
+    /// What is left out of each folder because it is no picture that is read, for the description.
+    unread: Vec<String>,
     /// Files whose split is drawn, and how many of them are held out.
     drawn: (usize, usize),
     fraction: f64,
@@ -157,7 +142,11 @@ impl Pictures {
     fn read(&mut self, folder: &Path, held: Held) -> Result<(), DataError> {
         let number = self.folders.len() as u32;
         self.folders.push(folder.to_owned());
-        let files = files_in(folder, &is_picture)?;
+        let found = files_in(folder, &is_picture)?;
+        if found.left_out.total() > 0 {
+            self.unread.push(format!(", {}", found.left_out));
+        }
+        let files = found.files;
         // Folders `train` and `val` say what they are; a folder `test` among those of classes does not.
         let told = |path: &Path| first_folder(path).and_then(|name| Split::of_name(&name));
         let divided = matches!(held, Held::Share(_))
@@ -222,10 +211,11 @@ impl Source for Pictures {
             _ => format!(", {}", self.left_out),
         };
         format!(
-            "{}: {} training pictures without texts, {} held out{test}{left_out}",
+            "{}: {} training pictures without texts, {} held out{test}{left_out}{}",
             self.name(),
             self.len(Split::Train),
-            self.len(Split::Val)
+            self.len(Split::Val),
+            self.unread.concat()
         )
     }
 
@@ -291,11 +281,16 @@ mod tests {
             ("a/deep/er/1.JPG", "1x1"),
             ("a/notes.txt", "no picture"),
             ("a/broken.png", "no picture either"),
+            ("a/._2.png", "of macOS"),
+            ("a/moving.gif", "x"),
             ("b/3.webp", "3x3"),
         ]);
         let data = "source = \"images\"\n[images]\ntrain = [\"a\"]\nval = [\"b\"]\n";
         let source = open(&folder, data).unwrap();
         assert!(source.has_images() && !source.has_captions());
+        let left =
+            "2 files left out (1 .gif, a format that is not read, 1 hidden or of the system)";
+        assert!(source.describe().contains(left), "{}", source.describe());
         assert_eq!((source.len(Split::Train), source.len(Split::Val)), (3, 1));
         let side = |split, index| {
             source
@@ -356,14 +351,5 @@ mod tests {
             let message = message(open(&folder, &data));
             assert!(message.contains(part), "{message}");
         }
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn a_link_to_a_folder_above_is_no_loop() {
-        let folder = folder(&[("a/1.png", "1x1")]);
-        std::os::unix::fs::symlink(folder.path(), folder.path().join("a/up")).unwrap();
-        let files = files_in(folder.path(), &is_picture).unwrap();
-        assert_eq!(files, [Path::new("a/1.png")]);
     }
 }

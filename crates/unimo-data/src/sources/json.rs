@@ -1,16 +1,20 @@
 //! Elements of the arrays of a large JSON file, one at a time.
 //!
 //! The file is cut into elements by brackets and quotes alone, and each element is parsed by itself. So memory is bounded by the
-//! longest element, and an element that cannot be parsed (Python writes `NaN`, which is no JSON) costs only itself.
+//! longest element, and an element that cannot be parsed costs only itself. What Python writes and JSON does not have is read as
+//! [`mended`] says.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 
 use crate::error::DataError;
-use crate::sources::rows::{BUFFER, open_regular};
+use crate::sources::mended::mended;
+use crate::sources::rows::{BUFFER, UTF16, is_utf16, open_regular};
+
+pub(crate) use crate::sources::values::{id, or_default, side};
 
 /// Longest element in bytes; objects with all their outlines stay below a hundredth of it.
 pub(crate) const LONGEST_ELEMENT: usize = 16 << 20;
@@ -26,6 +30,33 @@ pub(crate) type Give<'a> = &'a mut dyn FnMut(&str, u64, Result<&[u8], String>);
 ///
 /// The file cannot be read, is cut short or is no JSON; or it lacks a wanted array.
 pub(crate) fn each_of_file(path: &Path, wanted: &[&str], give: Give) -> Result<(), DataError> {
+    each_with_offset(path, wanted, &mut |key, at, bytes| {
+        give(key, at.number, bytes);
+    })
+}
+
+/// Where an element stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct At {
+    /// Its number in its array, from 1.
+    pub number: u64,
+    /// Bytes before it.
+    pub offset: u64,
+}
+
+/// As [`Give`], with the place of the element.
+pub(crate) type GiveAt<'a> = &'a mut dyn FnMut(&str, At, Result<&[u8], String>);
+
+/// As [`each_of_file`], with the places of the elements.
+///
+/// # Errors
+///
+/// As there.
+pub(crate) fn each_with_offset(
+    path: &Path,
+    wanted: &[&str],
+    give: GiveAt,
+) -> Result<(), DataError> {
     let io = |error| DataError::file("read", path, error);
     let form = |reason| DataError::Manifest {
         path: path.to_owned(),
@@ -39,13 +70,41 @@ pub(crate) fn each_of_file(path: &Path, wanted: &[&str], give: Give) -> Result<(
     }
 }
 
+/// What [`first_elements`] wants: every array.
+const EVERY: &str = "*";
+
+/// The first elements of every array of a file that can be parsed, with the array's key: `""` where the file is an array.
+///
+/// # Errors
+///
+/// As [`each_of_file`].
+pub(crate) fn first_elements(
+    path: &Path,
+    most: u64,
+) -> Result<Vec<(String, Vec<Value>)>, DataError> {
+    let mut found: Vec<(String, Vec<Value>)> = Vec::new();
+    each_of_file(path, &[EVERY], &mut |key, number, bytes| {
+        if found.last().is_none_or(|(last, _)| last != key) {
+            found.push((key.to_owned(), Vec::new()));
+        }
+        if number <= most
+            && let Ok(value) = bytes.and_then(parse)
+            && let Some((_, elements)) = found.last_mut()
+        {
+            elements.push(value);
+        }
+    })?;
+    Ok(found)
+}
+
 /// Gives every element of an array inside an element.
 ///
 /// # Errors
 ///
 /// There is no such array.
 pub(crate) fn each_inside(bytes: &[u8], key: &str, give: Give) -> Result<(), String> {
-    each_element(bytes, &[key], LONGEST_ELEMENT, give).map_err(|broken| match broken {
+    let mut give = |key: &str, at: At, bytes: Result<&[u8], String>| give(key, at.number, bytes);
+    each_element(bytes, &[key], LONGEST_ELEMENT, &mut give).map_err(|broken| match broken {
         Broken::Io(error) => error.to_string(),
         Broken::Form(reason) => reason,
     })
@@ -57,36 +116,32 @@ pub(crate) fn each_inside(bytes: &[u8], key: &str, give: Give) -> Result<(), Str
 ///
 /// What is wrong with it, with the text where it was noticed.
 pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
-    const SHOWN: usize = 24;
-    serde_json::from_slice(bytes).map_err(|error| {
-        let line = bytes.split(|byte| *byte == b'\n');
-        let line = line.into_iter().nth(error.line().saturating_sub(1));
-        let from = error.column().saturating_sub(1);
-        let near = line.and_then(|line| line.get(from..)).unwrap_or_default();
-        let near = String::from_utf8_lossy(&near[..near.len().min(SHOWN)]).into_owned();
-        let reason = error.to_string();
-        // The place inside an element is of no use: the element has a number.
-        let reason = reason.split(" at line ").next().unwrap_or_default();
-        if error.is_data() || near.is_empty() {
-            reason.to_owned()
-        } else {
-            format!("malformed JSON: {reason} at `{near}`")
-        }
-    })
+    let error = match serde_json::from_slice(bytes) {
+        Ok(value) => return Ok(value),
+        Err(error) => error,
+    };
+    match mended(bytes) {
+        None => Err(reason(bytes, &error)),
+        Some(mended) => serde_json::from_slice(&mended).map_err(|error| reason(&mended, &error)),
+    }
 }
 
-/// An identifier: some files write a number where others write a text.
-pub(crate) fn id<'de, D: Deserializer<'de>>(input: D) -> Result<String, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged, expecting = "an identifier: a whole number or a text")]
-    enum Id {
-        Number(u64),
-        Text(String),
+/// What is wrong with an element, with the text where it was noticed.
+fn reason(bytes: &[u8], error: &serde_json::Error) -> String {
+    const SHOWN: usize = 24;
+    let line = bytes.split(|byte| *byte == b'\n');
+    let line = line.into_iter().nth(error.line().saturating_sub(1));
+    let from = error.column().saturating_sub(1);
+    let near = line.and_then(|line| line.get(from..)).unwrap_or_default();
+    let near = String::from_utf8_lossy(&near[..near.len().min(SHOWN)]).into_owned();
+    let reason = error.to_string();
+    // The place inside an element is of no use: the element has a number.
+    let reason = reason.split(" at line ").next().unwrap_or_default();
+    if error.is_data() || near.is_empty() {
+        reason.to_owned()
+    } else {
+        format!("malformed JSON: {reason} at `{near}`")
     }
-    Ok(match Id::deserialize(input)? {
-        Id::Number(number) => number.to_string(),
-        Id::Text(text) => text,
-    })
 }
 
 /// Why a file cannot be cut into elements.
@@ -106,7 +161,7 @@ fn each_element<R: BufRead>(
     reader: R,
     wanted: &[&str],
     longest: usize,
-    give: Give,
+    give: GiveAt,
 ) -> Result<(), Broken> {
     let mut scan = Scan {
         reader,
@@ -117,7 +172,7 @@ fn each_element<R: BufRead>(
     scan.byte_order_mark()?;
     match scan.peek()? {
         Some(b'[') => {
-            if !wanted.contains(&"") {
+            if !wanted.contains(&"") && wanted != [EVERY] {
                 return Err(Broken::Form(format!(
                     "it is an array, not an object with {}",
                     listed(wanted)
@@ -145,7 +200,7 @@ fn each_element<R: BufRead>(
                     other => return Err(scan.unexpected("a colon", other)),
                 }
                 let array = scan.peek()? == Some(b'[');
-                if array && wanted.contains(&key.as_str()) {
+                if array && (wanted.contains(&key.as_str()) || wanted == [EVERY]) {
                     scan.array(&key, give)?;
                 } else {
                     scan.value(None)?;
@@ -162,9 +217,9 @@ fn each_element<R: BufRead>(
                     other => return Err(scan.unexpected("a comma or the object's end", other)),
                 }
             }
-            let missing = wanted
-                .iter()
-                .find(|key| !key.is_empty() && !found.iter().any(|found| found == *key));
+            let missing = wanted.iter().find(|key| {
+                !key.is_empty() && **key != EVERY && !found.iter().any(|found| found == *key)
+            });
             if let Some(key) = missing {
                 let found: Vec<&str> = found.iter().map(String::as_str).collect();
                 return Err(Broken::Form(format!(
@@ -207,6 +262,9 @@ struct Scan<R> {
 
 impl<R: BufRead> Scan<R> {
     fn byte_order_mark(&mut self) -> Result<(), Broken> {
+        if is_utf16(self.reader.fill_buf()?) {
+            return Err(Broken::Form(UTF16.to_owned()));
+        }
         if self.reader.fill_buf()?.starts_with(b"\xef\xbb\xbf") {
             self.reader.consume(3);
             self.offset += 3;
@@ -263,7 +321,7 @@ impl<R: BufRead> Scan<R> {
         key.ok_or_else(|| Broken::Form(format!("no JSON: no valid key after {start} bytes")))
     }
 
-    fn array(&mut self, key: &str, give: Give) -> Result<(), Broken> {
+    fn array(&mut self, key: &str, give: GiveAt) -> Result<(), Broken> {
         self.next()?;
         let mut bytes = Vec::new();
         if self.peek()? == Some(b']') {
@@ -272,6 +330,10 @@ impl<R: BufRead> Scan<R> {
         for number in 1.. {
             self.peek()?;
             bytes.clear();
+            let at = At {
+                number,
+                offset: self.offset,
+            };
             let whole = self
                 .value(Some(&mut bytes))
                 .map_err(|broken| match broken {
@@ -284,10 +346,10 @@ impl<R: BufRead> Scan<R> {
                     io => io,
                 })?;
             if whole {
-                give(key, number, Ok(&bytes));
+                give(key, at, Ok(&bytes));
             } else {
                 let reason = format!("it is longer than {} bytes", self.longest);
-                give(key, number, Err(reason));
+                give(key, at, Err(reason));
             }
             match self.peek()? {
                 Some(b',') => self.next()?,
@@ -366,9 +428,12 @@ mod tests {
         // A buffer of 3 bytes, so that every token is cut somewhere.
         let reader = BufReader::with_capacity(3, text.as_bytes());
         let mut all = Vec::new();
-        each_element(reader, wanted, longest, &mut |key, number, bytes| {
+        each_element(reader, wanted, longest, &mut |key, at, bytes| {
             let bytes = bytes.map(|bytes| String::from_utf8(bytes.to_vec()).unwrap());
-            all.push((key.to_owned(), number, bytes));
+            if let Ok(bytes) = &bytes {
+                assert!(text[at.offset as usize..].starts_with(bytes));
+            }
+            all.push((key.to_owned(), at.number, bytes));
         })
         .map_err(|broken| match broken {
             Broken::Form(reason) => reason,
@@ -395,7 +460,7 @@ mod tests {
 
     #[test]
     fn a_bad_element_costs_itself_only() {
-        let text = r#"[{"x": 1}, {"x": NaN}, {"x": "long long long long"}, {"x": 2}]"#;
+        let text = r#"[{"x": 1}, {"x": no}, {"x": "long long long long"}, {"x": 2}]"#;
         let found = elements(text, &[""], 12).unwrap();
         let good: Vec<bool> = found
             .iter()
@@ -408,8 +473,8 @@ mod tests {
         assert_eq!(good, [true, false, false, true]);
         let reason = found[2].2.as_ref().unwrap_err();
         assert!(reason.contains("longer than 12 bytes"), "{reason}");
-        let reason = parse::<serde_json::Value>(br#"{"x": NaN}"#).unwrap_err();
-        assert!(reason.contains("NaN"), "{reason}");
+        let reason = parse::<serde_json::Value>(br#"{"x": no}"#).unwrap_err();
+        assert!(reason.contains("at `o}`"), "{reason}");
     }
 
     #[test]
@@ -427,6 +492,7 @@ mod tests {
         for (text, wanted, part) in [
             ("", "", "empty"),
             ("<html>", "", "`<` after 0 bytes"),
+            ("[1, ]", "", "where a value should be"),
             ("[1, 2", "", "element 2: the file ends after 5 bytes"),
             ("[{\"a\": \"open", "", "element 1: the file ends"),
             ("[1, , 2]", "", "where a value should be"),

@@ -15,7 +15,7 @@
 //! else. Pictures of other splits are left out and counted by name.
 //!
 //! A picture lies at `images`/`filepath`/`filename`; Flickr's files have no `filepath`. Captions are the `raw` sentences. In
-//! errors the line is the number of the picture, from 1.
+//! errors the line is the number of the picture, from 1. Pictures without sentences are counted and left out.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,9 +25,9 @@ use serde::{Deserialize, Serialize};
 use crate::error::DataError;
 use crate::images::Limits;
 use crate::source::{Source, SourceConfig};
-use crate::sources::json::{each_of_file, parse};
+use crate::sources::json::{each_of_file, or_default, parse};
 use crate::sources::left_out::of_split;
-use crate::sources::listed::{Listed, New, given};
+use crate::sources::listed::{Listed, New, WITHOUT_TEXT, given};
 use crate::sources::pairs::one_or_many;
 use crate::splits::SplitNames;
 
@@ -63,6 +63,17 @@ pub struct KarpathyConfig {
 }
 
 impl KarpathyConfig {
+    /// The list at `path`, with the splits that it names.
+    pub fn new(path: impl Into<PathBuf>, images: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            images: images.into(),
+            train_split: Vec::new(),
+            val_split: Vec::new(),
+            test_split: Vec::new(),
+        }
+    }
+
     fn splits(&self) -> SplitNames {
         SplitNames::new(&self.train_split, &self.val_split, &self.test_split)
     }
@@ -70,15 +81,17 @@ impl KarpathyConfig {
 
 #[derive(Deserialize)]
 struct Picture {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     filepath: String,
     filename: String,
     split: String,
+    #[serde(default, deserialize_with = "or_default")]
     sentences: Vec<Sentence>,
 }
 
 #[derive(Deserialize)]
 struct Sentence {
+    #[serde(default, deserialize_with = "or_default")]
     raw: String,
 }
 
@@ -116,7 +129,8 @@ impl SourceConfig for KarpathyConfig {
                     .clone()
                     .any(|sentence| !sentence.raw.trim().is_empty())
                 {
-                    return Err("no sentence that is not empty".to_owned());
+                    table.leave_out(WITHOUT_TEXT);
+                    return Ok(());
                 }
                 let row = table.row(New {
                     file,
@@ -153,7 +167,8 @@ mod tests {
         {"filename": "4.jpg", "split": "train", "sentences": []},
         {"filename": "", "split": "train", "sentences": [{"raw": "x"}]},
         {"filename": "5.jpg", "sentences": [{"raw": "x"}]},
-        {"filename": "6.jpg", "split": "extra", "sentences": [{"raw": "left out"}]}
+        {"filename": "6.jpg", "split": "extra", "sentences": [{"raw": "left out"}]},
+        {"filepath": null, "filename": "7.jpg", "split": "train", "sentences": [{"raw": null}], "imgid": NaN}
         ], "dataset": "coco"}"#;
 
     const DATA: &str = "source = \"karpathy\"\n[karpathy]\npath = \"d.json\"\nimages = \"i\"\n";
@@ -179,7 +194,7 @@ mod tests {
         assert!(
             source
                 .describe()
-                .contains("1 items left out (1 of the split \"extra\")"),
+                .contains("3 items left out (2 without a text, 1 of the split \"extra\")"),
             "{}",
             source.describe()
         );
@@ -190,11 +205,7 @@ mod tests {
         assert!(held_out.describe().contains("1 of the split \"val\""));
         assert_rejected(
             &*source,
-            &[
-                ("d.json", 4, "no sentence"),
-                ("d.json", 5, "`filename` is empty"),
-                ("d.json", 6, "split"),
-            ],
+            &[("d.json", 5, "`filename` is empty"), ("d.json", 6, "split")],
         );
     }
 

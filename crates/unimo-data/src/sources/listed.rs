@@ -14,6 +14,7 @@ use crate::config::{not_empty, share};
 use crate::error::{DataError, Place, ReadError, SampleError};
 use crate::images::{self, Limits};
 use crate::order::{Stream, hash, hash_path, hash_text, unit};
+use crate::paths;
 use crate::source::{BySplit, Entailment, Sample, Source, SourceConfig, Split, TextRole};
 use crate::sources::left_out::LeftOut;
 use crate::splits::drawn;
@@ -34,6 +35,18 @@ pub struct Parts<P> {
     /// Where `val` is absent, share of the training pictures that is held out, by a hash of the path.
     #[serde(default = "val_fraction")]
     pub val_fraction: f64,
+}
+
+impl<P> Parts<P> {
+    /// Files of which a share is held out: what a table says, or the default.
+    pub(crate) fn of(train: P, table: Option<&Self>) -> Self {
+        Self {
+            train,
+            val: None,
+            test: None,
+            val_fraction: table.map_or_else(val_fraction, |table| table.val_fraction),
+        }
+    }
 }
 
 /// A twentieth.
@@ -161,7 +174,12 @@ pub(crate) fn train_and_held(
 
 /// A text with runs of white space as one space each; none where nothing remains.
 pub(crate) fn spaced(text: &str) -> Option<String> {
-    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    // Where files were put together, their byte order marks stand inside.
+    let words = text
+        .split_whitespace()
+        .map(|word| word.trim_start_matches('\u{feff}'));
+    let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
+    let text = words.join(" ");
     (!text.is_empty()).then_some(text)
 }
 
@@ -256,6 +274,9 @@ impl<T: Copy> Grouped<T> {
         }
     }
 }
+
+/// Why a picture is no sample, where nothing is wrong with it.
+pub(crate) const WITHOUT_TEXT: &str = "without a text";
 
 /// No text, no crop.
 const NONE: u32 = u32::MAX;
@@ -430,6 +451,11 @@ impl Listed {
         (self.rows.len() - 1) as u32
     }
 
+    /// The name of a sample's picture, as it was given.
+    pub(crate) fn image_of(&self, row: u32) -> &str {
+        self.texts.get(self.rows[row as usize].image)
+    }
+
     /// Adds a caption.
     pub(crate) fn caption(&mut self, row: u32, text: &str) -> Result<(), String> {
         let text = spaced(text).ok_or("empty text")?;
@@ -550,7 +576,7 @@ impl Listed {
             let row = self.rows[index as usize];
             if self.captions.of(index).is_empty() {
                 if !row.helper && !known.contains(&self.place_of(row.file, row.line)) {
-                    self.reject(row.file, row.line, "no usable text refers to it");
+                    self.leave_out(WITHOUT_TEXT);
                 }
             } else {
                 self.splits[row.split].push(index);
@@ -590,19 +616,26 @@ impl Listed {
     }
 
     /// Where a picture lies: in the first folder that has it, or, where none has, in the first one.
-    fn path(&self, row: &Row, image: u32) -> PathBuf {
+    fn path(&self, row: &Row, image: u32) -> Result<PathBuf, String> {
         let image = self.texts.get(image);
         let folders = &self.folders[usize::from(row.folders)];
-        let paths = || folders.iter().map(|folder| folder.join(image));
-        let found = (folders.len() > 1).then(|| paths().find(|path| storage::may_be_file(path)));
-        found
-            .flatten()
-            .or_else(|| paths().next())
-            .unwrap_or_else(|| PathBuf::from(image))
+        if folders.len() > 1 {
+            for folder in folders {
+                let path = paths::resolve(folder, image)?;
+                if storage::may_be_file(&path) {
+                    return Ok(path);
+                }
+            }
+        }
+        let first = folders.first().map_or(Path::new(""), |folder| folder);
+        paths::resolve(first, image)
     }
 
     fn picture(&self, row: &Row, image: u32, limits: Limits) -> Result<RgbImage, SampleError> {
-        images::read(&self.path(row, image), limits).map_err(|reason| self.bad(row, reason))
+        self.path(row, image)
+            .map_err(ReadError::from)
+            .and_then(|path| images::read(&path, limits))
+            .map_err(|reason| self.bad(row, reason))
     }
 
     /// A picture's file as it is, with the extension of its format.
@@ -611,7 +644,9 @@ impl Listed {
         row: &Row,
         image: u32,
     ) -> Result<Option<(Vec<u8>, &'static str)>, SampleError> {
-        images::read_file(&self.path(row, image), self.limits.max_pixels)
+        self.path(row, image)
+            .map_err(ReadError::from)
+            .and_then(|path| images::read_file(&path, self.limits.max_pixels))
             .map(Some)
             .map_err(|reason| self.bad(row, reason))
     }
@@ -620,7 +655,9 @@ impl Listed {
     fn identity(&self, row: &Row, image: u32) -> u64 {
         let folders = &self.folders[usize::from(row.folders)];
         let folder = folders.first().map_or(Path::new(""), PathBuf::as_path);
-        hash_path(Stream::Picture, &folder.join(self.texts.get(image)))
+        // Separators of Windows are separators here too, wherever the file is found.
+        let image = self.texts.get(image).replace('\\', "/");
+        hash_path(Stream::Picture, &folder.join(image))
     }
 
     /// What it is called in descriptions.
@@ -838,7 +875,10 @@ impl Source for Listed {
 
     fn image_path(&self, split: Split, index: usize) -> Option<PathBuf> {
         let row = &self.rows[self.index(split, index) as usize];
-        (row.crop == NONE).then(|| self.path(row, row.image))
+        if row.crop != NONE {
+            return None;
+        }
+        self.path(row, row.image).ok()
     }
 
     fn sample(&self, split: Split, index: usize) -> Result<Sample, SampleError> {

@@ -1,17 +1,22 @@
 //! The sources that this crate knows, one per file.
 //!
-//! What several share: `rows` finds rows of text files and reads them again, `json` cuts large JSON files into elements,
+//! What several share: `rows` finds rows of text files and reads them again, `json` cuts large JSON files into elements, whose values
+//! `mended` and `values` read however they are spelled, `left_out` counts what is no sample,
 //! [`listed`] is a table of samples that most formats fill, `template` makes file names.
 
 pub mod coco;
 pub mod conceptual;
 #[cfg(feature = "parquet")]
 mod decoded;
+pub(crate) mod folders;
 pub mod images;
 pub(crate) mod json;
 pub mod karpathy;
+pub(crate) mod layout;
 pub(crate) mod left_out;
 pub mod listed;
+pub(crate) mod members;
+pub(crate) mod mended;
 pub mod mixture;
 pub mod nlvr;
 pub mod pairs;
@@ -23,6 +28,7 @@ pub mod scenes;
 pub mod snli_ve;
 pub(crate) mod template;
 pub mod texts;
+pub(crate) mod values;
 pub mod visual_genome;
 pub mod vqa;
 pub mod webdataset;

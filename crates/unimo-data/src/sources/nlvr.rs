@@ -13,7 +13,7 @@
 //! images = "nlvr2/dev"
 //! ```
 //!
-//! One JSON object a line, whatever the file is called, with `sentence` and `label`. Where its picture is:
+//! One JSON object a line or an array of them, whatever the file is called, with `sentence` and `label`. Where its picture is:
 //!
 //! - NLVR: a list `images` of paths below `images` of the recipe; several pictures of one scene are samples of their own. Cornell's
 //!   own files leave this list out and have to be given it;
@@ -23,7 +23,7 @@
 //! The sentences are the texts that pre-training reads, the false ones as well; none of them describes its picture, so none is a
 //! positive of contrast and matching or is retrieved ([`TextRole`](unimo_core::batch::TextRole)). Sentences about the same picture
 //! are one sample. Where a share is held out, all pairs of a set of NLVR2 are, since they show the same pictures. In errors the line
-//! is the line.
+//! is the line, of an array the number of the element.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -31,8 +31,10 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
+use crate::sources::json::or_default;
+use crate::sources::layout::each_object;
 use crate::sources::listed::{Held, Listed, New, Part, Parts, given, spaced};
-use crate::sources::rows::{each_line, record};
+use crate::sources::values::Identifier;
 
 /// `[data.nlvr]`.
 pub type NlvrConfig = Parts<NlvrPart>;
@@ -51,11 +53,11 @@ pub struct NlvrPart {
 struct Row {
     sentence: String,
     label: Label,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     images: Vec<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     identifier: String,
-    directory: Option<serde_json::Value>,
+    directory: Option<Identifier>,
 }
 
 /// `true`, `"true"` or `"True"`.
@@ -90,39 +92,41 @@ impl Part for NlvrPart {
         let file = table.file(&self.path);
         let folders = table.folders(vec![self.images.clone()]);
         let mut rows = HashMap::new();
-        each_line(&self.path, &mut |span, line| {
-            let line_number = u64::from(span.line);
-            let used = line.and_then(|line| {
-                let Some(row) = record::<Row>(&line)? else {
-                    return Ok(());
-                };
-                let truth = match row.label {
-                    Label::Flag(truth) => truth,
-                    Label::Text(truth) => truth == Truth::True,
-                };
-                let sentence = spaced(&row.sentence).ok_or("empty sentence")?;
-                for pictures in row.pictures()? {
-                    // The pairs of a set show the same pictures over and over: none of them is held out alone.
-                    let drawn = row.set().unwrap_or_else(|| pictures.0.clone());
-                    let number = *rows.entry(pictures).or_insert_with_key(|pictures| {
-                        table.row(New {
-                            file,
-                            line: line_number,
-                            folders,
-                            image: &pictures.0,
-                            second: pictures.1.as_deref(),
-                            size: None,
-                            split: held.of(&drawn),
-                        })
-                    });
-                    table.statement(number, &sentence, truth)?;
+        each_object(
+            &self.path,
+            &mut |line_number, row: Result<Option<Row>, String>| {
+                let used = row.and_then(|row| {
+                    let Some(row) = row else {
+                        return Ok(());
+                    };
+                    let truth = match row.label {
+                        Label::Flag(truth) => truth,
+                        Label::Text(truth) => truth == Truth::True,
+                    };
+                    let sentence = spaced(&row.sentence).ok_or("empty sentence")?;
+                    for pictures in row.pictures()? {
+                        // The pairs of a set show the same pictures over and over: none of them is held out alone.
+                        let drawn = row.set().unwrap_or_else(|| pictures.0.clone());
+                        let number = *rows.entry(pictures).or_insert_with_key(|pictures| {
+                            table.row(New {
+                                file,
+                                line: line_number,
+                                folders,
+                                image: &pictures.0,
+                                second: pictures.1.as_deref(),
+                                size: None,
+                                split: held.of(&drawn),
+                            })
+                        });
+                        table.statement(number, &sentence, truth)?;
+                    }
+                    Ok(())
+                });
+                if let Err(reason) = used {
+                    table.reject(file, line_number, reason);
                 }
-                Ok(())
-            });
-            if let Err(reason) = used {
-                table.reject(file, line_number, reason);
-            }
-        })
+            },
+        )
     }
 }
 
@@ -156,8 +160,7 @@ impl Row {
             ));
         };
         let folder = match &self.directory {
-            Some(serde_json::Value::Number(number)) => format!("{number}/"),
-            Some(serde_json::Value::String(text)) => format!("{text}/"),
+            Some(Identifier(folder)) if !folder.is_empty() => format!("{folder}/"),
             _ => String::new(),
         };
         let name = |side| format!("{folder}{split}-{set}-{pair}-img{side}.png");

@@ -1,4 +1,19 @@
-//! Image files with texts, listed in JSON lines, CSV or TSV.
+//! Image files with texts, listed in JSON lines, a JSON array, CSV or TSV.
+//!
+//! ```toml
+//! [data]
+//! source = "pairs"
+//!
+//! [data.pairs]
+//! path = "coco/pairs.tsv"
+//! text_columns = ["caption", "alt"]
+//! quotes = "raw"                    # of CSV and TSV; absent: "csv", as RFC 4180 and pandas have it
+//! ```
+//!
+//! How the list is written is told by its content: JSON lines, an array, or columns with a header, between which are tabs, commas,
+//! semicolons or bars. Where there is no column `image` one of `file_name`, `image_path`, `filepath`, `filename`, `img_path` and `path`
+//! is taken, where there is no `caption` one of `text`, `captions` and `title`; the description says which. Paths may be spelled as
+//! Windows does or be `file://` URLs.
 //!
 //! The list is read once, line by line. A row that cannot be used is set aside with its line and reason, and reading
 //! goes on. Rows of the same image and split become one sample with several captions. What stays in memory of a row is
@@ -18,15 +33,19 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 use crate::config::{not_empty, share};
+use crate::detect;
 use crate::error::{DataError, Place, SampleError};
 use crate::images::{self, Limits};
 use crate::order::{Stream, hash_path, hash_text, unit};
+use crate::paths;
 use crate::source::{BySplit, Source, SourceConfig, Split};
+use crate::sources::layout::layout_of;
 use crate::sources::left_out::{LeftOut, of_split};
-use crate::sources::rows::{Groups, Item, Object, Span, Spans, each_row, key_of};
+use crate::sources::listed::spaced;
+use crate::sources::rows::{Groups, Item, Layout, Object, Span, Spans, each_row, key_of};
 use crate::splits::{SplitNames, drawn};
 
-pub use crate::sources::rows::ListFormat;
+pub use crate::sources::rows::{ListFormat, Quotes};
 
 /// `[data.pairs]`: a list of image files with their texts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -34,9 +53,12 @@ pub use crate::sources::rows::ListFormat;
 pub struct PairsConfig {
     /// The list.
     pub path: PathBuf,
-    /// How the list is written; absent: by the file's extension.
+    /// How the list is written; absent: by its content.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<ListFormat>,
+    /// What quotes mean in CSV and TSV.
+    #[serde(default, skip_serializing_if = "Quotes::is_default")]
+    pub quotes: Quotes,
     /// The column that holds the image's path.
     #[serde(default = "image_column")]
     pub image_column: String,
@@ -88,6 +110,7 @@ impl PairsConfig {
         Self {
             path: path.into(),
             format: None,
+            quotes: Quotes::default(),
             image_column: image_column(),
             text_columns: text_columns(),
             split_column: None,
@@ -158,7 +181,7 @@ impl SourceConfig for PairsConfig {
         not_empty(
             &key("path"),
             &self.path.to_string_lossy(),
-            "a .jsonl, .csv or .tsv file",
+            "a .jsonl, .json, .csv or .tsv file",
         )?;
         not_empty(&key("image_column"), &self.image_column, "a column's name")?;
         some_names(&key("text_columns"), &self.text_columns)?;
@@ -190,6 +213,17 @@ fn some_names(key: &str, names: &[String]) -> Result<(), DataError> {
     Ok(())
 }
 
+/// Columns of pictures and of texts that other tools write, for lists without the default ones.
+const IMAGE_COLUMNS: [&str; 6] = [
+    "file_name",
+    "image_path",
+    "filepath",
+    "filename",
+    "img_path",
+    "path",
+];
+const TEXT_COLUMNS: [&str; 3] = ["text", "captions", "title"];
+
 /// The column that says which split a row is of, where the recipe names none.
 const DEFAULT_SPLIT_COLUMN: &str = "split";
 
@@ -198,7 +232,7 @@ const DEFAULT_SPLIT_COLUMN: &str = "split";
 pub struct Pairs {
     config: PairsConfig,
     list: Spans,
-    format: ListFormat,
+    layout: Layout,
     /// The columns of a CSV or TSV file.
     header: Vec<String>,
     root: PathBuf,
@@ -214,6 +248,8 @@ pub struct Pairs {
     drawn: (usize, usize),
     /// Pictures that rows put into several splits.
     torn: usize,
+    /// Whether the columns of pictures and of texts are found.
+    settled: [bool; 2],
 }
 
 /// What a usable row says.
@@ -231,14 +267,15 @@ impl Pairs {
     ///
     /// The list cannot be read, lacks a column or holds no usable row.
     pub fn open(config: &PairsConfig, limits: &Limits) -> Result<Self, DataError> {
-        let format = match config.format {
-            Some(format) => format,
-            None => format_of(&config.path)?,
+        let fits = |header: &[String]| {
+            let mut settled = config.clone();
+            settled.settle(&|column| header.iter().any(|cell| cell == column)) == [true; 2]
         };
+        let layout = layout_of(&config.path, config.format, config.quotes, &fits)?;
         let folder = config.path.parent().unwrap_or(Path::new("")).to_owned();
         let mut pairs = Self {
             list: Spans::open(&config.path)?,
-            format,
+            layout,
             header: Vec::new(),
             root: config.image_root.clone().unwrap_or(folder),
             limits: *limits,
@@ -249,14 +286,16 @@ impl Pairs {
             left_out: LeftOut::new("rows"),
             drawn: (0, 0),
             torn: 0,
+            settled: [false; 2],
             config: config.clone(),
         };
         let mut found = Listing::default();
-        let mut header_seen = format == ListFormat::Jsonl;
-        each_row(&config.path, format, &mut |item| match item {
+        let mut header_seen = layout.is_json();
+        each_row(&config.path, layout, &mut |item| match item {
             Item::Header(Ok(header)) => {
                 header_seen = true;
-                check_header(config, &header)?;
+                pairs.settle(&|column| header.iter().any(|cell| cell == column));
+                check_header(&pairs.config, &header)?;
                 pairs.header = header;
                 Ok(())
             }
@@ -279,8 +318,13 @@ impl Pairs {
     }
 
     fn take(&mut self, span: Span, row: Object, found: &mut Listing) {
+        if let Ok(Some(row)) = &row
+            && self.settled != [true; 2]
+        {
+            self.settle(&|column| row.contains_key(column));
+        }
         let used = row.and_then(|row| match row {
-            Some(row) => self.config.read(&self.splits, &row),
+            Some(row) => self.config.read(&self.splits, &row, &self.root),
             None => Ok(Read::Empty),
         });
         match used {
@@ -347,14 +391,29 @@ impl Pairs {
         Ok(())
     }
 
+    /// Takes other columns where the recipe's are the default ones and not there; decided by the first row that has any.
+    fn settle(&mut self, has: &dyn Fn(&str) -> bool) {
+        let mut config = self.config.clone();
+        let found = config.settle(has);
+        if !self.settled[0] {
+            self.config.image_column = config.image_column;
+        }
+        if !self.settled[1] {
+            self.config.text_columns = config.text_columns;
+        }
+        for (settled, found) in self.settled.iter_mut().zip(found) {
+            *settled |= found;
+        }
+    }
+
     fn rows(&self, split: Split) -> &Groups {
         &self.rows[split]
     }
 
     /// A row of the list, read again.
     fn row(&self, span: Span) -> Result<Row, SampleError> {
-        let row = self.list.row(span, self.format, &self.header)?;
-        match self.config.read(&self.splits, &row) {
+        let row = self.list.row(span, self.layout, &self.header)?;
+        match self.config.read(&self.splits, &row, &self.root) {
             Ok(Read::Row(row)) => Ok(row),
             Ok(Read::Empty | Read::LeftOut(_)) => Err(self.list.changed(span)),
             Err(reason) => Err(self.list.bad(span, reason)),
@@ -364,12 +423,7 @@ impl Pairs {
     fn picture_path(&self, split: Split, index: usize) -> Result<PathBuf, SampleError> {
         let span = self.rows(split).of(index)[0];
         let image = self.row(span)?.image;
-        if image.contains("://") {
-            return Err(self
-                .list
-                .bad(span, format!("image {image}: only local files are read")));
-        }
-        Ok(self.root.join(image))
+        paths::resolve(&self.root, &image).map_err(|reason| self.list.bad(span, reason))
     }
 
     /// Nothing usable: say why, with the first rows' reasons.
@@ -387,6 +441,9 @@ impl Pairs {
             for rejected in self.rejected.iter().take(SHOWN) {
                 reason += &format!(" line {}: {}.", rejected.place.line, rejected.reason);
             }
+        }
+        if let Some(hint) = detect::hint(&self.config.path) {
+            reason += &format!("; {hint}");
         }
         DataError::Manifest {
             path: self.config.path.clone(),
@@ -427,7 +484,33 @@ impl PairsConfig {
         SplitNames::new(&self.train_split, &self.val_split, &self.test_split)
     }
 
-    fn read(&self, splits: &SplitNames, row: &Map<String, Value>) -> Result<Read, String> {
+    /// Takes other columns where the default ones are not there. Says which of picture and texts there is a column for.
+    fn settle(&mut self, has: &dyn Fn(&str) -> bool) -> [bool; 2] {
+        let other = |columns: &[&'static str]| columns.iter().copied().find(|column| has(column));
+        if self.image_column == image_column()
+            && !has(&self.image_column)
+            && let Some(column) = other(&IMAGE_COLUMNS)
+        {
+            column.clone_into(&mut self.image_column);
+        }
+        if self.text_columns == text_columns()
+            && !self.text_columns.iter().any(|column| has(column))
+            && let Some(column) = other(&TEXT_COLUMNS)
+        {
+            self.text_columns = vec![column.to_owned()];
+        }
+        [
+            has(&self.image_column),
+            self.text_columns.iter().any(|column| has(column)),
+        ]
+    }
+
+    fn read(
+        &self,
+        splits: &SplitNames,
+        row: &Map<String, Value>,
+        root: &Path,
+    ) -> Result<Read, String> {
         let other = self.filter.iter().find(|(column, wanted)| {
             row.get(*column)
                 .is_none_or(|value| plain(value).as_ref() != Some(wanted))
@@ -436,10 +519,13 @@ impl PairsConfig {
             return Ok(Read::LeftOut(format!("whose `{column}` is not {wanted:?}")));
         }
         let image = match row.get(&self.image_column) {
-            Some(Value::String(image)) if !image.trim().is_empty() => image.trim().to_owned(),
+            Some(Value::String(image)) if !image.trim().is_empty() => {
+                paths::spelled(root, image.trim())
+            }
             Some(Value::String(_)) => {
                 return Err(format!("column `{}` is empty", self.image_column));
             }
+            Some(Value::Null) => return Err(format!("column `{}` is null", self.image_column)),
             Some(_) => return Err(format!("column `{}` is no text", self.image_column)),
             None => {
                 return Err(format!(
@@ -472,14 +558,16 @@ impl PairsConfig {
 /// A row of a list with its line number, or why it cannot be used.
 pub type ListRow = (u64, Result<Map<String, Value>, String>);
 
-/// Every row of a JSON lines, CSV or TSV file as it stands there, told apart by the file's extension.
+/// Every row of a JSON lines, JSON, CSV or TSV file as it stands there, told apart by the file's content. The line of an array's
+/// element is its number.
 ///
 /// # Errors
 ///
-/// The file cannot be read, or its extension says nothing.
+/// The file cannot be read, or is no list.
 pub fn read_rows(path: &Path) -> Result<Vec<ListRow>, DataError> {
     let mut rows = Vec::new();
-    each_row(path, format_of(path)?, &mut |item| {
+    let layout = layout_of(path, None, Quotes::default(), &|header| header.len() > 1)?;
+    each_row(path, layout, &mut |item| {
         match item {
             Item::Header(Ok(_)) => {}
             Item::Header(Err(reason)) => {
@@ -495,22 +583,6 @@ pub fn read_rows(path: &Path) -> Result<Vec<ListRow>, DataError> {
         Ok(())
     })?;
     Ok(rows)
-}
-
-fn format_of(path: &Path) -> Result<ListFormat, DataError> {
-    let extension = path
-        .extension()
-        .map(|extension| extension.to_string_lossy().to_ascii_lowercase());
-    match extension.as_deref() {
-        Some("jsonl" | "ndjson") => Ok(ListFormat::Jsonl),
-        Some("csv") => Ok(ListFormat::Csv),
-        Some("tsv") => Ok(ListFormat::Tsv),
-        _ => Err(DataError::config(
-            "data.pairs.path",
-            path.display(),
-            "a file that ends in .jsonl, .csv or .tsv, or `data.pairs.format` set to one of them",
-        )),
-    }
 }
 
 fn check_header(config: &PairsConfig, header: &[String]) -> Result<(), DataError> {
@@ -553,7 +625,11 @@ fn names<'a>(columns: impl IntoIterator<Item = &'a String>) -> String {
 fn plain(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
+        // 1.0 is 1.
+        Value::Number(number) => Some(match number.as_f64() {
+            Some(float) if number.is_f64() => float.to_string(),
+            _ => number.to_string(),
+        }),
         Value::Bool(flag) => Some(flag.to_string()),
         Value::Null | Value::Array(_) | Value::Object(_) => None,
     }
@@ -569,19 +645,21 @@ fn captions(config: &PairsConfig, row: &Map<String, Value>) -> Result<Vec<String
     let mut captions = Vec::new();
     let mut add = |text: &str| {
         // Runs of white space, line breaks among them, carry no meaning in a caption.
-        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-        if !text.is_empty() {
-            captions.push(text);
-        }
+        captions.extend(spaced(text));
     };
     let mut present = false;
+    let mut null = None;
     for column in &config.text_columns {
         let no_text = || format!("column `{column}` is neither a text nor a list of texts");
         match row.get(column) {
-            None | Some(Value::Null) => continue,
+            None => continue,
+            Some(Value::Null) => {
+                null = Some(column);
+                continue;
+            }
             Some(Value::String(text)) => add(text),
             Some(Value::Array(texts)) => {
-                for text in texts {
+                for text in texts.iter().filter(|text| !text.is_null()) {
                     add(text.as_str().ok_or_else(no_text)?);
                 }
             }
@@ -592,11 +670,14 @@ fn captions(config: &PairsConfig, row: &Map<String, Value>) -> Result<Vec<String
     match (captions.is_empty(), present) {
         (false, _) => Ok(captions),
         (true, true) => Err(format!("empty text in {}", names(&config.text_columns))),
-        (true, false) => Err(format!(
-            "no column {}; there are {}",
-            names(&config.text_columns),
-            names(row.keys())
-        )),
+        (true, false) => Err(match null {
+            Some(column) => format!("column `{column}` is null"),
+            None => format!(
+                "no column {}; there are {}",
+                names(&config.text_columns),
+                names(row.keys())
+            ),
+        }),
     }
 }
 
@@ -610,7 +691,7 @@ impl Source for Pairs {
             0 => String::new(),
             images => format!(", {images} to test on with {}", self.captions[Split::Test]),
         };
-        format!(
+        let mut text = format!(
             "{}: {} training images with {} captions, {} held out with {}{test}, {}, {} unusable",
             self.list.name,
             self.rows[Split::Train].len(),
@@ -619,7 +700,16 @@ impl Source for Pairs {
             self.captions[Split::Val],
             self.left_out,
             self.rejected.len()
-        )
+        );
+        if IMAGE_COLUMNS.contains(&self.config.image_column.as_str()) {
+            text += &format!(", pictures by the column `{}`", self.config.image_column);
+        }
+        if let [column] = self.config.text_columns.as_slice()
+            && TEXT_COLUMNS.contains(&column.as_str())
+        {
+            text += &format!(", texts by the column `{column}`");
+        }
+        text
     }
 
     fn notes(&self) -> Vec<String> {
@@ -693,7 +783,7 @@ impl Source for Pairs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sources::rows::LONGEST_ROW;
+    use crate::sources::rows::{LONGEST_ROW, UNCLOSED};
 
     const LIMITS: Limits = Limits::full_size(1_000_000);
 
@@ -960,26 +1050,103 @@ mod tests {
         );
         assert_eq!(
             rejected(&pairs),
-            [
-                (6, "1 columns, but the header has 2"),
-                (7, "a quote is never closed")
-            ]
+            [(6, "1 columns, but the header has 2"), (7, UNCLOSED)]
         );
     }
 
     #[test]
-    fn tsv_takes_quotes_as_they_are() {
-        let pairs = open(
-            "a.tsv",
-            "caption\timage\n\"so\"\t1.jpg\nan \"open quote\t2.jpg\n",
-            |_| (),
-        )
-        .unwrap();
+    fn quotes_of_tsv_are_those_of_csv_unless_they_are_raw() {
+        let text = "caption\timage\n\"a \"\"sign\"\"\"\t1.jpg\nan \"open quote\t2.jpg\n\"two\nlines\"\t3.jpg\n";
+        let pairs = open("a.tsv", text, |_| ()).unwrap();
         assert_eq!(
             all(&pairs, Split::Train),
             [
-                row(2, "1.jpg", &["\"so\""]),
-                row(3, "2.jpg", &["an \"open quote"])
+                row(2, "1.jpg", &["a \"sign\""]),
+                row(3, "2.jpg", &["an \"open quote"]),
+                row(4, "3.jpg", &["two lines"]),
+            ]
+        );
+        let pairs = open("a.tsv", text, |config| config.quotes = Quotes::Raw).unwrap();
+        assert_eq!(
+            all(&pairs, Split::Train),
+            [
+                row(2, "1.jpg", &["\"a \"\"sign\"\"\""]),
+                row(3, "2.jpg", &["an \"open quote"]),
+                row(5, "3.jpg", &["lines\""]),
+            ]
+        );
+        assert_eq!(rejected(&pairs), [(4, "1 columns, but the header has 2")]);
+    }
+
+    #[test]
+    fn lists_are_told_apart_by_content() {
+        let rows = [row(1, "1.jpg", &["a"]), row(2, "2.jpg", &["b", "c"])];
+        let lines = "{\"image\": \"1.jpg\", \"caption\": \"a\"}\r\n{\"image\": \"2.jpg\", \"caption\": [\"b\", null, \"c\"]}";
+        let array = format!("\u{feff} [{}]", lines.replace("}\r\n{", "}\n, {"));
+        for name in ["a.json", "a.jsonl", "a.txt", "list"] {
+            for text in [lines, &array] {
+                let pairs = open(name, text, |_| ()).unwrap();
+                assert_eq!(all(&pairs, Split::Train), rows, "{name} {text}");
+            }
+        }
+        for (text, first) in [
+            ("image,caption\n1.jpg,a\n", "1.jpg"),
+            ("\u{feff}image;caption\r\n1.jpg;a\r\n", "1.jpg"),
+            ("title\tfilepath\na\t1.jpg\n", "1.jpg"),
+        ] {
+            for name in ["a.csv", "a.tsv", "a.txt"] {
+                let pairs = open(name, text, |_| ()).unwrap();
+                assert_eq!(all(&pairs, Split::Train), [row(2, first, &["a"])], "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn other_names_of_columns_are_taken_where_the_default_ones_are_not_there() {
+        let text = r#"{"file_name": "1.jpg", "text": "a", "path": "x"}
+{"file_name": "2.jpg", "text": "b", "image": "other"}"#;
+        let pairs = open("metadata.jsonl", text, |_| ()).unwrap();
+        assert_eq!(
+            all(&pairs, Split::Train),
+            [row(1, "1.jpg", &["a"]), row(2, "2.jpg", &["b"])]
+        );
+        let said = "pictures by the column `file_name`, texts by the column `text`";
+        assert!(pairs.describe().contains(said), "{}", pairs.describe());
+        let message = open("metadata.jsonl", text, |config| {
+            config.image_column = "photo".into();
+        });
+        let message = message.unwrap_err().to_string();
+        assert!(message.contains("no column `photo`"), "{message}");
+    }
+
+    #[test]
+    fn what_python_and_windows_write_is_read() {
+        let text = r#"{"image":"img\\0.jpg","caption":"has a score","score":NaN}
+{"image":"img/0.jpg","caption":"cut \ud83d"}
+{"image":"2.jpg","caption":null}
+{"image":"3.jpg","caption":42}
+{"image":null,"caption":"x"}
+{"image":5,"caption":"x"}
+{"image":"4.jpg","caption":["good",NaN],"x":-Infinity,"id":123456789012345678901234567890}
+{"image":"5.jpg","caption":"dup","caption":"dup key"}
+{"image":"6.jpg","alt":"x"}"#;
+        let pairs = open("a.jsonl", text, |_| ()).unwrap();
+        assert_eq!(
+            all(&pairs, Split::Train),
+            [
+                row(1, "img/0.jpg", &["has a score", "cut \u{fffd}"]),
+                row(7, "4.jpg", &["good"]),
+                row(8, "5.jpg", &["dup key"]),
+            ]
+        );
+        assert_eq!(
+            rejected(&pairs),
+            [
+                (3, "column `caption` is null"),
+                (4, "column `caption` is neither a text nor a list of texts"),
+                (5, "column `image` is null"),
+                (6, "column `image` is no text"),
+                (9, "no column `caption`; there are `image`, `alt`"),
             ]
         );
     }
@@ -989,13 +1156,13 @@ mod tests {
         let cases: [(&str, &str, &[&str]); 6] = [
             (
                 "a.csv",
-                "path,caption\n1,b\n",
-                &["data.pairs.image_column", "`path`, `caption`"],
+                "photo,caption\n1,b\n",
+                &["data.pairs.image_column", "`photo`, `caption`"],
             ),
             (
                 "a.csv",
-                "image,text\n1,b\n",
-                &["data.pairs.text_columns", "`text`"],
+                "image,words\n1,b\n",
+                &["data.pairs.text_columns", "`words`"],
             ),
             ("a.csv", "", &["empty"]),
             (

@@ -9,7 +9,8 @@
 //! val = ["val.en", "val.de", "val.fr"]
 //! ```
 //!
-//! Line n of each file says the same. One file alone is a TSV without header whose columns say the same. A sample's captions are
+//! Line n of each file says the same. One file alone is a TSV without header whose columns say the same; a line is a row, and quotes
+//! are part of the texts. A sample's captions are
 //! the texts in the order of the files or columns. A line that is empty in one language is listed as unusable, one that is empty
 //! in all is passed over. Without `val`, `val_fraction` of the lines is held out, by a hash of the first text.
 

@@ -236,7 +236,7 @@ mod rows {
     use crate::order::{Stream, hash_text, unit};
     use crate::source::{BySplit, Sample, Source, Split, picture_of_bytes};
     use crate::sources::decoded::Decoded;
-    use crate::sources::images::files_in;
+    use crate::sources::folders::files_in;
     use crate::sources::left_out::LeftOut;
     use crate::sources::webdataset::expand;
     use crate::splits::drawn;
@@ -765,7 +765,7 @@ mod rows {
         let splits = config.splits();
         let is_parquet = |path: &Path| path.extension().is_some_and(|e| e == "parquet");
         let mut others = Vec::new();
-        for inside in files_in(folder, &is_parquet)? {
+        for inside in files_in(folder, &is_parquet)?.files {
             let name = inside.file_name().unwrap_or_default().to_string_lossy();
             // `train/0000.parquet`, as the hub converts data sets.
             let above = inside.parent().and_then(Path::file_name);

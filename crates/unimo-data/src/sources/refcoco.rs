@@ -36,9 +36,9 @@ use crate::error::DataError;
 use crate::images::Limits;
 use crate::source::{Source, SourceConfig, Split};
 use crate::sources::coco::{Instance, Picture, read_categories};
-use crate::sources::json::{each_of_file, id, parse};
+use crate::sources::json::{each_of_file, id, or_default, parse};
 use crate::sources::left_out::of_split;
-use crate::sources::listed::{Listed, New, given};
+use crate::sources::listed::{Listed, New, WITHOUT_TEXT, given};
 use crate::sources::pairs::one_or_many;
 use crate::splits::SplitNames;
 
@@ -84,11 +84,17 @@ impl RefcocoConfig {
 #[derive(Deserialize)]
 struct Reference {
     #[serde(deserialize_with = "id")]
-    ref_id: String,
-    #[serde(deserialize_with = "id")]
     ann_id: String,
     split: String,
+    #[serde(default, deserialize_with = "or_default")]
     sentences: Vec<Sentence>,
+}
+
+/// What references name an object in `annotations` by.
+#[derive(Deserialize)]
+struct Named {
+    #[serde(deserialize_with = "id")]
+    id: String,
 }
 
 #[derive(Deserialize)]
@@ -137,25 +143,34 @@ impl SourceConfig for RefcocoConfig {
         let images = table.array(&self.instances, "images");
         let annotations = table.array(&self.instances, "annotations");
         let mut pictures = HashMap::new();
-        each_of_file(
-            &self.instances,
-            &["images"],
-            &mut |_, number, bytes| match bytes.and_then(parse::<Picture>) {
-                Ok(picture) => {
-                    pictures.insert(picture.id.clone(), picture);
+        each_of_file(&self.instances, &["images"], &mut |_, number, bytes| {
+            let used = bytes.and_then(parse::<Picture>).and_then(|picture| {
+                let known: Option<&Picture> = pictures.get(&picture.id);
+                if known.is_some_and(|known| known.file_name != picture.file_name) {
+                    return Err(format!("a second picture with the id {}", picture.id));
                 }
-                Err(reason) => table.reject(images, number, reason),
-            },
-        )?;
+                pictures.insert(picture.id.clone(), picture);
+                Ok(())
+            });
+            if let Err(reason) = used {
+                table.reject(images, number, reason);
+            }
+        })?;
         let mut objects = HashMap::new();
         each_of_file(
             &self.instances,
             &["annotations"],
-            &mut |_, number, bytes| match bytes.and_then(parse::<Instance>) {
-                Ok(object) => {
-                    objects.insert(object.id.clone(), object);
-                }
-                Err(reason) => {
+            &mut |_, number, bytes| {
+                let used = bytes.and_then(|bytes| {
+                    let Named { id } = parse(bytes)?;
+                    let object: Instance = parse(bytes)?;
+                    if objects.contains_key(&id) {
+                        return Err(format!("a second annotation with the id {id}"));
+                    }
+                    objects.insert(id, object);
+                    Ok(())
+                });
+                if let Err(reason) = used {
                     table.reject(annotations, number, reason);
                 }
             },
@@ -172,16 +187,12 @@ impl SourceConfig for RefcocoConfig {
             let object = held.and_then(|reference| objects.get(&reference.ann_id));
             held_out.extend(object.map(|object: &Instance| object.image_id.clone()));
         })?;
-        let mut seen = HashSet::new();
         each_of_file(&self.refs, &[""], &mut |_, number, bytes| {
             let used = bytes.and_then(parse::<Reference>).and_then(|reference| {
                 let Some(split) = splits.of(&reference.split) else {
                     table.leave_out(of_split(&reference.split));
                     return Ok(());
                 };
-                if !seen.insert(reference.ref_id.clone()) {
-                    return Err(format!("a second entry with the id {}", reference.ref_id));
-                }
                 let object = objects
                     .get(&reference.ann_id)
                     .ok_or_else(|| format!("no annotation has the id {}", reference.ann_id))?;
@@ -192,7 +203,8 @@ impl SourceConfig for RefcocoConfig {
                     .get(&object.category_id)
                     .ok_or_else(|| format!("no category has the id {}", object.category_id))?;
                 let size = [picture.width, picture.height];
-                let bounds = table.bounds_in(size, object.bbox)?;
+                let bounds = object.bounds()?.ok_or("its object has no box")?;
+                let bounds = table.bounds_in(size, bounds)?;
                 if split == Split::Train && held_out.contains(&object.image_id) {
                     table.leave_out("to train on whose picture is held out");
                     return Ok(());
@@ -203,7 +215,8 @@ impl SourceConfig for RefcocoConfig {
                     .filter(|text| !text.trim().is_empty())
                     .collect();
                 if texts.is_empty() {
-                    return Err("no sentence that is not empty".to_owned());
+                    table.leave_out(WITHOUT_TEXT);
+                    return Ok(());
                 }
                 let row = table.row(New {
                     file: refs,
@@ -238,7 +251,7 @@ mod tests {
         {"ref_id": 4, "ann_id": 99, "split": "train", "sentences": [{"sent": "x"}]},
         {"ref_id": 5, "ann_id": 12, "split": "train", "sentences": [{"sent": "x"}]},
         {"ref_id": 6, "ann_id": 13, "split": "train", "sentences": [{"sent": "x"}]},
-        {"ref_id": 1, "ann_id": 10, "split": "train", "sentences": [{"sent": "x"}]},
+        {"ref_id": 1, "ann_id": 10.0, "split": "train", "sentences": [{"sent": null, "raw": "same id"}]},
         {"ref_id": 7, "ann_id": 10, "split": "train", "sentences": [{"sent": ""}]},
         {"ref_id": 8, "ann_id": 15, "split": "train", "sentences": [{"sent": "of a picture that is held out"}]},
         {"ref_id": 9, "ann_id": 15, "split": "val", "sentences": [{"sent": "beside it"}]},
@@ -251,7 +264,8 @@ mod tests {
         {"id": 14, "image_id": 7, "category_id": 3, "bbox": [0, 5, 10, 10]},
         {"id": 15, "image_id": 7, "category_id": 3, "bbox": [10, 5, 10, 10]},
         {"id": 12, "image_id": 5, "category_id": 3, "bbox": [0, 5, -10, 10]},
-        {"id": 13, "image_id": 6, "category_id": 3, "bbox": [0, 5, 10, 10]}],
+        {"id": 13, "image_id": 6, "category_id": 3, "bbox": [0, 5, 10, 10]},
+        {"id": 10, "image_id": 5, "category_id": 3, "bbox": [0, 0, 1, 1]}],
         "categories": [{"id": 3, "name": "cat"}]}"#;
 
     const DATA: &str = "source = \"refcoco\"\n[refcoco]\nrefs = \"r.json\"\ninstances = \"i.json\"\nimages = \"i\"\n";
@@ -264,7 +278,10 @@ mod tests {
             ("i/5.jpg", "40x20"),
         ]);
         let source = open(&folder, DATA).unwrap();
-        assert_eq!(captions(&*source, Split::Train), [["left cat", "THE cat"]]);
+        assert_eq!(
+            captions(&*source, Split::Train),
+            [vec!["left cat", "THE cat"], vec!["same id"]]
+        );
         assert_eq!(
             captions(&*source, Split::Val),
             [["held out"], ["beside it"]]
@@ -274,8 +291,7 @@ mod tests {
         let of = |split, index| source.picture_id(split, index);
         assert_eq!(of(Split::Val, 0), of(Split::Val, 1));
         assert_ne!(of(Split::Val, 0), of(Split::Train, 0));
-        let left =
-            "2 items left out (1 of the split \"spare\", 1 to train on whose picture is held out)";
+        let left = "3 items left out (1 of the split \"spare\", 1 to train on whose picture is held out, 1 without a text)";
         assert!(source.describe().contains(left), "{}", source.describe());
         let sample = source.sample(Split::Train, 0).unwrap();
         assert_eq!(sample.tags, ["cat"]);
@@ -283,11 +299,14 @@ mod tests {
         assert_rejected(
             &*source,
             &[
+                (
+                    "i.json#annotations",
+                    7,
+                    "a second annotation with the id 10",
+                ),
                 ("r.json", 4, "no annotation has the id 99"),
                 ("r.json", 5, "no area"),
                 ("r.json", 6, "no picture has the id 6"),
-                ("r.json", 7, "a second entry with the id 1"),
-                ("r.json", 8, "no sentence"),
             ],
         );
     }

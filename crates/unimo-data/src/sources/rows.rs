@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{BufRead, BufReader, Read};
+use std::ops::Range;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
@@ -13,13 +14,32 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::{DataError, Place, ReadError, SampleError};
-use crate::sources::json::parse;
+use crate::sources::json::{each_with_offset, parse};
 use crate::storage::patiently;
 
 /// Longest row in bytes. It bounds memory where a file is no list at all, or a quote is never closed.
 pub(crate) const LONGEST_ROW: usize = 1 << 20;
 
 pub(crate) const NOT_UTF8: &str = "not valid UTF-8";
+pub(crate) const UTF16: &str = "it is written in UTF-16; only UTF-8 is read";
+
+/// Whether a file begins with the byte order mark of UTF-16.
+pub(crate) fn is_utf16(start: &[u8]) -> bool {
+    start.starts_with(b"\xff\xfe") || start.starts_with(b"\xfe\xff")
+}
+
+/// Bytes as text, without a byte order mark.
+///
+/// # Errors
+///
+/// They are no UTF-8.
+pub(crate) fn text_of(bytes: &[u8]) -> Result<&str, String> {
+    if is_utf16(bytes) {
+        return Err(UTF16.to_owned());
+    }
+    let text = std::str::from_utf8(bytes).map_err(|_| NOT_UTF8.to_owned())?;
+    Ok(text.trim_start_matches('\u{feff}'))
+}
 
 /// How a list of rows is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,10 +47,60 @@ pub(crate) const NOT_UTF8: &str = "not valid UTF-8";
 pub enum ListFormat {
     /// One JSON object a line.
     Jsonl,
-    /// RFC 4180 with a header line.
+    /// An array of JSON objects.
+    Json,
+    /// A header line, columns separated by commas.
     Csv,
-    /// A header line, columns separated by tabs, no quoting.
+    /// A header line, columns separated by tabs.
     Tsv,
+}
+
+/// What quotes mean in CSV and TSV files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Quotes {
+    /// As in RFC 4180: a cell between quotes may hold line breaks, separators, and quotes as `""`. A cell that begins with a quote and
+    /// does not end with one is taken as it is.
+    #[default]
+    Csv,
+    /// Nothing: a line is a row.
+    Raw,
+}
+
+impl Quotes {
+    pub(crate) fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// How the rows of a file are told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Layout {
+    pub format: ListFormat,
+    /// Between the columns of CSV and TSV.
+    pub delimiter: u8,
+    pub quotes: Quotes,
+}
+
+impl Layout {
+    /// A format as its name says.
+    pub fn new(format: ListFormat, quotes: Quotes) -> Self {
+        let delimiter = if format == ListFormat::Tsv {
+            b'\t'
+        } else {
+            b','
+        };
+        Self {
+            format,
+            delimiter,
+            quotes,
+        }
+    }
+
+    /// Whether rows are JSON objects.
+    pub fn is_json(self) -> bool {
+        matches!(self.format, ListFormat::Jsonl | ListFormat::Json)
+    }
 }
 
 /// Where a row lies in its file.
@@ -66,27 +136,70 @@ pub(crate) enum Item {
 /// The file cannot be read, or `give` wants to stop.
 pub(crate) fn each_row(
     path: &Path,
-    format: ListFormat,
+    layout: Layout,
     give: &mut dyn FnMut(Item) -> Result<(), DataError>,
 ) -> Result<(), DataError> {
+    if layout.format == ListFormat::Json {
+        return each_of_array(path, give);
+    }
     let io = |error| DataError::file("read", path, error);
     let mut lines = Lines::new(BufReader::with_capacity(
         BUFFER,
         open_regular(path).map_err(io)?,
     ));
-    if format == ListFormat::Jsonl {
+    if layout.is_json() {
         while let Some((span, row)) = lines.next_line().map_err(io)? {
             give(Item::Row(span, row.and_then(|bytes| object(&bytes))))?;
         }
         return Ok(());
     }
-    let Some((_, header)) = lines.next_record(format).map_err(io)? else {
+    let Some((_, header)) = lines.next_record(layout).map_err(io)? else {
         return Ok(());
     };
     give(Item::Header(header.clone()))?;
     let header = header.unwrap_or_default();
-    while let Some((span, row)) = lines.next_record(format).map_err(io)? {
+    while let Some((span, row)) = lines.next_record(layout).map_err(io)? {
         give(Item::Row(span, row.and_then(|cells| named(&header, cells))))?;
+    }
+    Ok(())
+}
+
+/// The elements of an array as rows; in errors the line is the number of the element.
+fn each_of_array(
+    path: &Path,
+    give: &mut dyn FnMut(Item) -> Result<(), DataError>,
+) -> Result<(), DataError> {
+    let mut stopped = Ok(());
+    each_with_offset(path, &[""], &mut |_, at, bytes| {
+        if stopped.is_err() {
+            return;
+        }
+        let span = Span {
+            offset: at.offset,
+            // No element is as long as 4 GiB, and what is longer than an element may be is no row.
+            length: bytes.as_ref().map_or(0, |bytes| bytes.len() as u32),
+            line: u32::try_from(at.number).unwrap_or(u32::MAX),
+        };
+        stopped = give(Item::Row(span, bytes.and_then(object)));
+    })?;
+    stopped
+}
+
+/// Gives every record of a file of columns with where it lies.
+///
+/// # Errors
+///
+/// The file cannot be read.
+pub(crate) fn each_record(
+    path: &Path,
+    layout: Layout,
+    give: &mut dyn FnMut(Span, Record) -> Result<(), DataError>,
+) -> Result<(), DataError> {
+    let io = |error| DataError::file("read", path, error);
+    let file = open_regular(path).map_err(io)?;
+    let mut lines = Lines::new(BufReader::with_capacity(BUFFER, file));
+    while let Some((span, record)) = lines.next_record(layout).map_err(io)? {
+        give(span, record)?;
     }
     Ok(())
 }
@@ -134,11 +247,10 @@ pub(crate) fn object(bytes: &[u8]) -> Object {
     if bytes.trim_ascii().is_empty() {
         return Ok(None);
     }
-    let text = std::str::from_utf8(bytes).map_err(|_| NOT_UTF8.to_owned())?;
-    match serde_json::from_str(text) {
-        Ok(Value::Object(row)) => Ok(Some(row)),
-        Ok(_) => Err("not a JSON object".to_owned()),
-        Err(error) => Err(format!("malformed JSON: {error}")),
+    std::str::from_utf8(bytes).map_err(|_| NOT_UTF8.to_owned())?;
+    match parse(bytes)? {
+        Value::Object(row) => Ok(Some(row)),
+        _ => Err("not a JSON object".to_owned()),
     }
 }
 
@@ -229,16 +341,15 @@ impl Spans {
     pub fn row(
         &self,
         span: Span,
-        format: ListFormat,
+        layout: Layout,
         header: &[String],
     ) -> Result<Map<String, Value>, SampleError> {
-        let row = if format == ListFormat::Jsonl {
-            self.line(span)
-                .and_then(|line| object(&line).map_err(|reason| self.bad(span, reason)))?
-        } else {
-            let cells = self.cells(span, format)?;
-            named(header, cells).map_err(|reason| self.bad(span, reason))?
+        let row = match layout.format {
+            ListFormat::Jsonl => object(&self.line(span)?),
+            ListFormat::Json => object(&self.bytes(span)?),
+            ListFormat::Csv | ListFormat::Tsv => named(header, self.cells(span, layout)?),
         };
+        let row = row.map_err(|reason| self.bad(span, reason))?;
         row.ok_or_else(|| self.changed(span))
     }
 
@@ -261,9 +372,9 @@ impl Spans {
     /// # Errors
     ///
     /// It cannot be read any more.
-    pub fn cells(&self, span: Span, format: ListFormat) -> Result<Vec<String>, SampleError> {
+    pub fn cells(&self, span: Span, layout: Layout) -> Result<Vec<String>, SampleError> {
         let bytes = self.bytes(span)?;
-        let read = Lines::again(&*bytes, span).next_record(format);
+        let read = Lines::again(&*bytes, span).next_record(layout);
         match read {
             Ok(Some((_, Ok(cells)))) => Ok(cells),
             _ => Err(self.changed(span)),
@@ -436,14 +547,24 @@ impl<R: BufRead> Lines<R> {
         if bytes.last() == Some(&b'\r') {
             bytes.pop();
         }
-        if span.line == 1 && self.from_start && bytes.starts_with(b"\xef\xbb\xbf") {
-            bytes.drain(..3);
+        if span.line == 1 && self.from_start {
+            if is_utf16(&bytes) {
+                return Err(std::io::Error::other(UTF16));
+            }
+            if bytes.starts_with(MARK) {
+                bytes.drain(..MARK.len());
+            }
+        }
+        // Texts hold none, and every other byte of English in UTF-16 is one.
+        if memchr::memchr(0, &bytes).is_some() {
+            let reason = "it holds a zero byte, as UTF-16 does; only UTF-8 is read";
+            return Ok(Some((span, Err(reason.to_owned()))));
         }
         Ok(Some((span, Ok(bytes))))
     }
 
-    /// The next record's cells. A quoted CSV cell may span lines; one that is never closed costs its first line only.
-    pub fn next_record(&mut self, format: ListFormat) -> std::io::Result<Option<(Span, Record)>> {
+    /// The next record's cells. A quoted cell may span lines; one that is never closed costs its first line only.
+    pub fn next_record(&mut self, layout: Layout) -> std::io::Result<Option<(Span, Record)>> {
         let Some((mut first, start)) = self.next_line()? else {
             return Ok(None);
         };
@@ -451,15 +572,18 @@ impl<R: BufRead> Lines<R> {
             Ok(record) => record,
             Err(reason) => return Ok(Some((first, Err(reason)))),
         };
-        if format == ListFormat::Csv {
+        if layout.quotes == Quotes::Csv {
             let mut used = Vec::new();
-            let mut quoted = ends_quoted(&record, false);
+            let delimiter = layout.delimiter;
+            let mut open = walk(&record, false, delimiter, &mut |_, _| ());
             let mut end = first;
-            while quoted {
+            while open != Some(false) {
                 match self.next_line()? {
-                    Some((span, Ok(more))) if record.len() + more.len() < LONGEST_ROW => {
+                    Some((span, Ok(more)))
+                        if open.is_some() && record.len() + more.len() < LONGEST_ROW =>
+                    {
                         end = span;
-                        quoted = ends_quoted(&more, true);
+                        open = walk(&more, true, delimiter, &mut |_, _| ());
                         record.push(b'\n');
                         record.extend(&more);
                         used.push((span, Ok(more)));
@@ -470,46 +594,180 @@ impl<R: BufRead> Lines<R> {
                         for line in used.into_iter().rev() {
                             self.ahead.push_front(line);
                         }
-                        return Ok(Some((first, Err("a quote is never closed".to_owned()))));
+                        return Ok(Some((first, Err(UNCLOSED.to_owned()))));
                     }
                 }
             }
             first.length = (end.offset - first.offset) as u32 + end.length;
         }
-        Ok(Some((first, cells(&record, format))))
+        Ok(Some((first, cells(&record, layout))))
     }
 }
 
-/// Whether a line of CSV, begun inside or outside of a quoted cell, ends inside one (RFC 4180).
-fn ends_quoted(line: &[u8], mut quoted: bool) -> bool {
-    let mut cell_start = true;
-    let mut bytes = line.iter().peekable();
-    while let Some(byte) = bytes.next() {
-        if quoted {
-            if *byte == b'"' && bytes.next_if(|next| **next == b'"').is_none() {
-                quoted = false;
+/// UTF-8's byte order mark.
+const MARK: &[u8] = b"\xef\xbb\xbf";
+
+pub(crate) const UNCLOSED: &str =
+    "a quote is never closed; `quotes = \"raw\"` takes quotes as they are";
+
+/// Passes the cells of a line and gives the range of each, and whether quotes are around it. `inside`: the line begins inside of a
+/// quoted cell. Says whether it ends inside of one; none where what began on an earlier line turns out to be no quoted cell.
+fn walk(
+    line: &[u8],
+    mut inside: bool,
+    delimiter: u8,
+    give: &mut dyn FnMut(Range<usize>, bool),
+) -> Option<bool> {
+    let mut start = 0;
+    loop {
+        if inside || line.get(start) == Some(&b'"') {
+            let mut at = if inside { start } else { start + 1 };
+            let closed = loop {
+                match memchr::memchr(b'"', &line[at..]) {
+                    None => break None,
+                    Some(found) if line.get(at + found + 1) == Some(&b'"') => at += found + 2,
+                    Some(found) => break Some(at + found + 1),
+                }
+            };
+            let Some(closed) = closed else {
+                return Some(true);
+            };
+            match line.get(closed) {
+                None => {
+                    give(start..closed, true);
+                    return Some(false);
+                }
+                Some(byte) if *byte == delimiter => {
+                    give(start..closed, true);
+                    start = closed + 1;
+                    inside = false;
+                    continue;
+                }
+                Some(_) if inside => return None,
+                Some(_) => {}
             }
-        } else {
-            quoted = cell_start && *byte == b'"';
-            cell_start = *byte == b',';
+        }
+        match memchr::memchr(delimiter, &line[start..]) {
+            None => {
+                give(start..line.len(), false);
+                return Some(false);
+            }
+            Some(found) => {
+                give(start..start + found, false);
+                start += found + 1;
+            }
         }
     }
-    quoted
 }
 
-pub(crate) fn cells(record: &[u8], format: ListFormat) -> Record {
+fn cells(record: &[u8], layout: Layout) -> Record {
     let text = std::str::from_utf8(record).map_err(|_| NOT_UTF8.to_owned())?;
-    if format == ListFormat::Tsv {
-        return Ok(text.split('\t').map(str::to_owned).collect());
+    if layout.quotes == Quotes::Raw {
+        let cells = text.split(char::from(layout.delimiter));
+        return Ok(cells.map(str::to_owned).collect());
     }
-    let mut reader = csv::ReaderBuilder::new()
-        .has_headers(false)
-        .flexible(true)
-        .from_reader(text.as_bytes());
-    let mut cells = csv::StringRecord::new();
-    match reader.read_record(&mut cells) {
-        Ok(true) => Ok(cells.iter().map(str::to_owned).collect()),
-        Ok(false) => Ok(vec![String::new()]),
-        Err(error) => Err(format!("malformed CSV: {error}")),
+    let mut cells = Vec::new();
+    walk(record, false, layout.delimiter, &mut |range, quoted| {
+        cells.push(if quoted {
+            text[range.start + 1..range.end - 1].replace("\"\"", "\"")
+        } else {
+            text[range].to_owned()
+        });
+    });
+    Ok(cells)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TSV: Layout = Layout {
+        format: ListFormat::Tsv,
+        delimiter: b'\t',
+        quotes: Quotes::Csv,
+    };
+
+    fn records(text: &str, layout: Layout) -> Vec<(u32, Record)> {
+        let mut lines = Lines::new(text.as_bytes());
+        let mut all = Vec::new();
+        while let Some((span, record)) = lines.next_record(layout).unwrap() {
+            // What is read again where it stands is the same.
+            let bytes = &text.as_bytes()[span.offset as usize..][..span.length as usize];
+            let again = Lines::again(bytes, span).next_record(layout).unwrap();
+            assert_eq!(again.unwrap().1, record);
+            all.push((span.line, record));
+        }
+        all
+    }
+
+    #[test]
+    fn quoted_cells_hold_separators_quotes_and_line_breaks() {
+        let text = "a\t\"say \"\"hi\"\"\"\r\n\"tab\there\"\t\"two\r\n\r\nlines\"\nlast\t\"\"";
+        let good = |cells: &[&str]| Ok(cells.iter().map(|c| (*c).to_owned()).collect());
+        assert_eq!(
+            records(text, TSV),
+            [
+                (1, good(&["a", "say \"hi\""])),
+                (2, good(&["tab\there", "two\n\nlines"])),
+                (5, good(&["last", ""])),
+            ]
+        );
+        // Quotes that are none: inside of a cell, at its start but not its end, open over a line's end.
+        let text = "5\" pipe\t\"The\" cat\n\"a\tb\" c\nx\t\"open\nnext\ty\n";
+        assert_eq!(
+            records(text, TSV),
+            [
+                (1, good(&["5\" pipe", "\"The\" cat"])),
+                (2, good(&["\"a", "b\" c"])),
+                (3, Err(UNCLOSED.to_owned())),
+                (4, good(&["next", "y"])),
+            ]
+        );
+        // What closes it by chance is no end of a cell.
+        let text = "x\t\"open\nnext\t\"so\" it goes\n\"q\"\ty\n";
+        let found = records(text, TSV);
+        assert_eq!(found.len(), 3);
+        assert_eq!(found[0].1, Err(UNCLOSED.to_owned()));
+        assert_eq!(found[1], (2, good(&["next", "\"so\" it goes"])));
+        assert_eq!(found[2], (3, good(&["q", "y"])));
+        let raw = Layout {
+            quotes: Quotes::Raw,
+            ..TSV
+        };
+        assert_eq!(
+            records("\"so\"\t\"open\nx\ty", raw),
+            [(1, good(&["\"so\"", "\"open"])), (2, good(&["x", "y"]))]
+        );
+    }
+
+    #[test]
+    fn no_text_panics_or_hangs() {
+        for case in 0..2000u64 {
+            let mut text = String::new();
+            for place in 0..12 {
+                let at = crate::order::hash(crate::order::Stream::Order, &[case, place]);
+                text.push(['"', '\t', '\n', 'x', ',', '"'][crate::order::below(at, 6)]);
+            }
+            for quotes in [Quotes::Csv, Quotes::Raw] {
+                let lines = records(&text, Layout { quotes, ..TSV });
+                assert!(lines.len() <= text.len(), "{text:?}");
+            }
+        }
+        // Many cells that begin with a quote are passed once each, not once for all that precede.
+        let hostile = "\"a\"b\t".repeat(100_000);
+        assert_eq!(records(&hostile, TSV)[0].1.as_ref().unwrap().len(), 100_001);
+    }
+
+    #[test]
+    fn other_encodings_are_named() {
+        for start in [&b"\xff\xfea\0"[..], b"\xfe\xff\0a"] {
+            let error = Lines::new(start).next_line().unwrap_err();
+            assert!(error.to_string().contains("UTF-16"), "{error}");
+            assert!(text_of(start).unwrap_err().contains("UTF-16"));
+        }
+        let (_, line) = Lines::new(&b"a\0b\0"[..]).next_line().unwrap().unwrap();
+        assert!(line.unwrap_err().contains("zero byte"));
+        assert_eq!(text_of(b"\xef\xbb\xbfa").unwrap(), "a");
+        assert_eq!(text_of(b"\xff").unwrap_err(), NOT_UTF8);
     }
 }

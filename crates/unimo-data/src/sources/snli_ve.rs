@@ -13,9 +13,10 @@
 //! images = "flickr30k_images"
 //! ```
 //!
-//! One JSON object a line with `Flickr30K_ID` (a picture's name; `.jpg` is put behind it where it is missing), `sentence2` and
+//! One JSON object a line, or an array of them, with `Flickr30K_ID` (a picture's name; `.jpg` is put behind it where it is missing), `sentence2` and
 //! `gold_label`. A sample is a picture with all its sentences; they are its captions too, so that pre-training reads them, and
-//! its `hypotheses` with their labels. In errors the line is the line.
+//! its `hypotheses` with their labels. Sentences with the label `-`, on which the annotators did not agree, are counted and left out.
+//! In errors the line is the line, of an array the number of the element.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -25,8 +26,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::DataError;
 use crate::source::Entailment;
 use crate::sources::json::id;
+use crate::sources::layout::each_object;
 use crate::sources::listed::{Held, Listed, New, Part, Parts, given, spaced};
-use crate::sources::rows::{each_line, record};
 
 /// `[data.snli_ve]`.
 pub type SnliVeConfig = Parts<SnliVePart>;
@@ -65,16 +66,21 @@ impl Part for SnliVePart {
         let file = table.file(&self.path);
         let folders = table.folders(vec![self.images.clone()]);
         let mut rows = HashMap::new();
-        each_line(&self.path, &mut |span, line| {
-            let line_number = u64::from(span.line);
-            let used = line.and_then(|line| {
-                let Some(row) = record::<Row>(&line)? else {
+        each_object(
+            &self.path,
+            &mut |line_number, row: Result<Option<Row>, String>| {
+                let used = row.and_then(|row| {
+                let Some(row) = row else {
                     return Ok(());
                 };
                 let label = match row.gold_label.as_str() {
                     "entailment" => Entailment::Entailed,
                     "neutral" => Entailment::Neutral,
                     "contradiction" => Entailment::Contradicted,
+                    "-" => {
+                        table.leave_out("on which the annotators did not agree");
+                        return Ok(());
+                    }
                     other => {
                         return Err(format!(
                             "`gold_label` is {other:?}, not entailment, neutral or contradiction"
@@ -102,10 +108,11 @@ impl Part for SnliVePart {
                 });
                 table.hypothesis(number, &sentence, label)
             });
-            if let Err(reason) = used {
-                table.reject(file, line_number, reason);
-            }
-        })
+                if let Err(reason) = used {
+                    table.reject(file, line_number, reason);
+                }
+            },
+        )
     }
 }
 
@@ -124,6 +131,7 @@ mod tests {
 {"gold_label": "neutral", "sentence2": "No picture."}
 {"Flickr30K_ID": "", "gold_label": "neutral", "sentence2": "No picture."}
 {"Flickr30K_ID": "44", "gold_label": "neutral", "sentence2": " "}
+{"Flickr30K_ID": 44.0, "gold_label": "maybe", "sentence2": "x", "score": NaN}
 "#;
         let folder = folder(&[("s.jsonl", list), ("i/44.jpg", "2x2")]);
         let source = open(
@@ -148,11 +156,22 @@ mod tests {
         assert_rejected(
             &*source,
             &[
-                ("s.jsonl", 4, "`gold_label` is \"-\""),
                 ("s.jsonl", 5, "Flickr30K_ID"),
                 ("s.jsonl", 6, "`Flickr30K_ID` is empty"),
                 ("s.jsonl", 7, "empty sentence"),
+                ("s.jsonl", 8, "`gold_label` is \"maybe\""),
             ],
         );
+        let array = format!("[{}]", list.trim_end().replace('\n', ","));
+        std::fs::write(folder.path().join("array.json"), array).unwrap();
+        let data = "source = \"snli_ve\"\n[snli_ve]\nval_fraction = 0\n[snli_ve.train]\npath = \"array.json\"\nimages = \"i\"\n";
+        let array = open(&folder, data).unwrap();
+        assert_eq!(
+            captions(&*array, Split::Train),
+            captions(&*source, Split::Train)
+        );
+        assert_eq!(array.rejected()[0].place.line, 5);
+        let left = "1 items left out (1 on which the annotators did not agree)";
+        assert!(source.describe().contains(left), "{}", source.describe());
     }
 }

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{DataError, Place, SampleError};
 use crate::images::Limits;
 use crate::source::{BySplit, Source, SourceConfig, Split};
-use crate::sources::images::files_in;
+use crate::sources::folders::files_in;
 use crate::sources::listed::{Held, spaced, train_and_held, val_fraction};
 use crate::sources::rows::{LONGEST_ROW, NOT_UTF8, Span, Spans, each_line};
 use crate::splits::drawn;
@@ -79,6 +79,7 @@ impl SourceConfig for TextsConfig {
                 false => 0.0,
             },
             rejected: Vec::new(),
+            left_out: Vec::new(),
         };
         let held = Held::beside(&self.val, self.val_fraction);
         for (paths, held) in [
@@ -95,7 +96,11 @@ impl SourceConfig for TextsConfig {
                     file.extension()
                         .is_some_and(|extension| extension.eq_ignore_ascii_case("txt"))
                 };
-                for file in files_in(path, &wanted)? {
+                let found = files_in(path, &wanted)?;
+                if found.left_out.total() > 0 {
+                    corpus.left_out.push(format!(", {}", found.left_out));
+                }
+                for file in found.files {
                     corpus.read(&path.join(file), self.text, held)?;
                 }
             }
@@ -138,6 +143,8 @@ struct Corpus {
     /// Share that is held out where nothing else is.
     fraction: f64,
     rejected: Vec<SampleError>,
+    /// What is left out of each folder, for the description.
+    left_out: Vec<String>,
 }
 
 impl Corpus {
@@ -160,8 +167,8 @@ impl Corpus {
         let mut open: Option<(Span, Result<String, String>)> = None;
         each_line(path, &mut |span, line| {
             let text = line.and_then(|line| {
-                let text = String::from_utf8(line).map_err(|_| NOT_UTF8.to_owned())?;
-                Ok(spaced(&text))
+                let text = std::str::from_utf8(&line).map_err(|_| NOT_UTF8.to_owned())?;
+                Ok(spaced(text))
             });
             let ended = unit == Unit::Line || matches!(text, Ok(None));
             let text = match text {
@@ -237,11 +244,12 @@ impl Source for Corpus {
             texts => format!(", {texts} to test on"),
         };
         format!(
-            "{} text files: {} training texts without pictures, {} held out{test}, {} unusable",
+            "{} text files: {} training texts without pictures, {} held out{test}, {} unusable{}",
             self.files.len(),
             self.len(Split::Train),
             self.len(Split::Val),
-            self.rejected.len()
+            self.rejected.len(),
+            self.left_out.concat()
         )
     }
 
@@ -288,9 +296,7 @@ impl Source for Corpus {
         let list = Spans::reopen(file)
             .map_err(|error| SampleError::new(self.place(split, index), error.told(again)))?;
         let bytes = list.bytes(span)?;
-        let mark = bytes.strip_prefix(b"\xef\xbb\xbf");
-        let bytes = mark.filter(|_| span.offset == 0).unwrap_or(&bytes);
-        let text = std::str::from_utf8(bytes).map_err(|_| bad(NOT_UTF8.to_owned()))?;
+        let text = std::str::from_utf8(&bytes).map_err(|_| bad(NOT_UTF8.to_owned()))?;
         let text = spaced(text).ok_or_else(|| list.changed(span))?;
         Ok(vec![text])
     }
@@ -311,7 +317,8 @@ mod tests {
 
     #[test]
     fn lines_and_paragraphs() {
-        let text = "\u{feff}one  line\r\nsecond\n\n \nlast of all";
+        // Files that were put together have byte order marks inside.
+        let text = "\u{feff}one  line\r\n\u{feff}second\n\n \nlast of all";
         let folder = folder(&[
             ("a.txt", text),
             ("b/c/d.txt", "deep\n"),

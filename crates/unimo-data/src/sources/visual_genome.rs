@@ -28,9 +28,10 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
-use crate::sources::json::{each_inside, each_of_file, id, parse};
+use crate::sources::json::{each_inside, each_of_file, or_default, parse, side};
 use crate::sources::listed::{Held, Listed, New, Part, Parts, given, some_paths};
 use crate::sources::template::Template;
+use crate::sources::values::{Identifier, Number};
 
 /// `[data.visual_genome]`.
 pub type VisualGenomeConfig = Parts<VisualGenomePart>;
@@ -73,20 +74,26 @@ pub enum Regions {
 }
 
 #[derive(Deserialize)]
-struct Region {
-    x: f64,
-    y: f64,
-    width: f64,
-    height: f64,
+struct Phrase {
     phrase: String,
+}
+
+/// Where a region is, which does not matter to its phrase alone.
+#[derive(Deserialize)]
+struct Region {
+    x: Number,
+    y: Number,
+    width: Number,
+    height: Number,
 }
 
 #[derive(Deserialize)]
 struct Object {
-    x: f64,
-    y: f64,
-    w: f64,
-    h: f64,
+    x: Number,
+    y: Number,
+    w: Number,
+    h: Number,
+    #[serde(default, deserialize_with = "or_default")]
     names: Vec<String>,
 }
 
@@ -95,15 +102,11 @@ struct Object {
 struct Picture {
     image_id: Option<Identifier>,
     id: Option<Identifier>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "side")]
     width: u32,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "side")]
     height: u32,
 }
-
-#[derive(Deserialize)]
-#[serde(transparent)]
-struct Identifier(#[serde(deserialize_with = "id")] String);
 
 impl Picture {
     fn id(self) -> Result<String, String> {
@@ -171,17 +174,20 @@ impl Part for VisualGenomePart {
                 rows.insert(picture, row);
                 each_inside(bytes, "regions", &mut |_, _, bytes| {
                     regions += 1;
-                    let used = bytes.and_then(parse::<Region>).and_then(|region| {
+                    let used = bytes.and_then(|bytes| {
+                        let Phrase { phrase } = parse(bytes)?;
                         if self.use_as == Regions::Captions {
-                            return table.caption(row, &region.phrase);
+                            return table.caption(row, &phrase);
                         }
-                        if region.phrase.trim().is_empty() {
+                        if phrase.trim().is_empty() {
                             return Err("empty text".to_owned());
                         }
+                        let region: Region = parse(bytes)?;
                         let found = [region.x, region.y, region.width, region.height];
+                        let found = found.map(|number| number.0);
                         let bounds = table.bounds(row, found)?;
                         let crop = table.crop(row, of_regions, regions, bounds);
-                        table.caption(crop, &region.phrase)
+                        table.caption(crop, &phrase)
                     });
                     if let Err(reason) = used {
                         table.reject(of_regions, regions, reason);
@@ -211,6 +217,7 @@ impl Part for VisualGenomePart {
                         let name = object.names.iter().find(|name| !name.trim().is_empty());
                         let name = name.ok_or("no name")?;
                         let found = [object.x, object.y, object.w, object.h];
+                        let found = found.map(|number| number.0);
                         let bounds = table.bounds(row, found)?;
                         table.object(row, name.trim(), bounds);
                         Ok(())
@@ -282,10 +289,13 @@ impl VisualGenomePart {
             each_of_file(path, &[""], &mut |_, number, bytes| {
                 let used = bytes.and_then(parse::<Picture>).and_then(|picture| {
                     let size = [picture.width, picture.height];
+                    let id = picture.id()?;
+                    // What is not known is measured when the picture is read.
                     if size.contains(&0) {
-                        return Err("no width and height above 0".to_owned());
+                        table.leave_out("without a width and height");
+                    } else {
+                        sizes.insert(id, size);
                     }
-                    sizes.insert(picture.id()?, size);
                     Ok(())
                 });
                 if let Err(reason) = used {
@@ -338,16 +348,17 @@ mod tests {
         for sizes in ["", "image_data = \"s.json\""] {
             let source = open(&folder, &format!("{DATA}objects = \"o.json\"\n{sizes}"));
             let source = source.unwrap();
-            assert_eq!(captions(&*source, Split::Train), [["the clock", "a tree"]]);
+            assert_eq!(
+                captions(&*source, Split::Train),
+                [["the clock", "bad", "a tree"]]
+            );
             let mut rejected = vec![
-                ("r.json#regions", 2, "NaN"),
                 ("r.json#regions", 4, "empty text"),
                 ("r.json", 3, "no array `regions`"),
                 ("r.json", 4, "a second picture with the id 1"),
                 ("r.json", 5, "image_id"),
                 ("o.json#objects", 2, "no name"),
                 ("o.json#objects", 3, "outside of the picture"),
-                ("r.json", 2, "no usable text"),
             ];
             if sizes.is_empty() {
                 rejected.retain(|item| !item.2.starts_with("outside"));
@@ -386,6 +397,8 @@ mod tests {
             ((20, 20), [60, 0, 7])
         );
         assert_eq!(source.place(Split::Train, 1).line, 3);
+        assert_eq!(source.rejected()[0].place.line, 2);
+        assert!(source.rejected()[0].reason.contains("null"));
         assert!(source.image_bytes(Split::Train, 0).unwrap().is_none());
         let both = format!("{data}objects = \"o.json\"\n");
         let message = message(open(&folder, &both));

@@ -16,8 +16,9 @@
 //! image = "{id}.png"
 //! ```
 //!
-//! `questions` is either an object with the array `questions`, whose answers stand in `annotations`, or a plain list
-//! `[[question, answer, image id], ...]`. `image` is the picture's name, in which `{id:12}` stands for the image id with zeros up
+//! `questions` is an object with the array `questions`, whose answers stand in `annotations`; or a plain list
+//! `[[question, answer, image id], ...]`; or a list of objects with `question`, `answers` or `answer`, and `image`, the picture's path,
+//! or `image_id` (VizWiz, ALBEF). `image` of the recipe is the picture's name, in which `{id:12}` stands for the image id with zeros up
 //! to 12 digits. A sample is a picture with all its questions. The questions are the texts that pre-training reads; none describes
 //! its picture, so none is a positive of contrast and matching or is retrieved ([`TextRole`](unimo_core::batch::TextRole)). Each
 //! comes with its most common answer, and, where `annotations` has them, with all that were given. Without `annotations` questions
@@ -27,11 +28,13 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::error::DataError;
-use crate::sources::json::{each_of_file, id, parse};
+use crate::sources::json::{each_of_file, id, or_default, parse};
 use crate::sources::listed::{Held, Listed, New, Part, Parts, given, spaced};
 use crate::sources::template::Template;
+use crate::sources::values::Identifier;
 
 /// `[data.vqa]`.
 pub type VqaConfig = Parts<VqaPart>;
@@ -47,8 +50,9 @@ pub struct VqaPart {
     pub annotations: Option<PathBuf>,
     /// Folder of the pictures.
     pub images: PathBuf,
-    /// A picture's name; `{id}` is its image id.
-    pub image: String,
+    /// A picture's name; `{id}` is its image id. Not needed where the questions name the pictures themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -65,13 +69,40 @@ struct Annotation {
     #[serde(deserialize_with = "id")]
     question_id: String,
     multiple_choice_answer: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     answers: Vec<Answer>,
 }
 
 #[derive(Deserialize)]
 struct Answer {
+    #[serde(default, deserialize_with = "or_default")]
     answer: String,
+}
+
+/// A question of a list of objects.
+#[derive(Deserialize)]
+struct Whole {
+    question: String,
+    image: Option<String>,
+    image_id: Option<Identifier>,
+    #[serde(default)]
+    answers: Value,
+    #[serde(default)]
+    answer: Value,
+}
+
+/// The answers in a value: a text, an object with `answer`, or a list of such.
+fn answers_in(value: &Value) -> Result<Vec<String>, String> {
+    match value {
+        Value::Null => Ok(Vec::new()),
+        Value::String(text) => Ok(spaced(text).into_iter().collect()),
+        Value::Object(answer) => answers_in(answer.get("answer").unwrap_or(&Value::Null)),
+        Value::Array(answers) => {
+            let answers: Result<Vec<_>, _> = answers.iter().map(answers_in).collect();
+            Ok(answers?.concat())
+        }
+        Value::Bool(_) | Value::Number(_) => Err("an answer that is no text".to_owned()),
+    }
 }
 
 #[derive(Deserialize)]
@@ -104,6 +135,12 @@ impl Part for VqaPart {
 
     fn read(&self, table: &mut Listed, held: Held) -> Result<(), DataError> {
         let template = self.template("data.vqa")?;
+        let named = |id: &String| match &template {
+            Some(template) => Ok(template.fill(&[id])),
+            None => Err(format!(
+                "it names no picture, only the image id {id}: `image` of the recipe is needed"
+            )),
+        };
         let mut answers = self.read_answers(table)?;
         let file = table.file(&self.questions);
         let folders = table.folders(vec![self.images.clone()]);
@@ -113,10 +150,13 @@ impl Part for VqaPart {
             &["", "questions"],
             &mut |key, number, bytes| {
                 let asked = bytes.and_then(|bytes| {
+                    if key.is_empty() && bytes.first() == Some(&b'{') {
+                        return whole(parse(bytes)?, &named);
+                    }
                     if key.is_empty() {
                         let Plain(question, answer, image) = parse(bytes)?;
                         let answer = spaced(&answer).ok_or("empty answer")?;
-                        return Ok((question, image, Some((answer, Vec::new()))));
+                        return Ok((question, named(&image)?, Some((answer, Vec::new()))));
                     }
                     let asked: Asked = parse(bytes)?;
                     let answer = match &mut answers {
@@ -132,22 +172,21 @@ impl Part for VqaPart {
                             Some((found.answer, found.all))
                         }
                     };
-                    Ok((asked.question, asked.image_id, answer))
+                    Ok((asked.question, named(&asked.image_id)?, answer))
                 });
                 let used = asked.and_then(|(question, image, answer)| {
                     if spaced(&question).is_none() {
                         return Err("empty question".to_owned());
                     }
                     let row = *rows.entry(image).or_insert_with_key(|image| {
-                        let image = template.fill(&[image]);
                         table.row(New {
                             file,
                             line: number,
                             folders,
-                            image: &image,
+                            image,
                             second: None,
                             size: None,
-                            split: held.of(&image),
+                            split: held.of(image),
                         })
                     });
                     let (answer, all) = answer.unzip();
@@ -172,11 +211,14 @@ impl Part for VqaPart {
 }
 
 impl VqaPart {
-    fn template(&self, table: &str) -> Result<Template, DataError> {
-        Template::parse(&self.image, &["id"]).map_err(|reason| {
+    fn template(&self, table: &str) -> Result<Option<Template>, DataError> {
+        let Some(image) = &self.image else {
+            return Ok(None);
+        };
+        Template::parse(image, &["id"]).map(Some).map_err(|reason| {
             DataError::config(
                 format!("{table}.image"),
-                format!("{:?}: {reason}", self.image),
+                format!("{image:?}: {reason}"),
                 "a name with {id}, such as `COCO_train2014_{id:12}.jpg`",
             )
         })
@@ -224,6 +266,24 @@ impl VqaPart {
         })?;
         Ok(Some(answers))
     }
+}
+
+/// A question, its picture's path, and its answers.
+type Question = (String, String, Option<(String, Vec<String>)>);
+
+fn whole(
+    asked: Whole,
+    named: &dyn Fn(&String) -> Result<String, String>,
+) -> Result<Question, String> {
+    let image = match (&asked.image, &asked.image_id) {
+        (Some(image), _) if !image.trim().is_empty() => image.trim().to_owned(),
+        (_, Some(Identifier(id))) => named(id)?,
+        _ => return Err("neither `image` nor `image_id`".to_owned()),
+    };
+    let mut all = answers_in(&asked.answers)?;
+    all.extend(answers_in(&asked.answer)?);
+    let answer = most_common(&all).map(|answer| (answer, all));
+    Ok((asked.question, image, answer))
 }
 
 /// The first of the most common answers.
@@ -326,6 +386,53 @@ mod tests {
                 ("q.json", 4, "invalid type"),
                 ("q.json", 6, "invalid type"),
             ],
+        );
+    }
+
+    #[test]
+    fn a_list_of_objects_names_its_pictures() {
+        let list = r#"[
+            {"image": "VizWiz_train_0.jpg", "question": "What is this?", "answers": [{"answer": "cup", "answer_confidence": "yes"},
+             {"answer": "a mug", "answer_confidence": "no"}, {"answer": "cup"}, {"answer": null}], "answerable": 1},
+            {"image": "VizWiz_train_0.jpg", "question": "Which colour?", "answer": ["red", "red", "blue"], "dataset": "vqa"},
+            {"image_id": 7.0, "question": "How many?", "answer": "two", "score": NaN},
+            {"image": "VizWiz_test_1.jpg", "question": "Who knows?", "answers": null},
+            {"question": "Where?"}, {"image": "x.jpg", "question": "Why?", "answer": 5}]"#;
+        let folder = folder(&[("q.json", list), ("i/VizWiz_train_0.jpg", "2x2")]);
+        let source = open(&folder, &format!("{DATA}image = \"{{id:3}}.png\"\n")).unwrap();
+        assert_eq!(
+            captions(&*source, Split::Train),
+            [
+                vec!["What is this?", "Which colour?"],
+                vec!["How many?"],
+                vec!["Who knows?"]
+            ]
+        );
+        let sample = source.sample(Split::Train, 0).unwrap();
+        let pair = |question: &str, answer: &str| (question.to_owned(), answer.to_owned());
+        assert_eq!(
+            sample.questions,
+            [pair("What is this?", "cup"), pair("Which colour?", "red")]
+        );
+        assert_eq!(
+            sample.answers,
+            [["cup", "a mug", "cup"], ["red", "red", "blue"]]
+        );
+        let image = source.image_path(Split::Train, 1).unwrap();
+        assert!(image.ends_with("i/007.png"), "{}", image.display());
+        assert_rejected(
+            &*source,
+            &[
+                ("q.json", 5, "neither `image` nor `image_id`"),
+                ("q.json", 6, "an answer that is no text"),
+            ],
+        );
+        let unnamed = open(&folder, DATA).unwrap();
+        assert_eq!(unnamed.len(Split::Train), 2);
+        assert!(
+            unnamed.rejected()[0]
+                .reason
+                .contains("`image` of the recipe")
         );
     }
 

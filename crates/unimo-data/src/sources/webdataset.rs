@@ -9,10 +9,15 @@
 //! val_fraction = 0.01
 //! ```
 //!
-//! A sample is the members of one key: a picture (`.jpg`, `.jpeg`, `.png`, `.webp`) and its captions, one a line of `.txt`, or
-//! in `.json` under one of `caption_keys`, or the class in `.cls`. Of a pair of pictures, as in NLVR2, the
-//! right one is `.second.jpg` (or `.jpeg`, `.png`, `.webp`). Samples are read where they lie; compressed shards are
+//! A sample is the members of one key: a picture (`.jpg`, `.jpeg`, `.png`, `.webp`) and its captions: all of a `.txt` (with
+//! `txt = "lines"` one a line), or in `.json` under one of `caption_keys`, or the class in `.cls`. Of a pair of pictures, as in NLVR2,
+//! the right one is `.second.jpg` (or `.jpeg`, `.png`, `.webp`). Samples are read where they lie; compressed shards are
 //! unpacked once. The order of indices is shard by shard.
+//!
+//! A key ends at the first dot of a file's name, as the webdataset library has it. Where that leaves no extension that is known, but a
+//! later dot does, members with the same name up to there are a sample too. `image_extensions` and `text_extensions` name other
+//! extensions, such as `input.jpg` and `caption`, which are read instead of the known ones. Members that are not read are counted by
+//! extension in the description, and so are samples without a picture or without a text.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -32,8 +37,12 @@ use crate::pack::{self, Record};
 use crate::plan::Shuffle;
 use crate::shards::{self, Item, Member, MemberKind, MemberLimits, ShardIndex};
 use crate::source::{BySplit, Sample, Source, SourceConfig, Split, TextRole, picture_of_bytes};
+use crate::sources::json::parse;
 use crate::sources::left_out::LeftOut;
+use crate::sources::listed::{WITHOUT_TEXT, spaced};
+use crate::sources::members::{Extensions, Unread, Wanted};
 use crate::sources::pairs::one_or_many;
+use crate::sources::rows::text_of;
 use crate::splits::drawn;
 use crate::storage::{self, Object, RemoteConfig, Storage};
 use crate::unpack::{Cache, Compression, Refused};
@@ -72,6 +81,21 @@ pub struct WebDatasetConfig {
     pub images: bool,
     /// Whether samples have captions.
     pub captions: bool,
+    /// What a `.txt` holds.
+    #[serde(skip_serializing_if = "Txt::is_default")]
+    pub txt: Txt,
+    /// Extensions of pictures, instead of the known ones.
+    #[serde(
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "one_or_many"
+    )]
+    pub image_extensions: Vec<String>,
+    /// Extensions of texts, instead of the known ones; what does not end in `json` or `cls` is read as `.txt`.
+    #[serde(
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "one_or_many"
+    )]
+    pub text_extensions: Vec<String>,
     /// Where a `.json` holds captions: a string or a list of strings.
     #[serde(deserialize_with = "one_or_many")]
     pub caption_keys: Vec<String>,
@@ -100,6 +124,9 @@ impl Default for WebDatasetConfig {
             val_fraction: 0.05,
             images: true,
             captions: true,
+            txt: Txt::default(),
+            image_extensions: Vec::new(),
+            text_extensions: Vec::new(),
             caption_keys: vec!["caption".to_owned(), "captions".to_owned()],
             classes: None,
             class_caption: "a photo of a {}".to_owned(),
@@ -107,6 +134,23 @@ impl Default for WebDatasetConfig {
             cache_gb: 100.0,
             remote: RemoteConfig::default(),
         }
+    }
+}
+
+/// What a `.txt` holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Txt {
+    /// One caption, whatever its lines.
+    #[default]
+    Caption,
+    /// A caption a line.
+    Lines,
+}
+
+impl Txt {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
     }
 }
 
@@ -169,6 +213,31 @@ impl SourceConfig for WebDatasetConfig {
                 "true for one of them",
             ));
         }
+        for (name, extensions) in [
+            ("image_extensions", &self.image_extensions),
+            ("text_extensions", &self.text_extensions),
+        ] {
+            if extensions
+                .iter()
+                .any(|e| e.trim_matches('.').is_empty() || e.contains('/'))
+            {
+                let found = format!("{extensions:?}");
+                return Err(DataError::config(
+                    key(name),
+                    found,
+                    "extensions, such as `input.jpg`",
+                ));
+            }
+        }
+        if let Some(both) = self
+            .image_extensions
+            .iter()
+            .find(|extension| self.text_extensions.contains(extension))
+        {
+            let found = format!("{both:?}, which `{table}.image_extensions` names too");
+            let allowed = "extensions of texts only";
+            return Err(DataError::config(key("text_extensions"), found, allowed));
+        }
         if self.caption_keys.iter().any(String::is_empty) {
             return Err(DataError::config(
                 key("caption_keys"),
@@ -210,6 +279,9 @@ impl SourceConfig for WebDatasetConfig {
     }
 }
 
+/// Why a sample is none, where nothing is wrong with it.
+const EMPTY_TEXT: &str = "with an empty text";
+
 /// Largest text member in bytes.
 const LARGEST_TEXT: u64 = 1 << 20;
 /// Largest list of classes in bytes.
@@ -226,10 +298,17 @@ pub struct WebDataset {
     /// Samples whose split is drawn, and how many of them are held out.
     drawn: (usize, usize),
     val_fraction: f64,
+    /// Shards that are of no split.
     left_out: LeftOut,
     rejected: Vec<SampleError>,
+    /// Samples without a picture or a text.
+    lacking: LeftOut,
+    unread: Unread,
+    hidden: usize,
     images: bool,
     captions: bool,
+    txt: Txt,
+    extensions: Extensions,
     caption_keys: Vec<String>,
     classes: Vec<String>,
     class_caption: String,
@@ -374,6 +453,11 @@ impl WebDataset {
             val_fraction: config.val_fraction,
             left_out: list.left_out.clone(),
             rejected: Vec::new(),
+            lacking: LeftOut::new("samples"),
+            unread: Unread::default(),
+            hidden: 0,
+            txt: config.txt,
+            extensions: Extensions::new(&config.image_extensions, &config.text_extensions),
             images: config.images && !list.without_images,
             captions: config.captions && !list.without_captions,
             caption_keys: config.caption_keys.clone(),
@@ -387,7 +471,7 @@ impl WebDataset {
         };
         for (opened, listed) in opened.into_iter().zip(&list.shards) {
             let (shard, index) = opened?;
-            source.take(shard, index, listed.split);
+            source.take(shard, index, listed.split)?;
         }
         if Split::ALL.into_iter().all(|split| source.is_empty(split)) {
             return Err(source.nothing(config));
@@ -395,28 +479,64 @@ impl WebDataset {
         Ok(source)
     }
 
-    fn take(&mut self, shard: Shard, index: ShardIndex, split: Option<Split>) {
+    fn take(
+        &mut self,
+        shard: Shard,
+        index: ShardIndex,
+        split: Option<Split>,
+    ) -> Result<(), DataError> {
         self.rejected.extend(index.rejected);
+        self.hidden += index.ignored;
         let number = self.shards.len();
-        for mut item in index.items {
-            let has = |wanted: fn(MemberKind) -> bool| {
+        let wanted = Wanted {
+            images: self.images,
+            texts: self.captions,
+        };
+        let extensions = std::mem::take(&mut self.extensions);
+        let mut unread = std::mem::take(&mut self.unread);
+        let items = index.items.into_iter();
+        let samples = items.flat_map(|item| extensions.samples(item, wanted, &mut unread));
+        for mut item in samples.collect::<Vec<_>>() {
+            let has = |item: &Item, wanted: fn(MemberKind) -> bool| {
                 item.members.iter().any(|member| wanted(member.kind))
             };
-            let missing = match () {
-                () if self.images && !has(MemberKind::is_first_image) => Some("picture"),
-                () if self.captions && !has(|kind| !kind.is_image()) => Some("text"),
-                () => None,
-            };
-            if let Some(missing) = missing {
-                let kinds: Vec<_> = item.members.iter().map(|m| m.kind.extension()).collect();
-                self.rejected.push(SampleError::new(
-                    Place {
-                        file: shard.name.clone(),
-                        line: item.at,
-                    },
-                    format!("{}: no {missing}, only {}", item.key, kinds.join(", ")),
-                ));
+            let is_text = |kind: MemberKind| !kind.is_image();
+            if self.images && !has(&item, MemberKind::is_first_image) {
+                self.lacking.add("without a picture");
                 continue;
+            }
+            if self.captions {
+                let texts = has(&item, is_text);
+                let all = item.members.len();
+                item.members
+                    .retain(|member| member.size > 0 || member.kind.is_image());
+                let empty = item.members.len() < all;
+                if !has(&item, is_text) {
+                    self.lacking
+                        .add(if texts { EMPTY_TEXT } else { WITHOUT_TEXT });
+                    continue;
+                }
+                // What has no caption in its .txt has mostly none in its .json either, and is no damage.
+                let found = empty.then(|| self.texts_in(&shard, &item.members));
+                match found {
+                    Some(Ok(Texts::Captions(captions))) if captions.is_empty() => {
+                        self.lacking.add(EMPTY_TEXT);
+                        continue;
+                    }
+                    Some(Err(error)) => {
+                        let place = Place {
+                            file: shard.name.clone(),
+                            line: item.at,
+                        };
+                        let error = SampleError::new(place, error);
+                        if error.is_unavailable() {
+                            return Err(DataError::unavailable(&error));
+                        }
+                        self.rejected.push(error);
+                        continue;
+                    }
+                    Some(Ok(_)) | None => {}
+                }
             }
             item.members
                 .retain(|member| self.images || !member.kind.is_image());
@@ -428,12 +548,26 @@ impl WebDataset {
             });
             self.parts[split].push(number, &item);
         }
+        (self.extensions, self.unread) = (extensions, unread);
         self.shards.push(shard);
+        Ok(())
     }
 
     fn nothing(&self, config: &WebDatasetConfig) -> DataError {
         const SHOWN: usize = 3;
         let mut reason = format!("no sample in {} shards can be used", self.shards.len());
+        for left_out in [&self.left_out, &self.lacking] {
+            if left_out.total() > 0 {
+                reason += &format!("; {left_out}");
+            }
+        }
+        if !self.unread.is_empty() {
+            reason += &format!(
+                "; extensions that are not read: {}; `data.webdataset.image_extensions` names those of pictures, \
+                 `data.webdataset.text_extensions` those of texts",
+                self.unread
+            );
+        }
         if !self.rejected.is_empty() {
             reason += &format!("; {} members are unusable:", self.rejected.len());
             for rejected in self.rejected.iter().take(SHOWN) {
@@ -465,20 +599,23 @@ impl WebDataset {
     }
 
     fn read(&self, split: Split, index: usize, member: &Member) -> Result<Vec<u8>, SampleError> {
-        let most = match member.kind.is_image() {
-            true => images::largest_file(self.limits.max_pixels),
-            false => LARGEST_TEXT,
+        let shard = &self.shards[self.part(split).shard(index)];
+        self.read_from(shard, member)
+            .map_err(|reason| self.bad(split, index, reason))
+    }
+
+    fn read_from(&self, shard: &Shard, member: &Member) -> Result<Vec<u8>, ReadError> {
+        let most = if member.kind.is_image() {
+            images::largest_file(self.limits.max_pixels)
+        } else {
+            LARGEST_TEXT
         };
         // An index that was written beside the shard may say anything.
         if u64::from(member.size) > most {
             let reason = format!("a member of {} bytes, more than {most}", member.size);
-            return Err(self.bad(split, index, reason));
+            return Err(reason.into());
         }
-        let shard = &self.shards[self.part(split).shard(index)];
-        shard
-            .object
-            .read(member.offset, member.size as usize)
-            .map_err(|reason| self.bad(split, index, reason))
+        shard.object.read(member.offset, member.size as usize)
     }
 
     /// The picture's bytes: of the only or first one, or of the second.
@@ -523,28 +660,41 @@ impl WebDataset {
     }
 
     fn read_texts(&self, split: Split, index: usize) -> Result<Texts, SampleError> {
+        let members = self.part(split).members(index);
+        let shard = &self.shards[self.part(split).shard(index)];
+        let texts = self
+            .texts_in(shard, members)
+            .map_err(|reason| self.bad(split, index, reason))?;
+        match &texts {
+            Texts::Captions(captions) if captions.is_empty() && self.captions => {
+                let kinds = members.iter().filter(|member| !member.kind.is_image());
+                let kinds: Vec<_> = kinds.map(|member| member.kind.extension()).collect();
+                let reason = format!(
+                    "no caption in its .{}; keys of .json that are read: {}",
+                    kinds.join(" and ."),
+                    self.caption_keys.join(", ")
+                );
+                Err(self.bad(split, index, reason))
+            }
+            _ => Ok(texts),
+        }
+    }
+
+    /// What the texts among members say.
+    fn texts_in(&self, shard: &Shard, members: &[Member]) -> Result<Texts, ReadError> {
         let mut captions = Vec::new();
         let mut seen = HashSet::new();
         let mut add = |text: &str| {
-            let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-            if !text.is_empty() && seen.insert(text.clone()) {
-                captions.push(text);
-            }
+            captions.extend(spaced(text).filter(|text| seen.insert(text.clone())));
         };
-        let mut kinds = Vec::new();
-        for member in self.part(split).members(index) {
-            if member.kind.is_image() {
-                continue;
-            }
+        for member in members.iter().filter(|member| !member.kind.is_image()) {
             let name = member.kind.extension();
-            kinds.push(name);
-            let bytes = self.read(split, index, member)?;
-            let wrong = |reason: String| self.bad(split, index, format!("its .{name}: {reason}"));
-            let text = std::str::from_utf8(&bytes).map_err(|_| wrong("not valid UTF-8".into()))?;
+            let bytes = self.read_from(shard, member)?;
+            let wrong = |reason: String| format!("its .{name}: {reason}");
+            let text = text_of(&bytes).map_err(wrong)?;
             match member.kind {
                 MemberKind::Json => {
-                    let value: Value =
-                        serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
+                    let value: Value = parse(text.as_bytes()).map_err(wrong)?;
                     if let Some(record) = Record::of(&value) {
                         let record = record.map_err(wrong)?;
                         return Ok(Texts::Record(Box::new(record)));
@@ -561,16 +711,9 @@ impl WebDataset {
                     let class = self.class(text).map_err(wrong)?;
                     add(&self.class_caption.replace("{}", &class));
                 }
-                _ => text.lines().for_each(&mut add),
+                _ if self.txt == Txt::Lines => text.lines().for_each(&mut add),
+                _ => add(text),
             }
-        }
-        if captions.is_empty() && self.captions {
-            let reason = format!(
-                "no caption in its .{}; keys of .json that are read: {}",
-                kinds.join(" and ."),
-                self.caption_keys.join(", ")
-            );
-            return Err(self.bad(split, index, reason));
         }
         Ok(Texts::Captions(captions))
     }
@@ -604,7 +747,7 @@ fn read_classes(storage: &Storage, path: &Path) -> Result<Vec<String>, DataError
     let read = || {
         let object = storage.open(path)?;
         let bytes = storage::read_all(&*object, LARGEST_CLASSES)?;
-        String::from_utf8(bytes).map_err(|_| ReadError::from("not valid UTF-8"))
+        Ok(text_of(&bytes)?.to_owned())
     };
     let text = read().map_err(|error| DataError::unread(path, error))?;
     Ok(text.lines().map(|line| line.trim().to_owned()).collect())
@@ -859,13 +1002,21 @@ impl Source for WebDataset {
             0 => String::new(),
             _ => format!(", {}", self.left_out),
         };
-        format!(
-            "{}: {} training samples, {} held out{test}{left_out}, {} unusable",
+        let mut text = format!(
+            "{}: {} training samples, {} held out{test}{left_out}, {}, {} unusable",
             self.name(),
             self.len(Split::Train),
             self.len(Split::Val),
+            self.lacking,
             self.rejected.len()
-        )
+        );
+        if !self.unread.is_empty() {
+            text += &format!(", extensions that are not read: {}", self.unread);
+        }
+        if self.hidden > 0 {
+            text += &format!(", {} hidden members or without an extension", self.hidden);
+        }
+        text
     }
 
     fn notes(&self) -> Vec<String> {
@@ -956,7 +1107,11 @@ impl Source for WebDataset {
         index: usize,
     ) -> Result<Option<(Vec<u8>, &'static str)>, SampleError> {
         let picture = self.stored(split, index, MemberKind::is_first_image)?;
-        Ok(picture.map(|(bytes, kind)| (bytes, kind.extension())))
+        Ok(picture.map(|(bytes, kind)| {
+            // Extensions may say anything.
+            let extension = images::extension_of(&bytes).unwrap_or(kind.extension());
+            (bytes, extension)
+        }))
     }
 
     fn second_image_bytes(
@@ -965,8 +1120,11 @@ impl Source for WebDataset {
         index: usize,
     ) -> Result<Option<(Vec<u8>, &'static str)>, SampleError> {
         let picture = self.stored(split, index, MemberKind::is_second_image)?;
-        Ok(picture
-            .and_then(|(bytes, kind)| Some((bytes, kind.extension().strip_prefix("second.")?))))
+        Ok(picture.and_then(|(bytes, kind)| {
+            let named = kind.extension().strip_prefix("second.")?;
+            let extension = images::extension_of(&bytes).unwrap_or(named);
+            Some((bytes, extension))
+        }))
     }
 
     fn sample(&self, split: Split, index: usize) -> Result<Sample, SampleError> {
@@ -1369,6 +1527,13 @@ mod tests {
         std::fs::write(&names, "cat\ndog\n").unwrap();
         let mut config = urls(path);
         config.classes = Some(names);
+        // Lines are captions only where a setting says so.
+        let whole = open(&config).unwrap();
+        assert_eq!(
+            whole.captions(Split::Train, 0).unwrap(),
+            ["one two words one", "one", "three"]
+        );
+        config.txt = Txt::Lines;
         let source = open(&config).unwrap();
         assert_eq!(source.len(Split::Train), 6);
         let captions = |at| source.captions(Split::Train, at);
@@ -1387,7 +1552,7 @@ mod tests {
     }
 
     #[test]
-    fn samples_that_lack_something_are_listed_unless_it_is_not_wanted() {
+    fn samples_that_lack_something_are_counted_unless_it_is_not_wanted() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.tar");
         let picture = png(1);
@@ -1399,9 +1564,10 @@ mod tests {
         ];
         std::fs::write(&path, tar_of(&members)).unwrap();
         let both = open(&urls(path.clone())).unwrap();
-        assert_eq!((both.len(Split::Train), both.items()), (1, 3));
-        let reasons: Vec<&str> = both.rejected().iter().map(|e| &*e.reason).collect();
-        assert_eq!(reasons, ["2: no text, only png", "3: no picture, only txt"]);
+        assert_eq!((both.len(Split::Train), both.items()), (1, 1));
+        assert!(both.rejected().is_empty());
+        let left = "2 samples left out (1 without a picture, 1 without a text), 0 unusable";
+        assert!(both.describe().contains(left), "{}", both.describe());
 
         let mut config = urls(path.clone());
         config.images = false;
@@ -1423,6 +1589,106 @@ mod tests {
                 .captions
                 .is_empty()
         );
+    }
+
+    #[test]
+    fn what_python_writes_and_what_has_no_caption() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.tar");
+        let picture = png(1);
+        let members: [(&str, &[u8]); 20] = [
+            ("0.png", &picture),
+            (
+                "0.json",
+                br#"{"caption": "red", "similarity": NaN, "clip": -Infinity}"#,
+            ),
+            ("0.txt", b"\xef\xbb\xbfred"),
+            ("1.png", &picture),
+            ("1.json", b"\xef\xbb\xbf{\"caption\": \"cut \\ud83d\"}"),
+            ("2.png", &picture),
+            ("2.json", br#"{"caption": null}"#),
+            ("2.txt", b""),
+            ("3.png", &picture),
+            ("3.json", br#"{"caption": NaN}"#),
+            ("3.txt", b""),
+            ("4.png", &picture),
+            ("4.json", br#"{"caption": "only here"}"#),
+            ("4.txt", b""),
+            ("5.png", &picture),
+            ("5.txt", b""),
+            ("6.png", &picture),
+            ("6.txt", b"\xff\xfea\0"),
+            ("7.png", &picture),
+            ("7.gif", b"GIF89a"),
+        ];
+        std::fs::write(&path, tar_of(&members)).unwrap();
+        let source = open(&urls(path)).unwrap();
+        let captions: Vec<_> = (0..source.len(Split::Train))
+            .map(|at| source.captions(Split::Train, at).map_err(|e| e.reason))
+            .collect();
+        let good = |text: &str| Ok(vec![text.to_owned()]);
+        assert_eq!(
+            captions[..3],
+            [good("red"), good("cut \u{fffd}"), good("only here")]
+        );
+        let reason = captions[3].as_ref().unwrap_err();
+        assert!(reason.contains("UTF-16"), "{reason}");
+        assert!(source.rejected().is_empty());
+        let said = "4 samples left out (3 with an empty text, 1 without a text), 0 unusable, \
+                    extensions that are not read: .gif (1)";
+        assert!(source.describe().contains(said), "{}", source.describe());
+    }
+
+    #[test]
+    fn names_with_dots_and_other_extensions() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.tar");
+        let picture = png(1);
+        let mut members: Vec<(String, &[u8])> = Vec::new();
+        let names = [
+            "22.05",
+            "dir v2.0/1.1",
+            "photo 3.5 (copy)",
+            "a.b.c",
+            "plain",
+        ];
+        for name in names {
+            members.push((format!("{name}.png"), &picture));
+            members.push((format!("{name}.txt"), name.as_bytes()));
+        }
+        let tar = |members: &[(String, &[u8])]| {
+            let members: Vec<_> = members
+                .iter()
+                .map(|(name, b)| (name.as_str(), *b))
+                .collect();
+            std::fs::write(&path, tar_of(&members)).unwrap();
+        };
+        tar(&members);
+        let source = open(&urls(path.clone())).unwrap();
+        let captions = (0..5).map(|at| source.captions(Split::Train, at).unwrap().concat());
+        assert_eq!(captions.collect::<Vec<_>>(), names);
+        let places: HashSet<_> = (0..5).map(|at| source.place(Split::Train, at)).collect();
+        assert_eq!(places.len(), 5);
+
+        members.clear();
+        for number in 0..4 {
+            members.push((format!("{number}.input.png"), &picture));
+            members.push((format!("{number}.outputs.txt"), b"class"));
+        }
+        tar(&members);
+        let message = refused(&urls(path.clone()));
+        for part in [
+            ".input.png (4), .outputs.txt (4)",
+            "`data.webdataset.image_extensions`",
+            "`data.webdataset.text_extensions`",
+        ] {
+            assert!(message.contains(part), "{message}");
+        }
+        let mut config = urls(path);
+        config.image_extensions = vec!["input.png".to_owned()];
+        config.text_extensions = vec![".outputs.txt".to_owned()];
+        let source = open(&config).unwrap();
+        assert_eq!(all(&source, Split::Train), vec![("class".to_owned(), 1); 4]);
     }
 
     #[test]
@@ -1470,7 +1736,12 @@ mod tests {
         );
 
         type Change = fn(&mut WebDatasetConfig);
-        let cases: [(&str, Change); 9] = [
+        let cases: [(&str, Change); 11] = [
+            ("image_extensions", |c| c.image_extensions.push(".".into())),
+            ("text_extensions", |c| {
+                c.image_extensions.push("x".into());
+                c.text_extensions.push("x".into());
+            }),
             ("urls", |c| c.urls.clear()),
             ("urls", |c| c.urls.push("a{b".into())),
             ("train", |c| c.train.push("x".into())),

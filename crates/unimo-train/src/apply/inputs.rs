@@ -3,6 +3,8 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
+use unimo_data::paths;
+use unimo_data::sources::images::pictures_in;
 use unimo_data::sources::pairs::read_rows;
 
 use crate::error::TrainError;
@@ -40,7 +42,7 @@ pub struct BadRow {
     pub reason: String,
 }
 
-/// Reads a list of pairs: JSON lines, CSV or TSV. A row whose text is a list counts once per text.
+/// Reads a list of pairs: JSON lines, a JSON array, CSV or TSV. A row whose text is a list counts once per text.
 ///
 /// # Errors
 ///
@@ -71,6 +73,13 @@ pub fn pairs(
             all.push(bad(lacks(&columns.image_column)));
             continue;
         };
+        let path = match paths::resolve(folder, image) {
+            Ok(path) => path,
+            Err(reason) => {
+                all.push(bad(reason));
+                continue;
+            }
+        };
         let texts: Vec<&str> = match row.get(&columns.text_column) {
             Some(serde_json::Value::Array(texts)) => {
                 texts.iter().filter_map(|text| text.as_str()).collect()
@@ -85,16 +94,13 @@ pub fn pairs(
             Ok(PairRow {
                 line,
                 image: image.to_owned(),
-                path: folder.join(image),
+                path: path.clone(),
                 text: text.to_owned(),
             })
         }));
     }
     Ok(all)
 }
-
-/// Extensions of files that are taken for pictures in a folder.
-const PICTURES: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
 
 /// Pictures: one file, all in a folder and the folders in it, or those that a list names, each once, in order.
 ///
@@ -104,9 +110,15 @@ const PICTURES: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
 pub fn images(given: &Path, columns: &ColumnArgs) -> Result<Vec<(String, PathBuf)>, TrainError> {
     let mut found = Vec::new();
     if given.is_dir() {
-        walk(given, given, &mut found)?;
-        found.sort();
-    } else if is_picture(given) {
+        let (pictures, left_out) = pictures_in(given)?;
+        if let Some(left_out) = left_out {
+            eprintln!("{}: {left_out}", given.display());
+        }
+        found.extend(pictures.into_iter().map(|inside| {
+            let path = given.join(&inside);
+            (inside.display().to_string(), path)
+        }));
+    } else if paths::is_picture(given) {
         found.push((given.display().to_string(), given.to_owned()));
     } else {
         let folder = given.parent().unwrap_or(Path::new(""));
@@ -115,43 +127,19 @@ pub fn images(given: &Path, columns: &ColumnArgs) -> Result<Vec<(String, PathBuf
             let row = row.unwrap_or_default();
             let image = row.get(&columns.image_column).and_then(|v| v.as_str());
             if let Some(image) = image.filter(|image| seen.insert((*image).to_owned())) {
-                found.push((image.to_owned(), folder.join(image)));
+                let path = paths::resolve(folder, image).map_err(TrainError::Check)?;
+                found.push((image.to_owned(), path));
             }
         }
     }
     match found.is_empty() {
         true => Err(TrainError::Check(format!(
-            "{} names no picture ({}; in a list by column `{}`)",
+            "{} names no picture (.jpg, .jpeg, .jpe, .jfif, .png or .webp; in a list by column `{}`)",
             given.display(),
-            PICTURES.join(", "),
             columns.image_column
         ))),
         false => Ok(found),
     }
-}
-
-fn is_picture(path: &Path) -> bool {
-    path.extension()
-        .and_then(|e| e.to_str())
-        .is_some_and(|e| PICTURES.contains(&e.to_ascii_lowercase().as_str()))
-}
-
-/// Links to folders are not followed, so that a link to a folder above ends nowhere.
-fn walk(root: &Path, folder: &Path, found: &mut Vec<(String, PathBuf)>) -> Result<(), TrainError> {
-    for entry in std::fs::read_dir(folder).map_err(TrainError::file("list", folder))? {
-        let entry = entry.map_err(TrainError::file("list", folder))?;
-        let kind = entry
-            .file_type()
-            .map_err(TrainError::file("read", entry.path()))?;
-        let path = entry.path();
-        if kind.is_dir() {
-            walk(root, &path, found)?;
-        } else if is_picture(&path) {
-            let name = path.strip_prefix(root).unwrap_or(&path);
-            found.push((name.display().to_string(), path.clone()));
-        }
-    }
-    Ok(())
 }
 
 /// Texts: the lines of a .txt file, or those of a list, each once, in order.
@@ -164,7 +152,9 @@ pub fn texts(given: &Path, columns: &ColumnArgs) -> Result<Vec<String>, TrainErr
     if given.extension().is_some_and(|e| e == "txt") {
         let file = std::fs::File::open(given).map_err(TrainError::file("open", given))?;
         for line in BufReader::new(file).lines() {
-            all.push(line.map_err(TrainError::file("read", given))?);
+            let line = line.map_err(TrainError::file("read", given))?;
+            // A byte order mark is no word.
+            all.push(line.trim_start_matches('\u{feff}').to_owned());
         }
     } else {
         for (_, row) in read_rows(given)? {
