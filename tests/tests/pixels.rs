@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
+use burn::tensor::Device;
 use unimo_data::images::{self, Limits};
 use unimo_data::processor;
+use unimo_encoders::backbone::Pictures;
 use unimo_encoders::weights::SafetensorsFile;
 use unimo_tests::fixture;
 
@@ -117,5 +119,19 @@ fn normalisation_equals_hugging_faces() {
             );
         }
         assert_eq!(ours.len(), theirs.len());
+
+        // Bytes of a batch become the same numbers on a device, to the last bit.
+        let mut levels = Vec::new();
+        spec.planes(&square, &mut levels);
+        let images = spec.batch(levels);
+        let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&images.normalised(&images.pixels)), bits(&ours));
+        for device in [Device::flex(), Device::flex().autodiff()] {
+            let pictures = Pictures::of_pixels(&images, &images.pixels, &device);
+            let pixels = pictures.pixels().unwrap();
+            assert_eq!(pixels.dims(), [1, 3, spec.size, spec.size]);
+            let values: Vec<f32> = pixels.to_data().iter::<f32>().collect();
+            assert_eq!(bits(&values), bits(&ours), "{kind} on {device:?}");
+        }
     }
 }

@@ -82,7 +82,8 @@ macro_rules! sources {
             /// Loader threads; absent: the number of cores minus one, at least one.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub workers: Option<usize>,
-            /// Batches made ahead of the step.
+            /// Batches in flight over all threads, being made or ready, beside the one of the step: what bounds the loader's memory.
+            /// Threads beyond `prefetch` times the samples of a batch have nothing to do.
             pub prefetch: usize,
             /// How samples are shuffled: `"global"`, or `{ shards = N }` for storage that is read best in order.
             pub shuffle: Shuffle,

@@ -183,7 +183,7 @@ impl EvalSet {
         (&self.source, self.split)
     }
 
-    /// Normalised pictures, read on all cores. A range that reaches beyond the last picture is cut short.
+    /// Pictures, read on all cores. A range that reaches beyond the last picture is cut short.
     ///
     /// # Shapes
     ///
@@ -195,25 +195,20 @@ impl EvalSet {
     pub fn images(&self, range: Range<usize>) -> Result<Images, DataError> {
         let range = range.start.min(self.items.len())..range.end.min(self.items.len());
         let count = range.len();
-        let one = |number: usize| -> Result<Vec<f32>, DataError> {
+        let one = |number: usize| -> Result<Vec<u8>, DataError> {
             let bad = |reason| self.gone(self.bad(self.items[number].index, reason));
             let picture = self.picture(number)?;
             let picture = picture.ok_or_else(|| bad("no picture".to_owned()))?;
-            let mut pixels = Vec::new();
-            self.spec.append(&picture, &mut pixels).map_err(bad)?;
-            Ok(pixels)
+            let square = self.spec.square(&picture).map_err(bad)?;
+            let mut levels = Vec::new();
+            self.spec.planes(&square, &mut levels);
+            Ok(levels)
         };
         let mut pixels = Vec::with_capacity(count * self.spec.values());
         for one in parallel(range, one) {
             pixels.extend(one?);
         }
-        Ok(Images {
-            pixels,
-            height: self.spec.size,
-            width: self.spec.size,
-            second_view: None,
-            patch_mask: None,
-        })
+        Ok(self.spec.batch(pixels))
     }
 
     /// Regions of pictures, read on all cores; none where pictures are known by pixels. A range that reaches beyond the last picture

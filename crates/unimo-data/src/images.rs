@@ -386,18 +386,38 @@ impl ImageSpec {
     ///
     /// `S x S` to `[C, S, S]`.
     pub fn normalise(&self, square: &RgbImage, pixels: &mut Vec<f32>) {
-        pixels.reserve(self.values());
+        let mut levels = Vec::new();
+        self.planes(square, &mut levels);
+        pixels.extend(self.batch(Vec::new()).normalised(&levels));
+    }
+
+    /// The levels of a picture that is square already, channel by channel, appended to `levels`.
+    ///
+    /// # Shapes
+    ///
+    /// `S x S` to `[C, S, S]`.
+    pub fn planes(&self, square: &RgbImage, levels: &mut Vec<u8>) {
+        levels.reserve(self.values());
         let (square, _) = square.as_chunks::<{ Images::CHANNELS }>();
         for channel in 0..Images::CHANNELS {
-            let (mean, std) = (self.mean[channel], self.std[channel]);
-            // A look-up is as fast as the loads are, a division is not.
-            let table: [f32; 256] =
-                std::array::from_fn(|level| (level as f32 / 255.0 - mean) / std);
-            pixels.extend(
-                square
-                    .iter()
-                    .map(|pixel| table[usize::from(pixel[channel])]),
-            );
+            levels.extend(square.iter().map(|pixel| pixel[channel]));
+        }
+    }
+
+    /// Levels of pictures as the part of a batch that says what a model reads of them.
+    ///
+    /// # Shapes
+    ///
+    /// - levels: `[B, C, S, S]`
+    pub fn batch(&self, levels: Vec<u8>) -> Images {
+        Images {
+            pixels: levels,
+            height: self.size,
+            width: self.size,
+            mean: self.mean,
+            std: self.std,
+            second_view: None,
+            patch_mask: None,
         }
     }
 

@@ -4,22 +4,22 @@
 //! is a pure function of (seed, position), where position counts samples over the whole run and over all ranks. So a run
 //! resumed at any batch goes on exactly as it would have, with any number of threads and ranks.
 
+mod desk;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, bounded};
 use image::RgbImage;
 use unimo_core::batch::{Batch, Images, MaskSpec, MaskedTexts, Regions, TAGS, TextRole, Texts};
 
 use crate::augment::AugmentConfig;
 use crate::concepts::reader::ConceptReader;
 use crate::config::{DataConfig, Pad};
-use crate::error::{DataError, SampleError, panic_text};
+use crate::error::{DataError, SampleError};
 use crate::images::ImageSpec;
 use crate::masking::Masker;
 use crate::masking::patches::{PatchMask, PatchMasker};
@@ -29,6 +29,8 @@ use crate::regions;
 use crate::skip::SkipList;
 use crate::source::{Sample, Source, Split};
 use crate::tokens::{Encoded, TextTokenizer};
+
+use desk::{Desk, Work};
 
 /// What to load and how.
 #[derive(Clone)]
@@ -73,9 +75,9 @@ pub struct LoaderSpec {
     pub batch_size: usize,
     /// Decides the order, the captions and the masks.
     pub seed: u64,
-    /// Threads that make batches.
+    /// Threads that make batches; all work on the samples of one batch, then on those of the next.
     pub workers: usize,
-    /// Batches made ahead.
+    /// Batches in flight over all threads: being made, or ready and not taken.
     pub prefetch: usize,
     /// The run's batch to begin with, counted over all ranks; 0 for a new run.
     pub first_batch: u64,
@@ -163,8 +165,9 @@ impl FurtherText {
 
 /// An endless iterator of batches. Ends after an error. Dropping it stops its threads and waits for them.
 pub struct Loader {
-    lanes: Vec<Receiver<Result<Batch, DataError>>>,
+    desk: Arc<Desk<Piece>>,
     threads: Vec<JoinHandle<()>>,
+    /// Set when it is dropped: threads leave the rest of a piece.
     stop: Arc<AtomicBool>,
     /// Batches taken from it so far.
     taken: u64,
@@ -221,21 +224,22 @@ impl Loader {
         let first = spec.first_batch + spec.rank as u64;
         let workers = spec.workers as u64;
         let plan = spec.source.plan(spec.split, spec.shuffle, spec.batch_size);
-        // Thread w makes the batches w, w + n, w + 2n, ... into a lane of its own, so that taking the lanes in turn
-        // gives the batches in order without a buffer to sort them in.
-        let room = spec.prefetch.div_ceil(spec.workers);
         let stop = Arc::new(AtomicBool::new(false));
+        let desk = Arc::new(Desk::new(spec.workers, spec.prefetch, spec.batch_size));
         let maker = Arc::new(Maker {
             spec,
             masker,
             plan,
             windows: Mutex::default(),
             patches,
+            first,
+            ranks,
+            stop: Arc::clone(&stop),
         });
         let mut loader = Self {
-            lanes: Vec::new(),
+            desk: Arc::clone(&desk),
             threads: Vec::new(),
-            stop: Arc::clone(&stop),
+            stop,
             taken: 0,
             first,
             ranks,
@@ -244,36 +248,14 @@ impl Loader {
             last_wait: Duration::ZERO,
         };
         for worker in 0..workers {
-            let (sender, receiver) = bounded(room);
-            let (maker, stop) = (Arc::clone(&maker), Arc::clone(&stop));
-            let work = move || {
-                for batch in (worker..).step_by(workers as usize) {
-                    let batch = first + batch * ranks;
-                    let made = catch_unwind(AssertUnwindSafe(|| maker.batch(batch, &stop)))
-                        .unwrap_or_else(|payload| {
-                            Err(DataError::Worker {
-                                batch,
-                                reason: panic_text(&*payload),
-                            })
-                        });
-                    let Some(made) = made.transpose() else {
-                        return;
-                    };
-                    let failed = made.is_err();
-                    // Sending fails when the loader has been dropped.
-                    if sender.send(made).is_err() || failed {
-                        return;
-                    }
-                }
-            };
+            let (maker, desk) = (Arc::clone(&maker), Arc::clone(&desk));
             let thread = std::thread::Builder::new()
                 .name(format!("unimo-loader-{worker}"))
-                .spawn(work)
+                .spawn(move || desk.work(&*maker))
                 .map_err(|error| DataError::Worker {
-                    batch: first + worker * ranks,
-                    reason: format!("the thread could not be started: {error}"),
+                    batch: first,
+                    reason: format!("thread {worker} could not be started: {error}"),
                 })?;
-            loader.lanes.push(receiver);
             loader.threads.push(thread);
         }
         Ok(loader)
@@ -302,12 +284,11 @@ impl Iterator for Loader {
         if self.ended {
             return None;
         }
-        let lane = self.taken as usize % self.lanes.len();
         let start = Instant::now();
-        let received = self.lanes[lane].recv();
+        let taken = self.desk.take();
         self.last_wait = start.elapsed();
         self.waited += self.last_wait;
-        let made = received.unwrap_or_else(|_| {
+        let made = taken.unwrap_or_else(|| {
             Err(DataError::Worker {
                 batch: self.next_batch(),
                 reason: "it ended without a result".to_owned(),
@@ -322,8 +303,7 @@ impl Iterator for Loader {
 impl Drop for Loader {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        // A thread that waits for room in its lane wakes when the receiver is gone.
-        self.lanes.clear();
+        self.desk.stop();
         for thread in self.threads.drain(..) {
             // A panic has been reported as an error; there is nobody left to tell.
             let _ = thread.join();
@@ -348,6 +328,10 @@ struct Maker {
     /// The last windows of batches that were sorted.
     windows: Mutex<Vec<(u64, Arc<Vec<u64>>)>>,
     patches: Option<PatchMasker>,
+    /// The run's first batch, and the distance to this process's next one.
+    first: u64,
+    ranks: u64,
+    stop: Arc<AtomicBool>,
 }
 
 /// Samples that a source which reads ahead is told of; an eighth of them at a time.
@@ -363,14 +347,20 @@ struct Made {
     caption: usize,
     /// None where the source has no captions.
     text: Option<Encoded>,
-    /// Pixels of the second view; empty: there is none.
-    second_view: Vec<f32>,
+    /// Levels of the second view; empty: there is none.
+    second_view: Vec<u8>,
     /// Which picture it shows.
     picture: u64,
     /// What its text says of the picture.
     role: TextRole,
-    /// Pixels of the right picture; empty: there is none.
-    second_picture: Vec<f32>,
+    /// Levels of the right picture; empty: there is none.
+    second_picture: Vec<u8>,
+}
+
+/// Some samples of a batch, and the levels of their pictures.
+struct Piece {
+    made: Vec<Made>,
+    pixels: Vec<u8>,
 }
 
 /// A mixture sees to it that a batch is of one kind; so `found` of its samples have something if all or none have it.
@@ -384,33 +374,63 @@ fn all_or_none(batch: u64, found: usize, samples: usize, what: &str) -> Result<(
     }
 }
 
-impl Maker {
-    /// Batch number `batch` of the run; none if the loader was dropped meanwhile.
-    fn batch(&self, batch: u64, stop: &AtomicBool) -> Result<Option<Batch>, DataError> {
-        let spec = &self.spec;
-        let mut made = Vec::with_capacity(spec.batch_size);
-        let mut pixels = Vec::with_capacity(spec.batch_size * spec.images.values());
-        for (at, position) in self.positions(batch)?.into_iter().enumerate() {
-            if stop.load(Ordering::Relaxed) {
-                return Ok(None);
+impl Work for Maker {
+    type Piece = Piece;
+
+    fn number(&self, batch: u64) -> u64 {
+        self.first + batch * self.ranks
+    }
+
+    fn positions(&self, batch: u64) -> Result<Vec<u64>, DataError> {
+        self.positions_of(self.number(batch))
+    }
+
+    fn piece(&self, batch: u64, first: usize, positions: &[u64]) -> Result<Piece, DataError> {
+        let values = self.spec.images.values();
+        let mut piece = Piece {
+            made: Vec::with_capacity(positions.len()),
+            pixels: Vec::with_capacity(positions.len() * values),
+        };
+        for (at, position) in (first..).zip(positions) {
+            // Nobody takes the batch of a loader that was dropped.
+            if self.stop.load(Ordering::Relaxed) {
+                break;
             }
-            if spec.source.reads_ahead() && at.is_multiple_of(ANNOUNCED / 8) {
-                self.announce(batch, at);
+            if self.spec.source.reads_ahead() && at.is_multiple_of(ANNOUNCED / 8) {
+                self.announce(self.number(batch), at);
             }
-            made.push(self.usable(position, &mut pixels)?);
+            piece.made.push(self.usable(*position, &mut piece.pixels)?);
         }
-        let side = spec.images.size;
+        Ok(piece)
+    }
+
+    fn whole(&self, batch: u64, pieces: Vec<Piece>) -> Result<Batch, DataError> {
+        let mut made = Vec::with_capacity(self.spec.batch_size);
+        let mut pixels = Vec::with_capacity(pieces.iter().map(|piece| piece.pixels.len()).sum());
+        for piece in pieces {
+            made.extend(piece.made);
+            pixels.extend(piece.pixels);
+        }
+        self.batch(self.number(batch), made, pixels)
+    }
+}
+
+impl Maker {
+    /// Batch number `batch` of the run.
+    fn batch(&self, batch: u64, mut made: Vec<Made>, pixels: Vec<u8>) -> Result<Batch, DataError> {
+        let spec = &self.spec;
         let pictures = pixels.len() / spec.images.values();
         all_or_none(batch, pictures, made.len(), "a picture")?;
         let regions = self.regions(batch, &made)?;
-        let images = (pictures > 0).then_some(Images {
-            pixels,
-            height: side,
-            width: side,
+        let images = (pictures > 0).then(|| Images {
             second_view: {
-                let second = made.iter().flat_map(|made| &made.second_view);
-                let second: Vec<f32> = second.copied().collect();
-                (second.len() == made.len() * spec.images.values()).then_some(second)
+                let second: usize = made.iter().map(|made| made.second_view.len()).sum();
+                (second == made.len() * spec.images.values()).then(|| {
+                    let mut levels = Vec::with_capacity(second);
+                    made.iter()
+                        .for_each(|made| levels.extend(&made.second_view));
+                    levels
+                })
             },
             patch_mask: self.patches.map(|patches| {
                 made.iter()
@@ -420,19 +440,17 @@ impl Maker {
                     })
                     .collect()
             }),
+            ..spec.images.batch(pixels)
         });
         // Of a batch in which some have one picture alone, no pairs can be made.
-        let second: Vec<f32> = made
-            .iter_mut()
-            .flat_map(|made| std::mem::take(&mut made.second_picture))
-            .collect();
-        let whole = pictures > 0 && second.len() == made.len() * spec.images.values();
-        let second_images = whole.then_some(Images {
-            pixels: second,
-            height: side,
-            width: side,
-            second_view: None,
-            patch_mask: None,
+        let second: usize = made.iter().map(|made| made.second_picture.len()).sum();
+        let whole = pictures > 0 && second == made.len() * spec.images.values();
+        let second_images = whole.then(|| {
+            let mut levels = Vec::with_capacity(second);
+            for made in &mut made {
+                levels.extend(std::mem::take(&mut made.second_picture));
+            }
+            spec.images.batch(levels)
         });
         let further_texts = spec
             .further
@@ -465,7 +483,7 @@ impl Maker {
             let tags = reader.tags(&spec.tokenizer, &tags, hide);
             further_texts.insert(TAGS.to_owned(), tags);
         }
-        Ok(Some(Batch {
+        Ok(Batch {
             texts: self.texts(batch, &made)?,
             pictures: made.iter().map(|made| made.picture).collect(),
             second_images,
@@ -473,7 +491,7 @@ impl Maker {
             images,
             further_texts,
             regions,
-        }))
+        })
     }
 
     /// Tells the source which samples come from a place in a batch on.
@@ -509,7 +527,7 @@ impl Maker {
     }
 
     /// The positions whose samples a batch holds: those from `batch * batch_size` on, unless batches are sorted by length.
-    fn positions(&self, batch: u64) -> Result<Vec<u64>, DataError> {
+    fn positions_of(&self, batch: u64) -> Result<Vec<u64>, DataError> {
         let (size, bucket) = (self.spec.batch_size as u64, self.spec.bucket as u64);
         if bucket == 1 {
             return Ok((batch * size..(batch + 1) * size).collect());
@@ -567,7 +585,7 @@ impl Maker {
     }
 
     /// The sample at a position, or the one that stands in for it. Its pixels are appended.
-    fn usable(&self, position: u64, pixels: &mut Vec<f32>) -> Result<Made, DataError> {
+    fn usable(&self, position: u64, pixels: &mut Vec<u8>) -> Result<Made, DataError> {
         let spec = &self.spec;
         let planned = self.plan.at(spec.seed, position);
         let siblings = spec.source.siblings(spec.split, planned);
@@ -597,11 +615,11 @@ impl Maker {
         })
     }
 
-    fn one(&self, index: usize, position: u64, pixels: &mut Vec<f32>) -> Result<Made, SampleError> {
+    fn one(&self, index: usize, position: u64, pixels: &mut Vec<u8>) -> Result<Made, SampleError> {
         let spec = &self.spec;
         let mut sample = spec.source.sample(spec.split, index)?;
         let bad = |reason: String| SampleError::new(spec.source.place(spec.split, index), reason);
-        let view = |picture: Cow<'_, RgbImage>, stream: Stream, pixels: &mut Vec<f32>| {
+        let view = |picture: Cow<'_, RgbImage>, stream: Stream, pixels: &mut Vec<u8>| {
             match &spec.augment {
                 None => spec.images.square(&picture),
                 Some(augment) => {
@@ -609,7 +627,7 @@ impl Maker {
                     augment.apply_to(&spec.images, picture, draw)
                 }
             }
-            .map(|square| spec.images.normalise(&square, pixels))
+            .map(|square| spec.images.planes(&square, pixels))
             .map_err(bad)
         };
         let twice = match spec.second_view {

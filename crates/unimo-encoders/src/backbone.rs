@@ -8,7 +8,7 @@
 //! Shape legend: `B` rows, `Lt` and `Lv` positions of text and image, `D` width of the cross-modal encoder.
 
 use burn::module::Module;
-use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use unimo_core::batch::{Batch, Images};
 use unimo_core::config::{self, ConfigError};
@@ -232,13 +232,25 @@ pub enum Pictures {
 }
 
 impl Pictures {
-    /// Moves pixels of a batch, those of its pictures or of their second views, to a device.
-    pub fn of_pixels(images: &Images, pixels: &[f32], device: &Device) -> Self {
+    /// Moves levels of a batch, those of its pictures or of their second views, to a device and normalises them there; where a
+    /// device knows no bytes, before.
+    pub fn of_pixels(images: &Images, levels: &[u8], device: &Device) -> Self {
         let (height, width) = (images.height, images.width);
-        let rows = pixels.len() / (Images::CHANNELS * height * width).max(1);
+        let rows = levels.len() / (Images::CHANNELS * height * width).max(1);
         let shape = [rows, Images::CHANNELS, height, width];
-        let data = TensorData::new(pixels.to_vec(), shape);
-        Self::Pixels(Tensor::from_data(data, device))
+        if !device.supports_dtype(DType::U8) {
+            let data = TensorData::new(images.normalised(levels), shape);
+            return Self::Pixels(Tensor::from_data(data, device));
+        }
+        let levels = TensorData::new(levels.to_vec(), shape);
+        let levels = Tensor::<4, Int>::from_data(levels, (device, DType::U8)).float();
+        let channels = |values: [f32; Images::CHANNELS]| -> Tensor<4> {
+            let data = TensorData::new(values.to_vec(), [1, Images::CHANNELS, 1, 1]);
+            Tensor::from_data(data, device)
+        };
+        // In this order and by division, as on the host: the same numbers to the last bit.
+        let shares = levels.div_scalar(255.0);
+        Self::Pixels((shares - channels(images.mean)) / channels(images.std))
     }
 
     /// The pixels, where it is pixels.
@@ -263,7 +275,19 @@ pub struct ImageFeatures {
     pub mask: Option<PaddingMask>,
 }
 
+/// Bytes of the states and the class row of features; masks are small beside them.
+fn bytes(states: &[Tensor<3>], class: &Tensor<2>) -> usize {
+    let of = |shape: &[usize], dtype: DType| shape.iter().product::<usize>() * dtype.size();
+    let states = states.iter().map(|state| of(&state.dims(), state.dtype()));
+    states.sum::<usize>() + of(&class.dims(), class.dtype())
+}
+
 impl TextFeatures {
+    /// How many bytes they take.
+    pub fn bytes(&self) -> usize {
+        bytes(&self.states, &self.class)
+    }
+
     /// The rows named, in that order; a row may be named several times.
     pub fn select(&self, rows: &Tensor<1, Int>) -> Self {
         Self {
@@ -288,6 +312,11 @@ impl TextFeatures {
 }
 
 impl ImageFeatures {
+    /// How many bytes they take, tags left out.
+    pub fn bytes(&self) -> usize {
+        bytes(&self.states, &self.class)
+    }
+
     /// The rows named, in that order; a row may be named several times.
     pub fn select(&self, rows: &Tensor<1, Int>) -> Self {
         Self {

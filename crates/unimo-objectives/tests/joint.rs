@@ -204,13 +204,9 @@ fn batch(order: [usize; SAMPLES]) -> Batch {
     let hidden_tags = [[0, 4, 11, 2], [0, 4, 2, 1], [0, 10, 4, 2]];
     let tag_labels = [[NO, 10, NO, NO], [NO, 12, NO, NO], [NO, NO, 13, NO]];
     let tag_rows = |table: [[i32; 4]; SAMPLES]| order.iter().flat_map(|&i| table[i]).collect();
-    let pixels = |shift: usize| -> Vec<f32> {
-        let of = |i: usize| (0..3 * 8 * 8).map(move |p| ((i * 31 + p * 7 + shift) % 13) as f32);
-        order
-            .iter()
-            .flat_map(|&i| of(i))
-            .map(|p| p / 6.0 - 1.0)
-            .collect()
+    let pixels = |shift: usize| -> Vec<u8> {
+        let of = |i: usize| (0..3 * 8 * 8).map(move |p| ((i * 31 + p * 7 + shift) % 13) as u8);
+        order.iter().flat_map(|&i| of(i)).collect()
     };
     let tags = Texts {
         ids: tag_rows(tags),
@@ -229,6 +225,9 @@ fn batch(order: [usize; SAMPLES]) -> Batch {
             pixels: pixels(0),
             height: 8,
             width: 8,
+            // The levels are 0 to 12, which become -1 to 1.
+            mean: [6.0 / 255.0; 3],
+            std: [6.0 / 255.0; 3],
             second_view: Some(pixels(1)),
             patch_mask: None,
         }),
@@ -372,7 +371,8 @@ fn one_modality_alone_trains_what_it_can() {
 fn text_from_left_to_right_sees_nothing_of_what_follows() {
     let (backbone, _, device) = build();
     let images = batch([0, 1, 2]).images.unwrap();
-    let pixels = TensorData::new(images.pixels, [SAMPLES, 3, 8, 8]);
+    let pixels = images.normalised(&images.pixels);
+    let pixels = TensorData::new(pixels, [SAMPLES, 3, 8, 8]);
     let images = backbone.encode_images(Tensor::from_data(pixels, &device));
     let ids = [0, 5, 6, 7, 8, 2];
     for (prefix, images) in [(1, Some(&images)), (2, None)] {

@@ -139,10 +139,13 @@ fn batch(order: [usize; SAMPLES]) -> Batch {
         images: Some(Images {
             pixels: order
                 .iter()
-                .flat_map(|&i| (0..pixels).map(move |p| ((i * 31 + p * 7) % 13) as f32 / 6.0 - 1.0))
+                .flat_map(|&i| (0..pixels).map(move |p| ((i * 31 + p * 7) % 13) as u8))
                 .collect(),
             height: 8,
             width: 8,
+            // The levels are 0 to 12, which become -1 to 1.
+            mean: [6.0 / 255.0; 3],
+            std: [6.0 / 255.0; 3],
             second_view: None,
             patch_mask: None,
         }),
@@ -222,7 +225,8 @@ fn contrast_equals_its_formula() {
     let input = backbone
         .text
         .input(&texts.ids, &texts.lengths, LENGTH, &device);
-    let pixels = batch.images.unwrap().pixels;
+    let images = batch.images.unwrap();
+    let pixels = images.normalised(&images.pixels);
     let pixels = burn::tensor::TensorData::new(pixels, [SAMPLES, 3, 8, 8]);
     let text = itc.embed_texts(&backbone.encode_texts(&input));
     let image = itc.embed_images(&backbone.encode_images(Tensor::from_data(pixels, &device)));

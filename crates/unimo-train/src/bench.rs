@@ -636,8 +636,8 @@ const PAD: i32 = 1;
 const FIRST_WORD: i32 = 5;
 /// Share of the words that is hidden.
 const HIDDEN: f64 = 0.15;
-/// Uniform noise of this amplitude has variance 1, as normalised pixels have.
-const NOISE: f32 = 1.732;
+/// Mean and deviation of uniform noise in 0..1: normalised by them it has those of normalised pixels.
+const NOISE: (f32, f32) = (0.5, 0.2887);
 
 /// Noise for pictures and words, padded to different lengths.
 fn random_batch(size: &Size, family: Family, batch: usize, seed: u64) -> Batch {
@@ -686,11 +686,11 @@ fn random_batch(size: &Size, family: Family, batch: usize, seed: u64) -> Batch {
         further_texts,
         samples: (0..batch).map(|i| format!("noise {i}")).collect(),
         images: Some(Images {
-            pixels: (0..pixels)
-                .map(|_| rng.random_range(-NOISE..NOISE))
-                .collect(),
+            pixels: (0..pixels).map(|_| rng.random()).collect(),
             height: size.image_size,
             width: size.image_size,
+            mean: [NOISE.0; Images::CHANNELS],
+            std: [NOISE.1; Images::CHANNELS],
             second_view: None,
             patch_mask: None,
         }),

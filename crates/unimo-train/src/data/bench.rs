@@ -100,7 +100,7 @@ pub fn run(args: &BenchArgs, say: &mut dyn FnMut(&str)) -> Result<(), TrainError
             Ok(())
         };
         // What is ready when timing begins has been paid for: as much is ready when it ends.
-        take(WARM_UP.max(recipe.data.prefetch + workers))?;
+        take(WARM_UP.max(recipe.data.prefetch))?;
         let began = Instant::now();
         take(args.batches)?;
         let rate = (args.batches * batch) as f64 / began.elapsed().as_secs_f64();

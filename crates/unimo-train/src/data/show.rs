@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use unimo_core::batch::{Batch, Entailment, Images, MaskedTexts, TAGS, TextRole, Texts};
-use unimo_data::images::{self, ImageSpec};
+use unimo_data::images;
 use unimo_data::{ConceptReader, Loader, LoaderSpec, SkipList, TextTokenizer};
 
 use super::DataArgs;
@@ -62,13 +62,12 @@ pub fn run(args: &ShowArgs) -> Result<(), TrainError> {
         tokenizer: &tokenizer,
         concepts: reader.as_ref(),
     };
-    let pictures = spec.images;
     let mut body = String::from("<div class=\"sheet\">\n");
     let mut shown = 0;
     for batch in Loader::new(spec)?.take(args.samples.div_ceil(batch_size)) {
         let batch = batch?;
         for row in 0..batch.len().min(args.samples - shown) {
-            card(&mut body, &batch, row, &pictures, &words);
+            card(&mut body, &batch, row, &words);
         }
         shown += batch.len().min(args.samples - shown);
     }
@@ -172,10 +171,10 @@ fn role(texts: &Texts, row: usize) -> Option<&'static str> {
     })
 }
 
-fn card(out: &mut String, batch: &Batch, row: usize, pictures: &ImageSpec, words: &Words<'_>) {
+fn card(out: &mut String, batch: &Batch, row: usize, words: &Words<'_>) {
     out.push_str("<div class=\"card\">");
     for images in [&batch.images, &batch.second_images].into_iter().flatten() {
-        if let Some(address) = picture(images, row, pictures) {
+        if let Some(address) = picture(images, row) {
             let _ = write!(out, "<img src=\"{address}\" alt=\"\">");
         }
     }
@@ -193,16 +192,12 @@ fn card(out: &mut String, batch: &Batch, row: usize, pictures: &ImageSpec, words
     let _ = writeln!(out, "<small>{}</small></div>", escape(&batch.samples[row]));
 }
 
-/// The normalised pixels of a row as a picture again.
-fn picture(images: &Images, row: usize, spec: &ImageSpec) -> Option<String> {
+/// The pixels of a row as a picture again.
+fn picture(images: &Images, row: usize) -> Option<String> {
     let plane = images.height * images.width;
-    let values = &images.pixels[row * Images::CHANNELS * plane..][..Images::CHANNELS * plane];
-    let bytes: Vec<u8> = (0..plane)
-        .flat_map(|pixel| (0..Images::CHANNELS).map(move |channel| (channel, pixel)))
-        .map(|(channel, pixel)| {
-            let value = values[channel * plane + pixel] * spec.std[channel] + spec.mean[channel];
-            (value * 255.0).round().clamp(0.0, 255.0) as u8
-        })
+    let levels = &images.pixels[row * Images::CHANNELS * plane..][..Images::CHANNELS * plane];
+    let bytes = (0..plane)
+        .flat_map(|pixel| (0..Images::CHANNELS).map(move |channel| levels[channel * plane + pixel]))
         .collect();
     let picture = image::RgbImage::from_raw(images.width as u32, images.height as u32, bytes)?;
     data_address(&images::jpeg(&picture)?)
