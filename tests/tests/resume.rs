@@ -428,9 +428,9 @@ fn evaluations_survive_a_kill_and_leave_the_best_weights() {
         full_itm: true,
         regions: None,
         data: None,
-        split: unimo_data::Split::Train,
+        split: Some(unimo_data::Split::Train),
     };
-    let record = evaluation::run(&whole, &look).unwrap();
+    let (_, record) = evaluation::run(&whole, &look).unwrap();
     assert_eq!((record.step, record.images), (best.step, 4));
     assert_eq!(record.retrieval.len(), 3, "itc, re-ranked, full");
     assert_eq!(evaluations(&stopped), evaluations(&whole));

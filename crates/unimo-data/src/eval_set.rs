@@ -1,4 +1,4 @@
-//! A held-out split as pictures and captions, in a fixed order.
+//! Held-out pictures and captions, in a fixed order: a split, several, or a part of them drawn at random.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use crate::config::Pad;
 use crate::error::{DataError, ReadError, SampleError};
 use crate::gathered::gather;
 use crate::images::ImageSpec;
+use crate::order::{Permutation, Stream, hash};
 use crate::regions;
 use crate::skip::SkipList;
 use crate::source::{Source, Split};
@@ -24,11 +25,13 @@ use crate::tokens::{Encoded, TextTokenizer};
 #[derive(Clone)]
 pub struct EvalSet {
     source: Arc<dyn Source>,
-    split: Split,
+    splits: Vec<Split>,
     spec: ImageSpec,
     items: Vec<Item>,
     captions: Vec<Caption>,
     concepts: Option<ConceptReader>,
+    /// Pictures that a part was drawn from.
+    drawn_from: Option<usize>,
 }
 
 /// One picture of an [`EvalSet`].
@@ -36,7 +39,9 @@ pub struct EvalSet {
 pub struct Item {
     /// Where it comes from, `file:line`.
     pub name: String,
-    /// Its number in the source.
+    /// Its split in the source.
+    pub split: Split,
+    /// Its number in the split.
     pub index: usize,
     /// Its captions' numbers in [`EvalSet::captions`].
     pub captions: Range<usize>,
@@ -51,38 +56,68 @@ pub struct Caption {
     pub text: String,
 }
 
+/// What parts are drawn with. It is no setting and not a run's seed, so that runs are compared on the same part.
+const PART_SEED: u64 = 0;
+
+/// A random order of so many things, the same every time.
+fn shuffled(count: usize) -> Permutation {
+    Permutation::new(count, hash(Stream::HeldOut, &[PART_SEED]), 0)
+}
+
 impl EvalSet {
-    /// The first `limit` usable samples of a split, or all. Samples that show one picture are one, with all their captions, and only
-    /// texts that describe their picture are captions.
+    /// The usable samples of some splits, one split after the other; of more than `limit` samples that many, drawn at random and
+    /// always the same. Samples of a split that show one picture are one, with all their captions, and only texts that describe their
+    /// picture are captions.
     ///
     /// # Errors
     ///
     /// None is usable, none describes its picture, or too much of the source is not usable.
     pub fn new(
         source: Arc<dyn Source>,
-        split: Split,
+        splits: &[Split],
         limit: Option<usize>,
         spec: ImageSpec,
         skip: &SkipList,
     ) -> Result<Self, DataError> {
         skip.adopt(&*source)?;
-        let source = gather(source, &[split])?;
+        let source = gather(source, splits)?;
+        let lengths: Vec<usize> = splits.iter().map(|split| source.len(*split)).collect();
+        let all = lengths.iter().sum();
+        let limit = limit.unwrap_or(all);
         let mut set = Self {
             source,
-            split,
+            splits: splits.to_vec(),
             spec,
             items: Vec::new(),
             captions: Vec::new(),
             concepts: None,
+            drawn_from: (limit < all).then_some(all),
         };
-        let all = set.source.len(split);
-        let limit = limit.unwrap_or(all);
+        let order = (limit < all).then(|| shuffled(all));
+        let number = |at: usize| order.as_ref().map_or(at, |order| order.at(at));
+        let place = |number: usize| {
+            let mut index = number;
+            let mut of_split = splits.iter().zip(&lengths);
+            let found = of_split.find(|(_, length)| match index < **length {
+                true => true,
+                false => {
+                    index -= **length;
+                    false
+                }
+            });
+            found.map(|(split, _)| (*split, index))
+        };
+        let mut usable = Vec::new();
         let mut next = 0;
-        while set.items.len() < limit && next < all {
-            let until = all.min(next + limit - set.items.len());
-            for (index, captions) in (next..until).zip(set.check(next..until)) {
+        while usable.len() < limit && next < all {
+            let until = all.min(next + limit - usable.len());
+            let checked = parallel(next..until, |at| {
+                let (split, index) = place(number(at))?;
+                Some((number(at), split, index, set.check(split, index)))
+            });
+            for (number, split, index, captions) in checked.into_iter().flatten() {
                 match captions {
-                    Ok(captions) => set.push(index, captions),
+                    Ok(captions) => usable.push((number, split, index, captions)),
                     Err(reason) => {
                         skip.add(&reason)?;
                     }
@@ -91,14 +126,54 @@ impl EvalSet {
             skip.check(set.source.items())?;
             next = until;
         }
-        if set.items.is_empty() {
+        if usable.is_empty() {
+            let names: Vec<&str> = splits.iter().map(|split| split.name()).collect();
             return Err(DataError::Empty {
-                split: split.name(),
+                split: names.first().copied().unwrap_or("held-out"),
                 source_name: set.source.describe(),
                 hint: " to evaluate on".to_owned(),
             });
         }
+        usable.sort_unstable_by_key(|(number, ..)| *number);
+        for (_, split, index, captions) in usable {
+            let name = set.source.place(split, index).to_string();
+            set.push(name, (split, index), captions);
+        }
         Ok(set)
+    }
+
+    /// So many of its pictures with their captions, drawn at random and always the same, in their order; all where it has no more.
+    #[must_use]
+    pub fn part(&self, count: usize) -> Self {
+        let all = self.items.len();
+        let mut part = Self {
+            items: Vec::new(),
+            captions: Vec::new(),
+            ..self.clone()
+        };
+        let order = shuffled(all);
+        let mut chosen: Vec<usize> = (0..all).collect();
+        if count < all {
+            chosen = (0..count).map(|at| order.at(at)).collect();
+            chosen.sort_unstable();
+            part.drawn_from = self.drawn_from.or(Some(all));
+        }
+        for item in chosen.into_iter().map(|number| &self.items[number]) {
+            let captions = self.captions[item.captions.clone()].iter();
+            let captions = captions.map(|caption| caption.text.clone()).collect();
+            part.push(item.name.clone(), (item.split, item.index), captions);
+        }
+        part
+    }
+
+    /// What it is, in words: `val`, or `val, 320 of 1000 pictures at random`.
+    pub fn label(&self) -> String {
+        let names: Vec<&str> = self.splits.iter().map(|split| split.name()).collect();
+        let names = names.join(" and ");
+        match self.drawn_from {
+            Some(all) => format!("{names}, {} of {all} pictures at random", self.items.len()),
+            None => names,
+        }
     }
 
     /// The same set with phrases in its texts and with tags.
@@ -115,52 +190,48 @@ impl EvalSet {
         self.concepts.as_ref()
     }
 
-    fn push(&mut self, index: usize, captions: Vec<String>) {
+    fn push(&mut self, name: String, (split, index): (Split, usize), captions: Vec<String>) {
         let image = self.items.len();
         let first = self.captions.len();
         self.captions
             .extend(captions.into_iter().map(|text| Caption { image, text }));
         self.items.push(Item {
-            name: self.source.place(self.split, index).to_string(),
+            name,
+            split,
             index,
             captions: first..self.captions.len(),
         });
     }
 
-    /// The captions of every sample in a range whose picture can be made ready, in order; on all cores.
-    fn check(&self, range: Range<usize>) -> Vec<Result<Vec<String>, SampleError>> {
-        let one = |index| {
-            self.check_picture(index)?;
-            let captions = self.source.captions(self.split, index)?;
-            if captions.is_empty() {
-                return Err(self.bad(index, "no caption".to_owned()));
-            }
-            Ok(captions)
-        };
-        parallel(range, one)
+    /// The captions of a sample whose picture can be made ready.
+    fn check(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
+        self.check_picture(split, index)?;
+        let captions = self.source.captions(split, index)?;
+        if captions.is_empty() {
+            return Err(self.bad(split, index, "no caption".to_owned()));
+        }
+        Ok(captions)
     }
 
     /// Whether a sample's picture, or its regions, can be made ready.
-    fn check_picture(&self, index: usize) -> Result<(), SampleError> {
+    fn check_picture(&self, split: Split, index: usize) -> Result<(), SampleError> {
+        let bad = |reason| self.bad(split, index, reason);
         if self.source.region_shape().is_some() {
-            let regions = self.source.regions(self.split, index)?;
+            let regions = self.source.regions(split, index)?;
             return match regions {
                 Some(_) => Ok(()),
-                None => Err(self.bad(index, "no regions".to_owned())),
+                None => Err(bad("no regions".to_owned())),
             };
         }
-        match self.source.image(self.split, index)? {
-            Some(picture) => {
-                let square = self.spec.square(&picture);
-                square.map(drop).map_err(|reason| self.bad(index, reason))
-            }
-            None if self.source.has_images() => Err(self.bad(index, "no picture".to_owned())),
+        match self.source.image(split, index)? {
+            Some(picture) => self.spec.square(&picture).map(drop).map_err(bad),
+            None if self.source.has_images() => Err(bad("no picture".to_owned())),
             None => Ok(()),
         }
     }
 
-    fn bad(&self, index: usize, reason: impl Into<ReadError>) -> SampleError {
-        SampleError::new(self.source.place(self.split, index), reason)
+    fn bad(&self, split: Split, index: usize, reason: impl Into<ReadError>) -> SampleError {
+        SampleError::new(self.source.place(split, index), reason)
     }
 
     /// Every picture with its captions' numbers.
@@ -178,9 +249,9 @@ impl EvalSet {
         self.spec
     }
 
-    /// The source and the split, for all else that is known of an item: `source.sample(split, item.index)`.
-    pub fn source(&self) -> (&Arc<dyn Source>, Split) {
-        (&self.source, self.split)
+    /// The source, for all else that is known of an item: `source.sample(item.split, item.index)`.
+    pub fn source(&self) -> &Arc<dyn Source> {
+        &self.source
     }
 
     /// Pictures, read on all cores. A range that reaches beyond the last picture is cut short.
@@ -196,7 +267,8 @@ impl EvalSet {
         let range = range.start.min(self.items.len())..range.end.min(self.items.len());
         let count = range.len();
         let one = |number: usize| -> Result<Vec<u8>, DataError> {
-            let bad = |reason| self.gone(self.bad(self.items[number].index, reason));
+            let item = &self.items[number];
+            let bad = |reason| self.gone(self.bad(item.split, item.index, reason));
             let picture = self.picture(number)?;
             let picture = picture.ok_or_else(|| bad("no picture".to_owned()))?;
             let square = self.spec.square(&picture).map_err(bad)?;
@@ -227,7 +299,8 @@ impl EvalSet {
         };
         let range = range.start.min(self.items.len())..range.end.min(self.items.len());
         let one = |number: usize| {
-            let found = self.source.regions(self.split, self.items[number].index);
+            let item = &self.items[number];
+            let found = self.source.regions(item.split, item.index);
             found.map(Option::unwrap_or_default)
         };
         let read: Result<Vec<_>, _> = parallel(range, one).into_iter().collect();
@@ -279,8 +352,9 @@ impl EvalSet {
     /// Per caption of a picture, its phrases, where the set has concepts.
     fn phrases(&self, image: usize) -> Vec<Vec<String>> {
         let of = |reader: &ConceptReader| {
-            let index = self.items[image].index;
-            reader.phrases_of(&*self.source, self.split, index).ok()
+            let item = &self.items[image];
+            let phrases = reader.phrases_of(&*self.source, item.split, item.index);
+            phrases.ok()
         };
         self.concepts.as_ref().and_then(of).unwrap_or_default()
     }
@@ -311,7 +385,10 @@ impl EvalSet {
         let range = range.start.min(self.items.len())..range.end.min(self.items.len());
         let tags: Vec<Vec<String>> = self.items[range]
             .iter()
-            .map(|item| self.source.tags(self.split, item.index).unwrap_or_default())
+            .map(|item| {
+                let tags = self.source.tags(item.split, item.index);
+                tags.unwrap_or_default()
+            })
             .collect();
         let tags: Vec<&[String]> = tags.iter().map(Vec::as_slice).collect();
         tags.iter()
@@ -333,10 +410,10 @@ impl EvalSet {
                 format!("a number below {}", self.items.len()),
             ));
         };
-        let found = self.source.image(self.split, item.index);
+        let found = self.source.image(item.split, item.index);
         match found.map_err(|error| self.gone(error))? {
             None if self.source.region_shape().is_none() => Err(DataError::Empty {
-                split: self.split.name(),
+                split: item.split.name(),
                 source_name: self.source.describe(),
                 hint: " with a picture".to_owned(),
             }),
@@ -362,7 +439,7 @@ impl std::fmt::Debug for EvalSet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("EvalSet")
             .field("source", &self.source.describe())
-            .field("split", &self.split)
+            .field("splits", &self.splits)
             .field("images", &self.items.len())
             .field("captions", &self.captions.len())
             .finish_non_exhaustive()

@@ -28,6 +28,7 @@ pub(crate) enum Stream {
     Picture = 16,
     SecondPicture = 17,
     PatchMask = 20,
+    HeldOut = 21,
 }
 
 /// The finaliser of SplitMix64 (Steele, Lea and Flood 2014): a bijection with full avalanche.

@@ -10,6 +10,7 @@ use unimo_core::batch::{
 };
 use unimo_data::config::{DataConfig, Pad, SourceKind, TokenizerConfig};
 use unimo_data::error::Place;
+use unimo_data::eval_set::Item;
 use unimo_data::loader::{FurtherText, Rewrite};
 use unimo_data::masking::patches::PatchMask;
 use unimo_data::plan::{Plan, Shuffle};
@@ -634,7 +635,7 @@ fn an_evaluation_set_leaves_broken_pictures_out_with_their_captions() {
     let new = |limit, skip| {
         EvalSet::new(
             Arc::clone(&source),
-            Split::Train,
+            &[Split::Train],
             limit,
             config.image_spec(),
             skip,
@@ -669,9 +670,38 @@ fn an_evaluation_set_leaves_broken_pictures_out_with_their_captions() {
     );
     assert!(set.picture(21).is_err());
 
-    // A limit counts usable pictures, and a prefix of the set is the set with a limit.
-    let limited = new(Some(13), &skip).unwrap();
-    assert_eq!(limited.items(), &set.items()[..13]);
+    // A limit counts usable pictures. They are drawn from all of them, always alike, and keep their order and their captions.
+    assert_eq!(set.label(), "train");
+    for (part, label) in [
+        (new(Some(13), &skip).unwrap(), "train, 13 of "),
+        (set.part(13), "train, 13 of 21 pictures at random"),
+    ] {
+        let indices = |set: &EvalSet| set.items().iter().map(|i| i.index).collect::<Vec<_>>();
+        assert_eq!(part.items().len(), 13);
+        assert!(indices(&part).is_sorted());
+        assert_ne!(indices(&part), indices(&set)[..13]);
+        assert_ne!(indices(&part), indices(&set)[21 - 13..]);
+        for (number, item) in part.items().iter().enumerate() {
+            let whole = set.items().iter().find(|i| i.index == item.index).unwrap();
+            assert_eq!(item.name, whole.name);
+            let texts = |set: &EvalSet, item: &Item| {
+                let captions = &set.captions()[item.captions.clone()];
+                captions.iter().map(|c| c.text.clone()).collect::<Vec<_>>()
+            };
+            assert_eq!(texts(&part, item), texts(&set, whole));
+            assert!(
+                part.captions()[item.captions.clone()]
+                    .iter()
+                    .all(|c| c.image == number)
+            );
+        }
+        assert!(part.label().starts_with(label), "{}", part.label());
+    }
+    assert_eq!(
+        new(Some(13), &skip).unwrap().items(),
+        new(Some(13), &skip).unwrap().items()
+    );
+    assert_eq!(set.part(21).items(), set.items());
     assert!(matches!(
         new(None, &SkipList::in_memory(0.1)),
         Err(DataError::TooManySkipped { .. })
@@ -679,7 +709,7 @@ fn an_evaluation_set_leaves_broken_pictures_out_with_their_captions() {
     assert!(matches!(
         EvalSet::new(
             Arc::clone(&source),
-            Split::Val,
+            &[Split::Val],
             None,
             config.image_spec(),
             &skip

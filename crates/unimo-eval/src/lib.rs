@@ -8,6 +8,6 @@ pub mod retrieval;
 pub use error::{EvalError, ModelError};
 pub use metrics::{ChanceRecall, Direction, Directions, GroundTruth, Pair, Recall, Scores};
 pub use retrieval::{
-    Candidate, DualEmbeddings, Embeddings, Method, MethodReport, RetrievalConfig, RetrievalModel,
-    RetrievalReport, evaluate,
+    Blocks, Candidate, DualEmbeddings, Embeddings, Method, MethodReport, RetrievalConfig,
+    RetrievalModel, RetrievalReport, evaluate,
 };

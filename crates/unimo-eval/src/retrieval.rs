@@ -1,6 +1,6 @@
 //! Zero-shot image-text retrieval of a model.
 //!
-//! A [`RetrievalModel`] has encoded every text and every image once; what is left per pair is the cross-modal encoder.
+//! A [`RetrievalModel`] has features of texts and images; what is left per pair is the cross-modal encoder.
 //! Three methods are reported, as far as the model can do them:
 //!
 //! - `itc`: the dot product of the dual encoder's embeddings (CLIP, ALBEF).
@@ -46,9 +46,36 @@ impl Default for RetrievalConfig {
     }
 }
 
-/// A model together with the uni-modal features of all texts and images, each encoded once.
+/// How many images and texts a model keeps the features of at a time. Image `i` is in block `i / images`, text `t` in block
+/// `t / texts`; a pair of blocks is a tile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Blocks {
+    /// Images in a block; at least 1.
+    pub images: usize,
+    /// Texts in a block; at least 1.
+    pub texts: usize,
+}
+
+impl Default for Blocks {
+    /// All of them in one block.
+    fn default() -> Self {
+        Self {
+            images: usize::MAX,
+            texts: usize::MAX,
+        }
+    }
+}
+
+impl Blocks {
+    /// The tile of a pair; images decide first.
+    fn tile(self, pair: Pair) -> (usize, usize) {
+        (pair.image / self.images, pair.text / self.texts)
+    }
+}
+
+/// A model together with the uni-modal features of texts and images.
 ///
-/// Who implements it encodes when it is built and keeps the features; `itm_scores` then only gathers rows of them.
+/// Who implements it may keep the features of all, so that `itm_scores` only gathers rows of them, or those of a block at a time.
 pub trait RetrievalModel {
     /// `N`: how many texts were encoded.
     fn texts(&self) -> usize;
@@ -67,8 +94,15 @@ pub trait RetrievalModel {
         true
     }
 
+    /// What the pairs of one call of [`itm_scores`](Self::itm_scores) are chosen by.
+    fn blocks(&self) -> Blocks {
+        Blocks::default()
+    }
+
     /// One score per pair in the order of `pairs`, higher for a better match. Logits are to be preferred: probabilities
-    /// saturate, and ties count as mistakes. Pairs come sorted by image, at most `batch` of them and never none.
+    /// saturate, and ties count as mistakes. Pairs come tile by tile, those of one call all of one tile of
+    /// [`blocks`](Self::blocks) and sorted by image, at most `batch` of them and never none. Tiles of the same images follow each
+    /// other.
     ///
     /// # Errors
     /// Whatever keeps the model from scoring them.
@@ -499,8 +533,20 @@ fn score_all<M: RetrievalModel + ?Sized>(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<ItmScores, EvalError> {
     let (texts, images) = (truth.texts(), truth.images());
+    let blocks = model.blocks();
     let mut values = vec![0.0; texts * images];
-    let pairs = (0..images).flat_map(|image| (0..texts).map(move |text| Pair { image, text }));
+    let of = |block: usize, size: usize, all: usize| {
+        let first = block * size;
+        first..first.saturating_add(size).min(all)
+    };
+    let pairs = (0..images.div_ceil(blocks.images)).flat_map(|block| {
+        let images = of(block, blocks.images, images);
+        (0..texts.div_ceil(blocks.texts)).flat_map(move |block| {
+            let texts = of(block, blocks.texts, texts);
+            let of_image = move |image| texts.clone().map(move |text| Pair { image, text });
+            images.clone().flat_map(of_image)
+        })
+    });
     score(
         model,
         pairs,
@@ -533,7 +579,8 @@ fn score_listed<M: RetrievalModel + ?Sized>(
     };
     let mut pairs = of(Direction::TextToImage, &lists.text_to_image);
     pairs.extend(of(Direction::ImageToText, &lists.image_to_text));
-    pairs.sort_unstable();
+    let blocks = model.blocks();
+    pairs.sort_unstable_by_key(|pair| (blocks.tile(*pair), *pair));
     // What both directions have on their lists is scored once.
     pairs.dedup();
     let total = pairs.len();
@@ -546,24 +593,34 @@ fn score_listed<M: RetrievalModel + ?Sized>(
         progress,
         |pair, score| scored.push((pair, score)),
     )?;
+    scored.sort_unstable_by_key(|(pair, _)| *pair);
     Ok(ItmScores::Listed(scored))
 }
 
 /// Scores pairs in batches and checks what comes back.
 fn score<M: RetrievalModel + ?Sized>(
     model: &M,
-    mut pairs: impl Iterator<Item = Pair>,
+    pairs: impl Iterator<Item = Pair>,
     total: usize,
     batch: usize,
     progress: &mut dyn FnMut(usize, usize),
     mut keep: impl FnMut(Pair, f32),
 ) -> Result<(), EvalError> {
+    let blocks = model.blocks();
+    let mut pairs = pairs.peekable();
     let mut done = 0;
-    let mut buffer = Vec::with_capacity(batch.min(total));
+    let mut buffer: Vec<Pair> = Vec::with_capacity(batch.min(total));
     progress(done, total);
     loop {
         buffer.clear();
-        buffer.extend(pairs.by_ref().take(batch));
+        while buffer.len() < batch {
+            let first = buffer.first().copied();
+            let fits = |pair: &Pair| first.is_none_or(|f| blocks.tile(f) == blocks.tile(*pair));
+            let Some(pair) = pairs.next_if(fits) else {
+                break;
+            };
+            buffer.push(pair);
+        }
         if buffer.is_empty() {
             return Ok(());
         }
@@ -644,6 +701,7 @@ mod tests {
         /// `[N, M]`; empty: no matching head.
         itm: Vec<f32>,
         batches: RefCell<Vec<Vec<Pair>>>,
+        blocks: Blocks,
     }
 
     impl RetrievalModel for Table {
@@ -658,6 +716,9 @@ mod tests {
         }
         fn has_itm(&self) -> bool {
             !self.itm.is_empty()
+        }
+        fn blocks(&self) -> Blocks {
+            self.blocks
         }
         fn itm_scores(&self, pairs: &[Pair]) -> Result<Vec<f32>, ModelError> {
             self.batches.borrow_mut().push(pairs.to_vec());
@@ -960,6 +1021,37 @@ mod tests {
         for (before, after) in before.methods.iter().zip(&after.methods) {
             assert_eq!(before.text_to_image, after.text_to_image);
             assert_eq!(before.image_to_text, after.image_to_text);
+        }
+    }
+
+    #[test]
+    fn blocks_change_the_order_of_the_pairs_and_nothing_else() {
+        let (truth, mut model) = random(&mut ChaCha8Rng::seed_from_u64(13), 10, 3);
+        for config in [config(4, false), config(4, true), config(0, true)] {
+            model.blocks = Blocks::default();
+            let expected = run(&model, &truth, config).unwrap();
+            let mut pairs = model.asked();
+            pairs.sort_unstable();
+            for (images, texts) in [(1, 1), (3, 7), (4, 30), (10, 4), (usize::MAX, 11)] {
+                model.blocks = Blocks { images, texts };
+                model.batches.borrow_mut().clear();
+                assert_eq!(run(&model, &truth, config).unwrap(), expected);
+                let mut last = None;
+                let mut seen = HashSet::new();
+                for batch in model.batches.borrow().iter() {
+                    let tile = model.blocks.tile(batch[0]);
+                    assert!(batch.iter().all(|pair| model.blocks.tile(*pair) == tile));
+                    assert!(batch.is_sorted() && batch.len() <= config.batch);
+                    // A tile that was left does not come again, nor does a block of images.
+                    assert!(last == Some(tile) || seen.insert(tile));
+                    assert!(last.is_none_or(|last: (usize, usize)| last.0 <= tile.0));
+                    last = Some(tile);
+                }
+                let mut asked = model.asked();
+                asked.sort_unstable();
+                assert_eq!(asked, pairs);
+            }
+            model.batches.borrow_mut().clear();
         }
     }
 

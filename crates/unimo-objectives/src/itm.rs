@@ -54,6 +54,17 @@ pub enum Layout {
     OneToOne,
 }
 
+impl Layout {
+    /// Pairs for every sample of a batch.
+    pub fn pairs_per_sample(self) -> f64 {
+        match self {
+            Self::Half => 1.0,
+            Self::OneToTwo => 3.0,
+            Self::OneToOne => 2.0,
+        }
+    }
+}
+
 /// What the classifier sees of a fused pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

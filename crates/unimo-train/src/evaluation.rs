@@ -1,21 +1,20 @@
 //! Held-out retrieval of a trained model, its gates, and the pictures that the report shows.
-//!
-//! Every image and every text is encoded once; pairs are then made from the kept features.
 
+mod encoded;
+pub mod plan;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
-use unimo_data::config::Pad;
+use burn::tensor::{Device, Tensor};
 use unimo_data::images::{self, Limits};
 use unimo_data::{
     ConceptReader, Concepts, EvalSet, RegionsConfig, SkipList, Source, Split, TextTokenizer,
 };
-use unimo_encoders::backbone::{ImageFeatures, Pictures, TextFeatures};
 use unimo_encoders::fusion::{FusionConfig, Keep, LayerGates};
-use unimo_encoders::region::RegionInput;
-use unimo_encoders::text::TextInput;
-use unimo_eval::retrieval::{DualEmbeddings, Embeddings, MethodReport, RetrievalReport};
-use unimo_eval::{Directions, GroundTruth, ModelError, Pair, Recall, RetrievalModel};
+use unimo_eval::retrieval::{MethodReport, RetrievalReport};
+use unimo_eval::{Directions, GroundTruth, Method, Pair, Recall};
 
 use crate::checkpoint;
 use crate::device::DeviceChoice;
@@ -25,12 +24,16 @@ use crate::error::TrainError;
 use crate::model::{Model, host};
 use crate::progress::Progress;
 use crate::recipe::Recipe;
+use crate::report::duration;
 use crate::report::record::{
     ChanceRecord, EvalRecord, GalleryItem, GalleryRecord, GatesRecord, RankedCaption, RecallRecord,
     RetrievalRecord, StreamGates, WordGates,
 };
 use crate::run::RunFolder;
 use crate::training;
+
+use encoded::Encoded;
+use plan::Protocol;
 
 /// A run's weights, evaluated by `unimo eval`.
 #[derive(Debug, Clone)]
@@ -39,25 +42,29 @@ pub struct Options {
     pub device: DeviceChoice,
     /// The checkpoint's step; none: the best, or the newest where nothing was evaluated.
     pub step: Option<u64>,
-    /// Images; none: as the recipe says, 0: all.
+    /// Images, drawn at random where there are more; none: as the recipe says, 0: all.
     pub limit: Option<usize>,
     /// Score every text with every image by the matching head too.
     pub full_itm: bool,
     /// Another list of pairs instead of the recipe's data.
-    pub data: Option<std::path::PathBuf>,
+    pub data: Option<PathBuf>,
     /// Features of its pictures' regions, where the model reads regions from files.
-    pub regions: Option<std::path::PathBuf>,
-    /// Which split.
-    pub split: Split,
+    pub regions: Option<PathBuf>,
+    /// Which split; none: the held-out one of the run's data, all of other data.
+    pub split: Option<Split>,
 }
 
 /// Evaluates a run's checkpoint and adds the result to the run's `evaluations.jsonl`. What training itself found stays
-/// as it is: the best checkpoint is chosen by that.
-pub fn run(folder: &std::path::Path, options: &Options) -> Result<EvalRecord, TrainError> {
+/// as it is: the best checkpoint is chosen by that. The run's folder may be given, or the file of one of its checkpoints.
+pub fn run(given: &Path, options: &Options) -> Result<(PathBuf, EvalRecord), TrainError> {
+    let (folder, step) = run_of(given, options.step)?;
     let (device, _) = options.device.open()?;
-    let (run, mut recipe) = RunFolder::open(folder)?;
+    let (run, mut recipe) = RunFolder::open(&folder)?;
     if let Some(limit) = options.limit {
         recipe.eval.limit = limit;
+    } else if options.data.is_some() {
+        // The recipe's limit is of its own held-out split.
+        recipe.eval.limit = 0;
     }
     recipe.eval.full_itm |= options.full_itm && recipe.objectives.itm.is_some();
     let mut data = recipe.data.clone();
@@ -74,29 +81,103 @@ pub fn run(folder: &std::path::Path, options: &Options) -> Result<EvalRecord, Tr
         *path = features.clone();
     }
     let source = unimo_data::open(&data)?;
+    for note in source.notes() {
+        eprintln!("{note}");
+    }
     let tokenizer = TextTokenizer::load(&run.join("tokenizer.json"), false)?;
     training::check_tokenizer(&recipe, &tokenizer)?;
 
-    let step = chosen_step(&run, options.step)?;
+    let step = chosen_step(&run, step)?;
     let model = load_model(&run, &recipe, step, &device)?;
 
     let skip = SkipList::in_memory(recipe.data.max_skipped);
     let concepts = open_concepts(&run, &recipe, &tokenizer)?;
-    let Some(set) = open_set(&recipe, &source, options.split, &skip, concepts)? else {
+    let splits: Vec<Split> = match (options.split, &options.data) {
+        (Some(split), _) => vec![split],
+        (None, Some(_)) => Split::ALL
+            .into_iter()
+            .filter(|s| !source.is_empty(*s))
+            .collect(),
+        (None, None) => vec![Split::Val],
+    };
+    let Some(set) = open_set(&recipe, &source, &splits, &skip, concepts)? else {
         return Err(TrainError::Run {
-            path: folder.to_owned(),
+            path: folder,
             reason: format!(
-                "its data has no {} split to evaluate on",
-                options.split.name()
+                "its data has nothing to evaluate on in split {}; it has {}",
+                splits.first().map_or("val", |split| split.name()),
+                named(&lengths(&source, &|_| true))
             ),
         });
     };
-    let mut bar = scoring_bar(0);
-    let evaluated = evaluate(&model, &set, &tokenizer, &recipe, &device, &mut bar)?;
+    let say = |line: String| eprintln!("{line}");
+    let mut bar = scoring_bar(0, true, say);
+    let evaluated = evaluate(
+        (&model, &device),
+        &set,
+        &tokenizer,
+        &recipe,
+        Protocol::Full,
+        &mut bar,
+    )?;
     drop(bar);
-    let record = record(step, &label(options), &evaluated);
+    let mut left_out = lengths(&source, &|split| !splits.contains(&split));
+    if skip.count() > 0 {
+        left_out.insert("unusable".to_owned(), skip.count() as u64);
+    }
+    let record = EvalRecord {
+        split: label(&set, options),
+        left_out,
+        ..record(step, &set, &evaluated)
+    };
     run.append("evaluations.jsonl", &record)?;
-    Ok(record)
+    Ok((folder, record))
+}
+
+/// How many samples there are in those of a source's splits that are asked for and not empty, by name.
+fn lengths(source: &Arc<dyn Source>, of: &dyn Fn(Split) -> bool) -> BTreeMap<String, u64> {
+    let splits = Split::ALL.into_iter().filter(|split| of(*split));
+    splits
+        .map(|split| (split.name().to_owned(), source.len(split) as u64))
+        .filter(|(_, length)| *length > 0)
+        .collect()
+}
+
+/// Counts by name, in words.
+fn named(counts: &BTreeMap<String, u64>) -> String {
+    let each = counts
+        .iter()
+        .map(|(name, count)| format!("{count} of {name}"));
+    match counts.is_empty() {
+        true => "nothing".to_owned(),
+        false => each.collect::<Vec<_>>().join(", "),
+    }
+}
+
+/// The run that is meant, and the step, by a run's folder or the file of one of its checkpoints.
+fn run_of(given: &Path, step: Option<u64>) -> Result<(PathBuf, Option<u64>), TrainError> {
+    if !given.is_file() {
+        return Ok((given.to_owned(), step));
+    }
+    let wrong = |reason: &str| TrainError::Run {
+        path: given.to_owned(),
+        reason: reason.to_owned(),
+    };
+    let file = std::path::absolute(given).map_err(TrainError::file("find", given))?;
+    let own = file.parent().and_then(|checkpoints| {
+        let mut steps = checkpoint::steps(checkpoints).ok()?.into_iter();
+        let of_file = steps.find(|step| checkpoint::path(checkpoints, *step) == file)?;
+        Some((checkpoints.parent()?.to_owned(), of_file))
+    });
+    let Some((run, of_file)) = own else {
+        return Err(wrong(
+            "is no run and no checkpoint of one, such as RUN/checkpoints/step-00000100.safetensors",
+        ));
+    };
+    if step.is_some_and(|step| step != of_file) {
+        return Err(wrong("is the checkpoint of another step than --step"));
+    }
+    Ok((run, Some(of_file)))
 }
 
 /// A run's concepts, where it has some.
@@ -120,7 +201,7 @@ fn open_concepts(
 ///
 /// The folder is no run or has no such checkpoint.
 pub fn open_model(
-    folder: &std::path::Path,
+    folder: &Path,
     step: Option<u64>,
     device: &Device,
 ) -> Result<(RunFolder, Recipe, u64, Model), TrainError> {
@@ -159,51 +240,69 @@ fn load_model(
     reader.module(section, Model::blank(&recipe, device))
 }
 
-/// Shows the progress of an evaluation, as [`evaluate`] tells it, if it scores more than `from` pairs. Ends when dropped.
-pub fn scoring_bar(from: usize) -> impl FnMut(usize, usize) {
+/// Shows the progress of an evaluation, as [`evaluate`] tells it, if it scores more than `from` pairs. With `cost`, says after the first
+/// batches how many pairs there are and how long they take at that speed. Ends when dropped.
+pub fn scoring_bar(
+    from: usize,
+    cost: bool,
+    mut say: impl FnMut(String),
+) -> impl FnMut(usize, usize) {
     let mut bar: Option<Progress> = None;
     let began = std::time::Instant::now();
+    // The first batch, which waits for features too, and when it was done.
+    let mut first: Option<(usize, f64)> = None;
+    let mut said = !cost;
     move |done, total| {
+        let now = began.elapsed().as_secs_f64();
+        if done > 0 && !said {
+            match first {
+                None => first = Some((done, now)),
+                Some((before, then)) => {
+                    said = true;
+                    let each = (now - then) / (done - before) as f64;
+                    let left = duration(each * (total - done) as f64);
+                    say(format!(
+                        "{total} pairs through the matching head, {:.1} ms each: about {left}",
+                        1000.0 * each
+                    ));
+                }
+            }
+        }
         if total <= from {
             return;
         }
         let bar = bar.get_or_insert_with(|| Progress::new(total as u64, 0, "scoring pairs"));
         if done > 0 {
-            let speed = done as f64 / began.elapsed().as_secs_f64();
-            bar.update(done as u64, None, speed);
+            bar.update(done as u64, None, done as f64 / now);
         }
     }
 }
 
 /// What was evaluated, in words: not the run's own held-out set as a whole, maybe.
-fn label(options: &Options) -> String {
-    let mut label = options.split.name().to_owned();
+fn label(set: &EvalSet, options: &Options) -> String {
+    let mut label = set.label();
     if let Some(name) = options.data.as_ref().and_then(|path| path.file_name()) {
         label.push_str(&format!(" of {}", name.display()));
-    }
-    match options.limit {
-        Some(limit) if limit > 0 => label.push_str(&format!(", first {limit}")),
-        _ => {}
     }
     label.push_str(" (unimo eval)");
     label
 }
 
-/// The held-out set, or none where the data has no such split.
+/// Held-out pictures and texts, or none where the data has no such split.
 pub fn open_set(
     recipe: &Recipe,
     source: &Arc<dyn Source>,
-    split: Split,
+    splits: &[Split],
     skip: &SkipList,
     concepts: Option<ConceptReader>,
 ) -> Result<Option<EvalSet>, TrainError> {
-    if source.is_empty(split) {
+    if splits.iter().all(|split| source.is_empty(*split)) {
         return Ok(None);
     }
     let limit = (recipe.eval.limit > 0).then_some(recipe.eval.limit);
     let set = EvalSet::new(
         Arc::clone(source),
-        split,
+        splits,
         limit,
         recipe.data.image_spec(),
         skip,
@@ -211,69 +310,12 @@ pub fn open_set(
     Ok(Some(set.with_concepts(concepts)))
 }
 
-/// A model with the features of a whole held-out set.
-struct Encoded<'a> {
-    model: &'a Model,
-    texts: TextFeatures,
-    images: ImageFeatures,
-    device: &'a Device,
-}
-
-impl Encoded<'_> {
-    /// The features of pairs, row by row.
-    fn rows(&self, pairs: &[Pair]) -> (TextFeatures, ImageFeatures) {
-        let rows = |of: fn(&Pair) -> usize| -> Tensor<1, Int> {
-            let rows: Vec<i32> = pairs.iter().map(|p| of(p) as i32).collect();
-            Tensor::from_data(TensorData::new(rows, [pairs.len()]), self.device)
-        };
-        (
-            self.texts.select(&rows(|p| p.text)),
-            self.images.select(&rows(|p| p.image)),
-        )
-    }
-}
-
-impl RetrievalModel for Encoded<'_> {
-    fn texts(&self) -> usize {
-        self.texts.class.dims()[0]
-    }
-
-    fn images(&self) -> usize {
-        self.images.class.dims()[0]
-    }
-
-    fn embeddings(&self) -> Result<Option<DualEmbeddings>, ModelError> {
-        let Some(itc) = &self.model.objectives.itc else {
-            return Ok(None);
-        };
-        let host = |x: Tensor<2>| {
-            let [_, features] = x.dims();
-            Embeddings::new(features, host(x))
-        };
-        Ok(Some(DualEmbeddings {
-            texts: host(itc.embed_texts(&self.texts))?,
-            images: host(itc.embed_images(&self.images))?,
-        }))
-    }
-
-    fn has_itm(&self) -> bool {
-        self.model.objectives.itm.is_some()
-    }
-
-    fn itm_scores(&self, pairs: &[Pair]) -> Result<Vec<f32>, ModelError> {
-        let Some(itm) = &self.model.objectives.itm else {
-            return Err("the model has no matching head".into());
-        };
-        let (texts, images) = self.rows(pairs);
-        let fused = self.model.backbone.fuse(&texts, &images, Keep::Nothing);
-        Ok(host(itm.scores(&self.model.backbone, &fused)))
-    }
-}
-
 /// What an evaluation found, with what a report needs beside the numbers.
 pub struct Evaluated {
     /// The numbers.
     pub retrieval: RetrievalReport,
+    /// By which methods.
+    pub protocol: Protocol,
     /// Mean gates per layer, where the model has gates.
     gates: Option<GatesRecord>,
     /// How codes are used, where the model has a grounded dictionary.
@@ -282,19 +324,25 @@ pub struct Evaluated {
     phrases: Option<Phrases>,
 }
 
-/// Retrieval over a held-out set.
+/// Retrieval over held-out pictures and texts.
 pub fn evaluate(
-    model: &Model,
+    (model, device): (&Model, &Device),
     set: &EvalSet,
     tokenizer: &TextTokenizer,
     recipe: &Recipe,
-    device: &Device,
+    protocol: Protocol,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Evaluated, TrainError> {
-    let encoded = encode(model, set, tokenizer, recipe, device)?;
+    let mut config = recipe.eval.retrieval();
+    if protocol == Protocol::Contrast {
+        config.shortlist = 0;
+        config.full_itm = false;
+    }
+    let pairs = plan::pairs(recipe, protocol, set.items().len(), set.captions().len());
+    let encoded = Encoded::new(model, set, tokenizer, recipe, (device, pairs > 0))?;
     let text_image = set.captions().iter().map(|c| c.image).collect();
     let truth = GroundTruth::new(text_image, set.items().len())?;
-    let retrieval = unimo_eval::evaluate(&encoded, &truth, &recipe.eval.retrieval(), progress)?;
+    let retrieval = unimo_eval::evaluate(&encoded, &truth, &config, progress)?;
     let features = |pairs: &[(usize, usize)]| {
         let pair = |(text, image): &(usize, usize)| Pair {
             image: *image,
@@ -303,73 +351,44 @@ pub fn evaluate(
         encoded.rows(&pairs.iter().map(pair).collect::<Vec<_>>())
     };
     Ok(Evaluated {
-        gates: gates(&encoded, set, tokenizer, recipe),
-        codes: codes::codes(model, set, tokenizer, recipe, &features),
-        phrases: phrases::phrases(model, set, tokenizer, recipe, &features),
+        gates: gates(model, &encoded, set, tokenizer, recipe)?,
+        codes: codes::codes(model, set, tokenizer, recipe, features).transpose()?,
+        phrases: phrases::phrases(model, set, tokenizer, recipe, features).transpose()?,
+        protocol,
         retrieval,
     })
 }
 
-fn encode<'a>(
-    model: &'a Model,
-    set: &EvalSet,
-    tokenizer: &TextTokenizer,
-    recipe: &Recipe,
-    device: &'a Device,
-) -> Result<Encoded<'a>, TrainError> {
-    let step = recipe.eval.batch_size;
-    let backbone = &model.backbone;
-    let mut images = Vec::new();
-    for first in (0..set.items().len()).step_by(step) {
-        let pictures = match set.regions(first..first + step)? {
-            Some(regions) => Pictures::Regions(RegionInput::new(&regions, device)),
-            None => {
-                let images = set.images(first..first + step)?;
-                Pictures::of_pixels(&images, &images.pixels, device)
-            }
-        };
-        let tags = set
-            .tags(first..first + step, tokenizer)
-            .filter(|_| backbone.image_tags)
-            .map(|tags| {
-                backbone
-                    .text
-                    .input(&tags.ids, &tags.lengths, tags.length, device)
-            });
-        images.push(backbone.encode_pictures(&pictures, tags.as_ref(), 0));
+impl Evaluated {
+    /// How good the weights are, by what this evaluation scored: a mean of recalls by the best method, as
+    /// [`Best`](crate::run::Best) compares them.
+    pub fn score(&self) -> f64 {
+        self.score_by(|_| true)
     }
-    // One length for all, so that any two texts fit one batch: that of the longest caption.
-    let all = set.texts(
-        0..set.captions().len(),
-        tokenizer,
-        recipe.data.max_text_length,
-        Pad::Longest,
-    );
-    let mut texts = Vec::new();
-    for (ids, lengths) in all
-        .ids
-        .chunks(step * all.length)
-        .zip(all.lengths.chunks(step))
-    {
-        let input: TextInput = backbone.text.input(ids, lengths, all.length, device);
-        texts.push(backbone.encode_texts(&input));
+
+    /// As [`score`](Self::score), by the contrast alone.
+    pub fn score_of_contrast(&self) -> f64 {
+        self.score_by(|method| method == Method::Itc)
     }
-    Ok(Encoded {
-        model,
-        texts: TextFeatures::cat(texts),
-        images: ImageFeatures::cat(images),
-        device,
-    })
+
+    fn score_by(&self, method: impl Fn(Method) -> bool) -> f64 {
+        let methods = self.retrieval.methods.iter();
+        let sums = methods.filter(|m| method(m.method)).map(|m| m.rsum());
+        sums.fold(0.0, f64::max) / 6.0
+    }
 }
 
 /// Mean of the gates over some true pairs, and the gates of the words of one caption.
 fn gates(
+    model: &Model,
     encoded: &Encoded<'_>,
     set: &EvalSet,
     tokenizer: &TextTokenizer,
     recipe: &Recipe,
-) -> Option<GatesRecord> {
-    let config = recipe.model.fusion.as_ref()?;
+) -> Result<Option<GatesRecord>, TrainError> {
+    let Some(config) = &recipe.model.fusion else {
+        return Ok(None);
+    };
     let pairs: Vec<Pair> = set
         .captions()
         .iter()
@@ -380,8 +399,8 @@ fn gates(
             text,
         })
         .collect();
-    let (texts, images) = encoded.rows(&pairs);
-    let fused = encoded.model.backbone.fuse(&texts, &images, Keep::Gates);
+    let (texts, images) = encoded.rows(&pairs)?;
+    let fused = model.backbone.fuse(&texts, &images, Keep::Gates);
     let tokens: Vec<Vec<i32>> = pairs
         .iter()
         .map(|pair| {
@@ -389,7 +408,7 @@ fn gates(
             set.encode(pair.text, tokenizer, length).ids
         })
         .collect();
-    gates_record(config, &fused.gates, &tokens, tokenizer)
+    Ok(gates_record(config, &fused.gates, &tokens, tokenizer))
 }
 
 /// Mean of the gates over rows whose texts are `tokens`, and the gates of the words of the first; none without gates.
@@ -494,10 +513,9 @@ pub fn summary(step: u64, evaluated: &Evaluated) -> String {
         .unwrap_or_default()
 }
 
-/// Writes an evaluation during training into the run: gates, gallery and, last, a line of `evals.jsonl`.
+/// Writes what an evaluation during training found beside its numbers into the run: gates, codes, phrases, gallery.
 pub fn write(
     run: &RunFolder,
-    step: u64,
     set: &EvalSet,
     recipe: &Recipe,
     evaluated: &Evaluated,
@@ -514,14 +532,11 @@ pub fn write(
     if let Some(best) = headline(&evaluated.retrieval) {
         run.write_json("gallery.json", &gallery(run, set, recipe, best)?)?;
     }
-    run.append(
-        "evals.jsonl",
-        &record(step, set.source().1.name(), evaluated),
-    )
+    Ok(())
 }
 
 /// An evaluation as a line of JSON.
-fn record(step: u64, split: &str, evaluated: &Evaluated) -> EvalRecord {
+pub fn record(step: u64, set: &EvalSet, evaluated: &Evaluated) -> EvalRecord {
     let report = &evaluated.retrieval;
     let recall = |r: &Recall| RecallRecord {
         r1: r.r1,
@@ -541,9 +556,13 @@ fn record(step: u64, split: &str, evaluated: &Evaluated) -> EvalRecord {
     };
     EvalRecord {
         step,
-        split: split.to_owned(),
+        split: set.label(),
+        protocol: evaluated.protocol.name().to_owned(),
+        score: Some(evaluated.score()),
+        left_out: BTreeMap::new(),
         images: report.images as u64,
         texts: report.texts as u64,
+        pairs: report.pairs_scored as u64,
         retrieval: report
             .methods
             .iter()
@@ -572,14 +591,14 @@ fn gallery(
 ) -> Result<GalleryRecord, TrainError> {
     let folder = run.join("gallery");
     std::fs::create_dir_all(&folder).map_err(TrainError::file("create", &folder))?;
-    let (source, split) = set.source();
     let count = set.items().len();
     let shown = recipe.eval.gallery.min(count);
     let mut items = Vec::new();
     for number in 0..shown {
         let index = number * count / shown;
         // In full size, even if the model reads less of it.
-        let stored = source.image_bytes(split, set.items()[index].index);
+        let item = &set.items()[index];
+        let stored = set.source().image_bytes(item.split, item.index);
         let full = stored.ok().flatten().and_then(|(bytes, _)| {
             images::decode(&bytes, Limits::full_size(recipe.data.max_pixels)).ok()
         });
@@ -604,7 +623,6 @@ fn gallery(
             reason: e.to_string(),
         })?;
         let captions = set.captions();
-        let item = &set.items()[index];
         let ranked = best.captions_of_image.get(index).map_or(&[][..], |c| c);
         items.push(GalleryItem {
             image: name,
@@ -666,6 +684,9 @@ pub fn table(record: &EvalRecord) -> String {
     }
     if let Some(chance) = &record.chance {
         row("chance", &chance.text_to_image, &chance.image_to_text);
+    }
+    if !record.left_out.is_empty() {
+        out.push_str(&format!("left out: {}\n", named(&record.left_out)));
     }
     out
 }

@@ -32,7 +32,8 @@ enum Command {
     /// stopped, even by kill -9, goes on exactly where it was with --resume.
     #[command(after_help = TRAIN_EXAMPLES)]
     Train(Train),
-    /// Evaluate a run's checkpoint: retrieval in both directions on a held-out split.
+    /// Evaluate a run's checkpoint: retrieval in both directions on a held-out split, or on all of a file.
+    #[command(after_help = EVAL_EXAMPLES)]
     Eval(Eval),
     /// Draw a run's report.html again.
     Report {
@@ -143,6 +144,18 @@ enum Torture {
     /// fails if one makes the program panic, takes seconds, or takes memory that its size does not explain.
     Files(torture_files::FilesArgs),
 }
+
+const EVAL_EXAMPLES: &str = "\
+Examples:
+  The best checkpoint on the run's own held-out pictures:
+    unimo eval runs/unimo3-small
+  Another step, and 500 pictures drawn at random, always the same:
+    unimo eval runs/unimo3-small/checkpoints/step-00000800.safetensors --limit 500
+  All rows of a list, whatever their split, and only those of one:
+    unimo eval runs/unimo3-small --data test.jsonl
+    unimo eval runs/unimo3-small --data pairs.jsonl --split val
+
+The pictures and texts of larger sets are encoded block by block: eval.memory_gb of the run's recipe.toml says how much is kept at once.";
 
 const BENCH_EXAMPLES: &str = "\
 Examples:
@@ -263,26 +276,26 @@ struct Train {
 
 #[derive(Args)]
 struct Eval {
-    /// The run folder.
+    /// The run folder, or the file of one of its checkpoints.
     run: PathBuf,
     /// Which checkpoint, by its step; default: the best.
     #[arg(long)]
     step: Option<u64>,
-    /// How many images; default: as the recipe says, 0: all.
+    /// How many images, drawn at random and always the same; default: as the recipe says, all with --data; 0: all.
     #[arg(long)]
     limit: Option<usize>,
     /// Score every text with every image by the matching head too; slow.
     #[arg(long)]
     full_itm: bool,
-    /// Other data than the run's own: a list of pairs, tar shards, Parquet files, or a folder of them.
+    /// Other data than the run's own: a list of pairs, tar shards, Parquet files, or a folder of them. All of it, unless --split.
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
     /// Where features of the pictures' regions are, for a model that reads them; default: where they were in training.
     #[arg(long, value_name = "FOLDER")]
     regions: Option<PathBuf>,
-    /// Which split: val, test or train.
-    #[arg(long, default_value = "val", value_parser = split)]
-    split: Split,
+    /// Which split: val, test or train [default: val of the run's data, all of --data].
+    #[arg(long, value_parser = split)]
+    split: Option<Split>,
     /// Where to compute: flex (the CPU), wgpu, wgpu:N, cuda, cuda:N or auto.
     #[arg(long, default_value = "flex")]
     device: DeviceChoice,
@@ -343,8 +356,8 @@ fn run(command: Command) -> Result<(), TrainError> {
                 regions: args.regions,
                 split: args.split,
             };
-            let record = evaluation::run(&args.run, &options)?;
-            report::write(&args.run)?;
+            let (run, record) = evaluation::run(&args.run, &options)?;
+            report::write(&run)?;
             print!("{}", evaluation::table(&record));
             Ok(())
         }

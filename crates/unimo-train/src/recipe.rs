@@ -12,6 +12,7 @@ use unimo_eval::RetrievalConfig;
 use unimo_objectives::ObjectivesConfig;
 
 use crate::error::TrainError;
+use crate::evaluation::plan::During;
 use crate::hub;
 use crate::stages::{self, StageConfig};
 use crate::starting::InitConfig;
@@ -166,8 +167,17 @@ pub struct ScheduleConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EvalConfig {
-    /// Images of the held-out split; 0: all.
+    /// Images of the held-out split, drawn at random where there are more; 0: all.
     pub limit: usize,
+    /// What evaluations before the last step score: `auto`, `contrast`, `part` or `full`.
+    #[serde(default)]
+    pub during: During,
+    /// What they may cost: a share of the passes that training makes between two of them.
+    #[serde(default = "default_share")]
+    pub share: f64,
+    /// Gigabytes of features of pictures and texts that are kept at once; what is beyond is encoded again, block by block.
+    #[serde(default = "default_memory")]
+    pub memory_gb: f64,
     /// Texts or images per forward pass of an encoder, and pairs per pass of the cross-modal encoder.
     pub batch_size: usize,
     /// Candidates that the contrastive score leaves to the matching score, in each direction.
@@ -178,7 +188,26 @@ pub struct EvalConfig {
     pub gallery: usize,
 }
 
+fn default_share() -> f64 {
+    0.05
+}
+
+fn default_memory() -> f64 {
+    2.0
+}
+
 impl EvalConfig {
+    fn validate(&self) -> Result<(), ConfigError> {
+        config::positive("batch_size", self.batch_size)?;
+        ConfigError::unless(
+            self.share > 0.0 && self.share <= 1.0,
+            "share",
+            self.share,
+            "must be above 0 and at most 1",
+        )?;
+        config::above_zero("memory_gb", self.memory_gb)
+    }
+
     /// As the evaluation takes it.
     pub fn retrieval(&self) -> RetrievalConfig {
         RetrievalConfig {
@@ -310,7 +339,7 @@ impl Recipe {
             init.validate()?;
         }
         self.train.validate().map_err(|e| e.within("train"))?;
-        config::positive("batch_size", self.eval.batch_size).map_err(|e| e.within("eval"))?;
+        self.eval.validate().map_err(|e| e.within("eval"))?;
         self.model.validate().map_err(|e| e.within("model"))?;
         self.objectives
             .validate()
@@ -360,6 +389,12 @@ impl Recipe {
             "data.augment",
             "absent",
             "is needed by [objectives.views], which contrasts two views of a picture",
+        )?;
+        ConfigError::unless(
+            self.eval.during != During::Contrast || self.objectives.itc.is_some(),
+            "eval.during",
+            "contrast",
+            "needs [objectives.itc]",
         )?;
         ConfigError::unless(
             !self.eval.full_itm || self.objectives.itm.is_some(),

@@ -38,8 +38,8 @@ pub struct RunFolder {
 pub struct Best {
     /// The step.
     pub step: u64,
-    /// Mean of R@1, R@5 and R@10 in both directions, by the best method: a sixth of the field's "rsum". R@1 alone would
-    /// be decided by a handful of queries on a small held-out set.
+    /// Mean of R@1, R@5 and R@10 in both directions, by the best of the methods that all evaluations of the run score: a sixth of
+    /// the field's "rsum". R@1 alone would be decided by a handful of queries on a small held-out set.
     pub score: f64,
 }
 
@@ -49,7 +49,7 @@ impl Best {
         let sums = record.retrieval.iter().map(RetrievalRecord::rsum);
         Self {
             step: record.step,
-            score: sums.fold(0.0, f64::max) / 6.0,
+            score: record.score.unwrap_or(sums.fold(0.0, f64::max) / 6.0),
         }
     }
 }

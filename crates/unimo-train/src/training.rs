@@ -30,14 +30,15 @@ use crate::checkpoint::{self, State};
 use crate::data::concepts::count;
 use crate::device::DeviceChoice;
 use crate::error::TrainError;
-use crate::evaluation;
+use crate::evaluation::plan::{Plan, Protocol};
+use crate::evaluation::{self, Evaluated};
 use crate::hub;
 use crate::model::Model;
 use crate::optimizer::{self, Optimizer};
 use crate::progress::Progress;
 use crate::recipe::Recipe;
 use crate::report;
-use crate::report::record::{SessionRecord, StepRecord};
+use crate::report::record::{EvalRecord, SessionRecord, StepRecord};
 use crate::run::{Best, RunFolder};
 use crate::stages::Stage;
 use crate::starting::{self, Started};
@@ -306,6 +307,8 @@ struct Trainer {
     skip: Arc<SkipList>,
     /// None where the data has no held-out split or nothing is to be evaluated.
     held_out: Option<EvalSet>,
+    /// What evaluations before the last step score, and on which of the held-out pictures; none: everything on all.
+    during: Option<(Plan, EvalSet)>,
     device: Device,
     /// Absent only while the optimiser owns the weights.
     state: Option<State<Model>>,
@@ -442,7 +445,7 @@ impl Trainer {
             None
         } else {
             let opened =
-                evaluation::open_set(&recipe, &source, Split::Val, &skip, concepts.clone());
+                evaluation::open_set(&recipe, &source, &[Split::Val], &skip, concepts.clone());
             match opened {
                 // Questions and statements can be learned from without being retrieved.
                 Err(TrainError::Data(error @ DataError::NothingDescribes { .. })) => {
@@ -454,6 +457,13 @@ impl Trainer {
                 opened => opened?,
             }
         };
+        // A run that an older version began chooses its best weights by all methods.
+        let all_along = run.evaluations()?.iter().any(|e| e.score.is_none());
+        let during = held_out.as_ref().and_then(|set| {
+            let (pictures, texts) = (set.items().len(), set.captions().len());
+            let plan = Plan::new(&recipe, pictures, texts).filter(|_| !all_along)?;
+            Some((plan, set.part(plan.pictures)))
+        });
         let progress = if options.quiet {
             Progress::silent()
         } else {
@@ -465,6 +475,7 @@ impl Trainer {
             concepts,
             skip: Arc::new(skip),
             held_out,
+            during,
             train_only: options.train_only,
             quiet: options.quiet,
             opened: recipe.data.clone(),
@@ -510,6 +521,11 @@ impl Trainer {
                 .progress
                 .message("the data has no held-out split: nothing will be evaluated");
         }
+        if let (Some((plan, _)), Some(set)) = (&trainer.during, &trainer.held_out) {
+            let (pictures, texts) = (set.items().len(), set.captions().len());
+            let line = plan.says(&trainer.recipe, pictures, texts);
+            trainer.progress.message(line);
+        }
         Ok(trainer)
     }
 
@@ -542,7 +558,14 @@ impl Trainer {
         let config = self.recipe.train.clone();
         let done = self.state().step;
         // A run killed between a checkpoint and its evaluation evaluates it now.
-        let evaluated = self.run.evaluations()?.iter().any(|e| e.step == done);
+        // After the last step that of all comes last.
+        let all = self.held_out.as_ref().map(EvalSet::label);
+        let ends = |e: &EvalRecord| {
+            let of_all = all.as_ref() == Some(&e.split) && e.protocol != Protocol::Contrast.name();
+            done < config.steps || of_all
+        };
+        let evaluated = self.run.evaluations()?;
+        let evaluated = evaluated.iter().any(|e| e.step == done && ends(e));
         if done > 0 && self.is_due(done) && !evaluated {
             self.evaluate(done == config.steps)?;
             self.prune()?;
@@ -852,7 +875,7 @@ impl Trainer {
     /// Evaluates the current weights. What goes wrong ends the run only after its last step: a training of days is worth
     /// more than a look at it.
     fn evaluate(&mut self, last: bool) -> Result<(), TrainError> {
-        match self.try_evaluate() {
+        match self.try_evaluate(last) {
             Err(error) if !last => {
                 let step = self.state().step;
                 self.progress.message(format_args!(
@@ -864,10 +887,50 @@ impl Trainer {
         }
     }
 
-    fn try_evaluate(&mut self) -> Result<(), TrainError> {
-        let Some(set) = self.held_out.clone() else {
+    fn try_evaluate(&mut self, last: bool) -> Result<(), TrainError> {
+        let Some(all) = self.held_out.clone() else {
             return Ok(());
         };
+        let during = self.during.clone();
+        let records = match during {
+            // Everything on all, always; or nothing but the last one.
+            None => vec![self.score(Protocol::Full, &all, true)?.0],
+            Some((plan, part)) if !last => vec![self.score(plan.protocol, &part, true)?.0],
+            Some((plan, part)) => {
+                // Whatever the last evaluation scores beyond the others, the best weights are chosen by what all of them score.
+                let whole = plan.pictures == all.items().len();
+                let (mut records, score) = match (whole, plan.protocol) {
+                    (true, _) => (Vec::new(), None),
+                    (false, protocol) => {
+                        let (record, evaluated) = self.score(protocol, &part, false)?;
+                        (vec![record], Some(evaluated.score()))
+                    }
+                };
+                let (mut full, evaluated) = self.score(Protocol::Full, &all, true)?;
+                full.score = Some(match (score, plan.protocol) {
+                    (Some(score), _) => score,
+                    (None, Protocol::Contrast) => evaluated.score_of_contrast(),
+                    (None, Protocol::Full) => evaluated.score(),
+                });
+                records.push(full);
+                records
+            }
+        };
+        for record in records {
+            self.run.append("evals.jsonl", &record)?;
+        }
+        self.best = self.run.best()?;
+        Ok(())
+    }
+
+    /// Evaluates the current weights, says so and, if `write`, writes what the report shows beside the numbers.
+    fn score(
+        &mut self,
+        protocol: Protocol,
+        set: &EvalSet,
+        write: bool,
+    ) -> Result<(EvalRecord, Evaluated), TrainError> {
+        let began = Instant::now();
         let state = self.state();
         let step = state.step;
         let model = state.ema.as_ref().unwrap_or(&state.model).valid();
@@ -878,18 +941,25 @@ impl Trainer {
         } else {
             LONG_EVALUATION
         };
+        let (recipe, progress) = (&self.recipe, &mut self.progress);
+        let last = step == recipe.train.steps;
         let evaluated = evaluation::evaluate(
-            &model,
-            &set,
+            (&model, &device),
+            set,
             &self.tokenizer,
-            &self.recipe,
-            &device,
-            &mut evaluation::scoring_bar(long),
+            recipe,
+            protocol,
+            &mut evaluation::scoring_bar(long, last, |line| progress.message(line)),
         )?;
-        self.progress.message(evaluation::summary(step, &evaluated));
-        evaluation::write(&self.run, step, &set, &self.recipe, &evaluated)?;
-        self.best = self.run.best()?;
-        Ok(())
+        let seconds = began.elapsed().as_secs_f64();
+        let summary = evaluation::summary(step, &evaluated);
+        let took = report::duration(seconds);
+        self.progress
+            .message(format_args!("{summary}; evaluated in {took}"));
+        if write {
+            evaluation::write(&self.run, set, &self.recipe, &evaluated)?;
+        }
+        Ok((evaluation::record(step, set, &evaluated), evaluated))
     }
 
     fn finish(self) -> Result<PathBuf, TrainError> {

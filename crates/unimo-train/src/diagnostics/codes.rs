@@ -59,8 +59,8 @@ pub(crate) fn codes(
     set: &EvalSet,
     tokenizer: &TextTokenizer,
     recipe: &Recipe,
-    mut features: impl FnMut(&[(usize, usize)]) -> (TextFeatures, ImageFeatures),
-) -> Option<Codes> {
+    mut features: impl FnMut(&[(usize, usize)]) -> Result<(TextFeatures, ImageFeatures), TrainError>,
+) -> Option<Result<Codes, TrainError>> {
     let joint = model.backbone.joint.as_ref()?;
     let quantiser = joint.quantiser.as_ref()?;
     // Of pictures that are known by regions no patch is shown.
@@ -77,7 +77,10 @@ pub(crate) fn codes(
         .take(PAIRS)
         .collect();
     for pairs in all.chunks(recipe.eval.batch_size) {
-        let (texts, images) = features(pairs);
+        let (texts, images) = match features(pairs) {
+            Ok(features) => features,
+            Err(error) => return Some(Err(error)),
+        };
         let fused = model.backbone.fuse(&texts, &images, Keep::Nothing);
         let grounded = fused.grounded?;
         let none: Vec<bool> = match &grounded.quantised.hidden {
@@ -91,7 +94,7 @@ pub(crate) fn codes(
         }
         let image = images.states.last()?.clone();
         let positions = image.dims()[1];
-        let count = match (grid, set.source().0.region_shape()) {
+        let count = match (grid, set.source().region_shape()) {
             (0, shape) => shape?.most,
             (grid, _) => grid * grid,
         };
@@ -130,7 +133,7 @@ pub(crate) fn codes(
         }
         uses.pairs += pairs.len();
     }
-    Some(uses.summary(quantiser.config.tokens, grid))
+    Some(Ok(uses.summary(quantiser.config.tokens, grid)))
 }
 
 impl Uses {

@@ -93,8 +93,8 @@ pub(crate) fn phrases(
     set: &EvalSet,
     tokenizer: &TextTokenizer,
     recipe: &Recipe,
-    mut features: impl FnMut(&[(usize, usize)]) -> (TextFeatures, ImageFeatures),
-) -> Option<Phrases> {
+    mut features: impl FnMut(&[(usize, usize)]) -> Result<(TextFeatures, ImageFeatures), TrainError>,
+) -> Option<Result<Phrases, TrainError>> {
     let reader = set.concepts()?;
     let patches = model.backbone.image.as_ref().map(ImageEncoder::grid);
     let first_captions = set.items().iter().enumerate();
@@ -107,9 +107,12 @@ pub(crate) fn phrases(
         found: Vec::new(),
         pointing: Pointing::default(),
     };
-    let (source, split) = set.source();
+    let source = set.source();
     for pairs in pairs.chunks(recipe.eval.batch_size) {
-        let (texts, images) = features(pairs);
+        let (texts, images) = match features(pairs) {
+            Ok(features) => features,
+            Err(error) => return Some(Err(error)),
+        };
         let fused = model.backbone.fuse(&texts, &images, Keep::Nothing);
         let text = fused.text();
         let [_, length, _] = text.dims();
@@ -126,7 +129,8 @@ pub(crate) fn phrases(
             let encoded = set.encode(*caption, tokenizer, recipe.data.max_text_length);
             let end = encoded.ids.len().saturating_sub(1);
             // Boxes come with the picture, which is not worth reading where nothing is known of it; regions come with the sample.
-            let index = set.items()[*image].index;
+            let item = &set.items()[*image];
+            let (split, index) = (item.split, item.index);
             let tagged = source.tags(split, index).is_ok_and(|tags| !tags.is_empty());
             let sample = match tagged || patches.is_none() {
                 true => source.sample(split, index).unwrap_or_default(),
@@ -160,7 +164,7 @@ pub(crate) fn phrases(
             }
         }
     }
-    Some(all)
+    Some(Ok(all))
 }
 
 /// The boxes of the objects that a phrase names: those whose name's words are all in the phrase, else those whose name holds all

@@ -99,9 +99,22 @@ pub struct ObjectiveRecord {
 pub struct EvalRecord {
     /// Optimiser step of the evaluated weights.
     pub step: u64,
-    /// Name of the split.
+    /// Name of the split, and how much of it was drawn where it is not all.
     #[serde(default)]
     pub split: String,
+    /// `contrast`: by the contrast alone; `full`: by all methods. Empty in records of older versions, which were by all.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub protocol: String,
+    /// What the best weights of a run are chosen by: a mean of recalls, of all its evaluations by the same methods on the same
+    /// pictures, which for the last one are not those of `retrieval` where the others score less. None in records of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<f64>,
+    /// How many samples of the data were left out, by the name of their split or of the reason.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub left_out: BTreeMap<String, u64>,
+    /// Pairs that the matching head scored.
+    #[serde(default)]
+    pub pairs: u64,
     /// Number of images in the retrieval pool.
     #[serde(default)]
     pub images: u64,

@@ -1,0 +1,385 @@
+//! A model beside held-out pictures and texts, whose features are kept as far as memory allows.
+//!
+//! What the contrast needs of a picture or a text is one row of numbers, which is kept for all. The cross-modal encoder needs every
+//! position of one state or several: a megabyte of a picture at base size, seven for BridgeTower. Where those of all do not fit into
+//! `eval.memory_gb`, pairs are scored tile by tile, a block of pictures with a block of texts. A block of pictures stays while the
+//! blocks of texts pass by, so that pictures are encoded at most twice, and texts once for every block of pictures.
+
+use std::cell::RefCell;
+use std::ops::Range;
+use std::sync::mpsc::sync_channel;
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use unimo_core::batch::{Images, Regions, Texts};
+use unimo_data::config::Pad;
+use unimo_data::{DataError, EvalSet, TextTokenizer};
+use unimo_encoders::backbone::{ImageFeatures, Pictures, TextFeatures};
+use unimo_encoders::fusion::Keep;
+use unimo_encoders::region::RegionInput;
+use unimo_eval::retrieval::{Blocks, DualEmbeddings, Embeddings};
+use unimo_eval::{ModelError, Pair, RetrievalModel};
+
+use crate::error::TrainError;
+use crate::model::{Model, host};
+use crate::recipe::Recipe;
+
+/// A model with what it knows of a held-out set.
+pub(crate) struct Encoded<'a> {
+    model: &'a Model,
+    set: &'a EvalSet,
+    tokenizer: &'a TextTokenizer,
+    recipe: &'a Recipe,
+    device: &'a Device,
+    /// All captions, padded to one length, so that any two fit one batch: that of the longest.
+    ids: Texts,
+    embeddings: Option<DualEmbeddings>,
+    blocks: Blocks,
+    images: RefCell<Kept<ImageFeatures>>,
+    texts: RefCell<Kept<TextFeatures>>,
+}
+
+/// Features of some rows in a row.
+struct Kept<F> {
+    of: Range<usize>,
+    features: Option<F>,
+}
+
+impl<F> Kept<F> {
+    const NOTHING: Self = Self {
+        of: 0..0,
+        features: None,
+    };
+
+    /// The features of rows that are kept.
+    fn get(&self, wanted: &Range<usize>) -> Option<&F> {
+        let there = self.of.start <= wanted.start && wanted.end <= self.of.end;
+        self.features.as_ref().filter(|_| there)
+    }
+}
+
+/// A picture as it was read.
+enum Read {
+    Pixels(Images),
+    Regions(Regions),
+}
+
+const GIGABYTE: f64 = 1e9;
+
+/// How many pictures and texts are kept at once. While the parts of a block are joined it is there twice; so a budget has room for
+/// both blocks and the larger one once more.
+///
+/// - `count`, `bytes`: pictures and texts, and what one of each takes
+/// - `least`: what a block holds at least
+fn blocks(count: [usize; 2], bytes: [usize; 2], budget: f64, least: usize) -> Blocks {
+    let of = |count: usize, bytes: usize| count as f64 * bytes as f64;
+    let [pictures, texts] = [of(count[0], bytes[0]), of(count[1], bytes[1])];
+    if pictures + texts + pictures.max(texts) <= budget {
+        return Blocks::default();
+    }
+    // Texts are encoded again for every block of pictures, so those have the larger part.
+    let for_texts = texts.min(budget / 5.0);
+    let for_pictures = (budget - for_texts) / 2.0;
+    let rows = |bytes: usize, room: f64| ((room / bytes.max(1) as f64) as usize).max(least);
+    Blocks {
+        images: rows(bytes[0], for_pictures),
+        texts: rows(bytes[1], for_texts),
+    }
+}
+
+impl<'a> Encoded<'a> {
+    /// Encodes all pictures and texts for the contrast, where the model has it, and keeps what fits into memory for the matching
+    /// head, if pairs are to be scored.
+    pub(crate) fn new(
+        model: &'a Model,
+        set: &'a EvalSet,
+        tokenizer: &'a TextTokenizer,
+        recipe: &'a Recipe,
+        (device, pairs): (&'a Device, bool),
+    ) -> Result<Self, TrainError> {
+        let (pictures, texts) = (set.items().len(), set.captions().len());
+        let length = recipe.data.max_text_length;
+        let mut encoded = Self {
+            model,
+            set,
+            tokenizer,
+            recipe,
+            device,
+            ids: set.texts(0..texts, tokenizer, length, Pad::Longest),
+            embeddings: None,
+            blocks: Blocks::default(),
+            images: RefCell::new(Kept::NOTHING),
+            texts: RefCell::new(Kept::NOTHING),
+        };
+        let step = recipe.eval.batch_size;
+        // What one takes shows when some are encoded.
+        let mut of_first = 0;
+        encoded.encode_images(0..pictures.min(1), |features| {
+            of_first = features.bytes();
+            Ok(())
+        })?;
+        let of_text = encoded.encode_texts(0..texts.min(1)).bytes();
+        let budget = recipe.eval.memory_gb * GIGABYTE;
+        encoded.blocks = blocks([pictures, texts], [of_first, of_text], budget, step);
+        let keep = pairs && model.objectives.itm.is_some() && encoded.blocks == Blocks::default();
+        let Some(itc) = &model.objectives.itc else {
+            return Ok(encoded);
+        };
+        let mut rows = Vec::new();
+        let mut width = 1;
+        let mut add = |embedded: Tensor<2>, rows: &mut Vec<f32>| {
+            width = embedded.dims()[1];
+            rows.extend(host(embedded));
+        };
+        let mut parts = Vec::new();
+        encoded.encode_images(0..pictures, |features| {
+            add(itc.embed_images(&features), &mut rows);
+            if keep {
+                parts.push(features);
+            }
+            Ok(())
+        })?;
+        if keep {
+            encoded.images.replace(Kept {
+                of: 0..pictures,
+                features: Some(ImageFeatures::cat(parts)),
+            });
+        }
+        let mut text_rows = Vec::new();
+        let mut parts = Vec::new();
+        for first in (0..texts).step_by(step) {
+            let features = encoded.encode_texts(first..texts.min(first + step));
+            add(itc.embed_texts(&features), &mut text_rows);
+            if keep {
+                parts.push(features);
+            }
+        }
+        if keep {
+            encoded.texts.replace(Kept {
+                of: 0..texts,
+                features: Some(TextFeatures::cat(parts)),
+            });
+        }
+        encoded.embeddings = Some(DualEmbeddings {
+            images: Embeddings::new(width, rows)?,
+            texts: Embeddings::new(width, text_rows)?,
+        });
+        Ok(encoded)
+    }
+
+    /// The features of pairs, row by row. Of what is not kept the pictures and texts between the first and the last one are encoded:
+    /// for pairs that lie near each other.
+    pub(crate) fn rows(&self, pairs: &[Pair]) -> Result<(TextFeatures, ImageFeatures), TrainError> {
+        let images = span(pairs.iter().map(|pair| pair.image));
+        let texts = span(pairs.iter().map(|pair| pair.text));
+        self.rows_of(pairs, (images, texts), false)
+    }
+
+    /// The features of pairs, from those of `images` and `texts`, which are kept for the next call if `keep`.
+    fn rows_of(
+        &self,
+        pairs: &[Pair],
+        (images, texts): (Range<usize>, Range<usize>),
+        keep: bool,
+    ) -> Result<(TextFeatures, ImageFeatures), TrainError> {
+        let rows = |of: fn(&Pair) -> usize, first: usize| -> Tensor<1, Int> {
+            let rows: Vec<i32> = pairs.iter().map(|p| (of(p) - first) as i32).collect();
+            Tensor::from_data(TensorData::new(rows, [pairs.len()]), self.device)
+        };
+        let image_rows = |first| rows(|p| p.image, first);
+        let text_rows = |first| rows(|p| p.text, first);
+        let image_features = {
+            let mut kept = self.images.borrow_mut();
+            match kept.get(&images) {
+                Some(features) => features.select(&image_rows(kept.of.start)),
+                None => {
+                    if keep {
+                        // Before the next block is there.
+                        *kept = Kept::NOTHING;
+                    }
+                    let mut parts = Vec::new();
+                    self.encode_images(images.clone(), |features| {
+                        parts.push(features);
+                        Ok(())
+                    })?;
+                    let features = ImageFeatures::cat(parts);
+                    let chosen = features.select(&image_rows(images.start));
+                    if keep {
+                        *kept = Kept {
+                            of: images,
+                            features: Some(features),
+                        };
+                    }
+                    chosen
+                }
+            }
+        };
+        let mut kept = self.texts.borrow_mut();
+        let text_features = match kept.get(&texts) {
+            Some(features) => features.select(&text_rows(kept.of.start)),
+            None => {
+                if keep {
+                    *kept = Kept::NOTHING;
+                }
+                let step = self.recipe.eval.batch_size;
+                let starts = texts.clone().step_by(step);
+                let parts =
+                    starts.map(|first| self.encode_texts(first..texts.end.min(first + step)));
+                let features = TextFeatures::cat(parts.collect());
+                let chosen = features.select(&text_rows(texts.start));
+                if keep {
+                    *kept = Kept {
+                        of: texts,
+                        features: Some(features),
+                    };
+                }
+                chosen
+            }
+        };
+        Ok((text_features, image_features))
+    }
+
+    /// Pictures batch by batch; the next are read while some are encoded.
+    fn encode_images(
+        &self,
+        range: Range<usize>,
+        mut take: impl FnMut(ImageFeatures) -> Result<(), TrainError>,
+    ) -> Result<(), TrainError> {
+        let step = self.recipe.eval.batch_size;
+        let (set, end) = (self.set, range.end);
+        let batches = range
+            .step_by(step)
+            .map(|first| first..end.min(first + step));
+        std::thread::scope(|scope| {
+            let (sender, receiver) = sync_channel(0);
+            let ranges = batches.clone();
+            scope.spawn(move || {
+                for range in ranges {
+                    // It fails when nobody reads on.
+                    if sender.send(read(set, range)).is_err() {
+                        return;
+                    }
+                }
+            });
+            for (range, read) in batches.zip(receiver) {
+                take(self.encode_read(range, &read?))?;
+            }
+            Ok(())
+        })
+    }
+
+    fn encode_read(&self, range: Range<usize>, read: &Read) -> ImageFeatures {
+        let backbone = &self.model.backbone;
+        let pictures = match read {
+            Read::Regions(regions) => Pictures::Regions(RegionInput::new(regions, self.device)),
+            Read::Pixels(images) => Pictures::of_pixels(images, &images.pixels, self.device),
+        };
+        let tags = self
+            .set
+            .tags(range, self.tokenizer)
+            .filter(|_| backbone.image_tags)
+            .map(|tags| {
+                let text = &backbone.text;
+                text.input(&tags.ids, &tags.lengths, tags.length, self.device)
+            });
+        // Nobody scores tags, whose number differs between batches.
+        ImageFeatures {
+            tags: None,
+            ..backbone.encode_pictures(&pictures, tags.as_ref(), 0)
+        }
+    }
+
+    fn encode_texts(&self, range: Range<usize>) -> TextFeatures {
+        let backbone = &self.model.backbone;
+        let length = self.ids.length;
+        let ids = &self.ids.ids[range.start * length..range.end * length];
+        let lengths = &self.ids.lengths[range];
+        backbone.encode_texts(&backbone.text.input(ids, lengths, length, self.device))
+    }
+}
+
+fn read(set: &EvalSet, range: Range<usize>) -> Result<Read, DataError> {
+    Ok(match set.regions(range.clone())? {
+        Some(regions) => Read::Regions(regions),
+        None => Read::Pixels(set.images(range)?),
+    })
+}
+
+/// From the first to the last.
+fn span(of: impl Iterator<Item = usize> + Clone) -> Range<usize> {
+    let last = of.clone().max();
+    of.min().unwrap_or(0)..last.map_or(0, |last| last + 1)
+}
+
+impl RetrievalModel for Encoded<'_> {
+    fn texts(&self) -> usize {
+        self.set.captions().len()
+    }
+
+    fn images(&self) -> usize {
+        self.set.items().len()
+    }
+
+    fn embeddings(&self) -> Result<Option<DualEmbeddings>, ModelError> {
+        Ok(self.embeddings.clone())
+    }
+
+    fn has_itm(&self) -> bool {
+        self.model.objectives.itm.is_some()
+    }
+
+    fn blocks(&self) -> Blocks {
+        self.blocks
+    }
+
+    fn itm_scores(&self, pairs: &[Pair]) -> Result<Vec<f32>, ModelError> {
+        let Some(itm) = &self.model.objectives.itm else {
+            return Err("the model has no matching head".into());
+        };
+        let Some(first) = pairs.first() else {
+            return Ok(Vec::new());
+        };
+        let block = |at: usize, size: usize, all: usize| {
+            let first = at / size * size;
+            first..first.saturating_add(size).min(all)
+        };
+        let Blocks { images, texts } = self.blocks;
+        let images = block(first.image, images, self.images());
+        let texts = block(first.text, texts, self.texts());
+        let (texts, images) = self.rows_of(pairs, (images, texts), true)?;
+        let fused = self.model.backbone.fuse(&texts, &images, Keep::Nothing);
+        Ok(host(itm.scores(&self.model.backbone, &fused)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 5,000 pictures with 25,000 captions at base size: METER's one state of 577 positions, and BridgeTower's seven of 325.
+    #[test]
+    fn blocks_keep_within_the_budget() {
+        const BUDGET: f64 = 2e9;
+        for (states, positions) in [(1, 577), (7, 325)] {
+            let bytes = [positions, 50].map(|count| states * count * 768 * 4);
+            let Blocks { images, texts } = blocks([5000, 25_000], bytes, BUDGET, 64);
+            let (pictures, captions) = ((images * bytes[0]) as f64, (texts * bytes[1]) as f64);
+            assert!(pictures + captions + pictures.max(captions) <= BUDGET);
+            // And makes use of it: texts are encoded once for each block of pictures.
+            assert!(pictures > 0.35 * BUDGET && captions > 0.19 * BUDGET);
+        }
+        // A set that fits is one block; a block has a batch at least.
+        assert_eq!(
+            blocks([500, 1000], [1000, 1000], 2.5e6, 64),
+            Blocks::default()
+        );
+        assert_ne!(
+            blocks([500, 1000], [1000, 1000], 2.4e6, 64),
+            Blocks::default()
+        );
+        let least = Blocks {
+            images: 64,
+            texts: 64,
+        };
+        assert_eq!(blocks([500, 1000], [1000, 1000], 1.0, 64), least);
+    }
+}
