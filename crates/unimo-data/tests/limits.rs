@@ -94,7 +94,7 @@ fn too_many_open_files(folder: &Path) {
     assert!(matches!(error, DataError::Unavailable { .. }), "{error}");
     let held_out = EvalSet::new(
         Arc::clone(&source),
-        Split::Train,
+        &[Split::Train],
         None,
         data.image_spec(),
         &skip,
