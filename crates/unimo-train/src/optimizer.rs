@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
-use unimo_core::kernels::{self, AdamWStep};
+use unimo_core::kernels::{self, AdamWStep, SumOfSquares};
 use unimo_core::parameters::{self, Handle};
 
 use crate::recipe::{Decay, OptimizerConfig, ScheduleConfig};
@@ -41,6 +41,9 @@ impl Group {
 struct Moments {
     first: Tensor<1>,
     second: Tensor<1>,
+    /// Gradients that they have seen: what the bias correction is for. None where an older checkpoint does not say: then as many
+    /// as the stage had steps.
+    steps: Option<u64>,
 }
 
 /// AdamW (Loshchilov and Hutter 2019) in PyTorch's arithmetic.
@@ -50,8 +53,8 @@ pub struct Optimizer {
     moments: BTreeMap<String, Moments>,
 }
 
-/// Names of the two moments in a checkpoint.
-const MOMENTS: [&str; 2] = ["first", "second"];
+/// Names of the two moments and of their number of gradients in a checkpoint.
+const MOMENTS: [&str; 3] = ["first", "second", "steps"];
 
 impl Optimizer {
     /// Moments start at 0.
@@ -62,8 +65,9 @@ impl Optimizer {
         }
     }
 
-    /// One update. `rate` is the uni-modal encoders' learning rate at this step, `step` counts from 1, `grad_scale`
-    /// multiplies every gradient. Parameters without a gradient stay.
+    /// One update. `rate` is the uni-modal encoders' learning rate at this step, `step` counts the stage's steps from 1,
+    /// `grad_scale` multiplies every gradient. Parameters without a gradient stay, and so do their moments and the number of
+    /// gradients that they have seen, as in PyTorch.
     pub fn step<M: Module>(
         &mut self,
         module: M,
@@ -94,6 +98,17 @@ impl Optimizer {
                 let name = self.path.join(".");
                 let config = &self.optimizer.config;
                 let group = Group::of(&name, D);
+                let shape = param.dims();
+                let count: usize = shape.iter().product();
+                let moments = self.optimizer.moments.remove(&name).unwrap_or_else(|| {
+                    let device = gradient.device();
+                    Moments {
+                        first: Tensor::zeros([count], &device),
+                        second: Tensor::zeros([count], &device),
+                        steps: Some(0),
+                    }
+                });
+                let seen = moments.steps.map_or(self.step, |steps| steps + 1);
                 let factor = if group.fusion {
                     config.fusion_lr_factor
                 } else {
@@ -109,18 +124,9 @@ impl Optimizer {
                     } else {
                         0.0
                     },
-                    step: self.step,
+                    step: seen,
                     grad_scale: self.grad_scale,
                 };
-                let shape = param.dims();
-                let count: usize = shape.iter().product();
-                let moments = self.optimizer.moments.remove(&name).unwrap_or_else(|| {
-                    let device = gradient.device();
-                    Moments {
-                        first: Tensor::zeros([count], &device),
-                        second: Tensor::zeros([count], &device),
-                    }
-                });
                 let mut kept = None;
                 let param = parameters::update(param, |value| {
                     let (value, first, second) = kernels::adamw(
@@ -130,7 +136,11 @@ impl Optimizer {
                         gradient.without_autodiff().reshape([count]),
                         &step,
                     );
-                    kept = Some(Moments { first, second });
+                    kept = Some(Moments {
+                        first,
+                        second,
+                        steps: Some(seen),
+                    });
                     value.reshape(shape)
                 });
                 if let Some(moments) = kept {
@@ -149,29 +159,37 @@ impl Optimizer {
         })
     }
 
-    /// The moments by name: `<parameter>.first` and `<parameter>.second`.
+    /// The moments by name: `<parameter>.first` and `<parameter>.second`, and `<parameter>.steps`, the number of gradients that they
+    /// have seen, as a float: exact up to 2^24.
     pub fn handles(&self) -> Vec<Handle> {
-        let [first, second] = MOMENTS;
+        let [first, second, steps] = MOMENTS;
         self.moments
             .iter()
             .flat_map(|(name, moments)| {
+                let seen = moments.steps.map(|seen| {
+                    let device = moments.first.device();
+                    let seen = Tensor::<1>::from_data([seen as f32], &device);
+                    Handle::new(format!("{name}.{steps}"), seen)
+                });
                 [
                     Handle::new(format!("{name}.{first}"), moments.first.clone()),
                     Handle::new(format!("{name}.{second}"), moments.second.clone()),
                 ]
+                .into_iter()
+                .chain(seen)
             })
             .collect()
     }
 
     /// Takes moments back from a checkpoint. `give` returns the values of a name, or none where the parameter never had
-    /// a gradient.
+    /// a gradient, or, of the number of gradients, where the checkpoint is older than it.
     pub fn load<M: Module, E>(
         &mut self,
         module: &M,
         device: &Device,
         mut give: impl FnMut(&str, &[usize]) -> Result<Option<TensorData>, E>,
     ) -> Result<(), E> {
-        let [first, second] = MOMENTS;
+        let [first, second, steps] = MOMENTS;
         for parameter in parameters::list(module) {
             let name = parameter.name;
             let count = [parameter.shape.iter().product()];
@@ -179,10 +197,12 @@ impl Optimizer {
                 give(&format!("{name}.{first}"), &count)?,
                 give(&format!("{name}.{second}"), &count)?,
             );
+            let seen = give(&format!("{name}.{steps}"), &[1])?;
             if let (Some(first), Some(second)) = pair {
                 let moments = Moments {
                     first: Tensor::from_data(first, device),
                     second: Tensor::from_data(second, device),
+                    steps: seen.and_then(|seen| seen.iter::<f64>().next().map(|s| s as u64)),
                 };
                 self.moments.insert(name, moments);
             }
@@ -226,25 +246,37 @@ pub fn only<M: Module>(
 
 /// The norm of all gradients together.
 pub fn global_norm<M: Module>(module: &M, gradients: &GradientsParams) -> f64 {
+    let parts = squares(module, gradients);
+    let known: Vec<f64> = parts.into_iter().map(SumOfSquares::fetch).collect();
+    norm(&known)
+}
+
+/// The sum of the squares of each parameter's gradient, in the module's order; what is on a device stays there.
+pub fn squares<M: Module>(module: &M, gradients: &GradientsParams) -> Vec<SumOfSquares> {
     struct Sum<'a> {
         gradients: &'a GradientsParams,
-        squares: f64,
+        squares: Vec<SumOfSquares>,
     }
     impl ModuleVisitor for Sum<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             if let Some(gradient) = self.gradients.get::<D>(param.id) {
                 let count = gradient.dims().iter().product::<usize>();
-                self.squares +=
-                    kernels::sum_of_squares(gradient.without_autodiff().reshape([count]));
+                let gradient = gradient.without_autodiff().reshape([count]);
+                self.squares.push(kernels::sum_of_squares(gradient));
             }
         }
     }
     let mut sum = Sum {
         gradients,
-        squares: 0.0,
+        squares: Vec::new(),
     };
     module.visit(&mut sum);
-    sum.squares.sqrt()
+    sum.squares
+}
+
+/// The norm of gradients, given the sum of the squares of each.
+pub fn norm(squares: &[f64]) -> f64 {
+    squares.iter().fold(0.0, |sum, part| sum + part).sqrt()
 }
 
 /// The learning rate as a share of its peak at `step` (counted from 1) of `steps`.
@@ -268,7 +300,11 @@ pub fn schedule(config: &ScheduleConfig, step: u64, steps: u64) -> f64 {
 mod tests {
     use std::collections::BTreeSet;
 
+    use unimo_core::init::Init;
+    use unimo_core::layers::Linear;
+
     use super::*;
+    use crate::error::TrainError;
     use crate::model::Model;
     use crate::recipe::{Overrides, Recipe};
 
@@ -372,6 +408,73 @@ mod tests {
             }
         }
         assert!(seen > 100_000);
+    }
+
+    /// torch.optim.AdamW: a parameter without a gradient keeps value, moments and step count; its first gradient is corrected as a
+    /// first one, however late it comes. Also through a checkpoint.
+    #[test]
+    fn a_late_gradient_is_corrected_as_the_first_one_that_it_is() {
+        /// Some roundings of f32 a step, of weights below 1.
+        const TOLERANCE: f64 = 1e-6;
+        const RATE: f64 = 1e-2;
+        let recipe = recipe(&[
+            "train.optimizer.fusion_lr_factor=1.0",
+            "train.optimizer.weight_decay=0.0",
+        ]);
+        let config = &recipe.train.optimizer;
+        let device = Device::flex().autodiff();
+        let gradients = |linear: &Linear, of_bias: Option<f64>| {
+            let weight = linear.weight.val().sum();
+            let loss = match (&linear.bias, of_bias) {
+                (Some(bias), Some(factor)) => weight + bias.val().sum() * factor,
+                _ => weight,
+            };
+            GradientsParams::from_grads(loss.backward(), linear)
+        };
+        // Of the bias at each step.
+        let given = [None, None, Some(1.0), None, Some(-0.5)];
+        let mut reference = (0.0, 0.0, 0.0, 0);
+        for g in given.into_iter().flatten() {
+            let (value, mean, square, steps) = &mut reference;
+            *steps += 1;
+            *mean = config.beta1 * *mean + (1.0 - config.beta1) * g;
+            *square = config.beta2 * *square + (1.0 - config.beta2) * g * g;
+            let corrected = *mean / (1.0 - config.beta1.powi(*steps));
+            let root = (*square / (1.0 - config.beta2.powi(*steps))).sqrt();
+            *value -= RATE * corrected / (root + config.eps);
+        }
+        let mut linear = Linear::new(&mut Init::new(&device, 1), 2, 1, true);
+        let mut optimizer = Optimizer::new(config);
+        for (step, of_bias) in (1..).zip(given) {
+            let own = gradients(&linear, of_bias);
+            linear = optimizer.step(linear, own, RATE, step, 1.0);
+            // Saved and loaded, nothing changes.
+            let saved: BTreeMap<String, TensorData> = optimizer
+                .handles()
+                .into_iter()
+                .map(|handle| (handle.name.clone(), handle.fetch()))
+                .collect();
+            optimizer = Optimizer::new(config);
+            optimizer
+                .load(&linear, &Device::flex(), |name, _| {
+                    Ok::<_, TrainError>(saved.get(name).cloned())
+                })
+                .unwrap();
+        }
+        let bias = linear.bias.as_ref().unwrap().val().into_scalar::<f64>();
+        assert!(
+            (bias - reference.0).abs() < TOLERANCE,
+            "{bias} {reference:?}"
+        );
+
+        // An older checkpoint does not count: its moments have seen the stage's steps.
+        let moments = optimizer.moments.get_mut("weight").unwrap();
+        assert_eq!(moments.steps, Some(5));
+        moments.steps = None;
+        let own = gradients(&linear, None);
+        optimizer.step(linear, own, RATE, 6, 1.0);
+        assert_eq!(optimizer.moments["weight"].steps, Some(6));
+        assert_eq!(optimizer.moments["bias"].steps, Some(2));
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub struct AdamWStep {
     pub eps: f64,
     /// Decoupled weight decay: the parameter shrinks by `lr * weight_decay` of itself.
     pub weight_decay: f64,
-    /// Number of this step, from 1.
+    /// How many gradients the parameter has had with this one, from 1.
     pub step: u64,
     /// Multiplies the gradient first: 1, or less to clip its norm.
     pub grad_scale: f32,
@@ -63,16 +63,35 @@ pub fn adamw(
     (param, exp_avg, exp_avg_sq)
 }
 
-/// The sum of the squares of all elements, as a host value.
+/// A sum of squares, where it was computed.
+#[derive(Debug, Clone)]
+pub enum SumOfSquares {
+    /// On the host.
+    Host(f64),
+    /// On a device, `[1]`: to be fetched together with others, since each fetch waits for the device.
+    Device(Tensor<1>),
+}
+
+impl SumOfSquares {
+    /// The value on the host.
+    pub fn fetch(self) -> f64 {
+        match self {
+            Self::Host(sum) => sum,
+            Self::Device(sum) => sum.into_scalar::<f64>(),
+        }
+    }
+}
+
+/// The sum of the squares of all elements.
 ///
 /// # Shapes
 /// - `x`: `[N]`
-pub fn sum_of_squares(x: Tensor<1>) -> f64 {
+pub fn sum_of_squares(x: Tensor<1>) -> SumOfSquares {
     #[cfg(feature = "flex")]
     if super::is_fused(&x) {
-        return fused::sum_of_squares(x);
+        return SumOfSquares::Host(fused::sum_of_squares(x));
     }
-    (x.clone() * x).sum().into_scalar::<f64>()
+    SumOfSquares::Device((x.clone() * x).sum())
 }
 
 #[cfg(feature = "flex")]
@@ -270,10 +289,11 @@ mod tests {
             let expected = x.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
             let x = constant(&x, [n], DType::F32);
             let sums = [sum_of_squares(x.clone()), sum_of_squares(x.inner())];
+            let sums = sums.map(SumOfSquares::fetch);
             assert_close("sum", &sums, &[expected; 2], SUM_TOLERANCE, 0.0);
         }
         let large = constant(&[1e30, 1e30], [2], DType::F32);
-        assert!(sum_of_squares(large).is_finite());
+        assert!(sum_of_squares(large).fetch().is_finite());
     }
 
     #[test]
@@ -283,7 +303,7 @@ mod tests {
             let tensor = || constant(&x, [x.len()], DType::F32).inner();
             let square = tensor() * tensor();
             let (p, m, v) = adamw(tensor(), tensor(), square, tensor(), &step(2));
-            let sum = vec![sum_of_squares(tensor())];
+            let sum = vec![sum_of_squares(tensor()).fetch()];
             vec![values(&p), values(&m), values(&v), sum]
         });
     }

@@ -29,7 +29,7 @@ mod softmax;
 mod testing;
 
 pub use activation::{gelu, quick_gelu};
-pub use adamw::{AdamWStep, adamw, sum_of_squares};
+pub use adamw::{AdamWStep, SumOfSquares, adamw, sum_of_squares};
 pub use cross_entropy::cross_entropy;
 pub use dropout::dropout;
 pub use layer_norm::layer_norm;
