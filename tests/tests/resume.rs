@@ -14,6 +14,9 @@ use unimo_train::{checkpoint, evaluation, training};
 /// numbers.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
+/// Sums of a few numbers in f64.
+const SUM_TOLERANCE: f64 = 1e-12;
+
 const STEPS: u64 = 6;
 const STOP: u64 = 3;
 
@@ -281,7 +284,13 @@ fn stages_and_unaligned_data_resume_at_any_step() {
             assert!((0.2..=1.0).contains(&chance), "{chance}");
             assert!(evaluated.join("phrases/0-0.png").is_file());
         } else {
-            // Each kind of batch came, and trained what it can.
+            // Each kind of batch came, and trained what it can. Every weight is 1: the parts add up to the whole.
+            for line in &lines {
+                let parts = line["losses"].as_object().unwrap().values();
+                let sum: f64 = parts.map(|part| part["loss"].as_f64().unwrap()).sum();
+                let loss = line["loss"].as_f64().unwrap();
+                assert!((sum - loss).abs() < SUM_TOLERANCE * loss, "{sum} {loss}");
+            }
             for key in ["mlm", "itm", "itc", "lm", "vq", "codes", "views"] {
                 assert!(lines.iter().any(|line| trained(line, key)), "{key}");
             }

@@ -73,14 +73,18 @@ impl PaddingMask {
 
     /// The rows of all masks under each other.
     pub fn cat(masks: Vec<Self>) -> Self {
-        Self(Tensor::cat(masks.into_iter().map(|m| m.0).collect(), 0))
+        Self::along(masks, 0)
     }
 
     /// The positions of all masks behind each other, row by row.
     pub fn join(masks: Vec<Self>) -> Self {
+        Self::along(masks, 1)
+    }
+
+    fn along(masks: Vec<Self>, axis: usize) -> Self {
         // Through numbers: burn-flex 0.22.1 stores rows that were selected in another kind of bool, which `cat` refuses.
         let numbers = masks.into_iter().map(|m| m.0.int()).collect();
-        Self(Tensor::cat(numbers, 1).equal_scalar(1))
+        Self(Tensor::cat(numbers, axis).equal_scalar(1))
     }
 
     /// `count` positions from `first` on.

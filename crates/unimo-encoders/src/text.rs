@@ -162,6 +162,11 @@ impl TextInput {
 }
 
 impl TextEncoder {
+    /// The id that padding has.
+    pub fn pad_id(&self) -> usize {
+        self.pad_id
+    }
+
     /// Moves texts to a device.
     ///
     /// # Shapes

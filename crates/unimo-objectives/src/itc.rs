@@ -3,6 +3,8 @@
 //! Source: ALBEF (Li et al. 2021), section 3.2: 256-d projections of the class tokens, learnable temperature clamped to
 //! [0.001, 0.5]; optionally a momentum encoder with a queue of its features, and its soft targets (section 3.3). The
 //! temperature is learned as CLIP's logit scale, `ln(1 / temperature)`: its gradient has the size of the others'.
+//! Samples that show the same picture are left out of each other's sums, in the batch and in the queue; soft targets give them
+//! nothing. Texts that do not describe their picture have no part.
 //! [`Views::Three`] is `BridgeTowerForContrastiveLearning` of Hugging Face. UNIMO-2's CMCL has no projection, MVP's VSC one
 //! without a bias.
 //!
@@ -10,13 +12,12 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::activation::{log_softmax, softmax};
-use burn::tensor::{Device, Int, Tensor, TensorData, assert_shape};
+use burn::tensor::{Bool, Device, Tensor, TensorData, assert_shape};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use unimo_core::average;
 use unimo_core::config::{self, ConfigError};
 use unimo_core::init::Init;
-use unimo_core::kernels;
 use unimo_core::layers::{Linear, normalise};
 use unimo_core::parameters;
 use unimo_encoders::backbone::{Backbone, BackboneConfig, ImageFeatures, TextFeatures};
@@ -25,8 +26,8 @@ use unimo_encoders::image::ImageEncoder;
 use unimo_encoders::names::{Form, Rule, rule};
 use unimo_encoders::text::{TextEncoder, TextInput};
 
-use crate::objective::{Carry, Needs, Objective, Outcome, Pairs, UniModal};
-use crate::objective::{count_correct, ints};
+use crate::contrast::{self, Contrast, Contrasted, Features, IDENTITY, cross_entropies};
+use crate::objective::{Carry, Needs, Objective, Outcome, Pairs, UniModal, ints};
 use crate::{is_default, single_precision, temperature};
 
 /// What is contrasted.
@@ -157,6 +158,7 @@ impl ItcConfig {
             image_projection: average::frozen_copy(&image_projection),
             text_queue: frozen(normalise(init.normal([config.queue, self.width]).val())),
             image_queue: frozen(normalise(init.normal([config.queue, self.width]).val())),
+            picture_queue: frozen(init.constant([config.queue, IDENTITY], 0.0).val()),
             cursor: frozen(init.constant([1], 0.0).val()),
         });
         Itc {
@@ -203,6 +205,8 @@ pub struct Momentum {
     pub text_queue: Param<Tensor<2>>,
     /// `[Q, E]`.
     pub image_queue: Param<Tensor<2>>,
+    /// `[Q, 3]`: which picture each row is of; zeros where that is not known.
+    pub picture_queue: Param<Tensor<2>>,
     /// `[1]`: the row that the next features replace. A float, so that checkpoints hold one kind of tensor; exact up
     /// to 2^24 rows.
     pub cursor: Param<Tensor<1>>,
@@ -252,18 +256,11 @@ impl Itc {
             normalised,
         )
     }
-
-    /// The embeddings of the captions as they are and of the images.
-    fn embeddings(&self, batch: &UniModal) -> Option<(Tensor<2>, Tensor<2>)> {
-        let texts = self.embed_texts(batch.texts.as_ref()?);
-        let images = self.embed_images(batch.images.as_ref()?);
-        Some((texts.narrow(0, 0, batch.samples), images))
-    }
 }
 
 impl Momentum {
-    /// What the momentum encoder makes of the batch.
-    fn embed(&self, input: &TextInput, pixels: Tensor<4>) -> Carry {
+    /// What the momentum encoder makes of the batch: texts and images, `[B, E]`.
+    fn embed(&self, input: &TextInput, pixels: Tensor<4>) -> (Tensor<2>, Tensor<2>) {
         let first = |state: Tensor<3>| state.narrow(1, 0, 1).squeeze_dim::<2>(1);
         let text = first(self.text.forward(input, 1).remove(0));
         let encoder = self
@@ -272,10 +269,10 @@ impl Momentum {
             .expect("invariant: validation finds an encoder of pixels");
         let image = encoder.forward(pixels, 1).remove(0);
         let image = first(encoder.finish(image));
-        Carry {
-            texts: embed(self.text_projection.as_ref(), text, true).detach(),
-            images: embed(self.image_projection.as_ref(), image, true).detach(),
-        }
+        (
+            embed(self.text_projection.as_ref(), text, true).detach(),
+            embed(self.image_projection.as_ref(), image, true).detach(),
+        )
     }
 
     /// Writes features over the oldest rows.
@@ -296,8 +293,147 @@ impl Momentum {
         };
         replace(&mut self.text_queue, carry.texts);
         replace(&mut self.image_queue, carry.images);
+        let pictures = contrast::stored(&carry.pictures, &self.picture_queue.device());
+        replace(&mut self.picture_queue, pictures);
         let next = ((cursor + rows) % queue) as f32;
         self.cursor = parameters::update(self.cursor.clone(), |old| old.zeros_like() + next);
+    }
+}
+
+/// Names of the features.
+const TEXTS: &str = "texts";
+const IMAGES: &str = "images";
+const CROSSED: &str = "crossed";
+
+impl Contrast for Itc {
+    fn rows(&self, batch: &UniModal) -> Vec<usize> {
+        batch.describing.clone()
+    }
+
+    fn pairs(&self, batch: &UniModal) -> Option<Pairs> {
+        (self.config.views == Views::Three).then(|| Pairs::of_rows(batch.describing.clone()))
+    }
+
+    fn features(
+        &self,
+        backbone: &Backbone,
+        batch: &UniModal,
+        fused: Option<&FusionOutput>,
+    ) -> Features {
+        let (texts, images) = batch
+            .texts
+            .as_ref()
+            .zip(batch.images.as_ref())
+            .expect("invariant: the step gives what `needs` asks for");
+        let rows = &batch.describing;
+        let texts = self.embed_texts(texts).narrow(0, 0, batch.samples);
+        let mut named = vec![
+            (TEXTS, contrast::take(texts, rows)),
+            (IMAGES, contrast::take(self.embed_images(images), rows)),
+        ];
+        let crossed = fused.and_then(|fused| self.embed_pairs(backbone, fused));
+        named.extend(crossed.map(|crossed| (CROSSED, crossed)));
+        Features::new(named)
+    }
+
+    fn fixed(&self, batch: &UniModal) -> Features {
+        let Some(momentum) = &self.momentum else {
+            return Features::default();
+        };
+        let input = batch.text_input.as_ref();
+        let (input, pixels) = input
+            .zip(batch.pixels.clone())
+            .expect("invariant: the step gives what `needs` asks for");
+        let (texts, images) = momentum.embed(input, pixels);
+        let rows = &batch.describing;
+        Features::new(vec![
+            (TEXTS, contrast::take(texts, rows)),
+            (IMAGES, contrast::take(images, rows)),
+        ])
+    }
+
+    fn similarity(&self, features: &Features) -> Option<Tensor<2>> {
+        let features = features.map(|x| x.clone().without_autodiff());
+        let texts = features.of(TEXTS);
+        let similarity = texts.matmul(features.of(IMAGES).transpose());
+        Some(similarity * self.scale().without_autodiff())
+    }
+
+    fn over(&self, all: &Contrasted) -> Outcome {
+        let (texts, images) = (all.features.of(TEXTS), all.features.of(IMAGES));
+        let n = all.len();
+        assert_shape!(texts, [n, self.config.width]);
+        let device = texts.device();
+        let labels = ints((0..n as i32).collect(), &device);
+        let duplicates = all.duplicates(&device);
+        let scale = self.scale();
+        let scores = |a: &Tensor<2>, b: &Tensor<2>| scores(a, b, &scale);
+        if let Some(crossed) = all.features.get(CROSSED) {
+            let scores = [
+                scores(&texts, &images),
+                scores(&texts, crossed),
+                scores(&images, crossed),
+            ];
+            let scores = scores.map(|s| contrast::hide(s, duplicates.as_ref()));
+            let mut outcome = cross_entropies(scores.into(), &labels);
+            outcome.without_negative = all.without_negative();
+            return outcome;
+        }
+        let Some(momentum) = &self.momentum else {
+            let scores = [scores(&texts, &images), scores(&images, &texts)];
+            let scores = scores.map(|s| contrast::hide(s, duplicates.as_ref()));
+            let mut outcome = cross_entropies(scores.into(), &labels);
+            outcome.without_negative = all.without_negative();
+            return outcome;
+        };
+        self.with_queue(momentum, all, duplicates)
+    }
+}
+
+impl Itc {
+    /// The loss over the samples and the features of past ones.
+    fn with_queue(
+        &self,
+        momentum: &Momentum,
+        all: &Contrasted,
+        duplicates: Option<Tensor<2, Bool>>,
+    ) -> Outcome {
+        let (texts, images) = (all.features.of(TEXTS), all.features.of(IMAGES));
+        let n = all.len();
+        let device = texts.device();
+        let labels = ints((0..n as i32).collect(), &device);
+        let carry = Carry {
+            texts: all.fixed.of(TEXTS),
+            images: all.fixed.of(IMAGES),
+            pictures: all.pictures.clone(),
+        };
+        let [queue, _] = momentum.text_queue.dims();
+        let before = contrast::seen_before(&all.pictures, momentum.picture_queue.val());
+        let hidden = contrast::beside((duplicates, n), (before, queue), n, &device);
+        let and_queue = |new: &Tensor<2>, queue: &Param<Tensor<2>>| {
+            Tensor::cat(vec![new.clone(), queue.val()], 0)
+        };
+        let all_images = and_queue(&carry.images, &momentum.image_queue);
+        let all_texts = and_queue(&carry.texts, &momentum.text_queue);
+        let scale = self.scale();
+        let scores = |own: &Tensor<2>, other: &Tensor<2>| {
+            contrast::hide(scores(own, other, &scale), hidden.as_ref())
+        };
+        let alpha = self.config.momentum.as_ref().map_or(0.0, |m| m.alpha);
+        let soft = |own: &Tensor<2>, other: &Tensor<2>| {
+            let scores = scores(own, other).detach();
+            let hard = one_hot(n, n + queue, &device);
+            softmax(scores, 1).mul_scalar(alpha) + hard.mul_scalar(1.0 - alpha)
+        };
+        let (to_images, to_texts) = (scores(&texts, &all_images), scores(&images, &all_texts));
+        let mut outcome = cross_entropies(vec![to_images.clone(), to_texts.clone()], &labels);
+        if alpha > 0.0 {
+            let loss = soft_cross_entropy(to_images, soft(&carry.texts, &all_images))
+                + soft_cross_entropy(to_texts, soft(&carry.images, &all_texts));
+            outcome.loss = loss.mul_scalar(0.5);
+        }
+        outcome.carry = Some(carry);
+        outcome
     }
 }
 
@@ -308,6 +444,7 @@ impl Objective for Itc {
             texts: true,
             masked: None,
             samples: 2,
+            describing: true,
             ..Needs::default()
         }
     }
@@ -316,15 +453,12 @@ impl Objective for Itc {
         self.config.weight
     }
 
-    fn similarity(&self, batch: &UniModal) -> Option<Tensor<2>> {
-        let (texts, images) = self.embeddings(batch)?;
-        let texts = texts.without_autodiff();
-        let similarity = texts.matmul(images.without_autodiff().transpose());
-        Some(similarity * self.scale().without_autodiff())
+    fn contrast(&self) -> Option<&dyn Contrast> {
+        Some(self)
     }
 
     fn pairs(&self, batch: &UniModal, _rng: &mut ChaCha8Rng) -> Option<Pairs> {
-        (self.config.views == Views::Three).then(|| Pairs::matched(batch.samples))
+        Contrast::pairs(self, batch)
     }
 
     fn loss(
@@ -333,73 +467,8 @@ impl Objective for Itc {
         batch: &UniModal,
         fused: Option<(&Pairs, FusionOutput)>,
     ) -> Outcome {
-        let n = batch.samples;
-        let (texts, images) = self
-            .embeddings(batch)
-            .expect("invariant: the step gives what `needs` asks for");
-        assert_shape!(texts, [n, self.config.width]);
-        let device = texts.device();
-        let scale = self.scale();
-        let scores = |a: &Tensor<2>, b: Tensor<2>| a.clone().matmul(b.transpose()) * scale.clone();
-        let labels = ints((0..n as i32).collect(), &device);
-        let crossed = fused.and_then(|(_, fused)| self.embed_pairs(backbone, &fused));
-        if let Some(crossed) = crossed {
-            let all = [
-                scores(&texts, images.clone()),
-                scores(&texts, crossed.clone()),
-                scores(&images, crossed),
-            ];
-            return contrast(all.into(), &labels);
-        }
-
-        let (to_images, to_texts, targets, carry) = match &self.momentum {
-            None => (
-                scores(&texts, images.clone()),
-                scores(&images, texts.clone()),
-                None,
-                None,
-            ),
-            Some(momentum) => {
-                let input = batch.text_input.as_ref();
-                let pixels = batch.pixels.clone();
-                let (input, pixels) = input
-                    .zip(pixels)
-                    .expect("invariant: the step gives what `needs` asks for");
-                let carry = momentum.embed(input, pixels);
-                let all = |new: &Tensor<2>, queue: &Param<Tensor<2>>| {
-                    Tensor::cat(vec![new.clone(), queue.val()], 0)
-                };
-                let all_images = all(&carry.images, &momentum.image_queue);
-                let all_texts = all(&carry.texts, &momentum.text_queue);
-                let alpha = self.config.momentum.as_ref().map_or(0.0, |m| m.alpha);
-                let targets = (alpha > 0.0).then(|| {
-                    let soft = |own: &Tensor<2>, other: &Tensor<2>| {
-                        let scores = scores(own, other.clone()).detach();
-                        let [rows, columns] = scores.dims();
-                        let hard = one_hot(rows, columns, &device);
-                        softmax(scores, 1).mul_scalar(alpha) + hard.mul_scalar(1.0 - alpha)
-                    };
-                    (
-                        soft(&carry.texts, &all_images),
-                        soft(&carry.images, &all_texts),
-                    )
-                });
-                (
-                    scores(&texts, all_images),
-                    scores(&images, all_texts),
-                    targets,
-                    Some(carry),
-                )
-            }
-        };
-        let mut outcome = contrast(vec![to_images.clone(), to_texts.clone()], &labels);
-        if let Some((image_targets, text_targets)) = targets {
-            let loss = soft_cross_entropy(to_images, image_targets)
-                + soft_cross_entropy(to_texts, text_targets);
-            outcome.loss = loss.mul_scalar(0.5);
-        }
-        outcome.carry = carry;
-        outcome
+        let fused = fused.map(|(_, fused)| fused);
+        contrast::alone(self, backbone, batch, fused.as_ref())
     }
 
     fn adopt(&mut self, backbone: &Backbone) {
@@ -431,6 +500,14 @@ impl Objective for Itc {
 
 /// # Shapes
 ///
+/// - a: `[N, E]`; b: `[M, E]`; scale: `[1, 1]`
+/// - output: `[N, M]`
+fn scores(a: &Tensor<2>, b: &Tensor<2>, scale: &Tensor<2>) -> Tensor<2> {
+    a.clone().matmul(b.clone().transpose()) * scale.clone()
+}
+
+/// # Shapes
+///
 /// - class: `[B, width]`
 /// - output: `[B, E]`, in f32, rows of length 1 if they are to be
 pub(crate) fn embed(projection: Option<&Linear>, class: Tensor<2>, normalised: bool) -> Tensor<2> {
@@ -442,33 +519,6 @@ pub(crate) fn embed(projection: Option<&Linear>, class: Tensor<2>, normalised: b
     match normalised {
         true => normalise(projected),
         false => projected,
-    }
-}
-
-/// The mean of cross-entropies, row `i` of each belonging to column `i`.
-///
-/// # Shapes
-///
-/// - scores: `[B, N]` each; labels: `[B]`
-pub(crate) fn contrast(scores: Vec<Tensor<2>>, labels: &Tensor<1, Int>) -> Outcome {
-    let count = scores.len();
-    let sum = |a: Tensor<1>, b: Tensor<1>| a + b;
-    let correct = scores
-        .iter()
-        .map(|s| count_correct(s.clone(), labels.clone()))
-        .reduce(|a, b| a + b)
-        .expect("invariant: something is contrasted");
-    let loss = scores
-        .into_iter()
-        .map(|s| kernels::cross_entropy(s, labels.clone()).mean())
-        .reduce(sum)
-        .expect("invariant: something is contrasted");
-    let [rows] = labels.dims();
-    Outcome {
-        loss: loss.div_scalar(count as f64),
-        correct,
-        count: count * rows,
-        carry: None,
     }
 }
 

@@ -15,7 +15,7 @@
 use burn::module::Module;
 use burn::tensor::activation::relu;
 use burn::tensor::{Tensor, assert_shape};
-use rand::{RngExt, seq::SliceRandom};
+use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use unimo_core::config::{self, ConfigError};
@@ -28,19 +28,8 @@ use unimo_encoders::names::{Form, Rule, rule};
 
 use crate::objective::{Needs, Objective, Outcome, Pairs, UniModal};
 use crate::objective::{count_correct, ints};
+pub use crate::partners::Negatives;
 use crate::{is_default, single_precision};
-
-/// Where the wrong partner of a pair comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Negatives {
-    /// Any other sample of the batch.
-    Uniform,
-    /// The most similar other sample, by the contrastive objective.
-    HardArgmax,
-    /// One drawn by the softmax of those similarities.
-    HardSampled,
-}
 
 /// How many pairs of each kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -186,59 +175,6 @@ impl Itm {
     }
 }
 
-/// A wrong picture for caption `i` of a batch.
-pub(crate) fn wrong_image(
-    negatives: Negatives,
-    batch: &UniModal,
-    i: usize,
-    rng: &mut ChaCha8Rng,
-) -> usize {
-    let of = batch.similarity.as_ref().map(|s| move |j: usize| s[i][j]);
-    let of = of.as_ref().map(|of| of as &dyn Fn(usize) -> f32);
-    wrong_partner(negatives, i, batch.samples, of, rng)
-}
-
-/// A wrong caption for picture `i` of a batch.
-fn wrong_text(negatives: Negatives, batch: &UniModal, i: usize, rng: &mut ChaCha8Rng) -> usize {
-    let of = batch.similarity.as_ref().map(|s| move |j: usize| s[j][i]);
-    let of = of.as_ref().map(|of| of as &dyn Fn(usize) -> f32);
-    wrong_partner(negatives, i, batch.samples, of, rng)
-}
-
-/// A wrong partner for sample `i`, given the similarities of its candidates.
-fn wrong_partner(
-    negatives: Negatives,
-    i: usize,
-    samples: usize,
-    similarity: Option<&dyn Fn(usize) -> f32>,
-    rng: &mut ChaCha8Rng,
-) -> usize {
-    let others = || (0..samples).filter(move |&j| j != i);
-    match (negatives, similarity) {
-        (Negatives::HardArgmax, Some(of)) => others()
-            .max_by(|&a, &b| of(a).total_cmp(&of(b)))
-            .unwrap_or(i),
-        (Negatives::HardSampled, Some(of)) => {
-            let top = others().map(of).fold(f32::NEG_INFINITY, f32::max);
-            // A little of everything, so that no sample is out of reach (ALBEF adds 1e-4).
-            let share = |j: usize| f64::from((of(j) - top).exp()) + 1e-4;
-            let total: f64 = others().map(share).sum();
-            let mut left = rng.random::<f64>() * total;
-            others()
-                .find(|&j| {
-                    left -= share(j);
-                    left <= 0.0
-                })
-                .or_else(|| others().next_back())
-                .unwrap_or(i)
-        }
-        _ => {
-            let at = rng.random_range(0..samples - 1);
-            at + usize::from(at >= i)
-        }
-    }
-}
-
 impl Objective for Itm {
     fn needs(&self) -> Needs {
         Needs {
@@ -246,6 +182,7 @@ impl Objective for Itm {
             texts: true,
             masked: None,
             samples: 2,
+            describing: true,
             ..Needs::default()
         }
     }
@@ -254,50 +191,59 @@ impl Objective for Itm {
         self.config.weight
     }
 
+    fn hard_negatives(&self) -> bool {
+        self.config.negatives.hard()
+    }
+
     fn pairs(&self, batch: &UniModal, rng: &mut ChaCha8Rng) -> Option<Pairs> {
-        let n = batch.samples;
-        let mut pairs = Pairs::default();
-        let mut push = |text: usize, image: usize| {
-            pairs.texts.push(text);
-            pairs.images.push(image);
-            pairs.matched.push(text == image);
-        };
+        let partners = &batch.partners;
+        let n = partners.count();
         let negatives = self.config.negatives;
-        let wrong_image = |i: usize, rng: &mut ChaCha8Rng| wrong_image(negatives, batch, i, rng);
-        let wrong_text = |i: usize, rng: &mut ChaCha8Rng| wrong_text(negatives, batch, i, rng);
+        let mut pairs = Pairs::default();
+        let matched = |pairs: &mut Pairs, i: usize| {
+            let own = partners.own(i);
+            pairs.push(own.text, own.image, true);
+        };
+        let wrong_image = |pairs: &mut Pairs, i: usize, rng: &mut ChaCha8Rng| match partners
+            .wrong_image(negatives, i, rng)
+        {
+            Some(image) => pairs.push(partners.own(i).text, image, false),
+            None => pairs.without_negative += 1,
+        };
+        let wrong_text = |pairs: &mut Pairs, i: usize, rng: &mut ChaCha8Rng| match partners
+            .wrong_text(negatives, i, rng)
+        {
+            Some(text) => pairs.push(text, partners.own(i).image, false),
+            None => pairs.without_negative += 1,
+        };
         match self.config.layout {
             Layout::Half => {
                 let mut keeps: Vec<bool> = (0..n).map(|i| i < n / 2).collect();
                 keeps.shuffle(rng);
                 for (i, keeps) in keeps.into_iter().enumerate() {
-                    let image = if keeps { i } else { wrong_image(i, rng) };
-                    push(i, image);
+                    if keeps {
+                        matched(&mut pairs, i);
+                    } else {
+                        wrong_image(&mut pairs, i, rng);
+                    }
                 }
             }
             Layout::OneToOne => {
-                (0..n).for_each(|i| push(i, i));
+                (0..n).for_each(|i| matched(&mut pairs, i));
                 let mut keeps_image: Vec<bool> = (0..n).map(|i| i < n / 2).collect();
                 keeps_image.shuffle(rng);
                 for (i, keeps_image) in keeps_image.into_iter().enumerate() {
                     if keeps_image {
-                        let text = wrong_text(i, rng);
-                        push(text, i);
+                        wrong_text(&mut pairs, i, rng);
                     } else {
-                        let image = wrong_image(i, rng);
-                        push(i, image);
+                        wrong_image(&mut pairs, i, rng);
                     }
                 }
             }
             Layout::OneToTwo => {
-                (0..n).for_each(|i| push(i, i));
-                for i in 0..n {
-                    let image = wrong_image(i, rng);
-                    push(i, image);
-                }
-                for i in 0..n {
-                    let text = wrong_text(i, rng);
-                    push(text, i);
-                }
+                (0..n).for_each(|i| matched(&mut pairs, i));
+                (0..n).for_each(|i| wrong_image(&mut pairs, i, rng));
+                (0..n).for_each(|i| wrong_text(&mut pairs, i, rng));
             }
         }
         Some(pairs)
@@ -309,19 +255,21 @@ impl Objective for Itm {
         _batch: &UniModal,
         fused: Option<(&Pairs, FusionOutput)>,
     ) -> Outcome {
-        let (pairs, fused) = fused.expect("invariant: the step fuses the pairs asked for");
-        let count = pairs.matched.len();
+        let Some((pairs, fused)) = fused else {
+            // No sample had a wrong partner and none was to keep its own.
+            return Outcome::nothing(&self.classifier.weight.val().device());
+        };
+        let count = pairs.len();
         let logits = single_precision(self.logits(backbone, &fused));
         assert_shape!(logits, [count, 2]);
         let labels = pairs.matched.iter().map(|&m| i32::from(m)).collect();
         let labels = ints(labels, &logits.device());
         let correct = count_correct(logits.clone(), labels.clone());
-        Outcome {
-            loss: kernels::cross_entropy(logits, labels).mean(),
+        Outcome::new(
+            kernels::cross_entropy(logits, labels).mean(),
             correct,
             count,
-            carry: None,
-        }
+        )
     }
 }
 
@@ -331,6 +279,7 @@ mod tests {
     use rand::SeedableRng;
 
     use super::*;
+    use crate::partners::{Partners, Similarity};
 
     fn itm(negatives: Negatives, layout: Layout) -> Itm {
         Itm {
@@ -347,11 +296,17 @@ mod tests {
         }
     }
 
-    fn batch(samples: usize, similarity: Option<Vec<Vec<f32>>>) -> UniModal {
-        UniModal {
+    fn batch(samples: usize, similarity: Option<Tensor<2>>) -> UniModal {
+        let batch = UniModal {
             samples,
-            similarity,
+            pictures: vec![None; samples],
+            describing: (0..samples).collect(),
             ..UniModal::default()
+        };
+        let similarity = similarity.map(Similarity::fetch);
+        UniModal {
+            partners: Partners::of_batch(&batch, similarity),
+            ..batch
         }
     }
 
@@ -371,11 +326,8 @@ mod tests {
 
     #[test]
     fn the_hardest_negative_is_the_most_similar_other() {
-        let similarity = vec![
-            vec![9.0, 1.0, 2.0],
-            vec![3.0, 9.0, 1.0],
-            vec![1.0, 4.0, 9.0],
-        ];
+        let similarity = [[9.0, 1.0, 2.0], [3.0, 9.0, 1.0], [1.0, 4.0, 9.0]];
+        let similarity = Tensor::from_data(similarity, &Device::flex());
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let pairs = itm(Negatives::HardArgmax, Layout::OneToTwo)
             .pairs(&batch(3, Some(similarity)), &mut rng)
@@ -402,18 +354,28 @@ mod tests {
         }
     }
 
+    /// Two pairs, each four times: every wrong pair is of the other picture, and where there is no other one there is no wrong pair.
     #[test]
-    fn sampling_follows_the_similarities() {
-        /// 2,000 draws of a share of 0.88 lie within 0.05 of it in all but one of 10^9 runs.
-        const TOLERANCE: f64 = 0.05;
-        let similarity = vec![vec![0.0, 2.0, 0.0]; 3];
+    fn one_picture_with_several_captions_is_no_negative_of_itself() {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
-        let of = |j: usize| similarity[0][j];
-        let draws = 2000;
-        let hits = (0..draws)
-            .filter(|_| wrong_partner(Negatives::HardSampled, 0, 3, Some(&of), &mut rng) == 1)
-            .count();
-        let expected = 2f64.exp() / (2f64.exp() + 1.0);
-        assert!((hits as f64 / f64::from(draws) - expected).abs() < TOLERANCE);
+        for layout in [Layout::Half, Layout::OneToOne, Layout::OneToTwo] {
+            let of = |pictures: u64| {
+                let mut batch = batch(8, None);
+                batch.pictures = (0..8).map(|i| Some(i % pictures)).collect();
+                batch.partners = Partners::of_batch(&batch, None);
+                batch
+            };
+            let itm = itm(Negatives::Uniform, layout);
+            let two = itm.pairs(&of(2), &mut rng).unwrap();
+            assert_eq!(two.without_negative, 0);
+            for i in 0..two.len() {
+                let same = two.texts[i] % 2 == two.images[i] % 2;
+                assert_eq!(same, two.matched[i], "{layout:?}");
+            }
+            let one = itm.pairs(&of(1), &mut rng).unwrap();
+            assert!(one.matched.iter().all(|matched| *matched));
+            let wanted = two.matched.iter().filter(|matched| !**matched).count();
+            assert_eq!(one.without_negative, wanted, "{layout:?}");
+        }
     }
 }

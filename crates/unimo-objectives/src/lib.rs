@@ -19,15 +19,19 @@
 //! ```
 
 pub mod codes;
+pub mod contrast;
+mod encode;
 pub mod itc;
 pub mod itm;
 pub mod lm;
 pub mod mcr;
 pub mod mlm;
 pub mod objective;
+pub mod partners;
 mod step;
 mod temperature;
 pub mod tied;
+pub mod together;
 pub mod views;
 pub mod vq;
 pub mod wpg;
@@ -166,7 +170,7 @@ impl ObjectivesConfig {
         let of_wpg = self.wpg.as_ref().map(|wpg| wpg.negatives);
         for (key, negatives) in [("itm.negatives", of_itm), ("wpg.negatives", of_wpg)] {
             ConfigError::unless(
-                negatives.is_none_or(|n| n == itm::Negatives::Uniform) || self.itc.is_some(),
+                negatives.is_none_or(|n| !n.hard()) || self.itc.is_some(),
                 key,
                 "hard",
                 "hard negatives are chosen by the similarities of [objectives.itc], which is absent",
@@ -264,6 +268,10 @@ impl ObjectivesConfig {
         rule(self.codes.is_none() || dictionary, "codes", "{}", grounded)
     }
 }
+
+/// Parameters that came later than the format of checkpoints: where an older one lacks them they are zeros, which stand for what was
+/// before.
+pub const ADDED_LATER: &[&str] = &["itc.momentum.picture_queue"];
 
 /// Whether a setting may be left out of a recipe.
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {

@@ -125,12 +125,7 @@ impl Objective for Mcr {
             recovered(head, states, &batch.concept_labels, table())
         });
         match (tags, phrases) {
-            (Some(a), Some(b)) => Outcome {
-                loss: a.loss + b.loss,
-                correct: a.correct + b.correct,
-                count: a.count + b.count,
-                carry: None,
-            },
+            (Some(a), Some(b)) => a.and(b),
             (Some(one), None) | (None, Some(one)) => one,
             (None, None) => unreachable!("invariant: validation finds something to recover"),
         }

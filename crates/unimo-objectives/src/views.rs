@@ -1,7 +1,8 @@
 //! Visual contrast: a picture is nearer to another view of itself than to the batch's other pictures.
 //!
 //! Source: UNIMO-2 (Li et al. 2022), figure 2, names it for images without texts and gives no formula; this is SimCLR's (Chen et
-//! al. 2020) with the batch's other second views as negatives, in both directions, over a linear projection of the class token.
+//! al. 2020) with the second views of all other pictures as negatives, in both directions, over a linear projection of the class
+//! token.
 //!
 //! Shape legend: `B` samples, `E` width of the common space.
 
@@ -14,7 +15,8 @@ use unimo_core::layers::Linear;
 use unimo_encoders::backbone::{Backbone, BackboneConfig, ImageFeatures};
 use unimo_encoders::fusion::FusionOutput;
 
-use crate::itc::{contrast, embed};
+use crate::contrast::{self, Contrast, Contrasted, Features, cross_entropies};
+use crate::itc::embed;
 use crate::objective::{Carry, Needs, Objective, Outcome, Pairs, UniModal, ints};
 use crate::temperature;
 
@@ -64,6 +66,45 @@ pub struct Views {
     pub config: ViewsConfig,
 }
 
+/// Names of the features.
+const FIRST: &str = "first";
+const SECOND: &str = "second";
+
+impl Contrast for Views {
+    fn rows(&self, batch: &UniModal) -> Vec<usize> {
+        (0..batch.samples).collect()
+    }
+
+    fn features(
+        &self,
+        _backbone: &Backbone,
+        batch: &UniModal,
+        _fused: Option<&FusionOutput>,
+    ) -> Features {
+        let (first, second) = batch
+            .images
+            .as_ref()
+            .zip(batch.second_views.as_ref())
+            .expect("invariant: the step gives what `needs` asks for");
+        let embed =
+            |views: &ImageFeatures| embed(Some(&self.projection), views.class.clone(), true);
+        Features::new(vec![(FIRST, embed(first)), (SECOND, embed(second))])
+    }
+
+    fn over(&self, all: &Contrasted) -> Outcome {
+        let (first, second) = (all.features.of(FIRST), all.features.of(SECOND));
+        assert_shape!(first, [all.len(), self.config.width]);
+        let scores = first.matmul(second.transpose()) * temperature::scale(&self.logit_scale);
+        let device = scores.device();
+        let labels = ints((0..all.len() as i32).collect(), &device);
+        // The same for both directions, since "shows the same picture" is.
+        let scores = contrast::hide(scores, all.duplicates(&device).as_ref());
+        let mut outcome = cross_entropies(vec![scores.clone(), scores.transpose()], &labels);
+        outcome.without_negative = all.without_negative();
+        outcome
+    }
+}
+
 impl Objective for Views {
     fn needs(&self) -> Needs {
         Needs {
@@ -79,24 +120,17 @@ impl Objective for Views {
         self.config.weight
     }
 
+    fn contrast(&self) -> Option<&dyn Contrast> {
+        Some(self)
+    }
+
     fn loss(
         &self,
-        _backbone: &Backbone,
+        backbone: &Backbone,
         batch: &UniModal,
         _fused: Option<(&Pairs, FusionOutput)>,
     ) -> Outcome {
-        let (first, second) = batch
-            .images
-            .as_ref()
-            .zip(batch.second_views.as_ref())
-            .expect("invariant: the step gives what `needs` asks for");
-        let embed =
-            |views: &ImageFeatures| embed(Some(&self.projection), views.class.clone(), true);
-        let (first, second) = (embed(first), embed(second));
-        assert_shape!(first, [batch.samples, self.config.width]);
-        let scores = first.matmul(second.transpose()) * temperature::scale(&self.logit_scale);
-        let labels = ints((0..batch.samples as i32).collect(), &scores.device());
-        contrast(vec![scores.clone(), scores.transpose()], &labels)
+        contrast::alone(self, backbone, batch, None)
     }
 
     fn after_step(&mut self, _backbone: &Backbone, _carries: Vec<Carry>) {

@@ -59,7 +59,8 @@ impl Vq {
     /// `L_q + commitment L_e`, `[1]`.
     pub fn of(&self, quantised: &Quantised, choice: Choice) -> Tensor<1> {
         let [rows, tokens, width] = quantised.tokens.dims();
-        let states = quantised.states.clone().sum();
+        // Where every state is padding, both sums are 0 and so are their means.
+        let states = quantised.states.clone().sum().clamp_min(1.0);
         let to_states = quantised.to_states.clone().sum() / (states.clone() * width as f64);
         let to_codes = quantised.to_codes.clone().sum();
         let to_codes = match choice {
@@ -98,11 +99,10 @@ impl Objective for Vq {
             .zip(backbone.quantiser())
             .expect("invariant: validation finds a grounded dictionary");
         let device = grounded.states.device();
-        Outcome {
-            loss: self.of(&grounded.quantised, quantiser.config.choice),
-            correct: Tensor::zeros([1], &device),
-            count: 0,
-            carry: None,
-        }
+        Outcome::new(
+            self.of(&grounded.quantised, quantiser.config.choice),
+            Tensor::zeros([1], &device),
+            0,
+        )
     }
 }

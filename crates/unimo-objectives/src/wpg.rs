@@ -22,8 +22,8 @@ use unimo_core::layers::normalise;
 use unimo_encoders::backbone::{Backbone, BackboneConfig};
 use unimo_encoders::fusion::FusionOutput;
 
-use crate::itm::{Negatives, wrong_image};
 use crate::objective::{Needs, Objective, Outcome, Pairs, UniModal, ints};
+use crate::partners::Negatives;
 use crate::single_precision;
 
 /// Which region stands for a phrase.
@@ -162,22 +162,16 @@ pub fn hinge(own: Tensor<1>, other: Tensor<1>, has_phrases: &[bool], margin: f64
         .collect();
     let count = rows.len();
     if count == 0 {
-        return Outcome {
-            loss: own.sum().mul_scalar(0.0),
-            correct: Tensor::zeros([1], &device),
-            count,
-            carry: None,
-        };
+        return Outcome::nothing(&device);
     }
     let rows = ints(rows, &device);
     let difference = (other - own).select(0, rows);
     let correct = difference.clone().without_autodiff().lower_scalar(0.0);
-    Outcome {
-        correct: correct.int().sum(),
-        loss: relu(difference.add_scalar(margin)).mean(),
+    Outcome::new(
+        relu(difference.add_scalar(margin)).mean(),
+        correct.int().sum(),
         count,
-        carry: None,
-    }
+    )
 }
 
 /// Where phrases stand in padded texts: `lengths` and phrases of each row give `[B, P]` positions, row-major over `[B, L]`, and
@@ -215,6 +209,7 @@ impl Objective for Wpg {
             texts: true,
             concepts: true,
             samples: 2,
+            describing: true,
             ..Needs::default()
         }
     }
@@ -223,42 +218,57 @@ impl Objective for Wpg {
         self.config.weight
     }
 
+    fn hard_negatives(&self) -> bool {
+        self.config.negatives.hard()
+    }
+
+    /// Every caption with its own picture, then each with another one.
     fn pairs(&self, batch: &UniModal, rng: &mut ChaCha8Rng) -> Option<Pairs> {
-        let n = batch.samples;
-        let mut pairs = Pairs::matched(n);
-        for i in 0..n {
-            pairs.texts.push(i);
-            let image = wrong_image(self.config.negatives, batch, i, rng);
-            pairs.images.push(image);
-            pairs.matched.push(false);
+        let partners = &batch.partners;
+        let (mut own, mut other) = (Pairs::default(), Pairs::default());
+        for i in 0..partners.count() {
+            let sample = partners.own(i);
+            match partners.wrong_image(self.config.negatives, i, rng) {
+                Some(image) => {
+                    own.push(sample.text, sample.image, true);
+                    other.push(sample.text, image, false);
+                }
+                None => own.without_negative += 1,
+            }
         }
-        Some(pairs)
+        own.texts.append(&mut other.texts);
+        own.images.append(&mut other.images);
+        own.matched.append(&mut other.matched);
+        Some(own)
     }
 
     fn loss(
         &self,
-        _backbone: &Backbone,
+        backbone: &Backbone,
         batch: &UniModal,
         fused: Option<(&Pairs, FusionOutput)>,
     ) -> Outcome {
-        let (pairs, fused) = fused.expect("invariant: the step fuses the pairs asked for");
-        let n = batch.samples;
+        let Some((pairs, fused)) = fused else {
+            // No sample has another picture beside it.
+            return Outcome::nothing(&backbone.text.word_embedding.weight.val().device());
+        };
+        let n = pairs.len() / 2;
         let (text, image) = (fused.text(), fused.image());
         let [rows, length, width] = text.dims();
         assert_shape!(text, [2 * n, _, _]);
         let device = text.device();
-        let concepts = &batch.concepts;
+        let of_pairs = |of_rows: &[usize]| -> Vec<usize> {
+            pairs.texts[..n].iter().map(|row| of_rows[*row]).collect()
+        };
+        let concepts = of_pairs(&batch.concepts);
         let has_phrases: Vec<bool> = concepts.iter().map(|count| *count > 0).collect();
         let most = concepts.iter().copied().max().unwrap_or(0);
         if most == 0 {
-            let none = text.clone().reshape([rows * length * width]).sum();
-            let zero = none.mul_scalar(0.0);
-            return hinge(zero.clone(), zero, &[false], self.config.margin);
+            return Outcome::nothing(&device);
         }
-        let twice = |values: &[usize]| values.repeat(2);
         let (positions, absent) = phrase_positions(
-            &twice(&batch.text_lengths),
-            &twice(concepts),
+            &of_pairs(&batch.text_lengths).repeat(2),
+            &concepts.repeat(2),
             length,
             &device,
         );
@@ -271,8 +281,7 @@ impl Objective for Wpg {
         let regions = image.dims()[1] - first;
         let mut cosines = cosines(phrases, image.clone().narrow(1, first, regions));
         let padding = batch
-            .images
-            .as_ref()
+            .images_of_pairs()
             .and_then(|images| images.mask.as_ref());
         // How many regions each pair's picture has.
         let mut real = None;

@@ -1,12 +1,13 @@
 //! Objectives on a cross-modal encoder of one stream, with pairs and with one modality alone.
 #![cfg(feature = "flex")]
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use unimo_core::batch::{Batch, Images, MaskSpec, MaskedTexts, Regions, TAGS, Texts};
+use unimo_core::batch::{Batch, Images, MaskSpec, MaskedTexts, Regions, TAGS, TextRole, Texts};
 use unimo_core::init::Init;
 use unimo_core::layers::Activation;
+use unimo_core::parameters;
 use unimo_encoders::backbone::{Backbone, BackboneConfig};
 use unimo_encoders::fusion::Keep;
 use unimo_encoders::image::ImageEncoderConfig;
@@ -364,6 +365,102 @@ fn one_modality_alone_trains_what_it_can() {
     let keys: Vec<_> = losses(&step).iter().map(|(key, _)| *key).collect();
     assert_eq!(keys, ["mlm", "lm", "vq", "codes"]);
     assert!(losses(&step).iter().all(|(_, loss)| loss.is_finite()));
+}
+
+/// A batch in which no word, tag or phrase is to be predicted and no phrase to be grounded.
+fn nothing_to_predict() -> Batch {
+    let mut batch = batch([0, 1, 2]);
+    let texts = batch.texts.as_mut().unwrap();
+    // The begin token alone.
+    texts.lengths = vec![1; SAMPLES];
+    texts.concepts = Some(vec![0; SAMPLES]);
+    let tags = batch.further_texts.get_mut(TAGS).unwrap();
+    for masked in [&mut texts.masked, &mut tags.masked] {
+        let masked = masked.as_mut().unwrap();
+        masked.labels.fill(MaskedTexts::IGNORE);
+        if let Some(labels) = &mut masked.concept_labels {
+            labels.fill(MaskedTexts::IGNORE);
+        }
+    }
+    batch
+}
+
+/// The mean of nothing is 0 in f32 whatever the encoders compute in, also where their states are beyond what that can hold; beside
+/// other losses it has no gradient.
+#[test]
+fn a_loss_over_nothing_is_zero_in_every_dtype() {
+    for dtype in [FloatDType::F32, FloatDType::BF16, FloatDType::F16] {
+        for scale in [1.0, 3e4] {
+            let (backbone, heads, device) = build();
+            let scaled = |name: &str, shape: &[usize]| {
+                let count = shape.iter().product();
+                let of_norm = name.ends_with("norm.weight");
+                of_norm.then(|| TensorData::new(vec![scale as f32; count], shape.to_vec()))
+            };
+            let backbone = parameters::replace(backbone, scaled).compute_in(dtype);
+            let batch = nothing_to_predict();
+            let run = |chosen: &dyn Fn(&str) -> bool, batch: &Batch| {
+                let mut rng = ChaCha8Rng::seed_from_u64(1);
+                heads.step_of(chosen, &backbone, batch, &device, &mut rng)
+            };
+            for key in ["mlm", "lm", "mcr", "wpg"] {
+                let step = run(&|other| other == key, &batch);
+                assert!(step.loss.is_none() && step.skipped.is_empty(), "{key}");
+                let [report] = &step.reports[..] else {
+                    panic!("{key}: {} reports", step.reports.len());
+                };
+                assert_eq!((report.objective, report.count), (key, 0));
+                assert_eq!(report.loss.dtype(), DType::F32, "{key}");
+                assert_eq!(losses(&step), [(key, 0.0)], "{dtype:?}, {scale}");
+            }
+            if scale > 1.0 {
+                continue;
+            }
+            // All together.
+            let step = run(&|_| true, &batch);
+            assert_eq!(step.reports.len(), 9, "{:?}", step.skipped);
+            assert!(losses(&step).iter().all(|(_, loss)| loss.is_finite()));
+            let loss = step.loss.unwrap();
+            assert_eq!(loss.dtype(), DType::F32);
+            let _ = loss.backward();
+            // Texts alone of which no state chooses a code.
+            let mut texts = batch.clone();
+            texts.images = None;
+            texts.further_texts.clear();
+            let step = run(&|_| true, &texts);
+            assert_eq!(step.skipped, ["itm", "itc", "mcr", "wpg", "views"]);
+            let all = losses(&step);
+            assert!(
+                all.iter().all(|(_, loss)| loss.is_finite()),
+                "{dtype:?}: {all:?}"
+            );
+            // No text that describes its picture: what pairs them has nobody.
+            let mut questions = batch.clone();
+            questions.texts.as_mut().unwrap().roles = vec![TextRole::Question; SAMPLES];
+            let step = run(&|_| true, &questions);
+            assert_eq!(step.skipped, ["itm", "itc", "wpg"]);
+            assert!(losses(&step).iter().all(|(_, loss)| loss.is_finite()));
+            // Samples that all show one picture: no negative, and nothing to tell apart.
+            let mut one = self::batch([0, 1, 2]);
+            one.pictures = vec![7; SAMPLES];
+            let step = run(&|_| true, &one);
+            assert!(step.skipped.is_empty());
+            for report in &step.reports {
+                let (loss, key) = (report.loss.clone().into_scalar::<f32>(), report.objective);
+                let expected = match key {
+                    // A caption with a wrong picture, and a picture with a wrong caption.
+                    "itm" => 2 * SAMPLES,
+                    "itc" | "wpg" | "views" => SAMPLES,
+                    _ => 0,
+                };
+                assert_eq!(report.without_negative, expected, "{key}");
+                assert!(loss.is_finite(), "{key}");
+                if ["itc", "wpg", "views"].contains(&key) {
+                    assert_eq!(loss, 0.0, "{key}");
+                }
+            }
+        }
+    }
 }
 
 /// No word tells what stands before it, through text encoder, codes and joint encoder together.

@@ -5,7 +5,7 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use unimo_core::batch::{Batch, Images, MaskSpec, MaskedTexts, Texts};
+use unimo_core::batch::{Batch, Entailment, Images, MaskSpec, MaskedTexts, TextRole, Texts};
 use unimo_core::init::Init;
 use unimo_core::layers::Activation;
 use unimo_core::levels::GateKind;
@@ -215,41 +215,166 @@ fn an_objective_that_lacks_something_is_skipped() {
     assert!(step.loss.is_none());
 }
 
-#[test]
-fn contrast_equals_its_formula() {
-    let (backbone, heads, device) = build(false);
-    let step = run(&backbone, &heads, &device, &batch([0, 1, 2]));
+/// Rows of length 4 of a matrix.
+fn rows(x: &Tensor<2>) -> Vec<Vec<f64>> {
+    let values: Vec<f64> = x.clone().into_data().iter::<f32>().map(f64::from).collect();
+    values.chunks(4).map(<[f64]>::to_vec).collect()
+}
+
+/// What the contrast sees of a batch: texts and images.
+fn embeddings(
+    backbone: &Backbone,
+    heads: &Objectives,
+    device: &Device,
+    batch: &Batch,
+) -> [Vec<Vec<f64>>; 2] {
     let itc = heads.itc.as_ref().unwrap();
-    let batch = batch([0, 1, 2]);
     let texts = batch.texts.as_ref().unwrap();
     let input = backbone
         .text
-        .input(&texts.ids, &texts.lengths, LENGTH, &device);
-    let images = batch.images.unwrap();
+        .input(&texts.ids, &texts.lengths, LENGTH, device);
+    let images = batch.images.as_ref().unwrap();
     let pixels = images.normalised(&images.pixels);
     let pixels = burn::tensor::TensorData::new(pixels, [SAMPLES, 3, 8, 8]);
     let text = itc.embed_texts(&backbone.encode_texts(&input));
-    let image = itc.embed_images(&backbone.encode_images(Tensor::from_data(pixels, &device)));
-    let rows = |x: Tensor<2>| -> Vec<f64> { x.into_data().iter::<f32>().map(f64::from).collect() };
-    let (text, image) = (rows(text), rows(image));
-    let similarity = |t: usize, i: usize| -> f64 {
-        (0..4)
-            .map(|k| text[t * 4 + k] * image[i * 4 + k])
-            .sum::<f64>()
-            / 0.07
-    };
+    let image = itc.embed_images(&backbone.encode_images(Tensor::from_data(pixels, device)));
+    [rows(&text), rows(&image)]
+}
+
+fn similarity(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>() / 0.07
+}
+
+/// The loss where row `a` sees the columns that `seen` says, in both directions alike.
+fn formula(
+    [texts, images]: [&[Vec<f64>]; 2],
+    others: [&[Vec<f64>]; 2],
+    seen: &dyn Fn(usize, usize) -> bool,
+) -> f32 {
     let mut loss = 0.0;
-    for a in 0..SAMPLES {
-        let to_images: f64 = (0..SAMPLES).map(|b| similarity(a, b).exp()).sum();
-        let to_texts: f64 = (0..SAMPLES).map(|b| similarity(b, a).exp()).sum();
-        loss += to_images.ln() + to_texts.ln() - 2.0 * similarity(a, a);
+    let [other_texts, other_images] = others;
+    for (own, others) in [(texts, other_images), (images, other_texts)] {
+        for (row, own) in own.iter().enumerate() {
+            let columns = others.iter().enumerate().filter(|(at, _)| seen(row, *at));
+            let sum: f64 = columns.map(|(_, other)| similarity(own, other).exp()).sum();
+            loss += sum.ln() - similarity(own, &others[row]);
+        }
     }
-    let expected = (loss / (2 * SAMPLES) as f64) as f32;
-    let ours = value(&step.reports[2].loss);
-    assert!(
-        (ours - expected).abs() < TOLERANCE * 10.0,
-        "{ours} {expected}"
-    );
+    (loss / (2 * SAMPLES) as f64) as f32
+}
+
+#[test]
+fn contrast_equals_its_formula() {
+    let (backbone, heads, device) = build(false);
+    let mut batch = batch([0, 1, 2]);
+    let [texts, images] = embeddings(&backbone, &heads, &device, &batch);
+    let all = [&texts[..], &images[..]];
+    let check = |batch: &Batch, seen: &dyn Fn(usize, usize) -> bool| {
+        let step = run(&backbone, &heads, &device, batch);
+        let (ours, expected) = (value(&step.reports[2].loss), formula(all, all, seen));
+        let difference = (ours - expected).abs();
+        assert!(difference < TOLERANCE * 10.0, "{ours} {expected}");
+        assert_eq!(step.reports[2].without_negative, 0);
+    };
+    check(&batch, &|_, _| true);
+    // Two captions of one picture are no negatives of each other.
+    batch.pictures = vec![4, 9, 4];
+    check(&batch, &|a, b| a == b || a + b != 2);
+    batch.pictures = vec![4, 9, 5];
+    check(&batch, &|_, _| true);
+}
+
+/// Rows of the queue that show a sample's own picture are no negatives of it, whenever they came in.
+#[test]
+fn the_queue_knows_pictures() {
+    let device = Device::flex().autodiff();
+    let mut config = objectives(true);
+    config.itc.as_mut().unwrap().momentum = Some(MomentumConfig {
+        decay: 0.5,
+        queue: 2 * SAMPLES,
+        alpha: 0.0,
+    });
+    let mut init = Init::new(&device, 3).with_deviation(0.2);
+    let backbone = model().init(&mut init);
+    let mut heads = config.init(&mut init, &model(), &backbone);
+    let mut batch = batch([0, 1, 2]);
+    // Large numbers that differ in their last bits alone.
+    let known = u64::MAX - 5;
+    let mut queue: [Vec<Vec<f64>>; 2] = Default::default();
+    let mut of_queue = Vec::new();
+    for pictures in [vec![known, 2, 3], vec![], vec![known, 3, known - 1]] {
+        batch.pictures = pictures.clone();
+        let step = run(&backbone, &heads, &device, &batch);
+        let [texts, images] = embeddings(&backbone, &heads, &device, &batch);
+        let carry = &step.carries[0].1;
+        let (own_texts, own_images) = (rows(&carry.texts), rows(&carry.images));
+        if of_queue.len() == 2 * SAMPLES {
+            let others = [
+                [own_texts.clone(), queue[0].clone()].concat(),
+                [own_images.clone(), queue[1].clone()].concat(),
+            ];
+            // Of the first step two show pictures of this one; of the second nobody knows.
+            let hidden = |row: usize, at: usize| {
+                at >= SAMPLES && of_queue[at - SAMPLES] == Some(pictures[row])
+            };
+            let count = (0..SAMPLES * 3 * SAMPLES)
+                .filter(|i| hidden(i / 9, i % 9))
+                .count();
+            assert_eq!(count, 2);
+            let seen = |row: usize, at: usize| !hidden(row, at);
+            let expected = formula([&texts, &images], [&others[0], &others[1]], &seen);
+            let ours = value(&step.reports[2].loss);
+            assert!(
+                (ours - expected).abs() < TOLERANCE * 10.0,
+                "{ours} {expected}"
+            );
+        }
+        of_queue.extend((0..SAMPLES).map(|at| pictures.get(at).copied()));
+        queue[0].extend(own_texts);
+        queue[1].extend(own_images);
+        heads.after_step(&backbone, step.carries);
+    }
+}
+
+/// A text that is no caption of its picture has no part in what pairs them, as if it were not there, and is counted.
+#[test]
+fn only_texts_that_describe_are_paired() {
+    let (backbone, heads, device) = build(false);
+    let roles = [
+        TextRole::Question,
+        TextRole::Statement { holds: true },
+        TextRole::Hypothesis(Entailment::Entailed),
+    ];
+    for role in roles {
+        let mut with = batch([0, 1, 2]);
+        with.texts.as_mut().unwrap().roles = vec![TextRole::Describes, role, TextRole::Describes];
+        let step = run(&backbone, &heads, &device, &with);
+        let counts: Vec<_> = step.reports.iter().map(|r| (r.count, r.left_out)).collect();
+        assert_eq!(counts, [(3, 0), (6, 1), (4, 1)]);
+        // The same without the sample.
+        let mut without = batch([0, 2, 1]);
+        without.samples.truncate(2);
+        let images = without.images.as_mut().unwrap();
+        images.pixels.truncate(2 * 3 * 8 * 8);
+        let texts = without.texts.as_mut().unwrap();
+        texts.lengths.truncate(2);
+        texts.ids.truncate(2 * LENGTH);
+        let masked = texts.masked.as_mut().unwrap();
+        masked.ids.truncate(2 * LENGTH);
+        masked.labels.truncate(2 * LENGTH);
+        let alone = run(&backbone, &heads, &device, &without);
+        for at in [1, 2] {
+            let (a, b) = (
+                value(&step.reports[at].loss),
+                value(&alone.reports[at].loss),
+            );
+            assert!((a - b).abs() < TOLERANCE, "{a} {b}");
+        }
+        // One caption alone is too few.
+        with.texts.as_mut().unwrap().roles[0] = role;
+        let step = run(&backbone, &heads, &device, &with);
+        assert_eq!(step.skipped, ["itm", "itc"]);
+    }
 }
 
 #[test]
@@ -279,9 +404,9 @@ fn the_momentum_encoder_follows_and_its_queue_goes_round() {
             momentum.cursor.val().into_scalar::<f32>() as usize,
             (round + 1) * SAMPLES % QUEUE
         );
-        let rows = |x: Tensor<2>| -> Vec<f32> { x.into_data().iter::<f32>().collect() };
-        let queue = rows(momentum.text_queue.val());
-        let new = rows(carry.texts);
+        let values = |x: Tensor<2>| -> Vec<f32> { x.into_data().iter::<f32>().collect() };
+        let queue = values(momentum.text_queue.val());
+        let new = values(carry.texts);
         for i in 0..SAMPLES {
             let at = (round * SAMPLES + i) % QUEUE;
             for k in 0..4 {

@@ -16,6 +16,7 @@ use safetensors::tensor::View;
 use safetensors::{Dtype, SafeTensorError};
 use unimo_core::parameters::{self, Handle};
 use unimo_encoders::weights::{self, SafetensorsFile, TensorInfo};
+use unimo_objectives::ADDED_LATER;
 
 use crate::error::TrainError;
 use crate::optimizer::Optimizer;
@@ -141,6 +142,12 @@ pub fn write_atomically(
     Ok(())
 }
 
+/// Whether older checkpoints of the format lack a parameter.
+fn added_later(name: &str) -> bool {
+    let of_objective = name.strip_prefix("objectives.");
+    of_objective.is_some_and(|name| ADDED_LATER.contains(&name))
+}
+
 /// A checkpoint opened for reading, one tensor at a time.
 pub struct Reader {
     path: PathBuf,
@@ -203,6 +210,8 @@ impl Reader {
                     used += 1;
                     Some(data)
                 }
+                // Stays as it is made, with zeros.
+                Ok(None) if added_later(name) => None,
                 Ok(None) => {
                     failed = Some(TrainError::Checkpoint {
                         path: self.path.clone(),
@@ -280,6 +289,7 @@ mod tests {
     use unimo_core::layers::Linear;
 
     use super::*;
+    use crate::model::Model;
     use crate::recipe::{BUILT_IN, Overrides, Recipe};
 
     fn state(seed: u64, width: usize, step: u64) -> State<Linear> {
@@ -305,6 +315,57 @@ mod tests {
             parameters::values(&saved.model)
         );
         assert!(parameters::list(&loaded.model).iter().all(|p| p.trainable));
+    }
+
+    /// A checkpoint from before a step count of each parameter and pictures of the queue opens: with the stage's steps, and with
+    /// pictures that nobody knows.
+    #[test]
+    fn older_checkpoints_open() {
+        let set = "objectives.itc.momentum={ decay = 0.9, queue = 4, alpha = 0.4 }";
+        let overrides = Overrides {
+            data: None,
+            set: vec![set.to_owned()],
+        };
+        let recipe = Recipe::load("unimo3-tiny", &overrides).unwrap();
+        let device = Device::flex().autodiff();
+        let saved = State {
+            model: Model::new(&recipe, &device),
+            optimizer: Optimizer::new(&recipe.train.optimizer),
+            ema: None,
+            step: 7,
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let path = save(folder.path(), &saved).unwrap();
+        let bytes = fs::read(&path).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+        let metadata = metadata.metadata().clone();
+        let all = tensors.tensors();
+        let older = |left_out: &str| {
+            let kept = all.iter().filter(|(name, _)| !name.ends_with(left_out));
+            let kept: Vec<_> = kept.map(|(name, tensor)| (name, tensor)).collect();
+            assert_eq!(kept.len() + 1, all.len());
+            fs::write(
+                &path,
+                safetensors::serialize(kept, metadata.clone()).unwrap(),
+            )
+            .unwrap();
+            let blank = State {
+                model: Model::blank(&recipe, &device),
+                optimizer: Optimizer::new(&recipe.train.optimizer),
+                ema: None,
+                step: 0,
+            };
+            load(&path, blank, &Device::flex())
+        };
+        let loaded = older("itc.momentum.picture_queue").unwrap();
+        assert_eq!(
+            parameters::values(&loaded.model),
+            parameters::values(&saved.model)
+        );
+        // Nothing else may be missing.
+        let error = older("itc.momentum.text_queue").err().unwrap().to_string();
+        assert!(error.contains("text_queue"), "{error}");
     }
 
     #[test]

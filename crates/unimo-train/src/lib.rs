@@ -31,6 +31,7 @@ pub mod report;
 pub mod run;
 pub mod stages;
 pub mod starting;
+mod step;
 pub mod tensorboard;
 pub mod torture;
 pub mod torture_files;

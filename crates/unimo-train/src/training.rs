@@ -3,16 +3,13 @@
 //! Everything random at a step (order, masks, negatives, dropout) is a function of the recipe's seed and the step, so a
 //! run can be cut anywhere and goes on as if it had not been.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use burn::module::Module;
-use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::Device;
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
 use serde_json::json;
 use unimo_core::average;
 use unimo_core::config::ConfigError;
@@ -24,7 +21,6 @@ use unimo_data::{
     SkipList, Source, Split, TextTokenizer,
 };
 use unimo_encoders::names::covers;
-use unimo_objectives::Report;
 
 use crate::checkpoint::{self, State};
 use crate::data::concepts::count;
@@ -42,6 +38,7 @@ use crate::report::record::{EvalRecord, SessionRecord, StepRecord};
 use crate::run::{Best, RunFolder};
 use crate::stages::Stage;
 use crate::starting::{self, Started};
+use crate::step::{Accumulated, Forward, ObjectiveSum};
 use crate::tensorboard::EventWriter;
 
 /// How to run a recipe.
@@ -68,7 +65,7 @@ const LONG_EVALUATION: usize = 50_000;
 
 /// What differs between the random numbers of a step.
 #[derive(Debug, Clone, Copy)]
-enum Purpose {
+pub(crate) enum Purpose {
     Dropout,
     Negatives,
     Order,
@@ -283,7 +280,7 @@ pub fn training_device(recipe: &Recipe, device: &Device) -> Device {
 }
 
 /// A seed of its own for every step, micro-batch and purpose.
-fn seed_of(seed: u64, step: u64, micro: usize, purpose: Purpose) -> u64 {
+pub(crate) fn seed_of(seed: u64, step: u64, micro: usize, purpose: Purpose) -> u64 {
     // SplitMix64's finaliser over the parts in turn.
     [step, micro as u64, purpose as u64]
         .into_iter()
@@ -321,6 +318,8 @@ struct Trainer {
     began: Instant,
     train_only: bool,
     quiet: bool,
+    /// What has been said once, by objective.
+    said: BTreeSet<(&'static str, &'static str)>,
 }
 
 /// The host's view of an optimiser step.
@@ -332,23 +331,6 @@ struct StepResult {
     grad_norm: f64,
     rate: f64,
     wait: f64,
-}
-
-/// One objective over the micro-batches of a step.
-struct ObjectiveSum {
-    name: &'static str,
-    /// The sum over the micro-batches that it ran on.
-    loss: f64,
-    micro_batches: usize,
-    correct: i64,
-    count: usize,
-}
-
-impl ObjectiveSum {
-    /// Over the micro-batches that it ran on: a batch that lacks what an objective needs does not count.
-    fn mean_loss(&self) -> f64 {
-        self.loss / self.micro_batches.max(1) as f64
-    }
 }
 
 impl Trainer {
@@ -489,6 +471,7 @@ impl Trainer {
             last_good,
             before,
             began: Instant::now(),
+            said: BTreeSet::new(),
         };
         let line = format!(
             "{}: {} parameters on {choice}, {}; run folder {}",
@@ -643,6 +626,16 @@ impl Trainer {
             let list = self.run.join(&format!("skipped-{}.jsonl", stage.index));
             self.skip = Arc::new(SkipList::open(list, stage.data.max_skipped)?);
         }
+        let (samples, together) = (
+            self.source.len(Split::Train),
+            config.batch_size * config.accumulation,
+        );
+        if samples < together {
+            self.progress.message(format_args!(
+                "the data has {samples} training samples, fewer than the {together} of a step: they come several times in it, and a \
+                 picture is no negative of itself"
+            ));
+        }
         // The first stage has the order that a run without stages has.
         let seed = match stage.index {
             0 => self.recipe.seed,
@@ -677,81 +670,37 @@ impl Trainer {
         loader: &mut Loader,
     ) -> Result<StepResult, TrainError> {
         let config = &self.recipe.train;
-        let seed = self.recipe.seed;
-        let model = &self
-            .state
-            .as_ref()
-            .expect("invariant: the state is back after every step")
-            .model;
-        let mut accumulator = GradientsAccumulator::new();
-        let mut sums: Vec<ObjectiveSum> = Vec::new();
-        let mut carries = Vec::new();
-        let mut skipped: BTreeMap<String, u64> = BTreeMap::new();
-        // Of the latest micro-batch: the one to look at if its loss is not finite.
-        let mut samples = Vec::new();
-        let mut loss_sum = 0.0;
+        let mut batches = Vec::with_capacity(config.accumulation);
         let mut wait = 0.0;
-        for micro in 0..config.accumulation {
+        for _ in 0..config.accumulation {
             let Some(batch) = loader.next() else {
                 return Err(TrainError::NothingToTrain {
                     step,
                     objectives: "the loader has ended".to_owned(),
                 });
             };
-            let batch = batch?;
+            batches.push(batch?);
             wait += loader.last_wait_seconds();
-            self.device
-                .seed(seed_of(seed, step, micro, Purpose::Dropout));
-            let negatives = seed_of(seed, step, micro, Purpose::Negatives);
-            let mut rng = ChaCha8Rng::seed_from_u64(negatives);
-            let result = model.objectives.step_of(
-                &|key| stage.trains(key),
-                &model.backbone,
-                &batch,
-                &self.device,
-                &mut rng,
-            );
-            let Some(loss) = result.loss else {
-                return Err(TrainError::NothingToTrain {
-                    step,
-                    objectives: result.skipped.join(", "),
-                });
-            };
-            let value = f64::from(loss.clone().into_scalar::<f32>());
-            for report in result.reports {
-                add(&mut sums, report);
-            }
-            for name in result.skipped {
-                *skipped.entry(name.to_owned()).or_default() += 1;
-            }
-            samples = batch.samples;
-            if !value.is_finite() {
-                let what = sums
-                    .iter()
-                    .filter(|s| !s.loss.is_finite())
-                    .map(|s| format!("the {} loss", s.name))
-                    .collect::<Vec<_>>()
-                    .join(" and ");
-                return Err(self.not_finite(step, what, &samples));
-            }
-            loss_sum += value / config.accumulation as f64;
-            carries.extend(result.carries);
-            let loss = if config.accumulation == 1 {
-                loss
-            } else {
-                loss.div_scalar(config.accumulation as f64)
-            };
-            let gradients = GradientsParams::from_grads(loss.backward(), model);
-            accumulator.accumulate(model, gradients);
         }
-        let mut gradients = accumulator.grads();
-        if stage.train.is_some() {
-            gradients = optimizer::only(model, gradients, &|name| stage.learns(name));
-        }
-        let grad_norm = optimizer::global_norm(model, &gradients);
-        if !grad_norm.is_finite() {
-            return Err(self.not_finite(step, "the gradient".to_owned(), &samples));
-        }
+        let forward = Forward {
+            model: &self.state().model,
+            stage,
+            device: &self.device,
+            seed: self.recipe.seed,
+            step,
+            last_good: &self.last_good,
+        };
+        let Accumulated {
+            gradients,
+            grad_norm,
+            loss,
+            losses,
+            skipped,
+            carries,
+        } = forward.accumulate(&batches)?;
+        drop(batches);
+        self.say_once(&losses);
+        let config = &self.recipe.train;
         let grad_scale = match config.clip_norm {
             Some(limit) if grad_norm > limit => limit / grad_norm,
             _ => 1.0,
@@ -782,8 +731,8 @@ impl Trainer {
             step,
         });
         Ok(StepResult {
-            loss: loss_sum,
-            losses: sums,
+            loss,
+            losses,
             skipped,
             grad_norm,
             rate,
@@ -791,12 +740,21 @@ impl Trainer {
         })
     }
 
-    fn not_finite(&self, step: u64, what: String, samples: &[String]) -> TrainError {
-        TrainError::NotFinite {
-            step,
-            what,
-            samples: samples.join(", "),
-            last_good: self.last_good.clone(),
+    /// Says once of each objective that samples have no part in it, and why.
+    fn say_once(&mut self, losses: &[ObjectiveSum]) {
+        for sum in losses {
+            let name = sum.name;
+            if sum.left_out > 0 && self.said.insert((name, "left out")) {
+                self.progress.message(format_args!(
+                    "{name} leaves out samples whose text does not describe their picture; left_out in metrics.jsonl counts them"
+                ));
+            }
+            if sum.without_negative > 0 && self.said.insert((name, "without negative")) {
+                self.progress.message(format_args!(
+                    "{name} finds no negative for samples whose batch shows one picture alone; without_negative in metrics.jsonl \
+                     counts them"
+                ));
+            }
         }
     }
 
@@ -820,7 +778,16 @@ impl Trainer {
             count => s.correct as f64 / count as f64,
         };
         let losses = result.losses.iter().map(|s| {
-            let value = json!({ "loss": s.mean_loss(), "accuracy": share(s), "count": s.count });
+            let mut value =
+                json!({ "loss": s.mean_loss(), "accuracy": share(s), "count": s.count });
+            for (key, count) in [
+                ("left_out", s.left_out),
+                ("without_negative", s.without_negative),
+            ] {
+                if count > 0 {
+                    value[key] = json!(count);
+                }
+            }
             (s.name.to_owned(), value)
         });
         let record = StepRecord {
@@ -998,27 +965,6 @@ pub fn for_objectives(spec: &mut LoaderSpec, recipe: &Recipe, stage: &Stage) {
         Some(_) => SecondView::All,
         None => SecondView::None,
     };
-}
-
-/// Adds a micro-batch's report to the step's sums.
-fn add(sums: &mut Vec<ObjectiveSum>, report: Report) {
-    let loss = f64::from(report.loss.into_scalar::<f32>());
-    let correct = report.correct.into_scalar::<i64>();
-    match sums.iter_mut().find(|s| s.name == report.objective) {
-        Some(sum) => {
-            sum.loss += loss;
-            sum.micro_batches += 1;
-            sum.correct += correct;
-            sum.count += report.count;
-        }
-        None => sums.push(ObjectiveSum {
-            name: report.objective,
-            loss,
-            micro_batches: 1,
-            correct,
-            count: report.count,
-        }),
-    }
 }
 
 /// The burn that this crate is pinned to.

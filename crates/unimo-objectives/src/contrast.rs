@@ -1,0 +1,355 @@
+//! What compares samples with each other: features of every sample, and a loss over all of them.
+//!
+//! Such a loss cannot be taken batch by batch and added up, as others can: of a step of 128 batches of 32 samples, each would see 31
+//! others instead of 4,095. So it is split where GradCache (Gao et al. 2021) splits it, between what belongs to a sample and what
+//! belongs to all: [`crate::together`] computes the features of all batches, then the loss and its gradient with respect to the
+//! features, and then goes through the batches again, one at a time. A batch alone does both at once.
+//!
+//! Samples that show the same picture are no negatives of each other: their scores are hidden, as positives and as negatives.
+//!
+//! Shape legend: `N` samples, `E` width of the features.
+
+use std::collections::HashMap;
+
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use unimo_core::kernels;
+use unimo_encoders::backbone::Backbone;
+use unimo_encoders::fusion::FusionOutput;
+
+use crate::objective::{Outcome, Pairs, UniModal, count_correct, ints};
+
+/// Features of the same samples by name, `[N, E]` each.
+#[derive(Debug, Clone, Default)]
+pub struct Features(Vec<(&'static str, Tensor<2>)>);
+
+impl Features {
+    /// With the names that the objective will ask for.
+    pub fn new(named: Vec<(&'static str, Tensor<2>)>) -> Self {
+        Self(named)
+    }
+
+    /// Those of a name.
+    pub fn get(&self, name: &str) -> Option<&Tensor<2>> {
+        let found = self.0.iter().find(|(other, _)| *other == name);
+        found.map(|(_, features)| features)
+    }
+
+    /// Those of a name that the objective has given.
+    ///
+    /// # Panics
+    ///
+    /// Panics if it has not.
+    pub(crate) fn of(&self, name: &str) -> Tensor<2> {
+        let found = self.get(name);
+        found
+            .expect("invariant: an objective asks for what it gave")
+            .clone()
+    }
+
+    /// Each of them changed.
+    pub(crate) fn map(&self, change: impl Fn(&Tensor<2>) -> Tensor<2>) -> Self {
+        Self(self.0.iter().map(|(name, x)| (*name, change(x))).collect())
+    }
+
+    /// The samples of all parts under each other.
+    pub(crate) fn cat(parts: &[Self]) -> Self {
+        let Some(first) = parts.first() else {
+            return Self::default();
+        };
+        let of = |name| Tensor::cat(parts.iter().map(|part| part.of(name)).collect(), 0);
+        Self(first.0.iter().map(|(name, _)| (*name, of(name))).collect())
+    }
+
+    /// The sum of all products with the numbers of the same name, which track no gradient, `[1]`; none where there is no feature.
+    pub(crate) fn dot(&self, numbers: &Self) -> Option<Tensor<1>> {
+        let product = |(name, x): &(&'static str, Tensor<2>)| {
+            let mut factor = numbers.of(name).autodiff();
+            if let Some(strategy) = x.gradient_checkpointing_strategy() {
+                factor = factor.with_gradient_checkpointing_strategy(strategy);
+            }
+            (x.clone() * factor).sum()
+        };
+        self.0.iter().map(product).reduce(|a, b| a + b)
+    }
+}
+
+/// All samples of a contrast.
+#[derive(Debug, Clone, Default)]
+pub struct Contrasted {
+    /// What the loss learns from.
+    pub features: Features,
+    /// What it compares with and does not learn from.
+    pub fixed: Features,
+    /// `[N]`: which picture each sample shows, where that is known.
+    pub pictures: Vec<Option<u64>>,
+}
+
+/// A loss that compares samples with each other.
+pub trait Contrast {
+    /// The rows of a batch that take part.
+    fn rows(&self, batch: &UniModal) -> Vec<usize>;
+
+    /// The pairs that it wants from the cross-modal encoder. It draws nothing at random: a batch is gone through twice.
+    fn pairs(&self, _batch: &UniModal) -> Option<Pairs> {
+        None
+    }
+
+    /// Features of the samples that take part.
+    fn features(
+        &self,
+        backbone: &Backbone,
+        batch: &UniModal,
+        fused: Option<&FusionOutput>,
+    ) -> Features;
+
+    /// Features of the same samples that it does not learn from.
+    fn fixed(&self, _batch: &UniModal) -> Features {
+        Features::default()
+    }
+
+    /// Similarity of every caption with every image, `[N, N]`, if it has one: hard negatives use it.
+    fn similarity(&self, _features: &Features) -> Option<Tensor<2>> {
+        None
+    }
+
+    /// The loss over all samples.
+    fn over(&self, all: &Contrasted) -> Outcome;
+}
+
+/// The loss of a batch alone.
+pub(crate) fn alone(
+    contrast: &dyn Contrast,
+    backbone: &Backbone,
+    batch: &UniModal,
+    fused: Option<&FusionOutput>,
+) -> Outcome {
+    let features = contrast.features(backbone, batch, fused);
+    contrast.over(&Contrasted {
+        features,
+        fixed: contrast.fixed(batch),
+        pictures: pictures(batch, &contrast.rows(batch)),
+    })
+}
+
+/// Which pictures these rows show.
+pub(crate) fn pictures(batch: &UniModal, rows: &[usize]) -> Vec<Option<u64>> {
+    rows.iter().map(|row| batch.pictures[*row]).collect()
+}
+
+/// The rows named, or all as they are.
+pub(crate) fn take(x: Tensor<2>, rows: &[usize]) -> Tensor<2> {
+    if rows.iter().copied().eq(0..x.dims()[0]) {
+        return x;
+    }
+    let at = ints(rows.iter().map(|row| *row as i32).collect(), &x.device());
+    x.select(0, at)
+}
+
+/// What hidden scores become: after the softmax nothing is left of them, and times 0 they are 0.
+const HIDDEN: f64 = -1e9;
+
+/// Scores that are no negatives are hidden.
+pub(crate) fn hide(scores: Tensor<2>, hidden: Option<&Tensor<2, Bool>>) -> Tensor<2> {
+    match hidden {
+        Some(hidden) => scores.mask_fill(hidden.clone(), HIDDEN),
+        None => scores,
+    }
+}
+
+impl Contrasted {
+    /// How many samples there are.
+    pub fn len(&self) -> usize {
+        self.pictures.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.pictures.is_empty()
+    }
+
+    /// The number of each sample's picture; samples of the same picture have the same.
+    fn numbers(&self) -> (Vec<i32>, usize) {
+        let mut known = HashMap::new();
+        let mut count = 0;
+        let mut new = || {
+            count += 1;
+            count - 1
+        };
+        let of = |picture: &Option<u64>| match picture {
+            Some(picture) => *known.entry(*picture).or_insert_with(&mut new),
+            None => new(),
+        };
+        let numbers = self.pictures.iter().map(of).collect();
+        (numbers, count as usize)
+    }
+
+    /// Which other samples show the same picture as sample `i`, row `i`; none where no picture is there twice.
+    ///
+    /// # Shapes
+    ///
+    /// - output: `[N, N]`
+    pub(crate) fn duplicates(&self, device: &Device) -> Option<Tensor<2, Bool>> {
+        let n = self.len();
+        let (numbers, count) = self.numbers();
+        if count == n {
+            return None;
+        }
+        let equal = |values: Vec<i32>| {
+            let values = ints(values, device);
+            let rows = values.clone().reshape([n, 1]).expand([n, n]);
+            rows.equal(values.reshape([1, n]).expand([n, n])).int()
+        };
+        let own = equal((0..n as i32).collect());
+        Some((equal(numbers) - own).equal_scalar(1))
+    }
+
+    /// How many samples find no negative among the others: all or none, since it takes one picture for all.
+    pub(crate) fn without_negative(&self) -> usize {
+        match self.numbers() {
+            (_, 1) => self.len(),
+            _ => 0,
+        }
+    }
+}
+
+/// How many numbers say which picture it is.
+pub(crate) const IDENTITY: usize = 3;
+
+/// Bits of each of them: f32 holds them exactly.
+const IDENTITY_BITS: u32 = 22;
+
+/// What the identity of a picture that nobody knows begins with where it is to equal no other; what is stored has 0.
+const UNLIKE_ALL: f32 = -1.0;
+
+/// The identities of pictures as floats, since a checkpoint holds nothing else. The first of a known one is above 0; one that is not
+/// known has `unknown` there.
+///
+/// # Shapes
+///
+/// - output: `[N, 3]`
+fn identities(pictures: &[Option<u64>], unknown: f32, device: &Device) -> Tensor<2> {
+    let mask = (1 << IDENTITY_BITS) - 1;
+    let part = |picture: u64, at: u32| ((picture >> (at * IDENTITY_BITS)) & mask) as f32;
+    let of = |picture: &Option<u64>| match *picture {
+        Some(picture) => [part(picture, 0) + 1.0, part(picture, 1), part(picture, 2)],
+        None => [unknown, 0.0, 0.0],
+    };
+    let values: Vec<f32> = pictures.iter().flat_map(of).collect();
+    Tensor::from_data(TensorData::new(values, [pictures.len(), IDENTITY]), device)
+}
+
+/// Identities as they are kept: zeros where a picture is not known.
+pub(crate) fn stored(pictures: &[Option<u64>], device: &Device) -> Tensor<2> {
+    identities(pictures, 0.0, device)
+}
+
+/// Which kept identities are those of sample `i`'s picture, row `i`; none where no sample's picture is known.
+///
+/// # Shapes
+///
+/// - kept: `[Q, 3]`
+/// - output: `[N, Q]`
+pub(crate) fn seen_before(pictures: &[Option<u64>], kept: Tensor<2>) -> Option<Tensor<2, Bool>> {
+    if pictures.iter().all(Option::is_none) {
+        return None;
+    }
+    let (n, [q, _]) = (pictures.len(), kept.dims());
+    let own = identities(pictures, UNLIKE_ALL, &kept.device());
+    let kept = kept.transpose();
+    (0..IDENTITY)
+        .map(|at| {
+            let own = own.clone().narrow(1, at, 1).expand([n, q]);
+            let kept = kept.clone().narrow(0, at, 1).expand([n, q]);
+            own.equal(kept)
+        })
+        .reduce(Tensor::bool_and)
+}
+
+/// Two masks beside each other; none where neither hides anything.
+///
+/// # Shapes
+///
+/// - left: `[N, A]`; right: `[N, B]`
+/// - output: `[N, A + B]`
+pub(crate) fn beside(
+    (left, a): (Option<Tensor<2, Bool>>, usize),
+    (right, b): (Option<Tensor<2, Bool>>, usize),
+    n: usize,
+    device: &Device,
+) -> Option<Tensor<2, Bool>> {
+    if left.is_none() && right.is_none() {
+        return None;
+    }
+    // Through numbers: burn-flex 0.22.1 keeps several kinds of bool, which `cat` refuses to join.
+    let numbers = |mask: Option<Tensor<2, Bool>>, columns: usize| match mask {
+        Some(mask) => mask.int(),
+        None => Tensor::<2, Int>::zeros([n, columns], device),
+    };
+    let both = Tensor::cat(vec![numbers(left, a), numbers(right, b)], 1);
+    Some(both.equal_scalar(1))
+}
+
+/// The mean of cross-entropies, row `i` of each belonging to column `i`.
+///
+/// # Shapes
+///
+/// - scores: `[N, M]` each; labels: `[N]`
+pub(crate) fn cross_entropies(scores: Vec<Tensor<2>>, labels: &Tensor<1, Int>) -> Outcome {
+    let count = scores.len();
+    let sum = |a: Tensor<1>, b: Tensor<1>| a + b;
+    let correct = scores
+        .iter()
+        .map(|s| count_correct(s.clone(), labels.clone()))
+        .reduce(|a, b| a + b)
+        .expect("invariant: something is contrasted");
+    let loss = scores
+        .into_iter()
+        .map(|s| kernels::cross_entropy(s, labels.clone()).mean())
+        .reduce(sum)
+        .expect("invariant: something is contrasted");
+    let [rows] = labels.dims();
+    Outcome::new(loss.div_scalar(count as f64), correct, count * rows)
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::*;
+
+    fn bools(mask: Tensor<2, Bool>) -> Vec<bool> {
+        mask.into_data().iter::<bool>().collect()
+    }
+
+    #[test]
+    fn samples_of_one_picture_hide_each_other_and_not_themselves() {
+        let device = Device::flex();
+        let of = |pictures: &[Option<u64>]| Contrasted {
+            pictures: pictures.to_vec(),
+            ..Contrasted::default()
+        };
+        assert!(of(&[Some(1), None, None]).duplicates(&device).is_none());
+        let all = of(&[Some(5), None, Some(5), None]);
+        let mut expected = [false; 16];
+        (expected[2], expected[8]) = (true, true);
+        assert_eq!(bools(all.duplicates(&device).unwrap()), expected);
+        assert_eq!(all.without_negative(), 0);
+        assert_eq!(of(&[Some(5); 3]).without_negative(), 3);
+        assert_eq!(of(&[None]).without_negative(), 1);
+    }
+
+    /// Every bit of an identity counts, and what is not known equals nothing.
+    #[test]
+    fn kept_identities_are_found_again() {
+        let device = Device::flex();
+        let pictures: Vec<Option<u64>> = (0..64)
+            .map(|bit| Some(1 << bit))
+            .chain([Some(0), Some(u64::MAX), None])
+            .collect();
+        let kept = stored(&pictures, &device);
+        let found = bools(seen_before(&pictures, kept).unwrap());
+        for (at, found) in found.iter().enumerate() {
+            let (own, other) = (at / 67, at % 67);
+            assert_eq!(*found, own == other && own != 66, "{own} {other}");
+        }
+        assert!(seen_before(&[None], stored(&pictures, &device)).is_none());
+    }
+}

@@ -1,0 +1,654 @@
+//! Batches of a step against one large batch, in loss and gradients of every parameter.
+
+use burn::optim::GradientsAccumulator;
+use rand::SeedableRng;
+use unimo_core::batch::{Images, MaskSpec, MaskedTexts, Regions, TextRole, Texts};
+use unimo_core::init::Init;
+use unimo_core::layers::Activation;
+use unimo_core::levels::GateKind;
+use unimo_core::parameters;
+use unimo_encoders::backbone::BackboneConfig;
+use unimo_encoders::fusion::{FusionConfig, Levels, Link};
+use unimo_encoders::image::ImageEncoderConfig;
+use unimo_encoders::joint::JointConfig;
+use unimo_encoders::region::RegionEncoderConfig;
+use unimo_encoders::text::{Positions, TextEncoderConfig};
+
+use super::*;
+use crate::ObjectivesConfig;
+use crate::itc::{ItcConfig, MomentumConfig, Normalised, Projection, Views};
+use crate::itm::{Head, ItmConfig, Layout, Negatives};
+use crate::mcr::McrConfig;
+use crate::mlm::MlmConfig;
+use crate::views::ViewsConfig;
+use crate::wpg::{Region, WpgConfig};
+
+/// Sums of 32 samples in f32 in another order, of the largest gradient of a parameter.
+const TOLERANCE: f64 = 1e-5;
+/// Gradients that are zero in exact arithmetic, such as those of keys' biases, are rounding errors: they are compared with this share
+/// of the largest gradient of all.
+const FLOOR: f64 = 1e-2;
+/// Sums of a few numbers in f32.
+const SUM_TOLERANCE: f64 = 1e-5;
+
+const SAMPLES: usize = 32;
+const MICRO: usize = 4;
+const WIDTH: usize = 8;
+const FEATURES: usize = 5;
+
+fn text(dropout: f64) -> TextEncoderConfig {
+    TextEncoderConfig {
+        vocab_size: 30,
+        width: WIDTH,
+        layers: 1,
+        heads: 2,
+        feed_forward: 16,
+        max_positions: 12,
+        positions: Positions::AfterPad,
+        token_types: 2,
+        pad_id: 1,
+        activation: Activation::Gelu,
+        layer_norm_eps: 1e-5,
+        dropout,
+    }
+}
+
+fn two_streams(dropout: f64) -> BackboneConfig {
+    BackboneConfig {
+        initializer_range: 0.2,
+        text: text(dropout),
+        image: Some(ImageEncoderConfig {
+            image_size: 8,
+            patch_size: 4,
+            width: WIDTH,
+            layers: 1,
+            heads: 2,
+            feed_forward: 16,
+            activation: Activation::Gelu,
+            layer_norm_eps: 1e-5,
+            pre_norm: true,
+            patch_bias: false,
+            distillation_token: false,
+            dropout,
+        }),
+        regions: None,
+        fusion: Some(FusionConfig {
+            width: WIDTH,
+            layers: 2,
+            heads: 2,
+            feed_forward: 16,
+            activation: Activation::Gelu,
+            layer_norm_eps: 1e-5,
+            dropout,
+            in_layer: true,
+            levels: Levels::CrossPrev,
+            uni_levels: 0,
+            gate: GateKind::Cls,
+            gate_beta: 1.0,
+            link: Link::None,
+            pictures: 1,
+        }),
+        image_tags: false,
+        joint: None,
+    }
+}
+
+/// Tags beside regions, all of different numbers.
+fn one_stream() -> BackboneConfig {
+    BackboneConfig {
+        image: None,
+        regions: Some(RegionEncoderConfig {
+            features: FEATURES,
+            width: WIDTH,
+            layers: 1,
+            heads: 2,
+            feed_forward: 16,
+            activation: Activation::Gelu,
+            layer_norm_eps: 1e-5,
+            dropout: 0.0,
+        }),
+        image_tags: true,
+        fusion: None,
+        joint: Some(JointConfig {
+            width: WIDTH,
+            layers: 1,
+            heads: 2,
+            feed_forward: 16,
+            activation: Activation::Gelu,
+            layer_norm_eps: 1e-5,
+            dropout: 0.0,
+            image_class: false,
+            grounding: None,
+        }),
+        ..two_streams(0.0)
+    }
+}
+
+fn itc(views: Views, projection: Projection) -> ItcConfig {
+    ItcConfig {
+        weight: 1.5,
+        views,
+        width: WIDTH,
+        temperature: 0.2,
+        temperature_range: [0.001, 0.5],
+        projection,
+        normalised: Normalised::Both,
+        momentum: None,
+    }
+}
+
+fn with_queue(alpha: f64) -> ItcConfig {
+    ItcConfig {
+        momentum: Some(MomentumConfig {
+            decay: 0.9,
+            queue: 40,
+            alpha,
+        }),
+        ..itc(Views::Two, Projection::Linear)
+    }
+}
+
+fn itm(layout: Layout, head: Head) -> ItmConfig {
+    ItmConfig {
+        weight: 0.7,
+        negatives: Negatives::HardArgmax,
+        layout,
+        head,
+    }
+}
+
+fn views() -> ViewsConfig {
+    ViewsConfig {
+        weight: 0.6,
+        width: 4,
+        temperature: 0.2,
+        temperature_range: [0.001, 0.5],
+        images_alone: false,
+    }
+}
+
+/// A number in [-1, 1] of its own for each pair.
+fn number(sample: usize, at: usize) -> f32 {
+    ((sample * 7919 + at * 10_473 + sample * at * 31) % 1009) as f32 / 504.0 - 1.0
+}
+
+/// These samples as a batch, padded to the longest of them. Texts have 1 to 4 words and 1 or 2 phrases.
+fn batch(samples: Range<usize>) -> Batch {
+    let words = |i: usize| 1 + i * 5 % 4;
+    let phrases = |i: usize| 1 + i * 3 % 2;
+    let rows = |of: &dyn Fn(usize) -> Vec<i32>| {
+        let rows: Vec<Vec<i32>> = samples.clone().map(of).collect();
+        let lengths: Vec<usize> = rows.iter().map(Vec::len).collect();
+        let length = lengths.iter().copied().max().unwrap_or(0);
+        let padded = |mut row: Vec<i32>| {
+            row.resize(length, 1);
+            row
+        };
+        Texts {
+            ids: rows.into_iter().flat_map(padded).collect(),
+            length,
+            lengths,
+            ..Texts::default()
+        }
+    };
+    let mut texts = rows(&|i| {
+        let words = (0..words(i)).map(|at| 5 + ((i * 7 + at * 3) % 15) as i32);
+        let phrases = (0..phrases(i)).map(|at| 20 + ((i + at * 4) % 10) as i32);
+        let words = words.chain(phrases);
+        [0].into_iter().chain(words).chain([2]).collect()
+    });
+    // The first word of each is hidden.
+    let mut masked = MaskedTexts {
+        ids: texts.ids.clone(),
+        labels: vec![MaskedTexts::IGNORE; texts.ids.len()],
+        concept_labels: Some(vec![MaskedTexts::IGNORE; texts.ids.len()]),
+    };
+    for row in 0..texts.lengths.len() {
+        let at = row * texts.length + 1;
+        masked.labels[at] = masked.ids[at];
+        masked.ids[at] = 4;
+    }
+    texts.masked = Some(masked);
+    texts.concepts = Some(samples.clone().map(phrases).collect());
+    let mut tags = rows(&|i| {
+        let names = (0..1 + i % 3).map(|at| 10 + ((i + at) % 10) as i32);
+        [0].into_iter().chain(names).chain([2]).collect()
+    });
+    let mut hidden = MaskedTexts {
+        ids: tags.ids.clone(),
+        labels: vec![MaskedTexts::IGNORE; tags.ids.len()],
+        concept_labels: None,
+    };
+    for row in 0..tags.lengths.len() {
+        let at = row * tags.length + 1;
+        hidden.labels[at] = hidden.ids[at];
+        hidden.ids[at] = 4;
+    }
+    tags.masked = Some(hidden);
+    let pixels = |view: usize| {
+        let of = move |i: usize| (0..3 * 8 * 8).map(move |at| number(i + 100 * view, at));
+        samples.clone().flat_map(of).collect::<Vec<f32>>()
+    };
+    let counts: Vec<usize> = samples.clone().map(|i| 1 + i * 5 % 3).collect();
+    let count = counts.iter().copied().max().unwrap_or(0);
+    let region = |i: usize, at: usize| match at / FEATURES < 1 + i * 5 % 3 {
+        true => number(i, at),
+        false => 0.0,
+    };
+    let of = |i: usize| (0..count * FEATURES).map(move |at| region(i, at));
+    Batch {
+        samples: samples.clone().map(|i| format!("sample {i}")).collect(),
+        images: Some(Images {
+            pixels: pixels(0),
+            height: 8,
+            width: 8,
+            second_view: Some(pixels(1)),
+            patch_mask: None,
+        }),
+        texts: Some(texts),
+        further_texts: [(TAGS.to_owned(), tags)].into(),
+        regions: Some(Regions {
+            features: samples.clone().flat_map(of).collect(),
+            boxes: vec![0.0; counts.len() * count * 4],
+            count,
+            counts,
+        }),
+        ..Batch::default()
+    }
+}
+
+fn batches(change: &dyn Fn(&mut Batch, Range<usize>)) -> (Batch, Vec<Batch>) {
+    let changed = |samples: Range<usize>| {
+        let mut batch = batch(samples.clone());
+        change(&mut batch, samples);
+        batch
+    };
+    let parts = (0..SAMPLES / MICRO).map(|i| changed(i * MICRO..(i + 1) * MICRO));
+    (changed(0..SAMPLES), parts.collect())
+}
+
+/// Loss and gradients by name, of both heads and encoders, and what is carried on.
+struct Ran {
+    loss: f64,
+    gradients: BTreeMap<String, Vec<f64>>,
+    carries: Vec<Vec<f64>>,
+}
+
+fn host<const D: usize>(x: &Tensor<D>) -> Vec<f64> {
+    x.clone().into_data().iter::<f64>().collect()
+}
+
+fn run(model: &BackboneConfig, config: &ObjectivesConfig, batches: &[Batch]) -> Ran {
+    let device = Device::flex().autodiff();
+    let mut init = Init::new(&device, 3).with_deviation(0.2);
+    model.validate().unwrap();
+    config.validate().unwrap();
+    config.validate_with(model).unwrap();
+    let backbone = model.init(&mut init);
+    let heads = config.init(&mut init, model, &backbone);
+    let mut together = heads.together(&|_| true, &backbone, batches, &device);
+    let mut of_backbone = GradientsAccumulator::new();
+    let mut of_heads = GradientsAccumulator::new();
+    let mut means: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    let mut carries = Vec::new();
+    let mut add = |step: &Step| {
+        for report in &step.reports {
+            let loss = host(&report.loss)[0];
+            means.entry(report.objective).or_default().push(loss);
+        }
+        for (_, carry) in &step.carries {
+            carries.push(host(&carry.texts));
+            carries.push(host(&carry.images));
+        }
+    };
+    if let Some(over) = together.contrast() {
+        add(&over.step);
+        of_heads.accumulate(&heads, over.gradients);
+    }
+    for batch in 0..batches.len() {
+        let step = together.batch(batch, &mut ChaCha8Rng::seed_from_u64(1));
+        assert!(step.skipped.is_empty(), "{:?}", step.skipped);
+        add(&step);
+        let mut gradients = step.loss.unwrap().backward();
+        of_backbone.accumulate(
+            &backbone,
+            GradientsParams::from_module(&mut gradients, &backbone),
+        );
+        of_heads.accumulate(&heads, GradientsParams::from_module(&mut gradients, &heads));
+    }
+    let mut gradients = BTreeMap::new();
+    let of_backbone = parameters::gradients(&backbone, &of_backbone.grads());
+    let of_heads = parameters::gradients(&heads, &of_heads.grads());
+    for (name, data) in of_backbone.into_iter().chain(of_heads) {
+        gradients.insert(name, data.iter::<f64>().collect());
+    }
+    let mean = |values: &Vec<f64>| values.iter().sum::<f64>() / values.len() as f64;
+    let each = heads.each();
+    let weight = |key: &str| each.iter().find(|(k, _)| *k == key).unwrap().1.weight();
+    Ran {
+        loss: means.iter().map(|(key, own)| weight(key) * mean(own)).sum(),
+        gradients,
+        carries,
+    }
+}
+
+/// Asserts that all parts together do what one large batch does.
+fn same(
+    name: &str,
+    model: &BackboneConfig,
+    config: &ObjectivesConfig,
+    change: &dyn Fn(&mut Batch, Range<usize>),
+) {
+    let (large, parts) = batches(change);
+    let large = run(model, config, &[large]);
+    let parts = run(model, config, &parts);
+    let difference = (large.loss - parts.loss).abs();
+    assert!(
+        difference <= SUM_TOLERANCE * large.loss.abs(),
+        "{name}: {} {}",
+        large.loss,
+        parts.loss
+    );
+    let names = |r: &Ran| r.gradients.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&large), names(&parts), "{name}");
+    let largest = |x: &[f64]| x.iter().fold(0.0, |max: f64, x| max.max(x.abs()));
+    let of_all = large
+        .gradients
+        .values()
+        .map(|g| largest(g))
+        .fold(0.0, f64::max);
+    assert!(of_all > 0.0);
+    for (parameter, expected) in &large.gradients {
+        let actual = &parts.gradients[parameter];
+        let scale = largest(expected).max(FLOOR * of_all);
+        let pairs = expected.iter().zip(actual);
+        let error = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(
+            error <= TOLERANCE * scale,
+            "{name}, {parameter}: off by {error} of {scale}"
+        );
+    }
+    // What goes into a queue is in the order of the samples, once.
+    assert_eq!(large.carries.len(), parts.carries.len(), "{name}");
+    for (a, b) in large.carries.iter().zip(&parts.carries) {
+        assert_eq!(a.len(), b.len());
+        assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() < SUM_TOLERANCE));
+    }
+}
+
+fn unchanged(_: &mut Batch, _: Range<usize>) {}
+
+#[test]
+fn contrasts_over_parts_are_those_over_one_batch() {
+    let of_itc = |itc: ItcConfig| ObjectivesConfig {
+        itc: Some(itc),
+        ..ObjectivesConfig::default()
+    };
+    for (name, itc) in [
+        ("two views", itc(Views::Two, Projection::Linear)),
+        ("three views", itc(Views::Three, Projection::Linear)),
+        ("CMCL", itc(Views::Two, Projection::None)),
+        ("VSC", itc(Views::Two, Projection::LinearNoBias)),
+        ("a queue", with_queue(0.0)),
+        ("soft targets", with_queue(0.4)),
+    ] {
+        same(name, &two_streams(0.0), &of_itc(itc), &unchanged);
+    }
+    let both = ObjectivesConfig {
+        itc: Some(itc(Views::Two, Projection::Linear)),
+        views: Some(views()),
+        ..ObjectivesConfig::default()
+    };
+    same("views", &two_streams(0.0), &both, &unchanged);
+}
+
+/// One picture in several parts, and texts that are no captions.
+#[test]
+fn samples_without_a_part_have_none_in_parts_either() {
+    let change = |batch: &mut Batch, samples: Range<usize>| {
+        batch.pictures = samples.clone().map(|i| (i % 20) as u64).collect();
+        let role = |i: usize| match i % 5 {
+            // All samples but one of the third part.
+            _ if (8..11).contains(&i) => TextRole::Question,
+            3 => TextRole::Statement { holds: false },
+            _ => TextRole::Describes,
+        };
+        if let Some(texts) = &mut batch.texts {
+            texts.roles = samples.map(role).collect();
+        }
+    };
+    for (name, itc) in [
+        ("two views", itc(Views::Two, Projection::Linear)),
+        ("three views", itc(Views::Three, Projection::Linear)),
+        ("soft targets", with_queue(0.4)),
+    ] {
+        let config = ObjectivesConfig {
+            itc: Some(itc),
+            views: Some(views()),
+            ..ObjectivesConfig::default()
+        };
+        same(name, &two_streams(0.0), &config, &change);
+    }
+}
+
+/// Wrong partners are the nearest of all parts, with gradients through the encoders that made them. Texts, regions and tags have other
+/// lengths in each part.
+#[test]
+fn hard_negatives_come_from_all_parts() {
+    let change = |batch: &mut Batch, samples: Range<usize>| {
+        batch.pictures = samples.map(|i| (i % 20) as u64).collect();
+    };
+    for views in [Views::Two, Views::Three] {
+        let config = ObjectivesConfig {
+            itc: Some(itc(views, Projection::Linear)),
+            itm: Some(itm(Layout::OneToTwo, Head::Pair)),
+            mlm: Some(MlmConfig {
+                weight: 0.3,
+                mask: MaskSpec::default(),
+                tied: false,
+                texts_alone: false,
+            }),
+            ..ObjectivesConfig::default()
+        };
+        same("two streams", &two_streams(0.0), &config, &change);
+    }
+    let config = ObjectivesConfig {
+        itc: Some(itc(Views::Two, Projection::LinearNoBias)),
+        itm: Some(itm(Layout::OneToTwo, Head::Text)),
+        wpg: Some(WpgConfig {
+            weight: 0.9,
+            margin: 0.2,
+            region: Region::Nearest,
+            negatives: Negatives::HardArgmax,
+        }),
+        mcr: Some(McrConfig {
+            weight: 0.4,
+            rate: 0.15,
+            tags: true,
+            phrases: false,
+        }),
+        ..ObjectivesConfig::default()
+    };
+    same("one stream", &one_stream(), &config, &change);
+}
+
+/// Both passes make the same features to the last bit, dropout included: of two dozen features a single other bit would show. This is
+/// the only test of this file that draws from the device, whose numbers a process has once.
+#[test]
+fn both_passes_draw_the_same() {
+    let device = Device::flex().autodiff();
+    let model = two_streams(0.3);
+    let config = ObjectivesConfig {
+        mlm: Some(MlmConfig {
+            weight: 1.0,
+            mask: MaskSpec::default(),
+            tied: false,
+            texts_alone: false,
+        }),
+        itc: Some(itc(Views::Three, Projection::Linear)),
+        itm: Some(itm(Layout::OneToTwo, Head::Pair)),
+        views: Some(views()),
+        ..ObjectivesConfig::default()
+    };
+    let mut init = Init::new(&device, 3).with_deviation(0.2);
+    let backbone = model.init(&mut init);
+    let heads = config.init(&mut init, &model, &backbone);
+    let (_, parts) = batches(&unchanged);
+    let seed = |batch: usize| device.seed(17 + batch as u64);
+    let together = heads
+        .together(&|_| true, &backbone, &parts, &device)
+        .seeded(&seed);
+    let first = together.collect();
+    let bits = |features: &Features, name: &str| -> Vec<u32> {
+        let data = features.of(name).without_autodiff().into_data();
+        data.iter::<f32>().map(f32::to_bits).collect()
+    };
+    for batch in 0..parts.len() {
+        let shared = together.shared(batch);
+        assert_eq!(shared.len(), 2);
+        let contrasts: Vec<(&'static str, &dyn Contrast)> = shared
+            .iter()
+            .map(|(key, objective)| (*key, objective.contrast().unwrap()))
+            .collect();
+        together.begin(batch);
+        let again = together.features(
+            &backbone,
+            &contrasts,
+            batch,
+            &mut UniModal::new(&parts[batch]),
+        );
+        let other = together.features(
+            &backbone,
+            &contrasts,
+            batch,
+            &mut UniModal::new(&parts[batch]),
+        );
+        for ((key, collected), (again, other)) in first.iter().zip(again.iter().zip(&other)) {
+            let names: &[&str] = match *key {
+                "itc" => &["texts", "images", "crossed"],
+                _ => &["first", "second"],
+            };
+            for name in names {
+                let own = bits(&collected.parts[batch].features, name);
+                assert_eq!(own, bits(again, name), "{key}, {name}");
+                // Without the seed they are others.
+                assert_ne!(own, bits(other, name), "{key}, {name}");
+            }
+        }
+    }
+}
+
+/// Where nothing is contrasted over several batches, nothing is gone through twice.
+#[test]
+fn one_batch_is_gone_through_once() {
+    let device = Device::flex().autodiff();
+    let model = two_streams(0.0);
+    let config = ObjectivesConfig {
+        itc: Some(itc(Views::Two, Projection::Linear)),
+        ..ObjectivesConfig::default()
+    };
+    let mut init = Init::new(&device, 3);
+    let backbone = model.init(&mut init);
+    let heads = config.init(&mut init, &model, &backbone);
+    let mut no_texts = batch(4..8);
+    no_texts.texts = None;
+    let alone = [batch(0..4), no_texts];
+    let mut together = heads.together(&|_| true, &backbone, &alone, &device);
+    assert!(together.contrast().is_none());
+    let step = together.batch(0, &mut ChaCha8Rng::seed_from_u64(1));
+    let by_itself = heads.step(
+        &backbone,
+        &alone[0],
+        &device,
+        &mut ChaCha8Rng::seed_from_u64(1),
+    );
+    assert_eq!(
+        host(&step.reports[0].loss),
+        host(&by_itself.reports[0].loss)
+    );
+    let none = together.batch(1, &mut ChaCha8Rng::seed_from_u64(1));
+    assert!(none.loss.is_none() && none.reports.is_empty());
+    assert_eq!(none.skipped, ["itc"]);
+}
+
+/// Of four batches two lack texts and one has no picture: what runs on some of them is a mean over those, and the sum of all is that
+/// of the recipe's weights.
+#[test]
+fn weights_are_the_recipes_whatever_a_batch_lacks() {
+    let device = Device::flex().autodiff();
+    let model = two_streams(0.0);
+    let config = ObjectivesConfig {
+        mlm: Some(MlmConfig {
+            weight: 0.3,
+            mask: MaskSpec::default(),
+            tied: false,
+            texts_alone: false,
+        }),
+        itc: Some(itc(Views::Two, Projection::Linear)),
+        itm: Some(itm(Layout::OneToTwo, Head::Pair)),
+        views: Some(ViewsConfig {
+            images_alone: true,
+            ..views()
+        }),
+        ..ObjectivesConfig::default()
+    };
+    let mut init = Init::new(&device, 3).with_deviation(0.2);
+    let backbone = model.init(&mut init);
+    let heads = config.init(&mut init, &model, &backbone);
+    let without_texts = |samples| Batch {
+        texts: None,
+        ..batch(samples)
+    };
+    let mut without_pictures = batch(12..16);
+    without_pictures.images = None;
+    let parts = [
+        batch(0..4),
+        without_texts(4..8),
+        batch(8..12),
+        without_texts(16..20),
+        without_pictures,
+    ];
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    // Without contrasts, whose part in a batch's sum stands for their gradient alone.
+    let plain = |key: &str| key == "mlm" || key == "itm";
+    let mut together = heads.together(&plain, &backbone, &parts, &device);
+    assert!(together.contrast().is_none());
+    assert_eq!((together.runs_of("mlm"), together.runs_of("itm")), (2, 2));
+    let (mut sum, mut weighted) = (0.0, 0.0);
+    for at in 0..parts.len() {
+        let step = together.batch(at, &mut rng);
+        sum += step.loss.map_or(0.0, |loss| host(&loss)[0]);
+        for report in step.reports {
+            let weight = if report.objective == "mlm" { 0.3 } else { 0.7 };
+            weighted += weight * host(&report.loss)[0] / 2.0;
+        }
+    }
+    assert!(
+        (sum - weighted).abs() < SUM_TOLERANCE * sum,
+        "{sum} {weighted}"
+    );
+
+    // Contrasts of each kind go over the batches that have what they need.
+    let mut together = heads.together(&|_| true, &backbone, &parts, &device);
+    let over = together.contrast().unwrap();
+    let reports: Vec<_> = over
+        .step
+        .reports
+        .iter()
+        .map(|r| (r.objective, r.count))
+        .collect();
+    assert_eq!(reports, [("itc", 2 * 8), ("views", 2 * 8)]);
+    let pairs: Vec<Batch> = vec![batch(0..4), batch(8..12)];
+    let mut of_pairs = heads.together(&|key| key == "itc", &backbone, &pairs, &device);
+    let alone = of_pairs.contrast().unwrap();
+    assert_eq!(
+        host(&over.step.reports[0].loss),
+        host(&alone.step.reports[0].loss)
+    );
+    let skipped: Vec<_> = (0..5)
+        .map(|at| together.batch(at, &mut rng).skipped)
+        .collect();
+    assert_eq!(skipped[0], ["views"]);
+    assert_eq!(skipped[1], ["mlm", "itm", "itc"]);
+    assert_eq!(skipped[4], ["mlm", "itm", "itc", "views"]);
+}

@@ -1,0 +1,239 @@
+//! One optimiser step, up to the gradients: forward and backward through its micro-batches, and one fetch of all that is said of
+//! them. The device is asked for numbers once a step: every question waits until it has done what it was given before.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use burn::optim::{GradientsAccumulator, GradientsParams};
+use burn::tensor::{Device, FloatDType, Tensor};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use unimo_core::batch::Batch;
+use unimo_core::kernels::SumOfSquares;
+use unimo_core::layers::cast;
+use unimo_objectives::Report;
+use unimo_objectives::objective::Carry;
+
+use crate::error::TrainError;
+use crate::model::Model;
+use crate::optimizer;
+use crate::stages::Stage;
+use crate::training::{Purpose, seed_of};
+
+/// Most samples that an error names.
+const SAMPLES_NAMED: usize = 64;
+
+/// Where a step stands.
+pub(crate) struct Forward<'a> {
+    pub model: &'a Model,
+    pub stage: &'a Stage,
+    pub device: &'a Device,
+    /// The recipe's.
+    pub seed: u64,
+    /// Counted from 1.
+    pub step: u64,
+    /// What to go back to where a number is not finite.
+    pub last_good: &'a Option<PathBuf>,
+}
+
+/// What the micro-batches of a step gave together.
+pub(crate) struct Accumulated {
+    pub gradients: GradientsParams,
+    pub grad_norm: f64,
+    /// The weighted sum of the objectives' means.
+    pub loss: f64,
+    /// In the order of the recipe's list.
+    pub losses: Vec<ObjectiveSum>,
+    /// Micro-batches that lacked what an objective needs, by objective.
+    pub skipped: BTreeMap<String, u64>,
+    pub carries: Vec<(&'static str, Carry)>,
+}
+
+/// One objective over the micro-batches of a step.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ObjectiveSum {
+    pub name: &'static str,
+    /// The sum over the micro-batches that it ran on; what is contrasted over all of them counts as one.
+    loss: f64,
+    micro_batches: usize,
+    pub correct: i64,
+    pub count: usize,
+    /// Samples that had no part, because their text does not describe their picture.
+    pub left_out: usize,
+    /// Samples that found no negative, because all others show the same picture.
+    pub without_negative: usize,
+}
+
+impl ObjectiveSum {
+    /// Over the micro-batches that it ran on: a batch that lacks what an objective needs does not count.
+    pub fn mean_loss(&self) -> f64 {
+        self.loss / self.micro_batches.max(1) as f64
+    }
+}
+
+impl Forward<'_> {
+    /// Forward and backward through all micro-batches.
+    pub fn accumulate(&self, batches: &[Batch]) -> Result<Accumulated, TrainError> {
+        let model = self.model;
+        let chosen = |key: &str| self.stage.trains(key);
+        let seed = |micro: usize| {
+            let seed = seed_of(self.seed, self.step, micro, Purpose::Dropout);
+            self.device.seed(seed);
+        };
+        let mut together = model
+            .objectives
+            .together(&chosen, &model.backbone, batches, self.device)
+            .seeded(&seed);
+        let objectives = model.objectives.each();
+        let trained = || objectives.iter().filter(|(key, _)| chosen(key));
+        if trained().all(|(key, _)| together.runs_of(key) == 0) {
+            let keys: Vec<&str> = trained().map(|(key, _)| *key).collect();
+            return Err(TrainError::NothingToTrain {
+                step: self.step,
+                objectives: keys.join(", "),
+            });
+        }
+        let mut accumulator = GradientsAccumulator::new();
+        let mut carries = Vec::new();
+        // With the micro-batch that each is of; none: of all.
+        let mut reports: Vec<(Option<usize>, Report)> = Vec::new();
+        let mut skipped: BTreeMap<String, u64> = BTreeMap::new();
+        if let Some(over) = together.contrast() {
+            accumulator.accumulate(model, over.gradients);
+            carries.extend(over.step.carries);
+            reports.extend(over.step.reports.into_iter().map(|report| (None, report)));
+        }
+        for micro in 0..batches.len() {
+            let negatives = seed_of(self.seed, self.step, micro, Purpose::Negatives);
+            let mut rng = ChaCha8Rng::seed_from_u64(negatives);
+            let result = together.batch(micro, &mut rng);
+            for name in result.skipped {
+                *skipped.entry(name.to_owned()).or_default() += 1;
+            }
+            carries.extend(result.carries);
+            let of_micro = |report| (Some(micro), report);
+            reports.extend(result.reports.into_iter().map(of_micro));
+            if let Some(loss) = result.loss {
+                let gradients = GradientsParams::from_grads(loss.backward(), model);
+                accumulator.accumulate(model, gradients);
+            }
+        }
+        let mut gradients = accumulator.grads();
+        if self.stage.train.is_some() {
+            gradients = optimizer::only(model, gradients, &|name| self.stage.learns(name));
+        }
+        let squares = optimizer::squares(model, &gradients);
+        let (numbers, grad_norm) = fetch(&reports, squares);
+        self.check(batches, &reports, &numbers, grad_norm)?;
+
+        let mut losses = Vec::new();
+        let mut loss = 0.0;
+        for (key, objective) in &objectives {
+            let mut sum = ObjectiveSum {
+                name: key,
+                ..ObjectiveSum::default()
+            };
+            let own = reports.iter().zip(&numbers);
+            for ((_, report), numbers) in own.filter(|((_, report), _)| report.objective == *key) {
+                sum.loss += numbers.loss;
+                sum.micro_batches += 1;
+                sum.correct += numbers.correct;
+                sum.count += report.count;
+                sum.left_out += report.left_out;
+                sum.without_negative += report.without_negative;
+            }
+            if sum.micro_batches > 0 {
+                loss += objective.weight() * sum.mean_loss();
+                losses.push(sum);
+            }
+        }
+        Ok(Accumulated {
+            gradients,
+            grad_norm,
+            loss,
+            losses,
+            skipped,
+            carries,
+        })
+    }
+
+    /// Whether every number is one.
+    fn check(
+        &self,
+        batches: &[Batch],
+        reports: &[(Option<usize>, Report)],
+        numbers: &[Numbers],
+        grad_norm: f64,
+    ) -> Result<(), TrainError> {
+        let all = reports.iter().zip(numbers);
+        let mut wrong = all
+            .filter(|(_, numbers)| !numbers.loss.is_finite())
+            .peekable();
+        let first = wrong.peek().map(|((micro, _), _)| *micro);
+        let (what, micro) = match first {
+            Some(micro) => {
+                let same = wrong.filter(|((other, _), _)| *other == micro);
+                let what = same.map(|((_, report), _)| format!("the {} loss", report.objective));
+                (what.collect::<Vec<_>>().join(" and "), micro)
+            }
+            None if grad_norm.is_finite() => return Ok(()),
+            None => ("the gradient".to_owned(), None),
+        };
+        let at = |batch: &usize| micro.is_none_or(|micro| micro == *batch);
+        let names = (0..batches.len()).filter(at);
+        let names: Vec<&str> = names
+            .flat_map(|batch| batches[batch].samples.iter().map(String::as_str))
+            .collect();
+        let mut samples = names[..names.len().min(SAMPLES_NAMED)].join(", ");
+        if names.len() > SAMPLES_NAMED {
+            samples += &format!(" and {} more", names.len() - SAMPLES_NAMED);
+        }
+        Err(TrainError::NotFinite {
+            step: self.step,
+            what,
+            samples,
+            last_good: self.last_good.clone(),
+        })
+    }
+}
+
+/// What a report says, on the host.
+struct Numbers {
+    loss: f64,
+    correct: i64,
+}
+
+/// All that is said of a step in one question to the device; also the norm of the gradient.
+fn fetch(reports: &[(Option<usize>, Report)], squares: Vec<SumOfSquares>) -> (Vec<Numbers>, f64) {
+    let single = |x: Tensor<1>| cast(x.without_autodiff(), FloatDType::F32);
+    let losses = reports
+        .iter()
+        .map(|(_, report)| single(report.loss.clone()));
+    // Exact up to 2^24 right answers of a micro-batch.
+    let correct = reports
+        .iter()
+        .map(|(_, report)| single(report.correct.clone().float()));
+    let on_device = squares.iter().filter_map(|sum| match sum {
+        SumOfSquares::Device(sum) => Some(single(sum.clone())),
+        SumOfSquares::Host(_) => None,
+    });
+    let all: Vec<Tensor<1>> = losses.chain(correct).chain(on_device).collect();
+    let values: Vec<f64> = match all.is_empty() {
+        true => Vec::new(),
+        false => Tensor::cat(all, 0).into_data().iter::<f64>().collect(),
+    };
+    let count = reports.len();
+    let numbers = (0..count).map(|at| Numbers {
+        loss: values[at],
+        correct: values[count + at] as i64,
+    });
+    let mut fetched = values[2 * count..].iter().copied();
+    let squares = squares.into_iter().map(|sum| match sum {
+        SumOfSquares::Host(sum) => sum,
+        SumOfSquares::Device(_) => fetched
+            .next()
+            .expect("invariant: each sum on the device was fetched"),
+    });
+    let norm = optimizer::norm(&squares.collect::<Vec<_>>());
+    (numbers.collect(), norm)
+}
