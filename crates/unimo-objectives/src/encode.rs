@@ -51,12 +51,12 @@ impl Wanted {
                 n.masked.is_none() && !n.left_to_right && (n.texts || !n.images && !masks)
             }),
             masked,
-            prefix: left_to_right.map(|texts| match backbone.sees(batch) {
-                true => 1,
-                false => {
-                    let share = rng.random_range(PREFIX_SHARES);
-                    (share * texts.length as f64).round().max(2.0) as usize
+            prefix: left_to_right.map(|texts| {
+                if backbone.sees(batch) {
+                    return 1;
                 }
+                let share = rng.random_range(PREFIX_SHARES);
+                (share * texts.length as f64).round().max(2.0) as usize
             }),
         }
     }

@@ -108,9 +108,10 @@ impl UniModal {
         let texts = batch.texts.as_ref();
         Self {
             samples: batch.len(),
-            pictures: match batch.pictures.is_empty() {
-                true => vec![None; batch.len()],
-                false => batch.pictures.iter().copied().map(Some).collect(),
+            pictures: if batch.pictures.is_empty() {
+                vec![None; batch.len()]
+            } else {
+                batch.pictures.iter().copied().map(Some).collect()
             },
             describing: describing(batch),
             concepts: texts

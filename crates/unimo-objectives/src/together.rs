@@ -49,6 +49,7 @@ pub struct Together<'a> {
 }
 
 /// What happens to a batch.
+#[derive(Default)]
 struct Plan {
     run: Vec<&'static str>,
     skipped: Vec<&'static str>,
@@ -109,17 +110,17 @@ impl Objectives {
             let needs = objective.needs();
             let counts: Vec<usize> = batches
                 .iter()
-                .map(|batch| match holds(&needs, backbone, batch) {
-                    true => needs.count(batch),
-                    false => 0,
+                .map(|batch| {
+                    if holds(&needs, backbone, batch) {
+                        needs.count(batch)
+                    } else {
+                        0
+                    }
                 })
                 .collect();
             // What looks beyond its batch finds the others there.
             let beyond = objective.contrast().is_some() || objective.hard_negatives();
-            let enough = match beyond {
-                true => counts.iter().sum::<usize>() >= needs.samples,
-                false => true,
-            };
+            let enough = !beyond || counts.iter().sum::<usize>() >= needs.samples;
             let least = if beyond { 1 } else { needs.samples };
             for ((plan, count), batch) in plans.iter_mut().zip(counts).zip(batches) {
                 let runs = enough && count >= least && holds(&needs, backbone, batch);
@@ -139,15 +140,6 @@ impl Objectives {
             seed: None,
             plans,
             cache: Cache::default(),
-        }
-    }
-}
-
-impl Default for Plan {
-    fn default() -> Self {
-        Self {
-            run: Vec::new(),
-            skipped: Vec::new(),
         }
     }
 }
@@ -437,17 +429,17 @@ impl<'a> Together<'a> {
                 .collect();
             if let (Some(first), Some(last)) = (mine.first(), mine.last()) {
                 let rows = encoded.texts.as_ref().map_or(0, |t| t.class.dims()[0]);
-                let partner = |(at, sample): (usize, &Sample)| match sample.batch == batch {
-                    true => Partner {
-                        text: sample.row,
-                        image: sample.row,
+                let partner = |(at, sample): (usize, &Sample)| {
+                    let own = sample.batch == batch;
+                    Partner {
+                        text: if own { sample.row } else { rows + at },
+                        image: if own {
+                            sample.row
+                        } else {
+                            encoded.samples + at
+                        },
                         picture: sample.picture,
-                    },
-                    false => Partner {
-                        text: rows + at,
-                        image: encoded.samples + at,
-                        picture: sample.picture,
-                    },
+                    }
                 };
                 let all = samples.iter().enumerate().map(partner).collect();
                 let own: Range<usize> = *first..last + 1;

@@ -130,7 +130,7 @@ impl Forward<'_> {
         let mut loss = 0.0;
         for (key, objective) in &objectives {
             let mut sum = ObjectiveSum {
-                name: key,
+                name: *key,
                 ..ObjectiveSum::default()
             };
             let own = reports.iter().zip(&numbers);
@@ -218,9 +218,10 @@ fn fetch(reports: &[(Option<usize>, Report)], squares: Vec<SumOfSquares>) -> (Ve
         SumOfSquares::Host(_) => None,
     });
     let all: Vec<Tensor<1>> = losses.chain(correct).chain(on_device).collect();
-    let values: Vec<f64> = match all.is_empty() {
-        true => Vec::new(),
-        false => Tensor::cat(all, 0).into_data().iter::<f64>().collect(),
+    let values: Vec<f64> = if all.is_empty() {
+        Vec::new()
+    } else {
+        Tensor::cat(all, 0).into_data().iter::<f64>().collect()
     };
     let count = reports.len();
     let numbers = (0..count).map(|at| Numbers {

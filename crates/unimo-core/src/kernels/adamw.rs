@@ -65,6 +65,10 @@ pub fn adamw(
 
 /// A sum of squares, where it was computed.
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one for each parameter, for a moment"
+)]
 pub enum SumOfSquares {
     /// On the host.
     Host(f64),

@@ -231,9 +231,12 @@ fn batch(samples: Range<usize>) -> Batch {
     };
     let counts: Vec<usize> = samples.clone().map(|i| 1 + i * 5 % 3).collect();
     let count = counts.iter().copied().max().unwrap_or(0);
-    let region = |i: usize, at: usize| match at / FEATURES < 1 + i * 5 % 3 {
-        true => number(i, at),
-        false => 0.0,
+    let region = |i: usize, at: usize| {
+        if at / FEATURES < 1 + i * 5 % 3 {
+            number(i, at)
+        } else {
+            0.0
+        }
     };
     let of = |i: usize| (0..count * FEATURES).map(move |at| region(i, at));
     Batch {
