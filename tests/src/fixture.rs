@@ -84,6 +84,8 @@ pub fn classes(texts: &Tensor<2>, images: &Tensor<2>) -> UniModal {
             class: texts.clone(),
             mask: PaddingMask::from_lengths(&vec![1; samples], 1, &texts.device()),
         }),
+        pictures: vec![None; samples],
+        describing: (0..samples).collect(),
         ..UniModal::default()
     }
 }

@@ -6,9 +6,11 @@ use unimo_core::init::Init;
 use unimo_core::layers::Activation;
 use unimo_encoders::fusion::FusionOutput;
 use unimo_encoders::joint::{JointConfig, View};
+use unimo_objectives::contrast::Contrast;
 use unimo_objectives::itc::{ItcConfig, Normalised, Projection, Views};
 use unimo_objectives::itm::{Head, ItmConfig, Layout, Negatives};
 use unimo_objectives::objective::Objective;
+use unimo_objectives::partners::{Partners, Similarity};
 use unimo_objectives::wpg::{cosines, grounding, hinge};
 use unimo_tests::fixture::{self, Reference};
 
@@ -146,7 +148,8 @@ fn coarse_alignment_and_its_hard_negatives_equal_the_reference() {
     );
     let [samples, _] = texts.dims();
     let mut batch = fixture::classes(&texts, &images);
-    let similarity = itc.similarity(&batch).unwrap();
+    let features = itc.features(&backbone, &batch, None);
+    let similarity = itc.similarity(&features).unwrap();
     reference.output("similarity", &similarity);
     let loss = itc.loss(&backbone, &batch, None::<(&_, FusionOutput)>).loss;
     reference.output("loss", &loss);
@@ -158,8 +161,7 @@ fn coarse_alignment_and_its_hard_negatives_equal_the_reference() {
     reference.gradient("text.weight", &weight(&itc.text_projection), &gradients);
     reference.gradient("image.weight", &weight(&itc.image_projection), &gradients);
 
-    let values: Vec<f32> = similarity.into_data().iter::<f32>().collect();
-    batch.similarity = Some(values.chunks(samples).map(<[f32]>::to_vec).collect());
+    batch.partners = Partners::of_batch(&batch, Some(Similarity::fetch(similarity)));
     let itm = ItmConfig {
         weight: 1.0,
         negatives: Negatives::HardArgmax,

@@ -202,7 +202,7 @@ impl<'a> Together<'a> {
                 .iter()
                 .map(|part| self.batches[part.batch].len() - part.rows.len())
                 .sum();
-            step.add(*key, outcome, collected.objective.weight(), left_out);
+            step.add(key, outcome, collected.objective.weight(), left_out);
             leaves.push(leaf);
         }
         let loss = step.loss.take()?;

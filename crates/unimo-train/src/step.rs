@@ -130,7 +130,7 @@ impl Forward<'_> {
         let mut loss = 0.0;
         for (key, objective) in &objectives {
             let mut sum = ObjectiveSum {
-                name: *key,
+                name: key,
                 ..ObjectiveSum::default()
             };
             let own = reports.iter().zip(&numbers);

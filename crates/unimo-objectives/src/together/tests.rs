@@ -506,7 +506,7 @@ fn both_passes_draw_the_same() {
         let data = features.of(name).without_autodiff().into_data();
         data.iter::<f32>().map(f32::to_bits).collect()
     };
-    for batch in 0..parts.len() {
+    for (batch, source) in parts.iter().enumerate() {
         let shared = together.shared(batch);
         assert_eq!(shared.len(), 2);
         let contrasts: Vec<(&'static str, &dyn Contrast)> = shared
@@ -514,18 +514,8 @@ fn both_passes_draw_the_same() {
             .map(|(key, objective)| (*key, objective.contrast().unwrap()))
             .collect();
         together.begin(batch);
-        let again = together.features(
-            &backbone,
-            &contrasts,
-            batch,
-            &mut UniModal::new(&parts[batch]),
-        );
-        let other = together.features(
-            &backbone,
-            &contrasts,
-            batch,
-            &mut UniModal::new(&parts[batch]),
-        );
+        let again = together.features(&backbone, &contrasts, batch, &mut UniModal::new(source));
+        let other = together.features(&backbone, &contrasts, batch, &mut UniModal::new(source));
         for ((key, collected), (again, other)) in first.iter().zip(again.iter().zip(&other)) {
             let names: &[&str] = match *key {
                 "itc" => &["texts", "images", "crossed"],
