@@ -6,7 +6,11 @@ Usage: python spellings.py FIXTURES_DIR      (pip install torch safetensors; wri
     clip-openai.pt      OpenAI's names, torch.save's zip format
     clip-openclip.bin   OpenCLIP's names with a text tower of its own, f16, every name behind `module.`
     meter.ckpt          METER's names within a Lightning checkpoint
+    bert-nested.bin     {"model": {"state_dict": ...}} of a compiled, data-parallel model, beside an optimiser and an average
+    bert-shards/        pytorch_model.bin in two shards with their index
+    clip-jit.pt         OpenAI's names as TorchScript, f16, one matrix stored transposed
 """
+import json
 import pathlib
 import sys
 
@@ -99,4 +103,39 @@ for task, pairs, classes in (("vqa", 1, 5), ("nlvr2", 2, 2), ("snli", 1, 3)):
 torch.save({"epoch": 3, "global_step": 12, "pytorch-lightning_version": "1.3.2", "state_dict": meter,
             "optimizer_states": [{"state": {0: {"step": 3, "exp_avg": torch.zeros(3)}}}], "lr_schedulers": [],
             "hyper_parameters": {"config": {"num_heads": 4, "image_size": 48}}}, OUT / "meter.ckpt")
+wrapped = {f"_orig_mod.module.bert.{k}": v for k, v in bert.items()}
+torch.save({"epoch": 3, "model": {"state_dict": wrapped}, "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}},
+            "ema": {k: bert[k] + 1 for k in list(bert)[:3]}}, OUT / "bert-nested.bin")
+
+shards = OUT / "bert-shards"
+shards.mkdir(exist_ok=True)
+names = sorted(bert)
+halves = {"pytorch_model-00001-of-00002.bin": names[::2], "pytorch_model-00002-of-00002.bin": names[1::2]}
+for file, part in halves.items():
+    torch.save({k: bert[k].clone() for k in part}, shards / file)
+index = {"metadata": {}, "weight_map": {k: file for file, part in halves.items() for k in part}}
+(shards / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+
+
+class Node(torch.nn.Module):
+    """A layer whose parts are named by a state dict."""
+
+    def __init__(self, state):
+        super().__init__()
+        below = {}
+        for key, value in state.items():
+            first, _, rest = key.partition(".")
+            if rest:
+                below.setdefault(first, {})[rest] = value
+            elif key == "proj":
+                # Of the same numbers in another order.
+                self.register_parameter(key, torch.nn.Parameter(value.half().T.contiguous().T))
+            else:
+                self.register_parameter(key, torch.nn.Parameter(value.half()))
+        for name, part in below.items():
+            self.add_module(name, Node(part))
+
+
+torch.jit.save(torch.jit.script(Node(openai(""))), OUT / "clip-jit.pt")
+
 print(*(f"{p.name} {p.stat().st_size}" for p in sorted(OUT.iterdir())), sep="\n")

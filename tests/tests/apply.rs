@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use unimo_tests::fixture;
 use unimo_train::apply::inputs::ColumnArgs;
 use unimo_train::apply::score::{self, ScoreArgs};
-use unimo_train::apply::{ModelArgs, Predictor, embed, explain, fill_mask};
+use unimo_train::apply::{ModelArgs, Pooling, Predictor, embed, explain, fill_mask};
 use unimo_train::device::DeviceChoice;
 use unimo_train::export::{self, ExportArgs, Part};
 use unimo_train::recipe::{Overrides, Recipe};
@@ -60,20 +61,22 @@ fn columns() -> ColumnArgs {
     }
 }
 
-/// Three pictures of one colour, five rows, of which one names a picture that is not there and one is no JSON.
+/// Three pictures, five rows, of which one names a picture that is not there and one is no JSON.
 fn list(folder: &Path) -> PathBuf {
     for (name, colour) in [
         ("r", [200, 20, 20]),
         ("g", [20, 200, 20]),
         ("b", [20, 20, 200]),
     ] {
-        let picture = image::RgbImage::from_pixel(40, 30, image::Rgb(colour));
+        // Wider by an odd number of pixels after resizing, and nowhere alike, so that a crop that is a pixel off shows.
+        let shade = |x: u32, y: u32| colour.map(|c: u8| c.wrapping_add((5 * x + 3 * y) as u8));
+        let picture = image::RgbImage::from_fn(41, 30, |x, y| image::Rgb(shade(x, y)));
         picture.save(folder.join(format!("{name}.png"))).unwrap();
     }
     let rows = [
         r#"{"image": "r.png", "caption": "a small red circle"}"#,
         r#"{"image": "nowhere.png", "caption": "a small red circle"}"#,
-        r#"{"image": "g.png", "caption": "a large green square left of a blue one"}"#,
+        r#"{"image": "g.png", "caption": "a large green square left of a blue one and above a small yellow circle"}"#,
         "no json",
         r#"{"image": "b.png", "caption": "blue"}"#,
     ];
@@ -101,11 +104,14 @@ fn a_run_and_its_export_give_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let list = list(folder.path());
     let run = folder.path().join("run");
-    train(&run, &[]);
+    // Shorter than some captions are.
+    let limit = "data.max_text_length=9";
+    train(&run, &[limit]);
     let bridgetower = folder.path().join("bridgetower");
     train(
         &bridgetower,
         &[
+            limit,
             "model.fusion.levels=none",
             "model.fusion.link=add_norm",
             "model.fusion.layers=2",
@@ -139,8 +145,43 @@ fn a_run_and_its_export_give_the_same() {
         assert!(export::run(&args).is_err(), "a model is not overwritten");
 
         let ours = scores(model(&run), &list, &folder.path().join("a.jsonl"));
-        let theirs = scores(model(&exported), &list, &folder.path().join("b.jsonl"));
-        assert_eq!(ours, theirs);
+        let predictor = Predictor::open(&model(&exported)).unwrap();
+        assert_eq!(predictor.max_text_length, 9);
+        let long = "a large green square left of a blue one and above a small yellow circle";
+        let of_run = Predictor::open(&model(&run)).unwrap();
+        assert_eq!(
+            predictor.tokens(long).unwrap(),
+            of_run.tokens(long).unwrap()
+        );
+        // The run, its checkpoints and the export, each by its folder and by its file, are one model.
+        let checkpoints = run.join("checkpoints");
+        for other in [
+            exported.clone(),
+            exported.join("model.safetensors"),
+            checkpoints.join("step-00000002.safetensors"),
+            checkpoints,
+        ] {
+            let theirs = scores(model(&other), &list, &folder.path().join("b.jsonl"));
+            assert_eq!(ours, theirs, "{}", other.display());
+        }
+        // An export of an export is the same, and the same bytes.
+        let again = folder.path().join(format!("again-{kind}"));
+        let args = ExportArgs {
+            model: exported.display().to_string(),
+            out: again.clone(),
+            ..args
+        };
+        export::run(&args).unwrap();
+        for name in [
+            "model.safetensors",
+            "config.json",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "preprocessor_config.json",
+        ] {
+            let bytes = |folder: &Path| std::fs::read(folder.join(name)).unwrap();
+            assert!(bytes(&exported) == bytes(&again), "{kind}: {name}");
+        }
         let lines: Vec<_> = ours
             .iter()
             .map(|row| row["line"].as_u64().unwrap())
@@ -198,17 +239,26 @@ fn masked_words_are_named_with_their_probability() {
     train(&run, &[]);
     let predictor = Predictor::open(&model(&run)).unwrap();
     let picture = folder.path().join("r.png");
-    let found = fill_mask::fill(&predictor, &picture, "a <mask> circle and <mask>", 400).unwrap();
+    let picture = Some(picture.as_path());
+    let found = fill_mask::fill(&predictor, picture, "a <mask> circle and <mask>", 400).unwrap();
     assert_eq!(found.len(), 2);
     for words in &found {
         assert!(words.is_sorted_by(|a, b| a.score >= b.score));
         let sum: f64 = words.iter().map(|word| word.score).sum();
         assert!(sum > 0.9 && sum < 1.0 + f64::from(TOLERANCE), "{sum}");
     }
-    let message = fill_mask::fill(&predictor, &picture, "no mask", 5)
-        .unwrap_err()
-        .to_string();
-    assert!(message.contains("<mask>"), "{message}");
+    let error = |picture: Option<&Path>, text: &str, top: usize| {
+        let found = fill_mask::fill(&predictor, picture, text, top);
+        found.unwrap_err().to_string()
+    };
+    let message = error(picture, "no mask", 5);
+    assert!(message.contains("holds no <mask>"), "{message}");
+    let message = error(picture, &format!("{}<mask>", "circle ".repeat(50)), 5);
+    assert!(message.contains("lie beyond"), "{message}");
+    let message = error(None, "a <mask>", 5);
+    assert!(message.contains("--image is missing"), "{message}");
+    let message = error(picture, "a <mask>", 0);
+    assert!(message.contains("--top"), "{message}");
 }
 
 /// Maps of every word, with each kind of fusion: the pass that looks gives the score of the pass that does not (nothing is
@@ -244,8 +294,10 @@ fn an_explanation_is_of_the_score_that_is_given() {
         let unimo_train::apply::Matcher::Pair(pair) = &predictor.matcher else {
             panic!("three encoders");
         };
-        let texts = predictor.text_features(pair, &[predictor.tokens(text)]);
-        let pixels = predictor.pixels(predictor.picture(&picture).unwrap());
+        let tokens = predictor.tokens(text).unwrap();
+        let texts = predictor.text_features(pair, &[tokens]).unwrap();
+        let pixels = predictor.picture(&picture).unwrap();
+        let pixels = predictor.pixels(pixels).unwrap();
         let images = pair.backbone.encode_images(pixels);
         let score = predictor.match_scores(pair, &texts, &images).unwrap()[0];
         let probability = 1.0 / (1.0 + (-f64::from(score)).exp());
@@ -327,10 +379,163 @@ fn what_a_model_cannot_do_is_said() {
     };
     let message = score::run(&args).unwrap_err().to_string();
     assert!(message.contains("matching head"), "{message}");
-    let roberta = unimo_tests::fixture::folder().join("hf/roberta");
-    let message = Predictor::open(&model(&roberta)).err().unwrap().to_string();
-    assert!(
-        message.contains("only one of text and picture"),
-        "{message}"
-    );
+    let roberta = fixture::folder().join("alone/roberta");
+    let predictor = Predictor::open(&model(&roberta)).unwrap();
+    let explained = explain::explain(&predictor, Path::new("r.png"), "a map");
+    for message in [
+        predictor.pair("matching head").err(),
+        predictor.pictures().err(),
+        explained.err(),
+        embed::images(&predictor, &[("r".to_owned(), "r.png".into())]).err(),
+    ] {
+        let message = message.unwrap().to_string();
+        assert!(
+            message.contains("it is BERT, RoBERTa or XLM-R"),
+            "{message}"
+        );
+    }
+    let message = Predictor::open(&model(folder.path())).err().unwrap();
+    assert!(message.to_string().contains("config.json"), "{message}");
+}
+
+/// The vectors of a text encoder alone, and the words of its language head, are those of transformers.
+#[test]
+fn text_encoders_alone_equal_transformers() {
+    for name in ["bert", "roberta"] {
+        let folder = fixture::folder().join("alone").join(name);
+        let expected = std::fs::read_to_string(folder.join("expected.json")).unwrap();
+        let expected: serde_json::Value = serde_json::from_str(&expected).unwrap();
+        let texts: Vec<String> = serde_json::from_value(expected["texts"].clone()).unwrap();
+        let mut predictor = Predictor::open(&model(&folder)).unwrap();
+        for (text, ids) in texts.iter().zip(expected["ids"].as_array().unwrap()) {
+            let ours = predictor.tokens(text).unwrap().ids;
+            assert_eq!(serde_json::json!(ours), *ids, "{name}: {text}");
+        }
+        assert_eq!(predictor.pooling, Pooling::Class);
+        for (pooling, key) in [(Pooling::Class, "class"), (Pooling::Mean, "mean")] {
+            predictor.pooling = pooling;
+            let ours = embed::texts(&predictor, texts.clone()).unwrap();
+            let theirs: Vec<Vec<f32>> = serde_json::from_value(expected[key].clone()).unwrap();
+            for (a, b) in ours.values.iter().zip(theirs.iter().flatten()) {
+                assert!((a - b).abs() < TOLERANCE, "{name}, {key}: {a} {b}");
+            }
+            assert_eq!(ours.values.len(), theirs.len() * ours.width);
+        }
+        let masked = expected["masked"].as_str().unwrap();
+        let found = fill_mask::fill(&predictor, None, masked, 5).unwrap();
+        for (ours, theirs) in found[0].iter().zip(expected["words"].as_array().unwrap()) {
+            assert_eq!(ours.id, theirs["id"], "{name}");
+            let score = theirs["score"].as_f64().unwrap();
+            assert!((ours.score - score).abs() < f64::from(TOLERANCE));
+        }
+        let picture = Some(Path::new("r.png"));
+        let message = fill_mask::fill(&predictor, picture, masked, 5).unwrap_err();
+        assert!(message.to_string().contains("--image"), "{message}");
+        // Exported, it gives the same vectors and words of the same ids.
+        let scratch = tempfile::tempdir().unwrap();
+        let out = scratch.path().join("exported");
+        export::run(&ExportArgs {
+            model: folder.display().to_string(),
+            out: out.clone(),
+            part: Part::Text,
+            dtype: unimo_encoders::weights::Dtype::F32,
+            step: None,
+        })
+        .unwrap();
+        predictor.pooling = Pooling::Class;
+        let exported = Predictor::open(&model(&out)).unwrap();
+        assert_eq!(
+            embed::texts(&predictor, texts.clone()).unwrap(),
+            embed::texts(&exported, texts).unwrap()
+        );
+    }
+}
+
+/// How sentence-transformers makes one vector of a text is followed, or refused by name.
+#[test]
+fn pooling_is_read_from_its_file() {
+    let scratch = tempfile::tempdir().unwrap();
+    let bert = fixture::folder().join("alone/bert");
+    for name in [
+        "config.json",
+        "model.safetensors",
+        "vocab.txt",
+        "tokenizer_config.json",
+    ] {
+        std::fs::copy(bert.join(name), scratch.path().join(name)).unwrap();
+    }
+    let pooling = |text: &str| {
+        let folder = scratch.path().join("1_Pooling");
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("config.json"), text).unwrap();
+        Predictor::open(&model(scratch.path())).map(|predictor| predictor.pooling)
+    };
+    let mean = r#"{"pooling_mode_cls_token": false, "pooling_mode_mean_tokens": true}"#;
+    assert_eq!(pooling(mean).unwrap(), Pooling::Mean);
+    let class = r#"{"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": null}"#;
+    assert_eq!(pooling(class).unwrap(), Pooling::Class);
+    for bad in [
+        r#"{"pooling_mode_max_tokens": true}"#,
+        r#"{"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": true}"#,
+        "{}",
+        "no json",
+    ] {
+        let message = pooling(bad).unwrap_err().to_string();
+        assert!(message.contains("1_Pooling"), "{message}");
+    }
+    // A limit of its own goes before the tokenizer's.
+    std::fs::remove_dir_all(scratch.path().join("1_Pooling")).unwrap();
+    let sentence = r#"{"max_seq_length": 6, "do_lower_case": false}"#;
+    std::fs::write(scratch.path().join("sentence_bert_config.json"), sentence).unwrap();
+    let predictor = Predictor::open(&model(scratch.path())).unwrap();
+    let tokens = predictor
+        .tokens("the red circle left of the square")
+        .unwrap();
+    assert_eq!(tokens.ids, [2, 5, 6, 7, 11, 3]);
+}
+
+/// How pictures are prepared comes from whichever file says it, and gives the same vectors.
+#[test]
+fn pictures_are_prepared_as_any_of_the_files_says() {
+    let scratch = tempfile::tempdir().unwrap();
+    list(scratch.path());
+    let pictures: Vec<_> = ["r", "g"]
+        .map(|n| (n.to_owned(), scratch.path().join(format!("{n}.png"))))
+        .to_vec();
+    let vit = fixture::folder().join("hf/vit");
+    let says = r#"{"image_processor_type": "ViTImageProcessorFast", "size": {"height": 16, "width": 16}, "resample": 3,
+        "image_mean": [0.2, 0.5, 0.7], "image_std": [0.1, 0.2, 0.3], "do_center_crop": null, "crop_size": null}"#;
+    let nested = format!(r#"{{"processor_class": null, "image_processor": {says}}}"#);
+    let embed = |file: Option<(&str, &str)>| {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["config.json", "model.safetensors"] {
+            std::fs::copy(vit.join(name), folder.path().join(name)).unwrap();
+        }
+        if let Some((name, text)) = file {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        }
+        let predictor = Predictor::open(&model(folder.path())).unwrap();
+        embed::images(&predictor, &pictures).unwrap().values
+    };
+    let old = embed(Some(("preprocessor_config.json", says)));
+    assert_eq!(old, embed(Some(("processor_config.json", &nested))));
+    assert!(old != embed(None), "the default is another");
+}
+
+/// The same state is the same file, whatever the order in which a process hashes.
+#[test]
+fn equal_embeddings_are_equal_files() {
+    let scratch = tempfile::tempdir().unwrap();
+    let bert = fixture::folder().join("alone/bert");
+    let mut files = Vec::new();
+    let texts = ["the red circle", "a square"].map(str::to_owned).to_vec();
+    for at in 0..8 {
+        let predictor = Predictor::open(&model(&bert)).unwrap();
+        let embedded = embed::texts(&predictor, texts.clone()).unwrap();
+        let path = scratch.path().join(format!("{at}.safetensors"));
+        embed::write_safetensors(&path, &[("images", embedded.clone()), ("texts", embedded)])
+            .unwrap();
+        files.push(std::fs::read(path).unwrap());
+    }
+    assert!(files.iter().all(|file| *file == files[0]));
 }

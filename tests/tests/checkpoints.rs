@@ -3,9 +3,13 @@
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+use unimo_core::layers::Activation;
 use unimo_core::parameters;
 use unimo_encoders::backbone::Pictures;
 use unimo_encoders::tasks::TasksConfig;
+use unimo_encoders::weights::Weights;
 use unimo_tests::fixture;
 use unimo_train::pretrained::{Network, NetworkConfig, Pretrained, describe};
 
@@ -155,6 +159,236 @@ fn shards_are_one_checkpoint() {
         values(&load(&folder, None)),
         values(&load(&folder, Some(&shards)))
     );
+}
+
+/// The tensors of a file under other names, with notes, as safetensors.
+fn renamed(from: &Path, to: &Path, notes: &[(&str, &str)], name: impl Fn(&str) -> Option<String>) {
+    let mut weights = Weights::open(from).unwrap();
+    let all: Vec<(String, Vec<usize>)> = weights
+        .infos()
+        .map(|(name, info)| (name.to_owned(), info.shape.clone()))
+        .collect();
+    let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = all
+        .into_iter()
+        .filter_map(|(own, shape)| {
+            let values = weights.read(&own).unwrap();
+            let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+            Some((name(&own)?, shape, bytes))
+        })
+        .collect();
+    let views = tensors.iter().map(|(name, shape, bytes)| {
+        let view = TensorView::new(Dtype::F32, shape.clone(), bytes);
+        (name.as_str(), view.unwrap())
+    });
+    let notes = notes
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    safetensors::serialize_to_file(views, Some(notes.collect()), to).unwrap();
+}
+
+/// What wrappers and training scripts put around names is left off, in any order, and the account says so.
+#[test]
+fn wrapped_names_are_unwrapped_and_counted() {
+    let folder = fixture::folder().join("hf/bert");
+    let expected = values(&load(&folder, None));
+    let scratch = tempfile::tempdir().unwrap();
+    let file = scratch.path().join("wrapped.safetensors");
+    for prefix in [
+        "module.",
+        "_orig_mod.",
+        "model.",
+        "_orig_mod.module.",
+        "module._orig_mod.",
+        "model._orig_mod.bert.",
+        "state_dict.model.module.",
+    ] {
+        let name = |name: &str| Some(format!("{prefix}{name}"));
+        renamed(&folder.join("model.safetensors"), &file, &[], name);
+        let loaded = load(&folder, Some(&file));
+        assert_eq!(values(&loaded), expected, "{prefix}");
+        let account = loaded.report.to_string();
+        let left_off = prefix.trim_end_matches("bert.");
+        assert!(
+            account.contains(&format!("`{left_off}` is left off 39 names")),
+            "{prefix}: {account}"
+        );
+    }
+    let middle = |name: &str| Some(name.replace("encoder.layer", "encoder._orig_mod.layer"));
+    renamed(&folder.join("model.safetensors"), &file, &[], middle);
+    assert_eq!(values(&load(&folder, Some(&file))), expected);
+    let nested = load(&folder, Some(&spelling("bert-nested.bin")));
+    assert_eq!(values(&nested), expected);
+    let account = nested.report.to_string();
+    for part in [
+        "`model.state_dict._orig_mod.module.`",
+        "`ema`",
+        "`optimizer`",
+    ] {
+        assert!(account.contains(part), "{account}");
+    }
+}
+
+#[test]
+fn shards_of_pytorch_files_are_one_checkpoint() {
+    let folder = fixture::folder().join("hf/bert");
+    let loaded = load(&folder, Some(&spelling("bert-shards")));
+    assert_eq!(values(&load(&folder, None)), values(&loaded));
+}
+
+/// As OpenAI published CLIP. One matrix there lies in another order than its shape says.
+#[test]
+fn torchscript_is_read_as_data() {
+    let folder = fixture::folder().join("hf/clip");
+    let file = spelling("clip-jit.pt");
+    let expected = values(&load(&folder, None));
+    for ((name, ours), (_, theirs)) in expected.iter().zip(&values(&load(&folder, Some(&file)))) {
+        for (a, b) in ours.iter::<f32>().zip(theirs.iter::<f32>()) {
+            assert!(
+                (a - b).abs() <= HALF * a.abs().max(HALF),
+                "{name}: {a} and {b}"
+            );
+        }
+    }
+    // Damage is an error of the file, never a panic.
+    let scratch = tempfile::tempdir().unwrap();
+    let damaged = scratch.path().join("damaged.pt");
+    let good = std::fs::read(&file).unwrap();
+    for at in (0..good.len()).step_by(997) {
+        let mut bytes = good.clone();
+        bytes[at] ^= 0x5a;
+        std::fs::write(&damaged, &bytes).unwrap();
+        let public = describe(&folder, Some(&damaged)).unwrap();
+        if let Err(error) = public.load(&Device::flex()) {
+            assert!(error.to_string().contains("damaged.pt"), "{error}");
+        }
+    }
+    std::fs::write(&damaged, &good[..good.len() / 2]).unwrap();
+    let public = describe(&folder, Some(&damaged)).unwrap();
+    let message = public.load(&Device::flex()).err().unwrap().to_string();
+    assert!(message.contains("damaged.pt"), "{message}");
+}
+
+/// Tensors that share their numbers are stored once, under either name; a file's notes or the kind of model say which.
+#[test]
+fn tied_tensors_are_found_under_their_other_name() {
+    let folder = fixture::folder().join("alone/roberta");
+    let by_notes = load(&folder, None);
+    let account = by_notes.report.to_string();
+    assert!(
+        account.contains(
+            "roberta.embeddings.word_embeddings.weight is stored as lm_head.decoder.weight"
+        ),
+        "{account}"
+    );
+    assert!(
+        !account.contains("unused      lm_head.decoder.weight"),
+        "{account}"
+    );
+    let scratch = tempfile::tempdir().unwrap();
+    let file = scratch.path().join("model.safetensors");
+    let model = folder.join("model.safetensors");
+    renamed(&model, &file, &[], |name| Some(name.to_owned()));
+    assert_eq!(values(&load(&folder, Some(&file))), values(&by_notes));
+    // Where the description says that they are two, one is missing.
+    for name in ["config.json", "tokenizer.json"] {
+        std::fs::copy(folder.join(name), scratch.path().join(name)).unwrap();
+    }
+    let config = std::fs::read_to_string(folder.join("config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    config["tie_word_embeddings"] = false.into();
+    std::fs::write(scratch.path().join("config.json"), config.to_string()).unwrap();
+    let public = describe(scratch.path(), None).unwrap();
+    let message = public.load(&Device::flex()).err().unwrap().to_string();
+    assert!(message.contains("word_embeddings"), "{message}");
+    // Null is absent.
+    for key in ["tie_word_embeddings", "layer_norm_eps", "type_vocab_size"] {
+        config[key] = serde_json::Value::Null;
+    }
+    config["layer_norm_eps"] = serde_json::Value::Null;
+    std::fs::write(scratch.path().join("config.json"), config.to_string()).unwrap();
+    assert_eq!(values(&load(scratch.path(), None)), values(&by_notes));
+}
+
+/// A file of a folder is as good as the folder, and what a file lacks is said.
+#[test]
+fn a_file_is_described_by_what_stands_beside_it() {
+    let bert = fixture::folder().join("hf/bert");
+    let by_file = load(&bert.join("model.safetensors"), None);
+    assert_eq!(values(&by_file), values(&load(&bert, None)));
+    let scratch = tempfile::tempdir().unwrap();
+    let alone = scratch.path().join("some.safetensors");
+    std::fs::copy(bert.join("model.safetensors"), &alone).unwrap();
+    let message = describe(&alone, None).err().unwrap().to_string();
+    assert!(message.contains("config.json"), "{message}");
+    let message = describe(scratch.path(), None).err().unwrap().to_string();
+    assert!(message.contains("some.safetensors"), "{message}");
+}
+
+/// OpenCLIP's file decides the activation and the heads; without a file a line says what is taken.
+#[test]
+fn the_activation_of_a_clip_comes_from_its_file() {
+    let scratch = tempfile::tempdir().unwrap();
+    let file = scratch.path().join("open_clip_pytorch_model.bin");
+    std::fs::copy(spelling("clip-openai.pt"), &file).unwrap();
+    let config = |json: serde_json::Value| {
+        let path = scratch.path().join("open_clip_config.json");
+        std::fs::write(path, json.to_string()).unwrap();
+        let by_folder = describe(scratch.path(), None);
+        let by_file = describe(&file, None).map(|public| public.config);
+        let both = (by_folder, by_file);
+        match both {
+            (Ok(public), Ok(config)) => {
+                assert_eq!(public.config, config);
+                Ok((public.config, public.notes))
+            }
+            (Err(error), Err(_)) => Err(error.to_string()),
+            _ => panic!("the folder and its file are one model"),
+        }
+    };
+    let json = |changes: &[(&str, serde_json::Value)]| {
+        let mut json = serde_json::json!({"model_cfg": {
+            "embed_dim": 10,
+            "vision_cfg": {"image_size": 16, "layers": 2, "width": 16, "patch_size": 8, "head_width": 8},
+            "text_cfg": {"context_length": 20, "vocab_size": 43, "width": 12, "heads": 2, "layers": 2},
+        }});
+        for (pointer, value) in changes {
+            let (section, key) = pointer.rsplit_once('/').unwrap();
+            json.pointer_mut(section).unwrap()[key] = value.clone();
+        }
+        json
+    };
+    let activation = |config: &NetworkConfig| match config {
+        NetworkConfig::Clip(clip) => (clip.image.activation, clip.image.heads, clip.text.heads),
+        _ => panic!("CLIP"),
+    };
+    let (found, notes) = config(json(&[])).unwrap();
+    assert_eq!(activation(&found), (Activation::Gelu, 2, 2));
+    assert!(notes[0].contains("quick_gelu"), "{notes:?}");
+    let (found, notes) = config(json(&[("/model_cfg/quick_gelu", true.into())])).unwrap();
+    assert_eq!(activation(&found), (Activation::QuickGelu, 2, 2));
+    assert_eq!(notes, Vec::<String>::new());
+    for (pointer, value, says) in [
+        (
+            "/model_cfg/vision_cfg/timm_model_name",
+            "vit".into(),
+            "timm_model_name",
+        ),
+        (
+            "/model_cfg/text_cfg/hf_model_name",
+            "roberta".into(),
+            "hf_model_name",
+        ),
+        ("/model_cfg/text_cfg/pool_type", "last".into(), "pool_type"),
+        ("/model_cfg/quick_gelu", "yes".into(), "quick_gelu"),
+        ("/model_cfg/vision_cfg/layers", 3.into(), "layers"),
+    ] {
+        let message = config(json(&[(pointer, value)])).err().unwrap();
+        assert!(message.contains(says), "{message}");
+    }
+    std::fs::remove_file(scratch.path().join("open_clip_config.json")).unwrap();
+    // No head of this model is 64 wide, so OpenAI's rule does not hold for it, and that is said.
+    let message = describe(&file, None).err().unwrap().to_string();
+    assert!(message.contains("heads"), "{message}");
 }
 
 /// What a pickle can ask for is never done: this one calls `os.system`.

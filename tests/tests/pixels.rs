@@ -28,7 +28,10 @@ fn folder() -> PathBuf {
 fn pictures_equal_hugging_faces_processors() {
     let mut expected = SafetensorsFile::open(&folder().join("expected.safetensors")).unwrap();
     for kind in ["clip", "vit", "bridgetower"] {
-        let spec = processor::read(&folder().join(format!("{kind}.json"))).unwrap();
+        let spec = processor::read(&folder().join(format!("{kind}.json")))
+            .unwrap()
+            .pictures
+            .spec;
         for name in ["wide", "tall", "square", "small", "strip"] {
             let picture = images::read(&folder().join(format!("{name}.png")), LIMITS).unwrap();
             let square = spec.square(&picture).unwrap();
@@ -102,7 +105,10 @@ fn jpegs_are_read_as_pillow_reads_them() {
 fn normalisation_equals_hugging_faces() {
     let mut expected = SafetensorsFile::open(&folder().join("expected.safetensors")).unwrap();
     for kind in ["clip", "vit", "bridgetower"] {
-        let spec = processor::read(&folder().join(format!("{kind}.json"))).unwrap();
+        let spec = processor::read(&folder().join(format!("{kind}.json")))
+            .unwrap()
+            .pictures
+            .spec;
         let (bytes, _) = expected.integers(&format!("{kind}.tall")).unwrap();
         let plane = spec.size * spec.size;
         let square = image::RgbImage::from_fn(spec.size as u32, spec.size as u32, |x, y| {

@@ -222,6 +222,54 @@ fn nothing_starts_from_random_weights_silently() {
     assert!(message.contains("texts"), "{message}");
 }
 
+/// An entry that is the name of nothing is a slip of the pen, and what it was to allow would fail later or not at all.
+#[test]
+fn patterns_that_match_nothing_are_errors() {
+    let error = |more: &[&str]| match parts(more) {
+        Ok(recipe) => started(&recipe).map(drop).unwrap_err(),
+        Err(message) => message,
+    };
+    for (set, key, entry) in [
+        (
+            "init.new=[\"backbone.fusion\", \"objectives\", \"backbone.fusoin\"]",
+            "init.new",
+            "backbone.fusoin",
+        ),
+        ("init.unused=[\"poler\"]", "init.unused", "poler"),
+        (
+            "stage=[{ name = \"a\", share = 0.5 }, { name = \"b\", share = 0.5, train = [\"backbone.txt\"] }]",
+            "stage[1].train",
+            "backbone.txt",
+        ),
+    ] {
+        let message = error(&[set]);
+        assert!(
+            message.contains(key) && message.contains(entry),
+            "{set}: {message}"
+        );
+    }
+    let message = error(&["init.new=[\"backbone.fusoin\"]"]);
+    assert!(message.contains("backbone.fusion"), "allowed: {message}");
+}
+
+/// Where the files say nothing of pictures, the account says what was taken.
+#[test]
+fn unknown_normalisation_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let clip = fixture::folder().join("hf/clip-vision");
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::copy(clip.join(name), folder.path().join(name)).unwrap();
+    }
+    let image = format!("init.image={}", folder.path().display());
+    let (_, account) = started(&parts(&[&image]).unwrap()).unwrap();
+    assert!(account.contains("no file beside"), "{account}");
+    let other = r#"{"image_processor": {"image_processor_type": "CLIPImageProcessor", "size": 16, "crop_size": 16,
+        "resample": 3, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.5, 0.5, 0.5]}}"#;
+    std::fs::write(folder.path().join("processor_config.json"), other).unwrap();
+    let message = started(&parts(&[&image]).unwrap()).map(drop).unwrap_err();
+    assert!(message.contains("data.mean"), "{message}");
+}
+
 #[test]
 fn a_start_that_fails_leaves_no_folder() {
     let folder = tempfile::tempdir().unwrap();

@@ -19,6 +19,7 @@ pub mod paths;
 pub mod plan;
 mod png;
 pub mod processor;
+pub mod published;
 pub mod regions;
 #[cfg(feature = "remote")]
 mod remote;

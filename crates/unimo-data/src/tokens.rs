@@ -32,6 +32,31 @@ pub struct TextTokenizer {
     is_special: Vec<bool>,
 }
 
+/// How texts are spelt before they are looked up, where a vocabulary comes without a `tokenizer.json` that says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rules {
+    /// Of WordPiece: capital letters become small.
+    pub lowercase: bool,
+    /// Of WordPiece: accents are left off; none: where letters are made small.
+    pub strip_accents: Option<bool>,
+    /// Of WordPiece: Chinese characters are words of their own.
+    pub split_chinese: bool,
+    /// Of byte-level BPE: a space is put before the first word.
+    pub prefix_space: bool,
+}
+
+impl Default for Rules {
+    /// Those of transformers' BERT and RoBERTa.
+    fn default() -> Self {
+        Self {
+            lowercase: true,
+            strip_accents: None,
+            split_chinese: true,
+            prefix_space: false,
+        }
+    }
+}
+
 /// The ids of the special tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Specials {
@@ -96,6 +121,19 @@ impl TextTokenizer {
     ///
     /// The file is absent or malformed, or lacks a begin, end, padding or mask token.
     pub fn load(path: &Path, lowercase: bool) -> Result<Self, DataError> {
+        let rules = Rules {
+            lowercase,
+            ..Rules::default()
+        };
+        Self::load_by(path, &rules)
+    }
+
+    /// As [`load`](Self::load), with all rules of a vocabulary that comes without a `tokenizer.json`.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    pub fn load_by(path: &Path, rules: &Rules) -> Result<Self, DataError> {
         let bad = |reason: String| DataError::Tokenizer {
             from: path.display().to_string(),
             reason,
@@ -127,9 +165,9 @@ impl TextTokenizer {
         let inner = if name.ends_with(".txt.gz") {
             load_openai(&file)
         } else if name == "vocab.json" {
-            load_byte_level(&file)
+            load_byte_level(&file, rules.prefix_space)
         } else if name.ends_with(".txt") {
-            load_wordpiece(&file, lowercase)
+            load_wordpiece(&file, rules)
         } else if name.ends_with(".json") {
             // The parser panics on some damage.
             let read = AssertUnwindSafe(|| Tokenizer::from_file(&file));
@@ -307,6 +345,23 @@ impl TextTokenizer {
         }
     }
 
+    /// Whether capital and small letters are the same to it.
+    pub fn lowercases(&self) -> bool {
+        let ids = |text: &str| self.encode(text, 8).ids;
+        ids("A") == ids("a")
+    }
+
+    /// Whether [`encode`](Self::encode) leaves out the end of a text.
+    pub fn is_cut(&self, text: &str, max_length: usize) -> bool {
+        let room = max_length.saturating_sub(2);
+        // A token takes a byte at least, but for a space that is put before: most texts need not be looked at twice.
+        text.len() + 1 > room
+            && self
+                .inner
+                .encode(text, false)
+                .is_ok_and(|encoding| encoding.len() > room)
+    }
+
     /// As [`encode`](Self::encode), but a mask token that the text spells (`<mask>`, `[MASK]`) is one.
     pub fn encode_with_masks(&self, text: &str, max_length: usize) -> Encoded {
         let mut open = self.clone();
@@ -396,7 +451,7 @@ fn finish_roberta(
     Ok(())
 }
 
-fn load_byte_level(vocab: &Path) -> Result<Tokenizer, String> {
+fn load_byte_level(vocab: &Path, prefix_space: bool) -> Result<Tokenizer, String> {
     let merges = vocab.with_file_name("merges.txt");
     if !merges.is_file() {
         return Err(format!("{} is missing beside it", merges.display()));
@@ -409,12 +464,12 @@ fn load_byte_level(vocab: &Path) -> Result<Tokenizer, String> {
         let paths = (vocab.to_string_lossy(), merges.to_string_lossy());
         return load_clip(BPE::from_file(&paths.0, &paths.1));
     }
-    let pre = ByteLevel::new(false, true, true);
+    let pre = ByteLevel::new(prefix_space, true, true);
     inner.with_pre_tokenizer(Some(pre)).with_decoder(Some(pre));
     // Adding what the vocabulary lacks would give it ids that no checkpoint has rows for.
     let known = TRAINED_SPECIALS.map(|name| inner.token_to_id(name).is_some());
     if known == [true; 5] {
-        finish_roberta(&mut inner, TRAINED_SPECIALS, false)?;
+        finish_roberta(&mut inner, TRAINED_SPECIALS, prefix_space)?;
     }
     Ok(inner)
 }
@@ -494,13 +549,18 @@ fn load_clip(model: BpeBuilder) -> Result<Tokenizer, String> {
     Ok(inner)
 }
 
-fn load_wordpiece(vocab: &Path, lowercase: bool) -> Result<Tokenizer, String> {
+fn load_wordpiece(vocab: &Path, rules: &Rules) -> Result<Tokenizer, String> {
     let model = WordPiece::from_file(&vocab.to_string_lossy())
         .build()
         .map_err(|error| error.to_string())?;
     let mut inner = Tokenizer::new(ModelWrapper::WordPiece(model));
     inner
-        .with_normalizer(Some(BertNormalizer::new(true, true, None, lowercase)))
+        .with_normalizer(Some(BertNormalizer::new(
+            true,
+            rules.split_chinese,
+            rules.strip_accents,
+            rules.lowercase,
+        )))
         .map_err(|error| error.to_string())?;
     inner
         .with_pre_tokenizer(Some(BertPreTokenizer))

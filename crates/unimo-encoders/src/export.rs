@@ -231,6 +231,7 @@ mod tests {
                 })
                 .collect(),
             unused: names.unused.clone(),
+            tied: Vec::new(),
             own: false,
         };
         let mut weights = Weights::open(&path).unwrap();

@@ -40,6 +40,10 @@ pub struct Allow {
 /// What became of every tensor.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
+    /// What was left off names and left aside when the file was opened, one line each.
+    pub notes: Vec<String>,
+    /// Tensors that are stored under another name: the name looked for, the name there.
+    pub tied: Vec<(String, String)>,
     /// Our parameter and the tensor that it was read from.
     pub used: Vec<(String, String)>,
     /// Our parameters that the checkpoint lacks, which was allowed.
@@ -64,6 +68,8 @@ impl Report {
 
     /// Both accounts: those of two imports from one or two checkpoints.
     pub fn and(mut self, other: Self) -> Self {
+        self.notes.extend(other.notes);
+        self.tied.extend(other.tied);
         self.used.extend(other.used);
         self.new.extend(other.new);
         self.missing.extend(other.missing);
@@ -89,6 +95,12 @@ impl fmt::Display for Report {
                 .map(|(name, there, here)| format!("{name} {there:?}, here {here:?}"))
                 .collect()
         };
+        lines(f, "names", self.notes.clone())?;
+        let tied = self
+            .tied
+            .iter()
+            .map(|(name, stored)| format!("{name} is stored as {stored}"));
+        lines(f, "tied", tied.collect())?;
         lines(f, "reshaped", shapes(&self.reshaped))?;
         lines(f, "new", self.new.clone())?;
         lines(f, "unused", self.unused.clone())?;
@@ -162,14 +174,17 @@ pub fn import<M: Module>(
     names: &Names,
     allow: &Allow,
 ) -> Result<(M, Report), ImportError> {
-    let mut report = Report::default();
+    let mut report = Report {
+        notes: weights.notes().to_vec(),
+        ..Report::default()
+    };
     let mut wanted: BTreeMap<String, (Target, Vec<usize>)> = BTreeMap::new();
     let mut taken = BTreeSet::new();
     for parameter in parameters::list(&module) {
         let target = names.target(&parameter.name);
         let name = target.as_ref().map(|t| t.name.clone()).unwrap_or_default();
-        let info = weights.info(&name).cloned();
-        let (Some(target), Some(info)) = (target, info) else {
+        let found = find(weights, names, &name);
+        let (Some(mut target), Some((stored, info))) = (target, found) else {
             let may = allow.missing.iter().any(|p| covers(p, &parameter.name));
             match may {
                 true => report.new.push(parameter.name),
@@ -177,20 +192,24 @@ pub fn import<M: Module>(
             }
             continue;
         };
-        taken.insert(name.clone());
+        taken.insert(stored.clone());
+        if stored != name {
+            report.tied.push((name, stored.clone()));
+        }
+        target.name = stored.clone();
         match fit(&target, &info, &parameter.shape) {
             Fit::Exact => {}
             Fit::Interpolated => {
-                let shapes = (name.clone(), info.shape.clone(), parameter.shape.clone());
+                let shapes = (stored.clone(), info.shape.clone(), parameter.shape.clone());
                 report.reshaped.push(shapes);
             }
             Fit::Wrong => {
-                let shapes = (name, info.shape.clone(), parameter.shape.clone());
+                let shapes = (stored, info.shape.clone(), parameter.shape.clone());
                 report.mismatched.push(shapes);
                 continue;
             }
         }
-        report.used.push((parameter.name.clone(), name));
+        report.used.push((parameter.name.clone(), stored));
         wanted.insert(parameter.name, (target, info.shape));
     }
     for (name, _) in weights.infos().filter(|(name, _)| !taken.contains(*name)) {
@@ -227,6 +246,14 @@ pub fn import<M: Module>(
         Some(error) => Err(error.into()),
         None => Ok((module, report)),
     }
+}
+
+/// The name under which a tensor is stored, by its own name or that of another that it is tied to.
+fn find(weights: &Weights, names: &Names, name: &str) -> Option<(String, TensorInfo)> {
+    let stored = weights
+        .stored_as(name)
+        .or_else(|| names.twins(name).find_map(|twin| weights.stored_as(twin)))?;
+    Some((stored.to_owned(), weights.info(stored)?.clone()))
 }
 
 enum Fit {

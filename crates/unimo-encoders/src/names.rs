@@ -86,6 +86,8 @@ pub struct Names {
     /// Tensors that such checkpoints hold and this model has no use for, as patterns: `*` is any one part of a name, a
     /// pattern covers all that begins with it.
     pub unused: Vec<String>,
+    /// Pairs of their names that are one tensor there: a file may hold it under either.
+    pub tied: Vec<[String; 2]>,
     /// Every name is ours.
     pub own: bool,
 }
@@ -104,6 +106,7 @@ impl Names {
         Self {
             sections: sections.into_iter().map(section).collect(),
             unused: unused.iter().map(|name| (*name).to_owned()).collect(),
+            tied: Vec::new(),
             own: false,
         }
     }
@@ -113,6 +116,7 @@ impl Names {
         Self {
             sections: Vec::new(),
             unused: Vec::new(),
+            tied: Vec::new(),
             own: true,
         }
     }
@@ -143,10 +147,17 @@ impl Names {
         self
     }
 
+    /// The same names, of which two are one tensor.
+    pub fn tying(mut self, one: &str, other: &str) -> Self {
+        self.tied.push([one.to_owned(), other.to_owned()]);
+        self
+    }
+
     /// The tables of both.
     pub fn and(mut self, other: Self) -> Self {
         self.sections.extend(other.sections);
         self.unused.extend(other.unused);
+        self.tied.extend(other.tied);
         self
     }
 
@@ -167,6 +178,17 @@ impl Names {
                 .rules
                 .iter()
                 .find_map(|rule| rule.target(rest, &section.theirs))
+        })
+    }
+
+    /// The other names under which such checkpoints may hold a tensor.
+    pub fn twins<'a>(&'a self, theirs: &'a str) -> impl Iterator<Item = &'a str> {
+        self.tied.iter().filter_map(move |[one, other]| {
+            if one == theirs {
+                Some(other.as_str())
+            } else {
+                (other == theirs).then_some(one.as_str())
+            }
         })
     }
 
@@ -236,7 +258,8 @@ fn filled(pattern: &str, indices: &[&str]) -> Option<String> {
     Some(parts.join("."))
 }
 
-fn join(prefix: &str, name: &str) -> String {
+/// A prefix before a name, where there is one.
+pub(crate) fn join(prefix: &str, name: &str) -> String {
     match (prefix, name) {
         ("", name) => name.to_owned(),
         (prefix, "") => prefix.to_owned(),

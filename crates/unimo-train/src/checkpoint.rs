@@ -67,14 +67,17 @@ pub fn steps(folder: &Path) -> Result<Vec<u64>, TrainError> {
     }
     for entry in fs::read_dir(folder).map_err(TrainError::file("list", folder))? {
         let name = entry.map_err(TrainError::file("list", folder))?.file_name();
-        let step: Option<u64> = name
-            .to_str()
-            .and_then(|n| n.strip_prefix("step-")?.strip_suffix(".safetensors"))
-            .and_then(|n| n.parse().ok());
-        found.extend(step);
+        found.extend(step_of(Path::new(&name)));
     }
     found.sort_unstable();
     Ok(found)
+}
+
+/// The step that a checkpoint's file name says.
+pub fn step_of(path: &Path) -> Option<u64> {
+    let name = path.file_name()?.to_str()?;
+    let step = name.strip_prefix("step-")?.strip_suffix(".safetensors")?;
+    step.parse().ok()
 }
 
 /// Writes a checkpoint. When this returns, it is on the disk; when it fails, nothing has changed.

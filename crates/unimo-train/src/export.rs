@@ -1,11 +1,16 @@
 //! `unimo export`: a model as a folder that Hugging Face transformers reads, and unimo by its path.
+//!
+//! Beside the weights stands all that decides what they are given: the tokenizer with its longest text (`tokenizer_config.json`), how
+//! pictures are prepared (`preprocessor_config.json`), and what sentence-transformers keeps. `unimo score` says the same of a run
+//! and of its export.
 
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use serde_json::{Value, json};
-use unimo_data::images::ImageSpec;
-use unimo_data::{TextTokenizer, processor};
+use unimo_data::images::Resize;
+use unimo_data::processor::{self, Pictures};
+use unimo_data::{TextTokenizer, published};
 use unimo_encoders::backbone::BackboneConfig;
 use unimo_encoders::export;
 use unimo_encoders::names::Names;
@@ -18,7 +23,7 @@ use crate::checkpoint::write_atomically;
 use crate::device::DeviceChoice;
 use crate::error::TrainError;
 use crate::evaluation;
-use crate::hub;
+use crate::given::{self, Given};
 use crate::pretrained::{self, Network, NetworkConfig};
 
 /// `unimo export`.
@@ -73,9 +78,26 @@ fn dtype(given: &str) -> Result<Dtype, String> {
 struct Source {
     network: Network,
     config: NetworkConfig,
-    tokenizer: Option<String>,
-    pictures: Option<ImageSpec>,
+    tokenizer: Option<Tokenizer>,
+    pictures: Option<Pictures>,
+    /// Files that go with a text encoder as they are: their names, and what they hold.
+    further: Vec<(&'static str, Vec<u8>)>,
 }
+
+/// What says how texts become tokens.
+struct Tokenizer {
+    /// `tokenizer.json`.
+    json: String,
+    /// `tokenizer_config.json`.
+    config: Value,
+}
+
+/// What sentence-transformers keeps beside a text encoder.
+const SENTENCES: [&str; 3] = [
+    "modules.json",
+    "1_Pooling/config.json",
+    "sentence_bert_config.json",
+];
 
 /// Runs the command; returns the folder.
 ///
@@ -157,55 +179,147 @@ pub fn run(args: &ExportArgs) -> Result<PathBuf, TrainError> {
 
 fn open(args: &ExportArgs) -> Result<Source, TrainError> {
     let (device, _) = DeviceChoice::default().open()?;
-    let given = Path::new(&args.model);
-    if given.join("recipe.toml").is_file() {
-        let (run, recipe, _, model) = evaluation::open_model(given, args.step, &device)?;
-        if recipe.data.concepts.is_some() {
-            return Err(TrainError::Check(format!(
-                "{} was trained with phrases and tags, [data.concepts], which no format of exports holds; embed, score and the \
-                 other commands take the run itself",
-                args.model
-            )));
+    match given::find(&args.model, args.step)? {
+        Given::Run { folder, step } => {
+            let (run, recipe, _, model) = evaluation::open_model(&folder, step, &device)?;
+            if recipe.data.concepts.is_some() {
+                return Err(TrainError::Check(format!(
+                    "{} was trained with phrases and tags, [data.concepts], which no format of exports holds; embed, score and \
+                     the other commands take the run itself",
+                    args.model
+                )));
+            }
+            let tokenizer = TextTokenizer::load(&run.join("tokenizer.json"), true)?;
+            let pixels = recipe.model.image.is_some();
+            Ok(Source {
+                network: Network::Pair(Box::new(model)),
+                config: NetworkConfig::Pair {
+                    model: Box::new(recipe.model.clone()),
+                    objectives: Box::new(recipe.objectives.clone()),
+                    tasks: TasksConfig::default(),
+                },
+                tokenizer: Some(Tokenizer {
+                    json: tokenizer.to_json()?,
+                    config: published::to_config(&tokenizer, recipe.data.max_text_length)?,
+                }),
+                pictures: pixels.then(|| recipe.data.image_spec().into()),
+                further: Vec::new(),
+            })
         }
-        let file = run.join("tokenizer.json");
-        return Ok(Source {
-            network: Network::Pair(Box::new(model)),
-            config: NetworkConfig::Pair {
-                model: Box::new(recipe.model.clone()),
-                objectives: Box::new(recipe.objectives.clone()),
-                tasks: TasksConfig::default(),
-            },
-            tokenizer: Some(TextTokenizer::load(&file, true)?.to_json()?),
-            pictures: Some(recipe.data.image_spec()),
-        });
+        Given::Public(path) => of_public(args, &path, &device),
     }
-    let path = hub::resolve(&args.model)?;
-    let loaded = pretrained::describe(&path, None)?.load(&device)?;
-    let beside = |name: &str| Some(path.join(name)).filter(|file| file.is_file());
+}
+
+/// A public checkpoint, with what stands beside it.
+fn of_public(
+    args: &ExportArgs,
+    path: &Path,
+    device: &burn::tensor::Device,
+) -> Result<Source, TrainError> {
+    let folder = given::folder_of(path);
+    let public = pretrained::describe(path, None)?;
+    let mut notes = public.notes.clone();
+    let loaded = public.load(device)?;
+    let size = match &loaded.config {
+        NetworkConfig::Text(_) => None,
+        NetworkConfig::Image(config) => Some(config.image_size),
+        NetworkConfig::Clip(config) => Some(config.image.image_size),
+        NetworkConfig::Pair { model, .. } => model.image.as_ref().map(|image| image.image_size),
+    };
+    let pictures = match size.filter(|_| args.part != Part::Text) {
+        Some(size) => {
+            let prepared = processor::find(&folder, public.family, size)?;
+            notes.extend(prepared.notes);
+            Some(prepared.pictures)
+        }
+        None => None,
+    };
+    let reads_texts = loaded.config.longest_text().is_some() && args.part != Part::Image;
+    let tokenizer = match reads_texts {
+        true => beside_weights(&folder, &public, &mut notes)?,
+        false => None,
+    };
+    for note in &notes {
+        eprintln!("{}: {note}", args.model);
+    }
+    eprint!("{}", loaded.report);
+    let mut further = Vec::new();
+    if matches!(loaded.network, Network::Text(_)) {
+        for name in SENTENCES {
+            let file = folder.join(name);
+            if file.is_file() {
+                let bytes = std::fs::read(&file).map_err(TrainError::file("read", &file))?;
+                further.push((name, bytes));
+            }
+        }
+    }
     Ok(Source {
         network: loaded.network,
         config: loaded.config,
-        tokenizer: match beside("tokenizer.json") {
-            Some(file) => {
-                Some(std::fs::read_to_string(&file).map_err(TrainError::file("read", &file))?)
-            }
-            None => None,
-        },
-        pictures: match beside("preprocessor_config.json") {
-            Some(file) => Some(processor::read(&file)?),
-            None => None,
-        },
+        tokenizer,
+        pictures,
+        further,
     })
+}
+
+/// The tokenizer beside a public checkpoint, with the longest text that unimo reads of it.
+fn beside_weights(
+    folder: &Path,
+    public: &pretrained::Public,
+    notes: &mut Vec<String>,
+) -> Result<Option<Tokenizer>, TrainError> {
+    let found = ["tokenizer.json", "vocab.txt", "vocab.json"]
+        .iter()
+        .any(|name| folder.join(name).is_file());
+    if !found {
+        notes.push(format!(
+            "there is no tokenizer in {}: the export has none, and the commands that read texts need --tokenizer",
+            folder.display()
+        ));
+        return Ok(None);
+    }
+    let published = published::load(folder)?;
+    notes.extend(published.notes);
+    let max_length = public.text_length(published.max_length);
+    let config = match (published.config, &published.json) {
+        (Some(mut config), Some(_)) => {
+            config.insert("model_max_length".to_owned(), max_length.into());
+            Value::Object(config)
+        }
+        _ => published::to_config(&published.tokenizer, max_length)?,
+    };
+    let json = match published.json {
+        Some(json) => json,
+        None => published.tokenizer.to_json()?,
+    };
+    Ok(Some(Tokenizer { json, config }))
 }
 
 /// Tokenizer and picture processor, where the part takes texts or pictures.
 fn beside(args: &ExportArgs, source: &Source) -> Result<(), TrainError> {
+    let write = |name: &str, bytes: &[u8]| {
+        let file = args.out.join(name);
+        if let Some(folder) = file.parent() {
+            std::fs::create_dir_all(folder).map_err(TrainError::file("create", folder))?;
+        }
+        write_atomically(&file, |temporary| {
+            std::fs::write(temporary, bytes).map_err(TrainError::file("write", temporary))
+        })
+    };
     if let (Some(tokenizer), true) = (&source.tokenizer, args.part != Part::Image) {
-        write_atomically(&args.out.join("tokenizer.json"), |temporary| {
-            std::fs::write(temporary, tokenizer).map_err(TrainError::file("write", temporary))
-        })?;
+        write("tokenizer.json", tokenizer.json.as_bytes())?;
+        write_json(&args.out.join("tokenizer_config.json"), &tokenizer.config)?;
+        for (name, bytes) in &source.further {
+            write(name, bytes)?;
+        }
     }
     if let (Some(pictures), true) = (&source.pictures, args.part != Part::Text) {
+        if pictures.spec.resize == Resize::Crop {
+            eprintln!(
+                "pictures: transformers' CLIPImageProcessor begins the centre of an odd rest a pixel off; unimo reads \
+                 `unimo_resize` in preprocessor_config.json and does not"
+            );
+        }
         let json = processor::to_json(pictures);
         write_json(&args.out.join("preprocessor_config.json"), &json)?;
     }

@@ -23,8 +23,12 @@ const WEIGHTS: [&str; 6] = [
     "open_clip_pytorch_model.bin",
 ];
 /// What may stand beside them.
-const BESIDE: [&str; 7] = [
+const BESIDE: [&str; 11] = [
     "preprocessor_config.json",
+    "processor_config.json",
+    "modules.json",
+    "1_Pooling/config.json",
+    "sentence_bert_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",

@@ -11,13 +11,14 @@ use unimo_core::init::Init;
 use unimo_core::layers::Activation;
 use unimo_core::levels::GateKind;
 use unimo_core::parameters;
+use unimo_data::processor::Family;
 use unimo_encoders::backbone::BackboneConfig;
 use unimo_encoders::clip::{Clip, ClipConfig};
 use unimo_encoders::image::{ImageEncoder, ImageEncoderConfig};
 use unimo_encoders::import::{Allow, Report, import};
 use unimo_encoders::names::Names;
 use unimo_encoders::public::{
-    PublicConfigError, bert, best, bridgetower, clip, meter, read_json, vit,
+    PublicConfigError, bert, best, bridgetower, clip, meter, open_clip, read_json, vit,
 };
 use unimo_encoders::region::RegionEncoderConfig;
 use unimo_encoders::tasks::{self, TasksConfig};
@@ -28,8 +29,9 @@ use unimo_objectives::itc::{self, ItcConfig, Normalised, Projection, Views};
 use unimo_objectives::itm::{self, Head, ItmConfig, Layout, Negatives};
 use unimo_objectives::mlm::{self, MlmConfig};
 
-use crate::bench::{self, Family, Size};
+use crate::bench::{self, Size};
 use crate::error::TrainError;
+use crate::given;
 use crate::model::Model;
 
 /// What a checkpoint describes.
@@ -75,6 +77,12 @@ pub struct Public {
     pub spellings: Vec<Names>,
     /// Where the weights are.
     pub weights: PathBuf,
+    /// How its kind prepares pictures where no file says it.
+    pub family: Family,
+    /// Whether the decoder of a language head is the word embedding.
+    pub tied: bool,
+    /// What was taken for granted, one line each.
+    pub notes: Vec<String>,
 }
 
 /// A model with its weights.
@@ -89,50 +97,74 @@ pub struct Pretrained {
 
 /// Reads what a folder or a file holds.
 ///
-/// A folder says it in its `config.json`; OpenCLIP's `open_clip_config.json`, a METER checkpoint and CLIP in OpenAI's naming
-/// are understood too. `weights` names another file than the folder's own.
+/// A folder says it in its `config.json`, or in OpenCLIP's `open_clip_config.json`; a file's description is looked for beside it. A
+/// METER checkpoint and CLIP in OpenAI's naming are understood without. `weights` names another file than the folder's own.
 ///
 /// # Errors
 ///
 /// There is no such file, or it describes something that is not supported.
 pub fn describe(path: &Path, weights: Option<&Path>) -> Result<Public, TrainError> {
-    if !path.is_dir() {
-        return from_file(path);
+    if path.is_dir() {
+        from_folder(path, weights.unwrap_or(path))
+    } else {
+        from_file(path)
     }
-    let file = path.join(CONFIG);
-    let open_clip = path.join(OPEN_CLIP_CONFIG);
+}
+
+fn from_folder(folder: &Path, weights: &Path) -> Result<Public, TrainError> {
+    let file = folder.join(CONFIG);
+    let open_clip = folder.join(OPEN_CLIP_CONFIG);
     if !file.is_file() && open_clip.is_file() {
-        let opened = Weights::open(weights.unwrap_or(path))?;
-        let unsupported = |reason| unsupported(&open_clip, reason);
-        let activation =
-            clip::open_clip_activation(&read_json(&open_clip)?).map_err(unsupported)?;
-        return from_clip_names(&opened, activation);
+        return from_open_clip(&Weights::open(weights)?, &open_clip);
+    }
+    if !file.is_file() {
+        return Err(unsupported(
+            folder,
+            format!(
+                "holds neither {CONFIG} nor {OPEN_CLIP_CONFIG}, which say what a model is, and no recipe.toml of a run{}",
+                files_beside(folder)
+            ),
+        ));
     }
     let json = read_json(&file)?;
     let unsupported = |reason: String| unsupported(&file, reason);
-    let folder = path;
-    let weights = weights.unwrap_or(folder).to_owned();
+    let weights = weights.to_owned();
     let kind = json["model_type"].as_str();
-    let (kind, config, spellings) = match kind {
-        Some("bert" | "roberta" | "xlm-roberta") => (
-            "BERT, RoBERTa or XLM-R",
-            NetworkConfig::Text(bert::config(&json).map_err(unsupported)?),
-            bert::spellings(),
-        ),
-        Some("vit" | "deit") => (
+    let ties = json["tie_word_embeddings"].as_bool();
+    let (kind, config, spellings, family) = match kind {
+        Some("bert" | "roberta" | "xlm-roberta") => {
+            let mut spellings = bert::spellings();
+            if ties == Some(false) {
+                spellings.iter_mut().for_each(|names| names.tied.clear());
+            }
+            let config = bert::config(&json).map_err(unsupported)?;
+            (
+                "BERT, RoBERTa or XLM-R",
+                NetworkConfig::Text(config),
+                spellings,
+                Family::Torchvision,
+            )
+        }
+        Some(name @ ("vit" | "deit")) => (
             "ViT or DeiT",
             NetworkConfig::Image(vit::config(&json).map_err(unsupported)?),
             vit::spellings(),
+            match name {
+                "vit" => Family::Vit,
+                _ => Family::Deit,
+            },
         ),
         Some("clip_vision_model") => (
             "CLIP's image tower",
             NetworkConfig::Image(clip::image_config(&json).map_err(unsupported)?),
             clip::image_spellings(),
+            Family::Clip,
         ),
         Some("clip") => (
             "CLIP",
             NetworkConfig::Clip(clip::config(&json).map_err(unsupported)?),
             clip::spellings(),
+            Family::Clip,
         ),
         Some(OWN) => {
             let own: Own = serde_json::from_value(json).map_err(|e| unsupported(e.to_string()))?;
@@ -146,14 +178,31 @@ pub fn describe(path: &Path, weights: Option<&Path>) -> Result<Public, TrainErro
                 objectives: Box::new(own.objectives),
                 tasks: own.tasks,
             };
-            ("a model of unimo's own", config, vec![Names::own()])
+            (
+                "a model of unimo's own",
+                config,
+                vec![Names::own()],
+                Family::Torchvision,
+            )
         }
         Some("bridgetower") => {
             let model = bridgetower::config(&json).map_err(unsupported)?;
+            let mut spellings = bridgetower_names();
+            if ties == Some(true) {
+                spellings = ["bridgetower.", ""]
+                    .into_iter()
+                    .zip(spellings)
+                    .map(|(prefix, names)| {
+                        let words = format!("{prefix}text_model.embeddings.word_embeddings.weight");
+                        names.tying("mlm_score.decoder.weight", &words)
+                    })
+                    .collect();
+            }
             (
                 "BridgeTower",
                 pair(model, TasksConfig::default()),
-                bridgetower_names(),
+                spellings,
+                Family::BridgeTower,
             )
         }
         None if json["model"] == "meter" || json["model"] == "unimo3" => {
@@ -166,7 +215,18 @@ pub fn describe(path: &Path, weights: Option<&Path>) -> Result<Public, TrainErro
             if let Some(fusion) = &mut model.fusion {
                 fusion.pictures = pictures;
             }
-            ("a twin of METER or UNIMO-3", pair(model, tasks), spellings)
+            (
+                "a twin of METER or UNIMO-3",
+                pair(model, tasks),
+                spellings,
+                Family::Torchvision,
+            )
+        }
+        None if json["architecture"].is_string() => {
+            return Err(unsupported(format!(
+                "is of timm's {}, and timm's names are not read: transformers' conversion of it is, with model_type vit or deit",
+                json["architecture"]
+            )));
         }
         other => {
             return Err(unsupported(format!(
@@ -181,6 +241,9 @@ pub fn describe(path: &Path, weights: Option<&Path>) -> Result<Public, TrainErro
         config,
         spellings,
         weights,
+        family,
+        tied: ties != Some(false),
+        notes: Vec::new(),
     })
 }
 
@@ -201,6 +264,8 @@ struct Own {
     tasks: TasksConfig,
 }
 
+/// What METER's checkpoints are called in messages.
+const METER: &str = "METER";
 /// What OpenCLIP calls it.
 const OPEN_CLIP_CONFIG: &str = "open_clip_config.json";
 
@@ -211,9 +276,10 @@ fn unsupported(path: &Path, reason: String) -> TrainError {
     })
 }
 
-/// A file of weights that comes without a description: METER, or CLIP in OpenAI's naming.
+/// A file of weights: METER, CLIP in OpenAI's or OpenCLIP's naming, or what a description beside it says.
 fn from_file(path: &Path) -> Result<Public, TrainError> {
     let weights = Weights::open(path)?;
+    let folder = given::folder_of(path);
     let has = |name: &str| weights.info(name).is_some();
     if has("vit_model.visual.conv1.weight") && has("cross_modal_text_transform.weight") {
         let model = meter::config_from_shapes(&weights).map_err(|e| unsupported(path, e))?;
@@ -222,26 +288,58 @@ fn from_file(path: &Path) -> Result<Public, TrainError> {
             .map_err(|e| unsupported(path, e.to_string()))?;
         let tasks = meter::tasks_from_shapes(&weights).map_err(|e| unsupported(path, e))?;
         return Ok(Public {
-            kind: "METER",
+            kind: METER,
             config: pair(model, tasks),
             spellings: vec![meter_names()],
             weights: path.to_owned(),
+            family: Family::Torchvision,
+            tied: false,
+            notes: Vec::new(),
         });
     }
-    if has("visual.conv1.weight") {
-        return from_clip_names(&weights, Activation::QuickGelu);
+    let open_clip = folder.join(OPEN_CLIP_CONFIG);
+    let described = folder.join(CONFIG).is_file();
+    if has("visual.conv1.weight") && (open_clip.is_file() || !described) {
+        return match open_clip.is_file() {
+            true => from_open_clip(&weights, &open_clip),
+            false => from_openai(&weights),
+        };
+    }
+    if described {
+        return from_folder(&folder, path);
     }
     Err(unsupported(
         path,
-        "is neither METER nor CLIP in OpenAI's naming; other models need their config.json: give the folder that holds both"
-            .to_owned(),
+        format!(
+            "is neither METER nor CLIP in OpenAI's naming, and there is no {CONFIG} beside it: other models need their {CONFIG}"
+        ),
     ))
 }
 
-/// CLIP in OpenAI's or OpenCLIP's naming.
-fn from_clip_names(weights: &Weights, activation: Activation) -> Result<Public, TrainError> {
+/// CLIP as OpenCLIP stores it.
+fn from_open_clip(weights: &Weights, file: &Path) -> Result<Public, TrainError> {
+    let (config, notes) = open_clip::config(&read_json(file)?, weights)
+        .map_err(|reason| unsupported(file, reason))?;
+    clip_of(weights, config, notes)
+}
+
+/// CLIP in OpenAI's naming, of which no file says more than the tensors do.
+fn from_openai(weights: &Weights) -> Result<Public, TrainError> {
+    let config = clip::config_from_shapes(weights, Activation::QuickGelu)
+        .map_err(|e| unsupported(weights.path(), e))?;
+    let note = format!(
+        "nothing beside it says its activation and heads: QuickGELU and heads 64 wide are taken, as in every CLIP that OpenAI \
+         published; an {OPEN_CLIP_CONFIG} beside it says otherwise"
+    );
+    clip_of(weights, config, vec![note])
+}
+
+fn clip_of(
+    weights: &Weights,
+    config: ClipConfig,
+    notes: Vec<String>,
+) -> Result<Public, TrainError> {
     let path = weights.path();
-    let config = clip::config_from_shapes(weights, activation).map_err(|e| unsupported(path, e))?;
     config
         .validate()
         .map_err(|e| unsupported(path, e.to_string()))?;
@@ -250,10 +348,43 @@ fn from_clip_names(weights: &Weights, activation: Activation) -> Result<Public, 
         config: NetworkConfig::Clip(config),
         spellings: clip::spellings(),
         weights: path.to_owned(),
+        family: Family::Torchvision,
+        tied: false,
+        notes,
     })
 }
 
+/// The first files of a folder, as the end of a sentence.
+fn files_beside(folder: &Path) -> String {
+    const SHOWN: usize = 8;
+    let mut names: Vec<String> = std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
+        .collect();
+    names.sort();
+    let more = if names.len() > SHOWN { ", ..." } else { "" };
+    names.truncate(SHOWN);
+    if names.is_empty() {
+        return ": it is empty".to_owned();
+    }
+    format!("; it holds {}{more}", names.join(", "))
+}
+
+/// Longest text that METER reads; its checkpoints do not say it.
+const METER_LENGTH: usize = 50;
+
 impl Public {
+    /// The longest text that is read of it, in tokens, where the files beside it say `said`.
+    pub fn text_length(&self, said: Option<usize>) -> usize {
+        let positions = self.config.longest_text().unwrap_or(0);
+        let default = match self.kind {
+            METER => METER_LENGTH,
+            _ => positions,
+        };
+        said.unwrap_or(default).min(positions)
+    }
+
     /// The model with its weights. Heads that the checkpoint lacks are left out.
     ///
     /// # Errors
@@ -319,6 +450,28 @@ impl Public {
 }
 
 impl NetworkConfig {
+    /// The same network, which drops nothing.
+    pub fn without_dropout(&self) -> Self {
+        let mut config = self.clone();
+        match &mut config {
+            Self::Text(text) => text.dropout = 0.0,
+            Self::Image(image) => image.dropout = 0.0,
+            Self::Clip(clip) => clip.image.dropout = 0.0,
+            Self::Pair { model, .. } => **model = model.as_ref().clone().without_dropout(),
+        }
+        config
+    }
+
+    /// The longest text that its positions hold, in tokens; none where it reads no texts.
+    pub fn longest_text(&self) -> Option<usize> {
+        match self {
+            Self::Text(config) => Some(config.longest_text()),
+            Self::Image(_) => None,
+            Self::Clip(config) => Some(config.text.max_positions),
+            Self::Pair { model, .. } => Some(model.text.longest_text()),
+        }
+    }
+
     /// Every value on its own and against the others.
     fn validate(&self) -> Result<(), ConfigError> {
         match self {
@@ -508,8 +661,8 @@ fn twin_config(json: &Value) -> Option<BackboneConfig> {
         text_length: number("text_length")?,
     };
     let family = match json["model"] == "unimo3" {
-        true => Family::Unimo3,
-        false => Family::Meter,
+        true => bench::Family::Unimo3,
+        false => bench::Family::Meter,
     };
     let mut model = bench::backbone(&size, family);
     let layer_norm_eps = json["layer_norm_eps"].as_f64()?;

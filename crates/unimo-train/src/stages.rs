@@ -175,6 +175,21 @@ impl Recipe {
             .collect()
     }
 
+    /// Every entry of a stage's `train` must be the name or a beginning of one of the model's parameters.
+    pub(crate) fn check_patterns(&self, parameters: &[String]) -> Result<(), ConfigError> {
+        for (index, stage) in self.stage.iter().enumerate() {
+            for pattern in stage.train.iter().flatten() {
+                ConfigError::unless(
+                    parameters.iter().any(|name| covers(pattern, name)),
+                    &format!("stage[{index}].train"),
+                    format_args!("\"{pattern}\""),
+                    "must be the name of a parameter or its beginning, such as \"backbone.text\"",
+                )?;
+            }
+        }
+        Ok(())
+    }
+
     /// Every value of the stages on its own and against the rest of the recipe.
     pub(crate) fn check_stages(&self) -> Result<(), ConfigError> {
         let given = self.objectives.given();

@@ -11,7 +11,7 @@
 //!
 //! Every parameter is either read or covered by `new`, every tensor of the files is either used or known to be of no use,
 //! and sizes, epsilons, activations and normalisation must be those of the files. Nothing starts from random weights because
-//! a path was wrong.
+//! a path was wrong, and an entry of `new` or `unused` that is the name of nothing is an error.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -33,6 +33,7 @@ use unimo_encoders::text::TextEncoderConfig;
 use unimo_encoders::weights::Weights;
 
 use crate::error::TrainError;
+use crate::given;
 use crate::hub;
 use crate::model::Model;
 use crate::pretrained::{self, NetworkConfig, Public};
@@ -143,6 +144,26 @@ impl Whole {
     }
 }
 
+/// A key of the recipe, its value, and the file's.
+type Contradiction = (String, String, String);
+
+/// The keys of a section in which the recipe and the file differ, by the names that they have in both.
+macro_rules! contradictions {
+    ($section:literal, $ours:expr, $theirs:expr, $($key:ident),+ $(,)?) => {{
+        let mut found: Vec<Contradiction> = Vec::new();
+        $(
+            if $ours.$key != $theirs.$key {
+                found.push((
+                    concat!($section, ".", stringify!($key)).to_owned(),
+                    format!("{:?}", $ours.$key),
+                    format!("{:?}", $theirs.$key),
+                ));
+            }
+        )+
+        found
+    }};
+}
+
 impl InitConfig {
     /// Every value on its own and against the others.
     pub fn validate(&self) -> Result<(), ConfigError> {
@@ -184,6 +205,8 @@ impl InitConfig {
 pub struct Started {
     /// Which part, from which folder or file.
     pub from: Vec<(String, PathBuf)>,
+    /// What was taken for granted, one line each.
+    pub notes: Vec<String>,
     /// Every tensor.
     pub report: Report,
 }
@@ -192,6 +215,9 @@ impl fmt::Display for Started {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (part, path) in &self.from {
             writeln!(f, "weights of {part} from {}", path.display())?;
+        }
+        for note in &self.notes {
+            writeln!(f, "  note        {note}")?;
         }
         write!(f, "{}", self.report)
     }
@@ -204,38 +230,134 @@ impl fmt::Display for Started {
 /// A file that is not there, cannot be read, or does not fit the recipe.
 pub fn model(recipe: &Recipe, device: &Device) -> Result<(Model, Option<Started>), TrainError> {
     let model = Model::new(recipe, device);
+    let ours = names_of(&model);
+    recipe.check_patterns(&ours).map_err(value)?;
     let Some(init) = &recipe.init else {
         return Ok((model, None));
     };
+    for pattern in &init.new {
+        ConfigError::unless(
+            ours.iter().any(|name| covers(pattern, name)),
+            "init.new",
+            format_args!("\"{pattern}\""),
+            format_args!(
+                "is the name of no parameter, nor a beginning; there are {}",
+                beginnings(&ours)
+            ),
+        )
+        .map_err(value)?;
+    }
     let allow = Allow {
         missing: init.new.clone(),
         unexpected: init.unused.clone(),
     };
     let (mut model, started) = match &init.whole {
-        Some(given) => {
-            let (kind, path) = Whole::parse(given).map_err(value)?;
-            let path = hub::resolve(path)?;
-            let mut weights = Weights::open(&path)?;
-            let ours = names_of(&model);
-            let names = best(kind.spellings(), &ours, &weights);
-            let mut allow = allow;
-            allow.missing.extend(kind.lacks());
-            let theirs = meter::pictures_from_shapes(&weights);
-            let ours = recipe.model.fusion.as_ref().map_or(1, |f| f.pictures);
-            if let (Whole::Meter, Ok(theirs)) = (kind, theirs)
-                && ours != theirs
-            {
-                let key = "model.fusion.pictures".to_owned();
-                agree(&[(key, ours.to_string(), theirs.to_string())], &path)?;
-            }
-            let (model, report) = import(model, &mut weights, &names, &allow)?;
-            let from = vec![("the model".to_owned(), path)];
-            (model, Started { from, report })
-        }
+        Some(given) => whole(model, recipe, given, allow)?,
         None => parts(model, recipe, init, &allow)?,
     };
     model.objectives.adopt(&model.backbone);
     Ok((model, Some(started)))
+}
+
+/// The first two parts of the parameters' names.
+fn beginnings(names: &[String]) -> String {
+    let mut found: Vec<String> = Vec::new();
+    for name in names {
+        let first: Vec<&str> = name.split('.').take(2).collect();
+        let first = first.join(".");
+        if !found.contains(&first) {
+            found.push(first);
+        }
+    }
+    found.join(", ")
+}
+
+/// A whole model from one checkpoint.
+fn whole(
+    model: Model,
+    recipe: &Recipe,
+    given: &str,
+    mut allow: Allow,
+) -> Result<(Model, Started), TrainError> {
+    let (kind, path) = Whole::parse(given).map_err(value)?;
+    let path = hub::resolve(path)?;
+    let mut notes = Vec::new();
+    let described = given::folder_of(&path).join("config.json").is_file();
+    if kind == Whole::BridgeTower && described {
+        let public = pretrained::describe(&path, None)?;
+        if let NetworkConfig::Pair { model: theirs, .. } = &public.config {
+            let mut found = text_contradictions(recipe, &theirs.text);
+            if let (Some(ours), Some(theirs)) = (&recipe.model.image, &theirs.image) {
+                found.extend(image_contradictions(ours, theirs));
+                let (pixels, said) = pixel_contradictions(recipe, &path, &public, theirs)?;
+                found.extend(pixels);
+                notes.extend(said);
+            }
+            if let (Some(ours), Some(theirs)) = (&recipe.model.fusion, &theirs.fusion) {
+                found.extend(contradictions!(
+                    "model.fusion",
+                    ours,
+                    theirs,
+                    heads,
+                    feed_forward,
+                    activation,
+                    layer_norm_eps,
+                ));
+            }
+            agree(&found, &path)?;
+        }
+    } else {
+        notes.push(format!(
+            "{} says nothing of epsilons, activations and how pictures are normalised: those of the recipe are taken",
+            path.display()
+        ));
+    }
+    let mut weights = Weights::open(&path)?;
+    matches_something(&allow.unexpected, &mut [&weights].into_iter())?;
+    let ours = names_of(&model);
+    let names = best(kind.spellings(), &ours, &weights);
+    allow.missing.extend(kind.lacks());
+    let theirs = meter::pictures_from_shapes(&weights);
+    let ours = recipe.model.fusion.as_ref().map_or(1, |f| f.pictures);
+    if let (Whole::Meter, Ok(theirs)) = (kind, theirs)
+        && ours != theirs
+    {
+        let key = "model.fusion.pictures".to_owned();
+        agree(&[(key, ours.to_string(), theirs.to_string())], &path)?;
+    }
+    let (model, report) = import(model, &mut weights, &names, &allow)?;
+    let from = vec![("the model".to_owned(), path)];
+    Ok((
+        model,
+        Started {
+            from,
+            notes,
+            report,
+        },
+    ))
+}
+
+/// Entries of `init.unused` that are the name of no tensor are errors.
+fn matches_something(
+    patterns: &[String],
+    files: &mut dyn Iterator<Item = &Weights>,
+) -> Result<(), TrainError> {
+    let names: Vec<String> = files
+        .flat_map(|weights| weights.infos().map(|(name, _)| name.to_owned()))
+        .collect();
+    for pattern in patterns {
+        ConfigError::unless(
+            names.iter().any(|name| covers(pattern, name)),
+            "init.unused",
+            format_args!("\"{pattern}\""),
+            format_args!(
+                "is the name of no tensor of the files, nor a beginning; there are {}",
+                beginnings(&names)
+            ),
+        )
+        .map_err(value)?;
+    }
+    Ok(())
 }
 
 fn value(error: ConfigError) -> TrainError {
@@ -260,6 +382,8 @@ fn parts(
     allow: &Allow,
 ) -> Result<(Model, Started), TrainError> {
     let mut from = Vec::new();
+    let mut notes = Vec::new();
+    let mut files = Vec::new();
     let mut report = Report::default();
     if let Some(given) = &init.text {
         let path = hub::resolve(given)?;
@@ -269,6 +393,7 @@ fn parts(
         };
         let ours = &recipe.model.text;
         agree(&text_contradictions(recipe, theirs), &path)?;
+        files.push(Weights::open(&public.weights)?);
         // Rows of concepts follow those of words and stay as they are.
         let mut encoder = model.backbone.text;
         let concepts = ours.vocab_size.saturating_sub(theirs.vocab_size);
@@ -315,10 +440,11 @@ fn parts(
             }));
         };
         agree(&image_contradictions(ours, theirs), &path)?;
-        let preprocessor = path.join("preprocessor_config.json");
-        if preprocessor.is_file() {
-            agree(&pixel_contradictions(recipe, &preprocessor)?, &preprocessor)?;
-        }
+        let (pixels, said) = pixel_contradictions(recipe, &path, &public, theirs)?;
+        agree(&pixels, &path)?;
+        notes.extend(public.notes.iter().cloned());
+        notes.extend(said);
+        files.push(Weights::open(&public.weights)?);
         let (encoder, account) = part(
             encoder,
             &public,
@@ -330,6 +456,7 @@ fn parts(
         report = report.and(account);
         from.push(("the image encoder".to_owned(), path));
     }
+    matches_something(&allow.unexpected, &mut files.iter())?;
     let read = |name: &str| report.used.iter().any(|(ours, _)| ours == name);
     let unread: Vec<String> = names_of(&model).into_iter().filter(|n| !read(n)).collect();
     let unnamed = unread
@@ -345,7 +472,14 @@ fn parts(
         }));
     }
     report.new = unread;
-    Ok((model, Started { from, report }))
+    Ok((
+        model,
+        Started {
+            from,
+            notes,
+            report,
+        },
+    ))
 }
 
 fn wrong_kind(key: &str, given: &str, public: &Public, needed: &str) -> TrainError {
@@ -388,26 +522,6 @@ fn part<M: Module>(
         *own = format!("{field}.{own}");
     }
     Ok((module, report))
-}
-
-/// A key of the recipe, its value, and the file's.
-type Contradiction = (String, String, String);
-
-/// The keys of a section in which the recipe and the file differ, by the names that they have in both.
-macro_rules! contradictions {
-    ($section:literal, $ours:expr, $theirs:expr, $($key:ident),+ $(,)?) => {{
-        let mut found: Vec<Contradiction> = Vec::new();
-        $(
-            if $ours.$key != $theirs.$key {
-                found.push((
-                    concat!($section, ".", stringify!($key)).to_owned(),
-                    format!("{:?}", $ours.$key),
-                    format!("{:?}", $theirs.$key),
-                ));
-            }
-        )+
-        found
-    }};
 }
 
 /// An encoder may leave out its last blocks, and cannot have more than the file.
@@ -467,10 +581,25 @@ fn image_contradictions(
     found
 }
 
-/// Mean and deviation of pixels; how a picture becomes square is the recipe's own business.
-fn pixel_contradictions(recipe: &Recipe, file: &Path) -> Result<Vec<Contradiction>, TrainError> {
-    let theirs = processor::read(file)?;
-    Ok(contradictions!("data", recipe.data, theirs, mean, std))
+/// Mean and deviation of pixels, and what there is to say about them; how a picture becomes square is the recipe's own business.
+fn pixel_contradictions(
+    recipe: &Recipe,
+    path: &Path,
+    public: &Public,
+    theirs: &ImageEncoderConfig,
+) -> Result<(Vec<Contradiction>, Vec<String>), TrainError> {
+    let folder = given::folder_of(path);
+    let prepared = processor::find(&folder, public.family, theirs.image_size)?;
+    if prepared.file.is_none() {
+        let note = format!(
+            "no file beside {} says how pictures are normalised: data.mean and data.std of the recipe are taken",
+            path.display()
+        );
+        return Ok((Vec::new(), vec![note]));
+    }
+    let theirs = &prepared.pictures.spec;
+    let found = contradictions!("data", recipe.data, theirs, mean, std);
+    Ok((found, prepared.notes))
 }
 
 fn agree(contradictions: &[Contradiction], file: &Path) -> Result<(), TrainError> {

@@ -108,7 +108,7 @@ impl ConceptReader {
         phrases: &[String],
         max_length: usize,
     ) -> Encoded {
-        let own = max_length.saturating_sub(self.max_phrases).max(2);
+        let own = self.room_for_words(max_length);
         let mut encoded = tokenizer.encode(text, own);
         let concepts = self.known(phrases, max_length.saturating_sub(encoded.ids.len()));
         if let Some(end) = encoded.ids.pop() {
@@ -122,6 +122,11 @@ impl ConceptReader {
             encoded.ids.push(end);
         }
         encoded
+    }
+
+    /// The positions of a text of at most `max_length` that its words may take; the others are kept free for phrases.
+    pub fn room_for_words(&self, max_length: usize) -> usize {
+        max_length.saturating_sub(self.max_phrases).max(2)
     }
 
     /// Ids of those in the vocabulary, each once, the first `most`.

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::{activation, only, parse};
-use crate::names::{Form, Names, Rule, rule};
+use crate::names::{Form, Names, Rule, join, rule};
 use crate::text::{Positions, TextEncoderConfig};
 
 /// Names of [`crate::text::TextEncoder`].
@@ -38,9 +38,47 @@ pub fn spellings() -> Vec<Names> {
     ["", "bert", "roberta", "xlm_roberta"]
         .into_iter()
         .map(|prefix| {
-            Names::new([("", "", NAMES)], UNUSED)
-                .under(prefix)
-                .leaving(HEADS)
+            let words = join(prefix, "embeddings.word_embeddings.weight");
+            DECODERS.iter().fold(
+                Names::new([("", "", NAMES)], UNUSED)
+                    .under(prefix)
+                    .leaving(HEADS),
+                |names, decoder| names.tying(&words, decoder),
+            )
+        })
+        .collect()
+}
+
+/// The matrices of the language heads, which are that of the word embedding unless `tie_word_embeddings` is false.
+const DECODERS: [&str; 2] = ["cls.predictions.decoder.weight", "lm_head.decoder.weight"];
+
+/// Names of the language head of a BERT: a dense layer, a norm, a decoder with a bias of its own.
+#[rustfmt::skip]
+const BERT_HEAD: &[Rule] = &[
+    rule("dense", "cls.predictions.transform.dense", Form::Linear),
+    rule("norm", "cls.predictions.transform.LayerNorm", Form::Same),
+    rule("bias", "cls.predictions.bias", Form::Tensor),
+    rule("decoder.bias", "cls.predictions.bias", Form::Tensor),
+    rule("decoder", "cls.predictions.decoder", Form::Linear),
+];
+
+/// Names of that of a RoBERTa.
+#[rustfmt::skip]
+const ROBERTA_HEAD: &[Rule] = &[
+    rule("dense", "lm_head.dense", Form::Linear),
+    rule("norm", "lm_head.layer_norm", Form::Same),
+    rule("bias", "lm_head.bias", Form::Tensor),
+    rule("decoder.bias", "lm_head.bias", Form::Tensor),
+    rule("decoder", "lm_head.decoder", Form::Linear),
+];
+
+/// All spellings of the language head that stands beside an encoder.
+pub fn head_spellings() -> Vec<Names> {
+    [(BERT_HEAD, "cls.predictions"), (ROBERTA_HEAD, "lm_head")]
+        .into_iter()
+        .map(|(rules, head)| {
+            Names::new([("", "", rules)], &[])
+                .tying(&format!("{head}.bias"), &format!("{head}.decoder.bias"))
         })
         .collect()
 }

@@ -103,6 +103,8 @@ pub fn spellings() -> Vec<Names> {
                 "vocab_size",
                 "attn_mask",
                 "text.attn_mask",
+                "transformer.resblocks.*.attn_mask",
+                "text.transformer.resblocks.*.attn_mask",
             ],
         ));
     }
@@ -342,27 +344,6 @@ pub fn config_from_shapes(weights: &Weights, activation: Activation) -> Result<C
         },
         image: openai_image_from_shapes(weights, "visual.", activation)?,
         width: common_width,
-    })
-}
-
-/// OpenCLIP's `open_clip_config.json`, as far as tensors do not say it: what the activation is.
-///
-/// # Errors
-///
-/// It asks for something that is not supported.
-pub fn open_clip_activation(json: &serde_json::Value) -> Result<Activation, String> {
-    let model = &json["model_cfg"];
-    for (key, section) in [
-        ("custom_text", model),
-        ("hf_model_name", &model["text_cfg"]),
-    ] {
-        if section.get(key).is_some_and(|value| value.is_string()) {
-            return Err(format!("model_cfg with {key} is not supported"));
-        }
-    }
-    Ok(match model["quick_gelu"].as_bool() {
-        Some(true) => Activation::QuickGelu,
-        _ => Activation::Gelu,
     })
 }
 

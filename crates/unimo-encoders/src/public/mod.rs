@@ -8,6 +8,7 @@ pub mod bert;
 pub mod bridgetower;
 pub mod clip;
 pub mod meter;
+pub mod open_clip;
 pub mod vit;
 
 use std::path::{Path, PathBuf};
@@ -46,7 +47,7 @@ const MAX_CONFIG: u64 = 16 << 20;
 ///
 /// # Errors
 ///
-/// It is missing, too large or no JSON.
+/// It is missing, too large or no JSON. A key whose value is null is absent.
 pub fn read_json(path: &Path) -> Result<serde_json::Value, PublicConfigError> {
     use std::io::Read;
     let file_error = |source| PublicConfigError::File {
@@ -59,10 +60,25 @@ pub fn read_json(path: &Path) -> Result<serde_json::Value, PublicConfigError> {
         .take(MAX_CONFIG)
         .read_to_end(&mut text)
         .map_err(file_error)?;
-    serde_json::from_slice(&text).map_err(|e| PublicConfigError::Content {
+    let json = serde_json::from_slice(&text).map_err(|e| PublicConfigError::Content {
         path: path.to_owned(),
         reason: format!("is no JSON: {e}"),
-    })
+    })?;
+    Ok(without_nulls(json))
+}
+
+/// JSON without the keys whose value is null: they have their default, as if they were absent.
+fn without_nulls(json: serde_json::Value) -> serde_json::Value {
+    use serde_json::Value;
+    match json {
+        Value::Object(entries) => entries
+            .into_iter()
+            .filter(|(_, value)| !value.is_null())
+            .map(|(key, value)| (key, without_nulls(value)))
+            .collect(),
+        Value::Array(values) => values.into_iter().map(without_nulls).collect(),
+        other => other,
+    }
 }
 
 /// A JSON value as one of this module's mirrors of Hugging Face's configurations; keys that they do not name are left
@@ -129,9 +145,11 @@ pub fn best(spellings: Vec<Names>, ours: &[String], weights: &Weights) -> Names 
     let known = |names: &Names| {
         ours.iter()
             .filter(|name| {
-                names
-                    .target(name)
-                    .is_some_and(|t| weights.info(&t.name).is_some())
+                names.target(name).is_some_and(|t| {
+                    let mut twins = names.twins(&t.name);
+                    weights.info(&t.name).is_some()
+                        || twins.any(|twin| weights.info(twin).is_some())
+                })
             })
             .count()
     };

@@ -5,17 +5,20 @@
 //! | a Hugging Face folder | `model.safetensors`, its sharded index, or `pytorch_model.bin` and its index |
 //! | `*.safetensors` | one safetensors file |
 //! | `*.index.json` | the shards that it names, which must lie in its own folder |
-//! | anything else | a PyTorch file: zip, legacy or tar, a Lightning checkpoint's `state_dict` inside |
+//! | anything else | a PyTorch file: zip, legacy or tar, or TorchScript |
 //!
 //! Opening reads names, dtypes and shapes; values are read one tensor at a time and come as f32. PyTorch files are parsed
 //! as data: nothing in them is ever executed.
 //!
-//! Two spellings of old checkpoints are brought to today's when a file is opened, before anybody asks for a name:
-//! `gamma` and `beta` of layer norms, and the `module.` that data-parallel training puts before every name.
+//! Names are brought to what the model itself calls them when a file is opened, before anybody asks for one: what wrappers,
+//! training scripts and old releases put around or into them is left off ([`spelling`]), and tensors that a file says are
+//! stored under another name are found there. [`Weights::notes`] says what was done.
 
 mod pytorch;
 mod safetensors;
 mod shards;
+mod spelling;
+mod torchscript;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -134,13 +137,28 @@ pub struct TensorInfo {
 enum Container {
     Safetensors(SafetensorsFile),
     PyTorch(pytorch::PyTorchFile),
+    TorchScript(torchscript::TorchScriptFile),
 }
+
+/// How often the bytes of a file may occur in its tensors: tied weights occur twice.
+const SHARED_AT_MOST: u128 = 4;
 
 impl Container {
     fn open(path: &Path) -> Result<Self, WeightsError> {
-        match SafetensorsFile::looks_like(path)? {
-            true => SafetensorsFile::open(path).map(Self::Safetensors),
-            false => pytorch::PyTorchFile::open(path).map(Self::PyTorch),
+        if SafetensorsFile::looks_like(path)? {
+            return SafetensorsFile::open(path).map(Self::Safetensors);
+        }
+        match torchscript::TorchScriptFile::open(path)? {
+            Some(file) => Ok(Self::TorchScript(file)),
+            None => pytorch::PyTorchFile::open(path).map(Self::PyTorch),
+        }
+    }
+
+    /// Names of tensors that are stored under another name of the same file.
+    fn aliases(&self) -> Vec<(String, String)> {
+        match self {
+            Self::Safetensors(file) => file.aliases(),
+            Self::PyTorch(_) | Self::TorchScript(_) => Vec::new(),
         }
     }
 
@@ -148,6 +166,7 @@ impl Container {
         match self {
             Self::Safetensors(file) => file.infos(),
             Self::PyTorch(file) => file.infos(),
+            Self::TorchScript(file) => file.infos(),
         }
     }
 
@@ -155,6 +174,10 @@ impl Container {
         match self {
             Self::Safetensors(file) => file.bytes_into(name, bytes),
             Self::PyTorch(file) => {
+                *bytes = file.bytes(name)?;
+                Ok(())
+            }
+            Self::TorchScript(file) => {
                 *bytes = file.bytes(name)?;
                 Ok(())
             }
@@ -174,6 +197,9 @@ pub struct Weights {
     path: PathBuf,
     containers: Vec<Container>,
     entries: BTreeMap<String, Entry>,
+    /// Further names of tensors, and the names under which they are stored.
+    aliases: BTreeMap<String, String>,
+    notes: Vec<String>,
     /// The bytes of the tensor that was read last.
     buffer: Vec<u8>,
 }
@@ -196,8 +222,9 @@ impl Weights {
     ///
     /// A missing, unreadable or damaged file; a folder without weights; a name that occurs twice.
     pub fn open(path: &Path) -> Result<Self, WeightsError> {
-        let mut entries = BTreeMap::new();
         let mut containers = Vec::new();
+        let mut all = Vec::new();
+        let mut tied = Vec::new();
         for file in shards::files(path)? {
             let container = Container::open(&file.path)?;
             let infos = container.infos();
@@ -211,30 +238,52 @@ impl Weights {
                     ));
                 }
             }
-            let parallel = infos.iter().all(|(name, _)| name.starts_with(PARALLEL));
-            for (own_name, info) in infos {
-                let name = today(&own_name, parallel);
-                let entry = Entry {
-                    container: containers.len(),
-                    own_name,
-                    info,
-                };
-                if let Some(other) = entries.insert(name.clone(), entry) {
-                    return Err(WeightsError::content(
-                        &file.path,
-                        format!("holds `{name}` twice (once as `{}`)", other.own_name),
-                    ));
-                }
-            }
+            let number = containers.len();
+            all.extend(infos.into_iter().map(|(name, info)| (number, name, info)));
+            tied.extend(container.aliases());
             containers.push(container);
+        }
+        let spelling = spelling::Spelling::of(all.iter().map(|(_, name, _)| name.as_str()));
+        let mut entries: BTreeMap<String, Entry> = BTreeMap::new();
+        for (container, own_name, info) in all {
+            let Some(name) = spelling.today(&own_name) else {
+                continue;
+            };
+            let entry = Entry {
+                container,
+                own_name,
+                info,
+            };
+            if let Some(other) = entries.get(&name) {
+                return Err(WeightsError::content(
+                    path,
+                    format!(
+                        "holds `{name}` twice: as `{}` and as `{}`",
+                        other.own_name, entry.own_name
+                    ),
+                ));
+            }
+            entries.insert(name, entry);
         }
         if entries.is_empty() {
             return Err(WeightsError::content(path, "holds no tensor"));
+        }
+        let mut aliases = BTreeMap::new();
+        for (name, stored) in tied {
+            let names = (spelling.today(&name), spelling.today(&stored));
+            if let (Some(name), Some(stored)) = names
+                && !entries.contains_key(&name)
+                && entries.contains_key(&stored)
+            {
+                aliases.insert(name, stored);
+            }
         }
         Ok(Self {
             path: path.to_owned(),
             containers,
             entries,
+            aliases,
+            notes: spelling.notes(),
             buffer: Vec::new(),
         })
     }
@@ -244,7 +293,20 @@ impl Weights {
         &self.path
     }
 
-    /// Every tensor, by name.
+    /// What was left off names and what was left aside, one line each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// The name under which a tensor is stored, where it is there under this name or the file says that it is the same as another.
+    pub fn stored_as<'a>(&'a self, name: &'a str) -> Option<&'a str> {
+        if self.entries.contains_key(name) {
+            return Some(name);
+        }
+        self.aliases.get(name).map(String::as_str)
+    }
+
+    /// Every tensor, by the name under which it is stored.
     pub fn infos(&self) -> impl Iterator<Item = (&str, &TensorInfo)> {
         self.entries
             .iter()
@@ -253,7 +315,8 @@ impl Weights {
 
     /// A tensor's dtype and shape.
     pub fn info(&self, name: &str) -> Option<&TensorInfo> {
-        self.entries.get(name).map(|entry| &entry.info)
+        let stored = self.stored_as(name)?;
+        self.entries.get(stored).map(|entry| &entry.info)
     }
 
     /// A tensor's values, row-major.
@@ -276,7 +339,8 @@ impl Weights {
     ///
     /// There is no such tensor, it does not hold floats, or it cannot be read.
     pub fn bytes(&mut self, name: &str) -> Result<(Dtype, &[u8]), WeightsError> {
-        let Some(entry) = self.entries.get(name) else {
+        let stored = self.aliases.get(name).map_or(name, String::as_str);
+        let Some(entry) = self.entries.get(stored) else {
             return Err(WeightsError::content(
                 &self.path,
                 format!("holds no tensor `{name}`"),
@@ -298,32 +362,9 @@ impl Weights {
     }
 }
 
-/// What data-parallel training puts before every name.
-const PARALLEL: &str = "module.";
-
-/// A name as it is spelt today.
-fn today(name: &str, parallel: bool) -> String {
-    let name = match parallel {
-        true => &name[PARALLEL.len()..],
-        false => name,
-    };
-    match name.rsplit_once('.') {
-        Some((layer, "gamma")) => format!("{layer}.weight"),
-        Some((layer, "beta")) => format!("{layer}.bias"),
-        _ => name.to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn old_spellings_are_todays() {
-        assert_eq!(today("a.LayerNorm.gamma", false), "a.LayerNorm.weight");
-        assert_eq!(today("module.a.LayerNorm.beta", true), "a.LayerNorm.bias");
-        assert_eq!(today("module.a.gamma_x", false), "module.a.gamma_x");
-    }
 
     #[test]
     fn half_precision_is_read_exactly() {

@@ -1,17 +1,14 @@
 //! Reading what `torch.save` wrote, as data: the pickle is parsed, none of it is executed.
+//!
+//! Dictionaries within dictionaries come as names with dots: `state_dict.encoder.weight`. What of such a name is the tensor's own is
+//! [`super::spelling`]'s business.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use pytorch_reader::{DType, PytorchError, PytorchReader, Tensor};
 
-use super::{Dtype, TensorInfo, WeightsError};
-
-/// The key under which Lightning and many training scripts keep the weights.
-const NESTED: &str = "state_dict";
-
-/// How often the bytes of a file may occur in its tensors: tied weights occur twice.
-const SHARED_AT_MOST: u128 = 4;
+use super::{Dtype, SHARED_AT_MOST, TensorInfo, WeightsError};
 
 /// An opened PyTorch file.
 pub(super) struct PyTorchFile {
@@ -25,12 +22,7 @@ impl PyTorchFile {
         if !about.is_file() {
             return Err(WeightsError::content(path, "is not a regular file"));
         }
-        let nested = PytorchReader::with_top_level_key(path, NESTED);
-        let reader = match nested {
-            Err(PytorchError::KeyNotFound(_)) => PytorchReader::new(path),
-            other => other,
-        };
-        let reader = reader.map_err(|error| match error {
+        let reader = PytorchReader::new(path).map_err(|error| match error {
             PytorchError::Io(source) => WeightsError::File {
                 action: "read",
                 path: path.to_owned(),
@@ -38,7 +30,10 @@ impl PyTorchFile {
             },
             other => WeightsError::content(
                 path,
-                format!("is neither a safetensors nor a PyTorch file that can be read: {other}"),
+                format!(
+                    "is neither a safetensors nor a PyTorch file that can be read: {other}. Where PyTorch reads it, \
+                     safetensors.torch.save_file(model.state_dict(), \"model.safetensors\") writes what is read here"
+                ),
             ),
         })?;
         let tensors = reader.into_tensors();

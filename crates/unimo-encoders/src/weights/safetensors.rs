@@ -97,6 +97,17 @@ impl SafetensorsFile {
         notes.get(key).map(String::as_str)
     }
 
+    /// Tensors that share their numbers with another, which `safetensors.torch.save_model` stores once and names in the file's own
+    /// notes: their names, and the names under which they are stored.
+    pub fn aliases(&self) -> Vec<(String, String)> {
+        let notes = self.metadata.metadata().iter().flatten();
+        let stored = |name: &str| self.metadata.info(name).is_some();
+        notes
+            .filter(|(name, other)| !stored(name) && stored(other))
+            .map(|(name, other)| (name.clone(), other.clone()))
+            .collect()
+    }
+
     /// Every tensor.
     pub fn infos(&self) -> Vec<(String, TensorInfo)> {
         let info = |name: &String| Some((name.clone(), self.info(name)?));

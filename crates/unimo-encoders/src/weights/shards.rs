@@ -46,8 +46,9 @@ pub(super) fn files(path: &Path) -> Result<Vec<Shard>, WeightsError> {
             WeightsError::content(
                 path,
                 format!(
-                    "holds none of {}: it is no folder of weights",
-                    NAMES.join(", ")
+                    "holds none of {}: it is no folder of weights{}",
+                    NAMES.join(", "),
+                    others(path)
                 ),
             )
         })?;
@@ -60,6 +61,28 @@ pub(super) fn files(path: &Path) -> Result<Vec<Shard>, WeightsError> {
         path: path.to_owned(),
         expected: None,
     }])
+}
+
+/// Endings of files that may hold weights.
+const ENDINGS: [&str; 6] = ["safetensors", "bin", "pt", "pth", "ckpt", "index.json"];
+
+/// Files of a folder that may hold weights under another name, as the end of a sentence.
+fn others(folder: &Path) -> String {
+    let mut names: Vec<String> = std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
+        .filter(|name| {
+            ENDINGS
+                .iter()
+                .any(|ending| name.ends_with(&format!(".{ending}")))
+        })
+        .collect();
+    names.sort();
+    match names.is_empty() {
+        true => String::new(),
+        false => format!(". It holds {}: give that file", names.join(", ")),
+    }
 }
 
 /// The files that an index names. They must lie in its own folder: an index is data from elsewhere.

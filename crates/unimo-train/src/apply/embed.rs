@@ -7,7 +7,7 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
 use super::inputs::{self, ColumnArgs};
-use super::{ModelArgs, Predictor};
+use super::{Matcher, ModelArgs, Pooling, Predictor, can_be_written};
 use crate::checkpoint::write_atomically;
 use crate::error::TrainError;
 use crate::model::host;
@@ -24,6 +24,10 @@ pub struct EmbedArgs {
     /// Texts: a .txt file with one a line, or a list.
     #[arg(long, value_name = "FILE")]
     texts: Option<PathBuf>,
+    /// Of a text or image encoder alone, what becomes its vector: `class`, the state of the first token, or `mean`, that of all tokens
+    /// or patches; default: as 1_Pooling/config.json of sentence-transformers says, else class.
+    #[arg(long, value_name = "HOW", value_parser = Pooling::parse)]
+    pooling: Option<Pooling>,
     #[command(flatten)]
     columns: ColumnArgs,
     /// NAME.safetensors with `images`, `texts` and their ids in its notes; or NAME.npy, which becomes NAME.images.npy and
@@ -69,6 +73,7 @@ pub fn run(args: &EmbedArgs) -> Result<(), TrainError> {
             )));
         }
     };
+    can_be_written(&args.out)?;
     let pictures = args.images.as_ref();
     let pictures = pictures
         .map(|given| inputs::images(given, &args.columns))
@@ -77,7 +82,16 @@ pub fn run(args: &EmbedArgs) -> Result<(), TrainError> {
     let texts = texts
         .map(|given| inputs::texts(given, &args.columns))
         .transpose()?;
-    let predictor = Predictor::open(&args.model)?;
+    let mut predictor = Predictor::open(&args.model)?;
+    choose_pooling(&mut predictor, args.pooling)?;
+    // Before the first part is computed, in case that it is the second that cannot be.
+    predictor.check_space()?;
+    if pictures.is_some() {
+        predictor.pictures()?;
+    }
+    if texts.is_some() {
+        predictor.tokenizer()?;
+    }
     let mut parts = Vec::new();
     if let Some(pictures) = pictures {
         let embedded = images(&predictor, &pictures)?;
@@ -89,6 +103,7 @@ pub fn run(args: &EmbedArgs) -> Result<(), TrainError> {
     if let Some(all) = texts {
         parts.push(("texts", self::texts(&predictor, all)?));
     }
+    predictor.say_what_was_cut();
     if npy {
         for (what, embedded) in &parts {
             let file = |end: &str| args.out.with_extension(format!("{what}.{end}"));
@@ -108,6 +123,31 @@ pub fn run(args: &EmbedArgs) -> Result<(), TrainError> {
     write_safetensors(&args.out, &parts)
 }
 
+/// Encoders alone have no common space: what their vectors are is said.
+fn choose_pooling(predictor: &mut Predictor, asked: Option<Pooling>) -> Result<(), TrainError> {
+    let alone = matches!(predictor.matcher, Matcher::Text(..) | Matcher::Image(_));
+    if !alone {
+        return match asked {
+            Some(_) => Err(TrainError::Check(format!(
+                "--pooling is for text and image encoders alone; {} has a common space of its own",
+                predictor.given
+            ))),
+            None => Ok(()),
+        };
+    }
+    predictor.pooling = asked.unwrap_or(predictor.pooling);
+    let [text, picture] = predictor.pooling.describe();
+    let (what, how) = match predictor.matcher {
+        Matcher::Image(_) => ("picture", picture),
+        _ => ("text", text),
+    };
+    eprintln!(
+        "{}: each {what} is {how}, brought to length 1",
+        predictor.given
+    );
+    Ok(())
+}
+
 /// Pictures in the common space; those that cannot be read are set aside.
 ///
 /// # Errors
@@ -117,6 +157,7 @@ pub fn images(
     predictor: &Predictor,
     pictures: &[(String, PathBuf)],
 ) -> Result<Embedded, TrainError> {
+    predictor.pictures()?;
     let mut found = Embedded::default();
     let mut bar = Progress::new(pictures.len() as u64, 0, "embedding").counting("pictures");
     for batch in pictures.chunks(predictor.batch_size) {
@@ -131,7 +172,7 @@ pub fn images(
             }
         }
         if !pixels.is_empty() {
-            let rows = predictor.embed_images(predictor.pixels(pixels))?;
+            let rows = predictor.embed_images(predictor.pixels(pixels)?)?;
             found.width = rows.dims()[1];
             found.values.extend(host(rows));
         }
@@ -159,7 +200,7 @@ pub fn texts(predictor: &Predictor, texts: Vec<String>) -> Result<Embedded, Trai
     let mut found = Embedded::default();
     let mut bar = Progress::new(texts.len() as u64, 0, "embedding").counting("texts");
     for batch in texts.chunks(predictor.batch_size) {
-        let tokens: Vec<_> = batch.iter().map(|text| predictor.tokens(text)).collect();
+        let tokens = predictor.all_tokens(batch.iter().map(String::as_str))?;
         let rows = predictor.embed_texts(&tokens)?;
         found.width = rows.dims()[1];
         found.values.extend(host(rows));
@@ -170,7 +211,12 @@ pub fn texts(predictor: &Predictor, texts: Vec<String>) -> Result<Embedded, Trai
     Ok(found)
 }
 
-fn write_safetensors(path: &Path, parts: &[(&str, Embedded)]) -> Result<(), TrainError> {
+/// Writes vectors and what they stand for; see `--out`.
+///
+/// # Errors
+///
+/// The file cannot be written.
+pub fn write_safetensors(path: &Path, parts: &[(&str, Embedded)]) -> Result<(), TrainError> {
     let wrong = |reason: String| TrainError::Check(format!("{}: {reason}", path.display()));
     let mut notes = HashMap::new();
     let mut tensors = Vec::new();

@@ -16,13 +16,14 @@ use burn::module::Module;
 use burn::tensor::{Gradients, Tensor};
 use serde::Serialize;
 use unimo_core::attention::Weights;
+use unimo_data::TextTokenizer;
 use unimo_data::images;
 use unimo_data::tokens::Encoded;
 use unimo_encoders::backbone::{ImageFeatures, TextFeatures};
 use unimo_encoders::fusion::{FusionOutput, Keep, StreamAttention};
 use unimo_encoders::image::ImageEncoder;
 
-use super::{Matcher, ModelArgs, Predictor, probability, write_text};
+use super::{ModelArgs, Predictor, can_be_written, probability, write_text};
 use crate::error::TrainError;
 use crate::evaluation;
 use crate::model::{Model, host};
@@ -146,8 +147,12 @@ pub fn run(args: &ExplainArgs) -> Result<(), TrainError> {
             picture.display()
         )));
     }
+    for path in [Some(&args.html), args.picture.as_ref(), args.json.as_ref()] {
+        path.map_or(Ok(()), |path| can_be_written(path))?;
+    }
     let predictor = Predictor::open(&args.model)?;
     let explanation = explain(&predictor, &args.image, &args.text)?;
+    predictor.say_what_was_cut();
     let picture = predictor.view(&args.image).map_err(TrainError::Check)?;
     let mut written = vec![(
         &args.html,
@@ -174,19 +179,14 @@ pub fn run(args: &ExplainArgs) -> Result<(), TrainError> {
 ///
 /// As [`run`].
 pub fn explain(predictor: &Predictor, image: &Path, text: &str) -> Result<Explanation, TrainError> {
-    let Matcher::Pair(model) = &predictor.matcher else {
-        return Err(predictor.lacks(
-            "attention between text and image",
-            "CLIP's towers meet in a cosine only",
-        ));
-    };
+    let model = predictor.pair("attention between text and image")?;
     let Some(fusion) = &model.backbone.fusion else {
         return Err(predictor.lacks(
             "attention of one stream to the other",
             "its cross-modal encoder has a single stream, [model.joint]",
         ));
     };
-    let encoded = predictor.tokens(text);
+    let encoded = predictor.tokens(text)?;
     let pixels = predictor
         .picture(image)
         .map_err(|error| TrainError::Check(error.reason))?;
@@ -196,7 +196,8 @@ pub fn explain(predictor: &Predictor, image: &Path, text: &str) -> Result<Explan
     let grid = model.backbone.image.as_ref().map(ImageEncoder::grid);
     let grid = grid.ok_or_else(|| predictor.lacks("patches", "it reads regions"))?;
     let reads = reads(&seen, positions - grid * grid);
-    let parts = parts(predictor, &encoded)
+    let tokenizer = predictor.tokenizer()?;
+    let parts = parts(tokenizer, &encoded)
         .into_iter()
         .map(|(name, scope, at)| Part {
             total: total(&reads, &at),
@@ -215,7 +216,7 @@ pub fn explain(predictor: &Predictor, image: &Path, text: &str) -> Result<Explan
         .collect();
     Ok(Explanation {
         image: image.display().to_string(),
-        text: predictor.tokenizer.decode(&encoded.ids),
+        text: tokenizer.decode(&encoded.ids),
         probability: seen.score.map(probability),
         grid,
         parts,
@@ -223,7 +224,7 @@ pub fn explain(predictor: &Predictor, image: &Path, text: &str) -> Result<Explan
             &fusion.config,
             &seen.fused.gates,
             &[encoded.ids],
-            &predictor.tokenizer,
+            tokenizer,
         ),
     })
 }
@@ -242,8 +243,8 @@ fn look(
     text: &Encoded,
     pixels: Vec<f32>,
 ) -> Result<Seen, TrainError> {
-    let texts = predictor.text_features(model, std::slice::from_ref(text));
-    let images = model.backbone.encode_images(predictor.pixels(pixels));
+    let texts = predictor.text_features(model, std::slice::from_ref(text))?;
+    let images = model.backbone.encode_images(predictor.pixels(pixels)?);
     let Some(itm) = &model.objectives.itm else {
         return Ok(Seen {
             fused: model.backbone.fuse(&texts, &images, Keep::Attention),
@@ -413,8 +414,7 @@ fn rows(x: Tensor<3>) -> Vec<Vec<f32>> {
 }
 
 /// What gets maps: name, kind and positions.
-fn parts(predictor: &Predictor, text: &Encoded) -> Vec<(String, Scope, Vec<usize>)> {
-    let tokenizer = &predictor.tokenizer;
+fn parts(tokenizer: &TextTokenizer, text: &Encoded) -> Vec<(String, Scope, Vec<usize>)> {
     let mut parts = vec![
         (
             "whole caption".to_owned(),
@@ -451,7 +451,8 @@ fn parts(predictor: &Predictor, text: &Encoded) -> Vec<(String, Scope, Vec<usize
 impl Predictor {
     /// The part of a picture that the model sees, in the picture's own proportions, large enough to look at.
     fn view(&self, path: &Path) -> Result<image::RgbImage, String> {
+        let pictures = self.pictures().map_err(|error| error.to_string())?;
         let picture = images::read(path, super::PICTURES).map_err(|error| error.reason)?;
-        self.pictures.view(&picture, page::SIDE)
+        pictures.view(&picture, page::SIDE)
     }
 }

@@ -1,10 +1,12 @@
-//! `unimo fill-mask`: the likeliest words for a masked caption, given a picture.
+//! `unimo fill-mask`: the likeliest words for a masked caption, given a picture, or for a masked text, of a text encoder alone.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use burn::tensor::Tensor;
 use burn::tensor::activation::softmax;
 use serde::Serialize;
 use unimo_core::layers::cast;
+use unimo_data::tokens::Encoded;
 use unimo_encoders::fusion::Keep;
 
 use super::{Matcher, ModelArgs, Predictor};
@@ -16,9 +18,9 @@ use crate::model::host;
 pub struct FillMaskArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// The picture.
+    /// The picture; a BERT or RoBERTa alone takes none.
     #[arg(long, value_name = "FILE")]
-    image: PathBuf,
+    image: Option<PathBuf>,
     /// The caption, with the tokenizer's mask token (`<mask>` or `[MASK]`) in place of each word that is asked for.
     #[arg(long)]
     text: String,
@@ -50,7 +52,7 @@ pub struct Candidate {
 /// The model or the picture cannot be read, the model has no language head, or the caption has no mask.
 pub fn run(args: &FillMaskArgs) -> Result<(), TrainError> {
     let predictor = Predictor::open(&args.model)?;
-    let found = fill(&predictor, &args.image, &args.text, args.top)?;
+    let found = fill(&predictor, args.image.as_deref(), &args.text, args.top)?;
     if args.json {
         let json = serde_json::to_string_pretty(&found)
             .map_err(|e| TrainError::Check(format!("the words cannot be written: {e}")))?;
@@ -75,40 +77,36 @@ pub fn run(args: &FillMaskArgs) -> Result<(), TrainError> {
 /// As [`run`].
 pub fn fill(
     predictor: &Predictor,
-    image: &std::path::Path,
+    image: Option<&Path>,
     text: &str,
     top: usize,
 ) -> Result<Vec<Vec<Candidate>>, TrainError> {
-    let Matcher::Pair(model) = &predictor.matcher else {
-        return Err(predictor.lacks("language head", "CLIP has none"));
-    };
-    let mlm = model.objectives.mlm.as_ref().ok_or_else(|| {
-        predictor.lacks("language head", "it was not trained with [objectives.mlm]")
-    })?;
-    let tokenizer = &predictor.tokenizer;
+    if top == 0 {
+        return Err(TrainError::Check("--top must be at least 1".to_owned()));
+    }
+    let tokenizer = predictor.tokenizer()?;
     let Some(mask) = tokenizer.specials().mask else {
         return Err(predictor.lacks("mask token", "its tokenizer has none"));
     };
+    let spelt = tokenizer.token(mask).unwrap_or_default();
     let encoded = tokenizer.encode_with_masks(text, predictor.max_text_length);
     let masks: Vec<usize> = (0..encoded.ids.len())
         .filter(|at| encoded.ids[*at] == mask)
         .collect();
-    if masks.is_empty() {
+    let given = text.matches(&spelt).count();
+    if masks.len() < given && tokenizer.is_cut(text, predictor.max_text_length) {
         return Err(TrainError::Check(format!(
-            "--text holds no {}, which is the mask of this model",
-            tokenizer.token(mask).unwrap_or_default()
+            "--text is longer than the {} tokens that the model reads, and {} of its {given} {spelt} lie beyond them",
+            predictor.max_text_length,
+            given - masks.len()
         )));
     }
-    let pixels = predictor
-        .picture(image)
-        .map_err(|error| TrainError::Check(error.reason))?;
-    let images = model.backbone.encode_images(predictor.pixels(pixels));
-    let texts = predictor.text_features(model, std::slice::from_ref(&encoded));
-    let fused = model.backbone.fuse(&texts, &images, Keep::Nothing);
-    let states = fused.text().clone();
-    let [_, length, width] = states.dims();
-    let words = &model.backbone.text.word_embedding;
-    let logits = mlm.logits(words, states.reshape([length, width]));
+    if masks.is_empty() {
+        return Err(TrainError::Check(format!(
+            "--text holds no {spelt}, which is the mask of this model"
+        )));
+    }
+    let logits = logits(predictor, image, &encoded)?;
     let logits = cast(logits, burn::tensor::FloatDType::F32);
     masks
         .iter()
@@ -129,4 +127,57 @@ pub fn fill(
             Ok(order.iter().take(top).map(candidate).collect())
         })
         .collect()
+}
+
+/// Scores of every word at every position of one text.
+///
+/// # Shapes
+///
+/// - output: `[L, V]`
+fn logits(
+    predictor: &Predictor,
+    image: Option<&Path>,
+    encoded: &Encoded,
+) -> Result<Tensor<2>, TrainError> {
+    let one = std::slice::from_ref(encoded);
+    let rows = |states: Tensor<3>| {
+        let [_, length, width] = states.dims();
+        states.reshape([length, width])
+    };
+    if let Matcher::Text(encoder, head) = &predictor.matcher {
+        let head = head.as_ref().ok_or_else(|| {
+            predictor.lacks(
+                "language head",
+                "its checkpoint holds neither cls.predictions nor lm_head",
+            )
+        })?;
+        if image.is_some() {
+            return Err(predictor.lacks(
+                "image encoder",
+                "it is a text encoder alone; leave --image out",
+            ));
+        }
+        let length = encoded.ids.len();
+        let input = encoder.input(&encoded.ids, &[length], length, &predictor.device);
+        let states = encoder.forward(&input, 1).remove(0);
+        return Ok(head.logits(&encoder.word_embedding, rows(states)));
+    }
+    let model = predictor.pair("language head")?;
+    let mlm = model.objectives.mlm.as_ref().ok_or_else(|| {
+        predictor.lacks("language head", "it was not trained with [objectives.mlm]")
+    })?;
+    let Some(image) = image else {
+        return Err(TrainError::Check(format!(
+            "--image is missing: {} fills masks in captions of pictures",
+            predictor.given
+        )));
+    };
+    let pixels = predictor
+        .picture(image)
+        .map_err(|error| TrainError::Check(error.reason))?;
+    let images = model.backbone.encode_images(predictor.pixels(pixels)?);
+    let texts = predictor.text_features(model, one)?;
+    let fused = model.backbone.fuse(&texts, &images, Keep::Nothing);
+    let words = &model.backbone.text.word_embedding;
+    Ok(mlm.logits(words, rows(fused.text().clone())))
 }

@@ -102,6 +102,31 @@ pub fn pairs(
     Ok(all)
 }
 
+/// What of an input is not used, to be said once.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct LeftOut {
+    count: usize,
+    first: Option<String>,
+}
+
+impl LeftOut {
+    fn add(&mut self, what: impl FnOnce() -> String) {
+        self.count += 1;
+        self.first.get_or_insert_with(what);
+    }
+
+    /// One line, if there is anything to say.
+    fn say(&self, given: &Path, what: &str) {
+        if let Some(first) = &self.first {
+            eprintln!(
+                "{}: {} {what} left out, the first: {first}",
+                given.display(),
+                self.count
+            );
+        }
+    }
+}
+
 /// Pictures: one file, all in a folder and the folders in it, or those that a list names, each once, in order.
 ///
 /// # Errors
@@ -123,14 +148,26 @@ pub fn images(given: &Path, columns: &ColumnArgs) -> Result<Vec<(String, PathBuf
     } else {
         let folder = given.parent().unwrap_or(Path::new(""));
         let mut seen = std::collections::HashSet::new();
-        for (_, row) in read_rows(given)? {
-            let row = row.unwrap_or_default();
-            let image = row.get(&columns.image_column).and_then(|v| v.as_str());
-            if let Some(image) = image.filter(|image| seen.insert((*image).to_owned())) {
+        let mut left_out = LeftOut::default();
+        for (line, row) in read_rows(given)? {
+            let row = match row {
+                Ok(row) => row,
+                Err(reason) => {
+                    left_out.add(|| format!("line {line}, {reason}"));
+                    continue;
+                }
+            };
+            let Some(image) = row.get(&columns.image_column).and_then(|v| v.as_str()) else {
+                let column = &columns.image_column;
+                left_out.add(|| format!("line {line}, no text in column `{column}`"));
+                continue;
+            };
+            if seen.insert(image.to_owned()) {
                 let path = paths::resolve(folder, image).map_err(TrainError::Check)?;
                 found.push((image.to_owned(), path));
             }
         }
+        left_out.say(given, "rows");
     }
     match found.is_empty() {
         true => Err(TrainError::Check(format!(
@@ -157,15 +194,29 @@ pub fn texts(given: &Path, columns: &ColumnArgs) -> Result<Vec<String>, TrainErr
             all.push(line.trim_start_matches('\u{feff}').to_owned());
         }
     } else {
-        for (_, row) in read_rows(given)? {
-            match row.unwrap_or_default().get(&columns.text_column) {
+        let mut left_out = LeftOut::default();
+        for (line, row) in read_rows(given)? {
+            let row = match row {
+                Ok(row) => row,
+                Err(reason) => {
+                    left_out.add(|| format!("line {line}, {reason}"));
+                    continue;
+                }
+            };
+            let before = all.len();
+            match row.get(&columns.text_column) {
                 Some(serde_json::Value::Array(texts)) => {
                     all.extend(texts.iter().filter_map(|t| t.as_str()).map(str::to_owned));
                 }
                 Some(text) => all.extend(text.as_str().map(str::to_owned)),
                 None => {}
             }
+            if all.len() == before {
+                let column = &columns.text_column;
+                left_out.add(|| format!("line {line}, no text in column `{column}`"));
+            }
         }
+        left_out.say(given, "rows");
     }
     let mut seen = std::collections::HashSet::new();
     all.retain(|text| !text.trim().is_empty() && seen.insert(text.clone()));
@@ -219,8 +270,21 @@ mod tests {
         let names: Vec<_> = found.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["b.webp", "sub/c.JPG"]);
 
+        for other in ["._b.webp", ".hidden.png", "x.gif"] {
+            std::fs::write(folder.path().join(other), b"").unwrap();
+        }
+        std::fs::create_dir(folder.path().join(MAC)).unwrap();
+        std::fs::write(folder.path().join(MAC).join("b.webp"), b"").unwrap();
+        let mut again = Vec::new();
+        let mut left_out = LeftOut::default();
+        walk(folder.path(), folder.path(), &mut again, &mut left_out).unwrap();
+        again.sort();
+        assert_eq!(again, found);
+        assert_eq!(left_out.count, 1);
+        assert!(left_out.first.unwrap().contains("x.gif"));
+
         let text = folder.path().join("t.txt");
-        std::fs::write(&text, "one\n\n two\none\n").unwrap();
+        std::fs::write(&text, "\u{feff}one\r\n\n two\none\n").unwrap();
         assert_eq!(texts(&text, &columns()).unwrap(), ["one", " two"]);
         std::fs::write(&text, "\n").unwrap();
         assert!(texts(&text, &columns()).is_err());

@@ -10,25 +10,38 @@ pub mod inputs;
 pub mod score;
 pub mod search;
 
+mod pooling;
+
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use unimo_core::batch::{Images, Texts};
+use unimo_core::layers::normalise;
 use unimo_data::config::Pad;
 use unimo_data::error::ReadError;
-use unimo_data::images::{self, Filter, ImageSpec, Limits, Resize};
-use unimo_data::processor;
+use unimo_data::images::{self, Limits};
+use unimo_data::processor::{self, Pictures};
 use unimo_data::tokens::Encoded;
-use unimo_data::{ConceptReader, Concepts, TextTokenizer};
+use unimo_data::{ConceptReader, Concepts, TextTokenizer, published};
 use unimo_encoders::backbone::{ImageFeatures, TextFeatures};
 use unimo_encoders::clip::Clip;
 use unimo_encoders::fusion::Keep;
+use unimo_encoders::image::ImageEncoder;
+use unimo_encoders::text::TextEncoder;
+use unimo_objectives::mlm::Mlm;
+
+pub use pooling::Pooling;
 
 use crate::checkpoint::write_atomically;
 use crate::device::DeviceChoice;
 use crate::error::TrainError;
 use crate::evaluation;
+use crate::given::{self, Given};
 use crate::hub;
+use crate::language_head;
 use crate::model::{Model, host};
 use crate::pretrained::{self, Network, NetworkConfig};
 use crate::training;
@@ -52,47 +65,55 @@ pub struct ModelArgs {
     pub device: DeviceChoice,
 }
 
-/// A model that compares texts with pictures.
+/// The kinds of models that commands use.
 #[derive(Debug)]
 pub enum Matcher {
     /// Three encoders with heads.
     Pair(Box<Model>),
     /// CLIP.
     Clip(Box<Clip>),
+    /// A text encoder alone, maybe with a language head.
+    Text(Box<TextEncoder>, Option<Box<Mlm>>),
+    /// An image encoder alone.
+    Image(Box<ImageEncoder>),
 }
 
 /// A model with all that it needs to take files and strings.
 pub struct Predictor {
     /// The model.
     pub matcher: Matcher,
-    /// Its tokenizer.
-    pub tokenizer: TextTokenizer,
+    /// Its tokenizer; an image encoder alone has none.
+    tokenizer: Option<TextTokenizer>,
     /// Its phrases, where it was trained with concepts: those that a source knew are found by the parser, those of a file of tuples
     /// are looked up there. Pictures have no tags here.
     pub concepts: Option<ConceptReader>,
-    /// What it wants pictures to be.
-    pub pictures: ImageSpec,
+    /// What it wants pictures to be; a text encoder alone has no such wish.
+    pictures: Option<Pictures>,
     /// Longest text in tokens.
     pub max_text_length: usize,
+    /// How an encoder alone makes one vector of a text or a picture.
+    pub pooling: Pooling,
     /// Texts and pictures per forward pass.
     pub batch_size: usize,
     /// Where it is.
     pub device: Device,
     /// What was given, for messages.
     pub given: String,
+    /// What it is, for messages.
+    kind: &'static str,
+    /// Hashes of the texts that were cut.
+    cut: Mutex<HashSet<u64>>,
 }
 
 /// Pictures that are read.
 const PICTURES: Limits = Limits::full_size(50_000_000);
-/// Longest text that METER and BridgeTower read, where a checkpoint does not say it.
-const TEXT_LENGTH: usize = 50;
 
 impl Predictor {
-    /// Opens a run, a checkpoint or a Hugging Face id.
+    /// Opens a run, a checkpoint or a Hugging Face id. What had to be taken for granted is said on the standard error output.
     ///
     /// # Errors
     ///
-    /// It cannot be read, or lacks a tokenizer or a description of its pictures.
+    /// It cannot be read, lacks a tokenizer, or asks for pictures in a way that is not supported.
     pub fn open(args: &ModelArgs) -> Result<Self, TrainError> {
         if args.batch_size == 0 {
             return Err(TrainError::Check(
@@ -100,78 +121,98 @@ impl Predictor {
             ));
         }
         let (device, _) = args.device.open()?;
-        if Path::new(&args.model).join("recipe.toml").is_file() {
-            return Self::of_run(args, device);
+        let (predictor, notes) = match given::find(&args.model, args.step)? {
+            Given::Run { folder, step } => (Self::of_run(args, &folder, step, device)?, Vec::new()),
+            Given::Public(path) => Self::of_public(args, &path, device)?,
+        };
+        for note in notes {
+            eprintln!("{}: {note}", args.model);
         }
-        if args.step.is_some() {
-            return Err(TrainError::Check(format!(
-                "--step is for runs, and {} is none",
-                args.model
-            )));
-        }
-        let path = hub::resolve(&args.model)?;
-        let mut public = pretrained::describe(&path, None)?;
-        if let NetworkConfig::Pair { model, .. } = &mut public.config {
-            **model = model.as_ref().clone().without_dropout();
-        }
-        let loaded = public.load(&device)?;
-        let (matcher, max_text_length, size) = match (loaded.network, &loaded.config) {
-            (Network::Pair(model), NetworkConfig::Pair { model: config, .. }) => (
-                Matcher::Pair(model),
-                TEXT_LENGTH.min(config.text.longest_text()),
-                config
+        Ok(predictor)
+    }
+
+    fn of_public(
+        args: &ModelArgs,
+        path: &Path,
+        device: Device,
+    ) -> Result<(Self, Vec<String>), TrainError> {
+        let folder = given::folder_of(path);
+        let mut public = pretrained::describe(path, None)?;
+        public.config = public.config.without_dropout();
+        let mut notes = std::mem::take(&mut public.notes);
+        let size = match &public.config {
+            NetworkConfig::Text(_) => None,
+            NetworkConfig::Image(config) => Some(config.image_size),
+            NetworkConfig::Clip(config) => Some(config.image.image_size),
+            NetworkConfig::Pair { model, .. } => Some(
+                model
                     .image
                     .as_ref()
                     .map(|image| image.image_size)
                     .ok_or_else(|| reads_regions(&args.model))?,
             ),
-            (Network::Clip(clip), NetworkConfig::Clip(config)) => (
-                Matcher::Clip(clip),
-                config.text.max_positions,
-                config.image.image_size,
-            ),
-            _ => {
-                return Err(TrainError::Check(format!(
-                    "{} is {}, which knows only one of text and picture; a model of both is needed here",
-                    args.model, public.kind
-                )));
+        };
+        let pictures = size
+            .map(|size| {
+                let prepared = processor::find(&folder, public.family, size)?;
+                fits(&prepared, size)?;
+                notes.extend(prepared.notes);
+                Ok::<_, TrainError>(prepared.pictures)
+            })
+            .transpose()?;
+        let mut max_text_length = 0;
+        let mut tokenizer = None;
+        if public.config.longest_text().is_none() && args.tokenizer.is_some() {
+            notes.push("--tokenizer is not used: the model reads no texts".to_owned());
+        }
+        if public.config.longest_text().is_some() {
+            let place = match &args.tokenizer {
+                Some(given) => hub::resolve(&given.to_string_lossy())?,
+                None => folder.clone(),
+            };
+            let published = published::load(&place)?;
+            max_text_length = public.text_length(published.max_length);
+            notes.extend(published.notes);
+            tokenizer = Some(published.tokenizer);
+        }
+        let loaded = public.load(&device)?;
+        notes.extend(loaded.report.notes.iter().cloned());
+        let tied = loaded.report.tied.iter();
+        notes.extend(tied.map(|(name, stored)| format!("`{name}` is stored as `{stored}`")));
+        let mut pooling = Pooling::Class;
+        let matcher = match loaded.network {
+            Network::Pair(model) => Matcher::Pair(model),
+            Network::Clip(clip) => Matcher::Clip(clip),
+            Network::Image(encoder) => Matcher::Image(encoder),
+            Network::Text(encoder) => {
+                pooling = Pooling::of_folder(&folder)?;
+                let head = language_head::load(&public, &device)?;
+                Matcher::Text(encoder, head.map(Box::new))
             }
         };
-        let folder = match path.is_dir() {
-            true => path.clone(),
-            false => path.parent().unwrap_or(Path::new(".")).to_owned(),
-        };
-        let file = folder.join("preprocessor_config.json");
-        let pictures = match file.is_file() {
-            true => processor::read(&file)?,
-            false => default_pictures(size),
-        };
-        if pictures.size != size {
-            return Err(TrainError::Check(format!(
-                "{} gives pictures of {} pixels, the model takes {size}",
-                file.display(),
-                pictures.size
-            )));
-        }
-        let tokenizer = match &args.tokenizer {
-            Some(given) => hub::resolve(&given.to_string_lossy())?,
-            None => folder,
-        };
-        Ok(Self {
+        let predictor = Self {
             concepts: None,
             matcher,
-            tokenizer: TextTokenizer::load(&tokenizer, true)?,
+            tokenizer,
             pictures,
             max_text_length,
+            pooling,
             batch_size: args.batch_size,
             device,
             given: args.model.clone(),
-        })
+            kind: public.kind,
+            cut: Mutex::default(),
+        };
+        Ok((predictor, notes))
     }
 
-    fn of_run(args: &ModelArgs, device: Device) -> Result<Self, TrainError> {
-        let folder = Path::new(&args.model);
-        let (run, recipe, _, model) = evaluation::open_model(folder, args.step, &device)?;
+    fn of_run(
+        args: &ModelArgs,
+        folder: &Path,
+        step: Option<u64>,
+        device: Device,
+    ) -> Result<Self, TrainError> {
+        let (run, recipe, _, model) = evaluation::open_model(folder, step, &device)?;
         if recipe.model.regions.is_some() {
             return Err(reads_regions(&args.model));
         }
@@ -193,14 +234,87 @@ impl Predictor {
             .transpose()?;
         Ok(Self {
             matcher: Matcher::Pair(Box::new(model)),
-            tokenizer,
+            tokenizer: Some(tokenizer),
             concepts,
-            pictures: recipe.data.image_spec(),
+            pictures: Some(recipe.data.image_spec().into()),
             max_text_length: recipe.data.max_text_length,
+            pooling: Pooling::Class,
             batch_size: args.batch_size,
             device,
             given: args.model.clone(),
+            kind: "a run",
+            cut: Mutex::default(),
         })
+    }
+
+    /// The tokenizer.
+    ///
+    /// # Errors
+    ///
+    /// The model reads no texts.
+    pub fn tokenizer(&self) -> Result<&TextTokenizer, TrainError> {
+        self.tokenizer
+            .as_ref()
+            .ok_or_else(|| self.lacks("text encoder", &format!("it is {}", self.kind)))
+    }
+
+    /// How it wants pictures.
+    ///
+    /// # Errors
+    ///
+    /// The model reads no pictures.
+    pub fn pictures(&self) -> Result<&Pictures, TrainError> {
+        self.pictures
+            .as_ref()
+            .ok_or_else(|| self.lacks("image encoder", &format!("it is {}", self.kind)))
+    }
+
+    /// The three encoders with heads, for what only they have.
+    ///
+    /// # Errors
+    ///
+    /// The model is of another kind: it has no `what`.
+    pub fn pair(&self, what: &str) -> Result<&Model, TrainError> {
+        let why = match &self.matcher {
+            Matcher::Pair(model) => return Ok(model),
+            Matcher::Clip(_) => {
+                "CLIP's towers meet in a cosine only; use `unimo embed` or `unimo search`"
+                    .to_owned()
+            }
+            Matcher::Text(..) | Matcher::Image(_) => format!(
+                "it is {}, which knows only one of text and picture",
+                self.kind
+            ),
+        };
+        Err(self.lacks(what, &why))
+    }
+
+    /// Whether it makes vectors of texts or pictures.
+    ///
+    /// # Errors
+    ///
+    /// It has no common space.
+    pub fn check_space(&self) -> Result<(), TrainError> {
+        match &self.matcher {
+            Matcher::Pair(model) => self.itc(model).map(drop),
+            Matcher::Clip(_) | Matcher::Text(..) | Matcher::Image(_) => Ok(()),
+        }
+    }
+
+    /// Says how many texts were longer than the model reads, if any.
+    pub fn say_what_was_cut(&self) {
+        let cut = self.cut.lock().unwrap_or_else(PoisonError::into_inner);
+        match cut.len() {
+            0 => {}
+            1 => eprintln!(
+                "1 text is longer than the {} tokens that are read of a text; its end is left out",
+                self.max_text_length
+            ),
+            count => eprintln!(
+                "{count} texts are longer than the {} tokens that are read of a text; their ends are left out",
+                self.max_text_length
+            ),
+        }
     }
 
     /// A picture as the model wants it, `[3, S, S]` in one row.
@@ -209,9 +323,9 @@ impl Predictor {
     ///
     /// Why the file cannot be used.
     pub fn picture(&self, path: &Path) -> Result<Vec<f32>, ReadError> {
+        let pictures = self.pictures().map_err(|error| error.to_string())?;
         let mut pixels = Vec::new();
-        self.pictures
-            .append(&images::read(path, PICTURES)?, &mut pixels)?;
+        pictures.append(&images::read(path, PICTURES)?, &mut pixels)?;
         Ok(pixels)
     }
 
@@ -228,32 +342,68 @@ impl Predictor {
     }
 
     /// Pictures on the device, `[B, 3, S, S]`.
-    pub fn pixels(&self, pictures: Vec<f32>) -> Tensor<4> {
-        let size = self.pictures.size;
-        let rows = pictures.len() / self.pictures.values();
-        let shape = [rows, Images::CHANNELS, size, size];
-        Tensor::from_data(TensorData::new(pictures, shape), &self.device)
+    ///
+    /// # Errors
+    ///
+    /// The model reads no pictures.
+    pub fn pixels(&self, pictures: Vec<f32>) -> Result<Tensor<4>, TrainError> {
+        let spec = &self.pictures()?.spec;
+        let rows = pictures.len() / spec.values();
+        let shape = [rows, Images::CHANNELS, spec.size, spec.size];
+        Ok(Tensor::from_data(
+            TensorData::new(pictures, shape),
+            &self.device,
+        ))
     }
 
-    /// A text as tokens.
-    pub fn tokens(&self, text: &str) -> Encoded {
+    /// A text as tokens. One that is too long is cut, and counted.
+    ///
+    /// # Errors
+    ///
+    /// The model reads no texts.
+    pub fn tokens(&self, text: &str) -> Result<Encoded, TrainError> {
+        let tokenizer = self.tokenizer()?;
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-        match &self.concepts {
-            None => self.tokenizer.encode(&text, self.max_text_length),
+        let length = self.max_text_length;
+        let (encoded, room) = match &self.concepts {
+            None => (tokenizer.encode(&text, length), length),
             Some(reader) => {
                 let phrases = reader.phrases_of_text(&text);
-                reader.encode(&self.tokenizer, &text, &phrases, self.max_text_length)
+                (
+                    reader.encode(tokenizer, &text, &phrases, length),
+                    reader.room_for_words(length),
+                )
             }
+        };
+        if tokenizer.is_cut(&text, room) {
+            let mut hash = DefaultHasher::new();
+            text.hash(&mut hash);
+            let mut cut = self.cut.lock().unwrap_or_else(PoisonError::into_inner);
+            cut.insert(hash.finish());
         }
+        Ok(encoded)
     }
 
-    /// Texts under each other, padded to `length`, or to the longest.
-    pub fn block(&self, texts: &[Encoded]) -> Texts {
-        self.tokenizer
-            .pad(texts, self.max_text_length, Pad::Longest)
+    /// Several texts as tokens.
+    ///
+    /// # Errors
+    ///
+    /// The model reads no texts.
+    pub fn all_tokens<'a>(
+        &self,
+        texts: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Vec<Encoded>, TrainError> {
+        texts.into_iter().map(|text| self.tokens(text)).collect()
     }
 
-    /// Texts in the common space.
+    /// Texts under each other, padded to the longest.
+    fn block(&self, texts: &[Encoded]) -> Result<Texts, TrainError> {
+        Ok(self
+            .tokenizer()?
+            .pad(texts, self.max_text_length, Pad::Longest))
+    }
+
+    /// Texts in the common space, or as an encoder alone has them: vectors of length 1.
     ///
     /// # Shapes
     ///
@@ -261,24 +411,30 @@ impl Predictor {
     ///
     /// # Errors
     ///
-    /// The model has no common space.
+    /// The model has no common space, or reads no texts.
     pub fn embed_texts(&self, texts: &[Encoded]) -> Result<Tensor<2>, TrainError> {
+        let block = self.block(texts)?;
         match &self.matcher {
             Matcher::Pair(model) => {
                 let itc = self.itc(model)?;
-                Ok(itc.embed_texts(&self.text_features(model, texts)))
+                Ok(itc.embed_texts(&self.text_features(model, texts)?))
             }
             Matcher::Clip(clip) => {
-                let block = self.block(texts);
                 let input = clip
                     .text
                     .input(&block.ids, &block.lengths, block.length, &self.device);
                 Ok(clip.embed_texts(&input))
             }
+            Matcher::Text(encoder, _) => {
+                let input = encoder.input(&block.ids, &block.lengths, block.length, &self.device);
+                let states = encoder.forward(&input, 1).remove(0);
+                Ok(normalise(self.pooling.of_texts(states, &block.lengths)))
+            }
+            Matcher::Image(_) => Err(self.lacks("text encoder", &format!("it is {}", self.kind))),
         }
     }
 
-    /// Pictures in the common space.
+    /// Pictures in the common space, or as an encoder alone has them: vectors of length 1.
     ///
     /// # Shapes
     ///
@@ -287,7 +443,7 @@ impl Predictor {
     ///
     /// # Errors
     ///
-    /// The model has no common space.
+    /// The model has no common space, or reads no pictures.
     pub fn embed_images(&self, pixels: Tensor<4>) -> Result<Tensor<2>, TrainError> {
         match &self.matcher {
             Matcher::Pair(model) => {
@@ -295,15 +451,32 @@ impl Predictor {
                 Ok(itc.embed_images(&model.backbone.encode_images(pixels)))
             }
             Matcher::Clip(clip) => Ok(clip.embed_images(pixels)),
+            Matcher::Image(encoder) => {
+                let states = encoder.finish(encoder.forward(pixels, 1).remove(0));
+                let [_, positions, _] = states.dims();
+                let patches = encoder.grid() * encoder.grid();
+                Ok(normalise(
+                    self.pooling.of_pictures(states, positions - patches),
+                ))
+            }
+            Matcher::Text(..) => Err(self.lacks("image encoder", &format!("it is {}", self.kind))),
         }
     }
 
     /// Texts after their own encoder.
-    pub fn text_features(&self, model: &Model, texts: &[Encoded]) -> TextFeatures {
-        let block = self.block(texts);
+    ///
+    /// # Errors
+    ///
+    /// The model reads no texts.
+    pub fn text_features(
+        &self,
+        model: &Model,
+        texts: &[Encoded],
+    ) -> Result<TextFeatures, TrainError> {
+        let block = self.block(texts)?;
         let text = &model.backbone.text;
         let input = text.input(&block.ids, &block.lengths, block.length, &self.device);
-        model.backbone.encode_texts(&input)
+        Ok(model.backbone.encode_texts(&input))
     }
 
     /// Log-odds of "they belong together" for row `i` of the texts with row `i` of the images.
@@ -317,11 +490,17 @@ impl Predictor {
         texts: &TextFeatures,
         images: &ImageFeatures,
     ) -> Result<Vec<f32>, TrainError> {
-        let itm = model.objectives.itm.as_ref().ok_or_else(|| {
-            self.lacks("matching head", "it was not trained with [objectives.itm]")
-        })?;
+        let itm = self.itm(model)?;
         let fused = model.backbone.fuse(texts, images, Keep::Nothing);
         Ok(host(itm.scores(&model.backbone, &fused)))
+    }
+
+    fn itm<'a>(&self, model: &'a Model) -> Result<&'a unimo_objectives::itm::Itm, TrainError> {
+        model
+            .objectives
+            .itm
+            .as_ref()
+            .ok_or_else(|| self.lacks("matching head", "it was not trained with [objectives.itm]"))
     }
 
     fn itc<'a>(&self, model: &'a Model) -> Result<&'a unimo_objectives::itc::Itc, TrainError> {
@@ -347,14 +526,30 @@ fn reads_regions(model: &str) -> TrainError {
     ))
 }
 
-/// As METER and BridgeTower take pictures, where a checkpoint comes without a description.
-fn default_pictures(size: usize) -> ImageSpec {
-    ImageSpec {
-        size,
-        resize: Resize::Crop,
-        filter: Filter::Bicubic,
-        mean: processor::CLIP_MEAN,
-        std: processor::CLIP_STD,
+/// Pictures must be of the model's size.
+fn fits(prepared: &processor::Prepared, size: usize) -> Result<(), TrainError> {
+    let given = prepared.pictures.spec.size;
+    if given == size {
+        return Ok(());
+    }
+    let file = prepared.file.as_deref().unwrap_or(Path::new(""));
+    Err(TrainError::Check(format!(
+        "{} gives pictures of {given} pixels, the model takes {size}",
+        file.display()
+    )))
+}
+
+/// An error before anything is computed, where the folder of a file that is to be written is not there.
+pub(crate) fn can_be_written(path: &Path) -> Result<(), TrainError> {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => {
+            Err(TrainError::Check(format!(
+                "{} cannot be written: there is no folder {}",
+                path.display(),
+                folder.display()
+            )))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::inputs::{self, ColumnArgs, PairRow};
-use super::{Matcher, ModelArgs, Predictor, probability};
+use super::{ModelArgs, Predictor, probability};
 use crate::error::TrainError;
 use crate::progress::Progress;
 
@@ -55,12 +55,9 @@ struct Scored {
 pub fn run(args: &ScoreArgs) -> Result<(), TrainError> {
     let rows = inputs::pairs(&args.data, &args.columns)?;
     let predictor = Predictor::open(&args.model)?;
-    let Matcher::Pair(model) = &predictor.matcher else {
-        return Err(predictor.lacks(
-            "matching head",
-            "CLIP compares embeddings; use `unimo embed` or `unimo search`",
-        ));
-    };
+    let model = predictor.pair("matching head")?;
+    // Before a file is written: a model without this head can do nothing here.
+    predictor.itm(model)?;
     let mut out: Box<dyn Write> = match &args.out {
         Some(path) => Box::new(std::io::BufWriter::new(
             std::fs::File::create(path).map_err(TrainError::file("create", path))?,
@@ -106,12 +103,9 @@ pub fn run(args: &ScoreArgs) -> Result<(), TrainError> {
             lines.push(line);
         }
         if !used.is_empty() {
-            let tokens: Vec<_> = used
-                .iter()
-                .map(|(_, row)| predictor.tokens(&row.text))
-                .collect();
-            let texts = predictor.text_features(model, &tokens);
-            let images = model.backbone.encode_images(predictor.pixels(pixels));
+            let tokens = predictor.all_tokens(used.iter().map(|(_, row)| row.text.as_str()))?;
+            let texts = predictor.text_features(model, &tokens)?;
+            let images = model.backbone.encode_images(predictor.pixels(pixels)?);
             let scores = predictor.match_scores(model, &texts, &images)?;
             for ((at, _), score) in used.iter().zip(scores) {
                 lines[*at].score = Some(probability(score));
@@ -125,5 +119,7 @@ pub fn run(args: &ScoreArgs) -> Result<(), TrainError> {
         }
         bar.advance(batch.len());
     }
+    bar.finish();
+    predictor.say_what_was_cut();
     out.flush().map_err(TrainError::file("write", &target))
 }

@@ -8,7 +8,7 @@ use unimo_data::images;
 
 use super::embed::{self, Embedded};
 use super::inputs::{self, ColumnArgs};
-use super::{Matcher, ModelArgs, Predictor, probability, write_text};
+use super::{Matcher, ModelArgs, Predictor, can_be_written, probability, write_text};
 use crate::error::TrainError;
 use crate::model::{Model, host};
 use crate::progress::Progress;
@@ -39,17 +39,25 @@ pub struct SearchArgs {
     #[command(flatten)]
     columns: ColumnArgs,
     /// How many results for each query.
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 10, value_parser = at_least_one)]
     top: usize,
-    /// How many candidates the common space leaves to the matching head.
-    #[arg(long, default_value_t = 128)]
-    shortlist: usize,
+    /// How many candidates the common space leaves to the matching head; 0: the matching head is not asked; default: 128, or as many
+    /// as --top if that is more.
+    #[arg(long)]
+    shortlist: Option<usize>,
     /// Write the results as JSON here; default: standard output.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Write a page to look at here.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+}
+
+fn at_least_one(given: &str) -> Result<usize, String> {
+    match given.parse() {
+        Ok(0) | Err(_) => Err("allowed: whole numbers from 1".to_owned()),
+        Ok(number) => Ok(number),
+    }
 }
 
 /// One query's results.
@@ -85,6 +93,9 @@ pub struct Hit {
 ///
 /// The model, the pictures or the texts cannot be read, or a file cannot be written.
 pub fn run(args: &SearchArgs) -> Result<(), TrainError> {
+    for path in [&args.out, &args.html].into_iter().flatten() {
+        can_be_written(path)?;
+    }
     let pictures = args.images.as_ref();
     let pictures = pictures
         .map(|given| inputs::images(given, &args.columns))
@@ -94,16 +105,24 @@ pub fn run(args: &SearchArgs) -> Result<(), TrainError> {
         .map(|given| inputs::texts(given, &args.columns))
         .transpose()?;
     let predictor = Predictor::open(&args.model)?;
+    // Both are needed, whichever way the search goes.
+    predictor.pictures()?;
+    predictor.tokenizer()?;
+    let how = How {
+        top: args.top,
+        shortlist: shortlist(&predictor, args)?,
+    };
     let mut found = Vec::new();
     if let Some(pictures) = pictures {
         let queries = args.text.clone();
-        found.extend(for_texts(&predictor, queries, &pictures, args)?);
+        found.extend(for_texts(&predictor, queries, &pictures, how)?);
     }
     if let Some(texts) = texts {
-        found.extend(for_pictures(&predictor, &args.image, texts, args)?);
+        found.extend(for_pictures(&predictor, &args.image, texts, how)?);
     }
     let json = serde_json::to_string_pretty(&found)
         .map_err(|e| TrainError::Check(format!("the results cannot be written: {e}")))?;
+    predictor.say_what_was_cut();
     match &args.out {
         Some(path) => write_text(path, &(json + "\n"))?,
         None => println!("{json}"),
@@ -114,11 +133,69 @@ pub fn run(args: &SearchArgs) -> Result<(), TrainError> {
     Ok(())
 }
 
+/// How many results, and how many candidates the matching head ranks for them: 0 where it is not asked.
+#[derive(Debug, Clone, Copy)]
+struct How {
+    top: usize,
+    shortlist: usize,
+}
+
+impl How {
+    /// How many of the nearest are kept.
+    fn kept(self) -> usize {
+        match self.shortlist {
+            0 => self.top,
+            shortlist => shortlist,
+        }
+    }
+}
+
+/// Candidates that are left to the matching head where nobody says how many.
+const SHORTLIST: usize = 128;
+
+/// How many candidates the matching head ranks: something must rank the results, and all that are asked for.
+fn shortlist(predictor: &Predictor, args: &SearchArgs) -> Result<usize, TrainError> {
+    let (space, matching) = (has_space(predictor), matching(predictor).is_some());
+    if !space && !matching {
+        return Err(predictor.lacks(
+            "way to compare texts with pictures",
+            "it was trained with neither [objectives.itc] nor [objectives.itm]",
+        ));
+    }
+    let Some(asked) = args.shortlist else {
+        return Ok(if matching { SHORTLIST.max(args.top) } else { 0 });
+    };
+    if !(space && matching) {
+        let (lacks, ranks) = match space {
+            true => ("matching head", "common space"),
+            false => ("common space", "matching head"),
+        };
+        if asked == 0 && !space {
+            return Err(TrainError::Check(format!(
+                "--shortlist 0 leaves the ranking to the common space, and {} has none: leave --shortlist out",
+                predictor.given
+            )));
+        }
+        eprintln!(
+            "--shortlist changes nothing: {} has no {lacks}, its {ranks} ranks everything",
+            predictor.given
+        );
+        return Ok(if space { 0 } else { SHORTLIST });
+    }
+    if asked != 0 && asked < args.top {
+        return Err(TrainError::Check(format!(
+            "--shortlist {asked} is less than --top {}: allowed are 0 (the common space alone ranks) and whole numbers from {} on",
+            args.top, args.top
+        )));
+    }
+    Ok(asked)
+}
+
 fn for_texts(
     predictor: &Predictor,
     queries: Vec<String>,
     pictures: &[(String, PathBuf)],
-    args: &SearchArgs,
+    how: How,
 ) -> Result<Vec<Found>, TrainError> {
     let space = match has_space(predictor) {
         true => {
@@ -137,14 +214,14 @@ fn for_texts(
     let mut all = Vec::new();
     for (at, query) in queries.into_iter().enumerate() {
         let mut hits: Vec<Hit> = match &space {
-            Some((collection, queries)) => nearest(collection, queries.row(at), args.shortlist),
+            Some((collection, queries)) => nearest(collection, queries.row(at), how.kept()),
             None => unranked(pictures.iter().map(|(name, _)| name.clone())),
         };
         for hit in &mut hits {
             hit.path = path_of.get(hit.id.as_str()).map(|path| (*path).clone());
         }
-        if let Some(model) = matching(predictor) {
-            let token = [predictor.tokens(&query)];
+        if let Some(model) = matching(predictor).filter(|_| how.shortlist > 0) {
+            let token = [predictor.tokens(&query)?];
             let mut bar = Progress::new(hits.len() as u64, 0, "matching");
             for batch in hits.chunks_mut(predictor.batch_size) {
                 let mut pixels = Vec::new();
@@ -158,8 +235,8 @@ fn for_texts(
                     }
                 }
                 if !read.is_empty() {
-                    let images = model.backbone.encode_images(predictor.pixels(pixels));
-                    let text = predictor.text_features(model, &token);
+                    let images = model.backbone.encode_images(predictor.pixels(pixels)?);
+                    let text = predictor.text_features(model, &token)?;
                     let text = text.select(&zeros(read.len(), predictor));
                     let scores = predictor.match_scores(model, &text, &images)?;
                     for (i, score) in read.into_iter().zip(scores) {
@@ -170,7 +247,7 @@ fn for_texts(
             }
             bar.finish();
         }
-        all.push(ranked(query, hits, args.top, false));
+        all.push(ranked(query, hits, how.top, false));
     }
     Ok(all)
 }
@@ -179,7 +256,7 @@ fn for_pictures(
     predictor: &Predictor,
     queries: &[PathBuf],
     texts: Vec<String>,
-    args: &SearchArgs,
+    how: How,
 ) -> Result<Vec<Found>, TrainError> {
     let collection = match has_space(predictor) {
         true => Some(embed::texts(predictor, texts.clone())?),
@@ -192,17 +269,17 @@ fn for_pictures(
             .map_err(|error| TrainError::Check(error.reason))?;
         let mut hits = match &collection {
             Some(collection) => {
-                let query = predictor.embed_images(predictor.pixels(pixels.clone()))?;
-                nearest(collection, &host(query), args.shortlist)
+                let query = predictor.embed_images(predictor.pixels(pixels.clone())?)?;
+                nearest(collection, &host(query), how.kept())
             }
             None => unranked(texts.iter().cloned()),
         };
-        if let Some(model) = matching(predictor) {
-            let image = model.backbone.encode_images(predictor.pixels(pixels));
+        if let Some(model) = matching(predictor).filter(|_| how.shortlist > 0) {
+            let image = model.backbone.encode_images(predictor.pixels(pixels)?);
             let mut bar = Progress::new(hits.len() as u64, 0, "matching");
             for batch in hits.chunks_mut(predictor.batch_size) {
-                let tokens: Vec<_> = batch.iter().map(|hit| predictor.tokens(&hit.id)).collect();
-                let features = predictor.text_features(model, &tokens);
+                let tokens = predictor.all_tokens(batch.iter().map(|hit| hit.id.as_str()))?;
+                let features = predictor.text_features(model, &tokens)?;
                 let images = image.select(&zeros(batch.len(), predictor));
                 let scores = predictor.match_scores(model, &features, &images)?;
                 for (hit, score) in batch.iter_mut().zip(scores) {
@@ -212,7 +289,7 @@ fn for_pictures(
             }
             bar.finish();
         }
-        all.push(ranked(path.display().to_string(), hits, args.top, true));
+        all.push(ranked(path.display().to_string(), hits, how.top, true));
     }
     Ok(all)
 }
@@ -226,6 +303,7 @@ fn has_space(predictor: &Predictor) -> bool {
     match &predictor.matcher {
         Matcher::Pair(model) => model.objectives.itc.is_some(),
         Matcher::Clip(_) => true,
+        Matcher::Text(..) | Matcher::Image(_) => false,
     }
 }
 

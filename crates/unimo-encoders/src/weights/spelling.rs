@@ -1,0 +1,241 @@
+//! What stands around a tensor's own name in a file, and what may be left aside.
+//!
+//! Wrappers put parts into names (`module.` of data-parallel training, `_orig_mod.` of `torch.compile`), training scripts nest
+//! the weights in dictionaries (`{"model": {"state_dict": ...}}`) beside the optimiser's state, and old releases spelt layer
+//! norms otherwise. In any order, as often as they come.
+
+use std::collections::BTreeMap;
+
+/// Parts that wrappers put anywhere into a name.
+const ANYWHERE: [&str; 4] = [
+    "_orig_mod",
+    "_forward_module",
+    "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module",
+];
+
+/// Parts that stand before names: wrappers and dictionaries. No model that is read here has a layer of such a name at its top.
+const BEFORE: [&str; 9] = [
+    "module",
+    "model",
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "checkpoint",
+    "net",
+    "network",
+    "weights",
+];
+
+/// Of these, keys of dictionaries: what stands beside them is not the model.
+const DICTIONARIES: [&str; 3] = ["state_dict", "model_state_dict", "model_state"];
+
+/// Averages of the weights, which training scripts keep beside them.
+const AVERAGES: [&str; 6] = [
+    "ema",
+    "model_ema",
+    "ema_model",
+    "ema_state_dict",
+    "model_ema_state_dict",
+    "state_dict_ema",
+];
+
+/// What else training scripts keep.
+const TRAINING: [&str; 17] = [
+    "optimizer",
+    "optimizers",
+    "optimizer_state",
+    "optimizer_state_dict",
+    "optimizer_states",
+    "opt",
+    "scheduler",
+    "lr_scheduler",
+    "lr_schedulers",
+    "scheduler_state_dict",
+    "scaler",
+    "grad_scaler",
+    "amp",
+    "amp_scaler",
+    "loops",
+    "callbacks",
+    "rng_state",
+];
+
+/// How a file spells its names.
+#[derive(Debug, Default)]
+pub(super) struct Spelling {
+    /// The average that the names are read from, where the file has nothing else.
+    average: Option<&'static str>,
+    /// The dictionary that holds the weights, where there is one.
+    dictionary: Option<&'static str>,
+    /// What is left off, with the number of names.
+    left_off: BTreeMap<String, usize>,
+    /// What is left aside, with the number of tensors.
+    aside: BTreeMap<String, usize>,
+}
+
+impl Spelling {
+    /// That of a file with these names.
+    pub(super) fn of<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Self {
+        let mut spelling = Self::default();
+        let within = |dictionary: &&str| {
+            names.clone().any(|name| match Self::default().split(name) {
+                Split::Own { left_off, .. } => parts(&left_off).any(|part| part == *dictionary),
+                Split::Aside(_) => false,
+            })
+        };
+        spelling.dictionary = DICTIONARIES.into_iter().find(within);
+        let weights = |spelling: &Self| names.clone().any(|name| spelling.today(name).is_some());
+        if !weights(&spelling) {
+            let averaged = |average: &&str| {
+                names
+                    .clone()
+                    .any(|name| parts(name).any(|part| part == *average))
+            };
+            spelling.average = AVERAGES.into_iter().find(|average| averaged(average));
+        }
+        for name in names {
+            match spelling.split(name) {
+                Split::Own { left_off, .. } => {
+                    if !left_off.is_empty() {
+                        *spelling.left_off.entry(left_off).or_default() += 1;
+                    }
+                }
+                Split::Aside(section) => *spelling.aside.entry(section).or_default() += 1,
+            }
+        }
+        spelling
+    }
+
+    /// A name as the model itself has it today; none for what is left aside.
+    pub(super) fn today(&self, name: &str) -> Option<String> {
+        let Split::Own { name, .. } = self.split(name) else {
+            return None;
+        };
+        Some(match name.rsplit_once('.') {
+            Some((layer, "gamma")) => format!("{layer}.weight"),
+            Some((layer, "beta")) => format!("{layer}.bias"),
+            _ => name,
+        })
+    }
+
+    /// One line for each thing that was done.
+    pub(super) fn notes(&self) -> Vec<String> {
+        let names = |count: usize| match count {
+            1 => "1 name".to_owned(),
+            count => format!("{count} names"),
+        };
+        let left_off = self
+            .left_off
+            .iter()
+            .map(|(parts, count)| format!("`{parts}` is left off {}", names(*count)));
+        let aside = self.aside.iter().map(|(section, count)| {
+            format!("`{section}`, {count} tensors that training keeps, is left aside")
+        });
+        left_off.chain(aside).collect()
+    }
+
+    fn split(&self, name: &str) -> Split {
+        let mut left_off = String::new();
+        let mut own: Vec<&str> = Vec::new();
+        let mut all = parts(name).peekable();
+        while let Some(part) = all.next() {
+            // The last part is the tensor's own, whatever it is called.
+            let last = all.peek().is_none();
+            let before = own.is_empty() && (BEFORE.contains(&part) || self.average == Some(part));
+            if !last && (ANYWHERE.contains(&part) || before) {
+                left_off.push_str(part);
+                left_off.push('.');
+                continue;
+            }
+            let kept_by_training = AVERAGES.contains(&part) || TRAINING.contains(&part);
+            if !last && own.is_empty() && kept_by_training {
+                return Split::Aside(format!("{left_off}{part}"));
+            }
+            own.push(part);
+        }
+        let beside = self
+            .dictionary
+            .is_some_and(|dictionary| !parts(&left_off).any(|part| part == dictionary));
+        if beside {
+            return Split::Aside(own.first().copied().unwrap_or_default().to_owned());
+        }
+        Split::Own {
+            name: own.join("."),
+            left_off,
+        }
+    }
+}
+
+enum Split {
+    Own { name: String, left_off: String },
+    Aside(String),
+}
+
+fn parts(name: &str) -> impl Iterator<Item = &str> {
+    name.split('.')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn today(names: &[&str]) -> (Vec<Option<String>>, Vec<String>) {
+        let spelling = Spelling::of(names.iter().copied());
+        let found = names.iter().map(|name| spelling.today(name)).collect();
+        (found, spelling.notes())
+    }
+
+    #[test]
+    fn what_stands_around_a_name_is_left_off() {
+        for name in [
+            "a.b.weight",
+            "module.a.b.weight",
+            "_orig_mod.a.b.weight",
+            "module._orig_mod.a.b.weight",
+            "_orig_mod.module.a.b.weight",
+            "model.state_dict.a.b.weight",
+            "state_dict.model.module._orig_mod.a.b.weight",
+            "a._orig_mod.b.weight",
+            "_forward_module.a._fsdp_wrapped_module.b.weight",
+            "a.b.gamma",
+            "module.a.b.gamma",
+        ] {
+            let (found, notes) = today(&[name]);
+            assert_eq!(found, [Some("a.b.weight".to_owned())], "{name}");
+            let plain = name.starts_with("a.b.");
+            assert_eq!(notes.is_empty(), plain, "{name}: {notes:?}");
+        }
+        // No layer of that name, and a tensor of that name.
+        for name in ["a.model.weight", "a.module.b", "model", "vision_model.x"] {
+            assert_eq!(today(&[name]).0, [Some(name.to_owned())]);
+        }
+    }
+
+    #[test]
+    fn what_training_keeps_is_left_aside_and_counted() {
+        let (found, notes) = today(&[
+            "model.module.x.weight",
+            "optimizer.state.0.exp_avg",
+            "ema.x.weight",
+            "ema.y.weight",
+        ]);
+        assert_eq!(found, [Some("x.weight".to_owned()), None, None, None]);
+        assert_eq!(
+            notes,
+            [
+                "`model.module.` is left off 1 name",
+                "`ema`, 2 tensors that training keeps, is left aside",
+                "`optimizer`, 1 tensors that training keeps, is left aside"
+            ]
+        );
+        // What stands beside a dictionary of weights is no part of the model, whatever it is called.
+        let (found, notes) = today(&["state_dict.x.weight", "hyper_parameters.prior"]);
+        assert_eq!(found, [Some("x.weight".to_owned()), None]);
+        assert!(notes[1].contains("hyper_parameters"), "{notes:?}");
+        // Where there is nothing else, the average is what is meant.
+        let (found, notes) = today(&["optimizer.0.exp_avg", "state_dict_ema.x.weight"]);
+        assert_eq!(found, [None, Some("x.weight".to_owned())]);
+        assert!(notes[0].contains("state_dict_ema"), "{notes:?}");
+    }
+}
