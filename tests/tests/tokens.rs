@@ -25,7 +25,7 @@ fn digest(texts: &[String], tokenizer: &TextTokenizer) -> (usize, u64) {
 
 #[test]
 fn every_caption_has_hugging_faces_tokens() {
-    let Some(shared) = fixture::shared() else {
+    let Some(shared) = fixture::shared("every_caption_has_hugging_faces_tokens") else {
         return;
     };
     let mut texts = Vec::new();

@@ -1,11 +1,13 @@
 //! Annotation formats over real data, where it lies.
 
+mod shared;
+
 use std::path::{Path, PathBuf};
 
 use unimo_data::{DataConfig, Split, open};
 
-fn data() -> Option<PathBuf> {
-    std::env::var_os("UNIMO_SHARED").map(|shared| Path::new(&shared).join("data"))
+fn data(test: &str) -> Option<PathBuf> {
+    shared::shared(test).map(|shared| shared.join("data"))
 }
 
 fn config(text: &str, folder: &Path) -> DataConfig {
@@ -16,7 +18,7 @@ fn config(text: &str, folder: &Path) -> DataConfig {
 
 #[test]
 fn easy_vqa_is_read_whole() {
-    let Some(data) = data() else {
+    let Some(data) = data("easy_vqa_is_read_whole") else {
         return;
     };
     let part = |name: &str, folder: &str| {
@@ -53,7 +55,7 @@ fn easy_vqa_is_read_whole() {
 
 #[test]
 fn nlvr_is_read_whole() {
-    let Some(data) = data() else {
+    let Some(data) = data("nlvr_is_read_whole") else {
         return;
     };
     let text = "source = \"nlvr\"\n[nlvr]\nval_fraction = 0\n[nlvr.train]\npath = \"nlvr.jsonl\"\nimages = \".\"\n";

@@ -1,5 +1,7 @@
 //! The loader and the evaluation set over good and bad data.
 
+mod shared;
+
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -720,10 +722,9 @@ fn an_evaluation_set_leaves_broken_pictures_out_with_their_captions() {
 
 #[test]
 fn real_textbook_figures_load() {
-    let Some(shared) = std::env::var_os("UNIMO_SHARED") else {
+    let Some(shared) = shared::shared("real_textbook_figures_load") else {
         return;
     };
-    let shared = Path::new(&shared);
     let mut pairs = PairsConfig::new(shared.join("data/openstax_ccby/pairs.jsonl"));
     pairs.text_columns = vec!["alt".to_owned()];
     pairs.filter = [("alt_lang".to_owned(), "en".to_owned())].into();
@@ -781,10 +782,10 @@ fn real_textbook_figures_load() {
 
 #[test]
 fn published_tokenizers_give_their_published_ids() {
-    let Some(shared) = std::env::var_os("UNIMO_SHARED") else {
+    let Some(shared) = shared::shared("published_tokenizers_give_their_published_ids") else {
         return;
     };
-    let folder = Path::new(&shared).join("tokenizers");
+    let folder = shared.join("tokenizers");
     let roberta = TextTokenizer::load(&folder.join("roberta"), false).unwrap();
     let from_vocab = TextTokenizer::load(&folder.join("roberta/vocab.json"), false).unwrap();
     for tokenizer in [&roberta, &from_vocab] {
