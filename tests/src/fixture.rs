@@ -18,9 +18,23 @@ pub fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
 }
 
-/// The folder of shared references, if the user has one.
-pub fn shared() -> Option<PathBuf> {
-    std::env::var_os("UNIMO_SHARED").map(PathBuf::from)
+/// What a test needs that not every machine has: the folder that an environment variable names. Where it names none, one line on
+/// stderr, past the harness that hides what passing tests print, says that `test` was skipped.
+pub fn given(variable: &str, test: &str) -> Option<PathBuf> {
+    use std::io::Write;
+
+    let given = std::env::var_os(variable).filter(|value| !value.is_empty());
+    if given.is_none() {
+        let line = format!("SKIPPED: {test}: set {variable} to run it\n");
+        // Where stderr is closed nobody could read it anyway.
+        let _ = std::io::stderr().write_all(line.as_bytes());
+    }
+    given.map(PathBuf::from)
+}
+
+/// The folder of shared data and references, if the user has one; `test` says that it was skipped if not.
+pub fn shared(test: &str) -> Option<PathBuf> {
+    given("UNIMO_SHARED", test)
 }
 
 /// METER's fixture as NLVR2 makes it: a third row in the type embedding, which begins as a copy of the second. Written into
@@ -54,6 +68,32 @@ pub fn meter_of_two_pictures(folder: &Path) -> PathBuf {
     let path = folder.join("meter.safetensors");
     safetensors::serialize_to_file(views, None, &path).expect("a temporary file");
     path
+}
+
+/// A BridgeTower of `hf/NAME`, which holds only what it has beside or instead of the weights of `hf/bridgetower-itm`. Written into
+/// `folder`.
+pub fn linked_bridgetower(name: &str, folder: &Path) {
+    use safetensors::tensor::TensorView;
+
+    let hf = self::folder().join("hf");
+    let further = std::fs::read(hf.join(name).join("further.safetensors")).expect("the fixture");
+    let base = std::fs::read(hf.join("bridgetower-itm/model.safetensors")).expect("the fixture");
+    let further = SafeTensors::deserialize(&further).expect("the fixture");
+    let base = SafeTensors::deserialize(&base).expect("the fixture");
+    // A layer that is several here is none of the base's.
+    let replaced = |name: &str| {
+        let (layer, tensor) = name.rsplit_once('.').expect("a tensor of a layer");
+        further.tensor(&format!("{layer}.0.{tensor}")).is_ok()
+    };
+    let kept = base.iter().filter(|(name, _)| !replaced(name));
+    let all: Vec<(String, TensorView<'_>)> = kept
+        .chain(further.iter())
+        .map(|(name, view)| (name.to_owned(), view))
+        .collect();
+    let path = folder.join("model.safetensors");
+    safetensors::serialize_to_file(all, None, &path).expect("a temporary file");
+    let config = hf.join(name).join("config.json");
+    std::fs::copy(config, folder.join("config.json")).expect("the fixture's description");
 }
 
 /// The smallest model of one stream, of the width of the references; only heads on top of it are compared.

@@ -5,7 +5,7 @@
 //! Shape legend: `D` width.
 
 use burn::module::{Module, Param};
-use burn::tensor::{FloatDType, Int, Tensor, assert_shape};
+use burn::tensor::{FloatDType, Int, Tensor, activation, assert_shape};
 use serde::{Deserialize, Serialize};
 
 use crate::init::Init;
@@ -154,6 +154,12 @@ pub enum Activation {
     Gelu,
     /// `x * sigmoid(1.702 x)`: OpenAI's CLIP.
     QuickGelu,
+    /// The approximation with a hyperbolic tangent: GPT, ALBERT, SigLIP and many later encoders.
+    GeluTanh,
+    /// `max(x, 0)`.
+    Relu,
+    /// `x * sigmoid(x)`, also called swish.
+    Silu,
 }
 
 impl Activation {
@@ -164,17 +170,24 @@ impl Activation {
         match self {
             Self::Gelu => kernels::gelu(x),
             Self::QuickGelu => kernels::quick_gelu(x),
+            Self::GeluTanh => kernels::gelu_tanh(x),
+            Self::Relu => activation::relu(x),
+            Self::Silu => kernels::silu(x),
         }
     }
 }
 
-/// Rows brought to length 1; a row of zeros stays one.
+/// Rows brought to length 1; a row of zeros stays one. Squares of half precision leave its range, so they are taken in f32.
 ///
 /// # Shapes
 ///
 /// - x, output: `[B, D]`
 pub fn normalise(x: Tensor<2>) -> Tensor<2> {
     const EPS: f64 = 1e-12;
+    if kernels::is_half(x.dtype()) {
+        let dtype: FloatDType = x.dtype().into();
+        return cast(normalise(cast(x, FloatDType::F32)), dtype);
+    }
     let squares = x.clone().square().sum_dim(1);
     // The square root's slope at 0 is infinite, so the clamp comes before it.
     let length = squares.clamp_min(EPS * EPS).sqrt();
@@ -193,4 +206,28 @@ pub fn same_dtype<const D: usize, const E: usize>(
     x: &Tensor<E>,
 ) -> Tensor<D> {
     cast(parameter, x.dtype().into())
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+
+    /// Squares of 300 are beyond f16, and the square of a rounding error is below it.
+    #[test]
+    fn rows_of_half_precision_are_brought_to_length_one() {
+        /// Two digits less than f16 and bf16 have in a number below 1.
+        const TOLERANCE: f32 = 0.01;
+        let rows = [[3000.0, 4000.0], [3e-6, 4e-6], [0.0, 0.0]];
+        for dtype in [FloatDType::F16, FloatDType::BF16] {
+            let x = cast(Tensor::<2>::from_floats(rows, &Device::flex()), dtype);
+            let unit = normalise(x);
+            assert_eq!(FloatDType::from(unit.dtype()), dtype);
+            let unit: Vec<f32> = unit.into_data().convert::<f32>().iter::<f32>().collect();
+            for (found, expected) in unit.iter().zip([0.6, 0.8, 0.6, 0.8, 0.0, 0.0]) {
+                assert!((found - expected).abs() < TOLERANCE, "{unit:?}");
+            }
+        }
+    }
 }

@@ -106,6 +106,11 @@ impl BackboneConfig {
         }
     }
 
+    /// Positions before a picture's patches or regions: two of a distilled DeiT, else one.
+    pub fn class_tokens(&self) -> usize {
+        self.pictures(ImageEncoderConfig::class_tokens, |_| 1)
+    }
+
     /// Width of the image encoder.
     pub fn image_width(&self) -> usize {
         self.pictures(|image| image.width, |regions| regions.width)
@@ -184,7 +189,10 @@ impl BackboneConfig {
                 .fusion
                 .as_ref()
                 .map(|fusion| fusion.init(init, self.text.width, self.image_width())),
-            joint: self.joint.as_ref().map(|joint| joint.init(init)),
+            joint: self
+                .joint
+                .as_ref()
+                .map(|joint| joint.init_over(init, self.class_tokens())),
             image_tags: self.image_tags,
         }
     }
@@ -370,10 +378,7 @@ impl Backbone {
         TextFeatures {
             class: first(&states),
             states: match &self.fusion {
-                Some(fusion) => states
-                    .into_iter()
-                    .map(|state| fusion.project_text(state))
-                    .collect(),
+                Some(fusion) => fusion.project_texts(states),
                 None => states,
             },
             mask: input.mask.clone(),
@@ -460,10 +465,7 @@ impl Backbone {
             mask,
             class: first(&states),
             states: match &self.fusion {
-                Some(fusion) => states
-                    .into_iter()
-                    .map(|state| fusion.project_image(state, picture))
-                    .collect(),
+                Some(fusion) => fusion.project_images(states, picture),
                 None => states,
             },
         }

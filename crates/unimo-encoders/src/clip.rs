@@ -279,6 +279,7 @@ mod tests {
                 pre_norm: true,
                 patch_bias: false,
                 distillation_token: false,
+                qkv_bias: true,
                 dropout: 0.0,
             },
             width: 6,

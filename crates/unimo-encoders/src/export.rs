@@ -158,6 +158,7 @@ mod tests {
             pre_norm: !vit,
             patch_bias: vit,
             distillation_token: vit,
+            qkv_bias: true,
             dropout: 0.0,
         };
         config.init(&mut Init::new(&Device::flex(), seed))

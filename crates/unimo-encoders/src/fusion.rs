@@ -6,7 +6,7 @@
 //! | configuration | model |
 //! |---|---|
 //! | `levels = none`, `link = none` | METER: in-layer co-attention |
-//! | `link = add_norm`, `uni_levels = layers` | BridgeTower |
+//! | `link = add_norm`, `scaled_add_norm` or `interpolate_norm`, `uni_levels = layers` | BridgeTower |
 //! | `link = managers` | ManagerTower |
 //! | `levels = cross_prev`, `gate = cls` or `token` | UNIMO-3 |
 //! | `levels = uni_top_n` or `both` | UNIMO-3 with uni-modal levels in its memory |
@@ -59,8 +59,22 @@ pub enum Link {
     None,
     /// That, plus one uni-modal layer, normalised (BridgeTower).
     AddNorm,
+    /// As `add_norm`, the uni-modal layer times a learned factor, which starts at 1.
+    ScaledAddNorm,
+    /// As `add_norm`, of the uni-modal layer `1 - b` and of the previous output `b`, which is learned and starts at 0.5.
+    InterpolateNorm,
     /// The uni-modal layers mixed by managers (ManagerTower).
     Managers,
+}
+
+impl Link {
+    /// Whether each layer takes one uni-modal layer through a norm.
+    pub fn is_bridge(self) -> bool {
+        matches!(
+            self,
+            Self::AddNorm | Self::ScaledAddNorm | Self::InterpolateNorm
+        )
+    }
 }
 
 /// A cross-modal encoder.
@@ -96,6 +110,17 @@ pub struct FusionConfig {
     /// Rows of the type embedding for pictures: 1, or one for each picture of a sample (2 in NLVR2).
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub pictures: usize,
+    /// Whether all uni-modal layers of a modality go through one linear layer to `D`; BridgeTower may have one for each.
+    #[serde(default = "shared", skip_serializing_if = "is_shared")]
+    pub shared_transforms: bool,
+}
+
+fn shared() -> bool {
+    true
+}
+
+fn is_shared(shared: &bool) -> bool {
+    *shared
 }
 
 fn one() -> usize {
@@ -133,6 +158,12 @@ impl FusionConfig {
             name(&self.link),
             "must be \"none\" where levels is not \"none\": choose one way to read other layers",
         )?;
+        ConfigError::unless(
+            self.shared_transforms || self.link.is_bridge(),
+            "shared_transforms",
+            self.shared_transforms,
+            "must be true unless link gives each layer a uni-modal layer of its own",
+        )?;
         let uses = self.link != Link::None || matches!(self.levels, Levels::UniTopN | Levels::Both);
         if !uses {
             return ConfigError::unless(
@@ -149,12 +180,13 @@ impl FusionConfig {
             format_args!("must be 1 to {encoder_layers}, the layers of the shallower encoder"),
         )?;
         ConfigError::unless(
-            self.link != Link::AddNorm || self.uni_levels == self.layers,
+            !self.link.is_bridge() || self.uni_levels == self.layers,
             "uni_levels",
             self.uni_levels,
             format_args!(
-                "must equal layers = {} with link = \"add_norm\": one uni-modal layer each",
-                self.layers
+                "must equal layers = {} with link = \"{}\": one uni-modal layer each",
+                self.layers,
+                name(&self.link)
             ),
         )
     }
@@ -177,6 +209,12 @@ impl FusionConfig {
         }
     }
 
+    /// One for each layer, or none.
+    fn for_each_layer<T>(&self, has: bool, make: impl FnMut(usize) -> T) -> Vec<T> {
+        let layers = if has { self.layers } else { 0 };
+        (0..layers).map(make).collect()
+    }
+
     /// A new encoder of states `text_width` and `image_width` wide.
     pub fn init(
         &self,
@@ -188,29 +226,43 @@ impl FusionConfig {
             layers: (0..self.layers)
                 .map(|layer| CrossModalLayer::new(init, self, layer))
                 .collect(),
-            links: match self.link {
-                Link::AddNorm => (0..self.layers)
-                    .map(|_| LayerNorm::new(init, self.width, self.layer_norm_eps))
-                    .collect(),
-                Link::None | Link::Managers => Vec::new(),
-            },
-            managers: match self.link {
-                Link::Managers => (0..self.layers)
-                    .map(|layer| {
-                        let (levels, eps) = (self.uni_levels, self.layer_norm_eps);
-                        let noisy = self.dropout > 0.0;
-                        Manager::new(init, self.width, levels, eps, layer > 0, noisy)
-                    })
-                    .collect(),
-                Link::None | Link::AddNorm => Vec::new(),
-            },
+            links: self.for_each_layer(self.link.is_bridge(), |_| {
+                LayerNorm::new(init, self.width, self.layer_norm_eps)
+            }),
+            // The first layer has no previous output, so nothing is weighed there.
+            link_scales: self
+                .for_each_layer(self.link == Link::ScaledAddNorm, |_| {
+                    init.constant([1], 1.0)
+                })
+                .split_off(usize::from(self.link == Link::ScaledAddNorm)),
+            link_shares: self
+                .for_each_layer(self.link == Link::InterpolateNorm, |_| {
+                    init.constant([1], 0.5)
+                })
+                .split_off(usize::from(self.link == Link::InterpolateNorm)),
+            managers: self.for_each_layer(self.link == Link::Managers, |layer| {
+                let (levels, eps) = (self.uni_levels, self.layer_norm_eps);
+                let noisy = self.dropout > 0.0;
+                Manager::new(init, self.width, levels, eps, layer > 0, noisy)
+            }),
             level_embedding: (self.link == Link::Managers)
                 .then(|| Embedding::new(init, self.uni_levels, self.width)),
             pooler: Linear::new(init, self.width, self.width, true),
         };
+        let further = |init: &mut Init, width: usize| -> Vec<Linear> {
+            let count = match self.shared_transforms {
+                true => 0,
+                false => self.uni_modal_states() - 1,
+            };
+            (0..count)
+                .map(|_| Linear::new(init, width, self.width, true))
+                .collect()
+        };
         CrossModalEncoder {
             text_transform: Linear::new(init, text_width, self.width, true),
             image_transform: Linear::new(init, image_width, self.width, true),
+            further_text_transforms: further(init, text_width),
+            further_image_transforms: further(init, image_width),
             type_embedding: Embedding::new(init, IMAGE + self.pictures, self.width),
             text: stream(init),
             image: stream(init),
@@ -228,6 +280,8 @@ fn name(value: &Link) -> &'static str {
     match value {
         Link::None => "none",
         Link::AddNorm => "add_norm",
+        Link::ScaledAddNorm => "scaled_add_norm",
+        Link::InterpolateNorm => "interpolate_norm",
         Link::Managers => "managers",
     }
 }
@@ -235,10 +289,14 @@ fn name(value: &Link) -> &'static str {
 /// The cross-modal encoder.
 #[derive(Module, Debug)]
 pub struct CrossModalEncoder {
-    /// Text encoder width to `D`, shared by all uni-modal layers.
+    /// Text encoder width to `D`, shared by all uni-modal layers, or of the first one that is read.
     pub text_transform: Linear,
-    /// Image encoder width to `D`, shared by all uni-modal layers.
+    /// Image encoder width to `D`, shared by all uni-modal layers, or of the first one that is read.
     pub image_transform: Linear,
+    /// Of the second uni-modal text layer that is read and those after it; empty where they share one.
+    pub further_text_transforms: Vec<Linear>,
+    /// Of the second uni-modal image layer that is read and those after it; empty where they share one.
+    pub further_image_transforms: Vec<Linear>,
     /// Row 0 text, row 1 image, further rows further pictures.
     pub type_embedding: Embedding,
     /// The text stream.
@@ -257,6 +315,10 @@ pub struct Stream {
     pub layers: Vec<CrossModalLayer>,
     /// BridgeTower's link norms, one per layer.
     pub links: Vec<LayerNorm>,
+    /// Factors of the uni-modal layers in all layers but the first, `[1]` each, with [`Link::ScaledAddNorm`].
+    pub link_scales: Vec<Param<Tensor<1>>>,
+    /// Shares of the previous output in all layers but the first, `[1]` each, with [`Link::InterpolateNorm`].
+    pub link_shares: Vec<Param<Tensor<1>>>,
     /// ManagerTower's managers, one per layer.
     pub managers: Vec<Manager>,
     /// ManagerTower's embedding of a uni-modal layer's depth.
@@ -513,38 +575,54 @@ impl CrossModalLayer {
 }
 
 impl CrossModalEncoder {
-    /// A text encoder's state as this encoder takes it.
+    /// A text encoder's states as this encoder takes them: its last ones, as many as [`FusionConfig::uni_modal_states`].
     ///
     /// # Shapes
     ///
-    /// - state: `[B, Lt, text width]`
-    /// - output: `[B, Lt, D]`
-    pub fn project_text(&self, state: Tensor<3>) -> Tensor<3> {
-        self.project(&self.text_transform, state, TEXT)
+    /// - states: `[B, Lt, text width]` each
+    /// - output: `[B, Lt, D]` each
+    pub fn project_texts(&self, states: Vec<Tensor<3>>) -> Vec<Tensor<3>> {
+        let (first, further) = (&self.text_transform, &self.further_text_transforms);
+        self.project(first, further, states, TEXT)
     }
 
-    /// An image encoder's state as this encoder takes it; `picture` counts the pictures of a sample from 0.
+    /// An image encoder's states as this encoder takes them; `picture` counts the pictures of a sample from 0.
     ///
     /// # Shapes
     ///
-    /// - state: `[B, Lv, image width]`
-    /// - output: `[B, Lv, D]`
+    /// - states: `[B, Lv, image width]` each
+    /// - output: `[B, Lv, D]` each
     ///
     /// # Panics
     ///
     /// Panics if the encoder has no embedding for that picture, see [`FusionConfig::pictures`].
-    pub fn project_image(&self, state: Tensor<3>, picture: usize) -> Tensor<3> {
+    pub fn project_images(&self, states: Vec<Tensor<3>>, picture: usize) -> Vec<Tensor<3>> {
         assert!(
             picture < self.config.pictures,
             "no type for picture {picture}"
         );
-        self.project(&self.image_transform, state, IMAGE + picture)
+        let (first, further) = (&self.image_transform, &self.further_image_transforms);
+        self.project(first, further, states, IMAGE + picture)
     }
 
-    fn project(&self, transform: &Linear, state: Tensor<3>, modality: usize) -> Tensor<3> {
-        let projected = transform.forward(state);
-        let kind = same_dtype(self.type_embedding.entry(modality), &projected);
-        projected + kind
+    fn project(
+        &self,
+        first: &Linear,
+        further: &[Linear],
+        states: Vec<Tensor<3>>,
+        modality: usize,
+    ) -> Vec<Tensor<3>> {
+        // Where each has its own there are as many as states; else the first serves all.
+        let transforms = std::iter::once(first).chain(further).cycle();
+        states
+            .into_iter()
+            .zip(transforms)
+            .map(|(state, transform)| {
+                let projected = transform.forward(state);
+                let kind = same_dtype(self.type_embedding.entry(modality), &projected);
+                projected + kind
+            })
+            .collect()
     }
 
     /// The text stream's summary, `tanh(W h[0])`.
@@ -685,10 +763,19 @@ impl Stream {
         other_mask: Option<&PaddingMask>,
     ) -> Tensor<3> {
         if let Some(norm) = self.links.get(layer) {
-            let bridge = uni_modal[layer].clone();
-            return norm.forward(match layer {
-                0 => bridge,
-                _ => bridge + own.clone(),
+            let (bridge, own) = (uni_modal[layer].clone(), own.clone());
+            let Some(before) = layer.checked_sub(1) else {
+                return norm.forward(bridge);
+            };
+            let weight = |of: &[Param<Tensor<1>>]| {
+                let weight = of.get(before)?.val();
+                Some(same_dtype(weight, &own).reshape([1, 1, 1]))
+            };
+            let (scale, share) = (weight(&self.link_scales), weight(&self.link_shares));
+            return norm.forward(match (scale, share) {
+                (Some(scale), _) => bridge * scale + own,
+                (None, Some(share)) => bridge.clone() + (own - bridge) * share,
+                (None, None) => bridge + own,
             });
         }
         if let (Some(manager), Some(embedding)) = (self.managers.get(layer), &self.level_embedding)
@@ -735,6 +822,7 @@ mod tests {
             gate_beta: 1.0,
             link: Link::None,
             pictures: 1,
+            shared_transforms: true,
         }
     }
 
@@ -757,10 +845,16 @@ mod tests {
                 }
             }
         }
-        for (link, uni_levels) in [(Link::AddNorm, 3), (Link::Managers, 2)] {
+        for (link, uni_levels, shared_transforms) in [
+            (Link::AddNorm, 3, true),
+            (Link::ScaledAddNorm, 3, true),
+            (Link::InterpolateNorm, 3, false),
+            (Link::Managers, 2, true),
+        ] {
             all.push(FusionConfig {
                 link,
                 uni_levels,
+                shared_transforms,
                 ..config()
             });
         }
@@ -912,6 +1006,7 @@ mod tests {
         assert_eq!(wrong(|c| c.in_layer = false), "in_layer");
         assert_eq!(wrong(|c| c.uni_levels = 2), "uni_levels");
         assert_eq!(wrong(|c| c.link = Link::AddNorm), "uni_levels");
+        assert_eq!(wrong(|c| c.shared_transforms = false), "shared_transforms");
         assert_eq!(
             wrong(|c| (c.link, c.levels, c.uni_levels) = (Link::AddNorm, Levels::CrossPrev, 3)),
             "link"

@@ -40,8 +40,19 @@ pub struct ImageEncoderConfig {
     pub patch_bias: bool,
     /// A second token behind the class token: distilled DeiT has it.
     pub distillation_token: bool,
+    /// Biases of queries, keys and values; some ViT have none.
+    #[serde(default = "biased", skip_serializing_if = "is_biased")]
+    pub qkv_bias: bool,
     /// On embeddings, attention weights and residual branches.
     pub dropout: f64,
+}
+
+fn biased() -> bool {
+    true
+}
+
+fn is_biased(bias: &bool) -> bool {
+    *bias
 }
 
 impl ImageEncoderConfig {
@@ -95,7 +106,13 @@ impl ImageEncoderConfig {
             pre_norm: self.pre_norm.then(|| norm(init)),
             dropout: Dropout::new(self.dropout),
             layers: (0..self.layers)
-                .map(|_| PreNormBlock::new(init, &block))
+                .map(|_| {
+                    let mut block = PreNormBlock::new(init, &block);
+                    if !self.qkv_bias {
+                        block.attention = block.attention.without_input_biases();
+                    }
+                    block
+                })
                 .collect(),
             post_norm: norm(init),
             patch_size: self.patch_size,
@@ -137,6 +154,11 @@ impl ImageEncoder {
         (positions - class_tokens).isqrt()
     }
 
+    /// Pixels along each side of the picture.
+    pub fn image_size(&self) -> usize {
+        self.grid() * self.patch_size
+    }
+
     /// The states after the last `keep` blocks, before the final norm, the last one last; a `keep` above the number of
     /// blocks ends with the embeddings as the first.
     ///
@@ -169,10 +191,12 @@ impl ImageEncoder {
         let tokens: Vec<_> = std::iter::once(&self.class_embedding)
             .chain(&self.distillation_embedding)
             .collect();
-        let needed = down * across + tokens.len();
+        // Not their product: 2 x 8 patches are as many as 4 x 4 and stand elsewhere.
+        let grid = self.grid();
         assert_eq!(
-            needed, positions,
-            "{height} x {width} pixels need {needed} positions; `with_grid` interpolates them"
+            [down, across, height % p, width % p],
+            [grid, grid, 0, 0],
+            "{height} x {width} pixels are no {grid} x {grid} patches of {p}; `with_grid` interpolates positions"
         );
         // [B, 3, G, P, G, P] -> [B, G * G, 3 * P * P]: each row is a patch, ordered as a convolution kernel.
         let patches = cast(pixels, self.dtype)
@@ -303,6 +327,7 @@ mod tests {
             pre_norm: true,
             patch_bias: false,
             distillation_token: false,
+            qkv_bias: true,
             dropout: 0.0,
         }
     }
@@ -331,5 +356,30 @@ mod tests {
         let encoder = config().init(&mut Init::new(&device, 1)).with_grid(3);
         let pixels = Tensor::<4>::ones([1, 3, 12, 12], &device);
         assert_eq!(encoder.forward(pixels, 1)[0].dims(), [1, 10, 8]);
+    }
+
+    /// 2 x 8 patches are as many as 4 x 4, and stand elsewhere.
+    #[test]
+    #[should_panic(expected = "no 4 x 4 patches")]
+    fn another_grid_of_as_many_patches_is_refused() {
+        let device = Device::flex();
+        let encoder = config().init(&mut Init::new(&device, 1)).with_grid(4);
+        encoder.forward(Tensor::<4>::ones([1, 3, 8, 32], &device), 1);
+    }
+
+    #[test]
+    fn a_vit_may_have_no_biases_of_queries_keys_and_values() {
+        let device = Device::flex();
+        let config = ImageEncoderConfig {
+            qkv_bias: false,
+            ..config()
+        };
+        let encoder = config.init(&mut Init::new(&device, 1));
+        for block in &encoder.layers {
+            assert!(block.attention.query.bias.is_none() && block.attention.value.bias.is_none());
+            assert!(block.attention.output.bias.is_some());
+        }
+        let pixels = Tensor::<4>::ones([1, 3, 8, 8], &device);
+        assert_eq!(encoder.forward(pixels, 1)[0].dims(), [1, 5, 8]);
     }
 }

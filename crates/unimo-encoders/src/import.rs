@@ -10,7 +10,7 @@ use unimo_core::parameters;
 
 use crate::image::resize_grid;
 use crate::names::{Conversion, Names, Target, covers};
-use crate::weights::{Dtype, TensorInfo, Weights, WeightsError};
+use crate::weights::{Dtype, Weights, WeightsError};
 
 /// Weights that do not fit.
 #[derive(Debug, thiserror::Error)]
@@ -197,7 +197,7 @@ pub fn import<M: Module>(
             report.tied.push((name, stored.clone()));
         }
         target.name = stored.clone();
-        match fit(&target, &info, &parameter.shape) {
+        match fit(target.conversion, &info.shape, &parameter.shape) {
             Fit::Exact => {}
             Fit::Interpolated => {
                 let shapes = (stored.clone(), info.shape.clone(), parameter.shape.clone());
@@ -268,17 +268,34 @@ fn squeezed(shape: &[usize]) -> &[usize] {
     &shape[ones..]
 }
 
+/// Whether a stored tensor can become a parameter of a shape as it is.
+pub fn fits_exactly(conversion: Conversion, stored: &[usize], ours: &[usize]) -> bool {
+    matches!(fit(conversion, stored, ours), Fit::Exact)
+}
+
 /// Whether a stored tensor can become a parameter of a shape.
-fn fit(target: &Target, info: &TensorInfo, ours: &[usize]) -> Fit {
-    let stored = &info.shape;
-    let rest = |shape: &[usize]| shape.iter().skip(1).product::<usize>();
-    let exact = match target.conversion {
+fn fit(conversion: Conversion, stored: &[usize], ours: &[usize]) -> Fit {
+    let exact = match conversion {
         // One number may have no dimension or several there.
         Conversion::Same(_) | Conversion::Scalar => squeezed(stored) == squeezed(ours),
-        Conversion::Transposed | Conversion::Patches => {
-            stored.len() >= 2 && ours.len() == 2 && stored[0] == ours[1] && rest(stored) == ours[0]
-        }
-        Conversion::Third(_) => match (stored.as_slice(), ours) {
+        Conversion::Transposed => match (stored, ours) {
+            ([rows, columns], [d_in, d_out]) => rows == d_out && columns == d_in,
+            _ => false,
+        },
+        // Not the product alone: patches of 2 x 8 pixels are as many numbers as those of 4 x 4.
+        Conversion::Patches => match (stored, ours) {
+            ([rows, channels, down, across], [d_in, d_out]) => {
+                let pixels = down
+                    .checked_mul(*across)
+                    .and_then(|n| n.checked_mul(*channels));
+                rows == d_out
+                    && *channels == Images::CHANNELS
+                    && down == across
+                    && pixels == Some(*d_in)
+            }
+            _ => false,
+        },
+        Conversion::Third(_) => match (stored, ours) {
             ([packed, columns], [d_in, d_out]) => *packed == 3 * d_out && columns == d_in,
             ([packed], [d_out]) => *packed == 3 * d_out,
             _ => false,
@@ -523,6 +540,22 @@ mod tests {
         assert_eq!(grids(197, 577), Some((1, 14, 24)));
         assert_eq!(grids(198, 578), Some((2, 14, 24)));
         assert_eq!(grids(197, 578), None);
+    }
+
+    /// As many numbers in another shape are another thing.
+    #[test]
+    fn sizes_are_compared_and_not_their_product() {
+        let fits =
+            |conversion, stored: &[usize], ours: &[usize]| fits_exactly(conversion, stored, ours);
+        assert!(fits(Conversion::Patches, &[8, 3, 4, 4], &[48, 8]));
+        for stored in [[8, 3, 2, 8], [8, 12, 2, 2], [4, 3, 4, 8]] {
+            assert!(!fits(Conversion::Patches, &stored, &[48, 8]), "{stored:?}");
+        }
+        assert!(fits(Conversion::Transposed, &[8, 6], &[6, 8]));
+        for stored in [&[6, 8][..], &[4, 12], &[8, 2, 3]] {
+            assert!(!fits(Conversion::Transposed, stored, &[6, 8]), "{stored:?}");
+        }
+        assert!(!fits(Conversion::Grid(0), &[17, 8], &[34, 4]));
     }
 
     #[test]

@@ -19,7 +19,8 @@
 //! From left to right the codes are chosen by the patches alone, and where there is no picture by the prefix, so that nothing
 //! that is to be predicted is seen.
 //!
-//! Shape legend: `B` rows, `Lt` text positions, `Lv` image positions, the class token first, `K` grounded tokens, `D` width.
+//! Shape legend: `B` rows, `Lt` text positions, `Lv` image positions, the class tokens first, `C` class tokens (1, or 2 of a
+//! distilled DeiT), `K` grounded tokens, `D` width.
 
 use burn::module::Module;
 use burn::tensor::{Bool, Device, FloatDType, Tensor, TensorData, assert_shape};
@@ -51,7 +52,7 @@ pub struct JointConfig {
     pub layer_norm_eps: f64,
     /// On attention weights, residual branches and grounded tokens.
     pub dropout: f64,
-    /// Whether the picture's class token takes part; MVP leaves it out.
+    /// Whether the picture's class tokens take part; MVP leaves them out.
     pub image_class: bool,
     /// Grounded tokens between the two; absent: they see each other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -81,8 +82,13 @@ impl JointConfig {
         }
     }
 
-    /// A new encoder.
+    /// A new encoder over pictures with one class token.
     pub fn init(&self, init: &mut Init) -> JointEncoder {
+        self.init_over(init, 1)
+    }
+
+    /// A new encoder over pictures with `class_tokens` positions before their patches.
+    pub fn init_over(&self, init: &mut Init, class_tokens: usize) -> JointEncoder {
         let block = self.block();
         let grounding = self.grounding.as_ref();
         JointEncoder {
@@ -92,6 +98,7 @@ impl JointConfig {
             layers: (0..self.layers)
                 .map(|_| PostNormBlock::new(init, &block))
                 .collect(),
+            class_tokens,
             config: self.clone(),
         }
     }
@@ -108,6 +115,8 @@ pub struct JointEncoder {
     pub dropout: Dropout,
     /// Blocks.
     pub layers: Vec<PostNormBlock>,
+    /// `C`.
+    pub class_tokens: usize,
     /// What it was made from.
     #[module(skip)]
     pub config: JointConfig,
@@ -147,7 +156,7 @@ impl JointEncoder {
     ///
     /// - text: `[B, Lt, D]` with its mask `[B, Lt]`
     /// - image: `[B, Lv, D]`, with its mask `[B, Lv]` if some of it is padding
-    /// - output: `[B, Lt, D]`, and `[B, Lv, D]` or without the class token `[B, Lv - 1, D]`
+    /// - output: `[B, Lt, D]`, and `[B, Lv, D]` or without the class tokens `[B, Lv - C, D]`
     ///
     /// # Panics
     ///
@@ -171,8 +180,12 @@ impl JointEncoder {
             match self.config.image_class {
                 true => (image.clone(), mask),
                 false => {
-                    let count = positions - 1;
-                    (image.clone().narrow(1, 1, count), mask.narrow(1, count))
+                    let first = self.class_tokens;
+                    let count = positions - first;
+                    (
+                        image.clone().narrow(1, first, count),
+                        mask.narrow(first, count),
+                    )
                 }
             }
         });
@@ -249,7 +262,11 @@ impl JointEncoder {
         let mut parts = Vec::new();
         let mut masks = Vec::new();
         if let Some((image, mask)) = image {
-            let first = usize::from(self.config.image_class);
+            let first = if self.config.image_class {
+                self.class_tokens
+            } else {
+                0
+            };
             let count = image.dims()[1] - first;
             parts.push(image.clone().narrow(1, first, count));
             masks.push(mask.narrow(first, count));
@@ -403,6 +420,39 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// A distilled DeiT has two positions before its patches: where class tokens take no part, neither does.
+    #[test]
+    fn every_class_token_is_left_out() {
+        let device = Device::flex();
+        for grounded in [true, false] {
+            let config = JointConfig {
+                image_class: false,
+                ..config(grounded)
+            };
+            let one = config.init(&mut Init::new(&device, 1));
+            let two = config.init_over(&mut Init::new(&device, 1), 2);
+            let mut numbers = Init::new(&device, 2);
+            let image = numbers.uniform([2, 6, 8], 1.0).val();
+            let text = numbers.uniform([2, 4, 8], 1.0).val();
+            let mask = PaddingMask::from_lengths(&[4, 3], 4, &device);
+            let text = Some((&text, &mask));
+            let view = View::default();
+            let with_two = two.forward(text, Some((&image, None)), &view);
+            let alone = image.clone().narrow(1, 1, 5);
+            let with_one = one.forward(text, Some((&alone, None)), &view);
+            assert_eq!(with_two.image().dims(), [2, 4, 8]);
+            let same = |a: &Tensor<3>, b: &Tensor<3>| a.to_data().assert_eq(&b.to_data(), true);
+            same(with_two.image(), with_one.image());
+            same(with_two.text(), with_one.text());
+        }
+        // Where they take part, none of them chooses codes.
+        let encoder = config(true).init_over(&mut Init::new(&device, 1), 2);
+        let image = Tensor::<3>::zeros([2, 6, 8], &device);
+        let shown = PaddingMask::none(2, 6, &device);
+        let (states, _) = encoder.sources(None, Some((&image, &shown)), &View::default());
+        assert_eq!(states.dims(), [2, 4, 8]);
     }
 
     #[test]

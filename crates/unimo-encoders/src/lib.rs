@@ -22,6 +22,7 @@
 //!     pre_norm: true,
 //!     patch_bias: false,
 //!     distillation_token: false,
+//!     qkv_bias: true,
 //!     dropout: 0.0,
 //! };
 //! config.validate().unwrap();

@@ -13,10 +13,10 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::activation::softmax;
-use burn::tensor::{Distribution, Tensor, assert_shape};
+use burn::tensor::{Distribution, FloatDType, Tensor, assert_shape};
 use unimo_core::attention::scaled_dot_product;
 use unimo_core::init::Init;
-use unimo_core::layers::{Dropout, LayerNorm, Linear, same_dtype};
+use unimo_core::layers::{Dropout, LayerNorm, Linear, cast, same_dtype};
 use unimo_core::mask::PaddingMask;
 
 /// A manager of one stream and one cross-modal layer.
@@ -102,7 +102,9 @@ impl Manager {
         assert_eq!(levels.len(), count, "one tensor per level");
         let [rows, length, width] = own.dims();
         assert_shape!(other, [rows, _, width]);
-        let temperature = same_dtype(self.temperature.val(), own).reshape([1, 1, 1]);
+        // The shares' softmax is f32 whatever the states are.
+        let single = FloatDType::F32;
+        let temperature = cast(self.temperature.val(), single).reshape([1, 1, 1]);
         let normed = |i: usize| self.norms[i].forward(levels[i].clone());
         let sum = |share: &dyn Fn(usize) -> Tensor<3>| {
             (0..count)
@@ -111,8 +113,8 @@ impl Manager {
                 .expect("invariant: there is a level")
         };
         if let Some(weights) = &self.weights {
-            let weights = same_dtype(weights.val(), own).reshape([count, 1, width]);
-            let shares = softmax(weights / temperature.clone(), 0);
+            let weights = cast(weights.val(), single).reshape([count, 1, width]);
+            let shares = same_dtype(softmax(weights / temperature, 0), own);
             return sum(&|i| shares.clone().narrow(0, i, 1));
         }
         let adaptive = self
@@ -130,15 +132,16 @@ impl Manager {
             &Dropout::new(0.0),
         )
         .squeeze_dim::<3>(1);
-        let mut scores = adaptive
+        let scores = adaptive
             .score
             .forward(Tensor::cat(vec![fused, own.clone()], 2));
+        let mut scores = cast(scores, single);
         assert_shape!(scores, [rows, length, count]);
         if self.noise > 0.0 && scores.is_autodiff() {
             let noise = Distribution::Normal(0.0, self.noise);
             scores = scores.clone() + scores.random_like(noise);
         }
-        let shares = softmax(scores / temperature, 2);
+        let shares = same_dtype(softmax(scores / temperature, 2), &own);
         let weight = same_dtype(adaptive.cross_weight.val(), &own).reshape([1, 1, width]);
         sum(&|i| shares.clone().narrow(2, i, 1)) + own * weight
     }

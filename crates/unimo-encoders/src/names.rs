@@ -1,8 +1,8 @@
 //! Public checkpoints' names of our parameters, as tables that work in both directions.
 //!
 //! A [`Rule`] names a layer here and there and says how its numbers are stored there; `{}` stands for an index and is the
-//! same on both sides, `{-1}` for the one before it. A [`Section`] applies a table of rules under a prefix on either side, so that one table serves
-//! RoBERTa alone, RoBERTa in BridgeTower and RoBERTa in METER.
+//! same on both sides, `{-1}` for the one before it and `{+1}` for the one after it. A [`Section`] applies a table of rules under
+//! a prefix on either side, so that one table serves RoBERTa alone, RoBERTa in BridgeTower and RoBERTa in METER.
 
 /// How a layer's numbers are stored in a public checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -251,6 +251,10 @@ fn filled(pattern: &str, indices: &[&str]) -> Option<String> {
             "{-1}" => {
                 let index: usize = indices.next()?.parse().ok()?;
                 index.checked_sub(1)?.to_string()
+            }
+            "{+1}" => {
+                let index: usize = indices.next()?.parse().ok()?;
+                index.checked_add(1)?.to_string()
             }
             _ => part.to_owned(),
         });

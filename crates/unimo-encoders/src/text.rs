@@ -23,6 +23,16 @@ pub enum Positions {
     AfterPad,
 }
 
+impl Positions {
+    /// How many rows of a position embedding are for text.
+    fn leave(self, rows: usize, pad_id: usize) -> usize {
+        match self {
+            Self::FromZero => rows,
+            Self::AfterPad => rows.saturating_sub(pad_id + 1),
+        }
+    }
+}
+
 /// A text encoder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -76,10 +86,7 @@ impl TextEncoderConfig {
 
     /// The longest text that the positions hold, in tokens.
     pub fn longest_text(&self) -> usize {
-        match self.positions {
-            Positions::FromZero => self.max_positions,
-            Positions::AfterPad => self.max_positions.saturating_sub(self.pad_id + 1),
-        }
+        self.positions.leave(self.max_positions, self.pad_id)
     }
 
     /// The blocks' sizes.
@@ -165,6 +172,12 @@ impl TextEncoder {
     /// The id that padding has.
     pub fn pad_id(&self) -> usize {
         self.pad_id
+    }
+
+    /// The longest text that the positions hold, in tokens.
+    pub fn longest_text(&self) -> usize {
+        let [positions, _] = self.position_embedding.weight.dims();
+        self.positions.leave(positions, self.pad_id)
     }
 
     /// Moves texts to a device.

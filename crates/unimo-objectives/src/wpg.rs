@@ -64,8 +64,9 @@ impl WpgConfig {
 
     /// The objective.
     pub fn init(&self, _init: &mut Init, model: &BackboneConfig) -> Wpg {
+        let take_part = model.joint.as_ref().is_none_or(|j| j.image_class);
         Wpg {
-            image_class: model.joint.as_ref().is_none_or(|j| j.image_class),
+            class_tokens: if take_part { model.class_tokens() } else { 0 },
             config: self.clone(),
         }
     }
@@ -74,8 +75,8 @@ impl WpgConfig {
 /// Weakly supervised phrase grounding; it has no weights of its own.
 #[derive(Module, Debug)]
 pub struct Wpg {
-    /// Whether the first image position is a class token and no region.
-    pub image_class: bool,
+    /// How many of the first image positions are class tokens and no regions.
+    pub class_tokens: usize,
     /// What it was made from.
     #[module(skip)]
     pub config: WpgConfig,
@@ -277,7 +278,7 @@ impl Objective for Wpg {
             .reshape([rows * length, width])
             .select(0, ints(positions, &device))
             .reshape([rows, most, width]);
-        let first = usize::from(self.image_class);
+        let first = self.class_tokens;
         let regions = image.dims()[1] - first;
         let mut cosines = cosines(phrases, image.clone().narrow(1, first, regions));
         let padding = batch

@@ -62,6 +62,7 @@ fn model() -> BackboneConfig {
             pre_norm: false,
             patch_bias: true,
             distillation_token: false,
+            qkv_bias: true,
             dropout: 0.0,
         }),
         regions: None,
@@ -347,6 +348,33 @@ fn regions_stand_in_for_patches() {
     let pixels = step(&|_| true, &batch([0, 1, 2]));
     let keys: Vec<_> = losses(&pixels).iter().map(|(key, _)| *key).collect();
     assert_eq!(keys, ["mlm", "lm", "vq", "codes"]);
+}
+
+/// A distilled DeiT has two positions before its patches; every objective takes patches for patches.
+#[test]
+fn a_distillation_token_is_no_patch() {
+    let batch = batch([0, 1, 2]);
+    let mut model = model();
+    model.image.as_mut().unwrap().distillation_token = true;
+    assert_eq!(model.class_tokens(), 2);
+    let (backbone, objectives, device) = build_from(&model);
+    let wpg = objectives.wpg.as_ref().unwrap();
+    assert_eq!(wpg.class_tokens, 2);
+    let pictures = backbone.pictures(&batch, &device).unwrap();
+    let images = backbone.encode_pictures(&pictures, None, 0);
+    let view = View::default();
+    let fused = backbone.fuse_parts(None, Some(&images), &view, Keep::Nothing);
+    assert_eq!(fused.image().dims(), [SAMPLES, 2 + 4, 8]);
+    let step = run_on(&model, &|_| true, &batch);
+    assert!(losses(&step).iter().all(|(_, loss)| loss.is_finite()));
+    // Where class tokens take no part, none is left of them.
+    model.joint.as_mut().unwrap().image_class = false;
+    let mut init = Init::new(&device, 3);
+    assert_eq!(wpg.config.init(&mut init, &model).class_tokens, 0);
+    let joint = model.init(&mut init).joint.unwrap();
+    let image = images.states.last().unwrap();
+    let fused = joint.forward(None, Some((image, None)), &view);
+    assert_eq!(fused.image().dims(), [SAMPLES, 4, 8]);
 }
 
 /// What a batch lacks is counted, and what remains is trained.

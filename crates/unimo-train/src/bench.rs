@@ -146,7 +146,7 @@ fn one_of<T: Clone + Send + Sync + 'static>(
     })
 }
 
-fn size_parser() -> impl TypedValueParser<Value = Size> {
+pub(crate) fn size_parser() -> impl TypedValueParser<Value = Size> {
     one_of(SIZES.iter().map(|s| (s.name, *s)).collect())
 }
 
@@ -320,7 +320,7 @@ fn use_threads(threads: Option<usize>) -> Result<usize, TrainError> {
 }
 
 /// The middle value, the mean of the two in the middle if there are two.
-fn median(mut values: Vec<f64>) -> f64 {
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     match values.len() {
@@ -427,6 +427,7 @@ pub fn backbone(size: &Size, family: Family) -> BackboneConfig {
             pre_norm: true,
             patch_bias: false,
             distillation_token: false,
+            qkv_bias: true,
             dropout: 0.0,
         }),
         fusion: matches!(family, Family::Unimo3 | Family::Meter).then_some(FusionConfig {
@@ -447,6 +448,7 @@ pub fn backbone(size: &Size, family: Family) -> BackboneConfig {
             gate_beta: 1.0,
             link: Link::None,
             pictures: 1,
+            shared_transforms: true,
         }),
         image_tags: mvp,
         joint: match family {

@@ -138,19 +138,19 @@ pub fn run(args: &ExportArgs) -> Result<PathBuf, TrainError> {
             let (Some(config), Some(encoder)) = (&config.image, &model.backbone.image) else {
                 return Err(wrong("image encoder that reads pixels, and so no image"));
             };
-            let (json, names) = image_format(config);
+            let (json, names) = image_format(config)?;
             write(json, named(encoder, &names, args)?)?;
         }
         (Part::Image, Network::Clip(clip), NetworkConfig::Clip(config)) => {
-            let (json, names) = image_format(&config.image);
+            let (json, names) = image_format(&config.image)?;
             write(json, named(&clip.image, &names, args)?)?;
         }
         (Part::Image | Part::Whole, Network::Image(encoder), NetworkConfig::Image(config)) => {
-            let (json, names) = image_format(config);
+            let (json, names) = image_format(config)?;
             write(json, named(&**encoder, &names, args)?)?;
         }
         (Part::Whole, Network::Clip(clip), NetworkConfig::Clip(config)) => write(
-            clip::to_json(config),
+            clip::to_json(config).map_err(no_format)?,
             named(&**clip, &clip::hugging_face(), args)?,
         )?,
         (
@@ -348,13 +348,23 @@ fn named<M: Module>(
 }
 
 /// CLIP's image tower has a norm before its blocks, ViT has none.
-fn image_format(config: &unimo_encoders::image::ImageEncoderConfig) -> (Value, Names) {
+fn image_format(
+    config: &unimo_encoders::image::ImageEncoderConfig,
+) -> Result<(Value, Names), TrainError> {
     if !config.pre_norm {
-        return (vit::to_json(config), vit::spellings().remove(0));
+        let json = vit::to_json(config).map_err(no_format)?;
+        return Ok((json, vit::spellings().remove(0)));
     }
-    let mut json = clip::image_to_json(config);
+    let mut json = clip::image_to_json(config).map_err(no_format)?;
     json["architectures"] = json!(["CLIPVisionModel"]);
-    (json, clip::image_spellings().remove(0))
+    Ok((json, clip::image_spellings().remove(0)))
+}
+
+/// What neither ViT nor CLIP can be.
+fn no_format(reason: String) -> TrainError {
+    TrainError::Check(format!(
+        "transformers has no format for this image encoder: {reason}"
+    ))
 }
 
 /// BridgeTower where the model is one; else this project's own format, which keeps our names.
@@ -383,7 +393,8 @@ fn pair_format(
             (None, None) => "BridgeTowerForMaskedLM",
         };
         json["architectures"] = json!([architecture]);
-        return (json, pretrained::bridgetower_names().remove(0));
+        let shared = model.fusion.as_ref().is_none_or(|f| f.shared_transforms);
+        return (json, pretrained::bridgetower_names(shared).remove(0));
     }
     let json = json!({
         "model_type": pretrained::OWN,

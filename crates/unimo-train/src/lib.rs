@@ -16,6 +16,7 @@ pub mod checkpoint;
 pub mod data;
 pub mod device;
 pub mod diagnostics;
+pub mod dtypes;
 pub mod error;
 pub mod evaluation;
 pub mod export;

@@ -11,8 +11,8 @@ use unimo_train::error::TrainError;
 use unimo_train::recipe::{BUILT_IN, Overrides, Recipe};
 use unimo_train::run::RunFolder;
 use unimo_train::{
-    backend_check, bench, data, evaluation, export, parity, pipe, report, torture, torture_files,
-    training,
+    backend_check, bench, data, dtypes, evaluation, export, parity, pipe, report, torture,
+    torture_files, training,
 };
 
 /// Vision-language pre-training: UNIMO-3, UNIMO-2, MVP, METER, BridgeTower and ManagerTower from image-text files to a trained
@@ -91,6 +91,12 @@ enum Bench {
     /// counts.
     #[command(after_help = BENCH_EXAMPLES)]
     Step(bench::StepArgs),
+    /// Compare hidden states and gradients in bf16 and f16 with those in f32, encoder by encoder.
+    ///
+    /// Prints the median and the worst relative error of every encoder and fails if one is larger than its dtype's rounding
+    /// explains. Run it before training in half precision on a new machine or driver.
+    #[command(after_help = DTYPE_EXAMPLES)]
+    Dtype(dtypes::DtypeArgs),
     /// Time loading a checkpoint's folder and print one line of JSON.
     Load {
         /// The folder.
@@ -172,6 +178,13 @@ Examples:
     unimo check backend --device cuda
   Any other GPU (needs a build with --features wgpu):
     unimo check backend --device wgpu";
+
+const DTYPE_EXAMPLES: &str = "\
+Examples:
+  The CPU, some seconds:
+    unimo bench dtype
+  An NVIDIA GPU at METER's measures (needs a build with --features cuda):
+    unimo bench dtype --device cuda --size base";
 
 const VERIFY_EXAMPLES: &str = "\
 Examples:
@@ -399,6 +412,7 @@ fn run(command: Command) -> Result<(), TrainError> {
             println!("{}", bench::load(&folder)?);
             Ok(())
         }
+        Command::Bench(Bench::Dtype(args)) => dtypes::run(&args, &mut |line| println!("{line}")),
         Command::Check(Check::Backend(args)) => {
             backend_check::run(&args, &mut |line| println!("{line}"))
         }

@@ -3,7 +3,8 @@
 //! A reference folder holds `config.json`, `model.safetensors` and `io.safetensors` with `in.*` inputs, `out.*` outputs
 //! (`out.hidden.N` after N blocks, `out.gate.*` gates) and `grad.*`, the gradient of `out.loss` for every parameter under
 //! the reference's own name. Every output and every gradient in the file is compared, and one that is not known here is
-//! an error, as is a gradient here that the reference has not, unless the file's note `gradients` is `some`.
+//! an error, as is a gradient here that the reference has not, unless the file's note `gradients` is `some`. Dropout is off,
+//! whatever the description says: the reference was computed without.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -12,11 +13,12 @@ use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 use unimo_core::{kernels, parameters};
+use unimo_encoders::backbone::Backbone;
 use unimo_encoders::clip::Clip;
 use unimo_encoders::fusion::Keep;
 use unimo_encoders::image::ImageEncoder;
-use unimo_encoders::import::convert;
-use unimo_encoders::names::{Conversion, Names};
+use unimo_encoders::import::{convert, fits_exactly};
+use unimo_encoders::names::Names;
 use unimo_encoders::text::TextEncoder;
 use unimo_encoders::weights::SafetensorsFile;
 
@@ -39,6 +41,9 @@ const GRADIENT_FLOOR: f64 = 1e-3;
 pub struct ParityArgs {
     /// A reference folder, or one that holds several.
     pub folder: PathBuf,
+    /// Inputs, outputs and gradients of the reference; default: the folder's io.safetensors.
+    #[arg(long, value_name = "FILE")]
+    pub reference: Option<PathBuf>,
     /// Another file with the same weights, such as METER's model.ckpt; default: the folder's own.
     #[arg(long, value_name = "FILE")]
     pub weights: Option<PathBuf>,
@@ -102,10 +107,14 @@ impl Compared {
 pub fn run(args: &ParityArgs, say: &mut dyn FnMut(&str)) -> Result<(), TrainError> {
     let (device, _) = args.device.open()?;
     let device = device.autodiff();
-    let folders = folders(&args.folder)?;
+    let folders = match &args.reference {
+        Some(_) => vec![args.folder.clone()],
+        None => folders(&args.folder)?,
+    };
     let mut failed = Vec::new();
     for folder in folders {
-        let compared = compare(&folder, args.weights.as_deref(), &device)?;
+        let (reference, weights) = (args.reference.as_deref(), args.weights.as_deref());
+        let compared = compare(&folder, reference, weights, &device)?;
         let gradients = compared
             .rows
             .iter()
@@ -182,14 +191,16 @@ fn folders(given: &Path) -> Result<Vec<PathBuf>, TrainError> {
 
 /// A reference's inputs, outputs and gradients.
 struct Reference {
+    path: PathBuf,
     file: SafetensorsFile,
     device: Device,
 }
 
 impl Reference {
-    fn open(folder: &Path, device: &Device) -> Result<Self, TrainError> {
+    fn open(path: PathBuf, device: &Device) -> Result<Self, TrainError> {
         Ok(Self {
-            file: SafetensorsFile::open(&folder.join(IO))?,
+            file: SafetensorsFile::open(&path)?,
+            path,
             device: device.clone(),
         })
     }
@@ -200,7 +211,7 @@ impl Reference {
     }
 
     fn lacks(&self, name: &str, what: &str) -> TrainError {
-        TrainError::Check(format!("{IO}: `{name}` {what}"))
+        TrainError::Check(format!("{}: `{name}` {what}", self.path.display()))
     }
 
     fn floats(&mut self, name: &str) -> Result<Vec<f32>, TrainError> {
@@ -215,11 +226,14 @@ impl Reference {
         Ok((values, shape))
     }
 
-    /// `[B, 3, H, W]`.
-    fn pixels(&mut self, name: &str) -> Result<Tensor<4>, TrainError> {
+    /// `[B, 3, S, S]`, as the encoder takes them.
+    fn pixels(&mut self, name: &str, encoder: &ImageEncoder) -> Result<Tensor<4>, TrainError> {
         let info = self.file.info(name);
         let shape: Option<[usize; 4]> = info.and_then(|i| i.shape.try_into().ok());
-        let shape = shape.ok_or_else(|| self.lacks(name, "is not [rows, 3, height, width]"))?;
+        let side = encoder.image_size();
+        let shape = shape
+            .filter(|[_, channels, height, width]| (*channels, *height, *width) == (3, side, side))
+            .ok_or_else(|| self.lacks(name, &format!("is not [rows, 3, {side}, {side}]")))?;
         let values = self.floats(name)?;
         Ok(Tensor::from_data(
             TensorData::new(values, shape),
@@ -228,12 +242,30 @@ impl Reference {
     }
 
     /// Token ids, `[B, L]` row-major, with the lengths that a mask of ones before zeros gives.
-    fn texts(&mut self, ids: &str, mask: &str) -> Result<Texts, TrainError> {
+    /// The texts are no longer than `longest`, of words below `words`.
+    fn texts(
+        &mut self,
+        [ids, mask]: [&str; 2],
+        words: usize,
+        longest: usize,
+    ) -> Result<Texts, TrainError> {
         let (values, shape) = self.integers(ids)?;
         let [_, length] = shape[..] else {
             return Err(self.lacks(ids, "is not [rows, length]"));
         };
-        let (keep, _) = self.integers(mask)?;
+        if length == 0 || length > longest {
+            let reason = format!("is {length} long, and the model takes 1 to {longest}");
+            return Err(self.lacks(ids, &reason));
+        }
+        let known = |id: &i32| usize::try_from(*id).is_ok_and(|id| id < words);
+        if let Some(id) = values.iter().find(|id| !known(id)) {
+            let reason = format!("holds {id}, and the vocabulary has {words} words");
+            return Err(self.lacks(ids, &reason));
+        }
+        let (keep, of_mask) = self.integers(mask)?;
+        if of_mask != shape {
+            return Err(self.lacks(mask, &format!("is {of_mask:?}, and `{ids}` is {shape:?}")));
+        }
         let mut lengths = Vec::new();
         for row in keep.chunks(length) {
             let real = row.iter().take_while(|v| **v == 1).count();
@@ -286,19 +318,21 @@ fn named<const D: usize>(name: impl Into<String>, x: &Tensor<D>) -> (String, Vec
     (name.into(), host(x.clone()))
 }
 
-/// Compares one folder.
+/// Compares one folder, with its own reference or another file.
 ///
 /// # Errors
 ///
 /// It cannot be read, or holds an output or a gradient that is not known here.
 pub fn compare(
     folder: &Path,
+    reference: Option<&Path>,
     weights: Option<&Path>,
     device: &Device,
 ) -> Result<Compared, TrainError> {
-    let public = pretrained::describe(folder, weights)?;
+    let public = pretrained::describe(folder, weights)?.without_dropout();
     let Pretrained { network, .. } = public.load(device)?;
-    let mut reference = Reference::open(folder, device)?;
+    let reference = reference.map_or_else(|| folder.join(IO), Path::to_owned);
+    let mut reference = Reference::open(reference, device)?;
     let computed = match &network {
         Network::Text(encoder) => text(encoder, &mut reference)?,
         Network::Image(encoder) => image(encoder, &mut reference)?,
@@ -349,9 +383,9 @@ fn rows(
         match (ours, target) {
             (Some(ours), Some((gradient, stored, conversion))) => {
                 let theirs = reference.floats(&gradient)?;
-                let fits = theirs.len() / thirds(conversion) == ours.len();
-                if !fits {
-                    return Err(reference.lacks(&gradient, "has another size than here"));
+                if !fits_exactly(conversion, &stored, shape) {
+                    let reason = format!("is {stored:?}, here {shape:?}");
+                    return Err(reference.lacks(&gradient, &reason));
                 }
                 let theirs = convert(&theirs, &stored, shape, conversion);
                 known.insert(gradient.clone());
@@ -392,14 +426,6 @@ fn rows(
     Ok(rows)
 }
 
-/// How many of our tensors one of theirs holds.
-fn thirds(conversion: Conversion) -> usize {
-    match conversion {
-        Conversion::Third(_) => 3,
-        _ => 1,
-    }
-}
-
 /// Largest difference as a share of the reference's largest value; below `floor` that value counts as `floor`.
 fn relative_error(ours: &[f32], theirs: &[f32], floor: f64) -> f64 {
     if ours.len() != theirs.len() {
@@ -422,7 +448,7 @@ fn relative_error(ours: &[f32], theirs: &[f32], floor: f64) -> f64 {
 
 /// Every state of a text encoder; the loss is the mean square of the last one where there is text.
 fn text(encoder: &TextEncoder, io: &mut Reference) -> Result<Computed, TrainError> {
-    let texts = io.texts("in.input_ids", "in.attention_mask")?;
+    let texts = words(encoder, io, "in.input_ids", "in.attention_mask")?;
     let input = encoder.input(&texts.ids, &texts.lengths, texts.length, &io.device);
     let states = encoder.forward(&input, encoder.layers.len() + 1);
     let last = last(&states);
@@ -433,10 +459,21 @@ fn text(encoder: &TextEncoder, io: &mut Reference) -> Result<Computed, TrainErro
     Ok(Computed::new(encoder, loss, outputs))
 }
 
+/// Texts that the encoder can take.
+fn words(
+    encoder: &TextEncoder,
+    io: &mut Reference,
+    ids: &str,
+    mask: &str,
+) -> Result<Texts, TrainError> {
+    let [vocabulary, _] = encoder.word_embedding.weight.dims();
+    io.texts([ids, mask], vocabulary, encoder.longest_text())
+}
+
 /// Every state of an image encoder; the loss is the mean square of the output: after the final norm for ViT, before it for
 /// CLIP's tower, whose final norm belongs to the pooled output there.
 fn image(encoder: &ImageEncoder, io: &mut Reference) -> Result<Computed, TrainError> {
-    let pixels = io.pixels("in.pixel_values")?;
+    let pixels = io.pixels("in.pixel_values", encoder)?;
     let states = encoder.forward(pixels, encoder.layers.len() + 1);
     let last = match encoder.pre_norm {
         Some(_) => last(&states),
@@ -464,8 +501,10 @@ fn hidden(states: &[Tensor<3>]) -> Vec<(String, Vec<f32>)> {
 
 /// Both embeddings of CLIP and its loss.
 fn contrast(clip: &Clip, io: &mut Reference) -> Result<Computed, TrainError> {
-    let texts = io.texts("in.input_ids", "in.attention_mask")?;
-    let pixels = io.pixels("in.pixel_values")?;
+    let [vocabulary, _] = clip.text.word_embedding.weight.dims();
+    let [longest, _] = clip.text.position_embedding.weight.dims();
+    let texts = io.texts(["in.input_ids", "in.attention_mask"], vocabulary, longest)?;
+    let pixels = io.pixels("in.pixel_values", &clip.image)?;
     let input = clip
         .text
         .input(&texts.ids, &texts.lengths, texts.length, &io.device);
@@ -486,12 +525,12 @@ fn contrast(clip: &Clip, io: &mut Reference) -> Result<Computed, TrainError> {
 /// BridgeTower with the head that it has.
 fn bridgetower(model: &Model, io: &mut Reference) -> Result<Computed, TrainError> {
     let backbone = &model.backbone;
-    let texts = io.texts("in.input_ids", "in.attention_mask")?;
+    let texts = words(&backbone.text, io, "in.input_ids", "in.attention_mask")?;
     let input = backbone
         .text
         .input(&texts.ids, &texts.lengths, texts.length, &io.device);
     let texts = backbone.encode_texts(&input);
-    let images = backbone.encode_images(io.pixels("in.pixel_values")?);
+    let images = backbone.encode_images(pictures(backbone, io, "in.pixel_values")?);
     let fused = backbone.fuse(&texts, &images, Keep::Nothing);
     let heads = &model.objectives;
     let words = &backbone.text.word_embedding;
@@ -531,6 +570,16 @@ fn bridgetower(model: &Model, io: &mut Reference) -> Result<Computed, TrainError
     Ok(Computed::new(model, sum.div_scalar(3.0), outputs))
 }
 
+/// Pixels that the model can take.
+fn pictures(backbone: &Backbone, io: &mut Reference, name: &str) -> Result<Tensor<4>, TrainError> {
+    match &backbone.image {
+        Some(encoder) => io.pixels(name, encoder),
+        None => Err(TrainError::Check(
+            "the model reads regions, and references are of pixels".to_owned(),
+        )),
+    }
+}
+
 /// Cross-entropy at the positions whose label is not negative.
 fn masked_loss(logits: &Tensor<2>, io: &mut Reference) -> Result<Tensor<1>, TrainError> {
     let (labels, _) = io.integers("in.labels")?;
@@ -553,10 +602,10 @@ fn twin(model: &Model, io: &mut Reference) -> Result<Computed, TrainError> {
         return Err(TrainError::Check("the twin lacks a head".to_owned()));
     };
     let backbone = &model.backbone;
-    let images = backbone.encode_images(io.pixels("in.pixels")?);
+    let images = backbone.encode_images(pictures(backbone, io, "in.pixels")?);
     let [rows, _] = images.class.dims();
     let mut encode = |name: &str| -> Result<_, TrainError> {
-        let texts = io.texts(name, "in.keep")?;
+        let texts = words(&backbone.text, io, name, "in.keep")?;
         let input = backbone
             .text
             .input(&texts.ids, &texts.lengths, texts.length, &io.device);

@@ -187,7 +187,8 @@ fn from_folder(folder: &Path, weights: &Path) -> Result<Public, TrainError> {
         }
         Some("bridgetower") => {
             let model = bridgetower::config(&json).map_err(unsupported)?;
-            let mut spellings = bridgetower_names();
+            let shared = model.fusion.as_ref().is_none_or(|f| f.shared_transforms);
+            let mut spellings = bridgetower_names(shared);
             if ties == Some(true) {
                 spellings = ["bridgetower.", ""]
                     .into_iter()
@@ -206,8 +207,7 @@ fn from_folder(folder: &Path, weights: &Path) -> Result<Public, TrainError> {
             )
         }
         None if json["model"] == "meter" || json["model"] == "unimo3" => {
-            let mut model = twin_config(&json)
-                .ok_or_else(|| unsupported("a size is missing or is no number".to_owned()))?;
+            let mut model = twin_config(&json).map_err(unsupported)?;
             let spellings = vec![twin_names(), meter_names()];
             let opened = Weights::open(&weights)?;
             let tasks = meter::tasks_from_shapes(&opened).map_err(unsupported)?;
@@ -231,7 +231,11 @@ fn from_folder(folder: &Path, weights: &Path) -> Result<Public, TrainError> {
         other => {
             return Err(unsupported(format!(
                 "model_type is {}; supported are bert, roberta, xlm-roberta, vit, deit, clip, clip_vision_model, bridgetower and unimo",
-                other.map_or("missing".to_owned(), |kind| format!("\"{kind}\""))
+                match (other, json.get("model_type")) {
+                    (None, None) => "missing".to_owned(),
+                    (None, Some(given)) => given.to_string(),
+                    (Some(kind), _) => format!("\"{kind}\""),
+                }
             )));
         }
     };
@@ -383,6 +387,17 @@ impl Public {
             _ => positions,
         };
         said.unwrap_or(default).min(positions)
+    }
+
+    /// The same without dropout: for a model whose outputs or gradients are looked at.
+    pub fn without_dropout(mut self) -> Self {
+        match &mut self.config {
+            NetworkConfig::Text(text) => text.dropout = 0.0,
+            NetworkConfig::Image(image) => image.dropout = 0.0,
+            NetworkConfig::Clip(clip) => clip.image.dropout = 0.0,
+            NetworkConfig::Pair { model, .. } => **model = model.clone().without_dropout(),
+        }
+        self
     }
 
     /// The model with its weights. Heads that the checkpoint lacks are left out.
@@ -618,9 +633,9 @@ fn heads() -> Names {
     )
 }
 
-/// Names of a [`Model`] in BridgeTower.
-pub fn bridgetower_names() -> Vec<Names> {
-    bridgetower::spellings()
+/// Names of a [`Model`] in BridgeTower, by whether its uni-modal layers share the layer to the cross-modal encoder.
+pub fn bridgetower_names(shared: bool) -> Vec<Names> {
+    bridgetower::spellings(shared)
         .into_iter()
         .map(|names| names.within("backbone").and(heads()))
         .collect()
@@ -645,8 +660,14 @@ fn twin_names() -> Names {
 }
 
 /// The sizes in a twin's `config.json`: the program that `unimo bench` is measured against, so its model at other sizes.
-fn twin_config(json: &Value) -> Option<BackboneConfig> {
-    let number = |key: &str| Some(json[key].as_u64()? as usize);
+fn twin_config(json: &Value) -> Result<BackboneConfig, String> {
+    // No size of a model is beyond 32 bits.
+    let number = |key: &str| {
+        let given = json[key].as_u64().and_then(|n| u32::try_from(n).ok());
+        given
+            .map(|n| n as usize)
+            .ok_or_else(|| format!("{key} = {} cannot be: must be a size", json[key]))
+    };
     let size = Size {
         name: "twin",
         width: number("width")?,
@@ -665,15 +686,28 @@ fn twin_config(json: &Value) -> Option<BackboneConfig> {
         false => bench::Family::Meter,
     };
     let mut model = bench::backbone(&size, family);
-    let layer_norm_eps = json["layer_norm_eps"].as_f64()?;
+    let given = &json["layer_norm_eps"];
+    let layer_norm_eps = given
+        .as_f64()
+        .ok_or_else(|| format!("layer_norm_eps = {given} cannot be: must be a number"))?;
     model.text.layer_norm_eps = layer_norm_eps;
-    model.image.as_mut()?.layer_norm_eps = layer_norm_eps;
+    if let Some(image) = &mut model.image {
+        image.layer_norm_eps = layer_norm_eps;
+    }
     model.text.pad_id = number("pad_id")?;
-    let fusion = model.fusion.as_mut()?;
-    fusion.layer_norm_eps = layer_norm_eps;
-    if json["gate"] == "token" {
-        fusion.gate = GateKind::Token;
+    if let Some(fusion) = &mut model.fusion {
+        fusion.layer_norm_eps = layer_norm_eps;
+        fusion.gate = match &json["gate"] {
+            Value::Null => fusion.gate,
+            Value::String(gate) if gate == "cls" => GateKind::Cls,
+            Value::String(gate) if gate == "token" => GateKind::Token,
+            other => {
+                return Err(format!(
+                    "gate = {other} cannot be: must be \"cls\" or \"token\""
+                ));
+            }
+        };
     }
     // The reference was computed without.
-    Some(model.without_dropout())
+    Ok(model.without_dropout())
 }

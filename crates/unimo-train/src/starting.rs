@@ -127,7 +127,10 @@ impl Whole {
     fn spellings(self) -> Vec<Names> {
         match self {
             Self::Meter => vec![pretrained::meter_names().leaving(tasks::METER_HEADS)],
-            Self::BridgeTower => pretrained::bridgetower_names(),
+            Self::BridgeTower => [true, false]
+                .into_iter()
+                .flat_map(pretrained::bridgetower_names)
+                .collect(),
         }
     }
 
@@ -576,6 +579,7 @@ fn image_contradictions(
         pre_norm,
         patch_bias,
         distillation_token,
+        qkv_bias,
     );
     found.extend(too_deep("model.image.layers", ours.layers, theirs.layers));
     found

@@ -2,6 +2,8 @@
 
 use burn::tensor::{Tensor, activation};
 
+use crate::layers::same_dtype;
+
 /// The exact Gaussian error linear unit, `x Φ(x)` with the normal distribution function Φ (Hendrycks and Gimpel 2016).
 ///
 /// # Shapes
@@ -13,8 +15,41 @@ pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     }
     // Not `activation::gelu`: on GPUs burn 0.22.1 computes the exact function but the gradient of its tanh
     // approximation, which is off by up to 1e-3.
-    let cumulative = ((x.clone() * std::f64::consts::FRAC_1_SQRT_2).erf() + 1.0) * 0.5;
+    // In half precision `erf + 1` would have no digit left where it nears 0.
+    let z = super::widened(x.clone()) * std::f64::consts::FRAC_1_SQRT_2;
+    let cumulative = (z.erf() + 1.0) * 0.5;
+    let cumulative = same_dtype(cumulative, &x);
     x * cumulative
+}
+
+/// The approximation of [`gelu`] with a hyperbolic tangent, `x (1 + tanh(z)) / 2` with `z = sqrt(2 / π) (x + 0.044715 x³)`, which
+/// is `x sigmoid(2 z)`.
+///
+/// # Shapes
+/// - `x`, output: any
+pub fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    const CUBIC: f64 = 0.044_715;
+    // sqrt(2 / π)
+    let slope = std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2;
+    gated(x, |x| {
+        let cube = x.clone() * x.clone() * x.clone();
+        (x + cube * CUBIC) * (2.0 * slope)
+    })
+}
+
+/// The sigmoid linear unit or swish, `x sigmoid(x)`.
+///
+/// # Shapes
+/// - `x`, output: any
+pub fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    gated(x, |x| x)
+}
+
+/// `x sigmoid(z(x))`.
+fn gated<const D: usize>(x: Tensor<D>, z: impl FnOnce(Tensor<D>) -> Tensor<D>) -> Tensor<D> {
+    let share = activation::sigmoid(z(super::widened(x.clone())));
+    let share = same_dtype(share, &x);
+    x * share
 }
 
 /// CLIP's approximation of [`gelu`], `x sigmoid(1.702 x)`.
@@ -26,7 +61,7 @@ pub fn quick_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     if super::is_fused(&x) {
         return fused::activate(x, fused::Function::QuickGelu);
     }
-    x.clone() * activation::sigmoid(x * QUICK)
+    gated(x, |x| x * QUICK)
 }
 
 /// The slope inside [`quick_gelu`].
@@ -166,7 +201,29 @@ mod tests {
     const TOLERANCE: f64 = 5e-7;
 
     type Function = fn(Tensor<2>) -> Tensor<2>;
-    const FUNCTIONS: [(&str, Function); 2] = [("gelu", gelu::<2>), ("quick_gelu", quick_gelu::<2>)];
+    const FUNCTIONS: [(&str, Function); 4] = [
+        ("gelu", gelu::<2>),
+        ("quick_gelu", quick_gelu::<2>),
+        ("gelu_tanh", gelu_tanh::<2>),
+        ("silu", silu::<2>),
+    ];
+
+    /// In half precision a value and a gradient keep nearly all of their digits, also where the function nears 0.
+    #[test]
+    fn half_precision_rounds_little() {
+        /// Of the share, of its product with the input, and in the gradient of a sum of two such products, in units of the
+        /// rounding of each dtype; a slope's two parts cancel where it passes through 0.
+        const ROUNDINGS: f64 = 4.0;
+        let x: Vec<f32> = (-24..=24).map(|i| i as f32 / 8.0).collect();
+        for (dtype, unit) in [(DType::BF16, 1.0 / 256.0), (DType::F16, 1.0 / 2048.0)] {
+            for (name, f) in FUNCTIONS {
+                let shape = [1, x.len()];
+                let (half, exact) = (run(f, &x, shape, dtype), run(f, &x, shape, DType::F64));
+                assert_close(name, &half[0], &exact[0], ROUNDINGS * unit, 0.0);
+                assert_close(name, &half[1], &exact[1], ROUNDINGS * unit, 1.0);
+            }
+        }
+    }
 
     fn run(f: Function, x: &[f32], shape: [usize; 2], dtype: DType) -> Vec<Vec<f64>> {
         let x = leaf(x, shape, dtype);
@@ -192,7 +249,7 @@ mod tests {
 
     #[test]
     fn large_inputs_saturate() {
-        let x = [-1e30, -1e4, -100.0, 100.0, 1e4, 1e30];
+        let x = [-1e30, -1e4, -200.0, 200.0, 1e4, 1e30];
         for (name, f) in FUNCTIONS {
             let x = constant(&x, [1, 6], DType::F32);
             let out = values(&f(x.clone()));

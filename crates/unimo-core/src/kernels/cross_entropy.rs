@@ -2,7 +2,7 @@
 
 use burn::tensor::{Int, Tensor, activation, assert_shape};
 
-/// The negative log-likelihood of the target class under the softmax of each row.
+/// The negative log-likelihood of the target class under the softmax of each row. Of logits in half precision it is f32.
 ///
 /// # Shapes
 /// - `logits`: `[N, V]`
@@ -11,6 +11,7 @@ use burn::tensor::{Int, Tensor, activation, assert_shape};
 pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
     let [n, _] = logits.dims();
     assert_shape!(targets, [n]);
+    let logits = super::widened(logits);
     #[cfg(feature = "flex")]
     if super::is_fused(&logits) && fused::takes(&targets) {
         return fused::cross_entropy(logits, targets);
@@ -189,6 +190,18 @@ mod tests {
 
     /// The logarithm of a sum of exponentials (2e-6 at most, see the softmax) minus a logit, both around 10.
     const TOLERANCE: f64 = 2e-6;
+
+    /// Of logits in half precision the loss is that of the same numbers in f32, and is f32.
+    #[test]
+    fn half_precision_is_taken_as_f32() {
+        for dtype in [DType::BF16, DType::F16] {
+            let logits = constant(&normal(3 * 700, 5.0, 1), [3, 700], dtype);
+            let of = |logits: Tensor<2>| cross_entropy(logits, targets(3, 700));
+            let (half, single) = (of(logits.clone()), of(logits.cast(DType::F32)));
+            assert_eq!(half.dtype(), DType::F32);
+            assert_eq!(values(&half), values(&single));
+        }
+    }
 
     fn targets(n: usize, classes: usize) -> Tensor<1, Int> {
         let targets: Vec<i32> = (0..n).map(|i| (i * 7919 % classes) as i32).collect();

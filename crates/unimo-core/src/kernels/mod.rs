@@ -5,12 +5,14 @@
 //! threads with a hand-written backward pass. On every other device, and for every other float type, they are the plain
 //! tensor operations that define them, which CubeCL's fusion turns into kernels of its own.
 //!
+//! In half precision sums and exponentials have too few digits: what is a sum, a softmax, a norm or a distribution function of such
+//! a tensor is computed in f32 and rounded once.
+//!
 //! Results are bit-identical from run to run on one machine, whatever the number of threads: work is cut at fixed
 //! boundaries, and partial sums are added in the order of these boundaries. Machines with different vector instructions
 //! may differ in the last bits.
 
-#[cfg(feature = "flex")]
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, FloatDType, Tensor};
 
 #[cfg(feature = "flex")]
 mod buffers;
@@ -28,7 +30,7 @@ mod softmax;
 #[cfg(all(test, feature = "flex"))]
 mod testing;
 
-pub use activation::{gelu, quick_gelu};
+pub use activation::{gelu, gelu_tanh, quick_gelu, silu};
 pub use adamw::{AdamWStep, SumOfSquares, adamw, sum_of_squares};
 pub use cross_entropy::cross_entropy;
 pub use dropout::dropout;
@@ -36,6 +38,20 @@ pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub(crate) use softmax::hidden;
 pub use softmax::masked_softmax;
+
+/// Whether this is bf16 or f16, which have 8 and 11 binary digits.
+pub(crate) fn is_half(dtype: DType) -> bool {
+    matches!(dtype, DType::BF16 | DType::F16)
+}
+
+/// Half precision as f32, every other dtype as it is.
+fn widened<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    if is_half(x.dtype()) {
+        x.cast(FloatDType::F32)
+    } else {
+        x
+    }
+}
 
 /// Whether the kernels take this tensor.
 #[cfg(feature = "flex")]

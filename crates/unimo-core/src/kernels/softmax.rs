@@ -4,7 +4,8 @@ use burn::tensor::{Bool, Tensor, activation, assert_shape};
 
 /// Softmax of `scale * scores` over the keys that are not hidden.
 ///
-/// A hidden key gets probability 0 exactly, whatever its score. A row whose keys are all hidden is all zeros.
+/// A hidden key gets probability 0 exactly, whatever its score. A row whose keys are all hidden is all zeros. Scores in half
+/// precision are taken as f32, and the probabilities are rounded to their dtype.
 ///
 /// # Shapes
 /// - `scores`, output: `[B, H, Lq, Lk]`
@@ -22,6 +23,10 @@ pub fn masked_softmax(
     }
     if let Some(pairs) = &pairs {
         assert_shape!(pairs, [queries, count]);
+    }
+    if super::is_half(scores.dtype()) {
+        let dtype = scores.dtype();
+        return masked_softmax(super::widened(scores), scale, keys, pairs).cast(dtype);
     }
     #[cfg(feature = "flex")]
     if super::is_fused(&scores) {

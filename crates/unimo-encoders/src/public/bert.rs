@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{activation, only, parse};
+use super::{activation, epsilon_and_dropout, heads_divide, object, only, parse, sizes};
 use crate::names::{Form, Names, Rule, join, rule};
 use crate::text::{Positions, TextEncoderConfig};
 
@@ -140,7 +140,13 @@ const BRIDGETOWER: [(&str, u64); 4] = [
 ///
 /// It is of another kind or says something that is not supported.
 pub fn config(json: &serde_json::Value) -> Result<TextEncoderConfig, String> {
-    let kind = json["model_type"].as_str().unwrap_or("bert").to_owned();
+    let mut given = object(json)?.clone();
+    let kind = match given.get("model_type") {
+        None | Some(serde_json::Value::Null) => "bert".to_owned(),
+        Some(kind) => kind
+            .as_str()
+            .map_or_else(|| kind.to_string(), str::to_owned),
+    };
     let (positions, defaults): (_, &[(&str, u64)]) = match kind.as_str() {
         "bert" => (Positions::FromZero, &[]),
         "roberta" | "xlm-roberta" => (Positions::AfterPad, &ROBERTA),
@@ -151,16 +157,37 @@ pub fn config(json: &serde_json::Value) -> Result<TextEncoderConfig, String> {
             ));
         }
     };
-    let mut json = json.clone();
-    for (key, value) in defaults {
-        if json.get(*key).is_none() {
-            json[*key] = (*value).into();
+    let mut unless_given = |key: &str, value: serde_json::Value| {
+        if given.get(key).is_none_or(serde_json::Value::is_null) {
+            given.insert(key.to_owned(), value);
         }
+    };
+    for (key, value) in defaults {
+        unless_given(key, (*value).into());
     }
-    if kind == "bridgetower_text_model" && json.get("layer_norm_eps").is_none() {
-        json["layer_norm_eps"] = 1e-5.into();
+    if kind == "bridgetower_text_model" {
+        unless_given("layer_norm_eps", 1e-5.into());
     }
-    let config: Config = parse(&json)?;
+    let config: Config = parse(&serde_json::Value::Object(given))?;
+    heads_divide(
+        ("hidden_size", config.hidden_size),
+        ("num_attention_heads", config.num_attention_heads),
+    )?;
+    sizes(&[
+        ("vocab_size", config.vocab_size),
+        ("num_hidden_layers", config.num_hidden_layers),
+        ("intermediate_size", config.intermediate_size),
+        ("max_position_embeddings", config.max_position_embeddings),
+        ("type_vocab_size", config.type_vocab_size),
+    ])?;
+    let dropout = config.hidden_dropout_prob;
+    epsilon_and_dropout(config.layer_norm_eps, ("hidden_dropout_prob", dropout))?;
+    if config.pad_token_id >= config.vocab_size {
+        return Err(format!(
+            "pad_token_id = {} cannot be: must be below vocab_size = {}",
+            config.pad_token_id, config.vocab_size
+        ));
+    }
     only("is_decoder", &config.is_decoder, &false)?;
     only(
         "position_embedding_type",
@@ -179,7 +206,7 @@ pub fn config(json: &serde_json::Value) -> Result<TextEncoderConfig, String> {
         pad_id: config.pad_token_id,
         activation: activation(&config.hidden_act)?,
         layer_norm_eps: config.layer_norm_eps,
-        dropout: config.hidden_dropout_prob,
+        dropout,
     })
 }
 

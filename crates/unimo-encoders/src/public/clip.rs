@@ -3,7 +3,10 @@
 use serde::Deserialize;
 use unimo_core::layers::Activation;
 
-use super::{Shapes, activation, only, parse};
+use super::{
+    Shapes, activation, epsilon_and_dropout, heads_divide, heads_of, only, parse, patches_divide,
+    section, sizes,
+};
 use crate::clip::{ClipConfig, ClipTextConfig};
 use crate::image::ImageEncoderConfig;
 use crate::names::{Form, Names, Rule, rule};
@@ -231,9 +234,28 @@ const WRONG_END: i32 = 2;
 ///
 /// It says something that is not supported.
 pub fn image_config(json: &serde_json::Value) -> Result<ImageEncoderConfig, String> {
-    let own = json.get("vision_config").unwrap_or(json);
-    let config: ImageConfig = parse(own)?;
+    match json.get("vision_config") {
+        Some(given) if !given.is_null() => {
+            let own = section(json, "vision_config")?;
+            own_image_config(&own).map_err(|reason| format!("vision_config.{reason}"))
+        }
+        _ => own_image_config(json),
+    }
+}
+
+fn own_image_config(json: &serde_json::Value) -> Result<ImageEncoderConfig, String> {
+    let config: ImageConfig = parse(json)?;
     only("num_channels", &config.num_channels, &3)?;
+    heads_divide(
+        ("hidden_size", config.hidden_size),
+        ("num_attention_heads", config.num_attention_heads),
+    )?;
+    sizes(&[
+        ("num_hidden_layers", config.num_hidden_layers),
+        ("intermediate_size", config.intermediate_size),
+    ])?;
+    patches_divide(config.image_size, config.patch_size)?;
+    epsilon_and_dropout(config.layer_norm_eps, ("attention_dropout", 0.0))?;
     Ok(ImageEncoderConfig {
         image_size: config.image_size,
         patch_size: config.patch_size,
@@ -246,12 +268,25 @@ pub fn image_config(json: &serde_json::Value) -> Result<ImageEncoderConfig, Stri
         pre_norm: true,
         patch_bias: false,
         distillation_token: false,
+        qkv_bias: true,
         dropout: 0.0,
     })
 }
 
-/// The width of the common space where a `config.json` does not say it.
-const PROJECTION: u64 = 512;
+/// What `CLIPConfig` says beside its two halves.
+#[derive(Debug, Deserialize)]
+#[serde(default)]
+struct Config {
+    projection_dim: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            projection_dim: 512,
+        }
+    }
+}
 
 /// A `config.json` of `CLIPModel`.
 ///
@@ -259,9 +294,25 @@ const PROJECTION: u64 = 512;
 ///
 /// It is of another kind or says something that is not supported.
 pub fn config(json: &serde_json::Value) -> Result<ClipConfig, String> {
-    let empty = serde_json::json!({});
-    let text: TextConfig = parse(json.get("text_config").unwrap_or(&empty))?;
-    let width = json["projection_dim"].as_u64().unwrap_or(PROJECTION);
+    let Config { projection_dim } = parse(json)?;
+    sizes(&[("projection_dim", projection_dim)])?;
+    let in_text = |reason: String| format!("text_config.{reason}");
+    let in_image = |reason: String| format!("vision_config.{reason}");
+    let text: TextConfig = parse(&section(json, "text_config")?).map_err(in_text)?;
+    heads_divide(
+        ("hidden_size", text.hidden_size),
+        ("num_attention_heads", text.num_attention_heads),
+    )
+    .and_then(|()| {
+        sizes(&[
+            ("vocab_size", text.vocab_size),
+            ("num_hidden_layers", text.num_hidden_layers),
+            ("intermediate_size", text.intermediate_size),
+            ("max_position_embeddings", text.max_position_embeddings),
+        ])
+    })
+    .and_then(|()| epsilon_and_dropout(text.layer_norm_eps, ("attention_dropout", 0.0)))
+    .map_err(in_text)?;
     Ok(ClipConfig {
         text: ClipTextConfig {
             vocab_size: text.vocab_size,
@@ -270,12 +321,12 @@ pub fn config(json: &serde_json::Value) -> Result<ClipConfig, String> {
             heads: text.num_attention_heads,
             feed_forward: text.intermediate_size,
             max_positions: text.max_position_embeddings,
-            activation: activation(&text.hidden_act)?,
+            activation: activation(&text.hidden_act).map_err(in_text)?,
             layer_norm_eps: text.layer_norm_eps,
             end_id: (text.eos_token_id != WRONG_END).then_some(text.eos_token_id),
         },
-        image: image_config(json.get("vision_config").unwrap_or(&empty))?,
-        width: width as usize,
+        image: own_image_config(&section(json, "vision_config")?).map_err(in_image)?,
+        width: projection_dim,
     })
 }
 
@@ -293,22 +344,36 @@ pub fn openai_image_from_shapes(
     activation: Activation,
 ) -> Result<ImageEncoderConfig, String> {
     let shapes = Shapes(weights);
-    let [width, _, patch_size, _] = shapes.of(&format!("{prefix}conv1.weight"))?;
-    let [positions, _] = shapes.of(&format!("{prefix}positional_embedding"))?;
+    let patches = format!("{prefix}conv1.weight");
+    let [width, channels, patch_size, across] = shapes.of(&patches)?;
+    if channels != 3 || across != patch_size {
+        return Err(format!(
+            "`{patches}` has patches of {channels} x {patch_size} x {across}; supported are square ones of 3 channels"
+        ));
+    }
+    let table = format!("{prefix}positional_embedding");
+    let [positions, _] = shapes.of(&table)?;
+    let grid = positions.saturating_sub(1).isqrt();
+    if grid == 0 || grid * grid + 1 != positions {
+        return Err(format!(
+            "`{table}` has {positions} rows, which is no square of patches behind a class token"
+        ));
+    }
     let blocks = format!("{prefix}transformer.resblocks.");
     let [feed_forward, _] = shapes.of(&format!("{blocks}0.mlp.c_fc.weight"))?;
     Ok(ImageEncoderConfig {
-        image_size: patch_size * positions.saturating_sub(1).isqrt(),
+        image_size: patch_size * grid,
         patch_size,
         width,
         layers: shapes.blocks(&blocks, ".ln_1.weight"),
-        heads: width / HEAD_WIDTH,
+        heads: heads_of(HEAD_WIDTH, width, &patches)?,
         feed_forward,
         activation,
         layer_norm_eps: 1e-5,
         pre_norm: true,
         patch_bias: false,
         distillation_token: false,
+        qkv_bias: true,
         dropout: 0.0,
     })
 }
@@ -335,7 +400,7 @@ pub fn config_from_shapes(weights: &Weights, activation: Activation) -> Result<C
             vocab_size,
             width,
             layers: shapes.blocks(&blocks, ".ln_1.weight"),
-            heads: width / HEAD_WIDTH,
+            heads: heads_of(HEAD_WIDTH, width, "token_embedding.weight")?,
             feed_forward,
             max_positions,
             activation,
@@ -348,8 +413,17 @@ pub fn config_from_shapes(weights: &Weights, activation: Activation) -> Result<C
 }
 
 /// Our image tower as Hugging Face's `vision_config`.
-pub fn image_to_json(config: &ImageEncoderConfig) -> serde_json::Value {
-    serde_json::json!({
+///
+/// # Errors
+///
+/// What it has that CLIP's tower cannot have.
+pub fn image_to_json(config: &ImageEncoderConfig) -> Result<serde_json::Value, String> {
+    only("image.pre_norm", &config.pre_norm, &true)?;
+    only("image.patch_bias", &config.patch_bias, &false)?;
+    only("image.qkv_bias", &config.qkv_bias, &true)?;
+    let token = &config.distillation_token;
+    only("image.distillation_token", token, &false)?;
+    Ok(serde_json::json!({
         "model_type": "clip_vision_model",
         "hidden_size": config.width,
         "num_hidden_layers": config.layers,
@@ -360,13 +434,17 @@ pub fn image_to_json(config: &ImageEncoderConfig) -> serde_json::Value {
         "image_size": config.image_size,
         "patch_size": config.patch_size,
         "num_channels": 3,
-    })
+    }))
 }
 
 /// Our configuration as a `config.json` of `CLIPModel`.
-pub fn to_json(config: &ClipConfig) -> serde_json::Value {
+///
+/// # Errors
+///
+/// What its image tower has that CLIP's cannot have.
+pub fn to_json(config: &ClipConfig) -> Result<serde_json::Value, String> {
     let text = &config.text;
-    serde_json::json!({
+    Ok(serde_json::json!({
         "architectures": ["CLIPModel"],
         "model_type": "clip",
         "projection_dim": config.width,
@@ -382,6 +460,6 @@ pub fn to_json(config: &ClipConfig) -> serde_json::Value {
             "max_position_embeddings": text.max_positions,
             "eos_token_id": text.end_id.unwrap_or(WRONG_END),
         },
-        "vision_config": image_to_json(&config.image),
-    })
+        "vision_config": image_to_json(&config.image)?,
+    }))
 }

@@ -4,7 +4,7 @@ use unimo_core::layers::Activation;
 use unimo_core::levels::GateKind;
 
 use super::clip::{OPENAI_BLOCKS, OPENAI_IMAGE, openai_image_from_shapes};
-use super::{Shapes, bert};
+use super::{Shapes, bert, heads_of};
 use crate::backbone::BackboneConfig;
 use crate::fusion::{FusionConfig, Levels, Link};
 use crate::names::{Form, Names, Rule, rule};
@@ -154,7 +154,11 @@ pub fn config_from_shapes(weights: &Weights) -> Result<BackboneConfig, String> {
             vocab_size,
             width: text_width,
             layers: shapes.blocks("text_transformer.encoder.layer.", ".output.dense.weight"),
-            heads: text_width / HEAD_WIDTH,
+            heads: heads_of(
+                HEAD_WIDTH,
+                text_width,
+                "text_transformer.embeddings.word_embeddings.weight",
+            )?,
             feed_forward: text_inner,
             max_positions,
             positions: Positions::AfterPad,
@@ -173,7 +177,7 @@ pub fn config_from_shapes(weights: &Weights) -> Result<BackboneConfig, String> {
         fusion: Some(FusionConfig {
             width,
             layers: shapes.blocks("cross_modal_text_layers.", ".output.dense.weight"),
-            heads: width / HEAD_WIDTH,
+            heads: heads_of(HEAD_WIDTH, width, "cross_modal_text_transform.weight")?,
             feed_forward: inner,
             activation: Activation::Gelu,
             layer_norm_eps: 1e-12,
@@ -185,6 +189,7 @@ pub fn config_from_shapes(weights: &Weights) -> Result<BackboneConfig, String> {
             gate_beta: 1.0,
             link: Link::None,
             pictures: pictures_from_shapes(weights)?,
+            shared_transforms: true,
         }),
         image_tags: false,
         joint: None,

@@ -82,20 +82,137 @@ fn without_nulls(json: serde_json::Value) -> serde_json::Value {
 }
 
 /// A JSON value as one of this module's mirrors of Hugging Face's configurations; keys that they do not name are left
-/// aside, keys that are absent have Hugging Face's defaults.
+/// aside, keys that are absent or null have Hugging Face's defaults.
+///
+/// # Errors
+///
+/// It is no object, or a key holds something else than it should: the message begins with the key.
 pub(crate) fn parse<T: DeserializeOwned>(json: &serde_json::Value) -> Result<T, String> {
-    serde_json::from_value(json.clone()).map_err(|e| e.to_string())
+    let given = without_nulls(object(json)?);
+    serde_path_to_error::deserialize(serde_json::Value::Object(given)).map_err(|error| {
+        let key = error.path().to_string();
+        format!("{key}: {}", error.into_inner())
+    })
 }
 
-/// Hugging Face's name of an activation.
-pub(crate) fn activation(name: &str) -> Result<Activation, String> {
-    match name {
-        "gelu" => Ok(Activation::Gelu),
-        "quick_gelu" => Ok(Activation::QuickGelu),
-        other => Err(format!(
-            "the activation \"{other}\" is not supported; supported are \"gelu\" and \"quick_gelu\""
+type Object = serde_json::Map<String, serde_json::Value>;
+
+/// The keys and values of an object.
+pub(crate) fn object(json: &serde_json::Value) -> Result<&Object, String> {
+    use serde_json::Value;
+    let other = match json {
+        Value::Object(entries) => return Ok(entries),
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+    };
+    Err(format!("is {other}, not an object of keys and values"))
+}
+
+/// A section of a description, empty where it is absent or null.
+pub(crate) fn section(json: &serde_json::Value, key: &str) -> Result<serde_json::Value, String> {
+    match json.get(key) {
+        None | Some(serde_json::Value::Null) => Ok(serde_json::json!({})),
+        Some(given) => {
+            object(given).map_err(|reason| format!("{key} {reason}"))?;
+            Ok(given.clone())
+        }
+    }
+}
+
+/// Python writes null for what is not given.
+fn without_nulls(entries: &Object) -> Object {
+    use serde_json::Value;
+    let given = entries.iter().filter(|(_, value)| !value.is_null());
+    given
+        .map(|(key, value)| {
+            let value = match value {
+                Value::Object(inner) => Value::Object(without_nulls(inner)),
+                other => other.clone(),
+            };
+            (key.clone(), value)
+        })
+        .collect()
+}
+
+/// The largest size that is taken for one: four times the vocabulary of the largest tokenizers, and small enough for products of
+/// three.
+const LARGEST: usize = 1 << 20;
+
+/// An error unless every size is at least 1 and none is absurd.
+pub(crate) fn sizes(given: &[(&str, usize)]) -> Result<(), String> {
+    match given.iter().find(|(_, size)| !(1..=LARGEST).contains(size)) {
+        None => Ok(()),
+        Some((key, size)) => Err(format!("{key} = {size} cannot be: must be 1 to {LARGEST}")),
+    }
+}
+
+/// An error unless a width is a multiple of the number of heads.
+pub(crate) fn heads_divide(
+    (width_key, width): (&str, usize),
+    (heads_key, heads): (&str, usize),
+) -> Result<(), String> {
+    sizes(&[(width_key, width), (heads_key, heads)])?;
+    match width.is_multiple_of(heads) {
+        true => Ok(()),
+        false => Err(format!(
+            "{heads_key} = {heads} cannot be: must divide {width_key} = {width}"
         )),
     }
+}
+
+/// An error unless a picture is made of whole patches.
+pub(crate) fn patches_divide(image_size: usize, patch_size: usize) -> Result<(), String> {
+    sizes(&[("image_size", image_size), ("patch_size", patch_size)])?;
+    match image_size.is_multiple_of(patch_size) {
+        true => Ok(()),
+        false => Err(format!(
+            "patch_size = {patch_size} cannot be: must divide image_size = {image_size}"
+        )),
+    }
+}
+
+/// An error unless an epsilon is above 0 and a dropout in [0, 1).
+pub(crate) fn epsilon_and_dropout(epsilon: f64, (key, dropout): (&str, f64)) -> Result<(), String> {
+    if !(epsilon.is_finite() && epsilon > 0.0) {
+        return Err(format!(
+            "layer_norm_eps = {epsilon} cannot be: must be above 0"
+        ));
+    }
+    match (0.0..1.0).contains(&dropout) {
+        true => Ok(()),
+        false => Err(format!("{key} = {dropout} cannot be: must be in [0, 1)")),
+    }
+}
+
+/// Hugging Face's names of activations, the one that is written first of each. Those with a hyperbolic tangent are one function
+/// in several spellings of the same formula.
+const ACTIVATIONS: [(&str, Activation); 11] = [
+    ("gelu", Activation::Gelu),
+    ("gelu_python", Activation::Gelu),
+    ("quick_gelu", Activation::QuickGelu),
+    ("gelu_new", Activation::GeluTanh),
+    ("gelu_pytorch_tanh", Activation::GeluTanh),
+    ("gelu_python_tanh", Activation::GeluTanh),
+    ("gelu_fast", Activation::GeluTanh),
+    ("gelu_accurate", Activation::GeluTanh),
+    ("relu", Activation::Relu),
+    ("silu", Activation::Silu),
+    ("swish", Activation::Silu),
+];
+
+/// Hugging Face's name of an activation, the value of `hidden_act`.
+pub(crate) fn activation(name: &str) -> Result<Activation, String> {
+    let found = ACTIVATIONS.iter().find(|(known, _)| *known == name);
+    found.map(|(_, activation)| *activation).ok_or_else(|| {
+        let known: Vec<&str> = ACTIVATIONS.iter().map(|(known, _)| *known).collect();
+        format!(
+            "hidden_act = \"{name}\" is not supported; supported are {}",
+            known.join(", ")
+        )
+    })
 }
 
 /// An error unless a value is the only one that is supported.
@@ -136,6 +253,16 @@ impl Shapes<'_> {
     }
 }
 
+/// How many heads of a known width there are, of a model whose width the tensor `name` says.
+pub(crate) fn heads_of(head: usize, width: usize, name: &str) -> Result<usize, String> {
+    match width > 0 && width.is_multiple_of(head) {
+        true => Ok(width / head),
+        false => Err(format!(
+            "`{name}` says that the width is {width}, and heads are {head} wide in such models"
+        )),
+    }
+}
+
 /// Of several spellings the one with most names that the checkpoint has; the first of equals.
 ///
 /// # Panics
@@ -163,8 +290,11 @@ pub fn best(spellings: Vec<Names>, ours: &[String], weights: &Weights) -> Names 
 
 /// Our activation in Hugging Face's words.
 pub(crate) fn activation_name(activation: Activation) -> &'static str {
-    match activation {
-        Activation::Gelu => "gelu",
-        Activation::QuickGelu => "quick_gelu",
-    }
+    let named = ACTIVATIONS.iter().find(|(_, known)| *known == activation);
+    named
+        .map(|(name, _)| *name)
+        .expect("invariant: every activation has a name there")
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{activation, only, parse};
+use super::{activation, epsilon_and_dropout, heads_divide, only, parse, patches_divide, sizes};
 use crate::image::ImageEncoderConfig;
 use crate::names::{Form, Names, Rule, rule};
 
@@ -120,7 +120,17 @@ pub fn config(json: &serde_json::Value) -> Result<ImageEncoderConfig, String> {
         }
     };
     only("num_channels", &config.num_channels, &3)?;
-    only("qkv_bias", &config.qkv_bias, &true)?;
+    heads_divide(
+        ("hidden_size", config.hidden_size),
+        ("num_attention_heads", config.num_attention_heads),
+    )?;
+    sizes(&[
+        ("num_hidden_layers", config.num_hidden_layers),
+        ("intermediate_size", config.intermediate_size),
+    ])?;
+    patches_divide(config.image_size, config.patch_size)?;
+    let dropout = config.hidden_dropout_prob;
+    epsilon_and_dropout(config.layer_norm_eps, ("hidden_dropout_prob", dropout))?;
     Ok(ImageEncoderConfig {
         image_size: config.image_size,
         patch_size: config.patch_size,
@@ -133,17 +143,24 @@ pub fn config(json: &serde_json::Value) -> Result<ImageEncoderConfig, String> {
         pre_norm: false,
         patch_bias: true,
         distillation_token,
-        dropout: config.hidden_dropout_prob,
+        qkv_bias: config.qkv_bias,
+        dropout,
     })
 }
 
 /// Our configuration as a `config.json`.
-pub fn to_json(config: &ImageEncoderConfig) -> serde_json::Value {
+///
+/// # Errors
+///
+/// What it has that ViT cannot have.
+pub fn to_json(config: &ImageEncoderConfig) -> Result<serde_json::Value, String> {
+    only("image.pre_norm", &config.pre_norm, &false)?;
+    only("image.patch_bias", &config.patch_bias, &true)?;
     let (kind, architecture) = match config.distillation_token {
         false => ("vit", "ViTModel"),
         true => ("deit", "DeiTModel"),
     };
-    serde_json::json!({
+    Ok(serde_json::json!({
         "architectures": [architecture],
         "model_type": kind,
         "hidden_size": config.width,
@@ -157,6 +174,6 @@ pub fn to_json(config: &ImageEncoderConfig) -> serde_json::Value {
         "image_size": config.image_size,
         "patch_size": config.patch_size,
         "num_channels": 3,
-        "qkv_bias": true,
-    })
+        "qkv_bias": config.qkv_bias,
+    }))
 }
