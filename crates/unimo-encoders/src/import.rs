@@ -10,7 +10,7 @@ use unimo_core::parameters;
 
 use crate::image::resize_grid;
 use crate::names::{Conversion, Names, Target, covers};
-use crate::weights::{Dtype, Weights, WeightsError};
+use crate::weights::{Dtype, TensorInfo, Weights, WeightsError};
 
 /// Weights that do not fit.
 #[derive(Debug, thiserror::Error)]

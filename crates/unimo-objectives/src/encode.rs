@@ -257,6 +257,8 @@ fn images_of(batches: &[Batch], rows: &[(usize, usize)]) -> Option<Images> {
         pixels,
         height: first.height,
         width: first.width,
+        mean: first.mean,
+        std: first.std,
         second_view: None,
         patch_mask: None,
     })

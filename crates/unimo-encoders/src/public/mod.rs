@@ -88,8 +88,8 @@ fn without_nulls(json: serde_json::Value) -> serde_json::Value {
 ///
 /// It is no object, or a key holds something else than it should: the message begins with the key.
 pub(crate) fn parse<T: DeserializeOwned>(json: &serde_json::Value) -> Result<T, String> {
-    let given = without_nulls(object(json)?);
-    serde_path_to_error::deserialize(serde_json::Value::Object(given)).map_err(|error| {
+    object(json)?;
+    serde_path_to_error::deserialize(without_nulls(json.clone())).map_err(|error| {
         let key = error.path().to_string();
         format!("{key}: {}", error.into_inner())
     })
@@ -120,21 +120,6 @@ pub(crate) fn section(json: &serde_json::Value, key: &str) -> Result<serde_json:
             Ok(given.clone())
         }
     }
-}
-
-/// Python writes null for what is not given.
-fn without_nulls(entries: &Object) -> Object {
-    use serde_json::Value;
-    let given = entries.iter().filter(|(_, value)| !value.is_null());
-    given
-        .map(|(key, value)| {
-            let value = match value {
-                Value::Object(inner) => Value::Object(without_nulls(inner)),
-                other => other.clone(),
-            };
-            (key.clone(), value)
-        })
-        .collect()
 }
 
 /// The largest size that is taken for one: four times the vocabulary of the largest tokenizers, and small enough for products of

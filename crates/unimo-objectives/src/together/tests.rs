@@ -68,6 +68,7 @@ fn two_streams(dropout: f64) -> BackboneConfig {
             layer_norm_eps: 1e-5,
             pre_norm: true,
             patch_bias: false,
+            qkv_bias: true,
             distillation_token: false,
             dropout,
         }),
@@ -86,6 +87,7 @@ fn two_streams(dropout: f64) -> BackboneConfig {
             gate: GateKind::Cls,
             gate_beta: 1.0,
             link: Link::None,
+            shared_transforms: true,
             pictures: 1,
         }),
         image_tags: false,
@@ -226,8 +228,10 @@ fn batch(samples: Range<usize>) -> Batch {
     }
     tags.masked = Some(hidden);
     let pixels = |view: usize| {
-        let of = move |i: usize| (0..3 * 8 * 8).map(move |at| number(i + 100 * view, at));
-        samples.clone().flat_map(of).collect::<Vec<f32>>()
+        // The numbers are within -1 to 1, which the levels are spread over.
+        let level = |number: f32| ((number + 1.0) / 2.0 * 255.0).round() as u8;
+        let of = move |i: usize| (0..3 * 8 * 8).map(move |at| level(number(i + 100 * view, at)));
+        samples.clone().flat_map(of).collect::<Vec<u8>>()
     };
     let counts: Vec<usize> = samples.clone().map(|i| 1 + i * 5 % 3).collect();
     let count = counts.iter().copied().max().unwrap_or(0);
@@ -245,6 +249,8 @@ fn batch(samples: Range<usize>) -> Batch {
             pixels: pixels(0),
             height: 8,
             width: 8,
+            mean: [0.5; 3],
+            std: [0.5; 3],
             second_view: Some(pixels(1)),
             patch_mask: None,
         }),
