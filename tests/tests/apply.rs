@@ -40,6 +40,7 @@ fn train(out: &Path, more: &[&str]) {
         device: Some(DeviceChoice::Flex),
         quiet: true,
         train_only: true,
+        ..training::Options::default()
     };
     training::start(&recipe, out, &options).unwrap();
 }

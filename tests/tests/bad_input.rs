@@ -14,6 +14,7 @@ fn options() -> training::Options {
         device: Some(DeviceChoice::Flex),
         quiet: true,
         train_only: true,
+        ..training::Options::default()
     }
 }
 

@@ -137,6 +137,7 @@ fn train(recipe: &Recipe, run: &Path) {
         device: Some(DeviceChoice::Flex),
         quiet: true,
         train_only: false,
+        ..training::Options::default()
     };
     training::start(recipe, run, &options).unwrap();
 }
@@ -183,6 +184,7 @@ fn the_best_is_chosen_by_what_every_evaluation_scores() {
             device: Some(DeviceChoice::Flex),
             quiet: true,
             train_only: false,
+            ..training::Options::default()
         };
         let lines = || fs::read_to_string(run.join("evals.jsonl")).unwrap();
         let before = lines();

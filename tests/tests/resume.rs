@@ -59,6 +59,7 @@ fn options() -> training::Options {
         device: Some(DeviceChoice::Flex),
         quiet: true,
         train_only: true,
+        ..training::Options::default()
     }
 }
 

@@ -5,8 +5,8 @@
 //! interrupted keeps the shards that are whole.
 
 use std::collections::VecDeque;
-use std::fs::{self, File};
-use std::io::{BufWriter, Cursor, Read, Write};
+use std::fs;
+use std::io::{Cursor, Read, Write};
 use std::path::Path;
 
 use image::codecs::jpeg::JpegEncoder;
@@ -14,6 +14,7 @@ use image::{ImageFormat, RgbImage};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::atomic::AtomicFile;
 use crate::config::range;
 use crate::error::{DataError, ReadError, SampleError};
 use crate::eval_set::parallel;
@@ -21,7 +22,7 @@ use crate::images;
 use crate::shards::{self, IndexHeader, Item, Member, MemberKind, MemberLimits};
 use crate::source::{Entailment, Sample, Source, Split, TextRole};
 use crate::storage::{self, LocalFile, Object, RemoteConfig, Storage};
-use crate::unpack::{Part, Summed, write_whole};
+use crate::unpack::{Summed, write_whole};
 
 /// The file that lists the shards of a folder.
 pub const INDEX: &str = "index.json";
@@ -408,10 +409,9 @@ impl Packer<'_> {
     ) -> Result<Shard, DataError> {
         let spec = self.spec;
         let path = self.folder.join(file);
-        let part = Part::beside(&path);
         let wrong = |error| DataError::file("write", &path, error);
-        let out = File::create(&part.path).map_err(wrong)?;
-        let mut tar = tar::Builder::new(Summed::new(BufWriter::new(out)));
+        let out = AtomicFile::create(&path).map_err(wrong)?;
+        let mut tar = tar::Builder::new(Summed::new(out));
         let mut items: Vec<Item> = Vec::new();
         let mut skipped = Vec::new();
         let mut held = 0;
@@ -440,10 +440,8 @@ impl Packer<'_> {
             end = index + 1;
             progress(end);
         }
-        let mut summed = tar.into_inner().map_err(wrong)?;
-        summed.flush().map_err(wrong)?;
-        summed.inner.get_ref().sync_all().map_err(wrong)?;
-        part.keep(&path).map_err(wrong)?;
+        let summed = tar.into_inner().map_err(wrong)?;
+        summed.inner.commit().map_err(wrong)?;
         let header = IndexHeader {
             format: IndexHeader::FORMAT.to_owned(),
             shard_bytes: summed.bytes,

@@ -508,6 +508,15 @@ impl Source for WithRegions {
         self.source.place(split, index)
     }
 
+    fn identify(
+        &self,
+        split: Split,
+        index: usize,
+        give: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), SampleError> {
+        self.source.identify(split, index, give)
+    }
+
     /// Samples come without pixels.
     fn has_images(&self) -> bool {
         false

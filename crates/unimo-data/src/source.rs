@@ -256,6 +256,34 @@ pub trait Source: Send + Sync {
         })
     }
 
+    /// Gives, piece by piece, what tells a sample from others and is known without reading pictures or shards: what a fingerprint of
+    /// the data is made of. Where files lie is no part of it. Every sample of a data set is asked for it when a run begins.
+    ///
+    /// # Errors
+    ///
+    /// The list cannot be read now. Of what is damaged, less is given.
+    fn identify(
+        &self,
+        split: Split,
+        index: usize,
+        give: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), SampleError> {
+        if let Some(name) = self.image_name(split, index) {
+            give(name.as_bytes());
+        }
+        let captions = match self.captions(split, index) {
+            Err(error) if error.is_unavailable() => return Err(error),
+            captions => captions.unwrap_or_default(),
+        };
+        for caption in &captions {
+            give(caption.as_bytes());
+        }
+        if captions.is_empty() {
+            give(&self.place(split, index).line.to_le_bytes());
+        }
+        Ok(())
+    }
+
     /// Every text of a split, to train a tokenizer on: those of damaged samples are left out, and where one can only not be read,
     /// its error stands there instead.
     fn texts(&self, split: Split) -> TextsOf<'_> {

@@ -20,6 +20,7 @@ use tokenizers::{
 };
 use unimo_core::batch::Texts;
 
+use crate::atomic;
 use crate::config::{Pad, TokenizerConfig};
 use crate::error::{DataError, panic_text};
 use crate::source::{Readable, Source, Split};
@@ -309,7 +310,8 @@ impl TextTokenizer {
     ///
     /// The file cannot be written.
     pub fn save(&self, path: &Path) -> Result<(), DataError> {
-        std::fs::write(path, self.to_json()?).map_err(|error| DataError::file("write", path, error))
+        atomic::write(path, self.to_json()?.as_bytes())
+            .map_err(|error| DataError::file("write", path, error))
     }
 
     /// The text of a `tokenizer.json`.

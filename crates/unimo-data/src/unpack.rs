@@ -1,6 +1,6 @@
 //! Compressed shards, unpacked once into a folder of bounded size.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, BufReader, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -10,6 +10,7 @@ use flate2::read::MultiGzDecoder;
 use ruzstd::decoding::FrameDecoder;
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 
+use crate::atomic::{self, AtomicFile};
 use crate::error::{DataError, Place, ReadError, SampleError, panic_text};
 use crate::found::remove_leftovers;
 use crate::shards::{self, IndexHeader, MemberLimits, ShardIndex};
@@ -57,6 +58,8 @@ impl Cache {
         fs::create_dir_all(folder).map_err(|error| DataError::file("create", folder, error))?;
         remove_leftovers(folder)?;
         let list = |error| DataError::file("list", folder, error);
+        // What a killed process left must not count.
+        atomic::sweep(folder).map_err(list)?;
         let mut used = 0;
         for entry in fs::read_dir(folder).map_err(list)? {
             let about = entry.and_then(|entry| entry.metadata()).map_err(list)?;
@@ -94,9 +97,8 @@ impl Cache {
         compression: Compression,
         limits: MemberLimits,
     ) -> Result<(LocalFile, ShardIndex), Refused> {
-        let part = Part::beside(path);
         let wrong = |error| Refused::Folder(DataError::file("write", path, error));
-        let mut file = Summed::new(File::create(&part.path).map_err(wrong)?);
+        let mut file = Summed::new(AtomicFile::create(path).map_err(wrong)?);
         let mut unwritten = None;
         let mut full = false;
         let mut packed = BufReader::new(Stream::new(shard));
@@ -135,8 +137,7 @@ impl Cache {
             Err(payload) => Some(panic_text(&*payload)),
         };
         let (bytes, crc) = (file.bytes, file.crc);
-        let kept = file.inner.sync_all().and_then(|()| part.keep(path));
-        kept.map_err(|error| {
+        file.inner.commit().map_err(|error| {
             given_back(bytes);
             wrong(error)
         })?;
@@ -303,40 +304,7 @@ impl<W: Write> Write for Summed<W> {
     }
 }
 
-/// A file under another name while it is written; whatever ends the writing before it is whole removes it.
-pub(crate) struct Part {
-    pub(crate) path: PathBuf,
-}
-
-impl Part {
-    /// The part of a file in its folder.
-    pub(crate) fn beside(path: &Path) -> Self {
-        let mut part = path.as_os_str().to_owned();
-        part.push(format!(".{}.part", std::process::id()));
-        Self { path: part.into() }
-    }
-
-    /// Gives a file that was written and synced its name.
-    pub(crate) fn keep(self, path: &Path) -> io::Result<()> {
-        fs::rename(&self.path, path)
-    }
-}
-
-impl Drop for Part {
-    fn drop(&mut self) {
-        // After it got its name there is nothing left to remove.
-        let _ = fs::remove_file(&self.path);
-    }
-}
-
-/// Writes a file under another name, syncs it and renames it: it is there whole or not at all.
+/// Writes a whole file, or nothing.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), DataError> {
-    let part = Part::beside(path);
-    let write = || {
-        let mut file = File::create(&part.path)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        part.keep(path)
-    };
-    write().map_err(|error| DataError::file("write", path, error))
+    atomic::write(path, bytes).map_err(|error| DataError::file("write", path, error))
 }

@@ -3,17 +3,16 @@
 //! The inverse of [`crate::import`]: what was imported and not trained comes out bit for bit.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
-use std::path::Path;
+use std::collections::{BTreeMap, HashMap};
+use std::io::{self, Write};
 
 use burn::module::Module;
-use safetensors::SafeTensorError;
 use safetensors::tensor::View;
 use unimo_core::parameters::{self, Handle};
 
 use crate::import::{invert, shape_there};
 use crate::names::{Conversion, Names};
-use crate::weights::{Dtype, WeightsError};
+use crate::weights::{Dtype, write_safetensors};
 
 /// A tensor as it will stand in the file; its values are fetched when it is written.
 pub struct Exported {
@@ -122,18 +121,17 @@ pub fn export<M: Module>(
 ///
 /// # Errors
 ///
-/// The file cannot be written.
-pub fn write(path: &Path, tensors: &[Exported]) -> Result<(), WeightsError> {
-    let notes = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+/// `out` cannot be written.
+pub fn write(out: &mut dyn Write, tensors: &[Exported]) -> io::Result<()> {
+    let notes = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
     let named = tensors.iter().map(|tensor| (&tensor.name, tensor));
-    safetensors::serialize_to_file(named, Some(notes), path).map_err(|error| match error {
-        SafeTensorError::IoError(source) => WeightsError::file("write", path)(source),
-        other => WeightsError::content(path, format!("cannot be written: {other}")),
-    })
+    write_safetensors(out, named.collect(), &notes)
 }
 
 #[cfg(all(test, feature = "flex"))]
 mod tests {
+    use std::fs::File;
+
     use burn::tensor::Device;
     use unimo_core::init::Init;
     use unimo_core::layers::Activation;
@@ -191,7 +189,7 @@ mod tests {
         ] {
             let from = encoder(1, is_vit);
             let tensors = export(&from, &names, Dtype::F32).unwrap();
-            write(&path, &tensors).unwrap();
+            write(&mut File::create(&path).unwrap(), &tensors).unwrap();
             let mut weights = Weights::open(folder.path()).unwrap();
             assert_eq!(weights.info(name).unwrap().shape, shape);
             let (to, report) =
@@ -218,7 +216,7 @@ mod tests {
         let path = folder.path().join("model.safetensors");
         let names = clip::image_spellings().remove(0);
         write(
-            &path,
+            &mut File::create(&path).unwrap(),
             &export(&encoder(1, false), &names, Dtype::F32).unwrap(),
         )
         .unwrap();

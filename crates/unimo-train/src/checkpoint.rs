@@ -1,24 +1,27 @@
 //! Checkpoints: one safetensors file each, whole or not there.
 //!
-//! A file holds `model.*`, `optimizer.*` and, with a moving average, `ema.*`, and in its metadata the step. Everything
+//! A file holds `model.*`, `optimizer.*` and, with a moving average, `ema.*`, and in its metadata the step and what the run was
+//! begun with ([`crate::fingerprint`]). Everything
 //! else that a run needs (schedule, random numbers, position in the data) follows from the step and the recipe's seed.
 //! It is written under another name, synced and renamed, so that a full disk or a killed process leaves the previous
-//! checkpoints as they were.
+//! checkpoints as they were. Equal states are equal files.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
-use std::fs::{self, File};
+use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use burn::tensor::{Device, TensorData};
+use safetensors::Dtype;
 use safetensors::tensor::View;
-use safetensors::{Dtype, SafeTensorError};
 use unimo_core::parameters::{self, Handle};
 use unimo_encoders::weights::{self, SafetensorsFile, TensorInfo};
 use unimo_objectives::ADDED_LATER;
 
 use crate::error::TrainError;
+use crate::files;
+use crate::fingerprint::{self, Fingerprint};
 use crate::optimizer::Optimizer;
 
 /// Written into every file, so that a reader of another time can tell.
@@ -80,8 +83,13 @@ pub fn step_of(path: &Path) -> Option<u64> {
     step.parse().ok()
 }
 
-/// Writes a checkpoint. When this returns, it is on the disk; when it fails, nothing has changed.
-pub fn save<M: Module>(folder: &Path, state: &State<M>) -> Result<PathBuf, TrainError> {
+/// Writes a checkpoint. When this returns, it is on the disk; when it fails, nothing has changed. `begun` is what the run was begun
+/// with.
+pub fn save<M: Module>(
+    folder: &Path,
+    state: &State<M>,
+    begun: &Fingerprint,
+) -> Result<PathBuf, TrainError> {
     let part = |prefix: &str, handles: Vec<Handle>| {
         let prefix = prefix.to_owned();
         handles.into_iter().map(move |mut handle| {
@@ -95,54 +103,27 @@ pub fn save<M: Module>(folder: &Path, state: &State<M>) -> Result<PathBuf, Train
     if let Some(ema) = &state.ema {
         tensors.extend(part("ema", parameters::handles(ema)));
     }
-    let metadata = HashMap::from([
+    let metadata = BTreeMap::from([
         ("format".to_owned(), FORMAT.to_owned()),
         ("step".to_owned(), state.step.to_string()),
+        (fingerprint::NAME.to_owned(), begun.note()),
     ]);
     let target = path(folder, state.step);
-    write_atomically(&target, |temporary| {
+    files::write_with(&target, |out| {
         let tensors = tensors.iter().map(|(name, lazy)| (name, lazy));
-        safetensors::serialize_to_file(tensors, Some(metadata), temporary).map_err(|e| match e {
-            SafeTensorError::IoError(source) => TrainError::File {
-                action: "write",
-                path: temporary.to_owned(),
-                source,
-            },
-            other => TrainError::Checkpoint {
-                path: target.clone(),
-                reason: other.to_string(),
-            },
-        })
+        weights::write_safetensors(out, tensors.collect(), &metadata)
     })?;
     Ok(target)
 }
 
-/// Lets `write` fill a file beside `target`, syncs it and gives it its name.
-pub fn write_atomically(
-    target: &Path,
-    write: impl FnOnce(&Path) -> Result<(), TrainError>,
-) -> Result<(), TrainError> {
-    let folder = target.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder).map_err(TrainError::file("create", folder))?;
-    let mut name = target.file_name().unwrap_or_default().to_owned();
-    name.push(".part");
-    let temporary = folder.join(name);
-    let result = write(&temporary).and_then(|()| {
-        let file = File::open(&temporary).map_err(TrainError::file("open", &temporary))?;
-        file.sync_all()
-            .map_err(TrainError::file("sync", &temporary))?;
-        fs::rename(&temporary, target).map_err(TrainError::file("rename", &temporary))
-    });
-    if result.is_err() {
-        // The half-written file is of no use and may hold the space that is missing.
-        let _ = fs::remove_file(&temporary);
-        return result;
-    }
-    // The name itself must survive a power cut; not every file system lets a folder be synced.
-    if let Ok(folder) = File::open(folder) {
-        let _ = folder.sync_all();
-    }
-    Ok(())
+/// What the run of a checkpoint was begun with; none where an earlier version wrote it.
+///
+/// # Errors
+///
+/// The file cannot be read.
+pub fn begun(path: &Path) -> Result<Option<Fingerprint>, TrainError> {
+    let reader = Reader::open(path)?;
+    Ok(Fingerprint::of_note(reader.note(fingerprint::NAME)))
 }
 
 /// Whether older checkpoints of the format lack a parameter.
@@ -275,6 +256,24 @@ pub fn load<M: Module>(
     })
 }
 
+/// Removes what earlier versions left half-written. Only whoever holds the run's lock may.
+pub fn sweep_older(folder: &Path) -> Result<(), TrainError> {
+    if !folder.is_dir() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(folder).map_err(TrainError::file("list", folder))? {
+        let entry = entry.map_err(TrainError::file("list", folder))?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let half = name.starts_with("step-") && name.ends_with(".safetensors.part");
+        if half || name.starts_with(".tmp") {
+            let path = entry.path();
+            fs::remove_file(&path).map_err(TrainError::file("remove", &path))?;
+        }
+    }
+    Ok(())
+}
+
 /// Removes old checkpoints: the newest `keep` and `best` stay.
 pub fn prune(folder: &Path, keep: usize, best: Option<u64>) -> Result<(), TrainError> {
     let all = steps(folder)?;
@@ -310,7 +309,7 @@ mod tests {
     fn what_is_saved_comes_back_bit_for_bit() {
         let folder = tempfile::tempdir().unwrap();
         let saved = state(1, 2, 7);
-        let path = save(folder.path(), &saved).unwrap();
+        let path = save(folder.path(), &saved, &Fingerprint::default()).unwrap();
         let loaded = load(&path, state(2, 2, 0), &Device::flex()).unwrap();
         assert_eq!(loaded.step, 7);
         assert_eq!(
@@ -338,7 +337,7 @@ mod tests {
             step: 7,
         };
         let folder = tempfile::tempdir().unwrap();
-        let path = save(folder.path(), &saved).unwrap();
+        let path = save(folder.path(), &saved, &Fingerprint::default()).unwrap();
         let bytes = fs::read(&path).unwrap();
         let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
         let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
@@ -374,7 +373,7 @@ mod tests {
     #[test]
     fn another_shape_and_damaged_files_are_errors_that_say_so() {
         let folder = tempfile::tempdir().unwrap();
-        let path = save(folder.path(), &state(1, 2, 7)).unwrap();
+        let path = save(folder.path(), &state(1, 2, 7), &Fingerprint::default()).unwrap();
         let error = |path: &Path, width| {
             load(path, state(2, width, 0), &Device::flex())
                 .err()
@@ -397,16 +396,11 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_write_leaves_what_was_there() {
+    fn equal_states_are_equal_files_and_nothing_else_is_left() {
         let folder = tempfile::tempdir().unwrap();
-        let path = save(folder.path(), &state(1, 2, 7)).unwrap();
+        let path = save(folder.path(), &state(1, 2, 7), &Fingerprint::default()).unwrap();
         let before = fs::read(&path).unwrap();
-        let failed = write_atomically(&path, |temporary| {
-            fs::write(temporary, b"half").unwrap();
-            let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
-            Err(TrainError::file("write", temporary)(full))
-        });
-        assert!(failed.is_err());
+        save(folder.path(), &state(1, 2, 7), &Fingerprint::default()).unwrap();
         assert_eq!(fs::read(&path).unwrap(), before);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
@@ -415,7 +409,7 @@ mod tests {
     fn pruning_keeps_the_newest_and_the_best() {
         let folder = tempfile::tempdir().unwrap();
         for step in [10, 20, 30, 40] {
-            save(folder.path(), &state(1, 2, step)).unwrap();
+            save(folder.path(), &state(1, 2, step), &Fingerprint::default()).unwrap();
         }
         prune(folder.path(), 2, Some(10)).unwrap();
         assert_eq!(steps(folder.path()).unwrap(), [10, 30, 40]);

@@ -131,6 +131,38 @@ pub enum TrainError {
     /// From the report.
     #[error(transparent)]
     Report(#[from] ReportError),
+    /// A signal asked for the end, and what was being done was given up.
+    #[error("ended by a signal")]
+    Interrupted,
+    /// A signal asked a training to end, which has saved what it did.
+    #[error(
+        "ended by a signal after step {step} of {steps}, which is saved. Go on with: unimo train --resume {}",
+        run.display()
+    )]
+    Stopped {
+        /// The step that is saved.
+        step: u64,
+        /// The steps of the run.
+        steps: u64,
+        /// The run's folder.
+        run: PathBuf,
+    },
+    /// A checkpoint that could not be written.
+    #[error(
+        "step {step} cannot be saved: {error}. {}; when that is mended, go on with: unimo train --resume {}",
+        last_good.as_ref().map_or("No checkpoint was written yet".to_owned(), |path| format!("The last checkpoint is whole: {}", path.display())),
+        run.display()
+    )]
+    Unsaved {
+        /// The step.
+        step: u64,
+        /// Why.
+        error: Box<TrainError>,
+        /// The checkpoint before it.
+        last_good: Option<PathBuf>,
+        /// The run's folder.
+        run: PathBuf,
+    },
     /// A check that compares backends failed, or a torture run.
     #[error("{0}")]
     Check(String),

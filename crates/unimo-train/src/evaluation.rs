@@ -21,6 +21,7 @@ use crate::device::DeviceChoice;
 use crate::diagnostics::codes::{self, Codes};
 use crate::diagnostics::phrases::{self, Phrases};
 use crate::error::TrainError;
+use crate::files;
 use crate::model::{Model, host};
 use crate::progress::Progress;
 use crate::recipe::Recipe;
@@ -29,6 +30,7 @@ use crate::report::record::{
     ChanceRecord, EvalRecord, GalleryItem, GalleryRecord, GatesRecord, RankedCaption, RecallRecord,
     RetrievalRecord, StreamGates, WordGates,
 };
+use crate::resuming;
 use crate::run::RunFolder;
 use crate::training;
 
@@ -84,7 +86,12 @@ pub fn run(given: &Path, options: &Options) -> Result<(PathBuf, EvalRecord), Tra
     for note in source.notes() {
         eprintln!("{note}");
     }
-    let tokenizer = TextTokenizer::load(&run.join("tokenizer.json"), false)?;
+    if options.data.is_none() {
+        for line in resuming::other_data(&run, &*source)? {
+            eprintln!("not the data that the run was begun with: {line}");
+        }
+    }
+    let tokenizer = run.tokenizer()?;
     training::check_tokenizer(&recipe, &tokenizer)?;
 
     let step = chosen_step(&run, step)?;
@@ -361,7 +368,7 @@ pub fn evaluate(
 
 impl Evaluated {
     /// How good the weights are, by what this evaluation scored: a mean of recalls by the best method, as
-    /// [`Best`](crate::run::Best) compares them.
+    /// [`EvalRecord::goodness`] compares them.
     pub fn score(&self) -> f64 {
         self.score_by(|_| true)
     }
@@ -478,12 +485,16 @@ fn mean_gates(gates: &Tensor<3>, lengths: Option<&[usize]>) -> Vec<Option<f64>> 
         .collect()
 }
 
-/// The entry of the method that ranks best.
+/// The entry of the method that finds most, as [`EvalRecord::headline`] chooses it.
 fn headline(report: &RetrievalReport) -> Option<&MethodReport> {
-    report
-        .methods
-        .iter()
-        .max_by(|a, b| a.rsum().total_cmp(&b.rsum()))
+    let found = report.methods.iter().filter(|m| m.rsum().is_finite());
+    found.reduce(|best, next| {
+        if next.rsum() > best.rsum() {
+            next
+        } else {
+            best
+        }
+    })
 }
 
 /// One line for the terminal.
@@ -618,10 +629,7 @@ fn gallery(
         };
         let name = format!("gallery/{number}.{}", if large { "jpg" } else { "png" });
         let path = run.join(&name);
-        picture.save(&path).map_err(|e| TrainError::Run {
-            path,
-            reason: e.to_string(),
-        })?;
+        files::write_picture(&path, &picture)?;
         let captions = set.captions();
         let ranked = best.captions_of_image.get(index).map_or(&[][..], |c| c);
         items.push(GalleryItem {

@@ -10,7 +10,7 @@ use burn::module::Module;
 use serde_json::{Value, json};
 use unimo_data::images::Resize;
 use unimo_data::processor::{self, Pictures};
-use unimo_data::{TextTokenizer, published};
+use unimo_data::published;
 use unimo_encoders::backbone::BackboneConfig;
 use unimo_encoders::export;
 use unimo_encoders::names::Names;
@@ -19,10 +19,10 @@ use unimo_encoders::tasks::TasksConfig;
 use unimo_encoders::weights::Dtype;
 use unimo_objectives::ObjectivesConfig;
 
-use crate::checkpoint::write_atomically;
 use crate::device::DeviceChoice;
 use crate::error::TrainError;
 use crate::evaluation;
+use crate::files;
 use crate::given::{self, Given};
 use crate::pretrained::{self, Network, NetworkConfig};
 
@@ -118,9 +118,7 @@ pub fn run(args: &ExportArgs) -> Result<PathBuf, TrainError> {
         std::fs::create_dir_all(&args.out).map_err(TrainError::file("create", &args.out))?;
         let weights = args.out.join("model.safetensors");
         let tensors: Vec<export::Exported> = tensors;
-        write_atomically(&weights, |temporary| {
-            Ok(export::write(temporary, &tensors)?)
-        })?;
+        files::write_with(&weights, |out| export::write(out, &tensors))?;
         beside(args, &source)?;
         // The description comes last: a folder that holds it is whole.
         write_json(&args.out.join("config.json"), &json)
@@ -189,7 +187,7 @@ fn open(args: &ExportArgs) -> Result<Source, TrainError> {
                     args.model
                 )));
             }
-            let tokenizer = TextTokenizer::load(&run.join("tokenizer.json"), true)?;
+            let tokenizer = run.tokenizer()?;
             let pixels = recipe.model.image.is_some();
             Ok(Source {
                 network: Network::Pair(Box::new(model)),
@@ -297,15 +295,7 @@ fn beside_weights(
 
 /// Tokenizer and picture processor, where the part takes texts or pictures.
 fn beside(args: &ExportArgs, source: &Source) -> Result<(), TrainError> {
-    let write = |name: &str, bytes: &[u8]| {
-        let file = args.out.join(name);
-        if let Some(folder) = file.parent() {
-            std::fs::create_dir_all(folder).map_err(TrainError::file("create", folder))?;
-        }
-        write_atomically(&file, |temporary| {
-            std::fs::write(temporary, bytes).map_err(TrainError::file("write", temporary))
-        })
-    };
+    let write = |name: &str, bytes: &[u8]| files::write(&args.out.join(name), bytes);
     if let (Some(tokenizer), true) = (&source.tokenizer, args.part != Part::Image) {
         write("tokenizer.json", tokenizer.json.as_bytes())?;
         write_json(&args.out.join("tokenizer_config.json"), &tokenizer.config)?;
@@ -328,9 +318,7 @@ fn beside(args: &ExportArgs, source: &Source) -> Result<(), TrainError> {
 
 fn write_json(path: &Path, json: &Value) -> Result<(), TrainError> {
     let text = format!("{json:#}\n");
-    write_atomically(path, |temporary| {
-        std::fs::write(temporary, &text).map_err(TrainError::file("write", temporary))
-    })
+    files::write(path, text.as_bytes())
 }
 
 fn named<M: Module>(

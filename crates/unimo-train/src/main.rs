@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -8,11 +8,13 @@ use unimo_data::Split;
 use unimo_train::apply::{embed, explain, fill_mask, score, search};
 use unimo_train::device::DeviceChoice;
 use unimo_train::error::TrainError;
+use unimo_train::fingerprint::Given;
 use unimo_train::recipe::{BUILT_IN, Overrides, Recipe};
-use unimo_train::run::RunFolder;
+use unimo_train::resuming::Asked;
+use unimo_train::run::NewRun;
 use unimo_train::{
-    backend_check, bench, data, dtypes, evaluation, export, parity, pipe, report, torture,
-    torture_files, training,
+    backend_check, bench, data, dtypes, evaluation, export, interrupt, parity, pipe, report,
+    torture, torture_files, training,
 };
 
 /// Vision-language pre-training: UNIMO-3, UNIMO-2, MVP, METER, BridgeTower and ManagerTower from image-text files to a trained
@@ -29,7 +31,8 @@ enum Command {
     /// Train a recipe, evaluate it on held-out pairs and write a report.
     ///
     /// Everything goes into a run folder: checkpoints, metrics.jsonl, TensorBoard events, report.html. A run that was
-    /// stopped, even by kill -9, goes on exactly where it was with --resume.
+    /// stopped, even by kill -9, goes on exactly where it was with --resume. On SIGTERM or Ctrl-C it saves after the step and ends
+    /// with exit code 75; a second one ends it at once.
     #[command(after_help = TRAIN_EXAMPLES)]
     Train(Train),
     /// Evaluate a run's checkpoint: retrieval in both directions on a held-out split, or on all of a file.
@@ -256,7 +259,9 @@ Examples:
   An ablation: in-layer interaction only
     unimo train unimo3-tiny --set model.fusion.levels=none
   Go on with a stopped run:
-    unimo train --resume runs/unimo3-tiny";
+    unimo train --resume runs/unimo3-tiny
+  Train a finished run on:
+    unimo train --resume runs/unimo3-tiny --set train.steps=4000";
 
 #[derive(Args)]
 struct Train {
@@ -266,14 +271,16 @@ struct Train {
     /// Train on this: a list of image-text pairs (JSON lines, CSV, TSV), tar shards, Parquet files, or a folder of them.
     #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     data: Option<PathBuf>,
-    /// Change a value of the recipe, such as train.steps=100; may be given several times. `none` removes a section or an
-    /// optional value.
-    #[arg(long = "set", value_name = "KEY=VALUE", conflicts_with = "resume")]
+    /// Change a value of the recipe, such as train.steps=100 or stage[0].lr=1e-4; may be given several times, and of one key the
+    /// last counts. `none` removes a section or an optional value. With --resume: more steps, another learning rate, and what
+    /// else a run that has begun may change.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// The new run folder; default runs/RECIPE, with a number behind it where that is taken.
     #[arg(long, value_name = "FOLDER", conflicts_with = "resume")]
     out: Option<PathBuf>,
-    /// Go on with the run in this folder from its newest checkpoint. A RECIPE beside it must be the run's own.
+    /// Go on with the run in this folder from its newest checkpoint. It must find the recipe, the data and the tokenizer that it
+    /// was begun with. A RECIPE beside it must be the run's own.
     #[arg(long, value_name = "RUN")]
     resume: Option<PathBuf>,
     /// Where to compute: flex (the CPU), wgpu, wgpu:N, cuda, cuda:N or auto [default: flex, or where the resumed run was].
@@ -322,6 +329,11 @@ fn main() -> ExitCode {
     pipe::end_quietly_when_closed();
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
+        // No error: a training that was asked to end and can go on.
+        Err(stopped @ TrainError::Stopped { .. }) => {
+            eprintln!("{stopped}");
+            ExitCode::from(interrupt::EXIT_CODE)
+        }
         Err(error) => {
             pipe::end_quietly_if_closed(&error);
             eprintln!("error: {error}");
@@ -333,16 +345,19 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<(), TrainError> {
     match command {
         Command::Train(args) => {
-            let options = training::Options {
+            let mut options = training::Options {
                 device: args.device,
                 quiet: args.quiet,
                 train_only: args.train_only,
+                signals: true,
+                ..training::Options::default()
             };
             let run = match (args.resume, args.recipe) {
                 (Some(run), recipe) => {
-                    if let Some(given) = recipe {
-                        same_recipe(&run, &given)?;
-                    }
+                    options.asked = Asked {
+                        recipe,
+                        set: args.set,
+                    };
                     training::resume(&run, &options)?
                 }
                 (None, Some(given)) => {
@@ -351,8 +366,17 @@ fn run(command: Command) -> Result<(), TrainError> {
                         set: args.set,
                     };
                     let recipe = Recipe::load(&given, &overrides)?;
-                    let folder = args.out.unwrap_or_else(|| free_folder(&given));
-                    training::start(&recipe, &folder, &options)?
+                    options.given = Some(Given {
+                        recipe: given.clone(),
+                        // To be found from another folder, too.
+                        data: overrides.data.map(|path| absolute(&path)),
+                        set: overrides.set,
+                    });
+                    let place = match args.out {
+                        Some(folder) => NewRun::At(folder),
+                        None => NewRun::Free(own_folder(&given)),
+                    };
+                    training::start_in(&recipe, &place, &options)?
                 }
                 (None, None) => unreachable!("invariant: clap asks for one of the two"),
             };
@@ -426,36 +450,15 @@ fn run(command: Command) -> Result<(), TrainError> {
     }
 }
 
-/// A run goes on with the recipe in its folder; one that is named beside it must not be another.
-fn same_recipe(run: &std::path::Path, given: &str) -> Result<(), TrainError> {
-    let given_recipe = Recipe::load(given, &Overrides::default())?;
-    let (_, own) = RunFolder::open(run)?;
-    if own.description == given_recipe.description {
-        return Ok(());
-    }
-    Err(TrainError::Run {
-        path: run.to_owned(),
-        reason: format!(
-            "is a run of \"{}\", not of {given}; leave the recipe out to go on with it",
-            own.description
-        ),
-    })
+/// As it is, where it is a URL.
+fn absolute(path: &Path) -> PathBuf {
+    let is_url = path.to_string_lossy().contains("://");
+    let absolute = (!is_url).then(|| std::path::absolute(path).ok()).flatten();
+    absolute.unwrap_or_else(|| path.to_owned())
 }
 
-/// `runs/NAME`, or the first of `runs/NAME-2`, `runs/NAME-3`, ... that does not exist.
-fn free_folder(recipe: &str) -> PathBuf {
-    let name = PathBuf::from(recipe);
-    let name = name.file_stem().unwrap_or(name.as_os_str()).to_owned();
-    let folder = |number: usize| {
-        let mut name = name.clone();
-        if number > 1 {
-            name.push(format!("-{number}"));
-        }
-        PathBuf::from("runs").join(name)
-    };
-    let mut number = 1;
-    while folder(number).exists() {
-        number += 1;
-    }
-    folder(number)
+/// `runs/NAME`.
+fn own_folder(recipe: &str) -> PathBuf {
+    let name = Path::new(recipe);
+    Path::new("runs").join(name.file_stem().unwrap_or(name.as_os_str()))
 }

@@ -14,6 +14,7 @@ use unimo_objectives::ObjectivesConfig;
 use crate::error::TrainError;
 use crate::evaluation::plan::During;
 use crate::hub;
+use crate::overrides;
 use crate::stages::{self, StageConfig};
 use crate::starting::InitConfig;
 
@@ -231,9 +232,21 @@ pub struct Overrides {
 impl Recipe {
     /// A built-in recipe by name, or a file by path, with overrides, validated.
     pub fn load(given: &str, overrides: &Overrides) -> Result<Self, TrainError> {
+        let (recipe, notes) = Self::load_quietly(given, overrides)?;
+        for note in notes {
+            eprintln!("{given}: {note}");
+        }
+        Ok(recipe)
+    }
+
+    /// As [`load`](Self::load), which prints the notes: what changes nothing.
+    pub fn load_quietly(
+        given: &str,
+        overrides: &Overrides,
+    ) -> Result<(Self, Vec<String>), TrainError> {
         let path = Path::new(given);
         if let Some(built_in) = BUILT_IN.iter().find(|b| b.name == given) {
-            return Self::parse(built_in.name, built_in.text, None, overrides);
+            return Self::parse_noting(built_in.name, built_in.text, None, overrides);
         }
         if !path.is_file() {
             let names: Vec<_> = BUILT_IN.iter().map(|b| b.name).collect();
@@ -243,7 +256,12 @@ impl Recipe {
             });
         }
         let text = std::fs::read_to_string(path).map_err(TrainError::file("read", path))?;
-        Self::parse(given, &text, path.parent(), overrides)
+        let (recipe, mut notes) = Self::parse_noting(given, &text, path.parent(), overrides)?;
+        // With `--data` it is on purpose that the recipe's own source is not read.
+        if let (None, Ok(table)) = (&overrides.data, text.parse::<Table>()) {
+            notes.extend(overrides::unread_tables(&table, &recipe));
+        }
+        Ok((recipe, notes))
     }
 
     /// Reads a recipe's text. Paths in it are relative to `folder`, or to the working directory if there is none, as is
@@ -254,6 +272,16 @@ impl Recipe {
         folder: Option<&Path>,
         overrides: &Overrides,
     ) -> Result<Self, TrainError> {
+        Self::parse_noting(file, text, folder, overrides).map(|(recipe, _)| recipe)
+    }
+
+    /// As [`parse`](Self::parse), with a note for every override that changes nothing.
+    pub fn parse_noting(
+        file: &str,
+        text: &str,
+        folder: Option<&Path>,
+        overrides: &Overrides,
+    ) -> Result<(Self, Vec<String>), TrainError> {
         let wrong = |reason: String| TrainError::Recipe {
             file: file.to_owned(),
             reason,
@@ -261,9 +289,9 @@ impl Recipe {
         let mut table: Table = text
             .parse()
             .map_err(|e: toml::de::Error| wrong(e.to_string()))?;
-        for given in &overrides.set {
-            set(&mut table, given)?;
-        }
+        let base = table.clone();
+        let settings = overrides::apply(&mut table, &overrides.set)?;
+        let set = table.clone();
         // A section that `--set data.pairs.filter.lang=en` began gets its path from `--data`, below.
         if let (Some(_), Some(pairs)) = (&overrides.data, section(&mut table, &["data", "pairs"])) {
             pairs.entry("path").or_insert_with(|| String::new().into());
@@ -274,6 +302,17 @@ impl Recipe {
                 let key = e.path().to_string();
                 wrong(format!("`{key}`: {}", reason_for(e.inner())))
             })?;
+        let mut notes = Vec::new();
+        if !settings.is_empty() {
+            let mut base = base;
+            stages::complete(&mut base);
+            // With the paths as they are given, on both sides.
+            let written = |recipe: &Self| Table::try_from(recipe).ok();
+            let base = Self::deserialize(Value::Table(base)).ok();
+            let base = base.as_ref().and_then(written);
+            let now = written(&recipe).unwrap_or_default();
+            notes = overrides::notes(&settings, base.as_ref(), &set, &now);
+        }
         // Absolute, since the run's copy of the recipe lies in another folder.
         let here = std::env::current_dir().map_err(TrainError::file("find", "."))?;
         let base = folder.map_or(here.clone(), |folder| here.join(folder));
@@ -305,8 +344,9 @@ impl Recipe {
             }
             recipe.data.take_from(absolute)?;
         }
+        overrides::unread(&settings, &recipe)?;
         recipe.validate(file)?;
-        Ok(recipe)
+        Ok((recipe, notes))
     }
 
     /// The tokenizer's path, if it is not there and may be a Hugging Face id.
@@ -548,47 +588,6 @@ fn reason_for(error: &toml::de::Error) -> &str {
         }
         reason => reason.trim_end(),
     }
-}
-
-/// Puts `a.b.c=value` into a table. The value is read as TOML; what is no TOML is taken as a string.
-fn set(table: &mut Table, given: &str) -> Result<(), TrainError> {
-    let wrong = |reason: String| TrainError::Override {
-        given: given.to_owned(),
-        reason,
-    };
-    let Some((path, value)) = given.split_once('=') else {
-        return Err(wrong("must be key=value".to_owned()));
-    };
-    let value = format!("v = {value}")
-        .parse::<Table>()
-        .ok()
-        .and_then(|mut t| t.remove("v"))
-        .unwrap_or_else(|| Value::String(value.to_owned()));
-    let keys: Vec<&str> = path.split('.').map(str::trim).collect();
-    let Some((last, sections)) = keys
-        .split_last()
-        .filter(|_| keys.iter().all(|k| !k.is_empty()))
-    else {
-        return Err(wrong("an empty key".to_owned()));
-    };
-    let mut at = table;
-    for section in sections {
-        let entry = at
-            .entry((*section).to_owned())
-            .or_insert_with(|| Value::Table(Table::new()));
-        at = entry
-            .as_table_mut()
-            .ok_or_else(|| wrong(format!("`{section}` is a value, not a section")))?;
-    }
-    // `--set objectives.itc=none` takes a section out, which an ablation may want, and `--set train.clip_norm=none` an
-    // optional number. Where "none" is a value among others, as of `levels`, what it replaces is a string.
-    let removable = |old: &Value| !old.is_str();
-    if value.as_str() == Some("none") && at.get(*last).is_none_or(removable) {
-        at.remove(*last);
-    } else {
-        at.insert((*last).to_owned(), value);
-    }
-    Ok(())
 }
 
 #[cfg(test)]

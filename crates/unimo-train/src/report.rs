@@ -7,12 +7,13 @@
 //! what there is, also of a run that is still going or was killed.
 
 use std::fmt::Write as _;
-use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::fs;
+use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use serde_json::Value;
 use thiserror::Error;
+use unimo_data::atomic;
 
 pub mod html;
 pub mod plot;
@@ -74,21 +75,9 @@ pub fn write(run: &Path) -> Result<PathBuf, ReportError> {
     })?;
     let page = page(run, folder);
     let path = run.join(FILE_NAME);
-    // The process number keeps two processes that report on one run from writing into each other's file.
-    let partial = run.join(format!(".{FILE_NAME}.{}", std::process::id()));
-    let written = File::create(&partial)
-        .and_then(|mut file| {
-            file.write_all(page.as_bytes())?;
-            file.sync_all()
-        })
-        .and_then(|()| fs::rename(&partial, &path));
-    match written {
+    match atomic::write(&path, page.as_bytes()) {
         Ok(()) => Ok(path),
-        Err(source) => {
-            // What is left of the partial file is of no use; that it cannot be removed is not the error to report.
-            let _ = fs::remove_file(&partial);
-            Err(ReportError::Write { path, source })
-        }
+        Err(source) => Err(ReportError::Write { path, source }),
     }
 }
 
@@ -469,12 +458,7 @@ fn summary(out: &mut String, folder: &RunFolder) {
 /// The last evaluation with retrieval, and the method that finds most in it.
 fn headline(evals: &[EvalRecord]) -> Option<(&EvalRecord, &record::RetrievalRecord)> {
     let eval = evals.iter().rev().find(|eval| !eval.retrieval.is_empty())?;
-    let best = eval
-        .retrieval
-        .iter()
-        .filter(|method| method.rsum().is_finite())
-        .max_by(|a, b| a.rsum().total_cmp(&b.rsum()))?;
-    Some((eval, best))
+    Some((eval, eval.headline()?))
 }
 
 /// `12×` for a share that is twelve times chance.
@@ -874,24 +858,14 @@ fn retrieval_table(last: &EvalRecord, of_split: &[&EvalRecord]) -> String {
         out.push_str("</tr>\n");
     }
     out.push_str("</tbody></table></div>");
-    let mean = |eval: &EvalRecord| {
-        eval.retrieval
-            .iter()
-            .map(|method| (method.text_to_image.r1 + method.image_to_text.r1) / 2.0)
-            .filter(|mean| mean.is_finite())
-            .reduce(f64::max)
-    };
-    let best = of_split
-        .iter()
-        .filter_map(|eval| Some((mean(eval)?, eval.step)))
-        .reduce(|best, next| if next.0 > best.0 { next } else { best });
-    if let Some((value, step)) = best.filter(|_| of_split.len() > 1) {
+    let best = record::best(of_split.iter().copied());
+    if let Some((eval, score)) = best.filter(|_| of_split.len() > 1) {
         let _ = write!(
             out,
-            "<p class=\"under\">Best mean R@1 of the run's {} evaluations: {} at step {}.</p>",
+            "<p class=\"under\">Best of {} evaluations by the mean of R@1, R@5 and R@10: {} at step {}.</p>",
             of_split.len(),
-            Format::Percent.value(value),
-            grouped(step as f64)
+            Format::Percent.value(score),
+            grouped(eval.step as f64)
         );
     }
     if of_split
@@ -1386,8 +1360,9 @@ fn skipped(folder: &RunFolder) -> Option<Section> {
             format!("{count} items of the data could not be used.")
         }
         _ => format!(
-            "{count} items of the data could not be used; the first {} are shown, all are in skipped.jsonl.",
-            folder.skipped.len()
+            "{count} items of the data could not be used; the first {} are shown, all are in {}.",
+            folder.skipped.len(),
+            folder.skipped_lists.join(" and ")
         ),
     };
     let mut body = String::from(

@@ -2,80 +2,153 @@
 //!
 //! ```text
 //! recipe.toml      the resolved recipe: train it again with `unimo train RUN/recipe.toml`
+//! fingerprint.json what the run was begun with: the recipe, and digests of data, tokenizer and concepts
 //! run.json         versions, device, start, size
-//! sessions.jsonl   a line per start and resume: from which step, when, on which device
+//! sessions.jsonl   a line per start and resume: from which step, when, on which device, what was changed on purpose
 //! tokenizer.json   as trained or given
 //! init.txt         what became of every tensor of the weights that `init` names
 //! metrics.jsonl    a line per logged step        events.out.tfevents.*  the same for TensorBoard
 //! evals.jsonl      a line per evaluation during training
 //! evaluations.jsonl  a line per `unimo eval`
 //! gates.json, gallery.json, gallery/             from the last evaluation
-//! skipped.jsonl    samples that could not be used
+//! skipped.jsonl    samples that could not be used; skipped-N.jsonl those of stage N's own data
 //! checkpoints/     step-00000100.safetensors, ...
 //! report.html
+//! run.lock         held by the process that trains the run
 //! ```
+//!
+//! One process trains a run at a time. `unimo eval` and `unimo report` may look at it meanwhile: what they write is one whole
+//! line and one whole file.
 
-use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use unimo_data::{TextTokenizer, atomic};
 
-use crate::checkpoint::write_atomically;
+use crate::checkpoint;
 use crate::error::TrainError;
+use crate::files;
+use crate::fingerprint::{self, Fingerprint};
+use crate::lock::RunLock;
 use crate::recipe::{Overrides, Recipe};
-use crate::report::record::{EvalRecord, RetrievalRecord, SessionRecord, StepRecord};
+use crate::report::record::{self, EvalRecord, SessionRecord, SkippedRecord, StepRecord};
 
 /// A run's folder.
 #[derive(Debug, Clone)]
 pub struct RunFolder {
     path: PathBuf,
+    /// Held while it is trained, none where somebody only looks at it.
+    _lock: Option<Arc<RunLock>>,
 }
+
+/// Where a new run goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NewRun {
+    /// Into this folder, which may be there but must hold no run.
+    At(PathBuf),
+    /// Into this folder, or, where it is taken, into the first of NAME-2, NAME-3, ... that is not.
+    Free(PathBuf),
+}
+
+/// Folders in a run that files are written into, beside the run's own.
+const FOLDERS: [&str; 5] = ["", "checkpoints", "gallery", "codes", "phrases"];
 
 /// How good the weights of a step are.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Best {
     /// The step.
     pub step: u64,
-    /// Mean of R@1, R@5 and R@10 in both directions, by the best of the methods that all evaluations of the run score: a sixth of
-    /// the field's "rsum". R@1 alone would be decided by a handful of queries on a small held-out set.
+    /// As [`EvalRecord::goodness`] says.
     pub score: f64,
 }
 
-impl Best {
-    /// What an evaluation says.
-    pub fn of(record: &EvalRecord) -> Self {
-        let sums = record.retrieval.iter().map(RetrievalRecord::rsum);
-        Self {
-            step: record.step,
-            score: record.score.unwrap_or(sums.fold(0.0, f64::max) / 6.0),
+impl RunFolder {
+    /// A new run. To choose its folder and to take it is one act: of two processes that begin at once, each gets a folder of
+    /// its own, or one of them an error.
+    ///
+    /// # Errors
+    ///
+    /// The folder holds a run already, which `--resume` goes on with, or cannot be written.
+    pub fn begin(place: &NewRun, recipe: &Recipe) -> Result<Self, TrainError> {
+        match place {
+            NewRun::At(path) => Self::create(path, recipe),
+            NewRun::Free(path) => {
+                if let Some(above) = path.parent() {
+                    fs::create_dir_all(above).map_err(TrainError::file("create", above))?;
+                }
+                let mut number = 1;
+                loop {
+                    let path = numbered(path, number);
+                    match fs::create_dir(&path) {
+                        Ok(()) => return Self::create(&path, recipe),
+                        Err(error) if error.kind() == ErrorKind::AlreadyExists => number += 1,
+                        Err(error) => return Err(TrainError::file("create", &path)(error)),
+                    }
+                }
+            }
         }
     }
-}
 
-impl RunFolder {
-    /// A new folder. One that holds a run already is an error: `--resume` goes on with it.
+    /// A new run in a folder. One that holds a run already is an error: `--resume` goes on with it.
     pub fn create(path: &Path, recipe: &Recipe) -> Result<Self, TrainError> {
-        let run = Self {
-            path: path.to_owned(),
-        };
-        if run.recipe_path().exists() {
+        Self::check_free(path)?;
+        fs::create_dir_all(path).map_err(TrainError::file("create", path))?;
+        let run = Self::locked(path)?;
+        // Somebody may have begun and ended one meanwhile.
+        Self::check_free(path)?;
+        run.write("recipe.toml", recipe.to_toml()?.as_bytes())?;
+        Ok(run)
+    }
+
+    /// Says before any work that a folder holds a run already.
+    pub fn check_free(path: &Path) -> Result<(), TrainError> {
+        if path.join("recipe.toml").exists() {
             return Err(TrainError::Run {
                 path: path.to_owned(),
                 reason: "holds a run already: go on with it by --resume, or give another --out"
                     .to_owned(),
             });
         }
-        fs::create_dir_all(path).map_err(TrainError::file("create", path))?;
-        run.write("recipe.toml", recipe.to_toml()?.as_bytes())?;
+        Ok(())
+    }
+
+    /// Takes the run for this process, and removes what dead ones left half-written.
+    fn locked(path: &Path) -> Result<Self, TrainError> {
+        let run = Self {
+            path: path.to_owned(),
+            _lock: Some(Arc::new(RunLock::take(path)?)),
+        };
+        for folder in FOLDERS.map(|name| run.join(name)) {
+            if folder.is_dir() {
+                atomic::sweep(&folder).map_err(TrainError::file("list", &folder))?;
+            }
+        }
+        checkpoint::sweep_older(&run.checkpoints())?;
         Ok(run)
+    }
+
+    /// An existing run with its recipe, to train it: no other process may meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// The folder is no run, or another process trains it.
+    pub fn open_to_train(path: &Path) -> Result<(Self, Recipe), TrainError> {
+        // What is no run gets no file.
+        Self::open(path)?;
+        let run = Self::locked(path)?;
+        let (_, recipe) = Self::open(path)?;
+        Ok((run, recipe))
     }
 
     /// An existing run with its recipe.
     pub fn open(path: &Path) -> Result<(Self, Recipe), TrainError> {
         let run = Self {
             path: path.to_owned(),
+            _lock: None,
         };
         let file = run.recipe_path();
         if !file.is_file() {
@@ -104,6 +177,29 @@ impl RunFolder {
         self.join("recipe.toml")
     }
 
+    /// The run's tokenizer.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read, or it is not the one that the run was begun with: its ids would mean other words.
+    pub fn tokenizer(&self) -> Result<TextTokenizer, TrainError> {
+        let path = self.join("tokenizer.json");
+        if let Some(begun) = Fingerprint::read(&self.path)? {
+            let bytes = fs::read(&path).map_err(TrainError::file("read", &path))?;
+            let found = fingerprint::of_bytes(&bytes);
+            if found != begun.tokenizer {
+                return Err(TrainError::Run {
+                    path: self.path.clone(),
+                    reason: format!(
+                        "tokenizer.json is not the one that the run was begun with: {} -> {found}",
+                        begun.tokenizer
+                    ),
+                });
+            }
+        }
+        Ok(TextTokenizer::load(&path, false)?)
+    }
+
     /// Where checkpoints are.
     pub fn checkpoints(&self) -> PathBuf {
         self.join("checkpoints")
@@ -111,9 +207,7 @@ impl RunFolder {
 
     /// Writes a whole file, or nothing.
     pub fn write(&self, name: &str, content: &[u8]) -> Result<(), TrainError> {
-        write_atomically(&self.join(name), |temporary| {
-            fs::write(temporary, content).map_err(TrainError::file("write", temporary))
-        })
+        files::write(&self.join(name), content)
     }
 
     /// Writes a value as JSON.
@@ -125,15 +219,8 @@ impl RunFolder {
 
     /// Adds a value to a JSON lines file.
     pub fn append(&self, name: &str, value: &impl Serialize) -> Result<(), TrainError> {
-        let path = self.join(name);
-        let mut line = serde_json::to_vec(value).map_err(|e| self.json(name, &e))?;
-        line.push(b'\n');
-        OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .and_then(|mut file| file.write_all(&line))
-            .map_err(TrainError::file("write", &path))
+        let line = serde_json::to_string(value).map_err(|e| self.json(name, &e))?;
+        files::append_line(&self.join(name), &line)
     }
 
     /// Cuts what was logged after `step`, which a killed run did and a resumed run does again, and a last line that a
@@ -164,13 +251,25 @@ impl RunFolder {
         Ok(seconds)
     }
 
-    /// The best evaluation so far; of equal ones the first, which is the one whose weights were kept.
+    /// The best evaluation so far, as [`record::best`] says.
     pub fn best(&self) -> Result<Option<Best>, TrainError> {
-        Ok(self
-            .evaluations()?
-            .iter()
-            .map(Best::of)
-            .reduce(|best, next| if next.score > best.score { next } else { best }))
+        let evaluations = self.evaluations()?;
+        Ok(record::best(&evaluations).map(|(eval, score)| Best {
+            step: eval.step,
+            score,
+        }))
+    }
+
+    /// The lists of unusable samples, with how many each names; lists of none are left out.
+    pub fn skipped(&self) -> Result<Vec<(PathBuf, usize)>, TrainError> {
+        let mut lists = Vec::new();
+        for name in record::skip_lists(&self.path) {
+            let count = self.lines::<SkippedRecord>(&name)?.len();
+            if count > 0 {
+                lists.push((self.join(&name), count));
+            }
+        }
+        Ok(lists)
     }
 
     /// Every evaluation during training, in order.
@@ -207,6 +306,15 @@ impl RunFolder {
     pub fn log(&self, record: &StepRecord) -> Result<(), TrainError> {
         self.append("metrics.jsonl", record)
     }
+}
+
+/// `NAME`, `NAME-2`, `NAME-3`, ...
+fn numbered(path: &Path, number: usize) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    if number > 1 {
+        name.push(format!("-{number}"));
+    }
+    path.with_file_name(name)
 }
 
 #[cfg(test)]
@@ -247,6 +355,65 @@ mod tests {
         assert_eq!(run.best().unwrap().unwrap().step, 20);
         let evaluated = |step| run.evaluations().unwrap().iter().any(|e| e.step == step);
         assert!(evaluated(40) && !evaluated(50));
+    }
+
+    #[test]
+    fn two_that_begin_at_once_get_two_folders_or_one_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let recipe = Recipe::load(BUILT_IN[0].name, &Overrides::default()).unwrap();
+        const AT_ONCE: usize = 8;
+        let all = |place: &NewRun| -> Vec<Result<RunFolder, TrainError>> {
+            std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..AT_ONCE)
+                    .map(|_| scope.spawn(|| RunFolder::begin(place, &recipe)))
+                    .collect();
+                threads.into_iter().map(|t| t.join().unwrap()).collect()
+            })
+        };
+        let free = all(&NewRun::Free(folder.path().join("runs/free")));
+        let mut names: Vec<_> = free
+            .iter()
+            .map(|run| run.as_ref().unwrap().path().file_name().unwrap().to_owned())
+            .collect();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), AT_ONCE);
+        assert_eq!(names[..2], ["free", "free-2"]);
+
+        let at = all(&NewRun::At(folder.path().join("at")));
+        let (begun, refused): (Vec<_>, Vec<_>) = at.into_iter().partition(Result::is_ok);
+        assert_eq!(begun.len(), 1);
+        for error in refused {
+            let error = error.unwrap_err().to_string();
+            let clear = error.contains("another process") || error.contains("--resume");
+            assert!(clear, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_run_is_trained_by_one_and_looked_at_by_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let recipe = Recipe::load(BUILT_IN[0].name, &Overrides::default()).unwrap();
+        let run = RunFolder::create(folder.path(), &recipe).unwrap();
+        let left = [
+            "checkpoints/step-00000002.safetensors.part",
+            "checkpoints/.tmpAb3dEf",
+            "checkpoints/.step-00000002.safetensors.4000000-3.part",
+            ".recipe.toml.4000000-1.part",
+        ];
+        fs::create_dir(run.checkpoints()).unwrap();
+        for name in left {
+            fs::write(run.join(name), "half").unwrap();
+        }
+        let second = RunFolder::open_to_train(folder.path()).unwrap_err();
+        assert!(second.to_string().contains("another process"), "{second}");
+        assert!(run.join(left[0]).exists());
+        RunFolder::open(folder.path()).unwrap();
+        drop(run);
+        let (run, _) = RunFolder::open_to_train(folder.path()).unwrap();
+        for name in left {
+            assert!(!run.join(name).exists(), "{name}");
+        }
     }
 
     #[test]

@@ -27,6 +27,8 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::report::record::EvalRecord;
+
 /// The format that readers look for in a file's first event.
 const FILE_VERSION: &str = "brain.Event:2";
 
@@ -127,6 +129,36 @@ impl EventWriter {
         })
     }
 
+    /// Adds an evaluation: its score as `eval/score`, and every figure of each method. Makes it visible.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn evaluation(&mut self, record: &EvalRecord) -> io::Result<()> {
+        let mut values = Vec::new();
+        let score = record.goodness();
+        values.extend(score.map(|score| ("eval/score".to_owned(), score)));
+        for method in &record.retrieval {
+            for (direction, recall) in [
+                ("text_to_image", &method.text_to_image),
+                ("image_to_text", &method.image_to_text),
+            ] {
+                for (name, value) in [
+                    ("r1", recall.r1),
+                    ("r5", recall.r5),
+                    ("r10", recall.r10),
+                    ("median_rank", recall.median_rank),
+                ] {
+                    let tag = format!("eval_{}/{direction}_{name}", method.method);
+                    values.push((tag, value));
+                }
+            }
+        }
+        for (tag, value) in values.into_iter().filter(|(_, value)| value.is_finite()) {
+            self.scalar(record.step, &tag, value as f32)?;
+        }
+        self.flush()
+    }
+
     /// Hands everything written so far to the operating system.
     ///
     /// # Errors
@@ -169,7 +201,7 @@ fn now() -> f64 {
 }
 
 /// The host's name as far as it can be found without a system call of its own, in characters that any file system takes.
-fn host() -> String {
+pub(crate) fn host() -> String {
     let named = std::env::var("HOSTNAME")
         .or_else(|_| std::env::var("COMPUTERNAME"))
         .or_else(|_| fs::read_to_string("/etc/hostname"));
@@ -417,6 +449,40 @@ mod tests {
         let events = events(writer.path());
         assert_eq!(events[1][1], Field::Varint(2, 501));
         assert_eq!(fields(&message(&events[1], 7)), [Field::Varint(1, 1)]);
+    }
+
+    #[test]
+    fn evaluations_are_curves() {
+        let recall =
+            |r1: f64| format!("{{\"r1\":{r1},\"r5\":0.5,\"r10\":0.75,\"median_rank\":null}}");
+        let record = format!(
+            "{{\"step\":40,\"retrieval\":[{{\"method\":\"itc\",\"text_to_image\":{},\"image_to_text\":{}}}]}}",
+            recall(0.25),
+            recall(0.5)
+        );
+        let record: EvalRecord = serde_json::from_str(&record).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = EventWriter::create(dir.path()).unwrap();
+        writer.evaluation(&record).unwrap();
+        let mut found = Vec::new();
+        for event in &events(writer.path())[1..] {
+            assert_eq!(event[1], Field::Varint(2, 40));
+            let entry = fields(&message(&fields(&message(event, 5)), 1));
+            let Field::Float(2, value) = entry[1] else {
+                panic!("{entry:?}");
+            };
+            found.push((String::from_utf8(message(&entry, 1)).unwrap(), value));
+        }
+        assert_eq!(
+            found.len(),
+            7,
+            "a rank that is not known is left out: {found:?}"
+        );
+        let value = |tag: &str| found.iter().find(|(name, _)| name == tag).unwrap().1;
+        assert_eq!(value("eval_itc/text_to_image_r1"), 0.25);
+        assert_eq!(value("eval_itc/image_to_text_r10"), 0.75);
+        let mean = (0.25 + 0.5 + 0.75 + 0.5 + 0.5 + 0.75) / 6.0;
+        assert!((value("eval/score") - mean).abs() < 1e-6);
     }
 
     #[test]

@@ -1,17 +1,21 @@
 //! `unimo torture resume`: a run that is killed again and again ends with the weights of one that was not.
 //!
 //! The command trains a tiny recipe once in peace. Then it starts the same training over and over in processes of its
-//! own, kills each at a random moment (SIGKILL on Unix, which a process cannot catch), resumes, sometimes kills the
-//! resumed run too, and compares what is left at the end, bit for bit: every tensor of the last checkpoint (weights,
-//! both moments, moving average, momentum encoder and its queue) and every loss that was logged.
+//! own, kills each at a random moment (SIGKILL on Unix, which a process cannot catch, and sometimes SIGTERM, after which it saves),
+//! resumes, sometimes kills the resumed run too, and compares what is left at the end, bit for bit: every tensor of the last
+//! checkpoint (weights, both moments, moving average, momentum encoder and its queue) and every loss that was logged. Files that
+//! belong to no run, and a second process that is let into one, are failures. At last a run must refuse to go on with a grown
+//! list, another tokenizer and an edited recipe, and say so.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
+use image::{Rgb, RgbImage};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -19,6 +23,8 @@ use safetensors::SafeTensors;
 
 use crate::checkpoint;
 use crate::error::TrainError;
+use crate::files;
+use crate::interrupt;
 use crate::report::record::StepRecord;
 
 /// `unimo torture resume`.
@@ -63,11 +69,17 @@ const CHANGES: &[&str] = &[
 
 const STEPS: u64 = 24;
 
+/// Of the list that is trained on at the end.
+const PICTURES: usize = 24;
+
 /// How often a resumed run is killed again.
 const KILL_AGAIN: f64 = 0.5;
 
 /// How many of the kills wait for a checkpoint that is being written, which a random moment seldom hits.
 const AIMED: f64 = 0.3;
+
+/// How many of the kills ask first, by SIGTERM.
+const ASKED: f64 = if cfg!(unix) { 0.25 } else { 0.0 };
 
 /// How often a process is looked at; short against a checkpoint's write.
 const TICK: Duration = Duration::from_millis(1);
@@ -79,14 +91,16 @@ enum Hit {
     BeforeCheckpoints,
     WhileWriting,
     AfterCheckpoint,
+    Asked,
 }
 
 impl Hit {
-    const ALL: [Self; 4] = [
+    const ALL: [Self; 5] = [
         Self::BeforeTheRun,
         Self::BeforeCheckpoints,
         Self::WhileWriting,
         Self::AfterCheckpoint,
+        Self::Asked,
     ];
 
     fn describe(self) -> &'static str {
@@ -95,6 +109,7 @@ impl Hit {
             Self::BeforeCheckpoints => "before the first checkpoint",
             Self::WhileWriting => "while a checkpoint was being written",
             Self::AfterCheckpoint => "after a checkpoint",
+            Self::Asked => "by SIGTERM, which the run answered: it saved and ended with code 75",
         }
     }
 }
@@ -106,6 +121,8 @@ struct Kill {
     after: Duration,
     /// Only while it writes a checkpoint.
     writing: bool,
+    /// By SIGTERM.
+    ask: bool,
 }
 
 /// How a process ended.
@@ -132,6 +149,7 @@ fn all_runs(args: &ResumeArgs, folder: &Path, say: &mut dyn FnMut(&str)) -> Resu
     let torture = Torture {
         program,
         folder: folder.to_owned(),
+        seconds: Cell::new(0),
     };
     let reference = folder.join("reference");
     // The first start reads the program from the disk; the second is as long as those that are killed.
@@ -187,10 +205,19 @@ fn all_runs(args: &ResumeArgs, folder: &Path, say: &mut dyn FnMut(&str)) -> Resu
         let count = hits.get(&hit).copied().unwrap_or(0);
         say(&format!("{count:>6} {}", hit.describe()));
     }
+    say(&format!(
+        "{} second processes asked to train a run that was being trained",
+        torture.seconds.get()
+    ));
+    if failed.is_empty() {
+        for line in torture.refusals()? {
+            say(&line);
+        }
+    }
     match failed.first() {
         None => {
             say(&format!(
-                "all {} runs ended bit for bit where the undisturbed run did",
+                "all {} runs ended bit for bit where the undisturbed run did, with no file too many, and no second process was let in",
                 args.runs
             ));
             Ok(())
@@ -206,6 +233,8 @@ fn all_runs(args: &ResumeArgs, folder: &Path, say: &mut dyn FnMut(&str)) -> Resu
 struct Torture {
     program: PathBuf,
     folder: PathBuf,
+    /// Second processes that were tried.
+    seconds: Cell<usize>,
 }
 
 impl Torture {
@@ -236,23 +265,36 @@ impl Torture {
             .spawn()
             .map_err(TrainError::file("run", &self.program))?;
         let failed = |error| TrainError::file("wait for", &self.program)(error);
-        let success = match kill {
-            None => Some(child.wait().map_err(failed)?.success()),
-            Some(kill) => loop {
-                if let Some(status) = child.try_wait().map_err(failed)? {
-                    break Some(status.success());
-                }
+        // Of each run that is killed, once.
+        let mut second = kill.is_some() && !run.join("recipe.toml").is_file();
+        let status = loop {
+            if let Some(status) = child.try_wait().map_err(failed)? {
+                break Some(status);
+            }
+            if second && run.join("recipe.toml").is_file() {
+                second = false;
+                self.second_process(run, &mut child)?;
+            }
+            if let Some(kill) = kill {
                 let early = kill.after.saturating_sub(began.elapsed());
                 if early.is_zero() && (!kill.writing || writes(run, &parts)?) {
+                    if kill.ask && ask(&child) {
+                        break Some(child.wait().map_err(failed)?);
+                    }
                     child.kill().and_then(|()| child.wait()).map_err(failed)?;
                     break None;
                 }
-                std::thread::sleep(TICK);
-            },
+            }
+            std::thread::sleep(TICK);
         };
-        match success {
-            Some(true) => Ok(End::Finished),
-            Some(false) => {
+        match status {
+            Some(status) if status.success() => Ok(End::Finished),
+            Some(status) if status.code() == Some(i32::from(interrupt::EXIT_CODE)) => {
+                Ok(End::Killed(Hit::Asked))
+            }
+            // It had not begun to listen.
+            Some(status) if status.code().is_none() => Ok(End::Killed(where_hit(run, &parts)?)),
+            Some(_) => {
                 let text = fs::read_to_string(&log).unwrap_or_default();
                 Err(TrainError::Check(format!(
                     "{} failed: {}",
@@ -265,6 +307,139 @@ impl Torture {
             }
             None => Ok(End::Killed(where_hit(run, &parts)?)),
         }
+    }
+
+    /// A second process must not be let into a run that the first one trains.
+    fn second_process(&self, run: &Path, first: &mut Child) -> Result<(), TrainError> {
+        let (code, said) = self.output(&["train".into(), "--resume".into(), run.into()])?;
+        let alive = first
+            .try_wait()
+            .map_err(TrainError::file("wait for", &self.program))?
+            .is_none();
+        if !alive {
+            return Ok(());
+        }
+        self.seconds.set(self.seconds.get() + 1);
+        if code == Some(0) || !said.contains("another process") {
+            return Err(TrainError::Check(format!(
+                "a second process on the run ended with {code:?} and said: {}",
+                said.trim()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Runs the program; returns its exit code and what it said.
+    fn output(&self, line: &[OsString]) -> Result<(Option<i32>, String), TrainError> {
+        let output = Command::new(&self.program)
+            .args(line)
+            .args(["--train-only", "--quiet"])
+            .stdin(Stdio::null())
+            .output()
+            .map_err(TrainError::file("run", &self.program))?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        Ok((output.status.code(), said))
+    }
+
+    /// What a run must not go on with is named, and what may change does.
+    fn refusals(&self) -> Result<Vec<String>, TrainError> {
+        let folder = self.folder.join("list");
+        fs::create_dir_all(&folder).map_err(TrainError::file("create", &folder))?;
+        let list = folder.join("pairs.jsonl");
+        let mut rows = String::new();
+        for number in 0..PICTURES {
+            let shade = (number * 9) as u8;
+            let picture = RgbImage::from_pixel(8, 8, Rgb([shade, 255 - shade, 128]));
+            files::write_picture(&folder.join(format!("{number}.png")), &picture)?;
+            rows += &format!(
+                "{{\"image\":\"{number}.png\",\"caption\":\"a picture of shade {number}\"}}\n"
+            );
+        }
+        files::write(&list, rows.as_bytes())?;
+        let run = folder.join("run");
+        let mut line: Vec<OsString> = vec!["train".into(), "unimo3-tiny".into()];
+        line.extend(["--data".into(), list.clone().into()]);
+        line.extend(["--out".into(), run.clone().into()]);
+        let small = CHANGES
+            .iter()
+            .filter(|change| !change.starts_with("data.scenes"));
+        for change in small.chain(&["data.pairs.val_fraction=0.0", "train.steps=4"]) {
+            line.extend(["--set".into(), change.into()]);
+        }
+        let expect =
+            |what: &str, line: &[OsString], named: &[&str]| -> Result<String, TrainError> {
+                let (code, said) = self.output(line)?;
+                let fine = match named {
+                    [] => code == Some(0),
+                    named => code == Some(1) && named.iter().all(|name| said.contains(name)),
+                };
+                if fine {
+                    return Ok(format!(
+                        "{what}: {}",
+                        said.trim().lines().last().unwrap_or("goes on")
+                    ));
+                }
+                Err(TrainError::Check(format!(
+                    "{what}: ended with {code:?} and said: {}",
+                    said.trim()
+                )))
+            };
+        let resume = |set: &[&str]| -> Vec<OsString> {
+            let mut line: Vec<OsString> =
+                vec!["train".into(), "--resume".into(), run.clone().into()];
+            for change in set {
+                line.extend(["--set".into(), change.into()]);
+            }
+            line
+        };
+        let mut lines = vec![expect("a run on a list", &line, &[])?];
+
+        // Each is put back before the next.
+        let recipe = run.join("recipe.toml");
+        let tokenizer = run.join("tokenizer.json");
+        for (what, path, old, new, named) in [
+            (
+                "a grown list",
+                &list,
+                "",
+                "{\"image\":\"0.png\",\"caption\":\"one more\"}\n",
+                &["data (train)", "rows"][..],
+            ),
+            (
+                "a swapped tokenizer",
+                &tokenizer,
+                "{",
+                "{ ",
+                &["tokenizer.json"][..],
+            ),
+            (
+                "an edited recipe",
+                &recipe,
+                "heads = 4",
+                "heads = 2",
+                &["recipe.toml was edited", "heads: 4 -> 2"][..],
+            ),
+        ] {
+            let text = fs::read_to_string(path).map_err(TrainError::file("read", path))?;
+            let changed = match old {
+                "" => format!("{text}{new}"),
+                old => text.replacen(old, new, 1),
+            };
+            files::write(path, changed.as_bytes())?;
+            lines.push(expect(what, &resume(&[]), named)?);
+            files::write(path, text.as_bytes())?;
+        }
+        lines.push(expect(
+            "another batch size",
+            &resume(&["train.batch_size=4"]),
+            &["train.batch_size: 8 -> 4"],
+        )?);
+        lines.push(expect("more steps", &resume(&["train.steps=6"]), &[])?);
+        let reached = checkpoint::steps(&run.join("checkpoints"))?.last() == Some(&6);
+        if !reached {
+            return Err(TrainError::Check("more steps: were not done".to_owned()));
+        }
+        Ok(lines)
     }
 
     /// A run that is left alone.
@@ -286,6 +461,7 @@ impl Torture {
             let at = Kill {
                 after: whole.mul_f64(rng.random_range(0.0..1.0)),
                 writing: rng.random_bool(AIMED),
+                ask: rng.random_bool(ASKED),
             };
             processes += 1;
             match self.process(run, kill.then_some(at))? {
@@ -299,6 +475,55 @@ impl Torture {
             }
         }
     }
+}
+
+/// Sends SIGTERM, without a dependency for it; says whether that could be done.
+fn ask(child: &Child) -> bool {
+    let kill = format!("kill -TERM {}", child.id());
+    Command::new("sh")
+        .args(["-c", &kill])
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+/// Files that belong to a run.
+fn is_known(name: &str) -> bool {
+    const NAMES: [&str; 8] = [
+        "recipe.toml",
+        "fingerprint.json",
+        "run.json",
+        "run.lock",
+        "sessions.jsonl",
+        "tokenizer.json",
+        "metrics.jsonl",
+        "skipped.jsonl",
+    ];
+    let checkpoint = || {
+        let step = name.strip_prefix("checkpoints/step-");
+        let step = step.and_then(|rest| rest.strip_suffix(".safetensors"));
+        step.is_some_and(|step| step.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    NAMES.contains(&name) || name.starts_with("events.out.tfevents.") || checkpoint()
+}
+
+/// Every file of a run, as paths in it.
+fn all_files(run: &Path) -> Result<Vec<String>, TrainError> {
+    let mut found = Vec::new();
+    let mut folders = vec![String::new()];
+    while let Some(folder) = folders.pop() {
+        let path = run.join(&folder);
+        for entry in fs::read_dir(&path).map_err(TrainError::file("list", &path))? {
+            let entry = entry.map_err(TrainError::file("list", &path))?;
+            let name = format!("{folder}{}", entry.file_name().to_string_lossy());
+            match entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                true => folders.push(name + "/"),
+                false => found.push(name),
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
 }
 
 type Parts = BTreeMap<OsString, Option<SystemTime>>;
@@ -346,21 +571,21 @@ fn where_hit(run: &Path, before: &Parts) -> Result<Hit, TrainError> {
 /// The first difference between two finished runs: last checkpoint, logged losses, what lies around.
 fn difference(reference: &Path, run: &Path) -> Result<Option<String>, TrainError> {
     let steps = |run: &Path| checkpoint::steps(&run.join("checkpoints"));
-    if steps(reference)? != steps(run)? {
+    let (expected, found) = (steps(reference)?, steps(run)?);
+    // A run that was asked to end has saved at other steps, too.
+    if expected.last() != found.last() {
         return Ok(Some(format!(
-            "checkpoints of steps {:?} instead of {:?}",
-            steps(run)?,
-            steps(reference)?
+            "checkpoints of steps {found:?} instead of {expected:?}"
         )));
     }
-    for step in steps(reference)? {
+    for step in expected.into_iter().filter(|step| found.contains(step)) {
         let file = |run: &Path| checkpoint::path(&run.join("checkpoints"), step);
         if let Some(found) = tensors_differ(&file(reference), &file(run))? {
             return Ok(Some(format!("checkpoint of step {step}: {found}")));
         }
     }
-    if let Some((name, _)) = parts(run)?.first_key_value() {
-        return Ok(Some(format!("{} is left behind", name.to_string_lossy())));
+    if let Some(name) = all_files(run)?.into_iter().find(|name| !is_known(name)) {
+        return Ok(Some(format!("{name} is left behind")));
     }
     let (a, b) = (losses(reference)?, losses(run)?);
     if a.len() != b.len() {
@@ -493,5 +718,12 @@ mod tests {
         assert_eq!(hit(&parts(run).unwrap()), Hit::BeforeCheckpoints);
         fs::write(checkpoint::path(&run.join("checkpoints"), 2), "").unwrap();
         assert_eq!(hit(&parts(run).unwrap()), Hit::AfterCheckpoint);
+        let unknown: Vec<String> = all_files(run).unwrap();
+        let unknown: Vec<&str> = unknown
+            .iter()
+            .map(String::as_str)
+            .filter(|name| !is_known(name))
+            .collect();
+        assert_eq!(unknown, ["checkpoints/step-00000002.safetensors.part"]);
     }
 }

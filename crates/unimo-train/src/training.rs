@@ -23,19 +23,23 @@ use unimo_data::{
 use unimo_encoders::names::covers;
 
 use crate::checkpoint::{self, State};
+use crate::clock::now;
 use crate::data::concepts::count;
 use crate::device::DeviceChoice;
 use crate::error::TrainError;
 use crate::evaluation::plan::{Plan, Protocol};
 use crate::evaluation::{self, Evaluated};
+use crate::fingerprint::{self, Fingerprint, Given};
 use crate::hub;
+use crate::interrupt;
 use crate::model::Model;
 use crate::optimizer::{self, Optimizer};
 use crate::progress::Progress;
 use crate::recipe::Recipe;
 use crate::report;
 use crate::report::record::{EvalRecord, SessionRecord, StepRecord};
-use crate::run::{Best, RunFolder};
+use crate::resuming::{self, Asked};
+use crate::run::{Best, NewRun, RunFolder};
 use crate::stages::Stage;
 use crate::starting::{self, Started};
 use crate::step::{Accumulated, Forward, ObjectiveSum};
@@ -50,6 +54,12 @@ pub struct Options {
     pub quiet: bool,
     /// Stop after training: no evaluation, no report.
     pub train_only: bool,
+    /// SIGTERM and SIGINT save and end with [`TrainError::Stopped`], instead of ending the process.
+    pub signals: bool,
+    /// What a new run's recipe was made of, to compare with what is given when it is resumed.
+    pub given: Option<Given>,
+    /// What is asked of a run that is resumed.
+    pub asked: Asked,
 }
 
 /// Most captions that a tokenizer is trained on; more do not change a vocabulary of some thousand tokens.
@@ -73,6 +83,14 @@ pub(crate) enum Purpose {
 
 /// Starts a run in a new folder.
 pub fn start(recipe: &Recipe, folder: &Path, options: &Options) -> Result<PathBuf, TrainError> {
+    start_in(recipe, &NewRun::At(folder.to_owned()), options)
+}
+
+/// Starts a run in a new folder, which may be chosen among several.
+pub fn start_in(recipe: &Recipe, place: &NewRun, options: &Options) -> Result<PathBuf, TrainError> {
+    if let NewRun::At(folder) = place {
+        RunFolder::check_free(folder)?;
+    }
     let (device, choice) = options.device.unwrap_or_default().open()?;
     check_dtype(recipe, &device, choice)?;
     let source = unimo_data::open(&recipe.data)?;
@@ -82,14 +100,21 @@ pub fn start(recipe: &Recipe, folder: &Path, options: &Options) -> Result<PathBu
     let fresh = starting::model(recipe, &training_device(recipe, &device))?;
     let concepts = count_concepts(recipe, &*source, options.quiet)?;
     let reader = concept_reader(recipe, concepts.as_ref(), &tokenizer)?;
-    let run = RunFolder::create(folder, recipe)?;
+    let run = RunFolder::begin(place, recipe)?;
     run.write("tokenizer.json", tokenizer.to_json()?.as_bytes())?;
     if let Some(concepts) = &concepts {
         concepts.save(&run.join(CONCEPTS))?;
     }
+    let begun = Fingerprint {
+        given: options.given.clone(),
+        ..resuming::found(&run, recipe, &*source)?
+    };
+    run.write_json(fingerprint::FILE_NAME, &begun)?;
     Trainer::new(
         recipe.clone(),
         run,
+        begun,
+        Vec::new(),
         source,
         tokenizer,
         reader,
@@ -103,7 +128,12 @@ pub fn start(recipe: &Recipe, folder: &Path, options: &Options) -> Result<PathBu
 
 /// Goes on with a run from its newest checkpoint.
 pub fn resume(folder: &Path, options: &Options) -> Result<PathBuf, TrainError> {
-    let (run, recipe) = RunFolder::open(folder)?;
+    let (run, own) = RunFolder::open_to_train(folder)?;
+    let resumed = resuming::recipe(&run, own, &options.asked)?;
+    for line in resumed.notes.iter().chain(&resumed.changed) {
+        eprintln!("{line}");
+    }
+    let recipe = resumed.recipe.clone();
     let before: Option<DeviceChoice> = run.sessions()?.pop().and_then(|s| s.device.parse().ok());
     let (device, choice) = match (options.device, before) {
         (None, Some(before)) => before.open().map_err(|error| TrainError::Device {
@@ -139,8 +169,19 @@ pub fn resume(folder: &Path, options: &Options) -> Result<PathBuf, TrainError> {
         }
     };
     let reader = concept_reader(&recipe, concepts.as_ref(), &tokenizer)?;
+    let begun = resumed.check(&run, resuming::found(&run, &recipe, &*source)?)?;
     Trainer::new(
-        recipe, run, source, tokenizer, reader, device, choice, options, None,
+        recipe,
+        run,
+        begun,
+        resumed.changed,
+        source,
+        tokenizer,
+        reader,
+        device,
+        choice,
+        options,
+        None,
     )?
     .train()
 }
@@ -295,6 +336,8 @@ pub(crate) fn seed_of(seed: u64, step: u64, micro: usize, purpose: Purpose) -> u
 struct Trainer {
     recipe: Recipe,
     run: RunFolder,
+    /// What the run was begun with, which its checkpoints say.
+    begun: Fingerprint,
     /// Of the stage that runs, or of the recipe.
     source: Arc<dyn Source>,
     /// What `source` was opened from.
@@ -318,6 +361,7 @@ struct Trainer {
     began: Instant,
     train_only: bool,
     quiet: bool,
+    signals: bool,
     /// What has been said once, by objective.
     said: BTreeSet<(&'static str, &'static str)>,
 }
@@ -337,6 +381,8 @@ impl Trainer {
     fn new(
         recipe: Recipe,
         run: RunFolder,
+        begun: Fingerprint,
+        changed: Vec<String>,
         source: Arc<dyn Source>,
         tokenizer: TextTokenizer,
         concepts: Option<ConceptReader>,
@@ -419,6 +465,7 @@ impl Trainer {
                 at: now(),
                 device: choice.to_string(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
+                changed,
             },
         )?;
         let skip = SkipList::open(run.join("skipped.jsonl"), recipe.data.max_skipped)?;
@@ -460,9 +507,11 @@ impl Trainer {
             during,
             train_only: options.train_only,
             quiet: options.quiet,
+            signals: options.signals,
             opened: recipe.data.clone(),
             recipe,
             run,
+            begun,
             source,
             device,
             state: Some(state),
@@ -540,6 +589,9 @@ impl Trainer {
     fn train(mut self) -> Result<PathBuf, TrainError> {
         let config = self.recipe.train.clone();
         let done = self.state().step;
+        if self.signals {
+            interrupt::listen()?;
+        }
         // A run killed between a checkpoint and its evaluation evaluates it now.
         // After the last step that of all comes last.
         let all = self.held_out.as_ref().map(EvalSet::label);
@@ -550,8 +602,9 @@ impl Trainer {
         let evaluated = self.run.evaluations()?;
         let evaluated = evaluated.iter().any(|e| e.step == done && ends(e));
         if done > 0 && self.is_due(done) && !evaluated {
-            self.evaluate(done == config.steps)?;
+            let owed = self.evaluate_unless_stopped(done == config.steps)?;
             self.prune()?;
+            self.end_if_asked(owed)?;
         }
         for stage in self.recipe.stages() {
             let done = self.state().step;
@@ -571,20 +624,43 @@ impl Trainer {
                 let saved = last
                     || evaluate
                     || step == stage.last
-                    || step.is_multiple_of(config.checkpoint_every);
+                    || step.is_multiple_of(config.checkpoint_every)
+                    || interrupt::asked();
                 if saved {
                     self.save()?;
                 }
-                if evaluate {
-                    self.evaluate(last)?;
-                }
+                let owed = evaluate && self.evaluate_unless_stopped(last)?;
                 if saved {
                     // After the evaluation, which may have found a new best.
                     self.prune()?;
+                    self.end_if_asked(!last || owed)?;
                 }
             }
         }
         self.finish()
+    }
+
+    /// Evaluates, unless a signal asks for the end before or meanwhile; says whether the evaluation is still to be done.
+    fn evaluate_unless_stopped(&mut self, last: bool) -> Result<bool, TrainError> {
+        if interrupt::asked() {
+            return Ok(true);
+        }
+        match self.evaluate(last) {
+            Err(_) if interrupt::asked() => Ok(true),
+            result => result.map(|()| false),
+        }
+    }
+
+    /// Ends a training that a signal asked to end, where something is left to do. The step is saved.
+    fn end_if_asked(&self, left: bool) -> Result<(), TrainError> {
+        if !left || !interrupt::asked() {
+            return Ok(());
+        }
+        Err(TrainError::Stopped {
+            step: self.state().step,
+            steps: self.recipe.train.steps,
+            run: self.run.path().to_owned(),
+        })
     }
 
     /// A stage begins as a run of its own would: with new moments.
@@ -625,6 +701,11 @@ impl Trainer {
             // A list of its own: what is too much is a share of this data set's items.
             let list = self.run.join(&format!("skipped-{}.jsonl", stage.index));
             self.skip = Arc::new(SkipList::open(list, stage.data.max_skipped)?);
+        }
+        let own = self.recipe.stage.get(stage.index);
+        if own.is_some_and(|own| own.data.is_some()) {
+            let place = format!("stage[{}].data", stage.index);
+            resuming::check_stage(&self.run, &mut self.begun, place, &*self.source)?;
         }
         let (samples, together) = (
             self.source.len(Split::Train),
@@ -829,7 +910,15 @@ impl Trainer {
 
     fn save(&mut self) -> Result<(), TrainError> {
         let folder = self.run.checkpoints();
-        self.last_good = Some(checkpoint::save(&folder, self.state())?);
+        let saved = checkpoint::save(&folder, self.state(), &self.begun).map_err(|error| {
+            TrainError::Unsaved {
+                step: self.state().step,
+                error: Box::new(error),
+                last_good: self.last_good.clone(),
+                run: self.run.path().to_owned(),
+            }
+        })?;
+        self.last_good = Some(saved);
         Ok(())
     }
 
@@ -843,7 +932,7 @@ impl Trainer {
     /// more than a look at it.
     fn evaluate(&mut self, last: bool) -> Result<(), TrainError> {
         match self.try_evaluate(last) {
-            Err(error) if !last => {
+            Err(error) if !last && !interrupt::asked() => {
                 let step = self.state().step;
                 self.progress.message(format_args!(
                     "step {step} could not be evaluated, training goes on: {error}"
@@ -883,11 +972,18 @@ impl Trainer {
                 records
             }
         };
-        for record in records {
-            self.run.append("evals.jsonl", &record)?;
+        for record in &records {
+            self.run.append("evals.jsonl", record)?;
         }
         self.best = self.run.best()?;
-        Ok(())
+        // The first is of what every evaluation scores: its figures make a curve with those before.
+        let Some(record) = records.first() else {
+            return Ok(());
+        };
+        let path = self.events.path().to_owned();
+        self.events
+            .evaluation(record)
+            .map_err(TrainError::file("write", path))
     }
 
     /// Evaluates the current weights, says so and, if `write`, writes what the report shows beside the numbers.
@@ -937,11 +1033,10 @@ impl Trainer {
             Some(report::write(&folder)?)
         };
         let mut progress = self.progress;
-        if self.skip.count() > 0 {
+        for (list, count) in self.run.skipped()? {
             progress.message(format_args!(
-                "{} samples were skipped: {}",
-                self.skip.count(),
-                folder.join("skipped.jsonl").display()
+                "{count} samples were skipped: {}",
+                list.display()
             ));
         }
         if let Some(report) = report {
@@ -969,32 +1064,3 @@ pub fn for_objectives(spec: &mut LoaderSpec, recipe: &Recipe, stage: &Stage) {
 
 /// The burn that this crate is pinned to.
 pub const BURN_VERSION: &str = "0.22.1";
-
-/// The current time as RFC 3339, in UTC.
-fn now() -> String {
-    let seconds = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |d| d.as_secs());
-    let (days, of_day) = (seconds / 86_400, seconds % 86_400);
-    // Howard Hinnant's days-to-civil, with years that begin in March.
-    let z = days + 719_468;
-    let era = z / 146_097;
-    let day_of_era = z % 146_097;
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 {
-        shifted + 3
-    } else {
-        shifted - 9
-    };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    format!(
-        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
-        of_day / 3600,
-        of_day / 60 % 60,
-        of_day % 60
-    )
-}

@@ -324,6 +324,15 @@ impl Source for OneModality {
         }
     }
 
+    fn identify(
+        &self,
+        split: Split,
+        index: usize,
+        give: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), SampleError> {
+        self.source.identify(split, index, give)
+    }
+
     fn image_name(&self, split: Split, index: usize) -> Option<String> {
         let name = self.source.image_name(split, index);
         name.filter(|_| self.keep != Kept::Texts)
@@ -544,6 +553,16 @@ impl Source for Mixture {
     ) -> Result<Option<(Vec<u8>, &'static str)>, SampleError> {
         let (part, index) = self.part(split, index);
         part.second_image_bytes(split, index)
+    }
+
+    fn identify(
+        &self,
+        split: Split,
+        index: usize,
+        give: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), SampleError> {
+        let (part, index) = self.part(split, index);
+        part.identify(split, index, give)
     }
 
     fn image_name(&self, split: Split, index: usize) -> Option<String> {

@@ -1036,6 +1036,23 @@ impl Source for WebDataset {
         }
     }
 
+    /// A shard's name without its folder, and where the sample lies in it: nothing is read.
+    fn identify(
+        &self,
+        split: Split,
+        index: usize,
+        give: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), SampleError> {
+        let part = self.part(split);
+        let name = &self.shards[part.shard(index)].name;
+        give(name.rsplit(['/', '\\']).next().unwrap_or(name).as_bytes());
+        for member in part.members(index) {
+            give(&member.offset.to_le_bytes());
+            give(&member.size.to_le_bytes());
+        }
+        Ok(())
+    }
+
     fn has_images(&self) -> bool {
         self.images
     }

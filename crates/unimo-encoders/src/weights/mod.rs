@@ -19,12 +19,14 @@ mod safetensors;
 mod shards;
 mod spelling;
 mod torchscript;
+mod writing;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 pub use safetensors::SafetensorsFile;
+pub use writing::write as write_safetensors;
 
 /// A file of weights that cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -1,15 +1,16 @@
 //! `unimo embed`: pictures and texts in the common space, to a file.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
+use unimo_encoders::weights;
 
 use super::inputs::{self, ColumnArgs};
 use super::{Matcher, ModelArgs, Pooling, Predictor, can_be_written};
-use crate::checkpoint::write_atomically;
 use crate::error::TrainError;
+use crate::files;
 use crate::model::host;
 use crate::progress::Progress;
 
@@ -114,9 +115,7 @@ pub fn run(args: &EmbedArgs) -> Result<(), TrainError> {
                 .map(|id| id.replace('\n', " "))
                 .collect();
             let text = ids.join("\n") + "\n";
-            write_atomically(&file("txt"), |temporary| {
-                std::fs::write(temporary, &text).map_err(TrainError::file("write", temporary))
-            })?;
+            files::write(&file("txt"), text.as_bytes())?;
         }
         return Ok(());
     }
@@ -218,7 +217,7 @@ pub fn texts(predictor: &Predictor, texts: Vec<String>) -> Result<Embedded, Trai
 /// The file cannot be written.
 pub fn write_safetensors(path: &Path, parts: &[(&str, Embedded)]) -> Result<(), TrainError> {
     let wrong = |reason: String| TrainError::Check(format!("{}: {reason}", path.display()));
-    let mut notes = HashMap::new();
+    let mut notes = BTreeMap::new();
     let mut tensors = Vec::new();
     let bytes: Vec<Vec<u8>> = parts
         .iter()
@@ -231,10 +230,7 @@ pub fn write_safetensors(path: &Path, parts: &[(&str, Embedded)]) -> Result<(), 
         let view = TensorView::new(Dtype::F32, shape, bytes).map_err(|e| wrong(e.to_string()))?;
         tensors.push((*what, view));
     }
-    write_atomically(path, |temporary| {
-        safetensors::serialize_to_file(tensors.iter().map(|(n, v)| (*n, v)), Some(notes), temporary)
-            .map_err(|e| wrong(e.to_string()))
-    })
+    files::write_with(path, |out| weights::write_safetensors(out, tensors, &notes))
 }
 
 /// NumPy's format, version 1.0: a magic, a dictionary padded to 64 bytes, the values.
@@ -253,9 +249,7 @@ fn write_npy(path: &Path, embedded: &Embedded) -> Result<(), TrainError> {
     bytes.extend((header.len() as u16).to_le_bytes());
     bytes.extend(header.as_bytes());
     bytes.extend(embedded.values.iter().flat_map(|v| v.to_le_bytes()));
-    write_atomically(path, |temporary| {
-        std::fs::write(temporary, &bytes).map_err(TrainError::file("write", temporary))
-    })
+    files::write(path, &bytes)
 }
 
 #[cfg(test)]

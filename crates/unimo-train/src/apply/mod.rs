@@ -35,10 +35,10 @@ use unimo_objectives::mlm::Mlm;
 
 pub use pooling::Pooling;
 
-use crate::checkpoint::write_atomically;
 use crate::device::DeviceChoice;
 use crate::error::TrainError;
 use crate::evaluation;
+use crate::files;
 use crate::given::{self, Given};
 use crate::hub;
 use crate::language_head;
@@ -217,10 +217,9 @@ impl Predictor {
             return Err(reads_regions(&args.model));
         }
         let tokenizer = match &args.tokenizer {
-            Some(given) => hub::resolve(&given.to_string_lossy())?,
-            None => run.join("tokenizer.json"),
+            Some(given) => TextTokenizer::load(&hub::resolve(&given.to_string_lossy())?, true)?,
+            None => run.tokenizer()?,
         };
-        let tokenizer = TextTokenizer::load(&tokenizer, true)?;
         let concepts = recipe
             .data
             .concepts
@@ -555,9 +554,7 @@ pub(crate) fn can_be_written(path: &Path) -> Result<(), TrainError> {
 
 /// Writes a file whole or not at all.
 pub(crate) fn write_text(path: &Path, text: &str) -> Result<(), TrainError> {
-    write_atomically(path, |temporary| {
-        std::fs::write(temporary, text).map_err(TrainError::file("write", temporary))
-    })
+    files::write(path, text.as_bytes())
 }
 
 /// The probability that log-odds mean.

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use serde::Serialize;
+use unimo_data::atomic::AtomicFile;
 
 use super::inputs::{self, ColumnArgs, PairRow};
 use super::{ModelArgs, Predictor, probability};
@@ -58,11 +59,16 @@ pub fn run(args: &ScoreArgs) -> Result<(), TrainError> {
     let model = predictor.pair("matching head")?;
     // Before a file is written: a model without this head can do nothing here.
     predictor.itm(model)?;
-    let mut out: Box<dyn Write> = match &args.out {
-        Some(path) => Box::new(std::io::BufWriter::new(
-            std::fs::File::create(path).map_err(TrainError::file("create", path))?,
-        )),
-        None => Box::new(std::io::stdout().lock()),
+    // A list that was begun and not ended is no list of scores.
+    let mut file = args
+        .out
+        .as_ref()
+        .map(|path| AtomicFile::create(path).map_err(TrainError::file("create", path)))
+        .transpose()?;
+    let mut stdout = std::io::stdout().lock();
+    let out: &mut dyn Write = match &mut file {
+        Some(file) => file,
+        None => &mut stdout,
     };
     let target = args
         .out
@@ -121,5 +127,9 @@ pub fn run(args: &ScoreArgs) -> Result<(), TrainError> {
     }
     bar.finish();
     predictor.say_what_was_cut();
-    out.flush().map_err(TrainError::file("write", &target))
+    out.flush().map_err(TrainError::file("write", &target))?;
+    match file {
+        Some(file) => file.commit().map_err(TrainError::file("write", &target)),
+        None => Ok(()),
+    }
 }

@@ -12,6 +12,7 @@ use unimo_encoders::fusion::Keep;
 use unimo_encoders::image::ImageEncoder;
 
 use crate::error::TrainError;
+use crate::files;
 use crate::model::Model;
 use crate::recipe::Recipe;
 use crate::report::record::{ChosenWord, CodeRecord, CodesRecord};
@@ -249,10 +250,7 @@ impl Codes {
                 );
                 let name = format!("codes/{number}-{index}.png");
                 let path = run.join(&name);
-                cut.save(&path).map_err(|e| TrainError::Run {
-                    path,
-                    reason: e.to_string(),
-                })?;
+                files::write_picture(&path, &cut)?;
                 shown.pictures.push(name);
             }
         }

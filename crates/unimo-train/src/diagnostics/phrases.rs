@@ -15,6 +15,7 @@ use unimo_eval::grounding::{Pointing, middles};
 use unimo_objectives::wpg::cosines;
 
 use crate::error::TrainError;
+use crate::files;
 use crate::model::{Model, host};
 use crate::recipe::Recipe;
 use crate::report::record::{PhraseMap, PhrasePicture, PhrasesRecord};
@@ -221,10 +222,7 @@ impl Phrases {
                 let name = format!("phrases/{number}-{index}.png");
                 let path = run.join(&name);
                 let drawn = draw(&square, found);
-                drawn.save(&path).map_err(|e| TrainError::Run {
-                    path,
-                    reason: e.to_string(),
-                })?;
+                files::write_picture(&path, &drawn)?;
                 maps.push(PhraseMap {
                     phrase: found.phrase.clone(),
                     image: name,

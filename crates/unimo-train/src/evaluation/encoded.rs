@@ -20,6 +20,7 @@ use unimo_eval::retrieval::{Blocks, DualEmbeddings, Embeddings};
 use unimo_eval::{ModelError, Pair, RetrievalModel};
 
 use crate::error::TrainError;
+use crate::interrupt;
 use crate::model::{Model, host};
 use crate::recipe::Recipe;
 
@@ -117,7 +118,7 @@ impl<'a> Encoded<'a> {
             of_first = features.bytes();
             Ok(())
         })?;
-        let of_text = encoded.encode_texts(0..texts.min(1)).bytes();
+        let of_text = encoded.encode_texts(0..texts.min(1))?.bytes();
         let budget = recipe.eval.memory_gb * GIGABYTE;
         encoded.blocks = blocks([pictures, texts], [of_first, of_text], budget, step);
         let keep = pairs && model.objectives.itm.is_some() && encoded.blocks == Blocks::default();
@@ -147,7 +148,7 @@ impl<'a> Encoded<'a> {
         let mut text_rows = Vec::new();
         let mut parts = Vec::new();
         for first in (0..texts).step_by(step) {
-            let features = encoded.encode_texts(first..texts.min(first + step));
+            let features = encoded.encode_texts(first..texts.min(first + step))?;
             add(itc.embed_texts(&features), &mut text_rows);
             if keep {
                 parts.push(features);
@@ -224,7 +225,7 @@ impl<'a> Encoded<'a> {
                 let starts = texts.clone().step_by(step);
                 let parts =
                     starts.map(|first| self.encode_texts(first..texts.end.min(first + step)));
-                let features = TextFeatures::cat(parts.collect());
+                let features = TextFeatures::cat(parts.collect::<Result<_, _>>()?);
                 let chosen = features.select(&text_rows(texts.start));
                 if keep {
                     *kept = Kept {
@@ -261,6 +262,7 @@ impl<'a> Encoded<'a> {
                 }
             });
             for (range, read) in batches.zip(receiver) {
+                interrupt::check()?;
                 take(self.encode_read(range, &read?))?;
             }
             Ok(())
@@ -288,12 +290,14 @@ impl<'a> Encoded<'a> {
         }
     }
 
-    fn encode_texts(&self, range: Range<usize>) -> TextFeatures {
+    fn encode_texts(&self, range: Range<usize>) -> Result<TextFeatures, TrainError> {
+        interrupt::check()?;
         let backbone = &self.model.backbone;
         let length = self.ids.length;
         let ids = &self.ids.ids[range.start * length..range.end * length];
         let lengths = &self.ids.lengths[range];
-        backbone.encode_texts(&backbone.text.input(ids, lengths, length, self.device))
+        let input = backbone.text.input(ids, lengths, length, self.device);
+        Ok(backbone.encode_texts(&input))
     }
 }
 
@@ -338,6 +342,7 @@ impl RetrievalModel for Encoded<'_> {
         let Some(first) = pairs.first() else {
             return Ok(Vec::new());
         };
+        interrupt::check()?;
         let block = |at: usize, size: usize, all: usize| {
             let first = at / size * size;
             first..first.saturating_add(size).min(all)

@@ -71,6 +71,38 @@ impl RetrievalRecord {
     }
 }
 
+impl EvalRecord {
+    /// The method that finds most, by [`rsum`](RetrievalRecord::rsum); the first of equals.
+    pub fn headline(&self) -> Option<&RetrievalRecord> {
+        let found = self.retrieval.iter().filter(|r| r.rsum().is_finite());
+        found.reduce(|best, next| {
+            if next.rsum() > best.rsum() {
+                next
+            } else {
+                best
+            }
+        })
+    }
+
+    /// How good the weights are: the mean of R@1, R@5 and R@10 in both directions, a sixth of the field's "rsum", by the best of the
+    /// methods that all evaluations of the run score, which the record says; in one of an older version, by the
+    /// [`headline`](Self::headline). R@1 alone would be decided by a handful of queries on a small held-out set. None where nothing
+    /// was retrieved.
+    pub fn goodness(&self) -> Option<f64> {
+        let found = self.headline()?.rsum() / 6.0;
+        Some(self.score.unwrap_or(found))
+    }
+}
+
+/// The best of evaluations during training; of equal ones the first, which is the one whose weights were kept. The only definition
+/// of "best": checkpoints are kept by it, commands open runs by it, and the report names it.
+pub fn best<'a>(evals: impl IntoIterator<Item = &'a EvalRecord>) -> Option<(&'a EvalRecord, f64)> {
+    let scored = evals
+        .into_iter()
+        .filter_map(|eval| Some((eval, eval.goodness()?)));
+    scored.reduce(|best, next| if next.1 > best.1 { next } else { best })
+}
+
 impl StepRecord {
     /// The objective's part of the step, if it has one.
     pub fn objective(&self, name: &str) -> Option<ObjectiveRecord> {
@@ -354,6 +386,9 @@ pub struct SessionRecord {
     /// The program's version.
     #[serde(default)]
     pub version: String,
+    /// What was changed on purpose, `key: old -> new`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changed: Vec<String>,
 }
 
 /// All that a run folder holds.
@@ -375,6 +410,8 @@ pub(super) struct RunFolder {
     pub codes: Option<CodesRecord>,
     pub gallery: Vec<GalleryItem>,
     pub skipped_count: usize,
+    /// The lists that name them.
+    pub skipped_lists: Vec<String>,
     pub skipped: Vec<SkippedRecord>,
     /// What could not be read: shown in the report, because a report of the rest is worth more than none.
     pub problems: Vec<String>,
@@ -434,20 +471,38 @@ impl RunFolder {
             evals.sort_by_key(|record| record.step);
         }
 
-        let (count, skipped) = (&mut folder.skipped_count, &mut folder.skipped);
-        lines(
-            run,
-            "skipped.jsonl",
-            &mut folder.problems,
-            |record: SkippedRecord| {
+        for name in skip_lists(run) {
+            let (count, skipped) = (&mut folder.skipped_count, &mut folder.skipped);
+            let before = *count;
+            lines(run, &name, &mut folder.problems, |record: SkippedRecord| {
                 *count += 1;
                 if skipped.len() < SKIPPED_SHOWN {
                     skipped.push(record);
                 }
-            },
-        );
+            });
+            if folder.skipped_count > before {
+                folder.skipped_lists.push(name);
+            }
+        }
         Ok(folder)
     }
+}
+
+/// The lists of unusable samples in a run's folder: that of its data, and those of the stages that have data of their own.
+pub fn skip_lists(run: &Path) -> Vec<String> {
+    let stage = |name: &str| -> Option<usize> {
+        let number = name.strip_prefix("skipped-")?.strip_suffix(".jsonl")?;
+        number.parse().ok()
+    };
+    let entries = std::fs::read_dir(run).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let mut stages: Vec<(usize, String)> = names
+        .filter_map(|name| Some((stage(&name)?, name)))
+        .collect();
+    stages.sort();
+    let all = std::iter::once("skipped.jsonl".to_owned());
+    all.chain(stages.into_iter().map(|(_, name)| name))
+        .collect()
 }
 
 /// The object in `run/name`; `None` where there is no such file or, with a problem noted, where it cannot be read.
@@ -572,6 +627,54 @@ mod tests {
             .collect();
         assert_eq!(steps, [(10, 5.0), (20, 4.5), (25, 3.5)]);
         assert_eq!(read.resumes, [10]);
+    }
+
+    #[test]
+    fn lists_of_stages_are_lists_of_the_run() {
+        let line = |file: &str| format!("{{\"file\":\"{file}\",\"line\":1,\"reason\":\"cut\"}}\n");
+        let read = folder(&[
+            ("skipped.jsonl", ""),
+            ("skipped-10.jsonl", &line("c")),
+            ("skipped-2.jsonl", &(line("a") + &line("b"))),
+            ("skipped-x.jsonl", &line("d")),
+        ]);
+        assert_eq!(read.skipped_count, 3);
+        assert_eq!(read.skipped_lists, ["skipped-2.jsonl", "skipped-10.jsonl"]);
+        let files: Vec<&str> = read.skipped.iter().map(|s| s.file.as_str()).collect();
+        assert_eq!(files, ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn the_best_is_the_first_of_equals_by_its_best_method() {
+        let eval = |step: u64, methods: &[f64]| -> EvalRecord {
+            let recall = |r1: f64| serde_json::json!({"r1": r1, "r5": r1, "r10": r1});
+            let retrieval: Vec<Value> = methods
+                .iter()
+                .map(|r1| {
+                    serde_json::json!({"method": "itc", "text_to_image": recall(*r1), "image_to_text": recall(*r1)})
+                })
+                .collect();
+            let eval = serde_json::json!({"step": step, "retrieval": retrieval});
+            serde_json::from_value(eval).unwrap()
+        };
+        let evals = [
+            eval(10, &[]),
+            eval(20, &[0.25, 0.5, f64::NAN]),
+            eval(30, &[0.5]),
+            eval(40, &[f64::NAN]),
+        ];
+        let (found, score) = best(&evals).unwrap();
+        assert_eq!((found.step, score), (20, 0.5));
+        assert_eq!(best(&evals[..1]), None);
+        assert_eq!(evals[3].goodness(), None);
+
+        // What all evaluations score counts, whatever the last one scores beside.
+        let mut evals = [eval(10, &[0.5]), eval(20, &[0.25, 0.75]), eval(30, &[])];
+        for (eval, score) in evals.iter_mut().zip([0.5, 0.25, 1.0]) {
+            eval.score = Some(score);
+        }
+        let (found, score) = best(&evals).unwrap();
+        assert_eq!((found.step, score), (10, 0.5));
     }
 
     #[test]

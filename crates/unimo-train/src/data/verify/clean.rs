@@ -1,7 +1,6 @@
 //! The list of what can be used, which `--data` reads.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::path::Path;
 
 use serde_json::{Map, Value};
@@ -11,8 +10,8 @@ use unimo_data::error::readable;
 use unimo_data::{DataConfig, Source, Split};
 
 use super::Kept;
-use crate::checkpoint::write_atomically;
 use crate::error::TrainError;
+use crate::files;
 
 /// What the list's columns are called. It is read with the recipe's own settings and with none.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -154,10 +153,7 @@ pub(super) fn write(
     if no_files > 0 {
         return Err(refused(source, &format!("{no_files} samples: {NO_FILES}")));
     }
-    write_atomically(path, |temporary| {
-        let io = TrainError::file("write", temporary);
-        let file = std::fs::File::create(temporary).map_err(io)?;
-        let mut file = std::io::BufWriter::new(file);
+    files::try_write_with(path, |file| {
         for (split, kept) in kept.iter() {
             for index in (0..kept.len()).filter(|index| kept[*index]) {
                 let Some(image) = source.image_path(split, index) else {
@@ -172,11 +168,11 @@ pub(super) fn write(
                 let captions = readable(source.captions(split, index))?;
                 tagged += usize::from(!readable(source.tags(split, index))?.is_empty());
                 let row = columns.row(image, captions, split);
-                writeln!(file, "{row}").map_err(TrainError::file("write", temporary))?;
+                writeln!(file, "{row}").map_err(TrainError::file("write", path))?;
                 written.samples += 1;
             }
         }
-        file.flush().map_err(TrainError::file("write", temporary))
+        Ok(())
     })?;
     if let Some(first) = unnamed.first() {
         written.lines.push(format!(

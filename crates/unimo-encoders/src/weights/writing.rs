@@ -1,0 +1,119 @@
+//! Writing a safetensors file, one tensor at a time.
+//!
+//! The crate `safetensors` writes whole files under a temporary name of its own; here the caller decides where the bytes go, and
+//! equal tensors with equal notes are equal bytes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Write};
+
+use safetensors::tensor::View;
+use serde_json::{Map, Value, json};
+
+/// What the length of the header is a multiple of, so that the tensors behind it are aligned.
+const ALIGNMENT: usize = 8;
+
+/// Writes tensors with their names, and `notes` as the file's metadata. A tensor's values are asked for when it is its turn.
+///
+/// # Errors
+///
+/// Two tensors have one name, a tensor gives another number of bytes than it said, or `out` cannot be written.
+pub fn write<N: AsRef<str>, V: View>(
+    out: &mut dyn Write,
+    mut tensors: Vec<(N, V)>,
+    notes: &BTreeMap<String, String>,
+) -> io::Result<()> {
+    // Wide types first keeps every tensor aligned.
+    tensors.sort_by(|(a, left), (b, right)| {
+        let wide_first = right.dtype().cmp(&left.dtype());
+        wide_first.then_with(|| a.as_ref().cmp(b.as_ref()))
+    });
+    let mut header = Map::new();
+    if !notes.is_empty() {
+        header.insert("__metadata__".to_owned(), json!(notes));
+    }
+    let mut names = BTreeSet::new();
+    let mut offset = 0;
+    for (name, tensor) in &tensors {
+        let name = name.as_ref();
+        if !names.insert(name) || name == "__metadata__" {
+            return Err(io::Error::other(format!("two tensors are called `{name}`")));
+        }
+        let end = offset + tensor.data_len();
+        let about: Value = json!({
+            "dtype": tensor.dtype(),
+            "shape": tensor.shape(),
+            "data_offsets": [offset, end],
+        });
+        header.insert(name.to_owned(), about);
+        offset = end;
+    }
+    let mut header = serde_json::to_vec(&header)?;
+    header.resize(header.len().next_multiple_of(ALIGNMENT), b' ');
+    out.write_all(&(header.len() as u64).to_le_bytes())?;
+    out.write_all(&header)?;
+    for (name, tensor) in &tensors {
+        let bytes = tensor.data();
+        if bytes.len() != tensor.data_len() {
+            return Err(io::Error::other(format!(
+                "`{}` has {} bytes instead of {}",
+                name.as_ref(),
+                bytes.len(),
+                tensor.data_len()
+            )));
+        }
+        out.write_all(&bytes)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use safetensors::tensor::TensorView;
+    use safetensors::{Dtype, SafeTensors};
+
+    use super::*;
+
+    fn written(order: &[usize]) -> Vec<u8> {
+        let all = [
+            ("b", Dtype::F32, vec![2, 1], vec![1, 2, 3, 4, 5, 6, 7, 8]),
+            ("half", Dtype::F16, vec![1], vec![9, 8]),
+            ("a", Dtype::F32, vec![1], vec![4, 3, 2, 1]),
+        ];
+        let tensors = order
+            .iter()
+            .map(|at| &all[*at])
+            .map(|(name, dtype, shape, bytes)| {
+                let view = TensorView::new(*dtype, shape.clone(), bytes).unwrap();
+                (*name, view)
+            })
+            .collect();
+        let notes = ["x", "y", "z"].map(|key| (key.to_owned(), format!("\"{key}\"")));
+        let mut out = Vec::new();
+        write(&mut out, tensors, &BTreeMap::from(notes)).unwrap();
+        out
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_does_not_depend_on_the_order() {
+        let bytes = written(&[0, 1, 2]);
+        assert_eq!(bytes, written(&[2, 1, 0]));
+        let read = SafeTensors::deserialize(&bytes).unwrap();
+        assert_eq!(read.len(), 3);
+        let b = read.tensor("b").unwrap();
+        assert_eq!(
+            (b.shape(), b.data()),
+            (&[2, 1][..], &[1, 2, 3, 4, 5, 6, 7, 8][..])
+        );
+        assert_eq!(read.tensor("half").unwrap().data(), [9, 8]);
+        let (_, about) = SafeTensors::read_metadata(&bytes).unwrap();
+        assert_eq!(about.metadata().as_ref().unwrap()["y"], "\"y\"");
+    }
+
+    #[test]
+    fn two_tensors_of_one_name_are_an_error() {
+        let view = || TensorView::new(Dtype::F32, vec![1], &[0; 4]).unwrap();
+        let twice = vec![("a", view()), ("a", view())];
+        let error = write(&mut Vec::new(), twice, &BTreeMap::new()).unwrap_err();
+        assert!(error.to_string().contains("`a`"), "{error}");
+    }
+}

@@ -1,0 +1,356 @@
+//! What a run was begun with: so that what goes on is what was begun.
+//!
+//! A run's folder (`fingerprint.json`) and every checkpoint hold
+//!
+//! - the resolved recipe, as it is written in `recipe.toml`,
+//! - of each split of the data the number of rows, a digest of which rows there are and one of their order,
+//! - digests of `tokenizer.json` and `concepts.json`.
+//!
+//! A row's digest covers what its source knows without reading pictures: its line, the picture's name as the list spells it,
+//! and the captions; of shards their files' names and the places in them, of Parquet the captions. It does not cover pixels, nor
+//! where files lie or when they were changed: data that was moved is the same data.
+
+use std::collections::BTreeMap;
+use std::num::NonZero;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use unimo_data::{SampleError, Source, Split};
+
+use crate::error::TrainError;
+use crate::recipe::Overrides;
+
+/// The file in a run's folder, and the entry of a checkpoint's metadata.
+pub const NAME: &str = "fingerprint";
+
+/// The file in a run's folder.
+pub const FILE_NAME: &str = "fingerprint.json";
+
+/// Rows that a thread takes at a time.
+const BLOCK: usize = 4096;
+
+/// Bytes of a digest that are kept: enough to tell any two data sets apart, and to read.
+const KEPT: usize = 16;
+
+/// What a run was begun with.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Fingerprint {
+    /// The resolved recipe, in TOML.
+    pub recipe: String,
+    /// By place in the recipe, `data` or `stage[1].data`, and by split.
+    pub data: BTreeMap<String, BTreeMap<String, Rows>>,
+    /// `tokenizer.json`.
+    pub tokenizer: String,
+    /// `concepts.json`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concepts: Option<String>,
+    /// What the recipe was made of, where that is known. Not in checkpoints.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given: Option<Given>,
+    /// The recipe that is being replaced, while it is: a kill may leave either in `recipe.toml`. Not in checkpoints.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaced: Option<String>,
+}
+
+/// The rows of a split.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rows {
+    /// How many.
+    pub rows: usize,
+    /// Which, in whatever order.
+    pub identity: String,
+    /// In which order, and in which shards.
+    pub order: String,
+}
+
+/// What the command line named.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Given {
+    /// A recipe's name or file.
+    pub recipe: String,
+    /// `--data`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<PathBuf>,
+    /// Every `--set` so far, those of resumes too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub set: Vec<String>,
+}
+
+impl Given {
+    /// As the recipe takes it.
+    pub fn overrides(&self) -> Overrides {
+        Overrides {
+            data: self.data.clone(),
+            set: self.set.clone(),
+        }
+    }
+}
+
+impl Fingerprint {
+    /// The one in a run's folder, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read.
+    pub fn read(run: &Path) -> Result<Option<Self>, TrainError> {
+        let path = run.join(FILE_NAME);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let text = std::fs::read(&path).map_err(TrainError::file("read", &path))?;
+        let read = serde_json::from_slice(&text).map_err(|error| TrainError::Run {
+            path,
+            reason: format!(
+                "is damaged ({error}): what the run was begun with cannot be compared. Remove it to go on with what its newest \
+                 checkpoint says"
+            ),
+        })?;
+        Ok(Some(read))
+    }
+
+    /// As a checkpoint holds it.
+    pub fn note(&self) -> String {
+        let own = Self {
+            given: None,
+            replaced: None,
+            ..self.clone()
+        };
+        serde_json::to_string(&own).unwrap_or_default()
+    }
+
+    /// What a checkpoint holds, if it holds one.
+    pub fn of_note(note: Option<&str>) -> Option<Self> {
+        serde_json::from_str(note?).ok()
+    }
+
+    /// What differs in data, tokenizer and concepts, a line each: what there is of both is compared.
+    pub fn differences(&self, now: &Self) -> Vec<String> {
+        let mut found = Vec::new();
+        for (place, splits) in &self.data {
+            let Some(others) = now.data.get(place) else {
+                continue;
+            };
+            for (split, rows) in splits {
+                if let Some(other) = others.get(split) {
+                    found.extend(
+                        rows.difference(other)
+                            .map(|what| format!("{place} ({split}): {what}")),
+                    );
+                }
+            }
+        }
+        if self.tokenizer != now.tokenizer {
+            found.push(format!(
+                "tokenizer.json: {} -> {}",
+                self.tokenizer, now.tokenizer
+            ));
+        }
+        if self.concepts != now.concepts {
+            let said = |digest: &Option<String>| digest.clone().unwrap_or("none".to_owned());
+            found.push(format!(
+                "concepts.json: {} -> {}",
+                said(&self.concepts),
+                said(&now.concepts)
+            ));
+        }
+        found
+    }
+}
+
+impl Rows {
+    /// In words.
+    fn difference(&self, now: &Self) -> Option<String> {
+        if self.rows != now.rows {
+            Some(format!("{} rows, now {}", self.rows, now.rows))
+        } else if self.identity != now.identity {
+            Some(format!("{} rows, now as many, but others", self.rows))
+        } else if self.order != now.order {
+            Some(format!("the same {} rows, now in another order", self.rows))
+        } else {
+            None
+        }
+    }
+}
+
+/// The digest of a whole file's content.
+pub fn of_bytes(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+/// The rows of the splits that a run uses.
+///
+/// # Errors
+///
+/// A list cannot be read now.
+pub fn of_source(source: &dyn Source) -> Result<BTreeMap<String, Rows>, TrainError> {
+    [Split::Train, Split::Val]
+        .into_iter()
+        .map(|split| Ok((split.name().to_owned(), of_split(source, split)?)))
+        .collect()
+}
+
+/// Two digests over digests of the rows, taken on all cores: their sum, and one of them in order.
+fn of_split(source: &dyn Source, split: Split) -> Result<Rows, TrainError> {
+    let rows = source.len(split);
+    let blocks = rows.div_ceil(BLOCK);
+    let next = AtomicUsize::new(0);
+    let done: Mutex<BTreeMap<usize, ([u8; 32], u128)>> = Mutex::default();
+    let failed: Mutex<Option<SampleError>> = Mutex::default();
+    let work = || {
+        loop {
+            let block = next.fetch_add(1, Ordering::Relaxed);
+            if block >= blocks {
+                return;
+            }
+            let mut order = Sha256::new();
+            let mut sum = 0u128;
+            for index in block * BLOCK..rows.min((block + 1) * BLOCK) {
+                let mut row = Sha256::new();
+                let identified = source.identify(split, index, &mut |part| {
+                    row.update((part.len() as u64).to_le_bytes());
+                    row.update(part);
+                });
+                if let Err(error) = identified {
+                    let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
+                    failed.get_or_insert(error);
+                    return;
+                }
+                let row = row.finalize();
+                let (first, _) = row.split_at(KEPT);
+                let number = first.try_into().map_or(0, u128::from_le_bytes);
+                sum = sum.wrapping_add(number);
+                order.update(first);
+            }
+            let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+            done.insert(block, (order.finalize().into(), sum));
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    std::thread::scope(|scope| {
+        for _ in 0..threads.min(blocks) {
+            scope.spawn(work);
+        }
+    });
+    if let Some(error) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        return Err(unimo_data::error::readable::<()>(Err(error))
+            .map_or_else(TrainError::from, |()| {
+                TrainError::Check("the data cannot be read".to_owned())
+            }));
+    }
+    let mut order = Sha256::new();
+    for shard in source.shards(split) {
+        order.update((shard as u64).to_le_bytes());
+    }
+    let mut sum = 0u128;
+    for (digest, part) in done
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner)
+        .values()
+    {
+        order.update(digest);
+        sum = sum.wrapping_add(*part);
+    }
+    Ok(Rows {
+        rows,
+        identity: hex(&sum.to_le_bytes()),
+        order: hex(&order.finalize()),
+    })
+}
+
+/// The first bytes of a digest.
+fn hex(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .take(KEPT)
+        .map(|b| format!("{b:02x}"))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::recipe::Recipe;
+
+    fn open(folder: &Path, lines: &[String]) -> Arc<dyn Source> {
+        let list = folder.join("pairs.jsonl");
+        std::fs::write(&list, lines.join("\n")).unwrap();
+        let overrides = Overrides {
+            data: Some(list),
+            set: vec!["data.pairs.val_fraction=0.0".to_owned()],
+        };
+        let recipe = Recipe::load("unimo3-tiny", &overrides).unwrap();
+        unimo_data::open(&recipe.data).unwrap()
+    }
+
+    #[test]
+    fn rows_and_their_order_count_and_where_they_lie_does_not() {
+        const ROWS: usize = 2 * BLOCK + 3;
+        let lines: Vec<String> = (0..ROWS)
+            .map(|at| format!("{{\"image\":\"{at}.png\",\"caption\":\"number {at}\"}}"))
+            .collect();
+        let rows = |lines: &[String]| {
+            let folder = tempfile::tempdir().unwrap();
+            of_source(&*open(folder.path(), lines))
+                .unwrap()
+                .remove("train")
+                .unwrap()
+        };
+        let first = rows(&lines);
+        assert_eq!(first.rows, ROWS);
+        assert_eq!(first.difference(&rows(&lines)), None, "another folder");
+
+        let mut grown = lines.clone();
+        grown.push("{\"image\":\"new.png\",\"caption\":\"new\"}".to_owned());
+        let said = first.difference(&rows(&grown)).unwrap();
+        assert_eq!(said, format!("{ROWS} rows, now {}", ROWS + 1));
+
+        let mut other = lines.clone();
+        other[BLOCK] = other[BLOCK].replace("number", "nmuber");
+        let said = first.difference(&rows(&other)).unwrap();
+        assert!(said.contains("others"), "{said}");
+
+        let mut picture = lines.clone();
+        picture[7] = picture[7].replace("7.png", "8.png");
+        assert!(first.difference(&rows(&picture)).is_some());
+    }
+
+    #[test]
+    fn another_order_of_the_same_rows_is_told_as_such() {
+        let rows = |order: &str| Rows {
+            rows: 3,
+            identity: "1".to_owned(),
+            order: order.to_owned(),
+        };
+        let said = rows("1").difference(&rows("2")).unwrap();
+        assert!(said.contains("another order"), "{said}");
+    }
+
+    #[test]
+    fn a_checkpoint_holds_what_it_was_made_with() {
+        let begun = Fingerprint {
+            recipe: "seed = 1".to_owned(),
+            data: BTreeMap::from([("data".to_owned(), BTreeMap::new())]),
+            tokenizer: of_bytes(b"a"),
+            given: Some(Given::default()),
+            replaced: Some("seed = 0".to_owned()),
+            ..Fingerprint::default()
+        };
+        let read = Fingerprint::of_note(Some(&begun.note())).unwrap();
+        assert_eq!((read.given.clone(), read.replaced.clone()), (None, None));
+        assert!(begun.differences(&read).is_empty());
+        let swapped = Fingerprint {
+            tokenizer: of_bytes(b"b"),
+            concepts: Some(of_bytes(b"c")),
+            ..read
+        };
+        let found = begun.differences(&swapped);
+        assert_eq!(found.len(), 2);
+        assert!(found[0].contains("tokenizer.json") && found[1].contains("concepts.json: none ->"));
+        assert_eq!(Fingerprint::of_note(None), None);
+    }
+}

@@ -1,0 +1,58 @@
+//! Signals that ask a training to end: SIGTERM (Slurm, spot machines, `kill`) and SIGINT (Ctrl-C).
+//!
+//! The first one is a question, which the training answers after its step: it saves and ends with [`EXIT_CODE`]. The second one
+//! ends the process at once.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+
+use crate::error::TrainError;
+
+/// What a training that was asked to end and can go on ends with: `EX_TEMPFAIL` of sysexits.h, "try again".
+pub const EXIT_CODE: u8 = 75;
+
+/// What a shell says of a process that a signal ended, less the signal.
+const ENDED_BY_SIGNAL: i32 = 128;
+
+static ASKED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+
+/// From now on a first signal asks, instead of ending the process.
+///
+/// # Errors
+///
+/// The system does not let signals be handled.
+pub fn listen() -> Result<(), TrainError> {
+    if ASKED.get().is_some() {
+        return Ok(());
+    }
+    let asked = Arc::clone(ASKED.get_or_init(Arc::default));
+    for signal in [SIGTERM, SIGINT] {
+        // In this order: the first signal finds the flag down and raises it.
+        flag::register_conditional_shutdown(signal, ENDED_BY_SIGNAL + signal, Arc::clone(&asked))
+            .and_then(|_| flag::register(signal, Arc::clone(&asked)))
+            .map_err(|error| TrainError::Check(format!("signals cannot be handled: {error}")))?;
+    }
+    Ok(())
+}
+
+/// Whether a signal has asked for the end.
+pub fn asked() -> bool {
+    ASKED
+        .get()
+        .is_some_and(|asked| asked.load(Ordering::Relaxed))
+}
+
+/// An error if a signal has asked for the end, for work that is given up then, such as an evaluation.
+///
+/// # Errors
+///
+/// [`TrainError::Interrupted`].
+pub fn check() -> Result<(), TrainError> {
+    if asked() {
+        return Err(TrainError::Interrupted);
+    }
+    Ok(())
+}

@@ -1,0 +1,105 @@
+//! One process trains a run at a time.
+//!
+//! Who trains a run holds a lock on its file `run.lock`. The system frees it when the process ends, however it ends, so a kill
+//! leaves nothing to be cleared away; the file itself stays. In it stands who held the lock last.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::TrainError;
+
+/// The file in a run's folder.
+pub const FILE_NAME: &str = "run.lock";
+
+/// The right to train a run, given back when dropped.
+#[derive(Debug)]
+pub struct RunLock {
+    _file: File,
+}
+
+/// Who holds the lock.
+#[derive(Debug, Serialize, Deserialize)]
+struct Holder {
+    process: u32,
+    host: String,
+    since: String,
+}
+
+impl RunLock {
+    /// Takes the lock of a run's folder.
+    ///
+    /// # Errors
+    ///
+    /// Another process has it: the error says which. Or the folder cannot be written.
+    pub fn take(folder: &Path) -> Result<Self, TrainError> {
+        let path = folder.join(FILE_NAME);
+        let mut file = OpenOptions::new()
+            .create(true)
+            .read(true)
+            .write(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(TrainError::file("open", &path))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(TrainError::Run {
+                    path: folder.to_owned(),
+                    reason: format!(
+                        "{} trains this run; a run has one process at a time. Wait for it, or stop it and go on by --resume",
+                        holder(&mut file)
+                    ),
+                });
+            }
+            // Better a run without a lock than none at all, but not in silence.
+            Err(TryLockError::Error(error)) => eprintln!(
+                "{} cannot be locked ({error}): nothing keeps a second process from this run",
+                path.display()
+            ),
+        }
+        let holder = Holder {
+            process: std::process::id(),
+            host: crate::tensorboard::host(),
+            since: crate::clock::now(),
+        };
+        let text = serde_json::to_string(&holder).unwrap_or_default() + "\n";
+        file.set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| file.write_all(text.as_bytes()))
+            .map_err(TrainError::file("write", &path))?;
+        Ok(Self { _file: file })
+    }
+}
+
+/// Who holds a lock, as far as the file says.
+fn holder(file: &mut File) -> String {
+    let mut text = String::new();
+    let read = file.rewind().and_then(|()| file.read_to_string(&mut text));
+    match read.ok().and_then(|_| serde_json::from_str(&text).ok()) {
+        Some(Holder {
+            process,
+            host,
+            since,
+        }) => format!("another process ({process} on {host}, since {since})"),
+        None => "another process".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_holds_it_until_it_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = RunLock::take(folder.path()).unwrap();
+        let error = RunLock::take(folder.path()).unwrap_err().to_string();
+        assert!(error.contains(&std::process::id().to_string()), "{error}");
+        assert!(error.contains("another process"), "{error}");
+        drop(first);
+        RunLock::take(folder.path()).unwrap();
+    }
+}
