@@ -118,6 +118,7 @@ fn a_run_and_its_export_give_the_same() {
             "model.fusion.layers=2",
             "model.fusion.uni_levels=2",
             "model.text.width=64",
+            "model.text.layers=3",
             "model.image.width=64",
             "model.fusion.width=64",
             "model.image.heads=1",

@@ -343,6 +343,16 @@ pub fn openai_image_from_shapes(
     prefix: &str,
     activation: Activation,
 ) -> Result<ImageEncoderConfig, String> {
+    image_from_shapes(weights, prefix, activation, HEAD_WIDTH)
+}
+
+/// As [`openai_image_from_shapes`], with attention heads `head_width` wide.
+fn image_from_shapes(
+    weights: &Weights,
+    prefix: &str,
+    activation: Activation,
+    head_width: usize,
+) -> Result<ImageEncoderConfig, String> {
     let shapes = Shapes(weights);
     let patches = format!("{prefix}conv1.weight");
     let [width, channels, patch_size, across] = shapes.of(&patches)?;
@@ -366,7 +376,7 @@ pub fn openai_image_from_shapes(
         patch_size,
         width,
         layers: shapes.blocks(&blocks, ".ln_1.weight"),
-        heads: heads_of(HEAD_WIDTH, width, &patches)?,
+        heads: heads_of(head_width, width, &patches)?,
         feed_forward,
         activation,
         layer_norm_eps: 1e-5,
@@ -385,6 +395,17 @@ pub fn openai_image_from_shapes(
 ///
 /// A tensor that says a size is not there or has another rank.
 pub fn config_from_shapes(weights: &Weights, activation: Activation) -> Result<ClipConfig, String> {
+    sizes_from_shapes(weights, activation, HEAD_WIDTH, None)
+}
+
+/// As [`config_from_shapes`], with attention heads as a file beside the weights says: how wide those of pictures are, and how many
+/// read texts; none: as wide as OpenAI's.
+pub(super) fn sizes_from_shapes(
+    weights: &Weights,
+    activation: Activation,
+    head_width: usize,
+    text_heads: Option<usize>,
+) -> Result<ClipConfig, String> {
     let shapes = Shapes(weights);
     let text = match weights.info("text.token_embedding.weight").is_some() {
         true => "text.",
@@ -400,14 +421,17 @@ pub fn config_from_shapes(weights: &Weights, activation: Activation) -> Result<C
             vocab_size,
             width,
             layers: shapes.blocks(&blocks, ".ln_1.weight"),
-            heads: heads_of(HEAD_WIDTH, width, "token_embedding.weight")?,
+            heads: match text_heads {
+                Some(heads) => heads,
+                None => heads_of(HEAD_WIDTH, width, "token_embedding.weight")?,
+            },
             feed_forward,
             max_positions,
             activation,
             layer_norm_eps: 1e-5,
             end_id: None,
         },
-        image: openai_image_from_shapes(weights, "visual.", activation)?,
+        image: image_from_shapes(weights, "visual.", activation, head_width)?,
         width: common_width,
     })
 }

@@ -136,7 +136,6 @@ pub fn config(json: &Value, weights: &Weights) -> Result<(ClipConfig, Vec<String
             ));
         }
     };
-    let mut config = clip::config_from_shapes(weights, activation)?;
     let whole = |section: &str, key: &str, default: u64| -> Result<u64, String> {
         let value = &model[section][key];
         match value {
@@ -147,8 +146,8 @@ pub fn config(json: &Value, weights: &Weights) -> Result<(ClipConfig, Vec<String
         }
     };
     let head_width = whole("vision_cfg", "head_width", HEAD_WIDTH)? as usize;
-    config.image.heads = config.image.width / head_width;
-    config.text.heads = whole("text_cfg", "heads", TEXT_HEADS)? as usize;
+    let text_heads = whole("text_cfg", "heads", TEXT_HEADS)? as usize;
+    let mut config = clip::sizes_from_shapes(weights, activation, head_width, Some(text_heads))?;
     if let Some(eps) = epsilon("vision_cfg", &model["vision_cfg"])? {
         config.image.layer_norm_eps = eps;
     }

@@ -4,7 +4,7 @@
 //! the weights in dictionaries (`{"model": {"state_dict": ...}}`) beside the optimiser's state, and old releases spelt layer
 //! norms otherwise. In any order, as often as they come.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Parts that wrappers put anywhere into a name.
 const ANYWHERE: [&str; 4] = [
@@ -72,6 +72,8 @@ pub(super) struct Spelling {
     left_off: BTreeMap<String, usize>,
     /// What is left aside, with the number of tensors.
     aside: BTreeMap<String, usize>,
+    /// The layer norms of old: those with a `gamma`. A `beta` alone is a number of BridgeTower's links.
+    norms: BTreeSet<String>,
 }
 
 impl Spelling {
@@ -96,7 +98,13 @@ impl Spelling {
         }
         for name in names {
             match spelling.split(name) {
-                Split::Own { left_off, .. } => {
+                Split::Own {
+                    left_off,
+                    name: own,
+                } => {
+                    if let Some((layer, "gamma")) = own.rsplit_once('.') {
+                        spelling.norms.insert(layer.to_owned());
+                    }
                     if !left_off.is_empty() {
                         *spelling.left_off.entry(left_off).or_default() += 1;
                     }
@@ -114,7 +122,7 @@ impl Spelling {
         };
         Some(match name.rsplit_once('.') {
             Some((layer, "gamma")) => format!("{layer}.weight"),
-            Some((layer, "beta")) => format!("{layer}.bias"),
+            Some((layer, "beta")) if self.norms.contains(layer) => format!("{layer}.bias"),
             _ => name,
         })
     }
@@ -206,6 +214,9 @@ mod tests {
             let plain = name.starts_with("a.b.");
             assert_eq!(notes.is_empty(), plain, "{name}: {notes:?}");
         }
+        let (found, _) = today(&["a.norm.gamma", "a.norm.beta", "a.link.beta"]);
+        let expected = ["a.norm.weight", "a.norm.bias", "a.link.beta"];
+        assert_eq!(found, expected.map(|name| Some(name.to_owned())));
         // No layer of that name, and a tensor of that name.
         for name in ["a.model.weight", "a.module.b", "model", "vision_model.x"] {
             assert_eq!(today(&[name]).0, [Some(name.to_owned())]);
