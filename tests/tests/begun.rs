@@ -214,7 +214,7 @@ fn what_may_change_on_purpose_does_and_is_recorded() {
         ("objectives.mlm=none", "objectives.mlm"),
         ("seed=7", "seed"),
         ("data.resize=crop", "data.resize"),
-        ("data.tokenizer.vocab_size=1000", "tokenizer.json"),
+        ("data.tokenizer.vocab_size=400", "tokenizer.json"),
         ("train.optimizer.beta1=0.5", "moments"),
         ("train.steps=3", "has done more"),
         ("train.stepz=9", "stepz"),

@@ -14,7 +14,8 @@
 //! assert!(!path.exists());
 //! file.commit()?;
 //! assert_eq!(std::fs::read_to_string(&path)?, "whole\n");
-//! # std::fs::remove_dir_all(&folder)
+//! # std::fs::remove_dir_all(&folder)?;
+//! # Ok::<(), std::io::Error>(())
 //! ```
 
 use std::collections::BTreeSet;

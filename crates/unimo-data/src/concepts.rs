@@ -394,6 +394,12 @@ impl Concepts {
     ///
     /// The file cannot be written.
     pub fn save(&self, path: &Path) -> Result<(), DataError> {
+        // The writer makes folders; one that is not there is more likely a slip in the path.
+        let folder = path.parent().unwrap_or(Path::new(""));
+        if folder != Path::new("") && !folder.is_dir() {
+            let absent = std::io::Error::from(std::io::ErrorKind::NotFound);
+            return Err(DataError::file("write", path, absent));
+        }
         let mut text = format!(
             "{{\"version\":{},\"min_count\":{},\"captions\":{},",
             Self::VERSION,

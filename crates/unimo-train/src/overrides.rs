@@ -39,6 +39,8 @@ impl fmt::Display for Key {
         for (at, part) in self.0.iter().enumerate() {
             match part {
                 Part::Name(name) if at == 0 => write!(f, "{name}")?,
+                // `stage.1.lr` is `stage[1].lr`: no table of a recipe has numbers for keys.
+                Part::Name(name) if name.parse::<usize>().is_ok() => write!(f, "[{name}]")?,
                 Part::Name(name) => write!(f, ".{name}")?,
                 Part::At(index) => write!(f, "[{index}]")?,
             }
