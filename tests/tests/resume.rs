@@ -42,16 +42,11 @@ fn recipe(more: &[&str]) -> Recipe {
         "objectives.itc.momentum={ decay = 0.9, queue = 20, alpha = 0.4 }",
         "data.image_size=32",
         "data.max_text_length=32",
+        "data.scenes.size=32",
+        "data.scenes.train=300",
         "data.tokenizer.vocab_size=300",
     ];
-    // A table that the source does not read would be an error.
-    let scenes: &[&str] = if more.contains(&"data.source=mixture") {
-        &[]
-    } else {
-        &["data.scenes.size=32", "data.scenes.train=300"]
-    };
-    let set = changes.iter().chain(scenes).chain(more);
-    let set = set.map(|s| (*s).to_owned());
+    let set = changes.iter().chain(more).map(|s| (*s).to_owned());
     let overrides = Overrides {
         data: None,
         set: set.collect(),
@@ -143,11 +138,16 @@ fn system(name: &str, more: &[&str]) -> Recipe {
         "model.joint.dropout=0.1",
         "objectives.itc.width=32",
         "data.image_size=32",
-        "data.scenes.size=32",
-        "data.scenes.train=300",
         "data.tokenizer.vocab_size=300",
     ];
-    let set = changes.iter().chain(more).map(|s| (*s).to_owned());
+    // A table that the source does not read would be an error.
+    let scenes: &[&str] = if more.contains(&"data.source=mixture") {
+        &[]
+    } else {
+        &["data.scenes.size=32", "data.scenes.train=300"]
+    };
+    let set = changes.iter().chain(scenes).chain(more);
+    let set = set.map(|s| (*s).to_owned());
     let overrides = Overrides {
         data: None,
         set: set.collect(),

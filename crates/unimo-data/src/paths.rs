@@ -119,7 +119,7 @@ pub(crate) fn is_hidden(name: &str) -> bool {
         "desktop.ini",
     ];
     // `.` and `..` are folders as any other.
-    (name.starts_with('.') && name.trim_matches('.') != "")
+    (name.starts_with('.') && !name.trim_matches('.').is_empty())
         || OF_SYSTEMS
             .iter()
             .any(|system| name.eq_ignore_ascii_case(system))

@@ -104,7 +104,9 @@ pub fn load(path: &Path) -> Result<Published, DataError> {
     }
     let limit = |config: &Option<Map<String, Value>>, key: &str| {
         let number = config.as_ref()?.get(key)?.as_f64()?;
-        (number >= 1.0 && number < LARGEST_LIMIT).then_some(number as usize)
+        (1.0..LARGEST_LIMIT)
+            .contains(&number)
+            .then_some(number as usize)
     };
     let max_length = [
         limit(&sentence, "max_seq_length"),

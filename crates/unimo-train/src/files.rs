@@ -18,11 +18,11 @@ pub fn write(path: &Path, content: &[u8]) -> Result<(), TrainError> {
     atomic::write(path, content).map_err(TrainError::file("write", path))
 }
 
-/// As [`write`], of what `fill` writes piece by piece.
+/// As [`write()`], of what `fill` writes piece by piece.
 ///
 /// # Errors
 ///
-/// Those of `fill`, and those of [`write`].
+/// Those of `fill`, and those of [`write()`].
 pub fn write_with(
     path: &Path,
     fill: impl FnOnce(&mut dyn Write) -> io::Result<()>,
@@ -39,7 +39,7 @@ pub fn write_with(
 ///
 /// # Errors
 ///
-/// Those of `fill`, and those of [`write`].
+/// Those of `fill`, and those of [`write()`].
 pub fn try_write_with(
     path: &Path,
     fill: impl FnOnce(&mut dyn Write) -> Result<(), TrainError>,
@@ -49,11 +49,11 @@ pub fn try_write_with(
     file.commit().map_err(TrainError::file("write", path))
 }
 
-/// As [`write`], of a picture in the format that its name says.
+/// As [`write()`], of a picture in the format that its name says.
 ///
 /// # Errors
 ///
-/// The format is not known, and those of [`write`].
+/// The format is not known, and those of [`write()`].
 pub fn write_picture(path: &Path, picture: &RgbImage) -> Result<(), TrainError> {
     let mut bytes = Cursor::new(Vec::new());
     ImageFormat::from_path(path)

@@ -126,7 +126,7 @@ fn a_signal_saves_after_the_step_and_says_how_to_go_on() {
             [done],
             "the last step that was logged is saved"
         );
-        assert_eq!(left_over(&run), [PathBuf::new(); 0]);
+        assert_eq!(left_over(&run), Vec::<PathBuf>::new());
 
         let more = format!("train.steps={}", done + 2);
         let output = resume(&run).args(["--set", &more]).output().unwrap();
@@ -221,7 +221,7 @@ fn a_run_has_one_process_and_frees_it_when_killed() {
     let more = format!("train.steps={}", done + 1);
     let output = resume(&run).args(["--set", &more]).output().unwrap();
     assert!(output.status.success(), "{}", said(&output));
-    assert_eq!(left_over(&run), [PathBuf::new(); 0]);
+    assert_eq!(left_over(&run), Vec::<PathBuf>::new());
 }
 
 #[test]
@@ -265,7 +265,7 @@ fn a_full_disk_is_a_clear_error_and_leaves_what_was_there() {
         whole
     );
     assert_eq!(steps(&run), [2]);
-    assert_eq!(left_over(&run), [PathBuf::new(); 0]);
+    assert_eq!(left_over(&run), Vec::<PathBuf>::new());
     assert!(resume(&run).output().unwrap().status.success());
     assert_eq!(steps(&run), [2, 4]);
 
@@ -276,7 +276,7 @@ fn a_full_disk_is_a_clear_error_and_leaves_what_was_there() {
     let output = limited(8, export.arg("export").arg(&run).arg("--out").arg(&out));
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     assert!(!out.join("config.json").exists() && !out.join("model.safetensors").exists());
-    assert_eq!(left_over(&out), [PathBuf::new(); 0]);
+    assert_eq!(left_over(&out), Vec::<PathBuf>::new());
 }
 
 #[test]

@@ -92,7 +92,8 @@ impl Section {
                 continue;
             }
             match self.only.iter().find(|(other, _)| other == key) {
-                Some((_, only)) if value.to_string() == *only => {}
+                Some((_, only))
+                    if serde_json::from_str(only).is_ok_and(|only: Value| only == *value) => {}
                 Some((_, only)) => {
                     return Err(format!(
                         "{name}.{key} = {value} is not supported, only {only}"

@@ -248,6 +248,9 @@ fn flatten(
     Ok(())
 }
 
+/// Keys with their values, in the order of the file.
+type Entries = Vec<(Rc<str>, Value)>;
+
 /// What a pickle makes.
 #[derive(Debug, Clone)]
 enum Value {
@@ -258,7 +261,7 @@ enum Value {
     /// A tuple or list.
     Items(Rc<RefCell<Vec<Value>>>),
     /// A dictionary, or an object with its attributes.
-    Table(Rc<RefCell<Vec<(Rc<str>, Value)>>>),
+    Table(Rc<RefCell<Entries>>),
     Storage(Rc<Storage>),
     Tensor(Rc<Stored>),
     /// Truth values, floats, bytes and what functions return that are not known here: no weights.

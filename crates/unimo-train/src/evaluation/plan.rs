@@ -156,18 +156,21 @@ impl Plan {
     }
 }
 
+/// Whether an objective is trained, by its key.
+type Trains<'a> = &'a dyn Fn(&str) -> bool;
+
 /// What an evaluation may cost.
 fn budget(recipe: &Recipe) -> Passes {
     let train = &recipe.train;
     let samples = train.eval_every as f64 * (train.batch_size * train.accumulation) as f64;
     let objectives = &recipe.objectives;
     // Of stages the mean: what one trains less another trains more.
-    let mean = |passes: &dyn Fn(&dyn Fn(&str) -> bool) -> f64| -> f64 {
+    let mean = |passes: &dyn Fn(Trains<'_>) -> f64| -> f64 {
         let stages = recipe.stages();
         let of = |stage: &Stage| stage.steps() as f64 * passes(&|key| stage.trains(key));
         stages.iter().map(of).sum::<f64>() / train.steps as f64
     };
-    let mlm = |trains: &dyn Fn(&str) -> bool| match objectives.mlm.is_some() && trains("mlm") {
+    let mlm = |trains: Trains<'_>| match objectives.mlm.is_some() && trains("mlm") {
         true => 1.0,
         false => 0.0,
     };
