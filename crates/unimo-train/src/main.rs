@@ -271,7 +271,7 @@ struct Train {
     /// Train on this: a list of image-text pairs (JSON lines, CSV, TSV), tar shards, Parquet files, or a folder of them.
     #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     data: Option<PathBuf>,
-    /// Change a value of the recipe, such as train.steps=100 or stage[0].lr=1e-4; may be given several times, and of one key the
+    /// Change a value of the recipe, such as train.steps=100 or stage.0.lr=1e-4; may be given several times, and of one key the
     /// last counts. `none` removes a section or an optional value. With --resume: more steps, another learning rate, and what
     /// else a run that has begun may change.
     #[arg(long = "set", value_name = "KEY=VALUE")]

@@ -11,7 +11,7 @@
 //! as data: nothing in them is ever executed.
 //!
 //! Names are brought to what the model itself calls them when a file is opened, before anybody asks for one: what wrappers,
-//! training scripts and old releases put around or into them is left off ([`spelling`]), and tensors that a file says are
+//! training scripts and old releases put around or into them is left off (`spelling`), and tensors that a file says are
 //! stored under another name are found there. [`Weights::notes`] says what was done.
 
 mod pytorch;
