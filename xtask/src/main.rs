@@ -3,6 +3,7 @@
 //! This crate links nothing but its argument parser, so that it is there at once on a fresh clone.
 
 mod check;
+mod needs;
 mod software_gpu;
 mod unimo;
 
@@ -26,8 +27,9 @@ Everything after the command goes to `unimo` unchanged.
 
 Features: `--device wgpu` builds with the feature `wgpu` (any GPU, through Vulkan, Metal or DirectX), `--device cuda` with
 `cuda` (NVIDIA GPUs); anything else builds for the CPU alone. `--device auto` takes the best of what is built in, so name
-the features too: cargo xtask --features wgpu,cuda train unimo3-tiny --device auto. The first build takes minutes, with a
-GPU feature longer.
+the features too: cargo xtask --features wgpu,cuda train unimo3-tiny --device auto. The readers of Parquet files (`parquet`)
+and of URLs (`remote`) are built in where the command names such data. The first build takes minutes, with a GPU feature
+longer.
 
 Environment:
   XTASK_FEATURES     as --features, which goes before it

@@ -8,8 +8,13 @@ use std::process::{Child, Command, ExitCode, ExitStatus};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::needs;
+
 /// A build that takes longer is announced with its command; one that finds everything built is not.
 const ANNOUNCE_AFTER: Duration = Duration::from_secs(1);
+/// What is said of a build that begins with nothing.
+const FIRST_BUILD: &str =
+    "about 10 minutes on two cores the first time, with a GPU backend 15 minutes more";
 /// How often to look whether a build is done meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
@@ -63,7 +68,7 @@ fn is_of_the_package(name: &str) -> bool {
     name.starts_with("CARGO_PKG_") || ["CARGO_MANIFEST_DIR", "CARGO_MANIFEST_PATH"].contains(&name)
 }
 
-/// The features to build with: those asked for, and the one that the requested device needs.
+/// The features to build with: those asked for, and those that the requested device and data need.
 ///
 /// `args` are those of `unimo`. Of several `--device` the last counts; what follows `--` is no option. A device that
 /// does not exist needs no feature: `unimo` names it and the ones that do.
@@ -73,7 +78,8 @@ pub fn features(asked: Option<&str>, args: &[OsString]) -> Vec<String> {
         .unwrap_or_default()
         .split([',', ' '])
         .filter(|name| !name.is_empty());
-    for feature in listed.chain(device(args).and_then(feature_of)) {
+    let needed = device(args).and_then(feature_of).into_iter();
+    for feature in listed.chain(needed).chain(needs::of(args)) {
         if !features.iter().any(|known| known == feature) {
             features.push(feature.to_owned());
         }
@@ -105,43 +111,52 @@ fn feature_of(device: &str) -> Option<&'static str> {
 
 /// The arguments with which cargo builds `unimo`.
 fn build_args(features: &[String]) -> Vec<String> {
-    let mut args: Vec<String> = ["build", "--release", "-p", "unimo-train", "--bin", "unimo"]
+    // Without the default features: those are for who installs `unimo` and does not know what it will read.
+    let args = "build --release -p unimo-train --bin unimo --no-default-features --features";
+    let mut features: Vec<&str> = features.iter().map(String::as_str).collect();
+    features.insert(0, "flex");
+    args.split(' ')
         .map(String::from)
-        .into();
-    if !features.is_empty() {
-        args.extend(["--features".to_owned(), features.join(",")]);
-    }
-    args
+        .chain([features.join(",")])
+        .collect()
 }
 
 /// Builds `unimo` and says where it is. A build that takes a while is announced.
 pub fn build(features: &[String]) -> Result<PathBuf, Failure> {
     let args = build_args(features);
     let shown = format!("cargo {}", args.join(" "));
+    let own = env::current_exe().map_err(|error| Failure::of_start("unimo", &error))?;
+    let binary = beside(&own);
+    let how_long = if binary.is_file() {
+        "less than two minutes if only unimo itself has changed, longer with features that were not built yet"
+    } else {
+        FIRST_BUILD
+    };
     let child = cargo().args(&args).spawn();
-    let status =
-        child.and_then(|child| wait(child, || eprintln!("xtask: building unimo with `{shown}`")));
+    let status = child.and_then(|child| {
+        wait(child, || {
+            eprintln!("xtask: building unimo with `{shown}`, which takes {how_long}; then it runs");
+        })
+    });
     match status {
         Ok(status) if status.success() => {}
         Ok(status) => return Err(Failure::of_status(&shown, status)),
         Err(error) => return Err(Failure::of_start(&shown, &error)),
     }
-    let own = env::current_exe().map_err(|error| Failure::of_start("unimo", &error))?;
-    let binary = beside(&own);
-    match binary.is_file() {
-        true => Ok(binary),
-        false => Err(Failure {
-            message: format!(
-                "`{shown}` left no {}; run this program as `cargo xtask`, so that cargo builds both in one place",
-                binary.display()
-            ),
-            code: 1,
-        }),
+    if binary.is_file() {
+        return Ok(binary);
     }
+    Err(Failure {
+        message: format!(
+            "`{shown}` left no {}; run this program as `cargo xtask`, so that cargo builds both in one place",
+            binary.display()
+        ),
+        code: 1,
+    })
 }
 
 /// Cargo puts the binaries of one workspace side by side, whatever the target folder and triple are:
-/// `.../debug/xtask` and `.../release/unimo`.
+/// `.../release/xtask` and `.../release/unimo`.
 fn beside(own: &Path) -> PathBuf {
     let target = own.parent().and_then(Path::parent).unwrap_or(Path::new(""));
     target
@@ -362,11 +377,11 @@ mod tests {
     fn the_build_command() {
         assert_eq!(
             build_args(&[]).join(" "),
-            "build --release -p unimo-train --bin unimo"
+            "build --release -p unimo-train --bin unimo --no-default-features --features flex"
         );
         assert_eq!(
             build_args(&["wgpu".into(), "cuda".into()]).join(" "),
-            "build --release -p unimo-train --bin unimo --features wgpu,cuda"
+            "build --release -p unimo-train --bin unimo --no-default-features --features flex,wgpu,cuda"
         );
     }
 

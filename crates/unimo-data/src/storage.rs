@@ -232,7 +232,7 @@ impl Storage {
         return self.remote.open(&location.to_string_lossy());
         #[cfg(not(feature = "remote"))]
         Err(
-            "this program was built without the cargo feature `remote` and reads local files only"
+            "this program was built without the cargo feature `remote` and reads local files only; `cargo xtask --features remote ...` builds it in"
                 .into(),
         )
     }

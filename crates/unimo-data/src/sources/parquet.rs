@@ -196,7 +196,7 @@ impl SourceConfig for ParquetConfig {
         Err(DataError::config(
             "data.source",
             "parquet",
-            "another source: this program was built without the cargo feature `parquet`",
+            "another source: this program was built without the cargo feature `parquet`, which `cargo xtask --features parquet ...` builds in",
         ))
     }
 }
