@@ -1,6 +1,7 @@
 //! What a command needs of `unimo` besides a device: readers whose dependencies take minutes to build.
 //!
-//! Parquet files and shards behind URLs are cargo features of `unimo`. A command that names neither is built without them.
+//! Parquet files, shards behind URLs and checkpoints of the Hugging Face hub are cargo features of `unimo`. A command that names none
+//! of them is built without them.
 //! What is overlooked here ends in an error of `unimo` that names the feature, never in other data.
 
 use std::ffi::OsString;
@@ -11,8 +12,14 @@ use std::path::{Path, PathBuf};
 const PARQUET: &str = "parquet";
 /// The feature that reads what lies behind URLs.
 const REMOTE: &str = "remote";
+/// The feature that fetches checkpoints by their Hugging Face id.
+const HUB: &str = "hub";
+/// Options whose value may be such an id, or hold one. Those of all others are files, folders and numbers.
+const OF_CHECKPOINTS: &[&str] = &["--set", "--tokenizer"];
 /// What URLs begin with that `unimo` reads.
 const SCHEMES: &[&str] = &["http://", "https://", "s3://", "gs://", "az://"];
+/// How many recipes that extend each other are followed.
+const DEEPEST_RECIPE: usize = 16;
 /// How far down a folder is looked into.
 const DEEPEST_FOLDER: usize = 2;
 /// Entries of a folder that are looked at. Parquet files lie in folders of their own.
@@ -21,14 +28,25 @@ const MOST_ENTRIES: usize = 10_000;
 /// The features that the data of a command needs; `args` are those of `unimo`.
 pub fn of(args: &[OsString]) -> Vec<&'static str> {
     let mut found = Found::default();
+    // The option that the next argument may be the value of.
+    let mut option = None;
     for arg in args {
         let arg = arg.to_string_lossy();
         // `--option=value` and `key=value` say as much by their value as `--option value`.
-        let value = arg.split_once('=').map_or(&*arg, |(_, value)| value);
+        let (key, value) = match arg.split_once('=') {
+            Some((key, value)) => (Some(key), value),
+            None => (None, &*arg),
+        };
         if arg.ends_with("data.source=parquet") {
             found.parquet = true;
         }
+        let own = key.filter(|key| key.starts_with("--")).map(str::to_owned);
+        let of: Option<String> = own.or(option);
+        if of.is_none_or(|of| OF_CHECKPOINTS.contains(&&*of)) {
+            found.hub |= is_id(unquoted(value));
+        }
         found.value(unquoted(value));
+        option = (key.is_none() && arg.starts_with("--")).then(|| arg.into_owned());
     }
     found.features()
 }
@@ -37,11 +55,18 @@ pub fn of(args: &[OsString]) -> Vec<&'static str> {
 struct Found {
     parquet: bool,
     remote: bool,
+    hub: bool,
+    /// Recipes that were followed by their `extends`.
+    extended: usize,
 }
 
 impl Found {
     fn features(&self) -> Vec<&'static str> {
-        let all = [(self.parquet, PARQUET), (self.remote, REMOTE)];
+        let all = [
+            (self.parquet, PARQUET),
+            (self.remote, REMOTE),
+            (self.hub, HUB),
+        ];
         all.into_iter()
             .filter_map(|(needed, feature)| needed.then_some(feature))
             .collect()
@@ -62,12 +87,13 @@ impl Found {
         }
         if let Some(recipe) = recipe_of(path) {
             // What cannot be read is for `unimo` to say.
-            self.recipe(&fs::read_to_string(recipe).unwrap_or_default());
+            let text = fs::read_to_string(&recipe).unwrap_or_default();
+            self.recipe(&text, recipe.parent().unwrap_or(Path::new("")));
         }
     }
 
     /// A recipe's text. Only its lines are looked at: reading TOML whole would take a dependency that has to be built first.
-    fn recipe(&mut self, text: &str) {
+    fn recipe(&mut self, text: &str, folder: &Path) {
         for line in text.lines() {
             let Some((key, value)) = line.split_once('=') else {
                 self.strings(line);
@@ -78,6 +104,17 @@ impl Found {
             }
             self.strings(value);
             let value = value.trim();
+            if key.trim() == "extends" {
+                // A circle of recipes is for `unimo` to name.
+                self.extended += 1;
+                if let (Some(name), true) = (strings(value).first(), self.extended < DEEPEST_RECIPE)
+                {
+                    let beside = folder.join(name);
+                    let beside = beside.to_str().filter(|_| beside.is_file());
+                    self.value(beside.unwrap_or(name));
+                }
+                continue;
+            }
             let source = key.trim() == "source" || key.trim().ends_with(".source");
             self.parquet |= source && strings(value).first().is_some_and(|v| *v == PARQUET);
         }
@@ -91,8 +128,20 @@ impl Found {
         for text in strings(line) {
             self.remote |= SCHEMES.iter().any(|scheme| text.starts_with(scheme));
             self.parquet |= is_parquet(Path::new(text));
+            self.hub |= is_id(text);
         }
     }
+}
+
+/// Whether it could be the Hugging Face id of a checkpoint, `OWNER/NAME` or `OWNER/NAME@REVISION`, and is no path that is there.
+fn is_id(value: &str) -> bool {
+    let (repository, _) = value.split_once('@').unwrap_or((value, ""));
+    let plain = |part: &str| {
+        let known = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        !part.is_empty() && !part.starts_with('.') && part.chars().all(known)
+    };
+    let parts: Vec<&str> = repository.split('/').collect();
+    parts.len() == 2 && parts.into_iter().all(plain) && !Path::new(value).exists()
 }
 
 /// What stands between quotation marks.
@@ -121,8 +170,15 @@ fn holds_parquet(folder: &Path, depth: usize) -> bool {
     })
 }
 
-/// The recipe that an argument names: a TOML file, or that of a run or of a file in its folders.
+/// The recipe that an argument names: one that comes with `unimo`, a TOML file, or that of a run or of a file in its folders.
 fn recipe_of(path: &Path) -> Option<PathBuf> {
+    let built_in = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .with_file_name("crates")
+        .join("unimo-train/recipes")
+        .join(path.with_extension("toml"));
+    if path.components().count() == 1 && built_in.is_file() {
+        return Some(built_in);
+    }
     if path
         .extension()
         .is_some_and(|extension| extension == "toml")
@@ -158,7 +214,16 @@ mod tests {
             ("train x --set data.source=parquet", &[PARQUET]),
             ("train x --data https://host/shards/index.json", &[REMOTE]),
             ("train x --data s3://bucket/a.parquet", &[PARQUET, REMOTE]),
-            ("train x --set init.text=FacebookAI/roberta-base", &[]),
+            ("train unimo3-base", &[HUB]),
+            ("train managertower-base", &[HUB]),
+            ("train meter-tiny", &[]),
+            ("train x --set init.text=FacebookAI/roberta-base", &[HUB]),
+            (
+                "embed google/vit-base-patch16-224 --images a/b --out c/d",
+                &[HUB],
+            ),
+            ("embed runs/x --tokenizer=a/b@main", &[HUB]),
+            ("train x --run runs/x --data a/b", &[]),
             ("train x --set data.webdataset.urls=[\"x\"]", &[]),
         ] {
             assert_eq!(of_line(line), expected, "{line}");
@@ -180,9 +245,10 @@ mod tests {
             ("urls = [\n  \"gs://bucket/{00..99}.tar\",\n]", &[REMOTE]),
             ("urls = [\"a.tar\", \"http://host/b.tar\"]", &[REMOTE]),
             ("path = \"a.parquet\"", &[PARQUET]),
+            ("text = \"FacebookAI/roberta-base\"", &[HUB]),
         ] {
             let mut found = Found::default();
-            found.recipe(text);
+            found.recipe(text, Path::new(""));
             assert_eq!(found.features(), expected, "{text}");
         }
     }

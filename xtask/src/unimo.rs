@@ -14,7 +14,7 @@ use crate::needs;
 const ANNOUNCE_AFTER: Duration = Duration::from_secs(1);
 /// What is said of a build that begins with nothing.
 const FIRST_BUILD: &str =
-    "about 10 minutes on two cores the first time, with a GPU backend 15 minutes more";
+    "about 11 minutes on two cores the first time, with a GPU backend 15 minutes more";
 /// How often to look whether a build is done meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
@@ -176,79 +176,20 @@ fn wait(mut child: Child, announce: impl FnOnce()) -> io::Result<ExitStatus> {
     child.wait()
 }
 
-/// Settings of glibc's allocator; other C libraries ignore the variable.
-const ALLOCATOR: &str = "GLIBC_TUNABLES";
-/// Every operation on the CPU takes fresh memory, so a training step maps, clears and gives back pages all the time. It does so
-/// less often with 2 MiB at once, and hardly ever if memory that was given back is kept for the next step, which glibc does by
-/// itself only now and then.
-const FOR_STEPS: &str =
-    "glibc.malloc.hugetlb=1:glibc.malloc.trim_threshold=8589934592:glibc.malloc.mmap_threshold=";
-/// From here on a piece of memory is mapped alone and given back with it: none is that large, ...
-const MAP_FROM: &str = "4294967296";
-/// ... or as few as can be, where more is refused as a whole.
-const MAP_FROM_BEFORE_2_35: &str = "33554432";
-
-/// The settings for the C library that `getconf GNU_LIBC_VERSION` names, `glibc 2.36`.
-fn for_steps(library: &str) -> String {
-    let version = library.trim().strip_prefix("glibc ").and_then(|version| {
-        let (major, minor) = version.split_once('.')?;
-        let minor = minor.split('.').next()?;
-        Some((major.parse::<u32>().ok()?, minor.parse::<u32>().ok()?))
-    });
-    let map_from = match version {
-        Some(version) if version >= (2, 35) => MAP_FROM,
-        _ => MAP_FROM_BEFORE_2_35,
-    };
-    format!("{FOR_STEPS}{map_from}")
-}
-
-/// What the system says its C library is; nothing where it does not say.
-fn c_library() -> String {
-    let said = Command::new("getconf").arg("GNU_LIBC_VERSION").output();
-    said.map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
-        .unwrap_or_default()
-}
-
-/// The commands of `unimo` that take steps or make batches. The others read a model and are done, and clearing huge pages once costs
-/// more than it saves.
-const TAKE_STEPS: [&[&str]; 5] = [
-    &["train"],
-    &["bench", "step"],
-    &["check"],
-    &["torture"],
-    &["data", "bench"],
-];
-
-/// A program with the environment that it is fastest in, by its first arguments. What the user has set stays.
-fn command<A: AsRef<OsStr>>(binary: &Path, args: impl IntoIterator<Item = A>) -> Command {
-    let mut command = Command::new(binary);
-    command.args(args);
-    let begins = |names: &&[&str]| {
-        let mut args = command.get_args();
-        names
-            .iter()
-            .all(|name| args.next() == Some(OsStr::new(name)))
-    };
-    if TAKE_STEPS.iter().any(begins) && env::var_os(ALLOCATOR).is_none() {
-        command.env(ALLOCATOR, for_steps(&c_library()));
-    }
-    command
-}
-
 /// Runs a program in place of this one, so that Ctrl-C and the exit code are the program's own.
 #[cfg(unix)]
 pub fn become_it(binary: &Path, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> ExitCode {
     use std::os::unix::process::CommandExt;
 
     // `exec` only returns if it failed.
-    let error = command(binary, args).exec();
+    let error = Command::new(binary).args(args).exec();
     Failure::of_start(&binary.display().to_string(), &error).report()
 }
 
 /// Runs a program and exits as it did.
 #[cfg(not(unix))]
 pub fn become_it(binary: &Path, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> ExitCode {
-    match command(binary, args).status() {
+    match Command::new(binary).args(args).status() {
         Ok(status) => ExitCode::from(exit_code(status)),
         Err(error) => Failure::of_start(&binary.display().to_string(), &error).report(),
     }
@@ -304,41 +245,6 @@ mod tests {
                 expected.map(String::from).into_iter().collect::<Vec<_>>(),
                 "{line}"
             );
-        }
-    }
-
-    #[test]
-    fn only_what_takes_steps_sets_the_allocator() {
-        if env::var_os(ALLOCATOR).is_some() {
-            return;
-        }
-        for (line, expected) in [
-            ("train tiny", true),
-            ("bench step", true),
-            ("data bench", true),
-            ("data verify", false),
-            ("score run", false),
-            ("", false),
-        ] {
-            let command = command(Path::new("unimo"), line.split_whitespace());
-            let set = command.get_envs().any(|(name, _)| name == ALLOCATOR);
-            assert_eq!(set, expected, "{line}");
-            assert_eq!(command.get_args().count(), line.split_whitespace().count());
-        }
-    }
-
-    #[test]
-    fn a_threshold_is_one_that_the_c_library_accepts() {
-        for (library, expected) in [
-            ("glibc 2.35\n", MAP_FROM),
-            ("glibc 2.40", MAP_FROM),
-            ("glibc 3.0", MAP_FROM),
-            ("glibc 2.34\n", MAP_FROM_BEFORE_2_35),
-            ("glibc 2.4.1", MAP_FROM_BEFORE_2_35),
-            ("musl", MAP_FROM_BEFORE_2_35),
-            ("", MAP_FROM_BEFORE_2_35),
-        ] {
-            assert_eq!(for_steps(library), format!("{FOR_STEPS}{expected}"));
         }
     }
 

@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+#[cfg(feature = "hub")]
 use hf_hub::api::sync::{ApiBuilder, ApiError};
 use hf_hub::{Cache, Repo, RepoType};
 use unimo_encoders::public::read_json;
@@ -23,6 +24,7 @@ const WEIGHTS: [&str; 6] = [
     "open_clip_pytorch_model.bin",
 ];
 /// What may stand beside them.
+#[cfg(feature = "hub")]
 const BESIDE: [&str; 11] = [
     "preprocessor_config.json",
     "processor_config.json",
@@ -87,8 +89,10 @@ pub fn resolve(given: &str) -> Result<PathBuf, TrainError> {
         .is_ok_and(|value| !matches!(value.as_str(), "" | "0" | "false" | "no" | "off"));
     let hub = Hub {
         cache: Cache::from_env(),
+        #[cfg(feature = "hub")]
         endpoint: None,
         offline,
+        #[cfg(feature = "hub")]
         retries: 3,
     };
     hub.resolve(given)
@@ -98,8 +102,10 @@ pub fn resolve(given: &str) -> Result<PathBuf, TrainError> {
 struct Hub {
     cache: Cache,
     /// None: as the environment says.
+    #[cfg(feature = "hub")]
     endpoint: Option<String>,
     offline: bool,
+    #[cfg(feature = "hub")]
     retries: usize,
 }
 
@@ -125,11 +131,17 @@ impl Hub {
                 "it is not in the cache {place}, and HF_HUB_OFFLINE forbids to fetch it"
             )));
         }
-        self.fetch(&id).map_err(|error| {
+        #[cfg(feature = "hub")]
+        return self.fetch(&id).map_err(|error| {
             wrong(format!(
                 "it is no file or folder here, is not in the cache {place}, and cannot be fetched: {error}"
             ))
-        })
+        });
+        #[cfg(not(feature = "hub"))]
+        Err(wrong(format!(
+            "it is no file or folder here and is not in the cache {place}; this program was built without the cargo feature `hub`, \
+             which fetches it: `cargo xtask --features hub ...` builds it in"
+        )))
     }
 
     /// The folder in the cache, if everything is there.
@@ -146,6 +158,7 @@ impl Hub {
             .then(|| config.parent().map(Path::to_owned))?
     }
 
+    #[cfg(feature = "hub")]
     fn fetch(&self, id: &Id) -> Result<PathBuf, ApiError> {
         let mut builder = ApiBuilder::from_env()
             .with_cache_dir(self.cache.path().clone())
@@ -193,7 +206,7 @@ fn shards(weights: &Path) -> Option<Vec<String>> {
     Some(names)
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "hub"))]
 mod tests {
     use std::collections::HashMap;
     use std::io::{BufRead, BufReader, Write};

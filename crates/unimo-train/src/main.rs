@@ -13,8 +13,8 @@ use unimo_train::recipe::{BUILT_IN, Overrides, Recipe};
 use unimo_train::resuming::Asked;
 use unimo_train::run::NewRun;
 use unimo_train::{
-    backend_check, bench, data, dtypes, evaluation, export, interrupt, parity, pipe, report,
-    torture, torture_files, training,
+    allocator, backend_check, bench, data, dtypes, evaluation, export, interrupt, parity, pipe,
+    report, torture, torture_files, training,
 };
 
 /// Vision-language pre-training: UNIMO-3, UNIMO-2, MVP, METER, BridgeTower and ManagerTower from image-text files to a trained
@@ -326,6 +326,7 @@ fn split(name: &str) -> Result<Split, String> {
 }
 
 fn main() -> ExitCode {
+    allocator::begin_again();
     pipe::end_quietly_when_closed();
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
