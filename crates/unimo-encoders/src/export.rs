@@ -117,6 +117,24 @@ pub fn export<M: Module>(
     }
 }
 
+/// The first tensor with a value that is a number in f32 and none in the dtype that it is written as, and that value: f16 ends at
+/// 65,504, bf16 just below the end of f32.
+pub fn out_of_range(tensors: &[Exported]) -> Option<(&str, f32)> {
+    tensors.iter().find_map(|tensor| {
+        let fits = |value: f32| match tensor.dtype {
+            Dtype::F16 => half::f16::from_f32(value).is_finite(),
+            Dtype::Bf16 => half::bf16::from_f32(value).is_finite(),
+            Dtype::F64 | Dtype::F32 | Dtype::Other => true,
+        };
+        let values = tensor.parts.iter().flat_map(|(handle, _)| {
+            let values = handle.fetch();
+            values.iter::<f32>().collect::<Vec<_>>()
+        });
+        let mut lost = values.filter(|value| value.is_finite() && !fits(*value));
+        lost.next().map(|value| (tensor.name.as_str(), value))
+    })
+}
+
 /// Writes a safetensors file as Hugging Face does.
 ///
 /// # Errors
@@ -132,7 +150,7 @@ pub fn write(out: &mut dyn Write, tensors: &[Exported]) -> io::Result<()> {
 mod tests {
     use std::fs::File;
 
-    use burn::tensor::Device;
+    use burn::tensor::{Device, TensorData};
     use unimo_core::init::Init;
     use unimo_core::layers::Activation;
 
@@ -208,6 +226,24 @@ mod tests {
         );
         let nameless = nameless.err().unwrap();
         assert_eq!(nameless, ["distillation_embedding"]);
+    }
+
+    #[test]
+    fn a_value_that_the_dtype_cannot_hold_is_named() {
+        let names = vit::spellings().remove(0);
+        let large = parameters::replace(encoder(1, true), |name, shape| {
+            let count = shape.iter().product();
+            (name == "class_embedding")
+                .then(|| TensorData::new(vec![7e4f32; count], shape.to_vec()))
+        });
+        let lost = |dtype| {
+            let tensors = export(&large, &names, dtype).unwrap();
+            out_of_range(&tensors).map(|(name, value)| (name.to_owned(), value))
+        };
+        let name = "embeddings.cls_token".to_owned();
+        assert_eq!(lost(Dtype::F16), Some((name, 7e4)));
+        assert_eq!(lost(Dtype::Bf16), None);
+        assert_eq!(lost(Dtype::F32), None);
     }
 
     #[test]

@@ -326,13 +326,19 @@ fn named<M: Module>(
     names: &Names,
     args: &ExportArgs,
 ) -> Result<Vec<export::Exported>, TrainError> {
-    export::export(module, names, args.dtype).map_err(|nameless| {
+    let exported = export::export(module, names, args.dtype).map_err(|nameless| {
         TrainError::Check(format!(
             "the format has no name for {} of the parameters, among them `{}`",
             nameless.len(),
             nameless.first().map_or("", String::as_str)
         ))
-    })
+    })?;
+    match export::out_of_range(&exported) {
+        None => Ok(exported),
+        Some((name, value)) => Err(TrainError::Check(format!(
+            "`{name}` holds {value}, which would be infinite in this --dtype; allowed here: f32 or bf16 where it fits"
+        ))),
+    }
 }
 
 /// CLIP's image tower has a norm before its blocks, ViT has none.
