@@ -412,9 +412,9 @@ fn gates(
         .iter()
         .map(|pair| {
             let length = recipe.data.max_text_length;
-            set.encode(pair.text, tokenizer, length).ids
+            Ok(set.encode(pair.text, tokenizer, length)?.ids)
         })
-        .collect();
+        .collect::<Result<_, TrainError>>()?;
     Ok(gates_record(config, &fused.gates, &tokens, tokenizer))
 }
 
@@ -570,6 +570,7 @@ pub fn record(step: u64, set: &EvalSet, evaluated: &Evaluated) -> EvalRecord {
         split: set.label(),
         protocol: evaluated.protocol.name().to_owned(),
         score: Some(evaluated.score()),
+        scored: format!("{} on {}", evaluated.protocol.name(), set.label()),
         left_out: BTreeMap::new(),
         images: report.images as u64,
         texts: report.texts as u64,

@@ -37,7 +37,7 @@ use crate::optimizer::{self, Optimizer};
 use crate::progress::Progress;
 use crate::recipe::Recipe;
 use crate::report;
-use crate::report::record::{EvalRecord, SessionRecord, StepRecord};
+use crate::report::record::{EvalRecord, SessionRecord, StepRecord, scored_otherwise};
 use crate::resuming::{self, Asked};
 use crate::run::{Best, NewRun, RunFolder};
 use crate::stages::Stage;
@@ -955,23 +955,27 @@ impl Trainer {
             Some((plan, part)) => {
                 // Whatever the last evaluation scores beyond the others, the best weights are chosen by what all of them score.
                 let whole = plan.pictures == all.items().len();
-                let (mut records, score) = match (whole, plan.protocol) {
-                    (true, _) => (Vec::new(), None),
-                    (false, protocol) => {
-                        let (record, evaluated) = self.score(protocol, &part, false)?;
-                        (vec![record], Some(evaluated.score()))
-                    }
-                };
+                let mut records = Vec::new();
+                let mut score = None;
+                if !whole {
+                    let (record, evaluated) = self.score(plan.protocol, &part, false)?;
+                    records.push(record);
+                    score = Some(evaluated.score());
+                }
                 let (mut full, evaluated) = self.score(Protocol::Full, &all, true)?;
                 full.score = Some(match (score, plan.protocol) {
                     (Some(score), _) => score,
                     (None, Protocol::Contrast) => evaluated.score_of_contrast(),
                     (None, Protocol::Full) => evaluated.score(),
                 });
+                full.scored = format!("{} on {}", plan.protocol.name(), part.label());
                 records.push(full);
                 records
             }
         };
+        if let Some(line) = scored_otherwise(&self.run.evaluations()?, &records) {
+            self.progress.message(line);
+        }
         for record in &records {
             self.run.append("evals.jsonl", record)?;
         }

@@ -94,13 +94,31 @@ impl EvalRecord {
     }
 }
 
-/// The best of evaluations during training; of equal ones the first, which is the one whose weights were kept. The only definition
-/// of "best": checkpoints are kept by it, commands open runs by it, and the report names it.
+/// The best of evaluations during training; of equal ones the first, which is the one whose weights were kept. Where a later stage or
+/// a resumed run scores other things than before ([`EvalRecord::scored`]), it is the best of those that are scored as the newest is.
+/// The only definition of "best": checkpoints are kept by it, commands open runs by it, and the report names it.
 pub fn best<'a>(evals: impl IntoIterator<Item = &'a EvalRecord>) -> Option<(&'a EvalRecord, f64)> {
     let scored = evals
         .into_iter()
         .filter_map(|eval| Some((eval, eval.goodness()?)));
-    scored.reduce(|best, next| if next.1 > best.1 { next } else { best })
+    scored.reduce(|best, next| {
+        if next.0.scored != best.0.scored || next.1 > best.1 {
+            next
+        } else {
+            best
+        }
+    })
+}
+
+/// A line that says so where new evaluations are scored otherwise than those before them.
+pub(crate) fn scored_otherwise(before: &[EvalRecord], new: &[EvalRecord]) -> Option<String> {
+    let (old, new) = (before.last()?, new.last()?);
+    (old.scored != new.scored && !old.scored.is_empty()).then(|| {
+        format!(
+            "eval: scored by {} from here on, before by {}: the best weights are chosen among those scored alike",
+            new.scored, old.scored
+        )
+    })
 }
 
 impl StepRecord {
@@ -141,6 +159,10 @@ pub struct EvalRecord {
     /// pictures, which for the last one are not those of `retrieval` where the others score less. None in records of older versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score: Option<f64>,
+    /// What `score` is of: by which methods, on which pictures. Scores of different things are not compared. Empty in records of older
+    /// versions.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub scored: String,
     /// How many samples of the data were left out, by the name of their split or of the reason.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub left_out: BTreeMap<String, u64>,
@@ -675,6 +697,14 @@ mod tests {
         }
         let (found, score) = best(&evals).unwrap();
         assert_eq!((found.step, score), (10, 0.5));
+
+        // Where something else is scored from the second on, the first is no rival.
+        evals[0].score = Some(2.0);
+        for eval in &mut evals[1..] {
+            eval.scored = "contrast on val".to_owned();
+        }
+        let (found, score) = best(&evals).unwrap();
+        assert_eq!((found.step, score), (20, 0.25));
     }
 
     #[test]
