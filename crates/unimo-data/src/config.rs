@@ -444,7 +444,10 @@ impl DataConfig {
                 self.source = SourceKind::Parquet;
             }
             Kind::Pictures => {
-                self.images = Some(ImagesConfig::new(path));
+                match &mut self.images {
+                    Some(images) => images.train = vec![path],
+                    none => *none = Some(ImagesConfig::new(path)),
+                }
                 self.source = SourceKind::Images;
             }
             Kind::Pairs(list) => {
@@ -455,14 +458,15 @@ impl DataConfig {
                 self.source = SourceKind::Pairs;
             }
             Kind::Coco(names) => {
-                let given = self.coco.as_ref().map(|coco| &*coco.train.images);
-                let images = pictures_of(&path, &names, given, "data.coco.train.images")?;
+                let given = self.coco.as_ref().map(|coco| &coco.train);
+                let images = given.map(|train| &*train.images);
+                let images = pictures_of(&path, &names, images, "data.coco.train.images")?;
                 let train = CocoPart {
                     captions: path,
-                    instances: None,
+                    instances: given.and_then(|train| train.instances.clone()),
                     images,
                 };
-                self.coco = Some(Parts::of(train, self.coco.as_ref()));
+                self.coco = Some(Parts::of(train, self.coco.take()));
                 self.source = SourceKind::Coco;
             }
             Kind::Karpathy(names) => {
@@ -475,15 +479,16 @@ impl DataConfig {
                 self.source = SourceKind::Karpathy;
             }
             Kind::Questions(names) => {
-                let given = self.vqa.as_ref().map(|vqa| &*vqa.train.images);
-                let images = pictures_of(&path, &names, given, "data.vqa.train.images")?;
+                let given = self.vqa.as_ref().map(|vqa| &vqa.train);
+                let images = given.map(|train| &*train.images);
+                let images = pictures_of(&path, &names, images, "data.vqa.train.images")?;
                 let train = VqaPart {
                     questions: path,
-                    annotations: None,
+                    annotations: given.and_then(|train| train.annotations.clone()),
                     images,
-                    image: None,
+                    image: given.and_then(|train| train.image.clone()),
                 };
-                self.vqa = Some(Parts::of(train, self.vqa.as_ref()));
+                self.vqa = Some(Parts::of(train, self.vqa.take()));
                 self.source = SourceKind::Vqa;
             }
         }

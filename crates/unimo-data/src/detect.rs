@@ -111,11 +111,15 @@ fn in_folder(folder: &Path) -> Result<Kind, DataError> {
     let entries = |folder: &Path| -> Result<Vec<(String, PathBuf)>, DataError> {
         let entries = std::fs::read_dir(folder);
         let entries = entries.map_err(|error| DataError::file("list", folder, error))?;
-        let named = entries.flatten().map(|entry| {
+        let mut named = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|error| DataError::file("list", folder, error))?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            (name, entry.path())
-        });
-        Ok(named.filter(|(name, _)| !is_hidden(name)).collect())
+            if !is_hidden(&name) {
+                named.push((name, entry.path()));
+            }
+        }
+        Ok(named)
     };
     // Beside each other, or in folders that are called as splits are; the hub has its files in `data`.
     let mut files = entries(folder)?;
@@ -340,8 +344,18 @@ pub(crate) fn pictures_of(
     } else {
         own
     };
-    if let Some(given) = given.filter(|folder| has(folder)) {
-        return Ok(given.to_owned());
+    if let Some(given) = given.filter(|folder| !folder.as_os_str().is_empty()) {
+        if has(given) {
+            return Ok(given.to_owned());
+        }
+        return Err(DataError::Manifest {
+            path: list.to_owned(),
+            reason: format!(
+                "its pictures (the first: {}) are not in {}, the folder that {key} names",
+                names.first().map_or("none", String::as_str),
+                given.display()
+            ),
+        });
     }
     let mut found = Vec::new();
     for folder in [Some(own), own.parent()].into_iter().flatten() {

@@ -9,6 +9,7 @@
 //! assert_eq!(recipe.train.steps, 20);
 //! ```
 
+pub mod allocator;
 pub mod apply;
 pub mod backend_check;
 pub mod bench;
@@ -21,6 +22,7 @@ pub mod dtypes;
 pub mod error;
 pub mod evaluation;
 pub mod export;
+mod extends;
 pub mod files;
 pub mod fingerprint;
 pub mod given;
@@ -31,6 +33,7 @@ pub mod lock;
 pub mod model;
 pub mod optimizer;
 mod overrides;
+mod own_data;
 pub mod parity;
 pub mod pipe;
 pub mod pretrained;

@@ -88,6 +88,19 @@ pub(crate) fn apply(table: &mut Table, given: &[String]) -> Result<Vec<Setting>,
     Ok(settings)
 }
 
+/// Whether one of the settings is about a key, or about what is under or above it: in the recipe's own tables or in a stage's.
+pub(crate) fn is_set(settings: &[Setting], key: &[&str]) -> bool {
+    settings.iter().any(|setting| {
+        let names = setting.key.0.iter().filter_map(|part| match part {
+            Part::Name(name) => Some(name.as_str()),
+            Part::At(_) => None,
+        });
+        let names: Vec<&str> = names.skip_while(|name| *name != key[0]).collect();
+        let common = names.len().min(key.len());
+        common > 0 && names[..common] == key[..common]
+    })
+}
+
 /// What is to be said of settings: of each that changes nothing. `base` and `recipe` are the recipe as it was, where that can be
 /// read, and as it is now; both with the paths as they were given.
 pub(crate) fn notes(
@@ -254,8 +267,8 @@ fn read(given: &str, base: &Table, now: &Table) -> Result<Setting, TrainError> {
     // In quotes it is a string like others.
     if text.trim() == NONE {
         // A recipe that cannot be read, since more is to be set, says nothing of its keys; before the first `--set` it could be.
-        let readable = Recipe::deserialize(completed(now)).is_ok();
-        setting.value = none(&setting, if readable { now } else { base }, now)?;
+        let base = if is_recipe(now) { now } else { base };
+        setting.value = none(&setting, base, now)?;
     }
     Ok(setting)
 }
@@ -321,9 +334,7 @@ fn none(setting: &Setting, base: &Table, now: &Table) -> Result<Option<Value>, T
             known(setting, base)?;
             Ok(None)
         }
-        Some(Value::String(_)) if Recipe::deserialize(completed(base)).is_err() => {
-            Ok(Some(literal))
-        }
+        Some(Value::String(_)) if !is_recipe(base) => Ok(Some(literal)),
         Some(_) => Ok(None),
     }
 }
@@ -392,6 +403,12 @@ fn read_with(base: &Table, key: &Key, value: Value) -> Result<Recipe, Unreadable
         path: error.path().to_string(),
         message: error.inner().message().to_owned(),
     })
+}
+
+/// Whether a table is a whole recipe.
+fn is_recipe(table: &Table) -> bool {
+    // Read as everywhere else, so that the compiler makes the readers of all settings once.
+    serde_path_to_error::deserialize::<_, Recipe>(completed(table)).is_ok()
 }
 
 fn completed(table: &Table) -> Value {

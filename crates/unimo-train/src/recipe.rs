@@ -13,8 +13,10 @@ use unimo_objectives::ObjectivesConfig;
 
 use crate::error::TrainError;
 use crate::evaluation::plan::During;
+use crate::extends;
 use crate::hub;
 use crate::overrides;
+use crate::own_data;
 use crate::stages::{self, StageConfig};
 use crate::starting::InitConfig;
 
@@ -44,12 +46,17 @@ built_in![
     "unimo2-base",
     "mvp-tiny",
     "mvp-base",
+    "meter-tiny",
     "meter-base",
+    "bridgetower-tiny",
     "bridgetower-base",
+    "managertower-tiny",
     "managertower-base",
 ];
 
 /// Everything that decides a training run.
+///
+/// A recipe's file may say `extends = "NAME"` at its top and then only what it changes in that recipe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
@@ -286,15 +293,16 @@ impl Recipe {
             file: file.to_owned(),
             reason,
         };
-        let mut table: Table = text
+        let table: Table = text
             .parse()
             .map_err(|e: toml::de::Error| wrong(e.to_string()))?;
+        let mut table = extends::complete(file, table, folder)?;
         let base = table.clone();
         let settings = overrides::apply(&mut table, &overrides.set)?;
         let set = table.clone();
-        // A section that `--set data.pairs.filter.lang=en` began gets its path from `--data`, below.
-        if let (Some(_), Some(pairs)) = (&overrides.data, section(&mut table, &["data", "pairs"])) {
-            pairs.entry("path").or_insert_with(|| String::new().into());
+        // A section that `--set data.pairs.filter.lang=en` began gets its paths from `--data`, below.
+        if overrides.data.is_some() {
+            own_data::make_way(&mut table, &settings);
         }
         stages::complete(&mut table);
         let mut recipe: Self =
@@ -308,7 +316,8 @@ impl Recipe {
             stages::complete(&mut base);
             // With the paths as they are given, on both sides.
             let written = |recipe: &Self| Table::try_from(recipe).ok();
-            let base = Self::deserialize(Value::Table(base)).ok();
+            // As above, so that the compiler makes the readers of all settings once.
+            let base: Option<Self> = serde_path_to_error::deserialize(Value::Table(base)).ok();
             let base = base.as_ref().and_then(written);
             let now = written(&recipe).unwrap_or_default();
             notes = overrides::notes(&settings, base.as_ref(), &set, &now);
@@ -574,11 +583,6 @@ impl TrainConfig {
 }
 
 /// A section of a table, if it is there and a section.
-fn section<'a>(table: &'a mut Table, path: &[&str]) -> Option<&'a mut Table> {
-    path.iter()
-        .try_fold(table, |at, key| at.get_mut(*key)?.as_table_mut())
-}
-
 /// What is wrong with a value, in the words of whoever writes recipes.
 fn reason_for(error: &toml::de::Error) -> &str {
     match error.message() {

@@ -38,13 +38,16 @@ pub struct Parts<P> {
 }
 
 impl<P> Parts<P> {
-    /// Files of which a share is held out: what a table says, or the default.
-    pub(crate) fn of(train: P, table: Option<&Self>) -> Self {
-        Self {
-            train,
-            val: None,
-            test: None,
-            val_fraction: table.map_or_else(val_fraction, |table| table.val_fraction),
+    /// Files to train on, with what else a table says; by default a share of them is held out.
+    pub(crate) fn of(train: P, table: Option<Self>) -> Self {
+        match table {
+            Some(table) => Self { train, ..table },
+            None => Self {
+                train,
+                val: None,
+                test: None,
+                val_fraction: val_fraction(),
+            },
         }
     }
 }
@@ -818,11 +821,11 @@ impl Source for Listed {
         rows.any(|row| self.rows[*row as usize].second != NONE)
     }
 
-    fn picture_id(&self, split: Split, index: usize) -> u64 {
+    fn picture_id(&self, split: Split, index: usize) -> Result<u64, SampleError> {
         let row = &self.rows[self.index(split, index) as usize];
         let whole = self.identity(row, row.image);
         // Another part of the picture or another picture beside it is another thing to look at.
-        match (row.crop, row.second) {
+        Ok(match (row.crop, row.second) {
             (NONE, NONE) => whole,
             (NONE, second) => hash(Stream::Picture, &[whole, self.identity(row, second)]),
             (crop, _) => {
@@ -830,7 +833,7 @@ impl Source for Listed {
                 let edges = bounds.map(|edge| u64::from(edge.to_bits()));
                 hash(Stream::Picture, &[&[whole], &edges[..]].concat())
             }
-        }
+        })
     }
 
     fn tags(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
@@ -868,17 +871,17 @@ impl Source for Listed {
         self.stored(row, row.second)
     }
 
-    fn image_name(&self, split: Split, index: usize) -> Option<String> {
+    fn image_name(&self, split: Split, index: usize) -> Result<Option<String>, SampleError> {
         let row = &self.rows[self.index(split, index) as usize];
-        (row.crop == NONE).then(|| self.texts.get(row.image).to_owned())
+        Ok((row.crop == NONE).then(|| self.texts.get(row.image).to_owned()))
     }
 
-    fn image_path(&self, split: Split, index: usize) -> Option<PathBuf> {
+    fn image_path(&self, split: Split, index: usize) -> Result<Option<PathBuf>, SampleError> {
         let row = &self.rows[self.index(split, index) as usize];
         if row.crop != NONE {
-            return None;
+            return Ok(None);
         }
-        self.path(row, row.image).ok()
+        Ok(self.path(row, row.image).ok())
     }
 
     fn sample(&self, split: Split, index: usize) -> Result<Sample, SampleError> {
