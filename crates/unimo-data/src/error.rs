@@ -311,6 +311,16 @@ impl SampleError {
         }
     }
 
+    /// What is known of a sample: nothing of a damaged one. What could only not be read stays an error, since nothing would be a wrong
+    /// answer.
+    pub(crate) fn known<T>(found: Result<T, Self>) -> Result<Option<T>, Self> {
+        match found {
+            Ok(found) => Ok(Some(found)),
+            Err(error) if error.is_unavailable() => Err(error),
+            Err(_) => Ok(None),
+        }
+    }
+
     /// Whether it could only not be read, and may be sound.
     pub fn is_unavailable(&self) -> bool {
         self.kind == ReadKind::Unavailable

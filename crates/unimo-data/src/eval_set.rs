@@ -313,50 +313,62 @@ impl EvalSet {
     /// # Shapes
     ///
     /// `[B, L]`, `B` the length of the range.
+    ///
+    /// # Errors
+    ///
+    /// Phrases that could be read no longer can.
     pub fn texts(
         &self,
         range: Range<usize>,
         tokenizer: &TextTokenizer,
         max_length: usize,
         pad: Pad,
-    ) -> Texts {
+    ) -> Result<Texts, DataError> {
         let range = range.start.min(self.captions.len())..range.end.min(self.captions.len());
         // The captions of a picture follow each other: its phrases are found once.
         let mut of_item = (usize::MAX, Vec::new());
-        let encoded: Vec<Encoded> = range
-            .map(|number| {
-                let image = self.captions[number].image;
-                if of_item.0 != image {
-                    of_item = (image, self.phrases(image));
-                }
-                self.encode_with(number, &of_item.1, tokenizer, max_length)
-            })
-            .collect();
+        let mut encoded: Vec<Encoded> = Vec::with_capacity(range.len());
+        for number in range {
+            let image = self.captions[number].image;
+            if of_item.0 != image {
+                of_item = (image, self.phrases(image)?);
+            }
+            encoded.push(self.encode_with(number, &of_item.1, tokenizer, max_length));
+        }
         let mut texts = tokenizer.pad(&encoded, max_length, pad);
         if self.concepts.is_some() {
             texts.concepts = Some(encoded.iter().map(|text| text.concepts).collect());
         }
-        texts
+        Ok(texts)
     }
 
     /// One caption as tokens, with its phrases where the set has concepts.
     ///
+    /// # Errors
+    ///
+    /// Phrases that could be read no longer can.
+    ///
     /// # Panics
     ///
     /// Panics if there is no such caption.
-    pub fn encode(&self, number: usize, tokenizer: &TextTokenizer, max_length: usize) -> Encoded {
-        let phrases = self.phrases(self.captions[number].image);
-        self.encode_with(number, &phrases, tokenizer, max_length)
+    pub fn encode(
+        &self,
+        number: usize,
+        tokenizer: &TextTokenizer,
+        max_length: usize,
+    ) -> Result<Encoded, DataError> {
+        let phrases = self.phrases(self.captions[number].image)?;
+        Ok(self.encode_with(number, &phrases, tokenizer, max_length))
     }
 
     /// Per caption of a picture, its phrases, where the set has concepts.
-    fn phrases(&self, image: usize) -> Vec<Vec<String>> {
-        let of = |reader: &ConceptReader| {
-            let item = &self.items[image];
-            let phrases = reader.phrases_of(&*self.source, item.split, item.index);
-            phrases.ok()
+    fn phrases(&self, image: usize) -> Result<Vec<Vec<String>>, DataError> {
+        let Some(reader) = &self.concepts else {
+            return Ok(Vec::new());
         };
-        self.concepts.as_ref().and_then(of).unwrap_or_default()
+        let item = &self.items[image];
+        let phrases = reader.phrases_of(&*self.source, item.split, item.index);
+        phrases.map_err(|error| self.gone(error))
     }
 
     fn encode_with(
@@ -380,20 +392,27 @@ impl EvalSet {
     /// # Shapes
     ///
     /// `[B, M]`, `B` the length of the range.
-    pub fn tags(&self, range: Range<usize>, tokenizer: &TextTokenizer) -> Option<Texts> {
-        let reader = self.concepts.as_ref()?;
+    ///
+    /// # Errors
+    ///
+    /// Tags that could be read no longer can.
+    pub fn tags(
+        &self,
+        range: Range<usize>,
+        tokenizer: &TextTokenizer,
+    ) -> Result<Option<Texts>, DataError> {
+        let Some(reader) = &self.concepts else {
+            return Ok(None);
+        };
         let range = range.start.min(self.items.len())..range.end.min(self.items.len());
-        let tags: Vec<Vec<String>> = self.items[range]
-            .iter()
-            .map(|item| {
-                let tags = self.source.tags(item.split, item.index);
-                tags.unwrap_or_default()
-            })
-            .collect();
+        let mut tags: Vec<Vec<String>> = Vec::with_capacity(range.len());
+        for item in &self.items[range] {
+            let of_item = self.source.tags(item.split, item.index);
+            tags.push(of_item.map_err(|error| self.gone(error))?);
+        }
         let tags: Vec<&[String]> = tags.iter().map(Vec::as_slice).collect();
-        tags.iter()
-            .any(|tags| !tags.is_empty())
-            .then(|| reader.tags(tokenizer, &tags, None))
+        let some = tags.iter().any(|tags| !tags.is_empty());
+        Ok(some.then(|| reader.tags(tokenizer, &tags, None)))
     }
 
     /// The picture of one item as the source gives it, for a report; none where pictures are known by regions and are not there

@@ -14,7 +14,8 @@ use crate::source::{BySplit, Holds, Sample, Source, Split, TextRole};
 ///
 /// # Errors
 ///
-/// The splits have samples, and no text of them describes its picture.
+/// The splits have samples, and no text of them describes its picture; or a row could not be read now, and which picture it shows is
+/// unknown.
 pub(crate) fn gather(
     source: Arc<dyn Source>,
     splits: &[Split],
@@ -30,7 +31,8 @@ pub(crate) fn gather(
     };
     let mut samples = 0;
     for split in splits {
-        gathered.read(*split);
+        let read = gathered.read(*split);
+        read.map_err(|error| DataError::unavailable(&error))?;
         samples += gathered.source.len(*split);
     }
     if samples > 0 && splits.iter().all(|split| gathered.is_empty(*split)) {
@@ -56,26 +58,27 @@ fn describing(roles: &[TextRole], texts: usize) -> Vec<usize> {
 }
 
 impl Gathered {
-    fn read(&mut self, split: Split) {
+    fn read(&mut self, split: Split) -> Result<(), SampleError> {
         let all_describe = self.source.all_describe(split);
         let mut numbers: HashMap<u64, usize> = HashMap::new();
         let pictures = &mut self.pictures[split];
         for index in 0..self.source.len(split) {
             // What cannot be read stays, so that it is met and listed as everywhere else.
-            let nothing = !all_describe
-                && self.source.roles(split, index).is_ok_and(|roles| {
-                    !roles.is_empty() && roles.iter().all(|role| *role != TextRole::Describes)
-                });
-            if nothing {
-                continue;
+            if !all_describe {
+                let roles =
+                    SampleError::known(self.source.roles(split, index))?.unwrap_or_default();
+                if !roles.is_empty() && roles.iter().all(|role| *role != TextRole::Describes) {
+                    continue;
+                }
             }
-            let picture = self.source.picture_id(split, index);
+            let picture = self.source.picture_id(split, index)?;
             let number = *numbers.entry(picture).or_insert(pictures.len());
             match pictures.get_mut(number) {
                 Some(samples) => samples.push(index),
                 None => pictures.push(vec![index]),
             }
         }
+        Ok(())
     }
 
     fn first(&self, split: Split, index: usize) -> usize {
@@ -160,7 +163,7 @@ impl Source for Gathered {
         Ok(all)
     }
 
-    fn picture_id(&self, split: Split, index: usize) -> u64 {
+    fn picture_id(&self, split: Split, index: usize) -> Result<u64, SampleError> {
         self.source.picture_id(split, self.first(split, index))
     }
 
@@ -176,11 +179,11 @@ impl Source for Gathered {
         self.source.image_bytes(split, self.first(split, index))
     }
 
-    fn image_name(&self, split: Split, index: usize) -> Option<String> {
+    fn image_name(&self, split: Split, index: usize) -> Result<Option<String>, SampleError> {
         self.source.image_name(split, self.first(split, index))
     }
 
-    fn image_path(&self, split: Split, index: usize) -> Option<PathBuf> {
+    fn image_path(&self, split: Split, index: usize) -> Result<Option<PathBuf>, SampleError> {
         self.source.image_path(split, self.first(split, index))
     }
 

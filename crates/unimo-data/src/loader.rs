@@ -19,7 +19,7 @@ use unimo_core::batch::{Batch, Images, MaskSpec, MaskedTexts, Regions, TAGS, Tex
 use crate::augment::AugmentConfig;
 use crate::concepts::reader::ConceptReader;
 use crate::config::{DataConfig, Pad};
-use crate::error::{DataError, SampleError};
+use crate::error::{DataError, SampleError, readable};
 use crate::images::ImageSpec;
 use crate::masking::Masker;
 use crate::masking::patches::{PatchMask, PatchMasker};
@@ -558,12 +558,7 @@ impl Maker {
             let index = self.plan.at(spec.seed, position);
             let siblings = spec.source.siblings(spec.split, index);
             // A text that is damaged gets a stand-in of unknown length. One that can only not be read now must not change the order.
-            let captions = match spec.source.captions(spec.split, index) {
-                Err(error) if error.is_unavailable() => {
-                    return Err(DataError::unavailable(&error));
-                }
-                captions => captions.unwrap_or_default(),
-            };
+            let captions = readable(spec.source.captions(spec.split, index))?;
             let caption = self.choice(position, captions.len());
             let length = captions.get(caption).map_or(0, String::len);
             keys.push((siblings.start, length, position));
@@ -676,7 +671,7 @@ impl Maker {
             position,
             picture: sample
                 .picture_id
-                .unwrap_or_else(|| spec.source.picture_id(spec.split, index)),
+                .map_or_else(|| spec.source.picture_id(spec.split, index), Ok)?,
             role: sample.roles.get(caption).copied().unwrap_or_default(),
             sample,
             caption,

@@ -170,7 +170,12 @@ impl RegionsConfig {
                 for split in Split::ALL {
                     let mut all = 0..source.len(split);
                     let first = all.find(|index| source.holds(split, *index).images);
-                    if first.is_some_and(|first| source.image_name(split, first).is_none()) {
+                    let Some(first) = first else { continue };
+                    let name = source.image_name(split, first);
+                    if name
+                        .map_err(|error| DataError::unavailable(&error))?
+                        .is_none()
+                    {
                         return Err(DataError::config(
                             "data.regions.kind",
                             "\"files\"",
@@ -270,6 +275,7 @@ impl WithRegions {
     /// A picture's file of features.
     fn read(&self, folder: &Path, split: Split, index: usize) -> Result<PictureRegions, ReadError> {
         let name = self.source.image_name(split, index);
+        let name = name.map_err(|error| ReadError::unavailable(error.reason))?;
         let name = name.ok_or("the picture has no name that features could be found by")?;
         let name = paths::spelled(folder, &name);
         let inside = Path::new(&name)
@@ -569,13 +575,13 @@ impl Source for WithRegions {
         self.source.has_second_images(split)
     }
 
-    fn picture_id(&self, split: Split, index: usize) -> u64 {
+    fn picture_id(&self, split: Split, index: usize) -> Result<u64, SampleError> {
         match self.from {
             Features::Files(_) => self.source.picture_id(split, index),
             // A sample has its own boxes, and sees nothing else of its picture.
             Features::Boxes(_) => {
                 let place = self.place(split, index).to_string();
-                hash_text(Stream::Picture, &place)
+                Ok(hash_text(Stream::Picture, &place))
             }
         }
     }
@@ -590,10 +596,7 @@ impl Source for WithRegions {
 
     /// For looking at; it is not part of the samples, and need not be there.
     fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {
-        match self.source.image(split, index) {
-            Err(error) if error.is_unavailable() => Err(error),
-            found => Ok(found.ok().flatten()),
-        }
+        Ok(SampleError::known(self.source.image(split, index))?.flatten())
     }
 
     fn image_bytes(
@@ -604,7 +607,7 @@ impl Source for WithRegions {
         self.source.image_bytes(split, index)
     }
 
-    fn image_name(&self, split: Split, index: usize) -> Option<String> {
+    fn image_name(&self, split: Split, index: usize) -> Result<Option<String>, SampleError> {
         self.source.image_name(split, index)
     }
 
@@ -627,7 +630,7 @@ impl Source for WithRegions {
             .map_err(|reason| self.bad(split, index, reason))
     }
 
-    fn image_path(&self, split: Split, index: usize) -> Option<PathBuf> {
+    fn image_path(&self, split: Split, index: usize) -> Result<Option<PathBuf>, SampleError> {
         self.source.image_path(split, index)
     }
 

@@ -155,14 +155,18 @@ pub trait Source: Send + Sync {
 
     /// Which picture a sample shows, without reading it: equal numbers are the same picture. A file is told by its path, a picture
     /// without a file by its name or, where it has none, by the place of its sample: then it is its own.
-    fn picture_id(&self, split: Split, index: usize) -> u64 {
-        match self.image_path(split, index) {
+    ///
+    /// # Errors
+    ///
+    /// The sample's row could not be read now. A damaged one is told by its place.
+    fn picture_id(&self, split: Split, index: usize) -> Result<u64, SampleError> {
+        Ok(match self.image_path(split, index)? {
             Some(path) => hash_path(Stream::Picture, &path),
-            None => match self.image_name(split, index) {
+            None => match self.image_name(split, index)? {
                 Some(name) => hash_path(Stream::Picture, name.as_ref()),
                 None => hash_text(Stream::Picture, &self.place(split, index).to_string()),
             },
-        }
+        })
     }
 
     /// Per caption, its phrases, as [`Sample::phrases`] has them, without reading the picture; empty where the source knows none.
@@ -217,9 +221,13 @@ pub trait Source: Send + Sync {
     }
 
     /// The picture's name as the data set spells it, such as its path beside a list: what features of it are found by. None where it
-    /// has no name.
-    fn image_name(&self, _split: Split, _index: usize) -> Option<String> {
-        None
+    /// has no name or its row is damaged.
+    ///
+    /// # Errors
+    ///
+    /// The sample's row could not be read now.
+    fn image_name(&self, _split: Split, _index: usize) -> Result<Option<String>, SampleError> {
+        Ok(None)
     }
 
     /// How many regions a picture has at most and how many numbers a region, where pictures are known by regions.
@@ -236,9 +244,13 @@ pub trait Source: Send + Sync {
         Ok(None)
     }
 
-    /// Where the picture's file is; none where it is no file of its own.
-    fn image_path(&self, _split: Split, _index: usize) -> Option<PathBuf> {
-        None
+    /// Where the picture's file is; none where it is no file of its own or its row is damaged.
+    ///
+    /// # Errors
+    ///
+    /// The sample's row could not be read now.
+    fn image_path(&self, _split: Split, _index: usize) -> Result<Option<PathBuf>, SampleError> {
+        Ok(None)
     }
 
     /// All that is known of a sample.
@@ -268,13 +280,10 @@ pub trait Source: Send + Sync {
         index: usize,
         give: &mut dyn FnMut(&[u8]),
     ) -> Result<(), SampleError> {
-        if let Some(name) = self.image_name(split, index) {
+        if let Some(name) = self.image_name(split, index)? {
             give(name.as_bytes());
         }
-        let captions = match self.captions(split, index) {
-            Err(error) if error.is_unavailable() => return Err(error),
-            captions => captions.unwrap_or_default(),
-        };
+        let captions = SampleError::known(self.captions(split, index))?.unwrap_or_default();
         for caption in &captions {
             give(caption.as_bytes());
         }

@@ -189,6 +189,7 @@ impl SplitNames {
     }
 
     /// The split that a file's name tells.
+    #[cfg(any(test, feature = "parquet"))]
     pub fn of_file(&self, name: &str) -> Option<Split> {
         let given = |(_, names): &(Split, &Vec<String>)| {
             names.iter().any(|given| {

@@ -40,7 +40,7 @@ use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{not_empty, range, share};
-use crate::error::{DataError, Place, SampleError};
+use crate::error::{DataError, Place, ReadError, SampleError};
 use crate::images::{self, Limits};
 use crate::order::{Stream, hash_bytes, hash_path, hash_text};
 use crate::paths;
@@ -403,7 +403,8 @@ impl Conceptual {
                     ),
                 });
             }
-            let used = record.and_then(|cells| match part.row(row, &cells)? {
+            let used = record.map_err(ReadError::from);
+            let used = used.and_then(|cells| match part.row(row, &cells)? {
                 // Looking for a picture costs as much as all else together, but for dead links only.
                 (_, Some(path))
                     if config.missing == Missing::Error || storage::may_be_file(&path) =>
@@ -413,15 +414,19 @@ impl Conceptual {
                     Ok(())
                 }
                 (_, None) if config.missing == Missing::Error => {
-                    Err("its address was not downloaded".to_owned())
+                    Err("its address was not downloaded".into())
                 }
                 _ => {
                     self.missing += 1;
                     Ok(())
                 }
             });
-            if let Err(reason) = used {
-                self.rejected.push(part.list.bad(span, reason));
+            match used {
+                Ok(()) => {}
+                Err(error) if error.is_unavailable() => {
+                    return Err(DataError::unread(&config.path, error));
+                }
+                Err(error) => self.rejected.push(part.list.bad(span, error)),
             }
             Ok(())
         })?;
@@ -471,14 +476,15 @@ impl Opened {
     }
 
     /// A row's caption and where its picture should be, if that is known.
-    fn row(&self, row: Row, cells: &[String]) -> Result<(String, Option<PathBuf>), String> {
+    fn row(&self, row: Row, cells: &[String]) -> Result<(String, Option<PathBuf>), ReadError> {
         let columns = &self.config.columns;
         if cells.len() != columns.len() {
             return Err(format!(
                 "{} columns, but `columns` has {}",
                 cells.len(),
                 columns.len()
-            ));
+            )
+            .into());
         }
         let cell = |wanted: Column| {
             let at = columns.iter().position(|column| *column == wanted);
@@ -489,8 +495,8 @@ impl Opened {
             .ok_or("empty caption")?;
         // Where the columns are taken for each other, or a row has lost a part, it is the address that shows it.
         match cell(Column::Url) {
-            Some("") => return Err("empty address".to_owned()),
-            Some(url) if !is_url(url) => return Err(format!("`url` is none: {url:?}")),
+            Some("") => return Err("empty address".into()),
+            Some(url) if !is_url(url) => return Err(format!("`url` is none: {url:?}").into()),
             _ => {}
         }
         let name = if let Some(template) = &self.template {
@@ -500,7 +506,8 @@ impl Opened {
             let values = values.map(|value| value.to_string());
             Some(template.fill(&[&values[0], &values[1], &values[2]]))
         } else if let Some(downloads) = &self.downloads {
-            downloads.find(cell(Column::Url).ok_or("empty address")?)
+            let found = downloads.find(cell(Column::Url).ok_or("empty address")?);
+            found.map_err(|error| ReadError::unavailable(error.reason))?
         } else {
             let image = cell(Column::Image).filter(|image| !image.is_empty());
             Some(image.ok_or("empty path")?.to_owned())
@@ -534,18 +541,27 @@ impl Downloads {
         })
     }
 
-    fn find(&self, url: &str) -> Option<String> {
+    /// The path of an address.
+    ///
+    /// # Errors
+    ///
+    /// The list could not be read now, or has changed.
+    fn find(&self, url: &str) -> Result<Option<String>, SampleError> {
         let key = key_of(url);
         let first = self.lines.partition_point(|(other, _)| *other < key);
         let same = self.lines[first..]
             .iter()
             .take_while(|(other, _)| *other == key);
-        same.filter_map(|(_, span)| {
-            let cells = self.list.cells(*span, self.layout).ok()?;
-            let (found, path) = pair(&cells).ok()??;
-            (found == url).then_some(path)
-        })
-        .next()
+        for (_, span) in same {
+            let cells = self.list.cells(*span, self.layout)?;
+            // A hash brought them together: the addresses themselves decide.
+            if let Ok(Some((found, path))) = pair(&cells)
+                && found == url
+            {
+                return Ok(Some(path));
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -600,13 +616,14 @@ impl Source for Conceptual {
         true
     }
 
-    fn picture_id(&self, split: Split, index: usize) -> u64 {
+    fn picture_id(&self, split: Split, index: usize) -> Result<u64, SampleError> {
         let (part, row) = self.at(split, index);
-        let cells = part.list.cells(row.span, part.config.layout());
-        match (cells, self.found(split, index)) {
-            (Ok(cells), Ok((_, path))) => part.picture(&cells, &path),
+        let cells = SampleError::known(part.list.cells(row.span, part.config.layout()))?;
+        let found = SampleError::known(self.found(split, index))?;
+        Ok(match (cells, found) {
+            (Some(cells), Some((_, path))) => part.picture(&cells, &path),
             _ => hash_text(Stream::Picture, &part.list.place(row.span).to_string()),
-        }
+        })
     }
 
     fn place(&self, split: Split, index: usize) -> Place {
@@ -638,14 +655,16 @@ impl Source for Conceptual {
             .map_err(|reason| part.list.bad(row.span, reason))
     }
 
-    fn image_name(&self, split: Split, index: usize) -> Option<String> {
-        let (_, path) = self.found(split, index).ok()?;
+    fn image_name(&self, split: Split, index: usize) -> Result<Option<String>, SampleError> {
+        let Some((_, path)) = SampleError::known(self.found(split, index))? else {
+            return Ok(None);
+        };
         let folders = self.parts.iter().map(|part| part.config.images.as_path());
-        regions::name_within(&path, folders)
+        Ok(regions::name_within(&path, folders))
     }
 
-    fn image_path(&self, split: Split, index: usize) -> Option<PathBuf> {
-        self.found(split, index).ok().map(|(_, path)| path)
+    fn image_path(&self, split: Split, index: usize) -> Result<Option<PathBuf>, SampleError> {
+        Ok(SampleError::known(self.found(split, index))?.map(|(_, path)| path))
     }
 
     fn rejected(&self) -> &[SampleError] {

@@ -15,6 +15,21 @@ pub(crate) struct Found {
     pub left_out: LeftOut,
 }
 
+/// Whether it may be the caption of a picture beside it.
+fn is_text(path: &Path) -> bool {
+    let extension = path.extension();
+    extension.is_some_and(|e| e.eq_ignore_ascii_case("txt") || e.eq_ignore_ascii_case("caption"))
+}
+
+/// Whether a link failed to be followed because there is nothing behind it.
+fn leads_nowhere(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    /// `ELOOP`: links that lead to each other. The standard library has no stable name for it yet.
+    const LOOP: i32 = if cfg!(target_os = "linux") { 40 } else { 62 };
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+        || error.raw_os_error() == Some(LOOP)
+}
+
 /// Files of a folder that satisfy `wanted`. Hidden files and folders are left out; links to folders are followed, and each folder is
 /// looked through once, however often links lead to it.
 ///
@@ -46,8 +61,12 @@ pub(crate) fn files_in(folder: &Path, wanted: &dyn Fn(&Path) -> bool) -> Result<
             let inside = inside.join(entry.file_name());
             let kind = entry.file_type().map_err(io)?;
             let hidden = is_hidden(&entry.file_name().to_string_lossy());
-            // Where a link leads; none: nowhere.
-            let target = std::fs::metadata(entry.path()).ok();
+            // Where a link leads; none: nowhere. What could only not be looked at would otherwise be missing without a word.
+            let target = match std::fs::metadata(entry.path()) {
+                Ok(target) => Some(target),
+                Err(error) if hidden || (kind.is_symlink() && leads_nowhere(&error)) => None,
+                Err(error) => return Err(io(error)),
+            };
             let is_folder = target.as_ref().is_some_and(std::fs::Metadata::is_dir);
             if hidden {
                 if is_folder || wanted(&inside) {
@@ -67,6 +86,10 @@ pub(crate) fn files_in(folder: &Path, wanted: &dyn Fn(&Path) -> bool) -> Result<
                 found
                     .left_out
                     .add(format!(".{format}, a format that is not read"));
+            } else if is_text(&inside) {
+                found
+                    .left_out
+                    .add("texts, which a list of pairs has to name beside their pictures");
             }
         }
     }
@@ -102,7 +125,8 @@ mod tests {
         assert_eq!(found.files, expected);
         assert_eq!(
             found.left_out.to_string(),
-            "7 files left out (4 hidden or of the system, 2 .gif, a format that is not read, 1 .heic, a format that is not read)"
+            "8 files left out (4 hidden or of the system, 2 .gif, a format that is not read, 1 .heic, a format that is not read, \
+             1 texts, which a list of pairs has to name beside their pictures)"
         );
     }
 
@@ -119,12 +143,13 @@ mod tests {
         symlink(root, outside.path().join("deep/back")).unwrap();
         symlink(root.join("a/1.png"), root.join("0.png")).unwrap();
         symlink(root.join("nothing"), root.join("b.png")).unwrap();
+        symlink(root.join("c.png"), root.join("c.png")).unwrap();
         let found = files_in(root, &is_picture).unwrap();
         let expected = ["0.png", "a/1.png", "linked/2.png", "linked/deep/3.png"].map(PathBuf::from);
         assert_eq!(found.files, expected);
         assert_eq!(
             found.left_out.to_string(),
-            "4 files left out (3 links to folders that are looked through already, 1 links that lead nowhere)"
+            "5 files left out (3 links to folders that are looked through already, 2 links that lead nowhere)"
         );
     }
 }

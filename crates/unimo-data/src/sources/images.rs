@@ -249,13 +249,13 @@ impl Source for Pictures {
             .map_err(|reason| self.bad(split, index, reason))
     }
 
-    fn image_name(&self, split: Split, index: usize) -> Option<String> {
+    fn image_name(&self, split: Split, index: usize) -> Result<Option<String>, SampleError> {
         let folders = self.folders.iter().map(PathBuf::as_path);
-        regions::name_within(&self.path(split, index), folders)
+        Ok(regions::name_within(&self.path(split, index), folders))
     }
 
-    fn image_path(&self, split: Split, index: usize) -> Option<PathBuf> {
-        Some(self.path(split, index))
+    fn image_path(&self, split: Split, index: usize) -> Result<Option<PathBuf>, SampleError> {
+        Ok(Some(self.path(split, index)))
     }
 
     fn image_bytes(
@@ -288,8 +288,8 @@ mod tests {
         let data = "source = \"images\"\n[images]\ntrain = [\"a\"]\nval = [\"b\"]\n";
         let source = open(&folder, data).unwrap();
         assert!(source.has_images() && !source.has_captions());
-        let left =
-            "2 files left out (1 .gif, a format that is not read, 1 hidden or of the system)";
+        let left = "3 files left out (1 .gif, a format that is not read, 1 hidden or of the system, 1 texts, which a list of pairs \
+                    has to name beside their pictures)";
         assert!(source.describe().contains(left), "{}", source.describe());
         assert_eq!((source.len(Split::Train), source.len(Split::Val)), (3, 1));
         let side = |split, index| {

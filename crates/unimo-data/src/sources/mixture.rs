@@ -269,7 +269,7 @@ impl Source for OneModality {
         self.source.repeats_pictures(split)
     }
 
-    fn picture_id(&self, split: Split, index: usize) -> u64 {
+    fn picture_id(&self, split: Split, index: usize) -> Result<u64, SampleError> {
         self.source.picture_id(split, index)
     }
 
@@ -333,14 +333,14 @@ impl Source for OneModality {
         self.source.identify(split, index, give)
     }
 
-    fn image_name(&self, split: Split, index: usize) -> Option<String> {
-        let name = self.source.image_name(split, index);
-        name.filter(|_| self.keep != Kept::Texts)
+    fn image_name(&self, split: Split, index: usize) -> Result<Option<String>, SampleError> {
+        let name = self.source.image_name(split, index)?;
+        Ok(name.filter(|_| self.keep != Kept::Texts))
     }
 
-    fn image_path(&self, split: Split, index: usize) -> Option<PathBuf> {
-        let path = self.source.image_path(split, index);
-        path.filter(|_| self.keep == Kept::Images)
+    fn image_path(&self, split: Split, index: usize) -> Result<Option<PathBuf>, SampleError> {
+        let path = self.source.image_path(split, index)?;
+        Ok(path.filter(|_| self.keep == Kept::Images))
     }
 
     fn reads_ahead(&self) -> bool {
@@ -517,7 +517,7 @@ impl Source for Mixture {
         parts.any(|part| self.samples(part, split) > 0 && part.has_second_images(split))
     }
 
-    fn picture_id(&self, split: Split, index: usize) -> u64 {
+    fn picture_id(&self, split: Split, index: usize) -> Result<u64, SampleError> {
         let (part, index) = self.part(split, index);
         part.picture_id(split, index)
     }
@@ -565,12 +565,12 @@ impl Source for Mixture {
         part.identify(split, index, give)
     }
 
-    fn image_name(&self, split: Split, index: usize) -> Option<String> {
+    fn image_name(&self, split: Split, index: usize) -> Result<Option<String>, SampleError> {
         let (part, index) = self.part(split, index);
         part.image_name(split, index)
     }
 
-    fn image_path(&self, split: Split, index: usize) -> Option<PathBuf> {
+    fn image_path(&self, split: Split, index: usize) -> Result<Option<PathBuf>, SampleError> {
         let (part, index) = self.part(split, index);
         part.image_path(split, index)
     }

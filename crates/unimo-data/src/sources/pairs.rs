@@ -766,13 +766,13 @@ impl Source for Pairs {
             .map_err(|reason| SampleError::new(self.place(split, index), reason))
     }
 
-    fn image_name(&self, split: Split, index: usize) -> Option<String> {
+    fn image_name(&self, split: Split, index: usize) -> Result<Option<String>, SampleError> {
         let spans = self.rows(split).of(index);
-        self.row(spans[0]).ok().map(|row| row.image)
+        Ok(SampleError::known(self.row(spans[0]))?.map(|row| row.image))
     }
 
-    fn image_path(&self, split: Split, index: usize) -> Option<PathBuf> {
-        self.picture_path(split, index).ok()
+    fn image_path(&self, split: Split, index: usize) -> Result<Option<PathBuf>, SampleError> {
+        SampleError::known(self.picture_path(split, index))
     }
 
     fn rejected(&self) -> &[SampleError] {
@@ -947,7 +947,7 @@ mod tests {
         let ids: HashSet<u64> = Split::ALL
             .into_iter()
             .flat_map(|split| (0..pairs.len(split)).map(move |index| (split, index)))
-            .map(|(split, index)| pairs.picture_id(split, index))
+            .map(|(split, index)| pairs.picture_id(split, index).unwrap())
             .collect();
         assert_eq!(ids.len(), 100);
         assert!(

@@ -1219,10 +1219,10 @@ mod rows {
             Ok(Some((bytes, extension)))
         }
 
-        fn picture_id(&self, split: Split, index: usize) -> u64 {
+        fn picture_id(&self, split: Split, index: usize) -> Result<u64, SampleError> {
             let found = self.part(split).rows[index].picture;
             let own = || hash_text(Stream::Picture, &self.place(split, index).to_string());
-            found.unwrap_or_else(own)
+            Ok(found.unwrap_or_else(own))
         }
 
         fn repeats_pictures(&self, split: Split) -> bool {
@@ -1622,7 +1622,7 @@ mod rows {
                 (120, 240)
             );
             assert!(divided.repeats_pictures(Split::Test));
-            let of = |index| divided.picture_id(Split::Test, index);
+            let of = |index| divided.picture_id(Split::Test, index).unwrap();
             assert!(of(7) == of(127) && of(7) != of(8));
             std::fs::rename(
                 folder.path().join("test-1.parquet"),

@@ -288,7 +288,7 @@ mod tests {
         );
         assert_eq!(captions(&*source, Split::Test), [["mat"]]);
         // Two references of one picture are one picture.
-        let of = |split, index| source.picture_id(split, index);
+        let of = |split, index| source.picture_id(split, index).unwrap();
         assert_eq!(of(Split::Val, 0), of(Split::Val, 1));
         assert_ne!(of(Split::Val, 0), of(Split::Train, 0));
         let left = "3 items left out (1 of the split \"spare\", 1 to train on whose picture is held out, 1 without a text)";

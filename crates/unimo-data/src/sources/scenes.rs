@@ -844,9 +844,9 @@ impl Source for Scenes {
         }
     }
 
-    fn picture_id(&self, split: Split, index: usize) -> u64 {
+    fn picture_id(&self, split: Split, index: usize) -> Result<u64, SampleError> {
         let of = [self.config.seed, split as u64, index as u64];
-        hash(Stream::Picture, &of)
+        Ok(hash(Stream::Picture, &of))
     }
 
     fn captions(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {

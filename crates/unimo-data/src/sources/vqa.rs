@@ -418,7 +418,7 @@ mod tests {
             sample.answers,
             [["cup", "a mug", "cup"], ["red", "red", "blue"]]
         );
-        let image = source.image_path(Split::Train, 1).unwrap();
+        let image = source.image_path(Split::Train, 1).unwrap().unwrap();
         assert!(image.ends_with("i/007.png"), "{}", image.display());
         assert_rejected(
             &*source,

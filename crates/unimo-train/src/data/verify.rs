@@ -121,7 +121,7 @@ fn read(source: &dyn Source, split: Split, index: usize) -> Result<Seen, SampleE
         picture,
         id: sample
             .picture_id
-            .unwrap_or_else(|| source.picture_id(split, index)),
+            .map_or_else(|| source.picture_id(split, index), Ok)?,
         captions: sample.captions.iter().map(|c| hash(c.as_bytes())).collect(),
         characters: sample.captions.iter().map(|c| c.chars().count()).collect(),
         size: sample

@@ -125,6 +125,10 @@ pub(crate) fn codes(
         let words = whole(quantiser.nearest_codes(text));
         for (pair, (caption, _)) in pairs.iter().enumerate() {
             let encoded = set.encode(*caption, tokenizer, recipe.data.max_text_length);
+            let encoded = match encoded {
+                Ok(encoded) => encoded,
+                Err(error) => return Some(Err(error.into())),
+            };
             // Begin and end tokens take no part.
             for at in 1..encoded.ids.len().saturating_sub(1) {
                 let word = tokenizer.decode(&encoded.ids[at..=at]).trim().to_owned();

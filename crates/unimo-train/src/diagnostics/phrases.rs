@@ -5,6 +5,7 @@
 use std::rc::Rc;
 
 use image::{Rgb, RgbImage};
+use unimo_data::error::{DataError, readable};
 use unimo_data::images::Resize;
 use unimo_data::source::Sample;
 use unimo_data::{EvalSet, TextTokenizer};
@@ -128,14 +129,25 @@ pub(crate) fn phrases(
         let all_cosines = host(cosines(text.clone(), places));
         for (row, (caption, image)) in pairs.iter().enumerate() {
             let encoded = set.encode(*caption, tokenizer, recipe.data.max_text_length);
+            let encoded = match encoded {
+                Ok(encoded) => encoded,
+                Err(error) => return Some(Err(error.into())),
+            };
             let end = encoded.ids.len().saturating_sub(1);
             // Boxes come with the picture, which is not worth reading where nothing is known of it; regions come with the sample.
             let item = &set.items()[*image];
             let (split, index) = (item.split, item.index);
-            let tagged = source.tags(split, index).is_ok_and(|tags| !tags.is_empty());
-            let sample = match tagged || patches.is_none() {
-                true => source.sample(split, index).unwrap_or_default(),
-                false => Sample::default(),
+            let of_picture = || -> Result<Sample, DataError> {
+                let tagged = !readable(source.tags(split, index))?.is_empty();
+                if tagged || patches.is_none() {
+                    readable(source.sample(split, index))
+                } else {
+                    Ok(Sample::default())
+                }
+            };
+            let sample = match of_picture() {
+                Ok(sample) => sample,
+                Err(error) => return Some(Err(error.into())),
             };
             let places = Rc::new(match (patches, sample.regions) {
                 (Some(grid), _) => Places::Patches(grid),

@@ -105,7 +105,7 @@ impl<'a> Encoded<'a> {
             tokenizer,
             recipe,
             device,
-            ids: set.texts(0..texts, tokenizer, length, Pad::Longest),
+            ids: set.texts(0..texts, tokenizer, length, Pad::Longest)?,
             embeddings: None,
             blocks: Blocks::default(),
             images: RefCell::new(Kept::NOTHING),
@@ -263,13 +263,13 @@ impl<'a> Encoded<'a> {
             });
             for (range, read) in batches.zip(receiver) {
                 interrupt::check()?;
-                take(self.encode_read(range, &read?))?;
+                take(self.encode_read(range, &read?)?)?;
             }
             Ok(())
         })
     }
 
-    fn encode_read(&self, range: Range<usize>, read: &Read) -> ImageFeatures {
+    fn encode_read(&self, range: Range<usize>, read: &Read) -> Result<ImageFeatures, TrainError> {
         let backbone = &self.model.backbone;
         let pictures = match read {
             Read::Regions(regions) => Pictures::Regions(RegionInput::new(regions, self.device)),
@@ -277,17 +277,17 @@ impl<'a> Encoded<'a> {
         };
         let tags = self
             .set
-            .tags(range, self.tokenizer)
+            .tags(range, self.tokenizer)?
             .filter(|_| backbone.image_tags)
             .map(|tags| {
                 let text = &backbone.text;
                 text.input(&tags.ids, &tags.lengths, tags.length, self.device)
             });
         // Nobody scores tags, whose number differs between batches.
-        ImageFeatures {
+        Ok(ImageFeatures {
             tags: None,
             ..backbone.encode_pictures(&pictures, tags.as_ref(), 0)
-        }
+        })
     }
 
     fn encode_texts(&self, range: Range<usize>) -> Result<TextFeatures, TrainError> {

@@ -107,7 +107,7 @@ pub(super) fn check(source: &dyn Source) -> Result<(), TrainError> {
         .into_iter()
         .filter(|split| !source.is_empty(*split))
     {
-        if source.image_path(split, 0).is_none() {
+        if readable(source.image_path(split, 0))?.is_none() {
             return Err(refused(source, NO_FILES));
         }
         let roles = readable(source.roles(split, 0))?;
@@ -145,10 +145,9 @@ pub(super) fn write(
     let mut written = Written::default();
     let (mut unnamed, mut tagged, mut no_files) = (Vec::new(), 0usize, 0usize);
     for (split, kept) in kept.iter() {
-        let kept = (0..kept.len()).filter(|index| kept[*index]);
-        no_files += kept
-            .filter(|index| source.image_path(split, *index).is_none())
-            .count();
+        for index in (0..kept.len()).filter(|index| kept[*index]) {
+            no_files += usize::from(readable(source.image_path(split, index))?.is_none());
+        }
     }
     if no_files > 0 {
         return Err(refused(source, &format!("{no_files} samples: {NO_FILES}")));
@@ -156,7 +155,7 @@ pub(super) fn write(
     files::try_write_with(path, |file| {
         for (split, kept) in kept.iter() {
             for index in (0..kept.len()).filter(|index| kept[*index]) {
-                let Some(image) = source.image_path(split, index) else {
+                let Some(image) = readable(source.image_path(split, index))? else {
                     continue;
                 };
                 let image = std::path::absolute(&image).unwrap_or(image);
