@@ -18,11 +18,13 @@ from safetensors import safe_open
 from transformers.models.bridgetower.image_processing_pil_bridgetower import BridgeTowerImageProcessorPil
 
 UNIMO, MODEL, LIST = sys.argv[1], sys.argv[2], pathlib.Path(sys.argv[3])
-TEXT_LENGTH = 50
 rows = [json.loads(line) for line in LIST.open()]
 paths = [LIST.parent / row["image"] for row in rows]
 tokenizer = tf.AutoTokenizer.from_pretrained(MODEL)
 processor = BridgeTowerImageProcessorPil.from_pretrained(MODEL)
+# As unimo has it: what the tokenizer's files say, and no more than there are positions, the first two of which RoBERTa does not use.
+positions = tf.AutoConfig.from_pretrained(MODEL).text_config.max_position_embeddings - 2
+TEXT_LENGTH = min(positions, tokenizer.model_max_length)
 
 
 def model(make):

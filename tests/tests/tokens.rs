@@ -1,9 +1,10 @@
-//! Tokens equal Hugging Face's on every caption of real data, where the user has it (UNIMO_SHARED).
+//! Tokens equal Hugging Face's: of what `unimo export` writes, and on every caption of real data, where the user has it (UNIMO_SHARED).
 //!
-//! `reference/tokens.py` printed the digests below with transformers 5.23 and tokenizers 0.23.
+//! `reference/exported.py` and `reference/tokens.py` gave what is expected, with transformers 5.23 and tokenizers 0.23.
 
-use unimo_data::TextTokenizer;
+use serde_json::Value;
 use unimo_data::sources::pairs::read_rows;
+use unimo_data::{TextTokenizer, published};
 use unimo_tests::fixture;
 
 /// Longer than every caption.
@@ -49,5 +50,36 @@ fn every_caption_has_hugging_faces_tokens() {
     ] {
         let tokenizer = TextTokenizer::load(&folder.join(path), lowercase).unwrap();
         assert_eq!(digest(&texts, &tokenizer), (count, expected), "{path}");
+    }
+}
+
+/// A run's own tokenizer, RoBERTa's with its `add_prefix_space` and BERT's cased vocabulary, as `unimo export` wrote them. AutoTokenizer
+/// reads the files and cuts at the length that they say.
+#[test]
+fn tokens_of_an_export_are_those_of_auto_tokenizer() {
+    for (name, ours) in [("trained", true), ("roberta", false), ("bert", true)] {
+        let folder = fixture::folder().join("exported").join(name);
+        let read = |file: &str| -> Value {
+            serde_json::from_slice(&std::fs::read(folder.join(file)).unwrap()).unwrap()
+        };
+        let config = read("tokenizer_config.json");
+        let longest = config["model_max_length"].as_u64().unwrap() as usize;
+        let tokenizer = TextTokenizer::load(&folder, false).unwrap();
+        // What is written today is what AutoTokenizer was given; RoBERTa's came with the checkpoint and was copied.
+        if ours {
+            assert_eq!(published::to_config(&tokenizer, longest).unwrap(), config);
+        }
+        let rows = read("tokens.json");
+        let rows = rows.as_array().unwrap();
+        let cut = |row: &&Value| row["ids"].as_array().unwrap().len() == longest;
+        assert!(
+            rows.iter().filter(cut).count() > 0,
+            "{name}: nothing is cut"
+        );
+        for row in rows {
+            let text = row["text"].as_str().unwrap();
+            let ids = Value::from(tokenizer.encode(text, longest).ids);
+            assert_eq!(ids, row["ids"], "{name}: {text}");
+        }
     }
 }
