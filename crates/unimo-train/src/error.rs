@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use unimo_core::config::ConfigError;
+use unimo_batch::ConfigError;
 use unimo_data::DataError;
 use unimo_encoders::import::ImportError;
 use unimo_encoders::public::PublicConfigError;

@@ -21,7 +21,7 @@ use burn::tensor::{Device, Tensor};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
-use unimo_core::config::ConfigError;
+use unimo_batch::ConfigError;
 use unimo_core::parameters;
 use unimo_data::processor;
 use unimo_encoders::image::ImageEncoderConfig;

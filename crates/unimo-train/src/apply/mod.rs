@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use burn::tensor::{Device, Tensor, TensorData};
-use unimo_core::batch::{Images, Texts};
+use unimo_batch::{Images, Texts};
 use unimo_core::layers::normalise;
 use unimo_data::config::Pad;
 use unimo_data::error::ReadError;

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use unimo_core::batch::{Batch, Entailment, Images, MaskedTexts, TAGS, TextRole, Texts};
+use unimo_batch::{Batch, Entailment, Images, MaskedTexts, TAGS, TextRole, Texts};
 use unimo_data::images;
 use unimo_data::{ConceptReader, Loader, LoaderSpec, SkipList, TextTokenizer};
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
-use unimo_core::batch::TextRole;
+use unimo_batch::TextRole;
 use unimo_data::{
     BySplit, ConceptReader, DataError, SampleError, Source, Split, TextTokenizer, images,
 };
