@@ -18,8 +18,8 @@ struct Layer {
     others: Option<&'static [&'static str]>,
 }
 
-/// The dependency directions: batch <- core <- encoders <- objectives <- train, batch <- data <- train, eval <- train. Data,
-/// objectives and eval never see each other.
+/// The dependency directions: batch <- core <- encoders <- objectives <- train, batch <- data <- train, eval <- train, report <- train.
+/// Data, objectives, eval and report never see each other.
 const LAYERS: &[Layer] = &[
     // Who only fills or reads batches builds nothing else.
     Layer {
@@ -60,6 +60,13 @@ const LAYERS: &[Layer] = &[
         burn: false,
         others: None,
     },
+    // It reads what a run wrote down, whatever was trained.
+    Layer {
+        name: "unimo-report",
+        uses: &[],
+        burn: false,
+        others: None,
+    },
     Layer {
         name: "unimo-train",
         uses: &[
@@ -69,6 +76,7 @@ const LAYERS: &[Layer] = &[
             "unimo-encoders",
             "unimo-eval",
             "unimo-objectives",
+            "unimo-report",
         ],
         burn: true,
         others: None,
@@ -82,6 +90,7 @@ const LAYERS: &[Layer] = &[
             "unimo-encoders",
             "unimo-eval",
             "unimo-objectives",
+            "unimo-report",
             "unimo-train",
         ],
         burn: true,

@@ -8,8 +8,7 @@ use unimo_encoders::import::ImportError;
 use unimo_encoders::public::PublicConfigError;
 use unimo_encoders::weights::WeightsError;
 use unimo_eval::EvalError;
-
-use crate::report::ReportError;
+use unimo_report::ReportError;
 
 /// An error of this crate.
 #[derive(Debug, thiserror::Error)]

@@ -7,9 +7,8 @@ use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
-
-use crate::report::duration;
-use crate::report::plot::{grouped, number};
+use unimo_report::charts::{grouped, number};
+use unimo_report::duration;
 
 /// Longest silence in a log: what a person who looks at a running job is ready to wait.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);

@@ -21,6 +21,9 @@ use unimo_data::{
     SkipList, Source, Split, TextTokenizer,
 };
 use unimo_encoders::names::covers;
+use unimo_report::charts;
+use unimo_report::duration;
+use unimo_report::record::{EvalRecord, SessionRecord, StepRecord};
 
 use crate::checkpoint::{self, State};
 use crate::clock::now;
@@ -37,7 +40,6 @@ use crate::optimizer::{self, Optimizer};
 use crate::progress::Progress;
 use crate::recipe::Recipe;
 use crate::report;
-use crate::report::record::{EvalRecord, SessionRecord, StepRecord};
 use crate::resuming::{self, Asked};
 use crate::run::{Best, NewRun, RunFolder};
 use crate::stages::Stage;
@@ -529,7 +531,7 @@ impl Trainer {
             } else {
                 format!("resuming after step {step}")
             },
-            report::plot::grouped(count as f64),
+            charts::grouped(count as f64),
             trainer.source.describe(),
             trainer.run.path().display()
         );
@@ -1016,7 +1018,7 @@ impl Trainer {
         )?;
         let seconds = began.elapsed().as_secs_f64();
         let summary = evaluation::summary(step, &evaluated);
-        let took = report::duration(seconds);
+        let took = duration(seconds);
         self.progress
             .message(format_args!("{summary}; evaluated in {took}"));
         if write {

@@ -393,7 +393,7 @@ pub struct SessionRecord {
 
 /// All that a run folder holds.
 #[derive(Debug, Default)]
-pub(super) struct RunFolder {
+pub(crate) struct RunFolder {
     pub recipe: String,
     pub facts: Map<String, Value>,
     pub steps: Vec<StepRecord>,
@@ -419,7 +419,7 @@ pub(super) struct RunFolder {
 
 impl RunFolder {
     /// Reads the folder; only `recipe.toml` has to be there.
-    pub(super) fn read(run: &Path) -> io::Result<Self> {
+    pub(crate) fn read(run: &Path) -> io::Result<Self> {
         let mut folder = Self {
             recipe: std::fs::read_to_string(run.join("recipe.toml"))?,
             ..Self::default()

@@ -9,13 +9,13 @@
 
 use std::fmt::Write as _;
 
-use super::html::escape;
+use crate::html::escape;
 
 /// Style sheet of the figures: colours of the light and the dark scheme as custom properties on `:root`, and the figures.
-pub const STYLE: &str = include_str!("plot.css");
+pub const STYLE: &str = include_str!("charts.css");
 
 /// Script of the crosshair read-out: pointer, touch and arrow keys. Works on every figure of the page.
-pub const SCRIPT: &str = include_str!("plot.js");
+pub const SCRIPT: &str = include_str!("charts.js");
 
 /// Number of colours that [`Colour::Slot`] tells apart.
 pub const SLOTS: usize = 8;
