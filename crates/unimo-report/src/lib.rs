@@ -2,8 +2,12 @@
 
 pub mod charts;
 pub mod html;
+pub mod numbers;
 pub mod page;
 pub mod record;
 mod run;
+mod sections;
+mod summary;
 
-pub use run::{ReportError, duration, gates, render};
+pub use run::{ReportError, render};
+pub use sections::gates::gates;

@@ -15,7 +15,7 @@ use unimo_data::{
 use unimo_encoders::fusion::{FusionConfig, Keep, LayerGates};
 use unimo_eval::retrieval::{MethodReport, RetrievalReport};
 use unimo_eval::{Directions, GroundTruth, Method, Pair, Recall};
-use unimo_report::duration;
+use unimo_report::numbers::duration;
 use unimo_report::record::{
     ChanceRecord, EvalRecord, GalleryItem, GalleryRecord, GatesRecord, RankedCaption, RecallRecord,
     RetrievalRecord, StreamGates, WordGates,

@@ -7,8 +7,7 @@ use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
-use unimo_report::charts::{grouped, number};
-use unimo_report::duration;
+use unimo_report::numbers::{duration, grouped, number};
 
 /// Longest silence in a log: what a person who looks at a running job is ready to wait.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);

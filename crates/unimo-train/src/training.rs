@@ -21,8 +21,7 @@ use unimo_data::{
     SkipList, Source, Split, TextTokenizer,
 };
 use unimo_encoders::names::covers;
-use unimo_report::charts;
-use unimo_report::duration;
+use unimo_report::numbers::{duration, grouped};
 use unimo_report::record::{EvalRecord, SessionRecord, StepRecord};
 
 use crate::checkpoint::{self, State};
@@ -531,7 +530,7 @@ impl Trainer {
             } else {
                 format!("resuming after step {step}")
             },
-            charts::grouped(count as f64),
+            grouped(count as f64),
             trainer.source.describe(),
             trainer.run.path().display()
         );

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use unimo_data::Split;
 use unimo_data::pack::{PackFormat, PackIndex, PackSpec, pack, verify_pack};
-use unimo_report::charts::grouped;
+use unimo_report::numbers::grouped;
 
 use super::DataArgs;
 use crate::error::TrainError;

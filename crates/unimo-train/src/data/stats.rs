@@ -7,8 +7,9 @@ use unimo_batch::TextRole;
 use unimo_data::{
     BySplit, ConceptReader, DataError, SampleError, Source, Split, TextTokenizer, images,
 };
-use unimo_report::charts::{Bars, grouped};
+use unimo_report::charts::Bars;
 use unimo_report::html::escape;
+use unimo_report::numbers::grouped;
 use unimo_report::page::{self, Section};
 
 use super::{DataArgs, each, threads};
