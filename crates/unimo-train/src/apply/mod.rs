@@ -30,6 +30,7 @@ use unimo_encoders::backbone::{ImageFeatures, TextFeatures};
 use unimo_encoders::clip::Clip;
 use unimo_encoders::fusion::Keep;
 use unimo_encoders::image::ImageEncoder;
+use unimo_encoders::public::folder_of;
 use unimo_encoders::text::TextEncoder;
 use unimo_objectives::mlm::Mlm;
 
@@ -136,7 +137,7 @@ impl Predictor {
         path: &Path,
         device: Device,
     ) -> Result<(Self, Vec<String>), TrainError> {
-        let folder = given::folder_of(path);
+        let folder = folder_of(path);
         let mut public = pretrained::describe(path, None)?;
         public.config = public.config.without_dropout();
         let mut notes = std::mem::take(&mut public.notes);
