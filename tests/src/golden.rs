@@ -11,7 +11,7 @@
 //!
 //! Bits hold on machines that compute with the same instructions: kernels and matrix products add up in an order that follows from
 //! the width of a vector, fused multiplication rounds once instead of twice, and logarithms are those of the system's C library. The
-//! first line says what a file was written with. On another machine what has a [tolerance] is compared within it, and a line on
+//! first line says what a file was written with. On another machine what has a tolerance is compared within it, and a line on
 //! stderr says so.
 
 use std::collections::HashMap;
