@@ -145,6 +145,10 @@ fn a_run_and_its_export_give_the_same() {
         let config: serde_json::Value = serde_json::from_str(&config).unwrap();
         assert_eq!(config["model_type"], kind);
         assert!(export::run(&args).is_err(), "a model is not overwritten");
+        // Its encoders alone, by the crate that knows no heads.
+        let encoders = unimo_encoders::load(&exported, &burn::tensor::Device::flex()).unwrap();
+        assert!(encoders.report.fits(), "{}", encoders.report);
+        assert!(encoders.tokenizer.is_some_and(|file| file.is_file()));
 
         let ours = scores(model(&run), &list, &folder.path().join("a.jsonl"));
         let predictor = Predictor::open(&model(&exported)).unwrap();

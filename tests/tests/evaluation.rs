@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use unimo_data::{SkipList, Split};
 use unimo_eval::{Candidate, RetrievalReport};
+use unimo_report::record::EvalRecord;
 use unimo_train::device::DeviceChoice;
 use unimo_train::evaluation::plan::Protocol;
 use unimo_train::model::Model;
 use unimo_train::recipe::{Overrides, Recipe};
-use unimo_train::report::record::EvalRecord;
 use unimo_train::run::RunFolder;
 use unimo_train::{checkpoint, evaluation, training};
 

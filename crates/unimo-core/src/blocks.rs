@@ -6,10 +6,10 @@ use burn::module::Module;
 use burn::tensor::{Tensor, assert_shape};
 
 use crate::attention::Attention;
-use crate::config::{self, ConfigError};
 use crate::init::Init;
 use crate::layers::{Activation, Dropout, LayerNorm, Linear};
 use crate::mask::Hidden;
+use unimo_batch::{ConfigError, config};
 
 /// Sizes shared by every block of an encoder.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -1,6 +1,5 @@
-//! Core of unimo, a toolkit for vision-language pre-training on [burn](https://burn.dev): the [batch] type that
-//! everything meets in, [masks](mask), [attention], [multi-granularity attention](levels), transformer
-//! [blocks], and [kernels] that make training on a CPU fast.
+//! Core of unimo, a toolkit for vision-language pre-training on [burn](https://burn.dev): [masks](mask),
+//! [attention], [multi-granularity attention](levels), transformer [blocks], and [kernels] that make training on a CPU fast.
 //!
 //! It knows no model, no file and no data set.
 //!
@@ -20,9 +19,7 @@
 
 pub mod attention;
 pub mod average;
-pub mod batch;
 pub mod blocks;
-pub mod config;
 pub mod device;
 pub mod init;
 pub mod kernels;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use image::RgbImage;
-use unimo_core::batch::{Images, Regions, Texts};
+use unimo_batch::{Images, Regions, Texts};
 
 use crate::concepts::reader::ConceptReader;
 use crate::config::Pad;

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use image::RgbImage;
+use unimo_batch::TextRole;
 
 use crate::error::{DataError, Place, SampleError};
 use crate::regions::{PictureRegions, RegionShape};
-use crate::source::{BySplit, Holds, Sample, Source, Split, TextRole};
+use crate::source::{BySplit, Holds, Sample, Source, Split};
 
 /// A source of which every sample is a picture of its own with all texts that describe it. One that is so already stays as it is.
 ///

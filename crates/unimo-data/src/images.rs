@@ -12,7 +12,7 @@ use fast_image_resize::pixels::U8x3;
 use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
 use serde::{Deserialize, Serialize};
-use unimo_core::batch::Images;
+use unimo_batch::Images;
 
 use crate::error::{ReadError, panic_text};
 use crate::{orientation, png, storage};

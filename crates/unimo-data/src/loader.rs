@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use image::RgbImage;
-use unimo_core::batch::{Batch, Images, MaskSpec, MaskedTexts, Regions, TAGS, TextRole, Texts};
+use unimo_batch::{Batch, Images, MaskSpec, MaskedTexts, Regions, TAGS, TextRole, Texts};
 
 use crate::augment::AugmentConfig;
 use crate::concepts::reader::ConceptReader;

@@ -10,7 +10,7 @@ pub mod patches;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use unimo_core::batch::{MaskSpec, MaskUnit, MaskedTexts};
+use unimo_batch::{MaskSpec, MaskUnit, MaskedTexts};
 
 use crate::error::DataError;
 use crate::tokens::{Encoded, TextTokenizer};

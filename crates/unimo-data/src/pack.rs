@@ -13,6 +13,7 @@ use image::codecs::jpeg::JpegEncoder;
 use image::{ImageFormat, RgbImage};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use unimo_batch::{Entailment, TextRole};
 
 use crate::atomic::AtomicFile;
 use crate::config::range;
@@ -20,7 +21,7 @@ use crate::error::{DataError, ReadError, SampleError};
 use crate::eval_set::parallel;
 use crate::images;
 use crate::shards::{self, IndexHeader, Item, Member, MemberKind, MemberLimits};
-use crate::source::{Entailment, Sample, Source, Split, TextRole};
+use crate::source::{Sample, Source, Split};
 use crate::storage::{self, LocalFile, Object, RemoteConfig, Storage};
 use crate::unpack::{Summed, write_whole};
 

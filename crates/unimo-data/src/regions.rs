@@ -30,7 +30,8 @@ use image::RgbImage;
 use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensorError, SafeTensors};
 use serde::{Deserialize, Serialize};
-use unimo_core::batch::{Images, Regions};
+use unimo_batch::TextRole;
+use unimo_batch::{Images, Regions};
 
 use crate::config::{not_empty, range};
 use crate::error::{DataError, Place, ReadError, SampleError};
@@ -38,7 +39,7 @@ use crate::images::{ImageSpec, Part};
 use crate::order::{Stream, hash_text};
 use crate::paths;
 use crate::plan::{Plan, Shuffle};
-use crate::source::{Holds, Sample, Source, Split, TextRole, TextsOf};
+use crate::source::{Holds, Sample, Source, Split, TextsOf};
 use crate::storage;
 
 /// Numbers of a region that say where it is.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use image::RgbImage;
-pub use unimo_core::batch::{Entailment, TextRole};
+use unimo_batch::{Entailment, TextRole};
 
 use crate::config::DataConfig;
 use crate::error::{DataError, Place, SampleError};

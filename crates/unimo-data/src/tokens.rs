@@ -18,7 +18,7 @@ use tokenizers::{
     AddedToken, ModelWrapper, ProgressFormat, SplitDelimiterBehavior, Tokenizer, TokenizerBuilder,
     pre_tokenizers,
 };
-use unimo_core::batch::Texts;
+use unimo_batch::Texts;
 
 use crate::atomic;
 use crate::config::{Pad, TokenizerConfig};

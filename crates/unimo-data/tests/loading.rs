@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use image::{Rgb, RgbImage};
-use unimo_core::batch::{
+use unimo_batch::{
     Batch, Entailment, MaskSpec, MaskUnit, MaskedTexts, PatchMaskKind, PatchMaskSpec, TextRole,
 };
 use unimo_data::config::{DataConfig, Pad, SourceKind, TokenizerConfig};
@@ -305,7 +305,7 @@ fn captions_can_be_rewritten_and_come_in_twos() {
         let texts = batch.texts.as_ref().unwrap();
         let second = &batch.further_texts["second_caption"];
         for row in 0..batch.len() {
-            let text = |texts: &unimo_core::batch::Texts| {
+            let text = |texts: &unimo_batch::Texts| {
                 let ids = &texts.ids[row * texts.length..][..texts.lengths[row]];
                 tokenizer.decode(ids)
             };

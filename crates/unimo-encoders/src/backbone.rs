@@ -10,8 +10,7 @@
 use burn::module::Module;
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
-use unimo_core::batch::{Batch, Images};
-use unimo_core::config::{self, ConfigError};
+use unimo_batch::{Batch, ConfigError, Images, config};
 use unimo_core::init::Init;
 use unimo_core::mask::PaddingMask;
 

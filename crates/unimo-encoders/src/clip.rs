@@ -8,8 +8,8 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData, assert_shape};
 use serde::{Deserialize, Serialize};
+use unimo_batch::{ConfigError, config};
 use unimo_core::blocks::{BlockConfig, PreNormBlock};
-use unimo_core::config::{self, ConfigError};
 use unimo_core::init::Init;
 use unimo_core::layers::{Activation, Embedding, LayerNorm, Linear, normalise};
 use unimo_core::mask::{Hidden, PaddingMask, PairMask};

@@ -267,7 +267,7 @@ mod tests {
                 .collect(),
             unused: names.unused.clone(),
             tied: Vec::new(),
-            own: false,
+            own: None,
         };
         let mut weights = Weights::open(&path).unwrap();
         let error = import(

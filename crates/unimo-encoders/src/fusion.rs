@@ -26,9 +26,9 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData, assert_shape};
 use serde::{Deserialize, Serialize};
+use unimo_batch::{ConfigError, config};
 use unimo_core::attention::{Attention, Weights};
 use unimo_core::blocks::FeedForward;
-use unimo_core::config::{self, ConfigError};
 use unimo_core::init::Init;
 use unimo_core::layers::{Activation, Dropout, Embedding, LayerNorm, Linear, same_dtype};
 use unimo_core::levels::{GateKind, LevelAttention};

@@ -7,9 +7,8 @@
 use burn::module::{Module, Param};
 use burn::tensor::{FloatDType, Tensor, TensorData, assert_shape};
 use serde::{Deserialize, Serialize};
-use unimo_core::batch::Images;
+use unimo_batch::{ConfigError, Images, config};
 use unimo_core::blocks::{self, BlockConfig, PreNormBlock};
-use unimo_core::config::{self, ConfigError};
 use unimo_core::init::Init;
 use unimo_core::layers::{Activation, Dropout, LayerNorm, Linear, cast, same_dtype};
 use unimo_core::mask::PaddingMask;

@@ -5,7 +5,7 @@ use std::fmt;
 
 use burn::module::Module;
 use burn::tensor::TensorData;
-use unimo_core::batch::Images;
+use unimo_batch::Images;
 use unimo_core::parameters;
 
 use crate::image::resize_grid;

@@ -25,8 +25,8 @@
 use burn::module::Module;
 use burn::tensor::{Bool, Device, FloatDType, Tensor, TensorData, assert_shape};
 use serde::{Deserialize, Serialize};
+use unimo_batch::{ConfigError, config};
 use unimo_core::blocks::{BlockConfig, PostNormBlock};
-use unimo_core::config::{self, ConfigError};
 use unimo_core::init::Init;
 use unimo_core::layers::{Activation, Dropout, LayerNorm, cast};
 use unimo_core::mask::{Hidden, PaddingMask, PairMask};

@@ -2,7 +2,7 @@
 //! [one of two streams](fusion) that is METER, BridgeTower, ManagerTower or UNIMO-3 by configuration, and [one of a single
 //! stream](joint) that is UNIMO-2's, with its [grounded dictionary](quantiser), or MVP's.
 //!
-//! It knows no loss and no data set.
+//! [`load()`] makes an encoder of the folder of a public checkpoint. It knows no loss and no data set.
 //!
 //! ```
 //! # #[cfg(feature = "flex")] {
@@ -40,6 +40,7 @@ pub mod fusion;
 pub mod image;
 pub mod import;
 pub mod joint;
+pub mod load;
 pub mod managers;
 pub mod names;
 pub mod public;
@@ -48,3 +49,6 @@ pub mod region;
 pub mod tasks;
 pub mod text;
 pub mod weights;
+
+pub use load::{Encoder, Loaded, load};
+pub use public::LoadError;

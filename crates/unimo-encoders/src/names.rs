@@ -88,8 +88,8 @@ pub struct Names {
     pub unused: Vec<String>,
     /// Pairs of their names that are one tensor there: a file may hold it under either.
     pub tied: Vec<[String; 2]>,
-    /// Every name is ours.
-    pub own: bool,
+    /// Every name is ours, behind this prefix.
+    pub own: Option<String>,
 }
 
 impl Names {
@@ -107,7 +107,7 @@ impl Names {
             sections: sections.into_iter().map(section).collect(),
             unused: unused.iter().map(|name| (*name).to_owned()).collect(),
             tied: Vec::new(),
-            own: false,
+            own: None,
         }
     }
 
@@ -117,7 +117,7 @@ impl Names {
             sections: Vec::new(),
             unused: Vec::new(),
             tied: Vec::new(),
-            own: true,
+            own: Some(String::new()),
         }
     }
 
@@ -134,7 +134,7 @@ impl Names {
         for section in &mut self.sections {
             section.theirs = join(prefix, &section.theirs);
         }
-        for unused in &mut self.unused {
+        for unused in self.unused.iter_mut().chain(&mut self.own) {
             *unused = join(prefix, unused);
         }
         self
@@ -163,9 +163,9 @@ impl Names {
 
     /// What one of our parameters is called there; none if there is no rule for it.
     pub fn target(&self, ours: &str) -> Option<Target> {
-        if self.own {
+        if let Some(prefix) = &self.own {
             return Some(Target {
-                name: ours.to_owned(),
+                name: join(prefix, ours),
                 conversion: Conversion::Same(0),
             });
         }
@@ -293,6 +293,15 @@ mod tests {
         rule("links.0", "first", Form::Same),
         rule("links.{}", "link.{-1}.LayerNorm", Form::Same),
     ];
+
+    #[test]
+    fn own_names_may_stand_behind_a_prefix() {
+        let names = Names::own().under("backbone").leaving(&["objectives"]);
+        let name = |names: &Names| names.target("text.norm.bias").unwrap().name;
+        assert_eq!(name(&names), "backbone.text.norm.bias");
+        assert_eq!(name(&Names::own()), "text.norm.bias");
+        assert!(names.is_unused("objectives.mlm.bias") && !names.is_unused("backbone.objectives"));
+    }
 
     #[test]
     fn names_are_translated_with_their_indices() {

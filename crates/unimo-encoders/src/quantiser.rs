@@ -16,7 +16,7 @@ use burn::module::{Module, Param};
 use burn::tensor::activation::sigmoid;
 use burn::tensor::{Bool, FloatDType, Int, Tensor, assert_shape};
 use serde::{Deserialize, Serialize};
-use unimo_core::config::{self, ConfigError};
+use unimo_batch::{ConfigError, config};
 use unimo_core::init::Init;
 use unimo_core::layers::cast;
 use unimo_core::mask::PaddingMask;

@@ -10,9 +10,8 @@
 use burn::module::{Module, Param};
 use burn::tensor::{FloatDType, Tensor, TensorData, assert_shape};
 use serde::{Deserialize, Serialize};
-use unimo_core::batch::Regions;
+use unimo_batch::{ConfigError, Regions, config};
 use unimo_core::blocks::{self, BlockConfig, PostNormBlock};
-use unimo_core::config::{self, ConfigError};
 use unimo_core::init::Init;
 use unimo_core::layers::{Activation, Dropout, LayerNorm, Linear, cast, same_dtype};
 use unimo_core::mask::PaddingMask;

@@ -7,8 +7,8 @@
 use burn::module::Module;
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData, assert_shape};
 use serde::{Deserialize, Serialize};
+use unimo_batch::{ConfigError, config};
 use unimo_core::blocks::{self, BlockConfig, PostNormBlock};
-use unimo_core::config::{self, ConfigError};
 use unimo_core::init::Init;
 use unimo_core::layers::{Activation, Dropout, Embedding, LayerNorm, cast};
 use unimo_core::mask::{Hidden, PaddingMask, PairMask};

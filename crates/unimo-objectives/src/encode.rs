@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Tensor};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
-use unimo_core::batch::{Batch, Images, Regions, TAGS, Texts};
+use unimo_batch::{Batch, Images, Regions, TAGS, Texts};
 use unimo_core::layers::cast;
 use unimo_core::mask::PaddingMask;
 use unimo_encoders::backbone::{Backbone, ImageFeatures, Pictures, TextFeatures};

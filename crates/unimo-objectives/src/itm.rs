@@ -18,7 +18,7 @@ use burn::tensor::{Tensor, assert_shape};
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
-use unimo_core::config::{self, ConfigError};
+use unimo_batch::{ConfigError, config};
 use unimo_core::init::Init;
 use unimo_core::kernels;
 use unimo_core::layers::{Dropout, Linear};

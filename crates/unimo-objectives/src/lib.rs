@@ -39,7 +39,7 @@ pub mod wpg;
 use burn::module::Module;
 use burn::tensor::{FloatDType, Tensor};
 use serde::{Deserialize, Serialize};
-use unimo_core::config::ConfigError;
+use unimo_batch::ConfigError;
 use unimo_core::init::Init;
 use unimo_core::layers::cast;
 use unimo_encoders::backbone::{Backbone, BackboneConfig};

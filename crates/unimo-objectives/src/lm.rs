@@ -10,7 +10,7 @@ use burn::module::Module;
 use burn::tensor::assert_shape;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
-use unimo_core::config::{self, ConfigError};
+use unimo_batch::{ConfigError, config};
 use unimo_core::init::Init;
 use unimo_encoders::backbone::{Backbone, BackboneConfig};
 use unimo_encoders::fusion::FusionOutput;

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
-use unimo_core::batch::{Batch, MaskSpec, MaskedTexts};
+use unimo_batch::{Batch, MaskSpec, MaskedTexts};
 use unimo_core::kernels;
 use unimo_encoders::backbone::{Backbone, ImageFeatures, TextFeatures};
 use unimo_encoders::fusion::FusionOutput;

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use burn::tensor::{Device, Tensor};
 use rand_chacha::ChaCha8Rng;
-use unimo_core::batch::{Batch, TAGS};
+use unimo_batch::{Batch, TAGS};
 use unimo_encoders::backbone::{Backbone, ImageFeatures, TextFeatures};
 use unimo_encoders::fusion::{FusionOutput, Keep};
 use unimo_encoders::joint::View;

@@ -4,7 +4,7 @@
 
 use burn::module::Param;
 use burn::tensor::Tensor;
-use unimo_core::config::ConfigError;
+use unimo_batch::ConfigError;
 use unimo_core::init::Init;
 use unimo_core::parameters;
 

@@ -24,8 +24,8 @@ use std::sync::Arc;
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 use rand_chacha::ChaCha8Rng;
+use unimo_batch::{Batch, TAGS};
 use unimo_core::average;
-use unimo_core::batch::{Batch, TAGS};
 use unimo_encoders::backbone::Backbone;
 use unimo_encoders::fusion::FusionOutput;
 

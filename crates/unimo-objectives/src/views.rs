@@ -9,7 +9,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Tensor, assert_shape};
 use serde::{Deserialize, Serialize};
-use unimo_core::config::{self, ConfigError};
+use unimo_batch::{ConfigError, config};
 use unimo_core::init::Init;
 use unimo_core::layers::Linear;
 use unimo_encoders::backbone::{Backbone, BackboneConfig, ImageFeatures};

@@ -16,7 +16,7 @@ use burn::tensor::activation::relu;
 use burn::tensor::{Bool, Device, Distribution, Int, Tensor, TensorData, assert_shape};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
-use unimo_core::config::{self, ConfigError};
+use unimo_batch::{ConfigError, config};
 use unimo_core::init::Init;
 use unimo_core::layers::normalise;
 use unimo_encoders::backbone::{Backbone, BackboneConfig};

@@ -4,7 +4,7 @@
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use unimo_core::batch::{Batch, Images, MaskSpec, MaskedTexts, Regions, TAGS, TextRole, Texts};
+use unimo_batch::{Batch, Images, MaskSpec, MaskedTexts, Regions, TAGS, TextRole, Texts};
 use unimo_core::init::Init;
 use unimo_core::layers::Activation;
 use unimo_core::parameters;

@@ -5,7 +5,7 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use unimo_core::batch::{Batch, Entailment, Images, MaskSpec, MaskedTexts, TextRole, Texts};
+use unimo_batch::{Batch, Entailment, Images, MaskSpec, MaskedTexts, TextRole, Texts};
 use unimo_core::init::Init;
 use unimo_core::layers::Activation;
 use unimo_core::levels::GateKind;

@@ -13,7 +13,7 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
-use unimo_core::batch::Batch;
+use unimo_batch::Batch;
 use unimo_core::parameters;
 use unimo_data::{Loader, LoaderSpec, SkipList};
 use unimo_encoders::fusion::Keep;

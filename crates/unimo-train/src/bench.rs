@@ -19,7 +19,7 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use serde::Serialize;
-use unimo_core::batch::{Batch, Images, MaskSpec, MaskedTexts, TAGS, Texts};
+use unimo_batch::{Batch, Images, MaskSpec, MaskedTexts, TAGS, Texts};
 use unimo_core::init::Init;
 use unimo_core::layers::Activation;
 use unimo_core::levels::GateKind;

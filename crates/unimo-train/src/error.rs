@@ -2,14 +2,13 @@
 
 use std::path::PathBuf;
 
-use unimo_core::config::ConfigError;
+use unimo_batch::ConfigError;
 use unimo_data::DataError;
 use unimo_encoders::import::ImportError;
-use unimo_encoders::public::PublicConfigError;
+use unimo_encoders::public::{LoadError, PublicConfigError};
 use unimo_encoders::weights::WeightsError;
 use unimo_eval::EvalError;
-
-use crate::report::ReportError;
+use unimo_report::ReportError;
 
 /// An error of this crate.
 #[derive(Debug, thiserror::Error)]
@@ -179,6 +178,16 @@ impl TrainError {
             action,
             path,
             source,
+        }
+    }
+}
+
+impl From<LoadError> for TrainError {
+    fn from(error: LoadError) -> Self {
+        match error {
+            LoadError::Config(error) => Self::PublicConfig(error),
+            LoadError::Weights(error) => Self::Weights(error),
+            LoadError::Import(error) => Self::Import(error),
         }
     }
 }

@@ -15,6 +15,11 @@ use unimo_data::{
 use unimo_encoders::fusion::{FusionConfig, Keep, LayerGates};
 use unimo_eval::retrieval::{MethodReport, RetrievalReport};
 use unimo_eval::{Directions, GroundTruth, Method, Pair, Recall};
+use unimo_report::numbers::duration;
+use unimo_report::record::{
+    ChanceRecord, EvalRecord, GalleryItem, GalleryRecord, GatesRecord, RankedCaption, RecallRecord,
+    RetrievalRecord, StreamGates, WordGates,
+};
 
 use crate::checkpoint;
 use crate::device::DeviceChoice;
@@ -25,11 +30,6 @@ use crate::files;
 use crate::model::{Model, host};
 use crate::progress::Progress;
 use crate::recipe::Recipe;
-use crate::report::duration;
-use crate::report::record::{
-    ChanceRecord, EvalRecord, GalleryItem, GalleryRecord, GatesRecord, RankedCaption, RecallRecord,
-    RetrievalRecord, StreamGates, WordGates,
-};
 use crate::resuming;
 use crate::run::RunFolder;
 use crate::training;

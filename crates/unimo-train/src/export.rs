@@ -14,7 +14,7 @@ use unimo_data::published;
 use unimo_encoders::backbone::BackboneConfig;
 use unimo_encoders::export;
 use unimo_encoders::names::Names;
-use unimo_encoders::public::{bert, bridgetower, clip, vit};
+use unimo_encoders::public::{OWN, bert, bridgetower, clip, folder_of, vit};
 use unimo_encoders::tasks::TasksConfig;
 use unimo_encoders::weights::Dtype;
 use unimo_objectives::ObjectivesConfig;
@@ -214,7 +214,7 @@ fn of_public(
     path: &Path,
     device: &burn::tensor::Device,
 ) -> Result<Source, TrainError> {
-    let folder = given::folder_of(path);
+    let folder = folder_of(path);
     let public = pretrained::describe(path, None)?;
     let mut notes = public.notes.clone();
     let loaded = public.load(device)?;
@@ -391,7 +391,7 @@ fn pair_format(
         return (json, pretrained::bridgetower_names(shared).remove(0));
     }
     let json = json!({
-        "model_type": pretrained::OWN,
+        "model_type": OWN,
         "model": model,
         "objectives": objectives,
         "tasks": tasks,

@@ -131,14 +131,6 @@ fn parent(path: &Path) -> PathBuf {
     }
 }
 
-/// The folder of a public checkpoint: itself, or that of its file.
-pub fn folder_of(path: &Path) -> PathBuf {
-    match path.is_dir() {
-        true => path.to_owned(),
-        false => parent(path),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,7 +1,7 @@
 //! The head of masked language modelling that stands beside a BERT or RoBERTa in its checkpoint.
 
 use burn::tensor::Device;
-use unimo_core::batch::MaskSpec;
+use unimo_batch::MaskSpec;
 use unimo_core::init::Init;
 use unimo_core::layers::{Activation, LayerNorm, Linear};
 use unimo_core::parameters;

@@ -1,26 +1,23 @@
-//! Public checkpoints as models: what a folder holds, made and filled.
+//! Public checkpoints as models: what `unimo_encoders::public` describes, with its heads. The encoders alone are loaded by
+//! `unimo_encoders::load`.
 
 use std::path::{Path, PathBuf};
 
-use burn::module::Module;
 use burn::tensor::{Device, FloatDType};
 use serde_json::Value;
-use unimo_core::batch::MaskSpec;
-use unimo_core::config::ConfigError;
+use unimo_batch::MaskSpec;
 use unimo_core::init::Init;
-use unimo_core::layers::Activation;
 use unimo_core::levels::GateKind;
-use unimo_core::parameters;
 use unimo_data::processor::Family;
 use unimo_encoders::backbone::BackboneConfig;
 use unimo_encoders::clip::{Clip, ClipConfig};
 use unimo_encoders::image::{ImageEncoder, ImageEncoderConfig};
-use unimo_encoders::import::{Allow, Report, import};
+use unimo_encoders::import::Report;
+use unimo_encoders::load::fill;
 use unimo_encoders::names::Names;
 use unimo_encoders::public::{
-    PublicConfigError, bert, best, bridgetower, clip, meter, open_clip, read_json, vit,
+    self, EncoderConfig, Kind, PublicConfigError, bridgetower, meter, read_json,
 };
-use unimo_encoders::region::RegionEncoderConfig;
 use unimo_encoders::tasks::{self, TasksConfig};
 use unimo_encoders::text::{TextEncoder, TextEncoderConfig};
 use unimo_encoders::weights::Weights;
@@ -31,7 +28,6 @@ use unimo_objectives::mlm::{self, MlmConfig};
 
 use crate::bench::{self, Size};
 use crate::error::TrainError;
-use crate::given;
 use crate::model::Model;
 
 /// What a checkpoint describes.
@@ -95,284 +91,123 @@ pub struct Pretrained {
     pub report: Report,
 }
 
-/// Reads what a folder or a file holds.
-///
-/// A folder says it in its `config.json`, or in OpenCLIP's `open_clip_config.json`; a file's description is looked for beside it. A
-/// METER checkpoint and CLIP in OpenAI's naming are understood without. `weights` names another file than the folder's own.
+/// Reads what a folder or a file holds, as [`unimo_encoders::public::describe`] and the twin's `config.json` say it. `weights` names
+/// another file than the folder's own.
 ///
 /// # Errors
 ///
 /// There is no such file, or it describes something that is not supported.
 pub fn describe(path: &Path, weights: Option<&Path>) -> Result<Public, TrainError> {
-    if path.is_dir() {
-        from_folder(path, weights.unwrap_or(path))
-    } else {
-        from_file(path)
+    if let Some(twin) = twin(path, weights)? {
+        return Ok(twin);
     }
-}
-
-fn from_folder(folder: &Path, weights: &Path) -> Result<Public, TrainError> {
-    let file = folder.join(CONFIG);
-    let open_clip = folder.join(OPEN_CLIP_CONFIG);
-    if !file.is_file() && open_clip.is_file() {
-        return from_open_clip(&Weights::open(weights)?, &open_clip);
-    }
-    if !file.is_file() {
-        return Err(unsupported(
-            folder,
-            format!(
-                "holds neither {CONFIG} nor {OPEN_CLIP_CONFIG}, which say what a model is, and no recipe.toml of a run{}",
-                files_beside(folder)
-            ),
-        ));
-    }
-    let json = read_json(&file)?;
-    let unsupported = |reason: String| unsupported(&file, reason);
-    let weights = weights.to_owned();
-    let kind = json["model_type"].as_str();
-    let ties = json["tie_word_embeddings"].as_bool();
-    let (kind, config, spellings, family) = match kind {
-        Some("bert" | "roberta" | "xlm-roberta") => {
-            let mut spellings = bert::spellings();
-            if ties == Some(false) {
-                spellings.iter_mut().for_each(|names| names.tied.clear());
+    let described = public::describe(path, weights)?;
+    let kind = described.kind;
+    let (config, spellings) = match described.config {
+        EncoderConfig::Text(config) => (NetworkConfig::Text(config), described.spellings),
+        EncoderConfig::Image(config) => (NetworkConfig::Image(config), described.spellings),
+        EncoderConfig::Clip(config) => (NetworkConfig::Clip(config), described.spellings),
+        EncoderConfig::Backbone(model) => match kind {
+            Kind::Own => {
+                let objectives = heads_of_own(&model, described.objectives)
+                    .map_err(|e| unsupported(&public::folder_of(path).join(CONFIG), e))?;
+                let config = NetworkConfig::Pair {
+                    model,
+                    objectives: Box::new(objectives),
+                    tasks: described.tasks,
+                };
+                (config, vec![Names::own()])
             }
-            let config = bert::config(&json).map_err(unsupported)?;
-            (
-                "BERT, RoBERTa or XLM-R",
-                NetworkConfig::Text(config),
-                spellings,
-                Family::Torchvision,
-            )
-        }
-        Some(name @ ("vit" | "deit")) => (
-            "ViT or DeiT",
-            NetworkConfig::Image(vit::config(&json).map_err(unsupported)?),
-            vit::spellings(),
-            match name {
-                "vit" => Family::Vit,
-                _ => Family::Deit,
-            },
-        ),
-        Some("clip_vision_model") => (
-            "CLIP's image tower",
-            NetworkConfig::Image(clip::image_config(&json).map_err(unsupported)?),
-            clip::image_spellings(),
-            Family::Clip,
-        ),
-        Some("clip") => (
-            "CLIP",
-            NetworkConfig::Clip(clip::config(&json).map_err(unsupported)?),
-            clip::spellings(),
-            Family::Clip,
-        ),
-        Some(OWN) => {
-            let own: Own = serde_json::from_value(json).map_err(|e| unsupported(e.to_string()))?;
-            own.model
-                .validate()
-                .and_then(|()| own.objectives.validate())
-                .and_then(|()| own.objectives.validate_with(&own.model))
-                .map_err(|e| unsupported(e.to_string()))?;
-            let config = NetworkConfig::Pair {
-                model: Box::new(own.model),
-                objectives: Box::new(own.objectives),
-                tasks: own.tasks,
-            };
-            (
-                "a model of unimo's own",
-                config,
-                vec![Names::own()],
-                Family::Torchvision,
-            )
-        }
-        Some("bridgetower") => {
-            let model = bridgetower::config(&json).map_err(unsupported)?;
-            let shared = model.fusion.as_ref().is_none_or(|f| f.shared_transforms);
-            let mut spellings = bridgetower_names(shared);
-            if ties == Some(true) {
-                spellings = ["bridgetower.", ""]
-                    .into_iter()
-                    .zip(spellings)
-                    .map(|(prefix, names)| {
-                        let words = format!("{prefix}text_model.embeddings.word_embeddings.weight");
-                        names.tying("mlm_score.decoder.weight", &words)
-                    })
-                    .collect();
-            }
-            (
-                "BridgeTower",
-                pair(model, TasksConfig::default()),
-                spellings,
-                Family::BridgeTower,
-            )
-        }
-        None if json["model"] == "meter" || json["model"] == "unimo3" => {
-            let mut model = twin_config(&json).map_err(unsupported)?;
-            let spellings = vec![twin_names(), meter_names()];
-            let opened = Weights::open(&weights)?;
-            let tasks = meter::tasks_from_shapes(&opened).map_err(unsupported)?;
-            let pictures = meter::pictures_from_shapes(&opened).map_err(unsupported)?;
-            if let Some(fusion) = &mut model.fusion {
-                fusion.pictures = pictures;
-            }
-            (
-                "a twin of METER or UNIMO-3",
-                pair(model, tasks),
-                spellings,
-                Family::Torchvision,
-            )
-        }
-        None if json["architecture"].is_string() => {
-            return Err(unsupported(format!(
-                "is of timm's {}, and timm's names are not read: transformers' conversion of it is, with model_type vit or deit",
-                json["architecture"]
-            )));
-        }
-        other => {
-            return Err(unsupported(format!(
-                "model_type is {}; supported are bert, roberta, xlm-roberta, vit, deit, clip, clip_vision_model, bridgetower and unimo",
-                match (other, json.get("model_type")) {
-                    (None, None) => "missing".to_owned(),
-                    (None, Some(given)) => given.to_string(),
-                    (Some(kind), _) => format!("\"{kind}\""),
+            Kind::BridgeTower => {
+                let shared = model.fusion.as_ref().is_none_or(|f| f.shared_transforms);
+                let mut spellings = bridgetower_names(shared);
+                if described.tied == Some(true) {
+                    spellings = ["bridgetower.", ""]
+                        .into_iter()
+                        .zip(spellings)
+                        .map(|(prefix, names)| {
+                            let words =
+                                format!("{prefix}text_model.embeddings.word_embeddings.weight");
+                            names.tying("mlm_score.decoder.weight", &words)
+                        })
+                        .collect();
                 }
-            )));
-        }
+                (pair(*model, described.tasks), spellings)
+            }
+            _ => (pair(*model, described.tasks), vec![meter_names()]),
+        },
     };
-    config.validate().map_err(|e| unsupported(e.to_string()))?;
     Ok(Public {
-        kind,
+        kind: kind.name(),
         config,
         spellings,
-        weights,
-        family,
-        tied: ties != Some(false),
-        notes: Vec::new(),
+        weights: described.weights,
+        family: family(kind),
+        tied: described.tied != Some(false),
+        notes: described.notes,
     })
 }
 
-/// What Hugging Face calls the description of a model.
-const CONFIG: &str = "config.json";
-/// The `model_type` of a model that is none of Hugging Face's, in this project's own format.
-pub const OWN: &str = "unimo";
-
-/// The `config.json` of that format.
-#[derive(serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Own {
-    #[serde(rename = "model_type")]
-    _kind: String,
-    model: BackboneConfig,
-    objectives: ObjectivesConfig,
-    #[serde(default)]
-    tasks: TasksConfig,
+/// How a kind of model prepares pictures where no file says it.
+fn family(kind: Kind) -> Family {
+    match kind {
+        Kind::Clip | Kind::ClipImage => Family::Clip,
+        Kind::Vit => Family::Vit,
+        Kind::Deit => Family::Deit,
+        Kind::BridgeTower => Family::BridgeTower,
+        Kind::Bert | Kind::OpenClip | Kind::Meter | Kind::Own => Family::Torchvision,
+    }
 }
 
-/// What METER's checkpoints are called in messages.
-const METER: &str = "METER";
-/// What OpenCLIP calls it.
-const OPEN_CLIP_CONFIG: &str = "open_clip_config.json";
+/// The objectives that a model of this project's own format was trained with.
+fn heads_of_own(model: &BackboneConfig, given: Value) -> Result<ObjectivesConfig, String> {
+    let objectives: ObjectivesConfig = serde_json::from_value(given).map_err(|e| e.to_string())?;
+    objectives
+        .validate()
+        .and_then(|()| objectives.validate_with(model))
+        .map_err(|e| e.to_string())?;
+    Ok(objectives)
+}
+
+/// The twin in a folder, or in the folder of a file; none where there is another model.
+fn twin(path: &Path, weights: Option<&Path>) -> Result<Option<Public>, TrainError> {
+    let file = public::folder_of(path).join(CONFIG);
+    // What is wrong with the description of another model is said by who reads it.
+    let Ok(json) = read_json(&file) else {
+        return Ok(None);
+    };
+    if json["model_type"].is_string() || !(json["model"] == "meter" || json["model"] == "unimo3") {
+        return Ok(None);
+    }
+    let unsupported = |reason: String| unsupported(&file, reason);
+    let weights = weights.unwrap_or(path);
+    let mut model = twin_config(&json).map_err(unsupported)?;
+    let opened = Weights::open(weights)?;
+    let tasks = meter::tasks_from_shapes(&opened).map_err(unsupported)?;
+    let pictures = meter::pictures_from_shapes(&opened).map_err(unsupported)?;
+    if let Some(fusion) = &mut model.fusion {
+        fusion.pictures = pictures;
+    }
+    model.validate().map_err(|e| unsupported(e.to_string()))?;
+    Ok(Some(Public {
+        kind: "a twin of METER or UNIMO-3",
+        config: pair(model, tasks),
+        spellings: vec![twin_names(), meter_names()],
+        weights: weights.to_owned(),
+        family: Family::Torchvision,
+        tied: json["tie_word_embeddings"].as_bool() != Some(false),
+        notes: Vec::new(),
+    }))
+}
+
+/// What the description of a model is called.
+const CONFIG: &str = "config.json";
 
 fn unsupported(path: &Path, reason: String) -> TrainError {
     TrainError::from(PublicConfigError::Content {
         path: path.to_owned(),
         reason,
     })
-}
-
-/// A file of weights: METER, CLIP in OpenAI's or OpenCLIP's naming, or what a description beside it says.
-fn from_file(path: &Path) -> Result<Public, TrainError> {
-    let weights = Weights::open(path)?;
-    let folder = given::folder_of(path);
-    let has = |name: &str| weights.info(name).is_some();
-    if has("vit_model.visual.conv1.weight") && has("cross_modal_text_transform.weight") {
-        let model = meter::config_from_shapes(&weights).map_err(|e| unsupported(path, e))?;
-        model
-            .validate()
-            .map_err(|e| unsupported(path, e.to_string()))?;
-        let tasks = meter::tasks_from_shapes(&weights).map_err(|e| unsupported(path, e))?;
-        return Ok(Public {
-            kind: METER,
-            config: pair(model, tasks),
-            spellings: vec![meter_names()],
-            weights: path.to_owned(),
-            family: Family::Torchvision,
-            tied: false,
-            notes: Vec::new(),
-        });
-    }
-    let open_clip = folder.join(OPEN_CLIP_CONFIG);
-    let described = folder.join(CONFIG).is_file();
-    if has("visual.conv1.weight") && (open_clip.is_file() || !described) {
-        return match open_clip.is_file() {
-            true => from_open_clip(&weights, &open_clip),
-            false => from_openai(&weights),
-        };
-    }
-    if described {
-        return from_folder(&folder, path);
-    }
-    Err(unsupported(
-        path,
-        format!(
-            "is neither METER nor CLIP in OpenAI's naming, and there is no {CONFIG} beside it: other models need their {CONFIG}"
-        ),
-    ))
-}
-
-/// CLIP as OpenCLIP stores it.
-fn from_open_clip(weights: &Weights, file: &Path) -> Result<Public, TrainError> {
-    let (config, notes) = open_clip::config(&read_json(file)?, weights)
-        .map_err(|reason| unsupported(file, reason))?;
-    clip_of(weights, config, notes)
-}
-
-/// CLIP in OpenAI's naming, of which no file says more than the tensors do.
-fn from_openai(weights: &Weights) -> Result<Public, TrainError> {
-    let config = clip::config_from_shapes(weights, Activation::QuickGelu)
-        .map_err(|e| unsupported(weights.path(), e))?;
-    let note = format!(
-        "nothing beside it says its activation and heads: QuickGELU and heads 64 wide are taken, as in every CLIP that OpenAI \
-         published; an {OPEN_CLIP_CONFIG} beside it says otherwise"
-    );
-    clip_of(weights, config, vec![note])
-}
-
-fn clip_of(
-    weights: &Weights,
-    config: ClipConfig,
-    notes: Vec<String>,
-) -> Result<Public, TrainError> {
-    let path = weights.path();
-    config
-        .validate()
-        .map_err(|e| unsupported(path, e.to_string()))?;
-    Ok(Public {
-        kind: "CLIP",
-        config: NetworkConfig::Clip(config),
-        spellings: clip::spellings(),
-        weights: path.to_owned(),
-        family: Family::Torchvision,
-        tied: false,
-        notes,
-    })
-}
-
-/// The first files of a folder, as the end of a sentence.
-fn files_beside(folder: &Path) -> String {
-    const SHOWN: usize = 8;
-    let mut names: Vec<String> = std::fs::read_dir(folder)
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
-        .collect();
-    names.sort();
-    let more = if names.len() > SHOWN { ", ..." } else { "" };
-    names.truncate(SHOWN);
-    if names.is_empty() {
-        return ": it is empty".to_owned();
-    }
-    format!("; it holds {}{more}", names.join(", "))
 }
 
 /// Longest text that METER reads; its checkpoints do not say it.
@@ -382,21 +217,16 @@ impl Public {
     /// The longest text that is read of it, in tokens, where the files beside it say `said`.
     pub fn text_length(&self, said: Option<usize>) -> usize {
         let positions = self.config.longest_text().unwrap_or(0);
-        let default = match self.kind {
-            METER => METER_LENGTH,
-            _ => positions,
+        let default = match self.kind == Kind::Meter.name() {
+            true => METER_LENGTH,
+            false => positions,
         };
         said.unwrap_or(default).min(positions)
     }
 
     /// The same without dropout: for a model whose outputs or gradients are looked at.
     pub fn without_dropout(mut self) -> Self {
-        match &mut self.config {
-            NetworkConfig::Text(text) => text.dropout = 0.0,
-            NetworkConfig::Image(image) => image.dropout = 0.0,
-            NetworkConfig::Clip(clip) => clip.image.dropout = 0.0,
-            NetworkConfig::Pair { model, .. } => **model = model.clone().without_dropout(),
-        }
+        self.config = self.config.without_dropout();
         self
     }
 
@@ -406,34 +236,22 @@ impl Public {
     ///
     /// The weights cannot be read or do not fit.
     pub fn load(&self, device: &Device) -> Result<Pretrained, TrainError> {
-        let mut weights = Weights::open(&self.weights)?;
-        // Sizes are data from elsewhere: a model is made only if the file can fill it.
-        let held: u128 = weights
-            .infos()
-            .map(|(_, info)| info.shape.iter().map(|n| *n as u128).product::<u128>())
-            .sum();
-        let needed = self.config.matrix_weights();
-        if needed > held {
-            return Err(unsupported(
-                &self.weights,
-                format!(
-                    "holds {held} numbers, and the description is of a model that needs {needed} at least"
-                ),
-            ));
-        }
+        let mut weights = self.config.encoders().open(&self.weights)?;
         let config = self.config.with_heads_of(&weights, &self.spellings);
         let mut init = Init::blank(device);
         let (network, report) = match &config {
             NetworkConfig::Text(config) => {
-                let (encoder, report) = self.fill(config.init(&mut init), &mut weights)?;
+                let (encoder, report) =
+                    fill(config.init(&mut init), &mut weights, &self.spellings)?;
                 (Network::Text(Box::new(encoder)), report)
             }
             NetworkConfig::Image(config) => {
-                let (encoder, report) = self.fill(config.init(&mut init), &mut weights)?;
+                let (encoder, report) =
+                    fill(config.init(&mut init), &mut weights, &self.spellings)?;
                 (Network::Image(Box::new(encoder)), report)
             }
             NetworkConfig::Clip(config) => {
-                let (clip, report) = self.fill(config.init(&mut init), &mut weights)?;
+                let (clip, report) = fill(config.init(&mut init), &mut weights, &self.spellings)?;
                 (Network::Clip(Box::new(clip)), report)
             }
             NetworkConfig::Pair {
@@ -443,7 +261,7 @@ impl Public {
             } => {
                 let mut blank = Model::assemble(&mut init, model, objectives, FloatDType::F32);
                 blank.tasks = tasks.init(&mut init, model.cross_width());
-                let (model, report) = self.fill(blank, &mut weights)?;
+                let (model, report) = fill(blank, &mut weights, &self.spellings)?;
                 (Network::Pair(Box::new(model)), report)
             }
         };
@@ -452,15 +270,6 @@ impl Public {
             config,
             report,
         })
-    }
-
-    fn fill<M: Module>(&self, blank: M, weights: &mut Weights) -> Result<(M, Report), TrainError> {
-        let ours: Vec<String> = parameters::list(&blank)
-            .into_iter()
-            .map(|p| p.name)
-            .collect();
-        let names = best(self.spellings.clone(), &ours, weights);
-        Ok(import(blank, weights, &names, &Allow::default())?)
     }
 }
 
@@ -487,73 +296,13 @@ impl NetworkConfig {
         }
     }
 
-    /// Every value on its own and against the others.
-    fn validate(&self) -> Result<(), ConfigError> {
+    /// The encoders alone.
+    fn encoders(&self) -> EncoderConfig {
         match self {
-            Self::Text(config) => config.validate(),
-            Self::Image(config) => config.validate(),
-            Self::Clip(config) => config.validate(),
-            Self::Pair { model, .. } => model.validate(),
-        }
-    }
-
-    /// The weights of embeddings and blocks: a little less than all that the model has.
-    fn matrix_weights(&self) -> u128 {
-        let product = |sizes: &[usize]| {
-            let wide = sizes.iter().map(|n| *n as u128);
-            wide.reduce(u128::saturating_mul).unwrap_or(0)
-        };
-        // Four matrices of attention and two of the feed-forward layer.
-        let blocks = |layers: usize, width: usize, inner: usize, attentions: usize| {
-            product(&[4, attentions, layers, width, width])
-                .saturating_add(product(&[2, layers, width, inner]))
-        };
-        let text = |c: &TextEncoderConfig| {
-            blocks(c.layers, c.width, c.feed_forward, 1)
-                .saturating_add(product(&[c.vocab_size, c.width]))
-                .saturating_add(product(&[c.max_positions, c.width]))
-                .saturating_add(product(&[c.token_types, c.width]))
-        };
-        let image = |c: &ImageEncoderConfig| {
-            blocks(c.layers, c.width, c.feed_forward, 1)
-                .saturating_add(product(&[c.grid(), c.grid(), c.width]))
-                .saturating_add(product(&[3, c.patch_size, c.patch_size, c.width]))
-        };
-        let regions = |c: &RegionEncoderConfig| {
-            blocks(c.layers, c.width, c.feed_forward, 1)
-                .saturating_add(product(&[c.features, c.width]))
-        };
-        match self {
-            Self::Text(config) => text(config),
-            Self::Image(config) => image(config),
-            Self::Clip(config) => blocks(
-                config.text.layers,
-                config.text.width,
-                config.text.feed_forward,
-                1,
-            )
-            .saturating_add(product(&[config.text.vocab_size, config.text.width]))
-            .saturating_add(product(&[config.text.max_positions, config.text.width]))
-            .saturating_add(product(&[config.text.width, config.width]))
-            .saturating_add(image(&config.image)),
-            Self::Pair { model, .. } => {
-                let streams = model.fusion.as_ref().map_or(0, |fusion| {
-                    blocks(fusion.layers, fusion.width, fusion.feed_forward, 1).saturating_mul(2)
-                });
-                let stream = model.joint.as_ref().map_or(0, |joint| {
-                    let codes = joint
-                        .grounding
-                        .as_ref()
-                        .map_or(0, |grounding| grounding.codes);
-                    blocks(joint.layers, joint.width, joint.feed_forward, 1)
-                        .saturating_add(product(&[codes, joint.width]))
-                });
-                text(&model.text)
-                    .saturating_add(model.image.as_ref().map_or(0, image))
-                    .saturating_add(model.regions.as_ref().map_or(0, regions))
-                    .saturating_add(streams)
-                    .saturating_add(stream)
-            }
+            Self::Text(config) => EncoderConfig::Text(config.clone()),
+            Self::Image(config) => EncoderConfig::Image(config.clone()),
+            Self::Clip(config) => EncoderConfig::Clip(config.clone()),
+            Self::Pair { model, .. } => EncoderConfig::Backbone(model.clone()),
         }
     }
 

@@ -7,9 +7,7 @@ use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
-
-use crate::report::duration;
-use crate::report::plot::{grouped, number};
+use unimo_report::numbers::{duration, grouped, number};
 
 /// Longest silence in a log: what a person who looks at a running job is ready to wait.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);

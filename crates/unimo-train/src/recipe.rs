@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
-use unimo_core::config::{self, ConfigError};
+use unimo_batch::{ConfigError, config};
 use unimo_data::DataConfig;
 use unimo_data::config::TokenizerConfig;
 use unimo_encoders::backbone::BackboneConfig;

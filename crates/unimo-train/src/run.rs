@@ -28,6 +28,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use unimo_data::{TextTokenizer, atomic};
+use unimo_report::record::{self, EvalRecord, SessionRecord, SkippedRecord, StepRecord};
 
 use crate::checkpoint;
 use crate::error::TrainError;
@@ -35,7 +36,6 @@ use crate::files;
 use crate::fingerprint::{self, Fingerprint};
 use crate::lock::RunLock;
 use crate::recipe::{Overrides, Recipe};
-use crate::report::record::{self, EvalRecord, SessionRecord, SkippedRecord, StepRecord};
 
 /// A run's folder.
 #[derive(Debug, Clone)]

@@ -19,7 +19,7 @@
 
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
-use unimo_core::config::{self, ConfigError};
+use unimo_batch::{ConfigError, config};
 use unimo_data::DataConfig;
 use unimo_encoders::names::covers;
 use unimo_objectives::itm::Negatives;

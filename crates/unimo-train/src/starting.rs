@@ -21,19 +21,18 @@ use burn::tensor::{Device, Tensor};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
-use unimo_core::config::ConfigError;
+use unimo_batch::ConfigError;
 use unimo_core::parameters;
 use unimo_data::processor;
 use unimo_encoders::image::ImageEncoderConfig;
 use unimo_encoders::import::{Allow, Report, import};
 use unimo_encoders::names::{Names, covers};
-use unimo_encoders::public::{best, clip, meter};
+use unimo_encoders::public::{best, clip, folder_of, meter};
 use unimo_encoders::tasks;
 use unimo_encoders::text::TextEncoderConfig;
 use unimo_encoders::weights::Weights;
 
 use crate::error::TrainError;
-use crate::given;
 use crate::hub;
 use crate::model::Model;
 use crate::pretrained::{self, NetworkConfig, Public};
@@ -285,7 +284,7 @@ fn whole(
     let (kind, path) = Whole::parse(given).map_err(value)?;
     let path = hub::resolve(path)?;
     let mut notes = Vec::new();
-    let described = given::folder_of(&path).join("config.json").is_file();
+    let described = folder_of(&path).join("config.json").is_file();
     if kind == Whole::BridgeTower && described {
         let public = pretrained::describe(&path, None)?;
         if let NetworkConfig::Pair { model: theirs, .. } = &public.config {
@@ -592,7 +591,7 @@ fn pixel_contradictions(
     public: &Public,
     theirs: &ImageEncoderConfig,
 ) -> Result<(Vec<Contradiction>, Vec<String>), TrainError> {
-    let folder = given::folder_of(path);
+    let folder = folder_of(path);
     let prepared = processor::find(&folder, public.family, theirs.image_size)?;
     if prepared.file.is_none() {
         let note = format!(

@@ -8,7 +8,7 @@ use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, FloatDType, Tensor};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
-use unimo_core::batch::Batch;
+use unimo_batch::Batch;
 use unimo_core::kernels::SumOfSquares;
 use unimo_core::layers::cast;
 use unimo_objectives::Report;

@@ -26,8 +26,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
-
-use crate::report::record::EvalRecord;
+use unimo_report::record::EvalRecord;
 
 /// The format that readers look for in a file's first event.
 const FILE_VERSION: &str = "brain.Event:2";

@@ -20,12 +20,12 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use safetensors::SafeTensors;
+use unimo_report::record::StepRecord;
 
 use crate::checkpoint;
 use crate::error::TrainError;
 use crate::files;
 use crate::interrupt;
-use crate::report::record::StepRecord;
 
 /// `unimo torture resume`.
 #[derive(Debug, Clone, clap::Args)]

@@ -11,8 +11,8 @@ use std::time::Instant;
 use burn::module::Module;
 use burn::tensor::Device;
 use serde_json::json;
+use unimo_batch::ConfigError;
 use unimo_core::average;
-use unimo_core::config::ConfigError;
 use unimo_core::parameters;
 use unimo_data::config::TokenizerConfig;
 use unimo_data::source::Readable;
@@ -21,6 +21,8 @@ use unimo_data::{
     SkipList, Source, Split, TextTokenizer,
 };
 use unimo_encoders::names::covers;
+use unimo_report::numbers::{duration, grouped};
+use unimo_report::record::{EvalRecord, SessionRecord, StepRecord, scored_otherwise};
 
 use crate::checkpoint::{self, State};
 use crate::clock::now;
@@ -37,7 +39,6 @@ use crate::optimizer::{self, Optimizer};
 use crate::progress::Progress;
 use crate::recipe::Recipe;
 use crate::report;
-use crate::report::record::{EvalRecord, SessionRecord, StepRecord, scored_otherwise};
 use crate::resuming::{self, Asked};
 use crate::run::{Best, NewRun, RunFolder};
 use crate::stages::Stage;
@@ -529,7 +530,7 @@ impl Trainer {
             } else {
                 format!("resuming after step {step}")
             },
-            report::plot::grouped(count as f64),
+            grouped(count as f64),
             trainer.source.describe(),
             trainer.run.path().display()
         );
@@ -1020,7 +1021,7 @@ impl Trainer {
         )?;
         let seconds = began.elapsed().as_secs_f64();
         let summary = evaluation::summary(step, &evaluated);
-        let took = report::duration(seconds);
+        let took = duration(seconds);
         self.progress
             .message(format_args!("{summary}; evaluated in {took}"));
         if write {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use unimo_core::batch::{MaskedTexts, Texts};
+use unimo_batch::{MaskedTexts, Texts};
 
 use crate::concepts::{ConceptIds, Concepts, ConceptsConfig, PhraseSource, Phrases};
 use crate::config::Pad;
@@ -292,7 +292,7 @@ mod tests {
     use crate::config::{DataConfig, SourceKind};
     use crate::masking::Masker;
     use crate::sources::scenes::ScenesConfig;
-    use unimo_core::batch::MaskSpec;
+    use unimo_batch::MaskSpec;
 
     fn scenes() -> (Arc<dyn Source>, TextTokenizer, ConceptReader) {
         let config = DataConfig {

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use unimo_core::batch::Batch;
+use unimo_batch::Batch;
 
 use crate::error::{DataError, panic_text};
 

@@ -8,7 +8,7 @@
 use rand::seq::index;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use unimo_core::batch::{PatchMaskKind, PatchMaskSpec};
+use unimo_batch::{PatchMaskKind, PatchMaskSpec};
 
 use crate::error::DataError;
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
 
 use image::{ImageFormat, RgbImage};
-use unimo_core::batch::Batch;
+use unimo_batch::Batch;
 
 use super::*;
 use crate::config::DataConfig;

@@ -9,13 +9,14 @@ use std::sync::Arc;
 
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
+use unimo_batch::{Entailment, TextRole};
 
 use crate::config::{not_empty, share};
 use crate::error::{DataError, Place, ReadError, SampleError};
 use crate::images::{self, Limits};
 use crate::order::{Stream, hash, hash_path, hash_text, unit};
 use crate::paths;
-use crate::source::{BySplit, Entailment, Sample, Source, SourceConfig, Split, TextRole};
+use crate::source::{BySplit, Sample, Source, SourceConfig, Split};
 use crate::sources::left_out::LeftOut;
 use crate::splits::drawn;
 use crate::storage;

@@ -30,12 +30,13 @@ use std::sync::Arc;
 
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
+use unimo_batch::TextRole;
 
 use crate::config::AnySource;
 use crate::error::{DataError, Place, SampleError};
 use crate::images::Limits;
 use crate::plan::{Plan, Shuffle};
-use crate::source::{Holds, Sample, Source, SourceConfig, Split, TextRole};
+use crate::source::{Holds, Sample, Source, SourceConfig, Split};
 
 /// `[data.mixture]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -21,7 +21,7 @@
 //!   names if the row has one. `image` is the left one, `second_image` the right one.
 //!
 //! The sentences are the texts that pre-training reads, the false ones as well; none of them describes its picture, so none is a
-//! positive of contrast and matching or is retrieved ([`TextRole`](unimo_core::batch::TextRole)). Sentences about the same picture
+//! positive of contrast and matching or is retrieved ([`TextRole`](unimo_batch::TextRole)). Sentences about the same picture
 //! are one sample. Where a share is held out, all pairs of a set of NLVR2 are, since they show the same pictures. In errors the line
 //! is the line, of an array the number of the element.
 

@@ -22,9 +22,9 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use unimo_batch::Entailment;
 
 use crate::error::DataError;
-use crate::source::Entailment;
 use crate::sources::json::id;
 use crate::sources::layout::each_object;
 use crate::sources::listed::{Held, Listed, New, Part, Parts, given, spaced};

@@ -20,7 +20,7 @@
 //! `[[question, answer, image id], ...]`; or a list of objects with `question`, `answers` or `answer`, and `image`, the picture's path,
 //! or `image_id` (VizWiz, ALBEF). `image` of the recipe is the picture's name, in which `{id:12}` stands for the image id with zeros up
 //! to 12 digits. A sample is a picture with all its questions. The questions are the texts that pre-training reads; none describes
-//! its picture, so none is a positive of contrast and matching or is retrieved ([`TextRole`](unimo_core::batch::TextRole)). Each
+//! its picture, so none is a positive of contrast and matching or is retrieved ([`TextRole`](unimo_batch::TextRole)). Each
 //! comes with its most common answer, and, where `annotations` has them, with all that were given. Without `annotations` questions
 //! have no answers. In errors the line is the number of the question or of the annotation, from 1.
 

@@ -26,6 +26,7 @@ use std::sync::Arc;
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use unimo_batch::TextRole;
 
 use crate::config::{not_empty, share};
 use crate::error::{DataError, Place, ReadError, SampleError};
@@ -36,7 +37,7 @@ use crate::order::{Stream, hash, hash_text, unit};
 use crate::pack::{self, Record};
 use crate::plan::Shuffle;
 use crate::shards::{self, Item, Member, MemberKind, MemberLimits, ShardIndex};
-use crate::source::{BySplit, Sample, Source, SourceConfig, Split, TextRole, picture_of_bytes};
+use crate::source::{BySplit, Sample, Source, SourceConfig, Split, picture_of_bytes};
 use crate::sources::json::parse;
 use crate::sources::left_out::LeftOut;
 use crate::sources::listed::{WITHOUT_TEXT, spaced};

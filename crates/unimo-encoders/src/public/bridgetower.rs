@@ -69,6 +69,16 @@ pub fn names(shared: bool) -> Names {
     )
 }
 
+/// Names of the heads that it is pre-trained with, for those who have no use for them.
+pub const HEADS: &[&str] = &[
+    "mlm_score",
+    "itm_score",
+    "itc_text_head",
+    "itc_image_head",
+    "itc_cross_modal_head",
+    "logit_scale",
+];
+
 /// All spellings: within a model with a head, or alone.
 pub fn spellings(shared: bool) -> Vec<Names> {
     vec![names(shared).under("bridgetower"), names(shared)]

@@ -8,7 +8,7 @@ use super::{Shapes, bert, heads_of};
 use crate::backbone::BackboneConfig;
 use crate::fusion::{FusionConfig, Levels, Link};
 use crate::names::{Form, Names, Rule, rule};
-use crate::tasks::TasksConfig;
+use crate::tasks::{self, TasksConfig};
 use crate::text::{Positions, TextEncoderConfig};
 use crate::weights::Weights;
 
@@ -90,6 +90,13 @@ pub fn names() -> Names {
             "vit_model.visual.proj",
         ],
     )
+}
+
+/// As [`names`], for a backbone alone: its heads are known to have no use.
+pub fn names_without_heads() -> Names {
+    names()
+        .leaving(&["mlm_score", "itm_score"])
+        .leaving(tasks::METER_HEADS)
 }
 
 /// How many pictures of a sample a METER checkpoint tells apart: two after NLVR2, else one.

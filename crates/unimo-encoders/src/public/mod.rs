@@ -7,6 +7,7 @@
 pub mod bert;
 pub mod bridgetower;
 pub mod clip;
+mod describe;
 pub mod meter;
 pub mod open_clip;
 pub mod vit;
@@ -16,8 +17,11 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use unimo_core::layers::Activation;
 
+pub use describe::{Description, EncoderConfig, Kind, OWN, describe, folder_of};
+
+use crate::import::ImportError;
 use crate::names::Names;
-use crate::weights::Weights;
+use crate::weights::{Weights, WeightsError};
 
 /// A `config.json` that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +42,20 @@ pub enum PublicConfigError {
         /// What is wrong.
         reason: String,
     },
+}
+
+/// Why a checkpoint was not loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Its description cannot be used.
+    #[error(transparent)]
+    Config(#[from] PublicConfigError),
+    /// Its weights cannot be read.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// Its weights are not those of what it describes.
+    #[error(transparent)]
+    Import(#[from] ImportError),
 }
 
 /// Largest `config.json` that is read.

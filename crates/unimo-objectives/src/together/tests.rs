@@ -2,7 +2,7 @@
 
 use burn::optim::GradientsAccumulator;
 use rand::SeedableRng;
-use unimo_core::batch::{Images, MaskSpec, MaskedTexts, Regions, TextRole, Texts};
+use unimo_batch::{Images, MaskSpec, MaskedTexts, Regions, TextRole, Texts};
 use unimo_core::init::Init;
 use unimo_core::layers::Activation;
 use unimo_core::levels::GateKind;

@@ -22,12 +22,12 @@ use unimo_data::tokens::Encoded;
 use unimo_encoders::backbone::{ImageFeatures, TextFeatures};
 use unimo_encoders::fusion::{FusionOutput, Keep, StreamAttention};
 use unimo_encoders::image::ImageEncoder;
+use unimo_report::record::GatesRecord;
 
 use super::{ModelArgs, Predictor, can_be_written, probability, write_text};
 use crate::error::TrainError;
 use crate::evaluation;
 use crate::model::{Model, host};
-use crate::report::record::GatesRecord;
 
 /// `unimo explain`.
 #[derive(Debug, clap::Args)]

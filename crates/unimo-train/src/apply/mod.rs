@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use burn::tensor::{Device, Tensor, TensorData};
-use unimo_core::batch::{Images, Texts};
+use unimo_batch::{Images, Texts};
 use unimo_core::layers::normalise;
 use unimo_data::config::Pad;
 use unimo_data::error::ReadError;
@@ -30,6 +30,7 @@ use unimo_encoders::backbone::{ImageFeatures, TextFeatures};
 use unimo_encoders::clip::Clip;
 use unimo_encoders::fusion::Keep;
 use unimo_encoders::image::ImageEncoder;
+use unimo_encoders::public::folder_of;
 use unimo_encoders::text::TextEncoder;
 use unimo_objectives::mlm::Mlm;
 
@@ -136,7 +137,7 @@ impl Predictor {
         path: &Path,
         device: Device,
     ) -> Result<(Self, Vec<String>), TrainError> {
-        let folder = given::folder_of(path);
+        let folder = folder_of(path);
         let mut public = pretrained::describe(path, None)?;
         public.config = public.config.without_dropout();
         let mut notes = std::mem::take(&mut public.notes);

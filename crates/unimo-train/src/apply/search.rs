@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use unimo_data::images;
+use unimo_report::html;
 
 use super::embed::{self, Embedded};
 use super::inputs::{self, ColumnArgs};
@@ -12,7 +13,6 @@ use super::{Matcher, ModelArgs, Predictor, can_be_written, probability, write_te
 use crate::error::TrainError;
 use crate::model::{Model, host};
 use crate::progress::Progress;
-use crate::report::html;
 
 /// `unimo search`.
 #[derive(Debug, clap::Args)]

@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use unimo_data::Split;
 use unimo_data::pack::{PackFormat, PackIndex, PackSpec, pack, verify_pack};
+use unimo_report::numbers::grouped;
 
 use super::DataArgs;
 use crate::error::TrainError;
 use crate::progress::Progress;
-use crate::report::plot::grouped;
 
 /// `unimo data pack`.
 #[derive(Debug, clap::Args)]

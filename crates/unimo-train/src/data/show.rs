@@ -4,15 +4,15 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use unimo_core::batch::{Batch, Entailment, Images, MaskedTexts, TAGS, TextRole, Texts};
+use unimo_batch::{Batch, Entailment, Images, MaskedTexts, TAGS, TextRole, Texts};
 use unimo_data::images;
 use unimo_data::{ConceptReader, Loader, LoaderSpec, SkipList, TextTokenizer};
+use unimo_report::html::{data_address, escape};
+use unimo_report::page::{self, Section};
 
 use super::DataArgs;
 use crate::apply::write_text;
 use crate::error::TrainError;
-use crate::report::html::{data_address, escape};
-use crate::report::{self, Section};
 use crate::training;
 
 /// `unimo data show`.
@@ -88,7 +88,7 @@ pub fn run(args: &ShowArgs) -> Result<(), TrainError> {
         escape(&recipe.description),
         args.from
     );
-    let page = report::document(
+    let page = page::document(
         "What the model sees – unimo data",
         STYLE,
         &format!("{head}<main>\n{}</main>\n", section.to_html()),

@@ -3,17 +3,18 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
-use unimo_core::batch::TextRole;
+use unimo_batch::TextRole;
 use unimo_data::{
     BySplit, ConceptReader, DataError, SampleError, Source, Split, TextTokenizer, images,
 };
+use unimo_report::charts::Bars;
+use unimo_report::html::escape;
+use unimo_report::numbers::grouped;
+use unimo_report::page::{self, Section};
 
 use super::{DataArgs, each, threads};
 use crate::apply::write_text;
 use crate::error::TrainError;
-use crate::report::html::escape;
-use crate::report::plot::{Bars, grouped};
-use crate::report::{self, Section};
 use crate::training;
 
 /// `unimo data stats`.
@@ -273,7 +274,7 @@ pub fn run(args: &StatsArgs) -> Result<(), TrainError> {
         body.push_str("</main>\n");
         write_text(
             path,
-            &report::document("Statistics – unimo data", STYLE, &body),
+            &page::document("Statistics – unimo data", STYLE, &body),
         )?;
         println!("\n{}", path.display());
     }
@@ -482,7 +483,7 @@ fn section(split: Split, counted: &Counted, room: usize) -> Section {
         (!frequent.is_empty()).then(|| Bars::new("Most frequent words", words.collect()).to_html()),
     ];
     let cards = figures.into_iter().flatten().map(|figure| ("card", figure));
-    body.push_str(&report::grid(cards));
+    body.push_str(&page::grid(cards));
     Section {
         anchor: match split {
             Split::Train => "train",

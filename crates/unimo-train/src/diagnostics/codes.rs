@@ -10,12 +10,12 @@ use unimo_data::{EvalSet, TextTokenizer};
 use unimo_encoders::backbone::{ImageFeatures, TextFeatures};
 use unimo_encoders::fusion::Keep;
 use unimo_encoders::image::ImageEncoder;
+use unimo_report::record::{ChosenWord, CodeRecord, CodesRecord};
 
 use crate::error::TrainError;
 use crate::files;
 use crate::model::Model;
 use crate::recipe::Recipe;
-use crate::report::record::{ChosenWord, CodeRecord, CodesRecord};
 use crate::run::RunFolder;
 
 /// Pairs that are looked at.

@@ -14,12 +14,12 @@ use unimo_encoders::fusion::Keep;
 use unimo_encoders::image::ImageEncoder;
 use unimo_eval::grounding::{Pointing, middles};
 use unimo_objectives::wpg::cosines;
+use unimo_report::record::{PhraseMap, PhrasePicture, PhrasesRecord};
 
 use crate::error::TrainError;
 use crate::files;
 use crate::model::{Model, host};
 use crate::recipe::Recipe;
-use crate::report::record::{PhraseMap, PhrasePicture, PhrasesRecord};
 use crate::run::RunFolder;
 
 /// Captions that are looked at, one for each picture.

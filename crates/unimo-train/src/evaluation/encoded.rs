@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::sync::mpsc::sync_channel;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use unimo_core::batch::{Images, Regions, Texts};
+use unimo_batch::{Images, Regions, Texts};
 use unimo_data::config::Pad;
 use unimo_data::{DataError, EvalSet, TextTokenizer};
 use unimo_encoders::backbone::{ImageFeatures, Pictures, TextFeatures};

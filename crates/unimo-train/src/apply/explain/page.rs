@@ -4,11 +4,11 @@ use std::fmt::Write as _;
 
 use image::{ImageBuffer, Luma, Rgb, RgbImage, imageops};
 use unimo_data::images;
+use unimo_report::charts::viridis;
+use unimo_report::html::{data_address, escape};
+use unimo_report::page::{self, Section};
 
 use super::{Explanation, Interaction, LayerMaps, Maps, Part, Scope};
-use crate::report::html::{data_address, escape};
-use crate::report::plot::viridis;
-use crate::report::{self, Section};
 
 /// Longer side of the picture under the maps.
 pub(super) const SIDE: u32 = 320;
@@ -71,7 +71,7 @@ pub(super) fn html(explanation: &Explanation, picture: &RgbImage, model: &str) -
     let sections = [
         Some(words(explanation, picture)),
         Some(layers(explanation, picture)),
-        explanation.gates.as_ref().and_then(report::gates),
+        explanation.gates.as_ref().and_then(unimo_report::gates),
     ];
     let mut body = String::from("<header>\n<div class=\"kicker\">unimo · explanation</div>\n");
     let _ = write!(
@@ -100,7 +100,7 @@ pub(super) fn html(explanation: &Explanation, picture: &RgbImage, model: &str) -
     }
     body.push_str("</main>\n");
     let title = format!("{} – unimo explanation", explanation.text);
-    report::document(&title, STYLE, &body)
+    page::document(&title, STYLE, &body)
 }
 
 const STYLE: &str = "\

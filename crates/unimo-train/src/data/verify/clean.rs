@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Map, Value};
-use unimo_core::batch::TextRole;
+use unimo_batch::TextRole;
 use unimo_data::config::SourceKind;
 use unimo_data::error::readable;
 use unimo_data::{DataConfig, Source, Split};

@@ -1,10 +1,10 @@
 //! The error of a configuration value that cannot be.
 
-use std::fmt::Display;
+use std::error::Error;
+use std::fmt::{self, Display};
 
 /// A value outside what is allowed: names the key, the value and the allowed ones.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{key} = {value}` cannot be: {allowed}")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
     /// Path of the key, sections joined by dots.
     pub key: String,
@@ -13,6 +13,19 @@ pub struct ConfigError {
     /// What is allowed.
     pub allowed: String,
 }
+
+impl Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            key,
+            value,
+            allowed,
+        } = self;
+        write!(f, "`{key} = {value}` cannot be: {allowed}")
+    }
+}
+
+impl Error for ConfigError {}
 
 impl ConfigError {
     /// `Err` unless `holds`.

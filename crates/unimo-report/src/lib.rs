@@ -1,0 +1,13 @@
+#![doc = include_str!("../README.md")]
+
+pub mod charts;
+pub mod html;
+pub mod numbers;
+pub mod page;
+pub mod record;
+mod run;
+mod sections;
+mod summary;
+
+pub use run::{ReportError, render};
+pub use sections::gates::gates;

@@ -1,0 +1,102 @@
+//! The report of a training run: one HTML file that shows everything the run folder holds and needs nothing else.
+//!
+//! [`render`] reads the folder (the structs are in [`record`](crate::record)) and makes a page of it: a summary, loss and accuracy
+//! curves, learning rate and throughput, retrieval against chance, gates as heat maps, a gallery of held-out images, skipped
+//! items and the resolved recipe. Images are inside the file, style and script too; a content security policy in the page
+//! forbids every request, so the file can be mailed or archived as it is. Only `recipe.toml` has to exist: the report shows
+//! what there is, also of a run that is still going or was killed.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use crate::page::{Section, document};
+use crate::record::RunFolder;
+use crate::sections::files::{recipe, skipped};
+use crate::sections::gates::gates;
+use crate::sections::losses::{dynamics, losses};
+use crate::sections::pictures::{codes, gallery, phrases};
+use crate::sections::retrieval::retrieval;
+use crate::summary::{header, plain, problems, summary};
+
+#[cfg(test)]
+mod tests;
+
+/// Why there is no report of a run.
+#[derive(Debug, Error)]
+pub enum ReportError {
+    /// The folder holds no recipe.
+    #[error("{} is not a run folder: there is no recipe.toml in it (a training run writes one when it starts)", .0.display())]
+    NotARun(PathBuf),
+    /// The recipe could not be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
+}
+
+/// The report of the run in the folder `run`, as HTML.
+///
+/// Files that cannot be read and lines that are damaged are left out and named in the report.
+///
+/// # Errors
+/// The folder has no readable `recipe.toml`.
+pub fn render(run: &Path) -> Result<String, ReportError> {
+    let folder = RunFolder::read(run).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+            ReportError::NotARun(run.to_owned())
+        }
+        _ => ReportError::Read {
+            path: run.join("recipe.toml"),
+            source,
+        },
+    })?;
+    Ok(page(run, folder))
+}
+
+fn page(run: &Path, mut folder: RunFolder) -> String {
+    let gallery = gallery(run, &mut folder);
+    let codes = codes(run, &mut folder);
+    let phrases = phrases(run, &mut folder);
+    let sections: Vec<Section> = [
+        losses(&folder),
+        retrieval(&folder),
+        folder.gates.as_ref().and_then(gates),
+        codes,
+        phrases,
+        gallery,
+        dynamics(&folder),
+        skipped(&folder),
+        Some(recipe(&folder)),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+
+    let folder_name = || {
+        run.canonicalize()
+            .ok()
+            .and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
+    };
+    let name = folder
+        .facts
+        .get("name")
+        .map(plain)
+        .filter(|name| !name.is_empty())
+        .or_else(folder_name)
+        .unwrap_or_else(|| "run".to_owned());
+    let mut body = String::new();
+    header(&mut body, &name, &folder, &sections);
+    body.push_str("<main>\n");
+    problems(&mut body, &folder);
+    summary(&mut body, &folder);
+    for section in &sections {
+        body.push_str(&section.to_html());
+    }
+    body.push_str("</main>\n");
+    document(&format!("{name} – unimo run report"), "", &body)
+}

@@ -1,0 +1,203 @@
+//! Losses, accuracy, learning rate and speed over the steps of a run.
+
+use super::{objective_names, wait_share};
+use crate::charts::{Colour, LineChart, Range, Scale, Series, smoothing_scale};
+use crate::numbers::{Format, number};
+use crate::page::{Section, cards};
+use crate::record::{ObjectiveRecord, RunFolder, StepRecord};
+
+fn objective_title(name: &str) -> &str {
+    match name {
+        "mlm" => "masked language modelling",
+        "itm" => "image-text matching",
+        "itc" => "image-text contrast",
+        "lm" => "language modelling",
+        "vq" => "grounded dictionary",
+        "codes" => "masked grounded tokens",
+        "views" => "two views of a picture",
+        "mcr" => "masked concept recovery",
+        "wpg" => "phrase grounding",
+        _ => "",
+    }
+}
+
+fn column(steps: &[StepRecord], value: impl Fn(&StepRecord) -> f64) -> Vec<(f64, f64)> {
+    steps
+        .iter()
+        .map(|step| (step.step as f64, value(step)))
+        .collect()
+}
+
+/// The objective's values at the steps that had it; an objective may be logged in some steps only.
+fn objective_column(
+    steps: &[StepRecord],
+    name: &str,
+    value: impl Fn(ObjectiveRecord) -> f64,
+) -> Vec<(f64, f64)> {
+    steps
+        .iter()
+        .filter_map(|step| Some((step.step as f64, value(step.objective(name)?))))
+        .collect()
+}
+
+/// Lines where the run was resumed and where a stage begins.
+fn with_events(chart: LineChart, folder: &RunFolder) -> LineChart {
+    let chart = folder.resumes.iter().fold(chart, |chart, step| {
+        chart.event(*step as f64, format!("resumed after step {step}"))
+    });
+    let pairs = folder.steps.windows(2);
+    let begins = pairs.filter(|pair| pair[0].stage != pair[1].stage);
+    begins.fold(chart, |chart, pair| {
+        let what = format!("stage \"{}\" begins", pair[1].stage);
+        chart.event(pair[0].step as f64, what)
+    })
+}
+
+pub(crate) fn losses(folder: &RunFolder) -> Option<Section> {
+    let steps = &folder.steps;
+    if steps.is_empty() {
+        return None;
+    }
+    let names = objective_names(steps);
+    let total = LineChart::new("Total loss")
+        .unit("weighted sum of the objectives")
+        .wide()
+        .series(Series::new("total", Colour::Ink, column(steps, |step| step.loss)).smoothed());
+    let mut charts = vec![total];
+    let mut accuracy = LineChart::new("Accuracy")
+        .unit("share of predictions that are right")
+        .format(Format::Percent)
+        .range(Range::FromZero);
+    for (slot, name) in names.iter().enumerate() {
+        let points = objective_column(steps, name, |record| record.loss);
+        let title = format!("{} loss", name.to_uppercase());
+        let series = Series::new(name.to_uppercase(), Colour::Slot(slot), points).smoothed();
+        charts.push(
+            LineChart::new(title)
+                .unit(objective_title(name))
+                .series(series),
+        );
+        let points = objective_column(steps, name, |record| record.accuracy);
+        if points.iter().any(|point| point.1.is_finite()) {
+            // A step may have nothing to predict for an objective; that is no gap worth a mark.
+            let points = points
+                .into_iter()
+                .filter(|point| point.1.is_finite())
+                .collect();
+            accuracy = accuracy
+                .series(Series::new(name.to_uppercase(), Colour::Slot(slot), points).smoothed());
+        }
+    }
+    if accuracy.has_values() {
+        charts.push(accuracy);
+    }
+    let scale = smoothing_scale(steps.len());
+    let lead = if scale > 0.0 {
+        format!(
+            "Faint: logged values. Line: their running mean (weights fall by 1/e over {} logged steps, both ways). A red cross marks a \
+             value that is not finite{}.",
+            number(scale.round()),
+            if folder.resumes.is_empty() {
+                ""
+            } else {
+                ", a dashed vertical line a resume"
+            }
+        )
+    } else {
+        "The logged values; a red cross marks one that is not finite.".to_owned()
+    };
+    let body = cards(
+        charts
+            .into_iter()
+            .map(|chart| with_events(chart, folder))
+            .collect(),
+    );
+    Some(Section {
+        anchor: "losses",
+        title: "Losses and accuracy",
+        lead,
+        body,
+    })
+}
+
+pub(crate) fn dynamics(folder: &RunFolder) -> Option<Section> {
+    let steps = &folder.steps;
+    let norms = column(steps, |step| step.grad_norm);
+    let finite = || {
+        norms
+            .iter()
+            .map(|point| point.1)
+            .filter(|value| value.is_finite() && *value > 0.0)
+    };
+    let spread =
+        finite().fold(f64::NEG_INFINITY, f64::max) / finite().fold(f64::INFINITY, f64::min);
+    // Two decades on a linear axis leave only the largest values readable.
+    let scale = if spread.is_finite() && spread > 100.0 {
+        Scale::Log
+    } else {
+        Scale::Linear
+    };
+    let wait = column(steps, |step| step.wait_seconds);
+    let charts = [
+        LineChart::new("Learning rate")
+            .range(Range::FromZero)
+            .series(Series::new(
+                "learning rate",
+                Colour::Slot(0),
+                column(steps, |step| step.lr),
+            )),
+        LineChart::new("Gradient norm")
+            .unit("before clipping")
+            .scale(scale)
+            .series(Series::new("norm", Colour::Slot(3), norms).smoothed()),
+        LineChart::new("Throughput")
+            .unit("image-text pairs per second")
+            .range(Range::FromZero)
+            .series(
+                Series::new(
+                    "pairs/s",
+                    Colour::Slot(2),
+                    column(steps, |step| step.pairs_per_second),
+                )
+                .smoothed(),
+            ),
+        LineChart::new("Time per step")
+            .unit("seconds")
+            .range(Range::FromZero)
+            .series(
+                Series::new(
+                    "step",
+                    Colour::Slot(0),
+                    column(steps, |step| step.step_seconds),
+                )
+                .smoothed(),
+            )
+            .series(Series::new("waiting for data", Colour::Slot(1), wait).smoothed()),
+    ];
+    let charts: Vec<LineChart> = charts
+        .into_iter()
+        .filter(LineChart::has_values)
+        .map(|chart| with_events(chart, folder))
+        .collect();
+    if charts.is_empty() {
+        return None;
+    }
+    let lead = match wait_share(steps) {
+        Some(share) => format!(
+            "Waiting for data took {} of the step time.{}",
+            Format::Percent.value(share),
+            if share > 0.1 {
+                " More loader threads, or smaller images on disk, would speed this run up."
+            } else {
+                ""
+            }
+        ),
+        None => "Learning rate, gradient and speed over the run.".to_owned(),
+    };
+    Some(Section {
+        anchor: "dynamics",
+        title: "Optimisation and speed",
+        lead,
+        body: cards(charts),
+    })
+}

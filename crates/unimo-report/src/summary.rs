@@ -1,0 +1,322 @@
+//! The head of a report: facts, what a reader must know, and the figures in short.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+use crate::charts;
+use crate::html::escape;
+use crate::numbers::{Format, duration, grouped, number, seconds};
+use crate::page::{Section, tile};
+use crate::record::{EvalRecord, RetrievalRecord, RunFolder};
+use crate::sections::{method_name, multiple_of_chance, objective_names, wait_share};
+
+pub(crate) fn header(out: &mut String, name: &str, folder: &RunFolder, sections: &[Section]) {
+    let fact = |key: &str| {
+        folder
+            .facts
+            .get(key)
+            .map(plain)
+            .filter(|text| !text.is_empty())
+    };
+    let _ = write!(
+        out,
+        "<header>\n<div class=\"kicker\">unimo · training run</div>\n<h1>{}</h1>\n<dl class=\"facts\">\n",
+        escape(name)
+    );
+    let mut row = |label: &str, text: Option<String>| {
+        if let Some(text) = text {
+            let _ = writeln!(
+                out,
+                "<div><dt>{}</dt><dd>{}</dd></div>",
+                escape(label),
+                escape(&text)
+            );
+        }
+    };
+    row("recipe", fact("recipe"));
+    row("data", fact("data"));
+    row("device", fact("device"));
+    row("backend", fact("backend"));
+    row(
+        "seed",
+        folder
+            .facts
+            .get("seed")
+            .map(Value::to_string)
+            .map(|seed| seed.trim_matches('"').to_owned()),
+    );
+    row("started", fact("started").map(|text| readable_time(&text)));
+    row("versions", fact("versions"));
+    for key in folder.facts.keys() {
+        if ![
+            "name",
+            "recipe",
+            "data",
+            "device",
+            "backend",
+            "seed",
+            "started",
+            "versions",
+            "parameters",
+        ]
+        .contains(&key.as_str())
+        {
+            row(&key.replace('_', " "), fact(key));
+        }
+    }
+    out.push_str("</dl>\n<nav aria-label=\"sections\">");
+    for section in sections {
+        let _ = write!(out, "<a href=\"#{}\">{}</a>", section.anchor, section.title);
+    }
+    out.push_str("</nav>\n</header>\n");
+}
+
+/// A JSON value as a reader wants it.
+pub(crate) fn plain(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::Bool(value) => if *value { "yes" } else { "no" }.to_owned(),
+        Value::Number(value) => match value.as_i64() {
+            Some(whole) if whole.unsigned_abs() < 10_000 => whole.to_string(),
+            Some(whole) => grouped(whole as f64),
+            None => value.as_f64().map_or_else(|| value.to_string(), number),
+        },
+        Value::String(text) => text.clone(),
+        Value::Array(values) => values.iter().map(plain).collect::<Vec<_>>().join(", "),
+        Value::Object(values) => values
+            .iter()
+            .map(|(key, value)| format!("{key} {}", plain(value)))
+            .collect::<Vec<_>>()
+            .join(" · "),
+    }
+}
+
+/// `2026-11-21T23:43:21.5Z` as `2026-11-21 23:43 UTC`; anything that is not RFC 3339 as it is.
+fn readable_time(text: &str) -> String {
+    let zone = text.get(19..).map(|rest| {
+        rest.trim_start_matches(|character: char| character == '.' || character.is_ascii_digit())
+    });
+    match (text.get(..10), text.get(10..11), text.get(11..16), zone) {
+        (Some(date), Some("T" | "t" | " "), Some(time), Some(zone)) if !zone.is_empty() => {
+            format!(
+                "{date} {time} {}",
+                if matches!(zone, "Z" | "z" | "+00:00") {
+                    "UTC"
+                } else {
+                    zone
+                }
+            )
+        }
+        _ => text.to_owned(),
+    }
+}
+
+/// What a reader must know before believing the figures below.
+pub(crate) fn problems(out: &mut String, folder: &RunFolder) {
+    let mut notes: Vec<String> = Vec::new();
+    let lost: Vec<u64> = folder
+        .steps
+        .iter()
+        .filter(|step| !step.loss.is_finite())
+        .map(|step| step.step)
+        .collect();
+    if let (Some(first), Some(last)) = (lost.first(), folder.steps.last()) {
+        notes.push(format!(
+            "The loss was not a finite number at {} of {} logged steps, first at step {}{}.",
+            grouped(lost.len() as f64),
+            grouped(folder.steps.len() as f64),
+            grouped(*first as f64),
+            if last.loss.is_finite() {
+                ""
+            } else {
+                "; the run ended that way"
+            }
+        ));
+    }
+    notes.extend(folder.problems.iter().cloned());
+    if !notes.is_empty() {
+        out.push_str("<div class=\"notes\" role=\"note\"><b>Please note</b><ul>");
+        for note in notes {
+            let _ = write!(out, "<li>{}</li>", escape(&note));
+        }
+        out.push_str("</ul></div>\n");
+    }
+}
+
+pub(crate) fn summary(out: &mut String, folder: &RunFolder) {
+    let mut tiles = Vec::new();
+    if let Some((eval, best)) = headline(&folder.evals) {
+        let chance = eval.chance.as_ref();
+        for (label, found, random) in [
+            (
+                "Text → image R@1",
+                &best.text_to_image,
+                chance.map(|chance| &chance.text_to_image),
+            ),
+            (
+                "Image → text R@1",
+                &best.image_to_text,
+                chance.map(|chance| &chance.image_to_text),
+            ),
+        ] {
+            let multiple = random.and_then(|random| multiple_of_chance(found.r1, random.r1));
+            let chance = multiple.map(|multiple| format!("{multiple} chance"));
+            let source = format!("{}, {}", method_name(&best.method), eval.split);
+            let details: Vec<&str> = chance
+                .iter()
+                .map(String::as_str)
+                .chain([source.as_str()])
+                .collect();
+            tiles.push(tile(
+                "hero",
+                label,
+                &Format::Percent.value(found.r1),
+                &details,
+            ));
+        }
+    }
+    let steps = &folder.steps;
+    if let (Some(first), Some(last)) = (steps.first(), steps.last()) {
+        // The first value as it was logged, the last as the curve shows it.
+        let ends = |values: Vec<f64>| {
+            let line = charts::smooth(&values, charts::smoothing_scale(values.len()));
+            Some((
+                values.into_iter().find(|value| value.is_finite())?,
+                *line.last()?,
+            ))
+        };
+        if let Some((start, end)) = ends(steps.iter().map(|step| step.loss).collect()) {
+            let from = format!(
+                "from {} at step {}",
+                number(start),
+                grouped(first.step as f64)
+            );
+            tiles.push(tile("", "Total loss", &number(end), &[&from]));
+        }
+        for name in objective_names(steps) {
+            let records: Vec<_> = steps
+                .iter()
+                .filter_map(|step| step.objective(&name))
+                .collect();
+            if let Some((start, end)) = ends(records.iter().map(|record| record.loss).collect()) {
+                let mut details = vec![format!("from {}", number(start))];
+                if let Some((_, accuracy)) =
+                    ends(records.iter().map(|record| record.accuracy).collect())
+                {
+                    details.push(format!("accuracy {}", Format::Percent.value(accuracy)));
+                }
+                let details: Vec<&str> = details.iter().map(String::as_str).collect();
+                tiles.push(tile(
+                    "",
+                    &format!("{} loss", name.to_uppercase()),
+                    &number(end),
+                    &details,
+                ));
+            }
+        }
+        if let Some(rate) = median(steps.iter().map(|step| step.pairs_per_second)) {
+            let time = median(steps.iter().map(|step| step.step_seconds))
+                .map(|time| format!("{} a step", seconds(time)));
+            let share = wait_share(steps)
+                .map(|share| format!("{} waiting for data", Format::Percent.value(share)));
+            let details: Vec<&str> = [&time, &share]
+                .into_iter()
+                .flatten()
+                .map(String::as_str)
+                .collect();
+            tiles.push(tile(
+                "",
+                "Throughput, median",
+                &format!("{} pairs/s", number(rate)),
+                &details,
+            ));
+        }
+        let epochs = if last.epoch.is_finite() {
+            let of = match last.stage.as_str() {
+                "" => String::new(),
+                stage => format!(" of stage \"{stage}\""),
+            };
+            format!("{} epochs{of}", number(last.epoch))
+        } else {
+            String::new()
+        };
+        tiles.push(tile("", "Steps", &grouped(last.step as f64), &[&epochs]));
+        if last.elapsed_seconds.is_finite() {
+            let resumed = match folder.resumes.len() {
+                0 => String::new(),
+                1 => "resumed once".to_owned(),
+                times => format!("resumed {times} times"),
+            };
+            tiles.push(tile(
+                "",
+                "Training time",
+                &duration(last.elapsed_seconds),
+                &[&resumed],
+            ));
+        }
+    }
+    if let Some(parameters) = folder.facts.get("parameters") {
+        tiles.push(match parameters.as_f64() {
+            Some(count) if count >= 1e6 => tile(
+                "",
+                "Parameters",
+                &format!("{:.1} M", count / 1e6),
+                &[&grouped(count)],
+            ),
+            Some(count) => tile("", "Parameters", &grouped(count), &[]),
+            None => tile("", "Parameters", &plain(parameters), &[]),
+        });
+    }
+    if !tiles.is_empty() {
+        // As many columns as leave the last row fullest.
+        let columns = [5, 6, 4]
+            .into_iter()
+            .min_by_key(|columns| tiles.len().next_multiple_of(*columns) - tiles.len());
+        let _ = write!(
+            out,
+            "<div class=\"tiles\" style=\"--columns:{}\">\n{}</div>\n",
+            columns.unwrap_or(5),
+            tiles.concat()
+        );
+    }
+}
+
+/// The last evaluation with retrieval, and the method that finds most in it.
+fn headline(evals: &[EvalRecord]) -> Option<(&EvalRecord, &RetrievalRecord)> {
+    let eval = evals.iter().rev().find(|eval| !eval.retrieval.is_empty())?;
+    Some((eval, eval.headline()?))
+}
+
+fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<f64> = values.filter(|value| value.is_finite()).collect();
+    values.sort_by(f64::total_cmp);
+    let upper = *values.get(values.len() / 2)?;
+    let lower = values[(values.len() - 1) / 2];
+    Some(lower + (upper - lower) / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_written_for_readers() {
+        assert_eq!(
+            readable_time("2026-11-21T23:43:21+02:00"),
+            "2026-11-21 23:43 +02:00"
+        );
+        assert_eq!(readable_time("yesterday"), "yesterday");
+        assert_eq!(
+            readable_time("é026-11-21T23:43:21Zé"),
+            "é026-11-21T23:43:21Zé"
+        );
+        assert_eq!(
+            plain(&serde_json::json!({"a": [1, true, null], "b": 31204352, "c": 1e-4})),
+            "a 1, yes,  · b 31,204,352 · c 1e-4"
+        );
+        assert_eq!(median([3.0, f64::NAN, 1.0, 2.0].into_iter()), Some(2.0));
+        assert_eq!(median([4.0, 1.0].into_iter()), Some(2.5));
+        assert_eq!(median(std::iter::empty()), None);
+    }
+}
