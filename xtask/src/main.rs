@@ -65,7 +65,13 @@ Examples:
     Check(CheckArgs),
     /// Everything else is a command of `unimo`, which knows its own.
     #[command(external_subcommand)]
-    Unimo(Vec<OsString>),
+    Unimo(
+        #[expect(
+            dead_code,
+            reason = "clap would drop a `--`, so the arguments are taken as they were given"
+        )]
+        Vec<OsString>,
+    ),
 }
 
 #[derive(Debug, Args)]
