@@ -101,7 +101,8 @@ const LAYERS: &[Layer] = &[
         name: "xtask",
         uses: &[],
         burn: false,
-        others: Some(&["clap"]),
+        // `syn` is what derives the argument parser; its manifest says why it is named.
+        others: Some(&["clap", "syn"]),
     },
 ];
 
