@@ -415,6 +415,27 @@ impl DataConfig {
         concepts.flat_map(ConceptsConfig::paths).for_each(rebase);
     }
 
+    /// Forgets which files its sources read, so that [`take_from`](Self::take_from) gives those at a path alone: no split of another
+    /// data set is left beside them.
+    pub fn forget_files(&mut self) {
+        (self.coco, self.vqa, self.images) = (None, None, None);
+        if let Some(karpathy) = &mut self.karpathy {
+            karpathy.images = PathBuf::new();
+        }
+        if let Some(shards) = &mut self.webdataset {
+            shards.urls.clear();
+            shards.train.clear();
+            shards.val.clear();
+            shards.test.clear();
+        }
+        if let Some(parquet) = &mut self.parquet {
+            parquet.path = None;
+            parquet.train.clear();
+            parquet.val.clear();
+            parquet.test.clear();
+        }
+    }
+
     /// Chooses the source for what lies at a path, told by its content: tar shards, a folder or the index of them, Parquet files or a
     /// folder of them, captions of COCO, Karpathy's splits, questions with pictures, a folder of pictures with a list or without, else
     /// a list of pairs. It becomes the source's path; other settings in the source's table stay.
@@ -633,6 +654,25 @@ mod tests {
             assert_eq!(config.source, kind, "{}", path.display());
             config.validate().unwrap();
         }
+    }
+
+    #[test]
+    fn other_data_is_read_without_the_splits_of_the_first() {
+        let own = |val: &str| vec![PathBuf::from(val)];
+        let mut config = DataConfig::default();
+        config.parquet.get_or_insert_default().val = own("own.parquet");
+        config.webdataset.get_or_insert_default().test = own("own.tar");
+        config.images = Some(ImagesConfig {
+            val: own("own"),
+            ..ImagesConfig::new("own")
+        });
+        config.forget_files();
+        config.take_from("a.parquet".into()).unwrap();
+        let parquet = config.parquet.as_ref().unwrap();
+        assert_eq!((&parquet.train, parquet.val.len()), (&own("a.parquet"), 0));
+        config.forget_files();
+        config.take_from("s3://b/{0..9}.tar".into()).unwrap();
+        assert!(config.webdataset.unwrap().test.is_empty() && config.images.is_none());
     }
 
     #[test]

@@ -552,7 +552,11 @@ fn compared(encoder: &'static str, half: &Pass, single: &Pass, blocks: usize) ->
         gradients.push((name.clone(), error.unwrap_or(f64::INFINITY)));
     }
     for (name, [halves, values]) in numbers {
-        gradients.push((name, relative_error(&halves, &values)));
+        if size(&values) < ZERO * largest {
+            zero += values.len();
+        } else {
+            gradients.push((name, relative_error(&halves, &values)));
+        }
     }
     let states = half.states.iter().zip(&single.states);
     Compared {

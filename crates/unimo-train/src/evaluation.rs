@@ -71,6 +71,7 @@ pub fn run(given: &Path, options: &Options) -> Result<(PathBuf, EvalRecord), Tra
     recipe.eval.full_itm |= options.full_itm && recipe.objectives.itm.is_some();
     let mut data = recipe.data.clone();
     if let Some(path) = &options.data {
+        data.forget_files();
         data.take_from(path.clone())?;
     }
     if let Some(features) = &options.regions {
