@@ -14,7 +14,7 @@ use crate::needs;
 const ANNOUNCE_AFTER: Duration = Duration::from_secs(1);
 /// What is said of a build that begins with nothing.
 const FIRST_BUILD: &str =
-    "about 11 minutes on two cores the first time, with a GPU backend 15 minutes more";
+    "about 12 minutes on two cores the first time, with a GPU backend 15 minutes more";
 /// How often to look whether a build is done meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
