@@ -357,10 +357,8 @@ impl DataError {
 ///
 /// The sample could only not be read now: nothing would be a wrong answer.
 pub fn readable<T: Default>(found: Result<T, SampleError>) -> Result<T, DataError> {
-    match found {
-        Err(error) if error.is_unavailable() => Err(DataError::unavailable(&error)),
-        found => Ok(found.unwrap_or_default()),
-    }
+    let known = SampleError::known(found).map_err(|error| DataError::unavailable(&error))?;
+    Ok(known.unwrap_or_default())
 }
 
 /// Where a sample is defined: a line of a list, or an index of a generator.

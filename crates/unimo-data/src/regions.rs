@@ -30,11 +30,10 @@ use image::RgbImage;
 use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensorError, SafeTensors};
 use serde::{Deserialize, Serialize};
-use unimo_batch::TextRole;
-use unimo_batch::{Images, Regions};
+use unimo_batch::{Images, Regions, TextRole};
 
 use crate::config::{not_empty, range};
-use crate::error::{DataError, Place, ReadError, SampleError};
+use crate::error::{DataError, Place, ReadError, SampleError, readable};
 use crate::images::{ImageSpec, Part};
 use crate::order::{Stream, hash_text};
 use crate::paths;
@@ -172,11 +171,7 @@ impl RegionsConfig {
                     let mut all = 0..source.len(split);
                     let first = all.find(|index| source.holds(split, *index).images);
                     let Some(first) = first else { continue };
-                    let name = source.image_name(split, first);
-                    if name
-                        .map_err(|error| DataError::unavailable(&error))?
-                        .is_none()
-                    {
+                    if readable(source.image_name(split, first))?.is_none() {
                         return Err(DataError::config(
                             "data.regions.kind",
                             "\"files\"",

@@ -8,14 +8,11 @@ use std::path::{Component, Path, PathBuf};
 use toml::{Table, Value};
 
 use crate::error::TrainError;
-use crate::overrides;
+use crate::overrides::{self, NONE};
 use crate::recipe::BUILT_IN;
 
 /// The key at the top of a recipe.
 const KEY: &str = "extends";
-
-/// What removes a section or an optional value.
-const NONE: &str = "none";
 
 /// What says of which kind a table is.
 const KIND: &str = "kind";

@@ -16,7 +16,7 @@ use crate::recipe::Recipe;
 use crate::stages;
 
 /// What removes a section or an optional value, where it is no value itself.
-const NONE: &str = "none";
+pub(crate) const NONE: &str = "none";
 
 /// A string that no enumeration knows.
 const BOGUS: &str = "\u{1}";
