@@ -1,16 +1,20 @@
 //! Where fixtures are.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors};
+use unimo_batch::Batch;
 use unimo_core::mask::PaddingMask;
 use unimo_core::parameters;
-use unimo_encoders::backbone::{BackboneConfig, ImageFeatures, TextFeatures};
-use unimo_objectives::objective::UniModal;
+use unimo_core::world::World;
+use unimo_encoders::backbone::{Backbone, BackboneConfig, ImageFeatures, TextFeatures};
+use unimo_objectives::encoded::Encoded;
+use unimo_objectives::objective::Context;
+use unimo_objectives::request::{ImageKind, TextKind};
 use unimo_train::recipe::{Overrides, Recipe};
 
 /// The fixture folder of the repository.
@@ -109,24 +113,44 @@ pub fn narrow_model() -> BackboneConfig {
 }
 
 /// A batch of which only the class tokens are known.
-pub fn classes(texts: &Tensor<2>, images: &Tensor<2>) -> UniModal {
+pub fn classes(texts: &Tensor<2>, images: &Tensor<2>) -> Encoded {
     let [samples, _] = texts.dims();
-    UniModal {
-        samples,
-        images: Some(ImageFeatures {
-            states: Vec::new(),
-            class: images.clone(),
-            tags: None,
-            mask: None,
-        }),
-        texts: Some(TextFeatures {
-            states: Vec::new(),
-            class: texts.clone(),
-            mask: PaddingMask::from_lengths(&vec![1; samples], 1, &texts.device()),
-        }),
-        pictures: vec![None; samples],
-        describing: (0..samples).collect(),
-        ..UniModal::default()
+    let images = ImageFeatures {
+        states: Vec::new(),
+        class: images.clone(),
+        tags: None,
+        mask: None,
+        layers: BTreeMap::new(),
+    };
+    let texts = TextFeatures {
+        states: Vec::new(),
+        class: texts.clone(),
+        mask: PaddingMask::from_lengths(&vec![1; samples], 1, &texts.device()),
+        layers: BTreeMap::new(),
+    };
+    let batch = Batch {
+        samples: vec![String::new(); samples],
+        ..Batch::default()
+    };
+    Encoded::new(&batch)
+        .with_texts(TextKind::Plain, texts)
+        .with_images(ImageKind::Plain, images)
+}
+
+/// What a loss over such a batch is computed from.
+pub fn context<'a>(
+    backbone: &'a Backbone,
+    batch: &'a Batch,
+    encoded: &'a Encoded,
+    device: &'a Device,
+) -> Context<'a> {
+    Context {
+        backbone,
+        teacher: None,
+        batch,
+        encoded,
+        device,
+        world: &World::ALONE,
     }
 }
 

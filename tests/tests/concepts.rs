@@ -2,16 +2,16 @@
 
 use burn::module::Param;
 use burn::tensor::{Bool, Int, Tensor};
+use unimo_batch::Batch;
 use unimo_core::init::Init;
 use unimo_core::layers::Activation;
-use unimo_encoders::fusion::FusionOutput;
 use unimo_encoders::joint::{JointConfig, View};
 use unimo_objectives::contrast::Contrast;
-use unimo_objectives::itc::{ItcConfig, Normalised, Projection, Views};
-use unimo_objectives::itm::{Head, ItmConfig, Layout, Negatives};
-use unimo_objectives::objective::Objective;
+use unimo_objectives::objective::{Objective, ObjectiveConfig};
 use unimo_objectives::partners::{Partners, Similarity};
-use unimo_objectives::wpg::{cosines, grounding, hinge};
+use unimo_objectives::pretraining::itc::{ItcConfig, Normalised, Projection, Views};
+use unimo_objectives::pretraining::itm::{Head, ItmConfig, Layout, Negatives};
+use unimo_objectives::pretraining::wpg::{cosines, grounding, hinge};
 use unimo_tests::fixture::{self, Reference};
 
 /// What is hidden, from a mask of what is visible.
@@ -132,7 +132,7 @@ fn coarse_alignment_and_its_hard_negatives_equal_the_reference() {
         normalised: Normalised::Both,
         momentum: None,
     }
-    .init(&mut Init::new(device, 0), &model, &backbone);
+    .init(&mut Init::new(device, 0), &model);
     itc.logit_scale = Param::from_tensor(reference.tensor("s"));
     for (projection, name) in [
         (&mut itc.text_projection, "text.weight"),
@@ -147,11 +147,12 @@ fn coarse_alignment_and_its_hard_negatives_equal_the_reference() {
         reference.tensor::<2>("images"),
     );
     let [samples, _] = texts.dims();
-    let mut batch = fixture::classes(&texts, &images);
-    let features = itc.features(&backbone, &batch, None);
+    let (batch, mut encoded) = (Batch::default(), fixture::classes(&texts, &images));
+    let context = fixture::context(&backbone, &batch, &encoded, device);
+    let features = itc.features(&context, &[]);
     let similarity = itc.similarity(&features).unwrap();
     reference.output("similarity", &similarity);
-    let loss = itc.loss(&backbone, &batch, None::<(&_, FusionOutput)>).loss;
+    let loss = itc.loss(&context, &[]).loss;
     reference.output("loss", &loss);
     let gradients = loss.backward();
     reference.gradient("texts", &texts, &gradients);
@@ -161,7 +162,7 @@ fn coarse_alignment_and_its_hard_negatives_equal_the_reference() {
     reference.gradient("text.weight", &weight(&itc.text_projection), &gradients);
     reference.gradient("image.weight", &weight(&itc.image_projection), &gradients);
 
-    batch.partners = Partners::of_batch(&batch, Some(Similarity::fetch(similarity)));
+    encoded.partners = Partners::of_batch(&encoded, Some(Similarity::fetch(similarity)));
     let itm = ItmConfig {
         weight: 1.0,
         negatives: Negatives::HardArgmax,
@@ -170,7 +171,7 @@ fn coarse_alignment_and_its_hard_negatives_equal_the_reference() {
     }
     .init(&mut Init::new(device, 0), &model);
     let mut rng = rand_chacha::rand_core::SeedableRng::seed_from_u64(0);
-    let pairs = itm.pairs(&batch, &mut rng).unwrap();
+    let pairs = itm.pairs(&encoded, &mut rng).remove(0);
     let hard = |rows: &[usize]| rows.iter().map(|row| *row as i64).collect::<Vec<_>>();
     let wrong_images = hard(&pairs.images[samples..2 * samples]);
     assert_eq!(wrong_images, reference.numbers("hard_images"));

@@ -8,7 +8,8 @@ use unimo_data::{SkipList, Split};
 use unimo_eval::{Candidate, RetrievalReport};
 use unimo_report::record::EvalRecord;
 use unimo_train::device::DeviceChoice;
-use unimo_train::evaluation::plan::Protocol;
+use unimo_train::evaluators::plan::Protocol;
+use unimo_train::evaluators::retrieval;
 use unimo_train::model::Model;
 use unimo_train::recipe::{Overrides, Recipe};
 use unimo_train::run::RunFolder;
@@ -55,12 +56,12 @@ fn scored(recipe: &Recipe) -> RetrievalReport {
     let concepts = training::count_concepts(recipe, &*source, true).unwrap();
     let concepts = training::concept_reader(recipe, concepts.as_ref(), &tokenizer).unwrap();
     let skip = SkipList::in_memory(0.0);
-    let set = evaluation::open_set(recipe, &source, &[Split::Val], &skip, concepts);
+    let set = retrieval::open_set(recipe, &source, &[Split::Val], &skip, concepts);
     let set = set.unwrap().unwrap();
     let mut recipe = recipe.clone();
     recipe.model = recipe.model.without_dropout();
     let model = Model::new(&recipe, &device);
-    let found = evaluation::evaluate(
+    let found = retrieval::evaluate(
         (&model, &device),
         &set,
         &tokenizer,

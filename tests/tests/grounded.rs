@@ -5,7 +5,7 @@ use unimo_core::init::Init;
 use unimo_core::layers::Activation;
 use unimo_encoders::joint::{JointConfig, JointEncoder, View};
 use unimo_encoders::quantiser::{Choice, Quantised, QuantiserConfig};
-use unimo_objectives::vq::{Vq, VqConfig};
+use unimo_objectives::pretraining::vq::{Vq, VqConfig};
 use unimo_tests::fixture::{self, Reference};
 
 const COMMITMENT: f64 = 0.25;
@@ -145,11 +145,12 @@ fn the_grounded_transformer_equals_the_reference() {
 
 mod heads {
     use burn::module::Param;
+    use unimo_batch::Batch;
     use unimo_encoders::backbone::{Backbone, BackboneConfig};
     use unimo_encoders::fusion::FusionOutput;
-    use unimo_objectives::itc::{Itc, ItcConfig, Normalised, Projection, Views};
-    use unimo_objectives::itm::{Head, ItmConfig, Layout, Negatives};
-    use unimo_objectives::objective::Objective;
+    use unimo_objectives::objective::{Objective, ObjectiveConfig};
+    use unimo_objectives::pretraining::itc::{Itc, ItcConfig, Normalised, Projection, Views};
+    use unimo_objectives::pretraining::itm::{Head, ItmConfig, Layout, Negatives};
     use unimo_objectives::tied::TiedHead;
 
     use super::*;
@@ -205,11 +206,12 @@ mod heads {
                 normalised,
                 momentum: None,
             }
-            .init(&mut Init::new(&reference.device, 0), &config, &backbone);
+            .init(&mut Init::new(&reference.device, 0), &config);
             let itc: Itc = config;
             let (texts, images) = (reference.tensor::<2>("texts"), reference.tensor("images"));
-            let batch = fixture::classes(&texts, &images);
-            let loss = itc.loss(&backbone, &batch, None).loss;
+            let (batch, encoded) = (Batch::default(), fixture::classes(&texts, &images));
+            let context = fixture::context(&backbone, &batch, &encoded, &reference.device);
+            let loss = itc.loss(&context, &[]).loss;
             reference.output(&format!("{prefix}.loss"), &loss);
             let gradients: Gradients = loss.backward();
             reference.gradient_as(&format!("{prefix}.grad.texts"), &texts, &gradients);

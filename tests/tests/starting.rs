@@ -145,7 +145,10 @@ fn parts(more: &[&str]) -> Result<Recipe, String> {
 
 #[test]
 fn encoders_come_from_files_of_their_own() {
-    let recipe = parts(&["objectives.itc.momentum={ decay = 0.9, queue = 8, alpha = 0.4 }"]);
+    let recipe = parts(&[
+        "objectives.itc.momentum={ queue = 8, alpha = 0.4 }",
+        "teacher={ decay = 0.9 }",
+    ]);
     let (model, account) = started(&recipe.unwrap()).unwrap();
     // Half of the blocks, four times the patches.
     assert!(
@@ -156,15 +159,17 @@ fn encoders_come_from_files_of_their_own() {
         account.contains("unused      encoder.layers.1.mlp.fc1.weight"),
         "{account}"
     );
+    // The teacher equals the encoders; `init.new` need not name it.
+    let teacher = model.teacher.as_ref().unwrap();
+    assert_eq!(
+        parameters::values(&teacher.backbone),
+        parameters::values(&model.backbone)
+    );
     let itc = model.objectives.itc.as_ref().unwrap();
     let momentum = itc.momentum.as_ref().unwrap();
     assert_eq!(
-        parameters::values(&momentum.text),
-        parameters::values(&model.backbone.text)
-    );
-    assert_eq!(
-        parameters::values(&momentum.image),
-        parameters::values(&model.backbone.image)
+        parameters::values(&momentum.text_projection),
+        parameters::values(&itc.text_projection)
     );
 }
 

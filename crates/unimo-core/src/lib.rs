@@ -27,3 +27,4 @@ pub mod layers;
 pub mod levels;
 pub mod mask;
 pub mod parameters;
+pub mod world;

@@ -71,6 +71,11 @@ impl PaddingMask {
         Self(self.0.clone().select(0, rows))
     }
 
+    /// `count` rows from `first` on.
+    pub fn rows(&self, first: usize, count: usize) -> Self {
+        Self(self.0.clone().narrow(0, first, count))
+    }
+
     /// The rows of all masks under each other.
     pub fn cat(masks: Vec<Self>) -> Self {
         Self::along(masks, 0)

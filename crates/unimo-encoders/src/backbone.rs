@@ -7,8 +7,10 @@
 //!
 //! Shape legend: `B` rows, `Lt` and `Lv` positions of text and image, `D` width of the cross-modal encoder.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use burn::module::Module;
-use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
+use burn::tensor::{Bool, DType, Device, FloatDType, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use unimo_batch::{Batch, ConfigError, Images, config};
 use unimo_core::init::Init;
@@ -226,6 +228,8 @@ pub struct TextFeatures {
     pub class: Tensor<2>,
     /// `[B, Lt]`.
     pub mask: PaddingMask,
+    /// States of the encoder's layers that were asked for, `[B, Lt, text width]` each; 0: the embeddings.
+    pub layers: BTreeMap<usize, Tensor<3>>,
 }
 
 /// Pictures on a device, as an image encoder takes them.
@@ -280,6 +284,8 @@ pub struct ImageFeatures {
     pub tags: Option<Tensor<3>>,
     /// `[B, Lv]`; none: nothing of a picture is padding.
     pub mask: Option<PaddingMask>,
+    /// States of the encoder's layers that were asked for, after the final norm, `[B, Lv, image width]` each; 0: the embeddings.
+    pub layers: BTreeMap<usize, Tensor<3>>,
 }
 
 /// Bytes of the states and the class row of features; masks are small beside them.
@@ -301,6 +307,22 @@ impl TextFeatures {
             states: select(&self.states, rows),
             class: self.class.clone().select(0, rows.clone()),
             mask: self.mask.select(rows.clone()),
+            layers: each(&self.layers, |state| state.select(0, rows.clone())),
+        }
+    }
+
+    /// `count` rows from `first` on.
+    pub fn narrow(&self, first: usize, count: usize) -> Self {
+        let [rows, _] = self.class.dims();
+        if (first, count) == (0, rows) {
+            return self.clone();
+        }
+        let of = |state: &Tensor<3>| state.clone().narrow(0, first, count);
+        Self {
+            states: self.states.iter().map(of).collect(),
+            class: self.class.clone().narrow(0, first, count),
+            mask: self.mask.rows(first, count),
+            layers: each(&self.layers, |state| state.narrow(0, first, count)),
         }
     }
 
@@ -313,6 +335,7 @@ impl TextFeatures {
         Self {
             states: cat(parts.iter().map(|p| &p.states).collect()),
             class: Tensor::cat(parts.iter().map(|p| p.class.clone()).collect(), 0),
+            layers: cat_layers(parts.iter().map(|p| &p.layers).collect()),
             mask: PaddingMask::cat(parts.into_iter().map(|p| p.mask).collect()),
         }
     }
@@ -334,6 +357,7 @@ impl ImageFeatures {
                 .as_ref()
                 .map(|tags| tags.clone().select(0, rows.clone())),
             mask: self.mask.as_ref().map(|mask| mask.select(rows.clone())),
+            layers: each(&self.layers, |state| state.select(0, rows.clone())),
         }
     }
 
@@ -350,6 +374,7 @@ impl ImageFeatures {
                 .map(|p| p.mask.clone())
                 .collect::<Option<Vec<_>>>()
                 .map(PaddingMask::cat),
+            layers: cat_layers(parts.iter().map(|p| &p.layers).collect()),
             class: Tensor::cat(parts.into_iter().map(|p| p.class).collect(), 0),
             tags: None,
         }
@@ -373,7 +398,19 @@ impl Backbone {
     ///
     /// - input: `[B, Lt]`
     pub fn encode_texts(&self, input: &TextInput) -> TextFeatures {
-        let states = self.text.forward(input, self.uni_modal_states());
+        self.encode_texts_at(input, &BTreeSet::new())
+    }
+
+    /// As [`encode_texts`](Self::encode_texts), with the states of these layers.
+    ///
+    /// # Shapes
+    ///
+    /// - input: `[B, Lt]`
+    pub fn encode_texts_at(&self, input: &TextInput, layers: &BTreeSet<usize>) -> TextFeatures {
+        let depth = self.text.layers.len();
+        let states = self.text.forward(input, self.states_down_to(depth, layers));
+        let layers = layers_of(&states, depth, layers);
+        let states = self.read_by_fusion(states);
         TextFeatures {
             class: first(&states),
             states: match &self.fusion {
@@ -381,6 +418,7 @@ impl Backbone {
                 None => states,
             },
             mask: input.mask.clone(),
+            layers,
         }
     }
 
@@ -434,7 +472,28 @@ impl Backbone {
         tags: Option<&TextInput>,
         picture: usize,
     ) -> ImageFeatures {
-        let keep = self.uni_modal_states();
+        self.encode_pictures_at(pictures, tags, picture, &BTreeSet::new())
+    }
+
+    /// As [`encode_pictures`](Self::encode_pictures), with the states of these layers.
+    ///
+    /// # Shapes
+    ///
+    /// - pictures: `B` rows
+    /// - tags: `[B, M]`
+    ///
+    /// # Panics
+    ///
+    /// Panics if the model reads the other kind.
+    pub fn encode_pictures_at(
+        &self,
+        pictures: &Pictures,
+        tags: Option<&TextInput>,
+        picture: usize,
+        layers: &BTreeSet<usize>,
+    ) -> ImageFeatures {
+        let depth = self.image_layers();
+        let keep = self.states_down_to(depth, layers);
         let further = tags.map(|tags| (self.text.embed(tags, TAG_TYPE), &tags.mask));
         let (states, mask): (Vec<_>, _) = match (pictures, &self.image, &self.regions) {
             (Pictures::Pixels(pixels), Some(encoder), _) => {
@@ -459,6 +518,44 @@ impl Backbone {
                 (pictures.collect(), Some(tags))
             }
         };
+        self.image_features(states, tags, mask, (picture, layers))
+    }
+
+    /// As [`encode_images`](Self::encode_images), with the patches hidden that `hidden` names.
+    ///
+    /// # Shapes
+    ///
+    /// - pictures: `B` rows of pixels
+    /// - hidden: `[B, N]`, `true` hides one of the `N` patches
+    ///
+    /// # Panics
+    ///
+    /// Panics if the model reads regions, or has no embedding for hidden patches (`mask_embedding` in its configuration).
+    pub fn encode_masked(
+        &self,
+        pictures: &Pictures,
+        hidden: &Tensor<2, Bool>,
+        layers: &BTreeSet<usize>,
+    ) -> ImageFeatures {
+        let (Pictures::Pixels(pixels), Some(encoder)) = (pictures, &self.image) else {
+            unreachable!("invariant: validation finds an encoder of pixels");
+        };
+        let keep = self.states_down_to(encoder.layers.len(), layers);
+        let states = encoder.forward_masked(pixels.clone(), hidden, keep);
+        let finished = states.into_iter().map(|state| encoder.finish(state));
+        self.image_features(finished.collect(), None, None, (0, layers))
+    }
+
+    /// From the last states of an image encoder, after its final norm.
+    fn image_features(
+        &self,
+        states: Vec<Tensor<3>>,
+        tags: Option<Tensor<3>>,
+        mask: Option<PaddingMask>,
+        (picture, layers): (usize, &BTreeSet<usize>),
+    ) -> ImageFeatures {
+        let layers = layers_of(&states, self.image_layers(), layers);
+        let states = self.read_by_fusion(states);
         ImageFeatures {
             tags,
             mask,
@@ -467,7 +564,27 @@ impl Backbone {
                 Some(fusion) => fusion.project_images(states, picture),
                 None => states,
             },
+            layers,
         }
+    }
+
+    /// Blocks of the image encoder.
+    fn image_layers(&self) -> usize {
+        let pixels = self.image.as_ref().map(|image| image.layers.len());
+        let regions = self.regions.as_ref().map(|regions| regions.layers.len());
+        pixels.or(regions).unwrap_or(0)
+    }
+
+    /// How many of the last states are to be kept of an encoder of `depth` blocks.
+    fn states_down_to(&self, depth: usize, layers: &BTreeSet<usize>) -> usize {
+        let lowest = layers.first().map_or(depth, |layer| *layer.min(&depth));
+        self.uni_modal_states().max(depth - lowest + 1)
+    }
+
+    /// The last states that the cross-modal encoder takes.
+    fn read_by_fusion(&self, mut states: Vec<Tensor<3>>) -> Vec<Tensor<3>> {
+        let more = states.len().saturating_sub(self.uni_modal_states());
+        states.split_off(more)
     }
 
     /// Row `i` of the texts with row `i` of the images.
@@ -529,6 +646,41 @@ impl Backbone {
             quantiser.after_step();
         }
     }
+}
+
+/// The states of these layers, out of the last ones of an encoder of `depth` blocks.
+fn layers_of(
+    states: &[Tensor<3>],
+    depth: usize,
+    layers: &BTreeSet<usize>,
+) -> BTreeMap<usize, Tensor<3>> {
+    let of = |layer: &usize| {
+        let from_last = depth.checked_sub(*layer)?;
+        let at = states.len().checked_sub(from_last + 1)?;
+        Some((*layer, states[at].clone()))
+    };
+    layers.iter().filter_map(of).collect()
+}
+
+fn each(
+    layers: &BTreeMap<usize, Tensor<3>>,
+    change: impl Fn(Tensor<3>) -> Tensor<3>,
+) -> BTreeMap<usize, Tensor<3>> {
+    let of = |(layer, state): (&usize, &Tensor<3>)| (*layer, change(state.clone()));
+    layers.iter().map(of).collect()
+}
+
+/// Layer by layer, the rows of all parts under each other; layers that not all have are left out.
+fn cat_layers(parts: Vec<&BTreeMap<usize, Tensor<3>>>) -> BTreeMap<usize, Tensor<3>> {
+    let Some(first) = parts.first() else {
+        return BTreeMap::new();
+    };
+    let of = |layer: &usize| {
+        let states = parts.iter().map(|part| part.get(layer).cloned());
+        let states: Option<Vec<_>> = states.collect();
+        Some((*layer, Tensor::cat(states?, 0)))
+    };
+    first.keys().filter_map(of).collect()
 }
 
 fn select(states: &[Tensor<3>], rows: &Tensor<1, Int>) -> Vec<Tensor<3>> {

@@ -280,6 +280,7 @@ mod tests {
                 patch_bias: false,
                 distillation_token: false,
                 qkv_bias: true,
+                mask_embedding: false,
                 dropout: 0.0,
             },
             width: 6,

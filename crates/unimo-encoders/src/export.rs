@@ -175,6 +175,7 @@ mod tests {
             patch_bias: vit,
             distillation_token: vit,
             qkv_bias: true,
+            mask_embedding: false,
             dropout: 0.0,
         };
         config.init(&mut Init::new(&Device::flex(), seed))

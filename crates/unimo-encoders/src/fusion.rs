@@ -386,6 +386,16 @@ impl FusionOutput {
             .expect("invariant: the pass had pictures")
     }
 
+    /// The same without a gradient.
+    pub fn detach(self) -> Self {
+        let fixed = |state: Option<Tensor<3>>| state.map(Tensor::detach);
+        Self {
+            text: fixed(self.text),
+            image: fixed(self.image),
+            ..self
+        }
+    }
+
     /// The rows named, in that order; gates and attention, which are looked at as a whole, are left out.
     pub fn rows(&self, rows: &[usize]) -> Self {
         let rows = Rows::new(rows);

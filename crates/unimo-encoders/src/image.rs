@@ -5,7 +5,7 @@
 //! Shape legend: `B` rows, `P` patch size, `G` patches per side, `N` positions (class tokens and `G * G` patches), `D` width.
 
 use burn::module::{Module, Param};
-use burn::tensor::{FloatDType, Tensor, TensorData, assert_shape};
+use burn::tensor::{Bool, FloatDType, Tensor, TensorData, assert_shape};
 use serde::{Deserialize, Serialize};
 use unimo_batch::{ConfigError, Images, config};
 use unimo_core::blocks::{self, BlockConfig, PreNormBlock};
@@ -42,6 +42,9 @@ pub struct ImageEncoderConfig {
     /// Biases of queries, keys and values; some ViT have none.
     #[serde(default = "biased", skip_serializing_if = "is_biased")]
     pub qkv_bias: bool,
+    /// Whether it has an embedding that stands for a hidden patch, which masked image modelling needs (BEiT, SIMLA, MAMO).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub mask_embedding: bool,
     /// On embeddings, attention weights and residual branches.
     pub dropout: f64,
 }
@@ -114,6 +117,7 @@ impl ImageEncoderConfig {
                 })
                 .collect(),
             post_norm: norm(init),
+            mask_embedding: self.mask_embedding.then(|| init.normal([self.width])),
             patch_size: self.patch_size,
             dtype: FloatDType::F32,
         }
@@ -139,6 +143,8 @@ pub struct ImageEncoder {
     pub layers: Vec<PreNormBlock>,
     /// After the blocks; applied by [`ImageEncoder::finish`].
     pub post_norm: LayerNorm,
+    /// `[D]`: what stands for a hidden patch before positions are added.
+    pub mask_embedding: Option<Param<Tensor<1>>>,
     patch_size: usize,
     /// What the blocks compute in; parameters stay f32.
     #[module(skip)]
@@ -182,14 +188,52 @@ impl ImageEncoder {
         further: Option<(Tensor<3>, &PaddingMask)>,
         keep: usize,
     ) -> Vec<Tensor<3>> {
+        let patches = self.embed_patches(pixels);
+        self.forward_patches(patches, further, keep)
+    }
+
+    /// As [`forward`](Self::forward), with hidden patches replaced by one learned embedding before positions are added (SIMLA,
+    /// MAMO): nothing of their pixels is seen.
+    ///
+    /// # Shapes
+    ///
+    /// - pixels: `[B, 3, G * P, G * P]`
+    /// - hidden: `[B, G * G]`, `true` hides
+    /// - output: `keep` times `[B, N, D]`
+    ///
+    /// # Panics
+    ///
+    /// Panics if the encoder has no such embedding.
+    pub fn forward_masked(
+        &self,
+        pixels: Tensor<4>,
+        hidden: &Tensor<2, Bool>,
+        keep: usize,
+    ) -> Vec<Tensor<3>> {
+        let patches = self.embed_patches(pixels);
+        let [rows, count, d] = patches.dims();
+        assert_shape!(hidden, [rows, count]);
+        let embedding = self.mask_embedding.as_ref();
+        let embedding = embedding.expect("invariant: validation finds `mask_embedding`");
+        let embedding = same_dtype(embedding.val(), &patches)
+            .reshape([1, 1, d])
+            .expand([rows, count, d]);
+        let hidden = hidden
+            .clone()
+            .unsqueeze_dim::<3>(2)
+            .expand([rows, count, d]);
+        self.forward_patches(patches.mask_where(hidden, embedding), None, keep)
+    }
+
+    /// # Shapes
+    ///
+    /// - pixels: `[B, 3, G * P, G * P]`
+    /// - output: `[B, G * G, D]`, row by row
+    fn embed_patches(&self, pixels: Tensor<4>) -> Tensor<3> {
         let [rows, channels, height, width] = pixels.dims();
         let p = self.patch_size;
         let (down, across) = (height / p, width / p);
-        let [positions, d] = self.position_embedding.dims();
         assert_shape!(pixels, [_, 3, _, _]);
-        let tokens: Vec<_> = std::iter::once(&self.class_embedding)
-            .chain(&self.distillation_embedding)
-            .collect();
         // Not their product: 2 x 8 patches are as many as 4 x 4 and stand elsewhere.
         let grid = self.grid();
         assert_eq!(
@@ -202,7 +246,25 @@ impl ImageEncoder {
             .reshape([rows, channels, down, p, across, p])
             .permute([0, 2, 4, 1, 3, 5])
             .reshape([rows, down * across, channels * p * p]);
-        let patches = self.patch_embedding.forward(patches);
+        self.patch_embedding.forward(patches)
+    }
+
+    /// # Shapes
+    ///
+    /// - patches: `[B, G * G, D]`
+    /// - further: `[B, M, D]` with its mask `[B, M]`
+    /// - output: `keep` times `[B, N + M, D]`
+    fn forward_patches(
+        &self,
+        patches: Tensor<3>,
+        further: Option<(Tensor<3>, &PaddingMask)>,
+        keep: usize,
+    ) -> Vec<Tensor<3>> {
+        let [rows, _, d] = patches.dims();
+        let [positions, _] = self.position_embedding.dims();
+        let tokens: Vec<_> = std::iter::once(&self.class_embedding)
+            .chain(&self.distillation_embedding)
+            .collect();
         let position = same_dtype(self.position_embedding.val(), &patches).unsqueeze::<3>();
         let mut parts: Vec<_> = tokens
             .into_iter()
@@ -327,6 +389,7 @@ mod tests {
             patch_bias: false,
             distillation_token: false,
             qkv_bias: true,
+            mask_embedding: false,
             dropout: 0.0,
         }
     }

@@ -23,6 +23,7 @@
 //!     patch_bias: false,
 //!     distillation_token: false,
 //!     qkv_bias: true,
+//!     mask_embedding: false,
 //!     dropout: 0.0,
 //! };
 //! config.validate().unwrap();

@@ -13,10 +13,10 @@ use std::collections::HashMap;
 
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use unimo_core::kernels;
-use unimo_encoders::backbone::Backbone;
-use unimo_encoders::fusion::FusionOutput;
 
-use crate::objective::{Outcome, Pairs, UniModal, count_correct, ints};
+use crate::encoded::Encoded;
+use crate::objective::{Context, Fused, Outcome, count_correct, ints};
+use crate::pairs::Pairs;
 
 /// Features of the same samples by name, `[N, E]` each.
 #[derive(Debug, Clone, Default)]
@@ -39,7 +39,7 @@ impl Features {
     /// # Panics
     ///
     /// Panics if it has not.
-    pub(crate) fn of(&self, name: &str) -> Tensor<2> {
+    pub fn of(&self, name: &str) -> Tensor<2> {
         let found = self.get(name);
         found
             .expect("invariant: an objective asks for what it gave")
@@ -86,24 +86,19 @@ pub struct Contrasted {
 
 /// A loss that compares samples with each other.
 pub trait Contrast {
-    /// The rows of a batch that take part.
-    fn rows(&self, batch: &UniModal) -> Vec<usize>;
+    /// The samples of a batch that take part.
+    fn samples(&self, encoded: &Encoded) -> Vec<usize>;
 
     /// The pairs that it wants from the cross-modal encoder. It draws nothing at random: a batch is gone through twice.
-    fn pairs(&self, _batch: &UniModal) -> Option<Pairs> {
-        None
+    fn pairs(&self, _encoded: &Encoded) -> Vec<Pairs> {
+        Vec::new()
     }
 
-    /// Features of the samples that take part.
-    fn features(
-        &self,
-        backbone: &Backbone,
-        batch: &UniModal,
-        fused: Option<&FusionOutput>,
-    ) -> Features;
+    /// Features of the samples that take part. `fused` holds what became of each of its [`pairs`](Self::pairs).
+    fn features(&self, context: &Context<'_>, fused: &[Fused]) -> Features;
 
     /// Features of the same samples that it does not learn from.
-    fn fixed(&self, _batch: &UniModal) -> Features {
+    fn fixed(&self, _context: &Context<'_>) -> Features {
         Features::default()
     }
 
@@ -117,22 +112,17 @@ pub trait Contrast {
 }
 
 /// The loss of a batch alone.
-pub(crate) fn alone(
-    contrast: &dyn Contrast,
-    backbone: &Backbone,
-    batch: &UniModal,
-    fused: Option<&FusionOutput>,
-) -> Outcome {
-    let features = contrast.features(backbone, batch, fused);
+pub fn alone(contrast: &dyn Contrast, context: &Context<'_>, fused: &[Fused]) -> Outcome {
+    let encoded = context.encoded;
     contrast.over(&Contrasted {
-        features,
-        fixed: contrast.fixed(batch),
-        pictures: pictures(batch, &contrast.rows(batch)),
+        features: contrast.features(context, fused),
+        fixed: contrast.fixed(context),
+        pictures: pictures(encoded, &contrast.samples(encoded)),
     })
 }
 
 /// Which pictures these rows show.
-pub(crate) fn pictures(batch: &UniModal, rows: &[usize]) -> Vec<Option<u64>> {
+pub(crate) fn pictures(batch: &Encoded, rows: &[usize]) -> Vec<Option<u64>> {
     rows.iter().map(|row| batch.pictures[*row]).collect()
 }
 
@@ -308,7 +298,7 @@ pub(crate) fn cross_entropies(scores: Vec<Tensor<2>>, labels: &Tensor<1, Int>) -
         .reduce(sum)
         .expect("invariant: something is contrasted");
     let [rows] = labels.dims();
-    Outcome::new(loss.div_scalar(count as f64), correct, count * rows)
+    Outcome::with_accuracy(loss.div_scalar(count as f64), correct, count * rows)
 }
 
 #[cfg(all(test, feature = "flex"))]

@@ -1,174 +1,316 @@
 //! The uni-modal encoders over a batch, once for all objectives.
 
-use burn::tensor::{Device, Tensor};
+use std::collections::{BTreeMap, BTreeSet};
+
+use burn::tensor::{Bool, Device, Tensor, TensorData};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use unimo_batch::{Batch, Images, Regions, TAGS, Texts};
 use unimo_core::layers::cast;
 use unimo_core::mask::PaddingMask;
 use unimo_encoders::backbone::{Backbone, ImageFeatures, Pictures, TextFeatures};
+use unimo_encoders::text::TextInput;
 
-use crate::objective::{LeftToRight, Needs, UniModal};
+use crate::encoded::{Encoded, Tables};
+use crate::request::{By, ImageForm, ImageKind, Request, TextKind, What};
 
-/// What is to be encoded of a batch.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// What is to be encoded of a batch by each model.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Wanted {
-    /// Pictures.
-    pub pictures: bool,
-    /// Pictures come with the tags hidden that are to be recovered.
-    pub hides_tags: bool,
-    /// Second views of the pictures.
-    pub second_views: bool,
-    /// Captions as they are.
-    pub plain: bool,
-    /// Captions with words hidden.
-    pub masked: bool,
-    /// Captions read from left to right after so many leading positions.
-    pub prefix: Option<usize>,
+    student: Inputs,
+    teacher: Inputs,
+    /// Leading positions that see each other in texts that are read from left to right.
+    prefix: Option<usize>,
 }
 
-/// What lies between the first and the last share of a text without a picture that is given and not predicted.
+/// What one model is to read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Inputs {
+    texts: BTreeSet<TextKind>,
+    images: BTreeSet<ImageKind>,
+    /// Images come with the tags hidden that are to be recovered.
+    hides_tags: bool,
+    /// Layers whose states are kept.
+    text_layers: BTreeSet<usize>,
+    image_layers: BTreeSet<usize>,
+}
+
+/// What lies between the first and the last share of a text without an image that is given and not predicted.
 const PREFIX_SHARES: std::ops::Range<f64> = 0.1..0.5;
 
 impl Wanted {
-    /// All that objectives need of a batch. `rng` says how much of a text without a picture is given.
-    pub fn of(needs: &[Needs], backbone: &Backbone, batch: &Batch, rng: &mut ChaCha8Rng) -> Self {
-        // One that names no modality, as the grounded dictionary, takes what there is; so does one that can do without pictures. What
-        // concerns phrases alone does not.
-        let looks = |n: &Needs| n.images || n.texts || !n.concepts;
-        let of_concepts = |n: &Needs| n.concepts && n.concept_rate.is_some();
-        let masked = needs.iter().any(|n| n.masked.is_some() || of_concepts(n));
-        let masks = masked && batch.texts.as_ref().is_some_and(|t| t.masked.is_some());
-        let left_to_right = batch
-            .texts
-            .as_ref()
-            .filter(|_| needs.iter().any(|n| n.left_to_right));
-        Self {
-            pictures: needs.iter().any(looks),
-            hides_tags: needs.iter().any(|n| n.concept_rate.is_some()),
-            second_views: needs.iter().any(|n| n.second_view),
-            plain: needs.iter().any(|n| {
-                n.masked.is_none() && !n.left_to_right && (n.texts || !n.images && !masks)
-            }),
-            masked,
-            prefix: left_to_right.map(|texts| {
-                if backbone.sees(batch) {
-                    return 1;
-                }
+    /// All that is requested of a batch, as far as it holds it. `rng` says how much of a text without an image is given.
+    pub fn of(
+        requests: &[Request],
+        backbone: &Backbone,
+        batch: &Batch,
+        rng: &mut ChaCha8Rng,
+    ) -> Self {
+        let mut wanted = Self::fixed(requests, backbone, batch);
+        let reads_on = wanted.student.texts.contains(&TextKind::LeftToRight);
+        if let Some(texts) = batch.texts.as_ref().filter(|_| reads_on) {
+            wanted.prefix = Some(if backbone.sees(batch) {
+                1
+            } else {
                 let share = rng.random_range(PREFIX_SHARES);
                 (share * texts.length as f64).round().max(2.0) as usize
-            }),
+            });
         }
+        wanted
     }
 
-    /// What contrasts need of a batch; they draw nothing at random. Tags are hidden as `all` has it, since pictures are encoded once.
-    pub fn of_contrasts(needs: &[Needs], hides_tags: bool) -> Self {
+    /// The same of requests that draw nothing at random: what contrasts read.
+    pub fn fixed(requests: &[Request], backbone: &Backbone, batch: &Batch) -> Self {
+        let mut wanted = Self::default();
+        let mut as_others = BTreeSet::new();
+        for request in requests.iter().filter(|r| r.is_there(backbone, batch)) {
+            let of_model = match request.by {
+                By::Student => &mut wanted.student,
+                By::Teacher => &mut wanted.teacher,
+            };
+            match &request.what {
+                What::Text(form) => {
+                    match form.kind() {
+                        Some(kind) => {
+                            of_model.texts.insert(kind);
+                        }
+                        None => {
+                            as_others.insert(request.by);
+                        }
+                    }
+                    of_model.text_layers.extend(request.layer);
+                }
+                What::Image(form) => {
+                    of_model.images.insert(form.kind());
+                    of_model.hides_tags |= matches!(form, ImageForm::MaskedTags(_));
+                    of_model.image_layers.extend(request.layer);
+                }
+            }
+        }
+        for by in as_others {
+            let texts = match by {
+                By::Student => &mut wanted.student.texts,
+                By::Teacher => &mut wanted.teacher.texts,
+            };
+            if !texts.contains(&TextKind::Masked) {
+                texts.insert(TextKind::Plain);
+            }
+        }
+        wanted
+    }
+
+    /// Whether images come with the tags hidden that are to be recovered.
+    pub fn hides_tags(&self) -> bool {
+        self.student.hides_tags
+    }
+
+    /// The same with tags hidden, or not: images are encoded once for all.
+    pub fn hiding_tags(mut self, hides: bool) -> Self {
+        self.student.hides_tags = hides;
+        self
+    }
+
+    /// What the student alone is to read.
+    pub fn by_student(self) -> Self {
         Self {
-            pictures: needs.iter().any(|n| n.images),
-            hides_tags,
-            second_views: needs.iter().any(|n| n.second_view),
-            plain: needs.iter().any(|n| n.texts),
-            ..Self::default()
+            teacher: Inputs::default(),
+            ..self
         }
     }
 
     /// The rest, where `done` is there.
-    pub fn without(self, done: Self) -> Self {
-        Self {
-            pictures: self.pictures && !done.pictures,
-            hides_tags: self.hides_tags,
-            second_views: self.second_views && !done.second_views,
-            plain: self.plain && !done.plain,
-            masked: self.masked && !done.masked,
-            prefix: self.prefix.filter(|_| done.prefix.is_none()),
-        }
+    pub fn without(mut self, done: &Self) -> Self {
+        let rest = |own: &mut Inputs, done: &Inputs| {
+            own.texts.retain(|kind| !done.texts.contains(kind));
+            own.images.retain(|kind| !done.images.contains(kind));
+        };
+        rest(&mut self.student, &done.student);
+        rest(&mut self.teacher, &done.teacher);
+        self
     }
 }
 
-/// Runs each uni-modal encoder on what is wanted and not there yet: on the images, and on the captions with the masked captions under
-/// them.
+/// What is wanted of texts or images of other batches that pairs are made with.
+pub(crate) fn plain_texts() -> Wanted {
+    let mut wanted = Wanted::default();
+    wanted.student.texts.insert(TextKind::Plain);
+    wanted
+}
+
+/// Likewise.
+pub(crate) fn plain_images() -> Wanted {
+    let mut wanted = Wanted::default();
+    wanted.student.images.insert(ImageKind::Plain);
+    wanted
+}
+
+/// Runs each uni-modal encoder on what is wanted and not there yet: the student's first, then the teacher's.
 pub(crate) fn encode(
     backbone: &Backbone,
+    teacher: Option<&Backbone>,
     batch: &Batch,
-    wanted: Wanted,
+    wanted: &Wanted,
     device: &Device,
-    into: &mut UniModal,
+    into: &mut Encoded,
 ) {
-    let pictures = wanted
-        .pictures
-        .then(|| backbone.pictures(batch, device))
-        .flatten();
-    let tags = batch
-        .further_texts
-        .get(TAGS)
-        .filter(|_| backbone.image_tags && pictures.is_some());
-    // Pictures are encoded once, with the tags hidden that are to be recovered, as in MVP's release.
-    let hidden_tags = tags
-        .and_then(|tags| tags.masked.as_ref())
-        .filter(|_| wanted.hides_tags);
-    let tag_input = tags.map(|tags| {
-        let ids = hidden_tags.map_or(&tags.ids, |masked| &masked.ids);
-        backbone.text.input(ids, &tags.lengths, tags.length, device)
-    });
-    if let Some(images) = batch.images.as_ref().filter(|_| wanted.second_views) {
-        into.second_views = images.second_view.as_ref().map(|pixels| {
-            let pictures = Pictures::of_pixels(images, pixels, device);
-            backbone.encode_pictures(&pictures, None, 0)
-        });
-    }
-    if let (Some(texts), Some(prefix)) = (&batch.texts, wanted.prefix) {
-        let (ids, lengths) = (&texts.ids, &texts.lengths);
-        let input = backbone.text.input(ids, lengths, texts.length, device);
-        into.left_to_right = Some(LeftToRight {
-            texts: backbone.encode_texts(&input.from_left_to_right(prefix)),
-            prefix,
-            ids: ids.clone(),
-            lengths: lengths.clone(),
-        });
-    }
-    if let Some(texts) = &batch.texts {
-        encode_texts(backbone, texts, wanted, device, into);
-    }
-    if let Some(pictures) = pictures {
-        into.tag_labels = hidden_tags.map_or_else(Vec::new, |masked| masked.labels.clone());
-        into.images = Some(backbone.encode_pictures(&pictures, tag_input.as_ref(), 0));
-        into.pixels = pictures.pixels().cloned();
+    into.set_prefix(wanted.prefix.unwrap_or(into.prefix()));
+    let prefix = into.prefix();
+    let student = Reader {
+        backbone,
+        batch,
+        device,
+        prefix,
+    };
+    student.read(&wanted.student, into.tables_mut(By::Student));
+    if let Some(backbone) = teacher {
+        let teacher = Reader {
+            backbone,
+            ..student
+        };
+        teacher.read(&wanted.teacher, into.tables_mut(By::Teacher));
     }
 }
 
-/// The captions as they are and the masked ones in one pass.
-fn encode_texts(
-    backbone: &Backbone,
-    texts: &Texts,
-    wanted: Wanted,
-    device: &Device,
-    into: &mut UniModal,
-) {
-    let mut ids = Vec::new();
-    let mut lengths = Vec::new();
-    if wanted.plain {
-        ids.extend_from_slice(&texts.ids);
-        lengths.extend_from_slice(&texts.lengths);
-        let input = backbone.text.input(&ids, &lengths, texts.length, device);
-        into.text_input = Some(input);
+/// One model over one batch.
+struct Reader<'a> {
+    backbone: &'a Backbone,
+    batch: &'a Batch,
+    device: &'a Device,
+    prefix: usize,
+}
+
+impl Reader<'_> {
+    fn read(&self, wanted: &Inputs, into: &mut Tables) {
+        // On the device before anything is computed there.
+        let images = wanted.images.contains(&ImageKind::Plain);
+        let images = images.then(|| self.backbone.pictures(self.batch, self.device));
+        let images = images.flatten();
+        let tags = self.tags(wanted).filter(|_| images.is_some());
+        if wanted.images.contains(&ImageKind::SecondView) {
+            self.second_view(wanted, into);
+        }
+        if wanted.texts.contains(&TextKind::LeftToRight) {
+            self.left_to_right(wanted, into);
+        }
+        self.both_directions(wanted, into);
+        if let Some(images) = images {
+            let features = self.images(&images, tags.as_ref(), 0, wanted);
+            into.put_images(ImageKind::Plain, features);
+        }
+        if wanted.images.contains(&ImageKind::MaskedPatches) {
+            self.masked_patches(wanted, into);
+        }
+        if wanted.images.contains(&ImageKind::Second) {
+            self.second_images(wanted, into);
+        }
+        self.further(wanted, into);
     }
-    if let (true, Some(masked)) = (wanted.masked, &texts.masked) {
-        let before = into.texts.as_ref().map_or(0, |texts| texts.class.dims()[0]);
-        into.masked = Some(before + lengths.len());
-        ids.extend_from_slice(&masked.ids);
-        lengths.extend_from_slice(&texts.lengths);
-        into.labels.clone_from(&masked.labels);
-        into.concept_labels = masked.concept_labels.clone().unwrap_or_default();
+
+    /// The names of the images' objects. They are hidden before the image encoder, so that images are encoded once (MVP's release).
+    fn tags(&self, wanted: &Inputs) -> Option<TextInput> {
+        let tags = self.batch.further_texts.get(TAGS);
+        let tags = tags.filter(|_| self.backbone.image_tags)?;
+        let hidden = tags.masked.as_ref().filter(|_| wanted.hides_tags);
+        let ids = hidden.map_or(&tags.ids, |masked| &masked.ids);
+        Some(self.input(ids, &tags.lengths, tags.length))
     }
-    if lengths.is_empty() {
-        return;
+
+    fn input(&self, ids: &[i32], lengths: &[usize], length: usize) -> TextInput {
+        self.backbone.text.input(ids, lengths, length, self.device)
     }
-    let input = backbone.text.input(&ids, &lengths, texts.length, device);
-    let new = backbone.encode_texts(&input);
-    into.texts = Some(match into.texts.take() {
-        None => new,
-        Some(before) => TextFeatures::cat(vec![before, new]),
-    });
+
+    fn texts(&self, input: &TextInput, wanted: &Inputs) -> TextFeatures {
+        self.backbone.encode_texts_at(input, &wanted.text_layers)
+    }
+
+    fn images(
+        &self,
+        images: &Pictures,
+        tags: Option<&TextInput>,
+        picture: usize,
+        wanted: &Inputs,
+    ) -> ImageFeatures {
+        let layers = &wanted.image_layers;
+        self.backbone
+            .encode_pictures_at(images, tags, picture, layers)
+    }
+
+    fn second_view(&self, wanted: &Inputs, into: &mut Tables) {
+        let images = self.batch.images.as_ref();
+        let both = images.and_then(|images| Some((images, images.second_view.as_ref()?)));
+        if let Some((images, levels)) = both {
+            let images = Pictures::of_pixels(images, levels, self.device);
+            into.put_images(ImageKind::SecondView, self.images(&images, None, 0, wanted));
+        }
+    }
+
+    fn left_to_right(&self, wanted: &Inputs, into: &mut Tables) {
+        if let Some(texts) = &self.batch.texts {
+            let input = self.input(&texts.ids, &texts.lengths, texts.length);
+            let input = input.from_left_to_right(self.prefix);
+            let texts = self.texts(&input, wanted);
+            into.put_texts(vec![TextKind::LeftToRight], texts);
+        }
+    }
+
+    /// Texts as they are and masked texts in one pass.
+    fn both_directions(&self, wanted: &Inputs, into: &mut Tables) {
+        let Some(texts) = &self.batch.texts else {
+            return;
+        };
+        let mut ids = Vec::new();
+        let mut lengths = Vec::new();
+        let mut kinds = Vec::new();
+        let masked = texts.masked.as_ref().map(|masked| &masked.ids);
+        for (kind, form) in [
+            (TextKind::Plain, Some(&texts.ids)),
+            (TextKind::Masked, masked),
+        ] {
+            if let Some(form) = form.filter(|_| wanted.texts.contains(&kind)) {
+                ids.extend_from_slice(form);
+                lengths.extend_from_slice(&texts.lengths);
+                kinds.push(kind);
+            }
+        }
+        if !kinds.is_empty() {
+            let input = self.input(&ids, &lengths, texts.length);
+            into.put_texts(kinds, self.texts(&input, wanted));
+        }
+    }
+
+    fn masked_patches(&self, wanted: &Inputs, into: &mut Tables) {
+        let images = self.batch.images.as_ref();
+        let both = images.and_then(|images| Some((images, images.patch_mask.as_ref()?)));
+        if let Some((images, hidden)) = both {
+            let rows = self.batch.len();
+            let data = TensorData::new(hidden.clone(), [rows, hidden.len() / rows.max(1)]);
+            let hidden = Tensor::<2, Bool>::from_data(data, self.device);
+            let pixels = Pictures::of_pixels(images, &images.pixels, self.device);
+            let features = self
+                .backbone
+                .encode_masked(&pixels, &hidden, &wanted.image_layers);
+            into.put_images(ImageKind::MaskedPatches, features);
+        }
+    }
+
+    fn second_images(&self, wanted: &Inputs, into: &mut Tables) {
+        if let Some(images) = &self.batch.second_images {
+            let pixels = Pictures::of_pixels(images, &images.pixels, self.device);
+            into.put_images(ImageKind::Second, self.images(&pixels, None, 1, wanted));
+        }
+    }
+
+    fn further(&self, wanted: &Inputs, into: &mut Tables) {
+        for kind in &wanted.texts {
+            let TextKind::Further(name) = kind else {
+                continue;
+            };
+            if let Some(texts) = self.batch.further_texts.get(name) {
+                let input = self.input(&texts.ids, &texts.lengths, texts.length);
+                into.put_texts(vec![kind.clone()], self.texts(&input, wanted));
+            }
+        }
+    }
 }
 
 /// Captions of several batches as one, padded to the longest of them.
@@ -290,13 +432,14 @@ fn regions_of(batches: &[Batch], rows: &[(usize, usize)]) -> Option<Regions> {
     Some(regions)
 }
 
-/// The rows of both under each other, padded to one length.
+/// The rows of both under each other, padded to one length; states of single layers are left out.
 pub(crate) fn join_texts(own: &TextFeatures, other: TextFeatures) -> TextFeatures {
     let length = own.mask.dims()[1].max(other.mask.dims()[1]);
     let widened = |texts: TextFeatures| TextFeatures {
         states: texts.states.into_iter().map(|s| widen(s, length)).collect(),
         mask: widen_mask(texts.mask, length),
         class: texts.class,
+        layers: BTreeMap::new(),
     };
     TextFeatures::cat(vec![widened(own.clone()), widened(other)])
 }
@@ -324,6 +467,7 @@ pub(crate) fn join_images(parts: Vec<ImageFeatures>) -> ImageFeatures {
                 .collect(),
             class: images.class,
             tags: None,
+            layers: BTreeMap::new(),
         }
     };
     ImageFeatures::cat(parts.into_iter().map(widened).collect())

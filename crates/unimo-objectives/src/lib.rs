@@ -1,10 +1,11 @@
-//! Pre-training losses of unimo. Each objective owns its head, what it needs of a batch and its weight, and is one file
-//! and one line in the list below; [`Objectives::step`] computes what several of them need once.
+//! What unimo trains on. An objective is a loss with its head: it owns its weights, says what it wants encoded, and is one file and
+//! one line in the list below, or is registered from another crate ([`registry`]). A step computes what several of them need once.
 //!
 //! They know encoders and the batch type, no data set and no training loop.
 //!
 //! ```
-//! use unimo_objectives::{ObjectivesConfig, itm::{Head, ItmConfig, Layout, Negatives}};
+//! use unimo_objectives::pretraining::itm::{Head, ItmConfig, Layout, Negatives};
+//! use unimo_objectives::ObjectivesConfig;
 //!
 //! let objectives = ObjectivesConfig {
 //!     itm: Some(ItmConfig {
@@ -18,95 +19,108 @@
 //! objectives.validate().unwrap();
 //! ```
 
-pub mod codes;
+mod config;
 pub mod contrast;
 mod encode;
-pub mod itc;
-pub mod itm;
-pub mod lm;
-pub mod mcr;
-pub mod mlm;
+pub mod encoded;
 pub mod objective;
+pub mod pairs;
 pub mod partners;
+pub mod pretraining;
+pub mod queue;
+pub mod registry;
+pub mod request;
 mod step;
+pub mod teacher;
 mod temperature;
 pub mod tied;
 pub mod together;
-pub mod views;
-pub mod vq;
-pub mod wpg;
 
-use burn::module::Module;
-use burn::tensor::{FloatDType, Tensor};
-use serde::{Deserialize, Serialize};
-use unimo_batch::ConfigError;
+use std::ops::{Deref, DerefMut};
+
+use burn::module::{
+    Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor,
+};
+use burn::tensor::{Device, FloatDType, Tensor};
 use unimo_core::init::Init;
 use unimo_core::layers::cast;
-use unimo_encoders::backbone::{Backbone, BackboneConfig};
+use unimo_encoders::backbone::BackboneConfig;
 
-use crate::objective::{Carry, Objective};
-pub use crate::step::{Report, Step};
+use crate::objective::{AfterStep, Carry, Objective, ObjectiveConfig, Settings};
+use crate::pretraining::{codes, itc, itm, lm, mcr, mlm, mrm, views, vq, wpg};
+use crate::registry::{OutsideConfig, OutsideObjective};
+pub use crate::step::{ObjectiveResult, Step};
+use crate::teacher::Teacher;
 
-/// The list of objectives: key in a recipe, module, configuration, how it is made.
+/// The list of objectives: key in a recipe, configuration.
 macro_rules! objectives {
-    ($($key:ident: $module:ty, $config:ty, $make:expr;)+) => {
+    ($($key:ident: $config:ty;)+) => {
         /// `[objectives]`: those present are trained.
-        #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-        #[serde(deny_unknown_fields)]
+        #[derive(Debug, Clone, Default, PartialEq)]
         pub struct ObjectivesConfig {
             $(
                 #[doc = concat!("`[objectives.", stringify!($key), "]`.")]
-                #[serde(default, skip_serializing_if = "Option::is_none")]
                 pub $key: Option<$config>,
             )+
+            /// Those of other crates.
+            pub outside: Vec<OutsideConfig>,
         }
 
-        /// The objectives of a recipe, with their heads.
+        /// The objectives that are built in, with their heads.
         #[derive(Module, Debug)]
-        pub struct Objectives {
+        pub struct BuiltIn {
             $(
                 #[doc = concat!("`[objectives.", stringify!($key), "]`.")]
-                pub $key: Option<$module>,
+                pub $key: Option<<$config as ObjectiveConfig>::Objective>,
             )+
         }
 
         impl ObjectivesConfig {
-            /// Every key that an objective has.
+            /// Every key that a built-in objective has.
             pub const KEYS: &[&str] = &[$(stringify!($key)),+];
 
-            /// Every value on its own and against the others.
-            pub fn validate(&self) -> Result<(), ConfigError> {
+            /// The configurations of those present, with their keys.
+            pub fn each(&self) -> Vec<(&'static str, &dyn Settings)> {
+                let mut all: Vec<(&'static str, &dyn Settings)> = Vec::new();
                 $(
                     if let Some(config) = &self.$key {
-                        config.validate().map_err(|e| e.within(stringify!($key)))?;
+                        all.push((stringify!($key), config));
                     }
                 )+
-                self.validate_together()
+                all.extend(self.outside.iter().map(|c| (c.key, c.settings())));
+                all
             }
 
-            /// The keys of those present.
-            pub fn given(&self) -> Vec<&'static str> {
-                let mut keys = Vec::new();
+            /// New heads on top of encoders made from `model`.
+            pub fn init(&self, init: &mut Init, model: &BackboneConfig) -> Objectives {
+                $(let $key = self.$key.as_ref().map(|config| config.init(init, model));)+
+                Objectives {
+                    built_in: BuiltIn { $($key),+ },
+                    outside: self.outside.iter().map(|c| c.init(init, model)).collect(),
+                }
+            }
+
+            /// Reads the section of a built-in objective; gives the values back where the key is none of theirs.
+            fn read<'de, A: serde::de::MapAccess<'de>>(
+                &mut self,
+                key: &str,
+                values: &mut A,
+            ) -> Result<bool, A::Error> {
+                match key {
+                    $(stringify!($key) => self.$key = Some(values.next_value()?),)+
+                    _ => return Ok(false),
+                }
+                Ok(true)
+            }
+
+            /// Writes the sections of built-in objectives.
+            fn write<S: serde::ser::SerializeMap>(&self, map: &mut S) -> Result<(), S::Error> {
                 $(
-                    if self.$key.is_some() {
-                        keys.push(stringify!($key));
+                    if let Some(config) = &self.$key {
+                        map.serialize_entry(stringify!($key), config)?;
                     }
                 )+
-                keys
-            }
-
-            /// New heads on top of `backbone`, which was made from `model`.
-            pub fn init(
-                &self,
-                init: &mut Init,
-                model: &BackboneConfig,
-                backbone: &Backbone,
-            ) -> Objectives {
-                $(
-                    let make: fn(&$config, &mut Init, &BackboneConfig, &Backbone) -> $module = $make;
-                    let $key = self.$key.as_ref().map(|c| make(c, init, model, backbone));
-                )+
-                Objectives { $($key),+ }
+                Ok(())
             }
         }
 
@@ -119,159 +133,144 @@ macro_rules! objectives {
                         all.push((stringify!($key), objective));
                     }
                 )+
+                all.extend(self.outside.iter().map(|o| (o.key, o.objective())));
                 all
             }
 
-            /// The backbone has been given other weights before the first step.
-            pub fn adopt(&mut self, backbone: &Backbone) {
+            fn each_mut(&mut self) -> Vec<(&'static str, &mut dyn Objective)> {
+                let mut all: Vec<(&'static str, &mut dyn Objective)> = Vec::new();
                 $(
-                    if let Some(objective) = &mut self.$key {
-                        objective.adopt(backbone);
+                    if let Some(objective) = &mut self.built_in.$key {
+                        all.push((stringify!($key), objective));
                     }
                 )+
-            }
-
-            /// Clamps, moving averages and queues, after the optimiser's step. `carries` is what the micro-batches'
-            /// [`Step`]s gave.
-            pub fn after_step(&mut self, backbone: &Backbone, carries: Vec<(&'static str, Carry)>) {
-                $(
-                    if let Some(objective) = &mut self.$key {
-                        let key = stringify!($key);
-                        let own = carries.iter().filter(|(k, _)| *k == key).map(|(_, c)| c.clone());
-                        objective.after_step(backbone, own.collect());
-                    }
-                )+
+                all.extend(self.outside.iter_mut().map(|o| (o.key, o.objective_mut())));
+                all
             }
         }
     };
 }
 
 objectives! {
-    mlm: mlm::Mlm, mlm::MlmConfig, |c, init, model, _| c.init(init, model);
-    itm: itm::Itm, itm::ItmConfig, |c, init, model, _| c.init(init, model);
-    itc: itc::Itc, itc::ItcConfig, |c, init, model, backbone| c.init(init, model, backbone);
-    lm: lm::Lm, lm::LmConfig, |c, init, model, _| c.init(init, model);
-    vq: vq::Vq, vq::VqConfig, |c, init, model, _| c.init(init, model);
-    codes: codes::Codes, codes::CodesConfig, |c, init, model, _| c.init(init, model);
-    mcr: mcr::Mcr, mcr::McrConfig, |c, init, model, _| c.init(init, model);
-    wpg: wpg::Wpg, wpg::WpgConfig, |c, init, model, _| c.init(init, model);
-    views: views::Views, views::ViewsConfig, |c, init, model, _| c.init(init, model);
+    mlm: mlm::MlmConfig;
+    itm: itm::ItmConfig;
+    itc: itc::ItcConfig;
+    lm: lm::LmConfig;
+    vq: vq::VqConfig;
+    codes: codes::CodesConfig;
+    mcr: mcr::McrConfig;
+    wpg: wpg::WpgConfig;
+    views: views::ViewsConfig;
+    mrm: mrm::MrmConfig;
 }
 
-impl ObjectivesConfig {
-    fn validate_together(&self) -> Result<(), ConfigError> {
-        ConfigError::unless(
-            *self != Self::default(),
-            "objectives",
-            "{}",
-            format_args!("name at least one of {}", Self::KEYS.join(", ")),
-        )?;
-        let of_itm = self.itm.as_ref().map(|itm| itm.negatives);
-        let of_wpg = self.wpg.as_ref().map(|wpg| wpg.negatives);
-        for (key, negatives) in [("itm.negatives", of_itm), ("wpg.negatives", of_wpg)] {
-            ConfigError::unless(
-                negatives.is_none_or(|n| !n.hard()) || self.itc.is_some(),
-                key,
-                "hard",
-                "hard negatives are chosen by the similarities of [objectives.itc], which is absent",
-            )?;
-        }
-        Ok(())
-    }
+/// The objectives of a recipe, with their heads.
+#[derive(Debug, Clone)]
+pub struct Objectives {
+    built_in: BuiltIn,
+    outside: Vec<OutsideObjective>,
+}
 
-    /// The objectives against the encoders that they train.
-    pub fn validate_with(&self, model: &BackboneConfig) -> Result<(), ConfigError> {
-        let one_stream = "needs a cross-modal encoder of one stream, [model.joint]";
-        let two_streams = "needs a cross-modal encoder of two streams, [model.fusion]";
-        let grounded = "needs a grounded dictionary, [model.joint.grounding]";
-        let joint = model.joint.is_some();
-        let image_class = model.joint.as_ref().is_some_and(|j| j.image_class);
-        let dictionary = model.joint.as_ref().is_some_and(|j| j.grounding.is_some());
-        let as_wide = model.text.width == model.cross_width();
-        let rule = |holds: bool, key: &str, value: &str, allowed: &str| {
-            ConfigError::unless(holds, key, value, allowed)
-        };
-        if let Some(mlm) = &self.mlm {
-            rule(
-                joint || !mlm.texts_alone,
-                "mlm.texts_alone",
-                "true",
-                one_stream,
-            )?;
-            rule(
-                as_wide || !mlm.tied,
-                "mlm.tied",
-                "true",
-                "needs a text encoder as wide as the cross-modal one",
-            )?;
-        }
-        if let Some(itm) = &self.itm {
-            let (holds, needs) = match itm.head {
-                itm::Head::Pair => (!joint, two_streams),
-                itm::Head::Product => (
-                    !joint || image_class,
-                    "needs model.joint.image_class = true",
-                ),
-                itm::Head::Text => (true, ""),
-            };
-            let name = match itm.head {
-                itm::Head::Pair => "pair",
-                itm::Head::Product => "product",
-                itm::Head::Text => "text",
-            };
-            rule(holds, "itm.head", name, needs)?;
-        }
-        if let Some(itc) = &self.itc {
-            let three = itc.views == itc::Views::Three;
-            rule(!three || !joint, "itc.views", "three", two_streams)?;
-            rule(
-                !three || itc.projection != itc::Projection::None,
-                "itc.projection",
-                "none",
-                "must not be \"none\" with views = \"three\", which are of different widths",
-            )?;
-            rule(
-                itc.momentum.is_none() || !model.image_tags,
-                "itc.momentum",
-                "{}",
-                "must be absent with model.image_tags = true: its encoder reads no tags",
-            )?;
-            rule(
-                itc.momentum.is_none() || model.regions.is_none(),
-                "itc.momentum",
-                "{}",
-                "must be absent with [model.regions]: its encoder reads pixels",
-            )?;
-            let (text, image) = (model.text.width, model.image_width());
-            ConfigError::unless(
-                itc.projection != itc::Projection::None
-                    || (itc.width == text && itc.width == image),
-                "itc.width",
-                itc.width,
-                format_args!(
-                    "must be model.text.width = {text} and the width of the image encoder = {image} where \
-                     projection = \"none\""
-                ),
-            )?;
-        }
-        let tags = self.mcr.as_ref().is_some_and(|mcr| mcr.tags);
-        rule(
-            !tags || model.image_tags,
-            "mcr.tags",
-            "true",
-            "needs model.image_tags = true",
-        )?;
-        let phrases = self.mcr.as_ref().is_some_and(|mcr| mcr.phrases);
-        rule(!phrases || joint, "mcr.phrases", "true", one_stream)?;
-        rule(self.lm.is_none() || joint, "lm", "{}", one_stream)?;
-        rule(self.vq.is_none() || dictionary, "vq", "{}", grounded)?;
-        rule(self.codes.is_none() || dictionary, "codes", "{}", grounded)
+impl Deref for Objectives {
+    type Target = BuiltIn;
+
+    fn deref(&self) -> &BuiltIn {
+        &self.built_in
     }
 }
 
-/// Parameters that came later than the format of checkpoints: where an older one lacks them they are zeros, which stand for what was
-/// before.
-pub const ADDED_LATER: &[&str] = &["itc.momentum.picture_queue"];
+impl DerefMut for Objectives {
+    fn deref_mut(&mut self) -> &mut BuiltIn {
+        &mut self.built_in
+    }
+}
+
+impl Objectives {
+    /// An objective of another crate, by its key.
+    pub fn outside(&self, key: &str) -> Option<&OutsideObjective> {
+        self.outside.iter().find(|outside| outside.key == key)
+    }
+
+    /// The encoders have been given other weights before the first step.
+    pub fn adopt(&mut self) {
+        for (_, objective) in self.each_mut() {
+            objective.adopt();
+        }
+    }
+
+    /// Clamps, moving averages and queues, after the optimiser's step. `carries` is what the micro-batches' [`Step`]s gave.
+    pub fn after_step(&mut self, teacher: Option<&Teacher>, carries: Vec<(&'static str, Carry)>) {
+        let decay = teacher.map(Teacher::decay);
+        for (key, objective) in self.each_mut() {
+            let own = carries.iter().filter(|(k, _)| *k == key);
+            objective.after_step(&AfterStep {
+                decay,
+                carries: own.map(|(_, carry)| carry.clone()).collect(),
+            });
+        }
+    }
+}
+
+/// Parameters stand below the objectives' keys, wherever an objective comes from.
+impl Module for Objectives {
+    fn collect_devices(&self, devices: Devices) -> Devices {
+        self.outside
+            .collect_devices(self.built_in.collect_devices(devices))
+    }
+    fn fork(self, device: &Device) -> Self {
+        self.changed(|m| m.fork(device), |m| m.fork(device))
+    }
+    fn to_device(self, device: &Device) -> Self {
+        self.changed(|m| m.to_device(device), |m| m.to_device(device))
+    }
+    fn train(self) -> Self {
+        self.changed(Module::train, Module::train)
+    }
+    fn valid(&self) -> Self {
+        self.clone().changed(|m| m.valid(), |m| m.valid())
+    }
+    fn materialize(self) -> Self {
+        self.changed(Module::materialize, Module::materialize)
+    }
+    fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
+        self.built_in.visit(visitor);
+        for outside in &self.outside {
+            outside.visit(visitor);
+        }
+    }
+    fn map<M: ModuleMapper>(self, mapper: &mut M) -> Self {
+        let built_in = self.built_in.map(mapper);
+        let outside = self.outside.into_iter().map(|o| o.map(mapper));
+        Self {
+            built_in,
+            outside: outside.collect(),
+        }
+    }
+}
+
+impl Objectives {
+    fn changed(
+        self,
+        built_in: impl FnOnce(BuiltIn) -> BuiltIn,
+        outside: impl Fn(OutsideObjective) -> OutsideObjective,
+    ) -> Self {
+        Self {
+            built_in: built_in(self.built_in),
+            outside: self.outside.into_iter().map(outside).collect(),
+        }
+    }
+}
+
+impl ModuleDisplay for Objectives {}
+
+impl ModuleDisplayDefault for Objectives {
+    fn content(&self, content: Content) -> Option<Content> {
+        self.built_in.content(content)
+    }
+}
+
+const NEEDS_ONE_STREAM: &str = "needs a cross-modal encoder of one stream, [model.joint]";
+const NEEDS_TWO_STREAMS: &str = "needs a cross-modal encoder of two streams, [model.fusion]";
 
 /// Whether a setting may be left out of a recipe.
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {

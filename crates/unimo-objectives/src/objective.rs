@@ -1,219 +1,215 @@
 //! What an objective is.
 
+use std::fmt::Debug;
+
+use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
-use unimo_batch::{Batch, MaskSpec, MaskedTexts};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use unimo_batch::{Batch, ConfigError, MaskedTexts, TAGS, Texts};
+use unimo_core::init::Init;
 use unimo_core::kernels;
-use unimo_encoders::backbone::{Backbone, ImageFeatures, TextFeatures};
+use unimo_core::world::World;
+use unimo_encoders::backbone::{Backbone, BackboneConfig};
 use unimo_encoders::fusion::FusionOutput;
-use unimo_encoders::joint::View;
-use unimo_encoders::text::TextInput;
 
-use crate::contrast::Contrast;
-use crate::partners::Partners;
+use crate::contrast::{Contrast, Features};
+use crate::encoded::Encoded;
+use crate::pairs::Pairs;
+use crate::request::{Request, Samples};
 use crate::single_precision;
+use crate::teacher::Teacher;
 
-/// What a batch must hold for an objective to run on it.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Needs {
-    /// A picture per sample.
-    pub images: bool,
-    /// A caption per sample.
-    pub texts: bool,
-    /// The captions with words hidden like this.
-    pub masked: Option<MaskSpec>,
-    /// The fewest samples that it works with. What compares samples with each other finds them in all batches of a step.
-    pub samples: usize,
-    /// Only samples whose text describes its picture count; the others are left out and counted.
-    pub describing: bool,
-    /// The batch must hold no other modality than those named: unaligned images, or plain text.
-    pub alone: bool,
-    /// A second view of every picture, changed at random like the first.
-    pub second_view: bool,
-    /// The captions read from left to right.
-    pub left_to_right: bool,
-    /// The names of the picture's objects.
-    pub tags: bool,
-    /// Texts with their phrases as concepts.
-    pub concepts: bool,
-    /// Share of tags and phrases that are hidden and predicted.
-    pub concept_rate: Option<f64>,
-}
+/// What the configuration of an objective says of it before it has weights.
+pub trait Settings: Debug + Send + Sync {
+    /// Factor of the loss in the sum.
+    fn weight(&self) -> f64;
 
-impl Needs {
-    /// How many samples of a batch count.
-    pub(crate) fn count(&self, batch: &Batch) -> usize {
-        if self.describing {
-            describing(batch).len()
-        } else {
-            batch.len()
-        }
+    /// What it wants encoded.
+    fn requests(&self) -> Vec<Request>;
+
+    /// Which samples count, and how many it needs.
+    fn samples(&self) -> Samples;
+
+    /// Whether it chooses wrong partners by how similar captions and images are.
+    fn asks_similarity(&self) -> bool {
+        false
+    }
+
+    /// Whether it says how similar captions and images are.
+    fn gives_similarity(&self) -> bool {
+        false
+    }
+
+    /// Every value on its own and against the others.
+    fn validate(&self) -> Result<(), ConfigError>;
+
+    /// The values against the encoders that are trained.
+    fn validate_with(&self, _model: &BackboneConfig) -> Result<(), ConfigError> {
+        Ok(())
     }
 }
 
-/// The rows of a batch whose text describes its picture.
-pub(crate) fn describing(batch: &Batch) -> Vec<usize> {
-    let describes = |row: &usize| batch.texts.as_ref().is_none_or(|t| t.describes(*row));
-    (0..batch.len()).filter(describes).collect()
+/// The configuration of an objective, which makes it.
+pub trait ObjectiveConfig: Settings + Clone + Serialize + DeserializeOwned + 'static {
+    /// The objective with its head.
+    type Objective: Objective + Module + 'static;
+
+    /// A new head on top of encoders made from `model`.
+    fn init(&self, init: &mut Init, model: &BackboneConfig) -> Self::Objective;
 }
 
-/// The batch on the device after the uni-modal encoders, which run once for all objectives.
+/// A loss with its head. Each is one file and one line in the list in `lib.rs`, or is registered from another crate
+/// ([`crate::registry`]).
 ///
-/// Text rows `0..samples` are the captions as they are; where an objective needs masked captions, rows
-/// `masked..masked + samples` are those.
+/// A step calls `pairs`, then `loss`; [`Objective::after_step`] follows the optimiser's step and is the only place that changes
+/// state. A loss that compares samples with each other is a [`Contrast`] too: it is then taken over all batches of a step.
+pub trait Objective {
+    /// What it was made from.
+    fn settings(&self) -> &dyn Settings;
+
+    /// How it compares samples with each other, if it does.
+    fn contrast(&self) -> Option<&dyn Contrast> {
+        None
+    }
+
+    /// The pairs that it wants from the cross-modal encoder.
+    fn pairs(&self, _encoded: &Encoded, _rng: &mut ChaCha8Rng) -> Vec<Pairs> {
+        Vec::new()
+    }
+
+    /// The loss. `fused` holds what became of each of its [`pairs`](Self::pairs), in their order.
+    fn loss(&self, context: &Context<'_>, fused: &[Fused]) -> Outcome;
+
+    /// The backbone has been given other weights before the first step: copies of what was made with it are made anew.
+    fn adopt(&mut self) {}
+
+    /// Clamps, moving averages and queues, after the optimiser's step.
+    fn after_step(&mut self, _after: &AfterStep) {}
+}
+
+/// What a loss is computed from.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// The encoders that are trained.
+    pub backbone: &'a Backbone,
+    /// Their moving average, where a recipe has one.
+    pub teacher: Option<&'a Teacher>,
+    /// The batch on the host: labels and targets.
+    pub batch: &'a Batch,
+    /// The batch after the uni-modal encoders.
+    pub encoded: &'a Encoded,
+    /// Where tensors are made; it draws the device's random numbers.
+    pub device: &'a Device,
+    /// The processes that train together.
+    pub world: &'a World,
+}
+
+/// What an objective has requested of a batch is there: one that lacks it skips the objective.
+impl<'a> Context<'a> {
+    /// The batch's texts.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the objective has not requested them.
+    pub fn texts(&self) -> &'a Texts {
+        let texts = self.batch.texts.as_ref();
+        texts.expect("invariant: the batch holds what was requested")
+    }
+
+    /// The texts with words or phrases hidden, and what is to be predicted.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the objective has not requested them.
+    pub fn masked_texts(&self) -> &'a MaskedTexts {
+        let masked = self.texts().masked.as_ref();
+        masked.expect("invariant: the batch holds what was requested")
+    }
+
+    /// The images' tags with some hidden, and what is to be predicted.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the objective has not requested them.
+    pub fn masked_tags(&self) -> &'a MaskedTexts {
+        let tags = self.batch.further_texts.get(TAGS);
+        let masked = tags.and_then(|tags| tags.masked.as_ref());
+        masked.expect("invariant: the batch holds what was requested")
+    }
+
+    /// Which patches of the images are hidden, `[B, N]`, row-major.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the objective has not requested it.
+    pub fn hidden_patches(&self) -> &'a [bool] {
+        let images = self.batch.images.as_ref();
+        let hidden = images.and_then(|images| images.patch_mask.as_ref());
+        hidden.expect("invariant: the batch holds what was requested")
+    }
+}
+
+/// What the cross-modal encoder made of an objective's pairs.
+#[derive(Debug)]
+pub struct Fused {
+    /// The pairs asked for.
+    pub pairs: Pairs,
+    /// One row each; none where there are no pairs.
+    pub output: Option<FusionOutput>,
+}
+
+impl Fused {
+    /// The pairs and what became of them; none where there are no pairs.
+    pub fn some(&self) -> Option<(&Pairs, &FusionOutput)> {
+        Some((&self.pairs, self.output.as_ref()?))
+    }
+
+    /// The pairs and what became of them, of an objective that always has some.
+    ///
+    /// # Panics
+    ///
+    /// Panics if nothing was asked for, or of no pair.
+    pub fn only(fused: &[Self]) -> (&Pairs, &FusionOutput) {
+        let first = fused.first();
+        first
+            .and_then(Self::some)
+            .expect("invariant: the step fuses the pairs asked for")
+    }
+}
+
+/// What follows the optimiser's step.
 #[derive(Debug, Clone, Default)]
-pub struct UniModal {
-    /// Samples of the batch, `B`.
-    pub samples: usize,
-    /// Pixels, `[B, 3, H, W]`, where the model reads pixels.
-    pub pixels: Option<Tensor<4>>,
-    /// Captions as they are, `B` rows.
-    pub text_input: Option<TextInput>,
-    /// `B` rows.
-    pub images: Option<ImageFeatures>,
-    /// `B` rows, or `2 B` with masked captions.
-    pub texts: Option<TextFeatures>,
-    /// First row of the masked captions.
-    pub masked: Option<usize>,
-    /// `[B, L]`: ids to predict in the masked captions, row-major, on the host.
-    pub labels: Vec<i32>,
-    /// `[B, M]`: ids to predict in the pictures' tags, row-major, on the host.
-    pub tag_labels: Vec<i32>,
-    /// `[B, L]`: ids to predict at the masked captions' phrases, row-major, on the host.
-    pub concept_labels: Vec<i32>,
-    /// `[B]`: phrases of each caption, right before its end token; empty where texts have none.
-    pub concepts: Vec<usize>,
-    /// `[B]`: how many leading positions of each caption are text.
-    pub text_lengths: Vec<usize>,
-    /// The second views of the pictures, `B` rows.
-    pub second_views: Option<ImageFeatures>,
-    /// The captions as they are, read from left to right.
-    pub left_to_right: Option<LeftToRight>,
-    /// `[B]`: which picture each sample shows, where that is known.
-    pub pictures: Vec<Option<u64>>,
-    /// The rows whose text describes its picture.
-    pub describing: Vec<usize>,
-    /// The samples that pairs can be made of.
-    pub partners: Partners,
-    /// What pairs take their texts from, where that is more than [`texts`](Self::texts): these first, then texts of the step's
-    /// other batches, all padded to one length.
-    pub pair_texts: Option<TextFeatures>,
-    /// Likewise of [`images`](Self::images), without tags.
-    pub pair_images: Option<ImageFeatures>,
+pub struct AfterStep {
+    /// Share of the old value in each update of the teacher; none where there is no teacher.
+    pub decay: Option<f64>,
+    /// What each loss gave, in the order of the micro-batches: one entry for those that were contrasted together.
+    pub carries: Vec<Carry>,
 }
 
-impl UniModal {
-    /// Of a batch, with nothing encoded yet.
-    pub fn new(batch: &Batch) -> Self {
-        let texts = batch.texts.as_ref();
-        Self {
-            samples: batch.len(),
-            pictures: if batch.pictures.is_empty() {
-                vec![None; batch.len()]
-            } else {
-                batch.pictures.iter().copied().map(Some).collect()
-            },
-            describing: describing(batch),
-            concepts: texts
-                .and_then(|texts| texts.concepts.clone())
-                .unwrap_or_default(),
-            text_lengths: texts.map_or_else(Vec::new, |texts| texts.lengths.clone()),
-            ..Self::default()
-        }
-    }
-
-    /// What pairs take their texts from.
-    pub fn texts_of_pairs(&self) -> Option<&TextFeatures> {
-        self.pair_texts.as_ref().or(self.texts.as_ref())
-    }
-
-    /// What pairs take their images from.
-    pub fn images_of_pairs(&self) -> Option<&ImageFeatures> {
-        self.pair_images.as_ref().or(self.images.as_ref())
-    }
-}
-
-/// Captions for language modelling.
+/// Features that outlive their step.
 #[derive(Debug, Clone)]
-pub struct LeftToRight {
-    /// `B` rows.
-    pub texts: TextFeatures,
-    /// Leading positions that see each other; what follows is to be predicted.
-    pub prefix: usize,
-    /// `[B, L]`: the captions' ids, row-major, on the host.
-    pub ids: Vec<i32>,
-    /// `[B]`: how many leading positions of each row are text.
-    pub lengths: Vec<usize>,
+pub struct Carry {
+    /// `[B, E]` each, tracking no gradient.
+    pub features: Features,
+    /// `[B]`: which image each sample shows, where that is known.
+    pub pictures: Vec<Option<u64>>,
 }
 
-/// Rows to send through the cross-modal encoder together: text row `texts[i]` with image row `images[i]`. Where the batch lacks
-/// a modality, its rows are empty.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Pairs {
-    /// Rows of [`UniModal::texts_of_pairs`], or of [`UniModal::left_to_right`] where `view.prefix` says so.
-    pub texts: Vec<usize>,
-    /// Rows of [`UniModal::images_of_pairs`].
-    pub images: Vec<usize>,
-    /// For each pair whether the two belong together.
-    pub matched: Vec<bool>,
-    /// How the encoder looks at them.
-    pub view: View,
-    /// Samples that should have had a wrong partner and found none: all others show the same picture.
-    pub without_negative: usize,
+/// A number that is said of a loss: the mean of something over a count.
+#[derive(Debug, Clone)]
+pub struct Metric {
+    /// What it is.
+    pub name: &'static str,
+    /// The sum, `[1]`, in f32, on the device.
+    pub sum: Tensor<1>,
+    /// Of how many.
+    pub count: usize,
 }
 
-impl Pairs {
-    /// Every sample with itself.
-    pub fn matched(samples: usize) -> Self {
-        Self::of_rows((0..samples).collect())
-    }
-
-    /// Each of these samples with itself.
-    pub fn of_rows(rows: Vec<usize>) -> Self {
-        Self {
-            matched: vec![true; rows.len()],
-            images: rows.clone(),
-            texts: rows,
-            ..Self::default()
-        }
-    }
-
-    /// Adds a pair of a text row and an image row.
-    pub fn push(&mut self, text: usize, image: usize, matched: bool) {
-        self.texts.push(text);
-        self.images.push(image);
-        self.matched.push(matched);
-    }
-
-    /// Every sample with itself, as far as the batch holds its parts. The text is the masked one where there is one: what
-    /// other objectives ask for too costs nothing.
-    pub fn present(batch: &UniModal) -> Self {
-        let samples = batch.samples;
-        let first = batch.masked.unwrap_or(0);
-        let all = Self::matched(samples);
-        Self {
-            texts: match &batch.texts {
-                Some(_) => (first..first + samples).collect(),
-                None => Vec::new(),
-            },
-            images: match &batch.images {
-                Some(_) => all.images,
-                None => Vec::new(),
-            },
-            ..all
-        }
-    }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.matched.len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.matched.is_empty()
-    }
-}
+/// The share of predictions that are right.
+pub const ACCURACY: &str = "accuracy";
 
 /// An objective's result on one batch.
 #[derive(Debug, Clone)]
@@ -222,56 +218,71 @@ pub struct Outcome {
     pub loss: Tensor<1>,
     /// Whether the loss has a gradient; that of nothing has none.
     pub learns: bool,
-    /// How many of `count` predictions were right, `[1]`, on the device.
-    pub correct: Tensor<1, Int>,
-    /// Predictions made.
-    pub count: usize,
-    /// Samples that found no negative, because all others show the same picture.
+    /// What is said of it.
+    pub metrics: Vec<Metric>,
+    /// Samples that found no negative, because all others show the same image.
     pub without_negative: usize,
     /// What [`Objective::after_step`] wants back.
     pub carry: Option<Carry>,
 }
 
 impl Outcome {
-    /// A loss with its predictions.
-    pub fn new(loss: Tensor<1>, correct: Tensor<1, Int>, count: usize) -> Self {
+    /// A loss of which nothing else is said.
+    pub fn new(loss: Tensor<1>) -> Self {
         Self {
             loss,
             learns: true,
-            correct,
-            count,
+            metrics: Vec::new(),
             without_negative: 0,
             carry: None,
         }
     }
 
-    /// Of no prediction the loss is 0, whatever the model computes: the mean of nothing is not a number, and a sum times 0 is
+    /// A loss of predictions, of which `correct` of `count` are right.
+    pub fn with_accuracy(loss: Tensor<1>, correct: Tensor<1, Int>, count: usize) -> Self {
+        // Exact up to 2^24 right answers of a batch.
+        Self::new(loss).and_metric(ACCURACY, correct.float(), count)
+    }
+
+    /// The same with one more number said of it.
+    pub fn and_metric(mut self, name: &'static str, sum: Tensor<1>, count: usize) -> Self {
+        let sum = single_precision(sum.without_autodiff());
+        self.metrics.push(Metric { name, sum, count });
+        self
+    }
+
+    /// Without a prediction the loss is 0, whatever the model computes: the mean of nothing is not a number, and a sum times 0 is
     /// none either where the sum does not fit its dtype.
     pub fn nothing(device: &Device) -> Self {
+        let zero = single_precision(Tensor::zeros([1], device));
         Self {
             learns: false,
-            ..Self::new(
-                single_precision(Tensor::zeros([1], device)),
-                Tensor::zeros([1], device),
-                0,
-            )
+            ..Self::with_accuracy(zero, Tensor::zeros([1], device), 0)
         }
     }
 
-    /// Both losses added.
-    pub(crate) fn and(self, other: Self) -> Self {
+    /// Both losses added. What is said of both is said of all that they count.
+    pub(crate) fn and(mut self, other: Self) -> Self {
+        for metric in other.metrics {
+            match self.metrics.iter_mut().find(|m| m.name == metric.name) {
+                Some(same) => {
+                    same.sum = same.sum.clone() + metric.sum;
+                    same.count += metric.count;
+                }
+                None => self.metrics.push(metric),
+            }
+        }
         Self {
             loss: self.loss + other.loss,
             learns: self.learns || other.learns,
-            correct: self.correct + other.correct,
-            count: self.count + other.count,
+            metrics: self.metrics,
             without_negative: self.without_negative + other.without_negative,
             carry: self.carry.or(other.carry),
         }
     }
 
-    /// The mean cross-entropy of `labels` at `positions` of `states`, whose scores `logits` computes. Of no label the loss is 0:
-    /// the mean of nothing is not a number.
+    /// The mean cross-entropy of `labels` at `positions` of `states`, whose scores `logits` computes. Without a label the loss is
+    /// 0: the mean of nothing is not a number.
     ///
     /// # Shapes
     ///
@@ -284,20 +295,21 @@ impl Outcome {
         let [rows, length, width] = states.dims();
         let states = states.reshape([rows * length, width]);
         let device = states.device();
-        let states = match labels.is_empty() {
-            true => states,
-            false => states.select(0, ints(positions, &device)),
+        let states = if labels.is_empty() {
+            states
+        } else {
+            states.select(0, ints(positions, &device))
         };
         Self::of_labels(states, labels, logits)
     }
 
-    /// The mean cross-entropy of `labels`, a row of `logits` each; `states` is what they were computed from. Of no label the
+    /// The mean cross-entropy of `labels`, a row of `logits` each; `states` is what they were computed from. Without a label the
     /// loss is 0.
     ///
     /// # Shapes
     ///
     /// - states: `[M, D]`; labels: `M`
-    pub(crate) fn of_labels(
+    pub fn of_labels(
         states: Tensor<2>,
         labels: Vec<i32>,
         logits: impl FnOnce(Tensor<2>) -> Tensor<2>,
@@ -310,11 +322,8 @@ impl Outcome {
         let labels = ints(labels, &device);
         let logits = single_precision(logits(states));
         let correct = count_correct(logits.clone(), labels.clone());
-        Self::new(
-            kernels::cross_entropy(logits, labels).mean(),
-            correct,
-            count,
-        )
+        let loss = kernels::cross_entropy(logits, labels).mean();
+        Self::with_accuracy(loss, correct, count)
     }
 }
 
@@ -347,57 +356,4 @@ pub(crate) fn ints(values: Vec<i32>, device: &Device) -> Tensor<1, Int> {
 pub(crate) fn count_correct(logits: Tensor<2>, labels: Tensor<1, Int>) -> Tensor<1, Int> {
     let best = logits.without_autodiff().argmax(1).squeeze_dim::<1>(1);
     best.equal(labels.without_autodiff()).int().sum()
-}
-
-/// Features that outlive their step: `[B, E]` each, tracking no gradient.
-#[derive(Debug, Clone)]
-pub struct Carry {
-    /// Of the images.
-    pub images: Tensor<2>,
-    /// Of the captions.
-    pub texts: Tensor<2>,
-    /// `[B]`: which picture each shows, where that is known.
-    pub pictures: Vec<Option<u64>>,
-}
-
-/// A pre-training loss with its head. Each is one file and one line in the list in `lib.rs`.
-///
-/// A step calls `pairs`, then `loss`; [`Objective::after_step`] follows the optimiser's step and is the only place that changes
-/// state. A loss that compares samples with each other is a [`Contrast`] too: it is then taken over all batches of a step.
-pub trait Objective {
-    /// What a batch must hold.
-    fn needs(&self) -> Needs;
-
-    /// Factor of the loss in the sum.
-    fn weight(&self) -> f64;
-
-    /// How it compares samples with each other, if it does.
-    fn contrast(&self) -> Option<&dyn Contrast> {
-        None
-    }
-
-    /// Whether it chooses wrong partners by the similarities of a [`Contrast`].
-    fn hard_negatives(&self) -> bool {
-        false
-    }
-
-    /// The pairs that it wants from the cross-modal encoder.
-    fn pairs(&self, _batch: &UniModal, _rng: &mut ChaCha8Rng) -> Option<Pairs> {
-        None
-    }
-
-    /// The loss.
-    fn loss(
-        &self,
-        backbone: &Backbone,
-        batch: &UniModal,
-        fused: Option<(&Pairs, FusionOutput)>,
-    ) -> Outcome;
-
-    /// The backbone has been given other weights before the first step: copies of it are made anew.
-    fn adopt(&mut self, _backbone: &Backbone) {}
-
-    /// Clamps, moving averages and queues, after the optimiser's step; `carries` holds what each loss gave, in the order of the
-    /// micro-batches: one entry for those that were contrasted together.
-    fn after_step(&mut self, _backbone: &Backbone, _carries: Vec<Carry>) {}
 }

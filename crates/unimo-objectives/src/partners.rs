@@ -11,7 +11,7 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::objective::UniModal;
+use crate::encoded::Encoded;
 
 /// Where the wrong partner of a pair comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,10 +35,8 @@ impl Negatives {
 /// A sample that pairs can be made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Partner {
-    /// Its row of [`UniModal::texts_of_pairs`].
-    pub text: usize,
-    /// Its row of [`UniModal::images_of_pairs`].
-    pub image: usize,
+    /// Its number: its row in the batch, or a number from `B` on of a sample of another batch.
+    pub sample: usize,
     /// Which picture it shows, where that is known.
     pub picture: Option<u64>,
 }
@@ -81,10 +79,9 @@ pub struct Partners {
 
 impl Partners {
     /// The samples of one batch whose texts describe their pictures.
-    pub fn of_batch(batch: &UniModal, similarity: Option<Similarity>) -> Self {
+    pub fn of_batch(batch: &Encoded, similarity: Option<Similarity>) -> Self {
         let of_row = |&row: &usize| Partner {
-            text: row,
-            image: row,
+            sample: row,
             picture: batch.pictures[row],
         };
         let all: Vec<Partner> = batch.describing.iter().map(of_row).collect();
@@ -114,7 +111,7 @@ impl Partners {
         self.all[self.own.start + i]
     }
 
-    /// Image row of a wrong picture for the caption of own sample `i`; none where all others show the same picture.
+    /// The sample of a wrong picture for the caption of own sample `i`; none where all others show the same picture.
     pub fn wrong_image(
         &self,
         negatives: Negatives,
@@ -128,10 +125,10 @@ impl Partners {
             .map(|s| move |j: usize| s.of(at, j));
         let of = of.as_ref().map(|of| of as &dyn Fn(usize) -> f32);
         let found = self.wrong(negatives, at, of, rng)?;
-        Some(self.all[found].image)
+        Some(self.all[found].sample)
     }
 
-    /// Text row of a wrong caption for the picture of own sample `i`; none where all others show the same picture.
+    /// The sample of a wrong caption for the picture of own sample `i`; none where all others show the same picture.
     pub fn wrong_text(
         &self,
         negatives: Negatives,
@@ -145,7 +142,7 @@ impl Partners {
             .map(|s| move |j: usize| s.of(j, at));
         let of = of.as_ref().map(|of| of as &dyn Fn(usize) -> f32);
         let found = self.wrong(negatives, at, of, rng)?;
-        Some(self.all[found].text)
+        Some(self.all[found].sample)
     }
 
     /// A wrong partner of sample `i`, given the similarities of its candidates.
@@ -186,16 +183,16 @@ impl Partners {
 #[cfg(all(test, feature = "flex"))]
 mod tests {
     use rand::SeedableRng;
+    use unimo_batch::Batch;
 
     use super::*;
 
     fn partners(pictures: &[Option<u64>], similarity: Option<Vec<Vec<f32>>>) -> Partners {
-        let batch = UniModal {
-            samples: pictures.len(),
-            pictures: pictures.to_vec(),
-            describing: (0..pictures.len()).collect(),
-            ..UniModal::default()
-        };
+        let mut batch = Encoded::new(&Batch {
+            samples: vec![String::new(); pictures.len()],
+            ..Batch::default()
+        });
+        batch.pictures = pictures.to_vec();
         let similarity = similarity.map(|rows| Similarity {
             columns: pictures.len(),
             values: rows.concat(),

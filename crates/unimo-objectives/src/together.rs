@@ -26,15 +26,21 @@ use burn::tensor::{Device, Tensor};
 use rand_chacha::ChaCha8Rng;
 use unimo_batch::{Batch, TAGS};
 use unimo_core::average;
+use unimo_core::world::World;
 use unimo_encoders::backbone::Backbone;
-use unimo_encoders::fusion::FusionOutput;
 
 use crate::Objectives;
 use crate::contrast::{Contrast, Contrasted, Features, pictures};
-use crate::encode::{Wanted, encode, join_images, join_texts, pictures_of, texts_of};
-use crate::objective::{Needs, Objective, Pairs, UniModal};
+use crate::encode::{
+    Wanted, encode, join_images, join_texts, pictures_of, plain_images, plain_texts, texts_of,
+};
+use crate::encoded::{Encoded, WithFurther};
+use crate::objective::{Context, Fused, Objective};
+use crate::pairs::{Pairs, fuse};
 use crate::partners::{Partner, Partners, Similarity};
-use crate::step::{Step, fuse, holds};
+use crate::request::{By, Request, holds};
+use crate::step::Step;
+use crate::teacher::Teacher;
 
 /// The batches of one optimiser step.
 pub struct Together<'a> {
@@ -42,6 +48,8 @@ pub struct Together<'a> {
     backbone: &'a Backbone,
     batches: &'a [Batch],
     device: &'a Device,
+    teacher: Option<&'a Teacher>,
+    world: World,
     /// Sets the device's random numbers for a batch.
     seed: Option<&'a dyn Fn(usize)>,
     plans: Vec<Plan>,
@@ -107,23 +115,23 @@ impl Objectives {
     ) -> Together<'a> {
         let mut plans: Vec<Plan> = batches.iter().map(|_| Plan::default()).collect();
         for (key, objective) in self.each().into_iter().filter(|(key, _)| chosen(key)) {
-            let needs = objective.needs();
-            let counts: Vec<usize> = batches
-                .iter()
-                .map(|batch| {
-                    if holds(&needs, backbone, batch) {
-                        needs.count(batch)
-                    } else {
-                        0
-                    }
-                })
-                .collect();
+            let settings = objective.settings();
+            let (requests, samples) = (settings.requests(), settings.samples());
+            let holds = |batch: &Batch| holds(&requests, samples, backbone, batch);
+            let count = |batch: &Batch| {
+                if holds(batch) {
+                    samples.count(batch)
+                } else {
+                    0
+                }
+            };
+            let counts: Vec<usize> = batches.iter().map(count).collect();
             // What looks beyond its batch finds the others there.
-            let beyond = objective.contrast().is_some() || objective.hard_negatives();
-            let enough = !beyond || counts.iter().sum::<usize>() >= needs.samples;
-            let least = if beyond { 1 } else { needs.samples };
+            let beyond = objective.contrast().is_some() || settings.asks_similarity();
+            let enough = !beyond || counts.iter().sum::<usize>() >= samples.least;
+            let least = if beyond { 1 } else { samples.least };
             for ((plan, count), batch) in plans.iter_mut().zip(counts).zip(batches) {
-                let runs = enough && count >= least && holds(&needs, backbone, batch);
+                let runs = enough && count >= least && holds(batch);
                 let keys = if runs {
                     &mut plan.run
                 } else {
@@ -137,6 +145,8 @@ impl Objectives {
             backbone,
             batches,
             device,
+            teacher: None,
+            world: World::ALONE,
             seed: None,
             plans,
             cache: Cache::default(),
@@ -152,6 +162,11 @@ impl<'a> Together<'a> {
             seed: Some(seed),
             ..self
         }
+    }
+
+    /// With the moving average of the encoders, for what asks for it.
+    pub fn with_teacher(self, teacher: Option<&'a Teacher>) -> Self {
+        Self { teacher, ..self }
     }
 
     /// On how many batches an objective runs.
@@ -171,6 +186,26 @@ impl<'a> Together<'a> {
     /// Whether an objective is contrasted over several batches.
     fn is_shared(&self, key: &str, objective: &dyn Objective) -> bool {
         objective.contrast().is_some() && self.runs_of(key) > 1
+    }
+
+    fn teacher(&self) -> Option<&'a Backbone> {
+        self.teacher.map(|teacher| &teacher.backbone)
+    }
+
+    fn context<'b>(
+        &'b self,
+        backbone: &'b Backbone,
+        batch: usize,
+        encoded: &'b Encoded,
+    ) -> Context<'b> {
+        Context {
+            backbone,
+            teacher: self.teacher,
+            batch: &self.batches[batch],
+            encoded,
+            device: self.device,
+            world: &self.world,
+        }
     }
 
     fn begin(&self, batch: usize) {
@@ -202,7 +237,8 @@ impl<'a> Together<'a> {
                 .iter()
                 .map(|part| self.batches[part.batch].len() - part.rows.len())
                 .sum();
-            step.add(key, outcome, collected.objective.weight(), left_out);
+            let weight = collected.objective.settings().weight();
+            step.add(key, outcome, weight, left_out);
             leaves.push(leaf);
         }
         let loss = step.loss.take()?;
@@ -221,8 +257,8 @@ impl<'a> Together<'a> {
                 first += rows;
             }
         }
-        let hard = |(_, objective): (&str, &dyn Objective)| objective.hard_negatives();
-        let asked = (0..self.batches.len()).any(|b| self.running(b).into_iter().any(hard));
+        let asks = |(_, objective): (&str, &dyn Objective)| objective.settings().asks_similarity();
+        let asked = (0..self.batches.len()).any(|b| self.running(b).into_iter().any(asks));
         let similarity = asked.then(|| all.iter().find_map(|(_, c)| c.similarity()));
         self.cache = Cache {
             gradients: of_batches,
@@ -257,18 +293,20 @@ impl<'a> Together<'a> {
                 .filter(|(key, _)| shared.iter().any(|(shared, _)| shared == key))
                 .filter_map(|(key, objective)| Some((key, objective.contrast()?)))
                 .collect();
-            let mut encoded = UniModal::new(&self.batches[batch]);
-            let features = self.features(backbone, &copies, batch, &mut encoded);
+            let mut encoded = Encoded::new(&self.batches[batch]);
+            let wanted = self.wanted_by(&copies, batch);
+            let features = self.features(backbone, &copies, batch, &wanted, &mut encoded);
             for (((key, copy), features), (_, objective)) in
                 copies.iter().zip(features).zip(&shared)
             {
-                let rows = copy.rows(&encoded);
+                let rows = copy.samples(&encoded);
+                let context = self.context(backbone, batch, &encoded);
                 let part = Part {
                     batch,
                     pictures: pictures(&encoded, &rows),
                     rows,
                     features,
-                    fixed: copy.fixed(&encoded).map(|x| x.clone().detach()),
+                    fixed: copy.fixed(&context).map(|x| x.clone().detach()),
                 };
                 match all.iter_mut().find(|(other, _)| other == key) {
                     Some((_, collected)) => collected.parts.push(part),
@@ -296,18 +334,21 @@ impl<'a> Together<'a> {
             .collect()
     }
 
-    /// What the contrasts of a batch need of it.
-    fn wanted_by(&self, contrasts: &[&'static str], batch: usize) -> Wanted {
-        let running = self.running(batch);
-        let hides_tags = running
-            .iter()
-            .any(|(_, o)| o.needs().concept_rate.is_some());
-        let needs: Vec<Needs> = running
-            .iter()
-            .filter(|(key, _)| contrasts.contains(key))
-            .map(|(_, objective)| objective.needs())
-            .collect();
-        Wanted::of_contrasts(&needs, hides_tags)
+    /// What the contrasts of a batch read of it. Tags are hidden as all objectives of the batch have it, since images are encoded
+    /// once.
+    fn wanted_by(&self, contrasts: &[(&'static str, &dyn Contrast)], batch: usize) -> Wanted {
+        let mut all = Vec::new();
+        let mut own = Vec::new();
+        for (key, objective) in self.running(batch) {
+            let requests = objective.settings().requests();
+            if contrasts.iter().any(|(contrast, _)| *contrast == key) {
+                own.extend_from_slice(&requests);
+            }
+            all.extend(requests);
+        }
+        let source = &self.batches[batch];
+        let hides_tags = Wanted::fixed(&all, self.backbone, source).hides_tags();
+        Wanted::fixed(&own, self.backbone, source).hiding_tags(hides_tags)
     }
 
     /// The features of a batch, one after the other as `contrasts` are. What both passes do first.
@@ -316,15 +357,16 @@ impl<'a> Together<'a> {
         backbone: &Backbone,
         contrasts: &[(&'static str, &dyn Contrast)],
         batch: usize,
-        encoded: &mut UniModal,
+        wanted: &Wanted,
+        encoded: &mut Encoded,
     ) -> Vec<Features> {
-        let keys: Vec<&'static str> = contrasts.iter().map(|(key, _)| *key).collect();
-        let wanted = self.wanted_by(&keys, batch);
-        encode(backbone, &self.batches[batch], wanted, self.device, encoded);
-        let pairs: Vec<Option<Pairs>> = contrasts.iter().map(|(_, c)| c.pairs(encoded)).collect();
-        let fused = fuse(backbone, encoded, &pairs);
+        let (source, teacher) = (&self.batches[batch], self.teacher());
+        encode(backbone, teacher, source, wanted, self.device, encoded);
+        let pairs = contrasts.iter().map(|(_, c)| c.pairs(encoded)).collect();
+        let fused = fuse(backbone, teacher, encoded, pairs);
+        let context = self.context(backbone, batch, encoded);
         let each = contrasts.iter().zip(&fused);
-        each.map(|((_, contrast), fused)| contrast.features(backbone, encoded, fused.as_ref()))
+        each.map(|((_, contrast), fused)| contrast.features(&context, fused))
             .collect()
     }
 
@@ -336,7 +378,7 @@ impl<'a> Together<'a> {
             .running(batch)
             .into_iter()
             .partition(|(key, _)| self.cache.gradients.contains_key(&(*key, batch)));
-        let mut encoded = UniModal::new(source);
+        let mut encoded = Encoded::new(source);
         let mut step = Step {
             skipped: self.plans[batch].skipped.clone(),
             ..Step::default()
@@ -350,7 +392,10 @@ impl<'a> Together<'a> {
                 .iter()
                 .filter_map(|(key, objective)| Some((*key, objective.contrast()?)))
                 .collect();
-            let features = self.features(backbone, &contrasts, batch, &mut encoded);
+            // What is compared with and not learned from has served in the first pass.
+            let wanted = self.wanted_by(&contrasts, batch).by_student();
+            let features = self.features(backbone, &contrasts, batch, &wanted, &mut encoded);
+            done = wanted;
             for (key, features) in keys.iter().zip(features) {
                 let part = features.dot(&self.cache.gradients[&(*key, batch)]);
                 surrogate = match (surrogate, part) {
@@ -358,26 +403,21 @@ impl<'a> Together<'a> {
                     (sum, part) => sum.or(part),
                 };
             }
-            done = self.wanted_by(&keys, batch);
         }
 
-        let needs: Vec<Needs> = self.running(batch).iter().map(|(_, o)| o.needs()).collect();
-        let wanted = Wanted::of(&needs, backbone, source, rng);
-        encode(
-            backbone,
-            source,
-            wanted.without(done),
-            self.device,
-            &mut encoded,
-        );
+        let wanted = self.wanted(batch, &shared, rng);
+        let hides_tags = wanted.hides_tags();
+        let rest = wanted.without(&done);
+        let teacher = self.teacher();
+        encode(backbone, teacher, source, &rest, self.device, &mut encoded);
         let further = self.choose_partners(batch, &own, &mut encoded);
-        let mut pairs: Vec<Option<Pairs>> = own
+        let pairs: Vec<Vec<Pairs>> = own
             .iter()
             .map(|(_, objective)| objective.pairs(&encoded, rng))
             .collect();
-        self.encode_further(&further, &mut pairs, &mut encoded, wanted.hides_tags);
-        let fused = fuse(backbone, &encoded, &pairs);
-        self.losses(batch, own, &encoded, &pairs, fused, &mut step);
+        self.encode_further(&further, &pairs, &mut encoded, hides_tags);
+        let fused = fuse(backbone, teacher, &encoded, pairs);
+        self.losses(batch, own, &encoded, &fused, &mut step);
         let batches = self.batches.len();
         if batches > 1 {
             step.loss = step.loss.map(|loss| loss.div_scalar(batches as f64));
@@ -389,37 +429,58 @@ impl<'a> Together<'a> {
         step
     }
 
+    /// All that is to be encoded of a batch. What contrasts compare with and do not learn from has served in the first pass.
+    fn wanted(
+        &self,
+        batch: usize,
+        shared: &[(&'static str, &'a dyn Objective)],
+        rng: &mut ChaCha8Rng,
+    ) -> Wanted {
+        let mut requests: Vec<Request> = Vec::new();
+        for (key, objective) in self.running(batch) {
+            let own = objective.settings().requests().into_iter();
+            if shared.iter().any(|(shared, _)| *shared == key) {
+                requests.extend(own.filter(|request| request.by == By::Student));
+            } else {
+                requests.extend(own);
+            }
+        }
+        Wanted::of(&requests, self.backbone, &self.batches[batch], rng)
+    }
+
     fn losses(
         &self,
         batch: usize,
         own: Vec<(&'static str, &'a dyn Objective)>,
-        encoded: &UniModal,
-        pairs: &[Option<Pairs>],
-        fused: Vec<Option<FusionOutput>>,
+        encoded: &Encoded,
+        fused: &[Vec<Fused>],
         step: &mut Step,
     ) {
-        for (((key, objective), pairs), fused) in own.into_iter().zip(pairs).zip(fused) {
-            let without = pairs.as_ref().map_or(0, |pairs| pairs.without_negative);
-            let fused = pairs.as_ref().zip(fused);
-            let mut outcome = objective.loss(self.backbone, encoded, fused);
-            outcome.without_negative += without;
+        let context = self.context(self.backbone, batch, encoded);
+        for ((key, objective), fused) in own.into_iter().zip(fused) {
+            let mut outcome = objective.loss(&context, fused);
+            outcome.without_negative += fused
+                .iter()
+                .map(|fused| fused.pairs.without_negative)
+                .sum::<usize>();
             // The sum over the batches is divided by their number: a mean over those that the objective runs on.
             let share = self.batches.len() as f64 / self.runs_of(key).max(1) as f64;
-            let source = &self.batches[batch];
-            let left_out = source.len() - objective.needs().count(source);
-            step.add(key, outcome, objective.weight() * share, left_out);
+            let (source, settings) = (&self.batches[batch], objective.settings());
+            let left_out = source.len() - settings.samples().count(source);
+            step.add(key, outcome, settings.weight() * share, left_out);
         }
     }
 
-    /// The samples that a batch's pairs are made of. Those of other batches stand behind its own rows, as they are numbered in what
-    /// this returns, and are not encoded yet.
+    /// The samples that a batch's pairs are made of. Those of other batches are numbered behind its own, in the order of what this
+    /// returns, and are not encoded yet.
     fn choose_partners(
         &self,
         batch: usize,
         own: &[(&'static str, &'a dyn Objective)],
-        encoded: &mut UniModal,
+        encoded: &mut Encoded,
     ) -> Vec<Sample> {
-        if !own.iter().any(|(_, objective)| objective.hard_negatives()) {
+        let asks = |(_, objective): &(_, &dyn Objective)| objective.settings().asks_similarity();
+        if !own.iter().any(asks) {
             encoded.partners = Partners::of_batch(encoded, None);
             return Vec::new();
         }
@@ -428,18 +489,13 @@ impl<'a> Together<'a> {
                 .filter(|at| samples[*at].batch == batch)
                 .collect();
             if let (Some(first), Some(last)) = (mine.first(), mine.last()) {
-                let rows = encoded.texts.as_ref().map_or(0, |t| t.class.dims()[0]);
-                let partner = |(at, sample): (usize, &Sample)| {
-                    let own = sample.batch == batch;
-                    Partner {
-                        text: if own { sample.row } else { rows + at },
-                        image: if own {
-                            sample.row
-                        } else {
-                            encoded.samples + at
-                        },
-                        picture: sample.picture,
-                    }
+                let partner = |(at, sample): (usize, &Sample)| Partner {
+                    sample: if sample.batch == batch {
+                        sample.row
+                    } else {
+                        encoded.samples + at
+                    },
+                    picture: sample.picture,
                 };
                 let all = samples.iter().enumerate().map(partner).collect();
                 let own: Range<usize> = *first..last + 1;
@@ -452,93 +508,125 @@ impl<'a> Together<'a> {
             .into_iter()
             .filter_map(|(_, objective)| objective.contrast())
             .find_map(|contrast| {
-                let features = contrast.features(self.backbone, encoded, None);
-                contrast.similarity(&features)
+                let context = self.context(self.backbone, batch, encoded);
+                contrast.similarity(&contrast.features(&context, &[]))
             });
         let similarity = similarity.map(Similarity::fetch);
         encoded.partners = Partners::of_batch(encoded, similarity);
         Vec::new()
     }
 
-    /// Encodes the samples of other batches that pairs name, and numbers their rows as they come to lie.
+    /// Encodes the samples of other batches that pairs name, behind the batch's own.
     fn encode_further(
         &self,
         further: &[Sample],
-        pairs: &mut [Option<Pairs>],
-        encoded: &mut UniModal,
+        pairs: &[Vec<Pairs>],
+        encoded: &mut Encoded,
         hides_tags: bool,
     ) {
         if further.is_empty() {
             return;
         }
-        let texts = encoded.texts.as_ref().map_or(0, |t| t.class.dims()[0]);
-        let images = encoded.samples;
-        let named = |rows: fn(&Pairs) -> &Vec<usize>, first: usize| -> BTreeSet<usize> {
-            let all = pairs.iter().flatten().flat_map(|pairs| rows(pairs).iter());
-            all.filter(|row| **row >= first)
-                .map(|row| row - first)
-                .collect()
+        let first = encoded.samples;
+        let named = |samples: fn(&Pairs) -> &Vec<usize>| -> BTreeSet<usize> {
+            let all = pairs.iter().flatten().flat_map(&samples);
+            let beyond = all.filter(|sample| **sample >= first);
+            beyond.map(|sample| sample - first).collect()
         };
-        let named_texts = named(|pairs| &pairs.texts, texts);
-        let named_images = named(|pairs| &pairs.images, images);
-        let place = |at: &usize| (further[*at].batch, further[*at].row);
-        let pad = self.backbone.text.pad_id() as i32;
-        if let Some(own) = encoded.texts.as_ref().filter(|_| !named_texts.is_empty()) {
-            let rows: Vec<(usize, usize)> = named_texts.iter().map(place).collect();
-            let batch = texts_of(self.batches, &rows, pad);
-            let wanted = Wanted {
-                plain: true,
-                ..Wanted::default()
-            };
-            let mut other = UniModal::new(&batch);
-            encode(self.backbone, &batch, wanted, self.device, &mut other);
-            let other = other.texts.expect("invariant: the rows have texts");
-            encoded.pair_texts = Some(join_texts(own, other));
-        }
+        let texts = named(|pairs| &pairs.texts);
+        let images = named(|pairs| &pairs.images);
+        self.encode_further_texts(further, texts, encoded);
+        self.encode_further_images(further, images, encoded, hides_tags);
+    }
+
+    fn encode_further_texts(
+        &self,
+        further: &[Sample],
+        named: BTreeSet<usize>,
+        encoded: &mut Encoded,
+    ) {
+        let tables = encoded.tables(By::Student);
+        let Some(own) = tables.both_directions().filter(|_| !named.is_empty()) else {
+            return;
+        };
+        let places: Vec<(usize, usize)> = named.iter().map(|at| further[*at].place()).collect();
+        let batch = texts_of(self.batches, &places, self.backbone.text.pad_id() as i32);
+        let mut other = Encoded::new(&batch);
+        let wanted = plain_texts();
+        encode(
+            self.backbone,
+            None,
+            &batch,
+            &wanted,
+            self.device,
+            &mut other,
+        );
+        let other = other.tables(By::Student).both_directions().cloned();
+        let other = other.expect("invariant: the rows have texts");
+        let rows = numbered(encoded.samples, tables.rows(), named);
+        let features = join_texts(own, other);
+        encoded.set_pair_texts(WithFurther { features, rows });
+    }
+
+    fn encode_further_images(
+        &self,
+        further: &[Sample],
+        named: BTreeSet<usize>,
+        encoded: &mut Encoded,
+        hides_tags: bool,
+    ) {
         // Where some batches have tags and others none, each kind is encoded by itself.
         let has_tags = |at: &usize| {
             self.batches[further[*at].batch]
                 .further_texts
                 .contains_key(TAGS)
         };
-        let (with, without): (Vec<usize>, Vec<usize>) =
-            named_images.into_iter().partition(has_tags);
+        let (with, without): (Vec<usize>, Vec<usize>) = named.into_iter().partition(has_tags);
         let mut parts = Vec::new();
-        for kind in [&with, &without]
-            .into_iter()
-            .filter(|kind| !kind.is_empty())
-        {
-            let rows: Vec<(usize, usize)> = kind.iter().map(place).collect();
-            let batch = pictures_of(self.batches, &rows, pad, hides_tags);
-            let wanted = Wanted {
-                pictures: true,
-                ..Wanted::default()
-            };
-            let mut other = UniModal::new(&batch);
-            encode(self.backbone, &batch, wanted, self.device, &mut other);
-            parts.push(other.images.expect("invariant: the rows have pictures"));
+        let kinds = [&with, &without].into_iter();
+        for kind in kinds.filter(|kind| !kind.is_empty()) {
+            let places: Vec<(usize, usize)> = kind.iter().map(|at| further[*at].place()).collect();
+            let pad = self.backbone.text.pad_id() as i32;
+            let batch = pictures_of(self.batches, &places, pad, hides_tags);
+            let mut other = Encoded::new(&batch);
+            let wanted = plain_images();
+            encode(
+                self.backbone,
+                None,
+                &batch,
+                &wanted,
+                self.device,
+                &mut other,
+            );
+            let images = other.tables(By::Student).plain_images().cloned();
+            parts.push(images.expect("invariant: the rows have pictures"));
         }
-        if let Some(own) = encoded.images.as_ref().filter(|_| !parts.is_empty()) {
+        let own = encoded.tables(By::Student).plain_images();
+        if let Some(own) = own.filter(|_| !parts.is_empty()) {
             parts.insert(0, own.clone());
-            encoded.pair_images = Some(join_images(parts));
+            let order = with.into_iter().chain(without);
+            let rows = numbered(encoded.samples, encoded.samples, order);
+            let features = join_images(parts);
+            encoded.set_pair_images(WithFurther { features, rows });
         }
-        let numbered = |first: usize, order: Vec<usize>| -> BTreeMap<usize, usize> {
-            let places = order.into_iter().enumerate();
-            places
-                .map(|(place, at)| (first + at, first + place))
-                .collect()
-        };
-        let text_places = numbered(texts, named_texts.into_iter().collect());
-        let image_places = numbered(images, with.into_iter().chain(without).collect());
-        for pairs in pairs.iter_mut().flatten() {
-            let renumber = |rows: &mut Vec<usize>, places: &BTreeMap<usize, usize>| {
-                for row in rows {
-                    *row = places.get(row).copied().unwrap_or(*row);
-                }
-            };
-            renumber(&mut pairs.texts, &text_places);
-            renumber(&mut pairs.images, &image_places);
-        }
+    }
+}
+
+/// The rows of further samples, which follow `rows` own ones in this order, by their numbers, which follow `samples`.
+fn numbered(
+    samples: usize,
+    rows: usize,
+    order: impl IntoIterator<Item = usize>,
+) -> BTreeMap<usize, usize> {
+    let places = order.into_iter().enumerate();
+    places
+        .map(|(place, at)| (samples + at, rows + place))
+        .collect()
+}
+
+impl Sample {
+    fn place(&self) -> (usize, usize) {
+        (self.batch, self.row)
     }
 }
 

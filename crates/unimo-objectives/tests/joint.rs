@@ -15,15 +15,16 @@ use unimo_encoders::joint::{JointConfig, View};
 use unimo_encoders::quantiser::{Choice, QuantiserConfig};
 use unimo_encoders::region::RegionEncoderConfig;
 use unimo_encoders::text::{Positions, TextEncoderConfig};
-use unimo_objectives::codes::CodesConfig;
-use unimo_objectives::itc::{ItcConfig, Normalised, Projection, Views};
-use unimo_objectives::itm::{Head, ItmConfig, Layout, Negatives};
-use unimo_objectives::lm::LmConfig;
-use unimo_objectives::mcr::McrConfig;
-use unimo_objectives::mlm::MlmConfig;
-use unimo_objectives::views::ViewsConfig;
-use unimo_objectives::vq::VqConfig;
-use unimo_objectives::wpg::{Region, WpgConfig};
+use unimo_objectives::objective::ObjectiveConfig;
+use unimo_objectives::pretraining::codes::CodesConfig;
+use unimo_objectives::pretraining::itc::{ItcConfig, Normalised, Projection, Views};
+use unimo_objectives::pretraining::itm::{Head, ItmConfig, Layout, Negatives};
+use unimo_objectives::pretraining::lm::LmConfig;
+use unimo_objectives::pretraining::mcr::McrConfig;
+use unimo_objectives::pretraining::mlm::MlmConfig;
+use unimo_objectives::pretraining::views::ViewsConfig;
+use unimo_objectives::pretraining::vq::VqConfig;
+use unimo_objectives::pretraining::wpg::{Region, WpgConfig};
 use unimo_objectives::{Objectives, ObjectivesConfig, Step};
 
 /// f32 sums in another order over three layers of width 8.
@@ -63,6 +64,7 @@ fn model() -> BackboneConfig {
             patch_bias: true,
             distillation_token: false,
             qkv_bias: true,
+            mask_embedding: false,
             dropout: 0.0,
         }),
         regions: None,
@@ -88,7 +90,7 @@ fn model() -> BackboneConfig {
     }
 }
 
-/// Every objective that a single stream can have; none draws at random.
+/// Every objective that a single stream can have without a teacher; none draws at random.
 fn objectives() -> ObjectivesConfig {
     ObjectivesConfig {
         mlm: Some(MlmConfig {
@@ -144,6 +146,7 @@ fn objectives() -> ObjectivesConfig {
             temperature_range: [0.001, 0.5],
             images_alone: false,
         }),
+        ..ObjectivesConfig::default()
     }
 }
 
@@ -177,7 +180,7 @@ fn build_from(model: &BackboneConfig) -> (Backbone, Objectives, Device) {
     objectives.validate().unwrap();
     objectives.validate_with(model).unwrap();
     let backbone = model.init(&mut init);
-    let heads = objectives.init(&mut init, model, &backbone);
+    let heads = objectives.init(&mut init, model);
     (backbone, heads, device)
 }
 
@@ -280,12 +283,14 @@ fn run(chosen: &dyn Fn(&str) -> bool, batch: &Batch) -> Step {
 fn run_on(model: &BackboneConfig, chosen: &dyn Fn(&str) -> bool, batch: &Batch) -> Step {
     let (backbone, heads, device) = build_from(model);
     let mut rng = ChaCha8Rng::seed_from_u64(1);
-    heads.step_of(chosen, &backbone, batch, &device, &mut rng)
+    heads
+        .together(chosen, &backbone, std::slice::from_ref(batch), &device)
+        .batch(0, &mut rng)
 }
 
 fn losses(step: &Step) -> Vec<(&'static str, f32)> {
     let value = |loss: &Tensor<1>| loss.clone().into_scalar::<f32>();
-    step.reports
+    step.results
         .iter()
         .map(|r| (r.objective, value(&r.loss)))
         .collect()
@@ -429,15 +434,17 @@ fn a_loss_over_nothing_is_zero_in_every_dtype() {
             let batch = nothing_to_predict();
             let run = |chosen: &dyn Fn(&str) -> bool, batch: &Batch| {
                 let mut rng = ChaCha8Rng::seed_from_u64(1);
-                heads.step_of(chosen, &backbone, batch, &device, &mut rng)
+                heads
+                    .together(chosen, &backbone, std::slice::from_ref(batch), &device)
+                    .batch(0, &mut rng)
             };
             for key in ["mlm", "lm", "mcr", "wpg"] {
                 let step = run(&|other| other == key, &batch);
                 assert!(step.loss.is_none() && step.skipped.is_empty(), "{key}");
-                let [report] = &step.reports[..] else {
-                    panic!("{key}: {} reports", step.reports.len());
+                let [report] = &step.results[..] else {
+                    panic!("{key}: {} reports", step.results.len());
                 };
-                assert_eq!((report.objective, report.count), (key, 0));
+                assert_eq!((report.objective, report.predictions()), (key, 0));
                 assert_eq!(report.loss.dtype(), DType::F32, "{key}");
                 assert_eq!(losses(&step), [(key, 0.0)], "{dtype:?}, {scale}");
             }
@@ -446,7 +453,7 @@ fn a_loss_over_nothing_is_zero_in_every_dtype() {
             }
             // All together.
             let step = run(&|_| true, &batch);
-            assert_eq!(step.reports.len(), 9, "{:?}", step.skipped);
+            assert_eq!(step.results.len(), 9, "{:?}", step.skipped);
             assert!(losses(&step).iter().all(|(_, loss)| loss.is_finite()));
             let loss = step.loss.unwrap();
             assert_eq!(loss.dtype(), DType::F32);
@@ -473,7 +480,7 @@ fn a_loss_over_nothing_is_zero_in_every_dtype() {
             one.pictures = vec![7; SAMPLES];
             let step = run(&|_| true, &one);
             assert!(step.skipped.is_empty());
-            for report in &step.reports {
+            for report in &step.results {
                 let (loss, key) = (report.loss.clone().into_scalar::<f32>(), report.objective);
                 let expected = match key {
                     // A caption with a wrong picture, and a picture with a wrong caption.

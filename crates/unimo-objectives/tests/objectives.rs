@@ -14,9 +14,12 @@ use unimo_encoders::backbone::{Backbone, BackboneConfig};
 use unimo_encoders::fusion::{FusionConfig, Levels, Link};
 use unimo_encoders::image::ImageEncoderConfig;
 use unimo_encoders::text::{Positions, TextEncoderConfig};
-use unimo_objectives::itc::{ItcConfig, MomentumConfig, Normalised, Projection, Views};
-use unimo_objectives::itm::{Head, ItmConfig, Layout, Negatives};
-use unimo_objectives::mlm::MlmConfig;
+use unimo_objectives::pretraining::itc::{
+    ItcConfig, MomentumConfig, Normalised, Projection, Views,
+};
+use unimo_objectives::pretraining::itm::{Head, ItmConfig, Layout, Negatives};
+use unimo_objectives::pretraining::mlm::MlmConfig;
+use unimo_objectives::teacher::{Teacher, TeacherConfig};
 use unimo_objectives::{Objectives, ObjectivesConfig, Step};
 
 /// f32 sums in another order over two layers of width 8.
@@ -52,6 +55,7 @@ fn model() -> BackboneConfig {
             patch_bias: false,
             distillation_token: false,
             qkv_bias: true,
+            mask_embedding: false,
             dropout: 0.0,
         }),
         regions: None,
@@ -102,7 +106,6 @@ fn objectives(momentum: bool) -> ObjectivesConfig {
             projection: Projection::Linear,
             normalised: Normalised::Both,
             momentum: momentum.then_some(MomentumConfig {
-                decay: 0.5,
                 queue: QUEUE,
                 alpha: 0.4,
             }),
@@ -117,7 +120,7 @@ fn build(momentum: bool) -> (Backbone, Objectives, Device) {
     let config = objectives(momentum);
     config.validate().unwrap();
     let backbone = model().init(&mut init);
-    let heads = config.init(&mut init, &model(), &backbone);
+    let heads = config.init(&mut init, &model());
     (backbone, heads, device)
 }
 
@@ -170,6 +173,24 @@ fn run(backbone: &Backbone, heads: &Objectives, device: &Device, batch: &Batch) 
     heads.step(backbone, batch, device, &mut ChaCha8Rng::seed_from_u64(1))
 }
 
+/// The same with a teacher.
+fn run_with(
+    backbone: &Backbone,
+    teacher: &Teacher,
+    heads: &Objectives,
+    device: &Device,
+    batch: &Batch,
+) -> Step {
+    heads
+        .together(&|_| true, backbone, std::slice::from_ref(batch), device)
+        .with_teacher(Some(teacher))
+        .batch(0, &mut ChaCha8Rng::seed_from_u64(1))
+}
+
+fn teacher(backbone: &Backbone) -> Teacher {
+    TeacherConfig { decay: 0.5 }.init(backbone)
+}
+
 fn value(x: &Tensor<1>) -> f32 {
     x.clone().into_scalar::<f32>()
 }
@@ -178,12 +199,12 @@ fn value(x: &Tensor<1>) -> f32 {
 fn the_loss_is_the_weighted_sum() {
     let (backbone, heads, device) = build(false);
     let step = run(&backbone, &heads, &device, &batch([0, 1, 2]));
-    let keys: Vec<_> = step.reports.iter().map(|r| r.objective).collect();
+    let keys: Vec<_> = step.results.iter().map(|r| r.objective).collect();
     assert_eq!(keys, ["mlm", "itm", "itc"]);
-    let counts: Vec<_> = step.reports.iter().map(|r| r.count).collect();
+    let counts: Vec<_> = step.results.iter().map(|r| r.predictions()).collect();
     assert_eq!(counts, [3, 9, 6]);
     let sum: f32 = step
-        .reports
+        .results
         .iter()
         .zip([0.5, 2.0, 1.5])
         .map(|(r, weight)| value(&r.loss) * weight)
@@ -196,7 +217,7 @@ fn the_order_of_the_batch_does_not_matter() {
     let (backbone, heads, device) = build(false);
     let one = run(&backbone, &heads, &device, &batch([0, 1, 2]));
     let other = run(&backbone, &heads, &device, &batch([2, 0, 1]));
-    for (a, b) in one.reports.iter().zip(&other.reports) {
+    for (a, b) in one.results.iter().zip(&other.results) {
         let difference = (value(&a.loss) - value(&b.loss)).abs();
         assert!(difference < TOLERANCE, "{}: {difference}", a.objective);
     }
@@ -209,7 +230,7 @@ fn an_objective_that_lacks_something_is_skipped() {
     no_masks.texts.as_mut().unwrap().masked = None;
     let step = run(&backbone, &heads, &device, &no_masks);
     assert_eq!(step.skipped, ["mlm"]);
-    assert_eq!(step.reports.len(), 2);
+    assert_eq!(step.results.len(), 2);
     let mut no_images = batch([0, 1, 2]);
     no_images.images = None;
     let step = run(&backbone, &heads, &device, &no_images);
@@ -273,10 +294,10 @@ fn contrast_equals_its_formula() {
     let all = [&texts[..], &images[..]];
     let check = |batch: &Batch, seen: &dyn Fn(usize, usize) -> bool| {
         let step = run(&backbone, &heads, &device, batch);
-        let (ours, expected) = (value(&step.reports[2].loss), formula(all, all, seen));
+        let (ours, expected) = (value(&step.results[2].loss), formula(all, all, seen));
         let difference = (ours - expected).abs();
         assert!(difference < TOLERANCE * 10.0, "{ours} {expected}");
-        assert_eq!(step.reports[2].without_negative, 0);
+        assert_eq!(step.results[2].without_negative, 0);
     };
     check(&batch, &|_, _| true);
     // Two captions of one picture are no negatives of each other.
@@ -292,13 +313,13 @@ fn the_queue_knows_pictures() {
     let device = Device::flex().autodiff();
     let mut config = objectives(true);
     config.itc.as_mut().unwrap().momentum = Some(MomentumConfig {
-        decay: 0.5,
         queue: 2 * SAMPLES,
         alpha: 0.0,
     });
     let mut init = Init::new(&device, 3).with_deviation(0.2);
     let backbone = model().init(&mut init);
-    let mut heads = config.init(&mut init, &model(), &backbone);
+    let mut heads = config.init(&mut init, &model());
+    let mut teacher = teacher(&backbone);
     let mut batch = batch([0, 1, 2]);
     // Large numbers that differ in their last bits alone.
     let known = u64::MAX - 5;
@@ -306,10 +327,13 @@ fn the_queue_knows_pictures() {
     let mut of_queue = Vec::new();
     for pictures in [vec![known, 2, 3], vec![], vec![known, 3, known - 1]] {
         batch.pictures = pictures.clone();
-        let step = run(&backbone, &heads, &device, &batch);
+        let step = run_with(&backbone, &teacher, &heads, &device, &batch);
         let [texts, images] = embeddings(&backbone, &heads, &device, &batch);
         let carry = &step.carries[0].1;
-        let (own_texts, own_images) = (rows(&carry.texts), rows(&carry.images));
+        let (own_texts, own_images) = (
+            rows(&carry.features.of("texts")),
+            rows(&carry.features.of("images")),
+        );
         if of_queue.len() == 2 * SAMPLES {
             let others = [
                 [own_texts.clone(), queue[0].clone()].concat(),
@@ -325,7 +349,7 @@ fn the_queue_knows_pictures() {
             assert_eq!(count, 2);
             let seen = |row: usize, at: usize| !hidden(row, at);
             let expected = formula([&texts, &images], [&others[0], &others[1]], &seen);
-            let ours = value(&step.reports[2].loss);
+            let ours = value(&step.results[2].loss);
             assert!(
                 (ours - expected).abs() < TOLERANCE * 10.0,
                 "{ours} {expected}"
@@ -334,7 +358,8 @@ fn the_queue_knows_pictures() {
         of_queue.extend((0..SAMPLES).map(|at| pictures.get(at).copied()));
         queue[0].extend(own_texts);
         queue[1].extend(own_images);
-        heads.after_step(&backbone, step.carries);
+        teacher.after_step(&backbone);
+        heads.after_step(Some(&teacher), step.carries);
     }
 }
 
@@ -351,7 +376,11 @@ fn only_texts_that_describe_are_paired() {
         let mut with = batch([0, 1, 2]);
         with.texts.as_mut().unwrap().roles = vec![TextRole::Describes, role, TextRole::Describes];
         let step = run(&backbone, &heads, &device, &with);
-        let counts: Vec<_> = step.reports.iter().map(|r| (r.count, r.left_out)).collect();
+        let counts: Vec<_> = step
+            .results
+            .iter()
+            .map(|r| (r.predictions(), r.left_out))
+            .collect();
         assert_eq!(counts, [(3, 0), (6, 1), (4, 1)]);
         // The same without the sample.
         let mut without = batch([0, 2, 1]);
@@ -367,8 +396,8 @@ fn only_texts_that_describe_are_paired() {
         let alone = run(&backbone, &heads, &device, &without);
         for at in [1, 2] {
             let (a, b) = (
-                value(&step.reports[at].loss),
-                value(&alone.reports[at].loss),
+                value(&step.results[at].loss),
+                value(&alone.results[at].loss),
             );
             assert!((a - b).abs() < TOLERANCE, "{a} {b}");
         }
@@ -380,8 +409,10 @@ fn only_texts_that_describe_are_paired() {
 }
 
 #[test]
-fn the_momentum_encoder_follows_and_its_queue_goes_round() {
+fn the_queue_goes_round_and_tracks_no_gradient() {
     let (backbone, mut heads, device) = build(true);
+    let mut teacher = teacher(&backbone);
+    assert!(parameters::list(&teacher).iter().all(|p| !p.trainable));
     let frozen: Vec<_> = parameters::list(&heads)
         .into_iter()
         .filter(|p| p.name.contains(".momentum."))
@@ -390,7 +421,7 @@ fn the_momentum_encoder_follows_and_its_queue_goes_round() {
     assert!(frozen.iter().all(|p| !p.trainable));
 
     for round in 0..2 {
-        let step = run(&backbone, &heads, &device, &batch([0, 1, 2]));
+        let step = run_with(&backbone, &teacher, &heads, &device, &batch([0, 1, 2]));
         let gradients = GradientsParams::from_grads(step.loss.unwrap().backward(), &heads);
         let gradients = parameters::gradients(&heads, &gradients);
         assert!(!gradients.is_empty());
@@ -400,15 +431,16 @@ fn the_momentum_encoder_follows_and_its_queue_goes_round() {
                 .all(|p| gradients.iter().all(|(name, _)| *name != p.name))
         );
         let carry = step.carries[0].1.clone();
-        heads.after_step(&backbone, step.carries);
+        teacher.after_step(&backbone);
+        heads.after_step(Some(&teacher), step.carries);
         let momentum = heads.itc.as_ref().unwrap().momentum.as_ref().unwrap();
         assert_eq!(
-            momentum.cursor.val().into_scalar::<f32>() as usize,
+            momentum.queue.cursor.val().into_scalar::<f32>() as usize,
             (round + 1) * SAMPLES % QUEUE
         );
         let values = |x: Tensor<2>| -> Vec<f32> { x.into_data().iter::<f32>().collect() };
-        let queue = values(momentum.text_queue.val());
-        let new = values(carry.texts);
+        let queue = values(momentum.queue.of("texts"));
+        let new = values(carry.features.of("texts"));
         for i in 0..SAMPLES {
             let at = (round * SAMPLES + i) % QUEUE;
             for k in 0..4 {
@@ -426,6 +458,6 @@ fn the_temperature_is_clamped_after_the_step_and_not_before() {
     let _ = run(&backbone, &heads, &device, &batch([0, 1, 2]));
     let now = |heads: &Objectives| 1.0 / value(&heads.itc.as_ref().unwrap().scale().reshape([1]));
     assert!(now(&heads) > 6.0);
-    heads.after_step(&backbone, Vec::new());
+    heads.after_step(None, Vec::new());
     assert!((now(&heads) - 0.1).abs() < TOLERANCE);
 }

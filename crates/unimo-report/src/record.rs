@@ -23,6 +23,22 @@ fn null_is_nan<'de, D: Deserializer<'de>>(input: D) -> Result<f64, D::Error> {
     Ok(Option::<f64>::deserialize(input)?.unwrap_or(f64::NAN))
 }
 
+fn retrieval() -> String {
+    "retrieval".to_owned()
+}
+
+fn is_retrieval(evaluator: &str) -> bool {
+    evaluator == "retrieval"
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn is_yes(value: &bool) -> bool {
+    *value
+}
+
 /// A line of `metrics.jsonl`: one logged training step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StepRecord {
@@ -89,8 +105,26 @@ impl EvalRecord {
     /// [`headline`](Self::headline). R@1 alone would be decided by a handful of queries on a small held-out set. None where nothing
     /// was retrieved.
     pub fn goodness(&self) -> Option<f64> {
-        let found = self.headline()?.rsum() / 6.0;
-        Some(self.score.unwrap_or(found))
+        if !self.selects {
+            return None;
+        }
+        let found = self.headline().map(|found| found.rsum() / 6.0);
+        self.score
+            .filter(|_| found.is_some() || !self.is_retrieval())
+            .or(found)
+    }
+
+    /// Whether it is of retrieval.
+    pub fn is_retrieval(&self) -> bool {
+        is_retrieval(&self.evaluator)
+    }
+
+    /// A number by its name, such as `retrieval.mean_recall` or `prompts.top1`.
+    pub fn scalar(&self, name: &str) -> Option<f64> {
+        if self.is_retrieval() && name == "retrieval.mean_recall" {
+            return self.score.or_else(|| Some(self.headline()?.rsum() / 6.0));
+        }
+        self.scalars.get(name).map(|scalar| scalar.value)
     }
 }
 
@@ -145,10 +179,19 @@ pub struct ObjectiveRecord {
 }
 
 /// A line of `evals.jsonl`: one evaluation of one split.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct EvalRecord {
+    /// Who evaluated: `retrieval`, or another evaluator of the recipe. Older versions knew retrieval alone.
+    #[serde(default = "retrieval", skip_serializing_if = "is_retrieval")]
+    pub evaluator: String,
     /// Optimiser step of the evaluated weights.
     pub step: u64,
+    /// Whether the best weights are chosen by this evaluator's numbers.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub selects: bool,
+    /// The numbers of an evaluator that is not retrieval, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub scalars: BTreeMap<String, ScalarRecord>,
     /// Name of the split, and how much of it was drawn where it is not all.
     #[serde(default)]
     pub split: String,
@@ -181,6 +224,17 @@ pub struct EvalRecord {
     /// What ranking at random would reach.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chance: Option<ChanceRecord>,
+}
+
+/// A number that an evaluator found.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ScalarRecord {
+    /// The number.
+    #[serde(default = "nan", deserialize_with = "null_is_nan")]
+    pub value: f64,
+    /// What chance would reach, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chance: Option<f64>,
 }
 
 /// Retrieval in both directions by one method.

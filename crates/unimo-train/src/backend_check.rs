@@ -285,7 +285,7 @@ fn train(recipe: &Recipe, batches: &[Batch], device: &Device) -> Result<Trained,
         };
         let rate = config.optimizer.lr * optimizer::schedule(&config.schedule, step, config.steps);
         let mut model = optimizer.step(model, gradients, rate, step, scale as f32);
-        model.objectives.after_step(&model.backbone, carries);
+        model.after_step(carries);
         trained.model = model;
         device
             .sync()

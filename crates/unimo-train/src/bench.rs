@@ -32,11 +32,11 @@ use unimo_encoders::quantiser::{Choice, QuantiserConfig};
 use unimo_encoders::tasks::TasksConfig;
 use unimo_encoders::text::{Positions, TextEncoderConfig};
 use unimo_objectives::ObjectivesConfig;
-use unimo_objectives::itc::{ItcConfig, Normalised, Projection, Views};
-use unimo_objectives::itm::{Head, ItmConfig, Layout, Negatives};
-use unimo_objectives::mlm::MlmConfig;
-use unimo_objectives::vq::VqConfig;
-use unimo_objectives::wpg::{Region, WpgConfig};
+use unimo_objectives::pretraining::itc::{ItcConfig, Normalised, Projection, Views};
+use unimo_objectives::pretraining::itm::{Head, ItmConfig, Layout, Negatives};
+use unimo_objectives::pretraining::mlm::MlmConfig;
+use unimo_objectives::pretraining::vq::VqConfig;
+use unimo_objectives::pretraining::wpg::{Region, WpgConfig};
 
 use crate::device::DeviceChoice;
 use crate::error::TrainError;
@@ -428,6 +428,7 @@ pub fn backbone(size: &Size, family: Family) -> BackboneConfig {
             patch_bias: false,
             distillation_token: false,
             qkv_bias: true,
+            mask_embedding: false,
             dropout: 0.0,
         }),
         fusion: matches!(family, Family::Unimo3 | Family::Meter).then_some(FusionConfig {
@@ -547,6 +548,7 @@ fn objectives(size: &Size, family: Family) -> ObjectivesConfig {
 const OPTIMIZER: OptimizerConfig = OptimizerConfig {
     lr: 1e-5,
     fusion_lr_factor: 1.0,
+    lr_factors: BTreeMap::new(),
     beta1: 0.9,
     beta2: 0.98,
     eps: 1e-8,
@@ -717,7 +719,7 @@ impl Bench {
         let config = backbone(&args.size, args.model);
         let mut init = Init::new(&device, 0);
         let backbone = config.init(&mut init);
-        let mut objectives = objectives(&args.size, args.model).init(&mut init, &config, &backbone);
+        let mut objectives = objectives(&args.size, args.model).init(&mut init, &config);
         if let Some(mlm) = &mut objectives.mlm {
             // As the twin does.
             mlm.every_position = config.fusion.is_some();
@@ -725,6 +727,7 @@ impl Bench {
         Self {
             model: Some(Model {
                 backbone: backbone.compute_in(float_dtype(args.dtype)),
+                teacher: None,
                 objectives,
                 tasks: TasksConfig::default().init(&mut init, config.cross_width()),
             }),

@@ -45,6 +45,16 @@ pub enum TrainError {
         /// What is wrong.
         reason: String,
     },
+    /// What an evaluator reads cannot be used.
+    #[error("{key} = \"{}\": {reason}", path.display())]
+    Evaluator {
+        /// The setting that names it.
+        key: String,
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong and what is allowed.
+        reason: String,
+    },
     /// A device that is not known, not built in or not there.
     #[error("--device {given}: {reason}")]
     Device {

@@ -1,41 +1,26 @@
-//! Held-out retrieval of a trained model, its gates, and the pictures that the report shows.
-
-mod encoded;
-pub mod plan;
+//! `unimo eval`: a run's weights judged by its evaluators, on its own held-out set or on other data; and which weights a run's are.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use burn::tensor::{Device, Tensor};
-use unimo_data::images::{self, Limits};
+use burn::tensor::Device;
 use unimo_data::{
     ConceptReader, Concepts, EvalSet, RegionsConfig, SkipList, Source, Split, TextTokenizer,
 };
-use unimo_encoders::fusion::{FusionConfig, Keep, LayerGates};
-use unimo_eval::retrieval::{MethodReport, RetrievalReport};
-use unimo_eval::{Directions, GroundTruth, Method, Pair, Recall};
-use unimo_report::numbers::duration;
-use unimo_report::record::{
-    ChanceRecord, EvalRecord, GalleryItem, GalleryRecord, GatesRecord, RankedCaption, RecallRecord,
-    RetrievalRecord, StreamGates, WordGates,
-};
+use unimo_report::record::{EvalRecord, RecallRecord};
 
 use crate::checkpoint;
 use crate::device::DeviceChoice;
-use crate::diagnostics::codes::{self, Codes};
-use crate::diagnostics::phrases::{self, Phrases};
 use crate::error::TrainError;
-use crate::files;
-use crate::model::{Model, host};
-use crate::progress::Progress;
+use crate::evaluators::prompts::Prompts;
+use crate::evaluators::retrieval::{self, Retrieval};
+use crate::evaluators::{Evaluator, Weights};
+use crate::model::Model;
 use crate::recipe::Recipe;
 use crate::resuming;
 use crate::run::RunFolder;
 use crate::training;
-
-use encoded::Encoded;
-use plan::Protocol;
 
 /// A run's weights, evaluated by `unimo eval`.
 #[derive(Debug, Clone)]
@@ -108,7 +93,7 @@ pub fn run(given: &Path, options: &Options) -> Result<(PathBuf, EvalRecord), Tra
             .collect(),
         (None, None) => vec![Split::Val],
     };
-    let Some(set) = open_set(&recipe, &source, &splits, &skip, concepts)? else {
+    let Some(set) = retrieval::open_set(&recipe, &source, &splits, &skip, concepts)? else {
         return Err(TrainError::Run {
             path: folder,
             reason: format!(
@@ -118,27 +103,44 @@ pub fn run(given: &Path, options: &Options) -> Result<(PathBuf, EvalRecord), Tra
             ),
         });
     };
-    let say = |line: String| eprintln!("{line}");
-    let mut bar = scoring_bar(0, true, say);
-    let evaluated = evaluate(
-        (&model, &device),
-        &set,
-        &tokenizer,
-        &recipe,
-        Protocol::Full,
-        &mut bar,
-    )?;
-    drop(bar);
+    let weights = Weights {
+        model: &model,
+        device: &device,
+        recipe: &recipe,
+        tokenizer: &tokenizer,
+        step,
+        last: true,
+        run: None,
+        quiet: false,
+    };
+    let split = label(&set, options);
+    let say = &mut |line: String| eprintln!("{line}");
+    let found = Retrieval::whole(set).evaluate(&weights, say)?;
+    let found = found.into_iter().next().ok_or_else(|| TrainError::Run {
+        path: folder.clone(),
+        reason: "was not evaluated".to_owned(),
+    })?;
     let mut left_out = lengths(&source, &|split| !splits.contains(&split));
     if skip.count() > 0 {
         left_out.insert("unusable".to_owned(), skip.count() as u64);
     }
     let record = EvalRecord {
-        split: label(&set, options),
+        split,
         left_out,
-        ..record(step, &set, &evaluated)
+        ..found
     };
     run.append("evaluations.jsonl", &record)?;
+    // What else the recipe is judged by does not depend on the data of its pairs.
+    if let Some(config) = recipe
+        .eval
+        .prompts
+        .as_ref()
+        .filter(|_| options.data.is_none())
+    {
+        for record in Prompts::open(config, &recipe)?.evaluate(&weights, say)? {
+            run.append("evaluations.jsonl", &record)?;
+        }
+    }
     Ok((folder, record))
 }
 
@@ -248,44 +250,6 @@ fn load_model(
     reader.module(section, Model::blank(&recipe, device))
 }
 
-/// Shows the progress of an evaluation, as [`evaluate`] tells it, if it scores more than `from` pairs. With `cost`, says after the first
-/// batches how many pairs there are and how long they take at that speed. Ends when dropped.
-pub fn scoring_bar(
-    from: usize,
-    cost: bool,
-    mut say: impl FnMut(String),
-) -> impl FnMut(usize, usize) {
-    let mut bar: Option<Progress> = None;
-    let began = std::time::Instant::now();
-    // The first batch, which waits for features too, and when it was done.
-    let mut first: Option<(usize, f64)> = None;
-    let mut said = !cost;
-    move |done, total| {
-        let now = began.elapsed().as_secs_f64();
-        if done > 0 && !said {
-            match first {
-                None => first = Some((done, now)),
-                Some((before, then)) => {
-                    said = true;
-                    let each = (now - then) / (done - before) as f64;
-                    let left = duration(each * (total - done) as f64);
-                    say(format!(
-                        "{total} pairs through the matching head, {:.1} ms each: about {left}",
-                        1000.0 * each
-                    ));
-                }
-            }
-        }
-        if total <= from {
-            return;
-        }
-        let bar = bar.get_or_insert_with(|| Progress::new(total as u64, 0, "scoring pairs"));
-        if done > 0 {
-            bar.update(done as u64, None, done as f64 / now);
-        }
-    }
-}
-
 /// What was evaluated, in words: not the run's own held-out set as a whole, maybe.
 fn label(set: &EvalSet, options: &Options) -> String {
     let mut label = set.label();
@@ -294,371 +258,6 @@ fn label(set: &EvalSet, options: &Options) -> String {
     }
     label.push_str(" (unimo eval)");
     label
-}
-
-/// Held-out pictures and texts, or none where the data has no such split.
-pub fn open_set(
-    recipe: &Recipe,
-    source: &Arc<dyn Source>,
-    splits: &[Split],
-    skip: &SkipList,
-    concepts: Option<ConceptReader>,
-) -> Result<Option<EvalSet>, TrainError> {
-    if splits.iter().all(|split| source.is_empty(*split)) {
-        return Ok(None);
-    }
-    let limit = (recipe.eval.limit > 0).then_some(recipe.eval.limit);
-    let set = EvalSet::new(
-        Arc::clone(source),
-        splits,
-        limit,
-        recipe.data.image_spec(),
-        skip,
-    )?;
-    Ok(Some(set.with_concepts(concepts)))
-}
-
-/// What an evaluation found, with what a report needs beside the numbers.
-pub struct Evaluated {
-    /// The numbers.
-    pub retrieval: RetrievalReport,
-    /// By which methods.
-    pub protocol: Protocol,
-    /// Mean gates per layer, where the model has gates.
-    gates: Option<GatesRecord>,
-    /// How codes are used, where the model has a grounded dictionary.
-    codes: Option<Codes>,
-    /// Where phrases are found, where texts have concepts.
-    phrases: Option<Phrases>,
-}
-
-/// Retrieval over held-out pictures and texts.
-pub fn evaluate(
-    (model, device): (&Model, &Device),
-    set: &EvalSet,
-    tokenizer: &TextTokenizer,
-    recipe: &Recipe,
-    protocol: Protocol,
-    progress: &mut dyn FnMut(usize, usize),
-) -> Result<Evaluated, TrainError> {
-    let mut config = recipe.eval.retrieval();
-    if protocol == Protocol::Contrast {
-        config.shortlist = 0;
-        config.full_itm = false;
-    }
-    let pairs = plan::pairs(recipe, protocol, set.items().len(), set.captions().len());
-    let encoded = Encoded::new(model, set, tokenizer, recipe, (device, pairs > 0))?;
-    let text_image = set.captions().iter().map(|c| c.image).collect();
-    let truth = GroundTruth::new(text_image, set.items().len())?;
-    let retrieval = unimo_eval::evaluate(&encoded, &truth, &config, progress)?;
-    let features = |pairs: &[(usize, usize)]| {
-        let pair = |(text, image): &(usize, usize)| Pair {
-            image: *image,
-            text: *text,
-        };
-        encoded.rows(&pairs.iter().map(pair).collect::<Vec<_>>())
-    };
-    Ok(Evaluated {
-        gates: gates(model, &encoded, set, tokenizer, recipe)?,
-        codes: codes::codes(model, set, tokenizer, recipe, features).transpose()?,
-        phrases: phrases::phrases(model, set, tokenizer, recipe, features).transpose()?,
-        protocol,
-        retrieval,
-    })
-}
-
-impl Evaluated {
-    /// How good the weights are, by what this evaluation scored: a mean of recalls by the best method, as
-    /// [`EvalRecord::goodness`] compares them.
-    pub fn score(&self) -> f64 {
-        self.score_by(|_| true)
-    }
-
-    /// As [`score`](Self::score), by the contrast alone.
-    pub fn score_of_contrast(&self) -> f64 {
-        self.score_by(|method| method == Method::Itc)
-    }
-
-    fn score_by(&self, method: impl Fn(Method) -> bool) -> f64 {
-        let methods = self.retrieval.methods.iter();
-        let sums = methods.filter(|m| method(m.method)).map(|m| m.rsum());
-        sums.fold(0.0, f64::max) / 6.0
-    }
-}
-
-/// Mean of the gates over some true pairs, and the gates of the words of one caption.
-fn gates(
-    model: &Model,
-    encoded: &Encoded<'_>,
-    set: &EvalSet,
-    tokenizer: &TextTokenizer,
-    recipe: &Recipe,
-) -> Result<Option<GatesRecord>, TrainError> {
-    let Some(config) = &recipe.model.fusion else {
-        return Ok(None);
-    };
-    let pairs: Vec<Pair> = set
-        .captions()
-        .iter()
-        .enumerate()
-        .take(recipe.eval.batch_size)
-        .map(|(text, caption)| Pair {
-            image: caption.image,
-            text,
-        })
-        .collect();
-    let (texts, images) = encoded.rows(&pairs)?;
-    let fused = model.backbone.fuse(&texts, &images, Keep::Gates);
-    let tokens: Vec<Vec<i32>> = pairs
-        .iter()
-        .map(|pair| {
-            let length = recipe.data.max_text_length;
-            Ok(set.encode(pair.text, tokenizer, length)?.ids)
-        })
-        .collect::<Result<_, TrainError>>()?;
-    Ok(gates_record(config, &fused.gates, &tokens, tokenizer))
-}
-
-/// Mean of the gates over rows whose texts are `tokens`, and the gates of the words of the first; none without gates.
-pub(crate) fn gates_record(
-    config: &FusionConfig,
-    gates: &[LayerGates],
-    tokens: &[Vec<i32>],
-    tokenizer: &TextTokenizer,
-) -> Option<GatesRecord> {
-    let layers = gates.len();
-    if layers == 0 {
-        return None;
-    }
-    let lengths: Vec<usize> = tokens.iter().map(Vec::len).collect();
-    let stream = |of: fn(&LayerGates) -> &Tensor<3>, lengths: Option<&[usize]>| StreamGates {
-        levels: config.level_names(layers - 1),
-        layers: gates.iter().map(|g| mean_gates(of(g), lengths)).collect(),
-    };
-    let words = tokens.first().and_then(|ids| {
-        let per_word = gates.iter().all(|g| g.text.dims()[1] > 1);
-        per_word.then(|| WordGates {
-            caption: ids
-                .iter()
-                .map(|id| tokenizer.decode(&[*id]).trim().to_owned())
-                .collect(),
-            layers: gates
-                .iter()
-                .map(|g| {
-                    let levels = g.text.dims()[2];
-                    let first = g.text.clone().narrow(0, 0, 1);
-                    let values = host(first);
-                    let rows = values.chunks(levels).take(ids.len());
-                    rows.map(|row| row.iter().map(|v| Some(f64::from(*v))).collect())
-                        .collect()
-                })
-                .collect(),
-        })
-    });
-    Some(GatesRecord {
-        text: Some(stream(|g| &g.text, Some(&lengths))),
-        image: Some(stream(|g| &g.image, None)),
-        words,
-    })
-}
-
-/// # Shapes
-///
-/// - gates: `[B, R, S]`; positions beyond `lengths` do not count where `R` is the text's length
-/// - output: `[S]`
-fn mean_gates(gates: &Tensor<3>, lengths: Option<&[usize]>) -> Vec<Option<f64>> {
-    let [rows, positions, levels] = gates.dims();
-    let values = host(gates.clone());
-    let mut sums = vec![0.0; levels];
-    let mut count = 0usize;
-    for row in 0..rows {
-        let real = lengths.map_or(positions, |l| l[row].min(positions));
-        for position in 0..real {
-            let at = (row * positions + position) * levels;
-            for (sum, value) in sums.iter_mut().zip(&values[at..at + levels]) {
-                *sum += f64::from(*value);
-            }
-            count += 1;
-        }
-    }
-    sums.iter()
-        .map(|sum| Some(sum / count.max(1) as f64))
-        .collect()
-}
-
-/// The entry of the method that finds most, as [`EvalRecord::headline`] chooses it.
-fn headline(report: &RetrievalReport) -> Option<&MethodReport> {
-    let found = report.methods.iter().filter(|m| m.rsum().is_finite());
-    found.reduce(|best, next| {
-        if next.rsum() > best.rsum() {
-            next
-        } else {
-            best
-        }
-    })
-}
-
-/// One line for the terminal.
-pub fn summary(step: u64, evaluated: &Evaluated) -> String {
-    let report = &evaluated.retrieval;
-    let Some(best) = headline(report) else {
-        return format!("step {step}: nothing to retrieve with");
-    };
-    let percent = |share: f64| 100.0 * share;
-    format!(
-        "step {step}: {} images, {} texts, {}: text to image R@1 {:.1}% R@10 {:.1}%, \
-         image to text R@1 {:.1}% R@10 {:.1}% (chance R@1 {:.2}% and {:.2}%)",
-        report.images,
-        report.texts,
-        best.method,
-        percent(best.text_to_image.r1),
-        percent(best.text_to_image.r10),
-        percent(best.image_to_text.r1),
-        percent(best.image_to_text.r10),
-        percent(report.chance.text_to_image.r1),
-        percent(report.chance.image_to_text.r1),
-    ) + &evaluated
-        .phrases
-        .as_ref()
-        .and_then(Phrases::summary)
-        .map(|phrases| format!("; {phrases}"))
-        .unwrap_or_default()
-}
-
-/// Writes what an evaluation during training found beside its numbers into the run: gates, codes, phrases, gallery.
-pub fn write(
-    run: &RunFolder,
-    set: &EvalSet,
-    recipe: &Recipe,
-    evaluated: &Evaluated,
-) -> Result<(), TrainError> {
-    if let Some(gates) = &evaluated.gates {
-        run.write_json("gates.json", gates)?;
-    }
-    if let Some(codes) = &evaluated.codes {
-        codes.write(run, set)?;
-    }
-    if let Some(phrases) = &evaluated.phrases {
-        phrases.write(run, set)?;
-    }
-    if let Some(best) = headline(&evaluated.retrieval) {
-        run.write_json("gallery.json", &gallery(run, set, recipe, best)?)?;
-    }
-    Ok(())
-}
-
-/// An evaluation as a line of JSON.
-pub fn record(step: u64, set: &EvalSet, evaluated: &Evaluated) -> EvalRecord {
-    let report = &evaluated.retrieval;
-    let recall = |r: &Recall| RecallRecord {
-        r1: r.r1,
-        r5: r.r5,
-        r10: r.r10,
-        median_rank: r.median_rank,
-    };
-    let Directions {
-        text_to_image,
-        image_to_text,
-    } = &report.chance;
-    let chance = |c: &unimo_eval::ChanceRecall| RecallRecord {
-        r1: c.r1,
-        r5: c.r5,
-        r10: c.r10,
-        median_rank: f64::NAN,
-    };
-    EvalRecord {
-        step,
-        split: set.label(),
-        protocol: evaluated.protocol.name().to_owned(),
-        score: Some(evaluated.score()),
-        scored: format!("{} on {}", evaluated.protocol.name(), set.label()),
-        left_out: BTreeMap::new(),
-        images: report.images as u64,
-        texts: report.texts as u64,
-        pairs: report.pairs_scored as u64,
-        retrieval: report
-            .methods
-            .iter()
-            .map(|m| RetrievalRecord {
-                method: m.method.to_string(),
-                text_to_image: recall(&m.text_to_image),
-                image_to_text: recall(&m.image_to_text),
-            })
-            .collect(),
-        chance: Some(ChanceRecord {
-            text_to_image: chance(text_to_image),
-            image_to_text: chance(image_to_text),
-        }),
-    }
-}
-
-/// Longest side of a picture in the gallery, in pixels: the report shows none larger.
-const GALLERY_SIDE: u32 = 320;
-
-/// Some held-out images with the captions that the model ranks first, spread over the set.
-fn gallery(
-    run: &RunFolder,
-    set: &EvalSet,
-    recipe: &Recipe,
-    best: &MethodReport,
-) -> Result<GalleryRecord, TrainError> {
-    let folder = run.join("gallery");
-    std::fs::create_dir_all(&folder).map_err(TrainError::file("create", &folder))?;
-    let count = set.items().len();
-    let shown = recipe.eval.gallery.min(count);
-    let mut items = Vec::new();
-    for number in 0..shown {
-        let index = number * count / shown;
-        // In full size, even if the model reads less of it.
-        let item = &set.items()[index];
-        let stored = set.source().image_bytes(item.split, item.index);
-        let full = stored.ok().flatten().and_then(|(bytes, _)| {
-            images::decode(&bytes, Limits::full_size(recipe.data.max_pixels)).ok()
-        });
-        let picture = match full {
-            Some(picture) => Some(picture),
-            None => set.picture(index)?,
-        };
-        let Some(picture) = picture else {
-            continue;
-        };
-        // Photographs are scaled down and become JPEG; a small picture, such as a generated scene, stays exact.
-        let large = picture.width().max(picture.height()) > GALLERY_SIDE;
-        let picture = if large {
-            images::thumbnail(&picture, GALLERY_SIDE)
-        } else {
-            picture
-        };
-        let name = format!("gallery/{number}.{}", if large { "jpg" } else { "png" });
-        let path = run.join(&name);
-        files::write_picture(&path, &picture)?;
-        let captions = set.captions();
-        let ranked = best.captions_of_image.get(index).map_or(&[][..], |c| c);
-        items.push(GalleryItem {
-            image: name,
-            truth: captions[item.captions.clone()]
-                .iter()
-                .map(|c| c.text.clone())
-                .collect(),
-            captions: ranked
-                .iter()
-                .map(|candidate| {
-                    let score = f64::from(candidate.score);
-                    RankedCaption {
-                        text: captions[candidate.index].text.clone(),
-                        // The matching head's score is a logit, shown as a probability.
-                        score: if candidate.by_itm {
-                            1.0 / (1.0 + (-score).exp())
-                        } else {
-                            score
-                        },
-                        right: candidate.is_match,
-                    }
-                })
-                .collect(),
-        });
-    }
-    Ok(GalleryRecord { items })
 }
 
 /// An evaluation as a table for the terminal.

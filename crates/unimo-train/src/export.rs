@@ -374,7 +374,7 @@ fn pair_format(
     let three = objectives
         .itc
         .as_ref()
-        .is_none_or(|itc| itc.views == unimo_objectives::itc::Views::Three);
+        .is_none_or(|itc| itc.views == unimo_objectives::pretraining::itc::Views::Three);
     let further = momentum || !tasks.is_empty();
     if let (Ok(mut json), true, false) = (bridgetower::to_json(model), three, further) {
         let architecture = match (&objectives.itc, &objectives.itm) {

@@ -9,7 +9,7 @@ use unimo_encoders::import::{Allow, import};
 use unimo_encoders::public::{bert, best};
 use unimo_encoders::text::Positions;
 use unimo_encoders::weights::Weights;
-use unimo_objectives::mlm::{Mlm, MlmConfig};
+use unimo_objectives::pretraining::mlm::{Mlm, MlmConfig};
 
 use crate::error::TrainError;
 use crate::pretrained::{NetworkConfig, Public};

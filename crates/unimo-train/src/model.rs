@@ -5,6 +5,8 @@ use burn::tensor::{Device, FloatDType, Tensor};
 use unimo_core::init::Init;
 use unimo_encoders::backbone::{Backbone, BackboneConfig};
 use unimo_encoders::tasks::{Tasks, TasksConfig};
+use unimo_objectives::objective::Carry;
+use unimo_objectives::teacher::{Teacher, TeacherConfig};
 use unimo_objectives::{Objectives, ObjectivesConfig};
 
 use crate::recipe::{ComputeDtype, Recipe};
@@ -14,6 +16,8 @@ use crate::recipe::{ComputeDtype, Recipe};
 pub struct Model {
     /// Encoders.
     pub backbone: Backbone,
+    /// Their moving average, where a recipe has a teacher.
+    pub teacher: Option<Teacher>,
     /// Heads.
     pub objectives: Objectives,
     /// Heads of fine-tuned models, where a checkpoint brought them.
@@ -26,14 +30,16 @@ impl Model {
         let mut init =
             Init::new(device, recipe.seed).with_deviation(recipe.model.initializer_range as f32);
         let dtype = float_dtype(recipe.train.dtype);
-        Self::assemble(&mut init, &recipe.model, &recipe.objectives, dtype)
+        let teacher = recipe.teacher.as_ref();
+        Self::assemble(&mut init, &recipe.model, &recipe.objectives, teacher, dtype)
     }
 
     /// Zeros, to be filled from a file.
     pub fn blank(recipe: &Recipe, device: &Device) -> Self {
         let dtype = float_dtype(recipe.train.dtype);
         let mut init = Init::blank(device);
-        Self::assemble(&mut init, &recipe.model, &recipe.objectives, dtype)
+        let teacher = recipe.teacher.as_ref();
+        Self::assemble(&mut init, &recipe.model, &recipe.objectives, teacher, dtype)
     }
 
     /// Encoders and heads.
@@ -41,17 +47,37 @@ impl Model {
         init: &mut Init,
         model: &BackboneConfig,
         objectives: &ObjectivesConfig,
+        teacher: Option<&TeacherConfig>,
         dtype: FloatDType,
     ) -> Self {
-        // Before the heads: a momentum encoder copies the backbone with the dtype it computes in.
+        // The teacher copies the encoders with the dtype that they compute in.
         let backbone = model.init(init).compute_in(dtype);
-        let objectives = objectives.init(init, model, &backbone);
+        let teacher = teacher.map(|teacher| teacher.init(&backbone));
+        let objectives = objectives.init(init, model);
         let tasks = TasksConfig::default().init(init, model.cross_width());
         Self {
             backbone,
+            teacher,
             objectives,
             tasks,
         }
+    }
+
+    /// The encoders have been given other weights before the first step.
+    pub fn adopt(&mut self) {
+        if let Some(teacher) = &mut self.teacher {
+            teacher.adopt(&self.backbone);
+        }
+        self.objectives.adopt();
+    }
+
+    /// Clamps, moving averages and queues, after the optimiser's step; `carries` is what the losses gave.
+    pub fn after_step(&mut self, carries: Vec<(&'static str, Carry)>) {
+        self.backbone.after_step();
+        if let Some(teacher) = &mut self.teacher {
+            teacher.after_step(&self.backbone);
+        }
+        self.objectives.after_step(self.teacher.as_ref(), carries);
     }
 }
 

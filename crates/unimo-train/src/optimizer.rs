@@ -11,6 +11,7 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 use unimo_core::kernels::{self, AdamWStep, SumOfSquares};
 use unimo_core::parameters::{self, Handle};
+use unimo_encoders::names::covers;
 
 use crate::recipe::{Decay, OptimizerConfig, ScheduleConfig};
 
@@ -32,6 +33,24 @@ impl Group {
         Self {
             fusion: !uni_modal,
             decays: rank > 1,
+        }
+    }
+}
+
+impl OptimizerConfig {
+    /// What the learning rate is multiplied by for a parameter.
+    pub fn factor_of(&self, name: &str) -> f64 {
+        let given = self.lr_factors.iter();
+        let given = given.filter(|(pattern, _)| covers(pattern, name));
+        // Of patterns of as many parts one that says more.
+        let most = given.max_by_key(|(pattern, _)| {
+            let parts = pattern.split('.');
+            (parts.clone().count(), parts.filter(|p| *p != "*").count())
+        });
+        match most {
+            Some((_, factor)) => *factor,
+            None if Group::of(name, 1).fusion => self.fusion_lr_factor,
+            None => 1.0,
         }
     }
 }
@@ -109,11 +128,7 @@ impl Optimizer {
                     }
                 });
                 let seen = moments.steps.map_or(self.step, |steps| steps + 1);
-                let factor = if group.fusion {
-                    config.fusion_lr_factor
-                } else {
-                    1.0
-                };
+                let factor = config.factor_of(&name);
                 let step = AdamWStep {
                     lr: self.rate * factor,
                     beta1: config.beta1,
@@ -333,7 +348,10 @@ mod tests {
             "model.fusion.uni_levels=2",
             "model.fusion.link=managers",
         ],
-        &["objectives.itc.momentum={ decay = 0.9, queue = 4, alpha = 0.4 }"],
+        &[
+            "objectives.itc.momentum={ queue = 4, alpha = 0.4 }",
+            "teacher={ decay = 0.9 }",
+        ],
     ];
 
     #[test]
@@ -342,6 +360,11 @@ mod tests {
             let model = Model::new(&recipe(set), &Device::flex().autodiff());
             let mut groups: BTreeMap<Group, BTreeSet<String>> = BTreeMap::new();
             for p in parameters::list(&model) {
+                // The teacher is no part of what is optimised.
+                if p.name.starts_with("teacher.") {
+                    assert!(!p.trainable, "{}", p.name);
+                    continue;
+                }
                 let group = Group::of(&p.name, p.shape.len());
                 let last = p.name.rsplit('.').next().unwrap();
                 // Matrices decay, whatever they are called; vectors do not.
@@ -355,6 +378,29 @@ mod tests {
             }
             assert_eq!(groups.len(), 4, "{set:?}: all four groups are used");
         }
+    }
+
+    #[test]
+    fn the_pattern_that_says_most_is_the_factor() {
+        let mut config = recipe(&["train.optimizer.fusion_lr_factor=5.0"])
+            .train
+            .optimizer;
+        let of = |config: &OptimizerConfig| {
+            let names = [
+                "backbone.text.layers.0.x",
+                "backbone.fusion.y",
+                "objectives.itm.z",
+            ];
+            names.map(|name| config.factor_of(name))
+        };
+        assert_eq!(of(&config), [1.0, 5.0, 5.0]);
+        let given = [
+            ("objectives", 2.0),
+            ("objectives.itm", 10.0),
+            ("backbone.*.layers.0", 0.5),
+        ];
+        config.lr_factors = given.map(|(name, factor)| (name.to_owned(), factor)).into();
+        assert_eq!(of(&config), [0.5, 5.0, 10.0]);
     }
 
     /// With a gradient of one sign, AdamW's first step is the learning rate itself, and decay comes on top.

@@ -22,9 +22,9 @@ use unimo_encoders::tasks::{self, TasksConfig};
 use unimo_encoders::text::{TextEncoder, TextEncoderConfig};
 use unimo_encoders::weights::Weights;
 use unimo_objectives::ObjectivesConfig;
-use unimo_objectives::itc::{self, ItcConfig, Normalised, Projection, Views};
-use unimo_objectives::itm::{self, Head, ItmConfig, Layout, Negatives};
-use unimo_objectives::mlm::{self, MlmConfig};
+use unimo_objectives::pretraining::itc::{self, ItcConfig, Normalised, Projection, Views};
+use unimo_objectives::pretraining::itm::{self, Head, ItmConfig, Layout, Negatives};
+use unimo_objectives::pretraining::mlm::{self, MlmConfig};
 
 use crate::bench::{self, Size};
 use crate::error::TrainError;
@@ -259,7 +259,8 @@ impl Public {
                 objectives,
                 tasks,
             } => {
-                let mut blank = Model::assemble(&mut init, model, objectives, FloatDType::F32);
+                let mut blank =
+                    Model::assemble(&mut init, model, objectives, None, FloatDType::F32);
                 blank.tasks = tasks.init(&mut init, model.cross_width());
                 let (model, report) = fill(blank, &mut weights, &self.spellings)?;
                 (Network::Pair(Box::new(model)), report)

@@ -1,5 +1,6 @@
 //! Recipes: a paper as data. Encoders, fusion, objectives, data and schedule in one TOML file, read strictly.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -10,9 +11,12 @@ use unimo_data::config::TokenizerConfig;
 use unimo_encoders::backbone::BackboneConfig;
 use unimo_eval::RetrievalConfig;
 use unimo_objectives::ObjectivesConfig;
+use unimo_objectives::request::{Inputs, SecondViews};
+use unimo_objectives::teacher::TeacherConfig;
 
 use crate::error::TrainError;
-use crate::evaluation::plan::During;
+use crate::evaluators::plan::During;
+use crate::evaluators::prompts::PromptsConfig;
 use crate::extends;
 use crate::hub;
 use crate::overrides;
@@ -73,6 +77,9 @@ pub struct Recipe {
     pub eval: EvalConfig,
     /// Encoders.
     pub model: BackboneConfig,
+    /// The moving average of the encoders, where an objective compares with its features.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub teacher: Option<TeacherConfig>,
     /// Losses.
     pub objectives: ObjectivesConfig,
     /// Samples.
@@ -137,6 +144,10 @@ pub struct OptimizerConfig {
     pub lr: f64,
     /// Factor of the learning rate for the cross-modal encoder and the heads (5 in METER).
     pub fusion_lr_factor: f64,
+    /// Factors of the learning rate by parameter: a name or its beginning, such as `"objectives.itm" = 10.0`, where `*` stands for any
+    /// part. The pattern of most parts counts, and takes the place of `fusion_lr_factor`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub lr_factors: BTreeMap<String, f64>,
     /// Decay of the first moment.
     pub beta1: f64,
     /// Decay of the second moment.
@@ -194,6 +205,13 @@ pub struct EvalConfig {
     pub full_itm: bool,
     /// Images shown in the report.
     pub gallery: usize,
+    /// The number that the best weights of a run are chosen by, such as `prompts.top1`; absent: the mean of R@1, R@5 and R@10 in both
+    /// directions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub select: Option<String>,
+    /// Classes by prompts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompts: Option<PromptsConfig>,
 }
 
 fn default_share() -> f64 {
@@ -213,7 +231,11 @@ impl EvalConfig {
             self.share,
             "must be above 0 and at most 1",
         )?;
-        config::above_zero("memory_gb", self.memory_gb)
+        config::above_zero("memory_gb", self.memory_gb)?;
+        match &self.prompts {
+            Some(prompts) => prompts.validate().map_err(|e| e.within("prompts")),
+            None => Ok(()),
+        }
     }
 
     /// As the evaluation takes it.
@@ -339,6 +361,9 @@ impl Recipe {
         if let Some(init) = &mut recipe.init {
             init.rebase(&base);
         }
+        if let Some(prompts) = &mut recipe.eval.prompts {
+            prompts.folder = base.join(&prompts.folder);
+        }
         if let Some(path) = &overrides.data {
             let is_url = path.to_string_lossy().contains("://");
             let absolute = match is_url {
@@ -396,6 +421,9 @@ impl Recipe {
         self.objectives
             .validate_with(&self.model)
             .map_err(|e| e.within("objectives"))?;
+        self.objectives.validate_teacher(self.teacher.as_ref())?;
+        let inputs = self.objectives.inputs(&|_| true);
+        let inputs = inputs.map_err(|e| e.within("objectives"))?;
         self.check_stages()?;
         self.check_pictures()?;
         if let TokenizerConfig::Train { vocab_size } = self.data.tokenizer {
@@ -419,22 +447,20 @@ impl Recipe {
                 self.model.text.max_positions
             ),
         )?;
-        self.check_concepts(longest)?;
-        let negatives = self.objectives.itm.is_some() || self.objectives.itc.is_some();
+        self.check_concepts(longest, &inputs)?;
+        let each = self.objectives.each();
+        let compare = each.iter().find(|(_, s)| s.samples().least > 1);
         ConfigError::unless(
-            !negatives || self.train.batch_size >= 2,
+            compare.is_none() || self.train.batch_size >= 2,
             "train.batch_size",
             self.train.batch_size,
-            "must be at least 2: objectives.itm and objectives.itc take negatives from the batch",
+            format_args!(
+                "must be at least 2: objectives.{} takes negatives from the batch",
+                compare.map_or("", |(key, _)| *key)
+            ),
         )?;
         ConfigError::unless(
-            negatives,
-            "objectives",
-            "mlm alone",
-            "needs itm or itc too, or there is nothing to retrieve with",
-        )?;
-        ConfigError::unless(
-            self.objectives.views.is_none() || self.data.augment.is_some(),
+            inputs.second_view == SecondViews::None || self.data.augment.is_some(),
             "data.augment",
             "absent",
             "is needed by [objectives.views], which contrasts two views of a picture",
@@ -444,6 +470,18 @@ impl Recipe {
             "eval.during",
             "contrast",
             "needs [objectives.itc]",
+        )?;
+        ConfigError::unless(
+            self.eval.prompts.is_none() || self.objectives.itc.is_some(),
+            "eval.prompts",
+            "{}",
+            "needs [objectives.itc], which compares images with the texts of classes",
+        )?;
+        ConfigError::unless(
+            self.eval.prompts.is_none() || self.model.regions.is_none(),
+            "eval.prompts",
+            "{}",
+            "must be absent with [model.regions]: it reads images",
         )?;
         ConfigError::unless(
             !self.eval.full_itm || self.objectives.itm.is_some(),
@@ -490,20 +528,18 @@ impl Recipe {
     }
 
     /// Phrases and tags against the encoder that reads them and the objectives that need them.
-    fn check_concepts(&self, longest: usize) -> Result<(), ConfigError> {
+    fn check_concepts(&self, longest: usize, inputs: &Inputs) -> Result<(), ConfigError> {
         let Some(concepts) = &self.data.concepts else {
-            let needed = [
-                ("mcr", self.objectives.mcr.is_some()),
-                ("wpg", self.objectives.wpg.is_some()),
-            ];
-            let needs = needed.into_iter().find(|(_, needed)| *needed);
+            let alone = |key: &str| self.objectives.inputs(&|k| k == key);
+            let each = self.objectives.given().into_iter();
+            let mut needs = each.filter(|key| alone(key).is_ok_and(|inputs| inputs.concepts));
             return ConfigError::unless(
-                needs.is_none(),
+                !inputs.concepts,
                 "data.concepts",
                 "absent",
                 format_args!(
                     "is needed by [objectives.{}]",
-                    needs.map_or("", |(key, _)| key)
+                    needs.next().unwrap_or_default()
                 ),
             );
         };
@@ -526,7 +562,7 @@ impl Recipe {
             ),
         )?;
         ConfigError::unless(
-            self.objectives.lm.is_none(),
+            !inputs.left_to_right,
             "objectives.lm",
             "{}",
             "cannot be trained with data.concepts: the phrases behind a caption would be predicted as its words",
@@ -567,6 +603,15 @@ impl TrainConfig {
             ("optimizer.eps", o.eps),
         ] {
             config::above_zero(key, value)?;
+        }
+        for (pattern, factor) in &o.lr_factors {
+            let at_least_0 = factor.is_finite() && *factor >= 0.0;
+            ConfigError::unless(
+                at_least_0,
+                &format!("optimizer.lr_factors.\"{pattern}\""),
+                factor,
+                "must be a finite number of at least 0",
+            )?;
         }
         config::probability("optimizer.beta1", o.beta1)?;
         config::probability("optimizer.beta2", o.beta2)?;

@@ -395,6 +395,7 @@ const MAY_CHANGE: &[&str] = &[
     "train.keep_last",
     "train.optimizer.lr",
     "train.optimizer.fusion_lr_factor",
+    "train.optimizer.lr_factors",
     "train.optimizer.weight_decay",
     "train.schedule",
     "lr",

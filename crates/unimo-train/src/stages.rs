@@ -22,7 +22,6 @@ use toml::{Table, Value};
 use unimo_batch::{ConfigError, config};
 use unimo_data::DataConfig;
 use unimo_encoders::names::covers;
-use unimo_objectives::itm::Negatives;
 
 use crate::recipe::{Recipe, ScheduleConfig};
 
@@ -187,6 +186,14 @@ impl Recipe {
                 )?;
             }
         }
+        for pattern in self.train.optimizer.lr_factors.keys() {
+            ConfigError::unless(
+                parameters.iter().any(|name| covers(pattern, name)),
+                "train.optimizer.lr_factors",
+                format_args!("\"{pattern}\""),
+                "must be the name of a parameter or its beginning, such as \"backbone.text\"",
+            )?;
+        }
         Ok(())
     }
 
@@ -234,13 +241,10 @@ impl Recipe {
                     let named = |keys: &Vec<String>| keys.iter().any(|k| k == key);
                     given.contains(&key) && stage.objectives.as_ref().is_none_or(named)
                 };
-                let uniform = |n: Option<Negatives>| n.is_none_or(|n| n == Negatives::Uniform);
-                for (key, negatives) in [
-                    ("itm", self.objectives.itm.as_ref().map(|o| o.negatives)),
-                    ("wpg", self.objectives.wpg.as_ref().map(|o| o.negatives)),
-                ] {
+                let similarity = self.objectives.similarity_of(&trains);
+                for (key, settings) in self.objectives.each() {
                     ConfigError::unless(
-                        !trains(key) || uniform(negatives) || trains("itc"),
+                        !trains(key) || !settings.asks_similarity() || similarity.is_some(),
                         "objectives",
                         format_args!("\"{key}\""),
                         "has hard negatives, which are chosen by the similarities of itc: train it in the same stage",

@@ -231,10 +231,13 @@ impl fmt::Display for Started {
 ///
 /// A file that is not there, cannot be read, or does not fit the recipe.
 pub fn model(recipe: &Recipe, device: &Device) -> Result<(Model, Option<Started>), TrainError> {
-    let model = Model::new(recipe, device);
+    let mut model = Model::new(recipe, device);
+    // It is no part of any checkpoint that is read here: it begins as a copy of what was read.
+    let teacher = model.teacher.take();
     let ours = names_of(&model);
     recipe.check_patterns(&ours).map_err(value)?;
     let Some(init) = &recipe.init else {
+        model.teacher = teacher;
         return Ok((model, None));
     };
     for pattern in &init.new {
@@ -257,7 +260,8 @@ pub fn model(recipe: &Recipe, device: &Device) -> Result<(Model, Option<Started>
         Some(given) => whole(model, recipe, given, allow)?,
         None => parts(model, recipe, init, &allow)?,
     };
-    model.objectives.adopt(&model.backbone);
+    model.teacher = teacher;
+    model.adopt();
     Ok((model, Some(started)))
 }
 

@@ -11,7 +11,7 @@ use rand_chacha::rand_core::SeedableRng;
 use unimo_batch::Batch;
 use unimo_core::kernels::SumOfSquares;
 use unimo_core::layers::cast;
-use unimo_objectives::Report;
+use unimo_objectives::ObjectiveResult;
 use unimo_objectives::objective::Carry;
 
 use crate::error::TrainError;
@@ -56,8 +56,8 @@ pub(crate) struct ObjectiveSum {
     /// The sum over the micro-batches that it ran on; what is contrasted over all of them counts as one.
     loss: f64,
     micro_batches: usize,
-    pub correct: i64,
-    pub count: usize,
+    /// What else is said of it: sum and count by name.
+    pub metrics: BTreeMap<&'static str, (f64, usize)>,
     /// Samples that had no part, because their text does not describe their picture.
     pub left_out: usize,
     /// Samples that found no negative, because all others show the same picture.
@@ -83,6 +83,7 @@ impl Forward<'_> {
         let mut together = model
             .objectives
             .together(&chosen, &model.backbone, batches, self.device)
+            .with_teacher(model.teacher.as_ref())
             .seeded(&seed);
         let objectives = model.objectives.each();
         let trained = || objectives.iter().filter(|(key, _)| chosen(key));
@@ -96,12 +97,13 @@ impl Forward<'_> {
         let mut accumulator = GradientsAccumulator::new();
         let mut carries = Vec::new();
         // With the micro-batch that each is of; none: of all.
-        let mut reports: Vec<(Option<usize>, Report)> = Vec::new();
+        let mut results: Vec<(Option<usize>, ObjectiveResult)> = Vec::new();
         let mut skipped: BTreeMap<String, u64> = BTreeMap::new();
         if let Some(over) = together.contrast() {
             accumulator.accumulate(model, over.gradients);
             carries.extend(over.step.carries);
-            reports.extend(over.step.reports.into_iter().map(|report| (None, report)));
+            let of_all = over.step.results.into_iter();
+            results.extend(of_all.map(|result| (None, result)));
         }
         for micro in 0..batches.len() {
             let negatives = seed_of(self.seed, self.step, micro, Purpose::Negatives);
@@ -111,8 +113,8 @@ impl Forward<'_> {
                 *skipped.entry(name.to_owned()).or_default() += 1;
             }
             carries.extend(result.carries);
-            let of_micro = |report| (Some(micro), report);
-            reports.extend(result.reports.into_iter().map(of_micro));
+            let of_micro = |result| (Some(micro), result);
+            results.extend(result.results.into_iter().map(of_micro));
             if let Some(loss) = result.loss {
                 let gradients = GradientsParams::from_grads(loss.backward(), model);
                 accumulator.accumulate(model, gradients);
@@ -123,8 +125,8 @@ impl Forward<'_> {
             gradients = optimizer::only(model, gradients, &|name| self.stage.learns(name));
         }
         let squares = optimizer::squares(model, &gradients);
-        let (numbers, grad_norm) = fetch(&reports, squares);
-        self.check(batches, &reports, &numbers, grad_norm)?;
+        let (numbers, grad_norm) = fetch(&results, squares);
+        self.check(batches, &results, &numbers, grad_norm)?;
 
         let mut losses = Vec::new();
         let mut loss = 0.0;
@@ -133,17 +135,20 @@ impl Forward<'_> {
                 name: key,
                 ..ObjectiveSum::default()
             };
-            let own = reports.iter().zip(&numbers);
-            for ((_, report), numbers) in own.filter(|((_, report), _)| report.objective == *key) {
+            let own = results.iter().zip(&numbers);
+            for ((_, result), numbers) in own.filter(|((_, result), _)| result.objective == *key) {
                 sum.loss += numbers.loss;
                 sum.micro_batches += 1;
-                sum.correct += numbers.correct;
-                sum.count += report.count;
-                sum.left_out += report.left_out;
-                sum.without_negative += report.without_negative;
+                for (metric, value) in result.metrics.iter().zip(&numbers.metrics) {
+                    let (total, count) = sum.metrics.entry(metric.name).or_default();
+                    *total += value;
+                    *count += metric.count;
+                }
+                sum.left_out += result.left_out;
+                sum.without_negative += result.without_negative;
             }
             if sum.micro_batches > 0 {
-                loss += objective.weight() * sum.mean_loss();
+                loss += objective.settings().weight() * sum.mean_loss();
                 losses.push(sum);
             }
         }
@@ -161,11 +166,11 @@ impl Forward<'_> {
     fn check(
         &self,
         batches: &[Batch],
-        reports: &[(Option<usize>, Report)],
+        results: &[(Option<usize>, ObjectiveResult)],
         numbers: &[Numbers],
         grad_norm: f64,
     ) -> Result<(), TrainError> {
-        let all = reports.iter().zip(numbers);
+        let all = results.iter().zip(numbers);
         let mut wrong = all
             .filter(|(_, numbers)| !numbers.loss.is_finite())
             .peekable();
@@ -173,7 +178,7 @@ impl Forward<'_> {
         let (what, micro) = match first {
             Some(micro) => {
                 let same = wrong.filter(|((other, _), _)| *other == micro);
-                let what = same.map(|((_, report), _)| format!("the {} loss", report.objective));
+                let what = same.map(|((_, result), _)| format!("the {} loss", result.objective));
                 (what.collect::<Vec<_>>().join(" and "), micro)
             }
             None if grad_norm.is_finite() => return Ok(()),
@@ -197,38 +202,45 @@ impl Forward<'_> {
     }
 }
 
-/// What a report says, on the host.
+/// What is said of an objective on a batch, on the host.
 struct Numbers {
     loss: f64,
-    correct: i64,
+    /// The sums of its metrics.
+    metrics: Vec<f64>,
 }
 
 /// All that is said of a step in one question to the device; also the norm of the gradient.
-fn fetch(reports: &[(Option<usize>, Report)], squares: Vec<SumOfSquares>) -> (Vec<Numbers>, f64) {
+fn fetch(
+    results: &[(Option<usize>, ObjectiveResult)],
+    squares: Vec<SumOfSquares>,
+) -> (Vec<Numbers>, f64) {
     let single = |x: Tensor<1>| cast(x.without_autodiff(), FloatDType::F32);
-    let losses = reports
+    let losses = results
         .iter()
-        .map(|(_, report)| single(report.loss.clone()));
-    // Exact up to 2^24 right answers of a micro-batch.
-    let correct = reports
-        .iter()
-        .map(|(_, report)| single(report.correct.clone().float()));
+        .map(|(_, result)| single(result.loss.clone()));
+    let metrics = results.iter().flat_map(|(_, result)| &result.metrics);
+    let metrics = metrics.map(|metric| single(metric.sum.clone()));
     let on_device = squares.iter().filter_map(|sum| match sum {
         SumOfSquares::Device(sum) => Some(single(sum.clone())),
         SumOfSquares::Host(_) => None,
     });
-    let all: Vec<Tensor<1>> = losses.chain(correct).chain(on_device).collect();
+    let all: Vec<Tensor<1>> = losses.chain(metrics).chain(on_device).collect();
     let values: Vec<f64> = if all.is_empty() {
         Vec::new()
     } else {
         Tensor::cat(all, 0).into_data().iter::<f64>().collect()
     };
-    let count = reports.len();
-    let numbers = (0..count).map(|at| Numbers {
-        loss: values[at],
-        correct: values[count + at] as i64,
-    });
-    let mut fetched = values[2 * count..].iter().copied();
+    let (losses, mut rest) = values.split_at(results.len());
+    let mut numbers = Vec::with_capacity(results.len());
+    for ((_, result), loss) in results.iter().zip(losses) {
+        let (metrics, after) = rest.split_at(result.metrics.len());
+        numbers.push(Numbers {
+            loss: *loss,
+            metrics: metrics.to_vec(),
+        });
+        rest = after;
+    }
+    let mut fetched = rest.iter().copied();
     let squares = squares.into_iter().map(|sum| match sum {
         SumOfSquares::Host(sum) => sum,
         SumOfSquares::Device(_) => fetched
@@ -236,5 +248,5 @@ fn fetch(reports: &[(Option<usize>, Report)], squares: Vec<SumOfSquares>) -> (Ve
             .expect("invariant: each sum on the device was fetched"),
     });
     let norm = optimizer::norm(&squares.collect::<Vec<_>>());
-    (numbers.collect(), norm)
+    (numbers, norm)
 }

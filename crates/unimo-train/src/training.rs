@@ -15,26 +15,29 @@ use unimo_batch::ConfigError;
 use unimo_core::average;
 use unimo_core::parameters;
 use unimo_data::config::TokenizerConfig;
+use unimo_data::masking::patches::PatchMask;
 use unimo_data::source::Readable;
 use unimo_data::{
-    ConceptReader, Concepts, DataConfig, DataError, EvalSet, Loader, LoaderSpec, SecondView,
-    SkipList, Source, Split, TextTokenizer,
+    ConceptReader, Concepts, DataConfig, Loader, LoaderSpec, SecondView, SkipList, Source, Split,
+    TextTokenizer,
 };
 use unimo_encoders::names::covers;
-use unimo_report::numbers::{duration, grouped};
-use unimo_report::record::{EvalRecord, SessionRecord, StepRecord, scored_otherwise};
+use unimo_objectives::objective::ACCURACY;
+use unimo_objectives::request::SecondViews;
+use unimo_report::numbers::grouped;
+use unimo_report::record::{SessionRecord, StepRecord, scored_otherwise};
 
 use crate::checkpoint::{self, State};
 use crate::clock::now;
 use crate::data::concepts::count;
 use crate::device::DeviceChoice;
 use crate::error::TrainError;
-use crate::evaluation::plan::{Plan, Protocol};
-use crate::evaluation::{self, Evaluated};
+use crate::evaluators::{self, Evaluator, Weights, check_select};
 use crate::fingerprint::{self, Fingerprint, Given};
 use crate::hub;
 use crate::interrupt;
 use crate::model::Model;
+use crate::observers::{JsonLines, Observers, StepEvent, TensorBoard, Terminal};
 use crate::optimizer::{self, Optimizer};
 use crate::progress::Progress;
 use crate::recipe::Recipe;
@@ -70,9 +73,6 @@ const TOKENIZER_CAPTIONS: usize = 100_000;
 const CAPTIONS_LOOKED_AT: usize = 1000;
 /// Share of cut captions from which on it is said.
 const CUT_WORTH_SAYING: f64 = 0.05;
-
-/// An evaluation of more pairs shows how far it is; a small model scores so many in a minute on a CPU.
-const LONG_EVALUATION: usize = 50_000;
 
 /// What differs between the random numbers of a step.
 #[derive(Debug, Clone, Copy)]
@@ -346,15 +346,12 @@ struct Trainer {
     tokenizer: Arc<TextTokenizer>,
     concepts: Option<ConceptReader>,
     skip: Arc<SkipList>,
-    /// None where the data has no held-out split or nothing is to be evaluated.
-    held_out: Option<EvalSet>,
-    /// What evaluations before the last step score, and on which of the held-out pictures; none: everything on all.
-    during: Option<(Plan, EvalSet)>,
+    /// None where nothing is to be evaluated.
+    evaluators: Vec<Box<dyn Evaluator>>,
     device: Device,
     /// Absent only while the optimiser owns the weights.
     state: Option<State<Model>>,
-    events: EventWriter,
-    progress: Progress,
+    observers: Observers,
     last_good: Option<PathBuf>,
     best: Option<Best>,
     /// Seconds trained in earlier sessions of the run.
@@ -471,41 +468,38 @@ impl Trainer {
         )?;
         let skip = SkipList::open(run.join("skipped.jsonl"), recipe.data.max_skipped)?;
         // Opened before any work, because a held-out split that cannot be used should not show after hours.
-        let held_out = if options.train_only {
-            None
+        let mut lines = Vec::new();
+        let evaluators = if options.train_only {
+            Vec::new()
         } else {
-            let opened =
-                evaluation::open_set(&recipe, &source, &[Split::Val], &skip, concepts.clone());
-            match opened {
-                // Questions and statements can be learned from without being retrieved.
-                Err(TrainError::Data(error @ DataError::NothingDescribes { .. })) => {
-                    if !options.quiet {
-                        eprintln!("nothing will be evaluated: {error}");
-                    }
-                    None
-                }
-                opened => opened?,
-            }
+            let held_out = evaluators::HeldOut {
+                source: &source,
+                skip: &skip,
+                concepts: concepts.clone(),
+            };
+            let before = run.evaluations()?;
+            evaluators::open(&recipe, &held_out, &before, &mut |line| lines.push(line))?
         };
-        // A run that an older version began chooses its best weights by all methods.
-        let all_along = run.evaluations()?.iter().any(|e| e.score.is_none());
-        let during = held_out.as_ref().and_then(|set| {
-            let (pictures, texts) = (set.items().len(), set.captions().len());
-            let plan = Plan::new(&recipe, pictures, texts).filter(|_| !all_along)?;
-            Some((plan, set.part(plan.pictures)))
-        });
+        check_select(&recipe, &evaluators)?;
         let progress = if options.quiet {
             Progress::silent()
         } else {
             Progress::new(recipe.train.steps, step, "training")
         };
+        let mut observers = Observers::new(vec![
+            Box::new(Terminal(progress)),
+            Box::new(JsonLines::new(run.path())),
+            Box::new(TensorBoard(events)),
+        ]);
+        for line in lines {
+            observers.message(line);
+        }
         let mut trainer = Self {
             best: run.best()?,
             tokenizer: Arc::new(tokenizer),
             concepts,
             skip: Arc::new(skip),
-            held_out,
-            during,
+            evaluators,
             train_only: options.train_only,
             quiet: options.quiet,
             signals: options.signals,
@@ -516,8 +510,7 @@ impl Trainer {
             source,
             device,
             state: Some(state),
-            events,
-            progress,
+            observers,
             last_good,
             before,
             began: Instant::now(),
@@ -534,30 +527,27 @@ impl Trainer {
             trainer.source.describe(),
             trainer.run.path().display()
         );
-        trainer.progress.message(line);
+        trainer.observers.message(line);
         for note in trainer.source.notes() {
-            trainer.progress.message(note);
+            trainer.observers.message(note);
         }
         // No objective reads it: what NLVR2's pairs say of two pictures is learned from the left one alone.
         if trainer.source.has_second_images(Split::Train) {
-            trainer.progress.message(
+            trainer.observers.message(
                 "samples have two pictures: the objectives of this recipe read the first one (the left) alone",
             );
         }
         if !trainer.quiet
             && let Some(line) = trainer.cut_captions()
         {
-            trainer.progress.message(line);
+            trainer.observers.message(line);
         }
-        if trainer.held_out.is_none() && !trainer.train_only {
-            trainer
-                .progress
-                .message("the data has no held-out split: nothing will be evaluated");
-        }
-        if let (Some((plan, _)), Some(set)) = (&trainer.during, &trainer.held_out) {
-            let (pictures, texts) = (set.items().len(), set.captions().len());
-            let line = plan.says(&trainer.recipe, pictures, texts);
-            trainer.progress.message(line);
+        let says = trainer.evaluators.iter();
+        for line in says
+            .flat_map(|e| e.says(&trainer.recipe))
+            .collect::<Vec<_>>()
+        {
+            trainer.observers.message(line);
         }
         Ok(trainer)
     }
@@ -594,16 +584,12 @@ impl Trainer {
             interrupt::listen()?;
         }
         // A run killed between a checkpoint and its evaluation evaluates it now.
-        // After the last step that of all comes last.
-        let all = self.held_out.as_ref().map(EvalSet::label);
-        let ends = |e: &EvalRecord| {
-            let of_all = all.as_ref() == Some(&e.split) && e.protocol != Protocol::Contrast.name();
-            done < config.steps || of_all
-        };
         let evaluated = self.run.evaluations()?;
-        let evaluated = evaluated.iter().any(|e| e.step == done && ends(e));
-        if done > 0 && self.is_due(done) && !evaluated {
-            let owed = self.evaluate_unless_stopped(done == config.steps)?;
+        let last = done == config.steps;
+        let mut evaluators = self.evaluators.iter();
+        let owed = evaluators.any(|e| e.is_owed(&evaluated, done, last));
+        if done > 0 && self.is_due(done) && owed {
+            let owed = self.evaluate_unless_stopped(last)?;
             self.prune()?;
             self.end_if_asked(owed)?;
         }
@@ -683,7 +669,7 @@ impl Trainer {
             state.optimizer = Optimizer::new(&self.recipe.train.optimizer);
         }
         if !stage.name.is_empty() {
-            self.progress.message(format_args!(
+            self.observers.message(format_args!(
                 "stage \"{}\": steps {} to {}",
                 stage.name,
                 stage.before + 1,
@@ -713,7 +699,7 @@ impl Trainer {
             config.batch_size * config.accumulation,
         );
         if samples < together {
-            self.progress.message(format_args!(
+            self.observers.message(format_args!(
                 "the data has {samples} training samples, fewer than the {together} of a step: they come several times in it, and a \
                  picture is no negative of itself"
             ));
@@ -732,7 +718,7 @@ impl Trainer {
             seed,
         );
         spec.concepts = self.concepts.clone();
-        for_objectives(&mut spec, &self.recipe, stage);
+        for_objectives(&mut spec, &self.recipe, stage)?;
         spec.first_batch = done * config.accumulation as u64;
         Ok(Loader::new(spec)?)
     }
@@ -741,7 +727,7 @@ impl Trainer {
     fn is_due(&self, step: u64) -> bool {
         let config = &self.recipe.train;
         let every = config.eval_every > 0 && step.is_multiple_of(config.eval_every);
-        self.held_out.is_some() && (every || step == config.steps)
+        !self.evaluators.is_empty() && (every || step == config.steps)
     }
 
     /// One optimiser step.
@@ -800,8 +786,7 @@ impl Trainer {
             .take()
             .expect("invariant: the state is back after every step");
         let mut model = optimizer.step(model, gradients, rate, within, grad_scale as f32);
-        model.backbone.after_step();
-        model.objectives.after_step(&model.backbone, carries);
+        model.after_step(carries);
         let ema = match (ema, decay) {
             (Some(average), Some(decay)) => Some(average::update(average, &model, decay)),
             (ema, _) => ema,
@@ -827,12 +812,12 @@ impl Trainer {
         for sum in losses {
             let name = sum.name;
             if sum.left_out > 0 && self.said.insert((name, "left out")) {
-                self.progress.message(format_args!(
+                self.observers.message(format_args!(
                     "{name} leaves out samples whose text does not describe their picture; left_out in metrics.jsonl counts them"
                 ));
             }
             if sum.without_negative > 0 && self.said.insert((name, "without negative")) {
-                self.progress.message(format_args!(
+                self.observers.message(format_args!(
                     "{name} finds no negative for samples whose batch shows one picture alone; without_negative in metrics.jsonl \
                      counts them"
                 ));
@@ -850,18 +835,24 @@ impl Trainer {
         let config = &self.recipe.train;
         let pairs = (config.batch_size * config.accumulation) as f64;
         let speed = pairs / seconds;
-        self.progress.update(step, Some(result.loss), speed);
-        if !step.is_multiple_of(config.log_every) && step != 1 && step != config.steps {
-            return Ok(());
-        }
+        let logged = step.is_multiple_of(config.log_every) || step == 1 || step == config.steps;
         // Of a loss that predicts nothing there is no share of right answers.
-        let share = |s: &ObjectiveSum| match s.count {
-            0 => f64::NAN,
-            count => s.correct as f64 / count as f64,
+        let predictions = |s: &ObjectiveSum| match s.metrics.get(ACCURACY) {
+            None | Some((_, 0)) => (f64::NAN, 0),
+            Some((correct, count)) => (correct / *count as f64, *count),
+        };
+        let others = |s: &ObjectiveSum| -> Vec<(&'static str, f64)> {
+            let said = s.metrics.iter();
+            let said = said.filter(|(name, (_, count))| **name != ACCURACY && *count > 0);
+            said.map(|(name, (sum, count))| (*name, sum / *count as f64))
+                .collect()
         };
         let losses = result.losses.iter().map(|s| {
-            let mut value =
-                json!({ "loss": s.mean_loss(), "accuracy": share(s), "count": s.count });
+            let (accuracy, count) = predictions(s);
+            let mut value = json!({ "loss": s.mean_loss(), "accuracy": accuracy, "count": count });
+            for (name, mean) in others(s) {
+                value[name] = json!(mean);
+            }
             for (key, count) in [
                 ("left_out", s.left_out),
                 ("without_negative", s.without_negative),
@@ -887,26 +878,10 @@ impl Trainer {
             skipped: result.skipped.clone(),
             elapsed_seconds: self.before + self.began.elapsed().as_secs_f64(),
         };
-        self.run.log(&record)?;
-        let path = self.events.path().to_owned();
-        let mut scalars = vec![
-            ("train/loss".to_owned(), result.loss),
-            ("train/lr".to_owned(), result.rate),
-            ("train/grad_norm".to_owned(), result.grad_norm),
-            ("speed/pairs_per_second".to_owned(), speed),
-            ("speed/wait_seconds".to_owned(), result.wait),
-        ];
-        for s in &result.losses {
-            scalars.push((format!("loss/{}", s.name), s.mean_loss()));
-            if s.count > 0 {
-                scalars.push((format!("accuracy/{}", s.name), share(s)));
-            }
-        }
-        scalars
-            .iter()
-            .try_for_each(|(tag, value)| self.events.scalar(step, tag, *value as f32))
-            .and_then(|()| self.events.flush())
-            .map_err(TrainError::file("write", path))
+        self.observers.step(&StepEvent {
+            record: &record,
+            logged,
+        })
     }
 
     fn save(&mut self) -> Result<(), TrainError> {
@@ -935,7 +910,7 @@ impl Trainer {
         match self.try_evaluate(last) {
             Err(error) if !last && !interrupt::asked() => {
                 let step = self.state().step;
-                self.progress.message(format_args!(
+                self.observers.message(format_args!(
                     "step {step} could not be evaluated, training goes on: {error}"
                 ));
                 Ok(())
@@ -945,89 +920,36 @@ impl Trainer {
     }
 
     fn try_evaluate(&mut self, last: bool) -> Result<(), TrainError> {
-        let Some(all) = self.held_out.clone() else {
-            return Ok(());
-        };
-        let during = self.during.clone();
-        let records = match during {
-            // Everything on all, always; or nothing but the last one.
-            None => vec![self.score(Protocol::Full, &all, true)?.0],
-            Some((plan, part)) if !last => vec![self.score(plan.protocol, &part, true)?.0],
-            Some((plan, part)) => {
-                // Whatever the last evaluation scores beyond the others, the best weights are chosen by what all of them score.
-                let whole = plan.pictures == all.items().len();
-                let mut records = Vec::new();
-                let mut score = None;
-                if !whole {
-                    let (record, evaluated) = self.score(plan.protocol, &part, false)?;
-                    records.push(record);
-                    score = Some(evaluated.score());
-                }
-                let (mut full, evaluated) = self.score(Protocol::Full, &all, true)?;
-                full.score = Some(match (score, plan.protocol) {
-                    (Some(score), _) => score,
-                    (None, Protocol::Contrast) => evaluated.score_of_contrast(),
-                    (None, Protocol::Full) => evaluated.score(),
-                });
-                full.scored = format!("{} on {}", plan.protocol.name(), part.label());
-                records.push(full);
-                records
-            }
-        };
-        if let Some(line) = scored_otherwise(&self.run.evaluations()?, &records) {
-            self.progress.message(line);
-        }
-        for record in &records {
-            self.run.append("evals.jsonl", record)?;
-        }
-        self.best = self.run.best()?;
-        // The first is of what every evaluation scores: its figures make a curve with those before.
-        let Some(record) = records.first() else {
-            return Ok(());
-        };
-        let path = self.events.path().to_owned();
-        self.events
-            .evaluation(record)
-            .map_err(TrainError::file("write", path))
-    }
-
-    /// Evaluates the current weights, says so and, if `write`, writes what the report shows beside the numbers.
-    fn score(
-        &mut self,
-        protocol: Protocol,
-        set: &EvalSet,
-        write: bool,
-    ) -> Result<(EvalRecord, Evaluated), TrainError> {
-        let began = Instant::now();
         let state = self.state();
         let step = state.step;
         let model = state.ema.as_ref().unwrap_or(&state.model).valid();
         let device = self.device.clone().without_autodiff();
-        // A bar of its own only where an evaluation takes long enough to wonder.
-        let long = if self.quiet {
-            usize::MAX
-        } else {
-            LONG_EVALUATION
+        let weights = Weights {
+            model: &model,
+            device: &device,
+            recipe: &self.recipe,
+            tokenizer: &self.tokenizer,
+            step,
+            last,
+            run: Some(&self.run),
+            quiet: self.quiet,
         };
-        let (recipe, progress) = (&self.recipe, &mut self.progress);
-        let last = step == recipe.train.steps;
-        let evaluated = evaluation::evaluate(
-            (&model, &device),
-            set,
-            &self.tokenizer,
-            recipe,
-            protocol,
-            &mut evaluation::scoring_bar(long, last, |line| progress.message(line)),
-        )?;
-        let seconds = began.elapsed().as_secs_f64();
-        let summary = evaluation::summary(step, &evaluated);
-        let took = duration(seconds);
-        self.progress
-            .message(format_args!("{summary}; evaluated in {took}"));
-        if write {
-            evaluation::write(&self.run, set, &self.recipe, &evaluated)?;
+        let done = self.run.evaluations()?;
+        let mut records = Vec::new();
+        for evaluator in &self.evaluators {
+            // A run that was killed has some of them already.
+            if evaluator.is_owed(&done, step, last) {
+                let say = &mut |line: String| self.observers.message(line);
+                records.extend(evaluator.evaluate(&weights, say)?);
+            }
         }
-        Ok((evaluation::record(step, set, &evaluated), evaluated))
+        evaluators::select(&self.recipe, &mut records);
+        if let Some(line) = scored_otherwise(&done, &records) {
+            self.observers.message(line);
+        }
+        self.observers.evaluation(&records)?;
+        self.best = self.run.best()?;
+        Ok(())
     }
 
     fn finish(self) -> Result<PathBuf, TrainError> {
@@ -1037,34 +959,49 @@ impl Trainer {
         } else {
             Some(report::write(&folder)?)
         };
-        let mut progress = self.progress;
+        let mut observers = self.observers;
         for (list, count) in self.run.skipped()? {
-            progress.message(format_args!(
+            observers.message(format_args!(
                 "{count} samples were skipped: {}",
                 list.display()
             ));
         }
         if let Some(report) = report {
-            progress.message(format_args!("report: {}", report.display()));
+            observers.message(format_args!("report: {}", report.display()));
         }
-        progress.finish();
+        observers.finish();
         Ok(folder)
     }
 }
 
-/// What the objectives of a stage need of a batch: hidden words, hidden concepts, a second view.
-pub fn for_objectives(spec: &mut LoaderSpec, recipe: &Recipe, stage: &Stage) {
-    let objectives = &recipe.objectives;
-    let mlm = objectives.mlm.as_ref().filter(|_| stage.trains("mlm"));
-    let mcr = objectives.mcr.as_ref().filter(|_| stage.trains("mcr"));
-    let views = objectives.views.as_ref().filter(|_| stage.trains("views"));
-    spec.mask = mlm.map(|mlm| mlm.mask);
-    spec.concept_rate = mcr.map(|mcr| mcr.rate);
-    spec.second_view = match views {
-        Some(views) if views.images_alone => SecondView::WithoutTexts,
-        Some(_) => SecondView::All,
-        None => SecondView::None,
+/// What the objectives of a stage need of a batch: hidden words, patches and concepts, a second view.
+///
+/// # Errors
+///
+/// Two of them want the same input in two ways.
+pub fn for_objectives(
+    spec: &mut LoaderSpec,
+    recipe: &Recipe,
+    stage: &Stage,
+) -> Result<(), TrainError> {
+    let inputs = recipe.objectives.inputs(&|key| stage.trains(key));
+    let inputs = inputs.map_err(|error| TrainError::Value {
+        file: "recipe".to_owned(),
+        error: error.within("objectives"),
+    })?;
+    spec.mask = inputs.mask;
+    spec.concept_rate = inputs.concept_rate;
+    spec.second_view = match inputs.second_view {
+        SecondViews::WithoutTexts => SecondView::WithoutTexts,
+        SecondViews::All => SecondView::All,
+        SecondViews::None => SecondView::None,
     };
+    let image = recipe.model.image.as_ref();
+    spec.patch_mask = inputs.patch_mask.zip(image).map(|(spec, image)| PatchMask {
+        spec,
+        patch_size: image.patch_size,
+    });
+    Ok(())
 }
 
 /// The burn that this crate is pinned to.

@@ -182,6 +182,7 @@ fn image_config(json: &serde_json::Value) -> Result<ImageEncoderConfig, String> 
         patch_bias: false,
         distillation_token: false,
         qkv_bias: true,
+        mask_embedding: false,
         dropout: 0.0,
     })
 }

@@ -269,6 +269,7 @@ fn own_image_config(json: &serde_json::Value) -> Result<ImageEncoderConfig, Stri
         patch_bias: false,
         distillation_token: false,
         qkv_bias: true,
+        mask_embedding: false,
         dropout: 0.0,
     })
 }
@@ -384,6 +385,7 @@ fn image_from_shapes(
         patch_bias: false,
         distillation_token: false,
         qkv_bias: true,
+        mask_embedding: false,
         dropout: 0.0,
     })
 }

@@ -144,6 +144,7 @@ pub fn config(json: &serde_json::Value) -> Result<ImageEncoderConfig, String> {
         patch_bias: true,
         distillation_token,
         qkv_bias: config.qkv_bias,
+        mask_embedding: false,
         dropout,
     })
 }

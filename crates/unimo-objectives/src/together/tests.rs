@@ -16,12 +16,13 @@ use unimo_encoders::text::{Positions, TextEncoderConfig};
 
 use super::*;
 use crate::ObjectivesConfig;
-use crate::itc::{ItcConfig, MomentumConfig, Normalised, Projection, Views};
-use crate::itm::{Head, ItmConfig, Layout, Negatives};
-use crate::mcr::McrConfig;
-use crate::mlm::MlmConfig;
-use crate::views::ViewsConfig;
-use crate::wpg::{Region, WpgConfig};
+use crate::pretraining::itc::{ItcConfig, MomentumConfig, Normalised, Projection, Views};
+use crate::pretraining::itm::{Head, ItmConfig, Layout, Negatives};
+use crate::pretraining::mcr::McrConfig;
+use crate::pretraining::mlm::MlmConfig;
+use crate::pretraining::views::ViewsConfig;
+use crate::pretraining::wpg::{Region, WpgConfig};
+use crate::teacher::TeacherConfig;
 
 /// Sums of 32 samples in f32 in another order, of the largest gradient of a parameter.
 const TOLERANCE: f64 = 1e-5;
@@ -69,6 +70,7 @@ fn two_streams(dropout: f64) -> BackboneConfig {
             pre_norm: true,
             patch_bias: false,
             qkv_bias: true,
+            mask_embedding: false,
             distillation_token: false,
             dropout,
         }),
@@ -141,11 +143,7 @@ fn itc(views: Views, projection: Projection) -> ItcConfig {
 
 fn with_queue(alpha: f64) -> ItcConfig {
     ItcConfig {
-        momentum: Some(MomentumConfig {
-            decay: 0.9,
-            queue: 40,
-            alpha,
-        }),
+        momentum: Some(MomentumConfig { queue: 40, alpha }),
         ..itc(Views::Two, Projection::Linear)
     }
 }
@@ -294,20 +292,23 @@ fn run(model: &BackboneConfig, config: &ObjectivesConfig, batches: &[Batch]) -> 
     config.validate().unwrap();
     config.validate_with(model).unwrap();
     let backbone = model.init(&mut init);
-    let heads = config.init(&mut init, model, &backbone);
-    let mut together = heads.together(&|_| true, &backbone, batches, &device);
+    let heads = config.init(&mut init, model);
+    let teacher = TeacherConfig { decay: 0.9 }.init(&backbone);
+    let mut together = heads
+        .together(&|_| true, &backbone, batches, &device)
+        .with_teacher(Some(&teacher));
     let mut of_backbone = GradientsAccumulator::new();
     let mut of_heads = GradientsAccumulator::new();
     let mut means: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     let mut carries = Vec::new();
     let mut add = |step: &Step| {
-        for report in &step.reports {
+        for report in &step.results {
             let loss = host(&report.loss)[0];
             means.entry(report.objective).or_default().push(loss);
         }
         for (_, carry) in &step.carries {
-            carries.push(host(&carry.texts));
-            carries.push(host(&carry.images));
+            carries.push(host(&carry.features.of("texts")));
+            carries.push(host(&carry.features.of("images")));
         }
     };
     if let Some(over) = together.contrast() {
@@ -333,7 +334,14 @@ fn run(model: &BackboneConfig, config: &ObjectivesConfig, batches: &[Batch]) -> 
     }
     let mean = |values: &Vec<f64>| values.iter().sum::<f64>() / values.len() as f64;
     let each = heads.each();
-    let weight = |key: &str| each.iter().find(|(k, _)| *k == key).unwrap().1.weight();
+    let weight = |key: &str| {
+        each.iter()
+            .find(|(k, _)| *k == key)
+            .unwrap()
+            .1
+            .settings()
+            .weight()
+    };
     Ran {
         loss: means.iter().map(|(key, own)| weight(key) * mean(own)).sum(),
         gradients,
@@ -501,7 +509,7 @@ fn both_passes_draw_the_same() {
     };
     let mut init = Init::new(&device, 3).with_deviation(0.2);
     let backbone = model.init(&mut init);
-    let heads = config.init(&mut init, &model, &backbone);
+    let heads = config.init(&mut init, &model);
     let (_, parts) = batches(&unchanged);
     let seed = |batch: usize| device.seed(17 + batch as u64);
     let together = heads
@@ -520,8 +528,20 @@ fn both_passes_draw_the_same() {
             .map(|(key, objective)| (*key, objective.contrast().unwrap()))
             .collect();
         together.begin(batch);
-        let again = together.features(&backbone, &contrasts, batch, &mut UniModal::new(source));
-        let other = together.features(&backbone, &contrasts, batch, &mut UniModal::new(source));
+        let again = together.features(
+            &backbone,
+            &contrasts,
+            batch,
+            &together.wanted_by(&contrasts, batch),
+            &mut Encoded::new(source),
+        );
+        let other = together.features(
+            &backbone,
+            &contrasts,
+            batch,
+            &together.wanted_by(&contrasts, batch),
+            &mut Encoded::new(source),
+        );
         for ((key, collected), (again, other)) in first.iter().zip(again.iter().zip(&other)) {
             let names: &[&str] = match *key {
                 "itc" => &["texts", "images", "crossed"],
@@ -548,7 +568,7 @@ fn one_batch_is_gone_through_once() {
     };
     let mut init = Init::new(&device, 3);
     let backbone = model.init(&mut init);
-    let heads = config.init(&mut init, &model, &backbone);
+    let heads = config.init(&mut init, &model);
     let mut no_texts = batch(4..8);
     no_texts.texts = None;
     let alone = [batch(0..4), no_texts];
@@ -562,11 +582,11 @@ fn one_batch_is_gone_through_once() {
         &mut ChaCha8Rng::seed_from_u64(1),
     );
     assert_eq!(
-        host(&step.reports[0].loss),
-        host(&by_itself.reports[0].loss)
+        host(&step.results[0].loss),
+        host(&by_itself.results[0].loss)
     );
     let none = together.batch(1, &mut ChaCha8Rng::seed_from_u64(1));
-    assert!(none.loss.is_none() && none.reports.is_empty());
+    assert!(none.loss.is_none() && none.results.is_empty());
     assert_eq!(none.skipped, ["itc"]);
 }
 
@@ -593,7 +613,7 @@ fn weights_are_the_recipes_whatever_a_batch_lacks() {
     };
     let mut init = Init::new(&device, 3).with_deviation(0.2);
     let backbone = model.init(&mut init);
-    let heads = config.init(&mut init, &model, &backbone);
+    let heads = config.init(&mut init, &model);
     let without_texts = |samples| Batch {
         texts: None,
         ..batch(samples)
@@ -617,7 +637,7 @@ fn weights_are_the_recipes_whatever_a_batch_lacks() {
     for at in 0..parts.len() {
         let step = together.batch(at, &mut rng);
         sum += step.loss.map_or(0.0, |loss| host(&loss)[0]);
-        for report in step.reports {
+        for report in step.results {
             let weight = if report.objective == "mlm" { 0.3 } else { 0.7 };
             weighted += weight * host(&report.loss)[0] / 2.0;
         }
@@ -632,17 +652,17 @@ fn weights_are_the_recipes_whatever_a_batch_lacks() {
     let over = together.contrast().unwrap();
     let reports: Vec<_> = over
         .step
-        .reports
+        .results
         .iter()
-        .map(|r| (r.objective, r.count))
+        .map(|r| (r.objective, r.predictions()))
         .collect();
     assert_eq!(reports, [("itc", 2 * 8), ("views", 2 * 8)]);
     let pairs: Vec<Batch> = vec![batch(0..4), batch(8..12)];
     let mut of_pairs = heads.together(&|key| key == "itc", &backbone, &pairs, &device);
     let alone = of_pairs.contrast().unwrap();
     assert_eq!(
-        host(&over.step.reports[0].loss),
-        host(&alone.step.reports[0].loss)
+        host(&over.step.results[0].loss),
+        host(&alone.step.results[0].loss)
     );
     let skipped: Vec<_> = (0..5)
         .map(|at| together.batch(at, &mut rng).skipped)

@@ -26,7 +26,7 @@ use unimo_report::record::GatesRecord;
 
 use super::{ModelArgs, Predictor, can_be_written, probability, write_text};
 use crate::error::TrainError;
-use crate::evaluation;
+use crate::evaluators::gates;
 use crate::model::{Model, host};
 
 /// `unimo explain`.
@@ -220,12 +220,7 @@ pub fn explain(predictor: &Predictor, image: &Path, text: &str) -> Result<Explan
         probability: seen.score.map(probability),
         grid,
         parts,
-        gates: evaluation::gates_record(
-            &fusion.config,
-            &seen.fused.gates,
-            &[encoded.ids],
-            tokenizer,
-        ),
+        gates: gates::gates_record(&fusion.config, &seen.fused.gates, &[encoded.ids], tokenizer),
     })
 }
 

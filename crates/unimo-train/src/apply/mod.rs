@@ -32,7 +32,7 @@ use unimo_encoders::fusion::Keep;
 use unimo_encoders::image::ImageEncoder;
 use unimo_encoders::public::folder_of;
 use unimo_encoders::text::TextEncoder;
-use unimo_objectives::mlm::Mlm;
+use unimo_objectives::pretraining::mlm::Mlm;
 
 pub use pooling::Pooling;
 
@@ -495,7 +495,10 @@ impl Predictor {
         Ok(host(itm.scores(&model.backbone, &fused)))
     }
 
-    fn itm<'a>(&self, model: &'a Model) -> Result<&'a unimo_objectives::itm::Itm, TrainError> {
+    fn itm<'a>(
+        &self,
+        model: &'a Model,
+    ) -> Result<&'a unimo_objectives::pretraining::itm::Itm, TrainError> {
         model
             .objectives
             .itm
@@ -503,7 +506,10 @@ impl Predictor {
             .ok_or_else(|| self.lacks("matching head", "it was not trained with [objectives.itm]"))
     }
 
-    fn itc<'a>(&self, model: &'a Model) -> Result<&'a unimo_objectives::itc::Itc, TrainError> {
+    fn itc<'a>(
+        &self,
+        model: &'a Model,
+    ) -> Result<&'a unimo_objectives::pretraining::itc::Itc, TrainError> {
         model.objectives.itc.as_ref().ok_or_else(|| {
             self.lacks(
                 "common space of texts and pictures",

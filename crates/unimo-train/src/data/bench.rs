@@ -87,7 +87,7 @@ pub fn run(args: &BenchArgs, say: &mut dyn FnMut(&str)) -> Result<(), TrainError
         );
         spec.workers = workers;
         spec.concepts = reader.clone();
-        training::for_objectives(&mut spec, &recipe, &stage);
+        training::for_objectives(&mut spec, &recipe, &stage)?;
         if args.no_masks {
             spec.mask = None;
         }

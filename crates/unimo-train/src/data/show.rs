@@ -57,7 +57,7 @@ pub fn run(args: &ShowArgs) -> Result<(), TrainError> {
     );
     spec.first_batch = args.from;
     spec.concepts = reader.clone();
-    training::for_objectives(&mut spec, &recipe, &stage);
+    training::for_objectives(&mut spec, &recipe, &stage)?;
     let words = Words {
         tokenizer: &tokenizer,
         concepts: reader.as_ref(),

@@ -13,7 +13,7 @@ use unimo_encoders::backbone::{ImageFeatures, TextFeatures};
 use unimo_encoders::fusion::Keep;
 use unimo_encoders::image::ImageEncoder;
 use unimo_eval::grounding::{Pointing, middles};
-use unimo_objectives::wpg::cosines;
+use unimo_objectives::pretraining::wpg::cosines;
 use unimo_report::record::{PhraseMap, PhrasePicture, PhrasesRecord};
 
 use crate::error::TrainError;

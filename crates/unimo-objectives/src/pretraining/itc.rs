@@ -1,7 +1,7 @@
 //! Image-text contrast: a caption is nearer to its image than to the batch's other images, and the reverse.
 //!
 //! Source: ALBEF (Li et al. 2021), section 3.2: 256-d projections of the class tokens, learnable temperature clamped to
-//! [0.001, 0.5]; optionally a momentum encoder with a queue of its features, and its soft targets (section 3.3). The
+//! [0.001, 0.5]; optionally the teacher's features in a queue, and its soft targets (section 3.3). The
 //! temperature is learned as CLIP's logit scale, `ln(1 / temperature)`: its gradient has the size of the others'.
 //! Samples that show the same picture are left out of each other's sums, in the batch and in the queue; soft targets give them
 //! nothing. Texts that do not describe their picture have no part.
@@ -19,16 +19,19 @@ use unimo_batch::{ConfigError, config};
 use unimo_core::average;
 use unimo_core::init::Init;
 use unimo_core::layers::{Linear, normalise};
-use unimo_core::parameters;
 use unimo_encoders::backbone::{Backbone, BackboneConfig, ImageFeatures, TextFeatures};
 use unimo_encoders::fusion::FusionOutput;
-use unimo_encoders::image::ImageEncoder;
 use unimo_encoders::names::{Form, Rule, rule};
-use unimo_encoders::text::{TextEncoder, TextInput};
 
-use crate::contrast::{self, Contrast, Contrasted, Features, IDENTITY, cross_entropies};
-use crate::objective::{Carry, Needs, Objective, Outcome, Pairs, UniModal, ints};
-use crate::{is_default, single_precision, temperature};
+use crate::contrast::{self, Contrast, Contrasted, Features, cross_entropies};
+use crate::encoded::Encoded;
+use crate::objective::{
+    AfterStep, Carry, Context, Fused, Objective, ObjectiveConfig, Outcome, Settings, ints,
+};
+use crate::pairs::Pairs;
+use crate::queue::Queue;
+use crate::request::{By, ImageForm, ImageKind, Request, Samples, TextForm, TextKind};
+use crate::{NEEDS_TWO_STREAMS, is_default, single_precision, temperature};
 
 /// What is contrasted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,7 +96,7 @@ pub struct ItcConfig {
     /// What is brought to length 1.
     #[serde(default, skip_serializing_if = "is_default")]
     pub normalised: Normalised,
-    /// A momentum encoder and its queue.
+    /// The teacher's features of past batches, and its soft targets; it takes a `[teacher]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub momentum: Option<MomentumConfig>,
 }
@@ -102,17 +105,38 @@ pub struct ItcConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MomentumConfig {
-    /// Share of the old value in each update of the momentum encoder, 0.995 in ALBEF.
-    pub decay: f64,
     /// `Q`, 65,536 in ALBEF.
     pub queue: usize,
-    /// Share of the momentum encoder's soft targets, 0.4 in ALBEF; 0 uses the true pairs alone.
+    /// Share of the teacher's soft targets, 0.4 in ALBEF; 0 uses the true pairs alone.
     pub alpha: f64,
 }
 
-impl ItcConfig {
-    /// Every value on its own and against the others.
-    pub fn validate(&self) -> Result<(), ConfigError> {
+impl Settings for ItcConfig {
+    fn weight(&self) -> f64 {
+        self.weight
+    }
+
+    fn requests(&self) -> Vec<Request> {
+        let mut all = vec![
+            Request::text(TextForm::Plain),
+            Request::image(ImageForm::Plain),
+        ];
+        if self.momentum.is_some() {
+            all.push(Request::text(TextForm::Plain).by_teacher());
+            all.push(Request::image(ImageForm::Plain).by_teacher());
+        }
+        all
+    }
+
+    fn samples(&self) -> Samples {
+        Samples::CAPTIONED
+    }
+
+    fn gives_similarity(&self) -> bool {
+        true
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
         config::above_zero("weight", self.weight)?;
         config::positive("width", self.width)?;
         temperature::validate(self.temperature, self.temperature_range)?;
@@ -120,24 +144,51 @@ impl ItcConfig {
             self.views == Views::Two || self.momentum.is_none(),
             "views",
             "three",
-            "must be \"two\" with a momentum encoder",
+            "must be \"two\" with a momentum queue",
         )?;
         ConfigError::unless(
             self.normalised == Normalised::Both || self.momentum.is_none(),
             "normalised",
             "images",
-            "must be \"both\" with a momentum encoder",
+            "must be \"both\" with a momentum queue",
+        )?;
+        ConfigError::unless(
+            self.views == Views::Two || self.projection != Projection::None,
+            "projection",
+            "none",
+            "must not be \"none\" with views = \"three\", which are of different widths",
         )?;
         if let Some(momentum) = &self.momentum {
-            config::probability("momentum.decay", momentum.decay)?;
             config::probability("momentum.alpha", momentum.alpha)?;
             config::positive("momentum.queue", momentum.queue)?;
         }
         Ok(())
     }
 
-    /// A new head; the momentum encoder starts as a copy of the backbone's.
-    pub fn init(&self, init: &mut Init, model: &BackboneConfig, backbone: &Backbone) -> Itc {
+    fn validate_with(&self, model: &BackboneConfig) -> Result<(), ConfigError> {
+        ConfigError::unless(
+            self.views == Views::Two || model.joint.is_none(),
+            "views",
+            "three",
+            NEEDS_TWO_STREAMS,
+        )?;
+        let (text, image) = (model.text.width, model.image_width());
+        ConfigError::unless(
+            self.projection != Projection::None || (self.width == text && self.width == image),
+            "width",
+            self.width,
+            format_args!(
+                "must be model.text.width = {text} and the width of the image encoder = {image} where \
+                 projection = \"none\""
+            ),
+        )
+    }
+}
+
+impl ObjectiveConfig for ItcConfig {
+    type Objective = Itc;
+
+    fn init(&self, init: &mut Init, model: &BackboneConfig) -> Itc {
         let mut project = |width: usize| match self.projection {
             Projection::None => None,
             kind => {
@@ -152,14 +203,9 @@ impl ItcConfig {
         };
         let image_projection = project(image_width);
         let momentum = self.momentum.as_ref().map(|config| Momentum {
-            text: average::frozen_copy(&backbone.text),
-            image: average::frozen_copy(&backbone.image),
             text_projection: average::frozen_copy(&text_projection),
             image_projection: average::frozen_copy(&image_projection),
-            text_queue: frozen(normalise(init.normal([config.queue, self.width]).val())),
-            image_queue: frozen(normalise(init.normal([config.queue, self.width]).val())),
-            picture_queue: frozen(init.constant([config.queue, IDENTITY], 0.0).val()),
-            cursor: frozen(init.constant([1], 0.0).val()),
+            queue: Queue::new(init, &[TEXTS, IMAGES], config.queue, self.width),
         });
         Itc {
             text_projection,
@@ -183,33 +229,22 @@ pub struct Itc {
     pub cross_projection: Option<Linear>,
     /// `[1]`: similarities are multiplied by its exponential.
     pub logit_scale: Param<Tensor<1>>,
-    /// The momentum encoder and its queue.
+    /// What the teacher's features go through, and those of past batches.
     pub momentum: Option<Momentum>,
     /// What it was made from.
     #[module(skip)]
     pub config: ItcConfig,
 }
 
-/// A slowly moving copy of the encoders and the features that it gave to past batches. Nothing here tracks gradients.
+/// The part of this head that the teacher uses: it moves as the teacher does and tracks no gradient.
 #[derive(Module, Debug)]
 pub struct Momentum {
-    /// Copy of the text encoder.
-    pub text: TextEncoder,
-    /// Copy of the image encoder.
-    pub image: Option<ImageEncoder>,
     /// Copy of the text projection.
     pub text_projection: Option<Linear>,
     /// Copy of the image projection.
     pub image_projection: Option<Linear>,
-    /// `[Q, E]`.
-    pub text_queue: Param<Tensor<2>>,
-    /// `[Q, E]`.
-    pub image_queue: Param<Tensor<2>>,
-    /// `[Q, 3]`: which picture each row is of; zeros where that is not known.
-    pub picture_queue: Param<Tensor<2>>,
-    /// `[1]`: the row that the next features replace. A float, so that checkpoints hold one kind of tensor; exact up
-    /// to 2^24 rows.
-    pub cursor: Param<Tensor<1>>,
+    /// The teacher's features of past batches.
+    pub queue: Queue,
 }
 
 impl Itc {
@@ -258,97 +293,49 @@ impl Itc {
     }
 }
 
-impl Momentum {
-    /// What the momentum encoder makes of the batch: texts and images, `[B, E]`.
-    fn embed(&self, input: &TextInput, pixels: Tensor<4>) -> (Tensor<2>, Tensor<2>) {
-        let first = |state: Tensor<3>| state.narrow(1, 0, 1).squeeze_dim::<2>(1);
-        let text = first(self.text.forward(input, 1).remove(0));
-        let encoder = self
-            .image
-            .as_ref()
-            .expect("invariant: validation finds an encoder of pixels");
-        let image = encoder.forward(pixels, 1).remove(0);
-        let image = first(encoder.finish(image));
-        (
-            embed(self.text_projection.as_ref(), text, true).detach(),
-            embed(self.image_projection.as_ref(), image, true).detach(),
-        )
-    }
-
-    /// Writes features over the oldest rows.
-    fn enqueue(&mut self, carry: Carry) {
-        let [queue, _] = self.text_queue.dims();
-        let [rows, _] = carry.texts.dims();
-        let cursor = self.cursor.val().into_scalar::<f32>() as usize;
-        let at: Vec<i32> = (0..rows).map(|i| ((cursor + i) % queue) as i32).collect();
-        let keep = rows.saturating_sub(queue);
-        let replace = |param: &mut Param<Tensor<2>>, new: Tensor<2>| {
-            let new = new.without_autodiff();
-            let at = ints(at[keep..].to_vec(), &new.device());
-            *param = parameters::update(param.clone(), |old| {
-                let kept = old.clone().select(0, at.clone());
-                let delta = new.narrow(0, keep, rows - keep) - kept;
-                old.select_assign(0, at, delta, burn::tensor::IndexingUpdateOp::Add)
-            });
-        };
-        replace(&mut self.text_queue, carry.texts);
-        replace(&mut self.image_queue, carry.images);
-        let pictures = contrast::stored(&carry.pictures, &self.picture_queue.device());
-        replace(&mut self.picture_queue, pictures);
-        let next = ((cursor + rows) % queue) as f32;
-        self.cursor = parameters::update(self.cursor.clone(), |old| old.zeros_like() + next);
-    }
-}
-
 /// Names of the features.
 const TEXTS: &str = "texts";
 const IMAGES: &str = "images";
 const CROSSED: &str = "crossed";
 
 impl Contrast for Itc {
-    fn rows(&self, batch: &UniModal) -> Vec<usize> {
-        batch.describing.clone()
+    fn samples(&self, encoded: &Encoded) -> Vec<usize> {
+        encoded.describing.clone()
     }
 
-    fn pairs(&self, batch: &UniModal) -> Option<Pairs> {
-        (self.config.views == Views::Three).then(|| Pairs::of_rows(batch.describing.clone()))
+    fn pairs(&self, encoded: &Encoded) -> Vec<Pairs> {
+        match self.config.views {
+            Views::Two => Vec::new(),
+            Views::Three => vec![Pairs::of_rows(encoded.describing.clone())],
+        }
     }
 
-    fn features(
-        &self,
-        backbone: &Backbone,
-        batch: &UniModal,
-        fused: Option<&FusionOutput>,
-    ) -> Features {
-        let (texts, images) = batch
-            .texts
-            .as_ref()
-            .zip(batch.images.as_ref())
-            .expect("invariant: the step gives what `needs` asks for");
-        let rows = &batch.describing;
-        let texts = self.embed_texts(texts).narrow(0, 0, batch.samples);
+    fn features(&self, context: &Context<'_>, fused: &[Fused]) -> Features {
+        let (texts, images) = plain(context, By::Student);
+        let samples = &context.encoded.describing;
         let mut named = vec![
-            (TEXTS, contrast::take(texts, rows)),
-            (IMAGES, contrast::take(self.embed_images(images), rows)),
+            (TEXTS, contrast::take(self.embed_texts(&texts), samples)),
+            (IMAGES, contrast::take(self.embed_images(&images), samples)),
         ];
-        let crossed = fused.and_then(|fused| self.embed_pairs(backbone, fused));
+        let fused = fused.first().and_then(Fused::some);
+        let crossed = fused.and_then(|(_, fused)| self.embed_pairs(context.backbone, fused));
         named.extend(crossed.map(|crossed| (CROSSED, crossed)));
         Features::new(named)
     }
 
-    fn fixed(&self, batch: &UniModal) -> Features {
+    fn fixed(&self, context: &Context<'_>) -> Features {
         let Some(momentum) = &self.momentum else {
             return Features::default();
         };
-        let input = batch.text_input.as_ref();
-        let (input, pixels) = input
-            .zip(batch.pixels.clone())
-            .expect("invariant: the step gives what `needs` asks for");
-        let (texts, images) = momentum.embed(input, pixels);
-        let rows = &batch.describing;
+        let (texts, images) = plain(context, By::Teacher);
+        let samples = &context.encoded.describing;
+        let embed = |projection: &Option<Linear>, class: Tensor<2>| {
+            let embedded = embed(projection.as_ref(), class, true).detach();
+            contrast::take(embedded, samples)
+        };
         Features::new(vec![
-            (TEXTS, contrast::take(texts, rows)),
-            (IMAGES, contrast::take(images, rows)),
+            (TEXTS, embed(&momentum.text_projection, texts.class)),
+            (IMAGES, embed(&momentum.image_projection, images.class)),
         ])
     }
 
@@ -390,6 +377,15 @@ impl Contrast for Itc {
     }
 }
 
+/// Captions and images as one of the models reads them.
+fn plain(context: &Context<'_>, by: By) -> (TextFeatures, ImageFeatures) {
+    let encoded = context.encoded;
+    encoded
+        .texts(by, &TextKind::Plain)
+        .zip(encoded.images(by, ImageKind::Plain).cloned())
+        .expect("invariant: the step gives what was requested")
+}
+
 impl Itc {
     /// The loss over the samples and the features of past ones.
     fn with_queue(
@@ -402,19 +398,14 @@ impl Itc {
         let n = all.len();
         let device = texts.device();
         let labels = ints((0..n as i32).collect(), &device);
-        let carry = Carry {
-            texts: all.fixed.of(TEXTS),
-            images: all.fixed.of(IMAGES),
-            pictures: all.pictures.clone(),
-        };
-        let [queue, _] = momentum.text_queue.dims();
-        let before = contrast::seen_before(&all.pictures, momentum.picture_queue.val());
+        let (own_texts, own_images) = (all.fixed.of(TEXTS), all.fixed.of(IMAGES));
+        let queue = momentum.queue.length();
+        let before = contrast::seen_before(&all.pictures, momentum.queue.pictures.val());
         let hidden = contrast::beside((duplicates, n), (before, queue), n, &device);
-        let and_queue = |new: &Tensor<2>, queue: &Param<Tensor<2>>| {
-            Tensor::cat(vec![new.clone(), queue.val()], 0)
-        };
-        let all_images = and_queue(&carry.images, &momentum.image_queue);
-        let all_texts = and_queue(&carry.texts, &momentum.text_queue);
+        let and_queue =
+            |new: &Tensor<2>, kind| Tensor::cat(vec![new.clone(), momentum.queue.of(kind)], 0);
+        let all_images = and_queue(&own_images, IMAGES);
+        let all_texts = and_queue(&own_texts, TEXTS);
         let scale = self.scale();
         let scores = |own: &Tensor<2>, other: &Tensor<2>| {
             contrast::hide(scores(own, other, &scale), hidden.as_ref())
@@ -428,71 +419,52 @@ impl Itc {
         let (to_images, to_texts) = (scores(&texts, &all_images), scores(&images, &all_texts));
         let mut outcome = cross_entropies(vec![to_images.clone(), to_texts.clone()], &labels);
         if alpha > 0.0 {
-            let loss = soft_cross_entropy(to_images, soft(&carry.texts, &all_images))
-                + soft_cross_entropy(to_texts, soft(&carry.images, &all_texts));
+            let loss = soft_cross_entropy(to_images, soft(&own_texts, &all_images))
+                + soft_cross_entropy(to_texts, soft(&own_images, &all_texts));
             outcome.loss = loss.mul_scalar(0.5);
         }
-        outcome.carry = Some(carry);
+        outcome.carry = Some(Carry {
+            features: all.fixed.clone(),
+            pictures: all.pictures.clone(),
+        });
         outcome
     }
 }
 
 impl Objective for Itc {
-    fn needs(&self) -> Needs {
-        Needs {
-            images: true,
-            texts: true,
-            masked: None,
-            samples: 2,
-            describing: true,
-            ..Needs::default()
-        }
-    }
-
-    fn weight(&self) -> f64 {
-        self.config.weight
+    fn settings(&self) -> &dyn Settings {
+        &self.config
     }
 
     fn contrast(&self) -> Option<&dyn Contrast> {
         Some(self)
     }
 
-    fn pairs(&self, batch: &UniModal, _rng: &mut ChaCha8Rng) -> Option<Pairs> {
-        Contrast::pairs(self, batch)
+    fn pairs(&self, encoded: &Encoded, _rng: &mut ChaCha8Rng) -> Vec<Pairs> {
+        Contrast::pairs(self, encoded)
     }
 
-    fn loss(
-        &self,
-        backbone: &Backbone,
-        batch: &UniModal,
-        fused: Option<(&Pairs, FusionOutput)>,
-    ) -> Outcome {
-        let fused = fused.map(|(_, fused)| fused);
-        contrast::alone(self, backbone, batch, fused.as_ref())
+    fn loss(&self, context: &Context<'_>, fused: &[Fused]) -> Outcome {
+        contrast::alone(self, context, fused)
     }
 
-    fn adopt(&mut self, backbone: &Backbone) {
+    fn adopt(&mut self) {
         if let Some(momentum) = &mut self.momentum {
-            momentum.text = average::frozen_copy(&backbone.text);
-            momentum.image = average::frozen_copy(&backbone.image);
             momentum.text_projection = average::frozen_copy(&self.text_projection);
             momentum.image_projection = average::frozen_copy(&self.image_projection);
         }
     }
 
-    fn after_step(&mut self, backbone: &Backbone, carries: Vec<Carry>) {
+    fn after_step(&mut self, after: &AfterStep) {
         temperature::clamp(&mut self.logit_scale, self.config.temperature_range);
-        let decay = self.config.momentum.as_ref().map(|m| m.decay);
-        if let (Some(mut momentum), Some(decay)) = (self.momentum.take(), decay) {
-            momentum.text = average::update(momentum.text, &backbone.text, decay);
-            momentum.image = average::update(momentum.image, &backbone.image, decay);
+        if let (Some(mut momentum), Some(decay)) = (self.momentum.take(), after.decay) {
             momentum.text_projection =
                 average::update(momentum.text_projection, &self.text_projection, decay);
             momentum.image_projection =
                 average::update(momentum.image_projection, &self.image_projection, decay);
-            carries
-                .into_iter()
-                .for_each(|carry| momentum.enqueue(carry));
+            for carry in &after.carries {
+                momentum.queue.push(carry);
+            }
             self.momentum = Some(momentum);
         }
     }
@@ -520,10 +492,6 @@ pub(crate) fn embed(projection: Option<&Linear>, class: Tensor<2>, normalised: b
         true => normalise(projected),
         false => projected,
     }
-}
-
-fn frozen<const D: usize>(value: Tensor<D>) -> Param<Tensor<D>> {
-    Param::from_tensor(value.detach()).set_require_grad(false)
 }
 
 /// Row `i` has its 1 in column `i`.

@@ -19,11 +19,13 @@ use serde::{Deserialize, Serialize};
 use unimo_batch::{ConfigError, config};
 use unimo_core::init::Init;
 use unimo_core::layers::normalise;
-use unimo_encoders::backbone::{Backbone, BackboneConfig};
-use unimo_encoders::fusion::FusionOutput;
+use unimo_encoders::backbone::BackboneConfig;
 
-use crate::objective::{Needs, Objective, Outcome, Pairs, UniModal, ints};
+use crate::encoded::Encoded;
+use crate::objective::{Context, Fused, Objective, ObjectiveConfig, Outcome, Settings, ints};
+use crate::pairs::Pairs;
 use crate::partners::Negatives;
+use crate::request::{ImageForm, Request, Samples, TextForm};
 use crate::single_precision;
 
 /// Which region stands for a phrase.
@@ -50,9 +52,27 @@ pub struct WpgConfig {
     pub negatives: Negatives,
 }
 
-impl WpgConfig {
-    /// Every value on its own.
-    pub fn validate(&self) -> Result<(), ConfigError> {
+impl Settings for WpgConfig {
+    fn weight(&self) -> f64 {
+        self.weight
+    }
+
+    fn requests(&self) -> Vec<Request> {
+        vec![
+            Request::text(TextForm::WithPhrases),
+            Request::image(ImageForm::Plain),
+        ]
+    }
+
+    fn samples(&self) -> Samples {
+        Samples::CAPTIONED
+    }
+
+    fn asks_similarity(&self) -> bool {
+        self.negatives.hard()
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
         config::above_zero("weight", self.weight)?;
         ConfigError::unless(
             (0.0..2.0).contains(&self.margin),
@@ -61,9 +81,12 @@ impl WpgConfig {
             "must be in [0, 2): cosines differ by at most 2",
         )
     }
+}
 
-    /// The objective.
-    pub fn init(&self, _init: &mut Init, model: &BackboneConfig) -> Wpg {
+impl ObjectiveConfig for WpgConfig {
+    type Objective = Wpg;
+
+    fn init(&self, _init: &mut Init, model: &BackboneConfig) -> Wpg {
         let take_part = model.joint.as_ref().is_none_or(|j| j.image_class);
         Wpg {
             class_tokens: if take_part { model.class_tokens() } else { 0 },
@@ -168,7 +191,7 @@ pub fn hinge(own: Tensor<1>, other: Tensor<1>, has_phrases: &[bool], margin: f64
     let rows = ints(rows, &device);
     let difference = (other - own).select(0, rows);
     let correct = difference.clone().without_autodiff().lower_scalar(0.0);
-    Outcome::new(
+    Outcome::with_accuracy(
         relu(difference.add_scalar(margin)).mean(),
         correct.int().sum(),
         count,
@@ -204,35 +227,20 @@ pub fn phrase_positions(
 }
 
 impl Objective for Wpg {
-    fn needs(&self) -> Needs {
-        Needs {
-            images: true,
-            texts: true,
-            concepts: true,
-            samples: 2,
-            describing: true,
-            ..Needs::default()
-        }
-    }
-
-    fn weight(&self) -> f64 {
-        self.config.weight
-    }
-
-    fn hard_negatives(&self) -> bool {
-        self.config.negatives.hard()
+    fn settings(&self) -> &dyn Settings {
+        &self.config
     }
 
     /// Every caption with its own picture, then each with another one.
-    fn pairs(&self, batch: &UniModal, rng: &mut ChaCha8Rng) -> Option<Pairs> {
-        let partners = &batch.partners;
+    fn pairs(&self, encoded: &Encoded, rng: &mut ChaCha8Rng) -> Vec<Pairs> {
+        let partners = &encoded.partners;
         let (mut own, mut other) = (Pairs::default(), Pairs::default());
         for i in 0..partners.count() {
-            let sample = partners.own(i);
+            let sample = partners.own(i).sample;
             match partners.wrong_image(self.config.negatives, i, rng) {
                 Some(image) => {
-                    own.push(sample.text, sample.image, true);
-                    other.push(sample.text, image, false);
+                    own.push(sample, sample, true);
+                    other.push(sample, image, false);
                 }
                 None => own.without_negative += 1,
             }
@@ -240,19 +248,17 @@ impl Objective for Wpg {
         own.texts.append(&mut other.texts);
         own.images.append(&mut other.images);
         own.matched.append(&mut other.matched);
-        Some(own)
+        vec![own]
     }
 
-    fn loss(
-        &self,
-        backbone: &Backbone,
-        batch: &UniModal,
-        fused: Option<(&Pairs, FusionOutput)>,
-    ) -> Outcome {
-        let Some((pairs, fused)) = fused else {
+    fn loss(&self, context: &Context<'_>, fused: &[Fused]) -> Outcome {
+        let Some((pairs, fused)) = fused.first().and_then(Fused::some) else {
             // No sample has another picture beside it.
-            return Outcome::nothing(&backbone.text.word_embedding.weight.val().device());
+            return Outcome::nothing(context.device);
         };
+        let texts = context.texts();
+        let concepts = texts.concepts.as_ref();
+        let concepts = concepts.expect("invariant: the batch holds what was requested");
         let n = pairs.len() / 2;
         let (text, image) = (fused.text(), fused.image());
         let [rows, length, width] = text.dims();
@@ -261,14 +267,14 @@ impl Objective for Wpg {
         let of_pairs = |of_rows: &[usize]| -> Vec<usize> {
             pairs.texts[..n].iter().map(|row| of_rows[*row]).collect()
         };
-        let concepts = of_pairs(&batch.concepts);
+        let concepts = of_pairs(concepts);
         let has_phrases: Vec<bool> = concepts.iter().map(|count| *count > 0).collect();
         let most = concepts.iter().copied().max().unwrap_or(0);
         if most == 0 {
             return Outcome::nothing(&device);
         }
         let (positions, absent) = phrase_positions(
-            &of_pairs(&batch.text_lengths).repeat(2),
+            &of_pairs(&texts.lengths).repeat(2),
             &concepts.repeat(2),
             length,
             &device,
@@ -281,13 +287,10 @@ impl Objective for Wpg {
         let first = self.class_tokens;
         let regions = image.dims()[1] - first;
         let mut cosines = cosines(phrases, image.clone().narrow(1, first, regions));
-        let padding = batch
-            .images_of_pairs()
-            .and_then(|images| images.mask.as_ref());
+        let padding = context.encoded.image_padding(&pairs.images);
         // How many regions each pair's picture has.
         let mut real = None;
-        if let Some(padding) = padding {
-            let of_pairs = pairs.images.iter().map(|image| *image as i32).collect();
+        if let Some((padding, of_pairs)) = padding {
             // Its first position is the class token.
             let hidden = padding.select(ints(of_pairs, &device)).narrow(1, regions);
             let hidden = hidden.hidden();

@@ -11,10 +11,11 @@ use burn::tensor::{Tensor, assert_shape};
 use serde::{Deserialize, Serialize};
 use unimo_batch::{ConfigError, config};
 use unimo_core::init::Init;
-use unimo_encoders::backbone::{Backbone, BackboneConfig};
-use unimo_encoders::fusion::FusionOutput;
+use unimo_encoders::backbone::BackboneConfig;
 
-use crate::objective::{Needs, Objective, Outcome, Pairs, UniModal, labelled};
+use crate::NEEDS_ONE_STREAM;
+use crate::objective::{Context, Fused, Objective, ObjectiveConfig, Outcome, Settings, labelled};
+use crate::request::{By, ImageForm, ImageKind, Request, Samples, TextForm, TextKind};
 use crate::tied::TiedHead;
 
 /// `[objectives.mcr]`.
@@ -31,9 +32,23 @@ pub struct McrConfig {
     pub phrases: bool,
 }
 
-impl McrConfig {
-    /// Every value on its own and against the others.
-    pub fn validate(&self) -> Result<(), ConfigError> {
+impl Settings for McrConfig {
+    fn weight(&self) -> f64 {
+        self.weight
+    }
+
+    fn requests(&self) -> Vec<Request> {
+        let tags = || Request::image(ImageForm::MaskedTags(self.rate));
+        let phrases = || Request::text(TextForm::MaskedPhrases(self.rate));
+        let both = [self.tags.then(tags), self.phrases.then(phrases)];
+        both.into_iter().flatten().collect()
+    }
+
+    fn samples(&self) -> Samples {
+        Samples::EACH
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
         config::above_zero("weight", self.weight)?;
         config::open_share("rate", self.rate)?;
         ConfigError::unless(
@@ -44,8 +59,26 @@ impl McrConfig {
         )
     }
 
-    /// New heads.
-    pub fn init(&self, init: &mut Init, model: &BackboneConfig) -> Mcr {
+    fn validate_with(&self, model: &BackboneConfig) -> Result<(), ConfigError> {
+        ConfigError::unless(
+            !self.tags || model.image_tags,
+            "tags",
+            self.tags,
+            "needs model.image_tags = true",
+        )?;
+        ConfigError::unless(
+            !self.phrases || model.joint.is_some(),
+            "phrases",
+            self.phrases,
+            NEEDS_ONE_STREAM,
+        )
+    }
+}
+
+impl ObjectiveConfig for McrConfig {
+    type Objective = Mcr;
+
+    fn init(&self, init: &mut Init, model: &BackboneConfig) -> Mcr {
         let words = model.text.vocab_size;
         let text = &model.text;
         let (width, eps) = (model.image_width(), model.image_layer_norm_eps());
@@ -85,44 +118,25 @@ fn recovered(head: &TiedHead, states: Tensor<3>, labels: &[i32], table: Tensor<2
 }
 
 impl Objective for Mcr {
-    fn needs(&self) -> Needs {
-        Needs {
-            images: self.config.tags,
-            tags: self.config.tags,
-            concepts: self.config.phrases,
-            concept_rate: Some(self.config.rate),
-            samples: 1,
-            ..Needs::default()
-        }
+    fn settings(&self) -> &dyn Settings {
+        &self.config
     }
 
-    fn weight(&self) -> f64 {
-        self.config.weight
-    }
-
-    fn loss(
-        &self,
-        backbone: &Backbone,
-        batch: &UniModal,
-        _fused: Option<(&Pairs, FusionOutput)>,
-    ) -> Outcome {
-        let table = || backbone.text.word_embedding.weight.val();
+    fn loss(&self, context: &Context<'_>, _fused: &[Fused]) -> Outcome {
+        let encoded = context.encoded;
+        let table = || context.backbone.text.word_embedding.weight.val();
         let tags = self.tags.as_ref().map(|head| {
-            let states = batch.images.as_ref().and_then(|i| i.tags.clone());
-            let states = states.expect("invariant: the step gives what `needs` asks for");
-            recovered(head, states, &batch.tag_labels, table())
+            let images = encoded.images(By::Student, ImageKind::Plain);
+            let states = images.and_then(|images| images.tags.clone());
+            let states = states.expect("invariant: the step gives what was requested");
+            recovered(head, states, &context.masked_tags().labels, table())
         });
         let phrases = self.phrases.as_ref().map(|head| {
-            let (texts, first) = batch
-                .texts
-                .as_ref()
-                .zip(batch.masked)
-                .expect("invariant: the step gives what `needs` asks for");
-            let last = texts.states.last();
-            let last = last.expect("invariant: an encoder keeps at least its last state");
-            let states = last.clone().narrow(0, first, batch.samples);
-            assert_shape!(states, [batch.samples, _, _]);
-            recovered(head, states, &batch.concept_labels, table())
+            let states = encoded.text_states(By::Student, &TextKind::Masked);
+            assert_shape!(states, [encoded.samples, _, _]);
+            let labels = context.masked_texts().concept_labels.as_ref();
+            let labels = labels.expect("invariant: the batch holds what was requested");
+            recovered(head, states, labels, table())
         });
         match (tags, phrases) {
             (Some(a), Some(b)) => a.and(b),

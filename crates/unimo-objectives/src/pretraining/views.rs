@@ -12,12 +12,15 @@ use serde::{Deserialize, Serialize};
 use unimo_batch::{ConfigError, config};
 use unimo_core::init::Init;
 use unimo_core::layers::Linear;
-use unimo_encoders::backbone::{Backbone, BackboneConfig, ImageFeatures};
-use unimo_encoders::fusion::FusionOutput;
+use unimo_encoders::backbone::BackboneConfig;
 
 use crate::contrast::{self, Contrast, Contrasted, Features, cross_entropies};
-use crate::itc::embed;
-use crate::objective::{Carry, Needs, Objective, Outcome, Pairs, UniModal, ints};
+use crate::encoded::Encoded;
+use crate::objective::{
+    AfterStep, Context, Fused, Objective, ObjectiveConfig, Outcome, Settings, ints,
+};
+use crate::pretraining::itc::embed;
+use crate::request::{By, ImageForm, ImageKind, Request, Samples};
 use crate::temperature;
 
 /// `[objectives.views]`.
@@ -36,16 +39,37 @@ pub struct ViewsConfig {
     pub images_alone: bool,
 }
 
-impl ViewsConfig {
-    /// Every value on its own and against the others.
-    pub fn validate(&self) -> Result<(), ConfigError> {
+impl Settings for ViewsConfig {
+    fn weight(&self) -> f64 {
+        self.weight
+    }
+
+    fn requests(&self) -> Vec<Request> {
+        vec![
+            Request::image(ImageForm::Plain),
+            Request::image(ImageForm::SecondView),
+        ]
+    }
+
+    fn samples(&self) -> Samples {
+        Samples {
+            least: 2,
+            describing: false,
+            alone: self.images_alone,
+        }
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
         config::above_zero("weight", self.weight)?;
         config::positive("width", self.width)?;
         temperature::validate(self.temperature, self.temperature_range)
     }
+}
 
-    /// A new head.
-    pub fn init(&self, init: &mut Init, model: &BackboneConfig) -> Views {
+impl ObjectiveConfig for ViewsConfig {
+    type Objective = Views;
+
+    fn init(&self, init: &mut Init, model: &BackboneConfig) -> Views {
         Views {
             projection: Linear::new(init, model.image_width(), self.width, true),
             logit_scale: temperature::init(init, self.temperature),
@@ -71,24 +95,20 @@ const FIRST: &str = "first";
 const SECOND: &str = "second";
 
 impl Contrast for Views {
-    fn rows(&self, batch: &UniModal) -> Vec<usize> {
-        (0..batch.samples).collect()
+    fn samples(&self, encoded: &Encoded) -> Vec<usize> {
+        (0..encoded.samples).collect()
     }
 
-    fn features(
-        &self,
-        _backbone: &Backbone,
-        batch: &UniModal,
-        _fused: Option<&FusionOutput>,
-    ) -> Features {
-        let (first, second) = batch
-            .images
-            .as_ref()
-            .zip(batch.second_views.as_ref())
-            .expect("invariant: the step gives what `needs` asks for");
-        let embed =
-            |views: &ImageFeatures| embed(Some(&self.projection), views.class.clone(), true);
-        Features::new(vec![(FIRST, embed(first)), (SECOND, embed(second))])
+    fn features(&self, context: &Context<'_>, _fused: &[Fused]) -> Features {
+        let embed = |kind: ImageKind| {
+            let images = context.encoded.images(By::Student, kind);
+            let images = images.expect("invariant: the step gives what was requested");
+            embed(Some(&self.projection), images.class.clone(), true)
+        };
+        Features::new(vec![
+            (FIRST, embed(ImageKind::Plain)),
+            (SECOND, embed(ImageKind::SecondView)),
+        ])
     }
 
     fn over(&self, all: &Contrasted) -> Outcome {
@@ -106,34 +126,19 @@ impl Contrast for Views {
 }
 
 impl Objective for Views {
-    fn needs(&self) -> Needs {
-        Needs {
-            images: true,
-            second_view: true,
-            samples: 2,
-            alone: self.config.images_alone,
-            ..Needs::default()
-        }
-    }
-
-    fn weight(&self) -> f64 {
-        self.config.weight
+    fn settings(&self) -> &dyn Settings {
+        &self.config
     }
 
     fn contrast(&self) -> Option<&dyn Contrast> {
         Some(self)
     }
 
-    fn loss(
-        &self,
-        backbone: &Backbone,
-        batch: &UniModal,
-        _fused: Option<(&Pairs, FusionOutput)>,
-    ) -> Outcome {
-        contrast::alone(self, backbone, batch, None)
+    fn loss(&self, context: &Context<'_>, fused: &[Fused]) -> Outcome {
+        contrast::alone(self, context, fused)
     }
 
-    fn after_step(&mut self, _backbone: &Backbone, _carries: Vec<Carry>) {
+    fn after_step(&mut self, _after: &AfterStep) {
         temperature::clamp(&mut self.logit_scale, self.config.temperature_range);
     }
 }

@@ -12,13 +12,17 @@ use serde::{Deserialize, Serialize};
 use unimo_batch::{ConfigError, MaskSpec, config};
 use unimo_core::init::Init;
 use unimo_core::layers::{Activation, Embedding, LayerNorm, Linear};
-use unimo_encoders::backbone::{Backbone, BackboneConfig};
-use unimo_encoders::fusion::FusionOutput;
+use unimo_encoders::backbone::BackboneConfig;
 use unimo_encoders::names::{Form, Rule, rule};
 
-use crate::is_default;
-use crate::objective::{Needs, Objective, Outcome, Pairs, UniModal, ints, labelled};
+use crate::encoded::Encoded;
+use crate::objective::{
+    Context, Fused, Objective, ObjectiveConfig, Outcome, Settings, ints, labelled,
+};
+use crate::pairs::Pairs;
+use crate::request::{ImageForm, Request, Samples, TextForm, TextKind};
 use crate::tied::tied_logits;
+use crate::{NEEDS_ONE_STREAM, is_default};
 
 /// `[objectives.mlm]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -36,9 +40,28 @@ pub struct MlmConfig {
     pub texts_alone: bool,
 }
 
-impl MlmConfig {
-    /// Every value on its own.
-    pub fn validate(&self) -> Result<(), ConfigError> {
+impl Settings for MlmConfig {
+    fn weight(&self) -> f64 {
+        self.weight
+    }
+
+    fn requests(&self) -> Vec<Request> {
+        let image = Request::image(ImageForm::Plain);
+        vec![
+            Request::text(TextForm::Masked(self.mask)),
+            if self.texts_alone {
+                image.optional()
+            } else {
+                image
+            },
+        ]
+    }
+
+    fn samples(&self) -> Samples {
+        Samples::EACH
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
         config::above_zero("weight", self.weight)?;
         let MaskSpec {
             rate,
@@ -55,8 +78,26 @@ impl MlmConfig {
         )
     }
 
-    /// A new head.
-    pub fn init(&self, init: &mut Init, model: &BackboneConfig) -> Mlm {
+    fn validate_with(&self, model: &BackboneConfig) -> Result<(), ConfigError> {
+        ConfigError::unless(
+            model.joint.is_some() || !self.texts_alone,
+            "texts_alone",
+            self.texts_alone,
+            NEEDS_ONE_STREAM,
+        )?;
+        ConfigError::unless(
+            model.text.width == model.cross_width() || !self.tied,
+            "tied",
+            self.tied,
+            "needs a text encoder as wide as the cross-modal one",
+        )
+    }
+}
+
+impl ObjectiveConfig for MlmConfig {
+    type Objective = Mlm;
+
+    fn init(&self, init: &mut Init, model: &BackboneConfig) -> Mlm {
         let width = model.cross_width();
         let words = model.text.vocab_size;
         Mlm {
@@ -121,36 +162,20 @@ impl Mlm {
 }
 
 impl Objective for Mlm {
-    fn needs(&self) -> Needs {
-        Needs {
-            images: !self.config.texts_alone,
-            texts: true,
-            masked: Some(self.config.mask),
-            samples: 1,
-            ..Needs::default()
-        }
+    fn settings(&self) -> &dyn Settings {
+        &self.config
     }
 
-    fn weight(&self) -> f64 {
-        self.config.weight
+    fn pairs(&self, encoded: &Encoded, _rng: &mut ChaCha8Rng) -> Vec<Pairs> {
+        vec![Pairs::present(encoded, TextKind::Masked)]
     }
 
-    fn pairs(&self, batch: &UniModal, _rng: &mut ChaCha8Rng) -> Option<Pairs> {
-        batch.masked?;
-        Some(Pairs::present(batch))
-    }
-
-    fn loss(
-        &self,
-        backbone: &Backbone,
-        batch: &UniModal,
-        fused: Option<(&Pairs, FusionOutput)>,
-    ) -> Outcome {
-        let (_, fused) = fused.expect("invariant: the step fuses the pairs asked for");
+    fn loss(&self, context: &Context<'_>, fused: &[Fused]) -> Outcome {
+        let (_, fused) = Fused::only(fused);
         let text = fused.text();
-        assert_shape!(text, [batch.samples, _, _]);
-        let words = &backbone.text.word_embedding;
-        let (positions, labels) = labelled(&batch.labels);
+        assert_shape!(text, [context.encoded.samples, _, _]);
+        let words = &context.backbone.text.word_embedding;
+        let (positions, labels) = labelled(&context.masked_texts().labels);
         if self.every_position && !labels.is_empty() {
             let [samples, length, width] = text.dims();
             let states = text.clone().reshape([samples * length, width]);

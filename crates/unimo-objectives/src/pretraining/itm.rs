@@ -26,10 +26,14 @@ use unimo_encoders::backbone::{Backbone, BackboneConfig};
 use unimo_encoders::fusion::FusionOutput;
 use unimo_encoders::names::{Form, Rule, rule};
 
-use crate::objective::{Needs, Objective, Outcome, Pairs, UniModal};
-use crate::objective::{count_correct, ints};
+use crate::encoded::Encoded;
+use crate::objective::{
+    Context, Fused, Objective, ObjectiveConfig, Outcome, Settings, count_correct, ints,
+};
+use crate::pairs::Pairs;
 pub use crate::partners::Negatives;
-use crate::{is_default, single_precision};
+use crate::request::{ImageForm, Request, Samples, TextForm};
+use crate::{NEEDS_TWO_STREAMS, is_default, single_precision};
 
 /// How many pairs of each kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,14 +86,50 @@ pub struct ItmConfig {
     pub head: Head,
 }
 
-impl ItmConfig {
-    /// Every value on its own.
-    pub fn validate(&self) -> Result<(), ConfigError> {
+impl Settings for ItmConfig {
+    fn weight(&self) -> f64 {
+        self.weight
+    }
+
+    fn requests(&self) -> Vec<Request> {
+        vec![
+            Request::text(TextForm::Plain),
+            Request::image(ImageForm::Plain),
+        ]
+    }
+
+    fn samples(&self) -> Samples {
+        Samples::CAPTIONED
+    }
+
+    fn asks_similarity(&self) -> bool {
+        self.negatives.hard()
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
         config::above_zero("weight", self.weight)
     }
 
-    /// A new head.
-    pub fn init(&self, init: &mut Init, model: &BackboneConfig) -> Itm {
+    fn validate_with(&self, model: &BackboneConfig) -> Result<(), ConfigError> {
+        let two_streams = model.joint.is_none();
+        let image_class = model.joint.as_ref().is_none_or(|joint| joint.image_class);
+        match self.head {
+            Head::Pair => ConfigError::unless(two_streams, "head", "pair", NEEDS_TWO_STREAMS),
+            Head::Product => ConfigError::unless(
+                image_class,
+                "head",
+                "product",
+                "needs model.joint.image_class = true",
+            ),
+            Head::Text => Ok(()),
+        }
+    }
+}
+
+impl ObjectiveConfig for ItmConfig {
+    type Objective = Itm;
+
+    fn init(&self, init: &mut Init, model: &BackboneConfig) -> Itm {
         let width = model.cross_width();
         let (text, image, classified) = match self.head {
             Head::Pair => (false, false, 2 * width),
@@ -176,44 +216,29 @@ impl Itm {
 }
 
 impl Objective for Itm {
-    fn needs(&self) -> Needs {
-        Needs {
-            images: true,
-            texts: true,
-            masked: None,
-            samples: 2,
-            describing: true,
-            ..Needs::default()
-        }
+    fn settings(&self) -> &dyn Settings {
+        &self.config
     }
 
-    fn weight(&self) -> f64 {
-        self.config.weight
-    }
-
-    fn hard_negatives(&self) -> bool {
-        self.config.negatives.hard()
-    }
-
-    fn pairs(&self, batch: &UniModal, rng: &mut ChaCha8Rng) -> Option<Pairs> {
-        let partners = &batch.partners;
+    fn pairs(&self, encoded: &Encoded, rng: &mut ChaCha8Rng) -> Vec<Pairs> {
+        let partners = &encoded.partners;
         let n = partners.count();
         let negatives = self.config.negatives;
         let mut pairs = Pairs::default();
         let matched = |pairs: &mut Pairs, i: usize| {
-            let own = partners.own(i);
-            pairs.push(own.text, own.image, true);
+            let own = partners.own(i).sample;
+            pairs.push(own, own, true);
         };
         let wrong_image = |pairs: &mut Pairs, i: usize, rng: &mut ChaCha8Rng| match partners
             .wrong_image(negatives, i, rng)
         {
-            Some(image) => pairs.push(partners.own(i).text, image, false),
+            Some(image) => pairs.push(partners.own(i).sample, image, false),
             None => pairs.without_negative += 1,
         };
         let wrong_text = |pairs: &mut Pairs, i: usize, rng: &mut ChaCha8Rng| match partners
             .wrong_text(negatives, i, rng)
         {
-            Some(text) => pairs.push(text, partners.own(i).image, false),
+            Some(text) => pairs.push(text, partners.own(i).sample, false),
             None => pairs.without_negative += 1,
         };
         match self.config.layout {
@@ -246,30 +271,22 @@ impl Objective for Itm {
                 (0..n).for_each(|i| wrong_text(&mut pairs, i, rng));
             }
         }
-        Some(pairs)
+        vec![pairs]
     }
 
-    fn loss(
-        &self,
-        backbone: &Backbone,
-        _batch: &UniModal,
-        fused: Option<(&Pairs, FusionOutput)>,
-    ) -> Outcome {
-        let Some((pairs, fused)) = fused else {
+    fn loss(&self, context: &Context<'_>, fused: &[Fused]) -> Outcome {
+        let Some((pairs, fused)) = fused.first().and_then(Fused::some) else {
             // No sample had a wrong partner and none was to keep its own.
-            return Outcome::nothing(&self.classifier.weight.val().device());
+            return Outcome::nothing(context.device);
         };
         let count = pairs.len();
-        let logits = single_precision(self.logits(backbone, &fused));
+        let logits = single_precision(self.logits(context.backbone, fused));
         assert_shape!(logits, [count, 2]);
         let labels = pairs.matched.iter().map(|&m| i32::from(m)).collect();
         let labels = ints(labels, &logits.device());
         let correct = count_correct(logits.clone(), labels.clone());
-        Outcome::new(
-            kernels::cross_entropy(logits, labels).mean(),
-            correct,
-            count,
-        )
+        let loss = kernels::cross_entropy(logits, labels).mean();
+        Outcome::with_accuracy(loss, correct, count)
     }
 }
 
@@ -277,6 +294,7 @@ impl Objective for Itm {
 mod tests {
     use burn::tensor::Device;
     use rand::SeedableRng;
+    use unimo_batch::Batch;
 
     use super::*;
     use crate::partners::{Partners, Similarity};
@@ -296,18 +314,14 @@ mod tests {
         }
     }
 
-    fn batch(samples: usize, similarity: Option<Tensor<2>>) -> UniModal {
-        let batch = UniModal {
-            samples,
-            pictures: vec![None; samples],
-            describing: (0..samples).collect(),
-            ..UniModal::default()
-        };
+    fn batch(samples: usize, similarity: Option<Tensor<2>>) -> Encoded {
+        let mut encoded = Encoded::new(&Batch {
+            samples: vec![String::new(); samples],
+            ..Batch::default()
+        });
         let similarity = similarity.map(Similarity::fetch);
-        UniModal {
-            partners: Partners::of_batch(&batch, similarity),
-            ..batch
-        }
+        encoded.partners = Partners::of_batch(&encoded, similarity);
+        encoded
     }
 
     #[test]
@@ -316,7 +330,7 @@ mod tests {
         for n in 2..9 {
             let pairs = itm(Negatives::Uniform, Layout::Half)
                 .pairs(&batch(n, None), &mut rng)
-                .unwrap();
+                .remove(0);
             assert_eq!(pairs.matched.iter().filter(|m| **m).count(), n / 2);
             for i in 0..n {
                 assert_eq!(pairs.matched[i], pairs.texts[i] == pairs.images[i]);
@@ -331,7 +345,7 @@ mod tests {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let pairs = itm(Negatives::HardArgmax, Layout::OneToTwo)
             .pairs(&batch(3, Some(similarity)), &mut rng)
-            .unwrap();
+            .remove(0);
         assert_eq!(pairs.texts, [0, 1, 2, 0, 1, 2, 1, 2, 0]);
         assert_eq!(pairs.images, [0, 1, 2, 2, 0, 1, 0, 1, 2]);
     }
@@ -342,7 +356,7 @@ mod tests {
         for n in 2..9 {
             let pairs = itm(Negatives::Uniform, Layout::OneToOne)
                 .pairs(&batch(n, None), &mut rng)
-                .unwrap();
+                .remove(0);
             assert_eq!(pairs.len(), 2 * n);
             assert_eq!(pairs.matched.iter().filter(|m| **m).count(), n);
             for i in 0..2 * n {
@@ -366,13 +380,13 @@ mod tests {
                 batch
             };
             let itm = itm(Negatives::Uniform, layout);
-            let two = itm.pairs(&of(2), &mut rng).unwrap();
+            let two = itm.pairs(&of(2), &mut rng).remove(0);
             assert_eq!(two.without_negative, 0);
             for i in 0..two.len() {
                 let same = two.texts[i] % 2 == two.images[i] % 2;
                 assert_eq!(same, two.matched[i], "{layout:?}");
             }
-            let one = itm.pairs(&of(1), &mut rng).unwrap();
+            let one = itm.pairs(&of(1), &mut rng).remove(0);
             assert!(one.matched.iter().all(|matched| *matched));
             let wanted = two.matched.iter().filter(|matched| !**matched).count();
             assert_eq!(one.without_negative, wanted, "{layout:?}");

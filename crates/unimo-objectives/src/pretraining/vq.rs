@@ -11,11 +11,13 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use unimo_batch::{ConfigError, config};
 use unimo_core::init::Init;
-use unimo_encoders::backbone::{Backbone, BackboneConfig};
-use unimo_encoders::fusion::FusionOutput;
+use unimo_encoders::backbone::BackboneConfig;
 use unimo_encoders::quantiser::{Choice, Quantised};
 
-use crate::objective::{Needs, Objective, Outcome, Pairs, UniModal};
+use crate::encoded::Encoded;
+use crate::objective::{Context, Fused, Objective, ObjectiveConfig, Outcome, Settings};
+use crate::pairs::Pairs;
+use crate::request::{ImageForm, Request, Samples, TextForm};
 
 /// `[objectives.vq]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,9 +29,23 @@ pub struct VqConfig {
     pub commitment: f64,
 }
 
-impl VqConfig {
-    /// Every value on its own.
-    pub fn validate(&self) -> Result<(), ConfigError> {
+impl Settings for VqConfig {
+    fn weight(&self) -> f64 {
+        self.weight
+    }
+
+    fn requests(&self) -> Vec<Request> {
+        vec![
+            Request::text(TextForm::AsOthers).optional(),
+            Request::image(ImageForm::Plain).optional(),
+        ]
+    }
+
+    fn samples(&self) -> Samples {
+        Samples::EACH
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
         config::above_zero("weight", self.weight)?;
         ConfigError::unless(
             self.commitment.is_finite() && self.commitment >= 0.0,
@@ -39,8 +55,26 @@ impl VqConfig {
         )
     }
 
+    fn validate_with(&self, model: &BackboneConfig) -> Result<(), ConfigError> {
+        grounded(model)
+    }
+}
+
+/// Whether there is a dictionary to learn.
+pub(crate) fn grounded(model: &BackboneConfig) -> Result<(), ConfigError> {
+    ConfigError::unless(
+        model.joint.as_ref().is_some_and(|j| j.grounding.is_some()),
+        "",
+        "{}",
+        "needs a grounded dictionary, [model.joint.grounding]",
+    )
+}
+
+impl ObjectiveConfig for VqConfig {
+    type Objective = Vq;
+
     /// The objective; the codebook is the encoder's.
-    pub fn init(&self, _init: &mut Init, _model: &BackboneConfig) -> Vq {
+    fn init(&self, _init: &mut Init, _model: &BackboneConfig) -> Vq {
         Vq {
             config: self.clone(),
         }
@@ -72,37 +106,21 @@ impl Vq {
 }
 
 impl Objective for Vq {
-    fn needs(&self) -> Needs {
-        Needs {
-            samples: 1,
-            ..Needs::default()
-        }
+    fn settings(&self) -> &dyn Settings {
+        &self.config
     }
 
-    fn weight(&self) -> f64 {
-        self.config.weight
+    fn pairs(&self, encoded: &Encoded, _rng: &mut ChaCha8Rng) -> Vec<Pairs> {
+        vec![Pairs::as_others(encoded)]
     }
 
-    fn pairs(&self, batch: &UniModal, _rng: &mut ChaCha8Rng) -> Option<Pairs> {
-        Some(Pairs::present(batch))
-    }
-
-    fn loss(
-        &self,
-        backbone: &Backbone,
-        _batch: &UniModal,
-        fused: Option<(&Pairs, FusionOutput)>,
-    ) -> Outcome {
-        let (_, fused) = fused.expect("invariant: the step fuses the pairs asked for");
+    fn loss(&self, context: &Context<'_>, fused: &[Fused]) -> Outcome {
+        let (_, fused) = Fused::only(fused);
         let (grounded, quantiser) = fused
             .grounded
-            .zip(backbone.quantiser())
+            .as_ref()
+            .zip(context.backbone.quantiser())
             .expect("invariant: validation finds a grounded dictionary");
-        let device = grounded.states.device();
-        Outcome::new(
-            self.of(&grounded.quantised, quantiser.config.choice),
-            Tensor::zeros([1], &device),
-            0,
-        )
+        Outcome::new(self.of(&grounded.quantised, quantiser.config.choice))
     }
 }

@@ -10,11 +10,13 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use unimo_batch::{ConfigError, config};
 use unimo_core::init::Init;
-use unimo_encoders::backbone::{Backbone, BackboneConfig};
-use unimo_encoders::fusion::FusionOutput;
-use unimo_encoders::joint::View;
+use unimo_encoders::backbone::BackboneConfig;
 
-use crate::objective::{Needs, Objective, Outcome, Pairs, UniModal};
+use crate::encoded::Encoded;
+use crate::objective::{Context, Fused, Objective, ObjectiveConfig, Outcome, Settings};
+use crate::pairs::Pairs;
+use crate::pretraining::vq::grounded;
+use crate::request::{ImageForm, Request, Samples, TextForm};
 use crate::tied::TiedHead;
 
 /// `[objectives.codes]`.
@@ -27,15 +29,36 @@ pub struct CodesConfig {
     pub rate: f64,
 }
 
-impl CodesConfig {
-    /// Every value on its own.
-    pub fn validate(&self) -> Result<(), ConfigError> {
+impl Settings for CodesConfig {
+    fn weight(&self) -> f64 {
+        self.weight
+    }
+
+    fn requests(&self) -> Vec<Request> {
+        vec![
+            Request::text(TextForm::AsOthers).optional(),
+            Request::image(ImageForm::Plain).optional(),
+        ]
+    }
+
+    fn samples(&self) -> Samples {
+        Samples::EACH
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
         config::above_zero("weight", self.weight)?;
         config::open_share("rate", self.rate)
     }
 
-    /// A new head.
-    pub fn init(&self, init: &mut Init, model: &BackboneConfig) -> Codes {
+    fn validate_with(&self, model: &BackboneConfig) -> Result<(), ConfigError> {
+        grounded(model)
+    }
+}
+
+impl ObjectiveConfig for CodesConfig {
+    type Objective = Codes;
+
+    fn init(&self, init: &mut Init, model: &BackboneConfig) -> Codes {
         let grounding = model.joint.as_ref().and_then(|j| j.grounding.as_ref());
         let (codes, tokens) = grounding.map_or((1, 1), |g| (g.codes, g.tokens));
         let eps = model.cross_layer_norm_eps();
@@ -60,53 +83,39 @@ pub struct Codes {
 }
 
 impl Objective for Codes {
-    fn needs(&self) -> Needs {
-        Needs {
-            samples: 1,
-            ..Needs::default()
-        }
+    fn settings(&self) -> &dyn Settings {
+        &self.config
     }
 
-    fn weight(&self) -> f64 {
-        self.config.weight
-    }
-
-    fn pairs(&self, batch: &UniModal, rng: &mut ChaCha8Rng) -> Option<Pairs> {
+    fn pairs(&self, encoded: &Encoded, rng: &mut ChaCha8Rng) -> Vec<Pairs> {
         let hidden = (self.config.rate * self.tokens as f64).round() as usize;
         let mut row: Vec<bool> = (0..self.tokens).map(|i| i < hidden.max(1)).collect();
-        let mut hidden_tokens = Vec::with_capacity(batch.samples * self.tokens);
-        for _ in 0..batch.samples {
+        let mut hidden_tokens = Vec::with_capacity(encoded.samples * self.tokens);
+        for _ in 0..encoded.samples {
             row.shuffle(rng);
             hidden_tokens.extend_from_slice(&row);
         }
-        Some(Pairs {
-            view: View {
-                prefix: None,
-                hidden_tokens,
-            },
-            ..Pairs::present(batch)
-        })
+        vec![Pairs {
+            hidden_tokens,
+            ..Pairs::as_others(encoded)
+        }]
     }
 
-    fn loss(
-        &self,
-        backbone: &Backbone,
-        _batch: &UniModal,
-        fused: Option<(&Pairs, FusionOutput)>,
-    ) -> Outcome {
-        let (pairs, fused) = fused.expect("invariant: the step fuses the pairs asked for");
+    fn loss(&self, context: &Context<'_>, fused: &[Fused]) -> Outcome {
+        let (pairs, fused) = Fused::only(fused);
         let (grounded, quantiser) = fused
             .grounded
-            .zip(backbone.quantiser())
+            .as_ref()
+            .zip(context.backbone.quantiser())
             .expect("invariant: validation finds a grounded dictionary");
         let [rows, tokens, _] = grounded.states.dims();
-        let all: Vec<i64> = grounded.quantised.codes.into_data().iter::<i64>().collect();
+        let codes = grounded.quantised.codes.clone();
+        let all: Vec<i64> = codes.into_data().iter::<i64>().collect();
         let padding: Vec<bool> = match &grounded.quantised.hidden {
             Some(mask) => mask.hidden().into_data().iter::<bool>().collect(),
             None => vec![false; rows * tokens],
         };
         let hidden: (Vec<i32>, Vec<i32>) = pairs
-            .view
             .hidden_tokens
             .iter()
             .zip(&padding)
@@ -116,7 +125,7 @@ impl Objective for Codes {
             .unzip();
         // The codebook learns from its own losses; through this one it could make every code alike.
         let table = quantiser.codebook.val().detach();
-        Outcome::of_positions(grounded.states, hidden, |states| {
+        Outcome::of_positions(grounded.states.clone(), hidden, |states| {
             self.head.logits(states, table)
         })
     }

@@ -1,0 +1,166 @@
+//! `[objectives]` as a recipe has it: reading, writing, and what must hold.
+
+use std::fmt;
+
+use serde::de::{self, MapAccess, Visitor};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
+use unimo_batch::ConfigError;
+use unimo_encoders::backbone::BackboneConfig;
+
+use crate::objective::Settings;
+use crate::request::{By, Inputs};
+use crate::teacher::TeacherConfig;
+use crate::{ObjectivesConfig, registry};
+
+impl Serialize for ObjectivesConfig {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        self.write(&mut map)?;
+        for outside in &self.outside {
+            map.serialize_entry(outside.key, &outside.value)?;
+        }
+        map.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for ObjectivesConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Sections;
+        impl<'de> Visitor<'de> for Sections {
+            type Value = ObjectivesConfig;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a section for each objective")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut config = ObjectivesConfig::default();
+                while let Some(key) = map.next_key::<String>()? {
+                    if config.given().contains(&key.as_str()) {
+                        return Err(de::Error::custom(format!("duplicate field `{key}`")));
+                    }
+                    if config.read(&key, &mut map)? {
+                        continue;
+                    }
+                    if !registry::registered().contains(&key.as_str()) {
+                        return Err(unknown(&key));
+                    }
+                    let value: Value = map.next_value()?;
+                    let outside = registry::find(&key, value).ok_or_else(|| unknown(&key))?;
+                    let outside = outside.map_err(|e| de::Error::custom(format!("{key}: {e}")))?;
+                    config.outside.push(outside);
+                }
+                Ok(config)
+            }
+        }
+        deserializer.deserialize_struct("ObjectivesConfig", Self::KEYS, Sections)
+    }
+}
+
+/// The error of a key that no objective has.
+fn unknown<E: de::Error>(key: &str) -> E {
+    let registered = registry::registered();
+    if registered.is_empty() {
+        return E::unknown_field(key, ObjectivesConfig::KEYS);
+    }
+    let keys = ObjectivesConfig::KEYS.iter().chain(&registered);
+    let keys: Vec<String> = keys.map(|key| format!("`{key}`")).collect();
+    E::custom(format!(
+        "unknown field `{key}`, expected one of {}",
+        keys.join(", ")
+    ))
+}
+
+impl ObjectivesConfig {
+    /// The keys of those present.
+    pub fn given(&self) -> Vec<&'static str> {
+        self.each().into_iter().map(|(key, _)| key).collect()
+    }
+
+    /// Every value on its own and against the others.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        for (key, settings) in self.each() {
+            settings.validate().map_err(|e| within(e, key))?;
+        }
+        ConfigError::unless(
+            !self.each().is_empty(),
+            "objectives",
+            "{}",
+            format_args!("name at least one of {}", Self::KEYS.join(", ")),
+        )?;
+        self.inputs(&|_| true)?;
+        for (key, settings) in self.each() {
+            ConfigError::unless(
+                !settings.asks_similarity() || self.similarity_of(&|_| true).is_some(),
+                &format!("{key}.negatives"),
+                "hard",
+                "hard negatives are chosen by the similarities of [objectives.itc], which is absent",
+            )?;
+        }
+        Ok(())
+    }
+
+    /// The objectives against the encoders that they train.
+    pub fn validate_with(&self, model: &BackboneConfig) -> Result<(), ConfigError> {
+        for (key, settings) in self.each() {
+            settings.validate_with(model).map_err(|e| within(e, key))?;
+        }
+        Ok(())
+    }
+
+    /// The objectives against the teacher that a recipe has or has not.
+    pub fn validate_teacher(&self, teacher: Option<&TeacherConfig>) -> Result<(), ConfigError> {
+        let asks = |(_, settings): &(&str, &dyn Settings)| {
+            let requests = settings.requests();
+            requests.iter().any(|request| request.by == By::Teacher)
+        };
+        match (self.each().into_iter().find(asks), teacher) {
+            (Some((key, _)), None) => ConfigError::unless(
+                false,
+                "teacher",
+                "absent",
+                format_args!("is needed by [objectives.{key}], which compares with its features"),
+            ),
+            (None, Some(_)) => ConfigError::unless(
+                false,
+                "teacher",
+                "{}",
+                "must be absent: no objective of this recipe asks for its features",
+            ),
+            (_, teacher) => teacher.map_or(Ok(()), |teacher| {
+                teacher.validate().map_err(|e| e.within("teacher"))
+            }),
+        }
+    }
+
+    /// What the loader must put into a batch for those whose keys are `chosen`.
+    ///
+    /// # Errors
+    ///
+    /// Two of them want the same input in two ways.
+    pub fn inputs(&self, chosen: &dyn Fn(&str) -> bool) -> Result<Inputs, ConfigError> {
+        let all = self.each().into_iter().filter(|(key, _)| chosen(key));
+        Inputs::of(all.map(|(key, settings)| (key, settings.requests(), settings.samples())))
+    }
+
+    /// The objective, of those whose keys are `chosen`, that says how similar captions and images are.
+    pub fn similarity_of(&self, chosen: &dyn Fn(&str) -> bool) -> Option<&'static str> {
+        let all = self.each().into_iter().filter(|(key, _)| chosen(key));
+        all.into_iter()
+            .find(|(_, settings)| settings.gives_similarity())
+            .map(|(key, _)| key)
+    }
+}
+
+/// The error of a setting, or of the section as a whole where it names none.
+fn within(error: ConfigError, section: &str) -> ConfigError {
+    if error.key.is_empty() {
+        return ConfigError {
+            key: section.to_owned(),
+            ..error
+        };
+    }
+    error.within(section)
+}

@@ -1,0 +1,272 @@
+//! A batch after the uni-modal encoders: what objectives read of it.
+//!
+//! Shape legend: `B` samples, `L` text length, `D` width of an encoder.
+
+use std::collections::BTreeMap;
+
+use burn::tensor::Tensor;
+use unimo_batch::Batch;
+use unimo_encoders::backbone::{ImageFeatures, TextFeatures};
+
+use crate::partners::Partners;
+use crate::request::{By, ImageKind, TextKind, describing};
+
+/// Features of a batch by request. Each distinct request was encoded once, whatever the number of objectives.
+#[derive(Debug, Clone, Default)]
+pub struct Encoded {
+    /// Samples of the batch, `B`.
+    pub samples: usize,
+    /// `[B]`: which image each sample shows, where that is known.
+    pub pictures: Vec<Option<u64>>,
+    /// The samples whose text describes its image.
+    pub describing: Vec<usize>,
+    /// The samples that pairs can be made of.
+    pub partners: Partners,
+    /// Leading positions that see each other in texts that are read from left to right; what follows is to be predicted.
+    prefix: usize,
+    student: Tables,
+    teacher: Tables,
+    /// What pairs take their texts from, where that is more than the batch's own.
+    pair_texts: Option<WithFurther<TextFeatures>>,
+    /// Likewise of images.
+    pair_images: Option<WithFurther<ImageFeatures>>,
+}
+
+/// What one model made of the batch.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Tables {
+    /// Texts as they are and masked texts under each other.
+    both_directions: Option<TextFeatures>,
+    /// The first row of each of them.
+    first: BTreeMap<TextKind, usize>,
+    left_to_right: Option<TextFeatures>,
+    further: BTreeMap<String, TextFeatures>,
+    images: BTreeMap<ImageKind, ImageFeatures>,
+}
+
+/// A batch's own rows and samples of other batches behind them.
+#[derive(Debug, Clone)]
+pub(crate) struct WithFurther<T> {
+    pub features: T,
+    /// The row of each further sample, by its number among [`Encoded::partners`].
+    pub rows: BTreeMap<usize, usize>,
+}
+
+impl Encoded {
+    /// A batch of which nothing is encoded yet.
+    pub fn new(batch: &Batch) -> Self {
+        Self {
+            samples: batch.len(),
+            pictures: if batch.pictures.is_empty() {
+                vec![None; batch.len()]
+            } else {
+                batch.pictures.iter().copied().map(Some).collect()
+            },
+            describing: describing(batch),
+            ..Self::default()
+        }
+    }
+
+    /// The same with texts that the student has read.
+    pub fn with_texts(mut self, kind: TextKind, texts: TextFeatures) -> Self {
+        self.student.put_texts(vec![kind], texts);
+        self
+    }
+
+    /// The same with images that the student has read.
+    pub fn with_images(mut self, kind: ImageKind, images: ImageFeatures) -> Self {
+        self.student.images.insert(kind, images);
+        self
+    }
+
+    /// Texts of the batch's samples, `B` rows; none where they were not asked for or the batch has none.
+    pub fn texts(&self, by: By, kind: &TextKind) -> Option<TextFeatures> {
+        let tables = self.tables(by);
+        let (table, first) = tables.texts(kind)?;
+        Some(table.narrow(first, self.samples))
+    }
+
+    /// The states of the last layer of texts, before any projection: `[B, L, D]`.
+    ///
+    /// # Panics
+    ///
+    /// Panics if they were not asked for.
+    pub fn text_states(&self, by: By, kind: &TextKind) -> Tensor<3> {
+        let found = self.tables(by).texts(kind);
+        let (table, first) = found.expect("invariant: the step gives what was requested");
+        let last = table.states.last();
+        let last = last.expect("invariant: an encoder keeps at least its last state");
+        last.clone().narrow(0, first, self.samples)
+    }
+
+    /// Whether such texts are there.
+    pub fn has_text(&self, by: By, kind: &TextKind) -> bool {
+        self.tables(by).texts(kind).is_some()
+    }
+
+    /// Images of the batch's samples, `B` rows; none where they were not asked for or the batch has none.
+    pub fn images(&self, by: By, kind: ImageKind) -> Option<&ImageFeatures> {
+        self.tables(by).images.get(&kind)
+    }
+
+    /// The form in which the student has read texts that are looked at in both directions: masked, if it has.
+    pub fn as_others(&self) -> Option<TextKind> {
+        [TextKind::Masked, TextKind::Plain]
+            .into_iter()
+            .find(|kind| self.has_text(By::Student, kind))
+    }
+
+    /// Leading positions that see each other in texts that are read from left to right.
+    pub fn prefix(&self) -> usize {
+        self.prefix
+    }
+
+    /// Positions of the batch's own texts.
+    pub(crate) fn text_length(&self, by: By) -> Option<usize> {
+        let texts = self.tables(by).both_directions.as_ref()?;
+        Some(texts.mask.dims()[1])
+    }
+
+    pub(crate) fn tables(&self, by: By) -> &Tables {
+        match by {
+            By::Student => &self.student,
+            By::Teacher => &self.teacher,
+        }
+    }
+
+    pub(crate) fn tables_mut(&mut self, by: By) -> &mut Tables {
+        match by {
+            By::Student => &mut self.student,
+            By::Teacher => &mut self.teacher,
+        }
+    }
+
+    pub(crate) fn set_prefix(&mut self, prefix: usize) {
+        self.prefix = prefix;
+    }
+
+    pub(crate) fn set_pair_texts(&mut self, texts: WithFurther<TextFeatures>) {
+        self.pair_texts = Some(texts);
+    }
+
+    pub(crate) fn set_pair_images(&mut self, images: WithFurther<ImageFeatures>) {
+        self.pair_images = Some(images);
+    }
+
+    /// The table of a sample's text and its row there.
+    pub(crate) fn text_of_pair(
+        &self,
+        by: By,
+        kind: &TextKind,
+        sample: usize,
+    ) -> (&TextFeatures, usize) {
+        let further = self.pair_texts.as_ref().filter(|_| by == By::Student);
+        let further = further.filter(|_| matches!(kind, TextKind::Plain | TextKind::Masked));
+        if let Some(further) = further {
+            let row = match further.rows.get(&sample) {
+                Some(row) => *row,
+                None => self
+                    .student
+                    .first
+                    .get(kind)
+                    .map_or(0, |first| first + sample),
+            };
+            return (&further.features, row);
+        }
+        let found = self.tables(by).texts(kind);
+        let (table, first) = found.expect("invariant: pairs are made of what was requested");
+        (table, first + sample)
+    }
+
+    /// The table of a sample's image and its row there.
+    pub(crate) fn image_of_pair(
+        &self,
+        by: By,
+        kind: ImageKind,
+        sample: usize,
+    ) -> (&ImageFeatures, usize) {
+        let further = self.pair_images.as_ref();
+        let further = further.filter(|_| by == By::Student && kind == ImageKind::Plain);
+        if let Some(further) = further {
+            let row = further.rows.get(&sample).copied().unwrap_or(sample);
+            return (&further.features, row);
+        }
+        let found = self.tables(by).images.get(&kind);
+        let table = found.expect("invariant: pairs are made of what was requested");
+        (table, sample)
+    }
+
+    /// The mask of the images that pairs of the student are made of, with each sample's row in it; none where nothing of them
+    /// is padding.
+    pub fn image_padding(
+        &self,
+        samples: &[usize],
+    ) -> Option<(&unimo_core::mask::PaddingMask, Vec<i32>)> {
+        let first = samples.first()?;
+        let (table, _) = self.image_of_pair(By::Student, ImageKind::Plain, *first);
+        let mask = table.mask.as_ref()?;
+        let row = |sample: &usize| {
+            let (_, row) = self.image_of_pair(By::Student, ImageKind::Plain, *sample);
+            row as i32
+        };
+        Some((mask, samples.iter().map(row).collect()))
+    }
+}
+
+impl Tables {
+    fn texts(&self, kind: &TextKind) -> Option<(&TextFeatures, usize)> {
+        match kind {
+            TextKind::Plain | TextKind::Masked => {
+                let first = self.first.get(kind)?;
+                Some((self.both_directions.as_ref()?, *first))
+            }
+            TextKind::LeftToRight => Some((self.left_to_right.as_ref()?, 0)),
+            TextKind::Further(name) => Some((self.further.get(name)?, 0)),
+        }
+    }
+
+    /// Rows of the table of texts that are read in both directions.
+    pub fn rows(&self) -> usize {
+        let texts = self.both_directions.as_ref();
+        texts.map_or(0, |texts| texts.class.dims()[0])
+    }
+
+    /// The table of texts that are read in both directions.
+    pub fn both_directions(&self) -> Option<&TextFeatures> {
+        self.both_directions.as_ref()
+    }
+
+    /// The images as they are.
+    pub fn plain_images(&self) -> Option<&ImageFeatures> {
+        self.images.get(&ImageKind::Plain)
+    }
+
+    /// Texts of these kinds, as many rows of each, under what is there.
+    pub fn put_texts(&mut self, kinds: Vec<TextKind>, texts: TextFeatures) {
+        let [rows, _] = texts.class.dims();
+        let before = self.rows();
+        let of_each = rows / kinds.len().max(1);
+        for (at, kind) in kinds.into_iter().enumerate() {
+            match kind {
+                TextKind::LeftToRight => {
+                    self.left_to_right = Some(texts);
+                    return;
+                }
+                TextKind::Further(name) => {
+                    self.further.insert(name, texts);
+                    return;
+                }
+                kind => self.first.insert(kind, before + at * of_each),
+            };
+        }
+        self.both_directions = Some(match self.both_directions.take() {
+            None => texts,
+            Some(before) => TextFeatures::cat(vec![before, texts]),
+        });
+    }
+
+    /// Images of a kind.
+    pub fn put_images(&mut self, kind: ImageKind, images: ImageFeatures) {
+        self.images.insert(kind, images);
+    }
+}

@@ -1,0 +1,266 @@
+//! Pairs of texts and images that go through the cross-modal encoder, all that are looked at alike as one batch.
+
+use std::collections::HashMap;
+
+use unimo_encoders::backbone::{Backbone, ImageFeatures, TextFeatures};
+use unimo_encoders::fusion::{FusionOutput, Keep};
+use unimo_encoders::joint::View;
+
+use crate::encoded::Encoded;
+use crate::objective::{Fused, ints};
+use crate::request::{By, ImageKind, TextKind};
+
+/// Samples to send through the cross-modal encoder together: the text of sample `texts[i]` with the image of sample `images[i]`.
+/// Where the batch lacks a modality, its list is empty.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pairs {
+    /// Samples whose texts are paired, as [`Encoded::partners`] numbers them.
+    pub texts: Vec<usize>,
+    /// Samples whose images are paired.
+    pub images: Vec<usize>,
+    /// For each pair whether the two belong together.
+    pub matched: Vec<bool>,
+    /// How the texts were read.
+    pub text: TextKind,
+    /// How the images were read.
+    pub image: ImageKind,
+    /// Whose encoders read them and fuse them.
+    pub by: By,
+    /// Grounded tokens that are to be predicted and therefore hidden, `[B, K]`, row-major; empty: none.
+    pub hidden_tokens: Vec<bool>,
+    /// Samples that should have had a wrong partner and found none: all others show the same image.
+    pub without_negative: usize,
+}
+
+impl Pairs {
+    /// Every sample with itself.
+    pub fn matched(samples: usize) -> Self {
+        Self::of_rows((0..samples).collect())
+    }
+
+    /// Each of these samples with itself.
+    pub fn of_rows(rows: Vec<usize>) -> Self {
+        Self {
+            matched: vec![true; rows.len()],
+            images: rows.clone(),
+            texts: rows,
+            ..Self::default()
+        }
+    }
+
+    /// Every sample with itself, as far as the batch holds its parts, in the forms that others read: what they ask for too costs
+    /// nothing.
+    pub fn as_others(encoded: &Encoded) -> Self {
+        let text = encoded.as_others();
+        Self::present(encoded, text.unwrap_or_default())
+    }
+
+    /// Every sample with itself, its text read as `text`, as far as the batch holds its parts.
+    pub fn present(encoded: &Encoded, text: TextKind) -> Self {
+        let all = Self::matched(encoded.samples);
+        let has_text = encoded.has_text(By::Student, &text);
+        let has_image = encoded.images(By::Student, ImageKind::Plain).is_some();
+        Self {
+            texts: if has_text { all.texts } else { Vec::new() },
+            images: if has_image { all.images } else { Vec::new() },
+            matched: all.matched,
+            text,
+            ..Self::default()
+        }
+    }
+
+    /// Adds a pair of a sample's text and a sample's image.
+    pub fn push(&mut self, text: usize, image: usize, matched: bool) {
+        self.texts.push(text);
+        self.images.push(image);
+        self.matched.push(matched);
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.matched.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.matched.is_empty()
+    }
+}
+
+/// All pairs that are looked at alike through the cross-modal encoder at once, each only once, then split again: by objective,
+/// in the order of its pairs.
+pub(crate) fn fuse(
+    backbone: &Backbone,
+    teacher: Option<&Backbone>,
+    encoded: &Encoded,
+    pairs: Vec<Vec<Pairs>>,
+) -> Vec<Vec<Fused>> {
+    let mut passes: Vec<Pass> = Vec::new();
+    // The pass of each and its rows there.
+    let places: Vec<Vec<Option<Place>>> = pairs
+        .iter()
+        .map(|pairs| {
+            pairs
+                .iter()
+                .map(|pairs| place(&mut passes, pairs))
+                .collect()
+        })
+        .collect();
+    let outputs: Vec<FusionOutput> = passes
+        .iter()
+        .map(|pass| match (pass.by, teacher) {
+            (By::Student, _) => pass.run(backbone, encoded),
+            (By::Teacher, Some(teacher)) => pass.run(teacher, encoded).detach(),
+            (By::Teacher, None) => unreachable!("invariant: validation finds a teacher"),
+        })
+        .collect();
+    let of = |place: Option<Place>| place.map(|(at, rows)| outputs[at].rows(&rows));
+    let each = pairs.into_iter().zip(places);
+    each.map(|(pairs, places)| {
+        let each = pairs.into_iter().zip(places);
+        let fused = each.map(|(pairs, place)| Fused {
+            pairs,
+            output: of(place),
+        });
+        fused.collect()
+    })
+    .collect()
+}
+
+/// The pass that pairs go through, and their rows in it.
+type Place = (usize, Vec<usize>);
+
+/// Where pairs go through; none where there is no pair.
+fn place(passes: &mut Vec<Pass>, pairs: &Pairs) -> Option<Place> {
+    if pairs.is_empty() {
+        return None;
+    }
+    let found = passes.iter().position(|pass| pass.takes(pairs));
+    let at = found.unwrap_or_else(|| {
+        passes.push(Pass::new(pairs));
+        passes.len() - 1
+    });
+    Some((at, passes[at].add(pairs)))
+}
+
+/// Rows that go through the cross-modal encoder together.
+struct Pass {
+    by: By,
+    /// The table of the texts: none where there are none.
+    text: Option<Table>,
+    image: Option<ImageKind>,
+    hidden_tokens: Vec<bool>,
+    /// How the text is read, and whose, where there is one; whose image, likewise.
+    rows: Vec<Row>,
+    places: HashMap<Row, usize>,
+}
+
+type Row = (Option<(TextKind, usize)>, Option<usize>);
+
+/// Texts as they are and masked ones stand in one table and go through a pass together.
+#[derive(PartialEq, Eq)]
+enum Table {
+    BothDirections,
+    LeftToRight,
+    Further(String),
+}
+
+impl Table {
+    fn of(kind: &TextKind) -> Self {
+        match kind {
+            TextKind::Plain | TextKind::Masked => Self::BothDirections,
+            TextKind::LeftToRight => Self::LeftToRight,
+            TextKind::Further(name) => Self::Further(name.clone()),
+        }
+    }
+}
+
+impl Pass {
+    fn new(pairs: &Pairs) -> Self {
+        Self {
+            by: pairs.by,
+            text: (!pairs.texts.is_empty()).then(|| Table::of(&pairs.text)),
+            image: (!pairs.images.is_empty()).then_some(pairs.image),
+            hidden_tokens: pairs.hidden_tokens.clone(),
+            rows: Vec::new(),
+            places: HashMap::new(),
+        }
+    }
+
+    fn takes(&self, pairs: &Pairs) -> bool {
+        let other = Self::new(pairs);
+        // Which tokens are hidden is said by row, so those rows stay among themselves.
+        self.hidden_tokens.is_empty()
+            && other.hidden_tokens.is_empty()
+            && self.by == other.by
+            && self.text == other.text
+            && self.image == other.image
+    }
+
+    /// Adds what is not there yet; where each pair is.
+    fn add(&mut self, pairs: &Pairs) -> Vec<usize> {
+        (0..pairs.len())
+            .map(|i| {
+                let text = pairs.texts.get(i).map(|text| (pairs.text.clone(), *text));
+                let row = (text, pairs.images.get(i).copied());
+                *self.places.entry(row.clone()).or_insert_with(|| {
+                    self.rows.push(row);
+                    self.rows.len() - 1
+                })
+            })
+            .collect()
+    }
+
+    fn run(&self, backbone: &Backbone, encoded: &Encoded) -> FusionOutput {
+        let texts = self.texts(encoded);
+        let images = self.images(encoded);
+        let view = View {
+            prefix: match self.text {
+                Some(Table::LeftToRight) => Some(encoded.prefix()),
+                _ => None,
+            },
+            hidden_tokens: self.hidden_tokens.clone(),
+        };
+        let fused = backbone.fuse_parts(texts.as_ref(), images.as_ref(), &view, Keep::Nothing);
+        // Texts of other batches may be longer; what an objective looks at beyond the class token are the batch's own.
+        let own = match self.text {
+            Some(Table::BothDirections) => encoded.text_length(self.by),
+            _ => None,
+        };
+        match (fused.text, own) {
+            (Some(text), Some(own)) if text.dims()[1] > own => FusionOutput {
+                text: Some(text.narrow(1, 0, own)),
+                ..fused
+            },
+            (text, _) => FusionOutput { text, ..fused },
+        }
+    }
+
+    fn texts(&self, encoded: &Encoded) -> Option<TextFeatures> {
+        self.text.as_ref()?;
+        let texts = self.rows.iter().filter_map(|(text, _)| text.as_ref());
+        let mut table = None;
+        let rows: Vec<i32> = texts
+            .map(|(kind, sample)| {
+                let (features, row) = encoded.text_of_pair(self.by, kind, *sample);
+                table = Some(features);
+                row as i32
+            })
+            .collect();
+        table.map(|table| table.select(&ints(rows, &table.class.device())))
+    }
+
+    fn images(&self, encoded: &Encoded) -> Option<ImageFeatures> {
+        let kind = self.image?;
+        let samples = self.rows.iter().filter_map(|(_, image)| *image);
+        let mut table = None;
+        let rows: Vec<i32> = samples
+            .map(|sample| {
+                let (features, row) = encoded.image_of_pair(self.by, kind, sample);
+                table = Some(features);
+                row as i32
+            })
+            .collect();
+        table.map(|table| table.select(&ints(rows, &table.class.device())))
+    }
+}

@@ -1,0 +1,139 @@
+//! Language modelling: predict every word of a caption from the picture and the words before it, or the second part of a text
+//! from its first.
+//!
+//! Source: UNIMO-2 (Li et al. 2022): captioning and sequence-to-sequence with a prefix mask (UniLM, Dong et al. 2019). With a picture
+//! the prefix is the begin token alone; without one it is the first 10 to 50 per cent of the batch's longest text.
+//!
+//! Shape legend: `B` samples, `L` text length, `D` width, `M` predicted positions, `V` vocabulary.
+
+use burn::module::Module;
+use burn::tensor::assert_shape;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+use unimo_batch::{ConfigError, Texts, config};
+use unimo_core::init::Init;
+use unimo_encoders::backbone::BackboneConfig;
+
+use crate::encoded::Encoded;
+use crate::objective::{Context, Fused, Objective, ObjectiveConfig, Outcome, Settings};
+use crate::pairs::Pairs;
+use crate::request::{ImageForm, Request, Samples, TextForm, TextKind};
+use crate::tied::TiedHead;
+use crate::{NEEDS_ONE_STREAM, is_default};
+
+/// `[objectives.lm]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LmConfig {
+    /// Factor of the loss in the sum.
+    pub weight: f64,
+    /// Whether it learns from texts without pictures too.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub texts_alone: bool,
+}
+
+impl Settings for LmConfig {
+    fn weight(&self) -> f64 {
+        self.weight
+    }
+
+    fn requests(&self) -> Vec<Request> {
+        let image = Request::image(ImageForm::Plain);
+        vec![
+            Request::text(TextForm::LeftToRight),
+            if self.texts_alone {
+                image.optional()
+            } else {
+                image
+            },
+        ]
+    }
+
+    fn samples(&self) -> Samples {
+        Samples::EACH
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
+        config::above_zero("weight", self.weight)
+    }
+
+    fn validate_with(&self, model: &BackboneConfig) -> Result<(), ConfigError> {
+        ConfigError::unless(model.joint.is_some(), "", "{}", NEEDS_ONE_STREAM)
+    }
+}
+
+impl ObjectiveConfig for LmConfig {
+    type Objective = Lm;
+
+    /// A new head; its decoder is the word embedding.
+    fn init(&self, init: &mut Init, model: &BackboneConfig) -> Lm {
+        let eps = model.cross_layer_norm_eps();
+        Lm {
+            head: TiedHead::new(init, model.cross_width(), model.text.vocab_size, eps),
+            config: self.clone(),
+        }
+    }
+}
+
+/// The head of language modelling.
+#[derive(Module, Debug)]
+pub struct Lm {
+    /// Over the word embedding.
+    pub head: TiedHead,
+    /// What it was made from.
+    #[module(skip)]
+    pub config: LmConfig,
+}
+
+/// Positions of `[B, L]` that predict their next word, and those words: from the last of the first `prefix` words on, which are given.
+fn next_words(texts: &Texts, prefix: usize) -> (Vec<i32>, Vec<i32>) {
+    let first = prefix.max(1) - 1;
+    let of_row = |(row, &real): (usize, &usize)| {
+        (first..real.saturating_sub(1)).map(move |at| (row * texts.length + at) as i32)
+    };
+    let positions: Vec<i32> = texts.lengths.iter().enumerate().flat_map(of_row).collect();
+    let words = positions.iter().map(|at| texts.ids[*at as usize + 1]);
+    let words = words.collect();
+    (positions, words)
+}
+
+impl Objective for Lm {
+    fn settings(&self) -> &dyn Settings {
+        &self.config
+    }
+
+    fn pairs(&self, encoded: &Encoded, _rng: &mut ChaCha8Rng) -> Vec<Pairs> {
+        vec![Pairs::present(encoded, TextKind::LeftToRight)]
+    }
+
+    fn loss(&self, context: &Context<'_>, fused: &[Fused]) -> Outcome {
+        let (_, fused) = Fused::only(fused);
+        let texts = context.texts();
+        let text = fused.text();
+        assert_shape!(text, [context.encoded.samples, texts.length, _]);
+        let table = context.backbone.text.word_embedding.weight.val();
+        let next = next_words(texts, context.encoded.prefix());
+        Outcome::of_positions(text.clone(), next, |states| self.head.logits(states, table))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_position_predicts_the_word_after_it() {
+        let texts = Texts {
+            ids: vec![0, 5, 6, 2, 0, 7, 2, 1],
+            length: 4,
+            lengths: vec![4, 3],
+            ..Texts::default()
+        };
+        let (positions, words) = next_words(&texts, 1);
+        assert_eq!(positions, [0, 1, 2, 4, 5]);
+        assert_eq!(words, [5, 6, 2, 7, 2]);
+        // The first two are given: from the second on, the next is predicted.
+        let (positions, words) = next_words(&texts, 2);
+        assert_eq!((positions, words), (vec![1, 2, 5], vec![6, 2, 2]));
+    }
+}

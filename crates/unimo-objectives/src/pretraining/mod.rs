@@ -1,0 +1,12 @@
+//! Pre-training losses, one a file.
+
+pub mod codes;
+pub mod itc;
+pub mod itm;
+pub mod lm;
+pub mod mcr;
+pub mod mlm;
+pub mod mrm;
+pub mod views;
+pub mod vq;
+pub mod wpg;

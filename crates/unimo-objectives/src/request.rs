@@ -1,0 +1,430 @@
+//! What an objective asks for: which inputs are encoded, by whom, and which samples count.
+//!
+//! An objective names what it reads as a list of [`Request`]s. The step encodes each distinct one once for all objectives. What
+//! a batch lacks for an objective, what the loader must put into a batch, and which objectives contradict each other follow
+//! from the requests alone.
+
+use unimo_batch::{Batch, ConfigError, MaskSpec, PatchMaskSpec, TAGS};
+use unimo_encoders::backbone::Backbone;
+
+/// One input that an objective wants encoded.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Request {
+    /// The input.
+    pub what: What,
+    /// Whose encoders read it.
+    pub by: By,
+    /// A layer whose states are kept beside the last one's, counted from 0, which is the embeddings.
+    pub layer: Option<usize>,
+    /// Whether the objective can do without it, where a batch has none.
+    pub optional: bool,
+}
+
+/// An input of a sample.
+#[derive(Debug, Clone, PartialEq)]
+pub enum What {
+    /// Its text.
+    Text(TextForm),
+    /// Its image.
+    Image(ImageForm),
+}
+
+/// How a text is read.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TextForm {
+    /// As it is.
+    Plain,
+    /// As it is, with its phrases behind the words (MVP).
+    WithPhrases,
+    /// With words hidden.
+    Masked(MaskSpec),
+    /// With this share of its phrases hidden (MVP).
+    MaskedPhrases(f64),
+    /// From left to right.
+    LeftToRight,
+    /// Masked where another objective of the step reads it so, else as it is: it costs nothing of its own.
+    AsOthers,
+    /// A further text of the sample, by its name in [`Batch::further_texts`].
+    Further(String),
+}
+
+/// How an image is read.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ImageForm {
+    /// As it is. Where another objective hides tags, the student reads it with the same tags hidden, so that it is encoded once
+    /// (MVP's release).
+    Plain,
+    /// With this share of its tags hidden (MVP).
+    MaskedTags(f64),
+    /// With patches hidden.
+    MaskedPatches(PatchMaskSpec),
+    /// Changed at random once more.
+    SecondView,
+    /// The second image of a sample that has two (NLVR2).
+    Second,
+}
+
+/// Whose encoders read an input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum By {
+    /// The model that is trained.
+    #[default]
+    Student,
+    /// Its moving average ([`crate::teacher`]), which gets no gradient.
+    Teacher,
+}
+
+/// What the encodings of a step are found by: texts of one kind stand in one table, whatever hid their words.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum TextKind {
+    /// As they are.
+    #[default]
+    Plain,
+    /// With words, phrases or both hidden.
+    Masked,
+    /// From left to right.
+    LeftToRight,
+    /// Further texts.
+    Further(String),
+}
+
+/// What the encodings of a step are found by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum ImageKind {
+    /// As they are, or with tags hidden.
+    #[default]
+    Plain,
+    /// With patches hidden.
+    MaskedPatches,
+    /// The second views.
+    SecondView,
+    /// The second images.
+    Second,
+}
+
+impl TextForm {
+    /// The table that it stands in; none: that of others.
+    pub fn kind(&self) -> Option<TextKind> {
+        Some(match self {
+            Self::Plain | Self::WithPhrases => TextKind::Plain,
+            Self::Masked(_) | Self::MaskedPhrases(_) => TextKind::Masked,
+            Self::LeftToRight => TextKind::LeftToRight,
+            Self::Further(name) => TextKind::Further(name.clone()),
+            Self::AsOthers => return None,
+        })
+    }
+}
+
+impl ImageForm {
+    /// The table that it stands in.
+    pub fn kind(&self) -> ImageKind {
+        match self {
+            Self::Plain | Self::MaskedTags(_) => ImageKind::Plain,
+            Self::MaskedPatches(_) => ImageKind::MaskedPatches,
+            Self::SecondView => ImageKind::SecondView,
+            Self::Second => ImageKind::Second,
+        }
+    }
+}
+
+impl Request {
+    /// A text, read by the student.
+    pub fn text(form: TextForm) -> Self {
+        Self::of(What::Text(form))
+    }
+
+    /// An image, read by the student.
+    pub fn image(form: ImageForm) -> Self {
+        Self::of(What::Image(form))
+    }
+
+    fn of(what: What) -> Self {
+        Self {
+            what,
+            by: By::Student,
+            layer: None,
+            optional: false,
+        }
+    }
+
+    /// The same, read by the teacher.
+    pub fn by_teacher(self) -> Self {
+        Self {
+            by: By::Teacher,
+            ..self
+        }
+    }
+
+    /// The same, with the states of a layer kept.
+    pub fn at(self, layer: usize) -> Self {
+        Self {
+            layer: Some(layer),
+            ..self
+        }
+    }
+
+    /// The same, which a batch may lack.
+    pub fn optional(self) -> Self {
+        Self {
+            optional: true,
+            ..self
+        }
+    }
+
+    /// Whether a batch holds what it reads.
+    pub fn is_there(&self, backbone: &Backbone, batch: &Batch) -> bool {
+        match &self.what {
+            What::Text(form) => form.is_there(batch),
+            What::Image(form) => form.is_there(backbone, batch),
+        }
+    }
+}
+
+impl TextForm {
+    fn is_there(&self, batch: &Batch) -> bool {
+        let Some(texts) = &batch.texts else {
+            return matches!(self, Self::Further(name) if batch.further_texts.contains_key(name));
+        };
+        match self {
+            Self::Plain | Self::LeftToRight | Self::AsOthers => true,
+            Self::WithPhrases => texts.concepts.is_some(),
+            Self::Masked(_) => texts.masked.is_some(),
+            Self::MaskedPhrases(_) => {
+                let masked = texts.masked.as_ref();
+                masked.is_some_and(|masked| masked.concept_labels.is_some())
+            }
+            Self::Further(name) => batch.further_texts.contains_key(name),
+        }
+    }
+}
+
+impl ImageForm {
+    fn is_there(&self, backbone: &Backbone, batch: &Batch) -> bool {
+        let images = batch.images.as_ref();
+        match self {
+            Self::Plain => backbone.sees(batch),
+            Self::MaskedTags(_) => {
+                let tags = batch.further_texts.get(TAGS);
+                backbone.sees(batch) && tags.is_some_and(|tags| tags.masked.is_some())
+            }
+            Self::MaskedPatches(_) => images.is_some_and(|i| i.patch_mask.is_some()),
+            Self::SecondView => images.is_some_and(|i| i.second_view.is_some()),
+            Self::Second => batch.second_images.is_some(),
+        }
+    }
+}
+
+/// Which samples of a batch count for an objective, and how many it needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Samples {
+    /// The fewest that it works with. What compares samples with each other finds them in all batches of a step.
+    pub least: usize,
+    /// Only samples whose text describes its image count; the others are left out and counted.
+    pub describing: bool,
+    /// The batch must hold no other modality than those requested: unaligned images, or plain text.
+    pub alone: bool,
+}
+
+impl Samples {
+    /// Every sample by itself.
+    pub const EACH: Self = Self {
+        least: 1,
+        describing: false,
+        alone: false,
+    };
+    /// Captions with their images, compared with each other.
+    pub const CAPTIONED: Self = Self {
+        least: 2,
+        describing: true,
+        alone: false,
+    };
+
+    /// How many samples of a batch count.
+    pub(crate) fn count(self, batch: &Batch) -> usize {
+        if self.describing {
+            describing(batch).len()
+        } else {
+            batch.len()
+        }
+    }
+}
+
+/// The rows of a batch whose text describes its image.
+pub(crate) fn describing(batch: &Batch) -> Vec<usize> {
+    let describes = |row: &usize| batch.texts.as_ref().is_none_or(|t| t.describes(*row));
+    (0..batch.len()).filter(describes).collect()
+}
+
+/// Whether a batch holds the modalities that an objective asks for, whatever the number of its samples.
+pub(crate) fn holds(
+    requests: &[Request],
+    samples: Samples,
+    backbone: &Backbone,
+    batch: &Batch,
+) -> bool {
+    let there = |request: &Request| request.optional || request.is_there(backbone, batch);
+    requests.iter().all(there) && !(samples.alone && backbone.sees(batch) && batch.texts.is_some())
+}
+
+/// What the loader must put into a batch beside images and texts as they are.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Inputs {
+    /// How words are hidden.
+    pub mask: Option<MaskSpec>,
+    /// Share of the phrases and tags that are hidden.
+    pub concept_rate: Option<f64>,
+    /// Whether batches hold phrases or tags.
+    pub concepts: bool,
+    /// How patches are hidden.
+    pub patch_mask: Option<PatchMaskSpec>,
+    /// Which images come in a second view.
+    pub second_view: SecondViews,
+    /// Whether texts are read from left to right.
+    pub left_to_right: bool,
+    /// Whether samples have a second image.
+    pub second: bool,
+    /// Names of the further texts.
+    pub further: Vec<String>,
+}
+
+/// Which images come in a second view.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum SecondViews {
+    /// None.
+    #[default]
+    None,
+    /// Those without a text.
+    WithoutTexts,
+    /// All.
+    All,
+}
+
+impl Inputs {
+    /// What all of these objectives ask for: key, requests and samples of each.
+    ///
+    /// # Errors
+    ///
+    /// Two objectives that want the same input in two ways, of which a batch holds one: both are named.
+    pub fn of<'a>(
+        asked: impl IntoIterator<Item = (&'a str, Vec<Request>, Samples)>,
+    ) -> Result<Self, ConfigError> {
+        let mut all = Self::default();
+        let mut said = Said::default();
+        for (key, requests, samples) in asked {
+            for request in requests {
+                match request.what {
+                    What::Text(TextForm::Masked(spec)) => {
+                        said.mask.one(key, "mask", spec, &mut all.mask)?;
+                    }
+                    What::Text(TextForm::MaskedPhrases(rate))
+                    | What::Image(ImageForm::MaskedTags(rate)) => {
+                        said.rate.one(key, "rate", rate, &mut all.concept_rate)?;
+                        all.concepts = true;
+                    }
+                    What::Text(TextForm::WithPhrases) => all.concepts = true,
+                    What::Text(TextForm::LeftToRight) => all.left_to_right = true,
+                    What::Text(TextForm::Further(name)) => {
+                        if !all.further.contains(&name) {
+                            all.further.push(name);
+                        }
+                    }
+                    What::Image(ImageForm::MaskedPatches(spec)) => {
+                        said.patches
+                            .one(key, "patches", spec, &mut all.patch_mask)?;
+                    }
+                    What::Image(ImageForm::SecondView) => {
+                        all.second_view = match all.second_view {
+                            SecondViews::All => SecondViews::All,
+                            _ if samples.alone => SecondViews::WithoutTexts,
+                            _ => SecondViews::All,
+                        };
+                    }
+                    What::Image(ImageForm::Second) => all.second = true,
+                    What::Text(TextForm::Plain | TextForm::AsOthers)
+                    | What::Image(ImageForm::Plain) => {}
+                }
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// Who asked first.
+#[derive(Default)]
+struct Said {
+    mask: First,
+    rate: First,
+    patches: First,
+}
+
+#[derive(Default)]
+struct First(Option<String>);
+
+impl First {
+    /// Takes `value` where nobody has asked yet; another value than before is an error.
+    fn one<T: PartialEq + std::fmt::Debug>(
+        &mut self,
+        key: &str,
+        setting: &str,
+        value: T,
+        into: &mut Option<T>,
+    ) -> Result<(), ConfigError> {
+        if let (Some(before), Some(first)) = (into.as_ref(), &self.0) {
+            return ConfigError::unless(
+                *before == value,
+                &format!("{key}.{setting}"),
+                format_args!("{value:?}"),
+                format_args!(
+                    "must be as [objectives.{first}] has it, {before:?}: a batch holds one of them"
+                ),
+            );
+        }
+        self.0 = Some(key.to_owned());
+        *into = Some(value);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn masked(rate: f64) -> Vec<Request> {
+        let spec = MaskSpec {
+            rate,
+            ..MaskSpec::default()
+        };
+        vec![Request::text(TextForm::Masked(spec))]
+    }
+
+    #[test]
+    fn two_ways_of_hiding_words_are_an_error_that_names_both() {
+        let same = Inputs::of([
+            ("mlm", masked(0.15), Samples::EACH),
+            ("mrm", masked(0.15), Samples::EACH),
+        ]);
+        assert_eq!(same.unwrap().mask.unwrap().rate, 0.15);
+        let error = Inputs::of([
+            ("mlm", masked(0.15), Samples::EACH),
+            ("mrm", masked(0.25), Samples::EACH),
+        ]);
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("mrm.mask"), "{error}");
+        assert!(error.contains("[objectives.mlm]"), "{error}");
+        assert!(error.contains("0.15") && error.contains("0.25"), "{error}");
+    }
+
+    #[test]
+    fn second_views_are_of_all_images_if_one_objective_reads_all() {
+        let view = || vec![Request::image(ImageForm::SecondView)];
+        let alone = Samples {
+            alone: true,
+            ..Samples::EACH
+        };
+        let of = |asked: Vec<(&str, Vec<Request>, Samples)>| Inputs::of(asked).unwrap().second_view;
+        assert_eq!(of(vec![("a", view(), alone)]), SecondViews::WithoutTexts);
+        let both = vec![("a", view(), Samples::EACH), ("b", view(), alone)];
+        assert_eq!(of(both), SecondViews::All);
+        assert_eq!(of(Vec::new()), SecondViews::None);
+    }
+}

@@ -1,0 +1,311 @@
+//! Masked representation modelling: hidden words and patches, and a teacher that reads the whole pair.
+#![cfg(feature = "flex")]
+
+use std::collections::BTreeSet;
+
+use burn::optim::GradientsParams;
+use burn::tensor::{Bool, Device, Tensor, TensorData};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use unimo_batch::{
+    Batch, Images, MaskSpec, MaskUnit, MaskedTexts, PatchMaskKind, PatchMaskSpec, Texts,
+};
+use unimo_core::init::Init;
+use unimo_core::layers::Activation;
+use unimo_core::parameters;
+use unimo_encoders::backbone::{Backbone, BackboneConfig, Pictures};
+use unimo_encoders::fusion::Keep;
+use unimo_encoders::image::ImageEncoderConfig;
+use unimo_encoders::joint::JointConfig;
+use unimo_encoders::text::{Positions, TextEncoderConfig};
+use unimo_objectives::pretraining::mlm::MlmConfig;
+use unimo_objectives::pretraining::mrm::{Distance, MrmConfig, TARGET_SPREAD};
+use unimo_objectives::teacher::{Teacher, TeacherConfig};
+use unimo_objectives::{Objectives, ObjectivesConfig, Step};
+
+/// f32 sums over a few layers of width 8 in another order.
+const TOLERANCE: f64 = 1e-5;
+
+const WIDTH: usize = 8;
+const PATCHES: usize = 4;
+const LENGTH: usize = 4;
+
+fn model() -> BackboneConfig {
+    BackboneConfig {
+        initializer_range: 0.2,
+        text: TextEncoderConfig {
+            vocab_size: 20,
+            width: WIDTH,
+            layers: 1,
+            heads: 2,
+            feed_forward: 16,
+            max_positions: 10,
+            positions: Positions::AfterPad,
+            token_types: 1,
+            pad_id: 1,
+            activation: Activation::Gelu,
+            layer_norm_eps: 1e-5,
+            dropout: 0.0,
+        },
+        image: Some(ImageEncoderConfig {
+            image_size: 8,
+            patch_size: 4,
+            width: WIDTH,
+            layers: 1,
+            heads: 2,
+            feed_forward: 16,
+            activation: Activation::QuickGelu,
+            layer_norm_eps: 1e-5,
+            pre_norm: true,
+            patch_bias: false,
+            distillation_token: false,
+            qkv_bias: true,
+            mask_embedding: true,
+            dropout: 0.0,
+        }),
+        regions: None,
+        fusion: None,
+        image_tags: false,
+        joint: Some(JointConfig {
+            width: WIDTH,
+            layers: 1,
+            heads: 2,
+            feed_forward: 16,
+            activation: Activation::Gelu,
+            layer_norm_eps: 1e-5,
+            dropout: 0.0,
+            image_class: true,
+            grounding: None,
+        }),
+    }
+}
+
+fn mrm() -> MrmConfig {
+    MrmConfig {
+        weight: 2.0,
+        mask: MaskSpec {
+            rate: 0.25,
+            unit: MaskUnit::Token,
+            ..MaskSpec::default()
+        },
+        patches: PatchMaskSpec {
+            rate: 0.75,
+            kind: PatchMaskKind::Uniform,
+        },
+        distance: Distance::SmoothL1,
+    }
+}
+
+fn build() -> (Backbone, Teacher, Objectives, Device) {
+    let device = Device::flex().autodiff();
+    let config = ObjectivesConfig {
+        mrm: Some(mrm()),
+        ..ObjectivesConfig::default()
+    };
+    config.validate().unwrap();
+    config.validate_with(&model()).unwrap();
+    let mut init = Init::new(&device, 3).with_deviation(0.3);
+    let backbone = model().init(&mut init);
+    // Another model than the student, as it is after some steps.
+    let teacher = TeacherConfig { decay: 0.9 }.init(&model().init(&mut init));
+    let heads = config.init(&mut init, &model());
+    (backbone, teacher, heads, device)
+}
+
+const HIDDEN: [[bool; PATCHES]; 2] = [[true, false, true, true], [false, true, true, true]];
+
+fn batch() -> Batch {
+    let level = |i: usize| ((i * 31 + i / 7) % 251) as u8;
+    Batch {
+        samples: vec!["one".to_owned(), "two".to_owned()],
+        images: Some(Images {
+            pixels: (0..2 * 3 * 8 * 8).map(level).collect(),
+            height: 8,
+            width: 8,
+            mean: [0.5; 3],
+            std: [0.5; 3],
+            second_view: None,
+            patch_mask: Some(HIDDEN.concat()),
+        }),
+        texts: Some(Texts {
+            ids: vec![0, 5, 6, 2, 0, 7, 2, 1],
+            length: LENGTH,
+            lengths: vec![4, 3],
+            masked: Some(MaskedTexts {
+                ids: vec![0, 4, 6, 2, 0, 4, 2, 1],
+                labels: vec![-100, 5, -100, -100, -100, 7, -100, -100],
+                concept_labels: None,
+            }),
+            ..Texts::default()
+        }),
+        ..Batch::default()
+    }
+}
+
+fn run(parts: &(Backbone, Teacher, Objectives, Device), batch: &Batch) -> Step {
+    let (backbone, teacher, heads, device) = parts;
+    heads
+        .together(&|_| true, backbone, std::slice::from_ref(batch), device)
+        .with_teacher(Some(teacher))
+        .batch(0, &mut ChaCha8Rng::seed_from_u64(1))
+}
+
+fn host<const D: usize>(x: &Tensor<D>) -> Vec<f64> {
+    let data = x.clone().into_data().convert::<f32>();
+    data.iter::<f32>().map(f64::from).collect()
+}
+
+/// Rows of these positions of `[2, L, D]`.
+fn rows(x: &Tensor<3>, positions: &[(usize, usize)]) -> Vec<Vec<f64>> {
+    let [_, length, width] = x.dims();
+    let all = host(x);
+    let row = |(sample, at): &(usize, usize)| {
+        let first = (sample * length + at) * width;
+        all[first..first + width].to_vec()
+    };
+    positions.iter().map(row).collect()
+}
+
+/// `LN0` in f64.
+fn normed(row: &[f64]) -> Vec<f64> {
+    let n = row.len() as f64;
+    let mean = row.iter().sum::<f64>() / n;
+    let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
+    row.iter()
+        .map(|x| (x - mean) / (variance + 1e-6).sqrt())
+        .collect()
+}
+
+#[test]
+fn the_loss_equals_its_formula() {
+    let parts = build();
+    let (backbone, teacher, heads, device) = &parts;
+    let batch = batch();
+    let step = run(&parts, &batch);
+    let ours = host(&step.results[0].loss)[0];
+
+    let texts = batch.texts.as_ref().unwrap();
+    let images = batch.images.as_ref().unwrap();
+    let pixels = Pictures::of_pixels(images, &images.pixels, device);
+    let read = |backbone: &Backbone, ids: &[i32]| {
+        let input = backbone.text.input(ids, &texts.lengths, LENGTH, device);
+        backbone.encode_texts(&input)
+    };
+    let data = TensorData::new(HIDDEN.concat(), [2, PATCHES]);
+    let hidden = Tensor::<2, Bool>::from_data(data, device);
+    let masked = &texts.masked.as_ref().unwrap().ids;
+    let student = backbone.fuse(
+        &read(backbone, masked),
+        &backbone.encode_masked(&pixels, &hidden, &BTreeSet::new()),
+        Keep::Nothing,
+    );
+    let whole = &teacher.backbone;
+    let target = whole.fuse(
+        &read(whole, &texts.ids),
+        &whole.encode_pictures(&pixels, None, 0),
+        Keep::Nothing,
+    );
+    // The class token of the picture stands before its patches.
+    let patches = HIDDEN.iter().enumerate().flat_map(|(sample, row)| {
+        let hidden = row.iter().enumerate().filter(|(_, hidden)| **hidden);
+        hidden.map(move |(at, _)| (sample, at + 1))
+    });
+    let places = [vec![(0, 1), (1, 1)], patches.collect::<Vec<_>>()];
+    let mrm = heads.mrm.as_ref().unwrap();
+    let sides = [
+        (&mrm.text, student.text(), target.text()),
+        (&mrm.image, student.image(), target.image()),
+    ];
+    let mut expected = 0.0;
+    for ((head, student, target), places) in sides.into_iter().zip(&places) {
+        let own: Vec<f64> = rows(student, places).concat();
+        let own: Vec<f32> = own.iter().map(|x| *x as f32).collect();
+        let own = Tensor::from_data(TensorData::new(own, [places.len(), WIDTH]), device);
+        let predicted = host(&head.forward(own));
+        let targets = rows(target, places);
+        let targets = targets.iter().flat_map(|row| normed(row));
+        let differences = predicted.iter().zip(targets).map(|(z, y)| (z - y).abs());
+        let each = differences.map(|d| if d < 1.0 { d * d / 2.0 } else { d - 0.5 });
+        expected += each.sum::<f64>() / predicted.len() as f64 / 2.0;
+    }
+    assert!((ours - expected).abs() < TOLERANCE, "{ours} {expected}");
+    let spread = &step.results[0].metrics[0];
+    assert_eq!((spread.name, spread.count), (TARGET_SPREAD, 2 + 6));
+    let sum = host(&step.loss.unwrap())[0];
+    assert!((sum - 2.0 * ours).abs() < TOLERANCE);
+}
+
+#[test]
+fn hidden_pixels_reach_the_loss_through_the_target_alone() {
+    let parts = build();
+    let (backbone, _, _, device) = &parts;
+    let plain = batch();
+    let mut other = batch();
+    // The first patch of the first picture is hidden, its second is not.
+    let images = other.images.as_mut().unwrap();
+    images.pixels[0] ^= 0x55;
+    let encode = |batch: &Batch| {
+        let images = batch.images.as_ref().unwrap();
+        let pixels = Pictures::of_pixels(images, &images.pixels, device);
+        let data = TensorData::new(HIDDEN.concat(), [2, PATCHES]);
+        let hidden = Tensor::<2, Bool>::from_data(data, device);
+        let features = backbone.encode_masked(&pixels, &hidden, &BTreeSet::from([0, 1]));
+        assert_eq!(features.layers.len(), 2);
+        host(&features.states[0])
+    };
+    assert_eq!(encode(&plain), encode(&other));
+    let loss = |batch: &Batch| host(&run(&parts, batch).results[0].loss)[0];
+    assert_ne!(loss(&plain), loss(&other));
+    let mut visible = batch();
+    visible.images.as_mut().unwrap().pixels[4] ^= 0x55;
+    assert_ne!(encode(&plain), encode(&visible));
+}
+
+#[test]
+fn the_teacher_gets_no_gradient_and_the_mask_embedding_one() {
+    let parts = build();
+    let step = run(&parts, &batch());
+    let mut gradients = step.loss.unwrap().backward();
+    let (backbone, teacher, heads, _) = &parts;
+    let of_teacher = GradientsParams::from_module(&mut gradients, teacher);
+    assert!(parameters::gradients(teacher, &of_teacher).is_empty());
+    let of_heads = GradientsParams::from_module(&mut gradients, heads);
+    assert_eq!(parameters::gradients(heads, &of_heads).len(), 8);
+    let of_backbone = GradientsParams::from_module(&mut gradients, backbone);
+    let of_backbone = parameters::gradients(backbone, &of_backbone);
+    let embedding = of_backbone
+        .iter()
+        .find(|(name, _)| name == "image.mask_embedding");
+    let (_, embedding) = embedding.expect("a gradient of the embedding");
+    assert!(embedding.iter::<f32>().any(|x| x != 0.0));
+}
+
+#[test]
+fn what_contradicts_is_named() {
+    let with = |mlm: MaskSpec| ObjectivesConfig {
+        mlm: Some(MlmConfig {
+            weight: 1.0,
+            mask: mlm,
+            tied: false,
+            texts_alone: false,
+        }),
+        mrm: Some(mrm()),
+        ..ObjectivesConfig::default()
+    };
+    with(mrm().mask).validate().unwrap();
+    let error = with(MaskSpec::default()).validate().unwrap_err();
+    assert_eq!(error.key, "mrm.mask");
+    // The teacher is asked for, and asks for someone who wants it.
+    let alone = ObjectivesConfig {
+        mlm: with(mrm().mask).mlm,
+        ..ObjectivesConfig::default()
+    };
+    let teacher = TeacherConfig { decay: 0.9 };
+    assert!(with(mrm().mask).validate_teacher(None).is_err());
+    with(mrm().mask).validate_teacher(Some(&teacher)).unwrap();
+    assert!(alone.validate_teacher(Some(&teacher)).is_err());
+    let mut model = model();
+    model.image.as_mut().unwrap().mask_embedding = false;
+    let error = with(mrm().mask).validate_with(&model).unwrap_err();
+    assert_eq!(error.key, "mrm.patches");
+}

@@ -1,0 +1,80 @@
+//! Held-out images with the captions that the model ranks first, for the report.
+
+use unimo_data::EvalSet;
+use unimo_data::images::{self, Limits};
+use unimo_eval::retrieval::MethodReport;
+use unimo_report::record::{GalleryItem, GalleryRecord, RankedCaption};
+
+use crate::error::TrainError;
+use crate::files;
+use crate::recipe::Recipe;
+use crate::run::RunFolder;
+
+/// Longest side of a picture in the gallery, in pixels: the report shows none larger.
+const GALLERY_SIDE: u32 = 320;
+
+/// Some held-out images with the captions that the model ranks first, spread over the set.
+pub(crate) fn gallery(
+    run: &RunFolder,
+    set: &EvalSet,
+    recipe: &Recipe,
+    best: &MethodReport,
+) -> Result<GalleryRecord, TrainError> {
+    let folder = run.join("gallery");
+    std::fs::create_dir_all(&folder).map_err(TrainError::file("create", &folder))?;
+    let count = set.items().len();
+    let shown = recipe.eval.gallery.min(count);
+    let mut items = Vec::new();
+    for number in 0..shown {
+        let index = number * count / shown;
+        // In full size, even if the model reads less of it.
+        let item = &set.items()[index];
+        let stored = set.source().image_bytes(item.split, item.index);
+        let full = stored.ok().flatten().and_then(|(bytes, _)| {
+            images::decode(&bytes, Limits::full_size(recipe.data.max_pixels)).ok()
+        });
+        let picture = match full {
+            Some(picture) => Some(picture),
+            None => set.picture(index)?,
+        };
+        let Some(picture) = picture else {
+            continue;
+        };
+        // Photographs are scaled down and become JPEG; a small picture, such as a generated scene, stays exact.
+        let large = picture.width().max(picture.height()) > GALLERY_SIDE;
+        let picture = if large {
+            images::thumbnail(&picture, GALLERY_SIDE)
+        } else {
+            picture
+        };
+        let name = format!("gallery/{number}.{}", if large { "jpg" } else { "png" });
+        let path = run.join(&name);
+        files::write_picture(&path, &picture)?;
+        let captions = set.captions();
+        let ranked = best.captions_of_image.get(index).map_or(&[][..], |c| c);
+        items.push(GalleryItem {
+            image: name,
+            truth: captions[item.captions.clone()]
+                .iter()
+                .map(|c| c.text.clone())
+                .collect(),
+            captions: ranked
+                .iter()
+                .map(|candidate| {
+                    let score = f64::from(candidate.score);
+                    RankedCaption {
+                        text: captions[candidate.index].text.clone(),
+                        // The matching head's score is a logit, shown as a probability.
+                        score: if candidate.by_itm {
+                            1.0 / (1.0 + (-score).exp())
+                        } else {
+                            score
+                        },
+                        right: candidate.is_match,
+                    }
+                })
+                .collect(),
+        });
+    }
+    Ok(GalleryRecord { items })
+}
