@@ -9,11 +9,11 @@ use unimo_eval::{Candidate, RetrievalReport};
 use unimo_report::record::EvalRecord;
 use unimo_train::device::DeviceChoice;
 use unimo_train::evaluators::plan::Protocol;
-use unimo_train::evaluators::retrieval;
+use unimo_train::evaluators::{Weights, retrieval};
 use unimo_train::model::Model;
 use unimo_train::recipe::{Overrides, Recipe};
 use unimo_train::run::RunFolder;
-use unimo_train::{checkpoint, evaluation, training};
+use unimo_train::{checkpoint, evaluation, prepare, training};
 
 /// Matrix products of other numbers of rows round differently.
 const F32: f32 = 1e-5;
@@ -52,23 +52,26 @@ const JOINT: &str = "model.joint.width=32";
 fn scored(recipe: &Recipe) -> RetrievalReport {
     let device = Device::flex();
     let source = unimo_data::open(&recipe.data).unwrap();
-    let tokenizer = training::tokenizer(recipe, &*source).unwrap();
-    let concepts = training::count_concepts(recipe, &*source, true).unwrap();
-    let concepts = training::concept_reader(recipe, concepts.as_ref(), &tokenizer).unwrap();
+    let tokenizer = prepare::tokenizer(recipe, &*source).unwrap();
+    let concepts = prepare::count_concepts(recipe, &*source, true).unwrap();
+    let concepts = prepare::concept_reader(recipe, concepts.as_ref(), &tokenizer).unwrap();
     let skip = SkipList::in_memory(0.0);
     let set = retrieval::open_set(recipe, &source, &[Split::Val], &skip, concepts);
     let set = set.unwrap().unwrap();
     let mut recipe = recipe.clone();
     recipe.model = recipe.model.without_dropout();
     let model = Model::new(&recipe, &device);
-    let found = retrieval::evaluate(
-        (&model, &device),
-        &set,
-        &tokenizer,
-        &recipe,
-        Protocol::Full,
-        &mut |_, _| {},
-    );
+    let weights = Weights {
+        model: &model,
+        device: &device,
+        recipe: &recipe,
+        tokenizer: &tokenizer,
+        step: 0,
+        last: true,
+        run: None,
+        quiet: true,
+    };
+    let found = retrieval::evaluate(&weights, Protocol::Full, &set, &mut |_, _| {});
     found.unwrap().retrieval
 }
 

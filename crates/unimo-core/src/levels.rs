@@ -51,39 +51,52 @@ pub struct LevelAttention {
     pub kind: GateKind,
 }
 
-impl LevelAttention {
-    /// `beta` is the starting bias of the last level, which is the one that in-layer attention sees: with a large beta
-    /// training starts near the in-layer behaviour.
+/// Sizes of a [`LevelAttention`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LevelAttentionConfig {
+    /// `D`.
+    pub width: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// On attention weights.
+    pub dropout: f64,
+    /// Of the levels' norms.
+    pub layer_norm_eps: f64,
+    /// `S`, at least one.
+    pub levels: usize,
+    /// What decides.
+    pub gate: GateKind,
+    /// Starting bias of the last level, which is the one that in-layer attention sees: with a large one training starts near
+    /// the in-layer behaviour.
+    pub beta: f32,
+}
+
+impl LevelAttentionConfig {
+    /// New weights.
     ///
     /// # Panics
     ///
     /// Panics if there is no level.
-    pub fn new(
-        init: &mut Init,
-        width: usize,
-        heads: usize,
-        dropout: f64,
-        layer_norm_eps: f64,
-        levels: usize,
-        kind: GateKind,
-        beta: f32,
-    ) -> Self {
+    pub fn init(&self, init: &mut Init) -> LevelAttention {
+        let (width, levels) = (self.width, self.levels);
         assert!(levels > 0, "multi-granularity attention needs a level");
         let mut bias = vec![0.0; levels];
-        bias[levels - 1] = beta;
-        let adaptive = kind != GateKind::Static;
-        Self {
+        bias[levels - 1] = self.beta;
+        let adaptive = self.gate != GateKind::Static;
+        LevelAttention {
             norms: (0..levels)
-                .map(|_| LayerNorm::new(init, width, layer_norm_eps))
+                .map(|_| LayerNorm::new(init, width, self.layer_norm_eps))
                 .collect(),
             gate_query: adaptive.then(|| Linear::new(init, width, width, false)),
             gate_key: adaptive.then(|| Linear::new(init, width, width, false)),
             gate_bias: init.data(bias, [levels]),
-            attention: Attention::new(init, width, heads, dropout),
-            kind,
+            attention: Attention::new(init, width, self.heads, self.dropout),
+            kind: self.gate,
         }
     }
+}
 
+impl LevelAttention {
     /// Reads the levels; also returns the gates, `[B, R, S]`, each row summing to 1.
     ///
     /// # Shapes
@@ -209,8 +222,7 @@ mod tests {
             (GateKind::Cls, 1),
             (GateKind::Token, 3),
         ] {
-            let module =
-                LevelAttention::new(&mut Init::new(&device, 3), 8, 2, 0.0, 1e-5, 3, kind, 1.0);
+            let module = config(kind, 1.0).init(&mut Init::new(&device, 3));
             let (output, gates) = module.forward(query.clone(), &levels, None);
             assert_eq!(output.dims(), [2, 3, 8]);
             assert_eq!(gates.dims(), [2, r, 3]);
@@ -231,18 +243,29 @@ mod tests {
         let (query, levels) = inputs(&device);
         for kind in [GateKind::Cls, GateKind::Token] {
             let mut init = Init::new(&device, 3).with_deviation(20.0);
-            let module = LevelAttention::new(&mut init, 8, 2, 0.0, 1e-5, 3, kind, 1.0);
+            let module = config(kind, 1.0).init(&mut init);
             let large = query.clone() * 100.0;
             let gates = module.gates(&cast(large.clone(), FloatDType::F16), &levels_of(&levels));
             let gates: Vec<f32> = gates.into_data().convert::<f32>().iter::<f32>().collect();
             assert!(gates.iter().all(|g| g.is_finite()), "{gates:?}");
-            let module =
-                LevelAttention::new(&mut Init::new(&device, 3), 8, 2, 0.0, 1e-5, 3, kind, 1.0);
+            let module = config(kind, 1.0).init(&mut Init::new(&device, 3));
             let half = module.gates(&cast(query.clone(), FloatDType::F16), &levels_of(&levels));
             let single = module.gates(&query, &levels);
             cast(half, FloatDType::F32)
                 .into_data()
                 .assert_approx_eq::<f32>(&single.into_data(), Tolerance::absolute(ROUNDING));
+        }
+    }
+
+    fn config(gate: GateKind, beta: f32) -> LevelAttentionConfig {
+        LevelAttentionConfig {
+            width: 8,
+            heads: 2,
+            dropout: 0.0,
+            layer_norm_eps: 1e-5,
+            levels: 3,
+            gate,
+            beta,
         }
     }
 
@@ -260,8 +283,7 @@ mod tests {
         let device = Device::flex();
         let (query, levels) = inputs(&device);
         for kind in [GateKind::Static, GateKind::Cls, GateKind::Token] {
-            let module =
-                LevelAttention::new(&mut Init::new(&device, 3), 8, 2, 0.0, 1e-5, 3, kind, CLOSED);
+            let module = config(kind, CLOSED).init(&mut Init::new(&device, 3));
             let (output, _) = module.forward(query.clone(), &levels, None);
             let memory = module.norms[2].forward(levels[2].clone());
             let plain = module.attention.forward(query.clone(), memory, None);

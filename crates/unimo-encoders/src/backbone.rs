@@ -2,6 +2,9 @@
 //! streams ([`crate::fusion`]) or one ([`crate::joint`]). Pictures are known by their pixels ([`crate::image`]) or by the regions that
 //! a detector found in them ([`crate::region`]).
 //!
+//! Parts may be left out. Without a cross-modal encoder there are two towers (CLIP), whose states stand for the fused ones. Without an
+//! image encoder there is a model of texts. Uni-modal encoders without blocks are embeddings, which one stream reads (ViLT, UNITER).
+//!
 //! Uni-modal encodings are values of their own ([`TextFeatures`], [`ImageFeatures`]): they are computed once and then
 //! paired at will, by objectives within a step and by retrieval over a whole test set.
 //!
@@ -23,7 +26,7 @@ use crate::quantiser::Quantiser;
 use crate::region::{RegionEncoder, RegionEncoderConfig, RegionInput};
 use crate::text::{TextEncoder, TextEncoderConfig, TextInput};
 
-/// The three encoders: the `[model]` part of a recipe. Either `image` or `regions` is there, and either `fusion` or `joint`.
+/// The three encoders: the `[model]` part of a recipe. There is `image`, `regions` or neither, and `fusion`, `joint` or neither.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BackboneConfig {
@@ -55,40 +58,61 @@ impl BackboneConfig {
     pub fn validate(&self) -> Result<(), ConfigError> {
         config::above_zero("initializer_range", self.initializer_range)?;
         self.text.validate().map_err(|e| e.within("text"))?;
-        let image = match (&self.image, &self.regions) {
+        let images = match (&self.image, &self.regions) {
             (Some(image), None) => {
                 image.validate().map_err(|e| e.within("image"))?;
-                "image"
+                Some(("image", image.width))
             }
             (None, Some(regions)) => {
                 regions.validate().map_err(|e| e.within("regions"))?;
-                "regions"
+                Some(("regions", regions.width))
             }
-            (image, _) => {
+            (None, None) => None,
+            (Some(_), Some(_)) => {
                 return ConfigError::unless(
                     false,
                     "image and regions",
-                    if image.is_some() { "both" } else { "neither" },
-                    "there must be one of them: an image encoder that reads pixels, or one that reads regions",
+                    "both",
+                    "there must be one of them at most: an image encoder that reads pixels, or one that reads regions",
                 );
             }
         };
-        let image_width = self.image_width();
+        let as_wide = images.is_some_and(|(_, width)| width == self.text.width);
         ConfigError::unless(
-            !self.image_tags || self.text.token_types > TAG_TYPE && self.text.width == image_width,
+            !self.image_tags || self.text.token_types > TAG_TYPE && as_wide,
             "image_tags",
             self.image_tags,
-            format_args!(
-                "needs text.token_types of at least 2 and text.width = {image}.width: tags are embedded as words of the second type"
-            ),
+            "needs text.token_types of at least 2 and an image encoder as wide as the text encoder: tags are embedded as words of the \
+             second type",
         )?;
+        for (key, layers) in [
+            ("text.layers", self.text.layers),
+            ("image.layers", images.map_or(1, |_| self.image_layers())),
+        ] {
+            ConfigError::unless(
+                layers > 0 || self.joint.is_some(),
+                key,
+                layers,
+                "must be at least 1 unless one stream, [model.joint], reads the embeddings",
+            )?;
+        }
         match (&self.fusion, &self.joint) {
-            (Some(fusion), None) => fusion
-                .validate(self.text.layers.min(self.image_layers()))
-                .map_err(|e| e.within("fusion")),
+            (None, None) => Ok(()),
+            (Some(fusion), None) => {
+                ConfigError::unless(
+                    images.is_some(),
+                    "fusion",
+                    "{}",
+                    "needs an image encoder, [model.image] or [model.regions]",
+                )?;
+                fusion
+                    .validate(self.text.layers.min(self.image_layers()))
+                    .map_err(|e| e.within("fusion"))
+            }
             (None, Some(joint)) => {
                 joint.validate().map_err(|e| e.within("joint"))?;
-                for (key, width) in [("text", self.text.width), (image, image_width)] {
+                let text = Some(("text", self.text.width));
+                for (key, width) in [text, images].into_iter().flatten() {
                     ConfigError::unless(
                         joint.width == width,
                         "joint.width",
@@ -98,26 +122,48 @@ impl BackboneConfig {
                 }
                 Ok(())
             }
-            (fusion, _) => ConfigError::unless(
+            (Some(_), Some(_)) => ConfigError::unless(
                 false,
                 "fusion and joint",
-                if fusion.is_some() { "both" } else { "neither" },
-                "there must be one of them: a cross-modal encoder of two streams, or of one",
+                "both",
+                "there must be one of them at most: a cross-modal encoder of two streams, or of one",
             ),
         }
     }
 
+    /// Whether there is an image encoder.
+    pub fn reads_images(&self) -> bool {
+        self.image.is_some() || self.regions.is_some()
+    }
+
+    /// Whether there is a cross-modal encoder.
+    pub fn is_fused(&self) -> bool {
+        self.fusion.is_some() || self.joint.is_some()
+    }
+
     /// Positions before a picture's patches or regions: two of a distilled DeiT, else one.
+    ///
+    /// # Panics
+    ///
+    /// Panics if there is no image encoder.
     pub fn class_tokens(&self) -> usize {
         self.pictures(ImageEncoderConfig::class_tokens, |_| 1)
     }
 
     /// Width of the image encoder.
+    ///
+    /// # Panics
+    ///
+    /// Panics if there is no image encoder.
     pub fn image_width(&self) -> usize {
         self.pictures(|image| image.width, |regions| regions.width)
     }
 
     /// Epsilon of the image encoder's layer norms.
+    ///
+    /// # Panics
+    ///
+    /// Panics if there is no image encoder.
     pub fn image_layer_norm_eps(&self) -> f64 {
         self.pictures(
             |image| image.layer_norm_eps,
@@ -126,6 +172,10 @@ impl BackboneConfig {
     }
 
     /// Blocks of the image encoder.
+    ///
+    /// # Panics
+    ///
+    /// Panics if there is no image encoder.
     pub fn image_layers(&self) -> usize {
         self.pictures(|image| image.layers, |regions| regions.layers)
     }
@@ -143,23 +193,21 @@ impl BackboneConfig {
             .expect("invariant: validation finds an image encoder")
     }
 
-    /// Width of the cross-modal encoder.
+    /// Width of the states of texts after the cross-modal encoder, or of the text encoder where there is none.
     pub fn cross_width(&self) -> usize {
-        self.cross(|fusion| fusion.width, |joint| joint.width)
+        let cross = self.cross(|fusion| fusion.width, |joint| joint.width);
+        cross.unwrap_or(self.text.width)
     }
 
-    /// Epsilon of the cross-modal encoder's layer norms.
+    /// Epsilon of the cross-modal encoder's layer norms, or of the text encoder's where there is none.
     pub fn cross_layer_norm_eps(&self) -> f64 {
-        self.cross(|fusion| fusion.layer_norm_eps, |joint| joint.layer_norm_eps)
+        let cross = self.cross(|fusion| fusion.layer_norm_eps, |joint| joint.layer_norm_eps);
+        cross.unwrap_or(self.text.layer_norm_eps)
     }
 
-    fn cross<T>(&self, fusion: fn(&FusionConfig) -> T, joint: fn(&JointConfig) -> T) -> T {
+    fn cross<T>(&self, fusion: fn(&FusionConfig) -> T, joint: fn(&JointConfig) -> T) -> Option<T> {
         let of_joint = self.joint.as_ref().map(joint);
-        self.fusion
-            .as_ref()
-            .map(fusion)
-            .or(of_joint)
-            .expect("invariant: validation finds a cross-modal encoder")
+        self.fusion.as_ref().map(fusion).or(of_joint)
     }
 
     /// The same without dropout: for a model that is looked into with gradients but not trained.
@@ -180,6 +228,15 @@ impl BackboneConfig {
         self
     }
 
+    /// As [`class_tokens`](Self::class_tokens), and one where there is no image encoder.
+    fn positions_before_patches(&self) -> usize {
+        if self.reads_images() {
+            self.class_tokens()
+        } else {
+            1
+        }
+    }
+
     /// New encoders.
     pub fn init(&self, init: &mut Init) -> Backbone {
         Backbone {
@@ -193,7 +250,7 @@ impl BackboneConfig {
             joint: self
                 .joint
                 .as_ref()
-                .map(|joint| joint.init_over(init, self.class_tokens())),
+                .map(|joint| joint.init_over(init, self.positions_before_patches())),
             image_tags: self.image_tags,
         }
     }
@@ -424,23 +481,25 @@ impl Backbone {
 
     /// Whether a batch holds the kind of pictures that the model reads.
     pub fn sees(&self, batch: &Batch) -> bool {
-        match &self.regions {
-            Some(_) => batch.regions.is_some(),
-            None => batch.images.is_some(),
+        match (&self.regions, &self.image) {
+            (Some(_), _) => batch.regions.is_some(),
+            (None, Some(_)) => batch.images.is_some(),
+            (None, None) => false,
         }
     }
 
     /// A batch's pictures of the kind that the model reads, on a device; none where it has none of them.
     pub fn pictures(&self, batch: &Batch, device: &Device) -> Option<Pictures> {
-        match &self.regions {
-            Some(_) => {
+        match (&self.regions, &self.image) {
+            (Some(_), _) => {
                 let regions = RegionInput::new(batch.regions.as_ref()?, device);
                 Some(Pictures::Regions(regions))
             }
-            None => {
+            (None, Some(_)) => {
                 let images = batch.images.as_ref()?;
                 Some(Pictures::of_pixels(images, &images.pixels, device))
             }
+            (None, None) => None,
         }
     }
 
@@ -596,7 +655,8 @@ impl Backbone {
         self.fuse_parts(Some(texts), Some(images), &View::default(), keep)
     }
 
-    /// As [`fuse`](Self::fuse), with another [`View`] or with one modality alone.
+    /// As [`fuse`](Self::fuse), with another [`View`] or with one modality alone. Without a cross-modal encoder the states of the
+    /// uni-modal encoders stand for the fused ones.
     ///
     /// # Shapes
     ///
@@ -618,11 +678,20 @@ impl Backbone {
             let images = images.map(|images| (last(&images.states), images.mask.as_ref()));
             return joint.forward(texts, images, view);
         }
+        let Some(fusion) = &self.fusion else {
+            return FusionOutput {
+                text: texts.map(|texts| last(&texts.states).clone()),
+                image: images.map(|images| last(&images.states).clone()),
+                grounded: None,
+                gates: Vec::new(),
+                attention: Vec::new(),
+            };
+        };
         assert!(
             *view == View::default(),
             "two streams read in both directions"
         );
-        let (Some(fusion), Some(texts), Some(images)) = (&self.fusion, texts, images) else {
+        let (Some(texts), Some(images)) = (texts, images) else {
             unreachable!("invariant: two streams take pairs");
         };
         let (text, image) = (&texts.mask, images.mask.as_ref());

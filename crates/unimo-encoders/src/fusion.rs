@@ -31,11 +31,11 @@ use unimo_core::attention::{Attention, Weights};
 use unimo_core::blocks::FeedForward;
 use unimo_core::init::Init;
 use unimo_core::layers::{Activation, Dropout, Embedding, LayerNorm, Linear, same_dtype};
-use unimo_core::levels::{GateKind, LevelAttention};
+use unimo_core::levels::{GateKind, LevelAttention, LevelAttentionConfig};
 use unimo_core::mask::PaddingMask;
 
 use crate::joint::Grounded;
-use crate::managers::Manager;
+use crate::managers::{Manager, ManagerConfig};
 
 /// Which states of the other stream the cross-layer attention reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -241,9 +241,14 @@ impl FusionConfig {
                 })
                 .split_off(usize::from(self.link == Link::InterpolateNorm)),
             managers: self.for_each_layer(self.link == Link::Managers, |layer| {
-                let (levels, eps) = (self.uni_levels, self.layer_norm_eps);
-                let noisy = self.dropout > 0.0;
-                Manager::new(init, self.width, levels, eps, layer > 0, noisy)
+                let config = ManagerConfig {
+                    width: self.width,
+                    levels: self.uni_levels,
+                    layer_norm_eps: self.layer_norm_eps,
+                    adaptive: layer > 0,
+                    noisy: self.dropout > 0.0,
+                };
+                config.init(init)
             }),
             level_embedding: (self.link == Link::Managers)
                 .then(|| Embedding::new(init, self.uni_levels, self.width)),
@@ -505,17 +510,16 @@ impl CrossModalLayer {
                 .in_layer
                 .then(|| Attention::new(init, width, heads, dropout)),
             level_attention: has_levels.then(|| {
-                let beta = config.gate_beta as f32;
-                LevelAttention::new(
-                    init,
+                let config = LevelAttentionConfig {
                     width,
                     heads,
                     dropout,
                     layer_norm_eps,
                     levels,
-                    config.gate,
-                    beta,
-                )
+                    gate: config.gate,
+                    beta: config.gate_beta as f32,
+                };
+                config.init(init)
             }),
             // Without the in-layer part there is nothing to start from, so the cross-layer part counts whole.
             merge: (has_levels && config.in_layer).then(|| init.constant([1], 0.0)),
@@ -534,10 +538,8 @@ impl CrossModalLayer {
     /// - output: `[B, L, D]`, the gates, `[B, R, S]`, and what `keep` asks for
     fn forward(
         &self,
-        x: Tensor<3>,
-        x_mask: Option<&PaddingMask>,
-        y: Tensor<3>,
-        y_mask: Option<&PaddingMask>,
+        (x, x_mask): (Tensor<3>, Option<&PaddingMask>),
+        (y, y_mask): (Tensor<3>, Option<&PaddingMask>),
         levels: &[Tensor<3>],
         keep: Keep,
     ) -> (Tensor<3>, Option<Tensor<3>>, StreamAttention) {
@@ -711,18 +713,14 @@ impl CrossModalEncoder {
             let x = self.text.enter(layer, text, &t, &v, image_mask);
             let y = self.image.enter(layer, image, &v, &t, Some(mask));
             let (new_t, text_gates, text_attention) = self.text.layers[layer].forward(
-                x.clone(),
-                Some(mask),
-                y.clone(),
-                image_mask,
+                (x.clone(), Some(mask)),
+                (y.clone(), image_mask),
                 &self.memory(image, &image_states),
                 keep,
             );
             let (new_v, image_gates, image_attention) = self.image.layers[layer].forward(
-                y,
-                image_mask,
-                x,
-                Some(mask),
+                (y, image_mask),
+                (x, Some(mask)),
                 &self.memory(text, &text_states),
                 keep,
             );

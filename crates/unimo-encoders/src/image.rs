@@ -61,7 +61,6 @@ impl ImageEncoderConfig {
     /// Every value on its own and against the others.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.block().validate()?;
-        config::positive("layers", self.layers)?;
         config::positive("image_size", self.image_size)?;
         config::positive("patch_size", self.patch_size)?;
         ConfigError::unless(

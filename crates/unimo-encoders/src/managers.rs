@@ -51,37 +51,47 @@ pub struct Adaptive {
     pub cross_weight: Param<Tensor<1>>,
 }
 
-impl Manager {
-    /// A manager of `levels` uni-modal layers. `noisy` is for training: an adaptive manager's scores get noise of deviation
-    /// 1 / `levels` while gradients are tracked.
-    pub fn new(
-        init: &mut Init,
-        width: usize,
-        levels: usize,
-        layer_norm_eps: f64,
-        adaptive: bool,
-        noisy: bool,
-    ) -> Self {
+/// Sizes of a [`Manager`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ManagerConfig {
+    /// `D`.
+    pub width: usize,
+    /// `S`, the uni-modal layers that are mixed.
+    pub levels: usize,
+    /// Of the levels' norms.
+    pub layer_norm_eps: f64,
+    /// Whether the shares depend on the states.
+    pub adaptive: bool,
+    /// For training: an adaptive manager's scores get noise of deviation `1 / S` while gradients are tracked.
+    pub noisy: bool,
+}
+
+impl ManagerConfig {
+    /// New weights.
+    pub fn init(&self, init: &mut Init) -> Manager {
+        let (width, levels) = (self.width, self.levels);
         let norms = (0..levels)
-            .map(|_| LayerNorm::new(init, width, layer_norm_eps))
+            .map(|_| LayerNorm::new(init, width, self.layer_norm_eps))
             .collect();
         let share = 1.0 / levels as f32;
-        Self {
+        Manager {
             norms,
             temperature: init.constant([1], 1.0),
-            weights: (!adaptive).then(|| init.constant([levels, width], share)),
-            adaptive: adaptive.then(|| Adaptive {
-                own_norm: LayerNorm::new(init, width, layer_norm_eps),
-                other_norm: LayerNorm::new(init, width, layer_norm_eps),
+            weights: (!self.adaptive).then(|| init.constant([levels, width], share)),
+            adaptive: self.adaptive.then(|| Adaptive {
+                own_norm: LayerNorm::new(init, width, self.layer_norm_eps),
+                other_norm: LayerNorm::new(init, width, self.layer_norm_eps),
                 query: Linear::new(init, width, width, true),
                 key: Linear::new(init, width, width, true),
                 score: Linear::new(init, 2 * width, levels, true),
                 cross_weight: init.constant([width], 1.0),
             }),
-            noise: if noisy { f64::from(share) } else { 0.0 },
+            noise: if self.noisy { f64::from(share) } else { 0.0 },
         }
     }
+}
 
+impl Manager {
     /// Mixes the levels.
     ///
     /// # Shapes
@@ -156,10 +166,20 @@ mod tests {
     /// f32 rounding of a mean of three normalised vectors.
     const TOLERANCE: f64 = 1e-5;
 
+    fn config(adaptive: bool) -> ManagerConfig {
+        ManagerConfig {
+            width: 8,
+            levels: 3,
+            layer_norm_eps: 1e-5,
+            adaptive,
+            noisy: false,
+        }
+    }
+
     #[test]
     fn an_untrained_static_manager_averages() {
         let device = Device::flex();
-        let manager = Manager::new(&mut Init::new(&device, 1), 8, 3, 1e-5, false, false);
+        let manager = config(false).init(&mut Init::new(&device, 1));
         let mut numbers = Init::new(&device, 2);
         let mut random = || numbers.uniform([2, 4, 8], 1.0).val();
         let levels = [random(), random(), random()];
@@ -173,7 +193,7 @@ mod tests {
     #[test]
     fn hidden_positions_of_the_other_stream_change_nothing() {
         let device = Device::flex();
-        let manager = Manager::new(&mut Init::new(&device, 1), 8, 3, 1e-5, true, false);
+        let manager = config(true).init(&mut Init::new(&device, 1));
         let mut numbers = Init::new(&device, 2);
         let mut random = |n| numbers.uniform([2, n, 8], 1.0).val();
         let levels = [random(4), random(4), random(4)];

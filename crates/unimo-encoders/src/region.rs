@@ -42,7 +42,6 @@ impl RegionEncoderConfig {
     /// Every value on its own and against the others.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.block().validate()?;
-        config::positive("layers", self.layers)?;
         config::positive("features", self.features)
     }
 

@@ -67,7 +67,6 @@ impl TextEncoderConfig {
     /// Every value on its own and against the others.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.block().validate()?;
-        config::positive("layers", self.layers)?;
         config::positive("vocab_size", self.vocab_size)?;
         config::positive("token_types", self.token_types)?;
         ConfigError::unless(

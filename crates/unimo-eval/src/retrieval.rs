@@ -550,8 +550,7 @@ fn score_all<M: RetrievalModel + ?Sized>(
     score(
         model,
         pairs,
-        texts * images,
-        batch,
+        (texts * images, batch),
         progress,
         |pair, score| {
             values[pair.text * images + pair.image] = score;
@@ -588,8 +587,7 @@ fn score_listed<M: RetrievalModel + ?Sized>(
     score(
         model,
         pairs.into_iter(),
-        total,
-        batch,
+        (total, batch),
         progress,
         |pair, score| scored.push((pair, score)),
     )?;
@@ -597,12 +595,11 @@ fn score_listed<M: RetrievalModel + ?Sized>(
     Ok(ItmScores::Listed(scored))
 }
 
-/// Scores pairs in batches and checks what comes back.
+/// Scores `total` pairs in batches of `batch` and checks what comes back.
 fn score<M: RetrievalModel + ?Sized>(
     model: &M,
     pairs: impl Iterator<Item = Pair>,
-    total: usize,
-    batch: usize,
+    (total, batch): (usize, usize),
     progress: &mut dyn FnMut(usize, usize),
     mut keep: impl FnMut(Pair, f32),
 ) -> Result<(), EvalError> {

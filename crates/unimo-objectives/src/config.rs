@@ -10,7 +10,7 @@ use unimo_batch::ConfigError;
 use unimo_encoders::backbone::BackboneConfig;
 
 use crate::objective::Settings;
-use crate::request::{By, Inputs};
+use crate::request::{By, Inputs, Request, What};
 use crate::teacher::TeacherConfig;
 use crate::{ObjectivesConfig, registry};
 
@@ -105,6 +105,14 @@ impl ObjectivesConfig {
     /// The objectives against the encoders that they train.
     pub fn validate_with(&self, model: &BackboneConfig) -> Result<(), ConfigError> {
         for (key, settings) in self.each() {
+            let reads = |request: &Request| matches!(request.what, What::Image(_));
+            let needs = |request: &Request| reads(request) && !request.optional;
+            ConfigError::unless(
+                model.reads_images() || !settings.requests().iter().any(needs),
+                key,
+                "{}",
+                "needs an image encoder, [model.image] or [model.regions]",
+            )?;
             settings.validate_with(model).map_err(|e| within(e, key))?;
         }
         Ok(())

@@ -146,8 +146,7 @@ pub(crate) fn plain_images() -> Wanted {
 
 /// Runs each uni-modal encoder on what is wanted and not there yet: the student's first, then the teacher's.
 pub(crate) fn encode(
-    backbone: &Backbone,
-    teacher: Option<&Backbone>,
+    (backbone, teacher): (&Backbone, Option<&Backbone>),
     batch: &Batch,
     wanted: &Wanted,
     device: &Device,

@@ -269,7 +269,8 @@ impl ModuleDisplayDefault for Objectives {
     }
 }
 
-const NEEDS_ONE_STREAM: &str = "needs a cross-modal encoder of one stream, [model.joint]";
+const NEEDS_FUSION: &str = "needs a cross-modal encoder, [model.fusion] or [model.joint]";
+const NEEDS_ONE_STREAM: &str = "needs a cross-modal encoder of one stream, [model.joint], or none";
 const NEEDS_TWO_STREAMS: &str = "needs a cross-modal encoder of two streams, [model.fusion]";
 
 /// Whether a setting may be left out of a recipe.

@@ -361,7 +361,7 @@ impl<'a> Together<'a> {
         encoded: &mut Encoded,
     ) -> Vec<Features> {
         let (source, teacher) = (&self.batches[batch], self.teacher());
-        encode(backbone, teacher, source, wanted, self.device, encoded);
+        encode((backbone, teacher), source, wanted, self.device, encoded);
         let pairs = contrasts.iter().map(|(_, c)| c.pairs(encoded)).collect();
         let fused = fuse(backbone, teacher, encoded, pairs);
         let context = self.context(backbone, batch, encoded);
@@ -409,7 +409,13 @@ impl<'a> Together<'a> {
         let hides_tags = wanted.hides_tags();
         let rest = wanted.without(&done);
         let teacher = self.teacher();
-        encode(backbone, teacher, source, &rest, self.device, &mut encoded);
+        encode(
+            (backbone, teacher),
+            source,
+            &rest,
+            self.device,
+            &mut encoded,
+        );
         let further = self.choose_partners(batch, &own, &mut encoded);
         let pairs: Vec<Vec<Pairs>> = own
             .iter()
@@ -554,8 +560,7 @@ impl<'a> Together<'a> {
         let mut other = Encoded::new(&batch);
         let wanted = plain_texts();
         encode(
-            self.backbone,
-            None,
+            (self.backbone, None),
             &batch,
             &wanted,
             self.device,
@@ -591,8 +596,7 @@ impl<'a> Together<'a> {
             let mut other = Encoded::new(&batch);
             let wanted = plain_images();
             encode(
-                self.backbone,
-                None,
+                (self.backbone, None),
                 &batch,
                 &wanted,
                 self.device,

@@ -23,8 +23,8 @@ use crate::device::DeviceChoice;
 use crate::error::TrainError;
 use crate::model::{Model, host};
 use crate::optimizer::{self, Optimizer};
+use crate::prepare;
 use crate::recipe::{Overrides, Recipe};
-use crate::training;
 
 /// Largest relative difference of the first loss, which no update has touched: f32 keeps 6e-8, and a forward pass of
 /// this size sums some thousand products in another order on every device.
@@ -131,7 +131,7 @@ pub fn run(args: &BackendArgs, say: &mut dyn FnMut(&str)) -> Result<(), TrainErr
     ));
     compare_losses(&first.losses, &other.losses)?;
 
-    let tracked = training::training_device(&recipe, &device);
+    let tracked = prepare::training_device(&recipe, &device);
     let weights = parameters::values(&first.model);
     let mut at = weights.into_iter();
     // The modules are of one recipe, so their parameters come in one order.
@@ -153,7 +153,7 @@ pub fn run(args: &BackendArgs, say: &mut dyn FnMut(&str)) -> Result<(), TrainErr
         say(&format!("forward, same weights: {name} {difference:.1e}"));
         judge(name, difference, FORWARD_TOLERANCE);
     }
-    let flex = training::training_device(&recipe, &flex);
+    let flex = prepare::training_device(&recipe, &flex);
     let ours = gradients(&recipe, &first.model, &batches[0], &flex)?;
     let theirs = gradients(&recipe, &model, &batches[0], &tracked)?;
     let floor = GRADIENT_FLOOR * ours.iter().map(|(_, g)| largest(g)).fold(0.0, f32::max);
@@ -202,8 +202,8 @@ pub fn run(args: &BackendArgs, say: &mut dyn FnMut(&str)) -> Result<(), TrainErr
 /// The same batches for every device.
 fn batches(recipe: &Recipe) -> Result<Vec<Batch>, TrainError> {
     let source = unimo_data::open(&recipe.data)?;
-    let tokenizer = training::tokenizer(recipe, &*source)?;
-    training::check_tokenizer(recipe, &tokenizer)?;
+    let tokenizer = prepare::tokenizer(recipe, &*source)?;
+    prepare::check_tokenizer(recipe, &tokenizer)?;
     let skip = SkipList::in_memory(recipe.data.max_skipped);
     let mut spec = LoaderSpec::new(
         &recipe.data,
@@ -264,7 +264,7 @@ fn forward(
 }
 
 fn train(recipe: &Recipe, batches: &[Batch], device: &Device) -> Result<Trained, TrainError> {
-    let device = training::training_device(recipe, device);
+    let device = prepare::training_device(recipe, device);
     let config = &recipe.train;
     let mut optimizer = Optimizer::new(&config.optimizer);
     let mut trained = Trained {

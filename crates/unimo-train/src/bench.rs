@@ -43,7 +43,7 @@ use crate::error::TrainError;
 use crate::model::{Model, float_dtype};
 use crate::optimizer::{self, Optimizer};
 use crate::recipe::{ComputeDtype, OptimizerConfig};
-use crate::training::BURN_VERSION;
+use crate::trainer::BURN_VERSION;
 
 /// A model's measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -17,10 +17,10 @@ use crate::evaluators::prompts::Prompts;
 use crate::evaluators::retrieval::{self, Retrieval};
 use crate::evaluators::{Evaluator, Weights};
 use crate::model::Model;
+use crate::prepare;
 use crate::recipe::Recipe;
 use crate::resuming;
 use crate::run::RunFolder;
-use crate::training;
 
 /// A run's weights, evaluated by `unimo eval`.
 #[derive(Debug, Clone)]
@@ -78,7 +78,7 @@ pub fn run(given: &Path, options: &Options) -> Result<(PathBuf, EvalRecord), Tra
         }
     }
     let tokenizer = run.tokenizer()?;
-    training::check_tokenizer(&recipe, &tokenizer)?;
+    prepare::check_tokenizer(&recipe, &tokenizer)?;
 
     let step = chosen_step(&run, step)?;
     let model = load_model(&run, &recipe, step, &device)?;
@@ -200,9 +200,9 @@ fn open_concepts(
         .data
         .concepts
         .as_ref()
-        .map(|_| Concepts::load(&run.join(training::CONCEPTS)))
+        .map(|_| Concepts::load(&run.join(prepare::CONCEPTS)))
         .transpose()?;
-    training::concept_reader(recipe, concepts.as_ref(), tokenizer)
+    prepare::concept_reader(recipe, concepts.as_ref(), tokenizer)
 }
 
 /// A run's model as it is evaluated: the moving average of its weights where there is one.

@@ -14,9 +14,9 @@ use crate::checkpoint;
 use crate::error::TrainError;
 use crate::fingerprint::{self, Fingerprint, Given};
 use crate::overrides::flat;
+use crate::prepare;
 use crate::recipe::{Overrides, Recipe};
 use crate::run::RunFolder;
-use crate::training;
 
 /// What the command line says beside `--resume`.
 #[derive(Debug, Clone, Default)]
@@ -246,12 +246,12 @@ pub fn found(
         let bytes = std::fs::read(&path).map_err(TrainError::file("read", &path))?;
         Ok(fingerprint::of_bytes(&bytes))
     };
-    let concepts = run.join(training::CONCEPTS).is_file();
+    let concepts = run.join(prepare::CONCEPTS).is_file();
     Ok(Fingerprint {
         recipe: recipe.to_toml()?,
         data: BTreeMap::from([("data".to_owned(), fingerprint::of_source(source)?)]),
         tokenizer: digest("tokenizer.json")?,
-        concepts: concepts.then(|| digest(training::CONCEPTS)).transpose()?,
+        concepts: concepts.then(|| digest(prepare::CONCEPTS)).transpose()?,
         ..Fingerprint::default()
     })
 }

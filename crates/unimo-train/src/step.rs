@@ -17,8 +17,8 @@ use unimo_objectives::objective::Carry;
 use crate::error::TrainError;
 use crate::model::Model;
 use crate::optimizer;
+use crate::seeds::{Purpose, seed_of};
 use crate::stages::Stage;
-use crate::training::{Purpose, seed_of};
 
 /// Most samples that an error names.
 const SAMPLES_NAMED: usize = 64;

@@ -167,7 +167,7 @@ impl Settings for ItcConfig {
 
     fn validate_with(&self, model: &BackboneConfig) -> Result<(), ConfigError> {
         ConfigError::unless(
-            self.views == Views::Two || model.joint.is_none(),
+            self.views == Views::Two || model.fusion.is_some(),
             "views",
             "three",
             NEEDS_TWO_STREAMS,

@@ -33,7 +33,7 @@ use crate::objective::{
 use crate::pairs::Pairs;
 pub use crate::partners::Negatives;
 use crate::request::{ImageForm, Request, Samples, TextForm};
-use crate::{NEEDS_TWO_STREAMS, is_default, single_precision};
+use crate::{NEEDS_FUSION, NEEDS_TWO_STREAMS, is_default, single_precision};
 
 /// How many pairs of each kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,8 +111,9 @@ impl Settings for ItmConfig {
     }
 
     fn validate_with(&self, model: &BackboneConfig) -> Result<(), ConfigError> {
-        let two_streams = model.joint.is_none();
+        let two_streams = model.fusion.is_some();
         let image_class = model.joint.as_ref().is_none_or(|joint| joint.image_class);
+        ConfigError::unless(model.is_fused(), "", "{}", NEEDS_FUSION)?;
         match self.head {
             Head::Pair => ConfigError::unless(two_streams, "head", "pair", NEEDS_TWO_STREAMS),
             Head::Product => ConfigError::unless(

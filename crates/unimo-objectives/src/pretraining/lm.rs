@@ -58,7 +58,7 @@ impl Settings for LmConfig {
     }
 
     fn validate_with(&self, model: &BackboneConfig) -> Result<(), ConfigError> {
-        ConfigError::unless(model.joint.is_some(), "", "{}", NEEDS_ONE_STREAM)
+        ConfigError::unless(model.fusion.is_none(), "", "{}", NEEDS_ONE_STREAM)
     }
 }
 

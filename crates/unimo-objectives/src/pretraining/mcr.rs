@@ -81,9 +81,11 @@ impl ObjectiveConfig for McrConfig {
     fn init(&self, init: &mut Init, model: &BackboneConfig) -> Mcr {
         let words = model.text.vocab_size;
         let text = &model.text;
-        let (width, eps) = (model.image_width(), model.image_layer_norm_eps());
         Mcr {
-            tags: self.tags.then(|| TiedHead::new(init, width, words, eps)),
+            tags: self.tags.then(|| {
+                let (width, eps) = (model.image_width(), model.image_layer_norm_eps());
+                TiedHead::new(init, width, words, eps)
+            }),
             phrases: self
                 .phrases
                 .then(|| TiedHead::new(init, text.width, words, text.layer_norm_eps)),

@@ -80,7 +80,7 @@ impl Settings for MlmConfig {
 
     fn validate_with(&self, model: &BackboneConfig) -> Result<(), ConfigError> {
         ConfigError::unless(
-            model.joint.is_some() || !self.texts_alone,
+            model.fusion.is_none() || !self.texts_alone,
             "texts_alone",
             self.texts_alone,
             NEEDS_ONE_STREAM,

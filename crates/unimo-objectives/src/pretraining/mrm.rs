@@ -26,7 +26,7 @@ use crate::encoded::Encoded;
 use crate::objective::{Context, Fused, Objective, ObjectiveConfig, Outcome, Settings, ints};
 use crate::pairs::Pairs;
 use crate::request::{By, ImageForm, ImageKind, Request, Samples, TextForm, TextKind};
-use crate::{is_default, single_precision};
+use crate::{NEEDS_FUSION, is_default, single_precision};
 
 /// How far a prediction is from its target, as a mean over the width.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -85,7 +85,8 @@ impl Settings for MrmConfig {
             "patches",
             format_args!("{:?}", self.patches),
             "needs an encoder of pixels with model.image.mask_embedding = true",
-        )
+        )?;
+        ConfigError::unless(model.is_fused(), "", "{}", NEEDS_FUSION)
     }
 }
 

@@ -26,7 +26,7 @@ use crate::objective::{Context, Fused, Objective, ObjectiveConfig, Outcome, Sett
 use crate::pairs::Pairs;
 use crate::partners::Negatives;
 use crate::request::{ImageForm, Request, Samples, TextForm};
-use crate::single_precision;
+use crate::{NEEDS_FUSION, single_precision};
 
 /// Which region stands for a phrase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +80,10 @@ impl Settings for WpgConfig {
             self.margin,
             "must be in [0, 2): cosines differ by at most 2",
         )
+    }
+
+    fn validate_with(&self, model: &BackboneConfig) -> Result<(), ConfigError> {
+        ConfigError::unless(model.is_fused(), "", "{}", NEEDS_FUSION)
     }
 }
 

@@ -44,8 +44,8 @@ use crate::given::{self, Given};
 use crate::hub;
 use crate::language_head;
 use crate::model::{Model, host};
+use crate::prepare;
 use crate::pretrained::{self, Network, NetworkConfig};
-use crate::training;
 
 /// Which model a command uses.
 #[derive(Debug, Clone, clap::Args)]
@@ -226,9 +226,9 @@ impl Predictor {
             .concepts
             .as_ref()
             .map(|config| {
-                let concepts = Concepts::load(&run.join(training::CONCEPTS))?;
+                let concepts = Concepts::load(&run.join(prepare::CONCEPTS))?;
                 let reader = ConceptReader::for_free_texts(config, &concepts, &tokenizer)?;
-                training::check_concepts(&recipe, &reader, &tokenizer)?;
+                prepare::check_concepts(&recipe, &reader, &tokenizer)?;
                 Ok::<_, TrainError>(reader)
             })
             .transpose()?;

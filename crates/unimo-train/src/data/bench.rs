@@ -8,7 +8,7 @@ use unimo_data::{Loader, LoaderSpec, SkipList};
 
 use super::{DataArgs, threads};
 use crate::error::TrainError;
-use crate::training;
+use crate::prepare;
 
 /// `unimo data bench`.
 #[derive(Debug, clap::Args)]
@@ -63,9 +63,9 @@ pub fn run(args: &BenchArgs, say: &mut dyn FnMut(&str)) -> Result<(), TrainError
     const WARM_UP: usize = 3;
     let (recipe, source) = args.data.open()?;
     let stage = super::first_stage(&recipe);
-    let tokenizer = training::tokenizer(&recipe, &*source)?;
-    let concepts = training::count_concepts(&recipe, &*source, false)?;
-    let reader = training::concept_reader(&recipe, concepts.as_ref(), &tokenizer)?;
+    let tokenizer = prepare::tokenizer(&recipe, &*source)?;
+    let concepts = prepare::count_concepts(&recipe, &*source, false)?;
+    let reader = prepare::concept_reader(&recipe, concepts.as_ref(), &tokenizer)?;
     let tokenizer = Arc::new(tokenizer);
     let source = super::source_of(&recipe, &stage, source)?;
     let all = threads(&recipe.data);
@@ -87,7 +87,7 @@ pub fn run(args: &BenchArgs, say: &mut dyn FnMut(&str)) -> Result<(), TrainError
         );
         spec.workers = workers;
         spec.concepts = reader.clone();
-        training::for_objectives(&mut spec, &recipe, &stage)?;
+        prepare::for_objectives(&mut spec, &recipe, &stage)?;
         if args.no_masks {
             spec.mask = None;
         }

@@ -13,7 +13,7 @@ use unimo_report::page::{self, Section};
 use super::DataArgs;
 use crate::apply::write_text;
 use crate::error::TrainError;
-use crate::training;
+use crate::prepare;
 
 /// `unimo data show`.
 #[derive(Debug, clap::Args)]
@@ -40,9 +40,9 @@ pub struct ShowArgs {
 pub fn run(args: &ShowArgs) -> Result<(), TrainError> {
     let (recipe, source) = args.data.open_with(|data| data.regions = None)?;
     let stage = super::first_stage(&recipe);
-    let tokenizer = training::tokenizer(&recipe, &*source)?;
-    let concepts = training::count_concepts(&recipe, &*source, false)?;
-    let reader = training::concept_reader(&recipe, concepts.as_ref(), &tokenizer)?;
+    let tokenizer = prepare::tokenizer(&recipe, &*source)?;
+    let concepts = prepare::count_concepts(&recipe, &*source, false)?;
+    let reader = prepare::concept_reader(&recipe, concepts.as_ref(), &tokenizer)?;
     let tokenizer = Arc::new(tokenizer);
     let source = super::source_of(&recipe, &stage, source)?;
     let skip = Arc::new(SkipList::in_memory(recipe.data.max_skipped));
@@ -57,7 +57,7 @@ pub fn run(args: &ShowArgs) -> Result<(), TrainError> {
     );
     spec.first_batch = args.from;
     spec.concepts = reader.clone();
-    training::for_objectives(&mut spec, &recipe, &stage)?;
+    prepare::for_objectives(&mut spec, &recipe, &stage)?;
     let words = Words {
         tokenizer: &tokenizer,
         concepts: reader.as_ref(),

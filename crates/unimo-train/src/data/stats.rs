@@ -15,7 +15,7 @@ use unimo_report::page::{self, Section};
 use super::{DataArgs, each, threads};
 use crate::apply::write_text;
 use crate::error::TrainError;
-use crate::training;
+use crate::prepare;
 
 /// `unimo data stats`.
 #[derive(Debug, clap::Args)]
@@ -215,10 +215,10 @@ impl Counted {
 /// The data cannot be opened or the page cannot be written.
 pub fn run(args: &StatsArgs) -> Result<(), TrainError> {
     let (recipe, source) = args.data.open_pictures()?;
-    let tokenizer = training::tokenizer(&recipe, &*source)?;
+    let tokenizer = prepare::tokenizer(&recipe, &*source)?;
     let mut counted = BySplit::<Counted>::default();
-    let concepts = training::count_concepts(&recipe, &*source, false)?;
-    let reader = training::concept_reader(&recipe, concepts.as_ref(), &tokenizer)?;
+    let concepts = prepare::count_concepts(&recipe, &*source, false)?;
+    let reader = prepare::concept_reader(&recipe, concepts.as_ref(), &tokenizer)?;
     let room = recipe.data.room_for_words();
     let read_as = (&tokenizer, reader.as_ref());
     let mut unavailable = None;

@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use burn::tensor::Device;
-use unimo_data::{ConceptReader, EvalSet, SkipList, Source, Split, TextTokenizer};
+use unimo_data::{ConceptReader, EvalSet, SkipList, Source, Split};
 use unimo_eval::retrieval::{MethodReport, RetrievalReport};
 use unimo_eval::{Directions, GroundTruth, Method, Pair, Recall};
 use unimo_report::numbers::duration;
@@ -20,7 +19,6 @@ use crate::evaluators::gallery::gallery;
 use crate::evaluators::gates::gates;
 use crate::evaluators::plan::{self, Plan, Protocol};
 use crate::evaluators::{Evaluator, Weights};
-use crate::model::Model;
 use crate::progress::Progress;
 use crate::recipe::Recipe;
 use crate::run::RunFolder;
@@ -76,14 +74,10 @@ impl Retrieval {
             Some(_) => LONG_EVALUATION,
             None => 0,
         };
-        let evaluated = evaluate(
-            (weights.model, weights.device),
-            set,
-            weights.tokenizer,
-            weights.recipe,
-            protocol,
-            &mut scoring_bar(long, weights.last, &mut *say),
-        )?;
+        let evaluated = {
+            let bar = &mut scoring_bar(long, weights.last, &mut *say);
+            evaluate(weights, protocol, set, bar)?
+        };
         if let Some(run) = weights.run {
             let summary = summary(weights.step, &evaluated);
             let took = duration(began.elapsed().as_secs_f64());
@@ -236,13 +230,18 @@ pub struct Evaluated {
 
 /// Retrieval over held-out pictures and texts.
 pub fn evaluate(
-    (model, device): (&Model, &Device),
-    set: &EvalSet,
-    tokenizer: &TextTokenizer,
-    recipe: &Recipe,
+    weights: &Weights<'_>,
     protocol: Protocol,
+    set: &EvalSet,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Evaluated, TrainError> {
+    let &Weights {
+        model,
+        device,
+        recipe,
+        tokenizer,
+        ..
+    } = weights;
     let mut config = recipe.eval.retrieval();
     if protocol == Protocol::Contrast {
         config.shortlist = 0;

@@ -1,0 +1,187 @@
+//! What a recipe needs before its first step: tokenizer, concepts, device, and whether they fit each other.
+
+use burn::tensor::Device;
+use unimo_batch::ConfigError;
+use unimo_data::config::TokenizerConfig;
+use unimo_data::masking::patches::PatchMask;
+use unimo_data::source::Readable;
+use unimo_data::{ConceptReader, Concepts, LoaderSpec, SecondView, Source, Split, TextTokenizer};
+use unimo_objectives::request::SecondViews;
+
+use crate::data::concepts::count;
+use crate::device::DeviceChoice;
+use crate::error::TrainError;
+use crate::hub;
+use crate::recipe::Recipe;
+use crate::stages::Stage;
+
+/// Most captions that a tokenizer is trained on; more do not change a vocabulary of some thousand tokens.
+const TOKENIZER_CAPTIONS: usize = 100_000;
+
+/// The tokenizer that a recipe names, trained on the captions if it says so.
+pub fn tokenizer(recipe: &Recipe, source: &dyn Source) -> Result<TextTokenizer, TrainError> {
+    Ok(match &recipe.data.tokenizer {
+        TokenizerConfig::Train { vocab_size } => {
+            let mut texts = Readable::new(source.texts(Split::Train).take(TOKENIZER_CAPTIONS));
+            let trained = TextTokenizer::train(&mut texts, *vocab_size);
+            texts.whole(trained)??
+        }
+        TokenizerConfig::File { path, lowercase } => {
+            let given = path.to_string_lossy();
+            // What is no id is left to the loader, whose message says what it looked for.
+            let path = match hub::is_id(&given) {
+                true => hub::resolve(&given)?,
+                false => path.clone(),
+            };
+            TextTokenizer::load(&path, *lowercase)?
+        }
+    })
+}
+
+/// The phrases and tags of a run, beside its tokenizer.
+pub const CONCEPTS: &str = "concepts.json";
+
+/// The vocabulary of concepts that a recipe names, counted on the captions if it says so; none where it has none.
+pub fn count_concepts(
+    recipe: &Recipe,
+    source: &dyn Source,
+    quiet: bool,
+) -> Result<Option<Concepts>, TrainError> {
+    recipe
+        .data
+        .concepts
+        .as_ref()
+        .map(|config| count(config, source, quiet))
+        .transpose()
+}
+
+/// Puts concepts into batches. Their ids must fit the word embedding.
+pub fn concept_reader(
+    recipe: &Recipe,
+    concepts: Option<&Concepts>,
+    tokenizer: &TextTokenizer,
+) -> Result<Option<ConceptReader>, TrainError> {
+    let (Some(config), Some(concepts)) = (&recipe.data.concepts, concepts) else {
+        return Ok(None);
+    };
+    let reader = ConceptReader::new(config, concepts, tokenizer)?;
+    check_concepts(recipe, &reader, tokenizer)?;
+    Ok(Some(reader))
+}
+
+/// Whether a model reads concepts as a vocabulary and a tokenizer give them.
+pub fn check_concepts(
+    recipe: &Recipe,
+    reader: &ConceptReader,
+    tokenizer: &TextTokenizer,
+) -> Result<(), TrainError> {
+    let vocab_size = recipe.model.text.vocab_size;
+    ConfigError::unless(
+        recipe.objectives.mcr.is_none() || tokenizer.specials().mask.is_some(),
+        "objectives.mcr",
+        "{}",
+        "needs a tokenizer with a mask token",
+    )
+    .and_then(|()| {
+    ConfigError::unless(
+        reader.rows() <= vocab_size,
+        "model.text.vocab_size",
+        vocab_size,
+        format_args!(
+            "must be at least {}: the tokenizer's {} and a row for each phrase that is no token; data.concepts.min_count and \
+             .limit say how many phrases there are",
+            reader.rows(),
+            tokenizer.vocab_size()
+        ),
+    )
+    })
+    .map_err(|error| TrainError::Value {
+        file: "recipe".to_owned(),
+        error,
+    })
+}
+
+/// The vocabulary must fit the word embedding, and both must agree on padding.
+pub fn check_tokenizer(recipe: &Recipe, tokenizer: &TextTokenizer) -> Result<(), TrainError> {
+    let text = &recipe.model.text;
+    let pad = tokenizer.specials().pad;
+    ConfigError::unless(
+        tokenizer.vocab_size() <= text.vocab_size,
+        "model.text.vocab_size",
+        text.vocab_size,
+        format_args!(
+            "must be at least the tokenizer's {}",
+            tokenizer.vocab_size()
+        ),
+    )
+    .and_then(|()| {
+        ConfigError::unless(
+            pad as usize == text.pad_id,
+            "model.text.pad_id",
+            text.pad_id,
+            format_args!("must be the tokenizer's {pad}"),
+        )
+    })
+    .map_err(|error| TrainError::Value {
+        file: "recipe".to_owned(),
+        error,
+    })
+}
+
+/// The device must compute in the dtype that the recipe asks for.
+pub(crate) fn check_dtype(
+    recipe: &Recipe,
+    device: &Device,
+    choice: DeviceChoice,
+) -> Result<(), TrainError> {
+    let dtype = crate::model::float_dtype(recipe.train.dtype);
+    if device.supports_dtype(dtype) {
+        return Ok(());
+    }
+    Err(TrainError::Device {
+        given: choice.to_string(),
+        reason: format!(
+            "does not compute in train.dtype = {dtype:?}; train with --set train.dtype=f32"
+        ),
+    })
+}
+
+/// The device with gradients, and with recomputation if the recipe asks for it.
+pub fn training_device(recipe: &Recipe, device: &Device) -> Device {
+    let device = device.clone().autodiff();
+    if recipe.train.gradient_checkpointing {
+        device.gradient_checkpointing()
+    } else {
+        device
+    }
+}
+
+/// What the objectives of a stage need of a batch: hidden words, patches and concepts, a second view.
+///
+/// # Errors
+///
+/// Two of them want the same input in two ways.
+pub fn for_objectives(
+    spec: &mut LoaderSpec,
+    recipe: &Recipe,
+    stage: &Stage,
+) -> Result<(), TrainError> {
+    let inputs = recipe.objectives.inputs(&|key| stage.trains(key));
+    let inputs = inputs.map_err(|error| TrainError::Value {
+        file: "recipe".to_owned(),
+        error: error.within("objectives"),
+    })?;
+    spec.mask = inputs.mask;
+    spec.concept_rate = inputs.concept_rate;
+    spec.second_view = match inputs.second_view {
+        SecondViews::WithoutTexts => SecondView::WithoutTexts,
+        SecondViews::All => SecondView::All,
+        SecondViews::None => SecondView::None,
+    };
+    let image = recipe.model.image.as_ref();
+    spec.patch_mask = inputs.patch_mask.zip(image).map(|(spec, image)| PatchMask {
+        spec,
+        patch_size: image.patch_size,
+    });
+    Ok(())
+}

@@ -1,0 +1,725 @@
+//! The training loop.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use burn::module::Module;
+use burn::tensor::Device;
+use serde_json::json;
+use unimo_batch::ConfigError;
+use unimo_core::average;
+use unimo_core::parameters;
+use unimo_data::{
+    ConceptReader, DataConfig, Loader, LoaderSpec, SkipList, Source, Split, TextTokenizer,
+};
+use unimo_encoders::names::covers;
+use unimo_objectives::objective::ACCURACY;
+use unimo_report::numbers::grouped;
+use unimo_report::record::{SessionRecord, StepRecord, scored_otherwise};
+
+use crate::checkpoint::{self, State};
+use crate::clock::now;
+use crate::device::DeviceChoice;
+use crate::error::TrainError;
+use crate::evaluators::{self, Evaluator, Weights, check_select};
+use crate::fingerprint::{Fingerprint, Given};
+use crate::interrupt;
+use crate::model::Model;
+use crate::observers::{JsonLines, Observers, StepEvent, TensorBoard, Terminal};
+use crate::optimizer::{self, Optimizer};
+use crate::prepare::{for_objectives, training_device};
+use crate::progress::Progress;
+use crate::recipe::Recipe;
+use crate::report;
+use crate::resuming::{self, Asked};
+use crate::run::{Best, RunFolder};
+use crate::seeds::{Purpose, seed_of};
+use crate::stages::Stage;
+use crate::starting::{self, Started};
+use crate::step::{Accumulated, Forward, ObjectiveSum};
+use crate::tensorboard::EventWriter;
+
+/// How to run a recipe.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Where to compute; none: the CPU for a new run, and for a resumed one where it computed before.
+    pub device: Option<DeviceChoice>,
+    /// No progress line.
+    pub quiet: bool,
+    /// Stop after training: no evaluation, no report.
+    pub train_only: bool,
+    /// SIGTERM and SIGINT save and end with [`TrainError::Stopped`], instead of ending the process.
+    pub signals: bool,
+    /// What a new run's recipe was made of, to compare with what is given when it is resumed.
+    pub given: Option<Given>,
+    /// What is asked of a run that is resumed.
+    pub asked: Asked,
+}
+
+/// What a training is made of, opened and checked.
+pub(crate) struct Opened {
+    pub recipe: Recipe,
+    pub run: RunFolder,
+    /// What the run was begun with.
+    pub begun: Fingerprint,
+    /// What was changed on purpose since then.
+    pub changed: Vec<String>,
+    pub source: Arc<dyn Source>,
+    pub tokenizer: TextTokenizer,
+    pub concepts: Option<ConceptReader>,
+    pub device: Device,
+    pub choice: DeviceChoice,
+    /// The model before its first step, where it was made already.
+    pub fresh: Option<(Model, Option<Started>)>,
+}
+
+/// Captions that are looked at to tell how many are too long.
+const CAPTIONS_LOOKED_AT: usize = 1000;
+
+/// Share of cut captions from which on it is said.
+const CUT_WORTH_SAYING: f64 = 0.05;
+
+pub(crate) struct Trainer {
+    recipe: Recipe,
+    run: RunFolder,
+    /// What the run was begun with, which its checkpoints say.
+    begun: Fingerprint,
+    /// Of the stage that runs, or of the recipe.
+    source: Arc<dyn Source>,
+    /// What `source` was opened from.
+    opened: DataConfig,
+    tokenizer: Arc<TextTokenizer>,
+    concepts: Option<ConceptReader>,
+    skip: Arc<SkipList>,
+    /// None where nothing is to be evaluated.
+    evaluators: Vec<Box<dyn Evaluator>>,
+    device: Device,
+    /// Absent only while the optimiser owns the weights.
+    state: Option<State<Model>>,
+    observers: Observers,
+    last_good: Option<PathBuf>,
+    best: Option<Best>,
+    /// Seconds trained in earlier sessions of the run.
+    before: f64,
+    began: Instant,
+    train_only: bool,
+    quiet: bool,
+    signals: bool,
+    /// What has been said once, by objective.
+    said: BTreeSet<(&'static str, &'static str)>,
+}
+
+/// The host's view of an optimiser step.
+struct StepResult {
+    loss: f64,
+    losses: Vec<ObjectiveSum>,
+    /// Micro-batches that lacked what an objective needs, by objective.
+    skipped: BTreeMap<String, u64>,
+    grad_norm: f64,
+    rate: f64,
+    wait: f64,
+}
+
+impl Trainer {
+    pub(crate) fn new(opened: Opened, options: &Options) -> Result<Self, TrainError> {
+        let Opened {
+            recipe,
+            run,
+            begun,
+            changed,
+            source,
+            tokenizer,
+            concepts,
+            device,
+            choice,
+            fresh,
+        } = opened;
+        let device = training_device(&recipe, &device);
+        let steps = checkpoint::steps(&run.checkpoints())?;
+        // A run that has a checkpoint goes on from it, wherever it started from.
+        let model = match steps.last() {
+            Some(_) => Model::blank(&recipe, &device),
+            None => {
+                let (model, started) = match fresh {
+                    Some(fresh) => fresh,
+                    None => starting::model(&recipe, &device)?,
+                };
+                if let Some(started) = started {
+                    let account = started.to_string();
+                    run.write("init.txt", account.as_bytes())?;
+                    if !options.quiet {
+                        eprint!("{account}");
+                    }
+                }
+                model
+            }
+        };
+        let count: usize = parameters::list(&model)
+            .iter()
+            .map(|p| p.shape.iter().product::<usize>())
+            .sum();
+        let ema = recipe.train.ema.map(|_| average::frozen_copy(&model));
+        let mut state = State {
+            optimizer: Optimizer::new(&recipe.train.optimizer),
+            model,
+            ema,
+            step: 0,
+        };
+        let folder = run.checkpoints();
+        let mut last_good = None;
+        if let Some(step) = steps.last() {
+            let path = checkpoint::path(&folder, *step);
+            state = checkpoint::load(&path, state, &device.clone().without_autodiff())?;
+            last_good = Some(path);
+        }
+        let step = state.step;
+        let before = run.rewind(step)?;
+        let sessions = run.sessions()?;
+        let events = if sessions.is_empty() {
+            EventWriter::create(run.path())
+        } else {
+            EventWriter::resume(run.path(), step + 1)
+        }
+        .map_err(TrainError::file("write", run.path()))?;
+        if step == 0 {
+            run.write_json(
+                "run.json",
+                &json!({
+                    "name": run.path().file_name().map(|n| n.to_string_lossy().into_owned()),
+                    "recipe": recipe.description,
+                    "seed": recipe.seed,
+                    "device": choice.to_string(),
+                    "started": now(),
+                    "versions": {
+                        "unimo": env!("CARGO_PKG_VERSION"),
+                        "burn": BURN_VERSION,
+                        "os": std::env::consts::OS,
+                        "architecture": std::env::consts::ARCH,
+                    },
+                    "parameters": count,
+                    "data": source.describe(),
+                }),
+            )?;
+        }
+        run.append(
+            "sessions.jsonl",
+            &SessionRecord {
+                after_step: step,
+                at: now(),
+                device: choice.to_string(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                changed,
+            },
+        )?;
+        let skip = SkipList::open(run.join("skipped.jsonl"), recipe.data.max_skipped)?;
+        // Opened before any work, because a held-out split that cannot be used should not show after hours.
+        let mut lines = Vec::new();
+        let evaluators = if options.train_only {
+            Vec::new()
+        } else {
+            let held_out = evaluators::HeldOut {
+                source: &source,
+                skip: &skip,
+                concepts: concepts.clone(),
+            };
+            let before = run.evaluations()?;
+            evaluators::open(&recipe, &held_out, &before, &mut |line| lines.push(line))?
+        };
+        check_select(&recipe, &evaluators)?;
+        let progress = if options.quiet {
+            Progress::silent()
+        } else {
+            Progress::new(recipe.train.steps, step, "training")
+        };
+        let mut observers = Observers::new(vec![
+            Box::new(Terminal(progress)),
+            Box::new(JsonLines::new(run.path())),
+            Box::new(TensorBoard(events)),
+        ]);
+        for line in lines {
+            observers.message(line);
+        }
+        let mut trainer = Self {
+            best: run.best()?,
+            tokenizer: Arc::new(tokenizer),
+            concepts,
+            skip: Arc::new(skip),
+            evaluators,
+            train_only: options.train_only,
+            quiet: options.quiet,
+            signals: options.signals,
+            opened: recipe.data.clone(),
+            recipe,
+            run,
+            begun,
+            source,
+            device,
+            state: Some(state),
+            observers,
+            last_good,
+            before,
+            began: Instant::now(),
+            said: BTreeSet::new(),
+        };
+        let line = format!(
+            "{}: {} parameters on {choice}, {}; run folder {}",
+            if step == 0 {
+                "starting".to_owned()
+            } else {
+                format!("resuming after step {step}")
+            },
+            grouped(count as f64),
+            trainer.source.describe(),
+            trainer.run.path().display()
+        );
+        trainer.observers.message(line);
+        for note in trainer.source.notes() {
+            trainer.observers.message(note);
+        }
+        // No objective reads it: what NLVR2's pairs say of two pictures is learned from the left one alone.
+        if trainer.source.has_second_images(Split::Train) {
+            trainer.observers.message(
+                "samples have two pictures: the objectives of this recipe read the first one (the left) alone",
+            );
+        }
+        if !trainer.quiet
+            && let Some(line) = trainer.cut_captions()
+        {
+            trainer.observers.message(line);
+        }
+        let says = trainer.evaluators.iter();
+        for line in says
+            .flat_map(|e| e.says(&trainer.recipe))
+            .collect::<Vec<_>>()
+        {
+            trainer.observers.message(line);
+        }
+        Ok(trainer)
+    }
+
+    /// How many captions the text encoder has no room for, if they are many.
+    fn cut_captions(&self) -> Option<String> {
+        let room = self.recipe.data.room_for_words();
+        let (mut looked, mut cut) = (0usize, 0usize);
+        // A text that cannot be read now is not worth stopping for here: training will say so.
+        let texts = self.source.texts(Split::Train).flatten();
+        for text in texts.take(CAPTIONS_LOOKED_AT) {
+            looked += 1;
+            cut += usize::from(self.tokenizer.encode(&text, usize::MAX).ids.len() > room);
+        }
+        let share = cut as f64 / looked.max(1) as f64;
+        (share >= CUT_WORTH_SAYING).then(|| {
+            format!(
+                "{:.0}% of the captions are longer than the {room} tokens that data.max_text_length leaves for words, and are cut",
+                100.0 * share
+            )
+        })
+    }
+
+    fn state(&self) -> &State<Model> {
+        self.state
+            .as_ref()
+            .expect("invariant: the state is back after every step")
+    }
+
+    pub(crate) fn train(mut self) -> Result<PathBuf, TrainError> {
+        let config = self.recipe.train.clone();
+        let done = self.state().step;
+        if self.signals {
+            interrupt::listen()?;
+        }
+        // A run killed between a checkpoint and its evaluation evaluates it now.
+        let evaluated = self.run.evaluations()?;
+        let last = done == config.steps;
+        let mut evaluators = self.evaluators.iter();
+        let owed = evaluators.any(|e| e.is_owed(&evaluated, done, last));
+        if done > 0 && self.is_due(done) && owed {
+            let owed = self.evaluate_unless_stopped(last)?;
+            self.prune()?;
+            self.end_if_asked(owed)?;
+        }
+        for stage in self.recipe.stages() {
+            let done = self.state().step;
+            if done >= stage.last {
+                continue;
+            }
+            if done == stage.before {
+                self.begin(&stage)?;
+            }
+            let mut loader = self.loader(&stage, done - stage.before)?;
+            for step in done + 1..=stage.last {
+                let began = Instant::now();
+                let result = self.step(&stage, step, &mut loader)?;
+                self.log(&stage, step, &result, began.elapsed().as_secs_f64())?;
+                let (last, evaluate) = (step == config.steps, self.is_due(step));
+                // Saved first: whatever an evaluation meets, the weights are safe.
+                let saved = last
+                    || evaluate
+                    || step == stage.last
+                    || step.is_multiple_of(config.checkpoint_every)
+                    || interrupt::asked();
+                if saved {
+                    self.save()?;
+                }
+                let owed = evaluate && self.evaluate_unless_stopped(last)?;
+                if saved {
+                    // After the evaluation, which may have found a new best.
+                    self.prune()?;
+                    self.end_if_asked(!last || owed)?;
+                }
+            }
+        }
+        self.finish()
+    }
+
+    /// Evaluates, unless a signal asks for the end before or meanwhile; says whether the evaluation is still to be done.
+    fn evaluate_unless_stopped(&mut self, last: bool) -> Result<bool, TrainError> {
+        if interrupt::asked() {
+            return Ok(true);
+        }
+        match self.evaluate(last) {
+            Err(_) if interrupt::asked() => Ok(true),
+            result => result.map(|()| false),
+        }
+    }
+
+    /// Ends a training that a signal asked to end, where something is left to do. The step is saved.
+    fn end_if_asked(&self, left: bool) -> Result<(), TrainError> {
+        if !left || !interrupt::asked() {
+            return Ok(());
+        }
+        Err(TrainError::Stopped {
+            step: self.state().step,
+            steps: self.recipe.train.steps,
+            run: self.run.path().to_owned(),
+        })
+    }
+
+    /// A stage begins as a run of its own would: with new moments.
+    fn begin(&mut self, stage: &Stage) -> Result<(), TrainError> {
+        let names = || parameters::list(&self.state().model).into_iter();
+        for pattern in stage.train.iter().flatten() {
+            ConfigError::unless(
+                names().any(|p| covers(pattern, &p.name)),
+                &format!("stage[{}].train", stage.index),
+                format_args!("\"{pattern}\""),
+                "must be the name of a parameter or its beginning, such as \"backbone.text\"",
+            )
+            .map_err(|error| TrainError::Value {
+                file: "recipe".to_owned(),
+                error,
+            })?;
+        }
+        if let Some(state) = &mut self.state {
+            state.optimizer = Optimizer::new(&self.recipe.train.optimizer);
+        }
+        if !stage.name.is_empty() {
+            self.observers.message(format_args!(
+                "stage \"{}\": steps {} to {}",
+                stage.name,
+                stage.before + 1,
+                stage.last
+            ));
+        }
+        Ok(())
+    }
+
+    /// The batches of a stage from its step `done` on.
+    fn loader(&mut self, stage: &Stage, done: u64) -> Result<Loader, TrainError> {
+        let config = &self.recipe.train;
+        if stage.data != self.opened {
+            self.source = unimo_data::open(&stage.data)?;
+            self.opened = stage.data.clone();
+            // A list of its own: what is too much is a share of this data set's items.
+            let list = self.run.join(&format!("skipped-{}.jsonl", stage.index));
+            self.skip = Arc::new(SkipList::open(list, stage.data.max_skipped)?);
+        }
+        let own = self.recipe.stage.get(stage.index);
+        if own.is_some_and(|own| own.data.is_some()) {
+            let place = format!("stage[{}].data", stage.index);
+            resuming::check_stage(&self.run, &mut self.begun, place, &*self.source)?;
+        }
+        let (samples, together) = (
+            self.source.len(Split::Train),
+            config.batch_size * config.accumulation,
+        );
+        if samples < together {
+            self.observers.message(format_args!(
+                "the data has {samples} training samples, fewer than the {together} of a step: they come several times in it, and a \
+                 picture is no negative of itself"
+            ));
+        }
+        // The first stage has the order that a run without stages has.
+        let seed = match stage.index {
+            0 => self.recipe.seed,
+            index => seed_of(self.recipe.seed, index as u64, 0, Purpose::Order),
+        };
+        let mut spec = LoaderSpec::new(
+            &stage.data,
+            Arc::clone(&self.source),
+            Arc::clone(&self.tokenizer),
+            Arc::clone(&self.skip),
+            config.batch_size,
+            seed,
+        );
+        spec.concepts = self.concepts.clone();
+        for_objectives(&mut spec, &self.recipe, stage)?;
+        spec.first_batch = done * config.accumulation as u64;
+        Ok(Loader::new(spec)?)
+    }
+
+    /// Whether the weights of a step are to be evaluated.
+    fn is_due(&self, step: u64) -> bool {
+        let config = &self.recipe.train;
+        let every = config.eval_every > 0 && step.is_multiple_of(config.eval_every);
+        !self.evaluators.is_empty() && (every || step == config.steps)
+    }
+
+    /// One optimiser step.
+    fn step(
+        &mut self,
+        stage: &Stage,
+        step: u64,
+        loader: &mut Loader,
+    ) -> Result<StepResult, TrainError> {
+        let config = &self.recipe.train;
+        let mut batches = Vec::with_capacity(config.accumulation);
+        let mut wait = 0.0;
+        for _ in 0..config.accumulation {
+            let Some(batch) = loader.next() else {
+                return Err(TrainError::NothingToTrain {
+                    step,
+                    objectives: "the loader has ended".to_owned(),
+                });
+            };
+            batches.push(batch?);
+            wait += loader.last_wait_seconds();
+        }
+        let forward = Forward {
+            model: &self.state().model,
+            stage,
+            device: &self.device,
+            seed: self.recipe.seed,
+            step,
+            last_good: &self.last_good,
+        };
+        let Accumulated {
+            gradients,
+            grad_norm,
+            loss,
+            losses,
+            skipped,
+            carries,
+        } = forward.accumulate(&batches)?;
+        drop(batches);
+        self.say_once(&losses);
+        let config = &self.recipe.train;
+        let grad_scale = match config.clip_norm {
+            Some(limit) if grad_norm > limit => limit / grad_norm,
+            _ => 1.0,
+        };
+        let within = step - stage.before;
+        let rate = stage.lr * optimizer::schedule(&stage.schedule, within, stage.steps());
+        let decay = config.ema;
+        let State {
+            model,
+            mut optimizer,
+            ema,
+            step: _,
+        } = self
+            .state
+            .take()
+            .expect("invariant: the state is back after every step");
+        let mut model = optimizer.step(model, gradients, rate, within, grad_scale as f32);
+        model.after_step(carries);
+        let ema = match (ema, decay) {
+            (Some(average), Some(decay)) => Some(average::update(average, &model, decay)),
+            (ema, _) => ema,
+        };
+        self.state = Some(State {
+            model,
+            optimizer,
+            ema,
+            step,
+        });
+        Ok(StepResult {
+            loss,
+            losses,
+            skipped,
+            grad_norm,
+            rate,
+            wait,
+        })
+    }
+
+    /// Says once of each objective that samples have no part in it, and why.
+    fn say_once(&mut self, losses: &[ObjectiveSum]) {
+        for sum in losses {
+            let name = sum.name;
+            if sum.left_out > 0 && self.said.insert((name, "left out")) {
+                self.observers.message(format_args!(
+                    "{name} leaves out samples whose text does not describe their picture; left_out in metrics.jsonl counts them"
+                ));
+            }
+            if sum.without_negative > 0 && self.said.insert((name, "without negative")) {
+                self.observers.message(format_args!(
+                    "{name} finds no negative for samples whose batch shows one picture alone; without_negative in metrics.jsonl \
+                     counts them"
+                ));
+            }
+        }
+    }
+
+    fn log(
+        &mut self,
+        stage: &Stage,
+        step: u64,
+        result: &StepResult,
+        seconds: f64,
+    ) -> Result<(), TrainError> {
+        let config = &self.recipe.train;
+        let pairs = (config.batch_size * config.accumulation) as f64;
+        let speed = pairs / seconds;
+        let logged = step.is_multiple_of(config.log_every) || step == 1 || step == config.steps;
+        // Of a loss that predicts nothing there is no share of right answers.
+        let predictions = |s: &ObjectiveSum| match s.metrics.get(ACCURACY) {
+            None | Some((_, 0)) => (f64::NAN, 0),
+            Some((correct, count)) => (correct / *count as f64, *count),
+        };
+        let others = |s: &ObjectiveSum| -> Vec<(&'static str, f64)> {
+            let said = s.metrics.iter();
+            let said = said.filter(|(name, (_, count))| **name != ACCURACY && *count > 0);
+            said.map(|(name, (sum, count))| (*name, sum / *count as f64))
+                .collect()
+        };
+        let losses = result.losses.iter().map(|s| {
+            let (accuracy, count) = predictions(s);
+            let mut value = json!({ "loss": s.mean_loss(), "accuracy": accuracy, "count": count });
+            for (name, mean) in others(s) {
+                value[name] = json!(mean);
+            }
+            for (key, count) in [
+                ("left_out", s.left_out),
+                ("without_negative", s.without_negative),
+            ] {
+                if count > 0 {
+                    value[key] = json!(count);
+                }
+            }
+            (s.name.to_owned(), value)
+        });
+        let record = StepRecord {
+            step,
+            stage: stage.name.clone(),
+            epoch: (step - stage.before) as f64 * pairs
+                / self.source.len(Split::Train).max(1) as f64,
+            loss: result.loss,
+            lr: result.rate,
+            grad_norm: result.grad_norm,
+            pairs_per_second: speed,
+            step_seconds: seconds,
+            wait_seconds: result.wait,
+            losses: losses.collect(),
+            skipped: result.skipped.clone(),
+            elapsed_seconds: self.before + self.began.elapsed().as_secs_f64(),
+        };
+        self.observers.step(&StepEvent {
+            record: &record,
+            logged,
+        })
+    }
+
+    fn save(&mut self) -> Result<(), TrainError> {
+        let folder = self.run.checkpoints();
+        let saved = checkpoint::save(&folder, self.state(), &self.begun).map_err(|error| {
+            TrainError::Unsaved {
+                step: self.state().step,
+                error: Box::new(error),
+                last_good: self.last_good.clone(),
+                run: self.run.path().to_owned(),
+            }
+        })?;
+        self.last_good = Some(saved);
+        Ok(())
+    }
+
+    /// Removes the checkpoints that the recipe does not keep.
+    fn prune(&self) -> Result<(), TrainError> {
+        let best = self.best.map(|b| b.step);
+        checkpoint::prune(&self.run.checkpoints(), self.recipe.train.keep_last, best)
+    }
+
+    /// Evaluates the current weights. What goes wrong ends the run only after its last step: a training of days is worth
+    /// more than a look at it.
+    fn evaluate(&mut self, last: bool) -> Result<(), TrainError> {
+        match self.try_evaluate(last) {
+            Err(error) if !last && !interrupt::asked() => {
+                let step = self.state().step;
+                self.observers.message(format_args!(
+                    "step {step} could not be evaluated, training goes on: {error}"
+                ));
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    fn try_evaluate(&mut self, last: bool) -> Result<(), TrainError> {
+        let state = self.state();
+        let step = state.step;
+        let model = state.ema.as_ref().unwrap_or(&state.model).valid();
+        let device = self.device.clone().without_autodiff();
+        let weights = Weights {
+            model: &model,
+            device: &device,
+            recipe: &self.recipe,
+            tokenizer: &self.tokenizer,
+            step,
+            last,
+            run: Some(&self.run),
+            quiet: self.quiet,
+        };
+        let done = self.run.evaluations()?;
+        let mut records = Vec::new();
+        for evaluator in &self.evaluators {
+            // A run that was killed has some of them already.
+            if evaluator.is_owed(&done, step, last) {
+                let say = &mut |line: String| self.observers.message(line);
+                records.extend(evaluator.evaluate(&weights, say)?);
+            }
+        }
+        evaluators::select(&self.recipe, &mut records);
+        if let Some(line) = scored_otherwise(&done, &records) {
+            self.observers.message(line);
+        }
+        self.observers.evaluation(&records)?;
+        self.best = self.run.best()?;
+        Ok(())
+    }
+
+    fn finish(self) -> Result<PathBuf, TrainError> {
+        let folder = self.run.path().to_owned();
+        let report = if self.train_only {
+            None
+        } else {
+            Some(report::write(&folder)?)
+        };
+        let mut observers = self.observers;
+        for (list, count) in self.run.skipped()? {
+            observers.message(format_args!(
+                "{count} samples were skipped: {}",
+                list.display()
+            ));
+        }
+        if let Some(report) = report {
+            observers.message(format_args!("report: {}", report.display()));
+        }
+        observers.finish();
+        Ok(folder)
+    }
+}
+
+/// The burn that this crate is pinned to.
+pub const BURN_VERSION: &str = "0.22.1";
