@@ -9,6 +9,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use maud::html;
 use thiserror::Error;
 
 use crate::page::{Section, document};
@@ -89,14 +90,13 @@ fn page(run: &Path, mut folder: RunFolder) -> String {
         .filter(|name| !name.is_empty())
         .or_else(folder_name)
         .unwrap_or_else(|| "run".to_owned());
-    let mut body = String::new();
-    header(&mut body, &name, &folder, &sections);
-    body.push_str("<main>\n");
-    problems(&mut body, &folder);
-    summary(&mut body, &folder);
-    for section in &sections {
-        body.push_str(&section.to_html());
-    }
-    body.push_str("</main>\n");
+    let body = html! {
+        (header(&name, &folder, &sections))
+        main {
+            (problems(&folder))
+            (summary(&folder))
+            @for section in &sections { (section.to_html()) }
+        }
+    };
     document(&format!("{name} – unimo run report"), "", &body)
 }
