@@ -199,16 +199,12 @@ fn now() -> f64 {
         .map_or(0.0, |time| time.as_secs_f64())
 }
 
-/// The host's name as far as it can be found without a system call of its own, in characters that any file system takes.
+/// The host's name, in characters that any file system takes.
 pub(crate) fn host() -> String {
-    let named = std::env::var("HOSTNAME")
-        .or_else(|_| std::env::var("COMPUTERNAME"))
-        .or_else(|_| fs::read_to_string("/etc/hostname"));
     let safe =
         |character: char| character.is_ascii_alphanumeric() || character == '-' || character == '.';
-    let name: String = named
-        .unwrap_or_default()
-        .trim()
+    let name: String = gethostname::gethostname()
+        .to_string_lossy()
         .chars()
         .map(|character| if safe(character) { character } else { '_' })
         .take(64)
