@@ -81,12 +81,28 @@ const LAYERS: &[Layer] = &[
         burn: true,
         others: None,
     },
+    // What no user installs, so nothing that users install sees it.
+    Layer {
+        name: "unimo-dev",
+        uses: &[
+            "unimo-batch",
+            "unimo-core",
+            "unimo-data",
+            "unimo-encoders",
+            "unimo-objectives",
+            "unimo-report",
+            "unimo-train",
+        ],
+        burn: true,
+        others: None,
+    },
     Layer {
         name: "unimo-tests",
         uses: &[
             "unimo-batch",
             "unimo-core",
             "unimo-data",
+            "unimo-dev",
             "unimo-encoders",
             "unimo-eval",
             "unimo-objectives",
