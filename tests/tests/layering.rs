@@ -18,7 +18,7 @@ struct Layer {
     others: Option<&'static [&'static str]>,
 }
 
-/// The dependency directions: batch <- core <- encoders <- objectives <- train, batch <- data <- train, eval <- train, report <- train.
+/// The dependency directions: batch <- core <- encoders <- objectives <- train, batch <- data <- train, eval <- train, report <- train <- dev.
 /// Data, objectives, eval and report never see each other.
 const LAYERS: &[Layer] = &[
     // Who only fills or reads batches builds nothing else.
