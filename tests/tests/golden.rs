@@ -9,13 +9,14 @@ use std::sync::{Mutex, PoisonError};
 
 use burn::tensor::Device;
 use serde_json::Value;
+use unimo_dev::parity;
 use unimo_encoders::weights::Dtype;
 use unimo_tests::fixture;
 use unimo_tests::golden::{self, Golden};
 use unimo_train::device::DeviceChoice;
 use unimo_train::export::{self, ExportArgs, Part};
 use unimo_train::recipe::{BUILT_IN, Overrides, Recipe};
-use unimo_train::{checkpoint, parity, training};
+use unimo_train::{checkpoint, training};
 
 /// Dropout draws from burn's generator, of which a process has one: trainings side by side would take each other's numbers.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -252,7 +253,7 @@ fn trained(name: &str, folder: &Path) -> Golden {
     golden
 }
 
-/// The table of `unimo parity`.
+/// The table of `unimo-dev parity`.
 fn compared(folder: &Path, reference: Option<&Path>, weights: Option<&Path>) -> Golden {
     let device = Device::flex().autodiff();
     let compared = parity::compare(folder, reference, weights, &device);

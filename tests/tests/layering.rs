@@ -18,7 +18,7 @@ struct Layer {
     others: Option<&'static [&'static str]>,
 }
 
-/// The dependency directions: batch <- core <- encoders <- objectives <- train, batch <- data <- train, eval <- train, report <- train.
+/// The dependency directions: batch <- core <- encoders <- objectives <- train, batch <- data <- train, eval <- train, report <- train <- dev.
 /// Data, objectives, eval and report never see each other.
 const LAYERS: &[Layer] = &[
     // Who only fills or reads batches builds nothing else.
@@ -81,12 +81,28 @@ const LAYERS: &[Layer] = &[
         burn: true,
         others: None,
     },
+    // What no user installs, so nothing that users install sees it.
+    Layer {
+        name: "unimo-dev",
+        uses: &[
+            "unimo-batch",
+            "unimo-core",
+            "unimo-data",
+            "unimo-encoders",
+            "unimo-objectives",
+            "unimo-report",
+            "unimo-train",
+        ],
+        burn: true,
+        others: None,
+    },
     Layer {
         name: "unimo-tests",
         uses: &[
             "unimo-batch",
             "unimo-core",
             "unimo-data",
+            "unimo-dev",
             "unimo-encoders",
             "unimo-eval",
             "unimo-objectives",

@@ -7,8 +7,8 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
+use unimo_dev::parity::compare;
 use unimo_tests::fixture;
-use unimo_train::parity::compare;
 
 fn check(folder: &Path, weights: Option<&Path>, gradients: usize) {
     let device = Device::flex().autodiff();

@@ -4,10 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
+use unimo_dev::torture::tensors_differ;
 use unimo_train::device::DeviceChoice;
 use unimo_train::recipe::{Overrides, Recipe};
 use unimo_train::run::RunFolder;
-use unimo_train::torture::tensors_differ;
 use unimo_train::{checkpoint, evaluation, training};
 
 /// Dropout draws from burn's generator, of which a process has one: trainings side by side would take each other's

@@ -4,7 +4,7 @@ use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use crate::software_gpu;
-use crate::unimo::{Failure, build, cargo, features};
+use crate::unimo::{Failure, Program, build, cargo, features};
 
 /// Which checks to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,20 +72,20 @@ const FEATURES: &[Step] = &[
     Step {
         name: "wgpu",
         env: &[],
-        args: "check --release -p unimo-train --features wgpu",
+        args: "check --release -p unimo-train -p unimo-dev --features wgpu",
     },
     Step {
         name: "flex, wgpu and cuda",
         // The build script of the CUDA compiler downloads LLVM, unless it believes to be on docs.rs. Types are checked
         // without it.
         env: &[("DOCS_RS", "1")],
-        args: "check --release -p unimo-train --features wgpu,cuda-nvrtc",
+        args: "check --release -p unimo-train -p unimo-dev --features wgpu,cuda-nvrtc",
     },
 ];
 
 /// Runs the checks in turn, up to the first that fails.
 ///
-/// `asked` are features to build `unimo` with besides the backend's own, such as `cuda-nvrtc`.
+/// `asked` are features to build with besides the backend's own, such as `cuda-nvrtc`.
 pub fn run(what: What, asked: Option<&str>) -> ExitCode {
     let result = match what {
         What::Workspace => steps(WORKSPACE),
@@ -113,9 +113,10 @@ fn steps(steps: &[Step]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Builds `unimo` for a device and compares that device with the CPU.
+/// Builds `unimo-dev` for a device and compares that device with the CPU.
 fn backend(device: &str, asked: Option<&str>) -> Result<(), Failure> {
-    let binary = build(&features(asked, &["--device".into(), device.into()]))?;
+    let features = features(asked, &["--device".into(), device.into()]);
+    let binary = build(Program::Dev, &features)?;
     let mut command = Command::new(&binary);
     command.args(["check", "backend", "--device", device]);
     if device == "wgpu" {
@@ -125,7 +126,7 @@ fn backend(device: &str, asked: Option<&str>) -> Result<(), Failure> {
     }
     timed(
         device,
-        &format!("unimo check backend --device {device}"),
+        &format!("unimo-dev check backend --device {device}"),
         &mut command,
     )
 }
@@ -160,8 +161,8 @@ mod tests {
                 "RUSTDOCFLAGS=\"-D warnings\" cargo doc --release --workspace --no-deps",
                 "cargo test --release --workspace",
                 "cargo check --release -p unimo-batch -p unimo-core -p unimo-encoders -p unimo-objectives -p unimo-data -p unimo-eval -p unimo-report --no-default-features",
-                "cargo check --release -p unimo-train --features wgpu",
-                "DOCS_RS=1 cargo check --release -p unimo-train --features wgpu,cuda-nvrtc",
+                "cargo check --release -p unimo-train -p unimo-dev --features wgpu",
+                "DOCS_RS=1 cargo check --release -p unimo-train -p unimo-dev --features wgpu,cuda-nvrtc",
             ]
         );
     }

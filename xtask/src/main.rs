@@ -1,4 +1,4 @@
-//! `cargo xtask`: builds `unimo` with the right profile and features and runs it, and checks the workspace.
+//! `cargo xtask`: builds `unimo` or `unimo-dev` with the right profile and features and runs it, and checks the workspace.
 //!
 //! This crate links nothing but its argument parser, so that it is there at once on a fresh clone.
 
@@ -13,6 +13,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::unimo::Program;
+
 const EXAMPLES: &str = "\
 Examples:
   cargo xtask recipes                            list the recipes that come with unimo
@@ -23,8 +25,11 @@ Examples:
   cargo xtask train --resume runs/unimo3-tiny    go on with a run that was stopped
   cargo xtask unimo --help                       all commands of `unimo`; `cargo xtask train --help` shows the options of one
   cargo xtask check                              all checks that a change has to pass
+  cargo xtask bench step                         seconds per training step; `parity` and `torture` are for developers, too
+  cargo xtask unimo-dev --help                   all commands for developers
 
-Every command but `check` is one of `unimo`; with all that follows it goes there unchanged.
+Every command but `check` is one of `unimo` or, where it is for developers, of `unimo-dev`; with all that follows it goes there
+unchanged.
 
 Features: `--device wgpu` builds with the feature `wgpu` (any GPU, through Vulkan, Metal or DirectX), `--device cuda` with
 `cuda` (NVIDIA GPUs); anything else builds for the CPU alone. `--device auto` takes the best of what is built in, so name
@@ -36,11 +41,11 @@ Environment:
   XTASK_FEATURES     as --features, which goes before it
   CARGO_TARGET_DIR   where cargo builds, as always";
 
-/// Builds `unimo` in release mode, with the features that the chosen device needs, and runs it.
+/// Builds `unimo` (or `unimo-dev`) in release mode, with the features that the chosen device needs, and runs it.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", after_help = EXAMPLES, disable_version_flag = true)]
 struct Cli {
-    /// Build `unimo` with these cargo features as well, separated by commas: wgpu, cuda, ...
+    /// Build with these cargo features as well, separated by commas: wgpu, cuda, ...
     #[arg(long, value_name = "LIST")]
     features: Option<String>,
     #[command(subcommand)]
@@ -63,7 +68,7 @@ Examples:
   cargo xtask check --wgpu        a GPU computes the same as the CPU
   cargo xtask --features cuda-nvrtc check --cuda    the same on CUDA, with kernels compiled by NVRTC")]
     Check(CheckArgs),
-    /// Everything else is a command of `unimo`, which knows its own.
+    /// Everything else is a command of `unimo` or `unimo-dev`, which know their own.
     #[command(external_subcommand)]
     Unimo(
         #[expect(
@@ -76,10 +81,10 @@ Examples:
 
 #[derive(Debug, Args)]
 struct CheckArgs {
-    /// Only build `unimo` with WGPU and compare that backend with the CPU; without a GPU, on SwiftShader if it is there
+    /// Only build with WGPU and compare that backend with the CPU; without a GPU, on SwiftShader if it is there
     #[arg(long, group = "only")]
     wgpu: bool,
-    /// Only build `unimo` with CUDA and compare that backend with the CPU; needs an NVIDIA GPU
+    /// Only build with CUDA and compare that backend with the CPU; needs an NVIDIA GPU
     #[arg(long, group = "only")]
     cuda: bool,
     /// Only check that the crates compile without a backend and with each GPU feature; needs no GPU
@@ -100,16 +105,16 @@ fn main() -> ExitCode {
         };
         return check::run(what, asked.as_deref());
     }
-    let args = from_command_on(&argv);
+    let (program, args) = from_command_on(&argv);
     let features = unimo::features(asked.as_deref(), args);
-    match unimo::build(&features) {
+    match unimo::build(program, &features) {
         Ok(binary) => unimo::become_it(&binary, args),
         Err(failure) => failure.report(),
     }
 }
 
-/// The arguments from the name of the command on, exactly as given: clap would drop the first `--`.
-fn from_command_on(argv: &[OsString]) -> &[OsString] {
+/// The program, and its arguments from the name of the command on, exactly as given: clap would drop the first `--`.
+fn from_command_on(argv: &[OsString]) -> (Program, &[OsString]) {
     let mut rest = argv.get(1..).unwrap_or_default();
     loop {
         rest = match rest {
@@ -121,9 +126,11 @@ fn from_command_on(argv: &[OsString]) -> &[OsString] {
             {
                 tail
             }
-            // `cargo xtask unimo --help`: of `unimo` itself.
-            [name, tail @ ..] if name == "unimo" => return tail,
-            _ => return rest,
+            // `cargo xtask unimo --help`: of the program itself.
+            [name, tail @ ..] if name == Program::Unimo.name() => return (Program::Unimo, tail),
+            [name, tail @ ..] if name == Program::Dev.name() => return (Program::Dev, tail),
+            [name, ..] => return (Program::of(name), rest),
+            [] => return (Program::Unimo, rest),
         };
     }
 }
@@ -144,30 +151,37 @@ mod tests {
     }
 
     #[test]
-    fn arguments_reach_unimo_unchanged() {
-        for line in [
-            "train tiny",
-            "train",
-            "train --help",
-            "train -h",
-            "train tiny --device cuda:1 --features x",
-            "train -- --device wgpu",
-            "eval run/a -- -- b",
-            "report --a=b -c",
-            "bench --wgpu",
-            "recipes help",
-            "torture --seed -1",
+    fn arguments_reach_their_program_unchanged() {
+        for (line, program) in [
+            ("train tiny", Program::Unimo),
+            ("train", Program::Unimo),
+            ("train --help", Program::Unimo),
+            ("train -h", Program::Unimo),
+            ("train tiny --device cuda:1 --features x", Program::Unimo),
+            ("train -- --device wgpu", Program::Unimo),
+            ("eval run/a -- -- b", Program::Unimo),
+            ("report --a=b -c", Program::Unimo),
+            ("data bench --data bench", Program::Unimo),
+            ("recipes help", Program::Unimo),
+            ("bench --wgpu", Program::Dev),
+            ("parity folder", Program::Dev),
+            ("torture --seed -1", Program::Dev),
         ] {
             for before in ["", "--features wgpu ", "--features=wgpu,cuda "] {
                 let argv = words(&format!("xtask {before}{line}"));
                 let cli =
                     Cli::try_parse_from(&argv).unwrap_or_else(|error| panic!("{line}: {error}"));
-                assert_eq!(from_command_on(&argv), words(line));
-                let argv = words(&format!("xtask {before}unimo {line}"));
-                assert_eq!(from_command_on(&argv), words(line));
+                assert_eq!(from_command_on(&argv), (program, &*words(line)));
+                let argv = words(&format!("xtask {before}{} {line}", program.name()));
+                assert_eq!(from_command_on(&argv), (program, &*words(line)));
                 assert_eq!(cli.features.is_some(), !before.is_empty(), "{line}");
             }
         }
+        let argv = words("xtask unimo-dev check backend");
+        assert_eq!(
+            from_command_on(&argv),
+            (Program::Dev, &*words("check backend"))
+        );
     }
 
     #[test]

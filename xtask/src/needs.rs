@@ -25,7 +25,7 @@ const DEEPEST_FOLDER: usize = 2;
 /// Entries of a folder that are looked at. Parquet files lie in folders of their own.
 const MOST_ENTRIES: usize = 10_000;
 
-/// The features that the data of a command needs; `args` are those of `unimo`.
+/// The features that the data of a command needs; `args` are those of the program.
 pub fn of(args: &[OsString]) -> Vec<&'static str> {
     let mut found = Found::default();
     // The option that the next argument may be the value of.

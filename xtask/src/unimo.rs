@@ -1,4 +1,4 @@
-//! Building and running `unimo`.
+//! Building and running `unimo`, and `unimo-dev` with what developers measure and check.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -18,7 +18,46 @@ const FIRST_BUILD: &str =
 /// How often to look whether a build is done meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// Why `unimo` was not run.
+/// A program of the workspace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Program {
+    /// What users install.
+    Unimo,
+    /// Benchmarks, comparisons and torture. It is built together with `unimo`, which it runs and kills.
+    Dev,
+}
+
+impl Program {
+    /// The commands of `unimo-dev` that `cargo xtask` takes without its name. `check` is one of `xtask` itself.
+    const OF_DEV: [&str; 3] = ["bench", "parity", "torture"];
+
+    /// Whose command it is.
+    pub fn of(command: &OsStr) -> Self {
+        if Self::OF_DEV.iter().any(|name| command == *name) {
+            Self::Dev
+        } else {
+            Self::Unimo
+        }
+    }
+
+    /// Its binary.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unimo => "unimo",
+            Self::Dev => "unimo-dev",
+        }
+    }
+
+    /// What cargo builds.
+    fn targets(self) -> &'static str {
+        match self {
+            Self::Unimo => "-p unimo-train --bin unimo",
+            Self::Dev => "-p unimo-train --bin unimo -p unimo-dev --bin unimo-dev",
+        }
+    }
+}
+
+/// Why the program was not run.
 #[derive(Debug)]
 pub struct Failure {
     message: String,
@@ -70,7 +109,7 @@ fn is_of_the_package(name: &str) -> bool {
 
 /// The features to build with: those asked for, and those that the requested device and data need.
 ///
-/// `args` are those of `unimo`. Of several `--device` the last counts; what follows `--` is no option. A device that
+/// `args` are those of the program. Of several `--device` the last counts; what follows `--` is no option. A device that
 /// does not exist needs no feature: `unimo` names it and the ones that do.
 pub fn features(asked: Option<&str>, args: &[OsString]) -> Vec<String> {
     let mut features: Vec<String> = Vec::new();
@@ -109,10 +148,13 @@ fn feature_of(device: &str) -> Option<&'static str> {
     }
 }
 
-/// The arguments with which cargo builds `unimo`.
-fn build_args(features: &[String]) -> Vec<String> {
+/// The arguments with which cargo builds a program.
+fn build_args(program: Program, features: &[String]) -> Vec<String> {
     // Without the default features: those are for who installs `unimo` and does not know what it will read.
-    let args = "build --release -p unimo-train --bin unimo --no-default-features --features";
+    let args = format!(
+        "build --release {} --no-default-features --features",
+        program.targets()
+    );
     let mut features: Vec<&str> = features.iter().map(String::as_str).collect();
     features.insert(0, "flex");
     args.split(' ')
@@ -121,13 +163,15 @@ fn build_args(features: &[String]) -> Vec<String> {
         .collect()
 }
 
-/// Builds `unimo` and says where it is. A build that takes a while is announced.
-pub fn build(features: &[String]) -> Result<PathBuf, Failure> {
-    let args = build_args(features);
+/// Builds a program and says where it is. A build that takes a while is announced.
+pub fn build(program: Program, features: &[String]) -> Result<PathBuf, Failure> {
+    let args = build_args(program, features);
     let shown = format!("cargo {}", args.join(" "));
-    let own = env::current_exe().map_err(|error| Failure::of_start("unimo", &error))?;
-    let binary = beside(&own);
-    let how_long = if binary.is_file() {
+    let name = program.name();
+    let own = env::current_exe().map_err(|error| Failure::of_start(name, &error))?;
+    let binary = beside(&own, name);
+    // Both share all that takes long.
+    let how_long = if binary.is_file() || beside(&own, Program::Unimo.name()).is_file() {
         "less than two minutes if only unimo itself has changed, longer with features that were not built yet"
     } else {
         FIRST_BUILD
@@ -135,7 +179,9 @@ pub fn build(features: &[String]) -> Result<PathBuf, Failure> {
     let child = cargo().args(&args).spawn();
     let status = child.and_then(|child| {
         wait(child, || {
-            eprintln!("xtask: building unimo with `{shown}`, which takes {how_long}; then it runs");
+            eprintln!(
+                "xtask: building {name} with `{shown}`, which takes {how_long}; then it runs"
+            );
         })
     });
     match status {
@@ -157,11 +203,11 @@ pub fn build(features: &[String]) -> Result<PathBuf, Failure> {
 
 /// Cargo puts the binaries of one workspace side by side, whatever the target folder and triple are:
 /// `.../release/xtask` and `.../release/unimo`.
-fn beside(own: &Path) -> PathBuf {
+fn beside(own: &Path, name: &str) -> PathBuf {
     let target = own.parent().and_then(Path::parent).unwrap_or(Path::new(""));
     target
         .join("release")
-        .join(format!("unimo{}", env::consts::EXE_SUFFIX))
+        .join(format!("{name}{}", env::consts::EXE_SUFFIX))
 }
 
 fn wait(mut child: Child, announce: impl FnOnce()) -> io::Result<ExitStatus> {
@@ -282,12 +328,12 @@ mod tests {
     #[test]
     fn the_build_command() {
         assert_eq!(
-            build_args(&[]).join(" "),
+            build_args(Program::Unimo, &[]).join(" "),
             "build --release -p unimo-train --bin unimo --no-default-features --features flex"
         );
         assert_eq!(
-            build_args(&["wgpu".into(), "cuda".into()]).join(" "),
-            "build --release -p unimo-train --bin unimo --no-default-features --features flex,wgpu,cuda"
+            build_args(Program::Dev, &["wgpu".into(), "cuda".into()]).join(" "),
+            "build --release -p unimo-train --bin unimo -p unimo-dev --bin unimo-dev --no-default-features --features flex,wgpu,cuda"
         );
     }
 
@@ -296,8 +342,8 @@ mod tests {
         let suffix = env::consts::EXE_SUFFIX;
         let target = Path::new("else").join("where");
         assert_eq!(
-            beside(&target.join("debug").join("xtask")),
-            target.join("release").join(format!("unimo{suffix}"))
+            beside(&target.join("debug").join("xtask"), "unimo-dev"),
+            target.join("release").join(format!("unimo-dev{suffix}"))
         );
     }
 

@@ -28,3 +28,8 @@ pub const STYLE: &str = include_str!("charts/charts.css");
 
 /// Script of the crosshair read-out: pointer, touch and arrow keys. Works on every figure of the page.
 pub const SCRIPT: &str = include_str!("charts/charts.js");
+
+/// A length in a drawing, to a tenth of a unit.
+fn tenths(length: f64) -> String {
+    format!("{length:.1}")
+}

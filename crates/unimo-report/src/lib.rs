@@ -1,7 +1,6 @@
 #![doc = include_str!("../README.md")]
 
 pub mod charts;
-pub mod html;
 pub mod numbers;
 pub mod page;
 pub mod record;

@@ -540,7 +540,8 @@ impl RunFolder {
             lines(run, name, &mut folder.problems, |record: EvalRecord| {
                 // Evaluations may come in any order (an older checkpoint later), so only an equal step is replaced.
                 evals.retain(|earlier| {
-                    (earlier.step, &earlier.split) != (record.step, &record.split)
+                    let of = |e: &EvalRecord| (e.step, e.evaluator.clone(), e.split.clone());
+                    of(earlier) != of(&record)
                 });
                 evals.push(record);
             });

@@ -9,6 +9,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use maud::html;
 use thiserror::Error;
 
 use crate::page::{Section, document};
@@ -18,6 +19,7 @@ use crate::sections::gates::gates;
 use crate::sections::losses::{dynamics, losses};
 use crate::sections::pictures::{codes, gallery, phrases};
 use crate::sections::retrieval::retrieval;
+use crate::sections::scores::scores;
 use crate::summary::{header, plain, problems, summary};
 
 #[cfg(test)]
@@ -65,6 +67,7 @@ fn page(run: &Path, mut folder: RunFolder) -> String {
     let sections: Vec<Section> = [
         losses(&folder),
         retrieval(&folder),
+        scores(&folder),
         folder.gates.as_ref().and_then(gates),
         codes,
         phrases,
@@ -89,14 +92,13 @@ fn page(run: &Path, mut folder: RunFolder) -> String {
         .filter(|name| !name.is_empty())
         .or_else(folder_name)
         .unwrap_or_else(|| "run".to_owned());
-    let mut body = String::new();
-    header(&mut body, &name, &folder, &sections);
-    body.push_str("<main>\n");
-    problems(&mut body, &folder);
-    summary(&mut body, &folder);
-    for section in &sections {
-        body.push_str(&section.to_html());
-    }
-    body.push_str("</main>\n");
+    let body = html! {
+        (header(&name, &folder, &sections))
+        main {
+            (problems(&folder))
+            (summary(&folder))
+            @for section in &sections { (section.to_html()) }
+        }
+    };
     document(&format!("{name} – unimo run report"), "", &body)
 }

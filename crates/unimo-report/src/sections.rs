@@ -8,6 +8,7 @@ pub(crate) mod gates;
 pub(crate) mod losses;
 pub(crate) mod pictures;
 pub(crate) mod retrieval;
+pub(crate) mod scores;
 
 /// Names of the objectives, in the order in which the run first logged them.
 pub(crate) fn objective_names(steps: &[StepRecord]) -> Vec<String> {

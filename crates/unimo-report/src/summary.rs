@@ -1,75 +1,41 @@
 //! The head of a report: facts, what a reader must know, and the figures in short.
 
-use std::fmt::Write as _;
-
+use jiff::Timestamp;
+use maud::{Markup, html};
 use serde_json::Value;
 
 use crate::charts;
-use crate::html::escape;
 use crate::numbers::{Format, duration, grouped, number, seconds};
-use crate::page::{Section, tile};
+use crate::page::{self, Section, tile, tiles};
 use crate::record::{EvalRecord, RetrievalRecord, RunFolder};
 use crate::sections::{method_name, multiple_of_chance, objective_names, wait_share};
 
-pub(crate) fn header(out: &mut String, name: &str, folder: &RunFolder, sections: &[Section]) {
-    let fact = |key: &str| {
-        folder
-            .facts
-            .get(key)
-            .map(plain)
-            .filter(|text| !text.is_empty())
-    };
-    let _ = write!(
-        out,
-        "<header>\n<div class=\"kicker\">unimo · training run</div>\n<h1>{}</h1>\n<dl class=\"facts\">\n",
-        escape(name)
-    );
-    let mut row = |label: &str, text: Option<String>| {
-        if let Some(text) = text {
-            let _ = writeln!(
-                out,
-                "<div><dt>{}</dt><dd>{}</dd></div>",
-                escape(label),
-                escape(&text)
-            );
-        }
-    };
-    row("recipe", fact("recipe"));
-    row("data", fact("data"));
-    row("device", fact("device"));
-    row("backend", fact("backend"));
-    row(
-        "seed",
-        folder
-            .facts
-            .get("seed")
-            .map(Value::to_string)
-            .map(|seed| seed.trim_matches('"').to_owned()),
-    );
-    row("started", fact("started").map(|text| readable_time(&text)));
-    row("versions", fact("versions"));
-    for key in folder.facts.keys() {
-        if ![
-            "name",
-            "recipe",
-            "data",
-            "device",
-            "backend",
-            "seed",
-            "started",
-            "versions",
-            "parameters",
-        ]
-        .contains(&key.as_str())
-        {
-            row(&key.replace('_', " "), fact(key));
-        }
+/// Facts that a report names first, in this order; others follow.
+const FIRST: [&str; 7] = [
+    "recipe", "data", "device", "backend", "seed", "started", "versions",
+];
+/// Facts that stand elsewhere in the report.
+const ELSEWHERE: [&str; 2] = ["name", "parameters"];
+
+pub(crate) fn header(name: &str, folder: &RunFolder, sections: &[Section]) -> Markup {
+    let others = folder.facts.keys().map(String::as_str);
+    let others = others.filter(|key| !FIRST.contains(key) && !ELSEWHERE.contains(key));
+    let facts: Vec<(String, String)> = FIRST
+        .into_iter()
+        .chain(others)
+        .filter_map(|key| Some((key.replace('_', " "), fact(key, folder.facts.get(key)?))))
+        .filter(|(_, text)| !text.is_empty())
+        .collect();
+    page::header("unimo · training run", name, &facts, sections)
+}
+
+fn fact(key: &str, value: &Value) -> String {
+    match key {
+        // A name of the run, not a quantity: no digit of it is rounded.
+        "seed" => value.to_string().trim_matches('"').to_owned(),
+        "started" => readable_time(&plain(value)),
+        _ => plain(value),
     }
-    out.push_str("</dl>\n<nav aria-label=\"sections\">");
-    for section in sections {
-        let _ = write!(out, "<a href=\"#{}\">{}</a>", section.anchor, section.title);
-    }
-    out.push_str("</nav>\n</header>\n");
 }
 
 /// A JSON value as a reader wants it.
@@ -92,28 +58,17 @@ pub(crate) fn plain(value: &Value) -> String {
     }
 }
 
-/// `2026-11-21T23:43:21.5Z` as `2026-11-21 23:43 UTC`; anything that is not RFC 3339 as it is.
+/// `2026-11-21T23:43:21.5Z` as `2026-11-21 23:43 UTC`; what is no time as RFC 3339 has it stays as it is.
 fn readable_time(text: &str) -> String {
-    let zone = text.get(19..).map(|rest| {
-        rest.trim_start_matches(|character: char| character == '.' || character.is_ascii_digit())
-    });
-    match (text.get(..10), text.get(10..11), text.get(11..16), zone) {
-        (Some(date), Some("T" | "t" | " "), Some(time), Some(zone)) if !zone.is_empty() => {
-            format!(
-                "{date} {time} {}",
-                if matches!(zone, "Z" | "z" | "+00:00") {
-                    "UTC"
-                } else {
-                    zone
-                }
-            )
-        }
-        _ => text.to_owned(),
-    }
+    let time: Result<Timestamp, _> = text.parse();
+    time.map_or_else(
+        |_| text.to_owned(),
+        |time| time.strftime("%Y-%m-%d %H:%M UTC").to_string(),
+    )
 }
 
 /// What a reader must know before believing the figures below.
-pub(crate) fn problems(out: &mut String, folder: &RunFolder) {
+pub(crate) fn problems(folder: &RunFolder) -> Markup {
     let mut notes: Vec<String> = Vec::new();
     let lost: Vec<u64> = folder
         .steps
@@ -135,17 +90,18 @@ pub(crate) fn problems(out: &mut String, folder: &RunFolder) {
         ));
     }
     notes.extend(folder.problems.iter().cloned());
-    if !notes.is_empty() {
-        out.push_str("<div class=\"notes\" role=\"note\"><b>Please note</b><ul>");
-        for note in notes {
-            let _ = write!(out, "<li>{}</li>", escape(&note));
+    html! {
+        @if !notes.is_empty() {
+            div.notes role="note" {
+                b { "Please note" }
+                ul { @for note in notes { li { (note) } } }
+            }
         }
-        out.push_str("</ul></div>\n");
     }
 }
 
-pub(crate) fn summary(out: &mut String, folder: &RunFolder) {
-    let mut tiles = Vec::new();
+pub(crate) fn summary(folder: &RunFolder) -> Markup {
+    let mut figures = Vec::new();
     if let Some((eval, best)) = headline(&folder.evals) {
         let chance = eval.chance.as_ref();
         for (label, found, random) in [
@@ -168,7 +124,7 @@ pub(crate) fn summary(out: &mut String, folder: &RunFolder) {
                 .map(String::as_str)
                 .chain([source.as_str()])
                 .collect();
-            tiles.push(tile(
+            figures.push(tile(
                 "hero",
                 label,
                 &Format::Percent.value(found.r1),
@@ -192,7 +148,7 @@ pub(crate) fn summary(out: &mut String, folder: &RunFolder) {
                 number(start),
                 grouped(first.step as f64)
             );
-            tiles.push(tile("", "Total loss", &number(end), &[&from]));
+            figures.push(tile("", "Total loss", &number(end), &[&from]));
         }
         for name in objective_names(steps) {
             let records: Vec<_> = steps
@@ -207,7 +163,7 @@ pub(crate) fn summary(out: &mut String, folder: &RunFolder) {
                     details.push(format!("accuracy {}", Format::Percent.value(accuracy)));
                 }
                 let details: Vec<&str> = details.iter().map(String::as_str).collect();
-                tiles.push(tile(
+                figures.push(tile(
                     "",
                     &format!("{} loss", name.to_uppercase()),
                     &number(end),
@@ -225,7 +181,7 @@ pub(crate) fn summary(out: &mut String, folder: &RunFolder) {
                 .flatten()
                 .map(String::as_str)
                 .collect();
-            tiles.push(tile(
+            figures.push(tile(
                 "",
                 "Throughput, median",
                 &format!("{} pairs/s", number(rate)),
@@ -241,14 +197,14 @@ pub(crate) fn summary(out: &mut String, folder: &RunFolder) {
         } else {
             String::new()
         };
-        tiles.push(tile("", "Steps", &grouped(last.step as f64), &[&epochs]));
+        figures.push(tile("", "Steps", &grouped(last.step as f64), &[&epochs]));
         if last.elapsed_seconds.is_finite() {
             let resumed = match folder.resumes.len() {
                 0 => String::new(),
                 1 => "resumed once".to_owned(),
                 times => format!("resumed {times} times"),
             };
-            tiles.push(tile(
+            figures.push(tile(
                 "",
                 "Training time",
                 &duration(last.elapsed_seconds),
@@ -257,7 +213,7 @@ pub(crate) fn summary(out: &mut String, folder: &RunFolder) {
         }
     }
     if let Some(parameters) = folder.facts.get("parameters") {
-        tiles.push(match parameters.as_f64() {
+        figures.push(match parameters.as_f64() {
             Some(count) if count >= 1e6 => tile(
                 "",
                 "Parameters",
@@ -268,17 +224,12 @@ pub(crate) fn summary(out: &mut String, folder: &RunFolder) {
             None => tile("", "Parameters", &plain(parameters), &[]),
         });
     }
-    if !tiles.is_empty() {
-        // As many columns as leave the last row fullest.
-        let columns = [5, 6, 4]
-            .into_iter()
-            .min_by_key(|columns| tiles.len().next_multiple_of(*columns) - tiles.len());
-        let _ = write!(
-            out,
-            "<div class=\"tiles\" style=\"--columns:{}\">\n{}</div>\n",
-            columns.unwrap_or(5),
-            tiles.concat()
-        );
+    // As many columns as leave the last row fullest.
+    let columns = [5, 6, 4]
+        .into_iter()
+        .min_by_key(|columns| figures.len().next_multiple_of(*columns) - figures.len());
+    html! {
+        @if !figures.is_empty() { (tiles(columns.unwrap_or(5), &figures)) }
     }
 }
 
@@ -302,15 +253,14 @@ mod tests {
 
     #[test]
     fn values_are_written_for_readers() {
-        assert_eq!(
-            readable_time("2026-11-21T23:43:21+02:00"),
-            "2026-11-21 23:43 +02:00"
-        );
-        assert_eq!(readable_time("yesterday"), "yesterday");
-        assert_eq!(
-            readable_time("é026-11-21T23:43:21Zé"),
-            "é026-11-21T23:43:21Zé"
-        );
+        for (text, read) in [
+            ("2026-11-21T23:43:21.5Z", "2026-11-21 23:43 UTC"),
+            ("2026-11-21T23:43:21+02:00", "2026-11-21 21:43 UTC"),
+            ("yesterday", "yesterday"),
+            ("é026-11-21T23:43:21Zé", "é026-11-21T23:43:21Zé"),
+        ] {
+            assert_eq!(readable_time(text), read);
+        }
         assert_eq!(
             plain(&serde_json::json!({"a": [1, true, null], "b": 31204352, "c": 1e-4})),
             "a 1, yes,  · b 31,204,352 · c 1e-4"

@@ -40,7 +40,7 @@ fn c_library() -> String {
         .unwrap_or_default()
 }
 
-/// The commands of `unimo` that take steps or make batches. The others read a model and are done, and clearing huge pages once costs
+/// The commands of `unimo` and `unimo-dev` that take steps or make batches. The others read a model and are done, and clearing huge pages once costs
 /// more than it saves.
 const TAKE_STEPS: [&[&str]; 5] = [
     &["train"],

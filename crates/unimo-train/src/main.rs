@@ -12,10 +12,7 @@ use unimo_train::fingerprint::Given;
 use unimo_train::recipe::{BUILT_IN, Overrides, Recipe};
 use unimo_train::resuming::Asked;
 use unimo_train::run::NewRun;
-use unimo_train::{
-    allocator, backend_check, bench, data, dtypes, evaluation, export, interrupt, parity, pipe,
-    report, torture, torture_files, training,
-};
+use unimo_train::{allocator, data, evaluation, export, interrupt, pipe, report, training};
 
 /// Vision-language pre-training: UNIMO-3, UNIMO-2, MVP, METER, BridgeTower and ManagerTower from image-text files to a trained
 /// and evaluated model.
@@ -69,52 +66,6 @@ enum Command {
     /// Phrases and tags as a vocabulary beside the tokens (MVP).
     #[command(subcommand)]
     Concepts(ConceptsCommand),
-    /// Measure speed and memory.
-    #[command(subcommand)]
-    Bench(Bench),
-    /// Check that this machine computes what it should.
-    #[command(subcommand)]
-    Check(Check),
-    /// Compare outputs and gradients with those that a reference implementation wrote.
-    ///
-    /// Reads config.json, model.safetensors and io.safetensors (in.*, out.*, grad.*) of BERT, RoBERTa, XLM-R, ViT, DeiT,
-    /// CLIP, BridgeTower, METER or UNIMO-3. It fails if a tensor is further off than rounding explains.
-    Parity(parity::ParityArgs),
-    /// Check that nothing is lost when a run is killed.
-    #[command(subcommand)]
-    Torture(Torture),
-}
-
-#[derive(Subcommand)]
-enum Bench {
-    /// Time training steps of UNIMO-3, METER, UNIMO-2 or MVP on noise and print one line of JSON.
-    ///
-    /// A step encodes the images once and the texts twice (clean and masked), fuses the pairings, computes masked
-    /// language modelling, image-text matching and what else the family has, goes backward and updates with AdamW. The median
-    /// counts.
-    #[command(after_help = BENCH_EXAMPLES)]
-    Step(bench::StepArgs),
-    /// Compare hidden states and gradients in bf16 and f16 with those in f32, encoder by encoder.
-    ///
-    /// Prints the median and the worst relative error of every encoder and fails if one is larger than its dtype's rounding
-    /// explains. Run it before training in half precision on a new machine or driver.
-    #[command(after_help = DTYPE_EXAMPLES)]
-    Dtype(dtypes::DtypeArgs),
-    /// Time loading a checkpoint's folder and print one line of JSON.
-    Load {
-        /// The folder.
-        folder: PathBuf,
-    },
-}
-
-#[derive(Subcommand)]
-enum Check {
-    /// Train a small model on the CPU and on a GPU and compare every loss.
-    ///
-    /// Run it once on a new machine or driver before trusting a long training to its GPU. It fails if the CPU does not
-    /// repeat itself bit for bit or if the GPU is further off than rounding explains.
-    #[command(after_help = CHECK_EXAMPLES)]
-    Backend(backend_check::BackendArgs),
 }
 
 #[derive(Subcommand)]
@@ -140,20 +91,6 @@ enum ConceptsCommand {
     Build(data::concepts::ConceptsArgs),
 }
 
-#[derive(Subcommand)]
-enum Torture {
-    /// Kill training runs at random moments, resume them and compare where they end, bit for bit.
-    ///
-    /// Needs nothing but some minutes and a temporary folder. It fails if any run cannot be resumed or ends with any
-    /// other bit than a run that nobody disturbed.
-    Resume(torture::ResumeArgs),
-    /// Damage files of weights, descriptions and tokenizers in every way and read them.
-    ///
-    /// Takes a folder of good files, such as tests/fixtures, and reads damaged copies of them for as long as it is told. It
-    /// fails if one makes the program panic, takes seconds, or takes memory that its size does not explain.
-    Files(torture_files::FilesArgs),
-}
-
 const EVAL_EXAMPLES: &str = "\
 Examples:
   The best checkpoint on the run's own held-out pictures:
@@ -165,29 +102,6 @@ Examples:
     unimo eval runs/unimo3-small --data pairs.jsonl --split val
 
 The pictures and texts of larger sets are encoded block by block: eval.memory_gb of the run's recipe.toml says how much is kept at once.";
-
-const BENCH_EXAMPLES: &str = "\
-Examples:
-  The smallest model, a second or two:
-    unimo bench step --size tiny
-  METER's size in half precision on an NVIDIA GPU (needs a build with --features cuda):
-    unimo bench step --size base --device cuda --dtype bf16 --batch 32
-  Where does the time go?
-    unimo bench step --size small --profile";
-
-const CHECK_EXAMPLES: &str = "\
-Examples:
-  An NVIDIA GPU (needs a build with --features cuda):
-    unimo check backend --device cuda
-  Any other GPU (needs a build with --features wgpu):
-    unimo check backend --device wgpu";
-
-const DTYPE_EXAMPLES: &str = "\
-Examples:
-  The CPU, some seconds:
-    unimo bench dtype
-  An NVIDIA GPU at METER's measures (needs a build with --features cuda):
-    unimo bench dtype --device cuda --size base";
 
 const VERIFY_EXAMPLES: &str = "\
 Examples:
@@ -425,29 +339,6 @@ fn run(command: Command) -> Result<(), TrainError> {
         Command::Data(Data::Show(args)) => data::show::run(&args),
         Command::Data(Data::Pack(args)) => data::pack::run(&args),
         Command::Data(Data::Bench(args)) => data::bench::run(&args, &mut |line| println!("{line}")),
-        Command::Bench(Bench::Step(args)) => {
-            let outcome = bench::step(&args)?;
-            println!("{}", outcome.record.to_json()?);
-            if let Some(profile) = outcome.profile {
-                eprint!("{profile}");
-            }
-            Ok(())
-        }
-        Command::Bench(Bench::Load { folder }) => {
-            println!("{}", bench::load(&folder)?);
-            Ok(())
-        }
-        Command::Bench(Bench::Dtype(args)) => dtypes::run(&args, &mut |line| println!("{line}")),
-        Command::Check(Check::Backend(args)) => {
-            backend_check::run(&args, &mut |line| println!("{line}"))
-        }
-        Command::Parity(args) => parity::run(&args, &mut |line| println!("{line}")),
-        Command::Torture(Torture::Resume(args)) => {
-            torture::resume(&args, &mut |line| println!("{line}"))
-        }
-        Command::Torture(Torture::Files(args)) => {
-            torture_files::run(&args, &mut |line| println!("{line}"))
-        }
     }
 }
 

@@ -91,7 +91,7 @@ pub fn float_dtype(dtype: ComputeDtype) -> FloatDType {
 }
 
 /// Values on the host, as f32.
-pub(crate) fn host<const D: usize>(x: Tensor<D>) -> Vec<f32> {
+pub fn host<const D: usize>(x: Tensor<D>) -> Vec<f32> {
     let data = x.without_autodiff().into_data();
     data.convert::<f32>().iter::<f32>().collect()
 }

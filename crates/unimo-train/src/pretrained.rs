@@ -26,9 +26,9 @@ use unimo_objectives::pretraining::itc::{self, ItcConfig, Normalised, Projection
 use unimo_objectives::pretraining::itm::{self, Head, ItmConfig, Layout, Negatives};
 use unimo_objectives::pretraining::mlm::{self, MlmConfig};
 
-use crate::bench::{self, Size};
 use crate::error::TrainError;
 use crate::model::Model;
+use crate::sizes::{self, Size};
 
 /// What a checkpoint describes.
 #[derive(Debug, Clone, PartialEq)]
@@ -409,7 +409,7 @@ fn twin_names() -> Names {
     meter::twin_names().within("backbone").and(heads)
 }
 
-/// The sizes in a twin's `config.json`: the program that `unimo bench` is measured against, so its model at other sizes.
+/// The sizes in a twin's `config.json`: the program that `unimo-dev bench` is measured against, so its model at other sizes.
 fn twin_config(json: &Value) -> Result<BackboneConfig, String> {
     // No size of a model is beyond 32 bits.
     let number = |key: &str| {
@@ -432,10 +432,10 @@ fn twin_config(json: &Value) -> Result<BackboneConfig, String> {
         text_length: number("text_length")?,
     };
     let family = match json["model"] == "unimo3" {
-        true => bench::Family::Unimo3,
-        false => bench::Family::Meter,
+        true => sizes::Family::Unimo3,
+        false => sizes::Family::Meter,
     };
-    let mut model = bench::backbone(&size, family);
+    let mut model = sizes::backbone(&size, family);
     let given = &json["layer_norm_eps"];
     let layer_norm_eps = given
         .as_f64()

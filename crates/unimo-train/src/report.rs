@@ -47,6 +47,6 @@ mod tests {
         names.sort();
         assert_eq!(names, ["recipe.toml", FILE_NAME]);
         let page = fs::read_to_string(run.path().join(FILE_NAME)).unwrap();
-        assert!(page.ends_with("</html>\n"));
+        assert!(page.ends_with("</html>"));
     }
 }

@@ -128,7 +128,7 @@ impl EventWriter {
         })
     }
 
-    /// Adds an evaluation: its score as `eval/score`, and every figure of each method. Makes it visible.
+    /// Adds an evaluation: what the best weights are chosen by as `eval/score`, and every number. Makes it visible.
     ///
     /// # Errors
     /// If the file cannot be written.
@@ -152,6 +152,8 @@ impl EventWriter {
                 }
             }
         }
+        let others = record.scalars.iter();
+        values.extend(others.map(|(name, scalar)| (format!("eval/{name}"), scalar.value)));
         for (tag, value) in values.into_iter().filter(|(_, value)| value.is_finite()) {
             self.scalar(record.step, &tag, value as f32)?;
         }
@@ -199,16 +201,12 @@ fn now() -> f64 {
         .map_or(0.0, |time| time.as_secs_f64())
 }
 
-/// The host's name as far as it can be found without a system call of its own, in characters that any file system takes.
+/// The host's name, in characters that any file system takes.
 pub(crate) fn host() -> String {
-    let named = std::env::var("HOSTNAME")
-        .or_else(|_| std::env::var("COMPUTERNAME"))
-        .or_else(|_| fs::read_to_string("/etc/hostname"));
     let safe =
         |character: char| character.is_ascii_alphanumeric() || character == '-' || character == '.';
-    let name: String = named
-        .unwrap_or_default()
-        .trim()
+    let name: String = gethostname::gethostname()
+        .to_string_lossy()
         .chars()
         .map(|character| if safe(character) { character } else { '_' })
         .take(64)

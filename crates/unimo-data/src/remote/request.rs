@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
+use jiff::fmt::rfc2822::DateTimeParser;
 use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService,
     ReqwestConnector,
@@ -348,30 +349,9 @@ fn come_back(text: &str, now: SystemTime) -> Option<Duration> {
     if let Ok(seconds) = text.parse() {
         return Some(Duration::from_secs(seconds));
     }
-    // Sun, 06 Nov 1994 08:49:37 GMT
-    let parts: Vec<&str> = text
-        .split([' ', ':'])
-        .filter(|part| !part.is_empty())
-        .collect();
-    let [_, day, month, year, hour, minute, second, "GMT"] = parts.as_slice() else {
-        return None;
-    };
-    const MONTHS: [&str; 12] = [
-        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-    ];
-    let month = MONTHS.iter().position(|name| name == month)? as u64 + 1;
-    let number = |text: &str| text.parse::<u64>().ok();
-    let (year, day) = (number(year)?, number(day)?);
-    if !(1970..=9999).contains(&year) || !(1..=31).contains(&day) {
-        return None;
-    }
-    // Days from the epoch, with years that begin in March (Howard Hinnant's algorithm).
-    let year = if month <= 2 { year - 1 } else { year };
-    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    let of_era = year % 400 * 365 + year % 400 / 4 - year % 400 / 100 + of_year;
-    let days = (year / 400 * 146_097 + of_era).checked_sub(719_468)?;
-    let seconds = number(hour)? * 3600 + number(minute)? * 60 + number(second)?;
-    let at = UNIX_EPOCH + Duration::from_secs(days * 86_400 + seconds);
+    // A server that has the day of the week wrong has the date right.
+    let dates = DateTimeParser::new().relaxed_weekday(true);
+    let at = SystemTime::try_from(dates.parse_timestamp(text).ok()?).ok()?;
     Some(at.duration_since(now).unwrap_or_default())
 }
 

@@ -1,9 +1,9 @@
 //! Counts as bars.
 
-use std::fmt::Write as _;
+use maud::{Markup, html};
 
 use super::colours::{hex, viridis};
-use crate::html::escape;
+use super::tenths;
 use crate::numbers::grouped;
 
 /// Counts as bars.
@@ -30,15 +30,8 @@ impl Bars {
         self
     }
 
-    /// The figure as an HTML fragment.
-    pub fn to_html(&self) -> String {
-        const WIDTH: f64 = 520.0;
-        const HEIGHT: f64 = 150.0;
-        /// Room for names, which are slanted.
-        const NAMES: f64 = 62.0;
-        /// Room between names.
-        const NAME_STEP: f64 = 18.0;
-        const LEFT: f64 = 30.0;
+    /// The figure as HTML.
+    pub fn to_html(&self) -> Markup {
         let top = self
             .bars
             .iter()
@@ -48,52 +41,77 @@ impl Bars {
         let highest = self.bars.iter().position(|(_, value)| *value == top);
         let step = (WIDTH - LEFT - 30.0) / self.bars.len().max(1) as f64;
         let every = (NAME_STEP / step).ceil().max(1.0) as usize;
-        let mut out = format!(
-            "<figure class=\"plot\"><figcaption><span class=\"plot-title\">{}</span> <span class=\"plot-unit\">{}</span></figcaption>\
-             <div class=\"plot-scroll\"><svg viewBox=\"0 0 {WIDTH} {:.0}\" style=\"width:{WIDTH}px;max-width:100%\" role=\"img\" aria-label=\"{}\">",
-            escape(&self.title),
-            escape(&self.unit),
-            HEIGHT + NAMES,
-            escape(&format!("{}: {} bars", self.title, self.bars.len()))
-        );
-        for (at, (name, value)) in self.bars.iter().enumerate() {
-            let x = LEFT + at as f64 * step;
+        let bars = self.bars.iter().enumerate().map(|(at, (name, value))| {
             let share = if top > 0.0 { value / top } else { 0.0 };
-            // What is there is seen, however little it is beside the others.
-            let height = match *value > 0.0 {
-                true => (share * (HEIGHT - 16.0)).max(1.5),
-                false => 0.0,
+            let bar = Bar {
+                name,
+                value: *value,
+                x: LEFT + at as f64 * step,
+                step,
+                // What is there is seen, however little it is beside the others.
+                height: if *value > 0.0 {
+                    (share * (HEIGHT - 16.0)).max(1.5)
+                } else {
+                    0.0
+                },
             };
-            let _ = write!(
-                out,
-                "<g><title>{}: {}</title><rect x=\"{x:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{height:.1}\" rx=\"1.5\" fill=\"{}\"/></g>",
-                escape(name),
-                grouped(*value),
-                HEIGHT - height,
-                (step - 1.5).max(1.0),
-                hex(viridis(0.45))
-            );
-            if highest == Some(at) && top > 0.0 {
-                let _ = write!(
-                    out,
-                    "<text class=\"plot-x\" text-anchor=\"middle\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
-                    (x + step / 2.0).clamp(24.0, WIDTH - 24.0),
-                    HEIGHT - height - 4.0,
-                    grouped(*value)
-                );
-            }
-            if at % every == 0 {
-                let _ = write!(
-                    out,
-                    "<text class=\"plot-x\" text-anchor=\"end\" transform=\"translate({:.1} {:.1}) rotate(-45)\">{}</text>",
-                    x + step / 2.0 + 3.0,
-                    HEIGHT + 12.0,
-                    // Of a range its beginning; the whole is in the bar's title.
-                    escape(name.split(" to ").next().unwrap_or(name))
-                );
+            bar.draw(highest == Some(at) && top > 0.0, at % every == 0)
+        });
+        let label = format!("{}: {} bars", self.title, self.bars.len());
+        html! {
+            figure.plot {
+                figcaption {
+                    span.plot-title { (self.title) } " " span.plot-unit { (self.unit) }
+                }
+                div.plot-scroll {
+                    svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT + NAMES) } style={ "width:" (WIDTH) "px;max-width:100%" }
+                        role="img" aria-label=(label) {
+                        @for bar in bars { (bar) }
+                    }
+                }
             }
         }
-        out.push_str("</svg></div></figure>\n");
-        out
+    }
+}
+
+const WIDTH: f64 = 520.0;
+const HEIGHT: f64 = 150.0;
+/// Room for names, which are slanted.
+const NAMES: f64 = 62.0;
+/// Room between names.
+const NAME_STEP: f64 = 18.0;
+const LEFT: f64 = 30.0;
+
+struct Bar<'a> {
+    name: &'a str,
+    value: f64,
+    x: f64,
+    step: f64,
+    height: f64,
+}
+
+impl Bar<'_> {
+    fn draw(&self, with_value: bool, with_name: bool) -> Markup {
+        let &Self {
+            x, step, height, ..
+        } = self;
+        let value = grouped(self.value);
+        // Of a range its beginning; the whole is in the bar's title.
+        let begin = self.name.split(" to ").next().unwrap_or(self.name);
+        html! {
+            g {
+                title { (self.name) ": " (value) }
+                rect x=(tenths(x)) y=(tenths(HEIGHT - height)) width=(tenths((step - 1.5).max(1.0))) height=(tenths(height))
+                    rx="1.5" fill=(hex(viridis(0.45))) {}
+            }
+            @if with_value {
+                text.plot-x text-anchor="middle" x=(tenths((x + step / 2.0).clamp(24.0, WIDTH - 24.0)))
+                    y=(tenths(HEIGHT - height - 4.0)) { (value) }
+            }
+            @if with_name {
+                text.plot-x text-anchor="end"
+                    transform=(format!("translate({:.1} {:.1}) rotate(-45)", x + step / 2.0 + 3.0, HEIGHT + 12.0)) { (begin) }
+            }
+        }
     }
 }

@@ -1,10 +1,10 @@
 //! A matrix as coloured cells.
 
-use std::fmt::Write as _;
+use maud::{Markup, html};
 
 use super::axis::widened;
 use super::colours::{hex, text_on, viridis};
-use crate::html::escape;
+use super::tenths;
 use crate::numbers::{number, short};
 
 /// A matrix of values as coloured cells, with row and column names, numbers and a colour bar.
@@ -83,8 +83,8 @@ impl HeatMap {
         self
     }
 
-    /// The figure as an HTML fragment.
-    pub fn to_html(&self) -> String {
+    /// The figure as HTML.
+    pub fn to_html(&self) -> Markup {
         let (lo, hi) = self.range.unwrap_or_else(|| {
             let finite = || {
                 self.values
@@ -98,21 +98,6 @@ impl HeatMap {
                 finite().fold(f64::NEG_INFINITY, f64::max),
             )
         });
-        let mut out = String::from("<figure class=\"plot plot-heat\">");
-        let _ = write!(
-            out,
-            "<figcaption><span class=\"plot-title\">{}</span>",
-            escape(&self.title)
-        );
-        if !self.unit.is_empty() {
-            let _ = write!(
-                out,
-                " <span class=\"plot-unit\">{}</span>",
-                escape(&self.unit)
-            );
-        }
-        out.push_str("</figcaption>");
-
         let (cell_w, cell_h) = self.cell;
         let longest = |names: &[String]| {
             names
@@ -122,15 +107,10 @@ impl HeatMap {
                 .unwrap_or(0) as f64
                 * 7.2
         };
-        let row_title = if self.row_label.is_empty() { 0.0 } else { 18.0 };
-        let column_title = if self.column_label.is_empty() {
-            0.0
-        } else {
-            18.0
-        };
-        let left = row_title + longest(&self.rows) + 10.0;
+        let title_room = |label: &str| if label.is_empty() { 0.0 } else { 18.0 };
+        let left = title_room(&self.row_label) + longest(&self.rows) + 10.0;
         let slanted = longest(&self.columns) > cell_w - 4.0;
-        let top = column_title
+        let top = title_room(&self.column_label)
             + if slanted {
                 0.72 * longest(&self.columns) + 12.0
             } else {
@@ -147,143 +127,105 @@ impl HeatMap {
         };
         let width = left + (grid_w + overhang).max(if self.bar { bar_w + 20.0 } else { 0.0 });
         let height = top + grid_h + if self.bar { 46.0 } else { 6.0 };
-        let _ = write!(
-            out,
-            "<div class=\"plot-scroll\"><svg viewBox=\"0 0 {width:.0} {height:.0}\" style=\"width:{width:.0}px;min-width:{:.0}px\" role=\"img\" aria-label=\"{}\">",
-            0.8 * width,
-            escape(&format!(
-                "{}: {} rows, {} columns",
-                self.title,
-                self.rows.len(),
-                self.columns.len()
-            ))
+        let label = format!(
+            "{}: {} rows, {} columns",
+            self.title,
+            self.rows.len(),
+            self.columns.len()
         );
-        if !self.row_label.is_empty() {
-            let _ = write!(
-                out,
-                "<text class=\"plot-x\" text-anchor=\"middle\" transform=\"translate(12 {:.1}) rotate(-90)\">{}</text>",
-                top + grid_h / 2.0,
-                escape(&self.row_label)
-            );
-        }
-        if !self.column_label.is_empty() {
-            let _ = write!(
-                out,
-                "<text class=\"plot-x\" text-anchor=\"middle\" x=\"{:.1}\" y=\"12\">{}</text>",
-                left + grid_w / 2.0,
-                escape(&self.column_label)
-            );
-        }
-        for (index, name) in self.columns.iter().enumerate() {
-            let (x, y) = (left + (index as f64 + 0.5) * cell_w, top - 7.0);
-            let _ = if slanted {
-                write!(
-                    out,
-                    "<text class=\"plot-x\" transform=\"translate({x:.1} {y:.1}) rotate(-45)\">{}</text>",
-                    escape(name)
-                )
-            } else {
-                write!(
-                    out,
-                    "<text class=\"plot-x\" text-anchor=\"middle\" x=\"{x:.1}\" y=\"{y:.1}\">{}</text>",
-                    escape(name)
-                )
-            };
-        }
-        for (row, name) in self.rows.iter().enumerate() {
-            let y = top + row as f64 * cell_h;
-            let _ = write!(
-                out,
-                "<text class=\"plot-y\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
-                left - 8.0,
-                y + cell_h / 2.0 + 4.0,
-                escape(name)
-            );
-            for (column, column_name) in self.columns.iter().enumerate() {
-                let x = left + column as f64 * cell_w;
-                let value = self
-                    .values
-                    .get(row)
-                    .and_then(|values| values.get(column))
-                    .copied()
-                    .unwrap_or(f64::NAN);
-                self.draw_cell(
-                    &mut out,
-                    (x, y),
-                    value,
-                    (value - lo) / (hi - lo),
-                    &format!("{name}, {column_name}"),
-                );
+        html! {
+            figure.plot.plot-heat {
+                figcaption {
+                    span.plot-title { (self.title) }
+                    @if !self.unit.is_empty() { " " span.plot-unit { (self.unit) } }
+                }
+                div.plot-scroll {
+                    svg viewBox=(format!("0 0 {width:.0} {height:.0}"))
+                        style=(format!("width:{width:.0}px;min-width:{:.0}px", 0.8 * width)) role="img" aria-label=(label) {
+                        @if !self.row_label.is_empty() {
+                            text.plot-x text-anchor="middle"
+                                transform=(format!("translate(12 {:.1}) rotate(-90)", top + grid_h / 2.0)) { (self.row_label) }
+                        }
+                        @if !self.column_label.is_empty() {
+                            text.plot-x text-anchor="middle" x=(tenths(left + grid_w / 2.0)) y="12" { (self.column_label) }
+                        }
+                        @for (index, name) in self.columns.iter().enumerate() {
+                            (column_name(name, (left + (index as f64 + 0.5) * cell_w, top - 7.0), slanted))
+                        }
+                        @for (row, name) in self.rows.iter().enumerate() {
+                            @let y = top + row as f64 * cell_h;
+                            text.plot-y x=(tenths(left - 8.0)) y=(tenths(y + cell_h / 2.0 + 4.0)) { (name) }
+                            @for (column, column_name) in self.columns.iter().enumerate() {
+                                @let value = self.value(row, column);
+                                (self.draw_cell(
+                                    (left + column as f64 * cell_w, y),
+                                    value,
+                                    (value - lo) / (hi - lo),
+                                    &format!("{name}, {column_name}"),
+                                ))
+                            }
+                        }
+                        @if self.bar { (colour_bar((left, top + grid_h + 14.0), bar_w, (lo, hi))) }
+                    }
+                }
             }
         }
-        if self.bar {
-            draw_bar(&mut out, left, top + grid_h + 14.0, bar_w, (lo, hi));
-        }
-        out.push_str("</svg></div></figure>\n");
-        out
     }
 
-    fn draw_cell(&self, out: &mut String, (x, y): (f64, f64), value: f64, place: f64, name: &str) {
+    fn value(&self, row: usize, column: usize) -> f64 {
+        let value = self.values.get(row).and_then(|values| values.get(column));
+        value.copied().unwrap_or(f64::NAN)
+    }
+
+    fn draw_cell(&self, (x, y): (f64, f64), value: f64, place: f64, name: &str) -> Markup {
         // Two units between cells keep neighbours of one colour apart.
         let (w, h) = (self.cell.0 - 2.0, self.cell.1 - 2.0);
-        if !value.is_finite() {
-            let _ = write!(
-                out,
-                "<rect class=\"plot-absent\" x=\"{:.1}\" y=\"{:.1}\" width=\"{w:.1}\" height=\"{h:.1}\" rx=\"3\"/>",
-                x + 1.0,
-                y + 1.0
-            );
-            return;
-        }
         let colour = viridis(place);
-        let _ = write!(
-            out,
-            "<g><title>{}: {}</title><rect x=\"{:.1}\" y=\"{:.1}\" width=\"{w:.1}\" height=\"{h:.1}\" rx=\"3\" fill=\"{}\"/>",
-            escape(name),
-            number(value),
-            x + 1.0,
-            y + 1.0,
-            hex(colour)
-        );
-        if self.numbers {
-            let _ = write!(
-                out,
-                "<text class=\"plot-cell\" x=\"{:.1}\" y=\"{:.1}\" style=\"fill:{}\">{}</text>",
-                x + self.cell.0 / 2.0,
-                y + self.cell.1 / 2.0 + 4.0,
-                text_on(colour),
-                if value.abs() < 100.0 {
-                    format!("{value:.2}")
-                } else {
-                    short(value)
+        let shown = if value.abs() < 100.0 {
+            format!("{value:.2}")
+        } else {
+            short(value)
+        };
+        html! {
+            @if value.is_finite() {
+                g {
+                    title { (name) ": " (number(value)) }
+                    rect x=(tenths(x + 1.0)) y=(tenths(y + 1.0)) width=(tenths(w)) height=(tenths(h)) rx="3" fill=(hex(colour)) {}
+                    @if self.numbers {
+                        text.plot-cell x=(tenths(x + self.cell.0 / 2.0)) y=(tenths(y + self.cell.1 / 2.0 + 4.0))
+                            style={ "fill:" (text_on(colour)) } { (shown) }
+                    }
                 }
-            );
+            } @else {
+                rect.plot-absent x=(tenths(x + 1.0)) y=(tenths(y + 1.0)) width=(tenths(w)) height=(tenths(h)) rx="3" {}
+            }
         }
-        out.push_str("</g>");
     }
 }
 
-fn draw_bar(out: &mut String, x: f64, y: f64, width: f64, (lo, hi): (f64, f64)) {
+fn column_name(name: &str, (x, y): (f64, f64), slanted: bool) -> Markup {
+    html! {
+        @if slanted {
+            text.plot-x transform=(format!("translate({x:.1} {y:.1}) rotate(-45)")) { (name) }
+        } @else {
+            text.plot-x text-anchor="middle" x=(tenths(x)) y=(tenths(y)) { (name) }
+        }
+    }
+}
+
+fn colour_bar((x, y): (f64, f64), width: f64, (lo, hi): (f64, f64)) -> Markup {
     const STEPS: usize = 48;
     let step = width / STEPS as f64;
-    for index in 0..STEPS {
-        let place = (index as f64 + 0.5) / STEPS as f64;
-        // Half a unit of overlap, or the background shines through the seams.
-        let _ = write!(
-            out,
-            "<rect x=\"{:.1}\" y=\"{y:.1}\" width=\"{:.1}\" height=\"8\" fill=\"{}\"/>",
-            x + step * index as f64,
-            step + 0.5,
-            hex(viridis(place))
-        );
-    }
-    for (place, anchor) in [(0.0, "start"), (0.5, "middle"), (1.0, "end")] {
-        let _ = write!(
-            out,
-            "<text class=\"plot-x\" text-anchor=\"{anchor}\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
-            x + width * place,
-            y + 24.0,
-            short(lo + (hi - lo) * place)
-        );
+    html! {
+        @for index in 0..STEPS {
+            @let place = (index as f64 + 0.5) / STEPS as f64;
+            // Half a unit of overlap, or the background shines through the seams.
+            rect x=(tenths(x + step * index as f64)) y=(tenths(y)) width=(tenths(step + 0.5)) height="8" fill=(hex(viridis(place))) {}
+        }
+        @for (place, anchor) in [(0.0, "start"), (0.5, "middle"), (1.0, "end")] {
+            text.plot-x text-anchor=(anchor) x=(tenths(x + width * place)) y=(tenths(y + 24.0)) {
+                (short(lo + (hi - lo) * place))
+            }
+        }
     }
 }

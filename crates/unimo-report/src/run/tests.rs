@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::*;
-use crate::html;
+use crate::page::data_address;
 use crate::sections::pictures::image_address;
 
 /// The text that a hostile or just unlucky data set may hold anywhere.
@@ -104,10 +104,7 @@ fn a_full_run_shows_everything() {
             && page.contains("31,204,352")
             && page.contains("2:13:20 <small>h")
     );
-    assert!(page.contains(&format!(
-        "src=\"data:image/png;base64,{}\"",
-        html::base64(PNG)
-    )));
+    assert!(page.contains(&format!("src=\"{}\"", data_address(PNG).unwrap())));
     assert!(page.contains("aria-label=\"right\"") && page.contains("aria-label=\"wrong\""));
     // 123 of 500: the roots of |p - 0.246| = 1.96 sqrt(p (1 - p) / 500) are 0.2103 and 0.2856.
     assert!(page.contains("[21.0, 28.6]"));

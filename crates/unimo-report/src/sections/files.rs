@@ -1,8 +1,7 @@
 //! What is shown as it stands in the run folder: items that were skipped, and the recipe.
 
-use std::fmt::Write as _;
+use maud::html;
 
-use crate::html::{self, escape};
 use crate::numbers::grouped;
 use crate::page::Section;
 use crate::record::RunFolder;
@@ -23,23 +22,26 @@ pub(crate) fn skipped(folder: &RunFolder) -> Option<Section> {
             folder.skipped_lists.join(" and ")
         ),
     };
-    let mut body = String::from(
-        "<div class=\"card\"><div class=\"scroll\"><table class=\"skipped\"><thead><tr><th scope=\"col\">file</th><th scope=\"col\">line</th>\
-         <th scope=\"col\">reason</th></tr></thead><tbody>\n",
-    );
-    for item in &folder.skipped {
-        let line = item
-            .line
-            .map(|line| grouped(line as f64))
-            .unwrap_or_default();
-        let _ = writeln!(
-            body,
-            "<tr><td><code>{}</code></td><td>{line}</td><td>{}</td></tr>",
-            escape(&item.file),
-            escape(&item.reason)
-        );
-    }
-    body.push_str("</tbody></table></div></div>\n");
+    let body = html! {
+        div.card {
+            div.scroll {
+                table.skipped {
+                    thead {
+                        tr { th scope="col" { "file" } th scope="col" { "line" } th scope="col" { "reason" } }
+                    }
+                    tbody {
+                        @for item in &folder.skipped {
+                            tr {
+                                td { code { (item.file) } }
+                                td { @if let Some(line) = item.line { (grouped(line as f64)) } }
+                                td { (item.reason) }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    };
     Some(Section {
         anchor: "skipped",
         title: "Skipped items",
@@ -50,10 +52,12 @@ pub(crate) fn skipped(folder: &RunFolder) -> Option<Section> {
 
 pub(crate) fn recipe(folder: &RunFolder) -> Section {
     let lines = folder.recipe.lines().count();
-    let body = format!(
-        "<details class=\"card recipe\"><summary>recipe.toml, {lines} lines</summary><pre><code>{}</code></pre></details>\n",
-        html::toml(&folder.recipe)
-    );
+    let body = html! {
+        details.card.recipe {
+            summary { "recipe.toml, " (lines) " lines" }
+            pre { code { (folder.recipe) } }
+        }
+    };
     Section {
         anchor: "recipe",
         title: "Recipe",

@@ -1,5 +1,7 @@
 //! Gates of the cross-layer attention, as heat maps.
 
+use maud::{Markup, html};
+
 use crate::charts::HeatMap;
 use crate::page::{Section, grid};
 use crate::record::{GatesRecord, StreamGates, WordGates};
@@ -35,41 +37,37 @@ pub fn gates(gates: &GatesRecord) -> Option<Section> {
         .filter(|value| value.is_finite())
         .fold(0.0, f64::max);
     let top = if top > 0.0 { top } else { 1.0 };
-    let mut body = String::new();
-    if !streams.is_empty() {
-        body = grid(streams.iter().map(|(title, unit, stream)| {
-            let columns = level_names(
-                &stream.levels,
-                stream.layers.iter().map(Vec::len).max().unwrap_or(0),
-            );
-            // Wide maps get narrower cells, so that a dozen levels fit beside each other.
-            let width = (440.0 / columns.len().max(1) as f64).clamp(38.0, 72.0);
-            let map = HeatMap::new(
-                *title,
-                numbered(stream.layers.len()),
-                columns,
-                values(&stream.layers),
-            )
-            .unit(*unit)
-            .labels("layer", "level")
-            .range(0.0, top)
-            .cell(width, 34.0);
-            ("card", map.to_html())
-        }));
-    }
-    if let Some(words) = gates
+    let maps = streams.iter().map(|(title, unit, stream)| {
+        let columns = level_names(
+            &stream.levels,
+            stream.layers.iter().map(Vec::len).max().unwrap_or(0),
+        );
+        // Wide maps get narrower cells, so that a dozen levels fit beside each other.
+        let width = (440.0 / columns.len().max(1) as f64).clamp(38.0, 72.0);
+        let map = HeatMap::new(
+            *title,
+            numbered(stream.layers.len()),
+            columns,
+            values(&stream.layers),
+        )
+        .unit(*unit)
+        .labels("layer", "level")
+        .range(0.0, top)
+        .cell(width, 34.0);
+        ("card", map.to_html())
+    });
+    let words = gates
         .words
         .as_ref()
-        .filter(|words| !words.layers.is_empty() && !words.caption.is_empty())
-    {
-        body.push_str(&word_gates(
-            words,
-            gates.text.as_ref().map_or(&[], |text| &text.levels),
-        ));
-    }
-    if body.is_empty() {
+        .filter(|words| !words.layers.is_empty() && !words.caption.is_empty());
+    if streams.is_empty() && words.is_none() {
         return None;
     }
+    let names = gates.text.as_ref().map_or(&[][..], |text| &text.levels);
+    let body = html! {
+        @if !streams.is_empty() { (grid(maps)) }
+        @if let Some(words) = words { (word_gates(words, names)) }
+    };
     let lead = "Gate weights of the cross-layer attention: how much each layer reads from each level of the other stream. The weights \
                 of a row sum to one; a dashed cell is a level that the layer does not read."
         .to_owned();
@@ -97,7 +95,7 @@ fn level_names(names: &[String], count: usize) -> Vec<String> {
         .collect()
 }
 
-fn word_gates(words: &WordGates, names: &[String]) -> String {
+fn word_gates(words: &WordGates, names: &[String]) -> Markup {
     let count = words
         .layers
         .iter()
@@ -117,39 +115,37 @@ fn word_gates(words: &WordGates, names: &[String]) -> String {
     };
     let top = finite().fold(0.0, f64::max);
     let top = if top > 0.0 { top } else { 1.0 };
-    let maps: String = words
-        .layers
-        .iter()
-        .enumerate()
-        .map(|(layer, gates)| {
-            let values = gates
-                .iter()
-                .map(|word| word.iter().map(|gate| gate.unwrap_or(f64::NAN)).collect())
-                .collect();
-            // A layer's own number of levels: what it cannot read would be empty columns in every map.
-            let levels = gates.iter().map(Vec::len).max().unwrap_or(0).min(count);
-            let columns = level_names(names, levels)
-                .into_iter()
-                .take(levels)
-                .collect();
-            let map = HeatMap::new(
-                format!("Layer {}", layer + 1),
-                words.caption.clone(),
-                columns,
-                values,
-            );
-            let map = map.range(0.0, top).cell(28.0, 22.0).without_numbers();
-            // One bar serves all maps.
-            let map = if layer + 1 < words.layers.len() {
-                map.without_bar()
-            } else {
-                map
-            };
-            format!("<div>{}</div>\n", map.to_html())
-        })
-        .collect();
-    format!(
-        "<div class=\"card\"><h3>By word</h3><p class=\"under\">The gates of each word of one held-out caption, layer by layer.</p>\
-         <div class=\"words\">\n{maps}</div></div>\n"
-    )
+    let maps = words.layers.iter().enumerate().map(|(layer, gates)| {
+        let values = gates
+            .iter()
+            .map(|word| word.iter().map(|gate| gate.unwrap_or(f64::NAN)).collect())
+            .collect();
+        // A layer's own number of levels: what it cannot read would be empty columns in every map.
+        let levels = gates.iter().map(Vec::len).max().unwrap_or(0).min(count);
+        let columns = level_names(names, levels)
+            .into_iter()
+            .take(levels)
+            .collect();
+        let map = HeatMap::new(
+            format!("Layer {}", layer + 1),
+            words.caption.clone(),
+            columns,
+            values,
+        );
+        let map = map.range(0.0, top).cell(28.0, 22.0).without_numbers();
+        // One bar serves all maps.
+        let map = if layer + 1 < words.layers.len() {
+            map.without_bar()
+        } else {
+            map
+        };
+        map.to_html()
+    });
+    html! {
+        div.card {
+            h3 { "By word" }
+            p.under { "The gates of each word of one held-out caption, layer by layer." }
+            div.words { @for map in maps { div { (map) } } }
+        }
+    }
 }

@@ -122,11 +122,10 @@ pub(crate) fn losses(folder: &RunFolder) -> Option<Section> {
 
 pub(crate) fn dynamics(folder: &RunFolder) -> Option<Section> {
     let steps = &folder.steps;
-    let norms = column(steps, |step| step.grad_norm);
     let finite = || {
-        norms
+        steps
             .iter()
-            .map(|point| point.1)
+            .map(|step| step.grad_norm)
             .filter(|value| value.is_finite() && *value > 0.0)
     };
     let spread =
@@ -137,42 +136,26 @@ pub(crate) fn dynamics(folder: &RunFolder) -> Option<Section> {
     } else {
         Scale::Linear
     };
-    let wait = column(steps, |step| step.wait_seconds);
+    let line = |name, slot, value: fn(&StepRecord) -> f64| {
+        Series::new(name, Colour::Slot(slot), column(steps, value))
+    };
     let charts = [
         LineChart::new("Learning rate")
             .range(Range::FromZero)
-            .series(Series::new(
-                "learning rate",
-                Colour::Slot(0),
-                column(steps, |step| step.lr),
-            )),
+            .series(line("learning rate", 0, |step| step.lr)),
         LineChart::new("Gradient norm")
             .unit("before clipping")
             .scale(scale)
-            .series(Series::new("norm", Colour::Slot(3), norms).smoothed()),
+            .series(line("norm", 3, |step| step.grad_norm).smoothed()),
         LineChart::new("Throughput")
             .unit("image-text pairs per second")
             .range(Range::FromZero)
-            .series(
-                Series::new(
-                    "pairs/s",
-                    Colour::Slot(2),
-                    column(steps, |step| step.pairs_per_second),
-                )
-                .smoothed(),
-            ),
+            .series(line("pairs/s", 2, |step| step.pairs_per_second).smoothed()),
         LineChart::new("Time per step")
             .unit("seconds")
             .range(Range::FromZero)
-            .series(
-                Series::new(
-                    "step",
-                    Colour::Slot(0),
-                    column(steps, |step| step.step_seconds),
-                )
-                .smoothed(),
-            )
-            .series(Series::new("waiting for data", Colour::Slot(1), wait).smoothed()),
+            .series(line("step", 0, |step| step.step_seconds).smoothed())
+            .series(line("waiting for data", 1, |step| step.wait_seconds).smoothed()),
     ];
     let charts: Vec<LineChart> = charts
         .into_iter()

@@ -1,19 +1,18 @@
 //! Sections with pictures from the run folder: codes of a dictionary, phrases in pictures, the gallery.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::path::{Component, Path};
 
-use crate::html::{self, escape};
+use maud::{Markup, html};
+
 use crate::numbers::grouped;
-use crate::page::{Section, tile};
-use crate::record::{GalleryItem, RunFolder};
+use crate::page::{Section, data_address, tile, tiles};
+use crate::record::{GalleryItem, RankedCaption, RunFolder};
 
 pub(crate) fn codes(run: &Path, folder: &mut RunFolder) -> Option<Section> {
     let record = folder.codes.take()?;
-    let mut body = String::from("<div class=\"tiles\" style=\"--columns:4\">\n");
     let count = |n: u64| grouped(n as f64);
-    for (label, value, detail) in [
+    let figures = [
         (
             "Perplexity",
             format!("{:.0}", record.perplexity),
@@ -34,36 +33,37 @@ pub(crate) fn codes(run: &Path, folder: &mut RunFolder) -> Option<Section> {
             format!("{} / {}", count(record.by_patches), count(record.by_words)),
             "codes by patches / by words".to_owned(),
         ),
-    ] {
-        body.push_str(&tile("", label, &value, &[detail.as_str()]));
-    }
-    body.push_str("</div>\n<table><thead><tr><th scope=\"col\">Code</th><th scope=\"col\">Patches</th><th scope=\"col\">Words</th></tr></thead><tbody>\n");
-    for code in &record.shown {
-        let _ = write!(body, "<tr><th scope=\"row\">{}</th><td>", code.code);
-        for name in &code.pictures {
-            match image_address(run, name) {
-                Ok(address) => {
-                    let _ = write!(
-                        body,
-                        "<img class=\"patch\" src=\"{address}\" alt=\"a patch\" loading=\"lazy\"> "
-                    );
+    ];
+    let figures = figures.map(|(label, value, detail)| tile("", label, &value, &[&detail]));
+    let mut images = Images {
+        run,
+        list: "codes.json",
+        problems: &mut folder.problems,
+    };
+    let body = html! {
+        (tiles(figures.len(), &figures))
+        table {
+            thead { tr { th scope="col" { "Code" } th scope="col" { "Patches" } th scope="col" { "Words" } } }
+            tbody {
+                @for code in &record.shown {
+                    tr {
+                        th scope="row" { (code.code) }
+                        td {
+                            @for name in &code.pictures {
+                                @if let Some(address) = images.address(name) {
+                                    img.patch src=(address) alt="a patch" loading="lazy"; " "
+                                }
+                            }
+                            (count(code.patches))
+                        }
+                        td style="text-align:left" {
+                            @for word in &code.chosen_by { (word.word) " (" (count(word.count)) ") " }
+                        }
+                    }
                 }
-                Err(reason) => folder.problems.push(format!(
-                    "codes.json: the image {name:?} is left out: {reason}"
-                )),
             }
         }
-        let _ = write!(
-            body,
-            "{}</td><td style=\"text-align:left\">",
-            count(code.patches)
-        );
-        for word in &code.chosen_by {
-            let _ = write!(body, "{} ({}) ", escape(&word.word), count(word.count));
-        }
-        body.push_str("</td></tr>\n");
-    }
-    body.push_str("</tbody></table>\n");
+    };
     Some(Section {
         anchor: "codes",
         title: "Grounded dictionary",
@@ -79,48 +79,38 @@ pub(crate) fn codes(run: &Path, folder: &mut RunFolder) -> Option<Section> {
 
 pub(crate) fn phrases(run: &Path, folder: &mut RunFolder) -> Option<Section> {
     let record = folder.phrases.take()?;
-    let mut body = String::new();
-    if let (Some(accuracy), Some(centre), Some(chance)) =
-        (record.accuracy, record.centre, record.chance)
-    {
-        let percent = |share: f64| format!("{:.1} %", 100.0 * share);
-        let of = format!("of {} phrases", grouped(record.phrases as f64));
-        body.push_str("<div class=\"tiles\" style=\"--columns:3\">\n");
-        for (label, share) in [
-            ("Nearest place in a box", accuracy),
-            ("Centre in a box", centre),
-            ("Chance", chance),
-        ] {
-            body.push_str(&tile("", label, &percent(share), &[of.as_str()]));
+    let of = format!("of {} phrases", grouped(record.phrases as f64));
+    let figure = |label, share: f64| tile("", label, &format!("{:.1} %", 100.0 * share), &[&of]);
+    let mut images = Images {
+        run,
+        list: "phrases.json",
+        problems: &mut folder.problems,
+    };
+    let body = html! {
+        @if let (Some(accuracy), Some(centre), Some(chance)) = (record.accuracy, record.centre, record.chance) {
+            (tiles(3, &[
+                figure("Nearest place in a box", accuracy),
+                figure("Centre in a box", centre),
+                figure("Chance", chance),
+            ]))
+            p {}
         }
-        body.push_str("</div>\n<p></p>\n");
-    }
-    body.push_str("<div class=\"gallery\">\n");
-    for picture in &record.pictures {
-        let _ = write!(
-            body,
-            "<article class=\"card\" style=\"padding:12px\"><p dir=\"auto\" style=\"margin:0 0 8px\">{}</p>",
-            escape(&picture.caption)
-        );
-        for map in &picture.maps {
-            match image_address(run, &map.image) {
-                Ok(address) => {
-                    let phrase = escape(&map.phrase);
-                    let _ = write!(
-                        body,
-                        "<figure style=\"display:inline-block;margin:4px\"><img src=\"{address}\" alt=\"where {phrase} is found\" \
-                         loading=\"lazy\"><figcaption>{phrase}</figcaption></figure>"
-                    );
+        div.gallery {
+            @for picture in &record.pictures {
+                article.card style="padding:12px" {
+                    p dir="auto" style="margin:0 0 8px" { (picture.caption) }
+                    @for map in &picture.maps {
+                        @if let Some(address) = images.address(&map.image) {
+                            figure style="display:inline-block;margin:4px" {
+                                img src=(address) alt={ "where " (map.phrase) " is found" } loading="lazy";
+                                figcaption { (map.phrase) }
+                            }
+                        }
+                    }
                 }
-                Err(reason) => folder.problems.push(format!(
-                    "phrases.json: the image {:?} is left out: {reason}",
-                    map.image
-                )),
             }
         }
-        body.push_str("</article>\n");
-    }
-    body.push_str("</div>\n");
+    };
     Some(Section {
         anchor: "phrases",
         title: "Phrases in pictures",
@@ -135,11 +125,14 @@ pub(crate) fn gallery(run: &Path, folder: &mut RunFolder) -> Option<Section> {
     if folder.gallery.is_empty() {
         return None;
     }
-    let mut body = String::from("<div class=\"gallery\">\n");
-    for item in std::mem::take(&mut folder.gallery) {
-        gallery_item(&mut body, run, &item, &mut folder.problems);
-    }
-    body.push_str("</div>\n");
+    let mut images = Images {
+        run,
+        list: "gallery.json",
+        problems: &mut folder.problems,
+    };
+    let body = html! {
+        div.gallery { @for item in &folder.gallery { (gallery_item(item, &mut images)) } }
+    };
     let lead = "Held-out images with the captions that the model ranks first among all captions of the split, best first.".to_owned();
     Some(Section {
         anchor: "gallery",
@@ -149,67 +142,64 @@ pub(crate) fn gallery(run: &Path, folder: &mut RunFolder) -> Option<Section> {
     })
 }
 
-fn gallery_item(out: &mut String, run: &Path, item: &GalleryItem, problems: &mut Vec<String>) {
-    out.push_str("<article class=\"card\">");
+fn gallery_item(item: &GalleryItem, images: &mut Images<'_>) -> Markup {
     let truth = item.truth.first().map_or("", String::as_str);
-    match image_address(run, &item.image) {
-        Ok(address) => {
-            let _ = write!(
-                out,
-                "<div class=\"frame\"><img src=\"{address}\" alt=\"{}\" loading=\"lazy\"></div>",
-                escape(truth)
-            );
-        }
-        Err(reason) => {
-            problems.push(format!(
-                "gallery.json: the image {:?} is left out: {reason}",
-                item.image
-            ));
-            out.push_str("<div class=\"frame missing\">image left out</div>");
-        }
-    }
-    if !item.captions.is_empty() {
-        out.push_str("<ol class=\"ranked\">");
-        for caption in &item.captions {
-            let (class, mark, word) = if caption.right {
-                ("right", "✓", "right")
-            } else {
-                ("wrong", "✗", "wrong")
-            };
-            let text = if caption.text.trim().is_empty() {
-                "<i>empty</i>".to_owned()
-            } else {
-                escape(&caption.text)
-            };
-            let score = if caption.score.is_finite() {
-                format!("{:.2}", caption.score)
-            } else {
-                String::new()
-            };
-            let _ = write!(
-                out,
-                "<li class=\"{class}\"><span class=\"mark\" role=\"img\" aria-label=\"{word}\" title=\"{word}\">{mark}</span>\
-                 <span class=\"text\" dir=\"auto\">{text}</span><span class=\"score\">{score}</span></li>"
-            );
-        }
-        out.push_str("</ol>");
-    }
-    if !item.truth.is_empty() {
-        let _ = write!(
-            out,
-            "<details><summary>{}</summary><ul>",
-            if item.truth.len() == 1 {
-                "own caption"
-            } else {
-                "own captions"
+    html! {
+        article.card {
+            @if let Some(address) = images.address(&item.image) {
+                div.frame { img src=(address) alt=(truth) loading="lazy"; }
+            } @else {
+                div.frame.missing { "image left out" }
             }
-        );
-        for caption in &item.truth {
-            let _ = write!(out, "<li dir=\"auto\">{}</li>", escape(caption));
+            @if !item.captions.is_empty() {
+                ol.ranked { @for caption in &item.captions { (ranked(caption)) } }
+            }
+            @if !item.truth.is_empty() {
+                details {
+                    summary { @if item.truth.len() == 1 { "own caption" } @else { "own captions" } }
+                    ul { @for caption in &item.truth { li dir="auto" { (caption) } } }
+                }
+            }
         }
-        out.push_str("</ul></details>");
     }
-    out.push_str("</article>\n");
+}
+
+fn ranked(caption: &RankedCaption) -> Markup {
+    let (class, mark) = if caption.right {
+        ("right", "✓")
+    } else {
+        ("wrong", "✗")
+    };
+    html! {
+        li class=(class) {
+            span.mark role="img" aria-label=(class) title=(class) { (mark) }
+            span.text dir="auto" {
+                @if caption.text.trim().is_empty() { i { "empty" } } @else { (caption.text) }
+            }
+            span.score { @if caption.score.is_finite() { (format!("{:.2}", caption.score)) } }
+        }
+    }
+}
+
+/// The pictures that a file of the run folder names.
+struct Images<'a> {
+    run: &'a Path,
+    /// The file that names them.
+    list: &'static str,
+    /// Takes up why one is left out.
+    problems: &'a mut Vec<String>,
+}
+
+impl Images<'_> {
+    fn address(&mut self, name: &str) -> Option<String> {
+        image_address(self.run, name)
+            .map_err(|reason| {
+                let list = self.list;
+                self.problems
+                    .push(format!("{list}: the image {name:?} is left out: {reason}"));
+            })
+            .ok()
+    }
 }
 
 /// The image as a `data:` address. A path out of the run folder is refused: reports are passed on, other files are not.
@@ -223,5 +213,5 @@ pub(crate) fn image_address(run: &Path, name: &str) -> Result<String, String> {
         return Err("it has to be a path inside the run folder".to_owned());
     }
     let image = fs::read(run.join(path)).map_err(|error| error.to_string())?;
-    html::data_address(&image).ok_or_else(|| "it is neither PNG, JPEG nor WebP".to_owned())
+    data_address(&image).ok_or_else(|| "it is neither PNG, JPEG nor WebP".to_owned())
 }

@@ -1,11 +1,11 @@
 //! `unimo search`: pictures for texts and texts for pictures. The common space gives a shortlist, the matching head ranks it.
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde::Serialize;
 use unimo_data::images;
-use unimo_report::html;
+use unimo_report::page::data_address;
 
 use super::embed::{self, Embedded};
 use super::inputs::{self, ColumnArgs};
@@ -367,46 +367,45 @@ fn ranked(query: String, mut hits: Vec<Hit>, top: usize, of_picture: bool) -> Fo
 const THUMBNAIL: u32 = 220;
 
 fn page(predictor: &Predictor, found: &[Found]) -> String {
-    let mut body = String::new();
-    for query in found {
-        let picture = query
-            .of_picture
-            .then(|| thumbnail(Path::new(&query.query)))
-            .flatten();
-        let _ = write!(body, "<section><h2>{}</h2>", html::escape(&query.query));
-        if let Some(address) = picture {
-            let _ = write!(body, "<img class=query src=\"{address}\" alt=\"\">");
+    let title = format!("Search with {}", predictor.given);
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width";
+                title { (title) }
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                h1 { (title) }
+                @for query in found {
+                    section {
+                        h2 { (query.query) }
+                        @if let Some(address) = query.of_picture.then(|| thumbnail(Path::new(&query.query))).flatten() {
+                            img.query src=(address) alt="";
+                        }
+                        ol class=(if query.of_picture { "texts" } else { "pictures" }) {
+                            @for hit in &query.results { li { (result(hit)) } }
+                        }
+                    }
+                }
+            }
         }
-        body.push_str(if query.of_picture {
-            "<ol class=texts>"
-        } else {
-            "<ol class=pictures>"
-        });
-        for hit in &query.results {
-            body.push_str("<li>");
-            if let Some(address) = hit.path.as_deref().and_then(thumbnail) {
-                let _ = write!(body, "<img src=\"{address}\" alt=\"\">");
-            }
-            let _ = write!(body, "<span>{}</span>", html::escape(&hit.id));
-            if let Some(score) = hit.score {
-                let _ = write!(
-                    body,
-                    "<meter value=\"{score:.4}\"></meter><b>{:.1}%</b>",
-                    100.0 * score
-                );
-            }
-            if let Some(similarity) = hit.similarity {
-                let _ = write!(body, "<small>cosine {similarity:.3}</small>");
-            }
-            body.push_str("</li>");
+    };
+    page.into_string()
+}
+
+fn result(hit: &Hit) -> Markup {
+    html! {
+        @if let Some(address) = hit.path.as_deref().and_then(thumbnail) { img src=(address) alt=""; }
+        span { (hit.id) }
+        @if let Some(score) = hit.score {
+            meter value=(format!("{score:.4}")) {}
+            b { (format!("{:.1}%", 100.0 * score)) }
         }
-        body.push_str("</ol></section>");
+        @if let Some(similarity) = hit.similarity { small { (format!("cosine {similarity:.3}")) } }
     }
-    format!(
-        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\
-         <title>Search with {title}</title><style>{STYLE}</style><h1>Search with {title}</h1>{body}</html>\n",
-        title = html::escape(&predictor.given)
-    )
 }
 
 const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:78rem;padding:0 1rem;color:#1a1a1a;\
@@ -423,7 +422,7 @@ width:100%}b{font-weight:600}small{color:#666}.query{max-height:15rem;border-rad
 fn thumbnail(path: &Path) -> Option<String> {
     let picture = images::read(path, super::PICTURES).ok()?;
     let small = images::thumbnail(&picture, THUMBNAIL);
-    html::data_address(&images::jpeg(&small)?)
+    data_address(&images::jpeg(&small)?)
 }
 
 #[cfg(test)]

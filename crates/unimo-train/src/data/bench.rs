@@ -113,7 +113,7 @@ pub fn run(args: &BenchArgs, say: &mut dyn FnMut(&str)) -> Result<(), TrainError
             augment,
             images_per_second: rate,
             images_per_second_per_worker: rate / workers as f64,
-            peak_mb: crate::bench::host_peak().map(|bytes| bytes as f64 / 1e6),
+            peak_mb: crate::memory::host_peak().map(|bytes| bytes as f64 / 1e6),
         };
         let line = serde_json::to_string(&measured)
             .map_err(|e| TrainError::Check(format!("the result cannot be written: {e}")))?;

@@ -1,14 +1,13 @@
 //! `unimo data show`: a page with what the model really sees, after every transform, with hidden words marked.
 
-use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use maud::{Markup, html};
 use unimo_batch::{Batch, Entailment, Images, MaskedTexts, TAGS, TextRole, Texts};
 use unimo_data::images;
 use unimo_data::{ConceptReader, Loader, LoaderSpec, SkipList, TextTokenizer};
-use unimo_report::html::{data_address, escape};
-use unimo_report::page::{self, Section};
+use unimo_report::page::{self, Section, data_address};
 
 use super::DataArgs;
 use crate::apply::write_text;
@@ -62,16 +61,12 @@ pub fn run(args: &ShowArgs) -> Result<(), TrainError> {
         tokenizer: &tokenizer,
         concepts: reader.as_ref(),
     };
-    let mut body = String::from("<div class=\"sheet\">\n");
-    let mut shown = 0;
+    let mut cards = Vec::new();
     for batch in Loader::new(spec)?.take(args.samples.div_ceil(batch_size)) {
         let batch = batch?;
-        for row in 0..batch.len().min(args.samples - shown) {
-            card(&mut body, &batch, row, &words);
-        }
-        shown += batch.len().min(args.samples - shown);
+        let rows = 0..batch.len().min(args.samples - cards.len());
+        cards.extend(rows.map(|row| card(&batch, row, &words)));
     }
-    body.push_str("</div>\n");
     let section = Section {
         anchor: "samples",
         title: "Samples",
@@ -79,20 +74,18 @@ pub fn run(args: &ShowArgs) -> Result<(), TrainError> {
                phrases and tags where the recipe has them. A marked token is hidden: crossed out is what it was, then what the model \
                reads in its place."
             .to_owned(),
-        body,
+        body: html! { div.sheet { @for card in cards { (card) } } },
     };
-    let head = format!(
-        "<header>\n<div class=\"kicker\">unimo · data</div>\n<h1>What the model sees</h1>\n<dl class=\"facts\"><div><dt>data</dt>\
-         <dd>{}</dd></div><div><dt>recipe</dt><dd>{}</dd></div><div><dt>from batch</dt><dd>{}</dd></div></dl>\n</header>\n",
-        escape(&source.describe()),
-        escape(&recipe.description),
-        args.from
-    );
-    let page = page::document(
-        "What the model sees – unimo data",
-        STYLE,
-        &format!("{head}<main>\n{}</main>\n", section.to_html()),
-    );
+    let facts = [
+        ("data", source.describe()),
+        ("recipe", recipe.description.clone()),
+        ("from batch", args.from.to_string()),
+    ];
+    let body = html! {
+        (page::header("unimo · data", "What the model sees", &facts, &[]))
+        main { (section.to_html()) }
+    };
+    let page = page::document("What the model sees – unimo data", STYLE, &body);
     write_text(&args.html, &page)?;
     println!("{}", args.html.display());
     Ok(())
@@ -116,44 +109,44 @@ struct Words<'a> {
 }
 
 impl Words<'_> {
-    fn of(&self, id: i32) -> String {
+    fn of(&self, id: i32) -> Markup {
         let special = self.tokenizer.is_special(id);
         let concept = self.concepts.and_then(|reader| reader.name(id));
-        match concept.filter(|_| !special) {
-            // A phrase of several words is one id.
-            Some(name) if self.tokenizer.token(id).is_none() => {
-                format!("<span class=\"concept\">{}</span>", escape(name))
+        let token = self.tokenizer.token(id);
+        html! {
+            @if special {
+                span.special { (token.unwrap_or_default()) }
+            } @else if let (Some(name), None) = (concept, token) {
+                // A phrase of several words is one id.
+                span.concept { (name) }
+            } @else {
+                (self.tokenizer.decode(&[id]))
             }
-            _ if special => format!(
-                "<span class=\"special\">{}</span>",
-                escape(&self.tokenizer.token(id).unwrap_or_default())
-            ),
-            _ => escape(&self.tokenizer.decode(&[id])),
         }
     }
 
     /// A row of texts, hidden words and concepts marked.
-    fn line(&self, out: &mut String, texts: &Texts, row: usize) {
+    fn line(&self, texts: &Texts, row: usize) -> Markup {
         let at = row * texts.length;
         let ids = &texts.ids[at..at + texts.lengths[row]];
-        for (position, id) in ids.iter().enumerate() {
-            let hidden = texts.masked.as_ref().and_then(|masked| {
-                let concepts = masked.concept_labels.as_ref();
-                let chosen = masked.labels[at + position] != MaskedTexts::IGNORE
-                    || concepts.is_some_and(|l| l[at + position] != MaskedTexts::IGNORE)
-                    || masked.ids[at + position] != *id;
-                chosen.then(|| masked.ids[at + position])
-            });
-            let _ = match hidden {
-                Some(read) if read == *id => write!(out, "<mark>{}</mark> ", self.of(*id)),
-                Some(read) => write!(
-                    out,
-                    "<mark><s>{}</s> {}</mark> ",
-                    self.of(*id),
-                    self.of(read)
-                ),
-                None => write!(out, "{} ", self.of(*id)),
-            };
+        // What the model reads in the place of a token that is hidden.
+        let read = |position: usize, id: i32| {
+            let masked = texts.masked.as_ref()?;
+            let concepts = masked.concept_labels.as_ref();
+            let chosen = masked.labels[at + position] != MaskedTexts::IGNORE
+                || concepts.is_some_and(|l| l[at + position] != MaskedTexts::IGNORE)
+                || masked.ids[at + position] != id;
+            chosen.then(|| masked.ids[at + position])
+        };
+        html! {
+            @for (position, id) in ids.iter().copied().enumerate() {
+                @match read(position, id) {
+                    Some(read) if read == id => { mark { (self.of(id)) } }
+                    Some(read) => { mark { s { (self.of(id)) } " " (self.of(read)) } }
+                    None => { (self.of(id)) }
+                }
+                " "
+            }
         }
     }
 }
@@ -171,25 +164,19 @@ fn role(texts: &Texts, row: usize) -> Option<&'static str> {
     })
 }
 
-fn card(out: &mut String, batch: &Batch, row: usize, words: &Words<'_>) {
-    out.push_str("<div class=\"card\">");
-    for images in [&batch.images, &batch.second_images].into_iter().flatten() {
-        if let Some(address) = picture(images, row) {
-            let _ = write!(out, "<img src=\"{address}\" alt=\"\">");
+fn card(batch: &Batch, row: usize, words: &Words<'_>) -> Markup {
+    let images = [&batch.images, &batch.second_images].into_iter().flatten();
+    html! {
+        div.card {
+            @for address in images.filter_map(|images| picture(images, row)) { img src=(address) alt=""; }
+            @if let Some(texts) = &batch.texts {
+                (words.line(texts, row))
+                @if let Some(role) = role(texts, row) { small { (role) } }
+            }
+            @if let Some(tags) = batch.further_texts.get(TAGS) { div { (words.line(tags, row)) } }
+            small { (batch.samples[row]) }
         }
     }
-    if let Some(texts) = &batch.texts {
-        words.line(out, texts, row);
-        if let Some(role) = role(texts, row) {
-            let _ = write!(out, "<small>{role}</small>");
-        }
-    }
-    if let Some(tags) = batch.further_texts.get(TAGS) {
-        out.push_str("<div>");
-        words.line(out, tags, row);
-        out.push_str("</div>");
-    }
-    let _ = writeln!(out, "<small>{}</small></div>", escape(&batch.samples[row]));
 }
 
 /// The pixels of a row as a picture again.

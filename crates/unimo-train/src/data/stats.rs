@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
+use maud::{Markup, html};
 use unimo_batch::TextRole;
 use unimo_data::{
     BySplit, ConceptReader, DataError, SampleError, Source, Split, TextTokenizer, images,
 };
 use unimo_report::charts::Bars;
-use unimo_report::html::escape;
 use unimo_report::numbers::grouped;
 use unimo_report::page::{self, Section};
 
@@ -258,20 +258,15 @@ pub fn run(args: &StatsArgs) -> Result<(), TrainError> {
         }
     }
     if let Some(path) = &args.html {
-        let sections: Vec<Section> = counted
+        let sections = counted
             .iter()
             .filter(|(_, counted)| counted.samples > 0)
-            .map(|(split, counted)| section(split, counted, room))
-            .collect();
-        let mut body = format!(
-            "<header>\n<div class=\"kicker\">unimo · data</div>\n<h1>Statistics</h1>\n<dl class=\"facts\"><div><dt>data</dt><dd>{}\
-             </dd></div></dl>\n</header>\n<main>\n",
-            escape(&source.describe())
-        );
-        sections
-            .iter()
-            .for_each(|section| body.push_str(&section.to_html()));
-        body.push_str("</main>\n");
+            .map(|(split, counted)| section(split, counted, room));
+        let facts = [("data", source.describe())];
+        let body = html! {
+            (page::header("unimo · data", "Statistics", &facts, &[]))
+            main { @for section in sections { (section.to_html()) } }
+        };
         write_text(
             path,
             &page::document("Statistics – unimo data", STYLE, &body),
@@ -393,7 +388,7 @@ fn facts(counted: &Counted, room: usize) -> Vec<(&'static str, String)> {
 }
 
 /// A histogram with bins of equal width, all beyond the 99th percentile in the last one.
-fn histogram(title: &str, unit: &str, values: &[f64]) -> Option<String> {
+fn histogram(title: &str, unit: &str, values: &[f64]) -> Option<Markup> {
     const BINS: usize = 32;
     let mut sorted: Vec<f64> = values.iter().copied().filter(|v| v.is_finite()).collect();
     sorted.sort_by(f64::total_cmp);
@@ -433,18 +428,6 @@ fn histogram(title: &str, unit: &str, values: &[f64]) -> Option<String> {
 }
 
 fn section(split: Split, counted: &Counted, room: usize) -> Section {
-    let rows: String = facts(counted, room)
-        .iter()
-        .map(|(label, value)| {
-            format!(
-                "<tr><th scope=\"row\">{label}</th><td>{}</td></tr>\n",
-                escape(value)
-            )
-        })
-        .collect();
-    let mut body = format!(
-        "<div class=\"card\"><table class=\"facts-table\"><tbody>\n{rows}</tbody></table></div>\n"
-    );
     let widths = counted
         .widths
         .iter()
@@ -483,7 +466,16 @@ fn section(split: Split, counted: &Counted, room: usize) -> Section {
         (!frequent.is_empty()).then(|| Bars::new("Most frequent words", words.collect()).to_html()),
     ];
     let cards = figures.into_iter().flatten().map(|figure| ("card", figure));
-    body.push_str(&page::grid(cards));
+    let body = html! {
+        div.card {
+            table.facts-table {
+                tbody {
+                    @for (label, value) in facts(counted, room) { tr { th scope="row" { (label) } td { (value) } } }
+                }
+            }
+        }
+        (page::grid(cards))
+    };
     Section {
         anchor: match split {
             Split::Train => "train",
@@ -544,7 +536,7 @@ mod tests {
             (0..1000).map(f64::from).collect::<Vec<_>>(),
             vec![-0.5, 0.25, 7.75],
         ] {
-            let html = histogram("x", "", &values).unwrap();
+            let html = histogram("x", "", &values).unwrap().into_string();
             let total: f64 = html
                 .split("<title>")
                 .skip(1)

@@ -1,12 +1,10 @@
 //! The maps as a page and as a picture.
 
-use std::fmt::Write as _;
-
 use image::{ImageBuffer, Luma, Rgb, RgbImage, imageops};
+use maud::html;
 use unimo_data::images;
 use unimo_report::charts::viridis;
-use unimo_report::html::{data_address, escape};
-use unimo_report::page::{self, Section};
+use unimo_report::page::{self, Section, data_address};
 
 use super::{Explanation, Interaction, LayerMaps, Maps, Part, Scope};
 
@@ -73,32 +71,19 @@ pub(super) fn html(explanation: &Explanation, picture: &RgbImage, model: &str) -
         Some(layers(explanation, picture)),
         explanation.gates.as_ref().and_then(unimo_report::gates),
     ];
-    let mut body = String::from("<header>\n<div class=\"kicker\">unimo · explanation</div>\n");
-    let _ = write!(
-        body,
-        "<h1>{}</h1>\n<dl class=\"facts\">",
-        escape(&explanation.text)
-    );
     let probability = explanation
         .probability
         .map(|p| format!("{:.1}%", 100.0 * p))
         .unwrap_or_else(|| "the model has no matching head".to_owned());
-    for (label, value) in [
-        ("they belong together", probability.as_str()),
-        ("picture", &explanation.image),
-        ("model", model),
-    ] {
-        let _ = write!(
-            body,
-            "<div><dt>{label}</dt><dd>{}</dd></div>",
-            escape(value)
-        );
-    }
-    body.push_str("</dl>\n</header>\n<main>\n");
-    for section in sections.iter().flatten() {
-        body.push_str(&section.to_html());
-    }
-    body.push_str("</main>\n");
+    let facts = [
+        ("they belong together", probability),
+        ("picture", explanation.image.clone()),
+        ("model", model.to_owned()),
+    ];
+    let body = html! {
+        (page::header("unimo · explanation", &explanation.text, &facts, &[]))
+        main { @for section in sections.iter().flatten() { (section.to_html()) } }
+    };
     let title = format!("{} – unimo explanation", explanation.text);
     page::document(&title, STYLE, &body)
 }
@@ -118,44 +103,35 @@ const STYLE: &str = "\
 ";
 
 fn words(explanation: &Explanation, picture: &RgbImage) -> Section {
-    let strengths = strengths(explanation);
-    let mut body = String::from("<div class=\"maps\">\n");
-    if let Some(address) = images::jpeg(picture).and_then(|jpeg| data_address(&jpeg)) {
-        let _ = writeln!(
-            body,
-            "<div class=\"card\"><h3 class=\"whole\">the picture, as the model sees it</h3><figure><img src=\"{address}\" alt=\"\"></figure></div>"
-        );
-    }
-    for (part, strength) in explanation.parts.iter().zip(strengths) {
-        let class = match part.scope {
-            Scope::Word => "",
-            Scope::Caption | Scope::Summary => " class=\"whole\"",
-        };
-        let _ = write!(
-            body,
-            "<div class=\"card\"><h3{class}>{}</h3>",
-            escape(&part.name)
-        );
-        if let Some(share) = strength {
-            let _ = write!(
-                body,
-                "<span class=\"strength\" title=\"{:.0}% of the strongest word\"><i style=\"width:{:.1}%\"></i></span>",
-                100.0 * share,
-                100.0 * share
-            );
-        }
-        for (name, values) in maps(&part.total) {
-            if let Some(address) = overlay(picture, values, explanation.grid, largest(values)) {
-                let _ = write!(
-                    body,
-                    "<figure><img src=\"{address}\" alt=\"{name} of {}\"><figcaption>{name}</figcaption></figure>",
-                    escape(&part.name)
-                );
+    let seen = images::jpeg(picture).and_then(|jpeg| data_address(&jpeg));
+    let body = html! {
+        div.maps {
+            @if let Some(address) = seen {
+                div.card {
+                    h3.whole { "the picture, as the model sees it" }
+                    figure { img src=(address) alt=""; }
+                }
+            }
+            @for (part, strength) in explanation.parts.iter().zip(strengths(explanation)) {
+                div.card {
+                    h3 class=[(part.scope != Scope::Word).then_some("whole")] { (part.name) }
+                    @if let Some(share) = strength {
+                        span.strength title=(format!("{:.0}% of the strongest word", 100.0 * share)) {
+                            i style=(format!("width:{:.1}%", 100.0 * share)) {}
+                        }
+                    }
+                    @for (name, values) in maps(&part.total) {
+                        @if let Some(address) = overlay(picture, values, explanation.grid, largest(values)) {
+                            figure {
+                                img src=(address) alt={ (name) " of " (part.name) };
+                                figcaption { (name) }
+                            }
+                        }
+                    }
+                }
             }
         }
-        body.push_str("</div>\n");
-    }
-    body.push_str("</div>\n");
+    };
     let lead = match explanation.probability {
         Some(_) => {
             "Grad-CAM: where more attention of the word would make the model surer that caption and picture belong together, all \
@@ -197,45 +173,48 @@ fn layers(explanation: &Explanation, picture: &RgbImage) -> Section {
     let several = columns
         .iter()
         .any(|c| c.interaction != columns[0].interaction);
-    let mut body = String::new();
     type Of = for<'a> fn(&'a Maps) -> Option<&'a Vec<f32>>;
     let kinds: [(&str, Of); 2] = [
         ("Grad-CAM", |maps| maps.grad_cam.as_ref()),
         ("Attention", |maps| Some(&maps.attention)),
     ];
-    for (kind, of) in kinds {
-        // One scale for a whole layer of Grad-CAM would leave most maps black; attention rows all sum to 1.
-        let mut table = String::new();
-        for part in &explanation.parts {
-            let _ = write!(table, "<tr><th scope=\"row\">{}</th>", escape(&part.name));
-            let mut drawn = false;
-            for layer in &part.layers {
-                let address = of(&layer.maps)
-                    .and_then(|values| overlay(&small, values, explanation.grid, largest(values)));
-                if let Some(address) = address {
-                    drawn = true;
-                    let _ = write!(table, "<td><img src=\"{address}\" alt=\"\"></td>");
+    // One scale for a whole layer of Grad-CAM would leave most maps black; attention rows all sum to 1.
+    let drawn = |of: Of, part: &Part| -> Vec<String> {
+        let values = part.layers.iter().filter_map(|layer| of(&layer.maps));
+        values
+            .filter_map(|values| overlay(&small, values, explanation.grid, largest(values)))
+            .collect()
+    };
+    let tables = kinds.into_iter().filter_map(|(kind, of)| {
+        let rows: Vec<_> = explanation
+            .parts
+            .iter()
+            .map(|part| drawn(of, part))
+            .collect();
+        // A kind that some part has no map of is left out.
+        let all = !rows.is_empty() && rows.iter().all(|row| !row.is_empty());
+        all.then_some((kind, rows))
+    });
+    let body = html! {
+        @for (kind, rows) in tables {
+            div.card {
+                h3 { (kind) }
+                div.scroll {
+                    table.by-layer {
+                        thead { tr { th {} @for layer in columns { th { (layer_name(layer, several)) } } } }
+                        tbody {
+                            @for (part, row) in explanation.parts.iter().zip(rows) {
+                                tr {
+                                    th scope="row" { (part.name) }
+                                    @for address in row { td { img src=(address) alt=""; } }
+                                }
+                            }
+                        }
+                    }
                 }
             }
-            if !drawn {
-                table.clear();
-                break;
-            }
-            table.push_str("</tr>\n");
         }
-        if table.is_empty() {
-            continue;
-        }
-        let names: String = columns
-            .iter()
-            .map(|layer| format!("<th>{}</th>", layer_name(layer, several)))
-            .collect();
-        let _ = write!(
-            body,
-            "<div class=\"card\"><h3>{kind}</h3><div class=\"scroll\"><table class=\"by-layer\"><thead><tr><th></th>{names}</tr></thead>\n\
-             <tbody>{table}</tbody></table></div></div>\n"
-        );
-    }
+    };
     Section {
         anchor: "layers",
         title: "Layer by layer",
@@ -253,7 +232,8 @@ const LINE: f64 = 22.0;
 /// The picture: the maps of the whole caption and of every word, with their names.
 pub(super) fn svg(explanation: &Explanation, picture: &RgbImage) -> String {
     let (width, height) = picture.dimensions();
-    let (tile_w, tile_h) = (190.0, 190.0 * f64::from(height) / f64::from(width));
+    let tile_w = 190.0;
+    let tile_h = (tile_w * f64::from(height) / f64::from(width)).round();
     let kinds = 1 + usize::from(explanation.probability.is_some());
     let rows = explanation.parts.len().div_ceil(PER_ROW);
     let columns = explanation.parts.len().min(PER_ROW) as f64;
@@ -261,11 +241,6 @@ pub(super) fn svg(explanation: &Explanation, picture: &RgbImage) -> String {
     let top = 2.0 * LINE + GAP;
     let total_w = columns * (tile_w + GAP) + GAP;
     let total_h = top + rows as f64 * row_h;
-    let mut out = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{total_w:.0}\" height=\"{total_h:.0}\" viewBox=\"0 0 {total_w:.0} {total_h:.0}\" \
-         font-family=\"system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', Arial, sans-serif\" fill=\"#1a1a1a\">\n\
-         <rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n"
-    );
     let under = match explanation.probability {
         Some(p) => format!(
             "they belong together: {:.1}% · above Grad-CAM, below attention, each map with its own scale",
@@ -273,43 +248,42 @@ pub(super) fn svg(explanation: &Explanation, picture: &RgbImage) -> String {
         ),
         None => "attention, each map with its own scale".to_owned(),
     };
-    let _ = write!(
-        out,
-        "<text x=\"{GAP}\" y=\"{:.1}\" font-size=\"17\" font-weight=\"600\">{}</text>\n\
-         <text x=\"{GAP}\" y=\"{:.1}\" font-size=\"12.5\" fill=\"#666\">{under}</text>\n",
-        LINE,
-        escape(&explanation.text),
-        2.0 * LINE
-    );
-    for (at, part) in explanation.parts.iter().enumerate() {
+    let parts = explanation.parts.iter().enumerate().map(|(at, part)| {
         let x = GAP + (at % PER_ROW) as f64 * (tile_w + GAP);
-        let mut y = top + (at / PER_ROW) as f64 * row_h + LINE;
-        let style = match part.scope {
-            Scope::Word => "font-weight=\"600\"",
-            Scope::Caption | Scope::Summary => "font-style=\"italic\"",
-        };
-        let _ = writeln!(
-            out,
-            "<text x=\"{x:.1}\" y=\"{:.1}\" font-size=\"14\" {style}>{}</text>",
-            y - 6.0,
-            escape(&part.name)
-        );
-        for (_, values) in maps(&part.total) {
-            if let Some(address) = overlay(picture, values, explanation.grid, largest(values)) {
-                let _ = writeln!(
-                    out,
-                    "<image x=\"{x:.1}\" y=\"{y:.1}\" width=\"{tile_w:.1}\" height=\"{tile_h:.1}\" href=\"{address}\"/>"
-                );
+        let y = top + (at / PER_ROW) as f64 * row_h + LINE;
+        let word = part.scope == Scope::Word;
+        html! {
+            text x=(x) y=(y - 6.0) font-size="14" font-weight=[word.then_some("600")]
+                font-style=[(!word).then_some("italic")] { (plain(&part.name)) }
+            @for (row, (_, values)) in maps(&part.total).enumerate() {
+                @if let Some(address) = overlay(picture, values, explanation.grid, largest(values)) {
+                    image x=(x) y=(y + row as f64 * (tile_h + GAP / 2.0)) width=(tile_w) height=(tile_h) href=(address) {}
+                }
             }
-            y += tile_h + GAP / 2.0;
         }
-    }
-    out.push_str("</svg>\n");
-    out
+    });
+    let drawing = html! {
+        svg xmlns="http://www.w3.org/2000/svg" width=(total_w) height=(total_h) viewBox={ "0 0 " (total_w) " " (total_h) }
+            font-family="system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', Arial, sans-serif" fill="#1a1a1a" {
+            rect width="100%" height="100%" fill="#fff" {}
+            text x=(GAP) y=(LINE) font-size="17" font-weight="600" { (plain(&explanation.text)) }
+            text x=(GAP) y=(2.0 * LINE) font-size="12.5" fill="#666" { (under) }
+            @for part in parts { (part) }
+        }
+    };
+    drawing.into_string()
+}
+
+/// XML cannot hold control characters, escaped or not.
+fn plain(text: &str) -> String {
+    text.replace(char::is_control, "\u{fffd}")
 }
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine;
+    use base64::prelude::BASE64_STANDARD;
+
     use super::*;
 
     fn part(name: &str, scope: Scope, at: usize) -> Part {
@@ -367,15 +341,8 @@ mod tests {
     }
 
     fn decode(address: &str) -> RgbImage {
-        const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
         let text = address.split_once("base64,").unwrap().1;
-        let digit = |c: u8| DIGITS.iter().position(|d| *d == c).unwrap() as u32;
-        let mut bytes = Vec::new();
-        for four in text.trim_end_matches('=').as_bytes().chunks(4) {
-            let mut value = four.iter().fold(0, |v, c| v << 6 | digit(*c));
-            value <<= 6 * (4 - four.len());
-            bytes.extend(&value.to_be_bytes()[1..four.len()]);
-        }
+        let bytes = BASE64_STANDARD.decode(text).unwrap();
         images::decode(&bytes, images::Limits::full_size(1 << 20)).unwrap()
     }
 

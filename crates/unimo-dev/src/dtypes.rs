@@ -1,4 +1,4 @@
-//! `unimo bench dtype`: how far hidden states and gradients in half precision are from those in f32.
+//! `unimo-dev bench dtype`: how far hidden states and gradients in half precision are from those in f32.
 //!
 //! A loss near chance says nothing about the numbers behind it, so every tensor is compared by itself. The encoders are random and
 //! sharp: their attention prefers few positions, as a trained one's does. Each is given the same inputs in both dtypes, so that
@@ -22,11 +22,13 @@ use unimo_encoders::backbone::BackboneConfig;
 use unimo_encoders::fusion::{CrossModalEncoder, FusionConfig, Keep, Levels, Link};
 use unimo_encoders::joint::{JointEncoder, View};
 
-use crate::bench::{self, Family, Size};
-use crate::device::DeviceChoice;
-use crate::error::TrainError;
-use crate::model::{float_dtype, host};
-use crate::recipe::ComputeDtype;
+use unimo_train::sizes::{self, Family, Size};
+
+use crate::bench;
+use unimo_train::device::DeviceChoice;
+use unimo_train::error::TrainError;
+use unimo_train::model::{float_dtype, host};
+use unimo_train::recipe::ComputeDtype;
 
 /// Roundings of a block in units of half a digit: two norms, two residual sums, four products of attention and its weights, two
 /// products of the feed-forward layer and its activation, each of some numbers at once, so about a dozen that add up as a random
@@ -43,13 +45,13 @@ const WORST: f64 = 4.0;
 /// below this share of the largest are left out and counted.
 const ZERO: f64 = 1e-5;
 
-/// `unimo bench dtype`.
+/// `unimo-dev bench dtype`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct DtypeArgs {
     /// Where to compute: flex (the CPU), wgpu, wgpu:N, cuda, cuda:N or auto.
     #[arg(long, default_value = "flex")]
     pub device: DeviceChoice,
-    /// Size of the encoders, as in `unimo bench step`.
+    /// Size of the encoders, as in `unimo-dev bench step`.
     #[arg(long, default_value = "tiny", value_parser = bench::size_parser())]
     pub size: Size,
     /// Rows of texts and pictures.
@@ -201,7 +203,7 @@ pub fn compare(
         device,
         dtype,
     };
-    let pairs = bench::backbone(size, Family::Meter).without_dropout();
+    let pairs = sizes::backbone(size, Family::Meter).without_dropout();
     let mut all = vec![scene.text(&pairs), scene.image(&pairs)];
     let kinds: [(&'static str, Change); 5] = [
         ("METER", |_, _| {}),
@@ -227,7 +229,7 @@ pub fn compare(
         all.push(scene.fusion(name, &config));
     }
     for (name, family) in [("UNIMO-2", Family::Unimo2), ("MVP", Family::Mvp)] {
-        all.push(scene.joint(name, &bench::backbone(size, family).without_dropout())?);
+        all.push(scene.joint(name, &sizes::backbone(size, family).without_dropout())?);
     }
     Ok(all)
 }
@@ -576,7 +578,7 @@ mod tests {
     use super::*;
 
     fn size(name: &str) -> Size {
-        let found = bench::SIZES.iter().find(|size| size.name == name);
+        let found = sizes::SIZES.iter().find(|size| size.name == name);
         *found.expect("a size of that name")
     }
 

@@ -1,4 +1,4 @@
-//! `unimo torture resume`: a run that is killed again and again ends with the weights of one that was not.
+//! `unimo-dev torture resume`: a run that is killed again and again ends with the weights of one that was not.
 //!
 //! The command trains a tiny recipe once in peace. Then it starts the same training over and over in processes of its
 //! own, kills each at a random moment (SIGKILL on Unix, which a process cannot catch, and sometimes SIGTERM, after which it saves),
@@ -22,12 +22,12 @@ use rand_chacha::rand_core::SeedableRng;
 use safetensors::SafeTensors;
 use unimo_report::record::StepRecord;
 
-use crate::checkpoint;
-use crate::error::TrainError;
-use crate::files;
-use crate::interrupt;
+use unimo_train::checkpoint;
+use unimo_train::error::TrainError;
+use unimo_train::files;
+use unimo_train::interrupt;
 
-/// `unimo torture resume`.
+/// `unimo-dev torture resume`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ResumeArgs {
     /// How many runs are killed.
@@ -145,10 +145,22 @@ pub fn resume(args: &ResumeArgs, say: &mut dyn FnMut(&str)) -> Result<(), TrainE
     result
 }
 
+/// `unimo`, whose runs are killed: cargo puts it beside this program.
+fn unimo() -> Result<PathBuf, TrainError> {
+    let own = std::env::current_exe().map_err(TrainError::file("find", "this program"))?;
+    let unimo = own.with_file_name(format!("unimo{}", std::env::consts::EXE_SUFFIX));
+    if unimo.is_file() {
+        return Ok(unimo);
+    }
+    Err(TrainError::Check(format!(
+        "there is no {}, whose runs are to be killed: `cargo xtask torture resume` builds it",
+        unimo.display()
+    )))
+}
+
 fn all_runs(args: &ResumeArgs, folder: &Path, say: &mut dyn FnMut(&str)) -> Result<(), TrainError> {
-    let program = std::env::current_exe().map_err(TrainError::file("find", "this program"))?;
     let torture = Torture {
-        program,
+        program: unimo()?,
         folder: folder.to_owned(),
         seconds: Cell::new(0),
     };

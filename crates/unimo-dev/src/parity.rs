@@ -1,4 +1,4 @@
-//! `unimo parity`: outputs and gradients of a checkpoint against those that its reference implementation wrote.
+//! `unimo-dev parity`: outputs and gradients of a checkpoint against those that its reference implementation wrote.
 //!
 //! A reference folder holds `config.json`, `model.safetensors` and `io.safetensors` with `in.*` inputs, `out.*` outputs
 //! (`out.hidden.N` after N blocks, `out.gate.*` gates) and `grad.*`, the gradient of `out.loss` for every parameter under
@@ -22,10 +22,10 @@ use unimo_encoders::names::Names;
 use unimo_encoders::text::TextEncoder;
 use unimo_encoders::weights::SafetensorsFile;
 
-use crate::device::DeviceChoice;
-use crate::error::TrainError;
-use crate::model::{Model, host};
-use crate::pretrained::{self, Network, Pretrained};
+use unimo_train::device::DeviceChoice;
+use unimo_train::error::TrainError;
+use unimo_train::model::{Model, host};
+use unimo_train::pretrained::{self, Network, Pretrained};
 
 /// Largest difference of an output as a share of its largest value: f32 on both sides, sums in another order, through a
 /// dozen blocks.
@@ -36,7 +36,7 @@ pub const GRADIENT_TOLERANCE: f64 = 1e-4;
 /// its largest value were this share of the largest of all gradients, so that 1e-7 of that, f32's rounding, is allowed.
 const GRADIENT_FLOOR: f64 = 1e-3;
 
-/// `unimo parity`.
+/// `unimo-dev parity`.
 #[derive(Debug, clap::Args)]
 pub struct ParityArgs {
     /// A reference folder, or one that holds several.

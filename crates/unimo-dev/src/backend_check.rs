@@ -1,4 +1,4 @@
-//! `unimo check backend`: does a device compute what the CPU computes?
+//! `unimo-dev check backend`: does a device compute what the CPU computes?
 //!
 //! A small UNIMO-3 is trained on generated scenes, twice on the CPU and once on the device, from the same weights and
 //! batches. Everything that decides discretely (order, masks, negatives) is drawn on the host and does not depend on
@@ -19,12 +19,12 @@ use unimo_data::{Loader, LoaderSpec, SkipList};
 use unimo_encoders::fusion::Keep;
 use unimo_objectives::objective::Carry;
 
-use crate::device::DeviceChoice;
-use crate::error::TrainError;
-use crate::model::{Model, host};
-use crate::optimizer::{self, Optimizer};
-use crate::prepare;
-use crate::recipe::{Overrides, Recipe};
+use unimo_train::device::DeviceChoice;
+use unimo_train::error::TrainError;
+use unimo_train::model::{Model, host};
+use unimo_train::optimizer::{self, Optimizer};
+use unimo_train::prepare;
+use unimo_train::recipe::{Overrides, Recipe};
 
 /// Largest relative difference of the first loss, which no update has touched: f32 keeps 6e-8, and a forward pass of
 /// this size sums some thousand products in another order on every device.
@@ -54,7 +54,7 @@ const WORST_SHOWN: usize = 3;
 /// so what any device finds there is rounding alone.
 const GRADIENT_FLOOR: f32 = 1e-3;
 
-/// `unimo check backend`.
+/// `unimo-dev check backend`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct BackendArgs {
     /// The device to check against flex, the CPU: wgpu, wgpu:N, cuda, cuda:N or auto.

@@ -1,4 +1,4 @@
-//! `unimo bench step`: how long a training step takes, in a form that compares with PyTorch.
+//! `unimo-dev bench step`: how long a training step takes, in a form that compares with PyTorch.
 //!
 //! Sizes, work per step and the fields of the printed line are those of a twin of METER and UNIMO-3 on Hugging Face's
 //! encoders: image encoder once, text encoder on clean and masked text, cross-modal encoder on both, masked language
@@ -21,16 +21,9 @@ use rand_chacha::rand_core::SeedableRng;
 use serde::Serialize;
 use unimo_batch::{Batch, Images, MaskSpec, MaskedTexts, TAGS, Texts};
 use unimo_core::init::Init;
-use unimo_core::layers::Activation;
-use unimo_core::levels::GateKind;
 use unimo_core::parameters;
-use unimo_encoders::backbone::BackboneConfig;
-use unimo_encoders::fusion::{FusionConfig, Keep, Levels, Link};
-use unimo_encoders::image::ImageEncoderConfig;
-use unimo_encoders::joint::JointConfig;
-use unimo_encoders::quantiser::{Choice, QuantiserConfig};
+use unimo_encoders::fusion::Keep;
 use unimo_encoders::tasks::TasksConfig;
-use unimo_encoders::text::{Positions, TextEncoderConfig};
 use unimo_objectives::ObjectivesConfig;
 use unimo_objectives::pretraining::itc::{ItcConfig, Normalised, Projection, Views};
 use unimo_objectives::pretraining::itm::{Head, ItmConfig, Layout, Negatives};
@@ -38,96 +31,19 @@ use unimo_objectives::pretraining::mlm::MlmConfig;
 use unimo_objectives::pretraining::vq::VqConfig;
 use unimo_objectives::pretraining::wpg::{Region, WpgConfig};
 
-use crate::device::DeviceChoice;
-use crate::error::TrainError;
-use crate::model::{Model, float_dtype};
-use crate::optimizer::{self, Optimizer};
-use crate::recipe::{ComputeDtype, OptimizerConfig};
-use crate::trainer::BURN_VERSION;
+use unimo_train::BURN_VERSION;
+use unimo_train::device::DeviceChoice;
+use unimo_train::error::TrainError;
+use unimo_train::memory::host_peak;
+use unimo_train::model::{Model, float_dtype};
+use unimo_train::optimizer::{self, Optimizer};
+use unimo_train::pretrained;
+use unimo_train::recipe::{ComputeDtype, OptimizerConfig};
+use unimo_train::sizes::{Family, PAD, SIZES, Size, backbone};
 
-/// A model's measures.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Size {
-    /// What the command line calls it.
-    pub name: &'static str,
-    /// Of all three encoders.
-    pub width: usize,
-    /// Attention heads.
-    pub heads: usize,
-    /// Inner width of the feed-forward layers.
-    pub feed_forward: usize,
-    /// Blocks of the text encoder.
-    pub text_layers: usize,
-    /// Blocks of the image encoder.
-    pub image_layers: usize,
-    /// Layers of the cross-modal encoder.
-    pub cross_layers: usize,
-    /// Pixels per side.
-    pub image_size: usize,
-    /// Pixels per side of a patch.
-    pub patch_size: usize,
-    /// Word embeddings.
-    pub vocabulary: usize,
-    /// Tokens per text.
-    pub text_length: usize,
-}
+mod work;
 
-macro_rules! sizes {
-    ($($name:literal: $($value:literal),+;)+) => {
-        /// Every size.
-        pub const SIZES: &[Size] = &[$(sizes!(@ $name, $($value),+)),+];
-    };
-    (@ $name:literal, $width:literal, $heads:literal, $ffn:literal, $text:literal, $image:literal, $cross:literal,
-     $px:literal, $patch:literal, $vocabulary:literal, $length:literal) => {
-        Size {
-            name: $name,
-            width: $width,
-            heads: $heads,
-            feed_forward: $ffn,
-            text_layers: $text,
-            image_layers: $image,
-            cross_layers: $cross,
-            image_size: $px,
-            patch_size: $patch,
-            vocabulary: $vocabulary,
-            text_length: $length,
-        }
-    };
-}
-
-sizes! {
-    "tiny": 64, 4, 128, 3, 3, 2, 48, 16, 211, 12;
-    "small": 384, 6, 1536, 12, 12, 6, 224, 16, 50265, 50;
-    "base": 768, 12, 3072, 12, 12, 6, 288, 16, 50265, 50;
-    "golden": 32, 4, 64, 2, 2, 3, 48, 16, 97, 10;
-}
-
-/// Which cross-modal encoder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Family {
-    /// With cross-layer attention, gated by the class token.
-    Unimo3,
-    /// In-layer co-attention only.
-    Meter,
-    /// One stream with a grounded dictionary.
-    Unimo2,
-    /// One stream over words, phrases, tags and patches.
-    Mvp,
-}
-
-impl Family {
-    const ALL: [Self; 4] = [Self::Unimo3, Self::Meter, Self::Unimo2, Self::Mvp];
-
-    /// What the command line calls it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Unimo3 => "unimo3",
-            Self::Meter => "meter",
-            Self::Unimo2 => "unimo2",
-            Self::Mvp => "mvp",
-        }
-    }
-}
+pub use work::{flops, parameter_count};
 
 const DTYPES: [(&str, ComputeDtype); 3] = [
     ("f32", ComputeDtype::F32),
@@ -162,7 +78,7 @@ fn at_least(least: u64) -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(least..)
 }
 
-/// `unimo bench step`.
+/// `unimo-dev bench step`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct StepArgs {
     /// Size of the model: base is METER's (ViT-B/16 at 288 pixels, RoBERTa-base, 6 layers on top).
@@ -351,7 +267,7 @@ fn peak(device: &Device, choice: DeviceChoice) -> (Option<u64>, Option<&'static 
 pub fn load(folder: &std::path::Path) -> Result<serde_json::Value, TrainError> {
     let before = host_peak();
     let began = Instant::now();
-    let public = crate::pretrained::describe(folder, None)?;
+    let public = pretrained::describe(folder, None)?;
     let loaded = public.load(&Device::flex())?;
     let seconds = began.elapsed().as_secs_f64();
     Ok(serde_json::json!({
@@ -363,122 +279,6 @@ pub fn load(folder: &std::path::Path) -> Result<serde_json::Value, TrainError> {
     }))
 }
 
-/// The largest resident set that the process had: `VmHWM` in Linux' `/proc/self/status`; unknown elsewhere.
-pub(crate) fn host_peak() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kibibytes * 1024)
-}
-
-/// Dropout of the text encoder and the cross-modal encoder; the image encoder has none.
-const DROPOUT: f64 = 0.1;
-
-/// The encoders of a size.
-pub fn backbone(size: &Size, family: Family) -> BackboneConfig {
-    let Size {
-        width,
-        heads,
-        feed_forward,
-        ..
-    } = *size;
-    let layer_norm_eps = 1e-5;
-    let joint =
-        |layers: usize, image_class: bool, grounding: Option<QuantiserConfig>| JointConfig {
-            width,
-            layers,
-            heads,
-            feed_forward,
-            activation: Activation::Gelu,
-            layer_norm_eps,
-            dropout: DROPOUT,
-            image_class,
-            grounding,
-        };
-    let (codes, tokens) = dictionary(size);
-    let mvp = family == Family::Mvp;
-    let uni_modal = |layers: usize| if mvp { layers.div_ceil(2) } else { layers };
-    BackboneConfig {
-        initializer_range: 0.02,
-        text: TextEncoderConfig {
-            vocab_size: size.vocabulary,
-            width,
-            layers: uni_modal(size.text_layers),
-            heads,
-            feed_forward,
-            max_positions: max_positions(size),
-            positions: Positions::AfterPad,
-            token_types: if mvp { 2 } else { 1 },
-            pad_id: PAD as usize,
-            activation: Activation::Gelu,
-            layer_norm_eps,
-            dropout: DROPOUT,
-        },
-        regions: None,
-        image: Some(ImageEncoderConfig {
-            image_size: size.image_size,
-            patch_size: size.patch_size,
-            width,
-            layers: uni_modal(size.image_layers),
-            heads,
-            feed_forward,
-            activation: Activation::QuickGelu,
-            layer_norm_eps,
-            pre_norm: true,
-            patch_bias: false,
-            distillation_token: false,
-            qkv_bias: true,
-            mask_embedding: false,
-            dropout: 0.0,
-        }),
-        fusion: matches!(family, Family::Unimo3 | Family::Meter).then_some(FusionConfig {
-            width,
-            layers: size.cross_layers,
-            heads,
-            feed_forward,
-            activation: Activation::Gelu,
-            layer_norm_eps,
-            dropout: DROPOUT,
-            in_layer: true,
-            levels: match family {
-                Family::Unimo3 => Levels::CrossPrev,
-                _ => Levels::None,
-            },
-            uni_levels: 0,
-            gate: GateKind::Cls,
-            gate_beta: 1.0,
-            link: Link::None,
-            pictures: 1,
-            shared_transforms: true,
-        }),
-        image_tags: mvp,
-        joint: match family {
-            Family::Unimo3 | Family::Meter => None,
-            Family::Unimo2 => Some(joint(
-                size.text_layers,
-                true,
-                Some(QuantiserConfig {
-                    codes,
-                    tokens,
-                    choice: Choice::TopK,
-                    scale: 100.0,
-                    scale_range: [1.0, 1e4],
-                }),
-            )),
-            Family::Mvp => Some(joint(size.cross_layers, false, None)),
-        },
-    }
-}
-
-/// Codes of UNIMO-2 and how many a sample is given, or a few for the sizes with a toy vocabulary.
-fn dictionary(size: &Size) -> (usize, usize) {
-    if size.vocabulary > 1000 {
-        (2048, 100)
-    } else {
-        (64, 8)
-    }
-}
-
 /// Phrases of a caption and tags of a picture, as MVP has them, or a few.
 fn concepts(size: &Size) -> (usize, usize) {
     if size.vocabulary > 1000 {
@@ -486,11 +286,6 @@ fn concepts(size: &Size) -> (usize, usize) {
     } else {
         (2, 4)
     }
-}
-
-/// RoBERTa's, or a few for the sizes with a toy vocabulary.
-fn max_positions(size: &Size) -> usize {
-    if size.vocabulary > 1000 { 514 } else { 40 }
 }
 
 fn objectives(size: &Size, family: Family) -> ObjectivesConfig {
@@ -555,88 +350,7 @@ const OPTIMIZER: OptimizerConfig = OptimizerConfig {
     weight_decay: 0.01,
 };
 
-/// Numbers in UNIMO-3 or METER of a size, heads included.
-pub fn parameter_count(size: &Size, family: Family) -> u64 {
-    let n = |value: usize| value as u64;
-    let (d, ffn, vocabulary) = (n(size.width), n(size.feed_forward), n(size.vocabulary));
-    let linear = |from: u64, to: u64| from * to + to;
-    let norm = 2 * d;
-    let attention = 4 * linear(d, d);
-    let block = attention + linear(d, ffn) + linear(ffn, d) + 2 * norm;
-
-    let positions = n(max_positions(size));
-    let text = (vocabulary + positions + 1) * d + norm + n(size.text_layers) * block;
-    let patch = n(Images::CHANNELS * size.patch_size * size.patch_size);
-    let grid = n(size.image_size / size.patch_size);
-    let image = (patch + 1 + grid * grid + 1) * d + 2 * norm + n(size.image_layers) * block;
-    let half_layer = |levels: u64| {
-        let gates = 2 * d * d + levels + 1;
-        let across = attention + levels * norm + gates;
-        let in_layer = block + attention + norm;
-        match family {
-            Family::Unimo3 => in_layer + across,
-            _ => in_layer,
-        }
-    };
-    let stream: u64 = (1..=n(size.cross_layers)).map(half_layer).sum();
-    let fusion = 2 * linear(d, d) + 2 * d + 2 * (stream + linear(d, d));
-    let mlm = linear(d, d) + norm + linear(d, vocabulary);
-    let itm = linear(2 * d, 2);
-    text + image + fusion + mlm + itm
-}
-
-/// Multiply-adds of all matrix products of a step times 2; the backward pass counts as twice the forward pass. Of UNIMO-2 and MVP
-/// without the small ones of contrast and grounding.
-pub fn flops(size: &Size, family: Family, batch: usize, train: bool) -> u64 {
-    let n = |value: usize| value as u64;
-    let (d, ffn, vocabulary) = (n(size.width), n(size.feed_forward), n(size.vocabulary));
-    let text = n(size.text_length);
-    let grid = n(size.image_size / size.patch_size);
-    let image = grid * grid + 1;
-    let patch = n(Images::CHANNELS * size.patch_size * size.patch_size);
-    let block = |length: u64| 2 * length * (4 * d * d + 2 * d * ffn) + 4 * length * length * d;
-    // In-layer and cross-layer attention cost the same: levels are mixed before they are attended to.
-    let attentions = match family {
-        Family::Unimo3 => 2,
-        _ => 1,
-    };
-    let half_layer = |own: u64, other: u64| {
-        block(own) + attentions * (2 * (2 * own + 2 * other) * d * d + 4 * own * other * d)
-    };
-    if matches!(family, Family::Unimo2 | Family::Mvp) {
-        let config = backbone(size, family);
-        let joint_layers = n(config.joint.as_ref().map_or(0, |joint| joint.layers));
-        let (codes, tokens) = dictionary(size);
-        let (codes, tokens) = (n(codes), n(tokens));
-        let (_, tags) = concepts(size);
-        // Pairs that are fused, and the length of their sequence.
-        let (pairs, length, tags) = match family {
-            // Masked ones, and half right, half wrong ones.
-            Family::Unimo2 => (2, image + tokens + text, 0),
-            // Masked ones, right ones, and two kinds of wrong ones.
-            _ => (4, image - 1 + text, n(tags) + 2),
-        };
-        let choice = match family {
-            Family::Unimo2 => 2 * (image + text - 2) * (codes + 2 * tokens) * d,
-            _ => 0,
-        };
-        let images = n(config.image_layers()) * block(image + tags) + 2 * image * patch * d;
-        let texts = 2 * n(config.text.layers) * block(text);
-        let hidden = (HIDDEN * size.text_length as f64).round() as u64;
-        let fusion = pairs * (joint_layers * block(length) + choice);
-        let forward = images + texts + fusion + 2 * hidden * d * (d + vocabulary);
-        return n(batch) * forward * if train { 3 } else { 1 };
-    }
-    let images = n(size.image_layers) * block(image) + 2 * image * patch * d + 2 * image * d * d;
-    let texts = 2 * (n(size.text_layers) * block(text) + 2 * text * d * d);
-    let fusion = 2 * n(size.cross_layers) * (half_layer(text, image) + half_layer(image, text));
-    let mlm = 2 * text * d * (d + vocabulary);
-    let forward = images + texts + fusion + mlm;
-    n(batch) * forward * if train { 3 } else { 1 }
-}
-
-/// Token ids of the random texts: padding, and the first that is a word.
-const PAD: i32 = 1;
+/// The first token id of the random texts that is a word.
 const FIRST_WORD: i32 = 5;
 /// Share of the words that is hidden.
 const HIDDEN: f64 = 0.15;
@@ -663,7 +377,7 @@ fn random_batch(size: &Size, family: Family, batch: usize, seed: u64) -> Batch {
         for position in 0..length {
             let word = rng.random_range(FIRST_WORD..mask_id - 1);
             let hide = position < words && (position == 1 || rng.random_bool(HIDDEN));
-            let id = if position < words { word } else { PAD };
+            let id = if position < words { word } else { PAD as i32 };
             texts.ids.push(id);
             masked.ids.push(if hide { mask_id } else { id });
             masked

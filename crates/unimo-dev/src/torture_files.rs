@@ -1,4 +1,4 @@
-//! `unimo torture files`: damaged and hostile files give errors, never a panic, never a hang, never memory without bound.
+//! `unimo-dev torture files`: damaged and hostile files give errors, never a panic, never a hang, never memory without bound.
 //!
 //! Every round takes a good file, damages a copy in a few places and reads it as its kind is read: weights are opened and
 //! every tensor is read, a `config.json` is described and loaded beside its weights, tokenizers and processors are loaded,
@@ -23,12 +23,12 @@ use unimo_data::sources::webdataset::WebDatasetConfig;
 use unimo_data::{SourceConfig, Split, TextTokenizer, pack, processor, shards};
 use unimo_encoders::weights::Weights;
 
-use crate::bench::host_peak;
-use crate::error::TrainError;
-use crate::pretrained;
-use crate::progress::Progress;
+use unimo_train::error::TrainError;
+use unimo_train::memory::host_peak;
+use unimo_train::pretrained;
+use unimo_train::progress::Progress;
 
-/// `unimo torture files`.
+/// `unimo-dev torture files`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct FilesArgs {
     /// A folder of good files; folders in it are read too.

@@ -1,0 +1,8 @@
+#![doc = include_str!("../README.md")]
+
+pub mod backend_check;
+pub mod bench;
+pub mod dtypes;
+pub mod parity;
+pub mod torture;
+pub mod torture_files;

@@ -1,0 +1,145 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use unimo_dev::{backend_check, bench, dtypes, parity, torture, torture_files};
+use unimo_train::error::TrainError;
+use unimo_train::{allocator, pipe};
+
+/// What developers of unimo measure and check: speed, precision, GPUs against the CPU, reference implementations, kills, damaged files.
+#[derive(Parser)]
+#[command(name = "unimo-dev", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Measure speed and memory.
+    #[command(subcommand)]
+    Bench(Bench),
+    /// Check that this machine computes what it should.
+    #[command(subcommand)]
+    Check(Check),
+    /// Compare outputs and gradients with those that a reference implementation wrote.
+    ///
+    /// Reads config.json, model.safetensors and io.safetensors (in.*, out.*, grad.*) of BERT, RoBERTa, XLM-R, ViT, DeiT,
+    /// CLIP, BridgeTower, METER or UNIMO-3. It fails if a tensor is further off than rounding explains.
+    Parity(parity::ParityArgs),
+    /// Check that nothing is lost when a run is killed.
+    #[command(subcommand)]
+    Torture(Torture),
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Time training steps of UNIMO-3, METER, UNIMO-2 or MVP on noise and print one line of JSON.
+    ///
+    /// A step encodes the images once and the texts twice (clean and masked), fuses the pairings, computes masked
+    /// language modelling, image-text matching and what else the family has, goes backward and updates with AdamW. The median
+    /// counts.
+    #[command(after_help = BENCH_EXAMPLES)]
+    Step(bench::StepArgs),
+    /// Compare hidden states and gradients in bf16 and f16 with those in f32, encoder by encoder.
+    ///
+    /// Prints the median and the worst relative error of every encoder and fails if one is larger than its dtype's rounding
+    /// explains. Run it before training in half precision on a new machine or driver.
+    #[command(after_help = DTYPE_EXAMPLES)]
+    Dtype(dtypes::DtypeArgs),
+    /// Time loading a checkpoint's folder and print one line of JSON.
+    Load {
+        /// The folder.
+        folder: PathBuf,
+    },
+}
+
+#[derive(Subcommand)]
+enum Check {
+    /// Train a small model on the CPU and on a GPU and compare every loss.
+    ///
+    /// Run it once on a new machine or driver before trusting a long training to its GPU. It fails if the CPU does not
+    /// repeat itself bit for bit or if the GPU is further off than rounding explains.
+    #[command(after_help = CHECK_EXAMPLES)]
+    Backend(backend_check::BackendArgs),
+}
+
+#[derive(Subcommand)]
+enum Torture {
+    /// Kill training runs at random moments, resume them and compare where they end, bit for bit.
+    ///
+    /// Needs nothing but some minutes and a temporary folder. It fails if any run cannot be resumed or ends with any
+    /// other bit than a run that nobody disturbed.
+    Resume(torture::ResumeArgs),
+    /// Damage files of weights, descriptions and tokenizers in every way and read them.
+    ///
+    /// Takes a folder of good files, such as tests/fixtures, and reads damaged copies of them for as long as it is told. It
+    /// fails if one makes the program panic, takes seconds, or takes memory that its size does not explain.
+    Files(torture_files::FilesArgs),
+}
+
+const BENCH_EXAMPLES: &str = "\
+Examples:
+  The smallest model, a second or two:
+    cargo xtask bench step --size tiny
+  METER's size in half precision on an NVIDIA GPU:
+    cargo xtask bench step --size base --device cuda --dtype bf16 --batch 32
+  Where does the time go?
+    cargo xtask bench step --size small --profile";
+
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  An NVIDIA GPU:
+    cargo xtask check --cuda
+  Any other GPU:
+    cargo xtask check --wgpu";
+
+const DTYPE_EXAMPLES: &str = "\
+Examples:
+  The CPU, some seconds:
+    cargo xtask bench dtype
+  An NVIDIA GPU at METER's measures:
+    cargo xtask bench dtype --device cuda --size base";
+
+fn main() -> ExitCode {
+    allocator::begin_again();
+    pipe::end_quietly_when_closed();
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            pipe::end_quietly_if_closed(&error);
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), TrainError> {
+    match command {
+        Command::Bench(Bench::Step(args)) => {
+            let outcome = bench::step(&args)?;
+            println!("{}", outcome.record.to_json()?);
+            if let Some(profile) = outcome.profile {
+                eprint!("{profile}");
+            }
+            Ok(())
+        }
+        Command::Bench(Bench::Load { folder }) => {
+            println!("{}", bench::load(&folder)?);
+            Ok(())
+        }
+        Command::Bench(Bench::Dtype(args)) => dtypes::run(&args, &mut |line| println!("{line}")),
+        Command::Check(Check::Backend(args)) => {
+            backend_check::run(&args, &mut |line| println!("{line}"))
+        }
+        Command::Parity(args) => parity::run(&args, &mut |line| println!("{line}")),
+        Command::Torture(Torture::Resume(args)) => {
+            torture::resume(&args, &mut |line| println!("{line}"))
+        }
+        Command::Torture(Torture::Files(args)) => {
+            torture_files::run(&args, &mut |line| println!("{line}"))
+        }
+    }
+}

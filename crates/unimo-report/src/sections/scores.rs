@@ -1,0 +1,115 @@
+//! The numbers of evaluators that are not retrieval, over the steps of a run, beside chance.
+
+use std::collections::BTreeSet;
+
+use maud::html;
+
+use crate::charts::{Colour, LineChart, Series};
+use crate::numbers::number;
+use crate::page::{Section, cards};
+use crate::record::{EvalRecord, RunFolder};
+
+use super::multiple_of_chance;
+
+/// A curve of each number, and a table of the last ones.
+pub(crate) fn scores(folder: &RunFolder) -> Option<Section> {
+    let others = folder.evals.iter().filter(|eval| !eval.is_retrieval());
+    let others: Vec<&EvalRecord> = others.collect();
+    let last = others.last()?;
+    let names: BTreeSet<&String> = others.iter().flat_map(|eval| eval.scalars.keys()).collect();
+    let curves = names.iter().filter_map(|name| {
+        let of = |eval: &&EvalRecord| {
+            let scalar = eval.scalars.get(*name)?;
+            Some((eval.step as f64, scalar.value))
+        };
+        let points: Vec<(f64, f64)> = others.iter().filter_map(of).collect();
+        let series = Series::new(name.as_str(), Colour::Slot(0), points).markers();
+        let chart = LineChart::new(name.as_str()).series(series);
+        let chance = others
+            .iter()
+            .rev()
+            .find_map(|e| e.scalars.get(*name)?.chance);
+        let chart = match chance {
+            Some(chance) => chart.reference(chance, "chance"),
+            None => chart,
+        };
+        chart.has_values().then_some(chart)
+    });
+    let curves = cards(curves.collect());
+    let newest = |name: &str| {
+        let found = others
+            .iter()
+            .rev()
+            .find_map(|e| Some((e, e.scalars.get(name)?)));
+        found.map(|(eval, scalar)| (eval.step, *scalar))
+    };
+    let rows = names.iter().filter_map(|name| {
+        let (step, scalar) = newest(name)?;
+        Some((name, step, scalar))
+    });
+    let rows: Vec<_> = rows.collect();
+    let body = html! {
+        (curves)
+        table {
+            thead { tr { th { "number" } th { "value" } th { "chance" } th { "times chance" } th { "step" } } }
+            tbody {
+                @for (name, step, scalar) in &rows {
+                    tr {
+                        td { (name) }
+                        td { (number(scalar.value)) }
+                        td { (scalar.chance.map_or(String::new(), number)) }
+                        td {
+                            (scalar.chance.and_then(|c| multiple_of_chance(scalar.value, c)).unwrap_or_default())
+                        }
+                        td { (step) }
+                    }
+                }
+            }
+        }
+    };
+    Some(Section {
+        anchor: "scores",
+        title: "Other evaluations",
+        lead: format!(
+            "The last one is of {} images and {} texts: {}.",
+            last.images, last.texts, last.split
+        ),
+        body,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::record::ScalarRecord;
+
+    #[test]
+    fn every_number_stands_beside_chance() {
+        let eval = |step, value| EvalRecord {
+            evaluator: "prompts".to_owned(),
+            step,
+            split: "<classes>".to_owned(),
+            scalars: BTreeMap::from([(
+                "prompts.top1".to_owned(),
+                ScalarRecord {
+                    value,
+                    chance: Some(0.1),
+                },
+            )]),
+            ..EvalRecord::default()
+        };
+        let mut folder = RunFolder::default();
+        assert!(scores(&folder).is_none());
+        folder.evals = vec![eval(10, 0.2), eval(20, 0.4)];
+        let section = scores(&folder).unwrap();
+        assert!(section.lead.contains("<classes>"));
+        let html = section.to_html().into_string();
+        assert!(html.contains("&lt;classes&gt;") && !html.contains("<classes>"));
+        assert!(
+            html.contains("prompts.top1") && html.contains("4.0×"),
+            "{html}"
+        );
+    }
+}

@@ -1,0 +1,211 @@
+//! Models at the sizes of a benchmark: METER's measures, smaller ones, and those that a twin of it names.
+
+use unimo_core::layers::Activation;
+use unimo_core::levels::GateKind;
+use unimo_encoders::backbone::BackboneConfig;
+use unimo_encoders::fusion::{FusionConfig, Levels, Link};
+use unimo_encoders::image::ImageEncoderConfig;
+use unimo_encoders::joint::JointConfig;
+use unimo_encoders::quantiser::{Choice, QuantiserConfig};
+use unimo_encoders::text::{Positions, TextEncoderConfig};
+
+/// A model's measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// What the command line calls it.
+    pub name: &'static str,
+    /// Of all three encoders.
+    pub width: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Inner width of the feed-forward layers.
+    pub feed_forward: usize,
+    /// Blocks of the text encoder.
+    pub text_layers: usize,
+    /// Blocks of the image encoder.
+    pub image_layers: usize,
+    /// Layers of the cross-modal encoder.
+    pub cross_layers: usize,
+    /// Pixels per side.
+    pub image_size: usize,
+    /// Pixels per side of a patch.
+    pub patch_size: usize,
+    /// Word embeddings.
+    pub vocabulary: usize,
+    /// Tokens per text.
+    pub text_length: usize,
+}
+
+macro_rules! sizes {
+    ($($name:literal: $($value:literal),+;)+) => {
+        /// Every size.
+        pub const SIZES: &[Size] = &[$(sizes!(@ $name, $($value),+)),+];
+    };
+    (@ $name:literal, $width:literal, $heads:literal, $ffn:literal, $text:literal, $image:literal, $cross:literal,
+     $px:literal, $patch:literal, $vocabulary:literal, $length:literal) => {
+        Size {
+            name: $name,
+            width: $width,
+            heads: $heads,
+            feed_forward: $ffn,
+            text_layers: $text,
+            image_layers: $image,
+            cross_layers: $cross,
+            image_size: $px,
+            patch_size: $patch,
+            vocabulary: $vocabulary,
+            text_length: $length,
+        }
+    };
+}
+
+sizes! {
+    "tiny": 64, 4, 128, 3, 3, 2, 48, 16, 211, 12;
+    "small": 384, 6, 1536, 12, 12, 6, 224, 16, 50265, 50;
+    "base": 768, 12, 3072, 12, 12, 6, 288, 16, 50265, 50;
+    "golden": 32, 4, 64, 2, 2, 3, 48, 16, 97, 10;
+}
+
+/// Which cross-modal encoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// With cross-layer attention, gated by the class token.
+    Unimo3,
+    /// In-layer co-attention only.
+    Meter,
+    /// One stream with a grounded dictionary.
+    Unimo2,
+    /// One stream over words, phrases, tags and patches.
+    Mvp,
+}
+
+impl Family {
+    /// Every family.
+    pub const ALL: [Self; 4] = [Self::Unimo3, Self::Meter, Self::Unimo2, Self::Mvp];
+
+    /// What the command line calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unimo3 => "unimo3",
+            Self::Meter => "meter",
+            Self::Unimo2 => "unimo2",
+            Self::Mvp => "mvp",
+        }
+    }
+}
+
+/// Token id of padding.
+pub const PAD: usize = 1;
+
+/// Dropout of the text encoder and the cross-modal encoder; the image encoder has none.
+const DROPOUT: f64 = 0.1;
+
+/// The encoders of a size.
+pub fn backbone(size: &Size, family: Family) -> BackboneConfig {
+    let Size {
+        width,
+        heads,
+        feed_forward,
+        ..
+    } = *size;
+    let layer_norm_eps = 1e-5;
+    let joint =
+        |layers: usize, image_class: bool, grounding: Option<QuantiserConfig>| JointConfig {
+            width,
+            layers,
+            heads,
+            feed_forward,
+            activation: Activation::Gelu,
+            layer_norm_eps,
+            dropout: DROPOUT,
+            image_class,
+            grounding,
+        };
+    let (codes, tokens) = dictionary(size);
+    let mvp = family == Family::Mvp;
+    let uni_modal = |layers: usize| if mvp { layers.div_ceil(2) } else { layers };
+    BackboneConfig {
+        initializer_range: 0.02,
+        text: TextEncoderConfig {
+            vocab_size: size.vocabulary,
+            width,
+            layers: uni_modal(size.text_layers),
+            heads,
+            feed_forward,
+            max_positions: max_positions(size),
+            positions: Positions::AfterPad,
+            token_types: if mvp { 2 } else { 1 },
+            pad_id: PAD,
+            activation: Activation::Gelu,
+            layer_norm_eps,
+            dropout: DROPOUT,
+        },
+        regions: None,
+        image: Some(ImageEncoderConfig {
+            image_size: size.image_size,
+            patch_size: size.patch_size,
+            width,
+            layers: uni_modal(size.image_layers),
+            heads,
+            feed_forward,
+            activation: Activation::QuickGelu,
+            layer_norm_eps,
+            pre_norm: true,
+            patch_bias: false,
+            distillation_token: false,
+            qkv_bias: true,
+            mask_embedding: false,
+            dropout: 0.0,
+        }),
+        fusion: matches!(family, Family::Unimo3 | Family::Meter).then_some(FusionConfig {
+            width,
+            layers: size.cross_layers,
+            heads,
+            feed_forward,
+            activation: Activation::Gelu,
+            layer_norm_eps,
+            dropout: DROPOUT,
+            in_layer: true,
+            levels: match family {
+                Family::Unimo3 => Levels::CrossPrev,
+                _ => Levels::None,
+            },
+            uni_levels: 0,
+            gate: GateKind::Cls,
+            gate_beta: 1.0,
+            link: Link::None,
+            pictures: 1,
+            shared_transforms: true,
+        }),
+        image_tags: mvp,
+        joint: match family {
+            Family::Unimo3 | Family::Meter => None,
+            Family::Unimo2 => Some(joint(
+                size.text_layers,
+                true,
+                Some(QuantiserConfig {
+                    codes,
+                    tokens,
+                    choice: Choice::TopK,
+                    scale: 100.0,
+                    scale_range: [1.0, 1e4],
+                }),
+            )),
+            Family::Mvp => Some(joint(size.cross_layers, false, None)),
+        },
+    }
+}
+
+/// Codes of UNIMO-2 and how many a sample is given, or a few for the sizes with a toy vocabulary.
+pub fn dictionary(size: &Size) -> (usize, usize) {
+    if size.vocabulary > 1000 {
+        (2048, 100)
+    } else {
+        (64, 8)
+    }
+}
+
+/// Positions of the text encoder: RoBERTa's, or a few for the sizes with a toy vocabulary.
+pub fn max_positions(size: &Size) -> usize {
+    if size.vocabulary > 1000 { 514 } else { 40 }
+}
