@@ -11,12 +11,11 @@ use std::time::Instant;
 use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
 use unimo_batch::Batch;
 use unimo_core::parameters;
 use unimo_data::{Loader, LoaderSpec, SkipList};
 use unimo_encoders::fusion::Keep;
+use unimo_objectives::Draws;
 use unimo_objectives::objective::Carry;
 
 use unimo_train::device::DeviceChoice;
@@ -250,10 +249,8 @@ fn forward(
     device: &Device,
     step: u64,
 ) -> Result<(Tensor<1>, Carries), TrainError> {
-    let mut rng = ChaCha8Rng::seed_from_u64(recipe.seed ^ step);
-    let result = model
-        .objectives
-        .step(&model.backbone, batch, device, &mut rng);
+    let draws = Draws::new(recipe.seed ^ step);
+    let result = model.objectives.step(&model.backbone, batch, device, draws);
     match result.loss {
         Some(loss) => Ok((loss, result.carries)),
         None => Err(TrainError::NothingToTrain {

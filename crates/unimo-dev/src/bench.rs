@@ -24,12 +24,12 @@ use unimo_core::init::Init;
 use unimo_core::parameters;
 use unimo_encoders::fusion::Keep;
 use unimo_encoders::tasks::TasksConfig;
-use unimo_objectives::ObjectivesConfig;
 use unimo_objectives::pretraining::itc::{ItcConfig, Normalised, Projection, Views};
 use unimo_objectives::pretraining::itm::{Head, ItmConfig, Layout, Negatives};
 use unimo_objectives::pretraining::mlm::MlmConfig;
 use unimo_objectives::pretraining::vq::VqConfig;
 use unimo_objectives::pretraining::wpg::{Region, WpgConfig};
+use unimo_objectives::{Draws, ObjectivesConfig};
 
 use unimo_train::BURN_VERSION;
 use unimo_train::device::DeviceChoice;
@@ -467,11 +467,11 @@ impl Bench {
 
     fn forward(&self) -> Result<Tensor<1>, TrainError> {
         self.device.seed(self.done);
-        let mut rng = ChaCha8Rng::seed_from_u64(self.done);
+        let draws = Draws::new(self.done);
         let model = self.model();
         let step = model
             .objectives
-            .step(&model.backbone, &self.batch, &self.device, &mut rng);
+            .step(&model.backbone, &self.batch, &self.device, draws);
         step.loss.ok_or_else(|| TrainError::NothingToTrain {
             step: self.done + 1,
             objectives: step.skipped.join(", "),
@@ -682,12 +682,11 @@ mod tests {
         for family in Family::ALL {
             let args = args("golden", family.name(), &["--batch", "4"]);
             let mut bench = Bench::new(&args, Device::flex().autodiff());
-            let mut rng = ChaCha8Rng::seed_from_u64(0);
+            let draws = Draws::new(0);
             let model = bench.model();
-            let step =
-                model
-                    .objectives
-                    .step(&model.backbone, &bench.batch, &bench.device, &mut rng);
+            let step = model
+                .objectives
+                .step(&model.backbone, &bench.batch, &bench.device, draws);
             assert!(
                 step.skipped.is_empty(),
                 "{}: {:?}",

@@ -21,6 +21,7 @@
 
 mod config;
 pub mod contrast;
+mod draws;
 mod encode;
 pub mod encoded;
 pub mod objective;
@@ -46,6 +47,7 @@ use unimo_core::init::Init;
 use unimo_core::layers::cast;
 use unimo_encoders::backbone::BackboneConfig;
 
+pub use crate::draws::Draws;
 use crate::objective::{AfterStep, Carry, Objective, ObjectiveConfig, Settings};
 use crate::pretraining::{codes, itc, itm, lm, mcr, mlm, mrm, views, vq, wpg};
 use crate::registry::{OutsideConfig, OutsideObjective};

@@ -5,13 +5,12 @@
 //! optimiser step, of which a batch alone is the smallest case, is [`crate::together`]'s business.
 
 use burn::tensor::{Device, Tensor};
-use rand_chacha::ChaCha8Rng;
 use unimo_batch::{Batch, ConfigError};
 use unimo_encoders::backbone::Backbone;
 
-use crate::Objectives;
 use crate::objective::{ACCURACY, Carry, Metric, Outcome};
 use crate::request::Inputs;
+use crate::{Draws, Objectives};
 
 /// The result of [`Objectives::step`].
 #[derive(Debug, Default)]
@@ -92,16 +91,10 @@ impl Objectives {
         }))
     }
 
-    /// The forward pass and every loss, of objectives that need no teacher. `rng` chooses negatives; nothing is changed by this
-    /// call.
-    pub fn step(
-        &self,
-        backbone: &Backbone,
-        batch: &Batch,
-        device: &Device,
-        rng: &mut ChaCha8Rng,
-    ) -> Step {
+    /// The forward pass and every loss, of objectives that need no teacher. `draws` chooses negatives; nothing is changed by
+    /// this call.
+    pub fn step(&self, backbone: &Backbone, batch: &Batch, device: &Device, draws: Draws) -> Step {
         self.together(&|_| true, backbone, std::slice::from_ref(batch), device)
-            .batch(0, rng)
+            .batch(0, draws)
     }
 }

@@ -23,13 +23,11 @@ use std::sync::Arc;
 
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
-use rand_chacha::ChaCha8Rng;
 use unimo_batch::{Batch, TAGS};
 use unimo_core::average;
 use unimo_core::world::World;
 use unimo_encoders::backbone::Backbone;
 
-use crate::Objectives;
 use crate::contrast::{Contrast, Contrasted, Features, pictures};
 use crate::encode::{
     Wanted, encode, join_images, join_texts, pictures_of, plain_images, plain_texts, texts_of,
@@ -41,6 +39,10 @@ use crate::partners::{Partner, Partners, Similarity};
 use crate::request::{By, Request, holds};
 use crate::step::Step;
 use crate::teacher::Teacher;
+use crate::{Draws, Objectives};
+
+/// The key of how much of a text is given where texts are read from left to right; no objective is called so.
+const PREFIX: &str = "prefix of a text";
 
 /// The batches of one optimiser step.
 pub struct Together<'a> {
@@ -370,8 +372,8 @@ impl<'a> Together<'a> {
             .collect()
     }
 
-    /// The forward pass of a batch and every loss. `rng` chooses negatives; nothing is changed by this call.
-    pub fn batch(&self, batch: usize, rng: &mut ChaCha8Rng) -> Step {
+    /// The forward pass of a batch and every loss. `draws` chooses negatives; nothing is changed by this call.
+    pub fn batch(&self, batch: usize, draws: Draws) -> Step {
         self.begin(batch);
         let (backbone, source) = (self.backbone, &self.batches[batch]);
         let (shared, own): (Vec<_>, Vec<_>) = self
@@ -405,7 +407,7 @@ impl<'a> Together<'a> {
             }
         }
 
-        let wanted = self.wanted(batch, &shared, rng);
+        let wanted = self.wanted(batch, &shared, draws);
         let hides_tags = wanted.hides_tags();
         let rest = wanted.without(&done);
         let teacher = self.teacher();
@@ -419,7 +421,7 @@ impl<'a> Together<'a> {
         let further = self.choose_partners(batch, &own, &mut encoded);
         let pairs: Vec<Vec<Pairs>> = own
             .iter()
-            .map(|(_, objective)| objective.pairs(&encoded, rng))
+            .map(|(key, objective)| objective.pairs(&encoded, &mut draws.of(key)))
             .collect();
         self.encode_further(&further, &pairs, &mut encoded, hides_tags);
         let fused = fuse(backbone, teacher, &encoded, pairs);
@@ -440,7 +442,7 @@ impl<'a> Together<'a> {
         &self,
         batch: usize,
         shared: &[(&'static str, &'a dyn Objective)],
-        rng: &mut ChaCha8Rng,
+        draws: Draws,
     ) -> Wanted {
         let mut requests: Vec<Request> = Vec::new();
         for (key, objective) in self.running(batch) {
@@ -451,6 +453,7 @@ impl<'a> Together<'a> {
                 requests.extend(own);
             }
         }
+        let rng = &mut draws.of(PREFIX);
         Wanted::of(&requests, self.backbone, &self.batches[batch], rng)
     }
 

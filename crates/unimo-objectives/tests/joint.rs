@@ -2,8 +2,6 @@
 #![cfg(feature = "flex")]
 
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
 use unimo_batch::{Batch, Images, MaskSpec, MaskedTexts, Regions, TAGS, TextRole, Texts};
 use unimo_core::init::Init;
 use unimo_core::layers::Activation;
@@ -25,7 +23,7 @@ use unimo_objectives::pretraining::mlm::MlmConfig;
 use unimo_objectives::pretraining::views::ViewsConfig;
 use unimo_objectives::pretraining::vq::VqConfig;
 use unimo_objectives::pretraining::wpg::{Region, WpgConfig};
-use unimo_objectives::{Objectives, ObjectivesConfig, Step};
+use unimo_objectives::{Draws, Objectives, ObjectivesConfig, Step};
 
 /// f32 sums in another order over three layers of width 8.
 const TOLERANCE: f32 = 1e-5;
@@ -282,10 +280,10 @@ fn run(chosen: &dyn Fn(&str) -> bool, batch: &Batch) -> Step {
 
 fn run_on(model: &BackboneConfig, chosen: &dyn Fn(&str) -> bool, batch: &Batch) -> Step {
     let (backbone, heads, device) = build_from(model);
-    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let draws = Draws::new(1);
     heads
         .together(chosen, &backbone, std::slice::from_ref(batch), &device)
-        .batch(0, &mut rng)
+        .batch(0, draws)
 }
 
 fn losses(step: &Step) -> Vec<(&'static str, f32)> {
@@ -433,10 +431,10 @@ fn a_loss_over_nothing_is_zero_in_every_dtype() {
             let backbone = parameters::replace(backbone, scaled).compute_in(dtype);
             let batch = nothing_to_predict();
             let run = |chosen: &dyn Fn(&str) -> bool, batch: &Batch| {
-                let mut rng = ChaCha8Rng::seed_from_u64(1);
+                let draws = Draws::new(1);
                 heads
                     .together(chosen, &backbone, std::slice::from_ref(batch), &device)
-                    .batch(0, &mut rng)
+                    .batch(0, draws)
             };
             for key in ["mlm", "lm", "mcr", "wpg"] {
                 let step = run(&|other| other == key, &batch);

@@ -5,8 +5,6 @@ use std::collections::BTreeSet;
 
 use burn::optim::GradientsParams;
 use burn::tensor::{Bool, Device, Tensor, TensorData};
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
 use unimo_batch::{
     Batch, Images, MaskSpec, MaskUnit, MaskedTexts, PatchMaskKind, PatchMaskSpec, Texts,
 };
@@ -21,7 +19,7 @@ use unimo_encoders::text::{Positions, TextEncoderConfig};
 use unimo_objectives::pretraining::mlm::MlmConfig;
 use unimo_objectives::pretraining::mrm::{Distance, MrmConfig, TARGET_SPREAD};
 use unimo_objectives::teacher::{Teacher, TeacherConfig};
-use unimo_objectives::{Objectives, ObjectivesConfig, Step};
+use unimo_objectives::{Draws, Objectives, ObjectivesConfig, Step};
 
 /// f32 sums over a few layers of width 8 in another order.
 const TOLERANCE: f64 = 1e-5;
@@ -147,7 +145,7 @@ fn run(parts: &(Backbone, Teacher, Objectives, Device), batch: &Batch) -> Step {
     heads
         .together(&|_| true, backbone, std::slice::from_ref(batch), device)
         .with_teacher(Some(teacher))
-        .batch(0, &mut ChaCha8Rng::seed_from_u64(1))
+        .batch(0, Draws::new(1))
 }
 
 fn host<const D: usize>(x: &Tensor<D>) -> Vec<f64> {

@@ -3,8 +3,6 @@
 
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
 use unimo_batch::{Batch, Entailment, Images, MaskSpec, MaskedTexts, TextRole, Texts};
 use unimo_core::init::Init;
 use unimo_core::layers::Activation;
@@ -20,7 +18,7 @@ use unimo_objectives::pretraining::itc::{
 use unimo_objectives::pretraining::itm::{Head, ItmConfig, Layout, Negatives};
 use unimo_objectives::pretraining::mlm::MlmConfig;
 use unimo_objectives::teacher::{Teacher, TeacherConfig};
-use unimo_objectives::{Objectives, ObjectivesConfig, Step};
+use unimo_objectives::{Draws, Objectives, ObjectivesConfig, Step};
 
 /// f32 sums in another order over two layers of width 8.
 const TOLERANCE: f32 = 1e-5;
@@ -170,7 +168,7 @@ fn batch(order: [usize; SAMPLES]) -> Batch {
 }
 
 fn run(backbone: &Backbone, heads: &Objectives, device: &Device, batch: &Batch) -> Step {
-    heads.step(backbone, batch, device, &mut ChaCha8Rng::seed_from_u64(1))
+    heads.step(backbone, batch, device, Draws::new(1))
 }
 
 /// The same with a teacher.
@@ -184,7 +182,7 @@ fn run_with(
     heads
         .together(&|_| true, backbone, std::slice::from_ref(batch), device)
         .with_teacher(Some(teacher))
-        .batch(0, &mut ChaCha8Rng::seed_from_u64(1))
+        .batch(0, Draws::new(1))
 }
 
 fn teacher(backbone: &Backbone) -> Teacher {

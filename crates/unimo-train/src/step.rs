@@ -6,13 +6,11 @@ use std::path::PathBuf;
 
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, FloatDType, Tensor};
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
 use unimo_batch::Batch;
 use unimo_core::kernels::SumOfSquares;
 use unimo_core::layers::cast;
-use unimo_objectives::ObjectiveResult;
 use unimo_objectives::objective::Carry;
+use unimo_objectives::{Draws, ObjectiveResult};
 
 use crate::error::TrainError;
 use crate::model::Model;
@@ -107,8 +105,7 @@ impl Forward<'_> {
         }
         for micro in 0..batches.len() {
             let negatives = seed_of(self.seed, self.step, micro, Purpose::Negatives);
-            let mut rng = ChaCha8Rng::seed_from_u64(negatives);
-            let result = together.batch(micro, &mut rng);
+            let result = together.batch(micro, Draws::new(negatives));
             for name in result.skipped {
                 *skipped.entry(name.to_owned()).or_default() += 1;
             }

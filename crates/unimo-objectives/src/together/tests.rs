@@ -1,7 +1,6 @@
 //! Batches of a step against one large batch, in loss and gradients of every parameter.
 
 use burn::optim::GradientsAccumulator;
-use rand::SeedableRng;
 use unimo_batch::{Images, MaskSpec, MaskedTexts, Regions, TextRole, Texts};
 use unimo_core::init::Init;
 use unimo_core::layers::Activation;
@@ -316,7 +315,7 @@ fn run(model: &BackboneConfig, config: &ObjectivesConfig, batches: &[Batch]) -> 
         of_heads.accumulate(&heads, over.gradients);
     }
     for batch in 0..batches.len() {
-        let step = together.batch(batch, &mut ChaCha8Rng::seed_from_u64(1));
+        let step = together.batch(batch, Draws::new(1));
         assert!(step.skipped.is_empty(), "{:?}", step.skipped);
         add(&step);
         let mut gradients = step.loss.unwrap().backward();
@@ -574,18 +573,13 @@ fn one_batch_is_gone_through_once() {
     let alone = [batch(0..4), no_texts];
     let mut together = heads.together(&|_| true, &backbone, &alone, &device);
     assert!(together.contrast().is_none());
-    let step = together.batch(0, &mut ChaCha8Rng::seed_from_u64(1));
-    let by_itself = heads.step(
-        &backbone,
-        &alone[0],
-        &device,
-        &mut ChaCha8Rng::seed_from_u64(1),
-    );
+    let step = together.batch(0, Draws::new(1));
+    let by_itself = heads.step(&backbone, &alone[0], &device, Draws::new(1));
     assert_eq!(
         host(&step.results[0].loss),
         host(&by_itself.results[0].loss)
     );
-    let none = together.batch(1, &mut ChaCha8Rng::seed_from_u64(1));
+    let none = together.batch(1, Draws::new(1));
     assert!(none.loss.is_none() && none.results.is_empty());
     assert_eq!(none.skipped, ["itc"]);
 }
@@ -627,7 +621,7 @@ fn weights_are_the_recipes_whatever_a_batch_lacks() {
         without_texts(16..20),
         without_pictures,
     ];
-    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let draws = Draws::new(1);
     // Without contrasts, whose part in a batch's sum stands for their gradient alone.
     let plain = |key: &str| key == "mlm" || key == "itm";
     let mut together = heads.together(&plain, &backbone, &parts, &device);
@@ -635,7 +629,7 @@ fn weights_are_the_recipes_whatever_a_batch_lacks() {
     assert_eq!((together.runs_of("mlm"), together.runs_of("itm")), (2, 2));
     let (mut sum, mut weighted) = (0.0, 0.0);
     for at in 0..parts.len() {
-        let step = together.batch(at, &mut rng);
+        let step = together.batch(at, draws);
         sum += step.loss.map_or(0.0, |loss| host(&loss)[0]);
         for report in step.results {
             let weight = if report.objective == "mlm" { 0.3 } else { 0.7 };
@@ -664,9 +658,7 @@ fn weights_are_the_recipes_whatever_a_batch_lacks() {
         host(&over.step.results[0].loss),
         host(&alone.step.results[0].loss)
     );
-    let skipped: Vec<_> = (0..5)
-        .map(|at| together.batch(at, &mut rng).skipped)
-        .collect();
+    let skipped: Vec<_> = (0..5).map(|at| together.batch(at, draws).skipped).collect();
     assert_eq!(skipped[0], ["views"]);
     assert_eq!(skipped[1], ["mlm", "itm", "itc"]);
     assert_eq!(skipped[4], ["mlm", "itm", "itc", "views"]);
