@@ -19,16 +19,16 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{not_empty, range};
 use crate::error::{DataError, SampleError, readable};
-use crate::source::{Sample, Source, Split};
-use crate::sources::listed::spaced;
-use crate::sources::rows::open_regular;
-use crate::tokens::TextTokenizer;
-use crate::unpack::write_whole;
+use crate::settings::{not_empty, range};
+use crate::sources::source::{Sample, Source};
+use crate::sources::splits::Split;
+use crate::store::atomic::write_whole;
+use crate::store::open_regular;
+use crate::text::spaced;
+use crate::text::tokens::TextTokenizer;
 
 pub mod parser;
-pub mod reader;
 pub mod tuples;
 mod words;
 
@@ -642,9 +642,9 @@ impl Counter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::TokenizerConfig;
     use crate::error::Place;
     use crate::sources::scenes::{Scenes, ScenesConfig};
+    use crate::text::tokens::TokenizerConfig;
     use image::RgbImage;
 
     fn scenes() -> Scenes {

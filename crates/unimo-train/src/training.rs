@@ -14,11 +14,9 @@ use serde_json::json;
 use unimo_batch::ConfigError;
 use unimo_core::average;
 use unimo_core::parameters;
-use unimo_data::config::TokenizerConfig;
-use unimo_data::source::Readable;
 use unimo_data::{
-    ConceptReader, Concepts, DataConfig, DataError, EvalSet, Loader, LoaderSpec, SecondView,
-    SkipList, Source, Split, TextTokenizer,
+    ConceptReader, Concepts, DataConfig, DataError, EvalSet, Loader, LoaderSpec, Readable,
+    SecondView, SkipList, Source, Split, TextTokenizer, TokenizerConfig,
 };
 use unimo_encoders::names::covers;
 use unimo_report::numbers::{duration, grouped};

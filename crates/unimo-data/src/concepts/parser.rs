@@ -1310,8 +1310,9 @@ impl Joiner {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::{Source, Split};
     use crate::sources::scenes::{Scenes, ScenesConfig};
+    use crate::sources::source::Source;
+    use crate::sources::splits::Split;
     use rand::seq::IndexedRandom;
     use rand::{RngExt, SeedableRng};
     use rand_chacha::ChaCha8Rng;

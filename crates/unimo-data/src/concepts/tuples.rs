@@ -18,8 +18,10 @@ use serde::Deserialize;
 use super::normal;
 use super::parser::MOST_PHRASES;
 use crate::error::DataError;
-use crate::sources::listed::spaced;
-use crate::sources::rows::{BUFFER, Lines, key_of, open_regular, record};
+use crate::formats::encoding::BUFFER;
+use crate::formats::rows::{Lines, key_of, record};
+use crate::store::open_regular;
+use crate::text::spaced;
 
 /// Phrases by caption.
 ///

@@ -5,187 +5,18 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use image::RgbImage;
-use serde::{Deserialize, Serialize};
 use unimo_batch::{Entailment, TextRole};
 
-use crate::config::{not_empty, share};
 use crate::error::{DataError, Place, ReadError, SampleError};
 use crate::images::{self, Limits};
-use crate::order::{Stream, hash, hash_path, hash_text, unit};
-use crate::paths;
-use crate::source::{BySplit, Sample, Source, SourceConfig, Split};
-use crate::sources::left_out::LeftOut;
-use crate::splits::drawn;
-use crate::storage;
-
-/// Files of training samples and, where they are separate, of held-out ones.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Parts<P> {
-    /// What is trained on.
-    pub train: P,
-    /// What is held out.
-    #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
-    pub val: Option<P>,
-    /// What is held out to the end.
-    #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
-    pub test: Option<P>,
-    /// Where `val` is absent, share of the training pictures that is held out, by a hash of the path.
-    #[serde(default = "val_fraction")]
-    pub val_fraction: f64,
-}
-
-impl<P> Parts<P> {
-    /// Files to train on, with what else a table says; by default a share of them is held out.
-    pub(crate) fn of(train: P, table: Option<Self>) -> Self {
-        match table {
-            Some(table) => Self { train, ..table },
-            None => Self {
-                train,
-                val: None,
-                test: None,
-                val_fraction: val_fraction(),
-            },
-        }
-    }
-}
-
-/// A twentieth.
-pub(crate) fn val_fraction() -> f64 {
-    0.05
-}
-
-/// The files of one split in one format.
-pub trait Part: std::fmt::Debug + Clone + Send + Sync {
-    /// What the format is called in descriptions.
-    const NAME: &'static str;
-
-    /// Checks every value.
-    ///
-    /// # Errors
-    ///
-    /// [`DataError::Config`] naming the key, what was found and what is allowed.
-    fn validate(&self, table: &str) -> Result<(), DataError>;
-
-    /// Every path in it.
-    fn paths(&mut self) -> Vec<&mut PathBuf>;
-
-    /// Reads the files into a table.
-    ///
-    /// # Errors
-    ///
-    /// A file that cannot be read or is no list of this kind.
-    fn read(&self, table: &mut Listed, held: Held) -> Result<(), DataError>;
-}
-
-impl<P: Part> SourceConfig for Parts<P> {
-    fn validate(&self, table: &str) -> Result<(), DataError> {
-        self.train.validate(&format!("{table}.train"))?;
-        for (key, part) in [("val", &self.val), ("test", &self.test)] {
-            if let Some(part) = part {
-                part.validate(&format!("{table}.{key}"))?;
-            }
-        }
-        share(&format!("{table}.val_fraction"), self.val_fraction)
-    }
-
-    fn paths(&mut self) -> Vec<&mut PathBuf> {
-        let mut paths = self.train.paths();
-        let held_out = self.val.iter_mut().chain(&mut self.test);
-        paths.extend(held_out.flat_map(Part::paths));
-        paths
-    }
-
-    fn open(&self, limits: &Limits) -> Result<Arc<dyn Source>, DataError> {
-        let mut table = Listed::new(P::NAME, limits);
-        match &self.val {
-            None => {
-                table.fraction = self.val_fraction;
-                self.train
-                    .read(&mut table, Held::Share(self.val_fraction))?;
-            }
-            Some(val) => {
-                self.train.read(&mut table, Held::All(Split::Train))?;
-                val.read(&mut table, Held::All(Split::Val))?;
-            }
-        }
-        if let Some(test) = &self.test {
-            test.read(&mut table, Held::All(Split::Test))?;
-        }
-        Ok(Arc::new(table.finish()?))
-    }
-}
-
-/// Which samples are held out.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Held {
-    /// All are of this split.
-    All(Split),
-    /// This share of the pictures, by a hash of the path.
-    Share(f64),
-}
-
-impl Held {
-    /// Of what is trained on, where there may be paths that are held out: none beside them, else a share.
-    pub(crate) fn beside(val: &[PathBuf], val_fraction: f64) -> Self {
-        if val.is_empty() {
-            Self::Share(val_fraction)
-        } else {
-            Self::All(Split::Train)
-        }
-    }
-
-    /// The split of a picture.
-    pub(crate) fn of(self, image: &str) -> Split {
-        match self {
-            Self::All(split) => split,
-            Self::Share(share) if unit(hash_text(Stream::Split, image)) < share => Split::Val,
-            Self::Share(_) => Split::Train,
-        }
-    }
-}
-
-/// A path that a recipe must give.
-pub(crate) fn given(table: &str, key: &str, path: &Path, what: &str) -> Result<(), DataError> {
-    not_empty(&format!("{table}.{key}"), &path.to_string_lossy(), what)
-}
-
-/// Paths of which a recipe must give one or more.
-pub(crate) fn some_paths(key: &str, paths: &[PathBuf]) -> Result<(), DataError> {
-    if paths.is_empty() || paths.iter().any(|path| path.as_os_str().is_empty()) {
-        let found = format!("{paths:?}");
-        return Err(DataError::config(key, found, "one or more paths"));
-    }
-    Ok(())
-}
-
-/// Paths that are trained on, and either paths that are held out or a share.
-pub(crate) fn train_and_held(
-    table: &str,
-    train: &[PathBuf],
-    held_out: [(&str, &[PathBuf]); 2],
-    val_fraction: f64,
-) -> Result<(), DataError> {
-    some_paths(&format!("{table}.train"), train)?;
-    for (key, paths) in held_out.iter().filter(|(_, paths)| !paths.is_empty()) {
-        some_paths(&format!("{table}.{key}"), paths)?;
-    }
-    share(&format!("{table}.val_fraction"), val_fraction)
-}
-
-/// A text with runs of white space as one space each; none where nothing remains.
-pub(crate) fn spaced(text: &str) -> Option<String> {
-    // Where files were put together, their byte order marks stand inside.
-    let words = text
-        .split_whitespace()
-        .map(|word| word.trim_start_matches('\u{feff}'));
-    let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
-    let text = words.join(" ");
-    (!text.is_empty()).then_some(text)
-}
+use crate::order::draws::{Stream, hash, hash_path};
+use crate::sources::left_out::{LeftOut, WITHOUT_TEXT};
+use crate::sources::source::{Sample, Source};
+use crate::sources::splits::{BySplit, Split, drawn};
+use crate::store::{self, paths};
+use crate::text::spaced;
 
 /// Texts one after another.
 #[derive(Debug, Default)]
@@ -279,9 +110,6 @@ impl<T: Copy> Grouped<T> {
     }
 }
 
-/// Why a picture is no sample, where nothing is wrong with it.
-pub(crate) const WITHOUT_TEXT: &str = "without a text";
-
 /// No text, no crop.
 const NONE: u32 = u32::MAX;
 
@@ -354,7 +182,7 @@ pub struct Listed {
     hypotheses: Grouped<(u32, Entailment)>,
     splits: BySplit<Vec<u32>>,
     /// Share that is held out where the files do not say.
-    fraction: f64,
+    pub(super) fraction: f64,
     rejected: Vec<SampleError>,
     left_out: LeftOut,
     clamped: u64,
@@ -626,7 +454,7 @@ impl Listed {
         if folders.len() > 1 {
             for folder in folders {
                 let path = paths::resolve(folder, image)?;
-                if storage::may_be_file(&path) {
+                if store::may_be_file(&path) {
                     return Ok(path);
                 }
             }

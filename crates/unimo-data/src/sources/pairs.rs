@@ -32,20 +32,20 @@ use image::RgbImage;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
-use crate::config::{not_empty, share};
-use crate::detect;
 use crate::error::{DataError, Place, SampleError};
+use crate::formats::layout::layout_of;
+use crate::formats::rows::{Groups, Item, Layout, Object, Span, Spans, each_row, key_of};
+pub use crate::formats::rows::{ListFormat, Quotes};
 use crate::images::{self, Limits};
-use crate::order::{Stream, hash_path, hash_text, unit};
-use crate::paths;
-use crate::source::{BySplit, Source, SourceConfig, Split};
-use crate::sources::layout::layout_of;
+use crate::order::draws::{Stream, hash_path, hash_text, unit};
+use crate::settings::{not_empty, share};
+use crate::sources::detect;
+use crate::sources::given::one_or_many;
 use crate::sources::left_out::{LeftOut, of_split};
-use crate::sources::listed::spaced;
-use crate::sources::rows::{Groups, Item, Layout, Object, Span, Spans, each_row, key_of};
-use crate::splits::{SplitNames, drawn};
-
-pub use crate::sources::rows::{ListFormat, Quotes};
+use crate::sources::source::{Source, SourceConfig};
+use crate::sources::splits::{BySplit, Split, SplitNames, drawn};
+use crate::store::paths;
+use crate::text::spaced;
 
 /// `[data.pairs]`: a list of image files with their texts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -157,22 +157,6 @@ fn text_columns() -> Vec<String> {
 
 fn val_fraction() -> f64 {
     0.05
-}
-
-/// `"a"` and `["a"]` mean the same.
-pub(crate) fn one_or_many<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Vec<String>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged, expecting = "expected a string or a list of strings")]
-    enum OneOrMany {
-        One(String),
-        Many(Vec<String>),
-    }
-    Ok(match OneOrMany::deserialize(deserializer)? {
-        OneOrMany::One(one) => vec![one],
-        OneOrMany::Many(many) => many,
-    })
 }
 
 impl SourceConfig for PairsConfig {
@@ -783,7 +767,7 @@ impl Source for Pairs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sources::rows::{LONGEST_ROW, UNCLOSED};
+    use crate::formats::rows::{LONGEST_ROW, UNCLOSED};
 
     const LIMITS: Limits = Limits::full_size(1_000_000);
 

@@ -18,14 +18,13 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{not_empty, range, share};
 use crate::error::DataError;
 use crate::images::Limits;
-use crate::source::{Source, SourceConfig};
-use crate::sources::pairs::one_or_many;
-use crate::sources::webdataset::{expand, one_or_many_paths};
-use crate::splits::SplitNames;
-use crate::storage::{self, RemoteConfig};
+use crate::settings::{not_empty, range, share};
+use crate::sources::given::{expand, one_or_many, one_or_many_paths};
+use crate::sources::source::{Source, SourceConfig};
+use crate::sources::splits::SplitNames;
+use crate::store::{self, RemoteConfig};
 
 /// `[data.parquet]`: Parquet files.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -182,7 +181,7 @@ impl SourceConfig for ParquetConfig {
             .chain(&mut self.train)
             .chain(&mut self.val)
             .chain(&mut self.test)
-            .filter(|path| !storage::is_remote(path))
+            .filter(|path| !store::is_remote(path))
             .collect()
     }
 
@@ -231,16 +230,16 @@ mod rows {
 
     use super::ParquetConfig;
     use crate::error::{DataError, Place, ReadError, SampleError, panic_text};
-    use crate::eval_set::parallel;
     use crate::images::{self, Limits};
-    use crate::order::{Stream, hash_text, unit};
-    use crate::source::{BySplit, Sample, Source, Split, picture_of_bytes};
+    use crate::order::draws::{Stream, hash_text, unit};
     use crate::sources::decoded::Decoded;
     use crate::sources::folders::files_in;
+    use crate::sources::given::expand;
     use crate::sources::left_out::LeftOut;
-    use crate::sources::webdataset::expand;
-    use crate::splits::drawn;
-    use crate::storage::{self, Object, Storage};
+    use crate::sources::source::{Sample, Source, picture_of_bytes};
+    use crate::sources::splits::{BySplit, Split, drawn};
+    use crate::store::{self, Object, Storage};
+    use crate::threads::parallel;
 
     /// Rows whose texts are decoded at once.
     const BATCH: usize = 1024;
@@ -873,7 +872,7 @@ mod rows {
             let bytes: i64 = tables.iter().map(|table| table.picture_bytes()).sum();
             let local = !tables
                 .iter()
-                .any(|table| storage::is_remote(table.name.as_ref()));
+                .any(|table| store::is_remote(table.name.as_ref()));
             match config.picture_id.as_deref() {
                 _ if !config.images || tables.is_empty() => Self::Row,
                 Some("content") => Self::Content,
@@ -1240,7 +1239,7 @@ mod rows {
     #[cfg(test)]
     mod tests {
         use super::*;
-        use crate::source::SourceConfig;
+        use crate::sources::source::SourceConfig;
         use arrow_array::builder::{ListBuilder, StringBuilder};
         use arrow_array::{BinaryArray, Int32Array, StringArray, StructArray};
         use arrow_schema::{Field, Fields};
@@ -1457,7 +1456,7 @@ mod rows {
 
         /// An object that cannot be read from a byte on.
         struct Broken {
-            inner: crate::storage::InMemory,
+            inner: crate::store::InMemory,
             error: Mutex<Option<ReadError>>,
         }
 
@@ -1485,7 +1484,7 @@ mod rows {
             let path = folder.path().join("a.parquet");
             write(&path, &batch(0, 12), false, 5);
             let object = Arc::new(Broken {
-                inner: crate::storage::InMemory {
+                inner: crate::store::InMemory {
                     name: "a".to_owned(),
                     bytes: std::fs::read(&path).unwrap(),
                 },

@@ -15,11 +15,12 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::config::range;
 use crate::error::{DataError, Place, SampleError};
 use crate::images::Limits;
-use crate::order::{Stream, hash};
-use crate::source::{BySplit, Sample, Source, SourceConfig, Split};
+use crate::order::draws::{Stream, hash};
+use crate::settings::range;
+use crate::sources::source::{Sample, Source, SourceConfig};
+use crate::sources::splits::{BySplit, Split};
 
 /// `[data.scenes]`: generated pictures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -532,7 +533,8 @@ impl Description {
         let mut said = Vec::new();
         // What is changed to make a statement false is taken from the key, so that it is always the same.
         let key = self.key();
-        let pick = |salt: u64, n: usize| crate::order::below(hash(Stream::Scene, &[key, salt]), n);
+        let pick =
+            |salt: u64, n: usize| crate::order::draws::below(hash(Stream::Scene, &[key, salt]), n);
         for (salt, group) in (0u64..).zip(&groups) {
             let verb = is(group.count);
             said.push((format!("there {verb} {}", group.full()), true));

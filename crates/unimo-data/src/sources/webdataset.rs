@@ -28,25 +28,25 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use unimo_batch::TextRole;
 
-use crate::config::{not_empty, share};
 use crate::error::{DataError, Place, ReadError, SampleError};
-use crate::eval_set::parallel_on;
-use crate::found::Found;
+use crate::formats::encoding::text_of;
+use crate::formats::json::parse;
+use crate::formats::members::{Extensions, Unread, Wanted};
 use crate::images::{self, Limits};
-use crate::order::{Stream, hash, hash_text, unit};
-use crate::pack::{self, Record};
-use crate::plan::Shuffle;
-use crate::shards::{self, Item, Member, MemberKind, MemberLimits, ShardIndex};
-use crate::source::{BySplit, Sample, Source, SourceConfig, Split, picture_of_bytes};
-use crate::sources::json::parse;
-use crate::sources::left_out::LeftOut;
-use crate::sources::listed::{WITHOUT_TEXT, spaced};
-use crate::sources::members::{Extensions, Unread, Wanted};
-use crate::sources::pairs::one_or_many;
-use crate::sources::rows::text_of;
-use crate::splits::drawn;
-use crate::storage::{self, Object, RemoteConfig, Storage};
-use crate::unpack::{Cache, Compression, Refused};
+use crate::order::draws::{Stream, hash, hash_text, unit};
+use crate::order::plan::Shuffle;
+use crate::settings::{not_empty, share};
+use crate::sources::given::{MOST_SHARDS, expand, one_or_many, one_or_many_paths};
+use crate::sources::left_out::{LeftOut, WITHOUT_TEXT};
+use crate::sources::pack::{self, Record};
+use crate::sources::source::{Sample, Source, SourceConfig, picture_of_bytes};
+use crate::sources::splits::{BySplit, Split, drawn};
+use crate::store::found::Found;
+use crate::store::shards::{self, Item, Member, MemberKind, MemberLimits, ShardIndex};
+use crate::store::unpack::{Cache, Compression, Refused};
+use crate::store::{self, Object, RemoteConfig, Storage};
+use crate::text::spaced;
+use crate::threads::parallel_on;
 
 /// `[data.webdataset]`: tar files.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -153,13 +153,6 @@ impl Txt {
     fn is_default(&self) -> bool {
         *self == Self::default()
     }
-}
-
-pub(crate) fn one_or_many_paths<'de, D: serde::Deserializer<'de>>(
-    input: D,
-) -> Result<Vec<PathBuf>, D::Error> {
-    let texts = one_or_many(input)?;
-    Ok(texts.into_iter().map(PathBuf::from).collect())
 }
 
 impl SourceConfig for WebDatasetConfig {
@@ -269,7 +262,7 @@ impl SourceConfig for WebDatasetConfig {
             .chain(&mut self.train)
             .chain(&mut self.val)
             .chain(&mut self.test)
-            .filter(|path| !storage::is_remote(path))
+            .filter(|path| !store::is_remote(path))
             .chain(&mut self.classes)
             .chain(&mut self.cache)
             .collect()
@@ -289,8 +282,6 @@ const LARGEST_TEXT: u64 = 1 << 20;
 const LARGEST_CLASSES: u64 = 64 << 20;
 /// Shards behind URLs that are opened at once.
 const OPENED_AT_ONCE: usize = 16;
-/// Most shards that patterns may name.
-const MOST_SHARDS: usize = 1 << 20;
 
 /// Samples in tar files. See the [module](self).
 pub struct WebDataset {
@@ -393,7 +384,7 @@ struct Listed {
 impl Listed {
     fn new(path: PathBuf, split: Option<Split>) -> Self {
         Self {
-            indexed: !storage::is_remote(&path),
+            indexed: !store::is_remote(&path),
             path,
             split,
         }
@@ -426,7 +417,7 @@ impl WebDataset {
         let remote = list
             .shards
             .iter()
-            .any(|shard| storage::is_remote(&shard.path));
+            .any(|shard| store::is_remote(&shard.path));
         let scanned = remote && list.shards.iter().any(|shard| !shard.indexed);
         let found = match scanned {
             true => Found::open(config.cache.as_deref())?,
@@ -747,7 +738,7 @@ fn strings(value: &Value) -> Vec<&str> {
 fn read_classes(storage: &Storage, path: &Path) -> Result<Vec<String>, DataError> {
     let read = || {
         let object = storage.open(path)?;
-        let bytes = storage::read_all(&*object, LARGEST_CLASSES)?;
+        let bytes = store::read_all(&*object, LARGEST_CLASSES)?;
         Ok(text_of(&bytes)?.to_owned())
     };
     let text = read().map_err(|error| DataError::unread(path, error))?;
@@ -808,15 +799,12 @@ impl<'a> List<'a> {
     /// folders of them, that are called as splits are of those splits if some are of what is trained on.
     fn folder(&mut self, folder: &Path, split: Option<Split>) -> Result<(), DataError> {
         let index = folder.join(pack::INDEX);
-        if storage::may_be_file(&index) {
+        if store::may_be_file(&index) {
             return self.packed(&index, split);
         }
         let parts = Split::ALL.map(|part| (part, folder.join(part.name()).join(pack::INDEX)));
-        if split.is_none() && storage::may_be_file(&parts[0].1) {
-            for (part, index) in parts
-                .iter()
-                .filter(|(_, index)| storage::may_be_file(index))
-            {
+        if split.is_none() && store::may_be_file(&parts[0].1) {
+            for (part, index) in parts.iter().filter(|(_, index)| store::may_be_file(index)) {
                 self.packed(index, Some(*part))?;
             }
             return Ok(());
@@ -874,7 +862,7 @@ impl<'a> List<'a> {
         let index = pack::read_pack(self.storage, path)?;
         self.without_images |= !index.images;
         self.without_captions |= !index.captions;
-        let beside = |file: &str| match storage::is_remote(path) {
+        let beside = |file: &str| match store::is_remote(path) {
             // The separator of URLs is the same everywhere.
             true => {
                 let text = path.to_string_lossy();
@@ -911,7 +899,7 @@ impl Opening<'_> {
         let path = &*listed.path;
         let wrong = |error| DataError::unread(path, error);
         let object = self.storage.open(path).map_err(wrong)?;
-        let remote = storage::is_remote(path);
+        let remote = store::is_remote(path);
         if remote && !listed.indexed {
             // What was found in it before says that it is not compressed, too.
             if let Some(found) = self.found
@@ -1208,79 +1196,10 @@ impl Source for WebDataset {
     }
 }
 
-/// The paths that a pattern stands for: `{000..123}` counts, with the width of what it is written with, `{a,b}` lists.
-///
-/// # Errors
-///
-/// A brace that is not closed or holds neither, or more than a million paths.
-pub fn expand(pattern: &str) -> Result<Vec<String>, String> {
-    let mut paths = vec![String::new()];
-    let mut rest = pattern;
-    while let Some(open) = rest.find(['{', '}']) {
-        let (before, braced) = rest.split_at(open);
-        let inner = braced
-            .strip_prefix('{')
-            .ok_or_else(|| format!("a `}}` without a `{{` in {pattern:?}"))?;
-        let close = inner
-            .find(['{', '}'])
-            .filter(|close| inner[*close..].starts_with('}'))
-            .ok_or_else(|| format!("a `{{` that is not closed in {pattern:?}"))?;
-        let choices = choices(&inner[..close])?;
-        if paths.len().saturating_mul(choices.len()) > MOST_SHARDS {
-            return Err(format!(
-                "{pattern:?} stands for more than {MOST_SHARDS} paths"
-            ));
-        }
-        paths = paths
-            .iter()
-            .flat_map(|path| choices.iter().map(move |c| format!("{path}{before}{c}")))
-            .collect();
-        rest = &inner[close + 1..];
-    }
-    for path in &mut paths {
-        path.push_str(rest);
-    }
-    Ok(paths)
-}
-
-/// What stands between braces.
-fn choices(inner: &str) -> Result<Vec<String>, String> {
-    let Some((from, to)) = inner.split_once("..") else {
-        return match inner.contains(',') {
-            true => Ok(inner.split(',').map(str::to_owned).collect()),
-            false => Err(format!(
-                "{{{inner}}} is neither {{first..last}} nor {{a,b}}"
-            )),
-        };
-    };
-    /// Digits of the largest number.
-    const WIDEST: usize = 20;
-    let number = |text: &str| {
-        let digits =
-            (1..=WIDEST).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
-        digits.then(|| text.parse::<u64>().ok()).flatten()
-    };
-    let (Some(first), Some(last)) = (number(from), number(to)) else {
-        return Err(format!("{{{inner}}} does not count from number to number"));
-    };
-    if first > last || last - first >= MOST_SHARDS as u64 {
-        return Err(format!(
-            "{{{inner}}} counts down, or over more than {MOST_SHARDS} numbers"
-        ));
-    }
-    let padded = |text: &str| text.len() > 1 && text.starts_with('0');
-    let width = match padded(from) || padded(to) {
-        true => from.len().max(to.len()),
-        false => 0,
-    };
-    Ok((first..=last)
-        .map(|number| format!("{number:0width$}"))
-        .collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sources::given::expand;
     use image::{ImageFormat, Rgb};
     use std::io::{Cursor, Write};
 
