@@ -21,7 +21,6 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::concepts::ConceptsConfig;
 use crate::error::DataError;
 use crate::images::augment::AugmentConfig;
 use crate::images::{Filter, ImageSpec, Limits, Resize};
@@ -37,6 +36,7 @@ use crate::sources::regions::RegionsConfig;
 use crate::sources::source::{Source, SourceConfig};
 use crate::sources::vqa::VqaPart;
 use crate::sources::{AnySource, sources};
+use crate::text::concepts::ConceptsConfig;
 use crate::text::tokens::{Pad, SMALLEST_VOCABULARY, TokenizerConfig};
 
 /// Makes [`DataConfig`] and [`SourceKind`] from the list of sources.

@@ -1,6 +1,5 @@
 #![doc = include_str!("../README.md")]
 
-mod concepts;
 mod config;
 mod error;
 mod formats;
@@ -13,7 +12,6 @@ mod store;
 mod text;
 mod threads;
 
-pub use concepts::{ConceptIds, Concepts, ConceptsConfig, PhraseSource, Phrases};
 pub use config::{DataConfig, Decode, SourceKind, open};
 pub use error::{DataError, Place, ReadError, ReadKind, SampleError, panic_text, readable};
 pub use images::patches::{PatchMask, PatchMasker};
@@ -29,6 +27,7 @@ pub use sources::regions::RegionsConfig;
 pub use sources::source::{Holds, Readable, Sample, Source, SourceConfig, TextsOf};
 pub use sources::splits::{BySplit, Split};
 pub use store::{RemoteConfig, atomic, paths, shards};
+pub use text::concepts::{Concepts, ConceptsConfig, PhraseSource};
 pub use text::masking::Masker;
-pub use text::published;
 pub use text::tokens::{Encoded, Pad, Specials, TextTokenizer, TokenizerConfig};
+pub use text::{concepts, published};

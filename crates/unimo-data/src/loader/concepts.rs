@@ -10,11 +10,12 @@ use std::sync::Arc;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use unimo_batch::{MaskedTexts, Texts};
+use unimo_phrases::ConceptIds;
 
-use crate::concepts::{ConceptIds, Concepts, ConceptsConfig, PhraseSource, Phrases};
 use crate::error::{DataError, SampleError};
 use crate::sources::source::{Sample, Source};
 use crate::sources::splits::Split;
+use crate::text::concepts::{Concepts, ConceptsConfig, PhraseSource, Phrases};
 use crate::text::tokens::{Encoded, Pad, TextTokenizer};
 
 /// Makes concepts of phrases and tags. Shared between threads.

@@ -10,6 +10,7 @@ pub(crate) mod eval_set;
 mod gathered;
 pub(crate) mod skip;
 mod tokenizer;
+mod vocabulary;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -1,10 +1,11 @@
-//! Texts: tokens, and which of them are hidden.
+//! Texts: tokens, which of them are hidden, and concepts beside them.
 //!
 //! It knows nothing of pictures, samples and sources.
 
+pub mod concepts;
 pub(crate) mod masking;
 pub mod published;
-mod spaced;
 pub(crate) mod tokens;
+mod tuples;
 
-pub(crate) use spaced::spaced;
+pub(crate) use unimo_phrases::spaced;

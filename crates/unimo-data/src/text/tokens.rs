@@ -123,7 +123,7 @@ pub struct Encoded {
     pub ids: Vec<i32>,
     /// Per token, the word that it is a piece of; none for begin and end tokens and for concepts.
     pub word_ids: Vec<Option<u32>>,
-    /// How many of them, right before the end token, are [concepts](crate::ConceptsConfig).
+    /// How many of them, right before the end token, are [concepts](crate::concepts).
     pub concepts: usize,
 }
 
