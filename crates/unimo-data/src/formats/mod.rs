@@ -7,6 +7,8 @@ pub(crate) mod json;
 pub(crate) mod layout;
 pub(crate) mod members;
 pub(crate) mod mended;
+#[cfg(feature = "parquet")]
+pub(crate) mod parquet;
 pub(crate) mod png;
 pub(crate) mod rows;
 pub(crate) mod values;

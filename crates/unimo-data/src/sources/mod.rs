@@ -6,8 +6,6 @@
 
 pub mod coco;
 pub mod conceptual;
-#[cfg(feature = "parquet")]
-mod decoded;
 pub(crate) mod detect;
 pub(crate) mod folders;
 pub(crate) mod given;

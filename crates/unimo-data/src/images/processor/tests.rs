@@ -1,3 +1,5 @@
+use serde_json::Map;
+
 use super::*;
 
 /// As in openai/clip-vit-base-patch16, google/vit-base-patch16-224, facebook/deit-base-distilled-patch16-224 and

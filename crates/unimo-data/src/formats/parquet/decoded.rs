@@ -8,10 +8,10 @@ use arrow_array::{Array, ArrayRef};
 use crate::error::ReadError;
 
 /// File, row group and page.
-pub(super) type Key = (usize, usize, usize);
+pub(crate) type Key = (usize, usize, usize);
 
 /// The pages.
-pub(super) struct Decoded {
+pub(crate) struct Decoded {
     most: usize,
     state: Mutex<State>,
 }
@@ -34,7 +34,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Decoded {
-    pub(super) fn new(most: usize) -> Self {
+    pub(crate) fn new(most: usize) -> Self {
         Self {
             most,
             state: Mutex::default(),
@@ -42,7 +42,7 @@ impl Decoded {
     }
 
     /// A page, decoded by one for all who want it at once.
-    pub(super) fn get(
+    pub(crate) fn get(
         &self,
         key: Key,
         decode: impl FnOnce() -> Result<ArrayRef, ReadError>,
