@@ -18,8 +18,8 @@ struct Layer {
     others: Option<&'static [&'static str]>,
 }
 
-/// The dependency directions: batch <- core <- encoders <- objectives <- train, batch <- data <- train, eval <- train, report <- train <- dev.
-/// Data, objectives, eval and report never see each other.
+/// The dependency directions: batch <- core <- encoders <- objectives <- train, batch and phrases <- data <- train, eval <- train,
+/// report <- train <- dev. Data, objectives, eval and report never see each other.
 const LAYERS: &[Layer] = &[
     // Who only fills or reads batches builds nothing else.
     Layer {
@@ -46,10 +46,17 @@ const LAYERS: &[Layer] = &[
         burn: true,
         others: None,
     },
+    // It works on texts alone.
+    Layer {
+        name: "unimo-phrases",
+        uses: &[],
+        burn: false,
+        others: Some(&["rand", "rand_chacha", "serde", "serde_json", "thiserror"]),
+    },
     // The loader works on the host: what it makes reaches a device in the training step.
     Layer {
         name: "unimo-data",
-        uses: &["unimo-batch"],
+        uses: &["unimo-batch", "unimo-phrases"],
         burn: false,
         others: None,
     },
@@ -76,6 +83,7 @@ const LAYERS: &[Layer] = &[
             "unimo-encoders",
             "unimo-eval",
             "unimo-objectives",
+            "unimo-phrases",
             "unimo-report",
         ],
         burn: true,
@@ -106,6 +114,7 @@ const LAYERS: &[Layer] = &[
             "unimo-encoders",
             "unimo-eval",
             "unimo-objectives",
+            "unimo-phrases",
             "unimo-report",
             "unimo-train",
         ],

@@ -67,7 +67,7 @@ const FEATURES: &[Step] = &[
     Step {
         name: "none",
         env: &[],
-        args: "check --release -p unimo-batch -p unimo-core -p unimo-encoders -p unimo-objectives -p unimo-data -p unimo-eval -p unimo-report --no-default-features",
+        args: "check --release -p unimo-batch -p unimo-core -p unimo-encoders -p unimo-objectives -p unimo-phrases -p unimo-data -p unimo-eval -p unimo-report --no-default-features",
     },
     Step {
         name: "wgpu",
@@ -160,7 +160,7 @@ mod tests {
                 "cargo clippy --release --workspace --all-targets -- -D warnings",
                 "RUSTDOCFLAGS=\"-D warnings\" cargo doc --release --workspace --no-deps",
                 "cargo test --release --workspace",
-                "cargo check --release -p unimo-batch -p unimo-core -p unimo-encoders -p unimo-objectives -p unimo-data -p unimo-eval -p unimo-report --no-default-features",
+                "cargo check --release -p unimo-batch -p unimo-core -p unimo-encoders -p unimo-objectives -p unimo-phrases -p unimo-data -p unimo-eval -p unimo-report --no-default-features",
                 "cargo check --release -p unimo-train -p unimo-dev --features wgpu",
                 "DOCS_RS=1 cargo check --release -p unimo-train -p unimo-dev --features wgpu,cuda-nvrtc",
             ]

@@ -1,9 +1,8 @@
 //! Draws a sheet of generated scenes: `cargo run --release -p unimo-data --example contact_sheet -- sheet.png`.
 
 use image::{RgbImage, imageops};
-use unimo_data::config::DataConfig;
-use unimo_data::source::Split;
 use unimo_data::sources::scenes::ScenesConfig;
+use unimo_data::{DataConfig, Split};
 
 /// Scenes per row and column, and pixels per scene.
 const GRID: u32 = 6;

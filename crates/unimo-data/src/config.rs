@@ -21,34 +21,26 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::augment::AugmentConfig;
-use crate::concepts::ConceptsConfig;
-use crate::detect::{self, Kind, pictures_of};
 use crate::error::DataError;
+use crate::images::augment::AugmentConfig;
 use crate::images::{Filter, ImageSpec, Limits, Resize};
-use crate::plan::Shuffle;
-use crate::regions::RegionsConfig;
-use crate::source::{Source, SourceConfig};
-use crate::sources::coco::{CocoConfig, CocoPart};
-use crate::sources::conceptual::ConceptualConfig;
+use crate::order::plan::Shuffle;
+use crate::settings::{not_empty, range, share};
+use crate::sources::coco::CocoPart;
+use crate::sources::detect::{self, Kind, pictures_of};
 use crate::sources::images::ImagesConfig;
 use crate::sources::karpathy::KarpathyConfig;
-use crate::sources::listed::Parts;
-use crate::sources::mixture::MixtureConfig;
-use crate::sources::nlvr::NlvrConfig;
 use crate::sources::pairs::PairsConfig;
-use crate::sources::parallel::ParallelConfig;
-use crate::sources::parquet::ParquetConfig;
-use crate::sources::refcoco::RefcocoConfig;
-use crate::sources::scenes::ScenesConfig;
-use crate::sources::snli_ve::SnliVeConfig;
-use crate::sources::texts::TextsConfig;
-use crate::sources::visual_genome::VisualGenomeConfig;
-use crate::sources::vqa::{VqaConfig, VqaPart};
-use crate::sources::webdataset::WebDatasetConfig;
+use crate::sources::parts::Parts;
+use crate::sources::regions::RegionsConfig;
+use crate::sources::source::{Source, SourceConfig};
+use crate::sources::vqa::VqaPart;
+use crate::sources::{AnySource, sources};
+use crate::text::concepts::ConceptsConfig;
+use crate::text::tokens::{Pad, SMALLEST_VOCABULARY, TokenizerConfig};
 
-/// Makes [`DataConfig`], [`SourceKind`] and [`AnySource`] from the list of sources below.
-macro_rules! sources {
+/// Makes [`DataConfig`] and [`SourceKind`] from the list of sources.
+macro_rules! data_config {
     ($($(#[$doc:meta])* $key:ident $variant:ident($config:ty);)*) => {
         /// What to train on and how it becomes batches.
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -147,27 +139,6 @@ macro_rules! sources {
             }
         }
 
-        /// A source with its settings.
-        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-        #[serde(tag = "source", rename_all = "snake_case")]
-        pub enum AnySource {
-            $($(#[$doc])* $variant($config),)*
-        }
-
-        impl AnySource {
-            fn table(&self) -> &dyn SourceConfig {
-                match self {
-                    $(Self::$variant(config) => config,)*
-                }
-            }
-
-            fn table_mut(&mut self) -> &mut dyn SourceConfig {
-                match self {
-                    $(Self::$variant(config) => config,)*
-                }
-            }
-        }
-
         impl DataConfig {
             /// The source that is chosen, with the settings in its table.
             ///
@@ -201,54 +172,7 @@ macro_rules! sources {
     };
 }
 
-sources! {
-    /// Image-text pairs listed in a JSON lines, JSON, CSV or TSV file.
-    pairs Pairs(PairsConfig);
-    /// Generated pictures of shapes with captions that are true of them.
-    scenes Scenes(ScenesConfig);
-    /// COCO's captions, with boxes and names of objects.
-    coco Coco(CocoConfig);
-    /// Karpathy's splits of COCO and Flickr.
-    karpathy Karpathy(KarpathyConfig);
-    /// Visual Genome's regions, as captions or cut out.
-    visual_genome VisualGenome(VisualGenomeConfig);
-    /// Questions with answers, as in VQAv2, or a plain list of them.
-    vqa Vqa(VqaConfig);
-    /// Statements that are true or false, as in NLVR and NLVR2.
-    nlvr Nlvr(NlvrConfig);
-    /// Sentences that a picture entails or contradicts.
-    snli_ve SnliVe(SnliVeConfig);
-    /// Expressions that refer to one object, as in RefCOCO.
-    refcoco Refcoco(RefcocoConfig);
-    /// Downloaded web pictures with captions, as in CC3M, CC12M and SBU.
-    conceptual Conceptual(ConceptualConfig);
-    /// Pictures in folders, without texts.
-    images Images(ImagesConfig);
-    /// Plain text files, without pictures.
-    texts Texts(TextsConfig);
-    /// The same texts in several languages, without pictures.
-    parallel Parallel(ParallelConfig);
-    /// Samples in tar files, local or remote.
-    webdataset Webdataset(WebDatasetConfig);
-    /// Parquet files, as the Hugging Face hub has them.
-    parquet Parquet(ParquetConfig);
-    /// Several sources as one.
-    mixture Mixture(MixtureConfig);
-}
-
-impl SourceConfig for AnySource {
-    fn validate(&self, table: &str) -> Result<(), DataError> {
-        self.table().validate(table)
-    }
-
-    fn paths(&mut self) -> Vec<&mut PathBuf> {
-        self.table_mut().paths()
-    }
-
-    fn open(&self, limits: &Limits) -> Result<Arc<dyn Source>, DataError> {
-        self.table().open(limits)
-    }
-}
+sources!(data_config);
 
 /// Size at which JPEGs are decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -266,50 +190,6 @@ pub enum Decode {
     /// whose size the list does not say, and all for `resize = "bridgetower_processor"`.
     Scaled,
 }
-
-/// What the texts of a batch are padded to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Pad {
-    /// The longest text of the batch.
-    #[default]
-    Longest,
-    /// `max_text_length`, for back ends that compile a kernel per shape.
-    Max,
-}
-
-/// `[data.tokenizer]`: how texts become token ids.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-pub enum TokenizerConfig {
-    /// A published tokenizer.
-    File {
-        /// A `tokenizer.json`, a `vocab.txt` (BERT WordPiece), a `vocab.json` beside a
-        /// `merges.txt` (RoBERTa byte-level BPE), or a folder that holds one of them.
-        path: PathBuf,
-        /// Whether a `vocab.txt` is of an uncased model; other files say so themselves.
-        #[serde(default = "lowercase")]
-        lowercase: bool,
-    },
-    /// Byte-level BPE trained on the training captions.
-    Train {
-        /// Tokens in the vocabulary, special tokens and the 256 bytes included.
-        vocab_size: usize,
-    },
-}
-
-fn lowercase() -> bool {
-    true
-}
-
-impl Default for TokenizerConfig {
-    fn default() -> Self {
-        Self::Train { vocab_size: 2048 }
-    }
-}
-
-/// Smallest vocabulary to train: 256 bytes and 5 special tokens.
-pub(crate) const SMALLEST_VOCABULARY: usize = 261;
 
 impl DataConfig {
     /// Checks every value.
@@ -559,31 +439,17 @@ impl DataConfig {
     }
 }
 
-/// A whole number within bounds.
-pub(crate) fn range(key: &str, value: usize, low: usize, high: usize) -> Result<(), DataError> {
-    if (low..=high).contains(&value) {
-        Ok(())
-    } else {
-        let allowed = format!("a whole number from {low} to {high}");
-        Err(DataError::config(key, value, allowed))
-    }
-}
-
-/// A number from 0 to 1.
-pub(crate) fn share(key: &str, value: f64) -> Result<(), DataError> {
-    if (0.0..=1.0).contains(&value) {
-        Ok(())
-    } else {
-        Err(DataError::config(key, value, "a number from 0 to 1"))
-    }
-}
-
-/// A text that is not empty.
-pub(crate) fn not_empty(key: &str, value: &str, allowed: &str) -> Result<(), DataError> {
-    if value.is_empty() {
-        Err(DataError::config(key, "empty", allowed))
-    } else {
-        Ok(())
+/// Opens the source that a recipe names.
+///
+/// # Errors
+///
+/// A setting that is not allowed, or a list of samples that cannot be read or holds nothing usable.
+pub fn open(config: &DataConfig) -> Result<Arc<dyn Source>, DataError> {
+    config.validate()?;
+    let source = config.chosen()?.open(&config.limits())?;
+    match &config.regions {
+        Some(regions) => regions.open(source, &config.image_spec()),
+        None => Ok(source),
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 /// An error that ends the work.
 ///
 /// A single damaged sample never becomes one: it is a [`SampleError`], is listed by the
-/// [`SkipList`](crate::skip::SkipList) and is replaced by another sample. What could not be read, though it may be sound, is
+/// [`SkipList`](crate::SkipList) and is replaced by another sample. What could not be read, though it may be sound, is
 /// [`DataError::Unavailable`].
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {

@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use image::{Rgb, RgbImage};
 use unimo_data::images::Limits;
-use unimo_data::source::SourceConfig;
 use unimo_data::sources::images::ImagesConfig;
 use unimo_data::sources::webdataset::{WebDataset, WebDatasetConfig};
 use unimo_data::{
-    DataConfig, DataError, EvalSet, Loader, LoaderSpec, SkipList, Source, Split, TextTokenizer,
+    DataConfig, DataError, EvalSet, Loader, LoaderSpec, SkipList, Source, SourceConfig, Split,
+    TextTokenizer,
 };
 
 /// Which limit the program runs under, and the folder of the test.

@@ -10,16 +10,11 @@ use image::{Rgb, RgbImage};
 use unimo_batch::{
     Batch, Entailment, MaskSpec, MaskUnit, MaskedTexts, PatchMaskKind, PatchMaskSpec, TextRole,
 };
-use unimo_data::config::{DataConfig, Pad, SourceKind, TokenizerConfig};
-use unimo_data::error::Place;
-use unimo_data::eval_set::Item;
-use unimo_data::loader::{FurtherText, Rewrite};
-use unimo_data::masking::patches::PatchMask;
-use unimo_data::plan::{Plan, Shuffle};
 use unimo_data::sources::pairs::PairsConfig;
 use unimo_data::{
-    DataError, EvalSet, Loader, LoaderSpec, Sample, SampleError, SkipList, Source, Split,
-    TextTokenizer, open,
+    DataConfig, DataError, EvalSet, FurtherText, Item, Loader, LoaderSpec, Pad, PatchMask, Place,
+    Plan, Rewrite, Sample, SampleError, Shuffle, SkipList, Source, SourceKind, Split,
+    TextTokenizer, TokenizerConfig, open,
 };
 
 /// Numbers as samples; picture and caption both say which. Some are broken, one may panic.

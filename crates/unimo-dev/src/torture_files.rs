@@ -14,13 +14,13 @@ use burn::tensor::Device;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
-use unimo_data::config::DataConfig;
-use unimo_data::error::panic_text;
 use unimo_data::images::{self, Limits};
-use unimo_data::regions::{self, RegionShape};
 use unimo_data::sources::parquet::ParquetConfig;
 use unimo_data::sources::webdataset::WebDatasetConfig;
-use unimo_data::{SourceConfig, Split, TextTokenizer, pack, processor, shards};
+use unimo_data::{
+    DataConfig, RegionShape, SourceConfig, Split, TextTokenizer, pack, panic_text, processor,
+    regions, shards,
+};
 use unimo_encoders::weights::Weights;
 
 use unimo_train::error::TrainError;

@@ -235,10 +235,11 @@ fn of_split(source: &dyn Source, split: Split) -> Result<Rows, TrainError> {
         }
     });
     if let Some(error) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        return Err(unimo_data::error::readable::<()>(Err(error))
-            .map_or_else(TrainError::from, |()| {
+        return Err(
+            unimo_data::readable::<()>(Err(error)).map_or_else(TrainError::from, |()| {
                 TrainError::Check("the data cannot be read".to_owned())
-            }));
+            }),
+        );
     }
     let mut order = Sha256::new();
     for shard in source.shards(split) {

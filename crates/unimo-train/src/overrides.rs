@@ -9,7 +9,7 @@ use std::fmt;
 
 use serde::Deserialize;
 use toml::{Table, Value};
-use unimo_data::config::SourceKind;
+use unimo_data::SourceKind;
 
 use crate::error::TrainError;
 use crate::recipe::Recipe;

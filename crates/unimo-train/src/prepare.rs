@@ -2,10 +2,10 @@
 
 use burn::tensor::Device;
 use unimo_batch::ConfigError;
-use unimo_data::config::TokenizerConfig;
-use unimo_data::masking::patches::PatchMask;
-use unimo_data::source::Readable;
-use unimo_data::{ConceptReader, Concepts, LoaderSpec, SecondView, Source, Split, TextTokenizer};
+use unimo_data::{
+    ConceptReader, Concepts, LoaderSpec, PatchMask, Readable, SecondView, Source, Split,
+    TextTokenizer, TokenizerConfig,
+};
 use unimo_objectives::request::SecondViews;
 
 use crate::data::concepts::count;

@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 use unimo_batch::{ConfigError, config};
-use unimo_data::DataConfig;
-use unimo_data::config::TokenizerConfig;
+use unimo_data::{DataConfig, TokenizerConfig};
 use unimo_encoders::backbone::BackboneConfig;
 use unimo_eval::RetrievalConfig;
 use unimo_objectives::ObjectivesConfig;
@@ -642,7 +641,7 @@ fn reason_for(error: &toml::de::Error) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use unimo_data::config::SourceKind;
+    use unimo_data::SourceKind;
 
     fn with(set: &[&str]) -> Result<Recipe, TrainError> {
         let overrides = Overrides {

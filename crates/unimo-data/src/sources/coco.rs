@@ -24,9 +24,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
-use crate::sources::json::{each_of_file, id, or_default, parse, side};
-use crate::sources::listed::{Held, Listed, New, Part, Parts, given};
-use crate::sources::values::Number;
+use crate::formats::json::{each_of_file, id, or_default, parse, side};
+use crate::formats::values::Number;
+use crate::sources::given::{Held, given};
+use crate::sources::listed::{Listed, New};
+use crate::sources::parts::{Part, Parts};
 
 /// `[data.coco]`.
 pub type CocoConfig = Parts<CocoPart>;
@@ -234,8 +236,8 @@ pub(crate) fn read_categories(
 
 #[cfg(test)]
 mod tests {
-    use crate::source::Split;
     use crate::sources::fixtures::{assert_rejected, captions, folder, message, open};
+    use crate::sources::splits::Split;
 
     const CAPTIONS: &str = r#"{"info": {"year": 2014}, "annotations": [
         {"id": 1, "image_id": 9, "caption": "A cat  sits.\n"}, {"id": 2, "image_id": 8, "caption": "a dog"},

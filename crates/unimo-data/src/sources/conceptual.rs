@@ -39,20 +39,19 @@ use std::sync::Arc;
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{not_empty, range, share};
 use crate::error::{DataError, Place, ReadError, SampleError};
-use crate::images::{self, Limits};
-use crate::order::{Stream, hash_bytes, hash_path, hash_text};
-use crate::paths;
-use crate::regions;
-use crate::source::{BySplit, Source, SourceConfig, Split};
-use crate::sources::listed::{Held, given, spaced, val_fraction};
-use crate::sources::rows::{
+use crate::formats::rows::{
     Layout, ListFormat, Quotes, Span, Spans, UNCLOSED, each_record, key_of,
 };
+use crate::images::{self, Limits};
+use crate::order::draws::{Stream, hash_bytes, hash_path, hash_text};
+use crate::settings::{not_empty, range, share};
+use crate::sources::given::{Held, given, val_fraction};
+use crate::sources::source::{Source, SourceConfig};
+use crate::sources::splits::{BySplit, Split, drawn};
 use crate::sources::template::Template;
-use crate::splits::drawn;
-use crate::storage;
+use crate::store::{self, paths};
+use crate::text::spaced;
 
 /// `[data.conceptual]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -407,7 +406,7 @@ impl Conceptual {
             let used = used.and_then(|cells| match part.row(row, &cells)? {
                 // Looking for a picture costs as much as all else together, but for dead links only.
                 (_, Some(path))
-                    if config.missing == Missing::Error || storage::may_be_file(&path) =>
+                    if config.missing == Missing::Error || store::may_be_file(&path) =>
                 {
                     let split = held.of(&path.to_string_lossy());
                     found.push((part.picture(&cells, &path), row, split));
@@ -660,7 +659,7 @@ impl Source for Conceptual {
             return Ok(None);
         };
         let folders = self.parts.iter().map(|part| part.config.images.as_path());
-        Ok(regions::name_within(&path, folders))
+        Ok(paths::name_within(&path, folders))
     }
 
     fn image_path(&self, split: Split, index: usize) -> Result<Option<PathBuf>, SampleError> {
@@ -675,8 +674,8 @@ impl Source for Conceptual {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::formats::rows::LONGEST_ROW;
     use crate::sources::fixtures::{assert_rejected, captions, folder, message, open};
-    use crate::sources::rows::LONGEST_ROW;
 
     const DATA: &str = r#"
         source = "conceptual"

@@ -4,8 +4,8 @@ use std::collections::{HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 
 use crate::error::DataError;
-use crate::paths::{foreign_picture, is_hidden};
 use crate::sources::left_out::LeftOut;
+use crate::store::paths::{foreign_picture, is_hidden};
 
 /// What a folder holds.
 pub(crate) struct Found {
@@ -100,8 +100,8 @@ pub(crate) fn files_in(folder: &Path, wanted: &dyn Fn(&Path) -> bool) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::paths::is_picture;
     use crate::sources::fixtures::folder;
+    use crate::store::paths::is_picture;
 
     #[test]
     fn what_is_left_out_is_counted() {

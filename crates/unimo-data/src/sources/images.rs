@@ -23,13 +23,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{DataError, Place, ReadError, SampleError};
 use crate::images::{self, Limits};
-use crate::paths::is_picture;
-use crate::regions;
-use crate::source::{BySplit, Source, SourceConfig, Split};
 use crate::sources::folders::files_in;
+use crate::sources::given::{Held, train_and_held, val_fraction};
 use crate::sources::left_out::LeftOut;
-use crate::sources::listed::{Held, train_and_held, val_fraction};
-use crate::splits::drawn;
+use crate::sources::source::{Source, SourceConfig};
+use crate::sources::splits::{BySplit, Split, drawn};
+use crate::store::paths::{self, is_picture};
 
 /// `[data.images]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -251,7 +250,7 @@ impl Source for Pictures {
 
     fn image_name(&self, split: Split, index: usize) -> Result<Option<String>, SampleError> {
         let folders = self.folders.iter().map(PathBuf::as_path);
-        Ok(regions::name_within(&self.path(split, index), folders))
+        Ok(paths::name_within(&self.path(split, index), folders))
     }
 
     fn image_path(&self, split: Split, index: usize) -> Result<Option<PathBuf>, SampleError> {

@@ -23,13 +23,13 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
+use crate::formats::json::{each_of_file, or_default, parse};
 use crate::images::Limits;
-use crate::source::{Source, SourceConfig};
-use crate::sources::json::{each_of_file, or_default, parse};
-use crate::sources::left_out::of_split;
-use crate::sources::listed::{Listed, New, WITHOUT_TEXT, given};
-use crate::sources::pairs::one_or_many;
-use crate::splits::SplitNames;
+use crate::sources::given::{given, one_or_many};
+use crate::sources::left_out::{WITHOUT_TEXT, of_split};
+use crate::sources::listed::{Listed, New};
+use crate::sources::source::{Source, SourceConfig};
+use crate::sources::splits::SplitNames;
 
 /// `[data.karpathy]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -156,8 +156,8 @@ impl SourceConfig for KarpathyConfig {
 
 #[cfg(test)]
 mod tests {
-    use crate::source::Split;
     use crate::sources::fixtures::{assert_rejected, captions, folder, message, open};
+    use crate::sources::splits::Split;
 
     const LIST: &str = r#"{"images": [
         {"filepath": "val2014", "sentids": [1], "filename": "1.jpg", "imgid": 0, "split": "restval", "cocoid": 3,

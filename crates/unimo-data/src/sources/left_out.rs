@@ -42,6 +42,9 @@ impl LeftOut {
     }
 }
 
+/// Why a picture is no sample, where nothing is wrong with it.
+pub(crate) const WITHOUT_TEXT: &str = "without a text";
+
 /// Why an item is left out that names a split which is none of the three.
 pub(crate) fn of_split(name: &str) -> String {
     /// A longer name is a text.

@@ -32,11 +32,12 @@ use image::RgbImage;
 use serde::{Deserialize, Serialize};
 use unimo_batch::TextRole;
 
-use crate::config::AnySource;
 use crate::error::{DataError, Place, SampleError};
 use crate::images::Limits;
-use crate::plan::{Plan, Shuffle};
-use crate::source::{Holds, Sample, Source, SourceConfig, Split};
+use crate::order::plan::{Plan, Shuffle};
+use crate::sources::AnySource;
+use crate::sources::source::{Holds, Sample, Source, SourceConfig};
+use crate::sources::splits::Split;
 
 /// `[data.mixture]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -611,8 +612,7 @@ impl Source for Mixture {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::DataConfig;
-    use crate::source::open;
+    use crate::config::{DataConfig, open};
 
     fn config(text: &str) -> DataConfig {
         toml::from_str(text).unwrap()

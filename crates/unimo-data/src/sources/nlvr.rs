@@ -31,10 +31,13 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
-use crate::sources::json::or_default;
-use crate::sources::layout::each_object;
-use crate::sources::listed::{Held, Listed, New, Part, Parts, given, spaced};
-use crate::sources::values::Identifier;
+use crate::formats::json::or_default;
+use crate::formats::layout::each_object;
+use crate::formats::values::Identifier;
+use crate::sources::given::{Held, given};
+use crate::sources::listed::{Listed, New};
+use crate::sources::parts::{Part, Parts};
+use crate::text::spaced;
 
 /// `[data.nlvr]`.
 pub type NlvrConfig = Parts<NlvrPart>;
@@ -170,9 +173,9 @@ impl Row {
 
 #[cfg(test)]
 mod tests {
-    use crate::source::Split;
+    use crate::formats::rows::LONGEST_ROW;
     use crate::sources::fixtures::{NLVR, assert_rejected, captions, folder, open};
-    use crate::sources::rows::LONGEST_ROW;
+    use crate::sources::splits::Split;
 
     #[test]
     fn statements_are_about_one_picture_or_two() {

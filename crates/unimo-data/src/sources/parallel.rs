@@ -22,11 +22,14 @@ use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{DataError, Place, SampleError};
+use crate::formats::encoding::{BUFFER, NOT_UTF8};
+use crate::formats::rows::{Lines, Span, Spans};
 use crate::images::Limits;
-use crate::source::{BySplit, Source, SourceConfig, Split};
-use crate::sources::listed::{Held, spaced, train_and_held, val_fraction};
-use crate::sources::rows::{BUFFER, Lines, NOT_UTF8, Span, Spans, open_regular};
-use crate::splits::drawn;
+use crate::sources::given::{Held, train_and_held, val_fraction};
+use crate::sources::source::{Source, SourceConfig};
+use crate::sources::splits::{BySplit, Split, drawn};
+use crate::store::open_regular;
+use crate::text::spaced;
 
 /// `[data.parallel]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -33,14 +33,14 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
+use crate::formats::json::{each_of_file, id, or_default, parse};
 use crate::images::Limits;
-use crate::source::{Source, SourceConfig, Split};
 use crate::sources::coco::{Instance, Picture, read_categories};
-use crate::sources::json::{each_of_file, id, or_default, parse};
-use crate::sources::left_out::of_split;
-use crate::sources::listed::{Listed, New, WITHOUT_TEXT, given};
-use crate::sources::pairs::one_or_many;
-use crate::splits::SplitNames;
+use crate::sources::given::{given, one_or_many};
+use crate::sources::left_out::{WITHOUT_TEXT, of_split};
+use crate::sources::listed::{Listed, New};
+use crate::sources::source::{Source, SourceConfig};
+use crate::sources::splits::{Split, SplitNames};
 
 /// `[data.refcoco]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -240,8 +240,8 @@ impl SourceConfig for RefcocoConfig {
 
 #[cfg(test)]
 mod tests {
-    use crate::source::Split;
     use crate::sources::fixtures::{assert_rejected, captions, folder, message, open};
+    use crate::sources::splits::Split;
 
     const REFS: &str = r#"[
         {"ref_id": 1, "ann_id": 10, "image_id": 5, "category_id": 3, "split": "train", "file_name": "x_10.jpg", "sent_ids": [0, 1],

@@ -25,9 +25,12 @@ use serde::{Deserialize, Serialize};
 use unimo_batch::Entailment;
 
 use crate::error::DataError;
-use crate::sources::json::id;
-use crate::sources::layout::each_object;
-use crate::sources::listed::{Held, Listed, New, Part, Parts, given, spaced};
+use crate::formats::json::id;
+use crate::formats::layout::each_object;
+use crate::sources::given::{Held, given};
+use crate::sources::listed::{Listed, New};
+use crate::sources::parts::{Part, Parts};
+use crate::text::spaced;
 
 /// `[data.snli_ve]`.
 pub type SnliVeConfig = Parts<SnliVePart>;
@@ -119,8 +122,8 @@ impl Part for SnliVePart {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::Split;
     use crate::sources::fixtures::{assert_rejected, captions, folder, open};
+    use crate::sources::splits::Split;
 
     #[test]
     fn sentences_have_labels() {

@@ -21,12 +21,14 @@ use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{DataError, Place, SampleError};
+use crate::formats::encoding::NOT_UTF8;
+use crate::formats::rows::{LONGEST_ROW, Span, Spans, each_line};
 use crate::images::Limits;
-use crate::source::{BySplit, Source, SourceConfig, Split};
 use crate::sources::folders::files_in;
-use crate::sources::listed::{Held, spaced, train_and_held, val_fraction};
-use crate::sources::rows::{LONGEST_ROW, NOT_UTF8, Span, Spans, each_line};
-use crate::splits::drawn;
+use crate::sources::given::{Held, train_and_held, val_fraction};
+use crate::sources::source::{Source, SourceConfig};
+use crate::sources::splits::{BySplit, Split, drawn};
+use crate::text::spaced;
 
 /// `[data.texts]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

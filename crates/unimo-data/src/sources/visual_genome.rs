@@ -28,10 +28,12 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
-use crate::sources::json::{each_inside, each_of_file, or_default, parse, side};
-use crate::sources::listed::{Held, Listed, New, Part, Parts, given, some_paths};
+use crate::formats::json::{each_inside, each_of_file, or_default, parse, side};
+use crate::formats::values::{Identifier, Number};
+use crate::sources::given::{Held, given, some_paths};
+use crate::sources::listed::{Listed, New};
+use crate::sources::parts::{Part, Parts};
 use crate::sources::template::Template;
-use crate::sources::values::{Identifier, Number};
 
 /// `[data.visual_genome]`.
 pub type VisualGenomeConfig = Parts<VisualGenomePart>;
@@ -309,8 +311,8 @@ impl VisualGenomePart {
 
 #[cfg(test)]
 mod tests {
-    use crate::source::Split;
     use crate::sources::fixtures::{assert_rejected, captions, folder, message, open};
+    use crate::sources::splits::Split;
 
     const REGIONS: &str = r#"[
         {"regions": [

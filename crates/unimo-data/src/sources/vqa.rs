@@ -31,10 +31,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::DataError;
-use crate::sources::json::{each_of_file, id, or_default, parse};
-use crate::sources::listed::{Held, Listed, New, Part, Parts, given, spaced};
+use crate::formats::json::{each_of_file, id, or_default, parse};
+use crate::formats::values::Identifier;
+use crate::sources::given::{Held, given};
+use crate::sources::listed::{Listed, New};
+use crate::sources::parts::{Part, Parts};
 use crate::sources::template::Template;
-use crate::sources::values::Identifier;
+use crate::text::spaced;
 
 /// `[data.vqa]`.
 pub type VqaConfig = Parts<VqaPart>;
@@ -295,8 +298,8 @@ fn most_common(all: &[String]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use crate::source::Split;
     use crate::sources::fixtures::{assert_rejected, captions, folder, message, open};
+    use crate::sources::splits::Split;
 
     const QUESTIONS: &str = r#"{"task_type": "Open-Ended", "questions": [
         {"image_id": 42, "question": "What is it?", "question_id": 42000},

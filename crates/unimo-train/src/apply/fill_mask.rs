@@ -6,7 +6,7 @@ use burn::tensor::Tensor;
 use burn::tensor::activation::softmax;
 use serde::Serialize;
 use unimo_core::layers::cast;
-use unimo_data::tokens::Encoded;
+use unimo_data::Encoded;
 use unimo_encoders::fusion::Keep;
 
 use super::{Matcher, ModelArgs, Predictor};

@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use unimo_data::concepts::PhraseSource;
-use unimo_data::{Concepts, ConceptsConfig, Source, Split};
+use unimo_data::{Concepts, ConceptsConfig, PhraseSource, Source, Split};
 
 use super::DataArgs;
 use crate::error::TrainError;

@@ -14,8 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 
-use unimo_data::config::Decode;
-use unimo_data::{DataConfig, Source, Split};
+use unimo_data::{DataConfig, Decode, Source, Split};
 
 use crate::error::TrainError;
 use crate::progress::Progress;

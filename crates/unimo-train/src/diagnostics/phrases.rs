@@ -5,10 +5,8 @@
 use std::rc::Rc;
 
 use image::{Rgb, RgbImage};
-use unimo_data::error::{DataError, readable};
 use unimo_data::images::Resize;
-use unimo_data::source::Sample;
-use unimo_data::{EvalSet, TextTokenizer};
+use unimo_data::{DataError, EvalSet, Sample, TextTokenizer, readable};
 use unimo_encoders::backbone::{ImageFeatures, TextFeatures};
 use unimo_encoders::fusion::Keep;
 use unimo_encoders::image::ImageEncoder;

@@ -11,8 +11,7 @@ use std::sync::mpsc::sync_channel;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use unimo_batch::{Images, Regions, Texts};
-use unimo_data::config::Pad;
-use unimo_data::{DataError, EvalSet, TextTokenizer};
+use unimo_data::{DataError, EvalSet, Pad, TextTokenizer};
 use unimo_encoders::backbone::{ImageFeatures, Pictures, TextFeatures};
 use unimo_encoders::fusion::Keep;
 use unimo_encoders::region::RegionInput;

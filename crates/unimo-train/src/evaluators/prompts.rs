@@ -20,10 +20,8 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use unimo_batch::ConfigError;
 use unimo_core::layers::normalise;
-use unimo_data::SkipList;
-use unimo_data::config::Pad;
-use unimo_data::error::{Place, ReadError, SampleError};
 use unimo_data::images::{self, ImageSpec, Limits};
+use unimo_data::{Pad, Place, ReadError, SampleError, SkipList};
 use unimo_encoders::backbone::Pictures;
 use unimo_report::record::{EvalRecord, ScalarRecord};
 

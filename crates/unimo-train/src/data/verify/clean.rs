@@ -5,9 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 use unimo_batch::TextRole;
-use unimo_data::config::SourceKind;
-use unimo_data::error::readable;
-use unimo_data::{DataConfig, Source, Split};
+use unimo_data::{DataConfig, Source, SourceKind, Split, readable};
 
 use super::Kept;
 use crate::error::TrainError;

@@ -1,0 +1,220 @@
+//! How a list of rows is written, told by its content: endings lie.
+
+use std::io::Read;
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+
+use crate::error::DataError;
+use crate::formats::encoding::BUFFER;
+use crate::formats::json::{each_of_file, parse};
+use crate::formats::rows::{Layout, Lines, ListFormat, Quotes, each_line, record};
+use crate::store::open_regular;
+
+/// What may stand between columns.
+const DELIMITERS: [u8; 4] = [b'\t', b',', b';', b'|'];
+
+/// How a list is written. `fits`: whether a header has the columns that are needed.
+///
+/// # Errors
+///
+/// The file cannot be read, or is no list.
+pub(crate) fn layout_of(
+    path: &Path,
+    format: Option<ListFormat>,
+    quotes: Quotes,
+    fits: &dyn Fn(&[String]) -> bool,
+) -> Result<Layout, DataError> {
+    let start = start_of(path)?;
+    if let Some(what) = foreign(&start) {
+        return Err(no_list(path, what));
+    }
+    let ending = ending_of(path);
+    let format = match format.or_else(|| of_json(&start)) {
+        Some(format) => format,
+        None => match ending.as_deref() {
+            Some("csv") => ListFormat::Csv,
+            Some("tsv" | "tab") => ListFormat::Tsv,
+            Some("jsonl" | "ndjson") => ListFormat::Jsonl,
+            Some("json") => ListFormat::Json,
+            _ => {
+                return by_header(&start, quotes, fits)
+                    .ok_or_else(|| no_list(path, "which ends in none of these and has no header with the columns that are needed"));
+            }
+        },
+    };
+    let named = Layout::new(format, quotes);
+    if start.is_empty() || (named.is_json() && of_json(&start).is_some()) {
+        return Ok(named);
+    }
+    // A header that fits as the ending says is taken as it is.
+    if !named.is_json() && header(&start, named).is_some_and(|cells| fits(&cells)) {
+        return Ok(named);
+    }
+    Ok(by_header(&start, quotes, fits).unwrap_or(named))
+}
+
+/// Gives every JSON object of a file: of JSON lines with its line, of an array with its number. None stands for an empty line.
+///
+/// # Errors
+///
+/// The file cannot be read, or is an array that is cut short.
+pub(crate) fn each_object<T: DeserializeOwned>(
+    path: &Path,
+    give: &mut dyn FnMut(u64, Result<Option<T>, String>),
+) -> Result<(), DataError> {
+    let start = start_of(path)?;
+    if let Some(what) = foreign(&start) {
+        return Err(DataError::Manifest {
+            path: path.to_owned(),
+            reason: format!("it is {what}; JSON lines or a JSON array are read"),
+        });
+    }
+    if of_json(&start) == Some(ListFormat::Json) {
+        return each_of_file(path, &[""], &mut |_, number, bytes| {
+            give(number, bytes.and_then(parse).map(Some));
+        });
+    }
+    each_line(path, &mut |span, line| {
+        give(span.line.into(), line.and_then(|line| record(&line)));
+    })
+}
+
+/// The delimiter with which a header has the columns that are needed.
+fn by_header(start: &[u8], quotes: Quotes, fits: &dyn Fn(&[String]) -> bool) -> Option<Layout> {
+    let layouts = DELIMITERS.map(|delimiter| {
+        let format = if delimiter == b'\t' {
+            ListFormat::Tsv
+        } else {
+            ListFormat::Csv
+        };
+        Layout {
+            delimiter,
+            ..Layout::new(format, quotes)
+        }
+    });
+    layouts
+        .into_iter()
+        .find(|layout| header(start, *layout).is_some_and(|cells| fits(&cells)))
+}
+
+fn header(start: &[u8], layout: Layout) -> Option<Vec<String>> {
+    let (_, cells) = Lines::new(start).next_record(layout).ok()??;
+    cells.ok()
+}
+
+/// JSON lines or an array, by the first byte that is no white space.
+fn of_json(start: &[u8]) -> Option<ListFormat> {
+    let start = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start);
+    match start.trim_ascii_start().first() {
+        Some(b'{') => Some(ListFormat::Jsonl),
+        Some(b'[') => Some(ListFormat::Json),
+        _ => None,
+    }
+}
+
+fn ending_of(path: &Path) -> Option<String> {
+    path.extension()
+        .map(|extension| extension.to_string_lossy().to_ascii_lowercase())
+}
+
+/// The first bytes of a file.
+pub(crate) fn start_of(path: &Path) -> Result<Vec<u8>, DataError> {
+    let io = |error| DataError::file("read", path, error);
+    let mut start = Vec::new();
+    open_regular(path)
+        .map_err(io)?
+        .take(BUFFER as u64)
+        .read_to_end(&mut start)
+        .map_err(io)?;
+    Ok(start)
+}
+
+/// What a file is that is no text, by its first bytes.
+pub(crate) fn foreign(start: &[u8]) -> Option<&'static str> {
+    const TAR: std::ops::Range<usize> = 257..262;
+    if start.get(TAR).is_some_and(|magic| magic == b"ustar") {
+        return Some("a tar file");
+    }
+    let kinds: [(&[u8], &str); 12] = [
+        (b"\x1f\x8b", "compressed with gzip; unpack it"),
+        (b"\x28\xb5\x2f\xfd", "compressed with zstd; unpack it"),
+        (b"BZh", "compressed with bzip2; unpack it"),
+        (b"\xfd7zXZ", "compressed with xz; unpack it"),
+        (b"PK\x03\x04", "a zip file (or an Excel sheet); unpack it"),
+        (b"PAR1", "a Parquet file"),
+        (b"\x80\x02", "a Python pickle, which is never run"),
+        (b"\x80\x03", "a Python pickle, which is never run"),
+        (b"\x80\x04", "a Python pickle, which is never run"),
+        (b"\x93NUMPY", "a NumPy array"),
+        (b"\x89HDF", "an HDF5 file"),
+        (b"SQLite", "a database"),
+    ];
+    kinds
+        .iter()
+        .find(|(magic, _)| start.starts_with(magic))
+        .map(|(_, what)| *what)
+}
+
+fn no_list(path: &Path, what: &str) -> DataError {
+    DataError::config(
+        "data.pairs.path",
+        format!("{}, {what}", path.display()),
+        "a list in JSON lines (.jsonl), a JSON array (.json), CSV (.csv) or TSV (.tsv), or `data.pairs.format` set to one of them",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(name: &str, text: &[u8]) -> Result<(ListFormat, u8), String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        let fits = |cells: &[String]| cells.iter().any(|cell| cell == "image") && cells.len() > 1;
+        layout_of(&path, None, Quotes::Csv, &fits)
+            .map(|layout| (layout.format, layout.delimiter))
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn content_says_more_than_endings() {
+        let (jsonl, json) = (ListFormat::Jsonl, ListFormat::Json);
+        let (csv, tsv) = (ListFormat::Csv, ListFormat::Tsv);
+        for (name, text, expected) in [
+            ("a.json", "\u{feff}\n {\"image\": 1}", (jsonl, b',')),
+            ("a.jsonl", " [{}]", (json, b',')),
+            ("a.txt", "[]", (json, b',')),
+            ("a.csv", "image,caption\n", (csv, b',')),
+            ("a.csv", "image\tcaption\n", (tsv, b'\t')),
+            ("a.csv", "\u{feff}image;caption\n1;a,b\n", (csv, b';')),
+            ("a.tsv", "caption,image\n", (csv, b',')),
+            ("a.txt", "image|caption\r\n", (csv, b'|')),
+            ("list", "image\tcaption\n", (tsv, b'\t')),
+            // Nothing fits: as the ending says.
+            ("a.tsv", "path\tcaption\n", (tsv, b'\t')),
+            ("a.csv", "", (csv, b',')),
+            ("a.jsonl", "no json", (jsonl, b',')),
+            ("a.json", "", (json, b',')),
+        ] {
+            assert_eq!(
+                found(name, text.as_bytes()).unwrap(),
+                expected,
+                "{name} {text}"
+            );
+        }
+        for (name, text, part) in [
+            ("a.txt", &b"some words"[..], "no header"),
+            ("a.jsonl", b"\x1f\x8b\x08", "gzip"),
+            ("a.csv", b"PK\x03\x04", "Excel"),
+            ("a.json", b"PAR1", "Parquet"),
+        ] {
+            let message = found(name, text).unwrap_err();
+            assert!(
+                message.contains(part) && message.contains(name),
+                "{message}"
+            );
+        }
+    }
+}

@@ -1,0 +1,745 @@
+//! Rows of text files, found once and read again where they stand.
+//!
+//! A list may have millions of rows, so what stays in memory of a row is where it lies: 16 bytes.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{BufRead, BufReader, Read};
+use std::ops::Range;
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::error::{DataError, Place, ReadError, SampleError};
+use crate::formats::encoding::{BUFFER, NOT_UTF8, UTF16, is_utf16};
+use crate::formats::json::{each_with_offset, parse};
+use crate::store::disk::open_regular;
+use crate::store::patiently;
+
+/// Longest row in bytes. It bounds memory where a file is no list at all, or a quote is never closed.
+pub(crate) const LONGEST_ROW: usize = 1 << 20;
+
+/// How a list of rows is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ListFormat {
+    /// One JSON object a line.
+    Jsonl,
+    /// An array of JSON objects.
+    Json,
+    /// A header line, columns separated by commas.
+    Csv,
+    /// A header line, columns separated by tabs.
+    Tsv,
+}
+
+/// What quotes mean in CSV and TSV files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Quotes {
+    /// As in RFC 4180: a cell between quotes may hold line breaks, separators, and quotes as `""`. A cell that begins with a quote and
+    /// does not end with one is taken as it is.
+    #[default]
+    Csv,
+    /// Nothing: a line is a row.
+    Raw,
+}
+
+impl Quotes {
+    pub(crate) fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// How the rows of a file are told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Layout {
+    pub format: ListFormat,
+    /// Between the columns of CSV and TSV.
+    pub delimiter: u8,
+    pub quotes: Quotes,
+}
+
+impl Layout {
+    /// A format as its name says.
+    pub fn new(format: ListFormat, quotes: Quotes) -> Self {
+        let delimiter = if format == ListFormat::Tsv {
+            b'\t'
+        } else {
+            b','
+        };
+        Self {
+            format,
+            delimiter,
+            quotes,
+        }
+    }
+
+    /// Whether rows are JSON objects.
+    pub fn is_json(self) -> bool {
+        matches!(self.format, ListFormat::Jsonl | ListFormat::Json)
+    }
+}
+
+/// Where a row lies in its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Span {
+    /// Bytes before it.
+    pub offset: u64,
+    /// Its bytes, line end included. A row is never longer than twice [`LONGEST_ROW`].
+    pub length: u32,
+    /// Its first line, from 1.
+    pub line: u32,
+}
+
+/// A row's bytes without the line end, or why it cannot be used.
+pub(crate) type Line = Result<Vec<u8>, String>;
+/// A row's cells, or why it cannot be used.
+pub(crate) type Record = Result<Vec<String>, String>;
+/// A JSON lines row; none for an empty line.
+pub(crate) type Object = Result<Option<Map<String, Value>>, String>;
+
+/// What [`each_row`] finds.
+pub(crate) enum Item {
+    /// The column names of a CSV or TSV file.
+    Header(Result<Vec<String>, String>),
+    /// A row and where it lies; none for an empty line.
+    Row(Span, Object),
+}
+
+/// Reads a list from the first line to the last.
+///
+/// # Errors
+///
+/// The file cannot be read, or `give` wants to stop.
+pub(crate) fn each_row(
+    path: &Path,
+    layout: Layout,
+    give: &mut dyn FnMut(Item) -> Result<(), DataError>,
+) -> Result<(), DataError> {
+    if layout.format == ListFormat::Json {
+        return each_of_array(path, give);
+    }
+    let io = |error| DataError::file("read", path, error);
+    let mut lines = Lines::new(BufReader::with_capacity(
+        BUFFER,
+        open_regular(path).map_err(io)?,
+    ));
+    if layout.is_json() {
+        while let Some((span, row)) = lines.next_line().map_err(io)? {
+            give(Item::Row(span, row.and_then(|bytes| object(&bytes))))?;
+        }
+        return Ok(());
+    }
+    let Some((_, header)) = lines.next_record(layout).map_err(io)? else {
+        return Ok(());
+    };
+    give(Item::Header(header.clone()))?;
+    let header = header.unwrap_or_default();
+    while let Some((span, row)) = lines.next_record(layout).map_err(io)? {
+        give(Item::Row(span, row.and_then(|cells| named(&header, cells))))?;
+    }
+    Ok(())
+}
+
+/// The elements of an array as rows; in errors the line is the number of the element.
+fn each_of_array(
+    path: &Path,
+    give: &mut dyn FnMut(Item) -> Result<(), DataError>,
+) -> Result<(), DataError> {
+    let mut stopped = Ok(());
+    each_with_offset(path, &[""], &mut |_, at, bytes| {
+        if stopped.is_err() {
+            return;
+        }
+        let span = Span {
+            offset: at.offset,
+            // No element is as long as 4 GiB, and what is longer than an element may be is no row.
+            length: bytes.as_ref().map_or(0, |bytes| bytes.len() as u32),
+            line: u32::try_from(at.number).unwrap_or(u32::MAX),
+        };
+        stopped = give(Item::Row(span, bytes.and_then(object)));
+    })?;
+    stopped
+}
+
+/// Gives every record of a file of columns with where it lies.
+///
+/// # Errors
+///
+/// The file cannot be read.
+pub(crate) fn each_record(
+    path: &Path,
+    layout: Layout,
+    give: &mut dyn FnMut(Span, Record) -> Result<(), DataError>,
+) -> Result<(), DataError> {
+    let io = |error| DataError::file("read", path, error);
+    let file = open_regular(path).map_err(io)?;
+    let mut lines = Lines::new(BufReader::with_capacity(BUFFER, file));
+    while let Some((span, record)) = lines.next_record(layout).map_err(io)? {
+        give(span, record)?;
+    }
+    Ok(())
+}
+
+/// Gives every line of a text file with where it lies.
+///
+/// # Errors
+///
+/// The file cannot be read.
+pub(crate) fn each_line(path: &Path, give: &mut dyn FnMut(Span, Line)) -> Result<(), DataError> {
+    let io = |error| DataError::file("read", path, error);
+    let file = open_regular(path).map_err(io)?;
+    let mut lines = Lines::new(BufReader::with_capacity(BUFFER, file));
+    while let Some((span, line)) = lines.next_line().map_err(io)? {
+        give(span, line);
+    }
+    Ok(())
+}
+
+/// A line of JSON lines as what it stands for; none for an empty line.
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub(crate) fn record<T: DeserializeOwned>(line: &[u8]) -> Result<Option<T>, String> {
+    if line.trim_ascii().is_empty() {
+        return Ok(None);
+    }
+    parse(line).map(Some)
+}
+
+/// A row of JSON lines.
+pub(crate) fn object(bytes: &[u8]) -> Object {
+    if bytes.trim_ascii().is_empty() {
+        return Ok(None);
+    }
+    std::str::from_utf8(bytes).map_err(|_| NOT_UTF8.to_owned())?;
+    match parse(bytes)? {
+        Value::Object(row) => Ok(Some(row)),
+        _ => Err("not a JSON object".to_owned()),
+    }
+}
+
+/// Cells by their columns' names.
+fn named(header: &[String], cells: Vec<String>) -> Object {
+    if cells.len() == 1 && cells[0].trim().is_empty() {
+        return Ok(None);
+    }
+    if cells.len() != header.len() {
+        return Err(format!(
+            "{} columns, but the header has {}",
+            cells.len(),
+            header.len()
+        ));
+    }
+    let cells = cells.into_iter().map(Value::String);
+    Ok(Some(header.iter().cloned().zip(cells).collect()))
+}
+
+/// A list whose rows are read where they stand, by any number of threads.
+#[derive(Debug)]
+pub(crate) struct Spans {
+    /// As the recipe gives it.
+    pub name: String,
+    file: File,
+}
+
+impl Spans {
+    /// Opens the file.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read.
+    pub fn open(path: &Path) -> Result<Self, DataError> {
+        Ok(Self {
+            name: path.display().to_string(),
+            file: patiently(|| open_regular(path))
+                .map_err(|error| DataError::file("read", path, error))?,
+        })
+    }
+
+    /// Opens a file again that could be read before.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read now, or is not there any more.
+    pub fn reopen(path: &Path) -> Result<Self, ReadError> {
+        let file = patiently(|| open_regular(path));
+        Ok(Self {
+            name: path.display().to_string(),
+            file: file.map_err(|error| ReadError::from(error).of_opened())?,
+        })
+    }
+
+    /// Where a row is defined.
+    pub fn place(&self, span: Span) -> Place {
+        Place {
+            file: self.name.clone(),
+            line: u64::from(span.line),
+        }
+    }
+
+    /// A row's bytes.
+    ///
+    /// # Errors
+    ///
+    /// They cannot be read any more.
+    pub fn bytes(&self, span: Span) -> Result<Vec<u8>, SampleError> {
+        let mut bytes = vec![0; span.length as usize];
+        match patiently(|| read_at(&self.file, &mut bytes, span.offset)) {
+            Ok(()) => Ok(bytes),
+            Err(error) => {
+                let error = match error.kind() {
+                    std::io::ErrorKind::UnexpectedEof => ReadError::unavailable(CHANGED),
+                    _ => error.into(),
+                };
+                let told = |reason: &str| format!("the row cannot be read again: {reason}");
+                Err(self.bad(span, error.of_opened().told(told)))
+            }
+        }
+    }
+
+    /// A row that was usable when the list was opened, by its columns' names.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read any more.
+    pub fn row(
+        &self,
+        span: Span,
+        layout: Layout,
+        header: &[String],
+    ) -> Result<Map<String, Value>, SampleError> {
+        let row = match layout.format {
+            ListFormat::Jsonl => object(&self.line(span)?),
+            ListFormat::Json => object(&self.bytes(span)?),
+            ListFormat::Csv | ListFormat::Tsv => named(header, self.cells(span, layout)?),
+        };
+        let row = row.map_err(|reason| self.bad(span, reason))?;
+        row.ok_or_else(|| self.changed(span))
+    }
+
+    /// A row without its line end.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read any more.
+    pub fn line(&self, span: Span) -> Result<Vec<u8>, SampleError> {
+        let bytes = self.bytes(span)?;
+        let read = Lines::again(&*bytes, span).next_line();
+        match read {
+            Ok(Some((_, Ok(line)))) => Ok(line),
+            _ => Err(self.changed(span)),
+        }
+    }
+
+    /// A row's cells.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read any more.
+    pub fn cells(&self, span: Span, layout: Layout) -> Result<Vec<String>, SampleError> {
+        let bytes = self.bytes(span)?;
+        let read = Lines::again(&*bytes, span).next_record(layout);
+        match read {
+            Ok(Some((_, Ok(cells)))) => Ok(cells),
+            _ => Err(self.changed(span)),
+        }
+    }
+
+    /// A row of a list that was changed under the run: what it was is unknown, so nothing is said of the sample.
+    pub fn changed(&self, span: Span) -> SampleError {
+        self.bad(span, ReadError::unavailable(CHANGED))
+    }
+
+    /// A row that cannot be used.
+    pub fn bad(&self, span: Span, reason: impl Into<ReadError>) -> SampleError {
+        SampleError::new(self.place(span), reason)
+    }
+}
+
+const CHANGED: &str = "the file has changed since it was opened";
+
+#[cfg(unix)]
+fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> std::io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, bytes, offset)
+}
+
+#[cfg(windows)]
+fn read_at(file: &File, mut bytes: &mut [u8], mut offset: u64) -> std::io::Result<()> {
+    while !bytes.is_empty() {
+        let read = std::os::windows::fs::FileExt::seek_read(file, bytes, offset)?;
+        if read == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        bytes = &mut bytes[read..];
+        offset += read as u64;
+    }
+    Ok(())
+}
+
+/// Rows that belong together, by their keys' hashes; 24 bytes a row while it is made, 20 afterwards.
+#[derive(Debug, Default)]
+pub(crate) struct Groups {
+    /// While it is made: hash of the key.
+    keys: Vec<(u64, u32)>,
+    spans: Vec<Span>,
+    /// First row of each group, and the number of rows at the end.
+    starts: Vec<u32>,
+}
+
+impl Groups {
+    /// Adds a row; false where there is no room for it.
+    pub fn push(&mut self, key: u64, span: Span) -> bool {
+        let Ok(row) = u32::try_from(self.spans.len()) else {
+            return false;
+        };
+        self.keys.push((key, row));
+        self.spans.push(span);
+        row < u32::MAX
+    }
+
+    /// Brings rows of one key together, in the order of their first rows.
+    pub fn finish(&mut self) {
+        let mut keys = std::mem::take(&mut self.keys);
+        keys.sort_unstable();
+        // Per row the first row of its group.
+        let mut first = vec![0u32; keys.len()];
+        for group in keys.chunk_by(|a, b| a.0 == b.0) {
+            for (_, row) in group {
+                first[*row as usize] = group[0].1;
+            }
+        }
+        for (key, row) in &mut keys {
+            *key = u64::from(first[*row as usize]);
+        }
+        drop(first);
+        keys.sort_unstable();
+        self.starts = vec![0];
+        let mut end = 0;
+        for group in keys.chunk_by(|a, b| a.0 == b.0) {
+            end += group.len() as u32;
+            self.starts.push(end);
+        }
+        self.starts.shrink_to_fit();
+        if self.starts.len() <= keys.len() {
+            self.spans = keys
+                .iter()
+                .map(|(_, row)| self.spans[*row as usize])
+                .collect();
+        }
+    }
+
+    /// How many groups there are.
+    pub fn len(&self) -> usize {
+        self.starts.len().saturating_sub(1)
+    }
+
+    /// The rows of a group, in the order of the file.
+    pub fn of(&self, group: usize) -> &[Span] {
+        &self.spans[self.starts[group] as usize..self.starts[group + 1] as usize]
+    }
+}
+
+/// A hash of a key.
+pub(crate) fn key_of(key: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Rows of a text file with their line numbers, of bounded length.
+pub(crate) struct Lines<R> {
+    reader: R,
+    /// Lines that were read ahead in search of a closing quote.
+    ahead: VecDeque<(Span, Line)>,
+    /// Bytes and lines that were read.
+    offset: u64,
+    line: u32,
+    /// Whether the first line is the file's.
+    from_start: bool,
+}
+
+impl<R: BufRead> Lines<R> {
+    pub fn new(reader: R) -> Self {
+        Self {
+            reader,
+            ahead: VecDeque::new(),
+            offset: 0,
+            line: 0,
+            from_start: true,
+        }
+    }
+
+    /// The bytes of a row that was found before.
+    fn again(reader: R, span: Span) -> Self {
+        Self {
+            from_start: span.offset == 0,
+            ..Self::new(reader)
+        }
+    }
+
+    /// The next line without its end, or why it cannot be used.
+    pub fn next_line(&mut self) -> std::io::Result<Option<(Span, Line)>> {
+        if let Some(line) = self.ahead.pop_front() {
+            return Ok(Some(line));
+        }
+        let mut bytes = Vec::new();
+        let read = self
+            .reader
+            .by_ref()
+            .take(LONGEST_ROW as u64 + 1)
+            .read_until(b'\n', &mut bytes)?;
+        if read == 0 {
+            return Ok(None);
+        }
+        self.line = self
+            .line
+            .checked_add(1)
+            .ok_or_else(|| std::io::Error::other("it has more than 4294967295 lines"))?;
+        let span = Span {
+            offset: self.offset,
+            length: read as u32,
+            line: self.line,
+        };
+        self.offset += read as u64;
+        if bytes.last() == Some(&b'\n') {
+            bytes.pop();
+        } else if read > LONGEST_ROW {
+            self.offset += self.reader.skip_until(b'\n')? as u64;
+            let reason = format!("the line is longer than {LONGEST_ROW} bytes");
+            return Ok(Some((span, Err(reason))));
+        }
+        if bytes.last() == Some(&b'\r') {
+            bytes.pop();
+        }
+        if span.line == 1 && self.from_start {
+            if is_utf16(&bytes) {
+                return Err(std::io::Error::other(UTF16));
+            }
+            if bytes.starts_with(MARK) {
+                bytes.drain(..MARK.len());
+            }
+        }
+        // Texts hold none, and every other byte of English in UTF-16 is one.
+        if memchr::memchr(0, &bytes).is_some() {
+            let reason = "it holds a zero byte, as UTF-16 does; only UTF-8 is read";
+            return Ok(Some((span, Err(reason.to_owned()))));
+        }
+        Ok(Some((span, Ok(bytes))))
+    }
+
+    /// The next record's cells. A quoted cell may span lines; one that is never closed costs its first line only.
+    pub fn next_record(&mut self, layout: Layout) -> std::io::Result<Option<(Span, Record)>> {
+        let Some((mut first, start)) = self.next_line()? else {
+            return Ok(None);
+        };
+        let mut record = match start {
+            Ok(record) => record,
+            Err(reason) => return Ok(Some((first, Err(reason)))),
+        };
+        if layout.quotes == Quotes::Csv {
+            let mut used = Vec::new();
+            let delimiter = layout.delimiter;
+            let mut open = walk(&record, false, delimiter, &mut |_, _| ());
+            let mut end = first;
+            while open != Some(false) {
+                match self.next_line()? {
+                    Some((span, Ok(more)))
+                        if open.is_some() && record.len() + more.len() < LONGEST_ROW =>
+                    {
+                        end = span;
+                        open = walk(&more, true, delimiter, &mut |_, _| ());
+                        record.push(b'\n');
+                        record.extend(&more);
+                        used.push((span, Ok(more)));
+                    }
+                    other => {
+                        used.extend(other);
+                        // Places were told when the lines were first read.
+                        for line in used.into_iter().rev() {
+                            self.ahead.push_front(line);
+                        }
+                        return Ok(Some((first, Err(UNCLOSED.to_owned()))));
+                    }
+                }
+            }
+            first.length = (end.offset - first.offset) as u32 + end.length;
+        }
+        Ok(Some((first, cells(&record, layout))))
+    }
+}
+
+/// UTF-8's byte order mark.
+const MARK: &[u8] = b"\xef\xbb\xbf";
+
+pub(crate) const UNCLOSED: &str =
+    "a quote is never closed; `quotes = \"raw\"` takes quotes as they are";
+
+/// Passes the cells of a line and gives the range of each, and whether quotes are around it. `inside`: the line begins inside of a
+/// quoted cell. Says whether it ends inside of one; none where what began on an earlier line turns out to be no quoted cell.
+fn walk(
+    line: &[u8],
+    mut inside: bool,
+    delimiter: u8,
+    give: &mut dyn FnMut(Range<usize>, bool),
+) -> Option<bool> {
+    let mut start = 0;
+    loop {
+        if inside || line.get(start) == Some(&b'"') {
+            let mut at = if inside { start } else { start + 1 };
+            let closed = loop {
+                match memchr::memchr(b'"', &line[at..]) {
+                    None => break None,
+                    Some(found) if line.get(at + found + 1) == Some(&b'"') => at += found + 2,
+                    Some(found) => break Some(at + found + 1),
+                }
+            };
+            let Some(closed) = closed else {
+                return Some(true);
+            };
+            match line.get(closed) {
+                None => {
+                    give(start..closed, true);
+                    return Some(false);
+                }
+                Some(byte) if *byte == delimiter => {
+                    give(start..closed, true);
+                    start = closed + 1;
+                    inside = false;
+                    continue;
+                }
+                Some(_) if inside => return None,
+                Some(_) => {}
+            }
+        }
+        match memchr::memchr(delimiter, &line[start..]) {
+            None => {
+                give(start..line.len(), false);
+                return Some(false);
+            }
+            Some(found) => {
+                give(start..start + found, false);
+                start += found + 1;
+            }
+        }
+    }
+}
+
+fn cells(record: &[u8], layout: Layout) -> Record {
+    let text = std::str::from_utf8(record).map_err(|_| NOT_UTF8.to_owned())?;
+    if layout.quotes == Quotes::Raw {
+        let cells = text.split(char::from(layout.delimiter));
+        return Ok(cells.map(str::to_owned).collect());
+    }
+    let mut cells = Vec::new();
+    walk(record, false, layout.delimiter, &mut |range, quoted| {
+        cells.push(if quoted {
+            text[range.start + 1..range.end - 1].replace("\"\"", "\"")
+        } else {
+            text[range].to_owned()
+        });
+    });
+    Ok(cells)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::formats::encoding::{NOT_UTF8, text_of};
+
+    const TSV: Layout = Layout {
+        format: ListFormat::Tsv,
+        delimiter: b'\t',
+        quotes: Quotes::Csv,
+    };
+
+    fn records(text: &str, layout: Layout) -> Vec<(u32, Record)> {
+        let mut lines = Lines::new(text.as_bytes());
+        let mut all = Vec::new();
+        while let Some((span, record)) = lines.next_record(layout).unwrap() {
+            // What is read again where it stands is the same.
+            let bytes = &text.as_bytes()[span.offset as usize..][..span.length as usize];
+            let again = Lines::again(bytes, span).next_record(layout).unwrap();
+            assert_eq!(again.unwrap().1, record);
+            all.push((span.line, record));
+        }
+        all
+    }
+
+    #[test]
+    fn quoted_cells_hold_separators_quotes_and_line_breaks() {
+        let text = "a\t\"say \"\"hi\"\"\"\r\n\"tab\there\"\t\"two\r\n\r\nlines\"\nlast\t\"\"";
+        let good = |cells: &[&str]| Ok(cells.iter().map(|c| (*c).to_owned()).collect());
+        assert_eq!(
+            records(text, TSV),
+            [
+                (1, good(&["a", "say \"hi\""])),
+                (2, good(&["tab\there", "two\n\nlines"])),
+                (5, good(&["last", ""])),
+            ]
+        );
+        // Quotes that are none: inside of a cell, at its start but not its end, open over a line's end.
+        let text = "5\" pipe\t\"The\" cat\n\"a\tb\" c\nx\t\"open\nnext\ty\n";
+        assert_eq!(
+            records(text, TSV),
+            [
+                (1, good(&["5\" pipe", "\"The\" cat"])),
+                (2, good(&["\"a", "b\" c"])),
+                (3, Err(UNCLOSED.to_owned())),
+                (4, good(&["next", "y"])),
+            ]
+        );
+        // What closes it by chance is no end of a cell.
+        let text = "x\t\"open\nnext\t\"so\" it goes\n\"q\"\ty\n";
+        let found = records(text, TSV);
+        assert_eq!(found.len(), 3);
+        assert_eq!(found[0].1, Err(UNCLOSED.to_owned()));
+        assert_eq!(found[1], (2, good(&["next", "\"so\" it goes"])));
+        assert_eq!(found[2], (3, good(&["q", "y"])));
+        let raw = Layout {
+            quotes: Quotes::Raw,
+            ..TSV
+        };
+        assert_eq!(
+            records("\"so\"\t\"open\nx\ty", raw),
+            [(1, good(&["\"so\"", "\"open"])), (2, good(&["x", "y"]))]
+        );
+    }
+
+    #[test]
+    fn no_text_panics_or_hangs() {
+        for case in 0..2000u64 {
+            let mut text = String::new();
+            for place in 0..12 {
+                let at =
+                    crate::order::draws::hash(crate::order::draws::Stream::Order, &[case, place]);
+                text.push(['"', '\t', '\n', 'x', ',', '"'][crate::order::draws::below(at, 6)]);
+            }
+            for quotes in [Quotes::Csv, Quotes::Raw] {
+                let lines = records(&text, Layout { quotes, ..TSV });
+                assert!(lines.len() <= text.len(), "{text:?}");
+            }
+        }
+        // Many cells that begin with a quote are passed once each, not once for all that precede.
+        let hostile = "\"a\"b\t".repeat(100_000);
+        assert_eq!(records(&hostile, TSV)[0].1.as_ref().unwrap().len(), 100_001);
+    }
+
+    #[test]
+    fn other_encodings_are_named() {
+        for start in [&b"\xff\xfea\0"[..], b"\xfe\xff\0a"] {
+            let error = Lines::new(start).next_line().unwrap_err();
+            assert!(error.to_string().contains("UTF-16"), "{error}");
+            assert!(text_of(start).unwrap_err().contains("UTF-16"));
+        }
+        let (_, line) = Lines::new(&b"a\0b\0"[..]).next_line().unwrap().unwrap();
+        assert!(line.unwrap_err().contains("zero byte"));
+        assert_eq!(text_of(b"\xef\xbb\xbfa").unwrap(), "a");
+        assert_eq!(text_of(b"\xff").unwrap_err(), NOT_UTF8);
+    }
+}

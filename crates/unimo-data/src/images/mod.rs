@@ -1,0 +1,20 @@
+//! Pictures: from a file's bytes to what a model sees of them.
+//!
+//! It knows nothing of texts, samples and sources.
+
+pub mod augment;
+pub(crate) mod decoding;
+mod jpeg;
+mod limits;
+mod orientation;
+pub(crate) mod patches;
+pub mod processor;
+pub mod regions;
+mod square;
+
+pub(crate) use decoding::extension_of;
+pub use decoding::{decode, dimensions, jpeg, read, read_file};
+pub use limits::Limits;
+pub(crate) use limits::largest_file;
+pub(crate) use square::shrink;
+pub use square::{Filter, ImageSpec, Part, Resize, thumbnail};

@@ -1,0 +1,479 @@
+//! Makes a batch: a pure function of the seed and the position.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use image::RgbImage;
+use unimo_batch::{Batch, Images, MaskedTexts, Regions, TAGS, TextRole, Texts};
+
+use crate::error::{DataError, SampleError, readable};
+use crate::images::patches::PatchMasker;
+use crate::images::regions;
+use crate::loader::concepts::ConceptReader;
+use crate::loader::desk::Work;
+use crate::loader::spec::{FurtherText, LoaderSpec, SecondView};
+use crate::order::draws::{Permutation, Stream, below, hash};
+use crate::order::plan::Plan;
+use crate::sources::source::Sample;
+use crate::text::masking::Masker;
+use crate::text::tokens::Encoded;
+
+/// How often a broken sample is replaced by another before the split is given up. With half of a split broken, all
+/// attempts fail once in 2^64 times.
+const ATTEMPTS: u64 = 64;
+
+pub(super) struct Maker {
+    pub(super) spec: LoaderSpec,
+    pub(super) masker: Option<Masker>,
+    pub(super) plan: Plan,
+    /// The last windows of batches that were sorted.
+    pub(super) windows: Mutex<Vec<(u64, Arc<Vec<u64>>)>>,
+    pub(super) patches: Option<PatchMasker>,
+    /// The run's first batch, and the distance to this process's next one.
+    pub(super) first: u64,
+    pub(super) ranks: u64,
+    pub(super) stop: Arc<AtomicBool>,
+}
+
+/// Samples that a source which reads ahead is told of; an eighth of them at a time.
+const ANNOUNCED: usize = 256;
+
+/// Windows that are kept: workers may stand on both sides of a window's end.
+const WINDOWS: usize = 3;
+
+/// One sample on its way into a batch.
+struct Made {
+    position: u64,
+    sample: Sample,
+    caption: usize,
+    /// None where the source has no captions.
+    text: Option<Encoded>,
+    /// Levels of the second view; empty: there is none.
+    second_view: Vec<u8>,
+    /// Which picture it shows.
+    picture: u64,
+    /// What its text says of the picture.
+    role: TextRole,
+    /// Levels of the right picture; empty: there is none.
+    second_picture: Vec<u8>,
+}
+
+/// Some samples of a batch, and the levels of their pictures.
+pub(super) struct Piece {
+    made: Vec<Made>,
+    pixels: Vec<u8>,
+}
+
+/// A mixture sees to it that a batch is of one kind; so `found` of its samples have something if all or none have it.
+fn all_or_none(batch: u64, found: usize, samples: usize, what: &str) -> Result<(), DataError> {
+    match found == 0 || found == samples {
+        true => Ok(()),
+        false => Err(DataError::Worker {
+            batch,
+            reason: format!("{found} of {samples} samples have {what}"),
+        }),
+    }
+}
+
+impl Work for Maker {
+    type Piece = Piece;
+
+    fn number(&self, batch: u64) -> u64 {
+        self.first + batch * self.ranks
+    }
+
+    fn positions(&self, batch: u64) -> Result<Vec<u64>, DataError> {
+        self.positions_of(self.number(batch))
+    }
+
+    fn piece(&self, batch: u64, first: usize, positions: &[u64]) -> Result<Piece, DataError> {
+        let values = self.spec.images.values();
+        let mut piece = Piece {
+            made: Vec::with_capacity(positions.len()),
+            pixels: Vec::with_capacity(positions.len() * values),
+        };
+        for (at, position) in (first..).zip(positions) {
+            // Nobody takes the batch of a loader that was dropped.
+            if self.stop.load(Ordering::Relaxed) {
+                break;
+            }
+            if self.spec.source.reads_ahead() && at.is_multiple_of(ANNOUNCED / 8) {
+                self.announce(self.number(batch), at);
+            }
+            piece.made.push(self.usable(*position, &mut piece.pixels)?);
+        }
+        Ok(piece)
+    }
+
+    fn whole(&self, batch: u64, pieces: Vec<Piece>) -> Result<Batch, DataError> {
+        let mut made = Vec::with_capacity(self.spec.batch_size);
+        let mut pixels = Vec::with_capacity(pieces.iter().map(|piece| piece.pixels.len()).sum());
+        for piece in pieces {
+            made.extend(piece.made);
+            pixels.extend(piece.pixels);
+        }
+        self.batch(self.number(batch), made, pixels)
+    }
+}
+
+impl Maker {
+    /// Batch number `batch` of the run.
+    fn batch(&self, batch: u64, mut made: Vec<Made>, pixels: Vec<u8>) -> Result<Batch, DataError> {
+        let spec = &self.spec;
+        let pictures = pixels.len() / spec.images.values();
+        all_or_none(batch, pictures, made.len(), "a picture")?;
+        let regions = self.regions(batch, &made)?;
+        let images = (pictures > 0).then(|| Images {
+            second_view: {
+                let second: usize = made.iter().map(|made| made.second_view.len()).sum();
+                (second == made.len() * spec.images.values()).then(|| {
+                    let mut levels = Vec::with_capacity(second);
+                    made.iter()
+                        .for_each(|made| levels.extend(&made.second_view));
+                    levels
+                })
+            },
+            patch_mask: self.patches.map(|patches| {
+                made.iter()
+                    .flat_map(|made| {
+                        let draw = hash(Stream::PatchMask, &[spec.seed, made.position]);
+                        patches.draw(draw)
+                    })
+                    .collect()
+            }),
+            ..spec.images.batch(pixels)
+        });
+        // Of a batch in which some have one picture alone, no pairs can be made.
+        let second: usize = made.iter().map(|made| made.second_picture.len()).sum();
+        let whole = pictures > 0 && second == made.len() * spec.images.values();
+        let second_images = whole.then(|| {
+            let mut levels = Vec::with_capacity(second);
+            for made in &mut made {
+                levels.extend(std::mem::take(&mut made.second_picture));
+            }
+            spec.images.batch(levels)
+        });
+        let further_texts = spec
+            .further
+            .iter()
+            .filter(|_| made.iter().any(|made| made.text.is_some()))
+            .map(|further| {
+                let encoded: Vec<_> = made
+                    .iter()
+                    .map(|made| {
+                        let text = self.further(made, *further);
+                        spec.tokenizer.encode(&text, spec.max_text_length)
+                    })
+                    .collect();
+                let texts = spec.tokenizer.pad(&encoded, spec.max_text_length, spec.pad);
+                (further.name().to_owned(), texts)
+            })
+            .collect();
+        let mut further_texts: BTreeMap<String, Texts> = further_texts;
+        // Of samples of which none has tags there is nothing to read; one of many without any is an empty list.
+        if let Some(reader) = &spec.concepts
+            && (images.is_some() || regions.is_some())
+            && made.iter().any(|made| !made.sample.tags.is_empty())
+        {
+            let tags: Vec<&[String]> = made.iter().map(|m| m.sample.tags.as_slice()).collect();
+            let seeds: Vec<u64> = made
+                .iter()
+                .map(|made| hash(Stream::Tag, &[spec.seed, made.position]))
+                .collect();
+            let hide = spec.concept_rate.map(|rate| (rate, seeds.as_slice()));
+            let tags = reader.tags(&spec.tokenizer, &tags, hide);
+            further_texts.insert(TAGS.to_owned(), tags);
+        }
+        Ok(Batch {
+            texts: self.texts(batch, &made)?,
+            pictures: made.iter().map(|made| made.picture).collect(),
+            second_images,
+            samples: made.into_iter().map(|made| made.sample.name).collect(),
+            images,
+            further_texts,
+            regions,
+        })
+    }
+
+    /// Tells the source which samples come from a place in a batch on.
+    fn announce(&self, batch: u64, at: usize) {
+        let spec = &self.spec;
+        let (size, ranks) = (spec.batch_size as u64, spec.ranks as u64);
+        let batches = (batch..).step_by(ranks as usize);
+        let indices: Vec<usize> = batches
+            .flat_map(|batch| batch * size..(batch + 1) * size)
+            .skip(at)
+            .take(ANNOUNCED)
+            .map(|position| self.plan.at(spec.seed, position))
+            .collect();
+        spec.source.ahead(spec.split, &indices, spec.shuffle);
+    }
+
+    /// The regions of a batch's pictures; none where its samples have none.
+    fn regions(&self, batch: u64, made: &[Made]) -> Result<Option<Regions>, DataError> {
+        let found: Vec<_> = made
+            .iter()
+            .filter_map(|m| m.sample.regions.as_ref())
+            .collect();
+        let Some(shape) = self
+            .spec
+            .source
+            .region_shape()
+            .filter(|_| !found.is_empty())
+        else {
+            return Ok(None);
+        };
+        all_or_none(batch, found.len(), made.len(), "regions")?;
+        Ok(Some(regions::pad(&found, shape)))
+    }
+
+    /// The positions whose samples a batch holds: those from `batch * batch_size` on, unless batches are sorted by length.
+    fn positions_of(&self, batch: u64) -> Result<Vec<u64>, DataError> {
+        let (size, bucket) = (self.spec.batch_size as u64, self.spec.bucket as u64);
+        if bucket == 1 {
+            return Ok((batch * size..(batch + 1) * size).collect());
+        }
+        let (window, within) = (batch / bucket, batch % bucket);
+        let sorted = self.window(window)?;
+        let draw = hash(Stream::Bucket, &[self.spec.seed]);
+        let at = Permutation::new(bucket as usize, draw, window).at(within as usize);
+        Ok(sorted[at * size as usize..(at + 1) * size as usize].to_vec())
+    }
+
+    /// The positions of a window of batches, sorted by the length of their texts, each part of a mixture for itself.
+    fn window(&self, window: u64) -> Result<Arc<Vec<u64>>, DataError> {
+        let kept = || self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, positions)) = kept().iter().find(|(at, _)| *at == window) {
+            return Ok(Arc::clone(positions));
+        }
+        let spec = &self.spec;
+        let length = (spec.batch_size * spec.bucket) as u64;
+        let mut keys = Vec::with_capacity(length as usize);
+        if spec.source.reads_ahead() {
+            let indices = (window * length..(window + 1) * length)
+                .map(|position| self.plan.at(spec.seed, position));
+            let indices: Vec<usize> = indices.collect();
+            spec.source.ahead(spec.split, &indices, spec.shuffle);
+        }
+        for position in window * length..(window + 1) * length {
+            let index = self.plan.at(spec.seed, position);
+            let siblings = spec.source.siblings(spec.split, index);
+            // A text that is damaged gets a stand-in of unknown length. One that can only not be read now must not change the order.
+            let captions = readable(spec.source.captions(spec.split, index))?;
+            let caption = self.choice(position, captions.len());
+            let length = captions.get(caption).map_or(0, String::len);
+            keys.push((siblings.start, length, position));
+        }
+        keys.sort_unstable();
+        let positions = keys.into_iter().map(|(_, _, position)| position);
+        let positions = Arc::new(positions.collect::<Vec<_>>());
+        let mut kept = kept();
+        if kept.len() == WINDOWS {
+            kept.remove(0);
+        }
+        kept.push((window, Arc::clone(&positions)));
+        Ok(positions)
+    }
+
+    /// Which of a sample's captions is read at a position.
+    fn choice(&self, position: u64, captions: usize) -> usize {
+        below(hash(Stream::Caption, &[self.spec.seed, position]), captions)
+    }
+
+    /// The sample at a position, or the one that stands in for it. Its pixels are appended.
+    fn usable(&self, position: u64, pixels: &mut Vec<u8>) -> Result<Made, DataError> {
+        let spec = &self.spec;
+        let planned = self.plan.at(spec.seed, position);
+        let siblings = spec.source.siblings(spec.split, planned);
+        for attempt in 0..ATTEMPTS {
+            let index = match attempt {
+                0 => planned,
+                _ => {
+                    let draw = hash(Stream::Replacement, &[spec.seed, position, attempt]);
+                    siblings.start + below(draw, siblings.len())
+                }
+            };
+            let before = pixels.len();
+            match self.one(index, position, pixels) {
+                Ok(made) => return Ok(made),
+                Err(reason) => {
+                    pixels.truncate(before);
+                    if spec.skip.add(&reason)? {
+                        spec.skip.check(spec.source.items())?;
+                    }
+                }
+            }
+        }
+        Err(DataError::Empty {
+            split: spec.split.name(),
+            source_name: spec.source.describe(),
+            hint: format!(" that can be used: {ATTEMPTS} in a row were broken"),
+        })
+    }
+
+    fn one(&self, index: usize, position: u64, pixels: &mut Vec<u8>) -> Result<Made, SampleError> {
+        let spec = &self.spec;
+        let mut sample = spec.source.sample(spec.split, index)?;
+        let bad = |reason: String| SampleError::new(spec.source.place(spec.split, index), reason);
+        let view = |picture: Cow<'_, RgbImage>, stream: Stream, pixels: &mut Vec<u8>| {
+            match &spec.augment {
+                None => spec.images.square(&picture),
+                Some(augment) => {
+                    let draw = hash(stream, &[spec.seed, position]);
+                    augment.apply_to(&spec.images, picture, draw)
+                }
+            }
+            .map(|square| spec.images.planes(&square, pixels))
+            .map_err(bad)
+        };
+        let twice = match spec.second_view {
+            SecondView::None => false,
+            SecondView::WithoutTexts => sample.captions.is_empty(),
+            SecondView::All => true,
+        };
+        let mut second_view = Vec::new();
+        // The picture is let go at once: a batch of photographs in full size would fill the memory.
+        match sample.image.take() {
+            Some(picture) => {
+                if twice {
+                    let picture = Cow::Borrowed(&picture);
+                    view(picture, Stream::SecondView, &mut second_view)?;
+                }
+                view(Cow::Owned(picture), Stream::Augment, pixels)?;
+            }
+            None if spec.source.holds(spec.split, index).images => {
+                return Err(bad("no picture".to_owned()));
+            }
+            None => {}
+        }
+        let mut second_picture = Vec::new();
+        if let Some(picture) = sample.second_image.take() {
+            view(
+                Cow::Owned(picture),
+                Stream::SecondPicture,
+                &mut second_picture,
+            )?;
+        }
+        let caption = self.choice(position, sample.captions.len());
+        let text = match sample.captions.get(caption) {
+            Some(text) => {
+                let phrases = spec.concepts.as_ref().map(|reader| {
+                    let phrases = reader.phrases(&sample, caption);
+                    (reader, phrases)
+                });
+                Some(self.encode(text, phrases, position))
+            }
+            None if spec.source.holds(spec.split, index).captions => {
+                return Err(bad("no caption".to_owned()));
+            }
+            None => None,
+        };
+        Ok(Made {
+            position,
+            picture: sample
+                .picture_id
+                .map_or_else(|| spec.source.picture_id(spec.split, index), Ok)?,
+            role: sample.roles.get(caption).copied().unwrap_or_default(),
+            sample,
+            caption,
+            text,
+            second_view,
+            second_picture,
+        })
+    }
+
+    fn encode(
+        &self,
+        text: &str,
+        phrases: Option<(&ConceptReader, Vec<String>)>,
+        position: u64,
+    ) -> Encoded {
+        let spec = &self.spec;
+        let rewritten = spec.rewrite.as_ref().map(|rewrite| {
+            let draw = hash(Stream::Rewrite, &[spec.seed, position]);
+            rewrite.rewrite(text, draw)
+        });
+        let text = rewritten.as_deref().unwrap_or(text);
+        match phrases {
+            None => spec.tokenizer.encode(text, spec.max_text_length),
+            Some((reader, phrases)) => {
+                reader.encode(&spec.tokenizer, text, &phrases, spec.max_text_length)
+            }
+        }
+    }
+
+    /// The captions of a batch; none where its samples have none.
+    fn texts(&self, batch: u64, made: &[Made]) -> Result<Option<Texts>, DataError> {
+        let spec = &self.spec;
+        let encoded: Vec<Encoded> = made.iter().filter_map(|made| made.text.clone()).collect();
+        if encoded.is_empty() {
+            return Ok(None);
+        }
+        all_or_none(batch, encoded.len(), made.len(), "a caption")?;
+        let mut texts = spec.tokenizer.pad(&encoded, spec.max_text_length, spec.pad);
+        if made.iter().any(|made| made.role != TextRole::Describes) {
+            texts.roles = made.iter().map(|made| made.role).collect();
+        }
+        if spec.concepts.is_some() {
+            texts.concepts = Some(encoded.iter().map(|text| text.concepts).collect());
+        }
+        if self.masker.is_some() || spec.concepts.is_some() && spec.concept_rate.is_some() {
+            let mut masked = MaskedTexts {
+                ids: Vec::with_capacity(texts.ids.len()),
+                labels: Vec::with_capacity(texts.ids.len()),
+                concept_labels: spec
+                    .concepts
+                    .as_ref()
+                    .map(|_| Vec::with_capacity(texts.ids.len())),
+            };
+            for (made, text) in made.iter().zip(&encoded) {
+                let (mut ids, labels) = match &self.masker {
+                    Some(masker) => {
+                        let draw = hash(Stream::Mask, &[spec.seed, made.position]);
+                        masker.apply(text, draw)
+                    }
+                    None => (text.ids.clone(), vec![MaskedTexts::IGNORE; text.ids.len()]),
+                };
+                let padding = texts.length - ids.len();
+                if let (Some(reader), Some(all)) = (&spec.concepts, &mut masked.concept_labels) {
+                    let draw = hash(Stream::Concept, &[spec.seed, made.position]);
+                    let tokenizer = &spec.tokenizer;
+                    let rate = spec.concept_rate;
+                    all.extend(reader.hide(tokenizer, text, &mut ids, &labels, rate, draw));
+                    all.extend(std::iter::repeat_n(MaskedTexts::IGNORE, padding));
+                }
+                masked.ids.extend(ids);
+                masked.labels.extend(labels);
+                masked
+                    .ids
+                    .extend(std::iter::repeat_n(spec.tokenizer.specials().pad, padding));
+                masked
+                    .labels
+                    .extend(std::iter::repeat_n(MaskedTexts::IGNORE, padding));
+            }
+            texts.masked = Some(masked);
+        }
+        Ok(Some(texts))
+    }
+
+    fn further(&self, made: &Made, further: FurtherText) -> String {
+        let sample = &made.sample;
+        match further {
+            FurtherText::Phrases => sample
+                .phrases
+                .get(made.caption)
+                .map(|phrases| phrases.join(", "))
+                .unwrap_or_default(),
+            FurtherText::Tags => sample.tags.join(", "),
+            FurtherText::SecondCaption => {
+                let others = sample.captions.len().saturating_sub(1);
+                let draw = hash(Stream::SecondCaption, &[self.spec.seed, made.position]);
+                let at = below(draw, others);
+                let at = at + usize::from(at >= made.caption && others > 0);
+                sample.captions.get(at).cloned().unwrap_or_default()
+            }
+        }
+    }
+}

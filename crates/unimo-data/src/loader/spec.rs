@@ -1,0 +1,147 @@
+//! What to load and how.
+
+use std::sync::Arc;
+
+use unimo_batch::{MaskSpec, TAGS};
+
+use crate::config::DataConfig;
+use crate::images::ImageSpec;
+use crate::images::augment::AugmentConfig;
+use crate::images::patches::PatchMask;
+use crate::loader::concepts::ConceptReader;
+use crate::loader::skip::SkipList;
+use crate::order::plan::Shuffle;
+use crate::sources::source::Source;
+use crate::sources::splits::Split;
+use crate::text::tokens::{Pad, TextTokenizer};
+
+/// What to load and how.
+#[derive(Clone)]
+pub struct LoaderSpec {
+    /// Where samples come from.
+    pub source: Arc<dyn Source>,
+    /// Which part of it.
+    pub split: Split,
+    /// How texts become ids.
+    pub tokenizer: Arc<TextTokenizer>,
+    /// How pictures become pixels.
+    pub images: ImageSpec,
+    /// Random changes of pictures.
+    pub augment: Option<AugmentConfig>,
+    /// Longest text in tokens.
+    pub max_text_length: usize,
+    /// What texts are padded to.
+    pub pad: Pad,
+    /// How words are hidden; none: batches have no masked texts.
+    pub mask: Option<MaskSpec>,
+    /// Which pictures come in a second view, changed at random by `augment` like the first.
+    pub second_view: SecondView,
+    /// Which patches of pictures are hidden; none: pictures have no patch mask.
+    pub patch_mask: Option<PatchMask>,
+    /// Which further texts batches carry.
+    pub further: Vec<FurtherText>,
+    /// Makes concepts of phrases and tags; none: batches have none.
+    pub concepts: Option<ConceptReader>,
+    /// Share of concepts that are hidden; none: only phrases that would tell a hidden word.
+    pub concept_rate: Option<f64>,
+    /// What captions are rewritten by before they become tokens, such as words put into another language.
+    pub rewrite: Option<Arc<dyn Rewrite>>,
+    /// How samples are shuffled.
+    pub shuffle: Shuffle,
+    /// Batches among which samples are sorted by the length of their texts; 1: none.
+    pub bucket: usize,
+    /// Which of `ranks` processes this is, from 0. Each takes every `ranks`-th batch.
+    pub rank: usize,
+    /// Processes that train together.
+    pub ranks: usize,
+    /// Samples in a batch.
+    pub batch_size: usize,
+    /// Decides the order, the captions and the masks.
+    pub seed: u64,
+    /// Threads that make batches; all work on the samples of one batch, then on those of the next.
+    pub workers: usize,
+    /// Batches in flight over all threads: being made, or ready and not taken.
+    pub prefetch: usize,
+    /// The run's batch to begin with, counted over all ranks; 0 for a new run.
+    pub first_batch: u64,
+    /// Where unusable samples are listed.
+    pub skip: Arc<SkipList>,
+}
+
+impl LoaderSpec {
+    /// A training loader with a recipe's settings, from the first batch, without masks.
+    pub fn new(
+        config: &DataConfig,
+        source: Arc<dyn Source>,
+        tokenizer: Arc<TextTokenizer>,
+        skip: Arc<SkipList>,
+        batch_size: usize,
+        seed: u64,
+    ) -> Self {
+        Self {
+            source,
+            split: Split::Train,
+            tokenizer,
+            images: config.image_spec(),
+            augment: config.augment,
+            max_text_length: config.max_text_length,
+            pad: config.pad,
+            mask: None,
+            second_view: SecondView::None,
+            patch_mask: None,
+            further: Vec::new(),
+            concepts: None,
+            concept_rate: None,
+            rewrite: None,
+            shuffle: config.shuffle,
+            bucket: config.bucket,
+            rank: 0,
+            ranks: 1,
+            batch_size,
+            seed,
+            workers: config.worker_count(),
+            prefetch: config.prefetch,
+            first_batch: 0,
+            skip,
+        }
+    }
+}
+
+/// Which pictures come in a second view.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SecondView {
+    /// None.
+    None,
+    /// Those without texts.
+    WithoutTexts,
+    /// All.
+    All,
+}
+
+/// Texts beside the caption, in [`Batch::further_texts`] under their [`name`](Self::name).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FurtherText {
+    /// The phrases of the caption, joined by commas.
+    Phrases,
+    /// The names of the picture's objects, joined by commas.
+    Tags,
+    /// Another caption of the same picture; the same one where there is only one.
+    SecondCaption,
+}
+
+/// Changes captions as they are loaded; code switching (UC2, M3P) is one. The same draw must give the same text.
+pub trait Rewrite: Send + Sync {
+    /// The caption that the model reads. `draw` is a number of its own for every position of the run.
+    fn rewrite(&self, caption: &str, draw: u64) -> String;
+}
+
+impl FurtherText {
+    /// The key in [`Batch::further_texts`].
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Phrases => "phrases",
+            Self::Tags => TAGS,
+            Self::SecondCaption => "second_caption",
+        }
+    }
+}

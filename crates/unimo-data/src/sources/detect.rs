@@ -1,0 +1,394 @@
+//! What a file or folder holds, told by its content: the sources that `--data` opens without further settings.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use crate::error::DataError;
+use crate::formats::json::{first_elements, parse};
+use crate::formats::layout::{foreign, start_of};
+use crate::sources::pack;
+use crate::sources::splits::Split;
+use crate::store;
+use crate::store::paths::is_hidden;
+
+/// What is there.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Kind {
+    /// Tar shards, or an index of them.
+    Shards,
+    /// Folders of packed shards, of each split that is there.
+    Packed([Option<PathBuf>; 3]),
+    /// A Parquet file.
+    Parquet,
+    /// A folder of Parquet files.
+    ParquetFolder,
+    /// A folder of pictures.
+    Pictures,
+    /// A list of pairs: the path itself, or a list in a folder.
+    Pairs(PathBuf),
+    /// COCO's captions, with the names of the first pictures.
+    Coco(Vec<String>),
+    /// Karpathy's splits, with the names of the first pictures.
+    Karpathy(Vec<String>),
+    /// Questions with answers and pictures' names.
+    Questions(Vec<String>),
+}
+
+/// Ends of the names of tar files.
+const TARS: [&str; 4] = [".tar", ".tgz", ".tar.gz", ".tar.zst"];
+/// Lists that datasets' `imagefolder` has beside pictures.
+const METADATA: [&str; 2] = ["metadata.jsonl", "metadata.csv"];
+/// Elements of an array that are looked at.
+const FIRST: u64 = 5;
+
+/// Says what lies at a path.
+///
+/// # Errors
+///
+/// It cannot be read, or is something that needs settings, which the error names.
+pub(crate) fn kind_of(path: &Path) -> Result<Kind, DataError> {
+    let name = path.to_string_lossy().to_ascii_lowercase();
+    if TARS.iter().any(|end| name.ends_with(end))
+        || path.file_name().is_some_and(|name| name == pack::INDEX)
+    {
+        return Ok(Kind::Shards);
+    }
+    if path.is_dir() {
+        return in_folder(path);
+    }
+    if name.ends_with(".parquet") {
+        return Ok(Kind::Parquet);
+    }
+    // What is not there is an error of the source that reads it.
+    if store::is_remote(path) || !path.is_file() {
+        return Ok(Kind::Pairs(path.to_owned()));
+    }
+    let start = start_of(path)?;
+    match foreign(&start) {
+        Some("a tar file") => return Ok(Kind::Shards),
+        Some("a Parquet file") => return Ok(Kind::Parquet),
+        _ => {}
+    }
+    let text = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&start);
+    match text.trim_ascii_start().first() {
+        Some(b'{') => of_object(path, text),
+        Some(b'[') => of_array(path),
+        _ => Ok(Kind::Pairs(path.to_owned())),
+    }
+}
+
+/// What a file of which no row can be used as a pair holds; none where nothing better is known of it.
+pub(crate) fn hint(path: &Path) -> Option<String> {
+    let read = |what: &str, source: &str| {
+        Some(format!(
+            "it holds {what}, which `data.source = \"{source}\"` reads"
+        ))
+    };
+    match kind_of(path) {
+        Ok(Kind::Coco(_)) => read("COCO's captions", "coco"),
+        Ok(Kind::Karpathy(_)) => read("Karpathy's splits", "karpathy"),
+        Ok(Kind::Questions(_)) => read("questions with answers", "vqa"),
+        Err(DataError::Manifest { reason, .. }) => Some(reason),
+        _ => None,
+    }
+}
+
+fn in_folder(folder: &Path) -> Result<Kind, DataError> {
+    let splits = Split::ALL.map(|split| folder.join(split.name()));
+    if splits[0].join(pack::INDEX).is_file() {
+        return Ok(Kind::Packed(
+            splits.map(|folder| folder.is_dir().then_some(folder)),
+        ));
+    }
+    let list = |folder: &Path| {
+        let lists = METADATA.map(|name| folder.join(name));
+        lists.into_iter().find(|list| list.is_file())
+    };
+    if let Some(list) = list(folder) {
+        return Ok(Kind::Pairs(list));
+    }
+    let entries = |folder: &Path| -> Result<Vec<(String, PathBuf)>, DataError> {
+        let entries = std::fs::read_dir(folder);
+        let entries = entries.map_err(|error| DataError::file("list", folder, error))?;
+        let mut named = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|error| DataError::file("list", folder, error))?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if !is_hidden(&name) {
+                named.push((name, entry.path()));
+            }
+        }
+        Ok(named)
+    };
+    // Beside each other, or in folders that are called as splits are; the hub has its files in `data`.
+    let mut files = entries(folder)?;
+    for (name, path) in files.clone() {
+        if path.is_dir() && (name == "data" || Split::of_name(&name).is_some()) {
+            files.extend(entries(&path)?);
+        }
+    }
+    let holds = |ends: &[&str]| {
+        files.iter().any(|(name, _)| {
+            let name = name.to_ascii_lowercase();
+            ends.iter().any(|end| name.ends_with(end))
+        })
+    };
+    if holds(&TARS) || folder.join(pack::INDEX).is_file() {
+        return Ok(Kind::Shards);
+    }
+    if holds(&[".parquet"]) {
+        return Ok(Kind::ParquetFolder);
+    }
+    let parts = ["train", "validation", "val", "test"].map(|part| folder.join(part));
+    if let Some(list) = parts.iter().find_map(|part| list(part)) {
+        return Err(DataError::Manifest {
+            path: folder.to_owned(),
+            reason: format!(
+                "each part of it has a list of its own: give one, such as {}",
+                list.display()
+            ),
+        });
+    }
+    Ok(Kind::Pictures)
+}
+
+/// What a file of a JSON object holds, or of one a line.
+fn of_object(path: &Path, start: &[u8]) -> Result<Kind, DataError> {
+    let line = start.trim_ascii_start();
+    let line = line.split(|byte| *byte == b'\n').next().unwrap_or(line);
+    match parse::<Map<String, Value>>(line) {
+        // COCO files are mostly one line.
+        Ok(row) if !row.values().any(is_table) => return of_row(path, &row),
+        _ => {}
+    }
+    // A file that is no single object is a list whose first row is long or broken.
+    let Ok(arrays) = first_elements(path, FIRST) else {
+        return Ok(Kind::Pairs(path.to_owned()));
+    };
+    let elements = |key: &str| {
+        arrays
+            .iter()
+            .find(|(found, _)| found == key)
+            .map(|(_, elements)| elements.as_slice())
+    };
+    let has = |array: &str, key: &str| {
+        elements(array).is_some_and(|all| all.iter().any(|element| element.get(key).is_some()))
+    };
+    if has("images", "sentences") {
+        let names = elements("images").unwrap_or_default().iter();
+        let names = names.filter_map(|picture| {
+            let name = picture.get("filename")?.as_str()?;
+            Some(match picture.get("filepath").and_then(Value::as_str) {
+                Some(folder) if !folder.is_empty() => format!("{folder}/{name}"),
+                _ => name.to_owned(),
+            })
+        });
+        return Ok(Kind::Karpathy(names.collect()));
+    }
+    if has("annotations", "caption") && elements("images").is_some() {
+        let names = elements("images").unwrap_or_default().iter();
+        let names =
+            names.filter_map(|picture| Some(picture.get("file_name")?.as_str()?.to_owned()));
+        return Ok(Kind::Coco(names.collect()));
+    }
+    if elements("questions").is_some() {
+        return Err(needs(
+            path,
+            "questions of VQA",
+            "vqa",
+            &[
+                "questions=FILE",
+                "annotations=ANSWERS",
+                "images=FOLDER",
+                "image=NAME_WITH_{id}",
+            ],
+        ));
+    }
+    if has("annotations", "question_id") {
+        return Err(needs(
+            path,
+            "answers of VQA, without the questions",
+            "vqa",
+            &[
+                "questions=QUESTIONS",
+                "annotations=FILE",
+                "images=FOLDER",
+                "image=NAME_WITH_{id}",
+            ],
+        ));
+    }
+    if has("annotations", "category_id") {
+        return Err(needs(
+            path,
+            "COCO's objects, without captions",
+            "coco",
+            &["captions=CAPTIONS", "instances=FILE", "images=FOLDER"],
+        ));
+    }
+    let keys: Vec<&str> = arrays.iter().map(|(key, _)| key.as_str()).collect();
+    Err(DataError::Manifest {
+        path: path.to_owned(),
+        reason: format!(
+            "one JSON object that is neither COCO's captions nor Karpathy's splits; its arrays: {}. A list of pairs is an object a \
+             line, or an array of them",
+            keys.join(", ")
+        ),
+    })
+}
+
+/// Whether a value is a list of objects.
+fn is_table(value: &Value) -> bool {
+    value
+        .as_array()
+        .is_some_and(|elements| elements.iter().any(Value::is_object))
+}
+
+/// What a list with such a row is.
+fn of_row(path: &Path, row: &Map<String, Value>) -> Result<Kind, DataError> {
+    let has = |key: &str| row.contains_key(key);
+    if has("sentence") && has("label") && (has("identifier") || has("images")) {
+        return Err(needs(
+            path,
+            "statements of NLVR",
+            "nlvr",
+            &["path=FILE", "images=FOLDER"],
+        ));
+    }
+    if has("gold_label") && has("sentence2") {
+        return Err(needs(
+            path,
+            "sentences of SNLI-VE",
+            "snli_ve",
+            &["path=FILE", "images=FOLDER"],
+        ));
+    }
+    Ok(Kind::Pairs(path.to_owned()))
+}
+
+fn of_array(path: &Path) -> Result<Kind, DataError> {
+    // What is broken is an error of the source, which says where.
+    let Ok(arrays) = first_elements(path, FIRST) else {
+        return Ok(Kind::Pairs(path.to_owned()));
+    };
+    let elements: Vec<&Value> = arrays.iter().flat_map(|(_, elements)| elements).collect();
+    if elements.iter().any(|element| element.is_array()) {
+        return Err(needs(
+            path,
+            "lists of question, answer and image id",
+            "vqa",
+            &["questions=FILE", "images=FOLDER", "image=NAME_WITH_{id}"],
+        ));
+    }
+    let has = |key: &str| elements.iter().any(|element| element.get(key).is_some());
+    if has("regions") || (has("objects") && has("image_id")) {
+        return Err(needs(
+            path,
+            "regions or objects of Visual Genome",
+            "visual_genome",
+            &["regions=REGIONS", "images=[FOLDERS]"],
+        ));
+    }
+    if has("ann_id") && has("sentences") {
+        let settings = "data.source=refcoco, data.refcoco.refs=FILE, data.refcoco.instances=INSTANCES, data.refcoco.images=FOLDER";
+        return Err(wants(path, "expressions of RefCOCO", settings));
+    }
+    if has("question") && !has("caption") {
+        let names = elements
+            .iter()
+            .filter_map(|element| Some(element.get("image")?.as_str()?.to_owned()));
+        return Ok(Kind::Questions(names.collect()));
+    }
+    Ok(Kind::Pairs(path.to_owned()))
+}
+
+/// The error of what can be read with settings.
+fn needs(path: &Path, what: &str, source: &str, settings: &[&str]) -> DataError {
+    let settings: Vec<String> = settings
+        .iter()
+        .map(|setting| format!("data.{source}.train.{setting}"))
+        .collect();
+    wants(
+        path,
+        what,
+        &format!("data.source={source}, {}", settings.join(", ")),
+    )
+}
+
+fn wants(path: &Path, what: &str, settings: &str) -> DataError {
+    DataError::Manifest {
+        path: path.to_owned(),
+        reason: format!("it holds {what}; instead of --data give the settings (--set) {settings}"),
+    }
+}
+
+/// The folder in which the pictures of a list are: one that is given, the list's own, one in it, or one beside it.
+///
+/// # Errors
+///
+/// None or more than one has them; the error names the setting that says which.
+pub(crate) fn pictures_of(
+    list: &Path,
+    names: &[String],
+    given: Option<&Path>,
+    key: &str,
+) -> Result<PathBuf, DataError> {
+    let has = |folder: &Path| {
+        names
+            .iter()
+            .any(|name| crate::store::paths::resolve(folder, name).is_ok_and(|path| path.is_file()))
+    };
+    let own = list.parent().unwrap_or(Path::new(""));
+    let own = if own.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        own
+    };
+    if let Some(given) = given.filter(|folder| !folder.as_os_str().is_empty()) {
+        if has(given) {
+            return Ok(given.to_owned());
+        }
+        return Err(DataError::Manifest {
+            path: list.to_owned(),
+            reason: format!(
+                "its pictures (the first: {}) are not in {}, the folder that {key} names",
+                names.first().map_or("none", String::as_str),
+                given.display()
+            ),
+        });
+    }
+    let mut found = Vec::new();
+    for folder in [Some(own), own.parent()].into_iter().flatten() {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let mut inside: Vec<PathBuf> = entries
+            .filter(|entry| !is_hidden(&entry.file_name().to_string_lossy()))
+            .map(|entry| entry.path())
+            .filter(|path| path.is_dir())
+            .collect();
+        inside.sort();
+        inside.insert(0, folder.to_owned());
+        found.extend(inside.into_iter().filter(|folder| has(folder)));
+        if !found.is_empty() {
+            break;
+        }
+    }
+    let first = names.first().map_or("none", String::as_str);
+    let wrong = |reason: String| DataError::Manifest {
+        path: list.to_owned(),
+        reason: format!("{reason}; say where they are (--set {key}=FOLDER)"),
+    };
+    match found.as_slice() {
+        [folder] => Ok(folder.clone()),
+        [] => Err(wrong(format!(
+            "its pictures (the first: {first}) are neither beside it, nor in a folder there"
+        ))),
+        several => Err(wrong(format!(
+            "its pictures (the first: {first}) are in several folders: {}",
+            several
+                .iter()
+                .map(|folder| folder.display().to_string())
+                .collect::<Vec<_>>()
+                .join(", ")
+        ))),
+    }
+}

@@ -1,0 +1,212 @@
+//! The samples of a table that is whole.
+
+use std::path::PathBuf;
+
+use image::RgbImage;
+use unimo_batch::TextRole;
+
+use crate::error::{Place, SampleError};
+use crate::order::draws::{Stream, hash};
+use crate::sources::listed::{Listed, NONE, Question};
+use crate::sources::source::{Sample, Source};
+use crate::sources::splits::{Split, drawn};
+
+impl Source for Listed {
+    fn len(&self, split: Split) -> usize {
+        self.splits[split].len()
+    }
+
+    fn describe(&self) -> String {
+        let texts =
+            |rows: &[u32]| -> usize { rows.iter().map(|row| self.captions.of(*row).len()).sum() };
+        let (train, val) = (&self.splits[Split::Train], &self.splits[Split::Val]);
+        let mut text = format!(
+            "{}: {} training pictures with {} texts, {} held out with {}",
+            self.title(),
+            train.len(),
+            texts(train),
+            val.len(),
+            texts(val),
+        );
+        let test = &self.splits[Split::Test];
+        if !test.is_empty() {
+            text += &format!(", {} to test on with {}", test.len(), texts(test));
+        }
+        if !self.objects.items.is_empty() {
+            text += &format!(
+                ", {} boxes, {} of them cut at the picture's edge",
+                self.objects.items.len(),
+                self.clamped
+            );
+        }
+        text + &format!(", {}, {} unusable", self.left_out, self.rejected.len())
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if self.fraction > 0.0 {
+            let held = self.splits[Split::Val].len();
+            let of = held + self.splits[Split::Train].len();
+            notes.push(drawn(&self.title(), held, of, "pictures", self.fraction));
+        }
+        notes
+    }
+
+    fn place(&self, split: Split, index: usize) -> Place {
+        let row = &self.rows[self.index(split, index) as usize];
+        self.place_of(row.file, row.line)
+    }
+
+    fn captions(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
+        let texts = self.captions.of(self.index(split, index));
+        Ok(texts
+            .iter()
+            .map(|(text, _)| self.texts.get(*text).to_owned())
+            .collect())
+    }
+
+    fn roles(&self, split: Split, index: usize) -> Result<Vec<TextRole>, SampleError> {
+        let texts = self.captions.of(self.index(split, index));
+        let describe = texts.iter().all(|(_, role)| *role == TextRole::Describes);
+        Ok(match describe {
+            true => Vec::new(),
+            false => texts.iter().map(|(_, role)| *role).collect(),
+        })
+    }
+
+    fn all_describe(&self, split: Split) -> bool {
+        let texts = self.splits[split].iter();
+        let mut texts = texts.flat_map(|row| self.captions.of(*row));
+        texts.all(|(_, role)| *role == TextRole::Describes)
+    }
+
+    fn repeats_pictures(&self, _split: Split) -> bool {
+        true
+    }
+
+    fn has_second_images(&self, split: Split) -> bool {
+        let mut rows = self.splits[split].iter();
+        rows.any(|row| self.rows[*row as usize].second != NONE)
+    }
+
+    fn picture_id(&self, split: Split, index: usize) -> Result<u64, SampleError> {
+        let row = &self.rows[self.index(split, index) as usize];
+        let whole = self.identity(row, row.image);
+        // Another part of the picture or another picture beside it is another thing to look at.
+        Ok(match (row.crop, row.second) {
+            (NONE, NONE) => whole,
+            (NONE, second) => hash(Stream::Picture, &[whole, self.identity(row, second)]),
+            (crop, _) => {
+                let bounds = self.crops[crop as usize];
+                let edges = bounds.map(|edge| u64::from(edge.to_bits()));
+                hash(Stream::Picture, &[&[whole], &edges[..]].concat())
+            }
+        })
+    }
+
+    fn tags(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
+        let objects = self.objects.of(self.index(split, index)).iter();
+        Ok(objects
+            .map(|object| self.texts.get(object.name).to_owned())
+            .collect())
+    }
+
+    fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {
+        self.shown(self.index(split, index)).map(Some)
+    }
+
+    fn image_bytes(
+        &self,
+        split: Split,
+        index: usize,
+    ) -> Result<Option<(Vec<u8>, &'static str)>, SampleError> {
+        let row = &self.rows[self.index(split, index) as usize];
+        if row.crop != NONE {
+            return Ok(None);
+        }
+        self.stored(row, row.image)
+    }
+
+    fn second_image_bytes(
+        &self,
+        split: Split,
+        index: usize,
+    ) -> Result<Option<(Vec<u8>, &'static str)>, SampleError> {
+        let row = &self.rows[self.index(split, index) as usize];
+        if row.second == NONE {
+            return Ok(None);
+        }
+        self.stored(row, row.second)
+    }
+
+    fn image_name(&self, split: Split, index: usize) -> Result<Option<String>, SampleError> {
+        let row = &self.rows[self.index(split, index) as usize];
+        Ok((row.crop == NONE).then(|| self.texts.get(row.image).to_owned()))
+    }
+
+    fn image_path(&self, split: Split, index: usize) -> Result<Option<PathBuf>, SampleError> {
+        let row = &self.rows[self.index(split, index) as usize];
+        if row.crop != NONE {
+            return Ok(None);
+        }
+        Ok(self.path(row, row.image).ok())
+    }
+
+    fn sample(&self, split: Split, index: usize) -> Result<Sample, SampleError> {
+        let number = self.index(split, index);
+        let row = &self.rows[number as usize];
+        let text = |number: u32| self.texts.get(number).to_owned();
+        let picture = self.shown(number)?;
+        let objects = self.objects.of(number);
+        let boxes: Result<Vec<_>, _> = objects
+            .iter()
+            .map(|object| self.shares(row, object.bounds, &picture))
+            .collect();
+        let questions = self.questions.of(number);
+        let answers = |question: &Question| {
+            let (first, count) = question.answers;
+            let all = &self.answers[first as usize..(first + count) as usize];
+            all.iter().map(|answer| text(*answer)).collect()
+        };
+        let several = questions.iter().any(|question| question.answers.1 > 0);
+        Ok(Sample {
+            name: self.place(split, index).to_string(),
+            captions: self.captions(split, index)?,
+            roles: self.roles(split, index)?,
+            tags: self.tags(split, index)?,
+            boxes: boxes?,
+            questions: questions
+                .iter()
+                .map(|question| (text(question.text), text(question.answer)))
+                .collect(),
+            answers: if several {
+                questions.iter().map(answers).collect()
+            } else {
+                Vec::new()
+            },
+            statements: self
+                .statements
+                .of(number)
+                .iter()
+                .map(|(statement, truth)| (text(*statement), *truth))
+                .collect(),
+            hypotheses: self
+                .hypotheses
+                .of(number)
+                .iter()
+                .map(|(statement, label)| (text(*statement), *label))
+                .collect(),
+            second_image: if row.second == NONE {
+                None
+            } else {
+                Some(self.picture(row, row.second, self.limits)?)
+            },
+            image: Some(picture),
+            ..Sample::default()
+        })
+    }
+
+    fn rejected(&self) -> &[SampleError] {
+        &self.rejected
+    }
+}

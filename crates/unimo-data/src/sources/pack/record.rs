@@ -1,0 +1,122 @@
+//! The `.json` member of a packed sample.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use unimo_batch::{Entailment, TextRole};
+
+use crate::sources::source::Sample;
+
+/// The `.json` member of a packed sample: all of a [`Sample`] but its picture.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Record {
+    /// Tells it from the `.json` of others; the version.
+    unimo_sample: u32,
+    name: String,
+    pub(crate) captions: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) phrases: Vec<Vec<String>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) tags: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    boxes: Vec<[f32; 4]>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    questions: Vec<(String, String)>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    answers: Vec<Vec<String>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) statements: Vec<(String, bool)>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    hypotheses: Vec<(String, Entailment)>,
+    /// Whether each of `captions` describes the picture; absent: all do but those that are questions, statements or hypotheses.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    describes: Vec<bool>,
+}
+
+impl Record {
+    const VERSION: u32 = 1;
+
+    pub(super) fn new(sample: Sample) -> Self {
+        Self {
+            unimo_sample: Self::VERSION,
+            // Questions without answers are told from captions by this alone.
+            describes: match sample.roles.contains(&TextRole::Question) {
+                true => sample
+                    .roles
+                    .iter()
+                    .map(|role| *role == TextRole::Describes)
+                    .collect(),
+                false => Vec::new(),
+            },
+            name: sample.name,
+            captions: sample.captions,
+            phrases: sample.phrases,
+            tags: sample.tags,
+            boxes: sample.boxes,
+            questions: sample.questions,
+            answers: sample.answers,
+            statements: sample.statements,
+            hypotheses: sample.hypotheses,
+        }
+    }
+
+    /// The record in a `.json`; none if it is another's.
+    pub(crate) fn of(value: &Value) -> Option<Result<Self, String>> {
+        let version = value.get("unimo_sample")?;
+        Some(match version.as_u64() {
+            Some(version) if version == u64::from(Self::VERSION) => {
+                Self::deserialize(value).map_err(|error| error.to_string())
+            }
+            _ => Err(format!(
+                "`unimo_sample` is {version}, this version reads {}",
+                Self::VERSION
+            )),
+        })
+    }
+
+    /// What each caption says of the picture; empty: all describe it.
+    pub(crate) fn roles(&self) -> Vec<TextRole> {
+        // Where they are among the captions, they stand there in the same order.
+        let mut statements = self.statements.iter().peekable();
+        let mut hypotheses = self.hypotheses.iter().peekable();
+        let mut questions = self.questions.iter().peekable();
+        let of = |text: &String| {
+            if let Some((_, holds)) = statements.next_if(|(known, _)| known == text) {
+                TextRole::Statement { holds: *holds }
+            } else if let Some((_, label)) = hypotheses.next_if(|(known, _)| known == text) {
+                TextRole::Hypothesis(*label)
+            } else if questions.next_if(|(known, _)| known == text).is_some() {
+                TextRole::Question
+            } else {
+                TextRole::Describes
+            }
+        };
+        let mut roles: Vec<TextRole> = self.captions.iter().map(of).collect();
+        for (role, describes) in roles.iter_mut().zip(&self.describes) {
+            if !describes && *role == TextRole::Describes {
+                *role = TextRole::Question;
+            }
+        }
+        match roles.iter().all(|role| *role == TextRole::Describes) {
+            true => Vec::new(),
+            false => roles,
+        }
+    }
+
+    /// The sample without its pictures.
+    pub(crate) fn into_sample(self) -> Sample {
+        Sample {
+            roles: self.roles(),
+            name: self.name,
+            captions: self.captions,
+            phrases: self.phrases,
+            tags: self.tags,
+            boxes: self.boxes,
+            questions: self.questions,
+            answers: self.answers,
+            statements: self.statements,
+            hypotheses: self.hypotheses,
+            ..Sample::default()
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Lists of pairs: their columns, and the rows that are pairs.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use crate::error::DataError;
+use crate::formats::layout::layout_of;
+use crate::formats::rows::{Item, Quotes, Span, each_row};
+use crate::order::draws::{Stream, hash_path};
+use crate::sources::pairs::{PairsConfig, Row};
+use crate::sources::splits::Split;
+use crate::text::spaced;
+
+/// What a list holds, while it is read.
+#[derive(Default)]
+pub(super) struct Listing {
+    pub(super) rows: Vec<Found>,
+    /// Hashes of image and caption, row by row, to count what is told apart.
+    pub(super) captions: Vec<u64>,
+}
+
+/// A usable row while the list is read.
+pub(super) struct Found {
+    pub(super) picture: u64,
+    pub(super) span: Span,
+    /// How many captions it has.
+    pub(super) captions: u32,
+    pub(super) split: Option<Split>,
+    /// What its split is if no row of its picture names one.
+    pub(super) drawn: Split,
+}
+
+/// What reading a row gives.
+pub(super) enum Read {
+    Empty,
+    /// Of no split, or not what the filter asks for: why.
+    LeftOut(String),
+    Row(Row),
+}
+
+/// A row of a list with its line number, or why it cannot be used.
+pub type ListRow = (u64, Result<Map<String, Value>, String>);
+
+/// Every row of a JSON lines, JSON, CSV or TSV file as it stands there, told apart by the file's content. The line of an array's
+/// element is its number.
+///
+/// # Errors
+///
+/// The file cannot be read, or is no list.
+pub fn read_rows(path: &Path) -> Result<Vec<ListRow>, DataError> {
+    let mut rows = Vec::new();
+    let layout = layout_of(path, None, Quotes::default(), &|header| header.len() > 1)?;
+    each_row(path, layout, &mut |item| {
+        match item {
+            Item::Header(Ok(_)) => {}
+            Item::Header(Err(reason)) => {
+                return Err(DataError::Manifest {
+                    path: path.to_owned(),
+                    reason: format!("unreadable header line: {reason}"),
+                });
+            }
+            Item::Row(_, Ok(None)) => {}
+            Item::Row(span, Ok(Some(row))) => rows.push((u64::from(span.line), Ok(row))),
+            Item::Row(span, Err(reason)) => rows.push((u64::from(span.line), Err(reason))),
+        }
+        Ok(())
+    })?;
+    Ok(rows)
+}
+
+pub(super) fn check_header(config: &PairsConfig, header: &[String]) -> Result<(), DataError> {
+    let has = |column: &String| header.contains(column);
+    let missing = |key: &str, found: String| {
+        Err(DataError::config(
+            format!("data.pairs.{key}"),
+            found,
+            format!("columns of {}: {}", config.path.display(), names(header)),
+        ))
+    };
+    if !has(&config.image_column) {
+        return missing("image_column", format!("{:?}", config.image_column));
+    }
+    if !config.text_columns.iter().any(has) {
+        return missing("text_columns", format!("{:?}", config.text_columns));
+    }
+    if let Some(column) = config.split_column.as_ref().filter(|column| !has(column)) {
+        return missing("split_column", format!("{column:?}"));
+    }
+    if let Some(column) = config.filter.keys().find(|column| !has(column)) {
+        return missing("filter", format!("{column:?}"));
+    }
+    Ok(())
+}
+
+pub(super) fn names<'a>(columns: impl IntoIterator<Item = &'a String>) -> String {
+    let columns: Vec<_> = columns
+        .into_iter()
+        .map(|name| format!("`{name}`"))
+        .collect();
+    if columns.is_empty() {
+        "none".to_owned()
+    } else {
+        columns.join(", ")
+    }
+}
+
+/// A scalar as text.
+pub(super) fn plain(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        // 1.0 is 1.
+        Value::Number(number) => Some(match number.as_f64() {
+            Some(float) if number.is_f64() => float.to_string(),
+            _ => number.to_string(),
+        }),
+        Value::Bool(flag) => Some(flag.to_string()),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
+/// Whether two ways to write a path lead to one file.
+pub(super) fn same_path(a: &str, b: &str) -> bool {
+    a == b || hash_path(Stream::Picture, a.as_ref()) == hash_path(Stream::Picture, b.as_ref())
+}
+
+/// All texts of a row; columns that are absent or empty do no harm as long as one text remains.
+pub(super) fn captions(
+    config: &PairsConfig,
+    row: &Map<String, Value>,
+) -> Result<Vec<String>, String> {
+    let mut captions = Vec::new();
+    let mut add = |text: &str| {
+        // Runs of white space, line breaks among them, carry no meaning in a caption.
+        captions.extend(spaced(text));
+    };
+    let mut present = false;
+    let mut null = None;
+    for column in &config.text_columns {
+        let no_text = || format!("column `{column}` is neither a text nor a list of texts");
+        match row.get(column) {
+            None => continue,
+            Some(Value::Null) => {
+                null = Some(column);
+                continue;
+            }
+            Some(Value::String(text)) => add(text),
+            Some(Value::Array(texts)) => {
+                for text in texts.iter().filter(|text| !text.is_null()) {
+                    add(text.as_str().ok_or_else(no_text)?);
+                }
+            }
+            Some(_) => return Err(no_text()),
+        }
+        present = true;
+    }
+    match (captions.is_empty(), present) {
+        (false, _) => Ok(captions),
+        (true, true) => Err(format!("empty text in {}", names(&config.text_columns))),
+        (true, false) => Err(match null {
+            Some(column) => format!("column `{column}` is null"),
+            None => format!(
+                "no column {}; there are {}",
+                names(&config.text_columns),
+                names(row.keys())
+            ),
+        }),
+    }
+}

@@ -1,0 +1,432 @@
+use super::*;
+use crate::formats::rows::{LONGEST_ROW, UNCLOSED};
+
+const LIMITS: Limits = Limits::full_size(1_000_000);
+
+fn open(
+    name: &str,
+    text: impl AsRef<[u8]>,
+    change: impl FnOnce(&mut PairsConfig),
+) -> Result<Pairs, DataError> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(name);
+    std::fs::write(&path, text).unwrap();
+    let mut config = PairsConfig::new(path);
+    config.val_fraction = 0.0;
+    change(&mut config);
+    Pairs::open(&config, &LIMITS)
+}
+
+fn all(pairs: &Pairs, split: Split) -> Vec<(u64, String, Vec<String>)> {
+    (0..pairs.len(split))
+        .map(|index| {
+            let image = pairs.row(pairs.rows(split).of(index)[0]).unwrap().image;
+            let captions = pairs.captions(split, index).unwrap();
+            (pairs.place(split, index).line, image, captions)
+        })
+        .collect()
+}
+
+fn rejected(pairs: &Pairs) -> Vec<(u64, &str)> {
+    pairs
+        .rejected
+        .iter()
+        .map(|error| (error.place.line, error.reason.as_str()))
+        .collect()
+}
+
+fn row(line: u64, image: &str, captions: &[&str]) -> (u64, String, Vec<String>) {
+    let captions = captions
+        .iter()
+        .map(|caption| (*caption).to_owned())
+        .collect();
+    (line, image.to_owned(), captions)
+}
+
+#[test]
+fn captions_come_from_columns_lists_and_rows() {
+    let pairs = open(
+        "a.jsonl",
+        r#"{"image": "1.jpg", "caption": "one", "alt": ["two", " ", "three"]}
+{"image": "2.jpg", "alt": "only alt", "caption": null}
+{"image": "1.jpg", "caption": "  four\n words "}
+{"image": "1.jpg", "caption": "one"}
+"#,
+        |config| config.text_columns = vec!["caption".into(), "alt".into()],
+    )
+    .unwrap();
+    assert_eq!(
+        all(&pairs, Split::Train),
+        [
+            row(1, "1.jpg", &["one", "two", "three", "four words"]),
+            row(2, "2.jpg", &["only alt"]),
+        ]
+    );
+    assert!(rejected(&pairs).is_empty());
+    assert!(
+        pairs
+            .describe()
+            .contains("2 training images with 5 captions")
+    );
+}
+
+#[test]
+fn splits_and_filters() {
+    let text = r#"{"image": "1", "caption": "a", "split": "train", "lang": "en", "n": 1}
+{"image": "2", "caption": "b", "split": "restval", "lang": "en", "n": 1}
+{"image": "3", "caption": "c", "split": "val", "lang": "en", "n": 1}
+{"image": "4", "caption": "d", "split": "test", "lang": "en", "n": 1}
+{"image": "5", "caption": "e", "split": "train", "lang": "es", "n": 1}
+{"image": "6", "caption": "f", "split": "train", "lang": "en", "n": 2}
+"#;
+    let pairs = open("a.jsonl", text, |config| {
+        config.filter = [("lang", "en"), ("n", "1")]
+            .map(|(k, v)| (k.into(), v.into()))
+            .into();
+    })
+    .unwrap();
+    assert_eq!(
+        all(&pairs, Split::Train),
+        [row(1, "1", &["a"]), row(2, "2", &["b"])]
+    );
+    assert_eq!(all(&pairs, Split::Val), [row(3, "3", &["c"])]);
+    assert_eq!(all(&pairs, Split::Test), [row(4, "4", &["d"])]);
+    let left = "2 rows left out (1 whose `lang` is not \"en\", 1 whose `n` is not \"1\")";
+    assert!(pairs.describe().contains(left), "{}", pairs.describe());
+    assert!(pairs.notes().is_empty());
+}
+
+#[test]
+fn splits_are_known_by_the_names_of_the_field() {
+    let named = [
+        ("1", "Train"),
+        ("2", "validation"),
+        ("3", "TEST"),
+        ("4", "dev"),
+        ("5", "valid"),
+        ("6", "extra"),
+        ("7", "extra"),
+        ("8", "Gold"),
+        ("9", "test2015"),
+    ];
+    let text: String = named
+        .iter()
+        .map(|(image, split)| {
+            format!("{{\"image\": \"{image}\", \"caption\": \"c\", \"split\": \"{split}\"}}\n")
+        })
+        .collect();
+    let images = |pairs: &Pairs, split| -> Vec<String> {
+        all(pairs, split).into_iter().map(|row| row.1).collect()
+    };
+    let pairs = open("a.jsonl", &text, |_| ()).unwrap();
+    assert_eq!(images(&pairs, Split::Train), ["1"]);
+    assert_eq!(images(&pairs, Split::Val), ["2", "4", "5"]);
+    assert_eq!(images(&pairs, Split::Test), ["3", "9"]);
+    let left = "3 rows left out (2 of the split \"extra\", 1 of the split \"Gold\")";
+    assert!(pairs.describe().contains(left), "{}", pairs.describe());
+    let pairs = open("a.jsonl", &text, |config| {
+        config.val_split = vec!["gold".into()];
+        config.train_split = vec!["extra".into(), "train".into()];
+    })
+    .unwrap();
+    assert_eq!(images(&pairs, Split::Train), ["1", "6", "7"]);
+    assert_eq!(images(&pairs, Split::Val), ["8"]);
+}
+
+#[test]
+fn all_rows_of_a_picture_are_of_one_split_unless_they_say_otherwise() {
+    let text: String = (0..400)
+        .map(|i| {
+            let (image, split) = (
+                i / 4,
+                if i % 4 == 3 {
+                    ", \"split\": \"test\""
+                } else {
+                    ""
+                },
+            );
+            let image = match i % 2 {
+                0 => format!("a/{image}.jpg"),
+                _ => format!("./a//{image}.jpg"),
+            };
+            let split = if i < 200 { split } else { "" };
+            format!("{{\"image\": \"{image}\", \"caption\": \"c{i}\"{split}}}\n")
+        })
+        .collect();
+    let pairs = open("a.jsonl", &text, |config| config.val_fraction = 0.5).unwrap();
+    assert_eq!(pairs.len(Split::Test), 50);
+    assert_eq!(pairs.len(Split::Train) + pairs.len(Split::Val), 50);
+    assert!(pairs.len(Split::Val) > 0 && pairs.len(Split::Train) > 0);
+    for split in Split::ALL {
+        assert!(all(&pairs, split).iter().all(|row| row.2.len() == 4));
+    }
+    let ids: HashSet<u64> = Split::ALL
+        .into_iter()
+        .flat_map(|split| (0..pairs.len(split)).map(move |index| (split, index)))
+        .map(|(split, index)| pairs.picture_id(split, index).unwrap())
+        .collect();
+    assert_eq!(ids.len(), 100);
+    assert!(
+        pairs.notes()[0].contains("of 50 pictures"),
+        "{:?}",
+        pairs.notes()
+    );
+
+    let torn = "{\"image\": \"1\", \"caption\": \"a\", \"split\": \"train\"}\n\
+                    {\"image\": \"1\", \"caption\": \"b\", \"split\": \"val\"}\n";
+    let pairs = open("a.jsonl", torn, |_| ()).unwrap();
+    assert_eq!((pairs.len(Split::Train), pairs.len(Split::Val)), (1, 1));
+    assert!(pairs.notes()[0].contains("1 pictures are in several splits"));
+}
+
+#[test]
+fn a_share_of_the_images_is_held_out_where_rows_name_no_split() {
+    // Two rows per image: both must land in the same split.
+    let text: String = (0..4000)
+        .map(|i| format!("{{\"image\": \"{}.jpg\", \"caption\": \"c{i}\"}}\n", i / 2))
+        .collect();
+    let pairs = open("a.jsonl", &text, |config| config.val_fraction = 0.1).unwrap();
+    assert_eq!(pairs.len(Split::Train) + pairs.len(Split::Val), 2000);
+    // Five standard deviations of a binomial of 2,000 at 0.1.
+    const TOLERANCE: usize = 68;
+    assert!(pairs.len(Split::Val).abs_diff(200) < TOLERANCE);
+    assert!(
+        [Split::Train, Split::Val]
+            .into_iter()
+            .flat_map(|split| all(&pairs, split))
+            .all(|(_, _, captions)| captions.len() == 2)
+    );
+}
+
+#[test]
+fn bad_lines_are_listed_and_reading_goes_on() {
+    let mut text = Vec::new();
+    let mut lines = 0;
+    let mut push = |line: &[u8]| {
+        text.extend(line);
+        text.push(b'\n');
+        lines += 1;
+    };
+    push(b"\xef\xbb\xbf{\"image\": \"1\", \"caption\": \"good\"}\r");
+    push(b"{\"image\": \"2\", \"caption\": ");
+    push(b"{\"image\": \"3\", \"caption\": \"\xff\xfe\"}");
+    push(b"[1, 2]");
+    push(b"{\"image\": \"4\"}");
+    push(b"{\"caption\": \"no image\"}");
+    push(b"{\"image\": \"5\", \"caption\": \"  \"}");
+    push(b"{\"image\": \"\", \"caption\": \"x\"}");
+    push(b"{\"image\": 7, \"caption\": \"x\"}");
+    push(b"{\"image\": \"8\", \"caption\": 8}");
+    push(b"");
+    push(
+        format!(
+            "{{\"image\": \"9\", \"caption\": \"{}\"}}",
+            "x".repeat(LONGEST_ROW)
+        )
+        .as_bytes(),
+    );
+    push(b"{\"image\": \"10\", \"caption\": \"good too\"}");
+    let pairs = open("a.jsonl", &text, |_| ()).unwrap();
+    assert_eq!(
+        all(&pairs, Split::Train),
+        [row(1, "1", &["good"]), row(13, "10", &["good too"])]
+    );
+    let expected = [
+        (2, "malformed JSON"),
+        (3, "UTF-8"),
+        (4, "not a JSON object"),
+        (5, "no column `caption`; there are `image`"),
+        (6, "no column `image`"),
+        (7, "empty text"),
+        (8, "column `image` is empty"),
+        (9, "column `image` is no text"),
+        (10, "neither a text"),
+        (12, "longer than"),
+    ];
+    let rejected = rejected(&pairs);
+    assert_eq!(rejected.len(), expected.len());
+    for ((line, reason), (expected_line, part)) in rejected.into_iter().zip(expected) {
+        assert_eq!(line, expected_line);
+        assert!(reason.contains(part), "{reason}");
+    }
+    assert_eq!(pairs.items(), 12);
+}
+
+#[test]
+fn csv_with_quotes_and_line_breaks() {
+    let text = "image,caption\r\n1.jpg,\"a, \"\"quoted\"\"\r\ncaption\"\r\n\r\n2.jpg,5\" pipe\r\n3.jpg\r\n4.jpg,\"open\r\n5.jpg,last";
+    let pairs = open("a.csv", text, |_| ()).unwrap();
+    assert_eq!(
+        all(&pairs, Split::Train),
+        [
+            row(2, "1.jpg", &["a, \"quoted\" caption"]),
+            row(5, "2.jpg", &["5\" pipe"]),
+            row(8, "5.jpg", &["last"]),
+        ]
+    );
+    assert_eq!(
+        rejected(&pairs),
+        [(6, "1 columns, but the header has 2"), (7, UNCLOSED)]
+    );
+}
+
+#[test]
+fn quotes_of_tsv_are_those_of_csv_unless_they_are_raw() {
+    let text = "caption\timage\n\"a \"\"sign\"\"\"\t1.jpg\nan \"open quote\t2.jpg\n\"two\nlines\"\t3.jpg\n";
+    let pairs = open("a.tsv", text, |_| ()).unwrap();
+    assert_eq!(
+        all(&pairs, Split::Train),
+        [
+            row(2, "1.jpg", &["a \"sign\""]),
+            row(3, "2.jpg", &["an \"open quote"]),
+            row(4, "3.jpg", &["two lines"]),
+        ]
+    );
+    let pairs = open("a.tsv", text, |config| config.quotes = Quotes::Raw).unwrap();
+    assert_eq!(
+        all(&pairs, Split::Train),
+        [
+            row(2, "1.jpg", &["\"a \"\"sign\"\"\""]),
+            row(3, "2.jpg", &["an \"open quote"]),
+            row(5, "3.jpg", &["lines\""]),
+        ]
+    );
+    assert_eq!(rejected(&pairs), [(4, "1 columns, but the header has 2")]);
+}
+
+#[test]
+fn lists_are_told_apart_by_content() {
+    let rows = [row(1, "1.jpg", &["a"]), row(2, "2.jpg", &["b", "c"])];
+    let lines = "{\"image\": \"1.jpg\", \"caption\": \"a\"}\r\n{\"image\": \"2.jpg\", \"caption\": [\"b\", null, \"c\"]}";
+    let array = format!("\u{feff} [{}]", lines.replace("}\r\n{", "}\n, {"));
+    for name in ["a.json", "a.jsonl", "a.txt", "list"] {
+        for text in [lines, &array] {
+            let pairs = open(name, text, |_| ()).unwrap();
+            assert_eq!(all(&pairs, Split::Train), rows, "{name} {text}");
+        }
+    }
+    for (text, first) in [
+        ("image,caption\n1.jpg,a\n", "1.jpg"),
+        ("\u{feff}image;caption\r\n1.jpg;a\r\n", "1.jpg"),
+        ("title\tfilepath\na\t1.jpg\n", "1.jpg"),
+    ] {
+        for name in ["a.csv", "a.tsv", "a.txt"] {
+            let pairs = open(name, text, |_| ()).unwrap();
+            assert_eq!(all(&pairs, Split::Train), [row(2, first, &["a"])], "{text}");
+        }
+    }
+}
+
+#[test]
+fn other_names_of_columns_are_taken_where_the_default_ones_are_not_there() {
+    let text = r#"{"file_name": "1.jpg", "text": "a", "path": "x"}
+{"file_name": "2.jpg", "text": "b", "image": "other"}"#;
+    let pairs = open("metadata.jsonl", text, |_| ()).unwrap();
+    assert_eq!(
+        all(&pairs, Split::Train),
+        [row(1, "1.jpg", &["a"]), row(2, "2.jpg", &["b"])]
+    );
+    let said = "pictures by the column `file_name`, texts by the column `text`";
+    assert!(pairs.describe().contains(said), "{}", pairs.describe());
+    let message = open("metadata.jsonl", text, |config| {
+        config.image_column = "photo".into();
+    });
+    let message = message.unwrap_err().to_string();
+    assert!(message.contains("no column `photo`"), "{message}");
+}
+
+#[test]
+fn what_python_and_windows_write_is_read() {
+    let text = r#"{"image":"img\\0.jpg","caption":"has a score","score":NaN}
+{"image":"img/0.jpg","caption":"cut \ud83d"}
+{"image":"2.jpg","caption":null}
+{"image":"3.jpg","caption":42}
+{"image":null,"caption":"x"}
+{"image":5,"caption":"x"}
+{"image":"4.jpg","caption":["good",NaN],"x":-Infinity,"id":123456789012345678901234567890}
+{"image":"5.jpg","caption":"dup","caption":"dup key"}
+{"image":"6.jpg","alt":"x"}"#;
+    let pairs = open("a.jsonl", text, |_| ()).unwrap();
+    assert_eq!(
+        all(&pairs, Split::Train),
+        [
+            row(1, "img/0.jpg", &["has a score", "cut \u{fffd}"]),
+            row(7, "4.jpg", &["good"]),
+            row(8, "5.jpg", &["dup key"]),
+        ]
+    );
+    assert_eq!(
+        rejected(&pairs),
+        [
+            (3, "column `caption` is null"),
+            (4, "column `caption` is neither a text nor a list of texts"),
+            (5, "column `image` is null"),
+            (6, "column `image` is no text"),
+            (9, "no column `caption`; there are `image`, `alt`"),
+        ]
+    );
+}
+
+#[test]
+fn unusable_lists_say_what_is_there() {
+    let cases: [(&str, &str, &[&str]); 6] = [
+        (
+            "a.csv",
+            "photo,caption\n1,b\n",
+            &["data.pairs.image_column", "`photo`, `caption`"],
+        ),
+        (
+            "a.csv",
+            "image,words\n1,b\n",
+            &["data.pairs.text_columns", "`words`"],
+        ),
+        ("a.csv", "", &["empty"]),
+        (
+            "a.jsonl",
+            "{\"picture\": \"1\"}\n",
+            &["line 1", "`picture`"],
+        ),
+        (
+            "a.jsonl",
+            "{\"image\": \"1\", \"caption\": \"a\", \"split\": \"gold\"}\n",
+            &["train_split", "1 of the split \"gold\""],
+        ),
+        ("a.parquet", "PAR1", &["data.pairs.path", ".jsonl"]),
+    ];
+    for (name, text, parts) in cases {
+        let message = open(name, text, |_| ()).unwrap_err().to_string();
+        assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+    }
+    let message = Pairs::open(&PairsConfig::new("absent.jsonl"), &LIMITS)
+        .unwrap_err()
+        .to_string();
+    assert!(message.contains("absent.jsonl"), "{message}");
+    let message = open("a.csv", "image,caption\n1,b\n", |config| {
+        config.split_column = Some("part".into());
+    })
+    .unwrap_err()
+    .to_string();
+    assert!(message.contains("data.pairs.split_column"), "{message}");
+}
+
+#[test]
+fn a_list_that_changes_is_an_error_of_its_samples() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.tsv");
+    std::fs::write(&path, "image\tcaption\n1.png\tone\n2.png\ttwo\n").unwrap();
+    RgbImage::new(2, 1)
+        .save(folder.path().join("1.png"))
+        .unwrap();
+    let mut config = PairsConfig::new(&path);
+    config.val_fraction = 0.0;
+    let pairs = Pairs::open(&config, &LIMITS).unwrap();
+    assert_eq!(pairs.captions(Split::Train, 1).unwrap(), ["two"]);
+    let (bytes, extension) = pairs.image_bytes(Split::Train, 0).unwrap().unwrap();
+    assert_eq!(extension, "png");
+    assert_eq!(bytes, std::fs::read(folder.path().join("1.png")).unwrap());
+    std::fs::write(&path, "image\tcaption\n1.png one only\n").unwrap();
+    for index in 0..2 {
+        let error = pairs.captions(Split::Train, index).unwrap_err();
+        assert_eq!(error.place.line, index as u64 + 2);
+    }
+}

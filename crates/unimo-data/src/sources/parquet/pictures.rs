@@ -1,0 +1,178 @@
+//! Which rows show the same picture.
+
+use std::collections::HashMap;
+
+use arrow_array::ArrayRef;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+use super::ParquetConfig;
+use crate::error::ReadError;
+use crate::formats::parquet::columns::{picture, plain};
+use crate::order::draws::{Stream, hash_text};
+use crate::sources::parquet::table::Table;
+use crate::sources::source::picture_of_bytes;
+use crate::sources::splits::Split;
+use crate::store;
+use crate::threads::parallel;
+
+/// Which rows show the same picture, where a share of the pictures is held out.
+pub(super) struct Draw<'a> {
+    pub(super) by: By<'a>,
+    /// The same in files that are held out as they are: their captions belong to pictures, not to rows.
+    pub(super) held: By<'a>,
+    /// What the first row of each picture drew.
+    pub(super) first: HashMap<u64, u64>,
+}
+
+pub(super) enum By<'a> {
+    Content,
+    Column(&'a str),
+    Row,
+}
+
+/// Columns that say which picture a row shows. `id` is not among them: it may be anything's.
+const PICTURE_COLUMNS: [&str; 7] = [
+    "image_id",
+    "img_id",
+    "imgid",
+    "cocoid",
+    "sha256",
+    "image_url",
+    "url",
+];
+
+/// Bytes of pictures that are read when a source is opened: at a gigabyte a second, two seconds.
+const MOST_READ: i64 = 2_000_000_000;
+
+impl By<'_> {
+    pub(super) fn name(&self) -> String {
+        match self {
+            Self::Content => "pictures by their content".to_owned(),
+            Self::Column(column) => format!("pictures by the column `{column}`"),
+            Self::Row => "rows".to_owned(),
+        }
+    }
+}
+
+impl<'a> Draw<'a> {
+    /// `drawn`: whether anything is drawn at all.
+    pub(super) fn new(
+        config: &'a ParquetConfig,
+        drawn: bool,
+        tables: &[(Table, Vec<Vec<String>>)],
+        splits: &[Split],
+    ) -> Self {
+        let train = tables
+            .iter()
+            .zip(splits)
+            .filter(|(_, s)| **s == Split::Train);
+        let train: Vec<&Table> = train.map(|((table, _), _)| table).collect();
+        let held_out = tables
+            .iter()
+            .zip(splits)
+            .filter(|(_, s)| **s != Split::Train);
+        let held_out: Vec<&Table> = held_out.map(|((table, _), _)| table).collect();
+        let by = match drawn && config.val_fraction > 0.0 {
+            true => By::of(config, &train),
+            false => By::Row,
+        };
+        Self {
+            by,
+            held: By::of(config, &held_out),
+            first: HashMap::new(),
+        }
+    }
+}
+
+impl<'a> By<'a> {
+    /// As a recipe says, or as costs little.
+    pub(super) fn of(config: &'a ParquetConfig, tables: &[&Table]) -> Self {
+        let has = |column: &&str| {
+            let mut schemas = tables.iter().map(|table| table.metadata.schema());
+            schemas.all(|schema| schema.column_with_name(column).is_some())
+        };
+        let bytes: i64 = tables.iter().map(|table| table.picture_bytes()).sum();
+        let local = !tables
+            .iter()
+            .any(|table| store::is_remote(table.name.as_ref()));
+        match config.picture_id.as_deref() {
+            _ if !config.images || tables.is_empty() => Self::Row,
+            Some("content") => Self::Content,
+            Some("row") => Self::Row,
+            Some(column) => Self::Column(column),
+            None if local && bytes <= MOST_READ => Self::Content,
+            None => match PICTURE_COLUMNS.into_iter().find(has) {
+                Some(column) => Self::Column(column),
+                None => Self::Row,
+            },
+        }
+    }
+
+    /// Per row, its picture, where that is known.
+    pub(super) fn pictures(
+        &self,
+        table: &Table,
+        rows: usize,
+    ) -> Result<Vec<Option<u64>>, ReadError> {
+        let schema = table.metadata.parquet_schema();
+        let (mask, of): (_, fn(&ArrayRef, usize) -> Option<u64>) = match (self, &table.image) {
+            (By::Content, Some(stored)) => {
+                let mask = ProjectionMask::leaves(schema, [*stored]);
+                (mask, |column, row| {
+                    let bytes = picture(column, row).ok()?;
+                    Some(picture_of_bytes(&bytes))
+                })
+            }
+            (By::Column(name), _) => {
+                let at = table.metadata.schema().index_of(name);
+                let at =
+                    at.map_err(|_| format!("data.parquet.picture_id: no column `{name}` in it"))?;
+                let mask = ProjectionMask::roots(schema, [at]);
+                (mask, |column, row| {
+                    let text = plain(column, row).filter(|text| !text.is_empty())?;
+                    Some(hash_text(Stream::Picture, &text))
+                })
+            }
+            _ => return Ok(Vec::new()),
+        };
+        let groups = 0..table.starts.len();
+        let read = parallel(groups, |group| {
+            table.chunks.caught(|chunks| {
+                let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(
+                    chunks,
+                    table.metadata.clone(),
+                )
+                .with_row_groups(vec![group])
+                .with_projection(mask.clone())
+                .with_batch_size(PICTURES)
+                .build()
+                .map_err(|error| error.to_string())?;
+                let mut ids = Vec::new();
+                for batch in reader {
+                    let batch = batch.map_err(|error| error.to_string())?;
+                    let column = batch.columns().first().ok_or("the column is not there")?;
+                    ids.extend((0..batch.num_rows()).map(|row| of(column, row)));
+                }
+                Ok(ids)
+            })
+        });
+        // What is damaged costs its rows when they are read, not the opening. What can only not be read now would be split otherwise.
+        let mut all = Vec::with_capacity(rows);
+        for (group, ids) in read.into_iter().enumerate() {
+            let end = table
+                .starts
+                .get(group + 1)
+                .map_or(rows, |start| *start as usize);
+            match ids {
+                Err(error) if error.is_unavailable() => return Err(error),
+                ids => all.extend(ids.unwrap_or_default()),
+            }
+            all.resize(end, None);
+        }
+        Ok(all)
+    }
+}
+
+/// Rows whose pictures are decoded at once.
+const PICTURES: usize = 64;

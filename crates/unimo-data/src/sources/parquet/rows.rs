@@ -1,0 +1,422 @@
+//! Rows of Parquet files as samples.
+
+use std::path::{Path, PathBuf};
+
+use image::RgbImage;
+
+use super::ParquetConfig;
+use crate::error::{DataError, Place, ReadError, SampleError};
+use crate::formats::parquet::columns::picture;
+use crate::formats::parquet::decoded::Decoded;
+use crate::images::{self, Limits};
+use crate::order::draws::{Stream, hash_text, unit};
+use crate::sources::folders::files_in;
+use crate::sources::given::expand;
+use crate::sources::left_out::LeftOut;
+use crate::sources::parquet::pictures::Draw;
+use crate::sources::parquet::table::{Table, read_file};
+use crate::sources::source::{Sample, Source, picture_of_bytes};
+use crate::sources::splits::{BySplit, Split, drawn};
+use crate::store::Storage;
+use crate::threads::parallel;
+
+/// Rows of Parquet files. See the [module](super).
+pub struct Rows {
+    files: Vec<Table>,
+    parts: BySplit<Part>,
+    /// Rows whose split is drawn, and how many of them are held out.
+    drawn: (usize, usize),
+    val_fraction: f64,
+    /// What told rows of the same picture.
+    told_by: String,
+    left_out: LeftOut,
+    rejected: Vec<SampleError>,
+    images: bool,
+    image_column: String,
+    limits: Limits,
+    decoded: Decoded,
+}
+
+#[derive(Default)]
+struct Part {
+    rows: Vec<Row>,
+    /// File and group of each run of rows, and where it begins.
+    runs: Vec<(usize, usize, usize)>,
+}
+
+pub(super) struct Row {
+    /// In its file, from 0.
+    number: u64,
+    captions: Vec<String>,
+    /// Which picture it shows, where that was found out.
+    picture: Option<u64>,
+}
+
+impl Part {
+    fn push(&mut self, file: usize, group: usize, row: Row) {
+        let run = self.runs.last();
+        if run.is_none_or(|(f, g, _)| (*f, *g) != (file, group)) {
+            self.runs.push((file, group, self.rows.len()));
+        }
+        self.rows.push(row);
+    }
+
+    /// File and group of a row.
+    fn group(&self, index: usize) -> (usize, usize) {
+        let run = self.runs.partition_point(|(_, _, first)| *first <= index);
+        let (file, group, _) = self.runs[run - 1];
+        (file, group)
+    }
+}
+
+impl Rows {
+    /// Opens the files and reads their texts.
+    ///
+    /// # Errors
+    ///
+    /// A file cannot be read or lacks a column, or no row can be used.
+    pub fn open(config: &ParquetConfig, limits: &Limits) -> Result<Self, DataError> {
+        let mut left_out = LeftOut::new("files");
+        let files = list(config, &mut left_out)?;
+        let storage = Storage::new(&config.remote);
+        let opened = parallel(0..files.len(), |at| {
+            let (path, _) = &files[at];
+            let read = storage.open(path);
+            let read = read.and_then(|object| read_file(object, config));
+            read.map_err(|error| DataError::unread(path, error))
+        });
+        let held_out = files.iter().any(|(_, split)| *split == Split::Val);
+        let mut rows = Self {
+            files: Vec::new(),
+            parts: BySplit::default(),
+            drawn: (0, 0),
+            val_fraction: config.val_fraction,
+            told_by: String::new(),
+            left_out,
+            rejected: Vec::new(),
+            images: config.images,
+            image_column: config.image_column.clone(),
+            limits: *limits,
+            decoded: Decoded::new(config.cache_mb << 20),
+        };
+        let mut tables = Vec::new();
+        for opened in opened {
+            tables.push(opened?);
+        }
+        let splits: Vec<Split> = files.iter().map(|(_, split)| *split).collect();
+        let mut draw = Draw::new(config, !held_out, &tables, &splits);
+        rows.told_by = draw.by.name();
+        for ((table, texts), (path, split)) in tables.into_iter().zip(&files) {
+            let base = path.file_name().unwrap_or_default().to_string_lossy();
+            let by = match *split {
+                Split::Train => &draw.by,
+                Split::Val | Split::Test => &draw.held,
+            };
+            let pictures = by.pictures(&table, texts.len());
+            let pictures = pictures.map_err(|error| DataError::unread(path, error))?;
+            for (number, captions) in (0u64..).zip(texts) {
+                if captions.is_empty() {
+                    rows.rejected.push(SampleError::new(
+                        Place {
+                            file: table.name.clone(),
+                            line: number + 1,
+                        },
+                        format!("no text in {}", config.text_columns.join(", ")),
+                    ));
+                    continue;
+                }
+                let group = table.starts.partition_point(|start| *start <= number) - 1;
+                let mut split = *split;
+                let picture = pictures.get(number as usize).copied().flatten();
+                if split == Split::Train && !held_out {
+                    let own = || hash_text(Stream::Split, &format!("{base}:{number}"));
+                    // The first row of a picture is drawn as if it were alone, and the others go with it.
+                    let first = match picture {
+                        Some(picture) => *draw.first.entry(picture).or_insert_with(own),
+                        None => own(),
+                    };
+                    rows.drawn.0 += 1;
+                    if unit(first) < config.val_fraction {
+                        split = Split::Val;
+                        rows.drawn.1 += 1;
+                    }
+                }
+                rows.parts[split].push(
+                    rows.files.len(),
+                    group,
+                    Row {
+                        number,
+                        captions,
+                        picture,
+                    },
+                );
+            }
+            rows.files.push(table);
+        }
+        if rows.parts.iter().all(|(_, part)| part.rows.is_empty()) {
+            return Err(DataError::Manifest {
+                path: files
+                    .first()
+                    .map(|(path, _)| path.clone())
+                    .unwrap_or_default(),
+                reason: match rows.rejected.first() {
+                    Some(first) => format!("no row can be used; first: {first}"),
+                    None => "no rows".to_owned(),
+                },
+            });
+        }
+        Ok(rows)
+    }
+
+    fn part(&self, split: Split) -> &Part {
+        &self.parts[split]
+    }
+
+    /// A picture, and which one it is: the content says it, as paths in Parquet files may be anything.
+    fn picture_of(
+        &self,
+        split: Split,
+        index: usize,
+    ) -> Result<Option<(RgbImage, u64)>, SampleError> {
+        let Some(bytes) = self.bytes(split, index)? else {
+            return Ok(None);
+        };
+        images::decode(&bytes, self.limits)
+            .map(|picture| Some((picture, picture_of_bytes(&bytes))))
+            .map_err(|reason| {
+                let reason = format!("column `{}`: {reason}", self.image_column);
+                SampleError::new(self.place(split, index), reason)
+            })
+    }
+
+    /// The bytes of a picture's file.
+    fn bytes(&self, split: Split, index: usize) -> Result<Option<Vec<u8>>, SampleError> {
+        let part = self.part(split);
+        let (file, group) = part.group(index);
+        let table = &self.files[file];
+        let Some(column) = table.image else {
+            return Ok(None);
+        };
+        let within = (part.rows[index].number - table.starts[group]) as usize;
+        let limit = images::largest_file(self.limits.max_pixels);
+        self.stored(file, group, column, within)
+            .and_then(|bytes| match bytes.len() as u64 > limit {
+                true => Err(format!("the file is larger than {limit} bytes").into()),
+                false => Ok(Some(bytes)),
+            })
+            .map_err(|error| {
+                let told = |reason: &str| format!("column `{}`: {reason}", self.image_column);
+                SampleError::new(self.place(split, index), error.told(told))
+            })
+    }
+
+    /// The bytes that are stored in a row of a row group.
+    fn stored(
+        &self,
+        file: usize,
+        group: usize,
+        column: usize,
+        row: usize,
+    ) -> Result<Vec<u8>, ReadError> {
+        let table = &self.files[file];
+        let starts = table.pages(group, column)?;
+        let page = starts.partition_point(|start| *start <= row) - 1;
+        let first = starts[page];
+        let end = starts.get(page + 1).copied();
+        let end = end.unwrap_or_else(|| table.rows_of(group));
+        let rows = |first, count| {
+            table
+                .chunks
+                .caught(|chunks| table.rows(chunks, group, column, first, count))
+        };
+        match self
+            .decoded
+            .get((file, group, page), || rows(first, end - first))
+        {
+            Ok(decoded) => Ok(picture(&decoded, row - first)?),
+            Err(error) if error.is_unavailable() => Err(error),
+            // Of a damaged page single rows may be left.
+            Err(_) => Ok(picture(&rows(row, 1)?, 0)?),
+        }
+    }
+}
+
+/// The files with their splits.
+fn list(
+    config: &ParquetConfig,
+    left_out: &mut LeftOut,
+) -> Result<Vec<(PathBuf, Split)>, DataError> {
+    let mut files = Vec::new();
+    for (patterns, split) in [
+        (&config.train, Split::Train),
+        (&config.val, Split::Val),
+        (&config.test, Split::Test),
+    ] {
+        for pattern in patterns {
+            let paths = match pattern.exists() {
+                true => vec![pattern.clone()],
+                false => expand(&pattern.to_string_lossy())
+                    .map_err(|reason| DataError::Manifest {
+                        path: pattern.clone(),
+                        reason,
+                    })?
+                    .into_iter()
+                    .map(PathBuf::from)
+                    .collect(),
+            };
+            files.extend(paths.into_iter().map(|path| (path, split)));
+        }
+    }
+    let Some(folder) = &config.path else {
+        return Ok(files);
+    };
+    let splits = config.splits();
+    let is_parquet = |path: &Path| path.extension().is_some_and(|e| e == "parquet");
+    let mut others = Vec::new();
+    for inside in files_in(folder, &is_parquet)?.files {
+        let name = inside.file_name().unwrap_or_default().to_string_lossy();
+        // `train/0000.parquet`, as the hub converts data sets.
+        let above = inside.parent().and_then(Path::file_name);
+        let above = above.map(|above| above.to_string_lossy());
+        let split = splits
+            .of_file(&name)
+            .or_else(|| above.and_then(|above| splits.of(&above)));
+        match split {
+            Some(split) => files.push((folder.join(&inside), split)),
+            None => others.push(inside.display().to_string()),
+        }
+    }
+    files.sort_by(|a, b| a.0.cmp(&b.0));
+    if files.is_empty() {
+        return Err(DataError::Manifest {
+            path: folder.clone(),
+            reason: format!(
+                "no .parquet file whose name begins with that of a split, such as `train-`; there are {others:?}: \
+                     data.parquet.train_split, val_split and test_split say what names begin with"
+            ),
+        });
+    }
+    for other in others {
+        left_out.add(format!("called {other:?}"));
+    }
+    Ok(files)
+}
+
+impl Source for Rows {
+    fn len(&self, split: Split) -> usize {
+        self.part(split).rows.len()
+    }
+
+    fn describe(&self) -> String {
+        let names: Vec<&str> = match self.files.as_slice() {
+            [first, .., last] => vec![&first.name, &last.name],
+            files => files.iter().map(|file| &*file.name).collect(),
+        };
+        let test = match self.len(Split::Test) {
+            0 => String::new(),
+            rows => format!(", {rows} to test on"),
+        };
+        let left_out = match self.left_out.total() {
+            0 => String::new(),
+            _ => format!(", {}", self.left_out),
+        };
+        format!(
+            "{} Parquet files ({}): {} training rows, {} held out{test}{left_out}, {} unusable",
+            self.files.len(),
+            names.join(" .. "),
+            self.len(Split::Train),
+            self.len(Split::Val),
+            self.rejected.len()
+        )
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let first = self.files.first().map_or("", |file| &*file.name);
+        let mut notes = Vec::new();
+        let (of, held) = self.drawn;
+        if of > 0 && self.val_fraction > 0.0 {
+            let line = drawn(first, held, of, "rows", self.val_fraction);
+            notes.push(format!("{line}; {} told apart", self.told_by));
+        }
+        notes
+    }
+
+    fn place(&self, split: Split, index: usize) -> Place {
+        let part = self.part(split);
+        let (file, _) = part.group(index);
+        Place {
+            file: self.files[file].name.clone(),
+            line: part.rows[index].number + 1,
+        }
+    }
+
+    fn has_images(&self) -> bool {
+        self.images
+    }
+
+    fn shards(&self, split: Split) -> Vec<usize> {
+        let part = self.part(split);
+        let ends = part.runs.iter().skip(1).map(|(_, _, first)| *first);
+        let ends = ends.chain([part.rows.len()]);
+        let runs = part.runs.iter().zip(ends);
+        runs.map(|((_, _, first), end)| end - first).collect()
+    }
+
+    fn captions(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
+        Ok(self.part(split).rows[index].captions.clone())
+    }
+
+    fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {
+        let picture = self.picture_of(split, index)?;
+        Ok(picture.map(|(picture, _)| picture))
+    }
+
+    fn sample(&self, split: Split, index: usize) -> Result<Sample, SampleError> {
+        let picture = self.picture_of(split, index)?;
+        Ok(Sample {
+            name: self.place(split, index).to_string(),
+            captions: self.captions(split, index)?,
+            picture_id: picture.as_ref().map(|(_, id)| *id),
+            image: picture.map(|(picture, _)| picture),
+            ..Sample::default()
+        })
+    }
+
+    fn image_bytes(
+        &self,
+        split: Split,
+        index: usize,
+    ) -> Result<Option<(Vec<u8>, &'static str)>, SampleError> {
+        let Some(bytes) = self.bytes(split, index)? else {
+            return Ok(None);
+        };
+        let format = image::guess_format(&bytes).ok();
+        let extension = match format {
+            Some(image::ImageFormat::Jpeg) => "jpg",
+            Some(image::ImageFormat::Png) => "png",
+            Some(image::ImageFormat::WebP) => "webp",
+            _ => return Ok(None),
+        };
+        Ok(Some((bytes, extension)))
+    }
+
+    fn picture_id(&self, split: Split, index: usize) -> Result<u64, SampleError> {
+        let found = self.part(split).rows[index].picture;
+        let own = || hash_text(Stream::Picture, &self.place(split, index).to_string());
+        Ok(found.unwrap_or_else(own))
+    }
+
+    fn repeats_pictures(&self, split: Split) -> bool {
+        self.part(split)
+            .rows
+            .iter()
+            .any(|row| row.picture.is_some())
+    }
+
+    fn rejected(&self) -> &[SampleError] {
+        &self.rejected
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,357 @@
+//! What is true of a scene, in words: captions and phrases.
+
+use rand::RngExt;
+use rand::seq::IndexedRandom;
+use rand_chacha::ChaCha8Rng;
+
+use crate::order::draws::{Stream, hash};
+use crate::sources::scenes::HELD_OUT_IN;
+use crate::sources::scenes::kinds::{COLOURS, Colour, Corner, GROUNDS, Relation, Shape};
+
+/// Like objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Group {
+    pub(super) count: usize,
+    pub(super) large: bool,
+    pub(super) colour: Colour,
+    pub(super) shape: Shape,
+}
+
+impl Group {
+    pub(super) fn size(self) -> &'static str {
+        if self.large { "large" } else { "small" }
+    }
+
+    /// `a large red circle`, `two small blue stars`.
+    fn full(self) -> String {
+        counted(
+            self.count,
+            &format!("{} {}", self.size(), self.colour.name),
+            self.shape,
+        )
+    }
+
+    /// `red circle`, `blue stars`.
+    pub(super) fn short(self) -> String {
+        format!("{} {}", self.colour.name, self.shape.name(self.count))
+    }
+}
+
+fn counted(count: usize, attributes: &str, shape: Shape) -> String {
+    let thing = format!("{attributes} {}", shape.name(count));
+    match count {
+        1 => format!("{} {thing}", article(&thing)),
+        _ => format!("{} {thing}", number(count)),
+    }
+}
+
+fn article(words: &str) -> &'static str {
+    if words.starts_with(['a', 'e', 'i', 'o', 'u']) {
+        "an"
+    } else {
+        "a"
+    }
+}
+
+pub(super) fn number(count: usize) -> &'static str {
+    ["no", "one", "two", "three", "four", "five", "six"]
+        .get(count)
+        .copied()
+        .unwrap_or("many")
+}
+
+pub(super) fn is(count: usize) -> &'static str {
+    if count == 1 { "is" } else { "are" }
+}
+
+/// All that a text may say.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Description {
+    pub(super) ground: Colour,
+    pub(super) first: Group,
+    pub(super) rest: Rest,
+}
+
+/// What there is beside the first group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Rest {
+    /// Nothing; a single object is in some place.
+    Alone(Corner),
+    /// Nothing; several objects are spread over the picture.
+    Spread,
+    /// A second group, and where the first is, seen from it.
+    Second(Relation, Group),
+}
+
+impl Description {
+    pub(super) fn draw(random: &mut ChaCha8Rng) -> Self {
+        // Every choice is from a list that is not empty; the first element stands in for the impossible case.
+        fn pick<T: Copy>(random: &mut ChaCha8Rng, list: &[T]) -> T {
+            list.choose(random).copied().unwrap_or(list[0])
+        }
+        let group = |random: &mut ChaCha8Rng, most: usize| Group {
+            count: random.random_range(1..=most),
+            large: random.random(),
+            colour: pick(random, &COLOURS),
+            shape: pick(random, &Shape::ALL),
+        };
+        let ground = pick(random, &GROUNDS);
+        const SHARE_OF_SINGLE_GROUPS: f64 = 0.2;
+        if random.random_bool(SHARE_OF_SINGLE_GROUPS) {
+            let first = group(random, 4);
+            let rest = match first.count {
+                1 => Rest::Alone(pick(random, &Corner::ALL)),
+                _ => Rest::Spread,
+            };
+            return Self {
+                ground,
+                first,
+                rest,
+            };
+        }
+        let relation = pick(random, &Relation::ALL);
+        loop {
+            let (first, second) = (group(random, 3), group(random, 3));
+            let told_apart = first.shape != second.shape || first.colour != second.colour;
+            if told_apart && first.count + second.count <= 4 {
+                return Self {
+                    ground,
+                    first,
+                    rest: Rest::Second(relation, second),
+                };
+            }
+        }
+    }
+
+    pub(super) fn groups(&self) -> Vec<Group> {
+        match self.rest {
+            Rest::Second(_, second) => vec![self.first, second],
+            Rest::Alone(_) | Rest::Spread => vec![self.first],
+        }
+    }
+
+    /// The same for two descriptions that say the same, such as left of and, turned around, right of.
+    pub(super) fn key(&self) -> u64 {
+        let group = |group: Group| {
+            let colour = COLOURS.iter().position(|known| *known == group.colour);
+            let shape = Shape::ALL.iter().position(|known| *known == group.shape);
+            ((group.count * 2 + usize::from(group.large)) * 8 + colour.unwrap_or(0)) as u64 * 8
+                + shape.unwrap_or(0) as u64
+        };
+        let ground = GROUNDS.iter().position(|known| *known == self.ground);
+        let (relation, first, second) = match self.rest {
+            Rest::Alone(corner) => {
+                let corner = Corner::ALL.iter().position(|known| *known == corner);
+                (corner.unwrap_or(0) as u64, self.first, 0)
+            }
+            Rest::Spread => (10, self.first, 0),
+            Rest::Second(Relation::LeftOf, second) => (20, self.first, group(second)),
+            Rest::Second(Relation::RightOf, second) => (20, second, group(self.first)),
+            Rest::Second(Relation::Above, second) => (21, self.first, group(second)),
+            Rest::Second(Relation::Below, second) => (21, second, group(self.first)),
+        };
+        let ground = ground.unwrap_or(0) as u64;
+        hash(Stream::Scene, &[ground, relation, group(first), second])
+    }
+
+    pub(super) fn is_held_out(&self) -> bool {
+        self.key().is_multiple_of(HELD_OUT_IN)
+    }
+
+    /// Two texts in different words, each of which says everything.
+    pub(super) fn captions(&self, random: &mut ChaCha8Rng) -> Vec<String> {
+        let ground = format!(
+            "{} {} background",
+            article(self.ground.name),
+            self.ground.name
+        );
+        let first = self.first.full();
+        let verb = is(self.first.count);
+        let all = match self.rest {
+            Rest::Alone(corner) => {
+                let place = corner.words();
+                vec![
+                    format!("{first} {place} on {ground}"),
+                    format!("on {ground} there {verb} {first} {place}"),
+                    format!("{place} of {ground} there {verb} {first}"),
+                ]
+            }
+            Rest::Spread => vec![
+                format!("{first} on {ground}"),
+                format!("there {verb} {first} on {ground}"),
+                format!("on {ground}, one sees {first}"),
+            ],
+            Rest::Second(relation, second) => {
+                let (other, words) = (second.full(), relation.words());
+                let turned = relation.reversed().words();
+                vec![
+                    format!("{first} {words} {other} on {ground}"),
+                    format!("{other} {turned} {first} on {ground}"),
+                    format!("on {ground}, {first} {verb} {words} {other}"),
+                    format!("on {ground}, {other} {} {turned} {first}", is(second.count)),
+                    format!(
+                        "there {verb} {first} {words} {other} and the background is {}",
+                        self.ground.name
+                    ),
+                ]
+            }
+        };
+        all.sample(random, 2).cloned().collect()
+    }
+
+    /// The phrases of a caption: a relation as the caption words it, seen from what it names first.
+    pub(super) fn phrases(&self, caption: &str) -> Vec<String> {
+        let mut phrases = Vec::new();
+        for group in self.groups() {
+            phrases.push(group.shape.name(group.count).to_owned());
+            phrases.push(group.short());
+            phrases.push(format!("{} {}", group.size(), group.short()));
+        }
+        if let Rest::Second(relation, second) = self.rest {
+            let turned = caption.find(&second.full()) < caption.find(&self.first.full());
+            let (one, words, other) = match turned {
+                true => (second, relation.reversed().words(), self.first),
+                false => (self.first, relation.words(), second),
+            };
+            phrases.push(format!("{} {words} {}", one.short(), other.short()));
+        }
+        phrases.push(format!("{} background", self.ground.name));
+        phrases
+    }
+
+    /// Questions that have exactly one answer.
+    pub(super) fn questions(&self) -> Vec<(String, String)> {
+        let groups = self.groups();
+        let mut asked: Vec<(String, String)> = vec![(
+            "what colour is the background?".to_owned(),
+            self.ground.name.to_owned(),
+        )];
+        let total: usize = groups.iter().map(|group| group.count).sum();
+        asked.push((
+            "how many objects are there?".to_owned(),
+            number(total).to_owned(),
+        ));
+        for group in &groups {
+            let verb = is(group.count);
+            let alone = |same: &dyn Fn(&Group) -> bool| {
+                groups.iter().filter(|other| same(other)).count() == 1
+            };
+            let plural = group.shape.name(2);
+            if alone(&|other| other.shape == group.shape) {
+                let name = group.shape.name(group.count);
+                asked.push((
+                    format!("what colour {verb} the {name}?"),
+                    group.colour.name.to_owned(),
+                ));
+                asked.push((
+                    format!("how many {plural} are there?"),
+                    number(group.count).to_owned(),
+                ));
+            }
+            if alone(&|other| other.colour == group.colour) {
+                let thing = if group.count == 1 {
+                    "object"
+                } else {
+                    "objects"
+                };
+                asked.push((
+                    format!("what shape {verb} the {} {thing}?", group.colour.name),
+                    group.shape.name(1).to_owned(),
+                ));
+            }
+        }
+        if let Rest::Second(relation, second) = self.rest {
+            asked.push((
+                format!(
+                    "where {} the {}, seen from the {}?",
+                    is(self.first.count),
+                    self.first.short(),
+                    second.short()
+                ),
+                relation.words().trim_end_matches(" of").to_owned(),
+            ));
+        }
+        for (statement, truth) in self.statements() {
+            if let Some(rest) = statement.strip_prefix("there ")
+                && let Some((verb, thing)) = rest.split_once(' ')
+            {
+                let answer = if truth { "yes" } else { "no" };
+                asked.push((format!("{verb} there {thing}?"), answer.to_owned()));
+            }
+        }
+        asked
+    }
+
+    /// Statements in pairs that differ in one word group: one true, one false.
+    pub(super) fn statements(&self) -> Vec<(String, bool)> {
+        let groups = self.groups();
+        let mut said = Vec::new();
+        // What is changed to make a statement false is taken from the key, so that it is always the same.
+        let key = self.key();
+        let pick =
+            |salt: u64, n: usize| crate::order::draws::below(hash(Stream::Scene, &[key, salt]), n);
+        for (salt, group) in (0u64..).zip(&groups) {
+            let verb = is(group.count);
+            said.push((format!("there {verb} {}", group.full()), true));
+            let others: Vec<Group> = [0, 1, 2]
+                .into_iter()
+                .flat_map(|change| -> Vec<Group> {
+                    match change {
+                        0 => COLOURS
+                            .iter()
+                            .map(|colour| Group {
+                                colour: *colour,
+                                ..*group
+                            })
+                            .collect(),
+                        1 => Shape::ALL
+                            .iter()
+                            .map(|shape| Group {
+                                shape: *shape,
+                                ..*group
+                            })
+                            .collect(),
+                        _ => vec![Group {
+                            large: !group.large,
+                            ..*group
+                        }],
+                    }
+                })
+                // The statement "there is a red circle" must not be true of another group.
+                .filter(|other| {
+                    groups.iter().all(|known| {
+                        (known.large, known.colour, known.shape)
+                            != (other.large, other.colour, other.shape)
+                    })
+                })
+                .collect();
+            if let Some(other) = others.get(pick(salt, others.len().max(1))) {
+                said.push((format!("there {verb} {}", other.full()), false));
+            }
+        }
+        if let Rest::Second(relation, second) = self.rest {
+            let (a, b) = (self.first, second);
+            let say = |relation: Relation| {
+                format!(
+                    "the {} {} {} the {}",
+                    a.short(),
+                    is(a.count),
+                    relation.words(),
+                    b.short()
+                )
+            };
+            said.push((say(relation), true));
+            said.push((say(relation.reversed()), false));
+        }
+        let grounds: Vec<_> = GROUNDS
+            .iter()
+            .filter(|ground| **ground != self.ground)
+            .collect();
+        said.push((format!("the background is {}", self.ground.name), true));
+        said.push((
+            format!("the background is {}", grounds[pick(9, grounds.len())].name),
+            false,
+        ));
+        said
+    }
+}

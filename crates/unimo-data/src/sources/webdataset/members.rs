@@ -1,0 +1,178 @@
+//! What the members of a sample say: pictures and texts.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use image::RgbImage;
+use serde_json::Value;
+
+use crate::error::{DataError, ReadError, SampleError};
+use crate::formats::encoding::text_of;
+use crate::formats::json::parse;
+use crate::images;
+use crate::sources::pack::Record;
+use crate::sources::source::picture_of_bytes;
+use crate::sources::splits::Split;
+use crate::sources::webdataset::{LARGEST_TEXT, Shard, Texts, Txt, WebDataset};
+use crate::store::shards::{Member, MemberKind};
+use crate::store::{self, Storage};
+use crate::text::spaced;
+
+/// Largest list of classes in bytes.
+const LARGEST_CLASSES: u64 = 64 << 20;
+
+impl WebDataset {
+    fn read(&self, split: Split, index: usize, member: &Member) -> Result<Vec<u8>, SampleError> {
+        let shard = &self.shards[self.part(split).shard(index)];
+        self.read_from(shard, member)
+            .map_err(|reason| self.bad(split, index, reason))
+    }
+
+    fn read_from(&self, shard: &Shard, member: &Member) -> Result<Vec<u8>, ReadError> {
+        let most = if member.kind.is_image() {
+            images::largest_file(self.limits.max_pixels)
+        } else {
+            LARGEST_TEXT
+        };
+        // An index that was written beside the shard may say anything.
+        if u64::from(member.size) > most {
+            let reason = format!("a member of {} bytes, more than {most}", member.size);
+            return Err(reason.into());
+        }
+        shard.object.read(member.offset, member.size as usize)
+    }
+
+    /// The picture's bytes: of the only or first one, or of the second.
+    pub(super) fn stored(
+        &self,
+        split: Split,
+        index: usize,
+        which: fn(MemberKind) -> bool,
+    ) -> Result<Option<(Vec<u8>, MemberKind)>, SampleError> {
+        let mut members = self.part(split).members(index).iter();
+        match members.find(|member| which(member.kind)) {
+            Some(member) => Ok(Some((self.read(split, index, member)?, member.kind))),
+            None => Ok(None),
+        }
+    }
+
+    pub(super) fn picture(
+        &self,
+        split: Split,
+        index: usize,
+        which: fn(MemberKind) -> bool,
+    ) -> Result<Option<RgbImage>, SampleError> {
+        let picture = self.picture_of(split, index, which)?;
+        Ok(picture.map(|(picture, _)| picture))
+    }
+
+    /// A picture, and which one its file holds.
+    pub(super) fn picture_of(
+        &self,
+        split: Split,
+        index: usize,
+        which: fn(MemberKind) -> bool,
+    ) -> Result<Option<(RgbImage, u64)>, SampleError> {
+        let Some((bytes, kind)) = self.stored(split, index, which)? else {
+            return Ok(None);
+        };
+        images::decode(&bytes, self.limits)
+            .map(|picture| Some((picture, picture_of_bytes(&bytes))))
+            .map_err(|reason| {
+                self.bad(split, index, format!("its .{}: {reason}", kind.extension()))
+            })
+    }
+
+    pub(super) fn read_texts(&self, split: Split, index: usize) -> Result<Texts, SampleError> {
+        let members = self.part(split).members(index);
+        let shard = &self.shards[self.part(split).shard(index)];
+        let texts = self
+            .texts_in(shard, members)
+            .map_err(|reason| self.bad(split, index, reason))?;
+        match &texts {
+            Texts::Captions(captions) if captions.is_empty() && self.captions => {
+                let kinds = members.iter().filter(|member| !member.kind.is_image());
+                let kinds: Vec<_> = kinds.map(|member| member.kind.extension()).collect();
+                let reason = format!(
+                    "no caption in its .{}; keys of .json that are read: {}",
+                    kinds.join(" and ."),
+                    self.caption_keys.join(", ")
+                );
+                Err(self.bad(split, index, reason))
+            }
+            _ => Ok(texts),
+        }
+    }
+
+    /// What the texts among members say.
+    pub(super) fn texts_in(&self, shard: &Shard, members: &[Member]) -> Result<Texts, ReadError> {
+        let mut captions = Vec::new();
+        let mut seen = HashSet::new();
+        let mut add = |text: &str| {
+            captions.extend(spaced(text).filter(|text| seen.insert(text.clone())));
+        };
+        for member in members.iter().filter(|member| !member.kind.is_image()) {
+            let name = member.kind.extension();
+            let bytes = self.read_from(shard, member)?;
+            let wrong = |reason: String| format!("its .{name}: {reason}");
+            let text = text_of(&bytes).map_err(wrong)?;
+            match member.kind {
+                MemberKind::Json => {
+                    let value: Value = parse(text.as_bytes()).map_err(wrong)?;
+                    if let Some(record) = Record::of(&value) {
+                        let record = record.map_err(wrong)?;
+                        return Ok(Texts::Record(Box::new(record)));
+                    }
+                    for text in self
+                        .caption_keys
+                        .iter()
+                        .flat_map(|key| strings(&value[key]))
+                    {
+                        add(text);
+                    }
+                }
+                MemberKind::Cls => {
+                    let class = self.class(text).map_err(wrong)?;
+                    add(&self.class_caption.replace("{}", &class));
+                }
+                _ if self.txt == Txt::Lines => text.lines().for_each(&mut add),
+                _ => add(text),
+            }
+        }
+        Ok(Texts::Captions(captions))
+    }
+
+    /// The name of a class.
+    fn class(&self, text: &str) -> Result<String, String> {
+        let text = text.trim();
+        let Ok(number) = text.parse::<usize>() else {
+            return match text.is_empty() {
+                true => Err("it is empty".to_owned()),
+                false => Ok(text.to_owned()),
+            };
+        };
+        self.classes.get(number).cloned().ok_or_else(|| {
+            let known = self.classes.len();
+            format!("class {number}, but `classes` lists {known}")
+        })
+    }
+}
+
+/// The texts in a value that holds captions.
+fn strings(value: &Value) -> Vec<&str> {
+    match value {
+        Value::String(text) => vec![text],
+        Value::Array(texts) => texts.iter().filter_map(Value::as_str).collect(),
+        _ => Vec::new(),
+    }
+}
+
+pub(super) fn read_classes(storage: &Storage, path: &Path) -> Result<Vec<String>, DataError> {
+    let read = || {
+        let object = storage.open(path)?;
+        let bytes = store::read_all(&*object, LARGEST_CLASSES)?;
+        Ok(text_of(&bytes)?.to_owned())
+    };
+    let text = read().map_err(|error| DataError::unread(path, error))?;
+    Ok(text.lines().map(|line| line.trim().to_owned()).collect())
+}

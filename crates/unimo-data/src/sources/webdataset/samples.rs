@@ -1,0 +1,232 @@
+//! The samples of opened shards.
+
+use image::RgbImage;
+use unimo_batch::TextRole;
+
+use crate::error::{Place, SampleError};
+use crate::images;
+use crate::order::draws::{Stream, hash};
+use crate::order::plan::Shuffle;
+use crate::sources::source::{Sample, Source};
+use crate::sources::splits::{Split, drawn};
+use crate::sources::webdataset::{Texts, WebDataset};
+use crate::store::shards::MemberKind;
+
+impl Source for WebDataset {
+    fn len(&self, split: Split) -> usize {
+        self.part(split).entries.len()
+    }
+
+    fn describe(&self) -> String {
+        let test = match self.len(Split::Test) {
+            0 => String::new(),
+            samples => format!(", {samples} to test on"),
+        };
+        let left_out = match self.left_out.total() {
+            0 => String::new(),
+            _ => format!(", {}", self.left_out),
+        };
+        let mut text = format!(
+            "{}: {} training samples, {} held out{test}{left_out}, {}, {} unusable",
+            self.name(),
+            self.len(Split::Train),
+            self.len(Split::Val),
+            self.lacking,
+            self.rejected.len()
+        );
+        if !self.unread.is_empty() {
+            text += &format!(", extensions that are not read: {}", self.unread);
+        }
+        if self.hidden > 0 {
+            text += &format!(", {} hidden members or without an extension", self.hidden);
+        }
+        text
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        let (of, held) = self.drawn;
+        if of > 0 && self.val_fraction > 0.0 {
+            notes.push(drawn(&self.name(), held, of, "samples", self.val_fraction));
+        }
+        notes
+    }
+
+    fn place(&self, split: Split, index: usize) -> Place {
+        let part = self.part(split);
+        Place {
+            file: self.shards[part.shard(index)].name.clone(),
+            line: part.entries[index].at,
+        }
+    }
+
+    /// A shard's name without its folder, and where the sample lies in it: nothing is read.
+    fn identify(
+        &self,
+        split: Split,
+        index: usize,
+        give: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), SampleError> {
+        let part = self.part(split);
+        let name = &self.shards[part.shard(index)].name;
+        give(name.rsplit(['/', '\\']).next().unwrap_or(name).as_bytes());
+        for member in part.members(index) {
+            give(&member.offset.to_le_bytes());
+            give(&member.size.to_le_bytes());
+        }
+        Ok(())
+    }
+
+    fn has_images(&self) -> bool {
+        self.images
+    }
+
+    fn has_captions(&self) -> bool {
+        self.captions
+    }
+
+    fn shards(&self, split: Split) -> Vec<usize> {
+        self.part(split).sizes()
+    }
+
+    fn captions(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
+        if !self.captions {
+            return Ok(Vec::new());
+        }
+        Ok(match self.read_texts(split, index)? {
+            Texts::Record(record) => record.captions,
+            Texts::Captions(captions) => captions,
+        })
+    }
+
+    fn roles(&self, split: Split, index: usize) -> Result<Vec<TextRole>, SampleError> {
+        // Only what `pack` wrote says it, and its records are in `.json`.
+        let members = self.part(split).members(index);
+        if !self.captions || !members.iter().any(|m| m.kind == MemberKind::Json) {
+            return Ok(Vec::new());
+        }
+        Ok(match self.read_texts(split, index)? {
+            Texts::Record(record) => record.roles(),
+            Texts::Captions(_) => Vec::new(),
+        })
+    }
+
+    /// Texts are not read for this: of samples of one kind, which lie together, a few tell.
+    fn all_describe(&self, split: Split) -> bool {
+        const LOOKED_AT: usize = 16;
+        let all = self.len(split);
+        let mut looked_at = (0..all).step_by(all.div_ceil(LOOKED_AT).max(1));
+        looked_at.all(|index| self.roles(split, index).is_ok_and(|roles| roles.is_empty()))
+    }
+
+    fn has_second_images(&self, split: Split) -> bool {
+        let members = &self.part(split).members;
+        members.iter().any(|member| member.kind.is_second_image())
+    }
+
+    fn phrases(&self, split: Split, index: usize) -> Result<Vec<Vec<String>>, SampleError> {
+        Ok(match self.read_texts(split, index)? {
+            Texts::Record(record) => record.phrases,
+            Texts::Captions(_) => Vec::new(),
+        })
+    }
+
+    fn tags(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
+        Ok(match self.read_texts(split, index)? {
+            Texts::Record(record) => record.tags,
+            Texts::Captions(_) => Vec::new(),
+        })
+    }
+
+    fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {
+        self.picture(split, index, MemberKind::is_first_image)
+    }
+
+    fn image_bytes(
+        &self,
+        split: Split,
+        index: usize,
+    ) -> Result<Option<(Vec<u8>, &'static str)>, SampleError> {
+        let picture = self.stored(split, index, MemberKind::is_first_image)?;
+        Ok(picture.map(|(bytes, kind)| {
+            // Extensions may say anything.
+            let extension = images::extension_of(&bytes).unwrap_or(kind.extension());
+            (bytes, extension)
+        }))
+    }
+
+    fn second_image_bytes(
+        &self,
+        split: Split,
+        index: usize,
+    ) -> Result<Option<(Vec<u8>, &'static str)>, SampleError> {
+        let picture = self.stored(split, index, MemberKind::is_second_image)?;
+        Ok(picture.and_then(|(bytes, kind)| {
+            let named = kind.extension().strip_prefix("second.")?;
+            let extension = images::extension_of(&bytes).unwrap_or(named);
+            Some((bytes, extension))
+        }))
+    }
+
+    fn sample(&self, split: Split, index: usize) -> Result<Sample, SampleError> {
+        let image = self.picture_of(split, index, MemberKind::is_first_image)?;
+        let second = self.picture_of(split, index, MemberKind::is_second_image)?;
+        let name = self.place(split, index).to_string();
+        let sample = match self.read_texts(split, index)? {
+            Texts::Record(record) => record.into_sample(),
+            Texts::Captions(captions) => Sample {
+                name,
+                captions,
+                ..Sample::default()
+            },
+        };
+        // The same file may lie under several keys, so what a picture is says its content.
+        let ids = [&image, &second].map(|picture| picture.as_ref().map(|(_, id)| *id));
+        Ok(Sample {
+            picture_id: match ids {
+                [Some(first), Some(second)] => Some(hash(Stream::Picture, &[first, second])),
+                [first, _] => first,
+            },
+            image: image.map(|(picture, _)| picture),
+            second_image: second.map(|(picture, _)| picture),
+            ..sample
+        })
+    }
+
+    fn reads_ahead(&self) -> bool {
+        self.ahead.is_some()
+    }
+
+    fn ahead(&self, split: Split, indices: &[usize], shuffle: Shuffle) {
+        let Some(budget) = self.ahead else {
+            return;
+        };
+        let part = self.part(split);
+        // Where all of the shards that are mixed have room together, whole pieces of them are read.
+        let mixed = match shuffle {
+            Shuffle::Shards(mixed) => mixed.min(self.shards.len()),
+            Shuffle::Global => self.shards.len(),
+        };
+        let largest = self.shards.iter().map(|shard| shard.object.size()).max();
+        let whole = largest.unwrap_or(0).saturating_mul(mixed as u64) <= budget;
+        let mut left = budget;
+        for index in indices {
+            let members = part.members(*index);
+            let start = members.iter().map(|member| member.offset).min();
+            let ends = members.iter().map(|m| m.offset + u64::from(m.size));
+            let (Some(start), Some(end)) = (start, ends.max()) else {
+                continue;
+            };
+            let Some(rest) = left.checked_sub(end - start) else {
+                return;
+            };
+            left = rest;
+            let object = &self.shards[part.shard(*index)].object;
+            object.ahead(start..end, whole);
+        }
+    }
+
+    fn rejected(&self) -> &[SampleError] {
+        &self.rejected
+    }
+}

@@ -1,0 +1,485 @@
+//! Hiding tokens for masked language modelling, and patches of pictures.
+//!
+//! Source: BERT (Devlin et al. 2019, section 3.1); whole words: Cui et al. 2019; spans: SpanBERT (Joshi et al. 2020, section
+//! 3.1), also of UNIMO-2; skip-grams: spans with words left out in between, in the sense of Guthrie et al. 2006 (this project's
+//! reading of the term).
+//!
+//! Shape legend: `L` text length.
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use unimo_batch::{MaskSpec, MaskUnit, MaskedTexts};
+
+use crate::error::DataError;
+use crate::text::tokens::{Encoded, TextTokenizer};
+
+/// Hides tokens by a [`MaskSpec`].
+#[derive(Debug, Clone)]
+pub struct Masker {
+    spec: MaskSpec,
+    mask: i32,
+    /// Ids that stand for text: never masked are the others, and no random replacement is one of them.
+    ordinary: Vec<i32>,
+    is_ordinary: Vec<bool>,
+}
+
+impl Masker {
+    /// A masker for a tokenizer's ids.
+    ///
+    /// # Errors
+    ///
+    /// A share of `spec` is out of its range.
+    pub fn new(spec: MaskSpec, tokenizer: &TextTokenizer) -> Result<Self, DataError> {
+        if !(spec.rate > 0.0 && spec.rate < 1.0) {
+            return Err(DataError::config(
+                "mask.rate",
+                spec.rate,
+                "a number between 0 and 1, both excluded",
+            ));
+        }
+        for (key, value) in [
+            ("mask.mask_share", spec.mask_share),
+            ("mask.random_share", spec.random_share),
+        ] {
+            if !(0.0..=1.0).contains(&value) {
+                return Err(DataError::config(key, value, "a number from 0 to 1"));
+            }
+        }
+        // A little above 1 is what 0.9 + 0.1 may come to.
+        if spec.mask_share + spec.random_share > 1.0 + f64::EPSILON {
+            return Err(DataError::config(
+                "mask.random_share",
+                spec.random_share,
+                format!("at most 1 - `mask.mask_share` = {}", 1.0 - spec.mask_share),
+            ));
+        }
+        let is_ordinary: Vec<bool> = (0..tokenizer.vocab_size() as i32)
+            .map(|id| !tokenizer.is_special(id) && tokenizer.token(id).is_some())
+            .collect();
+        let ordinary = (0..tokenizer.vocab_size() as i32)
+            .filter(|id| is_ordinary[*id as usize])
+            .collect();
+        let mask = tokenizer.specials().mask.ok_or(DataError::Tokenizer {
+            from: "of this recipe".to_owned(),
+            reason: "its vocabulary has no mask token, which masked language modelling needs"
+                .to_owned(),
+        })?;
+        Ok(Self {
+            spec,
+            mask,
+            ordinary,
+            is_ordinary,
+        })
+    }
+
+    /// The ids that the model sees and the labels that it is to predict, [`MaskedTexts::IGNORE`] elsewhere.
+    ///
+    /// Each token, or each word, is chosen by a coin of its own; if none is, one is chosen at random, so every text
+    /// that has a maskable token has a masked one. Spans and skip-grams are drawn until the text's share of tokens is
+    /// reached, on average exactly: the word that would go beyond it is taken as often as its share is left.
+    ///
+    /// # Shapes
+    ///
+    /// `[L]` to `[L]` and `[L]`.
+    pub fn apply(&self, text: &Encoded, seed: u64) -> (Vec<i32>, Vec<i32>) {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let mut ids = text.ids.clone();
+        let mut labels = vec![MaskedTexts::IGNORE; ids.len()];
+        let units = self.units(text);
+        match self.spec.unit {
+            MaskUnit::Token | MaskUnit::WholeWord => {
+                let mut chosen: Vec<&Vec<usize>> = units
+                    .iter()
+                    .filter(|_| random.random_bool(self.spec.rate))
+                    .collect();
+                if chosen.is_empty() && !units.is_empty() {
+                    chosen.push(&units[random.random_range(0..units.len())]);
+                }
+                for &position in chosen.into_iter().flatten() {
+                    let draw: f64 = random.random();
+                    self.hide(&mut ids, &mut labels, position, draw, &mut random);
+                }
+            }
+            MaskUnit::Span => self.hide_groups(&units, 0, &mut ids, &mut labels, &mut random),
+            MaskUnit::SkipGram => {
+                self.hide_groups(&units, LONGEST_SKIP, &mut ids, &mut labels, &mut random);
+            }
+        }
+        (ids, labels)
+    }
+
+    /// Hides spans of words, with up to `skip` visible words between two of a span.
+    fn hide_groups(
+        &self,
+        words: &[Vec<usize>],
+        skip: usize,
+        ids: &mut [i32],
+        labels: &mut [i32],
+        random: &mut ChaCha8Rng,
+    ) {
+        let tokens: usize = words.iter().map(Vec::len).sum();
+        let mut left = self.spec.rate * tokens as f64;
+        let mut open: Vec<usize> = (0..words.len()).collect();
+        let mut first = true;
+        // Every turn but the last hides a word.
+        while left > 0.0 && !open.is_empty() {
+            let draw: f64 = random.random();
+            let mut word = open[random.random_range(0..open.len())];
+            for _ in 0..span_length(random) {
+                let Ok(place) = open.binary_search(&word) else {
+                    break;
+                };
+                let size = words[word].len() as f64;
+                let fits = left >= size || random.random_bool(left / size);
+                left -= size;
+                // A text without a hidden word would have no loss.
+                if !fits && !first {
+                    return;
+                }
+                first = false;
+                open.remove(place);
+                for &position in &words[word] {
+                    self.hide(ids, labels, position, draw, random);
+                }
+                if left <= 0.0 {
+                    return;
+                }
+                word += 1 + random.random_range(0..=skip);
+            }
+        }
+    }
+
+    /// Makes a position one to predict; `draw` in 0..1 decides what the model sees there.
+    fn hide(
+        &self,
+        ids: &mut [i32],
+        labels: &mut [i32],
+        position: usize,
+        draw: f64,
+        random: &mut ChaCha8Rng,
+    ) {
+        labels[position] = ids[position];
+        if draw < self.spec.mask_share {
+            ids[position] = self.mask;
+        } else if draw < self.spec.mask_share + self.spec.random_share {
+            ids[position] = self.ordinary[random.random_range(0..self.ordinary.len())];
+        }
+    }
+
+    /// Positions that are masked together: single tokens or words.
+    fn units(&self, text: &Encoded) -> Vec<Vec<usize>> {
+        let words = self.spec.unit != MaskUnit::Token;
+        let mut units: Vec<Vec<usize>> = Vec::new();
+        let mut last_word = None;
+        // Concepts are hidden by rules of their own, though some share their ids with words.
+        let words_end = text.ids.len().saturating_sub(1 + text.concepts);
+        let of_words = text.ids.iter().zip(&text.word_ids).enumerate();
+        let of_words = of_words.filter(|(at, _)| text.concepts == 0 || *at < words_end);
+        for (position, (id, word)) in of_words {
+            let ordinary = usize::try_from(*id)
+                .ok()
+                .and_then(|id| self.is_ordinary.get(id).copied())
+                .unwrap_or(false);
+            if !ordinary {
+                last_word = None;
+                continue;
+            }
+            match units.last_mut() {
+                Some(unit) if words && word.is_some() && *word == last_word => {
+                    unit.push(position);
+                }
+                _ => units.push(vec![position]),
+            }
+            last_word = *word;
+        }
+        units
+    }
+}
+
+/// Longest span in words, and the chance that a span ends after a word (SpanBERT).
+const LONGEST_SPAN: usize = 10;
+const SPAN_ENDS: f64 = 0.2;
+/// Most words that stay visible between two hidden ones of a skip-gram.
+const LONGEST_SKIP: usize = 2;
+
+/// Geometric, without the lengths above the longest: 3.8 words on average.
+fn span_length(random: &mut ChaCha8Rng) -> usize {
+    let within = 1.0 - (1.0 - SPAN_ENDS).powi(LONGEST_SPAN as i32);
+    let draw = random.random::<f64>() * within;
+    let length = ((1.0 - draw).ln() / (1.0 - SPAN_ENDS).ln()) as usize + 1;
+    length.min(LONGEST_SPAN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Five standard deviations of a share of 0.1 to 0.9 over the 40,000 draws that the tests make, rounded up; seeds
+    /// are fixed, so a test that passes once always passes.
+    const SHARE_TOLERANCE: f64 = 0.0125;
+
+    fn tokenizer() -> TextTokenizer {
+        let texts = ["a large red circle to the left of two small blue stars on a grey background"];
+        TextTokenizer::train(texts.iter().map(|text| (*text).to_owned()), 300).unwrap()
+    }
+
+    /// A text of ordinary ids in words of one to four pieces.
+    fn text(length: usize, vocabulary: usize) -> Encoded {
+        let mut encoded = Encoded {
+            ids: vec![0],
+            word_ids: vec![None],
+            concepts: 0,
+        };
+        let mut word = 0;
+        while encoded.ids.len() <= length {
+            for piece in 0..=word % 4 {
+                encoded
+                    .ids
+                    .push(5 + ((word * 7 + piece) as usize % (vocabulary - 5)) as i32);
+                encoded.word_ids.push(Some(word));
+            }
+            word += 1;
+        }
+        encoded.ids.push(2);
+        encoded.word_ids.push(None);
+        encoded
+    }
+
+    fn masker(spec: MaskSpec) -> (Masker, TextTokenizer) {
+        let tokenizer = tokenizer();
+        (Masker::new(spec, &tokenizer).unwrap(), tokenizer)
+    }
+
+    #[test]
+    fn shares_are_as_asked_for_tokens_and_words() {
+        for unit in [MaskUnit::Token, MaskUnit::WholeWord] {
+            let spec = MaskSpec {
+                unit,
+                ..MaskSpec::default()
+            };
+            let (masker, tokenizer) = masker(spec);
+            let text = text(1000, tokenizer.vocab_size());
+            let (mut total, mut chosen, mut masked, mut kept) = (0.0, 0.0, 0.0, 0.0);
+            for seed in 0..300 {
+                let (ids, labels) = masker.apply(&text, seed);
+                total += (text.ids.len() - 2) as f64;
+                for ((id, label), original) in ids.iter().zip(&labels).zip(&text.ids) {
+                    if *label == MaskedTexts::IGNORE {
+                        assert_eq!(id, original);
+                        continue;
+                    }
+                    assert_eq!(label, original);
+                    chosen += 1.0;
+                    masked += f64::from(Some(*id) == tokenizer.specials().mask);
+                    kept += f64::from(id == original);
+                    assert!(Some(*id) == tokenizer.specials().mask || !tokenizer.is_special(*id));
+                }
+            }
+            assert!((chosen / total - spec.rate).abs() < SHARE_TOLERANCE);
+            assert!((masked / chosen - 0.8).abs() < SHARE_TOLERANCE);
+            // A random replacement is the token itself now and then.
+            let by_chance = 0.1 / (tokenizer.vocab_size() - 5) as f64;
+            assert!((kept / chosen - 0.1 - by_chance).abs() < SHARE_TOLERANCE);
+        }
+    }
+
+    #[test]
+    fn whole_words_are_chosen_as_one() {
+        for unit in [MaskUnit::WholeWord, MaskUnit::Span, MaskUnit::SkipGram] {
+            let (masker, tokenizer) = masker(MaskSpec {
+                unit,
+                rate: 0.4,
+                ..MaskSpec::default()
+            });
+            let text = text(60, tokenizer.vocab_size());
+            for seed in 0..200 {
+                let (_, labels) = masker.apply(&text, seed);
+                for (a, b) in (0..labels.len()).zip(1..labels.len()) {
+                    if text.word_ids[a].is_some() && text.word_ids[a] == text.word_ids[b] {
+                        assert_eq!(
+                            labels[a] == MaskedTexts::IGNORE,
+                            labels[b] == MaskedTexts::IGNORE
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn spans_and_skip_grams_hide_the_share_that_is_asked_for() {
+        for unit in [MaskUnit::Span, MaskUnit::SkipGram] {
+            // Of a short text the share is no whole number of words.
+            for length in [12, 1000] {
+                let spec = MaskSpec {
+                    unit,
+                    rate: 0.3,
+                    ..MaskSpec::default()
+                };
+                let (masker, tokenizer) = masker(spec);
+                let text = text(length, tokenizer.vocab_size());
+                let (mut total, mut chosen, mut masked) = (0.0, 0.0, 0.0);
+                for seed in 0..240_000 / length as u64 {
+                    let (ids, labels) = masker.apply(&text, seed);
+                    total += (text.ids.len() - 2) as f64;
+                    for (id, label) in ids.iter().zip(&labels) {
+                        let hidden = *label != MaskedTexts::IGNORE;
+                        chosen += f64::from(hidden);
+                        masked += f64::from(hidden && Some(*id) == tokenizer.specials().mask);
+                    }
+                }
+                let (share, mask_share) = (chosen / total, masked / chosen);
+                assert!(
+                    (share - spec.rate).abs() < SHARE_TOLERANCE,
+                    "{unit:?} of {length}: {share}"
+                );
+                // Spans are replaced as one, so there are four times fewer draws.
+                assert!(
+                    (mask_share - 0.8).abs() < 2.0 * SHARE_TOLERANCE,
+                    "{mask_share}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn lengths_of_spans_are_geometric() {
+        let mut random = ChaCha8Rng::seed_from_u64(3);
+        let mut counts = [0.0; LONGEST_SPAN + 1];
+        const DRAWS: usize = 40_000;
+        for _ in 0..DRAWS {
+            counts[span_length(&mut random)] += 1.0 / DRAWS as f64;
+        }
+        assert_eq!(counts[0], 0.0);
+        let total: f64 = (0..10).map(|i| 0.2 * 0.8_f64.powi(i)).sum();
+        for (i, share) in (0..).zip(&counts[1..]) {
+            let expected = 0.2 * 0.8_f64.powi(i) / total;
+            assert!((share - expected).abs() < SHARE_TOLERANCE, "{i}: {share}");
+        }
+    }
+
+    #[test]
+    fn groups_are_replaced_as_one_in_a_row_or_with_words_between() {
+        const DRAWS: u64 = 2000;
+        // 40 words of one token, of which two are hidden; half of the groups become mask tokens.
+        let encoded = Encoded {
+            ids: (5..45).collect(),
+            word_ids: (0..40).map(Some).collect(),
+            concepts: 0,
+        };
+        for (unit, gaps) in [(MaskUnit::Span, 1), (MaskUnit::SkipGram, 3)] {
+            let (masker, tokenizer) = masker(MaskSpec {
+                unit,
+                rate: 0.05,
+                mask_share: 0.5,
+                random_share: 0.0,
+            });
+            let mut shares = vec![0.0; 4];
+            let mut mixed = 0.0;
+            for seed in 0..DRAWS {
+                let (ids, labels) = masker.apply(&encoded, seed);
+                let hidden: Vec<usize> = (0..labels.len())
+                    .filter(|i| labels[*i] != MaskedTexts::IGNORE)
+                    .collect();
+                let [a, b] = hidden[..] else {
+                    panic!("{hidden:?}")
+                };
+                if b - a <= gaps {
+                    shares[b - a] += 1.0 / DRAWS as f64;
+                    let mask = tokenizer.specials().mask;
+                    mixed += f64::from((Some(ids[a]) == mask) != (Some(ids[b]) == mask));
+                }
+            }
+            // Three in four spans are of more than one word; a few reach the end of the text.
+            let near: f64 = shares.iter().sum();
+            assert!((0.7..0.9).contains(&near), "{unit:?}: {near}");
+            // Five standard deviations of a third.
+            for share in &shares[1..=gaps] {
+                let expected = near / gaps as f64;
+                assert!((share - expected).abs() < 0.053, "{unit:?}: {shares:?}");
+            }
+            // Only two spans of one word each that came to lie together.
+            assert!(mixed / (near * DRAWS as f64) < 0.05, "{unit:?}: {mixed}");
+        }
+    }
+
+    #[test]
+    fn every_text_with_a_word_has_a_masked_one_and_specials_never_are() {
+        for unit in [
+            MaskUnit::Token,
+            MaskUnit::WholeWord,
+            MaskUnit::Span,
+            MaskUnit::SkipGram,
+        ] {
+            let (masker, tokenizer) = masker(MaskSpec {
+                unit,
+                rate: 0.01,
+                ..MaskSpec::default()
+            });
+            let mut places = std::collections::HashSet::new();
+            for seed in 0..500 {
+                let encoded = tokenizer.encode("red circle", 20);
+                let (ids, labels) = masker.apply(&encoded, seed);
+                assert_eq!((ids[0], ids.last()), (0, Some(&2)));
+                let chosen: Vec<_> = (0..labels.len())
+                    .filter(|i| labels[*i] != MaskedTexts::IGNORE)
+                    .collect();
+                assert!(!chosen.is_empty());
+                places.extend(chosen);
+            }
+            assert_eq!(
+                places.len(),
+                tokenizer.encode("red circle", 20).ids.len() - 2
+            );
+            let (ids, labels) = masker.apply(&tokenizer.encode("", 20), 1);
+            assert_eq!((ids, labels), (vec![0, 2], vec![MaskedTexts::IGNORE; 2]));
+        }
+    }
+
+    #[test]
+    fn the_seed_decides() {
+        let (masker, tokenizer) = masker(MaskSpec::default());
+        let text = text(100, tokenizer.vocab_size());
+        assert_eq!(masker.apply(&text, 5), masker.apply(&text, 5));
+        assert_ne!(masker.apply(&text, 5), masker.apply(&text, 6));
+    }
+
+    #[test]
+    fn bad_shares_are_named() {
+        let tokenizer = tokenizer();
+        let good = MaskSpec::default();
+        for (spec, key) in [
+            (MaskSpec { rate: 0.0, ..good }, "mask.rate"),
+            (
+                MaskSpec {
+                    rate: f64::NAN,
+                    ..good
+                },
+                "mask.rate",
+            ),
+            (
+                MaskSpec {
+                    mask_share: -0.1,
+                    ..good
+                },
+                "mask.mask_share",
+            ),
+            (
+                MaskSpec {
+                    random_share: 0.3,
+                    ..good
+                },
+                "mask.random_share",
+            ),
+        ] {
+            let message = Masker::new(spec, &tokenizer).unwrap_err().to_string();
+            assert!(message.contains(key), "{message}");
+        }
+        let all = MaskSpec {
+            mask_share: 0.9,
+            random_share: 0.1,
+            ..good
+        };
+        assert!(Masker::new(all, &tokenizer).is_ok());
+    }
+}
