@@ -12,8 +12,8 @@ use unimo_core::mask::PaddingMask;
 use unimo_core::parameters;
 use unimo_core::world::World;
 use unimo_encoders::backbone::{Backbone, BackboneConfig, ImageFeatures, TextFeatures};
+use unimo_objectives::Context;
 use unimo_objectives::encoded::Encoded;
-use unimo_objectives::objective::Context;
 use unimo_objectives::request::{ImageKind, TextKind};
 use unimo_train::recipe::{Overrides, Recipe};
 

@@ -12,12 +12,7 @@ use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 use toml::Table;
 
 /// Crates with circles that are known, and the files of the largest one. The number must shrink and the line go.
-const KNOWN: &[(&str, usize)] = &[
-    ("crates/unimo-core", 9),
-    ("crates/unimo-encoders", 3),
-    ("crates/unimo-objectives", 3),
-    ("crates/unimo-train", 23),
-];
+const KNOWN: &[(&str, usize)] = &[("crates/unimo-core", 9), ("crates/unimo-encoders", 3)];
 
 #[test]
 fn no_circle_of_files() {
@@ -441,7 +436,7 @@ fn circles(code: &Code) -> Vec<Circle> {
     let mut found = knots(&edges(true));
     found.retain(|knot| {
         let family = |head: &&&Module| knot.iter().all(|file| file.starts_with(head));
-        !knot.iter().any(|head| family(&&head))
+        !knot.iter().any(|head| family(&head))
     });
     for knot in knots(&edges(false)) {
         if !found.iter().any(|known| knot.is_subset(known)) {

@@ -7,11 +7,11 @@ use unimo_core::init::Init;
 use unimo_core::layers::Activation;
 use unimo_encoders::joint::{JointConfig, View};
 use unimo_objectives::contrast::Contrast;
-use unimo_objectives::objective::{Objective, ObjectiveConfig};
 use unimo_objectives::partners::{Partners, Similarity};
 use unimo_objectives::pretraining::itc::{ItcConfig, Normalised, Projection, Views};
 use unimo_objectives::pretraining::itm::{Head, ItmConfig, Layout, Negatives};
 use unimo_objectives::pretraining::wpg::{cosines, grounding, hinge};
+use unimo_objectives::{Objective, ObjectiveConfig};
 use unimo_tests::fixture::{self, Reference};
 
 /// What is hidden, from a mask of what is visible.
@@ -162,7 +162,11 @@ fn coarse_alignment_and_its_hard_negatives_equal_the_reference() {
     reference.gradient("text.weight", &weight(&itc.text_projection), &gradients);
     reference.gradient("image.weight", &weight(&itc.image_projection), &gradients);
 
-    encoded.partners = Partners::of_batch(&encoded, Some(Similarity::fetch(similarity)));
+    encoded.partners = Partners::of_batch(
+        &encoded.describing,
+        &encoded.pictures,
+        Some(Similarity::fetch(similarity)),
+    );
     let itm = ItmConfig {
         weight: 1.0,
         negatives: Negatives::HardArgmax,

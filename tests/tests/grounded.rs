@@ -148,10 +148,10 @@ mod heads {
     use unimo_batch::Batch;
     use unimo_encoders::backbone::{Backbone, BackboneConfig};
     use unimo_encoders::fusion::FusionOutput;
-    use unimo_objectives::objective::{Objective, ObjectiveConfig};
     use unimo_objectives::pretraining::itc::{Itc, ItcConfig, Normalised, Projection, Views};
     use unimo_objectives::pretraining::itm::{Head, ItmConfig, Layout, Negatives};
     use unimo_objectives::tied::TiedHead;
+    use unimo_objectives::{Objective, ObjectiveConfig};
 
     use super::*;
 

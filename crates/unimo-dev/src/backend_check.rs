@@ -15,8 +15,8 @@ use unimo_batch::Batch;
 use unimo_core::parameters;
 use unimo_data::{Loader, LoaderSpec, SkipList};
 use unimo_encoders::fusion::Keep;
+use unimo_objectives::Carry;
 use unimo_objectives::Draws;
-use unimo_objectives::objective::Carry;
 
 use unimo_train::device::DeviceChoice;
 use unimo_train::error::TrainError;

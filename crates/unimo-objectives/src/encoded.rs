@@ -8,7 +8,7 @@ use burn::tensor::Tensor;
 use unimo_batch::Batch;
 use unimo_encoders::backbone::{ImageFeatures, TextFeatures};
 
-use crate::partners::Partners;
+use crate::partners::{Partners, Similarity};
 use crate::request::{By, ImageKind, TextKind, describing};
 
 /// Features of a batch by request. Each distinct request was encoded once, whatever the number of objectives.
@@ -65,6 +65,16 @@ impl Encoded {
             describing: describing(batch),
             ..Self::default()
         }
+    }
+
+    /// Wrong partners come from the batch itself, by these similarities where there are some.
+    pub fn with_partners(mut self, similarity: Option<Similarity>) -> Self {
+        self.set_partners(similarity);
+        self
+    }
+
+    pub(crate) fn set_partners(&mut self, similarity: Option<Similarity>) {
+        self.partners = Partners::of_batch(&self.describing, &self.pictures, similarity);
     }
 
     /// The same with texts that the student has read.

@@ -20,11 +20,15 @@
 //! ```
 
 mod config;
+pub mod context;
 pub mod contrast;
 mod draws;
 mod encode;
 pub mod encoded;
+pub mod features;
+mod labels;
 pub mod objective;
+pub mod outcome;
 pub mod pairs;
 pub mod partners;
 pub mod pretraining;
@@ -47,8 +51,11 @@ use unimo_core::init::Init;
 use unimo_core::layers::cast;
 use unimo_encoders::backbone::BackboneConfig;
 
+pub use crate::context::Context;
 pub use crate::draws::Draws;
-use crate::objective::{AfterStep, Carry, Objective, ObjectiveConfig, Settings};
+pub use crate::objective::{AfterStep, Objective, ObjectiveConfig, Settings};
+pub use crate::outcome::{ACCURACY, Carry, Metric, Outcome};
+pub use crate::pairs::{Fused, Pairs};
 use crate::pretraining::{codes, itc, itm, lm, mcr, mlm, mrm, views, vq, wpg};
 use crate::registry::{OutsideConfig, OutsideObjective};
 pub use crate::step::{ObjectiveResult, Step};

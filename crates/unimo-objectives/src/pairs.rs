@@ -7,7 +7,7 @@ use unimo_encoders::fusion::{FusionOutput, Keep};
 use unimo_encoders::joint::View;
 
 use crate::encoded::Encoded;
-use crate::objective::{Fused, ints};
+use crate::labels::ints;
 use crate::request::{By, ImageKind, TextKind};
 
 /// Samples to send through the cross-modal encoder together: the text of sample `texts[i]` with the image of sample `images[i]`.
@@ -84,6 +84,34 @@ impl Pairs {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.matched.is_empty()
+    }
+}
+
+/// What the cross-modal encoder made of an objective's pairs.
+#[derive(Debug)]
+pub struct Fused {
+    /// The pairs asked for.
+    pub pairs: Pairs,
+    /// One row each; none where there are no pairs.
+    pub output: Option<FusionOutput>,
+}
+
+impl Fused {
+    /// The pairs and what became of them; none where there are no pairs.
+    pub fn some(&self) -> Option<(&Pairs, &FusionOutput)> {
+        Some((&self.pairs, self.output.as_ref()?))
+    }
+
+    /// The pairs and what became of them, of an objective that always has some.
+    ///
+    /// # Panics
+    ///
+    /// Panics if nothing was asked for, or of no pair.
+    pub fn only(fused: &[Self]) -> (&Pairs, &FusionOutput) {
+        let first = fused.first();
+        first
+            .and_then(Self::some)
+            .expect("invariant: the step fuses the pairs asked for")
     }
 }
 

@@ -11,8 +11,6 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::encoded::Encoded;
-
 /// Where the wrong partner of a pair comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -78,13 +76,17 @@ pub struct Partners {
 }
 
 impl Partners {
-    /// The samples of one batch whose texts describe their pictures.
-    pub fn of_batch(batch: &Encoded, similarity: Option<Similarity>) -> Self {
+    /// The samples of one batch whose texts describe their pictures: `describing`, of whose `pictures` each shows one.
+    pub fn of_batch(
+        describing: &[usize],
+        pictures: &[Option<u64>],
+        similarity: Option<Similarity>,
+    ) -> Self {
         let of_row = |&row: &usize| Partner {
             sample: row,
-            picture: batch.pictures[row],
+            picture: pictures[row],
         };
-        let all: Vec<Partner> = batch.describing.iter().map(of_row).collect();
+        let all: Vec<Partner> = describing.iter().map(of_row).collect();
         Self {
             own: 0..all.len(),
             all,
@@ -183,21 +185,16 @@ impl Partners {
 #[cfg(all(test, feature = "flex"))]
 mod tests {
     use rand::SeedableRng;
-    use unimo_batch::Batch;
 
     use super::*;
 
     fn partners(pictures: &[Option<u64>], similarity: Option<Vec<Vec<f32>>>) -> Partners {
-        let mut batch = Encoded::new(&Batch {
-            samples: vec![String::new(); pictures.len()],
-            ..Batch::default()
-        });
-        batch.pictures = pictures.to_vec();
+        let describing: Vec<usize> = (0..pictures.len()).collect();
         let similarity = similarity.map(|rows| Similarity {
             columns: pictures.len(),
             values: rows.concat(),
         });
-        Partners::of_batch(&batch, similarity)
+        Partners::of_batch(&describing, pictures, similarity)
     }
 
     #[test]

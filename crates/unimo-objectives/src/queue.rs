@@ -9,7 +9,8 @@ use unimo_core::layers::normalise;
 use unimo_core::parameters;
 
 use crate::contrast::{self, IDENTITY};
-use crate::objective::{Carry, ints};
+use crate::labels::ints;
+use crate::outcome::Carry;
 
 /// A ring of the last `Q` samples' features, with the image that each shows. Nothing here tracks gradients.
 #[derive(Module, Debug)]

@@ -9,7 +9,7 @@
 //! use unimo_batch::{ConfigError, config};
 //! use unimo_core::{init::Init, layers::Linear};
 //! use unimo_encoders::backbone::BackboneConfig;
-//! use unimo_objectives::objective::{Context, Fused, Objective, ObjectiveConfig, Outcome, Settings};
+//! use unimo_objectives::{Context, Fused, Objective, ObjectiveConfig, Outcome, Settings};
 //! use unimo_objectives::request::{By, ImageForm, ImageKind, Request, Samples};
 //! use unimo_objectives::{ObjectivesConfig, registry};
 //!

@@ -8,7 +8,7 @@ use burn::tensor::{Device, Tensor};
 use unimo_batch::{Batch, ConfigError};
 use unimo_encoders::backbone::Backbone;
 
-use crate::objective::{ACCURACY, Carry, Metric, Outcome};
+use crate::outcome::{ACCURACY, Carry, Metric, Outcome};
 use crate::request::Inputs;
 use crate::{Draws, Objectives};
 

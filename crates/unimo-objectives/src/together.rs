@@ -28,13 +28,15 @@ use unimo_core::average;
 use unimo_core::world::World;
 use unimo_encoders::backbone::Backbone;
 
-use crate::contrast::{Contrast, Contrasted, Features, pictures};
+use crate::context::Context;
+use crate::contrast::{Contrast, Contrasted, pictures};
 use crate::encode::{
     Wanted, encode, join_images, join_texts, pictures_of, plain_images, plain_texts, texts_of,
 };
 use crate::encoded::{Encoded, WithFurther};
-use crate::objective::{Context, Fused, Objective};
-use crate::pairs::{Pairs, fuse};
+use crate::features::Features;
+use crate::objective::Objective;
+use crate::pairs::{Fused, Pairs, fuse};
 use crate::partners::{Partner, Partners, Similarity};
 use crate::request::{By, Request, holds};
 use crate::step::Step;
@@ -490,7 +492,7 @@ impl<'a> Together<'a> {
     ) -> Vec<Sample> {
         let asks = |(_, objective): &(_, &dyn Objective)| objective.settings().asks_similarity();
         if !own.iter().any(asks) {
-            encoded.partners = Partners::of_batch(encoded, None);
+            encoded.set_partners(None);
             return Vec::new();
         }
         if let Some((similarity, samples)) = &self.cache.similarity {
@@ -521,7 +523,7 @@ impl<'a> Together<'a> {
                 contrast.similarity(&contrast.features(&context, &[]))
             });
         let similarity = similarity.map(Similarity::fetch);
-        encoded.partners = Partners::of_batch(encoded, similarity);
+        encoded.set_partners(similarity);
         Vec::new()
     }
 

@@ -13,7 +13,7 @@ use unimo_encoders::joint::{JointConfig, View};
 use unimo_encoders::quantiser::{Choice, QuantiserConfig};
 use unimo_encoders::region::RegionEncoderConfig;
 use unimo_encoders::text::{Positions, TextEncoderConfig};
-use unimo_objectives::objective::ObjectiveConfig;
+use unimo_objectives::ObjectiveConfig;
 use unimo_objectives::pretraining::codes::CodesConfig;
 use unimo_objectives::pretraining::itc::{ItcConfig, Normalised, Projection, Views};
 use unimo_objectives::pretraining::itm::{Head, ItmConfig, Layout, Negatives};

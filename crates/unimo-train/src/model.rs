@@ -5,7 +5,7 @@ use burn::tensor::{Device, FloatDType, Tensor};
 use unimo_core::init::Init;
 use unimo_encoders::backbone::{Backbone, BackboneConfig};
 use unimo_encoders::tasks::{Tasks, TasksConfig};
-use unimo_objectives::objective::Carry;
+use unimo_objectives::Carry;
 use unimo_objectives::teacher::{Teacher, TeacherConfig};
 use unimo_objectives::{Objectives, ObjectivesConfig};
 

@@ -13,7 +13,7 @@ use crate::device::DeviceChoice;
 use crate::error::TrainError;
 use crate::hub;
 use crate::recipe::Recipe;
-use crate::stages::Stage;
+use crate::recipe::stages::Stage;
 
 /// Most captions that a tokenizer is trained on; more do not change a vocabulary of some thousand tokens.
 const TOKENIZER_CAPTIONS: usize = 100_000;

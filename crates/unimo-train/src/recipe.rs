@@ -1,27 +1,30 @@
 //! Recipes: a paper as data. Encoders, fusion, objectives, data and schedule in one TOML file, read strictly.
 
-use std::collections::BTreeMap;
+pub mod eval;
+mod extends;
+pub mod init;
+pub(crate) mod overrides;
+mod own_data;
+pub mod stages;
+pub mod train;
+
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
-use unimo_batch::{ConfigError, config};
+use unimo_batch::ConfigError;
 use unimo_data::{DataConfig, TokenizerConfig};
 use unimo_encoders::backbone::BackboneConfig;
-use unimo_eval::RetrievalConfig;
 use unimo_objectives::ObjectivesConfig;
 use unimo_objectives::request::{Inputs, SecondViews};
 use unimo_objectives::teacher::TeacherConfig;
 
 use crate::error::TrainError;
-use crate::evaluators::plan::During;
-use crate::evaluators::prompts::PromptsConfig;
-use crate::extends;
 use crate::hub;
-use crate::overrides;
-use crate::own_data;
-use crate::stages::{self, StageConfig};
-use crate::starting::InitConfig;
+pub use crate::recipe::eval::{During, EvalConfig, PromptsConfig};
+pub use crate::recipe::init::InitConfig;
+pub use crate::recipe::stages::StageConfig;
+pub use crate::recipe::train::{ComputeDtype, Decay, OptimizerConfig, ScheduleConfig, TrainConfig};
 
 /// A recipe that ships with the crate.
 #[derive(Debug, Clone, Copy)]
@@ -86,166 +89,6 @@ pub struct Recipe {
     /// Parts of the training, one after the other; none: it is of one piece.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stage: Vec<StageConfig>,
-}
-
-/// What activations are computed in; parameters, optimiser and losses are f32 in any case.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ComputeDtype {
-    /// Single precision.
-    F32,
-    /// Half precision with the range of f32: for GPUs that have it.
-    Bf16,
-    /// Half precision with little range; gradients may vanish without loss scaling.
-    F16,
-}
-
-/// `[train]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TrainConfig {
-    /// Optimiser steps.
-    pub steps: u64,
-    /// Pairs per forward pass.
-    pub batch_size: usize,
-    /// Forward passes per optimiser step: the effective batch is `batch_size * accumulation`.
-    pub accumulation: usize,
-    /// What activations are computed in.
-    pub dtype: ComputeDtype,
-    /// Recompute cheap operations in the backward pass instead of keeping their results. These are burn's element-wise
-    /// ones: on the CPU, where fused kernels stand in for most of them, it saves little.
-    pub gradient_checkpointing: bool,
-    /// Largest norm of the whole gradient; absent: no clipping.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub clip_norm: Option<f64>,
-    /// Share of the old value in a moving average of the weights, which then is what is evaluated; absent: none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ema: Option<f64>,
-    /// Steps between lines in `metrics.jsonl`.
-    pub log_every: u64,
-    /// Steps between evaluations; 0: only at the end.
-    pub eval_every: u64,
-    /// Steps between checkpoints; the last step is always kept.
-    pub checkpoint_every: u64,
-    /// How many of the newest checkpoints are kept, beside the best.
-    pub keep_last: usize,
-    /// The optimiser.
-    pub optimizer: OptimizerConfig,
-    /// The learning rate over time.
-    pub schedule: ScheduleConfig,
-}
-
-/// `[train.optimizer]`: AdamW.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct OptimizerConfig {
-    /// Peak learning rate of the uni-modal encoders.
-    pub lr: f64,
-    /// Factor of the learning rate for the cross-modal encoder and the heads (5 in METER).
-    pub fusion_lr_factor: f64,
-    /// Factors of the learning rate by parameter: a name or its beginning, such as `"objectives.itm" = 10.0`, where `*` stands for any
-    /// part. The pattern of most parts counts, and takes the place of `fusion_lr_factor`.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub lr_factors: BTreeMap<String, f64>,
-    /// Decay of the first moment.
-    pub beta1: f64,
-    /// Decay of the second moment.
-    pub beta2: f64,
-    /// Added to the root of the second moment.
-    pub eps: f64,
-    /// Decoupled weight decay of matrices; vectors (biases, norms, the class token) have none.
-    pub weight_decay: f64,
-}
-
-/// How the learning rate falls after the warm-up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Decay {
-    /// Along a line.
-    Linear,
-    /// Along half a cosine wave.
-    Cosine,
-    /// Not at all.
-    Constant,
-}
-
-/// `[train.schedule]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ScheduleConfig {
-    /// Share of the steps in which the rate rises along a line from 0.
-    pub warmup: f64,
-    /// How it falls afterwards.
-    pub decay: Decay,
-    /// The rate at the last step, as a share of the peak.
-    pub last: f64,
-}
-
-/// `[eval]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EvalConfig {
-    /// Images of the held-out split, drawn at random where there are more; 0: all.
-    pub limit: usize,
-    /// What evaluations before the last step score: `auto`, `contrast`, `part` or `full`.
-    #[serde(default)]
-    pub during: During,
-    /// What they may cost: a share of the passes that training makes between two of them.
-    #[serde(default = "default_share")]
-    pub share: f64,
-    /// Gigabytes of features of pictures and texts that are kept at once; what is beyond is encoded again, block by block.
-    #[serde(default = "default_memory")]
-    pub memory_gb: f64,
-    /// Texts or images per forward pass of an encoder, and pairs per pass of the cross-modal encoder.
-    pub batch_size: usize,
-    /// Candidates that the contrastive score leaves to the matching score, in each direction.
-    pub shortlist: usize,
-    /// Score every text with every image by the matching score too.
-    pub full_itm: bool,
-    /// Images shown in the report.
-    pub gallery: usize,
-    /// The number that the best weights of a run are chosen by, such as `prompts.top1`; absent: the mean of R@1, R@5 and R@10 in both
-    /// directions.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub select: Option<String>,
-    /// Classes by prompts.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub prompts: Option<PromptsConfig>,
-}
-
-fn default_share() -> f64 {
-    0.05
-}
-
-fn default_memory() -> f64 {
-    2.0
-}
-
-impl EvalConfig {
-    fn validate(&self) -> Result<(), ConfigError> {
-        config::positive("batch_size", self.batch_size)?;
-        ConfigError::unless(
-            self.share > 0.0 && self.share <= 1.0,
-            "share",
-            self.share,
-            "must be above 0 and at most 1",
-        )?;
-        config::above_zero("memory_gb", self.memory_gb)?;
-        match &self.prompts {
-            Some(prompts) => prompts.validate().map_err(|e| e.within("prompts")),
-            None => Ok(()),
-        }
-    }
-
-    /// As the evaluation takes it.
-    pub fn retrieval(&self) -> RetrievalConfig {
-        RetrievalConfig {
-            shortlist: self.shortlist,
-            full_itm: self.full_itm,
-            batch: self.batch_size,
-            top: 5,
-        }
-    }
 }
 
 /// What the command line adds to a recipe.
@@ -574,55 +417,6 @@ impl Recipe {
             file: "the resolved recipe".to_owned(),
             reason: e.to_string(),
         })
-    }
-}
-
-impl TrainConfig {
-    fn validate(&self) -> Result<(), ConfigError> {
-        ConfigError::unless(self.steps > 0, "steps", self.steps, "must be at least 1")?;
-        config::positive("batch_size", self.batch_size)?;
-        config::positive("accumulation", self.accumulation)?;
-        config::positive("keep_last", self.keep_last)?;
-        for (key, value) in [
-            ("log_every", self.log_every),
-            ("checkpoint_every", self.checkpoint_every),
-        ] {
-            ConfigError::unless(value > 0, key, value, "must be at least 1")?;
-        }
-        if let Some(norm) = self.clip_norm {
-            config::above_zero("clip_norm", norm)?;
-        }
-        if let Some(decay) = self.ema {
-            config::probability("ema", decay)?;
-        }
-        let o = &self.optimizer;
-        for (key, value) in [
-            ("optimizer.lr", o.lr),
-            ("optimizer.fusion_lr_factor", o.fusion_lr_factor),
-            ("optimizer.eps", o.eps),
-        ] {
-            config::above_zero(key, value)?;
-        }
-        for (pattern, factor) in &o.lr_factors {
-            let at_least_0 = factor.is_finite() && *factor >= 0.0;
-            ConfigError::unless(
-                at_least_0,
-                &format!("optimizer.lr_factors.\"{pattern}\""),
-                factor,
-                "must be a finite number of at least 0",
-            )?;
-        }
-        config::probability("optimizer.beta1", o.beta1)?;
-        config::probability("optimizer.beta2", o.beta2)?;
-        config::probability("optimizer.weight_decay", o.weight_decay)?;
-        config::probability("schedule.warmup", self.schedule.warmup)?;
-        let last = self.schedule.last;
-        ConfigError::unless(
-            (0.0..=1.0).contains(&last),
-            "schedule.last",
-            last,
-            "must be in [0, 1]",
-        )
     }
 }
 

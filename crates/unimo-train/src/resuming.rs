@@ -13,8 +13,8 @@ use unimo_data::Source;
 use crate::checkpoint;
 use crate::error::TrainError;
 use crate::fingerprint::{self, Fingerprint, Given};
-use crate::overrides::flat;
 use crate::prepare;
+use crate::recipe::overrides::flat;
 use crate::recipe::{Overrides, Recipe};
 use crate::run::RunFolder;
 

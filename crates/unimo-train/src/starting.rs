@@ -18,9 +18,6 @@ use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{Error, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
 use unimo_batch::ConfigError;
 use unimo_core::parameters;
 use unimo_data::processor;
@@ -37,114 +34,7 @@ use crate::hub;
 use crate::model::Model;
 use crate::pretrained::{self, NetworkConfig, Public};
 use crate::recipe::Recipe;
-
-/// `init`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct InitConfig {
-    /// A whole checkpoint, `KIND:PATH`; kinds are `meter` and `bridgetower`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub whole: Option<String>,
-    /// The text encoder: a folder, or a Hugging Face id.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub text: Option<String>,
-    /// The image encoder: likewise.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub image: Option<String>,
-    /// Our parameters that may start from random weights: names or their beginnings, `*` for any one part.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub new: Vec<String>,
-    /// Tensors of the files that may be left unused.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub unused: Vec<String>,
-}
-
-impl<'de> Deserialize<'de> for InitConfig {
-    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields, default)]
-        #[derive(Default)]
-        struct Table {
-            whole: Option<String>,
-            text: Option<String>,
-            image: Option<String>,
-            new: Vec<String>,
-            unused: Vec<String>,
-        }
-        struct Given;
-        impl<'de> Visitor<'de> for Given {
-            type Value = InitConfig;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("\"KIND:PATH\" or a table with text, image, whole, new, unused")
-            }
-            fn visit_str<E: Error>(self, whole: &str) -> Result<InitConfig, E> {
-                Ok(InitConfig {
-                    whole: Some(whole.to_owned()),
-                    ..InitConfig::default()
-                })
-            }
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<InitConfig, A::Error> {
-                let table = Table::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(InitConfig {
-                    whole: table.whole,
-                    text: table.text,
-                    image: table.image,
-                    new: table.new,
-                    unused: table.unused,
-                })
-            }
-        }
-        input.deserialize_any(Given)
-    }
-}
-
-/// Kinds of whole checkpoints.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Whole {
-    Meter,
-    BridgeTower,
-}
-
-impl Whole {
-    const ALL: [(&'static str, Self); 2] =
-        [("meter", Self::Meter), ("bridgetower", Self::BridgeTower)];
-
-    /// The kind and the path of `KIND:PATH`.
-    fn parse(given: &str) -> Result<(Self, &str), ConfigError> {
-        let found = given.split_once(':').and_then(|(kind, path)| {
-            let (_, kind) = Self::ALL.iter().find(|(name, _)| *name == kind)?;
-            Some((*kind, path))
-        });
-        found.ok_or_else(|| ConfigError {
-            key: "init".to_owned(),
-            value: format!("\"{given}\""),
-            allowed:
-                "must be \"meter:PATH\" or \"bridgetower:PATH\", or a table with text and image"
-                    .to_owned(),
-        })
-    }
-
-    fn spellings(self) -> Vec<Names> {
-        match self {
-            Self::Meter => vec![pretrained::meter_names().leaving(tasks::METER_HEADS)],
-            Self::BridgeTower => [true, false]
-                .into_iter()
-                .flat_map(pretrained::bridgetower_names)
-                .collect(),
-        }
-    }
-
-    /// What such a checkpoint cannot have, as it is no part of that model.
-    fn lacks(self) -> Vec<String> {
-        match self {
-            Self::Meter => meter::NOT_IN_METER
-                .iter()
-                .map(|pattern| format!("backbone.{pattern}"))
-                .chain(["objectives.itc".to_owned()])
-                .collect(),
-            Self::BridgeTower => Vec::new(),
-        }
-    }
-}
+use crate::recipe::init::{InitConfig, Whole};
 
 /// A key of the recipe, its value, and the file's.
 type Contradiction = (String, String, String);
@@ -166,39 +56,26 @@ macro_rules! contradictions {
     }};
 }
 
-impl InitConfig {
-    /// Every value on its own and against the others.
-    pub fn validate(&self) -> Result<(), ConfigError> {
-        let parts = self.text.is_some() || self.image.is_some();
-        ConfigError::unless(
-            self.whole.is_some() != parts,
-            "init",
-            "{}",
-            "name a whole checkpoint, or text and image or one of them, and not both",
-        )?;
-        match &self.whole {
-            Some(given) => Whole::parse(given).map(drop),
-            None => Ok(()),
-        }
+/// How such a checkpoint may spell its names.
+fn spellings(kind: Whole) -> Vec<Names> {
+    match kind {
+        Whole::Meter => vec![pretrained::meter_names().leaving(tasks::METER_HEADS)],
+        Whole::BridgeTower => [true, false]
+            .into_iter()
+            .flat_map(pretrained::bridgetower_names)
+            .collect(),
     }
+}
 
-    /// Makes paths of files that are there absolute; what is not there may be a Hugging Face id.
-    pub fn rebase(&mut self, folder: &Path) {
-        let absolute = |given: &str| {
-            let path = folder.join(given);
-            path.exists().then(|| path.display().to_string())
-        };
-        if let Some(whole) = &mut self.whole
-            && let Some((kind, path)) = whole.split_once(':')
-            && let Some(path) = absolute(path)
-        {
-            *whole = format!("{kind}:{path}");
-        }
-        for part in [&mut self.text, &mut self.image].into_iter().flatten() {
-            if let Some(path) = absolute(part) {
-                *part = path;
-            }
-        }
+/// What such a checkpoint cannot have, as it is no part of that model.
+fn lacks(kind: Whole) -> Vec<String> {
+    match kind {
+        Whole::Meter => meter::NOT_IN_METER
+            .iter()
+            .map(|pattern| format!("backbone.{pattern}"))
+            .chain(["objectives.itc".to_owned()])
+            .collect(),
+        Whole::BridgeTower => Vec::new(),
     }
 }
 
@@ -321,8 +198,8 @@ fn whole(
     let mut weights = Weights::open(&path)?;
     matches_something(&allow.unexpected, &mut [&weights].into_iter())?;
     let ours = names_of(&model);
-    let names = best(kind.spellings(), &ours, &weights);
-    allow.missing.extend(kind.lacks());
+    let names = best(spellings(kind), &ours, &weights);
+    allow.missing.extend(lacks(kind));
     let theirs = meter::pictures_from_shapes(&weights);
     let ours = recipe.model.fusion.as_ref().map_or(1, |f| f.pictures);
     if let (Whole::Meter, Ok(theirs)) = (kind, theirs)

@@ -9,14 +9,14 @@ use burn::tensor::{Device, FloatDType, Tensor};
 use unimo_batch::Batch;
 use unimo_core::kernels::SumOfSquares;
 use unimo_core::layers::cast;
-use unimo_objectives::objective::Carry;
+use unimo_objectives::Carry;
 use unimo_objectives::{Draws, ObjectiveResult};
 
 use crate::error::TrainError;
 use crate::model::Model;
 use crate::optimizer;
+use crate::recipe::stages::Stage;
 use crate::seeds::{Purpose, seed_of};
-use crate::stages::Stage;
 
 /// Most samples that an error names.
 const SAMPLES_NAMED: usize = 64;

@@ -15,7 +15,7 @@ use unimo_data::{
     ConceptReader, DataConfig, Loader, LoaderSpec, SkipList, Source, Split, TextTokenizer,
 };
 use unimo_encoders::names::covers;
-use unimo_objectives::objective::ACCURACY;
+use unimo_objectives::ACCURACY;
 use unimo_report::numbers::grouped;
 use unimo_report::record::{SessionRecord, StepRecord, scored_otherwise};
 
@@ -32,11 +32,11 @@ use crate::optimizer::{self, Optimizer};
 use crate::prepare::{for_objectives, training_device};
 use crate::progress::Progress;
 use crate::recipe::Recipe;
+use crate::recipe::stages::Stage;
 use crate::report;
 use crate::resuming::{self, Asked};
 use crate::run::{Best, RunFolder};
 use crate::seeds::{Purpose, seed_of};
-use crate::stages::Stage;
 use crate::starting::{self, Started};
 use crate::step::{Accumulated, Forward, ObjectiveSum};
 use crate::tensorboard::EventWriter;

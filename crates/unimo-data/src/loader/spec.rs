@@ -118,7 +118,7 @@ pub enum SecondView {
     All,
 }
 
-/// Texts beside the caption, in [`Batch::further_texts`] under their [`name`](Self::name).
+/// Texts beside the caption, in [`Batch::further_texts`](unimo_batch::Batch::further_texts) under their [`name`](Self::name).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FurtherText {
     /// The phrases of the caption, joined by commas.
@@ -136,7 +136,7 @@ pub trait Rewrite: Send + Sync {
 }
 
 impl FurtherText {
-    /// The key in [`Batch::further_texts`].
+    /// The key in [`Batch::further_texts`](unimo_batch::Batch::further_texts).
     pub fn name(self) -> &'static str {
         match self {
             Self::Phrases => "phrases",

@@ -1,6 +1,6 @@
-//! Where samples come from: the [`Source`](source::Source) that all of them are, and one file per kind of source.
+//! Where samples come from: the [`Source`] that all of them are, and one file per kind of source.
 //!
-//! A source knows nothing of batches, threads and the order in which samples are taken. What several share: [`listed`](Listed) is a
+//! A source knows nothing of batches, threads and the order in which samples are taken. What several share: `listed` is a
 //! table of samples that most formats fill, `given` checks what recipes give to many, `left_out` counts what is no sample, `folders`
 //! finds files and `template` makes their names.
 

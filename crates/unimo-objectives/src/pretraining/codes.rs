@@ -12,9 +12,11 @@ use unimo_batch::{ConfigError, config};
 use unimo_core::init::Init;
 use unimo_encoders::backbone::BackboneConfig;
 
+use crate::context::Context;
 use crate::encoded::Encoded;
-use crate::objective::{Context, Fused, Objective, ObjectiveConfig, Outcome, Settings};
-use crate::pairs::Pairs;
+use crate::objective::{Objective, ObjectiveConfig, Settings};
+use crate::outcome::Outcome;
+use crate::pairs::{Fused, Pairs};
 use crate::pretraining::vq::grounded;
 use crate::request::{ImageForm, Request, Samples, TextForm};
 use crate::tied::TiedHead;

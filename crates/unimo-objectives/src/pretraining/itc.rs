@@ -23,12 +23,14 @@ use unimo_encoders::backbone::{Backbone, BackboneConfig, ImageFeatures, TextFeat
 use unimo_encoders::fusion::FusionOutput;
 use unimo_encoders::names::{Form, Rule, rule};
 
-use crate::contrast::{self, Contrast, Contrasted, Features, cross_entropies};
+use crate::context::Context;
+use crate::contrast::{self, Contrast, Contrasted, cross_entropies};
 use crate::encoded::Encoded;
-use crate::objective::{
-    AfterStep, Carry, Context, Fused, Objective, ObjectiveConfig, Outcome, Settings, ints,
-};
-use crate::pairs::Pairs;
+use crate::features::Features;
+use crate::labels::ints;
+use crate::objective::{AfterStep, Objective, ObjectiveConfig, Settings};
+use crate::outcome::{Carry, Outcome};
+use crate::pairs::{Fused, Pairs};
 use crate::queue::Queue;
 use crate::request::{By, ImageForm, ImageKind, Request, Samples, TextForm, TextKind};
 use crate::{NEEDS_TWO_STREAMS, is_default, single_precision, temperature};

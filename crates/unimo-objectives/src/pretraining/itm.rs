@@ -26,11 +26,12 @@ use unimo_encoders::backbone::{Backbone, BackboneConfig};
 use unimo_encoders::fusion::FusionOutput;
 use unimo_encoders::names::{Form, Rule, rule};
 
+use crate::context::Context;
 use crate::encoded::Encoded;
-use crate::objective::{
-    Context, Fused, Objective, ObjectiveConfig, Outcome, Settings, count_correct, ints,
-};
-use crate::pairs::Pairs;
+use crate::labels::{count_correct, ints};
+use crate::objective::{Objective, ObjectiveConfig, Settings};
+use crate::outcome::Outcome;
+use crate::pairs::{Fused, Pairs};
 pub use crate::partners::Negatives;
 use crate::request::{ImageForm, Request, Samples, TextForm};
 use crate::{NEEDS_FUSION, NEEDS_TWO_STREAMS, is_default, single_precision};
@@ -298,7 +299,7 @@ mod tests {
     use unimo_batch::Batch;
 
     use super::*;
-    use crate::partners::{Partners, Similarity};
+    use crate::partners::Similarity;
 
     fn itm(negatives: Negatives, layout: Layout) -> Itm {
         Itm {
@@ -316,13 +317,12 @@ mod tests {
     }
 
     fn batch(samples: usize, similarity: Option<Tensor<2>>) -> Encoded {
-        let mut encoded = Encoded::new(&Batch {
+        let encoded = Encoded::new(&Batch {
             samples: vec![String::new(); samples],
             ..Batch::default()
         });
         let similarity = similarity.map(Similarity::fetch);
-        encoded.partners = Partners::of_batch(&encoded, similarity);
-        encoded
+        encoded.with_partners(similarity)
     }
 
     #[test]
@@ -377,8 +377,7 @@ mod tests {
             let of = |pictures: u64| {
                 let mut batch = batch(8, None);
                 batch.pictures = (0..8).map(|i| Some(i % pictures)).collect();
-                batch.partners = Partners::of_batch(&batch, None);
-                batch
+                batch.with_partners(None)
             };
             let itm = itm(Negatives::Uniform, layout);
             let two = itm.pairs(&of(2), &mut rng).remove(0);

@@ -14,9 +14,11 @@ use unimo_batch::{ConfigError, Texts, config};
 use unimo_core::init::Init;
 use unimo_encoders::backbone::BackboneConfig;
 
+use crate::context::Context;
 use crate::encoded::Encoded;
-use crate::objective::{Context, Fused, Objective, ObjectiveConfig, Outcome, Settings};
-use crate::pairs::Pairs;
+use crate::objective::{Objective, ObjectiveConfig, Settings};
+use crate::outcome::Outcome;
+use crate::pairs::{Fused, Pairs};
 use crate::request::{ImageForm, Request, Samples, TextForm, TextKind};
 use crate::tied::TiedHead;
 use crate::{NEEDS_ONE_STREAM, is_default};

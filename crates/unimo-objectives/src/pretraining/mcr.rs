@@ -14,7 +14,11 @@ use unimo_core::init::Init;
 use unimo_encoders::backbone::BackboneConfig;
 
 use crate::NEEDS_ONE_STREAM;
-use crate::objective::{Context, Fused, Objective, ObjectiveConfig, Outcome, Settings, labelled};
+use crate::context::Context;
+use crate::labels::labelled;
+use crate::objective::{Objective, ObjectiveConfig, Settings};
+use crate::outcome::Outcome;
+use crate::pairs::Fused;
 use crate::request::{By, ImageForm, ImageKind, Request, Samples, TextForm, TextKind};
 use crate::tied::TiedHead;
 

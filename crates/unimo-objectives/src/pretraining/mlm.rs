@@ -15,11 +15,12 @@ use unimo_core::layers::{Activation, Embedding, LayerNorm, Linear};
 use unimo_encoders::backbone::BackboneConfig;
 use unimo_encoders::names::{Form, Rule, rule};
 
+use crate::context::Context;
 use crate::encoded::Encoded;
-use crate::objective::{
-    Context, Fused, Objective, ObjectiveConfig, Outcome, Settings, ints, labelled,
-};
-use crate::pairs::Pairs;
+use crate::labels::{ints, labelled};
+use crate::objective::{Objective, ObjectiveConfig, Settings};
+use crate::outcome::Outcome;
+use crate::pairs::{Fused, Pairs};
 use crate::request::{ImageForm, Request, Samples, TextForm, TextKind};
 use crate::tied::tied_logits;
 use crate::{NEEDS_ONE_STREAM, is_default};

@@ -22,9 +22,12 @@ use unimo_core::init::Init;
 use unimo_core::layers::{Activation, Linear};
 use unimo_encoders::backbone::BackboneConfig;
 
+use crate::context::Context;
 use crate::encoded::Encoded;
-use crate::objective::{Context, Fused, Objective, ObjectiveConfig, Outcome, Settings, ints};
-use crate::pairs::Pairs;
+use crate::labels::ints;
+use crate::objective::{Objective, ObjectiveConfig, Settings};
+use crate::outcome::Outcome;
+use crate::pairs::{Fused, Pairs};
 use crate::request::{By, ImageForm, ImageKind, Request, Samples, TextForm, TextKind};
 use crate::{NEEDS_FUSION, is_default, single_precision};
 

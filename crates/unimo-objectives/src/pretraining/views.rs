@@ -14,11 +14,14 @@ use unimo_core::init::Init;
 use unimo_core::layers::Linear;
 use unimo_encoders::backbone::BackboneConfig;
 
-use crate::contrast::{self, Contrast, Contrasted, Features, cross_entropies};
+use crate::context::Context;
+use crate::contrast::{self, Contrast, Contrasted, cross_entropies};
 use crate::encoded::Encoded;
-use crate::objective::{
-    AfterStep, Context, Fused, Objective, ObjectiveConfig, Outcome, Settings, ints,
-};
+use crate::features::Features;
+use crate::labels::ints;
+use crate::objective::{AfterStep, Objective, ObjectiveConfig, Settings};
+use crate::outcome::Outcome;
+use crate::pairs::Fused;
 use crate::pretraining::itc::embed;
 use crate::request::{By, ImageForm, ImageKind, Request, Samples};
 use crate::temperature;

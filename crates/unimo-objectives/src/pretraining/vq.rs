@@ -14,9 +14,11 @@ use unimo_core::init::Init;
 use unimo_encoders::backbone::BackboneConfig;
 use unimo_encoders::quantiser::{Choice, Quantised};
 
+use crate::context::Context;
 use crate::encoded::Encoded;
-use crate::objective::{Context, Fused, Objective, ObjectiveConfig, Outcome, Settings};
-use crate::pairs::Pairs;
+use crate::objective::{Objective, ObjectiveConfig, Settings};
+use crate::outcome::Outcome;
+use crate::pairs::{Fused, Pairs};
 use crate::request::{ImageForm, Request, Samples, TextForm};
 
 /// `[objectives.vq]`.

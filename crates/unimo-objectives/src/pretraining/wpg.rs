@@ -21,9 +21,12 @@ use unimo_core::init::Init;
 use unimo_core::layers::normalise;
 use unimo_encoders::backbone::BackboneConfig;
 
+use crate::context::Context;
 use crate::encoded::Encoded;
-use crate::objective::{Context, Fused, Objective, ObjectiveConfig, Outcome, Settings, ints};
-use crate::pairs::Pairs;
+use crate::labels::ints;
+use crate::objective::{Objective, ObjectiveConfig, Settings};
+use crate::outcome::Outcome;
+use crate::pairs::{Fused, Pairs};
 use crate::partners::Negatives;
 use crate::request::{ImageForm, Request, Samples, TextForm};
 use crate::{NEEDS_FUSION, single_precision};

@@ -18,8 +18,8 @@ use unimo_data::{DataConfig, Decode, Source, Split};
 
 use crate::error::TrainError;
 use crate::progress::Progress;
+use crate::recipe::stages::Stage;
 use crate::recipe::{Overrides, Recipe};
-use crate::stages::Stage;
 
 /// Which data a command looks at.
 #[derive(Debug, Clone, clap::Args)]

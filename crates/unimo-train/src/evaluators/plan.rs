@@ -5,26 +5,9 @@
 //! Of pictures, which must be read too, it may take that share of those trained on; of texts and of pairs through the cross-modal
 //! encoder three times it, since a backward pass costs as much as two forward ones.
 
-use serde::{Deserialize, Serialize};
-
 use crate::diagnostics::{codes, phrases};
-use crate::recipe::Recipe;
-use crate::stages::Stage;
-
-/// `eval.during`: what is scored by an evaluation during training. After the last step all is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum During {
-    /// `full` where it costs no more than `eval.share`, else `contrast` where the model has it, else `part`.
-    #[default]
-    Auto,
-    /// The contrast alone, of as many held-out pictures as `eval.share` allows.
-    Contrast,
-    /// All methods, of as many held-out pictures as `eval.share` allows.
-    Part,
-    /// All methods and pictures, whatever it costs.
-    Full,
-}
+use crate::recipe::stages::Stage;
+use crate::recipe::{During, Recipe};
 
 /// Which methods are scored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -17,8 +17,6 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Tensor;
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
-use unimo_batch::ConfigError;
 use unimo_core::layers::normalise;
 use unimo_data::images::{self, ImageSpec, Limits};
 use unimo_data::{Pad, Place, ReadError, SampleError, SkipList};
@@ -29,46 +27,13 @@ use crate::error::TrainError;
 use crate::evaluators::{Evaluator, Weights};
 use crate::interrupt;
 use crate::model::host;
-use crate::recipe::Recipe;
+use crate::recipe::eval::PLACE;
+use crate::recipe::{PromptsConfig, Recipe};
 
 const NAME: &str = "prompts";
 
-/// Where a class's name stands in a template.
-const PLACE: &str = "{}";
-
 /// `top5` says something of more classes than this.
 const FIVE: usize = 5;
-
-/// `[eval.prompts]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PromptsConfig {
-    /// A folder with a folder of images for each class, whose name, with `_` read as a space, is the class's.
-    pub folder: PathBuf,
-    /// Texts with `{}` where the class's name stands.
-    pub templates: Vec<String>,
-}
-
-impl PromptsConfig {
-    /// Every value on its own.
-    pub fn validate(&self) -> Result<(), ConfigError> {
-        ConfigError::unless(
-            !self.templates.is_empty(),
-            "templates",
-            "[]",
-            "name at least one, such as \"a photo of a {}.\"",
-        )?;
-        for template in &self.templates {
-            ConfigError::unless(
-                template.matches(PLACE).count() == 1,
-                "templates",
-                format_args!("\"{template}\""),
-                "must have one {} where the class's name stands",
-            )?;
-        }
-        Ok(())
-    }
-}
 
 /// Images of known classes.
 pub struct Prompts {

@@ -8,8 +8,8 @@ use std::path::{Component, Path, PathBuf};
 use toml::{Table, Value};
 
 use crate::error::TrainError;
-use crate::overrides::{self, NONE};
 use crate::recipe::BUILT_IN;
+use crate::recipe::overrides::{self, NONE};
 
 /// The key at the top of a recipe.
 const KEY: &str = "extends";

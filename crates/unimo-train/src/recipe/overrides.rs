@@ -13,7 +13,7 @@ use unimo_data::SourceKind;
 
 use crate::error::TrainError;
 use crate::recipe::Recipe;
-use crate::stages;
+use crate::recipe::stages;
 
 /// What removes a section or an optional value, where it is no value itself.
 pub(crate) const NONE: &str = "none";

@@ -5,7 +5,7 @@
 
 use toml::{Table, Value};
 
-use crate::overrides::{Setting, is_set};
+use crate::recipe::overrides::{Setting, is_set};
 
 /// A source's own files, by key of its table.
 const OWN: &[(&str, &[&str])] = &[
@@ -75,7 +75,7 @@ fn of_data(data: &mut Table, settings: &[Setting]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::overrides;
+    use crate::recipe::overrides;
 
     fn after(text: &str, set: &[&str]) -> Table {
         let mut table: Table = text.parse().unwrap();

@@ -1,0 +1,71 @@
+//! What a loss is computed from.
+
+use burn::tensor::Device;
+use unimo_batch::{Batch, MaskedTexts, TAGS, Texts};
+use unimo_core::world::World;
+use unimo_encoders::backbone::Backbone;
+
+use crate::encoded::Encoded;
+use crate::teacher::Teacher;
+
+/// What a loss is computed from.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// The encoders that are trained.
+    pub backbone: &'a Backbone,
+    /// Their moving average, where a recipe has one.
+    pub teacher: Option<&'a Teacher>,
+    /// The batch on the host: labels and targets.
+    pub batch: &'a Batch,
+    /// The batch after the uni-modal encoders.
+    pub encoded: &'a Encoded,
+    /// Where tensors are made; it draws the device's random numbers.
+    pub device: &'a Device,
+    /// The processes that train together.
+    pub world: &'a World,
+}
+
+/// What an objective has requested of a batch is there: a batch that lacks it skips the objective.
+impl<'a> Context<'a> {
+    /// The batch's texts.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the objective has not requested them.
+    pub fn texts(&self) -> &'a Texts {
+        let texts = self.batch.texts.as_ref();
+        texts.expect("invariant: the batch holds what was requested")
+    }
+
+    /// The texts with words or phrases hidden, and what is to be predicted.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the objective has not requested them.
+    pub fn masked_texts(&self) -> &'a MaskedTexts {
+        let masked = self.texts().masked.as_ref();
+        masked.expect("invariant: the batch holds what was requested")
+    }
+
+    /// The images' tags with some hidden, and what is to be predicted.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the objective has not requested them.
+    pub fn masked_tags(&self) -> &'a MaskedTexts {
+        let tags = self.batch.further_texts.get(TAGS);
+        let masked = tags.and_then(|tags| tags.masked.as_ref());
+        masked.expect("invariant: the batch holds what was requested")
+    }
+
+    /// Which patches of the images are hidden, `[B, N]`, row-major.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the objective has not requested it.
+    pub fn hidden_patches(&self) -> &'a [bool] {
+        let images = self.batch.images.as_ref();
+        let hidden = images.and_then(|images| images.patch_mask.as_ref());
+        hidden.expect("invariant: the batch holds what was requested")
+    }
+}

@@ -1,0 +1,147 @@
+//! What an objective says of a batch.
+
+use burn::tensor::{Device, Int, Tensor};
+use unimo_core::kernels;
+
+use crate::features::Features;
+use crate::labels::{count_correct, ints};
+use crate::single_precision;
+
+/// Features that outlive their step.
+#[derive(Debug, Clone)]
+pub struct Carry {
+    /// `[B, E]` each, tracking no gradient.
+    pub features: Features,
+    /// `[B]`: which image each sample shows, where that is known.
+    pub pictures: Vec<Option<u64>>,
+}
+
+/// A number that is said of a loss: the mean of something over a count.
+#[derive(Debug, Clone)]
+pub struct Metric {
+    /// What it is.
+    pub name: &'static str,
+    /// The sum, `[1]`, in f32, on the device.
+    pub sum: Tensor<1>,
+    /// Of how many.
+    pub count: usize,
+}
+
+/// The share of predictions that are right.
+pub const ACCURACY: &str = "accuracy";
+
+/// An objective's result on one batch.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// The unweighted loss, `[1]`, in f32.
+    pub loss: Tensor<1>,
+    /// Whether the loss has a gradient; that of nothing has none.
+    pub learns: bool,
+    /// What is said of it.
+    pub metrics: Vec<Metric>,
+    /// Samples that found no negative, because all others show the same image.
+    pub without_negative: usize,
+    /// What [`Objective::after_step`] wants back.
+    pub carry: Option<Carry>,
+}
+
+impl Outcome {
+    /// A loss of which nothing else is said.
+    pub fn new(loss: Tensor<1>) -> Self {
+        Self {
+            loss,
+            learns: true,
+            metrics: Vec::new(),
+            without_negative: 0,
+            carry: None,
+        }
+    }
+
+    /// A loss of predictions, of which `correct` of `count` are right.
+    pub fn with_accuracy(loss: Tensor<1>, correct: Tensor<1, Int>, count: usize) -> Self {
+        // Exact up to 2^24 right answers of a batch.
+        Self::new(loss).and_metric(ACCURACY, correct.float(), count)
+    }
+
+    /// The same with one more number said of it.
+    pub fn and_metric(mut self, name: &'static str, sum: Tensor<1>, count: usize) -> Self {
+        let sum = single_precision(sum.without_autodiff());
+        self.metrics.push(Metric { name, sum, count });
+        self
+    }
+
+    /// Without a prediction the loss is 0, whatever the model computes: the mean of nothing is not a number, and a sum times 0 is
+    /// none either where the sum does not fit its dtype.
+    pub fn nothing(device: &Device) -> Self {
+        let zero = single_precision(Tensor::zeros([1], device));
+        Self {
+            learns: false,
+            ..Self::with_accuracy(zero, Tensor::zeros([1], device), 0)
+        }
+    }
+
+    /// Both losses added. What is said of both is said of all that they count.
+    pub(crate) fn and(mut self, other: Self) -> Self {
+        for metric in other.metrics {
+            match self.metrics.iter_mut().find(|m| m.name == metric.name) {
+                Some(same) => {
+                    same.sum = same.sum.clone() + metric.sum;
+                    same.count += metric.count;
+                }
+                None => self.metrics.push(metric),
+            }
+        }
+        Self {
+            loss: self.loss + other.loss,
+            learns: self.learns || other.learns,
+            metrics: self.metrics,
+            without_negative: self.without_negative + other.without_negative,
+            carry: self.carry.or(other.carry),
+        }
+    }
+
+    /// The mean cross-entropy of `labels` at `positions` of `states`, whose scores `logits` computes. Without a label the loss is
+    /// 0: the mean of nothing is not a number.
+    ///
+    /// # Shapes
+    ///
+    /// - states: `[B, L, D]`; positions: `M` of `[B, L]`, row-major; labels: `M`
+    pub(crate) fn of_positions(
+        states: Tensor<3>,
+        (positions, labels): (Vec<i32>, Vec<i32>),
+        logits: impl FnOnce(Tensor<2>) -> Tensor<2>,
+    ) -> Self {
+        let [rows, length, width] = states.dims();
+        let states = states.reshape([rows * length, width]);
+        let device = states.device();
+        let states = if labels.is_empty() {
+            states
+        } else {
+            states.select(0, ints(positions, &device))
+        };
+        Self::of_labels(states, labels, logits)
+    }
+
+    /// The mean cross-entropy of `labels`, a row of `logits` each; `states` is what they were computed from. Without a label the
+    /// loss is 0.
+    ///
+    /// # Shapes
+    ///
+    /// - states: `[M, D]`; labels: `M`
+    pub fn of_labels(
+        states: Tensor<2>,
+        labels: Vec<i32>,
+        logits: impl FnOnce(Tensor<2>) -> Tensor<2>,
+    ) -> Self {
+        let device = states.device();
+        let count = labels.len();
+        if count == 0 {
+            return Self::nothing(&device);
+        }
+        let labels = ints(labels, &device);
+        let logits = single_precision(logits(states));
+        let correct = count_correct(logits.clone(), labels.clone());
+        let loss = kernels::cross_entropy(logits, labels).mean();
+        Self::with_accuracy(loss, correct, count)
+    }
+}

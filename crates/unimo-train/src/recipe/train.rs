@@ -1,0 +1,148 @@
+//! `[train]`: the loop, the optimiser and the learning rate over time.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use unimo_batch::{ConfigError, config};
+
+/// What activations are computed in; parameters, optimiser and losses are f32 in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ComputeDtype {
+    /// Single precision.
+    F32,
+    /// Half precision with the range of f32: for GPUs that have it.
+    Bf16,
+    /// Half precision with little range; gradients may vanish without loss scaling.
+    F16,
+}
+
+/// `[train]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Optimiser steps.
+    pub steps: u64,
+    /// Pairs per forward pass.
+    pub batch_size: usize,
+    /// Forward passes per optimiser step: the effective batch is `batch_size * accumulation`.
+    pub accumulation: usize,
+    /// What activations are computed in.
+    pub dtype: ComputeDtype,
+    /// Recompute cheap operations in the backward pass instead of keeping their results. These are burn's element-wise
+    /// ones: on the CPU, where fused kernels stand in for most of them, it saves little.
+    pub gradient_checkpointing: bool,
+    /// Largest norm of the whole gradient; absent: no clipping.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip_norm: Option<f64>,
+    /// Share of the old value in a moving average of the weights, which then is what is evaluated; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema: Option<f64>,
+    /// Steps between lines in `metrics.jsonl`.
+    pub log_every: u64,
+    /// Steps between evaluations; 0: only at the end.
+    pub eval_every: u64,
+    /// Steps between checkpoints; the last step is always kept.
+    pub checkpoint_every: u64,
+    /// How many of the newest checkpoints are kept, beside the best.
+    pub keep_last: usize,
+    /// The optimiser.
+    pub optimizer: OptimizerConfig,
+    /// The learning rate over time.
+    pub schedule: ScheduleConfig,
+}
+
+/// `[train.optimizer]`: AdamW.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OptimizerConfig {
+    /// Peak learning rate of the uni-modal encoders.
+    pub lr: f64,
+    /// Factor of the learning rate for the cross-modal encoder and the heads (5 in METER).
+    pub fusion_lr_factor: f64,
+    /// Factors of the learning rate by parameter: a name or its beginning, such as `"objectives.itm" = 10.0`, where `*` stands for any
+    /// part. The pattern of most parts counts, and takes the place of `fusion_lr_factor`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub lr_factors: BTreeMap<String, f64>,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled weight decay of matrices; vectors (biases, norms, the class token) have none.
+    pub weight_decay: f64,
+}
+
+/// How the learning rate falls after the warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decay {
+    /// Along a line.
+    Linear,
+    /// Along half a cosine wave.
+    Cosine,
+    /// Not at all.
+    Constant,
+}
+
+/// `[train.schedule]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScheduleConfig {
+    /// Share of the steps in which the rate rises along a line from 0.
+    pub warmup: f64,
+    /// How it falls afterwards.
+    pub decay: Decay,
+    /// The rate at the last step, as a share of the peak.
+    pub last: f64,
+}
+
+impl TrainConfig {
+    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
+        ConfigError::unless(self.steps > 0, "steps", self.steps, "must be at least 1")?;
+        config::positive("batch_size", self.batch_size)?;
+        config::positive("accumulation", self.accumulation)?;
+        config::positive("keep_last", self.keep_last)?;
+        for (key, value) in [
+            ("log_every", self.log_every),
+            ("checkpoint_every", self.checkpoint_every),
+        ] {
+            ConfigError::unless(value > 0, key, value, "must be at least 1")?;
+        }
+        if let Some(norm) = self.clip_norm {
+            config::above_zero("clip_norm", norm)?;
+        }
+        if let Some(decay) = self.ema {
+            config::probability("ema", decay)?;
+        }
+        let o = &self.optimizer;
+        for (key, value) in [
+            ("optimizer.lr", o.lr),
+            ("optimizer.fusion_lr_factor", o.fusion_lr_factor),
+            ("optimizer.eps", o.eps),
+        ] {
+            config::above_zero(key, value)?;
+        }
+        for (pattern, factor) in &o.lr_factors {
+            let at_least_0 = factor.is_finite() && *factor >= 0.0;
+            ConfigError::unless(
+                at_least_0,
+                &format!("optimizer.lr_factors.\"{pattern}\""),
+                factor,
+                "must be a finite number of at least 0",
+            )?;
+        }
+        config::probability("optimizer.beta1", o.beta1)?;
+        config::probability("optimizer.beta2", o.beta2)?;
+        config::probability("optimizer.weight_decay", o.weight_decay)?;
+        config::probability("schedule.warmup", self.schedule.warmup)?;
+        let last = self.schedule.last;
+        ConfigError::unless(
+            (0.0..=1.0).contains(&last),
+            "schedule.last",
+            last,
+            "must be in [0, 1]",
+        )
+    }
+}
