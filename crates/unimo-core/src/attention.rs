@@ -39,7 +39,7 @@ impl Weights {
     }
 }
 
-/// Multi-head attention (Vaswani et al. 2017, section 3.2.2). All projections have biases, or the output alone.
+/// Multi-head attention (Vaswani et al. 2017, section 3.2.2). Either all projections have biases or only the output has.
 #[derive(Module, Debug)]
 pub struct Attention {
     /// `D -> D`.

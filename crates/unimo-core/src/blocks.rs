@@ -100,11 +100,11 @@ pub fn last_states<B>(
 pub struct PostNormBlock {
     /// Self-attention.
     pub attention: Attention,
-    /// After the attention's residual sum.
+    /// Norm after the attention's residual sum.
     pub attention_norm: LayerNorm,
     /// Feed-forward layer.
     pub feed_forward: FeedForward,
-    /// After the feed-forward layer's residual sum.
+    /// Norm after the feed-forward layer's residual sum.
     pub feed_forward_norm: LayerNorm,
     /// Dropout on both residual branches.
     pub dropout: Dropout,
@@ -149,11 +149,11 @@ impl PostNormBlock {
 /// ViT's and CLIP's block: the norm opens the residual branch.
 #[derive(Module, Debug)]
 pub struct PreNormBlock {
-    /// Before the attention.
+    /// Norm before the attention.
     pub attention_norm: LayerNorm,
     /// Self-attention.
     pub attention: Attention,
-    /// Before the feed-forward layer.
+    /// Norm before the feed-forward layer.
     pub feed_forward_norm: LayerNorm,
     /// Feed-forward layer.
     pub feed_forward: FeedForward,

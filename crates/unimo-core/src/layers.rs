@@ -214,7 +214,7 @@ mod tests {
 
     use super::*;
 
-    /// The square of 300 overflows f16, and the square of a rounding error underflows it.
+    /// In f16 the square of 300 overflows and the square of a rounding error underflows.
     #[test]
     fn rows_of_half_precision_are_brought_to_length_one() {
         /// Two digits less than f16 and bf16 have in a number below 1.

@@ -110,7 +110,7 @@ pub struct ClipTextEncoder {
     pub position_embedding: Embedding,
     /// Blocks.
     pub layers: Vec<PreNormBlock>,
-    /// After the blocks.
+    /// Norm after the blocks.
     pub final_norm: LayerNorm,
     #[module(skip)]
     end_id: Option<i32>,

@@ -14,7 +14,7 @@ use crate::import::{invert, shape_there};
 use crate::names::{Conversion, Names};
 use crate::weights::{Dtype, write_safetensors};
 
-/// A tensor as it will stand in the file; its values are fetched when it is written.
+/// A tensor for the file; its values are fetched when it is written.
 pub struct Exported {
     /// Its name.
     pub name: String,

@@ -280,7 +280,7 @@ impl FusionConfig {
 const TEXT: usize = 0;
 const IMAGE: usize = 1;
 
-/// A unit variant's name as it stands in a recipe.
+/// A unit variant's name as a recipe spells it.
 fn name(value: &Link) -> &'static str {
     match value {
         Link::None => "none",
@@ -337,7 +337,7 @@ pub struct Stream {
 pub struct CrossModalLayer {
     /// Self-attention within the stream.
     pub self_attention: Attention,
-    /// After the self-attention.
+    /// Norm after the self-attention.
     pub self_norm: LayerNorm,
     /// Attention to the other stream's state before this layer.
     pub cross_attention: Option<Attention>,
@@ -345,11 +345,11 @@ pub struct CrossModalLayer {
     pub level_attention: Option<LevelAttention>,
     /// `lambda`, `[1]`: how much of the cross-layer part is merged, through tanh.
     pub merge: Option<Param<Tensor<1>>>,
-    /// After the merge.
+    /// Norm after the merge.
     pub cross_norm: LayerNorm,
     /// Feed-forward layer.
     pub feed_forward: FeedForward,
-    /// After the feed-forward layer.
+    /// Norm after the feed-forward layer.
     pub feed_forward_norm: LayerNorm,
     /// Dropout on every residual branch.
     pub dropout: Dropout,

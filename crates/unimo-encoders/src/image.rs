@@ -134,13 +134,13 @@ pub struct ImageEncoder {
     pub distillation_embedding: Option<Param<Tensor<1>>>,
     /// `[N, D]`, the class tokens first.
     pub position_embedding: Param<Tensor<2>>,
-    /// Before the blocks.
+    /// Norm before the blocks.
     pub pre_norm: Option<LayerNorm>,
     /// Dropout on the embeddings.
     pub dropout: Dropout,
     /// Blocks.
     pub layers: Vec<PreNormBlock>,
-    /// After the blocks; applied by [`ImageEncoder::finish`].
+    /// Norm after the blocks; applied by [`ImageEncoder::finish`].
     pub post_norm: LayerNorm,
     /// `[D]`: replaces a hidden patch before positions are added.
     pub mask_embedding: Option<Param<Tensor<1>>>,

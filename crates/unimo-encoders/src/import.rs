@@ -542,7 +542,7 @@ mod tests {
         assert_eq!(grids(197, 578), None);
     }
 
-    /// As many numbers in another shape do not fit.
+    /// The same number of values in another shape does not fit.
     #[test]
     fn sizes_are_compared_and_not_their_product() {
         let fits =

@@ -14,7 +14,7 @@
 //! |---|---|---|---|
 //! | `V` sees | V, G | V, T | V, G |
 //! | `G` sees | V, G, T | | V, G |
-//! | `T` sees | G, T | V, T | V, G, the prefix and what stands before |
+//! | `T` sees | G, T | V, T | V, G, the prefix and earlier positions |
 //!
 //! From left to right the codes are chosen by the patches alone, or by the prefix if there is no image. So nothing that is to
 //! be predicted is seen.
@@ -136,7 +136,7 @@ pub struct View {
 pub struct Grounded {
     /// The codebook's output.
     pub quantised: Quantised,
-    /// After the encoder, `[B, K, D]`.
+    /// Their states after the encoder, `[B, K, D]`.
     pub states: Tensor<3>,
 }
 

@@ -102,9 +102,9 @@ pub struct Tasks {
 /// Two layers with a norm and GELU between them.
 #[derive(Module, Debug)]
 pub struct TaskHead {
-    /// To the width of a summary, `2 D`.
+    /// Maps to the width of a summary, `2 D`.
     pub inner: Linear,
-    /// After `inner`.
+    /// Norm after `inner`.
     pub norm: LayerNorm,
     /// `2 D -> C`.
     pub outer: Linear,

@@ -4,7 +4,7 @@
 //! reported, if the model can do them:
 //!
 //! - `itc`: the dot product of the dual encoder's embeddings (CLIP, ALBEF).
-//! - `itc+itm`: the best `k` candidates of `itc` are re-ranked by the matching head; the others stay behind them, in the
+//! - `itc+itm`: the best `k` candidates of `itc` are re-ranked by the matching head; the others follow them, in the
 //!   order of `itc` (ALBEF, section 4: k = 128 for Flickr30K and 256 for COCO).
 //! - `itm`: the matching head scores every pair (METER, ViLT).
 //!

@@ -170,7 +170,7 @@ pub struct ObjectiveRecord {
     /// Loss, a mean over `count` predictions.
     #[serde(default = "nan", deserialize_with = "null_is_nan")]
     pub loss: f64,
-    /// Share of right predictions, 0 to 1; NaN where the objective has none.
+    /// Share of right predictions, 0 to 1; NaN if the objective has none.
     #[serde(default = "nan", deserialize_with = "null_is_nan")]
     pub accuracy: f64,
     /// Number of predictions.

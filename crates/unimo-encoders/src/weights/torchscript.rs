@@ -654,7 +654,7 @@ fn tensor(
 mod tests {
     use super::*;
 
-    /// `Module` with a transposed `w` [2, 3] of a storage of 7 numbers, behind one of them, and a module `sub` with a flag.
+    /// `Module` with a transposed `w` [2, 3] from the second of 7 stored numbers on, and a module `sub` with a flag.
     fn pickle() -> Vec<u8> {
         let mut pickle =
             b"\x80\x02c__torch__\nM\nq\x00)\x81}(X\x01\0\0\0wctorch._utils\n_rebuild_tensor_v2\n(("
