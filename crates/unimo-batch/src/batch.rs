@@ -1,11 +1,11 @@
 //! The batch: where data, encoders, objectives and evaluation meet.
 //!
-//! A [`Batch`] lives on the host. The loader fills it on worker threads, the training step moves what it needs to a
-//! device. Every modality is optional: a batch of unaligned images has no texts, a batch of plain text has no images,
-//! and an objective that needs what a batch lacks is skipped for it.
+//! A [`Batch`] lives on the host. The loader fills it on worker threads, and the training step moves what it needs to a device.
+//! Every modality is optional: a batch of unaligned images has no texts, and a batch of plain text has no images. An objective is
+//! skipped for a batch that lacks what it needs.
 //!
-//! Shape legend: `B` samples, `L` text length, `C` = 3 channels, `H x W` pixels, `R` regions, `F` features per region, `N`
-//! patches of a picture, row by row.
+//! Shape legend: `B` samples, `L` text length, `C` = 3 channels, `H x W` pixels, `R` regions, `F` features per region, `N` patches
+//! of an image, row by row.
 
 use std::collections::BTreeMap;
 
@@ -16,22 +16,22 @@ use serde::{Deserialize, Serialize};
 pub struct Batch {
     /// One name per sample, as an error message shows it: file and line, or generator and index.
     pub samples: Vec<String>,
-    /// `[B]`: which picture each sample shows. Equal numbers mean the same picture, which is no negative of itself. Empty where
-    /// nobody knows: then every sample shows a picture of its own.
+    /// `[B]`: which image each sample shows. Equal numbers mean the same image, which is no negative of itself. Empty if unknown:
+    /// then every sample shows an image of its own.
     pub pictures: Vec<u64>,
-    /// The picture of every sample.
+    /// The image of every sample.
     pub images: Option<Images>,
-    /// The right picture, where every sample has two (NLVR2); `images` is the left one.
+    /// The right image, if every sample has two (NLVR2); `images` is the left one.
     pub second_images: Option<Images>,
     /// The caption of every sample.
     pub texts: Option<Texts>,
-    /// Further texts by what they are: another language, `phrases`, `tags`.
+    /// Further texts by kind: another language, `phrases`, `tags`.
     pub further_texts: BTreeMap<String, Texts>,
     /// Detector regions with their boxes.
     pub regions: Option<Regions>,
 }
 
-/// The key of the names of a picture's objects in [`Batch::further_texts`].
+/// The key of the names of an image's objects in [`Batch::further_texts`].
 pub const TAGS: &str = "tags";
 
 impl Batch {
@@ -46,8 +46,8 @@ impl Batch {
     }
 }
 
-/// Pictures as bytes: what a model reads of a level is `(level / 255 - mean) / std` of its channel. They become numbers where they
-/// are computed with, so that batches that wait take a quarter of the memory.
+/// Images as bytes. A model reads a level as `(level / 255 - mean) / std` of its channel. Levels become floats only where they are
+/// computed with, so that waiting batches take a quarter of the memory.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Images {
     /// `[B, C, H, W]`, row-major: levels, 0 to 255.
@@ -56,21 +56,21 @@ pub struct Images {
     pub height: usize,
     /// `W`.
     pub width: usize,
-    /// `[C]`: subtracted from levels in 0..1.
+    /// `[C]`: subtracted from levels scaled to 0..1.
     pub mean: [f32; Images::CHANNELS],
-    /// `[C]`: divided by.
+    /// `[C]`: the divisor after that.
     pub std: [f32; Images::CHANNELS],
-    /// `[B, C, H, W]`: the same pictures, changed at random once more; if the loader was asked for it.
+    /// `[B, C, H, W]`: a second random augmentation of the same images, if the loader was asked for it.
     pub second_view: Option<Vec<u8>>,
-    /// `[B, N]`: which patches are to be predicted, `true` hides; if the loader was asked for it by a [`PatchMaskSpec`].
+    /// `[B, N]`: which patches are to be predicted (`true` hides), if the loader was asked for it by a [`PatchMaskSpec`].
     pub patch_mask: Option<Vec<bool>>,
 }
 
 impl Images {
-    /// Channels of every picture.
+    /// Channels of every image.
     pub const CHANNELS: usize = 3;
 
-    /// What a model reads of levels, computed on the host; of [`pixels`](Self::pixels) or of a second view.
+    /// Normalises levels on the host, those of [`pixels`](Self::pixels) or of a second view.
     ///
     /// # Shapes
     ///
@@ -90,8 +90,8 @@ impl Images {
 /// Levels of a channel.
 pub const LEVELS: usize = 256;
 
-/// What a model reads of every level of a channel: `(level / 255 - mean) / std`. A look-up is as fast as the loads are, a division
-/// is not.
+/// What a model reads for every level of a channel: `(level / 255 - mean) / std`. A look-up is as fast as the loads; a division is
+/// not.
 pub fn normalised(mean: f32, std: f32) -> [f32; LEVELS] {
     std::array::from_fn(|level| (level as f32 / 255.0 - mean) / std)
 }
@@ -103,42 +103,42 @@ pub struct Texts {
     pub ids: Vec<i32>,
     /// `L`.
     pub length: usize,
-    /// `[B]`: how many leading positions of each row are text; the others are padding.
+    /// `[B]`: how many leading positions of each row are text; the rest are padding.
     pub lengths: Vec<usize>,
     /// The same texts with words hidden, if the loader was asked for it by a [`MaskSpec`].
     pub masked: Option<MaskedTexts>,
-    /// `[B]`: how many positions right before the end token are concepts, that is phrases of the caption as one id each (MVP);
-    /// none where texts have no concepts.
+    /// `[B]`: how many positions right before the end token are concepts: phrases of the caption as one id each (MVP). `None` if
+    /// texts have no concepts.
     pub concepts: Option<Vec<usize>>,
-    /// `[B]`: what each text says of its picture. Empty: every text describes it.
+    /// `[B]`: what each text says of its image. Empty means that every text describes it.
     pub roles: Vec<TextRole>,
 }
 
 impl Texts {
-    /// Whether text `row` describes its picture. Only such a text is a positive of image-text contrast and matching.
+    /// Whether text `row` describes its image. Only such a text is a positive of image-text contrast and matching.
     pub fn describes(&self, row: usize) -> bool {
         matches!(self.roles.get(row), None | Some(TextRole::Describes))
     }
 }
 
-/// What a text says of its picture.
+/// What a text says of its image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum TextRole {
-    /// It describes the picture: a caption.
+    /// It describes the image: a caption.
     #[default]
     Describes,
-    /// It asks something about the picture.
+    /// It asks something about the image.
     Question,
-    /// It is a statement that is true of the picture, or is not (NLVR).
+    /// It is a statement that is true or false of the image (NLVR).
     Statement {
         /// Whether it is true.
         holds: bool,
     },
-    /// It is a statement that the picture entails, contradicts or leaves open (SNLI-VE).
+    /// It is a statement that the image entails, contradicts or leaves open (SNLI-VE).
     Hypothesis(Entailment),
 }
 
-/// What a picture says of a statement.
+/// What an image says of a statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Entailment {
@@ -150,19 +150,19 @@ pub enum Entailment {
     Contradicted,
 }
 
-/// Token ids after masking, with what is to be predicted.
+/// Token ids after masking, with the ids to predict.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct MaskedTexts {
     /// `[B, L]`: the ids that the model sees.
     pub ids: Vec<i32>,
     /// `[B, L]`: the id to predict, or [`MaskedTexts::IGNORE`].
     pub labels: Vec<i32>,
-    /// `[B, L]`: likewise of concepts, which other losses predict than of words; none where texts have no concepts.
+    /// `[B, L]`: likewise for concepts, which have losses of their own. `None` if texts have no concepts.
     pub concept_labels: Option<Vec<i32>>,
 }
 
 impl MaskedTexts {
-    /// The label of a position that no loss looks at.
+    /// The label of a position that every loss ignores.
     pub const IGNORE: i32 = -100;
 }
 
@@ -187,9 +187,9 @@ pub struct MaskSpec {
     pub rate: f64,
     /// What is hidden together.
     pub unit: MaskUnit,
-    /// Of the chosen tokens, the share replaced by the mask token (0.8 in BERT).
+    /// Share of the chosen tokens that the mask token replaces (0.8 in BERT).
     pub mask_share: f64,
-    /// Of the chosen tokens, the share replaced by a random token (0.1 in BERT); the rest stay as they are.
+    /// Share of the chosen tokens that a random token replaces (0.1 in BERT); the rest stay as they are.
     pub random_share: f64,
 }
 
@@ -202,10 +202,10 @@ pub enum MaskUnit {
     Token,
     /// All pieces of a word or none.
     WholeWord,
-    /// Words in a row, 1 to 10 of them with lengths of a geometric distribution, p = 0.2 (SpanBERT, UNIMO-2). A span is
-    /// replaced as one: all by mask tokens, all by random ones, or not at all.
+    /// Runs of 1 to 10 words, with lengths from a geometric distribution, p = 0.2 (SpanBERT, UNIMO-2). A span is replaced as a
+    /// whole: by mask tokens, by random ones, or not at all.
     Span,
-    /// As `span`, but between two hidden words of a group up to two stay visible: a skip-gram.
+    /// As `span`, but up to two words between two hidden words of a group stay visible: a skip-gram.
     SkipGram,
 }
 
@@ -220,11 +220,11 @@ impl Default for MaskSpec {
     }
 }
 
-/// How patches of a picture are hidden for masked image modelling.
+/// How patches of an image are hidden for masked image modelling.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PatchMaskSpec {
-    /// Share of a picture's patches that are hidden, in (0, 1); rounded to whole patches, the same number in every picture.
+    /// Share of an image's patches that are hidden, in (0, 1). It is rounded to whole patches, the same number in every image.
     pub rate: f64,
     /// Which patches are hidden together.
     pub kind: PatchMaskKind,
@@ -236,7 +236,7 @@ pub struct PatchMaskSpec {
 pub enum PatchMaskKind {
     /// Each by itself (MAE).
     Uniform,
-    /// Rectangles of at least 16 patches with aspects of 0.3 to 1 / 0.3 (BEiT, algorithm 1); what is left over is hidden
-    /// patch by patch.
+    /// Rectangles of at least 16 patches with aspect ratios of 0.3 to 1 / 0.3 (BEiT, algorithm 1). The remaining patches are
+    /// hidden one by one.
     Block,
 }

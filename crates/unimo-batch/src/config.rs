@@ -1,9 +1,9 @@
-//! The error of a configuration value that cannot be.
+//! The error of a configuration value that is not allowed.
 
 use std::error::Error;
 use std::fmt::{self, Display};
 
-/// A value outside what is allowed: names the key, the value and the allowed ones.
+/// A value that is not allowed, with its key and the allowed values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
     /// Path of the key, sections joined by dots.

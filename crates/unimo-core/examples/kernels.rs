@@ -1,7 +1,7 @@
 //! Times the kernels against the plain tensor operations of burn's CPU backend.
 //!
-//! `cargo run --release -p unimo-core --example kernels [part of a name]`; milliseconds, the least of many runs. A
-//! backward pass starts from a gradient of ones, and making that is part of both columns.
+//! `cargo run --release -p unimo-core --example kernels [part of a name]` prints the least of many runs in
+//! milliseconds. A backward pass starts from a gradient of ones; both columns include making it.
 
 use std::cell::RefCell;
 use std::hint::black_box;

@@ -15,14 +15,14 @@ use crate::kernels;
 use crate::layers::{Dropout, Linear, cast, same_dtype};
 use crate::mask::Hidden;
 
-/// What one attention looked at, kept for those who want to see into a model.
+/// The weights of one attention, kept for callers that look into a model.
 ///
 /// Shape of both tensors: `[B, H, Q, K]`.
 #[derive(Debug, Clone)]
 pub struct Weights {
     /// Before dropout; each row sums to 1.
     values: Tensor<4>,
-    /// Zeros that were added to the values before they were used, so their gradient is that of the values.
+    /// Zeros added to the values before use, so their gradient is the gradient of the values.
     probe: Option<Tensor<4>>,
 }
 
@@ -32,14 +32,14 @@ impl Weights {
         self.values.clone()
     }
 
-    /// The gradient with respect to the weights, `[B, H, Q, K]`; none where the pass was without autodiff or nothing that was
-    /// differentiated depends on them.
+    /// The gradient with respect to the weights, `[B, H, Q, K]`. `None` if the pass was without autodiff, or if the
+    /// differentiated result does not depend on them.
     pub fn gradient(&self, gradients: &Gradients) -> Option<Tensor<4>> {
         self.probe.as_ref()?.grad(gradients)
     }
 }
 
-/// Multi-head attention (Vaswani et al. 2017, section 3.2.2) with biases everywhere, or on the output alone.
+/// Multi-head attention (Vaswani et al. 2017, section 3.2.2). Either all projections have biases or only the output has.
 #[derive(Module, Debug)]
 pub struct Attention {
     /// `D -> D`.
@@ -50,7 +50,7 @@ pub struct Attention {
     pub value: Linear,
     /// `D -> D`.
     pub output: Linear,
-    /// On the attention weights.
+    /// Dropout on the attention weights.
     pub dropout: Dropout,
     /// `H`.
     pub heads: usize,
@@ -75,7 +75,7 @@ impl Attention {
         }
     }
 
-    /// The same without biases of queries, keys and values: ViT with `qkv_bias = false`.
+    /// As [`new`](Self::new), without biases on queries, keys and values: ViT with `qkv_bias = false`.
     #[must_use]
     pub fn without_input_biases(mut self) -> Self {
         for layer in [&mut self.query, &mut self.key, &mut self.value] {
@@ -171,9 +171,9 @@ impl Attention {
 
 /// `softmax(q k^T / sqrt(D / H)) v`, with hidden keys left out.
 ///
-/// burn's fused attention runs where it exists for the case at hand: without gradients, off the CPU, in f32. It has no dropout
-/// and falls back to separate products under autodiff, so training goes through [`kernels::masked_softmax`]. In half precision
-/// it falls back to a softmax of half precision for shapes that its kernels do not take, so it is not asked there.
+/// burn's fused attention runs without gradients, off the CPU, in f32. It has no dropout and computes separate products under
+/// autodiff, so training uses [`kernels::masked_softmax`]. In half precision it takes the softmax in half precision for shapes
+/// that its kernels do not support, so it is not used there.
 ///
 /// # Shapes
 ///
@@ -211,9 +211,9 @@ pub fn scaled_dot_product<'a>(
 
 /// `softmax(q k^T / sqrt(D / H))`, zero for hidden keys.
 ///
-/// In half precision the scores and their softmax are f32: a score of 30 in bf16 is off by up to 0.06, and its weight by as large
-/// a share, and in f16 a sum of products may leave the range. So the queries are scaled first, the products are summed in f32,
-/// and only the weights are rounded.
+/// In half precision the scores and their softmax are f32. A bf16 score of 30 is off by up to 0.06, and its weight by the same
+/// share. In f16 a sum of products may overflow. So the queries are scaled first, the products are summed in f32, and only the
+/// weights are rounded.
 ///
 /// # Shapes
 ///
@@ -305,11 +305,11 @@ mod tests {
             .assert_approx_eq::<f32>(&theirs.into_data(), Tolerance::absolute(TOLERANCE));
     }
 
-    /// In half precision the weights are those of f32 for the same queries and keys, rounded once: also where scores are large,
-    /// and where a sum of products is beyond the largest number of f16.
+    /// In half precision the weights equal the f32 weights of the same queries and keys, rounded once. This also holds for large
+    /// scores and where a sum of products exceeds the largest f16 number.
     #[test]
     fn half_precision_rounds_weights_once() {
-        /// Half of the distance between neighbours, as a share, of bf16 and f16; scaling before or after a sum of f32 moves a
+        /// Half the relative distance between neighbouring numbers of bf16 and f16. Scaling before or after an f32 sum moves a
         /// weight by less than a hundredth of that.
         const ROUNDING: [(FloatDType, f64); 2] = [
             (FloatDType::BF16, 1.01 / 256.0),
@@ -337,7 +337,7 @@ mod tests {
                 };
                 for (w, e) in numbers(weights).into_iter().zip(numbers(expected)) {
                     let (w, e) = (f64::from(w), f64::from(e));
-                    // The scores of the last case are some ten thousand: f32 keeps two digits behind their point.
+                    // The scores of the last case are about ten thousand, where f32 keeps two digits after the point.
                     let scores = if shift > 0.0 { 0.02 * e } else { 0.0 };
                     assert!(
                         (w - e).abs() <= rounding * e + SMALLEST + scores,
@@ -370,8 +370,8 @@ mod tests {
         }
     }
 
-    /// What is kept is what was used, and its gradient is that of the weights: `dS/dA = dS/dO V^T` with `O = A V`, taken here
-    /// for `S` the sum of the output, with an output projection of ones on the diagonal.
+    /// The kept weights are those that were used, and their gradient is `dS/dA = dS/dO V^T` with `O = A V`. Here `S` is the sum
+    /// of the output, and the output projection has ones on the diagonal.
     #[test]
     fn kept_weights_have_their_gradient() {
         let device = Device::flex().autodiff();

@@ -10,7 +10,7 @@ use burn::tensor::Tensor;
 
 use crate::parameters;
 
-/// A copy that takes no part in training: parameters of its own identity that track no gradient.
+/// A frozen copy: its parameters have ids of their own and track no gradient.
 pub fn frozen_copy<M: Module>(module: &M) -> M {
     struct Freeze;
     impl ModuleMapper for Freeze {

@@ -20,16 +20,16 @@ pub struct BlockConfig {
     pub heads: usize,
     /// Inner width of the feed-forward layer.
     pub feed_forward: usize,
-    /// Of the feed-forward layer.
+    /// Activation of the feed-forward layer.
     pub activation: Activation,
-    /// Of every layer norm.
+    /// Epsilon of every layer norm.
     pub layer_norm_eps: f64,
-    /// On attention weights and on both residual branches, in [0, 1).
+    /// Dropout on attention weights and on both residual branches, in [0, 1).
     pub dropout: f64,
 }
 
 impl BlockConfig {
-    /// Every value on its own and against the others.
+    /// Checks every value, alone and against the others.
     pub fn validate(&self) -> Result<(), ConfigError> {
         config::heads_divide(self.width, self.heads)?;
         config::positive("feed_forward", self.feed_forward)?;
@@ -45,7 +45,7 @@ pub struct FeedForward {
     pub inner: Linear,
     /// `inner -> D`.
     pub outer: Linear,
-    /// Between the two.
+    /// Activation between the two.
     #[module(skip)]
     pub activation: Activation,
 }
@@ -69,7 +69,7 @@ impl FeedForward {
     }
 }
 
-/// The states after the last `keep` of `blocks`, the last one last; a `keep` above the number of blocks ends with `x` as the first.
+/// The states after the last `keep` of `blocks`, in order. If `keep` exceeds the number of blocks, `x` comes first.
 ///
 /// # Shapes
 ///
@@ -100,13 +100,13 @@ pub fn last_states<B>(
 pub struct PostNormBlock {
     /// Self-attention.
     pub attention: Attention,
-    /// After the attention's residual sum.
+    /// Norm after the attention's residual sum.
     pub attention_norm: LayerNorm,
     /// Feed-forward layer.
     pub feed_forward: FeedForward,
-    /// After the feed-forward layer's residual sum.
+    /// Norm after the feed-forward layer's residual sum.
     pub feed_forward_norm: LayerNorm,
-    /// On both residual branches.
+    /// Dropout on both residual branches.
     pub dropout: Dropout,
 }
 
@@ -149,15 +149,15 @@ impl PostNormBlock {
 /// ViT's and CLIP's block: the norm opens the residual branch.
 #[derive(Module, Debug)]
 pub struct PreNormBlock {
-    /// Before the attention.
+    /// Norm before the attention.
     pub attention_norm: LayerNorm,
     /// Self-attention.
     pub attention: Attention,
-    /// Before the feed-forward layer.
+    /// Norm before the feed-forward layer.
     pub feed_forward_norm: LayerNorm,
     /// Feed-forward layer.
     pub feed_forward: FeedForward,
-    /// On both residual branches.
+    /// Dropout on both residual branches.
     pub dropout: Dropout,
 }
 

@@ -25,7 +25,7 @@ use rand_distr::{Distribution, Normal};
 pub struct Init {
     device: Device,
     rng: ChaCha8Rng,
-    /// None: zeros.
+    /// `None` gives zeros.
     normal: Option<Normal<f32>>,
 }
 
@@ -42,8 +42,8 @@ impl Init {
         }
     }
 
-    /// Zeros where weights would be drawn: for a model whose every parameter is read from a file. Drawing the numbers of a
-    /// base model takes longer than reading them, and zeros take memory for one number alone.
+    /// Gives zeros instead of drawn weights, for a model whose parameters are all read from a file. Drawing the numbers of
+    /// a base model takes longer than reading them, and zeros take the memory of one number.
     pub fn blank(device: &Device) -> Self {
         Self {
             normal: None,

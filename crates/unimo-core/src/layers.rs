@@ -177,7 +177,7 @@ impl Activation {
     }
 }
 
-/// Rows brought to length 1; a row of zeros stays one. Squares of half precision leave its range, so they are taken in f32.
+/// Scales rows to length 1; a row of zeros stays one. Squares leave the range of half precision, so they are f32.
 ///
 /// # Shapes
 ///
@@ -214,7 +214,7 @@ mod tests {
 
     use super::*;
 
-    /// Squares of 300 are beyond f16, and the square of a rounding error is below it.
+    /// In f16 the square of 300 overflows and the square of a rounding error underflows.
     #[test]
     fn rows_of_half_precision_are_brought_to_length_one() {
         /// Two digits less than f16 and bf16 have in a number below 1.

@@ -1,7 +1,7 @@
 //! Multi-granularity attention: one query stream reads several levels of the other stream through a gate.
 //!
-//! This is the cross-layer half of UNIMO-3 (arXiv 2305.13697; the abstract is all that is public, the formulas are this
-//! project's reading, `docs/ARCHITECTURE.md`):
+//! This is the cross-layer half of UNIMO-3 (arXiv 2305.13697). Only its abstract is public; the formulas are this project's
+//! reading (`docs/ARCHITECTURE.md`):
 //!
 //! ```text
 //! M_j = LN_j(V^j)                                      the levels, j in S
@@ -21,7 +21,7 @@ use crate::init::Init;
 use crate::layers::{LayerNorm, Linear, cast};
 use crate::mask::PaddingMask;
 
-/// What decides how much of each level is read.
+/// How the weight of each level is decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GateKind {
@@ -46,7 +46,7 @@ pub struct LevelAttention {
     pub gate_bias: Param<Tensor<1>>,
     /// Reads the levels.
     pub attention: Attention,
-    /// What decides.
+    /// How the weights of the levels are decided.
     #[module(skip)]
     pub kind: GateKind,
 }
@@ -58,16 +58,16 @@ pub struct LevelAttentionConfig {
     pub width: usize,
     /// Attention heads.
     pub heads: usize,
-    /// On attention weights.
+    /// Dropout on attention weights.
     pub dropout: f64,
-    /// Of the levels' norms.
+    /// Epsilon of the levels' norms.
     pub layer_norm_eps: f64,
     /// `S`, at least one.
     pub levels: usize,
-    /// What decides.
+    /// How the weights of the levels are decided.
     pub gate: GateKind,
-    /// Starting bias of the last level, which is the one that in-layer attention sees: with a large one training starts near
-    /// the in-layer behaviour.
+    /// Starting bias of the last level, which in-layer attention reads too. With a large value training starts near the
+    /// in-layer behaviour.
     pub beta: f32,
 }
 
@@ -114,8 +114,8 @@ impl LevelAttention {
         self.forward_keeping(query, levels, mask, None)
     }
 
-    /// As [`forward`](Self::forward); appends its attention weights to `kept`, if there is one: of the gated mixture of the
-    /// levels, or, with a gate per token, of each level.
+    /// As [`forward`](Self::forward); also appends its attention weights to `kept`, if there is one. There is one entry for
+    /// the gated mixture of the levels or, with a gate per token, one per level.
     ///
     /// # Shapes
     ///
@@ -185,7 +185,7 @@ impl LevelAttention {
                 };
                 let first: Vec<_> = memory.iter().map(|m| m.clone().narrow(1, 0, 1)).collect();
                 let keys = wk.forward(Tensor::cat(first, 1));
-                // A sum of `D` products may leave the range of half precision before it is scaled.
+                // A sum of `D` products may overflow half precision before it is scaled.
                 let asking = cast(wq.forward(asking), FloatDType::F32);
                 let scores = asking.matmul(cast(keys, FloatDType::F32).transpose());
                 scores.mul_scalar(1.0 / (width as f64).sqrt()) + bias
@@ -234,7 +234,7 @@ mod tests {
         }
     }
 
-    /// In half precision the gates are those of f32 rounded once, also where the sums of products leave the range of f16.
+    /// In half precision the gates equal the f32 gates rounded once, also where the sums of products overflow f16.
     #[test]
     fn gates_of_half_precision_are_rounded_once() {
         /// Scores come from products that were rounded to 11 digits: a score of up to 8 moves by less than 0.02.

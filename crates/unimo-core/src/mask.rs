@@ -1,4 +1,4 @@
-//! Masks as types of their own, because the field holds two opposite conventions.
+//! Masks are types of their own, because the field has two opposite conventions.
 //!
 //! burn: `true` hides a position. Hugging Face: `1` shows it. [`PaddingMask`] is the only mask that the model code
 //! passes around; it can be made from either convention and is read in burn's.
@@ -7,12 +7,12 @@
 
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
-/// Which positions of a padded sequence no query may attend to. `true` hides.
+/// Which positions of a padded sequence are hidden from every query. `true` hides.
 #[derive(Debug, Clone)]
 pub struct PaddingMask(Tensor<2, Bool>);
 
 impl PaddingMask {
-    /// From the number of leading positions of each row that are real.
+    /// From the number of real positions at the start of each row.
     ///
     /// # Shapes
     ///
@@ -29,7 +29,7 @@ impl PaddingMask {
         ))
     }
 
-    /// Of rows without padding.
+    /// For rows without padding.
     ///
     /// # Shapes
     ///
@@ -66,7 +66,7 @@ impl PaddingMask {
         self.0.dims()
     }
 
-    /// The rows named, in that order; a row may be named several times.
+    /// The given rows, in that order; a row may be given several times.
     pub fn select(&self, rows: Tensor<1, Int>) -> Self {
         Self(self.0.clone().select(0, rows))
     }
@@ -76,18 +76,18 @@ impl PaddingMask {
         Self(self.0.clone().narrow(0, first, count))
     }
 
-    /// The rows of all masks under each other.
+    /// The rows of all masks, stacked.
     pub fn cat(masks: Vec<Self>) -> Self {
         Self::along(masks, 0)
     }
 
-    /// The positions of all masks behind each other, row by row.
+    /// The positions of all masks, joined row by row.
     pub fn join(masks: Vec<Self>) -> Self {
         Self::along(masks, 1)
     }
 
     fn along(masks: Vec<Self>, axis: usize) -> Self {
-        // Through numbers: burn-flex 0.22.1 stores rows that were selected in another kind of bool, which `cat` refuses.
+        // As integers: burn-flex 0.22.1 stores selected rows as another kind of bool, which `cat` refuses.
         let numbers = masks.into_iter().map(|m| m.0.int()).collect();
         Self(Tensor::cat(numbers, axis).equal_scalar(1))
     }
@@ -103,7 +103,7 @@ impl PaddingMask {
 pub struct PairMask(Tensor<2, Bool>);
 
 impl PairMask {
-    /// A position sees itself and what is before it: text that is read from left to right.
+    /// Each position sees itself and earlier ones, for text that is read from left to right.
     ///
     /// # Shapes
     ///
@@ -112,7 +112,7 @@ impl PairMask {
         Self::prefix(length, 0, device)
     }
 
-    /// The first `prefix` positions see each other, every other one sees itself and what is before it (UniLM, UNIMO-2).
+    /// The first `prefix` positions see each other; every other one sees itself and earlier ones (UniLM, UNIMO-2).
     ///
     /// # Shapes
     ///
@@ -123,7 +123,7 @@ impl PairMask {
         })
     }
 
-    /// What `hides` says of (query, key).
+    /// Hides a key from a query where `hides(query, key)` is true.
     ///
     /// # Shapes
     ///
@@ -143,7 +143,7 @@ impl PairMask {
     }
 }
 
-/// All that hides keys from queries: what an attention takes. `Some(&padding).into()` hides padding alone.
+/// The masks that an attention takes. `Some(&padding).into()` hides padding alone.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Hidden<'a> {
     /// Keys that no query of a row may see.

@@ -1,7 +1,7 @@
 //! The processes that train together.
 //!
-//! It is alone for now: every call gives back what it was given. What is taken over all processes goes through here, so that a
-//! step needs no change when there are several.
+//! There is one process for now, so every call returns what it was given. Whatever spans all processes goes through here, so
+//! that a step needs no change when there are several.
 
 use burn::tensor::Tensor;
 
@@ -23,7 +23,7 @@ impl World {
         1
     }
 
-    /// The rows of all processes under each other, in the order of their ranks.
+    /// The rows of all processes, stacked in the order of their ranks.
     ///
     /// # Shapes
     ///

@@ -1,12 +1,12 @@
-//! Text encoder, image encoder and cross-modal encoder together: what every recipe trains. The cross-modal encoder has two
-//! streams ([`crate::fusion`]) or one ([`crate::joint`]). Pictures are known by their pixels ([`crate::image`]) or by the regions that
-//! a detector found in them ([`crate::region`]).
+//! Text encoder, image encoder and cross-modal encoder together: what every recipe trains. The cross-modal encoder is dual-stream
+//! ([`crate::fusion`]) or single-stream ([`crate::joint`]). The image encoder reads pixels ([`crate::image`]) or the regions that a
+//! detector found ([`crate::region`]).
 //!
 //! Parts may be left out. Without a cross-modal encoder there are two towers (CLIP), whose states stand for the fused ones. Without an
-//! image encoder there is a model of texts. Uni-modal encoders without blocks are embeddings, which one stream reads (ViLT, UNITER).
+//! image encoder the model reads texts alone. Without blocks a uni-modal encoder is an embedding (ViLT, UNITER).
 //!
-//! Uni-modal encodings are values of their own ([`TextFeatures`], [`ImageFeatures`]): they are computed once and then
-//! paired at will, by objectives within a step and by retrieval over a whole test set.
+//! Uni-modal encodings are values of their own ([`TextFeatures`], [`ImageFeatures`]). They are computed once and then paired at will,
+//! by objectives within a step and by retrieval over a whole test set.
 //!
 //! Shape legend: `B` rows, `Lt` and `Lv` positions of text and image, `D` width of the cross-modal encoder.
 
@@ -26,12 +26,12 @@ use crate::quantiser::Quantiser;
 use crate::region::{RegionEncoder, RegionEncoderConfig, RegionInput};
 use crate::text::{TextEncoder, TextEncoderConfig, TextInput};
 
-/// The three encoders: the `[model]` part of a recipe. There is `image`, `regions` or neither, and `fusion`, `joint` or neither.
+/// The three encoders: the `[model]` part of a recipe. At most one of `image`/`regions` and of `fusion`/`joint` is set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BackboneConfig {
-    /// Standard deviation of new weights and embeddings: 0.02 in BERT, RoBERTa and METER at width 768; a narrower model
-    /// that starts from noise learns faster with 0.02 * sqrt(768 / width).
+    /// Standard deviation of new weights and embeddings: 0.02 in BERT, RoBERTa and METER at width 768. A narrower model that starts
+    /// from noise learns faster with 0.02 * sqrt(768 / width).
     pub initializer_range: f64,
     /// Text encoder.
     pub text: TextEncoderConfig,
@@ -41,20 +41,19 @@ pub struct BackboneConfig {
     /// Image encoder that reads regions which a detector found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub regions: Option<RegionEncoderConfig>,
-    /// Whether the image encoder reads the names of a picture's objects beside its patches or regions, where a batch has them
-    /// (MVP).
+    /// Whether the image encoder also reads the names of an image's objects (tags), if a batch has them (MVP).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub image_tags: bool,
-    /// Cross-modal encoder of two streams.
+    /// Dual-stream cross-modal encoder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fusion: Option<FusionConfig>,
-    /// Cross-modal encoder of one stream.
+    /// Single-stream cross-modal encoder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub joint: Option<JointConfig>,
 }
 
 impl BackboneConfig {
-    /// Every value on its own and against the others.
+    /// Checks every value, alone and against the others.
     pub fn validate(&self) -> Result<(), ConfigError> {
         config::above_zero("initializer_range", self.initializer_range)?;
         self.text.validate().map_err(|e| e.within("text"))?;
@@ -141,7 +140,7 @@ impl BackboneConfig {
         self.fusion.is_some() || self.joint.is_some()
     }
 
-    /// Positions before a picture's patches or regions: two of a distilled DeiT, else one.
+    /// Positions before an image's patches or regions: two for a distilled DeiT, else one.
     ///
     /// # Panics
     ///
@@ -171,7 +170,7 @@ impl BackboneConfig {
         )
     }
 
-    /// Blocks of the image encoder.
+    /// Number of blocks of the image encoder.
     ///
     /// # Panics
     ///
@@ -193,13 +192,13 @@ impl BackboneConfig {
             .expect("invariant: validation finds an image encoder")
     }
 
-    /// Width of the states of texts after the cross-modal encoder, or of the text encoder where there is none.
+    /// Width of a text's states after the cross-modal encoder, or after the text encoder if there is none.
     pub fn cross_width(&self) -> usize {
         let cross = self.cross(|fusion| fusion.width, |joint| joint.width);
         cross.unwrap_or(self.text.width)
     }
 
-    /// Epsilon of the cross-modal encoder's layer norms, or of the text encoder's where there is none.
+    /// Epsilon of the cross-modal encoder's layer norms, or of the text encoder's if there is none.
     pub fn cross_layer_norm_eps(&self) -> f64 {
         let cross = self.cross(|fusion| fusion.layer_norm_eps, |joint| joint.layer_norm_eps);
         cross.unwrap_or(self.text.layer_norm_eps)
@@ -210,7 +209,7 @@ impl BackboneConfig {
         self.fusion.as_ref().map(fusion).or(of_joint)
     }
 
-    /// The same without dropout: for a model that is looked into with gradients but not trained.
+    /// The same without dropout, for inspecting a model with gradients without training it.
     pub fn without_dropout(mut self) -> Self {
         self.text.dropout = 0.0;
         if let Some(image) = &mut self.image {
@@ -228,7 +227,7 @@ impl BackboneConfig {
         self
     }
 
-    /// As [`class_tokens`](Self::class_tokens), and one where there is no image encoder.
+    /// As [`class_tokens`](Self::class_tokens), but one without an image encoder.
     fn positions_before_patches(&self) -> usize {
         if self.reads_images() {
             self.class_tokens()
@@ -268,9 +267,9 @@ pub struct Backbone {
     pub image: Option<ImageEncoder>,
     /// Image encoder that reads regions.
     pub regions: Option<RegionEncoder>,
-    /// Cross-modal encoder of two streams.
+    /// Dual-stream cross-modal encoder.
     pub fusion: Option<CrossModalEncoder>,
-    /// Cross-modal encoder of one stream.
+    /// Single-stream cross-modal encoder.
     pub joint: Option<JointEncoder>,
     /// Whether the image encoder reads tags.
     pub image_tags: bool,
@@ -279,17 +278,17 @@ pub struct Backbone {
 /// Texts after their own encoder.
 #[derive(Debug, Clone)]
 pub struct TextFeatures {
-    /// Projected states that the cross-modal encoder reads, `[B, Lt, D]` each, the last layer last.
+    /// Projected states that the cross-modal encoder reads, `[B, Lt, D]` each, in the order of the layers.
     pub states: Vec<Tensor<3>>,
     /// The first position of the last layer before projection, `[B, text width]`.
     pub class: Tensor<2>,
     /// `[B, Lt]`.
     pub mask: PaddingMask,
-    /// States of the encoder's layers that were asked for, `[B, Lt, text width]` each; 0: the embeddings.
+    /// States of the layers that were asked for, `[B, Lt, text width]` each; layer 0 is the embeddings.
     pub layers: BTreeMap<usize, Tensor<3>>,
 }
 
-/// Pictures on a device, as an image encoder takes them.
+/// Images on a device, as an image encoder takes them.
 #[derive(Debug, Clone)]
 #[expect(clippy::large_enum_variant, reason = "there is one for each batch")]
 pub enum Pictures {
@@ -300,8 +299,8 @@ pub enum Pictures {
 }
 
 impl Pictures {
-    /// Moves levels of a batch, those of its pictures or of their second views, to a device and normalises them there; where a
-    /// device knows no bytes, before.
+    /// Moves the levels of a batch's images, or of their second views, to a device and normalises them there. If the device does not
+    /// support bytes, they are normalised on the host.
     pub fn of_pixels(images: &Images, levels: &[u8], device: &Device) -> Self {
         let (height, width) = (images.height, images.width);
         let rows = levels.len() / (Images::CHANNELS * height * width).max(1);
@@ -316,12 +315,12 @@ impl Pictures {
             let data = TensorData::new(values.to_vec(), [1, Images::CHANNELS, 1, 1]);
             Tensor::from_data(data, device)
         };
-        // In this order and by division, as on the host: the same numbers to the last bit.
+        // In this order and by division, as on the host, so that the numbers agree to the last bit.
         let shares = levels.div_scalar(255.0);
         Self::Pixels((shares - channels(images.mean)) / channels(images.std))
     }
 
-    /// The pixels, where it is pixels.
+    /// The pixels, unless these are regions.
     pub fn pixels(&self) -> Option<&Tensor<4>> {
         match self {
             Self::Pixels(pixels) => Some(pixels),
@@ -333,15 +332,15 @@ impl Pictures {
 /// Images after their own encoder.
 #[derive(Debug, Clone)]
 pub struct ImageFeatures {
-    /// Projected states that the cross-modal encoder reads, `[B, Lv, D]` each, the last layer last.
+    /// Projected states that the cross-modal encoder reads, `[B, Lv, D]` each, in the order of the layers.
     pub states: Vec<Tensor<3>>,
     /// The class token of the last layer after the final norm, before projection, `[B, image width]`.
     pub class: Tensor<2>,
-    /// The tags after the image encoder and its final norm, `[B, M, image width]`, where the pictures came with tags.
+    /// The tags after the image encoder and its final norm, `[B, M, image width]`, if the images came with tags.
     pub tags: Option<Tensor<3>>,
-    /// `[B, Lv]`; none: nothing of a picture is padding.
+    /// `[B, Lv]`; `None` if there is no padding.
     pub mask: Option<PaddingMask>,
-    /// States of the encoder's layers that were asked for, after the final norm, `[B, Lv, image width]` each; 0: the embeddings.
+    /// States of the layers that were asked for, after the final norm, `[B, Lv, image width]` each; layer 0 is the embeddings.
     pub layers: BTreeMap<usize, Tensor<3>>,
 }
 
@@ -358,7 +357,7 @@ impl TextFeatures {
         bytes(&self.states, &self.class)
     }
 
-    /// The rows named, in that order; a row may be named several times.
+    /// The given rows, in that order; a row may be given several times.
     pub fn select(&self, rows: &Tensor<1, Int>) -> Self {
         Self {
             states: select(&self.states, rows),
@@ -383,7 +382,7 @@ impl TextFeatures {
         }
     }
 
-    /// The rows of all parts under each other; texts must be padded to one length.
+    /// The rows of all parts, stacked. Texts must be padded to one length.
     ///
     /// # Panics
     ///
@@ -399,12 +398,12 @@ impl TextFeatures {
 }
 
 impl ImageFeatures {
-    /// How many bytes they take, tags left out.
+    /// How many bytes they take, without tags.
     pub fn bytes(&self) -> usize {
         bytes(&self.states, &self.class)
     }
 
-    /// The rows named, in that order; a row may be named several times.
+    /// The given rows, in that order; a row may be given several times.
     pub fn select(&self, rows: &Tensor<1, Int>) -> Self {
         Self {
             states: select(&self.states, rows),
@@ -418,7 +417,7 @@ impl ImageFeatures {
         }
     }
 
-    /// The rows of all parts under each other, without their tags, whose number may differ; regions must be padded to one number.
+    /// The rows of all parts, stacked, without tags, whose number may differ. Regions must be padded to one number.
     ///
     /// # Panics
     ///
@@ -439,7 +438,7 @@ impl ImageFeatures {
 }
 
 impl Backbone {
-    /// Lets activations be computed in another dtype; parameters stay as they are.
+    /// Computes activations in another dtype; parameters stay as they are.
     pub fn compute_in(mut self, dtype: FloatDType) -> Self {
         self.text.dtype = dtype;
         if let Some(image) = &mut self.image {
@@ -458,7 +457,7 @@ impl Backbone {
         self.encode_texts_at(input, &BTreeSet::new())
     }
 
-    /// As [`encode_texts`](Self::encode_texts), with the states of these layers.
+    /// As [`encode_texts`](Self::encode_texts); also returns the states of these layers.
     ///
     /// # Shapes
     ///
@@ -479,7 +478,7 @@ impl Backbone {
         }
     }
 
-    /// Whether a batch holds the kind of pictures that the model reads.
+    /// Whether a batch holds the kind of images that the model reads.
     pub fn sees(&self, batch: &Batch) -> bool {
         match (&self.regions, &self.image) {
             (Some(_), _) => batch.regions.is_some(),
@@ -488,7 +487,7 @@ impl Backbone {
         }
     }
 
-    /// A batch's pictures of the kind that the model reads, on a device; none where it has none of them.
+    /// A batch's images of the kind that the model reads, on a device; `None` if it has none of them.
     pub fn pictures(&self, batch: &Batch, device: &Device) -> Option<Pictures> {
         match (&self.regions, &self.image) {
             (Some(_), _) => {
@@ -514,8 +513,8 @@ impl Backbone {
         self.encode_pictures(&Pictures::Pixels(pixels), None, 0)
     }
 
-    /// As [`encode_images`](Self::encode_images), of pixels or regions, with the names of their objects, and for samples of several
-    /// pictures: `picture` counts them from 0.
+    /// As [`encode_images`](Self::encode_images), for pixels or regions, with the names of their objects. If a sample has several
+    /// images, `picture` counts them from 0.
     ///
     /// # Shapes
     ///
@@ -534,7 +533,7 @@ impl Backbone {
         self.encode_pictures_at(pictures, tags, picture, &BTreeSet::new())
     }
 
-    /// As [`encode_pictures`](Self::encode_pictures), with the states of these layers.
+    /// As [`encode_pictures`](Self::encode_pictures); also returns the states of these layers.
     ///
     /// # Shapes
     ///
@@ -580,7 +579,7 @@ impl Backbone {
         self.image_features(states, tags, mask, (picture, layers))
     }
 
-    /// As [`encode_images`](Self::encode_images), with the patches hidden that `hidden` names.
+    /// As [`encode_images`](Self::encode_images), with the patches hidden that `hidden` marks.
     ///
     /// # Shapes
     ///
@@ -605,7 +604,7 @@ impl Backbone {
         self.image_features(finished.collect(), None, None, (0, layers))
     }
 
-    /// From the last states of an image encoder, after its final norm.
+    /// Features from the last states of an image encoder, after its final norm.
     fn image_features(
         &self,
         states: Vec<Tensor<3>>,
@@ -634,7 +633,7 @@ impl Backbone {
         pixels.or(regions).unwrap_or(0)
     }
 
-    /// How many of the last states are to be kept of an encoder of `depth` blocks.
+    /// How many of the last states of an encoder of `depth` blocks are needed.
     fn states_down_to(&self, depth: usize, layers: &BTreeSet<usize>) -> usize {
         let lowest = layers.first().map_or(depth, |layer| *layer.min(&depth));
         self.uni_modal_states().max(depth - lowest + 1)
@@ -646,7 +645,7 @@ impl Backbone {
         states.split_off(more)
     }
 
-    /// Row `i` of the texts with row `i` of the images.
+    /// Fuses row `i` of the texts with row `i` of the images.
     ///
     /// # Shapes
     ///
@@ -655,8 +654,8 @@ impl Backbone {
         self.fuse_parts(Some(texts), Some(images), &View::default(), keep)
     }
 
-    /// As [`fuse`](Self::fuse), with another [`View`] or with one modality alone. Without a cross-modal encoder the states of the
-    /// uni-modal encoders stand for the fused ones.
+    /// As [`fuse`](Self::fuse), with another [`View`] or with one modality alone. Without a cross-modal encoder the uni-modal states
+    /// stand for the fused ones.
     ///
     /// # Shapes
     ///
@@ -664,8 +663,8 @@ impl Backbone {
     ///
     /// # Panics
     ///
-    /// Panics if there is neither, or if the cross-modal encoder has two streams and something else than pairs in both
-    /// directions is asked of it.
+    /// Panics if there is neither text nor image, or if a dual-stream encoder is given anything but pairs that are read in both
+    /// directions.
     pub fn fuse_parts(
         &self,
         texts: Option<&TextFeatures>,
@@ -698,7 +697,7 @@ impl Backbone {
         fusion.forward(&texts.states, &images.states, text, image, keep)
     }
 
-    /// The grounded dictionary, where the cross-modal encoder has one.
+    /// The grounded dictionary, if the cross-modal encoder has one.
     pub fn quantiser(&self) -> Option<&Quantiser> {
         self.joint.as_ref()?.quantiser.as_ref()
     }
@@ -709,7 +708,7 @@ impl Backbone {
         fusion.map_or(1, |fusion| fusion.config.uni_modal_states())
     }
 
-    /// Clamps, after the optimiser's step.
+    /// Clamps the dictionary's `tau`, after the optimiser's step.
     pub fn after_step(&mut self) {
         if let Some(quantiser) = self.joint.as_mut().and_then(|j| j.quantiser.as_mut()) {
             quantiser.after_step();
@@ -717,7 +716,7 @@ impl Backbone {
     }
 }
 
-/// The states of these layers, out of the last ones of an encoder of `depth` blocks.
+/// The states of these layers, taken from the last states of an encoder of `depth` blocks.
 fn layers_of(
     states: &[Tensor<3>],
     depth: usize,
@@ -739,7 +738,7 @@ fn each(
     layers.iter().map(of).collect()
 }
 
-/// Layer by layer, the rows of all parts under each other; layers that not all have are left out.
+/// The rows of all parts, stacked layer by layer. Layers that some part lacks are left out.
 fn cat_layers(parts: Vec<&BTreeMap<usize, Tensor<3>>>) -> BTreeMap<usize, Tensor<3>> {
     let Some(first) = parts.first() else {
         return BTreeMap::new();
@@ -757,7 +756,7 @@ fn select(states: &[Tensor<3>], rows: &Tensor<1, Int>) -> Vec<Tensor<3>> {
     states.iter().map(of).collect()
 }
 
-/// State by state, the rows of all parts under each other.
+/// The rows of all parts, stacked state by state.
 fn cat(parts: Vec<&Vec<Tensor<3>>>) -> Vec<Tensor<3>> {
     let count = parts.first().map_or(0, |states| states.len());
     (0..count)

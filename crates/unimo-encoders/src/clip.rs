@@ -1,7 +1,7 @@
-//! CLIP: an image tower and a text tower that meet in one space.
+//! CLIP: an image tower and a text tower with one common space.
 //!
-//! Source: Radford et al. 2021; layout as Hugging Face's `CLIPModel`. The image tower is [`crate::image`]; the text tower
-//! reads from left to right and its state at the end token stands for the text.
+//! Source: Radford et al. 2021; layout as Hugging Face's `CLIPModel`. The image tower is [`crate::image`]. The text tower
+//! reads from left to right, and its state at the end token stands for the text.
 //!
 //! Shape legend: `B` rows, `L` positions, `D` width, `E` width of the common space.
 
@@ -32,11 +32,11 @@ pub struct ClipTextConfig {
     pub feed_forward: usize,
     /// Rows of the position embedding: the longest text.
     pub max_positions: usize,
-    /// Of the feed-forward layers.
+    /// Activation of the feed-forward layers.
     pub activation: Activation,
-    /// Of every layer norm.
+    /// Epsilon of every layer norm.
     pub layer_norm_eps: f64,
-    /// The token whose first state stands for the text; absent: the highest id of the text, as OpenAI has it.
+    /// The end token, whose first state stands for the text. If absent: the highest id of the text, as in OpenAI's CLIP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end_id: Option<i32>,
 }
@@ -54,7 +54,7 @@ pub struct ClipConfig {
 }
 
 impl ClipConfig {
-    /// Every value on its own and against the others.
+    /// Checks every value, alone and against the others.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.image.validate().map_err(|e| e.within("image"))?;
         config::positive("width", self.width)?;
@@ -110,7 +110,7 @@ pub struct ClipTextEncoder {
     pub position_embedding: Embedding,
     /// Blocks.
     pub layers: Vec<PreNormBlock>,
-    /// After the blocks.
+    /// Norm after the blocks.
     pub final_norm: LayerNorm,
     #[module(skip)]
     end_id: Option<i32>,
@@ -174,7 +174,7 @@ impl ClipTextEncoder {
         }
     }
 
-    /// The normed states.
+    /// The states after the final norm.
     ///
     /// # Shapes
     ///
@@ -204,7 +204,7 @@ impl ClipTextEncoder {
 }
 
 impl Clip {
-    /// Texts in the common space, each of length 1.
+    /// Embeddings of texts in the common space, each of length 1.
     ///
     /// # Shapes
     ///
@@ -219,7 +219,7 @@ impl Clip {
         normalise(self.text_projection.forward(ends))
     }
 
-    /// Images in the common space, each of length 1.
+    /// Embeddings of images in the common space, each of length 1.
     ///
     /// # Shapes
     ///

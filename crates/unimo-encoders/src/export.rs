@@ -1,6 +1,6 @@
-//! A module's weights under public names, written so that other programs read them.
+//! Writes a module's weights under public names, so that other programs can read them.
 //!
-//! The inverse of [`crate::import`]: what was imported and not trained comes out bit for bit.
+//! The inverse of [`crate::import`]: weights that were imported and not trained come out bit for bit.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -14,7 +14,7 @@ use crate::import::{invert, shape_there};
 use crate::names::{Conversion, Names};
 use crate::weights::{Dtype, write_safetensors};
 
-/// A tensor as it will stand in the file; its values are fetched when it is written.
+/// A tensor for the file; its values are fetched when it is written.
 pub struct Exported {
     /// Its name.
     pub name: String,
@@ -74,7 +74,7 @@ impl View for &Exported {
 ///
 /// # Errors
 ///
-/// The names of those parameters that such checkpoints cannot hold.
+/// The names of the parameters that such checkpoints cannot hold.
 pub fn export<M: Module>(
     module: &M,
     names: &Names,
@@ -117,8 +117,8 @@ pub fn export<M: Module>(
     }
 }
 
-/// The first tensor with a value that is a number in f32 and none in the dtype that it is written as, and that value: f16 ends at
-/// 65,504, bf16 just below the end of f32.
+/// The first tensor with a value that is finite in f32 but not in the dtype it is written as, and that value. f16 ends at 65,504,
+/// bf16 just below the end of f32.
 pub fn out_of_range(tensors: &[Exported]) -> Option<(&str, f32)> {
     tensors.iter().find_map(|tensor| {
         let fits = |value: f32| match tensor.dtype {

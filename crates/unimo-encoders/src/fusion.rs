@@ -1,7 +1,7 @@
-//! The cross-modal encoder: METER, BridgeTower, ManagerTower and UNIMO-3 as one module.
+//! The dual-stream cross-modal encoder: METER, BridgeTower, ManagerTower and UNIMO-3 as one module.
 //!
-//! Two streams of layers, text and image; both streams of a layer read the states before it. The configuration decides
-//! what a layer reads:
+//! Two streams of layers, text and image. Both streams of a layer read the states before it. The configuration decides what a
+//! layer reads:
 //!
 //! | configuration | model |
 //! |---|---|
@@ -47,21 +47,21 @@ pub enum Levels {
     CrossPrev,
     /// The projected last `uni_levels` layers of the other modality's encoder.
     UniTopN,
-    /// The two together; the encoder's last layer, which is in both, counts once.
+    /// Both together. The encoder's last layer is in both and counts once.
     Both,
 }
 
-/// What a layer takes for the two streams' states.
+/// What enters a layer as the states of the two streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Link {
     /// The previous layer's output.
     None,
-    /// That, plus one uni-modal layer, normalised (BridgeTower).
+    /// The previous output plus one uni-modal layer, normalised (BridgeTower).
     AddNorm,
-    /// As `add_norm`, the uni-modal layer times a learned factor, which starts at 1.
+    /// As `add_norm`, with the uni-modal layer times a learned factor that starts at 1.
     ScaledAddNorm,
-    /// As `add_norm`, of the uni-modal layer `1 - b` and of the previous output `b`, which is learned and starts at 0.5.
+    /// As `add_norm`, with `1 - b` of the uni-modal layer and `b` of the previous output; `b` is learned and starts at 0.5.
     InterpolateNorm,
     /// The uni-modal layers mixed by managers (ManagerTower).
     Managers,
@@ -89,28 +89,28 @@ pub struct FusionConfig {
     pub heads: usize,
     /// Inner width of the feed-forward layers.
     pub feed_forward: usize,
-    /// Of the feed-forward layers.
+    /// Activation of the feed-forward layers.
     pub activation: Activation,
-    /// Of every layer norm.
+    /// Epsilon of every layer norm.
     pub layer_norm_eps: f64,
-    /// On attention weights and residual branches; above 0 managers get their training noise too.
+    /// Dropout on attention weights and residual branches. Above 0, managers get their training noise too.
     pub dropout: f64,
     /// In-layer co-attention; without it only the cross-layer attention connects the streams (an ablation).
     pub in_layer: bool,
     /// What the cross-layer attention reads.
     pub levels: Levels,
-    /// How many of the last uni-modal layers `levels` or `link` use; 0 where neither does.
+    /// How many of the last uni-modal layers `levels` or `link` use; 0 if neither does.
     pub uni_levels: usize,
-    /// What decides how much of each level is read.
+    /// How the weight of each level is decided.
     pub gate: GateKind,
     /// Starting bias of the last level in the gate.
     pub gate_beta: f64,
-    /// What a layer takes for the two streams' states.
+    /// What enters a layer as the states of the two streams.
     pub link: Link,
-    /// Rows of the type embedding for pictures: 1, or one for each picture of a sample (2 in NLVR2).
+    /// Rows of the type embedding for images: 1, or one for each image of a sample (2 in NLVR2).
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub pictures: usize,
-    /// Whether all uni-modal layers of a modality go through one linear layer to `D`; BridgeTower may have one for each.
+    /// Whether all uni-modal layers of a modality share one linear layer to `D`; BridgeTower may have one for each.
     #[serde(default = "shared", skip_serializing_if = "is_shared")]
     pub shared_transforms: bool,
 }
@@ -132,7 +132,7 @@ fn is_one(pictures: &usize) -> bool {
 }
 
 impl FusionConfig {
-    /// Every value on its own and against the others. `encoder_layers` is the depth of the shallower uni-modal encoder.
+    /// Checks every value, alone and against the others. `encoder_layers` is the depth of the shallower uni-modal encoder.
     pub fn validate(&self, encoder_layers: usize) -> Result<(), ConfigError> {
         config::heads_divide(self.width, self.heads)?;
         config::positive("layers", self.layers)?;
@@ -209,13 +209,13 @@ impl FusionConfig {
         }
     }
 
-    /// One for each layer, or none.
+    /// One value for each layer if `has`, else none.
     fn for_each_layer<T>(&self, has: bool, make: impl FnMut(usize) -> T) -> Vec<T> {
         let layers = if has { self.layers } else { 0 };
         (0..layers).map(make).collect()
     }
 
-    /// A new encoder of states `text_width` and `image_width` wide.
+    /// A new encoder for states of widths `text_width` and `image_width`.
     pub fn init(
         &self,
         init: &mut Init,
@@ -229,7 +229,7 @@ impl FusionConfig {
             links: self.for_each_layer(self.link.is_bridge(), |_| {
                 LayerNorm::new(init, self.width, self.layer_norm_eps)
             }),
-            // The first layer has no previous output, so nothing is weighed there.
+            // The first layer has no previous output to weigh.
             link_scales: self
                 .for_each_layer(self.link == Link::ScaledAddNorm, |_| {
                     init.constant([1], 1.0)
@@ -276,11 +276,11 @@ impl FusionConfig {
     }
 }
 
-/// Rows of the type embedding: text, then one for each picture of a sample.
+/// Row of the type embedding for text; one row for each image of a sample follows.
 const TEXT: usize = 0;
 const IMAGE: usize = 1;
 
-/// A unit variant's name as it stands in a recipe.
+/// A unit variant's name as a recipe spells it.
 fn name(value: &Link) -> &'static str {
     match value {
         Link::None => "none",
@@ -294,15 +294,15 @@ fn name(value: &Link) -> &'static str {
 /// The cross-modal encoder.
 #[derive(Module, Debug)]
 pub struct CrossModalEncoder {
-    /// Text encoder width to `D`, shared by all uni-modal layers, or of the first one that is read.
+    /// Text encoder width to `D`, shared by all uni-modal layers or for the first that is read.
     pub text_transform: Linear,
-    /// Image encoder width to `D`, shared by all uni-modal layers, or of the first one that is read.
+    /// Image encoder width to `D`, shared by all uni-modal layers or for the first that is read.
     pub image_transform: Linear,
-    /// Of the second uni-modal text layer that is read and those after it; empty where they share one.
+    /// For the second uni-modal text layer that is read and those after it; empty if they share one.
     pub further_text_transforms: Vec<Linear>,
-    /// Of the second uni-modal image layer that is read and those after it; empty where they share one.
+    /// For the second uni-modal image layer that is read and those after it; empty if they share one.
     pub further_image_transforms: Vec<Linear>,
-    /// Row 0 text, row 1 image, further rows further pictures.
+    /// Row 0 is text, row 1 the image, further rows are further images.
     pub type_embedding: Embedding,
     /// The text stream.
     pub text: Stream,
@@ -335,56 +335,56 @@ pub struct Stream {
 /// One stream's half of one layer.
 #[derive(Module, Debug)]
 pub struct CrossModalLayer {
-    /// Within the stream.
+    /// Self-attention within the stream.
     pub self_attention: Attention,
-    /// After it.
+    /// Norm after the self-attention.
     pub self_norm: LayerNorm,
-    /// To the other stream's state before this layer.
+    /// Attention to the other stream's state before this layer.
     pub cross_attention: Option<Attention>,
-    /// To several of the other stream's states.
+    /// Attention to several of the other stream's states.
     pub level_attention: Option<LevelAttention>,
     /// `lambda`, `[1]`: how much of the cross-layer part is merged, through tanh.
     pub merge: Option<Param<Tensor<1>>>,
-    /// After the merge.
+    /// Norm after the merge.
     pub cross_norm: LayerNorm,
     /// Feed-forward layer.
     pub feed_forward: FeedForward,
-    /// After it.
+    /// Norm after the feed-forward layer.
     pub feed_forward_norm: LayerNorm,
-    /// On every residual branch.
+    /// Dropout on every residual branch.
     pub dropout: Dropout,
 }
 
-/// What the cross-modal encoder gives.
+/// The output of the cross-modal encoder.
 #[derive(Debug, Clone)]
 pub struct FusionOutput {
-    /// `[B, Lt, D]`; none where a pass had no texts.
+    /// `[B, Lt, D]`; `None` if the pass had no texts.
     pub text: Option<Tensor<3>>,
-    /// `[B, Lv, D]`; none where a pass had no pictures.
+    /// `[B, Lv, D]`; `None` if the pass had no images.
     pub image: Option<Tensor<3>>,
-    /// What the grounded tokens became, where the encoder has some ([`crate::joint`]).
+    /// The grounded tokens after the pass, if the encoder has some ([`crate::joint`]).
     pub grounded: Option<Grounded>,
-    /// Per layer the gates of the text and the image stream, `[B, R, S]`; empty unless asked for and there are levels.
+    /// Per layer the gates of the text and the image stream, `[B, R, S]`; empty unless asked for, or without levels.
     pub gates: Vec<LayerGates>,
-    /// Per layer what each stream looked at in the other; empty unless asked for.
+    /// Per layer each stream's attention to the other; empty unless asked for.
     pub attention: Vec<LayerAttention>,
 }
 
 impl FusionOutput {
-    /// The texts of a pass that had some, `[B, Lt, D]`.
+    /// The states of the texts, `[B, Lt, D]`.
     ///
     /// # Panics
     ///
-    /// Panics if it had none.
+    /// Panics if the pass had no texts.
     pub fn text(&self) -> &Tensor<3> {
         self.text.as_ref().expect("invariant: the pass had texts")
     }
 
-    /// The pictures of a pass that had some, `[B, Lv, D]`.
+    /// The states of the images, `[B, Lv, D]`.
     ///
     /// # Panics
     ///
-    /// Panics if it had none.
+    /// Panics if the pass had no images.
     pub fn image(&self) -> &Tensor<3> {
         self.image
             .as_ref()
@@ -401,7 +401,7 @@ impl FusionOutput {
         }
     }
 
-    /// The rows named, in that order; gates and attention, which are looked at as a whole, are left out.
+    /// The given rows, in that order. Gates and attention are left out: they are inspected as a whole.
     pub fn rows(&self, rows: &[usize]) -> Self {
         let rows = Rows::new(rows);
         Self {
@@ -423,7 +423,7 @@ impl<'a> Rows<'a> {
         Self(rows)
     }
 
-    /// A slice where they follow each other, which is cheaper to differentiate than a gather.
+    /// Consecutive rows are sliced, which is cheaper to differentiate than a gather.
     pub(crate) fn of<const D: usize>(&self, x: &Tensor<D>) -> Tensor<D> {
         match self.slice() {
             Some(first) => x.clone().narrow(0, first, self.0.len()),
@@ -465,18 +465,18 @@ pub enum Keep {
 /// One layer's attention between the streams.
 #[derive(Debug, Clone)]
 pub struct LayerAttention {
-    /// Of the text stream over image positions.
+    /// The text stream over image positions.
     pub text: StreamAttention,
-    /// Of the image stream over text positions.
+    /// The image stream over text positions.
     pub image: StreamAttention,
 }
 
-/// One stream's attention to the other in one layer; `Q` own positions, `K` of the other stream.
+/// One stream's attention to the other in one layer. `Q` are own positions, `K` those of the other stream.
 #[derive(Debug, Clone, Default)]
 pub struct StreamAttention {
-    /// To the other stream's state before the layer, `[B, H, Q, K]`.
+    /// Attention to the other stream's state before the layer, `[B, H, Q, K]`.
     pub in_layer: Option<Weights>,
-    /// To the levels, `[B, H, Q, K]` each: one for their gated mixture, or, with a gate per token, one per level.
+    /// Attention to the levels, `[B, H, Q, K]` each: one for their gated mixture or, with a gate per token, one per level.
     pub cross_layer: Vec<Weights>,
     /// `tanh(lambda)`, `[1]`: the factor with which the cross-layer part joins the in-layer part.
     pub share: Option<Tensor<1>>,
@@ -521,7 +521,7 @@ impl CrossModalLayer {
                 };
                 config.init(init)
             }),
-            // Without the in-layer part there is nothing to start from, so the cross-layer part counts whole.
+            // Without the in-layer part there is nothing to start from, so the cross-layer part has full weight.
             merge: (has_levels && config.in_layer).then(|| init.constant([1], 0.0)),
             cross_norm: norm(init),
             feed_forward: FeedForward::new(init, width, config.feed_forward, config.activation),
@@ -587,7 +587,7 @@ impl CrossModalLayer {
 }
 
 impl CrossModalEncoder {
-    /// A text encoder's states as this encoder takes them: its last ones, as many as [`FusionConfig::uni_modal_states`].
+    /// Projects a text encoder's last states, as many as [`FusionConfig::uni_modal_states`].
     ///
     /// # Shapes
     ///
@@ -598,7 +598,7 @@ impl CrossModalEncoder {
         self.project(first, further, states, TEXT)
     }
 
-    /// An image encoder's states as this encoder takes them; `picture` counts the pictures of a sample from 0.
+    /// Projects an image encoder's last states; `picture` counts the images of a sample from 0.
     ///
     /// # Shapes
     ///
@@ -607,7 +607,7 @@ impl CrossModalEncoder {
     ///
     /// # Panics
     ///
-    /// Panics if the encoder has no embedding for that picture, see [`FusionConfig::pictures`].
+    /// Panics if the encoder has no embedding for that image, see [`FusionConfig::pictures`].
     pub fn project_images(&self, states: Vec<Tensor<3>>, picture: usize) -> Vec<Tensor<3>> {
         assert!(
             picture < self.config.pictures,
@@ -624,7 +624,7 @@ impl CrossModalEncoder {
         states: Vec<Tensor<3>>,
         modality: usize,
     ) -> Vec<Tensor<3>> {
-        // Where each has its own there are as many as states; else the first serves all.
+        // If each state has its own, there are as many as states; else the first serves all.
         let transforms = std::iter::once(first).chain(further).cycle();
         states
             .into_iter()
@@ -657,7 +657,7 @@ impl CrossModalEncoder {
         self.image.pool(image)
     }
 
-    /// Both summaries side by side: what stands for a pair.
+    /// Both summaries side by side: the summary of a pair.
     ///
     /// # Shapes
     ///
@@ -666,7 +666,7 @@ impl CrossModalEncoder {
     ///
     /// # Panics
     ///
-    /// Panics if the pass was not one of pairs.
+    /// Panics if the pass was not over pairs.
     pub fn pool(&self, fused: &FusionOutput) -> Tensor<2> {
         Tensor::cat(
             vec![self.pool_text(fused.text()), self.pool_image(fused.image())],
@@ -761,7 +761,7 @@ impl CrossModalEncoder {
 }
 
 impl Stream {
-    /// The state with which this stream enters a layer.
+    /// The state that enters a layer of this stream.
     fn enter(
         &self,
         layer: usize,
@@ -967,7 +967,7 @@ mod tests {
         }
     }
 
-    /// Looking at the attention changes nothing, whatever the kind, and there is one entry for every attention that there is.
+    /// Keeping the attention changes no result, for every kind, and there is one entry per attention.
     #[test]
     fn keeping_attention_changes_nothing() {
         let device = Device::flex();

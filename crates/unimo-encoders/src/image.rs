@@ -29,23 +29,23 @@ pub struct ImageEncoderConfig {
     pub heads: usize,
     /// Inner width of the feed-forward layers.
     pub feed_forward: usize,
-    /// Of the feed-forward layers.
+    /// Activation of the feed-forward layers.
     pub activation: Activation,
-    /// Of every layer norm: 1e-5 for CLIP, 1e-12 for ViT.
+    /// Epsilon of every layer norm: 1e-5 for CLIP, 1e-12 for ViT.
     pub layer_norm_eps: f64,
     /// A norm between embeddings and blocks: CLIP has it, ViT does not.
     pub pre_norm: bool,
     /// A bias on the patch embedding: ViT has it, CLIP does not.
     pub patch_bias: bool,
-    /// A second token behind the class token: distilled DeiT has it.
+    /// A second token after the class token: distilled DeiT has it.
     pub distillation_token: bool,
-    /// Biases of queries, keys and values; some ViT have none.
+    /// Biases on queries, keys and values; some ViTs have none.
     #[serde(default = "biased", skip_serializing_if = "is_biased")]
     pub qkv_bias: bool,
-    /// Whether it has an embedding that stands for a hidden patch, which masked image modelling needs (BEiT, SIMLA, MAMO).
+    /// Whether there is an embedding for hidden patches, which masked image modelling needs (BEiT, SIMLA, MAMO).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub mask_embedding: bool,
-    /// On embeddings, attention weights and residual branches.
+    /// Dropout on embeddings, attention weights and residual branches.
     pub dropout: f64,
 }
 
@@ -58,7 +58,7 @@ fn is_biased(bias: &bool) -> bool {
 }
 
 impl ImageEncoderConfig {
-    /// Every value on its own and against the others.
+    /// Checks every value, alone and against the others.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.block().validate()?;
         config::positive("image_size", self.image_size)?;
@@ -134,37 +134,37 @@ pub struct ImageEncoder {
     pub distillation_embedding: Option<Param<Tensor<1>>>,
     /// `[N, D]`, the class tokens first.
     pub position_embedding: Param<Tensor<2>>,
-    /// Before the blocks.
+    /// Norm before the blocks.
     pub pre_norm: Option<LayerNorm>,
-    /// On the embeddings.
+    /// Dropout on the embeddings.
     pub dropout: Dropout,
     /// Blocks.
     pub layers: Vec<PreNormBlock>,
-    /// After the blocks; applied by [`ImageEncoder::finish`].
+    /// Norm after the blocks; applied by [`ImageEncoder::finish`].
     pub post_norm: LayerNorm,
-    /// `[D]`: what stands for a hidden patch before positions are added.
+    /// `[D]`: replaces a hidden patch before positions are added.
     pub mask_embedding: Option<Param<Tensor<1>>>,
     patch_size: usize,
-    /// What the blocks compute in; parameters stay f32.
+    /// The blocks compute in this dtype; parameters stay f32.
     #[module(skip)]
     pub dtype: FloatDType,
 }
 
 impl ImageEncoder {
-    /// Patches along each side of the picture.
+    /// Patches along each side of the image.
     pub fn grid(&self) -> usize {
         let [positions, _] = self.position_embedding.dims();
         let class_tokens = 1 + usize::from(self.distillation_embedding.is_some());
         (positions - class_tokens).isqrt()
     }
 
-    /// Pixels along each side of the picture.
+    /// Pixels along each side of the image.
     pub fn image_size(&self) -> usize {
         self.grid() * self.patch_size
     }
 
-    /// The states after the last `keep` blocks, before the final norm, the last one last; a `keep` above the number of
-    /// blocks ends with the embeddings as the first.
+    /// The states after the last `keep` blocks, before the final norm, in order. If `keep` exceeds the number of blocks, the
+    /// embeddings come first.
     ///
     /// # Shapes
     ///
@@ -174,7 +174,7 @@ impl ImageEncoder {
         self.forward_with(pixels, None, keep)
     }
 
-    /// As [`forward`](Self::forward), with further tokens after the patches, such as the names of the picture's objects.
+    /// As [`forward`](Self::forward), with further tokens after the patches, such as the names of the image's objects.
     ///
     /// # Shapes
     ///
@@ -192,7 +192,7 @@ impl ImageEncoder {
     }
 
     /// As [`forward`](Self::forward), with hidden patches replaced by one learned embedding before positions are added (SIMLA,
-    /// MAMO): nothing of their pixels is seen.
+    /// MAMO). Nothing of their pixels is seen.
     ///
     /// # Shapes
     ///
@@ -233,7 +233,7 @@ impl ImageEncoder {
         let p = self.patch_size;
         let (down, across) = (height / p, width / p);
         assert_shape!(pixels, [_, 3, _, _]);
-        // Not their product: 2 x 8 patches are as many as 4 x 4 and stand elsewhere.
+        // Compares the sides, not their product: 2 x 8 patches are as many as 4 x 4, in another layout.
         let grid = self.grid();
         assert_eq!(
             [down, across, height % p, width % p],
@@ -298,8 +298,8 @@ impl ImageEncoder {
         self.post_norm.forward(state)
     }
 
-    /// The same encoder for `grid x grid` patches: positions are interpolated bicubically, the class token's kept
-    /// (towers of METER and UNIMO-2 do so on a change of resolution).
+    /// The same encoder for `grid x grid` patches. Positions are interpolated bicubically; those of the class tokens are kept
+    /// (as METER and UNIMO-2 do on a change of resolution).
     pub fn with_grid(mut self, grid: usize) -> Self {
         let tokens = 1 + usize::from(self.distillation_embedding.is_some());
         self.position_embedding = self.position_embedding.map(|old| {
@@ -419,7 +419,7 @@ mod tests {
         assert_eq!(encoder.forward(pixels, 1)[0].dims(), [1, 10, 8]);
     }
 
-    /// 2 x 8 patches are as many as 4 x 4, and stand elsewhere.
+    /// 2 x 8 patches are as many as 4 x 4, but in another layout.
     #[test]
     #[should_panic(expected = "no 4 x 4 patches")]
     fn another_grid_of_as_many_patches_is_refused() {

@@ -1,4 +1,4 @@
-//! Public weights into a module, strictly, with an account of every tensor on either side.
+//! Reads public weights into a module, strictly, with an account of every tensor on either side.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,10 +15,10 @@ use crate::weights::{Dtype, TensorInfo, Weights, WeightsError};
 /// Weights that do not fit.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
-    /// The file itself.
+    /// The file cannot be used.
     #[error(transparent)]
     Weights(#[from] WeightsError),
-    /// What the model and the file hold does not agree.
+    /// The model and the file do not agree.
     #[error("the weights of {origin} do not fit the model:\n{report}")]
     Mismatch {
         /// The file or folder.
@@ -31,18 +31,18 @@ pub enum ImportError {
 /// What may differ between a model and a checkpoint, as patterns of names ([`covers`]).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Allow {
-    /// Our parameters that may be missing; they keep the values that they have.
+    /// Our parameters that may be missing; they keep their values.
     pub missing: Vec<String>,
-    /// Tensors of the checkpoint that may be left unused, beside those that the kind of checkpoint is known to hold.
+    /// Tensors of the checkpoint that may be left unused, beside those known for this kind of checkpoint.
     pub unexpected: Vec<String>,
 }
 
 /// What became of every tensor.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
-    /// What was left off names and left aside when the file was opened, one line each.
+    /// What was stripped from names and which tensors were set aside when the file was opened, one line each.
     pub notes: Vec<String>,
-    /// Tensors that are stored under another name: the name looked for, the name there.
+    /// Tensors that are stored under another name: the name looked for, the stored name.
     pub tied: Vec<(String, String)>,
     /// Our parameter and the tensor that it was read from.
     pub used: Vec<(String, String)>,
@@ -50,13 +50,13 @@ pub struct Report {
     pub new: Vec<String>,
     /// Our parameters that the checkpoint lacks, with the name that was looked for.
     pub missing: Vec<(String, String)>,
-    /// Tensors of the checkpoint that nothing was read from, which is known of its kind or was allowed.
+    /// Tensors of the checkpoint that were not read, as is known of its kind or was allowed.
     pub unused: Vec<String>,
-    /// Tensors of the checkpoint that nobody knows.
+    /// Unknown tensors of the checkpoint.
     pub unexpected: Vec<String>,
-    /// Tables of positions that were interpolated: name, shape there, shape here.
+    /// Tables of positions that were interpolated: name, stored shape, our shape.
     pub reshaped: Vec<(String, Vec<usize>, Vec<usize>)>,
-    /// Tensors of a wrong shape: name, shape there, shape here.
+    /// Tensors of a wrong shape: name, stored shape, our shape.
     pub mismatched: Vec<(String, Vec<usize>, Vec<usize>)>,
 }
 
@@ -66,7 +66,7 @@ impl Report {
         self.missing.is_empty() && self.unexpected.is_empty() && self.mismatched.is_empty()
     }
 
-    /// Both accounts: those of two imports from one or two checkpoints.
+    /// The accounts of two imports, from one or two checkpoints, as one.
     pub fn and(mut self, other: Self) -> Self {
         self.notes.extend(other.notes);
         self.tied.extend(other.tied);
@@ -117,7 +117,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// Lines in the order of their first name, indices gathered: `layer.{0-11}.query.weight (12)`.
+/// Lines in the order of their first name, with indices gathered: `layer.{0-11}.query.weight (12)`.
 fn grouped(names: &[String]) -> Vec<String> {
     let mut groups: Vec<(String, BTreeSet<usize>, usize)> = Vec::new();
     let mut at: BTreeMap<String, usize> = BTreeMap::new();
@@ -166,8 +166,8 @@ fn grouped(names: &[String]) -> Vec<String> {
 ///
 /// # Errors
 ///
-/// The checkpoint cannot be read, lacks a parameter, has one of another shape, or holds tensors that nobody knows. The
-/// message lists all of them.
+/// The checkpoint cannot be read, lacks a parameter, has one of another shape, or holds unknown tensors. The message
+/// lists all of them.
 pub fn import<M: Module>(
     module: M,
     weights: &mut Weights,
@@ -248,7 +248,7 @@ pub fn import<M: Module>(
     }
 }
 
-/// The name under which a tensor is stored, by its own name or that of another that it is tied to.
+/// The name under which a tensor is stored: its own, or that of a tensor that it is tied to.
 fn find(weights: &Weights, names: &Names, name: &str) -> Option<(String, TensorInfo)> {
     let stored = weights
         .stored_as(name)
@@ -276,13 +276,13 @@ pub fn fits_exactly(conversion: Conversion, stored: &[usize], ours: &[usize]) ->
 /// Whether a stored tensor can become a parameter of a shape.
 fn fit(conversion: Conversion, stored: &[usize], ours: &[usize]) -> Fit {
     let exact = match conversion {
-        // One number may have no dimension or several there.
+        // One number may be stored with no dimension or with several.
         Conversion::Same(_) | Conversion::Scalar => squeezed(stored) == squeezed(ours),
         Conversion::Transposed => match (stored, ours) {
             ([rows, columns], [d_in, d_out]) => rows == d_out && columns == d_in,
             _ => false,
         },
-        // Not the product alone: patches of 2 x 8 pixels are as many numbers as those of 4 x 4.
+        // Not the product alone: patches of 2 x 8 pixels hold as many numbers as those of 4 x 4.
         Conversion::Patches => match (stored, ours) {
             ([rows, channels, down, across], [d_in, d_out]) => {
                 let pixels = down
@@ -316,7 +316,7 @@ fn fit(conversion: Conversion, stored: &[usize], ours: &[usize]) -> Fit {
     }
 }
 
-/// Class tokens before the grid, its side there and its side here, where both tables are square behind as many tokens.
+/// Class tokens before the grid, its stored side and our side, if both tables are square after as many tokens.
 fn grids(stored: usize, ours: usize) -> Option<(usize, usize, usize)> {
     (0..=2).rev().find_map(|tokens| {
         let side = |rows: usize| {
@@ -328,7 +328,7 @@ fn grids(stored: usize, ours: usize) -> Option<(usize, usize, usize)> {
     })
 }
 
-/// Bytes as they are stored there, as numbers in our layout: one pass, one allocation.
+/// Stored bytes as numbers in our layout, in one pass with one allocation.
 fn decode(
     dtype: Dtype,
     bytes: &[u8],
@@ -370,7 +370,7 @@ fn decode(
     }
 }
 
-/// Values as they are stored there, in our layout.
+/// Stored values in our layout.
 ///
 /// # Panics
 ///
@@ -418,8 +418,8 @@ fn place<T: Sync>(
     }
 }
 
-/// Values in our layout as they are stored there; the inverse of [`convert`] but for grids, which stay as they are here,
-/// and thirds, which are to be put under each other.
+/// Our values in the stored layout: the inverse of [`convert`], with two exceptions. Grids keep our size, and the caller
+/// stacks thirds.
 pub fn invert(values: &[f32], ours: &[usize], conversion: Conversion) -> Vec<f32> {
     match (conversion, ours) {
         (Conversion::Transposed | Conversion::Patches | Conversion::Third(_), [d_in, _]) => {
@@ -429,7 +429,7 @@ pub fn invert(values: &[f32], ours: &[usize], conversion: Conversion) -> Vec<f32
     }
 }
 
-/// The shape there of a parameter of ours; of a third, that of its own part.
+/// The stored shape of one of our parameters; for a third, that of its own part.
 pub fn shape_there(ours: &[usize], conversion: Conversion) -> Vec<usize> {
     match (conversion, ours) {
         (Conversion::Same(ones) | Conversion::Grid(ones), ours) => [&vec![1; ones], ours].concat(),
@@ -474,7 +474,7 @@ fn transposed<T: Sync>(
     out
 }
 
-/// The columns of a matrix from `first` on, as many as `out` has room for, each as a row.
+/// The columns of a matrix from `first` on, each as a row, as many as `out` has room for.
 fn columns_as_rows<T>(
     values: &[T],
     one: impl Fn(&T) -> f32,
@@ -542,7 +542,7 @@ mod tests {
         assert_eq!(grids(197, 578), None);
     }
 
-    /// As many numbers in another shape are another thing.
+    /// The same number of values in another shape does not fit.
     #[test]
     fn sizes_are_compared_and_not_their_product() {
         let fits =

@@ -8,18 +8,18 @@
 //!
 //! Sources: UNIMO-2 (Li et al. 2022), sections 2.2 and 2.3; MVP (Li et al. 2022), section 3.2.
 //!
-//! Who sees whom, besides padding, which nobody sees:
+//! Who sees whom (no one sees padding):
 //!
 //! | | in both directions, grounded | not grounded | from left to right |
 //! |---|---|---|---|
 //! | `V` sees | V, G | V, T | V, G |
 //! | `G` sees | V, G, T | | V, G |
-//! | `T` sees | G, T | V, T | V, G, the prefix and what stands before |
+//! | `T` sees | G, T | V, T | V, G, the prefix and earlier positions |
 //!
-//! From left to right the codes are chosen by the patches alone, and where there is no picture by the prefix, so that nothing
-//! that is to be predicted is seen.
+//! From left to right the codes are chosen by the patches alone, or by the prefix if there is no image. So nothing that is to
+//! be predicted is seen.
 //!
-//! Shape legend: `B` rows, `Lt` text positions, `Lv` image positions, the class tokens first, `C` class tokens (1, or 2 of a
+//! Shape legend: `B` rows, `Lt` text positions, `Lv` image positions, the class tokens first, `C` class tokens (1, or 2 for a
 //! distilled DeiT), `K` grounded tokens, `D` width.
 
 use burn::module::Module;
@@ -34,7 +34,7 @@ use unimo_core::mask::{Hidden, PaddingMask, PairMask};
 use crate::fusion::{FusionOutput, Rows};
 use crate::quantiser::{Quantised, Quantiser, QuantiserConfig};
 
-/// `[model.joint]`. Its width is that of both encoders below it.
+/// `[model.joint]`. Its width equals that of both uni-modal encoders.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JointConfig {
@@ -46,21 +46,21 @@ pub struct JointConfig {
     pub heads: usize,
     /// Inner width of the feed-forward layers.
     pub feed_forward: usize,
-    /// Of the feed-forward layers.
+    /// Activation of the feed-forward layers.
     pub activation: Activation,
-    /// Of every layer norm.
+    /// Epsilon of every layer norm.
     pub layer_norm_eps: f64,
-    /// On attention weights, residual branches and grounded tokens.
+    /// Dropout on attention weights, residual branches and grounded tokens.
     pub dropout: f64,
-    /// Whether the picture's class tokens take part; MVP leaves them out.
+    /// Whether the image's class tokens take part; MVP leaves them out.
     pub image_class: bool,
-    /// Grounded tokens between the two; absent: they see each other.
+    /// Grounded tokens between text and image; if absent, the two see each other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grounding: Option<QuantiserConfig>,
 }
 
 impl JointConfig {
-    /// Every value on its own and against the others.
+    /// Checks every value, alone and against the others.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.block().validate()?;
         config::positive("layers", self.layers)?;
@@ -82,12 +82,12 @@ impl JointConfig {
         }
     }
 
-    /// A new encoder over pictures with one class token.
+    /// A new encoder for images with one class token.
     pub fn init(&self, init: &mut Init) -> JointEncoder {
         self.init_over(init, 1)
     }
 
-    /// A new encoder over pictures with `class_tokens` positions before their patches.
+    /// A new encoder for images with `class_tokens` positions before their patches.
     pub fn init_over(&self, init: &mut Init, class_tokens: usize) -> JointEncoder {
         let block = self.block();
         let grounding = self.grounding.as_ref();
@@ -109,9 +109,9 @@ impl JointConfig {
 pub struct JointEncoder {
     /// The grounded dictionary.
     pub quantiser: Option<Quantiser>,
-    /// On grounded tokens.
+    /// Norm of grounded tokens.
     pub norm: Option<LayerNorm>,
-    /// On grounded tokens.
+    /// Dropout on grounded tokens.
     pub dropout: Dropout,
     /// Blocks.
     pub layers: Vec<PostNormBlock>,
@@ -122,21 +122,21 @@ pub struct JointEncoder {
     pub config: JointConfig,
 }
 
-/// How a pass through the encoder looks at its samples.
+/// What a pass through the encoder may see.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct View {
-    /// Text is read from left to right after so many leading positions; none: in both directions.
+    /// Text is read from left to right after this many leading positions; `None` reads in both directions.
     pub prefix: Option<usize>,
-    /// Grounded tokens that are to be predicted and therefore hidden, `[B, K]`, row-major; empty: none.
+    /// Grounded tokens that are to be predicted and are therefore hidden, `[B, K]`, row-major; empty hides none.
     pub hidden_tokens: Vec<bool>,
 }
 
 /// Grounded tokens of a pass.
 #[derive(Debug, Clone)]
 pub struct Grounded {
-    /// What the codebook gave.
+    /// The codebook's output.
     pub quantised: Quantised,
-    /// After the encoder, `[B, K, D]`.
+    /// Their states after the encoder, `[B, K, D]`.
     pub states: Tensor<3>,
 }
 
@@ -150,7 +150,7 @@ impl Grounded {
 }
 
 impl JointEncoder {
-    /// Runs the sequence of what there is.
+    /// Runs the sequence of the parts that are given.
     ///
     /// # Shapes
     ///
@@ -248,7 +248,7 @@ impl JointEncoder {
         }
     }
 
-    /// The states that choose the codes, class tokens left out, with the mask of those that take no part.
+    /// The states that choose the codes, without class tokens, with the mask of those that take no part.
     ///
     /// # Shapes
     ///
@@ -282,7 +282,7 @@ impl JointEncoder {
         (Tensor::cat(parts, 1), PaddingMask::join(masks))
     }
 
-    /// Who may not see whom; none: everybody sees everybody. `counts` are the positions of `V`, `G` and `T`.
+    /// Who may not see whom; `None` if everyone sees everyone. `counts` are the positions of `V`, `G` and `T`.
     fn pairs(&self, counts: [usize; 3], view: &View, device: &Device) -> Option<PairMask> {
         #[derive(PartialEq)]
         enum Part {
@@ -300,7 +300,7 @@ impl JointEncoder {
         let grounded = self.quantiser.is_some();
         let hides = |query: usize, key: usize| match (part(query), part(key), view.prefix) {
             (Part::Text(query), Part::Text(key), Some(prefix)) => key > query && key >= prefix,
-            // Where there is no picture, the codes come from the prefix and may be read by all.
+            // Without an image, the codes come from the prefix and may be read by all.
             (_, Part::Text(key), Some(prefix)) => v > 0 || key >= prefix,
             (Part::Image, Part::Text(_), None) | (Part::Text(_), Part::Image, None) => grounded,
             _ => false,
@@ -422,7 +422,7 @@ mod tests {
         }
     }
 
-    /// A distilled DeiT has two positions before its patches: where class tokens take no part, neither does.
+    /// A distilled DeiT has two positions before its patches. If class tokens take no part, both are left out.
     #[test]
     fn every_class_token_is_left_out() {
         let device = Device::flex();
@@ -447,7 +447,7 @@ mod tests {
             same(with_two.image(), with_one.image());
             same(with_two.text(), with_one.text());
         }
-        // Where they take part, none of them chooses codes.
+        // If they take part, none of them chooses codes.
         let encoder = config(true).init_over(&mut Init::new(&device, 1), 2);
         let image = Tensor::<3>::zeros([2, 6, 8], &device);
         let shown = PaddingMask::none(2, 6, &device);

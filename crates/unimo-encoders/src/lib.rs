@@ -1,8 +1,8 @@
-//! Encoders of unimo: [BERT and RoBERTa](text), [ViT and CLIP's image tower](image), and two cross-modal encoders:
-//! [one of two streams](fusion) that is METER, BridgeTower, ManagerTower or UNIMO-3 by configuration, and [one of a single
-//! stream](joint) that is UNIMO-2's, with its [grounded dictionary](quantiser), or MVP's.
+//! Encoders of unimo: [BERT and RoBERTa](text), [ViT and CLIP's image tower](image), and two cross-modal encoders. The
+//! [dual-stream](fusion) one is METER, BridgeTower, ManagerTower or UNIMO-3 by configuration. The [single-stream](joint)
+//! one is UNIMO-2, with its [grounded dictionary](quantiser), or MVP.
 //!
-//! [`load()`] makes an encoder of the folder of a public checkpoint. It knows no loss and no data set.
+//! [`load()`] makes an encoder from the folder of a public checkpoint. This crate knows no loss and no data set.
 //!
 //! ```
 //! # #[cfg(feature = "flex")] {

@@ -1,4 +1,4 @@
-//! A public checkpoint as an encoder, in one call: [`load()`].
+//! Loads a public checkpoint as an encoder in one call: [`load()`].
 
 use std::path::{Path, PathBuf};
 
@@ -32,7 +32,7 @@ pub enum Encoder {
     Backbone(Box<Backbone>),
 }
 
-/// What [`load()`] gives.
+/// The result of [`load()`].
 #[derive(Debug)]
 pub struct Loaded {
     /// The encoder with its weights.
@@ -41,15 +41,15 @@ pub struct Loaded {
     pub config: EncoderConfig,
     /// What kind of checkpoint it was.
     pub kind: Kind,
-    /// The file that its tokenizer is read from, where it reads texts and the file lies beside it.
+    /// The tokenizer's file, if the encoder reads texts and the file lies beside the weights.
     pub tokenizer: Option<PathBuf>,
     /// What became of every tensor.
     pub report: Report,
-    /// What was taken for granted, one line each.
+    /// Assumptions that were made, one line each.
     pub notes: Vec<String>,
 }
 
-/// Files that say how texts become tokens, the one that says most first.
+/// Files that describe a tokenizer, the most complete first.
 const TOKENIZERS: [&str; 4] = [
     "tokenizer.json",
     "vocab.txt",
@@ -75,7 +75,7 @@ const TOKENIZERS: [&str; 4] = [
 ///
 /// # Errors
 ///
-/// The description is not there or of something that is not supported, or the weights cannot be read or do not fit it.
+/// The description is missing or unsupported, or the weights cannot be read or do not fit it.
 pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Loaded, LoadError> {
     let path = path.as_ref();
     let Description {
@@ -102,7 +102,7 @@ pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Loaded, LoadError
     })
 }
 
-/// Fills a module from weights whose names are spelt in one of several ways.
+/// Fills a module from weights whose names follow one of several spellings.
 ///
 /// # Errors
 ///
@@ -121,7 +121,7 @@ pub fn fill<M: Module>(
 }
 
 impl EncoderConfig {
-    /// The encoder, filled from `weights`, of which `spellings` says how names may be spelt.
+    /// The encoder, filled from `weights`. `spellings` lists how their names may be spelt.
     ///
     /// # Errors
     ///
@@ -154,14 +154,14 @@ impl EncoderConfig {
         })
     }
 
-    /// Opens weights that are large enough for such a model.
+    /// Opens weights, if they are large enough for the model.
     ///
     /// # Errors
     ///
     /// They cannot be read, or hold less than the model needs.
     pub fn open(&self, weights: &Path) -> Result<Weights, LoadError> {
         let opened = Weights::open(weights)?;
-        // Sizes are data from elsewhere: a model is made only if the file can fill it.
+        // Sizes are data from elsewhere, so a model is made only if the file can fill it.
         let held: u128 = opened
             .infos()
             .map(|(_, info)| info.shape.iter().map(|n| *n as u128).product::<u128>())
@@ -178,7 +178,7 @@ impl EncoderConfig {
         Ok(opened)
     }
 
-    /// The weights of embeddings and blocks: a little less than all that the model has.
+    /// The weights of embeddings and blocks: slightly fewer than the model has.
     fn matrix_weights(&self) -> u128 {
         let product = |sizes: &[usize]| {
             let wide = sizes.iter().map(|n| *n as u128);

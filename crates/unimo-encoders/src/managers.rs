@@ -37,9 +37,9 @@ pub struct Manager {
 /// What an adaptive manager adds.
 #[derive(Module, Debug)]
 pub struct Adaptive {
-    /// On this stream's previous cross-modal state.
+    /// Norm of this stream's previous cross-modal state.
     pub own_norm: LayerNorm,
-    /// On the other stream's.
+    /// Norm of the other stream's state.
     pub other_norm: LayerNorm,
     /// `Q`, `D -> D`.
     pub query: Linear,
@@ -58,7 +58,7 @@ pub struct ManagerConfig {
     pub width: usize,
     /// `S`, the uni-modal layers that are mixed.
     pub levels: usize,
-    /// Of the levels' norms.
+    /// Epsilon of the levels' norms.
     pub layer_norm_eps: f64,
     /// Whether the shares depend on the states.
     pub adaptive: bool,
@@ -112,7 +112,7 @@ impl Manager {
         assert_eq!(levels.len(), count, "one tensor per level");
         let [rows, length, width] = own.dims();
         assert_shape!(other, [rows, _, width]);
-        // The shares' softmax is f32 whatever the states are.
+        // The softmax of the shares is f32, whatever the dtype of the states.
         let single = FloatDType::F32;
         let temperature = cast(self.temperature.val(), single).reshape([1, 1, 1]);
         let normed = |i: usize| self.norms[i].forward(levels[i].clone());

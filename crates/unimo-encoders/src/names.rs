@@ -1,38 +1,38 @@
 //! Public checkpoints' names of our parameters, as tables that work in both directions.
 //!
-//! A [`Rule`] names a layer here and there and says how its numbers are stored there; `{}` stands for an index and is the
-//! same on both sides, `{-1}` for the one before it and `{+1}` for the one after it. A [`Section`] applies a table of rules under
-//! a prefix on either side, so that one table serves RoBERTa alone, RoBERTa in BridgeTower and RoBERTa in METER.
+//! A [`Rule`] names a layer in our model and in the checkpoint, and says how the checkpoint stores its numbers. `{}` stands for
+//! an index, the same on both sides; `{-1}` is the index before it and `{+1}` the one after it. A [`Section`] applies a table of
+//! rules under a prefix on either side, so one table serves RoBERTa alone, in BridgeTower and in METER.
 
 /// How a layer's numbers are stored in a public checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// `weight` `[out, in]`, ours is `[in, out]`; `bias` as it is.
+    /// `weight` is `[out, in]`, ours is `[in, out]`; `bias` as it is.
     Linear,
     /// `weight` and `bias` as they are: norms, embeddings.
     Same,
-    /// The name is that of the tensor itself, stored as it is.
+    /// The name of the tensor itself, which is stored as it is.
     Tensor,
-    /// As [`Form::Tensor`], with this many ones before its shape there.
+    /// As [`Form::Tensor`], with this many ones before the stored shape.
     Leading(usize),
-    /// As [`Form::Tensor`], one number, without a shape there.
+    /// As [`Form::Tensor`], for one number, which is stored without a shape.
     Scalar,
-    /// A convolution over patches, `weight` `[D, 3, P, P]`; ours is the matrix `[3 P P, D]`; `bias` as it is.
+    /// A convolution over patches: `weight` is `[D, 3, P, P]`, ours is the matrix `[3 P P, D]`; `bias` as it is.
     Patches,
     /// One third of PyTorch's `in_proj_weight` `[3 D, D]` and `in_proj_bias`: 0 query, 1 key, 2 value.
     Third(usize),
-    /// As [`Form::Leading`]; a table of positions of patches behind class tokens: another grid is interpolated.
+    /// As [`Form::Leading`], for a position table of patches after class tokens; another grid is interpolated.
     Grid(usize),
 }
 
-/// A layer here and there.
+/// A layer in our model and in a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rule {
-    /// Path of the layer, or of the tensor for [`Form::Tensor`] and what is like it, with `{}` for indices.
+    /// Path of the layer, or of the tensor for [`Form::Tensor`] and forms like it, with `{}` for indices.
     pub ours: &'static str,
-    /// Likewise.
+    /// The same in the checkpoint.
     pub theirs: &'static str,
-    /// How it is stored there.
+    /// How the checkpoint stores it.
     pub form: Form,
 }
 
@@ -44,9 +44,9 @@ pub const fn rule(ours: &'static str, theirs: &'static str, form: Form) -> Rule 
 /// A table under a prefix on either side.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Section {
-    /// What stands before our names, without a dot at the end; may be empty.
+    /// Prefix of our names, without a dot at the end; may be empty.
     pub ours: String,
-    /// What stands before theirs.
+    /// Prefix of the checkpoint's names.
     pub theirs: String,
     /// The layers.
     pub rules: &'static [Rule],
@@ -55,9 +55,9 @@ pub struct Section {
 /// How a tensor becomes ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Conversion {
-    /// As it is, with this many ones before its shape there.
+    /// As it is, with this many ones before the stored shape.
     Same(usize),
-    /// As it is, one number, without a shape there.
+    /// As it is, one number, stored without a shape.
     Scalar,
     /// `[out, in]`, transposed.
     Transposed,
@@ -65,14 +65,14 @@ pub enum Conversion {
     Patches,
     /// Rows `i n .. (i + 1) n` of a tensor of `3 n` rows, then transposed if it is a matrix.
     Third(usize),
-    /// As it is, or interpolated to another grid, with this many ones before its shape there.
+    /// As it is, or interpolated to another grid, with this many ones before the stored shape.
     Grid(usize),
 }
 
 /// What one of our parameters is called in a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
-    /// The tensor's name there.
+    /// The tensor's name in the checkpoint.
     pub name: String,
     /// How it becomes ours.
     pub conversion: Conversion,
@@ -81,19 +81,19 @@ pub struct Target {
 /// All names of a kind of checkpoint.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Names {
-    /// Tables in the order in which they are asked.
+    /// Tables in the order in which they are tried.
     pub sections: Vec<Section>,
-    /// Tensors that such checkpoints hold and this model has no use for, as patterns: `*` is any one part of a name, a
-    /// pattern covers all that begins with it.
+    /// Tensors in such checkpoints that this model does not use, as patterns. `*` is any one part of a name, and a pattern covers
+    /// all names that begin with it.
     pub unused: Vec<String>,
-    /// Pairs of their names that are one tensor there: a file may hold it under either.
+    /// Pairs of checkpoint names for one tensor: a file may hold it under either.
     pub tied: Vec<[String; 2]>,
-    /// Every name is ours, behind this prefix.
+    /// Every name is ours, after this prefix.
     pub own: Option<String>,
 }
 
 impl Names {
-    /// The tables given, each under two prefixes.
+    /// The given tables, each under two prefixes.
     pub fn new<'a>(
         sections: impl IntoIterator<Item = (&'a str, &'a str, &'static [Rule])>,
         unused: &[&str],
@@ -121,7 +121,7 @@ impl Names {
         }
     }
 
-    /// The same names with something before ours: those of a module that holds this one as a field.
+    /// The same names with a prefix before ours, for a module that holds this one as a field.
     pub fn within(mut self, field: &str) -> Self {
         for section in &mut self.sections {
             section.ours = join(field, &section.ours);
@@ -129,7 +129,7 @@ impl Names {
         self
     }
 
-    /// The same names with something before theirs: those of a checkpoint that holds this one as a part.
+    /// The same names with a prefix before theirs, for a checkpoint that holds this one as a part.
     pub fn under(mut self, prefix: &str) -> Self {
         for section in &mut self.sections {
             section.theirs = join(prefix, &section.theirs);
@@ -140,14 +140,14 @@ impl Names {
         self
     }
 
-    /// The same names, with more that such checkpoints hold and this model has no use for.
+    /// The same names, with more tensors that this model does not use.
     pub fn leaving(mut self, unused: &[&str]) -> Self {
         self.unused
             .extend(unused.iter().map(|name| (*name).to_owned()));
         self
     }
 
-    /// The same names, of which two are one tensor.
+    /// The same names, with two of them as one tensor.
     pub fn tying(mut self, one: &str, other: &str) -> Self {
         self.tied.push([one.to_owned(), other.to_owned()]);
         self
@@ -161,7 +161,7 @@ impl Names {
         self
     }
 
-    /// What one of our parameters is called there; none if there is no rule for it.
+    /// What a checkpoint calls one of our parameters; `None` if there is no rule for it.
     pub fn target(&self, ours: &str) -> Option<Target> {
         if let Some(prefix) = &self.own {
             return Some(Target {
@@ -181,7 +181,7 @@ impl Names {
         })
     }
 
-    /// The other names under which such checkpoints may hold a tensor.
+    /// The other names under which a checkpoint may hold a tensor.
     pub fn twins<'a>(&'a self, theirs: &'a str) -> impl Iterator<Item = &'a str> {
         self.tied.iter().filter_map(move |[one, other]| {
             if one == theirs {
@@ -192,7 +192,7 @@ impl Names {
         })
     }
 
-    /// Whether such checkpoints hold this tensor although the model has no use for it.
+    /// Whether such checkpoints hold this tensor although the model does not use it.
     pub fn is_unused(&self, theirs: &str) -> bool {
         self.unused.iter().any(|pattern| covers(pattern, theirs))
     }
@@ -228,7 +228,7 @@ impl Rule {
     }
 }
 
-/// The parts of `name` where `pattern` has `{}`, if the other parts are equal.
+/// The parts of `name` at each `{}` of `pattern`, if the other parts are equal.
 fn matched<'a>(pattern: &str, name: &'a str) -> Option<Vec<&'a str>> {
     let mut found = Vec::new();
     let mut name = name.split('.');
@@ -262,7 +262,7 @@ fn filled(pattern: &str, indices: &[&str]) -> Option<String> {
     Some(parts.join("."))
 }
 
-/// A prefix before a name, where there is one.
+/// A name after a prefix, if there is a prefix.
 pub(crate) fn join(prefix: &str, name: &str) -> String {
     match (prefix, name) {
         ("", name) => name.to_owned(),

@@ -1,14 +1,14 @@
-//! The grounded dictionary: a codebook in which patches and words choose the codes that they share.
+//! The grounded dictionary: a codebook from which patches and words choose the codes that they share.
 //!
-//! Source: UNIMO-2 (Li et al. 2022), section 2.2. Of the states `h` of one sample:
+//! Source: UNIMO-2 (Li et al. 2022), section 2.2. For the states `h` of one sample:
 //!
 //! ```text
 //! s_ic = sigmoid(tau h_i·e_c)        a_c = sum_i s_ic        idx = the K codes with the highest a        g_k = e_idx_k
 //! L_e  = MSE(sg(g_k), sum_i s_ik h_i / a_k)                  L_q = MSE(sg(h_i), sum_k s_ik g_k / sum_k s_ik)
 //! ```
 //!
-//! With [`Choice::Nearest`] a state chooses the one nearest code instead (van den Oord et al. 2017): `a` counts how many
-//! chose a code, and both losses are of a state and its code.
+//! With [`Choice::Nearest`] a state chooses its one nearest code instead (van den Oord et al. 2017). `a` counts the states
+//! that chose a code, and both losses compare a state with its code.
 //!
 //! Shape legend: `B` rows, `N` states, `D` width, `C` codes, `K` codes of a sample.
 
@@ -28,9 +28,9 @@ use crate::fusion::Rows;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Choice {
-    /// Those that all states together are most similar to.
+    /// The codes that all states together are most similar to.
     TopK,
-    /// Those that are the nearest one of some state.
+    /// The codes that are nearest to some state.
     Nearest,
 }
 
@@ -46,12 +46,12 @@ pub struct QuantiserConfig {
     pub choice: Choice,
     /// `tau` at the start, 100 in UNIMO-2.
     pub scale: f64,
-    /// `tau` is kept within these, [1, 10,000] in UNIMO-2.
+    /// Bounds of `tau`, [1, 10,000] in UNIMO-2.
     pub scale_range: [f64; 2],
 }
 
 impl QuantiserConfig {
-    /// Every value on its own and against the others.
+    /// Checks every value, alone and against the others.
     pub fn validate(&self) -> Result<(), ConfigError> {
         config::positive("codes", self.codes)?;
         ConfigError::unless(
@@ -97,20 +97,20 @@ pub struct Quantiser {
     pub config: QuantiserConfig,
 }
 
-/// What the codebook makes of the states of some samples. Everything is f32.
+/// The codebook's output for some samples. Everything is f32.
 #[derive(Debug, Clone)]
 pub struct Quantised {
     /// `g`, `[B, K, D]`.
     pub tokens: Tensor<3>,
-    /// Which codes these are, `[B, K]`, the most chosen first.
+    /// The chosen codes, `[B, K]`, the most chosen first.
     pub codes: Tensor<2, Int>,
-    /// Which of the tokens are none, because fewer codes were chosen, `[B, K]`; always some, or none at all, of a sample's.
+    /// Tokens that are empty because fewer codes were chosen, `[B, K]`. `None` with [`Choice::TopK`].
     pub hidden: Option<PaddingMask>,
     /// Sum over a sample's states of the squares in `L_q`, `[B]`.
     pub to_states: Tensor<1>,
     /// Sum over a sample's tokens, or with [`Choice::Nearest`] over its states, of the squares in `L_e`, `[B]`.
     pub to_codes: Tensor<1>,
-    /// The states that took part, `[B]`.
+    /// How many states took part, `[B]`.
     pub states: Tensor<1>,
 }
 
@@ -210,7 +210,7 @@ impl Quantiser {
             .mask_fill(none.clone().expand([rows, count, codes]), 0.0)
             .sum_dim(1)
             .reshape([rows, codes]);
-        // The most chosen first, of equals the one with the smaller number; exact, as counts and numbers are small.
+        // The most chosen code first, of equals the smaller number. This is exact, as counts and numbers are small.
         let rank = order.float().narrow(1, 0, 1).reshape([rows, codes]);
         let key = hits.clone().mul_scalar(codes as f64) - rank;
         let chosen = key.argtopk(tokens, 1);

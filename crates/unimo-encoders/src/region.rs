@@ -1,9 +1,9 @@
-//! An encoder of detector regions: BERT's blocks over projected features, for pictures that are known by what an object detector
-//! found in them.
+//! An encoder of detector regions: BERT's blocks over projected features, for images that are given as the regions that an
+//! object detector found in them.
 //!
-//! Source: MVP (Li et al. 2022), section 3.1: a region is a detector's feature of 2,048 numbers followed by its box, `x1 / W`,
-//! `y1 / H`, `x2 / W`, `y2 / H`, `w / W`, `h / H`; one linear layer brings these 2,054 numbers to the width (as in Oscar and
-//! VinVL). Regions have no position but the one in their numbers.
+//! Source: MVP (Li et al. 2022), section 3.1. A region is a detector's feature of 2,048 numbers followed by its box, `x1 / W`,
+//! `y1 / H`, `x2 / W`, `y2 / H`, `w / W`, `h / H`. One linear layer maps these 2,054 numbers to the width (as in Oscar and
+//! VinVL). The box is a region's only position.
 //!
 //! Shape legend: `B` rows, `R` regions, `F` numbers of a region, `D` width, `M` further tokens.
 
@@ -30,16 +30,16 @@ pub struct RegionEncoderConfig {
     pub heads: usize,
     /// Inner width of the feed-forward layers.
     pub feed_forward: usize,
-    /// Of the feed-forward layers.
+    /// Activation of the feed-forward layers.
     pub activation: Activation,
-    /// Of every layer norm.
+    /// Epsilon of every layer norm.
     pub layer_norm_eps: f64,
-    /// On embeddings, attention weights and residual branches.
+    /// Dropout on embeddings, attention weights and residual branches.
     pub dropout: f64,
 }
 
 impl RegionEncoderConfig {
-    /// Every value on its own and against the others.
+    /// Checks every value, alone and against the others.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.block().validate()?;
         config::positive("features", self.features)
@@ -78,20 +78,20 @@ impl RegionEncoderConfig {
 pub struct RegionEncoder {
     /// `[F, D]`.
     pub region_embedding: Linear,
-    /// `[D]`: the token before the regions, which stands for the picture.
+    /// `[D]`: the token before the regions, which stands for the image.
     pub class_embedding: Param<Tensor<1>>,
-    /// On the class token and the projected regions.
+    /// Norm of the class token and the projected regions.
     pub embedding_norm: LayerNorm,
-    /// On the embeddings.
+    /// Dropout on the embeddings.
     pub dropout: Dropout,
     /// Blocks.
     pub layers: Vec<PostNormBlock>,
-    /// What the blocks compute in; parameters stay f32.
+    /// The blocks compute in this dtype; parameters stay f32.
     #[module(skip)]
     pub dtype: FloatDType,
 }
 
-/// The regions of some pictures on a device.
+/// The regions of some images on a device.
 #[derive(Debug, Clone)]
 pub struct RegionInput {
     /// `[B, R, F]`.
@@ -114,9 +114,8 @@ impl RegionInput {
 }
 
 impl RegionEncoder {
-    /// The states after the last `keep` blocks, the last one last, and which positions are none; a `keep` above the number of
-    /// blocks ends with the embeddings as the first. `further` are tokens that stand after the regions, such as the names of the
-    /// picture's objects.
+    /// The states after the last `keep` blocks, in order, and which positions are padding. If `keep` exceeds the number of
+    /// blocks, the embeddings come first. `further` are tokens after the regions, such as the names of the image's objects.
     ///
     /// # Shapes
     ///
@@ -179,7 +178,7 @@ mod tests {
         config.init(&mut Init::new(device, 1).with_deviation(0.5))
     }
 
-    /// Regions are a set: absent ones change nothing, and their order changes only the order of what comes out.
+    /// Regions are a set: padding changes nothing, and the order of regions changes only the order of the output.
     #[test]
     fn absent_regions_and_their_order_change_nothing() {
         let device = Device::flex();
@@ -232,7 +231,7 @@ mod tests {
             let d = class(&with[2]) - class(&without[0]);
             d.abs().max().into_scalar::<f32>()
         };
-        // The second picture has no tags.
+        // The second image has no tags.
         assert!(difference(0) > 1e-3 && difference(1) < TOLERANCE as f32);
     }
 }

@@ -1,4 +1,4 @@
-//! Heads of fine-tuned models: what METER's checkpoints hold for their tasks, over the summary of a pair.
+//! Heads of fine-tuned models, as METER's checkpoints hold them, over the summary of a pair.
 //!
 //! ```text
 //! logits = W2 GELU(LN(W1 x))
@@ -7,7 +7,7 @@
 //! | head | x | classes |
 //! |---|---|---|
 //! | `vqa` | the pair's summary | answers |
-//! | `nlvr2` | the summaries of the statement with both pictures, side by side | false, true |
+//! | `nlvr2` | the summaries of the statement with both images, side by side | false, true |
 //! | `snli_ve` | the pair's summary | as the checkpoint orders them |
 //! | `ranking` | the pair's summary | one score: the linear layer alone |
 //!
@@ -21,17 +21,17 @@ use unimo_core::layers::{Activation, LayerNorm, Linear};
 
 use crate::names::{Form, Rule, rule};
 
-/// PyTorch's default, which METER's heads have.
+/// PyTorch's default, which METER's heads use.
 const LAYER_NORM_EPS: f64 = 1e-5;
 
 /// Which heads there are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TasksConfig {
-    /// Answers of visual question answering; none: no such head.
+    /// Answers of visual question answering; `None` for no such head.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vqa: Option<usize>,
-    /// Classes of statements about two pictures.
+    /// Classes of statements about two images.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nlvr2: Option<usize>,
     /// Classes of visual entailment.
@@ -63,7 +63,7 @@ impl TasksConfig {
     }
 }
 
-/// METER's name of each head, for those who have no use for them.
+/// METER's name of each head, for models that do not use them.
 pub const METER_HEADS: &[&str] = &[
     "vqa_classifier",
     "nlvr2_classifier",
@@ -91,7 +91,7 @@ pub const METER_NAMES: &[Rule] = &[
 pub struct Tasks {
     /// Visual question answering.
     pub vqa: Option<TaskHead>,
-    /// Statements about two pictures.
+    /// Statements about two images.
     pub nlvr2: Option<TaskHead>,
     /// Visual entailment.
     pub snli_ve: Option<TaskHead>,
@@ -102,9 +102,9 @@ pub struct Tasks {
 /// Two layers with a norm and GELU between them.
 #[derive(Module, Debug)]
 pub struct TaskHead {
-    /// To the width of a summary, `2 D`.
+    /// Maps to the width of a summary, `2 D`.
     pub inner: Linear,
-    /// After it.
+    /// Norm after `inner`.
     pub norm: LayerNorm,
     /// `2 D -> C`.
     pub outer: Linear,
@@ -122,7 +122,7 @@ impl TaskHead {
 
     /// # Shapes
     ///
-    /// - x: `[B, 2 D]`, or `[B, 4 D]` for two pictures
+    /// - x: `[B, 2 D]`, or `[B, 4 D]` for two images
     /// - output: `[B, C]`
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         let [d_in, _] = self.inner.weight.dims();

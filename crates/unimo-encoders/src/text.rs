@@ -19,12 +19,12 @@ use unimo_core::mask::{Hidden, PaddingMask, PairMask};
 pub enum Positions {
     /// BERT: 0, 1, 2, ...
     FromZero,
-    /// RoBERTa: text counts on from `pad_id + 1`, padding sits at `pad_id`.
+    /// RoBERTa: text counts from `pad_id + 1`; padding has position `pad_id`.
     AfterPad,
 }
 
 impl Positions {
-    /// How many rows of a position embedding are for text.
+    /// How many rows of a position embedding text can use.
     fn leave(self, rows: usize, pad_id: usize) -> usize {
         match self {
             Self::FromZero => rows,
@@ -55,16 +55,16 @@ pub struct TextEncoderConfig {
     pub token_types: usize,
     /// The padding token.
     pub pad_id: usize,
-    /// Of the feed-forward layers.
+    /// Activation of the feed-forward layers.
     pub activation: Activation,
-    /// Of every layer norm: 1e-12 for BERT, 1e-5 for RoBERTa.
+    /// Epsilon of every layer norm: 1e-12 for BERT, 1e-5 for RoBERTa.
     pub layer_norm_eps: f64,
-    /// On embeddings, attention weights and residual branches.
+    /// Dropout on embeddings, attention weights and residual branches.
     pub dropout: f64,
 }
 
 impl TextEncoderConfig {
-    /// Every value on its own and against the others.
+    /// Checks every value, alone and against the others.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.block().validate()?;
         config::positive("vocab_size", self.vocab_size)?;
@@ -128,21 +128,21 @@ pub struct TextEncoder {
     pub position_embedding: Embedding,
     /// `[types, D]`.
     pub type_embedding: Embedding,
-    /// Over the sum of the three.
+    /// Norm of the sum of the three.
     pub embedding_norm: LayerNorm,
-    /// On the embeddings.
+    /// Dropout on the embeddings.
     pub dropout: Dropout,
     /// Blocks.
     pub layers: Vec<PostNormBlock>,
     #[module(skip)]
     positions: Positions,
     pad_id: usize,
-    /// What the blocks compute in; parameters stay f32.
+    /// The blocks compute in this dtype; parameters stay f32.
     #[module(skip)]
     pub dtype: FloatDType,
 }
 
-/// Texts on a device, with positions numbered as the encoder wants them.
+/// Texts on a device, with positions numbered as the encoder needs them.
 #[derive(Debug, Clone)]
 pub struct TextInput {
     /// `[B, L]`.
@@ -168,7 +168,7 @@ impl TextInput {
 }
 
 impl TextEncoder {
-    /// The id that padding has.
+    /// The id of padding.
     pub fn pad_id(&self) -> usize {
         self.pad_id
     }
@@ -214,7 +214,7 @@ impl TextEncoder {
         }
     }
 
-    /// What the blocks take: words, their type `kind` and their positions.
+    /// The input of the blocks: words, their type `kind` and their positions.
     ///
     /// # Shapes
     ///
@@ -234,8 +234,8 @@ impl TextEncoder {
         cast(self.dropout.forward(embedded), self.dtype)
     }
 
-    /// The states after the last `keep` blocks, the last one last; a `keep` above the number of blocks ends with the
-    /// embeddings as the first.
+    /// The states after the last `keep` blocks, in order. If `keep` exceeds the number of blocks, the embeddings come
+    /// first.
     ///
     /// # Shapes
     ///

@@ -1,4 +1,4 @@
-//! What can go wrong in an evaluation.
+//! Why an evaluation can fail.
 
 use thiserror::Error;
 
@@ -59,7 +59,7 @@ pub enum EvalError {
         /// Index of the image.
         image: usize,
     },
-    /// An embedding that has no direction.
+    /// An embedding has no direction.
     #[error("embedding {row} cannot be normalised: its length is {norm}; has the model diverged?")]
     BadEmbedding {
         /// Row of the embedding.
@@ -67,7 +67,7 @@ pub enum EvalError {
         /// Its Euclidean length.
         norm: f32,
     },
-    /// A setting outside its range.
+    /// A setting is outside its range.
     #[error("retrieval setting `{key}` = {got}: allowed is {allowed}")]
     Config {
         /// The key of [`RetrievalConfig`](crate::RetrievalConfig).
@@ -77,7 +77,7 @@ pub enum EvalError {
         /// What is allowed.
         allowed: &'static str,
     },
-    /// The model can neither embed nor score pairs, or not what was asked for.
+    /// The model can neither embed nor score pairs, or cannot do what was asked for.
     #[error("{0}")]
     Unsupported(&'static str),
     /// The model failed.

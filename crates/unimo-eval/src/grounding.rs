@@ -1,24 +1,24 @@
 //! Weakly supervised phrase grounding by the pointing game (Zhang et al. 2016): does a phrase point into one of its boxes?
 //!
-//! A model that saw no boxes gives each of some points of a picture, such as the middles of its patches or of a detector's regions, a
-//! score for a phrase; it points at the highest.
+//! A model that saw no boxes scores some points of an image for a phrase, such as the middles of its patches or of a detector's
+//! regions. It points at the highest score.
 
-/// Answers over some phrases.
+/// Results over some phrases.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Pointing {
-    /// Phrases that were asked for.
+    /// Phrases that were evaluated.
     pub phrases: usize,
-    /// Those that pointed into one of their boxes.
+    /// Phrases that pointed into one of their boxes.
     pub hits: usize,
-    /// Those that the picture's centre, as a fixed answer, would have got right.
+    /// Phrases that the image's centre, as a fixed answer, would have got right.
     pub centre_hits: usize,
-    /// Sum over phrases of the share of points that lie in a box: what chance would have got right.
+    /// Sum over phrases of the share of points that lie in a box: the hits that chance would reach.
     pub chance: f64,
 }
 
 impl Pointing {
-    /// Adds a phrase, given the scores of a picture's points, where these are, and its boxes as x1, y1, x2, y2, all in shares of width
-    /// and height. What has no box or no point is left out.
+    /// Adds a phrase: the scores of an image's points, their positions, and the phrase's boxes as x1, y1, x2, y2, all in shares of
+    /// width and height. A phrase without boxes or points is left out.
     ///
     /// # Panics
     ///
@@ -40,17 +40,17 @@ impl Pointing {
         self.chance += within.count() as f64 / scores.len() as f64;
     }
 
-    /// Share of phrases that pointed right; none without phrases.
+    /// Share of phrases that pointed right; `None` without phrases.
     pub fn accuracy(&self) -> Option<f64> {
         self.share(self.hits as f64)
     }
 
-    /// The same of the centre.
+    /// The share that the centre would have got right; `None` without phrases.
     pub fn centre(&self) -> Option<f64> {
         self.share(self.centre_hits as f64)
     }
 
-    /// The same of chance.
+    /// The share that chance would have got right; `None` without phrases.
     pub fn chance(&self) -> Option<f64> {
         self.share(self.chance)
     }
@@ -60,7 +60,7 @@ impl Pointing {
     }
 }
 
-/// The middles of the cells of a `grid x grid` picture, row by row.
+/// The middles of the cells of a `grid x grid` image, row by row.
 pub fn middles(grid: usize) -> Vec<[f32; 2]> {
     let of = |at: usize| (at as f32 + 0.5) / grid as f32;
     (0..grid * grid)

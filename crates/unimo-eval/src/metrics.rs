@@ -1,11 +1,11 @@
 //! Recall and median rank of image-text retrieval, from scores alone.
 //!
-//! The protocol is that of METER, ALBEF and LAVIS: every text ranks all images, and its own image is right; every image
-//! ranks all texts, and each of its captions is right, the best-ranked one counts.
+//! The protocol is that of METER, ALBEF and LAVIS. Every text ranks all images, and its own image is right. Every image
+//! ranks all texts. Each of its captions is right, and the best-ranked one counts.
 //!
-//! **Ties count against the right item.** The rank of a query is 1 + the number of wrong candidates whose score is at
-//! least that of the best right one. A model that gives every pair the same score thus has the worst rank there is, and
-//! equal captions of different images count as mistakes. Matching heads should hand over logits: probabilities that
+//! **Ties count against the right item.** The rank of a query is 1 + the number of wrong candidates that score at least
+//! as high as the best right one. So a model that gives every pair the same score has the worst rank there is, and
+//! equal captions of different images count as mistakes. Matching heads should return logits: probabilities that
 //! saturate at 1 tie where logits do not.
 //!
 //! Shape legend: `N` texts, `M` images.
@@ -26,7 +26,7 @@ pub struct Pair {
     pub text: usize,
 }
 
-/// Who asks and who is ranked.
+/// Which side asks and which side is ranked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
     /// Every text ranks all images ("image retrieval", IR).
@@ -220,12 +220,12 @@ pub struct Recall {
     pub r5: f64,
     /// Share of the queries whose rank is 10 or better.
     pub r10: f64,
-    /// The median of the ranks, which start at 1; of an even number of queries, the mean of the middle two.
+    /// The median of the ranks, which start at 1. For an even number of queries it is the mean of the middle two.
     pub median_rank: f64,
 }
 
 impl Recall {
-    /// Summarises the ranks of the queries. Without ranks there is nothing to summarise: `None`.
+    /// Summarises the ranks of the queries; `None` without ranks.
     pub fn from_ranks(ranks: &[usize]) -> Option<Self> {
         let mut sorted = ranks.to_vec();
         sorted.sort_unstable();
@@ -260,7 +260,7 @@ pub struct ChanceRecall {
 /// [module](self)).
 ///
 /// # Errors
-/// If the scores are not those of the ground truth's number of texts and images.
+/// If the numbers of texts and images of the scores are not those of the ground truth.
 pub fn ranks(
     direction: Direction,
     scores: &Scores,
@@ -323,7 +323,7 @@ pub fn chance(truth: &GroundTruth) -> Directions<ChanceRecall> {
     }
 }
 
-/// The rank of one query: 1 + the wrong candidates that are not worse than the best right one.
+/// The rank of one query: 1 + the number of wrong candidates that are at least as good as the best right one.
 /// `keys[c]` orders candidate `c`, higher is better; keys must compare, which NaN does not.
 pub(crate) fn rank<K: PartialOrd + Copy>(
     direction: Direction,
@@ -431,7 +431,7 @@ mod tests {
 
     #[test]
     fn an_image_is_found_by_any_caption_and_its_other_captions_do_not_stand_in_the_way() {
-        // Both captions of image 0 are ahead of the others: rank 1. Of image 1 the worse one is last: rank still 3.
+        // Both captions of image 0 are ahead of the others: rank 1. Image 1's worse caption is last: rank still 3.
         let truth = truth(&[0, 0, 1, 1], 2);
         let scores = Scores::new(4, 2, vec![0.9, 0.9, 0.8, 0.8, 0.7, 0.7, 0.1, 0.1]).unwrap();
         assert_eq!(

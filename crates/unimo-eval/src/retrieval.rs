@@ -1,10 +1,10 @@
 //! Zero-shot image-text retrieval of a model.
 //!
-//! A [`RetrievalModel`] has features of texts and images; what is left per pair is the cross-modal encoder.
-//! Three methods are reported, as far as the model can do them:
+//! A [`RetrievalModel`] has features of texts and images, so only the cross-modal encoder runs per pair. Three methods are
+//! reported, if the model can do them:
 //!
 //! - `itc`: the dot product of the dual encoder's embeddings (CLIP, ALBEF).
-//! - `itc+itm`: the best `k` candidates of `itc` are re-ranked by the matching head; the others stay behind them, in the
+//! - `itc+itm`: the best `k` candidates of `itc` are re-ranked by the matching head; the others follow them, in the
 //!   order of `itc` (ALBEF, section 4: k = 128 for Flickr30K and 256 for COCO).
 //! - `itm`: the matching head scores every pair (METER, ViLT).
 //!
@@ -57,7 +57,7 @@ pub struct Blocks {
 }
 
 impl Default for Blocks {
-    /// All of them in one block.
+    /// One block for everything.
     fn default() -> Self {
         Self {
             images: usize::MAX,
@@ -67,7 +67,7 @@ impl Default for Blocks {
 }
 
 impl Blocks {
-    /// The tile of a pair; images decide first.
+    /// The tile of a pair. Tiles are ordered by images first.
     fn tile(self, pair: Pair) -> (usize, usize) {
         (pair.image / self.images, pair.text / self.texts)
     }
@@ -75,7 +75,7 @@ impl Blocks {
 
 /// A model together with the uni-modal features of texts and images.
 ///
-/// Who implements it may keep the features of all, so that `itm_scores` only gathers rows of them, or those of a block at a time.
+/// An implementation may keep all features, so that `itm_scores` only gathers rows of them, or those of a block at a time.
 pub trait RetrievalModel {
     /// `N`: how many texts were encoded.
     fn texts(&self) -> usize;
@@ -94,15 +94,14 @@ pub trait RetrievalModel {
         true
     }
 
-    /// What the pairs of one call of [`itm_scores`](Self::itm_scores) are chosen by.
+    /// The blocks that group the pairs of calls of [`itm_scores`](Self::itm_scores).
     fn blocks(&self) -> Blocks {
         Blocks::default()
     }
 
-    /// One score per pair in the order of `pairs`, higher for a better match. Logits are to be preferred: probabilities
-    /// saturate, and ties count as mistakes. Pairs come tile by tile, those of one call all of one tile of
-    /// [`blocks`](Self::blocks) and sorted by image, at most `batch` of them and never none. Tiles of the same images follow each
-    /// other.
+    /// One score per pair in the order of `pairs`, higher for a better match. Prefer logits: probabilities saturate, and ties
+    /// count as mistakes. Pairs come tile by tile. The pairs of one call are of one tile of [`blocks`](Self::blocks) and sorted
+    /// by image; there are 1 to `batch` of them. Tiles of the same images follow each other.
     ///
     /// # Errors
     /// Whatever keeps the model from scoring them.
@@ -185,7 +184,7 @@ impl DualEmbeddings {
                 got: self.images.features,
             });
         }
-        /// Rows of images that stay in the cache while the texts pass by.
+        /// Image rows that stay in the cache while all texts are read.
         const BLOCK: usize = 64;
         let (texts, images, features) =
             (self.texts.rows(), self.images.rows(), self.texts.features);
@@ -202,13 +201,13 @@ impl DualEmbeddings {
     }
 }
 
-/// How the scores came about.
+/// How the scores were computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Method {
     /// Dual encoder.
     #[serde(rename = "itc")]
     Itc,
-    /// Dual encoder, its shortlist re-ranked by the matching head.
+    /// Dual encoder, with its shortlist re-ranked by the matching head.
     #[serde(rename = "itc+itm")]
     ItcItm,
     /// Matching head on every pair.
@@ -265,7 +264,7 @@ impl MethodReport {
     }
 }
 
-/// What [`evaluate`] found out.
+/// The result of [`evaluate`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RetrievalReport {
@@ -277,7 +276,7 @@ pub struct RetrievalReport {
     pub pairs_scored: usize,
     /// What a random ranking is expected to reach.
     pub chance: Directions<ChanceRecall>,
-    /// The methods that the model can do, in the order `itc`, `itc+itm`, `itm`.
+    /// The methods that the model supports, in the order `itc`, `itc+itm`, `itm`.
     pub methods: Vec<MethodReport>,
 }
 
@@ -288,14 +287,14 @@ impl RetrievalReport {
     }
 }
 
-/// Evaluates a model on all its texts and images. `progress` hears how many pairs the matching head has scored and how
-/// many there are in all, at the start and after every batch.
+/// Evaluates a model on all its texts and images. `progress` is called at the start and after every batch, with the number of
+/// pairs that the matching head has scored and their total.
 ///
-/// Ties at the edge of a shortlist leave the right items out, as a tie counts against them everywhere.
+/// Ties at the edge of a shortlist leave the right items out, since ties count against them everywhere.
 ///
 /// # Errors
-/// If the ground truth has other numbers of texts and images than the model, if a setting is outside its range, if the
-/// model has neither embeddings nor a matching head, if a score is NaN, or if the model fails.
+/// If the ground truth and the model differ in their numbers of texts or images, if a setting is outside its range, if the model
+/// has neither embeddings nor a matching head, if a score is NaN, or if the model fails.
 pub fn evaluate<M: RetrievalModel + ?Sized>(
     model: &M,
     truth: &GroundTruth,
@@ -405,7 +404,7 @@ pub fn evaluate<M: RetrievalModel + ?Sized>(
     })
 }
 
-/// What a candidate is ordered by: those that the matching head has scored come first.
+/// The sort key of a candidate: those that the matching head has scored come first.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
 struct Key(bool, f32);
 
@@ -420,8 +419,8 @@ fn keys_of(
         .collect()
 }
 
-/// The best `count` candidates of a query, best first. Of equal ones the right ones come last, then the order of the
-/// indices decides.
+/// The best `count` candidates of a query, best first. Right candidates come after equal wrong ones; then the smaller index comes
+/// first.
 fn best<K: PartialOrd + Copy>(
     direction: Direction,
     query: usize,
@@ -440,7 +439,7 @@ fn best<K: PartialOrd + Copy>(
     let mut order: Vec<usize> = (0..keys.len()).collect();
     if count < order.len() {
         order.select_nth_unstable_by(count, by_key);
-        // Not `truncate`, which would keep the memory of all candidates for every query.
+        // `truncate` would keep the memory of all candidates for every query.
         order = order[..count].to_vec();
     }
     order.sort_unstable_by(by_key);
@@ -500,7 +499,7 @@ fn method_report(
     })
 }
 
-/// The matching head's scores, of all pairs or of those that a shortlist named.
+/// The matching head's scores, of all pairs or of the shortlisted ones.
 enum ItmScores {
     All(Scores),
     /// Sorted by pair.
@@ -511,7 +510,7 @@ impl ItmScores {
     fn get(&self, pair: Pair) -> f32 {
         match self {
             Self::All(scores) => scores.get(pair),
-            // A pair that no shortlist named is behind all that one did.
+            // A pair on no shortlist is behind all pairs that are on one.
             Self::Listed(scored) => scored
                 .binary_search_by_key(&pair, |&(scored, _)| scored)
                 .map_or(f32::NEG_INFINITY, |at| scored[at].1),
@@ -580,7 +579,7 @@ fn score_listed<M: RetrievalModel + ?Sized>(
     pairs.extend(of(Direction::ImageToText, &lists.image_to_text));
     let blocks = model.blocks();
     pairs.sort_unstable_by_key(|pair| (blocks.tile(*pair), *pair));
-    // What both directions have on their lists is scored once.
+    // A pair on the lists of both directions is scored once.
     pairs.dedup();
     let total = pairs.len();
     let mut scored = Vec::with_capacity(total);
@@ -595,7 +594,7 @@ fn score_listed<M: RetrievalModel + ?Sized>(
     Ok(ItmScores::Listed(scored))
 }
 
-/// Scores `total` pairs in batches of `batch` and checks what comes back.
+/// Scores `total` pairs in batches of `batch` and checks the scores.
 fn score<M: RetrievalModel + ?Sized>(
     model: &M,
     pairs: impl Iterator<Item = Pair>,
@@ -1039,7 +1038,7 @@ mod tests {
                     let tile = model.blocks.tile(batch[0]);
                     assert!(batch.iter().all(|pair| model.blocks.tile(*pair) == tile));
                     assert!(batch.is_sorted() && batch.len() <= config.batch);
-                    // A tile that was left does not come again, nor does a block of images.
+                    // A tile does not come again after it was left; nor does a block of images.
                     assert!(last == Some(tile) || seen.insert(tile));
                     assert!(last.is_none_or(|last: (usize, usize)| last.0 <= tile.0));
                     last = Some(tile);
@@ -1054,7 +1053,7 @@ mod tests {
 
     #[test]
     fn equal_embeddings_list_nothing_right() {
-        // A collapsed dual encoder: whatever the matching head knows, the shortlist cannot have found it.
+        // A collapsed dual encoder: its shortlist cannot hold the right items, whatever the matching head knows.
         let (truth, mut model) = random(&mut ChaCha8Rng::seed_from_u64(8), 6, 2);
         model.embeddings = Some(DualEmbeddings {
             texts: embed(2, &[1.0; 24]),

@@ -1,11 +1,11 @@
 //! Line charts and heat maps as self-contained HTML figures with inline SVG.
 //!
-//! Every figure is a `<figure class="plot">` fragment. A page that shows one holds [`STYLE`] in a `<style>` element and, for
-//! the crosshair read-out, [`SCRIPT`] in a `<script>` element after the last figure; without the script the figures still
-//! read well. Nothing here refers to another file, and every text is escaped, so names may hold markup.
+//! Every figure is a `<figure class="plot">` fragment. A page that shows one holds [`STYLE`] in a `<style>` element. For the
+//! crosshair read-out it also holds [`SCRIPT`] in a `<script>` element after the last figure; without the script the figures
+//! still read well. Nothing here refers to another file, and every text is escaped, so names may hold markup.
 //!
-//! Values that are not finite are gaps in a line, marked on the x axis, never an error: a run that diverged is just the
-//! run whose curves one wants to see.
+//! Values that are not finite are gaps in a line, marked on the x axis, never an error: the curves of a run that diverged
+//! are the ones that a reader wants to see.
 
 mod axis;
 mod bars;

@@ -76,7 +76,7 @@ pub fn grouped(value: f64) -> String {
     }
 }
 
-/// As few digits as tell the value: `5`, `0.25`, `20k`, `1e-4`.
+/// The fewest digits that tell the value: `5`, `0.25`, `20k`, `1e-4`.
 pub(crate) fn short(value: f64) -> String {
     let size = value.abs();
     if value == 0.0 {

@@ -8,13 +8,13 @@ use crate::charts::{self, LineChart};
 
 const STYLE: &str = include_str!("page.css");
 
-/// The page needs nothing from elsewhere, and says so in a way that the browser enforces.
+/// The page needs nothing from elsewhere, and the browser enforces this policy.
 const POLICY: &str =
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'";
 
-/// A part of the page: anchor, title, one sentence that says how to read it, and its content.
+/// A part of the page: anchor, title, one sentence on how to read it, and its content.
 pub struct Section {
-    /// What addresses in the page end with.
+    /// Its fragment in addresses of the page.
     pub anchor: &'static str,
     /// Its heading.
     pub title: &'static str,
@@ -37,7 +37,7 @@ impl Section {
     }
 }
 
-/// A whole page around `body`, which starts with its header: the style of the report and `style`, the script of the charts.
+/// A whole page around `body`, which starts with its header. It holds the report's style, `style` and the charts' script.
 pub fn document(title: &str, style: &str, body: &Markup) -> String {
     let page = html! {
         (DOCTYPE)
@@ -62,7 +62,7 @@ pub fn document(title: &str, style: &str, body: &Markup) -> String {
     page.into_string()
 }
 
-/// The head of a page: what kind of page it is, its title, facts with their names, and links to `sections`, where there are any.
+/// The head of a page: its kind, its title, facts with their names, and links to `sections`, if there are any.
 pub fn header<T: Render>(
     kind: &str,
     title: &str,
@@ -87,7 +87,7 @@ pub fn header<T: Render>(
     }
 }
 
-/// A picture as a `data:` address, by the signature of its format; `None` if it is neither PNG, JPEG nor WebP.
+/// An image as a `data:` address, by the signature of its format; `None` if it is neither PNG, JPEG nor WebP.
 pub fn data_address(picture: &[u8]) -> Option<String> {
     let kind = if picture.starts_with(b"\x89PNG\r\n\x1a\n") {
         "png"
@@ -102,7 +102,7 @@ pub fn data_address(picture: &[u8]) -> Option<String> {
     Some(format!("data:image/{kind};base64,{code}"))
 }
 
-/// Tiles beside each other, in so many columns where there is room.
+/// Tiles beside each other, in this many columns where there is room.
 pub(crate) fn tiles(columns: usize, tiles: &[Markup]) -> Markup {
     html! {
         div.tiles style={ "--columns:" (columns) } { @for tile in tiles { (tile) } }
@@ -118,7 +118,7 @@ pub(crate) fn tile(class: &str, label: &str, value: &str, details: &[&str]) -> M
         div class={ "tile " (class) } {
             div.tile-label { (label) }
             div.tile-value {
-                // The unit is smaller than the number, which is what the eye should find.
+                // The unit is smaller than the number, so that the eye finds the number.
                 @if let Some((number, unit)) = with_unit {
                     (number) " " small { (unit) }
                 } @else {
@@ -135,7 +135,7 @@ pub(crate) fn tile(class: &str, label: &str, value: &str, details: &[&str]) -> M
     }
 }
 
-/// Figures in cards, two beside each other; a wide chart has a row of its own, and so has the last of an odd number.
+/// Figures in cards, two in a row. A wide chart has its own row, and so has the last of an odd number.
 pub(crate) fn cards(charts: Vec<LineChart>) -> Markup {
     let odd = charts.iter().filter(|chart| !chart.is_wide()).count() % 2 == 1;
     let last = charts.len().saturating_sub(1);

@@ -1,7 +1,7 @@
 //! The files of a run folder, as structs: what the training loop writes and the report reads.
 //!
-//! Unlike recipes these structs accept unknown keys: a report must be possible of a run that a newer version wrote. Numbers
-//! that are absent or `null` (JSON has no NaN) are NaN.
+//! Unlike recipes these structs accept unknown keys, so that a run of a newer version can be reported. Numbers that are absent or
+//! `null` (JSON has no NaN) are NaN.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -44,10 +44,10 @@ fn is_yes(value: &bool) -> bool {
 pub struct StepRecord {
     /// Optimiser step, from 1.
     pub step: u64,
-    /// The stage that it belongs to; empty where the recipe has none.
+    /// The stage of the step; empty if the recipe has none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub stage: String,
-    /// Passes over the training data so far, of its stage.
+    /// Passes over the training data of its stage so far.
     #[serde(default = "nan", deserialize_with = "null_is_nan")]
     pub epoch: f64,
     /// Total loss, the weighted sum of the objectives'.
@@ -59,7 +59,7 @@ pub struct StepRecord {
     /// Norm of the gradient before clipping.
     #[serde(default = "nan", deserialize_with = "null_is_nan")]
     pub grad_norm: f64,
-    /// Image-text pairs a second.
+    /// Image-text pairs per second.
     #[serde(default = "nan", deserialize_with = "null_is_nan")]
     pub pairs_per_second: f64,
     /// Seconds the step took.
@@ -88,7 +88,7 @@ impl RetrievalRecord {
 }
 
 impl EvalRecord {
-    /// The method that finds most, by [`rsum`](RetrievalRecord::rsum); the first of equals.
+    /// The method with the highest [`rsum`](RetrievalRecord::rsum); the first of equals.
     pub fn headline(&self) -> Option<&RetrievalRecord> {
         let found = self.retrieval.iter().filter(|r| r.rsum().is_finite());
         found.reduce(|best, next| {
@@ -100,10 +100,10 @@ impl EvalRecord {
         })
     }
 
-    /// How good the weights are: the mean of R@1, R@5 and R@10 in both directions, a sixth of the field's "rsum", by the best of the
-    /// methods that all evaluations of the run score, which the record says; in one of an older version, by the
-    /// [`headline`](Self::headline). R@1 alone would be decided by a handful of queries on a small held-out set. None where nothing
-    /// was retrieved.
+    /// How good the weights are: the mean of R@1, R@5 and R@10 in both directions, a sixth of the field's "rsum". It is that of the
+    /// best method that all evaluations of the run score, which the record says. In a record of an older version it is that of the
+    /// [`headline`](Self::headline). R@1 alone would be decided by a handful of queries on a small held-out set. `None` if nothing was
+    /// retrieved.
     pub fn goodness(&self) -> Option<f64> {
         if !self.selects {
             return None;
@@ -114,7 +114,7 @@ impl EvalRecord {
             .or(found)
     }
 
-    /// Whether it is of retrieval.
+    /// Whether it is an evaluation of retrieval.
     pub fn is_retrieval(&self) -> bool {
         is_retrieval(&self.evaluator)
     }
@@ -128,9 +128,9 @@ impl EvalRecord {
     }
 }
 
-/// The best of evaluations during training; of equal ones the first, which is the one whose weights were kept. Where a later stage or
-/// a resumed run scores other things than before ([`EvalRecord::scored`]), it is the best of those that are scored as the newest is.
-/// The only definition of "best": checkpoints are kept by it, commands open runs by it, and the report names it.
+/// The best evaluation during training; the first of equals, whose weights were kept. If a later stage or a resumed run is scored
+/// differently ([`EvalRecord::scored`]), only evaluations that are scored as the newest one count. This is the only definition of
+/// "best": checkpoints are kept by it, commands open runs by it, and the report names it.
 pub fn best<'a>(evals: impl IntoIterator<Item = &'a EvalRecord>) -> Option<(&'a EvalRecord, f64)> {
     let scored = evals
         .into_iter()
@@ -144,7 +144,7 @@ pub fn best<'a>(evals: impl IntoIterator<Item = &'a EvalRecord>) -> Option<(&'a 
     })
 }
 
-/// A line that says so where new evaluations are scored otherwise than those before them.
+/// A line that says so if new evaluations are scored differently from those before them.
 pub fn scored_otherwise(before: &[EvalRecord], new: &[EvalRecord]) -> Option<String> {
     let (old, new) = (before.last()?, new.last()?);
     (old.scored != new.scored && !old.scored.is_empty()).then(|| {
@@ -170,7 +170,7 @@ pub struct ObjectiveRecord {
     /// Loss, a mean over `count` predictions.
     #[serde(default = "nan", deserialize_with = "null_is_nan")]
     pub loss: f64,
-    /// Share of right predictions, 0 to 1; NaN where the objective has none.
+    /// Share of right predictions, 0 to 1; NaN if the objective has none.
     #[serde(default = "nan", deserialize_with = "null_is_nan")]
     pub accuracy: f64,
     /// Number of predictions.
@@ -181,32 +181,31 @@ pub struct ObjectiveRecord {
 /// A line of `evals.jsonl`: one evaluation of one split.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct EvalRecord {
-    /// Who evaluated: `retrieval`, or another evaluator of the recipe. Older versions knew retrieval alone.
+    /// The evaluator: `retrieval`, or another one of the recipe. Older versions had retrieval alone.
     #[serde(default = "retrieval", skip_serializing_if = "is_retrieval")]
     pub evaluator: String,
     /// Optimiser step of the evaluated weights.
     pub step: u64,
-    /// Whether the best weights are chosen by this evaluator's numbers.
+    /// Whether this evaluator's numbers choose the best weights.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub selects: bool,
     /// The numbers of an evaluator that is not retrieval, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub scalars: BTreeMap<String, ScalarRecord>,
-    /// Name of the split, and how much of it was drawn where it is not all.
+    /// Name of the split, and how much of it was drawn if not all.
     #[serde(default)]
     pub split: String,
-    /// `contrast`: by the contrast alone; `full`: by all methods. Empty in records of older versions, which were by all.
+    /// `contrast`: scored by the contrast alone; `full`: by all methods. Empty in records of older versions, which used all.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub protocol: String,
-    /// What the best weights of a run are chosen by: a mean of recalls, of all its evaluations by the same methods on the same
-    /// pictures, which for the last one are not those of `retrieval` where the others score less. None in records of older versions.
+    /// What the best weights of a run are chosen by: a mean of recalls, from the same methods and images in all its evaluations. The
+    /// `retrieval` of the last one holds more if the others score less. `None` in records of older versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score: Option<f64>,
-    /// What `score` is of: by which methods, on which pictures. Scores of different things are not compared. Empty in records of older
-    /// versions.
+    /// The methods and images behind `score`. Scores of different ones are not compared. Empty in records of older versions.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub scored: String,
-    /// How many samples of the data were left out, by the name of their split or of the reason.
+    /// How many samples were left out, by the name of their split or the reason.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub left_out: BTreeMap<String, u64>,
     /// Pairs that the matching head scored.
@@ -221,7 +220,7 @@ pub struct EvalRecord {
     /// Retrieval by each method.
     #[serde(default)]
     pub retrieval: Vec<RetrievalRecord>,
-    /// What ranking at random would reach.
+    /// What random ranking would reach.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chance: Option<ChanceRecord>,
 }
@@ -232,7 +231,7 @@ pub struct ScalarRecord {
     /// The number.
     #[serde(default = "nan", deserialize_with = "null_is_nan")]
     pub value: f64,
-    /// What chance would reach, where that is known.
+    /// What chance would reach, if that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chance: Option<f64>,
 }
@@ -242,18 +241,18 @@ pub struct ScalarRecord {
 pub struct RetrievalRecord {
     /// `itc`, `itm` or `itc+itm` (a shortlist by ITC, ranked by ITM).
     pub method: String,
-    /// A text is given, its image is looked for.
+    /// Given a text, find its image.
     pub text_to_image: RecallRecord,
-    /// An image is given, one of its texts is looked for.
+    /// Given an image, find one of its texts.
     pub image_to_text: RecallRecord,
 }
 
 /// Chance level in both directions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ChanceRecord {
-    /// A text is given, its image is looked for.
+    /// Given a text, find its image.
     pub text_to_image: RecallRecord,
-    /// An image is given, one of its texts is looked for.
+    /// Given an image, find one of its texts.
     pub image_to_text: RecallRecord,
 }
 
@@ -269,7 +268,7 @@ pub struct RecallRecord {
     /// The same among the first ten.
     #[serde(default = "nan", deserialize_with = "null_is_nan")]
     pub r10: f64,
-    /// Median over the queries of the best right answer's rank, from 1.
+    /// Median over the queries of the rank of the best right answer, from 1.
     #[serde(default = "nan", deserialize_with = "null_is_nan")]
     pub median_rank: f64,
 }
@@ -283,7 +282,7 @@ pub struct GatesRecord {
     /// Gates of the image stream (over levels of the text stream).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<StreamGates>,
-    /// Gates for the words of one caption, where the gate is by token.
+    /// Gates for the words of one caption, if the gate is per token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub words: Option<WordGates>,
 }
@@ -310,26 +309,26 @@ pub struct WordGates {
     pub layers: Vec<Vec<Vec<Option<f64>>>>,
 }
 
-/// `phrases.json`: where phrases of held-out captions are found in their pictures.
+/// `phrases.json`: where phrases of held-out captions are found in their images.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PhrasesRecord {
-    /// Phrases of which boxes are known.
+    /// Phrases with known boxes.
     pub phrases: u64,
     /// Share of them whose nearest patch or region lies in one of their boxes.
     #[serde(default)]
     pub accuracy: Option<f64>,
-    /// What the picture's centre would have got right.
+    /// The share that the image's centre would have got right.
     #[serde(default)]
     pub centre: Option<f64>,
-    /// What chance would have got right.
+    /// The share that chance would have got right.
     #[serde(default)]
     pub chance: Option<f64>,
-    /// Some pictures.
+    /// Some images.
     #[serde(default)]
     pub pictures: Vec<PhrasePicture>,
 }
 
-/// A picture with the maps of some of its caption's phrases.
+/// An image with the maps of some of its caption's phrases.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PhrasePicture {
     /// The caption.
@@ -348,28 +347,28 @@ pub struct PhraseMap {
     pub image: String,
 }
 
-/// `codes.json`: how the codes of a grounded dictionary are used by some held-out pairs.
+/// `codes.json`: how some held-out pairs use the codes of a grounded dictionary.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CodesRecord {
-    /// Pairs that were looked at.
+    /// Pairs that were encoded.
     pub pairs: u64,
-    /// Codes that there are.
+    /// Codes in the dictionary.
     pub codes: u64,
-    /// Codes that a pair is given.
+    /// Codes per pair.
     pub tokens: u64,
-    /// Exponential of the entropy of the codes that pairs were given: as many codes, used evenly, would be as varied.
+    /// Exponential of the entropy of the codes that pairs were given: this many codes, used evenly, would be as varied.
     #[serde(default = "nan", deserialize_with = "null_is_nan")]
     pub perplexity: f64,
     /// Codes that no pair was given.
     pub dead: u64,
-    /// Codes that are some patch's choice.
+    /// Codes that some patch chooses.
     pub by_patches: u64,
-    /// Codes that are some word's choice.
+    /// Codes that some word chooses.
     pub by_words: u64,
-    /// Of the codes that a patch or a word chose, the share that both did.
+    /// Share of the codes chosen by a patch or a word that both chose.
     #[serde(default = "nan", deserialize_with = "null_is_nan")]
     pub shared: f64,
-    /// Some codes, those first that both modalities choose most.
+    /// Some codes, first those that both modalities choose most.
     #[serde(default)]
     pub shown: Vec<CodeRecord>,
 }
@@ -379,14 +378,14 @@ pub struct CodesRecord {
 pub struct CodeRecord {
     /// Its number.
     pub code: u64,
-    /// Patches whose choice it is.
+    /// Patches that choose it.
     pub patches: u64,
-    /// Words whose choice it is.
+    /// Words that choose it.
     pub words: u64,
-    /// The most frequent of them.
+    /// The most frequent of these words.
     #[serde(default)]
     pub chosen_by: Vec<ChosenWord>,
-    /// Pictures of some of the patches, each a path inside the run folder, with `/`.
+    /// Images of some of the patches, each a path inside the run folder, with `/`.
     #[serde(default)]
     pub pictures: Vec<String>,
 }
@@ -451,18 +450,18 @@ pub struct SkippedRecord {
 /// A line of `sessions.jsonl`: the run was started or taken up again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionRecord {
-    /// The step of the checkpoint that it goes on from; 0 for a start.
+    /// The step of the checkpoint that it goes on from; 0 for a new run.
     pub after_step: u64,
-    /// When, RFC 3339.
+    /// The time, as RFC 3339.
     #[serde(default)]
     pub at: String,
-    /// Where it computes, as `--device` takes it.
+    /// The device, as `--device` takes it.
     #[serde(default)]
     pub device: String,
     /// The program's version.
     #[serde(default)]
     pub version: String,
-    /// What was changed on purpose, `key: old -> new`.
+    /// Settings that were changed on purpose, `key: old -> new`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub changed: Vec<String>,
 }
@@ -486,10 +485,10 @@ pub(crate) struct RunFolder {
     pub codes: Option<CodesRecord>,
     pub gallery: Vec<GalleryItem>,
     pub skipped_count: usize,
-    /// The lists that name them.
+    /// The files that list the skipped items.
     pub skipped_lists: Vec<String>,
     pub skipped: Vec<SkippedRecord>,
-    /// What could not be read: shown in the report, because a report of the rest is worth more than none.
+    /// What could not be read. The report shows it, because a report of the rest is worth more than none.
     pub problems: Vec<String>,
 }
 
@@ -514,7 +513,7 @@ impl RunFolder {
             "sessions.jsonl",
             &mut folder.problems,
             |record: SessionRecord| {
-                // A run that was killed before its first checkpoint starts anew; nothing of it is resumed.
+                // A run that was killed before its first checkpoint starts anew, so nothing is resumed.
                 resumes.extend((record.after_step > 0).then_some(record.after_step));
             },
         );
@@ -565,7 +564,7 @@ impl RunFolder {
     }
 }
 
-/// The lists of unusable samples in a run's folder: that of its data, and those of the stages that have data of their own.
+/// The lists of unusable samples in a run's folder: that of its data, and those of stages with data of their own.
 pub fn skip_lists(run: &Path) -> Vec<String> {
     let stage = |name: &str| -> Option<usize> {
         let number = name.strip_prefix("skipped-")?.strip_suffix(".jsonl")?;
@@ -582,7 +581,7 @@ pub fn skip_lists(run: &Path) -> Vec<String> {
         .collect()
 }
 
-/// The object in `run/name`; `None` where there is no such file or, with a problem noted, where it cannot be read.
+/// The object in `run/name`. `None` if there is no such file; `None` with a problem noted if it cannot be read.
 fn object<T: DeserializeOwned>(run: &Path, name: &str, problems: &mut Vec<String>) -> Option<T> {
     let text = match std::fs::read(run.join(name)) {
         Ok(text) => text,
@@ -601,8 +600,8 @@ fn object<T: DeserializeOwned>(run: &Path, name: &str, problems: &mut Vec<String
     }
 }
 
-/// Hands each line's record of `run/name` to `take`. A last line without its end is that of a killed run: taken if whole,
-/// left out in silence if not. Other lines that cannot be read are left out and noted.
+/// Hands each line's record of `run/name` to `take`. A last line without its end comes from a killed run: it is taken if whole and
+/// silently left out if not. Other lines that cannot be read are left out and noted.
 fn lines<T: DeserializeOwned>(
     run: &Path,
     name: &str,
@@ -641,7 +640,7 @@ fn lines<T: DeserializeOwned>(
             Err(_) if !line.ends_with(b"\n") => {}
             Err(error) => {
                 bad += 1;
-                // The line number in the message is that within one line, always 1.
+                // The message counts lines within one line, so its line number is always 1.
                 let text = error.to_string();
                 let reason = text.split(" at line 1 ").next().unwrap_or(&text).to_owned();
                 first.get_or_insert((number, reason));

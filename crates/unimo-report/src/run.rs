@@ -25,7 +25,7 @@ use crate::summary::{header, plain, problems, summary};
 #[cfg(test)]
 mod tests;
 
-/// Why there is no report of a run.
+/// Why a run has no report.
 #[derive(Debug, Error)]
 pub enum ReportError {
     /// The folder holds no recipe.

@@ -14,7 +14,7 @@ use crate::sections::{method_name, multiple_of_chance, objective_names, wait_sha
 const FIRST: [&str; 7] = [
     "recipe", "data", "device", "backend", "seed", "started", "versions",
 ];
-/// Facts that stand elsewhere in the report.
+/// Facts that are shown elsewhere in the report.
 const ELSEWHERE: [&str; 2] = ["name", "parameters"];
 
 pub(crate) fn header(name: &str, folder: &RunFolder, sections: &[Section]) -> Markup {
@@ -31,7 +31,7 @@ pub(crate) fn header(name: &str, folder: &RunFolder, sections: &[Section]) -> Ma
 
 fn fact(key: &str, value: &Value) -> String {
     match key {
-        // A name of the run, not a quantity: no digit of it is rounded.
+        // The seed names the run and is no quantity: no digit of it is rounded.
         "seed" => value.to_string().trim_matches('"').to_owned(),
         "started" => readable_time(&plain(value)),
         _ => plain(value),
@@ -58,7 +58,7 @@ pub(crate) fn plain(value: &Value) -> String {
     }
 }
 
-/// `2026-11-21T23:43:21.5Z` as `2026-11-21 23:43 UTC`; what is no time as RFC 3339 has it stays as it is.
+/// `2026-11-21T23:43:21.5Z` as `2026-11-21 23:43 UTC`; text that is not an RFC 3339 time stays as it is.
 fn readable_time(text: &str) -> String {
     let time: Result<Timestamp, _> = text.parse();
     time.map_or_else(
@@ -224,7 +224,7 @@ pub(crate) fn summary(folder: &RunFolder) -> Markup {
             None => tile("", "Parameters", &plain(parameters), &[]),
         });
     }
-    // As many columns as leave the last row fullest.
+    // The number of columns that fills the last row best.
     let columns = [5, 6, 4]
         .into_iter()
         .min_by_key(|columns| figures.len().next_multiple_of(*columns) - figures.len());
@@ -233,7 +233,7 @@ pub(crate) fn summary(folder: &RunFolder) -> Markup {
     }
 }
 
-/// The last evaluation with retrieval, and the method that finds most in it.
+/// The last evaluation with retrieval, and the best method in it.
 fn headline(evals: &[EvalRecord]) -> Option<(&EvalRecord, &RetrievalRecord)> {
     let eval = evals.iter().rev().find(|eval| !eval.retrieval.is_empty())?;
     Some((eval, eval.headline()?))

@@ -15,7 +15,7 @@ pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     }
     // Not `activation::gelu`: on GPUs burn 0.22.1 computes the exact function but the gradient of its tanh
     // approximation, which is off by up to 1e-3.
-    // In half precision `erf + 1` would have no digit left where it nears 0.
+    // In half precision `erf + 1` loses every digit near 0.
     let z = super::widened(x.clone()) * std::f64::consts::FRAC_1_SQRT_2;
     let cumulative = (z.erf() + 1.0) * 0.5;
     let cumulative = same_dtype(cumulative, &x);
@@ -115,7 +115,7 @@ mod fused {
     struct Derivative;
 
     impl Backward<Flex, 1> for Derivative {
-        // The input; its function is computed again, which is cheaper than memory for the derivative.
+        // The input. Computing its function again is cheaper than memory for the derivative.
         type State = (FlexTensor, Function);
 
         fn backward(
@@ -197,7 +197,7 @@ mod tests {
         values,
     };
 
-    /// The error of the distribution function, 2e-7, times x, and a few roundings; a dozen where the function is no kernel.
+    /// The distribution function's error, 2e-7, times x, plus a few roundings; a dozen where there is no kernel.
     const TOLERANCE: f64 = 1e-6;
 
     type Function = fn(Tensor<2>) -> Tensor<2>;
@@ -208,11 +208,11 @@ mod tests {
         ("silu", silu::<2>),
     ];
 
-    /// In half precision a value and a gradient keep nearly all of their digits, also where the function nears 0.
+    /// In half precision values and gradients keep nearly all of their digits, also where the function is near 0.
     #[test]
     fn half_precision_rounds_little() {
-        /// Of the share, of its product with the input, and in the gradient of a sum of two such products, in units of the
-        /// rounding of each dtype; a slope's two parts cancel where it passes through 0.
+        /// Roundings of the share, of its product with the input and of the gradient's sum of two such products, in units of each
+        /// dtype's rounding. The two parts of a slope cancel where it passes through 0.
         const ROUNDINGS: f64 = 4.0;
         let x: Vec<f32> = (-24..=24).map(|i| i as f32 / 8.0).collect();
         for (dtype, unit) in [(DType::BF16, 1.0 / 256.0), (DType::F16, 1.0 / 2048.0)] {

@@ -15,7 +15,7 @@ pub struct AdamWStep {
     pub eps: f64,
     /// Decoupled weight decay: the parameter shrinks by `lr * weight_decay` of itself.
     pub weight_decay: f64,
-    /// How many gradients the parameter has had with this one, from 1.
+    /// How many gradients the parameter has had, including this one, from 1.
     pub step: u64,
     /// Multiplies the gradient first: 1, or less to clip its norm.
     pub grad_scale: f32,
@@ -31,8 +31,8 @@ impl AdamWStep {
     }
 }
 
-/// Applies one step of AdamW with PyTorch's arithmetic and returns parameter, `exp_avg` and `exp_avg_sq`, in the buffers
-/// of the arguments where nobody else holds them. The tensors are on a device without autodiff.
+/// Applies one step of AdamW with PyTorch's arithmetic. Returns parameter, `exp_avg` and `exp_avg_sq`, in the buffers of
+/// the arguments unless these are shared. The tensors are on a device without autodiff.
 ///
 /// # Shapes
 /// - all: `[N]`
@@ -63,7 +63,7 @@ pub fn adamw(
     (param, exp_avg, exp_avg_sq)
 }
 
-/// A sum of squares, where it was computed.
+/// A sum of squares, still where it was computed.
 #[derive(Debug, Clone)]
 #[expect(
     clippy::large_enum_variant,
@@ -72,7 +72,7 @@ pub fn adamw(
 pub enum SumOfSquares {
     /// On the host.
     Host(f64),
-    /// On a device, `[1]`: to be fetched together with others, since each fetch waits for the device.
+    /// On a device, `[1]`. Fetch several together, since each fetch waits for the device.
     Device(Tensor<1>),
 }
 

@@ -118,7 +118,7 @@ pub(super) fn for_pieces(x: &mut [f32], width: usize, f: impl Fn(usize, &mut [f3
     }
 }
 
-/// `f` of every number below `n`, in order; `cost` is the number of elements that one call goes over.
+/// `f` of every number below `n`, in order. One call of `f` goes over `cost` elements.
 pub(super) fn collect<T: Send>(n: usize, cost: usize, f: impl Fn(usize) -> T + Sync) -> Vec<T> {
     if n * cost < PARALLEL_FROM {
         return (0..n).map(f).collect();
@@ -130,7 +130,7 @@ pub(super) fn collect<T: Send>(n: usize, cost: usize, f: impl Fn(usize) -> T + S
         .collect()
 }
 
-/// The sum over rows of what `add(row, sums)` adds to `sums`, which is `width` long.
+/// The sum over rows. `add(row, sums)` adds one row to `sums`, which has `width` elements.
 ///
 /// The rows are cut into at most [`PARTS`] parts, a number that does not depend on the number of threads.
 pub(super) fn sum_rows(n: usize, width: usize, add: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Int, Tensor, activation, assert_shape};
 
-/// The negative log-likelihood of the target class under the softmax of each row. Of logits in half precision it is f32.
+/// The negative log-likelihood of the target class under the softmax of each row; f32 for half-precision logits.
 ///
 /// # Shapes
 /// - `logits`: `[N, V]`
@@ -191,7 +191,7 @@ mod tests {
     /// The logarithm of a sum of exponentials (2e-6 at most, see the softmax) minus a logit, both around 10.
     const TOLERANCE: f64 = 2e-6;
 
-    /// Of logits in half precision the loss is that of the same numbers in f32, and is f32.
+    /// Half-precision logits give the f32 loss of the same numbers.
     #[test]
     fn half_precision_is_taken_as_f32() {
         for dtype in [DType::BF16, DType::F16] {

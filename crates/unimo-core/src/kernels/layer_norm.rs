@@ -185,8 +185,8 @@ mod fused {
                 #[inline(always)]
                 |x| x,
             );
-        // The second pass over a row that is in the nearest cache costs little and keeps a large mean from hiding a
-        // small variance.
+        // A second pass over a row in the nearest cache costs little. It keeps a large mean from hiding a small
+        // variance.
         let variance = share
             * sum(
                 x,

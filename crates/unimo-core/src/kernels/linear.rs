@@ -144,7 +144,7 @@ mod fused {
         let d_out = weight.layout().shape()[1];
         let last = shape.num_dims() - 1;
         shape[last] = d_out;
-        // One product over all rows: the weights are then packed once and not once for each sample.
+        // One product over all rows, so that the weights are packed once instead of once per sample.
         let x = Flex::float_reshape(x, Shape::new([n, d_in]));
         let mut out = Flex::float_matmul(x, weight);
         let bias = contiguous(bias);

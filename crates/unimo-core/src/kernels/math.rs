@@ -80,7 +80,7 @@ fn padded(tail: &[f32], fill: f32) -> [f32; LANES] {
     block
 }
 
-/// The largest value, -∞ for an empty row. NaN is skipped: whoever uses the maximum meets it again.
+/// The largest value, -∞ for an empty row. NaN is skipped here; the code that uses the maximum meets it again.
 #[inline(always)]
 pub(super) fn max(row: &[f32]) -> f32 {
     let larger = |a: f32, b: f32| if b > a { b } else { a };

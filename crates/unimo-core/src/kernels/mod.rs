@@ -1,12 +1,12 @@
 //! Operations with a fused CPU kernel.
 //!
-//! burn's CPU backend (flex) runs the operations below on one thread, without vector instructions, or as a chain of
-//! passes over memory that would fit in one. On f32 tensors of a flex device each of them is a vectorised pass on all
-//! threads with a hand-written backward pass. On every other device, and for every other float type, they are the plain
-//! tensor operations that define them, which CubeCL's fusion turns into kernels of its own.
+//! burn's CPU backend (flex) runs the operations below on one thread without vector instructions, or as several passes over memory
+//! where one is enough. On f32 tensors of a flex device each of them is a vectorised pass on all threads with a hand-written
+//! backward pass. On other devices and for other float types they are the plain tensor operations that define them, which CubeCL's
+//! fusion turns into kernels of its own.
 //!
-//! In half precision sums and exponentials have too few digits: what is a sum, a softmax, a norm or a distribution function of such
-//! a tensor is computed in f32 and rounded once.
+//! Sums and exponentials in half precision have too few digits. Sums, softmaxes, norms and distribution functions of such tensors
+//! are computed in f32 and rounded once.
 //!
 //! Results are bit-identical from run to run on one machine, whatever the number of threads: work is cut at fixed
 //! boundaries, and partial sums are added in the order of these boundaries. Machines with different vector instructions

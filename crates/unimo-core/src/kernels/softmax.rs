@@ -9,8 +9,8 @@ use burn::tensor::{Bool, Tensor, activation, assert_shape};
 ///
 /// # Shapes
 /// - `scores`, output: `[B, H, Lq, Lk]`
-/// - `keys`: `[B, Lk]`, true where no query of a sample is to see a key
-/// - `pairs`: `[Lq, Lk]`, true where a query is not to see a key in any sample
+/// - `keys`: `[B, Lk]`, true where no query of a sample may see a key
+/// - `pairs`: `[Lq, Lk]`, true where a query may not see a key in any sample
 pub fn masked_softmax(
     scores: Tensor<4>,
     scale: f64,
@@ -41,7 +41,7 @@ pub fn masked_softmax(
         .finfo()
         .map_or(f64::from(f32::MIN), |f| f.min);
     let probabilities = activation::softmax(scores.mask_fill(hidden.clone(), lowest), 3);
-    // Keys of a row that is hidden as a whole share the probability until here.
+    // If a row is hidden as a whole, its keys share the probability until here.
     probabilities.mask_fill(hidden, 0.0)
 }
 
@@ -59,7 +59,7 @@ pub(crate) fn hidden(
     let pairs = pairs.map(|pairs| pairs.reshape([1, 1, queries, count]));
     let both = match (keys, pairs) {
         (Some(keys), Some(pairs)) => {
-            // All heads share it.
+            // All heads share the mask.
             let shape = [batch, 1, queries, count];
             Some(keys.expand(shape).bool_or(pairs.expand(shape)))
         }
@@ -225,7 +225,7 @@ mod fused {
         bits.as_ref().map(|bits| &bits[at * keys..][..keys])
     }
 
-    /// The softmax of a row of which some is hidden.
+    /// The softmax of a row that is partly hidden.
     fn mask(row: &mut [f32], scale: f32, bits: impl Iterator<Item = u32>) {
         vectorized(
             #[inline(always)]
@@ -356,7 +356,7 @@ mod tests {
         }
     }
 
-    /// Pairs alone and beside keys; the third query sees nothing, the fourth nothing where every third key is hidden.
+    /// Pairs alone and with keys. The third query sees nothing; the fourth sees nothing where every third key is hidden.
     #[test]
     fn pairs_hide_in_every_sample() {
         let keys = 17;
@@ -389,7 +389,7 @@ mod tests {
         let shape = [3, 2, 5, keys];
         let mut scores = normal(shape.iter().product(), 5.0, 2);
         let hidden = some_hidden(keys);
-        // Whatever is behind the mask does not show.
+        // Hidden scores have no effect.
         let of = |i: usize| hidden[i / (2 * 5 * keys) * keys + i % keys];
         let garbage = [f32::NAN, f32::INFINITY, 1e30];
         for (i, score) in scores.iter_mut().enumerate().filter(|(i, _)| of(*i)) {

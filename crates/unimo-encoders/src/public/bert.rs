@@ -23,14 +23,14 @@ pub const NAMES: &[Rule] = &[
     rule("layers.{}.feed_forward_norm", "encoder.layer.{}.output.LayerNorm", Form::Same),
 ];
 
-/// What such a part of a checkpoint holds that our encoder has no use for.
+/// Tensors of such a checkpoint that our encoder does not use.
 pub const UNUSED: &[&str] = &[
     "pooler",
     "embeddings.position_ids",
     "embeddings.token_type_ids",
 ];
 
-/// Heads of pre-training and of common tasks, which stand beside the encoder.
+/// Heads of pre-training and of common tasks, beside the encoder.
 const HEADS: &[&str] = &["lm_head", "cls", "classifier", "qa_outputs", "pooler"];
 
 /// All spellings: the encoder alone, or within a model with a head.
@@ -49,7 +49,7 @@ pub fn spellings() -> Vec<Names> {
         .collect()
 }
 
-/// The matrices of the language heads, which are that of the word embedding unless `tie_word_embeddings` is false.
+/// The matrices of the language heads. They equal the word embedding unless `tie_word_embeddings` is false.
 const DECODERS: [&str; 2] = ["cls.predictions.decoder.weight", "lm_head.decoder.weight"];
 
 /// Names of the language head of a BERT: a dense layer, a norm, a decoder with a bias of its own.
@@ -62,7 +62,7 @@ const BERT_HEAD: &[Rule] = &[
     rule("decoder", "cls.predictions.decoder", Form::Linear),
 ];
 
-/// Names of that of a RoBERTa.
+/// Names of the language head of a RoBERTa.
 #[rustfmt::skip]
 const ROBERTA_HEAD: &[Rule] = &[
     rule("dense", "lm_head.dense", Form::Linear),
@@ -72,7 +72,7 @@ const ROBERTA_HEAD: &[Rule] = &[
     rule("decoder", "lm_head.decoder", Form::Linear),
 ];
 
-/// All spellings of the language head that stands beside an encoder.
+/// All spellings of the language head beside an encoder.
 pub fn head_spellings() -> Vec<Names> {
     [(BERT_HEAD, "cls.predictions"), (ROBERTA_HEAD, "lm_head")]
         .into_iter()
@@ -126,7 +126,7 @@ impl Default for Config {
 
 /// Hugging Face's defaults of RoBERTa and XLM-R where they differ from BERT's.
 const ROBERTA: [(&str, u64); 2] = [("vocab_size", 50265), ("pad_token_id", 1)];
-/// Those of BridgeTower's text half.
+/// Hugging Face's defaults of BridgeTower's text half.
 const BRIDGETOWER: [(&str, u64); 4] = [
     ("vocab_size", 50265),
     ("pad_token_id", 1),
@@ -210,7 +210,7 @@ pub fn config(json: &serde_json::Value) -> Result<TextEncoderConfig, String> {
     })
 }
 
-/// Our configuration as a `config.json`: RoBERTa where positions count from the padding token on, else BERT.
+/// Our configuration as a `config.json`: RoBERTa if positions count from the padding token on, else BERT.
 pub fn to_json(config: &TextEncoderConfig) -> serde_json::Value {
     let (kind, architecture) = match config.positions {
         Positions::FromZero => ("bert", "BertModel"),

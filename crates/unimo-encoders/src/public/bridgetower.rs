@@ -34,7 +34,7 @@ const LINKS: &[Rule] = &[
     rule("image.link_shares.{}", "cross_modal_image_link_tower.{}.beta", Form::Scalar),
 ];
 
-/// Names of the linear layers to the cross-modal encoder where each uni-modal layer has its own.
+/// Names of the linear layers to the cross-modal encoder, if each uni-modal layer has its own.
 #[rustfmt::skip]
 const TRANSFORMS: &[Rule] = &[
     rule("text_transform", "cross_modal_text_transform.0", Form::Linear),
@@ -43,8 +43,8 @@ const TRANSFORMS: &[Rule] = &[
     rule("further_image_transforms.{}", "cross_modal_image_transform.{+1}", Form::Linear),
 ];
 
-/// Names of a [`crate::backbone::Backbone`] without its heads. `shared` says whether all uni-modal layers of a modality go through
-/// one linear layer ([`FusionConfig::shared_transforms`]).
+/// Names of a [`crate::backbone::Backbone`] without its heads. `shared` says whether all uni-modal layers of a modality share one
+/// linear layer ([`FusionConfig::shared_transforms`]).
 pub fn names(shared: bool) -> Names {
     let transforms = if shared { &[][..] } else { TRANSFORMS };
     Names::new(
@@ -63,13 +63,13 @@ pub fn names(shared: bool) -> Names {
             "text_model.embeddings.position_ids",
             "text_model.embeddings.token_type_ids",
             "vision_model.visual.embeddings.position_ids",
-            // Norms of `share_layernorm = false`, which transformers makes and then takes `ln_post` for every layer all the same.
+            // Norms of `share_layernorm = false`: transformers makes them and still applies `ln_post` to every layer.
             "vision_model.visual.ln_separate",
         ],
     )
 }
 
-/// Names of the heads that it is pre-trained with, for those who have no use for them.
+/// Names of its pre-training heads, for models that do not use them.
 pub const HEADS: &[&str] = &[
     "mlm_score",
     "itm_score",
@@ -146,7 +146,7 @@ const HEAD_WIDTH: usize = 64;
 /// Inner width of the image tower's feed-forward layers, in widths.
 const MLP_RATIO: usize = 4;
 
-/// `link_tower_type` and what it is here.
+/// Values of `link_tower_type` and their [`Link`].
 const LINK_TYPES: [(&str, Link); 3] = [
     ("add", Link::AddNorm),
     ("scaled_add", Link::ScaledAddNorm),
@@ -211,7 +211,7 @@ pub fn config(json: &serde_json::Value) -> Result<BackboneConfig, String> {
             LINK_TYPES.map(|(name, _)| name).join(", ")
         )
     })?;
-    // Of the whole it is the activation of the head for words alone, which is fixed here.
+    // At the top level it is the activation of the head for words alone, which is fixed here.
     only("hidden_act", &config.hidden_act.as_str(), &"gelu")?;
     sizes(&[("num_hidden_layers", config.num_hidden_layers)])?;
     let in_image = |reason: String| format!("vision_config.{reason}");
@@ -224,9 +224,9 @@ pub fn config(json: &serde_json::Value) -> Result<BackboneConfig, String> {
         &config.layer_norm_eps,
         &text.layer_norm_eps,
     )?;
-    // Its cross-modal layers are as wide as the text half, whose configuration they are made from.
+    // transformers makes the cross-modal layers from the text half's configuration, so they are as wide.
     only("hidden_size", &config.hidden_size, &text.width)?;
-    // There the image tower's layers are counted by the text half's: with more of them the last ones would never run.
+    // transformers takes as many image layers as text layers; further image layers would never run.
     if image.layers != text.layers {
         return Err(format!(
             "vision_config.num_hidden_layers gives {} layers, less the one that remove_last_layer takes; supported are as many as \
@@ -244,7 +244,7 @@ pub fn config(json: &serde_json::Value) -> Result<BackboneConfig, String> {
         initializer_range: 0.02,
         image: Some(image),
         regions: None,
-        // The cross-modal layers are made from the text half's configuration there.
+        // transformers makes the cross-modal layers from the text half's configuration.
         fusion: Some(FusionConfig {
             width: config.hidden_size,
             layers: config.num_hidden_layers,
@@ -268,11 +268,11 @@ pub fn config(json: &serde_json::Value) -> Result<BackboneConfig, String> {
     })
 }
 
-/// The image encoder and the cross-modal encoder of a backbone that Hugging Face's BridgeTower can be.
+/// The image encoder and the cross-modal encoder of a backbone that Hugging Face's BridgeTower can represent.
 ///
 /// # Errors
 ///
-/// What it has that BridgeTower cannot have.
+/// What the backbone has that BridgeTower cannot have.
 pub fn is_bridgetower(
     config: &BackboneConfig,
 ) -> Result<(&ImageEncoderConfig, &FusionConfig), String> {
@@ -340,7 +340,7 @@ pub fn to_json(config: &BackboneConfig) -> Result<serde_json::Value, String> {
     text["model_type"] = "bridgetower_text_model".into();
     Ok(serde_json::json!({
         "model_type": "bridgetower",
-        // Of the head for words; that of the layers is in `text_config`.
+        // Activation of the head for words; the layers' activation is in `text_config`.
         "hidden_act": "gelu",
         "hidden_size": fusion.width,
         "num_attention_heads": fusion.heads,

@@ -12,7 +12,7 @@ use crate::image::ImageEncoderConfig;
 use crate::names::{Form, Names, Rule, rule};
 use crate::weights::Weights;
 
-/// Names of the image tower, [`crate::image::ImageEncoder`], with Hugging Face.
+/// Names of the image tower, [`crate::image::ImageEncoder`], in Hugging Face's checkpoints.
 #[rustfmt::skip]
 pub const IMAGE: &[Rule] = &[
     rule("patch_embedding", "embeddings.patch_embedding", Form::Patches),
@@ -30,7 +30,7 @@ pub const IMAGE: &[Rule] = &[
     rule("layers.{}.feed_forward.outer", "encoder.layers.{}.mlp.fc2", Form::Linear),
 ];
 
-/// Names of the text tower with Hugging Face; its blocks are named as the image tower's.
+/// Names of the text tower in Hugging Face's checkpoints; its blocks are named as the image tower's.
 #[rustfmt::skip]
 const TEXT: &[Rule] = &[
     rule("word_embedding", "embeddings.token_embedding", Form::Same),
@@ -45,7 +45,7 @@ const PROJECTIONS: &[Rule] = &[
     rule("logit_scale", "logit_scale", Form::Scalar),
 ];
 
-/// Names of the image tower with OpenAI and OpenCLIP, and in METER.
+/// Names of the image tower in OpenAI's, OpenCLIP's and METER's checkpoints.
 #[rustfmt::skip]
 pub const OPENAI_IMAGE: &[Rule] = &[
     rule("patch_embedding", "conv1", Form::Patches),
@@ -55,7 +55,7 @@ pub const OPENAI_IMAGE: &[Rule] = &[
     rule("post_norm", "ln_post", Form::Same),
 ];
 
-/// Names of a tower's blocks with OpenAI, and in METER and BridgeTower.
+/// Names of a tower's blocks in OpenAI's, METER's and BridgeTower's checkpoints.
 #[rustfmt::skip]
 pub const OPENAI_BLOCKS: &[Rule] = &[
     rule("layers.{}.attention_norm", "transformer.resblocks.{}.ln_1", Form::Same),
@@ -75,7 +75,7 @@ const OPENAI_TEXT: &[Rule] = &[
     rule("final_norm", "ln_final", Form::Same),
 ];
 
-/// The projections are stored as they are used there, `[in, out]`.
+/// The projections are stored as OpenAI uses them, `[in, out]`.
 #[rustfmt::skip]
 const OPENAI_PROJECTIONS: &[Rule] = &[
     rule("image_projection.weight", "visual.proj", Form::Tensor),
@@ -224,8 +224,8 @@ impl Default for TextConfig {
     }
 }
 
-/// Configurations written before transformers 4.30 name 2 as the end token, which it is not; there as here the highest id
-/// is taken then.
+/// Configurations written before transformers 4.30 wrongly name 2 as the end token. transformers then takes the highest id, and so
+/// does this module.
 const WRONG_END: i32 = 2;
 
 /// The image tower of a `config.json` of `CLIPModel` or `CLIPVisionModel`.
@@ -274,7 +274,7 @@ fn own_image_config(json: &serde_json::Value) -> Result<ImageEncoderConfig, Stri
     })
 }
 
-/// What `CLIPConfig` says beside its two halves.
+/// `CLIPConfig` without its two halves.
 #[derive(Debug, Deserialize)]
 #[serde(default)]
 struct Config {
@@ -390,8 +390,7 @@ fn image_from_shapes(
     })
 }
 
-/// The configuration of a checkpoint in OpenAI's or OpenCLIP's naming, from the shapes of its tensors; heads are 64 wide
-/// there.
+/// The configuration of a checkpoint in OpenAI's or OpenCLIP's naming, from the shapes of its tensors. Their heads are 64 wide.
 ///
 /// # Errors
 ///
@@ -400,8 +399,8 @@ pub fn config_from_shapes(weights: &Weights, activation: Activation) -> Result<C
     sizes_from_shapes(weights, activation, HEAD_WIDTH, None)
 }
 
-/// As [`config_from_shapes`], with attention heads as a file beside the weights says: how wide those of pictures are, and how many
-/// read texts; none: as wide as OpenAI's.
+/// As [`config_from_shapes`], with heads from a file beside the weights: the width of the image tower's and the number of the text
+/// tower's. `None` means as wide as OpenAI's.
 pub(super) fn sizes_from_shapes(
     weights: &Weights,
     activation: Activation,

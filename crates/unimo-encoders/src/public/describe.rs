@@ -18,11 +18,11 @@ use crate::tasks::TasksConfig;
 use crate::text::TextEncoderConfig;
 use crate::weights::Weights;
 
-/// What Hugging Face calls the description of a model.
+/// Hugging Face's name of a model's description.
 const CONFIG: &str = "config.json";
-/// What OpenCLIP calls it.
+/// OpenCLIP's name of it.
 const OPEN_CLIP_CONFIG: &str = "open_clip_config.json";
-/// The `model_type` of a model that is none of Hugging Face's, in this project's own format.
+/// The `model_type` of this project's own format, for models that Hugging Face does not have.
 pub const OWN: &str = "unimo";
 
 /// A kind of checkpoint.
@@ -32,7 +32,7 @@ pub enum Kind {
     Bert,
     /// ViT.
     Vit,
-    /// DeiT: a ViT whose pictures were prepared otherwise.
+    /// DeiT: a ViT with other image preprocessing.
     Deit,
     /// CLIP's image tower alone.
     ClipImage,
@@ -72,12 +72,12 @@ pub enum EncoderConfig {
     Image(ImageEncoderConfig),
     /// CLIP.
     Clip(ClipConfig),
-    /// METER, BridgeTower, a model of this project: encoders of texts and pictures, and one of both.
+    /// METER, BridgeTower, a model of this project: text, image and cross-modal encoder.
     Backbone(Box<BackboneConfig>),
 }
 
 impl EncoderConfig {
-    /// Every value on its own and against the others.
+    /// Checks every value, alone and against the others.
     fn validate(&self) -> Result<(), ConfigError> {
         match self {
             Self::Text(config) => config.validate(),
@@ -88,29 +88,29 @@ impl EncoderConfig {
     }
 }
 
-/// A checkpoint's description: what it is and what its tensors are called.
+/// A checkpoint's description: its kind and the names of its tensors.
 #[derive(Debug, Clone)]
 pub struct Description {
     /// What it is.
     pub kind: Kind,
     /// Its sizes.
     pub config: EncoderConfig,
-    /// All ways in which this kind spells the names of its encoders. Its heads are known to be unused.
+    /// All spellings of this kind's encoder names. Its heads are known to be unused.
     pub spellings: Vec<Names>,
     /// Where the weights are: a file, or the folder that holds them.
     pub weights: PathBuf,
-    /// Whether the decoder of a language head is the word embedding, where it is said.
+    /// Whether the decoder of a language head is the word embedding, if the description says it.
     pub tied: Option<bool>,
     /// Heads of fine-tuned models.
     pub tasks: TasksConfig,
-    /// What the description of a model of [`Kind::Own`] says of the heads that it was trained with; null for others.
+    /// What a description of [`Kind::Own`] says of the heads that the model was trained with; null for others.
     pub objectives: Value,
-    /// What was taken for granted, one line each.
+    /// Assumptions that were made, one line each.
     pub notes: Vec<String>,
 }
 
 impl Description {
-    /// Of a kind without heads of its own.
+    /// For a kind without heads of its own.
     fn new(kind: Kind, config: EncoderConfig, spellings: Vec<Names>, weights: &Path) -> Self {
         Self {
             kind,
@@ -124,7 +124,7 @@ impl Description {
         }
     }
 
-    /// Everything agrees with everything.
+    /// Checks that all values agree.
     fn checked(self, file: &Path) -> Result<Self, LoadError> {
         match self.config.validate() {
             Ok(()) => Ok(self),
@@ -147,12 +147,12 @@ struct Own {
 
 /// Reads what a folder or a file holds.
 ///
-/// A folder says it in its `config.json`, or in OpenCLIP's `open_clip_config.json`; a file's description is looked for beside it. A
-/// METER checkpoint and CLIP in OpenAI's naming are understood without. `weights` names another file than the folder's own.
+/// A folder says it in its `config.json` or in OpenCLIP's `open_clip_config.json`. A file's description is looked for beside it.
+/// METER checkpoints and CLIP in OpenAI's naming need none. `weights` names another file than the folder's own.
 ///
 /// # Errors
 ///
-/// There is no such file, or it describes something that is not supported.
+/// There is no such file, or it describes something unsupported.
 pub fn describe(path: &Path, weights: Option<&Path>) -> Result<Description, LoadError> {
     if path.is_dir() {
         from_folder(path, weights.unwrap_or(path))
@@ -161,7 +161,7 @@ pub fn describe(path: &Path, weights: Option<&Path>) -> Result<Description, Load
     }
 }
 
-/// The folder of a checkpoint: itself, or that of its file.
+/// The folder of a checkpoint: the path itself, or the folder of a file.
 pub fn folder_of(path: &Path) -> PathBuf {
     match path.parent() {
         _ if path.is_dir() => path.to_owned(),
@@ -304,7 +304,7 @@ fn from_open_clip(weights: &Weights, file: &Path) -> Result<Description, LoadErr
     clip_of(weights, config, notes)
 }
 
-/// CLIP in OpenAI's naming, of which no file says more than the tensors do.
+/// CLIP in OpenAI's naming, described by its tensors alone.
 fn from_openai(weights: &Weights) -> Result<Description, LoadError> {
     let config = clip::config_from_shapes(weights, Activation::QuickGelu)
         .map_err(|e| unsupported(weights.path(), e))?;

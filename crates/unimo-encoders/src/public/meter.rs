@@ -22,7 +22,7 @@ pub const FUSION: &[Rule] = &[
     rule("image.pooler", "cross_modal_image_pooler.dense", Form::Linear),
 ];
 
-/// Names of one stream's layers, with METER and BridgeTower.
+/// Names of one stream's layers in METER and BridgeTower.
 #[rustfmt::skip]
 pub const LAYERS: &[Rule] = &[
     rule("layers.{}.self_attention.query", "{}.attention.self.query", Form::Linear),
@@ -58,7 +58,7 @@ pub const LEVELS: &[Rule] = &[
     rule("layers.{}.merge", "{}.merge", Form::Scalar),
 ];
 
-/// What UNIMO-3 has and METER has not, as patterns of our names within a backbone.
+/// What UNIMO-3 has and METER lacks, as patterns of our names within a backbone.
 pub const NOT_IN_METER: &[&str] = &[
     "fusion.text.layers.*.level_attention",
     "fusion.text.layers.*.merge",
@@ -66,8 +66,8 @@ pub const NOT_IN_METER: &[&str] = &[
     "fusion.image.layers.*.merge",
 ];
 
-/// Names of a [`crate::backbone::Backbone`] without its heads, as METER's authors have them. The rest of CLIP's text
-/// tower in them is never used, there as here.
+/// Names of a [`crate::backbone::Backbone`] without its heads, as METER's authors have them. Neither METER nor this
+/// model uses the rest of CLIP's text tower in these files.
 pub fn names() -> Names {
     Names::new(
         [
@@ -92,14 +92,14 @@ pub fn names() -> Names {
     )
 }
 
-/// As [`names`], for a backbone alone: its heads are known to have no use.
+/// As [`names`], for a backbone alone: its heads are known to be unused.
 pub fn names_without_heads() -> Names {
     names()
         .leaving(&["mlm_score", "itm_score"])
         .leaving(tasks::METER_HEADS)
 }
 
-/// How many pictures of a sample a METER checkpoint tells apart: two after NLVR2, else one.
+/// How many images of a sample a METER checkpoint distinguishes: two after NLVR2, else one.
 ///
 /// # Errors
 ///
@@ -133,14 +133,14 @@ pub fn tasks_from_shapes(weights: &Weights) -> Result<TasksConfig, String> {
     })
 }
 
-/// Width of an attention head in every METER that was published.
+/// Width of an attention head in every published METER.
 const HEAD_WIDTH: usize = 64;
 /// RoBERTa's padding token.
 const PAD_ID: usize = 1;
 
-/// The configuration of a METER checkpoint, which comes without one, from the shapes of its tensors. What shapes do not
-/// say is METER's: heads are 64 wide, RoBERTa's norms have an epsilon of 1e-5 and those of the cross-modal layers 1e-12,
-/// the default of the configuration class that METER makes them from.
+/// The configuration of a METER checkpoint, which comes without one, from the shapes of its tensors. The rest is
+/// METER's: heads are 64 wide, RoBERTa's norms have an epsilon of 1e-5, and those of the cross-modal layers 1e-12, the
+/// default of the configuration class that METER uses.
 ///
 /// # Errors
 ///
@@ -203,8 +203,8 @@ pub fn config_from_shapes(weights: &Weights) -> Result<BackboneConfig, String> {
     })
 }
 
-/// Names of a [`crate::backbone::Backbone`] without its heads, as this project's PyTorch twin of METER and UNIMO-3 has
-/// them: the fusion as METER, the encoders as Hugging Face.
+/// Names of a [`crate::backbone::Backbone`] without its heads, in this project's PyTorch twin of METER and UNIMO-3: the
+/// fusion as METER, the encoders as Hugging Face.
 pub fn twin_names() -> Names {
     Names::new(
         [

@@ -1,8 +1,8 @@
 //! Kinds of public checkpoints: their `config.json` as our configuration, their names as tables of
 //! [rules](crate::names).
 //!
-//! One kind may be spelt in several ways (a prefix, an older release): its functions return all of them, and
-//! [`best`] takes the one that a checkpoint has most names of.
+//! A kind may have several spellings (a prefix, an older release). Its functions return all of them, and [`best`] takes the one
+//! with the most names in the checkpoint.
 
 pub mod bert;
 pub mod bridgetower;
@@ -34,7 +34,7 @@ pub enum PublicConfigError {
         /// Why not.
         source: std::io::Error,
     },
-    /// It does not say what it should, or something that is not supported.
+    /// It lacks something, or says something that is not supported.
     #[error("{}: {reason}", path.display())]
     Content {
         /// The file.
@@ -53,7 +53,7 @@ pub enum LoadError {
     /// Its weights cannot be read.
     #[error(transparent)]
     Weights(#[from] WeightsError),
-    /// Its weights are not those of what it describes.
+    /// Its weights do not match its description.
     #[error(transparent)]
     Import(#[from] ImportError),
 }
@@ -65,7 +65,7 @@ const MAX_CONFIG: u64 = 16 << 20;
 ///
 /// # Errors
 ///
-/// It is missing, too large or no JSON. A key whose value is null is absent.
+/// It is missing, too large or not JSON. A key whose value is null counts as absent.
 pub fn read_json(path: &Path) -> Result<serde_json::Value, PublicConfigError> {
     use std::io::Read;
     let file_error = |source| PublicConfigError::File {
@@ -85,7 +85,7 @@ pub fn read_json(path: &Path) -> Result<serde_json::Value, PublicConfigError> {
     Ok(without_nulls(json))
 }
 
-/// JSON without the keys whose value is null: they have their default, as if they were absent.
+/// JSON without keys whose value is null. Such keys have their default, as if absent.
 fn without_nulls(json: serde_json::Value) -> serde_json::Value {
     use serde_json::Value;
     match json {
@@ -99,12 +99,12 @@ fn without_nulls(json: serde_json::Value) -> serde_json::Value {
     }
 }
 
-/// A JSON value as one of this module's mirrors of Hugging Face's configurations; keys that they do not name are left
-/// aside, keys that are absent or null have Hugging Face's defaults.
+/// Parses one of this module's mirrors of Hugging Face's configurations. Unknown keys are ignored; absent and null keys have
+/// Hugging Face's defaults.
 ///
 /// # Errors
 ///
-/// It is no object, or a key holds something else than it should: the message begins with the key.
+/// It is not an object, or a key holds a wrong value. The message begins with the key.
 pub(crate) fn parse<T: DeserializeOwned>(json: &serde_json::Value) -> Result<T, String> {
     object(json)?;
     serde_path_to_error::deserialize(without_nulls(json.clone())).map_err(|error| {
@@ -140,11 +140,11 @@ pub(crate) fn section(json: &serde_json::Value, key: &str) -> Result<serde_json:
     }
 }
 
-/// The largest size that is taken for one: four times the vocabulary of the largest tokenizers, and small enough for products of
-/// three.
+/// The largest size that is accepted: four times the vocabulary of the largest tokenizers, and small enough to multiply three of
+/// them.
 const LARGEST: usize = 1 << 20;
 
-/// An error unless every size is at least 1 and none is absurd.
+/// An error unless every size is from 1 to [`LARGEST`].
 pub(crate) fn sizes(given: &[(&str, usize)]) -> Result<(), String> {
     match given.iter().find(|(_, size)| !(1..=LARGEST).contains(size)) {
         None => Ok(()),
@@ -166,7 +166,7 @@ pub(crate) fn heads_divide(
     }
 }
 
-/// An error unless a picture is made of whole patches.
+/// An error unless an image consists of whole patches.
 pub(crate) fn patches_divide(image_size: usize, patch_size: usize) -> Result<(), String> {
     sizes(&[("image_size", image_size), ("patch_size", patch_size)])?;
     match image_size.is_multiple_of(patch_size) {
@@ -177,7 +177,7 @@ pub(crate) fn patches_divide(image_size: usize, patch_size: usize) -> Result<(),
     }
 }
 
-/// An error unless an epsilon is above 0 and a dropout in [0, 1).
+/// An error unless an epsilon is above 0 and a dropout is in [0, 1).
 pub(crate) fn epsilon_and_dropout(epsilon: f64, (key, dropout): (&str, f64)) -> Result<(), String> {
     if !(epsilon.is_finite() && epsilon > 0.0) {
         return Err(format!(
@@ -190,8 +190,8 @@ pub(crate) fn epsilon_and_dropout(epsilon: f64, (key, dropout): (&str, f64)) -> 
     }
 }
 
-/// Hugging Face's names of activations, the one that is written first of each. Those with a hyperbolic tangent are one function
-/// in several spellings of the same formula.
+/// Hugging Face's names of activations; the first one of each is written. Those with a hyperbolic tangent are one function in
+/// several spellings of the same formula.
 const ACTIVATIONS: [(&str, Activation); 11] = [
     ("gelu", Activation::Gelu),
     ("gelu_python", Activation::Gelu),
@@ -218,7 +218,7 @@ pub(crate) fn activation(name: &str) -> Result<Activation, String> {
     })
 }
 
-/// An error unless a value is the only one that is supported.
+/// An error unless a value is the only supported one.
 pub(crate) fn only<T: PartialEq + std::fmt::Debug>(
     key: &str,
     value: &T,
@@ -236,7 +236,7 @@ pub(crate) fn only<T: PartialEq + std::fmt::Debug>(
 pub(crate) struct Shapes<'a>(pub &'a Weights);
 
 impl Shapes<'_> {
-    /// A tensor's shape, with the rank given.
+    /// A tensor's shape, which must have rank `D`.
     pub fn of<const D: usize>(&self, name: &str) -> Result<[usize; D], String> {
         let info = self
             .0
@@ -256,7 +256,7 @@ impl Shapes<'_> {
     }
 }
 
-/// How many heads of a known width there are, of a model whose width the tensor `name` says.
+/// The number of heads of width `head` in a model whose width tensor `name` gives.
 pub(crate) fn heads_of(head: usize, width: usize, name: &str) -> Result<usize, String> {
     match width > 0 && width.is_multiple_of(head) {
         true => Ok(width / head),
@@ -266,7 +266,7 @@ pub(crate) fn heads_of(head: usize, width: usize, name: &str) -> Result<usize, S
     }
 }
 
-/// Of several spellings the one with most names that the checkpoint has; the first of equals.
+/// The spelling with the most names in the checkpoint; the first of equals.
 ///
 /// # Panics
 ///

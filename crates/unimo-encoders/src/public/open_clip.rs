@@ -1,7 +1,7 @@
-//! OpenCLIP's `open_clip_config.json`, as far as the shapes of the tensors do not say it.
+//! OpenCLIP's `open_clip_config.json`, for what the shapes of the tensors do not say.
 //!
-//! Every key of `model_cfg` is known here: read, without meaning for a trained model, or supported at one value alone. Another key or
-//! value is an error, so that a variant of CLIP does not come out as CLIP.
+//! Every key of `model_cfg` is known here: it is read, has no meaning for a trained model, or is supported at one value alone.
+//! Another key or value is an error, so that no variant of CLIP passes for CLIP.
 
 use serde_json::Value;
 use unimo_core::layers::Activation;
@@ -12,11 +12,11 @@ use crate::weights::Weights;
 
 /// Keys of a section of `model_cfg`.
 struct Section {
-    /// Those that are read here, or said by shapes.
+    /// Keys that are read here, or follow from shapes.
     read: &'static [&'static str],
-    /// Those that only training or saving looks at.
+    /// Keys that matter only for training or saving.
     idle: &'static [&'static str],
-    /// Those that are supported at one value, as JSON.
+    /// Keys that are supported at one value, as JSON.
     only: &'static [(&'static str, &'static str)],
 }
 
@@ -110,7 +110,7 @@ impl Section {
 const HEAD_WIDTH: u64 = 64;
 const TEXT_HEADS: u64 = 8;
 
-/// The configuration of a checkpoint, and a line for what its file leaves open.
+/// The configuration of a checkpoint, and a line for each thing that its file leaves open.
 ///
 /// # Errors
 ///
@@ -155,7 +155,7 @@ pub fn config(json: &Value, weights: &Weights) -> Result<(ClipConfig, Vec<String
     if let Some(eps) = epsilon("text_cfg", &model["text_cfg"])? {
         config.text.layer_norm_eps = eps;
     }
-    // Positions of another grid are interpolated there as here.
+    // OpenCLIP interpolates the positions of another grid too.
     let size = &model["vision_cfg"]["image_size"];
     let sides: Vec<u64> = match size {
         Value::Array(sides) => sides.iter().filter_map(Value::as_u64).collect(),
@@ -210,7 +210,7 @@ pub fn config(json: &Value, weights: &Weights) -> Result<(ClipConfig, Vec<String
     Ok((config, notes))
 }
 
-/// The epsilon of a tower's layer norms, where the file has another than PyTorch.
+/// The epsilon of a tower's layer norms, if the file differs from PyTorch.
 fn epsilon(name: &str, section: &Value) -> Result<Option<f64>, String> {
     let Some(entries) = section["norm_kwargs"].as_object() else {
         return Ok(None);

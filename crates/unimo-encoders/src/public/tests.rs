@@ -5,7 +5,7 @@ use crate::image::ImageEncoderConfig;
 
 type Read = fn(&Value) -> Result<(), String>;
 
-/// What is accepted is valid.
+/// An accepted configuration is valid.
 fn read_text(json: &Value) -> Result<(), String> {
     bert::config(json)?.validate().expect("a valid encoder");
     Ok(())
@@ -94,12 +94,12 @@ fn with(json: &Value, path: &[String], value: Value) -> Value {
     changed
 }
 
-/// BridgeTower's halves know what they are without being told.
+/// BridgeTower's halves work without a `model_type`.
 fn is_ignored(path: &[String]) -> bool {
     path.len() > 1 && path.last().is_some_and(|key| key == "model_type")
 }
 
-/// A value of another type, or one that cannot be, is an error that names its key, and nothing panics.
+/// A value of another type, or an impossible one, is an error that names its key. Nothing panics.
 #[test]
 fn what_cannot_be_is_named() {
     for (kind, good, read) in kinds() {
@@ -126,7 +126,7 @@ fn what_cannot_be_is_named() {
                 _ => Vec::new(),
             };
             let of_another_type = |other: &&Value| match &value {
-                // Read as the half of which it is one.
+                // Another object is read as the half itself.
                 Value::Object(_) => !other.is_object(),
                 Value::Number(n) if n.is_u64() => !(is_id && other.as_i64() == Some(-1)),
                 Value::Number(_) => !other.is_number(),
@@ -144,7 +144,7 @@ fn what_cannot_be_is_named() {
                     "{kind}: {path:?} = {other}: {message}"
                 );
             }
-            // Python's None is a value that is not given.
+            // Python's None means that a value is not given.
             let _ = read(&with(&good, &path, Value::Null));
         }
     }
@@ -190,7 +190,7 @@ fn sizes_fit_each_other() {
     }
 }
 
-/// What neither of Hugging Face's formats can hold is an error and no file that means something else there.
+/// A model that neither of Hugging Face's formats can hold is an error, not a file that means something else.
 #[test]
 fn what_has_no_format_is_refused() {
     let good = |kind: &str| {

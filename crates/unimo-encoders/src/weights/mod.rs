@@ -10,9 +10,9 @@
 //! Opening reads names, dtypes and shapes; values are read one tensor at a time and come as f32. PyTorch files are parsed
 //! as data: nothing in them is ever executed.
 //!
-//! Names are brought to what the model itself calls them when a file is opened, before anybody asks for one: what wrappers,
-//! training scripts and old releases put around or into them is left off (`spelling`), and tensors that a file says are
-//! stored under another name are found there. [`Weights::notes`] says what was done.
+//! When a file is opened, its names become those that the model itself uses. Parts that wrappers, training scripts and old
+//! releases added are stripped (`spelling`). Tensors that a file says are stored under another name are found there.
+//! [`Weights::notes`] says what was done.
 
 mod pytorch;
 mod safetensors;
@@ -31,7 +31,7 @@ pub use writing::write as write_safetensors;
 /// A file of weights that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
-    /// The operating system said no.
+    /// The operating system refused.
     #[error("cannot {action} {}: {source}", path.display())]
     File {
         /// What was tried.
@@ -187,7 +187,7 @@ impl Container {
     }
 }
 
-/// Where a tensor is and what it is called there.
+/// Where a tensor is, and its name there.
 struct Entry {
     container: usize,
     own_name: String,
@@ -295,12 +295,12 @@ impl Weights {
         &self.path
     }
 
-    /// What was left off names and what was left aside, one line each.
+    /// What was stripped from names and which tensors were set aside, one line each.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
 
-    /// The name under which a tensor is stored, where it is there under this name or the file says that it is the same as another.
+    /// The name under which a tensor is stored: its own, or that of a tensor that the file says is the same.
     pub fn stored_as<'a>(&'a self, name: &'a str) -> Option<&'a str> {
         if self.entries.contains_key(name) {
             return Some(name);

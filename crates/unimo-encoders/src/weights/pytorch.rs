@@ -1,7 +1,7 @@
 //! Reading what `torch.save` wrote, as data: the pickle is parsed, none of it is executed.
 //!
-//! Dictionaries within dictionaries come as names with dots: `state_dict.encoder.weight`. What of such a name is the tensor's own is
-//! [`super::spelling`]'s business.
+//! Nested dictionaries give names with dots: `state_dict.encoder.weight`. [`super::spelling`] decides which part of such a name is
+//! the tensor's own.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -37,7 +37,7 @@ impl PyTorchFile {
             ),
         })?;
         let tensors = reader.into_tensors();
-        // A view may repeat one number as often as it likes; a checkpoint's tensors share storage now and then at most.
+        // Views may repeat one number without limit; a checkpoint's tensors share storage only now and then.
         let claimed: u128 = tensors.values().map(|t| t.byte_len() as u128).sum();
         let allowed = u128::from(about.len()) * SHARED_AT_MOST;
         if claimed > allowed {

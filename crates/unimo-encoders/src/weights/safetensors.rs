@@ -10,8 +10,8 @@ use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 
 use super::{Dtype, TensorInfo, WeightsError};
 
-/// Largest header that is read. That of a checkpoint with a thousand tensors has some 100 kB; what reads it takes 14 times its
-/// size in memory.
+/// Largest header that is read. A checkpoint with a thousand tensors has a header of some 100 kB. Parsing takes 14 times its size
+/// in memory.
 const MAX_HEADER: u64 = 16 << 20;
 /// Bytes before the header: its length.
 const LENGTH_BYTES: u64 = 8;
@@ -25,7 +25,7 @@ pub struct SafetensorsFile {
 }
 
 impl SafetensorsFile {
-    /// Whether a file is named or begins like safetensors: a length, then a JSON object.
+    /// Whether a file is named like safetensors, or begins like it: a length, then a JSON object.
     ///
     /// # Errors
     ///
@@ -97,8 +97,8 @@ impl SafetensorsFile {
         notes.get(key).map(String::as_str)
     }
 
-    /// Tensors that share their numbers with another, which `safetensors.torch.save_model` stores once and names in the file's own
-    /// notes: their names, and the names under which they are stored.
+    /// Tensors that share their numbers with another: their names, and the names under which they are stored.
+    /// `safetensors.torch.save_model` stores such numbers once and lists the names in the file's own notes.
     pub fn aliases(&self) -> Vec<(String, String)> {
         let notes = self.metadata.metadata().iter().flatten();
         let stored = |name: &str| self.metadata.info(name).is_some();
@@ -145,8 +145,7 @@ impl SafetensorsFile {
         Ok(bytes)
     }
 
-    /// As [`bytes`](Self::bytes), into memory that is there already: fresh memory for every tensor costs as much as reading
-    /// it.
+    /// As [`bytes`](Self::bytes), into existing memory: fresh memory for every tensor costs as much as reading it.
     ///
     /// # Errors
     ///
@@ -182,7 +181,7 @@ impl SafetensorsFile {
 }
 
 impl SafetensorsFile {
-    /// The values and the shape of a tensor of whole numbers; floats that are whole count too.
+    /// The values and the shape of a tensor of whole numbers; whole floats count too.
     ///
     /// # Errors
     ///
@@ -213,7 +212,7 @@ impl SafetensorsFile {
     }
 }
 
-/// The format's own reader keeps the last of two tensors with one name; here that is damage.
+/// The format's own reader keeps the last of two tensors with one name; here the file counts as damaged.
 fn names_are_distinct(header: &[u8]) -> serde_json::Result<()> {
     struct Names;
     impl<'de> Visitor<'de> for Names {

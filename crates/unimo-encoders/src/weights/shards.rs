@@ -15,7 +15,7 @@ pub(super) struct Shard {
     pub(super) expected: Option<BTreeSet<String>>,
 }
 
-/// What is looked for in a folder, the first that is there.
+/// File names that are looked for in a folder; the first that exists is used.
 const NAMES: [&str; 6] = [
     "model.safetensors",
     "model.safetensors.index.json",
@@ -34,7 +34,7 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-/// The files of what a user gave.
+/// The files at a path that a user gave.
 pub(super) fn files(path: &Path) -> Result<Vec<Shard>, WeightsError> {
     let about = std::fs::metadata(path).map_err(WeightsError::file("open", path))?;
     if about.is_dir() {

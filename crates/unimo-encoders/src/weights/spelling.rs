@@ -1,8 +1,8 @@
-//! What stands around a tensor's own name in a file, and what may be left aside.
+//! What a file puts around a tensor's own name, and which tensors are set aside.
 //!
-//! Wrappers put parts into names (`module.` of data-parallel training, `_orig_mod.` of `torch.compile`), training scripts nest
-//! the weights in dictionaries (`{"model": {"state_dict": ...}}`) beside the optimiser's state, and old releases spelt layer
-//! norms otherwise. In any order, as often as they come.
+//! Wrappers put parts into names (`module.` of data-parallel training, `_orig_mod.` of `torch.compile`). Training scripts nest
+//! the weights in dictionaries (`{"model": {"state_dict": ...}}`) beside the optimiser's state. Old releases spelt layer norms
+//! differently. All of these may be mixed, in any order and number.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ const ANYWHERE: [&str; 4] = [
     "_checkpoint_wrapped_module",
 ];
 
-/// Parts that stand before names: wrappers and dictionaries. No model that is read here has a layer of such a name at its top.
+/// Parts before names: wrappers and dictionaries. No model that is read here has a top-level layer of such a name.
 const BEFORE: [&str; 9] = [
     "module",
     "model",
@@ -27,7 +27,7 @@ const BEFORE: [&str; 9] = [
     "weights",
 ];
 
-/// Of these, keys of dictionaries: what stands beside them is not the model.
+/// Those of [`BEFORE`] that are keys of dictionaries: what lies beside such a key is not the model.
 const DICTIONARIES: [&str; 3] = ["state_dict", "model_state_dict", "model_state"];
 
 /// Averages of the weights, which training scripts keep beside them.
@@ -40,7 +40,7 @@ const AVERAGES: [&str; 6] = [
     "state_dict_ema",
 ];
 
-/// What else training scripts keep.
+/// Other things that training scripts keep.
 const TRAINING: [&str; 17] = [
     "optimizer",
     "optimizers",
@@ -64,20 +64,20 @@ const TRAINING: [&str; 17] = [
 /// How a file spells its names.
 #[derive(Debug, Default)]
 pub(super) struct Spelling {
-    /// The average that the names are read from, where the file has nothing else.
+    /// The average that the names are read from, if the file has nothing else.
     average: Option<&'static str>,
-    /// The dictionary that holds the weights, where there is one.
+    /// The dictionary that holds the weights, if there is one.
     dictionary: Option<&'static str>,
-    /// What is left off, with the number of names.
+    /// Stripped parts, with the number of names.
     left_off: BTreeMap<String, usize>,
-    /// What is left aside, with the number of tensors.
+    /// Parts that are set aside, with the number of tensors.
     aside: BTreeMap<String, usize>,
-    /// The layer norms of old: those with a `gamma`. A `beta` alone is a number of BridgeTower's links.
+    /// Old layer norms: those with a `gamma`. A `beta` alone is a number of BridgeTower's links.
     norms: BTreeSet<String>,
 }
 
 impl Spelling {
-    /// That of a file with these names.
+    /// The spelling of a file with these names.
     pub(super) fn of<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Self {
         let mut spelling = Self::default();
         let within = |dictionary: &&str| {
@@ -115,7 +115,7 @@ impl Spelling {
         spelling
     }
 
-    /// A name as the model itself has it today; none for what is left aside.
+    /// A name as the model itself has it today; `None` if the tensor is set aside.
     pub(super) fn today(&self, name: &str) -> Option<String> {
         let Split::Own { name, .. } = self.split(name) else {
             return None;
@@ -217,7 +217,7 @@ mod tests {
         let (found, _) = today(&["a.norm.gamma", "a.norm.beta", "a.link.beta"]);
         let expected = ["a.norm.weight", "a.norm.bias", "a.link.beta"];
         assert_eq!(found, expected.map(|name| Some(name.to_owned())));
-        // No layer of that name, and a tensor of that name.
+        // No layer has such a name, but a tensor may.
         for name in ["a.model.weight", "a.module.b", "model", "vision_model.x"] {
             assert_eq!(today(&[name]).0, [Some(name.to_owned())]);
         }
@@ -240,11 +240,11 @@ mod tests {
                 "`optimizer`, 1 tensors that training keeps, is left aside"
             ]
         );
-        // What stands beside a dictionary of weights is no part of the model, whatever it is called.
+        // What lies beside a dictionary of weights is not part of the model, whatever its name.
         let (found, notes) = today(&["state_dict.x.weight", "hyper_parameters.prior"]);
         assert_eq!(found, [Some("x.weight".to_owned()), None]);
         assert!(notes[1].contains("hyper_parameters"), "{notes:?}");
-        // Where there is nothing else, the average is what is meant.
+        // If there is nothing else, the average is used.
         let (found, notes) = today(&["optimizer.0.exp_avg", "state_dict_ema.x.weight"]);
         assert_eq!(found, [None, Some("x.weight".to_owned())]);
         assert!(notes[0].contains("state_dict_ema"), "{notes:?}");

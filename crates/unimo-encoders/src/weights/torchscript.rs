@@ -1,5 +1,4 @@
-//! Reading what `torch.jit.save` wrote, as OpenAI published CLIP: the pickle is parsed as data, the code beside it is never looked
-//! at.
+//! Reading what `torch.jit.save` wrote, as OpenAI published CLIP. The pickle is parsed as data; the code beside it is never read.
 //!
 //! Such an archive holds `data.pkl`, `constants.pkl`, `code/` and one entry per storage under `data/`. The pickle is a tree of
 //! objects whose attributes are other objects and tensors; a tensor's name is the path to it, as in the module's `state_dict`.
@@ -18,18 +17,18 @@ use crate::names::join;
 
 /// Largest pickle that is read: that of ViT-L/14 has 200 kB.
 const MAX_PICKLE: u64 = 64 << 20;
-/// Deepest nesting of modules that is followed: an object that holds itself ends here.
+/// Deepest nesting of modules that is followed; an object that holds itself ends here.
 const MAX_DEPTH: usize = 64;
 /// Longest name of a tensor, in bytes.
 const LONGEST_NAME: usize = 4096;
-/// Most attributes that are looked at: an object may stand in many places at once.
+/// Most attributes that are read: an object may be in many places at once.
 const MAX_NODES: usize = 1 << 20;
 
 /// An opened archive.
 pub(super) struct TorchScriptFile {
     path: PathBuf,
     archive: ZipArchive<BufReader<File>>,
-    /// What stands before every name in the archive.
+    /// Prefix of every name in the archive.
     root: String,
     tensors: BTreeMap<String, Stored>,
 }
@@ -38,7 +37,7 @@ pub(super) struct TorchScriptFile {
 #[derive(Debug, Clone)]
 struct Stored {
     storage: Storage,
-    /// Numbers before the first.
+    /// Numbers in the storage before the tensor's first.
     offset: usize,
     shape: Vec<usize>,
     /// Numbers from one index to the next, per dimension.
@@ -55,7 +54,7 @@ struct Storage {
 }
 
 impl TorchScriptFile {
-    /// Opens a file; none if it is no TorchScript archive.
+    /// Opens a file; `None` if it is not a TorchScript archive.
     pub(super) fn open(path: &Path) -> Result<Option<Self>, WeightsError> {
         let file = File::open(path).map_err(WeightsError::file("open", path))?;
         let length = file
@@ -67,7 +66,7 @@ impl TorchScriptFile {
         if reader.read_exact(&mut magic).is_err() || &magic != b"PK\x03\x04" {
             return Ok(None);
         }
-        // What is no sound archive is refused, with its reason, by the reader of `torch.save`'s files.
+        // An unsound archive is refused, with a reason, by the reader of `torch.save`'s files.
         let Ok(mut archive) = ZipArchive::new(reader) else {
             return Ok(None);
         };
@@ -161,7 +160,7 @@ fn entry(
     let lacks = || format!("lacks the entry {name}");
     let index = archive.index_for_name(name).ok_or_else(lacks)?;
     let damaged = |e: &dyn std::fmt::Display| format!("has a damaged entry {name}: {e}");
-    // A checksum of 0 is none: files may be written without.
+    // A checksum of 0 means that there is none: files may be written without.
     let unchecked = archive
         .by_index_raw(index)
         .map_err(|e| damaged(&e))?
@@ -251,7 +250,7 @@ fn flatten(
 /// Keys with their values, in the order of the file.
 type Entries = Vec<(Rc<str>, Value)>;
 
-/// What a pickle makes.
+/// A value that a pickle makes.
 #[derive(Debug, Clone)]
 enum Value {
     Int(i64),
@@ -264,7 +263,7 @@ enum Value {
     Table(Rc<RefCell<Entries>>),
     Storage(Rc<Storage>),
     Tensor(Rc<Stored>),
-    /// Truth values, floats, bytes and what functions return that are not known here: no weights.
+    /// Truth values, floats, bytes and results of unknown functions: no weights.
     Other,
     Mark,
 }
@@ -278,7 +277,7 @@ impl Value {
         Self::Table(Rc::default())
     }
 
-    /// Whether it is a tensor or a storage, or a list that has one among its values or theirs.
+    /// Whether it is a tensor or a storage, or a list that holds one, directly or in an inner list.
     fn holds_numbers(&self) -> bool {
         let is_number = |value: &Self| matches!(value, Self::Tensor(_) | Self::Storage(_));
         let Self::Items(items) = self else {
@@ -291,7 +290,7 @@ impl Value {
     }
 }
 
-/// The machine that pickles are programs for, as far as TorchScript's go. Nothing that they name is called.
+/// The machine that runs pickles, as far as TorchScript needs it. It calls nothing that they name.
 #[derive(Default)]
 struct Machine<'a> {
     rest: &'a [u8],
@@ -526,7 +525,7 @@ impl<'a> Machine<'a> {
             Value::Table(state) if !Rc::ptr_eq(object, &state) => {
                 object.borrow_mut().extend(state.borrow().iter().cloned());
             }
-            // What an object makes of such a state is its own code, which is not run; its tensors are still seen.
+            // An object's own code would read such a state. That code is not run, but the state's tensors are still seen.
             other => object.borrow_mut().push(("state".into(), other)),
         }
         Ok(())
@@ -580,7 +579,7 @@ fn storage(id: &Value) -> Result<Value, String> {
     })))
 }
 
-/// What a function would return, of those few that make tensors.
+/// What a function would return, for the few functions that make tensors.
 fn called(function: &Value, arguments: &Value) -> Result<Value, String> {
     let (Value::Class(function), Value::Items(arguments)) = (function, arguments) else {
         return Ok(Value::Other);
@@ -655,7 +654,7 @@ fn tensor(
 mod tests {
     use super::*;
 
-    /// `Module` with a transposed `w` [2, 3] of a storage of 7 numbers, behind one of them, and a module `sub` with a flag.
+    /// `Module` with a transposed `w` [2, 3] from the second of 7 stored numbers on, and a module `sub` with a flag.
     fn pickle() -> Vec<u8> {
         let mut pickle =
             b"\x80\x02c__torch__\nM\nq\x00)\x81}(X\x01\0\0\0wctorch._utils\n_rebuild_tensor_v2\n(("

@@ -1,7 +1,7 @@
 //! Writing a safetensors file, one tensor at a time.
 //!
-//! The crate `safetensors` writes whole files under a temporary name of its own; here the caller decides where the bytes go, and
-//! equal tensors with equal notes are equal bytes.
+//! The crate `safetensors` writes whole files under a temporary name of its own. Here the caller decides where the bytes go, and
+//! equal tensors with equal notes give equal bytes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
@@ -9,10 +9,10 @@ use std::io::{self, Write};
 use safetensors::tensor::View;
 use serde_json::{Map, Value, json};
 
-/// What the length of the header is a multiple of, so that the tensors behind it are aligned.
+/// The header's length is a multiple of this, so that the tensors after it are aligned.
 const ALIGNMENT: usize = 8;
 
-/// Writes tensors with their names, and `notes` as the file's metadata. A tensor's values are asked for when it is its turn.
+/// Writes tensors with their names, and `notes` as the file's metadata. A tensor's values are fetched when its turn comes.
 ///
 /// # Errors
 ///
@@ -22,7 +22,7 @@ pub fn write<N: AsRef<str>, V: View>(
     mut tensors: Vec<(N, V)>,
     notes: &BTreeMap<String, String>,
 ) -> io::Result<()> {
-    // Wide types first keeps every tensor aligned.
+    // Writing wide types first keeps every tensor aligned.
     tensors.sort_by(|(a, left), (b, right)| {
         let wide_first = right.dtype().cmp(&left.dtype());
         wide_first.then_with(|| a.as_ref().cmp(b.as_ref()))

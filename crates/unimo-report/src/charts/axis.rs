@@ -17,7 +17,7 @@ pub(super) struct Axis {
     pub(super) hi: f64,
     pub(super) scale: Scale,
     pub(super) ticks: Vec<f64>,
-    /// Distance of two ticks; zero on a logarithmic axis.
+    /// Distance between two ticks; zero on a logarithmic axis.
     pub(super) step: f64,
 }
 
@@ -54,7 +54,7 @@ pub fn ticks(lo: f64, hi: f64, target: usize) -> (Vec<f64>, f64) {
     if step == 0.0 {
         return (Vec::new(), 0.0);
     }
-    // The small allowance keeps an end that is a multiple of the step but for rounding.
+    // The small allowance keeps an end that is a multiple of the step up to rounding.
     let first = (lo / step - 1e-9).ceil() as i64;
     let last = (hi / step + 1e-9).floor() as i64;
     (
@@ -126,7 +126,7 @@ pub fn log_ticks(lo: f64, hi: f64) -> Vec<f64> {
     needed.iter().rev().step_by(stride).rev().copied().collect()
 }
 
-/// A range that is not empty, whatever the ends: one point gets room on both sides, and no points give 0 to 1.
+/// A range that is not empty, whatever the ends. One point gets room on both sides, and no points give 0 to 1.
 pub(super) fn widened(lo: f64, hi: f64) -> (f64, f64) {
     if !(lo.is_finite() && hi.is_finite()) || lo > hi {
         (0.0, 1.0)

@@ -24,7 +24,7 @@ impl Bars {
         }
     }
 
-    /// What the names are in.
+    /// The unit of the names.
     pub fn unit(mut self, unit: impl Into<String>) -> Self {
         self.unit = unit.into();
         self
@@ -37,7 +37,7 @@ impl Bars {
             .iter()
             .map(|(_, value)| *value)
             .fold(0.0, f64::max);
-        // Of several that are as high the first one says how high: side by side their numbers would lie on each other.
+        // Only the first of several highest bars shows its number: side by side the numbers would overlap.
         let highest = self.bars.iter().position(|(_, value)| *value == top);
         let step = (WIDTH - LEFT - 30.0) / self.bars.len().max(1) as f64;
         let every = (NAME_STEP / step).ceil().max(1.0) as usize;
@@ -48,7 +48,7 @@ impl Bars {
                 value: *value,
                 x: LEFT + at as f64 * step,
                 step,
-                // What is there is seen, however little it is beside the others.
+                // A small value stays visible beside large ones.
                 height: if *value > 0.0 {
                     (share * (HEIGHT - 16.0)).max(1.5)
                 } else {
@@ -96,7 +96,7 @@ impl Bar<'_> {
             x, step, height, ..
         } = self;
         let value = grouped(self.value);
-        // Of a range its beginning; the whole is in the bar's title.
+        // Of a range, only the start is shown; the whole range is in the bar's title.
         let begin = self.name.split(" to ").next().unwrap_or(self.name);
         html! {
             g {

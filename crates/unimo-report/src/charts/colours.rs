@@ -3,10 +3,10 @@
 /// Number of colours that [`Colour::Slot`] tells apart.
 pub const SLOTS: usize = 8;
 
-/// Colour of a line: by its place in a list of things that stay the same across charts.
+/// Colour of a line, by its place in a list of things that stay the same across charts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Colour {
-    /// The colour of text: for the one line that sums up the others, or stands alone.
+    /// The colour of text, for the one line that sums up the others or stands alone.
     Ink,
     /// A colour of the categorical palette; numbers from [`SLOTS`] on start over.
     Slot(usize),
@@ -22,7 +22,7 @@ impl Colour {
 }
 
 /// The viridis colour map (van der Walt and Smith 2015) at `place` in 0 to 1: perceptually uniform, readable with colour
-/// vision deficiencies and in grey. Places outside are the colours of the ends.
+/// vision deficiencies and in grey. Places outside get the colours of the ends.
 pub fn viridis(place: f64) -> [u8; 3] {
     const STOPS: [[u8; 3]; 11] = [
         [0x44, 0x01, 0x54],

@@ -24,7 +24,7 @@ pub struct HeatMap {
 }
 
 impl HeatMap {
-    /// `values[row][column]`; a row may be shorter than `columns`, and what is absent or not finite is an empty cell.
+    /// `values[row][column]`. A row may be shorter than `columns`. Absent or not finite values are empty cells.
     pub fn new(
         title: impl Into<String>,
         rows: Vec<String>,
@@ -52,14 +52,14 @@ impl HeatMap {
         self
     }
 
-    /// What a row and a column are, such as `layer` and `level`.
+    /// What rows and columns are, such as `layer` and `level`.
     pub fn labels(mut self, row: impl Into<String>, column: impl Into<String>) -> Self {
         self.row_label = row.into();
         self.column_label = column.into();
         self
     }
 
-    /// The values of the two ends of the colour map; those of the matrix unless told. Give it to compare two maps.
+    /// The values at the ends of the colour map, by default those of the matrix. Set it to compare two maps.
     pub fn range(mut self, lo: f64, hi: f64) -> Self {
         self.range = Some((lo, hi));
         self
@@ -71,13 +71,13 @@ impl HeatMap {
         self
     }
 
-    /// Leaves the numbers to the hover titles: for small cells.
+    /// Shows the numbers in the hover titles alone: for small cells.
     pub fn without_numbers(mut self) -> Self {
         self.numbers = false;
         self
     }
 
-    /// Leaves out the colour bar: for several maps of one range, all but one.
+    /// Leaves out the colour bar: for all but one of several maps with one range.
     pub fn without_bar(mut self) -> Self {
         self.bar = false;
         self

@@ -1,7 +1,7 @@
 //! Lines over a common x axis.
 //!
-//! Drawn here as SVG and not by uPlot, which was tried: its canvas is empty without JavaScript (mail, previews), one outlier flattens
-//! the line that is meant to be read, and a value that is not finite leaves no mark.
+//! Drawn here as SVG. uPlot was tried and not used: its canvas is empty without JavaScript (mail, previews), one outlier flattens the
+//! line that is meant to be read, and a value that is not finite leaves no mark.
 
 mod axes;
 mod drawing;
@@ -20,18 +20,18 @@ const WIDTH: f64 = 540.0;
 /// Width of a wide line chart where its container has the room.
 const WIDE: f64 = 1112.0;
 
-/// Values beyond are gaps like infinity: differences of such values would overflow.
+/// Values beyond this are gaps, as infinity is: differences of such values would overflow.
 const LARGEST: f64 = 1e300;
 
 /// The part of the value axis that is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub enum Range {
-    /// What the values need, from zero where that costs little room.
+    /// The range of the values, from zero if that costs little room.
     #[default]
     Auto,
-    /// From zero to what the values need.
+    /// The range of the values, from zero.
     FromZero,
-    /// Just this, whatever the values are.
+    /// Exactly this range, whatever the values are.
     Fixed(f64, f64),
 }
 
@@ -69,7 +69,7 @@ impl Series {
         self
     }
 
-    /// The values of the line that is drawn in full colour.
+    /// The values of the line in full colour.
     pub(super) fn line(&self) -> Vec<(f64, f64)> {
         if !self.smoothed {
             return self.points.clone();
@@ -101,7 +101,7 @@ pub struct LineChart {
 }
 
 impl LineChart {
-    /// An empty chart; an empty chart is drawn as a frame that says so.
+    /// An empty chart. It is drawn as a frame that says so.
     pub fn new(title: impl Into<String>) -> Self {
         Self {
             title: title.into(),
@@ -124,7 +124,7 @@ impl LineChart {
         self
     }
 
-    /// Label of the x axis; `step` unless told.
+    /// Label of the x axis; `step` by default.
     pub fn x_label(mut self, label: impl Into<String>) -> Self {
         self.x_label = label.into();
         self
@@ -148,13 +148,13 @@ impl LineChart {
         self
     }
 
-    /// Height in SVG units, at a width of 540; 250 unless told.
+    /// Height in SVG units, at a width of 540; 250 by default.
     pub fn height(mut self, height: f64) -> Self {
         self.height = height;
         self
     }
 
-    /// Takes the whole width of a page: drawn at about twice the width of other charts where there is room.
+    /// Uses the whole width of a page: about twice the width of other charts, if there is room.
     pub fn wide(mut self) -> Self {
         self.wide = true;
         self
@@ -201,7 +201,7 @@ impl LineChart {
                 @if !self.has_values() {
                     (self.empty())
                 } @else if self.wide {
-                    // Scaling one drawing from a page to a telephone would scale its text too; the style sheet shows one of two.
+                    // The style sheet shows one of two drawings. Scaling one from a page to a phone would scale its text too.
                     div.plot-both {
                         div.plot-narrow { (drawn(WIDTH)) }
                         div.plot-broad { (drawn(WIDE)) }
@@ -232,7 +232,7 @@ impl LineChart {
             .filter(|part| !part.is_empty())
             .collect::<Vec<_>>()
             .join(", ");
-        // The last value as it is: a run that ended in NaN must not show the number before.
+        // The last value as it was logged: a run that ended in NaN must not show the number before it.
         let value = |line: &[(f64, f64)]| {
             line.last()
                 .map(|point| self.format.value(point.1))

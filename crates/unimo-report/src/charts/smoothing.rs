@@ -2,8 +2,8 @@
 
 /// Running mean with weights `exp(-|i - j| / scale)` on both sides, twice over, in linear time.
 ///
-/// Values that are not finite have no weight and stay gaps. Unlike a one-sided running mean it does not lag: a drop of the
-/// loss is shown where it is, at the price that the line knows what comes after.
+/// Values that are not finite have no weight and stay gaps. Unlike a one-sided running mean this one does not lag: a drop
+/// of the loss is shown where it is. The price is that the line knows later values.
 pub fn smooth(values: &[f64], scale: f64) -> Vec<f64> {
     if scale.is_nan() || scale <= 0.0 {
         return values.to_vec();
@@ -44,7 +44,7 @@ pub(super) fn two_sided_mean(values: &[f64], scale: f64) -> Vec<f64> {
         .collect()
 }
 
-/// The scale of [`smooth`] for a line of `count` values: a small part of it, so that its shape stays; none for short lines.
+/// The scale of [`smooth`] for a line of `count` values: a small part of it, so that its shape stays; 0 for short lines.
 pub fn smoothing_scale(count: usize) -> f64 {
     if count < 20 {
         0.0

@@ -83,7 +83,7 @@ fn the_best_is_the_first_of_equals_by_its_best_method() {
     assert_eq!(best(&evals[..1]), None);
     assert_eq!(evals[3].goodness(), None);
 
-    // What all evaluations score counts, whatever the last one scores beside.
+    // The score that all evaluations share counts, whatever else the last one scores.
     let mut evals = [eval(10, &[0.5]), eval(20, &[0.25, 0.75]), eval(30, &[])];
     for (eval, score) in evals.iter_mut().zip([0.5, 0.25, 1.0]) {
         eval.score = Some(score);
@@ -91,7 +91,7 @@ fn the_best_is_the_first_of_equals_by_its_best_method() {
     let (found, score) = best(&evals).unwrap();
     assert_eq!((found.step, score), (10, 0.5));
 
-    // Where something else is scored from the second on, the first is no rival.
+    // If something else is scored from the second on, the first does not compete.
     evals[0].score = Some(2.0);
     for eval in &mut evals[1..] {
         eval.scored = "contrast on val".to_owned();

@@ -1,4 +1,4 @@
-//! Whole reports, of runs as they are and as they should not be.
+//! Whole reports, of sound and of broken runs.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! What is shown as it stands in the run folder: items that were skipped, and the recipe.
+//! Files of the run folder that are shown as they are: the list of skipped items, and the recipe.
 
 use maud::html;
 

@@ -83,7 +83,7 @@ fn numbered(count: usize) -> Vec<String> {
     (1..=count).map(|index| index.to_string()).collect()
 }
 
-/// The names given, and numbers for levels beyond them.
+/// The given names, and numbers for levels beyond them.
 fn level_names(names: &[String], count: usize) -> Vec<String> {
     (0..count.max(names.len()))
         .map(|index| {
@@ -120,7 +120,7 @@ fn word_gates(words: &WordGates, names: &[String]) -> Markup {
             .iter()
             .map(|word| word.iter().map(|gate| gate.unwrap_or(f64::NAN)).collect())
             .collect();
-        // A layer's own number of levels: what it cannot read would be empty columns in every map.
+        // A layer's own number of levels: levels that it cannot read would be empty columns in every map.
         let levels = gates.iter().map(Vec::len).max().unwrap_or(0).min(count);
         let columns = level_names(names, levels)
             .into_iter()

@@ -79,7 +79,7 @@ pub(crate) fn losses(folder: &RunFolder) -> Option<Section> {
         );
         let points = objective_column(steps, name, |record| record.accuracy);
         if points.iter().any(|point| point.1.is_finite()) {
-            // A step may have nothing to predict for an objective; that is no gap worth a mark.
+            // A step may have nothing to predict for an objective; such a gap needs no mark.
             let points = points
                 .into_iter()
                 .filter(|point| point.1.is_finite())

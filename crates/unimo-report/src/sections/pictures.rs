@@ -1,4 +1,4 @@
-//! Sections with pictures from the run folder: codes of a dictionary, phrases in pictures, the gallery.
+//! Sections with images from the run folder: codes of a dictionary, phrases in images, the gallery.
 
 use std::fs;
 use std::path::{Component, Path};
@@ -181,12 +181,12 @@ fn ranked(caption: &RankedCaption) -> Markup {
     }
 }
 
-/// The pictures that a file of the run folder names.
+/// The images that a file of the run folder names.
 struct Images<'a> {
     run: &'a Path,
     /// The file that names them.
     list: &'static str,
-    /// Takes up why one is left out.
+    /// Collects the reasons why images are left out.
     problems: &'a mut Vec<String>,
 }
 

@@ -42,7 +42,7 @@ pub(crate) fn retrieval(folder: &RunFolder) -> Option<Section> {
     })
 }
 
-/// The last of the evaluations of a split, method by method.
+/// The last evaluation of a split, method by method.
 fn retrieval_table(of_split: &[&EvalRecord]) -> Markup {
     let Some(last) = of_split.last() else {
         return Markup::default();
@@ -117,7 +117,7 @@ fn retrieval_table(of_split: &[&EvalRecord]) -> Markup {
     }
 }
 
-/// Four cells of one direction; `queries` is what the interval is for, none if zero.
+/// Four cells of one direction. `queries` is the number of queries behind the interval; zero leaves it out.
 fn recall_cells(
     recall: &RecallRecord,
     chance: Option<&RecallRecord>,

@@ -3,7 +3,7 @@
 use super::{LineChart, Range};
 use crate::charts::axis::{Axis, Scale, log_ticks, nice_range, ticks, widened};
 
-/// The values of a faint line are cut off where its range is more than this many times the range without the lowest and
+/// The values of a faint line are cut off if their range is more than this many times the range without the lowest and
 /// the highest hundredth.
 const OUTLIER: f64 = 2.0;
 
@@ -21,7 +21,7 @@ impl LineChart {
         }
         let only = (lo == hi).then_some(lo);
         let (lo, hi) = widened(lo, hi);
-        // Where all points are at one place, any other tick would suggest that there could have been more.
+        // If all points are at one place, any other tick would suggest that there could have been more.
         let (ticks, step) = only.map_or_else(|| ticks(lo, hi, target), |only| (vec![only], 0.0));
         Axis {
             lo,

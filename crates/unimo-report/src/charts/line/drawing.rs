@@ -14,13 +14,13 @@ const COLUMNS: usize = 500;
 /// Points per series that the read-out carries; the pointer cannot tell more apart.
 const READOUT_POINTS: usize = 240;
 
-/// Not-finite values marked on the x axis, so that a run of nothing but NaN does not make a page of crosses.
+/// At most this many not-finite values are marked on the x axis, so that a run of NaN does not make a page of crosses.
 const GAP_MARKS: usize = 40;
 
 /// Width of a tick label's character in SVG units, for the enlarged font of narrow screens.
 const CHARACTER: f64 = 8.4;
 
-/// A chart with the lines of its series, its axes and where they stand.
+/// A chart with its lines and axes, and where they are drawn.
 pub(super) struct Drawing<'a> {
     chart: &'a LineChart,
     lines: &'a [Vec<(f64, f64)>],
@@ -40,7 +40,7 @@ struct Frame {
 }
 
 impl<'a> Drawing<'a> {
-    /// `lines` are those of the chart's series, in their order.
+    /// `lines` are the lines of the chart's series, in order.
     pub(super) fn new(chart: &'a LineChart, lines: &'a [Vec<(f64, f64)>], width: f64) -> Self {
         let y_axis = chart.value_axis(lines);
         let y_labels = y_axis.labels(chart.format);
@@ -133,7 +133,7 @@ impl<'a> Drawing<'a> {
             @for (tick, label) in self.x_axis.ticks.iter().zip(self.x_axis.labels(Format::Number)) {
                 @let at = self.x(*tick);
                 @let half = CHARACTER * label.chars().count() as f64 / 2.0;
-                // A label that would leave the drawing ends with it.
+                // A label that would leave the drawing ends at the drawing's edge.
                 @let (anchor, x) = if at + half > self.width { ("end", self.width - 1.0) } else { ("middle", at) };
                 path.plot-axis d=(format!("M{at:.1} {bottom:.1}v4")) {}
                 text.plot-x text-anchor=(anchor) x=(tenths(x)) y=(tenths(bottom + 19.0)) { (label) }
@@ -179,7 +179,7 @@ impl<'a> Drawing<'a> {
         path
     }
 
-    /// The last point that can be shown as a dot, and where the series has markers, all points.
+    /// Dots for the last point that can be shown and, if the series has markers, for all points.
     fn dots(&self, series: &Series, line: &[(f64, f64)]) -> Markup {
         let chart = self.chart;
         let dots = if series.markers {
@@ -277,7 +277,7 @@ impl<'a> Drawing<'a> {
         }
     }
 
-    /// What a screen reader says: the last value of each line.
+    /// The text for screen readers: the last value of each line.
     fn description(&self) -> String {
         let chart = self.chart;
         let ends: Vec<String> = self
@@ -305,7 +305,7 @@ impl<'a> Drawing<'a> {
             .series()
             .map(|(series, line)| {
                 let stride = line.len().div_ceil(READOUT_POINTS).max(1);
-                // The last point is what the legend shows, so the read-out has it too.
+                // The read-out has the last point too, since the legend shows it.
                 let kept = |index: &usize| index.is_multiple_of(stride) || index + 1 == line.len();
                 let indices: Vec<usize> = (0..line.len()).filter(kept).collect();
                 let values = |points: &[(f64, f64)]| {
