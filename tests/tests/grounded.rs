@@ -147,7 +147,7 @@ mod heads {
     use burn::module::Param;
     use unimo_batch::Batch;
     use unimo_encoders::backbone::{Backbone, BackboneConfig};
-    use unimo_encoders::fusion::FusionOutput;
+    use unimo_encoders::output::FusionOutput;
     use unimo_objectives::pretraining::itc::{Itc, ItcConfig, Normalised, Projection, Views};
     use unimo_objectives::pretraining::itm::{Head, ItmConfig, Layout, Negatives};
     use unimo_objectives::tied::TiedHead;

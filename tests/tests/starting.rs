@@ -4,7 +4,7 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor};
 use unimo_core::parameters;
-use unimo_encoders::fusion::Keep;
+use unimo_encoders::output::Keep;
 use unimo_tests::fixture;
 use unimo_train::recipe::{BUILT_IN, Overrides, Recipe};
 use unimo_train::starting;

@@ -10,9 +10,10 @@ use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{FloatDType, Gradients, Tensor, assert_shape};
 
 use crate::device::is_cpu;
+use crate::dtype::{cast, same_dtype};
 use crate::init::Init;
 use crate::kernels;
-use crate::layers::{Dropout, Linear, cast, same_dtype};
+use crate::layers::{Dropout, Linear};
 use crate::mask::Hidden;
 
 /// The weights of one attention, kept for callers that look into a model.

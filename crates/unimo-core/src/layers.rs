@@ -8,6 +8,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{FloatDType, Int, Tensor, activation, assert_shape};
 use serde::{Deserialize, Serialize};
 
+use crate::dtype::{cast, same_dtype};
 use crate::init::Init;
 use crate::kernels;
 
@@ -192,20 +193,6 @@ pub fn normalise(x: Tensor<2>) -> Tensor<2> {
     // The square root's slope at 0 is infinite, so the clamp comes before it.
     let length = squares.clamp_min(EPS * EPS).sqrt();
     x / length
-}
-
-/// Casts only where the dtype differs, so that plain f32 training records no cast.
-pub fn cast<const D: usize>(x: Tensor<D>, dtype: FloatDType) -> Tensor<D> {
-    let current: FloatDType = x.dtype().into();
-    if current == dtype { x } else { x.cast(dtype) }
-}
-
-/// `parameter` in the dtype of `x`: parameters stay f32 while the computation may run in half precision.
-pub fn same_dtype<const D: usize, const E: usize>(
-    parameter: Tensor<D>,
-    x: &Tensor<E>,
-) -> Tensor<D> {
-    cast(parameter, x.dtype().into())
 }
 
 #[cfg(all(test, feature = "flex"))]

@@ -17,8 +17,9 @@ use burn::tensor::{FloatDType, Tensor, assert_shape};
 use serde::{Deserialize, Serialize};
 
 use crate::attention::{Attention, Weights};
+use crate::dtype::cast;
 use crate::init::Init;
-use crate::layers::{LayerNorm, Linear, cast};
+use crate::layers::{LayerNorm, Linear};
 use crate::mask::PaddingMask;
 
 /// How the weight of each level is decided.

@@ -21,6 +21,7 @@ pub mod attention;
 pub mod average;
 pub mod blocks;
 pub mod device;
+pub mod dtype;
 pub mod init;
 pub mod kernels;
 pub mod layers;

@@ -166,7 +166,7 @@ impl<const D: usize> AnyParameter for Param<Tensor<D>> {
 }
 
 fn single<const D: usize>(tensor: Tensor<D>) -> TensorData {
-    crate::layers::cast(tensor.without_autodiff(), FloatDType::F32).into_data()
+    crate::dtype::cast(tensor.without_autodiff(), FloatDType::F32).into_data()
 }
 
 /// Calls `see` with the name of every float parameter, in the module's order.

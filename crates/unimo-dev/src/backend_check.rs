@@ -14,7 +14,7 @@ use burn::tensor::{Device, Tensor};
 use unimo_batch::Batch;
 use unimo_core::parameters;
 use unimo_data::{Loader, LoaderSpec, SkipList};
-use unimo_encoders::fusion::Keep;
+use unimo_encoders::output::Keep;
 use unimo_objectives::Carry;
 use unimo_objectives::Draws;
 

@@ -22,7 +22,7 @@ use serde::Serialize;
 use unimo_batch::{Batch, Images, MaskSpec, MaskedTexts, TAGS, Texts};
 use unimo_core::init::Init;
 use unimo_core::parameters;
-use unimo_encoders::fusion::Keep;
+use unimo_encoders::output::Keep;
 use unimo_encoders::tasks::TasksConfig;
 use unimo_objectives::pretraining::itc::{ItcConfig, Normalised, Projection, Views};
 use unimo_objectives::pretraining::itm::{Head, ItmConfig, Layout, Negatives};

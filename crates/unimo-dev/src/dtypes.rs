@@ -13,14 +13,15 @@ use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
+use unimo_core::dtype::cast;
 use unimo_core::init::Init;
-use unimo_core::layers::cast;
 use unimo_core::levels::GateKind;
 use unimo_core::mask::PaddingMask;
 use unimo_core::parameters;
 use unimo_encoders::backbone::BackboneConfig;
-use unimo_encoders::fusion::{CrossModalEncoder, FusionConfig, Keep, Levels, Link};
+use unimo_encoders::fusion::{CrossModalEncoder, FusionConfig, Levels, Link};
 use unimo_encoders::joint::{JointEncoder, View};
+use unimo_encoders::output::Keep;
 
 use unimo_train::sizes::{self, Family, Size};
 

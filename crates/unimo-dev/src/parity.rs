@@ -15,10 +15,10 @@ use burn::tensor::{Device, Tensor, TensorData};
 use unimo_core::{kernels, parameters};
 use unimo_encoders::backbone::Backbone;
 use unimo_encoders::clip::Clip;
-use unimo_encoders::fusion::Keep;
 use unimo_encoders::image::ImageEncoder;
 use unimo_encoders::import::{convert, fits_exactly};
 use unimo_encoders::names::Names;
+use unimo_encoders::output::Keep;
 use unimo_encoders::text::TextEncoder;
 use unimo_encoders::weights::SafetensorsFile;
 

@@ -19,9 +19,10 @@ use unimo_batch::{Batch, ConfigError, Images, config};
 use unimo_core::init::Init;
 use unimo_core::mask::PaddingMask;
 
-use crate::fusion::{CrossModalEncoder, FusionConfig, FusionOutput, Keep};
+use crate::fusion::{CrossModalEncoder, FusionConfig};
 use crate::image::{ImageEncoder, ImageEncoderConfig};
 use crate::joint::{JointConfig, JointEncoder, View};
+use crate::output::{FusionOutput, Keep};
 use crate::quantiser::Quantiser;
 use crate::region::{RegionEncoder, RegionEncoderConfig, RegionInput};
 use crate::text::{TextEncoder, TextEncoderConfig, TextInput};

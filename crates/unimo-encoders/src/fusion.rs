@@ -24,18 +24,19 @@
 //! Shape legend: `B` rows, `Lt` and `Lv` positions of text and image, `D` width, `R` gate rows, `S` levels.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Device, Int, Tensor, TensorData, assert_shape};
+use burn::tensor::{Tensor, assert_shape};
 use serde::{Deserialize, Serialize};
 use unimo_batch::{ConfigError, config};
-use unimo_core::attention::{Attention, Weights};
+use unimo_core::attention::Attention;
 use unimo_core::blocks::FeedForward;
+use unimo_core::dtype::same_dtype;
 use unimo_core::init::Init;
-use unimo_core::layers::{Activation, Dropout, Embedding, LayerNorm, Linear, same_dtype};
+use unimo_core::layers::{Activation, Dropout, Embedding, LayerNorm, Linear};
 use unimo_core::levels::{GateKind, LevelAttention, LevelAttentionConfig};
 use unimo_core::mask::PaddingMask;
 
-use crate::joint::Grounded;
 use crate::managers::{Manager, ManagerConfig};
+use crate::output::{FusionOutput, Keep, LayerAttention, LayerGates, StreamAttention};
 
 /// Which states of the other stream the cross-layer attention reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -278,6 +279,7 @@ impl FusionConfig {
 
 /// Row of the type embedding for text; one row for each image of a sample follows.
 const TEXT: usize = 0;
+
 const IMAGE: usize = 1;
 
 /// A unit variant's name as a recipe spells it.
@@ -353,142 +355,6 @@ pub struct CrossModalLayer {
     pub feed_forward_norm: LayerNorm,
     /// Dropout on every residual branch.
     pub dropout: Dropout,
-}
-
-/// The output of the cross-modal encoder.
-#[derive(Debug, Clone)]
-pub struct FusionOutput {
-    /// `[B, Lt, D]`; `None` if the pass had no texts.
-    pub text: Option<Tensor<3>>,
-    /// `[B, Lv, D]`; `None` if the pass had no images.
-    pub image: Option<Tensor<3>>,
-    /// The grounded tokens after the pass, if the encoder has some ([`crate::joint`]).
-    pub grounded: Option<Grounded>,
-    /// Per layer the gates of the text and the image stream, `[B, R, S]`; empty unless asked for, or without levels.
-    pub gates: Vec<LayerGates>,
-    /// Per layer each stream's attention to the other; empty unless asked for.
-    pub attention: Vec<LayerAttention>,
-}
-
-impl FusionOutput {
-    /// The states of the texts, `[B, Lt, D]`.
-    ///
-    /// # Panics
-    ///
-    /// Panics if the pass had no texts.
-    pub fn text(&self) -> &Tensor<3> {
-        self.text.as_ref().expect("invariant: the pass had texts")
-    }
-
-    /// The states of the images, `[B, Lv, D]`.
-    ///
-    /// # Panics
-    ///
-    /// Panics if the pass had no images.
-    pub fn image(&self) -> &Tensor<3> {
-        self.image
-            .as_ref()
-            .expect("invariant: the pass had pictures")
-    }
-
-    /// The same without a gradient.
-    pub fn detach(self) -> Self {
-        let fixed = |state: Option<Tensor<3>>| state.map(Tensor::detach);
-        Self {
-            text: fixed(self.text),
-            image: fixed(self.image),
-            ..self
-        }
-    }
-
-    /// The given rows, in that order. Gates and attention are left out: they are inspected as a whole.
-    pub fn rows(&self, rows: &[usize]) -> Self {
-        let rows = Rows::new(rows);
-        Self {
-            text: self.text.as_ref().map(|text| rows.of(text)),
-            image: self.image.as_ref().map(|image| rows.of(image)),
-            grounded: self.grounded.as_ref().map(|grounded| grounded.rows(&rows)),
-            gates: Vec::new(),
-            attention: Vec::new(),
-        }
-    }
-}
-
-/// Rows to be taken out of several tensors.
-#[derive(Debug)]
-pub(crate) struct Rows<'a>(&'a [usize]);
-
-impl<'a> Rows<'a> {
-    pub(crate) fn new(rows: &'a [usize]) -> Self {
-        Self(rows)
-    }
-
-    /// Consecutive rows are sliced, which is cheaper to differentiate than a gather.
-    pub(crate) fn of<const D: usize>(&self, x: &Tensor<D>) -> Tensor<D> {
-        match self.slice() {
-            Some(first) => x.clone().narrow(0, first, self.0.len()),
-            None => x.clone().select(0, self.indices(&x.device())),
-        }
-    }
-
-    pub(crate) fn of_ints<const D: usize>(&self, x: &Tensor<D, Int>) -> Tensor<D, Int> {
-        x.clone().select(0, self.indices(&x.device()))
-    }
-
-    pub(crate) fn of_mask(&self, mask: &PaddingMask) -> PaddingMask {
-        mask.select(self.indices(&mask.hidden().device()))
-    }
-
-    fn slice(&self) -> Option<usize> {
-        let first = *self.0.first()?;
-        let follow = self.0.iter().zip(first..).all(|(row, at)| *row == at);
-        follow.then_some(first)
-    }
-
-    fn indices(&self, device: &Device) -> Tensor<1, Int> {
-        let rows: Vec<i32> = self.0.iter().map(|row| *row as i32).collect();
-        Tensor::from_data(TensorData::new(rows, [self.0.len()]), device)
-    }
-}
-
-/// What a pass keeps beside its result.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Keep {
-    /// Nothing: the fastest.
-    Nothing,
-    /// [`FusionOutput::gates`].
-    Gates,
-    /// [`FusionOutput::gates`] and [`FusionOutput::attention`].
-    Attention,
-}
-
-/// One layer's attention between the streams.
-#[derive(Debug, Clone)]
-pub struct LayerAttention {
-    /// The text stream over image positions.
-    pub text: StreamAttention,
-    /// The image stream over text positions.
-    pub image: StreamAttention,
-}
-
-/// One stream's attention to the other in one layer. `Q` are own positions, `K` those of the other stream.
-#[derive(Debug, Clone, Default)]
-pub struct StreamAttention {
-    /// Attention to the other stream's state before the layer, `[B, H, Q, K]`.
-    pub in_layer: Option<Weights>,
-    /// Attention to the levels, `[B, H, Q, K]` each: one for their gated mixture or, with a gate per token, one per level.
-    pub cross_layer: Vec<Weights>,
-    /// `tanh(lambda)`, `[1]`: the factor with which the cross-layer part joins the in-layer part.
-    pub share: Option<Tensor<1>>,
-}
-
-/// One layer's gates; rows sum to 1.
-#[derive(Debug, Clone)]
-pub struct LayerGates {
-    /// `[B, R, S]`: which image levels the text stream read.
-    pub text: Tensor<3>,
-    /// `[B, R, S]`: which text levels the image stream read.
-    pub image: Tensor<3>,
 }
 
 impl CrossModalLayer {

@@ -27,12 +27,13 @@ use burn::tensor::{Bool, Device, FloatDType, Tensor, TensorData, assert_shape};
 use serde::{Deserialize, Serialize};
 use unimo_batch::{ConfigError, config};
 use unimo_core::blocks::{BlockConfig, PostNormBlock};
+use unimo_core::dtype::cast;
 use unimo_core::init::Init;
-use unimo_core::layers::{Activation, Dropout, LayerNorm, cast};
+use unimo_core::layers::{Activation, Dropout, LayerNorm};
 use unimo_core::mask::{Hidden, PaddingMask, PairMask};
 
-use crate::fusion::{FusionOutput, Rows};
-use crate::quantiser::{Quantised, Quantiser, QuantiserConfig};
+use crate::output::{FusionOutput, Grounded};
+use crate::quantiser::{Quantiser, QuantiserConfig};
 
 /// `[model.joint]`. Its width equals that of both uni-modal encoders.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -129,24 +130,6 @@ pub struct View {
     pub prefix: Option<usize>,
     /// Grounded tokens that are to be predicted and are therefore hidden, `[B, K]`, row-major; empty hides none.
     pub hidden_tokens: Vec<bool>,
-}
-
-/// Grounded tokens of a pass.
-#[derive(Debug, Clone)]
-pub struct Grounded {
-    /// The codebook's output.
-    pub quantised: Quantised,
-    /// Their states after the encoder, `[B, K, D]`.
-    pub states: Tensor<3>,
-}
-
-impl Grounded {
-    pub(crate) fn rows(&self, rows: &Rows<'_>) -> Self {
-        Self {
-            quantised: self.quantised.rows(rows),
-            states: rows.of(&self.states),
-        }
-    }
 }
 
 impl JointEncoder {

@@ -15,8 +15,9 @@ use burn::module::{Module, Param};
 use burn::tensor::activation::softmax;
 use burn::tensor::{Distribution, FloatDType, Tensor, assert_shape};
 use unimo_core::attention::scaled_dot_product;
+use unimo_core::dtype::{cast, same_dtype};
 use unimo_core::init::Init;
-use unimo_core::layers::{Dropout, LayerNorm, Linear, cast, same_dtype};
+use unimo_core::layers::{Dropout, LayerNorm, Linear};
 use unimo_core::mask::PaddingMask;
 
 /// A manager of one stream and one cross-modal layer.

@@ -17,12 +17,12 @@ use burn::tensor::activation::sigmoid;
 use burn::tensor::{Bool, FloatDType, Int, Tensor, assert_shape};
 use serde::{Deserialize, Serialize};
 use unimo_batch::{ConfigError, config};
+use unimo_core::dtype::cast;
 use unimo_core::init::Init;
-use unimo_core::layers::cast;
 use unimo_core::mask::PaddingMask;
 use unimo_core::parameters;
 
-use crate::fusion::Rows;
+use crate::rows::Rows;
 
 /// How the codes of a sample are chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,8 +12,9 @@ use burn::tensor::{FloatDType, Tensor, TensorData, assert_shape};
 use serde::{Deserialize, Serialize};
 use unimo_batch::{ConfigError, Regions, config};
 use unimo_core::blocks::{self, BlockConfig, PostNormBlock};
+use unimo_core::dtype::{cast, same_dtype};
 use unimo_core::init::Init;
-use unimo_core::layers::{Activation, Dropout, LayerNorm, Linear, cast, same_dtype};
+use unimo_core::layers::{Activation, Dropout, LayerNorm, Linear};
 use unimo_core::mask::PaddingMask;
 
 /// `[model.regions]`.

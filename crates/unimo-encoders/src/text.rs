@@ -9,8 +9,9 @@ use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData, assert_shape};
 use serde::{Deserialize, Serialize};
 use unimo_batch::{ConfigError, config};
 use unimo_core::blocks::{self, BlockConfig, PostNormBlock};
+use unimo_core::dtype::cast;
 use unimo_core::init::Init;
-use unimo_core::layers::{Activation, Dropout, Embedding, LayerNorm, cast};
+use unimo_core::layers::{Activation, Dropout, Embedding, LayerNorm};
 use unimo_core::mask::{Hidden, PaddingMask, PairMask};
 
 /// How positions are numbered.

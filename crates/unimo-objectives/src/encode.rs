@@ -6,7 +6,7 @@ use burn::tensor::{Bool, Device, Tensor, TensorData};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use unimo_batch::{Batch, Images, Regions, TAGS, Texts};
-use unimo_core::layers::cast;
+use unimo_core::dtype::cast;
 use unimo_core::mask::PaddingMask;
 use unimo_encoders::backbone::{Backbone, ImageFeatures, Pictures, TextFeatures};
 use unimo_encoders::text::TextInput;

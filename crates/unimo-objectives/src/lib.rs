@@ -47,8 +47,8 @@ use burn::module::{
     Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor,
 };
 use burn::tensor::{Device, FloatDType, Tensor};
+use unimo_core::dtype::cast;
 use unimo_core::init::Init;
-use unimo_core::layers::cast;
 use unimo_encoders::backbone::BackboneConfig;
 
 pub use crate::context::Context;

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use unimo_encoders::backbone::{Backbone, ImageFeatures, TextFeatures};
-use unimo_encoders::fusion::{FusionOutput, Keep};
 use unimo_encoders::joint::View;
+use unimo_encoders::output::{FusionOutput, Keep};
 
 use crate::encoded::Encoded;
 use crate::labels::ints;

@@ -8,9 +8,10 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
+use unimo_core::dtype::same_dtype;
 use unimo_core::init::Init;
 use unimo_core::kernels;
-use unimo_core::layers::{Activation, LayerNorm, Linear, same_dtype};
+use unimo_core::layers::{Activation, LayerNorm, Linear};
 
 /// BERT's transform and the bias of a table's entries.
 #[derive(Module, Debug)]

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, FloatDType, Tensor};
 use unimo_batch::Batch;
+use unimo_core::dtype::cast;
 use unimo_core::kernels::SumOfSquares;
-use unimo_core::layers::cast;
 use unimo_objectives::Carry;
 use unimo_objectives::{Draws, ObjectiveResult};
 

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Tensor, activation};
 
-use crate::layers::same_dtype;
+use crate::dtype::same_dtype;
 
 /// The exact Gaussian error linear unit, `x Φ(x)` with the normal distribution function Φ (Hendrycks and Gimpel 2016).
 ///

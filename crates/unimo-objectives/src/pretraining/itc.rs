@@ -20,8 +20,8 @@ use unimo_core::average;
 use unimo_core::init::Init;
 use unimo_core::layers::{Linear, normalise};
 use unimo_encoders::backbone::{Backbone, BackboneConfig, ImageFeatures, TextFeatures};
-use unimo_encoders::fusion::FusionOutput;
 use unimo_encoders::names::{Form, Rule, rule};
+use unimo_encoders::output::FusionOutput;
 
 use crate::context::Context;
 use crate::contrast::{self, Contrast, Contrasted, cross_entropies};

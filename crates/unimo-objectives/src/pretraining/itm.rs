@@ -23,8 +23,8 @@ use unimo_core::init::Init;
 use unimo_core::kernels;
 use unimo_core::layers::{Dropout, Linear};
 use unimo_encoders::backbone::{Backbone, BackboneConfig};
-use unimo_encoders::fusion::FusionOutput;
 use unimo_encoders::names::{Form, Rule, rule};
+use unimo_encoders::output::FusionOutput;
 
 use crate::context::Context;
 use crate::encoded::Encoded;

@@ -18,8 +18,8 @@ use serde::Serialize;
 use unimo_core::attention::Weights;
 use unimo_data::{Encoded, TextTokenizer, images};
 use unimo_encoders::backbone::{ImageFeatures, TextFeatures};
-use unimo_encoders::fusion::{FusionOutput, Keep, StreamAttention};
 use unimo_encoders::image::ImageEncoder;
+use unimo_encoders::output::{FusionOutput, Keep, StreamAttention};
 use unimo_report::record::GatesRecord;
 
 use super::{ModelArgs, Predictor, can_be_written, probability, write_text};

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Tensor;
 use burn::tensor::activation::softmax;
 use serde::Serialize;
-use unimo_core::layers::cast;
+use unimo_core::dtype::cast;
 use unimo_data::Encoded;
-use unimo_encoders::fusion::Keep;
+use unimo_encoders::output::Keep;
 
 use super::{Matcher, ModelArgs, Predictor};
 use crate::error::TrainError;

@@ -2,7 +2,8 @@
 
 use burn::tensor::Tensor;
 use unimo_data::{EvalSet, TextTokenizer};
-use unimo_encoders::fusion::{FusionConfig, Keep, LayerGates};
+use unimo_encoders::fusion::FusionConfig;
+use unimo_encoders::output::{Keep, LayerGates};
 use unimo_eval::Pair;
 use unimo_report::record::{GatesRecord, StreamGates, WordGates};
 

@@ -1,0 +1,126 @@
+//! The output of a cross-modal encoder, of one stream or of two.
+//!
+//! Shape legend: `B` rows, `Lt` and `Lv` positions of text and image, `D` width, `H` heads, `K` grounded tokens.
+
+use burn::tensor::Tensor;
+use unimo_core::attention::Weights;
+
+use crate::quantiser::Quantised;
+use crate::rows::Rows;
+
+/// The output of the cross-modal encoder.
+#[derive(Debug, Clone)]
+pub struct FusionOutput {
+    /// `[B, Lt, D]`; `None` if the pass had no texts.
+    pub text: Option<Tensor<3>>,
+    /// `[B, Lv, D]`; `None` if the pass had no images.
+    pub image: Option<Tensor<3>>,
+    /// The grounded tokens after the pass, if the encoder has some ([`crate::joint`]).
+    pub grounded: Option<Grounded>,
+    /// Per layer the gates of the text and the image stream, `[B, R, S]`; empty unless asked for, or without levels.
+    pub gates: Vec<LayerGates>,
+    /// Per layer each stream's attention to the other; empty unless asked for.
+    pub attention: Vec<LayerAttention>,
+}
+
+impl FusionOutput {
+    /// The states of the texts, `[B, Lt, D]`.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the pass had no texts.
+    pub fn text(&self) -> &Tensor<3> {
+        self.text.as_ref().expect("invariant: the pass had texts")
+    }
+
+    /// The states of the images, `[B, Lv, D]`.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the pass had no images.
+    pub fn image(&self) -> &Tensor<3> {
+        self.image
+            .as_ref()
+            .expect("invariant: the pass had pictures")
+    }
+
+    /// The same without a gradient.
+    pub fn detach(self) -> Self {
+        let fixed = |state: Option<Tensor<3>>| state.map(Tensor::detach);
+        Self {
+            text: fixed(self.text),
+            image: fixed(self.image),
+            ..self
+        }
+    }
+
+    /// The given rows, in that order. Gates and attention are left out: they are inspected as a whole.
+    pub fn rows(&self, rows: &[usize]) -> Self {
+        let rows = Rows::new(rows);
+        Self {
+            text: self.text.as_ref().map(|text| rows.of(text)),
+            image: self.image.as_ref().map(|image| rows.of(image)),
+            grounded: self.grounded.as_ref().map(|grounded| grounded.rows(&rows)),
+            gates: Vec::new(),
+            attention: Vec::new(),
+        }
+    }
+}
+
+/// What a pass keeps beside its result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// Nothing: the fastest.
+    Nothing,
+    /// [`FusionOutput::gates`].
+    Gates,
+    /// [`FusionOutput::gates`] and [`FusionOutput::attention`].
+    Attention,
+}
+
+/// One layer's attention between the streams.
+#[derive(Debug, Clone)]
+pub struct LayerAttention {
+    /// The text stream over image positions.
+    pub text: StreamAttention,
+    /// The image stream over text positions.
+    pub image: StreamAttention,
+}
+
+/// One stream's attention to the other in one layer. `Q` are own positions, `K` those of the other stream.
+#[derive(Debug, Clone, Default)]
+pub struct StreamAttention {
+    /// Attention to the other stream's state before the layer, `[B, H, Q, K]`.
+    pub in_layer: Option<Weights>,
+    /// Attention to the levels, `[B, H, Q, K]` each: one for their gated mixture or, with a gate per token, one per level.
+    pub cross_layer: Vec<Weights>,
+    /// `tanh(lambda)`, `[1]`: the factor with which the cross-layer part joins the in-layer part.
+    pub share: Option<Tensor<1>>,
+}
+
+/// One layer's gates; rows sum to 1.
+#[derive(Debug, Clone)]
+pub struct LayerGates {
+    /// `[B, R, S]`: which image levels the text stream read.
+    pub text: Tensor<3>,
+    /// `[B, R, S]`: which text levels the image stream read.
+    pub image: Tensor<3>,
+}
+
+/// Grounded tokens of a pass.
+#[derive(Debug, Clone)]
+pub struct Grounded {
+    /// The codebook's output.
+    pub quantised: Quantised,
+    /// Their states after the encoder, `[B, K, D]`.
+    pub states: Tensor<3>,
+}
+
+impl Grounded {
+    pub(crate) fn rows(&self, rows: &Rows<'_>) -> Self {
+        Self {
+            quantised: self.quantised.rows(rows),
+            states: rows.of(&self.states),
+        }
+    }
+}
