@@ -115,6 +115,16 @@ pub fn run(given: &Path, options: &Options) -> Result<(PathBuf, EvalRecord), Tra
     };
     let split = label(&set, options);
     let say = &mut |line: String| eprintln!("{line}");
+    // What else the recipe is judged by does not depend on the data of its pairs.
+    let prompts = recipe.eval.prompts.as_ref();
+    let prompts = prompts.filter(|_| options.data.is_none());
+    if !retrieval::is_possible(&recipe) {
+        return Err(TrainError::Run {
+            path: folder,
+            reason: "has nothing to retrieve with: it was trained with neither [objectives.itc] nor [objectives.itm]"
+                .to_owned(),
+        });
+    }
     let found = Retrieval::whole(set).evaluate(&weights, say)?;
     let found = found.into_iter().next().ok_or_else(|| TrainError::Run {
         path: folder.clone(),
@@ -130,13 +140,7 @@ pub fn run(given: &Path, options: &Options) -> Result<(PathBuf, EvalRecord), Tra
         ..found
     };
     run.append("evaluations.jsonl", &record)?;
-    // What else the recipe is judged by does not depend on the data of its pairs.
-    if let Some(config) = recipe
-        .eval
-        .prompts
-        .as_ref()
-        .filter(|_| options.data.is_none())
-    {
+    if let Some(config) = prompts {
         for record in Prompts::open(config, &recipe)?.evaluate(&weights, say)? {
             run.append("evaluations.jsonl", &record)?;
         }

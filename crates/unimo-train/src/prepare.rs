@@ -3,8 +3,8 @@
 use burn::tensor::Device;
 use unimo_batch::ConfigError;
 use unimo_data::{
-    ConceptReader, Concepts, LoaderSpec, PatchMask, Readable, SecondView, Source, Split,
-    TextTokenizer, TokenizerConfig,
+    ConceptReader, Concepts, FurtherText, LoaderSpec, PatchMask, Readable, SecondView, Source,
+    Split, TextTokenizer, TokenizerConfig,
 };
 use unimo_objectives::request::SecondViews;
 
@@ -171,6 +171,23 @@ pub fn for_objectives(
         file: "recipe".to_owned(),
         error: error.within("objectives"),
     })?;
+    for name in &inputs.further {
+        let known = FurtherText::ALL.iter().find(|text| text.name() == name);
+        let Some(further) = known else {
+            let names: Vec<&str> = FurtherText::ALL.iter().map(|text| text.name()).collect();
+            return Err(TrainError::Recipe {
+                file: "recipe".to_owned(),
+                reason: format!(
+                    "an objective reads the further text \"{name}\", which the loader cannot make; it makes {}",
+                    names.join(", ")
+                ),
+            });
+        };
+        // Concepts bring the tags with them.
+        if *further != FurtherText::Tags || spec.concepts.is_none() {
+            spec.further.push(*further);
+        }
+    }
     spec.mask = inputs.mask;
     spec.concept_rate = inputs.concept_rate;
     spec.second_view = match inputs.second_view {

@@ -278,8 +278,10 @@ impl Trainer {
         for note in trainer.source.notes() {
             trainer.observers.message(note);
         }
-        // No objective reads it: what NLVR2's pairs say of two pictures is learned from the left one alone.
-        if trainer.source.has_second_images(Split::Train) {
+        // What NLVR2's pairs say of two pictures is learned from the left one alone where no objective reads the other.
+        let inputs = trainer.recipe.objectives.inputs(&|_| true);
+        let reads_second = inputs.is_ok_and(|inputs| inputs.second);
+        if !reads_second && trainer.source.has_second_images(Split::Train) {
             trainer.observers.message(
                 "samples have two pictures: the objectives of this recipe read the first one (the left) alone",
             );

@@ -136,6 +136,9 @@ pub trait Rewrite: Send + Sync {
 }
 
 impl FurtherText {
+    /// Every kind.
+    pub const ALL: [Self; 3] = [Self::Phrases, Self::Tags, Self::SecondCaption];
+
     /// The key in [`Batch::further_texts`](unimo_batch::Batch::further_texts).
     pub fn name(self) -> &'static str {
         match self {

@@ -181,7 +181,11 @@ pub fn explain(predictor: &Predictor, image: &Path, text: &str) -> Result<Explan
     let Some(fusion) = &model.backbone.fusion else {
         return Err(predictor.lacks(
             "attention of one stream to the other",
-            "its cross-modal encoder has a single stream, [model.joint]",
+            if model.backbone.joint.is_some() {
+                "its cross-modal encoder has a single stream, [model.joint]"
+            } else {
+                "it has no cross-modal encoder"
+            },
         ));
     };
     let encoded = predictor.tokens(text)?;

@@ -7,6 +7,7 @@ use burn::tensor::activation::softmax;
 use serde::Serialize;
 use unimo_core::dtype::cast;
 use unimo_data::Encoded;
+use unimo_encoders::joint::View;
 use unimo_encoders::output::Keep;
 
 use super::{Matcher, ModelArgs, Predictor};
@@ -166,18 +167,32 @@ fn logits(
     let mlm = model.objectives.mlm.as_ref().ok_or_else(|| {
         predictor.lacks("language head", "it was not trained with [objectives.mlm]")
     })?;
+    let words = &model.backbone.text.word_embedding;
     let Some(image) = image else {
-        return Err(TrainError::Check(format!(
-            "--image is missing: {} fills masks in captions of pictures",
-            predictor.given
-        )));
+        if !mlm.config.texts_alone {
+            return Err(TrainError::Check(format!(
+                "--image is missing: {} fills masks in captions of pictures",
+                predictor.given
+            )));
+        }
+        let texts = predictor.text_features(model, one)?;
+        let view = View::default();
+        let fused = model
+            .backbone
+            .fuse_parts(Some(&texts), None, &view, Keep::Nothing);
+        return Ok(mlm.logits(words, rows(fused.text().clone())));
     };
+    if model.backbone.image.is_none() {
+        return Err(predictor.lacks(
+            "encoder of pixels",
+            "it reads no picture files; leave --image out",
+        ));
+    }
     let pixels = predictor
         .picture(image)
         .map_err(|error| TrainError::Check(error.reason))?;
     let images = model.backbone.encode_images(predictor.pixels(pixels)?);
     let texts = predictor.text_features(model, one)?;
     let fused = model.backbone.fuse(&texts, &images, Keep::Nothing);
-    let words = &model.backbone.text.word_embedding;
     Ok(mlm.logits(words, rows(fused.text().clone())))
 }
