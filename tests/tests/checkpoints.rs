@@ -7,7 +7,7 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use unimo_core::layers::Activation;
 use unimo_core::parameters;
-use unimo_encoders::backbone::Pictures;
+use unimo_encoders::features::Pictures;
 use unimo_encoders::tasks::TasksConfig;
 use unimo_encoders::weights::Weights;
 use unimo_tests::fixture;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use burn::tensor::Device;
 use unimo_data::images::{self, Limits};
 use unimo_data::processor;
-use unimo_encoders::backbone::Pictures;
+use unimo_encoders::features::Pictures;
 use unimo_encoders::weights::SafetensorsFile;
 use unimo_tests::fixture;
 

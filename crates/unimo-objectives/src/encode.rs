@@ -8,7 +8,8 @@ use rand_chacha::ChaCha8Rng;
 use unimo_batch::{Batch, Images, Regions, TAGS, Texts};
 use unimo_core::dtype::cast;
 use unimo_core::mask::PaddingMask;
-use unimo_encoders::backbone::{Backbone, ImageFeatures, Pictures, TextFeatures};
+use unimo_encoders::backbone::Backbone;
+use unimo_encoders::features::{ImageFeatures, Pictures, TextFeatures};
 use unimo_encoders::text::TextInput;
 
 use crate::encoded::{Encoded, Tables};

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use burn::tensor::Tensor;
 use unimo_batch::Batch;
-use unimo_encoders::backbone::{ImageFeatures, TextFeatures};
+use unimo_encoders::features::{ImageFeatures, TextFeatures};
 
 use crate::partners::{Partners, Similarity};
 use crate::request::{By, ImageKind, TextKind, describing};

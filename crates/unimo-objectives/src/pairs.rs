@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use unimo_encoders::backbone::{Backbone, ImageFeatures, TextFeatures};
+use unimo_encoders::backbone::Backbone;
+use unimo_encoders::features::{ImageFeatures, TextFeatures};
 use unimo_encoders::joint::View;
 use unimo_encoders::output::{FusionOutput, Keep};
 

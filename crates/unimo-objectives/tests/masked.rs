@@ -11,7 +11,8 @@ use unimo_batch::{
 use unimo_core::init::Init;
 use unimo_core::layers::Activation;
 use unimo_core::parameters;
-use unimo_encoders::backbone::{Backbone, BackboneConfig, Pictures};
+use unimo_encoders::backbone::{Backbone, BackboneConfig};
+use unimo_encoders::features::Pictures;
 use unimo_encoders::image::ImageEncoderConfig;
 use unimo_encoders::joint::JointConfig;
 use unimo_encoders::output::Keep;

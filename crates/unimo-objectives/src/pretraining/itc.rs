@@ -19,7 +19,8 @@ use unimo_batch::{ConfigError, config};
 use unimo_core::average;
 use unimo_core::init::Init;
 use unimo_core::layers::{Linear, normalise};
-use unimo_encoders::backbone::{Backbone, BackboneConfig, ImageFeatures, TextFeatures};
+use unimo_encoders::backbone::{Backbone, BackboneConfig};
+use unimo_encoders::features::{ImageFeatures, TextFeatures};
 use unimo_encoders::names::{Form, Rule, rule};
 use unimo_encoders::output::FusionOutput;
 

@@ -17,7 +17,7 @@ use burn::tensor::{Gradients, Tensor};
 use serde::Serialize;
 use unimo_core::attention::Weights;
 use unimo_data::{Encoded, TextTokenizer, images};
-use unimo_encoders::backbone::{ImageFeatures, TextFeatures};
+use unimo_encoders::features::{ImageFeatures, TextFeatures};
 use unimo_encoders::image::ImageEncoder;
 use unimo_encoders::output::{FusionOutput, Keep, StreamAttention};
 use unimo_report::record::GatesRecord;

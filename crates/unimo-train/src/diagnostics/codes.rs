@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use burn::tensor::{Int, Tensor};
 use unimo_data::{EvalSet, TextTokenizer};
-use unimo_encoders::backbone::{ImageFeatures, TextFeatures};
+use unimo_encoders::features::{ImageFeatures, TextFeatures};
 use unimo_encoders::image::ImageEncoder;
 use unimo_encoders::output::Keep;
 use unimo_report::record::{ChosenWord, CodeRecord, CodesRecord};

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use image::{Rgb, RgbImage};
 use unimo_data::images::Resize;
 use unimo_data::{DataError, EvalSet, Sample, TextTokenizer, readable};
-use unimo_encoders::backbone::{ImageFeatures, TextFeatures};
+use unimo_encoders::features::{ImageFeatures, TextFeatures};
 use unimo_encoders::image::ImageEncoder;
 use unimo_encoders::output::Keep;
 use unimo_eval::grounding::{Pointing, middles};

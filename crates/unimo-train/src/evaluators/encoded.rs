@@ -12,7 +12,7 @@ use std::sync::mpsc::sync_channel;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use unimo_batch::{Images, Regions, Texts};
 use unimo_data::{DataError, EvalSet, Pad, TextTokenizer};
-use unimo_encoders::backbone::{ImageFeatures, Pictures, TextFeatures};
+use unimo_encoders::features::{ImageFeatures, Pictures, TextFeatures};
 use unimo_encoders::output::Keep;
 use unimo_encoders::region::RegionInput;
 use unimo_eval::retrieval::{Blocks, DualEmbeddings, Embeddings};

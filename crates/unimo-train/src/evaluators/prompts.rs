@@ -20,7 +20,7 @@ use rayon::prelude::*;
 use unimo_core::layers::normalise;
 use unimo_data::images::{self, ImageSpec, Limits};
 use unimo_data::{Pad, Place, ReadError, SampleError, SkipList};
-use unimo_encoders::backbone::Pictures;
+use unimo_encoders::features::Pictures;
 use unimo_report::record::{EvalRecord, ScalarRecord};
 
 use crate::error::TrainError;
