@@ -20,7 +20,7 @@ pub use images::{augment, processor, regions};
 pub use loader::concepts::ConceptReader;
 pub use loader::eval_set::{Caption, EvalSet, Item};
 pub use loader::skip::SkipList;
-pub use loader::{FurtherText, Loader, LoaderSpec, Rewrite, SecondView};
+pub use loader::{Batches, FurtherText, Loader, LoaderSpec, Rewrite, SecondView};
 pub use order::plan::{Plan, Shuffle};
 pub use sources::pack;
 pub use sources::regions::RegionsConfig;

@@ -11,8 +11,8 @@ use unimo_data::images::Limits;
 use unimo_data::sources::images::ImagesConfig;
 use unimo_data::sources::webdataset::{WebDataset, WebDatasetConfig};
 use unimo_data::{
-    DataConfig, DataError, EvalSet, Loader, LoaderSpec, SkipList, Source, SourceConfig, Split,
-    TextTokenizer,
+    Batches, DataConfig, DataError, EvalSet, Loader, LoaderSpec, SkipList, Source, SourceConfig,
+    Split, TextTokenizer,
 };
 
 /// Which limit the program runs under, and the folder of the test.
@@ -79,8 +79,7 @@ fn too_many_open_files(folder: &Path) {
         Arc::clone(&source),
         tokenizer,
         Arc::clone(&skip),
-        4,
-        0,
+        Batches { size: 4, seed: 0 },
     );
     let mut open: Vec<File> = Vec::new();
     while let Ok(file) = File::open("/dev/null") {

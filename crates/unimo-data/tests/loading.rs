@@ -12,8 +12,8 @@ use unimo_batch::{
 };
 use unimo_data::sources::pairs::PairsConfig;
 use unimo_data::{
-    DataConfig, DataError, EvalSet, FurtherText, Item, Loader, LoaderSpec, Pad, PatchMask, Place,
-    Plan, Rewrite, Sample, SampleError, Shuffle, SkipList, Source, SourceKind, Split,
+    Batches, DataConfig, DataError, EvalSet, FurtherText, Item, Loader, LoaderSpec, Pad, PatchMask,
+    Place, Plan, Rewrite, Sample, SampleError, Shuffle, SkipList, Source, SourceKind, Split,
     TextTokenizer, TokenizerConfig, open,
 };
 
@@ -109,7 +109,13 @@ fn spec(source: impl Source + 'static, tokenizer: &Arc<TextTokenizer>) -> Loader
         ..DataConfig::default()
     };
     let skip = Arc::new(SkipList::in_memory(1.0));
-    LoaderSpec::new(&config, Arc::new(source), Arc::clone(tokenizer), skip, 4, 0)
+    LoaderSpec::new(
+        &config,
+        Arc::new(source),
+        Arc::clone(tokenizer),
+        skip,
+        Batches { size: 4, seed: 0 },
+    )
 }
 
 fn take(spec: LoaderSpec, batches: usize) -> Vec<Batch> {
@@ -594,7 +600,13 @@ fn bad_files_and_lines_are_listed_once_and_training_goes_on() {
         let source = open(&config).unwrap();
         let tokenizer = Arc::new(TextTokenizer::open(&config.tokenizer, &*source).unwrap());
         let skip = Arc::new(SkipList::open(&list, config.max_skipped).unwrap());
-        let mut spec = LoaderSpec::new(&config, source, tokenizer, skip, 5, 3);
+        let mut spec = LoaderSpec::new(
+            &config,
+            source,
+            tokenizer,
+            skip,
+            Batches { size: 5, seed: 3 },
+        );
         spec.workers = 2;
         spec.first_batch = run * 20;
         let mut seen = HashSet::new();
@@ -761,8 +773,7 @@ fn real_textbook_figures_load() {
         Arc::clone(&source),
         tokenizer,
         Arc::clone(&skip),
-        64,
-        1,
+        Batches { size: 64, seed: 1 },
     );
     let epoch = source.len(Split::Train);
     spec.workers = 2;
@@ -814,7 +825,13 @@ fn of_files(folder: &Path, source: &str, batches: usize) -> Vec<Batch> {
     config.rebase(folder);
     let source = open(&config).unwrap();
     let skip = Arc::new(SkipList::in_memory(0.0));
-    let mut spec = LoaderSpec::new(&config, source, tokenizer(), skip, 4, 3);
+    let mut spec = LoaderSpec::new(
+        &config,
+        source,
+        tokenizer(),
+        skip,
+        Batches { size: 4, seed: 3 },
+    );
     spec.workers = 1;
     take(spec, batches)
 }

@@ -13,7 +13,7 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 use unimo_batch::Batch;
 use unimo_core::parameters;
-use unimo_data::{Loader, LoaderSpec, SkipList};
+use unimo_data::{Batches, Loader, LoaderSpec, SkipList};
 use unimo_encoders::output::Keep;
 use unimo_objectives::Carry;
 use unimo_objectives::Draws;
@@ -209,8 +209,10 @@ fn batches(recipe: &Recipe) -> Result<Vec<Batch>, TrainError> {
         source,
         Arc::new(tokenizer),
         Arc::new(skip),
-        recipe.train.batch_size,
-        recipe.seed,
+        Batches {
+            size: recipe.train.batch_size,
+            seed: recipe.seed,
+        },
     );
     spec.mask = recipe.objectives.mlm.as_ref().map(|mlm| mlm.mask);
     let batches: Result<Vec<Batch>, _> = Loader::new(spec)?

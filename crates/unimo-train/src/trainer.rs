@@ -12,7 +12,7 @@ use unimo_batch::ConfigError;
 use unimo_core::average;
 use unimo_core::parameters;
 use unimo_data::{
-    ConceptReader, DataConfig, Loader, LoaderSpec, SkipList, Source, Split, TextTokenizer,
+    Batches, ConceptReader, DataConfig, Loader, LoaderSpec, SkipList, Source, Split, TextTokenizer,
 };
 use unimo_encoders::names::covers;
 use unimo_objectives::ACCURACY;
@@ -463,8 +463,10 @@ impl Trainer {
             Arc::clone(&self.source),
             Arc::clone(&self.tokenizer),
             Arc::clone(&self.skip),
-            config.batch_size,
-            seed,
+            Batches {
+                size: config.batch_size,
+                seed,
+            },
         );
         spec.concepts = self.concepts.clone();
         for_objectives(&mut spec, &self.recipe, stage)?;

@@ -192,8 +192,7 @@ impl ConceptReader {
         &self,
         tokenizer: &TextTokenizer,
         text: &Encoded,
-        ids: &mut [i32],
-        labels: &[i32],
+        (ids, labels): (&mut [i32], &[i32]),
         rate: Option<f64>,
         seed: u64,
     ) -> Vec<i32> {
@@ -352,7 +351,7 @@ mod tests {
             let first = text.ids.len() - 1 - text.concepts;
             assert_eq!(ids[first..], text.ids[first..], "words hide words alone");
             let rate = (index % 2 == 1).then_some(0.3);
-            let of_concepts = reader.hide(&tokenizer, &text, &mut ids, &labels, rate, 7);
+            let of_concepts = reader.hide(&tokenizer, &text, (&mut ids, &labels), rate, 7);
             let words = hidden_words(&tokenizer, &text, &labels);
             assert!(!words.is_empty());
             for at in first..first + text.concepts {

@@ -441,7 +441,7 @@ impl Maker {
                     let draw = hash(Stream::Concept, &[spec.seed, made.position]);
                     let tokenizer = &spec.tokenizer;
                     let rate = spec.concept_rate;
-                    all.extend(reader.hide(tokenizer, text, &mut ids, &labels, rate, draw));
+                    all.extend(reader.hide(tokenizer, text, (&mut ids, &labels), rate, draw));
                     all.extend(std::iter::repeat_n(MaskedTexts::IGNORE, padding));
                 }
                 masked.ids.extend(ids);

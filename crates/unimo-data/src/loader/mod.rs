@@ -14,7 +14,7 @@ mod spec;
 mod tokenizer;
 mod vocabulary;
 
-pub use spec::{FurtherText, LoaderSpec, Rewrite, SecondView};
+pub use spec::{Batches, FurtherText, LoaderSpec, Rewrite, SecondView};
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};

@@ -68,6 +68,15 @@ pub struct LoaderSpec {
     pub skip: Arc<SkipList>,
 }
 
+/// How large batches are, and what they are drawn with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Batches {
+    /// Samples in a batch.
+    pub size: usize,
+    /// Decides the order, the captions and the masks.
+    pub seed: u64,
+}
+
 impl LoaderSpec {
     /// A training loader with a recipe's settings, from the first batch, without masks.
     pub fn new(
@@ -75,8 +84,7 @@ impl LoaderSpec {
         source: Arc<dyn Source>,
         tokenizer: Arc<TextTokenizer>,
         skip: Arc<SkipList>,
-        batch_size: usize,
-        seed: u64,
+        batches: Batches,
     ) -> Self {
         Self {
             source,
@@ -97,8 +105,8 @@ impl LoaderSpec {
             bucket: config.bucket,
             rank: 0,
             ranks: 1,
-            batch_size,
-            seed,
+            batch_size: batches.size,
+            seed: batches.seed,
             workers: config.worker_count(),
             prefetch: config.prefetch,
             first_batch: 0,

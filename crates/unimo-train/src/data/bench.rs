@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use serde::Serialize;
-use unimo_data::{Loader, LoaderSpec, SkipList};
+use unimo_data::{Batches, Loader, LoaderSpec, SkipList};
 
 use super::{DataArgs, threads};
 use crate::error::TrainError;
@@ -82,8 +82,10 @@ pub fn run(args: &BenchArgs, say: &mut dyn FnMut(&str)) -> Result<(), TrainError
             Arc::clone(&source),
             Arc::clone(&tokenizer),
             skip,
-            batch,
-            recipe.seed,
+            Batches {
+                size: batch,
+                seed: recipe.seed,
+            },
         );
         spec.workers = workers;
         spec.concepts = reader.clone();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use maud::{Markup, html};
 use unimo_batch::{Batch, Entailment, Images, MaskedTexts, TAGS, TextRole, Texts};
 use unimo_data::images;
-use unimo_data::{ConceptReader, Loader, LoaderSpec, SkipList, TextTokenizer};
+use unimo_data::{Batches, ConceptReader, Loader, LoaderSpec, SkipList, TextTokenizer};
 use unimo_report::page::{self, Section, data_address};
 
 use super::DataArgs;
@@ -51,8 +51,10 @@ pub fn run(args: &ShowArgs) -> Result<(), TrainError> {
         Arc::clone(&source),
         Arc::clone(&tokenizer),
         skip,
-        batch_size,
-        recipe.seed,
+        Batches {
+            size: batch_size,
+            seed: recipe.seed,
+        },
     );
     spec.first_batch = args.from;
     spec.concepts = reader.clone();

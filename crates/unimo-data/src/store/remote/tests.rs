@@ -11,7 +11,7 @@ use crate::config::DataConfig;
 use crate::error::{DataError, ReadKind};
 use crate::images::Limits as PictureLimits;
 use crate::loader::skip::SkipList;
-use crate::loader::{Loader, LoaderSpec};
+use crate::loader::{Batches, Loader, LoaderSpec};
 use crate::order::plan::Shuffle;
 use crate::sources::pack::{PackSpec, pack};
 use crate::sources::scenes::ScenesConfig;
@@ -580,8 +580,7 @@ fn spec(config: &WebDatasetConfig, shuffle: Shuffle, skip: &Arc<SkipList>) -> Lo
         Arc::new(source),
         Arc::new(tokenizer),
         Arc::clone(skip),
-        6,
-        3,
+        Batches { size: 6, seed: 3 },
     )
 }
 

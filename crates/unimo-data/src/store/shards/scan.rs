@@ -184,7 +184,7 @@ impl Scan<'_> {
         let name = extension
             .name
             .unwrap_or_else(|| header.path_bytes().into_owned());
-        let used = self.named_member(at, (start, bytes), &name, header, extension.sparse, &cut);
+        let used = self.named_member(at, (start, bytes), &name, (header, extension.sparse), &cut);
         if let Err(reason) = used {
             self.reject(at, reason);
         }
@@ -209,8 +209,7 @@ impl Scan<'_> {
         at: u64,
         (start, bytes): (u64, u64),
         name: &[u8],
-        header: &tar::Header,
-        sparse: bool,
+        (header, sparse): (&tar::Header, bool),
         cut: &Option<String>,
     ) -> Result<(), String> {
         let kind = header.entry_type();
