@@ -244,7 +244,7 @@ fn main() -> ExitCode {
     pipe::end_quietly_when_closed();
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
-        // No error: a training that was asked to end and can go on.
+        // Not an error: the training was asked to end and can be continued.
         Err(stopped @ TrainError::Stopped { .. }) => {
             eprintln!("{stopped}");
             ExitCode::from(interrupt::EXIT_CODE)
@@ -283,7 +283,7 @@ fn run(command: Command) -> Result<(), TrainError> {
                     let recipe = Recipe::load(&given, &overrides)?;
                     options.given = Some(Given {
                         recipe: given.clone(),
-                        // To be found from another folder, too.
+                        // Absolute, so that it is found from other folders as well.
                         data: overrides.data.map(|path| absolute(&path)),
                         set: overrides.set,
                     });
@@ -342,7 +342,7 @@ fn run(command: Command) -> Result<(), TrainError> {
     }
 }
 
-/// As it is, where it is a URL.
+/// An absolute path; a URL is unchanged.
 fn absolute(path: &Path) -> PathBuf {
     let is_url = path.to_string_lossy().contains("://");
     let absolute = (!is_url).then(|| std::path::absolute(path).ok()).flatten();

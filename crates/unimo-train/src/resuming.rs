@@ -1,8 +1,8 @@
 //! What a resumed run may change, and what must be unchanged.
 //!
 //! A run continues with the recipe, the data, the tokenizer and the concepts that it began with. Differences are named and refused.
-//! Some settings change neither the meaning of the weights nor the order of the samples: they can be changed on purpose, by `--set`
-//! with `--resume`, and `sessions.jsonl` records it.
+//! Some settings change neither the meaning of the weights nor the samples that come next: they can be changed on purpose, by
+//! `--set` with `--resume`, and `sessions.jsonl` records it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
