@@ -58,7 +58,7 @@ pub struct ModelArgs {
     /// Texts and images per forward pass.
     #[arg(long, default_value_t = 32)]
     pub batch_size: usize,
-    /// Where to compute: flex (the CPU), wgpu, wgpu:N, cuda, cuda:N or auto.
+    /// Device: flex (the CPU), wgpu, wgpu:N, cuda, cuda:N or auto.
     #[arg(long, default_value = "flex")]
     pub device: DeviceChoice,
 }
