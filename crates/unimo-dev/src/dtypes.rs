@@ -98,8 +98,8 @@ impl Compared {
     }
 }
 
-/// Root mean square of the rounding error, relative to the number. Around 1 an error is at most half the distance of neighbours;
-/// the mean over all numbers is a third of the square of that.
+/// Upper bound of a rounding error, as a root mean square relative to the number: half the distance of neighbours around 1, divided
+/// by the root of 3.
 fn unit(dtype: FloatDType) -> f64 {
     let digits = match dtype {
         FloatDType::BF16 => 8,

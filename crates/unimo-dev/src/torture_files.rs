@@ -33,7 +33,7 @@ use unimo_train::progress::Progress;
 pub struct FilesArgs {
     /// A folder of good files; its subfolders are read too.
     pub folder: PathBuf,
-    /// Seconds for each kind of file.
+    /// Minutes for each kind of file.
     #[arg(long, default_value_t = 10.0)]
     pub minutes: f64,
     /// Seed of the damage.
@@ -137,7 +137,7 @@ impl Kind {
         match self {
             Self::Safetensors | Self::PyTorch | Self::Index => {
                 all(damaged)?;
-                // METER and CLIP are recognised by the names alone.
+                // METER and CLIP are recognised by the names of their tensors alone.
                 let _ = pretrained::describe(damaged, None)
                     .and_then(|public| public.load(&Device::flex()));
                 Ok(())

@@ -229,7 +229,7 @@ pub struct Evaluated {
     phrases: Option<Phrases>,
 }
 
-/// Retrieval over held-out pictures and texts.
+/// Retrieval over held-out images and texts.
 pub fn evaluate(
     weights: &Weights<'_>,
     protocol: Protocol,
