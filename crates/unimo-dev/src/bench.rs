@@ -716,7 +716,7 @@ mod tests {
         assert_eq!(table.lines().count(), PARTS.len() + 1, "{table}");
         let after = unimo_core::parameters::values(bench.model());
         for (before, after) in before.iter().zip(&after) {
-            // The merge weight starts at 0 and passes almost no gradient to the layers behind it.
+            // The merge weight starts at 0 and lets almost nothing through to the parameters behind it.
             let silent = before.0.split('.').any(|part| part == "level_attention");
             assert!(silent || before.1 != after.1, "{} is still", before.0);
         }
