@@ -25,7 +25,7 @@ pub struct Context<'a> {
     pub world: &'a World,
 }
 
-/// What an objective has requested is there: a batch that lacks it skips the objective.
+/// What an objective has requested is there: it does not run on a batch that lacks it.
 impl<'a> Context<'a> {
     /// The batch's texts.
     ///

@@ -266,7 +266,7 @@ pub fn global_norm<M: Module>(module: &M, gradients: &GradientsParams) -> f64 {
     norm(&known)
 }
 
-/// The sum of squares of each parameter's gradient, in the module's order; computed where the gradient is.
+/// The sum of squares of each parameter's gradient, in the module's order. A sum on a device stays there.
 pub fn squares<M: Module>(module: &M, gradients: &GradientsParams) -> Vec<SumOfSquares> {
     struct Sum<'a> {
         gradients: &'a GradientsParams,

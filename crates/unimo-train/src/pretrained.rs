@@ -382,7 +382,7 @@ fn heads() -> Names {
     )
 }
 
-/// Names of a [`Model`] in BridgeTower; `shared`: its uni-modal layers share the projection to the cross-modal encoder.
+/// Names of a [`Model`] in BridgeTower; `shared`: its uni-modal layers share the layer to the cross-modal encoder.
 pub fn bridgetower_names(shared: bool) -> Vec<Names> {
     bridgetower::spellings(shared)
         .into_iter()

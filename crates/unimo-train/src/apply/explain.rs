@@ -361,7 +361,7 @@ fn reads(seen: &Seen, class_tokens: usize) -> Vec<Read> {
     reads
 }
 
-/// Mean over the heads. Several levels are added, weighted by the gates (whose gradients include the weight).
+/// Mean over the heads. Several levels are added: their weights are multiplied by the gates, which their gradients already contain.
 ///
 /// # Shapes
 ///

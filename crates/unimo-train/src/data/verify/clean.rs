@@ -14,11 +14,11 @@ use crate::files;
 /// Names of the list's columns. The list can be read with the recipe's own settings and without any.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Columns {
-    /// A second name of the column `image`.
+    /// Name of a second column with the image, beside `image`.
     image: Option<String>,
-    /// A second name of the column `caption`.
+    /// Name of a second column with the caption, beside `caption`.
     text: Option<String>,
-    /// The name of the column `split`, if it is another.
+    /// Name of the column with the split, instead of `split`.
     split: Option<String>,
     /// The recipe's names of the splits, if they are not the usual ones.
     names: BTreeMap<Split, String>,
