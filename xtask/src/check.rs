@@ -1,4 +1,4 @@
-//! The checks that a change has to pass.
+//! The checks that a change must pass.
 
 use std::process::{Command, ExitCode};
 use std::time::Instant;
@@ -27,7 +27,7 @@ struct Step {
 }
 
 impl Step {
-    /// The command as one would type it.
+    /// The command as a user would type it.
     fn shown(&self) -> String {
         let env = self
             .env
@@ -76,16 +76,16 @@ const FEATURES: &[Step] = &[
     },
     Step {
         name: "flex, wgpu and cuda",
-        // The build script of the CUDA compiler downloads LLVM, unless it believes to be on docs.rs. Types are checked
-        // without it.
+        // The build script of the CUDA compiler downloads LLVM, unless it believes that it runs on docs.rs. Types can be checked
+        // without LLVM.
         env: &[("DOCS_RS", "1")],
         args: "check --release -p unimo-train -p unimo-dev --features wgpu,cuda-nvrtc",
     },
 ];
 
-/// Runs the checks in turn, up to the first that fails.
+/// Runs the checks one by one, up to the first that fails.
 ///
-/// `asked` are features to build with besides the backend's own, such as `cuda-nvrtc`.
+/// `asked` are features to build with in addition to the backend's own, such as `cuda-nvrtc`.
 pub fn run(what: What, asked: Option<&str>) -> ExitCode {
     let result = match what {
         What::Workspace => steps(WORKSPACE),

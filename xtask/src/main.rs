@@ -1,6 +1,6 @@
 //! `cargo xtask`: builds `unimo` or `unimo-dev` with the right profile and features and runs it, and checks the workspace.
 //!
-//! This crate links nothing but its argument parser, so that it is there at once on a fresh clone.
+//! This crate links only its argument parser, so that it is built quickly in a fresh clone.
 
 mod check;
 mod needs;
@@ -68,7 +68,7 @@ Examples:
   cargo xtask check --wgpu        a GPU computes the same as the CPU
   cargo xtask --features cuda-nvrtc check --cuda    the same on CUDA, with kernels compiled by NVRTC")]
     Check(CheckArgs),
-    /// Everything else is a command of `unimo` or `unimo-dev`, which know their own.
+    /// Every other command is one of `unimo` or `unimo-dev`, which know their own.
     #[command(external_subcommand)]
     Unimo(
         #[expect(
@@ -126,7 +126,7 @@ fn from_command_on(argv: &[OsString]) -> (Program, &[OsString]) {
             {
                 tail
             }
-            // `cargo xtask unimo --help`: of the program itself.
+            // `cargo xtask unimo --help` is about the program itself.
             [name, tail @ ..] if name == Program::Unimo.name() => return (Program::Unimo, tail),
             [name, tail @ ..] if name == Program::Dev.name() => return (Program::Dev, tail),
             [name, ..] => return (Program::of(name), rest),
@@ -203,7 +203,7 @@ mod tests {
             parse("xtask check --nonsense").unwrap_err().kind(),
             ErrorKind::UnknownArgument
         );
-        // What it does not know `unimo` may: a command of its own, from a later version or misspelt.
+        // A command that is unknown here may be one of `unimo`: its own, from a later version, or misspelt.
         assert!(matches!(
             parse("xtask trian").unwrap().command,
             Command::Unimo(_)

@@ -1,8 +1,8 @@
-//! What a command needs of `unimo` besides a device: readers whose dependencies take minutes to build.
+//! What a command needs from `unimo` besides a device: readers whose dependencies take minutes to build.
 //!
-//! Parquet files, shards behind URLs and checkpoints of the Hugging Face hub are cargo features of `unimo`. A command that names none
-//! of them is built without them.
-//! What is overlooked here ends in an error of `unimo` that names the feature, never in other data.
+//! Reading Parquet files, shards behind URLs and checkpoints of the Hugging Face hub are cargo features of `unimo`. A command that
+//! names none of them is built without them. If this module overlooks one, `unimo` ends with an error that names the feature; it
+//! never reads other data.
 
 use std::ffi::OsString;
 use std::fs;
@@ -10,29 +10,29 @@ use std::path::{Path, PathBuf};
 
 /// The feature that reads Parquet files.
 const PARQUET: &str = "parquet";
-/// The feature that reads what lies behind URLs.
+/// The feature that reads files from URLs.
 const REMOTE: &str = "remote";
 /// The feature that fetches checkpoints by their Hugging Face id.
 const HUB: &str = "hub";
-/// Options whose value may be such an id, or hold one. Those of all others are files, folders and numbers.
+/// Options whose value may be or contain such an id. The values of other options are files, folders and numbers.
 const OF_CHECKPOINTS: &[&str] = &["--set", "--tokenizer"];
-/// What URLs begin with that `unimo` reads.
+/// Beginnings of the URLs that `unimo` reads.
 const SCHEMES: &[&str] = &["http://", "https://", "s3://", "gs://", "az://"];
-/// How many recipes that extend each other are followed.
+/// Largest number of recipes extending each other that are followed.
 const DEEPEST_RECIPE: usize = 16;
-/// How far down a folder is looked into.
+/// Deepest level of a folder that is searched.
 const DEEPEST_FOLDER: usize = 2;
-/// Entries of a folder that are looked at. Parquet files lie in folders of their own.
+/// Largest number of entries of a folder that are inspected. Parquet files are usually in separate folders.
 const MOST_ENTRIES: usize = 10_000;
 
 /// The features that the data of a command needs; `args` are those of the program.
 pub fn of(args: &[OsString]) -> Vec<&'static str> {
     let mut found = Found::default();
-    // The option that the next argument may be the value of.
+    // The option whose value the next argument may be.
     let mut option = None;
     for arg in args {
         let arg = arg.to_string_lossy();
-        // `--option=value` and `key=value` say as much by their value as `--option value`.
+        // The value counts the same in `--option=value`, `key=value` and `--option value`.
         let (key, value) = match arg.split_once('=') {
             Some((key, value)) => (Some(key), value),
             None => (None, &*arg),
@@ -56,7 +56,7 @@ struct Found {
     parquet: bool,
     remote: bool,
     hub: bool,
-    /// Recipes that were followed by their `extends`.
+    /// Number of recipes that were followed by their `extends`.
     extended: usize,
 }
 
@@ -76,7 +76,7 @@ impl Found {
     fn value(&mut self, value: &str) {
         if SCHEMES.iter().any(|scheme| value.starts_with(scheme)) {
             self.remote = true;
-            // Its end says what is behind it.
+            // The file name's extension gives the format behind the URL.
             self.parquet |= is_parquet(Path::new(value));
             return;
         }
@@ -86,13 +86,13 @@ impl Found {
             self.parquet |= holds_parquet(path, DEEPEST_FOLDER);
         }
         if let Some(recipe) = recipe_of(path) {
-            // What cannot be read is for `unimo` to say.
+            // `unimo` reports what cannot be read.
             let text = fs::read_to_string(&recipe).unwrap_or_default();
             self.recipe(&text, recipe.parent().unwrap_or(Path::new("")));
         }
     }
 
-    /// A recipe's text. Only its lines are looked at: reading TOML whole would take a dependency that has to be built first.
+    /// Reads a recipe's text, line by line: a TOML parser would be a dependency that has to be built first.
     fn recipe(&mut self, text: &str, folder: &Path) {
         for line in text.lines() {
             let Some((key, value)) = line.split_once('=') else {
@@ -105,7 +105,7 @@ impl Found {
             self.strings(value);
             let value = value.trim();
             if key.trim() == "extends" {
-                // A circle of recipes is for `unimo` to name.
+                // `unimo` reports recipes that extend each other in a circle.
                 self.extended += 1;
                 if let (Some(name), true) = (strings(value).first(), self.extended < DEEPEST_RECIPE)
                 {
@@ -133,7 +133,7 @@ impl Found {
     }
 }
 
-/// Whether it could be the Hugging Face id of a checkpoint, `OWNER/NAME` or `OWNER/NAME@REVISION`, and is no path that is there.
+/// Whether it could be a checkpoint's Hugging Face id, `OWNER/NAME` or `OWNER/NAME@REVISION`, and is not an existing path.
 fn is_id(value: &str) -> bool {
     let (repository, _) = value.split_once('@').unwrap_or((value, ""));
     let plain = |part: &str| {
@@ -144,7 +144,7 @@ fn is_id(value: &str) -> bool {
     parts.len() == 2 && parts.into_iter().all(plain) && !Path::new(value).exists()
 }
 
-/// What stands between quotation marks.
+/// The strings between quotation marks.
 fn strings(line: &str) -> Vec<&str> {
     line.split(['"', '\'']).skip(1).step_by(2).collect()
 }
@@ -158,7 +158,7 @@ fn is_parquet(path: &Path) -> bool {
         .is_some_and(|extension| extension.eq_ignore_ascii_case(PARQUET))
 }
 
-/// Whether a folder holds a Parquet file, `depth` folders down at most.
+/// Whether a folder holds a Parquet file, at most `depth` folders down.
 fn holds_parquet(folder: &Path, depth: usize) -> bool {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.take(MOST_ENTRIES).any(|entry| {
@@ -170,7 +170,7 @@ fn holds_parquet(folder: &Path, depth: usize) -> bool {
     })
 }
 
-/// The recipe that an argument names: one that comes with `unimo`, a TOML file, or that of a run or of a file in its folders.
+/// The recipe that an argument names: a built-in one, a TOML file, or the recipe of a run or of a file in its folders.
 fn recipe_of(path: &Path) -> Option<PathBuf> {
     let built_in = Path::new(env!("CARGO_MANIFEST_DIR"))
         .with_file_name("crates")
@@ -185,7 +185,7 @@ fn recipe_of(path: &Path) -> Option<PathBuf> {
     {
         return Some(path.to_owned());
     }
-    /// A checkpoint's file lies in a folder of a run.
+    /// A checkpoint's file is in a subfolder of a run.
     const FOLDERS_UP: usize = 3;
     if !path.exists() {
         return None;

@@ -1,7 +1,6 @@
-//! Checking the WGPU backend on a machine without a GPU.
+//! Runs the WGPU backend on a machine without a GPU.
 //!
-//! Browsers ship SwiftShader, a Vulkan driver that computes on the CPU. It is slow, but it runs the kernels that a GPU
-//! would run.
+//! Browsers ship SwiftShader, a Vulkan driver that computes on the CPU. It is slow, but it runs the same kernels as a GPU.
 
 use std::env;
 use std::ffi::OsString;
@@ -9,15 +8,15 @@ use std::path::{Path, PathBuf};
 
 /// Tells the Vulkan loader which drivers to use.
 const DRIVERS: &str = "VK_DRIVER_FILES";
-/// Its name in older loaders.
+/// The name of this variable in older loaders.
 const DRIVERS_OLD: &str = "VK_ICD_FILENAMES";
 
-/// The Vulkan loader, which browsers bring along: without one, WGPU falls back to OpenGL, where it hangs.
+/// The Vulkan loader, which browsers include. Without it WGPU falls back to OpenGL, where it hangs.
 const LOADER: &str = "libvulkan.so.1";
-/// Where shared libraries are looked for first.
+/// Folders that are searched first for shared libraries.
 const LIBRARIES: &str = "LD_LIBRARY_PATH";
 
-/// Where Linux distributions and vendors register the drivers of GPUs.
+/// Folders in which Linux distributions and vendors register GPU drivers.
 const DRIVER_FOLDERS: [&str; 4] = [
     "/etc/vulkan/icd.d",
     "/usr/share/vulkan/icd.d",
@@ -25,7 +24,7 @@ const DRIVER_FOLDERS: [&str; 4] = [
     "/usr/local/etc/vulkan/icd.d",
 ];
 
-/// Where browsers keep SwiftShader.
+/// Folders in which browsers keep SwiftShader.
 const SWIFTSHADER: [&str; 5] = [
     "/usr/lib/chromium/vk_swiftshader_icd.json",
     "/usr/lib/chromium-browser/vk_swiftshader_icd.json",
@@ -34,8 +33,8 @@ const SWIFTSHADER: [&str; 5] = [
     "/snap/chromium/current/usr/lib/chromium-browser/vk_swiftshader_icd.json",
 ];
 
-/// What to set for a program that uses WGPU: nothing where a GPU's driver is installed, else what SwiftShader needs.
-/// Says what it does.
+/// The variables to set for a program that uses WGPU: none if a GPU driver is installed, else those for SwiftShader. Prints what it
+/// does.
 pub fn environment() -> Vec<(&'static str, OsString)> {
     let chosen = [DRIVERS, DRIVERS_OLD]
         .iter()
@@ -48,7 +47,7 @@ pub fn environment() -> Vec<(&'static str, OsString)> {
     };
     let libraries = env::var_os(LIBRARIES);
     let mut set = settings(&driver, |path| path.is_file(), libraries.as_ref());
-    // What the user has set stays; folders of libraries are added to those of the user.
+    // The user's settings stay; library folders are added to the user's.
     let forced = [LIBRARIES, "RUST_BACKTRACE"];
     set.retain(|(name, _)| forced.contains(name) || env::var_os(name).is_none());
     eprintln!(
@@ -61,7 +60,7 @@ pub fn environment() -> Vec<(&'static str, OsString)> {
     set
 }
 
-/// SwiftShader's file, if that is the driver to use: the user chose it, or there is no other.
+/// SwiftShader's file, if it is the driver to use: the user chose it, or there is no other driver.
 fn choose(chosen: Option<&str>, has_driver: bool, exists: impl Fn(&str) -> bool) -> Option<String> {
     match chosen {
         Some(files) => files.contains("swiftshader").then(|| files.to_owned()),
@@ -73,7 +72,7 @@ fn choose(chosen: Option<&str>, has_driver: bool, exists: impl Fn(&str) -> bool)
     }
 }
 
-/// Timing every variant of every kernel is pointless there, and the loader wants a run-time folder.
+/// There is no point in timing every variant of every kernel there, and the loader needs a run-time folder.
 fn settings(
     driver: &str,
     exists: impl Fn(&Path) -> bool,
@@ -82,11 +81,11 @@ fn settings(
     let mut set = vec![
         (DRIVERS, driver.into()),
         ("CUBECL_AUTOTUNE_LEVEL", "minimal".into()),
-        // That probe fails dozens of times; a line each is enough.
+        // This probe fails dozens of times; one line each is enough.
         ("RUST_BACKTRACE", "0".into()),
         ("XDG_RUNTIME_DIR", env::temp_dir().into_os_string()),
     ];
-    // Several drivers may be listed; the loader lies beside the browser's.
+    // Several drivers may be listed; the loader is next to the browser's driver.
     let folder = Path::new(driver).parent().unwrap_or(Path::new(""));
     if exists(&folder.join(LOADER)) {
         let mut folders: Vec<PathBuf> = vec![folder.to_owned()];
@@ -98,7 +97,7 @@ fn settings(
     set
 }
 
-/// Whether any driver is registered. Elsewhere than on Linux the system brings its own.
+/// Whether a driver is registered. On systems other than Linux the system has its own.
 fn has_driver() -> bool {
     !cfg!(target_os = "linux")
         || DRIVER_FOLDERS.iter().any(|folder| {

@@ -1,4 +1,4 @@
-//! Building and running `unimo`, and `unimo-dev` with what developers measure and check.
+//! Builds and runs `unimo`, and `unimo-dev` with the tools for developers.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -10,28 +10,28 @@ use std::time::{Duration, Instant};
 
 use crate::needs;
 
-/// A build that takes longer is announced with its command; one that finds everything built is not.
+/// A build that takes longer is announced with its command; a build with nothing to do is not.
 const ANNOUNCE_AFTER: Duration = Duration::from_secs(1);
-/// What is said of a build that begins with nothing.
+/// Message for a build from scratch.
 const FIRST_BUILD: &str =
     "about 12 minutes on two cores the first time, with a GPU backend 15 minutes more";
-/// How often to look whether a build is done meanwhile.
+/// Interval between checks whether a build is done.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// A program of the workspace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Program {
-    /// What users install.
+    /// The program that users install.
     Unimo,
     /// Benchmarks, comparisons and torture. It is built together with `unimo`, which it runs and kills.
     Dev,
 }
 
 impl Program {
-    /// The commands of `unimo-dev` that `cargo xtask` takes without its name. `check` is one of `xtask` itself.
+    /// The commands of `unimo-dev` that `cargo xtask` accepts without its name. `check` is a command of `xtask` itself.
     const OF_DEV: [&str; 3] = ["bench", "parity", "torture"];
 
-    /// Whose command it is.
+    /// The program that has a command.
     pub fn of(command: &OsStr) -> Self {
         if Self::OF_DEV.iter().any(|name| command == *name) {
             Self::Dev
@@ -40,7 +40,7 @@ impl Program {
         }
     }
 
-    /// Its binary.
+    /// The name of its binary.
     pub fn name(self) -> &'static str {
         match self {
             Self::Unimo => "unimo",
@@ -48,7 +48,7 @@ impl Program {
         }
     }
 
-    /// What cargo builds.
+    /// The targets that cargo builds.
     fn targets(self) -> &'static str {
         match self {
             Self::Unimo => "-p unimo-train --bin unimo",
@@ -57,7 +57,7 @@ impl Program {
     }
 }
 
-/// Why the program was not run.
+/// The reason why the program did not run.
 #[derive(Debug)]
 pub struct Failure {
     message: String,
@@ -88,10 +88,10 @@ impl Failure {
     }
 }
 
-/// The cargo that runs us, which is that of the chosen toolchain, with the environment that it was started in.
+/// The cargo that runs us, from the chosen toolchain, in the environment that it was started in.
 ///
-/// `cargo run`, which started us, has set variables about this package. Some build scripts look at them, so that cargo
-/// would build what depends on them anew whenever it is called now by us and now by the user.
+/// `cargo run`, which started us, has set variables about this package. Some build scripts depend on them, so cargo would rebuild
+/// their crates whenever a call by us follows one by the user, or the reverse.
 pub fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     for (name, _) in env::vars_os() {
@@ -107,10 +107,10 @@ fn is_of_the_package(name: &str) -> bool {
     name.starts_with("CARGO_PKG_") || ["CARGO_MANIFEST_DIR", "CARGO_MANIFEST_PATH"].contains(&name)
 }
 
-/// The features to build with: those asked for, and those that the requested device and data need.
+/// The features to build with: the requested ones, and those that the requested device and data need.
 ///
-/// `args` are those of the program. Of several `--device` the last counts; what follows `--` is no option. A device that
-/// does not exist needs no feature: `unimo` names it and the ones that do.
+/// `args` are the program's arguments. The last `--device` counts; what follows `--` is not an option. A device that does not exist
+/// needs no feature: `unimo` reports it and names the existing ones.
 pub fn features(asked: Option<&str>, args: &[OsString]) -> Vec<String> {
     let mut features: Vec<String> = Vec::new();
     let listed = asked
@@ -148,9 +148,9 @@ fn feature_of(device: &str) -> Option<&'static str> {
     }
 }
 
-/// The arguments with which cargo builds a program.
+/// Cargo's arguments for building a program.
 fn build_args(program: Program, features: &[String]) -> Vec<String> {
-    // Without the default features: those are for who installs `unimo` and does not know what it will read.
+    // Without the default features, which are for users who install `unimo` before they know what it will read.
     let args = format!(
         "build --release {} --no-default-features --features",
         program.targets()
@@ -163,14 +163,14 @@ fn build_args(program: Program, features: &[String]) -> Vec<String> {
         .collect()
 }
 
-/// Builds a program and says where it is. A build that takes a while is announced.
+/// Builds a program and returns its path. A long build is announced.
 pub fn build(program: Program, features: &[String]) -> Result<PathBuf, Failure> {
     let args = build_args(program, features);
     let shown = format!("cargo {}", args.join(" "));
     let name = program.name();
     let own = env::current_exe().map_err(|error| Failure::of_start(name, &error))?;
     let binary = beside(&own, name);
-    // Both share all that takes long.
+    // The two programs share everything that takes long to build.
     let how_long = if binary.is_file() || beside(&own, Program::Unimo.name()).is_file() {
         "less than two minutes if only unimo itself has changed, longer with features that were not built yet"
     } else {
@@ -201,8 +201,8 @@ pub fn build(program: Program, features: &[String]) -> Result<PathBuf, Failure> 
     })
 }
 
-/// Cargo puts the binaries of one workspace side by side, whatever the target folder and triple are:
-/// `.../release/xtask` and `.../release/unimo`.
+/// Cargo puts the binaries of one workspace into one folder, for any target folder and triple: `.../release/xtask` and
+/// `.../release/unimo`.
 fn beside(own: &Path, name: &str) -> PathBuf {
     let target = own.parent().and_then(Path::parent).unwrap_or(Path::new(""));
     target
@@ -241,7 +241,7 @@ pub fn become_it(binary: &Path, args: impl IntoIterator<Item = impl AsRef<OsStr>
     }
 }
 
-/// What a shell would say: the program's code, or 128 + the signal that ended it.
+/// The exit code that a shell would give: the program's code, or 128 + the signal that ended it.
 fn exit_code(status: ExitStatus) -> u8 {
     #[cfg(unix)]
     let signal = std::os::unix::process::ExitStatusExt::signal(&status).map(|signal| 128 + signal);

@@ -1,8 +1,8 @@
-//! `unimo-dev check backend`: does a device compute what the CPU computes?
+//! `unimo-dev check backend`: checks that a device computes what the CPU computes.
 //!
-//! A small UNIMO-3 is trained on generated scenes, twice on the CPU and once on the device, from the same weights and
-//! batches. Everything that decides discretely (order, masks, negatives) is drawn on the host and does not depend on
-//! what the device computed, and there is no dropout, so that only rounding is left to differ.
+//! A small UNIMO-3 is trained on generated scenes, twice on the CPU and once on the device, from the same weights and batches.
+//! Every discrete choice (order, masks, negatives) is drawn on the host and does not depend on results of the device. There is no
+//! dropout. So only rounding can differ.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -25,32 +25,32 @@ use unimo_train::optimizer::{self, Optimizer};
 use unimo_train::prepare;
 use unimo_train::recipe::{Overrides, Recipe};
 
-/// Largest relative difference of the first loss, which no update has touched: f32 keeps 6e-8, and a forward pass of
-/// this size sums some thousand products in another order on every device.
+/// Largest relative difference of the first loss, before any update: f32 keeps 6e-8, and a forward pass of this size sums some
+/// thousand products in another order on every device.
 pub const FIRST_TOLERANCE: f64 = 1e-5;
 
-/// Largest relative difference of a later loss. AdamW divides by the root of the second moment, so a gradient near 0
-/// whose sign is rounding becomes a whole step of the learning rate; over some ten steps that grows to about 1e-5.
+/// Largest relative difference of a later loss. AdamW divides by the root of the second moment. If a gradient is near 0 and
+/// rounding decides its sign, it becomes a whole step of the learning rate. Over about ten steps this grows to about 1e-5.
 pub const LOSS_TOLERANCE: f64 = 1e-4;
 
 /// Largest difference of an output of the forward pass with the same weights, as a share of the output's largest
 /// value.
 pub const FORWARD_TOLERANCE: f64 = 1e-5;
 
-/// Largest difference of a gradient with the same weights, as a share of the largest value of that gradient. Before much
-/// is learned all captions look alike: the contrast's gradient is a difference of numbers that agree in three digits, and
-/// loses these three of the seven.
+/// Largest difference of a gradient with the same weights, as a share of the largest value of that gradient. At the start of
+/// training all captions look alike: the contrast's gradient is then a difference of numbers that agree in three digits, and loses
+/// these three of seven.
 pub const GRADIENT_TOLERANCE: f64 = 1e-3;
 
-/// The same for the median of all gradients, most of which suffer no such loss: a device that computes another function
-/// than the CPU shows here.
+/// The same for the median of all gradients, most of which lose no digits in this way. It exposes a device that computes another
+/// function than the CPU.
 pub const MEDIAN_GRADIENT_TOLERANCE: f64 = 1e-5;
 
-/// How many gradients the report lists.
+/// Number of gradients that the report lists.
 const WORST_SHOWN: usize = 3;
 
-/// A gradient counts as at least this share of the largest one. The true gradient of an attention's key bias is zero,
-/// so what any device finds there is rounding alone.
+/// A gradient counts as at least this share of the largest one. The exact gradient of an attention's key bias is zero, so on any
+/// device it is only rounding.
 const GRADIENT_FLOOR: f32 = 1e-3;
 
 /// `unimo-dev check backend`.
@@ -59,13 +59,13 @@ pub struct BackendArgs {
     /// The device to check against flex, the CPU: wgpu, wgpu:N, cuda, cuda:N or auto.
     #[arg(long)]
     pub device: DeviceChoice,
-    /// Training steps.
+    /// Number of training steps.
     #[arg(long, default_value = "10", value_parser = clap::value_parser!(u64).range(1..))]
     pub steps: u64,
 }
 
-/// Small enough for a GPU that a CPU emulates; `data.pad` keeps shapes fixed, since GPU back ends compile kernels per
-/// shape; uniform negatives do not depend on similarities.
+/// Small enough for a GPU that a CPU emulates. `data.pad` keeps shapes fixed, since GPU backends compile kernels per shape. Uniform
+/// negatives do not depend on similarities.
 const CHANGES: &[&str] = &[
     "train.batch_size=4",
     "train.optimizer.lr=1e-4",
@@ -98,7 +98,7 @@ fn recipe(steps: u64) -> Result<Recipe, TrainError> {
     Recipe::load("unimo3-tiny", &Overrides { data: None, set })
 }
 
-/// Runs the check; `say` gets every line of the report. A difference above a tolerance is an error.
+/// Runs the check; `say` gets every line of the report. A difference above its tolerance is an error.
 pub fn run(args: &BackendArgs, say: &mut dyn FnMut(&str)) -> Result<(), TrainError> {
     let (flex, _) = DeviceChoice::Flex.open()?;
     let (device, choice) = args.device.open()?;
@@ -133,7 +133,7 @@ pub fn run(args: &BackendArgs, say: &mut dyn FnMut(&str)) -> Result<(), TrainErr
     let tracked = prepare::training_device(&recipe, &device);
     let weights = parameters::values(&first.model);
     let mut at = weights.into_iter();
-    // The modules are of one recipe, so their parameters come in one order.
+    // Both modules are made from one recipe, so their parameters are in the same order.
     let model = parameters::replace(Model::new(&recipe, &tracked), |_, _| {
         at.next().map(|(_, data)| data)
     });
@@ -198,7 +198,7 @@ pub fn run(args: &BackendArgs, say: &mut dyn FnMut(&str)) -> Result<(), TrainErr
     }
 }
 
-/// The same batches for every device.
+/// The batches, the same for every device.
 fn batches(recipe: &Recipe) -> Result<Vec<Batch>, TrainError> {
     let source = unimo_data::open(&recipe.data)?;
     let tokenizer = prepare::tokenizer(recipe, &*source)?;
@@ -221,7 +221,7 @@ fn batches(recipe: &Recipe) -> Result<Vec<Batch>, TrainError> {
     Ok(batches?)
 }
 
-/// A model and how it got there.
+/// A trained model with its losses and times.
 struct Trained {
     model: Model,
     losses: Vec<f32>,
@@ -229,7 +229,7 @@ struct Trained {
 }
 
 impl Trained {
-    /// Without the first step, if there are others.
+    /// Without the first step, unless it is the only one.
     fn seconds_per_step(&self) -> f64 {
         let later = if self.seconds.len() > 1 {
             &self.seconds[1..]
@@ -240,10 +240,10 @@ impl Trained {
     }
 }
 
-/// What each objective keeps, by its name.
+/// The carry of each objective, by its key.
 type Carries = Vec<(&'static str, Carry)>;
 
-/// The loss of a batch, and what the objectives keep for later. Negatives depend on the step.
+/// The loss of a batch and the objectives' carries. Negatives depend on the step.
 fn forward(
     recipe: &Recipe,
     model: &Model,
@@ -294,7 +294,7 @@ fn train(recipe: &Recipe, batches: &[Batch], device: &Device) -> Result<Trained,
     Ok(trained)
 }
 
-/// What a model says about a batch, by name, on the host.
+/// A model's outputs for a batch, by name, on the host.
 fn outputs(
     model: &Model,
     batch: &Batch,
@@ -339,7 +339,7 @@ fn outputs(
     Ok(found)
 }
 
-/// The gradient of every parameter that has one, by name, on the host.
+/// The gradients of the parameters, by name, on the host.
 fn gradients(
     recipe: &Recipe,
     model: &Model,
@@ -380,7 +380,7 @@ fn largest(values: &[f32]) -> f32 {
     values.iter().fold(0.0, |m: f32, v| m.max(v.abs()))
 }
 
-/// The largest difference as a share of the largest value, or of `floor` if that is larger.
+/// The largest difference, relative to the largest value, or to `floor` if that is larger.
 fn relative_difference(a: &[f32], b: &[f32], floor: f32) -> f64 {
     if a.len() != b.len() {
         return f64::INFINITY;

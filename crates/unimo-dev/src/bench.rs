@@ -1,12 +1,13 @@
-//! `unimo-dev bench step`: how long a training step takes, in a form that compares with PyTorch.
+//! `unimo-dev bench step`: times a training step, for comparison with PyTorch.
 //!
-//! Sizes, work per step and the fields of the printed line are those of a twin of METER and UNIMO-3 on Hugging Face's
-//! encoders: image encoder once, text encoder on clean and masked text, cross-modal encoder on both, masked language
-//! modelling with its head on every position, image-text matching on half-wrong pairs, backward, AdamW. The step is the
-//! crate's own: [`unimo_objectives::Objectives::step`] and [`Optimizer::step`].
+//! Sizes, work per step and the fields of the printed line are those of a twin of METER and UNIMO-3 on Hugging Face's encoders. A
+//! step runs the image encoder once, the text encoder on clean and masked text, and the cross-modal encoder on both. Then come
+//! masked language modelling with its head on every position, image-text matching on half-wrong pairs, backward and AdamW. The step
+//! is the crate's own: [`unimo_objectives::Objectives::step`] and [`Optimizer::step`].
 //!
-//! UNIMO-2 and MVP have no twin. Their encoders take the size's measures (MVP half of the uni-modal layers, as in the paper), their
-//! objectives are those of the recipes: contrast and the dictionary, or grounding of phrases, beside the two above.
+//! UNIMO-2 and MVP have no twin. Their encoders have the size's widths and layers (MVP half of the uni-modal layers, as in the
+//! paper). In addition to the two objectives above they have those of their recipes: contrast and the dictionary, or phrase
+//! grounding.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -51,7 +52,7 @@ const DTYPES: [(&str, ComputeDtype); 3] = [
     ("f16", ComputeDtype::F16),
 ];
 
-/// One of a list by its name; clap lists the names in help and errors.
+/// An element of a list by its name; clap shows the names in help and errors.
 fn one_of<T: Clone + Send + Sync + 'static>(
     list: Vec<(&'static str, T)>,
 ) -> impl TypedValueParser<Value = T> {
@@ -90,25 +91,25 @@ pub struct StepArgs {
     /// Image-text pairs per step.
     #[arg(long, default_value = "4", value_parser = at_least(2))]
     batch: usize,
-    /// Steps that count; the median is printed.
+    /// Number of timed steps; the median is printed.
     #[arg(long, default_value = "5", value_parser = at_least(1))]
     steps: usize,
-    /// Steps before those, which do not count.
+    /// Number of steps before those, which are not timed.
     #[arg(long, default_value = "2", value_parser = at_least(0))]
     warmup: usize,
-    /// Where to compute: flex (the CPU), wgpu, wgpu:N, cuda, cuda:N or auto.
+    /// Device: flex (the CPU), wgpu, wgpu:N, cuda, cuda:N or auto.
     #[arg(long, default_value = "flex")]
     device: DeviceChoice,
-    /// What activations are computed in; parameters and losses are f32 in any case.
+    /// The dtype of activations; parameters and losses are always f32.
     #[arg(long, default_value = "f32", value_parser = dtype_parser())]
     dtype: ComputeDtype,
-    /// Threads of the CPU; default: one per core.
+    /// Number of CPU threads; default: one per core.
     #[arg(long, value_parser = at_least(1))]
     threads: Option<usize>,
     /// Only the forward pass, without gradients or dropout.
     #[arg(long)]
     inference: bool,
-    /// Afterwards, print to stderr where the time goes.
+    /// Afterwards, print to stderr how the time is spent.
     #[arg(long)]
     profile: bool,
 }
@@ -119,7 +120,7 @@ pub struct Record {
     peer: String,
     size: &'static str,
     model: &'static str,
-    /// Numbers in the model.
+    /// Number of the model's parameters.
     pub parameters: u64,
     batch: usize,
     device: String,
@@ -127,32 +128,32 @@ pub struct Record {
     compiled: bool,
     inference: bool,
     threads: usize,
-    /// Median.
+    /// Median over the steps.
     pub seconds_per_step: f64,
     pairs_per_second: f64,
     tflops: f64,
-    /// Multiply-adds of matrix products times 2, the backward pass counted as twice the forward pass.
+    /// Twice the multiply-adds of matrix products; the backward pass counts as twice the forward pass.
     pub flop_per_step: u64,
-    /// The largest resident set of the process (Linux only, null elsewhere); on a GPU what its allocator holds at the
-    /// end, which it does not give back in between.
+    /// The largest resident set of the process (Linux only, null elsewhere). On a GPU: the memory that its allocator holds at the
+    /// end, which it does not release before.
     pub peak_bytes: Option<u64>,
-    /// Of the last step.
+    /// Loss of the last step.
     pub loss: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     note: Option<&'static str>,
 }
 
 impl Record {
-    /// One line.
+    /// The record as one line of JSON.
     pub fn to_json(&self) -> Result<String, TrainError> {
         serde_json::to_string(self).map_err(|e| TrainError::Check(e.to_string()))
     }
 }
 
-/// What a benchmark gives.
+/// The result of a benchmark.
 #[derive(Debug, Clone)]
 pub struct Outcome {
-    /// The result.
+    /// The printed record.
     pub record: Record,
     /// The table of `--profile`.
     pub profile: Option<String>,
@@ -213,7 +214,7 @@ pub fn step(args: &StepArgs) -> Result<Outcome, TrainError> {
     Ok(Outcome { record, profile })
 }
 
-/// Sizes rayon's pool, on which burn's CPU backend and the crate's own kernels run. Returns its size.
+/// Sets the size of rayon's pool, on which burn's CPU backend and the crate's own kernels run. Returns the size.
 #[cfg(feature = "flex")]
 fn use_threads(threads: Option<usize>) -> Result<usize, TrainError> {
     if let Some(threads) = threads {
@@ -235,7 +236,7 @@ fn use_threads(threads: Option<usize>) -> Result<usize, TrainError> {
     }
 }
 
-/// The middle value, the mean of the two in the middle if there are two.
+/// The median; the mean of the two middle values if there are two.
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
@@ -259,7 +260,7 @@ fn peak(device: &Device, choice: DeviceChoice) -> (Option<u64>, Option<&'static 
     }
 }
 
-/// Loads a checkpoint's folder and says how long it took and how much memory the process held at most.
+/// Loads a checkpoint's folder and gives the time that it took and the peak memory of the process.
 ///
 /// # Errors
 ///
@@ -279,7 +280,7 @@ pub fn load(folder: &std::path::Path) -> Result<serde_json::Value, TrainError> {
     }))
 }
 
-/// Phrases of a caption and tags of a picture, as MVP has them, or a few.
+/// Number of phrases per caption and of tags per image: MVP's, or a few.
 fn concepts(size: &Size) -> (usize, usize) {
     if size.vocabulary > 1000 {
         (5, 20)
@@ -350,14 +351,14 @@ const OPTIMIZER: OptimizerConfig = OptimizerConfig {
     weight_decay: 0.01,
 };
 
-/// The first token id of the random texts that is a word.
+/// The first token id of a word in the random texts.
 const FIRST_WORD: i32 = 5;
-/// Share of the words that is hidden.
+/// Share of the words that are hidden.
 const HIDDEN: f64 = 0.15;
-/// Mean and deviation of uniform noise in 0..1: normalised by them it has those of normalised pixels.
+/// Mean and deviation of uniform noise in 0..1. Normalised by them, the noise has the mean and deviation of normalised pixels.
 const NOISE: (f32, f32) = (0.5, 0.2887);
 
-/// Noise for pictures and words, padded to different lengths.
+/// Noise as images and words, padded to different lengths.
 fn random_batch(size: &Size, family: Family, batch: usize, seed: u64) -> Batch {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let length = size.text_length;
@@ -417,9 +418,9 @@ fn random_batch(size: &Size, family: Family, batch: usize, seed: u64) -> Batch {
     }
 }
 
-/// A model at work.
+/// A model that is benchmarked.
 struct Bench {
-    /// Absent only while the optimiser owns it.
+    /// `None` only while the optimiser owns it.
     model: Option<Model>,
     optimizer: Optimizer,
     batch: Batch,
@@ -503,8 +504,8 @@ impl Bench {
         Ok(loss)
     }
 
-    /// Times the parts of a step one by one, `steps` times. The encoders are timed in runs of their own; what the
-    /// whole forward pass takes beyond them is put down to heads and losses.
+    /// Times the parts of a step one by one, `steps` times. The encoders are timed in separate runs; the rest of the forward pass's
+    /// time is attributed to heads and losses.
     fn profile(&mut self, steps: usize) -> Result<String, TrainError> {
         let mut laps: Vec<Vec<f64>> = vec![Vec::new(); PARTS.len()];
         for _ in 0..steps {
@@ -584,10 +585,10 @@ impl Bench {
     }
 }
 
-/// How many of the profile's first rows are encoders.
+/// Number of leading rows of the profile that are encoders.
 const ENCODERS: usize = 3;
 
-/// Rows of the profile; the last three are not there without gradients.
+/// Rows of the profile; the last three are absent without gradients.
 const PARTS: [&str; 7] = [
     "forward: image encoder",
     "forward: text encoder, clean and masked",
@@ -622,8 +623,8 @@ mod tests {
         SIZES.iter().find(|s| s.name == name).unwrap()
     }
 
-    /// Size, model, parameters, multiply-adds times 2 of a training step of 4 pairs: as the PyTorch twin
-    /// (torch 2.15, transformers) counts them on its own modules.
+    /// Size, model, parameters, and twice the multiply-adds of a training step of 4 pairs, as the PyTorch twin (torch 2.15,
+    /// transformers) counts them on its own modules.
     const TWIN: [(&str, Family, u64, u64); 6] = [
         ("tiny", Family::Unimo3, 603_295, 251_308_032),
         ("tiny", Family::Meter, 503_189, 213_755_904),
@@ -675,7 +676,7 @@ mod tests {
         }
     }
 
-    /// Every family takes a step in which each of its objectives has a part.
+    /// Every family takes a step in which each of its objectives takes part.
     #[cfg(feature = "flex")]
     #[test]
     fn every_family_trains() {
@@ -698,8 +699,8 @@ mod tests {
         }
     }
 
-    /// An untrained model guesses: ln 97 of the golden size's words and ln 2 for the matching. Random weights are off
-    /// that by some percent.
+    /// An untrained model guesses: ln 97 for the golden size's words, ln 2 for the matching. Random weights differ from that by a
+    /// few per cent.
     #[cfg(feature = "flex")]
     #[test]
     fn a_step_trains_and_an_inference_step_does_not() {
@@ -715,7 +716,7 @@ mod tests {
         assert_eq!(table.lines().count(), PARTS.len() + 1, "{table}");
         let after = unimo_core::parameters::values(bench.model());
         for (before, after) in before.iter().zip(&after) {
-            // The merge weight starts at 0 and lets next to nothing through to what lies behind it.
+            // The merge weight starts at 0 and lets almost nothing through to the parameters behind it.
             let silent = before.0.split('.').any(|part| part == "level_attention");
             assert!(silent || before.1 != after.1, "{} is still", before.0);
         }

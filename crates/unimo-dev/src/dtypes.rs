@@ -1,8 +1,8 @@
 //! `unimo-dev bench dtype`: how far hidden states and gradients in half precision are from those in f32.
 //!
-//! A loss near chance says nothing about the numbers behind it, so every tensor is compared by itself. The encoders are random and
-//! sharp: their attention prefers few positions, as a trained one's does. Each is given the same inputs in both dtypes, so that
-//! what is seen is its own rounding; the loss is a fixed random sum of its last states. The error is `‖a - b‖ / ‖b‖`.
+//! A loss near chance says nothing about the numbers behind it, so every tensor is compared. The encoders are random and sharp:
+//! like a trained encoder's, their attention prefers a few positions. Each encoder gets the same inputs in both dtypes, so that the
+//! result shows only its own rounding. The loss is a fixed random sum of its last states. The error is `‖a - b‖ / ‖b‖`.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -32,30 +32,30 @@ use unimo_train::model::{float_dtype, host};
 use unimo_train::recipe::ComputeDtype;
 
 /// Roundings of a block in units of half a digit: two norms, two residual sums, four products of attention and its weights, two
-/// products of the feed-forward layer and its activation, each of some numbers at once, so about a dozen that add up as a random
-/// walk does; as many again where a cross-modal layer has two attentions, and their inputs are rounded too.
+/// products of the feed-forward layer and its activation. Each rounds several numbers at once, so about a dozen add up like a
+/// random walk. The number is doubled, since a cross-modal layer has two attentions and its inputs are rounded too.
 const ROUNDINGS: f64 = 24.0;
-/// The bound of the worst state is this many times what so many independent roundings give: roundings of one row share their
+/// The bound of the worst state is this multiple of what so many independent roundings give. Roundings of one row share their
 /// inputs and are not quite independent.
 const STATES: f64 = 2.0;
 /// Gradients go through the blocks a second time, over rounded states.
 const GRADIENTS: f64 = 4.0;
-/// The worst gradient is that of a parameter whose parts nearly cancel, such as a key's weights: the softmax takes the mean off.
+/// The worst gradient is that of a parameter whose terms nearly cancel, such as a key's weights: the softmax removes the mean.
 const WORST: f64 = 4.0;
-/// A gradient that is zero in exact arithmetic, as that of a key's bias, has no digits to compare: those whose root mean square is
-/// below this share of the largest are left out and counted.
+/// A gradient that is zero in exact arithmetic, such as that of a key's bias, has no digits to compare. Gradients whose root mean
+/// square is below this share of the largest are left out and counted.
 const ZERO: f64 = 1e-5;
 
 /// `unimo-dev bench dtype`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct DtypeArgs {
-    /// Where to compute: flex (the CPU), wgpu, wgpu:N, cuda, cuda:N or auto.
+    /// Device: flex (the CPU), wgpu, wgpu:N, cuda, cuda:N or auto.
     #[arg(long, default_value = "flex")]
     pub device: DeviceChoice,
     /// Size of the encoders, as in `unimo-dev bench step`.
     #[arg(long, default_value = "tiny", value_parser = bench::size_parser())]
     pub size: Size,
-    /// Rows of texts and pictures.
+    /// Number of texts and images.
     #[arg(long, default_value = "4", value_parser = clap::value_parser!(u16).range(1..))]
     pub batch: u16,
     /// Print every tensor.
@@ -63,7 +63,7 @@ pub struct DtypeArgs {
     pub verbose: bool,
 }
 
-/// One encoder in half precision beside f32.
+/// One encoder in half precision, compared with f32.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Compared {
     /// Its name.
@@ -72,24 +72,24 @@ pub struct Compared {
     pub states: Vec<(String, f64)>,
     /// Relative error of every parameter's gradient.
     pub gradients: Vec<(String, f64)>,
-    /// Gradients that are zero but for rounding and were left out.
+    /// Number of gradients that were left out because they are zero except for rounding.
     pub zero: usize,
-    /// Of UNIMO-2: samples whose states chose the same codes in both dtypes, and how many there were. Others are left out: a code
-    /// is chosen or not, so their states are not near each other.
+    /// For UNIMO-2: the number of samples whose states chose the same codes in both dtypes, and the number of all samples. The
+    /// others are left out: another code means another state.
     pub alike: Option<(usize, usize)>,
-    /// Blocks that its states went through.
+    /// Number of blocks that its states passed through.
     blocks: usize,
 }
 
 impl Compared {
-    /// What is allowed of the worst state, the median gradient and the worst gradient.
+    /// The bounds of the worst state, the median gradient and the worst gradient.
     pub fn bounds(&self, dtype: FloatDType) -> [f64; 3] {
         let rounded = unit(dtype) * (ROUNDINGS * self.blocks as f64).sqrt();
         let gradient = GRADIENTS * rounded;
         [STATES * rounded, gradient, WORST * gradient]
     }
 
-    /// Worst state, median gradient and worst gradient.
+    /// The errors of the worst state, the median gradient and the worst gradient.
     pub fn errors(&self) -> [f64; 3] {
         [
             worst(&self.states).1,
@@ -99,8 +99,8 @@ impl Compared {
     }
 }
 
-/// Half the distance of neighbours around 1 is at most this, as a root mean square over all numbers: a third of that distance's
-/// half squared.
+/// Upper bound of a rounding error, as a root mean square relative to the number: half the distance of neighbours around 1, divided
+/// by the root of 3.
 fn unit(dtype: FloatDType) -> f64 {
     let digits = match dtype {
         FloatDType::BF16 => 8,
@@ -186,11 +186,11 @@ fn table(all: &[Compared], dtype: FloatDType) -> String {
     text
 }
 
-/// Every encoder of a size in `dtype` beside f32.
+/// Compares every encoder of a size in `dtype` with f32.
 ///
 /// # Errors
 ///
-/// No sample of UNIMO-2 chose the same codes in both.
+/// No sample of UNIMO-2 chose the same codes in both dtypes.
 pub fn compare(
     device: &Device,
     size: &Size,
@@ -224,7 +224,7 @@ pub fn compare(
         let Some(mut config) = pairs.fusion.clone() else {
             continue;
         };
-        // No more bridges than there are uni-modal layers.
+        // There cannot be more bridges than uni-modal layers.
         config.layers = config.layers.min(levels);
         change(&mut config, levels);
         all.push(scene.fusion(name, &config));
@@ -237,7 +237,7 @@ pub fn compare(
 
 type Change = fn(&mut FusionConfig, usize);
 
-/// What all comparisons share.
+/// The inputs that all comparisons share.
 struct Scene {
     rows: usize,
     size: Size,
@@ -245,7 +245,7 @@ struct Scene {
     dtype: FloatDType,
 }
 
-/// What one pass gave: states by name, and the gradient of every parameter.
+/// The result of one pass: states by name, and the gradient of every parameter.
 struct Pass {
     states: Vec<(String, Vec<f32>)>,
     gradients: BTreeMap<String, Vec<f32>>,
@@ -256,7 +256,7 @@ const WEIGHTS: u64 = 1;
 const INPUTS: u64 = 2;
 const SUM: u64 = 3;
 
-/// Uniform numbers of variance 1.
+/// Uniform random numbers of variance 1.
 fn numbers(count: usize, seed: u64) -> Vec<f32> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let bound = 3f32.sqrt();
@@ -265,8 +265,8 @@ fn numbers(count: usize, seed: u64) -> Vec<f32> {
         .collect()
 }
 
-/// The same module with weights that are as large as a trained model's: products keep the variance of what they are given, scores
-/// of attention have a deviation of 4, and no norm, bias, gate or merge weight is neutral. The dictionary stays as it is drawn.
+/// The same module with weights as large as a trained model's. Products keep the variance of their inputs, attention scores have a
+/// deviation of 4, and no norm, bias, gate or merge weight is neutral. The dictionary is not changed.
 fn sharpened<M: Module>(module: M) -> M {
     const SHARP: f32 = 2.0;
     const NOISE: f32 = 0.1;
@@ -314,14 +314,14 @@ impl Scene {
         Tensor::from_data(TensorData::new(values, shape), &self.device)
     }
 
-    /// Lengths of the texts: the first is whole, the others are shorter and shorter.
+    /// Lengths of the texts: the first has full length, the others are shorter and shorter.
     fn lengths(&self) -> Vec<usize> {
         let length = self.size.text_length;
         let shorter = |row: usize| length - row * length / (2 * self.rows);
         (0..self.rows).map(shorter).collect()
     }
 
-    /// The gradient of a random sum of the last `summed` states, of which those of the rows that `kept` says count.
+    /// The gradient of a random sum of the last `summed` states, over the rows that `kept` selects.
     fn pass<M: Module>(
         &self,
         module: &M,
@@ -463,7 +463,7 @@ impl Scene {
                 .chunks(codes.len() / self.rows)
                 .map(<[i64]>::to_vec)
                 .collect();
-            // Grounded tokens have no positions, so their order changes nothing.
+            // Grounded tokens have no positions, so their order does not matter.
             rows.iter_mut().for_each(|row| row.sort_unstable());
             Some(rows)
         };
@@ -515,8 +515,8 @@ fn relative_error(half: &[f32], single: &[f32]) -> f64 {
 
 /// A parameter's name with `*` for the layer and the stream.
 ///
-/// The gradient of a single number is a sum in which nearly all may cancel; what is left is as good as random, so rounding may be as
-/// large as it is. Together with those of other layers there is one that did not cancel, which they are measured by.
+/// The gradient of a single number is a sum whose terms may nearly cancel, so rounding may be as large as the rest. Together with
+/// those of other layers it is measured by one that did not cancel.
 fn in_all_layers(name: &str) -> String {
     let parts = name.split('.').map(|part| match part {
         "text" | "image" => "*",
@@ -536,7 +536,7 @@ fn compared(encoder: &'static str, half: &Pass, single: &Pass, blocks: usize) ->
         .map(|g| size(g))
         .fold(0.0, f64::max);
     let (mut gradients, mut zero) = (Vec::new(), 0);
-    // Single numbers, those of all layers and streams together: in half precision, and in f32.
+    // Parameters of a single number, those of all layers and streams together: in half precision, and in f32.
     let mut numbers: BTreeMap<String, [Vec<f32>; 2]> = BTreeMap::new();
     for (name, values) in &single.gradients {
         let halves = half.gradients.get(name);
@@ -550,7 +550,7 @@ fn compared(encoder: &'static str, half: &Pass, single: &Pass, blocks: usize) ->
             zero += 1;
             continue;
         }
-        // A gradient that is missing is as wrong as can be.
+        // A missing gradient counts as infinitely wrong.
         let error = halves.map(|half| relative_error(half, values));
         gradients.push((name.clone(), error.unwrap_or(f64::INFINITY)));
     }
@@ -583,8 +583,8 @@ mod tests {
         *found.expect("a size of that name")
     }
 
-    /// Each encoder's states and gradients are as near to f32 as its dtype's digits let them be, and bf16, which has three digits
-    /// less, is further off than f16: what is compared was computed in the dtype.
+    /// The states and gradients of each encoder are as near to f32 as the digits of the dtype allow. bf16, which has three digits
+    /// less, is further off than f16, so the values were computed in the dtype.
     #[test]
     fn half_precision_is_near_f32() {
         let device = Device::flex();
@@ -609,7 +609,7 @@ mod tests {
         }
     }
 
-    /// In f32 beside itself nothing differs.
+    /// f32 compared with itself shows no difference.
     #[test]
     fn f32_is_itself() {
         let all = compare(&Device::flex(), &size("golden"), 2, FloatDType::F32).unwrap();

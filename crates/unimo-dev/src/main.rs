@@ -8,7 +8,7 @@ use unimo_dev::{backend_check, bench, dtypes, parity, torture, torture_files};
 use unimo_train::error::TrainError;
 use unimo_train::{allocator, pipe};
 
-/// What developers of unimo measure and check: speed, precision, GPUs against the CPU, reference implementations, kills, damaged files.
+/// Tools for developers of unimo: speed, precision, GPUs against the CPU, reference implementations, kills, damaged files.
 #[derive(Parser)]
 #[command(name = "unimo-dev", version)]
 struct Cli {
@@ -24,10 +24,10 @@ enum Command {
     /// Check that this machine computes what it should.
     #[command(subcommand)]
     Check(Check),
-    /// Compare outputs and gradients with those that a reference implementation wrote.
+    /// Compare outputs and gradients with those of a reference implementation.
     ///
-    /// Reads config.json, model.safetensors and io.safetensors (in.*, out.*, grad.*) of BERT, RoBERTa, XLM-R, ViT, DeiT,
-    /// CLIP, BridgeTower, METER or UNIMO-3. It fails if a tensor is further off than rounding explains.
+    /// Reads config.json, model.safetensors and io.safetensors (in.*, out.*, grad.*) of BERT, RoBERTa, XLM-R, ViT, DeiT, CLIP,
+    /// BridgeTower, METER or UNIMO-3. It fails if a tensor differs by more than rounding explains.
     Parity(parity::ParityArgs),
     /// Check that nothing is lost when a run is killed.
     #[command(subcommand)]
@@ -38,9 +38,8 @@ enum Command {
 enum Bench {
     /// Time training steps of UNIMO-3, METER, UNIMO-2 or MVP on noise and print one line of JSON.
     ///
-    /// A step encodes the images once and the texts twice (clean and masked), fuses the pairings, computes masked
-    /// language modelling, image-text matching and what else the family has, goes backward and updates with AdamW. The median
-    /// counts.
+    /// A step encodes the images once and the texts twice (clean and masked), fuses the pairs, computes masked language modelling,
+    /// image-text matching and the family's other objectives, goes backward and updates with AdamW. The median time counts.
     #[command(after_help = BENCH_EXAMPLES)]
     Step(bench::StepArgs),
     /// Compare hidden states and gradients in bf16 and f16 with those in f32, encoder by encoder.
@@ -60,23 +59,23 @@ enum Bench {
 enum Check {
     /// Train a small model on the CPU and on a GPU and compare every loss.
     ///
-    /// Run it once on a new machine or driver before trusting a long training to its GPU. It fails if the CPU does not
-    /// repeat itself bit for bit or if the GPU is further off than rounding explains.
+    /// Run it once on a new machine or driver before a long training on its GPU. It fails if two runs on the CPU differ in any bit,
+    /// or if the GPU differs by more than rounding explains.
     #[command(after_help = CHECK_EXAMPLES)]
     Backend(backend_check::BackendArgs),
 }
 
 #[derive(Subcommand)]
 enum Torture {
-    /// Kill training runs at random moments, resume them and compare where they end, bit for bit.
+    /// Kill training runs at random moments, resume them and compare the results, bit for bit.
     ///
-    /// Needs nothing but some minutes and a temporary folder. It fails if any run cannot be resumed or ends with any
-    /// other bit than a run that nobody disturbed.
+    /// Needs only a few minutes and a temporary folder. It fails if a run cannot be resumed or if its result differs in any bit
+    /// from that of an undisturbed run.
     Resume(torture::ResumeArgs),
-    /// Damage files of weights, descriptions and tokenizers in every way and read them.
+    /// Damage files of weights, descriptions and tokenizers in many ways and read them.
     ///
-    /// Takes a folder of good files, such as tests/fixtures, and reads damaged copies of them for as long as it is told. It
-    /// fails if one makes the program panic, takes seconds, or takes memory that its size does not explain.
+    /// Takes a folder of good files, such as tests/fixtures, and reads damaged copies of them for the given time. It fails if one
+    /// makes the program panic, takes seconds, or takes memory that its size does not explain.
     Files(torture_files::FilesArgs),
 }
 

@@ -1,10 +1,10 @@
-//! `unimo-dev parity`: outputs and gradients of a checkpoint against those that its reference implementation wrote.
+//! `unimo-dev parity`: compares outputs and gradients of a checkpoint with those of its reference implementation.
 //!
 //! A reference folder holds `config.json`, `model.safetensors` and `io.safetensors` with `in.*` inputs, `out.*` outputs
-//! (`out.hidden.N` after N blocks, `out.gate.*` gates) and `grad.*`, the gradient of `out.loss` for every parameter under
-//! the reference's own name. Every output and every gradient in the file is compared, and one that is not known here is
-//! an error, as is a gradient here that the reference has not, unless the file's note `gradients` is `some`. Dropout is off,
-//! whatever the description says: the reference was computed without.
+//! (`out.hidden.N` after N blocks, `out.gate.*` gates) and `grad.*`, the gradient of `out.loss` for every parameter under the
+//! reference's own name. Every output and every gradient in the file is compared; an unknown one is an error. So is a gradient here
+//! that the reference lacks, unless the file's note `gradients` is `some`. Dropout is off, whatever the description says, since the
+//! reference was computed without it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -27,19 +27,19 @@ use unimo_train::error::TrainError;
 use unimo_train::model::{Model, host};
 use unimo_train::pretrained::{self, Network, Pretrained};
 
-/// Largest difference of an output as a share of its largest value: f32 on both sides, sums in another order, through a
-/// dozen blocks.
+/// Largest difference of an output as a share of its largest value: f32 on both sides, sums in another order, through about a dozen
+/// blocks.
 pub const OUTPUT_TOLERANCE: f64 = 1e-5;
-/// As above, through the backward pass.
+/// The same for a gradient, after the backward pass.
 pub const GRADIENT_TOLERANCE: f64 = 1e-4;
-/// A gradient that is zero but for rounding, such as that of a key's bias, has no scale of its own; it is compared as if
-/// its largest value were this share of the largest of all gradients, so that 1e-7 of that, f32's rounding, is allowed.
+/// A gradient that is zero except for rounding, such as that of a key's bias, has no scale of its own. It is compared as if its
+/// largest value were this share of the largest of all gradients, which allows 1e-7 of that, f32's rounding.
 const GRADIENT_FLOOR: f64 = 1e-3;
 
 /// `unimo-dev parity`.
 #[derive(Debug, clap::Args)]
 pub struct ParityArgs {
-    /// A reference folder, or one that holds several.
+    /// A reference folder, or a folder with several of them.
     pub folder: PathBuf,
     /// Inputs, outputs and gradients of the reference; default: the folder's io.safetensors.
     #[arg(long, value_name = "FILE")]
@@ -47,10 +47,10 @@ pub struct ParityArgs {
     /// Another file with the same weights, such as METER's model.ckpt; default: the folder's own.
     #[arg(long, value_name = "FILE")]
     pub weights: Option<PathBuf>,
-    /// Where to compute: flex (the CPU), wgpu, wgpu:N, cuda, cuda:N or auto.
+    /// Device: flex (the CPU), wgpu, wgpu:N, cuda, cuda:N or auto.
     #[arg(long, default_value = "flex")]
     pub device: DeviceChoice,
-    /// Print the tensors that are within bounds too.
+    /// Also print the tensors that are within bounds.
     #[arg(long, short)]
     pub verbose: bool,
 }
@@ -62,16 +62,16 @@ pub struct Row {
     pub tensor: String,
     /// Largest difference, as a share of the reference's largest value.
     pub error: f64,
-    /// What is allowed.
+    /// The largest allowed error.
     pub bound: f64,
 }
 
 /// One compared folder.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Compared {
-    /// Where the reference is.
+    /// The reference's folder.
     pub folder: PathBuf,
-    /// What it is.
+    /// The kind of model.
     pub kind: &'static str,
     /// Every output and gradient.
     pub rows: Vec<Row>,
@@ -90,7 +90,7 @@ impl Compared {
         self.rows.iter().all(Row::holds)
     }
 
-    /// The worst of the outputs or of the gradients.
+    /// The output or the gradient with the largest error.
     pub fn worst(&self, gradients: bool) -> Option<&Row> {
         self.rows
             .iter()
@@ -99,7 +99,7 @@ impl Compared {
     }
 }
 
-/// Runs the command: compares, prints a table per folder through `say`.
+/// Runs the command: compares, and gives a table per folder to `say`.
 ///
 /// # Errors
 ///
@@ -189,7 +189,7 @@ fn folders(given: &Path) -> Result<Vec<PathBuf>, TrainError> {
     }
 }
 
-/// A reference's inputs, outputs and gradients.
+/// Inputs, outputs and gradients of a reference.
 struct Reference {
     path: PathBuf,
     file: SafetensorsFile,
@@ -226,7 +226,7 @@ impl Reference {
         Ok((values, shape))
     }
 
-    /// `[B, 3, S, S]`, as the encoder takes them.
+    /// Pixels, `[B, 3, S, S]`, for the encoder.
     fn pixels(&mut self, name: &str, encoder: &ImageEncoder) -> Result<Tensor<4>, TrainError> {
         let info = self.file.info(name);
         let shape: Option<[usize; 4]> = info.and_then(|i| i.shape.try_into().ok());
@@ -241,8 +241,8 @@ impl Reference {
         ))
     }
 
-    /// Token ids, `[B, L]` row-major, with the lengths that a mask of ones before zeros gives.
-    /// The texts are no longer than `longest`, of words below `words`.
+    /// Token ids, `[B, L]` row-major, with the lengths from a mask of ones before zeros. The texts are at most `longest` long, with
+    /// words below `words`.
     fn texts(
         &mut self,
         [ids, mask]: [&str; 2],
@@ -288,7 +288,7 @@ struct Texts {
     length: usize,
 }
 
-/// What was computed here.
+/// The values computed here.
 struct Computed {
     outputs: Vec<(String, Vec<f32>)>,
     gradients: BTreeMap<String, Vec<f32>>,
@@ -318,7 +318,7 @@ fn named<const D: usize>(name: impl Into<String>, x: &Tensor<D>) -> (String, Vec
     (name.into(), host(x.clone()))
 }
 
-/// Compares one folder, with its own reference or another file.
+/// Compares one folder, with its own reference or with another file.
 ///
 /// # Errors
 ///
@@ -391,7 +391,7 @@ fn rows(
                 known.insert(gradient.clone());
                 pairs.push((gradient, ours, theirs));
             }
-            // Its loss does not reach this parameter; nor must ours.
+            // The reference's loss does not reach this parameter, so ours must not either.
             (Some(ours), None) if complete && ours.iter().any(|v| *v != 0.0) => {
                 return Err(TrainError::Check(format!(
                     "`{name}` has a gradient here and none in the reference"
@@ -446,7 +446,7 @@ fn relative_error(ours: &[f32], theirs: &[f32], floor: f64) -> f64 {
     }
 }
 
-/// Every state of a text encoder; the loss is the mean square of the last one where there is text.
+/// Every state of a text encoder. The loss is the mean square of the last state, over the positions with text.
 fn text(encoder: &TextEncoder, io: &mut Reference) -> Result<Computed, TrainError> {
     let texts = words(encoder, io, "in.input_ids", "in.attention_mask")?;
     let input = encoder.input(&texts.ids, &texts.lengths, texts.length, &io.device);
@@ -459,7 +459,7 @@ fn text(encoder: &TextEncoder, io: &mut Reference) -> Result<Computed, TrainErro
     Ok(Computed::new(encoder, loss, outputs))
 }
 
-/// Texts that the encoder can take.
+/// Texts that fit the encoder.
 fn words(
     encoder: &TextEncoder,
     io: &mut Reference,
@@ -470,8 +470,8 @@ fn words(
     io.texts([ids, mask], vocabulary, encoder.longest_text())
 }
 
-/// Every state of an image encoder; the loss is the mean square of the output: after the final norm for ViT, before it for
-/// CLIP's tower, whose final norm belongs to the pooled output there.
+/// Every state of an image encoder. The loss is the mean square of the output: after the final norm for ViT, before it for CLIP's
+/// tower, whose final norm belongs to the pooled output.
 fn image(encoder: &ImageEncoder, io: &mut Reference) -> Result<Computed, TrainError> {
     let pixels = io.pixels("in.pixel_values", encoder)?;
     let states = encoder.forward(pixels, encoder.layers.len() + 1);
@@ -522,7 +522,7 @@ fn contrast(clip: &Clip, io: &mut Reference) -> Result<Computed, TrainError> {
     Ok(Computed::new(clip, loss.mul_scalar(0.5), outputs))
 }
 
-/// BridgeTower with the head that it has.
+/// BridgeTower with its head.
 fn bridgetower(model: &Model, io: &mut Reference) -> Result<Computed, TrainError> {
     let backbone = &model.backbone;
     let texts = words(&backbone.text, io, "in.input_ids", "in.attention_mask")?;
@@ -570,7 +570,7 @@ fn bridgetower(model: &Model, io: &mut Reference) -> Result<Computed, TrainError
     Ok(Computed::new(model, sum.div_scalar(3.0), outputs))
 }
 
-/// Pixels that the model can take.
+/// Pixels that fit the model.
 fn pictures(backbone: &Backbone, io: &mut Reference, name: &str) -> Result<Tensor<4>, TrainError> {
     match &backbone.image {
         Some(encoder) => io.pixels(name, encoder),
@@ -595,8 +595,8 @@ fn masked_loss(logits: &Tensor<2>, io: &mut Reference) -> Result<Tensor<1>, Trai
     Ok(kernels::cross_entropy(logits.clone().select(0, at), labels).mean())
 }
 
-/// The step of this project's PyTorch twin of METER and UNIMO-3: masked captions with their images, clean captions with
-/// half of the images rolled by one.
+/// The step of this project's PyTorch twin of METER and UNIMO-3: masked captions with their images, and clean captions with half of
+/// the images rolled by one.
 fn twin(model: &Model, io: &mut Reference) -> Result<Computed, TrainError> {
     let (Some(mlm), Some(itm)) = (&model.objectives.mlm, &model.objectives.itm) else {
         return Err(TrainError::Check("the twin lacks a head".to_owned()));

@@ -1,11 +1,11 @@
-//! `unimo-dev torture resume`: a run that is killed again and again ends with the weights of one that was not.
+//! `unimo-dev torture resume`: a run that is killed again and again ends with the weights of an undisturbed run.
 //!
-//! The command trains a tiny recipe once in peace. Then it starts the same training over and over in processes of its
-//! own, kills each at a random moment (SIGKILL on Unix, which a process cannot catch, and sometimes SIGTERM, after which it saves),
-//! resumes, sometimes kills the resumed run too, and compares what is left at the end, bit for bit: every tensor of the last
-//! checkpoint (weights, both moments, moving average, momentum encoder and its queue) and every loss that was logged. Files that
-//! belong to no run, and a second process that is let into one, are failures. At last a run must refuse to go on with a grown
-//! list, another tokenizer and an edited recipe, and say so.
+//! The command first trains a tiny recipe undisturbed. Then it starts the same training many times, each in a separate process, and
+//! kills it at a random moment (SIGKILL on Unix, which a process cannot catch, and sometimes SIGTERM, after which it saves). It
+//! resumes the run and sometimes kills it again. At the end it compares, bit for bit, every tensor of the last checkpoint (weights,
+//! both moments, moving average, momentum encoder and its queue) and every logged loss. Stray files, and a second process that is
+//! let into a run, are failures. Finally a run must refuse to continue with a longer list, another tokenizer and an edited recipe,
+//! and say so.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -30,10 +30,10 @@ use unimo_train::interrupt;
 /// `unimo-dev torture resume`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ResumeArgs {
-    /// How many runs are killed.
+    /// Number of runs that are killed.
     #[arg(long, default_value = "100", value_parser = clap::value_parser!(u64).range(1..))]
     pub runs: u64,
-    /// Decides when.
+    /// Seed of the moments of the kills.
     #[arg(long, default_value = "0")]
     pub seed: u64,
     /// Keep the temporary folder with all runs.
@@ -41,8 +41,8 @@ pub struct ResumeArgs {
     pub keep: bool,
 }
 
-/// Everything that a checkpoint can forget is on: dropout, accumulation, clipping, a moving average, a momentum
-/// encoder with a queue that wraps around.
+/// Turns on everything that a checkpoint could forget: dropout, accumulation, clipping, a moving average, a momentum encoder with a
+/// queue that wraps around.
 const CHANGES: &[&str] = &[
     "train.batch_size=8",
     "train.accumulation=2",
@@ -70,22 +70,22 @@ const CHANGES: &[&str] = &[
 
 const STEPS: u64 = 24;
 
-/// Of the list that is trained on at the end.
+/// Number of images in the list that is trained on at the end.
 const PICTURES: usize = 24;
 
-/// How often a resumed run is killed again.
+/// Probability that a resumed run is killed again.
 const KILL_AGAIN: f64 = 0.5;
 
-/// How many of the kills wait for a checkpoint that is being written, which a random moment seldom hits.
+/// Share of the kills that wait for a checkpoint being written, which a random moment rarely hits.
 const AIMED: f64 = 0.3;
 
-/// How many of the kills ask first, by SIGTERM.
+/// Share of the kills that first ask, by SIGTERM.
 const ASKED: f64 = if cfg!(unix) { 0.25 } else { 0.0 };
 
-/// How often a process is looked at; short against a checkpoint's write.
+/// Interval between looks at a process; short compared with writing a checkpoint.
 const TICK: Duration = Duration::from_millis(1);
 
-/// Where a kill hit.
+/// What a kill interrupted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Hit {
     BeforeTheRun,
@@ -115,14 +115,14 @@ impl Hit {
     }
 }
 
-/// When a process is killed, if it has not ended by then.
+/// When a process is killed, unless it has ended before.
 #[derive(Debug, Clone, Copy)]
 struct Kill {
-    /// Not before.
+    /// The earliest time.
     after: Duration,
-    /// Only while it writes a checkpoint.
+    /// Whether to wait until it writes a checkpoint.
     writing: bool,
-    /// By SIGTERM.
+    /// Whether to use SIGTERM.
     ask: bool,
 }
 
@@ -132,7 +132,7 @@ enum End {
     Killed(Hit),
 }
 
-/// Runs the test; `say` gets every line of the report. A run that cannot be resumed or ends elsewhere is an error.
+/// Runs the test; `say` gets every line of the report. It is an error if a run cannot be resumed or has another result.
 pub fn resume(args: &ResumeArgs, say: &mut dyn FnMut(&str)) -> Result<(), TrainError> {
     let folder = std::env::temp_dir().join(format!("unimo-torture-{}", std::process::id()));
     fs::create_dir_all(&folder).map_err(TrainError::file("create", &folder))?;
@@ -145,7 +145,7 @@ pub fn resume(args: &ResumeArgs, say: &mut dyn FnMut(&str)) -> Result<(), TrainE
     result
 }
 
-/// `unimo`, whose runs are killed: cargo puts it beside this program.
+/// The program `unimo`, whose runs are killed. Cargo puts it next to this program.
 fn unimo() -> Result<PathBuf, TrainError> {
     let own = std::env::current_exe().map_err(TrainError::file("find", "this program"))?;
     let unimo = own.with_file_name(format!("unimo{}", std::env::consts::EXE_SUFFIX));
@@ -165,7 +165,7 @@ fn all_runs(args: &ResumeArgs, folder: &Path, say: &mut dyn FnMut(&str)) -> Resu
         seconds: Cell::new(0),
     };
     let reference = folder.join("reference");
-    // The first start reads the program from the disk; the second is as long as those that are killed.
+    // The first start reads the program from the disk; the second takes as long as those that are killed.
     torture.whole(&folder.join("first"))?;
     let began = Instant::now();
     torture.whole(&reference)?;
@@ -206,7 +206,7 @@ fn all_runs(args: &ResumeArgs, folder: &Path, say: &mut dyn FnMut(&str)) -> Resu
                 say(&format!("run {number:>4}: {reason}"));
                 failed.push(format!("run {number}: {reason}"));
             }
-            // Failed runs stay to be looked at if the folder does.
+            // If the folder is kept, failed runs stay in it.
             None if !args.keep => {
                 fs::remove_dir_all(&run).map_err(TrainError::file("remove", &run))?;
             }
@@ -246,12 +246,12 @@ fn all_runs(args: &ResumeArgs, folder: &Path, say: &mut dyn FnMut(&str)) -> Resu
 struct Torture {
     program: PathBuf,
     folder: PathBuf,
-    /// Second processes that were tried.
+    /// Number of second processes that were tried.
     seconds: Cell<usize>,
 }
 
 impl Torture {
-    /// One process that starts or goes on with a run.
+    /// One process that starts or continues a run.
     fn process(&self, run: &Path, kill: Option<Kill>) -> Result<End, TrainError> {
         let mut line: Vec<OsString> = vec!["train".into()];
         if run.join("recipe.toml").is_file() {
@@ -278,7 +278,7 @@ impl Torture {
             .spawn()
             .map_err(TrainError::file("run", &self.program))?;
         let failed = |error| TrainError::file("wait for", &self.program)(error);
-        // Of each run that is killed, once.
+        // Tried once for each run that is killed.
         let mut second = kill.is_some() && !run.join("recipe.toml").is_file();
         let status = loop {
             if let Some(status) = child.try_wait().map_err(failed)? {
@@ -305,7 +305,7 @@ impl Torture {
             Some(status) if status.code() == Some(i32::from(interrupt::EXIT_CODE)) => {
                 Ok(End::Killed(Hit::Asked))
             }
-            // It had not begun to listen.
+            // The process did not handle signals yet.
             Some(status) if status.code().is_none() => Ok(End::Killed(where_hit(run, &parts)?)),
             Some(_) => {
                 let text = fs::read_to_string(&log).unwrap_or_default();
@@ -322,7 +322,7 @@ impl Torture {
         }
     }
 
-    /// A second process must not be let into a run that the first one trains.
+    /// A second process must not train a run that the first one trains.
     fn second_process(&self, run: &Path, first: &mut Child) -> Result<(), TrainError> {
         let (code, said) = self.output(&["train".into(), "--resume".into(), run.into()])?;
         let alive = first
@@ -342,7 +342,7 @@ impl Torture {
         Ok(())
     }
 
-    /// Runs the program; returns its exit code and what it said.
+    /// Runs the program; returns its exit code and its output.
     fn output(&self, line: &[OsString]) -> Result<(Option<i32>, String), TrainError> {
         let output = Command::new(&self.program)
             .args(line)
@@ -354,7 +354,7 @@ impl Torture {
         Ok((output.status.code(), said))
     }
 
-    /// What a run must not go on with is named, and what may change does.
+    /// Changes that a run must refuse are refused by name; allowed changes are made.
     fn refusals(&self) -> Result<Vec<String>, TrainError> {
         let folder = self.folder.join("list");
         fs::create_dir_all(&folder).map_err(TrainError::file("create", &folder))?;
@@ -407,7 +407,7 @@ impl Torture {
         };
         let mut lines = vec![expect("a run on a list", &line, &[])?];
 
-        // Each is put back before the next.
+        // Each change is undone before the next.
         let recipe = run.join("recipe.toml");
         let tokenizer = run.join("tokenizer.json");
         for (what, path, old, new, named) in [
@@ -455,12 +455,12 @@ impl Torture {
         Ok(lines)
     }
 
-    /// A run that is left alone.
+    /// Trains a run undisturbed.
     fn whole(&self, run: &Path) -> Result<(), TrainError> {
         self.process(run, None).map(|_| ())
     }
 
-    /// A run that is killed at least once; returns how many processes it took.
+    /// Trains a run that is killed at least once; returns the number of processes.
     fn killed(
         &self,
         run: &Path,
@@ -478,7 +478,7 @@ impl Torture {
             };
             processes += 1;
             match self.process(run, kill.then_some(at))? {
-                // It was faster than the kill: that proves nothing.
+                // It ended before the kill, which proves nothing.
                 End::Finished if processes == 1 => {
                     fs::remove_dir_all(run).map_err(TrainError::file("remove", run))?;
                     processes = 0;
@@ -490,7 +490,7 @@ impl Torture {
     }
 }
 
-/// Sends SIGTERM, without a dependency for it; says whether that could be done.
+/// Sends SIGTERM, without a dependency; returns whether that worked.
 fn ask(child: &Child) -> bool {
     let kill = format!("kill -TERM {}", child.id());
     Command::new("sh")
@@ -520,7 +520,7 @@ fn is_known(name: &str) -> bool {
     NAMES.contains(&name) || name.starts_with("events.out.tfevents.") || checkpoint()
 }
 
-/// Every file of a run, as paths in it.
+/// Every file of a run, by its path in the run.
 fn all_files(run: &Path) -> Result<Vec<String>, TrainError> {
     let mut found = Vec::new();
     let mut folders = vec![String::new()];
@@ -561,7 +561,7 @@ fn parts(run: &Path) -> Result<Parts, TrainError> {
     Ok(found)
 }
 
-/// Whether a checkpoint is half-written that was not so before; an earlier kill may have left one.
+/// Whether there is a newly half-written checkpoint; an earlier kill may have left another one.
 fn writes(run: &Path, before: &Parts) -> Result<bool, TrainError> {
     Ok(parts(run)?
         .iter()
@@ -581,11 +581,11 @@ fn where_hit(run: &Path, before: &Parts) -> Result<Hit, TrainError> {
     })
 }
 
-/// The first difference between two finished runs: last checkpoint, logged losses, what lies around.
+/// The first difference between two finished runs: last checkpoint, logged losses, stray files.
 fn difference(reference: &Path, run: &Path) -> Result<Option<String>, TrainError> {
     let steps = |run: &Path| checkpoint::steps(&run.join("checkpoints"));
     let (expected, found) = (steps(reference)?, steps(run)?);
-    // A run that was asked to end has saved at other steps, too.
+    // A run that was asked to end has also saved at other steps.
     if expected.last() != found.last() {
         return Ok(Some(format!(
             "checkpoints of steps {found:?} instead of {expected:?}"
@@ -614,7 +614,7 @@ fn difference(reference: &Path, run: &Path) -> Result<Option<String>, TrainError
         .map(|(a, b)| format!("metrics.jsonl says {b:?} instead of {a:?}")))
 }
 
-/// Step, loss and gradient norm of every line; JSON keeps every bit of them.
+/// Step, loss and gradient norm of every line; JSON keeps all their bits.
 fn losses(run: &Path) -> Result<Vec<(u64, f64, f64)>, TrainError> {
     let path = run.join("metrics.jsonl");
     let text = fs::read_to_string(&path).map_err(TrainError::file("read", &path))?;
@@ -629,7 +629,7 @@ fn losses(run: &Path) -> Result<Vec<(u64, f64, f64)>, TrainError> {
     Ok(found)
 }
 
-/// The first tensor that two checkpoints do not have in common, bit for bit.
+/// The first tensor that differs between two checkpoints in any bit.
 pub fn tensors_differ(reference: &Path, other: &Path) -> Result<Option<String>, TrainError> {
     let read = |path: &Path| fs::read(path).map_err(TrainError::file("read", path));
     let (a, b) = (read(reference)?, read(other)?);

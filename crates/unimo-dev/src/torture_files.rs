@@ -1,8 +1,8 @@
-//! `unimo-dev torture files`: damaged and hostile files give errors, never a panic, never a hang, never memory without bound.
+//! `unimo-dev torture files`: damaged and hostile files give errors, never a panic, a hang or unbounded memory.
 //!
-//! Every round takes a good file, damages a copy in a few places and reads it as its kind is read: weights are opened and
-//! every tensor is read, a `config.json` is described and loaded beside its weights, tokenizers and processors are loaded,
-//! samples and pictures are read. What comes back may be an error or, where the damage hit numbers alone, a good result.
+//! Every round damages a copy of a good file in a few places and reads it in the way of its kind. Weights are opened and every
+//! tensor is read; a `config.json` is described and loaded with its weights; tokenizers and processors are loaded; samples and
+//! images are read. The result may be an error or, if only numbers were damaged, a success.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -31,12 +31,12 @@ use unimo_train::progress::Progress;
 /// `unimo-dev torture files`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct FilesArgs {
-    /// A folder of good files; folders in it are read too.
+    /// A folder of good files; its subfolders are read too.
     pub folder: PathBuf,
-    /// How long, for each kind of file.
+    /// Minutes for each kind of file.
     #[arg(long, default_value_t = 10.0)]
     pub minutes: f64,
-    /// Decides what is damaged.
+    /// Seed of the damage.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     /// Only this kind of file: safetensors, pytorch, index, config, processor, tokenizer, tar,
@@ -45,19 +45,19 @@ pub struct FilesArgs {
     pub only: Option<Kind>,
 }
 
-/// Larger files are left out: damage is as likely to be found in small ones, and many more of them can be read.
+/// Largest file that is used. Small files show damage just as well, and many more of them can be read.
 const LARGEST: u64 = 4 << 20;
-/// One file must not take longer.
+/// Longest time that reading one file may take.
 const LONGEST: Duration = Duration::from_secs(10);
-/// Nor may the whole process ever hold more.
+/// Most memory that the process may ever hold.
 const MOST_MEMORY: u64 = 2 << 30;
 
-/// How a file is read.
+/// The kind of a file, which decides how it is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// Weights with a JSON header.
     Safetensors,
-    /// What `torch.save` wrote.
+    /// A file of `torch.save`.
     PyTorch,
     /// An index of shards.
     Index,
@@ -65,15 +65,15 @@ pub enum Kind {
     Config,
     /// A `preprocessor_config.json`.
     Processor,
-    /// A tokenizer's file.
+    /// A file of a tokenizer.
     Tokenizer,
     /// A shard of samples.
     Tar,
-    /// What `unimo data pack` writes beside shards.
+    /// The index that `unimo data pack` writes next to shards.
     ShardIndex,
-    /// A table with pictures.
+    /// A table with images.
     Parquet,
-    /// Features of a picture's regions.
+    /// Features of an image's regions.
     Regions,
     /// JPEG, PNG or WebP.
     Picture,
@@ -123,13 +123,13 @@ impl Kind {
         }
     }
 
-    /// Reads a damaged file that lies where `good` was, or beside its companions.
+    /// Reads a damaged file that replaces `good`, or is next to its companions.
     fn read(self, damaged: &Path, good: &Path) -> Result<(), String> {
         let all = |path: &Path| -> Result<(), String> {
             let mut weights = Weights::open(path).map_err(|e| e.to_string())?;
             let names: Vec<String> = weights.infos().map(|(name, _)| name.to_owned()).collect();
             for name in names {
-                // Tensors of whole numbers are no weights, and say so.
+                // Tensors of whole numbers are not weights, which gives an error.
                 let _ = weights.read(&name);
             }
             Ok(())
@@ -137,7 +137,7 @@ impl Kind {
         match self {
             Self::Safetensors | Self::PyTorch | Self::Index => {
                 all(damaged)?;
-                // Of METER and CLIP the names alone say what they are.
+                // METER and CLIP are recognised by the names of their tensors alone.
                 let _ = pretrained::describe(damaged, None)
                     .and_then(|public| public.load(&Device::flex()));
                 Ok(())
@@ -204,7 +204,7 @@ impl Kind {
     }
 }
 
-/// Reads every sample; those that are broken say so.
+/// Reads every sample; broken ones give errors.
 fn samples(config: &dyn SourceConfig) -> Result<(), String> {
     const LIMITS: Limits = Limits::full_size(1 << 20);
     let source = config.open(&LIMITS).map_err(|e| e.to_string())?;
@@ -216,7 +216,7 @@ fn samples(config: &dyn SourceConfig) -> Result<(), String> {
     Ok(())
 }
 
-/// What became of the files of a kind.
+/// The results for the files of a kind.
 #[derive(Debug, Default)]
 struct Tally {
     read: u64,
@@ -227,13 +227,13 @@ struct Tally {
 ///
 /// # Errors
 ///
-/// A file made the program panic, took too long or too much memory; it is kept and named.
+/// A file made the program panic, or took too much time or memory; it is kept and named.
 pub fn run(args: &FilesArgs, say: &mut dyn FnMut(&str)) -> Result<(), TrainError> {
     let mut good: BTreeMap<Kind, Vec<PathBuf>> = BTreeMap::new();
     collect(&args.folder, &mut good)?;
     let scratch = std::env::temp_dir().join(format!("unimo-torture-files-{}", std::process::id()));
     fs::create_dir_all(&scratch).map_err(TrainError::file("create", &scratch))?;
-    // A panic is counted and reported here; its message on every round would be noise.
+    // Panics are counted and reported here; their messages in every round would be noise.
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
     let result = all_kinds(args, &good, &scratch, say);
@@ -270,7 +270,7 @@ fn all_kinds(
             })
             .collect::<Result<_, TrainError>>()?;
         if kind == Kind::Index {
-            // An index is read with what it names, which has to lie beside it.
+            // An index is read together with the files that it names, which must be next to it.
             for sibling in files.iter().filter_map(|path| path.parent()) {
                 copy_weights(sibling, scratch)?;
             }
@@ -355,7 +355,7 @@ fn collect(folder: &Path, found: &mut BTreeMap<Kind, Vec<PathBuf>>) -> Result<()
     Ok(())
 }
 
-/// A copy with one to four injuries; most near the beginning, where headers are.
+/// A copy with one to four injuries, most of them near the beginning, where headers are.
 fn damage(bytes: &[u8], rng: &mut ChaCha8Rng) -> Vec<u8> {
     let mut copy = bytes.to_vec();
     for _ in 0..rng.random_range(1..=4) {
@@ -384,7 +384,7 @@ fn damage(bytes: &[u8], rng: &mut ChaCha8Rng) -> Vec<u8> {
                 copy[at..end].copy_from_slice(&value[..end - at]);
             }
             6 => {
-                // A number written in digits, as in JSON, becomes another.
+                // A digit of a number in text, as in JSON, is replaced.
                 if let Some(digit) = (at..copy.len()).find(|i| copy[*i].is_ascii_digit()) {
                     let other: [&[u8]; 6] = [
                         b"0",
@@ -416,12 +416,12 @@ fn damage(bytes: &[u8], rng: &mut ChaCha8Rng) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    /// Some seconds of what the command does for minutes.
+    /// A few seconds of what the command does for minutes.
     #[test]
     fn damaged_files_are_refused() {
         let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures");
         if !fixtures.is_dir() {
-            // The crate was taken out of its repository.
+            // The crate is not in its repository.
             return;
         }
         let args = FilesArgs {

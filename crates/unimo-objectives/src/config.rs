@@ -1,4 +1,4 @@
-//! `[objectives]` as a recipe has it: reading, writing, and what must hold.
+//! `[objectives]` of a recipe: how it is read, written and validated.
 
 use std::fmt;
 
@@ -59,7 +59,7 @@ impl<'de> Deserialize<'de> for ObjectivesConfig {
     }
 }
 
-/// The error of a key that no objective has.
+/// The error for a key that belongs to no objective.
 fn unknown<E: de::Error>(key: &str) -> E {
     let registered = registry::registered();
     if registered.is_empty() {
@@ -74,12 +74,12 @@ fn unknown<E: de::Error>(key: &str) -> E {
 }
 
 impl ObjectivesConfig {
-    /// The keys of those present.
+    /// The keys of the objectives that are present.
     pub fn given(&self) -> Vec<&'static str> {
         self.each().into_iter().map(|(key, _)| key).collect()
     }
 
-    /// Every value on its own and against the others.
+    /// Checks every value, alone and against the others.
     pub fn validate(&self) -> Result<(), ConfigError> {
         for (key, settings) in self.each() {
             settings.validate().map_err(|e| within(e, key))?;
@@ -102,7 +102,7 @@ impl ObjectivesConfig {
         Ok(())
     }
 
-    /// The objectives against the encoders that they train.
+    /// Checks the objectives against the encoders that they train.
     pub fn validate_with(&self, model: &BackboneConfig) -> Result<(), ConfigError> {
         for (key, settings) in self.each() {
             let reads = |request: &Request| matches!(request.what, What::Image(_));
@@ -118,7 +118,7 @@ impl ObjectivesConfig {
         Ok(())
     }
 
-    /// The objectives against the teacher that a recipe has or has not.
+    /// Checks the objectives against the recipe's teacher, or against its absence.
     pub fn validate_teacher(&self, teacher: Option<&TeacherConfig>) -> Result<(), ConfigError> {
         let asks = |(_, settings): &(&str, &dyn Settings)| {
             let requests = settings.requests();
@@ -143,17 +143,17 @@ impl ObjectivesConfig {
         }
     }
 
-    /// What the loader must put into a batch for those whose keys are `chosen`.
+    /// What the loader must put into a batch for the objectives whose keys are `chosen`.
     ///
     /// # Errors
     ///
-    /// Two of them want the same input in two ways.
+    /// Two of them ask for the same input in two ways.
     pub fn inputs(&self, chosen: &dyn Fn(&str) -> bool) -> Result<Inputs, ConfigError> {
         let all = self.each().into_iter().filter(|(key, _)| chosen(key));
         Inputs::of(all.map(|(key, settings)| (key, settings.requests(), settings.samples())))
     }
 
-    /// The objective, of those whose keys are `chosen`, that says how similar captions and images are.
+    /// The objective among `chosen` that gives the similarity of captions and images.
     pub fn similarity_of(&self, chosen: &dyn Fn(&str) -> bool) -> Option<&'static str> {
         let all = self.each().into_iter().filter(|(key, _)| chosen(key));
         all.into_iter()
@@ -162,7 +162,7 @@ impl ObjectivesConfig {
     }
 }
 
-/// The error of a setting, or of the section as a whole where it names none.
+/// Puts the section's name before the setting's; an error without a setting is about the whole section.
 fn within(error: ConfigError, section: &str) -> ConfigError {
     if error.key.is_empty() {
         return ConfigError {

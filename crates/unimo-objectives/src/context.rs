@@ -13,19 +13,19 @@ use crate::teacher::Teacher;
 pub struct Context<'a> {
     /// The encoders that are trained.
     pub backbone: &'a Backbone,
-    /// Their moving average, where a recipe has one.
+    /// The moving average of the encoders, if the recipe has one.
     pub teacher: Option<&'a Teacher>,
     /// The batch on the host: labels and targets.
     pub batch: &'a Batch,
     /// The batch after the uni-modal encoders.
     pub encoded: &'a Encoded,
-    /// Where tensors are made; it draws the device's random numbers.
+    /// The device that makes tensors and draws random numbers.
     pub device: &'a Device,
     /// The processes that train together.
     pub world: &'a World,
 }
 
-/// What an objective has requested of a batch is there: a batch that lacks it skips the objective.
+/// What an objective has requested is there: it does not run on a batch that lacks it.
 impl<'a> Context<'a> {
     /// The batch's texts.
     ///
@@ -37,7 +37,7 @@ impl<'a> Context<'a> {
         texts.expect("invariant: the batch holds what was requested")
     }
 
-    /// The texts with words or phrases hidden, and what is to be predicted.
+    /// The texts with words or phrases hidden, and the tokens to predict.
     ///
     /// # Panics
     ///
@@ -47,7 +47,7 @@ impl<'a> Context<'a> {
         masked.expect("invariant: the batch holds what was requested")
     }
 
-    /// The images' tags with some hidden, and what is to be predicted.
+    /// The images' tags with some hidden, and the tokens to predict.
     ///
     /// # Panics
     ///

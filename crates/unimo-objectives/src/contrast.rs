@@ -1,11 +1,11 @@
-//! What compares samples with each other: features of every sample, and a loss over all of them.
+//! Losses that compare samples with each other: features of every sample, and one loss over all of them.
 //!
-//! Such a loss cannot be taken batch by batch and added up, as others can: of a step of 128 batches of 32 samples, each would see 31
-//! others instead of 4,095. So it is split where GradCache (Gao et al. 2021) splits it, between what belongs to a sample and what
-//! belongs to all: [`crate::together`] computes the features of all batches, then the loss and its gradient with respect to the
-//! features, and then goes through the batches again, one at a time. A batch alone does both at once.
+//! Such a loss cannot be taken batch by batch and averaged, as others can: in a step of 128 batches of 32 samples, each sample
+//! would see 31 others instead of 4,095. So it is split as in GradCache (Gao et al. 2021), into what belongs to a sample and what
+//! belongs to all. [`crate::together`] computes the features of all batches, then the loss and its gradient with respect to the
+//! features. Then it goes through the batches again, one at a time. A batch alone does both at once.
 //!
-//! Samples that show the same picture are no negatives of each other: their scores are hidden, as positives and as negatives.
+//! Samples that show the same image are not negatives of each other: their scores are hidden, as positives and as negatives.
 //!
 //! Shape legend: `N` samples, `E` width of the features.
 
@@ -24,11 +24,11 @@ use crate::pairs::{Fused, Pairs};
 /// All samples of a contrast.
 #[derive(Debug, Clone, Default)]
 pub struct Contrasted {
-    /// What the loss learns from.
+    /// The features that the loss learns from.
     pub features: Features,
-    /// What it compares with and does not learn from.
+    /// The features that it compares them with, without learning from them.
     pub fixed: Features,
-    /// `[N]`: which picture each sample shows, where that is known.
+    /// `[N]`: the image that each sample shows, if that is known.
     pub pictures: Vec<Option<u64>>,
 }
 
@@ -37,15 +37,15 @@ pub trait Contrast {
     /// The samples of a batch that take part.
     fn samples(&self, encoded: &Encoded) -> Vec<usize>;
 
-    /// The pairs that it wants from the cross-modal encoder. It draws nothing at random: a batch is gone through twice.
+    /// The pairs that it wants from the cross-modal encoder. It draws nothing at random, since both passes over a batch call it.
     fn pairs(&self, _encoded: &Encoded) -> Vec<Pairs> {
         Vec::new()
     }
 
-    /// Features of the samples that take part. `fused` holds what became of each of its [`pairs`](Self::pairs).
+    /// Features of the samples that take part. `fused` holds the output for each of its [`pairs`](Self::pairs), in their order.
     fn features(&self, context: &Context<'_>, fused: &[Fused]) -> Features;
 
-    /// Features of the same samples that it does not learn from.
+    /// Features of the same samples that the loss does not learn from.
     fn fixed(&self, _context: &Context<'_>) -> Features {
         Features::default()
     }
@@ -59,7 +59,7 @@ pub trait Contrast {
     fn over(&self, all: &Contrasted) -> Outcome;
 }
 
-/// The loss of a batch alone.
+/// The loss over the samples of one batch.
 pub fn alone(contrast: &dyn Contrast, context: &Context<'_>, fused: &[Fused]) -> Outcome {
     let encoded = context.encoded;
     contrast.over(&Contrasted {
@@ -69,12 +69,12 @@ pub fn alone(contrast: &dyn Contrast, context: &Context<'_>, fused: &[Fused]) ->
     })
 }
 
-/// Which pictures these rows show.
+/// The images that these rows show.
 pub(crate) fn pictures(batch: &Encoded, rows: &[usize]) -> Vec<Option<u64>> {
     rows.iter().map(|row| batch.pictures[*row]).collect()
 }
 
-/// The rows named, or all as they are.
+/// These rows of `x`, or `x` itself if they are all of its rows in order.
 pub(crate) fn take(x: Tensor<2>, rows: &[usize]) -> Tensor<2> {
     if rows.iter().copied().eq(0..x.dims()[0]) {
         return x;
@@ -83,10 +83,10 @@ pub(crate) fn take(x: Tensor<2>, rows: &[usize]) -> Tensor<2> {
     x.select(0, at)
 }
 
-/// What hidden scores become: after the softmax nothing is left of them, and times 0 they are 0.
+/// The value of a hidden score: its share after the softmax is 0, and 0 times it is 0.
 const HIDDEN: f64 = -1e9;
 
-/// Scores that are no negatives are hidden.
+/// Sets the scores to [`HIDDEN`] where `hidden` is true.
 pub(crate) fn hide(scores: Tensor<2>, hidden: Option<&Tensor<2, Bool>>) -> Tensor<2> {
     match hidden {
         Some(hidden) => scores.mask_fill(hidden.clone(), HIDDEN),
@@ -105,7 +105,7 @@ impl Contrasted {
         self.pictures.is_empty()
     }
 
-    /// The number of each sample's picture; samples of the same picture have the same.
+    /// The number of each sample's image, the same for samples of the same image, and how many there are.
     fn numbers(&self) -> (Vec<i32>, usize) {
         let mut known = HashMap::new();
         let mut count = 0;
@@ -121,7 +121,7 @@ impl Contrasted {
         (numbers, count as usize)
     }
 
-    /// Which other samples show the same picture as sample `i`, row `i`; none where no picture is there twice.
+    /// Row `i` marks the other samples that show the same image as sample `i`; `None` if no image occurs twice.
     ///
     /// # Shapes
     ///
@@ -141,7 +141,7 @@ impl Contrasted {
         Some((equal(numbers) - own).equal_scalar(1))
     }
 
-    /// How many samples find no negative among the others: all or none, since it takes one picture for all.
+    /// How many samples find no negative among the others: all of them if they all show one image, else none.
     pub(crate) fn without_negative(&self) -> usize {
         match self.numbers() {
             (_, 1) => self.len(),
@@ -150,17 +150,17 @@ impl Contrasted {
     }
 }
 
-/// How many numbers say which picture it is.
+/// How many numbers identify an image.
 pub(crate) const IDENTITY: usize = 3;
 
-/// Bits of each of them: f32 holds them exactly.
+/// Bits in each of these numbers: f32 holds them exactly.
 const IDENTITY_BITS: u32 = 22;
 
-/// What the identity of a picture that nobody knows begins with where it is to equal no other; what is stored has 0.
+/// First number of an unknown image's identity where it must equal no other; a stored identity has 0 there.
 const UNLIKE_ALL: f32 = -1.0;
 
-/// The identities of pictures as floats, since a checkpoint holds nothing else. The first of a known one is above 0; one that is not
-/// known has `unknown` there.
+/// The identities of images as floats, since a checkpoint holds nothing else. The first number of a known image is above 0. That of
+/// an unknown image is `unknown`.
 ///
 /// # Shapes
 ///
@@ -176,12 +176,12 @@ fn identities(pictures: &[Option<u64>], unknown: f32, device: &Device) -> Tensor
     Tensor::from_data(TensorData::new(values, [pictures.len(), IDENTITY]), device)
 }
 
-/// Identities as they are kept: zeros where a picture is not known.
+/// Identities as the queue keeps them: zeros for an unknown image.
 pub(crate) fn stored(pictures: &[Option<u64>], device: &Device) -> Tensor<2> {
     identities(pictures, 0.0, device)
 }
 
-/// Which kept identities are those of sample `i`'s picture, row `i`; none where no sample's picture is known.
+/// Row `i` marks the kept identities that equal sample `i`'s; `None` if no sample's image is known.
 ///
 /// # Shapes
 ///
@@ -203,7 +203,7 @@ pub(crate) fn seen_before(pictures: &[Option<u64>], kept: Tensor<2>) -> Option<T
         .reduce(Tensor::bool_and)
 }
 
-/// Two masks beside each other; none where neither hides anything.
+/// Two masks side by side; `None` if both are `None`.
 ///
 /// # Shapes
 ///
@@ -218,7 +218,7 @@ pub(crate) fn beside(
     if left.is_none() && right.is_none() {
         return None;
     }
-    // Through numbers: burn-flex 0.22.1 keeps several kinds of bool, which `cat` refuses to join.
+    // Joined as numbers: burn-flex 0.22.1 has several kinds of bool tensor, and `cat` cannot join different ones.
     let numbers = |mask: Option<Tensor<2, Bool>>, columns: usize| match mask {
         Some(mask) => mask.int(),
         None => Tensor::<2, Int>::zeros([n, columns], device),
@@ -227,7 +227,7 @@ pub(crate) fn beside(
     Some(both.equal_scalar(1))
 }
 
-/// The mean of cross-entropies, row `i` of each belonging to column `i`.
+/// The mean of several cross-entropies. In each, label `i` is the right column of row `i`.
 ///
 /// # Shapes
 ///
@@ -274,7 +274,7 @@ mod tests {
         assert_eq!(of(&[None]).without_negative(), 1);
     }
 
-    /// Every bit of an identity counts, and what is not known equals nothing.
+    /// Every bit of an identity counts, and an unknown image equals no other.
     #[test]
     fn kept_identities_are_found_again() {
         let device = Device::flex();

@@ -1,4 +1,4 @@
-//! Random numbers of a batch, one stream for each key: what an objective draws does not depend on which others there are.
+//! Random numbers of a batch, one stream for each key: what an objective draws does not depend on the other objectives.
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -9,12 +9,12 @@ pub struct Draws {
     seed: u64,
 }
 
-/// FNV-1a's, over 64 bits.
+/// Offset basis of 64-bit FNV-1a.
 const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
 const PRIME: u64 = 0x0000_0100_0000_01b3;
 
 impl Draws {
-    /// From a seed of the batch's own.
+    /// The random numbers of the batch with this seed.
     pub fn new(seed: u64) -> Self {
         Self { seed }
     }

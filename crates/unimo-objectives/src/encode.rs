@@ -1,4 +1,4 @@
-//! The uni-modal encoders over a batch, once for all objectives.
+//! Runs the uni-modal encoders over a batch, once for all objectives.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,32 +15,32 @@ use unimo_encoders::text::TextInput;
 use crate::encoded::{Encoded, Tables};
 use crate::request::{By, ImageForm, ImageKind, Request, TextKind, What};
 
-/// What is to be encoded of a batch by each model.
+/// The inputs of a batch that each model encodes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Wanted {
     student: Inputs,
     teacher: Inputs,
-    /// Leading positions that see each other in texts that are read from left to right.
+    /// Number of leading positions that see each other in texts read from left to right.
     prefix: Option<usize>,
 }
 
-/// What one model is to read.
+/// The inputs that one model encodes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Inputs {
     texts: BTreeSet<TextKind>,
     images: BTreeSet<ImageKind>,
-    /// Images come with the tags hidden that are to be recovered.
+    /// Whether images are read with the tags hidden that are to be predicted.
     hides_tags: bool,
     /// Layers whose states are kept.
     text_layers: BTreeSet<usize>,
     image_layers: BTreeSet<usize>,
 }
 
-/// What lies between the first and the last share of a text without an image that is given and not predicted.
+/// Range of the share of a text without an image that is given as the prefix.
 const PREFIX_SHARES: std::ops::Range<f64> = 0.1..0.5;
 
 impl Wanted {
-    /// All that is requested of a batch, as far as it holds it. `rng` says how much of a text without an image is given.
+    /// All requests that the batch can serve. `rng` draws how much of a text without an image is given.
     pub fn of(
         requests: &[Request],
         backbone: &Backbone,
@@ -60,7 +60,7 @@ impl Wanted {
         wanted
     }
 
-    /// The same of requests that draw nothing at random: what contrasts read.
+    /// The same for requests that draw nothing at random, which contrasts make.
     pub fn fixed(requests: &[Request], backbone: &Backbone, batch: &Batch) -> Self {
         let mut wanted = Self::default();
         let mut as_others = BTreeSet::new();
@@ -100,18 +100,18 @@ impl Wanted {
         wanted
     }
 
-    /// Whether images come with the tags hidden that are to be recovered.
+    /// Whether images are read with tags hidden.
     pub fn hides_tags(&self) -> bool {
         self.student.hides_tags
     }
 
-    /// The same with tags hidden, or not: images are encoded once for all.
+    /// The same with tags hidden, or not: images are encoded once for all objectives.
     pub fn hiding_tags(mut self, hides: bool) -> Self {
         self.student.hides_tags = hides;
         self
     }
 
-    /// What the student alone is to read.
+    /// The inputs that the student reads.
     pub fn by_student(self) -> Self {
         Self {
             teacher: Inputs::default(),
@@ -119,7 +119,7 @@ impl Wanted {
         }
     }
 
-    /// The rest, where `done` is there.
+    /// What remains once `done` is encoded.
     pub fn without(mut self, done: &Self) -> Self {
         let rest = |own: &mut Inputs, done: &Inputs| {
             own.texts.retain(|kind| !done.texts.contains(kind));
@@ -131,21 +131,21 @@ impl Wanted {
     }
 }
 
-/// What is wanted of texts or images of other batches that pairs are made with.
+/// What is encoded of other batches' texts that pairs use.
 pub(crate) fn plain_texts() -> Wanted {
     let mut wanted = Wanted::default();
     wanted.student.texts.insert(TextKind::Plain);
     wanted
 }
 
-/// Likewise.
+/// The same for images.
 pub(crate) fn plain_images() -> Wanted {
     let mut wanted = Wanted::default();
     wanted.student.images.insert(ImageKind::Plain);
     wanted
 }
 
-/// Runs each uni-modal encoder on what is wanted and not there yet: the student's first, then the teacher's.
+/// Runs each uni-modal encoder on the inputs that are not encoded yet, the student's first, then the teacher's.
 pub(crate) fn encode(
     (backbone, teacher): (&Backbone, Option<&Backbone>),
     batch: &Batch,
@@ -181,7 +181,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn read(&self, wanted: &Inputs, into: &mut Tables) {
-        // On the device before anything is computed there.
+        // Copied to the device before anything is computed there.
         let images = wanted.images.contains(&ImageKind::Plain);
         let images = images.then(|| self.backbone.pictures(self.batch, self.device));
         let images = images.flatten();
@@ -253,7 +253,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Texts as they are and masked texts in one pass.
+    /// Encodes plain and masked texts in one pass.
     fn both_directions(&self, wanted: &Inputs, into: &mut Tables) {
         let Some(texts) = &self.batch.texts else {
             return;
@@ -313,7 +313,7 @@ impl Reader<'_> {
     }
 }
 
-/// Captions of several batches as one, padded to the longest of them.
+/// Captions of several batches as one batch, padded to the longest of them.
 ///
 /// # Panics
 ///
@@ -331,7 +331,7 @@ pub(crate) fn texts_of(batches: &[Batch], rows: &[(usize, usize)], pad: i32) -> 
     }
 }
 
-/// Rows of texts as one, padded to the longest of them.
+/// Rows of texts as one batch, padded to the longest of them.
 fn padded(rows: &[(&Texts, usize)], pad: i32, ids: impl Fn(&Texts) -> &Vec<i32>) -> Texts {
     let lengths: Vec<usize> = rows
         .iter()
@@ -357,8 +357,8 @@ fn names(batches: &[Batch], rows: &[(usize, usize)]) -> Vec<String> {
     rows.iter().map(name).collect()
 }
 
-/// Pictures of several batches as one, with their tags, which `hides_tags` hides as in their own batch. All of the rows' batches
-/// have tags or none.
+/// Images of several batches as one batch, with their tags. `hides_tags` hides tags as in their own batch. Either all of these
+/// batches have tags or none has.
 pub(crate) fn pictures_of(
     batches: &[Batch],
     rows: &[(usize, usize)],
@@ -432,7 +432,7 @@ fn regions_of(batches: &[Batch], rows: &[(usize, usize)]) -> Option<Regions> {
     Some(regions)
 }
 
-/// The rows of both under each other, padded to one length; states of single layers are left out.
+/// Appends the rows of `other` to `own`, padded to one length; the states of single layers are dropped.
 pub(crate) fn join_texts(own: &TextFeatures, other: TextFeatures) -> TextFeatures {
     let length = own.mask.dims()[1].max(other.mask.dims()[1]);
     let widened = |texts: TextFeatures| TextFeatures {
@@ -444,7 +444,7 @@ pub(crate) fn join_texts(own: &TextFeatures, other: TextFeatures) -> TextFeature
     TextFeatures::cat(vec![widened(own.clone()), widened(other)])
 }
 
-/// Likewise of pictures, whose tags are left out.
+/// The same for images, whose tags are dropped.
 pub(crate) fn join_images(parts: Vec<ImageFeatures>) -> ImageFeatures {
     let positions = |images: &ImageFeatures| images.states.first().map_or(0, |s| s.dims()[1]);
     let length = parts.iter().map(positions).max().unwrap_or(0);
@@ -473,7 +473,7 @@ pub(crate) fn join_images(parts: Vec<ImageFeatures>) -> ImageFeatures {
     ImageFeatures::cat(parts.into_iter().map(widened).collect())
 }
 
-/// Zeros behind the positions that there are.
+/// Pads the positions with zeros at the end, to `length`.
 fn widen(states: Tensor<3>, length: usize) -> Tensor<3> {
     let [rows, positions, width] = states.dims();
     if positions == length {

@@ -1,4 +1,4 @@
-//! A batch after the uni-modal encoders: what objectives read of it.
+//! A batch after the uni-modal encoders: what objectives read.
 //!
 //! Shape legend: `B` samples, `L` text length, `D` width of an encoder.
 
@@ -11,40 +11,40 @@ use unimo_encoders::features::{ImageFeatures, TextFeatures};
 use crate::partners::{Partners, Similarity};
 use crate::request::{By, ImageKind, TextKind, describing};
 
-/// Features of a batch by request. Each distinct request was encoded once, whatever the number of objectives.
+/// Features of a batch by request. Each distinct request was encoded once for all objectives.
 #[derive(Debug, Clone, Default)]
 pub struct Encoded {
-    /// Samples of the batch, `B`.
+    /// Number of samples in the batch, `B`.
     pub samples: usize,
-    /// `[B]`: which image each sample shows, where that is known.
+    /// `[B]`: the image that each sample shows, if that is known.
     pub pictures: Vec<Option<u64>>,
     /// The samples whose text describes its image.
     pub describing: Vec<usize>,
-    /// The samples that pairs can be made of.
+    /// The samples that pairs are made of.
     pub partners: Partners,
-    /// Leading positions that see each other in texts that are read from left to right; what follows is to be predicted.
+    /// Number of leading positions that see each other in texts read from left to right; the rest is predicted.
     prefix: usize,
     student: Tables,
     teacher: Tables,
-    /// What pairs take their texts from, where that is more than the batch's own.
+    /// The texts of pairs, if pairs also use texts of other batches.
     pair_texts: Option<WithFurther<TextFeatures>>,
-    /// Likewise of images.
+    /// The images of pairs, if pairs also use images of other batches.
     pair_images: Option<WithFurther<ImageFeatures>>,
 }
 
-/// What one model made of the batch.
+/// The features that one model computed from the batch.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tables {
-    /// Texts as they are and masked texts under each other.
+    /// The rows of plain texts and of masked texts, one after the other.
     both_directions: Option<TextFeatures>,
-    /// The first row of each of them.
+    /// The first row of each of the two kinds.
     first: BTreeMap<TextKind, usize>,
     left_to_right: Option<TextFeatures>,
     further: BTreeMap<String, TextFeatures>,
     images: BTreeMap<ImageKind, ImageFeatures>,
 }
 
-/// A batch's own rows and samples of other batches behind them.
+/// A batch's own rows, followed by samples of other batches.
 #[derive(Debug, Clone)]
 pub(crate) struct WithFurther<T> {
     pub features: T,
@@ -67,7 +67,7 @@ impl Encoded {
         }
     }
 
-    /// Wrong partners come from the batch itself, by these similarities where there are some.
+    /// The same with wrong partners from the batch itself, chosen by these similarities if there are any.
     pub fn with_partners(mut self, similarity: Option<Similarity>) -> Self {
         self.set_partners(similarity);
         self
@@ -89,18 +89,18 @@ impl Encoded {
         self
     }
 
-    /// Texts of the batch's samples, `B` rows; none where they were not asked for or the batch has none.
+    /// Texts of the batch's samples, `B` rows; `None` if they were not requested or the batch has none.
     pub fn texts(&self, by: By, kind: &TextKind) -> Option<TextFeatures> {
         let tables = self.tables(by);
         let (table, first) = tables.texts(kind)?;
         Some(table.narrow(first, self.samples))
     }
 
-    /// The states of the last layer of texts, before any projection: `[B, L, D]`.
+    /// The last layer's states of the texts, before any projection: `[B, L, D]`.
     ///
     /// # Panics
     ///
-    /// Panics if they were not asked for.
+    /// Panics if they were not requested.
     pub fn text_states(&self, by: By, kind: &TextKind) -> Tensor<3> {
         let found = self.tables(by).texts(kind);
         let (table, first) = found.expect("invariant: the step gives what was requested");
@@ -109,29 +109,29 @@ impl Encoded {
         last.clone().narrow(0, first, self.samples)
     }
 
-    /// Whether such texts are there.
+    /// Whether texts of this kind are encoded.
     pub fn has_text(&self, by: By, kind: &TextKind) -> bool {
         self.tables(by).texts(kind).is_some()
     }
 
-    /// Images of the batch's samples, `B` rows; none where they were not asked for or the batch has none.
+    /// Images of the batch's samples, `B` rows; `None` if they were not requested or the batch has none.
     pub fn images(&self, by: By, kind: ImageKind) -> Option<&ImageFeatures> {
         self.tables(by).images.get(&kind)
     }
 
-    /// The form in which the student has read texts that are looked at in both directions: masked, if it has.
+    /// The kind of bidirectional texts that the student has read: masked texts if there are any, else plain ones.
     pub fn as_others(&self) -> Option<TextKind> {
         [TextKind::Masked, TextKind::Plain]
             .into_iter()
             .find(|kind| self.has_text(By::Student, kind))
     }
 
-    /// Leading positions that see each other in texts that are read from left to right.
+    /// Number of leading positions that see each other in texts read from left to right.
     pub fn prefix(&self) -> usize {
         self.prefix
     }
 
-    /// Positions of the batch's own texts.
+    /// Number of positions of the batch's own texts.
     pub(crate) fn text_length(&self, by: By) -> Option<usize> {
         let texts = self.tables(by).both_directions.as_ref()?;
         Some(texts.mask.dims()[1])
@@ -206,8 +206,8 @@ impl Encoded {
         (table, sample)
     }
 
-    /// The mask of the images that pairs of the student are made of, with each sample's row in it; none where nothing of them
-    /// is padding.
+    /// The padding mask of the images that the student's pairs are made of, with each sample's row in it; `None` if no position is
+    /// padding.
     pub fn image_padding(
         &self,
         samples: &[usize],
@@ -235,23 +235,23 @@ impl Tables {
         }
     }
 
-    /// Rows of the table of texts that are read in both directions.
+    /// Rows in the table of bidirectional texts.
     pub fn rows(&self) -> usize {
         let texts = self.both_directions.as_ref();
         texts.map_or(0, |texts| texts.class.dims()[0])
     }
 
-    /// The table of texts that are read in both directions.
+    /// The table of bidirectional texts.
     pub fn both_directions(&self) -> Option<&TextFeatures> {
         self.both_directions.as_ref()
     }
 
-    /// The images as they are.
+    /// The plain images.
     pub fn plain_images(&self) -> Option<&ImageFeatures> {
         self.images.get(&ImageKind::Plain)
     }
 
-    /// Texts of these kinds, as many rows of each, under what is there.
+    /// Adds texts of these kinds to the tables; each kind has the same number of rows.
     pub fn put_texts(&mut self, kinds: Vec<TextKind>, texts: TextFeatures) {
         let [rows, _] = texts.class.dims();
         let before = self.rows();
@@ -275,7 +275,7 @@ impl Tables {
         });
     }
 
-    /// Images of a kind.
+    /// Adds images of a kind to the tables.
     pub fn put_images(&mut self, kind: ImageKind, images: ImageFeatures) {
         self.images.insert(kind, images);
     }

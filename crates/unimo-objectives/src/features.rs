@@ -9,22 +9,22 @@ use burn::tensor::Tensor;
 pub struct Features(Vec<(&'static str, Tensor<2>)>);
 
 impl Features {
-    /// With the names that the objective will ask for.
+    /// Features under the names by which the objective asks for them.
     pub fn new(named: Vec<(&'static str, Tensor<2>)>) -> Self {
         Self(named)
     }
 
-    /// Those of a name.
+    /// The features of this name.
     pub fn get(&self, name: &str) -> Option<&Tensor<2>> {
         let found = self.0.iter().find(|(other, _)| *other == name);
         found.map(|(_, features)| features)
     }
 
-    /// Those of a name that the objective has given.
+    /// The features of this name, which the objective has given.
     ///
     /// # Panics
     ///
-    /// Panics if it has not.
+    /// Panics if it has not given them.
     pub fn of(&self, name: &str) -> Tensor<2> {
         let found = self.get(name);
         found
@@ -32,12 +32,12 @@ impl Features {
             .clone()
     }
 
-    /// Each of them changed.
+    /// The same with `change` applied to each.
     pub(crate) fn map(&self, change: impl Fn(&Tensor<2>) -> Tensor<2>) -> Self {
         Self(self.0.iter().map(|(name, x)| (*name, change(x))).collect())
     }
 
-    /// The samples of all parts under each other.
+    /// The samples of all parts, one part after the other.
     pub(crate) fn cat(parts: &[Self]) -> Self {
         let Some(first) = parts.first() else {
             return Self::default();
@@ -46,7 +46,7 @@ impl Features {
         Self(first.0.iter().map(|(name, _)| (*name, of(name))).collect())
     }
 
-    /// The sum of all products with the numbers of the same name, which track no gradient, `[1]`; none where there is no feature.
+    /// The sum of all products with the numbers of the same name, which track no gradient, `[1]`; `None` if there is no feature.
     pub(crate) fn dot(&self, numbers: &Self) -> Option<Tensor<1>> {
         let product = |(name, x): &(&'static str, Tensor<2>)| {
             let mut factor = numbers.of(name).autodiff();

@@ -1,4 +1,4 @@
-//! Labels, and what is right of predictions.
+//! Labels, and how many predictions are right.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use unimo_batch::MaskedTexts;
@@ -23,7 +23,7 @@ pub(crate) fn ints(values: Vec<i32>, device: &Device) -> Tensor<1, Int> {
     Tensor::from_data(TensorData::new(values, [count]), device)
 }
 
-/// How many rows have their highest score at the label.
+/// How many rows have their highest score at their label.
 ///
 /// # Shapes
 ///

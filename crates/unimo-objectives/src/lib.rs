@@ -1,7 +1,8 @@
-//! What unimo trains on. An objective is a loss with its head: it owns its weights, says what it wants encoded, and is one file and
-//! one line in the list below, or is registered from another crate ([`registry`]). A step computes what several of them need once.
+//! What unimo trains on. An objective is a loss with its head. It owns its weights and says what it wants encoded. It is one file
+//! and one line in the list below, or is registered from another crate ([`registry`]). A step computes what several objectives need
+//! once.
 //!
-//! They know encoders and the batch type, no data set and no training loop.
+//! Objectives know the encoders and the batch type, but no data set and no training loop.
 //!
 //! ```
 //! use unimo_objectives::pretraining::itm::{Head, ItmConfig, Layout, Negatives};
@@ -64,18 +65,18 @@ use crate::teacher::Teacher;
 /// The list of objectives: key in a recipe, configuration.
 macro_rules! objectives {
     ($($key:ident: $config:ty;)+) => {
-        /// `[objectives]`: those present are trained.
+        /// `[objectives]`: the objectives that are present are trained.
         #[derive(Debug, Clone, Default, PartialEq)]
         pub struct ObjectivesConfig {
             $(
                 #[doc = concat!("`[objectives.", stringify!($key), "]`.")]
                 pub $key: Option<$config>,
             )+
-            /// Those of other crates.
+            /// The objectives of other crates.
             pub outside: Vec<OutsideConfig>,
         }
 
-        /// The objectives that are built in, with their heads.
+        /// The built-in objectives, with their heads.
         #[derive(Module, Debug)]
         pub struct BuiltIn {
             $(
@@ -85,10 +86,10 @@ macro_rules! objectives {
         }
 
         impl ObjectivesConfig {
-            /// Every key that a built-in objective has.
+            /// The keys of all built-in objectives.
             pub const KEYS: &[&str] = &[$(stringify!($key)),+];
 
-            /// The configurations of those present, with their keys.
+            /// The configurations that are present, with their keys.
             pub fn each(&self) -> Vec<(&'static str, &dyn Settings)> {
                 let mut all: Vec<(&'static str, &dyn Settings)> = Vec::new();
                 $(
@@ -109,7 +110,7 @@ macro_rules! objectives {
                 }
             }
 
-            /// Reads the section of a built-in objective; gives the values back where the key is none of theirs.
+            /// Reads the section of a built-in objective; returns the values if no built-in objective has the key.
             fn read<'de, A: serde::de::MapAccess<'de>>(
                 &mut self,
                 key: &str,
@@ -122,7 +123,7 @@ macro_rules! objectives {
                 Ok(true)
             }
 
-            /// Writes the sections of built-in objectives.
+            /// Writes the sections of the built-in objectives.
             fn write<S: serde::ser::SerializeMap>(&self, map: &mut S) -> Result<(), S::Error> {
                 $(
                     if let Some(config) = &self.$key {
@@ -134,7 +135,7 @@ macro_rules! objectives {
         }
 
         impl Objectives {
-            /// Those that the recipe names, with their keys.
+            /// The objectives that the recipe names, with their keys.
             pub fn each(&self) -> Vec<(&'static str, &dyn Objective)> {
                 let mut all: Vec<(&'static str, &dyn Objective)> = Vec::new();
                 $(
@@ -200,14 +201,14 @@ impl Objectives {
         self.outside.iter().find(|outside| outside.key == key)
     }
 
-    /// The encoders have been given other weights before the first step.
+    /// To be called when the encoders have been given other weights before the first step.
     pub fn adopt(&mut self) {
         for (_, objective) in self.each_mut() {
             objective.adopt();
         }
     }
 
-    /// Clamps, moving averages and queues, after the optimiser's step. `carries` is what the micro-batches' [`Step`]s gave.
+    /// Clamps, moving averages and queues, after the optimiser's step. `carries` comes from the [`Step`]s of the micro-batches.
     pub fn after_step(&mut self, teacher: Option<&Teacher>, carries: Vec<(&'static str, Carry)>) {
         let decay = teacher.map(Teacher::decay);
         for (key, objective) in self.each_mut() {
@@ -220,7 +221,7 @@ impl Objectives {
     }
 }
 
-/// Parameters stand below the objectives' keys, wherever an objective comes from.
+/// Parameters are stored under the objectives' keys, whether an objective is built in or not.
 impl Module for Objectives {
     fn collect_devices(&self, devices: Devices) -> Devices {
         self.outside
@@ -287,7 +288,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-/// Losses are computed in f32 whatever the encoders compute in.
+/// Losses are computed in f32, whatever the dtype of the encoders.
 fn single_precision<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     cast(x, FloatDType::F32)
 }

@@ -1,4 +1,4 @@
-//! What an objective is.
+//! The traits of an objective.
 
 use std::fmt::Debug;
 
@@ -17,37 +17,37 @@ use crate::outcome::{Carry, Outcome};
 use crate::pairs::{Fused, Pairs};
 use crate::request::{Request, Samples};
 
-/// What the configuration of an objective says of it before it has weights.
+/// What is known of an objective from its configuration, before it has weights.
 pub trait Settings: Debug + Send + Sync {
     /// Factor of the loss in the sum.
     fn weight(&self) -> f64;
 
-    /// What it wants encoded.
+    /// The inputs that it wants encoded.
     fn requests(&self) -> Vec<Request>;
 
     /// Which samples count, and how many it needs.
     fn samples(&self) -> Samples;
 
-    /// Whether it chooses wrong partners by how similar captions and images are.
+    /// Whether it chooses wrong partners by the similarity of captions and images.
     fn asks_similarity(&self) -> bool {
         false
     }
 
-    /// Whether it says how similar captions and images are.
+    /// Whether it gives the similarity of captions and images.
     fn gives_similarity(&self) -> bool {
         false
     }
 
-    /// Every value on its own and against the others.
+    /// Checks every value, alone and against the others.
     fn validate(&self) -> Result<(), ConfigError>;
 
-    /// The values against the encoders that are trained.
+    /// Checks the values against the encoders that are trained.
     fn validate_with(&self, _model: &BackboneConfig) -> Result<(), ConfigError> {
         Ok(())
     }
 }
 
-/// The configuration of an objective, which makes it.
+/// The configuration from which an objective is made.
 pub trait ObjectiveConfig: Settings + Clone + Serialize + DeserializeOwned + 'static {
     /// The objective with its head.
     type Objective: Objective + Module + 'static;
@@ -56,16 +56,16 @@ pub trait ObjectiveConfig: Settings + Clone + Serialize + DeserializeOwned + 'st
     fn init(&self, init: &mut Init, model: &BackboneConfig) -> Self::Objective;
 }
 
-/// A loss with its head. Each is one file and one line in the list in `lib.rs`, or is registered from another crate
+/// A loss with its head. Each objective is one file and one line in the list in `lib.rs`, or is registered from another crate
 /// ([`crate::registry`]).
 ///
-/// A step calls `pairs`, then `loss`; [`Objective::after_step`] follows the optimiser's step and is the only place that changes
-/// state. A loss that compares samples with each other is a [`Contrast`] too: it is then taken over all batches of a step.
+/// A step calls `pairs`, then `loss`. [`Objective::after_step`] follows the optimiser's step and is the only place that changes
+/// state. A loss that compares samples with each other is also a [`Contrast`]; it is then taken over all batches of a step.
 pub trait Objective {
-    /// What it was made from.
+    /// The configuration that it was made from.
     fn settings(&self) -> &dyn Settings;
 
-    /// How it compares samples with each other, if it does.
+    /// The contrast, if it compares samples with each other.
     fn contrast(&self) -> Option<&dyn Contrast> {
         None
     }
@@ -75,21 +75,21 @@ pub trait Objective {
         Vec::new()
     }
 
-    /// The loss. `fused` holds what became of each of its [`pairs`](Self::pairs), in their order.
+    /// The loss. `fused` holds the output for each of its [`pairs`](Self::pairs), in their order.
     fn loss(&self, context: &Context<'_>, fused: &[Fused]) -> Outcome;
 
-    /// The backbone has been given other weights before the first step: copies of what was made with it are made anew.
+    /// To be called when the backbone has been given other weights before the first step: copies of its weights are made anew.
     fn adopt(&mut self) {}
 
     /// Clamps, moving averages and queues, after the optimiser's step.
     fn after_step(&mut self, _after: &AfterStep) {}
 }
 
-/// What follows the optimiser's step.
+/// What objectives need after the optimiser's step.
 #[derive(Debug, Clone, Default)]
 pub struct AfterStep {
-    /// Share of the old value in each update of the teacher; none where there is no teacher.
+    /// Share of the old value in each update of the teacher; `None` without a teacher.
     pub decay: Option<f64>,
-    /// What each loss gave, in the order of the micro-batches: one entry for those that were contrasted together.
+    /// The [`Carry`] of each loss, in the order of the micro-batches: one for those that were contrasted together.
     pub carries: Vec<Carry>,
 }

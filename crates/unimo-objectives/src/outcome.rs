@@ -1,4 +1,4 @@
-//! What an objective says of a batch.
+//! The result of an objective on a batch.
 
 use burn::tensor::{Device, Int, Tensor};
 use unimo_core::kernels;
@@ -12,22 +12,22 @@ use crate::single_precision;
 pub struct Carry {
     /// `[B, E]` each, tracking no gradient.
     pub features: Features,
-    /// `[B]`: which image each sample shows, where that is known.
+    /// `[B]`: the image that each sample shows, if that is known.
     pub pictures: Vec<Option<u64>>,
 }
 
-/// A number that is said of a loss: the mean of something over a count.
+/// A number that is reported beside a loss: a mean, kept as a sum and a count.
 #[derive(Debug, Clone)]
 pub struct Metric {
-    /// What it is.
+    /// The name of the number.
     pub name: &'static str,
     /// The sum, `[1]`, in f32, on the device.
     pub sum: Tensor<1>,
-    /// Of how many.
+    /// The count that the sum is divided by.
     pub count: usize,
 }
 
-/// The share of predictions that are right.
+/// Name of the share of predictions that are right.
 pub const ACCURACY: &str = "accuracy";
 
 /// An objective's result on one batch.
@@ -35,18 +35,18 @@ pub const ACCURACY: &str = "accuracy";
 pub struct Outcome {
     /// The unweighted loss, `[1]`, in f32.
     pub loss: Tensor<1>,
-    /// Whether the loss has a gradient; that of nothing has none.
+    /// Whether the loss has a gradient. [`nothing`](Self::nothing) has none.
     pub learns: bool,
-    /// What is said of it.
+    /// The numbers reported beside it.
     pub metrics: Vec<Metric>,
     /// Samples that found no negative, because all others show the same image.
     pub without_negative: usize,
-    /// What [`Objective::after_step`] wants back.
+    /// What [`Objective::after_step`] needs of this batch.
     pub carry: Option<Carry>,
 }
 
 impl Outcome {
-    /// A loss of which nothing else is said.
+    /// A loss without metrics.
     pub fn new(loss: Tensor<1>) -> Self {
         Self {
             loss,
@@ -57,21 +57,21 @@ impl Outcome {
         }
     }
 
-    /// A loss of predictions, of which `correct` of `count` are right.
+    /// A loss over `count` predictions, of which `correct` are right.
     pub fn with_accuracy(loss: Tensor<1>, correct: Tensor<1, Int>, count: usize) -> Self {
-        // Exact up to 2^24 right answers of a batch.
+        // Exact up to 2^24 right answers in a batch.
         Self::new(loss).and_metric(ACCURACY, correct.float(), count)
     }
 
-    /// The same with one more number said of it.
+    /// The same with one more metric.
     pub fn and_metric(mut self, name: &'static str, sum: Tensor<1>, count: usize) -> Self {
         let sum = single_precision(sum.without_autodiff());
         self.metrics.push(Metric { name, sum, count });
         self
     }
 
-    /// Without a prediction the loss is 0, whatever the model computes: the mean of nothing is not a number, and a sum times 0 is
-    /// none either where the sum does not fit its dtype.
+    /// The loss of a batch without a prediction: 0, whatever the model computes. The mean of nothing is not a number, and neither
+    /// is 0 times a sum that overflows its dtype.
     pub fn nothing(device: &Device) -> Self {
         let zero = single_precision(Tensor::zeros([1], device));
         Self {
@@ -80,7 +80,7 @@ impl Outcome {
         }
     }
 
-    /// Both losses added. What is said of both is said of all that they count.
+    /// Both losses added. A metric that both have is taken over both counts.
     pub(crate) fn and(mut self, other: Self) -> Self {
         for metric in other.metrics {
             match self.metrics.iter_mut().find(|m| m.name == metric.name) {
@@ -100,8 +100,8 @@ impl Outcome {
         }
     }
 
-    /// The mean cross-entropy of `labels` at `positions` of `states`, whose scores `logits` computes. Without a label the loss is
-    /// 0: the mean of nothing is not a number.
+    /// The mean cross-entropy of `labels` at `positions` of `states`; `logits` computes the scores. Without a label the loss is 0,
+    /// since the mean of nothing is not a number.
     ///
     /// # Shapes
     ///
@@ -122,8 +122,8 @@ impl Outcome {
         Self::of_labels(states, labels, logits)
     }
 
-    /// The mean cross-entropy of `labels`, a row of `logits` each; `states` is what they were computed from. Without a label the
-    /// loss is 0.
+    /// The mean cross-entropy of `labels`, one per row of `logits`, which were computed from `states`. Without a label the loss is
+    /// 0.
     ///
     /// # Shapes
     ///

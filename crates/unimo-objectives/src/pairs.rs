@@ -1,4 +1,4 @@
-//! Pairs of texts and images that go through the cross-modal encoder, all that are looked at alike as one batch.
+//! Pairs of texts and images for the cross-modal encoder. Pairs that are read in the same way go through it as one batch.
 
 use std::collections::HashMap;
 
@@ -11,35 +11,35 @@ use crate::encoded::Encoded;
 use crate::labels::ints;
 use crate::request::{By, ImageKind, TextKind};
 
-/// Samples to send through the cross-modal encoder together: the text of sample `texts[i]` with the image of sample `images[i]`.
-/// Where the batch lacks a modality, its list is empty.
+/// Samples to send through the cross-modal encoder together: the text of sample `texts[i]` with the image of sample `images[i]`. If
+/// the batch lacks a modality, its list is empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pairs {
-    /// Samples whose texts are paired, as [`Encoded::partners`] numbers them.
+    /// Samples whose texts are paired, numbered as in [`Encoded::partners`].
     pub texts: Vec<usize>,
     /// Samples whose images are paired.
     pub images: Vec<usize>,
-    /// For each pair whether the two belong together.
+    /// Whether the two parts of each pair belong together.
     pub matched: Vec<bool>,
     /// How the texts were read.
     pub text: TextKind,
     /// How the images were read.
     pub image: ImageKind,
-    /// Whose encoders read them and fuse them.
+    /// The model whose encoders read and fuse them.
     pub by: By,
-    /// Grounded tokens that are to be predicted and therefore hidden, `[B, K]`, row-major; empty: none.
+    /// Grounded tokens that are hidden, to be predicted, `[B, K]`, row-major; empty if none is hidden.
     pub hidden_tokens: Vec<bool>,
-    /// Samples that should have had a wrong partner and found none: all others show the same image.
+    /// Samples for which a wrong partner was wanted and not found, because all others show the same image.
     pub without_negative: usize,
 }
 
 impl Pairs {
-    /// Every sample with itself.
+    /// Pairs each sample's text with its own image.
     pub fn matched(samples: usize) -> Self {
         Self::of_rows((0..samples).collect())
     }
 
-    /// Each of these samples with itself.
+    /// Pairs the text of each of these samples with its own image.
     pub fn of_rows(rows: Vec<usize>) -> Self {
         Self {
             matched: vec![true; rows.len()],
@@ -49,14 +49,14 @@ impl Pairs {
         }
     }
 
-    /// Every sample with itself, as far as the batch holds its parts, in the forms that others read: what they ask for too costs
-    /// nothing.
+    /// Pairs each sample with itself, in the form that other objectives read, which costs nothing extra. A modality that the batch
+    /// lacks is left out.
     pub fn as_others(encoded: &Encoded) -> Self {
         let text = encoded.as_others();
         Self::present(encoded, text.unwrap_or_default())
     }
 
-    /// Every sample with itself, its text read as `text`, as far as the batch holds its parts.
+    /// Pairs each sample with itself, its text read as `text`. A modality that the batch lacks is left out.
     pub fn present(encoded: &Encoded, text: TextKind) -> Self {
         let all = Self::matched(encoded.samples);
         let has_text = encoded.has_text(By::Student, &text);
@@ -77,37 +77,37 @@ impl Pairs {
         self.matched.push(matched);
     }
 
-    /// How many there are.
+    /// Number of pairs.
     pub fn len(&self) -> usize {
         self.matched.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no pairs.
     pub fn is_empty(&self) -> bool {
         self.matched.is_empty()
     }
 }
 
-/// What the cross-modal encoder made of an objective's pairs.
+/// The output of the cross-modal encoder for an objective's pairs.
 #[derive(Debug)]
 pub struct Fused {
-    /// The pairs asked for.
+    /// The requested pairs.
     pub pairs: Pairs,
-    /// One row each; none where there are no pairs.
+    /// The output, one row for each pair; `None` without pairs.
     pub output: Option<FusionOutput>,
 }
 
 impl Fused {
-    /// The pairs and what became of them; none where there are no pairs.
+    /// The pairs and their output; `None` without pairs.
     pub fn some(&self) -> Option<(&Pairs, &FusionOutput)> {
         Some((&self.pairs, self.output.as_ref()?))
     }
 
-    /// The pairs and what became of them, of an objective that always has some.
+    /// The pairs and their output, for an objective that always has some.
     ///
     /// # Panics
     ///
-    /// Panics if nothing was asked for, or of no pair.
+    /// Panics if nothing was requested, or no pair.
     pub fn only(fused: &[Self]) -> (&Pairs, &FusionOutput) {
         let first = fused.first();
         first
@@ -116,8 +116,8 @@ impl Fused {
     }
 }
 
-/// All pairs that are looked at alike through the cross-modal encoder at once, each only once, then split again: by objective,
-/// in the order of its pairs.
+/// Sends all pairs through the cross-modal encoder, each pair only once and all that are read in the same way in one pass. Then
+/// splits the output by objective, in the order of its pairs.
 pub(crate) fn fuse(
     backbone: &Backbone,
     teacher: Option<&Backbone>,
@@ -125,7 +125,7 @@ pub(crate) fn fuse(
     pairs: Vec<Vec<Pairs>>,
 ) -> Vec<Vec<Fused>> {
     let mut passes: Vec<Pass> = Vec::new();
-    // The pass of each and its rows there.
+    // The pass of each objective's pairs, and their rows in it.
     let places: Vec<Vec<Option<Place>>> = pairs
         .iter()
         .map(|pairs| {
@@ -159,7 +159,7 @@ pub(crate) fn fuse(
 /// The pass that pairs go through, and their rows in it.
 type Place = (usize, Vec<usize>);
 
-/// Where pairs go through; none where there is no pair.
+/// The pass of these pairs and their rows in it; `None` without pairs.
 fn place(passes: &mut Vec<Pass>, pairs: &Pairs) -> Option<Place> {
     if pairs.is_empty() {
         return None;
@@ -175,18 +175,18 @@ fn place(passes: &mut Vec<Pass>, pairs: &Pairs) -> Option<Place> {
 /// Rows that go through the cross-modal encoder together.
 struct Pass {
     by: By,
-    /// The table of the texts: none where there are none.
+    /// The table of the texts; `None` without texts.
     text: Option<Table>,
     image: Option<ImageKind>,
     hidden_tokens: Vec<bool>,
-    /// How the text is read, and whose, where there is one; whose image, likewise.
+    /// The rows of text and image in their tables.
     rows: Vec<Row>,
     places: HashMap<Row, usize>,
 }
 
 type Row = (Option<(TextKind, usize)>, Option<usize>);
 
-/// Texts as they are and masked ones stand in one table and go through a pass together.
+/// Plain and masked texts are in one table and go through one pass together.
 #[derive(PartialEq, Eq)]
 enum Table {
     BothDirections,
@@ -218,7 +218,7 @@ impl Pass {
 
     fn takes(&self, pairs: &Pairs) -> bool {
         let other = Self::new(pairs);
-        // Which tokens are hidden is said by row, so those rows stay among themselves.
+        // Hidden tokens are given by row, so these rows are not merged with others.
         self.hidden_tokens.is_empty()
             && other.hidden_tokens.is_empty()
             && self.by == other.by
@@ -226,7 +226,7 @@ impl Pass {
             && self.image == other.image
     }
 
-    /// Adds what is not there yet; where each pair is.
+    /// Adds the pairs that are not there yet; returns the row of each pair.
     fn add(&mut self, pairs: &Pairs) -> Vec<usize> {
         (0..pairs.len())
             .map(|i| {
@@ -251,7 +251,7 @@ impl Pass {
             hidden_tokens: self.hidden_tokens.clone(),
         };
         let fused = backbone.fuse_parts(texts.as_ref(), images.as_ref(), &view, Keep::Nothing);
-        // Texts of other batches may be longer; what an objective looks at beyond the class token are the batch's own.
+        // Texts of other batches may be longer. Beyond the class token, objectives look only at the batch's own texts.
         let own = match self.text {
             Some(Table::BothDirections) => encoded.text_length(self.by),
             _ => None,

@@ -1,7 +1,7 @@
-//! Wrong partners: which caption is put beside which picture that it does not describe.
+//! Wrong partners: the caption that is paired with an image that it does not describe.
 //!
-//! A sample is no wrong partner of another one that shows the same picture, and only samples whose text describes its picture take
-//! part. Where the batches of a step are contrasted together, hard negatives come from all of them.
+//! A sample is not a wrong partner of another sample that shows the same image. Only samples whose text describes their image take
+//! part. If the batches of a step are contrasted together, hard negatives come from all of them.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -17,29 +17,29 @@ use serde::{Deserialize, Serialize};
 pub enum Negatives {
     /// Any other sample of the batch.
     Uniform,
-    /// The most similar other sample, by the contrastive objective.
+    /// The most similar other sample, by the contrastive objective's similarity.
     HardArgmax,
-    /// One drawn by the softmax of those similarities.
+    /// A sample drawn by the softmax of those similarities.
     HardSampled,
 }
 
 impl Negatives {
-    /// Whether they are chosen by similarity.
+    /// Whether partners are chosen by similarity.
     pub fn hard(self) -> bool {
         self != Self::Uniform
     }
 }
 
-/// A sample that pairs can be made of.
+/// A sample that pairs are made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Partner {
-    /// Its number: its row in the batch, or a number from `B` on of a sample of another batch.
+    /// Its row in the batch, or a number from `B` on for a sample of another batch.
     pub sample: usize,
-    /// Which picture it shows, where that is known.
+    /// The image that it shows, if that is known.
     pub picture: Option<u64>,
 }
 
-/// How similar captions and images are, on the host.
+/// Similarities of captions and images, on the host.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Similarity {
     values: Vec<f32>,
@@ -47,7 +47,7 @@ pub struct Similarity {
 }
 
 impl Similarity {
-    /// Fetches a matrix of captions by images.
+    /// Fetches a matrix with a row per caption and a column per image.
     ///
     /// # Shapes
     ///
@@ -58,7 +58,7 @@ impl Similarity {
         Self { values, columns }
     }
 
-    /// Of caption `text` and image `image`.
+    /// Similarity of caption `text` and image `image`.
     fn of(&self, text: usize, image: usize) -> f32 {
         self.values[text * self.columns + image]
     }
@@ -67,16 +67,16 @@ impl Similarity {
 /// The samples that a batch's pairs are made of.
 #[derive(Debug, Clone, Default)]
 pub struct Partners {
-    /// Those of the batch, and where batches are contrasted together those of the others, batch by batch.
+    /// The batch's samples, with those of the other batches if they are contrasted together, batch by batch.
     all: Vec<Partner>,
     /// Which of them are the batch's own.
     own: Range<usize>,
-    /// Of caption `all[i]` and image `all[j]`.
+    /// Similarity of caption `all[i]` and image `all[j]`.
     similarity: Option<Arc<Similarity>>,
 }
 
 impl Partners {
-    /// The samples of one batch whose texts describe their pictures: `describing`, of whose `pictures` each shows one.
+    /// The samples of one batch whose texts describe their images (`describing`); `pictures` says which image each sample shows.
     pub fn of_batch(
         describing: &[usize],
         pictures: &[Option<u64>],
@@ -94,7 +94,7 @@ impl Partners {
         }
     }
 
-    /// Those of several batches, of which `own` are the batch's.
+    /// The samples of several batches; the range `own` is the batch's.
     pub fn of_all(all: Vec<Partner>, own: Range<usize>, similarity: Arc<Similarity>) -> Self {
         Self {
             all,
@@ -103,7 +103,7 @@ impl Partners {
         }
     }
 
-    /// How many of the batch's own samples there are.
+    /// Number of the batch's own samples.
     pub fn count(&self) -> usize {
         self.own.len()
     }
@@ -113,7 +113,7 @@ impl Partners {
         self.all[self.own.start + i]
     }
 
-    /// The sample of a wrong picture for the caption of own sample `i`; none where all others show the same picture.
+    /// The sample of a wrong image for the caption of own sample `i`; `None` if all others show the same image.
     pub fn wrong_image(
         &self,
         negatives: Negatives,
@@ -130,7 +130,7 @@ impl Partners {
         Some(self.all[found].sample)
     }
 
-    /// The sample of a wrong caption for the picture of own sample `i`; none where all others show the same picture.
+    /// The sample of a wrong caption for the image of own sample `i`; `None` if all others show the same image.
     pub fn wrong_text(
         &self,
         negatives: Negatives,
@@ -162,7 +162,7 @@ impl Partners {
             (Negatives::HardArgmax, Some(of)) => others().max_by(|&a, &b| of(a).total_cmp(&of(b))),
             (Negatives::HardSampled, Some(of)) => {
                 let top = others().map(of).fold(f32::NEG_INFINITY, f32::max);
-                // A little of everything, so that no sample is out of reach (ALBEF adds 1e-4).
+                // A small share for every sample, so that each can be drawn (ALBEF adds 1e-4).
                 let share = |j: usize| f64::from((of(j) - top).exp()) + 1e-4;
                 let total: f64 = others().map(share).sum();
                 others().next()?;
@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn sampling_follows_the_similarities() {
-        /// 2,000 draws of a share of 0.88 lie within 0.05 of it in all but one of 10^9 runs.
+        /// 2,000 draws with a probability of 0.88 stay within 0.05 of it in all but one of 10^9 runs.
         const TOLERANCE: f64 = 0.05;
         let partners = partners(&[None; 3], Some(vec![vec![0.0, 2.0, 0.0]; 3]));
         let mut rng = ChaCha8Rng::seed_from_u64(1);
@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn no_sample_is_the_wrong_partner_of_the_same_picture() {
         let pictures = [Some(7), Some(7), None, Some(8), None];
-        // The most similar ones show the same picture.
+        // The most similar samples show the same image.
         let similarity: Vec<Vec<f32>> = (0..5)
             .map(|i| {
                 (0..5)
@@ -236,7 +236,7 @@ mod tests {
                 assert!(image > 1 && text > 1, "{negatives:?}");
                 seen[image] = true;
             }
-            // Samples whose pictures nobody knows show each its own.
+            // Each sample with an unknown image counts as an image of its own.
             assert!(seen[4], "{negatives:?}");
             assert_ne!(partners.wrong_image(negatives, 2, &mut rng), Some(2));
         }

@@ -12,23 +12,23 @@ use crate::contrast::{self, IDENTITY};
 use crate::labels::ints;
 use crate::outcome::Carry;
 
-/// A ring of the last `Q` samples' features, with the image that each shows. Nothing here tracks gradients.
+/// A ring of the last `Q` samples' features, with the image that each sample shows. Nothing here tracks gradients.
 #[derive(Module, Debug)]
 pub struct Queue {
-    /// `[Q, E]` of each kind of features.
+    /// `[Q, E]` for each kind of features.
     pub features: Vec<Param<Tensor<2>>>,
-    /// `[Q, 3]`: which image each row is of; zeros where that is not known.
+    /// `[Q, 3]`: the image of each row; zeros if it is not known.
     pub pictures: Param<Tensor<2>>,
     /// `[1]`: the row that the next features replace. A float, so that checkpoints hold one kind of tensor; exact up
     /// to 2^24 rows.
     pub cursor: Param<Tensor<1>>,
-    /// The kinds, as the objective names them.
+    /// The kinds, by the objective's names for them.
     #[module(skip)]
     names: Vec<&'static str>,
 }
 
 impl Queue {
-    /// A queue of random directions.
+    /// A queue filled with random directions.
     pub fn new(init: &mut Init, names: &[&'static str], length: usize, width: usize) -> Self {
         let mut random = || frozen(normalise(init.normal([length, width]).val()));
         Self {
@@ -39,7 +39,7 @@ impl Queue {
         }
     }
 
-    /// How many samples it holds.
+    /// The number of samples that it holds.
     pub fn length(&self) -> usize {
         let [length, _] = self.pictures.dims();
         length
@@ -56,7 +56,7 @@ impl Queue {
         self.features[at].val()
     }
 
-    /// Writes a step's features over the oldest rows; of more than fit, the last ones stay.
+    /// Writes a step's features over the oldest rows. If they do not all fit, the last ones stay.
     ///
     /// # Shapes
     ///

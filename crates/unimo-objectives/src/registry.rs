@@ -1,5 +1,5 @@
-//! Objectives of other crates: a program registers theirs before it reads a recipe, which then names them as it names those that
-//! are built in.
+//! Objectives of other crates. A program registers them before it reads a recipe; the recipe then names them as it names the
+//! built-in ones.
 //!
 //! ```
 //! # #[cfg(feature = "flex")] {
@@ -101,14 +101,14 @@ use crate::objective::{Objective, ObjectiveConfig, Settings};
 /// Reads the configuration of a registered objective.
 type Read = fn(&'static str, Value) -> Result<OutsideConfig, String>;
 
-/// A process has one list: a recipe is read in many places, and means the same in all of them.
+/// A process has one list: a recipe is read in many places and means the same in all of them.
 static REGISTERED: RwLock<BTreeMap<&'static str, Read>> = RwLock::new(BTreeMap::new());
 
 /// Makes an objective known as `[objectives.KEY]`.
 ///
 /// # Errors
 ///
-/// A key that an objective has already.
+/// The key already belongs to an objective.
 pub fn register<C: ObjectiveConfig>(key: &'static str) -> Result<(), ConfigError> {
     let mut registered = REGISTERED.write().unwrap_or_else(PoisonError::into_inner);
     let known = ObjectivesConfig::KEYS.contains(&key) || registered.contains_key(key);
@@ -139,7 +139,7 @@ fn read<C: ObjectiveConfig>(key: &'static str, value: Value) -> Result<OutsideCo
     })
 }
 
-/// Reads the section of a registered objective; none: nobody has registered it.
+/// Reads the section of a registered objective; `None` if the key is not registered.
 pub(crate) fn find(key: &str, value: Value) -> Option<Result<OutsideConfig, String>> {
     let registered = REGISTERED.read().unwrap_or_else(PoisonError::into_inner);
     let (key, read) = registered.get_key_value(key)?;
@@ -194,7 +194,7 @@ impl<C: ObjectiveConfig> Make for C {
     }
 }
 
-/// An objective of another crate. It is a module whose parameters stand below its key.
+/// An objective of another crate. It is a module whose parameters are stored under its key.
 #[derive(Debug)]
 pub struct OutsideObjective {
     pub(crate) key: &'static str,
@@ -207,12 +207,12 @@ impl OutsideObjective {
         self.objective.as_objective()
     }
 
-    /// The same, to be changed after a step.
+    /// The same, mutable, for the changes after a step.
     pub(crate) fn objective_mut(&mut self) -> &mut dyn Objective {
         self.objective.as_objective_mut()
     }
 
-    /// The objective as what it is.
+    /// The objective as its own type.
     pub fn downcast<T: Objective + Module + 'static>(&self) -> Option<&T> {
         self.objective.as_any().downcast_ref()
     }
@@ -231,7 +231,7 @@ impl Clone for OutsideObjective {
     }
 }
 
-/// What burn's trait of modules offers, without type parameters.
+/// The methods of burn's `Module`, without type parameters.
 trait AnyObjective: Debug + Send {
     fn as_objective(&self) -> &dyn Objective;
     fn as_objective_mut(&mut self) -> &mut dyn Objective;
@@ -293,7 +293,7 @@ trait AnyVisitor {
     fn exit(&mut self, name: &str, container: &str);
 }
 
-/// Likewise a mapper.
+/// The same for a mapper.
 trait AnyMapper {
     fn change(&mut self, param: Box<dyn Any>) -> Box<dyn Any>;
     fn enter(&mut self, name: &str, container: &str);

@@ -1,8 +1,8 @@
-//! What an objective asks for: which inputs are encoded, by whom, and which samples count.
+//! What an objective requests: which inputs are encoded, by which model, and which samples count.
 //!
-//! An objective names what it reads as a list of [`Request`]s. The step encodes each distinct one once for all objectives. What
-//! a batch lacks for an objective, what the loader must put into a batch, and which objectives contradict each other follow
-//! from the requests alone.
+//! An objective names its inputs as a list of [`Request`]s. The step encodes each distinct one once for all objectives. Three
+//! things follow from the requests alone: what a batch lacks for an objective, what the loader must put into a batch, and which
+//! objectives contradict each other.
 
 use unimo_batch::{Batch, ConfigError, MaskSpec, PatchMaskSpec, TAGS};
 use unimo_encoders::backbone::Backbone;
@@ -12,11 +12,11 @@ use unimo_encoders::backbone::Backbone;
 pub struct Request {
     /// The input.
     pub what: What,
-    /// Whose encoders read it.
+    /// The model whose encoders read it.
     pub by: By,
-    /// A layer whose states are kept beside the last one's, counted from 0, which is the embeddings.
+    /// A layer whose states are kept as well as the last one's. Layers count from 0, the embeddings.
     pub layer: Option<usize>,
-    /// Whether the objective can do without it, where a batch has none.
+    /// Whether the objective also runs on a batch without it.
     pub optional: bool,
 }
 
@@ -34,7 +34,7 @@ pub enum What {
 pub enum TextForm {
     /// As it is.
     Plain,
-    /// As it is, with its phrases behind the words (MVP).
+    /// As it is, with its phrases after the words (MVP).
     WithPhrases,
     /// With words hidden.
     Masked(MaskSpec),
@@ -42,7 +42,7 @@ pub enum TextForm {
     MaskedPhrases(f64),
     /// From left to right.
     LeftToRight,
-    /// Masked where another objective of the step reads it so, else as it is: it costs nothing of its own.
+    /// Masked if another objective of the step reads it so, else as it is: it costs nothing extra.
     AsOthers,
     /// A further text of the sample, by its name in [`Batch::further_texts`].
     Further(String),
@@ -51,20 +51,20 @@ pub enum TextForm {
 /// How an image is read.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ImageForm {
-    /// As it is. Where another objective hides tags, the student reads it with the same tags hidden, so that it is encoded once
-    /// (MVP's release).
+    /// As it is. If another objective hides tags, the student reads it with the same tags hidden, so that it is encoded once (MVP's
+    /// release).
     Plain,
     /// With this share of its tags hidden (MVP).
     MaskedTags(f64),
     /// With patches hidden.
     MaskedPatches(PatchMaskSpec),
-    /// Changed at random once more.
+    /// A second random augmentation of it.
     SecondView,
     /// The second image of a sample that has two (NLVR2).
     Second,
 }
 
-/// Whose encoders read an input.
+/// The model whose encoders read an input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum By {
     /// The model that is trained.
@@ -74,7 +74,7 @@ pub enum By {
     Teacher,
 }
 
-/// What the encodings of a step are found by: texts of one kind stand in one table, whatever hid their words.
+/// The kind under which encoded texts are stored: one table per kind, whatever hid their words.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum TextKind {
     /// As they are.
@@ -88,7 +88,7 @@ pub enum TextKind {
     Further(String),
 }
 
-/// What the encodings of a step are found by.
+/// The kind under which encoded images are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum ImageKind {
     /// As they are, or with tags hidden.
@@ -103,7 +103,7 @@ pub enum ImageKind {
 }
 
 impl TextForm {
-    /// The table that it stands in; none: that of others.
+    /// The table that holds it; `None` for the table of other objectives.
     pub fn kind(&self) -> Option<TextKind> {
         Some(match self {
             Self::Plain | Self::WithPhrases => TextKind::Plain,
@@ -116,7 +116,7 @@ impl TextForm {
 }
 
 impl ImageForm {
-    /// The table that it stands in.
+    /// The table that holds it.
     pub fn kind(&self) -> ImageKind {
         match self {
             Self::Plain | Self::MaskedTags(_) => ImageKind::Plain,
@@ -163,7 +163,7 @@ impl Request {
         }
     }
 
-    /// The same, which a batch may lack.
+    /// The same, for an input that a batch may lack.
     pub fn optional(self) -> Self {
         Self {
             optional: true,
@@ -171,7 +171,7 @@ impl Request {
         }
     }
 
-    /// Whether a batch holds what it reads.
+    /// Whether the batch holds the input.
     pub fn is_there(&self, backbone: &Backbone, batch: &Batch) -> bool {
         match &self.what {
             What::Text(form) => form.is_there(batch),
@@ -217,16 +217,16 @@ impl ImageForm {
 /// Which samples of a batch count for an objective, and how many it needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Samples {
-    /// The fewest that it works with. What compares samples with each other finds them in all batches of a step.
+    /// The smallest number of samples. An objective that compares samples finds them in all batches of a step.
     pub least: usize,
-    /// Only samples whose text describes its image count; the others are left out and counted.
+    /// Whether only samples whose text describes its image count; the others are left out and counted.
     pub describing: bool,
-    /// The batch must hold no other modality than those requested: unaligned images, or plain text.
+    /// Whether the batch must hold no modality but those requested: unaligned images, or plain text.
     pub alone: bool,
 }
 
 impl Samples {
-    /// Every sample by itself.
+    /// Every sample on its own.
     pub const EACH: Self = Self {
         least: 1,
         describing: false,
@@ -239,7 +239,7 @@ impl Samples {
         alone: false,
     };
 
-    /// How many samples of a batch count.
+    /// Number of samples of a batch that count.
     pub(crate) fn count(self, batch: &Batch) -> usize {
         if self.describing {
             describing(batch).len()
@@ -249,13 +249,13 @@ impl Samples {
     }
 }
 
-/// The rows of a batch whose text describes its image.
+/// The rows whose text describes its image.
 pub(crate) fn describing(batch: &Batch) -> Vec<usize> {
     let describes = |row: &usize| batch.texts.as_ref().is_none_or(|t| t.describes(*row));
     (0..batch.len()).filter(describes).collect()
 }
 
-/// Whether a batch holds the modalities that an objective asks for, whatever the number of its samples.
+/// Whether the batch holds the modalities that an objective requests, whatever its number of samples.
 pub(crate) fn holds(
     requests: &[Request],
     samples: Samples,
@@ -266,7 +266,7 @@ pub(crate) fn holds(
     requests.iter().all(there) && !(samples.alone && backbone.sees(batch) && batch.texts.is_some())
 }
 
-/// What the loader must put into a batch beside images and texts as they are.
+/// What the loader must put into a batch besides plain images and texts.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Inputs {
     /// How words are hidden.
@@ -277,7 +277,7 @@ pub struct Inputs {
     pub concepts: bool,
     /// How patches are hidden.
     pub patch_mask: Option<PatchMaskSpec>,
-    /// Which images come in a second view.
+    /// Which images have a second view.
     pub second_view: SecondViews,
     /// Whether texts are read from left to right.
     pub left_to_right: bool,
@@ -287,7 +287,7 @@ pub struct Inputs {
     pub further: Vec<String>,
 }
 
-/// Which images come in a second view.
+/// Which images have a second view.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum SecondViews {
     /// None.
@@ -300,11 +300,11 @@ pub enum SecondViews {
 }
 
 impl Inputs {
-    /// What all of these objectives ask for: key, requests and samples of each.
+    /// The inputs of these objectives, given by key, requests and samples.
     ///
     /// # Errors
     ///
-    /// Two objectives that want the same input in two ways, of which a batch holds one: both are named.
+    /// Two objectives want an input in two ways and a batch holds it in one; both are named.
     pub fn of<'a>(
         asked: impl IntoIterator<Item = (&'a str, Vec<Request>, Samples)>,
     ) -> Result<Self, ConfigError> {
@@ -349,7 +349,7 @@ impl Inputs {
     }
 }
 
-/// Who asked first.
+/// The objective that asked first.
 #[derive(Default)]
 struct Said {
     mask: First,
@@ -361,7 +361,7 @@ struct Said {
 struct First(Option<String>);
 
 impl First {
-    /// Takes `value` where nobody has asked yet; another value than before is an error.
+    /// Takes `value` if none is set; a different value is an error.
     fn one<T: PartialEq + std::fmt::Debug>(
         &mut self,
         key: &str,

@@ -1,8 +1,8 @@
 //! One forward pass for all objectives.
 //!
-//! Every image and every text is encoded once, whatever the number of objectives, and all pairs that they ask for go
-//! through the cross-modal encoder as one batch (METER runs everything once per objective). What happens to the batches of one
-//! optimiser step, of which a batch alone is the smallest case, is [`crate::together`]'s business.
+//! Every image and every text is encoded once, whatever the number of objectives. All pairs go through the cross-modal encoder as
+//! one batch (METER runs everything once per objective). The batches of one optimiser step are handled in [`crate::together`]; one
+//! batch alone is the smallest case.
 
 use burn::tensor::{Device, Tensor};
 use unimo_batch::{Batch, ConfigError};
@@ -15,34 +15,34 @@ use crate::{Draws, Objectives};
 /// The result of [`Objectives::step`].
 #[derive(Debug, Default)]
 pub struct Step {
-    /// The weighted sum of all losses, `[1]`; none if no objective could run on this batch, or those that did found nothing to
-    /// learn from. Of several batches of one step the sums add up to the step's.
+    /// The weighted sum of all losses, `[1]`. `None` if no objective could run on this batch, or if those that ran found nothing to
+    /// learn from. With several batches in a step, these sums add up to the step's.
     pub loss: Option<Tensor<1>>,
     /// Every objective that ran and whose loss belongs to this batch alone.
     pub results: Vec<ObjectiveResult>,
-    /// Keys of the objectives that the batch lacked something for.
+    /// Keys of the objectives that did not run because the batch lacked something.
     pub skipped: Vec<&'static str>,
-    /// To be handed to [`Objectives::after_step`].
+    /// Input for [`Objectives::after_step`].
     pub carries: Vec<(&'static str, Carry)>,
 }
 
-/// One objective's part.
+/// The result of one objective.
 #[derive(Debug, Clone)]
 pub struct ObjectiveResult {
     /// Its key in the recipe.
     pub objective: &'static str,
     /// The unweighted loss, `[1]`.
     pub loss: Tensor<1>,
-    /// What else is said of it.
+    /// Its other metrics.
     pub metrics: Vec<Metric>,
-    /// Samples that had no part, because their text does not describe their picture.
+    /// Samples that were left out because their text does not describe their image.
     pub left_out: usize,
-    /// Samples that found no negative, because all others show the same picture.
+    /// Samples that found no negative, because all others show the same image.
     pub without_negative: usize,
 }
 
 impl ObjectiveResult {
-    /// Predictions made, of which [`ACCURACY`] says how many are right.
+    /// Number of predictions; [`ACCURACY`] is the share of them that is right.
     pub fn predictions(&self) -> usize {
         let accuracy = self.metrics.iter().find(|metric| metric.name == ACCURACY);
         accuracy.map_or(0, |metric| metric.count)
@@ -50,7 +50,7 @@ impl ObjectiveResult {
 }
 
 impl Step {
-    /// Adds an objective's result on a batch. `factor` is what its loss is multiplied by.
+    /// Adds an objective's result on a batch. Its loss is multiplied by `factor`.
     pub(crate) fn add(
         &mut self,
         objective: &'static str,
@@ -78,11 +78,11 @@ impl Step {
 }
 
 impl Objectives {
-    /// What the loader must put into a batch for those whose keys are `chosen`.
+    /// What the loader must put into a batch for the objectives whose keys are `chosen`.
     ///
     /// # Errors
     ///
-    /// Two of them want the same input in two ways.
+    /// Two of them ask for the same input in two ways.
     pub fn inputs(&self, chosen: &dyn Fn(&str) -> bool) -> Result<Inputs, ConfigError> {
         let all = self.each().into_iter().filter(|(key, _)| chosen(key));
         Inputs::of(all.map(|(key, objective)| {
@@ -91,8 +91,7 @@ impl Objectives {
         }))
     }
 
-    /// The forward pass and every loss, of objectives that need no teacher. `draws` chooses negatives; nothing is changed by
-    /// this call.
+    /// The forward pass and every loss, for objectives that need no teacher. `draws` chooses negatives. This call changes nothing.
     pub fn step(&self, backbone: &Backbone, batch: &Batch, device: &Device, draws: Draws) -> Step {
         self.together(&|_| true, backbone, std::slice::from_ref(batch), device)
             .batch(0, draws)

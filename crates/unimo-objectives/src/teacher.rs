@@ -1,7 +1,7 @@
 //! The teacher: a moving average of the encoders that are trained, whose features are targets (MoCo, ALBEF, MAMO).
 //!
-//! There is one for all objectives. It tracks no gradient, moves after each step of the optimiser, and reads what objectives ask
-//! it for by [`Request::by_teacher`](crate::request::Request::by_teacher).
+//! There is one for all objectives. It tracks no gradient and moves after each step of the optimiser. It reads the inputs that
+//! objectives request with [`Request::by_teacher`](crate::request::Request::by_teacher).
 
 use burn::module::Module;
 use serde::{Deserialize, Serialize};
@@ -18,12 +18,12 @@ pub struct TeacherConfig {
 }
 
 impl TeacherConfig {
-    /// Every value on its own.
+    /// Checks every value.
     pub fn validate(&self) -> Result<(), ConfigError> {
         config::probability("decay", self.decay)
     }
 
-    /// A teacher that equals the encoders.
+    /// A teacher with the encoders' weights.
     pub fn init(&self, backbone: &Backbone) -> Teacher {
         Teacher {
             backbone: average::frozen_copy(backbone),
@@ -35,7 +35,7 @@ impl TeacherConfig {
 /// A moving average of the encoders.
 #[derive(Module, Debug)]
 pub struct Teacher {
-    /// The encoders, tracking no gradient.
+    /// Its encoders, which track no gradient.
     pub backbone: Backbone,
     decay: f64,
 }
@@ -46,12 +46,12 @@ impl Teacher {
         self.decay
     }
 
-    /// The encoders have been given other weights before the first step: it equals them again.
+    /// Copies the encoders' weights again, after they have been replaced before the first step.
     pub fn adopt(&mut self, backbone: &Backbone) {
         self.backbone = average::frozen_copy(backbone);
     }
 
-    /// Moves towards the encoders, after the optimiser's step.
+    /// Moves the weights towards the encoders', after the optimiser's step.
     pub fn after_step(&mut self, backbone: &Backbone) {
         self.backbone = average::update(self.backbone.clone(), backbone, self.decay);
     }

@@ -1,6 +1,6 @@
 //! The learned temperature of a contrast: similarities are divided by it.
 //!
-//! It is learned as CLIP's logit scale, `ln(1 / temperature)`: its gradient has the size of the others'.
+//! It is learned as CLIP's logit scale, `ln(1 / temperature)`, so that its gradient has the size of the others'.
 
 use burn::module::Param;
 use burn::tensor::Tensor;
@@ -29,7 +29,7 @@ pub(crate) fn init(init: &mut Init, temperature: f64) -> Param<Tensor<1>> {
     init.constant([1], logit_scale(temperature) as f32)
 }
 
-/// What similarities are multiplied by, `[1, 1]`.
+/// Factor of the similarities, `[1, 1]`.
 pub(crate) fn scale(logit_scale: &Param<Tensor<1>>) -> Tensor<2> {
     logit_scale.val().exp().unsqueeze::<2>()
 }

@@ -1,4 +1,4 @@
-//! Heads whose decoder is a table that the model has anyway: words, or the codes of the grounded dictionary.
+//! Heads whose decoder is a table of the model: the word embedding, or the codes of the grounded dictionary.
 //!
 //! ```text
 //! logits = LN(GELU(W x)) E^T + b
@@ -13,19 +13,19 @@ use unimo_core::init::Init;
 use unimo_core::kernels;
 use unimo_core::layers::{Activation, LayerNorm, Linear};
 
-/// BERT's transform and the bias of a table's entries.
+/// BERT's transform, and a bias for each entry of the table.
 #[derive(Module, Debug)]
 pub struct TiedHead {
     /// `D -> D`.
     pub dense: Linear,
-    /// After the activation.
+    /// Layer norm after the activation.
     pub norm: LayerNorm,
     /// `[V]`.
     pub bias: Param<Tensor<1>>,
 }
 
 impl TiedHead {
-    /// New weights.
+    /// A head with new weights.
     pub fn new(init: &mut Init, width: usize, entries: usize, layer_norm_eps: f64) -> Self {
         Self {
             dense: Linear::new(init, width, width, true),
@@ -34,7 +34,7 @@ impl TiedHead {
         }
     }
 
-    /// Scores of every entry.
+    /// Logits of every entry.
     ///
     /// # Shapes
     ///

@@ -1,21 +1,21 @@
 //! The batches of one optimiser step, seen together.
 //!
-//! Most losses are means over a batch, and those of a step's batches are averaged. What contrasts samples with each other
-//! ([`crate::contrast`]) is taken over all batches, as if they were one, in the memory of one (GradCache, Gao et al. 2021):
+//! Most losses are means over a batch, and those of a step's batches are averaged. Losses that contrast samples with each other
+//! ([`crate::contrast`]) are taken over all batches as if they were one, in the memory of one (GradCache, Gao et al. 2021):
 //!
 //! 1. [`Together::contrast`]: batch by batch, the features alone, without a tape; then the loss over all of them and its gradient `g`
 //!    with respect to the features `f`.
 //! 2. [`Together::batch`]: batch by batch, everything, with the same random numbers, and `sum(f * g)` in the place of the loss. Its
 //!    gradient is the loss's, by the chain rule.
 //!
-//! So that features are the same to the last bit, what they are made of comes first in both passes and in tensors of the same shape:
-//! first what the contrasts need, then the rest.
+//! The features must be the same to the last bit in both passes. So both passes compute what the contrasts need first, in tensors
+//! of the same shape, and the rest afterwards.
 //!
-//! Hard negatives come from all samples. Where one lies in another batch, its row goes through the encoders again beside the batch
-//! that it is paired in, for its gradient; at most as many rows as the batch has, of texts and of pictures.
+//! Hard negatives come from all samples. If one lies in another batch, its row goes through the encoders again, in the batch that
+//! it is paired in, for its gradient. These are at most as many rows as the batch has, for texts and for images.
 //!
-//! What each objective runs on is known before the first of them runs, so each loss has the weight that the recipe gives it, however
-//! many batches lack something for it. Nothing here knows an objective by its name.
+//! It is known which batches each objective runs on before the first of them runs. So each loss has the weight that the recipe
+//! gives it, however many batches lack something for it. Nothing here knows an objective by its name.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
@@ -43,7 +43,7 @@ use crate::step::Step;
 use crate::teacher::Teacher;
 use crate::{Draws, Objectives};
 
-/// The key of how much of a text is given where texts are read from left to right; no objective is called so.
+/// The key that seeds the length of a text's prefix, in texts read from left to right. No objective has this name.
 const PREFIX: &str = "prefix of a text";
 
 /// The batches of one optimiser step.
@@ -54,13 +54,13 @@ pub struct Together<'a> {
     device: &'a Device,
     teacher: Option<&'a Teacher>,
     world: World,
-    /// Sets the device's random numbers for a batch.
+    /// Seeds the device's random numbers for a batch.
     seed: Option<&'a dyn Fn(usize)>,
     plans: Vec<Plan>,
     cache: Cache,
 }
 
-/// What happens to a batch.
+/// What is done with a batch.
 #[derive(Default)]
 struct Plan {
     run: Vec<&'static str>,
@@ -70,9 +70,9 @@ struct Plan {
 /// What the first pass leaves for the second.
 #[derive(Default)]
 struct Cache {
-    /// By objective and batch, the gradient of the weighted loss with respect to the features.
+    /// The gradient of the weighted loss with respect to the features, by objective and batch.
     gradients: HashMap<(&'static str, usize), Features>,
-    /// Of all samples with each other, if an objective asks for it.
+    /// Similarities of all samples with each other, if an objective asks for them.
     similarity: Option<(Arc<Similarity>, Vec<Sample>)>,
 }
 
@@ -84,12 +84,12 @@ struct Sample {
     picture: Option<u64>,
 }
 
-/// What all batches gave together.
+/// The result over all batches.
 #[derive(Debug)]
 pub struct Over {
-    /// The losses, each over all batches. Their gradients are not in them any more.
+    /// The losses, each over all batches. Their gradients are already taken.
     pub step: Step,
-    /// Of what only the losses over all use, such as temperatures.
+    /// Gradients of parameters that only the losses over all batches use, such as temperatures.
     pub gradients: GradientsParams,
 }
 
@@ -109,7 +109,7 @@ struct Part {
 }
 
 impl Objectives {
-    /// Sees the batches of one optimiser step together; objectives are those whose keys are `chosen`.
+    /// Prepares the batches of one optimiser step for the objectives whose keys are `chosen`.
     pub fn together<'a>(
         &'a self,
         chosen: &dyn Fn(&str) -> bool,
@@ -130,7 +130,7 @@ impl Objectives {
                 }
             };
             let counts: Vec<usize> = batches.iter().map(count).collect();
-            // What looks beyond its batch finds the others there.
+            // An objective that looks beyond its batch finds other samples there.
             let beyond = objective.contrast().is_some() || settings.asks_similarity();
             let enough = !beyond || counts.iter().sum::<usize>() >= samples.least;
             let least = if beyond { 1 } else { samples.least };
@@ -159,8 +159,7 @@ impl Objectives {
 }
 
 impl<'a> Together<'a> {
-    /// `seed` sets the device's random numbers for a batch, by its place in the step. Both passes call it before they begin with a
-    /// batch.
+    /// `seed` seeds the device's random numbers for a batch, given its place in the step. Both passes call it before each batch.
     pub fn seeded(self, seed: &'a dyn Fn(usize)) -> Self {
         Self {
             seed: Some(seed),
@@ -168,12 +167,12 @@ impl<'a> Together<'a> {
         }
     }
 
-    /// With the moving average of the encoders, for what asks for it.
+    /// The same with the moving average of the encoders, for the objectives that ask for it.
     pub fn with_teacher(self, teacher: Option<&'a Teacher>) -> Self {
         Self { teacher, ..self }
     }
 
-    /// On how many batches an objective runs.
+    /// Number of batches on which an objective runs.
     pub fn runs_of(&self, key: &str) -> usize {
         let runs = |plan: &&Plan| plan.run.contains(&key);
         self.plans.iter().filter(runs).count()
@@ -218,7 +217,7 @@ impl<'a> Together<'a> {
         }
     }
 
-    /// The losses over all batches, where something is contrasted over several of them. To be called before [`batch`](Self::batch).
+    /// The losses over all batches, if an objective is contrasted over several of them. Call it before [`batch`](Self::batch).
     pub fn contrast(&mut self) -> Option<Over> {
         let all = self.collect();
         if all.is_empty() {
@@ -277,7 +276,7 @@ impl<'a> Together<'a> {
     /// The first pass: features of all batches, by objective, without a tape.
     fn collect(&self) -> Vec<(&'static str, Collected<'a>)> {
         let mut all: Vec<(&'static str, Collected<'a>)> = Vec::new();
-        // Copies of the same numbers that track no gradient: no operation on them is kept, and dropout is still on.
+        // Copies of the weights that track no gradient: no operation on them is recorded, and dropout is still on.
         let mut untracked = None;
         for batch in 0..self.batches.len() {
             let shared = self.shared(batch);
@@ -338,8 +337,7 @@ impl<'a> Together<'a> {
             .collect()
     }
 
-    /// What the contrasts of a batch read of it. Tags are hidden as all objectives of the batch have it, since images are encoded
-    /// once.
+    /// The inputs that a batch's contrasts read. Tags are hidden as for all objectives of the batch, since images are encoded once.
     fn wanted_by(&self, contrasts: &[(&'static str, &dyn Contrast)], batch: usize) -> Wanted {
         let mut all = Vec::new();
         let mut own = Vec::new();
@@ -355,7 +353,7 @@ impl<'a> Together<'a> {
         Wanted::fixed(&own, self.backbone, source).hiding_tags(hides_tags)
     }
 
-    /// The features of a batch, one after the other as `contrasts` are. What both passes do first.
+    /// The features of a batch, in the order of `contrasts`. Both passes compute them first.
     fn features(
         &self,
         backbone: &Backbone,
@@ -374,7 +372,7 @@ impl<'a> Together<'a> {
             .collect()
     }
 
-    /// The forward pass of a batch and every loss. `draws` chooses negatives; nothing is changed by this call.
+    /// The forward pass of a batch and every loss. `draws` chooses negatives. This call changes nothing.
     pub fn batch(&self, batch: usize, draws: Draws) -> Step {
         self.begin(batch);
         let (backbone, source) = (self.backbone, &self.batches[batch]);
@@ -396,7 +394,7 @@ impl<'a> Together<'a> {
                 .iter()
                 .filter_map(|(key, objective)| Some((*key, objective.contrast()?)))
                 .collect();
-            // What is compared with and not learned from has served in the first pass.
+            // The fixed features were used in the first pass.
             let wanted = self.wanted_by(&contrasts, batch).by_student();
             let features = self.features(backbone, &contrasts, batch, &wanted, &mut encoded);
             done = wanted;
@@ -439,7 +437,7 @@ impl<'a> Together<'a> {
         step
     }
 
-    /// All that is to be encoded of a batch. What contrasts compare with and do not learn from has served in the first pass.
+    /// All inputs of a batch to encode, without the fixed features of contrasts, which were used in the first pass.
     fn wanted(
         &self,
         batch: usize,
@@ -474,7 +472,7 @@ impl<'a> Together<'a> {
                 .iter()
                 .map(|fused| fused.pairs.without_negative)
                 .sum::<usize>();
-            // The sum over the batches is divided by their number: a mean over those that the objective runs on.
+            // The sum over batches is divided by their number, so this makes it a mean over the batches that the objective runs on.
             let share = self.batches.len() as f64 / self.runs_of(key).max(1) as f64;
             let (source, settings) = (&self.batches[batch], objective.settings());
             let left_out = source.len() - settings.samples().count(source);
@@ -482,8 +480,8 @@ impl<'a> Together<'a> {
         }
     }
 
-    /// The samples that a batch's pairs are made of. Those of other batches are numbered behind its own, in the order of what this
-    /// returns, and are not encoded yet.
+    /// The samples that a batch's pairs are made of. Samples of other batches are numbered after its own, in the order of the
+    /// returned list, and are not encoded yet.
     fn choose_partners(
         &self,
         batch: usize,
@@ -527,7 +525,7 @@ impl<'a> Together<'a> {
         Vec::new()
     }
 
-    /// Encodes the samples of other batches that pairs name, behind the batch's own.
+    /// Encodes the samples of other batches that pairs name, after the batch's own rows.
     fn encode_further(
         &self,
         further: &[Sample],
@@ -585,7 +583,7 @@ impl<'a> Together<'a> {
         encoded: &mut Encoded,
         hides_tags: bool,
     ) {
-        // Where some batches have tags and others none, each kind is encoded by itself.
+        // If only some batches have tags, those with and those without are encoded separately.
         let has_tags = |at: &usize| {
             self.batches[further[*at].batch]
                 .further_texts
@@ -621,7 +619,7 @@ impl<'a> Together<'a> {
     }
 }
 
-/// The rows of further samples, which follow `rows` own ones in this order, by their numbers, which follow `samples`.
+/// Maps the numbers of further samples to their rows. Numbers start at `samples`, rows at `rows`.
 fn numbered(
     samples: usize,
     rows: usize,
@@ -647,7 +645,7 @@ impl Collected<'_> {
             .collect()
     }
 
-    /// How similar captions and images are, and of which samples; none where the contrast has no such thing.
+    /// The similarities of captions and images, and their samples; `None` if the contrast gives none.
     fn similarity(&self) -> Option<(Arc<Similarity>, Vec<Sample>)> {
         let features: Vec<Features> = self.parts.iter().map(|p| p.features.clone()).collect();
         let matrix = self.contrast.similarity(&Features::cat(&features))?;

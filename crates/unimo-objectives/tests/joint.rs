@@ -1,4 +1,4 @@
-//! Objectives on a cross-modal encoder of one stream, with pairs and with one modality alone.
+//! Objectives on a single-stream cross-modal encoder, with pairs and with one modality alone.
 #![cfg(feature = "flex")]
 
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
@@ -25,11 +25,11 @@ use unimo_objectives::pretraining::vq::VqConfig;
 use unimo_objectives::pretraining::wpg::{Region, WpgConfig};
 use unimo_objectives::{Draws, Objectives, ObjectivesConfig, Step};
 
-/// f32 sums in another order over three layers of width 8.
+/// Tolerance for f32 sums in another order over three layers of width 8.
 const TOLERANCE: f32 = 1e-5;
 const SAMPLES: usize = 3;
 const LENGTH: usize = 6;
-/// Numbers of a region.
+/// Number of features of a region.
 const FEATURES: usize = 5;
 
 fn model() -> BackboneConfig {
@@ -88,7 +88,7 @@ fn model() -> BackboneConfig {
     }
 }
 
-/// Every objective that a single stream can have without a teacher; none draws at random.
+/// Every objective that a single-stream encoder can have without a teacher; none draws at random.
 fn objectives() -> ObjectivesConfig {
     ObjectivesConfig {
         mlm: Some(MlmConfig {
@@ -148,7 +148,7 @@ fn objectives() -> ObjectivesConfig {
     }
 }
 
-/// The same of pictures that are known by regions.
+/// The same for images that are known by regions.
 fn model_of_regions() -> BackboneConfig {
     BackboneConfig {
         image: None,
@@ -182,7 +182,7 @@ fn build_from(model: &BackboneConfig) -> (Backbone, Objectives, Device) {
     (backbone, heads, device)
 }
 
-/// Sample `order[i]` in row `i`: three words, one or two phrases and the end token.
+/// Row `i` holds sample `order[i]`: three words, one or two phrases and the end token.
 fn batch(order: [usize; SAMPLES]) -> Batch {
     const NO: i32 = MaskedTexts::IGNORE;
     let ids = [
@@ -251,7 +251,7 @@ fn batch(order: [usize; SAMPLES]) -> Batch {
     }
 }
 
-/// The same samples with up to three regions instead of pixels, and so many more that are padding.
+/// The same samples with up to three regions instead of pixels, plus `padding` regions of padding.
 fn batch_of_regions(order: [usize; SAMPLES], padding: usize) -> Batch {
     let counts = [3, 1, 2];
     let count = 3 + padding;
@@ -305,9 +305,9 @@ fn same(a: &[(&str, f32)], b: &[(&str, f32)]) {
     }
 }
 
-/// Pairs that several objectives ask for are fused once: each loss is what it is when the objective trains alone, but for those that
-/// need contrast to choose negatives, and the dictionary, which takes the masked texts where there are some. `codes` draws what it
-/// hides and `mcr` hides tags from all, so they are left out.
+/// Pairs that several objectives ask for are fused once, and each loss is the same as when the objective trains alone. Exceptions
+/// are objectives that need the contrast to choose negatives, and the dictionary, which uses masked texts if there are any. `codes`
+/// draws what it hides and `mcr` hides tags for all objectives, so they are left out.
 #[test]
 fn a_loss_does_not_depend_on_what_trains_beside_it() {
     let all = run(&|key| key != "codes" && key != "mcr", &batch([0, 1, 2]));
@@ -330,8 +330,8 @@ fn the_order_of_the_batch_does_not_matter() {
     same(&of([0, 1, 2]), &of([2, 0, 1]));
 }
 
-/// Regions train all that pixels do but what contrasts two views of pixels; neither the order of the batch nor padding matters, and
-/// a batch of pixels has no picture for a model that reads regions.
+/// Everything that trains on pixels trains on regions, except the contrast of two views of pixels. Neither the order of the batch
+/// nor padding matters. A batch of pixels has no image for a model that reads regions.
 #[test]
 fn regions_stand_in_for_patches() {
     let model = model_of_regions();
@@ -353,7 +353,7 @@ fn regions_stand_in_for_patches() {
     assert_eq!(keys, ["mlm", "lm", "vq", "codes"]);
 }
 
-/// A distilled DeiT has two positions before its patches; every objective takes patches for patches.
+/// A distilled DeiT has two positions before its patches; no objective takes them for patches.
 #[test]
 fn a_distillation_token_is_no_patch() {
     let batch = batch([0, 1, 2]);
@@ -370,7 +370,7 @@ fn a_distillation_token_is_no_patch() {
     assert_eq!(fused.image().dims(), [SAMPLES, 2 + 4, 8]);
     let step = run_on(&model, &|_| true, &batch);
     assert!(losses(&step).iter().all(|(_, loss)| loss.is_finite()));
-    // Where class tokens take no part, none is left of them.
+    // If class tokens take no part, none of them remains.
     model.joint.as_mut().unwrap().image_class = false;
     let mut init = Init::new(&device, 3);
     assert_eq!(wpg.config.init(&mut init, &model).class_tokens, 0);
@@ -380,7 +380,7 @@ fn a_distillation_token_is_no_patch() {
     assert_eq!(fused.image().dims(), [SAMPLES, 4, 8]);
 }
 
-/// What a batch lacks is counted, and what remains is trained.
+/// What a batch lacks is counted, and the other objectives are trained.
 #[test]
 fn one_modality_alone_trains_what_it_can() {
     let mut images = batch([0, 1, 2]);
@@ -398,7 +398,7 @@ fn one_modality_alone_trains_what_it_can() {
     assert!(losses(&step).iter().all(|(_, loss)| loss.is_finite()));
 }
 
-/// A batch in which no word, tag or phrase is to be predicted and no phrase to be grounded.
+/// A batch without any word, tag or phrase to predict or phrase to ground.
 fn nothing_to_predict() -> Batch {
     let mut batch = batch([0, 1, 2]);
     let texts = batch.texts.as_mut().unwrap();
@@ -416,8 +416,8 @@ fn nothing_to_predict() -> Batch {
     batch
 }
 
-/// The mean of nothing is 0 in f32 whatever the encoders compute in, also where their states are beyond what that can hold; beside
-/// other losses it has no gradient.
+/// The mean of nothing is 0 in f32, whatever the dtype of the encoders, even if their states overflow it. It has no gradient next
+/// to other losses.
 #[test]
 fn a_loss_over_nothing_is_zero_in_every_dtype() {
     for dtype in [FloatDType::F32, FloatDType::BF16, FloatDType::F16] {
@@ -449,14 +449,14 @@ fn a_loss_over_nothing_is_zero_in_every_dtype() {
             if scale > 1.0 {
                 continue;
             }
-            // All together.
+            // All objectives together.
             let step = run(&|_| true, &batch);
             assert_eq!(step.results.len(), 9, "{:?}", step.skipped);
             assert!(losses(&step).iter().all(|(_, loss)| loss.is_finite()));
             let loss = step.loss.unwrap();
             assert_eq!(loss.dtype(), DType::F32);
             let _ = loss.backward();
-            // Texts alone of which no state chooses a code.
+            // Texts alone, of which no state chooses a code.
             let mut texts = batch.clone();
             texts.images = None;
             texts.further_texts.clear();
@@ -467,13 +467,13 @@ fn a_loss_over_nothing_is_zero_in_every_dtype() {
                 all.iter().all(|(_, loss)| loss.is_finite()),
                 "{dtype:?}: {all:?}"
             );
-            // No text that describes its picture: what pairs them has nobody.
+            // No text describes its image, so no pairs can be made.
             let mut questions = batch.clone();
             questions.texts.as_mut().unwrap().roles = vec![TextRole::Question; SAMPLES];
             let step = run(&|_| true, &questions);
             assert_eq!(step.skipped, ["itm", "itc", "wpg"]);
             assert!(losses(&step).iter().all(|(_, loss)| loss.is_finite()));
-            // Samples that all show one picture: no negative, and nothing to tell apart.
+            // All samples show one image: there is no negative, and nothing to tell apart.
             let mut one = self::batch([0, 1, 2]);
             one.pictures = vec![7; SAMPLES];
             let step = run(&|_| true, &one);
@@ -481,7 +481,7 @@ fn a_loss_over_nothing_is_zero_in_every_dtype() {
             for report in &step.results {
                 let (loss, key) = (report.loss.clone().into_scalar::<f32>(), report.objective);
                 let expected = match key {
-                    // A caption with a wrong picture, and a picture with a wrong caption.
+                    // A caption with a wrong image, and an image with a wrong caption.
                     "itm" => 2 * SAMPLES,
                     "itc" | "wpg" | "views" => SAMPLES,
                     _ => 0,
@@ -496,7 +496,7 @@ fn a_loss_over_nothing_is_zero_in_every_dtype() {
     }
 }
 
-/// No word tells what stands before it, through text encoder, codes and joint encoder together.
+/// No word reveals the words before it, through text encoder, codes and joint encoder together.
 #[test]
 fn text_from_left_to_right_sees_nothing_of_what_follows() {
     let (backbone, _, device) = build();

@@ -22,7 +22,7 @@ use unimo_objectives::pretraining::mrm::{Distance, MrmConfig, TARGET_SPREAD};
 use unimo_objectives::teacher::{Teacher, TeacherConfig};
 use unimo_objectives::{Draws, Objectives, ObjectivesConfig, Step};
 
-/// f32 sums over a few layers of width 8 in another order.
+/// Tolerance for f32 sums over a few layers of width 8 in another order.
 const TOLERANCE: f64 = 1e-5;
 
 const WIDTH: usize = 8;
@@ -105,7 +105,7 @@ fn build() -> (Backbone, Teacher, Objectives, Device) {
     config.validate_with(&model()).unwrap();
     let mut init = Init::new(&device, 3).with_deviation(0.3);
     let backbone = model().init(&mut init);
-    // Another model than the student, as it is after some steps.
+    // A model other than the student, as after some steps.
     let teacher = TeacherConfig { decay: 0.9 }.init(&model().init(&mut init));
     let heads = config.init(&mut init, &model());
     (backbone, teacher, heads, device)
@@ -204,7 +204,7 @@ fn the_loss_equals_its_formula() {
         &whole.encode_pictures(&pixels, None, 0),
         Keep::Nothing,
     );
-    // The class token of the picture stands before its patches.
+    // The class token of the image comes before its patches.
     let patches = HIDDEN.iter().enumerate().flat_map(|(sample, row)| {
         let hidden = row.iter().enumerate().filter(|(_, hidden)| **hidden);
         hidden.map(move |(at, _)| (sample, at + 1))
@@ -240,7 +240,7 @@ fn hidden_pixels_reach_the_loss_through_the_target_alone() {
     let (backbone, _, _, device) = &parts;
     let plain = batch();
     let mut other = batch();
-    // The first patch of the first picture is hidden, its second is not.
+    // The first patch of the first image is hidden, its second is not.
     let images = other.images.as_mut().unwrap();
     images.pixels[0] ^= 0x55;
     let encode = |batch: &Batch| {
@@ -294,7 +294,7 @@ fn what_contradicts_is_named() {
     with(mrm().mask).validate().unwrap();
     let error = with(MaskSpec::default()).validate().unwrap_err();
     assert_eq!(error.key, "mrm.mask");
-    // The teacher is asked for, and asks for someone who wants it.
+    // The objective requires a teacher, and a teacher requires an objective that uses it.
     let alone = ObjectivesConfig {
         mlm: with(mrm().mask).mlm,
         ..ObjectivesConfig::default()

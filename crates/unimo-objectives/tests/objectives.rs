@@ -20,7 +20,7 @@ use unimo_objectives::pretraining::mlm::MlmConfig;
 use unimo_objectives::teacher::{Teacher, TeacherConfig};
 use unimo_objectives::{Draws, Objectives, ObjectivesConfig, Step};
 
-/// f32 sums in another order over two layers of width 8.
+/// Tolerance for f32 sums in another order over two layers of width 8.
 const TOLERANCE: f32 = 1e-5;
 
 fn model() -> BackboneConfig {
@@ -125,7 +125,7 @@ fn build(momentum: bool) -> (Backbone, Objectives, Device) {
 const SAMPLES: usize = 3;
 const LENGTH: usize = 4;
 
-/// Sample `order[i]` in row `i`.
+/// Row `i` holds sample `order[i]`.
 fn batch(order: [usize; SAMPLES]) -> Batch {
     let pixels = 3 * 8 * 8;
     let ids = [[0, 5, 6, 2], [0, 7, 2, 1], [0, 9, 8, 2]];
@@ -242,7 +242,7 @@ fn rows(x: &Tensor<2>) -> Vec<Vec<f64>> {
     values.chunks(4).map(<[f64]>::to_vec).collect()
 }
 
-/// What the contrast sees of a batch: texts and images.
+/// The contrast's features of a batch: texts and images.
 fn embeddings(
     backbone: &Backbone,
     heads: &Objectives,
@@ -266,7 +266,7 @@ fn similarity(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>() / 0.07
 }
 
-/// The loss where row `a` sees the columns that `seen` says, in both directions alike.
+/// The loss if row `a` is compared with the columns that `seen` allows, in both directions.
 fn formula(
     [texts, images]: [&[Vec<f64>]; 2],
     others: [&[Vec<f64>]; 2],
@@ -298,14 +298,14 @@ fn contrast_equals_its_formula() {
         assert_eq!(step.results[2].without_negative, 0);
     };
     check(&batch, &|_, _| true);
-    // Two captions of one picture are no negatives of each other.
+    // Two captions of one image are not negatives of each other.
     batch.pictures = vec![4, 9, 4];
     check(&batch, &|a, b| a == b || a + b != 2);
     batch.pictures = vec![4, 9, 5];
     check(&batch, &|_, _| true);
 }
 
-/// Rows of the queue that show a sample's own picture are no negatives of it, whenever they came in.
+/// Rows of the queue with a sample's own image are not its negatives, whenever they were added.
 #[test]
 fn the_queue_knows_pictures() {
     let device = Device::flex().autodiff();
@@ -319,7 +319,7 @@ fn the_queue_knows_pictures() {
     let mut heads = config.init(&mut init, &model());
     let mut teacher = teacher(&backbone);
     let mut batch = batch([0, 1, 2]);
-    // Large numbers that differ in their last bits alone.
+    // Large numbers that differ only in their last bits.
     let known = u64::MAX - 5;
     let mut queue: [Vec<Vec<f64>>; 2] = Default::default();
     let mut of_queue = Vec::new();
@@ -337,7 +337,7 @@ fn the_queue_knows_pictures() {
                 [own_texts.clone(), queue[0].clone()].concat(),
                 [own_images.clone(), queue[1].clone()].concat(),
             ];
-            // Of the first step two show pictures of this one; of the second nobody knows.
+            // Two samples of the first step show images of this step; the images of the second step are unknown.
             let hidden = |row: usize, at: usize| {
                 at >= SAMPLES && of_queue[at - SAMPLES] == Some(pictures[row])
             };
@@ -361,7 +361,7 @@ fn the_queue_knows_pictures() {
     }
 }
 
-/// A text that is no caption of its picture has no part in what pairs them, as if it were not there, and is counted.
+/// A text that does not describe its image is left out of all pairs, as if it were absent, and counted.
 #[test]
 fn only_texts_that_describe_are_paired() {
     let (backbone, heads, device) = build(false);
@@ -380,7 +380,7 @@ fn only_texts_that_describe_are_paired() {
             .map(|r| (r.predictions(), r.left_out))
             .collect();
         assert_eq!(counts, [(3, 0), (6, 1), (4, 1)]);
-        // The same without the sample.
+        // The same batch without the sample.
         let mut without = batch([0, 2, 1]);
         without.samples.truncate(2);
         let images = without.images.as_mut().unwrap();

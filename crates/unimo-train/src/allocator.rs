@@ -1,7 +1,7 @@
-//! The memory allocator as training steps want it.
+//! Settings of the memory allocator for training steps.
 //!
-//! glibc reads its settings once, when a program starts. So a command that takes steps sets them and begins again, in the same process:
-//! an installed `unimo` is as fast as one that `cargo xtask` started.
+//! glibc reads its settings once, when a program starts. So a command that takes steps sets them and starts again, in the same
+//! process. An installed `unimo` is then as fast as one that `cargo xtask` started.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -9,14 +9,14 @@ use std::process::Command;
 
 /// Settings of glibc's allocator; other C libraries ignore the variable.
 const ALLOCATOR: &str = "GLIBC_TUNABLES";
-/// Every operation on the CPU takes fresh memory, so a training step maps, clears and gives back pages all the time. It does so
-/// less often with 2 MiB at once, and hardly ever if memory that was given back is kept for the next step, which glibc does by
-/// itself only now and then.
+/// Every operation on the CPU allocates memory, so a training step constantly maps, clears and returns pages. With pages of 2 MiB
+/// this happens less often. It almost never happens if freed memory is kept for the next step, which glibc does only occasionally
+/// by default.
 const FOR_STEPS: &str =
     "glibc.malloc.hugetlb=1:glibc.malloc.trim_threshold=8589934592:glibc.malloc.mmap_threshold=";
-/// From here on a piece of memory is mapped alone and given back with it: none is that large, ...
+/// From this size on, a block of memory is mapped and returned separately. No block is this large.
 const MAP_FROM: &str = "4294967296";
-/// ... or as few as can be, where more is refused as a whole.
+/// The largest value that glibc before 2.35 accepts; it ignores a larger one.
 const MAP_FROM_BEFORE_2_35: &str = "33554432";
 
 /// The settings for the C library that `getconf GNU_LIBC_VERSION` names, `glibc 2.36`.
@@ -33,15 +33,15 @@ fn for_steps(library: &str) -> String {
     format!("{FOR_STEPS}{map_from}")
 }
 
-/// What the system says its C library is; nothing where it does not say.
+/// The name of the system's C library; empty if the system does not tell.
 fn c_library() -> String {
     let said = Command::new("getconf").arg("GNU_LIBC_VERSION").output();
     said.map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
         .unwrap_or_default()
 }
 
-/// The commands of `unimo` and `unimo-dev` that take steps or make batches. The others read a model and are done, and clearing huge pages once costs
-/// more than it saves.
+/// The commands of `unimo` and `unimo-dev` that take steps or make batches. The others only read a model, and clearing huge pages
+/// once costs more than it saves.
 const TAKE_STEPS: [&[&str]; 5] = [
     &["train"],
     &["bench", "step"],
@@ -50,8 +50,8 @@ const TAKE_STEPS: [&[&str]; 5] = [
     &["data", "bench"],
 ];
 
-/// Begins again with the settings, where the command takes steps and the user has set none. Returns where there is nothing to do; a
-/// failure to begin again costs speed alone and is said.
+/// Starts the command again with the settings, if it takes steps and the user has set none. Otherwise it returns. If starting again
+/// fails, this is reported; it only costs speed.
 pub fn begin_again() {
     let args: Vec<OsString> = env::args_os().skip(1).collect();
     if !cfg!(target_env = "gnu") || env::var_os(ALLOCATOR).is_some() || !takes_steps(&args) {

@@ -1,10 +1,9 @@
-//! Checkpoints: one safetensors file each, whole or not there.
+//! Checkpoints: one safetensors file each, complete or absent.
 //!
-//! A file holds `model.*`, `optimizer.*` and, with a moving average, `ema.*`, and in its metadata the step and what the run was
-//! begun with ([`crate::fingerprint`]). Everything
-//! else that a run needs (schedule, random numbers, position in the data) follows from the step and the recipe's seed.
-//! It is written under another name, synced and renamed, so that a full disk or a killed process leaves the previous
-//! checkpoints as they were. Equal states are equal files.
+//! A file holds `model.*`, `optimizer.*` and, with a moving average, `ema.*`. Its metadata has the step and what the run began with
+//! ([`crate::fingerprint`]). Everything else that a run needs (schedule, random numbers, position in the data) follows from the
+//! step and the recipe's seed. It is written under another name, synced and renamed, so that a full disk or a killed process leaves
+//! the previous checkpoints intact. Equal states give equal files.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -23,14 +22,14 @@ use crate::files;
 use crate::fingerprint::{self, Fingerprint};
 use crate::optimizer::Optimizer;
 
-/// Written into every file, so that a reader of another time can tell.
+/// Written into every file, so that later versions recognise the format.
 const FORMAT: &str = "unimo-checkpoint-1";
 
-/// What is saved and loaded together.
+/// The state that is saved and loaded together.
 pub struct State<M> {
-    /// Encoders, heads, queues.
+    /// Encoders, heads and queues.
     pub model: M,
-    /// Moments.
+    /// The optimiser with its moments.
     pub optimizer: Optimizer,
     /// Moving average of the model.
     pub ema: Option<M>,
@@ -38,7 +37,7 @@ pub struct State<M> {
     pub step: u64,
 }
 
-/// A tensor fetched from its device when it is its turn to be written.
+/// A tensor that is fetched from its device only when it is written.
 struct Lazy(Handle);
 
 impl View for &Lazy {
@@ -56,12 +55,12 @@ impl View for &Lazy {
     }
 }
 
-/// Where the checkpoint of a step lies.
+/// The path of a step's checkpoint.
 pub fn path(folder: &Path, step: u64) -> PathBuf {
     folder.join(format!("step-{step:08}.safetensors"))
 }
 
-/// The steps that there are checkpoints of, in order.
+/// The steps with a checkpoint, in order.
 pub fn steps(folder: &Path) -> Result<Vec<u64>, TrainError> {
     let mut found = Vec::new();
     if !folder.is_dir() {
@@ -75,15 +74,14 @@ pub fn steps(folder: &Path) -> Result<Vec<u64>, TrainError> {
     Ok(found)
 }
 
-/// The step that a checkpoint's file name says.
+/// The step in a checkpoint's file name.
 pub fn step_of(path: &Path) -> Option<u64> {
     let name = path.file_name()?.to_str()?;
     let step = name.strip_prefix("step-")?.strip_suffix(".safetensors")?;
     step.parse().ok()
 }
 
-/// Writes a checkpoint. When this returns, it is on the disk; when it fails, nothing has changed. `begun` is what the run was begun
-/// with.
+/// Writes a checkpoint. On return it is on the disk; on failure nothing has changed. `begun` is what the run began with.
 pub fn save<M: Module>(
     folder: &Path,
     state: &State<M>,
@@ -115,7 +113,7 @@ pub fn save<M: Module>(
     Ok(target)
 }
 
-/// What the run of a checkpoint was begun with; none where an earlier version wrote it.
+/// What the run of a checkpoint began with; `None` if an earlier version wrote the checkpoint.
 ///
 /// # Errors
 ///
@@ -140,18 +138,18 @@ impl Reader {
         })
     }
 
-    /// An entry of the metadata.
+    /// The value of a metadata entry.
     pub fn note(&self, key: &str) -> Option<&str> {
         self.file.note(key)
     }
 
-    /// How many tensors there are whose name starts with this section.
+    /// How many tensors have a name that starts with this section.
     pub fn count(&self, section: &str) -> usize {
         let of = |(name, _): &(String, TensorInfo)| name.split('.').next() == Some(section);
         self.file.infos().iter().filter(|info| of(info)).count()
     }
 
-    /// A tensor, if there; an error if its shape or type is another.
+    /// A tensor, if the file has it; an error if its shape or type differs.
     pub fn tensor(
         &mut self,
         name: &str,
@@ -173,7 +171,7 @@ impl Reader {
         Ok(Some(TensorData::new(values, shape.to_vec())))
     }
 
-    /// Why a parameter is not there.
+    /// The reason why a parameter is missing.
     fn lacks(&self, section: &str, name: &str) -> String {
         let before = format!("{section}.objectives.itc.momentum.text.");
         let infos = self.file.infos();
@@ -185,7 +183,7 @@ impl Reader {
         format!("lacks `{name}`, which the recipe's model has")
     }
 
-    /// A module's parameters from one section; every one must be there, and nothing else.
+    /// A module's parameters from one section, which must hold all of them and nothing else.
     pub fn module<M: Module>(&mut self, section: &str, module: M) -> Result<M, TrainError> {
         let mut failed = None;
         let mut used = 0;
@@ -259,7 +257,7 @@ pub fn load<M: Module>(
     })
 }
 
-/// Removes what earlier versions left half-written. Only whoever holds the run's lock may.
+/// Removes files that earlier versions left half-written. Only the holder of the run's lock may call it.
 pub fn sweep_older(folder: &Path) -> Result<(), TrainError> {
     if !folder.is_dir() {
         return Ok(());
@@ -277,7 +275,7 @@ pub fn sweep_older(folder: &Path) -> Result<(), TrainError> {
     Ok(())
 }
 
-/// Removes old checkpoints: the newest `keep` and `best` stay.
+/// Removes old checkpoints, except the newest `keep` and `best`.
 pub fn prune(folder: &Path, keep: usize, best: Option<u64>) -> Result<(), TrainError> {
     let all = steps(folder)?;
     let old = all.len().saturating_sub(keep);
@@ -322,7 +320,7 @@ mod tests {
         assert!(parameters::list(&loaded.model).iter().all(|p| p.trainable));
     }
 
-    /// What lacks a tensor is named, and what was written when the momentum encoder was a part of the contrast is told apart.
+    /// A missing tensor is named. A checkpoint from when the momentum encoder was part of the contrast is recognised.
     #[test]
     fn a_checkpoint_that_lacks_a_tensor_says_which() {
         let overrides = Overrides {

@@ -1,4 +1,4 @@
-//! The time, as records of a run say it.
+//! The time as the records of a run give it.
 
 use jiff::Timestamp;
 

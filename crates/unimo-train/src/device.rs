@@ -1,4 +1,4 @@
-//! `--device`: which backend computes, chosen at run time among those built in.
+//! `--device`: the backend that computes, chosen at run time among those that are built in.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use burn::tensor::Device;
 
 use crate::error::TrainError;
 
-/// What `--device` names.
+/// A value of `--device`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DeviceChoice {
     /// The CPU.
@@ -17,11 +17,11 @@ pub enum DeviceChoice {
     Wgpu(Option<usize>),
     /// An NVIDIA GPU.
     Cuda(Option<usize>),
-    /// CUDA if built in and there, else WGPU, else the CPU.
+    /// CUDA if it is built in and available, else WGPU, else the CPU.
     Auto,
 }
 
-/// What `--device` takes, for messages and help.
+/// The allowed values of `--device`, for messages and help.
 pub const ALLOWED: &str = "flex, wgpu, wgpu:N, cuda, cuda:N or auto";
 
 impl FromStr for DeviceChoice {
@@ -61,7 +61,7 @@ impl fmt::Display for DeviceChoice {
 }
 
 impl DeviceChoice {
-    /// Opens the device, without autodiff; also says which one it is.
+    /// Opens the device, without autodiff, and returns which one it is.
     pub fn open(self) -> Result<(Device, Self), TrainError> {
         match self {
             Self::Flex => Ok((flex()?, self)),
@@ -74,7 +74,7 @@ impl DeviceChoice {
         }
     }
 
-    /// The feature that builds it in.
+    /// The feature that builds in the backend.
     pub fn feature(self) -> &'static str {
         match self {
             Self::Flex | Self::Auto => "flex",
@@ -123,7 +123,7 @@ fn wgpu(index: Option<usize>) -> Result<Device, TrainError> {
                 "no WGPU adapter found; a GPU driver for Vulkan, Metal or DirectX is needed",
             ));
         }
-        // The number counts adapters of every kind, in burn's order: discrete ones, integrated ones, others.
+        // The number counts adapters of every kind, in burn's order: discrete, integrated, others.
         let listed = match index {
             None => None,
             Some(index) => Some(found.iter().nth(index).cloned().ok_or_else(|| {
@@ -171,14 +171,14 @@ fn cuda(index: Option<usize>) -> Result<Device, TrainError> {
     Err(choice.not_built_in())
 }
 
-/// Makes a device compute something, so that what is missing shows now and not in the middle of a run.
+/// Makes the device compute something, so that a missing part shows now and not in the middle of a run.
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 fn touch(device: &Device) {
     let one = burn::tensor::Tensor::<1>::ones([1], device);
     let _ = one.add_scalar(1.0).into_data();
 }
 
-/// Drivers panic where a library is missing: one line of reason instead.
+/// Drivers panic if a library is missing: gives one line with the reason instead.
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 fn quietly<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     let hook = std::panic::take_hook();

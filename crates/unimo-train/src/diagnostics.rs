@@ -1,5 +1,5 @@
-//! What a report shows of a model beside its numbers, each in a file of its own: how the codes of a grounded dictionary are used,
-//! and where phrases are found in pictures.
+//! What a report shows about a model besides its numbers, one file each: how the codes of a grounded dictionary are used, and where
+//! phrases are found in images.
 
 pub mod codes;
 pub mod phrases;

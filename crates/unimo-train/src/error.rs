@@ -1,4 +1,4 @@
-//! What can end a command, one clear message each.
+//! The errors that can end a command, each with one clear message.
 
 use std::path::PathBuf;
 
@@ -13,39 +13,39 @@ use unimo_report::ReportError;
 /// An error of this crate.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
-    /// No recipe of that name, no file at that path.
+    /// There is no recipe of that name and no file at that path.
     #[error("there is no recipe `{given}`: give a path to a .toml file or one of {known}")]
     UnknownRecipe {
-        /// What was given.
+        /// The argument.
         given: String,
-        /// The names that there are.
+        /// The names of the built-in recipes.
         known: String,
     },
-    /// The recipe is not TOML, or a key or value in it is not known.
+    /// The recipe is not TOML, or has an unknown key or value.
     #[error("{file}: {reason}")]
     Recipe {
         /// File or recipe name.
         file: String,
-        /// Key, what is wrong and what is allowed.
+        /// The key, what is wrong and what is allowed.
         reason: String,
     },
-    /// A value in the recipe that cannot be.
+    /// A value of the recipe is not allowed.
     #[error("{file}: {error}")]
     Value {
         /// File or recipe name.
         file: String,
-        /// Key, value and what is allowed.
+        /// The key, the value and what is allowed.
         error: ConfigError,
     },
-    /// An override that is not `key=value`.
+    /// An override is not `key=value`.
     #[error("--set {given}: {reason}")]
     Override {
-        /// What was given.
+        /// The argument.
         given: String,
         /// What is wrong.
         reason: String,
     },
-    /// What an evaluator reads cannot be used.
+    /// The input of an evaluator cannot be used.
     #[error("{key} = \"{}\": {reason}", path.display())]
     Evaluator {
         /// The setting that names it.
@@ -55,10 +55,10 @@ pub enum TrainError {
         /// What is wrong and what is allowed.
         reason: String,
     },
-    /// A device that is not known, not built in or not there.
+    /// A device is unknown, not built in or not available.
     #[error("--device {given}: {reason}")]
     Device {
-        /// What was given.
+        /// The argument.
         given: String,
         /// What is wrong and what is allowed.
         reason: String,
@@ -66,14 +66,14 @@ pub enum TrainError {
     /// A file or folder could not be read or written.
     #[error("cannot {action} {}: {source}", path.display())]
     File {
-        /// What was tried.
+        /// The attempted action.
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
         /// Why it failed.
         source: std::io::Error,
     },
-    /// A folder that is no run, or one that is already used.
+    /// A folder is not a run, or is already used.
     #[error("{}: {reason}", path.display())]
     Run {
         /// The folder.
@@ -81,7 +81,7 @@ pub enum TrainError {
         /// What is wrong with it.
         reason: String,
     },
-    /// A checkpoint that cannot be loaded.
+    /// A checkpoint cannot be loaded.
     #[error("checkpoint {}: {reason}", path.display())]
     Checkpoint {
         /// The file.
@@ -89,7 +89,7 @@ pub enum TrainError {
         /// What is wrong with it.
         reason: String,
     },
-    /// A loss or gradient that is no number.
+    /// A loss or gradient is not finite.
     #[error(
         "step {step}: {what} is not finite. Samples of the batch: {samples}. {}",
         last_good.as_ref().map_or("No checkpoint was written yet.".to_owned(), |path| format!("Last good checkpoint: {}", path.display()))
@@ -97,14 +97,14 @@ pub enum TrainError {
     NotFinite {
         /// The step that failed, counted from 1.
         step: u64,
-        /// Loss by objective, or the gradient.
+        /// The loss, by objective, or the gradient.
         what: String,
         /// Names of the batch's samples.
         samples: String,
-        /// Where to go back to.
+        /// The checkpoint to go back to.
         last_good: Option<PathBuf>,
     },
-    /// No objective can run on what the loader gives.
+    /// No objective can run on the loader's batches.
     #[error(
         "step {step}: no objective could run on the batch; each lacked something: {objectives}"
     )]
@@ -114,36 +114,36 @@ pub enum TrainError {
         /// Keys of the objectives.
         objectives: String,
     },
-    /// A checkpoint that is neither here nor to be had.
+    /// A public checkpoint is not found here and cannot be fetched.
     #[error("{given}: {reason}")]
     Hub {
-        /// What was given.
+        /// The argument.
         given: String,
         /// What is wrong.
         reason: String,
     },
-    /// From a public checkpoint's `config.json`.
+    /// An error in a public checkpoint's `config.json`.
     #[error(transparent)]
     PublicConfig(#[from] PublicConfigError),
-    /// From a file of weights.
+    /// An error in a file of weights.
     #[error(transparent)]
     Weights(#[from] WeightsError),
-    /// Public weights that do not fit.
+    /// Public weights do not fit.
     #[error(transparent)]
     Import(#[from] ImportError),
-    /// From the data.
+    /// An error of the data.
     #[error(transparent)]
     Data(#[from] DataError),
-    /// From the evaluation.
+    /// An error of the evaluation.
     #[error(transparent)]
     Eval(#[from] EvalError),
-    /// From the report.
+    /// An error of the report.
     #[error(transparent)]
     Report(#[from] ReportError),
-    /// A signal asked for the end, and what was being done was given up.
+    /// A signal asked for the end, and the current work was given up.
     #[error("ended by a signal")]
     Interrupted,
-    /// A signal asked a training to end, which has saved what it did.
+    /// A signal asked a training to end, and it has saved its state.
     #[error(
         "ended by a signal after step {step} of {steps}, which is saved. Go on with: unimo train --resume {}",
         run.display()
@@ -156,7 +156,7 @@ pub enum TrainError {
         /// The run's folder.
         run: PathBuf,
     },
-    /// A checkpoint that could not be written.
+    /// A checkpoint could not be written.
     #[error(
         "step {step} cannot be saved: {error}. {}; when that is mended, go on with: unimo train --resume {}",
         last_good.as_ref().map_or("No checkpoint was written yet".to_owned(), |path| format!("The last checkpoint is whole: {}", path.display())),
@@ -165,14 +165,14 @@ pub enum TrainError {
     Unsaved {
         /// The step.
         step: u64,
-        /// Why.
+        /// The reason.
         error: Box<TrainError>,
         /// The checkpoint before it.
         last_good: Option<PathBuf>,
         /// The run's folder.
         run: PathBuf,
     },
-    /// A check that compares backends failed, or a torture run.
+    /// A comparison of backends or a torture run failed.
     #[error("{0}")]
     Check(String),
 }

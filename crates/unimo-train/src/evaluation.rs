@@ -1,4 +1,4 @@
-//! `unimo eval`: a run's weights judged by its evaluators, on its own held-out set or on other data; and which weights a run's are.
+//! `unimo eval`: runs a run's evaluators on its own held-out set or on other data, and finds the run's weights.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,27 +22,27 @@ use crate::recipe::Recipe;
 use crate::resuming;
 use crate::run::RunFolder;
 
-/// A run's weights, evaluated by `unimo eval`.
+/// Settings of `unimo eval` for a run's weights.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Where to compute.
+    /// The device that it computes on.
     pub device: DeviceChoice,
-    /// The checkpoint's step; none: the best, or the newest where nothing was evaluated.
+    /// The checkpoint's step; `None`: the best, or the newest if nothing was evaluated.
     pub step: Option<u64>,
-    /// Images, drawn at random where there are more; none: as the recipe says, 0: all.
+    /// Number of images, drawn at random if there are more; `None`: as the recipe says; 0: all.
     pub limit: Option<usize>,
-    /// Score every text with every image by the matching head too.
+    /// Whether the matching head also scores every text with every image.
     pub full_itm: bool,
-    /// Another list of pairs instead of the recipe's data.
+    /// A list of pairs to use instead of the recipe's data.
     pub data: Option<PathBuf>,
-    /// Features of its pictures' regions, where the model reads regions from files.
+    /// Features of its images' regions, if the model reads regions from files.
     pub regions: Option<PathBuf>,
-    /// Which split; none: the held-out one of the run's data, all of other data.
+    /// The split; `None`: the held-out one of the run's data, or all of other data.
     pub split: Option<Split>,
 }
 
-/// Evaluates a run's checkpoint and adds the result to the run's `evaluations.jsonl`. What training itself found stays
-/// as it is: the best checkpoint is chosen by that. The run's folder may be given, or the file of one of its checkpoints.
+/// Evaluates a run's checkpoint and appends the result to the run's `evaluations.jsonl`. The evaluations made during training stay
+/// as they are, since they select the best checkpoint. `given` is a run's folder or the file of one of its checkpoints.
 pub fn run(given: &Path, options: &Options) -> Result<(PathBuf, EvalRecord), TrainError> {
     let (folder, step) = run_of(given, options.step)?;
     let (device, _) = options.device.open()?;
@@ -50,7 +50,7 @@ pub fn run(given: &Path, options: &Options) -> Result<(PathBuf, EvalRecord), Tra
     if let Some(limit) = options.limit {
         recipe.eval.limit = limit;
     } else if options.data.is_some() {
-        // The recipe's limit is of its own held-out split.
+        // The recipe's limit is meant for its own held-out split.
         recipe.eval.limit = 0;
     }
     recipe.eval.full_itm |= options.full_itm && recipe.objectives.itm.is_some();
@@ -148,7 +148,7 @@ pub fn run(given: &Path, options: &Options) -> Result<(PathBuf, EvalRecord), Tra
     Ok((folder, record))
 }
 
-/// How many samples there are in those of a source's splits that are asked for and not empty, by name.
+/// Number of samples in each non-empty split that `of` selects, by the split's name.
 fn lengths(source: &Arc<dyn Source>, of: &dyn Fn(Split) -> bool) -> BTreeMap<String, u64> {
     let splits = Split::ALL.into_iter().filter(|split| of(*split));
     splits
@@ -157,7 +157,7 @@ fn lengths(source: &Arc<dyn Source>, of: &dyn Fn(Split) -> bool) -> BTreeMap<Str
         .collect()
 }
 
-/// Counts by name, in words.
+/// Counts by name, as text.
 fn named(counts: &BTreeMap<String, u64>) -> String {
     let each = counts
         .iter()
@@ -168,7 +168,7 @@ fn named(counts: &BTreeMap<String, u64>) -> String {
     }
 }
 
-/// The run that is meant, and the step, by a run's folder or the file of one of its checkpoints.
+/// The run and the step, from a run's folder or the file of one of its checkpoints.
 fn run_of(given: &Path, step: Option<u64>) -> Result<(PathBuf, Option<u64>), TrainError> {
     if !given.is_file() {
         return Ok((given.to_owned(), step));
@@ -194,7 +194,7 @@ fn run_of(given: &Path, step: Option<u64>) -> Result<(PathBuf, Option<u64>), Tra
     Ok((run, Some(of_file)))
 }
 
-/// A run's concepts, where it has some.
+/// A run's concepts, if it has any.
 fn open_concepts(
     run: &RunFolder,
     recipe: &Recipe,
@@ -209,11 +209,11 @@ fn open_concepts(
     prepare::concept_reader(recipe, concepts.as_ref(), tokenizer)
 }
 
-/// A run's model as it is evaluated: the moving average of its weights where there is one.
+/// A run's model for evaluation: the moving average of its weights if there is one.
 ///
 /// # Errors
 ///
-/// The folder is no run or has no such checkpoint.
+/// The folder is not a run or has no such checkpoint.
 pub fn open_model(
     folder: &Path,
     step: Option<u64>,
@@ -225,7 +225,7 @@ pub fn open_model(
     Ok((run, recipe, step, model))
 }
 
-/// The step asked for, or the best, or the newest where nothing was evaluated.
+/// The requested step, or the best, or the newest if nothing was evaluated.
 fn chosen_step(run: &RunFolder, asked: Option<u64>) -> Result<u64, TrainError> {
     let checkpoints = run.checkpoints();
     let newest = checkpoint::steps(&checkpoints)?.last().copied();
@@ -254,7 +254,7 @@ fn load_model(
     reader.module(section, Model::blank(&recipe, device))
 }
 
-/// What was evaluated, in words: not the run's own held-out set as a whole, maybe.
+/// What was evaluated, as text, since it may not be the run's whole held-out set.
 fn label(set: &EvalSet, options: &Options) -> String {
     let mut label = set.label();
     if let Some(name) = options.data.as_ref().and_then(|path| path.file_name()) {

@@ -1,8 +1,8 @@
-//! `unimo export`: a model as a folder that Hugging Face transformers reads, and unimo by its path.
+//! `unimo export`: a model as a folder that Hugging Face transformers reads, and that unimo reads by its path.
 //!
-//! Beside the weights stands all that decides what they are given: the tokenizer with its longest text (`tokenizer_config.json`), how
-//! pictures are prepared (`preprocessor_config.json`), and what sentence-transformers keeps. `unimo score` says the same of a run
-//! and of its export.
+//! Next to the weights is everything that decides their input: the tokenizer with its longest text (`tokenizer_config.json`), the
+//! preparation of images (`preprocessor_config.json`), and the files of sentence-transformers. `unimo score` gives the same for a
+//! run and for its export.
 
 use std::path::{Path, PathBuf};
 
@@ -40,12 +40,12 @@ pub struct ExportArgs {
     /// How numbers are stored: f32, f16, bf16.
     #[arg(long, default_value = "f32", value_parser = dtype)]
     pub dtype: Dtype,
-    /// Of a run, which checkpoint, by its step; default: the best.
+    /// The step of a run's checkpoint; default: the best.
     #[arg(long)]
     pub step: Option<u64>,
 }
 
-/// What is exported.
+/// The part to export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     /// Everything.
@@ -74,17 +74,17 @@ fn dtype(given: &str) -> Result<Dtype, String> {
     }
 }
 
-/// A model with what stands beside its weights.
+/// A model with the files that belong to its weights.
 struct Source {
     network: Network,
     config: NetworkConfig,
     tokenizer: Option<Tokenizer>,
     pictures: Option<Pictures>,
-    /// Files that go with a text encoder as they are: their names, and what they hold.
+    /// Files that are copied with a text encoder: names and contents.
     further: Vec<(&'static str, Vec<u8>)>,
 }
 
-/// What says how texts become tokens.
+/// How texts become tokens.
 struct Tokenizer {
     /// `tokenizer.json`.
     json: String,
@@ -92,7 +92,7 @@ struct Tokenizer {
     config: Value,
 }
 
-/// What sentence-transformers keeps beside a text encoder.
+/// Files of sentence-transformers next to a text encoder.
 const SENTENCES: [&str; 3] = [
     "modules.json",
     "1_Pooling/config.json",
@@ -120,7 +120,7 @@ pub fn run(args: &ExportArgs) -> Result<PathBuf, TrainError> {
         let tensors: Vec<export::Exported> = tensors;
         files::write_with(&weights, |out| export::write(out, &tensors))?;
         beside(args, &source)?;
-        // The description comes last: a folder that holds it is whole.
+        // The description comes last: a folder that has it is complete.
         write_json(&args.out.join("config.json"), &json)
     };
     match (args.part, &source.network, &source.config) {
@@ -208,7 +208,7 @@ fn open(args: &ExportArgs) -> Result<Source, TrainError> {
     }
 }
 
-/// A public checkpoint, with what stands beside it.
+/// A public checkpoint with the files that belong to it.
 fn of_public(
     args: &ExportArgs,
     path: &Path,
@@ -260,7 +260,7 @@ fn of_public(
     })
 }
 
-/// The tokenizer beside a public checkpoint, with the longest text that unimo reads of it.
+/// The tokenizer of a public checkpoint, with the length of the longest text that unimo reads.
 fn beside_weights(
     folder: &Path,
     public: &pretrained::Public,
@@ -293,7 +293,7 @@ fn beside_weights(
     Ok(Some(Tokenizer { json, config }))
 }
 
-/// Tokenizer and picture processor, where the part takes texts or pictures.
+/// Writes the tokenizer and the image processor, if the part reads texts or images.
 fn beside(args: &ExportArgs, source: &Source) -> Result<(), TrainError> {
     let write = |name: &str, bytes: &[u8]| files::write(&args.out.join(name), bytes);
     if let (Some(tokenizer), true) = (&source.tokenizer, args.part != Part::Image) {
@@ -341,7 +341,7 @@ fn named<M: Module>(
     }
 }
 
-/// CLIP's image tower has a norm before its blocks, ViT has none.
+/// CLIP's image tower has a norm before its blocks; ViT has none.
 fn image_format(
     config: &unimo_encoders::image::ImageEncoderConfig,
 ) -> Result<(Value, Names), TrainError> {
@@ -354,14 +354,14 @@ fn image_format(
     Ok((json, clip::image_spellings().remove(0)))
 }
 
-/// What neither ViT nor CLIP can be.
+/// The error for a model that is neither a ViT nor a CLIP.
 fn no_format(reason: String) -> TrainError {
     TrainError::Check(format!(
         "transformers has no format for this image encoder: {reason}"
     ))
 }
 
-/// BridgeTower where the model is one; else this project's own format, which keeps our names.
+/// BridgeTower's format if the model is one; else this project's own format, which keeps our names.
 fn pair_format(
     model: &BackboneConfig,
     objectives: &ObjectivesConfig,

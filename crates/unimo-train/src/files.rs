@@ -1,4 +1,4 @@
-//! Files of runs and of what commands write: whole or not at all, and lists that grow line by line.
+//! Files of runs and outputs of commands: written completely or not at all, or lists that grow line by line.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Cursor, Read, Seek, SeekFrom, Write};
@@ -9,16 +9,16 @@ use unimo_data::atomic::{self, AtomicFile};
 
 use crate::error::TrainError;
 
-/// Writes a whole file, or nothing.
+/// Writes a file completely or not at all.
 ///
 /// # Errors
 ///
-/// The file cannot be written; what was there before is as it was.
+/// The file cannot be written; an earlier file is unchanged.
 pub fn write(path: &Path, content: &[u8]) -> Result<(), TrainError> {
     atomic::write(path, content).map_err(TrainError::file("write", path))
 }
 
-/// As [`write()`], of what `fill` writes piece by piece.
+/// As [`write()`], with content that `fill` writes piece by piece.
 ///
 /// # Errors
 ///
@@ -35,7 +35,7 @@ pub fn write_with(
     write().map_err(TrainError::file("write", path))
 }
 
-/// As [`write_with`], of what may fail for other reasons than the file.
+/// As [`write_with`], if `fill` may fail for reasons other than the file.
 ///
 /// # Errors
 ///
@@ -49,7 +49,7 @@ pub fn try_write_with(
     file.commit().map_err(TrainError::file("write", path))
 }
 
-/// As [`write()`], of a picture in the format that its name says.
+/// As [`write()`], for an image in the format that its name says.
 ///
 /// # Errors
 ///
@@ -65,8 +65,8 @@ pub fn write_picture(path: &Path, picture: &RgbImage) -> Result<(), TrainError> 
     write(path, bytes.get_ref())
 }
 
-/// Adds a line to a list. Processes that add to one list at a time wait for each other; half a line that a kill left is cut
-/// off first, and a line for which there is no room leaves the list as it was.
+/// Appends a line to a list. Processes that append to one list at the same time wait for each other. A partial line that a killed
+/// process left is cut off first. If there is no room for the line, the list is unchanged.
 ///
 /// # Errors
 ///
@@ -78,7 +78,7 @@ pub fn append_line(path: &Path, line: &str) -> Result<(), TrainError> {
             .read(true)
             .append(true)
             .open(path)?;
-        // A file system without locks takes lines as well.
+        // A file system without locks can be written to as well.
         let _ = file.lock();
         let end = whole_lines(&mut file)?;
         let written = file.write_all(format!("{line}\n").as_bytes());
@@ -90,7 +90,7 @@ pub fn append_line(path: &Path, line: &str) -> Result<(), TrainError> {
     append().map_err(TrainError::file("write", path))
 }
 
-/// Cuts what is behind the last line's end; returns the length that is left.
+/// Cuts off what follows the last newline; returns the remaining length.
 fn whole_lines(file: &mut File) -> io::Result<u64> {
     let mut end = file.metadata()?.len();
     let length = end;

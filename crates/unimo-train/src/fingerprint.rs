@@ -1,14 +1,14 @@
-//! What a run was begun with: so that what goes on is what was begun.
+//! What a run began with, to check that it continues with the same.
 //!
-//! A run's folder (`fingerprint.json`) and every checkpoint hold
+//! A run's folder (`fingerprint.json`) and every checkpoint contain
 //!
 //! - the resolved recipe, as it is written in `recipe.toml`,
 //! - of each split of the data the number of rows, a digest of which rows there are and one of their order,
 //! - digests of `tokenizer.json` and `concepts.json`.
 //!
-//! A row's digest covers what its source knows without reading pictures: its line, the picture's name as the list spells it,
-//! and the captions; of shards their files' names and the places in them, of Parquet the captions. It does not cover pixels, nor
-//! where files lie or when they were changed: data that was moved is the same data.
+//! A row's digest covers what its source knows without reading images: its line, the image's name as the list spells it, and the
+//! captions; for shards the names of their files and the positions in them, for Parquet the captions. It does not cover pixels, nor
+//! where files are or when they were changed: data that was moved is the same data.
 
 use std::collections::BTreeMap;
 use std::num::NonZero;
@@ -23,34 +23,34 @@ use unimo_data::{SampleError, Source, Split};
 use crate::error::TrainError;
 use crate::recipe::Overrides;
 
-/// The file in a run's folder, and the entry of a checkpoint's metadata.
+/// The key in a checkpoint's metadata.
 pub const NAME: &str = "fingerprint";
 
 /// The file in a run's folder.
 pub const FILE_NAME: &str = "fingerprint.json";
 
-/// Rows that a thread takes at a time.
+/// Number of rows that a thread takes at a time.
 const BLOCK: usize = 4096;
 
-/// Bytes of a digest that are kept: enough to tell any two data sets apart, and to read.
+/// Number of bytes that are kept of a digest: enough to distinguish any two data sets, and short enough to read.
 const KEPT: usize = 16;
 
-/// What a run was begun with.
+/// What a run began with.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Fingerprint {
     /// The resolved recipe, in TOML.
     pub recipe: String,
-    /// By place in the recipe, `data` or `stage[1].data`, and by split.
+    /// Rows by place in the recipe, `data` or `stage[1].data`, and by split.
     pub data: BTreeMap<String, BTreeMap<String, Rows>>,
-    /// `tokenizer.json`.
+    /// Digest of `tokenizer.json`.
     pub tokenizer: String,
-    /// `concepts.json`.
+    /// Digest of `concepts.json`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concepts: Option<String>,
-    /// What the recipe was made of, where that is known. Not in checkpoints.
+    /// What the recipe was made from, if that is known. Not in checkpoints.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub given: Option<Given>,
-    /// The recipe that is being replaced, while it is: a kill may leave either in `recipe.toml`. Not in checkpoints.
+    /// The recipe that is being replaced, during the replacement: after a kill, `recipe.toml` may hold either. Not in checkpoints.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaced: Option<String>,
 }
@@ -58,29 +58,29 @@ pub struct Fingerprint {
 /// The rows of a split.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rows {
-    /// How many.
+    /// Number of rows.
     pub rows: usize,
-    /// Which, in whatever order.
+    /// Digest of which rows there are, in any order.
     pub identity: String,
-    /// In which order, and in which shards.
+    /// Digest of their order, and of their shards.
     pub order: String,
 }
 
-/// What the command line named.
+/// The arguments that made the recipe.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Given {
-    /// A recipe's name or file.
+    /// The recipe's name or file.
     pub recipe: String,
     /// `--data`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<PathBuf>,
-    /// Every `--set` so far, those of resumes too.
+    /// Every `--set` so far, including those of resumes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub set: Vec<String>,
 }
 
 impl Given {
-    /// As the recipe takes it.
+    /// The arguments as overrides of a recipe.
     pub fn overrides(&self) -> Overrides {
         Overrides {
             data: self.data.clone(),
@@ -90,7 +90,7 @@ impl Given {
 }
 
 impl Fingerprint {
-    /// The one in a run's folder, if there is one.
+    /// Reads the fingerprint in a run's folder, if there is one.
     ///
     /// # Errors
     ///
@@ -111,7 +111,7 @@ impl Fingerprint {
         Ok(Some(read))
     }
 
-    /// As a checkpoint holds it.
+    /// The text that a checkpoint holds.
     pub fn note(&self) -> String {
         let own = Self {
             given: None,
@@ -121,12 +121,12 @@ impl Fingerprint {
         serde_json::to_string(&own).unwrap_or_default()
     }
 
-    /// What a checkpoint holds, if it holds one.
+    /// The fingerprint that a checkpoint holds, if it has one.
     pub fn of_note(note: Option<&str>) -> Option<Self> {
         serde_json::from_str(note?).ok()
     }
 
-    /// What differs in data, tokenizer and concepts, a line each: what there is of both is compared.
+    /// The differences in data, tokenizer and concepts, one per line. Only what both have is compared.
     pub fn differences(&self, now: &Self) -> Vec<String> {
         let mut found = Vec::new();
         for (place, splits) in &self.data {
@@ -161,7 +161,7 @@ impl Fingerprint {
 }
 
 impl Rows {
-    /// In words.
+    /// The difference, as text.
     fn difference(&self, now: &Self) -> Option<String> {
         if self.rows != now.rows {
             Some(format!("{} rows, now {}", self.rows, now.rows))
@@ -175,7 +175,7 @@ impl Rows {
     }
 }
 
-/// The digest of a whole file's content.
+/// The digest of a file's content.
 pub fn of_bytes(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
@@ -184,7 +184,7 @@ pub fn of_bytes(bytes: &[u8]) -> String {
 ///
 /// # Errors
 ///
-/// A list cannot be read now.
+/// A list cannot be read this time.
 pub fn of_source(source: &dyn Source) -> Result<BTreeMap<String, Rows>, TrainError> {
     [Split::Train, Split::Val]
         .into_iter()
@@ -192,7 +192,7 @@ pub fn of_source(source: &dyn Source) -> Result<BTreeMap<String, Rows>, TrainErr
         .collect()
 }
 
-/// Two digests over digests of the rows, taken on all cores: their sum, and one of them in order.
+/// Two digests of the rows, computed on all cores: the sum of their digests, and a digest of their digests in order.
 fn of_split(source: &dyn Source, split: Split) -> Result<Rows, TrainError> {
     let rows = source.len(split);
     let blocks = rows.div_ceil(BLOCK);

@@ -1,4 +1,4 @@
-//! What a user names as a model: a run, a checkpoint of a run, or a public checkpoint.
+//! A model as a user names it: a run, a checkpoint of a run, or a public checkpoint.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use crate::hub;
 /// A model that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Given {
-    /// A run, maybe at one of its checkpoints.
+    /// A run, with or without one of its checkpoints.
     Run {
         /// Its folder.
         folder: PathBuf,
@@ -22,15 +22,15 @@ pub enum Given {
     Public(PathBuf),
 }
 
-/// What makes a folder a run.
+/// The file that makes a folder a run.
 const RECIPE: &str = "recipe.toml";
 
-/// Finds a model: a run's folder, its folder of checkpoints or one of the files in it, a public checkpoint's folder or file, or a
-/// Hugging Face id, which is fetched. `step` is what `--step` says.
+/// Finds a model: a run's folder, its folder of checkpoints or a file in it, a public checkpoint's folder or file, or a Hugging
+/// Face id, which is fetched. `step` is the value of `--step`.
 ///
 /// # Errors
 ///
-/// There is no such thing, it cannot be fetched, or `step` is for something that has none.
+/// The model does not exist or cannot be fetched, or `step` is given for a model without steps.
 pub fn find(given: &str, step: Option<u64>) -> Result<Given, TrainError> {
     let path = Path::new(given);
     if path.exists()
@@ -63,7 +63,7 @@ pub fn find(given: &str, step: Option<u64>) -> Result<Given, TrainError> {
     Ok(Given::Public(hub::resolve(given)?))
 }
 
-/// The run that a path is, or lies in; none if it is no part of one.
+/// The run that a path is or lies in; `None` if it is not part of a run.
 fn run(path: &Path) -> Result<Option<Given>, TrainError> {
     let is_run = |folder: &Path| folder.join(RECIPE).is_file();
     let found = |folder: &Path, step| {
@@ -86,7 +86,7 @@ fn run(path: &Path) -> Result<Option<Given>, TrainError> {
         if checkpoint::steps(path)?.is_empty() {
             return Ok(None);
         }
-        // A folder of checkpoints lies in its run; `..` is for one that is given as `.`.
+        // A folder of checkpoints lies in its run; `..` is for a folder that is given as `.`.
         return match [parent(path), path.join("..")].iter().find(|p| is_run(p)) {
             Some(folder) => found(folder, None),
             None => Err(lacks("is a folder of a run's checkpoints")),
@@ -95,7 +95,7 @@ fn run(path: &Path) -> Result<Option<Given>, TrainError> {
     if path.file_name().is_some_and(|name| name == RECIPE) {
         return found(&parent(path), None);
     }
-    // Only what is a run's checkpoint says so in its notes.
+    // Only a run's checkpoint has this note.
     let note = SafetensorsFile::looks_like(path)
         .is_ok_and(|looks| looks)
         .then(|| SafetensorsFile::open(path).ok())
@@ -122,7 +122,7 @@ fn run(path: &Path) -> Result<Option<Given>, TrainError> {
     }
 }
 
-/// The folder above; `.` for what has none in its name.
+/// The folder above; `.` if the path has no other part.
 fn parent(path: &Path) -> PathBuf {
     match path.parent() {
         Some(parent) if parent.as_os_str().is_empty() => PathBuf::from("."),

@@ -1,7 +1,7 @@
-//! Public checkpoints by their Hugging Face id, through the `hf-hub` crate and its cache, which Python shares.
+//! Public checkpoints by their Hugging Face id, through the `hf-hub` crate and its cache, which is shared with Python.
 //!
-//! `HF_HOME` says where the cache is, `HF_ENDPOINT` who is asked, `HF_TOKEN` or the saved token who asks, and
-//! `HF_HUB_OFFLINE=1` that nobody is. An id may name a revision: `FacebookAI/roberta-base@COMMIT`.
+//! `HF_HOME` is the folder of the cache, `HF_ENDPOINT` the server, and `HF_TOKEN` or the saved token the login. With
+//! `HF_HUB_OFFLINE=1` no server is asked. An id may name a revision: `FacebookAI/roberta-base@COMMIT`.
 
 use std::path::{Path, PathBuf};
 
@@ -12,9 +12,9 @@ use unimo_encoders::public::read_json;
 
 use crate::error::TrainError;
 
-/// What describes a model; the first that there is decides which model it is.
+/// Files that describe a model; the first one that exists decides which model it is.
 const CONFIGS: [&str; 2] = ["config.json", "open_clip_config.json"];
-/// What holds the weights, the first that there is.
+/// Files that hold the weights; the first one that exists is used.
 const WEIGHTS: [&str; 6] = [
     "model.safetensors",
     "model.safetensors.index.json",
@@ -23,7 +23,7 @@ const WEIGHTS: [&str; 6] = [
     "pytorch_model.bin.index.json",
     "open_clip_pytorch_model.bin",
 ];
-/// What may stand beside them.
+/// Files that may accompany them.
 #[cfg(feature = "hub")]
 const BESIDE: [&str; 11] = [
     "preprocessor_config.json",
@@ -47,7 +47,7 @@ struct Id {
 }
 
 impl Id {
-    /// `OWNER/NAME` or `OWNER/NAME@REVISION`.
+    /// Parses `OWNER/NAME` or `OWNER/NAME@REVISION`.
     fn parse(given: &str) -> Option<Self> {
         let (repository, revision) = given.split_once('@').unwrap_or((given, "main"));
         let plain = |part: &str| {
@@ -74,16 +74,16 @@ impl Id {
     }
 }
 
-/// Whether this could be an id; a path that is there goes before it.
+/// Whether this could be an id. An existing path has precedence.
 pub fn is_id(given: &str) -> bool {
     Id::parse(given).is_some()
 }
 
-/// A file or folder as it is, or the folder of a Hugging Face id, fetched if the cache lacks it.
+/// An existing file or folder, or the folder of a Hugging Face id, fetched if the cache lacks it.
 ///
 /// # Errors
 ///
-/// It is neither there nor an id, or cannot be fetched.
+/// It does not exist and is not an id, or cannot be fetched.
 pub fn resolve(given: &str) -> Result<PathBuf, TrainError> {
     let offline = std::env::var("HF_HUB_OFFLINE")
         .is_ok_and(|value| !matches!(value.as_str(), "" | "0" | "false" | "no" | "off"));
@@ -98,10 +98,10 @@ pub fn resolve(given: &str) -> Result<PathBuf, TrainError> {
     hub.resolve(given)
 }
 
-/// Where to look and whom to ask.
+/// The cache and the server.
 struct Hub {
     cache: Cache,
-    /// None: as the environment says.
+    /// `None`: as the environment says.
     #[cfg(feature = "hub")]
     endpoint: Option<String>,
     offline: bool,
@@ -144,7 +144,7 @@ impl Hub {
         )))
     }
 
-    /// The folder in the cache, if everything is there.
+    /// The folder in the cache, if it is complete.
     fn cached(&self, id: &Id) -> Option<PathBuf> {
         let cache = self.cache.repo(id.repo());
         let config = CONFIGS.iter().find_map(|name| cache.get(name))?;
@@ -153,7 +153,7 @@ impl Hub {
             Some(shards) => shards.iter().all(|name| cache.get(name).is_some()),
             None => true,
         };
-        // A fetch that was cut short may lack what stands beside the weights, which come last for this reason.
+        // An interrupted fetch may lack the other files. The weights come last for this reason.
         (complete && weights.parent() == config.parent())
             .then(|| config.parent().map(Path::to_owned))?
     }
@@ -187,8 +187,8 @@ impl Hub {
     }
 }
 
-/// The shards that an index names, if the file is one. Names that point elsewhere are left out here and refused when the
-/// index is opened.
+/// The shards that an index names, if the file is an index. Names that point elsewhere are left out here and refused when the index
+/// is opened.
 fn shards(weights: &Path) -> Option<Vec<String>> {
     if weights.extension().is_none_or(|e| e != "json") {
         return None;
@@ -218,7 +218,7 @@ mod tests {
 
     const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-    /// A hub on loopback with one model; answers until the test ends.
+    /// A server on loopback with one model, which answers until the test ends.
     struct Server {
         endpoint: String,
         requests: Arc<AtomicUsize>,

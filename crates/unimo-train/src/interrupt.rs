@@ -1,7 +1,7 @@
 //! Signals that ask a training to end: SIGTERM (Slurm, spot machines, `kill`) and SIGINT (Ctrl-C).
 //!
-//! The first one is a question, which the training answers after its step: it saves and ends with [`EXIT_CODE`]. The second one
-//! ends the process at once.
+//! The training reacts to the first signal after its step: it saves and ends with [`EXIT_CODE`]. The second signal ends the process
+//! at once.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -11,26 +11,26 @@ use signal_hook::flag;
 
 use crate::error::TrainError;
 
-/// What a training that was asked to end and can go on ends with: `EX_TEMPFAIL` of sysexits.h, "try again".
+/// Exit code of a training that was asked to end and can be continued: `EX_TEMPFAIL` of sysexits.h, "try again".
 pub const EXIT_CODE: u8 = 75;
 
-/// What a shell says of a process that a signal ended, less the signal.
+/// The exit code of a process that a signal ended, minus the number of the signal.
 const ENDED_BY_SIGNAL: i32 = 128;
 
 static ASKED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
-/// From now on a first signal asks, instead of ending the process.
+/// From now on, a first signal sets a flag instead of ending the process.
 ///
 /// # Errors
 ///
-/// The system does not let signals be handled.
+/// The system does not allow handlers for the signals.
 pub fn listen() -> Result<(), TrainError> {
     if ASKED.get().is_some() {
         return Ok(());
     }
     let asked = Arc::clone(ASKED.get_or_init(Arc::default));
     for signal in [SIGTERM, SIGINT] {
-        // In this order: the first signal finds the flag down and raises it.
+        // In this order: the first signal finds the flag unset and sets it.
         flag::register_conditional_shutdown(signal, ENDED_BY_SIGNAL + signal, Arc::clone(&asked))
             .and_then(|_| flag::register(signal, Arc::clone(&asked)))
             .map_err(|error| TrainError::Check(format!("signals cannot be handled: {error}")))?;
@@ -45,7 +45,7 @@ pub fn asked() -> bool {
         .is_some_and(|asked| asked.load(Ordering::Relaxed))
 }
 
-/// An error if a signal has asked for the end, for work that is given up then, such as an evaluation.
+/// An error if a signal has asked for the end, for work that is then given up, such as an evaluation.
 ///
 /// # Errors
 ///

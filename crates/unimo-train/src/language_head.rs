@@ -1,4 +1,4 @@
-//! The head of masked language modelling that stands beside a BERT or RoBERTa in its checkpoint.
+//! The head of masked language modelling in the checkpoint of a BERT or RoBERTa.
 
 use burn::tensor::Device;
 use unimo_batch::MaskSpec;
@@ -14,11 +14,11 @@ use unimo_objectives::pretraining::mlm::{Mlm, MlmConfig};
 use crate::error::TrainError;
 use crate::pretrained::{NetworkConfig, Public};
 
-/// The head of a text encoder's checkpoint; none if it has none, or if the checkpoint is of another kind.
+/// The language head in a text encoder's checkpoint; `None` if it has none or the checkpoint is of another kind.
 ///
 /// # Errors
 ///
-/// The checkpoint cannot be read, has a part of a head only, or one that computes in another way.
+/// The checkpoint cannot be read, or its head is incomplete or computes in another way.
 pub fn load(public: &Public, device: &Device) -> Result<Option<Mlm>, TrainError> {
     let NetworkConfig::Text(config) = &public.config else {
         return Ok(None);
@@ -33,7 +33,7 @@ pub fn load(public: &Public, device: &Device) -> Result<Option<Mlm>, TrainError>
     if !heads.iter().any(has) {
         return Ok(None);
     }
-    // RoBERTa's head has GELU whatever its blocks have, BERT's what its blocks have.
+    // RoBERTa's head always has GELU; BERT's has the activation of its blocks.
     if config.positions == Positions::FromZero && config.activation != Activation::Gelu {
         return Err(TrainError::Check(format!(
             "the language head of {} has the activation of its blocks, {:?}; only GELU is supported there",
@@ -61,7 +61,7 @@ pub fn load(public: &Public, device: &Device) -> Result<Option<Mlm>, TrainError>
         .map(|parameter| parameter.name)
         .collect();
     let names = best(heads, &ours, &weights);
-    // The encoder's own tensors are accounted for where it is loaded.
+    // The encoder's own tensors are checked when it is loaded.
     let allow = Allow {
         missing: Vec::new(),
         unexpected: vec!["*".to_owned()],

@@ -1,5 +1,5 @@
-//! Training of unimo: [recipes](recipe), the [loop](training), [checkpoints](checkpoint), [evaluation] and the
-//! [report]. The only crate that sees all others, and the binary `unimo`.
+//! Training of unimo: [recipes](recipe), the [loop](training), [checkpoints](checkpoint), [evaluation] and the [report]. The only
+//! crate that depends on all others, with the binary `unimo`.
 //!
 //! ```
 //! use unimo_train::recipe::{Overrides, Recipe};

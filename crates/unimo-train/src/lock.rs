@@ -1,7 +1,7 @@
 //! One process trains a run at a time.
 //!
-//! Who trains a run holds a lock on its file `run.lock`. The system frees it when the process ends, however it ends, so a kill
-//! leaves nothing to be cleared away; the file itself stays. In it stands who held the lock last.
+//! A process that trains a run holds a lock on its file `run.lock`. The system frees it when the process ends in any way, so
+//! nothing is left to clean up after a kill. The file stays and names the last holder.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
@@ -14,13 +14,13 @@ use crate::error::TrainError;
 /// The file in a run's folder.
 pub const FILE_NAME: &str = "run.lock";
 
-/// The right to train a run, given back when dropped.
+/// The right to train a run, released when dropped.
 #[derive(Debug)]
 pub struct RunLock {
     _file: File,
 }
 
-/// Who holds the lock.
+/// The holder of the lock.
 #[derive(Debug, Serialize, Deserialize)]
 struct Holder {
     process: u32,
@@ -33,7 +33,7 @@ impl RunLock {
     ///
     /// # Errors
     ///
-    /// Another process has it: the error says which. Or the folder cannot be written.
+    /// Another process holds it, which the error names. Or the folder cannot be written.
     pub fn take(folder: &Path) -> Result<Self, TrainError> {
         let path = folder.join(FILE_NAME);
         let mut file = OpenOptions::new()
@@ -54,7 +54,7 @@ impl RunLock {
                     ),
                 });
             }
-            // Better a run without a lock than none at all, but not in silence.
+            // A run without a lock is better than none, but it is reported.
             Err(TryLockError::Error(error)) => eprintln!(
                 "{} cannot be locked ({error}): nothing keeps a second process from this run",
                 path.display()
@@ -74,7 +74,7 @@ impl RunLock {
     }
 }
 
-/// Who holds a lock, as far as the file says.
+/// The holder of a lock, as far as the file says.
 fn holder(file: &mut File) -> String {
     let mut text = String::new();
     let read = file.rewind().and_then(|()| file.read_to_string(&mut text));

@@ -27,66 +27,66 @@ struct Cli {
 enum Command {
     /// Train a recipe, evaluate it on held-out pairs and write a report.
     ///
-    /// Everything goes into a run folder: checkpoints, metrics.jsonl, TensorBoard events, report.html. A run that was
-    /// stopped, even by kill -9, goes on exactly where it was with --resume. On SIGTERM or Ctrl-C it saves after the step and ends
-    /// with exit code 75; a second one ends it at once.
+    /// Everything goes into a run folder: checkpoints, metrics.jsonl, TensorBoard events, report.html. A run that was stopped, even
+    /// by kill -9, continues exactly where it was with --resume. On SIGTERM or Ctrl-C it saves after the current step and ends with
+    /// exit code 75; a second signal ends it at once.
     #[command(after_help = TRAIN_EXAMPLES)]
     Train(Train),
-    /// Evaluate a run's checkpoint: retrieval in both directions on a held-out split, or on all of a file.
+    /// Evaluate a run's checkpoint: retrieval in both directions on a held-out split, or on a whole file.
     #[command(after_help = EVAL_EXAMPLES)]
     Eval(Eval),
-    /// Draw a run's report.html again.
+    /// Write a run's report.html again.
     Report {
         /// The run folder.
         run: PathBuf,
     },
     /// List the recipes that ship with unimo.
     Recipes,
-    /// Write embeddings of pictures and texts to a safetensors or .npy file.
+    /// Write embeddings of images and texts to a safetensors or .npy file.
     #[command(after_help = EMBED_EXAMPLES)]
     Embed(embed::EmbedArgs),
-    /// Write the probability that text and picture belong together, for every row of a list.
+    /// Write the probability that a text and an image belong together, for every row of a list.
     #[command(after_help = SCORE_EXAMPLES)]
     Score(score::ScoreArgs),
-    /// Find pictures for texts, and texts for pictures.
+    /// Find images for texts, and texts for images.
     #[command(after_help = SEARCH_EXAMPLES)]
     Search(search::SearchArgs),
-    /// Name the likeliest words for a masked caption, given a picture.
+    /// Fill in the likeliest words of a masked caption, given an image.
     #[command(after_help = FILL_MASK_EXAMPLES)]
     FillMask(fill_mask::FillMaskArgs),
-    /// Show where each word of a caption looks in a picture, and what makes the model say that they belong together.
+    /// Show where each word of a caption looks in an image, and what makes the model say that they belong together.
     #[command(after_help = EXPLAIN_EXAMPLES)]
     Explain(explain::ExplainArgs),
     /// Write a model as a folder that Hugging Face transformers and unimo read.
     #[command(after_help = EXPORT_EXAMPLES)]
     Export(export::ExportArgs),
-    /// Check, measure, pack and look at data.
+    /// Check, measure, show and pack data.
     #[command(subcommand)]
     Data(Data),
-    /// Phrases and tags as a vocabulary beside the tokens (MVP).
+    /// Build a vocabulary of phrases and tags in addition to the tokens (MVP).
     #[command(subcommand)]
     Concepts(ConceptsCommand),
 }
 
 #[derive(Subcommand)]
 enum Data {
-    /// Read everything once: what is damaged, missing, double or leaked between the splits.
+    /// Read everything once and report what is damaged, missing, duplicated or leaked between the splits.
     #[command(after_help = VERIFY_EXAMPLES)]
     Verify(data::verify::VerifyArgs),
-    /// Sizes, shapes, lengths, words and languages.
+    /// Show sizes, shapes, lengths, words and languages.
     Stats(data::stats::StatsArgs),
-    /// A page with what the model really sees: after every transform, with hidden words marked.
+    /// Write a page with what the model actually sees: after every transform, with hidden words marked.
     Show(data::show::ShowArgs),
-    /// Write any data as tar shards with checksummed indices; goes on where it was interrupted.
+    /// Write any data as tar shards with checksummed indices; continues where it was interrupted.
     #[command(after_help = PACK_EXAMPLES)]
     Pack(data::pack::PackArgs),
-    /// How many samples a second the loader makes, one JSON line for each number of threads.
+    /// Measure how many samples per second the loader makes, one JSON line per number of threads.
     Bench(data::bench::BenchArgs),
 }
 
 #[derive(Subcommand)]
 enum ConceptsCommand {
-    /// Count the phrases of captions and the tags of pictures and keep the frequent ones.
+    /// Count the phrases of captions and the tags of images and keep the frequent ones.
     #[command(after_help = CONCEPTS_EXAMPLES)]
     Build(data::concepts::ConceptsArgs),
 }
@@ -182,28 +182,28 @@ struct Train {
     /// A recipe's name (see `unimo recipes`) or the path of a .toml file.
     #[arg(required_unless_present = "resume")]
     recipe: Option<String>,
-    /// Train on this: a list of image-text pairs (JSON lines, CSV, TSV), tar shards, Parquet files, or a folder of them.
+    /// Data to train on: a list of image-text pairs (JSON lines, CSV, TSV), tar shards, Parquet files, or a folder of them.
     #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     data: Option<PathBuf>,
-    /// Change a value of the recipe, such as train.steps=100 or stage.0.lr=1e-4; may be given several times, and of one key the
-    /// last counts. `none` removes a section or an optional value. With --resume: more steps, another learning rate, and what
-    /// else a run that has begun may change.
+    /// Change a value of the recipe, such as train.steps=100 or stage.0.lr=1e-4; may be given several times, the last value of a
+    /// key counts. `none` removes a section or an optional value. With --resume, only settings that may change in a run that has
+    /// begun, such as the number of steps or the learning rate.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// The new run folder; default runs/RECIPE, with a number behind it where that is taken.
+    /// The new run folder; default runs/RECIPE, with a number appended if it is taken.
     #[arg(long, value_name = "FOLDER", conflicts_with = "resume")]
     out: Option<PathBuf>,
-    /// Go on with the run in this folder from its newest checkpoint. It must find the recipe, the data and the tokenizer that it
-    /// was begun with. A RECIPE beside it must be the run's own.
+    /// Continue the run in this folder from its newest checkpoint. Recipe, data and tokenizer must be those that it began with. A
+    /// RECIPE given as well must be the run's own.
     #[arg(long, value_name = "RUN")]
     resume: Option<PathBuf>,
-    /// Where to compute: flex (the CPU), wgpu, wgpu:N, cuda, cuda:N or auto [default: flex, or where the resumed run was].
+    /// Device: flex (the CPU), wgpu, wgpu:N, cuda, cuda:N or auto [default: flex, or the resumed run's device].
     #[arg(long)]
     device: Option<DeviceChoice>,
     /// Only train: no evaluation, no report.
     #[arg(long)]
     train_only: bool,
-    /// No progress line.
+    /// Show no progress line.
     #[arg(long, short)]
     quiet: bool,
 }
@@ -212,25 +212,26 @@ struct Train {
 struct Eval {
     /// The run folder, or the file of one of its checkpoints.
     run: PathBuf,
-    /// Which checkpoint, by its step; default: the best.
+    /// Step of the checkpoint; default: the best.
     #[arg(long)]
     step: Option<u64>,
-    /// How many images, drawn at random and always the same; default: as the recipe says, all with --data; 0: all.
+    /// Number of images, drawn at random and always the same; default: as the recipe says, all with --data; 0: all.
     #[arg(long)]
     limit: Option<usize>,
-    /// Score every text with every image by the matching head too; slow.
+    /// Also score every text with every image by the matching head; slow.
     #[arg(long)]
     full_itm: bool,
-    /// Other data than the run's own: a list of pairs, tar shards, Parquet files, or a folder of them. All of it, unless --split.
+    /// Data other than the run's own: a list of pairs, tar shards, Parquet files, or a folder of them. All of it, unless --split is
+    /// given.
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
-    /// Where features of the pictures' regions are, for a model that reads them; default: where they were in training.
+    /// Folder with the features of the images' regions, for a model that reads them; default: the folder used in training.
     #[arg(long, value_name = "FOLDER")]
     regions: Option<PathBuf>,
-    /// Which split: val, test or train [default: val of the run's data, all of --data].
+    /// Split: val, test or train [default: val of the run's data, all of --data].
     #[arg(long, value_parser = split)]
     split: Option<Split>,
-    /// Where to compute: flex (the CPU), wgpu, wgpu:N, cuda, cuda:N or auto.
+    /// Device: flex (the CPU), wgpu, wgpu:N, cuda, cuda:N or auto.
     #[arg(long, default_value = "flex")]
     device: DeviceChoice,
 }
@@ -244,7 +245,7 @@ fn main() -> ExitCode {
     pipe::end_quietly_when_closed();
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
-        // No error: a training that was asked to end and can go on.
+        // Not an error: the training was asked to end and can be continued.
         Err(stopped @ TrainError::Stopped { .. }) => {
             eprintln!("{stopped}");
             ExitCode::from(interrupt::EXIT_CODE)
@@ -283,7 +284,7 @@ fn run(command: Command) -> Result<(), TrainError> {
                     let recipe = Recipe::load(&given, &overrides)?;
                     options.given = Some(Given {
                         recipe: given.clone(),
-                        // To be found from another folder, too.
+                        // Absolute, so that it is found from other folders as well.
                         data: overrides.data.map(|path| absolute(&path)),
                         set: overrides.set,
                     });
@@ -342,7 +343,7 @@ fn run(command: Command) -> Result<(), TrainError> {
     }
 }
 
-/// As it is, where it is a URL.
+/// An absolute path; a URL is unchanged.
 fn absolute(path: &Path) -> PathBuf {
     let is_url = path.to_string_lossy().contains("://");
     let absolute = (!is_url).then(|| std::path::absolute(path).ok()).flatten();

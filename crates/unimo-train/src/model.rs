@@ -11,16 +11,16 @@ use unimo_objectives::{Objectives, ObjectivesConfig};
 
 use crate::recipe::{ComputeDtype, Recipe};
 
-/// Everything with weights.
+/// All modules with weights.
 #[derive(Module, Debug)]
 pub struct Model {
-    /// Encoders.
+    /// The encoders.
     pub backbone: Backbone,
-    /// Their moving average, where a recipe has a teacher.
+    /// Their moving average, if the recipe has a teacher.
     pub teacher: Option<Teacher>,
-    /// Heads.
+    /// The objectives with their heads.
     pub objectives: Objectives,
-    /// Heads of fine-tuned models, where a checkpoint brought them.
+    /// Heads of fine-tuned models, if a checkpoint has them.
     pub tasks: Tasks,
 }
 
@@ -34,7 +34,7 @@ impl Model {
         Self::assemble(&mut init, &recipe.model, &recipe.objectives, teacher, dtype)
     }
 
-    /// Zeros, to be filled from a file.
+    /// A model of zeros, to be filled from a file.
     pub fn blank(recipe: &Recipe, device: &Device) -> Self {
         let dtype = float_dtype(recipe.train.dtype);
         let mut init = Init::blank(device);
@@ -42,7 +42,7 @@ impl Model {
         Self::assemble(&mut init, &recipe.model, &recipe.objectives, teacher, dtype)
     }
 
-    /// Encoders and heads.
+    /// Puts encoders and heads together.
     pub fn assemble(
         init: &mut Init,
         model: &BackboneConfig,
@@ -50,7 +50,7 @@ impl Model {
         teacher: Option<&TeacherConfig>,
         dtype: FloatDType,
     ) -> Self {
-        // The teacher copies the encoders with the dtype that they compute in.
+        // The teacher copies the encoders together with their compute dtype.
         let backbone = model.init(init).compute_in(dtype);
         let teacher = teacher.map(|teacher| teacher.init(&backbone));
         let objectives = objectives.init(init, model);
@@ -63,7 +63,7 @@ impl Model {
         }
     }
 
-    /// The encoders have been given other weights before the first step.
+    /// To be called when the encoders have been given other weights before the first step.
     pub fn adopt(&mut self) {
         if let Some(teacher) = &mut self.teacher {
             teacher.adopt(&self.backbone);
@@ -71,7 +71,7 @@ impl Model {
         self.objectives.adopt();
     }
 
-    /// Clamps, moving averages and queues, after the optimiser's step; `carries` is what the losses gave.
+    /// Clamps, moving averages and queues, after the optimiser's step; `carries` comes from the losses.
     pub fn after_step(&mut self, carries: Vec<(&'static str, Carry)>) {
         self.backbone.after_step();
         if let Some(teacher) = &mut self.teacher {
@@ -81,7 +81,7 @@ impl Model {
     }
 }
 
-/// burn's name of a dtype.
+/// burn's name for a dtype.
 pub fn float_dtype(dtype: ComputeDtype) -> FloatDType {
     match dtype {
         ComputeDtype::F32 => FloatDType::F32,

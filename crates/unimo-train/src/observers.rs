@@ -1,5 +1,5 @@
-//! Who is told what happens in a training: the terminal, the run's JSON lines, TensorBoard. This is the one place where a step
-//! and an evaluation are reported.
+//! Observers of a training: the terminal, the run's JSON lines, TensorBoard. Steps and evaluations are reported here and nowhere
+//! else.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -13,62 +13,63 @@ use crate::files;
 use crate::progress::Progress;
 use crate::tensorboard::EventWriter;
 
-/// A step that was made.
+/// An optimiser step that is done.
 #[derive(Debug)]
 pub struct StepEvent<'a> {
-    /// What is known of it.
+    /// Its record.
     pub record: &'a StepRecord,
-    /// Whether it is one of those that are written down (`train.log_every`).
+    /// Whether it is logged (`train.log_every`).
     pub logged: bool,
 }
 
-/// Someone who is told.
+/// An observer of a training.
 pub trait Observer {
-    /// A step was made.
+    /// A step is done.
     fn step(&mut self, event: &StepEvent<'_>) -> Result<(), TrainError>;
 
-    /// Weights were evaluated. `records` has a line for each evaluator and set; the first is of what every evaluation scores.
+    /// Weights were evaluated. `records` has one record per evaluator and set; the first holds the numbers that every evaluation
+    /// gives.
     fn evaluation(&mut self, records: &[EvalRecord]) -> Result<(), TrainError>;
 
-    /// Something that a person should know.
+    /// A message for a person.
     fn message(&mut self, _line: &str) {}
 
     /// The training ends.
     fn finish(self: Box<Self>) {}
 }
 
-/// All who are told, in order.
+/// All observers, in order.
 pub struct Observers(Vec<Box<dyn Observer>>);
 
 impl Observers {
-    /// These.
+    /// The observers of a training.
     pub fn new(all: Vec<Box<dyn Observer>>) -> Self {
         Self(all)
     }
 
-    /// A step was made.
+    /// Reports a step.
     pub fn step(&mut self, event: &StepEvent<'_>) -> Result<(), TrainError> {
         self.0.iter_mut().try_for_each(|o| o.step(event))
     }
 
-    /// Weights were evaluated.
+    /// Reports an evaluation.
     pub fn evaluation(&mut self, records: &[EvalRecord]) -> Result<(), TrainError> {
         self.0.iter_mut().try_for_each(|o| o.evaluation(records))
     }
 
-    /// Something that a person should know.
+    /// Reports a message for a person.
     pub fn message(&mut self, line: impl fmt::Display) {
         let line = line.to_string();
         self.0.iter_mut().for_each(|o| o.message(&line));
     }
 
-    /// The training ends.
+    /// Reports the end of the training.
     pub fn finish(self) {
         self.0.into_iter().for_each(Observer::finish);
     }
 }
 
-/// The terminal: a progress line, and what is said above it.
+/// The terminal: a progress line, and messages above it.
 pub struct Terminal(pub Progress);
 
 impl Observer for Terminal {
@@ -98,7 +99,7 @@ pub struct JsonLines {
 }
 
 impl JsonLines {
-    /// In a run's folder.
+    /// The files in this folder.
     pub fn new(folder: &Path) -> Self {
         Self {
             folder: folder.to_owned(),
@@ -132,7 +133,7 @@ impl Observer for JsonLines {
 /// TensorBoard's event file.
 pub struct TensorBoard(pub EventWriter);
 
-/// What a step says of an objective that is no curve: counts.
+/// Numbers of an objective that are counts, not curves.
 const COUNTS: [&str; 3] = ["count", "left_out", "without_negative"];
 
 impl TensorBoard {
@@ -162,7 +163,7 @@ impl Observer for TensorBoard {
         for (objective, said) in &record.losses {
             let said = said.as_object().into_iter().flatten();
             let curves = said.filter(|(name, _)| !COUNTS.contains(&name.as_str()));
-            // Where nothing was predicted there is no share of right answers.
+            // Without predictions there is no accuracy.
             let curves = curves.filter_map(|(name, value)| Some((name, Value::as_f64(value)?)));
             scalars.extend(curves.map(|(name, value)| (format!("{name}/{objective}"), value)));
         }
@@ -170,7 +171,7 @@ impl Observer for TensorBoard {
     }
 
     fn evaluation(&mut self, records: &[EvalRecord]) -> Result<(), TrainError> {
-        // Of each evaluator the first: what is scored on all pictures only once, after the last step, is no curve.
+        // Only the first record of each evaluator: the evaluation of all images after the last step is no curve.
         let mut seen = BTreeSet::new();
         let first = |record: &&EvalRecord| seen.insert(record.evaluator.clone());
         for record in records.iter().filter(first) {

@@ -1,8 +1,8 @@
-//! AdamW with parameter groups, global norm clipping and a state that checkpoints whole.
+//! AdamW with parameter groups, clipping by the global norm and a state that is stored in checkpoints.
 //!
-//! burn's optimiser has groups too, but keeps its state under identities that change with every process, in a file
-//! format of its own, and walks every parameter some ten times a step; exact resume from safetensors and the speed of
-//! the fused kernel need this one.
+//! burn's optimiser also has groups. But it stores its state under identities that change with every process, in its own file
+//! format, and walks every parameter about ten times per step. Exact resume from safetensors and the speed of the fused kernel need
+//! this optimiser.
 
 use std::collections::BTreeMap;
 
@@ -15,12 +15,12 @@ use unimo_encoders::names::covers;
 
 use crate::recipe::{Decay, OptimizerConfig, ScheduleConfig};
 
-/// What the optimiser does with a parameter.
+/// How the optimiser treats a parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Group {
-    /// With the higher learning rate: the cross-modal encoder and the heads.
+    /// Whether it has the higher learning rate, as the cross-modal encoder and the heads do.
     pub fusion: bool,
-    /// With weight decay: everything but vectors, which are biases, norms, gates and the class token.
+    /// Whether weight decay applies, as to everything but vectors: biases, norms, gates and the class token.
     pub decays: bool,
 }
 
@@ -38,11 +38,11 @@ impl Group {
 }
 
 impl OptimizerConfig {
-    /// What the learning rate is multiplied by for a parameter.
+    /// The factor of a parameter's learning rate.
     pub fn factor_of(&self, name: &str) -> f64 {
         let given = self.lr_factors.iter();
         let given = given.filter(|(pattern, _)| covers(pattern, name));
-        // Of patterns of as many parts one that says more.
+        // Among patterns with the same number of parts, the one with the fewest `*`.
         let most = given.max_by_key(|(pattern, _)| {
             let parts = pattern.split('.');
             (parts.clone().count(), parts.filter(|p| *p != "*").count())
@@ -60,23 +60,23 @@ impl OptimizerConfig {
 struct Moments {
     first: Tensor<1>,
     second: Tensor<1>,
-    /// Gradients that they have seen: what the bias correction is for. None where an older checkpoint does not say: then as many
-    /// as the stage had steps.
+    /// Number of gradients that the moments have seen, for the bias correction. `None` if an older checkpoint does not say: then as
+    /// many as the stage had steps.
     steps: Option<u64>,
 }
 
-/// AdamW (Loshchilov and Hutter 2019) in PyTorch's arithmetic.
+/// AdamW (Loshchilov and Hutter 2019) with PyTorch's arithmetic.
 #[derive(Debug)]
 pub struct Optimizer {
     config: OptimizerConfig,
     moments: BTreeMap<String, Moments>,
 }
 
-/// Names of the two moments and of their number of gradients in a checkpoint.
+/// Names in a checkpoint of the two moments and of their number of gradients.
 const MOMENTS: [&str; 3] = ["first", "second", "steps"];
 
 impl Optimizer {
-    /// Moments start at 0.
+    /// An optimiser without moments; they start at 0.
     pub fn new(config: &OptimizerConfig) -> Self {
         Self {
             config: config.clone(),
@@ -85,8 +85,8 @@ impl Optimizer {
     }
 
     /// One update. `rate` is the uni-modal encoders' learning rate at this step, `step` counts the stage's steps from 1,
-    /// `grad_scale` multiplies every gradient. Parameters without a gradient stay, and so do their moments and the number of
-    /// gradients that they have seen, as in PyTorch.
+    /// `grad_scale` multiplies every gradient. As in PyTorch, a parameter without a gradient does not change, nor do its moments
+    /// and its number of gradients.
     pub fn step<M: Module>(
         &mut self,
         module: M,
@@ -174,7 +174,7 @@ impl Optimizer {
         })
     }
 
-    /// The moments by name: `<parameter>.first` and `<parameter>.second`, and `<parameter>.steps`, the number of gradients that they
+    /// The moments by name: `<parameter>.first` and `<parameter>.second`. `<parameter>.steps` is the number of gradients that they
     /// have seen, as a float: exact up to 2^24.
     pub fn handles(&self) -> Vec<Handle> {
         let [first, second, steps] = MOMENTS;
@@ -196,8 +196,8 @@ impl Optimizer {
             .collect()
     }
 
-    /// Takes moments back from a checkpoint. `give` returns the values of a name, or none where the parameter never had
-    /// a gradient, or, of the number of gradients, where the checkpoint is older than it.
+    /// Loads the moments from a checkpoint. `give` returns the values of a name. It returns `None` if the parameter never had a
+    /// gradient, or if the checkpoint is older than the number of gradients.
     pub fn load<M: Module, E>(
         &mut self,
         module: &M,
@@ -226,7 +226,7 @@ impl Optimizer {
     }
 }
 
-/// The gradients of those parameters that learn; the others are dropped.
+/// The gradients of the parameters that are trained; the others are dropped.
 pub fn only<M: Module>(
     module: &M,
     gradients: GradientsParams,
@@ -259,14 +259,14 @@ pub fn only<M: Module>(
     drop.gradients
 }
 
-/// The norm of all gradients together.
+/// The global norm of all gradients.
 pub fn global_norm<M: Module>(module: &M, gradients: &GradientsParams) -> f64 {
     let parts = squares(module, gradients);
     let known: Vec<f64> = parts.into_iter().map(SumOfSquares::fetch).collect();
     norm(&known)
 }
 
-/// The sum of the squares of each parameter's gradient, in the module's order; what is on a device stays there.
+/// The sum of squares of each parameter's gradient, in the module's order. A sum on a device stays there.
 pub fn squares<M: Module>(module: &M, gradients: &GradientsParams) -> Vec<SumOfSquares> {
     struct Sum<'a> {
         gradients: &'a GradientsParams,
@@ -289,7 +289,7 @@ pub fn squares<M: Module>(module: &M, gradients: &GradientsParams) -> Vec<SumOfS
     sum.squares
 }
 
-/// The norm of gradients, given the sum of the squares of each.
+/// The norm of the gradients, from the sum of squares of each.
 pub fn norm(squares: &[f64]) -> f64 {
     squares.iter().fold(0.0, |sum, part| sum + part).sqrt()
 }
@@ -323,7 +323,7 @@ mod tests {
     use crate::model::Model;
     use crate::recipe::{Overrides, Recipe};
 
-    /// The smallest model, with what an override adds.
+    /// The smallest model, with overrides.
     fn recipe(set: &[&str]) -> Recipe {
         let overrides = Overrides {
             data: None,
@@ -332,7 +332,7 @@ mod tests {
         Recipe::load("unimo3-tiny", &overrides).unwrap()
     }
 
-    /// Every kind of module that a recipe can ask for.
+    /// Every kind of module that a recipe can have.
     const KINDS: &[&[&str]] = &[
         &["model.fusion.gate=token"],
         &["model.fusion.gate=static"],
@@ -360,14 +360,14 @@ mod tests {
             let model = Model::new(&recipe(set), &Device::flex().autodiff());
             let mut groups: BTreeMap<Group, BTreeSet<String>> = BTreeMap::new();
             for p in parameters::list(&model) {
-                // The teacher is no part of what is optimised.
+                // The teacher is not optimised.
                 if p.name.starts_with("teacher.") {
                     assert!(!p.trainable, "{}", p.name);
                     continue;
                 }
                 let group = Group::of(&p.name, p.shape.len());
                 let last = p.name.rsplit('.').next().unwrap();
-                // Matrices decay, whatever they are called; vectors do not.
+                // Matrices decay, whatever their names; vectors do not.
                 assert_eq!(group.decays, p.shape.len() > 1, "{}", p.name);
                 assert!(!(group.decays && last == "bias"), "{}", p.name);
                 let first = p.name.split('.').take(2).collect::<Vec<_>>();
@@ -403,13 +403,13 @@ mod tests {
         assert_eq!(of(&config), [0.5, 5.0, 10.0]);
     }
 
-    /// With a gradient of one sign, AdamW's first step is the learning rate itself, and decay comes on top.
+    /// If a gradient has one sign, AdamW's first step is the learning rate itself; decay is added.
     #[test]
     fn groups_learn_and_decay_at_their_own_rates() {
         const RATE: f64 = 1e-3;
         const FACTOR: f64 = 5.0;
         const DECAY: f64 = 0.1;
-        /// f32 rounding of weights below 1, and eps beside a gradient of 1.
+        /// f32 rounding of weights below 1, and eps relative to a gradient of 1.
         const TOLERANCE: f64 = 2e-7;
         let set = [
             format!("train.optimizer.fusion_lr_factor={FACTOR}"),
@@ -456,11 +456,11 @@ mod tests {
         assert!(seen > 100_000);
     }
 
-    /// torch.optim.AdamW: a parameter without a gradient keeps value, moments and step count; its first gradient is corrected as a
-    /// first one, however late it comes. Also through a checkpoint.
+    /// As in torch.optim.AdamW, a parameter without a gradient keeps value, moments and step count. Its first gradient is
+    /// bias-corrected as a first one, however late it comes. The same holds after a checkpoint.
     #[test]
     fn a_late_gradient_is_corrected_as_the_first_one_that_it_is() {
-        /// Some roundings of f32 a step, of weights below 1.
+        /// A few f32 roundings per step, of weights below 1.
         const TOLERANCE: f64 = 1e-6;
         const RATE: f64 = 1e-2;
         let recipe = recipe(&[
@@ -477,7 +477,7 @@ mod tests {
             };
             GradientsParams::from_grads(loss.backward(), linear)
         };
-        // Of the bias at each step.
+        // Gradient of the bias at each step.
         let given = [None, None, Some(1.0), None, Some(-0.5)];
         let mut reference = (0.0, 0.0, 0.0, 0);
         for g in given.into_iter().flatten() {
@@ -494,7 +494,7 @@ mod tests {
         for (step, of_bias) in (1..).zip(given) {
             let own = gradients(&linear, of_bias);
             linear = optimizer.step(linear, own, RATE, step, 1.0);
-            // Saved and loaded, nothing changes.
+            // Saving and loading changes nothing.
             let saved: BTreeMap<String, TensorData> = optimizer
                 .handles()
                 .into_iter()
@@ -513,7 +513,7 @@ mod tests {
             "{bias} {reference:?}"
         );
 
-        // An older checkpoint does not count: its moments have seen the stage's steps.
+        // An older checkpoint has no count: its moments have seen all of the stage's steps.
         let moments = optimizer.moments.get_mut("weight").unwrap();
         assert_eq!(moments.steps, Some(5));
         moments.steps = None;

@@ -1,16 +1,16 @@
-//! Output that nobody reads any more.
+//! Output whose reader has gone.
 
 use std::any::Any;
 use std::error::Error;
 use std::io;
 use std::process;
 
-/// What a shell says of a program that SIGPIPE ended.
+/// Exit code of a program that SIGPIPE ended.
 const EXIT_CODE: i32 = 128 + 13;
 
-/// Ends the program without a word where the reader of its output has gone, as in `unimo recipes | head -1`: `println!` panics there.
+/// Ends the program silently if the reader of its output has gone, as in `unimo recipes | head -1`, where `println!` panics.
 ///
-/// To be called once, at the start. The exit code is not 0, since what was still to be done was not.
+/// To be called once, at the start. The exit code is not 0, since the remaining work was not done.
 pub fn end_quietly_when_closed() {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -21,7 +21,7 @@ pub fn end_quietly_when_closed() {
     }));
 }
 
-/// As [`end_quietly_when_closed`], where writing gave an error and did not panic.
+/// As [`end_quietly_when_closed`], for an error on writing instead of a panic.
 pub fn end_quietly_if_closed(error: &(dyn Error + 'static)) {
     let mut next: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(error) = next {
@@ -33,7 +33,7 @@ pub fn end_quietly_if_closed(error: &(dyn Error + 'static)) {
     }
 }
 
-/// Whether a panic is that of `print!` into a closed pipe. Its text is all that the standard library gives.
+/// Whether a panic comes from `print!` into a closed pipe. The standard library gives only its text.
 fn is_closed(payload: &(dyn Any + Send)) -> bool {
     let text = payload.downcast_ref::<String>().map(String::as_str);
     text.is_some_and(|text| {

@@ -1,4 +1,4 @@
-//! What a recipe needs before its first step: tokenizer, concepts, device, and whether they fit each other.
+//! What a recipe needs before its first step: tokenizer, concepts and device, and checks that they fit each other.
 
 use burn::tensor::Device;
 use unimo_batch::ConfigError;
@@ -15,10 +15,10 @@ use crate::hub;
 use crate::recipe::Recipe;
 use crate::recipe::stages::Stage;
 
-/// Most captions that a tokenizer is trained on; more do not change a vocabulary of some thousand tokens.
+/// Most captions that a tokenizer is trained on; more would not change a vocabulary of a few thousand tokens.
 const TOKENIZER_CAPTIONS: usize = 100_000;
 
-/// The tokenizer that a recipe names, trained on the captions if it says so.
+/// The recipe's tokenizer, trained on the captions if the recipe says so.
 pub fn tokenizer(recipe: &Recipe, source: &dyn Source) -> Result<TextTokenizer, TrainError> {
     Ok(match &recipe.data.tokenizer {
         TokenizerConfig::Train { vocab_size } => {
@@ -28,7 +28,7 @@ pub fn tokenizer(recipe: &Recipe, source: &dyn Source) -> Result<TextTokenizer, 
         }
         TokenizerConfig::File { path, lowercase } => {
             let given = path.to_string_lossy();
-            // What is no id is left to the loader, whose message says what it looked for.
+            // A path that is not an id is left to the loader, whose message says what it looked for.
             let path = match hub::is_id(&given) {
                 true => hub::resolve(&given)?,
                 false => path.clone(),
@@ -38,10 +38,10 @@ pub fn tokenizer(recipe: &Recipe, source: &dyn Source) -> Result<TextTokenizer, 
     })
 }
 
-/// The phrases and tags of a run, beside its tokenizer.
+/// The file of a run's phrases and tags, beside its tokenizer.
 pub const CONCEPTS: &str = "concepts.json";
 
-/// The vocabulary of concepts that a recipe names, counted on the captions if it says so; none where it has none.
+/// The recipe's vocabulary of concepts, counted on the captions if the recipe says so; `None` if it has none.
 pub fn count_concepts(
     recipe: &Recipe,
     source: &dyn Source,
@@ -55,7 +55,7 @@ pub fn count_concepts(
         .transpose()
 }
 
-/// Puts concepts into batches. Their ids must fit the word embedding.
+/// The reader that puts concepts into batches. Their ids must fit the word embedding.
 pub fn concept_reader(
     recipe: &Recipe,
     concepts: Option<&Concepts>,
@@ -69,7 +69,7 @@ pub fn concept_reader(
     Ok(Some(reader))
 }
 
-/// Whether a model reads concepts as a vocabulary and a tokenizer give them.
+/// Checks that a model can read the concepts of a vocabulary and a tokenizer.
 pub fn check_concepts(
     recipe: &Recipe,
     reader: &ConceptReader,
@@ -101,7 +101,7 @@ pub fn check_concepts(
     })
 }
 
-/// The vocabulary must fit the word embedding, and both must agree on padding.
+/// Checks that the vocabulary fits the word embedding, and that both agree on padding.
 pub fn check_tokenizer(recipe: &Recipe, tokenizer: &TextTokenizer) -> Result<(), TrainError> {
     let text = &recipe.model.text;
     let pad = tokenizer.specials().pad;
@@ -128,7 +128,7 @@ pub fn check_tokenizer(recipe: &Recipe, tokenizer: &TextTokenizer) -> Result<(),
     })
 }
 
-/// The device must compute in the dtype that the recipe asks for.
+/// Checks that the device supports the recipe's dtype.
 pub(crate) fn check_dtype(
     recipe: &Recipe,
     device: &Device,

@@ -1,5 +1,5 @@
-//! Public checkpoints as models: what `unimo_encoders::public` describes, with its heads. The encoders alone are loaded by
-//! `unimo_encoders::load`.
+//! Public checkpoints as models: those that `unimo_encoders::public` describes, with their heads. `unimo_encoders::load` loads the
+//! encoders alone.
 
 use std::path::{Path, PathBuf};
 
@@ -30,7 +30,7 @@ use crate::error::TrainError;
 use crate::model::Model;
 use crate::sizes::{self, Size};
 
-/// What a checkpoint describes.
+/// The configuration of a checkpoint's model.
 #[derive(Debug, Clone, PartialEq)]
 pub enum NetworkConfig {
     /// BERT, RoBERTa, XLM-R.
@@ -41,16 +41,16 @@ pub enum NetworkConfig {
     Clip(ClipConfig),
     /// BridgeTower, METER, UNIMO-3: three encoders and the heads that the checkpoint has.
     Pair {
-        /// Encoders.
+        /// The encoders.
         model: Box<BackboneConfig>,
-        /// Heads.
+        /// The objectives, for their heads.
         objectives: Box<ObjectivesConfig>,
         /// Heads of fine-tuned models.
         tasks: TasksConfig,
     },
 }
 
-/// A model that came from a checkpoint.
+/// A model from a checkpoint.
 #[derive(Debug)]
 pub enum Network {
     /// BERT, RoBERTa, XLM-R.
@@ -63,21 +63,21 @@ pub enum Network {
     Pair(Box<Model>),
 }
 
-/// A checkpoint's description: what it is and what its tensors are called.
+/// A checkpoint's description: its kind, and the names of its tensors.
 pub struct Public {
     /// The kind's name.
     pub kind: &'static str,
-    /// Sizes.
+    /// Sizes of the model.
     pub config: NetworkConfig,
-    /// All ways in which this kind spells its names.
+    /// All spellings of the names in this kind of checkpoint.
     pub spellings: Vec<Names>,
-    /// Where the weights are.
+    /// The file of the weights.
     pub weights: PathBuf,
-    /// How its kind prepares pictures where no file says it.
+    /// The image preparation of its kind, if no file says it.
     pub family: Family,
     /// Whether the decoder of a language head is the word embedding.
     pub tied: bool,
-    /// What was taken for granted, one line each.
+    /// Assumptions that were made, one per line.
     pub notes: Vec<String>,
 }
 
@@ -85,18 +85,18 @@ pub struct Public {
 pub struct Pretrained {
     /// The model.
     pub network: Network,
-    /// Its sizes, with the heads that there are.
+    /// Its sizes, with the heads that it has.
     pub config: NetworkConfig,
-    /// What became of every tensor.
+    /// How every tensor was used.
     pub report: Report,
 }
 
-/// Reads what a folder or a file holds, as [`unimo_encoders::public::describe`] and the twin's `config.json` say it. `weights` names
-/// another file than the folder's own.
+/// Reads the description of a folder or a file, by [`unimo_encoders::public::describe`] or the twin's `config.json`. `weights`
+/// names another file of weights than the folder's own.
 ///
 /// # Errors
 ///
-/// There is no such file, or it describes something that is not supported.
+/// There is no such file, or the model is not supported.
 pub fn describe(path: &Path, weights: Option<&Path>) -> Result<Public, TrainError> {
     if let Some(twin) = twin(path, weights)? {
         return Ok(twin);
@@ -148,7 +148,7 @@ pub fn describe(path: &Path, weights: Option<&Path>) -> Result<Public, TrainErro
     })
 }
 
-/// How a kind of model prepares pictures where no file says it.
+/// The image preparation of a kind of model, if no file says it.
 fn family(kind: Kind) -> Family {
     match kind {
         Kind::Clip | Kind::ClipImage => Family::Clip,
@@ -159,7 +159,7 @@ fn family(kind: Kind) -> Family {
     }
 }
 
-/// The objectives that a model of this project's own format was trained with.
+/// The objectives that a model in this project's own format was trained with.
 fn heads_of_own(model: &BackboneConfig, given: Value) -> Result<ObjectivesConfig, String> {
     let objectives: ObjectivesConfig = serde_json::from_value(given).map_err(|e| e.to_string())?;
     objectives
@@ -169,10 +169,10 @@ fn heads_of_own(model: &BackboneConfig, given: Value) -> Result<ObjectivesConfig
     Ok(objectives)
 }
 
-/// The twin in a folder, or in the folder of a file; none where there is another model.
+/// The twin in a folder, or in the folder of a file; `None` if it holds another model.
 fn twin(path: &Path, weights: Option<&Path>) -> Result<Option<Public>, TrainError> {
     let file = public::folder_of(path).join(CONFIG);
-    // What is wrong with the description of another model is said by who reads it.
+    // Errors in the description of another model are reported when it is read.
     let Ok(json) = read_json(&file) else {
         return Ok(None);
     };
@@ -200,7 +200,7 @@ fn twin(path: &Path, weights: Option<&Path>) -> Result<Option<Public>, TrainErro
     }))
 }
 
-/// What the description of a model is called.
+/// The file that describes a model.
 const CONFIG: &str = "config.json";
 
 fn unsupported(path: &Path, reason: String) -> TrainError {
@@ -210,11 +210,11 @@ fn unsupported(path: &Path, reason: String) -> TrainError {
     })
 }
 
-/// Longest text that METER reads; its checkpoints do not say it.
+/// Longest text that METER reads; its checkpoints do not give it.
 const METER_LENGTH: usize = 50;
 
 impl Public {
-    /// The longest text that is read of it, in tokens, where the files beside it say `said`.
+    /// The length of the longest text that is read, in tokens; `said` is the length that the files next to it give.
     pub fn text_length(&self, said: Option<usize>) -> usize {
         let positions = self.config.longest_text().unwrap_or(0);
         let default = match self.kind == Kind::Meter.name() {
@@ -224,7 +224,7 @@ impl Public {
         said.unwrap_or(default).min(positions)
     }
 
-    /// The same without dropout: for a model whose outputs or gradients are looked at.
+    /// The same without dropout, for inspecting outputs or gradients.
     pub fn without_dropout(mut self) -> Self {
         self.config = self.config.without_dropout();
         self
@@ -275,7 +275,7 @@ impl Public {
 }
 
 impl NetworkConfig {
-    /// The same network, which drops nothing.
+    /// The same network without dropout.
     pub fn without_dropout(&self) -> Self {
         let mut config = self.clone();
         match &mut config {
@@ -287,7 +287,7 @@ impl NetworkConfig {
         config
     }
 
-    /// The longest text that its positions hold, in tokens; none where it reads no texts.
+    /// The length of the longest text that its positions hold, in tokens; `None` if it reads no texts.
     pub fn longest_text(&self) -> Option<usize> {
         match self {
             Self::Text(config) => Some(config.longest_text()),
@@ -323,7 +323,7 @@ impl NetworkConfig {
             if stored("itm.classifier.weight").is_none() {
                 objectives.itm = None;
             }
-            // Only ALBEF's projection is in public checkpoints; other kinds come with their configuration.
+            // Public checkpoints have only ALBEF's projection; other kinds come with their own configuration.
             let public = |itc: &ItcConfig| itc.projection == Projection::Linear;
             let width = stored("itc.text_projection.bias").map(|info| info.shape[0]);
             match (&mut objectives.itc, width) {
@@ -336,8 +336,7 @@ impl NetworkConfig {
     }
 }
 
-/// A model with every head that a public checkpoint may have; the values that only matter for training are METER's and
-/// BridgeTower's.
+/// A model with every head that a public checkpoint may have. Values that only matter for training are METER's and BridgeTower's.
 fn pair(model: BackboneConfig, tasks: TasksConfig) -> NetworkConfig {
     let objectives = ObjectivesConfig {
         mlm: Some(MlmConfig {
@@ -371,7 +370,7 @@ fn pair(model: BackboneConfig, tasks: TasksConfig) -> NetworkConfig {
     }
 }
 
-/// Names of heads as METER and BridgeTower have them.
+/// The names of heads in METER and BridgeTower.
 fn heads() -> Names {
     Names::new(
         [
@@ -383,7 +382,7 @@ fn heads() -> Names {
     )
 }
 
-/// Names of a [`Model`] in BridgeTower, by whether its uni-modal layers share the layer to the cross-modal encoder.
+/// Names of a [`Model`] in BridgeTower; `shared`: its uni-modal layers share the layer to the cross-modal encoder.
 pub fn bridgetower_names(shared: bool) -> Vec<Names> {
     bridgetower::spellings(shared)
         .into_iter()
@@ -409,9 +408,10 @@ fn twin_names() -> Names {
     meter::twin_names().within("backbone").and(heads)
 }
 
-/// The sizes in a twin's `config.json`: the program that `unimo-dev bench` is measured against, so its model at other sizes.
+/// The sizes in a twin's `config.json`. The twin is the program that `unimo-dev bench` is compared with, with its model at other
+/// sizes.
 fn twin_config(json: &Value) -> Result<BackboneConfig, String> {
-    // No size of a model is beyond 32 bits.
+    // No size of a model exceeds 32 bits.
     let number = |key: &str| {
         let given = json[key].as_u64().and_then(|n| u32::try_from(n).ok());
         given
@@ -458,6 +458,6 @@ fn twin_config(json: &Value) -> Result<BackboneConfig, String> {
             }
         };
     }
-    // The reference was computed without.
+    // The reference was computed without dropout.
     Ok(model.without_dropout())
 }

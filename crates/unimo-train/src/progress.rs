@@ -1,4 +1,4 @@
-//! The progress line of a training run: a bar on a terminal, a plain line now and then in a log.
+//! The progress line of a training run: a bar on a terminal, occasional plain lines in a log.
 //!
 //! Everything goes to standard error, so that standard output stays free for results.
 
@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 use unimo_report::numbers::{duration, grouped, number};
 
-/// Longest silence in a log: what a person who looks at a running job is ready to wait.
+/// Longest time without a line in a log: as long as someone who watches a job will wait.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Lines that a short run writes to a log at most, besides those by time.
+/// Largest number of lines that a short run writes to a log, besides those by time.
 const LOG_PARTS: u64 = 10;
 
 /// Progress of one training run.
@@ -20,7 +20,7 @@ pub struct Progress {
     total: u64,
     start: u64,
     label: String,
-    /// What is counted where there is no loss, and what the speed is of.
+    /// The unit that is counted if there is no loss, and the unit of the speed.
     units: [&'static str; 2],
     began: Instant,
     step: u64,
@@ -86,26 +86,26 @@ impl Progress {
         }
     }
 
-    /// Says what is counted where it is not pairs: `samples`.
+    /// Sets the unit that is counted, if not pairs: `samples`.
     pub fn counting(mut self, counted: &'static str) -> Self {
         self.units = [counted; 2];
         self
     }
 
-    /// Says what the speed is of where it is not of what is counted.
+    /// Sets the unit of the speed, if it differs from the counted unit.
     pub fn at_speed_of(mut self, units: &'static str) -> Self {
         self.units[1] = units;
         self
     }
 
-    /// Shows that `step` is done, with its loss and the current speed. Without a loss, what is counted are pairs, or what
-    /// [`counting`](Self::counting) said.
+    /// Shows that `step` is done, with its loss and the current speed. Without a loss, it counts pairs, or the unit that
+    /// [`counting`](Self::counting) set.
     pub fn update(&mut self, step: u64, loss: Option<f64>, per_second: f64) {
         let elapsed = self.began.elapsed();
         self.update_at(elapsed, step, loss, per_second);
     }
 
-    /// Shows that so many more are done, at the speed since the beginning.
+    /// Shows that `more` are done, at the mean speed since the start.
     pub fn advance(&mut self, more: usize) {
         let done = self.step + more as u64;
         let elapsed = self.began.elapsed();
@@ -136,7 +136,7 @@ impl Progress {
                     grouped(self.total as f64)
                 );
                 if due(*last, elapsed, self.start, step, self.total) {
-                    // A log that cannot be written (a closed pipe) is no reason to end a training run.
+                    // A log that cannot be written (a closed pipe) is no reason to stop training.
                     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
                     *last = Some((elapsed, step));
                     *latest = None;
@@ -147,7 +147,7 @@ impl Progress {
         }
     }
 
-    /// Writes a line of its own: above the bar, or into the log.
+    /// Writes a separate line: above the bar, or into the log.
     pub fn message(&mut self, text: impl fmt::Display) {
         match &mut self.output {
             Output::Bar(bar) => bar.println(text.to_string()),
@@ -195,7 +195,7 @@ impl fmt::Debug for Progress {
 }
 
 fn bar(total: u64, start: u64, label: &str, target: ProgressDrawTarget) -> ProgressBar {
-    // Only the template can be wrong, and it is fixed; a bar in the default style would do.
+    // Only the fixed template could be wrong; a bar in the default style would do.
     let style = ProgressStyle::with_template(
         "{prefix}{wide_bar:.cyan/black.dim} {human_pos}/{human_len} · {msg}",
     )
@@ -224,7 +224,7 @@ fn value(value: f64) -> String {
     }
 }
 
-/// Time to the end at the mean speed since the start, evaluations included.
+/// Time to the end at the mean speed since the start, including evaluations.
 fn remaining(elapsed: Duration, start: u64, step: u64, total: u64) -> Option<Duration> {
     let done = step.checked_sub(start).filter(|done| *done > 0)?;
     Duration::try_from_secs_f64(
@@ -233,7 +233,7 @@ fn remaining(elapsed: Duration, start: u64, step: u64, total: u64) -> Option<Dur
     .ok()
 }
 
-/// Whether a line is due: for the first and the last step, after [`LOG_INTERVAL`], and when a tenth of the steps is full.
+/// Whether a line is due: for the first and the last step, after [`LOG_INTERVAL`], and after each tenth of the steps.
 fn due(
     last: Option<(Duration, u64)>,
     elapsed: Duration,

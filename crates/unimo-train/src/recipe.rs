@@ -1,4 +1,4 @@
-//! Recipes: a paper as data. Encoders, fusion, objectives, data and schedule in one TOML file, read strictly.
+//! Recipes: a paper as data. One TOML file, read strictly, has encoders, fusion, objectives, data and schedule.
 
 pub mod eval;
 mod extends;
@@ -29,7 +29,7 @@ pub use crate::recipe::train::{ComputeDtype, Decay, OptimizerConfig, ScheduleCon
 /// A recipe that ships with the crate.
 #[derive(Debug, Clone, Copy)]
 pub struct BuiltIn {
-    /// What the command line calls it.
+    /// Its name on the command line.
     pub name: &'static str,
     /// The file's text.
     pub text: &'static str,
@@ -62,39 +62,39 @@ built_in![
 
 /// Everything that decides a training run.
 ///
-/// A recipe's file may say `extends = "NAME"` at its top and then only what it changes in that recipe.
+/// A recipe's file may start with `extends = "NAME"`; it then has only what it changes in that recipe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
-    /// One line on what it is.
+    /// One line that describes it.
     pub description: String,
-    /// Decides weights, order, masks, negatives and dropout.
+    /// Seed of weights, order, masks, negatives and dropout.
     pub seed: u64,
-    /// Public weights before the first step; absent: random ones.
+    /// Public weights to start from; absent: random weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init: Option<InitConfig>,
-    /// The loop.
+    /// The training loop.
     pub train: TrainConfig,
-    /// Held-out retrieval.
+    /// Evaluation on held-out data.
     pub eval: EvalConfig,
     /// Encoders.
     pub model: BackboneConfig,
-    /// The moving average of the encoders, where an objective compares with its features.
+    /// The moving average of the encoders, if an objective uses its features.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub teacher: Option<TeacherConfig>,
-    /// Losses.
+    /// The losses.
     pub objectives: ObjectivesConfig,
-    /// Samples.
+    /// The samples.
     pub data: DataConfig,
-    /// Parts of the training, one after the other; none: it is of one piece.
+    /// Parts of the training, one after the other; empty if it has only one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stage: Vec<StageConfig>,
 }
 
-/// What the command line adds to a recipe.
+/// What the command line changes in a recipe.
 #[derive(Debug, Clone, Default)]
 pub struct Overrides {
-    /// `--data`: a list of pairs, shards, Parquet files or a folder of pictures.
+    /// `--data`: a list of pairs, shards, Parquet files or a folder of images.
     pub data: Option<PathBuf>,
     /// `--set key=value`, in order.
     pub set: Vec<String>,
@@ -110,7 +110,7 @@ impl Recipe {
         Ok(recipe)
     }
 
-    /// As [`load`](Self::load), which prints the notes: what changes nothing.
+    /// As [`load`](Self::load), but returns the notes on overrides without effect instead of printing them.
     pub fn load_quietly(
         given: &str,
         overrides: &Overrides,
@@ -128,15 +128,15 @@ impl Recipe {
         }
         let text = std::fs::read_to_string(path).map_err(TrainError::file("read", path))?;
         let (recipe, mut notes) = Self::parse_noting(given, &text, path.parent(), overrides)?;
-        // With `--data` it is on purpose that the recipe's own source is not read.
+        // With `--data`, it is on purpose that the recipe's own source is not read.
         if let (None, Ok(table)) = (&overrides.data, text.parse::<Table>()) {
             notes.extend(overrides::unread_tables(&table, &recipe));
         }
         Ok((recipe, notes))
     }
 
-    /// Reads a recipe's text. Paths in it are relative to `folder`, or to the working directory if there is none, as is
-    /// the path of `--data`; they come out absolute.
+    /// Reads a recipe's text. Its paths and that of `--data` are relative to `folder`, or to the working directory without one;
+    /// they are made absolute.
     pub fn parse(
         file: &str,
         text: &str,
@@ -146,7 +146,7 @@ impl Recipe {
         Self::parse_noting(file, text, folder, overrides).map(|(recipe, _)| recipe)
     }
 
-    /// As [`parse`](Self::parse), with a note for every override that changes nothing.
+    /// As [`parse`](Self::parse), with a note for every override without effect.
     pub fn parse_noting(
         file: &str,
         text: &str,
@@ -164,7 +164,7 @@ impl Recipe {
         let base = table.clone();
         let settings = overrides::apply(&mut table, &overrides.set)?;
         let set = table.clone();
-        // A section that `--set data.pairs.filter.lang=en` began gets its paths from `--data`, below.
+        // `--data`, below, gives the path to a section that `--set data.pairs.filter.lang=en` has started.
         if overrides.data.is_some() {
             own_data::make_way(&mut table, &settings);
         }
@@ -178,15 +178,15 @@ impl Recipe {
         if !settings.is_empty() {
             let mut base = base;
             stages::complete(&mut base);
-            // With the paths as they are given, on both sides.
+            // Both sides have the paths as they were given.
             let written = |recipe: &Self| Table::try_from(recipe).ok();
-            // As above, so that the compiler makes the readers of all settings once.
+            // Read as above, so that the compiler generates the readers of all settings once.
             let base: Option<Self> = serde_path_to_error::deserialize(Value::Table(base)).ok();
             let base = base.as_ref().and_then(written);
             let now = written(&recipe).unwrap_or_default();
             notes = overrides::notes(&settings, base.as_ref(), &set, &now);
         }
-        // Absolute, since the run's copy of the recipe lies in another folder.
+        // Absolute, since the run's copy of the recipe is in another folder.
         let here = std::env::current_dir().map_err(TrainError::file("find", "."))?;
         let base = folder.map_or(here.clone(), |folder| here.join(folder));
         let hub_tokenizer = recipe.hub_tokenizer(&base);
@@ -212,7 +212,7 @@ impl Recipe {
                 true => path.clone(),
                 false => std::path::absolute(path).map_err(TrainError::file("find", path))?,
             };
-            // Stages that name another source keep theirs.
+            // Stages that name another source keep it.
             let source = recipe.data.source;
             let stages = recipe.stage.iter_mut().filter_map(|s| s.data.as_mut());
             for data in stages.filter(|data| data.source == source) {
@@ -225,7 +225,7 @@ impl Recipe {
         Ok((recipe, notes))
     }
 
-    /// The tokenizer's path, if it is not there and may be a Hugging Face id.
+    /// The tokenizer's path, if no such file exists and it may be a Hugging Face id.
     fn hub_tokenizer(&self, base: &Path) -> Option<PathBuf> {
         let TokenizerConfig::File { path, .. } = &self.data.tokenizer else {
             return None;
@@ -234,7 +234,7 @@ impl Recipe {
         is_id.then(|| path.clone())
     }
 
-    /// Every value on its own and against the others, before anything is loaded.
+    /// Checks every value, alone and against the others, before anything is loaded.
     pub fn validate(&self, file: &str) -> Result<(), TrainError> {
         self.check().map_err(|error| TrainError::Value {
             file: file.to_owned(),
@@ -333,7 +333,7 @@ impl Recipe {
         )
     }
 
-    /// Pictures against the encoder that reads them.
+    /// Checks the images against the encoder that reads them.
     fn check_pictures(&self) -> Result<(), ConfigError> {
         if let Some(image) = &self.model.image {
             let image_size = image.image_size;
@@ -369,7 +369,7 @@ impl Recipe {
         }
     }
 
-    /// Phrases and tags against the encoder that reads them and the objectives that need them.
+    /// Checks phrases and tags against the encoder that reads them and the objectives that need them.
     fn check_concepts(&self, longest: usize, inputs: &Inputs) -> Result<(), ConfigError> {
         let Some(concepts) = &self.data.concepts else {
             let alone = |key: &str| self.objectives.inputs(&|k| k == key);
@@ -385,7 +385,7 @@ impl Recipe {
                 ),
             );
         };
-        /// Begin and end tokens, and a few words.
+        /// The begin and end tokens and a few words.
         const LEAST_WORDS: usize = 6;
         let room = self.data.max_text_length;
         ConfigError::unless(
@@ -420,11 +420,10 @@ impl Recipe {
     }
 }
 
-/// A section of a table, if it is there and a section.
-/// What is wrong with a value, in the words of whoever writes recipes.
+/// The reason for an error, in the terms of someone who writes recipes.
 fn reason_for(error: &toml::de::Error) -> &str {
     match error.message() {
-        // What toml says of a number where one of several names is allowed.
+        // The message of toml for a number in place of one of several names.
         "invalid type: unit variant, expected string only" => {
             "expected a name in quotes, or `{ name = value }`"
         }

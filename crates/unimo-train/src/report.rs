@@ -9,12 +9,12 @@ use crate::error::TrainError;
 /// Name of the report in the run folder.
 pub const FILE_NAME: &str = "report.html";
 
-/// Writes the report of the run in the folder `run` to `report.html` in it, and returns its path. The file appears whole or not
-/// at all.
+/// Writes the report of the run in the folder `run` to `report.html` in it, and returns its path. The file is written completely or
+/// not at all.
 ///
 /// # Errors
 ///
-/// The folder has no readable `recipe.toml`, or the report cannot be written; an earlier one is left as it was.
+/// The folder has no readable `recipe.toml`, or the report cannot be written; an earlier report is unchanged.
 pub fn write(run: &Path) -> Result<PathBuf, TrainError> {
     let page = unimo_report::render(run)?;
     let path = run.join(FILE_NAME);

@@ -1,8 +1,8 @@
-//! What a resumed run may change, and what it must find as it was.
+//! What a resumed run may change, and what must be unchanged.
 //!
-//! A run goes on with the recipe, the data, the tokenizer and the concepts that it was begun with. What differs is named and
-//! refused, but for settings that change neither what the weights mean nor which samples come next: those can be changed on
-//! purpose, by `--set` beside `--resume`, and `sessions.jsonl` says that they were.
+//! A run continues with the recipe, the data, the tokenizer and the concepts that it began with. Differences are named and refused.
+//! Some settings change neither the meaning of the weights nor the samples that come next: they can be changed on purpose, by
+//! `--set` with `--resume`, and `sessions.jsonl` records it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -18,7 +18,7 @@ use crate::recipe::overrides::flat;
 use crate::recipe::{Overrides, Recipe};
 use crate::run::RunFolder;
 
-/// What the command line says beside `--resume`.
+/// Arguments of the command line in addition to `--resume`.
 #[derive(Debug, Clone, Default)]
 pub struct Asked {
     /// A recipe, which must be the run's own.
@@ -27,27 +27,27 @@ pub struct Asked {
     pub set: Vec<String>,
 }
 
-/// A run's recipe as it goes on.
+/// The recipe of a resumed run.
 pub struct Resumed {
     /// The recipe.
     pub recipe: Recipe,
-    /// What is changed on purpose, `key: old -> new`.
+    /// Values that are changed on purpose, `key: old -> new`.
     pub changed: Vec<String>,
-    /// Settings that change nothing.
+    /// Notes on settings without effect.
     pub notes: Vec<String>,
-    /// What the run was begun with, as far as it is known.
+    /// What the run began with, as far as it is known.
     begun: Option<Fingerprint>,
-    /// What the newest checkpoint says.
+    /// What the newest checkpoint says that the run began with.
     newest: Option<Fingerprint>,
     /// Its step; 0 without one.
     done: u64,
-    /// What the recipe is made of now.
+    /// What the recipe was made from, with this session's changes.
     given: Option<Given>,
-    /// The recipe that is changed, in TOML.
+    /// The recipe that is replaced, in TOML.
     replaced: Option<String>,
 }
 
-/// A value that is another.
+/// A value that differs.
 #[derive(Debug, Clone, PartialEq)]
 struct Difference {
     key: String,
@@ -64,7 +64,7 @@ impl Difference {
         format!("{}: {} -> {}", self.key, said(&self.old), said(&self.new))
     }
 
-    /// What would set it.
+    /// The setting that would produce the new value.
     fn setting(&self) -> String {
         let value = self
             .new
@@ -74,11 +74,11 @@ impl Difference {
     }
 }
 
-/// Checks that a run's recipe is the one that the run was begun with, and changes in it what is asked for and may change.
+/// Checks that a run's recipe is the one that it began with, and applies the requested changes that are allowed.
 ///
 /// # Errors
 ///
-/// The recipe was edited, or something is to be changed that may not be: each is named.
+/// The recipe was edited, or a requested change is not allowed; each is named.
 pub fn recipe(run: &RunFolder, own: Recipe, asked: &Asked) -> Result<Resumed, TrainError> {
     let steps = checkpoint::steps(&run.checkpoints())?;
     let done = steps.last().copied().unwrap_or(0);
@@ -97,7 +97,7 @@ pub fn recipe(run: &RunFolder, own: Recipe, asked: &Asked) -> Result<Resumed, Tr
         let replaced = begun.replaced.as_ref();
         let replaced = replaced.is_some_and(|text| parse(text, run.path()).as_ref() == Some(&own));
         match recorded {
-            // Killed between two files: the change had been accepted.
+            // The process was killed between two files: the change had been accepted.
             Some(recorded) if replaced => own = recorded,
             _ => refuse(
                 run.path(),
@@ -108,7 +108,7 @@ pub fn recipe(run: &RunFolder, own: Recipe, asked: &Asked) -> Result<Resumed, Tr
         }
     }
     if let Some(newest) = &newest {
-        // Another run's checkpoint: settings that may change have, perhaps, on purpose.
+        // The checkpoint may be from before a change made on purpose, so settings that may change are not compared.
         let recorded = parse(&newest.recipe, run.path());
         let mut differs = differences(recorded.as_ref(), &newest.recipe, &own)?;
         differs.retain(|d| may_not_change(d).is_some());
@@ -178,11 +178,11 @@ impl Resumed {
         Ok(())
     }
 
-    /// Checks that data, tokenizer and concepts are those that the run was begun with, and puts down with what it goes on.
+    /// Checks that data, tokenizer and concepts are those that the run began with, and records what it continues with.
     ///
     /// # Errors
     ///
-    /// They are not: each difference is named. Or the run's folder cannot be written.
+    /// One of them differs; each difference is named. Or the run's folder cannot be written.
     pub fn check(&self, run: &RunFolder, found: Fingerprint) -> Result<Fingerprint, TrainError> {
         if let Some(begun) = &self.begun {
             same(run, "the run was begun with something else", begun, &found)?;
@@ -206,7 +206,7 @@ impl Resumed {
             replaced: self.replaced.clone(),
             ..found
         };
-        // Of stages whose data is not open now.
+        // The data of stages that are not open now.
         for known in self.newest.iter().chain(&self.begun) {
             for (place, rows) in &known.data {
                 found
@@ -231,7 +231,7 @@ impl Resumed {
     }
 }
 
-/// What is there to train a recipe with.
+/// The recipe, data, tokenizer and concepts that are there now.
 ///
 /// # Errors
 ///
@@ -256,11 +256,11 @@ pub fn found(
     })
 }
 
-/// What differs between a run's data and that which it was begun with; nothing where that is not known.
+/// The differences between a run's data and the data that it began with; empty if the latter is not known.
 ///
 /// # Errors
 ///
-/// What the run was begun with cannot be read.
+/// The record of what the run began with cannot be read.
 pub fn other_data(run: &RunFolder, source: &dyn Source) -> Result<Vec<String>, TrainError> {
     let Some(begun) = Fingerprint::read(run.path())? else {
         return Ok(Vec::new());
@@ -271,11 +271,11 @@ pub fn other_data(run: &RunFolder, source: &dyn Source) -> Result<Vec<String>, T
     Ok(begun.differences(&found))
 }
 
-/// Checks a stage's own data when it is opened, or puts it down where the stage begins.
+/// Checks a stage's own data when it is opened, or records it when the stage begins.
 ///
 /// # Errors
 ///
-/// It is other data than the stage had before.
+/// The data is not what the stage had before.
 pub fn check_stage(
     run: &RunFolder,
     begun: &mut Fingerprint,
@@ -316,8 +316,8 @@ fn same(
     })
 }
 
-/// An error that names differences, if there are any. Where nothing was trained yet, nothing is lost: but what was asked for is not
-/// what is there.
+/// An error that names the differences, if there are any. If nothing has been trained yet, nothing is lost, but the run is not what
+/// was asked for.
 fn refuse(run: &Path, what: &str, differs: &[Difference], done: u64) -> Result<(), TrainError> {
     if differs.is_empty() {
         return Ok(());
@@ -356,8 +356,7 @@ fn parse(text: &str, run: &Path) -> Option<Recipe> {
     Recipe::parse("the recorded recipe", text, Some(run), &none).ok()
 }
 
-/// Every value that is another in `new`. What was recorded by another version and cannot be read any more is compared as it is
-/// written.
+/// Every value that differs in `new`. A recipe of another version that cannot be read any more is compared as text.
 fn differences(
     old: Option<&Recipe>,
     text: &str,
@@ -382,7 +381,7 @@ fn differences(
         .collect())
 }
 
-/// Settings that change neither what the weights mean nor which samples come next.
+/// Settings that change neither the meaning of the weights nor the samples that come next.
 const MAY_CHANGE: &[&str] = &[
     "description",
     "train.steps",
@@ -406,7 +405,7 @@ const MAY_CHANGE: &[&str] = &[
     "data.max_skipped",
 ];
 
-/// Why others may not, by where they begin.
+/// Reasons why other settings may not change, by the prefix of their keys.
 const MAY_NOT_CHANGE: &[(&str, &str)] = &[
     ("seed", "order, masks and dropout follow from it"),
     ("init", "it was read before the first step"),
@@ -428,7 +427,7 @@ const MAY_NOT_CHANGE: &[(&str, &str)] = &[
     ("stage", "the stages and their steps follow from it"),
 ];
 
-/// Why a setting may not change in a run that has begun; none: it may.
+/// The reason why a setting may not change in a run that has begun; `None` if it may.
 fn may_not_change(difference: &Difference) -> Option<&'static str> {
     let key = of_stage(&difference.key);
     let begins = |with: &str| {
@@ -440,7 +439,7 @@ fn may_not_change(difference: &Difference) -> Option<&'static str> {
         && !copied
         && difference.old.as_ref().is_some_and(is_place)
         && difference.new.as_ref().is_some_and(is_place);
-    // How shards are fetched, not which.
+    // These say how shards are fetched, not which ones.
     let fetched = begins("data") && (key.contains(".remote.") || key.contains(".cache"));
     if moved || fetched || MAY_CHANGE.iter().any(|may| begins(may)) {
         return None;
@@ -449,7 +448,7 @@ fn may_not_change(difference: &Difference) -> Option<&'static str> {
     Some(reason.map_or("the run was begun with it", |(_, reason)| *reason))
 }
 
-/// A key without the stage that it is of: each has its own `data`, `lr` and `schedule`.
+/// A key without its stage, for the keys that each stage has itself: `data`, `lr` and `schedule`.
 fn of_stage(key: &str) -> &str {
     let within = key
         .strip_prefix("stage[")
@@ -466,7 +465,7 @@ fn of_stage(key: &str) -> &str {
     }
 }
 
-/// Whether a value says where something lies: in a resolved recipe such paths are absolute.
+/// Whether a value is a location: in a resolved recipe such paths are absolute.
 fn is_place(value: &Value) -> bool {
     match value {
         Value::String(text) => Path::new(text).is_absolute() || text.contains("://"),
@@ -475,7 +474,7 @@ fn is_place(value: &Value) -> bool {
     }
 }
 
-/// Another number of steps, where it may not be.
+/// The reason why the number of steps may not change in this way; `None` if it may.
 fn steps_may_not(
     difference: &Difference,
     own: &Recipe,
@@ -493,7 +492,7 @@ fn steps_may_not(
         let begun = stages.iter().filter(|stage| stage.before < done);
         begun.map(|stage| (stage.before, stage.last)).collect()
     };
-    // The end of the last stage may move while it runs, that of an earlier one would be another training.
+    // The end of the last stage may move while it runs. Moving the end of an earlier stage would make another training.
     let (mut old, mut now) = (begun(own), begun(new));
     if let (Some(old), Some(now)) = (old.last_mut(), now.last_mut())
         && old.1 == own.train.steps
@@ -504,7 +503,7 @@ fn steps_may_not(
     (old != now).then_some("it moves the ends of stages that have begun")
 }
 
-/// A recipe that is named beside `--resume` must be the run's own, with what was set when the run began.
+/// A recipe that is named with `--resume` must be the run's own, with the settings that the run began with.
 fn same_recipe(
     run: &Path,
     named: &str,
@@ -530,7 +529,7 @@ fn same_recipe(
         return Ok(());
     };
     let mut differs = differences(Some(own), "", &recipe)?;
-    // Relative paths are those of another working directory, perhaps; the data itself is compared.
+    // Relative paths may be from another working directory; the data itself is compared.
     differs.retain(|d| {
         let place = |value: &Option<Value>| value.as_ref().is_some_and(is_place);
         !(place(&d.old) && place(&d.new))

@@ -1,4 +1,4 @@
-//! A run's folder: what was asked for, what happened, and the checkpoints.
+//! A run's folder: its recipe, its records and its checkpoints.
 //!
 //! ```text
 //! recipe.toml      the resolved recipe: train it again with `unimo train RUN/recipe.toml`
@@ -17,8 +17,8 @@
 //! run.lock         held by the process that trains the run
 //! ```
 //!
-//! One process trains a run at a time. `unimo eval` and `unimo report` may look at it meanwhile: what they write is one whole
-//! line and one whole file.
+//! Only one process at a time trains a run. `unimo eval` and `unimo report` may run meanwhile: each writes one complete line or one
+//! complete file.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -41,38 +41,38 @@ use crate::recipe::{Overrides, Recipe};
 #[derive(Debug, Clone)]
 pub struct RunFolder {
     path: PathBuf,
-    /// Held while it is trained, none where somebody only looks at it.
+    /// Held while the run is trained; `None` if it is only read.
     _lock: Option<Arc<RunLock>>,
 }
 
-/// Where a new run goes.
+/// The folder of a new run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NewRun {
-    /// Into this folder, which may be there but must hold no run.
+    /// This folder, which may exist but must not hold a run.
     At(PathBuf),
-    /// Into this folder, or, where it is taken, into the first of NAME-2, NAME-3, ... that is not.
+    /// This folder or, if it is taken, the first free one of NAME-2, NAME-3, ...
     Free(PathBuf),
 }
 
-/// Folders in a run that files are written into, beside the run's own.
+/// Folders of a run that files are written into, including the run's own.
 const FOLDERS: [&str; 5] = ["", "checkpoints", "gallery", "codes", "phrases"];
 
-/// How good the weights of a step are.
+/// Quality of the weights of a step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Best {
     /// The step.
     pub step: u64,
-    /// As [`EvalRecord::goodness`] says.
+    /// Their score, see [`EvalRecord::goodness`].
     pub score: f64,
 }
 
 impl RunFolder {
-    /// A new run. To choose its folder and to take it is one act: of two processes that begin at once, each gets a folder of
-    /// its own, or one of them an error.
+    /// Starts a new run. It chooses and takes the folder in one operation: if two processes start at once, each gets its own
+    /// folder, or one of them gets an error.
     ///
     /// # Errors
     ///
-    /// The folder holds a run already, which `--resume` goes on with, or cannot be written.
+    /// The folder already holds a run, which `--resume` continues, or cannot be written.
     pub fn begin(place: &NewRun, recipe: &Recipe) -> Result<Self, TrainError> {
         match place {
             NewRun::At(path) => Self::create(path, recipe),
@@ -93,18 +93,18 @@ impl RunFolder {
         }
     }
 
-    /// A new run in a folder. One that holds a run already is an error: `--resume` goes on with it.
+    /// Starts a new run in this folder. It is an error if the folder already holds a run, which `--resume` continues.
     pub fn create(path: &Path, recipe: &Recipe) -> Result<Self, TrainError> {
         Self::check_free(path)?;
         fs::create_dir_all(path).map_err(TrainError::file("create", path))?;
         let run = Self::locked(path)?;
-        // Somebody may have begun and ended one meanwhile.
+        // Another process may have started and ended a run meanwhile.
         Self::check_free(path)?;
         run.write("recipe.toml", recipe.to_toml()?.as_bytes())?;
         Ok(run)
     }
 
-    /// Says before any work that a folder holds a run already.
+    /// An error, before any work, if a folder already holds a run.
     pub fn check_free(path: &Path) -> Result<(), TrainError> {
         if path.join("recipe.toml").exists() {
             return Err(TrainError::Run {
@@ -116,7 +116,7 @@ impl RunFolder {
         Ok(())
     }
 
-    /// Takes the run for this process, and removes what dead ones left half-written.
+    /// Takes the run for this process, and removes files that dead processes left half-written.
     fn locked(path: &Path) -> Result<Self, TrainError> {
         let run = Self {
             path: path.to_owned(),
@@ -131,20 +131,20 @@ impl RunFolder {
         Ok(run)
     }
 
-    /// An existing run with its recipe, to train it: no other process may meanwhile.
+    /// Opens an existing run with its recipe to train it. No other process may do so meanwhile.
     ///
     /// # Errors
     ///
-    /// The folder is no run, or another process trains it.
+    /// The folder is not a run, or another process trains it.
     pub fn open_to_train(path: &Path) -> Result<(Self, Recipe), TrainError> {
-        // What is no run gets no file.
+        // Nothing is written into a folder that is not a run.
         Self::open(path)?;
         let run = Self::locked(path)?;
         let (_, recipe) = Self::open(path)?;
         Ok((run, recipe))
     }
 
-    /// An existing run with its recipe.
+    /// Opens an existing run with its recipe.
     pub fn open(path: &Path) -> Result<(Self, Recipe), TrainError> {
         let run = Self {
             path: path.to_owned(),
@@ -163,12 +163,12 @@ impl RunFolder {
         Ok((run, recipe))
     }
 
-    /// Where it is.
+    /// The path of the folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// A file or folder in it.
+    /// The path of a file or folder in it.
     pub fn join(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
@@ -181,7 +181,7 @@ impl RunFolder {
     ///
     /// # Errors
     ///
-    /// It cannot be read, or it is not the one that the run was begun with: its ids would mean other words.
+    /// It cannot be read, or it is not the tokenizer that the run began with: its ids would mean other words.
     pub fn tokenizer(&self) -> Result<TextTokenizer, TrainError> {
         let path = self.join("tokenizer.json");
         if let Some(begun) = Fingerprint::read(&self.path)? {
@@ -200,12 +200,12 @@ impl RunFolder {
         Ok(TextTokenizer::load(&path, false)?)
     }
 
-    /// Where checkpoints are.
+    /// The folder of the checkpoints.
     pub fn checkpoints(&self) -> PathBuf {
         self.join("checkpoints")
     }
 
-    /// Writes a whole file, or nothing.
+    /// Writes a file completely or not at all.
     pub fn write(&self, name: &str, content: &[u8]) -> Result<(), TrainError> {
         files::write(&self.join(name), content)
     }
@@ -217,14 +217,14 @@ impl RunFolder {
         self.write(name, &text)
     }
 
-    /// Adds a value to a JSON lines file.
+    /// Appends a value to a JSON lines file.
     pub fn append(&self, name: &str, value: &impl Serialize) -> Result<(), TrainError> {
         let line = serde_json::to_string(value).map_err(|e| self.json(name, &e))?;
         files::append_line(&self.join(name), &line)
     }
 
-    /// Cuts what was logged after `step`, which a killed run did and a resumed run does again, and a last line that a
-    /// kill cut short. Returns the seconds trained up to there.
+    /// Removes what was logged after `step`: a killed run logged it, and a resumed run logs it again. Also removes a partial last
+    /// line. Returns the seconds of training up to `step`.
     pub fn rewind(&self, step: u64) -> Result<f64, TrainError> {
         let mut seconds = 0.0;
         for name in ["metrics.jsonl", "evals.jsonl"] {
@@ -251,7 +251,7 @@ impl RunFolder {
         Ok(seconds)
     }
 
-    /// The best evaluation so far, as [`record::best`] says.
+    /// The best evaluation so far, chosen by [`record::best`].
     pub fn best(&self) -> Result<Option<Best>, TrainError> {
         let evaluations = self.evaluations()?;
         Ok(record::best(&evaluations).map(|(eval, score)| Best {
@@ -260,7 +260,7 @@ impl RunFolder {
         }))
     }
 
-    /// The lists of unusable samples, with how many each names; lists of none are left out.
+    /// The lists of unusable samples, with the length of each; empty lists are left out.
     pub fn skipped(&self) -> Result<Vec<(PathBuf, usize)>, TrainError> {
         let mut lists = Vec::new();
         for name in record::skip_lists(&self.path) {
@@ -277,12 +277,12 @@ impl RunFolder {
         self.lines("evals.jsonl")
     }
 
-    /// Every start and resume so far, the first one first.
+    /// Every start and resume so far, in order.
     pub fn sessions(&self) -> Result<Vec<SessionRecord>, TrainError> {
         self.lines("sessions.jsonl")
     }
 
-    /// The values in a JSON lines file, none where there is no file. A line that a kill cut short is left out.
+    /// The values in a JSON lines file; empty if there is no file. A partial last line is left out.
     fn lines<T: DeserializeOwned>(&self, name: &str) -> Result<Vec<T>, TrainError> {
         let path = self.join(name);
         if !path.exists() {
@@ -302,7 +302,7 @@ impl RunFolder {
         }
     }
 
-    /// Adds a step to `metrics.jsonl`.
+    /// Appends a step to `metrics.jsonl`.
     pub fn log(&self, record: &StepRecord) -> Result<(), TrainError> {
         self.append("metrics.jsonl", record)
     }

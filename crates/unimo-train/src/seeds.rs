@@ -1,7 +1,7 @@
-//! Seeds: everything random at a step (order, negatives, dropout) is a function of the recipe's seed and the step, so a run can be
-//! cut anywhere and goes on as if it had not been.
+//! Seeds: all random numbers of a step (order, negatives, dropout) are a function of the recipe's seed and the step. So a run can
+//! be interrupted anywhere and continues as if it had not been.
 
-/// What differs between the random numbers of a step.
+/// The purpose of random numbers in a step.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Purpose {
     Dropout,
@@ -9,7 +9,7 @@ pub(crate) enum Purpose {
     Order,
 }
 
-/// A seed of its own for every step, micro-batch and purpose.
+/// The seed of a step, micro-batch and purpose.
 pub(crate) fn seed_of(seed: u64, step: u64, micro: usize, purpose: Purpose) -> u64 {
     // SplitMix64's finaliser over the parts in turn.
     [step, micro as u64, purpose as u64]

@@ -1,4 +1,4 @@
-//! Models at the sizes of a benchmark: METER's measures, smaller ones, and those that a twin of it names.
+//! Models at the sizes of a benchmark: METER's size, smaller ones, and those that a twin names.
 
 use unimo_core::layers::Activation;
 use unimo_core::levels::GateKind;
@@ -9,28 +9,28 @@ use unimo_encoders::joint::JointConfig;
 use unimo_encoders::quantiser::{Choice, QuantiserConfig};
 use unimo_encoders::text::{Positions, TextEncoderConfig};
 
-/// A model's measures.
+/// The sizes of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size {
-    /// What the command line calls it.
+    /// Its name on the command line.
     pub name: &'static str,
-    /// Of all three encoders.
+    /// Width of all three encoders.
     pub width: usize,
-    /// Attention heads.
+    /// Number of attention heads.
     pub heads: usize,
     /// Inner width of the feed-forward layers.
     pub feed_forward: usize,
-    /// Blocks of the text encoder.
+    /// Number of blocks of the text encoder.
     pub text_layers: usize,
-    /// Blocks of the image encoder.
+    /// Number of blocks of the image encoder.
     pub image_layers: usize,
-    /// Layers of the cross-modal encoder.
+    /// Number of layers of the cross-modal encoder.
     pub cross_layers: usize,
     /// Pixels per side.
     pub image_size: usize,
     /// Pixels per side of a patch.
     pub patch_size: usize,
-    /// Word embeddings.
+    /// Number of word embeddings.
     pub vocabulary: usize,
     /// Tokens per text.
     pub text_length: usize,
@@ -66,16 +66,16 @@ sizes! {
     "golden": 32, 4, 64, 2, 2, 3, 48, 16, 97, 10;
 }
 
-/// Which cross-modal encoder.
+/// The kind of cross-modal encoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
-    /// With cross-layer attention, gated by the class token.
+    /// Co-attention with cross-layer attention, gated by the class token.
     Unimo3,
     /// In-layer co-attention only.
     Meter,
-    /// One stream with a grounded dictionary.
+    /// Single-stream, with a grounded dictionary.
     Unimo2,
-    /// One stream over words, phrases, tags and patches.
+    /// Single-stream, over words, phrases, tags and patches.
     Mvp,
 }
 
@@ -83,7 +83,7 @@ impl Family {
     /// Every family.
     pub const ALL: [Self; 4] = [Self::Unimo3, Self::Meter, Self::Unimo2, Self::Mvp];
 
-    /// What the command line calls it.
+    /// Its name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Unimo3 => "unimo3",
@@ -94,7 +94,7 @@ impl Family {
     }
 }
 
-/// Token id of padding.
+/// Token id of the padding.
 pub const PAD: usize = 1;
 
 /// Dropout of the text encoder and the cross-modal encoder; the image encoder has none.
@@ -196,7 +196,7 @@ pub fn backbone(size: &Size, family: Family) -> BackboneConfig {
     }
 }
 
-/// Codes of UNIMO-2 and how many a sample is given, or a few for the sizes with a toy vocabulary.
+/// Number of codes of UNIMO-2 and of codes per sample; a few for the sizes with a toy vocabulary.
 pub fn dictionary(size: &Size) -> (usize, usize) {
     if size.vocabulary > 1000 {
         (2048, 100)
@@ -205,7 +205,7 @@ pub fn dictionary(size: &Size) -> (usize, usize) {
     }
 }
 
-/// Positions of the text encoder: RoBERTa's, or a few for the sizes with a toy vocabulary.
+/// Number of positions of the text encoder: RoBERTa's, or a few for the sizes with a toy vocabulary.
 pub fn max_positions(size: &Size) -> usize {
     if size.vocabulary > 1000 { 514 } else { 40 }
 }

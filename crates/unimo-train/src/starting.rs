@@ -1,4 +1,4 @@
-//! `init` in a recipe: public weights before the first step.
+//! `init` in a recipe: public weights to start from.
 //!
 //! ```toml
 //! init = "meter:meter_clip16_288_roberta_pretrain.ckpt"    # a whole checkpoint, or
@@ -9,9 +9,9 @@
 //! new = ["backbone.fusion", "objectives"]                  # what may start from random weights
 //! ```
 //!
-//! Every parameter is either read or covered by `new`, every tensor of the files is either used or known to be of no use,
-//! and sizes, epsilons, activations and normalisation must be those of the files. Nothing starts from random weights because
-//! a path was wrong, and an entry of `new` or `unused` that is the name of nothing is an error.
+//! Every parameter is read or covered by `new`. Every tensor of the files is used or known to be useless. Sizes, epsilons,
+//! activations and normalisation must agree with the files. A wrong path never means random weights, and an entry of `new` or
+//! `unused` that matches nothing is an error.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -36,10 +36,10 @@ use crate::pretrained::{self, NetworkConfig, Public};
 use crate::recipe::Recipe;
 use crate::recipe::init::{InitConfig, Whole};
 
-/// A key of the recipe, its value, and the file's.
+/// A key of the recipe, its value, and the value of the file.
 type Contradiction = (String, String, String);
 
-/// The keys of a section in which the recipe and the file differ, by the names that they have in both.
+/// The keys of a section in which recipe and file differ; both have the same names.
 macro_rules! contradictions {
     ($section:literal, $ours:expr, $theirs:expr, $($key:ident),+ $(,)?) => {{
         let mut found: Vec<Contradiction> = Vec::new();
@@ -56,7 +56,7 @@ macro_rules! contradictions {
     }};
 }
 
-/// How such a checkpoint may spell its names.
+/// The ways in which such a checkpoint may spell its names.
 fn spellings(kind: Whole) -> Vec<Names> {
     match kind {
         Whole::Meter => vec![pretrained::meter_names().leaving(tasks::METER_HEADS)],
@@ -67,7 +67,7 @@ fn spellings(kind: Whole) -> Vec<Names> {
     }
 }
 
-/// What such a checkpoint cannot have, as it is no part of that model.
+/// Parameters that such a checkpoint cannot have, since its model has no such part.
 fn lacks(kind: Whole) -> Vec<String> {
     match kind {
         Whole::Meter => meter::NOT_IN_METER
@@ -82,9 +82,9 @@ fn lacks(kind: Whole) -> Vec<String> {
 /// What a model started from.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Started {
-    /// Which part, from which folder or file.
+    /// Each part, with its folder or file.
     pub from: Vec<(String, PathBuf)>,
-    /// What was taken for granted, one line each.
+    /// Assumptions that were made, one per line.
     pub notes: Vec<String>,
     /// Every tensor.
     pub report: Report,
@@ -102,14 +102,14 @@ impl fmt::Display for Started {
     }
 }
 
-/// A recipe's model before its first step: new weights, and public ones where it names them.
+/// A recipe's model before its first step: new weights, and public ones if the recipe names them.
 ///
 /// # Errors
 ///
-/// A file that is not there, cannot be read, or does not fit the recipe.
+/// A file does not exist, cannot be read, or does not fit the recipe.
 pub fn model(recipe: &Recipe, device: &Device) -> Result<(Model, Option<Started>), TrainError> {
     let mut model = Model::new(recipe, device);
-    // It is no part of any checkpoint that is read here: it begins as a copy of what was read.
+    // No checkpoint that is read here has a teacher: it starts as a copy of the loaded encoders.
     let teacher = model.teacher.take();
     let ours = names_of(&model);
     recipe.check_patterns(&ours).map_err(value)?;
@@ -220,7 +220,7 @@ fn whole(
     ))
 }
 
-/// Entries of `init.unused` that are the name of no tensor are errors.
+/// Checks that every entry of `init.unused` matches a tensor.
 fn matches_something(
     patterns: &[String],
     files: &mut dyn Iterator<Item = &Weights>,
@@ -257,7 +257,7 @@ fn names_of<M: Module>(module: &M) -> Vec<String> {
         .collect()
 }
 
-/// Text and image encoder from files of their own.
+/// Text and image encoder from separate files.
 fn parts(
     mut model: Model,
     recipe: &Recipe,
@@ -277,7 +277,7 @@ fn parts(
         let ours = &recipe.model.text;
         agree(&text_contradictions(recipe, theirs), &path)?;
         files.push(Weights::open(&public.weights)?);
-        // Rows of concepts follow those of words and stay as they are.
+        // Rows of concepts follow the rows of words and are not changed.
         let mut encoder = model.backbone.text;
         let concepts = ours.vocab_size.saturating_sub(theirs.vocab_size);
         let mut rows_of_concepts = None;
@@ -373,7 +373,7 @@ fn wrong_kind(key: &str, given: &str, public: &Public, needed: &str) -> TrainErr
     })
 }
 
-/// One encoder; blocks beyond those that the recipe has are left unused.
+/// Loads one encoder; blocks beyond the recipe's number are left unused.
 fn part<M: Module>(
     module: M,
     public: &Public,
@@ -407,7 +407,7 @@ fn part<M: Module>(
     Ok((module, report))
 }
 
-/// An encoder may leave out its last blocks, and cannot have more than the file.
+/// An encoder may leave out the file's last blocks, but cannot have more blocks than the file.
 fn too_deep(key: &str, ours: usize, theirs: usize) -> Option<Contradiction> {
     (ours > theirs).then(|| (key.to_owned(), ours.to_string(), theirs.to_string()))
 }
@@ -441,7 +441,7 @@ fn text_contradictions(recipe: &Recipe, theirs: &TextEncoderConfig) -> Vec<Contr
     found
 }
 
-/// The picture's size may differ, positions are interpolated.
+/// The size of the images may differ, since positions are interpolated.
 fn image_contradictions(
     ours: &ImageEncoderConfig,
     theirs: &ImageEncoderConfig,
@@ -465,7 +465,7 @@ fn image_contradictions(
     found
 }
 
-/// Mean and deviation of pixels, and what there is to say about them; how a picture becomes square is the recipe's own business.
+/// Mean and deviation of pixels, and notes about them. How an image becomes square is up to the recipe.
 fn pixel_contradictions(
     recipe: &Recipe,
     path: &Path,

@@ -1,5 +1,5 @@
-//! One optimiser step, up to the gradients: forward and backward through its micro-batches, and one fetch of all that is said of
-//! them. The device is asked for numbers once a step: every question waits until it has done what it was given before.
+//! One optimiser step up to the gradients: forward and backward through its micro-batches, and one fetch of all its numbers. The
+//! device is read once per step, because every read waits until the device has finished its work.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -18,31 +18,31 @@ use crate::optimizer;
 use crate::recipe::stages::Stage;
 use crate::seeds::{Purpose, seed_of};
 
-/// Most samples that an error names.
+/// Largest number of samples that an error names.
 const SAMPLES_NAMED: usize = 64;
 
-/// Where a step stands.
+/// The settings of a step.
 pub(crate) struct Forward<'a> {
     pub model: &'a Model,
     pub stage: &'a Stage,
     pub device: &'a Device,
-    /// The recipe's.
+    /// The recipe's seed.
     pub seed: u64,
-    /// Counted from 1.
+    /// The step, counted from 1.
     pub step: u64,
-    /// What to go back to where a number is not finite.
+    /// The checkpoint to go back to if a number is not finite.
     pub last_good: &'a Option<PathBuf>,
 }
 
-/// What the micro-batches of a step gave together.
+/// The result of a step's micro-batches.
 pub(crate) struct Accumulated {
     pub gradients: GradientsParams,
     pub grad_norm: f64,
     /// The weighted sum of the objectives' means.
     pub loss: f64,
-    /// In the order of the recipe's list.
+    /// The sums of the objectives, in the order of the recipe's list.
     pub losses: Vec<ObjectiveSum>,
-    /// Micro-batches that lacked what an objective needs, by objective.
+    /// Micro-batches that lacked an objective's input, by objective.
     pub skipped: BTreeMap<String, u64>,
     pub carries: Vec<(&'static str, Carry)>,
 }
@@ -51,19 +51,19 @@ pub(crate) struct Accumulated {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ObjectiveSum {
     pub name: &'static str,
-    /// The sum over the micro-batches that it ran on; what is contrasted over all of them counts as one.
+    /// Sum over the micro-batches that it ran on; a contrast over all of them counts as one.
     loss: f64,
     micro_batches: usize,
-    /// What else is said of it: sum and count by name.
+    /// Its other metrics: sum and count by name.
     pub metrics: BTreeMap<&'static str, (f64, usize)>,
-    /// Samples that had no part, because their text does not describe their picture.
+    /// Samples that were left out because their text does not describe their image.
     pub left_out: usize,
-    /// Samples that found no negative, because all others show the same picture.
+    /// Samples that found no negative, because all others show the same image.
     pub without_negative: usize,
 }
 
 impl ObjectiveSum {
-    /// Over the micro-batches that it ran on: a batch that lacks what an objective needs does not count.
+    /// Mean over the micro-batches that it ran on. A batch that lacks an objective's input does not count.
     pub fn mean_loss(&self) -> f64 {
         self.loss / self.micro_batches.max(1) as f64
     }
@@ -94,7 +94,7 @@ impl Forward<'_> {
         }
         let mut accumulator = GradientsAccumulator::new();
         let mut carries = Vec::new();
-        // With the micro-batch that each is of; none: of all.
+        // Each with its micro-batch; `None` for all micro-batches.
         let mut results: Vec<(Option<usize>, ObjectiveResult)> = Vec::new();
         let mut skipped: BTreeMap<String, u64> = BTreeMap::new();
         if let Some(over) = together.contrast() {
@@ -159,7 +159,7 @@ impl Forward<'_> {
         })
     }
 
-    /// Whether every number is one.
+    /// Checks that every number is finite.
     fn check(
         &self,
         batches: &[Batch],
@@ -199,14 +199,14 @@ impl Forward<'_> {
     }
 }
 
-/// What is said of an objective on a batch, on the host.
+/// The numbers of an objective on a batch, on the host.
 struct Numbers {
     loss: f64,
     /// The sums of its metrics.
     metrics: Vec<f64>,
 }
 
-/// All that is said of a step in one question to the device; also the norm of the gradient.
+/// Reads all numbers of a step from the device at once, including the norm of the gradient.
 fn fetch(
     results: &[(Option<usize>, ObjectiveResult)],
     squares: Vec<SumOfSquares>,

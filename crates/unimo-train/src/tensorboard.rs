@@ -31,7 +31,7 @@ use unimo_report::record::EvalRecord;
 /// The format that readers look for in a file's first event.
 const FILE_VERSION: &str = "brain.Event:2";
 
-/// Files of one host that may start within the same second.
+/// Largest number of files of one host that may start within the same second.
 const SAME_SECOND: u32 = 1000;
 
 /// Writes scalars and texts to one event file.
@@ -44,8 +44,8 @@ pub struct EventWriter {
 }
 
 impl EventWriter {
-    /// Creates the folder `dir` if need be and a new file `events.out.tfevents.<seconds>.<host>` in it. A file that exists is
-    /// never written to: a second one within the same second gets a number at its end.
+    /// Creates the folder `dir` if necessary and a new file `events.out.tfevents.<seconds>.<host>` in it. It never writes to an
+    /// existing file: a second file within the same second gets a number at its end.
     ///
     /// # Errors
     /// If the folder or the file cannot be created or written.
@@ -79,8 +79,8 @@ impl EventWriter {
         ))
     }
 
-    /// As [`create`](Self::create), for a run that is taken up again and will write `step` next: tells TensorBoard to drop
-    /// what earlier files in the folder hold from that step on, because those weights are lost.
+    /// As [`create`](Self::create), for a resumed run that will write `step` next. Tells TensorBoard to drop what earlier files in
+    /// the folder hold from that step on, because those weights are lost.
     ///
     /// # Errors
     /// If the folder or the file cannot be created or written.
@@ -128,7 +128,7 @@ impl EventWriter {
         })
     }
 
-    /// Adds an evaluation: what the best weights are chosen by as `eval/score`, and every number. Makes it visible.
+    /// Adds an evaluation: as `eval/score` the number that selects the best weights, and every other number. Flushes.
     ///
     /// # Errors
     /// If the file cannot be written.
@@ -194,14 +194,14 @@ impl EventWriter {
     }
 }
 
-/// Seconds since 1970; zero on a machine whose clock is set before.
+/// Seconds since 1970; zero if the clock is set before 1970.
 fn now() -> f64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0.0, |time| time.as_secs_f64())
 }
 
-/// The host's name, in characters that any file system takes.
+/// The host's name, in characters that are valid in any file system.
 pub(crate) fn host() -> String {
     let safe =
         |character: char| character.is_ascii_alphanumeric() || character == '-' || character == '.';
@@ -266,7 +266,7 @@ mod tests {
         Bytes(u64, Vec<u8>),
     }
 
-    /// A protobuf reader written from the encoding's description, not from the writer above.
+    /// A protobuf reader written from the description of the encoding, independent of the writer above.
     fn fields(mut data: &[u8]) -> Vec<Field> {
         fn read_varint(data: &mut &[u8]) -> u64 {
             let mut value = 0;
@@ -317,7 +317,7 @@ mod tests {
             .unwrap_or_else(|| panic!("no field {number} in {fields:?}"))
     }
 
-    /// CRC-32C bit by bit (Castagnoli, reflected), against the crate's table or instruction.
+    /// CRC-32C bit by bit (Castagnoli, reflected), to compare with the crate's table or instruction.
     fn slow_masked_crc(data: &[u8]) -> u32 {
         let mut crc = u32::MAX;
         for byte in data {
@@ -330,7 +330,7 @@ mod tests {
         crc.rotate_right(15).wrapping_add(0xa282_ead8)
     }
 
-    /// The events of a file; both checksums of each are checked.
+    /// The events of a file; checks both checksums of each.
     fn events(path: &Path) -> Vec<Vec<Field>> {
         let file = fs::read(path).unwrap();
         let mut data = &file[..];

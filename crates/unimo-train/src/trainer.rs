@@ -44,25 +44,25 @@ use crate::tensorboard::EventWriter;
 /// How to run a recipe.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// Where to compute; none: the CPU for a new run, and for a resumed one where it computed before.
+    /// The device; `None`: the CPU for a new run, the previous device for a resumed one.
     pub device: Option<DeviceChoice>,
-    /// No progress line.
+    /// Whether to show no progress line.
     pub quiet: bool,
-    /// Stop after training: no evaluation, no report.
+    /// Whether to stop after training, without evaluation and report.
     pub train_only: bool,
-    /// SIGTERM and SIGINT save and end with [`TrainError::Stopped`], instead of ending the process.
+    /// Whether SIGTERM and SIGINT save and end with [`TrainError::Stopped`] instead of ending the process.
     pub signals: bool,
-    /// What a new run's recipe was made of, to compare with what is given when it is resumed.
+    /// What a new run's recipe was made from, to compare with the arguments when it is resumed.
     pub given: Option<Given>,
-    /// What is asked of a run that is resumed.
+    /// The changes requested for a resumed run.
     pub asked: Asked,
 }
 
-/// What a training is made of, opened and checked.
+/// Everything that a training needs, opened and checked.
 pub(crate) struct Opened {
     pub recipe: Recipe,
     pub run: RunFolder,
-    /// What the run was begun with.
+    /// The fingerprint that the run began with.
     pub begun: Fingerprint,
     /// What was changed on purpose since then.
     pub changed: Vec<String>,
@@ -71,51 +71,51 @@ pub(crate) struct Opened {
     pub concepts: Option<ConceptReader>,
     pub device: Device,
     pub choice: DeviceChoice,
-    /// The model before its first step, where it was made already.
+    /// The model before its first step, if it has been made already.
     pub fresh: Option<(Model, Option<Started>)>,
 }
 
-/// Captions that are looked at to tell how many are too long.
+/// Number of captions that are checked for their length.
 const CAPTIONS_LOOKED_AT: usize = 1000;
 
-/// Share of cut captions from which on it is said.
+/// Share of truncated captions from which on they are reported.
 const CUT_WORTH_SAYING: f64 = 0.05;
 
 pub(crate) struct Trainer {
     recipe: Recipe,
     run: RunFolder,
-    /// What the run was begun with, which its checkpoints say.
+    /// The fingerprint that the run began with, which is stored in its checkpoints.
     begun: Fingerprint,
-    /// Of the stage that runs, or of the recipe.
+    /// The source of the current stage, or of the recipe.
     source: Arc<dyn Source>,
-    /// What `source` was opened from.
+    /// The configuration of `source`.
     opened: DataConfig,
     tokenizer: Arc<TextTokenizer>,
     concepts: Option<ConceptReader>,
     skip: Arc<SkipList>,
-    /// None where nothing is to be evaluated.
+    /// Empty if nothing is to be evaluated.
     evaluators: Vec<Box<dyn Evaluator>>,
     device: Device,
-    /// Absent only while the optimiser owns the weights.
+    /// `None` only while the optimiser owns the weights.
     state: Option<State<Model>>,
     observers: Observers,
     last_good: Option<PathBuf>,
     best: Option<Best>,
-    /// Seconds trained in earlier sessions of the run.
+    /// Seconds of training in earlier sessions of the run.
     before: f64,
     began: Instant,
     train_only: bool,
     quiet: bool,
     signals: bool,
-    /// What has been said once, by objective.
+    /// Messages that have been printed already, by objective.
     said: BTreeSet<(&'static str, &'static str)>,
 }
 
-/// The host's view of an optimiser step.
+/// The values of an optimiser step on the host.
 struct StepResult {
     loss: f64,
     losses: Vec<ObjectiveSum>,
-    /// Micro-batches that lacked what an objective needs, by objective.
+    /// Micro-batches that lacked an objective's input, by objective.
     skipped: BTreeMap<String, u64>,
     grad_norm: f64,
     rate: f64,
@@ -138,7 +138,7 @@ impl Trainer {
         } = opened;
         let device = training_device(&recipe, &device);
         let steps = checkpoint::steps(&run.checkpoints())?;
-        // A run that has a checkpoint goes on from it, wherever it started from.
+        // A run with a checkpoint continues from it, whatever it started from.
         let model = match steps.last() {
             Some(_) => Model::blank(&recipe, &device),
             None => {
@@ -214,7 +214,7 @@ impl Trainer {
             },
         )?;
         let skip = SkipList::open(run.join("skipped.jsonl"), recipe.data.max_skipped)?;
-        // Opened before any work, because a held-out split that cannot be used should not show after hours.
+        // Opened before any work: a held-out split that cannot be used should fail now, not after hours.
         let mut lines = Vec::new();
         let evaluators = if options.train_only {
             Vec::new()
@@ -278,7 +278,7 @@ impl Trainer {
         for note in trainer.source.notes() {
             trainer.observers.message(note);
         }
-        // What NLVR2's pairs say of two pictures is learned from the left one alone where no objective reads the other.
+        // If no objective reads the right image of an NLVR2 pair, the statement is learned from the left image alone.
         let inputs = trainer.recipe.objectives.inputs(&|_| true);
         let reads_second = inputs.is_ok_and(|inputs| inputs.second);
         if !reads_second && trainer.source.has_second_images(Split::Train) {
@@ -301,11 +301,11 @@ impl Trainer {
         Ok(trainer)
     }
 
-    /// How many captions the text encoder has no room for, if they are many.
+    /// A message about captions that are longer than the text encoder's input, if there are many.
     fn cut_captions(&self) -> Option<String> {
         let room = self.recipe.data.room_for_words();
         let (mut looked, mut cut) = (0usize, 0usize);
-        // A text that cannot be read now is not worth stopping for here: training will say so.
+        // A text that cannot be read is no reason to stop here: training will report it.
         let texts = self.source.texts(Split::Train).flatten();
         for text in texts.take(CAPTIONS_LOOKED_AT) {
             looked += 1;
@@ -332,7 +332,7 @@ impl Trainer {
         if self.signals {
             interrupt::listen()?;
         }
-        // A run killed between a checkpoint and its evaluation evaluates it now.
+        // If a run was killed between a checkpoint and its evaluation, it is evaluated now.
         let evaluated = self.run.evaluations()?;
         let last = done == config.steps;
         let mut evaluators = self.evaluators.iter();
@@ -356,7 +356,7 @@ impl Trainer {
                 let result = self.step(&stage, step, &mut loader)?;
                 self.log(&stage, step, &result, began.elapsed().as_secs_f64())?;
                 let (last, evaluate) = (step == config.steps, self.is_due(step));
-                // Saved first: whatever an evaluation meets, the weights are safe.
+                // Saved first: whatever goes wrong in an evaluation, the weights are safe.
                 let saved = last
                     || evaluate
                     || step == stage.last
@@ -367,7 +367,7 @@ impl Trainer {
                 }
                 let owed = evaluate && self.evaluate_unless_stopped(last)?;
                 if saved {
-                    // After the evaluation, which may have found a new best.
+                    // After the evaluation, which may have found a new best checkpoint.
                     self.prune()?;
                     self.end_if_asked(!last || owed)?;
                 }
@@ -376,7 +376,7 @@ impl Trainer {
         self.finish()
     }
 
-    /// Evaluates, unless a signal asks for the end before or meanwhile; says whether the evaluation is still to be done.
+    /// Evaluates, unless a signal asks to stop before or during the evaluation. Returns whether the evaluation is still to be done.
     fn evaluate_unless_stopped(&mut self, last: bool) -> Result<bool, TrainError> {
         if interrupt::asked() {
             return Ok(true);
@@ -387,7 +387,7 @@ impl Trainer {
         }
     }
 
-    /// Ends a training that a signal asked to end, where something is left to do. The step is saved.
+    /// Ends the training if a signal asked for it and work remains. The step has been saved.
     fn end_if_asked(&self, left: bool) -> Result<(), TrainError> {
         if !left || !interrupt::asked() {
             return Ok(());
@@ -399,7 +399,7 @@ impl Trainer {
         })
     }
 
-    /// A stage begins as a run of its own would: with new moments.
+    /// Starts a stage with new moments, as a run of its own would.
     fn begin(&mut self, stage: &Stage) -> Result<(), TrainError> {
         let names = || parameters::list(&self.state().model).into_iter();
         for pattern in stage.train.iter().flatten() {
@@ -428,13 +428,13 @@ impl Trainer {
         Ok(())
     }
 
-    /// The batches of a stage from its step `done` on.
+    /// The batches of a stage, after its first `done` steps.
     fn loader(&mut self, stage: &Stage, done: u64) -> Result<Loader, TrainError> {
         let config = &self.recipe.train;
         if stage.data != self.opened {
             self.source = unimo_data::open(&stage.data)?;
             self.opened = stage.data.clone();
-            // A list of its own: what is too much is a share of this data set's items.
+            // A list per stage: the limit on unusable items is a share of this data set.
             let list = self.run.join(&format!("skipped-{}.jsonl", stage.index));
             self.skip = Arc::new(SkipList::open(list, stage.data.max_skipped)?);
         }
@@ -453,7 +453,7 @@ impl Trainer {
                  picture is no negative of itself"
             ));
         }
-        // The first stage has the order that a run without stages has.
+        // The first stage has the order of a run without stages.
         let seed = match stage.index {
             0 => self.recipe.seed,
             index => seed_of(self.recipe.seed, index as u64, 0, Purpose::Order),
@@ -474,7 +474,7 @@ impl Trainer {
         Ok(Loader::new(spec)?)
     }
 
-    /// Whether the weights of a step are to be evaluated.
+    /// Whether the weights of a step are evaluated.
     fn is_due(&self, step: u64) -> bool {
         let config = &self.recipe.train;
         let every = config.eval_every > 0 && step.is_multiple_of(config.eval_every);
@@ -558,7 +558,7 @@ impl Trainer {
         })
     }
 
-    /// Says once of each objective that samples have no part in it, and why.
+    /// Reports once per objective that samples are left out, and why.
     fn say_once(&mut self, losses: &[ObjectiveSum]) {
         for sum in losses {
             let name = sum.name;
@@ -587,7 +587,7 @@ impl Trainer {
         let pairs = (config.batch_size * config.accumulation) as f64;
         let speed = pairs / seconds;
         let logged = step.is_multiple_of(config.log_every) || step == 1 || step == config.steps;
-        // Of a loss that predicts nothing there is no share of right answers.
+        // A loss without predictions has no accuracy.
         let predictions = |s: &ObjectiveSum| match s.metrics.get(ACCURACY) {
             None | Some((_, 0)) => (f64::NAN, 0),
             Some((correct, count)) => (correct / *count as f64, *count),
@@ -655,8 +655,8 @@ impl Trainer {
         checkpoint::prune(&self.run.checkpoints(), self.recipe.train.keep_last, best)
     }
 
-    /// Evaluates the current weights. What goes wrong ends the run only after its last step: a training of days is worth
-    /// more than a look at it.
+    /// Evaluates the current weights. An error ends the run only after its last step: days of training are worth more than one
+    /// evaluation.
     fn evaluate(&mut self, last: bool) -> Result<(), TrainError> {
         match self.try_evaluate(last) {
             Err(error) if !last && !interrupt::asked() => {
@@ -688,7 +688,7 @@ impl Trainer {
         let done = self.run.evaluations()?;
         let mut records = Vec::new();
         for evaluator in &self.evaluators {
-            // A run that was killed has some of them already.
+            // A run that was killed has some of the records already.
             if evaluator.is_owed(&done, step, last) {
                 let say = &mut |line: String| self.observers.message(line);
                 records.extend(evaluator.evaluate(&weights, say)?);
@@ -725,5 +725,5 @@ impl Trainer {
     }
 }
 
-/// The burn that this crate is pinned to.
+/// The version of burn that this crate is pinned to.
 pub const BURN_VERSION: &str = "0.22.1";

@@ -1,4 +1,4 @@
-//! Starting a run and going on with one.
+//! Starting and resuming a run.
 
 use std::path::{Path, PathBuf};
 
@@ -23,7 +23,7 @@ pub fn start(recipe: &Recipe, folder: &Path, options: &Options) -> Result<PathBu
     start_in(recipe, &NewRun::At(folder.to_owned()), options)
 }
 
-/// Starts a run in a new folder, which may be chosen among several.
+/// Starts a run in a new folder, which may be one of several.
 pub fn start_in(recipe: &Recipe, place: &NewRun, options: &Options) -> Result<PathBuf, TrainError> {
     if let NewRun::At(folder) = place {
         RunFolder::check_free(folder)?;
@@ -33,7 +33,7 @@ pub fn start_in(recipe: &Recipe, place: &NewRun, options: &Options) -> Result<Pa
     let source = unimo_data::open(&recipe.data)?;
     let tokenizer = tokenizer(recipe, &*source)?;
     check_tokenizer(recipe, &tokenizer)?;
-    // Weights that cannot be had should not leave a folder behind.
+    // Unavailable weights must not leave a folder behind.
     let fresh = starting::model(recipe, &training_device(recipe, &device))?;
     let concepts = count_concepts(recipe, &*source, options.quiet)?;
     let reader = concept_reader(recipe, concepts.as_ref(), &tokenizer)?;
@@ -65,7 +65,7 @@ pub fn start_in(recipe: &Recipe, place: &NewRun, options: &Options) -> Result<Pa
     .train()
 }
 
-/// Goes on with a run from its newest checkpoint.
+/// Continues a run from its newest checkpoint.
 pub fn resume(folder: &Path, options: &Options) -> Result<PathBuf, TrainError> {
     let (run, own) = RunFolder::open_to_train(folder)?;
     let resumed = resuming::recipe(&run, own, &options.asked)?;
@@ -87,7 +87,7 @@ pub fn resume(folder: &Path, options: &Options) -> Result<PathBuf, TrainError> {
     check_dtype(&recipe, &device, choice)?;
     let source = unimo_data::open(&recipe.data)?;
     let saved = run.join("tokenizer.json");
-    // A run killed before it had saved its tokenizer makes the same one again.
+    // A run killed before it saved its tokenizer makes the same one again.
     let tokenizer = if saved.is_file() {
         TextTokenizer::load(&saved, false)?
     } else {

@@ -1,4 +1,4 @@
-//! `unimo data`, as it is called from a shell.
+//! `unimo data`, called as from a shell.
 
 use std::fs;
 use std::path::Path;
@@ -24,7 +24,7 @@ fn picture(path: &Path, shade: u8) {
         .unwrap();
 }
 
-/// Pictures `0.png` to `9.png` and a list that spells their splits in the field's ways; of one picture there are two files.
+/// Images `0.png` to `9.png` and a list that spells their splits in the usual ways; one image has two files.
 fn list(folder: &Path) {
     let mut rows = String::new();
     let splits = [
@@ -40,7 +40,7 @@ fn list(folder: &Path) {
         "extra",
     ];
     for (number, split) in (0u8..).zip(splits) {
-        // The last picture of the test split is one that is trained on.
+        // The last image of the test split is also trained on.
         let shade = if number == 8 { 0 } else { number };
         picture(&folder.join(format!("{number}.png")), 20 * shade);
         rows += &format!(
@@ -85,7 +85,7 @@ fn verify_finds_leaks_between_three_splits_and_its_clean_list_is_read_again() {
     );
     assert!(text(&dropped.stdout).contains("8 samples in less.jsonl"));
 
-    // A recipe's own columns are read from the clean list, and so are the usual ones.
+    // The clean list can be read by a recipe's own column names and by the usual ones.
     let renamed = fs::read_to_string(folder.path().join("list.jsonl")).unwrap();
     let renamed = renamed
         .replace("\"caption\":", "\"alt\":")
@@ -212,6 +212,6 @@ fn a_closed_pipe_ends_quietly() {
         .output()
         .unwrap();
     assert_eq!(text(&output.stderr), "");
-    // As a shell says of a program that SIGPIPE ended.
+    // A shell's exit code for a program that SIGPIPE ended.
     assert_eq!(output.status.code(), Some(141));
 }

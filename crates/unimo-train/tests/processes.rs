@@ -1,4 +1,4 @@
-//! What needs processes of their own: signals, a second process on a run, a full disk.
+//! Tests that need separate processes: signals, a second process on a run, a full disk.
 
 #![cfg(all(unix, feature = "flex"))]
 
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use unimo_train::checkpoint;
 use unimo_train::interrupt::EXIT_CODE;
 
-/// Longer than anything here takes on a machine that does much else: only so that a test that fails ends.
+/// Longer than anything here takes on a busy machine, so that a failing test ends.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A run that takes a second or two.
@@ -60,11 +60,11 @@ fn spawn(mut command: Command) -> Child {
 
 fn signal(child: &Child, name: &str) {
     let line = format!("kill -{name} {}", child.id());
-    // It may have ended meanwhile, which the test then sees.
+    // The process may have ended meanwhile, which the test then sees.
     let _ = Command::new("sh").args(["-c", &line]).status().unwrap();
 }
 
-/// Waits for something that a process does.
+/// Waits for an effect of a process.
 #[track_caller]
 fn until(child: &mut Child, what: &str, mut seen: impl FnMut() -> bool) {
     let began = Instant::now();
@@ -89,7 +89,7 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Hidden files and what else is no file of a run.
+/// Hidden files and other files that do not belong to a run.
 fn left_over(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
@@ -139,7 +139,7 @@ fn a_signal_saves_after_the_step_and_says_how_to_go_on() {
 fn a_signal_does_not_wait_for_an_evaluation() {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("run");
-    // 600 pictures with every caption: minutes.
+    // 600 images with every caption: minutes.
     let long = [
         "train.steps=2",
         "data.scenes.val=600",
@@ -161,7 +161,7 @@ fn a_signal_does_not_wait_for_an_evaluation() {
     assert!(resume(&run).output().unwrap().status.success());
 }
 
-/// Whether a process handles SIGTERM by itself, as Linux says of it.
+/// Whether a process handles SIGTERM itself, as Linux reports it.
 #[cfg(target_os = "linux")]
 fn handles(status: &str) -> bool {
     const TERM: u64 = 1 << (15 - 1);
@@ -175,7 +175,7 @@ fn handles(status: &str) -> bool {
 fn a_second_signal_ends_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("run");
-    // One step that takes as long as all others of a day.
+    // One step that takes longer than the test runs.
     let long = ["train.steps=100000", "train.accumulation=1000000"];
     let mut child = spawn(start(&run, &long));
     let process = child.id();
@@ -183,7 +183,7 @@ fn a_second_signal_ends_at_once() {
         let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
         handles(&status)
     });
-    // Two that come at once are one.
+    // Two signals at once count as one.
     let began = Instant::now();
     while child.try_wait().unwrap().is_none() {
         assert!(began.elapsed() < PATIENCE, "it goes on");
@@ -212,7 +212,7 @@ fn a_run_has_one_process_and_frees_it_when_killed() {
         let clear = text.contains("another process") && text.contains(&child.id().to_string());
         assert!(clear || text.contains("holds a run already"), "{text}");
     }
-    // To look is allowed.
+    // Reading the run is allowed.
     let report = unimo().arg("report").arg(&run).output().unwrap();
     assert!(report.status.success(), "{}", said(&report));
     child.kill().unwrap();
@@ -240,7 +240,7 @@ fn a_full_disk_is_a_clear_error_and_leaves_what_was_there() {
     );
     let whole = fs::read(checkpoint::path(&run.join("checkpoints"), 2)).unwrap();
 
-    // Files may be of half the size of a checkpoint; the signal that would come with it is ignored, as on a full disk.
+    // Files may have half the size of a checkpoint. The signal that would follow is ignored, as on a full disk.
     let limited = |part: usize, command: &Command| {
         let blocks = whole.len() / part / 512;
         let line = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"");
@@ -269,10 +269,10 @@ fn a_full_disk_is_a_clear_error_and_leaves_what_was_there() {
     assert!(resume(&run).output().unwrap().status.success());
     assert_eq!(steps(&run), [2, 4]);
 
-    // An export beside it: nothing half-written, and nothing that looks like a model.
+    // An export next to it: nothing half-written, and nothing that looks like a model.
     let out = folder.path().join("model");
     let mut export = unimo();
-    // The model alone is a third of it: the optimiser's moments are the rest.
+    // The model alone is a third of a checkpoint; the optimiser's moments are the rest.
     let output = limited(8, export.arg("export").arg(&run).arg("--out").arg(&out));
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     assert!(!out.join("config.json").exists() && !out.join("model.safetensors").exists());

@@ -1,11 +1,11 @@
-//! What a step of a size takes: parameters and multiply-adds.
+//! The work of a step at a size: parameters and multiply-adds.
 
 use unimo_batch::Images;
 use unimo_train::sizes::{Family, Size, backbone, dictionary, max_positions};
 
 use super::{HIDDEN, concepts};
 
-/// Numbers in UNIMO-3 or METER of a size, heads included.
+/// Number of parameters of UNIMO-3 or METER at a size, including the heads.
 pub fn parameter_count(size: &Size, family: Family) -> u64 {
     let n = |value: usize| value as u64;
     let (d, ffn, vocabulary) = (n(size.width), n(size.feed_forward), n(size.vocabulary));
@@ -35,8 +35,8 @@ pub fn parameter_count(size: &Size, family: Family) -> u64 {
     text + image + fusion + mlm + itm
 }
 
-/// Multiply-adds of all matrix products of a step times 2; the backward pass counts as twice the forward pass. Of UNIMO-2 and MVP
-/// without the small ones of contrast and grounding.
+/// Twice the multiply-adds of all matrix products of a step; the backward pass counts as twice the forward pass. For UNIMO-2 and
+/// MVP the small products of contrast and grounding are not counted.
 pub fn flops(size: &Size, family: Family, batch: usize, train: bool) -> u64 {
     let n = |value: usize| value as u64;
     let (d, ffn, vocabulary) = (n(size.width), n(size.feed_forward), n(size.vocabulary));
@@ -45,7 +45,7 @@ pub fn flops(size: &Size, family: Family, batch: usize, train: bool) -> u64 {
     let image = grid * grid + 1;
     let patch = n(Images::CHANNELS * size.patch_size * size.patch_size);
     let block = |length: u64| 2 * length * (4 * d * d + 2 * d * ffn) + 4 * length * length * d;
-    // In-layer and cross-layer attention cost the same: levels are mixed before they are attended to.
+    // In-layer and cross-layer attention cost the same: levels are mixed before the attention.
     let attentions = match family {
         Family::Unimo3 => 2,
         _ => 1,
@@ -59,11 +59,11 @@ pub fn flops(size: &Size, family: Family, batch: usize, train: bool) -> u64 {
         let (codes, tokens) = dictionary(size);
         let (codes, tokens) = (n(codes), n(tokens));
         let (_, tags) = concepts(size);
-        // Pairs that are fused, and the length of their sequence.
+        // Number of fused pairs, and the length of their sequence.
         let (pairs, length, tags) = match family {
-            // Masked ones, and half right, half wrong ones.
+            // Masked pairs, and pairs of which half are wrong.
             Family::Unimo2 => (2, image + tokens + text, 0),
-            // Masked ones, right ones, and two kinds of wrong ones.
+            // Masked pairs, true pairs, and two kinds of wrong pairs.
             _ => (4, image - 1 + text, n(tags) + 2),
         };
         let choice = match family {

@@ -1,4 +1,4 @@
-//! Masked grounded tokens: predict which codes the hidden ones of a sample's grounded tokens are.
+//! Masked grounded tokens: some of a sample's grounded tokens are hidden, and their codes are predicted.
 //!
 //! Source: UNIMO-2's release (off by default there): 15% of the grounded tokens are hidden; the decoder is the codebook.
 //!
@@ -27,7 +27,7 @@ use crate::tied::TiedHead;
 pub struct CodesConfig {
     /// Factor of the loss in the sum.
     pub weight: f64,
-    /// Share of a sample's grounded tokens that are hidden, at least one of them; 0.15 in UNIMO-2.
+    /// Share of a sample's grounded tokens that are hidden (at least one token); 0.15 in UNIMO-2.
     pub rate: f64,
 }
 
@@ -75,11 +75,11 @@ impl ObjectiveConfig for CodesConfig {
 /// The head of masked grounded tokens.
 #[derive(Module, Debug)]
 pub struct Codes {
-    /// Over the codebook.
+    /// The head, whose decoder is the codebook.
     pub head: TiedHead,
     /// `K`.
     pub tokens: usize,
-    /// What it was made from.
+    /// The configuration that it was made from.
     #[module(skip)]
     pub config: CodesConfig,
 }
@@ -125,7 +125,7 @@ impl Objective for Codes {
             .filter(|(_, (hidden, padding))| **hidden && !**padding)
             .map(|(at, _)| (at as i32, all[at] as i32))
             .unzip();
-        // The codebook learns from its own losses; through this one it could make every code alike.
+        // The codebook learns from its own losses; through this one it could make all codes equal.
         let table = quantiser.codebook.val().detach();
         Outcome::of_positions(grounded.states.clone(), hidden, |states| {
             self.head.logits(states, table)

@@ -1,12 +1,11 @@
-//! Image-text contrast: a caption is nearer to its image than to the batch's other images, and the reverse.
+//! Image-text contrast: a caption is nearer to its image than to the batch's other images, and vice versa.
 //!
-//! Source: ALBEF (Li et al. 2021), section 3.2: 256-d projections of the class tokens, learnable temperature clamped to
-//! [0.001, 0.5]; optionally the teacher's features in a queue, and its soft targets (section 3.3). The
-//! temperature is learned as CLIP's logit scale, `ln(1 / temperature)`: its gradient has the size of the others'.
-//! Samples that show the same picture are left out of each other's sums, in the batch and in the queue; soft targets give them
-//! nothing. Texts that do not describe their picture have no part.
-//! [`Views::Three`] is `BridgeTowerForContrastiveLearning` of Hugging Face. UNIMO-2's CMCL has no projection, MVP's VSC one
-//! without a bias.
+//! Source: ALBEF (Li et al. 2021), section 3.2: 256-d projections of the class tokens, learnable temperature clamped to [0.001,
+//! 0.5]; optionally the teacher's features in a queue, and its soft targets (section 3.3). The temperature is learned as CLIP's
+//! logit scale, `ln(1 / temperature)`, so that its gradient has the size of the others'. Samples that show the same image are left
+//! out of each other's sums, in the batch and in the queue; soft targets give them nothing. Texts that do not describe their image
+//! take no part. [`Views::Three`] is `BridgeTowerForContrastiveLearning` of Hugging Face. UNIMO-2's CMCL has no projection; MVP's
+//! VSC has one without a bias.
 //!
 //! Shape legend: `B` samples, `E` width of the common space, `Q` queue length.
 
@@ -36,18 +35,17 @@ use crate::queue::Queue;
 use crate::request::{By, ImageForm, ImageKind, Request, Samples, TextForm, TextKind};
 use crate::{NEEDS_TWO_STREAMS, is_default, single_precision, temperature};
 
-/// What is contrasted.
+/// Which features are contrasted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Views {
     /// Texts with images, each after its own encoder, in both directions (ALBEF).
     Two,
-    /// Texts with images as the cross-modal encoder takes them, and both with the fused pairs, in one direction each
-    /// (BridgeTower).
+    /// Texts with images as the cross-modal encoder reads them, and both with the fused pairs, in one direction each (BridgeTower).
     Three,
 }
 
-/// What stands between a class token and the common space.
+/// The layer between a class token and the common space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Projection {
@@ -56,22 +54,22 @@ pub enum Projection {
     Linear,
     /// A linear layer without a bias (MVP).
     LinearNoBias,
-    /// Nothing (UNIMO-2).
+    /// No layer (UNIMO-2).
     None,
 }
 
-/// What is brought to length 1.
+/// Which features are scaled to length 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Normalised {
     /// Texts and images.
     #[default]
     Both,
-    /// Images alone: a quirk of UNIMO-2's release, for parity with it.
+    /// Images alone: a quirk of UNIMO-2's release, kept for parity with it.
     Images,
 }
 
-/// Names of this head in BridgeTower.
+/// Names of this head's parameters in BridgeTower.
 pub const PUBLIC_NAMES: &[Rule] = &[
     rule("text_projection", "itc_text_head.fc", Form::Linear),
     rule("image_projection", "itc_image_head.fc", Form::Linear),
@@ -85,21 +83,21 @@ pub const PUBLIC_NAMES: &[Rule] = &[
 pub struct ItcConfig {
     /// Factor of the loss in the sum.
     pub weight: f64,
-    /// What is contrasted.
+    /// Which features are contrasted.
     pub views: Views,
     /// `E`.
     pub width: usize,
-    /// Starting temperature; similarities are divided by it.
+    /// Initial temperature; similarities are divided by it.
     pub temperature: f64,
-    /// The temperature is kept within these.
+    /// Lowest and highest temperature.
     pub temperature_range: [f64; 2],
-    /// What stands between a class token and the common space.
+    /// The layer between a class token and the common space.
     #[serde(default, skip_serializing_if = "is_default")]
     pub projection: Projection,
-    /// What is brought to length 1.
+    /// Which features are scaled to length 1.
     #[serde(default, skip_serializing_if = "is_default")]
     pub normalised: Normalised,
-    /// The teacher's features of past batches, and its soft targets; it takes a `[teacher]`.
+    /// The teacher's features of past batches, and its soft targets; it needs a `[teacher]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub momentum: Option<MomentumConfig>,
 }
@@ -224,22 +222,22 @@ impl ObjectiveConfig for ItcConfig {
 /// The head of image-text contrast.
 #[derive(Module, Debug)]
 pub struct Itc {
-    /// Text width to `E`.
+    /// Projection from the text width to `E`.
     pub text_projection: Option<Linear>,
-    /// Image width to `E`.
+    /// Projection from the image width to `E`.
     pub image_projection: Option<Linear>,
-    /// Pair width to `E`, with three views.
+    /// Projection from the pair width to `E`, with three views.
     pub cross_projection: Option<Linear>,
     /// `[1]`: similarities are multiplied by its exponential.
     pub logit_scale: Param<Tensor<1>>,
-    /// What the teacher's features go through, and those of past batches.
+    /// The teacher's copies of the projections, and its features of past batches.
     pub momentum: Option<Momentum>,
-    /// What it was made from.
+    /// The configuration that it was made from.
     #[module(skip)]
     pub config: ItcConfig,
 }
 
-/// The part of this head that the teacher uses: it moves as the teacher does and tracks no gradient.
+/// The teacher's part of this head: it follows the head as the teacher follows the encoders, and tracks no gradient.
 #[derive(Module, Debug)]
 pub struct Momentum {
     /// Copy of the text projection.
@@ -251,7 +249,7 @@ pub struct Momentum {
 }
 
 impl Itc {
-    /// Images in the common space, each of length 1.
+    /// Embeds images in the common space, each with length 1.
     ///
     /// # Shapes
     ///
@@ -264,7 +262,7 @@ impl Itc {
         embed(self.image_projection.as_ref(), class, true)
     }
 
-    /// Fused pairs in the common space, each of length 1; none with two views.
+    /// Embeds fused pairs in the common space, each with length 1; `None` with two views.
     ///
     /// # Shapes
     ///
@@ -276,12 +274,12 @@ impl Itc {
         Some(embed(Some(projection), fusion.pool(fused), true))
     }
 
-    /// What similarities are multiplied by, `[1, 1]`.
+    /// Factor of the similarities, `[1, 1]`.
     pub fn scale(&self) -> Tensor<2> {
         temperature::scale(&self.logit_scale)
     }
 
-    /// Texts in the common space, each of length 1 unless [`Normalised::Images`] says otherwise.
+    /// Embeds texts in the common space, each with length 1 unless [`Normalised::Images`] says otherwise.
     ///
     /// # Shapes
     ///
@@ -380,7 +378,7 @@ impl Contrast for Itc {
     }
 }
 
-/// Captions and images as one of the models reads them.
+/// Plain captions and images as one of the models has read them.
 fn plain(context: &Context<'_>, by: By) -> (TextFeatures, ImageFeatures) {
     let encoded = context.encoded;
     encoded
@@ -390,7 +388,7 @@ fn plain(context: &Context<'_>, by: By) -> (TextFeatures, ImageFeatures) {
 }
 
 impl Itc {
-    /// The loss over the samples and the features of past ones.
+    /// The loss over the samples and the queue's features.
     fn with_queue(
         &self,
         momentum: &Momentum,

@@ -36,20 +36,20 @@ pub use crate::partners::Negatives;
 use crate::request::{ImageForm, Request, Samples, TextForm};
 use crate::{NEEDS_FUSION, NEEDS_TWO_STREAMS, is_default, single_precision};
 
-/// How many pairs of each kind.
+/// Which pairs are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Layout {
-    /// METER: a random half of the captions keeps its image, the others get another one.
+    /// METER: a random half of the captions keeps its image, the others get a wrong one.
     Half,
     /// ALBEF: every true pair, every caption with a wrong image, every image with a wrong caption.
     OneToTwo,
-    /// MVP: every true pair; a random half of the captions with a wrong image, the images of the others with a wrong caption.
+    /// MVP: every true pair; a random half of the captions with a wrong image; the other samples' images with a wrong caption.
     OneToOne,
 }
 
 impl Layout {
-    /// Pairs for every sample of a batch.
+    /// Pairs per sample of a batch.
     pub fn pairs_per_sample(self) -> f64 {
         match self {
             Self::Half => 1.0,
@@ -59,11 +59,11 @@ impl Layout {
     }
 }
 
-/// What the classifier sees of a fused pair.
+/// What the classifier reads of a fused pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Head {
-    /// The summaries of both streams of a cross-modal encoder of two streams.
+    /// The pooled text and the pooled image of a dual-stream cross-modal encoder.
     #[default]
     Pair,
     /// The product of both class tokens.
@@ -78,11 +78,11 @@ pub enum Head {
 pub struct ItmConfig {
     /// Factor of the loss in the sum.
     pub weight: f64,
-    /// Where the wrong partner comes from.
+    /// Where wrong partners come from.
     pub negatives: Negatives,
-    /// How many pairs of each kind.
+    /// Which pairs are made.
     pub layout: Layout,
-    /// What the classifier sees.
+    /// What the classifier reads.
     #[serde(default, skip_serializing_if = "is_default")]
     pub head: Head,
 }
@@ -151,31 +151,31 @@ impl ObjectiveConfig for ItmConfig {
     }
 }
 
-/// Class 0: they do not belong together; class 1: they do.
+/// Number of classes. Class 0: the two do not belong together; class 1: they do.
 const CLASSES: usize = 2;
 const MATCHED: usize = 1;
 
-/// Names of this head in METER and BridgeTower.
+/// Names of this head's parameters in METER and BridgeTower.
 pub const PUBLIC_NAMES: &[Rule] = &[rule("classifier", "itm_score.fc", Form::Linear)];
 
 /// The head of image-text matching.
 #[derive(Module, Debug)]
 pub struct Itm {
-    /// `D -> D` of the text's class token.
+    /// `D -> D` for the text's class token.
     pub text: Option<Linear>,
-    /// `D -> D` of the image's class token.
+    /// `D -> D` for the image's class token.
     pub image: Option<Linear>,
     /// `2 D -> 2`, or `D -> 2`.
     pub classifier: Linear,
-    /// On the product.
+    /// Dropout on the product.
     pub dropout: Dropout,
-    /// What it was made from.
+    /// The configuration that it was made from.
     #[module(skip)]
     pub config: ItmConfig,
 }
 
 impl Itm {
-    /// Scores of "no" and "yes".
+    /// Logits of "no" and "yes".
     ///
     /// # Shapes
     ///
@@ -184,7 +184,7 @@ impl Itm {
     ///
     /// # Panics
     ///
-    /// Panics if the head is [`Head::Pair`] and the cross-modal encoder has one stream.
+    /// Panics if the head is [`Head::Pair`] and the cross-modal encoder is single-stream.
     pub fn logits(&self, backbone: &Backbone, fused: &FusionOutput) -> Tensor<2> {
         let class = |x: &Tensor<3>| x.clone().narrow(1, 0, 1).squeeze_dim::<2>(1);
         let seen = match (&self.text, &self.image) {
@@ -204,7 +204,7 @@ impl Itm {
         self.classifier.forward(seen)
     }
 
-    /// How much more "yes" than "no", the score that ranks pairs.
+    /// The logit of "yes" minus that of "no": the score that ranks pairs.
     ///
     /// # Shapes
     ///
@@ -278,7 +278,7 @@ impl Objective for Itm {
 
     fn loss(&self, context: &Context<'_>, fused: &[Fused]) -> Outcome {
         let Some((pairs, fused)) = fused.first().and_then(Fused::some) else {
-            // No sample had a wrong partner and none was to keep its own.
+            // No sample had a wrong partner, and none was to keep its own.
             return Outcome::nothing(context.device);
         };
         let count = pairs.len();
@@ -363,13 +363,13 @@ mod tests {
             for i in 0..2 * n {
                 assert_eq!(pairs.matched[i], pairs.texts[i] == pairs.images[i]);
             }
-            // Half of the wrong pairs keep the image of their row, the others the text.
+            // Half of the wrong pairs keep the image of their row, the others keep the text.
             let images = (n..2 * n).filter(|&i| pairs.images[i] == i - n).count();
             assert_eq!(images, n / 2);
         }
     }
 
-    /// Two pairs, each four times: every wrong pair is of the other picture, and where there is no other one there is no wrong pair.
+    /// Two pairs, each four times: every wrong pair is of the other image. If all samples show one image, there is no wrong pair.
     #[test]
     fn one_picture_with_several_captions_is_no_negative_of_itself() {
         let mut rng = ChaCha8Rng::seed_from_u64(1);

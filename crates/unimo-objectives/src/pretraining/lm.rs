@@ -1,8 +1,8 @@
-//! Language modelling: predict every word of a caption from the picture and the words before it, or the second part of a text
-//! from its first.
+//! Language modelling: predict every word of a caption from the image and the words before it, or the second part of a text from
+//! its first part.
 //!
-//! Source: UNIMO-2 (Li et al. 2022): captioning and sequence-to-sequence with a prefix mask (UniLM, Dong et al. 2019). With a picture
-//! the prefix is the begin token alone; without one it is the first 10 to 50 per cent of the batch's longest text.
+//! Source: UNIMO-2 (Li et al. 2022): captioning and sequence-to-sequence with a prefix mask (UniLM, Dong et al. 2019). With an
+//! image the prefix is the begin token alone. Without one it is the first 10 to 50 per cent of the batch's longest text.
 //!
 //! Shape legend: `B` samples, `L` text length, `D` width, `M` predicted positions, `V` vocabulary.
 
@@ -29,7 +29,7 @@ use crate::{NEEDS_ONE_STREAM, is_default};
 pub struct LmConfig {
     /// Factor of the loss in the sum.
     pub weight: f64,
-    /// Whether it learns from texts without pictures too.
+    /// Whether it also learns from texts without images.
     #[serde(default, skip_serializing_if = "is_default")]
     pub texts_alone: bool,
 }
@@ -80,14 +80,14 @@ impl ObjectiveConfig for LmConfig {
 /// The head of language modelling.
 #[derive(Module, Debug)]
 pub struct Lm {
-    /// Over the word embedding.
+    /// The head, whose decoder is the word embedding.
     pub head: TiedHead,
-    /// What it was made from.
+    /// The configuration that it was made from.
     #[module(skip)]
     pub config: LmConfig,
 }
 
-/// Positions of `[B, L]` that predict their next word, and those words: from the last of the first `prefix` words on, which are given.
+/// Positions of `[B, L]` that predict their next word, and those words. The last of the `prefix` given words is the first position.
 fn next_words(texts: &Texts, prefix: usize) -> (Vec<i32>, Vec<i32>) {
     let first = prefix.max(1) - 1;
     let of_row = |(row, &real): (usize, &usize)| {
@@ -134,7 +134,7 @@ mod tests {
         let (positions, words) = next_words(&texts, 1);
         assert_eq!(positions, [0, 1, 2, 4, 5]);
         assert_eq!(words, [5, 6, 2, 7, 2]);
-        // The first two are given: from the second on, the next is predicted.
+        // The first two words are given: the second is the first that predicts its next word.
         let (positions, words) = next_words(&texts, 2);
         assert_eq!((positions, words), (vec![1, 2, 5], vec![6, 2, 2]));
     }

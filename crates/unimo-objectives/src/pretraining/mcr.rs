@@ -1,8 +1,8 @@
-//! Masked concept recovery: predict the hidden names of a picture's objects from the picture, and the hidden phrases of a caption
-//! from the caption, each within its own encoder.
+//! Masked concept recovery: predict the hidden names of an image's objects from the image, and the hidden phrases of a caption from
+//! the caption, each within its own encoder.
 //!
-//! Source: MVP (Li et al. 2022), section 3.3, stage 1. Decoders are the word embedding, whose rows concepts share with words or
-//! follow.
+//! Source: MVP (Li et al. 2022), section 3.3, stage 1. The decoders are the word embedding. A concept is a word of it or has a row
+//! after the words.
 //!
 //! Shape legend: `B` samples, `M` tag positions, `L` text length, `D` width, `V` words and concepts.
 
@@ -101,16 +101,16 @@ impl ObjectiveConfig for McrConfig {
 /// The heads of masked concept recovery.
 #[derive(Module, Debug)]
 pub struct Mcr {
-    /// Over the image encoder's tags.
+    /// The head on the image encoder's tags.
     pub tags: Option<TiedHead>,
-    /// Over the text encoder's phrases.
+    /// The head on the text encoder's phrases.
     pub phrases: Option<TiedHead>,
-    /// What it was made from.
+    /// The configuration that it was made from.
     #[module(skip)]
     pub config: McrConfig,
 }
 
-/// What a head makes of the positions that have a label.
+/// The loss of a head at the positions that have a label.
 ///
 /// # Shapes
 ///

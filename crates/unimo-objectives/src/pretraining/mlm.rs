@@ -1,7 +1,7 @@
 //! Masked language modelling: predict the hidden words from the rest and the image.
 //!
-//! Source: BERT, section 3.1; METER's head: dense, GELU, layer norm, decoder with a bias of its own. UNIMO-2 ties the decoder to
-//! the word embedding and learns from texts without pictures too.
+//! Source: BERT, section 3.1; METER's head: dense, GELU, layer norm, decoder with its own bias. UNIMO-2 ties the decoder to the
+//! word embedding and also learns from texts without images.
 //!
 //! Shape legend: `B` samples, `L` text length, `D` width, `M` masked positions, `V` vocabulary.
 
@@ -33,10 +33,10 @@ pub struct MlmConfig {
     pub weight: f64,
     /// How words are hidden.
     pub mask: MaskSpec,
-    /// Whether the decoder's matrix is the word embedding; the text encoder is then as wide as the cross-modal one.
+    /// Whether the decoder's matrix is the word embedding. The text encoder must then be as wide as the cross-modal encoder.
     #[serde(default, skip_serializing_if = "is_default")]
     pub tied: bool,
-    /// Whether it learns from texts without pictures too, which takes a cross-modal encoder of one stream.
+    /// Whether it also learns from texts without images, which needs a single-stream cross-modal encoder.
     #[serde(default, skip_serializing_if = "is_default")]
     pub texts_alone: bool,
 }
@@ -112,7 +112,7 @@ impl ObjectiveConfig for MlmConfig {
     }
 }
 
-/// Names of this head in METER and BridgeTower.
+/// Names of this head's parameters in METER and BridgeTower.
 pub const PUBLIC_NAMES: &[Rule] = &[
     rule("dense", "mlm_score.transform.dense", Form::Linear),
     rule("norm", "mlm_score.transform.LayerNorm", Form::Same),
@@ -120,7 +120,7 @@ pub const PUBLIC_NAMES: &[Rule] = &[
     rule("decoder", "mlm_score.decoder", Form::Linear),
 ];
 
-/// Names of this head in this project's PyTorch twin.
+/// Names of this head's parameters in this project's PyTorch twin.
 pub const TWIN_NAMES: &[Rule] = &[
     rule("dense", "mlm_score.transform.dense", Form::Linear),
     rule("norm", "mlm_score.transform.LayerNorm", Form::Same),
@@ -132,21 +132,21 @@ pub const TWIN_NAMES: &[Rule] = &[
 pub struct Mlm {
     /// `D -> D`.
     pub dense: Linear,
-    /// After the activation.
+    /// Layer norm after the activation.
     pub norm: LayerNorm,
-    /// `D -> V`; none where the word embedding serves.
+    /// `D -> V`; `None` if the word embedding is the decoder.
     pub decoder: Option<Linear>,
-    /// `[V]`, with the word embedding.
+    /// `[V]`, if the word embedding is the decoder.
     pub bias: Option<Param<Tensor<1>>>,
-    /// What it was made from.
+    /// The configuration that it was made from.
     #[module(skip)]
     pub config: MlmConfig,
-    /// Run the head on every position and drop what is not masked, as METER does: only for comparing speed.
+    /// Whether the head runs on every position and then drops those that are not masked, as METER does. Only for comparing speed.
     pub every_position: bool,
 }
 
 impl Mlm {
-    /// Scores of every word; `words` is the text encoder's embedding.
+    /// Logits over the vocabulary; `words` is the text encoder's embedding.
     ///
     /// # Shapes
     ///

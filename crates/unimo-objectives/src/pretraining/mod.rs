@@ -1,4 +1,4 @@
-//! Pre-training losses, one a file.
+//! Pre-training losses, one per file.
 
 pub mod codes;
 pub mod itc;

@@ -1,7 +1,7 @@
-//! Masked representation modelling: predict what the teacher makes of a whole pair, from the pair with words and patches hidden.
+//! Masked representation modelling: predict the teacher's states of a whole pair from the pair with words and patches hidden.
 //!
-//! Source: MAMO (Zhao et al. 2023): regression of the momentum model's fused states at masked positions, of both modalities, joint
-//! masking. The form is this project's reading, since there is no released code:
+//! Source: MAMO (Zhao et al. 2023): regression of the momentum model's fused states at masked positions, of both modalities, with
+//! joint masking. No code was released, so the form is this project's reading:
 //!
 //! ```text
 //! z = W2 GELU(W1 f(v~, t~))       y = LN0(f_teacher(v, t)), without a gradient
@@ -31,11 +31,11 @@ use crate::pairs::{Fused, Pairs};
 use crate::request::{By, ImageForm, ImageKind, Request, Samples, TextForm, TextKind};
 use crate::{NEEDS_FUSION, is_default, single_precision};
 
-/// How far a prediction is from its target, as a mean over the width.
+/// Distance of a prediction from its target, as a mean over the width.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Distance {
-    /// Squared below 1, linear above.
+    /// Squared below 1, linear above (smooth L1).
     #[default]
     SmoothL1,
     /// Squared.
@@ -48,11 +48,11 @@ pub enum Distance {
 pub struct MrmConfig {
     /// Factor of the loss in the sum.
     pub weight: f64,
-    /// How words are hidden; as `objectives.mlm.mask` where there is one. 25% in MAMO.
+    /// How words are hidden: as in `objectives.mlm.mask` if there is one. 25% in MAMO.
     pub mask: MaskSpec,
     /// How patches are hidden. 75% in MAMO.
     pub patches: PatchMaskSpec,
-    /// How far a prediction is from its target.
+    /// Distance of a prediction from its target.
     #[serde(default, skip_serializing_if = "is_default")]
     pub distance: Distance,
 }
@@ -111,12 +111,12 @@ impl ObjectiveConfig for MrmConfig {
 /// The heads of masked representation modelling.
 #[derive(Module, Debug)]
 pub struct Mrm {
-    /// At hidden words.
+    /// The predictor at hidden words.
     pub text: Predictor,
-    /// At hidden patches.
+    /// The predictor at hidden patches.
     pub image: Predictor,
     class_tokens: usize,
-    /// What it was made from.
+    /// The configuration that it was made from.
     #[module(skip)]
     pub config: MrmConfig,
 }
@@ -147,13 +147,13 @@ impl Predictor {
     }
 }
 
-/// Epsilon of the targets' norm.
+/// Epsilon of the targets' layer norm.
 const EPSILON: f64 = 1e-6;
 
-/// The spread of the targets over samples, which falls to 0 where the model gives everything the same representation.
+/// Name of the targets' spread over samples. It falls to 0 if the model gives all samples the same representation.
 pub const TARGET_SPREAD: &str = "target_spread";
 
-/// Mean 0 and variance 1 over the width.
+/// Scales to mean 0 and variance 1 over the width.
 ///
 /// # Shapes
 ///
@@ -186,7 +186,7 @@ impl Distance {
 }
 
 impl Mrm {
-    /// The loss at some positions; none where nothing is hidden.
+    /// The loss at these positions; `None` if nothing is hidden.
     ///
     /// # Shapes
     ///

@@ -1,8 +1,8 @@
-//! Visual contrast: a picture is nearer to another view of itself than to the batch's other pictures.
+//! Visual contrast: an image is nearer to another view of itself than to the batch's other images.
 //!
-//! Source: UNIMO-2 (Li et al. 2022), figure 2, names it for images without texts and gives no formula; this is SimCLR's (Chen et
-//! al. 2020) with the second views of all other pictures as negatives, in both directions, over a linear projection of the class
-//! token.
+//! Source: UNIMO-2 (Li et al. 2022), figure 2, names it for images without texts and gives no formula. This is SimCLR's (Chen et
+//! al. 2020), in both directions, over a linear projection of the class token. The negatives are the second views of all other
+//! images.
 //!
 //! Shape legend: `B` samples, `E` width of the common space.
 
@@ -34,11 +34,11 @@ pub struct ViewsConfig {
     pub weight: f64,
     /// `E`.
     pub width: usize,
-    /// Starting temperature; similarities are divided by it.
+    /// Initial temperature; similarities are divided by it.
     pub temperature: f64,
-    /// The temperature is kept within these.
+    /// Lowest and highest temperature.
     pub temperature_range: [f64; 2],
-    /// Whether it learns from pictures without texts alone (UNIMO-2), or from all.
+    /// Whether it learns only from images without texts (UNIMO-2), or from all images.
     pub images_alone: bool,
 }
 
@@ -84,11 +84,11 @@ impl ObjectiveConfig for ViewsConfig {
 /// The head of visual contrast.
 #[derive(Module, Debug)]
 pub struct Views {
-    /// Image width to `E`.
+    /// Projection from the image width to `E`.
     pub projection: Linear,
     /// `[1]`: similarities are multiplied by its exponential.
     pub logit_scale: Param<Tensor<1>>,
-    /// What it was made from.
+    /// The configuration that it was made from.
     #[module(skip)]
     pub config: ViewsConfig,
 }
@@ -120,7 +120,7 @@ impl Contrast for Views {
         let scores = first.matmul(second.transpose()) * temperature::scale(&self.logit_scale);
         let device = scores.device();
         let labels = ints((0..all.len() as i32).collect(), &device);
-        // The same for both directions, since "shows the same picture" is.
+        // One mask serves both directions, since "shows the same image" is symmetric.
         let scores = contrast::hide(scores, all.duplicates(&device).as_ref());
         let mut outcome = cross_entropies(vec![scores.clone(), scores.transpose()], &labels);
         outcome.without_negative = all.without_negative();

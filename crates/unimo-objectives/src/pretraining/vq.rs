@@ -1,4 +1,4 @@
-//! The grounded dictionary learns what its codes stand for, and states come nearer to the codes that they choose.
+//! The grounded dictionary: its codes move to the states that choose them, and the states move to those codes.
 //!
 //! Source: UNIMO-2 (Li et al. 2022), section 2.2: `L_vq = L_q + 0.25 L_e`; see [`unimo_encoders::quantiser`]. Both losses are means
 //! over all states, or tokens, of the batch.
@@ -62,7 +62,7 @@ impl Settings for VqConfig {
     }
 }
 
-/// Whether there is a dictionary to learn.
+/// Checks that there is a dictionary to learn.
 pub(crate) fn grounded(model: &BackboneConfig) -> Result<(), ConfigError> {
     ConfigError::unless(
         model.joint.as_ref().is_some_and(|j| j.grounding.is_some()),
@@ -83,10 +83,10 @@ impl ObjectiveConfig for VqConfig {
     }
 }
 
-/// The losses of the grounded dictionary; they have no weights of their own.
+/// The losses of the grounded dictionary, which have no weights of their own.
 #[derive(Module, Debug)]
 pub struct Vq {
-    /// What it was made from.
+    /// The configuration that it was made from.
     #[module(skip)]
     pub config: VqConfig,
 }
@@ -95,7 +95,7 @@ impl Vq {
     /// `L_q + commitment L_e`, `[1]`.
     pub fn of(&self, quantised: &Quantised, choice: Choice) -> Tensor<1> {
         let [rows, tokens, width] = quantised.tokens.dims();
-        // Where every state is padding, both sums are 0 and so are their means.
+        // If every state is padding, both sums and both means are 0.
         let states = quantised.states.clone().sum().clamp_min(1.0);
         let to_states = quantised.to_states.clone().sum() / (states.clone() * width as f64);
         let to_codes = quantised.to_codes.clone().sum();

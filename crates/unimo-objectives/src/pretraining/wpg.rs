@@ -1,4 +1,4 @@
-//! Weakly supervised phrase grounding: a caption's phrases are nearer to some region of its own picture than to any of another.
+//! Weakly supervised phrase grounding: a caption's phrases are nearer to a region of its own image than to any of another image.
 //!
 //! Source: MVP (Li et al. 2022), section 3.3. Over phrases `p` and regions (or patches) `r` of a pair, after the cross-modal encoder:
 //!
@@ -6,8 +6,8 @@
 //! c(p) = max_r cos(p, r)        s(T, I) = mean_p c(p)        L = mean_i max(0, margin + s(T_i, I_j) - s(T_i, I_i))
 //! ```
 //!
-//! with `I_j` another picture of the batch. The release takes one of the three nearest regions at random instead of the nearest.
-//! Samples without phrases have no part in the mean.
+//! with `I_j` another image of the batch. The release takes one of the three nearest regions at random instead of the nearest.
+//! Samples without phrases are left out of the mean.
 //!
 //! Shape legend: `B` pairs, `P` phrases, `R` regions, `D` width.
 
@@ -47,11 +47,11 @@ pub enum Region {
 pub struct WpgConfig {
     /// Factor of the loss in the sum.
     pub weight: f64,
-    /// By how much the own picture must be nearer; 0.2 in MVP.
+    /// By how much its own image must be nearer; 0.2 in MVP.
     pub margin: f64,
     /// Which region stands for a phrase.
     pub region: Region,
-    /// Where the other picture comes from.
+    /// Where the other image comes from.
     pub negatives: Negatives,
 }
 
@@ -102,20 +102,20 @@ impl ObjectiveConfig for WpgConfig {
     }
 }
 
-/// Weakly supervised phrase grounding; it has no weights of its own.
+/// Weakly supervised phrase grounding, which has no weights of its own.
 #[derive(Module, Debug)]
 pub struct Wpg {
-    /// How many of the first image positions are class tokens and no regions.
+    /// Number of leading image positions that are class tokens, not regions.
     pub class_tokens: usize,
-    /// What it was made from.
+    /// The configuration that it was made from.
     #[module(skip)]
     pub config: WpgConfig,
 }
 
-/// Below every cosine: what is no region is the nearest to nothing.
+/// A value below every cosine: a position that is not a region is never the nearest.
 const ABSENT: f64 = -2.0;
 
-/// How many regions the release draws from.
+/// Number of nearest regions that the release draws from.
 const DRAWN_FROM: usize = 3;
 
 /// Cosine of every phrase with every region.
@@ -133,8 +133,8 @@ pub fn cosines(phrases: Tensor<3>, regions: Tensor<3>) -> Tensor<3> {
     unit(phrases).matmul(unit(regions).transpose())
 }
 
-/// `s(T, I)` of each pair, 0 where it has no phrase. `ranks` says which of the nearest regions stands for a phrase, counted from
-/// 0; none: the nearest.
+/// `s(T, I)` of each pair, 0 if it has no phrase. `ranks` says which of the nearest regions stands for a phrase, counted from 0;
+/// with `None` it is the nearest.
 ///
 /// # Shapes
 ///
@@ -167,8 +167,8 @@ pub fn grounding(
     (chosen.sum_dim(1) / count).reshape([rows])
 }
 
-/// Which of the three nearest regions stands for each phrase, or of those that there are: `drawn` is uniform in `[0, 1)`, `real` the
-/// number of regions.
+/// Rank of the region that stands for each phrase: one of the three nearest, or fewer if there are fewer. `drawn` is uniform in
+/// `[0, 1)`; `real` is the number of regions.
 ///
 /// # Shapes
 ///
@@ -176,12 +176,12 @@ pub fn grounding(
 /// - output: `[B, P]`
 fn ranks(drawn: Tensor<2>, real: Tensor<2>) -> Tensor<2, Int> {
     let count = real.clamp(1.0, DRAWN_FROM as f64).expand(drawn.dims());
-    // A product may round up to its bound.
+    // Rounding may lift the product to its bound.
     let last = count.clone().sub_scalar(1.0);
     (drawn * count).floor().min_pair(last).int()
 }
 
-/// The loss of pairs that have phrases, and how many of them prefer their own picture.
+/// The loss of the pairs that have phrases, and how many of them prefer their own image.
 ///
 /// # Shapes
 ///
@@ -205,8 +205,8 @@ pub fn hinge(own: Tensor<1>, other: Tensor<1>, has_phrases: &[bool], margin: f64
     )
 }
 
-/// Where phrases stand in padded texts: `lengths` and phrases of each row give `[B, P]` positions, row-major over `[B, L]`, and
-/// which of them are none.
+/// Where phrases are in padded texts: from `lengths` and the number of phrases of each row, `[B, P]` positions, row-major over `[B,
+/// L]`, and which of them are absent.
 ///
 /// # Shapes
 ///
@@ -221,7 +221,7 @@ pub fn phrase_positions(
     let mut positions = Vec::with_capacity(lengths.len() * most);
     let mut absent = Vec::with_capacity(lengths.len() * most);
     for (row, (real, count)) in lengths.iter().zip(concepts).enumerate() {
-        // Right before the end token.
+        // The phrases are right before the end token.
         let first = real.saturating_sub(1 + count);
         for phrase in 0..most {
             let at = if phrase < *count { first + phrase } else { 0 };
@@ -238,7 +238,7 @@ impl Objective for Wpg {
         &self.config
     }
 
-    /// Every caption with its own picture, then each with another one.
+    /// Every caption with its own image, then each with another one.
     fn pairs(&self, encoded: &Encoded, rng: &mut ChaCha8Rng) -> Vec<Pairs> {
         let partners = &encoded.partners;
         let (mut own, mut other) = (Pairs::default(), Pairs::default());
@@ -260,7 +260,7 @@ impl Objective for Wpg {
 
     fn loss(&self, context: &Context<'_>, fused: &[Fused]) -> Outcome {
         let Some((pairs, fused)) = fused.first().and_then(Fused::some) else {
-            // No sample has another picture beside it.
+            // No sample has another image to be paired with.
             return Outcome::nothing(context.device);
         };
         let texts = context.texts();
@@ -295,10 +295,10 @@ impl Objective for Wpg {
         let regions = image.dims()[1] - first;
         let mut cosines = cosines(phrases, image.clone().narrow(1, first, regions));
         let padding = context.encoded.image_padding(&pairs.images);
-        // How many regions each pair's picture has.
+        // Number of regions of each pair's image.
         let mut real = None;
         if let Some((padding, of_pairs)) = padding {
-            // Its first position is the class token.
+            // The first position is the class token.
             let hidden = padding.select(ints(of_pairs, &device)).narrow(1, regions);
             let hidden = hidden.hidden();
             real = Some(hidden.clone().bool_not().int().sum_dim(1));
@@ -313,7 +313,7 @@ impl Objective for Wpg {
                     Some(real) => real.float().without_autodiff(),
                     None => Tensor::full([rows, 1], regions as f64, &plain),
                 };
-                // From the device's numbers, seeded at every step as dropout's are.
+                // Drawn on the device, whose generator is seeded at every step, as for dropout.
                 let uniform = Distribution::Uniform(0.0, 1.0);
                 Some(ranks(Tensor::random([rows, most], uniform, &plain), real))
             }

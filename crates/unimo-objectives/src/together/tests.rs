@@ -1,4 +1,4 @@
-//! Batches of a step against one large batch, in loss and gradients of every parameter.
+//! Compares the batches of a step with one large batch, in the loss and in the gradients of every parameter.
 
 use burn::optim::GradientsAccumulator;
 use unimo_batch::{Images, MaskSpec, MaskedTexts, Regions, TextRole, Texts};
@@ -23,12 +23,12 @@ use crate::pretraining::views::ViewsConfig;
 use crate::pretraining::wpg::{Region, WpgConfig};
 use crate::teacher::TeacherConfig;
 
-/// Sums of 32 samples in f32 in another order, of the largest gradient of a parameter.
+/// Tolerance for sums of 32 samples in f32 in another order, relative to the largest gradient of a parameter.
 const TOLERANCE: f64 = 1e-5;
-/// Gradients that are zero in exact arithmetic, such as those of keys' biases, are rounding errors: they are compared with this share
-/// of the largest gradient of all.
+/// Gradients that are zero in exact arithmetic, such as those of keys' biases, are rounding errors. They are compared relative to
+/// this share of the largest of all gradients.
 const FLOOR: f64 = 1e-2;
-/// Sums of a few numbers in f32.
+/// Tolerance for sums of a few numbers in f32.
 const SUM_TOLERANCE: f64 = 1e-5;
 
 const SAMPLES: usize = 32;
@@ -96,7 +96,7 @@ fn two_streams(dropout: f64) -> BackboneConfig {
     }
 }
 
-/// Tags beside regions, all of different numbers.
+/// Tags next to regions, with different numbers of each.
 fn one_stream() -> BackboneConfig {
     BackboneConfig {
         image: None,
@@ -166,12 +166,12 @@ fn views() -> ViewsConfig {
     }
 }
 
-/// A number in [-1, 1] of its own for each pair.
+/// A number in [-1, 1] that is different for each pair.
 fn number(sample: usize, at: usize) -> f32 {
     ((sample * 7919 + at * 10_473 + sample * at * 31) % 1009) as f32 / 504.0 - 1.0
 }
 
-/// These samples as a batch, padded to the longest of them. Texts have 1 to 4 words and 1 or 2 phrases.
+/// These samples as a batch, padded to the longest text. Texts have 1 to 4 words and 1 or 2 phrases.
 fn batch(samples: Range<usize>) -> Batch {
     let words = |i: usize| 1 + i * 5 % 4;
     let phrases = |i: usize| 1 + i * 3 % 2;
@@ -196,7 +196,7 @@ fn batch(samples: Range<usize>) -> Batch {
         let words = words.chain(phrases);
         [0].into_iter().chain(words).chain([2]).collect()
     });
-    // The first word of each is hidden.
+    // The first word of each text is hidden.
     let mut masked = MaskedTexts {
         ids: texts.ids.clone(),
         labels: vec![MaskedTexts::IGNORE; texts.ids.len()],
@@ -225,7 +225,7 @@ fn batch(samples: Range<usize>) -> Batch {
     }
     tags.masked = Some(hidden);
     let pixels = |view: usize| {
-        // The numbers are within -1 to 1, which the levels are spread over.
+        // The numbers are within -1 to 1, spread over the levels.
         let level = |number: f32| ((number + 1.0) / 2.0 * 255.0).round() as u8;
         let of = move |i: usize| (0..3 * 8 * 8).map(move |at| level(number(i + 100 * view, at)));
         samples.clone().flat_map(of).collect::<Vec<u8>>()
@@ -273,7 +273,7 @@ fn batches(change: &dyn Fn(&mut Batch, Range<usize>)) -> (Batch, Vec<Batch>) {
     (changed(0..SAMPLES), parts.collect())
 }
 
-/// Loss and gradients by name, of both heads and encoders, and what is carried on.
+/// Loss, gradients by name of both heads and encoders, and carries.
 struct Ran {
     loss: f64,
     gradients: BTreeMap<String, Vec<f64>>,
@@ -348,7 +348,7 @@ fn run(model: &BackboneConfig, config: &ObjectivesConfig, batches: &[Batch]) -> 
     }
 }
 
-/// Asserts that all parts together do what one large batch does.
+/// Asserts that all parts together give what one large batch gives.
 fn same(
     name: &str,
     model: &BackboneConfig,
@@ -384,7 +384,7 @@ fn same(
             "{name}, {parameter}: off by {error} of {scale}"
         );
     }
-    // What goes into a queue is in the order of the samples, once.
+    // A queue gets each sample once, in order.
     assert_eq!(large.carries.len(), parts.carries.len(), "{name}");
     for (a, b) in large.carries.iter().zip(&parts.carries) {
         assert_eq!(a.len(), b.len());
@@ -418,13 +418,13 @@ fn contrasts_over_parts_are_those_over_one_batch() {
     same("views", &two_streams(0.0), &both, &unchanged);
 }
 
-/// One picture in several parts, and texts that are no captions.
+/// One image in several parts, and texts that are not captions.
 #[test]
 fn samples_without_a_part_have_none_in_parts_either() {
     let change = |batch: &mut Batch, samples: Range<usize>| {
         batch.pictures = samples.clone().map(|i| (i % 20) as u64).collect();
         let role = |i: usize| match i % 5 {
-            // All samples but one of the third part.
+            // All but one sample of the third part.
             _ if (8..11).contains(&i) => TextRole::Question,
             3 => TextRole::Statement { holds: false },
             _ => TextRole::Describes,
@@ -447,8 +447,8 @@ fn samples_without_a_part_have_none_in_parts_either() {
     }
 }
 
-/// Wrong partners are the nearest of all parts, with gradients through the encoders that made them. Texts, regions and tags have other
-/// lengths in each part.
+/// Wrong partners are the most similar samples of all parts, with gradients through the encoders. Texts, regions and tags have
+/// different lengths in each part.
 #[test]
 fn hard_negatives_come_from_all_parts() {
     let change = |batch: &mut Batch, samples: Range<usize>| {
@@ -488,8 +488,8 @@ fn hard_negatives_come_from_all_parts() {
     same("one stream", &one_stream(), &config, &change);
 }
 
-/// Both passes make the same features to the last bit, dropout included: of two dozen features a single other bit would show. This is
-/// the only test of this file that draws from the device, whose numbers a process has once.
+/// Both passes make the same features to the last bit, dropout included: one different bit in two dozen features would fail. This
+/// is the only test of this file that draws from the device, whose generator is shared by the process.
 #[test]
 fn both_passes_draw_the_same() {
     let device = Device::flex().autodiff();
@@ -549,14 +549,14 @@ fn both_passes_draw_the_same() {
             for name in names {
                 let own = bits(&collected.parts[batch].features, name);
                 assert_eq!(own, bits(again, name), "{key}, {name}");
-                // Without the seed they are others.
+                // Without the seed they differ.
                 assert_ne!(own, bits(other, name), "{key}, {name}");
             }
         }
     }
 }
 
-/// Where nothing is contrasted over several batches, nothing is gone through twice.
+/// If nothing is contrasted over several batches, no batch is gone through twice.
 #[test]
 fn one_batch_is_gone_through_once() {
     let device = Device::flex().autodiff();
@@ -584,8 +584,8 @@ fn one_batch_is_gone_through_once() {
     assert_eq!(none.skipped, ["itc"]);
 }
 
-/// Of four batches two lack texts and one has no picture: what runs on some of them is a mean over those, and the sum of all is that
-/// of the recipe's weights.
+/// Two of four batches lack texts and one has no image. An objective's loss is the mean over the batches that it runs on, and the
+/// sum of all has the recipe's weights.
 #[test]
 fn weights_are_the_recipes_whatever_a_batch_lacks() {
     let device = Device::flex().autodiff();
@@ -622,7 +622,7 @@ fn weights_are_the_recipes_whatever_a_batch_lacks() {
         without_pictures,
     ];
     let draws = Draws::new(1);
-    // Without contrasts, whose part in a batch's sum stands for their gradient alone.
+    // Without contrasts: in a batch's sum they stand only for their gradient.
     let plain = |key: &str| key == "mlm" || key == "itm";
     let mut together = heads.together(&plain, &backbone, &parts, &device);
     assert!(together.contrast().is_none());
@@ -641,7 +641,7 @@ fn weights_are_the_recipes_whatever_a_batch_lacks() {
         "{sum} {weighted}"
     );
 
-    // Contrasts of each kind go over the batches that have what they need.
+    // Contrasts of each kind use the batches that have their inputs.
     let mut together = heads.together(&|_| true, &backbone, &parts, &device);
     let over = together.contrast().unwrap();
     let reports: Vec<_> = over

@@ -1,4 +1,4 @@
-//! `unimo embed`: pictures and texts in the common space, to a file.
+//! `unimo embed`: writes embeddings of images and texts in the common space to a file.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,39 +19,39 @@ use crate::progress::Progress;
 pub struct EmbedArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// Pictures: a file, a folder with all folders in it, or a list (JSON lines, CSV, TSV).
+    /// Images: a file, a folder with all its subfolders, or a list (JSON lines, CSV, TSV).
     #[arg(long, value_name = "PATH", required_unless_present = "texts")]
     images: Option<PathBuf>,
-    /// Texts: a .txt file with one a line, or a list.
+    /// Texts: a .txt file with one text per line, or a list.
     #[arg(long, value_name = "FILE")]
     texts: Option<PathBuf>,
-    /// Of a text or image encoder alone, what becomes its vector: `class`, the state of the first token, or `mean`, that of all tokens
-    /// or patches; default: as 1_Pooling/config.json of sentence-transformers says, else class.
+    /// How a text or image encoder alone makes one vector: `class`, the state of the first token, or `mean`, the mean over all
+    /// tokens or patches; default: as 1_Pooling/config.json of sentence-transformers says, else class.
     #[arg(long, value_name = "HOW", value_parser = Pooling::parse)]
     pooling: Option<Pooling>,
     #[command(flatten)]
     columns: ColumnArgs,
     /// NAME.safetensors with `images`, `texts` and their ids in its notes; or NAME.npy, which becomes NAME.images.npy and
-    /// NAME.texts.npy with NAME.images.txt and NAME.texts.txt beside them, one id a line.
+    /// NAME.texts.npy, with the ids in NAME.images.txt and NAME.texts.txt, one per line.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
 }
 
-/// Rows of a common space with what they stand for.
+/// Rows of a common space, with the name of each.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Embedded {
-    /// Names of pictures, or texts.
+    /// Names of images, or texts.
     pub ids: Vec<String>,
     /// `E`.
     pub width: usize,
-    /// `[N, E]`, rows of length 1.
+    /// `[N, E]`, each row of length 1.
     pub values: Vec<f32>,
-    /// What could not be used, with its reason.
+    /// Inputs that could not be used, with their reasons.
     pub skipped: Vec<(String, String)>,
 }
 
 impl Embedded {
-    /// A row.
+    /// The row with this index.
     pub fn row(&self, index: usize) -> &[f32] {
         &self.values[index * self.width..(index + 1) * self.width]
     }
@@ -61,7 +61,7 @@ impl Embedded {
 ///
 /// # Errors
 ///
-/// The model, the pictures or the texts cannot be read, or the file cannot be written.
+/// The model, the images or the texts cannot be read, or the file cannot be written.
 pub fn run(args: &EmbedArgs) -> Result<(), TrainError> {
     let kind = args.out.extension().and_then(|e| e.to_str());
     let npy = match kind {
@@ -85,7 +85,7 @@ pub fn run(args: &EmbedArgs) -> Result<(), TrainError> {
         .transpose()?;
     let mut predictor = Predictor::open(&args.model)?;
     choose_pooling(&mut predictor, args.pooling)?;
-    // Before the first part is computed, in case that it is the second that cannot be.
+    // Checked before the first part is computed, since the second may be the one that fails.
     predictor.check_space()?;
     if pictures.is_some() {
         predictor.pictures()?;
@@ -122,7 +122,7 @@ pub fn run(args: &EmbedArgs) -> Result<(), TrainError> {
     write_safetensors(&args.out, &parts)
 }
 
-/// Encoders alone have no common space: what their vectors are is said.
+/// An encoder alone has no common space: prints what its vectors are.
 fn choose_pooling(predictor: &mut Predictor, asked: Option<Pooling>) -> Result<(), TrainError> {
     let alone = matches!(predictor.matcher, Matcher::Text(..) | Matcher::Image(_));
     if !alone {
@@ -147,7 +147,7 @@ fn choose_pooling(predictor: &mut Predictor, asked: Option<Pooling>) -> Result<(
     Ok(())
 }
 
-/// Pictures in the common space; those that cannot be read are set aside.
+/// Embeds images in the common space; those that cannot be read are set aside.
 ///
 /// # Errors
 ///
@@ -190,7 +190,7 @@ pub fn images(
     }
 }
 
-/// Texts in the common space.
+/// Embeds texts in the common space.
 ///
 /// # Errors
 ///
@@ -210,7 +210,7 @@ pub fn texts(predictor: &Predictor, texts: Vec<String>) -> Result<Embedded, Trai
     Ok(found)
 }
 
-/// Writes vectors and what they stand for; see `--out`.
+/// Writes vectors and their names; see `--out`.
 ///
 /// # Errors
 ///
@@ -233,7 +233,7 @@ pub fn write_safetensors(path: &Path, parts: &[(&str, Embedded)]) -> Result<(), 
     files::write_with(path, |out| weights::write_safetensors(out, tensors, &notes))
 }
 
-/// NumPy's format, version 1.0: a magic, a dictionary padded to 64 bytes, the values.
+/// Writes NumPy's format, version 1.0: a magic number, a dictionary padded to 64 bytes, the values.
 fn write_npy(path: &Path, embedded: &Embedded) -> Result<(), TrainError> {
     const ALIGNMENT: usize = 64;
     const MAGIC: &[u8] = b"\x93NUMPY\x01\x00";

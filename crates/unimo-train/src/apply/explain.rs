@@ -1,6 +1,6 @@
-//! `unimo explain`: where in the picture each word of a caption looks, and what makes the model say that they belong together.
+//! `unimo explain`: where each word of a caption looks in an image, and what makes the model say that they belong together.
 //!
-//! Two maps for every word, over the patches of the picture:
+//! Two maps per word, over the patches of the image:
 //!
 //! - attention: the weights of the text stream's attention to the image stream, mean over heads;
 //! - Grad-CAM (Selvaraju et al. 2017, as ALBEF, Li et al. 2021, takes it to attention): `A * max(0, dS/dA)`, mean over heads,
@@ -33,16 +33,16 @@ pub struct ExplainArgs {
     /// The model.
     #[command(flatten)]
     pub model: ModelArgs,
-    /// The picture.
+    /// The image.
     #[arg(long, value_name = "FILE")]
     pub image: PathBuf,
     /// The caption.
     #[arg(long)]
     pub text: String,
-    /// Write a page to look at here: the maps of all words, layer by layer, and the gates.
+    /// Write a page here: the maps of all words, layer by layer, and the gates.
     #[arg(long, value_name = "FILE", default_value = "explain.html")]
     pub html: PathBuf,
-    /// Write the maps of all words as one picture here, as SVG.
+    /// Write the maps of all words as one SVG image here.
     #[arg(long, value_name = "FILE.svg")]
     pub picture: Option<PathBuf>,
     /// Write all numbers here, as JSON.
@@ -50,26 +50,26 @@ pub struct ExplainArgs {
     pub json: Option<PathBuf>,
 }
 
-/// What a model looked at.
+/// Where a model looked.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Explanation {
-    /// The picture's path.
+    /// The image's path.
     pub image: String,
     /// The caption as the model read it.
     pub text: String,
     /// Probability of "they belong together", if the model has a matching head.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub probability: Option<f64>,
-    /// Patches along each side of the picture.
+    /// Number of patches along each side of the image.
     pub grid: usize,
-    /// The whole caption, the first position, which stands for it in the matching head, and each word.
+    /// The maps of the whole caption, of the first position (which the matching head reads for the caption), and of each word.
     pub parts: Vec<Part>,
-    /// The gates of the cross-layer attention, where there is any.
+    /// The gates of the cross-layer attention, if there is any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gates: Option<GatesRecord>,
 }
 
-/// What is explained.
+/// What a map explains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
@@ -81,28 +81,28 @@ pub enum Scope {
     Word,
 }
 
-/// One word's maps, or those of more positions.
+/// The maps of one word, or of several positions.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Part {
     /// The word.
     pub name: String,
-    /// What it is.
+    /// What it covers.
     pub scope: Scope,
     /// Its positions in the tokenized caption.
     pub positions: Vec<usize>,
-    /// Both maps over all layers: attention is their mean, Grad-CAM their sum.
+    /// Both maps over all layers: the mean of the attention, the sum of Grad-CAM.
     #[serde(flatten)]
     pub total: Maps,
-    /// Both maps of each attention between text and image.
+    /// Both maps of each text-to-image attention.
     pub layers: Vec<LayerMaps>,
 }
 
 /// The maps of one layer.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LayerMaps {
-    /// Counted from 1.
+    /// The layer, counted from 1.
     pub layer: usize,
-    /// Which of the layer's attentions it is.
+    /// The kind of attention.
     pub interaction: Interaction,
     /// Its maps.
     #[serde(flatten)]
@@ -113,18 +113,18 @@ pub struct LayerMaps {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Interaction {
-    /// Its state before the layer.
+    /// It reads the state before the layer.
     InLayer,
-    /// Several of its states, through the gate.
+    /// It reads several states, through the gate.
     CrossLayer,
 }
 
-/// Values over the picture's patches, row by row.
+/// Values over the image's patches, row by row.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Maps {
-    /// Attention weights, mean over the positions; what they lack of 1 went to the class tokens.
+    /// Mean attention weights over the positions; the rest of their sum of 1 is on the class tokens.
     pub attention: Vec<f32>,
-    /// Sum over the positions; none without a matching head.
+    /// Grad-CAM, as a sum over the positions; `None` without a matching head.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grad_cam: Option<Vec<f32>>,
 }
@@ -133,7 +133,7 @@ pub struct Maps {
 ///
 /// # Errors
 ///
-/// The model or the picture cannot be read, the model has no attention between text and image, or a file cannot be written.
+/// The model or the image cannot be read, the model has no attention between text and image, or a file cannot be written.
 pub fn run(args: &ExplainArgs) -> Result<(), TrainError> {
     if let Some(picture) = &args.picture
         && picture
@@ -171,7 +171,7 @@ pub fn run(args: &ExplainArgs) -> Result<(), TrainError> {
     Ok(())
 }
 
-/// The maps of every word of a caption over a picture.
+/// The maps of every word of a caption over an image.
 ///
 /// # Errors
 ///
@@ -226,7 +226,7 @@ pub fn explain(predictor: &Predictor, image: &Path, text: &str) -> Result<Explan
     })
 }
 
-/// A forward pass of the cross-modal encoder, and a backward pass to its attention weights.
+/// The results of a forward pass of the cross-modal encoder, and of a backward pass to its attention weights.
 struct Seen {
     fused: FusionOutput,
     /// Log-odds of "they belong together".
@@ -249,8 +249,8 @@ fn look(
             gradients: None,
         });
     };
-    // Gradients reach the attention weights of the cross-modal encoder and nothing else: all parameters are constants and
-    // what is below is without autodiff. Dropout is off, see `Predictor`.
+    // Gradients reach only the attention weights of the cross-modal encoder: all parameters are constants, and the layers below run
+    // without autodiff. Dropout is off, see `Predictor`.
     let backbone = model.backbone.clone().train().no_grad();
     let itm = itm.clone().train().no_grad();
     let tracked = |states: &[Tensor<3>]| -> Vec<Tensor<3>> {
@@ -276,17 +276,17 @@ fn look(
     })
 }
 
-/// One attention of the text stream to the image stream, mean over heads.
+/// One attention of the text stream to the image stream, as a mean over heads.
 struct Read {
     layer: usize,
     interaction: Interaction,
-    /// Its part in the mean over layers.
+    /// Its share in the mean over layers.
     share: f32,
-    /// Class tokens before the patches.
+    /// Number of class tokens before the patches.
     class_tokens: usize,
-    /// Per text position, weights over the image positions.
+    /// Weights over the image positions, per text position.
     attention: Vec<Vec<f32>>,
-    /// Per text position, Grad-CAM over the image positions.
+    /// Grad-CAM over the image positions, per text position.
     grad_cam: Option<Vec<Vec<f32>>>,
 }
 
@@ -365,7 +365,7 @@ fn reads(seen: &Seen, class_tokens: usize) -> Vec<Read> {
     reads
 }
 
-/// Mean over the heads; several levels are added up, their weights by the gates (their gradients know of them).
+/// Mean over the heads. Several levels are added: their weights are multiplied by the gates, which their gradients already contain.
 ///
 /// # Shapes
 ///
@@ -390,7 +390,7 @@ fn merge(
             None => of_level,
             Some(sum) => sum + of_level,
         });
-        // A score that does not depend on a layer's attention has the gradient zero.
+        // A score that does not depend on a layer's attention has gradient 0.
         if let Some(gradients) = gradients {
             let cam = match weights_of_level.gradient(gradients) {
                 Some(gradient) => mean(values * gradient.without_autodiff().clamp_min(0.0)),
@@ -410,7 +410,7 @@ fn rows(x: Tensor<3>) -> Vec<Vec<f32>> {
     host(x).chunks(columns).map(<[f32]>::to_vec).collect()
 }
 
-/// What gets maps: name, kind and positions.
+/// The parts that get maps: name, scope and positions.
 fn parts(tokenizer: &TextTokenizer, text: &Encoded) -> Vec<(String, Scope, Vec<usize>)> {
     let mut parts = vec![
         (
@@ -446,7 +446,7 @@ fn parts(tokenizer: &TextTokenizer, text: &Encoded) -> Vec<(String, Scope, Vec<u
 }
 
 impl Predictor {
-    /// The part of a picture that the model sees, in the picture's own proportions, large enough to look at.
+    /// The part of an image that the model sees, in the image's own proportions, large enough to look at.
     fn view(&self, path: &Path) -> Result<image::RgbImage, String> {
         let pictures = self.pictures().map_err(|error| error.to_string())?;
         let picture = images::read(path, super::PICTURES).map_err(|error| error.reason)?;

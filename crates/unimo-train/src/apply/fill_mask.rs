@@ -1,4 +1,4 @@
-//! `unimo fill-mask`: the likeliest words for a masked caption, given a picture, or for a masked text, of a text encoder alone.
+//! `unimo fill-mask`: the likeliest words for a masked caption, given an image, or for a masked text, from a text encoder alone.
 
 use std::path::{Path, PathBuf};
 
@@ -19,13 +19,13 @@ use crate::model::host;
 pub struct FillMaskArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// The picture; a BERT or RoBERTa alone takes none.
+    /// The image; a BERT or RoBERTa alone takes none.
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
-    /// The caption, with the tokenizer's mask token (`<mask>` or `[MASK]`) in place of each word that is asked for.
+    /// The caption, with the tokenizer's mask token (`<mask>` or `[MASK]`) in place of each word to fill in.
     #[arg(long)]
     text: String,
-    /// How many words for each mask.
+    /// How many words per mask.
     #[arg(long, default_value_t = 5)]
     top: usize,
     /// Print JSON.
@@ -42,7 +42,7 @@ pub struct Candidate {
     pub id: i32,
     /// Its probability.
     pub score: f64,
-    /// The caption with the word in the mask's place and other masks left out.
+    /// The caption with the word in place of the mask, without the other masks.
     pub text: String,
 }
 
@@ -50,7 +50,7 @@ pub struct Candidate {
 ///
 /// # Errors
 ///
-/// The model or the picture cannot be read, the model has no language head, or the caption has no mask.
+/// The model or the image cannot be read, the model has no language head, or the caption has no mask.
 pub fn run(args: &FillMaskArgs) -> Result<(), TrainError> {
     let predictor = Predictor::open(&args.model)?;
     let found = fill(&predictor, args.image.as_deref(), &args.text, args.top)?;
@@ -130,7 +130,7 @@ pub fn fill(
         .collect()
 }
 
-/// Scores of every word at every position of one text.
+/// Logits over the vocabulary at every position of one text.
 ///
 /// # Shapes
 ///

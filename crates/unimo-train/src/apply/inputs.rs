@@ -1,4 +1,4 @@
-//! What the commands are given: lists of pairs, of pictures, of texts.
+//! Inputs of the commands: lists of pairs, of images, of texts.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -9,10 +9,10 @@ use unimo_data::sources::pairs::read_rows;
 
 use crate::error::TrainError;
 
-/// Which columns of a list are read.
+/// The columns of a list that are read.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ColumnArgs {
-    /// The column of a list that holds the picture's path.
+    /// The column of a list that holds the image's path.
     #[arg(long, value_name = "COLUMN", default_value = "image")]
     pub image_column: String,
     /// The column of a list that holds the text.
@@ -25,9 +25,9 @@ pub struct ColumnArgs {
 pub struct PairRow {
     /// Its line, counted from 1.
     pub line: u64,
-    /// The picture's path as it stands in the list.
+    /// The image's path as the list spells it.
     pub image: String,
-    /// Where the picture is: relative to the list.
+    /// The path of the image, resolved relative to the list.
     pub path: PathBuf,
     /// The text.
     pub text: String,
@@ -42,7 +42,7 @@ pub struct BadRow {
     pub reason: String,
 }
 
-/// Reads a list of pairs: JSON lines, a JSON array, CSV or TSV. A row whose text is a list counts once per text.
+/// Reads a list of pairs: JSON lines, a JSON array, CSV or TSV. A row with a list of texts gives one pair per text.
 ///
 /// # Errors
 ///
@@ -102,7 +102,7 @@ pub fn pairs(
     Ok(all)
 }
 
-/// Rows of a list that are not used, to be said once.
+/// Rows of a list that are not used, to be reported once.
 #[derive(Debug, Default)]
 struct LeftOut {
     count: usize,
@@ -115,7 +115,7 @@ impl LeftOut {
         self.first.get_or_insert(format!("line {line}, {reason}"));
     }
 
-    /// One line, if there is anything to say.
+    /// Prints one line if rows were not used.
     fn say(&self, given: &Path) {
         if let Some(first) = &self.first {
             eprintln!(
@@ -127,7 +127,7 @@ impl LeftOut {
     }
 }
 
-/// Pictures: one file, all in a folder and the folders in it, or those that a list names, each once, in order.
+/// Images: one file, all in a folder and its subfolders, or those that a list names; each once, in order.
 ///
 /// # Errors
 ///
@@ -181,7 +181,7 @@ pub fn images(given: &Path, columns: &ColumnArgs) -> Result<Vec<(String, PathBuf
     }
 }
 
-/// Texts: the lines of a .txt file, or those of a list, each once, in order.
+/// Texts: the lines of a .txt file, or the texts of a list; each once, in order.
 ///
 /// # Errors
 ///
@@ -192,7 +192,7 @@ pub fn texts(given: &Path, columns: &ColumnArgs) -> Result<Vec<String>, TrainErr
         let file = std::fs::File::open(given).map_err(TrainError::file("open", given))?;
         for line in BufReader::new(file).lines() {
             let line = line.map_err(TrainError::file("read", given))?;
-            // A byte order mark is no word.
+            // A byte order mark is not part of the text.
             all.push(line.trim_start_matches('\u{feff}').to_owned());
         }
     } else {

@@ -1,7 +1,7 @@
 //! Using a trained model: `embed`, `score`, `search`, `fill-mask`, `explain`, on a run's folder or an imported checkpoint.
 //!
-//! [`Predictor`] is a model with all that it needs to take files and strings: tokenizer, picture size and normalisation,
-//! longest text. Each command is one file on top of it.
+//! [`Predictor`] is a model with all that it needs to read files and strings: tokenizer, image size and normalisation, longest
+//! text. Each command is one file on top of it.
 
 pub mod embed;
 pub mod explain;
@@ -44,7 +44,7 @@ use crate::model::{Model, host};
 use crate::prepare;
 use crate::pretrained::{self, Network, NetworkConfig};
 
-/// Which model a command uses.
+/// The model that a command uses.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ModelArgs {
     /// A run's folder, a checkpoint's folder or file, or a Hugging Face id.
@@ -52,13 +52,13 @@ pub struct ModelArgs {
     /// The tokenizer's folder or file; default: the one beside the weights.
     #[arg(long, value_name = "PATH")]
     pub tokenizer: Option<PathBuf>,
-    /// Of a run, which checkpoint, by its step; default: the best.
+    /// The step of a run's checkpoint; default: the best.
     #[arg(long)]
     pub step: Option<u64>,
-    /// Texts and pictures per forward pass.
+    /// Texts and images per forward pass.
     #[arg(long, default_value_t = 32)]
     pub batch_size: usize,
-    /// Where to compute: flex (the CPU), wgpu, wgpu:N, cuda, cuda:N or auto.
+    /// Device: flex (the CPU), wgpu, wgpu:N, cuda, cuda:N or auto.
     #[arg(long, default_value = "flex")]
     pub device: DeviceChoice,
 }
@@ -70,48 +70,48 @@ pub enum Matcher {
     Pair(Box<Model>),
     /// CLIP.
     Clip(Box<Clip>),
-    /// A text encoder alone, maybe with a language head.
+    /// A text encoder alone, with its language head if it has one.
     Text(Box<TextEncoder>, Option<Box<Mlm>>),
     /// An image encoder alone.
     Image(Box<ImageEncoder>),
 }
 
-/// A model with all that it needs to take files and strings.
+/// A model with all that it needs to read files and strings.
 pub struct Predictor {
     /// The model.
     pub matcher: Matcher,
-    /// Its tokenizer; an image encoder alone has none.
+    /// Its tokenizer; `None` for an image encoder alone.
     tokenizer: Option<TextTokenizer>,
-    /// Its phrases, where it was trained with concepts: those that a source knew are found by the parser, those of a file of tuples
-    /// are looked up there. Pictures have no tags here.
+    /// Its phrases, if it was trained with concepts. Phrases that came from the source are found by the parser here, and those from
+    /// a file of tuples are looked up there. Images have no tags here.
     pub concepts: Option<ConceptReader>,
-    /// What it wants pictures to be; a text encoder alone has no such wish.
+    /// How images are prepared for it; `None` for a text encoder alone.
     pictures: Option<Pictures>,
     /// Longest text in tokens.
     pub max_text_length: usize,
-    /// How an encoder alone makes one vector of a text or a picture.
+    /// How an encoder alone makes one vector of a text or an image.
     pub pooling: Pooling,
-    /// Texts and pictures per forward pass.
+    /// Texts and images per forward pass.
     pub batch_size: usize,
-    /// Where it is.
+    /// The device that it is on.
     pub device: Device,
-    /// What was given, for messages.
+    /// The argument that named the model, for messages.
     pub given: String,
-    /// What it is, for messages.
+    /// The kind of model, for messages.
     kind: &'static str,
-    /// Hashes of the texts that were cut.
+    /// Hashes of the texts that were truncated.
     cut: Mutex<HashSet<u64>>,
 }
 
-/// Pictures that are read.
+/// Limits of the images that are read.
 const PICTURES: Limits = Limits::full_size(50_000_000);
 
 impl Predictor {
-    /// Opens a run, a checkpoint or a Hugging Face id. What had to be taken for granted is said on the standard error output.
+    /// Opens a run, a checkpoint or a Hugging Face id. Prints the assumptions that it makes on standard error.
     ///
     /// # Errors
     ///
-    /// It cannot be read, lacks a tokenizer, or asks for pictures in a way that is not supported.
+    /// It cannot be read, lacks a tokenizer, or prepares images in a way that is not supported.
     pub fn open(args: &ModelArgs) -> Result<Self, TrainError> {
         if args.batch_size == 0 {
             return Err(TrainError::Check(
@@ -255,22 +255,22 @@ impl Predictor {
             .ok_or_else(|| self.lacks("text encoder", &format!("it is {}", self.kind)))
     }
 
-    /// How it wants pictures.
+    /// How images are prepared for it.
     ///
     /// # Errors
     ///
-    /// The model reads no pictures.
+    /// The model reads no images.
     pub fn pictures(&self) -> Result<&Pictures, TrainError> {
         self.pictures
             .as_ref()
             .ok_or_else(|| self.lacks("image encoder", &format!("it is {}", self.kind)))
     }
 
-    /// The three encoders with heads, for what only they have.
+    /// The three encoders with heads, for commands that need them.
     ///
     /// # Errors
     ///
-    /// The model is of another kind: it has no `what`.
+    /// The model is of another kind and has no `what`.
     pub fn pair(&self, what: &str) -> Result<&Model, TrainError> {
         let why = match &self.matcher {
             Matcher::Pair(model) => return Ok(model),
@@ -286,7 +286,7 @@ impl Predictor {
         Err(self.lacks(what, &why))
     }
 
-    /// Whether it makes vectors of texts or pictures.
+    /// Checks that it makes vectors of texts or images.
     ///
     /// # Errors
     ///
@@ -298,7 +298,7 @@ impl Predictor {
         }
     }
 
-    /// Says how many texts were longer than the model reads, if any.
+    /// Prints how many texts were truncated, if any.
     pub fn say_what_was_cut(&self) {
         let cut = self.cut.lock().unwrap_or_else(PoisonError::into_inner);
         match cut.len() {
@@ -314,11 +314,11 @@ impl Predictor {
         }
     }
 
-    /// A picture as the model wants it, `[3, S, S]` in one row.
+    /// An image as the model reads it, `[3, S, S]` in one row.
     ///
     /// # Errors
     ///
-    /// Why the file cannot be used.
+    /// The reason why the file cannot be used.
     pub fn picture(&self, path: &Path) -> Result<Vec<f32>, ReadError> {
         let pictures = self.pictures().map_err(|error| error.to_string())?;
         let mut pixels = Vec::new();
@@ -326,11 +326,11 @@ impl Predictor {
         Ok(pixels)
     }
 
-    /// The same where a picture that cannot be used is only noted, with the reason.
+    /// The same, but returns the reason for an image that cannot be used.
     ///
     /// # Errors
     ///
-    /// The file could not be read now: a line that says so would count as a result.
+    /// The file could not be read this time: a line that says so would count as a result.
     pub fn picture_or_reason(&self, path: &Path) -> Result<Result<Vec<f32>, String>, TrainError> {
         match self.picture(path) {
             Err(error) if error.is_unavailable() => Err(TrainError::Check(error.reason)),
@@ -338,11 +338,11 @@ impl Predictor {
         }
     }
 
-    /// Pictures on the device, `[B, 3, S, S]`.
+    /// Images on the device, `[B, 3, S, S]`.
     ///
     /// # Errors
     ///
-    /// The model reads no pictures.
+    /// The model reads no images.
     pub fn pixels(&self, pictures: Vec<f32>) -> Result<Tensor<4>, TrainError> {
         let spec = &self.pictures()?.spec;
         let rows = pictures.len() / spec.values();
@@ -353,7 +353,7 @@ impl Predictor {
         ))
     }
 
-    /// A text as tokens. One that is too long is cut, and counted.
+    /// A text as tokens. A text that is too long is truncated and counted.
     ///
     /// # Errors
     ///
@@ -393,14 +393,14 @@ impl Predictor {
         texts.into_iter().map(|text| self.tokens(text)).collect()
     }
 
-    /// Texts under each other, padded to the longest.
+    /// Texts as one batch, padded to the longest.
     fn block(&self, texts: &[Encoded]) -> Result<Texts, TrainError> {
         Ok(self
             .tokenizer()?
             .pad(texts, self.max_text_length, Pad::Longest))
     }
 
-    /// Texts in the common space, or as an encoder alone has them: vectors of length 1.
+    /// Texts in the common space, or as vectors of an encoder alone, of length 1.
     ///
     /// # Shapes
     ///
@@ -431,7 +431,7 @@ impl Predictor {
         }
     }
 
-    /// Pictures in the common space, or as an encoder alone has them: vectors of length 1.
+    /// Images in the common space, or as vectors of an encoder alone, of length 1.
     ///
     /// # Shapes
     ///
@@ -440,7 +440,7 @@ impl Predictor {
     ///
     /// # Errors
     ///
-    /// The model has no common space, or reads no pictures.
+    /// The model has no common space, or reads no images.
     pub fn embed_images(&self, pixels: Tensor<4>) -> Result<Tensor<2>, TrainError> {
         match &self.matcher {
             Matcher::Pair(model) => {
@@ -460,7 +460,7 @@ impl Predictor {
         }
     }
 
-    /// Texts after their own encoder.
+    /// Texts after the text encoder.
     ///
     /// # Errors
     ///
@@ -515,13 +515,13 @@ impl Predictor {
         })
     }
 
-    /// An error that says what a model cannot do.
+    /// The error that says what a model cannot do.
     pub fn lacks(&self, what: &str, why: &str) -> TrainError {
         TrainError::Check(format!("{} has no {what}: {why}", self.given))
     }
 }
 
-/// A model whose pictures are no pixels.
+/// The error for a model that reads regions instead of pixels.
 fn reads_regions(model: &str) -> TrainError {
     TrainError::Check(format!(
         "{model} reads regions that a detector found, [model.regions], and this command takes pictures; \
@@ -529,7 +529,7 @@ fn reads_regions(model: &str) -> TrainError {
     ))
 }
 
-/// Pictures must be of the model's size.
+/// Checks that prepared images have the model's size.
 fn fits(prepared: &processor::Prepared, size: usize) -> Result<(), TrainError> {
     let given = prepared.pictures.spec.size;
     if given == size {
@@ -542,7 +542,7 @@ fn fits(prepared: &processor::Prepared, size: usize) -> Result<(), TrainError> {
     )))
 }
 
-/// An error before anything is computed, where the folder of a file that is to be written is not there.
+/// Fails early if the folder of an output file does not exist.
 pub(crate) fn can_be_written(path: &Path) -> Result<(), TrainError> {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => {
@@ -556,12 +556,12 @@ pub(crate) fn can_be_written(path: &Path) -> Result<(), TrainError> {
     }
 }
 
-/// Writes a file whole or not at all.
+/// Writes a file completely or not at all.
 pub(crate) fn write_text(path: &Path, text: &str) -> Result<(), TrainError> {
     files::write(path, text.as_bytes())
 }
 
-/// The probability that log-odds mean.
+/// The probability for log-odds.
 pub(crate) fn probability(score: f32) -> f64 {
     1.0 / (1.0 + (-f64::from(score)).exp())
 }

@@ -1,4 +1,4 @@
-//! One vector for a text or a picture, of an encoder alone.
+//! One vector for a text or an image, from an encoder alone.
 
 use std::path::Path;
 
@@ -10,22 +10,22 @@ use crate::error::TrainError;
 /// How the states of all positions become one vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Pooling {
-    /// The first: `[CLS]`, `<s>`, the class token.
+    /// The state of the first position: `[CLS]`, `<s>`, the class token.
     #[default]
     Class,
-    /// The mean of all tokens of a text, begin and end included, or of all patches of a picture.
+    /// The mean over all tokens of a text, begin and end included, or over all patches of an image.
     Mean,
 }
 
-/// Where sentence-transformers says it.
+/// The file in which sentence-transformers says it.
 const FILE: &str = "1_Pooling/config.json";
 
 impl Pooling {
-    /// What `--pooling` says.
+    /// Parses the value of `--pooling`.
     ///
     /// # Errors
     ///
-    /// Another word than those that are allowed.
+    /// The word is not one of those that are allowed.
     pub fn parse(given: &str) -> Result<Self, String> {
         match given {
             "class" => Ok(Self::Class),
@@ -34,11 +34,11 @@ impl Pooling {
         }
     }
 
-    /// What a folder of sentence-transformers says; the first position where it says nothing.
+    /// Reads the pooling of a sentence-transformers folder; the first position if it says nothing.
     ///
     /// # Errors
     ///
-    /// It asks for what is not supported.
+    /// It asks for a pooling that is not supported.
     pub fn of_folder(folder: &Path) -> Result<Self, TrainError> {
         let file = folder.join(FILE);
         if !file.is_file() {
@@ -69,7 +69,7 @@ impl Pooling {
         }
     }
 
-    /// What it takes of a text and of a picture, for messages.
+    /// What it takes from a text and from an image, for messages.
     pub fn describe(self) -> [&'static str; 2] {
         match self {
             Self::Class => [

@@ -1,4 +1,4 @@
-//! `unimo score`: the probability that a text and a picture belong together, for every row of a list.
+//! `unimo score`: the probability that a text and an image belong together, for every row of a list.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -23,7 +23,7 @@ pub struct ScoreArgs {
     /// Columns of the list.
     #[command(flatten)]
     pub columns: ColumnArgs,
-    /// Where to write, one JSON object a line; default: standard output.
+    /// Where to write, one JSON object per line; default: standard output.
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
 }
@@ -39,10 +39,10 @@ struct Scored {
     /// The probability of "they belong together".
     #[serde(skip_serializing_if = "Option::is_none")]
     score: Option<f64>,
-    /// Its log-odds, which rank where probabilities are all but 1.
+    /// Its log-odds, which still rank when probabilities are nearly 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     logit: Option<f64>,
-    /// Why there is no score.
+    /// The reason why there is no score.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
@@ -57,9 +57,9 @@ pub fn run(args: &ScoreArgs) -> Result<(), TrainError> {
     let rows = inputs::pairs(&args.data, &args.columns)?;
     let predictor = Predictor::open(&args.model)?;
     let model = predictor.pair("matching head")?;
-    // Before a file is written: a model without this head can do nothing here.
+    // Checked before a file is written: a model without this head can do nothing here.
     predictor.itm(model)?;
-    // A list that was begun and not ended is no list of scores.
+    // A list that was begun and not finished would be no list of scores.
     let mut file = args
         .out
         .as_ref()

@@ -1,4 +1,4 @@
-//! `unimo search`: pictures for texts and texts for pictures. The common space gives a shortlist, the matching head ranks it.
+//! `unimo search`: images for texts and texts for images. The common space gives a shortlist, and the matching head ranks it.
 
 use std::path::{Path, PathBuf};
 
@@ -19,7 +19,7 @@ use crate::progress::Progress;
 pub struct SearchArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// Where to search for pictures: a folder with all folders in it, or a list (JSON lines, CSV, TSV).
+    /// Where to search for images: a folder with all its subfolders, or a list (JSON lines, CSV, TSV).
     #[arg(
         long,
         value_name = "PATH",
@@ -27,28 +27,28 @@ pub struct SearchArgs {
         required_unless_present = "texts"
     )]
     images: Option<PathBuf>,
-    /// A text to find pictures for; may be given several times.
+    /// A text to find images for; may be given several times.
     #[arg(long, value_name = "TEXT", requires = "images")]
     text: Vec<String>,
-    /// Where to search for texts: a .txt file with one a line, or a list.
+    /// Where to search for texts: a .txt file with one text per line, or a list.
     #[arg(long, value_name = "FILE", requires = "image")]
     texts: Option<PathBuf>,
-    /// A picture to find texts for; may be given several times.
+    /// An image to find texts for; may be given several times.
     #[arg(long, value_name = "FILE", requires = "texts")]
     image: Vec<PathBuf>,
     #[command(flatten)]
     columns: ColumnArgs,
-    /// How many results for each query.
+    /// How many results per query.
     #[arg(long, default_value_t = 10, value_parser = at_least_one)]
     top: usize,
-    /// How many candidates the common space leaves to the matching head; 0: the matching head is not asked; default: 128, or as many
-    /// as --top if that is more.
+    /// How many candidates the common space leaves to the matching head; 0: do not use the matching head; default: 128, or --top if
+    /// that is more.
     #[arg(long)]
     shortlist: Option<usize>,
     /// Write the results as JSON here; default: standard output.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Write a page to look at here.
+    /// Write an HTML page here.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
 }
@@ -60,14 +60,14 @@ fn at_least_one(given: &str) -> Result<usize, String> {
     }
 }
 
-/// One query's results.
+/// The results of one query.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Found {
-    /// The text, or the picture's path.
+    /// The text, or the image's path.
     pub query: String,
-    /// The best first.
+    /// The results, the best first.
     pub results: Vec<Hit>,
-    /// Whether the query is a picture and the results are texts.
+    /// Whether the query is an image and the results are texts.
     #[serde(skip)]
     of_picture: bool,
 }
@@ -75,7 +75,7 @@ pub struct Found {
 /// A result.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Hit {
-    /// The picture's name, or the text.
+    /// The image's name, or the text.
     pub id: String,
     /// Cosine in the common space, if the model has one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -91,7 +91,7 @@ pub struct Hit {
 ///
 /// # Errors
 ///
-/// The model, the pictures or the texts cannot be read, or a file cannot be written.
+/// The model, the images or the texts cannot be read, or a file cannot be written.
 pub fn run(args: &SearchArgs) -> Result<(), TrainError> {
     for path in [&args.out, &args.html].into_iter().flatten() {
         can_be_written(path)?;
@@ -105,7 +105,7 @@ pub fn run(args: &SearchArgs) -> Result<(), TrainError> {
         .map(|given| inputs::texts(given, &args.columns))
         .transpose()?;
     let predictor = Predictor::open(&args.model)?;
-    // Both are needed, whichever way the search goes.
+    // Both are needed in either direction of search.
     predictor.pictures()?;
     predictor.tokenizer()?;
     let how = How {
@@ -133,7 +133,7 @@ pub fn run(args: &SearchArgs) -> Result<(), TrainError> {
     Ok(())
 }
 
-/// How many results, and how many candidates the matching head ranks for them: 0 where it is not asked.
+/// How many results, and how many candidates the matching head ranks for them: 0 if it is not used.
 #[derive(Debug, Clone, Copy)]
 struct How {
     top: usize,
@@ -141,7 +141,7 @@ struct How {
 }
 
 impl How {
-    /// How many of the nearest are kept.
+    /// How many of the nearest rows are kept.
     fn kept(self) -> usize {
         match self.shortlist {
             0 => self.top,
@@ -150,10 +150,10 @@ impl How {
     }
 }
 
-/// Candidates that are left to the matching head where nobody says how many.
+/// Default number of candidates for the matching head.
 const SHORTLIST: usize = 128;
 
-/// How many candidates the matching head ranks: something must rank the results, and all that are asked for.
+/// How many candidates the matching head ranks. Something must rank the results, and they must be as many as requested.
 fn shortlist(predictor: &Predictor, args: &SearchArgs) -> Result<usize, TrainError> {
     let (space, matching) = (has_space(predictor), matching(predictor).is_some());
     if !space && !matching {
@@ -294,7 +294,7 @@ fn for_pictures(
     Ok(all)
 }
 
-/// Row 0, as often as there are partners for it.
+/// Row 0, repeated once per partner.
 fn zeros(rows: usize, predictor: &Predictor) -> burn::tensor::Tensor<1, burn::tensor::Int> {
     burn::tensor::Tensor::zeros([rows], &predictor.device)
 }
@@ -349,7 +349,7 @@ fn unranked(ids: impl Iterator<Item = String>) -> Vec<Hit> {
     .collect()
 }
 
-/// By the matching head where it was asked, else by the common space; equal ones stay in their order.
+/// Ranks by the matching head if it was used, else by the common space; equal scores keep their order.
 fn ranked(query: String, mut hits: Vec<Hit>, top: usize, of_picture: bool) -> Found {
     let by = |hit: &Hit| hit.score.unwrap_or(f64::NEG_INFINITY);
     if hits.iter().any(|hit| hit.score.is_some()) {
@@ -363,7 +363,7 @@ fn ranked(query: String, mut hits: Vec<Hit>, top: usize, of_picture: bool) -> Fo
     }
 }
 
-/// Side of a picture on the page.
+/// Side of an image on the page.
 const THUMBNAIL: u32 = 220;
 
 fn page(predictor: &Predictor, found: &[Found]) -> String {
@@ -418,7 +418,7 @@ display:grid;grid-template-columns:2rem 1fr 8rem 4rem 7rem;gap:.6rem;align-items
 border-bottom:1px solid #eee}.texts li::before,.pictures li::before{content:counter(n);color:#888;font-size:.8rem}meter{\
 width:100%}b{font-weight:600}small{color:#666}.query{max-height:15rem;border-radius:6px}";
 
-/// A picture as a `data:` address, small.
+/// A small image as a `data:` URL.
 fn thumbnail(path: &Path) -> Option<String> {
     let picture = images::read(path, super::PICTURES).ok()?;
     let small = images::thumbnail(&picture, THUMBNAIL);

@@ -1,4 +1,4 @@
-//! `unimo data bench`: how fast batches are made.
+//! `unimo data bench`: measures how fast batches are made.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,13 +16,13 @@ pub struct BenchArgs {
     /// The data.
     #[command(flatten)]
     pub data: DataArgs,
-    /// Samples in a batch; default: the recipe's.
+    /// Samples per batch; default: the recipe's.
     #[arg(long)]
     pub batch: Option<usize>,
-    /// Batches to time, after a few that are not.
+    /// Batches to time, after a few that are not timed.
     #[arg(long, default_value_t = 40)]
     pub batches: usize,
-    /// Threads, as a list; default: 1 and all cores.
+    /// Numbers of threads, as a list; default: 1 and all cores.
     #[arg(long, value_delimiter = ',')]
     pub workers: Vec<usize>,
     /// No word masks.
@@ -33,33 +33,33 @@ pub struct BenchArgs {
 /// A line of the output.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Measured {
-    /// Which program.
+    /// The program that was measured.
     pub program: &'static str,
-    /// Threads.
+    /// Number of threads.
     pub workers: usize,
-    /// Samples in a batch.
+    /// Samples per batch.
     pub batch: usize,
-    /// Batches timed.
+    /// Number of timed batches.
     pub batches: usize,
-    /// Side of the pictures that come out.
+    /// Side of the resulting images.
     pub image_size: usize,
-    /// Whether pictures are changed at random.
+    /// Whether images are augmented.
     pub augment: bool,
     /// Samples made per second.
     pub images_per_second: f64,
-    /// The same for each thread.
+    /// Samples per second and thread.
     pub images_per_second_per_worker: f64,
-    /// Most memory that the process has held, in MB; none where the system does not say.
+    /// Peak memory of the process, in MB; `None` if the system does not say.
     pub peak_mb: Option<f64>,
 }
 
-/// Runs the command: one JSON object a line through `say`.
+/// Runs the command; gives one JSON object per line to `say`.
 ///
 /// # Errors
 ///
 /// The data cannot be read.
 pub fn run(args: &BenchArgs, say: &mut dyn FnMut(&str)) -> Result<(), TrainError> {
-    /// Batches until caches, threads and allocators are warm.
+    /// Batches that warm up caches, threads and allocators.
     const WARM_UP: usize = 3;
     let (recipe, source) = args.data.open()?;
     let stage = super::first_stage(&recipe);
@@ -101,7 +101,7 @@ pub fn run(args: &BenchArgs, say: &mut dyn FnMut(&str)) -> Result<(), TrainError
             }
             Ok(())
         };
-        // What is ready when timing begins has been paid for: as much is ready when it ends.
+        // Batches that are ready when timing begins cost nothing, but as many are ready when it ends.
         take(WARM_UP.max(recipe.data.prefetch))?;
         let began = Instant::now();
         take(args.batches)?;

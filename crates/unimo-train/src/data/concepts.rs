@@ -1,4 +1,4 @@
-//! `unimo concepts build`: the vocabulary of phrases and tags of a data set, counted once and for all.
+//! `unimo concepts build`: counts the vocabulary of phrases and tags of a data set once.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -9,7 +9,7 @@ use super::DataArgs;
 use crate::error::TrainError;
 use crate::progress::Progress;
 
-/// Most frequent concepts that are printed.
+/// How many of the most frequent concepts are printed.
 const PRINTED: usize = 20;
 
 /// `unimo concepts build`.
@@ -25,15 +25,15 @@ pub struct ConceptsArgs {
     /// says, else parser].
     #[arg(long, value_name = "parser|source|FILE")]
     phrases: Option<String>,
-    /// Captions that a phrase has to occur in [default: as the recipe says, else 50].
+    /// In how many captions a phrase must occur [default: as the recipe says, else 50].
     #[arg(long)]
     min_count: Option<usize>,
-    /// Phrases at most, the most frequent ones [default: as the recipe says, else 100,000].
+    /// Largest number of phrases; the most frequent are kept [default: as the recipe says, else 100,000].
     #[arg(long)]
     limit: Option<usize>,
 }
 
-/// Counts, saves and prints.
+/// Counts, saves and prints the vocabulary.
 ///
 /// # Errors
 ///
@@ -67,10 +67,10 @@ pub fn build(args: &ConceptsArgs) -> Result<(), TrainError> {
     Ok(())
 }
 
-/// Samples between two moves of the bar.
+/// Samples between two updates of the bar.
 const TOLD: usize = 1000;
 
-/// The vocabulary that the settings name, loaded or counted; with a bar unless `quiet`.
+/// The vocabulary of these settings, loaded or counted; with a bar unless `quiet`.
 ///
 /// # Errors
 ///

@@ -1,6 +1,6 @@
-//! Looking at data: `unimo data verify`, `stats`, `show`, `bench`, `pack`, and `unimo concepts build`.
+//! Commands that inspect data: `unimo data verify`, `stats`, `show`, `bench`, `pack`, and `unimo concepts build`.
 //!
-//! Each command takes the `[data]` part of a recipe, so that what it says holds for the training that reads the same recipe.
+//! Each command takes the `[data]` of a recipe, so that its results hold for a training with the same recipe.
 
 pub mod bench;
 pub mod concepts;
@@ -21,14 +21,14 @@ use crate::progress::Progress;
 use crate::recipe::stages::Stage;
 use crate::recipe::{Overrides, Recipe};
 
-/// Which data a command looks at.
+/// The data that a command inspects.
 #[derive(Debug, Clone, clap::Args)]
 pub struct DataArgs {
-    /// The recipe whose data is meant: a name (see `unimo recipes`) or the path of a .toml file [default: unimo3-small with
-    /// --data, else unimo3-tiny].
+    /// The recipe with the data: a name (see `unimo recipes`) or the path of a .toml file [default: unimo3-small with --data, else
+    /// unimo3-tiny].
     pub recipe: Option<String>,
     /// Instead of the recipe's own data: a list of image-text pairs (JSON lines, CSV, TSV), tar shards, Parquet files, or a folder
-    /// of them or of pictures.
+    /// of them or of images.
     #[arg(long, value_name = "FILE")]
     pub data: Option<PathBuf>,
     /// Change a value of the recipe, such as data.pairs.text_columns=alt; may be given several times.
@@ -77,7 +77,7 @@ impl DataArgs {
         Recipe::load(name, &overrides)
     }
 
-    /// As [`open`](Self::open), with pictures in full size, whatever a model reads of them.
+    /// As [`open`](Self::open), with images in full size, whatever size a model reads.
     ///
     /// # Errors
     ///
@@ -86,7 +86,7 @@ impl DataArgs {
         self.open_with(|data| data.decode = Decode::Full)
     }
 
-    /// As [`open_full`](Self::open_full), of the pictures themselves, whether a model reads them or regions of them.
+    /// As [`open_full`](Self::open_full), with the images themselves, even if a model reads regions of them.
     ///
     /// # Errors
     ///
@@ -99,7 +99,7 @@ impl DataArgs {
     }
 }
 
-/// What a training begins with: where a recipe has stages, the first of them, which is said.
+/// The first stage of a training. If the recipe names stages, prints which one it is.
 fn first_stage(recipe: &Recipe) -> Stage {
     let mut stages = recipe.stages();
     if stages.len() > 1 {
@@ -112,7 +112,7 @@ fn first_stage(recipe: &Recipe) -> Stage {
     stages.swap_remove(0)
 }
 
-/// The samples of a stage, which may be others than those that the recipe's tokenizer comes from.
+/// The samples of a stage, which may differ from those that the recipe's tokenizer comes from.
 fn source_of(
     recipe: &Recipe,
     stage: &Stage,
@@ -122,19 +122,19 @@ fn source_of(
         return Ok(source);
     }
     let mut data = stage.data.clone();
-    // As the command opened the recipe's own.
+    // As the command has opened the recipe's own data.
     data.regions = recipe.data.regions.clone();
     data.decode = recipe.data.decode;
     Ok(unimo_data::open(&data)?)
 }
 
-/// Threads that a command works with: all cores but where the recipe says how many.
+/// Number of threads for a command: all cores, unless the recipe says how many.
 fn threads(config: &DataConfig) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     config.workers.unwrap_or(cores)
 }
 
-/// Calls `work` for every sample of every split on several threads and `take` with each result on this one, in no order.
+/// Calls `work` for every sample of every split on several threads, and `take` with each result on this thread, in any order.
 fn each<T: Send>(
     source: &dyn Source,
     threads: usize,
@@ -157,7 +157,7 @@ fn each<T: Send>(
     };
     let next = AtomicUsize::new(0);
     let mut bar = Progress::new(all as u64, 0, label).counting("samples");
-    // A few results may wait; more would fill the memory where taking is slower than working.
+    // Only a few results wait: more would fill the memory if `take` is slower than `work`.
     let (sender, receiver) = mpsc::sync_channel(4 * threads);
     std::thread::scope(|scope| {
         for _ in 0..threads {

@@ -1,4 +1,4 @@
-//! `unimo data pack`: any source as tar shards with checksummed indices.
+//! `unimo data pack`: writes any source as tar shards with checksummed indices.
 
 use std::path::{Path, PathBuf};
 
@@ -19,19 +19,19 @@ pub struct PackArgs {
     /// The folder for the shards: FOLDER/train, FOLDER/val and FOLDER/test.
     #[arg(long, value_name = "FOLDER", required_unless_present = "check")]
     pub out: Option<PathBuf>,
-    /// Most samples in a shard.
+    /// Largest number of samples per shard.
     #[arg(long, default_value_t = 10_000)]
     pub samples: usize,
-    /// Most megabytes (10^6 bytes) in a shard.
+    /// Largest size of a shard in megabytes (10^6 bytes).
     #[arg(long, default_value_t = 1000)]
     pub megabytes: u64,
-    /// Bring the shorter side of larger pictures down to this many pixels; else files are taken as they are.
+    /// Resize larger images so that the shorter side has this many pixels; default: files are copied as they are.
     #[arg(long, value_name = "PIXELS")]
     pub shorter_side: Option<u32>,
-    /// How pictures are written that were resized or have no file: png, or the quality of a JPEG, 1 to 100.
+    /// Format for images that were resized or have no file: png, or the quality of a JPEG, 1 to 100.
     #[arg(long, default_value = "png", value_parser = format)]
     pub format: PackFormat,
-    /// Instead of packing, read the shards of this folder again and compare them with their checksums.
+    /// Instead of packing, read the shards of this folder again and check their checksums.
     #[arg(long, value_name = "FOLDER", conflicts_with = "out")]
     pub check: Option<PathBuf>,
 }
@@ -93,7 +93,7 @@ pub fn run(args: &PackArgs) -> Result<(), TrainError> {
     Ok(())
 }
 
-/// The packed folders in a folder: itself, or those of its splits.
+/// The packed folders in a folder: the folder itself, or those of its splits.
 fn packed(folder: &Path) -> Vec<PathBuf> {
     let splits = Split::ALL.map(|split| folder.join(split.name()));
     let there: Vec<PathBuf> = splits.into_iter().filter(|f| f.is_dir()).collect();

@@ -1,4 +1,4 @@
-//! `unimo data show`: a page with what the model really sees, after every transform, with hidden words marked.
+//! `unimo data show`: a page with what the model actually sees: after every transform, with hidden words marked.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub struct ShowArgs {
     /// How many samples.
     #[arg(long, default_value_t = 24)]
     pub samples: usize,
-    /// The run's batch to begin with.
+    /// The first batch of the run to show.
     #[arg(long, default_value_t = 0)]
     pub from: u64,
     /// Where to write the page.
@@ -127,11 +127,11 @@ impl Words<'_> {
         }
     }
 
-    /// A row of texts, hidden words and concepts marked.
+    /// A row of texts, with hidden words and concepts marked.
     fn line(&self, texts: &Texts, row: usize) -> Markup {
         let at = row * texts.length;
         let ids = &texts.ids[at..at + texts.lengths[row]];
-        // What the model reads in the place of a token that is hidden.
+        // What the model reads in place of a hidden token.
         let read = |position: usize, id: i32| {
             let masked = texts.masked.as_ref()?;
             let concepts = masked.concept_labels.as_ref();
@@ -153,7 +153,7 @@ impl Words<'_> {
     }
 }
 
-/// What a text is, where it does not describe its picture.
+/// The kind of a text that does not describe its image.
 fn role(texts: &Texts, row: usize) -> Option<&'static str> {
     Some(match texts.roles.get(row)? {
         TextRole::Describes => return None,
@@ -181,7 +181,7 @@ fn card(batch: &Batch, row: usize, words: &Words<'_>) -> Markup {
     }
 }
 
-/// The pixels of a row as a picture again.
+/// The pixels of a row, converted back to an image.
 fn picture(images: &Images, row: usize) -> Option<String> {
     let plane = images.height * images.width;
     let levels = &images.pixels[row * Images::CHANNELS * plane..][..Images::CHANNELS * plane];

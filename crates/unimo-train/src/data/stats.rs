@@ -1,4 +1,4 @@
-//! `unimo data stats`: sizes, shapes, lengths, words and languages of a data set, as a table and as a page.
+//! `unimo data stats`: sizes, shapes, lengths, words and languages of a data set, as a table and as an HTML page.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -28,14 +28,14 @@ pub struct StatsArgs {
     pub html: Option<PathBuf>,
 }
 
-/// Different words that are counted; beyond, new ones are only counted together.
+/// Number of different words that are counted separately; further new words are counted together.
 const WORDS: usize = 2_000_000;
-/// Captions whose language is looked at.
+/// Number of captions whose language is detected.
 const LANGUAGES_LOOKED_AT: usize = 50_000;
-/// Shortest caption whose language can be told.
+/// Length of the shortest caption whose language can be detected.
 const LANGUAGE_CHARACTERS: usize = 20;
 
-/// What was counted in a split.
+/// Counts of a split.
 #[derive(Debug, Default)]
 struct Counted {
     samples: usize,
@@ -49,22 +49,22 @@ struct Counted {
     unknown_tokens: usize,
     vocabulary: HashMap<String, u64>,
     uncounted_words: u64,
-    /// Phrases of captions and tags of pictures that the vocabulary of concepts has.
+    /// Numbers of phrases of captions, and of tags of images, that are in the vocabulary of concepts.
     phrases: Vec<usize>,
     tags: Vec<usize>,
-    /// Texts that do not describe their pictures, by what they are.
+    /// Texts that do not describe their images, by kind.
     others: BTreeMap<&'static str, usize>,
     languages: BTreeMap<&'static str, u64>,
     language_unknown: u64,
 }
 
-/// What is read of a sample.
+/// The data that is read of a sample.
 struct Read {
     size: Option<(u32, u32)>,
     captions: Vec<String>,
-    /// Per caption, its tokens and how many of them stand for what the vocabulary lacks.
+    /// Number of tokens of each caption, and how many of them stand for unknown words.
     tokens: Vec<(usize, usize)>,
-    /// Per caption, its phrases; empty where the recipe has no concepts.
+    /// Number of phrases of each caption; empty if the recipe has no concepts.
     phrases: Vec<usize>,
     tags: Option<usize>,
     roles: Vec<TextRole>,
@@ -104,7 +104,7 @@ fn read(
         phrases = captions.iter().zip(&of).map(known).collect();
         let names = source.tags(split, index)?;
         let read = reader.tags(tokenizer, &[names.as_slice()], None);
-        // Without the tokens that begin and end them.
+        // Without the begin and end tokens.
         tags = Some(read.lengths.first().map_or(0, |n| n.saturating_sub(2)));
     }
     Ok(Read {
@@ -178,7 +178,7 @@ impl Counted {
         }
     }
 
-    /// How many of the most frequent words make up each share of all words.
+    /// How many of the most frequent words cover each share of all words.
     fn coverage(&self) -> Vec<(f64, usize)> {
         let mut counts: Vec<u64> = self.vocabulary.values().copied().collect();
         counts.sort_unstable_by(|a, b| b.cmp(a));
@@ -228,7 +228,7 @@ pub fn run(args: &StatsArgs) -> Result<(), TrainError> {
         "counting",
         |split, index| read(&*source, read_as, split, index),
         |split, _, read| {
-            // What could only not be read must not be counted as if it were not there.
+            // A sample that could not be read this time must not be counted as missing.
             if let Err(error) = &read
                 && error.is_unavailable()
             {
@@ -387,7 +387,7 @@ fn facts(counted: &Counted, room: usize) -> Vec<(&'static str, String)> {
     facts
 }
 
-/// A histogram with bins of equal width, all beyond the 99th percentile in the last one.
+/// A histogram with bins of equal width; values beyond the 99th percentile are in the last one.
 fn histogram(title: &str, unit: &str, values: &[f64]) -> Option<Markup> {
     const BINS: usize = 32;
     let mut sorted: Vec<f64> = values.iter().copied().filter(|v| v.is_finite()).collect();

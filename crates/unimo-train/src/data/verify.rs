@@ -1,4 +1,4 @@
-//! `unimo data verify`: reads everything once and says what is wrong with it.
+//! `unimo data verify`: reads everything once and reports what is wrong.
 
 mod clean;
 
@@ -20,71 +20,71 @@ pub struct VerifyArgs {
     /// The data.
     #[command(flatten)]
     pub data: DataArgs,
-    /// Write every usable sample here, one JSON object a line: image, captions, split. `unimo train --data` reads it. Where pictures
-    /// are no files of their own (tar shards, Parquet), `unimo data pack` leaves out what cannot be used.
+    /// Write every usable sample here, one JSON object per line: image, captions, split. `unimo train --data` reads it. If images
+    /// are not separate files (tar shards, Parquet), `unimo data pack` leaves out what cannot be used.
     #[arg(long, value_name = "FILE.jsonl")]
     pub clean: Option<PathBuf>,
-    /// Leave samples out of the clean list whose picture is held out too (of the training split), is tested on too (of the
-    /// validation split), or came before in their split.
+    /// Leave out of the clean list every sample whose image is also held out (training split), also tested on (validation split),
+    /// or appeared before in its split.
     #[arg(long, requires = "clean")]
     pub drop_duplicates: bool,
-    /// Write the whole account here, as JSON.
+    /// Write the full results here, as JSON.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 }
 
-/// What was found.
+/// The findings.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Account {
-    /// What the source says of itself.
+    /// The source's description of itself.
     pub source: String,
-    /// Per split.
+    /// Counts per split.
     pub splits: BTreeMap<&'static str, SplitAccount>,
-    /// Everything that cannot be used, with its reason.
+    /// Samples that cannot be used, with their reasons.
     pub unusable: Vec<Unusable>,
-    /// What could not be read this time, with its reason: nothing is known of it.
+    /// Samples that could not be read this time, with their reasons: nothing is known about them.
     pub unavailable: Vec<Unusable>,
-    /// Pictures that occur more than once within a split, as groups of samples.
+    /// Images that occur more than once within a split, as groups of samples.
     pub duplicates: Vec<Vec<String>>,
-    /// Pictures that are trained on and held out, to choose by or to test on: the training sample and the held-out one.
+    /// Images of the training split that are also held out for validation or test: the training sample and the held-out one.
     pub leaked_pictures: Vec<(String, String)>,
-    /// Pictures that are in the validation split and in the test split: the sample of each.
+    /// Images that are in both the validation and the test split: the sample of each.
     pub tested_pictures: Vec<(String, String)>,
-    /// Captions that are trained on and held out.
+    /// Number of captions that are trained on and held out.
     pub leaked_captions: usize,
-    /// Held-out samples all of whose captions are trained on too.
+    /// Number of held-out samples all of whose captions are also trained on.
     pub leaked_samples: usize,
 }
 
-/// One split.
+/// Counts of one split.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct SplitAccount {
-    /// Samples.
+    /// Number of samples.
     pub samples: usize,
-    /// Of them, those that can be read.
+    /// Number of samples that can be read.
     pub usable: usize,
-    /// Captions.
+    /// Number of captions.
     pub captions: usize,
-    /// Bytes of pictures, where they are files.
+    /// Bytes of the image files, if images are files.
     pub bytes: u64,
-    /// Smallest and largest picture, width and height in pixels.
+    /// Smallest and largest image, width and height in pixels.
     pub sizes: Option<[[u32; 2]; 2]>,
     /// Shortest and longest caption in characters.
     pub characters: Option<[usize; 2]>,
 }
 
-/// Something that cannot be used.
+/// A sample that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Unusable {
-    /// Where it is.
+    /// Its file.
     pub file: String,
     /// Its line.
     pub line: u64,
-    /// Why.
+    /// The reason.
     pub reason: String,
 }
 
-/// A content hash, cut to 128 bits: two of a billion different pictures collide once in 10^20 data sets.
+/// A content hash, truncated to 128 bits: in a billion different images two collide once in 10^20 data sets.
 type Hash = [u8; 16];
 
 fn hash(bytes: &[u8]) -> Hash {
@@ -95,9 +95,9 @@ fn hash(bytes: &[u8]) -> Hash {
 
 /// What is kept of a sample.
 struct Seen {
-    /// By content.
+    /// Hash of the image's content.
     picture: Option<Hash>,
-    /// As the source tells pictures apart.
+    /// The source's identity of the image.
     id: u64,
     captions: Vec<Hash>,
     characters: Vec<usize>,
@@ -108,7 +108,7 @@ struct Seen {
 fn read(source: &dyn Source, split: Split, index: usize) -> Result<Seen, SampleError> {
     let sample = source.sample(split, index)?;
     let bytes = match source.image_bytes(split, index) {
-        // Pictures that are known by regions need not be there themselves.
+        // Images that are known by regions need not exist themselves.
         Err(error) if source.region_shape().is_some() && !error.is_unavailable() => None,
         bytes => bytes?,
     };
@@ -135,12 +135,12 @@ fn read(source: &dyn Source, split: Split, index: usize) -> Result<Seen, SampleE
 ///
 /// # Errors
 ///
-/// The data cannot be opened, nothing of it can be used, a file cannot be written, or samples could not be read this time. What is wrong
-/// with single samples is no error: it is the result.
+/// The data cannot be opened, nothing of it can be used, a file cannot be written, or samples could not be read this time. Problems
+/// of single samples are not an error but the result.
 pub fn run(args: &VerifyArgs) -> Result<(), TrainError> {
     let (recipe, source) = args.data.open_full()?;
     if args.clean.is_some() {
-        // Before hours of reading.
+        // Checked before hours of reading.
         clean::check(&*source)?;
     }
     let (account, keep) = account(&*source, threads(&recipe.data), args.drop_duplicates);
@@ -208,7 +208,7 @@ fn account(source: &dyn Source, threads: usize, drop_duplicates: bool) -> (Accou
         });
     }
     for split in Split::ALL {
-        // A split that few data sets have is named where there is one.
+        // The test split, which few data sets have, is listed only if it exists.
         if split != Split::Test || !source.is_empty(split) {
             let of = account.splits.entry(split.name()).or_default();
             of.samples = source.len(split);
@@ -243,7 +243,7 @@ fn account(source: &dyn Source, threads: usize, drop_duplicates: bool) -> (Accou
             if let Some(size) = seen.size {
                 let area = |[w, h]: [u32; 2]| u64::from(w) * u64::from(h);
                 let [small, large] = of.sizes.get_or_insert([size, size]);
-                // Of pictures of one area the wider, so that the order of reading does not matter.
+                // Among images of equal area the wider one, so that the order of reading does not matter.
                 if (area(size), size) < (area(*small), *small) {
                     *small = size;
                 }
@@ -277,7 +277,7 @@ fn account(source: &dyn Source, threads: usize, drop_duplicates: bool) -> (Accou
             }
         }
     }
-    // The same content, or what the source knows to be the same picture: two parts of it, two downloads of an address.
+    // The same content, or the same image by the source's identity: two parts of it, two downloads of an address.
     let mut leaks = BTreeSet::new();
     for sides in pictures.values().chain(ids.values()) {
         for (first, second) in [
@@ -293,7 +293,7 @@ fn account(source: &dyn Source, threads: usize, drop_duplicates: bool) -> (Accou
     }
     let mut told = HashSet::new();
     for (first, index, second, held_out) in leaks {
-        // Of a sample that is held out by content and by identity once is enough.
+        // A sample that is held out by content and by identity is reported once.
         if !told.insert((first, index, second)) {
             continue;
         }
@@ -319,7 +319,7 @@ fn account(source: &dyn Source, threads: usize, drop_duplicates: bool) -> (Accou
     }
     account.leaked_pictures.sort();
     account.tested_pictures.sort();
-    // A held-out sample is leaked by its words where none of its captions is new.
+    // A held-out sample is leaked by its words if none of its captions is new.
     let mut new = BySplit::new(|split| vec![false; source.len(split)]);
     let mut old = new.clone();
     for sides in captions.values() {
@@ -341,9 +341,9 @@ fn account(source: &dyn Source, threads: usize, drop_duplicates: bool) -> (Accou
     (account, kept)
 }
 
-/// The account as text.
+/// The findings as text.
 fn table(account: &Account) -> String {
-    /// Examples of each kind.
+    /// Number of examples per kind.
     const SHOWN: usize = 5;
     let mut out = format!("{}\n\n", account.source);
     let _ = writeln!(
@@ -446,7 +446,7 @@ mod tests {
     use super::*;
     use crate::recipe::Recipe;
 
-    /// Five good pictures of which two are equal and one is held out too, one that is cut short, one that is not there.
+    /// Five good images, of which two are equal and one is also held out; one that is truncated; one that is missing.
     #[test]
     fn what_is_wrong_is_found_and_left_out() {
         let folder = tempfile::tempdir().unwrap();
@@ -552,7 +552,7 @@ mod tests {
             let picture = source.image(Split::Train, 0).unwrap();
             picture.unwrap().dimensions()
         };
-        // The model sees 112 pixels, which a half has and a quarter has not.
+        // The model reads 112 pixels: half of the image is large enough, a quarter is not.
         assert_eq!(size(args.open()), (240, 168));
         assert_eq!(size(args.open_pictures()), (480, 336));
         let verify = VerifyArgs {

@@ -1,7 +1,7 @@
-//! How the codes of a grounded dictionary are used: how evenly, by which modality, and what chooses them.
+//! How the codes of a grounded dictionary are used: how evenly, by which modality, and by which patches and words.
 //!
-//! Every patch and every word of some held-out pairs chooses the code that it is most similar to; beside that each pair has the
-//! codes that it was given as grounded tokens.
+//! Every patch and every word of some held-out pairs chooses its most similar code. In addition, each pair has the codes of its
+//! grounded tokens.
 
 use std::collections::BTreeMap;
 
@@ -18,16 +18,16 @@ use crate::model::Model;
 use crate::recipe::Recipe;
 use crate::run::RunFolder;
 
-/// Pairs that are looked at.
+/// Number of pairs that are inspected.
 pub const PAIRS: usize = 256;
-/// Codes that are shown, and of each so many patches and words.
+/// Number of codes that are shown, with this many patches and words each.
 const SHOWN: usize = 12;
 const PATCHES_SHOWN: usize = 6;
 const WORDS_SHOWN: usize = 5;
-/// Side of a patch's picture in the report, in pixels.
+/// Side of a patch in the report, in pixels.
 const PATCH_SIDE: u32 = 48;
 
-/// A patch of a held-out picture, or a region, as the only row.
+/// A patch of a held-out image, or a region, as the only row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Patch {
     image: usize,
@@ -35,16 +35,16 @@ struct Patch {
     column: usize,
 }
 
-/// How codes are used, and where the patches are that are shown of them.
+/// How codes are used, and where the patches are that the report shows.
 #[derive(Debug, Clone)]
 pub struct Codes {
     record: CodesRecord,
     patches: Vec<Vec<Patch>>,
-    /// Patches along each side; 0 where pictures are known by regions.
+    /// Patches along each side; 0 if images are known by regions.
     grid: usize,
 }
 
-/// Uses of the codes, gathered batch by batch.
+/// Uses of the codes, accumulated over batches.
 #[derive(Debug, Default)]
 struct Uses {
     given: Vec<u64>,
@@ -53,8 +53,8 @@ struct Uses {
     pairs: usize,
 }
 
-/// Counts how pairs use the codes; none where the model has no dictionary. `pairs` gives the features of a range of pairs, with
-/// each pair's picture and caption.
+/// Counts how pairs use the codes; `None` if the model has no dictionary. `pairs` gives the features of a range of pairs, with each
+/// pair's image and caption.
 pub(crate) fn codes(
     model: &Model,
     set: &EvalSet,
@@ -64,7 +64,7 @@ pub(crate) fn codes(
 ) -> Option<Result<Codes, TrainError>> {
     let joint = model.backbone.joint.as_ref()?;
     let quantiser = joint.quantiser.as_ref()?;
-    // Of pictures that are known by regions no patch is shown.
+    // If images are known by regions, no patch is shown.
     let grid = model.backbone.image.as_ref().map_or(0, ImageEncoder::grid);
     let mut uses = Uses {
         given: vec![0; quantiser.config.codes],
@@ -129,7 +129,7 @@ pub(crate) fn codes(
                 Ok(encoded) => encoded,
                 Err(error) => return Some(Err(error.into())),
             };
-            // Begin and end tokens take no part.
+            // Begin and end tokens are left out.
             for at in 1..encoded.ids.len().saturating_sub(1) {
                 let word = tokenizer.decode(&encoded.ids[at..=at]).trim().to_owned();
                 let of_code = uses.words.entry(words[pair * length + at]).or_default();
@@ -163,7 +163,7 @@ impl Uses {
         };
         let patch_count =
             |code: usize| -> u64 { self.patches.get(&code).map_or(0, |p| p.len() as u64) };
-        // What both modalities choose comes first: it is what the dictionary is for.
+        // Codes that both modalities choose come first: they are the purpose of the dictionary.
         let mut order: Vec<usize> = (0..self.given.len())
             .filter(|code| word_count(*code) + patch_count(*code) > 0)
             .collect();
@@ -188,7 +188,7 @@ impl Uses {
             words.sort_by(|a, b| b.count.cmp(&a.count).then(a.word.cmp(&b.word)));
             words.truncate(WORDS_SHOWN);
             let all = self.patches.get(&code).map_or(&[][..], Vec::as_slice);
-            // Spread over the pictures, which stand in order.
+            // Spread over the images, whose patches are in order.
             let count = all.len().min(PATCHES_SHOWN);
             patches.push((0..count).map(|i| all[i * all.len() / count]).collect());
             shown.push(CodeRecord {
@@ -218,7 +218,7 @@ impl Uses {
 }
 
 impl Codes {
-    /// Writes `codes.json` and the pictures of patches beside it.
+    /// Writes `codes.json` and the images of patches next to it.
     pub(crate) fn write(&self, run: &RunFolder, set: &EvalSet) -> Result<(), TrainError> {
         let folder = run.join("codes");
         std::fs::create_dir_all(&folder).map_err(TrainError::file("create", &folder))?;
@@ -233,7 +233,7 @@ impl Codes {
                     .image_spec()
                     .square(&picture)
                     .map_err(TrainError::Check)?;
-                // With what lies around it, or nobody could tell what it shows.
+                // With its surroundings, without which nobody could tell what it shows.
                 let side = square.width() as usize / self.grid;
                 let (x, y) = (patch.column * side, patch.row * side);
                 let (left, top) = (x.saturating_sub(side / 2), y.saturating_sub(side / 2));

@@ -1,6 +1,6 @@
-//! Where phrases are found in pictures: cosines of phrases with patches or regions after the cross-modal encoder, drawn, and, where the
-//! boxes of objects are known, how often the middle of the nearest one lies in one of them. Boxes are not read beside a detector's
-//! features.
+//! Where phrases are found in images: maps of the cosines of phrases with patches or regions, after the cross-modal encoder. If the
+//! boxes of objects are known, also how often the centre of the nearest patch or region lies in one of them. Boxes are not read
+//! next to a detector's features.
 
 use std::rc::Rc;
 
@@ -20,26 +20,26 @@ use crate::model::{Model, host};
 use crate::recipe::Recipe;
 use crate::run::RunFolder;
 
-/// Captions that are looked at, one for each picture.
+/// Number of captions that are inspected, one per image.
 pub const CAPTIONS: usize = 500;
-/// Pictures that are drawn, and phrases of each.
+/// Number of images that are drawn, and of phrases per image.
 const PICTURES: usize = 8;
 const PHRASES: usize = 4;
-/// Side of a drawn picture, in pixels.
+/// Side of a drawn image, in pixels.
 const SIDE: u32 = 128;
 
-/// What one phrase finds in its picture.
+/// Where one phrase is found in its image.
 #[derive(Debug, Clone)]
 struct Found {
     image: usize,
     phrase: String,
-    /// Cosine of each place.
+    /// Cosine with each patch or region.
     cosines: Vec<f32>,
     places: Rc<Places>,
     boxes: Vec<[f32; 4]>,
 }
 
-/// Where the positions of a picture lie.
+/// Where the patches or regions of an image lie.
 #[derive(Debug)]
 enum Places {
     /// On a grid, row by row.
@@ -49,7 +49,7 @@ enum Places {
 }
 
 impl Places {
-    /// Their middles.
+    /// Their centres.
     fn middles(&self) -> Vec<[f32; 2]> {
         match self {
             Self::Patches(grid) => middles(*grid),
@@ -60,7 +60,7 @@ impl Places {
         }
     }
 
-    /// The cosine at a point, of regions the highest of those that it lies in; none where there is no region.
+    /// The cosine at a point. With regions it is the highest of those that contain the point; `None` if no region does.
     fn at(&self, cosines: &[f32], [x, y]: [f32; 2]) -> Option<f32> {
         match self {
             Self::Patches(grid) => {
@@ -79,15 +79,15 @@ impl Places {
     }
 }
 
-/// What the phrases of some held-out captions find.
+/// Where the phrases of some held-out captions are found.
 #[derive(Debug, Clone)]
 pub struct Phrases {
     found: Vec<Found>,
     pointing: Pointing,
 }
 
-/// Looks for the phrases of held-out captions in their pictures; none where texts have no concepts. `features` gives the features
-/// of pairs of a caption and a picture.
+/// Finds the phrases of held-out captions in their images; `None` if texts have no concepts. `features` gives the features of pairs
+/// of a caption and an image.
 pub(crate) fn phrases(
     model: &Model,
     set: &EvalSet,
@@ -116,7 +116,7 @@ pub(crate) fn phrases(
         let fused = model.backbone.fuse(&texts, &images, Keep::Nothing);
         let text = fused.text();
         let [_, length, _] = text.dims();
-        // Patches or regions stand last, after a class token where it takes part.
+        // Patches or regions come last, after a class token if there is one.
         let image = fused.image();
         let count = match (patches, source.region_shape()) {
             (Some(grid), _) => grid * grid,
@@ -132,7 +132,8 @@ pub(crate) fn phrases(
                 Err(error) => return Some(Err(error.into())),
             };
             let end = encoded.ids.len().saturating_sub(1);
-            // Boxes come with the picture, which is not worth reading where nothing is known of it; regions come with the sample.
+            // Boxes are read together with the image, which is not worth reading if they are unknown. Regions are read with the
+            // sample.
             let item = &set.items()[*image];
             let (split, index) = (item.split, item.index);
             let of_picture = || -> Result<Sample, DataError> {
@@ -161,7 +162,7 @@ pub(crate) fn phrases(
                     (Resize::Squash, _) | (_, None) => {
                         boxes_of(phrase, &sample.tags, &sample.boxes)
                     }
-                    // Boxes are shares of the whole picture, of which the model sees a part.
+                    // Boxes are relative to the whole image, of which the model sees only a part.
                     _ => Vec::new(),
                 };
                 all.pointing.add(of_row, &middles, &boxes);
@@ -178,10 +179,10 @@ pub(crate) fn phrases(
     Some(Ok(all))
 }
 
-/// The boxes of the objects that a phrase names: those whose name's words are all in the phrase, else those whose name holds all
-/// words of the phrase; none where those have different names, as of `red circle above blue star`.
+/// The boxes of the objects that a phrase names: those whose name's words are all in the phrase, else those whose name has all
+/// words of the phrase. None if these have different names, as for `red circle above blue star`.
 fn boxes_of(phrase: &str, tags: &[String], boxes: &[[f32; 4]]) -> Vec<[f32; 4]> {
-    // Singular and plural are one word here.
+    // Singular and plural count as one word.
     let words = |text: &str| -> Vec<String> {
         let stem = |word: &str| {
             let word = word.strip_suffix("es").unwrap_or(word);
@@ -209,7 +210,7 @@ fn boxes_of(phrase: &str, tags: &[String], boxes: &[[f32; 4]]) -> Vec<[f32; 4]> 
 }
 
 impl Phrases {
-    /// Writes `phrases.json` and the maps beside it.
+    /// Writes `phrases.json` and the maps next to it.
     pub(crate) fn write(&self, run: &RunFolder, set: &EvalSet) -> Result<(), TrainError> {
         let folder = run.join("phrases");
         std::fs::create_dir_all(&folder).map_err(TrainError::file("create", &folder))?;
@@ -254,7 +255,7 @@ impl Phrases {
         run.write_json("phrases.json", &record)
     }
 
-    /// One line for the terminal; none where no boxes are known.
+    /// One line for the terminal; `None` if no boxes are known.
     pub(crate) fn summary(&self) -> Option<String> {
         let percent = |share: Option<f64>| share.map(|share| format!("{:.1}%", 100.0 * share));
         Some(format!(
@@ -267,7 +268,7 @@ impl Phrases {
     }
 }
 
-/// The picture in grey with the cosines over it, from none at the lowest to full colour at the highest, and its boxes.
+/// The image in grey with its boxes and the cosines as colour: no colour at the lowest, full colour at the highest.
 fn draw(square: &RgbImage, found: &Found) -> RgbImage {
     const HEAT: [f32; 3] = [235.0, 60.0, 20.0];
     const STRONGEST: f32 = 0.8;
@@ -281,7 +282,7 @@ fn draw(square: &RgbImage, found: &Found) -> RgbImage {
     for (x, y, pixel) in picture.enumerate_pixels_mut() {
         let share = |at: u32| (at as f32 + 0.5) / SIDE as f32;
         let cosine = found.places.at(&found.cosines, [share(x), share(y)]);
-        // Squared: what is near the highest is what is pointed at.
+        // Squared, to emphasise what is near the highest.
         let share = cosine.map_or(0.0, |cosine| {
             (cosine - low) / (high - low).max(f32::EPSILON)
         });

@@ -1,9 +1,9 @@
-//! A model beside held-out pictures and texts, whose features are kept as far as memory allows.
+//! A model with held-out images and texts, whose features are kept as far as memory allows.
 //!
-//! What the contrast needs of a picture or a text is one row of numbers, which is kept for all. The cross-modal encoder needs every
-//! position of one state or several: a megabyte of a picture at base size, seven for BridgeTower. Where those of all do not fit into
-//! `eval.memory_gb`, pairs are scored tile by tile, a block of pictures with a block of texts. A block of pictures stays while the
-//! blocks of texts pass by, so that pictures are encoded at most twice, and texts once for every block of pictures.
+//! The contrast needs one row of numbers per image or text; these rows are all kept. The cross-modal encoder needs every position
+//! of one or several states: a megabyte per image at base size, seven for BridgeTower. If all of them do not fit into
+//! `eval.memory_gb`, pairs are scored tile by tile, a block of images with a block of texts. A block of images stays while all
+//! blocks of texts pass, so images are encoded at most twice, and texts once per block of images.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -23,14 +23,14 @@ use crate::interrupt;
 use crate::model::{Model, host};
 use crate::recipe::Recipe;
 
-/// A model with what it knows of a held-out set.
+/// A model with its features of a held-out set.
 pub(crate) struct Encoded<'a> {
     model: &'a Model,
     set: &'a EvalSet,
     tokenizer: &'a TextTokenizer,
     recipe: &'a Recipe,
     device: &'a Device,
-    /// All captions, padded to one length, so that any two fit one batch: that of the longest.
+    /// All captions, padded to the length of the longest, so that any two fit into one batch.
     ids: Texts,
     embeddings: Option<DualEmbeddings>,
     blocks: Blocks,
@@ -38,7 +38,7 @@ pub(crate) struct Encoded<'a> {
     texts: RefCell<Kept<TextFeatures>>,
 }
 
-/// Features of some rows in a row.
+/// Features of a range of consecutive rows.
 struct Kept<F> {
     of: Range<usize>,
     features: Option<F>,
@@ -50,14 +50,14 @@ impl<F> Kept<F> {
         features: None,
     };
 
-    /// The features of rows that are kept.
+    /// The features of these rows, if they are kept.
     fn get(&self, wanted: &Range<usize>) -> Option<&F> {
         let there = self.of.start <= wanted.start && wanted.end <= self.of.end;
         self.features.as_ref().filter(|_| there)
     }
 }
 
-/// A picture as it was read.
+/// An image as it was read.
 enum Read {
     Pixels(Images),
     Regions(Regions),
@@ -65,18 +65,18 @@ enum Read {
 
 const GIGABYTE: f64 = 1e9;
 
-/// How many pictures and texts are kept at once. While the parts of a block are joined it is there twice; so a budget has room for
-/// both blocks and the larger one once more.
+/// How many images and texts are kept at once. While the parts of a block are joined, the block is in memory twice, so a budget has
+/// room for both blocks and the larger one once more.
 ///
-/// - `count`, `bytes`: pictures and texts, and what one of each takes
-/// - `least`: what a block holds at least
+/// - `count`, `bytes`: number of images and of texts, and the bytes of one of each
+/// - `least`: smallest size of a block
 fn blocks(count: [usize; 2], bytes: [usize; 2], budget: f64, least: usize) -> Blocks {
     let of = |count: usize, bytes: usize| count as f64 * bytes as f64;
     let [pictures, texts] = [of(count[0], bytes[0]), of(count[1], bytes[1])];
     if pictures + texts + pictures.max(texts) <= budget {
         return Blocks::default();
     }
-    // Texts are encoded again for every block of pictures, so those have the larger part.
+    // Texts are encoded again for every block of images, so images get the larger part.
     let for_texts = texts.min(budget / 5.0);
     let for_pictures = (budget - for_texts) / 2.0;
     let rows = |bytes: usize, room: f64| ((room / bytes.max(1) as f64) as usize).max(least);
@@ -87,8 +87,8 @@ fn blocks(count: [usize; 2], bytes: [usize; 2], budget: f64, least: usize) -> Bl
 }
 
 impl<'a> Encoded<'a> {
-    /// Encodes all pictures and texts for the contrast, where the model has it, and keeps what fits into memory for the matching
-    /// head, if pairs are to be scored.
+    /// Encodes all images and texts for the contrast, if the model has one. If pairs are to be scored, keeps what fits into memory
+    /// for the matching head.
     pub(crate) fn new(
         model: &'a Model,
         set: &'a EvalSet,
@@ -111,7 +111,7 @@ impl<'a> Encoded<'a> {
             texts: RefCell::new(Kept::NOTHING),
         };
         let step = recipe.eval.batch_size;
-        // What one takes shows when some are encoded.
+        // The size of one is known once some are encoded.
         let mut of_first = 0;
         encoded.encode_images(0..pictures.min(1), |features| {
             of_first = features.bytes();
@@ -166,15 +166,15 @@ impl<'a> Encoded<'a> {
         Ok(encoded)
     }
 
-    /// The features of pairs, row by row. Of what is not kept the pictures and texts between the first and the last one are encoded:
-    /// for pairs that lie near each other.
+    /// The features of pairs, row by row. If they are not kept, all images and texts from the first to the last are encoded, so
+    /// pairs should be near each other.
     pub(crate) fn rows(&self, pairs: &[Pair]) -> Result<(TextFeatures, ImageFeatures), TrainError> {
         let images = span(pairs.iter().map(|pair| pair.image));
         let texts = span(pairs.iter().map(|pair| pair.text));
         self.rows_of(pairs, (images, texts), false)
     }
 
-    /// The features of pairs, from those of `images` and `texts`, which are kept for the next call if `keep`.
+    /// The features of pairs, from those of `images` and `texts`, which are kept for the next call if `keep` is set.
     fn rows_of(
         &self,
         pairs: &[Pair],
@@ -193,7 +193,7 @@ impl<'a> Encoded<'a> {
                 Some(features) => features.select(&image_rows(kept.of.start)),
                 None => {
                     if keep {
-                        // Before the next block is there.
+                        // Freed before the next block is in memory.
                         *kept = Kept::NOTHING;
                     }
                     let mut parts = Vec::new();
@@ -238,7 +238,7 @@ impl<'a> Encoded<'a> {
         Ok((text_features, image_features))
     }
 
-    /// Pictures batch by batch; the next are read while some are encoded.
+    /// Encodes images batch by batch, while the next ones are read.
     fn encode_images(
         &self,
         range: Range<usize>,
@@ -254,7 +254,7 @@ impl<'a> Encoded<'a> {
             let ranges = batches.clone();
             scope.spawn(move || {
                 for range in ranges {
-                    // It fails when nobody reads on.
+                    // It fails if the receiver is gone.
                     if sender.send(read(set, range)).is_err() {
                         return;
                     }
@@ -282,7 +282,7 @@ impl<'a> Encoded<'a> {
                 let text = &backbone.text;
                 text.input(&tags.ids, &tags.lengths, tags.length, self.device)
             });
-        // Nobody scores tags, whose number differs between batches.
+        // Tags, whose number differs between batches, are not scored.
         Ok(ImageFeatures {
             tags: None,
             ..backbone.encode_pictures(&pictures, tags.as_ref(), 0)
@@ -307,7 +307,7 @@ fn read(set: &EvalSet, range: Range<usize>) -> Result<Read, DataError> {
     })
 }
 
-/// From the first to the last.
+/// The range from the first to the last.
 fn span(of: impl Iterator<Item = usize> + Clone) -> Range<usize> {
     let last = of.clone().max();
     of.min().unwrap_or(0)..last.map_or(0, |last| last + 1)
@@ -359,7 +359,7 @@ impl RetrievalModel for Encoded<'_> {
 mod tests {
     use super::*;
 
-    /// 5,000 pictures with 25,000 captions at base size: METER's one state of 577 positions, and BridgeTower's seven of 325.
+    /// 5,000 images with 25,000 captions at base size: METER's one state of 577 positions, and BridgeTower's seven of 325.
     #[test]
     fn blocks_keep_within_the_budget() {
         const BUDGET: f64 = 2e9;
@@ -368,10 +368,10 @@ mod tests {
             let Blocks { images, texts } = blocks([5000, 25_000], bytes, BUDGET, 64);
             let (pictures, captions) = ((images * bytes[0]) as f64, (texts * bytes[1]) as f64);
             assert!(pictures + captions + pictures.max(captions) <= BUDGET);
-            // And makes use of it: texts are encoded once for each block of pictures.
+            // The budget is used: texts are encoded once per block of images.
             assert!(pictures > 0.35 * BUDGET && captions > 0.19 * BUDGET);
         }
-        // A set that fits is one block; a block has a batch at least.
+        // A set that fits is one block, and a block is at least one batch.
         assert_eq!(
             blocks([500, 1000], [1000, 1000], 2.5e6, 64),
             Blocks::default()

@@ -10,7 +10,7 @@ use crate::files;
 use crate::recipe::Recipe;
 use crate::run::RunFolder;
 
-/// Longest side of a picture in the gallery, in pixels: the report shows none larger.
+/// Longest side of an image in the gallery, in pixels: the report shows no larger ones.
 const GALLERY_SIDE: u32 = 320;
 
 /// Some held-out images with the captions that the model ranks first, spread over the set.
@@ -27,7 +27,7 @@ pub(crate) fn gallery(
     let mut items = Vec::new();
     for number in 0..shown {
         let index = number * count / shown;
-        // In full size, even if the model reads less of it.
+        // In full size, even if the model reads a smaller image.
         let item = &set.items()[index];
         let stored = set.source().image_bytes(item.split, item.index);
         let full = stored.ok().flatten().and_then(|(bytes, _)| {
@@ -40,7 +40,7 @@ pub(crate) fn gallery(
         let Some(picture) = picture else {
             continue;
         };
-        // Photographs are scaled down and become JPEG; a small picture, such as a generated scene, stays exact.
+        // Photographs are scaled down and saved as JPEG; a small image, such as a generated scene, stays exact.
         let large = picture.width().max(picture.height()) > GALLERY_SIDE;
         let picture = if large {
             images::thumbnail(&picture, GALLERY_SIDE)

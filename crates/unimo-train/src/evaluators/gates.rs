@@ -12,7 +12,7 @@ use crate::evaluators::encoded::Encoded;
 use crate::model::{Model, host};
 use crate::recipe::Recipe;
 
-/// Mean of the gates over some true pairs, and the gates of the words of one caption.
+/// Mean gates over some true pairs, and the gates of one caption's words.
 pub(crate) fn gates(
     model: &Model,
     encoded: &Encoded<'_>,
@@ -45,7 +45,7 @@ pub(crate) fn gates(
     Ok(gates_record(config, &fused.gates, &tokens, tokenizer))
 }
 
-/// Mean of the gates over rows whose texts are `tokens`, and the gates of the words of the first; none without gates.
+/// Mean gates over rows whose texts are `tokens`, and the gates of the first text's words; `None` without gates.
 pub(crate) fn gates_record(
     config: &FusionConfig,
     gates: &[LayerGates],

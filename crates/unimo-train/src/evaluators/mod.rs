@@ -1,7 +1,7 @@
-//! What a model is judged by. An evaluator gives named numbers, says what chance would reach, and writes what the report shows
-//! beside them. Retrieval is one of them.
+//! How a model is evaluated. An evaluator gives named numbers, says what chance would reach, and writes what the report shows
+//! besides. Retrieval is one of them.
 //!
-//! A recipe's `[eval]` says which there are; `eval.select` names the number that the best weights of a run are chosen by. A new one
+//! A recipe's `[eval]` lists the evaluators; `eval.select` names the number that selects the best weights of a run. A new evaluator
 //! is a file here and a line in [`open`].
 
 pub(crate) mod encoded;
@@ -25,47 +25,47 @@ use crate::model::Model;
 use crate::recipe::Recipe;
 use crate::run::RunFolder;
 
-/// Weights to be judged, and where what is found goes.
+/// Weights to evaluate, and where the results go.
 pub struct Weights<'a> {
     /// The model, without dropout.
     pub model: &'a Model,
-    /// Where it computes.
+    /// The device that it computes on.
     pub device: &'a Device,
-    /// What it was made from.
+    /// The recipe that it was made from.
     pub recipe: &'a Recipe,
-    /// How texts become ids.
+    /// The tokenizer of its texts.
     pub tokenizer: &'a TextTokenizer,
-    /// The step that they are of.
+    /// The step of the weights.
     pub step: u64,
     /// Whether training has ended.
     pub last: bool,
-    /// The run, whose report shows pictures and maps; none: numbers alone.
+    /// The run, whose report shows images and maps; `None` to compute the numbers alone.
     pub run: Option<&'a RunFolder>,
-    /// No progress line.
+    /// Whether to show no progress line.
     pub quiet: bool,
 }
 
-/// What a model is judged by.
+/// A way to evaluate a model.
 pub trait Evaluator {
-    /// Its name, which its numbers begin with: `retrieval`.
+    /// Its name and the prefix of its numbers, such as `retrieval`.
     fn name(&self) -> &'static str;
 
-    /// Names of the numbers that every evaluation of a training gives, and that `eval.select` may name.
+    /// Names of the numbers that every evaluation during training gives. `eval.select` may name any of them.
     fn scalars(&self) -> Vec<String>;
 
-    /// Lines for the terminal before training: what is scored, and when.
+    /// Lines for the terminal before training, on what is scored and when.
     fn says(&self, _recipe: &Recipe) -> Vec<String> {
         Vec::new()
     }
 
-    /// Whether the evaluations of a run that was killed lack this step's.
+    /// Whether this step's evaluation is missing among the records, after a run was killed.
     fn is_owed(&self, done: &[EvalRecord], step: u64, _last: bool) -> bool {
         let own = |record: &&EvalRecord| record.evaluator == self.name();
         !done.iter().filter(own).any(|record| record.step == step)
     }
 
-    /// Judges weights. The first record is of what every evaluation scores: its numbers make a curve with those before. `say` tells
-    /// the terminal what was found.
+    /// Evaluates weights. The first record holds the numbers that every evaluation gives, so that they form a curve with the
+    /// earlier ones. `say` prints the results.
     ///
     /// # Errors
     ///
@@ -81,18 +81,18 @@ pub trait Evaluator {
 pub struct HeldOut<'a> {
     /// The data.
     pub source: &'a Arc<dyn Source>,
-    /// Where unusable samples are listed.
+    /// The list of unusable samples.
     pub skip: &'a SkipList,
-    /// Makes concepts of phrases and tags.
+    /// The reader of concepts, from phrases and tags.
     pub concepts: Option<ConceptReader>,
 }
 
-/// The evaluators of a recipe that is trained. `before` is what a run that is resumed has found; `say` tells the terminal what is
-/// not evaluated, and why.
+/// The evaluators of a recipe that is trained. `before` holds the earlier results of a resumed run. `say` prints what is not
+/// evaluated, and why.
 ///
 /// # Errors
 ///
-/// What one of them reads cannot be used.
+/// The data of one of them cannot be used.
 pub fn open(
     recipe: &Recipe,
     held_out: &HeldOut<'_>,
@@ -101,7 +101,7 @@ pub fn open(
 ) -> Result<Vec<Box<dyn Evaluator>>, TrainError> {
     let mut all: Vec<Box<dyn Evaluator>> = Vec::new();
     if let Some(set) = retrieval_set(recipe, held_out, say)? {
-        // A run that an older version began chooses its best weights by all methods.
+        // A run that an older version began selects its best weights by all methods.
         let planned = before
             .iter()
             .all(|e| e.score.is_some() || !e.is_retrieval());
@@ -116,7 +116,7 @@ pub fn open(
     Ok(all)
 }
 
-/// What there is to retrieve; none where there is nothing, which is said.
+/// The set for retrieval; `None`, with a message, if there is nothing to retrieve.
 fn retrieval_set(
     recipe: &Recipe,
     held_out: &HeldOut<'_>,
@@ -137,7 +137,7 @@ fn retrieval_set(
         skip,
         held_out.concepts.clone(),
     ) {
-        // Questions and statements can be learned from without being retrieved.
+        // Questions and statements can be trained on without being retrieved.
         Err(TrainError::Data(error @ DataError::NothingDescribes { .. })) => {
             say(format!("nothing is retrieved: {error}"));
             Ok(None)
@@ -180,13 +180,13 @@ pub fn check_select(recipe: &Recipe, evaluators: &[Box<dyn Evaluator>]) -> Resul
     })
 }
 
-/// Says by which number of each record the best weights are chosen, if by any.
+/// Marks in each record the number that selects the best weights, if there is one.
 pub fn select(recipe: &Recipe, records: &mut [EvalRecord]) {
     let Some(select) = &recipe.eval.select else {
-        // By retrieval, as its records say.
+        // Retrieval selects them, from the numbers in its records.
         return;
     };
-    // What the last evaluation scores beyond the others is not compared with them.
+    // Numbers that only the last evaluation gives are not compared with the others.
     let chosen = records
         .iter()
         .find_map(|r| Some((r.scalar(select)?, r.split.clone())));

@@ -1,9 +1,10 @@
-//! What evaluations during training score, so that they cost little beside it.
+//! What evaluations during training score, so that they cost little compared with training.
 //!
-//! The rule knows no clock, so that the same recipe chooses the same weights as the best on any machine. It counts passes of the
-//! encoders: between two evaluations training makes so many, forward and backward, and an evaluation may make `eval.share` of them.
-//! Of pictures, which must be read too, it may take that share of those trained on; of texts and of pairs through the cross-modal
-//! encoder three times it, since a backward pass costs as much as two forward ones.
+//! The rule does not measure time, so that the same recipe selects the same best weights on any machine. It counts passes of the
+//! encoders. Training makes a number of forward and backward passes between two evaluations, and an evaluation may make
+//! `eval.share` of them. The number of images, which must also be read, is at most this share of the images trained on. For texts
+//! and for pairs through the cross-modal encoder the limit is three times as high, since a backward pass costs as much as two
+//! forward passes.
 
 use crate::diagnostics::{codes, phrases};
 use crate::recipe::stages::Stage;
@@ -14,13 +15,13 @@ use crate::recipe::{During, Recipe};
 pub enum Protocol {
     /// The contrast alone.
     Contrast,
-    /// The contrast, its shortlist ranked by the matching head, and the matching head alone where the recipe says so or there is
-    /// no contrast.
+    /// The contrast, its shortlist ranked by the matching head, and the matching head alone if the recipe says so or there is no
+    /// contrast.
     Full,
 }
 
 impl Protocol {
-    /// As a record has it.
+    /// Its name in a record.
     pub fn name(self) -> &'static str {
         match self {
             Self::Contrast => "contrast",
@@ -32,21 +33,21 @@ impl Protocol {
 /// What evaluations during a training score.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
-    /// By which methods.
+    /// The methods that are scored.
     pub protocol: Protocol,
-    /// Pictures, drawn at random where there are more.
+    /// Number of images, drawn at random if there are more.
     pub pictures: usize,
-    /// Whether even so few cost more than they may.
+    /// Whether even so few images exceed the allowed cost.
     pub exceeds: bool,
 }
 
-/// Fewer pictures say nothing of a model, whatever they may cost.
+/// Fewer images say nothing about a model, whatever the cost.
 const LEAST: usize = 32;
 
-/// Forward passes that a forward and a backward pass cost.
+/// Cost of a forward and a backward pass, in forward passes.
 const TRAINED: f64 = 3.0;
 
-/// Forward passes, or what may be spent on them.
+/// A number of forward passes, as a cost or as a budget.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Passes {
     pictures: f64,
@@ -61,8 +62,8 @@ impl Passes {
 }
 
 impl Plan {
-    /// What a recipe's evaluations during training score, of so many held-out pictures and texts; none where there are none before
-    /// the last step.
+    /// What a recipe's evaluations during training score, for this number of held-out images and texts; `None` if there are none
+    /// before the last step.
     pub fn new(recipe: &Recipe, pictures: usize, texts: usize) -> Option<Self> {
         let every = recipe.train.eval_every;
         if every == 0 || every >= recipe.train.steps {
@@ -81,7 +82,7 @@ impl Plan {
             cost(recipe, protocol, count, texts).within(&budget)
         };
         let most = |protocol| {
-            // What fits has everything smaller fit.
+            // If a number of images fits, every smaller number fits.
             let (mut low, mut high) = (0, pictures);
             while low < high {
                 let middle = low + (high - low).div_ceil(2);
@@ -105,7 +106,7 @@ impl Plan {
         })
     }
 
-    /// One line for the terminal, with what the last evaluation adds.
+    /// One line for the terminal, including what the last evaluation adds.
     pub fn says(&self, recipe: &Recipe, pictures: usize, texts: usize) -> String {
         let methods = match self.protocol {
             Protocol::Contrast => "the contrast",
@@ -139,15 +140,15 @@ impl Plan {
     }
 }
 
-/// Whether an objective is trained, by its key.
+/// Whether the objective with this key is trained.
 type Trains<'a> = &'a dyn Fn(&str) -> bool;
 
-/// What an evaluation may cost.
+/// The allowed cost of an evaluation.
 fn budget(recipe: &Recipe) -> Passes {
     let train = &recipe.train;
     let samples = train.eval_every as f64 * (train.batch_size * train.accumulation) as f64;
     let objectives = &recipe.objectives;
-    // Of stages the mean: what one trains less another trains more.
+    // With stages, the mean over them, weighted by their shares.
     let mean = |passes: &dyn Fn(Trains<'_>) -> f64| -> f64 {
         let stages = recipe.stages();
         let of = |stage: &Stage| stage.steps() as f64 * passes(&|key| stage.trains(key));
@@ -170,9 +171,9 @@ fn budget(recipe: &Recipe) -> Passes {
     }
 }
 
-/// What an evaluation costs.
+/// The cost of an evaluation.
 fn cost(recipe: &Recipe, protocol: Protocol, pictures: usize, texts: usize) -> Passes {
-    // Beside what is scored some pairs are looked at.
+    // Some pairs are inspected in addition to the scored ones.
     let gates = match &recipe.model.fusion {
         Some(_) => recipe.eval.batch_size,
         None => 0,
@@ -196,7 +197,7 @@ fn cost(recipe: &Recipe, protocol: Protocol, pictures: usize, texts: usize) -> P
     }
 }
 
-/// Pairs that the matching head scores, at most.
+/// The largest number of pairs that the matching head scores.
 pub fn pairs(recipe: &Recipe, protocol: Protocol, pictures: usize, texts: usize) -> usize {
     let all = pictures.saturating_mul(texts);
     let (contrast, matching) = (
@@ -226,11 +227,11 @@ mod tests {
         Recipe::load(name, &overrides).unwrap()
     }
 
-    /// 6,000 pictures of which 1,000 are held out with five captions each took nine evaluations of 187,251 pairs.
+    /// 6,000 images, of which 1,000 with five captions each are held out, took nine evaluations of 187,251 pairs.
     #[test]
     fn re_ranking_waits_for_the_end_where_it_costs_more_than_its_share() {
         let plan = |set: &[&str]| Plan::new(&recipe("unimo3-small", set), 1000, 5000).unwrap();
-        // 100 steps of 64 pairs: a twentieth of 6,400 pictures.
+        // 100 steps of 64 pairs: a twentieth of 6,400 images.
         assert_eq!(
             plan(&[]),
             Plan {
@@ -240,7 +241,7 @@ mod tests {
             }
         );
         assert_eq!(plan(&["eval.share=0.1"]).pictures, 640);
-        // 0.05 * 3 * 2 * 6,400 = 1,920 pairs, which 20 pictures with 100 texts exceed.
+        // 0.05 * 3 * 2 * 6,400 = 1,920 pairs, which 20 images with 100 texts exceed.
         let part = plan(&["eval.during=part"]);
         assert_eq!((part.pictures, part.exceeds), (32, true));
         let full = plan(&["eval.during=full"]);

@@ -1,7 +1,7 @@
-//! Classes by prompts: the class of an image is the one whose descriptions are nearest to it (zero-shot classification).
+//! Classes by prompts: an image gets the class whose descriptions are nearest to it (zero-shot classification).
 //!
-//! Source: CLIP (Radford et al. 2021), section 3.1: each template makes a text of a class's name, the embeddings of a class's texts
-//! are averaged and brought to length 1 again. Images and texts are compared by `[objectives.itc]`.
+//! Source: CLIP (Radford et al. 2021), section 3.1: each template makes a text from a class's name. The embeddings of a class's
+//! texts are averaged and scaled to length 1 again. Images and texts are compared by `[objectives.itc]`.
 //!
 //! | number | what | chance, of `C` classes |
 //! |---|---|---|
@@ -32,14 +32,14 @@ use crate::recipe::{PromptsConfig, Recipe};
 
 const NAME: &str = "prompts";
 
-/// `top5` says something of more classes than this.
+/// `top5` is given only for more classes than this.
 const FIVE: usize = 5;
 
 /// Images of known classes.
 pub struct Prompts {
     config: PromptsConfig,
     classes: Vec<String>,
-    /// Each with the number of its class.
+    /// Each image with the index of its class.
     images: Vec<(PathBuf, usize)>,
     spec: ImageSpec,
     limits: Limits,
@@ -100,7 +100,7 @@ impl Prompts {
         self.classes.iter().flat_map(of_class).collect()
     }
 
-    /// What images are compared with.
+    /// The class embeddings that images are compared with.
     ///
     /// # Shapes
     ///
@@ -132,7 +132,7 @@ impl Prompts {
         Ok(normalise(mean))
     }
 
-    /// The classes of each image, the nearest first, where it can be read.
+    /// The classes of each image, the nearest first, for the images that can be read.
     fn ranked(&self, weights: &Weights<'_>, skip: &SkipList) -> Result<Vec<Ranked>, TrainError> {
         let prototypes = self.prototypes(weights)?.transpose();
         let itc = itc(weights)?;
@@ -147,7 +147,7 @@ impl Prompts {
                         levels.extend(own);
                         kept.push(*class);
                     }
-                    // Damaged it is left out and counted; what could only not be read ends the evaluation.
+                    // A damaged image is left out and counted; a read error ends the evaluation.
                     Err(error) => {
                         let place = Place {
                             file: path.display().to_string(),
@@ -183,13 +183,13 @@ impl Prompts {
     }
 }
 
-/// An image's class, and how many classes are nearer to it.
+/// An image's class, and how many classes are nearer to the image.
 struct Ranked {
     class: usize,
     rank: usize,
 }
 
-/// How many other classes have a score of at least that of `class`: of equal ones the right one comes last.
+/// How many other classes score at least as high as `class`: among equal scores the right class comes last.
 fn rank(scores: &[f32], class: usize) -> usize {
     let own = scores[class];
     let others = scores.iter().enumerate().filter(|(at, _)| *at != class);
@@ -206,7 +206,7 @@ fn itc<'a>(
     })
 }
 
-/// What lies in a folder, by name.
+/// The entries of a folder, sorted by name.
 fn entries(folder: &Path) -> Result<Vec<PathBuf>, TrainError> {
     let listed = fs::read_dir(folder).map_err(TrainError::file("read", folder))?;
     let paths = listed.map(|entry| entry.map(|entry| entry.path()));
@@ -260,7 +260,7 @@ impl Evaluator for Prompts {
             right as f64 / own.len() as f64
         };
         let each = (0..classes).map(|class| share(1, &|image| image.class == class));
-        // A class of which no image can be read has no share.
+        // A class without readable images has no share.
         let each: Vec<f64> = each.filter(|share| share.is_finite()).collect();
         let mean_class = each.iter().sum::<f64>() / each.len() as f64;
         let scalar = |value: f64, most: usize| ScalarRecord {

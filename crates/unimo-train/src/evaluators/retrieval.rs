@@ -1,5 +1,5 @@
-//! Retrieval over held-out pictures and texts, in both directions: by the contrast, by its shortlist that the matching head ranks, or by
-//! the matching head alone; with the gates, codes and phrases of some pairs, and a gallery.
+//! Retrieval over held-out images and texts, in both directions: by the contrast, by its shortlist ranked by the matching head, or
+//! by the matching head alone. Also the gates, codes and phrases of some pairs, and a gallery.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,35 +23,35 @@ use crate::progress::Progress;
 use crate::recipe::Recipe;
 use crate::run::RunFolder;
 
-/// Its name.
+/// The name of this evaluator.
 pub const NAME: &str = "retrieval";
 
 /// The mean of R@1, R@5 and R@10 in both directions by the best method.
 pub const MEAN_RECALL: &str = "retrieval.mean_recall";
 
-/// An evaluation of more pairs shows how far it is; a small model scores so many in a minute on a CPU.
+/// Number of pairs above which an evaluation shows its progress; a small model scores so many in a minute on a CPU.
 const LONG_EVALUATION: usize = 50_000;
 
-/// Whether a recipe trains anything to retrieve with.
+/// Whether a recipe trains an objective that retrieval can use.
 pub fn is_possible(recipe: &Recipe) -> bool {
     recipe.objectives.itc.is_some() || recipe.objectives.itm.is_some()
 }
 
-/// Retrieval over a run's held-out split, planned so that it costs little beside training.
+/// Retrieval over a run's held-out split, planned to cost little compared with training.
 pub struct Retrieval {
     all: EvalSet,
-    /// What evaluations before the last step score, and on which of the pictures; none: everything on all.
+    /// What evaluations before the last step score, and on which images; `None`: everything, on all images.
     during: Option<(Plan, EvalSet)>,
 }
 
 impl Retrieval {
-    /// Over everything, whenever it is asked.
+    /// Scores everything in every evaluation.
     pub fn whole(all: EvalSet) -> Self {
         Self { all, during: None }
     }
 
-    /// Over what a recipe's evaluations during training may cost. `planned`: an older version began the run, which chooses its best
-    /// weights by all methods.
+    /// Keeps evaluations during training within the cost that the recipe allows. If `planned` is false, an older version began the
+    /// run, which selects its best weights by all methods.
     pub fn planned(all: EvalSet, recipe: &Recipe, planned: bool) -> Self {
         let (pictures, texts) = (all.items().len(), all.captions().len());
         let plan = Plan::new(recipe, pictures, texts).filter(|_| planned);
@@ -59,7 +59,8 @@ impl Retrieval {
         Self { all, during }
     }
 
-    /// By one protocol over a set, said on the terminal; `shown`: what the report shows beside the numbers is written.
+    /// Scores a set by one protocol and prints the result. If `shown` is set, also writes what the report shows besides the
+    /// numbers.
     fn score(
         &self,
         weights: &Weights<'_>,
@@ -68,7 +69,7 @@ impl Retrieval {
         say: &mut dyn FnMut(String),
     ) -> Result<(EvalRecord, Evaluated), TrainError> {
         let began = Instant::now();
-        // A bar of its own only where an evaluation takes long enough to wonder.
+        // A separate progress bar, only if the evaluation takes long.
         let long = match weights.run {
             _ if weights.quiet => usize::MAX,
             Some(_) => LONG_EVALUATION,
@@ -108,7 +109,7 @@ impl Evaluator for Retrieval {
     }
 
     fn is_owed(&self, done: &[EvalRecord], step: u64, last: bool) -> bool {
-        // After the last step that of all comes last.
+        // After the last step, the record of everything comes last.
         let all = self.all.label();
         let ends = |record: &EvalRecord| {
             let of_all = all == record.split && record.protocol != Protocol::Contrast.name();
@@ -132,7 +133,7 @@ impl Evaluator for Retrieval {
             let scored = (plan.protocol, part);
             return Ok(vec![self.score(weights, scored, true, say)?.0]);
         }
-        // Whatever the last evaluation scores beyond the others, the best weights are chosen by what all of them score.
+        // The best weights are selected by what every evaluation scores, even if the last one scores more.
         let whole = plan.pictures == self.all.items().len();
         let mut records = Vec::new();
         let mut score = None;
@@ -154,7 +155,7 @@ impl Evaluator for Retrieval {
     }
 }
 
-/// Held-out pictures and texts, or none where the data has no such split.
+/// Held-out images and texts; `None` if the data has no such split.
 pub fn open_set(
     recipe: &Recipe,
     source: &Arc<dyn Source>,
@@ -176,8 +177,8 @@ pub fn open_set(
     Ok(Some(set.with_concepts(concepts)))
 }
 
-/// Shows the progress of an evaluation, as [`evaluate`] tells it, if it scores more than `from` pairs. With `cost`, says after the first
-/// batches how many pairs there are and how long they take at that speed. Ends when dropped.
+/// Shows the progress of an evaluation, reported by [`evaluate`], if it scores more than `from` pairs. With `cost`, it prints after
+/// the first batches how many pairs there are and how long they will take. Ends when dropped.
 pub fn scoring_bar(
     from: usize,
     cost: bool,
@@ -185,7 +186,7 @@ pub fn scoring_bar(
 ) -> impl FnMut(usize, usize) {
     let mut bar: Option<Progress> = None;
     let began = std::time::Instant::now();
-    // The first batch, which waits for features too, and when it was done.
+    // The first batch, which also waits for features, and the time it was done.
     let mut first: Option<(usize, f64)> = None;
     let mut said = !cost;
     move |done, total| {
@@ -214,21 +215,21 @@ pub fn scoring_bar(
     }
 }
 
-/// What an evaluation found, with what a report needs beside the numbers.
+/// The results of an evaluation, with what a report needs besides the numbers.
 pub struct Evaluated {
     /// The numbers.
     pub retrieval: RetrievalReport,
-    /// By which methods.
+    /// The methods that were scored.
     pub protocol: Protocol,
-    /// Mean gates per layer, where the model has gates.
+    /// Mean gates per layer, if the model has gates.
     gates: Option<GatesRecord>,
-    /// How codes are used, where the model has a grounded dictionary.
+    /// How codes are used, if the model has a grounded dictionary.
     codes: Option<Codes>,
-    /// Where phrases are found, where texts have concepts.
+    /// Where phrases are found, if texts have concepts.
     phrases: Option<Phrases>,
 }
 
-/// Retrieval over held-out pictures and texts.
+/// Retrieval over held-out images and texts.
 pub fn evaluate(
     weights: &Weights<'_>,
     protocol: Protocol,
@@ -269,13 +270,13 @@ pub fn evaluate(
 }
 
 impl Evaluated {
-    /// How good the weights are, by what this evaluation scored: a mean of recalls by the best method, as
-    /// [`EvalRecord::goodness`] compares them.
+    /// Quality of the weights by what this evaluation scored: a mean of recalls by the best method, compared as in
+    /// [`EvalRecord::goodness`].
     pub fn score(&self) -> f64 {
         self.score_by(|_| true)
     }
 
-    /// As [`score`](Self::score), by the contrast alone.
+    /// As [`score`](Self::score), but by the contrast alone.
     pub fn score_of_contrast(&self) -> f64 {
         self.score_by(|method| method == Method::Itc)
     }
@@ -287,7 +288,7 @@ impl Evaluated {
     }
 }
 
-/// The entry of the method that finds most, as [`EvalRecord::headline`] chooses it.
+/// The entry of the best method, chosen as in [`EvalRecord::headline`].
 fn headline(report: &RetrievalReport) -> Option<&MethodReport> {
     let found = report.methods.iter().filter(|m| m.rsum().is_finite());
     found.reduce(|best, next| {
@@ -326,7 +327,7 @@ pub fn summary(step: u64, evaluated: &Evaluated) -> String {
         .unwrap_or_default()
 }
 
-/// Writes what an evaluation during training found beside its numbers into the run: gates, codes, phrases, gallery.
+/// Writes an evaluation's results other than its numbers into the run: gates, codes, phrases, gallery.
 pub fn write(
     run: &RunFolder,
     set: &EvalSet,

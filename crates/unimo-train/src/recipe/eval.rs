@@ -1,4 +1,4 @@
-//! `[eval]`: what a model is judged by.
+//! `[eval]`: how a model is evaluated.
 
 use std::path::PathBuf;
 
@@ -10,30 +10,30 @@ use unimo_eval::RetrievalConfig;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EvalConfig {
-    /// Images of the held-out split, drawn at random where there are more; 0: all.
+    /// Number of held-out images, drawn at random if there are more; 0: all.
     pub limit: usize,
     /// What evaluations before the last step score: `auto`, `contrast`, `part` or `full`.
     #[serde(default)]
     pub during: During,
-    /// What they may cost: a share of the passes that training makes between two of them.
+    /// The cost that they may have, as a share of the passes that training makes between two evaluations.
     #[serde(default = "default_share")]
     pub share: f64,
-    /// Gigabytes of features of pictures and texts that are kept at once; what is beyond is encoded again, block by block.
+    /// Gigabytes of image and text features that are kept at once; the others are encoded again, block by block.
     #[serde(default = "default_memory")]
     pub memory_gb: f64,
-    /// Texts or images per forward pass of an encoder, and pairs per pass of the cross-modal encoder.
+    /// Texts or images per forward pass of an encoder, and pairs per forward pass of the cross-modal encoder.
     pub batch_size: usize,
-    /// Candidates that the contrastive score leaves to the matching score, in each direction.
+    /// Number of candidates, in each direction, that the contrastive score selects for the matching score.
     pub shortlist: usize,
-    /// Score every text with every image by the matching score too.
+    /// Whether the matching score also ranks every text against every image.
     pub full_itm: bool,
     /// Images shown in the report.
     pub gallery: usize,
-    /// The number that the best weights of a run are chosen by, such as `prompts.top1`; absent: the mean of R@1, R@5 and R@10 in both
+    /// The number that selects the best weights of a run, such as `prompts.top1`; absent: the mean of R@1, R@5 and R@10 in both
     /// directions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub select: Option<String>,
-    /// Classes by prompts.
+    /// Zero-shot classification by prompts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompts: Option<PromptsConfig>,
 }
@@ -62,7 +62,7 @@ impl EvalConfig {
         }
     }
 
-    /// As the evaluation takes it.
+    /// The settings of the retrieval evaluation.
     pub fn retrieval(&self) -> RetrievalConfig {
         RetrievalConfig {
             shortlist: self.shortlist,
@@ -73,36 +73,36 @@ impl EvalConfig {
     }
 }
 
-/// `eval.during`: what is scored by an evaluation during training. After the last step all is.
+/// `eval.during`: what an evaluation during training scores. The one after the last step scores everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum During {
-    /// `full` where it costs no more than `eval.share`, else `contrast` where the model has it, else `part`.
+    /// `full` if it costs no more than `eval.share`; else `contrast` if the model has it, else `part`.
     #[default]
     Auto,
-    /// The contrast alone, of as many held-out pictures as `eval.share` allows.
+    /// The contrast alone, on as many held-out images as `eval.share` allows.
     Contrast,
-    /// All methods, of as many held-out pictures as `eval.share` allows.
+    /// All methods, on as many held-out images as `eval.share` allows.
     Part,
-    /// All methods and pictures, whatever it costs.
+    /// All methods on all images, whatever the cost.
     Full,
 }
 
-/// Where a class's name stands in a template.
+/// The place of a class's name in a template.
 pub(crate) const PLACE: &str = "{}";
 
 /// `[eval.prompts]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PromptsConfig {
-    /// A folder with a folder of images for each class, whose name, with `_` read as a space, is the class's.
+    /// A folder with one folder of images per class. The folder's name, with `_` read as a space, is the name of the class.
     pub folder: PathBuf,
-    /// Texts with `{}` where the class's name stands.
+    /// Texts with `{}` in place of the class's name.
     pub templates: Vec<String>,
 }
 
 impl PromptsConfig {
-    /// Every value on its own.
+    /// Checks every value.
     pub fn validate(&self) -> Result<(), ConfigError> {
         ConfigError::unless(
             !self.templates.is_empty(),

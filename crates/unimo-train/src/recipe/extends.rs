@@ -1,7 +1,7 @@
-//! `extends = "meter-base"`: a recipe that says only what it changes in another one.
+//! `extends = "meter-base"`: a recipe that contains only what it changes in another one.
 //!
-//! Tables are put together key by key, and everything else is replaced. A table with another `kind` is another table, so it is
-//! replaced whole. `"none"` removes what the other recipe has, as `--set KEY=none` does.
+//! Tables are merged key by key; every other value replaces the other recipe's. So does a table with another `kind`. `"none"`
+//! removes a key of the other recipe, as `--set KEY=none` does.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -14,11 +14,11 @@ use crate::recipe::overrides::{self, NONE};
 /// The key at the top of a recipe.
 const KEY: &str = "extends";
 
-/// What says of which kind a table is.
+/// The key that holds a table's kind.
 const KIND: &str = "kind";
 
-/// A recipe's table without `extends`: the one that it extends, with what it changes. `file` is what the recipe is called in errors,
-/// `folder` the one that it lies in.
+/// A recipe's table without `extends`: the recipe that it extends, with its changes. `file` is the recipe's name in errors,
+/// `folder` the folder that it is in.
 ///
 /// # Errors
 ///
@@ -56,7 +56,7 @@ fn inherit(
     let (text, folder) = match built_in {
         Some(built_in) => (built_in.text.to_owned(), None),
         None => {
-            // Relative paths in both files are then relative to one folder.
+            // Makes relative paths of both files relative to one folder.
             let mut parts = Path::new(&name).components();
             let plain =
                 matches!(parts.next(), Some(Component::Normal(_))) && parts.next().is_none();
@@ -98,7 +98,7 @@ fn inherit(
     }
 }
 
-/// Puts a table into another one. Keys whose value is "none" are left for last: what it means is known when all else is there.
+/// Merges a table into another one. Keys whose value is "none" are resolved last, when the rest of the recipe is known.
 fn merge(base: &mut Table, own: Table, above: &str, removed: &mut Vec<String>) {
     for (name, value) in own {
         let key = format!("{above}{}", in_key(&name));
@@ -114,7 +114,7 @@ fn merge(base: &mut Table, own: Table, above: &str, removed: &mut Vec<String>) {
     }
 }
 
-/// A name as a part of a key.
+/// A name as it is written in a key.
 fn in_key(name: &str) -> String {
     let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if name.chars().all(bare) {

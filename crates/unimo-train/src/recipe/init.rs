@@ -1,4 +1,4 @@
-//! `init`: public weights before the first step. What is read is said in `starting.rs`.
+//! `init`: public weights to start from. `starting.rs` reads them.
 
 use std::fmt;
 use std::path::Path;
@@ -17,10 +17,10 @@ pub struct InitConfig {
     /// The text encoder: a folder, or a Hugging Face id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
-    /// The image encoder: likewise.
+    /// The image encoder: a folder, or a Hugging Face id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// Our parameters that may start from random weights: names or their beginnings, `*` for any one part.
+    /// Our parameters that may keep random weights: names or prefixes of names, `*` for any one part.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub new: Vec<String>,
     /// Tensors of the files that may be left unused.
@@ -67,7 +67,7 @@ impl<'de> Deserialize<'de> for InitConfig {
     }
 }
 
-/// Kinds of whole checkpoints.
+/// The kinds of whole checkpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Whole {
     Meter,
@@ -95,7 +95,7 @@ impl Whole {
 }
 
 impl InitConfig {
-    /// Every value on its own and against the others.
+    /// Checks every value, alone and against the others.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let parts = self.text.is_some() || self.image.is_some();
         ConfigError::unless(
@@ -110,7 +110,7 @@ impl InitConfig {
         }
     }
 
-    /// Makes paths of files that are there absolute; what is not there may be a Hugging Face id.
+    /// Makes the paths of existing files absolute. A path that does not exist may be a Hugging Face id.
     pub fn rebase(&mut self, folder: &Path) {
         let absolute = |given: &str| {
             let path = folder.join(given);

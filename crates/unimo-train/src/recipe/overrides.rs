@@ -1,8 +1,7 @@
 //! `--set KEY=VALUE`: what the command line changes in a recipe.
 //!
-//! Nothing that is set is without effect in silence. A key that no recipe can have is an error, also where it is set to `none`;
-//! a table of a source that is not read is an error; a value that was there already, and one that a later `--set` replaces, get a
-//! line.
+//! No setting is silently without effect. A key that no recipe can have is an error, even with the value `none`. A table of a
+//! source that is not read is an error. A value that changes nothing, or that a later `--set` replaces, gets a note.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,18 +14,18 @@ use crate::error::TrainError;
 use crate::recipe::Recipe;
 use crate::recipe::stages;
 
-/// What removes a section or an optional value, where it is no value itself.
+/// The value that removes a section or an optional value, unless it is a valid value itself.
 pub(crate) const NONE: &str = "none";
 
-/// A string that no enumeration knows.
+/// A string that is in no enumeration.
 const BOGUS: &str = "\u{1}";
 
 /// A part of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Part {
-    /// Of a table.
+    /// A key of a table.
     Name(String),
-    /// An element of an array, `[2]`.
+    /// An index of an array, `[2]`.
     At(usize),
 }
 
@@ -39,7 +38,7 @@ impl fmt::Display for Key {
         for (at, part) in self.0.iter().enumerate() {
             match part {
                 Part::Name(name) if at == 0 => write!(f, "{name}")?,
-                // `stage.1.lr` is `stage[1].lr`: no table of a recipe has numbers for keys.
+                // `stage.1.lr` is `stage[1].lr`: no table of a recipe has numeric keys.
                 Part::Name(name) if name.parse::<usize>().is_ok() => write!(f, "[{name}]")?,
                 Part::Name(name) => write!(f, ".{name}")?,
                 Part::At(index) => write!(f, "[{index}]")?,
@@ -54,7 +53,7 @@ impl fmt::Display for Key {
 pub(crate) struct Setting {
     given: String,
     key: Key,
-    /// None: what is there is removed.
+    /// The value, or `None` to remove the key.
     value: Option<Value>,
 }
 
@@ -71,7 +70,7 @@ fn wrong(given: &str, reason: impl Into<String>) -> TrainError {
     }
 }
 
-/// Puts every `KEY=VALUE` into a recipe's table, in order.
+/// Applies every `KEY=VALUE` to a recipe's table, in order.
 pub(crate) fn apply(table: &mut Table, given: &[String]) -> Result<Vec<Setting>, TrainError> {
     let base = table.clone();
     let mut settings = Vec::with_capacity(given.len());
@@ -88,7 +87,7 @@ pub(crate) fn apply(table: &mut Table, given: &[String]) -> Result<Vec<Setting>,
     Ok(settings)
 }
 
-/// Whether one of the settings is about a key, or about what is under or above it: in the recipe's own tables or in a stage's.
+/// Whether a setting sets this key, or one under or above it, in the recipe's own tables or in a stage's.
 pub(crate) fn is_set(settings: &[Setting], key: &[&str]) -> bool {
     settings.iter().any(|setting| {
         let names = setting.key.0.iter().filter_map(|part| match part {
@@ -101,8 +100,8 @@ pub(crate) fn is_set(settings: &[Setting], key: &[&str]) -> bool {
     })
 }
 
-/// What is to be said of settings: of each that changes nothing. `base` and `recipe` are the recipe as it was, where that can be
-/// read, and as it is now; both with the paths as they were given.
+/// The notes on settings without effect. `base` is the recipe before the settings, if it can be read, and `recipe` the recipe after
+/// them. Both have the paths as they were given.
 pub(crate) fn notes(
     settings: &[Setting],
     base: Option<&Table>,
@@ -151,7 +150,7 @@ pub(crate) fn notes(
     notes
 }
 
-/// A setting of a source that nothing reads.
+/// The error of a setting for a source that is not read.
 pub(crate) fn unread(settings: &[Setting], recipe: &Recipe) -> Result<(), TrainError> {
     for setting in settings.iter().filter(|setting| setting.value.is_some()) {
         let names: Vec<&str> = setting
@@ -170,7 +169,7 @@ pub(crate) fn unread(settings: &[Setting], recipe: &Recipe) -> Result<(), TrainE
         let Some(kind) = source_of(name) else {
             continue;
         };
-        // What is under `[data]` is under the data of every stage, too.
+        // The keys of `[data]` also count for the data of every stage.
         let stages = recipe.stage.iter().filter_map(|stage| stage.data.as_ref());
         let read = std::iter::once(&recipe.data).chain(stages);
         if !read.clone().any(|data| data.source == kind) {
@@ -183,7 +182,7 @@ pub(crate) fn unread(settings: &[Setting], recipe: &Recipe) -> Result<(), TrainE
     Ok(())
 }
 
-/// Tables of sources in a recipe's file that nothing reads.
+/// Tables of a recipe's file for sources that are not read.
 pub(crate) fn unread_tables(table: &Table, recipe: &Recipe) -> Vec<String> {
     let Some(data) = table.get("data").and_then(Value::as_table) else {
         return Vec::new();
@@ -208,7 +207,7 @@ fn source_of(name: &str) -> Option<SourceKind> {
     SourceKind::deserialize(Value::String(name.to_owned())).ok()
 }
 
-/// Every value of a table by its whole key. What a table or an array holds is there, not itself, unless it is empty.
+/// Every value of a table by its full key. A table or an array is listed by its contents, or as itself if it is empty.
 pub(crate) fn flat(table: &Table) -> BTreeMap<String, Value> {
     fn add(all: &mut BTreeMap<String, Value>, key: &str, value: &Value) {
         match value {
@@ -236,7 +235,7 @@ pub(crate) fn flat(table: &Table) -> BTreeMap<String, Value> {
     all
 }
 
-/// What is at a key and below it.
+/// The entries at a key and below it.
 fn under<'a>(
     all: &'a BTreeMap<String, Value>,
     key: &'a str,
@@ -247,7 +246,7 @@ fn under<'a>(
     })
 }
 
-/// Reads `KEY=VALUE`. The value is read as TOML; what is no TOML is taken as a string.
+/// Reads `KEY=VALUE`. The value is read as TOML, or as a string if it is not valid TOML.
 fn read(given: &str, base: &Table, now: &Table) -> Result<Setting, TrainError> {
     let Some((key, text)) = split(given) else {
         return Err(wrong(given, "must be key=value"));
@@ -264,16 +263,16 @@ fn read(given: &str, base: &Table, now: &Table) -> Result<Setting, TrainError> {
         key,
         value: Some(value),
     };
-    // In quotes it is a string like others.
+    // In quotes, it is a string like any other.
     if text.trim() == NONE {
-        // A recipe that cannot be read, since more is to be set, says nothing of its keys; before the first `--set` it could be.
+        // A recipe that cannot be read until later settings are applied does not tell its keys; before the first `--set` it did.
         let base = if is_recipe(now) { now } else { base };
         setting.value = none(&setting, base, now)?;
     }
     Ok(setting)
 }
 
-/// At the first `=` that is not in quotes.
+/// Splits at the first `=` that is not in quotes.
 fn split(given: &str) -> Option<(&str, &str)> {
     let mut quoted = false;
     let at = given.char_indices().find_map(|(at, character)| {
@@ -283,7 +282,7 @@ fn split(given: &str) -> Option<(&str, &str)> {
     Some((&given[..at], &given[at + 1..]))
 }
 
-/// `a.b[0]."c.d"`.
+/// Parses `a.b[0]."c.d"`.
 fn parse_key(text: &str) -> Result<Key, String> {
     let empty = || "an empty key".to_owned();
     let mut parts = Vec::new();
@@ -319,8 +318,8 @@ fn parse_key(text: &str) -> Result<Key, String> {
     }
 }
 
-/// What `none` means for a key: the value "none" where that is one of an enumeration, as of `model.fusion.levels`; otherwise that
-/// a section or an optional value goes.
+/// The meaning of `none` for a key: the value "none" if the key's enumeration has it, as `model.fusion.levels` does; else the
+/// removal of a section or an optional value.
 fn none(setting: &Setting, base: &Table, now: &Table) -> Result<Option<Value>, TrainError> {
     let literal = Value::String(NONE.to_owned());
     let takes =
@@ -339,7 +338,7 @@ fn none(setting: &Setting, base: &Table, now: &Table) -> Result<Option<Value>, T
     }
 }
 
-/// An error if no recipe can have a key that this one has not.
+/// An error if no recipe can have a key that is not in this one.
 fn known(setting: &Setting, base: &Table) -> Result<(), TrainError> {
     let probe = |base: &Table| read_with(base, &setting.key, Value::Boolean(true)).err();
     let unknown = |message: &String| {
@@ -353,7 +352,7 @@ fn known(setting: &Setting, base: &Table) -> Result<(), TrainError> {
     if let Some(message) = unknown(&error.message) {
         return Err(setting.wrong(message));
     }
-    // A table that is not there and whose keys depend on one of them: the key must be one of some kind's.
+    // The table is absent and its keys depend on its tag: some tag must allow the key.
     let Some(tag) = error.message.strip_prefix("missing field `") else {
         return Ok(());
     };
@@ -386,13 +385,13 @@ fn known(setting: &Setting, base: &Table) -> Result<(), TrainError> {
     }
 }
 
-/// Why a table is no recipe.
+/// The reason why a table is not a recipe.
 struct Unreadable {
     path: String,
     message: String,
 }
 
-/// Reads a recipe with another value at a key.
+/// Reads a recipe with a value replaced.
 fn read_with(base: &Table, key: &Key, value: Value) -> Result<Recipe, Unreadable> {
     let mut table = base.clone();
     put(&mut table, key, value).map_err(|message| Unreadable {
@@ -405,9 +404,9 @@ fn read_with(base: &Table, key: &Key, value: Value) -> Result<Recipe, Unreadable
     })
 }
 
-/// Whether a table is a whole recipe.
+/// Whether a table is a complete recipe.
 fn is_recipe(table: &Table) -> bool {
-    // Read as everywhere else, so that the compiler makes the readers of all settings once.
+    // Read as everywhere else, so that the compiler generates the readers of all settings once.
     serde_path_to_error::deserialize::<_, Recipe>(completed(table)).is_ok()
 }
 
@@ -434,7 +433,7 @@ fn step<'a>(at: &'a Value, part: &Part) -> Option<&'a Value> {
     }
 }
 
-/// `stage.0` is `stage[0]`.
+/// The index of `stage.0`, which means `stage[0]`.
 fn index(part: &Part) -> Option<usize> {
     match part {
         Part::At(index) => Some(*index),
@@ -442,7 +441,7 @@ fn index(part: &Part) -> Option<usize> {
     }
 }
 
-/// Puts a value at a key; sections that are not there are begun.
+/// Puts a value at a key. Creates missing sections.
 fn put(table: &mut Table, key: &Key, value: Value) -> Result<(), String> {
     let mut whole = Value::Table(std::mem::take(table));
     let result = put_into(&mut whole, &key.0, String::new(), value);
@@ -483,7 +482,7 @@ fn put_into(at: &mut Value, key: &[Part], name: String, value: Value) -> Result<
     }
 }
 
-/// Removes what is at a key, if it is there.
+/// Removes the value at a key, if there is one.
 fn take(table: &mut Table, key: &Key) {
     let Some((last, above)) = key.0.split_last() else {
         return;
@@ -545,7 +544,7 @@ mod tests {
             ("unimo3-tiny", "trainn.ema=none", "trainn"),
             ("unimo3-tiny", "objectives.vqq=none", "vqq"),
             ("unimo3-tiny", "objectives.mlm.mask.untit=none", "untit"),
-            // In sections that are not there.
+            // In absent sections.
             ("unimo3-tiny", "model.joint.groundingg=none", "groundingg"),
             ("unimo3-tiny", "objectives.views.widht=none", "widht"),
             ("unimo3-tiny", "data.augment.scael=none", "scael"),
@@ -573,7 +572,7 @@ mod tests {
         let (recipe, _) = with("unimo3-tiny", &["model.fusion.levels=none"]).unwrap();
         let levels = recipe.model.fusion.unwrap().levels;
         assert_eq!(levels, unimo_encoders::fusion::Levels::None);
-        // A string that may be absent.
+        // An optional string.
         let (recipe, _) = with(
             "mvp-base",
             &["init.image=none", "init.new=[\"objectives\"]"],
@@ -585,7 +584,7 @@ mod tests {
         // In quotes it is a string.
         let (recipe, _) = with("unimo3-tiny", &["description=\"none\""]).unwrap();
         assert_eq!(recipe.description, "none");
-        // A section that is not there is not begun.
+        // An absent section is not created.
         let (recipe, notes) = with("unimo3-tiny", &["objectives.vq.weight=none"]).unwrap();
         assert!(recipe.objectives.vq.is_none());
         assert!(notes[0].contains("changes nothing"), "{notes:?}");
@@ -611,7 +610,7 @@ mod tests {
         let prefetch = format!("data.prefetch={}", recipe.data.prefetch);
         for (set, said) in [
             (vec![same.as_str()], "this value already"),
-            // A default that the file does not write.
+            // A default that the file leaves out.
             (vec![prefetch.as_str()], "this value already"),
             (vec!["stage=none"], "not there"),
             (vec!["train.ema=none"], "not there"),

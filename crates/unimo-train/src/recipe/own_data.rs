@@ -1,13 +1,13 @@
-//! What `--data` takes the place of in a recipe's tables.
+//! What `--data` replaces in a recipe's tables.
 //!
-//! The files that a recipe names itself make way for those at the path that is given, in every split, so that nothing is evaluated on
-//! pictures of another data set. What `--set` names beside `--data` stays: it is about the data that is given.
+//! The given path replaces the recipe's own files in every split, so that nothing is evaluated on images of another data set. What
+//! `--set` names beside `--data` stays, since it is about the given data.
 
 use toml::{Table, Value};
 
 use crate::recipe::overrides::{Setting, is_set};
 
-/// A source's own files, by key of its table.
+/// The keys for a source's own files, by source.
 const OWN: &[(&str, &[&str])] = &[
     ("coco", &["train", "val", "test"]),
     ("vqa", &["train", "val", "test"]),
@@ -17,7 +17,7 @@ const OWN: &[(&str, &[&str])] = &[
     ("parquet", &["path", "train", "val", "test"]),
 ];
 
-/// What a source's table must have to be read. It is filled in when the path is looked at.
+/// The keys that a source's table needs to be read. They are filled in when the path is inspected.
 const NEEDED: &[(&str, Option<&str>, &[&str])] = &[
     ("pairs", None, &["path"]),
     ("coco", Some("train"), &["captions", "images"]),
@@ -25,7 +25,7 @@ const NEEDED: &[(&str, Option<&str>, &[&str])] = &[
     ("karpathy", None, &["path", "images"]),
 ];
 
-/// Takes a recipe's own files out of its data, and those of its stages.
+/// Removes a recipe's own files from its data and from the data of its stages.
 pub(crate) fn make_way(recipe: &mut Table, settings: &[Setting]) {
     if let Some(data) = recipe.get_mut("data").and_then(Value::as_table_mut) {
         of_data(data, settings);

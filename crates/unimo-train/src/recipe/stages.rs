@@ -1,4 +1,4 @@
-//! Stages of a training: each with its own objectives, data, schedule and part of the model that learns.
+//! Stages of a training: each has its own objectives, data, schedule and trained parameters.
 //!
 //! ```toml
 //! [[stage]]
@@ -14,8 +14,8 @@
 //! schedule = { warmup = 0.1, decay = "linear", last = 0.0 }       # absent: train.schedule
 //! ```
 //!
-//! A stage begins as a run of its own would from the weights before it: with a new optimiser, at the start of its schedule and of
-//! its data. Where it stands follows from the step, so a run resumes at any step of any stage.
+//! A stage starts as a new run would from the current weights: with a new optimiser, at the start of its schedule and of its data.
+//! The step alone determines the position in a stage, so a run resumes at any step of any stage.
 
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -29,23 +29,23 @@ use crate::recipe::{Recipe, ScheduleConfig};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StageConfig {
-    /// What it is called in reports.
+    /// Its name in reports.
     pub name: String,
-    /// Share of `train.steps`; those of all stages add up to 1.
+    /// Share of `train.steps`; the shares of all stages add up to 1.
     pub share: f64,
-    /// Which of `[objectives]` are trained; absent: all.
+    /// Keys of `[objectives]` that are trained; absent: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub objectives: Option<Vec<String>>,
-    /// Parameters that learn: names or their beginnings, `*` for any one part; absent: all.
+    /// Parameters that are trained: names or prefixes of names, `*` for any one part; absent: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train: Option<Vec<String>>,
-    /// Peak learning rate; absent: that of the optimiser.
+    /// Peak learning rate; absent: the optimiser's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lr: Option<f64>,
-    /// The learning rate over its steps; absent: `train.schedule`.
+    /// Learning rate over its steps; absent: `train.schedule`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schedule: Option<ScheduleConfig>,
-    /// Samples; in a recipe only the keys that differ from `[data]`; absent: those of the recipe.
+    /// Its samples. A recipe gives only the keys that differ from `[data]`; absent: the recipe's samples.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<DataConfig>,
 }
@@ -53,23 +53,23 @@ pub struct StageConfig {
 /// A stage as the loop runs it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stage {
-    /// Its place among the stages, from 0.
+    /// Its index among the stages, from 0.
     pub index: usize,
-    /// What it is called; empty where the recipe has no stages.
+    /// Its name; empty if the recipe has no stages.
     pub name: String,
-    /// The step before its first.
+    /// The step before its first step.
     pub before: u64,
     /// Its last step.
     pub last: u64,
-    /// Keys of the objectives that are trained; none: all.
+    /// Keys of the objectives that are trained; `None`: all.
     pub objectives: Option<Vec<String>>,
-    /// Parameters that learn; none: all.
+    /// Parameters that are trained; `None`: all.
     pub train: Option<Vec<String>>,
     /// Peak learning rate.
     pub lr: f64,
-    /// The learning rate over its steps.
+    /// Learning rate over its steps.
     pub schedule: ScheduleConfig,
-    /// Samples.
+    /// Its samples.
     pub data: DataConfig,
 }
 
@@ -85,14 +85,14 @@ impl Stage {
         self.objectives.as_ref().is_none_or(named)
     }
 
-    /// Whether a parameter learns.
+    /// Whether a parameter is trained.
     pub fn learns(&self, parameter: &str) -> bool {
         let named = |patterns: &Vec<String>| patterns.iter().any(|p| covers(p, parameter));
         self.train.as_ref().is_none_or(named)
     }
 }
 
-/// Puts the `[data]` of a recipe under the `data` of each of its stages, which then needs to name only what differs.
+/// Fills in the `data` of each stage from the recipe's `[data]`, so that a stage names only the keys that differ.
 pub fn complete(recipe: &mut Table) {
     let Some(data) = recipe.get("data").cloned() else {
         return;
@@ -107,7 +107,7 @@ pub fn complete(recipe: &mut Table) {
     }
 }
 
-/// Tables are merged key by key, everything else is replaced.
+/// Merges tables key by key; any other value is replaced.
 fn merge(below: &mut Value, above: Value) {
     match (below, above) {
         (Value::Table(below), Value::Table(above)) => {
@@ -124,11 +124,11 @@ fn merge(below: &mut Value, above: Value) {
     }
 }
 
-/// How far the sum of all shares may be from 1: what a few decimal fractions come to.
+/// Tolerance of the sum of all shares, for the rounding of a few decimal fractions.
 const SHARES: f64 = 1e-6;
 
 impl Recipe {
-    /// The stages in their order; one of everything where the recipe names none.
+    /// The stages in order; a single one if the recipe names none.
     pub fn stages(&self) -> Vec<Stage> {
         let train = &self.train;
         let whole = || Stage {
@@ -174,7 +174,7 @@ impl Recipe {
             .collect()
     }
 
-    /// Every entry of a stage's `train` must be the name or a beginning of one of the model's parameters.
+    /// Checks that every entry of a stage's `train` is the name of a parameter of the model, or a prefix of one.
     pub(crate) fn check_patterns(&self, parameters: &[String]) -> Result<(), ConfigError> {
         for (index, stage) in self.stage.iter().enumerate() {
             for pattern in stage.train.iter().flatten() {
@@ -197,7 +197,7 @@ impl Recipe {
         Ok(())
     }
 
-    /// Every value of the stages on its own and against the rest of the recipe.
+    /// Checks every value of the stages, alone and against the rest of the recipe.
     pub(crate) fn check_stages(&self) -> Result<(), ConfigError> {
         let given = self.objectives.given();
         for (index, stage) in self.stage.iter().enumerate() {

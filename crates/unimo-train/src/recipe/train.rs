@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use unimo_batch::{ConfigError, config};
 
-/// What activations are computed in; parameters, optimiser and losses are f32 in any case.
+/// The dtype of activations; parameters, optimiser and losses are always f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ComputeDtype {
     /// Single precision.
     F32,
-    /// Half precision with the range of f32: for GPUs that have it.
+    /// Half precision with the range of f32, for GPUs that support it.
     Bf16,
-    /// Half precision with little range; gradients may vanish without loss scaling.
+    /// Half precision with a small range; gradients may vanish without loss scaling.
     F16,
 }
 
@@ -27,15 +27,15 @@ pub struct TrainConfig {
     pub batch_size: usize,
     /// Forward passes per optimiser step: the effective batch is `batch_size * accumulation`.
     pub accumulation: usize,
-    /// What activations are computed in.
+    /// The dtype of activations.
     pub dtype: ComputeDtype,
-    /// Recompute cheap operations in the backward pass instead of keeping their results. These are burn's element-wise
-    /// ones: on the CPU, where fused kernels stand in for most of them, it saves little.
+    /// Whether cheap operations are recomputed in the backward pass instead of keeping their results. These are burn's element-wise
+    /// operations. On the CPU it saves little, since fused kernels replace most of them.
     pub gradient_checkpointing: bool,
-    /// Largest norm of the whole gradient; absent: no clipping.
+    /// Largest norm of the gradient over all parameters; absent: no clipping.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip_norm: Option<f64>,
-    /// Share of the old value in a moving average of the weights, which then is what is evaluated; absent: none.
+    /// Share of the old value in a moving average of the weights, which is then evaluated instead of them; absent: no average.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ema: Option<f64>,
     /// Steps between lines in `metrics.jsonl`.
@@ -44,11 +44,11 @@ pub struct TrainConfig {
     pub eval_every: u64,
     /// Steps between checkpoints; the last step is always kept.
     pub checkpoint_every: u64,
-    /// How many of the newest checkpoints are kept, beside the best.
+    /// How many of the newest checkpoints are kept, in addition to the best one.
     pub keep_last: usize,
     /// The optimiser.
     pub optimizer: OptimizerConfig,
-    /// The learning rate over time.
+    /// The learning rate over the steps.
     pub schedule: ScheduleConfig,
 }
 
@@ -60,17 +60,17 @@ pub struct OptimizerConfig {
     pub lr: f64,
     /// Factor of the learning rate for the cross-modal encoder and the heads (5 in METER).
     pub fusion_lr_factor: f64,
-    /// Factors of the learning rate by parameter: a name or its beginning, such as `"objectives.itm" = 10.0`, where `*` stands for any
-    /// part. The pattern of most parts counts, and takes the place of `fusion_lr_factor`.
+    /// Factors of the learning rate by parameter: a name or a prefix, such as `"objectives.itm" = 10.0`, where `*` stands for any
+    /// one part. The pattern with the most parts applies, and replaces `fusion_lr_factor`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub lr_factors: BTreeMap<String, f64>,
-    /// Decay of the first moment.
+    /// Decay rate of the first moment.
     pub beta1: f64,
-    /// Decay of the second moment.
+    /// Decay rate of the second moment.
     pub beta2: f64,
     /// Added to the root of the second moment.
     pub eps: f64,
-    /// Decoupled weight decay of matrices; vectors (biases, norms, the class token) have none.
+    /// Decoupled weight decay of matrices; vectors (biases, norms, the class token) are not decayed.
     pub weight_decay: f64,
 }
 
@@ -78,9 +78,9 @@ pub struct OptimizerConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Decay {
-    /// Along a line.
+    /// Linearly.
     Linear,
-    /// Along half a cosine wave.
+    /// As half a cosine wave.
     Cosine,
     /// Not at all.
     Constant,
@@ -90,7 +90,7 @@ pub enum Decay {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScheduleConfig {
-    /// Share of the steps in which the rate rises along a line from 0.
+    /// Share of the steps in which the rate rises linearly from 0.
     pub warmup: f64,
     /// How it falls afterwards.
     pub decay: Decay,

@@ -1,4 +1,4 @@
-//! The maps as a page and as a picture.
+//! The maps as an HTML page and as an SVG image.
 
 use image::{ImageBuffer, Luma, Rgb, RgbImage, imageops};
 use maud::html;
@@ -8,19 +8,19 @@ use unimo_report::page::{self, Section, data_address};
 
 use super::{Explanation, Interaction, LayerMaps, Maps, Part, Scope};
 
-/// Longer side of the picture under the maps.
+/// Longer side of the image under the maps.
 pub(super) const SIDE: u32 = 320;
 /// The same for the maps of single layers.
 const SMALL_SIDE: u32 = 112;
 
-/// A map's colour covers at most this much of the picture.
+/// A map's colour covers at most this share of the image.
 const COVER: f32 = 0.8;
 
-/// A map over a picture, as JPEG: the picture in grey, bright colours where `values` are near `top`.
+/// A map over an image, as JPEG: the image in grey, bright colours where `values` are near `top`.
 fn overlay(picture: &RgbImage, values: &[f32], grid: usize, top: f32) -> Option<String> {
     let (width, height) = picture.dimensions();
     let side = grid as u32;
-    // Shares of the top before resizing: `image` takes what is above 1 for 1.
+    // Shares of the top before resizing, since `image` clamps values above 1.
     let scale = if top > 0.0 { 1.0 / top } else { 0.0 };
     let shares = values.iter().map(|value| value * scale).collect();
     let map: ImageBuffer<Luma<f32>, Vec<f32>> = ImageBuffer::from_raw(side, side, shares)?;
@@ -29,7 +29,7 @@ fn overlay(picture: &RgbImage, values: &[f32], grid: usize, top: f32) -> Option<
     for (pixel, Luma([share])) in drawn.pixels_mut().zip(map.pixels()) {
         let share = share.clamp(0.0, 1.0);
         let Rgb([r, g, b]) = *pixel;
-        // Rec. 601 luma; lifted a little, so that a dark picture can be made out under the map.
+        // Rec. 601 luma, lifted a little so that a dark image is visible under the map.
         let grey = 0.299 * f32::from(r) + 0.587 * f32::from(g) + 0.114 * f32::from(b);
         let grey = 40.0 + grey * 0.8;
         let cover = COVER * share;
@@ -43,7 +43,7 @@ fn largest(values: &[f32]) -> f32 {
     values.iter().copied().fold(0.0, f32::max)
 }
 
-/// A part's share of the strongest word's Grad-CAM; the maps themselves are each drawn to their own maximum.
+/// A part's share of the strongest word's Grad-CAM. Each map itself is drawn to its own maximum.
 fn strengths(explanation: &Explanation) -> Vec<Option<f64>> {
     let sum = |part: &Part| {
         let map = part.total.grad_cam.as_ref()?;
@@ -150,7 +150,7 @@ fn words(explanation: &Explanation, picture: &RgbImage) -> Section {
     }
 }
 
-/// The maps that there are, with their names.
+/// The maps that are present, with their names.
 fn maps(maps: &Maps) -> impl Iterator<Item = (&'static str, &Vec<f32>)> {
     let grad_cam = maps.grad_cam.as_ref().map(|values| ("Grad-CAM", values));
     grad_cam.into_iter().chain([("attention", &maps.attention)])
@@ -178,7 +178,7 @@ fn layers(explanation: &Explanation, picture: &RgbImage) -> Section {
         ("Grad-CAM", |maps| maps.grad_cam.as_ref()),
         ("Attention", |maps| Some(&maps.attention)),
     ];
-    // One scale for a whole layer of Grad-CAM would leave most maps black; attention rows all sum to 1.
+    // One scale for all Grad-CAM maps of a layer would leave most of them black; attention rows all sum to 1.
     let drawn = |of: Of, part: &Part| -> Vec<String> {
         let values = part.layers.iter().filter_map(|layer| of(&layer.maps));
         values
@@ -191,7 +191,7 @@ fn layers(explanation: &Explanation, picture: &RgbImage) -> Section {
             .iter()
             .map(|part| drawn(of, part))
             .collect();
-        // A kind that some part has no map of is left out.
+        // A kind of map that some part lacks is left out.
         let all = !rows.is_empty() && rows.iter().all(|row| !row.is_empty());
         all.then_some((kind, rows))
     });
@@ -224,12 +224,12 @@ fn layers(explanation: &Explanation, picture: &RgbImage) -> Section {
     }
 }
 
-/// Maps beside each other in the picture.
+/// Number of maps side by side in the image.
 const PER_ROW: usize = 6;
 const GAP: f64 = 12.0;
 const LINE: f64 = 22.0;
 
-/// The picture: the maps of the whole caption and of every word, with their names.
+/// The image: the maps of the whole caption and of every word, with their names.
 pub(super) fn svg(explanation: &Explanation, picture: &RgbImage) -> String {
     let (width, height) = picture.dimensions();
     let tile_w = 190.0;
@@ -274,7 +274,7 @@ pub(super) fn svg(explanation: &Explanation, picture: &RgbImage) -> String {
     drawing.into_string()
 }
 
-/// XML cannot hold control characters, escaped or not.
+/// XML cannot contain control characters, escaped or not.
 fn plain(text: &str) -> String {
     text.replace(char::is_control, "\u{fffd}")
 }
@@ -357,7 +357,7 @@ mod tests {
             assert!(text.contains("&lt;script&gt; &amp; &quot;cat&quot;"));
             assert!(text.contains("25.0%"));
         }
-        // The picture itself, two maps for each of three parts, and the same for each of its layers.
+        // The image itself, two maps for each of three parts, and the same for each of its layers.
         assert_eq!(
             page.matches("<img src=\"data:image/jpeg").count(),
             1 + 6 + 6

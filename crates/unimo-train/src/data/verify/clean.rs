@@ -1,4 +1,4 @@
-//! The list of what can be used, which `--data` reads.
+//! The list of usable samples, which `--data` reads.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,23 +11,23 @@ use super::Kept;
 use crate::error::TrainError;
 use crate::files;
 
-/// What the list's columns are called. It is read with the recipe's own settings and with none.
+/// Names of the list's columns. The list can be read with the recipe's own settings and without any.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Columns {
-    /// Beside `image`.
+    /// Name of a second column with the image, beside `image`.
     image: Option<String>,
-    /// Beside `caption`.
+    /// Name of a second column with the caption, beside `caption`.
     text: Option<String>,
-    /// Instead of `split`.
+    /// Name of the column with the split, instead of `split`.
     split: Option<String>,
-    /// What the recipe calls the splits, where it is not what everybody does.
+    /// The recipe's names of the splits, if they are not the usual ones.
     names: BTreeMap<Split, String>,
-    /// What the recipe's filter asks for.
+    /// The values that the recipe's filter requires.
     filter: BTreeMap<String, String>,
 }
 
 impl Columns {
-    /// As a recipe reads lists.
+    /// The column names of a recipe's lists.
     pub(super) fn of(data: &DataConfig) -> Self {
         let Some(pairs) = data
             .pairs
@@ -88,15 +88,15 @@ fn refused(source: &dyn Source, why: &str) -> TrainError {
     TrainError::Check(format!("--clean: {why}: {}", source.describe()))
 }
 
-/// Pictures inside of something, or cut out of something.
+/// Images inside another file, or cut out of one.
 const NO_FILES: &str = "pictures that are no files of their own cannot be listed; `unimo data pack` writes shards without what \
                         cannot be used";
 
-/// Whether a list can say what a source says, as far as its first samples tell.
+/// Checks whether a list can express this source, as far as its first samples show.
 ///
 /// # Errors
 ///
-/// Why it cannot.
+/// The reason why it cannot.
 pub(super) fn check(source: &dyn Source) -> Result<(), TrainError> {
     if !source.has_captions() {
         return Err(refused(source, "pictures without texts cannot be listed"));
@@ -120,12 +120,12 @@ pub(super) fn check(source: &dyn Source) -> Result<(), TrainError> {
     Ok(())
 }
 
-/// What was written.
+/// The written list.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Written {
-    /// Rows.
+    /// Number of rows.
     pub samples: usize,
-    /// What does not stand in the list.
+    /// Notes on samples that are not in the list.
     pub lines: Vec<String>,
 }
 
@@ -133,7 +133,7 @@ pub(super) struct Written {
 ///
 /// # Errors
 ///
-/// A picture is no file of its own, or the list cannot be written; then there is none.
+/// An image is not a separate file, or the list cannot be written; then no list is written.
 pub(super) fn write(
     source: &dyn Source,
     columns: &Columns,
@@ -157,7 +157,7 @@ pub(super) fn write(
                     continue;
                 };
                 let image = std::path::absolute(&image).unwrap_or(image);
-                // JSON is text, and a name that is none cannot stand in it.
+                // JSON is text, so a name that is not valid text cannot be in it.
                 let Some(image) = image.to_str() else {
                     unnamed.push(image.display().to_string());
                     continue;
