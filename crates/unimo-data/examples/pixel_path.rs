@@ -4,7 +4,7 @@
 //! cargo run --release -p unimo-data --example pixel_path [FILE.jpg ...]
 //! ```
 //!
-//! Without files it makes one picture of 500 x 375 pixels. Each stage is run on each file many times with the same
+//! Without files it makes one image of 500 x 375 pixels. Each stage is run on each file many times with the same
 //! draw; the fastest time counts, because other work on the machine only ever adds time.
 
 use std::hint::black_box;

@@ -48,9 +48,9 @@ macro_rules! data_config {
         pub struct DataConfig {
             /// Which source gives the samples; its own table holds its settings.
             pub source: SourceKind,
-            /// Side of the square picture that the model sees, in pixels.
+            /// Side of the square image that the model sees, in pixels.
             pub image_size: usize,
-            /// How a picture becomes square.
+            /// How an image becomes square.
             pub resize: Resize,
             /// How pixels between pixels are computed.
             pub filter: Filter,
@@ -58,14 +58,14 @@ macro_rules! data_config {
             pub mean: [f32; 3],
             /// Standard deviation per channel of pixel values in 0..1, divided by.
             pub std: [f32; 3],
-            /// Random changes of training pictures; absent: none.
+            /// Random changes of training images; absent: none.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub augment: Option<AugmentConfig>,
             /// Longest text in tokens, begin and end tokens included.
             pub max_text_length: usize,
             /// What the texts of a batch are padded to.
             pub pad: Pad,
-            /// Largest picture that is decoded, in pixels; a bound against decompression bombs.
+            /// Largest image that is decoded, in pixels; a bound against decompression bombs.
             pub max_pixels: u64,
             /// Size at which JPEGs are decoded.
             pub decode: Decode,
@@ -182,11 +182,11 @@ pub enum Decode {
     #[default]
     Full,
     /// The smallest of 1/8, 1/4, 1/2 and all of it of which every part that may be shown is at least as large as what the model
-    /// sees, as Pillow's `draft`: faster for large photographs, and blurred in another way than by resizing alone. Held-out pictures
-    /// are decoded as those that are trained on. Random operations before the crop see the smaller picture too, which changes those
+    /// sees, as Pillow's `draft`: faster for large photographs, and blurred in another way than by resizing alone. Held-out images
+    /// are decoded as those that are trained on. Random operations before the crop see the smaller image too, which changes those
     /// that count in pixels.
     ///
-    /// In full come other formats, JPEGs of four inks, pictures from which a part is cut out by a box, those with boxes in pixels
+    /// In full come other formats, JPEGs of four inks, images from which a part is cut out by a box, those with boxes in pixels
     /// whose size the list does not say, and all for `resize = "bridgetower_processor"`.
     Scaled,
 }
@@ -270,7 +270,7 @@ impl DataConfig {
         Ok(())
     }
 
-    /// Numbers of a region, where pictures are known by regions.
+    /// Numbers of a region, where images are known by regions.
     pub fn region_features(&self) -> Option<usize> {
         self.regions.as_ref().map(|r| r.shape().features)
     }
@@ -317,7 +317,7 @@ impl DataConfig {
     }
 
     /// Chooses the source for what lies at a path, told by its content: tar shards, a folder or the index of them, Parquet files or a
-    /// folder of them, captions of COCO, Karpathy's splits, questions with pictures, a folder of pictures with a list or without, else
+    /// folder of them, captions of COCO, Karpathy's splits, questions with images, a folder of images with a list or without, else
     /// a list of pairs. It becomes the source's path; other settings in the source's table stay.
     ///
     /// # Errors
@@ -403,7 +403,7 @@ impl DataConfig {
         self.max_text_length.saturating_sub(phrases).max(2)
     }
 
-    /// How pictures become pixels for the model.
+    /// How images become pixels for the model.
     pub fn image_spec(&self) -> ImageSpec {
         ImageSpec {
             size: self.image_size,
@@ -414,10 +414,10 @@ impl DataConfig {
         }
     }
 
-    /// What bounds the decoding of pictures.
+    /// What bounds the decoding of images.
     pub fn limits(&self) -> Limits {
         let least = self.augment.map_or(1.0, |augment| augment.least_side());
-        // Regions are cut out of pictures by boxes, and a size that is rounded to multiples of 32 jumps by as much when the
+        // Regions are cut out of images by boxes, and a size that is rounded to multiples of 32 jumps by as much when the
         // proportions change by a pixel.
         let scaled = self.decode == Decode::Scaled
             && self.regions.is_none()

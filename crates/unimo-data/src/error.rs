@@ -66,7 +66,7 @@ pub enum DataError {
         /// What to do about it, starting with a separator, or nothing.
         hint: String,
     },
-    /// Samples that were to be evaluated have texts, and none of them describes its picture.
+    /// Samples that were to be evaluated have texts, and none of them describes its image.
     #[error(
         "none of {samples} samples has a text that describes its picture (questions, statements and hypotheses do not), so there is \
          nothing to retrieve: {source_name}"
@@ -153,7 +153,7 @@ pub enum ReadKind {
     /// It was read and cannot be used: it will not be otherwise next time.
     #[default]
     Damaged,
-    /// It is not there. Of a picture that a list names this is damage; of something that was there before it is not.
+    /// It is not there. Of an image that a list names this is damage; of something that was there before it is not.
     Missing,
     /// It could not be read now: the network, the disk, a limit of the system, a permission. It may be sound.
     Unavailable,

@@ -57,7 +57,7 @@ fn under_few_files() {
     again("ulimit -n 64", "files", folder.path());
 }
 
-/// No picture is damaged because no more files can be opened.
+/// No image is damaged because no more files can be opened.
 fn too_many_open_files(folder: &Path) {
     let config = ImagesConfig {
         val_fraction: 0.0,

@@ -17,7 +17,7 @@ use unimo_data::{
     TextTokenizer, TokenizerConfig, open,
 };
 
-/// Numbers as samples; picture and caption both say which. Some are broken, one may panic.
+/// Numbers as samples; image and caption both say which. Some are broken, one may panic.
 struct Numbers {
     count: usize,
     shards: Vec<usize>,
@@ -491,7 +491,7 @@ fn a_far_batch_comes_as_fast_as_the_first() {
     assert!(loader.wait_seconds() >= loader.last_wait_seconds());
 }
 
-/// A folder with good and bad pictures and a list of them; the list's path and which lines are bad.
+/// A folder with good and bad images and a list of them; the list's path and which lines are bad.
 fn bad_data(folder: &Path) -> (DataConfig, BTreeMap<u64, &'static str>) {
     let picture = |value: u8| RgbImage::from_fn(40, 30, |x, y| Rgb([value, x as u8, y as u8]));
     let mut bytes = std::io::Cursor::new(Vec::new());
@@ -668,7 +668,7 @@ fn an_evaluation_set_leaves_broken_pictures_out_with_their_captions() {
     );
     assert!(set.picture(21).is_err());
 
-    // A limit counts usable pictures. They are drawn from all of them, always alike, and keep their order and their captions.
+    // A limit counts usable images. They are drawn from all of them, always alike, and keep their order and their captions.
     assert_eq!(set.label(), "train");
     for (part, label) in [
         (new(Some(13), &skip).unwrap(), "train, 13 of "),
@@ -772,7 +772,7 @@ fn real_textbook_figures_load() {
         .flat_map(|batch| batch.unwrap().samples)
         .collect();
     assert_eq!(names.len(), epoch);
-    // Every picture of an epoch could be read.
+    // Every image of an epoch could be read.
     assert_eq!(skip.count(), without.len());
 }
 
@@ -832,7 +832,7 @@ fn pictures(folder: &Path, names: &[&str]) {
 fn a_batch_says_which_pictures_are_the_same() {
     let folder = tempfile::tempdir().unwrap();
     pictures(folder.path(), &["a.png", "b.png"]);
-    // One picture is spelt in two ways, and the batch is larger than the data set.
+    // One image is spelt in two ways, and the batch is larger than the data set.
     let list = "{\"image\": \"a.png\", \"caption\": \"number one\"}\n\
                 {\"image\": \"b.png\", \"caption\": \"number two\"}\n\
                 {\"image\": \"./a.png\", \"caption\": \"number three\"}\n";

@@ -64,7 +64,7 @@ impl Counter {
         self.add(phrases);
     }
 
-    /// Counts the tags of a picture, as one more text.
+    /// Counts the tags of an image, as one more text.
     pub fn tags(&mut self, tags: &[String]) {
         self.add(tags);
     }

@@ -1,4 +1,4 @@
-//! Which members of a tar shard are the pictures and texts of a sample.
+//! Which members of a tar shard are the images and texts of a sample.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -88,7 +88,7 @@ impl Extensions {
         let known = MemberKind::of(&extension);
         let last = extension.rsplit('.').next().unwrap_or_default();
         if self.images.contains(&extension) {
-            // Pictures are told apart by their content.
+            // Images are told apart by their content.
             return Some(match MemberKind::of(last) {
                 Some(kind) if kind.is_first_image() => kind,
                 _ => MemberKind::Jpg,

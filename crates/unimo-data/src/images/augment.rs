@@ -1,7 +1,7 @@
-//! Random changes of training pictures: a random part, mirrored or not, with other colours, turned and moved.
+//! Random changes of training images: a random part, mirrored or not, with other colours, turned and moved.
 //!
 //! Source: torchvision's `RandomResizedCrop`, `RandomHorizontalFlip`, `ColorJitter` and `RandAugment`, and METER's list of
-//! operations. What a picture becomes is a pure function of the draw that is given, so a resumed run sees the same
+//! operations. What an image becomes is a pure function of the draw that is given, so a resumed run sees the same
 //! augmentations.
 
 pub mod colour_jitter;
@@ -23,12 +23,12 @@ use crate::order::draws::{Stream, below, hash, unit};
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AugmentConfig {
-    /// Share of the picture's area that the random part has, `[smallest, largest]`; `[1.0, 1.0]` keeps the picture.
+    /// Share of the image's area that the random part has, `[smallest, largest]`; `[1.0, 1.0]` keeps the image.
     pub scale: [f64; 2],
     /// Width over height of the random part, `[narrowest, widest]`, drawn evenly on a logarithmic scale: in pixels for
-    /// `resize = "crop"`, as torchvision; relative to the picture's own shape for `resize = "squash"`.
+    /// `resize = "crop"`, as torchvision; relative to the image's own shape for `resize = "squash"`.
     pub ratio: [f64; 2],
-    /// How often a picture is mirrored left to right, 0 to 1. Captions that say "left" stop being true.
+    /// How often an image is mirrored left to right, 0 to 1. Captions that say "left" stop being true.
     pub flip: f64,
     /// Random colours, after the part was brought to size; absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -38,7 +38,7 @@ pub struct AugmentConfig {
     pub rand_augment: Option<RandAugment>,
 }
 
-/// [`AugmentConfig::scale`] that keeps the picture.
+/// [`AugmentConfig::scale`] that keeps the image.
 const WHOLE: [f64; 2] = [1.0, 1.0];
 
 /// What a random number of [`AugmentConfig::apply`] decides. New ones go to the end: a run must resume as it began.
@@ -92,7 +92,7 @@ impl AugmentConfig {
         Ok(())
     }
 
-    /// The shorter side of the smallest part that may be shown, as a share of the picture's shorter side.
+    /// The shorter side of the smallest part that may be shown, as a share of the image's shorter side.
     pub(crate) fn least_side(&self) -> f64 {
         let [smallest, _] = self.scale;
         let [narrowest, widest] = self.ratio;
@@ -102,7 +102,7 @@ impl AugmentConfig {
         }
     }
 
-    /// Makes a picture square and of the model's size after a random change.
+    /// Makes an image square and of the model's size after a random change.
     ///
     /// # Shapes
     ///
@@ -120,7 +120,7 @@ impl AugmentConfig {
         self.apply_to(spec, Cow::Borrowed(picture), draw)
     }
 
-    /// As [`apply`](Self::apply), of a picture that need not be copied to be changed.
+    /// As [`apply`](Self::apply), of an image that need not be copied to be changed.
     pub(crate) fn apply_to(
         &self,
         spec: &ImageSpec,
@@ -150,7 +150,7 @@ impl AugmentConfig {
         Ok(square)
     }
 
-    /// Which part is shown; none: the picture as evaluation shows it.
+    /// Which part is shown; none: the image as evaluation shows it.
     fn part(&self, (width, height): (u32, u32), resize: Resize, draw: u64) -> Option<Part> {
         if self.scale == WHOLE {
             return None;

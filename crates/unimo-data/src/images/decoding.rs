@@ -1,4 +1,4 @@
-//! From an image file's bytes to a picture, and back to a file.
+//! From an image file's bytes to an image, and back to a file.
 
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,7 +12,7 @@ use crate::images::limits::{Limits, decoder_bytes, largest_file, refuse_size};
 use crate::images::orientation;
 use crate::store;
 
-/// Reads a picture; see [`decode`].
+/// Reads an image; see [`decode`].
 ///
 /// # Errors
 ///
@@ -22,7 +22,7 @@ pub fn read(path: &Path, limits: Limits) -> Result<RgbImage, ReadError> {
     decode(&bytes, limits).map_err(|reason| format!("image {}: {reason}", path.display()).into())
 }
 
-/// A picture's file as it is stored, with the extension of its format (`jpg`, `png`, `webp`).
+/// An image's file as it is stored, with the extension of its format (`jpg`, `png`, `webp`).
 ///
 /// # Errors
 ///
@@ -35,7 +35,7 @@ pub fn read_file(path: &Path, max_pixels: u64) -> Result<(Vec<u8>, &'static str)
     }
 }
 
-/// The extension of a picture file's format, told by its content; none for formats that are not read.
+/// The extension of an image file's format, told by its content; none for formats that are not read.
 pub(crate) fn extension_of(bytes: &[u8]) -> Option<&'static str> {
     match image::guess_format(bytes) {
         Ok(ImageFormat::Jpeg) => Some("jpg"),
@@ -45,7 +45,7 @@ pub(crate) fn extension_of(bytes: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// A file of a size that a picture of so many pixels may have.
+/// A file of a size that an image of so many pixels may have.
 fn bytes_of(path: &Path, max_pixels: u64) -> Result<Vec<u8>, ReadError> {
     store::read_listed(path, largest_file(max_pixels))
         .map_err(|error| error.told(|reason| format!("image {}: {reason}", path.display())))
@@ -54,7 +54,7 @@ fn bytes_of(path: &Path, max_pixels: u64) -> Result<Vec<u8>, ReadError> {
 /// Decodes JPEG, PNG or WebP, told apart by content, to upright 8-bit RGB.
 ///
 /// The orientation in EXIF or XMP is applied, however it is stored, transparency is laid over white, grey, palette, CMYK and 16-bit
-/// pictures are converted, of an animation the first frame is taken. Checksums of a PNG file are compared as Pillow does by default:
+/// images are converted, of an animation the first frame is taken. Checksums of a PNG file are compared as Pillow does by default:
 /// those of its pixels are not, as long as the stream of pixels is whole by its own checksum. A size above [`Limits::max_pixels`] is refused from the header, before any pixel
 /// is decoded, and a panic inside a decoder is a reason like any other.
 ///
@@ -121,7 +121,7 @@ fn over_white(picture: DynamicImage) -> RgbImage {
     opaque
 }
 
-/// Width and height of a file's picture as it is stored, before any turning that its metadata asks for, from its first bytes.
+/// Width and height of a file's image as it is stored, before any turning that its metadata asks for, from its first bytes.
 ///
 /// # Errors
 ///
@@ -134,7 +134,7 @@ pub fn dimensions(bytes: &[u8]) -> Result<(u32, u32), String> {
         .map_err(|error| error.to_string())
 }
 
-/// A picture as JPEG, to be shown; none if it has no pixels.
+/// An image as JPEG, to be shown; none if it has no pixels.
 pub fn jpeg(picture: &RgbImage) -> Option<Vec<u8>> {
     let mut bytes = Cursor::new(Vec::new());
     picture.write_to(&mut bytes, ImageFormat::Jpeg).ok()?;

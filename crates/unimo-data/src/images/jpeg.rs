@@ -14,12 +14,12 @@ use crate::images::orientation;
 /// Passes of a progressive file. Encoders write about ten; each may visit every block, whatever the size of the file.
 const MOST_SCANS: usize = 100;
 
-/// Channels of a picture for print.
+/// Channels of an image for print.
 const CMYK: usize = 4;
 /// Bits of a level in all that Pillow reads.
 const BITS: u8 = 8;
 
-/// By what a picture's sides may be divided while it is decoded: Pillow's choices, the largest first.
+/// By what an image's sides may be divided while it is decoded: Pillow's choices, the largest first.
 const SCALES: [u16; 3] = [8, 4, 2];
 
 /// Upright 8-bit RGB of a JPEG file, as large as [`Limits::enough`] asks for; none for what the port does not read and another
@@ -31,7 +31,7 @@ const SCALES: [u16; 3] = [8, 4, 2];
 ///
 /// The reason, as it is listed for the skipped sample.
 pub(crate) fn decode(bytes: &[u8], limits: Limits) -> Result<Option<RgbImage>, String> {
-    // A file that ends between two of its passes would be a picture without its details.
+    // A file that ends between two of its passes would be an image without its details.
     if !is_complete(bytes) {
         return Err("truncated JPEG: no end-of-image marker".to_owned());
     }

@@ -1,17 +1,17 @@
-//! What bounds the decoding of pictures: a file says how large it is before anything is made of it.
+//! What bounds the decoding of images: a file says how large it is before anything is made of it.
 
-/// What bounds the decoding of pictures.
+/// What bounds the decoding of images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Largest picture that is decoded, in pixels.
+    /// Largest image that is decoded, in pixels.
     pub max_pixels: u64,
-    /// Shorter side that a picture needs at most, in pixels: of a JPEG no more is decoded than the smallest of 1/8, 1/4, 1/2 and all of
-    /// its size that has it, as Pillow's `draft`. None: all of every picture.
+    /// Shorter side that an image needs at most, in pixels: of a JPEG no more is decoded than the smallest of 1/8, 1/4, 1/2 and all of
+    /// its size that has it, as Pillow's `draft`. None: all of every image.
     pub enough: Option<u32>,
 }
 
 impl Limits {
-    /// All of a picture of at most so many pixels.
+    /// All of an image of at most so many pixels.
     pub const fn full_size(max_pixels: u64) -> Self {
         Self {
             max_pixels,
@@ -27,7 +27,7 @@ const FILE_BYTES_FREE: u64 = 16 << 20;
 /// Bytes that a decoder may hold per allowed pixel: 16-bit RGBA twice.
 const DECODER_BYTES_PER_PIXEL: u64 = 16;
 
-/// Bytes that the file of a picture may have.
+/// Bytes that the file of an image may have.
 pub(crate) fn largest_file(max_pixels: u64) -> u64 {
     max_pixels
         .saturating_mul(FILE_BYTES_PER_PIXEL)
@@ -41,7 +41,7 @@ pub(crate) fn decoder_bytes(max_pixels: u64) -> u64 {
         .saturating_add(FILE_BYTES_FREE)
 }
 
-/// Refuses a picture for the size that its header states.
+/// Refuses an image for the size that its header states.
 pub(crate) fn refuse_size(width: u32, height: u32, max_pixels: u64) -> Result<(), String> {
     if width == 0 || height == 0 {
         return Err(format!("the picture has no pixels ({width} x {height})"));

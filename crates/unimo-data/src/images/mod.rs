@@ -1,4 +1,4 @@
-//! Pictures: from a file's bytes to what a model sees of them.
+//! Images: from a file's bytes to what a model sees of them.
 //!
 //! It knows nothing of texts, samples and sources.
 

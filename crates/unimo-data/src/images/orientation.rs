@@ -1,4 +1,4 @@
-//! Which way up a picture is, by its file's metadata, as Pillow's `ImageOps.exif_transpose` reads it.
+//! Which way up an image is, by its file's metadata, as Pillow's `ImageOps.exif_transpose` reads it.
 //!
 //! The tag may be stored as any number: phones write SHORT, other programs LONG. A value of type BYTE is none to Pillow, and none here.
 //! Where EXIF does not have the tag, XMP's `tiff:Orientation` counts. 0, 9 and everything else that is no orientation change nothing.
@@ -20,7 +20,7 @@ const XMP: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
 /// Bytes of compressed metadata that are unpacked at most.
 const LONGEST_TEXT: u64 = 1 << 20;
 
-/// What turns a file's picture upright.
+/// What turns a file's image upright.
 pub(crate) fn of(bytes: &[u8], format: ImageFormat) -> Orientation {
     let found = match format {
         ImageFormat::Jpeg => of_jpeg(bytes),

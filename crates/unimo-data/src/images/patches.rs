@@ -1,9 +1,9 @@
-//! Hiding patches of pictures for masked image modelling.
+//! Hiding patches of images for masked image modelling.
 //!
 //! Source: BEiT (Bao et al. 2022, algorithm 1, with the limits of its code), whose count of hidden patches may fall short by
-//! a few; here they are filled up one by one, so that every picture of a batch hides the same number.
+//! a few; here they are filled up one by one, so that every image of a batch hides the same number.
 //!
-//! Shape legend: `N` patches of a picture, row by row.
+//! Shape legend: `N` patches of an image, row by row.
 
 use rand::seq::index;
 use rand::{RngExt, SeedableRng};
@@ -17,11 +17,11 @@ use crate::error::DataError;
 pub struct PatchMask {
     /// How many and in which shape.
     pub spec: PatchMaskSpec,
-    /// Side of a patch in pixels, as the image encoder cuts the picture.
+    /// Side of a patch in pixels, as the image encoder cuts the image.
     pub patch_size: usize,
 }
 
-/// Hides patches of square pictures by a [`PatchMask`].
+/// Hides patches of square images by a [`PatchMask`].
 #[derive(Debug, Clone, Copy)]
 pub struct PatchMasker {
     kind: PatchMaskKind,
@@ -38,11 +38,11 @@ impl PatchMasker {
     /// How often a block is drawn anew when it does not fit.
     const ATTEMPTS: usize = 10;
 
-    /// A masker for pictures of `image_size` pixels along a side.
+    /// A masker for images of `image_size` pixels along a side.
     ///
     /// # Errors
     ///
-    /// The rate is out of range, or the patches do not fill the picture.
+    /// The rate is out of range, or the patches do not fill the image.
     pub fn new(mask: PatchMask, image_size: usize) -> Result<Self, DataError> {
         let PatchMask { spec, patch_size } = mask;
         if !(spec.rate > 0.0 && spec.rate < 1.0) {
@@ -69,7 +69,7 @@ impl PatchMasker {
         })
     }
 
-    /// Which patches of a picture are hidden; a seed decides.
+    /// Which patches of an image are hidden; a seed decides.
     ///
     /// # Shapes
     ///

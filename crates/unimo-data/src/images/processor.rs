@@ -1,4 +1,4 @@
-//! How a published model wants its pictures, as its folder says it: `preprocessor_config.json`, the `image_processor` within
+//! How a published model wants its images, as its folder says it: `preprocessor_config.json`, the `image_processor` within
 //! `processor_config.json` (transformers 5), or OpenCLIP's `preprocess_cfg`.
 //!
 //! Nothing is taken for granted without a word: a default, a key that is not followed, a second file that says otherwise is a note,
@@ -44,7 +44,7 @@ const OPEN_CLIP: &str = "open_clip_config.json";
 /// Our own key in [`PREPROCESSOR`], for what Hugging Face has no word for.
 const OWN_RESIZE: &str = "unimo_resize";
 
-/// Kinds of models, by how their pictures are prepared where no file says it.
+/// Kinds of models, by how their images are prepared where no file says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
     /// CLIP of Hugging Face.
@@ -59,12 +59,12 @@ pub enum Family {
     Deit,
 }
 
-/// How pictures become the model's pixels: as [`ImageSpec`], maybe with a margin that is cut off.
+/// How images become the model's pixels: as [`ImageSpec`], maybe with a margin that is cut off.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pictures {
     /// What the model gets.
     pub spec: ImageSpec,
-    /// The side that a picture is brought to before its centre, of the model's size, is cut out; the model's size: no margin.
+    /// The side that an image is brought to before its centre, of the model's size, is cut out; the model's size: no margin.
     pub resized: usize,
 }
 
@@ -78,7 +78,7 @@ impl From<ImageSpec> for Pictures {
 }
 
 impl Pictures {
-    /// Normalised pixels of one picture, appended to `pixels`.
+    /// Normalised pixels of one image, appended to `pixels`.
     ///
     /// # Shapes
     ///
@@ -86,7 +86,7 @@ impl Pictures {
     ///
     /// # Errors
     ///
-    /// Why the picture cannot be used.
+    /// Why the image cannot be used.
     pub fn append(&self, picture: &RgbImage, pixels: &mut Vec<f32>) -> Result<(), String> {
         self.spec.normalise(&self.square(picture)?, pixels);
         Ok(())
@@ -100,7 +100,7 @@ impl Pictures {
     ///
     /// # Errors
     ///
-    /// Why the picture cannot be used.
+    /// Why the image cannot be used.
     pub fn square(&self, picture: &RgbImage) -> Result<RgbImage, String> {
         if self.resized == self.spec.size {
             return self.spec.square(picture);
@@ -115,7 +115,7 @@ impl Pictures {
         Ok(image::imageops::crop_imm(&large, margin, margin, size, size).to_image())
     }
 
-    /// What the model sees of a picture, to look at: in the picture's own proportions and with a longer side of `side` pixels.
+    /// What the model sees of an image, to look at: in the image's own proportions and with a longer side of `side` pixels.
     ///
     /// # Shapes
     ///
@@ -123,7 +123,7 @@ impl Pictures {
     ///
     /// # Errors
     ///
-    /// Why the picture cannot be used.
+    /// Why the image cannot be used.
     pub fn view(&self, picture: &RgbImage, side: u32) -> Result<RgbImage, String> {
         let margin = self.resized - self.spec.size;
         if margin == 0 {
@@ -173,7 +173,7 @@ impl Pictures {
     }
 }
 
-/// How pictures are prepared, and what there is to say about it.
+/// How images are prepared, and what there is to say about it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prepared {
     /// How.
@@ -184,7 +184,7 @@ pub struct Prepared {
     pub notes: Vec<String>,
 }
 
-/// Looks in a model's folder for how pictures are prepared.
+/// Looks in a model's folder for how images are prepared.
 ///
 /// Of several files the one counts that transformers takes: `image_processor` in `processor_config.json`, then
 /// `preprocessor_config.json`, then OpenCLIP's, which goes first for [`Family::Torchvision`]. `size` is the model's own, for files that
@@ -249,7 +249,7 @@ pub fn find(folder: &Path, family: Family, size: usize) -> Result<Prepared, Data
 ///
 /// # Errors
 ///
-/// It cannot be read, does not say how pictures are prepared, or asks for something that is not supported.
+/// It cannot be read, does not say how images are prepared, or asks for something that is not supported.
 pub fn read(path: &Path) -> Result<Prepared, DataError> {
     read_file(path, None, None)?.ok_or_else(|| DataError::Processor {
         path: path.to_owned(),
@@ -312,7 +312,7 @@ impl Family {
         }
     }
 
-    /// How its pictures are prepared where no file says it.
+    /// How its images are prepared where no file says it.
     fn default_pictures(self, size: usize) -> Pictures {
         let (resize, filter, mean, std) = match self {
             Self::Clip => (Resize::ClipProcessor, Filter::Bicubic, CLIP_MEAN, CLIP_STD),
@@ -327,7 +327,7 @@ impl Family {
             Self::Deit => (Resize::Squash, Filter::Bicubic, STANDARD, STANDARD),
         };
         let margin = match self {
-            // 256 for pictures of 224.
+            // 256 for images of 224.
             Self::Deit => size / 14 * 2,
             _ => 0,
         };

@@ -1,4 +1,4 @@
-//! Pictures as regions, and the files that hold them.
+//! Images as regions, and the files that hold them.
 //!
 //! A region is `F` numbers: a feature, and its box in the last six of them, `x1 / W`, `y1 / H`, `x2 / W`, `y2 / H`, `w / W`,
 //! `h / H`. What the files are like says [`RegionsConfig`](crate::RegionsConfig).
@@ -20,16 +20,16 @@ const ROUNDING: f32 = 0.01;
 /// Largest file of features, in bytes: 16,000 regions of 2,054 numbers in f64.
 const LARGEST_FILE: u64 = 1 << 28;
 
-/// What pictures look like as regions.
+/// What images look like as regions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RegionShape {
-    /// Regions of a picture at most; batches are padded to it.
+    /// Regions of an image at most; batches are padded to it.
     pub most: usize,
     /// Numbers of a region.
     pub features: usize,
 }
 
-/// The regions of one picture.
+/// The regions of one image.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct PictureRegions {
     /// `[R, F]`, row-major.

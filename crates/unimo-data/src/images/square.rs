@@ -1,6 +1,6 @@
-//! From a picture to the square that a model sees, as Pillow resizes, and to its levels.
+//! From an image to the square that a model sees, as Pillow resizes, and to its levels.
 //!
-//! Shape legend: `C` = 3 channels, `S` the model's picture side, `H x W` the picture's own size.
+//! Shape legend: `C` = 3 channels, `S` the model's image side, `H x W` the image's own size.
 
 use std::ops::Range;
 
@@ -11,7 +11,7 @@ use image::RgbImage;
 use serde::{Deserialize, Serialize};
 use unimo_batch::Images;
 
-/// How a picture of any form becomes square.
+/// How an image of any form becomes square.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Resize {
@@ -38,12 +38,12 @@ pub enum Filter {
     Bilinear,
 }
 
-/// How pictures become pixels for the model.
+/// How images become pixels for the model.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ImageSpec {
-    /// `S`: side of the square picture.
+    /// `S`: side of the square image.
     pub size: usize,
-    /// How a picture becomes square.
+    /// How an image becomes square.
     pub resize: Resize,
     /// How pixels between pixels are computed.
     pub filter: Filter,
@@ -53,7 +53,7 @@ pub struct ImageSpec {
     pub std: [f32; 3],
 }
 
-/// A part of a picture, in pixels.
+/// A part of an image, in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Part {
     /// Columns left of it.
@@ -67,7 +67,7 @@ pub struct Part {
 }
 
 impl Part {
-    /// All of a picture.
+    /// All of an image.
     pub fn whole(picture: &RgbImage) -> Self {
         Self {
             left: 0,
@@ -95,11 +95,11 @@ impl Part {
 }
 
 impl ImageSpec {
-    /// Widest strip that is resized before the centre is cut out, in picture sides. Beyond it both ends are cut off
-    /// first: a picture of 1 x 100,000 pixels would otherwise be blown up to gigabytes.
+    /// Widest strip that is resized before the centre is cut out, in image sides. Beyond it both ends are cut off
+    /// first: an image of 1 x 100,000 pixels would otherwise be blown up to gigabytes.
     const LONGEST_STRIP: f64 = 8.0;
 
-    /// Makes a picture square and of the model's size, as Pillow does.
+    /// Makes an image square and of the model's size, as Pillow does.
     ///
     /// # Shapes
     ///
@@ -112,7 +112,7 @@ impl ImageSpec {
         self.square_within(picture, Part::whole(picture))
     }
 
-    /// Brings a part of a picture to the model's size, whatever its proportions, as if it were cut out and both sides brought
+    /// Brings a part of an image to the model's size, whatever its proportions, as if it were cut out and both sides brought
     /// to size.
     ///
     /// # Shapes
@@ -121,7 +121,7 @@ impl ImageSpec {
     ///
     /// # Errors
     ///
-    /// The reason, as it is listed for the skipped sample: the part lies outside of the picture.
+    /// The reason, as it is listed for the skipped sample: the part lies outside of the image.
     pub fn square_of(&self, picture: &RgbImage, part: Part) -> Result<RgbImage, String> {
         let size = self.size as u32;
         resize(picture, part, (size, size), (0..size, 0..size), self.filter)
@@ -168,7 +168,7 @@ impl ImageSpec {
         }
     }
 
-    /// What [`square`](Self::square) keeps of a picture, to look at: in the picture's own proportions and with a longer side of
+    /// What [`square`](Self::square) keeps of an image, to look at: in the image's own proportions and with a longer side of
     /// `side` pixels.
     ///
     /// # Shapes
@@ -197,7 +197,7 @@ impl ImageSpec {
         }
     }
 
-    /// Normalised pixels of one picture, appended to `pixels`.
+    /// Normalised pixels of one image, appended to `pixels`.
     ///
     /// # Shapes
     ///
@@ -211,7 +211,7 @@ impl ImageSpec {
         Ok(())
     }
 
-    /// Normalised pixels of a picture that is square already, appended to `pixels`.
+    /// Normalised pixels of an image that is square already, appended to `pixels`.
     ///
     /// # Shapes
     ///
@@ -222,7 +222,7 @@ impl ImageSpec {
         pixels.extend(self.batch(Vec::new()).normalised(&levels));
     }
 
-    /// The levels of a picture that is square already, channel by channel, appended to `levels`.
+    /// The levels of an image that is square already, channel by channel, appended to `levels`.
     ///
     /// # Shapes
     ///
@@ -235,7 +235,7 @@ impl ImageSpec {
         }
     }
 
-    /// Levels of pictures as the part of a batch that says what a model reads of them.
+    /// Levels of images as the part of a batch that says what a model reads of them.
     ///
     /// # Shapes
     ///
@@ -252,13 +252,13 @@ impl ImageSpec {
         }
     }
 
-    /// Numbers per picture, `C * S * S`.
+    /// Numbers per image, `C * S * S`.
     pub fn values(&self) -> usize {
         Images::CHANNELS * self.size * self.size
     }
 }
 
-/// A picture to look at, its longer side brought down to `side` pixels, the shorter one in proportion.
+/// An image to look at, its longer side brought down to `side` pixels, the shorter one in proportion.
 pub fn thumbnail(picture: &RgbImage, side: u32) -> RgbImage {
     let (width, height) = picture.dimensions();
     let share = f64::from(side) / f64::from(width.max(height).max(1));
@@ -266,7 +266,7 @@ pub fn thumbnail(picture: &RgbImage, side: u32) -> RgbImage {
     image::imageops::thumbnail(picture, scaled(width), scaled(height))
 }
 
-/// A picture with its shorter side brought down to `side` pixels, the longer one in proportion; none if it is that small.
+/// An image with its shorter side brought down to `side` pixels, the longer one in proportion; none if it is that small.
 pub(crate) fn shrink(picture: &RgbImage, side: u32) -> Result<Option<RgbImage>, String> {
     let (width, height) = picture.dimensions();
     let short = width.min(height);
@@ -280,7 +280,7 @@ pub(crate) fn shrink(picture: &RgbImage, side: u32) -> Result<Option<RgbImage>, 
     resize_whole(picture, scaled(width), scaled(height), Filter::Bicubic).map(Some)
 }
 
-/// All of a picture at another size.
+/// All of an image at another size.
 fn resize_whole(
     picture: &RgbImage,
     width: u32,
@@ -291,7 +291,7 @@ fn resize_whole(
     resize(picture, Part::whole(picture), (width, height), kept, filter)
 }
 
-/// The size to which `BridgeTowerImageProcessor` brings a picture, width first.
+/// The size to which `BridgeTowerImageProcessor` brings an image, width first.
 fn bridgetower_size(width: u32, height: u32, shorter: u32) -> (u32, u32) {
     const DIVISOR: u32 = 32;
     let (w, h, shorter) = (f64::from(width), f64::from(height), f64::from(shorter));
@@ -330,9 +330,9 @@ fn fill_up(picture: RgbImage, size: u32) -> RgbImage {
     square
 }
 
-/// Brings a part of a picture to `(width, height)` as Pillow does: across, then down, rounded to whole levels in between. The
+/// Brings a part of an image to `(width, height)` as Pillow does: across, then down, rounded to whole levels in between. The
 /// resizer on its own goes the other way round, which differs by two levels at hard edges. Of the result only the columns and
-/// rows of `kept` are made, from no more rows of the picture than they need.
+/// rows of `kept` are made, from no more rows of the image than they need.
 pub(crate) fn resize(
     picture: &RgbImage,
     part: Part,
@@ -364,7 +364,7 @@ pub(crate) fn resize(
     resize_once(picture, part, (across, down), filter)
 }
 
-/// What becomes of one side of a picture.
+/// What becomes of one side of an image.
 #[derive(Debug, Clone, Copy)]
 struct Stretch {
     /// Pixels of the side.
@@ -501,7 +501,7 @@ mod tests {
 
     #[test]
     fn crop_takes_the_centre_and_squash_takes_all() {
-        // Thirds in red, green and blue; the centre square of a 3 : 1 picture is all green.
+        // Thirds in red, green and blue; the centre square of a 3 : 1 image is all green.
         let picture = RgbImage::from_fn(90, 30, |x, _| {
             let mut pixel = Rgb([0; 3]);
             pixel[(x / 30) as usize] = 255;

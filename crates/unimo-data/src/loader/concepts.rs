@@ -82,7 +82,7 @@ impl ConceptReader {
         self.phrases.of_sample(sample, caption)
     }
 
-    /// The phrases of every caption of a sample whose picture is not read.
+    /// The phrases of every caption of a sample whose image is not read.
     ///
     /// # Errors
     ///
@@ -139,7 +139,7 @@ impl ConceptReader {
         ids
     }
 
-    /// The tags of some pictures; with a `rate`, hidden with that chance each by the seed of its picture, at least one where there
+    /// The tags of some images; with a `rate`, hidden with that chance each by the seed of its image, at least one where there
     /// is one.
     pub fn tags(
         &self,

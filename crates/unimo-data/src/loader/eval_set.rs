@@ -1,4 +1,4 @@
-//! Held-out pictures and captions, in a fixed order: a split, several, or a part of them drawn at random.
+//! Held-out images and captions, in a fixed order: a split, several, or a part of them drawn at random.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use crate::sources::splits::Split;
 use crate::text::tokens::{Encoded, Pad, TextTokenizer};
 use crate::threads::parallel;
 
-/// Pictures and captions to evaluate on.
+/// Images and captions to evaluate on.
 ///
-/// Every picture is decoded once when the set is made, so that broken ones are left out with their captions from the
-/// start and pictures and captions keep their numbers. Pixels are not kept.
+/// Every image is decoded once when the set is made, so that broken ones are left out with their captions from the
+/// start and images and captions keep their numbers. Pixels are not kept.
 #[derive(Clone)]
 pub struct EvalSet {
     source: Arc<dyn Source>,
@@ -29,11 +29,11 @@ pub struct EvalSet {
     items: Vec<Item>,
     captions: Vec<Caption>,
     concepts: Option<ConceptReader>,
-    /// Pictures that a part was drawn from.
+    /// Images that a part was drawn from.
     drawn_from: Option<usize>,
 }
 
-/// One picture of an [`EvalSet`].
+/// One image of an [`EvalSet`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
     /// Where it comes from, `file:line`.
@@ -49,7 +49,7 @@ pub struct Item {
 /// One caption of an [`EvalSet`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caption {
-    /// Its picture's number in [`EvalSet::items`].
+    /// Its image's number in [`EvalSet::items`].
     pub image: usize,
     /// What it says.
     pub text: String,
@@ -65,12 +65,12 @@ fn shuffled(count: usize) -> Permutation {
 
 impl EvalSet {
     /// The usable samples of some splits, one split after the other; of more than `limit` samples that many, drawn at random and
-    /// always the same. Samples of a split that show one picture are one, with all their captions, and only texts that describe their
-    /// picture are captions.
+    /// always the same. Samples of a split that show one image are one, with all their captions, and only texts that describe their
+    /// image are captions.
     ///
     /// # Errors
     ///
-    /// None is usable, none describes its picture, or too much of the source is not usable.
+    /// None is usable, none describes its image, or too much of the source is not usable.
     pub fn new(
         source: Arc<dyn Source>,
         splits: &[Split],
@@ -141,7 +141,7 @@ impl EvalSet {
         Ok(set)
     }
 
-    /// So many of its pictures with their captions, drawn at random and always the same, in their order; all where it has no more.
+    /// So many of its images with their captions, drawn at random and always the same, in their order; all where it has no more.
     #[must_use]
     pub fn part(&self, count: usize) -> Self {
         let all = self.items.len();
@@ -202,7 +202,7 @@ impl EvalSet {
         });
     }
 
-    /// The captions of a sample whose picture can be made ready.
+    /// The captions of a sample whose image can be made ready.
     fn check(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
         self.check_picture(split, index)?;
         let captions = self.source.captions(split, index)?;
@@ -212,7 +212,7 @@ impl EvalSet {
         Ok(captions)
     }
 
-    /// Whether a sample's picture, or its regions, can be made ready.
+    /// Whether a sample's image, or its regions, can be made ready.
     fn check_picture(&self, split: Split, index: usize) -> Result<(), SampleError> {
         let bad = |reason| self.bad(split, index, reason);
         if self.source.region_shape().is_some() {
@@ -233,17 +233,17 @@ impl EvalSet {
         SampleError::new(self.source.place(split, index), reason)
     }
 
-    /// Every picture with its captions' numbers.
+    /// Every image with its captions' numbers.
     pub fn items(&self) -> &[Item] {
         &self.items
     }
 
-    /// Every caption with its picture's number.
+    /// Every caption with its image's number.
     pub fn captions(&self) -> &[Caption] {
         &self.captions
     }
 
-    /// How pictures become pixels.
+    /// How images become pixels.
     pub fn image_spec(&self) -> ImageSpec {
         self.spec
     }
@@ -253,7 +253,7 @@ impl EvalSet {
         &self.source
     }
 
-    /// Pictures, read on all cores. A range that reaches beyond the last picture is cut short.
+    /// Images, read on all cores. A range that reaches beyond the last image is cut short.
     ///
     /// # Shapes
     ///
@@ -282,7 +282,7 @@ impl EvalSet {
         Ok(self.spec.batch(pixels))
     }
 
-    /// Regions of pictures, read on all cores; none where pictures are known by pixels. A range that reaches beyond the last picture
+    /// Regions of images, read on all cores; none where images are known by pixels. A range that reaches beyond the last image
     /// is cut short.
     ///
     /// # Shapes
@@ -324,7 +324,7 @@ impl EvalSet {
         pad: Pad,
     ) -> Result<Texts, DataError> {
         let range = range.start.min(self.captions.len())..range.end.min(self.captions.len());
-        // The captions of a picture follow each other: its phrases are found once.
+        // The captions of an image follow each other: its phrases are found once.
         let mut of_item = (usize::MAX, Vec::new());
         let mut encoded: Vec<Encoded> = Vec::with_capacity(range.len());
         for number in range {
@@ -360,7 +360,7 @@ impl EvalSet {
         Ok(self.encode_with(number, &phrases, tokenizer, max_length))
     }
 
-    /// Per caption of a picture, its phrases, where the set has concepts.
+    /// Per caption of an image, its phrases, where the set has concepts.
     fn phrases(&self, image: usize) -> Result<Vec<Vec<String>>, DataError> {
         let Some(reader) = &self.concepts else {
             return Ok(Vec::new());
@@ -386,7 +386,7 @@ impl EvalSet {
         reader.encode(tokenizer, &caption.text, phrases, max_length)
     }
 
-    /// The tags of pictures, where the set has concepts and one of the pictures has a tag.
+    /// The tags of images, where the set has concepts and one of the images has a tag.
     ///
     /// # Shapes
     ///
@@ -414,12 +414,12 @@ impl EvalSet {
         Ok(some.then(|| reader.tags(tokenizer, &tags, None)))
     }
 
-    /// The picture of one item as the source gives it, for a report; none where pictures are known by regions and are not there
+    /// The image of one item as the source gives it, for a report; none where images are known by regions and are not there
     /// themselves.
     ///
     /// # Errors
     ///
-    /// There is no such item, the source has no pictures, or a file that could be read no longer can.
+    /// There is no such item, the source has no images, or a file that could be read no longer can.
     pub fn picture(&self, number: usize) -> Result<Option<RgbImage>, DataError> {
         let Some(item) = self.items.get(number) else {
             return Err(DataError::config(

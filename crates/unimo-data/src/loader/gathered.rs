@@ -1,4 +1,4 @@
-//! What can be retrieved: pictures with all the texts that describe them.
+//! What can be retrieved: images with all the texts that describe them.
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -12,11 +12,11 @@ use crate::images::regions::{PictureRegions, RegionShape};
 use crate::sources::source::{Holds, Sample, Source};
 use crate::sources::splits::{BySplit, Split};
 
-/// A source of which every sample is a picture of its own with all texts that describe it. One that is so already stays as it is.
+/// A source of which every sample is an image of its own with all texts that describe it. One that is so already stays as it is.
 ///
 /// # Errors
 ///
-/// The splits have samples, and no text of them describes its picture; or a row could not be read now, and which picture it shows is
+/// The splits have samples, and no text of them describes its image; or a row could not be read now, and which image it shows is
 /// unknown.
 pub(crate) fn gather(
     source: Arc<dyn Source>,
@@ -46,14 +46,14 @@ pub(crate) fn gather(
     Ok(Arc::new(gathered))
 }
 
-/// Pictures of several samples as one sample each. See [`gather`].
+/// Images of several samples as one sample each. See [`gather`].
 struct Gathered {
     source: Arc<dyn Source>,
-    /// The samples of each picture.
+    /// The samples of each image.
     pictures: BySplit<Vec<Vec<usize>>>,
 }
 
-/// Which of a sample's texts describe its picture.
+/// Which of a sample's texts describe its image.
 fn describing(roles: &[TextRole], texts: usize) -> Vec<usize> {
     let describes = |at: &usize| matches!(roles.get(*at), None | Some(TextRole::Describes));
     (0..texts).filter(describes).collect()
@@ -87,7 +87,7 @@ impl Gathered {
         self.pictures[split][index][0]
     }
 
-    /// Something of every text of a picture, each text once.
+    /// Something of every text of an image, each text once.
     fn of_texts<T: Clone + Default>(
         &self,
         split: Split,

@@ -52,15 +52,15 @@ struct Made {
     text: Option<Encoded>,
     /// Levels of the second view; empty: there is none.
     second_view: Vec<u8>,
-    /// Which picture it shows.
+    /// Which image it shows.
     picture: u64,
-    /// What its text says of the picture.
+    /// What its text says of the image.
     role: TextRole,
-    /// Levels of the right picture; empty: there is none.
+    /// Levels of the right image; empty: there is none.
     second_picture: Vec<u8>,
 }
 
-/// Some samples of a batch, and the levels of their pictures.
+/// Some samples of a batch, and the levels of their images.
 pub(super) struct Piece {
     made: Vec<Made>,
     pixels: Vec<u8>,
@@ -145,7 +145,7 @@ impl Maker {
             }),
             ..spec.images.batch(pixels)
         });
-        // Of a batch in which some have one picture alone, no pairs can be made.
+        // Of a batch in which some have one image alone, no pairs can be made.
         let second: usize = made.iter().map(|made| made.second_picture.len()).sum();
         let whole = pictures > 0 && second == made.len() * spec.images.values();
         let second_images = whole.then(|| {
@@ -211,7 +211,7 @@ impl Maker {
         spec.source.ahead(spec.split, &indices, spec.shuffle);
     }
 
-    /// The regions of a batch's pictures; none where its samples have none.
+    /// The regions of a batch's images; none where its samples have none.
     fn regions(&self, batch: u64, made: &[Made]) -> Result<Option<Regions>, DataError> {
         let found: Vec<_> = made
             .iter()
@@ -334,7 +334,7 @@ impl Maker {
             SecondView::All => true,
         };
         let mut second_view = Vec::new();
-        // The picture is let go at once: a batch of photographs in full size would fill the memory.
+        // The image is let go at once: a batch of photographs in full size would fill the memory.
         match sample.image.take() {
             Some(picture) => {
                 if twice {

@@ -24,9 +24,9 @@ pub struct LoaderSpec {
     pub split: Split,
     /// How texts become ids.
     pub tokenizer: Arc<TextTokenizer>,
-    /// How pictures become pixels.
+    /// How images become pixels.
     pub images: ImageSpec,
-    /// Random changes of pictures.
+    /// Random changes of images.
     pub augment: Option<AugmentConfig>,
     /// Longest text in tokens.
     pub max_text_length: usize,
@@ -34,9 +34,9 @@ pub struct LoaderSpec {
     pub pad: Pad,
     /// How words are hidden; none: batches have no masked texts.
     pub mask: Option<MaskSpec>,
-    /// Which pictures come in a second view, changed at random by `augment` like the first.
+    /// Which images come in a second view, changed at random by `augment` like the first.
     pub second_view: SecondView,
-    /// Which patches of pictures are hidden; none: pictures have no patch mask.
+    /// Which patches of images are hidden; none: images have no patch mask.
     pub patch_mask: Option<PatchMask>,
     /// Which further texts batches carry.
     pub further: Vec<FurtherText>,
@@ -107,7 +107,7 @@ impl LoaderSpec {
     }
 }
 
-/// Which pictures come in a second view.
+/// Which images come in a second view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SecondView {
     /// None.
@@ -123,9 +123,9 @@ pub enum SecondView {
 pub enum FurtherText {
     /// The phrases of the caption, joined by commas.
     Phrases,
-    /// The names of the picture's objects, joined by commas.
+    /// The names of the image's objects, joined by commas.
     Tags,
-    /// Another caption of the same picture; the same one where there is only one.
+    /// Another caption of the same image; the same one where there is only one.
     SecondCaption,
 }
 

@@ -8,7 +8,7 @@ use crate::sources::splits::Split;
 use crate::text::concepts::{Concepts, ConceptsConfig, PhraseSource, Phrases};
 
 impl Phrases {
-    /// Per caption of a sample, its phrases; the picture is not read.
+    /// Per caption of a sample, its phrases; the image is not read.
     ///
     /// # Errors
     ///
@@ -63,7 +63,7 @@ impl Concepts {
         }
     }
 
-    /// Counts in how many texts of a split each phrase occurs. The texts are all captions and, of each picture, its tags as one
+    /// Counts in how many texts of a split each phrase occurs. The texts are all captions and, of each image, its tags as one
     /// more. Samples that cannot be read are passed over. `progress` is told the number of samples that are done, of how many.
     ///
     /// Memory is bounded, see [`Counter`].

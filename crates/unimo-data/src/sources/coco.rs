@@ -14,8 +14,8 @@
 //! images = "val2017"
 //! ```
 //!
-//! Without `val`, `val_fraction` of the pictures is held out. A sample is a picture with all its captions; with `instances` its
-//! objects' names are tags, and their boxes come with them. Pictures without captions and objects without boxes are counted and left
+//! Without `val`, `val_fraction` of the images is held out. A sample is an image with all its captions; with `instances` its
+//! objects' names are tags, and their boxes come with them. Images without captions and objects without boxes are counted and left
 //! out. Identifiers of annotations are not looked at, as nothing refers to them. In errors `FILE#images:3` is the third entry of the file's `images`.
 
 use std::collections::HashMap;
@@ -42,11 +42,11 @@ pub struct CocoPart {
     /// `instances_*.json`, for names and boxes of objects.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instances: Option<PathBuf>,
-    /// Folder of the pictures.
+    /// Folder of the images.
     pub images: PathBuf,
 }
 
-/// A picture in `images`.
+/// An image in `images`.
 #[derive(Deserialize)]
 pub(crate) struct Picture {
     #[serde(deserialize_with = "id")]
@@ -125,7 +125,7 @@ impl Part for CocoPart {
     }
 }
 
-/// Rows by the identifier of their picture.
+/// Rows by the identifier of their image.
 type Rows = HashMap<String, u32>;
 
 fn read_captions(
@@ -137,7 +137,7 @@ fn read_captions(
     let file = table.array(path, "images");
     let folders = table.folders(vec![images.to_owned()]);
     let mut rows = Rows::new();
-    // Annotations may stand before the pictures, so the file is read twice.
+    // Annotations may stand before the images, so the file is read twice.
     each_of_file(path, &["images"], &mut |_, number, bytes| {
         let used = bytes.and_then(parse::<Picture>).and_then(|picture| {
             if let Some(row) = rows.get(&picture.id) {
@@ -182,7 +182,7 @@ fn read_captions(
     Ok(rows)
 }
 
-/// Reads names and boxes for the pictures that are known; those of other pictures are of no split.
+/// Reads names and boxes for the images that are known; those of other images are of no split.
 fn read_objects(path: &Path, rows: &Rows, table: &mut Listed) -> Result<(), DataError> {
     let names = read_categories(path, table)?;
     let file = table.array(path, "annotations");
@@ -286,7 +286,7 @@ mod tests {
         assert_eq!(sample.tags, ["cat", "mat"]);
         assert_eq!(source.tags(Split::Train, 0).unwrap(), sample.tags);
         assert!(source.tags(Split::Train, 1).unwrap().is_empty());
-        // The picture is twice as large as listed, which changes no share. The second box is cut at the edge.
+        // The image is twice as large as listed, which changes no share. The second box is cut at the edge.
         assert_eq!(
             sample.boxes,
             [[0.25, 0.25, 0.75, 0.75], [0.75, 0.5, 1.0, 1.0]]

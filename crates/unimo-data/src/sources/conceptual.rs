@@ -1,4 +1,4 @@
-//! Web pairs of caption and address, with pictures that were downloaded: CC3M, CC12M, SBU.
+//! Web pairs of caption and address, with images that were downloaded: CC3M, CC12M, SBU.
 //!
 //! ```toml
 //! [data]
@@ -16,13 +16,13 @@
 //! downloads = "cc3m_val/downloaded.tsv"
 //! ```
 //!
-//! Tab-separated records; `columns` says what stands in them: `caption`, `url`, `image` (the picture's path), `-` (not used).
+//! Tab-separated records; `columns` says what stands in them: `caption`, `url`, `image` (the image's path), `-` (not used).
 //! CC3M has `["caption", "url"]`, CC12M `["url", "caption"]`; SBU's two files have to be pasted into one (`paste urls captions`).
 //! Quotes are those of CSV, so that a record may span lines, and empty lines are no records; `quotes = "raw"` takes quotes as they are.
 //! A first record with the names of the columns is recognised by usual names; `header` says whether there is one where it has others.
 //! A `url` that is none is an unusable item. Without `val`, `val_fraction` of the rows is held out.
 //!
-//! Where a row's picture is, below `images`, is said in one of three ways:
+//! Where a row's image is, below `images`, is said in one of three ways:
 //!
 //! - a column `image`;
 //! - `image`, a name with `{row}` (number of the record from 0, behind the header), `{shard}` and `{in_shard}` (`row / per_shard` and the rest of it), each
@@ -30,7 +30,7 @@
 //!   `output_format = "files"`;
 //! - `downloads`, lines of address, tab, path.
 //!
-//! Many addresses are dead, so rows whose picture is not there are left out when the list is opened and counted in the
+//! Many addresses are dead, so rows whose image is not there are left out when the list is opened and counted in the
 //! description; `missing = "error"` makes each an unusable item instead, found when it is asked for.
 
 use std::path::{Path, PathBuf};
@@ -65,7 +65,7 @@ pub struct ConceptualConfig {
     /// What is held out to the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test: Option<ConceptualPart>,
-    /// Where `val` is absent, share of the pictures that is held out, by a hash of the path. Rows of one address are one picture.
+    /// Where `val` is absent, share of the images that is held out, by a hash of the path. Rows of one address are one image.
     #[serde(default = "val_fraction")]
     pub val_fraction: f64,
 }
@@ -85,9 +85,9 @@ pub struct ConceptualPart {
     /// What quotes mean.
     #[serde(default, skip_serializing_if = "Quotes::is_default")]
     pub quotes: Quotes,
-    /// Folder of the pictures.
+    /// Folder of the images.
     pub images: PathBuf,
-    /// A picture's name, with `{row}`, `{shard}`, `{in_shard}`.
+    /// An image's name, with `{row}`, `{shard}`, `{in_shard}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
     /// Rows of a shard in `image`.
@@ -96,7 +96,7 @@ pub struct ConceptualPart {
     /// Lines of address, tab, path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub downloads: Option<PathBuf>,
-    /// What becomes of rows without a picture.
+    /// What becomes of rows without an image.
     #[serde(default)]
     pub missing: Missing,
 }
@@ -107,9 +107,9 @@ pub struct ConceptualPart {
 pub enum Column {
     /// The text.
     Caption,
-    /// The picture's address.
+    /// The image's address.
     Url,
-    /// The picture's path.
+    /// The image's path.
     Image,
     /// What is not used.
     #[serde(rename = "-")]
@@ -139,7 +139,7 @@ fn is_url(text: &str) -> bool {
     })
 }
 
-/// What becomes of rows without a picture.
+/// What becomes of rows without an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Missing {
@@ -329,7 +329,7 @@ impl SourceConfig for ConceptualConfig {
     }
 }
 
-/// Rows with pictures that were downloaded. See the [module](self).
+/// Rows with images that were downloaded. See the [module](self).
 #[derive(Debug)]
 struct Conceptual {
     limits: Limits,
@@ -359,7 +359,7 @@ struct Opened {
     downloads: Option<Downloads>,
 }
 
-/// Where the picture of an address lies: hashes of addresses, in order, with the lines that hold them.
+/// Where the image of an address lies: hashes of addresses, in order, with the lines that hold them.
 #[derive(Debug)]
 struct Downloads {
     list: Spans,
@@ -378,7 +378,7 @@ impl Conceptual {
             },
             config: config.clone(),
         };
-        // Per row its picture, and the split that is drawn for it.
+        // Per row its image, and the split that is drawn for it.
         let mut found: Vec<(u64, Row, Split)> = Vec::new();
         let mut number = 0;
         let mut first = true;
@@ -404,7 +404,7 @@ impl Conceptual {
             }
             let used = record.map_err(ReadError::from);
             let used = used.and_then(|cells| match part.row(row, &cells)? {
-                // Looking for a picture costs as much as all else together, but for dead links only.
+                // Looking for an image costs as much as all else together, but for dead links only.
                 (_, Some(path))
                     if config.missing == Missing::Error || store::may_be_file(&path) =>
                 {
@@ -430,7 +430,7 @@ impl Conceptual {
             Ok(())
         })?;
         self.parts.push(part);
-        // All rows of a picture are of the split of the first one.
+        // All rows of an image are of the split of the first one.
         let mut order: Vec<(u64, usize)> = found.iter().map(|row| row.0).zip(0..).collect();
         order.sort_unstable();
         for picture in order.chunk_by(|a, b| a.0 == b.0).filter(|p| p.len() > 1) {
@@ -464,7 +464,7 @@ fn is_empty(cells: &[String]) -> bool {
 }
 
 impl Opened {
-    /// Which picture a row shows: that of its address, where the list has addresses; else the file.
+    /// Which image a row shows: that of its address, where the list has addresses; else the file.
     fn picture(&self, cells: &[String], path: &Path) -> u64 {
         let at = self.config.columns.iter().position(|c| *c == Column::Url);
         let url = at.and_then(|at| cells.get(at)).map(|url| url.trim());
@@ -474,7 +474,7 @@ impl Opened {
         }
     }
 
-    /// A row's caption and where its picture should be, if that is known.
+    /// A row's caption and where its image should be, if that is known.
     fn row(&self, row: Row, cells: &[String]) -> Result<(String, Option<PathBuf>), ReadError> {
         let columns = &self.config.columns;
         if cells.len() != columns.len() {
@@ -832,7 +832,7 @@ mod tests {
             "{DATA}columns = [\"url\", \"caption\"]\ndownloads = \"d.tsv\"\n\
              [conceptual.val]\npath = \"held.tsv\"\nimages = \"\"\ncolumns = [\"-\", \"-\", \"caption\", \"image\"]"
         );
-        // Pictures of the second list lie beside it: a folder is needed all the same.
+        // Images of the second list lie beside it: a folder is needed all the same.
         let message = message(open(&folder, &data));
         assert!(
             message.contains("`data.conceptual.val.images`"),

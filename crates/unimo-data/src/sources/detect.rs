@@ -23,21 +23,21 @@ pub(crate) enum Kind {
     Parquet,
     /// A folder of Parquet files.
     ParquetFolder,
-    /// A folder of pictures.
+    /// A folder of images.
     Pictures,
     /// A list of pairs: the path itself, or a list in a folder.
     Pairs(PathBuf),
-    /// COCO's captions, with the names of the first pictures.
+    /// COCO's captions, with the names of the first images.
     Coco(Vec<String>),
-    /// Karpathy's splits, with the names of the first pictures.
+    /// Karpathy's splits, with the names of the first images.
     Karpathy(Vec<String>),
-    /// Questions with answers and pictures' names.
+    /// Questions with answers and images' names.
     Questions(Vec<String>),
 }
 
 /// Ends of the names of tar files.
 const TARS: [&str; 4] = [".tar", ".tgz", ".tar.gz", ".tar.zst"];
-/// Lists that datasets' `imagefolder` has beside pictures.
+/// Lists that datasets' `imagefolder` has beside images.
 const METADATA: [&str; 2] = ["metadata.jsonl", "metadata.csv"];
 /// Elements of an array that are looked at.
 const FIRST: u64 = 5;
@@ -322,7 +322,7 @@ fn wants(path: &Path, what: &str, settings: &str) -> DataError {
     }
 }
 
-/// The folder in which the pictures of a list are: one that is given, the list's own, one in it, or one beside it.
+/// The folder in which the images of a list are: one that is given, the list's own, one in it, or one beside it.
 ///
 /// # Errors
 ///

@@ -15,7 +15,7 @@ pub(crate) struct Found {
     pub left_out: LeftOut,
 }
 
-/// Whether it may be the caption of a picture beside it.
+/// Whether it may be the caption of an image beside it.
 fn is_text(path: &Path) -> bool {
     let extension = path.extension();
     extension.is_some_and(|e| e.eq_ignore_ascii_case("txt") || e.eq_ignore_ascii_case("caption"))

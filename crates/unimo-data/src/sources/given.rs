@@ -19,7 +19,7 @@ pub(crate) fn val_fraction() -> f64 {
 pub enum Held {
     /// All are of this split.
     All(Split),
-    /// This share of the pictures, by a hash of the path.
+    /// This share of the images, by a hash of the path.
     Share(f64),
 }
 
@@ -33,7 +33,7 @@ impl Held {
         }
     }
 
-    /// The split of a picture.
+    /// The split of an image.
     pub(crate) fn of(self, image: &str) -> Split {
         match self {
             Self::All(split) => split,

@@ -1,4 +1,4 @@
-//! Pictures without texts: every picture file in folders.
+//! Images without texts: every image file in folders.
 //!
 //! ```toml
 //! [data]
@@ -10,10 +10,10 @@
 //! ```
 //!
 //! Folders are searched through and through for files that end in .jpg, .jpeg, .jpe, .jfif, .png or .webp, in the order of their
-//! names. Links to folders are followed, each folder once. Hidden files, those of macOS and Windows, and pictures in formats that are
+//! names. Links to folders are followed, each folder once. Hidden files, those of macOS and Windows, and images in formats that are
 //! not read are left out and counted. Without `val`, folders in a folder of `train` that are called as splits are (`train`, `valid`,
 //! `test2015`) say what is held out, if one of them is called as what is trained on; else `val_fraction` of the files is held out. In
-//! errors the file is the picture.
+//! errors the file is the image.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -48,7 +48,7 @@ pub struct ImagesConfig {
 }
 
 impl ImagesConfig {
-    /// All pictures of a folder, of which the default share is held out.
+    /// All images of a folder, of which the default share is held out.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         Self {
             train: vec![folder.into()],
@@ -102,8 +102,8 @@ impl SourceConfig for ImagesConfig {
     }
 }
 
-/// The picture files of a folder at any depth, as paths inside of it, in the order of their names; and, where files are left out that
-/// look like pictures, which.
+/// The image files of a folder at any depth, as paths inside of it, in the order of their names; and, where files are left out that
+/// look like images, which.
 ///
 /// # Errors
 ///
@@ -114,7 +114,7 @@ pub fn pictures_in(folder: &Path) -> Result<(Vec<PathBuf>, Option<String>), Data
     Ok((found.files, left_out))
 }
 
-/// Pictures in folders. See the [module](self).
+/// Images in folders. See the [module](self).
 #[derive(Debug)]
 struct Pictures {
     limits: Limits,
@@ -122,7 +122,7 @@ struct Pictures {
     /// Number of the folder and path inside it.
     files: BySplit<Vec<(u32, Box<Path>)>>,
     left_out: LeftOut,
-    /// What is left out of each folder because it is no picture that is read, for the description.
+    /// What is left out of each folder because it is no image that is read, for the description.
     unread: Vec<String>,
     /// Files whose split is drawn, and how many of them are held out.
     drawn: (usize, usize),

@@ -11,11 +11,11 @@
 //! ```
 //!
 //! Without `train_split`, `val_split` and `test_split` the file's own names hold: `train` and `restval`, which is the rest of COCO's
-//! validation pictures and which everybody trains on; `val`; `test`. Where one is given, as in the example, that split holds nothing
-//! else. Pictures of other splits are left out and counted by name.
+//! validation images and which everybody trains on; `val`; `test`. Where one is given, as in the example, that split holds nothing
+//! else. Images of other splits are left out and counted by name.
 //!
-//! A picture lies at `images`/`filepath`/`filename`; Flickr's files have no `filepath`. Captions are the `raw` sentences. In
-//! errors the line is the number of the picture, from 1. Pictures without sentences are counted and left out.
+//! An image lies at `images`/`filepath`/`filename`; Flickr's files have no `filepath`. Captions are the `raw` sentences. In
+//! errors the line is the number of the image, from 1. Images without sentences are counted and left out.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -37,7 +37,7 @@ use crate::sources::splits::SplitNames;
 pub struct KarpathyConfig {
     /// `dataset_*.json`.
     pub path: PathBuf,
-    /// Folder of the pictures, or of the folders that `filepath` names.
+    /// Folder of the images, or of the folders that `filepath` names.
     pub images: PathBuf,
     /// Splits that are trained on; absent: `train` and `restval`.
     #[serde(

@@ -42,7 +42,7 @@ impl LeftOut {
     }
 }
 
-/// Why a picture is no sample, where nothing is wrong with it.
+/// Why an image is no sample, where nothing is wrong with it.
 pub(crate) const WITHOUT_TEXT: &str = "without a text";
 
 /// Why an item is left out that names a split which is none of the three.

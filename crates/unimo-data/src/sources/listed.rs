@@ -1,4 +1,4 @@
-//! A table of samples that most formats fill: what their files say, without the pictures.
+//! A table of samples that most formats fill: what their files say, without the images.
 //!
 //! Texts lie one after another in one allocation, and all else refers to them by number. A format reads its files in any order;
 //! what belongs to a sample is brought together at the end.
@@ -64,11 +64,11 @@ pub(crate) struct New<'a> {
     pub line: u64,
     /// From [`Listed::folders`].
     pub folders: u16,
-    /// The picture's path in one of the folders.
+    /// The image's path in one of the folders.
     pub image: &'a str,
-    /// The right picture's.
+    /// The right image's.
     pub second: Option<&'a str>,
-    /// Width and height of the picture in pixels, where they are known.
+    /// Width and height of the image in pixels, where they are known.
     pub size: Option<[u32; 2]>,
     /// Which split it is of.
     pub split: Split,
@@ -144,7 +144,7 @@ impl Listed {
         Place { file, line }
     }
 
-    /// Folders in which pictures are looked for, the first one first.
+    /// Folders in which images are looked for, the first one first.
     pub(crate) fn folders(&mut self, folders: Vec<PathBuf>) -> u16 {
         self.folders.push(folders);
         (self.folders.len() - 1) as u16
@@ -179,7 +179,7 @@ impl Listed {
         (self.rows.len() - 1) as u32
     }
 
-    /// Adds a sample of a part of another one's picture; the other one need have no captions.
+    /// Adds a sample of a part of another one's image; the other one need have no captions.
     pub(crate) fn crop(&mut self, of: u32, file: u16, line: u64, bounds: [f32; 4]) -> u32 {
         self.rows[of as usize].helper = true;
         let row = Row {
@@ -194,7 +194,7 @@ impl Listed {
         (self.rows.len() - 1) as u32
     }
 
-    /// The name of a sample's picture, as it was given.
+    /// The name of a sample's image, as it was given.
     pub(crate) fn image_of(&self, row: u32) -> &str {
         self.texts.get(self.rows[row as usize].image)
     }
@@ -206,23 +206,23 @@ impl Listed {
         Ok(())
     }
 
-    /// Adds a text about a sample's picture.
+    /// Adds a text about a sample's image.
     fn say(&mut self, row: u32, text: &str, role: TextRole) -> u32 {
         let text = self.texts.push(text);
         self.captions.push(row, (text, role));
         text
     }
 
-    /// A box of a sample's picture: x, y, width and height in pixels. It is cut at the picture's edges.
+    /// A box of a sample's image: x, y, width and height in pixels. It is cut at the image's edges.
     ///
     /// # Errors
     ///
-    /// Why it is no box of this picture.
+    /// Why it is no box of this image.
     pub(crate) fn bounds(&mut self, row: u32, found: [f64; 4]) -> Result<[f32; 4], String> {
         self.bounds_in(self.rows[row as usize].size, found)
     }
 
-    /// As [`bounds`](Self::bounds), in a picture of this width and height; zeros: unknown.
+    /// As [`bounds`](Self::bounds), in an image of this width and height; zeros: unknown.
     pub(crate) fn bounds_in(
         &mut self,
         size: [u32; 2],
@@ -358,7 +358,7 @@ impl Listed {
         self.splits[split][index]
     }
 
-    /// Where a picture lies: in the first folder that has it, or, where none has, in the first one.
+    /// Where an image lies: in the first folder that has it, or, where none has, in the first one.
     fn path(&self, row: &Row, image: u32) -> Result<PathBuf, String> {
         let image = self.texts.get(image);
         let folders = &self.folders[usize::from(row.folders)];
@@ -381,7 +381,7 @@ impl Listed {
             .map_err(|reason| self.bad(row, reason))
     }
 
-    /// A picture's file as it is, with the extension of its format.
+    /// An image's file as it is, with the extension of its format.
     fn stored(
         &self,
         row: &Row,
@@ -394,7 +394,7 @@ impl Listed {
             .map_err(|reason| self.bad(row, reason))
     }
 
-    /// Which file a picture is, without a look at the disk.
+    /// Which file an image is, without a look at the disk.
     fn identity(&self, row: &Row, image: u32) -> u64 {
         let folders = &self.folders[usize::from(row.folders)];
         let folder = folders.first().map_or(Path::new(""), PathBuf::as_path);
@@ -419,7 +419,7 @@ impl Listed {
         SampleError::new(self.place_of(row.file, row.line), reason)
     }
 
-    /// A box as shares of the picture's sides.
+    /// A box as shares of the image's sides.
     fn shares(
         &self,
         row: &Row,
@@ -440,7 +440,7 @@ impl Listed {
 
     fn shown(&self, number: u32) -> Result<RgbImage, SampleError> {
         let row = &self.rows[number as usize];
-        // Of a part less than all would be left, and boxes in pixels are measured by the picture where the list has no size.
+        // Of a part less than all would be left, and boxes in pixels are measured by the image where the list has no size.
         let measures = row.size.contains(&0) && !self.objects.of(number).is_empty();
         let limits = match row.crop != NONE || measures {
             true => Limits::full_size(self.limits.max_pixels),
@@ -457,7 +457,7 @@ impl Listed {
     }
 }
 
-/// Corners cut at the edges of a picture, if its size is known, and whether they had to be.
+/// Corners cut at the edges of an image, if its size is known, and whether they had to be.
 fn clamp(corners: [f64; 4], size: [u32; 2]) -> Result<([f32; 4], bool), String> {
     // Half a pixel is how far rounding moves an edge.
     const ROUNDING: f64 = 0.5;

@@ -74,9 +74,9 @@ pub enum Kept {
     /// Everything.
     #[default]
     All,
-    /// Pictures without texts.
+    /// Images without texts.
     Images,
-    /// Texts without pictures.
+    /// Texts without images.
     Texts,
 }
 
@@ -91,7 +91,7 @@ pub enum Batches {
     /// Samples of all parts.
     #[default]
     Mixed,
-    /// Samples of one part: for parts of which some lack pictures or texts.
+    /// Samples of one part: for parts of which some lack images or texts.
     Single,
 }
 
@@ -291,7 +291,7 @@ impl Source for OneModality {
 
     fn sample(&self, split: Split, index: usize) -> Result<Sample, SampleError> {
         let whole = match self.keep {
-            // A picture that is not kept is not read.
+            // An image that is not kept is not read.
             Kept::Texts => Sample::default(),
             Kept::All | Kept::Images => self.source.sample(split, index)?,
         };
@@ -507,7 +507,7 @@ impl Source for Mixture {
         parts.all(|part| self.samples(part, split) == 0 || part.all_describe(split))
     }
 
-    /// Two parts may have one picture in common.
+    /// Two parts may have one image in common.
     fn repeats_pictures(&self, split: Split) -> bool {
         let parts = self.parts.iter();
         let with: Vec<_> = parts.filter(|part| self.samples(part, split) > 0).collect();

@@ -48,7 +48,7 @@ macro_rules! sources {
         $make! {
             /// Image-text pairs listed in a JSON lines, JSON, CSV or TSV file.
             pairs Pairs($crate::sources::pairs::PairsConfig);
-            /// Generated pictures of shapes with captions that are true of them.
+            /// Generated images of shapes with captions that are true of them.
             scenes Scenes($crate::sources::scenes::ScenesConfig);
             /// COCO's captions, with boxes and names of objects.
             coco Coco($crate::sources::coco::CocoConfig);
@@ -60,17 +60,17 @@ macro_rules! sources {
             vqa Vqa($crate::sources::vqa::VqaConfig);
             /// Statements that are true or false, as in NLVR and NLVR2.
             nlvr Nlvr($crate::sources::nlvr::NlvrConfig);
-            /// Sentences that a picture entails or contradicts.
+            /// Sentences that an image entails or contradicts.
             snli_ve SnliVe($crate::sources::snli_ve::SnliVeConfig);
             /// Expressions that refer to one object, as in RefCOCO.
             refcoco Refcoco($crate::sources::refcoco::RefcocoConfig);
-            /// Downloaded web pictures with captions, as in CC3M, CC12M and SBU.
+            /// Downloaded web images with captions, as in CC3M, CC12M and SBU.
             conceptual Conceptual($crate::sources::conceptual::ConceptualConfig);
-            /// Pictures in folders, without texts.
+            /// Images in folders, without texts.
             images Images($crate::sources::images::ImagesConfig);
-            /// Plain text files, without pictures.
+            /// Plain text files, without images.
             texts Texts($crate::sources::texts::TextsConfig);
-            /// The same texts in several languages, without pictures.
+            /// The same texts in several languages, without images.
             parallel Parallel($crate::sources::parallel::ParallelConfig);
             /// Samples in tar files, local or remote.
             webdataset Webdataset($crate::sources::webdataset::WebDatasetConfig);
@@ -139,7 +139,7 @@ pub(crate) mod fixtures {
     use crate::sources::source::Source;
     use crate::sources::splits::Split;
 
-    /// Statements in `n.json` about pictures in `i`, all to train on.
+    /// Statements in `n.json` about images in `i`, all to train on.
     pub(crate) const NLVR: &str = r#"
         source = "nlvr"
         [nlvr]
@@ -149,7 +149,7 @@ pub(crate) mod fixtures {
         images = "i"
         "#;
 
-    /// A folder with these files. The text of a picture is its size, `4x3`; its pixels' red is x, green y.
+    /// A folder with these files. The text of an image is its size, `4x3`; its pixels' red is x, green y.
     pub(crate) fn folder(files: &[(&str, &str)]) -> TempDir {
         let folder = tempfile::tempdir().unwrap();
         for (name, text) in files {
@@ -236,7 +236,7 @@ mod tests {
     /// A source of `i/1.jpg` or copies of it, a JPEG of 80 x 48 pixels.
     struct OfAJpeg {
         data: &'static str,
-        /// Sizes of its picture, in full and where 20 pixels are enough.
+        /// Sizes of its image, in full and where 20 pixels are enough.
         full: (u32, u32),
         scaled: (u32, u32),
         boxes: &'static [[f32; 4]],
@@ -268,7 +268,7 @@ mod tests {
         ),
         OfAJpeg::plain(NLVR),
         OfAJpeg::plain("source = \"webdataset\"\n[webdataset]\ntrain = [\"packed\"]"),
-        // Boxes in pixels of a picture whose size is not listed.
+        // Boxes in pixels of an image whose size is not listed.
         OfAJpeg {
             scaled: (80, 48),
             boxes: &BOX,
@@ -277,7 +277,7 @@ mod tests {
                  instances = \"boxes.json\"\nimages = \"i\"",
             )
         },
-        // The same of a picture whose size is listed.
+        // The same of an image whose size is listed.
         OfAJpeg {
             boxes: &BOX,
             ..OfAJpeg::plain(

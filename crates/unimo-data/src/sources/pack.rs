@@ -35,11 +35,11 @@ const AHEAD: usize = 16;
 
 /// A sample as it goes into a shard.
 struct Packed {
-    /// Its pictures, then all else, in the order of the members.
+    /// Its images, then all else, in the order of the members.
     members: Vec<(Vec<u8>, MemberKind)>,
 }
 
-/// A picture's file as it is stored, with the extension of its format.
+/// An image's file as it is stored, with the extension of its format.
 type Stored = Result<Option<(Vec<u8>, &'static str)>, SampleError>;
 
 /// Packs a split into a folder. `progress` is told the number of items that are done, of how many.
@@ -112,7 +112,7 @@ pub fn pack(
     Ok(index)
 }
 
-/// Raised when the same source and settings begin to give other shards. 2: pairs of pictures; JPEGs are decoded as Pillow does.
+/// Raised when the same source and settings begin to give other shards. 2: pairs of images; JPEGs are decoded as Pillow does.
 const PACKER: u32 = 2;
 
 /// What shards must have in common to lie in one folder.
@@ -288,7 +288,7 @@ impl Packer<'_> {
         Ok(Packed { members })
     }
 
-    /// The file's own bytes, unless the picture is to be smaller.
+    /// The file's own bytes, unless the image is to be smaller.
     fn picture(
         &self,
         picture: RgbImage,

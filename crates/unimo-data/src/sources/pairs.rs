@@ -21,7 +21,7 @@
 //!
 //! Which split a row is of is said by the column `split`, in any of the field's spellings ([`Split::of_name`]): `Train`,
 //! `validation`, `dev`, `test2015`, and `restval`, which is trained on. A row of any other split is left out and counted by that
-//! name. A row that names no split is of the split that other rows of its picture name, else `val_fraction` of the pictures is held
+//! name. A row that names no split is of the split that other rows of its image name, else `val_fraction` of the images is held
 //! out.
 
 mod listing;
@@ -203,7 +203,7 @@ fn some_names(key: &str, names: &[String]) -> Result<(), DataError> {
     Ok(())
 }
 
-/// Columns of pictures and of texts that other tools write, for lists without the default ones.
+/// Columns of images and of texts that other tools write, for lists without the default ones.
 const IMAGE_COLUMNS: [&str; 6] = [
     "file_name",
     "image_path",
@@ -234,11 +234,11 @@ pub struct Pairs {
     captions: BySplit<usize>,
     rejected: Vec<SampleError>,
     left_out: LeftOut,
-    /// Pictures that no row names a split of, and how many of them are held out.
+    /// Images that no row names a split of, and how many of them are held out.
     drawn: (usize, usize),
-    /// Pictures that rows put into several splits.
+    /// Images that rows put into several splits.
     torn: usize,
-    /// Whether the columns of pictures and of texts are found.
+    /// Whether the columns of images and of texts are found.
     settled: [bool; 2],
 }
 
@@ -339,7 +339,7 @@ impl Pairs {
         }
     }
 
-    /// Puts every row into its split: all rows of a picture that name none into one.
+    /// Puts every row into its split: all rows of an image that name none into one.
     fn divide(&mut self, found: Listing) -> Result<(), DataError> {
         let Listing {
             rows: found,
@@ -447,7 +447,7 @@ impl PairsConfig {
         SplitNames::new(&self.train_split, &self.val_split, &self.test_split)
     }
 
-    /// Takes other columns where the default ones are not there. Says which of picture and texts there is a column for.
+    /// Takes other columns where the default ones are not there. Says which of image and texts there is a column for.
     fn settle(&mut self, has: &dyn Fn(&str) -> bool) -> [bool; 2] {
         let other = |columns: &[&'static str]| columns.iter().copied().find(|column| has(column));
         if self.image_column == image_column()

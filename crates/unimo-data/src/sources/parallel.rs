@@ -1,4 +1,4 @@
-//! The same texts in several languages, without pictures: files with one text a line, or one TSV file.
+//! The same texts in several languages, without images: files with one text a line, or one TSV file.
 //!
 //! ```toml
 //! [data]

@@ -1,4 +1,4 @@
-//! Parquet files with pictures in them, as the Hugging Face hub has data sets.
+//! Parquet files with images in them, as the Hugging Face hub has data sets.
 //!
 //! ```toml
 //! [data]
@@ -9,7 +9,7 @@
 //! text_columns = ["caption"]
 //! ```
 //!
-//! Texts are read when the source is opened, pictures when they are needed: the page that holds one, which is found by the file's
+//! Texts are read when the source is opened, images when they are needed: the page that holds one, which is found by the file's
 //! page index or, where it has none, by the headers of the pages before it. Decoded pages are kept while there is room. Reading needs
 //! the cargo feature `parquet`.
 
@@ -79,21 +79,21 @@ pub struct ParquetConfig {
         deserialize_with = "one_or_many_paths"
     )]
     pub test: Vec<PathBuf>,
-    /// Share of the training files' pictures that is held out, by a hash, where no file is for validation.
+    /// Share of the training files' images that is held out, by a hash, where no file is for validation.
     pub val_fraction: f64,
-    /// What tells which rows show the same picture, of what is held out and where a share of what is trained on is: `"content"`, `"row"` (every row has its own), or the
-    /// name of a column; absent: the content where the pictures of local files take up to 2 GB, else the first of the columns
+    /// What tells which rows show the same image, of what is held out and where a share of what is trained on is: `"content"`, `"row"` (every row has its own), or the
+    /// name of a column; absent: the content where the images of local files take up to 2 GB, else the first of the columns
     /// `image_id`, `img_id`, `imgid`, `cocoid`, `sha256`, `image_url`, `url`, else the row.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub picture_id: Option<String>,
-    /// Whether there are pictures.
+    /// Whether there are images.
     pub images: bool,
-    /// The column with the pictures' files: binary, or a struct of `bytes` and `path`.
+    /// The column with the images' files: binary, or a struct of `bytes` and `path`.
     pub image_column: String,
     /// The columns with captions: strings or lists of strings.
     #[serde(deserialize_with = "one_or_many")]
     pub text_columns: Vec<String>,
-    /// Decoded pages that are kept in memory, in mebibytes; a picture in a page that is not there costs decoding all of the page.
+    /// Decoded pages that are kept in memory, in mebibytes; an image in a page that is not there costs decoding all of the page.
     pub cache_mb: usize,
     /// How files behind URLs are read.
     pub remote: RemoteConfig,

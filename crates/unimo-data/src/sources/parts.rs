@@ -25,7 +25,7 @@ pub struct Parts<P> {
     /// What is held out to the end.
     #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
     pub test: Option<P>,
-    /// Where `val` is absent, share of the training pictures that is held out, by a hash of the path.
+    /// Where `val` is absent, share of the training images that is held out, by a hash of the path.
     #[serde(default = "val_fraction")]
     pub val_fraction: f64,
 }

@@ -1,4 +1,4 @@
-//! Expressions that refer to one object in a picture: RefCOCO, RefCOCO+, RefCOCOg.
+//! Expressions that refer to one object in an image: RefCOCO, RefCOCO+, RefCOCOg.
 //!
 //! ```toml
 //! [data]
@@ -20,8 +20,8 @@
 //! ```
 //!
 //! The file's names of splits are `train`, `val`, `test`, `testA`, `testB`; the last three are to test on where `val_split` does not
-//! take them. The file divides references, not pictures: those of RefCOCOg's first split are of one picture in several splits. What
-//! would be trained on and shows a picture that is held out is left out, and counted.
+//! take them. The file divides references, not images: those of RefCOCOg's first split are of one image in several splits. What
+//! would be trained on and shows an image that is held out is left out, and counted.
 //!
 //! A sample is an object that is referred to: its captions are the expressions, its only tag is the object's name, its only box
 //! the object's. In errors the line is the number of the entry, from 1.
@@ -50,7 +50,7 @@ pub struct RefcocoConfig {
     pub refs: PathBuf,
     /// `instances.json`, which comes with them.
     pub instances: PathBuf,
-    /// Folder of the pictures.
+    /// Folder of the images.
     pub images: PathBuf,
     /// Splits that are trained on; absent: `train`.
     #[serde(
@@ -287,7 +287,7 @@ mod tests {
             [["held out"], ["beside it"]]
         );
         assert_eq!(captions(&*source, Split::Test), [["mat"]]);
-        // Two references of one picture are one picture.
+        // Two references of one image are one image.
         let of = |split, index| source.picture_id(split, index).unwrap();
         assert_eq!(of(Split::Val, 0), of(Split::Val, 1));
         assert_ne!(of(Split::Val, 0), of(Split::Train, 0));

@@ -1,4 +1,4 @@
-//! `[data.regions]`: pictures that are known by regions instead of their pixels, as object detectors give them (Oscar, VinVL,
+//! `[data.regions]`: images that are known by regions instead of their pixels, as object detectors give them (Oscar, VinVL,
 //! MVP).
 //!
 //! A region is `F` numbers: a feature, and its box in the last six of them, `x1 / W`, `y1 / H`, `x2 / W`, `y2 / H`, `w / W`,
@@ -12,11 +12,11 @@
 //! limit = 50             # at most so many of a picture's regions, the first ones
 //! ```
 //!
-//! NAME is the picture's name as the list has it, or its path within the source's folder of pictures; where a source has several such
+//! NAME is the image's name as the list has it, or its path within the source's folder of images; where a source has several such
 //! folders, it begins with the folder's own name. Parts of a mixture share the folder of features.
 //!
 //! A `.npy` file holds `[R, F]` numbers. A `.safetensors` file holds `features`, `[R, F]`, or `[R, F - 6]` beside `boxes`, `[R, 4]`:
-//! x1, y1, x2, y2 as shares of width and height. Pictures themselves are not read, and need not be there.
+//! x1, y1, x2, y2 as shares of width and height. Images themselves are not read, and need not be there.
 //!
 //! `kind = "boxes"` makes regions of the boxes that a source knows: the pixels in a box, brought to `side x side`, are its feature.
 //! That is a detector that misses nothing, for trying things out where no features are at hand.
@@ -39,7 +39,7 @@ use crate::sources::source::{Holds, Sample, Source, TextsOf};
 use crate::sources::splits::Split;
 use crate::store::{self, paths};
 
-/// Largest number of regions of a picture.
+/// Largest number of regions of an image.
 const MOST: usize = 4096;
 /// Largest number of numbers of a region.
 const WIDEST: usize = 1 << 16;
@@ -50,14 +50,14 @@ const LARGEST_SIDE: usize = 64;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum RegionsConfig {
-    /// A file of features for each picture.
+    /// A file of features for each image.
     Files {
         /// The folder that they are in.
         path: PathBuf,
         /// Numbers of a region.
         #[serde(default = "detector_features")]
         features: usize,
-        /// Regions of a picture that are read, the first ones of the file.
+        /// Regions of an image that are read, the first ones of the file.
         #[serde(default = "detector_limit")]
         limit: usize,
     },
@@ -65,7 +65,7 @@ pub enum RegionsConfig {
     Boxes {
         /// Pixels on each side of a cut-out.
         side: usize,
-        /// Boxes of a picture that are cut out.
+        /// Boxes of an image that are cut out.
         #[serde(default = "detector_limit")]
         limit: usize,
     },
@@ -100,7 +100,7 @@ impl RegionsConfig {
         }
     }
 
-    /// What pictures look like.
+    /// What images look like.
     pub fn shape(&self) -> RegionShape {
         match *self {
             Self::Files {
@@ -127,7 +127,7 @@ impl RegionsConfig {
         }
     }
 
-    /// A source that gives regions for pictures. `images` says how pixels of cut-out boxes are normalised.
+    /// A source that gives regions for images. `images` says how pixels of cut-out boxes are normalised.
     ///
     /// # Errors
     ///
@@ -175,7 +175,7 @@ enum Features {
     Boxes(ImageSpec),
 }
 
-/// A source whose pictures are known by regions.
+/// A source whose images are known by regions.
 struct WithRegions {
     source: Arc<dyn Source>,
     from: Features,
@@ -187,7 +187,7 @@ impl WithRegions {
         SampleError::new(self.source.place(split, index), reason)
     }
 
-    /// A picture's file of features.
+    /// An image's file of features.
     fn read(&self, folder: &Path, split: Split, index: usize) -> Result<PictureRegions, ReadError> {
         let name = self.source.image_name(split, index);
         let name = name.map_err(|error| ReadError::unavailable(error.reason))?;
@@ -314,7 +314,7 @@ impl Source for WithRegions {
     fn picture_id(&self, split: Split, index: usize) -> Result<u64, SampleError> {
         match self.from {
             Features::Files(_) => self.source.picture_id(split, index),
-            // A sample has its own boxes, and sees nothing else of its picture.
+            // A sample has its own boxes, and sees nothing else of its image.
             Features::Boxes(_) => {
                 let place = self.place(split, index).to_string();
                 Ok(hash_text(Stream::Picture, &place))
@@ -429,7 +429,7 @@ mod tests {
     use super::*;
     use crate::config::{DataConfig, open};
 
-    /// Pairs whose pictures are no files, with features of them.
+    /// Pairs whose images are no files, with features of them.
     struct Set {
         folder: tempfile::TempDir,
     }

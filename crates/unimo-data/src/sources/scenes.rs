@@ -1,7 +1,7 @@
-//! An endless generated corpus: small pictures of shapes, with texts that are true of them.
+//! An endless generated corpus: small images of shapes, with texts that are true of them.
 //!
 //! A scene is one or two groups of like objects on a coloured ground. Every text is derived from the same description
-//! as the picture, so it is known exactly what a model could have learned. Scenes are a pure function of seed, split
+//! as the image, so it is known exactly what a model could have learned. Scenes are a pure function of seed, split
 //! and index. A hash of the description alone says whether a scene may be held out, so nothing held out is ever seen
 //! in training, whatever the seed, and no two held-out scenes look alike.
 
@@ -27,7 +27,7 @@ use crate::sources::scenes::words::Description;
 use crate::sources::source::{Sample, Source, SourceConfig};
 use crate::sources::splits::{BySplit, Split};
 
-/// `[data.scenes]`: generated pictures.
+/// `[data.scenes]`: generated images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ScenesConfig {
@@ -39,7 +39,7 @@ pub struct ScenesConfig {
     pub val: usize,
     /// As `val`, and none is in `val`.
     pub test: usize,
-    /// Side of the drawn picture in pixels.
+    /// Side of the drawn image in pixels.
     pub size: u32,
 }
 

@@ -16,40 +16,40 @@ use crate::order::draws::{Stream, hash_bytes, hash_path, hash_text};
 use crate::order::plan::{Plan, Shuffle};
 pub use crate::sources::splits::Split;
 
-/// One picture with all that is known of it. What a source does not know is empty.
+/// One image with all that is known of it. What a source does not know is empty.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Sample {
     /// Where it comes from, `file:line`.
     pub name: String,
-    /// The picture, upright; with [`Limits::enough`] perhaps smaller than its file.
+    /// The image, upright; with [`Limits::enough`] perhaps smaller than its file.
     pub image: Option<RgbImage>,
-    /// Which picture it shows, if that is known only when it is read; else [`Source::picture_id`] says.
+    /// Which image it shows, if that is known only when it is read; else [`Source::picture_id`] says.
     pub picture_id: Option<u64>,
-    /// Texts about the picture.
+    /// Texts about the image.
     pub captions: Vec<String>,
-    /// Per caption, what it says of the picture; empty: all describe it.
+    /// Per caption, what it says of the image; empty: all describe it.
     pub roles: Vec<TextRole>,
     /// Per caption, its phrases: objects, objects with attributes, subject-relation-object.
     pub phrases: Vec<Vec<String>>,
-    /// Names of the objects in the picture, as a detector would give them.
+    /// Names of the objects in the image, as a detector would give them.
     pub tags: Vec<String>,
     /// Per tag, its box: x1, y1, x2, y2 as shares of width and height.
     pub boxes: Vec<[f32; 4]>,
-    /// Regions of the picture, where the source gives regions.
+    /// Regions of the image, where the source gives regions.
     pub regions: Option<PictureRegions>,
     /// Questions with their answers.
     pub questions: Vec<(String, String)>,
     /// Per question, all answers that people gave, where the source has several: the one in `questions` is the most common.
     pub answers: Vec<Vec<String>>,
-    /// Statements about the picture and whether they are true.
+    /// Statements about the image and whether they are true.
     pub statements: Vec<(String, bool)>,
-    /// Statements about the picture and what it says of them.
+    /// Statements about the image and what it says of them.
     pub hypotheses: Vec<(String, Entailment)>,
-    /// The right picture, where questions and statements are about two; `image` is the left one.
+    /// The right image, where questions and statements are about two; `image` is the left one.
     pub second_image: Option<RgbImage>,
 }
 
-/// Which picture a file's content shows: equal numbers, equal files.
+/// Which image a file's content shows: equal numbers, equal files.
 pub(crate) fn picture_of_bytes(bytes: &[u8]) -> u64 {
     hash_bytes(Stream::Picture, bytes)
 }
@@ -57,7 +57,7 @@ pub(crate) fn picture_of_bytes(bytes: &[u8]) -> u64 {
 /// Which modalities a sample has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Holds {
-    /// A picture.
+    /// An image.
     pub images: bool,
     /// Captions.
     pub captions: bool,
@@ -86,7 +86,7 @@ pub trait Source: Send + Sync {
     /// Where a sample is defined.
     fn place(&self, split: Split, index: usize) -> Place;
 
-    /// Whether every sample has a picture; otherwise none has.
+    /// Whether every sample has an image; otherwise none has.
     fn has_images(&self) -> bool {
         true
     }
@@ -120,7 +120,7 @@ pub trait Source: Send + Sync {
         Plan::new(&self.shards(split), shuffle)
     }
 
-    /// The captions of a sample, without reading its picture. There is at least one where
+    /// The captions of a sample, without reading its image. There is at least one where
     /// [`has_captions`](Self::has_captions) is true.
     ///
     /// # Errors
@@ -128,7 +128,7 @@ pub trait Source: Send + Sync {
     /// Why the sample cannot be used.
     fn captions(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError>;
 
-    /// What each text of [`captions`](Self::captions) says of the picture; empty: all describe it.
+    /// What each text of [`captions`](Self::captions) says of the image; empty: all describe it.
     ///
     /// # Errors
     ///
@@ -137,22 +137,22 @@ pub trait Source: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// Whether every text of a split describes its picture.
+    /// Whether every text of a split describes its image.
     fn all_describe(&self, _split: Split) -> bool {
         true
     }
 
-    /// Whether several samples of a split may show one picture, told by [`picture_id`](Self::picture_id).
+    /// Whether several samples of a split may show one image, told by [`picture_id`](Self::picture_id).
     fn repeats_pictures(&self, _split: Split) -> bool {
         false
     }
 
-    /// Whether a sample of the split may have two pictures, see [`Sample::second_image`].
+    /// Whether a sample of the split may have two images, see [`Sample::second_image`].
     fn has_second_images(&self, _split: Split) -> bool {
         false
     }
 
-    /// Which picture a sample shows, without reading it: equal numbers are the same picture. A file is told by its path, a picture
+    /// Which image a sample shows, without reading it: equal numbers are the same image. A file is told by its path, an image
     /// without a file by its name or, where it has none, by the place of its sample: then it is its own.
     ///
     /// # Errors
@@ -168,7 +168,7 @@ pub trait Source: Send + Sync {
         })
     }
 
-    /// Per caption, its phrases, as [`Sample::phrases`] has them, without reading the picture; empty where the source knows none.
+    /// Per caption, its phrases, as [`Sample::phrases`] has them, without reading the image; empty where the source knows none.
     ///
     /// # Errors
     ///
@@ -177,7 +177,7 @@ pub trait Source: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// Names of the objects in the picture, as [`Sample::tags`] has them, without reading it; empty where the source knows none.
+    /// Names of the objects in the image, as [`Sample::tags`] has them, without reading it; empty where the source knows none.
     ///
     /// # Errors
     ///
@@ -186,14 +186,14 @@ pub trait Source: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// The picture of a sample; none where [`has_images`](Self::has_images) is false.
+    /// The image of a sample; none where [`has_images`](Self::has_images) is false.
     ///
     /// # Errors
     ///
     /// Why the sample cannot be used.
     fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError>;
 
-    /// The picture's file as it is stored, with the extension of its format (`jpg`, `png`, `webp`); none where there is no file.
+    /// The image's file as it is stored, with the extension of its format (`jpg`, `png`, `webp`); none where there is no file.
     ///
     /// # Errors
     ///
@@ -219,7 +219,7 @@ pub trait Source: Send + Sync {
         Ok(None)
     }
 
-    /// The picture's name as the data set spells it, such as its path beside a list: what features of it are found by. None where it
+    /// The image's name as the data set spells it, such as its path beside a list: what features of it are found by. None where it
     /// has no name or its row is damaged.
     ///
     /// # Errors
@@ -229,12 +229,12 @@ pub trait Source: Send + Sync {
         Ok(None)
     }
 
-    /// How many regions a picture has at most and how many numbers a region, where pictures are known by regions.
+    /// How many regions an image has at most and how many numbers a region, where images are known by regions.
     fn region_shape(&self) -> Option<RegionShape> {
         None
     }
 
-    /// The regions of a picture; none where [`region_shape`](Self::region_shape) is none.
+    /// The regions of an image; none where [`region_shape`](Self::region_shape) is none.
     ///
     /// # Errors
     ///
@@ -243,7 +243,7 @@ pub trait Source: Send + Sync {
         Ok(None)
     }
 
-    /// Where the picture's file is; none where it is no file of its own or its row is damaged.
+    /// Where the image's file is; none where it is no file of its own or its row is damaged.
     ///
     /// # Errors
     ///
@@ -267,7 +267,7 @@ pub trait Source: Send + Sync {
         })
     }
 
-    /// Gives, piece by piece, what tells a sample from others and is known without reading pictures or shards: what a fingerprint of
+    /// Gives, piece by piece, what tells a sample from others and is known without reading images or shards: what a fingerprint of
     /// the data is made of. Where files lie is no part of it. Every sample of a data set is asked for it when a run begins.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ pub enum Split {
 const NAMES: [(Split, &[&str]); 3] = [
     (
         Split::Train,
-        // Karpathy's `restval` is the rest of COCO's validation pictures, which everybody trains on.
+        // Karpathy's `restval` is the rest of COCO's validation images, which everybody trains on.
         &["train", "training", "trn", "trainval", "restval"],
     ),
     (

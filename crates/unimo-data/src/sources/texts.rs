@@ -1,4 +1,4 @@
-//! Texts without pictures: plain text files.
+//! Texts without images: plain text files.
 //!
 //! ```toml
 //! [data]

@@ -1,4 +1,4 @@
-//! Questions about pictures: VQAv2 and everything written like it, or a plain list.
+//! Questions about images: VQAv2 and everything written like it, or a plain list.
 //!
 //! ```toml
 //! [data]
@@ -17,10 +17,10 @@
 //! ```
 //!
 //! `questions` is an object with the array `questions`, whose answers stand in `annotations`; or a plain list
-//! `[[question, answer, image id], ...]`; or a list of objects with `question`, `answers` or `answer`, and `image`, the picture's path,
-//! or `image_id` (VizWiz, ALBEF). `image` of the recipe is the picture's name, in which `{id:12}` stands for the image id with zeros up
-//! to 12 digits. A sample is a picture with all its questions. The questions are the texts that pre-training reads; none describes
-//! its picture, so none is a positive of contrast and matching or is retrieved ([`TextRole`](unimo_batch::TextRole)). Each
+//! `[[question, answer, image id], ...]`; or a list of objects with `question`, `answers` or `answer`, and `image`, the image's path,
+//! or `image_id` (VizWiz, ALBEF). `image` of the recipe is the image's name, in which `{id:12}` stands for the image id with zeros up
+//! to 12 digits. A sample is an image with all its questions. The questions are the texts that pre-training reads; none describes
+//! its image, so none is a positive of contrast and matching or is retrieved ([`TextRole`](unimo_batch::TextRole)). Each
 //! comes with its most common answer, and, where `annotations` has them, with all that were given. Without `annotations` questions
 //! have no answers. In errors the line is the number of the question or of the annotation, from 1.
 
@@ -51,9 +51,9 @@ pub struct VqaPart {
     /// The answers; a plain list has them itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub annotations: Option<PathBuf>,
-    /// Folder of the pictures.
+    /// Folder of the images.
     pub images: PathBuf,
-    /// A picture's name; `{id}` is its image id. Not needed where the questions name the pictures themselves.
+    /// An image's name; `{id}` is its image id. Not needed where the questions name the images themselves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
 }
@@ -271,7 +271,7 @@ impl VqaPart {
     }
 }
 
-/// A question, its picture's path, and its answers.
+/// A question, its image's path, and its answers.
 type Question = (String, String, Option<(String, Vec<String>)>);
 
 fn whole(

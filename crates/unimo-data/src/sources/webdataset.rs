@@ -9,15 +9,15 @@
 //! val_fraction = 0.01
 //! ```
 //!
-//! A sample is the members of one key: a picture (`.jpg`, `.jpeg`, `.png`, `.webp`) and its captions: all of a `.txt` (with
-//! `txt = "lines"` one a line), or in `.json` under one of `caption_keys`, or the class in `.cls`. Of a pair of pictures, as in NLVR2,
+//! A sample is the members of one key: an image (`.jpg`, `.jpeg`, `.png`, `.webp`) and its captions: all of a `.txt` (with
+//! `txt = "lines"` one a line), or in `.json` under one of `caption_keys`, or the class in `.cls`. Of a pair of images, as in NLVR2,
 //! the right one is `.second.jpg` (or `.jpeg`, `.png`, `.webp`). Samples are read where they lie; compressed shards are
 //! unpacked once. The order of indices is shard by shard.
 //!
 //! A key ends at the first dot of a file's name, as the webdataset library has it. Where that leaves no extension that is known, but a
 //! later dot does, members with the same name up to there are a sample too. `image_extensions` and `text_extensions` name other
 //! extensions, such as `input.jpg` and `caption`, which are read instead of the known ones. Members that are not read are counted by
-//! extension in the description, and so are samples without a picture or without a text.
+//! extension in the description, and so are samples without an image or without a text.
 
 mod members;
 mod opening;
@@ -76,14 +76,14 @@ pub struct WebDatasetConfig {
     pub test: Vec<PathBuf>,
     /// Share of the samples of `urls` that is held out, by a hash of the key.
     pub val_fraction: f64,
-    /// Whether samples have pictures.
+    /// Whether samples have images.
     pub images: bool,
     /// Whether samples have captions.
     pub captions: bool,
     /// What a `.txt` holds.
     #[serde(skip_serializing_if = "Txt::is_default")]
     pub txt: Txt,
-    /// Extensions of pictures, instead of the known ones.
+    /// Extensions of images, instead of the known ones.
     #[serde(
         skip_serializing_if = "Vec::is_empty",
         deserialize_with = "one_or_many"
@@ -290,7 +290,7 @@ pub struct WebDataset {
     /// Shards that are of no split.
     left_out: LeftOut,
     rejected: Vec<SampleError>,
-    /// Samples without a picture or a text.
+    /// Samples without an image or a text.
     lacking: LeftOut,
     unread: Unread,
     hidden: usize,

@@ -294,7 +294,7 @@ mod tests {
         assert!(error.is_unavailable(), "{error}");
     }
 
-    /// A picture that is not there is the list's damage; a disk that is not there is nobody's.
+    /// An image that is not there is the list's damage; a disk that is not there is nobody's.
     #[test]
     fn a_folder_that_went_away_is_no_damage() {
         let folder = tempfile::tempdir().unwrap();

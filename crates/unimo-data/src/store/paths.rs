@@ -1,9 +1,9 @@
-//! Paths of pictures as lists spell them.
+//! Paths of images as lists spell them.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// A picture's path as this machine spells it: separators of Windows become `/` where no file has the name as it stands.
+/// An image's path as this machine spells it: separators of Windows become `/` where no file has the name as it stands.
 pub(crate) fn spelled(root: &Path, name: &str) -> String {
     if cfg!(windows) || !name.contains('\\') || root.join(name).exists() {
         name.to_owned()
@@ -83,7 +83,7 @@ fn of_url(name: &str, rest: &str) -> Result<PathBuf, String> {
         .map_err(|_| format!("image {name}: a path that is not UTF-8"))
 }
 
-/// A picture's path within its folder; with the folder's own name before it where there are several.
+/// An image's path within its folder; with the folder's own name before it where there are several.
 pub(crate) fn name_within<'a>(
     path: &Path,
     folders: impl Iterator<Item = &'a Path>,
@@ -98,19 +98,19 @@ pub(crate) fn name_within<'a>(
     Some(name.to_str()?.to_owned())
 }
 
-/// Extensions of picture files that are read.
+/// Extensions of image files that are read.
 const PICTURES: [&str; 7] = ["jpg", "jpeg", "jpe", "jfif", "pjpeg", "png", "webp"];
-/// Extensions of picture files that are not.
+/// Extensions of image files that are not.
 const FOREIGN: [&str; 13] = [
     "gif", "bmp", "dib", "tif", "tiff", "heic", "heif", "avif", "jxl", "jp2", "svg", "ico", "psd",
 ];
 
-/// Whether a path ends as those of pictures do.
+/// Whether a path ends as those of images do.
 pub fn is_picture(path: &Path) -> bool {
     ends_in(path, &PICTURES).is_some()
 }
 
-/// The extension of a picture file that is not read, in lower case; none for other files.
+/// The extension of an image file that is not read, in lower case; none for other files.
 pub(crate) fn foreign_picture(path: &Path) -> Option<&'static str> {
     ends_in(path, &FOREIGN)
 }

@@ -19,17 +19,17 @@ use crate::error::SampleError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MemberKind {
-    /// A picture, `jpg` or `jpeg`.
+    /// An image, `jpg` or `jpeg`.
     Jpg,
-    /// A picture.
+    /// An image.
     Png,
-    /// A picture.
+    /// An image.
     Webp,
-    /// The second picture of a pair, `second.jpg` or `second.jpeg`.
+    /// The second image of a pair, `second.jpg` or `second.jpeg`.
     SecondJpg,
-    /// The second picture of a pair.
+    /// The second image of a pair.
     SecondPng,
-    /// The second picture of a pair.
+    /// The second image of a pair.
     SecondWebp,
     /// An object with captions and more.
     Json,
@@ -70,22 +70,22 @@ impl MemberKind {
         }
     }
 
-    /// Whether it is a picture, the only one or the first of two.
+    /// Whether it is an image, the only one or the first of two.
     pub fn is_first_image(self) -> bool {
         matches!(self, Self::Jpg | Self::Png | Self::Webp)
     }
 
-    /// Whether it is the second of two pictures.
+    /// Whether it is the second of two images.
     pub fn is_second_image(self) -> bool {
         matches!(self, Self::SecondJpg | Self::SecondPng | Self::SecondWebp)
     }
 
-    /// Whether it is a picture.
+    /// Whether it is an image.
     pub fn is_image(self) -> bool {
         self.is_first_image() || self.is_second_image()
     }
 
-    /// The second picture of a pair in the same format; none for what is no picture or is the second one.
+    /// The second image of a pair in the same format; none for what is no image or is the second one.
     pub(crate) fn as_second(self) -> Option<Self> {
         Some(match self {
             Self::Jpg => Self::SecondJpg,
@@ -170,7 +170,7 @@ pub struct ShardIndex {
 /// Largest members that are used, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct MemberLimits {
-    /// Of a picture.
+    /// Of an image.
     pub image: u64,
     /// Of anything else.
     pub text: u64,

@@ -9,7 +9,7 @@
 //! vocabulary = "concepts.json"     # a built vocabulary; absent: it is counted when training starts
 //! ```
 //!
-//! A caption has phrases (`dog`, `brown dog`, `dog chasing ball`), a picture has tags (`dog`). [`Concepts`] are those of them
+//! A caption has phrases (`dog`, `brown dog`, `dog chasing ball`), an image has tags (`dog`). [`Concepts`] are those of them
 //! that occur often enough, [`ConceptIds`] gives each a row of the embedding: a phrase that is one token of the tokenizer
 //! shares that token's row, the others follow after the tokens. In MVP 18,570 of 73,599 phrases share their rows.
 
@@ -38,7 +38,7 @@ pub struct ConceptsConfig {
     pub limit: usize,
     /// Places of a text that are kept free for phrases; they also take those that its words leave.
     pub max_phrases: usize,
-    /// Tags of a picture at most.
+    /// Tags of an image at most.
     pub max_tags: usize,
     /// A vocabulary that [`Concepts::save`] wrote; absent: it is counted when training starts.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,4 +1,4 @@
-//! Hiding tokens for masked language modelling, and patches of pictures.
+//! Hiding tokens for masked language modelling, and patches of images.
 //!
 //! Source: BERT (Devlin et al. 2019, section 3.1); whole words: Cui et al. 2019; spans: SpanBERT (Joshi et al. 2020, section
 //! 3.1), also of UNIMO-2; skip-grams: spans with words left out in between, in the sense of Guthrie et al. 2006 (this project's

@@ -1,6 +1,6 @@
 //! Texts: tokens, which of them are hidden, and concepts beside them.
 //!
-//! It knows nothing of pictures, samples and sources.
+//! It knows nothing of images, samples and sources.
 
 pub mod concepts;
 pub(crate) mod masking;

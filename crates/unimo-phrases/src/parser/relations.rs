@@ -113,7 +113,7 @@ impl Joiner {
                 Last::Auxiliary
             }
             Chunk::Not => {
-                // What is not so is not in the picture.
+                // What is not so is not in the image.
                 self.sentence.subjects.clear();
                 Last::Not
             }

@@ -20,7 +20,7 @@ pub(super) enum Token {
     Close,
 }
 
-/// Words that announce who made a picture; what follows is about no object in it.
+/// Words that announce who made an image; what follows is about no object in it.
 const CREDITS: [&str; 7] = [
     "credit",
     "credits",
@@ -140,7 +140,7 @@ fn push_word(tokens: &mut Vec<Token>, word: String) {
         tokens.pop();
         return push_word(tokens, "close-up".to_owned());
     }
-    // `he's`, `there's`, `they're`: the second part is a form of `be`, or says nothing of the picture.
+    // `he's`, `there's`, `they're`: the second part is a form of `be`, or says nothing of the image.
     if let Some((first, _)) = word.split_once('\'')
         && matches!(
             classify(first).closed,

@@ -5,7 +5,7 @@ use arrow_array::types::{Int32Type, Int64Type, UInt32Type, UInt64Type};
 use arrow_array::{Array, ArrayRef};
 use arrow_schema::DataType;
 
-/// The picture in a row of a column: binary, or a struct that has it as `bytes`.
+/// The image in a row of a column: binary, or a struct that has it as `bytes`.
 pub(crate) fn picture(column: &ArrayRef, row: usize) -> Result<Vec<u8>, String> {
     let inner = match column.as_struct_opt() {
         Some(structs) => structs

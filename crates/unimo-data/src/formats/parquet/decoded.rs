@@ -1,4 +1,4 @@
-//! Pages that were decoded, kept while there is room: a page holds many pictures and is decoded as a whole.
+//! Pages that were decoded, kept while there is room: a page holds many images and is decoded as a whole.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

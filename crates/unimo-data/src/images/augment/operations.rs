@@ -1,4 +1,4 @@
-//! Changes of a picture one by one, each equal to Pillow's.
+//! Changes of an image one by one, each equal to Pillow's.
 //!
 //! Source: Pillow 13.0 (`ImageOps`, `ImageEnhance`, `Image.transform`, its conversions to HSV and back), whose roundings
 //! are kept: a table or an integer sum where Pillow has one, single precision where it blends.
@@ -25,13 +25,13 @@ pub enum Operation {
     Solarize(f64),
     /// So much is added, up to 255, then levels from 128 on are inverted.
     SolarizeAdd(f64),
-    /// Times the levels: 0 is black, 1 the picture.
+    /// Times the levels: 0 is black, 1 the image.
     Brightness(f64),
-    /// Times the distance from the mean grey: 0 is grey, 1 the picture.
+    /// Times the distance from the mean grey: 0 is grey, 1 the image.
     Contrast(f64),
-    /// Times the distance from each pixel's own grey: 0 is grey, 1 the picture.
+    /// Times the distance from each pixel's own grey: 0 is grey, 1 the image.
     Saturation(f64),
-    /// Times the distance from the smoothed picture: 0 is smooth, 1 the picture, 2 sharpened.
+    /// Times the distance from the smoothed image: 0 is smooth, 1 the image, 2 sharpened.
     Sharpness(f64),
     /// Turns the circle of hues by this share of it, -0.5 to 0.5.
     Hue(f64),
@@ -48,7 +48,7 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// Changes a picture, whose size stays.
+    /// Changes an image, whose size stays.
     pub fn apply(self, picture: &mut RgbImage) {
         self.apply_within(picture, Part::whole(picture));
     }
@@ -103,7 +103,7 @@ impl Operation {
         }
     }
 
-    /// What must be right of the whole of a picture so that a part of the result is.
+    /// What must be right of the whole of an image so that a part of the result is.
     pub(crate) fn reads(self, part: Part, whole: Part) -> Part {
         match self {
             Self::Identity
@@ -135,7 +135,7 @@ impl Operation {
     }
 }
 
-/// The rows of a part of a picture.
+/// The rows of a part of an image.
 fn rows(picture: &mut RgbImage, part: Part) -> impl Iterator<Item = &mut [u8]> {
     let width = row_bytes(picture);
     let columns = part.left as usize * RGB..(part.left + part.width) as usize * RGB;

@@ -16,11 +16,11 @@ use crate::settings::range;
 pub struct RandAugment {
     /// Which operations there are and what the magnitude means for each.
     pub list: OperationList,
-    /// Operations per picture, 1 to 16; one may be drawn twice.
+    /// Operations per image, 1 to 16; one may be drawn twice.
     pub operations: usize,
     /// Strength of all of them, 0 to 30.
     pub magnitude: usize,
-    /// Whether the picture is changed as it is stored or as the model sees it.
+    /// Whether the image is changed as it is stored or as the model sees it.
     #[serde(default)]
     pub when: When,
 }
@@ -41,7 +41,7 @@ pub enum OperationList {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum When {
-    /// To the whole picture, before a part of it is cut out (METER).
+    /// To the whole image, before a part of it is cut out (METER).
     #[default]
     BeforeCrop,
     /// To the square, after it was cut out, brought to size and mirrored (BridgeTower, torchvision's own recipes).
@@ -67,7 +67,7 @@ impl RandAugment {
         )
     }
 
-    /// Changes a picture of which only a part is looked at afterwards.
+    /// Changes an image of which only a part is looked at afterwards.
     pub(crate) fn apply(&self, picture: &mut RgbImage, part: Part, draw: u64) {
         let whole = Part::whole(picture);
         // Translations of torchvision depend on the size, which no operation changes.
@@ -92,7 +92,7 @@ impl RandAugment {
 }
 
 impl OperationList {
-    /// The operations at a magnitude of 0 to 30 for a picture of `(width, height)`, before a sign is drawn.
+    /// The operations at a magnitude of 0 to 30 for an image of `(width, height)`, before a sign is drawn.
     pub fn operations(self, magnitude: usize, (width, height): (u32, u32)) -> Vec<Operation> {
         let share = magnitude as f64 / 30.0;
         match self {
@@ -229,7 +229,7 @@ mod tests {
                 one != two
             })
             .count();
-        // A few second operations change nothing, such as an equalised picture equalised.
+        // A few second operations change nothing, such as an equalised image equalised.
         assert!(changed > 40, "{changed}");
     }
 }

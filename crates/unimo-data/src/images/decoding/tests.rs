@@ -241,7 +241,7 @@ fn no_corruption_of_a_file_panics_or_hangs() {
 
 #[test]
 fn orientation_is_applied() {
-    // Orientation 6: the stored picture has to be turned by 90 degrees clockwise, so its left half comes to the
+    // Orientation 6: the stored image has to be turned by 90 degrees clockwise, so its left half comes to the
     // top.
     let mut exif = b"Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0".to_vec();
     exif.extend([0; 4]);

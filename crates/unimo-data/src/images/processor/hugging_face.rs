@@ -67,7 +67,7 @@ impl Family {
     }
 }
 
-/// Keys that change no pixel of a picture of three channels.
+/// Keys that change no pixel of an image of three channels.
 const IDLE: [&str; 13] = [
     "processor_class",
     "image_processor_type",
@@ -175,7 +175,7 @@ pub(super) fn hugging_face(
             "size_divisor = {divisor} is not supported, only 32"
         ));
     }
-    // BridgeTower pads to the largest picture of a batch, and after the crop all are of one size.
+    // BridgeTower pads to the largest image of a batch, and after the crop all are of one size.
     let pads = flag(&mut keys, "do_pad", family == Family::BridgeTower)?;
     if pads && family != Family::BridgeTower {
         return Err("do_pad = true is not supported".to_owned());

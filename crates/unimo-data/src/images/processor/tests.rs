@@ -257,7 +257,7 @@ fn every_file_is_looked_for() {
     let new = find(&[(PROCESSOR, &nested)]);
     assert_eq!(old.pictures, new.pictures);
     assert!(new.notes.is_empty(), "{:?}", new.notes);
-    // A processor without pictures says nothing of them.
+    // A processor without images says nothing of them.
     let class = r#"{"processor_class": "BridgeTowerProcessor"}"#;
     let beside = find(&[(PROCESSOR, class), (PREPROCESSOR, BRIDGETOWER)]);
     assert_eq!(beside.pictures, old.pictures);

@@ -92,7 +92,7 @@ impl Source for Listed {
     fn picture_id(&self, split: Split, index: usize) -> Result<u64, SampleError> {
         let row = &self.rows[self.index(split, index) as usize];
         let whole = self.identity(row, row.image);
-        // Another part of the picture or another picture beside it is another thing to look at.
+        // Another part of the image or another image beside it is another thing to look at.
         Ok(match (row.crop, row.second) {
             (NONE, NONE) => whole,
             (NONE, second) => hash(Stream::Picture, &[whole, self.identity(row, second)]),

@@ -22,9 +22,9 @@ pub struct PackSpec {
     pub samples: usize,
     /// Most bytes of members in a shard; a sample that is larger has one to itself.
     pub bytes: u64,
-    /// How pictures are written that were resized or have no file.
+    /// How images are written that were resized or have no file.
     pub format: PackFormat,
-    /// The shorter side of larger pictures, in pixels; absent: pictures keep their size.
+    /// The shorter side of larger images, in pixels; absent: images keep their size.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shorter_side: Option<u32>,
 }
@@ -40,7 +40,7 @@ impl Default for PackSpec {
     }
 }
 
-/// How a picture is written.
+/// How an image is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PackFormat {
@@ -88,7 +88,7 @@ pub struct PackIndex {
     pub samples: usize,
     /// Bytes of all shards.
     pub bytes: u64,
-    /// Whether samples have pictures.
+    /// Whether samples have images.
     pub images: bool,
     /// Whether samples have captions.
     pub captions: bool,

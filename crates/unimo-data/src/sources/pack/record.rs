@@ -6,7 +6,7 @@ use unimo_batch::{Entailment, TextRole};
 
 use crate::sources::source::Sample;
 
-/// The `.json` member of a packed sample: all of a [`Sample`] but its picture.
+/// The `.json` member of a packed sample: all of a [`Sample`] but its image.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Record {
@@ -28,7 +28,7 @@ pub(crate) struct Record {
     pub(super) statements: Vec<(String, bool)>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     hypotheses: Vec<(String, Entailment)>,
-    /// Whether each of `captions` describes the picture; absent: all do but those that are questions, statements or hypotheses.
+    /// Whether each of `captions` describes the image; absent: all do but those that are questions, statements or hypotheses.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     describes: Vec<bool>,
 }
@@ -74,7 +74,7 @@ impl Record {
         })
     }
 
-    /// What each caption says of the picture; empty: all describe it.
+    /// What each caption says of the image; empty: all describe it.
     pub(crate) fn roles(&self) -> Vec<TextRole> {
         // Where they are among the captions, they stand there in the same order.
         let mut statements = self.statements.iter().peekable();
@@ -103,7 +103,7 @@ impl Record {
         }
     }
 
-    /// The sample without its pictures.
+    /// The sample without its images.
     pub(crate) fn into_sample(self) -> Sample {
         Sample {
             roles: self.roles(),

@@ -42,7 +42,7 @@ fn small() -> PackSpec {
 
 fn quietly(_: usize, _: usize) {}
 
-/// A sample of packed shards as its source had it: which picture it shows is known there by its content.
+/// A sample of packed shards as its source had it: which image it shows is known there by its content.
 fn read(again: &dyn Source, index: usize) -> Sample {
     let sample = again.sample(Split::Train, index).unwrap();
     assert!(sample.picture_id.is_some());

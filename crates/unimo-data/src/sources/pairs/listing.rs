@@ -27,7 +27,7 @@ pub(super) struct Found {
     /// How many captions it has.
     pub(super) captions: u32,
     pub(super) split: Option<Split>,
-    /// What its split is if no row of its picture names one.
+    /// What its split is if no row of its image names one.
     pub(super) drawn: Split,
 }
 

@@ -1,4 +1,4 @@
-//! Which rows show the same picture.
+//! Which rows show the same image.
 
 use std::collections::HashMap;
 
@@ -16,12 +16,12 @@ use crate::sources::splits::Split;
 use crate::store;
 use crate::threads::parallel;
 
-/// Which rows show the same picture, where a share of the pictures is held out.
+/// Which rows show the same image, where a share of the images is held out.
 pub(super) struct Draw<'a> {
     pub(super) by: By<'a>,
-    /// The same in files that are held out as they are: their captions belong to pictures, not to rows.
+    /// The same in files that are held out as they are: their captions belong to images, not to rows.
     pub(super) held: By<'a>,
-    /// What the first row of each picture drew.
+    /// What the first row of each image drew.
     pub(super) first: HashMap<u64, u64>,
 }
 
@@ -31,7 +31,7 @@ pub(super) enum By<'a> {
     Row,
 }
 
-/// Columns that say which picture a row shows. `id` is not among them: it may be anything's.
+/// Columns that say which image a row shows. `id` is not among them: it may be anything's.
 const PICTURE_COLUMNS: [&str; 7] = [
     "image_id",
     "img_id",
@@ -42,7 +42,7 @@ const PICTURE_COLUMNS: [&str; 7] = [
     "url",
 ];
 
-/// Bytes of pictures that are read when a source is opened: at a gigabyte a second, two seconds.
+/// Bytes of images that are read when a source is opened: at a gigabyte a second, two seconds.
 const MOST_READ: i64 = 2_000_000_000;
 
 impl By<'_> {
@@ -109,7 +109,7 @@ impl<'a> By<'a> {
         }
     }
 
-    /// Per row, its picture, where that is known.
+    /// Per row, its image, where that is known.
     pub(super) fn pictures(
         &self,
         table: &Table,
@@ -174,5 +174,5 @@ impl<'a> By<'a> {
     }
 }
 
-/// Rows whose pictures are decoded at once.
+/// Rows whose images are decoded at once.
 const PICTURES: usize = 64;

@@ -27,7 +27,7 @@ pub struct Rows {
     /// Rows whose split is drawn, and how many of them are held out.
     drawn: (usize, usize),
     val_fraction: f64,
-    /// What told rows of the same picture.
+    /// What told rows of the same image.
     told_by: String,
     left_out: LeftOut,
     rejected: Vec<SampleError>,
@@ -48,7 +48,7 @@ pub(super) struct Row {
     /// In its file, from 0.
     number: u64,
     captions: Vec<String>,
-    /// Which picture it shows, where that was found out.
+    /// Which image it shows, where that was found out.
     picture: Option<u64>,
 }
 
@@ -130,7 +130,7 @@ impl Rows {
                 let picture = pictures.get(number as usize).copied().flatten();
                 if split == Split::Train && !held_out {
                     let own = || hash_text(Stream::Split, &format!("{base}:{number}"));
-                    // The first row of a picture is drawn as if it were alone, and the others go with it.
+                    // The first row of an image is drawn as if it were alone, and the others go with it.
                     let first = match picture {
                         Some(picture) => *draw.first.entry(picture).or_insert_with(own),
                         None => own(),
@@ -172,7 +172,7 @@ impl Rows {
         &self.parts[split]
     }
 
-    /// A picture, and which one it is: the content says it, as paths in Parquet files may be anything.
+    /// An image, and which one it is: the content says it, as paths in Parquet files may be anything.
     fn picture_of(
         &self,
         split: Split,
@@ -189,7 +189,7 @@ impl Rows {
             })
     }
 
-    /// The bytes of a picture's file.
+    /// The bytes of an image's file.
     fn bytes(&self, split: Split, index: usize) -> Result<Option<Vec<u8>>, SampleError> {
         let part = self.part(split);
         let (file, group) = part.group(index);

@@ -1,4 +1,4 @@
-//! One file: its columns, its texts, and the pages that hold its pictures.
+//! One file: its columns, its texts, and the pages that hold its images.
 
 use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
@@ -31,14 +31,14 @@ pub(super) struct Table {
     pub(super) metadata: ArrowReaderMetadata,
     /// First row of each row group.
     pub(super) starts: Vec<u64>,
-    /// The column with the pictures' bytes, of those that are stored; none where pictures are not wanted.
+    /// The column with the images' bytes, of those that are stored; none where images are not wanted.
     pub(super) image: Option<usize>,
-    /// Per row group, the first row of each page with pictures, once one of them was asked for.
+    /// Per row group, the first row of each page with images, once one of them was asked for.
     pages: Vec<OnceLock<Vec<usize>>>,
 }
 
 impl Table {
-    /// Bytes of the pictures' columns as they are stored.
+    /// Bytes of the images' columns as they are stored.
     pub(super) fn picture_bytes(&self) -> i64 {
         let Some(column) = self.image else {
             return 0;
@@ -105,7 +105,7 @@ impl Table {
         })
     }
 
-    /// The pictures of rows of a row group.
+    /// The images of rows of a row group.
     pub(super) fn rows(
         &self,
         chunks: Chunks,

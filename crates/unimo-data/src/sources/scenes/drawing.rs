@@ -1,4 +1,4 @@
-//! A scene and its picture.
+//! A scene and its image.
 
 use image::{Rgb, RgbImage};
 use rand::RngExt;
@@ -7,7 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::sources::scenes::kinds::Relation;
 use crate::sources::scenes::words::{Description, Group, Rest};
 
-/// An object as it is drawn, in shares of the picture's side.
+/// An object as it is drawn, in shares of the image's side.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Object {
     pub(super) group: Group,
@@ -26,7 +26,7 @@ pub(super) struct Scene {
 }
 
 impl Scene {
-    /// Radii in shares of the picture's side. Three large objects in a row fill it.
+    /// Radii in shares of the image's side. Three large objects in a row fill it.
     const LARGE: f32 = 0.145;
 
     const SMALL: f32 = 0.08;

@@ -77,7 +77,7 @@ pub(super) struct Description {
 pub(super) enum Rest {
     /// Nothing; a single object is in some place.
     Alone(Corner),
-    /// Nothing; several objects are spread over the picture.
+    /// Nothing; several objects are spread over the image.
     Spread,
     /// A second group, and where the first is, seen from it.
     Second(Relation, Group),

@@ -1,4 +1,4 @@
-//! What the members of a sample say: pictures and texts.
+//! What the members of a sample say: images and texts.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -42,7 +42,7 @@ impl WebDataset {
         shard.object.read(member.offset, member.size as usize)
     }
 
-    /// The picture's bytes: of the only or first one, or of the second.
+    /// The image's bytes: of the only or first one, or of the second.
     pub(super) fn stored(
         &self,
         split: Split,
@@ -66,7 +66,7 @@ impl WebDataset {
         Ok(picture.map(|(picture, _)| picture))
     }
 
-    /// A picture, and which one its file holds.
+    /// An image, and which one its file holds.
     pub(super) fn picture_of(
         &self,
         split: Split,

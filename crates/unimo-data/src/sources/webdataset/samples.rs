@@ -180,7 +180,7 @@ impl Source for WebDataset {
                 ..Sample::default()
             },
         };
-        // The same file may lie under several keys, so what a picture is says its content.
+        // The same file may lie under several keys, so what an image is says its content.
         let ids = [&image, &second].map(|picture| picture.as_ref().map(|(_, id)| *id));
         Ok(Sample {
             picture_id: match ids {

@@ -27,7 +27,7 @@ fn tar_of(members: &[(&str, &[u8])]) -> Vec<u8> {
     tar.into_inner().unwrap()
 }
 
-/// Samples `first..last`, each with a picture of that shade and a text that says so.
+/// Samples `first..last`, each with an image of that shade and a text that says so.
 fn shard(first: u8, last: u8) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     for number in first..last {

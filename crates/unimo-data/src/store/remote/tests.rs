@@ -523,7 +523,7 @@ fn objects_of_a_store_share_its_client() {
 
 const PICTURES: PictureLimits = PictureLimits::full_size(10_000);
 
-/// Pictures of noise with their numbers as captions, in shards with more pages than one.
+/// Images of noise with their numbers as captions, in shards with more pages than one.
 fn noise_shards(shards: usize, samples: usize) -> Vec<(String, Vec<u8>)> {
     let noise = content(shards * samples * 3 * 60 * 60);
     let mut noise = noise.chunks_exact(3 * 60 * 60);

@@ -26,7 +26,7 @@ fn png(shade: u8) -> Vec<u8> {
     bytes.into_inner()
 }
 
-/// Rows `first..last` as the hub has them: the picture in a struct, a list of captions.
+/// Rows `first..last` as the hub has them: the image in a struct, a list of captions.
 fn batch(first: u8, last: u8) -> RecordBatch {
     let numbers: Vec<u8> = (first..last).collect();
     let pictures: Vec<Vec<u8>> = numbers.iter().map(|n| png(*n)).collect();
@@ -181,7 +181,7 @@ fn binary_columns_plain_strings_and_what_is_missing() {
     assert_eq!(texts.image(Split::Train, 0).unwrap(), None);
 }
 
-/// Pages of any size give the same pictures, in any order, and each is decoded once while there is room.
+/// Pages of any size give the same images, in any order, and each is decoded once while there is room.
 #[test]
 fn pages_are_kept_whatever_their_size() {
     let folder = tempfile::tempdir().unwrap();
@@ -242,7 +242,7 @@ impl Object for Broken {
     }
 }
 
-/// A disk that fails says nothing of the file, wherever it fails; the pictures are there when it works again.
+/// A disk that fails says nothing of the file, wherever it fails; the images are there when it works again.
 #[test]
 fn what_cannot_be_read_now_is_not_damaged() {
     let folder = tempfile::tempdir().unwrap();
@@ -368,7 +368,7 @@ fn rows_of_a_picture_are_of_one_split() {
         share.picture_id = Some(told_by.to_owned());
         assert_eq!(shades(&share) > 0, leaks, "{told_by}");
     }
-    // What is held out as a file is told apart too: captions are retrieved of pictures, not of rows.
+    // What is held out as a file is told apart too: captions are retrieved of images, not of rows.
     std::fs::rename(
         folder.path().join("train-1.parquet"),
         folder.path().join("test-1.parquet"),
@@ -474,7 +474,7 @@ fn read_all(path: &Path) -> Result<(), DataError> {
     Ok(())
 }
 
-/// Damage anywhere in a file is an error or costs single pictures; it never panics.
+/// Damage anywhere in a file is an error or costs single images; it never panics.
 #[test]
 fn damage_is_refused() {
     let folder = tempfile::tempdir().unwrap();
