@@ -57,15 +57,15 @@ use crate::text::spaced;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConceptualConfig {
-    /// What is trained on.
+    /// The training files.
     pub train: ConceptualPart,
-    /// What is held out.
+    /// The held-out files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub val: Option<ConceptualPart>,
-    /// What is held out to the end.
+    /// The files of the test split.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test: Option<ConceptualPart>,
-    /// Where `val` is absent, share of the images that is held out, by a hash of the path. Rows of one address are one image.
+    /// Share of the images that is held out if `val` is absent, by a hash of the path. Rows with the same address are one image.
     #[serde(default = "val_fraction")]
     pub val_fraction: f64,
 }

@@ -16,11 +16,11 @@
 //! ```
 //!
 //! An image is looked for as `{id}.jpg` in each folder of `images`; `image` gives another name. With `use_as = "captions"` a sample
-//! is an image and its captions are the phrases of its regions; with `use_as = "crops"` a sample is a region, cut out, with its
-//! phrase. `objects` gives tags and boxes to whole images. Without `image_data` boxes are shares of the image as it is read,
-//! and one outside of it is found only then.
+//! is an image, and its captions are the phrases of its regions. With `use_as = "crops"` a sample is a cut-out region with its
+//! phrase. `objects` gives tags and boxes to whole images. Without `image_data`, boxes are relative to the image as read, and a box
+//! outside the image is found only then.
 //!
-//! In errors the line is the number of the image; of a region or object, as `FILE#regions`, its number in the whole file.
+//! In errors the line is the number of the image. For a region or object, as `FILE#regions`, it is its number in the whole file.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -71,7 +71,7 @@ pub enum Regions {
     /// A caption of its image.
     #[default]
     Captions,
-    /// A sample of its own, cut out.
+    /// A sample of its own, the cut-out region.
     Crops,
 }
 
@@ -80,7 +80,7 @@ struct Phrase {
     phrase: String,
 }
 
-/// Where a region is, which does not matter to its phrase alone.
+/// The box of a region; it is not needed for the phrase alone.
 #[derive(Deserialize)]
 struct Region {
     x: Number,
@@ -99,7 +99,7 @@ struct Object {
     names: Vec<String>,
 }
 
-/// An image's identifier and size. The identifier is `id` in some versions of the files, `image_id` in others; some have both.
+/// An image's identifier and size. The identifier is `id` in some versions of the files, `image_id` in others, and some have both.
 #[derive(Deserialize)]
 struct Picture {
     image_id: Option<Identifier>,
@@ -236,9 +236,9 @@ impl Part for VisualGenomePart {
     }
 }
 
-/// The identifier of the image that an element is about, whatever else stands in it.
+/// The identifier of an element's image, whatever else the element contains.
 fn picture(bytes: &[u8]) -> Result<String, String> {
-    // A bad region shall not cost the image, so the regions are not parsed here: only what stands around them.
+    // A bad region must not cost the image, so only what surrounds the regions is parsed here.
     match parse::<Picture>(bytes) {
         Ok(picture) => picture.id(),
         Err(reason) => without_arrays(bytes)
@@ -248,7 +248,7 @@ fn picture(bytes: &[u8]) -> Result<String, String> {
     }
 }
 
-/// An object whose arrays are empty; none where brackets do not match.
+/// An object with its arrays emptied; `None` if brackets do not match.
 fn without_arrays(bytes: &[u8]) -> Option<Vec<u8>> {
     let (mut depth, mut quoted, mut escaped) = (0usize, false, false);
     let mut kept = Vec::new();
@@ -292,7 +292,7 @@ impl VisualGenomePart {
                 let used = bytes.and_then(parse::<Picture>).and_then(|picture| {
                     let size = [picture.width, picture.height];
                     let id = picture.id()?;
-                    // What is not known is measured when the image is read.
+                    // An unknown size is measured when the image is read.
                     if size.contains(&0) {
                         table.leave_out("without a width and height");
                     } else {
