@@ -15,7 +15,7 @@ use unimo_data::{
     TextTokenizer,
 };
 
-/// The limit that the program runs under. The folder of the test is also given.
+/// Environment variable with the limit that the program runs under, and the test's folder.
 const ROLE: &str = "UNIMO_TEST_LIMIT";
 const LIMITS: Limits = Limits::full_size(1_000_000);
 

@@ -142,7 +142,7 @@ impl EvalSet {
         Ok(set)
     }
 
-    /// A random part with `limit` images and their captions, always the same, in the set's order; all if there are no more.
+    /// A random part of `count` images with their captions, always the same, in the set's order; all if there are no more.
     #[must_use]
     pub fn part(&self, count: usize) -> Self {
         let all = self.items.len();
