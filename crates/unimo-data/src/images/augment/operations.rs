@@ -453,7 +453,7 @@ mod tests {
     use crate::images::augment::rand_augment::OperationList;
     use image::Rgb;
 
-    /// All levels of all channels, in every order of magnitude.
+    /// All levels of all channels; the channels are in every order of size.
     fn many_colours() -> RgbImage {
         RgbImage::from_fn(64, 48, |x, y| {
             let mixed = (x * 7 + y * 13) * 2_654_435_761 % 65_521;

@@ -73,7 +73,7 @@ pub(super) fn open_clip(
             ));
         }
     };
-    // These two do not fill anything.
+    // Neither resize mode fills anything.
     keys.take("fill_color");
     notes.ignored = keys.rest();
     Ok(Pictures::from(ImageSpec {
