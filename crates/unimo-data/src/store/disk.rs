@@ -26,7 +26,7 @@ pub(crate) fn patiently<T>(mut work: impl FnMut() -> io::Result<T>) -> io::Resul
 
 /// Folders that were read from most recently, each with one of its files.
 static READ_BEFORE: Mutex<VecDeque<(PathBuf, PathBuf)>> = Mutex::new(VecDeque::new());
-/// Number of remembered folders, all of which may be checked again.
+/// Number of remembered folders; `LOOKED_AT` of them are checked again.
 const REMEMBERED: usize = 64;
 const LOOKED_AT: usize = 4;
 

@@ -81,7 +81,7 @@ struct Failed {
     error: ReadError,
     /// Whether retrying would give the same.
     for_good: bool,
-    /// When the server asks for a retry.
+    /// Pause that the server asks for.
     after: Option<Duration>,
 }
 
