@@ -17,7 +17,7 @@ pub struct Tuples {
     phrases: Vec<String>,
     /// Numbers of phrases, caption by caption.
     numbers: Vec<u32>,
-    /// First and last index in `numbers` of a caption's phrases.
+    /// Start and end in `numbers` of a caption's phrases.
     captions: HashMap<u64, (u32, u32)>,
 }
 

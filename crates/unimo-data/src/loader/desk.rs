@@ -79,8 +79,8 @@ enum Task {
 impl<P: Send> Desk<P> {
     /// A desk for this many threads and at most `room` batches of `size` samples at once.
     pub(super) fn new(threads: usize, room: usize, size: usize) -> Self {
-        /// Each thread takes pieces about this many times per batch. So threads finish a batch together, and do not contend for
-        /// samples that cost little.
+        /// Each thread takes about `TIMES` pieces per batch, of at most `MOST` samples. So threads finish a batch together, and do
+        /// not contend for samples that cost little.
         const TIMES: usize = 4;
         const MOST: usize = 16;
         Self {

@@ -20,7 +20,7 @@
 //! (not used). CC3M has `["caption", "url"]`, CC12M `["url", "caption"]`. SBU's two files have to be pasted into one (`paste urls
 //! captions`). Quotes work as in CSV, so a record may span lines; empty lines are not records. `quotes = "raw"` takes quotes as
 //! plain characters. A first record that holds usual column names is recognised as a header; for other names, `header` says whether
-//! there is one. A `url` that is no address makes an unusable item. Without `val`, `val_fraction` of the rows is held out.
+//! there is one. A `url` that is not an address makes an unusable item. Without `val`, `val_fraction` of the rows is held out.
 //!
 //! The image of a row, below `images`, is given in one of three ways:
 //!

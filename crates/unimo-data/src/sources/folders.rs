@@ -11,7 +11,7 @@ use crate::store::paths::{foreign_picture, is_hidden};
 pub(crate) struct Found {
     /// Paths inside the folder, in the order of their names.
     pub files: Vec<PathBuf>,
-    /// What looks like a wanted file but is none.
+    /// Files that look like wanted ones but are left out.
     pub left_out: LeftOut,
 }
 

@@ -156,7 +156,7 @@ impl Listed {
             .push(SampleError::new(self.place_of(file, line), reason.into()));
     }
 
-    /// Adds a sound item that is no sample. The reason must read well after a number.
+    /// Adds a sound item that is not a sample. The reason must read well after a number.
     pub(crate) fn leave_out(&mut self, reason: impl Into<String>) {
         self.left_out.add(reason);
     }

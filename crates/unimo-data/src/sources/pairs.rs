@@ -7,7 +7,7 @@
 //! [data.pairs]
 //! path = "coco/pairs.tsv"
 //! text_columns = ["caption", "alt"]
-//! quotes = "raw"                    # of CSV and TSV; absent: "csv", as RFC 4180 and pandas have it
+//! quotes = "raw"                    # for CSV and TSV; default: "csv", as in RFC 4180 and pandas
 //! ```
 //!
 //! The format is recognised by content: JSON lines, a JSON array, or columns with a header, separated by tabs, commas, semicolons

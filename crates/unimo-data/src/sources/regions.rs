@@ -6,8 +6,8 @@
 //! [data.regions]
 //! kind = "files"         # features/NAME.npy or features/NAME.safetensors for the picture NAME.jpg
 //! path = "features"
-//! features = 2054        # numbers of a region, the box included
-//! limit = 50             # at most so many of a picture's regions, the first ones
+//! features = 2054        # numbers per region, including the box
+//! limit = 50             # largest number of regions per image, the first ones
 //! ```
 //!
 //! NAME is the image's name in the list, or its path within the source's folder of images. If a source has several such folders,

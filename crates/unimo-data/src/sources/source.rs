@@ -207,7 +207,7 @@ pub trait Source: Send + Sync {
         Ok(None)
     }
 
-    /// As [`image_bytes`](Self::image_bytes), of the [second picture](Sample::second_image).
+    /// As [`image_bytes`](Self::image_bytes), for the [second image](Sample::second_image).
     ///
     /// # Errors
     ///

@@ -2,11 +2,11 @@
 //!
 //! ```toml
 //! phrases = { kind = "parser" }    # or "source", or { kind = "tuples", path = "tuples.jsonl" }
-//! min_count = 50                   # captions that a phrase has to occur in
-//! limit = 100000                   # phrases at most
-//! max_phrases = 5                  # places of a text kept free for phrases, which also take those that words leave
-//! max_tags = 20                    # of a picture
-//! vocabulary = "concepts.json"     # a built vocabulary; absent: it is counted when training starts
+//! min_count = 50                   # smallest number of captions with a phrase
+//! limit = 100000                   # largest number of phrases
+//! max_phrases = 5                  # positions of a text reserved for phrases, which also take those that words leave free
+//! max_tags = 20                    # per image
+//! vocabulary = "concepts.json"     # a built vocabulary; default: counted when training starts
 //! ```
 //!
 //! A caption has phrases (`dog`, `brown dog`, `dog chasing ball`), an image has tags (`dog`). [`Concepts`] are those that occur

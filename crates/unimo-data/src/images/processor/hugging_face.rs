@@ -20,7 +20,7 @@ impl Family {
         }
     }
 
-    /// The family of an image processor, under any of its names.
+    /// The family and defaults of an image processor, under any of its names.
     fn of_processor(name: &str) -> Option<(Self, Defaults)> {
         let extractor = name.ends_with("FeatureExtractor");
         let kind = name
