@@ -31,7 +31,7 @@ pub(super) struct Maker {
     /// The most recently sorted windows of batches.
     pub(super) windows: Mutex<Vec<(u64, Arc<Vec<u64>>)>>,
     pub(super) patches: Option<PatchMasker>,
-    /// The run's first batch, and the distance between this process's batches.
+    /// The first batch of this process in the run, and the distance between its batches.
     pub(super) first: u64,
     pub(super) ranks: u64,
     pub(super) stop: Arc<AtomicBool>,
