@@ -11,8 +11,8 @@
 //!
 //! Folders are searched at any depth for files that end in .jpg, .jpeg, .jpe, .jfif, .png or .webp, in the order of their names.
 //! Links to folders are followed, each folder once. Hidden files, system files of macOS and Windows, and images in unsupported
-//! formats are left out and counted. Without `val`, subfolders of a `train` folder whose names are splits (`train`, `valid`,
-//! `test2015`) say what is held out, if one of them is a training split. Otherwise `val_fraction` of the files is held out. In
+//! formats are left out and counted. Without `val`, the folders inside those of `train` may be named like splits (`train`, `valid`,
+//! `test2015`) and then say what is held out, if one is a training split. Otherwise `val_fraction` of the files is held out. In
 //! errors the file is the image.
 
 use std::path::{Path, PathBuf};
