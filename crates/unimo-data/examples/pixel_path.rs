@@ -4,8 +4,8 @@
 //! cargo run --release -p unimo-data --example pixel_path [FILE.jpg ...]
 //! ```
 //!
-//! Without files it makes one picture of 500 x 375 pixels. Each stage is run on each file many times with the same
-//! draw; the fastest time counts, because other work on the machine only ever adds time.
+//! Without files it makes one image of 500 x 375 pixels. Each stage runs on each file many times with the same draw. The fastest
+//! time counts, because other work on the machine only ever adds time.
 
 use std::hint::black_box;
 use std::path::Path;
@@ -21,7 +21,7 @@ use unimo_data::images::{Filter, ImageSpec, Limits, Resize, decode, jpeg};
 
 const LIMITS: Limits = Limits::full_size(50_000_000);
 const ROUNDS: usize = 12;
-/// Random changes that are tried on each file.
+/// Number of random changes tried on each file.
 const DRAWS: u64 = 5;
 
 const SPEC: ImageSpec = ImageSpec {

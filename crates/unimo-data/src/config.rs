@@ -48,48 +48,48 @@ macro_rules! data_config {
         pub struct DataConfig {
             /// Which source gives the samples; its own table holds its settings.
             pub source: SourceKind,
-            /// Side of the square picture that the model sees, in pixels.
+            /// Side of the square image that the model reads, in pixels.
             pub image_size: usize,
-            /// How a picture becomes square.
+            /// How an image becomes square.
             pub resize: Resize,
-            /// How pixels between pixels are computed.
+            /// Interpolation used to resize.
             pub filter: Filter,
             /// Mean per channel (R, G, B) of pixel values in 0..1, subtracted.
             pub mean: [f32; 3],
             /// Standard deviation per channel of pixel values in 0..1, divided by.
             pub std: [f32; 3],
-            /// Random changes of training pictures; absent: none.
+            /// Random changes of training images; `None`: none.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub augment: Option<AugmentConfig>,
-            /// Longest text in tokens, begin and end tokens included.
+            /// Longest text in tokens, including begin and end tokens.
             pub max_text_length: usize,
             /// What the texts of a batch are padded to.
             pub pad: Pad,
-            /// Largest picture that is decoded, in pixels; a bound against decompression bombs.
+            /// Largest image that is decoded, in pixels: a bound against decompression bombs.
             pub max_pixels: u64,
             /// Size at which JPEGs are decoded.
             pub decode: Decode,
             /// Share of the data set's items that may be unusable before training stops.
             pub max_skipped: f64,
-            /// Loader threads; absent: the number of cores minus one, at least one.
+            /// Loader threads; `None`: the number of cores minus one, at least one.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub workers: Option<usize>,
-            /// Batches in flight over all threads, being made or ready, beside the one of the step: what bounds the loader's memory.
-            /// Threads beyond `prefetch` times the samples of a batch have nothing to do.
+            /// Batches in flight over all threads, being made or ready, besides the one of the current step. This bounds the
+            /// loader's memory. Threads beyond `prefetch` times the batch size have nothing to do.
             pub prefetch: usize,
-            /// How samples are shuffled: `"global"`, or `{ shards = N }` for storage that is read best in order.
+            /// How samples are shuffled: `"global"`, or `{ shards = N }` for storage that is best read in order.
             pub shuffle: Shuffle,
-            /// Batches among which samples are sorted by the length of their texts, so that less is padded; 1: none.
+            /// Number of batches among which samples are sorted by text length, to reduce padding; 1: no sorting.
             pub bucket: usize,
             $(
                 $(#[$doc])*
                 #[serde(skip_serializing_if = "Option::is_none")]
                 pub $key: Option<$config>,
             )*
-            /// Phrases and tags as a vocabulary beside the tokens; absent: none.
+            /// Vocabulary of phrases and tags beside the tokens; `None`: none.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub concepts: Option<ConceptsConfig>,
-            /// Regions instead of pixels; absent: pixels.
+            /// Regions instead of pixels; `None`: pixels.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub regions: Option<RegionsConfig>,
             /// How texts become token ids.
@@ -131,7 +131,7 @@ macro_rules! data_config {
         }
 
         impl SourceKind {
-            /// As it is written in a recipe.
+            /// The name in a recipe.
             pub fn name(self) -> &'static str {
                 match self {
                     $(Self::$variant => stringify!($key),)*
@@ -140,11 +140,11 @@ macro_rules! data_config {
         }
 
         impl DataConfig {
-            /// The source that is chosen, with the settings in its table.
+            /// The chosen source, with the settings in its table.
             ///
             /// # Errors
             ///
-            /// The table is absent and the source needs one.
+            /// The source needs a table and it is absent.
             pub fn chosen(&self) -> Result<AnySource, DataError> {
                 match self.source {
                     $(SourceKind::$variant => {
@@ -178,21 +178,22 @@ sources!(data_config);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Decode {
-    /// Their own.
+    /// Full size.
     #[default]
     Full,
-    /// The smallest of 1/8, 1/4, 1/2 and all of it of which every part that may be shown is at least as large as what the model
-    /// sees, as Pillow's `draft`: faster for large photographs, and blurred in another way than by resizing alone. Held-out pictures
-    /// are decoded as those that are trained on. Random operations before the crop see the smaller picture too, which changes those
+    /// The smallest of 1/8, 1/4, 1/2 and full size at which every part that may be shown is at least as large as the model's image,
+    /// as Pillow's `draft`. It is faster for large photographs, and blurs differently than resizing alone. Held-out images are
+    /// decoded like training images. Random operations before the crop see the smaller image too, which changes those that count in
+    /// pixels.
     /// that count in pixels.
     ///
-    /// In full come other formats, JPEGs of four inks, pictures from which a part is cut out by a box, those with boxes in pixels
-    /// whose size the list does not say, and all for `resize = "bridgetower_processor"`.
+    /// Decoded in full are: other formats, four-channel JPEGs, images from which a box is cut out, images with boxes in pixels
+    /// whose size the list does not say, and everything with `resize = "bridgetower_processor"`.
     Scaled,
 }
 
 impl DataConfig {
-    /// Checks every value.
+    /// Checks every value, alone and against the others.
     ///
     /// # Errors
     ///
@@ -270,12 +271,12 @@ impl DataConfig {
         Ok(())
     }
 
-    /// Numbers of a region, where pictures are known by regions.
+    /// Numbers per region; `None` if the model reads pixels.
     pub fn region_features(&self) -> Option<usize> {
         self.regions.as_ref().map(|r| r.shape().features)
     }
 
-    /// Takes relative paths as relative to `folder`, such as the recipe's own.
+    /// Makes relative paths relative to `folder`, such as the recipe's own folder.
     pub fn rebase(&mut self, folder: &Path) {
         let rebase = |path: &mut PathBuf| {
             if path.is_relative() && !path.as_os_str().is_empty() {
@@ -295,8 +296,8 @@ impl DataConfig {
         concepts.flat_map(ConceptsConfig::paths).for_each(rebase);
     }
 
-    /// Forgets which files its sources read, so that [`take_from`](Self::take_from) gives those at a path alone: no split of another
-    /// data set is left beside them.
+    /// Removes every file that its sources read. [`take_from`](Self::take_from) then gives only the files at its path, and no split
+    /// of another data set remains.
     pub fn forget_files(&mut self) {
         (self.coco, self.vqa, self.images) = (None, None, None);
         if let Some(karpathy) = &mut self.karpathy {
@@ -316,13 +317,13 @@ impl DataConfig {
         }
     }
 
-    /// Chooses the source for what lies at a path, told by its content: tar shards, a folder or the index of them, Parquet files or a
-    /// folder of them, captions of COCO, Karpathy's splits, questions with pictures, a folder of pictures with a list or without, else
-    /// a list of pairs. It becomes the source's path; other settings in the source's table stay.
+    /// Chooses the source for a path, recognised by content: tar shards, a folder or index of them, Parquet files or a folder of
+    /// them, COCO captions, Karpathy splits, questions with images, a folder of images with or without a list, else a list of
+    /// pairs. The path becomes the source's path; other settings in the source's table stay.
     ///
     /// # Errors
     ///
-    /// The file cannot be read, or it is something that needs settings, which the error names.
+    /// The file cannot be read, or its format needs settings, which the error names.
     pub fn take_from(&mut self, path: PathBuf) -> Result<(), DataError> {
         match detect::kind_of(&path)? {
             Kind::Packed(splits) => {
@@ -396,14 +397,14 @@ impl DataConfig {
         Ok(())
     }
 
-    /// Tokens of a text that there is room for, begin and end tokens included: phrases behind the words take some of
+    /// Largest number of tokens of a text, including begin and end tokens: phrases behind the words take part of
     /// [`max_text_length`](Self::max_text_length).
     pub fn room_for_words(&self) -> usize {
         let phrases = self.concepts.as_ref().map_or(0, |c| c.max_phrases);
         self.max_text_length.saturating_sub(phrases).max(2)
     }
 
-    /// How pictures become pixels for the model.
+    /// How images become pixels for the model.
     pub fn image_spec(&self) -> ImageSpec {
         ImageSpec {
             size: self.image_size,
@@ -414,11 +415,11 @@ impl DataConfig {
         }
     }
 
-    /// What bounds the decoding of pictures.
+    /// Bounds on the decoding of images.
     pub fn limits(&self) -> Limits {
         let least = self.augment.map_or(1.0, |augment| augment.least_side());
-        // Regions are cut out of pictures by boxes, and a size that is rounded to multiples of 32 jumps by as much when the
-        // proportions change by a pixel.
+        // Regions are cut out of images by boxes. A size rounded to multiples of 32 jumps by as much when the proportions change by
+        // a pixel.
         let scaled = self.decode == Decode::Scaled
             && self.regions.is_none()
             && self.resize != Resize::BridgetowerProcessor;
@@ -429,7 +430,7 @@ impl DataConfig {
         }
     }
 
-    /// Loader threads: as set, or the number of cores minus one, at least one.
+    /// Number of loader threads: as set, or the number of cores minus one, at least one.
     pub fn worker_count(&self) -> usize {
         self.workers.unwrap_or_else(|| {
             std::thread::available_parallelism()
@@ -443,7 +444,7 @@ impl DataConfig {
 ///
 /// # Errors
 ///
-/// A setting that is not allowed, or a list of samples that cannot be read or holds nothing usable.
+/// A setting is not allowed, or a list of samples cannot be read or holds nothing usable.
 pub fn open(config: &DataConfig) -> Result<Arc<dyn Source>, DataError> {
     config.validate()?;
     let source = config.chosen()?.open(&config.limits())?;

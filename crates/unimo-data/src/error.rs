@@ -6,25 +6,24 @@ use std::path::PathBuf;
 
 /// An error that ends the work.
 ///
-/// A single damaged sample never becomes one: it is a [`SampleError`], is listed by the
-/// [`SkipList`](crate::SkipList) and is replaced by another sample. What could not be read, though it may be sound, is
-/// [`DataError::Unavailable`].
+/// A single damaged sample never becomes one. It is a [`SampleError`], is listed by the [`SkipList`](crate::SkipList) and is
+/// replaced by another sample. Something that could not be read but may be sound is [`DataError::Unavailable`].
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     /// A value in the recipe is not allowed.
     #[error("`{key}` is {found}, allowed: {allowed}")]
     Config {
-        /// The key as it is written in the recipe, such as `data.image_size`.
+        /// The key as written in the recipe, such as `data.image_size`.
         key: String,
-        /// What was found there.
+        /// The value found.
         found: String,
-        /// What is allowed there.
+        /// The allowed values.
         allowed: String,
     },
     /// A file could not be read or written.
     #[error("cannot {action} {}: {error}", path.display())]
     File {
-        /// What was tried: `read`, `write`.
+        /// What was tried: `read` or `write`.
         action: &'static str,
         /// The file.
         path: PathBuf,
@@ -43,12 +42,12 @@ pub enum DataError {
     /// A tokenizer could not be loaded, trained or saved.
     #[error("tokenizer {from}: {reason}")]
     Tokenizer {
-        /// The file, or the corpus that it was to be trained on.
+        /// The file, or the corpus to train on.
         from: String,
         /// What is wrong.
         reason: String,
     },
-    /// A `preprocessor_config.json` that cannot be followed.
+    /// A `preprocessor_config.json` cannot be followed.
     #[error("{}: {reason}", path.display())]
     Processor {
         /// The file.
@@ -56,17 +55,17 @@ pub enum DataError {
         /// What is not supported.
         reason: String,
     },
-    /// A split without samples was asked for samples.
+    /// A split is empty, but samples of it are needed.
     #[error("the {split} split of {source_name} holds no samples{hint}")]
     Empty {
         /// `train` or `val`.
         split: &'static str,
         /// The source's own description.
         source_name: String,
-        /// What to do about it, starting with a separator, or nothing.
+        /// What to do about it, starting with a separator, or empty.
         hint: String,
     },
-    /// Samples that were to be evaluated have texts, and none of them describes its picture.
+    /// The samples to evaluate have texts, but none of them describes its image.
     #[error(
         "none of {samples} samples has a text that describes its picture (questions, statements and hypotheses do not), so there is \
          nothing to retrieve: {source_name}"
@@ -77,7 +76,7 @@ pub enum DataError {
         /// The source's own description.
         source_name: String,
     },
-    /// More of the data set is broken than the recipe tolerates.
+    /// More of the data set is unusable than the recipe tolerates.
     #[error(
         "{skipped} of {items} items are unusable, a share of {share:.4}; \
          `data.max_skipped` allows {allowed}. First: {first}{}",
@@ -90,26 +89,26 @@ pub enum DataError {
         items: usize,
         /// `skipped / items`.
         share: f64,
-        /// The share that is allowed.
+        /// The allowed share.
         allowed: f64,
         /// The first skipped item and its reason.
         first: String,
-        /// The file that lists them, if there is one.
+        /// The file that lists them, if any.
         list: Option<PathBuf>,
     },
-    /// Something could not be read, and trying again within bounds did not help. Nothing of it is recorded: a run that is resumed
-    /// when the fault is mended goes on with the same samples.
+    /// Something could not be read, and retrying within bounds did not help. Nothing is recorded about it: a run resumed after the
+    /// fault is mended continues with the same samples.
     #[error(
         "{place}: {reason}. It could not be read now, which says nothing of what is in it: it was neither skipped nor recorded; when \
          the fault is mended, go on as before (`--resume`)"
     )]
     Unavailable {
-        /// What was to be read: a path or URL, and where a sample is defined there its line.
+        /// What could not be read: a path or URL, and the line if a sample is defined there.
         place: String,
         /// What failed.
         reason: String,
     },
-    /// A loader thread failed in a way that is no fault of one sample.
+    /// A loader thread failed for a reason that is not one sample's fault.
     #[error("a loader thread stopped at batch {batch}: {reason}")]
     Worker {
         /// The batch that was being made.
@@ -120,7 +119,7 @@ pub enum DataError {
 }
 
 impl DataError {
-    /// A value that is not allowed.
+    /// A value is not allowed.
     pub(crate) fn config(
         key: impl Into<String>,
         found: impl fmt::Display,
@@ -133,7 +132,7 @@ impl DataError {
         }
     }
 
-    /// A failed file operation.
+    /// A file operation failed.
     pub(crate) fn file(
         action: &'static str,
         path: impl Into<PathBuf>,
@@ -147,26 +146,26 @@ impl DataError {
     }
 }
 
-/// What a failure to read something says of it.
+/// What a failed read says about the item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ReadKind {
-    /// It was read and cannot be used: it will not be otherwise next time.
+    /// It was read and cannot be used. Reading it again would not help.
     #[default]
     Damaged,
-    /// It is not there. Of a picture that a list names this is damage; of something that was there before it is not.
+    /// It is not there. An image that a list names is then damaged; something that was there before is unavailable.
     Missing,
-    /// It could not be read now: the network, the disk, a limit of the system, a permission. It may be sound.
+    /// It could not be read now: the network, the disk, a system limit or a permission. It may be sound.
     Unavailable,
 }
 
 /// Why something could not be read or used.
 ///
-/// A text becomes one of kind [`ReadKind::Damaged`], since most checks of contents have only a text to give. There is no way back
-/// to a text, so that the kind is not lost on the way.
+/// A string converts to the kind [`ReadKind::Damaged`], since most checks of contents have only a string to give. There is no
+/// conversion back to a string, so the kind cannot get lost.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct ReadError {
-    /// What the failure says.
+    /// What kind of failure it is.
     pub kind: ReadKind,
     /// What failed.
     pub reason: String,
@@ -189,7 +188,7 @@ impl From<&str> for ReadError {
 
 impl From<io::Error> for ReadError {
     fn from(error: io::Error) -> Self {
-        // What a stream of ours failed with has come through a decoder.
+        // An error of our own stream came back through a decoder.
         if let Some(own) = error.get_ref().and_then(|inner| inner.downcast_ref()) {
             return Self::clone(own);
         }
@@ -207,7 +206,7 @@ impl From<ReadError> for io::Error {
 }
 
 impl ReadError {
-    /// What could not be read now.
+    /// An item that could not be read now.
     pub fn unavailable(reason: impl Into<String>) -> Self {
         Self {
             kind: ReadKind::Unavailable,
@@ -215,12 +214,12 @@ impl ReadError {
         }
     }
 
-    /// Whether it may be sound.
+    /// Whether the item may be sound.
     pub fn is_unavailable(&self) -> bool {
         self.kind == ReadKind::Unavailable
     }
 
-    /// The same failure of what was there before: if it is not there any more, it is unavailable.
+    /// The same failure for an item that was there before: if it is missing now, it is unavailable.
     #[must_use]
     pub fn of_opened(mut self) -> Self {
         if self.kind == ReadKind::Missing {
@@ -229,7 +228,7 @@ impl ReadError {
         self
     }
 
-    /// The same failure with another text for what failed.
+    /// The same failure with another reason.
     #[must_use]
     pub fn told(mut self, tell: impl FnOnce(&str) -> String) -> Self {
         self.reason = tell(&self.reason);
@@ -237,10 +236,10 @@ impl ReadError {
     }
 }
 
-/// What an operating system's error says of a file.
+/// The kind of failure that an operating system's error means.
 ///
-/// The short list is that of what is certain: a name that leads nowhere, contents that end early or are no text. Whatever else a
-/// system reports (EIO, EMFILE, ENOMEM, ESTALE, EACCES, a time-out) says nothing of the file's contents.
+/// Only certain cases count as damage: a name that leads nowhere, contents that end early or are not text. Any other system error
+/// (EIO, EMFILE, ENOMEM, ESTALE, EACCES, a time-out) says nothing about the file's contents.
 fn kind_of(error: &io::Error) -> ReadKind {
     use io::ErrorKind as Kind;
     match error.kind() {
@@ -250,7 +249,7 @@ fn kind_of(error: &io::Error) -> ReadKind {
         | Kind::InvalidInput
         | Kind::InvalidData
         | Kind::UnexpectedEof => ReadKind::Damaged,
-        // An error that did not come from the system was made from a text.
+        // An error that did not come from the system was made from a string.
         Kind::Other if error.raw_os_error().is_none() => ReadKind::Damaged,
         _ if is_loop(error) => ReadKind::Damaged,
         _ => ReadKind::Unavailable,
@@ -267,8 +266,8 @@ fn is_loop(error: &io::Error) -> bool {
     error.raw_os_error() == Some(number)
 }
 
-/// Whether a system's error may pass by itself: trying again helps against a limit or a hiccup, not against a missing permission or
-/// a full disk.
+/// Whether a system error may pass by itself. Retrying helps against a limit or a hiccup, not against a missing permission or a
+/// full disk.
 pub(crate) fn may_pass(error: &io::Error) -> bool {
     use io::ErrorKind as Kind;
     kind_of(error) == ReadKind::Unavailable
@@ -282,7 +281,7 @@ pub(crate) fn may_pass(error: &io::Error) -> bool {
         )
 }
 
-/// Why one sample cannot be used, and where it comes from.
+/// Why one sample cannot be used, and where it is defined.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
 #[error("{place}: {reason}")]
 pub struct SampleError {
@@ -291,13 +290,13 @@ pub struct SampleError {
     pub place: Place,
     /// What is wrong with it.
     pub reason: String,
-    /// Whether it is damaged, or could only not be read. What is unavailable is never written to a list.
+    /// Whether it is damaged or only could not be read. An unavailable sample is never written to a list.
     #[serde(skip)]
     pub kind: ReadKind,
 }
 
 impl SampleError {
-    /// A sample that cannot be used: for a text, or for a failure of another kind. What a list names and what is not there is damage.
+    /// A sample that cannot be used. A missing file that a list names counts as damage.
     pub fn new(place: Place, error: impl Into<ReadError>) -> Self {
         let ReadError { kind, reason } = error.into();
         let kind = match kind {
@@ -311,8 +310,7 @@ impl SampleError {
         }
     }
 
-    /// What is known of a sample: nothing of a damaged one. What could only not be read stays an error, since nothing would be a wrong
-    /// answer.
+    /// `None` for a damaged sample. A sample that only could not be read stays an error, since `None` would be a wrong answer.
     pub(crate) fn known<T>(found: Result<T, Self>) -> Result<Option<T>, Self> {
         match found {
             Ok(found) => Ok(Some(found)),
@@ -321,14 +319,14 @@ impl SampleError {
         }
     }
 
-    /// Whether it could only not be read, and may be sound.
+    /// Whether the sample only could not be read, and may be sound.
     pub fn is_unavailable(&self) -> bool {
         self.kind == ReadKind::Unavailable
     }
 }
 
 impl DataError {
-    /// What a file that had to be read could not be used for.
+    /// The error for a required file that cannot be used.
     pub(crate) fn unread(path: &std::path::Path, error: ReadError) -> Self {
         if error.is_unavailable() {
             return Self::Unavailable {
@@ -351,11 +349,11 @@ impl DataError {
     }
 }
 
-/// What is known of a sample: nothing of a damaged one.
+/// The default value for a damaged sample.
 ///
 /// # Errors
 ///
-/// The sample could only not be read now: nothing would be a wrong answer.
+/// The sample could not be read now, so the default would be a wrong answer.
 pub fn readable<T: Default>(found: Result<T, SampleError>) -> Result<T, DataError> {
     let known = SampleError::known(found).map_err(|error| DataError::unavailable(&error))?;
     Ok(known.unwrap_or_default())

@@ -1,10 +1,10 @@
-//! What a setting may be: checks that many tables share.
+//! Checks of setting values that many tables share.
 //!
-//! It knows nothing of what is set.
+//! It does not depend on what is set.
 
 use crate::error::DataError;
 
-/// A whole number within bounds.
+/// Checks that a whole number is within bounds.
 pub(crate) fn range(key: &str, value: usize, low: usize, high: usize) -> Result<(), DataError> {
     if (low..=high).contains(&value) {
         Ok(())
@@ -14,7 +14,7 @@ pub(crate) fn range(key: &str, value: usize, low: usize, high: usize) -> Result<
     }
 }
 
-/// A number from 0 to 1.
+/// Checks that a number is from 0 to 1.
 pub(crate) fn share(key: &str, value: f64) -> Result<(), DataError> {
     if (0.0..=1.0).contains(&value) {
         Ok(())
@@ -23,7 +23,7 @@ pub(crate) fn share(key: &str, value: f64) -> Result<(), DataError> {
     }
 }
 
-/// A text that is not empty.
+/// Checks that a text is not empty.
 pub(crate) fn not_empty(key: &str, value: &str, allowed: &str) -> Result<(), DataError> {
     if value.is_empty() {
         Err(DataError::config(key, "empty", allowed))

@@ -1,16 +1,16 @@
-//! Work on all cores, its results in order.
+//! Work on all cores, with results in order.
 //!
-//! It knows nothing of what the work is.
+//! It does not depend on the kind of work.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// `work` of every number in a range, in order, on all cores.
+/// Applies `work` to every number in a range on all cores; results are in order.
 pub(crate) fn parallel<T: Send>(range: Range<usize>, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
     parallel_on(0, range, work)
 }
 
-/// The same on at least so many threads, for work that waits.
+/// The same on at least this many threads, for work that waits.
 pub(crate) fn parallel_on<T: Send>(
     threads: usize,
     range: Range<usize>,
@@ -37,7 +37,7 @@ pub(crate) fn parallel_on<T: Send>(
         for thread in threads {
             match thread.join() {
                 Ok(more) => done.extend(more),
-                // What panics here would have panicked in the caller's own thread.
+                // A panic here would have been a panic in the caller's own thread.
                 Err(payload) => std::panic::resume_unwind(payload),
             }
         }

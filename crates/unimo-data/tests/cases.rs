@@ -1,4 +1,4 @@
-//! Inputs of which other programs' users reported that they are read wrongly or not at all.
+//! Inputs that other programs were reported to read wrongly or not at all.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -37,7 +37,7 @@ fn png_chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
     [&length[..], kind, data, &crc.sum().to_be_bytes()].concat()
 }
 
-/// EXIF whose only entry is the orientation 6, of this type.
+/// EXIF whose only entry is orientation 6, stored with this type.
 fn exif(kind: u8) -> Vec<u8> {
     let mut exif = b"II*\0\x08\0\0\0\x01\0\x12\x01".to_vec();
     exif.extend([kind, 0, 1, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0]);
@@ -93,13 +93,13 @@ fn checksums_of_png_are_compared_as_pillow_does() {
     let mut wrong = sound.clone();
     wrong[checksum + 3] ^= 1;
     assert_eq!(decode(&wrong, MAX).unwrap(), halves());
-    // The same with pixels that are damaged.
+    // The same with damaged pixels.
     wrong[pixels + 4 + length(pixels) / 2] ^= 0x10;
     assert!(decode(&wrong, MAX).is_err());
     let mut header = sound.clone();
     header[at(b"IHDR") + 4 + 13 + 3] ^= 1;
     assert!(decode(&header, MAX).is_err());
-    // A damaged orientation would be none.
+    // A damaged orientation would be ignored.
     let mut turned = with_exif(ImageFormat::Png, &exif(4));
     let place = turned
         .windows(4)
@@ -123,7 +123,7 @@ fn folder(files: &[(&str, &str)]) -> TempDir {
     folder
 }
 
-/// What `--data PATH` opens.
+/// The source that `--data PATH` opens.
 fn data(path: &Path) -> Result<Arc<dyn Source>, DataError> {
     let mut config: DataConfig = toml::from_str(
         "[pairs]\npath = \"\"\nval_fraction = 0\n[images]\ntrain = [\"x\"]\nval_fraction = 0\n",
@@ -251,7 +251,7 @@ fn data_says_which_settings_a_list_needs() {
             "{message}"
         );
     }
-    // Settings that name the list instead are told what it is.
+    // Settings that name the list instead get an error that says what the list is.
     let folder = folder(&[("list.json", COCO)]);
     let mut config = DataConfig::default();
     config.take_from(folder.path().join("other.json")).unwrap();

@@ -1,4 +1,4 @@
-//! Annotation formats over real data, where it lies.
+//! Annotation formats over real data, if it is present.
 
 mod shared;
 
@@ -33,7 +33,7 @@ fn easy_vqa_is_read_whole() {
     );
     let source = open(&config(&text, &data.join("easy_vqa"))).unwrap();
     assert!(source.rejected().is_empty());
-    // The numbers of the data set's own description.
+    // The numbers in the data set's own description.
     assert_eq!(
         (source.len(Split::Train), source.len(Split::Val)),
         (4000, 1000)

@@ -1,4 +1,4 @@
-//! What a limit of the system does to a run: too many open files, a full disk. This program runs itself again under each limit.
+//! How a run behaves at a system limit: too many open files, or a full disk. This program runs itself again under each limit.
 
 use std::fs::File;
 use std::io::Write;
@@ -15,7 +15,7 @@ use unimo_data::{
     Split, TextTokenizer,
 };
 
-/// Which limit the program runs under, and the folder of the test.
+/// Environment variable with the limit that the program runs under, and the test's folder.
 const ROLE: &str = "UNIMO_TEST_LIMIT";
 const LIMITS: Limits = Limits::full_size(1_000_000);
 
@@ -35,7 +35,7 @@ fn main() {
     }
 }
 
-/// Runs this program again after what a shell is told.
+/// Runs this program again after the shell commands `before`.
 fn again(before: &str, role: &str, folder: &Path) {
     let program = std::env::current_exe().unwrap();
     let ended = Command::new("sh")
@@ -57,7 +57,7 @@ fn under_few_files() {
     again("ulimit -n 64", "files", folder.path());
 }
 
-/// No picture is damaged because no more files can be opened.
+/// Images are not listed as damaged when no more files can be opened.
 fn too_many_open_files(folder: &Path) {
     let config = ImagesConfig {
         val_fraction: 0.0,
@@ -132,7 +132,7 @@ fn on_a_small_disk() {
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gzip.write_all(&tar.into_inner().unwrap()).unwrap();
     std::fs::write(folder.path().join("0.tar.gz"), gzip.finish().unwrap()).unwrap();
-    // Blocks of 512 or 1024 bytes: less than the shard has unpacked.
+    // Blocks of 512 or 1024 bytes: less than the unpacked shard needs.
     again("trap '' XFSZ; ulimit -f 64", "disk", folder.path());
     let source = WebDataset::open(&shards(folder.path()), &LIMITS).unwrap();
     assert_eq!(source.len(Split::Train), 20);
@@ -148,7 +148,7 @@ fn shards(folder: &Path) -> WebDatasetConfig {
     }
 }
 
-/// A shard that has no room is not kept as far as it came.
+/// A partly unpacked shard is not kept when the disk is full.
 fn disk_full(folder: &Path) {
     let config = shards(folder);
     let error = WebDataset::open(&config, &LIMITS)

@@ -17,7 +17,7 @@ use unimo_data::{
     TextTokenizer, TokenizerConfig, open,
 };
 
-/// Numbers as samples; picture and caption both say which. Some are broken, one may panic.
+/// Numbers as samples. Image and caption both show the number. Some are broken, and one may panic.
 struct Numbers {
     count: usize,
     shards: Vec<usize>,
@@ -195,7 +195,7 @@ fn any_resume_point_and_any_number_of_threads_give_the_same_batches() {
     }
 }
 
-/// What all ranks load together, in the order in which the run counts it: rank after rank, batch after batch.
+/// The batches of all ranks, in the run's order: rank after rank, batch after batch.
 fn take_together(spec: &LoaderSpec, batches: usize) -> Vec<Batch> {
     let mut loaders: Vec<Loader> = (0..spec.ranks)
         .map(|rank| {
@@ -211,8 +211,8 @@ fn take_together(spec: &LoaderSpec, batches: usize) -> Vec<Batch> {
         .collect()
 }
 
-/// Whatever the shards, the threads and the processes, and wherever a run stops and whatever it goes on with: the order is
-/// that of one thread that never stopped, and each epoch holds each sample once.
+/// Whatever the number of shards, threads and processes, and wherever a run stops and resumes, the order is that of one thread that
+/// never stopped. Each epoch holds each sample once.
 #[test]
 fn any_shards_ranks_and_stops_give_one_order() {
     let tokenizer = tokenizer();
@@ -233,7 +233,7 @@ fn any_shards_ranks_and_stops_give_one_order() {
             window => Shuffle::Shards(window),
         };
         whole.bucket = if case % 3 == 0 { 1 + cases.below(4) } else { 1 };
-        // Whole windows of batches over two epochs at least.
+        // Whole windows of batches, over two epochs at least.
         let window = whole.batch_size * whole.bucket;
         let batches = (2 * count).div_ceil(window) * whole.bucket;
         let uninterrupted = take_together(&whole, batches);
@@ -258,7 +258,7 @@ fn any_shards_ranks_and_stops_give_one_order() {
                 assert_eq!(epoch.iter().collect::<HashSet<_>>().len(), count);
             }
         }
-        // Each sample comes as often as any other, but for the epoch that is not over.
+        // Every sample comes equally often, except in the unfinished epoch.
         let mut counts = vec![0usize; count];
         for number in order {
             counts[number] += 1;
@@ -409,7 +409,7 @@ fn broken_samples_are_replaced_and_listed_once() {
     let skip = Arc::clone(&spec.skip);
     let order = numbers(&take(spec, 100));
     assert!(order.iter().all(|index| index % 10 != 0));
-    // Threads may have looked ahead, never beyond the broken ones.
+    // Threads may have looked ahead, but never beyond the broken ones.
     assert_eq!(skip.count(), 10);
 }
 
@@ -497,7 +497,7 @@ fn a_far_batch_comes_as_fast_as_the_first() {
     assert!(loader.wait_seconds() >= loader.last_wait_seconds());
 }
 
-/// A folder with good and bad pictures and a list of them; the list's path and which lines are bad.
+/// A folder with good and bad images and a list of them. Returns the list's path and the bad lines.
 fn bad_data(folder: &Path) -> (DataConfig, BTreeMap<u64, &'static str>) {
     let picture = |value: u8| RgbImage::from_fn(40, 30, |x, y| Rgb([value, x as u8, y as u8]));
     let mut bytes = std::io::Cursor::new(Vec::new());
@@ -525,7 +525,7 @@ fn bad_data(folder: &Path) -> (DataConfig, BTreeMap<u64, &'static str>) {
         lines.push(format!("{{\"image\": \"{name}\", \"caption\": \"x\"}}").into());
         bad.insert(lines.len() as u64, reason);
     }
-    // A JPEG that is called PNG is read for what it is, an over-long text is cut: neither is skipped.
+    // A JPEG named PNG is read as JPEG, and an over-long text is cut: neither is skipped.
     std::fs::write(folder.join("mislabelled.png"), &jpeg).unwrap();
     let long = "word ".repeat(20_000);
     lines.push(format!("{{\"image\": \"mislabelled.png\", \"caption\": \"{long}\"}}").into());
@@ -571,7 +571,7 @@ fn bad_data(folder: &Path) -> (DataConfig, BTreeMap<u64, &'static str>) {
     (config, bad)
 }
 
-/// A PNG header that promises 60,000 x 60,000 pixels, with a valid checksum.
+/// A PNG header that declares 60,000 x 60,000 pixels, with a valid checksum.
 fn bomb() -> Vec<u8> {
     let mut chunk = b"IHDR".to_vec();
     chunk.extend(60_000u32.to_be_bytes());
@@ -680,7 +680,7 @@ fn an_evaluation_set_leaves_broken_pictures_out_with_their_captions() {
     );
     assert!(set.picture(21).is_err());
 
-    // A limit counts usable pictures. They are drawn from all of them, always alike, and keep their order and their captions.
+    // A limit counts usable images. They are drawn from all of them, always the same, and keep their order and captions.
     assert_eq!(set.label(), "train");
     for (part, label) in [
         (new(Some(13), &skip).unwrap(), "train, 13 of "),
@@ -783,7 +783,7 @@ fn real_textbook_figures_load() {
         .flat_map(|batch| batch.unwrap().samples)
         .collect();
     assert_eq!(names.len(), epoch);
-    // Every picture of an epoch could be read.
+    // Every image of an epoch could be read.
     assert_eq!(skip.count(), without.len());
 }
 
@@ -797,7 +797,7 @@ fn published_tokenizers_give_their_published_ids() {
     let from_vocab = TextTokenizer::load(&folder.join("roberta/vocab.json"), false).unwrap();
     for tokenizer in [&roberta, &from_vocab] {
         assert_eq!(tokenizer.vocab_size(), 50_265);
-        // The ids that Hugging Face's documentation of RoBERTa gives.
+        // The ids given in Hugging Face's documentation of RoBERTa.
         assert_eq!(tokenizer.encode("Hello world", 9).ids, [0, 31414, 232, 2]);
         assert_eq!(tokenizer.specials().mask, Some(50_264));
     }
@@ -849,7 +849,7 @@ fn pictures(folder: &Path, names: &[&str]) {
 fn a_batch_says_which_pictures_are_the_same() {
     let folder = tempfile::tempdir().unwrap();
     pictures(folder.path(), &["a.png", "b.png"]);
-    // One picture is spelt in two ways, and the batch is larger than the data set.
+    // The path of one image is spelt in two ways, and the batch is larger than the data set.
     let list = "{\"image\": \"a.png\", \"caption\": \"number one\"}\n\
                 {\"image\": \"b.png\", \"caption\": \"number two\"}\n\
                 {\"image\": \"./a.png\", \"caption\": \"number three\"}\n";

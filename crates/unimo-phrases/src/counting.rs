@@ -1,4 +1,4 @@
-//! Counting phrases over more texts than fit into memory.
+//! Counts phrases over more texts than fit into memory.
 
 use std::collections::{HashMap, HashSet};
 
@@ -6,45 +6,45 @@ use crate::parser::MOST_PHRASES;
 use crate::spelling::normal;
 use crate::vocabulary::Vocabulary;
 
-/// Distinct phrases that are counted at once.
+/// Largest number of distinct phrases counted at once.
 const MOST_COUNTED: usize = 1 << 21;
 
-/// Why no vocabulary comes of what was counted.
+/// Why counting gives no vocabulary.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Uncounted {
     /// No text has a phrase.
     #[error("{captions} captions have no phrases")]
     NoPhrases {
-        /// Captions that were counted.
+        /// Number of counted captions.
         captions: u64,
     },
     /// Every phrase occurs in too few texts.
     #[error("no phrase occurs in {min_count} texts, at most in {most}")]
     TooRare {
-        /// In how many it had to occur.
+        /// Required number of texts.
         min_count: u64,
-        /// In how many the most frequent one occurs.
+        /// Number of texts with the most frequent phrase.
         most: u64,
     },
 }
 
 /// Counts in how many texts each phrase occurs, in bounded memory.
 ///
-/// The order of the texts does not matter as long as there are no more than 2,097,152 distinct phrases. With more, the rarest of those
-/// seen so far are dropped whenever that many are held (lossy counting, Manku and Motwani 2002): no count is ever too high, and each is
-/// at most [`Vocabulary::missed`] too low.
+/// The order of the texts does not matter up to 2,097,152 distinct phrases. Beyond that, the rarest phrases so far are dropped
+/// whenever that many are held (lossy counting, Manku and Motwani 2002). No count is ever too high, and each is at most
+/// [`Vocabulary::missed`] too low.
 #[derive(Debug)]
 pub struct Counter {
     counts: HashMap<String, Count>,
-    /// Entries at most.
+    /// Largest number of entries.
     most: usize,
-    /// The largest number of texts that a phrase without an entry can have occurred in.
+    /// The largest possible number of texts with a phrase that has no entry.
     floor: u64,
     captions: u64,
 }
 
 impl Counter {
-    /// For as many phrases as fit into some 250 MB with their texts, 400 at most: 2,097,152.
+    /// A counter for 2,097,152 phrases: about 250 MB with their texts, 400 MB at most.
     pub fn new() -> Self {
         Self::of_at_most(MOST_COUNTED)
     }
@@ -64,7 +64,7 @@ impl Counter {
         self.add(phrases);
     }
 
-    /// Counts the tags of a picture, as one more text.
+    /// Counts the tags of an image, as one more text.
     pub fn tags(&mut self, tags: &[String]) {
         self.add(tags);
     }
@@ -93,7 +93,7 @@ impl Counter {
         }
     }
 
-    /// Drops half of the entries or more, the rarest.
+    /// Drops the rarest entries, at least half of them.
     fn prune(&mut self) {
         let mut most: Vec<u64> = self.counts.values().map(|c| c.seen + c.missed).collect();
         let middle = most.len() / 2;
@@ -104,11 +104,11 @@ impl Counter {
             .retain(|_, count| count.seen + count.missed > floor);
     }
 
-    /// The phrases that occur in `min_count` texts or more, the `limit` most frequent ones.
+    /// The vocabulary of phrases that occur in at least `min_count` texts, limited to the `limit` most frequent ones.
     ///
     /// # Errors
     ///
-    /// There are no phrases, or none occurs often enough.
+    /// There are no phrases, or no phrase occurs often enough.
     pub fn finish(self, min_count: u64, limit: usize) -> Result<Vocabulary, Uncounted> {
         let Some(most) = self.counts.values().map(|count| count.seen).max() else {
             return Err(Uncounted::NoPhrases {
@@ -139,7 +139,7 @@ impl Counter {
 #[derive(Debug, Clone, Copy)]
 struct Count {
     seen: u64,
-    /// Texts that it may have occurred in before it had an entry.
+    /// Number of texts in which it may have occurred before it had an entry.
     missed: u64,
 }
 
@@ -158,7 +158,7 @@ mod tests {
         let mut exact = Counter::of_at_most(usize::MAX);
         let mut pruned = Counter::of_at_most(64);
         for text in 0..20_000u64 {
-            // Word n comes in every n-th text, beside words that never come again.
+            // Word n occurs in every n-th text, beside words that occur only once.
             let mut words: Vec<String> = (1..30)
                 .filter(|n| text.is_multiple_of(*n))
                 .map(|n| format!("word{n}"))
@@ -175,7 +175,7 @@ mod tests {
             .into_iter()
             .collect();
         let pruned = pruned.finish(500, 100).unwrap();
-        // With half of the entries dropped at a time, each drop costs a count of few texts in 32 new words.
+        // Half of the entries are dropped at a time, so each drop costs a count of few texts in 32 new words.
         assert!(
             pruned.missed() > 0 && pruned.missed() < 1500,
             "{}",

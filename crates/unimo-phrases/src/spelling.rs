@@ -1,10 +1,10 @@
-//! How texts and phrases are spelt before they are compared.
+//! Normalises the spelling of texts and phrases before they are compared.
 
 use crate::parser::LONGEST_PHRASE;
 
-/// A text with runs of white space as one space each; none where nothing remains.
+/// A text with each run of white space as one space; `None` if nothing remains.
 pub fn spaced(text: &str) -> Option<String> {
-    // Where files were put together, their byte order marks stand inside.
+    // Concatenated files have byte order marks inside.
     let words = text
         .split_whitespace()
         .map(|word| word.trim_start_matches('\u{feff}'));
@@ -13,9 +13,9 @@ pub fn spaced(text: &str) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-/// A phrase as it is counted and looked up: lower case, single spaces. None where nothing remains or too much.
+/// A phrase in the form that is counted and looked up: lower case, single spaces. `None` if it is empty or too long.
 pub(crate) fn normal(phrase: &str) -> Option<String> {
-    // A longer one need not be copied to be left out; lower case may be shorter than upper case, but not by as much.
+    // A much longer phrase need not be copied to be left out. Lower case may be shorter than upper case, but not by this factor.
     if phrase.len() > 16 * LONGEST_PHRASE {
         return None;
     }

@@ -1,7 +1,7 @@
-//! Phrases that another parser found, such as SPICE's (Anderson et al. 2016), as tuples of texts.
+//! Phrases found by another parser, such as SPICE's (Anderson et al. 2016), as tuples of texts.
 //!
-//! One text is an object (`dog`), two an object and its attribute (`brown dog`), three a subject, a relation and an object
-//! (`dog chase ball`). The caption is looked up as it stands in the data set, runs of white space aside.
+//! One text is an object (`dog`), two are an object and its attribute (`brown dog`), three are a subject, a relation and an object
+//! (`dog chase ball`). Captions are looked up as written in the data set, except for runs of white space.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -11,18 +11,18 @@ use crate::spelling::{normal, spaced};
 
 /// Phrases by caption.
 ///
-/// Captions are kept as hashes of 64 bits and each distinct phrase once, so that those of millions of captions fit into memory.
+/// Captions are kept as 64-bit hashes and each distinct phrase once, so that millions of captions fit into memory.
 #[derive(Debug, Default)]
 pub struct Tuples {
     phrases: Vec<String>,
-    /// Numbers of phrases, those of a caption one after another.
+    /// Numbers of phrases, caption by caption.
     numbers: Vec<u32>,
-    /// First and last number of a caption's phrases.
+    /// Start and end in `numbers` of a caption's phrases.
     captions: HashMap<u64, (u32, u32)>,
 }
 
 impl Tuples {
-    /// The phrases of a caption, each once, in the order in which they came; none of a caption that is not known.
+    /// The phrases of a caption, each once, in the order in which they were added; empty for an unknown caption.
     pub fn of(&self, caption: &str) -> Vec<String> {
         let key = spaced(caption).map(|caption| key_of(&caption));
         let Some((first, end)) = key.and_then(|key| self.captions.get(&key)) else {
@@ -34,7 +34,7 @@ impl Tuples {
             .collect()
     }
 
-    /// How many captions there are.
+    /// Number of captions.
     pub fn len(&self) -> usize {
         self.captions.len()
     }
@@ -49,16 +49,17 @@ impl Tuples {
 #[derive(Debug, Default)]
 pub struct TuplesBuilder {
     tuples: Tuples,
-    /// Numbers of phrases.
+    /// Numbers of the known phrases.
     known: HashMap<String, u32>,
 }
 
 impl TuplesBuilder {
-    /// Adds a caption. Of those that come twice the first one counts; of a caption at most [`MOST_PHRASES`] phrases.
+    /// Adds a caption. If a caption comes twice, the first one counts. A caption has at most [`MOST_PHRASES`] phrases.
     ///
     /// # Errors
     ///
-    /// The caption is empty, a tuple has none or more than three texts or an empty one, or there are more than 4,294,967,295 phrases.
+    /// The caption is empty, a tuple has no text, more than three texts or an empty text, or there are more than 4,294,967,295
+    /// phrases.
     pub fn add(&mut self, caption: &str, tuples: &[Vec<String>]) -> Result<(), String> {
         let caption = spaced(caption).ok_or_else(|| "empty `caption`".to_owned())?;
         let mut own: Vec<u32> = Vec::new();
@@ -89,13 +90,13 @@ impl TuplesBuilder {
         Ok(())
     }
 
-    /// What was collected.
+    /// The collected tuples.
     pub fn finish(self) -> Tuples {
         self.tuples
     }
 }
 
-/// The phrase of a tuple; none where it is too long to be a concept.
+/// The phrase of a tuple; `None` if it is too long to be a concept.
 fn phrase(tuple: &[String]) -> Result<Option<String>, String> {
     if tuple.iter().any(|part| part.trim().is_empty()) {
         return Err("an empty text in a tuple".to_owned());

@@ -1,4 +1,4 @@
-//! The phrases that are frequent in a data set, and their rows of an embedding.
+//! The frequent phrases of a data set, and their rows of an embedding.
 
 use std::collections::{HashMap, HashSet};
 
@@ -7,10 +7,10 @@ use serde::Deserialize;
 use crate::parser::LONGEST_PHRASE;
 use crate::spelling::normal;
 
-/// Concepts in a vocabulary at most: each may need a row of the embedding.
+/// Largest number of concepts in a vocabulary: each may need a row of the embedding.
 pub const MOST_CONCEPTS: usize = 1 << 20;
 
-/// The phrases that are frequent in a data set, the most frequent first, then by alphabet.
+/// The frequent phrases of a data set, the most frequent first; ties in alphabetical order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vocabulary {
     pub(crate) min_count: u64,
@@ -19,7 +19,7 @@ pub struct Vocabulary {
     pub(crate) phrases: Vec<(String, u64)>,
 }
 
-/// A vocabulary as it is saved.
+/// A saved vocabulary.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Saved {
@@ -32,17 +32,17 @@ struct Saved {
 }
 
 impl Vocabulary {
-    /// The version of the text that [`to_json`](Self::to_json) gives.
+    /// Version of the text written by [`to_json`](Self::to_json).
     pub const VERSION: u32 = 1;
 
-    /// Reads what [`to_json`](Self::to_json) gives.
+    /// Parses a text written by [`to_json`](Self::to_json).
     ///
     /// # Errors
     ///
-    /// It is something else: of another version, with keys that are not known, without phrases or with more than [`MOST_CONCEPTS`],
-    /// or with a phrase that comes twice, is not in lower case with single spaces, or has a count below `min_count`.
+    /// The text has another version, unknown keys, no phrases or more than [`MOST_CONCEPTS`], or a phrase that comes twice, is not
+    /// in lower case with single spaces, or has a count below `min_count`.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
-        // serde takes an array of its values for a struct, too.
+        // serde would also accept an array of the struct's values.
         if bytes.trim_ascii_start().first() == Some(&b'[') {
             return Err("no file of concepts: an array, not an object".to_owned());
         }
@@ -84,8 +84,7 @@ impl Vocabulary {
         })
     }
 
-    /// The vocabulary as JSON, a phrase a line:
-    /// `{"version":1,"min_count":50,"captions":1000,"phrases":[["red circle",123]]}`.
+    /// The vocabulary as JSON, one phrase per line: `{"version":1,"min_count":50,"captions":1000,"phrases":[["red circle",123]]}`.
     pub fn to_json(&self) -> String {
         let mut text = format!(
             "{{\"version\":{},\"min_count\":{},\"captions\":{},",
@@ -106,22 +105,22 @@ impl Vocabulary {
         text
     }
 
-    /// The phrases and the number of texts that each occurs in.
+    /// The phrases, each with the number of texts in which it occurs.
     pub fn phrases(&self) -> &[(String, u64)] {
         &self.phrases
     }
 
-    /// Captions that were counted.
+    /// Number of counted captions.
     pub fn captions(&self) -> u64 {
         self.captions
     }
 
-    /// By how much counts may be too low; 0: they are exact.
+    /// Largest amount by which counts may be too low; 0 if they are exact.
     pub fn missed(&self) -> u64 {
         self.missed
     }
 
-    /// One sentence: how many there are and where they come from.
+    /// One sentence: the number of phrases and their origin.
     pub fn describe(&self) -> String {
         let (first, last) = (self.phrases.first(), self.phrases.last());
         let shown = |phrase: Option<&(String, u64)>| {
@@ -139,8 +138,8 @@ impl Vocabulary {
         )
     }
 
-    /// Gives every phrase its row of an embedding whose first rows are those of `tokens` tokens: that of its token where `token` says
-    /// that it is one, else one of its own after them.
+    /// Assigns every phrase a row of an embedding whose first `tokens` rows belong to tokens. If `token` gives a token for the
+    /// phrase, it shares that token's row; otherwise it gets its own row after them.
     pub fn resolve(&self, tokens: usize, token: impl Fn(&str) -> Option<i32>) -> ConceptIds {
         let mut resolved = ConceptIds {
             ids: HashMap::with_capacity(self.phrases.len()),
@@ -162,19 +161,19 @@ impl Vocabulary {
     }
 }
 
-/// Rows of the embedding by phrase: those of tokens first, then those of phrases that are no token.
+/// Rows of the embedding by phrase: first those of tokens, then those of phrases that are not tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConceptIds {
     ids: HashMap<String, i32>,
-    /// By a token's id the phrase that it is.
+    /// The phrases that share a token's row, by the token's id.
     shared: HashMap<i32, String>,
-    /// The phrases that are no token, in the order of their ids.
+    /// The phrases with their own rows, in the order of their ids.
     own: Vec<String>,
     tokens: usize,
 }
 
 impl ConceptIds {
-    /// The ids of phrases or tags, in their order; what is no concept is left out. Case and runs of spaces do not matter.
+    /// The ids of phrases or tags, in order, without those that are not concepts. Case and runs of spaces do not matter.
     pub fn ids(&self, phrases: &[String]) -> Vec<i32> {
         phrases
             .iter()
@@ -182,13 +181,13 @@ impl ConceptIds {
             .collect()
     }
 
-    /// Rows that the embedding needs: the tokenizer's, and one for each phrase that is no token.
+    /// Number of rows of the embedding: the tokenizer's, and one for each phrase that is not a token.
     pub fn rows(&self) -> usize {
         self.tokens + self.own.len()
     }
 
-    /// The phrase of an id; none for a token that is no concept. Where a tokenizer writes several phrases as one token (`cafe` and
-    /// `café` in BERT's), the most frequent of them.
+    /// The phrase of an id; `None` for a token that is not a concept. If a tokenizer gives several phrases the same token (`cafe`
+    /// and `café` in BERT's), this is the most frequent of them.
     pub fn name(&self, id: i32) -> Option<&str> {
         let id = usize::try_from(id).ok()?;
         let name = match id.checked_sub(self.tokens) {

@@ -1,29 +1,29 @@
-//! What the caption parser knows of English words: closed classes whole, and of the open ones what suffixes do not tell.
+//! The caption parser's knowledge of English words: all closed classes, and the open words that suffixes do not classify.
 //!
-//! The lists are short on purpose. A word that is in none of them and has no telling suffix is taken for a noun or an
-//! adjective, which the parser need not tell apart.
+//! The lists are short on purpose. A word that is in no list and has no telling suffix is taken for a noun or an adjective; the
+//! parser need not distinguish these.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-/// What a word is.
+/// The class of a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Class {
-    /// Its closed class, where it is of one; then it is nothing else.
+    /// Its closed class, if it has one; then it has no other class.
     pub closed: Option<Closed>,
     flags: u32,
 }
 
-/// The classes of words that a language does not add to; each has an example.
+/// The classes to which a language adds no words, each with an example.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Closed {
     /// `a`, `an`.
     Indefinite,
     /// `the`, `his`, `this`.
     Determiner,
-    /// `two`, `several`: what follows is plural, but for `one`.
+    /// `two`, `several`: a plural follows, except after `one`.
     Number,
-    /// `no`: what follows is not there.
+    /// `no`: what follows is absent.
     No,
     /// `on`.
     Preposition,
@@ -49,41 +49,41 @@ pub(super) enum Closed {
     Not,
 }
 
-/// What an open word can be; it can be several.
+/// Possible classes of an open word; it may have several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub(super) enum Is {
-    /// An adjective for sure: `red`.
+    /// Certainly an adjective: `red`.
     Adjective = 1,
     /// An adjective that may stand after its noun: `a bowl full of fruit`.
     AfterNoun = 2,
-    /// A verb as it is in a dictionary: `ride`.
+    /// The dictionary form of a verb: `ride`.
     Base = 4,
-    /// A verb with its `s`: `rides`.
+    /// A verb with `s`: `rides`.
     Third = 8,
     /// `riding`.
     Ing = 16,
     /// `parked`, `worn`.
     Past = 32,
-    /// A past that is no participle: `rode`.
+    /// A past form that is not a participle: `rode`.
     PastOnly = 64,
-    /// Ends like a verb and is a noun: `ceiling`, `bed`.
+    /// A noun that ends like a verb: `ceiling`, `bed`.
     Noun = 128,
-    /// Such a noun that is a verb before an article: `painting a fence`.
+    /// A noun that is a verb before an article: `painting a fence`.
     NounOrVerb = 256,
-    /// More often a plural than a verb, so that it is a verb only before an article: `covers the floor`.
+    /// More often a plural than a verb, so a verb only before an article: `covers the floor`.
     RarelyThird = 512,
-    /// Stands before a noun rather than having an object: `smiling man`.
+    /// Stands before a noun instead of taking an object: `smiling man`.
     Describes = 1024,
     /// A plural without `s`: `men`.
     Plural = 2048,
-    /// Moves by itself, so that `-ing` is likely about it.
+    /// Moves by itself, so `-ing` is probably about it.
     Moves = 4096,
-    /// Says only how much: `a group of people` is about people.
+    /// Only gives a quantity: `a group of people` is about people.
     Quantity = 8192,
-    /// Names nothing that can be seen: `way`, `side`.
+    /// Names nothing visible: `way`, `side`.
     Vague = 16_384,
-    /// Where all of a scene is, so that `on a grey background` is about its subject.
+    /// The place of a whole scene, so `on a grey background` is about its subject.
     Setting = 32_768,
 }
 
@@ -164,7 +164,7 @@ const ADJECTIVES: &str = "\
 
 const AFTER_NOUN: &str = "full empty ready high open closed alone asleep awake alive visible upright shut available able unable";
 
-/// Verbs whose forms follow the rules.
+/// Regular verbs.
 const VERBS: &str = "\
     walk play look watch jump reach pull push touch carry cross fly lean pose climb hang rest perch graze wander stare \
     gaze smile laugh talk cook wash brush clean cut eat hold wear ride drive throw catch swing kick surf sail float \
@@ -187,7 +187,7 @@ const VERBS: &str = "\
 const DOUBLING: &str = "sit run cut hit put set get swim jog shop grab clap chop spin skip dip trim wrap strip step stop plan pet \
     hug hop drag flip grip nap squat dig bat tag drip mop rub chat";
 
-/// Verbs with forms of their own: dictionary form, past, participle.
+/// Irregular verbs: dictionary form, past, participle.
 const IRREGULAR: &str = "\
     ride:rode:ridden sit:sat:sat stand:stood:stood hold:held:held wear:wore:worn eat:ate:eaten run:ran:run \
     take:took:taken make:made:made draw:drew:drawn drive:drove:driven throw:threw:thrown catch:caught:caught \
@@ -222,7 +222,7 @@ const NOUN_OR_VERB: &str = "\
     painting drawing building crossing landing dressing covering opening serving stuffing topping carving writing filling \
     meeting ring string swing setting";
 
-/// Participles that stand before a noun rather than having an object.
+/// Participles that stand before a noun instead of taking an object.
 const DESCRIBE: &str = "\
     smiling laughing running sleeping crying moving growing looking standing sitting living working missing amazing \
     interesting exciting charming stunning flowing glowing burning boiling melting floating matching surrounding remaining \
@@ -230,7 +230,7 @@ const DESCRIBE: &str = "\
     swimming washing cutting shopping frying sewing vending mixing rocking fishing racing bathing folding sliding rolling \
     revolving closing opening existing following corresponding neighboring";
 
-/// A participle and the noun that it belongs to wherever they stand.
+/// Pairs of a participle and a noun that always belong together.
 const COMPOUNDS: &str = "\
     parking:lot parking:lots parking:meter parking:meters parking:garage parking:space parking:spot parking:spaces \
     parking:sign parking:structure parking:deck parking:area dining:room dining:table dining:tables dining:area \
@@ -279,7 +279,7 @@ const VAGUE: &str = "\
 const SETTINGS: &str =
     "background backdrop foreground distance day night picture photo image scene photograph";
 
-/// Words in `-ly` that are no adverbs.
+/// Words in `-ly` that are not adverbs.
 const LY: &str = "\
     family fly butterfly dragonfly lily jelly belly italy july ugly friendly lovely silly elderly curly early daily \
     lonely lively hilly chilly frilly bully rally doily holy deadly orderly oily assembly supply reply anomaly monopoly \
@@ -288,7 +288,7 @@ const LY: &str = "\
 
 static WORDS: LazyLock<HashMap<String, Class>> = LazyLock::new(listed);
 
-/// What a word in lower case is.
+/// Classifies a word in lower case.
 pub(super) fn classify(word: &str) -> Class {
     if let Some(class) = WORDS.get(word) {
         return *class;
@@ -324,7 +324,7 @@ pub(super) fn classify(word: &str) -> Class {
     }
 }
 
-/// Whether a participle and the noun after it are one name: `parking lot`.
+/// Whether a participle and the following noun are one name: `parking lot`.
 pub(super) fn is_compound(participle: &str, noun: &str) -> bool {
     COMPOUNDS
         .split_whitespace()

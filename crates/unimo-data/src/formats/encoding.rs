@@ -1,4 +1,4 @@
-//! Bytes of text files as text: UTF-8 alone, with or without its mark.
+//! Bytes of text files as text: only UTF-8, with or without a byte order mark.
 
 pub(crate) const NOT_UTF8: &str = "not valid UTF-8";
 pub(crate) const UTF16: &str = "it is written in UTF-16; only UTF-8 is read";
@@ -12,7 +12,7 @@ pub(crate) fn is_utf16(start: &[u8]) -> bool {
 ///
 /// # Errors
 ///
-/// They are no UTF-8.
+/// They are not UTF-8.
 pub(crate) fn text_of(bytes: &[u8]) -> Result<&str, String> {
     if is_utf16(bytes) {
         return Err(UTF16.to_owned());
@@ -21,5 +21,5 @@ pub(crate) fn text_of(bytes: &[u8]) -> Result<&str, String> {
     Ok(text.trim_start_matches('\u{feff}'))
 }
 
-/// Bytes read at once.
+/// Number of bytes read at once.
 pub(crate) const BUFFER: usize = 1 << 16;

@@ -1,8 +1,8 @@
 //! Elements of the arrays of a large JSON file, one at a time.
 //!
 //! The file is cut into elements by brackets and quotes alone, and each element is parsed by itself. So memory is bounded by the
-//! longest element, and an element that cannot be parsed costs only itself. What Python writes and JSON does not have is read as
-//! [`mended`] says.
+//! longest element, and an element that cannot be parsed costs only itself. Python's extensions of JSON are read as described at
+//! [`mended`].
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -17,42 +17,42 @@ use crate::store::open_regular;
 
 pub(crate) use crate::formats::values::{id, or_default, side};
 
-/// Longest element in bytes; objects with all their outlines stay below a hundredth of it.
+/// Longest element in bytes. Objects with all their outlines stay below a hundredth of it.
 pub(crate) const LONGEST_ELEMENT: usize = 16 << 20;
-/// Longest key of the outermost object in bytes.
+/// Longest key of the outermost object, in bytes.
 const LONGEST_KEY: usize = 1 << 10;
 
-/// Takes an element: the key of its array (empty where the file is an array), its number from 1, its bytes or why it has none.
+/// Receives an element: the key of its array (empty if the file is an array), its number from 1, and its bytes or an error.
 pub(crate) type Give<'a> = &'a mut dyn FnMut(&str, u64, Result<&[u8], String>);
 
-/// Gives every element of the wanted arrays of a file; `""` wants the file itself where it is an array.
+/// Passes on every element of the wanted arrays of a file; `""` means the file itself, if it is an array.
 ///
 /// # Errors
 ///
-/// The file cannot be read, is cut short or is no JSON; or it lacks a wanted array.
+/// The file cannot be read, is cut short, is not JSON, or lacks a wanted array.
 pub(crate) fn each_of_file(path: &Path, wanted: &[&str], give: Give) -> Result<(), DataError> {
     each_with_offset(path, wanted, &mut |key, at, bytes| {
         give(key, at.number, bytes);
     })
 }
 
-/// Where an element stands.
+/// Position of an element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct At {
     /// Its number in its array, from 1.
     pub number: u64,
-    /// Bytes before it.
+    /// Number of bytes before it.
     pub offset: u64,
 }
 
-/// As [`Give`], with the place of the element.
+/// As [`Give`], with the position of the element.
 pub(crate) type GiveAt<'a> = &'a mut dyn FnMut(&str, At, Result<&[u8], String>);
 
-/// As [`each_of_file`], with the places of the elements.
+/// As [`each_of_file`], with the positions of the elements.
 ///
 /// # Errors
 ///
-/// As there.
+/// As for [`each_of_file`].
 pub(crate) fn each_with_offset(
     path: &Path,
     wanted: &[&str],
@@ -71,14 +71,14 @@ pub(crate) fn each_with_offset(
     }
 }
 
-/// What [`first_elements`] wants: every array.
+/// Makes [`first_elements`] want every array.
 const EVERY: &str = "*";
 
-/// The first elements of every array of a file that can be parsed, with the array's key: `""` where the file is an array.
+/// The first elements of every array that can be parsed, with the array's key: `""` if the file is an array.
 ///
 /// # Errors
 ///
-/// As [`each_of_file`].
+/// As for [`each_of_file`].
 pub(crate) fn first_elements(
     path: &Path,
     most: u64,
@@ -98,7 +98,7 @@ pub(crate) fn first_elements(
     Ok(found)
 }
 
-/// Gives every element of an array inside an element.
+/// Passes on every element of an array inside an element.
 ///
 /// # Errors
 ///
@@ -111,11 +111,11 @@ pub(crate) fn each_inside(bytes: &[u8], key: &str, give: Give) -> Result<(), Str
     })
 }
 
-/// An element as what it stands for.
+/// Parses an element.
 ///
 /// # Errors
 ///
-/// What is wrong with it, with the text where it was noticed.
+/// What is wrong with it, with the text where the error was noticed.
 pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     let error = match serde_json::from_slice(bytes) {
         Ok(value) => return Ok(value),
@@ -127,7 +127,7 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     }
 }
 
-/// What is wrong with an element, with the text where it was noticed.
+/// What is wrong with an element, with the text where the error was noticed.
 fn reason(bytes: &[u8], error: &serde_json::Error) -> String {
     const SHOWN: usize = 24;
     let line = bytes.split(|byte| *byte == b'\n');
@@ -136,7 +136,7 @@ fn reason(bytes: &[u8], error: &serde_json::Error) -> String {
     let near = line.and_then(|line| line.get(from..)).unwrap_or_default();
     let near = String::from_utf8_lossy(&near[..near.len().min(SHOWN)]).into_owned();
     let reason = error.to_string();
-    // The place inside an element is of no use: the element has a number.
+    // The line inside an element is of no use, since the element has a number.
     let reason = reason.split(" at line ").next().unwrap_or_default();
     if error.is_data() || near.is_empty() {
         reason.to_owned()
@@ -254,7 +254,7 @@ fn listed(keys: &[&str]) -> String {
     }
 }
 
-/// A file on its way through.
+/// A scan of a file.
 struct Scan<R> {
     reader: R,
     offset: u64,
@@ -273,7 +273,7 @@ impl<R: BufRead> Scan<R> {
         Ok(())
     }
 
-    /// The next byte that is no white space; it stays where it is.
+    /// The next byte that is not white space, without consuming it.
     fn peek(&mut self) -> Result<Option<u8>, Broken> {
         loop {
             let buffer = self.reader.fill_buf()?;
@@ -287,7 +287,7 @@ impl<R: BufRead> Scan<R> {
         }
     }
 
-    /// Passes the byte that was peeked at.
+    /// Consumes the byte that was peeked at.
     fn next(&mut self) -> Result<(), Broken> {
         self.reader.consume(1);
         self.offset += 1;
@@ -361,7 +361,7 @@ impl<R: BufRead> Scan<R> {
         Ok(())
     }
 
-    /// Passes a value and what follows it up to a comma, a bracket or a colon outside of it. Says whether all of it was kept.
+    /// Skips a value and what follows, up to a comma, bracket or colon outside it. Returns whether all of it was kept.
     fn value(&mut self, mut keep: Option<&mut Vec<u8>>) -> Result<bool, Broken> {
         let (mut depth, mut quoted, mut escaped) = (0u64, false, false);
         let mut whole = true;
@@ -398,7 +398,7 @@ impl<R: BufRead> Scan<R> {
             if let Some(kept) = keep.as_mut().filter(|_| whole) {
                 if kept.len() + used > self.longest {
                     whole = false;
-                    // What was kept of a hostile element is given back at once.
+                    // Frees what was kept of a hostile element at once.
                     **kept = Vec::new();
                 } else {
                     kept.extend(&buffer[..used]);
@@ -422,11 +422,11 @@ impl<R: BufRead> Scan<R> {
 mod tests {
     use super::*;
 
-    /// Key, number, text or why there is none.
+    /// Key, number, and text or error.
     type Found = (String, u64, Result<String, String>);
 
     fn elements(text: &str, wanted: &[&str], longest: usize) -> Result<Vec<Found>, String> {
-        // A buffer of 3 bytes, so that every token is cut somewhere.
+        // A buffer of 3 bytes, so that every token is split somewhere.
         let reader = BufReader::with_capacity(3, text.as_bytes());
         let mut all = Vec::new();
         each_element(reader, wanted, longest, &mut |key, at, bytes| {
@@ -520,7 +520,7 @@ mod tests {
             for byte in [b'"', b'[', b'}', b'\\', b',', b'x'] {
                 let mut flipped = text.as_bytes().to_vec();
                 flipped[cut] = byte;
-                // Whatever comes out, it comes to an end.
+                // Whatever the result, the scan ends.
                 let _ = elements(std::str::from_utf8(&flipped).unwrap(), &["images"], 20);
             }
         }

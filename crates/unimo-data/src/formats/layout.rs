@@ -1,4 +1,4 @@
-//! How a list of rows is written, told by its content: endings lie.
+//! Recognises the format of a list of rows by its content, since extensions may be wrong.
 
 use std::io::Read;
 use std::path::Path;
@@ -11,14 +11,14 @@ use crate::formats::json::{each_of_file, parse};
 use crate::formats::rows::{Layout, Lines, ListFormat, Quotes, each_line, record};
 use crate::store::open_regular;
 
-/// What may stand between columns.
+/// Possible delimiters between columns.
 const DELIMITERS: [u8; 4] = [b'\t', b',', b';', b'|'];
 
-/// How a list is written. `fits`: whether a header has the columns that are needed.
+/// The layout of a list. `fits`: whether a header has the needed columns.
 ///
 /// # Errors
 ///
-/// The file cannot be read, or is no list.
+/// The file cannot be read or is not a list.
 pub(crate) fn layout_of(
     path: &Path,
     format: Option<ListFormat>,
@@ -47,14 +47,14 @@ pub(crate) fn layout_of(
     if start.is_empty() || (named.is_json() && of_json(&start).is_some()) {
         return Ok(named);
     }
-    // A header that fits as the ending says is taken as it is.
+    // If the header fits with the extension's format, that format is used.
     if !named.is_json() && header(&start, named).is_some_and(|cells| fits(&cells)) {
         return Ok(named);
     }
     Ok(by_header(&start, quotes, fits).unwrap_or(named))
 }
 
-/// Gives every JSON object of a file: of JSON lines with its line, of an array with its number. None stands for an empty line.
+/// Passes on every JSON object of a file, with its line in JSON lines or its number in an array. `None` stands for an empty line.
 ///
 /// # Errors
 ///
@@ -80,7 +80,7 @@ pub(crate) fn each_object<T: DeserializeOwned>(
     })
 }
 
-/// The delimiter with which a header has the columns that are needed.
+/// The delimiter that gives a header with the needed columns.
 fn by_header(start: &[u8], quotes: Quotes, fits: &dyn Fn(&[String]) -> bool) -> Option<Layout> {
     let layouts = DELIMITERS.map(|delimiter| {
         let format = if delimiter == b'\t' {
@@ -103,7 +103,7 @@ fn header(start: &[u8], layout: Layout) -> Option<Vec<String>> {
     cells.ok()
 }
 
-/// JSON lines or an array, by the first byte that is no white space.
+/// JSON lines or an array, by the first byte that is not white space.
 fn of_json(start: &[u8]) -> Option<ListFormat> {
     let start = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start);
     match start.trim_ascii_start().first() {
@@ -130,7 +130,7 @@ pub(crate) fn start_of(path: &Path) -> Result<Vec<u8>, DataError> {
     Ok(start)
 }
 
-/// What a file is that is no text, by its first bytes.
+/// The kind of a file that is not text, by its first bytes.
 pub(crate) fn foreign(start: &[u8]) -> Option<&'static str> {
     const TAR: std::ops::Range<usize> = 257..262;
     if start.get(TAR).is_some_and(|magic| magic == b"ustar") {
@@ -192,7 +192,7 @@ mod tests {
             ("a.tsv", "caption,image\n", (csv, b',')),
             ("a.txt", "image|caption\r\n", (csv, b'|')),
             ("list", "image\tcaption\n", (tsv, b'\t')),
-            // Nothing fits: as the ending says.
+            // Nothing fits, so the extension decides.
             ("a.tsv", "path\tcaption\n", (tsv, b'\t')),
             ("a.csv", "", (csv, b',')),
             ("a.jsonl", "no json", (jsonl, b',')),

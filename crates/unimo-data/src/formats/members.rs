@@ -1,18 +1,18 @@
-//! Which members of a tar shard are the pictures and texts of a sample.
+//! Decides which members of a tar shard are the images and texts of a sample.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 use crate::store::shards::{Item, Member, MemberKind, Other};
 
-/// What extensions mean: those that a recipe names, or all that are known.
+/// Meaning of extensions: those that a recipe names, or all known ones.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Extensions {
     images: Vec<String>,
     texts: Vec<String>,
 }
 
-/// What a sample has to have.
+/// What a sample must have.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wanted {
     pub images: bool,
@@ -20,7 +20,7 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
-    /// Whether a sample with such members has it.
+    /// Whether a sample with these members has everything.
     fn by(self, members: &[Member]) -> bool {
         let has = |wanted: fn(MemberKind) -> bool| members.iter().any(|m| wanted(m.kind));
         (!self.images || has(MemberKind::is_first_image))
@@ -28,14 +28,14 @@ impl Wanted {
     }
 }
 
-/// Members that are not read, by extension.
+/// Members that are not read, counted by extension.
 #[derive(Debug, Default)]
 pub(crate) struct Unread {
     extensions: BTreeMap<String, u64>,
     others: u64,
 }
 
-/// Extensions that are told apart.
+/// Largest number of distinct extensions.
 const MOST: usize = 24;
 
 impl Unread {
@@ -82,13 +82,13 @@ impl Extensions {
         }
     }
 
-    /// What a member of this extension is.
+    /// The kind of a member with this extension.
     fn kind(&self, extension: &str) -> Option<MemberKind> {
         let extension = extension.to_ascii_lowercase();
         let known = MemberKind::of(&extension);
         let last = extension.rsplit('.').next().unwrap_or_default();
         if self.images.contains(&extension) {
-            // Pictures are told apart by their content.
+            // Image formats are recognised by content.
             return Some(match MemberKind::of(last) {
                 Some(kind) if kind.is_first_image() => kind,
                 _ => MemberKind::Jpg,
@@ -103,7 +103,7 @@ impl Extensions {
         known.filter(|kind| self.takes(*kind))
     }
 
-    /// Whether members of a known kind are read beside the extensions that the recipe names.
+    /// Whether members of a known kind are read besides the extensions in the recipe.
     fn takes(&self, kind: MemberKind) -> bool {
         let named = if kind.is_first_image() {
             &self.images
@@ -115,9 +115,9 @@ impl Extensions {
         named.is_empty() || named.iter().any(|name| MemberKind::of(name) == Some(kind))
     }
 
-    /// The samples among the members of a key, in the order of the shard: one; or several, where the key is only what stands before
-    /// the first dot of their names. By the convention a key ends there, so members make samples of their own only where they are
-    /// whole samples, or nothing else has the key. The others are counted.
+    /// The samples among the members of a key, in the shard's order. By convention a key ends at the first dot of a name, so there
+    /// is usually one sample. Members with dots in their names make samples of their own only if they are complete samples, or if
+    /// nothing else has the key. The others are counted.
     pub fn samples(&self, item: Item, wanted: Wanted, unread: &mut Unread) -> Vec<Item> {
         let Item {
             key,
@@ -138,7 +138,7 @@ impl Extensions {
                 unread.add(member.kind.extension());
             }
         }
-        // Samples whose names hold dots, by their keys: names such as `frame.000001.jpg` may have one key in common.
+        // Samples whose names contain dots, by key: names such as `frame.000001.jpg` may share a key.
         let mut dotted: Vec<Item> = Vec::new();
         let mut slots = HashMap::new();
         for other in others {
@@ -194,7 +194,7 @@ impl Extensions {
     }
 }
 
-/// Adds a member, unless there is such a one already.
+/// Adds a member, unless there already is one of its kind.
 fn add(item: &mut Item, other: &Other, kind: MemberKind, unread: &mut Unread) -> bool {
     if item.members.iter().any(|member| member.kind.excludes(kind)) {
         unread.add(&other.extension);
@@ -277,7 +277,7 @@ mod tests {
                 vec![one("k.5", 3)],
                 "",
             ),
-            // Fields of their own, by the convention.
+            // Separate fields, by convention.
             (
                 &["jpg", "seg.png", "txt"],
                 both,
@@ -296,7 +296,7 @@ mod tests {
                 vec![one("k.1", 1), one("k.2", 1)],
                 "",
             ),
-            // Samples beside each other of which one has the other's key.
+            // Two samples, one of which has the other's key.
             (
                 &["jpg", "05.jpg", "txt", "05.txt"],
                 both,

@@ -1,14 +1,14 @@
-//! What programs write into JSON files although JSON does not have it.
+//! Repairs what programs write into JSON files although it is not JSON.
 
-/// JSON text with what it does not have put right; none where there is nothing of the kind.
+/// Repaired JSON text; `None` if nothing had to be repaired.
 ///
-/// - `NaN`, `Infinity`, `-Infinity` (`json.dumps` of Python), `nan`, `-inf` and the like (printf), and numbers that are too large for
-///   an f64 are null.
-/// - Half of a surrogate pair, such as the `\ud83d` that remains of an emoji that was cut, is U+FFFD.
-/// - Whole numbers that are too large for 64 bits are texts of their digits: identifiers that are hashes stay told apart.
+/// - `NaN`, `Infinity`, `-Infinity` (`json.dumps` of Python), `nan`, `-inf` and the like (printf), and numbers too large for an f64
+///   become null.
+/// - Half of a surrogate pair, such as the `\ud83d` left of an emoji that was cut, becomes U+FFFD.
+/// - Whole numbers too large for 64 bits become strings of their digits, so that identifiers that are hashes stay distinct.
 pub(crate) fn mended(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut mended = Vec::new();
-    // What stands before it is in `mended` already.
+    // Everything before this is already in `mended`.
     let mut copied = 0;
     let mut at = 0;
     let mut replace = |from: usize, to: usize, by: &[u8]| {
@@ -63,7 +63,7 @@ fn is_no_number(word: &[u8]) -> bool {
             .is_some_and(f64::is_infinite)
 }
 
-/// Whether it is a whole number of more than 64 bits.
+/// Whether a word is a whole number of more than 64 bits.
 fn is_too_long(word: &[u8]) -> bool {
     let digits = word.strip_prefix(b"-").unwrap_or(word);
     let Ok(word) = std::str::from_utf8(word) else {
@@ -75,9 +75,9 @@ fn is_too_long(word: &[u8]) -> bool {
         && word.parse::<i64>().is_err()
 }
 
-/// Passes a text from behind its opening quote to behind the closing one.
+/// Skips a string, from after its opening quote to after the closing one.
 fn text(bytes: &[u8], mut at: usize, replace: &mut dyn FnMut(usize, usize, &[u8])) -> usize {
-    /// Bytes of `\uXXXX`.
+    /// Number of bytes of `\uXXXX`.
     const ESCAPE: usize = 6;
     while let Some(byte) = bytes.get(at) {
         match byte {
@@ -104,7 +104,7 @@ fn text(bytes: &[u8], mut at: usize, replace: &mut dyn FnMut(usize, usize, &[u8]
     bytes.len()
 }
 
-/// The UTF-16 unit that `\uXXXX` at this place stands for.
+/// The UTF-16 unit of `\uXXXX` at this position.
 fn unit(bytes: &[u8], at: usize) -> Option<u16> {
     let digits = bytes.get(at..)?.strip_prefix(br"\u")?.get(..4)?;
     let digits = digits

@@ -1,6 +1,6 @@
-//! What files are made of: JSON, rows of text, members of archives, chunks of PNG.
+//! File formats: JSON, rows of text, members of archives, chunks of PNG.
 //!
-//! It knows nothing of samples and sources.
+//! Nothing here depends on samples and sources.
 
 pub(crate) mod encoding;
 pub(crate) mod json;

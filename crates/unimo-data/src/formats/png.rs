@@ -1,14 +1,14 @@
-//! Chunks of PNG files and their checksums, which are compared as Pillow compares them.
+//! Chunks of PNG files and their checksums, compared as Pillow compares them.
 //!
-//! By default Pillow refuses a file in which the checksum of a chunk before the pixels is wrong, and does not look at those of the
-//! pixels' own chunks: they are inflated, and it is that stream's checksum that tells whether they are damaged.
+//! By default Pillow refuses a file with a wrong checksum in a chunk before the pixels. It ignores the checksums of the pixel
+//! chunks: these are inflated, and the checksum of that stream tells whether they are damaged.
 
 use std::io::Read;
 
 use flate2::Crc;
 use flate2::read::ZlibDecoder;
 
-/// What a PNG file begins with.
+/// The first bytes of a PNG file.
 pub(crate) const SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";
 
 const PIXELS: &[u8; 4] = b"IDAT";
@@ -17,7 +17,7 @@ const PIXELS: &[u8; 4] = b"IDAT";
 pub(crate) struct Chunk<'a> {
     pub kind: &'a [u8; 4],
     pub data: &'a [u8],
-    /// As it is stored, and where.
+    /// The stored checksum, and its position.
     checksum: u32,
     at: usize,
 }
@@ -31,7 +31,7 @@ impl Chunk<'_> {
     }
 }
 
-/// The chunks of a file up to the first that is not whole.
+/// The chunks of a file, up to the first incomplete one.
 pub(crate) fn chunks(bytes: &[u8]) -> impl Iterator<Item = Chunk<'_>> {
     let mut at = SIGNATURE.len();
     std::iter::from_fn(move || {
@@ -50,7 +50,7 @@ pub(crate) fn chunks(bytes: &[u8]) -> impl Iterator<Item = Chunk<'_>> {
     })
 }
 
-/// A file whose pixels' checksums are put right, where nothing else is wrong with them; none for a file that needs no such thing.
+/// A file with repaired checksums of the pixel chunks, if nothing else is wrong; `None` if no repair is needed.
 ///
 /// # Errors
 ///
@@ -82,7 +82,7 @@ pub(crate) fn with_checksums(bytes: &[u8], most: u64) -> Result<Option<Vec<u8>>,
         chunks: chunks(bytes).filter(|chunk| chunk.kind == PIXELS),
         piece: &[],
     };
-    // The stream ends with a checksum of its own, which is compared when its end is reached.
+    // The stream ends with its own checksum, which is compared when its end is reached.
     let mut inflated = ZlibDecoder::new(packed).take(most);
     std::io::copy(&mut inflated, &mut std::io::sink())
         .map_err(|error| format!("its pixels are damaged: {error}"))?;
@@ -93,7 +93,7 @@ pub(crate) fn with_checksums(bytes: &[u8], most: u64) -> Result<Option<Vec<u8>>,
     Ok(Some(bytes))
 }
 
-/// The data of chunks one after another.
+/// The data of consecutive chunks.
 struct Packed<'a, I> {
     chunks: I,
     piece: &'a [u8],
@@ -111,7 +111,7 @@ impl<'a, I: Iterator<Item = Chunk<'a>>> Read for Packed<'a, I> {
     }
 }
 
-/// A chunk as it is stored.
+/// A chunk as stored.
 #[cfg(test)]
 pub(crate) fn chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
     let mut crc = Crc::new();
@@ -146,7 +146,7 @@ mod tests {
         bytes
     }
 
-    /// Where a chunk's data begin.
+    /// Range of a chunk's data.
     fn data_of(bytes: &[u8], number: usize) -> std::ops::Range<usize> {
         let chunk = chunks(bytes).nth(number).unwrap();
         chunk.at - chunk.data.len()..chunk.at
@@ -160,7 +160,7 @@ mod tests {
             let end = data_of(&sound, number).end;
             let wrong = file(|bytes| bytes[end + 3] ^= 1);
             assert_eq!(with_checksums(&wrong, MOST).unwrap().unwrap(), sound);
-            // The pixels themselves, and the checksum that they bring along.
+            // The pixels, and the checksum stored with them.
             let middle = data_of(&sound, number).start + 2;
             let damaged = file(|bytes| bytes[middle] ^= 0x10);
             let reason = with_checksums(&damaged, MOST).unwrap_err();

@@ -1,6 +1,6 @@
-//! Rows of text files, found once and read again where they stand.
+//! Rows of text files, located once and read again when needed.
 //!
-//! A list may have millions of rows, so what stays in memory of a row is where it lies: 16 bytes.
+//! A list may have millions of rows, so only a row's location stays in memory: 16 bytes.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -19,20 +19,20 @@ use crate::formats::json::{each_with_offset, parse};
 use crate::store::disk::open_regular;
 use crate::store::patiently;
 
-/// Longest row in bytes. It bounds memory where a file is no list at all, or a quote is never closed.
+/// Longest row in bytes. It bounds memory if a file is not a list, or a quote is never closed.
 pub(crate) const LONGEST_ROW: usize = 1 << 20;
 
-/// How a list of rows is written.
+/// Format of a list of rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ListFormat {
-    /// One JSON object a line.
+    /// One JSON object per line.
     Jsonl,
     /// An array of JSON objects.
     Json,
-    /// A header line, columns separated by commas.
+    /// A header line, and columns separated by commas.
     Csv,
-    /// A header line, columns separated by tabs.
+    /// A header line, and columns separated by tabs.
     Tsv,
 }
 
@@ -40,11 +40,11 @@ pub enum ListFormat {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Quotes {
-    /// As in RFC 4180: a cell between quotes may hold line breaks, separators, and quotes as `""`. A cell that begins with a quote and
+    /// As in RFC 4180: a quoted cell may contain line breaks, separators, and quotes as `""`. A cell that begins with a quote but
     /// does not end with one is taken as it is.
     #[default]
     Csv,
-    /// Nothing: a line is a row.
+    /// Plain characters: a line is a row.
     Raw,
 }
 
@@ -54,17 +54,17 @@ impl Quotes {
     }
 }
 
-/// How the rows of a file are told apart.
+/// How rows are separated in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Layout {
     pub format: ListFormat,
-    /// Between the columns of CSV and TSV.
+    /// Separator of the columns of CSV and TSV.
     pub delimiter: u8,
     pub quotes: Quotes,
 }
 
 impl Layout {
-    /// A format as its name says.
+    /// The layout that a format's name implies.
     pub fn new(format: ListFormat, quotes: Quotes) -> Self {
         let delimiter = if format == ListFormat::Tsv {
             b'\t'
@@ -84,29 +84,29 @@ impl Layout {
     }
 }
 
-/// Where a row lies in its file.
+/// Location of a row in its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Span {
-    /// Bytes before it.
+    /// Number of bytes before it.
     pub offset: u64,
-    /// Its bytes, line end included. A row is never longer than twice [`LONGEST_ROW`].
+    /// Its length in bytes, including the line end. A row is never longer than twice [`LONGEST_ROW`].
     pub length: u32,
     /// Its first line, from 1.
     pub line: u32,
 }
 
-/// A row's bytes without the line end, or why it cannot be used.
+/// A row's bytes without the line end, or an error.
 pub(crate) type Line = Result<Vec<u8>, String>;
-/// A row's cells, or why it cannot be used.
+/// A row's cells, or an error.
 pub(crate) type Record = Result<Vec<String>, String>;
-/// A JSON lines row; none for an empty line.
+/// A JSON lines row; `None` for an empty line.
 pub(crate) type Object = Result<Option<Map<String, Value>>, String>;
 
-/// What [`each_row`] finds.
+/// The items that [`each_row`] passes on.
 pub(crate) enum Item {
     /// The column names of a CSV or TSV file.
     Header(Result<Vec<String>, String>),
-    /// A row and where it lies; none for an empty line.
+    /// A row and its location; `None` for an empty line.
     Row(Span, Object),
 }
 
@@ -114,7 +114,7 @@ pub(crate) enum Item {
 ///
 /// # Errors
 ///
-/// The file cannot be read, or `give` wants to stop.
+/// The file cannot be read, or `give` returned an error to stop.
 pub(crate) fn each_row(
     path: &Path,
     layout: Layout,
@@ -145,7 +145,7 @@ pub(crate) fn each_row(
     Ok(())
 }
 
-/// The elements of an array as rows; in errors the line is the number of the element.
+/// The elements of an array as rows. In errors the line is the number of the element.
 fn each_of_array(
     path: &Path,
     give: &mut dyn FnMut(Item) -> Result<(), DataError>,
@@ -157,7 +157,7 @@ fn each_of_array(
         }
         let span = Span {
             offset: at.offset,
-            // No element is as long as 4 GiB, and what is longer than an element may be is no row.
+            // No element is as long as 4 GiB, since a longer one than allowed is an error.
             length: bytes.as_ref().map_or(0, |bytes| bytes.len() as u32),
             line: u32::try_from(at.number).unwrap_or(u32::MAX),
         };
@@ -166,7 +166,7 @@ fn each_of_array(
     stopped
 }
 
-/// Gives every record of a file of columns with where it lies.
+/// Passes on every record of a file of columns, with its location.
 ///
 /// # Errors
 ///
@@ -185,7 +185,7 @@ pub(crate) fn each_record(
     Ok(())
 }
 
-/// Gives every line of a text file with where it lies.
+/// Passes on every line of a text file, with its location.
 ///
 /// # Errors
 ///
@@ -200,7 +200,7 @@ pub(crate) fn each_line(path: &Path, give: &mut dyn FnMut(Span, Line)) -> Result
     Ok(())
 }
 
-/// A line of JSON lines as what it stands for; none for an empty line.
+/// Parses a line of JSON lines; `None` for an empty line.
 ///
 /// # Errors
 ///
@@ -240,10 +240,10 @@ fn named(header: &[String], cells: Vec<String>) -> Object {
     Ok(Some(header.iter().cloned().zip(cells).collect()))
 }
 
-/// A list whose rows are read where they stand, by any number of threads.
+/// A list whose rows are read again when needed, by any number of threads.
 #[derive(Debug)]
 pub(crate) struct Spans {
-    /// As the recipe gives it.
+    /// The path as given in the recipe.
     pub name: String,
     file: File,
 }
@@ -262,11 +262,11 @@ impl Spans {
         })
     }
 
-    /// Opens a file again that could be read before.
+    /// Opens a file again that was read before.
     ///
     /// # Errors
     ///
-    /// It cannot be read now, or is not there any more.
+    /// It cannot be read now or no longer exists.
     pub fn reopen(path: &Path) -> Result<Self, ReadError> {
         let file = patiently(|| open_regular(path));
         Ok(Self {
@@ -287,7 +287,7 @@ impl Spans {
     ///
     /// # Errors
     ///
-    /// They cannot be read any more.
+    /// They can no longer be read.
     pub fn bytes(&self, span: Span) -> Result<Vec<u8>, SampleError> {
         let mut bytes = vec![0; span.length as usize];
         match patiently(|| read_at(&self.file, &mut bytes, span.offset)) {
@@ -307,7 +307,7 @@ impl Spans {
     ///
     /// # Errors
     ///
-    /// It cannot be read any more.
+    /// It can no longer be read.
     pub fn row(
         &self,
         span: Span,
@@ -327,7 +327,7 @@ impl Spans {
     ///
     /// # Errors
     ///
-    /// It cannot be read any more.
+    /// It can no longer be read.
     pub fn line(&self, span: Span) -> Result<Vec<u8>, SampleError> {
         let bytes = self.bytes(span)?;
         let read = Lines::again(&*bytes, span).next_line();
@@ -341,7 +341,7 @@ impl Spans {
     ///
     /// # Errors
     ///
-    /// It cannot be read any more.
+    /// It can no longer be read.
     pub fn cells(&self, span: Span, layout: Layout) -> Result<Vec<String>, SampleError> {
         let bytes = self.bytes(span)?;
         let read = Lines::again(&*bytes, span).next_record(layout);
@@ -351,12 +351,13 @@ impl Spans {
         }
     }
 
-    /// A row of a list that was changed under the run: what it was is unknown, so nothing is said of the sample.
+    /// The error for a row of a list that was changed during the run. Its former content is unknown, so the sample is not called
+    /// damaged.
     pub fn changed(&self, span: Span) -> SampleError {
         self.bad(span, ReadError::unavailable(CHANGED))
     }
 
-    /// A row that cannot be used.
+    /// The error for a row that cannot be used.
     pub fn bad(&self, span: Span, reason: impl Into<ReadError>) -> SampleError {
         SampleError::new(self.place(span), reason)
     }
@@ -382,10 +383,10 @@ fn read_at(file: &File, mut bytes: &mut [u8], mut offset: u64) -> std::io::Resul
     Ok(())
 }
 
-/// Rows that belong together, by their keys' hashes; 24 bytes a row while it is made, 20 afterwards.
+/// Rows grouped by hashes of their keys: 24 bytes per row while it is built, 20 afterwards.
 #[derive(Debug, Default)]
 pub(crate) struct Groups {
-    /// While it is made: hash of the key.
+    /// While it is built: hash of each row's key.
     keys: Vec<(u64, u32)>,
     spans: Vec<Span>,
     /// First row of each group, and the number of rows at the end.
@@ -393,7 +394,7 @@ pub(crate) struct Groups {
 }
 
 impl Groups {
-    /// Adds a row; false where there is no room for it.
+    /// Adds a row; `false` if there is no room for it.
     pub fn push(&mut self, key: u64, span: Span) -> bool {
         let Ok(row) = u32::try_from(self.spans.len()) else {
             return false;
@@ -403,11 +404,11 @@ impl Groups {
         row < u32::MAX
     }
 
-    /// Brings rows of one key together, in the order of their first rows.
+    /// Groups rows with the same key, in the order of their first rows.
     pub fn finish(&mut self) {
         let mut keys = std::mem::take(&mut self.keys);
         keys.sort_unstable();
-        // Per row the first row of its group.
+        // For each row, the first row of its group.
         let mut first = vec![0u32; keys.len()];
         for group in keys.chunk_by(|a, b| a.0 == b.0) {
             for (_, row) in group {
@@ -434,7 +435,7 @@ impl Groups {
         }
     }
 
-    /// How many groups there are.
+    /// Number of groups.
     pub fn len(&self) -> usize {
         self.starts.len().saturating_sub(1)
     }
@@ -455,12 +456,12 @@ pub(crate) fn key_of(key: impl Hash) -> u64 {
 /// Rows of a text file with their line numbers, of bounded length.
 pub(crate) struct Lines<R> {
     reader: R,
-    /// Lines that were read ahead in search of a closing quote.
+    /// Lines read ahead in search of a closing quote.
     ahead: VecDeque<(Span, Line)>,
-    /// Bytes and lines that were read.
+    /// Number of bytes and lines read.
     offset: u64,
     line: u32,
-    /// Whether the first line is the file's.
+    /// Whether reading began at the start of the file.
     from_start: bool,
 }
 
@@ -475,7 +476,7 @@ impl<R: BufRead> Lines<R> {
         }
     }
 
-    /// The bytes of a row that was found before.
+    /// Reads a row that was located before.
     fn again(reader: R, span: Span) -> Self {
         Self {
             from_start: span.offset == 0,
@@ -483,7 +484,7 @@ impl<R: BufRead> Lines<R> {
         }
     }
 
-    /// The next line without its end, or why it cannot be used.
+    /// The next line without its end, or an error.
     pub fn next_line(&mut self) -> std::io::Result<Option<(Span, Line)>> {
         if let Some(line) = self.ahead.pop_front() {
             return Ok(Some(line));
@@ -525,7 +526,7 @@ impl<R: BufRead> Lines<R> {
                 bytes.drain(..MARK.len());
             }
         }
-        // Texts hold none, and every other byte of English in UTF-16 is one.
+        // Text contains no zero byte; in English UTF-16, every other byte is zero.
         if memchr::memchr(0, &bytes).is_some() {
             let reason = "it holds a zero byte, as UTF-16 does; only UTF-8 is read";
             return Ok(Some((span, Err(reason.to_owned()))));
@@ -533,7 +534,7 @@ impl<R: BufRead> Lines<R> {
         Ok(Some((span, Ok(bytes))))
     }
 
-    /// The next record's cells. A quoted cell may span lines; one that is never closed costs its first line only.
+    /// The next record's cells. A quoted cell may span lines; an unclosed one costs only its first line.
     pub fn next_record(&mut self, layout: Layout) -> std::io::Result<Option<(Span, Record)>> {
         let Some((mut first, start)) = self.next_line()? else {
             return Ok(None);
@@ -560,7 +561,7 @@ impl<R: BufRead> Lines<R> {
                     }
                     other => {
                         used.extend(other);
-                        // Places were told when the lines were first read.
+                        // Their locations were given when the lines were first read.
                         for line in used.into_iter().rev() {
                             self.ahead.push_front(line);
                         }
@@ -580,8 +581,8 @@ const MARK: &[u8] = b"\xef\xbb\xbf";
 pub(crate) const UNCLOSED: &str =
     "a quote is never closed; `quotes = \"raw\"` takes quotes as they are";
 
-/// Passes the cells of a line and gives the range of each, and whether quotes are around it. `inside`: the line begins inside of a
-/// quoted cell. Says whether it ends inside of one; none where what began on an earlier line turns out to be no quoted cell.
+/// Walks over the cells of a line. Passes on the range of each cell and whether it is quoted. `inside`: the line begins inside a
+/// quoted cell. Returns whether it ends inside one; `None` if a cell that began on an earlier line turns out not to be quoted.
 fn walk(
     line: &[u8],
     mut inside: bool,
@@ -662,7 +663,7 @@ mod tests {
         let mut lines = Lines::new(text.as_bytes());
         let mut all = Vec::new();
         while let Some((span, record)) = lines.next_record(layout).unwrap() {
-            // What is read again where it stands is the same.
+            // Reading the row again gives the same.
             let bytes = &text.as_bytes()[span.offset as usize..][..span.length as usize];
             let again = Lines::again(bytes, span).next_record(layout).unwrap();
             assert_eq!(again.unwrap().1, record);
@@ -683,7 +684,7 @@ mod tests {
                 (5, good(&["last", ""])),
             ]
         );
-        // Quotes that are none: inside of a cell, at its start but not its end, open over a line's end.
+        // Quotes that do not quote: inside a cell, at its start but not its end, or unclosed at the end of a line.
         let text = "5\" pipe\t\"The\" cat\n\"a\tb\" c\nx\t\"open\nnext\ty\n";
         assert_eq!(
             records(text, TSV),
@@ -694,7 +695,7 @@ mod tests {
                 (4, good(&["next", "y"])),
             ]
         );
-        // What closes it by chance is no end of a cell.
+        // A quote that happens to come later is not the end of the cell.
         let text = "x\t\"open\nnext\t\"so\" it goes\n\"q\"\ty\n";
         let found = records(text, TSV);
         assert_eq!(found.len(), 3);
@@ -725,7 +726,7 @@ mod tests {
                 assert!(lines.len() <= text.len(), "{text:?}");
             }
         }
-        // Many cells that begin with a quote are passed once each, not once for all that precede.
+        // Many cells that begin with a quote are walked over once each, not once for every earlier cell.
         let hostile = "\"a\"b\t".repeat(100_000);
         assert_eq!(records(&hostile, TSV)[0].1.as_ref().unwrap().len(), 100_001);
     }

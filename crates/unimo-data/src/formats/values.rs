@@ -1,19 +1,19 @@
-//! Values as annotation files spell them: numbers where others write texts, whole numbers with a point, null for what is absent.
+//! Values as written in annotation files: numbers or strings, whole numbers with a point, null for an absent value.
 
 use std::fmt;
 
 use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 
-/// Whole numbers up to which an f64 has no gaps.
+/// Largest whole number below which an f64 has no gaps.
 const EXACT: f64 = (1u64 << 53) as f64;
 
-/// The whole number that a float is.
+/// A float as a whole number, if it is one.
 fn whole(number: f64) -> Option<i64> {
     (number.fract() == 0.0 && number.abs() < EXACT).then_some(number as i64)
 }
 
-/// An identifier: some files write a number where others write a text, and 42.0 is 42.
+/// An identifier. Some files write numbers where others write strings, and 42.0 is 42.
 pub(crate) fn id<'de, D: Deserializer<'de>>(input: D) -> Result<String, D::Error> {
     struct Id;
     impl Visitor<'_> for Id {
@@ -34,7 +34,7 @@ pub(crate) fn id<'de, D: Deserializer<'de>>(input: D) -> Result<String, D::Error
         fn visit_f64<E: Error>(self, number: f64) -> Result<String, E> {
             match whole(number) {
                 Some(number) => Ok(number.to_string()),
-                // Of two that are this large one cannot be told from the next; `mended` makes texts of those without a point.
+                // Neighbours this large cannot be told apart. `mended` turns those without a point into strings.
                 None => Err(E::invalid_value(Unexpected::Float(number), &self)),
             }
         }
@@ -51,7 +51,7 @@ pub(crate) fn id<'de, D: Deserializer<'de>>(input: D) -> Result<String, D::Error
 #[serde(transparent)]
 pub(crate) struct Identifier(#[serde(deserialize_with = "id")] pub String);
 
-/// A number, which may be written as a text.
+/// A number, which may be written as a string.
 pub(crate) fn number<'de, D: Deserializer<'de>>(input: D) -> Result<f64, D::Error> {
     struct Number;
     impl Visitor<'_> for Number {
@@ -88,7 +88,7 @@ pub(crate) fn number<'de, D: Deserializer<'de>>(input: D) -> Result<f64, D::Erro
 #[serde(transparent)]
 pub(crate) struct Number(#[serde(deserialize_with = "number")] pub f64);
 
-/// Pixels of a side; null: 0, which stands for what is not known.
+/// Length of a side in pixels; null gives 0, which means unknown.
 pub(crate) fn side<'de, D: Deserializer<'de>>(input: D) -> Result<u32, D::Error> {
     let Some(Number(found)) = Option::deserialize(input)? else {
         return Ok(0);
@@ -98,7 +98,7 @@ pub(crate) fn side<'de, D: Deserializer<'de>>(input: D) -> Result<u32, D::Error>
         .ok_or_else(|| D::Error::invalid_value(Unexpected::Float(found), &"pixels of a side"))
 }
 
-/// What is absent where it is null.
+/// The default value for null.
 pub(crate) fn or_default<'de, D, T>(input: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,

@@ -1,8 +1,7 @@
-//! Random changes of training pictures: a random part, mirrored or not, with other colours, turned and moved.
+//! Random changes of training images: a random crop, flip, colours and geometric operations.
 //!
 //! Source: torchvision's `RandomResizedCrop`, `RandomHorizontalFlip`, `ColorJitter` and `RandAugment`, and METER's list of
-//! operations. What a picture becomes is a pure function of the draw that is given, so a resumed run sees the same
-//! augmentations.
+//! operations. The result is a pure function of the image and the draw, so a resumed run sees the same augmentations.
 
 pub mod colour_jitter;
 pub mod operations;
@@ -23,25 +22,25 @@ use crate::order::draws::{Stream, below, hash, unit};
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AugmentConfig {
-    /// Share of the picture's area that the random part has, `[smallest, largest]`; `[1.0, 1.0]` keeps the picture.
+    /// Area of the random crop relative to the image, `[smallest, largest]`; `[1.0, 1.0]` keeps the image.
     pub scale: [f64; 2],
-    /// Width over height of the random part, `[narrowest, widest]`, drawn evenly on a logarithmic scale: in pixels for
-    /// `resize = "crop"`, as torchvision; relative to the picture's own shape for `resize = "squash"`.
+    /// Width over height of the random crop, `[narrowest, widest]`, drawn evenly on a logarithmic scale. It is in pixels for
+    /// `resize = "crop"`, as in torchvision, and relative to the image's own shape for `resize = "squash"`.
     pub ratio: [f64; 2],
-    /// How often a picture is mirrored left to right, 0 to 1. Captions that say "left" stop being true.
+    /// Probability of flipping an image left to right, 0 to 1. Captions that say "left" are then no longer true.
     pub flip: f64,
-    /// Random colours, after the part was brought to size; absent: none.
+    /// Random colours, applied after resizing; `None`: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub colour_jitter: Option<ColourJitter>,
-    /// Random operations from a list; absent: none.
+    /// Random operations from a list; `None`: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rand_augment: Option<RandAugment>,
 }
 
-/// [`AugmentConfig::scale`] that keeps the picture.
+/// The [`AugmentConfig::scale`] that keeps the image.
 const WHOLE: [f64; 2] = [1.0, 1.0];
 
-/// What a random number of [`AugmentConfig::apply`] decides. New ones go to the end: a run must resume as it began.
+/// What a random number of [`AugmentConfig::apply`] decides. Add new ones at the end: a run must resume as it began.
 #[derive(Debug, Clone, Copy)]
 enum Choice {
     Area,
@@ -56,7 +55,7 @@ enum Choice {
 }
 
 impl AugmentConfig {
-    /// How often a part is drawn anew when it does not fit, as torchvision.
+    /// How often a crop that does not fit is drawn again, as in torchvision.
     const ATTEMPTS: u64 = 10;
 
     pub(crate) fn validate(&self) -> Result<(), DataError> {
@@ -92,7 +91,7 @@ impl AugmentConfig {
         Ok(())
     }
 
-    /// The shorter side of the smallest part that may be shown, as a share of the picture's shorter side.
+    /// The shorter side of the smallest possible crop, relative to the image's shorter side.
     pub(crate) fn least_side(&self) -> f64 {
         let [smallest, _] = self.scale;
         let [narrowest, widest] = self.ratio;
@@ -102,7 +101,7 @@ impl AugmentConfig {
         }
     }
 
-    /// Makes a picture square and of the model's size after a random change.
+    /// Changes an image at random and makes it a square of the model's size.
     ///
     /// # Shapes
     ///
@@ -110,7 +109,7 @@ impl AugmentConfig {
     ///
     /// # Errors
     ///
-    /// The reason, as it is listed for the skipped sample.
+    /// The reason, as listed for the skipped sample.
     pub fn apply(
         &self,
         spec: &ImageSpec,
@@ -120,7 +119,7 @@ impl AugmentConfig {
         self.apply_to(spec, Cow::Borrowed(picture), draw)
     }
 
-    /// As [`apply`](Self::apply), of a picture that need not be copied to be changed.
+    /// As [`apply`](Self::apply), for an image that may be modified in place.
     pub(crate) fn apply_to(
         &self,
         spec: &ImageSpec,
@@ -150,7 +149,7 @@ impl AugmentConfig {
         Ok(square)
     }
 
-    /// Which part is shown; none: the picture as evaluation shows it.
+    /// The part that is shown; `None`: the image as in evaluation.
     fn part(&self, (width, height): (u32, u32), resize: Resize, draw: u64) -> Option<Part> {
         if self.scale == WHOLE {
             return None;
@@ -228,7 +227,7 @@ mod tests {
         }
     }
 
-    /// Red grows to the right, green downwards.
+    /// Red increases to the right, green downwards.
     fn ramp(width: u32, height: u32) -> RgbImage {
         RgbImage::from_fn(width, height, |x, y| {
             Rgb([(x * 255 / width) as u8, (y * 255 / height) as u8, 0])

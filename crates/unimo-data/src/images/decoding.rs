@@ -1,4 +1,4 @@
-//! From an image file's bytes to a picture, and back to a file.
+//! Decodes image files, and encodes images.
 
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,21 +12,21 @@ use crate::images::limits::{Limits, decoder_bytes, largest_file, refuse_size};
 use crate::images::orientation;
 use crate::store;
 
-/// Reads a picture; see [`decode`].
+/// Reads an image; see [`decode`].
 ///
 /// # Errors
 ///
-/// The reason, as it is listed for the skipped sample.
+/// The reason, as listed for the skipped sample.
 pub fn read(path: &Path, limits: Limits) -> Result<RgbImage, ReadError> {
     let bytes = bytes_of(path, limits.max_pixels)?;
     decode(&bytes, limits).map_err(|reason| format!("image {}: {reason}", path.display()).into())
 }
 
-/// A picture's file as it is stored, with the extension of its format (`jpg`, `png`, `webp`).
+/// The bytes of an image's file, and the extension of its format (`jpg`, `png`, `webp`).
 ///
 /// # Errors
 ///
-/// The file cannot be read or is of another format. It is not decoded.
+/// The file cannot be read or has another format. It is not decoded.
 pub fn read_file(path: &Path, max_pixels: u64) -> Result<(Vec<u8>, &'static str), ReadError> {
     let bytes = bytes_of(path, max_pixels)?;
     match extension_of(&bytes) {
@@ -35,7 +35,7 @@ pub fn read_file(path: &Path, max_pixels: u64) -> Result<(Vec<u8>, &'static str)
     }
 }
 
-/// The extension of a picture file's format, told by its content; none for formats that are not read.
+/// The extension of an image file's format, recognised by content; `None` for unsupported formats.
 pub(crate) fn extension_of(bytes: &[u8]) -> Option<&'static str> {
     match image::guess_format(bytes) {
         Ok(ImageFormat::Jpeg) => Some("jpg"),
@@ -45,22 +45,22 @@ pub(crate) fn extension_of(bytes: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// A file of a size that a picture of so many pixels may have.
+/// Reads a file, if an image of this many pixels may have its size.
 fn bytes_of(path: &Path, max_pixels: u64) -> Result<Vec<u8>, ReadError> {
     store::read_listed(path, largest_file(max_pixels))
         .map_err(|error| error.told(|reason| format!("image {}: {reason}", path.display())))
 }
 
-/// Decodes JPEG, PNG or WebP, told apart by content, to upright 8-bit RGB.
+/// Decodes JPEG, PNG or WebP, recognised by content, to upright 8-bit RGB.
 ///
-/// The orientation in EXIF or XMP is applied, however it is stored, transparency is laid over white, grey, palette, CMYK and 16-bit
-/// pictures are converted, of an animation the first frame is taken. Checksums of a PNG file are compared as Pillow does by default:
-/// those of its pixels are not, as long as the stream of pixels is whole by its own checksum. A size above [`Limits::max_pixels`] is refused from the header, before any pixel
-/// is decoded, and a panic inside a decoder is a reason like any other.
+/// The orientation in EXIF or XMP is applied, however it is stored. Transparent images are laid over white. Grey, palette, CMYK and
+/// 16-bit images are converted. Of an animation, the first frame is taken. PNG checksums are compared as Pillow does by default:
+/// those of the pixel chunks are ignored as long as the pixel stream matches its own checksum. A size above [`Limits::max_pixels`]
+/// is refused from the header, before any pixel is decoded. A panic inside a decoder is an error like any other.
 ///
 /// # Errors
 ///
-/// The reason, as it is listed for the skipped sample.
+/// The reason, as listed for the skipped sample.
 pub fn decode(bytes: &[u8], limits: Limits) -> Result<RgbImage, String> {
     catch_unwind(AssertUnwindSafe(|| decode_caught(bytes, limits)))
         .unwrap_or_else(|payload| Err(format!("the decoder failed: {}", panic_text(&*payload))))
@@ -121,7 +121,7 @@ fn over_white(picture: DynamicImage) -> RgbImage {
     opaque
 }
 
-/// Width and height of a file's picture as it is stored, before any turning that its metadata asks for, from its first bytes.
+/// Width and height of the stored image, before the orientation is applied, from a file's first bytes.
 ///
 /// # Errors
 ///
@@ -134,7 +134,7 @@ pub fn dimensions(bytes: &[u8]) -> Result<(u32, u32), String> {
         .map_err(|error| error.to_string())
 }
 
-/// A picture as JPEG, to be shown; none if it has no pixels.
+/// An image as JPEG, for display; `None` if it has no pixels.
 pub fn jpeg(picture: &RgbImage) -> Option<Vec<u8>> {
     let mut bytes = Cursor::new(Vec::new());
     picture.write_to(&mut bytes, ImageFormat::Jpeg).ok()?;

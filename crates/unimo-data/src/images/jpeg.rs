@@ -1,7 +1,7 @@
-//! JPEG files to pixels, as Pillow gives them.
+//! Decodes JPEG files to the same pixels as Pillow.
 //!
-//! The decoder is a port of libjpeg-turbo, which Pillow and so every program that we are compared with uses: the same file gives
-//! the same bytes, where another decoder's inverse DCT and chroma upsampling are off by up to 20 of 255 levels.
+//! The decoder is a port of libjpeg-turbo. Pillow uses it, and so does every program that this one is compared with. The same file
+//! gives the same bytes, while the inverse DCT and chroma upsampling of other decoders are off by up to 20 of 255 levels.
 
 use std::collections::HashSet;
 
@@ -11,27 +11,28 @@ use libjpeg_turbo_rs::{DecodeLimits, Decoder, FrameHeader, PixelFormat, ScalingF
 use crate::images::limits::{Limits, decoder_bytes, refuse_size};
 use crate::images::orientation;
 
-/// Passes of a progressive file. Encoders write about ten; each may visit every block, whatever the size of the file.
+/// Largest number of scans of a progressive file. Encoders write about ten; each may visit every block, whatever the size of the
+/// file.
 const MOST_SCANS: usize = 100;
 
-/// Channels of a picture for print.
+/// Number of channels of an image for print.
 const CMYK: usize = 4;
-/// Bits of a level in all that Pillow reads.
+/// Bits per level in every format that Pillow reads.
 const BITS: u8 = 8;
 
-/// By what a picture's sides may be divided while it is decoded: Pillow's choices, the largest first.
+/// Factors by which an image's sides may be divided while decoding: Pillow's choices, the largest first.
 const SCALES: [u16; 3] = [8, 4, 2];
 
-/// Upright 8-bit RGB of a JPEG file, as large as [`Limits::enough`] asks for; none for what the port does not read and another
-/// decoder may: four inks, whose subsampled channels it fails on, and colours that are finer than the light.
+/// Upright 8-bit RGB of a JPEG file, as large as [`Limits::enough`] asks for. `None` for files that the port does not read and
+/// another decoder may: four channels, whose subsampled channels make it fail, and chroma finer than luma.
 ///
-/// What is damaged or cut off is an error, not a grey area, even where libjpeg only warns.
+/// A damaged or truncated file is an error, not a grey area, even where libjpeg only warns.
 ///
 /// # Errors
 ///
-/// The reason, as it is listed for the skipped sample.
+/// The reason, as listed for the skipped sample.
 pub(crate) fn decode(bytes: &[u8], limits: Limits) -> Result<Option<RgbImage>, String> {
-    // A file that ends between two of its passes would be a picture without its details.
+    // A file that ends between two scans would be an image without details.
     if !is_complete(bytes) {
         return Err("truncated JPEG: no end-of-image marker".to_owned());
     }
@@ -46,8 +47,8 @@ pub(crate) fn decode(bytes: &[u8], limits: Limits) -> Result<Option<RgbImage>, S
     let header = decoder.header();
     refuse_size(header.width.into(), header.height.into(), max_pixels)?;
     if decoder.is_arithmetic() {
-        // Such a decoder makes pixels of nothing at all: neither damage nor the end of the data shows, and a file of 1.5 KB takes ten
-        // seconds. Cameras and programs for the web do not write them.
+        // This decoder makes pixels of nothing at all: it notices neither damage nor the end of the data, and a file of 1.5 KB
+        // takes ten seconds. Cameras and programs for the web do not write such files.
         return Err("arithmetic coding is not read".to_owned());
     }
     if header.precision != BITS {
@@ -74,7 +75,7 @@ pub(crate) fn decode(bytes: &[u8], limits: Limits) -> Result<Option<RgbImage>, S
         decoder.set_scale(scale);
     }
     decoder.set_output_format(PixelFormat::Rgb);
-    // What libjpeg does with a progressive file whose last passes are missing.
+    // As libjpeg does for a progressive file without its last scans.
     decoder.set_block_smoothing(true);
     let decoded = decoder.decode_image().map_err(|error| error.to_string())?;
     let (width, height) = (decoded.width as u32, decoded.height as u32);
@@ -85,7 +86,7 @@ pub(crate) fn decode(bytes: &[u8], limits: Limits) -> Result<Option<RgbImage>, S
     Ok(Some(picture.into_rgb8()))
 }
 
-/// Whether a channel after the first has more samples than it.
+/// Whether a channel after the first has more samples than the first.
 fn has_finer_colours(header: &FrameHeader) -> bool {
     header.components.iter().any(|component| {
         component.horizontal_sampling > header.components[0].horizontal_sampling

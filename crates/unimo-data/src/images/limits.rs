@@ -1,17 +1,17 @@
-//! What bounds the decoding of pictures: a file says how large it is before anything is made of it.
+//! Bounds on the decoding of images. A file's header gives its size before anything is decoded.
 
-/// What bounds the decoding of pictures.
+/// Bounds on the decoding of images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Largest picture that is decoded, in pixels.
+    /// Largest image that is decoded, in pixels.
     pub max_pixels: u64,
-    /// Shorter side that a picture needs at most, in pixels: of a JPEG no more is decoded than the smallest of 1/8, 1/4, 1/2 and all of
-    /// its size that has it, as Pillow's `draft`. None: all of every picture.
+    /// Largest shorter side that is needed, in pixels. A JPEG is decoded at the smallest of 1/8, 1/4, 1/2 and full size that has
+    /// this side, as Pillow's `draft`. `None`: every image in full.
     pub enough: Option<u32>,
 }
 
 impl Limits {
-    /// All of a picture of at most so many pixels.
+    /// Full decoding of images of at most `max_pixels`.
     pub const fn full_size(max_pixels: u64) -> Self {
         Self {
             max_pixels,
@@ -20,28 +20,28 @@ impl Limits {
     }
 }
 
-/// Bytes of a file per allowed pixel: no sensible encoding needs more than 16-bit RGBA does.
+/// File bytes per allowed pixel: no sensible encoding needs more than 16-bit RGBA.
 const FILE_BYTES_PER_PIXEL: u64 = 8;
-/// Bytes that any file may have on top, for metadata.
+/// Additional bytes of any file, for metadata.
 const FILE_BYTES_FREE: u64 = 16 << 20;
-/// Bytes that a decoder may hold per allowed pixel: 16-bit RGBA twice.
+/// Decoder memory per allowed pixel, in bytes: 16-bit RGBA twice.
 const DECODER_BYTES_PER_PIXEL: u64 = 16;
 
-/// Bytes that the file of a picture may have.
+/// Largest file of an image, in bytes.
 pub(crate) fn largest_file(max_pixels: u64) -> u64 {
     max_pixels
         .saturating_mul(FILE_BYTES_PER_PIXEL)
         .saturating_add(FILE_BYTES_FREE)
 }
 
-/// Bytes that a decoder may hold.
+/// Largest memory of a decoder, in bytes.
 pub(crate) fn decoder_bytes(max_pixels: u64) -> u64 {
     max_pixels
         .saturating_mul(DECODER_BYTES_PER_PIXEL)
         .saturating_add(FILE_BYTES_FREE)
 }
 
-/// Refuses a picture for the size that its header states.
+/// Refuses an image by the size in its header.
 pub(crate) fn refuse_size(width: u32, height: u32, max_pixels: u64) -> Result<(), String> {
     if width == 0 || height == 0 {
         return Err(format!("the picture has no pixels ({width} x {height})"));

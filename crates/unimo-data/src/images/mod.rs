@@ -1,6 +1,6 @@
-//! Pictures: from a file's bytes to what a model sees of them.
+//! Images: from a file's bytes to the model's input.
 //!
-//! It knows nothing of texts, samples and sources.
+//! Nothing here depends on texts, samples and sources.
 
 pub mod augment;
 pub(crate) mod decoding;

@@ -1,7 +1,7 @@
-//! Which way up a picture is, by its file's metadata, as Pillow's `ImageOps.exif_transpose` reads it.
+//! The orientation in an image file's metadata, read as Pillow's `ImageOps.exif_transpose` does.
 //!
-//! The tag may be stored as any number: phones write SHORT, other programs LONG. A value of type BYTE is none to Pillow, and none here.
-//! Where EXIF does not have the tag, XMP's `tiff:Orientation` counts. 0, 9 and everything else that is no orientation change nothing.
+//! The tag may be stored as any number: phones write SHORT, other programs LONG. As in Pillow, a value of type BYTE does not count.
+//! If EXIF lacks the tag, XMP's `tiff:Orientation` is used. 0, 9 and other invalid values change nothing.
 
 use std::io::Read;
 
@@ -11,16 +11,16 @@ use image::metadata::Orientation;
 
 use crate::formats::png;
 
-/// EXIF's tag.
+/// The orientation tag in EXIF.
 const TAG: u16 = 0x0112;
-/// What EXIF begins with in JPEG, and in files of some programs elsewhere.
+/// Start of EXIF in JPEG, and elsewhere in files of some programs.
 const EXIF: &[u8] = b"Exif\0\0";
-/// What XMP begins with in JPEG.
+/// Start of XMP in JPEG.
 const XMP: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
-/// Bytes of compressed metadata that are unpacked at most.
+/// Largest unpacked size of compressed metadata, in bytes.
 const LONGEST_TEXT: u64 = 1 << 20;
 
-/// What turns a file's picture upright.
+/// The rotation or flip that makes a file's image upright.
 pub(crate) fn of(bytes: &[u8], format: ImageFormat) -> Orientation {
     let found = match format {
         ImageFormat::Jpeg => of_jpeg(bytes),
@@ -34,14 +34,14 @@ pub(crate) fn of(bytes: &[u8], format: ImageFormat) -> Orientation {
         .unwrap_or(Orientation::NoTransforms)
 }
 
-/// What a file says of itself.
+/// The metadata of a file.
 #[derive(Default)]
 struct Metadata<'a> {
     exif: Vec<u8>,
     xmp: Option<&'a [u8]>,
 }
 
-/// EXIF may be cut into several segments.
+/// EXIF may be split into several segments.
 fn of_jpeg(bytes: &[u8]) -> Metadata<'_> {
     const APP1: u8 = 0xe1;
     const START_OF_SCAN: u8 = 0xda;
@@ -85,7 +85,7 @@ fn of_png(bytes: &[u8]) -> Metadata<'_> {
     for chunk in png::chunks(bytes) {
         match chunk.kind {
             b"eXIf" => found.exif = chunk.data.to_vec(),
-            // Compressed or not, method, language and translated keyword stand before the text.
+            // Compression flag, method, language and translated keyword stand before the text.
             b"iTXt" => {
                 if let Some([0, _, rest @ ..]) = chunk.data.strip_prefix(XMP_KEY) {
                     found.xmp = rest.splitn(3, |byte| *byte == 0).nth(2);
@@ -95,7 +95,7 @@ fn of_png(bytes: &[u8]) -> Metadata<'_> {
             b"zTXt" => {
                 if let Some([0, packed @ ..]) = chunk.data.strip_prefix(RAW_KEY) {
                     let mut text = Vec::new();
-                    // What was unpacked before damage is as good as nothing.
+                    // Text unpacked before the damage is not used.
                     let _ = ZlibDecoder::new(packed)
                         .take(LONGEST_TEXT)
                         .read_to_end(&mut text);
@@ -113,7 +113,7 @@ fn of_png(bytes: &[u8]) -> Metadata<'_> {
     found
 }
 
-/// EXIF as ImageMagick writes it into PNG files: a line with a name, one with a length, hexadecimal digits.
+/// EXIF as ImageMagick writes it into PNG files: a line with a name, a line with a length, then hexadecimal digits.
 fn of_hex(text: &[u8]) -> Option<Vec<u8>> {
     let text = std::str::from_utf8(text).ok()?;
     let mut lines = text.trim_start().lines().skip(2).peekable();
@@ -179,7 +179,7 @@ enum Order {
     Big,
 }
 
-/// A TIFF structure, of which any part may be missing.
+/// A TIFF structure, any part of which may be missing.
 struct Tiff<'a> {
     bytes: &'a [u8],
     order: Order,
@@ -202,17 +202,17 @@ impl Tiff<'_> {
         self.array(at).map(u32::from_le_bytes)
     }
 
-    /// The first value of an entry of the given type, where it is a number.
+    /// The first value of an entry of the given type, if it is a number.
     fn number(&self, kind: u16, count: u32, at: usize) -> Option<f64> {
         let size = match kind {
             3 | 8 => 2,
             4 | 9 | 11 | 13 => 4,
             6 => 1,
             5 | 10 | 12 | 16 => 8,
-            // Bytes and texts.
+            // Bytes and strings.
             _ => return None,
         };
-        // What does not fit into four bytes lies elsewhere.
+        // A value of more than four bytes is stored elsewhere.
         let at = if u64::from(count) * size > 4 {
             self.long(at)? as usize
         } else {
@@ -241,7 +241,7 @@ impl Tiff<'_> {
     }
 }
 
-/// The orientation in an EXIF block; none where it has none. 255 stands for numbers that are none.
+/// The orientation in an EXIF block; `None` if there is none. 255 stands for a value that is not a number.
 fn tag(exif: &[u8]) -> Option<u8> {
     const ENTRY: usize = 12;
     let mut bytes = exif;
@@ -259,14 +259,14 @@ fn tag(exif: &[u8]) -> Option<u8> {
     let mut found = None;
     for entry in 0..entries {
         let at = directory + 2 + entry * ENTRY;
-        // A directory that is cut short is read as far as it goes.
+        // A truncated directory is read as far as it goes.
         let (Some(name), Some(kind), Some(count)) =
             (tiff.short(at), tiff.short(at + 2), tiff.long(at + 4))
         else {
             break;
         };
         if name == TAG {
-            // Of several the last one counts.
+            // The last one of several counts.
             let number = tiff.number(kind, count, at + 8);
             let whole =
                 number.filter(|number| (0.0..=9.0).contains(number) && number.fract() == 0.0);
@@ -280,7 +280,7 @@ fn tag(exif: &[u8]) -> Option<u8> {
 mod tests {
     use super::*;
 
-    /// An EXIF block with these entries: tag, type, count, the four bytes of the value.
+    /// An EXIF block with these entries: tag, type, count and the four bytes of the value.
     fn block(order: &[u8; 2], entries: &[(u16, u16, u32, [u8; 4])]) -> Vec<u8> {
         let little = order == b"II";
         let short = |value: u16| {
@@ -327,12 +327,12 @@ mod tests {
             (b"II", 4, [9, 0, 0, 0], Some(9)),
             (b"II", 4, [6, 1, 0, 0], Some(u8::MAX)),
             (b"II", 9, [0xff; 4], Some(u8::MAX)),
-            // Pillow gives bytes and texts as they are, and they are no orientation.
+            // Pillow returns bytes and strings unchanged; they are not an orientation.
             (b"II", 1, [6, 0, 0, 0], Some(u8::MAX)),
             (b"II", 2, *b"6\0\0\0", Some(u8::MAX)),
             (b"II", 7, [6, 0, 0, 0], Some(u8::MAX)),
         ] {
-            // Wherever it stands among others.
+            // At every position among other entries.
             for entries in [
                 vec![(TAG, kind, 1, value)],
                 vec![other, (TAG, kind, 1, value), other],
@@ -348,7 +348,7 @@ mod tests {
         let two = [(TAG, 3, 1, [3, 0, 0, 0]), (TAG, 4, 1, [8, 0, 0, 0])];
         assert_eq!(tag(&block(b"II", &two)), Some(8));
         assert_eq!(tag(&block(b"II", &[other])), None);
-        // A fraction lies elsewhere.
+        // A fraction is stored elsewhere.
         let mut exif = block(b"II", &[(TAG, 5, 1, [26, 0, 0, 0])]);
         exif.extend([6, 0, 0, 0, 1, 0, 0, 0]);
         assert_eq!(tag(&exif), Some(6));
@@ -406,7 +406,7 @@ mod tests {
             (b"tEXt", &plain, 6),
             (b"iTXt", &text.to_vec(), 3),
         ] {
-            // Behind the pixels, too.
+            // After the pixels, too.
             for order in [[0, 1], [1, 0]] {
                 let parts = [png::chunk(kind, data), png::chunk(b"IDAT", b"x")];
                 let mut bytes = png::SIGNATURE.to_vec();

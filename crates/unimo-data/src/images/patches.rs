@@ -1,9 +1,9 @@
-//! Hiding patches of pictures for masked image modelling.
+//! Hides patches of images for masked image modelling.
 //!
-//! Source: BEiT (Bao et al. 2022, algorithm 1, with the limits of its code), whose count of hidden patches may fall short by
-//! a few; here they are filled up one by one, so that every picture of a batch hides the same number.
+//! Source: BEiT (Bao et al. 2022, algorithm 1, with the limits of its code). Its count of hidden patches may fall short by a few;
+//! here single patches are added, so that every image of a batch hides the same number.
 //!
-//! Shape legend: `N` patches of a picture, row by row.
+//! Shape legend: `N` patches of an image, row by row.
 
 use rand::seq::index;
 use rand::{RngExt, SeedableRng};
@@ -15,34 +15,34 @@ use crate::error::DataError;
 /// Which patches a loader hides.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PatchMask {
-    /// How many and in which shape.
+    /// Number and shape of the hidden patches.
     pub spec: PatchMaskSpec,
-    /// Side of a patch in pixels, as the image encoder cuts the picture.
+    /// Side of a patch in pixels, as in the image encoder.
     pub patch_size: usize,
 }
 
-/// Hides patches of square pictures by a [`PatchMask`].
+/// Hides patches of square images by a [`PatchMask`].
 #[derive(Debug, Clone, Copy)]
 pub struct PatchMasker {
     kind: PatchMaskKind,
-    /// Patches along a side.
+    /// Number of patches along a side.
     side: usize,
     hidden: usize,
 }
 
 impl PatchMasker {
-    /// Fewest patches that a block is drawn with.
+    /// Smallest number of patches in a block.
     const SMALLEST_BLOCK: f64 = 16.0;
-    /// Height over width of a block is between this and its inverse.
+    /// Smallest height over width of a block; its inverse is the largest.
     const NARROWEST: f64 = 0.3;
-    /// How often a block is drawn anew when it does not fit.
+    /// How often a block that does not fit is drawn again.
     const ATTEMPTS: usize = 10;
 
-    /// A masker for pictures of `image_size` pixels along a side.
+    /// A masker for square images of `image_size` pixels.
     ///
     /// # Errors
     ///
-    /// The rate is out of range, or the patches do not fill the picture.
+    /// The rate is out of range, or the patches do not fill the image.
     pub fn new(mask: PatchMask, image_size: usize) -> Result<Self, DataError> {
         let PatchMask { spec, patch_size } = mask;
         if !(spec.rate > 0.0 && spec.rate < 1.0) {
@@ -69,11 +69,11 @@ impl PatchMasker {
         })
     }
 
-    /// Which patches of a picture are hidden; a seed decides.
+    /// The hidden patches of an image, determined by a seed.
     ///
     /// # Shapes
     ///
-    /// To `[N]`, `true` hides.
+    /// Returns `[N]`; `true` hides.
     pub fn draw(&self, seed: u64) -> Vec<bool> {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let mut mask = vec![false; self.side * self.side];
@@ -93,11 +93,11 @@ impl PatchMasker {
         mask
     }
 
-    /// Hides one rectangle of at most `most` new patches and says how many were new.
+    /// Hides one rectangle of at most `most` new patches. Returns the number of new ones.
     fn block(&self, mask: &mut [bool], most: usize, random: &mut ChaCha8Rng) -> usize {
         let narrowest = Self::NARROWEST.ln();
         for _ in 0..Self::ATTEMPTS {
-            // As in BEiT's code, the limits change places once fewer patches are left than a block has at least.
+            // As in BEiT's code, the limits are swapped once fewer patches are left than the smallest block.
             let [from, to] = [Self::SMALLEST_BLOCK, most as f64];
             let area = from + (to - from) * random.random::<f64>();
             let aspect = (narrowest - 2.0 * narrowest * random.random::<f64>()).exp();
@@ -135,7 +135,7 @@ mod tests {
         PatchMasker::new(mask, image_size).unwrap()
     }
 
-    /// Of the hidden patches' neighbours to the right, the share that is hidden as well.
+    /// Share of the hidden patches whose right neighbour is also hidden.
     fn togetherness(mask: &[bool], side: usize) -> f64 {
         let pairs = (0..mask.len()).filter(|patch| patch % side + 1 < side && mask[*patch]);
         let (all, both) = pairs.fold((0.0, 0.0), |(all, both), patch| {
@@ -172,7 +172,7 @@ mod tests {
     fn every_patch_is_hidden_now_and_then_and_blocks_hold_together() {
         const DRAWS: u64 = 2000;
         for (kind, low, high) in [
-            // Of 195 other patches 77 are hidden: 0.39. Blocks touch themselves in most places.
+            // 77 of the 195 other patches are hidden: 0.39. Blocks mostly have neighbours within themselves.
             (PatchMaskKind::Uniform, 0.36, 0.43),
             (PatchMaskKind::Block, 0.65, 0.95),
         ] {
@@ -187,7 +187,7 @@ mod tests {
                 }
             }
             assert!((low..high).contains(&together), "{kind:?}: {together}");
-            // Corners are in few rectangles, one in twenty, the centre is in many, but none is left out.
+            // Corners are in few rectangles, one in twenty, and the centre is in many, but no patch is never hidden.
             let least = counts.iter().min().copied().unwrap_or(0);
             assert!(least > DRAWS / 40, "{kind:?}: {least}");
             if kind == PatchMaskKind::Uniform {

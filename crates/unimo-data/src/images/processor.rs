@@ -1,8 +1,8 @@
-//! How a published model wants its pictures, as its folder says it: `preprocessor_config.json`, the `image_processor` within
+//! The image preprocessing of a published model, from its folder: `preprocessor_config.json`, the `image_processor` within
 //! `processor_config.json` (transformers 5), or OpenCLIP's `preprocess_cfg`.
 //!
-//! Nothing is taken for granted without a word: a default, a key that is not followed, a second file that says otherwise is a note,
-//! and what cannot be followed is an error.
+//! Nothing is assumed silently. A default, an ignored key or a second file that disagrees is a note; an unsupported setting is an
+//! error.
 
 mod hugging_face;
 mod keys;
@@ -19,35 +19,35 @@ use crate::images::processor::keys::Notes;
 use crate::images::processor::open_clip::open_clip;
 use crate::images::{Filter, ImageSpec, Resize};
 
-/// OpenAI's means and deviations, CLIP's and BridgeTower's defaults.
+/// OpenAI's means; defaults of CLIP and BridgeTower.
 pub const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-/// As [`CLIP_MEAN`], deviations.
+/// Standard deviations that go with [`CLIP_MEAN`].
 pub const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
-/// ViT's and DeiT's means and deviations.
+/// Means and standard deviations of ViT and DeiT.
 const STANDARD: [f32; 3] = [0.5; 3];
 /// Means of the feature extractor that DeiT was published with.
 const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
-/// As [`IMAGENET_MEAN`], deviations.
+/// Standard deviations that go with [`IMAGENET_MEAN`].
 const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
 
-/// Pillow's numbers of filters.
+/// Pillow's number of the bilinear filter.
 const BILINEAR: u64 = 2;
-/// As [`BILINEAR`].
+/// Pillow's number of the bicubic filter.
 const BICUBIC: u64 = 3;
 
-/// Where Hugging Face says it, in a file of its own.
+/// Hugging Face's file for image preprocessing.
 const PREPROCESSOR: &str = "preprocessor_config.json";
-/// Where transformers 5 says it, beside what else a processor has.
+/// The file of transformers 5, which also holds the rest of a processor.
 const PROCESSOR: &str = "processor_config.json";
-/// Where OpenCLIP says it.
+/// OpenCLIP's file.
 const OPEN_CLIP: &str = "open_clip_config.json";
-/// Our own key in [`PREPROCESSOR`], for what Hugging Face has no word for.
+/// Our own key in [`PREPROCESSOR`], for settings that Hugging Face has no key for.
 const OWN_RESIZE: &str = "unimo_resize";
 
-/// Kinds of models, by how their pictures are prepared where no file says it.
+/// Families of models, by their image preprocessing if no file gives it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
-    /// CLIP of Hugging Face.
+    /// Hugging Face's CLIP.
     Clip,
     /// CLIP of OpenAI and OpenCLIP, METER: torchvision's transforms.
     Torchvision,
@@ -59,12 +59,13 @@ pub enum Family {
     Deit,
 }
 
-/// How pictures become the model's pixels: as [`ImageSpec`], maybe with a margin that is cut off.
+/// How images become the model's pixels: an [`ImageSpec`], with an optional margin that is cut off.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pictures {
-    /// What the model gets.
+    /// The model's input.
     pub spec: ImageSpec,
-    /// The side that a picture is brought to before its centre, of the model's size, is cut out; the model's size: no margin.
+    /// Side to which an image is resized before its centre, of the model's size, is cut out. If it is the model's size, there is no
+    /// margin.
     pub resized: usize,
 }
 
@@ -78,7 +79,7 @@ impl From<ImageSpec> for Pictures {
 }
 
 impl Pictures {
-    /// Normalised pixels of one picture, appended to `pixels`.
+    /// Normalised pixels of one image, appended to `pixels`.
     ///
     /// # Shapes
     ///
@@ -86,13 +87,13 @@ impl Pictures {
     ///
     /// # Errors
     ///
-    /// Why the picture cannot be used.
+    /// Why the image cannot be used.
     pub fn append(&self, picture: &RgbImage, pixels: &mut Vec<f32>) -> Result<(), String> {
         self.spec.normalise(&self.square(picture)?, pixels);
         Ok(())
     }
 
-    /// The square that the model sees.
+    /// The square that the model reads.
     ///
     /// # Shapes
     ///
@@ -100,7 +101,7 @@ impl Pictures {
     ///
     /// # Errors
     ///
-    /// Why the picture cannot be used.
+    /// Why the image cannot be used.
     pub fn square(&self, picture: &RgbImage) -> Result<RgbImage, String> {
         if self.resized == self.spec.size {
             return self.spec.square(picture);
@@ -115,15 +116,15 @@ impl Pictures {
         Ok(image::imageops::crop_imm(&large, margin, margin, size, size).to_image())
     }
 
-    /// What the model sees of a picture, to look at: in the picture's own proportions and with a longer side of `side` pixels.
+    /// The part of an image that the model reads, for display: in the image's own proportions, with a longer side of `side` pixels.
     ///
     /// # Shapes
     ///
-    /// `H x W` to `side x side`, or to `side` by less where nothing is cut off.
+    /// `H x W` to `side x side`, or to `side` by less if nothing is cut off.
     ///
     /// # Errors
     ///
-    /// Why the picture cannot be used.
+    /// Why the image cannot be used.
     pub fn view(&self, picture: &RgbImage, side: u32) -> Result<RgbImage, String> {
         let margin = self.resized - self.spec.size;
         if margin == 0 {
@@ -138,7 +139,7 @@ impl Pictures {
         Ok(image::imageops::crop_imm(&large, left, top, width, height).to_image())
     }
 
-    /// Whether two files ask for the same, but for the rounding of where the centre begins, which goes with the library.
+    /// Whether two files ask for the same, except for the rounding of the crop's offset, which depends on the library.
     fn is_like(&self, other: &Self) -> bool {
         let like = |pictures: &Self| {
             let mut pictures = *pictures;
@@ -173,26 +174,26 @@ impl Pictures {
     }
 }
 
-/// How pictures are prepared, and what there is to say about it.
+/// The image preprocessing, with notes about it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prepared {
-    /// How.
+    /// The preprocessing.
     pub pictures: Pictures,
-    /// The file that says so; none where no file does.
+    /// The file that gives it; `None` if no file does.
     pub file: Option<PathBuf>,
-    /// One line each: defaults that were taken, keys that were not followed, files that say otherwise.
+    /// One line each: defaults taken, keys ignored, files that disagree.
     pub notes: Vec<String>,
 }
 
-/// Looks in a model's folder for how pictures are prepared.
+/// Finds the image preprocessing in a model's folder.
 ///
-/// Of several files the one counts that transformers takes: `image_processor` in `processor_config.json`, then
-/// `preprocessor_config.json`, then OpenCLIP's, which goes first for [`Family::Torchvision`]. `size` is the model's own, for files that
-/// do not say it.
+/// If there are several files, the one that transformers uses counts: `image_processor` in `processor_config.json`, then
+/// `preprocessor_config.json`, then OpenCLIP's. For [`Family::Torchvision`], OpenCLIP's comes first. `size` is the model's own, for
+/// files without a size.
 ///
 /// # Errors
 ///
-/// The file that counts cannot be read or asks for something that is not supported.
+/// The file that counts cannot be read or asks for something unsupported.
 pub fn find(folder: &Path, family: Family, size: usize) -> Result<Prepared, DataError> {
     let mut found: Vec<Prepared> = Vec::new();
     let mut notes = Vec::new();
@@ -249,7 +250,7 @@ pub fn find(folder: &Path, family: Family, size: usize) -> Result<Prepared, Data
 ///
 /// # Errors
 ///
-/// It cannot be read, does not say how pictures are prepared, or asks for something that is not supported.
+/// It cannot be read, does not describe image preprocessing, or asks for something unsupported.
 pub fn read(path: &Path) -> Result<Prepared, DataError> {
     read_file(path, None, None)?.ok_or_else(|| DataError::Processor {
         path: path.to_owned(),
@@ -263,7 +264,7 @@ fn file_name(path: Option<&Path>) -> String {
         .unwrap_or_default()
 }
 
-/// What a file says; none if it is about something else.
+/// The preprocessing in a file; `None` if the file is about something else.
 fn read_file(
     path: &Path,
     family: Option<Family>,
@@ -301,7 +302,7 @@ fn read_file(
 }
 
 impl Family {
-    /// What its kind of model is called.
+    /// The name of this family of models.
     fn name(self) -> &'static str {
         match self {
             Self::Clip => "CLIP",
@@ -312,7 +313,7 @@ impl Family {
         }
     }
 
-    /// How its pictures are prepared where no file says it.
+    /// Its image preprocessing if no file gives it.
     fn default_pictures(self, size: usize) -> Pictures {
         let (resize, filter, mean, std) = match self {
             Self::Clip => (Resize::ClipProcessor, Filter::Bicubic, CLIP_MEAN, CLIP_STD),
@@ -327,7 +328,7 @@ impl Family {
             Self::Deit => (Resize::Squash, Filter::Bicubic, STANDARD, STANDARD),
         };
         let margin = match self {
-            // 256 for pictures of 224.
+            // 256 for images of 224.
             Self::Deit => size / 14 * 2,
             _ => 0,
         };
@@ -344,7 +345,7 @@ impl Family {
     }
 }
 
-/// The text of a `preprocessor_config.json` that asks for the same.
+/// The text of a `preprocessor_config.json` with the same preprocessing.
 pub fn to_json(pictures: &Pictures) -> Value {
     let spec = &pictures.spec;
     let both = |size: usize| json!({"height": size, "width": size});
@@ -385,7 +386,7 @@ pub fn to_json(pictures: &Pictures) -> Value {
         json["crop_size"] = crop;
     }
     match spec.resize {
-        // Hugging Face's CLIP rounds where the centre begins otherwise.
+        // Hugging Face's CLIP rounds the crop's offset differently.
         Resize::Crop => json[OWN_RESIZE] = json!(spec.resize),
         Resize::BridgetowerProcessor => {
             json["do_pad"] = true.into();

@@ -1,7 +1,7 @@
-//! Pictures as regions, and the files that hold them.
+//! Images as regions, and the files that hold them.
 //!
-//! A region is `F` numbers: a feature, and its box in the last six of them, `x1 / W`, `y1 / H`, `x2 / W`, `y2 / H`, `w / W`,
-//! `h / H`. What the files are like says [`RegionsConfig`](crate::RegionsConfig).
+//! A region is `F` numbers: a feature, then its box in the last six: `x1 / W`, `y1 / H`, `x2 / W`, `y2 / H`, `w / W`, `h / H`. The
+//! format of the files is described at [`RegionsConfig`](crate::RegionsConfig).
 
 use std::path::Path;
 
@@ -12,29 +12,29 @@ use unimo_batch::Regions;
 use crate::error::ReadError;
 use crate::store;
 
-/// Numbers of a region that say where it is.
+/// Numbers of a region's box.
 pub(crate) const POSITION: usize = 6;
-/// How far a detector's box, or its rounding to f16, may reach over an edge.
+/// How far a detector's box, or its rounding to f16, may exceed an edge.
 const ROUNDING: f32 = 0.01;
 
 /// Largest file of features, in bytes: 16,000 regions of 2,054 numbers in f64.
 const LARGEST_FILE: u64 = 1 << 28;
 
-/// What pictures look like as regions.
+/// Number and width of an image's regions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RegionShape {
-    /// Regions of a picture at most; batches are padded to it.
+    /// Largest number of regions per image; batches are padded to it.
     pub most: usize,
-    /// Numbers of a region.
+    /// Numbers per region.
     pub features: usize,
 }
 
-/// The regions of one picture.
+/// The regions of one image.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct PictureRegions {
     /// `[R, F]`, row-major.
     pub features: Vec<f32>,
-    /// `R` boxes: x1, y1, x2, y2 as shares of width and height.
+    /// `R` boxes: x1, y1, x2, y2 relative to width and height.
     pub boxes: Vec<[f32; 4]>,
 }
 
@@ -59,7 +59,7 @@ pub fn read(path: &Path, shape: RegionShape) -> Result<PictureRegions, ReadError
     })
 }
 
-/// Regions padded to the same number, as a batch holds them.
+/// Regions padded to the same number, as in a batch.
 pub fn pad(pictures: &[&PictureRegions], shape: RegionShape) -> Regions {
     let RegionShape { most, features } = shape;
     let mut all = Regions {
@@ -91,7 +91,7 @@ pub(crate) fn position([x1, y1, x2, y2]: [f32; 4]) -> [f32; POSITION] {
 }
 
 impl Table {
-    /// The first regions, checked.
+    /// The first regions, validated.
     fn regions(mut self, shape: RegionShape) -> Result<PictureRegions, String> {
         if self.columns != shape.features {
             return Err(format!(
@@ -134,7 +134,7 @@ impl Table {
 
 /// `[R, F]` of f16, f32 or f64.
 fn of_npy(bytes: &[u8]) -> Result<Table, String> {
-    // Versions from 2 on say in four bytes how long the header is, which is taken as it is.
+    // From version 2 on, the header's length has four bytes; the length is accepted as it is.
     if let (Some(2..), Some(length)) = (bytes.get(6), bytes.get(8..12)) {
         let length = length
             .iter()
@@ -156,7 +156,7 @@ fn of_npy(bytes: &[u8]) -> Result<Table, String> {
     if file.order() != npyz::Order::C {
         return Err("in Fortran's order; numpy.ascontiguousarray gives the other".to_owned());
     }
-    // What the header promises is there, so that no memory is taken for what is not.
+    // Checks that the file holds what its header declares before memory is allocated.
     let promised = rows.checked_mul(columns).ok_or("too many numbers")?;
     if promised > bytes.len() as u64 {
         return Err(format!("cut short: its header promises {rows} x {columns}"));
@@ -180,7 +180,7 @@ fn of_npy(bytes: &[u8]) -> Result<Table, String> {
     })
 }
 
-/// `features`, and `boxes` if they are apart.
+/// `features`, and `boxes` if separate.
 fn of_safetensors(bytes: &[u8], features: usize) -> Result<Table, String> {
     let wrong = |error: SafeTensorError| error.to_string();
     let file = SafeTensors::deserialize(bytes).map_err(wrong)?;
@@ -233,7 +233,7 @@ fn of_safetensors(bytes: &[u8], features: usize) -> Result<Table, String> {
     })
 }
 
-/// A tensor's numbers; none of a kind that features are not stored in.
+/// A tensor's numbers; `None` for a dtype that features are not stored in.
 pub(crate) fn numbers(tensor: &TensorView<'_>) -> Option<Vec<f32>> {
     let bytes = tensor.data();
     Some(match tensor.dtype() {

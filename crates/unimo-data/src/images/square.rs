@@ -1,6 +1,6 @@
-//! From a picture to the square that a model sees, as Pillow resizes, and to its levels.
+//! From an image to the square that a model reads, resized as in Pillow, and to its levels.
 //!
-//! Shape legend: `C` = 3 channels, `S` the model's picture side, `H x W` the picture's own size.
+//! Shape legend: `C` = 3 channels, `S` the model's image side, `H x W` the image's own size.
 
 use std::ops::Range;
 
@@ -11,23 +11,23 @@ use image::RgbImage;
 use serde::{Deserialize, Serialize};
 use unimo_batch::Images;
 
-/// How a picture of any form becomes square.
+/// How an image of any shape becomes square.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Resize {
-    /// The shorter side is brought to size, then the centre is cut out, as torchvision does (METER, OpenAI's CLIP).
+    /// Resizes the shorter side, then crops the centre, as torchvision does (METER, OpenAI's CLIP).
     #[default]
     Crop,
-    /// Both sides are brought to size; nothing is lost, proportions change (ViT).
+    /// Resizes both sides: nothing is lost, proportions change (ViT).
     Squash,
-    /// As `crop`, with the centre of an odd rest rounded as Hugging Face's `CLIPImageProcessor` does.
+    /// As `crop`, but the crop's offset is rounded as in Hugging Face's `CLIPImageProcessor`.
     ClipProcessor,
-    /// Hugging Face's `BridgeTowerImageProcessor`: the shorter side is brought to size, the longer one to at most 1333 / 800
-    /// of it, both are rounded down to a multiple of 32, then the centre is cut out; what is missing is black.
+    /// Hugging Face's `BridgeTowerImageProcessor`: resizes the shorter side to the size and the longer one to at most 1333 / 800 of
+    /// it, both rounded down to a multiple of 32, then crops the centre. Missing pixels are black.
     BridgetowerProcessor,
 }
 
-/// How pixels between pixels are computed.
+/// Interpolation used to resize.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Filter {
@@ -38,14 +38,14 @@ pub enum Filter {
     Bilinear,
 }
 
-/// How pictures become pixels for the model.
+/// How images become pixels for the model.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ImageSpec {
-    /// `S`: side of the square picture.
+    /// `S`: side of the square image.
     pub size: usize,
-    /// How a picture becomes square.
+    /// How an image becomes square.
     pub resize: Resize,
-    /// How pixels between pixels are computed.
+    /// Interpolation used to resize.
     pub filter: Filter,
     /// Mean per channel, subtracted from values in 0..1.
     pub mean: [f32; 3],
@@ -53,21 +53,21 @@ pub struct ImageSpec {
     pub std: [f32; 3],
 }
 
-/// A part of a picture, in pixels.
+/// A part of an image, in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Part {
-    /// Columns left of it.
+    /// Number of columns left of it.
     pub left: u32,
-    /// Rows above it.
+    /// Number of rows above it.
     pub top: u32,
-    /// Its columns.
+    /// Number of its columns.
     pub width: u32,
-    /// Its rows.
+    /// Number of its rows.
     pub height: u32,
 }
 
 impl Part {
-    /// All of a picture.
+    /// The whole image.
     pub fn whole(picture: &RgbImage) -> Self {
         Self {
             left: 0,
@@ -77,7 +77,7 @@ impl Part {
         }
     }
 
-    /// What lies in a box, x1, y1, x2, y2 as shares of width and height: at least one pixel.
+    /// The part in a box, x1, y1, x2, y2 relative to width and height: at least one pixel.
     pub fn of_box(picture: &RgbImage, [x1, y1, x2, y2]: [f32; 4]) -> Self {
         let (width, height) = picture.dimensions();
         let edge = |share: f32, side: u32| (f64::from(share) * f64::from(side)).round() as u32;
@@ -95,11 +95,11 @@ impl Part {
 }
 
 impl ImageSpec {
-    /// Widest strip that is resized before the centre is cut out, in picture sides. Beyond it both ends are cut off
-    /// first: a picture of 1 x 100,000 pixels would otherwise be blown up to gigabytes.
+    /// Longest strip that is resized before the centre is cropped, in image sides. Of a longer strip both ends are cut off first:
+    /// an image of 1 x 100,000 pixels would otherwise grow to gigabytes.
     const LONGEST_STRIP: f64 = 8.0;
 
-    /// Makes a picture square and of the model's size, as Pillow does.
+    /// Makes an image a square of the model's size, as Pillow does.
     ///
     /// # Shapes
     ///
@@ -107,13 +107,12 @@ impl ImageSpec {
     ///
     /// # Errors
     ///
-    /// The reason, as it is listed for the skipped sample.
+    /// The reason, as listed for the skipped sample.
     pub fn square(&self, picture: &RgbImage) -> Result<RgbImage, String> {
         self.square_within(picture, Part::whole(picture))
     }
 
-    /// Brings a part of a picture to the model's size, whatever its proportions, as if it were cut out and both sides brought
-    /// to size.
+    /// Resizes a part of an image to the model's size, whatever its proportions, as if it were cut out and both sides resized.
     ///
     /// # Shapes
     ///
@@ -121,7 +120,7 @@ impl ImageSpec {
     ///
     /// # Errors
     ///
-    /// The reason, as it is listed for the skipped sample: the part lies outside of the picture.
+    /// The part lies outside the image; the reason is as listed for the skipped sample.
     pub fn square_of(&self, picture: &RgbImage, part: Part) -> Result<RgbImage, String> {
         let size = self.size as u32;
         resize(picture, part, (size, size), (0..size, 0..size), self.filter)
@@ -168,12 +167,12 @@ impl ImageSpec {
         }
     }
 
-    /// What [`square`](Self::square) keeps of a picture, to look at: in the picture's own proportions and with a longer side of
+    /// The part of an image that [`square`](Self::square) keeps, for display: in the image's own proportions, with a longer side of
     /// `side` pixels.
     ///
     /// # Shapes
     ///
-    /// `H x W` to `side x side`, or to `side` by less where nothing is cut off.
+    /// `H x W` to `side x side`, or to `side` by less if nothing is cut off.
     ///
     /// # Errors
     ///
@@ -197,7 +196,7 @@ impl ImageSpec {
         }
     }
 
-    /// Normalised pixels of one picture, appended to `pixels`.
+    /// Normalised pixels of one image, appended to `pixels`.
     ///
     /// # Shapes
     ///
@@ -205,13 +204,13 @@ impl ImageSpec {
     ///
     /// # Errors
     ///
-    /// The reason, as it is listed for the skipped sample.
+    /// The reason, as listed for the skipped sample.
     pub fn append(&self, picture: &RgbImage, pixels: &mut Vec<f32>) -> Result<(), String> {
         self.normalise(&self.square(picture)?, pixels);
         Ok(())
     }
 
-    /// Normalised pixels of a picture that is square already, appended to `pixels`.
+    /// Normalised pixels of a square image, appended to `pixels`.
     ///
     /// # Shapes
     ///
@@ -222,7 +221,7 @@ impl ImageSpec {
         pixels.extend(self.batch(Vec::new()).normalised(&levels));
     }
 
-    /// The levels of a picture that is square already, channel by channel, appended to `levels`.
+    /// The levels of a square image, channel by channel, appended to `levels`.
     ///
     /// # Shapes
     ///
@@ -235,7 +234,7 @@ impl ImageSpec {
         }
     }
 
-    /// Levels of pictures as the part of a batch that says what a model reads of them.
+    /// The levels of images as the images of a batch.
     ///
     /// # Shapes
     ///
@@ -252,13 +251,13 @@ impl ImageSpec {
         }
     }
 
-    /// Numbers per picture, `C * S * S`.
+    /// Numbers per image, `C * S * S`.
     pub fn values(&self) -> usize {
         Images::CHANNELS * self.size * self.size
     }
 }
 
-/// A picture to look at, its longer side brought down to `side` pixels, the shorter one in proportion.
+/// An image for display: the longer side is reduced to `side` pixels, the shorter one in proportion.
 pub fn thumbnail(picture: &RgbImage, side: u32) -> RgbImage {
     let (width, height) = picture.dimensions();
     let share = f64::from(side) / f64::from(width.max(height).max(1));
@@ -266,7 +265,7 @@ pub fn thumbnail(picture: &RgbImage, side: u32) -> RgbImage {
     image::imageops::thumbnail(picture, scaled(width), scaled(height))
 }
 
-/// A picture with its shorter side brought down to `side` pixels, the longer one in proportion; none if it is that small.
+/// An image with its shorter side reduced to `side` pixels, the longer one in proportion; `None` if it is already that small.
 pub(crate) fn shrink(picture: &RgbImage, side: u32) -> Result<Option<RgbImage>, String> {
     let (width, height) = picture.dimensions();
     let short = width.min(height);
@@ -280,7 +279,7 @@ pub(crate) fn shrink(picture: &RgbImage, side: u32) -> Result<Option<RgbImage>, 
     resize_whole(picture, scaled(width), scaled(height), Filter::Bicubic).map(Some)
 }
 
-/// All of a picture at another size.
+/// Resizes a whole image.
 fn resize_whole(
     picture: &RgbImage,
     width: u32,
@@ -291,7 +290,7 @@ fn resize_whole(
     resize(picture, Part::whole(picture), (width, height), kept, filter)
 }
 
-/// The size to which `BridgeTowerImageProcessor` brings a picture, width first.
+/// The size to which `BridgeTowerImageProcessor` resizes an image, width first.
 fn bridgetower_size(width: u32, height: u32, shorter: u32) -> (u32, u32) {
     const DIVISOR: u32 = 32;
     let (w, h, shorter) = (f64::from(width), f64::from(height), f64::from(shorter));
@@ -309,7 +308,7 @@ fn bridgetower_size(width: u32, height: u32, shorter: u32) -> (u32, u32) {
     (coarse(new_w), coarse(new_h))
 }
 
-/// Where the middle of `size` begins on a side; 0 where the side is too short.
+/// Where the middle `size` pixels of a side begin; 0 if the side is too short.
 fn centre(side: u32, size: u32, round_even: bool) -> u32 {
     let rest = side.saturating_sub(size);
     match round_even {
@@ -318,7 +317,7 @@ fn centre(side: u32, size: u32, round_even: bool) -> u32 {
     }
 }
 
-/// A side that is too short is filled with black on both ends, more at the end where the rest is odd.
+/// Fills a side that is too short with black at both ends, more at the end if the remainder is odd.
 fn fill_up(picture: RgbImage, size: u32) -> RgbImage {
     let (width, height) = picture.dimensions();
     if (width, height) == (size, size) {
@@ -330,9 +329,9 @@ fn fill_up(picture: RgbImage, size: u32) -> RgbImage {
     square
 }
 
-/// Brings a part of a picture to `(width, height)` as Pillow does: across, then down, rounded to whole levels in between. The
-/// resizer on its own goes the other way round, which differs by two levels at hard edges. Of the result only the columns and
-/// rows of `kept` are made, from no more rows of the picture than they need.
+/// Resizes a part of an image to `(width, height)` as Pillow does: across, then down, rounded to whole levels in between. The
+/// resizer alone works in the other order, which differs by two levels at hard edges. Only the columns and rows in `kept` are
+/// computed, from no more rows of the image than they need.
 pub(crate) fn resize(
     picture: &RgbImage,
     part: Part,
@@ -364,29 +363,29 @@ pub(crate) fn resize(
     resize_once(picture, part, (across, down), filter)
 }
 
-/// What becomes of one side of a picture.
+/// How one side of an image is resized.
 #[derive(Debug, Clone, Copy)]
 struct Stretch {
-    /// Pixels of the side.
+    /// Length of the side in pixels.
     side: u32,
-    /// Where what is kept begins and how long it is, in these pixels.
+    /// Start and length of the kept part, in these pixels.
     from: f64,
     length: f64,
-    /// Pixels that it becomes.
+    /// Number of pixels of the result.
     target: u32,
-    /// Whether they are computed; otherwise some are left out at most.
+    /// Whether pixels are interpolated; otherwise the side is at most cropped.
     scaled: bool,
 }
 
 impl Stretch {
-    /// A side that becomes `whole` pixels, of which `kept` are made.
+    /// Resizes a side to `whole` pixels, of which `kept` are computed.
     fn new(side: u32, whole: u32, kept: Range<u32>) -> Self {
         let scale = f64::from(side) / f64::from(whole.max(1));
         let target = kept.end - kept.start;
         let from = f64::from(kept.start) * scale;
         let length = match target == whole {
             true => f64::from(side),
-            // Rounding must not take it beyond the side.
+            // Rounding must not exceed the side.
             false => (f64::from(target) * scale).min(f64::from(side) - from),
         };
         Self {
@@ -398,9 +397,9 @@ impl Stretch {
         }
     }
 
-    /// The pixels that those that are made depend on.
+    /// The source pixels that the computed pixels depend on.
     fn needed(&self) -> Range<u32> {
-        /// Pixels on each side of a place that a bicubic filter looks at, times the scale; one more for rounding.
+        /// Radius of a bicubic filter in pixels, times the scale, plus one for rounding.
         const REACH: f64 = 2.0;
         let reach = REACH * (self.length / f64::from(self.target.max(1))).max(1.0) + 1.0;
         let start = (self.from - reach).max(0.0) as u32;
@@ -415,11 +414,11 @@ fn resize_once(
     (across, down): (Stretch, Stretch),
     filter: Filter,
 ) -> Result<RgbImage, String> {
-    // Types that name the kind of pixel: with the crate's other ones, this crate would be compiled for every kind that there is.
+    // These types name the pixel format. The crate's other types would compile it for every format.
     let source =
         TypedImageRef::<U8x3>::from_buffer(picture.width(), picture.height(), picture.as_raw())
             .map_err(|error| error.to_string())?;
-    // What is around the part must not show at its edges, which it would with a crop box alone.
+    // Pixels around the part must not show at its edges; a crop box alone would let them.
     let source = TypedCroppedImage::new(source, part.left, part.top, part.width, part.height)
         .map_err(|error| error.to_string())?;
     let mut resized = RgbImage::new(across.target, down.target);
@@ -482,7 +481,7 @@ mod tests {
     #[test]
     fn resampling_equals_pillow() {
         // Pillow 13.0: Image.fromarray(a).resize((5, 4), Image.BICUBIC) of a[y, x] = (x * y * 7 + 3 * x) % 256 on 12 x 9.
-        // One grey level, as the two round at different places.
+        // One grey level, since the two round in different places.
         const TOLERANCE: u8 = 1;
         let picture = RgbImage::from_fn(12, 9, |x, y| Rgb([((x * y * 7 + 3 * x) % 256) as u8; 3]));
         let whole = Part::whole(&picture);
@@ -501,7 +500,7 @@ mod tests {
 
     #[test]
     fn crop_takes_the_centre_and_squash_takes_all() {
-        // Thirds in red, green and blue; the centre square of a 3 : 1 picture is all green.
+        // Thirds in red, green and blue; the centre square of a 3 : 1 image is all green.
         let picture = RgbImage::from_fn(90, 30, |x, _| {
             let mut pixel = Rgb([0; 3]);
             pixel[(x / 30) as usize] = 255;

@@ -1,8 +1,8 @@
-//! Concepts in batches: phrases behind the tokens of a caption, tags as a text of their own, and both hidden for what predicts
-//! them.
+//! Concepts in batches: phrases after the tokens of a caption, and tags as a text of their own. Both may be hidden for objectives
+//! that predict them.
 //!
-//! Source: MVP (Li et al. 2022), section 3.1: `[CLS] tokens phrases [SEP]` and `[CLS] tags [SEP]`. Phrases take the places that
-//! the tokens leave, of which `max_phrases` are kept free for them.
+//! Source: MVP (Li et al. 2022), section 3.1: `[CLS] tokens phrases [SEP]` and `[CLS] tags [SEP]`. Phrases take the positions that
+//! the tokens leave free; `max_phrases` positions are reserved for them.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -28,11 +28,11 @@ pub struct ConceptReader {
 }
 
 impl ConceptReader {
-    /// A reader of the phrases and tags in a vocabulary.
+    /// A reader for the phrases and tags of a vocabulary.
     ///
     /// # Errors
     ///
-    /// The file of tuples that the settings name cannot be used.
+    /// The file of tuples in the settings cannot be used.
     pub fn new(
         config: &ConceptsConfig,
         concepts: &Concepts,
@@ -46,7 +46,7 @@ impl ConceptReader {
         })
     }
 
-    /// The same for texts that come from no source: where the source knew the phrases, they are parsed.
+    /// The same for texts that come from no source. Where a source would give the phrases, the texts are parsed.
     ///
     /// # Errors
     ///
@@ -67,12 +67,12 @@ impl ConceptReader {
         Self::new(&config, concepts, tokenizer)
     }
 
-    /// Rows of the embedding that tokens and concepts need together.
+    /// Rows of an embedding for tokens and concepts together.
     pub fn rows(&self) -> usize {
         self.ids.rows()
     }
 
-    /// What a concept is called; none for what is no concept.
+    /// The name of a concept; `None` if the id is not a concept.
     pub fn name(&self, id: i32) -> Option<&str> {
         self.ids.name(id)
     }
@@ -82,7 +82,7 @@ impl ConceptReader {
         self.phrases.of_sample(sample, caption)
     }
 
-    /// The phrases of every caption of a sample whose picture is not read.
+    /// The phrases of every caption of a sample, without reading its image.
     ///
     /// # Errors
     ///
@@ -96,7 +96,7 @@ impl ConceptReader {
         self.phrases.of(source, split, index)
     }
 
-    /// The phrases of a text that is given as it is.
+    /// The phrases of a free text.
     pub fn phrases_of_text(&self, text: &str) -> Vec<String> {
         self.phrases.of_text(text)
     }
@@ -125,12 +125,12 @@ impl ConceptReader {
         encoded
     }
 
-    /// The positions of a text of at most `max_length` that its words may take; the others are kept free for phrases.
+    /// The largest number of positions for words in a text of at most `max_length`; the others are reserved for phrases.
     pub fn room_for_words(&self, max_length: usize) -> usize {
         max_length.saturating_sub(self.max_phrases).max(2)
     }
 
-    /// Ids of those in the vocabulary, each once, the first `most`.
+    /// The ids of those in the vocabulary, each once, at most `most` of them.
     fn known(&self, phrases: &[String], most: usize) -> Vec<i32> {
         let mut seen = HashSet::new();
         let mut ids = self.ids.ids(phrases);
@@ -139,8 +139,8 @@ impl ConceptReader {
         ids
     }
 
-    /// The tags of some pictures; with a `rate`, hidden with that chance each by the seed of its picture, at least one where there
-    /// is one.
+    /// The tags of some images. With a `rate`, each is hidden with that probability, by the seed of its image, but at least one per
+    /// image with tags.
     pub fn tags(
         &self,
         tokenizer: &TextTokenizer,
@@ -185,9 +185,9 @@ impl ConceptReader {
         texts
     }
 
-    /// Hides phrases of a caption whose words were hidden: of those with a hidden word all, or the phrase would tell it, and of the
-    /// others each with the chance `rate`, if there is one, to be predicted. `ids` and `labels` are the caption's after its words
-    /// were hidden; returns the labels of phrases.
+    /// Hides phrases of a caption whose words were hidden. A phrase with a hidden word is always hidden, since it would reveal the
+    /// word. The others are hidden with the probability `rate`, if given, to be predicted. `ids` and `labels` are those of the
+    /// caption after its words were hidden. Returns the labels of the phrases.
     pub(crate) fn hide(
         &self,
         tokenizer: &TextTokenizer,
@@ -222,7 +222,7 @@ impl ConceptReader {
     }
 }
 
-/// Each of `count` with the chance `rate`, but at least one.
+/// Chooses each of `count` with the probability `rate`, but at least one.
 fn chosen(count: usize, rate: f64, seed: u64) -> Vec<usize> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mut chosen: Vec<usize> = (0..count).filter(|_| random.random_bool(rate)).collect();
@@ -232,7 +232,7 @@ fn chosen(count: usize, rate: f64, seed: u64) -> Vec<usize> {
     chosen
 }
 
-/// The words of which a token is hidden, in lower case, cut as [`words_of`] cuts.
+/// The words with a hidden token, in lower case, as [`words_of`] splits them.
 fn hidden_words(tokenizer: &TextTokenizer, text: &Encoded, labels: &[i32]) -> HashSet<String> {
     let hidden: HashSet<u32> = text
         .word_ids
@@ -255,13 +255,13 @@ fn hidden_words(tokenizer: &TextTokenizer, text: &Encoded, labels: &[i32]) -> Ha
         .collect()
 }
 
-/// The runs of letters and digits of a text: tokenizers cut `t-shirt` and `girl's` in their own ways.
+/// The runs of letters and digits of a text: tokenizers split `t-shirt` and `girl's` in different ways.
 fn words_of(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| !c.is_alphanumeric())
         .filter(|word| !word.is_empty())
 }
 
-/// Forms that share too little with their singular.
+/// Plurals that share too little with their singular.
 const IRREGULAR: &[(&str, &str)] = &[
     ("man", "men"),
     ("woman", "women"),
@@ -276,7 +276,7 @@ const IRREGULAR: &[(&str, &str)] = &[
     ("stand", "stood"),
 ];
 
-/// Whether one word tells another: the same, or a form of it. Too many are better than too few here.
+/// Whether one word reveals another: it is the same word or a form of it. Too many matches are better than too few.
 fn tells(a: &str, b: &str) -> bool {
     if a == b || IRREGULAR.contains(&(a, b)) || IRREGULAR.contains(&(b, a)) {
         return true;
@@ -336,7 +336,7 @@ mod tests {
         }
     }
 
-    /// No phrase that is left in sight holds a word that is hidden.
+    /// No visible phrase contains a hidden word.
     #[test]
     fn phrases_do_not_tell_hidden_words() {
         let (source, tokenizer, reader) = scenes();

@@ -1,7 +1,7 @@
-//! Who makes which samples, and how many batches there are at once.
+//! Shares the work on batches between threads, and bounds the number of batches in flight.
 //!
-//! All threads work on the oldest batch that still has samples to be made, a few at a time; whoever brings the last ones puts the batch
-//! together. A batch beyond the oldest `room` is not begun, so that memory is bounded whatever the number of threads.
+//! All threads work on the oldest batch with samples left to make, a few samples at a time. The thread that returns the last ones
+//! assembles the batch. A batch beyond the oldest `room` is not begun, so memory is bounded whatever the number of threads.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,16 +11,16 @@ use unimo_batch::Batch;
 
 use crate::error::{DataError, panic_text};
 
-/// What the threads of a loader share: batches in flight, the oldest first.
+/// State shared by the threads of a loader: batches in flight, the oldest first.
 pub(super) struct Desk<P> {
     state: Mutex<State<P>>,
-    /// There may be something to do.
+    /// Signals that there may be work.
     work: Condvar,
-    /// A batch is ready, or no thread is left.
+    /// Signals that a batch is ready or no thread is left.
     ready: Condvar,
     room: usize,
     size: usize,
-    /// Samples that a thread takes at a time.
+    /// Number of samples that a thread takes at a time.
     at_once: usize,
 }
 
@@ -29,17 +29,17 @@ pub(super) trait Work {
     /// Some samples of a batch.
     type Piece: Send;
 
-    /// The positions whose samples batch number `batch` from the beginning of the loader holds.
+    /// The positions of the samples of batch number `batch`, counted from the loader's beginning.
     ///
     /// # Errors
     ///
-    /// What they follow from cannot be read.
+    /// What determines them cannot be read.
     fn positions(&self, batch: u64) -> Result<Vec<u64>, DataError>;
 
-    /// The samples at some positions, of which the first one is number `first` of its batch.
+    /// The samples at some positions; the first of them is number `first` of its batch.
     fn piece(&self, batch: u64, first: usize, positions: &[u64]) -> Result<Self::Piece, DataError>;
 
-    /// A batch of its pieces, in order.
+    /// Assembles a batch from its pieces, in order.
     fn whole(&self, batch: u64, pieces: Vec<Self::Piece>) -> Result<Batch, DataError>;
 
     /// Its number in the run, for messages.
@@ -48,7 +48,7 @@ pub(super) trait Work {
 
 struct State<P> {
     open: VecDeque<Open<P>>,
-    /// The batch that is opened next.
+    /// The next batch to open.
     next: u64,
     stop: bool,
     threads: usize,
@@ -57,10 +57,10 @@ struct State<P> {
 /// A batch in flight.
 struct Open<P> {
     batch: u64,
-    /// Positions that nobody has taken, the last one first; none are known at first.
+    /// Positions not yet taken, the last one first; unknown at first.
     left: Vec<u64>,
     pieces: Vec<Option<P>>,
-    /// Pieces that are not back.
+    /// Number of pieces not yet returned.
     away: usize,
     known: bool,
     made: Option<Result<Batch, DataError>>,
@@ -77,10 +77,10 @@ enum Task {
 }
 
 impl<P: Send> Desk<P> {
-    /// A desk for so many threads and at most `room` batches of `size` samples at once.
+    /// A desk for this many threads and at most `room` batches of `size` samples at once.
     pub(super) fn new(threads: usize, room: usize, size: usize) -> Self {
-        /// Each thread comes so many times for a batch, and takes so many samples at most: threads end a batch together, and do not
-        /// queue for samples that cost little.
+        /// Each thread takes about `TIMES` pieces per batch, of at most `MOST` samples. So threads finish a batch together, and do
+        /// not contend for samples that cost little.
         const TIMES: usize = 4;
         const MOST: usize = 16;
         Self {
@@ -102,7 +102,7 @@ impl<P: Send> Desk<P> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What a thread does until the loader is dropped.
+    /// The work of a thread until the loader is dropped.
     pub(super) fn work(&self, work: &impl Work<Piece = P>) {
         let _leaves = Leaves(self);
         while let Some(task) = self.task() {
@@ -127,7 +127,7 @@ impl<P: Send> Desk<P> {
         }
     }
 
-    /// The next thing to do, waiting for one; none where the loader is dropped.
+    /// Waits for the next task; `None` if the loader is dropped.
     fn task(&self) -> Option<Task> {
         let mut state = self.state();
         loop {
@@ -187,7 +187,7 @@ impl<P: Send> Desk<P> {
         self.ready.notify_all();
     }
 
-    /// Takes a piece back; all of a batch's where it is the last one.
+    /// Returns a piece. If it is the last one, gives all pieces of the batch.
     fn put(&self, batch: u64, piece: usize, made: Result<P, DataError>) -> Option<Vec<P>> {
         let mut state = self.state();
         let open = state.open.iter_mut().find(|open| open.batch == batch)?;
@@ -220,7 +220,7 @@ impl<P: Send> Desk<P> {
         self.ready.notify_all();
     }
 
-    /// The next batch, waiting for it; none where no thread is left to make it.
+    /// Waits for the next batch; `None` if no thread is left to make it.
     pub(super) fn take(&self) -> Option<Result<Batch, DataError>> {
         let mut state = self.state();
         loop {
@@ -241,14 +241,14 @@ impl<P: Send> Desk<P> {
         }
     }
 
-    /// Sends the threads home; what they hold they finish.
+    /// Tells the threads to stop; each finishes its current piece.
     pub(super) fn stop(&self) {
         self.state().stop = true;
         self.work.notify_all();
     }
 }
 
-/// Says that a thread is gone, however it went.
+/// On drop, records that a thread has ended, for whatever reason.
 struct Leaves<'a, P: Send>(&'a Desk<P>);
 
 impl<P: Send> Drop for Leaves<'_, P> {
@@ -281,7 +281,7 @@ mod tests {
 
     const SIZE: u64 = 4;
 
-    /// Samples are their positions; a batch's names are they.
+    /// Samples are their positions; the positions are the names in a batch.
     struct Numbers<F> {
         each: F,
     }
@@ -317,7 +317,7 @@ mod tests {
         }
     }
 
-    /// The first `batches` batches of so many threads, or what ended them. `asked` counts the calls for a batch.
+    /// The first `batches` batches of this many threads, or the error that ended them. `asked` counts the calls for a batch.
     fn take(
         (threads, room, batches): (usize, usize, u64),
         asked: &AtomicU64,
@@ -342,13 +342,13 @@ mod tests {
         })
     }
 
-    /// However many threads there are, no sample of a batch beyond the room is begun.
+    /// Whatever the number of threads, no sample of a batch beyond the room is begun.
     #[test]
     fn no_more_batches_are_in_flight_than_there_is_room_for() {
         for (threads, room) in [(1, 1), (1, 4), (8, 1), (8, 3), (128, 4)] {
             let asked = AtomicU64::new(0);
             take((threads, room, 50), &asked, |position| {
-                // A batch that is asked for may be gone, which makes room for one.
+                // A requested batch may already be taken, which makes room for another.
                 let most = asked.load(Ordering::SeqCst) + room as u64;
                 assert!(position / SIZE < most, "{position} of {most} batches");
                 Ok(())
@@ -364,7 +364,7 @@ mod tests {
         let all = Barrier::new(SIZE as usize);
         let asked = AtomicU64::new(0);
         take((SIZE as usize, 1, BATCHES), &asked, |position| {
-            // Of a batch beyond the last some samples may be begun, and the other threads are sent home.
+            // Some samples of a batch beyond the last may be begun; the other threads are stopped.
             if position < BATCHES * SIZE {
                 all.wait();
             }

@@ -1,4 +1,4 @@
-//! Held-out pictures and captions, in a fixed order: a split, several, or a part of them drawn at random.
+//! Images and captions to evaluate on, in a fixed order: one split, several splits, or a random part of them.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use crate::sources::splits::Split;
 use crate::text::tokens::{Encoded, Pad, TextTokenizer};
 use crate::threads::parallel;
 
-/// Pictures and captions to evaluate on.
+/// Images and captions to evaluate on.
 ///
-/// Every picture is decoded once when the set is made, so that broken ones are left out with their captions from the
-/// start and pictures and captions keep their numbers. Pixels are not kept.
+/// Every image is decoded once when the set is made. So broken ones are left out with their captions from the start, and images and
+/// captions keep their numbers. Pixels are not kept.
 #[derive(Clone)]
 pub struct EvalSet {
     source: Arc<dyn Source>,
@@ -29,14 +29,14 @@ pub struct EvalSet {
     items: Vec<Item>,
     captions: Vec<Caption>,
     concepts: Option<ConceptReader>,
-    /// Pictures that a part was drawn from.
+    /// Number of images that a part was drawn from.
     drawn_from: Option<usize>,
 }
 
-/// One picture of an [`EvalSet`].
+/// One image of an [`EvalSet`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
-    /// Where it comes from, `file:line`.
+    /// Where it is defined, `file:line`.
     pub name: String,
     /// Its split in the source.
     pub split: Split,
@@ -49,28 +49,29 @@ pub struct Item {
 /// One caption of an [`EvalSet`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caption {
-    /// Its picture's number in [`EvalSet::items`].
+    /// Its image's number in [`EvalSet::items`].
     pub image: usize,
     /// What it says.
     pub text: String,
 }
 
-/// What parts are drawn with. It is no setting and not a run's seed, so that runs are compared on the same part.
+/// The seed of random parts. It is neither a setting nor a run's seed, so that runs are compared on the same part.
 const PART_SEED: u64 = 0;
 
-/// A random order of so many things, the same every time.
+/// A random order of `count` items, the same every time.
 fn shuffled(count: usize) -> Permutation {
     Permutation::new(count, hash(Stream::HeldOut, &[PART_SEED]), 0)
 }
 
 impl EvalSet {
-    /// The usable samples of some splits, one split after the other; of more than `limit` samples that many, drawn at random and
-    /// always the same. Samples of a split that show one picture are one, with all their captions, and only texts that describe their
-    /// picture are captions.
+    /// The usable samples of some splits, one split after the other. If there are more than `limit`, that many are drawn at random,
+    /// always the same. Samples of a split with the same image become one, with all their captions. Only texts that describe their
+    /// image are captions.
+    /// image are captions.
     ///
     /// # Errors
     ///
-    /// None is usable, none describes its picture, or too much of the source is not usable.
+    /// No sample is usable, no text describes its image, or too much of the source is unusable.
     pub fn new(
         source: Arc<dyn Source>,
         splits: &[Split],
@@ -141,7 +142,7 @@ impl EvalSet {
         Ok(set)
     }
 
-    /// So many of its pictures with their captions, drawn at random and always the same, in their order; all where it has no more.
+    /// A random part of `count` images with their captions, always the same, in the set's order; all if there are no more.
     #[must_use]
     pub fn part(&self, count: usize) -> Self {
         let all = self.items.len();
@@ -165,7 +166,7 @@ impl EvalSet {
         part
     }
 
-    /// What it is, in words: `val`, or `val, 320 of 1000 pictures at random`.
+    /// A label: `val`, or `val, 320 of 1000 pictures at random`.
     pub fn label(&self) -> String {
         let names: Vec<&str> = self.splits.iter().map(|split| split.name()).collect();
         let names = names.join(" and ");
@@ -184,7 +185,7 @@ impl EvalSet {
         }
     }
 
-    /// What makes concepts of its phrases and tags, if the set has some.
+    /// The reader of concepts, if the set has concepts.
     pub fn concepts(&self) -> Option<&ConceptReader> {
         self.concepts.as_ref()
     }
@@ -202,7 +203,7 @@ impl EvalSet {
         });
     }
 
-    /// The captions of a sample whose picture can be made ready.
+    /// The captions of a sample whose image can be decoded.
     fn check(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
         self.check_picture(split, index)?;
         let captions = self.source.captions(split, index)?;
@@ -212,7 +213,7 @@ impl EvalSet {
         Ok(captions)
     }
 
-    /// Whether a sample's picture, or its regions, can be made ready.
+    /// Checks that a sample's image or regions can be read.
     fn check_picture(&self, split: Split, index: usize) -> Result<(), SampleError> {
         let bad = |reason| self.bad(split, index, reason);
         if self.source.region_shape().is_some() {
@@ -233,27 +234,27 @@ impl EvalSet {
         SampleError::new(self.source.place(split, index), reason)
     }
 
-    /// Every picture with its captions' numbers.
+    /// Every image, with the numbers of its captions.
     pub fn items(&self) -> &[Item] {
         &self.items
     }
 
-    /// Every caption with its picture's number.
+    /// Every caption, with the number of its image.
     pub fn captions(&self) -> &[Caption] {
         &self.captions
     }
 
-    /// How pictures become pixels.
+    /// How images become pixels.
     pub fn image_spec(&self) -> ImageSpec {
         self.spec
     }
 
-    /// The source, for all else that is known of an item: `source.sample(item.split, item.index)`.
+    /// The source, for everything else about an item: `source.sample(item.split, item.index)`.
     pub fn source(&self) -> &Arc<dyn Source> {
         &self.source
     }
 
-    /// Pictures, read on all cores. A range that reaches beyond the last picture is cut short.
+    /// Images, read on all cores. A range beyond the last image is cut short.
     ///
     /// # Shapes
     ///
@@ -261,7 +262,7 @@ impl EvalSet {
     ///
     /// # Errors
     ///
-    /// A file that could be read when the set was made no longer can.
+    /// A file that could be read when the set was made can no longer be read.
     pub fn images(&self, range: Range<usize>) -> Result<Images, DataError> {
         let range = range.start.min(self.items.len())..range.end.min(self.items.len());
         let count = range.len();
@@ -282,8 +283,7 @@ impl EvalSet {
         Ok(self.spec.batch(pixels))
     }
 
-    /// Regions of pictures, read on all cores; none where pictures are known by pixels. A range that reaches beyond the last picture
-    /// is cut short.
+    /// Regions of images, read on all cores; `None` if images are given as pixels. A range beyond the last image is cut short.
     ///
     /// # Shapes
     ///
@@ -291,7 +291,7 @@ impl EvalSet {
     ///
     /// # Errors
     ///
-    /// A file that could be read when the set was made no longer can.
+    /// A file that could be read when the set was made can no longer be read.
     pub fn regions(&self, range: Range<usize>) -> Result<Option<Regions>, DataError> {
         let Some(shape) = self.source.region_shape() else {
             return Ok(None);
@@ -307,7 +307,7 @@ impl EvalSet {
         Ok(Some(regions::pad(&read.iter().collect::<Vec<_>>(), shape)))
     }
 
-    /// Captions as token ids. A range that reaches beyond the last caption is cut short.
+    /// Captions as token ids. A range beyond the last caption is cut short.
     ///
     /// # Shapes
     ///
@@ -315,7 +315,7 @@ impl EvalSet {
     ///
     /// # Errors
     ///
-    /// Phrases that could be read no longer can.
+    /// Phrases can no longer be read.
     pub fn texts(
         &self,
         range: Range<usize>,
@@ -324,7 +324,7 @@ impl EvalSet {
         pad: Pad,
     ) -> Result<Texts, DataError> {
         let range = range.start.min(self.captions.len())..range.end.min(self.captions.len());
-        // The captions of a picture follow each other: its phrases are found once.
+        // The captions of an image are consecutive, so its phrases are found once.
         let mut of_item = (usize::MAX, Vec::new());
         let mut encoded: Vec<Encoded> = Vec::with_capacity(range.len());
         for number in range {
@@ -341,11 +341,11 @@ impl EvalSet {
         Ok(texts)
     }
 
-    /// One caption as tokens, with its phrases where the set has concepts.
+    /// One caption as tokens, with its phrases if the set has concepts.
     ///
     /// # Errors
     ///
-    /// Phrases that could be read no longer can.
+    /// Phrases can no longer be read.
     ///
     /// # Panics
     ///
@@ -360,7 +360,7 @@ impl EvalSet {
         Ok(self.encode_with(number, &phrases, tokenizer, max_length))
     }
 
-    /// Per caption of a picture, its phrases, where the set has concepts.
+    /// For each caption of an image, its phrases, if the set has concepts.
     fn phrases(&self, image: usize) -> Result<Vec<Vec<String>>, DataError> {
         let Some(reader) = &self.concepts else {
             return Ok(Vec::new());
@@ -386,7 +386,7 @@ impl EvalSet {
         reader.encode(tokenizer, &caption.text, phrases, max_length)
     }
 
-    /// The tags of pictures, where the set has concepts and one of the pictures has a tag.
+    /// The tags of images, if the set has concepts and one of the images has a tag.
     ///
     /// # Shapes
     ///
@@ -394,7 +394,7 @@ impl EvalSet {
     ///
     /// # Errors
     ///
-    /// Tags that could be read no longer can.
+    /// Tags can no longer be read.
     pub fn tags(
         &self,
         range: Range<usize>,
@@ -414,12 +414,12 @@ impl EvalSet {
         Ok(some.then(|| reader.tags(tokenizer, &tags, None)))
     }
 
-    /// The picture of one item as the source gives it, for a report; none where pictures are known by regions and are not there
-    /// themselves.
+    /// The image of one item as the source gives it, for a report; `None` if images are given as regions and their files do not
+    /// exist.
     ///
     /// # Errors
     ///
-    /// There is no such item, the source has no pictures, or a file that could be read no longer can.
+    /// There is no such item, the source has no images, or a file can no longer be read.
     pub fn picture(&self, number: usize) -> Result<Option<RgbImage>, DataError> {
         let Some(item) = self.items.get(number) else {
             return Err(DataError::config(

@@ -1,4 +1,4 @@
-//! What can be retrieved: pictures with all the texts that describe them.
+//! Groups texts by image for retrieval: each image with all the texts that describe it.
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -12,12 +12,12 @@ use crate::images::regions::{PictureRegions, RegionShape};
 use crate::sources::source::{Holds, Sample, Source};
 use crate::sources::splits::{BySplit, Split};
 
-/// A source of which every sample is a picture of its own with all texts that describe it. One that is so already stays as it is.
+/// A source in which every sample is a different image, with all texts that describe it. A source that is already so is returned
+/// unchanged.
 ///
 /// # Errors
 ///
-/// The splits have samples, and no text of them describes its picture; or a row could not be read now, and which picture it shows is
-/// unknown.
+/// The splits have samples but no text describes its image, or a row could not be read now, so its image is unknown.
 pub(crate) fn gather(
     source: Arc<dyn Source>,
     splits: &[Split],
@@ -46,14 +46,14 @@ pub(crate) fn gather(
     Ok(Arc::new(gathered))
 }
 
-/// Pictures of several samples as one sample each. See [`gather`].
+/// Joins the samples of each image. See [`gather`].
 struct Gathered {
     source: Arc<dyn Source>,
-    /// The samples of each picture.
+    /// The samples of each image.
     pictures: BySplit<Vec<Vec<usize>>>,
 }
 
-/// Which of a sample's texts describe its picture.
+/// Indices of a sample's texts that describe its image.
 fn describing(roles: &[TextRole], texts: usize) -> Vec<usize> {
     let describes = |at: &usize| matches!(roles.get(*at), None | Some(TextRole::Describes));
     (0..texts).filter(describes).collect()
@@ -65,7 +65,7 @@ impl Gathered {
         let mut numbers: HashMap<u64, usize> = HashMap::new();
         let pictures = &mut self.pictures[split];
         for index in 0..self.source.len(split) {
-            // What cannot be read stays, so that it is met and listed as everywhere else.
+            // An unreadable sample stays, so that it is met and listed as elsewhere.
             if !all_describe {
                 let roles =
                     SampleError::known(self.source.roles(split, index))?.unwrap_or_default();
@@ -87,7 +87,7 @@ impl Gathered {
         self.pictures[split][index][0]
     }
 
-    /// Something of every text of a picture, each text once.
+    /// Values that belong to an image's texts, each text once.
     fn of_texts<T: Clone + Default>(
         &self,
         split: Split,
@@ -156,7 +156,7 @@ impl Source for Gathered {
         let mut all = Vec::new();
         for sample in samples {
             for tag in self.source.tags(split, *sample)? {
-                // Two objects of one name count twice in one sample, not in two samples.
+                // Two objects with the same name count twice within one sample, but not across samples.
                 if samples.len() == 1 || !all.contains(&tag) {
                     all.push(tag);
                 }

@@ -1,4 +1,4 @@
-//! Makes a batch: a pure function of the seed and the position.
+//! Makes a batch as a pure function of the seed and the position.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -20,53 +20,53 @@ use crate::sources::source::Sample;
 use crate::text::masking::Masker;
 use crate::text::tokens::Encoded;
 
-/// How often a broken sample is replaced by another before the split is given up. With half of a split broken, all
-/// attempts fail once in 2^64 times.
+/// Number of replacements tried for a broken sample before the split is given up. If half of a split is broken, all attempts fail
+/// once in 2^64 times.
 const ATTEMPTS: u64 = 64;
 
 pub(super) struct Maker {
     pub(super) spec: LoaderSpec,
     pub(super) masker: Option<Masker>,
     pub(super) plan: Plan,
-    /// The last windows of batches that were sorted.
+    /// The most recently sorted windows of batches.
     pub(super) windows: Mutex<Vec<(u64, Arc<Vec<u64>>)>>,
     pub(super) patches: Option<PatchMasker>,
-    /// The run's first batch, and the distance to this process's next one.
+    /// The first batch of this process in the run, and the distance between its batches.
     pub(super) first: u64,
     pub(super) ranks: u64,
     pub(super) stop: Arc<AtomicBool>,
 }
 
-/// Samples that a source which reads ahead is told of; an eighth of them at a time.
+/// Number of samples announced to a source that reads ahead, an eighth of them at a time.
 const ANNOUNCED: usize = 256;
 
-/// Windows that are kept: workers may stand on both sides of a window's end.
+/// Number of sorted windows that are kept: workers may stand on both sides of a window's end.
 const WINDOWS: usize = 3;
 
-/// One sample on its way into a batch.
+/// One sample of a batch in the making.
 struct Made {
     position: u64,
     sample: Sample,
     caption: usize,
-    /// None where the source has no captions.
+    /// `None` if the source has no captions.
     text: Option<Encoded>,
-    /// Levels of the second view; empty: there is none.
+    /// Levels of the second view; empty if there is none.
     second_view: Vec<u8>,
-    /// Which picture it shows.
+    /// Which image it shows.
     picture: u64,
-    /// What its text says of the picture.
+    /// What its text says about the image.
     role: TextRole,
-    /// Levels of the right picture; empty: there is none.
+    /// Levels of the right image; empty if there is none.
     second_picture: Vec<u8>,
 }
 
-/// Some samples of a batch, and the levels of their pictures.
+/// Some samples of a batch, and the levels of their images.
 pub(super) struct Piece {
     made: Vec<Made>,
     pixels: Vec<u8>,
 }
 
-/// A mixture sees to it that a batch is of one kind; so `found` of its samples have something if all or none have it.
+/// Mixtures make batches of one kind, so either all samples of a batch have something (`found` counts them) or none has.
 fn all_or_none(batch: u64, found: usize, samples: usize, what: &str) -> Result<(), DataError> {
     match found == 0 || found == samples {
         true => Ok(()),
@@ -95,7 +95,7 @@ impl Work for Maker {
             pixels: Vec::with_capacity(positions.len() * values),
         };
         for (at, position) in (first..).zip(positions) {
-            // Nobody takes the batch of a loader that was dropped.
+            // Nobody takes the batches of a dropped loader.
             if self.stop.load(Ordering::Relaxed) {
                 break;
             }
@@ -119,7 +119,7 @@ impl Work for Maker {
 }
 
 impl Maker {
-    /// Batch number `batch` of the run.
+    /// Assembles batch number `batch` of the run.
     fn batch(&self, batch: u64, mut made: Vec<Made>, pixels: Vec<u8>) -> Result<Batch, DataError> {
         let spec = &self.spec;
         let pictures = pixels.len() / spec.images.values();
@@ -145,7 +145,7 @@ impl Maker {
             }),
             ..spec.images.batch(pixels)
         });
-        // Of a batch in which some have one picture alone, no pairs can be made.
+        // If some samples of a batch have only one image, the batch has no pairs.
         let second: usize = made.iter().map(|made| made.second_picture.len()).sum();
         let whole = pictures > 0 && second == made.len() * spec.images.values();
         let second_images = whole.then(|| {
@@ -172,7 +172,7 @@ impl Maker {
             })
             .collect();
         let mut further_texts: BTreeMap<String, Texts> = further_texts;
-        // Of samples of which none has tags there is nothing to read; one of many without any is an empty list.
+        // If no sample has tags, there is nothing to read. A sample without tags beside others with tags has an empty list.
         if let Some(reader) = &spec.concepts
             && (images.is_some() || regions.is_some())
             && made.iter().any(|made| !made.sample.tags.is_empty())
@@ -197,7 +197,7 @@ impl Maker {
         })
     }
 
-    /// Tells the source which samples come from a place in a batch on.
+    /// Announces to the source the samples from a place in a batch on.
     fn announce(&self, batch: u64, at: usize) {
         let spec = &self.spec;
         let (size, ranks) = (spec.batch_size as u64, spec.ranks as u64);
@@ -211,7 +211,7 @@ impl Maker {
         spec.source.ahead(spec.split, &indices, spec.shuffle);
     }
 
-    /// The regions of a batch's pictures; none where its samples have none.
+    /// The regions of a batch's images; `None` if its samples have none.
     fn regions(&self, batch: u64, made: &[Made]) -> Result<Option<Regions>, DataError> {
         let found: Vec<_> = made
             .iter()
@@ -229,7 +229,7 @@ impl Maker {
         Ok(Some(regions::pad(&found, shape)))
     }
 
-    /// The positions whose samples a batch holds: those from `batch * batch_size` on, unless batches are sorted by length.
+    /// The positions of a batch's samples: those from `batch * batch_size` on, unless batches are sorted by length.
     fn positions_of(&self, batch: u64) -> Result<Vec<u64>, DataError> {
         let (size, bucket) = (self.spec.batch_size as u64, self.spec.bucket as u64);
         if bucket == 1 {
@@ -242,7 +242,7 @@ impl Maker {
         Ok(sorted[at * size as usize..(at + 1) * size as usize].to_vec())
     }
 
-    /// The positions of a window of batches, sorted by the length of their texts, each part of a mixture for itself.
+    /// The positions of a window of batches, sorted by text length within each part of a mixture.
     fn window(&self, window: u64) -> Result<Arc<Vec<u64>>, DataError> {
         let kept = || self.windows.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, positions)) = kept().iter().find(|(at, _)| *at == window) {
@@ -260,7 +260,7 @@ impl Maker {
         for position in window * length..(window + 1) * length {
             let index = self.plan.at(spec.seed, position);
             let siblings = spec.source.siblings(spec.split, index);
-            // A text that is damaged gets a stand-in of unknown length. One that can only not be read now must not change the order.
+            // A damaged text gets a replacement of unknown length. A text that only cannot be read now must not change the order.
             let captions = readable(spec.source.captions(spec.split, index))?;
             let caption = self.choice(position, captions.len());
             let length = captions.get(caption).map_or(0, String::len);
@@ -277,12 +277,12 @@ impl Maker {
         Ok(positions)
     }
 
-    /// Which of a sample's captions is read at a position.
+    /// The index of the caption that is read at a position.
     fn choice(&self, position: u64, captions: usize) -> usize {
         below(hash(Stream::Caption, &[self.spec.seed, position]), captions)
     }
 
-    /// The sample at a position, or the one that stands in for it. Its pixels are appended.
+    /// The sample at a position, or its replacement. Its pixels are appended.
     fn usable(&self, position: u64, pixels: &mut Vec<u8>) -> Result<Made, DataError> {
         let spec = &self.spec;
         let planned = self.plan.at(spec.seed, position);
@@ -334,7 +334,7 @@ impl Maker {
             SecondView::All => true,
         };
         let mut second_view = Vec::new();
-        // The picture is let go at once: a batch of photographs in full size would fill the memory.
+        // The image is dropped at once: a batch of full-size photographs would fill the memory.
         match sample.image.take() {
             Some(picture) => {
                 if twice {
@@ -404,7 +404,7 @@ impl Maker {
         }
     }
 
-    /// The captions of a batch; none where its samples have none.
+    /// The captions of a batch; `None` if its samples have none.
     fn texts(&self, batch: u64, made: &[Made]) -> Result<Option<Texts>, DataError> {
         let spec = &self.spec;
         let encoded: Vec<Encoded> = made.iter().filter_map(|made| made.text.clone()).collect();

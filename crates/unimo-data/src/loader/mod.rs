@@ -1,8 +1,8 @@
 //! Batches for training, made ahead of the step on worker threads.
 //!
-//! Which samples a batch holds, which caption of each, which tokens are masked and what stands in for a broken sample
-//! is a pure function of (seed, position), where position counts samples over the whole run and over all ranks. So a run
-//! resumed at any batch goes on exactly as it would have, with any number of threads and ranks.
+//! The samples of a batch, the caption of each, the masked tokens and the replacements of broken samples are a pure function of
+//! (seed, position). Position counts samples over the whole run and over all ranks. So a run resumed at any batch continues exactly
+//! as it would have, with any number of threads and ranks.
 
 pub(crate) mod concepts;
 mod desk;
@@ -33,9 +33,9 @@ use crate::text::masking::Masker;
 pub struct Loader {
     desk: Arc<Desk<Piece>>,
     threads: Vec<JoinHandle<()>>,
-    /// Set when it is dropped: threads leave the rest of a piece.
+    /// Set on drop: threads then skip the rest of their piece.
     stop: Arc<AtomicBool>,
-    /// Batches taken from it so far.
+    /// Number of batches taken from it so far.
     taken: u64,
     first: u64,
     ranks: u64,
@@ -123,12 +123,12 @@ impl Loader {
         Ok(loader)
     }
 
-    /// The run's number of the batch that comes next, counted over all ranks.
+    /// The run's number of the next batch, counted over all ranks.
     pub fn next_batch(&self) -> u64 {
         self.first + self.taken * self.ranks
     }
 
-    /// Seconds that all calls of `next` together waited for a batch.
+    /// Seconds that all calls of `next` waited for a batch, in total.
     pub fn wait_seconds(&self) -> f64 {
         self.waited.as_secs_f64()
     }
@@ -167,7 +167,7 @@ impl Drop for Loader {
         self.stop.store(true, Ordering::Relaxed);
         self.desk.stop();
         for thread in self.threads.drain(..) {
-            // A panic has been reported as an error; there is nobody left to tell.
+            // A panic has already been reported as an error.
             let _ = thread.join();
         }
     }

@@ -1,4 +1,4 @@
-//! The list of what was skipped.
+//! The list of skipped items.
 
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
@@ -11,7 +11,7 @@ use crate::sources::source::Source;
 
 /// Counts and lists every unusable item once, across threads and resumed runs.
 ///
-/// The file holds one JSON object a line: `file`, `line`, `reason`.
+/// The file holds one JSON object per line: `file`, `line`, `reason`.
 #[derive(Debug)]
 pub struct SkipList {
     max_share: f64,
@@ -26,11 +26,11 @@ struct State {
     file: Option<File>,
 }
 
-/// Longest line of an existing list that is read; a longer one was not written here.
+/// Longest line that is read from an existing list; a longer one was not written here.
 const LONGEST_LINE: u64 = 1 << 20;
 
 impl SkipList {
-    /// A list that is kept in memory only.
+    /// A list in memory only.
     pub fn in_memory(max_skipped: f64) -> Self {
         Self {
             max_share: max_skipped,
@@ -39,8 +39,8 @@ impl SkipList {
         }
     }
 
-    /// A list that is kept in a file, usually `skipped.jsonl` in the run's folder. What an existing file lists counts
-    /// and is not listed again; a line that a crash cut short is dropped.
+    /// A list in a file, usually `skipped.jsonl` in the run's folder. Items in an existing file count and are not listed again. A
+    /// line that a crash cut short is dropped.
     ///
     /// # Errors
     ///
@@ -85,12 +85,12 @@ impl SkipList {
         })
     }
 
-    /// Lists an item, unless it is listed already. Says whether it is new.
+    /// Lists an item unless it is already listed. Returns whether it is new.
     ///
     /// # Errors
     ///
-    /// [`DataError::Unavailable`] where the item could only not be read: it is neither listed nor counted. Or the list's file cannot be
-    /// written.
+    /// [`DataError::Unavailable`] if the item only could not be read; it is then neither listed nor counted. Or the list's file
+    /// cannot be written.
     pub fn add(&self, entry: &SampleError) -> Result<bool, DataError> {
         if entry.is_unavailable() {
             return Err(DataError::unavailable(entry));
@@ -111,7 +111,7 @@ impl SkipList {
         Ok(true)
     }
 
-    /// Lists what a source found unusable when it was opened, and checks the share.
+    /// Lists the items that a source found unusable when it was opened, and checks the share.
     ///
     /// # Errors
     ///
@@ -145,22 +145,22 @@ impl SkipList {
         }
     }
 
-    /// How many items are listed.
+    /// Number of listed items.
     pub fn count(&self) -> usize {
         self.lock().known.len()
     }
 
-    /// What is listed, in order.
+    /// The listed items, in order.
     pub fn entries(&self) -> Vec<SampleError> {
         self.lock().entries.clone()
     }
 
-    /// The file, if there is one.
+    /// The file, if any.
     pub fn path(&self) -> Option<&Path> {
         self.path.as_deref()
     }
 
-    /// A thread that panicked while it held the lock has left at worst one item unlisted, so the rest goes on.
+    /// A thread that panicked while it held the lock left at most one item unlisted, so the others continue.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

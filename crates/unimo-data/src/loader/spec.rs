@@ -1,4 +1,4 @@
-//! What to load and how.
+//! What a loader loads, and how.
 
 use std::sync::Arc;
 
@@ -15,54 +15,54 @@ use crate::sources::source::Source;
 use crate::sources::splits::Split;
 use crate::text::tokens::{Pad, TextTokenizer};
 
-/// What to load and how.
+/// What a loader loads, and how.
 #[derive(Clone)]
 pub struct LoaderSpec {
     /// Where samples come from.
     pub source: Arc<dyn Source>,
-    /// Which part of it.
+    /// The split to load.
     pub split: Split,
     /// How texts become ids.
     pub tokenizer: Arc<TextTokenizer>,
-    /// How pictures become pixels.
+    /// How images become pixels.
     pub images: ImageSpec,
-    /// Random changes of pictures.
+    /// Random changes of images.
     pub augment: Option<AugmentConfig>,
     /// Longest text in tokens.
     pub max_text_length: usize,
     /// What texts are padded to.
     pub pad: Pad,
-    /// How words are hidden; none: batches have no masked texts.
+    /// How words are hidden; `None`: batches have no masked texts.
     pub mask: Option<MaskSpec>,
-    /// Which pictures come in a second view, changed at random by `augment` like the first.
+    /// Which images get a second view, changed at random by `augment` like the first.
     pub second_view: SecondView,
-    /// Which patches of pictures are hidden; none: pictures have no patch mask.
+    /// Which patches of images are hidden; `None`: images have no patch mask.
     pub patch_mask: Option<PatchMask>,
-    /// Which further texts batches carry.
+    /// Additional texts in batches.
     pub further: Vec<FurtherText>,
-    /// Makes concepts of phrases and tags; none: batches have none.
+    /// Makes concepts of phrases and tags; `None`: batches have none.
     pub concepts: Option<ConceptReader>,
-    /// Share of concepts that are hidden; none: only phrases that would tell a hidden word.
+    /// Share of concepts that are hidden; `None`: only phrases that would reveal a hidden word.
     pub concept_rate: Option<f64>,
-    /// What captions are rewritten by before they become tokens, such as words put into another language.
+    /// Changes captions before they become tokens, for example by putting words into another language.
     pub rewrite: Option<Arc<dyn Rewrite>>,
     /// How samples are shuffled.
     pub shuffle: Shuffle,
-    /// Batches among which samples are sorted by the length of their texts; 1: none.
+    /// Number of batches among which samples are sorted by text length; 1: no sorting.
     pub bucket: usize,
-    /// Which of `ranks` processes this is, from 0. Each takes every `ranks`-th batch.
+    /// The rank of this process among `ranks`, from 0. It takes every `ranks`-th batch.
     pub rank: usize,
-    /// Processes that train together.
+    /// Number of processes that train together.
     pub ranks: usize,
     /// Samples in a batch.
     pub batch_size: usize,
-    /// Decides the order, the captions and the masks.
+    /// Determines the order, the captions and the masks.
     pub seed: u64,
-    /// Threads that make batches; all work on the samples of one batch, then on those of the next.
+    /// Number of threads. All work on the samples of one batch, then on those of the next.
     pub workers: usize,
     /// Batches in flight over all threads: being made, or ready and not taken.
     pub prefetch: usize,
-    /// The run's batch to begin with, counted over all ranks; 0 for a new run.
+    /// The run's first batch to load, counted over all ranks; 0 for a new run.
     pub first_batch: u64,
     /// Where unusable samples are listed.
     pub skip: Arc<SkipList>,
@@ -115,14 +115,14 @@ impl LoaderSpec {
     }
 }
 
-/// Which pictures come in a second view.
+/// Which images get a second view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SecondView {
     /// None.
     None,
-    /// Those without texts.
+    /// Images without texts.
     WithoutTexts,
-    /// All.
+    /// All images.
     All,
 }
 
@@ -131,15 +131,15 @@ pub enum SecondView {
 pub enum FurtherText {
     /// The phrases of the caption, joined by commas.
     Phrases,
-    /// The names of the picture's objects, joined by commas.
+    /// The names of the image's objects, joined by commas.
     Tags,
-    /// Another caption of the same picture; the same one where there is only one.
+    /// Another caption of the same image, or the same caption if there is only one.
     SecondCaption,
 }
 
-/// Changes captions as they are loaded; code switching (UC2, M3P) is one. The same draw must give the same text.
+/// Changes captions as they are loaded, such as code switching (UC2, M3P). The same draw must give the same text.
 pub trait Rewrite: Send + Sync {
-    /// The caption that the model reads. `draw` is a number of its own for every position of the run.
+    /// The caption that the model reads. `draw` is different for every position of the run.
     fn rewrite(&self, caption: &str, draw: u64) -> String;
 }
 

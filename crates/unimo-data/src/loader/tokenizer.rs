@@ -1,4 +1,4 @@
-//! The tokenizer that a recipe names: its vocabulary may come from the texts of a source.
+//! Opens the tokenizer of a recipe. Its vocabulary may come from the texts of a source.
 
 use crate::error::DataError;
 use crate::sources::source::{Readable, Source};
@@ -6,7 +6,7 @@ use crate::sources::splits::Split;
 use crate::text::tokens::{TextTokenizer, TokenizerConfig};
 
 impl TextTokenizer {
-    /// Loads or trains the tokenizer that a recipe names.
+    /// Loads or trains the tokenizer of a recipe.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Concepts of a source: what phrases its captions have, and which of them are frequent.
+//! Concepts of a source: the phrases of its captions, and which of them are frequent.
 
 use unimo_phrases::{Counter, Uncounted};
 
@@ -8,7 +8,7 @@ use crate::sources::splits::Split;
 use crate::text::concepts::{Concepts, ConceptsConfig, PhraseSource, Phrases};
 
 impl Phrases {
-    /// Per caption of a sample, its phrases; the picture is not read.
+    /// For each caption of a sample, its phrases; the image is not read.
     ///
     /// # Errors
     ///
@@ -40,7 +40,7 @@ impl Phrases {
 }
 
 impl Concepts {
-    /// The vocabulary that a recipe names: loaded, or counted over the training split.
+    /// The vocabulary of a recipe: loaded, or counted over the training split.
     ///
     /// # Errors
     ///
@@ -63,14 +63,14 @@ impl Concepts {
         }
     }
 
-    /// Counts in how many texts of a split each phrase occurs. The texts are all captions and, of each picture, its tags as one
-    /// more. Samples that cannot be read are passed over. `progress` is told the number of samples that are done, of how many.
+    /// Counts in how many texts of a split each phrase occurs. Texts are all captions and, for each image, its tags as one more
+    /// text. Unreadable samples are skipped. `progress` receives the number of finished samples and the number of all samples.
     ///
     /// Memory is bounded, see [`Counter`].
     ///
     /// # Errors
     ///
-    /// The split is empty, a file of tuples cannot be used, there are no phrases, or none occurs often enough.
+    /// The split is empty, a file of tuples cannot be used, there are no phrases, or no phrase occurs often enough.
     pub fn build(
         source: &dyn Source,
         split: Split,

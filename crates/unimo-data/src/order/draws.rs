@@ -1,12 +1,12 @@
-//! Seeded hashes and permutations: which sample comes when.
+//! Seeded hashes and permutations: they determine the order of samples.
 //!
-//! All of it is a pure function of its arguments, so training resumes at any batch at once, and the result depends
-//! neither on thread timing nor on the number of threads. The functions are written out here, not taken from a
-//! library, because a run must resume in the same order after an update of that library.
+//! Everything is a pure function of its arguments. So training resumes at any batch at once, and the result depends neither on
+//! thread timing nor on the number of threads. The functions are written out here instead of taken from a library, because a run
+//! must resume in the same order after an update of the library.
 
 use std::path::{Component, Path};
 
-/// What a hash is for; keeps the streams of random numbers apart.
+/// The purpose of a hash; keeps the streams of random numbers apart.
 #[derive(Debug, Clone, Copy)]
 #[repr(u64)]
 pub(crate) enum Stream {
@@ -72,7 +72,7 @@ pub(crate) fn hash_bytes(stream: Stream, bytes: &[u8]) -> u64 {
     hash(stream, &[mixed, fnv(FNV, rest)])
 }
 
-/// A hash of a path: the same for `a/b`, `./a//b` and `a/c/../b`, whatever bytes it holds.
+/// A hash of a path: equal for `a/b`, `./a//b` and `a/c/../b`, whatever its bytes.
 pub(crate) fn hash_path(stream: Stream, path: &Path) -> u64 {
     let mut parts: Vec<Component<'_>> = Vec::new();
     for part in path.components() {
@@ -100,9 +100,9 @@ pub(crate) fn unit(hash: u64) -> f64 {
     (hash >> 11) as f64 / (1u64 << 53) as f64
 }
 
-/// A seeded permutation of `0..n` that gives any element in constant time and memory.
+/// A seeded permutation of `0..n` that computes any element in constant time and memory.
 ///
-/// A Feistel network over the next even power of two, walked until it lands inside (Black and Rogaway 2002).
+/// A Feistel network over the next even power of two, iterated until it lands inside (Black and Rogaway 2002).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Permutation {
     n: u64,
@@ -112,7 +112,7 @@ pub(crate) struct Permutation {
 
 impl Permutation {
     const ROUNDS: usize = 8;
-    /// Halves of at least 4 bits: with smaller ones a network reaches few of the permutations.
+    /// Halves have at least 4 bits: with smaller ones, a network reaches few of the permutations.
     const SMALLEST_HALF: u32 = 4;
 
     pub(crate) fn new(n: usize, seed: u64, epoch: u64) -> Self {
@@ -125,7 +125,7 @@ impl Permutation {
         }
     }
 
-    /// Which element stands at `position`, which must be below `n`.
+    /// The element at `position`, which must be below `n`.
     pub(crate) fn at(&self, position: usize) -> usize {
         let mask = (1u64 << self.half) - 1;
         let mut x = position as u64;
@@ -196,8 +196,8 @@ mod tests {
 
     #[test]
     fn every_permutation_of_four_is_equally_likely() {
-        // 24 permutations, 2,400 draws each expected. Chi-square with 23 degrees of freedom is above 58 once in
-        // 10,000 fair experiments; the seed is fixed, so this never flickers.
+        // 24 permutations, 2,400 expected draws each. Chi-square with 23 degrees of freedom exceeds 58 once in 10,000 fair
+        // experiments. The seed is fixed, so the test is deterministic.
         const BOUND: f64 = 58.0;
         const EACH: f64 = 2400.0;
         let mut counts = std::collections::BTreeMap::new();

@@ -1,7 +1,7 @@
-//! Which sample stands at which position of an endless run.
+//! The sample at each position of an endless run.
 //!
-//! Positions count samples over the whole run, over epochs and over all ranks. A plan is a pure function of seed and position:
-//! any number of threads and ranks gives the same order, and a run goes on at any position at once.
+//! Positions count samples over the whole run, over epochs and over all ranks. A plan is a pure function of seed and position. So
+//! any number of threads and ranks gives the same order, and a run resumes at any position at once.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,14 +13,14 @@ use crate::order::draws::{Permutation, Stream, hash};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Shuffle {
-    /// One permutation of all samples per epoch: for storage in which any sample is as near as any other.
+    /// One permutation of all samples per epoch, for storage with fast random access.
     Global,
-    /// Shards in random order; the samples of this many shards at a time are permuted among each other. Reading stays within
-    /// as many shards.
+    /// Shards in random order; the samples of this many shards at a time are permuted together. Reads then touch only that many
+    /// shards at a time.
     Shards(usize),
 }
 
-/// An order of samples without end. Each sample of each part comes once in each of the part's epochs.
+/// An endless order of samples. Each sample of each part comes once in each of the part's epochs.
 #[derive(Debug)]
 pub struct Plan(Kind);
 
@@ -30,17 +30,17 @@ enum Kind {
         samples: usize,
     },
     Shards {
-        /// Where each shard begins, and the number of samples at the end.
+        /// Start of each shard, and the number of samples at the end.
         starts: Vec<u64>,
         window: usize,
-        /// Of the last epochs that were asked for.
+        /// Tables of the most recent epochs.
         tables: Mutex<Vec<Arc<Table>>>,
     },
     Parts {
         parts: Vec<Part>,
         /// Cumulative draws per part in a block of draws.
         ends: Vec<u64>,
-        /// Positions that a draw decides: 1, or the batch size where a batch is of one part.
+        /// Number of positions per draw: 1, or the batch size if a batch comes from one part.
         unit: u64,
     },
 }
@@ -61,13 +61,13 @@ struct Table {
     ends: Vec<u64>,
 }
 
-/// Draws after which every part has had exactly its share.
+/// Number of draws after which every part has had exactly its share.
 const BLOCK: u64 = 4096;
-/// Epochs whose tables are kept: workers may stand on both sides of an epoch's end.
+/// Number of epochs whose tables are kept: workers may stand on both sides of an epoch's end.
 const TABLES: usize = 3;
 
 impl Plan {
-    /// Samples that lie in shards of the given sizes.
+    /// A plan for samples in shards of the given sizes.
     pub fn new(shards: &[usize], shuffle: Shuffle) -> Self {
         match shuffle {
             Shuffle::Shards(window) if shards.len() > 1 => Self::shards(shards, window),
@@ -95,15 +95,15 @@ impl Plan {
         })
     }
 
-    /// Parts drawn with the given weights, each with its number of samples and its own plan. Every `unit` positions from a
-    /// multiple of `unit` on are of one part.
+    /// Parts drawn with the given weights, each with its number of samples and its own plan. Each group of `unit` positions,
+    /// starting at a multiple of `unit`, comes from one part.
     pub fn parts(parts: Vec<(f64, usize, Plan)>, unit: usize) -> Self {
         let total: f64 = parts.iter().map(|(weight, _, _)| weight).sum();
         let ideal: Vec<f64> = parts
             .iter()
             .map(|(weight, _, _)| weight / total * BLOCK as f64)
             .collect();
-        // Largest remainders get what rounding down leaves; every part gets a draw at least.
+        // The largest remainders get the draws left by rounding down; every part gets at least one draw.
         let mut counts: Vec<u64> = ideal.iter().map(|i| (i.floor() as u64).max(1)).collect();
         let mut by_remainder: Vec<usize> = (0..counts.len()).collect();
         by_remainder.sort_by(|a, b| {
@@ -247,7 +247,7 @@ mod tests {
         }
     }
 
-    /// Whatever is read within one window's length lies in as many shards as the window has.
+    /// The reads within one window's length touch only as many shards as the window has.
     #[test]
     fn reading_stays_within_a_window() {
         let sizes = vec![10; 30];
@@ -283,7 +283,7 @@ mod tests {
             for (part, weight) in weights.iter().enumerate() {
                 let share = seen[part].len() as f64 / (BLOCK * unit) as f64;
                 assert!((share - weight / 8.0).abs() < 2.0 / BLOCK as f64, "{share}");
-                // In a block the draws of a part are its samples in equal numbers, but for the epoch that is not over.
+                // In a block, the draws of a part contain its samples equally often, except for the unfinished epoch.
                 let mut counts = vec![0usize; sizes[part]];
                 let first = [0, 7, 107][part];
                 for index in &seen[part] {

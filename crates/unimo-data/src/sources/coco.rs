@@ -1,4 +1,4 @@
-//! Captions of COCO and of everything written like it: `captions_*.json`, with boxes and names from `instances_*.json`.
+//! COCO captions, and everything in that format: `captions_*.json`, with boxes and names from `instances_*.json`.
 //!
 //! ```toml
 //! [data]
@@ -14,9 +14,10 @@
 //! images = "val2017"
 //! ```
 //!
-//! Without `val`, `val_fraction` of the pictures is held out. A sample is a picture with all its captions; with `instances` its
-//! objects' names are tags, and their boxes come with them. Pictures without captions and objects without boxes are counted and left
-//! out. Identifiers of annotations are not looked at, as nothing refers to them. In errors `FILE#images:3` is the third entry of the file's `images`.
+//! Without `val`, `val_fraction` of the images is held out. A sample is an image with all its captions. With `instances`, the names
+//! of its objects are tags, and their boxes come with them. Images without captions and objects without boxes are counted and left
+//! out. Identifiers of annotations are ignored, since nothing refers to them. In errors, `FILE#images:3` is the third entry of the
+//! file's `images`.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -42,11 +43,11 @@ pub struct CocoPart {
     /// `instances_*.json`, for names and boxes of objects.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instances: Option<PathBuf>,
-    /// Folder of the pictures.
+    /// Folder of the images.
     pub images: PathBuf,
 }
 
-/// A picture in `images`.
+/// An image in `images`.
 #[derive(Deserialize)]
 pub(crate) struct Picture {
     #[serde(deserialize_with = "id")]
@@ -70,11 +71,11 @@ pub(crate) struct Instance {
 }
 
 impl Instance {
-    /// x, y, width, height in pixels; none where the object has no box.
+    /// x, y, width, height in pixels; `None` if the object has no box.
     ///
     /// # Errors
     ///
-    /// There are more or fewer numbers.
+    /// There are not exactly four numbers.
     pub fn bounds(&self) -> Result<Option<[f64; 4]>, String> {
         match self.bbox[..] {
             [] => Ok(None),
@@ -125,7 +126,7 @@ impl Part for CocoPart {
     }
 }
 
-/// Rows by the identifier of their picture.
+/// Rows by the identifier of their image.
 type Rows = HashMap<String, u32>;
 
 fn read_captions(
@@ -137,7 +138,7 @@ fn read_captions(
     let file = table.array(path, "images");
     let folders = table.folders(vec![images.to_owned()]);
     let mut rows = Rows::new();
-    // Annotations may stand before the pictures, so the file is read twice.
+    // Annotations may stand before the images, so the file is read twice.
     each_of_file(path, &["images"], &mut |_, number, bytes| {
         let used = bytes.and_then(parse::<Picture>).and_then(|picture| {
             if let Some(row) = rows.get(&picture.id) {
@@ -182,7 +183,7 @@ fn read_captions(
     Ok(rows)
 }
 
-/// Reads names and boxes for the pictures that are known; those of other pictures are of no split.
+/// Reads names and boxes for the known images; other images belong to no split.
 fn read_objects(path: &Path, rows: &Rows, table: &mut Listed) -> Result<(), DataError> {
     let names = read_categories(path, table)?;
     let file = table.array(path, "annotations");
@@ -220,7 +221,7 @@ pub(crate) fn read_categories(
         .and_then(parse::<Category>)
     {
         Ok(category) => match names.get(&category.id) {
-            // Which of two names is meant cannot be told.
+            // It cannot be told which of two names is meant.
             Some(name) if *name != category.name => {
                 let reason = format!("a second category with the id {}", category.id);
                 table.reject(file, number, reason);
@@ -286,7 +287,7 @@ mod tests {
         assert_eq!(sample.tags, ["cat", "mat"]);
         assert_eq!(source.tags(Split::Train, 0).unwrap(), sample.tags);
         assert!(source.tags(Split::Train, 1).unwrap().is_empty());
-        // The picture is twice as large as listed, which changes no share. The second box is cut at the edge.
+        // The image is twice as large as listed, which changes no share. The second box is clipped at the edge.
         assert_eq!(
             sample.boxes,
             [[0.25, 0.25, 0.75, 0.75], [0.75, 0.5, 1.0, 1.0]]
@@ -334,7 +335,7 @@ mod tests {
 
     #[test]
     fn values_in_every_spelling() {
-        // Equal identifiers of annotations, whole numbers with a point, texts for numbers, null, numbers that 64 bits do not hold.
+        // Duplicate annotation identifiers, whole numbers with a point, strings for numbers, null, and numbers beyond 64 bits.
         let captions_of = r#"{"images": [{"id": 1, "file_name": "a.jpg", "width": null, "height": NaN},
             {"id": "2", "file_name": "b.jpg", "width": "40", "height": 20.0},
             {"id": 340282366920938463463374607431768211455, "file_name": "c.jpg"},
@@ -403,7 +404,7 @@ mod tests {
         );
         let source = open(&folder, train).unwrap();
         assert_eq!(source.len(Split::Train) + source.len(Split::Val), 1000);
-        // Five standard deviations of a binomial of 1,000 at 0.05.
+        // Five standard deviations of a binomial with n = 1,000 and p = 0.05.
         const TOLERANCE: usize = 35;
         assert!(source.len(Split::Val).abs_diff(50) < TOLERANCE);
     }

@@ -1,4 +1,4 @@
-//! Web pairs of caption and address, with pictures that were downloaded: CC3M, CC12M, SBU.
+//! Web pairs of caption and address, with downloaded images: CC3M, CC12M, SBU.
 //!
 //! ```toml
 //! [data]
@@ -16,22 +16,22 @@
 //! downloads = "cc3m_val/downloaded.tsv"
 //! ```
 //!
-//! Tab-separated records; `columns` says what stands in them: `caption`, `url`, `image` (the picture's path), `-` (not used).
-//! CC3M has `["caption", "url"]`, CC12M `["url", "caption"]`; SBU's two files have to be pasted into one (`paste urls captions`).
-//! Quotes are those of CSV, so that a record may span lines, and empty lines are no records; `quotes = "raw"` takes quotes as they are.
-//! A first record with the names of the columns is recognised by usual names; `header` says whether there is one where it has others.
-//! A `url` that is none is an unusable item. Without `val`, `val_fraction` of the rows is held out.
+//! Lists are tab-separated records. `columns` gives the meaning of each column: `caption`, `url`, `image` (the image's path) or `-`
+//! (not used). CC3M has `["caption", "url"]`, CC12M `["url", "caption"]`. SBU's two files have to be pasted into one (`paste urls
+//! captions`). Quotes work as in CSV, so a record may span lines; empty lines are not records. `quotes = "raw"` takes quotes as
+//! plain characters. A first record that holds usual column names is recognised as a header; for other names, `header` says whether
+//! there is one. A `url` that is not an address makes an unusable item. Without `val`, `val_fraction` of the rows is held out.
 //!
-//! Where a row's picture is, below `images`, is said in one of three ways:
+//! The image of a row, below `images`, is given in one of three ways:
 //!
 //! - a column `image`;
-//! - `image`, a name with `{row}` (number of the record from 0, behind the header), `{shard}` and `{in_shard}` (`row / per_shard` and the rest of it), each
-//!   with a width such as `{shard:5}`. The example is how img2dataset numbers one input file with 10,000 rows a shard and
-//!   `output_format = "files"`;
-//! - `downloads`, lines of address, tab, path.
+//! - `image`, a name with `{row}` (number of the record from 0, after the header), `{shard}` and `{in_shard}` (quotient and
+//!   remainder of `row / per_shard`), each with a width such as `{shard:5}`. The example is how img2dataset numbers one input file
+//!   with 10,000 rows per shard and `output_format = "files"`;
+//! - `downloads`, a file with lines of address, tab, path.
 //!
-//! Many addresses are dead, so rows whose picture is not there are left out when the list is opened and counted in the
-//! description; `missing = "error"` makes each an unusable item instead, found when it is asked for.
+//! Many addresses are dead. Rows without an image file are therefore left out when the list is opened, and counted in the
+//! description. With `missing = "error"` each of them is an unusable item instead, found when it is read.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -57,15 +57,15 @@ use crate::text::spaced;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConceptualConfig {
-    /// What is trained on.
+    /// The training files.
     pub train: ConceptualPart,
-    /// What is held out.
+    /// The held-out files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub val: Option<ConceptualPart>,
-    /// What is held out to the end.
+    /// The files of the test split.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test: Option<ConceptualPart>,
-    /// Where `val` is absent, share of the pictures that is held out, by a hash of the path. Rows of one address are one picture.
+    /// Share of the images that is held out if `val` is absent, by a hash of the path. Rows with the same address are one image.
     #[serde(default = "val_fraction")]
     pub val_fraction: f64,
 }
@@ -76,48 +76,48 @@ pub struct ConceptualConfig {
 pub struct ConceptualPart {
     /// The list.
     pub path: PathBuf,
-    /// What stands in its columns.
+    /// Meaning of its columns.
     #[serde(default = "columns")]
     pub columns: Vec<Column>,
-    /// Whether its first record holds names; absent: it is recognised by them.
+    /// Whether its first record holds column names; `None`: it is recognised by usual names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub header: Option<bool>,
     /// What quotes mean.
     #[serde(default, skip_serializing_if = "Quotes::is_default")]
     pub quotes: Quotes,
-    /// Folder of the pictures.
+    /// Folder of the images.
     pub images: PathBuf,
-    /// A picture's name, with `{row}`, `{shard}`, `{in_shard}`.
+    /// An image's name, with `{row}`, `{shard}`, `{in_shard}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// Rows of a shard in `image`.
+    /// Rows per shard in `image`.
     #[serde(default = "per_shard")]
     pub per_shard: usize,
-    /// Lines of address, tab, path.
+    /// File with lines of address, tab, path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub downloads: Option<PathBuf>,
-    /// What becomes of rows without a picture.
+    /// What happens to rows without an image.
     #[serde(default)]
     pub missing: Missing,
 }
 
-/// What stands in a column.
+/// Meaning of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Column {
     /// The text.
     Caption,
-    /// The picture's address.
+    /// The image's address.
     Url,
-    /// The picture's path.
+    /// The image's path.
     Image,
-    /// What is not used.
+    /// Not used.
     #[serde(rename = "-")]
     Unused,
 }
 
 impl Column {
-    /// What stands in a column that a header calls so.
+    /// The meaning of a column with this name in the header.
     fn named(name: &str) -> Option<Self> {
         Some(match name.trim().to_ascii_lowercase().as_str() {
             "caption" | "captions" | "text" | "title" | "alt" | "alt_text" => Self::Caption,
@@ -128,7 +128,7 @@ impl Column {
     }
 }
 
-/// Whether it has a scheme and something behind it.
+/// Whether the text has a scheme and something after it.
 fn is_url(text: &str) -> bool {
     text.trim().split_once("://").is_some_and(|(scheme, rest)| {
         !rest.is_empty()
@@ -139,11 +139,11 @@ fn is_url(text: &str) -> bool {
     })
 }
 
-/// What becomes of rows without a picture.
+/// What happens to rows without an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Missing {
-    /// They are of no split.
+    /// They are left out.
     #[default]
     LeaveOut,
     /// They are unusable items.
@@ -212,12 +212,12 @@ impl ConceptualPart {
     ///
     /// # Errors
     ///
-    /// It names other columns than `columns`, or may be one or not.
+    /// It names other columns than `columns`, or it cannot be told whether it is a header.
     fn is_header(&self, table: &str, cells: &[String]) -> Result<bool, DataError> {
         let found = || format!("a first record of {cells:?}");
         let named: Vec<Option<Column>> = cells.iter().map(|cell| Column::named(cell)).collect();
         let fits = cells.len() == self.columns.len();
-        // Of a pair of usual names no caption and address are meant.
+        // Two usual names are not a caption and an address.
         let names =
             named.iter().flatten().count() > 1 || (fits && named.iter().all(Option::is_some));
         let same = |(column, named): (&Column, &Option<Column>)| {
@@ -329,15 +329,15 @@ impl SourceConfig for ConceptualConfig {
     }
 }
 
-/// Rows with pictures that were downloaded. See the [module](self).
+/// Rows with downloaded images. See the [module](self).
 #[derive(Debug)]
 struct Conceptual {
     limits: Limits,
     parts: Vec<Opened>,
-    /// Which of the parts holds a split.
+    /// Index of the part that holds each split.
     part: BySplit<usize>,
     rows: BySplit<Vec<Row>>,
-    /// Share that is held out where nothing else is.
+    /// Share that is held out if no files are given for it.
     fraction: f64,
     rejected: Vec<SampleError>,
     missing: u64,
@@ -359,7 +359,7 @@ struct Opened {
     downloads: Option<Downloads>,
 }
 
-/// Where the picture of an address lies: hashes of addresses, in order, with the lines that hold them.
+/// Paths of images by address: sorted hashes of addresses, with the lines that hold them.
 #[derive(Debug)]
 struct Downloads {
     list: Spans,
@@ -378,7 +378,7 @@ impl Conceptual {
             },
             config: config.clone(),
         };
-        // Per row its picture, and the split that is drawn for it.
+        // For each row, its image and the split drawn for it.
         let mut found: Vec<(u64, Row, Split)> = Vec::new();
         let mut number = 0;
         let mut first = true;
@@ -404,7 +404,7 @@ impl Conceptual {
             }
             let used = record.map_err(ReadError::from);
             let used = used.and_then(|cells| match part.row(row, &cells)? {
-                // Looking for a picture costs as much as all else together, but for dead links only.
+                // Looking for an image costs as much as everything else together, except for dead links.
                 (_, Some(path))
                     if config.missing == Missing::Error || store::may_be_file(&path) =>
                 {
@@ -430,7 +430,7 @@ impl Conceptual {
             Ok(())
         })?;
         self.parts.push(part);
-        // All rows of a picture are of the split of the first one.
+        // All rows of an image go to the split of the first one.
         let mut order: Vec<(u64, usize)> = found.iter().map(|row| row.0).zip(0..).collect();
         order.sort_unstable();
         for picture in order.chunk_by(|a, b| a.0 == b.0).filter(|p| p.len() > 1) {
@@ -458,13 +458,13 @@ impl Conceptual {
     }
 }
 
-/// Whether it is what an empty line gives.
+/// Whether the cells come from an empty line.
 fn is_empty(cells: &[String]) -> bool {
     cells.iter().all(|cell| cell.trim().is_empty())
 }
 
 impl Opened {
-    /// Which picture a row shows: that of its address, where the list has addresses; else the file.
+    /// Identifies the image of a row: by its address if the list has addresses, else by its file.
     fn picture(&self, cells: &[String], path: &Path) -> u64 {
         let at = self.config.columns.iter().position(|c| *c == Column::Url);
         let url = at.and_then(|at| cells.get(at)).map(|url| url.trim());
@@ -474,7 +474,7 @@ impl Opened {
         }
     }
 
-    /// A row's caption and where its picture should be, if that is known.
+    /// A row's caption, and the path of its image if known.
     fn row(&self, row: Row, cells: &[String]) -> Result<(String, Option<PathBuf>), ReadError> {
         let columns = &self.config.columns;
         if cells.len() != columns.len() {
@@ -492,7 +492,7 @@ impl Opened {
         let caption = cell(Column::Caption)
             .and_then(spaced)
             .ok_or("empty caption")?;
-        // Where the columns are taken for each other, or a row has lost a part, it is the address that shows it.
+        // If columns are swapped or a row has lost a cell, the address reveals it.
         match cell(Column::Url) {
             Some("") => return Err("empty address".into()),
             Some(url) if !is_url(url) => return Err(format!("`url` is none: {url:?}").into()),
@@ -540,7 +540,7 @@ impl Downloads {
         })
     }
 
-    /// The path of an address.
+    /// The path for an address.
     ///
     /// # Errors
     ///
@@ -553,7 +553,7 @@ impl Downloads {
             .take_while(|(other, _)| *other == key);
         for (_, span) in same {
             let cells = self.list.cells(*span, self.layout)?;
-            // A hash brought them together: the addresses themselves decide.
+            // They share a hash, so the addresses themselves are compared.
             if let Ok(Some((found, path))) = pair(&cells)
                 && found == url
             {
@@ -564,7 +564,7 @@ impl Downloads {
     }
 }
 
-/// An address and a path; none for an empty line.
+/// An address and a path; `None` for an empty line.
 fn pair(cells: &[String]) -> Result<Option<(String, String)>, String> {
     if is_empty(cells) {
         return Ok(None);
@@ -699,7 +699,8 @@ mod tests {
             "{DATA}header = true\nper_shard = 2\nimage = \"{{shard:5}}/{{shard:5}}{{in_shard:4}}.jpg\"\n"
         );
         let source = open(&folder, &data).unwrap();
-        // Rows 0, 4 and 5 are there, row 1 is not, rows 2 and 3 are no pairs. The header is announced, or recognised.
+        // Images of rows 0, 4 and 5 exist, that of row 1 does not; rows 2 and 3 are not pairs. The header is declared or
+        // recognised.
         assert_eq!(
             captions(&*source, Split::Train),
             [["a cat"], ["bird"], ["fish"]]
@@ -729,7 +730,7 @@ mod tests {
 
     #[test]
     fn the_record_is_the_identity() {
-        // Quoted line breaks, separators and quotes, empty lines: what img2dataset numbers is the record.
+        // Quoted line breaks, separators and quotes, and empty lines. img2dataset numbers records, not lines.
         let records = "\"a \"\"quoted\"\" sign\"\thttp://e.org/0.jpg\n\n\"two\n\nlines\"\thttp://e.org/1.jpg\r\n\
             \"a\ttab\"\thttp://e.org/2.jpg\n \t\nplain words\thttp://e.org/3.jpg";
         let expected = [
@@ -765,7 +766,7 @@ mod tests {
     #[test]
     fn what_may_shift_pictures_is_refused() {
         for (list, more, part) in [
-            // A header that says otherwise than `columns`.
+            // A header that contradicts `columns`.
             (
                 "url\tcaption\nhttp://a\tcat\n",
                 "",
@@ -781,7 +782,7 @@ mod tests {
                 "",
                 "`data.conceptual.train.columns`",
             ),
-            // A first record that may be a header.
+            // A first record that might be a header.
             (
                 "words\twhere\ncat\thttp://a\n",
                 "",
@@ -813,7 +814,7 @@ mod tests {
                 ("list.tsv", 5, "empty address"),
             ],
         );
-        // Said to be a row, it is one: a bad one.
+        // If it is declared a row, it is one: a bad one.
         let source = open(&folder, &format!("{data}header = false\n")).unwrap();
         assert_eq!(captions(&*source, Split::Train), [["\"dog"]]);
         assert_eq!(source.rejected()[0].place.line, 1);
@@ -832,7 +833,7 @@ mod tests {
             "{DATA}columns = [\"url\", \"caption\"]\ndownloads = \"d.tsv\"\n\
              [conceptual.val]\npath = \"held.tsv\"\nimages = \"\"\ncolumns = [\"-\", \"-\", \"caption\", \"image\"]"
         );
-        // Pictures of the second list lie beside it: a folder is needed all the same.
+        // Even if the second list lies beside the images, a folder must be given.
         let message = message(open(&folder, &data));
         assert!(
             message.contains("`data.conceptual.val.images`"),

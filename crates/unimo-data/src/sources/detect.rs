@@ -1,4 +1,4 @@
-//! What a file or folder holds, told by its content: the sources that `--data` opens without further settings.
+//! Recognises a file or folder by its content: the sources that `--data` opens without further settings.
 
 use std::path::{Path, PathBuf};
 
@@ -12,41 +12,41 @@ use crate::sources::splits::Split;
 use crate::store;
 use crate::store::paths::is_hidden;
 
-/// What is there.
+/// What was recognised.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Kind {
     /// Tar shards, or an index of them.
     Shards,
-    /// Folders of packed shards, of each split that is there.
+    /// Folders of packed shards, one per split that exists.
     Packed([Option<PathBuf>; 3]),
     /// A Parquet file.
     Parquet,
     /// A folder of Parquet files.
     ParquetFolder,
-    /// A folder of pictures.
+    /// A folder of images.
     Pictures,
     /// A list of pairs: the path itself, or a list in a folder.
     Pairs(PathBuf),
-    /// COCO's captions, with the names of the first pictures.
+    /// COCO's captions, with the names of the first images.
     Coco(Vec<String>),
-    /// Karpathy's splits, with the names of the first pictures.
+    /// Karpathy's splits, with the names of the first images.
     Karpathy(Vec<String>),
-    /// Questions with answers and pictures' names.
+    /// Questions with answers and the names of images.
     Questions(Vec<String>),
 }
 
-/// Ends of the names of tar files.
+/// Extensions of tar files.
 const TARS: [&str; 4] = [".tar", ".tgz", ".tar.gz", ".tar.zst"];
-/// Lists that datasets' `imagefolder` has beside pictures.
+/// Lists beside images, as the `imagefolder` of the datasets library has them.
 const METADATA: [&str; 2] = ["metadata.jsonl", "metadata.csv"];
-/// Elements of an array that are looked at.
+/// Number of an array's elements that are looked at.
 const FIRST: u64 = 5;
 
-/// Says what lies at a path.
+/// Recognises what lies at a path.
 ///
 /// # Errors
 ///
-/// It cannot be read, or is something that needs settings, which the error names.
+/// It cannot be read, or its format needs settings, which the error names.
 pub(crate) fn kind_of(path: &Path) -> Result<Kind, DataError> {
     let name = path.to_string_lossy().to_ascii_lowercase();
     if TARS.iter().any(|end| name.ends_with(end))
@@ -60,7 +60,7 @@ pub(crate) fn kind_of(path: &Path) -> Result<Kind, DataError> {
     if name.ends_with(".parquet") {
         return Ok(Kind::Parquet);
     }
-    // What is not there is an error of the source that reads it.
+    // The source that reads a missing path reports it.
     if store::is_remote(path) || !path.is_file() {
         return Ok(Kind::Pairs(path.to_owned()));
     }
@@ -78,7 +78,7 @@ pub(crate) fn kind_of(path: &Path) -> Result<Kind, DataError> {
     }
 }
 
-/// What a file of which no row can be used as a pair holds; none where nothing better is known of it.
+/// What a file holds in which no row is a usable pair; `None` if nothing better is known.
 pub(crate) fn hint(path: &Path) -> Option<String> {
     let read = |what: &str, source: &str| {
         Some(format!(
@@ -121,7 +121,7 @@ fn in_folder(folder: &Path) -> Result<Kind, DataError> {
         }
         Ok(named)
     };
-    // Beside each other, or in folders that are called as splits are; the hub has its files in `data`.
+    // Files lie beside each other, in folders named like splits, or, on the hub, in `data`.
     let mut files = entries(folder)?;
     for (name, path) in files.clone() {
         if path.is_dir() && (name == "data" || Split::of_name(&name).is_some()) {
@@ -153,7 +153,7 @@ fn in_folder(folder: &Path) -> Result<Kind, DataError> {
     Ok(Kind::Pictures)
 }
 
-/// What a file of a JSON object holds, or of one a line.
+/// Recognises a file of one JSON object, or of one per line.
 fn of_object(path: &Path, start: &[u8]) -> Result<Kind, DataError> {
     let line = start.trim_ascii_start();
     let line = line.split(|byte| *byte == b'\n').next().unwrap_or(line);
@@ -162,7 +162,7 @@ fn of_object(path: &Path, start: &[u8]) -> Result<Kind, DataError> {
         Ok(row) if !row.values().any(is_table) => return of_row(path, &row),
         _ => {}
     }
-    // A file that is no single object is a list whose first row is long or broken.
+    // If the file is not a single object, it is a list whose first row is long or broken.
     let Ok(arrays) = first_elements(path, FIRST) else {
         return Ok(Kind::Pairs(path.to_owned()));
     };
@@ -244,7 +244,7 @@ fn is_table(value: &Value) -> bool {
         .is_some_and(|elements| elements.iter().any(Value::is_object))
 }
 
-/// What a list with such a row is.
+/// Recognises a list by one of its rows.
 fn of_row(path: &Path, row: &Map<String, Value>) -> Result<Kind, DataError> {
     let has = |key: &str| row.contains_key(key);
     if has("sentence") && has("label") && (has("identifier") || has("images")) {
@@ -267,7 +267,7 @@ fn of_row(path: &Path, row: &Map<String, Value>) -> Result<Kind, DataError> {
 }
 
 fn of_array(path: &Path) -> Result<Kind, DataError> {
-    // What is broken is an error of the source, which says where.
+    // The source reports a broken file, and where it is broken.
     let Ok(arrays) = first_elements(path, FIRST) else {
         return Ok(Kind::Pairs(path.to_owned()));
     };
@@ -302,7 +302,7 @@ fn of_array(path: &Path) -> Result<Kind, DataError> {
     Ok(Kind::Pairs(path.to_owned()))
 }
 
-/// The error of what can be read with settings.
+/// The error for a format that needs settings.
 fn needs(path: &Path, what: &str, source: &str, settings: &[&str]) -> DataError {
     let settings: Vec<String> = settings
         .iter()
@@ -322,11 +322,11 @@ fn wants(path: &Path, what: &str, settings: &str) -> DataError {
     }
 }
 
-/// The folder in which the pictures of a list are: one that is given, the list's own, one in it, or one beside it.
+/// The folder of a list's images: the given one, the list's own, a folder inside it or a folder beside it.
 ///
 /// # Errors
 ///
-/// None or more than one has them; the error names the setting that says which.
+/// No folder or more than one has the images; the error names the setting to give.
 pub(crate) fn pictures_of(
     list: &Path,
     names: &[String],

@@ -9,19 +9,19 @@ use crate::store::paths::{foreign_picture, is_hidden};
 
 /// What a folder holds.
 pub(crate) struct Found {
-    /// Paths inside of the folder, in the order of their names.
+    /// Paths inside the folder, in the order of their names.
     pub files: Vec<PathBuf>,
-    /// What looks like a file that is wanted and is none.
+    /// Files that look like wanted ones but are left out.
     pub left_out: LeftOut,
 }
 
-/// Whether it may be the caption of a picture beside it.
+/// Whether the file may be the caption of an image beside it.
 fn is_text(path: &Path) -> bool {
     let extension = path.extension();
     extension.is_some_and(|e| e.eq_ignore_ascii_case("txt") || e.eq_ignore_ascii_case("caption"))
 }
 
-/// Whether a link failed to be followed because there is nothing behind it.
+/// Whether following a link failed because its target does not exist.
 fn leads_nowhere(error: &std::io::Error) -> bool {
     use std::io::ErrorKind;
     /// `ELOOP`: links that lead to each other. The standard library has no stable name for it yet.
@@ -30,8 +30,8 @@ fn leads_nowhere(error: &std::io::Error) -> bool {
         || error.raw_os_error() == Some(LOOP)
 }
 
-/// Files of a folder that satisfy `wanted`. Hidden files and folders are left out; links to folders are followed, and each folder is
-/// looked through once, however often links lead to it.
+/// Files of a folder that satisfy `wanted`. Hidden files and folders are left out. Links to folders are followed; each folder is
+/// visited once, however many links lead to it.
 ///
 /// # Errors
 ///
@@ -43,7 +43,7 @@ pub(crate) fn files_in(folder: &Path, wanted: &dyn Fn(&Path) -> bool) -> Result<
     };
     let mut seen = HashSet::new();
     let mut folders = vec![PathBuf::new()];
-    // Folders are known by their own names where they have one inside, so links come last.
+    // A folder that lies inside is known by its own name, so links come last.
     let mut links = VecDeque::new();
     while let Some(inside) = folders.pop().or_else(|| links.pop_front()) {
         let path = folder.join(&inside);
@@ -61,7 +61,8 @@ pub(crate) fn files_in(folder: &Path, wanted: &dyn Fn(&Path) -> bool) -> Result<
             let inside = inside.join(entry.file_name());
             let kind = entry.file_type().map_err(io)?;
             let hidden = is_hidden(&entry.file_name().to_string_lossy());
-            // Where a link leads; none: nowhere. What could only not be looked at would otherwise be missing without a word.
+            // The target of a link; `None` if it does not exist. A target that could not be inspected is an error: it would
+            // otherwise be missing silently.
             let target = match std::fs::metadata(entry.path()) {
                 Ok(target) => Some(target),
                 Err(error) if hidden || (kind.is_symlink() && leads_nowhere(&error)) => None,

@@ -1,4 +1,4 @@
-//! What recipes give to many sources: paths, names, and which samples are held out.
+//! Settings that many sources share: paths, names, and which samples are held out.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use crate::order::draws::{Stream, hash_text, unit};
 use crate::settings::{not_empty, share};
 use crate::sources::splits::Split;
 
-/// A twentieth.
+/// The default: a twentieth.
 pub(crate) fn val_fraction() -> f64 {
     0.05
 }
@@ -17,14 +17,14 @@ pub(crate) fn val_fraction() -> f64 {
 /// Which samples are held out.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Held {
-    /// All are of this split.
+    /// All samples go to this split.
     All(Split),
-    /// This share of the pictures, by a hash of the path.
+    /// This share of the images, by a hash of the path.
     Share(f64),
 }
 
 impl Held {
-    /// Of what is trained on, where there may be paths that are held out: none beside them, else a share.
+    /// For training files: nothing is held out if there are held-out paths, else a share.
     pub(crate) fn beside(val: &[PathBuf], val_fraction: f64) -> Self {
         if val.is_empty() {
             Self::Share(val_fraction)
@@ -33,7 +33,7 @@ impl Held {
         }
     }
 
-    /// The split of a picture.
+    /// The split of an image.
     pub(crate) fn of(self, image: &str) -> Split {
         match self {
             Self::All(split) => split,
@@ -43,12 +43,12 @@ impl Held {
     }
 }
 
-/// A path that a recipe must give.
+/// Checks that a recipe gives this path.
 pub(crate) fn given(table: &str, key: &str, path: &Path, what: &str) -> Result<(), DataError> {
     not_empty(&format!("{table}.{key}"), &path.to_string_lossy(), what)
 }
 
-/// Paths of which a recipe must give one or more.
+/// Checks that a recipe gives at least one path.
 pub(crate) fn some_paths(key: &str, paths: &[PathBuf]) -> Result<(), DataError> {
     if paths.is_empty() || paths.iter().any(|path| path.as_os_str().is_empty()) {
         let found = format!("{paths:?}");
@@ -57,7 +57,7 @@ pub(crate) fn some_paths(key: &str, paths: &[PathBuf]) -> Result<(), DataError> 
     Ok(())
 }
 
-/// Paths that are trained on, and either paths that are held out or a share.
+/// Checks the training paths, and either held-out paths or a share.
 pub(crate) fn train_and_held(
     table: &str,
     train: &[PathBuf],
@@ -87,7 +87,7 @@ pub(crate) fn one_or_many<'de, D: Deserializer<'de>>(
     })
 }
 
-/// The same of paths.
+/// The same for paths.
 pub(crate) fn one_or_many_paths<'de, D: Deserializer<'de>>(
     input: D,
 ) -> Result<Vec<PathBuf>, D::Error> {
@@ -95,14 +95,14 @@ pub(crate) fn one_or_many_paths<'de, D: Deserializer<'de>>(
     Ok(texts.into_iter().map(PathBuf::from).collect())
 }
 
-/// Most shards that patterns may name.
+/// Largest number of shards that patterns may name.
 pub(crate) const MOST_SHARDS: usize = 1 << 20;
 
-/// The paths that a pattern stands for: `{000..123}` counts, with the width of what it is written with, `{a,b}` lists.
+/// The paths that a pattern stands for: `{000..123}` counts, with the width of its digits; `{a,b}` lists.
 ///
 /// # Errors
 ///
-/// A brace that is not closed or holds neither, or more than a million paths.
+/// A brace is not closed or holds neither form, or there are more than a million paths.
 pub fn expand(pattern: &str) -> Result<Vec<String>, String> {
     let mut paths = vec![String::new()];
     let mut rest = pattern;
@@ -133,7 +133,7 @@ pub fn expand(pattern: &str) -> Result<Vec<String>, String> {
     Ok(paths)
 }
 
-/// What stands between braces.
+/// The alternatives between two braces.
 fn choices(inner: &str) -> Result<Vec<String>, String> {
     let Some((from, to)) = inner.split_once("..") else {
         return match inner.contains(',') {
@@ -143,7 +143,7 @@ fn choices(inner: &str) -> Result<Vec<String>, String> {
             )),
         };
     };
-    /// Digits of the largest number.
+    /// Most digits of a number.
     const WIDEST: usize = 20;
     let number = |text: &str| {
         let digits =

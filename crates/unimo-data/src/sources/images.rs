@@ -1,4 +1,4 @@
-//! Pictures without texts: every picture file in folders.
+//! Images without texts: every image file in folders.
 //!
 //! ```toml
 //! [data]
@@ -9,11 +9,11 @@
 //! val = ["held_out"]
 //! ```
 //!
-//! Folders are searched through and through for files that end in .jpg, .jpeg, .jpe, .jfif, .png or .webp, in the order of their
-//! names. Links to folders are followed, each folder once. Hidden files, those of macOS and Windows, and pictures in formats that are
-//! not read are left out and counted. Without `val`, folders in a folder of `train` that are called as splits are (`train`, `valid`,
-//! `test2015`) say what is held out, if one of them is called as what is trained on; else `val_fraction` of the files is held out. In
-//! errors the file is the picture.
+//! Folders are searched at any depth for files that end in .jpg, .jpeg, .jpe, .jfif, .png or .webp, in the order of their names.
+//! Links to folders are followed, each folder once. Hidden files, system files of macOS and Windows, and images in unsupported
+//! formats are left out and counted. Without `val`, the folders inside those of `train` may be named like splits (`train`, `valid`,
+//! `test2015`) and then say what is held out, if one is a training split. Otherwise `val_fraction` of the files is held out. In
+//! errors the file is the image.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,21 +34,21 @@ use crate::store::paths::{self, is_picture};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImagesConfig {
-    /// Folders that are trained on.
+    /// Folders to train on.
     pub train: Vec<PathBuf>,
-    /// Folders that are held out.
+    /// Held-out folders.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub val: Vec<PathBuf>,
-    /// Folders that are held out to the end.
+    /// Folders of the test split.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub test: Vec<PathBuf>,
-    /// Where `val` is absent, share of the files that is held out, by a hash of the path inside its folder.
+    /// Share of the files that is held out if `val` is absent, by a hash of the path inside its folder.
     #[serde(default = "val_fraction")]
     pub val_fraction: f64,
 }
 
 impl ImagesConfig {
-    /// All pictures of a folder, of which the default share is held out.
+    /// All images of a folder; the default share is held out.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         Self {
             train: vec![folder.into()],
@@ -102,8 +102,8 @@ impl SourceConfig for ImagesConfig {
     }
 }
 
-/// The picture files of a folder at any depth, as paths inside of it, in the order of their names; and, where files are left out that
-/// look like pictures, which.
+/// The image files of a folder at any depth, as paths inside it, in the order of their names. The second value says which files
+/// that look like images are left out, if any.
 ///
 /// # Errors
 ///
@@ -114,22 +114,22 @@ pub fn pictures_in(folder: &Path) -> Result<(Vec<PathBuf>, Option<String>), Data
     Ok((found.files, left_out))
 }
 
-/// Pictures in folders. See the [module](self).
+/// Images in folders. See the [module](self).
 #[derive(Debug)]
 struct Pictures {
     limits: Limits,
     folders: Vec<PathBuf>,
-    /// Number of the folder and path inside it.
+    /// Index of the folder, and path inside it.
     files: BySplit<Vec<(u32, Box<Path>)>>,
     left_out: LeftOut,
-    /// What is left out of each folder because it is no picture that is read, for the description.
+    /// For each folder, what is left out because it is not a readable image; for the description.
     unread: Vec<String>,
-    /// Files whose split is drawn, and how many of them are held out.
+    /// Number of files whose split is drawn, and how many of them are held out.
     drawn: (usize, usize),
     fraction: f64,
 }
 
-/// The folder in which a path begins.
+/// The first folder of a path.
 fn first_folder(path: &Path) -> Option<String> {
     let mut parts = path.components();
     let first = parts.next()?;
@@ -146,7 +146,7 @@ impl Pictures {
             self.unread.push(format!(", {}", found.left_out));
         }
         let files = found.files;
-        // Folders `train` and `val` say what they are; a folder `test` among those of classes does not.
+        // Folders `train` and `val` name splits; a folder `test` among folders of classes does not.
         let told = |path: &Path| first_folder(path).and_then(|name| Split::of_name(&name));
         let divided = matches!(held, Held::Share(_))
             && files.iter().any(|path| told(path) == Some(Split::Train))

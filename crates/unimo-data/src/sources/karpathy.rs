@@ -10,12 +10,12 @@
 //! val_split = "test"
 //! ```
 //!
-//! Without `train_split`, `val_split` and `test_split` the file's own names hold: `train` and `restval`, which is the rest of COCO's
-//! validation pictures and which everybody trains on; `val`; `test`. Where one is given, as in the example, that split holds nothing
-//! else. Pictures of other splits are left out and counted by name.
+//! Without `train_split`, `val_split` and `test_split` the file's own names are used: `train` and `restval`, the rest of COCO's
+//! validation images, which everybody trains on; `val`; `test`. If one of the settings is given, as in the example, its split holds
+//! nothing else. Images of other splits are left out and counted by name.
 //!
-//! A picture lies at `images`/`filepath`/`filename`; Flickr's files have no `filepath`. Captions are the `raw` sentences. In
-//! errors the line is the number of the picture, from 1. Pictures without sentences are counted and left out.
+//! An image lies at `images`/`filepath`/`filename`; Flickr's files have no `filepath`. Captions are the `raw` sentences. In errors
+//! the line is the number of the image, from 1. Images without sentences are counted and left out.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -37,23 +37,23 @@ use crate::sources::splits::SplitNames;
 pub struct KarpathyConfig {
     /// `dataset_*.json`.
     pub path: PathBuf,
-    /// Folder of the pictures, or of the folders that `filepath` names.
+    /// Folder of the images, or of the folders that `filepath` names.
     pub images: PathBuf,
-    /// Splits that are trained on; absent: `train` and `restval`.
+    /// Splits to train on; if empty, `train` and `restval`.
     #[serde(
         default,
         skip_serializing_if = "Vec::is_empty",
         deserialize_with = "one_or_many"
     )]
     pub train_split: Vec<String>,
-    /// Splits that are held out; absent: `val`.
+    /// Held-out splits; if empty, `val`.
     #[serde(
         default,
         skip_serializing_if = "Vec::is_empty",
         deserialize_with = "one_or_many"
     )]
     pub val_split: Vec<String>,
-    /// Splits that are held out to the end; absent: `test`.
+    /// Splits to test on; if empty, `test`.
     #[serde(
         default,
         skip_serializing_if = "Vec::is_empty",
@@ -63,7 +63,7 @@ pub struct KarpathyConfig {
 }
 
 impl KarpathyConfig {
-    /// The list at `path`, with the splits that it names.
+    /// The list at `path`, with the file's own splits.
     pub fn new(path: impl Into<PathBuf>, images: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
@@ -198,7 +198,7 @@ mod tests {
             "{}",
             source.describe()
         );
-        // Who holds out the test split does not train on the validation split, nor evaluate on it.
+        // A recipe that holds out the test split neither trains nor evaluates on the validation split.
         let held_out = open(&folder, &format!("{DATA}val_split = \"test\"\n")).unwrap();
         assert_eq!(captions(&*held_out, Split::Val), [["kept to the end"]]);
         assert!(held_out.is_empty(Split::Test));

@@ -1,4 +1,4 @@
-//! What is left out of a data set although nothing is wrong with it, counted by reason.
+//! Sound items that are left out of a data set, counted by reason.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,13 +6,13 @@ use std::fmt;
 /// Counts by reason. [`Display`](fmt::Display) gives `3 items left out (2 of the split "test", 1 without a text)`.
 #[derive(Debug, Clone)]
 pub(crate) struct LeftOut {
-    /// What is counted, in the plural.
+    /// Name of the items, in the plural.
     what: &'static str,
     reasons: BTreeMap<String, u64>,
     others: u64,
 }
 
-/// Reasons that are told apart; a column may hold anything.
+/// Largest number of distinct reasons; a column may hold anything.
 const MOST: usize = 20;
 
 impl LeftOut {
@@ -24,7 +24,7 @@ impl LeftOut {
         }
     }
 
-    /// Counts an item; the reason reads well after a number.
+    /// Counts an item. The reason must read well after a number.
     pub fn add(&mut self, reason: impl Into<String>) {
         let reason = reason.into();
         if let Some(count) = self.reasons.get_mut(&reason) {
@@ -36,18 +36,18 @@ impl LeftOut {
         }
     }
 
-    /// How many there are.
+    /// Number of items left out.
     pub fn total(&self) -> u64 {
         self.reasons.values().sum::<u64>() + self.others
     }
 }
 
-/// Why a picture is no sample, where nothing is wrong with it.
+/// Reason for leaving out a sound image.
 pub(crate) const WITHOUT_TEXT: &str = "without a text";
 
-/// Why an item is left out that names a split which is none of the three.
+/// Reason for leaving out an item whose split is none of the three.
 pub(crate) fn of_split(name: &str) -> String {
-    /// A longer name is a text.
+    /// A longer name is a text, not a split.
     const LONGEST: usize = 40;
     match name.char_indices().nth(LONGEST) {
         Some((end, _)) => format!("of the split {:?}...", &name[..end]),
@@ -63,7 +63,7 @@ impl fmt::Display for LeftOut {
             .iter()
             .map(|(reason, count)| (reason.as_str(), *count))
             .collect();
-        // The most frequent first; of equals by alphabet.
+        // The most frequent first; ties in alphabetical order.
         reasons.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         if self.others > 0 {
             reasons.push(("for other reasons", self.others));

@@ -1,7 +1,7 @@
-//! A table of samples that most formats fill: what their files say, without the pictures.
+//! A table of samples that most formats fill: what their files say, without the image data.
 //!
-//! Texts lie one after another in one allocation, and all else refers to them by number. A format reads its files in any order;
-//! what belongs to a sample is brought together at the end.
+//! Texts lie one after another in one allocation; everything else refers to them by number. A format reads its files in any order.
+//! The parts of each sample are brought together at the end.
 
 mod columns;
 mod samples;
@@ -21,22 +21,22 @@ use crate::sources::splits::{BySplit, Split};
 use crate::store::{self, paths};
 use crate::text::spaced;
 
-/// No text, no crop.
+/// Stands for "no text" and "no crop".
 const NONE: u32 = u32::MAX;
 
-/// A sample without what belongs to it.
+/// A sample, without the items that belong to it.
 #[derive(Debug, Clone, Copy)]
 struct Row {
     line: u64,
     image: u32,
     second: u32,
     crop: u32,
-    /// Width and height; zeros where the files do not say.
+    /// Width and height; zeros if the files do not say.
     size: [u32; 2],
     file: u16,
     folders: u16,
     split: Split,
-    /// Whether it is there only for crops to refer to.
+    /// Whether it exists only for crops to refer to.
     helper: bool,
 }
 
@@ -51,7 +51,7 @@ struct Object {
 struct Question {
     text: u32,
     answer: u32,
-    /// First of all answers and their number.
+    /// Index of the first answer, and number of answers.
     answers: (u32, u32),
 }
 
@@ -60,17 +60,17 @@ struct Question {
 pub(crate) struct New<'a> {
     /// From [`Listed::file`].
     pub file: u16,
-    /// Line or number of the element.
+    /// Line, or number of the array's element.
     pub line: u64,
     /// From [`Listed::folders`].
     pub folders: u16,
-    /// The picture's path in one of the folders.
+    /// The image's path in one of the folders.
     pub image: &'a str,
-    /// The right picture's.
+    /// Path of the right image.
     pub second: Option<&'a str>,
-    /// Width and height of the picture in pixels, where they are known.
+    /// Width and height of the image in pixels, if known.
     pub size: Option<[u32; 2]>,
-    /// Which split it is of.
+    /// Its split.
     pub split: Split,
 }
 
@@ -79,7 +79,7 @@ pub(crate) struct New<'a> {
 pub struct Listed {
     name: &'static str,
     limits: Limits,
-    /// Per list that is read: its file, and its key where the file has several.
+    /// The lists that are read: file, and key if the file has several.
     files: Vec<(PathBuf, &'static str)>,
     folders: Vec<Vec<PathBuf>>,
     texts: Texts,
@@ -92,7 +92,7 @@ pub struct Listed {
     statements: Grouped<(u32, bool)>,
     hypotheses: Grouped<(u32, Entailment)>,
     splits: BySplit<Vec<u32>>,
-    /// Share that is held out where the files do not say.
+    /// Share that is held out if the files do not say.
     pub(super) fraction: f64,
     rejected: Vec<SampleError>,
     left_out: LeftOut,
@@ -100,7 +100,7 @@ pub struct Listed {
 }
 
 impl Listed {
-    /// An empty table for a format of this name.
+    /// An empty table for the format of this name.
     pub(crate) fn new(name: &'static str, limits: &Limits) -> Self {
         Self {
             name,
@@ -124,12 +124,12 @@ impl Listed {
         }
     }
 
-    /// A file that is going to be read.
+    /// Adds a file to read.
     pub(crate) fn file(&mut self, path: &Path) -> u16 {
         self.array(path, "")
     }
 
-    /// An array of a file that is going to be read, by its key.
+    /// Adds an array of a file to read, by its key.
     pub(crate) fn array(&mut self, path: &Path, key: &'static str) -> u16 {
         self.files.push((path.to_owned(), key));
         (self.files.len() - 1) as u16
@@ -144,19 +144,19 @@ impl Listed {
         Place { file, line }
     }
 
-    /// Folders in which pictures are looked for, the first one first.
+    /// Adds folders in which images are looked for, in this order.
     pub(crate) fn folders(&mut self, folders: Vec<PathBuf>) -> u16 {
         self.folders.push(folders);
         (self.folders.len() - 1) as u16
     }
 
-    /// An item that cannot be used.
+    /// Adds an item that cannot be used.
     pub(crate) fn reject(&mut self, file: u16, line: u64, reason: impl Into<String>) {
         self.rejected
             .push(SampleError::new(self.place_of(file, line), reason.into()));
     }
 
-    /// An item that is no sample although nothing is wrong with it; the reason reads well after a number.
+    /// Adds a sound item that is not a sample. The reason must read well after a number.
     pub(crate) fn leave_out(&mut self, reason: impl Into<String>) {
         self.left_out.add(reason);
     }
@@ -179,7 +179,7 @@ impl Listed {
         (self.rows.len() - 1) as u32
     }
 
-    /// Adds a sample of a part of another one's picture; the other one need have no captions.
+    /// Adds a sample that is a part of another sample's image. The other one need not have captions.
     pub(crate) fn crop(&mut self, of: u32, file: u16, line: u64, bounds: [f32; 4]) -> u32 {
         self.rows[of as usize].helper = true;
         let row = Row {
@@ -194,7 +194,7 @@ impl Listed {
         (self.rows.len() - 1) as u32
     }
 
-    /// The name of a sample's picture, as it was given.
+    /// The name of a sample's image, as given.
     pub(crate) fn image_of(&self, row: u32) -> &str {
         self.texts.get(self.rows[row as usize].image)
     }
@@ -206,23 +206,23 @@ impl Listed {
         Ok(())
     }
 
-    /// Adds a text about a sample's picture.
+    /// Adds a text about a sample's image.
     fn say(&mut self, row: u32, text: &str, role: TextRole) -> u32 {
         let text = self.texts.push(text);
         self.captions.push(row, (text, role));
         text
     }
 
-    /// A box of a sample's picture: x, y, width and height in pixels. It is cut at the picture's edges.
+    /// A box in a sample's image: x, y, width and height in pixels. It is clipped at the image's edges.
     ///
     /// # Errors
     ///
-    /// Why it is no box of this picture.
+    /// Why it is not a box in this image.
     pub(crate) fn bounds(&mut self, row: u32, found: [f64; 4]) -> Result<[f32; 4], String> {
         self.bounds_in(self.rows[row as usize].size, found)
     }
 
-    /// As [`bounds`](Self::bounds), in a picture of this width and height; zeros: unknown.
+    /// As [`bounds`](Self::bounds), in an image of this width and height; zeros if unknown.
     pub(crate) fn bounds_in(
         &mut self,
         size: [u32; 2],
@@ -242,7 +242,7 @@ impl Listed {
         self.objects.push(row, Object { name, bounds });
     }
 
-    /// Adds a question, which is one of the texts too; with an answer, and all answers that were given where they are several.
+    /// Adds a question, which is also one of the texts, with an answer and, if there are several, all answers.
     pub(crate) fn question(
         &mut self,
         row: u32,
@@ -269,7 +269,7 @@ impl Listed {
         Ok(())
     }
 
-    /// Adds a statement, which is one of the texts too.
+    /// Adds a statement, which is also one of the texts.
     pub(crate) fn statement(&mut self, row: u32, text: &str, truth: bool) -> Result<(), String> {
         let text = spaced(text).ok_or("empty sentence")?;
         let text = self.say(row, &text, TextRole::Statement { holds: truth });
@@ -277,7 +277,7 @@ impl Listed {
         Ok(())
     }
 
-    /// Adds a hypothesis, which is one of the texts too.
+    /// Adds a hypothesis, which is also one of the texts.
     pub(crate) fn hypothesis(
         &mut self,
         row: u32,
@@ -290,11 +290,11 @@ impl Listed {
         Ok(())
     }
 
-    /// Brings together what belongs together. A sample without captions is set aside.
+    /// Brings the items of each sample together. A sample without captions is set aside.
     ///
     /// # Errors
     ///
-    /// Nothing can be used, or there is more than the table can number.
+    /// Nothing can be used, or there are more items than the table can number.
     pub(crate) fn finish(mut self) -> Result<Self, DataError> {
         let rows = self.rows.len();
         let counted = rows < NONE as usize
@@ -358,7 +358,7 @@ impl Listed {
         self.splits[split][index]
     }
 
-    /// Where a picture lies: in the first folder that has it, or, where none has, in the first one.
+    /// Path of an image in the first folder that has it, or in the first folder if none has.
     fn path(&self, row: &Row, image: u32) -> Result<PathBuf, String> {
         let image = self.texts.get(image);
         let folders = &self.folders[usize::from(row.folders)];
@@ -381,7 +381,7 @@ impl Listed {
             .map_err(|reason| self.bad(row, reason))
     }
 
-    /// A picture's file as it is, with the extension of its format.
+    /// The bytes of an image's file, and the extension of its format.
     fn stored(
         &self,
         row: &Row,
@@ -394,16 +394,16 @@ impl Listed {
             .map_err(|reason| self.bad(row, reason))
     }
 
-    /// Which file a picture is, without a look at the disk.
+    /// Identifies an image's file without reading the disk.
     fn identity(&self, row: &Row, image: u32) -> u64 {
         let folders = &self.folders[usize::from(row.folders)];
         let folder = folders.first().map_or(Path::new(""), PathBuf::as_path);
-        // Separators of Windows are separators here too, wherever the file is found.
+        // Windows separators count as separators on every system.
         let image = self.texts.get(image).replace('\\', "/");
         hash_path(Stream::Picture, &folder.join(image))
     }
 
-    /// What it is called in descriptions.
+    /// The name in descriptions.
     fn title(&self) -> String {
         let mut files: Vec<String> = Vec::new();
         for (path, _) in &self.files {
@@ -419,7 +419,7 @@ impl Listed {
         SampleError::new(self.place_of(row.file, row.line), reason)
     }
 
-    /// A box as shares of the picture's sides.
+    /// A box relative to the image's sides.
     fn shares(
         &self,
         row: &Row,
@@ -440,7 +440,7 @@ impl Listed {
 
     fn shown(&self, number: u32) -> Result<RgbImage, SampleError> {
         let row = &self.rows[number as usize];
-        // Of a part less than all would be left, and boxes in pixels are measured by the picture where the list has no size.
+        // A crop needs the full size, and boxes in pixels are measured against the image if the list has no size.
         let measures = row.size.contains(&0) && !self.objects.of(number).is_empty();
         let limits = match row.crop != NONE || measures {
             true => Limits::full_size(self.limits.max_pixels),
@@ -457,9 +457,9 @@ impl Listed {
     }
 }
 
-/// Corners cut at the edges of a picture, if its size is known, and whether they had to be.
+/// Corners clipped at the edges of an image if its size is known, and whether clipping changed them.
 fn clamp(corners: [f64; 4], size: [u32; 2]) -> Result<([f32; 4], bool), String> {
-    // Half a pixel is how far rounding moves an edge.
+    // Rounding moves an edge by at most half a pixel.
     const ROUNDING: f64 = 0.5;
     if corners.iter().any(|edge| !edge.is_finite()) {
         return Err("holds what is no finite number".to_owned());

@@ -18,11 +18,11 @@
 //! weight = 1.0
 //! ```
 //!
-//! `keep` makes unaligned images, or plain texts, of a source that has both. Beside parts of pairs, such parts and sources that have
-//! one modality only are trained on and never evaluated.
+//! `keep` turns a source that has both modalities into unaligned images or plain texts. If another part has pairs, such parts and
+//! single-modality sources are trained on but never evaluated.
 //!
-//! Without weights and temperature every sample of every part comes once per epoch of the whole. With them a part comes as often
-//! as its weight says, and each of its samples once per epoch of the part.
+//! Without weights and temperature, every sample of every part comes once per epoch of the whole. With them, a part comes as often
+//! as its weight says, and each of its samples comes once per epoch of the part.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -43,9 +43,10 @@ use crate::sources::splits::Split;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MixtureConfig {
-    /// What it is made of.
+    /// Its parts.
     pub parts: Vec<PartConfig>,
-    /// `T`: a part of `n` samples is drawn in proportion to `n^(1/T)`: 1 by size, larger ones more evenly. Not beside weights.
+    /// Temperature `T`: a part of `n` samples is drawn in proportion to `n^(1/T)`. 1 draws by size; larger values draw more evenly.
+    /// Excludes weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f64>,
     /// What a batch is made of.
@@ -56,10 +57,10 @@ pub struct MixtureConfig {
 /// `[[data.mixture.parts]]`: a source with its settings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PartConfig {
-    /// How often it is drawn, beside the weights of the others; all parts have one or none has.
+    /// How often it is drawn, relative to the other weights. Either all parts have a weight or none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<f64>,
-    /// What of its samples is kept.
+    /// Which modality of its samples is kept.
     #[serde(default, skip_serializing_if = "is_all")]
     pub keep: Kept,
     /// The source, with the settings of its table.
@@ -67,16 +68,16 @@ pub struct PartConfig {
     pub source: AnySource,
 }
 
-/// What of a part's samples is kept.
+/// Which modality of a part's samples is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kept {
     /// Everything.
     #[default]
     All,
-    /// Pictures without texts.
+    /// Images without texts.
     Images,
-    /// Texts without pictures.
+    /// Texts without images.
     Texts,
 }
 
@@ -91,7 +92,7 @@ pub enum Batches {
     /// Samples of all parts.
     #[default]
     Mixed,
-    /// Samples of one part: for parts of which some lack pictures or texts.
+    /// Samples of one part, for parts that lack images or texts.
     Single,
 }
 
@@ -177,7 +178,7 @@ impl SourceConfig for MixtureConfig {
     }
 }
 
-/// The source of a part, with what is kept of it.
+/// The source of a part, reduced to what is kept.
 fn keep(
     part: &PartConfig,
     at: usize,
@@ -199,7 +200,7 @@ fn keep(
     Ok(Arc::new(OneModality { source, keep }))
 }
 
-/// A source of which one modality is kept.
+/// A source reduced to one modality.
 struct OneModality {
     source: Arc<dyn Source>,
     keep: Kept,
@@ -291,7 +292,7 @@ impl Source for OneModality {
 
     fn sample(&self, split: Split, index: usize) -> Result<Sample, SampleError> {
         let whole = match self.keep {
-            // A picture that is not kept is not read.
+            // If images are not kept, they are not read.
             Kept::Texts => Sample::default(),
             Kept::All | Kept::Images => self.source.sample(split, index)?,
         };
@@ -370,14 +371,14 @@ struct Mixture {
 }
 
 impl Mixture {
-    /// Samples of a part. Where there are pairs, only they are evaluated: nothing can be retrieved with unaligned images or texts.
+    /// Number of samples of a part. If there are pairs, only pairs are evaluated, since retrieval needs aligned images and texts.
     fn samples(&self, part: &Arc<dyn Source>, split: Split) -> usize {
         let is_pair = |part: &Arc<dyn Source>| part.has_images() && part.has_captions();
         let left_out = split != Split::Train && !is_pair(part) && self.parts.iter().any(is_pair);
         if left_out { 0 } else { part.len(split) }
     }
 
-    /// The part that holds a sample, and the sample's index in it.
+    /// The part that holds a sample, and the sample's index in the part.
     fn part(&self, split: Split, mut index: usize) -> (&dyn Source, usize) {
         for part in &self.parts {
             let samples = self.samples(part, split);
@@ -401,7 +402,7 @@ impl Mixture {
                 let drawn = temperature.map(|t| samples.powf(1.0 / t));
                 let weight = config.weight.or(drawn);
                 if self.config.batches == Batches::Single {
-                    // Batches of one part have to be drawn; by default as its size says.
+                    // Batches of one part have to be drawn; the default weight is the part's size.
                     return weight.or(Some(samples));
                 }
                 weight
@@ -507,7 +508,7 @@ impl Source for Mixture {
         parts.all(|part| self.samples(part, split) == 0 || part.all_describe(split))
     }
 
-    /// Two parts may have one picture in common.
+    /// Two parts may share an image.
     fn repeats_pictures(&self, split: Split) -> bool {
         let parts = self.parts.iter();
         let with: Vec<_> = parts.filter(|part| self.samples(part, split) > 0).collect();
@@ -587,7 +588,7 @@ impl Source for Mixture {
     }
 
     fn ahead(&self, split: Split, indices: &[usize], shuffle: Shuffle) {
-        // Runs of one part are told together.
+        // Consecutive samples of one part are announced together.
         let mut run: Vec<usize> = Vec::new();
         for (at, index) in indices.iter().enumerate() {
             let (part, inside) = self.part(split, *index);

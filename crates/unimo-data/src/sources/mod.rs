@@ -1,8 +1,8 @@
-//! Where samples come from: the [`Source`] that all of them are, and one file per kind of source.
+//! Where samples come from: the trait [`Source`], and one file per kind of source.
 //!
-//! A source knows nothing of batches, threads and the order in which samples are taken. What several share: `listed` is a
-//! table of samples that most formats fill, `given` checks what recipes give to many, `left_out` counts what is no sample, `folders`
-//! finds files and `template` makes their names.
+//! A source knows nothing of batches, threads and the order in which samples are taken. Several sources share these modules:
+//! `listed` is a table of samples that most formats fill, `given` checks common settings, `left_out` counts items that are no
+//! samples, `folders` finds files and `template` makes their names.
 
 pub mod coco;
 pub mod conceptual;
@@ -42,13 +42,13 @@ use crate::images::Limits;
 
 use source::{Source, SourceConfig};
 
-/// Gives the list of sources to a macro: documentation, key in a recipe, variant, settings.
+/// Passes the list of sources to a macro: documentation, key in a recipe, variant, settings.
 macro_rules! sources {
     ($make:ident) => {
         $make! {
             /// Image-text pairs listed in a JSON lines, JSON, CSV or TSV file.
             pairs Pairs($crate::sources::pairs::PairsConfig);
-            /// Generated pictures of shapes with captions that are true of them.
+            /// Generated images of shapes with captions that are true of them.
             scenes Scenes($crate::sources::scenes::ScenesConfig);
             /// COCO's captions, with boxes and names of objects.
             coco Coco($crate::sources::coco::CocoConfig);
@@ -60,17 +60,17 @@ macro_rules! sources {
             vqa Vqa($crate::sources::vqa::VqaConfig);
             /// Statements that are true or false, as in NLVR and NLVR2.
             nlvr Nlvr($crate::sources::nlvr::NlvrConfig);
-            /// Sentences that a picture entails or contradicts.
+            /// Sentences that an image entails or contradicts.
             snli_ve SnliVe($crate::sources::snli_ve::SnliVeConfig);
             /// Expressions that refer to one object, as in RefCOCO.
             refcoco Refcoco($crate::sources::refcoco::RefcocoConfig);
-            /// Downloaded web pictures with captions, as in CC3M, CC12M and SBU.
+            /// Downloaded web images with captions, as in CC3M, CC12M and SBU.
             conceptual Conceptual($crate::sources::conceptual::ConceptualConfig);
-            /// Pictures in folders, without texts.
+            /// Images in folders, without texts.
             images Images($crate::sources::images::ImagesConfig);
-            /// Plain text files, without pictures.
+            /// Plain text files, without images.
             texts Texts($crate::sources::texts::TextsConfig);
-            /// The same texts in several languages, without pictures.
+            /// The same texts in several languages, without images.
             parallel Parallel($crate::sources::parallel::ParallelConfig);
             /// Samples in tar files, local or remote.
             webdataset Webdataset($crate::sources::webdataset::WebDatasetConfig);
@@ -139,7 +139,7 @@ pub(crate) mod fixtures {
     use crate::sources::source::Source;
     use crate::sources::splits::Split;
 
-    /// Statements in `n.json` about pictures in `i`, all to train on.
+    /// Statements in `n.json` about images in `i`, all for training.
     pub(crate) const NLVR: &str = r#"
         source = "nlvr"
         [nlvr]
@@ -149,7 +149,7 @@ pub(crate) mod fixtures {
         images = "i"
         "#;
 
-    /// A folder with these files. The text of a picture is its size, `4x3`; its pixels' red is x, green y.
+    /// A folder with these files. The text of an image is its size, `4x3`; the red channel is x, green is y.
     pub(crate) fn folder(files: &[(&str, &str)]) -> TempDir {
         let folder = tempfile::tempdir().unwrap();
         for (name, text) in files {
@@ -169,7 +169,7 @@ pub(crate) mod fixtures {
     fn picture_file(path: &Path, width: &str, height: &str) {
         let (width, height) = (width.parse().unwrap(), height.parse().unwrap());
         let picture = RgbImage::from_fn(width, height, |x, y| Rgb([x as u8, y as u8, 7]));
-        // Formats are told by content, so a PNG may have any name.
+        // Formats are recognised by content, so a PNG may have any name.
         let mut bytes = std::io::Cursor::new(Vec::new());
         picture
             .write_to(&mut bytes, image::ImageFormat::Png)
@@ -177,7 +177,7 @@ pub(crate) mod fixtures {
         std::fs::write(path, bytes.into_inner()).unwrap();
     }
 
-    /// Opens what a `[data]` table describes, with paths in the folder.
+    /// Opens what a `[data]` table describes, with paths inside the folder.
     pub(crate) fn open(folder: &TempDir, data: &str) -> Result<Arc<dyn Source>, DataError> {
         let mut config: DataConfig = toml::from_str(data).unwrap();
         config.rebase(folder.path());
@@ -191,7 +191,7 @@ pub(crate) mod fixtures {
             .collect()
     }
 
-    /// Asserts that exactly these items were found unusable: file without folders, line, part of the reason.
+    /// Asserts that exactly these items were unusable: file without folders, line, part of the reason.
     #[track_caller]
     pub(crate) fn assert_rejected(source: &dyn Source, expected: &[(&str, u64, &str)]) {
         let found: Vec<_> = source
@@ -207,7 +207,7 @@ pub(crate) mod fixtures {
             assert_eq!((*file, *line), (expected.0, expected.1), "{reason}");
             assert!(reason.contains(expected.2), "{reason}");
         }
-        // One place, one item: the list of skipped items tells them apart by it.
+        // Every item has its own place: the list of skipped items identifies items by place.
         let places: std::collections::HashSet<_> =
             source.rejected().iter().map(|error| &error.place).collect();
         assert_eq!(places.len(), found.len(), "{found:#?}");
@@ -236,14 +236,14 @@ mod tests {
     /// A source of `i/1.jpg` or copies of it, a JPEG of 80 x 48 pixels.
     struct OfAJpeg {
         data: &'static str,
-        /// Sizes of its picture, in full and where 20 pixels are enough.
+        /// Sizes of its image: in full, and if 20 pixels are enough.
         full: (u32, u32),
         scaled: (u32, u32),
         boxes: &'static [[f32; 4]],
     }
 
     impl OfAJpeg {
-        /// 48 / 2 pixels are at least 20, 48 / 4 are not.
+        /// 48 / 2 is at least 20, 48 / 4 is not.
         const fn plain(data: &'static str) -> Self {
             Self {
                 data,
@@ -268,7 +268,7 @@ mod tests {
         ),
         OfAJpeg::plain(NLVR),
         OfAJpeg::plain("source = \"webdataset\"\n[webdataset]\ntrain = [\"packed\"]"),
-        // Boxes in pixels of a picture whose size is not listed.
+        // Boxes in pixels, in an image whose size is not listed.
         OfAJpeg {
             scaled: (80, 48),
             boxes: &BOX,
@@ -277,7 +277,7 @@ mod tests {
                  instances = \"boxes.json\"\nimages = \"i\"",
             )
         },
-        // The same of a picture whose size is listed.
+        // The same in an image whose size is listed.
         OfAJpeg {
             boxes: &BOX,
             ..OfAJpeg::plain(
@@ -285,7 +285,7 @@ mod tests {
                  instances = \"boxes.json\"\nimages = \"i\"",
             )
         },
-        // A part that is cut out.
+        // A crop.
         OfAJpeg {
             full: (40, 24),
             ..OfAJpeg::plain(
@@ -360,13 +360,13 @@ mod tests {
             let OfAJpeg { data, boxes, .. } = expected;
             assert_eq!(size(&*full), (expected.full, boxes.to_vec()), "{data}");
             assert_eq!(size(&*scaled), (expected.scaled, boxes.to_vec()), "{data}");
-            // What is stored is not touched.
+            // The stored file is unchanged.
             assert_eq!(
                 full.image_bytes(Split::Train, 0).unwrap(),
                 scaled.image_bytes(Split::Train, 0).unwrap(),
             );
         }
-        // Of NLVR and of the shards, in full and scaled.
+        // NLVR and the shards, in full and scaled.
         assert_eq!(seconds, 4);
     }
 
@@ -396,7 +396,7 @@ mod tests {
         let mut with_examples = 0;
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
-            // The parts of a source are in a folder beside it.
+            // The parts of a source lie in a folder beside it.
             if path.is_dir() {
                 continue;
             }
@@ -408,7 +408,7 @@ mod tests {
                     .data
                     .validate()
                     .unwrap_or_else(|error| panic!("{name}: {error}"));
-                // Regions go with any source.
+                // `regions` goes with any source.
                 if name != "regions" {
                     assert_eq!(recipe.data.source.name(), name);
                 }

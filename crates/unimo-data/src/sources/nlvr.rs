@@ -1,4 +1,4 @@
-//! Statements about pictures that are true or false: NLVR and NLVR2.
+//! True and false statements about images: NLVR and NLVR2.
 //!
 //! ```toml
 //! [data]
@@ -13,17 +13,17 @@
 //! images = "nlvr2/dev"
 //! ```
 //!
-//! One JSON object a line or an array of them, whatever the file is called, with `sentence` and `label`. Where its picture is:
+//! One JSON object per line or an array of them, whatever the file's name, with `sentence` and `label`. The image is found so:
 //!
-//! - NLVR: a list `images` of paths below `images` of the recipe; several pictures of one scene are samples of their own. Cornell's
-//!   own files leave this list out and have to be given it;
+//! - NLVR: a list `images` of paths below `images` of the recipe. Several images of one scene are separate samples. Cornell's own
+//!   files lack this list; it has to be added;
 //! - NLVR2 (`identifier` = `dev-850-0-0`): the pair `dev-850-0-img0.png` and `dev-850-0-img1.png`, in the folder that `directory`
 //!   names if the row has one. `image` is the left one, `second_image` the right one.
 //!
-//! The sentences are the texts that pre-training reads, the false ones as well; none of them describes its picture, so none is a
-//! positive of contrast and matching or is retrieved ([`TextRole`](unimo_batch::TextRole)). Sentences about the same picture
-//! are one sample. Where a share is held out, all pairs of a set of NLVR2 are, since they show the same pictures. In errors the line
-//! is the line, of an array the number of the element.
+//! The sentences, true and false, are the texts that pre-training reads. None of them describes its image, so none is a positive of
+//! contrast and matching, and none is retrieved ([`TextRole`](unimo_batch::TextRole)). Sentences about the same image are one
+//! sample. A share holds out whole sets of NLVR2, since the pairs of a set show the same images. In errors the line is the line or,
+//! in an array, the number of the element.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -48,7 +48,7 @@ pub type NlvrConfig = Parts<NlvrPart>;
 pub struct NlvrPart {
     /// The statements.
     pub path: PathBuf,
-    /// Folder of the pictures.
+    /// Folder of the images.
     pub images: PathBuf,
 }
 
@@ -108,7 +108,7 @@ impl Part for NlvrPart {
                     };
                     let sentence = spaced(&row.sentence).ok_or("empty sentence")?;
                     for pictures in row.pictures()? {
-                        // The pairs of a set show the same pictures over and over: none of them is held out alone.
+                        // The pairs of a set show the same images repeatedly, so they are held out together.
                         let drawn = row.set().unwrap_or_else(|| pictures.0.clone());
                         let number = *rows.entry(pictures).or_insert_with_key(|pictures| {
                             table.row(New {
@@ -134,7 +134,7 @@ impl Part for NlvrPart {
 }
 
 impl Row {
-    /// NLVR2's set of pictures that the pair is made of; none of what is no NLVR2.
+    /// The set of images of an NLVR2 pair; `None` for other formats.
     fn set(&self) -> Option<String> {
         let parts: Vec<&str> = self.identifier.split('-').collect();
         match parts[..] {
@@ -143,7 +143,7 @@ impl Row {
         }
     }
 
-    /// The left picture and the right one, if there are two, of each sample.
+    /// For each sample, the left image and, if there are two, the right one.
     fn pictures(&self) -> Result<Vec<(String, Option<String>)>, String> {
         if !self.images.is_empty() {
             if self.images.iter().any(|image| image.trim().is_empty()) {

@@ -1,8 +1,8 @@
-//! Any source as tar shards: the library part of `unimo data pack`.
+//! Writes any source as tar shards: the library part of `unimo data pack`.
 //!
-//! A folder holds the samples of one split in `000000.tar` and so on, an index beside each shard, and `index.json`, which is
-//! written last. The same source and settings give the same bytes, whatever the number of threads, and packing that was
-//! interrupted keeps the shards that are whole.
+//! A folder holds the samples of one split: `000000.tar` and so on, an index beside each shard, and `index.json`, which is written
+//! last. The same source and settings give the same bytes, whatever the number of threads. Packing that was interrupted keeps the
+//! complete shards.
 
 mod index;
 mod record;
@@ -30,26 +30,26 @@ use crate::store::unpack::Summed;
 use crate::store::{self, LocalFile, Object, RemoteConfig, Storage};
 use crate::threads::parallel;
 
-/// Samples that are made ahead of the writer, per thread.
+/// Samples prepared ahead of the writer, per thread.
 const AHEAD: usize = 16;
 
 /// A sample as it goes into a shard.
 struct Packed {
-    /// Its pictures, then all else, in the order of the members.
+    /// Its images, then everything else, in the order of the members.
     members: Vec<(Vec<u8>, MemberKind)>,
 }
 
-/// A picture's file as it is stored, with the extension of its format.
+/// The bytes of an image's file, and the extension of its format.
 type Stored = Result<Option<(Vec<u8>, &'static str)>, SampleError>;
 
-/// Packs a split into a folder. `progress` is told the number of items that are done, of how many.
+/// Packs a split into a folder. `progress` receives the number of finished items and the number of all items.
 ///
-/// Shards that are there are kept if they were made from the same description and settings and their checksums fit: a source
-/// that changed while it describes itself as before has to go into another folder.
+/// Existing shards are kept if they were made from the same description and settings and their checksums match. A source that
+/// changed but describes itself as before has to go into another folder.
 ///
 /// # Errors
 ///
-/// The folder cannot be written, holds something else, or no sample can be used.
+/// The folder cannot be written or holds something else, or no sample can be used.
 pub fn pack(
     source: &dyn Source,
     split: Split,
@@ -112,10 +112,10 @@ pub fn pack(
     Ok(index)
 }
 
-/// Raised when the same source and settings begin to give other shards. 2: pairs of pictures; JPEGs are decoded as Pillow does.
+/// Raised when the same source and settings begin to give other shards. 2: pairs of images; JPEGs are decoded as Pillow does.
 const PACKER: u32 = 2;
 
-/// What shards must have in common to lie in one folder.
+/// Identifies shards that may lie in one folder.
 fn made_from(source: &dyn Source, split: Split, spec: &PackSpec) -> String {
     format!(
         "packer {PACKER}, {}, {} of {}: {spec:?}",
@@ -131,7 +131,7 @@ struct Packer<'a> {
     folder: &'a Path,
     spec: &'a PackSpec,
     made_from: String,
-    /// Samples that are made and not yet written, with their indices.
+    /// Samples that are prepared and not yet written, with their indices.
     ready: VecDeque<(usize, Result<Packed, SampleError>)>,
     /// The index after the last one in `ready`.
     made: usize,
@@ -140,7 +140,7 @@ struct Packer<'a> {
 type Shard = (PackedShard, Vec<SampleError>, usize);
 
 impl Packer<'_> {
-    /// A shard that an earlier run wrote, if it is whole.
+    /// A shard that an earlier run wrote, if it is complete.
     fn kept(&self, file: &str, next: usize) -> Result<Option<Shard>, DataError> {
         let path = self.folder.join(file);
         let now = |error: ReadError| DataError::unread(&path, error);
@@ -211,7 +211,7 @@ impl Packer<'_> {
                     held += size;
                     items.push(append(&mut tar, index, sample).map_err(wrong)?);
                 }
-                // What is written is what was asked for, or nothing.
+                // A shard holds exactly the requested samples, or is not written.
                 Err(error) if error.is_unavailable() => {
                     return Err(DataError::unavailable(error));
                 }
@@ -247,9 +247,9 @@ impl Packer<'_> {
         Ok((shard, skipped, end))
     }
 
-    /// The item at `index` or after it; none at the end.
+    /// The item at `index` or after it; `None` at the end.
     fn peek(&mut self, index: usize) -> Option<&(usize, Result<Packed, SampleError>)> {
-        // Items of shards that were kept.
+        // Skips items of shards that were kept.
         while self.ready.front().is_some_and(|(at, _)| *at < index) {
             self.ready.pop_front();
         }
@@ -288,7 +288,7 @@ impl Packer<'_> {
         Ok(Packed { members })
     }
 
-    /// The file's own bytes, unless the picture is to be smaller.
+    /// The file's own bytes, unless the image has to be made smaller.
     fn picture(
         &self,
         picture: RgbImage,
@@ -336,7 +336,7 @@ fn append<W: Write>(
         header.set_path(format!("{key}.{}", kind.extension()))?;
         header.set_size(bytes.len() as u64);
         header.set_mode(0o644);
-        // The same samples give the same bytes, whenever they are packed.
+        // Fixed, so that the same samples always give the same bytes.
         header.set_mtime(0);
         header.set_cksum();
         let size = u32::try_from(bytes.len()).map_err(std::io::Error::other)?;
@@ -356,10 +356,10 @@ fn append<W: Write>(
     })
 }
 
-/// Bytes that members of a tar file are padded to.
+/// Block size to which members of a tar file are padded.
 const BLOCK: u64 = 512;
 
-/// CRC-32C of all of an object.
+/// CRC-32C of a whole object.
 fn checksum(object: &dyn Object) -> Result<u32, ReadError> {
     let mut stream = store::Stream::new(object);
     let mut piece = vec![0; 1 << 20];
@@ -372,7 +372,7 @@ fn checksum(object: &dyn Object) -> Result<u32, ReadError> {
     }
 }
 
-/// What is packed is written and verified on local disks.
+/// Packed shards are written and verified on local disks.
 fn local() -> Storage {
     Storage::new(&RemoteConfig::default())
 }

@@ -7,22 +7,21 @@
 //! [data.pairs]
 //! path = "coco/pairs.tsv"
 //! text_columns = ["caption", "alt"]
-//! quotes = "raw"                    # of CSV and TSV; absent: "csv", as RFC 4180 and pandas have it
+//! quotes = "raw"                    # for CSV and TSV; default: "csv", as in RFC 4180 and pandas
 //! ```
 //!
-//! How the list is written is told by its content: JSON lines, an array, or columns with a header, between which are tabs, commas,
-//! semicolons or bars. Where there is no column `image` one of `file_name`, `image_path`, `filepath`, `filename`, `img_path` and `path`
-//! is taken, where there is no `caption` one of `text`, `captions` and `title`; the description says which. Paths may be spelled as
-//! Windows does or be `file://` URLs.
+//! The format is recognised by content: JSON lines, a JSON array, or columns with a header, separated by tabs, commas, semicolons
+//! or bars. If there is no column `image`, one of `file_name`, `image_path`, `filepath`, `filename`, `img_path` and `path` is used.
+//! If there is no column `caption`, one of `text`, `captions` and `title` is used. The description says which. Paths may be written
+//! as on Windows or as `file://` URLs.
 //!
-//! The list is read once, line by line. A row that cannot be used is set aside with its line and reason, and reading
-//! goes on. Rows of the same image and split become one sample with several captions. What stays in memory of a row is
-//! where it lies; it is read again when its sample is asked for.
+//! The list is read once, line by line. A row that cannot be used is set aside with its line and reason, and reading continues.
+//! Rows of the same image and split become one sample with several captions. Only a row's location stays in memory; the row is read
+//! again when its sample is needed.
 //!
-//! Which split a row is of is said by the column `split`, in any of the field's spellings ([`Split::of_name`]): `Train`,
-//! `validation`, `dev`, `test2015`, and `restval`, which is trained on. A row of any other split is left out and counted by that
-//! name. A row that names no split is of the split that other rows of its picture name, else `val_fraction` of the pictures is held
-//! out.
+//! The column `split` gives the split of a row, in any of the field's spellings ([`Split::of_name`]): `Train`, `validation`, `dev`,
+//! `test2015`, and `restval`, which belongs to training. A row with another name is left out and counted under that name. A row
+//! without a split follows the other rows of its image; if none names a split, `val_fraction` of the images is held out.
 
 mod listing;
 
@@ -59,22 +58,22 @@ use crate::store::paths;
 pub struct PairsConfig {
     /// The list.
     pub path: PathBuf,
-    /// How the list is written; absent: by its content.
+    /// Format of the list; `None`: recognised by content.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<ListFormat>,
     /// What quotes mean in CSV and TSV.
     #[serde(default, skip_serializing_if = "Quotes::is_default")]
     pub quotes: Quotes,
-    /// The column that holds the image's path.
+    /// The column with the image's path.
     #[serde(default = "image_column")]
     pub image_column: String,
-    /// The columns that hold captions: a string, or (JSON lines) a list of strings.
+    /// The columns with captions: a string, or (JSON lines) a list of strings.
     #[serde(default = "text_columns", deserialize_with = "one_or_many")]
     pub text_columns: Vec<String>,
-    /// The column that says which split a row is of; absent: `split`, where the list has it.
+    /// The column with a row's split; `None`: `split`, if the list has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split_column: Option<String>,
-    /// What the split column holds for training rows, one name or several; absent: the field's names.
+    /// Names of the training split in the split column; if empty, the field's names.
     #[serde(
         default,
         skip_serializing_if = "Vec::is_empty",
@@ -95,13 +94,13 @@ pub struct PairsConfig {
         deserialize_with = "one_or_many"
     )]
     pub test_split: Vec<String>,
-    /// Share of the images that is held out, by a hash of the path, among rows that name no split.
+    /// Share of the images that is held out, by a hash of the path, among rows without a split.
     #[serde(default = "val_fraction")]
     pub val_fraction: f64,
-    /// Folder that image paths are relative to; absent: the list's own folder.
+    /// Folder that image paths are relative to; `None`: the list's own folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_root: Option<PathBuf>,
-    /// Rows are used only where every one of these columns holds the given value.
+    /// Only rows are used in which each of these columns has the given value.
     #[serde(
         default,
         skip_serializing_if = "BTreeMap::is_empty",
@@ -130,7 +129,7 @@ impl PairsConfig {
     }
 }
 
-/// Values to compare with: numbers and booleans as they are written, so that `year = 2020` needs no quotes.
+/// Values to compare with. Numbers and booleans are taken as written, so that `year = 2020` needs no quotes.
 fn scalars<'de, D: Deserializer<'de>>(input: D) -> Result<BTreeMap<String, String>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged, expecting = "a string, a number, true or false")]
@@ -194,7 +193,7 @@ impl SourceConfig for PairsConfig {
     }
 }
 
-/// One name or several, none of them empty.
+/// Checks that no name is empty.
 fn some_names(key: &str, names: &[String]) -> Result<(), DataError> {
     if names.is_empty() || names.iter().any(String::is_empty) {
         let found = format!("{names:?}");
@@ -203,7 +202,7 @@ fn some_names(key: &str, names: &[String]) -> Result<(), DataError> {
     Ok(())
 }
 
-/// Columns of pictures and of texts that other tools write, for lists without the default ones.
+/// Usual columns of other tools, for lists without the default ones.
 const IMAGE_COLUMNS: [&str; 6] = [
     "file_name",
     "image_path",
@@ -214,7 +213,7 @@ const IMAGE_COLUMNS: [&str; 6] = [
 ];
 const TEXT_COLUMNS: [&str; 3] = ["text", "captions", "title"];
 
-/// The column that says which split a row is of, where the recipe names none.
+/// The split column if the recipe names none.
 const DEFAULT_SPLIT_COLUMN: &str = "split";
 
 /// Image-text pairs. See the [module](self).
@@ -228,23 +227,23 @@ pub struct Pairs {
     root: PathBuf,
     limits: Limits,
     splits: SplitNames,
-    /// One group of rows per image.
+    /// The rows of each image.
     rows: BySplit<Groups>,
-    /// Distinct captions of each split.
+    /// Number of distinct captions of each split.
     captions: BySplit<usize>,
     rejected: Vec<SampleError>,
     left_out: LeftOut,
-    /// Pictures that no row names a split of, and how many of them are held out.
+    /// Number of images without a named split, and how many of them are held out.
     drawn: (usize, usize),
-    /// Pictures that rows put into several splits.
+    /// Number of images whose rows are in several splits.
     torn: usize,
-    /// Whether the columns of pictures and of texts are found.
+    /// Whether the image column and the text column are found.
     settled: [bool; 2],
 }
 
-/// What a usable row says.
+/// The contents of a usable row.
 struct Row {
-    /// None where it names no split.
+    /// `None` if the row names no split.
     split: Option<Split>,
     image: String,
     captions: Vec<String>,
@@ -339,7 +338,7 @@ impl Pairs {
         }
     }
 
-    /// Puts every row into its split: all rows of a picture that name none into one.
+    /// Assigns every row to its split. Rows of an image that name no split go to the same one.
     fn divide(&mut self, found: Listing) -> Result<(), DataError> {
         let Listing {
             rows: found,
@@ -381,7 +380,7 @@ impl Pairs {
         Ok(())
     }
 
-    /// Takes other columns where the recipe's are the default ones and not there; decided by the first row that has any.
+    /// Replaces default columns that do not exist by other columns. The first row that has any decides.
     fn settle(&mut self, has: &dyn Fn(&str) -> bool) {
         let mut config = self.config.clone();
         let found = config.settle(has);
@@ -400,7 +399,7 @@ impl Pairs {
         &self.rows[split]
     }
 
-    /// A row of the list, read again.
+    /// Reads a row of the list again.
     fn row(&self, span: Span) -> Result<Row, SampleError> {
         let row = self.list.row(span, self.layout, &self.header)?;
         match self.config.read(&self.splits, &row, &self.root) {
@@ -416,7 +415,7 @@ impl Pairs {
         paths::resolve(&self.root, &image).map_err(|reason| self.list.bad(span, reason))
     }
 
-    /// Nothing usable: say why, with the first rows' reasons.
+    /// The error if nothing is usable, with the reasons of the first rows.
     fn nothing(&self, what: &str) -> DataError {
         const SHOWN: usize = 3;
         let mut reason = what.to_owned();
@@ -447,7 +446,7 @@ impl PairsConfig {
         SplitNames::new(&self.train_split, &self.val_split, &self.test_split)
     }
 
-    /// Takes other columns where the default ones are not there. Says which of picture and texts there is a column for.
+    /// Replaces default columns that do not exist. Returns whether there are columns of images and of texts.
     fn settle(&mut self, has: &dyn Fn(&str) -> bool) -> [bool; 2] {
         let other = |columns: &[&'static str]| columns.iter().copied().find(|column| has(column));
         if self.image_column == image_column()
@@ -575,7 +574,7 @@ impl Source for Pairs {
         let mut captions = first.captions;
         for span in &spans[1..] {
             let row = self.row(*span)?;
-            // Rows were brought together by a hash of 64 bits, so this is as good as certain.
+            // Rows were grouped by a hash of 64 bits, so this is practically certain.
             if same_path(&row.image, &first.image) {
                 captions.extend(row.captions);
             }

@@ -1,4 +1,4 @@
-//! The same texts in several languages, without pictures: files with one text a line, or one TSV file.
+//! The same texts in several languages, without images: files with one text per line, or one TSV file.
 //!
 //! ```toml
 //! [data]
@@ -9,10 +9,10 @@
 //! val = ["val.en", "val.de", "val.fr"]
 //! ```
 //!
-//! Line n of each file says the same. One file alone is a TSV without header whose columns say the same; a line is a row, and quotes
-//! are part of the texts. A sample's captions are
-//! the texts in the order of the files or columns. A line that is empty in one language is listed as unusable, one that is empty
-//! in all is passed over. Without `val`, `val_fraction` of the lines is held out, by a hash of the first text.
+//! Line n of every file is the same text in another language. A single file is a TSV without header whose columns are the
+//! languages; a line is a row, and quotes are part of the texts. A sample's captions are the texts in the order of the files or
+//! columns. A line that is empty in one language is listed as unusable; a line that is empty in all is ignored. Without `val`,
+//! `val_fraction` of the lines is held out, by a hash of the first text.
 
 use std::io::BufReader;
 use std::path::PathBuf;
@@ -35,15 +35,15 @@ use crate::text::spaced;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ParallelConfig {
-    /// Files that are trained on, one per language, or one TSV file.
+    /// Files to train on: one per language, or one TSV file.
     pub train: Vec<PathBuf>,
-    /// Files that are held out.
+    /// Held-out files.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub val: Vec<PathBuf>,
-    /// Files that are held out to the end.
+    /// Files of the test split.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub test: Vec<PathBuf>,
-    /// Where `val` is absent, share of the lines that is held out.
+    /// Share of the lines that is held out if `val` is absent.
     #[serde(default = "val_fraction")]
     pub val_fraction: f64,
 }
@@ -94,11 +94,11 @@ impl SourceConfig for ParallelConfig {
 #[derive(Debug)]
 struct Parallel {
     parts: Vec<Vec<Spans>>,
-    /// Which of the parts holds a split.
+    /// Index of the part that holds each split.
     part: BySplit<usize>,
-    /// Of each sample its line in each of the part's files, one after another.
+    /// For each sample, its line in each of the part's files, one after another.
     spans: BySplit<Vec<Span>>,
-    /// Share that is held out where nothing else is.
+    /// Share that is held out if no files are given for it.
     fraction: f64,
     rejected: Vec<SampleError>,
 }
@@ -152,7 +152,7 @@ impl Parallel {
     }
 }
 
-/// What lines of several files, or the columns of one, say; none where all are empty.
+/// The texts in lines of several files, or in the columns of one; `None` if all are empty.
 fn texts(lines: &[Vec<u8>]) -> Result<Option<Vec<String>>, String> {
     let lines: Result<Vec<&str>, _> = lines.iter().map(|line| std::str::from_utf8(line)).collect();
     let lines = lines.map_err(|_| NOT_UTF8.to_owned())?;

@@ -1,4 +1,4 @@
-//! Parquet files with pictures in them, as the Hugging Face hub has data sets.
+//! Parquet files that contain images, as data sets on the Hugging Face hub.
 //!
 //! ```toml
 //! [data]
@@ -9,9 +9,9 @@
 //! text_columns = ["caption"]
 //! ```
 //!
-//! Texts are read when the source is opened, pictures when they are needed: the page that holds one, which is found by the file's
-//! page index or, where it has none, by the headers of the pages before it. Decoded pages are kept while there is room. Reading needs
-//! the cargo feature `parquet`.
+//! Texts are read when the source is opened. An image is read when it is needed, by reading the page that holds it. The page is
+//! found by the file's page index or, without one, by the headers of the pages before it. Decoded pages are kept while there is
+//! room. Reading needs the cargo feature `parquet`.
 
 #[cfg(feature = "parquet")]
 mod pictures;
@@ -40,22 +40,22 @@ use crate::store::{self, RemoteConfig};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ParquetConfig {
-    /// A folder; which split a file is of is told by its name, or by that of its folder.
+    /// A folder. A file's split is told by its name or by its folder's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
-    /// What the names of training files begin with; absent: the field's names, such as `train`.
+    /// Start of the names of training files; empty: the field's names, such as `train`.
     #[serde(
         skip_serializing_if = "Vec::is_empty",
         deserialize_with = "one_or_many"
     )]
     pub train_split: Vec<String>,
-    /// What the names of held out files begin with; absent: the field's names, such as `validation`.
+    /// Start of the names of held-out files; empty: the field's names, such as `validation`.
     #[serde(
         skip_serializing_if = "Vec::is_empty",
         deserialize_with = "one_or_many"
     )]
     pub val_split: Vec<String>,
-    /// What the names of files begin with that are held out to the end; absent: the field's names, such as `test`.
+    /// Start of the names of test files; empty: the field's names, such as `test`.
     #[serde(
         skip_serializing_if = "Vec::is_empty",
         deserialize_with = "one_or_many"
@@ -67,33 +67,33 @@ pub struct ParquetConfig {
         deserialize_with = "one_or_many_paths"
     )]
     pub train: Vec<PathBuf>,
-    /// Files that are held out, beside `train`.
+    /// Held-out files, beside `train`.
     #[serde(
         skip_serializing_if = "Vec::is_empty",
         deserialize_with = "one_or_many_paths"
     )]
     pub val: Vec<PathBuf>,
-    /// Files that are held out to the end, beside `train`.
+    /// Files of the test split, beside `train`.
     #[serde(
         skip_serializing_if = "Vec::is_empty",
         deserialize_with = "one_or_many_paths"
     )]
     pub test: Vec<PathBuf>,
-    /// Share of the training files' pictures that is held out, by a hash, where no file is for validation.
+    /// Share of the training files' images that is held out, by a hash, if there are no validation files.
     pub val_fraction: f64,
-    /// What tells which rows show the same picture, of what is held out and where a share of what is trained on is: `"content"`, `"row"` (every row has its own), or the
-    /// name of a column; absent: the content where the pictures of local files take up to 2 GB, else the first of the columns
-    /// `image_id`, `img_id`, `imgid`, `cocoid`, `sha256`, `image_url`, `url`, else the row.
+    /// What identifies the image of a row, in held-out files and where a share is held out: `"content"`, `"row"` (every row has its
+    /// own image), or the name of a column. `None`: the content if the images of local files take up to 2 GB, else the first of the
+    /// columns `image_id`, `img_id`, `imgid`, `cocoid`, `sha256`, `image_url`, `url` that exists, else the row.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub picture_id: Option<String>,
-    /// Whether there are pictures.
+    /// Whether images are read.
     pub images: bool,
-    /// The column with the pictures' files: binary, or a struct of `bytes` and `path`.
+    /// The column with the images' files: binary, or a struct of `bytes` and `path`.
     pub image_column: String,
     /// The columns with captions: strings or lists of strings.
     #[serde(deserialize_with = "one_or_many")]
     pub text_columns: Vec<String>,
-    /// Decoded pages that are kept in memory, in mebibytes; a picture in a page that is not there costs decoding all of the page.
+    /// Decoded pages that are kept in memory, in mebibytes. An image of another page costs decoding the whole page.
     pub cache_mb: usize,
     /// How files behind URLs are read.
     pub remote: RemoteConfig,

@@ -1,4 +1,4 @@
-//! Formats whose files for training and for holding out are given apart.
+//! Formats with separate files for training and for held-out samples.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,25 +13,25 @@ use crate::sources::listed::Listed;
 use crate::sources::source::{Source, SourceConfig};
 use crate::sources::splits::Split;
 
-/// Files of training samples and, where they are separate, of held-out ones.
+/// Files of training samples and, if separate, of held-out samples.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Parts<P> {
-    /// What is trained on.
+    /// The training files.
     pub train: P,
-    /// What is held out.
+    /// The held-out files.
     #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
     pub val: Option<P>,
-    /// What is held out to the end.
+    /// The files of the test split.
     #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
     pub test: Option<P>,
-    /// Where `val` is absent, share of the training pictures that is held out, by a hash of the path.
+    /// Share of the training images that is held out if `val` is absent, by a hash of the path.
     #[serde(default = "val_fraction")]
     pub val_fraction: f64,
 }
 
 impl<P> Parts<P> {
-    /// Files to train on, with what else a table says; by default a share of them is held out.
+    /// Training files, with the other settings of a table; by default a share is held out.
     pub(crate) fn of(train: P, table: Option<Self>) -> Self {
         match table {
             Some(table) => Self { train, ..table },
@@ -47,10 +47,10 @@ impl<P> Parts<P> {
 
 /// The files of one split in one format.
 pub trait Part: std::fmt::Debug + Clone + Send + Sync {
-    /// What the format is called in descriptions.
+    /// Name of the format in descriptions.
     const NAME: &'static str;
 
-    /// Checks every value.
+    /// Checks every value, alone and against the others.
     ///
     /// # Errors
     ///
@@ -64,7 +64,7 @@ pub trait Part: std::fmt::Debug + Clone + Send + Sync {
     ///
     /// # Errors
     ///
-    /// A file that cannot be read or is no list of this kind.
+    /// A file cannot be read or is not a list of this kind.
     fn read(&self, table: &mut Listed, held: Held) -> Result<(), DataError>;
 }
 

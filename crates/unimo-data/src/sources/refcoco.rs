@@ -1,4 +1,4 @@
-//! Expressions that refer to one object in a picture: RefCOCO, RefCOCO+, RefCOCOg.
+//! Expressions that refer to one object in an image: RefCOCO, RefCOCO+, RefCOCOg.
 //!
 //! ```toml
 //! [data]
@@ -12,19 +12,19 @@
 //! val_split = ["val", "testA"]
 //! ```
 //!
-//! The expressions are published as a Python pickle, `refs(unc).p`. A pickle is a program, and it is not run here; export it once,
+//! The expressions are published as a Python pickle, `refs(unc).p`. A pickle is a program, and it is not run here. Export it once,
 //! where Python is trusted:
 //!
 //! ```text
 //! python -c "import json, pickle; json.dump(pickle.load(open('refs(unc).p', 'rb')), open('refs_unc.json', 'w'))"
 //! ```
 //!
-//! The file's names of splits are `train`, `val`, `test`, `testA`, `testB`; the last three are to test on where `val_split` does not
-//! take them. The file divides references, not pictures: those of RefCOCOg's first split are of one picture in several splits. What
-//! would be trained on and shows a picture that is held out is left out, and counted.
+//! The file's splits are `train`, `val`, `test`, `testA` and `testB`. The last three are the test split unless `val_split` takes
+//! them. The file divides references, not images: in RefCOCOg's first split the references of one image are in several splits. A
+//! training reference to a held-out image is left out, and counted.
 //!
-//! A sample is an object that is referred to: its captions are the expressions, its only tag is the object's name, its only box
-//! the object's. In errors the line is the number of the entry, from 1.
+//! A sample is an object that is referred to. Its captions are the expressions, its only tag is the object's name, its only box the
+//! object's. In errors the line is the number of the entry, from 1.
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -48,25 +48,25 @@ use crate::sources::splits::{Split, SplitNames};
 pub struct RefcocoConfig {
     /// The pickle's contents as JSON: an array of references.
     pub refs: PathBuf,
-    /// `instances.json`, which comes with them.
+    /// `instances.json`, published with them.
     pub instances: PathBuf,
-    /// Folder of the pictures.
+    /// Folder of the images.
     pub images: PathBuf,
-    /// Splits that are trained on; absent: `train`.
+    /// Splits to train on; if empty, `train`.
     #[serde(
         default,
         skip_serializing_if = "Vec::is_empty",
         deserialize_with = "one_or_many"
     )]
     pub train_split: Vec<String>,
-    /// Splits that are held out; absent: `val`.
+    /// Held-out splits; if empty, `val`.
     #[serde(
         default,
         skip_serializing_if = "Vec::is_empty",
         deserialize_with = "one_or_many"
     )]
     pub val_split: Vec<String>,
-    /// Splits that are held out to the end; absent: `test`, `testA` and `testB`.
+    /// Splits to test on; if empty, `test`, `testA` and `testB`.
     #[serde(
         default,
         skip_serializing_if = "Vec::is_empty",
@@ -90,7 +90,7 @@ struct Reference {
     sentences: Vec<Sentence>,
 }
 
-/// What references name an object in `annotations` by.
+/// How references name an object in `annotations`.
 #[derive(Deserialize)]
 struct Named {
     #[serde(deserialize_with = "id")]
@@ -99,9 +99,9 @@ struct Named {
 
 #[derive(Deserialize)]
 struct Sentence {
-    /// Lower case without punctuation.
+    /// The expression in lower case without punctuation.
     sent: Option<String>,
-    /// As it was written.
+    /// The expression as written.
     raw: Option<String>,
 }
 
@@ -176,7 +176,7 @@ impl SourceConfig for RefcocoConfig {
             },
         )?;
         let splits = self.splits();
-        // What is held out may stand behind what is trained on.
+        // Held-out references may stand after training references.
         let mut held_out = HashSet::new();
         each_of_file(&self.refs, &[""], &mut |_, _, bytes| {
             let reference = bytes.and_then(parse::<Reference>).ok();
@@ -287,7 +287,7 @@ mod tests {
             [["held out"], ["beside it"]]
         );
         assert_eq!(captions(&*source, Split::Test), [["mat"]]);
-        // Two references of one picture are one picture.
+        // Two references in one image have the same image.
         let of = |split, index| source.picture_id(split, index).unwrap();
         assert_eq!(of(Split::Val, 0), of(Split::Val, 1));
         assert_ne!(of(Split::Val, 0), of(Split::Train, 0));

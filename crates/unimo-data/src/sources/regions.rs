@@ -1,25 +1,23 @@
-//! `[data.regions]`: pictures that are known by regions instead of their pixels, as object detectors give them (Oscar, VinVL,
-//! MVP).
+//! `[data.regions]`: images given as regions, as object detectors produce them, instead of pixels (Oscar, VinVL, MVP).
 //!
-//! A region is `F` numbers: a feature, and its box in the last six of them, `x1 / W`, `y1 / H`, `x2 / W`, `y2 / H`, `w / W`,
-//! `h / H`.
+//! A region is `F` numbers: a feature, then its box in the last six: `x1 / W`, `y1 / H`, `x2 / W`, `y2 / H`, `w / W`, `h / H`.
 //!
 //! ```toml
 //! [data.regions]
 //! kind = "files"         # features/NAME.npy or features/NAME.safetensors for the picture NAME.jpg
 //! path = "features"
-//! features = 2054        # numbers of a region, the box included
-//! limit = 50             # at most so many of a picture's regions, the first ones
+//! features = 2054        # numbers per region, including the box
+//! limit = 50             # largest number of regions per image, the first ones
 //! ```
 //!
-//! NAME is the picture's name as the list has it, or its path within the source's folder of pictures; where a source has several such
-//! folders, it begins with the folder's own name. Parts of a mixture share the folder of features.
+//! NAME is the image's name in the list, or its path within the source's folder of images. If a source has several such folders,
+//! NAME begins with the folder's own name. The parts of a mixture share the folder of features.
 //!
-//! A `.npy` file holds `[R, F]` numbers. A `.safetensors` file holds `features`, `[R, F]`, or `[R, F - 6]` beside `boxes`, `[R, 4]`:
-//! x1, y1, x2, y2 as shares of width and height. Pictures themselves are not read, and need not be there.
+//! A `.npy` file holds `[R, F]` numbers. A `.safetensors` file holds `features`, `[R, F]`, or `[R, F - 6]` with `boxes`, `[R, 4]`:
+//! x1, y1, x2, y2 relative to width and height. The images themselves are not read and need not exist.
 //!
-//! `kind = "boxes"` makes regions of the boxes that a source knows: the pixels in a box, brought to `side x side`, are its feature.
-//! That is a detector that misses nothing, for trying things out where no features are at hand.
+//! `kind = "boxes"` makes regions of the source's boxes: the feature is the pixels in a box, resized to `side x side`. This is a
+//! detector that misses nothing, for trials without features.
 
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
@@ -39,9 +37,9 @@ use crate::sources::source::{Holds, Sample, Source, TextsOf};
 use crate::sources::splits::Split;
 use crate::store::{self, paths};
 
-/// Largest number of regions of a picture.
+/// Largest number of regions per image.
 const MOST: usize = 4096;
-/// Largest number of numbers of a region.
+/// Largest number of numbers per region.
 const WIDEST: usize = 1 << 16;
 /// Largest side of a cut-out box.
 const LARGEST_SIDE: usize = 64;
@@ -50,22 +48,22 @@ const LARGEST_SIDE: usize = 64;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum RegionsConfig {
-    /// A file of features for each picture.
+    /// A file of features for each image.
     Files {
-        /// The folder that they are in.
+        /// The folder of the files.
         path: PathBuf,
-        /// Numbers of a region.
+        /// Numbers per region.
         #[serde(default = "detector_features")]
         features: usize,
-        /// Regions of a picture that are read, the first ones of the file.
+        /// Largest number of regions read per image: the first ones of the file.
         #[serde(default = "detector_limit")]
         limit: usize,
     },
     /// The boxes that the source knows, cut out.
     Boxes {
-        /// Pixels on each side of a cut-out.
+        /// Side of a cut-out, in pixels.
         side: usize,
-        /// Boxes of a picture that are cut out.
+        /// Largest number of boxes cut out per image.
         #[serde(default = "detector_limit")]
         limit: usize,
     },
@@ -82,7 +80,7 @@ fn detector_limit() -> usize {
 }
 
 impl RegionsConfig {
-    /// Checks every value.
+    /// Checks every value, alone and against the others.
     ///
     /// # Errors
     ///
@@ -100,7 +98,7 @@ impl RegionsConfig {
         }
     }
 
-    /// What pictures look like.
+    /// Number and width of the regions.
     pub fn shape(&self) -> RegionShape {
         match *self {
             Self::Files {
@@ -119,7 +117,7 @@ impl RegionsConfig {
         }
     }
 
-    /// The path in it; a relative one is relative to the recipe.
+    /// The path in the table; a relative one is relative to the recipe.
     pub(crate) fn path_mut(&mut self) -> Option<&mut PathBuf> {
         match self {
             Self::Files { path, .. } => Some(path),
@@ -127,11 +125,11 @@ impl RegionsConfig {
         }
     }
 
-    /// A source that gives regions for pictures. `images` says how pixels of cut-out boxes are normalised.
+    /// A source that gives regions for images. `images` says how the pixels of cut-out boxes are normalised.
     ///
     /// # Errors
     ///
-    /// The folder is none.
+    /// The folder does not exist.
     pub(crate) fn open(
         &self,
         source: Arc<dyn Source>,
@@ -175,7 +173,7 @@ enum Features {
     Boxes(ImageSpec),
 }
 
-/// A source whose pictures are known by regions.
+/// A source whose images are given as regions.
 struct WithRegions {
     source: Arc<dyn Source>,
     from: Features,
@@ -187,7 +185,7 @@ impl WithRegions {
         SampleError::new(self.source.place(split, index), reason)
     }
 
-    /// A picture's file of features.
+    /// Reads an image's file of features.
     fn read(&self, folder: &Path, split: Split, index: usize) -> Result<PictureRegions, ReadError> {
         let name = self.source.image_name(split, index);
         let name = name.map_err(|error| ReadError::unavailable(error.reason))?;
@@ -218,7 +216,7 @@ impl WithRegions {
         regions::read(&path, self.shape)
     }
 
-    /// The boxes of a sample, cut out.
+    /// Cuts out the boxes of a sample.
     fn cut(&self, spec: &ImageSpec, sample: &Sample) -> Result<PictureRegions, String> {
         let picture = sample.image.as_ref().ok_or("no picture")?;
         let mut regions = PictureRegions::default();
@@ -314,7 +312,7 @@ impl Source for WithRegions {
     fn picture_id(&self, split: Split, index: usize) -> Result<u64, SampleError> {
         match self.from {
             Features::Files(_) => self.source.picture_id(split, index),
-            // A sample has its own boxes, and sees nothing else of its picture.
+            // A sample has its own boxes, and uses nothing else of its image.
             Features::Boxes(_) => {
                 let place = self.place(split, index).to_string();
                 Ok(hash_text(Stream::Picture, &place))
@@ -330,7 +328,7 @@ impl Source for WithRegions {
         self.source.tags(split, index)
     }
 
-    /// For looking at; it is not part of the samples, and need not be there.
+    /// For display only: the image is not part of the samples and need not exist.
     fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {
         Ok(SampleError::known(self.source.image(split, index))?.flatten())
     }
@@ -429,7 +427,7 @@ mod tests {
     use super::*;
     use crate::config::{DataConfig, open};
 
-    /// Pairs whose pictures are no files, with features of them.
+    /// Pairs whose image files do not exist, with features of them.
     struct Set {
         folder: tempfile::TempDir,
     }
@@ -479,7 +477,7 @@ mod tests {
         bytes
     }
 
-    /// A file whose header need not be true.
+    /// A file whose header may be false.
     fn raw(order: &str, shape: &str) -> Vec<u8> {
         let header = format!("{{'descr': '<f4', 'fortran_order': {order}, 'shape': {shape}, }}\n");
         let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
@@ -489,7 +487,7 @@ mod tests {
         bytes
     }
 
-    /// Three regions: two numbers and the position.
+    /// Three regions, each of two numbers and the box.
     fn numbers() -> Vec<f32> {
         let region = |i: usize| {
             let x = 0.25 * i as f32;

@@ -1,9 +1,9 @@
-//! An endless generated corpus: small pictures of shapes, with texts that are true of them.
+//! An endless generated corpus: small images of shapes, with true descriptions.
 //!
-//! A scene is one or two groups of like objects on a coloured ground. Every text is derived from the same description
-//! as the picture, so it is known exactly what a model could have learned. Scenes are a pure function of seed, split
-//! and index. A hash of the description alone says whether a scene may be held out, so nothing held out is ever seen
-//! in training, whatever the seed, and no two held-out scenes look alike.
+//! A scene is one or two groups of like objects on a coloured ground. Texts and image are derived from the same description, so it
+//! is known exactly what a model could have learned. Scenes are a pure function of seed, split and index. A hash of the description
+//! alone decides whether a scene may be held out. So no held-out scene is ever seen in training, whatever the seed, and no two
+//! held-out scenes look alike.
 
 mod drawing;
 mod kinds;
@@ -27,19 +27,19 @@ use crate::sources::scenes::words::Description;
 use crate::sources::source::{Sample, Source, SourceConfig};
 use crate::sources::splits::{BySplit, Split};
 
-/// `[data.scenes]`: generated pictures.
+/// `[data.scenes]`: generated images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ScenesConfig {
-    /// Which endless corpus; another seed gives other scenes.
+    /// Selects the endless corpus; another seed gives other scenes.
     pub seed: u64,
-    /// Scenes in a training epoch.
+    /// Number of scenes in a training epoch.
     pub train: usize,
-    /// Held-out scenes; no two look alike and none is in any training split of any seed.
+    /// Number of held-out scenes. No two look alike and none is in any training split of any seed.
     pub val: usize,
-    /// As `val`, and none is in `val`.
+    /// Number of test scenes: as for `val`, and none is in `val`.
     pub test: usize,
-    /// Side of the drawn picture in pixels.
+    /// Side of the drawn image in pixels.
     pub size: u32,
 }
 
@@ -58,7 +58,7 @@ impl Default for ScenesConfig {
 impl SourceConfig for ScenesConfig {
     fn validate(&self, table: &str) -> Result<(), DataError> {
         range(&format!("{table}.train"), self.train, 1, 1 << 40)?;
-        // There are about 100,000 descriptions that may be held out; looking for unused ones gets slow.
+        // There are about 100,000 descriptions that may be held out; finding unused ones gets slow.
         range(&format!("{table}.val"), self.val, 0, 20_000)?;
         range(&format!("{table}.test"), self.test, 0, 20_000)?;
         range(&format!("{table}.size"), self.size as usize, 32, 4096)
@@ -81,15 +81,15 @@ impl SourceConfig for ScenesConfig {
 #[derive(Debug)]
 pub struct Scenes {
     config: ScenesConfig,
-    /// Per held-out scene, which attempt gave it; the scenes themselves are made again when asked for.
+    /// For each held-out scene, the attempt that gave it. Scenes are made again when needed.
     held_out: BySplit<Vec<u64>>,
 }
 
-/// One description in this many is kept for the held-out split.
+/// One description in this many is kept for held-out scenes.
 const HELD_OUT_IN: u64 = 8;
 
 impl Scenes {
-    /// The name that places of scenes carry.
+    /// The source's name in places.
     const NAME: &'static str = "scenes";
 
     /// The corpus of a validated configuration.

@@ -1,4 +1,4 @@
-//! SNLI-VE: sentences that a picture entails, contradicts or leaves open.
+//! SNLI-VE: sentences that an image entails, contradicts or leaves open.
 //!
 //! ```toml
 //! [data]
@@ -13,10 +13,10 @@
 //! images = "flickr30k_images"
 //! ```
 //!
-//! One JSON object a line, or an array of them, with `Flickr30K_ID` (a picture's name; `.jpg` is put behind it where it is missing), `sentence2` and
-//! `gold_label`. A sample is a picture with all its sentences; they are its captions too, so that pre-training reads them, and
-//! its `hypotheses` with their labels. Sentences with the label `-`, on which the annotators did not agree, are counted and left out.
-//! In errors the line is the line, of an array the number of the element.
+//! One JSON object per line or an array of them, with `Flickr30K_ID` (an image's name; `.jpg` is appended if missing), `sentence2`
+//! and `gold_label`. A sample is an image with all its sentences. They are its captions, so that pre-training reads them, and its
+//! `hypotheses` with their labels. Sentences with the label `-`, on which the annotators did not agree, are counted and left out.
+//! In errors the line is the line or, in an array, the number of the element.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -41,7 +41,7 @@ pub type SnliVeConfig = Parts<SnliVePart>;
 pub struct SnliVePart {
     /// The sentences.
     pub path: PathBuf,
-    /// Folder of Flickr30k's pictures.
+    /// Folder of Flickr30k's images.
     pub images: PathBuf,
 }
 

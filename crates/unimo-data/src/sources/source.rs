@@ -1,6 +1,6 @@
-//! Where samples come from.
+//! The trait of all sources, and their samples.
 //!
-//! A new source is one file beside this one and one line in the list `sources!` in `sources/mod.rs`.
+//! To add a source, write one file beside this one and add one line to the list `sources!` in `sources/mod.rs`.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -16,40 +16,40 @@ use crate::order::draws::{Stream, hash_bytes, hash_path, hash_text};
 use crate::order::plan::{Plan, Shuffle};
 pub use crate::sources::splits::Split;
 
-/// One picture with all that is known of it. What a source does not know is empty.
+/// One image with everything known about it. Values that a source does not know are empty.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Sample {
-    /// Where it comes from, `file:line`.
+    /// Where it is defined, `file:line`.
     pub name: String,
-    /// The picture, upright; with [`Limits::enough`] perhaps smaller than its file.
+    /// The image, upright; with [`Limits::enough`] it may be smaller than its file.
     pub image: Option<RgbImage>,
-    /// Which picture it shows, if that is known only when it is read; else [`Source::picture_id`] says.
+    /// Identifies the image, if that is known only after reading it; else [`Source::picture_id`] does.
     pub picture_id: Option<u64>,
-    /// Texts about the picture.
+    /// Texts about the image.
     pub captions: Vec<String>,
-    /// Per caption, what it says of the picture; empty: all describe it.
+    /// For each caption, what it says about the image; empty: all describe it.
     pub roles: Vec<TextRole>,
-    /// Per caption, its phrases: objects, objects with attributes, subject-relation-object.
+    /// For each caption, its phrases: objects, objects with attributes, subject-relation-object.
     pub phrases: Vec<Vec<String>>,
-    /// Names of the objects in the picture, as a detector would give them.
+    /// Names of the objects in the image, as a detector would give them.
     pub tags: Vec<String>,
-    /// Per tag, its box: x1, y1, x2, y2 as shares of width and height.
+    /// For each tag, its box: x1, y1, x2, y2 relative to width and height.
     pub boxes: Vec<[f32; 4]>,
-    /// Regions of the picture, where the source gives regions.
+    /// Regions of the image, if the source gives regions.
     pub regions: Option<PictureRegions>,
     /// Questions with their answers.
     pub questions: Vec<(String, String)>,
-    /// Per question, all answers that people gave, where the source has several: the one in `questions` is the most common.
+    /// For each question, all answers that people gave, if the source has several. The one in `questions` is the most common.
     pub answers: Vec<Vec<String>>,
-    /// Statements about the picture and whether they are true.
+    /// Statements about the image and whether they are true.
     pub statements: Vec<(String, bool)>,
-    /// Statements about the picture and what it says of them.
+    /// Statements about the image, and whether it entails or contradicts them.
     pub hypotheses: Vec<(String, Entailment)>,
-    /// The right picture, where questions and statements are about two; `image` is the left one.
+    /// The right image, if questions and statements are about two; `image` is the left one.
     pub second_image: Option<RgbImage>,
 }
 
-/// Which picture a file's content shows: equal numbers, equal files.
+/// Identifies an image by its file's content: equal files have equal numbers.
 pub(crate) fn picture_of_bytes(bytes: &[u8]) -> u64 {
     hash_bytes(Stream::Picture, bytes)
 }
@@ -57,7 +57,7 @@ pub(crate) fn picture_of_bytes(bytes: &[u8]) -> u64 {
 /// Which modalities a sample has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Holds {
-    /// A picture.
+    /// An image.
     pub images: bool,
     /// Captions.
     pub captions: bool,
@@ -67,7 +67,7 @@ pub struct Holds {
 ///
 /// Everything but [`Source::image`] and [`Source::sample`] is cheap. The same arguments always give the same result.
 pub trait Source: Send + Sync {
-    /// Samples in a split.
+    /// Number of samples in a split.
     fn len(&self, split: Split) -> usize;
 
     /// Whether a split has no samples.
@@ -75,10 +75,10 @@ pub trait Source: Send + Sync {
         self.len(split) == 0
     }
 
-    /// One sentence: what it is and how much of it there is.
+    /// One sentence: the data set and its size.
     fn describe(&self) -> String;
 
-    /// What a user should be told of it, a line each: what is of no split and why, and what was decided because nothing said so.
+    /// Notes to the user, one line each: items of no split and why, and decisions taken because nothing said otherwise.
     fn notes(&self) -> Vec<String> {
         Vec::new()
     }
@@ -86,7 +86,7 @@ pub trait Source: Send + Sync {
     /// Where a sample is defined.
     fn place(&self, split: Split, index: usize) -> Place;
 
-    /// Whether every sample has a picture; otherwise none has.
+    /// Whether every sample has an image; otherwise none has.
     fn has_images(&self) -> bool {
         true
     }
@@ -96,7 +96,7 @@ pub trait Source: Send + Sync {
         true
     }
 
-    /// Which modalities a sample has: the same for all, but in mixtures of sources.
+    /// The modalities of a sample. They are the same for all samples, except in mixtures of sources.
     fn holds(&self, _split: Split, _index: usize) -> Holds {
         Holds {
             images: self.has_images(),
@@ -104,23 +104,23 @@ pub trait Source: Send + Sync {
         }
     }
 
-    /// The samples of the same kind around a sample: all, but in mixtures of sources. What stands in for a broken sample comes
-    /// from here.
+    /// The samples of the same kind around a sample: all of them, except in mixtures of sources. The replacement of a broken sample
+    /// comes from here.
     fn siblings(&self, split: Split, _index: usize) -> Range<usize> {
         0..self.len(split)
     }
 
-    /// Samples per unit of storage, in the order of their indices: what lies together and is cheap to read together.
+    /// Sample counts per unit of storage, in the order of their indices. A unit lies together and is cheap to read as a whole.
     fn shards(&self, split: Split) -> Vec<usize> {
         vec![self.len(split)]
     }
 
-    /// The order in which training takes the samples; `batch_size` for sources whose batches are of one kind.
+    /// The order in which training takes the samples. Sources whose batches are of one kind need `batch_size`.
     fn plan(&self, split: Split, shuffle: Shuffle, _batch_size: usize) -> Plan {
         Plan::new(&self.shards(split), shuffle)
     }
 
-    /// The captions of a sample, without reading its picture. There is at least one where
+    /// The captions of a sample, without reading its image. There is at least one where
     /// [`has_captions`](Self::has_captions) is true.
     ///
     /// # Errors
@@ -128,7 +128,7 @@ pub trait Source: Send + Sync {
     /// Why the sample cannot be used.
     fn captions(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError>;
 
-    /// What each text of [`captions`](Self::captions) says of the picture; empty: all describe it.
+    /// What each text of [`captions`](Self::captions) says about the image; empty: all describe it.
     ///
     /// # Errors
     ///
@@ -137,27 +137,28 @@ pub trait Source: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// Whether every text of a split describes its picture.
+    /// Whether every text of a split describes its image.
     fn all_describe(&self, _split: Split) -> bool {
         true
     }
 
-    /// Whether several samples of a split may show one picture, told by [`picture_id`](Self::picture_id).
+    /// Whether several samples of a split may show the same image, as told by [`picture_id`](Self::picture_id).
     fn repeats_pictures(&self, _split: Split) -> bool {
         false
     }
 
-    /// Whether a sample of the split may have two pictures, see [`Sample::second_image`].
+    /// Whether a sample of the split may have two images, see [`Sample::second_image`].
     fn has_second_images(&self, _split: Split) -> bool {
         false
     }
 
-    /// Which picture a sample shows, without reading it: equal numbers are the same picture. A file is told by its path, a picture
-    /// without a file by its name or, where it has none, by the place of its sample: then it is its own.
+    /// Identifies the image of a sample without reading it; equal numbers mean the same image. A file is identified by its path. An
+    /// image without a file is identified by its name or, without a name, by the place of its sample; then no other sample shares
+    /// it.
     ///
     /// # Errors
     ///
-    /// The sample's row could not be read now. A damaged one is told by its place.
+    /// The sample's row could not be read now. A damaged row is identified by its place.
     fn picture_id(&self, split: Split, index: usize) -> Result<u64, SampleError> {
         Ok(match self.image_path(split, index)? {
             Some(path) => hash_path(Stream::Picture, &path),
@@ -168,7 +169,7 @@ pub trait Source: Send + Sync {
         })
     }
 
-    /// Per caption, its phrases, as [`Sample::phrases`] has them, without reading the picture; empty where the source knows none.
+    /// For each caption, its phrases, as in [`Sample::phrases`], without reading the image; empty if the source knows none.
     ///
     /// # Errors
     ///
@@ -177,7 +178,7 @@ pub trait Source: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// Names of the objects in the picture, as [`Sample::tags`] has them, without reading it; empty where the source knows none.
+    /// Names of the objects in the image, as in [`Sample::tags`], without reading it; empty if the source knows none.
     ///
     /// # Errors
     ///
@@ -186,14 +187,14 @@ pub trait Source: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// The picture of a sample; none where [`has_images`](Self::has_images) is false.
+    /// The image of a sample; `None` if [`has_images`](Self::has_images) is false.
     ///
     /// # Errors
     ///
     /// Why the sample cannot be used.
     fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError>;
 
-    /// The picture's file as it is stored, with the extension of its format (`jpg`, `png`, `webp`); none where there is no file.
+    /// The bytes of the image's file, and the extension of its format (`jpg`, `png`, `webp`); `None` if there is no file.
     ///
     /// # Errors
     ///
@@ -206,7 +207,7 @@ pub trait Source: Send + Sync {
         Ok(None)
     }
 
-    /// As [`image_bytes`](Self::image_bytes), of the [second picture](Sample::second_image).
+    /// As [`image_bytes`](Self::image_bytes), for the [second image](Sample::second_image).
     ///
     /// # Errors
     ///
@@ -219,7 +220,7 @@ pub trait Source: Send + Sync {
         Ok(None)
     }
 
-    /// The picture's name as the data set spells it, such as its path beside a list: what features of it are found by. None where it
+    /// The image's name in the data set, such as its path beside a list. Features of the image are found by it. `None` if the image
     /// has no name or its row is damaged.
     ///
     /// # Errors
@@ -229,12 +230,12 @@ pub trait Source: Send + Sync {
         Ok(None)
     }
 
-    /// How many regions a picture has at most and how many numbers a region, where pictures are known by regions.
+    /// The largest number of regions per image and the numbers per region, if images are given as regions.
     fn region_shape(&self) -> Option<RegionShape> {
         None
     }
 
-    /// The regions of a picture; none where [`region_shape`](Self::region_shape) is none.
+    /// The regions of an image; `None` if [`region_shape`](Self::region_shape) is `None`.
     ///
     /// # Errors
     ///
@@ -243,7 +244,7 @@ pub trait Source: Send + Sync {
         Ok(None)
     }
 
-    /// Where the picture's file is; none where it is no file of its own or its row is damaged.
+    /// Path of the image's file; `None` if it has no file of its own or its row is damaged.
     ///
     /// # Errors
     ///
@@ -252,7 +253,7 @@ pub trait Source: Send + Sync {
         Ok(None)
     }
 
-    /// All that is known of a sample.
+    /// Everything known about a sample.
     ///
     /// # Errors
     ///
@@ -267,12 +268,12 @@ pub trait Source: Send + Sync {
         })
     }
 
-    /// Gives, piece by piece, what tells a sample from others and is known without reading pictures or shards: what a fingerprint of
-    /// the data is made of. Where files lie is no part of it. Every sample of a data set is asked for it when a run begins.
+    /// Passes on, piece by piece, what identifies a sample and is known without reading images or shards. A fingerprint of the data
+    /// is made from it. The location of files is not part of it. It is called for every sample when a run begins.
     ///
     /// # Errors
     ///
-    /// The list cannot be read now. Of what is damaged, less is given.
+    /// The list cannot be read now. Damaged samples give less.
     fn identify(
         &self,
         split: Split,
@@ -292,8 +293,8 @@ pub trait Source: Send + Sync {
         Ok(())
     }
 
-    /// Every text of a split, to train a tokenizer on: those of damaged samples are left out, and where one can only not be read,
-    /// its error stands there instead.
+    /// Every text of a split, to train a tokenizer on. Texts of damaged samples are left out. If a text only cannot be read, its
+    /// error takes its place.
     fn texts(&self, split: Split) -> TextsOf<'_> {
         Box::new((0..self.len(split)).flat_map(move |index| {
             let (texts, error) = match self.captions(split, index) {
@@ -304,21 +305,20 @@ pub trait Source: Send + Sync {
         }))
     }
 
-    /// Whether samples are read faster when [`ahead`](Self::ahead) is told of them.
+    /// Whether samples are read faster after a call of [`ahead`](Self::ahead).
     fn reads_ahead(&self) -> bool {
         false
     }
 
-    /// Told, in order, which samples are asked for next, and in what order samples are taken in all. Changes nothing but how soon
-    /// they are there.
+    /// Announces, in order, the samples that are read next, and how samples are shuffled. It only affects speed.
     fn ahead(&self, _split: Split, _indices: &[usize], _shuffle: Shuffle) {}
 
-    /// Items that were found unusable when the source was opened; they are in no split.
+    /// Items that were unusable when the source was opened. They belong to no split.
     fn rejected(&self) -> &[SampleError] {
         &[]
     }
 
-    /// Items of the data set, usable or not: what a share of skipped items is a share of.
+    /// Number of items in the data set, usable or not: the denominator of the share of skipped items.
     fn items(&self) -> usize {
         let samples = Split::ALL.into_iter().map(|split| self.len(split));
         samples.sum::<usize>() + self.rejected().len()
@@ -328,14 +328,14 @@ pub trait Source: Send + Sync {
 /// Texts, one after the other; see [`Source::texts`].
 pub type TextsOf<'a> = Box<dyn Iterator<Item = Result<String, SampleError>> + Send + 'a>;
 
-/// The texts before the first that cannot be read now, and why that cannot be read.
+/// Yields texts up to the first that cannot be read now, and keeps its error.
 pub struct Readable<I> {
     texts: I,
     failed: Option<SampleError>,
 }
 
 impl<I: Iterator<Item = Result<String, SampleError>>> Readable<I> {
-    /// Texts that end where one cannot be read.
+    /// Wraps texts; it ends at the first that cannot be read.
     pub fn new(texts: I) -> Self {
         Self {
             texts,
@@ -343,7 +343,7 @@ impl<I: Iterator<Item = Result<String, SampleError>>> Readable<I> {
         }
     }
 
-    /// What was made of the texts, if they could all be read.
+    /// Returns `made`, if all texts could be read.
     ///
     /// # Errors
     ///
@@ -372,7 +372,7 @@ impl<I: Iterator<Item = Result<String, SampleError>>> Iterator for Readable<I> {
 
 /// A source's table in a recipe, such as `[data.pairs]`.
 pub trait SourceConfig {
-    /// Checks every value; `table` is what the table is called in errors, such as `data.pairs`.
+    /// Checks every value, alone and against the others. Errors call the table `table`, such as `data.pairs`.
     ///
     /// # Errors
     ///
@@ -389,7 +389,7 @@ pub trait SourceConfig {
     /// It cannot be read or holds nothing usable.
     fn open(&self, limits: &Limits) -> Result<Arc<dyn Source>, DataError>;
 
-    /// The settings where a recipe has no such table; none: it must have one.
+    /// The settings if a recipe has no such table; `None` if the table is required.
     fn without_table() -> Option<Self>
     where
         Self: Sized,

@@ -1,25 +1,25 @@
-//! The parts of a data set, and the names that the field gives them.
+//! The splits of a data set, and the names that the field gives them.
 
 use std::ops::{Index, IndexMut};
 
 use crate::error::DataError;
 
-/// A part of a data set.
+/// A split of a data set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Split {
-    /// What is trained on.
+    /// Training samples.
     Train,
-    /// What is held out: runs are compared and the best step is chosen by it.
+    /// Held-out samples. Runs are compared and the best step is chosen by them.
     Val,
-    /// What is held out to the end.
+    /// Test samples, held out until the end.
     Test,
 }
 
-/// Names in lower case without signs and without digits at their end: `train2014`, `val-0`, `test-dev2015`, `testA` are among them.
+/// Names in lower case without punctuation and final digits: `train2014`, `val-0`, `test-dev2015` and `testA` match.
 const NAMES: [(Split, &[&str]); 3] = [
     (
         Split::Train,
-        // Karpathy's `restval` is the rest of COCO's validation pictures, which everybody trains on.
+        // Karpathy's `restval` is the rest of COCO's validation images, which everybody trains on.
         &["train", "training", "trn", "trainval", "restval"],
     ),
     (
@@ -58,7 +58,7 @@ impl Split {
         }
     }
 
-    /// The split that a name of the field means, however it is written: `Train`, `validation`, `dev`, `test2015`, `restval`.
+    /// The split that a name of the field means, in any spelling: `Train`, `validation`, `dev`, `test2015`, `restval`.
     pub fn of_name(name: &str) -> Option<Self> {
         let letters = name.chars().filter(|c| c.is_alphanumeric());
         let plain: String = letters.flat_map(char::to_lowercase).collect();
@@ -70,8 +70,8 @@ impl Split {
             .map(|(split, _)| *split)
     }
 
-    /// The split that a file's or folder's name tells: by its beginning (`train-00000-of-00003.parquet`), or by the only part of it
-    /// that is a name of a split (`cc3m-validation-0001.tar`).
+    /// The split in the name of a file or folder: its beginning (`train-00000-of-00003.parquet`), or the only part that names a
+    /// split (`cc3m-validation-0001.tar`).
     pub fn of_file(name: &str) -> Option<Self> {
         let mut told = parts(name).map(Self::of_name);
         let first = told.next().flatten();
@@ -84,33 +84,33 @@ impl Split {
     }
 }
 
-/// The parts of a file's name between signs.
+/// The parts of a file's name between punctuation.
 fn parts(name: &str) -> impl Iterator<Item = &str> {
     name.split(['-', '.', '_', ' '])
         .filter(|part| !part.is_empty())
 }
 
-/// One of something for each split.
+/// One value for each split.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BySplit<T>([T; 3]);
 
 impl<T> BySplit<T> {
-    /// What `make` gives for each split.
+    /// Calls `make` for each split.
     pub fn new(make: impl FnMut(Split) -> T) -> Self {
         Self(Split::ALL.map(make))
     }
 
-    /// Each split with what is of it.
+    /// Each split with its value.
     pub fn iter(&self) -> impl Iterator<Item = (Split, &T)> {
         Split::ALL.into_iter().zip(&self.0)
     }
 
-    /// As [`iter`](Self::iter), to change.
+    /// As [`iter`](Self::iter), mutable.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (Split, &mut T)> {
         Split::ALL.into_iter().zip(&mut self.0)
     }
 
-    /// What `change` makes of each.
+    /// Applies `change` to each value.
     pub fn map<U>(self, change: impl FnMut(T) -> U) -> BySplit<U> {
         BySplit(self.0.map(change))
     }
@@ -130,7 +130,7 @@ impl<T> IndexMut<Split> for BySplit<T> {
     }
 }
 
-/// How a data set calls its splits: as a recipe says (`train_split`, `val_split`, `test_split`), else by the field's names.
+/// The names of splits in a data set: those of a recipe (`train_split`, `val_split`, `test_split`), else the field's names.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct SplitNames(BySplit<Vec<String>>);
 
@@ -139,7 +139,7 @@ impl SplitNames {
         Self(BySplit([train.to_vec(), val.to_vec(), test.to_vec()]))
     }
 
-    /// Names are not empty, and none is of two splits.
+    /// Checks that no name is empty or stands for two splits.
     ///
     /// # Errors
     ///
@@ -157,7 +157,7 @@ impl SplitNames {
                 let twice = before
                     .into_iter()
                     .find(|other| self.0[*other].iter().any(same));
-                // What is trained on where nobody says otherwise is held out on purpose only.
+                // Samples that are in training by default may be held out only on purpose.
                 let by_default = self.0[Split::Train].is_empty()
                     && Split::of_name(name) == Some(Split::Train)
                     && split != Split::Train;
@@ -173,7 +173,7 @@ impl SplitNames {
         Ok(())
     }
 
-    /// The split that a name stands for; none: it is of no split.
+    /// The split that a name stands for; `None` if it belongs to no split.
     pub fn of(&self, name: &str) -> Option<Split> {
         let name = name.trim();
         let given = |same: &dyn Fn(&str) -> bool| {
@@ -188,7 +188,7 @@ impl SplitNames {
             .or_else(|| self.unless_given(Split::of_name(name)))
     }
 
-    /// The split that a file's name tells.
+    /// The split that a file's name stands for.
     #[cfg(any(test, feature = "parquet"))]
     pub fn of_file(&self, name: &str) -> Option<Split> {
         let given = |(_, names): &(Split, &Vec<String>)| {
@@ -203,13 +203,13 @@ impl SplitNames {
         found.or_else(|| self.unless_given(Split::of_file(name)))
     }
 
-    /// Where a recipe says how a split is called, nothing else is of it.
+    /// If a recipe names a split, nothing else belongs to that split.
     fn unless_given(&self, split: Option<Split>) -> Option<Split> {
         split.filter(|split| self.0[*split].is_empty())
     }
 }
 
-/// What is said where nothing tells splits apart and a share is held out.
+/// The note when nothing distinguishes splits and a share is held out.
 pub(crate) fn drawn(name: &str, held: usize, of: usize, what: &str, fraction: f64) -> String {
     format!(
         "{name}: nothing says of {of} {what} which split they are of: {held} of them are held out, chosen by a hash (val_fraction = \
@@ -274,7 +274,7 @@ mod tests {
         given.validate("data.x").unwrap();
         assert_eq!(given.of("restval"), Some(Split::Train));
         assert_eq!(given.of("Test"), Some(Split::Val));
-        // Who takes the test split to hold out does not mean the validation split.
+        // A recipe that holds out the test split does not mean the validation split.
         assert_eq!(given.of("val"), None);
         assert_eq!(given.of("testing"), Some(Split::Test));
         assert_eq!(given.of_file("test-0.parquet"), Some(Split::Val));

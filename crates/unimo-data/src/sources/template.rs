@@ -1,21 +1,21 @@
-//! File names with places to fill in: `COCO_train2014_{id:12}.jpg`.
+//! File names with fields: `COCO_train2014_{id:12}.jpg`.
 
-/// A name with places to fill in; a number after a colon is the width up to which zeros are put in front.
+/// A file name with fields. A number after a colon is a width, up to which zeros are put in front.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Template(Vec<Piece>);
 
 #[derive(Debug, Clone, PartialEq)]
 enum Piece {
     Text(String),
-    /// Which value, and its least width.
+    /// Index of the value, and its least width.
     Field(usize, usize),
 }
 
-/// Widest a number is filled up to.
+/// Largest width of a number.
 const WIDEST: usize = 64;
 
 impl Template {
-    /// Reads a template in which the given fields may stand.
+    /// Parses a template with these possible fields.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Texts without pictures: plain text files.
+//! Texts without images: plain text files.
 //!
 //! ```toml
 //! [data]
@@ -11,8 +11,8 @@
 //! ```
 //!
 //! A folder stands for all .txt files in it, at any depth. A text is a line, or a paragraph: lines up to an empty one. Empty lines
-//! are no texts. Without `val`, `val_fraction` of the texts is held out, by a hash of the text. What stays in memory of a text is
-//! where it lies, 16 bytes.
+//! are not texts. Without `val`, `val_fraction` of the texts is held out, by a hash of the text. Only a text's location stays in
+//! memory, 16 bytes.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,23 +34,23 @@ use crate::text::spaced;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TextsConfig {
-    /// Files and folders that are trained on.
+    /// Files and folders to train on.
     pub train: Vec<PathBuf>,
-    /// Files and folders that are held out.
+    /// Held-out files and folders.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub val: Vec<PathBuf>,
-    /// Files and folders that are held out to the end.
+    /// Files and folders of the test split.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub test: Vec<PathBuf>,
-    /// Where `val` is absent, share of the texts that is held out.
+    /// Share of the texts that is held out if `val` is absent.
     #[serde(default = "val_fraction")]
     pub val_fraction: f64,
-    /// What is one text.
+    /// The unit of a text.
     #[serde(default)]
     pub text: Unit,
 }
 
-/// What is one text.
+/// The unit of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Unit {
@@ -120,11 +120,11 @@ impl SourceConfig for TextsConfig {
     }
 }
 
-/// Texts of a split, file by file.
+/// Texts of a split, by file.
 #[derive(Debug, Default)]
 struct Texts {
     spans: Vec<Span>,
-    /// Number of each file and its first text.
+    /// Index of each file, and index of its first text.
     files: Vec<(usize, usize)>,
 }
 
@@ -142,7 +142,7 @@ impl Texts {
 struct Corpus {
     files: Vec<PathBuf>,
     texts: BySplit<Texts>,
-    /// Share that is held out where nothing else is.
+    /// Share that is held out if no files are given for it.
     fraction: f64,
     rejected: Vec<SampleError>,
     /// What is left out of each folder, for the description.
@@ -210,7 +210,7 @@ impl Corpus {
     }
 }
 
-/// A paragraph with one line more.
+/// Appends a line to a paragraph.
 fn joined(
     first: Span,
     before: Result<String, String>,
@@ -293,7 +293,7 @@ impl Source for Corpus {
     fn captions(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
         let (file, span) = self.at(split, index);
         let bad = |reason: String| SampleError::new(self.place(split, index), reason);
-        // A corpus may have more files than a process may hold open.
+        // A corpus may have more files than a process may open.
         let again = |reason: &str| format!("the file cannot be read again: {reason}");
         let list = Spans::reopen(file)
             .map_err(|error| SampleError::new(self.place(split, index), error.told(again)))?;
@@ -319,7 +319,7 @@ mod tests {
 
     #[test]
     fn lines_and_paragraphs() {
-        // Files that were put together have byte order marks inside.
+        // Concatenated files have byte order marks inside.
         let text = "\u{feff}one  line\r\n\u{feff}second\n\n \nlast of all";
         let folder = folder(&[
             ("a.txt", text),
@@ -378,7 +378,7 @@ mod tests {
         let val: std::collections::HashSet<_> =
             captions(&*source, Split::Val).into_iter().collect();
         assert_eq!(train.len() + val.len(), 2000);
-        // Five standard deviations of a binomial of 2,000 at 0.1.
+        // Five standard deviations of a binomial with n = 2,000 and p = 0.1.
         const TOLERANCE: usize = 68;
         assert!(val.len().abs_diff(200) < TOLERANCE);
     }

@@ -15,12 +15,12 @@
 //! use_as = "captions"
 //! ```
 //!
-//! A picture is looked for as `{id}.jpg` in each folder of `images`; `image` gives another name. With `use_as = "captions"` a sample
-//! is a picture and its captions are the phrases of its regions; with `use_as = "crops"` a sample is a region, cut out, with its
-//! phrase. `objects` gives tags and boxes to whole pictures. Without `image_data` boxes are shares of the picture as it is read,
-//! and one outside of it is found only then.
+//! An image is looked for as `{id}.jpg` in each folder of `images`; `image` gives another name. With `use_as = "captions"` a sample
+//! is an image, and its captions are the phrases of its regions. With `use_as = "crops"` a sample is a cut-out region with its
+//! phrase. `objects` gives tags and boxes to whole images. Without `image_data`, boxes are relative to the image as read, and a box
+//! outside the image is found only then.
 //!
-//! In errors the line is the number of the picture; of a region or object, as `FILE#regions`, its number in the whole file.
+//! In errors the line is the number of the image. For a region or object, as `FILE#regions`, it is its number in the whole file.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -50,9 +50,9 @@ pub struct VisualGenomePart {
     /// `objects.json`: names and boxes of objects.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub objects: Option<PathBuf>,
-    /// Folders of the pictures.
+    /// Folders of the images.
     pub images: Vec<PathBuf>,
-    /// A picture's name; `{id}` is its image id.
+    /// An image's name; `{id}` is its image id.
     #[serde(default = "image")]
     pub image: String,
     /// What a region becomes.
@@ -68,10 +68,10 @@ fn image() -> String {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Regions {
-    /// A caption of its picture.
+    /// A caption of its image.
     #[default]
     Captions,
-    /// A sample of its own, cut out.
+    /// A sample of its own, the cut-out region.
     Crops,
 }
 
@@ -80,7 +80,7 @@ struct Phrase {
     phrase: String,
 }
 
-/// Where a region is, which does not matter to its phrase alone.
+/// The box of a region; it is not needed for the phrase alone.
 #[derive(Deserialize)]
 struct Region {
     x: Number,
@@ -99,7 +99,7 @@ struct Object {
     names: Vec<String>,
 }
 
-/// A picture's identifier and size. The identifier is `id` in some versions of the files, `image_id` in others; some have both.
+/// An image's identifier and size. The identifier is `id` in some versions of the files, `image_id` in others, and some have both.
 #[derive(Deserialize)]
 struct Picture {
     image_id: Option<Identifier>,
@@ -236,9 +236,9 @@ impl Part for VisualGenomePart {
     }
 }
 
-/// The identifier of the picture that an element is about, whatever else stands in it.
+/// The identifier of an element's image, whatever else the element contains.
 fn picture(bytes: &[u8]) -> Result<String, String> {
-    // A bad region shall not cost the picture, so the regions are not parsed here: only what stands around them.
+    // A bad region must not cost the image, so only what surrounds the regions is parsed here.
     match parse::<Picture>(bytes) {
         Ok(picture) => picture.id(),
         Err(reason) => without_arrays(bytes)
@@ -248,7 +248,7 @@ fn picture(bytes: &[u8]) -> Result<String, String> {
     }
 }
 
-/// An object whose arrays are empty; none where brackets do not match.
+/// An object with its arrays emptied; `None` if brackets do not match.
 fn without_arrays(bytes: &[u8]) -> Option<Vec<u8>> {
     let (mut depth, mut quoted, mut escaped) = (0usize, false, false);
     let mut kept = Vec::new();
@@ -292,7 +292,7 @@ impl VisualGenomePart {
                 let used = bytes.and_then(parse::<Picture>).and_then(|picture| {
                     let size = [picture.width, picture.height];
                     let id = picture.id()?;
-                    // What is not known is measured when the picture is read.
+                    // An unknown size is measured when the image is read.
                     if size.contains(&0) {
                         table.leave_out("without a width and height");
                     } else {
@@ -387,7 +387,7 @@ mod tests {
             captions(&*source, Split::Train),
             [["the clock"], ["a tree"]]
         );
-        // The picture is twice as large as listed; red counts columns, green rows.
+        // The image is twice as large as listed; red counts columns, green rows.
         let first = source.image(Split::Train, 0).unwrap().unwrap();
         assert_eq!(
             (first.dimensions(), first.get_pixel(0, 0).0),

@@ -1,4 +1,4 @@
-//! Questions about pictures: VQAv2 and everything written like it, or a plain list.
+//! Questions about images: VQAv2 and everything written like it, or a plain list.
 //!
 //! ```toml
 //! [data]
@@ -16,13 +16,13 @@
 //! image = "{id}.png"
 //! ```
 //!
-//! `questions` is an object with the array `questions`, whose answers stand in `annotations`; or a plain list
-//! `[[question, answer, image id], ...]`; or a list of objects with `question`, `answers` or `answer`, and `image`, the picture's path,
-//! or `image_id` (VizWiz, ALBEF). `image` of the recipe is the picture's name, in which `{id:12}` stands for the image id with zeros up
-//! to 12 digits. A sample is a picture with all its questions. The questions are the texts that pre-training reads; none describes
-//! its picture, so none is a positive of contrast and matching or is retrieved ([`TextRole`](unimo_batch::TextRole)). Each
-//! comes with its most common answer, and, where `annotations` has them, with all that were given. Without `annotations` questions
-//! have no answers. In errors the line is the number of the question or of the annotation, from 1.
+//! `questions` has one of three forms: an object with the array `questions`, whose answers are in `annotations`; a plain list
+//! `[[question, answer, image id], ...]`; or a list of objects with `question`, `answers` or `answer`, and `image` (the image's
+//! path) or `image_id` (VizWiz, ALBEF). `image` of the recipe is the image's name, in which `{id:12}` stands for the image id,
+//! filled with zeros to 12 digits. A sample is an image with all its questions. The questions are the texts that pre-training
+//! reads. None describes its image, so none is a positive of contrast and matching, and none is retrieved
+//! ([`TextRole`](unimo_batch::TextRole)). Each question has its most common answer and, if `annotations` gives them, all answers.
+//! Without `annotations` questions have no answers. In errors the line is the number of the question or of the annotation, from 1.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -48,12 +48,12 @@ pub type VqaConfig = Parts<VqaPart>;
 pub struct VqaPart {
     /// The questions, or the plain list.
     pub questions: PathBuf,
-    /// The answers; a plain list has them itself.
+    /// The answers; a plain list contains them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub annotations: Option<PathBuf>,
-    /// Folder of the pictures.
+    /// Folder of the images.
     pub images: PathBuf,
-    /// A picture's name; `{id}` is its image id. Not needed where the questions name the pictures themselves.
+    /// An image's name; `{id}` is its image id. Not needed if the questions name the images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
 }
@@ -94,7 +94,7 @@ struct Whole {
     answer: Value,
 }
 
-/// The answers in a value: a text, an object with `answer`, or a list of such.
+/// The answers in a value: a string, an object with `answer`, or a list of these.
 fn answers_in(value: &Value) -> Result<Vec<String>, String> {
     match value {
         Value::Null => Ok(Vec::new()),
@@ -271,7 +271,7 @@ impl VqaPart {
     }
 }
 
-/// A question, its picture's path, and its answers.
+/// A question, its image's path, and its answers.
 type Question = (String, String, Option<(String, Vec<String>)>);
 
 fn whole(
@@ -292,7 +292,7 @@ fn whole(
 /// The first of the most common answers.
 fn most_common(all: &[String]) -> Option<String> {
     let count = |answer: &String| all.iter().filter(|other| *other == answer).count();
-    // `max_by_key` takes the last of equals.
+    // `max_by_key` returns the last of equal elements.
     all.iter().rev().max_by_key(|answer| count(answer)).cloned()
 }
 

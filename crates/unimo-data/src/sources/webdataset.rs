@@ -1,4 +1,4 @@
-//! Samples in tar files, as the webdataset library and img2dataset write them and as `unimo data pack` does.
+//! Samples in tar files, as written by the webdataset library, img2dataset and `unimo data pack`.
 //!
 //! ```toml
 //! [data]
@@ -9,15 +9,15 @@
 //! val_fraction = 0.01
 //! ```
 //!
-//! A sample is the members of one key: a picture (`.jpg`, `.jpeg`, `.png`, `.webp`) and its captions: all of a `.txt` (with
-//! `txt = "lines"` one a line), or in `.json` under one of `caption_keys`, or the class in `.cls`. Of a pair of pictures, as in NLVR2,
-//! the right one is `.second.jpg` (or `.jpeg`, `.png`, `.webp`). Samples are read where they lie; compressed shards are
-//! unpacked once. The order of indices is shard by shard.
+//! A sample is the members with the same key: an image (`.jpg`, `.jpeg`, `.png`, `.webp`) and its captions. Captions are the whole
+//! `.txt` (with `txt = "lines"`, each line), the values in `.json` under one of `caption_keys`, or the class in `.cls`. If a sample
+//! is a pair of images, as in NLVR2, the right one is `.second.jpg` (or `.jpeg`, `.png`, `.webp`). Samples are read in place;
+//! compressed shards are unpacked once. Indices run shard by shard.
 //!
-//! A key ends at the first dot of a file's name, as the webdataset library has it. Where that leaves no extension that is known, but a
-//! later dot does, members with the same name up to there are a sample too. `image_extensions` and `text_extensions` name other
-//! extensions, such as `input.jpg` and `caption`, which are read instead of the known ones. Members that are not read are counted by
-//! extension in the description, and so are samples without a picture or without a text.
+//! A key ends at the first dot of a file's name, as in the webdataset library. If that leaves no known extension but a later dot
+//! does, members with the same name up to the later dot are a sample too. `image_extensions` and `text_extensions` replace the
+//! known extensions by others, such as `input.jpg` and `caption`. Members that are not read are counted by extension in the
+//! description, as are samples without an image or without a text.
 
 mod members;
 mod opening;
@@ -62,13 +62,13 @@ pub struct WebDatasetConfig {
         deserialize_with = "one_or_many_paths"
     )]
     pub train: Vec<PathBuf>,
-    /// Shards that are held out, beside `train`.
+    /// Held-out shards, beside `train`.
     #[serde(
         skip_serializing_if = "Vec::is_empty",
         deserialize_with = "one_or_many_paths"
     )]
     pub val: Vec<PathBuf>,
-    /// Shards that are held out to the end, beside `train`.
+    /// Shards of the test split, beside `train`.
     #[serde(
         skip_serializing_if = "Vec::is_empty",
         deserialize_with = "one_or_many_paths"
@@ -76,38 +76,38 @@ pub struct WebDatasetConfig {
     pub test: Vec<PathBuf>,
     /// Share of the samples of `urls` that is held out, by a hash of the key.
     pub val_fraction: f64,
-    /// Whether samples have pictures.
+    /// Whether samples have images.
     pub images: bool,
     /// Whether samples have captions.
     pub captions: bool,
-    /// What a `.txt` holds.
+    /// What a `.txt` is.
     #[serde(skip_serializing_if = "Txt::is_default")]
     pub txt: Txt,
-    /// Extensions of pictures, instead of the known ones.
+    /// Extensions of images, instead of the known ones.
     #[serde(
         skip_serializing_if = "Vec::is_empty",
         deserialize_with = "one_or_many"
     )]
     pub image_extensions: Vec<String>,
-    /// Extensions of texts, instead of the known ones; what does not end in `json` or `cls` is read as `.txt`.
+    /// Extensions of texts, instead of the known ones. Those that do not end in `json` or `cls` are read as `.txt`.
     #[serde(
         skip_serializing_if = "Vec::is_empty",
         deserialize_with = "one_or_many"
     )]
     pub text_extensions: Vec<String>,
-    /// Where a `.json` holds captions: a string or a list of strings.
+    /// Keys of captions in a `.json`: a string or a list of strings.
     #[serde(deserialize_with = "one_or_many")]
     pub caption_keys: Vec<String>,
-    /// A file with a class a line, for `.cls` members that hold numbers from 0.
+    /// A file with one class per line, for `.cls` members that hold numbers from 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub classes: Option<PathBuf>,
-    /// What becomes a caption of a `.cls` member; `{}` stands for the class.
+    /// The caption made of a `.cls` member; `{}` stands for the class.
     pub class_caption: String,
-    /// Folder into which compressed shards are unpacked, and where it is kept what lies where in shards behind URLs that have no index
-    /// beside them; that is kept in the user's cache (`~/.cache/unimo/shards`) otherwise.
+    /// Folder for unpacked compressed shards and for the layout of remote shards without an index. `None`: layouts are kept in the
+    /// user's cache (`~/.cache/unimo/shards`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<PathBuf>,
-    /// Most that the cache may hold, in gigabytes (10^9 bytes).
+    /// Largest size of the cache, in gigabytes (10^9 bytes).
     pub cache_gb: f64,
     /// How shards behind URLs are read.
     pub remote: RemoteConfig,
@@ -136,14 +136,14 @@ impl Default for WebDatasetConfig {
     }
 }
 
-/// What a `.txt` holds.
+/// What a `.txt` is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Txt {
-    /// One caption, whatever its lines.
+    /// One caption, whatever its number of lines.
     #[default]
     Caption,
-    /// A caption a line.
+    /// One caption per line.
     Lines,
 }
 
@@ -271,26 +271,26 @@ impl SourceConfig for WebDatasetConfig {
     }
 }
 
-/// Why a sample is none, where nothing is wrong with it.
+/// Reason for leaving out a sound sample.
 const EMPTY_TEXT: &str = "with an empty text";
 
-/// Largest text member in bytes.
+/// Size of the largest text member, in bytes.
 const LARGEST_TEXT: u64 = 1 << 20;
 
-/// Shards behind URLs that are opened at once.
+/// Number of remote shards that are opened at once.
 const OPENED_AT_ONCE: usize = 16;
 
 /// Samples in tar files. See the [module](self).
 pub struct WebDataset {
     shards: Vec<Shard>,
     parts: BySplit<Part>,
-    /// Samples whose split is drawn, and how many of them are held out.
+    /// Number of samples whose split is drawn, and how many of them are held out.
     drawn: (usize, usize),
     val_fraction: f64,
-    /// Shards that are of no split.
+    /// Shards that belong to no split.
     left_out: LeftOut,
     rejected: Vec<SampleError>,
-    /// Samples without a picture or a text.
+    /// Samples without an image or a text.
     lacking: LeftOut,
     unread: Unread,
     hidden: usize,
@@ -302,12 +302,12 @@ pub struct WebDataset {
     classes: Vec<String>,
     class_caption: String,
     limits: Limits,
-    /// Bytes that are fetched before they are asked for; none where no shard is behind a URL.
+    /// Bytes that are fetched ahead; `None` if no shard is remote.
     ahead: Option<u64>,
 }
 
 struct Shard {
-    /// As it is called in places: where a compressed shard comes from.
+    /// Its name in places: where a compressed shard comes from.
     name: String,
     object: Arc<dyn Object>,
 }
@@ -320,16 +320,16 @@ struct Part {
     members: Vec<Member>,
 }
 
-/// Samples of one shard that follow each other.
+/// Consecutive samples of one shard.
 struct Run {
     shard: usize,
-    /// The first of them.
+    /// Index of the first sample.
     first: usize,
 }
 
 struct Entry {
     at: u64,
-    /// Its first member.
+    /// Index of its first member.
     first: usize,
 }
 
@@ -369,18 +369,18 @@ impl Part {
     }
 }
 
-/// What a member's text holds.
+/// The contents of a text member.
 enum Texts {
     Record(Box<Record>),
     Captions(Vec<String>),
 }
 
 impl WebDataset {
-    /// Opens every shard and finds out what lies where.
+    /// Opens every shard and finds its members.
     ///
     /// # Errors
     ///
-    /// A shard is not there, a compressed one cannot be unpacked, or nothing can be used.
+    /// A shard is missing, a compressed one cannot be unpacked, or nothing can be used.
     pub fn open(config: &WebDatasetConfig, limits: &Limits) -> Result<Self, DataError> {
         let storage = Storage::new(&config.remote);
         let mut list = List::new(&storage);
@@ -411,7 +411,7 @@ impl WebDataset {
             found: found.as_ref(),
             limits: most,
         };
-        // Behind URLs it is the way that takes the time.
+        // Remote shards are slow because of the network, not the processor.
         let threads = if remote { OPENED_AT_ONCE } else { 0 };
         let opened = parallel_on(threads, 0..list.shards.len(), |at| {
             opening.shard(&list.shards[at])
@@ -486,7 +486,7 @@ impl WebDataset {
                         .add(if texts { EMPTY_TEXT } else { WITHOUT_TEXT });
                     continue;
                 }
-                // What has no caption in its .txt has mostly none in its .json either, and is no damage.
+                // A sample without a caption in its .txt usually has none in its .json either; that is not damage.
                 let found = empty.then(|| self.texts_in(&shard, &item.members));
                 match found {
                     Some(Ok(Texts::Captions(captions))) if captions.is_empty() => {
@@ -551,7 +551,7 @@ impl WebDataset {
         }
     }
 
-    /// What it is called in descriptions.
+    /// The name in descriptions.
     fn name(&self) -> String {
         let names: Vec<&str> = match self.shards.as_slice() {
             [first, .., last] => vec![&first.name, &last.name],

@@ -1,8 +1,8 @@
-//! Files that are there whole or not at all.
+//! Files that are written completely or not at all.
 //!
-//! Everything that this workspace writes for others to read goes through here: a file is filled under a hidden name beside its
-//! target, synced and renamed. A full disk, an error or a kill leaves what was there before. What a killed process leaves is
-//! removed by the next one that writes into the folder.
+//! Everything that this workspace writes for others to read goes through here. A file is filled under a hidden name beside its
+//! target, synced and renamed. After a full disk, an error or a kill, the old file is still there. The leftovers of a killed
+//! process are removed by the next process that writes into the folder.
 //!
 //! ```
 //! use std::io::Write;
@@ -28,35 +28,35 @@ use std::time::{Duration, SystemTime};
 
 use crate::error::DataError;
 
-/// How the hidden names end: `.NAME.PROCESS-NUMBER.part`.
+/// Ending of the hidden names: `.NAME.PROCESS-NUMBER.part`.
 const END: &str = ".part";
 
-/// Characters of the target's name that the hidden name repeats: names have a limit, often of 255 bytes.
+/// Number of characters of the target's name in the hidden name: names have a limit, often 255 bytes.
 const NAME: usize = 60;
 
-/// Names that are tried before a folder is given up; only what other machines write there can take one.
+/// Number of names tried before giving up. Only files of other machines can occupy a name.
 const TRIES: usize = 100;
 
-/// What one write to the system holds.
+/// Size of one write to the system, in bytes.
 const BUFFER: usize = 256 << 10;
 
-/// Folders that this process has looked through for leftovers.
+/// Folders that this process has searched for leftovers.
 static SWEPT: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
-/// Tells the files of one process apart.
+/// Distinguishes the files of one process.
 static NUMBER: AtomicU64 = AtomicU64::new(0);
 
-/// A file that gets its name when it is whole. Dropped without [`commit`](Self::commit), it leaves nothing.
+/// A file that gets its name when it is complete. Dropped without [`commit`](Self::commit), it leaves nothing.
 #[derive(Debug)]
 pub struct AtomicFile {
     out: BufWriter<File>,
-    /// None where the target is no file but a device or a pipe, which is written to directly.
+    /// `None` if the target is a device or a pipe, which is written to directly.
     temporary: Option<PathBuf>,
     target: PathBuf,
 }
 
 impl AtomicFile {
-    /// Begins a file; the folder is created if need be. The file's permissions are those that the user's umask gives.
+    /// Begins a file; the folder is created if needed. The file's permissions follow the user's umask.
     ///
     /// # Errors
     ///
@@ -80,7 +80,7 @@ impl AtomicFile {
             }
             _ => {}
         }
-        // A link stays a link: what it points to is replaced.
+        // A link stays a link; its target is replaced.
         let target = match fs::symlink_metadata(target) {
             Ok(about) if about.is_symlink() => {
                 fs::canonicalize(target).unwrap_or_else(|_| target.to_owned())
@@ -98,11 +98,11 @@ impl AtomicFile {
         })
     }
 
-    /// Gives the file its name. When this returns, it is on the disk.
+    /// Gives the file its name. On return it is on the disk.
     ///
     /// # Errors
     ///
-    /// The disk is full or fails; what was there before is as it was.
+    /// The disk is full or fails; the old file is unchanged.
     pub fn commit(mut self) -> io::Result<()> {
         self.out.flush()?;
         let Some(temporary) = &self.temporary else {
@@ -111,7 +111,7 @@ impl AtomicFile {
         self.out.get_ref().sync_all()?;
         fs::rename(temporary, &self.target)?;
         self.temporary = None;
-        // The name itself must survive a power cut; not every file system lets a folder be synced.
+        // The name itself must survive a power cut. Not every file system allows syncing a folder.
         if let Ok(folder) = File::open(folder_of(&self.target)) {
             let _ = folder.sync_all();
         }
@@ -132,24 +132,24 @@ impl Write for AtomicFile {
 impl Drop for AtomicFile {
     fn drop(&mut self) {
         if let Some(temporary) = &self.temporary {
-            // It is of no use and may hold the space that is missing.
+            // It is useless and may occupy the space that is missing.
             let _ = fs::remove_file(temporary);
         }
     }
 }
 
-/// Writes a whole file, or nothing.
+/// Writes a complete file, or nothing.
 ///
 /// # Errors
 ///
-/// The file cannot be written; what was there before is as it was.
+/// The file cannot be written; the old file is unchanged.
 pub fn write(target: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = AtomicFile::create(target)?;
     file.write_all(bytes)?;
     file.commit()
 }
 
-/// Removes what dead processes left half-written in a folder; returns how many files. What a living process writes stays.
+/// Removes half-written files of dead processes from a folder and returns their number. Files of living processes stay.
 ///
 /// # Errors
 ///
@@ -164,7 +164,7 @@ pub fn sweep(folder: &Path) -> io::Result<usize> {
             continue;
         }
         let path = entry.path();
-        // Its writer holds a lock, which the system frees however the process ends.
+        // Its writer holds a lock, which the system releases however the process ends.
         let Ok(file) = OpenOptions::new().write(true).open(&path) else {
             continue;
         };
@@ -175,15 +175,15 @@ pub fn sweep(folder: &Path) -> io::Result<usize> {
     Ok(removed)
 }
 
-/// Writes a whole file, or nothing.
+/// Writes a complete file, or nothing.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), DataError> {
     write(path, bytes).map_err(|error| DataError::file("write", path, error))
 }
 
-/// Time after which nobody goes on with a file that is half written.
+/// Age after which a half-written file counts as abandoned.
 pub(crate) const ABANDONED: Duration = Duration::from_secs(3600);
 
-/// Removes what processes that were killed left half written.
+/// Removes half-written files of killed processes.
 pub(crate) fn remove_leftovers(folder: &Path) -> Result<(), DataError> {
     let list = |error| DataError::file("list", folder, error);
     for entry in fs::read_dir(folder).map_err(list)? {
@@ -205,12 +205,12 @@ pub(crate) fn remove_leftovers(folder: &Path) -> Result<(), DataError> {
     Ok(())
 }
 
-/// Sweeps a folder the first time that this process writes there.
+/// Sweeps a folder when this process first writes there.
 fn sweep_once(folder: &Path) -> io::Result<()> {
     let known = fs::canonicalize(folder)?;
     let mut swept = SWEPT.lock().unwrap_or_else(PoisonError::into_inner);
     if swept.insert(known) {
-        // A folder may be written to and not listed.
+        // A folder may be writable but not listable.
         let _ = sweep(folder);
     }
     Ok(())
@@ -223,7 +223,7 @@ fn folder_of(target: &Path) -> PathBuf {
     }
 }
 
-/// Whether a name is one that [`hidden`] gives.
+/// Whether a name was made by [`hidden`].
 fn is_hidden_name(name: &str) -> bool {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     name.strip_prefix('.')
@@ -242,15 +242,15 @@ fn hidden(folder: &Path, target: &Path) -> io::Result<(File, PathBuf)> {
         let path = folder.join(format!(".{name}.{}-{number}{END}", std::process::id()));
         let file = match OpenOptions::new().write(true).create_new(true).open(&path) {
             Ok(file) => file,
-            // Of a process of another machine with this number, or of a dead one.
+            // A file of a process with this number on another machine, or of a dead one.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
             Err(error) => return Err(error),
         };
         match file.try_lock() {
-            // Whoever sweeps holds the lock while it removes: what is there under the lock stays.
+            // A sweeping process holds the lock while it removes a file. So a file that exists under our lock stays.
             Ok(()) if path.exists() => return Ok((file, path)),
             Ok(()) | Err(TryLockError::WouldBlock) => {}
-            // A file system without locks: there nothing is swept either.
+            // On a file system without locks nothing is swept either.
             Err(TryLockError::Error(_)) => return Ok((file, path)),
         }
     }

@@ -1,4 +1,4 @@
-//! Ranges of bytes of named objects: local files, and whatever else lies behind a URL.
+//! Local files, read in ranges of bytes.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -10,10 +10,10 @@ use std::time::Duration;
 use crate::error::{ReadError, ReadKind, may_pass};
 use crate::store::object::Object;
 
-/// Pauses before a local file is tried again, in milliseconds: some four seconds in all.
+/// Pauses before a local file is tried again, in milliseconds: about four seconds in all.
 const PAUSES: [u64; 6] = [10, 50, 200, 500, 1000, 2000];
 
-/// Tries again what failed for a reason that may pass by itself, such as too many open files or a server of files that is restarted.
+/// Retries after an error that may pass by itself, such as too many open files or a restarting file server.
 pub(crate) fn patiently<T>(mut work: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     for pause in PAUSES {
         match work() {
@@ -24,19 +24,19 @@ pub(crate) fn patiently<T>(mut work: impl FnMut() -> io::Result<T>) -> io::Resul
     work()
 }
 
-/// Folders of files that were read before, each with one of its files, the last ones.
+/// Folders that were read from most recently, each with one of its files.
 static READ_BEFORE: Mutex<VecDeque<(PathBuf, PathBuf)>> = Mutex::new(VecDeque::new());
-/// Folders that are remembered, and those of them that are looked at again.
+/// Number of remembered folders; `LOOKED_AT` of them are checked again.
 const REMEMBERED: usize = 64;
 const LOOKED_AT: usize = 4;
 
-/// What is still there of the way to a file: of two on one disk that is away it is the same.
+/// The part of a file's path that still exists. It is the same for two files on one missing disk.
 fn left(path: &Path) -> Option<&Path> {
     path.ancestors().skip(1).find(|above| above.exists())
 }
 
-/// All of a file that a list names. If it is not there, it is damaged as the list is; but where files that were read before are not
-/// there any more either, the disk or the share that they are on is away.
+/// Reads a file that a list names. If it does not exist, the list is damaged. But if files that were read before no longer exist
+/// either, their disk or share is missing.
 pub(crate) fn read_listed(path: &Path, limit: u64) -> Result<Vec<u8>, ReadError> {
     let before = || READ_BEFORE.lock().unwrap_or_else(PoisonError::into_inner);
     match read_file(path, limit) {
@@ -74,7 +74,7 @@ pub(crate) fn read_listed(path: &Path, limit: u64) -> Result<Vec<u8>, ReadError>
     }
 }
 
-/// Whether there is a regular file, or may be one: where the system does not say, reading it will tell why.
+/// Whether there is a regular file, or may be one: if the system does not say, reading it will give the reason.
 pub(crate) fn may_be_file(path: &Path) -> bool {
     match patiently(|| std::fs::metadata(path)) {
         Ok(about) => about.is_file(),
@@ -82,10 +82,10 @@ pub(crate) fn may_be_file(path: &Path) -> bool {
     }
 }
 
-/// All of a regular file of at most `limit` bytes.
+/// Reads a regular file of at most `limit` bytes.
 pub(crate) fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>, ReadError> {
     let bytes = patiently(|| {
-        // Opening a pipe would wait for a writer, so the kind of file is asked for first.
+        // Opening a pipe would wait for a writer, so the file type is checked first.
         if !std::fs::metadata(path)?.is_file() {
             return Err(io::Error::other("not a regular file"));
         }
@@ -99,7 +99,7 @@ pub(crate) fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>, ReadError> {
     Ok(bytes)
 }
 
-/// Opens a file; opening a pipe would wait for a writer, so the kind of file is asked for first.
+/// Opens a file. Opening a pipe would wait for a writer, so the file type is checked first.
 pub(crate) fn open_regular(path: &Path) -> std::io::Result<File> {
     if !std::fs::metadata(path)?.is_file() {
         return Err(std::io::Error::other("not a regular file"));
@@ -107,7 +107,7 @@ pub(crate) fn open_regular(path: &Path) -> std::io::Result<File> {
     File::open(path)
 }
 
-/// A local file. It is opened for every read: thousands of shards are more than a process may hold open.
+/// A local file. It is opened for every read: a process may not hold thousands of shards open.
 #[derive(Debug)]
 pub struct LocalFile {
     path: PathBuf,
@@ -121,7 +121,7 @@ impl LocalFile {
     ///
     /// # Errors
     ///
-    /// It is not there or is no regular file; the file is not named.
+    /// It does not exist or is not a regular file; the error does not name it.
     pub fn open(path: &Path) -> Result<Self, ReadError> {
         let name = path.display().to_string();
         let about = patiently(|| std::fs::metadata(path))?;
@@ -223,7 +223,7 @@ mod tests {
         assert!(error.reason.contains("a.bin at byte 2999990"), "{error}");
         assert!(!error.is_unavailable(), "{error}");
 
-        // What was there when it was opened is not damaged by being replaced or removed.
+        // A file that existed when it was opened is not damaged by being replaced or removed.
         std::fs::write(&path, &bytes[1..]).unwrap();
         let error = object.read(0, 1).unwrap_err();
         assert!(
@@ -248,7 +248,7 @@ mod tests {
         );
     }
 
-    /// Numbers of errors on Linux, and what they say of a file.
+    /// Linux error numbers, and what they say about a file.
     #[cfg(target_os = "linux")]
     #[test]
     fn what_the_system_says_of_a_file() {
@@ -279,14 +279,14 @@ mod tests {
             let wrapped = ReadError::from(io::Error::from(error.clone()));
             assert_eq!(wrapped, error, "{name}");
         }
-        // A decoder's own words on what it was given.
+        // Errors that a decoder itself reports about its input.
         for kind in [io::ErrorKind::UnexpectedEof, io::ErrorKind::InvalidData] {
             let error = ReadError::from(io::Error::new(kind, "corrupt"));
             assert_eq!(error.kind, ReadKind::Damaged);
         }
     }
 
-    /// A file of Linux that gives EIO where nothing is mapped.
+    /// A file on Linux that gives EIO where nothing is mapped.
     #[cfg(target_os = "linux")]
     #[test]
     fn a_disk_that_gives_an_error_does_not_damage_a_file() {
@@ -294,7 +294,7 @@ mod tests {
         assert!(error.is_unavailable(), "{error}");
     }
 
-    /// A picture that is not there is the list's damage; a disk that is not there is nobody's.
+    /// A missing image is damage of the list; a missing disk is not damage.
     #[test]
     fn a_folder_that_went_away_is_no_damage() {
         let folder = tempfile::tempdir().unwrap();
@@ -309,7 +309,7 @@ mod tests {
         assert_eq!(kind(&disk.join("a/3.png")), Some(ReadKind::Missing));
         let away = folder.path().join("away");
         std::fs::rename(&disk, &away).unwrap();
-        // As an empty mount point, too.
+        // Also as an empty mount point.
         assert_eq!(kind(&two), Some(ReadKind::Unavailable));
         std::fs::create_dir(&disk).unwrap();
         assert_eq!(kind(&two), Some(ReadKind::Unavailable));
@@ -332,7 +332,7 @@ mod tests {
             });
             (tries, result.is_ok())
         };
-        // EIO passes after two failures; no permission and no file do not.
+        // EIO passes after two failures; a missing permission and a missing file do not.
         assert_eq!(tried(5, 2), (3, true));
         assert_eq!(tried(13, 2), (1, false));
         assert_eq!(tried(2, 2), (1, false));

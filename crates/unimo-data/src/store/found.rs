@@ -1,7 +1,7 @@
-//! Indexes of shards behind URLs that have none beside them: found by one scan and kept in a folder.
+//! Layouts of remote shards without an index: each is found by one scan and kept in a folder.
 //!
-//! A shard has one file there, by its URL; it says which shard it is of, as its server marked it, so that a shard that was replaced is
-//! scanned again. What is damaged is made again.
+//! A shard has one file there, named by its URL. The file records the server's mark of the shard, so a replaced shard is scanned
+//! again. A damaged file is made again.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,12 +15,12 @@ use crate::store::{self, Object, may_be_file};
 /// The folder.
 pub(crate) struct Found {
     folder: PathBuf,
-    /// Whether the recipe names it: then it must be usable.
+    /// Whether the recipe names it; then it must be usable.
     given: bool,
 }
 
 impl Found {
-    /// `given`, or the user's own cache; none where there is neither.
+    /// `given`, or the user's own cache; `None` if there is neither.
     pub(crate) fn open(given: Option<&Path>) -> Result<Option<Self>, DataError> {
         let Some(folder) = given.map(Path::to_owned).or_else(of_user) else {
             not_kept("there is no home folder");
@@ -51,7 +51,7 @@ impl Found {
     ///
     /// # Errors
     ///
-    /// The file is there and could not be read now.
+    /// The file exists but could not be read now.
     pub(crate) fn get(
         &self,
         shard: &dyn Object,
@@ -78,7 +78,7 @@ impl Found {
         }))
     }
 
-    /// Keeps what a scan found.
+    /// Keeps the result of a scan.
     ///
     /// # Errors
     ///
@@ -113,14 +113,14 @@ impl Found {
     }
 }
 
-/// What was found is used all the same, and looked for again next time.
+/// Warns that a result is used but not kept, so the next run scans again.
 fn not_kept(reason: &str) {
     eprintln!(
         "unimo: what lies where in shards behind URLs is not kept ({reason}); name a folder as data.webdataset.cache"
     );
 }
 
-/// `unimo/shards` in the folder for caches of the user.
+/// `unimo/shards` in the user's cache folder.
 fn of_user() -> Option<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     let caches = set("XDG_CACHE_HOME").map(PathBuf::from);

@@ -1,6 +1,6 @@
-//! Where bytes lie: on a disk or behind a URL, in files of their own or in archives.
+//! Access to bytes: on a disk or behind a URL, in separate files or in archives.
 //!
-//! It knows nothing of what the bytes mean: formats, pictures and samples are above it.
+//! Nothing here depends on what the bytes mean: formats, images and samples are above it.
 
 pub mod atomic;
 pub(crate) mod disk;

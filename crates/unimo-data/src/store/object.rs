@@ -1,6 +1,6 @@
-//! Ranges of bytes of named objects, wherever they lie.
+//! Objects that are read in ranges of bytes, local or remote.
 //!
-//! An object knows nothing of what its bytes mean.
+//! An object does not know what its bytes mean.
 
 use std::io::{self, Read};
 use std::ops::Range;
@@ -8,16 +8,16 @@ use std::path::Path;
 
 use crate::error::ReadError;
 
-/// Something that is read in pieces.
+/// An object that is read in pieces.
 pub trait Object: Send + Sync {
-    /// As it is called in errors: a path or a URL.
+    /// Its name in errors: a path or a URL.
     fn name(&self) -> &str;
 
-    /// Its bytes in all, when it was opened.
+    /// Its size in bytes when it was opened.
     fn size(&self) -> u64;
 
-    /// What tells it from others that had its name and size: when it was changed, or the mark that its server gives it. Empty where
-    /// nothing is known.
+    /// Distinguishes it from other objects with the same name and size: its time of change, or its server's mark. Empty if neither
+    /// is known.
     fn version(&self) -> String {
         String::new()
     }
@@ -26,26 +26,25 @@ pub trait Object: Send + Sync {
     ///
     /// # Errors
     ///
-    /// The reason, with the object's name and the offset. What was there when the object was opened and is not there any more is
+    /// The reason, with the object's name and the offset. Bytes that existed when the object was opened and no longer do are
     /// unavailable, not damaged.
     fn read(&self, offset: u64, length: usize) -> Result<Vec<u8>, ReadError>;
 
-    /// Told what will be read soon, so that it can be on its way before it is asked for. With `whole`, all that lies around it will
-    /// be read soon too.
+    /// Announces a read, so that the bytes can be fetched ahead. With `whole`, everything around the range will soon be read too.
     fn ahead(&self, _span: Range<u64>, _whole: bool) {}
 }
 
-/// Whether a location is no local path.
+/// Whether a location is a URL.
 pub fn is_remote(location: &Path) -> bool {
     location
         .to_str()
         .is_some_and(|location| location.contains("://"))
 }
 
-/// Bytes that a scan or a [`Stream`] asks for at once.
+/// Number of bytes that a scan or a [`Stream`] reads at once.
 const PIECE: usize = 1 << 20;
 
-/// An object from its first byte to its last.
+/// Reads an object from its first byte to its last.
 pub(crate) struct Stream<'a> {
     object: &'a dyn Object,
     offset: u64,
@@ -69,7 +68,7 @@ impl<'a> Stream<'a> {
         }
     }
 
-    /// Why the object could not be read, if it could not: what decodes the stream may have given the error another form.
+    /// Why the object could not be read, if so: a decoder of the stream may have changed the error.
     pub(crate) fn failure(&self) -> Option<&ReadError> {
         self.failed.as_ref()
     }
@@ -95,12 +94,12 @@ impl Read for Stream<'_> {
     }
 }
 
-/// Bytes in memory, to read what is no file.
+/// Bytes in memory that are read like a file.
 #[cfg(test)]
 pub(crate) struct InMemory {
-    /// As it is called in errors.
+    /// Its name in errors.
     pub name: String,
-    /// All of it.
+    /// The whole content.
     pub bytes: Vec<u8>,
 }
 
@@ -129,7 +128,7 @@ impl Object for InMemory {
     }
 }
 
-/// All of an object of at most `limit` bytes.
+/// Reads a whole object of at most `limit` bytes.
 ///
 /// # Errors
 ///

@@ -1,9 +1,9 @@
-//! Paths of pictures as lists spell them.
+//! Paths of images as written in lists.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// A picture's path as this machine spells it: separators of Windows become `/` where no file has the name as it stands.
+/// An image's path as written on this machine: Windows separators become `/`, unless a file with the original name exists.
 pub(crate) fn spelled(root: &Path, name: &str) -> String {
     if cfg!(windows) || !name.contains('\\') || root.join(name).exists() {
         name.to_owned()
@@ -12,11 +12,11 @@ pub(crate) fn spelled(root: &Path, name: &str) -> String {
     }
 }
 
-/// The file that a list in (or about) the folder `root` names: a path, relative to `root` unless it is absolute, or a `file://` URL.
+/// The file named by a list in (or about) the folder `root`: a path, relative to `root` unless it is absolute, or a `file://` URL.
 ///
 /// # Errors
 ///
-/// It names no local file: another URL, or a drive of a machine with Windows.
+/// It names no local file: another kind of URL, or a Windows drive.
 pub fn resolve(root: &Path, name: &str) -> Result<PathBuf, String> {
     if let Some(rest) = name.strip_prefix("file:") {
         return of_url(name, rest);
@@ -34,7 +34,7 @@ pub fn resolve(root: &Path, name: &str) -> Result<PathBuf, String> {
     Ok(path)
 }
 
-/// `C:\` or `C:/`.
+/// Whether a name begins with `C:\` or `C:/`.
 fn has_drive(name: &str) -> bool {
     let mut bytes = name.bytes();
     bytes
@@ -44,7 +44,7 @@ fn has_drive(name: &str) -> bool {
         && matches!(bytes.next(), Some(b'\\' | b'/'))
 }
 
-/// What follows `file:` (RFC 8089): a path behind no host or this machine, with bytes as `%20`.
+/// Parses what follows `file:` (RFC 8089): a path with no host or this machine as host, with bytes as `%20`.
 fn of_url(name: &str, rest: &str) -> Result<PathBuf, String> {
     let path = match rest.strip_prefix("//") {
         None => rest,
@@ -83,7 +83,7 @@ fn of_url(name: &str, rest: &str) -> Result<PathBuf, String> {
         .map_err(|_| format!("image {name}: a path that is not UTF-8"))
 }
 
-/// A picture's path within its folder; with the folder's own name before it where there are several.
+/// An image's path within its folder, preceded by the folder's own name if there are several folders.
 pub(crate) fn name_within<'a>(
     path: &Path,
     folders: impl Iterator<Item = &'a Path>,
@@ -98,19 +98,19 @@ pub(crate) fn name_within<'a>(
     Some(name.to_str()?.to_owned())
 }
 
-/// Extensions of picture files that are read.
+/// Extensions of supported image files.
 const PICTURES: [&str; 7] = ["jpg", "jpeg", "jpe", "jfif", "pjpeg", "png", "webp"];
-/// Extensions of picture files that are not.
+/// Extensions of unsupported image files.
 const FOREIGN: [&str; 13] = [
     "gif", "bmp", "dib", "tif", "tiff", "heic", "heif", "avif", "jxl", "jp2", "svg", "ico", "psd",
 ];
 
-/// Whether a path ends as those of pictures do.
+/// Whether a path has an image extension.
 pub fn is_picture(path: &Path) -> bool {
     ends_in(path, &PICTURES).is_some()
 }
 
-/// The extension of a picture file that is not read, in lower case; none for other files.
+/// The extension of an unsupported image file, in lower case; `None` for other files.
 pub(crate) fn foreign_picture(path: &Path) -> Option<&'static str> {
     ends_in(path, &FOREIGN)
 }
@@ -123,8 +123,8 @@ fn ends_in(path: &Path, known: &[&'static str]) -> Option<&'static str> {
         .copied()
 }
 
-/// Whether a file or folder of this name is none of the data set's: hidden ones, and what macOS, Windows and storage devices put
-/// beside files.
+/// Whether a file or folder with this name is not part of the data set: hidden ones, and those that macOS, Windows and storage
+/// devices add.
 pub(crate) fn is_hidden(name: &str) -> bool {
     const OF_SYSTEMS: [&str; 6] = [
         "__MACOSX",
@@ -134,7 +134,7 @@ pub(crate) fn is_hidden(name: &str) -> bool {
         "Thumbs.db",
         "desktop.ini",
     ];
-    // `.` and `..` are folders as any other.
+    // `.` and `..` are ordinary folders.
     (name.starts_with('.') && !name.trim_matches('.').is_empty())
         || OF_SYSTEMS
             .iter()

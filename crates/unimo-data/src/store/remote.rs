@@ -1,8 +1,8 @@
 //! Objects behind http(s), S3, Google Cloud Storage and Azure.
 //!
-//! What is read is kept in pages, in a cache of bounded size that all objects share ([`pages`]). Where bytes are read one after the
-//! other, or all that lies around them is announced, whole blocks are asked for at once, and the next ones before they are needed.
-//! Every wait is bounded ([`request`]). Credentials come from the environment, under the names that each provider's own tools use.
+//! Bytes that were read are kept in pages, in a cache of bounded size that all objects share ([`pages`]). If bytes are read in
+//! sequence, or everything around them is announced, whole blocks are requested, and the next ones ahead of time. Every wait is
+//! bounded ([`request`]). Credentials come from the environment, under the names that each provider's own tools use.
 
 mod pages;
 mod request;
@@ -31,32 +31,32 @@ use crate::error::ReadError;
 use crate::store::{Object, RemoteConfig};
 
 const MIB: u64 = 1 << 20;
-/// Threads that wait for the net.
+/// Number of threads that wait for the network.
 const THREADS: usize = 2;
-/// Requests of up to a mebibyte that are under way for what was announced; a larger one takes the place of as many as it has.
+/// Number of concurrent requests of up to a mebibyte for announced bytes. A larger request counts as one per mebibyte.
 const ANNOUNCED_AT_ONCE: usize = 32;
 
-/// What objects share. Nothing runs before the first one is opened.
+/// State shared by objects. Nothing runs before the first one is opened.
 pub(crate) struct Remote {
     config: RemoteConfig,
     shared: OnceLock<Result<Arc<Shared>, String>>,
-    /// Connections, by what a URL has before the object's own path.
+    /// Connections, by the part of a URL before the object's own path.
     stores: Mutex<HashMap<String, Arc<dyn ObjectStore>>>,
     opened: AtomicU64,
 }
 
 struct Shared {
-    /// Never none but while it is dropped.
+    /// `None` only while it is dropped.
     runtime: Option<Runtime>,
     pages: Arc<Pages>,
-    /// Room for requests of what was announced.
+    /// Permits for requests of announced bytes.
     announced: Arc<Semaphore>,
     block: u64,
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        // A block that is still on its way is of no use any more, and waiting for it would hang.
+        // A block that is still in flight is no longer needed, and waiting for it would hang.
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
@@ -101,7 +101,7 @@ impl Remote {
     }
 
     fn start(&self) -> Result<Arc<Shared>, String> {
-        // Whoever comes second finds the first one's choice, which serves as well.
+        // If another thread was first, its choice serves as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let runtime = Builder::new_multi_thread()
             .worker_threads(THREADS)
@@ -117,7 +117,7 @@ impl Remote {
     }
 
     fn store(&self, url: &Url) -> Result<(Arc<dyn ObjectStore>, Path), String> {
-        // Building a client looks for the provider.
+        // Building a client needs the provider.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let text = |error: object_store::Error| chain(&error);
         let (scheme, path) = ObjectStoreScheme::parse(url).map_err(|error| error.to_string())?;
@@ -132,7 +132,7 @@ impl Remote {
             .with_allow_http(true)
             .with_timeout(Duration::from_secs_f64(self.config.timeout_s))
             .with_connect_timeout(Duration::from_secs_f64(self.config.connect_s));
-        // Requests are repeated here, where broken bodies are seen too.
+        // Requests are retried here, where broken bodies are seen too.
         let retry = RetryConfig {
             max_retries: 0,
             ..RetryConfig::default()
@@ -182,7 +182,7 @@ impl Remote {
     }
 }
 
-/// What a URL has before the path of the object in its store: the server, and the bucket where that is part of the path.
+/// The part of a URL before the object's path in its store: the server, and the bucket if it is part of the path.
 fn place(url: &Url, path: &Path) -> String {
     let all = url.path().split('/').filter(|part| !part.is_empty());
     let own = path.parts().count();
@@ -196,7 +196,7 @@ fn place(url: &Url, path: &Path) -> String {
 }
 
 impl Shared {
-    /// Waits for what the runtime does.
+    /// Waits for a future on the runtime.
     fn wait<T>(&self, future: impl Future<Output = Result<T, ReadError>>) -> Result<T, ReadError> {
         match &self.runtime {
             Some(runtime) => runtime.block_on(future),
@@ -208,20 +208,20 @@ impl Shared {
 /// An object behind a URL.
 struct RemoteObject {
     name: String,
-    /// Tells its pages from those of others.
+    /// Distinguishes its pages from those of other objects.
     number: u64,
     about: About,
     source: Arc<Origin>,
     shared: Arc<Shared>,
-    /// The page after the last one that had to be waited for.
+    /// The page after the last one that was waited for.
     last: AtomicU64,
-    /// How often in turn what had to be waited for came soon after that.
+    /// Number of consecutive waits for pages shortly after the previous one.
     streak: AtomicU32,
-    /// The page up to which blocks were asked for one after the other.
+    /// The page up to which blocks were requested in sequence.
     until: AtomicU64,
 }
 
-/// Times in turn that reading went forward before it is taken to go on so.
+/// Number of consecutive forward reads after which reading is taken to be sequential.
 const FORWARD: u32 = 2;
 
 impl RemoteObject {
@@ -234,14 +234,14 @@ impl RemoteObject {
         pages.start * PAGE..(pages.end * PAGE).min(self.about.size)
     }
 
-    /// The pages of the block that a page is in.
+    /// The pages of the block that contains a page.
     fn block_of(&self, page: u64) -> Range<u64> {
         let pages = self.shared.block / PAGE;
         let start = page / pages * pages;
         start..(start + pages).min(self.all_pages())
     }
 
-    /// Fetches pages that nobody else fetches.
+    /// Fetches pages that nobody else is fetching.
     fn fetch(&self, place: Place) -> Result<Bytes, ReadError> {
         let range = self.bytes_of(place.pages());
         let read = self.source.bytes(range, &self.about);
@@ -273,14 +273,14 @@ impl RemoteObject {
                 let _room = room.acquire_many(cost).await;
                 match source.bytes(range, &about).await {
                     Ok(bytes) => place.fill(&bytes),
-                    // Who waits for it is told; who comes later asks again.
+                    // A thread that waits for it gets the error; a later one tries again.
                     Err(error) => place.fail(&error),
                 }
             });
         }
     }
 
-    /// The pages to fetch where one is wanted, of which `until` is the last one that is wanted too.
+    /// The pages to fetch if one is needed; the pages up to `until` are needed too.
     fn wanted(&self, page: u64, until: u64) -> Range<u64> {
         let last = self.last.swap(until, Ordering::Relaxed);
         let near = last..=last + self.shared.block / PAGE;
@@ -291,14 +291,14 @@ impl RemoteObject {
         if self.streak.fetch_add(1, Ordering::Relaxed) < FORWARD {
             return page..until;
         }
-        // On from here, block by block.
+        // From here on, block by block.
         let end = self.block_of(until.saturating_sub(1).max(page)).end;
         self.last.store(end, Ordering::Relaxed);
         self.until.store(end, Ordering::Relaxed);
         page..end
     }
 
-    /// Where reading goes forward, fetches the block after the one that is read before it is asked for.
+    /// If reading is sequential, fetches the next block before it is needed.
     fn go_on(&self, page: u64) {
         if self.streak.load(Ordering::Relaxed) <= FORWARD {
             return;

@@ -1,32 +1,32 @@
-//! How objects behind URLs are read: time limits, repetitions, and what is kept in memory.
+//! How remote objects are read: time limits, retries, and the size of the cache.
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
 use crate::settings::range;
 
-/// `[data.webdataset.remote]`, `[data.parquet.remote]`: how objects behind URLs are read.
+/// `[data.webdataset.remote]`, `[data.parquet.remote]`: how remote objects are read.
 ///
-/// Times are in seconds. Nothing waits longer than `total_s`: then the run stops, and can be resumed.
+/// Times are in seconds. Nothing waits longer than `total_s`; then the run stops, and can be resumed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RemoteConfig {
-    /// Longest that connecting may take.
+    /// Longest time to connect.
     pub connect_s: f64,
-    /// Longest wait for an answer to begin.
+    /// Longest wait for the first byte of an answer.
     pub first_byte_s: f64,
-    /// Longest wait for the next bytes of an answer that has begun.
+    /// Longest wait for the next bytes of an answer.
     pub stall_s: f64,
-    /// Longest that one request may take, from connecting to its last byte.
+    /// Longest time of one request, from connecting to its last byte.
     pub timeout_s: f64,
-    /// Longest that reading something may take with all repetitions and pauses.
+    /// Longest time to read something, with all retries and pauses.
     pub total_s: f64,
-    /// How often a request that failed is repeated, after 0.1 s, 0.2 s, 0.4 s and so on, at most 10 s, or after the time that the
-    /// server asks for (`Retry-After`).
+    /// Number of retries of a failed request, after 0.1 s, 0.2 s, 0.4 s and so on, at most 10 s, or after the time that the server
+    /// asks for (`Retry-After`).
     pub retries: u32,
-    /// Bytes that are asked for at once where what lies together is read together, in mebibytes.
+    /// Size of one request when neighbouring bytes are read together, in mebibytes.
     pub block_mb: usize,
-    /// Bytes that are kept in memory, in mebibytes. Shuffled by shards, what `shuffle.shards` shards hold should fit in half of it.
+    /// Size of the cache in memory, in mebibytes. With shuffling by shards, half of it should hold `shuffle.shards` shards.
     pub cache_mb: usize,
 }
 
@@ -46,7 +46,7 @@ impl Default for RemoteConfig {
 }
 
 impl RemoteConfig {
-    /// Checks every value.
+    /// Checks every value, alone and against the others.
     ///
     /// # Errors
     ///

@@ -1,8 +1,8 @@
-//! What lies where in a tar shard, by a scan of its headers or from the index that was written beside it.
+//! The layout of a tar shard, from a scan of its headers or from the index beside it.
 //!
-//! Members are grouped by key as the webdataset library does: the name up to the first dot of its last part. What follows is the
-//! extension; members whose extension tells nothing by itself are kept with it, as names may hold dots. Nothing is ever unpacked
-//! under a name from an archive, and no number from a file is used before it is checked.
+//! Members are grouped by key as in the webdataset library: the name up to the first dot of its last part. The rest is the
+//! extension. Members with an unknown extension are kept with it, since names may contain dots. Nothing is ever unpacked under a
+//! name from an archive, and no number from a file is used before it is checked.
 
 mod index;
 mod scan;
@@ -15,21 +15,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::SampleError;
 
-/// What a member is to a sample.
+/// The role of a member in a sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MemberKind {
-    /// A picture, `jpg` or `jpeg`.
+    /// An image, `jpg` or `jpeg`.
     Jpg,
-    /// A picture.
+    /// An image.
     Png,
-    /// A picture.
+    /// An image.
     Webp,
-    /// The second picture of a pair, `second.jpg` or `second.jpeg`.
+    /// The second image of a pair, `second.jpg` or `second.jpeg`.
     SecondJpg,
-    /// The second picture of a pair.
+    /// The second image of a pair.
     SecondPng,
-    /// The second picture of a pair.
+    /// The second image of a pair.
     SecondWebp,
     /// An object with captions and more.
     Json,
@@ -70,22 +70,22 @@ impl MemberKind {
         }
     }
 
-    /// Whether it is a picture, the only one or the first of two.
+    /// Whether it is an image, the only one or the first of two.
     pub fn is_first_image(self) -> bool {
         matches!(self, Self::Jpg | Self::Png | Self::Webp)
     }
 
-    /// Whether it is the second of two pictures.
+    /// Whether it is the second of two images.
     pub fn is_second_image(self) -> bool {
         matches!(self, Self::SecondJpg | Self::SecondPng | Self::SecondWebp)
     }
 
-    /// Whether it is a picture.
+    /// Whether it is an image.
     pub fn is_image(self) -> bool {
         self.is_first_image() || self.is_second_image()
     }
 
-    /// The second picture of a pair in the same format; none for what is no picture or is the second one.
+    /// The second image of a pair in the same format; `None` unless this is a first image.
     pub(crate) fn as_second(self) -> Option<Self> {
         Some(match self {
             Self::Jpg => Self::SecondJpg,
@@ -107,11 +107,11 @@ impl MemberKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "(MemberKind, u64, u32)", into = "(MemberKind, u64, u32)")]
 pub struct Member {
-    /// Where its bytes begin in the shard.
+    /// Position of its bytes in the shard.
     pub offset: u64,
-    /// How many there are.
+    /// Number of its bytes.
     pub size: u32,
-    /// What it is.
+    /// Its role.
     pub kind: MemberKind,
 }
 
@@ -131,48 +131,48 @@ impl From<Member> for (MemberKind, u64, u32) {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Item {
-    /// What its members' names have in common.
+    /// The common part of its members' names.
     pub key: String,
-    /// Where the header of its first member begins.
+    /// Position of its first member's header.
     pub at: u64,
     /// Its members in the shard's order.
     pub members: Vec<Member>,
-    /// Members that may be of it, or of samples of their own, or of no use.
+    /// Members that may belong to it, be samples of their own, or be of no use.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub others: Vec<Other>,
 }
 
-/// A member whose extension tells nothing by itself.
+/// A member with an unknown extension.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Other {
-    /// Its name behind the first dot.
+    /// Its name after the first dot.
     pub extension: String,
-    /// Where its header begins.
+    /// Position of its header.
     pub at: u64,
-    /// Where its bytes begin.
+    /// Position of its bytes.
     pub offset: u64,
-    /// How many there are.
+    /// Number of its bytes.
     pub size: u32,
 }
 
-/// What lies where in a shard.
+/// The layout of a shard.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ShardIndex {
     /// The samples in the order of their first members.
     pub items: Vec<Item>,
-    /// What cannot be used; the line is the offset of the header.
+    /// Members that cannot be used; the line is the offset of the header.
     pub rejected: Vec<SampleError>,
-    /// Hidden members and those whose names have no extension.
+    /// Number of hidden members and of members without an extension.
     pub ignored: usize,
 }
 
-/// Largest members that are used, in bytes.
+/// Sizes of the largest members that are used, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct MemberLimits {
-    /// Of a picture.
+    /// For images.
     pub image: u64,
-    /// Of anything else.
+    /// For other members.
     pub text: u64,
 }
 
@@ -326,7 +326,7 @@ mod tests {
         }
     }
 
-    /// Every cut of a good shard keeps the samples before it and says that there is one.
+    /// Every truncation of a good shard keeps the samples before it and reports the truncation.
     #[test]
     fn cut_short_anywhere() {
         let bytes = tar_of(&[("1.txt", b"one"), ("2.txt", &[b'x'; 600]), ("3.txt", b"3")]);
@@ -340,7 +340,7 @@ mod tests {
         assert!(scanned(&bytes).rejected.is_empty());
     }
 
-    /// Damage anywhere ends in samples that lie inside the shard, or in none.
+    /// Damage anywhere gives samples that lie inside the shard, or none.
     #[test]
     fn damage_anywhere() {
         let bytes = tar_of(&[("1.txt", b"one"), ("2.txt", b"two"), ("3.jpg", b"3")]);
@@ -353,7 +353,7 @@ mod tests {
                 for member in members {
                     assert!(member.offset + u64::from(member.size) <= bytes.len() as u64);
                 }
-                // The last bytes of the field with the checksum say nothing.
+                // The last bytes of the checksum field have no meaning.
                 let within = at % 1024;
                 let header = within < 512 && at < 3072 && !(148..156).contains(&within);
                 assert!(!header || !index.rejected.is_empty(), "byte {at}");
@@ -409,7 +409,7 @@ mod tests {
             let mut damaged = bytes.clone();
             damaged[at] ^= 0x10;
             if let Ok((read, again)) = parse_index(&damaged, 5000) {
-                // A letter of a text or a digit of a number that the reader has nothing to compare with.
+                // A letter or digit that the reader cannot compare with anything.
                 assert!(again == items && read.samples == 2, "byte {at}");
             }
             assert!(parse_index(&bytes[..at], 5000).is_err(), "cut at {at}");

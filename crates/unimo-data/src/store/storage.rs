@@ -1,4 +1,4 @@
-//! Opens what lies at a path or behind a URL.
+//! Opens objects by path or URL.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,14 +8,14 @@ use crate::store::disk::LocalFile;
 use crate::store::object::{Object, is_remote};
 use crate::store::remote_config::RemoteConfig;
 
-/// Opens objects by path or URL. What lies behind URLs shares connections and a cache.
+/// Opens objects by path or URL. Remote objects share connections and a cache.
 pub struct Storage {
     #[cfg(feature = "remote")]
     remote: crate::store::remote::Remote,
 }
 
 impl Storage {
-    /// Storage with the given settings. Nothing is started before a URL is opened.
+    /// Storage with the given settings. Nothing starts before a URL is opened.
     pub fn new(config: &RemoteConfig) -> Self {
         #[cfg(not(feature = "remote"))]
         let _ = config;

@@ -15,7 +15,7 @@ use crate::store::atomic::{self, AtomicFile, remove_leftovers, write_whole};
 use crate::store::shards::{self, IndexHeader, MemberLimits, ShardIndex};
 use crate::store::{LocalFile, Object, RemoteConfig, Storage, Stream};
 
-/// How a file is compressed, told by its first bytes.
+/// Compression of a file, recognised by its first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Compression {
     Gzip,
@@ -44,7 +44,7 @@ pub(crate) struct Cache {
 
 /// Why a shard is not unpacked.
 pub(crate) enum Refused {
-    /// The folder has no room; so many bytes are allowed.
+    /// The folder has no room; this many bytes are allowed.
     Full(u64),
     /// The folder cannot be written or read.
     Folder(DataError),
@@ -57,7 +57,7 @@ impl Cache {
         fs::create_dir_all(folder).map_err(|error| DataError::file("create", folder, error))?;
         remove_leftovers(folder)?;
         let list = |error| DataError::file("list", folder, error);
-        // What a killed process left must not count.
+        // The leftovers of a killed process must not count.
         atomic::sweep(folder).map_err(list)?;
         let mut used = 0;
         for entry in fs::read_dir(folder).map_err(list)? {
@@ -71,7 +71,7 @@ impl Cache {
         })
     }
 
-    /// The unpacked shard, from the folder where it is there already.
+    /// The unpacked shard, from the folder if it is already there.
     pub(crate) fn get(
         &self,
         shard: &dyn Object,
@@ -101,7 +101,7 @@ impl Cache {
         let mut unwritten = None;
         let mut full = false;
         let mut packed = BufReader::new(Stream::new(shard));
-        // What a decoder does with damaged input is no reason to stop.
+        // A decoder's panic on damaged input must not stop the run.
         let ended = catch_unwind(AssertUnwindSafe(|| {
             each_piece(&mut packed, compression, &mut |piece| {
                 let length = piece.len() as u64;
@@ -115,7 +115,7 @@ impl Cache {
             })
         }));
         let given_back = |bytes| self.used.fetch_sub(bytes, Ordering::Relaxed);
-        // What stopped for another reason than damage is not kept: it would count as all that there is.
+        // If unpacking stopped for a reason other than damage, nothing is kept: the part would count as the whole.
         let unread = packed.get_ref().failure();
         let refused = if full {
             Some(Refused::Full(self.most))
@@ -175,7 +175,7 @@ impl Cache {
     }
 }
 
-/// What was unpacked before from the very same shard. What is there and is damaged is unpacked again.
+/// What was unpacked earlier from the very same shard. A damaged file is unpacked again.
 fn kept(path: &Path, identity: &str) -> Result<Option<(LocalFile, ShardIndex)>, DataError> {
     let found = LocalFile::open(path).and_then(|unpacked| {
         let index = shards::read_index(&local(), path, unpacked.size())?;
@@ -210,7 +210,7 @@ fn each_piece(
     match compression {
         Compression::Gzip => copy(&mut MultiGzDecoder::new(packed), give),
         Compression::Zstd => {
-            // A file is one frame or several, with frames in between that are to be skipped (RFC 8878, 3.1).
+            // A file is one or several frames, with skippable frames in between (RFC 8878, 3.1).
             loop {
                 if io::BufRead::fill_buf(packed)?.is_empty() {
                     return Ok(());
@@ -243,7 +243,7 @@ fn each_piece(
     }
 }
 
-/// One frame; the streaming decoder of the crate would read its header itself and lose what a frame to be skipped says.
+/// One frame. The crate's streaming decoder would read the header itself and lose the length of a skippable frame.
 struct Frame<'a, R: Read> {
     decoder: FrameDecoder,
     packed: &'a mut R,
@@ -273,7 +273,7 @@ fn copy(from: &mut dyn Read, give: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> i
     }
 }
 
-/// Counts and sums what is written.
+/// Counts the written bytes and computes their checksum.
 pub(crate) struct Summed<W> {
     pub(crate) inner: W,
     pub(crate) bytes: u64,

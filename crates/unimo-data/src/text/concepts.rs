@@ -2,16 +2,16 @@
 //!
 //! ```toml
 //! phrases = { kind = "parser" }    # or "source", or { kind = "tuples", path = "tuples.jsonl" }
-//! min_count = 50                   # captions that a phrase has to occur in
-//! limit = 100000                   # phrases at most
-//! max_phrases = 5                  # places of a text kept free for phrases, which also take those that words leave
-//! max_tags = 20                    # of a picture
-//! vocabulary = "concepts.json"     # a built vocabulary; absent: it is counted when training starts
+//! min_count = 50                   # smallest number of captions with a phrase
+//! limit = 100000                   # largest number of phrases
+//! max_phrases = 5                  # positions of a text reserved for phrases, which also take those that words leave free
+//! max_tags = 20                    # per image
+//! vocabulary = "concepts.json"     # a built vocabulary; default: counted when training starts
 //! ```
 //!
-//! A caption has phrases (`dog`, `brown dog`, `dog chasing ball`), a picture has tags (`dog`). [`Concepts`] are those of them
-//! that occur often enough, [`ConceptIds`] gives each a row of the embedding: a phrase that is one token of the tokenizer
-//! shares that token's row, the others follow after the tokens. In MVP 18,570 of 73,599 phrases share their rows.
+//! A caption has phrases (`dog`, `brown dog`, `dog chasing ball`), an image has tags (`dog`). [`Concepts`] are those that occur
+//! often enough. [`ConceptIds`] gives each a row of the embedding: a phrase that is one token of the tokenizer shares that token's
+//! row; the others follow after the tokens. In MVP 18,570 of 73,599 phrases share their rows.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -26,21 +26,21 @@ use crate::store::open_regular;
 use crate::text::tokens::TextTokenizer;
 use crate::text::tuples::read_tuples;
 
-/// Which phrases there are and how many a model sees.
+/// Which phrases are concepts, and how many a model reads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ConceptsConfig {
     /// Where the phrases of captions come from.
     pub phrases: PhraseSource,
-    /// Texts that a phrase has to occur in.
+    /// Smallest number of texts in which a phrase has to occur.
     pub min_count: usize,
-    /// Phrases in the vocabulary at most, the most frequent ones.
+    /// Largest number of phrases in the vocabulary; the most frequent ones are kept.
     pub limit: usize,
-    /// Places of a text that are kept free for phrases; they also take those that its words leave.
+    /// Positions of a text reserved for phrases. Phrases also take positions that the words leave free.
     pub max_phrases: usize,
-    /// Tags of a picture at most.
+    /// Largest number of tags per image.
     pub max_tags: usize,
-    /// A vocabulary that [`Concepts::save`] wrote; absent: it is counted when training starts.
+    /// A vocabulary written by [`Concepts::save`]; `None`: it is counted when training starts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vocabulary: Option<PathBuf>,
 }
@@ -68,17 +68,17 @@ impl Default for ConceptsConfig {
     into = "PhraseTable"
 )]
 pub enum PhraseSource {
-    /// The source knows them: generated scenes, packed samples.
+    /// The source gives them: generated scenes, packed samples.
     Source,
     /// The captions are [parsed](unimo_phrases::phrases).
     #[default]
     Parser,
-    /// A file that another parser made: a JSON object a line, such as
-    /// `{"caption": "a brown dog", "tuples": [["dog"], ["dog", "brown"]]}`; see [`Tuples`].
+    /// A file written by another parser: one JSON object per line, such as `{"caption": "a brown dog", "tuples": [["dog"], ["dog",
+    /// "brown"]]}`; see [`Tuples`].
     Tuples(PathBuf),
 }
 
-/// [`PhraseSource`] as it is written. serde lets keys that are not known pass beside a `kind` that has none of its own.
+/// [`PhraseSource`] as written in a recipe. serde would accept unknown keys beside a `kind` that has none of its own.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PhraseTable {
@@ -121,13 +121,13 @@ impl From<PhraseSource> for PhraseTable {
 }
 
 impl ConceptsConfig {
-    /// Checks every value; `table` is what the table is called in errors.
+    /// Checks every value, alone and against the others. Errors call the table `table`.
     ///
     /// # Errors
     ///
     /// [`DataError::Config`] naming the key, what was found and what is allowed.
     pub fn validate(&self, table: &str) -> Result<(), DataError> {
-        /// Phrases or tags of one sample; more than a sequence holds.
+        /// Largest number of phrases or tags per sample; more than a sequence holds.
         const MOST: usize = 512;
         range(&format!("{table}.min_count"), self.min_count, 1, 1 << 40)?;
         range(&format!("{table}.limit"), self.limit, 1, MOST_CONCEPTS)?;
@@ -155,11 +155,11 @@ impl ConceptsConfig {
 }
 
 impl PhraseSource {
-    /// Reads the file, where there is one.
+    /// Reads the file, if there is one.
     ///
     /// # Errors
     ///
-    /// The file cannot be read, has no line, or has one that is no caption with its tuples.
+    /// The file cannot be read, has no line, or has a line that is not a caption with its tuples.
     pub fn open(&self) -> Result<Phrases, DataError> {
         Ok(match self {
             Self::Source => Phrases::Source,
@@ -172,16 +172,16 @@ impl PhraseSource {
 /// An opened [`PhraseSource`]. Shared between threads.
 #[derive(Debug)]
 pub enum Phrases {
-    /// What the source knows.
+    /// Phrases that the source gives.
     Source,
-    /// What the [parser](unimo_phrases::phrases) finds.
+    /// Phrases that the [parser](unimo_phrases::phrases) finds.
     Parser,
-    /// What a file says.
+    /// Phrases in a file.
     Tuples(Tuples),
 }
 
 impl Phrases {
-    /// The phrases of a text that is of no sample; none where only the source knows them.
+    /// The phrases of a text outside any sample; empty if only the source knows phrases.
     pub fn of_text(&self, caption: &str) -> Vec<String> {
         match self {
             Self::Source => Vec::new(),
@@ -191,19 +191,19 @@ impl Phrases {
     }
 }
 
-/// The phrases that are frequent in a data set: a [`Vocabulary`] that lies in a file or is counted over a source.
+/// The frequent phrases of a data set: a [`Vocabulary`] from a file or counted over a source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Concepts(pub(crate) Vocabulary);
 
 impl Concepts {
-    /// Largest file that [`load`](Self::load) reads, in bytes; room for all phrases at their longest.
+    /// Largest file that [`load`](Self::load) reads, in bytes: enough for all phrases at their longest.
     pub const LARGEST_FILE: u64 = 256 << 20;
 
     /// Reads a vocabulary.
     ///
     /// # Errors
     ///
-    /// The file cannot be read, is larger than [`LARGEST_FILE`](Self::LARGEST_FILE) or is not what [`save`](Self::save) writes, see
+    /// The file cannot be read, is larger than [`LARGEST_FILE`](Self::LARGEST_FILE) or was not written by [`save`](Self::save), see
     /// [`Vocabulary::parse`].
     pub fn load(path: &Path) -> Result<Self, DataError> {
         let io = |error| DataError::file("read", path, error);
@@ -229,7 +229,7 @@ impl Concepts {
     ///
     /// The file cannot be written.
     pub fn save(&self, path: &Path) -> Result<(), DataError> {
-        // The writer makes folders; one that is not there is more likely a slip in the path.
+        // The writer creates folders, but a missing one is more likely a mistake in the path.
         let folder = path.parent().unwrap_or(Path::new(""));
         if folder != Path::new("") && !folder.is_dir() {
             let absent = std::io::Error::from(std::io::ErrorKind::NotFound);
@@ -238,17 +238,17 @@ impl Concepts {
         write_whole(path, self.0.to_json().as_bytes())
     }
 
-    /// The phrases and the number of texts that each occurs in.
+    /// The phrases, each with the number of texts in which it occurs.
     pub fn phrases(&self) -> &[(String, u64)] {
         self.0.phrases()
     }
 
-    /// One sentence: how many there are and where they come from.
+    /// One sentence: the number of phrases and their origin.
     pub fn describe(&self) -> String {
         self.0.describe()
     }
 
-    /// Gives every phrase its row of the embedding.
+    /// Assigns every phrase its row of the embedding.
     pub(crate) fn resolve(&self, tokenizer: &TextTokenizer) -> ConceptIds {
         self.0.resolve(tokenizer.vocab_size(), |phrase| {
             single_token(tokenizer, phrase)
@@ -256,11 +256,11 @@ impl Concepts {
     }
 }
 
-/// The token that a phrase is inside a sentence, where it is one.
+/// The token for a phrase inside a sentence, if it is a single token.
 fn single_token(tokenizer: &TextTokenizer, phrase: &str) -> Option<i32> {
-    /// What stands before it: byte-level vocabularies have other tokens for words after a space.
+    /// A word before the phrase: byte-level vocabularies have other tokens for words after a space.
     const BEFORE: &str = "a";
-    /// Enough to tell one token from more; begin and end tokens included.
+    /// Enough to tell one token from several, including begin and end tokens.
     const LONGEST: usize = 32;
     let inner = |text: &str| {
         let ids = tokenizer.encode(text, LONGEST).ids;
@@ -268,7 +268,7 @@ fn single_token(tokenizer: &TextTokenizer, phrase: &str) -> Option<i32> {
     };
     let before = inner(BEFORE);
     match inner(&format!("{BEFORE} {phrase}")).strip_prefix(before.as_slice())? {
-        // What the vocabulary lacks has no meaning of its own to share.
+        // A special token has no meaning of its own to share.
         [id] if !tokenizer.is_special(*id) => Some(*id),
         _ => None,
     }

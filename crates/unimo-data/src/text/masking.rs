@@ -1,7 +1,7 @@
-//! Hiding tokens for masked language modelling, and patches of pictures.
+//! Hides tokens for masked language modelling.
 //!
-//! Source: BERT (Devlin et al. 2019, section 3.1); whole words: Cui et al. 2019; spans: SpanBERT (Joshi et al. 2020, section
-//! 3.1), also of UNIMO-2; skip-grams: spans with words left out in between, in the sense of Guthrie et al. 2006 (this project's
+//! Source: BERT (Devlin et al. 2019, section 3.1). Whole words: Cui et al. 2019. Spans: SpanBERT (Joshi et al. 2020, section 3.1),
+//! also used by UNIMO-2. Skip-grams: spans with words left out in between, in the sense of Guthrie et al. 2006 (this project's
 //! reading of the term).
 //!
 //! Shape legend: `L` text length.
@@ -18,7 +18,7 @@ use crate::text::tokens::{Encoded, TextTokenizer};
 pub struct Masker {
     spec: MaskSpec,
     mask: i32,
-    /// Ids that stand for text: never masked are the others, and no random replacement is one of them.
+    /// Ids that stand for text. Other ids are never masked and never used as a random replacement.
     ordinary: Vec<i32>,
     is_ordinary: Vec<bool>,
 }
@@ -28,7 +28,7 @@ impl Masker {
     ///
     /// # Errors
     ///
-    /// A share of `spec` is out of its range.
+    /// A share of `spec` is out of range.
     pub fn new(spec: MaskSpec, tokenizer: &TextTokenizer) -> Result<Self, DataError> {
         if !(spec.rate > 0.0 && spec.rate < 1.0) {
             return Err(DataError::config(
@@ -45,7 +45,7 @@ impl Masker {
                 return Err(DataError::config(key, value, "a number from 0 to 1"));
             }
         }
-        // A little above 1 is what 0.9 + 0.1 may come to.
+        // 0.9 + 0.1 may be slightly above 1.
         if spec.mask_share + spec.random_share > 1.0 + f64::EPSILON {
             return Err(DataError::config(
                 "mask.random_share",
@@ -72,11 +72,11 @@ impl Masker {
         })
     }
 
-    /// The ids that the model sees and the labels that it is to predict, [`MaskedTexts::IGNORE`] elsewhere.
+    /// The ids that the model reads and the labels that it predicts, [`MaskedTexts::IGNORE`] elsewhere.
     ///
-    /// Each token, or each word, is chosen by a coin of its own; if none is, one is chosen at random, so every text
-    /// that has a maskable token has a masked one. Spans and skip-grams are drawn until the text's share of tokens is
-    /// reached, on average exactly: the word that would go beyond it is taken as often as its share is left.
+    /// Each token, or each word, is chosen independently. If none is, one is chosen at random, so every text with a maskable token
+    /// has a masked one. Spans and skip-grams are drawn until the text's share of tokens is reached, exactly on average: a word
+    /// that would exceed it is taken with the probability of the remaining share.
     ///
     /// # Shapes
     ///
@@ -108,7 +108,7 @@ impl Masker {
         (ids, labels)
     }
 
-    /// Hides spans of words, with up to `skip` visible words between two of a span.
+    /// Hides spans of words, with up to `skip` visible words between two words of a span.
     fn hide_groups(
         &self,
         words: &[Vec<usize>],
@@ -121,7 +121,7 @@ impl Masker {
         let mut left = self.spec.rate * tokens as f64;
         let mut open: Vec<usize> = (0..words.len()).collect();
         let mut first = true;
-        // Every turn but the last hides a word.
+        // Every iteration but the last hides a word.
         while left > 0.0 && !open.is_empty() {
             let draw: f64 = random.random();
             let mut word = open[random.random_range(0..open.len())];
@@ -149,7 +149,7 @@ impl Masker {
         }
     }
 
-    /// Makes a position one to predict; `draw` in 0..1 decides what the model sees there.
+    /// Makes a position one to predict; `draw` in 0..1 decides what the model reads there.
     fn hide(
         &self,
         ids: &mut [i32],
@@ -171,7 +171,7 @@ impl Masker {
         let words = self.spec.unit != MaskUnit::Token;
         let mut units: Vec<Vec<usize>> = Vec::new();
         let mut last_word = None;
-        // Concepts are hidden by rules of their own, though some share their ids with words.
+        // Concepts are hidden by their own rules, though some share their ids with words.
         let words_end = text.ids.len().saturating_sub(1 + text.concepts);
         let of_words = text.ids.iter().zip(&text.word_ids).enumerate();
         let of_words = of_words.filter(|(at, _)| text.concepts == 0 || *at < words_end);
@@ -196,13 +196,13 @@ impl Masker {
     }
 }
 
-/// Longest span in words, and the chance that a span ends after a word (SpanBERT).
+/// Longest span in words, and the probability that a span ends after a word (SpanBERT).
 const LONGEST_SPAN: usize = 10;
 const SPAN_ENDS: f64 = 0.2;
-/// Most words that stay visible between two hidden ones of a skip-gram.
+/// Largest number of visible words between two hidden ones of a skip-gram.
 const LONGEST_SKIP: usize = 2;
 
-/// Geometric, without the lengths above the longest: 3.8 words on average.
+/// Geometric distribution, truncated at the longest length: 3.8 words on average.
 fn span_length(random: &mut ChaCha8Rng) -> usize {
     let within = 1.0 - (1.0 - SPAN_ENDS).powi(LONGEST_SPAN as i32);
     let draw = random.random::<f64>() * within;
@@ -277,7 +277,7 @@ mod tests {
             }
             assert!((chosen / total - spec.rate).abs() < SHARE_TOLERANCE);
             assert!((masked / chosen - 0.8).abs() < SHARE_TOLERANCE);
-            // A random replacement is the token itself now and then.
+            // A random replacement is sometimes the token itself.
             let by_chance = 0.1 / (tokenizer.vocab_size() - 5) as f64;
             assert!((kept / chosen - 0.1 - by_chance).abs() < SHARE_TOLERANCE);
         }
@@ -309,7 +309,7 @@ mod tests {
     #[test]
     fn spans_and_skip_grams_hide_the_share_that_is_asked_for() {
         for unit in [MaskUnit::Span, MaskUnit::SkipGram] {
-            // Of a short text the share is no whole number of words.
+            // In a short text the share is not a whole number of words.
             for length in [12, 1000] {
                 let spec = MaskSpec {
                     unit,
@@ -333,7 +333,7 @@ mod tests {
                     (share - spec.rate).abs() < SHARE_TOLERANCE,
                     "{unit:?} of {length}: {share}"
                 );
-                // Spans are replaced as one, so there are four times fewer draws.
+                // Spans are replaced as a whole, so there are four times fewer draws.
                 assert!(
                     (mask_share - 0.8).abs() < 2.0 * SHARE_TOLERANCE,
                     "{mask_share}"
@@ -390,15 +390,15 @@ mod tests {
                     mixed += f64::from((Some(ids[a]) == mask) != (Some(ids[b]) == mask));
                 }
             }
-            // Three in four spans are of more than one word; a few reach the end of the text.
+            // Three in four spans have more than one word; a few reach the end of the text.
             let near: f64 = shares.iter().sum();
             assert!((0.7..0.9).contains(&near), "{unit:?}: {near}");
-            // Five standard deviations of a third.
+            // Five standard deviations of a share of a third.
             for share in &shares[1..=gaps] {
                 let expected = near / gaps as f64;
                 assert!((share - expected).abs() < 0.053, "{unit:?}: {shares:?}");
             }
-            // Only two spans of one word each that came to lie together.
+            // Only if two one-word spans happen to be adjacent.
             assert!(mixed / (near * DRAWS as f64) < 0.05, "{unit:?}: {mixed}");
         }
     }

@@ -1,6 +1,6 @@
-//! Texts: tokens, which of them are hidden, and concepts beside them.
+//! Texts: tokens, masking, and concepts beside the tokens.
 //!
-//! It knows nothing of pictures, samples and sources.
+//! Nothing here depends on images, samples and sources.
 
 pub mod concepts;
 pub(crate) mod masking;

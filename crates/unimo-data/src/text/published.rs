@@ -1,4 +1,5 @@
-//! A published tokenizer with what stands beside it: `tokenizer_config.json`, and `sentence_bert_config.json` of sentence-transformers.
+//! A published tokenizer with the files beside it: `tokenizer_config.json`, and `sentence_bert_config.json` of
+//! sentence-transformers.
 
 use std::path::{Path, PathBuf};
 
@@ -7,23 +8,23 @@ use serde_json::{Map, Value, json};
 use crate::error::DataError;
 use crate::text::tokens::{Rules, TextTokenizer};
 
-/// What says how texts are spelt and how long they may be.
+/// File with the spelling rules and the longest text.
 const CONFIG: &str = "tokenizer_config.json";
-/// What says how long they may be in sentence-transformers.
+/// File with the longest text in sentence-transformers.
 const SENTENCE_CONFIG: &str = "sentence_bert_config.json";
-/// The tokenizer that says everything itself.
+/// File with a complete tokenizer.
 const TOKENIZER: &str = "tokenizer.json";
-/// Longest text that is taken for a limit: transformers writes 10^30 where there is none.
+/// Largest length that counts as a limit: transformers writes 10^30 if there is none.
 const LARGEST_LIMIT: f64 = 1e9;
 
-/// A tokenizer as it was published.
+/// A published tokenizer.
 #[derive(Debug, Clone)]
 pub struct Published {
     /// The tokenizer.
     pub tokenizer: TextTokenizer,
-    /// Longest text in tokens, begin and end included, where a file says it.
+    /// Longest text in tokens, including begin and end tokens, if a file gives it.
     pub max_length: Option<usize>,
-    /// One line each: defaults that were taken, files that contradict each other.
+    /// One line each: defaults taken, files that contradict each other.
     pub notes: Vec<String>,
     /// The text of its own `tokenizer.json`, if it has one.
     pub json: Option<String>,
@@ -35,7 +36,7 @@ pub struct Published {
 ///
 /// # Errors
 ///
-/// There is none, or it or what stands beside it cannot be read.
+/// There is no tokenizer, or it or a file beside it cannot be read.
 pub fn load(path: &Path) -> Result<Published, DataError> {
     let folder = match path.is_dir() {
         true => path.to_owned(),
@@ -121,7 +122,7 @@ pub fn load(path: &Path) -> Result<Published, DataError> {
     })
 }
 
-/// Whether the vocabulary is WordPiece without its own rules.
+/// Whether the vocabulary is a WordPiece vocabulary without its own rules.
 fn tokenizer_needs_case(path: &Path, folder: &Path) -> bool {
     match path.is_dir() {
         true => folder.join("vocab.txt").is_file(),
@@ -129,7 +130,7 @@ fn tokenizer_needs_case(path: &Path, folder: &Path) -> bool {
     }
 }
 
-/// A JSON object without the keys whose value is null; none if there is no such file.
+/// A JSON object without the keys whose value is null; `None` if there is no such file.
 fn object(path: &Path) -> Result<Option<Map<String, Value>>, DataError> {
     if !path.is_file() {
         return Ok(None);
@@ -150,7 +151,7 @@ fn object(path: &Path) -> Result<Option<Map<String, Value>>, DataError> {
     }
 }
 
-/// What a `tokenizer.json` does with texts.
+/// How a `tokenizer.json` treats texts.
 #[derive(Debug, Default)]
 struct Says {
     lowercase: Option<bool>,
@@ -183,14 +184,14 @@ impl Says {
     }
 }
 
-/// The `tokenizer_config.json` with which transformers cuts and spells texts as we do: the tokenizer as its `tokenizer.json` has it, a
-/// longest text, and the special tokens.
+/// A `tokenizer_config.json` with which transformers tokenizes as this crate does: the rules of its `tokenizer.json`, a longest
+/// text, and the special tokens.
 pub fn to_config(tokenizer: &TextTokenizer, max_length: usize) -> Result<Value, DataError> {
     let says = Says::of(&tokenizer.to_json()?);
     let specials = tokenizer.specials();
     let token = |id: i32| tokenizer.token(id);
     let mut config = json!({
-        // The class that takes tokenizer.json as it is; others put their own rules into it.
+        // This class uses tokenizer.json as it is; others add their own rules.
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": max_length,
         "bos_token": token(specials.bos),
@@ -285,7 +286,7 @@ mod tests {
         assert!(again.notes.is_empty(), "{:?}", again.notes);
         let text = "a small red square";
         assert_eq!(again.tokenizer.encode(text, 9), trained.encode(text, 9));
-        // A config that says otherwise is a line.
+        // A config that disagrees is noted.
         let other = config
             .to_string()
             .replace("\"add_prefix_space\":true", "\"add_prefix_space\":false");

@@ -41,16 +41,16 @@ pub enum Pad {
 pub enum TokenizerConfig {
     /// A published tokenizer.
     File {
-        /// A `tokenizer.json`, a `vocab.txt` (BERT WordPiece), a `vocab.json` beside a
-        /// `merges.txt` (RoBERTa byte-level BPE), or a folder that holds one of them.
+        /// A `tokenizer.json`, a `vocab.txt` (BERT WordPiece), a `vocab.json` beside a `merges.txt` (RoBERTa byte-level BPE), or a
+        /// folder that holds one of them.
         path: PathBuf,
-        /// Whether a `vocab.txt` is of an uncased model; other files say so themselves.
+        /// Whether a `vocab.txt` belongs to an uncased model; other files contain this information.
         #[serde(default = "lowercase")]
         lowercase: bool,
     },
     /// Byte-level BPE trained on the training captions.
     Train {
-        /// Tokens in the vocabulary, special tokens and the 256 bytes included.
+        /// Number of tokens in the vocabulary, including special tokens and the 256 bytes.
         vocab_size: usize,
     },
 }
@@ -76,21 +76,21 @@ pub struct TextTokenizer {
     is_special: Vec<bool>,
 }
 
-/// How texts are spelt before they are looked up, where a vocabulary comes without a `tokenizer.json` that says it.
+/// How texts are normalised before the look-up, if a vocabulary has no `tokenizer.json` that says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rules {
-    /// Of WordPiece: capital letters become small.
+    /// For WordPiece: capital letters become lower case.
     pub lowercase: bool,
-    /// Of WordPiece: accents are left off; none: where letters are made small.
+    /// For WordPiece: accents are removed; `None`: if letters are lower-cased.
     pub strip_accents: Option<bool>,
-    /// Of WordPiece: Chinese characters are words of their own.
+    /// For WordPiece: Chinese characters are words of their own.
     pub split_chinese: bool,
-    /// Of byte-level BPE: a space is put before the first word.
+    /// For byte-level BPE: a space is put before the first word.
     pub prefix_space: bool,
 }
 
 impl Default for Rules {
-    /// Those of transformers' BERT and RoBERTa.
+    /// The rules of transformers' BERT and RoBERTa.
     fn default() -> Self {
         Self {
             lowercase: true,
@@ -108,33 +108,33 @@ pub struct Specials {
     pub bos: i32,
     /// Ends a text: `</s>`, `[SEP]`, `<|endoftext|>`.
     pub eos: i32,
-    /// Fills a batch's shorter texts.
+    /// Pads the shorter texts of a batch.
     pub pad: i32,
     /// Stands for a hidden token; CLIP's vocabulary has none.
     pub mask: Option<i32>,
-    /// Stands for what the vocabulary lacks; byte-level vocabularies may have none.
+    /// Stands for text that the vocabulary lacks; byte-level vocabularies may have none.
     pub unk: Option<i32>,
 }
 
 /// The tokens of one text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Encoded {
-    /// Token ids, begin and end tokens included.
+    /// Token ids, including begin and end tokens.
     pub ids: Vec<i32>,
-    /// Per token, the word that it is a piece of; none for begin and end tokens and for concepts.
+    /// For each token, the word that it is a piece of; `None` for begin and end tokens and for concepts.
     pub word_ids: Vec<Option<u32>>,
-    /// How many of them, right before the end token, are [concepts](crate::concepts).
+    /// Number of [concepts](crate::concepts) among them, right before the end token.
     pub concepts: usize,
 }
 
-/// Special tokens of a vocabulary that is trained here: RoBERTa's ids, and the mask after them.
+/// Special tokens of a vocabulary trained here: RoBERTa's ids, then the mask token.
 const TRAINED_SPECIALS: [&str; 5] = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"];
 
-/// What begins and ends a text of CLIP.
+/// Begin and end tokens of CLIP.
 const CLIP_BOS: &str = "<|startoftext|>";
 const CLIP_EOS: &str = "<|endoftext|>";
 
-/// Names that published vocabularies use, first match wins.
+/// Names that published vocabularies use; the first match counts.
 const BOS: [&str; 3] = ["<s>", "[CLS]", CLIP_BOS];
 const EOS: [&str; 3] = ["</s>", "[SEP]", CLIP_EOS];
 const PAD: [&str; 3] = ["<pad>", "[PAD]", "<|pad|>"];
@@ -142,8 +142,8 @@ const MASK: [&str; 3] = ["<mask>", "[MASK]", "<|mask|>"];
 const UNK: [&str; 3] = ["<unk>", "[UNK]", "<|unk|>"];
 
 impl TextTokenizer {
-    /// Loads a `tokenizer.json`, a `vocab.txt` (BERT WordPiece, lower-cased if `lowercase`), a `vocab.json` beside a
-    /// `merges.txt` (RoBERTa byte-level BPE or CLIP BPE), or whichever of them a folder holds, in this order.
+    /// Loads a `tokenizer.json`, a `vocab.txt` (BERT WordPiece, lower-cased if `lowercase`), a `vocab.json` beside a `merges.txt`
+    /// (RoBERTa byte-level BPE or CLIP BPE), or the first of them that a folder holds, in this order.
     ///
     /// # Errors
     ///
@@ -156,7 +156,7 @@ impl TextTokenizer {
         Self::load_by(path, &rules)
     }
 
-    /// As [`load`](Self::load), with all rules of a vocabulary that comes without a `tokenizer.json`.
+    /// As [`load`](Self::load), with all rules for a vocabulary without a `tokenizer.json`.
     ///
     /// # Errors
     ///
@@ -197,7 +197,7 @@ impl TextTokenizer {
         } else if name.ends_with(".txt") {
             load_wordpiece(&file, rules)
         } else if name.ends_with(".json") {
-            // The parser panics on some damage.
+            // The parser panics on some damaged files.
             let read = AssertUnwindSafe(|| Tokenizer::from_file(&file));
             match catch_unwind(read) {
                 Ok(read) => read.map_err(|error| error.to_string()),
@@ -230,7 +230,7 @@ impl TextTokenizer {
                 format!("at least {}", SMALLEST_VOCABULARY),
             ));
         }
-        // A space is put before the first word, so that a word has the same tokens at the start and further on.
+        // A space is put before the first word, so that a word has the same tokens at the start and later.
         let pre = ByteLevel::new(true, true, true);
         let mut trainer = BpeTrainer::builder()
             .vocab_size(vocab_size)
@@ -260,8 +260,8 @@ impl TextTokenizer {
     }
 
     fn new(mut inner: Tokenizer, from: &str) -> Result<Self, DataError> {
-        // Lengths and special tokens are this crate's business: texts must never hold begin or mask tokens of their
-        // own, whatever they spell.
+        // This crate handles lengths and special tokens itself: texts must never contain begin or mask tokens of their own,
+        // whatever they spell.
         let plain = |error: tokenizers::Error| DataError::Tokenizer {
             from: from.to_owned(),
             reason: error.to_string(),
@@ -286,7 +286,7 @@ impl TextTokenizer {
         let special = Specials {
             bos: need("begin", &BOS),
             eos: need("end", &EOS),
-            // CLIP fills shorter texts with its end token and hides no words.
+            // CLIP pads with its end token and hides no words.
             pad: if is_clip {
                 find(&PAD).or(find(&EOS)).unwrap_or_default()
             } else {
@@ -355,12 +355,12 @@ impl TextTokenizer {
             })
     }
 
-    /// The tokens of a text between a begin and an end token, cut so that with both there are at most `max_length`.
+    /// The tokens of a text between begin and end tokens, cut to at most `max_length` tokens with both.
     pub fn encode(&self, text: &str, max_length: usize) -> Encoded {
         let room = max_length.saturating_sub(2);
         let mut ids = vec![self.special.bos];
         let mut word_ids = vec![None];
-        // Encoding fails only for a vocabulary without an unknown token; such a text has no tokens.
+        // Encoding fails only if a vocabulary has no unknown token; such a text has no tokens.
         if let Ok(encoding) = self.inner.encode(text, false) {
             ids.extend(encoding.get_ids().iter().take(room).map(|id| *id as i32));
             word_ids.extend(encoding.get_word_ids().iter().take(room));
@@ -374,16 +374,16 @@ impl TextTokenizer {
         }
     }
 
-    /// Whether capital and small letters are the same to it.
+    /// Whether it treats capital and small letters alike.
     pub fn lowercases(&self) -> bool {
         let ids = |text: &str| self.encode(text, 8).ids;
         ids("A") == ids("a")
     }
 
-    /// Whether [`encode`](Self::encode) leaves out the end of a text.
+    /// Whether [`encode`](Self::encode) cuts off the end of a text.
     pub fn is_cut(&self, text: &str, max_length: usize) -> bool {
         let room = max_length.saturating_sub(2);
-        // A token takes a byte at least, but for a space that is put before: most texts need not be looked at twice.
+        // A token takes at least one byte, except for a space put before. So most texts need no second look.
         text.len() + 1 > room
             && self
                 .inner
@@ -391,14 +391,14 @@ impl TextTokenizer {
                 .is_ok_and(|encoding| encoding.len() > room)
     }
 
-    /// As [`encode`](Self::encode), but a mask token that the text spells (`<mask>`, `[MASK]`) is one.
+    /// As [`encode`](Self::encode), but a mask token spelt in the text (`<mask>`, `[MASK]`) counts as one.
     pub fn encode_with_masks(&self, text: &str, max_length: usize) -> Encoded {
         let mut open = self.clone();
         open.inner.set_encode_special_tokens(false);
         open.encode(text, max_length)
     }
 
-    /// The text of token ids; special tokens are left out.
+    /// The text of token ids, without special tokens.
     pub fn decode(&self, ids: &[i32]) -> String {
         let ids: Vec<u32> = ids
             .iter()
@@ -409,7 +409,7 @@ impl TextTokenizer {
         text.trim().to_owned()
     }
 
-    /// The spelling of one token, as the vocabulary has it.
+    /// The spelling of one token in the vocabulary.
     pub fn token(&self, id: i32) -> Option<String> {
         self.inner.id_to_token(u32::try_from(id).ok()?)
     }
@@ -424,7 +424,7 @@ impl TextTokenizer {
         self.special
     }
 
-    /// Whether an id is that of a special token, one of [`Specials`] or another that the file declares.
+    /// Whether an id is a special token: one of [`Specials`] or another that the file declares.
     pub fn is_special(&self, id: i32) -> bool {
         usize::try_from(id)
             .ok()
@@ -495,7 +495,7 @@ fn load_byte_level(vocab: &Path, prefix_space: bool) -> Result<Tokenizer, String
     }
     let pre = ByteLevel::new(prefix_space, true, true);
     inner.with_pre_tokenizer(Some(pre)).with_decoder(Some(pre));
-    // Adding what the vocabulary lacks would give it ids that no checkpoint has rows for.
+    // Adding missing tokens would give them ids that no checkpoint has rows for.
     let known = TRAINED_SPECIALS.map(|name| inner.token_to_id(name).is_some());
     if known == [true; 5] {
         finish_roberta(&mut inner, TRAINED_SPECIALS, prefix_space)?;
@@ -503,13 +503,13 @@ fn load_byte_level(vocab: &Path, prefix_space: bool) -> Result<Tokenizer, String
     Ok(inner)
 }
 
-/// Merges that CLIP uses of the list that OpenAI published, which has more.
+/// Number of merges that CLIP uses from OpenAI's list, which has more.
 const CLIP_MERGES: usize = 49_152 - 256 - 2;
-/// Largest list that is unpacked; OpenAI's has 3 MB.
+/// Largest unpacked size of the list, in bytes; OpenAI's has 3 MB.
 const LARGEST_LIST: u64 = 64 << 20;
 
-/// `bpe_simple_vocab_16e6.txt.gz`, the list of merges that OpenAI's CLIP and OpenCLIP come with. The vocabulary follows from
-/// it: bytes, bytes that end a word, merges, begin and end.
+/// `bpe_simple_vocab_16e6.txt.gz`, the list of merges published with OpenAI's CLIP and OpenCLIP. The vocabulary is built from it:
+/// bytes, bytes that end a word, merges, begin token and end token.
 fn load_openai(path: &Path) -> Result<Tokenizer, String> {
     let text = |error: std::io::Error| error.to_string();
     let file = std::fs::File::open(path).map_err(text)?;
@@ -531,7 +531,7 @@ fn load_openai(path: &Path) -> Result<Tokenizer, String> {
             merges.len()
         ));
     }
-    // Printable bytes first, in their order, then the others, as GPT-2 numbers them.
+    // Printable bytes first, in order, then the others, as GPT-2 numbers them.
     let mut bytes: Vec<char> = ByteLevel::alphabet().into_iter().collect();
     bytes.sort_unstable();
     let single = bytes.iter().map(char::to_string);
@@ -543,7 +543,7 @@ fn load_openai(path: &Path) -> Result<Tokenizer, String> {
     load_clip(BPE::builder().vocab_and_merges(vocabulary, merges))
 }
 
-/// CLIP's BPE (Radford et al. 2021), as Hugging Face builds it: lower-cased, words end in `</w>`.
+/// CLIP's BPE (Radford et al. 2021), as Hugging Face builds it: lower-cased, and words end in `</w>`.
 fn load_clip(model: BpeBuilder) -> Result<Tokenizer, String> {
     const WORDS: &str = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
     let text = |error: tokenizers::Error| error.to_string();

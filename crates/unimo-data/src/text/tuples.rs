@@ -1,12 +1,12 @@
-//! Files of phrases that another parser found, such as SPICE's (Anderson et al. 2016): JSON lines.
+//! Files of phrases found by another parser, such as SPICE's (Anderson et al. 2016): JSON lines.
 //!
-//! One line per caption; other keys are passed over:
+//! One line per caption; other keys are ignored:
 //!
 //! ```json
 //! {"caption": "A brown dog chases a ball.", "tuples": [["dog"], ["dog", "brown"], ["dog", "chase", "ball"]]}
 //! ```
 //!
-//! What they mean says [`unimo_phrases::Tuples`].
+//! The meaning of the tuples is described at [`unimo_phrases::Tuples`].
 
 use std::io::BufReader;
 use std::path::Path;
@@ -25,13 +25,13 @@ struct Line {
     tuples: Vec<Vec<String>>,
 }
 
-/// Reads a file of tuples. Of lines with the same caption the first one counts; of a caption at most
+/// Reads a file of tuples. The first of several lines with the same caption counts. A caption has at most
 /// [`MOST_PHRASES`](unimo_phrases::MOST_PHRASES) phrases.
 ///
 /// # Errors
 ///
-/// The file cannot be read or has no line; or, with its number, a line that is longer than 1 MiB, is no such object, has an empty
-/// caption, or has a tuple of none or more than three texts or with an empty one.
+/// The file cannot be read or has no line. Or a line, given by its number, is longer than 1 MiB, is not such an object, has an
+/// empty caption, or has a tuple with no text, more than three texts or an empty text.
 pub(crate) fn read_tuples(path: &Path) -> Result<Tuples, DataError> {
     let io = |error| DataError::file("read", path, error);
     let wrong = |reason: String| DataError::Manifest {
@@ -43,7 +43,7 @@ pub(crate) fn read_tuples(path: &Path) -> Result<Tuples, DataError> {
     let mut tuples = TuplesBuilder::default();
     while let Some((span, line)) = lines.next_line().map_err(io)? {
         let at_line = |reason: String| wrong(format!("line {}: {reason}", span.line));
-        // serde takes an array of its values for a struct, too.
+        // serde would also accept an array of the struct's values.
         let line = line.and_then(|bytes| match bytes.trim_ascii_start().first() {
             Some(b'{') | None => record::<Line>(&bytes),
             Some(_) => Err("no JSON object".to_owned()),

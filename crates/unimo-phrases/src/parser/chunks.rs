@@ -1,19 +1,19 @@
-//! Words as noun phrases, verbs and prepositions.
+//! Groups words into noun phrases, verbs and prepositions.
 
 use crate::parser::tokens::{Token, is_number};
 use crate::words::{Class, Closed, Is, is_compound, is_plural};
 
-/// Words of a noun phrase at most; longer runs are names, lists or another language.
+/// Largest number of words in a noun phrase; longer runs are names, lists or another language.
 const MOST_WORDS: usize = 6;
 
 /// A noun with its attributes.
 #[derive(Debug, Clone)]
 pub(super) struct Noun {
-    /// Attributes from the first to the nearest; several in one place were joined by `and`.
+    /// Attributes from the first to the nearest. Those joined by `and` share one place.
     pub attributes: Vec<Vec<String>>,
     pub head: String,
     pub class: Class,
-    /// Whether it names what can be seen.
+    /// Whether it names something visible.
     pub seen: bool,
     /// Whether it has no article.
     pub bare: bool,
@@ -32,11 +32,11 @@ impl Noun {
 #[derive(Debug, Clone)]
 pub(super) enum Chunk {
     Noun(Noun),
-    /// A noun that says nothing: `it`, `one`.
+    /// A noun without content: `it`, `one`.
     Pronoun,
     Verb(String, Form),
     Preposition(Vec<String>),
-    /// A noun to which the next one belongs.
+    /// A noun that owns the next one.
     Owner(String),
     Be,
     Have(String),
@@ -53,18 +53,18 @@ pub(super) enum Chunk {
     There,
 }
 
-/// The form of a verb, which says whose it is.
+/// The form of a verb, which determines its subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
     /// `rides`: the clause's subject does it.
     Finite,
     /// `riding`: a noun before it does it.
     Ing,
-    /// `covered`, `to ride`, `full`: of the noun before it.
+    /// `covered`, `to ride`, `full`: belongs to the noun before it.
     Other,
 }
 
-/// Prepositions of several words; `(the)` may be absent.
+/// Prepositions of several words; `(the)` is optional.
 const PREPOSITIONS: &[&str] = &[
     "to (the) left of",
     "to (the) right of",
@@ -133,12 +133,12 @@ const PREPOSITIONS: &[&str] = &[
     "such as",
 ];
 
-/// Participles that a name follows: `a map labeled Rome`.
+/// Participles that are followed by a name: `a map labeled Rome`.
 const NAMING: [&str; 6] = [
     "labeled", "labelled", "named", "called", "titled", "entitled",
 ];
 
-/// Groups of words that say nothing of objects and are passed over.
+/// Groups of words that say nothing about objects and are ignored.
 const IDIOMS: &[&str] = &[
     "side by side",
     "back to back",
@@ -157,7 +157,7 @@ pub(super) struct Chunker<'a> {
     pub chunks: Vec<Chunk>,
 }
 
-/// What stands before a noun.
+/// What precedes a noun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Before {
     Nothing,
@@ -171,7 +171,7 @@ enum Before {
 #[derive(Default)]
 struct Words {
     places: Vec<Vec<(String, Class)>>,
-    /// Whether one of them is no adjective for sure.
+    /// Whether one of them may be something other than an adjective.
     noun: bool,
     /// Whether the last one is plural.
     plural: bool,
@@ -199,7 +199,7 @@ impl Chunker<'_> {
         self.word(at).filter(|(_, class)| class.is_open())
     }
 
-    /// Whether an article, a number or the like stands here.
+    /// Whether a determiner, such as an article or a number, stands here.
     fn determines(&self, at: usize) -> bool {
         matches!(
             self.closed(at),
@@ -226,7 +226,7 @@ impl Chunker<'_> {
         }
     }
 
-    /// Makes the next chunk and says where the one after it begins, which is always further on.
+    /// Makes the next chunk. Returns the start of the one after it, which is always further on.
     fn step(&mut self, at: usize) -> usize {
         if let Some(end) = self.matches(at, "as well as") {
             self.chunks.push(Chunk::And);
@@ -294,7 +294,7 @@ impl Chunker<'_> {
         verb.then(|| Chunk::Verb(text.to_owned(), Form::Other))
     }
 
-    /// The end of the longest of these groups of words that stands here.
+    /// The end of the longest of these groups of words that starts here.
     fn longest(&self, at: usize, groups: &[&str]) -> Option<usize> {
         let ends = groups.iter().filter_map(|group| self.matches(at, group));
         ends.max()
@@ -318,7 +318,7 @@ impl Chunker<'_> {
         Some(at)
     }
 
-    /// A noun with what stands before it, or the verb that stands here instead.
+    /// A noun with the words before it, or the verb that stands here instead.
     fn noun_phrase(&mut self, start: usize) -> usize {
         // `line 1 begins`
         let named = matches!(self.chunks.last(), Some(Chunk::Noun(_)));
@@ -343,11 +343,11 @@ impl Chunker<'_> {
                 (Before::No, _) | (Before::Number, Before::Indefinite | Before::Determiner) => {
                     before
                 }
-                // `a no parking sign` is there.
+                // `a no parking sign` exists.
                 (Before::Indefinite, Before::No) => before,
                 _ => found,
             };
-            // Nothing is counted by a year: `a map from 1622 shows`.
+            // A year does not count anything: `a map from 1622 shows`.
             const YEAR: usize = 4;
             let year = self
                 .word(at)
@@ -363,7 +363,7 @@ impl Chunker<'_> {
             }
         }
         if self.open(at).is_none() || self.longest(at, PREPOSITIONS).is_some() {
-            // Numbers alone and `this` are no objects.
+            // Numbers alone and `this` are not objects.
             self.chunks.push(Chunk::Pronoun);
             return at.max(start + 1);
         }
@@ -541,7 +541,7 @@ impl Chunker<'_> {
         }));
     }
 
-    /// The form of the word here, where it is a verb after these words.
+    /// The form of the word here, if it is a verb after these words.
     fn verb(&self, at: usize, words: &Words, before: Before) -> Option<Form> {
         let (text, class) = self.open(at)?;
         let next = self
@@ -641,7 +641,7 @@ impl Chunker<'_> {
                 None
             };
         }
-        // After `a` a plural is none, so that it must be a verb: `a man feeds the ducks`.
+        // A word after `a` is not a plural, so it must be a verb: `a man feeds the ducks`.
         if before == Before::Indefinite && !words.plural && is_plural(text, class) && object {
             return FINITE;
         }

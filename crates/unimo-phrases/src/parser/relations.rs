@@ -1,4 +1,4 @@
-//! Noun phrases, verbs and prepositions joined to phrases, from left to right.
+//! Joins noun phrases, verbs and prepositions into phrases, from left to right.
 
 use std::collections::HashSet;
 
@@ -6,23 +6,23 @@ use crate::parser::chunks::{Chunk, Form, Noun};
 use crate::parser::{LONGEST_PHRASE, MOST_PHRASES};
 use crate::words::{Is, is_plural};
 
-/// Nouns joined by `and` that relations are made for.
+/// Largest number of nouns joined by `and` that get relations.
 const MOST_JOINED: usize = 6;
-/// Words of a relation at most.
+/// Largest number of words in a relation.
 const MOST_RELATION: usize = 6;
 
 /// A relation that waits for its object.
 #[derive(Debug, Clone)]
 struct Relation {
     words: Vec<String>,
-    /// The subjects, by number; none: they follow, or are not named.
+    /// Numbers of the subjects; empty if they follow or are not named.
     from: Vec<usize>,
     /// Whether the subject may still follow: `on a table, a cat`.
     ahead: bool,
     ing: bool,
-    /// Whether a verb is among the words.
+    /// Whether its words include a verb.
     verb: bool,
-    /// Whether it does not hold, so that its object need not be there.
+    /// Whether it is negated, so its object need not exist.
     denied: bool,
 }
 
@@ -32,29 +32,29 @@ pub(super) struct Joiner {
     known: HashSet<String>,
     nouns: Vec<Noun>,
     sentence: Sentence,
-    /// The sentence around the parentheses that are open.
+    /// The sentence around the open parentheses.
     around: Option<Sentence>,
 }
 
-/// What a sentence has said so far. Nouns go by their numbers.
+/// The state of a sentence. Nouns are given by their numbers.
 #[derive(Debug, Clone, Default)]
 struct Sentence {
     /// The nouns that the clause is about.
     subjects: Vec<usize>,
-    /// Whether something has been said of them.
+    /// Whether something has been said about them.
     said: bool,
-    /// The last noun, with those that `and` joined to it.
+    /// The last noun, and the nouns joined to it by `and`.
     nearest: Vec<usize>,
     /// The relation whose object came last.
     made: Option<Relation>,
     pending: Option<Relation>,
-    /// A relation with its object, whose subject follows.
+    /// A relation with its object, if the subject follows.
     ahead: Option<(Vec<String>, usize)>,
     /// The subjects of the last verb.
     doers: Vec<usize>,
-    /// Whether anything was named, be it by a pronoun.
+    /// Whether anything was named, even by a pronoun.
     begun: bool,
-    /// What the last chunk was.
+    /// The kind of the last chunk.
     last: Last,
 }
 
@@ -113,7 +113,7 @@ impl Joiner {
                 Last::Auxiliary
             }
             Chunk::Not => {
-                // What is not so is not in the picture.
+                // Something negated is not in the image.
                 self.sentence.subjects.clear();
                 Last::Not
             }
@@ -174,7 +174,7 @@ impl Joiner {
         self.sentence.last = last;
     }
 
-    /// Ends a relation that got no object: `a man smiling`.
+    /// Ends a relation without an object: `a man smiling`.
     pub fn flush(&mut self) {
         if let Some(relation) = self.sentence.pending.take()
             && relation.ing
@@ -216,7 +216,7 @@ impl Joiner {
                 self.sentence.made = None;
                 return;
             }
-            // `a dog on a mat on a grey background`: the dog is, too.
+            // `a dog on a mat on a grey background`: this is about the dog, too.
             if !relation.verb
                 && relation.words != ["of"]
                 && noun.class.is(Is::Setting)
@@ -271,7 +271,7 @@ impl Joiner {
         self.sentence.made = None;
     }
 
-    /// Gives a noun what was said of it beforehand.
+    /// Joins a noun to what was said about it before.
     fn come(&mut self, number: usize) {
         if let Some((words, object)) = self.sentence.ahead.take() {
             self.relate(&[number], &words, object);
@@ -336,7 +336,7 @@ impl Joiner {
         self.start(words, from, form == Form::Ing, true);
     }
 
-    /// The nouns before a participle that it is likely about.
+    /// The nouns before a participle that it is probably about.
     fn mover(&self) -> Vec<usize> {
         let moves = |group: &[usize]| -> Vec<usize> {
             let moving = group.iter().copied();

@@ -1,4 +1,4 @@
-//! A caption cut into words and the marks between them; credits, figures' numbers and addresses are left out.
+//! Splits a caption into words and the marks between them. Credits, figure numbers and addresses are left out.
 
 use crate::words::{Class, Closed, classify};
 
@@ -10,7 +10,7 @@ pub(super) enum Token {
     Word {
         text: String,
         class: Class,
-        /// Whether it owns what follows: `man's`.
+        /// Whether it owns the next noun: `man's`.
         owns: bool,
     },
     Comma,
@@ -20,7 +20,7 @@ pub(super) enum Token {
     Close,
 }
 
-/// Words that announce who made a picture; what follows is about no object in it.
+/// Words that introduce the maker of an image; no object of the image follows.
 const CREDITS: [&str; 7] = [
     "credit",
     "credits",
@@ -31,14 +31,14 @@ const CREDITS: [&str; 7] = [
     "licence",
 ];
 
-/// Words that a number follows and that name no object: `Figure 1.2`.
+/// Words that are followed by a number and name no object: `Figure 1.2`.
 const NUMBERED: [&str; 7] = [
     "figure", "fig", "table", "chapter", "section", "panel", "plate",
 ];
 
 pub(super) fn tokens(text: &str) -> Vec<Token> {
     let mut tokens = Vec::new();
-    // How deep parentheses were when credits began; they last until these close or the caption ends.
+    // Depth of parentheses where credits began. Credits last until these close or the caption ends.
     let mut credits: Option<usize> = None;
     let mut depth = 0usize;
     for chunk in text.split_whitespace() {
@@ -108,7 +108,7 @@ pub(super) fn tokens(text: &str) -> Vec<Token> {
                 | '，' => {
                     tokens.push(Token::Stop);
                 }
-                // Quotation marks and the like stand around words without parting them from others.
+                // Quotation marks and the like surround words without separating them.
                 _ => {}
             }
         }
@@ -140,7 +140,7 @@ fn push_word(tokens: &mut Vec<Token>, word: String) {
         tokens.pop();
         return push_word(tokens, "close-up".to_owned());
     }
-    // `he's`, `there's`, `they're`: the second part is a form of `be`, or says nothing of the picture.
+    // `he's`, `there's`, `they're`: the second part is a form of `be`, or says nothing about the image.
     if let Some((first, _)) = word.split_once('\'')
         && matches!(
             classify(first).closed,
@@ -154,7 +154,7 @@ fn push_word(tokens: &mut Vec<Token>, word: String) {
     }
     let owns = word.ends_with("'s");
     let class = classify(&word);
-    // Letters that stand alone name panels and axes.
+    // Single letters name panels and axes.
     let lone = word.chars().count() == 1 && class.is_open();
     if lone && word.is_ascii() {
         return;
@@ -182,7 +182,7 @@ fn is_mark(character: char) -> bool {
     matches!(character, '\u{300}'..='\u{36f}' | '\u{200c}' | '\u{200d}' | '\u{fe00}'..='\u{fe0f}')
 }
 
-/// Whether something written without spaces is an address on the web or of mail.
+/// Whether something written without spaces is a web or mail address.
 fn is_address(chunk: &str) -> bool {
     const ENDS: [&str; 7] = [".com", ".org", ".net", ".gov", ".edu", ".io", ".jpg"];
     let starts = |start: &str| {

@@ -1,4 +1,4 @@
-//! An object as the `parquet` crate reads it.
+//! An object as a reader for the `parquet` crate.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,11 +10,11 @@ use parquet::file::reader::{ChunkReader, Length};
 use crate::error::{ReadError, panic_text};
 use crate::store::Object;
 
-/// An object as the `parquet` crate reads it.
+/// An object as a reader for the `parquet` crate.
 #[derive(Clone)]
 pub(crate) struct Chunks {
     pub(crate) object: Arc<dyn Object>,
-    /// Why the object could not be read now, while one thing is read of it: on its way through the crate an error becomes text.
+    /// Why the object could not be read now, for the current read. The crate turns errors into text on the way.
     failed: Arc<Mutex<Option<ReadError>>>,
 }
 
@@ -36,7 +36,7 @@ impl Chunks {
         })
     }
 
-    /// Runs what reads of the object and may panic on damaged input. That it cannot be read now is no damage.
+    /// Runs a read that may panic on damaged input. An object that only cannot be read now is not damaged.
     pub(crate) fn caught<T>(
         &self,
         work: impl FnOnce(Self) -> Result<T, ReadError>,
@@ -84,7 +84,7 @@ impl ChunkReader for Chunks {
     }
 }
 
-/// Reads on from a byte: headers of pages byte by byte, and their content at once.
+/// Reads from a byte on: headers of pages byte by byte, and their content at once.
 pub(crate) struct Reader {
     pub(crate) object: Chunks,
     pub(crate) at: u64,
@@ -93,7 +93,7 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    /// Longest piece that is read ahead: a header, and little of what it is the header of.
+    /// Largest piece read ahead: a header, and little of its page.
     const AHEAD: u64 = 512;
 
     fn fetch(&mut self, length: u64) -> std::io::Result<Vec<u8>> {

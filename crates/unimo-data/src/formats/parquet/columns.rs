@@ -1,11 +1,11 @@
-//! Values in the rows of a column, whatever types they are stored as.
+//! Values in the rows of a column, for every stored type.
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int32Type, Int64Type, UInt32Type, UInt64Type};
 use arrow_array::{Array, ArrayRef};
 use arrow_schema::DataType;
 
-/// The picture in a row of a column: binary, or a struct that has it as `bytes`.
+/// The image in a row of a column: binary, or a struct with the field `bytes`.
 pub(crate) fn picture(column: &ArrayRef, row: usize) -> Result<Vec<u8>, String> {
     let inner = match column.as_struct_opt() {
         Some(structs) => structs
@@ -28,7 +28,7 @@ pub(crate) fn picture(column: &ArrayRef, row: usize) -> Result<Vec<u8>, String> 
     Ok(bytes.to_vec())
 }
 
-/// A text or a whole number; none of anything else.
+/// A text or a whole number; `None` for other types.
 pub(crate) fn plain(column: &ArrayRef, row: usize) -> Option<String> {
     if column.is_null(row) {
         return None;
@@ -59,7 +59,7 @@ pub(crate) fn each_text(
         DataType::Utf8View => give(column.as_string_view().value(row)),
         DataType::List(_) => {
             let texts = column.as_list::<i32>().value(row);
-            // A list of lists is no list of captions.
+            // A list of lists is not a list of captions.
             if matches!(texts.data_type(), DataType::List(_)) {
                 return Err(column.data_type().clone());
             }

@@ -1,4 +1,4 @@
-//! Pages that were decoded, kept while there is room: a page holds many pictures and is decoded as a whole.
+//! Decoded pages, kept while there is room: a page holds many images and is decoded as a whole.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -41,7 +41,7 @@ impl Decoded {
         }
     }
 
-    /// A page, decoded by one for all who want it at once.
+    /// A page. If several threads want it at once, one of them decodes it.
     pub(crate) fn get(
         &self,
         key: Key,
@@ -71,7 +71,7 @@ impl Decoded {
         };
         *held = Some(Arc::clone(column));
         let bytes = column.get_array_memory_size();
-        // It may have been let go meanwhile, or decoded by somebody who came after that.
+        // It may have been evicted meanwhile, or decoded by a thread that came later.
         if let Some(slot) = state.slots.get_mut(&key)
             && Arc::ptr_eq(&slot.page, &page)
         {
@@ -115,7 +115,7 @@ mod tests {
             assert_eq!(get(at).len(), 1);
         }
         assert_eq!(made.load(Ordering::Relaxed), 2);
-        // There is room for two; 1 was used longest ago.
+        // There is room for two; page 1 is the least recently used.
         for (at, times) in [(2, 3), (0, 3), (2, 3), (1, 4), (2, 4), (0, 5)] {
             get(at);
             assert_eq!(made.load(Ordering::Relaxed), times, "{at}");

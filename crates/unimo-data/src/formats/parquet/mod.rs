@@ -1,4 +1,4 @@
-//! What Parquet files are made of: pieces of an object, pages, columns.
+//! Parts of Parquet files: chunks of an object, pages, columns.
 
 pub(crate) mod chunks;
 pub(crate) mod columns;

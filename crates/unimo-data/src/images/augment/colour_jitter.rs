@@ -10,17 +10,17 @@ use super::{Choice, bits, random};
 use crate::error::DataError;
 use crate::order::draws::below;
 
-/// `colour_jitter` in `[data.augment]`; 0 leaves out.
+/// `colour_jitter` in `[data.augment]`; 0 turns a change off.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ColourJitter {
-    /// Brightness is multiplied by 1 - this to 1 + this, at least by 0.
+    /// Brightness is multiplied by a factor from 1 - this to 1 + this, at least 0.
     pub brightness: f64,
-    /// As brightness, of the contrast.
+    /// The same for contrast.
     pub contrast: f64,
-    /// As brightness, of the saturation.
+    /// The same for saturation.
     pub saturation: f64,
-    /// The circle of hues is turned by up to this share of it in both directions, at most 0.5.
+    /// The hue circle is rotated by up to this share of it in both directions, at most 0.5.
     pub hue: f64,
 }
 
@@ -52,7 +52,7 @@ impl ColourJitter {
         }
     }
 
-    /// What is done, in this order; none for what is left out.
+    /// The operations in order; `None` for one that is turned off.
     fn operations(&self, draw: u64) -> [Option<Operation>; 4] {
         let between = |low: f64, high: f64, part: u64| {
             low + (high - low) * random(draw, part, Choice::Jitter)
@@ -109,7 +109,7 @@ mod tests {
         assert_eq!(orders.len(), 24);
         let expected = [[0.6, 1.4], [0.0, 2.5], [0.8, 1.2], [-0.1, 0.1]];
         for ([low, high], [from, to]) in ranges.into_iter().zip(expected) {
-            // Of 2,000 even draws the outermost are within a hundredth of the ends but once in 10^8 times.
+            // The outermost of 2,000 even draws are within a hundredth of the ends, except once in 10^8 times.
             let near = (to - from) / 100.0;
             assert!((from..from + near).contains(&low), "{low} for {from}");
             assert!((to - near..=to).contains(&high), "{high} for {to}");

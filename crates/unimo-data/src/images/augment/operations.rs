@@ -1,7 +1,7 @@
-//! Changes of a picture one by one, each equal to Pillow's.
+//! Single changes of an image, each equal to Pillow's.
 //!
-//! Source: Pillow 13.0 (`ImageOps`, `ImageEnhance`, `Image.transform`, its conversions to HSV and back), whose roundings
-//! are kept: a table or an integer sum where Pillow has one, single precision where it blends.
+//! Source: Pillow 13.0 (`ImageOps`, `ImageEnhance`, `Image.transform`, its conversions to HSV and back). Its roundings are kept: a
+//! table or an integer sum where Pillow has one, single precision where it blends.
 
 use image::RgbImage;
 
@@ -13,47 +13,47 @@ const RGB: usize = 3;
 /// A change with its strength.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Operation {
-    /// None.
+    /// No change.
     Identity,
-    /// Each channel is stretched to 0..255.
+    /// Stretches each channel to 0..255.
     AutoContrast,
-    /// Each channel's levels become equally frequent.
+    /// Makes the levels of each channel equally frequent.
     Equalize,
-    /// Only so many leading bits of each channel are kept, 1 to 8.
+    /// Keeps this many leading bits of each channel, 1 to 8.
     Posterize(u32),
-    /// Levels from this one on are inverted.
+    /// Inverts levels from this one on.
     Solarize(f64),
-    /// So much is added, up to 255, then levels from 128 on are inverted.
+    /// Adds this much, up to 255, then inverts levels from 128 on.
     SolarizeAdd(f64),
-    /// Times the levels: 0 is black, 1 the picture.
+    /// Factor on the levels: 0 is black, 1 is the image.
     Brightness(f64),
-    /// Times the distance from the mean grey: 0 is grey, 1 the picture.
+    /// Factor on the distance from the mean grey: 0 is grey, 1 is the image.
     Contrast(f64),
-    /// Times the distance from each pixel's own grey: 0 is grey, 1 the picture.
+    /// Factor on the distance from each pixel's own grey: 0 is grey, 1 is the image.
     Saturation(f64),
-    /// Times the distance from the smoothed picture: 0 is smooth, 1 the picture, 2 sharpened.
+    /// Factor on the distance from the smoothed image: 0 is smooth, 1 is the image, 2 is sharpened.
     Sharpness(f64),
-    /// Turns the circle of hues by this share of it, -0.5 to 0.5.
+    /// Rotates the hue circle by this share of it, -0.5 to 0.5.
     Hue(f64),
-    /// Pixel (x, y) is taken from (x + strength * y, y); what lies outside is black, as in all that follow.
+    /// Takes pixel (x, y) from (x + strength * y, y). Outside the image is black, as in the next ones.
     ShearX(f64),
-    /// Pixel (x, y) is taken from (x, y + strength * x).
+    /// Takes pixel (x, y) from (x, y + strength * x).
     ShearY(f64),
-    /// Pixel (x, y) is taken from (x + strength, y), in pixels.
+    /// Takes pixel (x, y) from (x + strength, y), in pixels.
     TranslateX(f64),
-    /// Pixel (x, y) is taken from (x, y + strength), in pixels.
+    /// Takes pixel (x, y) from (x, y + strength), in pixels.
     TranslateY(f64),
-    /// Turned about the centre, in degrees against the clock.
+    /// Rotates about the centre, in degrees counterclockwise.
     Rotate(f64),
 }
 
 impl Operation {
-    /// Changes a picture, whose size stays.
+    /// Changes an image; its size stays.
     pub fn apply(self, picture: &mut RgbImage) {
         self.apply_within(picture, Part::whole(picture));
     }
 
-    /// As [`apply`](Self::apply), where only a part of the result is looked at: pixels around it are changed or not.
+    /// As [`apply`](Self::apply), if only a part of the result is used: pixels around it may or may not be changed.
     pub(crate) fn apply_within(self, picture: &mut RgbImage, part: Part) {
         match self {
             Self::Identity => {}
@@ -92,7 +92,7 @@ impl Operation {
             Self::Hue(share) => turn_hue(picture, part, (share * 255.0) as i32 as u8),
             Self::ShearX(by) => affine(picture, part, [1.0, by, 0.0, 0.0, 1.0, 0.0]),
             Self::ShearY(by) => affine(picture, part, [1.0, 0.0, 0.0, by, 1.0, 0.0]),
-            // Pillow takes the nearest pixel here without going through its fixed point.
+            // Here Pillow takes the nearest pixel without its fixed-point arithmetic.
             Self::TranslateX(by) => {
                 affine(picture, part, [1.0, 0.0, (by + 0.5).floor(), 0.0, 1.0, 0.0]);
             }
@@ -103,7 +103,7 @@ impl Operation {
         }
     }
 
-    /// What must be right of the whole of a picture so that a part of the result is.
+    /// The part of an image that must be correct so that a part of the result is.
     pub(crate) fn reads(self, part: Part, whole: Part) -> Part {
         match self {
             Self::Identity
@@ -122,7 +122,7 @@ impl Operation {
                     height: (part.top + part.height + 1).min(whole.height) - top,
                 }
             }
-            // How often each level occurs, or pixels from anywhere.
+            // These depend on how often each level occurs, or on pixels anywhere.
             Self::AutoContrast
             | Self::Equalize
             | Self::Contrast(_)
@@ -135,7 +135,7 @@ impl Operation {
     }
 }
 
-/// The rows of a part of a picture.
+/// The rows of a part of an image.
 fn rows(picture: &mut RgbImage, part: Part) -> impl Iterator<Item = &mut [u8]> {
     let width = row_bytes(picture);
     let columns = part.left as usize * RGB..(part.left + part.width) as usize * RGB;
@@ -152,7 +152,7 @@ fn table(new: impl Fn(u8) -> u8) -> Table {
     std::array::from_fn(|level| new(level as u8))
 }
 
-/// For what takes few instructions, which the compiler then does on many bytes at a time: faster than a table.
+/// For cheap functions, which the compiler applies to many bytes at a time: faster than a table.
 fn each(picture: &mut RgbImage, part: Part, new: impl Fn(u8) -> u8) {
     for row in rows(picture, part) {
         for level in row {
@@ -222,10 +222,10 @@ fn inverted(level: u8, from: u16) -> u8 {
     }
 }
 
-/// Pillow's `Image.blend` of two levels; factors outside of 0..1 go beyond them and are cut off at 0 and 255.
+/// Pillow's `Image.blend` of two levels. Factors outside 0..1 extrapolate; the result is clipped to 0 and 255.
 fn blend(zero: u8, one: u8, factor: f32) -> u8 {
-    // From here on a number is as far from the next as whole numbers are, so adding it rounds. A plain conversion cuts off as
-    // wanted, but the compiler makes it one number at a time.
+    // From here on, neighbouring floats are whole numbers, so adding it rounds. A plain conversion would also truncate as needed,
+    // but the compiler does it one number at a time.
     const WHOLE: f32 = (1 << (f32::MANTISSA_DIGITS - 1)) as f32;
     let level = f32::from(zero) + factor * (f32::from(one) - f32::from(zero));
     let level = level.clamp(0.0, 255.0);
@@ -261,7 +261,7 @@ fn saturate(picture: &mut RgbImage, part: Part, factor: f32) {
 /// Pillow's `SMOOTH`: 3 x 3 with 5 in the middle, over 13; the outermost pixels stay.
 fn sharpen(picture: &mut RgbImage, part: Part, factor: f32) {
     let width = row_bytes(picture);
-    // What changes: not the outermost pixels.
+    // The pixels that change: all but the outermost.
     let inner = |first: u32, count: u32, side: u32| {
         first.max(1) as usize..(first + count).min(side.saturating_sub(1)) as usize
     };
@@ -270,7 +270,7 @@ fn sharpen(picture: &mut RgbImage, part: Part, factor: f32) {
     if columns.is_empty() || lines.is_empty() {
         return;
     }
-    // And what it depends on.
+    // The pixels that they depend on.
     let read = (columns.start - 1) * RGB..(columns.end + 1) * RGB;
     let picture: &mut [u8] = picture;
     let mut above = picture[(lines.start - 1) * width..][read.clone()].to_vec();
@@ -287,7 +287,7 @@ fn sharpen(picture: &mut RgbImage, part: Part, factor: f32) {
         for ((level, ((&left, &middle), &right)), &own) in
             row.iter_mut().zip(around).zip(&here[RGB..])
         {
-            // Rounded; of thirteenths none is a half.
+            // Rounded; no multiple of a thirteenth is a half.
             let smooth = (2 * (left + middle + right + 4 * u16::from(own)) + 13) / 26;
             *level = blend(smooth as u8, own, factor);
         }
@@ -300,9 +300,9 @@ fn row_bytes(picture: &RgbImage) -> usize {
     picture.width() as usize * RGB
 }
 
-/// There and back through 8-bit hue, saturation and value, as Pillow.
+/// Converts to 8-bit hue, saturation and value and back, as Pillow.
 fn turn_hue(picture: &mut RgbImage, part: Part, by: u8) {
-    // Per hue, after the turn: in which sixth of the circle, and how far.
+    // For each hue after the rotation: its sixth of the circle, and the position in it.
     let sixths: [(u8, f32); 256] = std::array::from_fn(|hue| {
         let sixths = f64::from((hue as u8).wrapping_add(by)) * 6.0 / 255.0;
         (sixths as u8 % 6, (sixths - sixths.floor()) as f32)
@@ -336,7 +336,7 @@ fn to_hsv([r, g, b]: [u8; RGB]) -> [u8; RGB] {
     } else {
         (4.0 + f64::from(below(g)) - f64::from(below(r))) as f32
     };
-    // Pillow takes it modulo 1, which for numbers below 2 is this, without a call.
+    // Pillow takes it modulo 1. For numbers below 2 this is the same, without a call.
     let turned = f64::from(hue) / 6.0 + 1.0;
     let hue = if turned >= 1.0 { turned - 1.0 } else { turned } as f32;
     [
@@ -389,7 +389,7 @@ fn rotate(picture: &mut RgbImage, part: Part, degrees: f64) {
     );
 }
 
-/// Takes pixel (x, y) from the nearest of (a x + b y + c, d x + e y + f), in 16.16 fixed point as Pillow, with black around.
+/// Takes pixel (x, y) from the nearest of (a x + b y + c, d x + e y + f), in 16.16 fixed point as Pillow; outside is black.
 fn affine(picture: &mut RgbImage, part: Part, [a, b, c, d, e, f]: [f64; 6]) {
     const ONE: i64 = 1 << 16;
     let fixed = |value: f64| (value * ONE as f64 + 0.5).floor() as i64;
@@ -426,7 +426,7 @@ fn affine(picture: &mut RgbImage, part: Part, [a, b, c, d, e, f]: [f64; 6]) {
     }
 }
 
-/// For which `x` of `0..count` the number `start + step * x` lies in `0..limit`.
+/// The `x` of `0..count` for which `start + step * x` lies in `0..limit`.
 fn inside(start: i64, step: i64, limit: i64, count: i64) -> std::ops::Range<i64> {
     // The smallest x that makes `step * x` at least `value`, for a positive step.
     let reach =
@@ -453,7 +453,7 @@ mod tests {
     use crate::images::augment::rand_augment::OperationList;
     use image::Rgb;
 
-    /// All levels of all channels, in every order of size.
+    /// All levels of all channels; the channels are in every order of size.
     fn many_colours() -> RgbImage {
         RgbImage::from_fn(64, 48, |x, y| {
             let mixed = (x * 7 + y * 13) * 2_654_435_761 % 65_521;
@@ -490,7 +490,7 @@ mod tests {
                         (part.left..part.left + part.width).contains(&x)
                             && (part.top..part.top + part.height).contains(&y)
                     };
-                    // Around what is read lies something else.
+                    // The pixels around what is read differ.
                     let reads = operation.reads(part, Part::whole(&picture));
                     let mut other = picture.clone();
                     for (x, y, pixel) in other.enumerate_pixels_mut() {
@@ -510,7 +510,7 @@ mod tests {
                 }
             }
         }
-        // Posterise, solarise, brightness, saturation, sharpness of both lists, and identity, addition, hue.
+        // Posterise, solarise, brightness, saturation and sharpness of both lists, and identity, addition, hue.
         assert!(changed.len() >= 13, "{changed:?}");
     }
 
@@ -547,7 +547,7 @@ mod tests {
                 Operation::Sharpness(1.9),
                 Operation::Hue(0.0),
             ] {
-                // Grey, so that no operation on colours has anything to do.
+                // Grey, so that no colour operation changes it.
                 let plain = RgbImage::from_pixel(width, height, Rgb([90; 3]));
                 let mut picture = plain.clone();
                 operation.apply(&mut picture);

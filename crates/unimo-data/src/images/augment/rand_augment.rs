@@ -1,4 +1,4 @@
-//! RandAugment: some operations drawn from a list, all of one magnitude (Cubuk et al. 2020).
+//! RandAugment: operations drawn from a list, all of one magnitude (Cubuk et al. 2020).
 
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
@@ -14,13 +14,13 @@ use crate::settings::range;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RandAugment {
-    /// Which operations there are and what the magnitude means for each.
+    /// The list of operations, and the meaning of the magnitude for each.
     pub list: OperationList,
-    /// Operations per picture, 1 to 16; one may be drawn twice.
+    /// Number of operations per image, 1 to 16; one may be drawn twice.
     pub operations: usize,
     /// Strength of all of them, 0 to 30.
     pub magnitude: usize,
-    /// Whether the picture is changed as it is stored or as the model sees it.
+    /// Whether the stored image or the model's square is changed.
     #[serde(default)]
     pub when: When,
 }
@@ -29,9 +29,9 @@ pub struct RandAugment {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OperationList {
-    /// `randaug.py` of ViLT, METER and BridgeTower: all operations of the paper but inversion and cut-out, with
-    /// translations in pixels and the enhancements from 0.1 to 1.9, one-sided: at magnitude 9 they weaken to 0.64. METER
-    /// uses 2 operations of magnitude 9 before the resize, BridgeTower 2 of magnitude 7 after the random crop.
+    /// `randaug.py` of ViLT, METER and BridgeTower: all operations of the paper except inversion and cut-out, with translations in
+    /// pixels. Enhancements range from 0.1 to 1.9 and are one-sided: at magnitude 9 they weaken to 0.64. METER uses 2 operations of
+    /// magnitude 9 before the resize, BridgeTower 2 of magnitude 7 after the random crop.
     Meter,
     /// torchvision's `RandAugment` with its 31 magnitudes.
     Torchvision,
@@ -41,10 +41,10 @@ pub enum OperationList {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum When {
-    /// To the whole picture, before a part of it is cut out (METER).
+    /// On the whole image, before the crop (METER).
     #[default]
     BeforeCrop,
-    /// To the square, after it was cut out, brought to size and mirrored (BridgeTower, torchvision's own recipes).
+    /// On the square, after crop, resize and flip (BridgeTower, torchvision's own recipes).
     AfterCrop,
 }
 
@@ -67,12 +67,12 @@ impl RandAugment {
         )
     }
 
-    /// Changes a picture of which only a part is looked at afterwards.
+    /// Changes an image of which only a part is used afterwards.
     pub(crate) fn apply(&self, picture: &mut RgbImage, part: Part, draw: u64) {
         let whole = Part::whole(picture);
-        // Translations of torchvision depend on the size, which no operation changes.
+        // Torchvision's translations depend on the size, which no operation changes.
         let all = self.list.operations(self.magnitude, picture.dimensions());
-        // From the last one on, which has to make the part right, backwards: each makes right what the next one reads.
+        // From the last operation backwards: the last has to make the part correct, and each one what the next reads.
         let mut part = part;
         let mut chosen = Vec::with_capacity(self.operations);
         for turn in (0..self.operations as u64).rev() {
@@ -92,7 +92,7 @@ impl RandAugment {
 }
 
 impl OperationList {
-    /// The operations at a magnitude of 0 to 30 for a picture of `(width, height)`, before a sign is drawn.
+    /// The operations at a magnitude of 0 to 30 for an image of `(width, height)`, before a sign is drawn.
     pub fn operations(self, magnitude: usize, (width, height): (u32, u32)) -> Vec<Operation> {
         let share = magnitude as f64 / 30.0;
         match self {
@@ -141,7 +141,7 @@ impl OperationList {
         }
     }
 
-    /// The operation with the other sign, where the list draws one.
+    /// The operation with the opposite sign, if the list draws a sign.
     fn mirrored(self, operation: Operation) -> Operation {
         use Operation::{
             Brightness, Contrast, Rotate, Saturation, Sharpness, ShearX, ShearY, TranslateX,
@@ -162,7 +162,7 @@ impl OperationList {
     }
 }
 
-/// Number `at` of 31 from `first` to `last`, with the roundings of `torch.linspace`: from both ends to the middle.
+/// Element `at` of 31 from `first` to `last`, with the roundings of `torch.linspace`: from both ends to the middle.
 fn linspace(first: f32, last: f32, at: usize) -> f32 {
     let step = (last - first) / 30.0;
     match at {
@@ -176,7 +176,7 @@ mod tests {
     use super::*;
     use image::Rgb;
 
-    /// Larger than METER moves it.
+    /// Larger than METER's translations.
     fn picture() -> RgbImage {
         RgbImage::from_fn(40, 50, |x, y| {
             Rgb([(x * 6) as u8, (y * 5) as u8, ((x * y) % 256) as u8])
@@ -203,7 +203,7 @@ mod tests {
                     seen.push(once);
                 }
             }
-            // 14 operations; both signs: 5 geometric ones of METER, and 4 enhancements of torchvision as well.
+            // 14 operations. Both signs: METER's 5 geometric ones; in torchvision also 4 enhancements.
             let expected = match list {
                 OperationList::Meter => 14 + 5,
                 OperationList::Torchvision => 14 + 9,
@@ -229,7 +229,7 @@ mod tests {
                 one != two
             })
             .count();
-        // A few second operations change nothing, such as an equalised picture equalised.
+        // A few second operations change nothing, such as equalising twice.
         assert!(changed > 40, "{changed}");
     }
 }

@@ -3,7 +3,7 @@ use image::{ExtendedColorType, ImageEncoder, Rgb, Rgba, RgbaImage};
 use super::*;
 
 const MAX: Limits = Limits::full_size(1_000_000);
-/// JPEG at quality 100 is off by a few grey levels on flat colour, subsampled edges aside.
+/// JPEG at quality 100 is off by a few levels on flat colour, except at subsampled edges.
 const JPEG_TOLERANCE: u8 = 4;
 
 fn encode(picture: &DynamicImage, format: ImageFormat) -> Vec<u8> {
@@ -207,7 +207,7 @@ fn forms_of_jpeg_that_pillow_does_not_read_or_damage_does_not_show_in_are_refuse
     for (bytes, part) in [
         (vec![(frame + 1, 0xc9)], "arithmetic"),
         (vec![(frame + 4, 12)], "12 bits"),
-        // The second component is called as the first one.
+        // The second component has the name of the first.
         (vec![(frame + 13, 1), (scan + 7, 1)], "same name"),
     ] {
         let mut other = jpeg.clone();
@@ -241,8 +241,7 @@ fn no_corruption_of_a_file_panics_or_hangs() {
 
 #[test]
 fn orientation_is_applied() {
-    // Orientation 6: the stored picture has to be turned by 90 degrees clockwise, so its left half comes to the
-    // top.
+    // Orientation 6: the stored image has to be turned by 90 degrees clockwise, so its left half comes to the top.
     let mut exif = b"Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0".to_vec();
     exif.extend([0; 4]);
     let jpeg = encode(&halves(32, 16).into(), ImageFormat::Jpeg);
@@ -324,7 +323,7 @@ fn cmyk_and_ycck_are_converted() {
         "{:?}",
         cmyk.get_pixel(3, 3)
     );
-    // Y = 128 without colour is R = G = B = 128, which YCCK counts as ink: (255 - 128) * 204 / 255.
+    // Y = 128 without colour is R = G = B = 128, which YCCK takes as ink: (255 - 128) * 204 / 255.
     let ycck = decode(&four_channel_jpeg([128, 128, 128, 204], 2), MAX).unwrap();
     assert!(
         close(*ycck.get_pixel(3, 3), [102, 102, 102], JPEG_TOLERANCE),

@@ -10,7 +10,7 @@ use crate::images::processor::{
 use crate::images::{Filter, ImageSpec, Resize};
 
 impl Family {
-    /// Its image processor in transformers.
+    /// The name of its image processor in transformers.
     fn processor(self) -> &'static str {
         match self {
             Self::Clip | Self::Torchvision => "CLIPImageProcessor",
@@ -20,7 +20,7 @@ impl Family {
         }
     }
 
-    /// That of an image processor, under any of its names.
+    /// The family and defaults of an image processor, under any of its names.
     fn of_processor(name: &str) -> Option<(Self, Defaults)> {
         let extractor = name.ends_with("FeatureExtractor");
         let kind = name
@@ -67,7 +67,7 @@ impl Family {
     }
 }
 
-/// Keys that change no pixel of a picture of three channels.
+/// Keys that change no pixel of an image with three channels.
 const IDLE: [&str; 13] = [
     "processor_class",
     "image_processor_type",
@@ -84,7 +84,7 @@ const IDLE: [&str; 13] = [
     "image_seq_length",
 ];
 
-/// An image processor of transformers.
+/// Reads the settings of an image processor of transformers.
 pub(super) fn hugging_face(
     mut json: Map<String, Value>,
     family: Option<Family>,
@@ -175,7 +175,7 @@ pub(super) fn hugging_face(
             "size_divisor = {divisor} is not supported, only 32"
         ));
     }
-    // BridgeTower pads to the largest picture of a batch, and after the crop all are of one size.
+    // BridgeTower pads to the largest image of a batch; after the crop all have the same size.
     let pads = flag(&mut keys, "do_pad", family == Family::BridgeTower)?;
     if pads && family != Family::BridgeTower {
         return Err("do_pad = true is not supported".to_owned());
@@ -215,7 +215,7 @@ pub(super) fn hugging_face(
     )
 }
 
-/// A crop that is smaller than what it is taken from.
+/// A crop that is smaller than the resized image.
 fn with_margin(spec: ImageSpec, resized: usize) -> Result<Pictures, String> {
     let crop = spec.size;
     if crop > resized {

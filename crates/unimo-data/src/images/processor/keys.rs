@@ -1,13 +1,13 @@
-//! The keys of a file: each is read or named, none is passed over.
+//! The keys of a file: each is read or reported, none is ignored silently.
 
 use serde_json::{Map, Value};
 
-/// What is said about one file.
+/// Notes about one file.
 #[derive(Debug, Default)]
 pub(super) struct Notes {
-    /// Keys that it lacks, with what is taken.
+    /// Missing keys, with the defaults taken.
     pub(super) absent: Vec<String>,
-    /// Keys that are not followed.
+    /// Keys that are ignored.
     pub(super) ignored: Vec<String>,
     /// Whole lines.
     other: Vec<String>,
@@ -33,10 +33,10 @@ impl Notes {
     }
 }
 
-/// What the keys of a file mean where they are absent.
+/// Defaults of missing keys.
 pub(super) struct Defaults {
     pub(super) size: Size,
-    /// Whether a size that is one number is that of both sides.
+    /// Whether a size given as one number holds for both sides.
     pub(super) square: bool,
     pub(super) crop: Option<usize>,
     pub(super) filter: u64,
@@ -44,14 +44,14 @@ pub(super) struct Defaults {
     pub(super) std: [f32; 3],
 }
 
-/// A size in one of the forms that files have.
+/// A size, in one of the forms found in files.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Size {
-    /// The shorter side is brought to it.
+    /// The shorter side is resized to it.
     Shorter(usize),
-    /// Both sides are.
+    /// Both sides are resized to it.
     Both(usize),
-    /// One number: which of the two it means depends on the processor.
+    /// One number, whose meaning depends on the processor.
     Side(usize),
 }
 
@@ -101,7 +101,7 @@ impl Size {
     }
 }
 
-/// The keys of a file that are still to be read.
+/// The keys of a file that are not yet read.
 pub(super) struct Keys {
     pub(super) json: Map<String, Value>,
     pub(super) seen: Vec<String>,
@@ -112,7 +112,7 @@ impl Keys {
         self.json.remove(key)
     }
 
-    /// Those that nobody asked for.
+    /// The keys that were never read.
     pub(super) fn rest(self) -> Vec<String> {
         let known = |key: &str| self.seen.iter().any(|seen| seen == key);
         let rest = self.json.iter().filter(|(key, _)| !known(key));
@@ -121,7 +121,7 @@ impl Keys {
     }
 }
 
-/// Mean and deviation of values in 0..1, whatever the values are scaled to there.
+/// Mean and standard deviation of values in 0..1, whatever the file's scale.
 pub(super) fn pixels(
     keys: &mut Keys,
     defaults: &Defaults,
@@ -163,7 +163,7 @@ pub(super) fn pixels(
     };
     // (level * factor - mean) / std = (level / 255 - mean / scale) / (std / scale)
     let scale = factor * 255.0;
-    /// What a file's decimal digits of 1 / 255 may be off.
+    /// Rounding error of a file's decimal digits of 1 / 255.
     const ROUNDING: f64 = 1e-6;
     if (scale - 1.0).abs() < ROUNDING {
         return Ok((mean, std));
@@ -172,7 +172,7 @@ pub(super) fn pixels(
     Ok((scaled(mean), scaled(std)))
 }
 
-/// A number per channel; one number is that of all.
+/// One number per channel; a single number holds for all.
 pub(super) fn channels(key: &str, value: &Value) -> Result<[f32; 3], String> {
     let wrong = || format!("{key} = {value}: must be three numbers");
     let number = |value: &Value| value.as_f64().map(|number| number as f32);

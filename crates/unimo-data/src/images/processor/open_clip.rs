@@ -7,7 +7,7 @@ use crate::images::processor::keys::{Keys, Notes, Size, channels};
 use crate::images::processor::{CLIP_MEAN, CLIP_STD, Pictures};
 use crate::images::{Filter, ImageSpec, Resize};
 
-/// OpenCLIP's `preprocess_cfg`.
+/// Reads OpenCLIP's `preprocess_cfg`.
 pub(super) fn open_clip(
     mut json: Map<String, Value>,
     model_size: Option<usize>,
@@ -73,7 +73,7 @@ pub(super) fn open_clip(
             ));
         }
     };
-    // Nothing is filled up by these two.
+    // Neither resize mode fills anything.
     keys.take("fill_color");
     notes.ignored = keys.rest();
     Ok(Pictures::from(ImageSpec {

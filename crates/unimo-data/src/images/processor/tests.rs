@@ -24,7 +24,7 @@ fn object(text: &str) -> Map<String, Value> {
     }
 }
 
-/// A text with some keys set, or left out where they are null in the test.
+/// A text with some keys set, or removed if their value is null.
 fn with(text: &str, changes: &[(&str, Value)]) -> Map<String, Value> {
     let mut json = object(text);
     for (key, value) in changes {
@@ -66,7 +66,7 @@ fn published_files_are_understood() {
             "{text}"
         );
         assert_eq!(notes, Vec::<String>::new());
-        // What goes out comes back.
+        // The written form reads back the same.
         let (again, notes) = parsed(object(&to_json(&pictures).to_string())).unwrap();
         assert_eq!((again, notes), (pictures, Vec::new()));
     }
@@ -165,7 +165,7 @@ fn what_is_not_supported_is_named() {
     }
 }
 
-/// The pixel values are those of the file's own formula.
+/// Pixel values follow the file's own formula.
 #[test]
 fn values_are_scaled_as_the_file_says() {
     let picture = RgbImage::from_fn(4, 4, |x, y| image::Rgb([(16 * (4 * y + x)) as u8, 7, 250]));
@@ -208,7 +208,7 @@ fn values_are_scaled_as_the_file_says() {
         let found = values(&changes);
         for (at, value) in found.iter().take(16).enumerate() {
             let expected = formula(level(at));
-            // f32 rounding of two divisions.
+            // Rounding of two f32 divisions.
             assert!(
                 (value - expected).abs() <= 1e-5 * expected.abs().max(1.0),
                 "{changes:?}: {value}, {expected}"
@@ -257,18 +257,18 @@ fn every_file_is_looked_for() {
     let new = find(&[(PROCESSOR, &nested)]);
     assert_eq!(old.pictures, new.pictures);
     assert!(new.notes.is_empty(), "{:?}", new.notes);
-    // A processor without pictures says nothing of them.
+    // A processor file without images says nothing about them.
     let class = r#"{"processor_class": "BridgeTowerProcessor"}"#;
     let beside = find(&[(PROCESSOR, class), (PREPROCESSOR, BRIDGETOWER)]);
     assert_eq!(beside.pictures, old.pictures);
-    // Both, alike and not.
+    // Both files, equal and different.
     let both = find(&[(PROCESSOR, &nested), (PREPROCESSOR, BRIDGETOWER)]);
     assert!(both.notes.is_empty(), "{:?}", both.notes);
     let other = BRIDGETOWER.replace("0.7]", "0.6]");
     let both = find(&[(PROCESSOR, &nested), (PREPROCESSOR, &other)]);
     assert_eq!(both.pictures, new.pictures);
     assert!(both.notes[0].contains("preprocessor_config.json says otherwise"));
-    // None.
+    // No file.
     let none = find(&[]);
     assert_eq!(none.file, None);
     assert!(none.notes[0].contains("no file says"), "{:?}", none.notes);

@@ -32,7 +32,7 @@ fn build(source: &dyn Source, of: &PhraseSource, min_count: usize, limit: usize)
     Concepts::build(source, Split::Train, of, min_count, limit, &mut quietly).unwrap()
 }
 
-/// A source by what it says of each sample: captions, phrases, tags. One without captions is broken.
+/// A source given by the captions, phrases and tags of each sample. A sample without captions is broken.
 struct Listed(Vec<Said>);
 
 type Said = (Vec<String>, Vec<Vec<String>>, Vec<String>);
@@ -113,7 +113,7 @@ fn texts_are_counted_not_mentions() {
         [("dog", 3), ("cat", 2), ("big dog", 1), ("dining table", 1)]
     );
     assert_eq!((known.0.captions(), known.0.missed()), (3, 0));
-    // The broken sample costs its captions only.
+    // The broken sample costs only its captions.
     let parsed = build(&source, &PhraseSource::Parser, 2, 100);
     assert_eq!(counted(&parsed), [("dog", 3), ("mat", 2)]);
     let short = build(&source, &PhraseSource::Source, 1, 3);
@@ -257,7 +257,7 @@ fn byte_level_tokens_are_those_inside_a_sentence() {
     assert_eq!(tokenizer.token(circle).unwrap(), "Ġcircle");
     assert_eq!(ids.rows(), tokenizer.vocab_size() + 2);
 
-    // A published vocabulary puts no space before a text, so that a word at its start is another token.
+    // A published vocabulary puts no space before a text, so a word at the start is another token.
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
     let tokens = [
@@ -272,12 +272,12 @@ fn byte_level_tokens_are_those_inside_a_sentence() {
     assert_eq!(ids.ids(&texts(&["b", "ab"])), [8, 10]);
 }
 
-/// What a caption of a scene says of the generator's phrases, and what else it says by the parser's rules.
+/// The generator's phrases that a scene's caption states, and the other phrases that the parser's rules may find in it.
 struct SaidOfScene {
-    /// The generator's phrases. Where the caption turns the relation around, it is turned around too.
+    /// The generator's phrases. If the caption reverses the relation, so does the phrase.
     listed: HashSet<String>,
-    /// True, and in words of the caption, but not among the generator's phrases: the background without its colour, the
-    /// relation between bare objects, and what lies on the background or in a corner.
+    /// True phrases in the caption's words that the generator does not list: the background without its colour, the relation
+    /// between bare objects, and objects on the background or in a corner.
     more: HashSet<String>,
 }
 
@@ -342,7 +342,7 @@ fn said(caption: &str, phrases: &[String]) -> SaidOfScene {
 
 #[test]
 fn phrases_of_scenes_are_found_again() {
-    /// Every caption says what it says in plain words, so that a parser has no excuse; both are 1 as this is written.
+    /// Every caption is plain, so the parser should miss nothing. Both are 1 at the time of writing.
     const PRECISION: f64 = 0.99;
     const RECALL: f64 = 0.99;
     let scenes = Scenes::new(ScenesConfig {

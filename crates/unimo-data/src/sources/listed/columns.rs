@@ -1,4 +1,4 @@
-//! Texts one after another, and what belongs to rows.
+//! Texts stored one after another, and items that belong to rows.
 
 use std::collections::HashMap;
 
@@ -7,7 +7,7 @@ use std::collections::HashMap;
 pub(super) struct Texts {
     all: String,
     ends: Vec<u64>,
-    /// Numbers of texts of which many are equal, such as names.
+    /// Numbers of texts that repeat often, such as names.
     pub(super) known: HashMap<String, u32>,
     pub(super) full: bool,
 }
@@ -41,7 +41,7 @@ impl Texts {
     }
 }
 
-/// What belongs to rows, in any order while it is collected.
+/// Items that belong to rows, in any order while they are collected.
 #[derive(Debug)]
 pub(super) struct Grouped<T> {
     pending: Vec<(u32, T)>,
@@ -64,7 +64,7 @@ impl<T: Copy> Grouped<T> {
         self.pending.push((row, item));
     }
 
-    /// Brings the items of each row together, in the order in which they came. False where there are too many.
+    /// Groups the items by row, in the order in which they came. False if there are too many.
     pub(super) fn finish(&mut self, rows: usize) -> bool {
         let mut pending = std::mem::take(&mut self.pending);
         if u32::try_from(pending.len()).is_err() {

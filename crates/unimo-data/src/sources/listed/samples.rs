@@ -1,4 +1,4 @@
-//! The samples of a table that is whole.
+//! The samples of a finished table.
 
 use std::path::PathBuf;
 
@@ -92,7 +92,7 @@ impl Source for Listed {
     fn picture_id(&self, split: Split, index: usize) -> Result<u64, SampleError> {
         let row = &self.rows[self.index(split, index) as usize];
         let whole = self.identity(row, row.image);
-        // Another part of the picture or another picture beside it is another thing to look at.
+        // Another crop, or another second image, makes another image to look at.
         Ok(match (row.crop, row.second) {
             (NONE, NONE) => whole,
             (NONE, second) => hash(Stream::Picture, &[whole, self.identity(row, second)]),

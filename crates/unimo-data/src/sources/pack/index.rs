@@ -1,4 +1,4 @@
-//! `index.json`, which says what a folder of packed shards holds, and how samples are packed.
+//! `index.json`, which lists the shards of a packed folder, and the settings of packing.
 
 use std::path::Path;
 
@@ -14,17 +14,17 @@ pub const INDEX: &str = "index.json";
 /// Largest `index.json` that is read, in bytes.
 const LARGEST_PACK_INDEX: u64 = 1 << 30;
 
-/// How samples are packed.
+/// Settings of packing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PackSpec {
-    /// Most samples in a shard.
+    /// Largest number of samples in a shard.
     pub samples: usize,
-    /// Most bytes of members in a shard; a sample that is larger has one to itself.
+    /// Largest number of bytes of a shard's members. A larger sample has a shard to itself.
     pub bytes: u64,
-    /// How pictures are written that were resized or have no file.
+    /// Format of images that were resized or have no file.
     pub format: PackFormat,
-    /// The shorter side of larger pictures, in pixels; absent: pictures keep their size.
+    /// The shorter side of larger images, in pixels; `None`: images keep their size.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shorter_side: Option<u32>,
 }
@@ -40,7 +40,7 @@ impl Default for PackSpec {
     }
 }
 
-/// How a picture is written.
+/// Format of a written image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PackFormat {
@@ -51,7 +51,7 @@ pub enum PackFormat {
 }
 
 impl PackSpec {
-    /// Checks every value.
+    /// Checks every value, alone and against the others.
     ///
     /// # Errors
     ///
@@ -72,7 +72,7 @@ impl PackSpec {
     }
 }
 
-/// `index.json`: what a folder holds.
+/// `index.json`: the contents of a packed folder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PackIndex {
@@ -84,17 +84,17 @@ pub struct PackIndex {
     pub source: String,
     /// The settings.
     pub settings: PackSpec,
-    /// Samples in all shards.
+    /// Number of samples in all shards.
     pub samples: usize,
-    /// Bytes of all shards.
+    /// Number of bytes of all shards.
     pub bytes: u64,
-    /// Whether samples have pictures.
+    /// Whether samples have images.
     pub images: bool,
     /// Whether samples have captions.
     pub captions: bool,
     /// The shards in order.
     pub shards: Vec<PackedShard>,
-    /// Samples that were left out.
+    /// Samples that were left out, with the reason.
     pub skipped: Vec<SampleError>,
 }
 
@@ -107,13 +107,13 @@ impl PackIndex {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PackedShard {
-    /// Its name in the folder.
+    /// Name of its file in the folder.
     pub file: String,
-    /// Samples in it.
+    /// Number of its samples.
     pub samples: usize,
-    /// Bytes of it.
+    /// Its size in bytes.
     pub bytes: u64,
-    /// CRC-32C (RFC 3720) of it.
+    /// Its CRC-32C (RFC 3720).
     pub crc32c: u32,
     /// CRC-32C of the index beside it.
     pub index_crc32c: u32,
@@ -123,7 +123,7 @@ pub struct PackedShard {
 ///
 /// # Errors
 ///
-/// It cannot be read or is no index of packed shards.
+/// It cannot be read or is not an index of packed shards.
 pub fn read_pack(storage: &Storage, path: &Path) -> Result<PackIndex, DataError> {
     let read = || {
         let object = storage.open(path)?;
@@ -133,11 +133,11 @@ pub fn read_pack(storage: &Storage, path: &Path) -> Result<PackIndex, DataError>
     read().map_err(|error| DataError::unread(path, error))
 }
 
-/// Reads the content of an `index.json`.
+/// Parses the content of an `index.json`.
 ///
 /// # Errors
 ///
-/// It is no index of packed shards.
+/// It is not an index of packed shards.
 pub fn parse_pack(bytes: &[u8]) -> Result<PackIndex, String> {
     let index: PackIndex = serde_json::from_slice(bytes)
         .map_err(|error| format!("no index of packed shards: {error}"))?;

@@ -6,11 +6,11 @@ use unimo_batch::{Entailment, TextRole};
 
 use crate::sources::source::Sample;
 
-/// The `.json` member of a packed sample: all of a [`Sample`] but its picture.
+/// The `.json` member of a packed sample: everything in a [`Sample`] except its images.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Record {
-    /// Tells it from the `.json` of others; the version.
+    /// Distinguishes it from a `.json` of other programs; its value is the version.
     unimo_sample: u32,
     name: String,
     pub(crate) captions: Vec<String>,
@@ -28,7 +28,7 @@ pub(crate) struct Record {
     pub(super) statements: Vec<(String, bool)>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     hypotheses: Vec<(String, Entailment)>,
-    /// Whether each of `captions` describes the picture; absent: all do but those that are questions, statements or hypotheses.
+    /// Whether each of `captions` describes the image; empty: all do except questions, statements and hypotheses.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     describes: Vec<bool>,
 }
@@ -39,7 +39,7 @@ impl Record {
     pub(super) fn new(sample: Sample) -> Self {
         Self {
             unimo_sample: Self::VERSION,
-            // Questions without answers are told from captions by this alone.
+            // Only this distinguishes questions without answers from captions.
             describes: match sample.roles.contains(&TextRole::Question) {
                 true => sample
                     .roles
@@ -60,7 +60,7 @@ impl Record {
         }
     }
 
-    /// The record in a `.json`; none if it is another's.
+    /// The record in a `.json`; `None` if another program wrote it.
     pub(crate) fn of(value: &Value) -> Option<Result<Self, String>> {
         let version = value.get("unimo_sample")?;
         Some(match version.as_u64() {
@@ -74,9 +74,9 @@ impl Record {
         })
     }
 
-    /// What each caption says of the picture; empty: all describe it.
+    /// What each caption says about the image; empty: all describe it.
     pub(crate) fn roles(&self) -> Vec<TextRole> {
-        // Where they are among the captions, they stand there in the same order.
+        // Statements among the captions stand there in the same order.
         let mut statements = self.statements.iter().peekable();
         let mut hypotheses = self.hypotheses.iter().peekable();
         let mut questions = self.questions.iter().peekable();
@@ -103,7 +103,7 @@ impl Record {
         }
     }
 
-    /// The sample without its pictures.
+    /// The sample without its images.
     pub(crate) fn into_sample(self) -> Sample {
         Sample {
             roles: self.roles(),

@@ -42,7 +42,7 @@ fn small() -> PackSpec {
 
 fn quietly(_: usize, _: usize) {}
 
-/// A sample of packed shards as its source had it: which picture it shows is known there by its content.
+/// A sample of packed shards as its source had it. In shards, the image is identified by its content.
 fn read(again: &dyn Source, index: usize) -> Sample {
     let sample = again.sample(Split::Train, index).unwrap();
     assert!(sample.picture_id.is_some());
@@ -65,7 +65,7 @@ fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
     files
 }
 
-/// A source of which some samples are broken.
+/// A source with some broken samples.
 struct Broken(Arc<dyn Source>, fn(usize) -> bool);
 
 impl Source for Broken {
@@ -100,7 +100,7 @@ impl Source for Broken {
     }
 }
 
-/// Whatever is packed is read again: the same samples in the same order, whatever the size of the shards.
+/// Reading what was packed gives the same samples in the same order, whatever the size of the shards.
 #[test]
 fn what_is_packed_is_what_is_read() {
     for count in [1, 7, 40] {
@@ -233,7 +233,7 @@ fn packing_again_keeps_what_is_whole_and_gives_the_same_bytes() {
     assert_eq!(index.skipped[1].place.line, 11);
     let expected = files(whole.path());
 
-    // Interrupted in the third shard of five; the second one is damaged as well, and one has no index.
+    // Interrupted in the third shard of five. The second one is also damaged, and one has no index.
     let other = tempfile::tempdir().unwrap();
     go(other.path(), &mut quietly);
     fs::remove_file(other.path().join(INDEX)).unwrap();
@@ -246,7 +246,7 @@ fn packing_again_keeps_what_is_whole_and_gives_the_same_bytes() {
     let again = go(other.path(), &mut |done, _| steps.push(done));
     assert_eq!(again, index);
     assert_eq!(files(other.path()), expected);
-    // Shards that are kept are one step, the others one per item.
+    // A shard that is kept is one step; each other item is one step.
     assert_eq!(steps[0], 8);
     assert!(steps.contains(&9) && steps.len() < 40, "{steps:?}");
 }

@@ -1,4 +1,4 @@
-//! Reads packed shards again.
+//! Checks packed shards.
 
 use std::path::Path;
 
@@ -9,11 +9,11 @@ use crate::store::shards::{self, IndexHeader, MemberLimits};
 use crate::store::{LocalFile, Object};
 use crate::threads::parallel;
 
-/// Reads all of a packed folder again and compares it with its checksums.
+/// Reads a packed folder again and compares it with its checksums.
 ///
 /// # Errors
 ///
-/// What is missing or damaged, every shard named.
+/// Something is missing or damaged; every such shard is named.
 pub fn verify_pack(folder: &Path) -> Result<PackIndex, DataError> {
     let index = read_pack(&local(), &folder.join(INDEX))?;
     let results = parallel(0..index.shards.len(), |at| {

@@ -1,4 +1,4 @@
-//! Lists of pairs: their columns, and the rows that are pairs.
+//! Lists of pairs: their columns and usable rows.
 
 use std::path::Path;
 
@@ -12,11 +12,11 @@ use crate::sources::pairs::{PairsConfig, Row};
 use crate::sources::splits::Split;
 use crate::text::spaced;
 
-/// What a list holds, while it is read.
+/// The contents of a list, while it is read.
 #[derive(Default)]
 pub(super) struct Listing {
     pub(super) rows: Vec<Found>,
-    /// Hashes of image and caption, row by row, to count what is told apart.
+    /// Hashes of image and caption, row by row, to count distinct captions.
     pub(super) captions: Vec<u64>,
 }
 
@@ -24,17 +24,17 @@ pub(super) struct Listing {
 pub(super) struct Found {
     pub(super) picture: u64,
     pub(super) span: Span,
-    /// How many captions it has.
+    /// Number of its captions.
     pub(super) captions: u32,
     pub(super) split: Option<Split>,
-    /// What its split is if no row of its picture names one.
+    /// Its split if no row of its image names one.
     pub(super) drawn: Split,
 }
 
-/// What reading a row gives.
+/// The result of reading a row.
 pub(super) enum Read {
     Empty,
-    /// Of no split, or not what the filter asks for: why.
+    /// Left out, and why: it belongs to no split or does not match the filter.
     LeftOut(String),
     Row(Row),
 }
@@ -42,12 +42,12 @@ pub(super) enum Read {
 /// A row of a list with its line number, or why it cannot be used.
 pub type ListRow = (u64, Result<Map<String, Value>, String>);
 
-/// Every row of a JSON lines, JSON, CSV or TSV file as it stands there, told apart by the file's content. The line of an array's
-/// element is its number.
+/// Every row of a JSON lines, JSON, CSV or TSV file; the format is recognised by content. The line of an array's element is its
+/// number.
 ///
 /// # Errors
 ///
-/// The file cannot be read, or is no list.
+/// The file cannot be read or is not a list.
 pub fn read_rows(path: &Path) -> Result<Vec<ListRow>, DataError> {
     let mut rows = Vec::new();
     let layout = layout_of(path, None, Quotes::default(), &|header| header.len() > 1)?;
@@ -109,7 +109,7 @@ pub(super) fn names<'a>(columns: impl IntoIterator<Item = &'a String>) -> String
 pub(super) fn plain(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
-        // 1.0 is 1.
+        // 1.0 is written as 1.
         Value::Number(number) => Some(match number.as_f64() {
             Some(float) if number.is_f64() => float.to_string(),
             _ => number.to_string(),
@@ -119,19 +119,19 @@ pub(super) fn plain(value: &Value) -> Option<String> {
     }
 }
 
-/// Whether two ways to write a path lead to one file.
+/// Whether two spellings of a path lead to one file.
 pub(super) fn same_path(a: &str, b: &str) -> bool {
     a == b || hash_path(Stream::Picture, a.as_ref()) == hash_path(Stream::Picture, b.as_ref())
 }
 
-/// All texts of a row; columns that are absent or empty do no harm as long as one text remains.
+/// All texts of a row. Absent or empty columns are allowed as long as one text remains.
 pub(super) fn captions(
     config: &PairsConfig,
     row: &Map<String, Value>,
 ) -> Result<Vec<String>, String> {
     let mut captions = Vec::new();
     let mut add = |text: &str| {
-        // Runs of white space, line breaks among them, carry no meaning in a caption.
+        // Runs of white space, including line breaks, carry no meaning in a caption.
         captions.extend(spaced(text));
     };
     let mut present = false;

@@ -187,7 +187,7 @@ fn a_share_of_the_images_is_held_out_where_rows_name_no_split() {
         .collect();
     let pairs = open("a.jsonl", &text, |config| config.val_fraction = 0.1).unwrap();
     assert_eq!(pairs.len(Split::Train) + pairs.len(Split::Val), 2000);
-    // Five standard deviations of a binomial of 2,000 at 0.1.
+    // Five standard deviations of a binomial with n = 2,000 and p = 0.1.
     const TOLERANCE: usize = 68;
     assert!(pairs.len(Split::Val).abs_diff(200) < TOLERANCE);
     assert!(

@@ -1,4 +1,4 @@
-//! Which rows show the same picture.
+//! Finds rows that show the same image.
 
 use std::collections::HashMap;
 
@@ -16,12 +16,12 @@ use crate::sources::splits::Split;
 use crate::store;
 use crate::threads::parallel;
 
-/// Which rows show the same picture, where a share of the pictures is held out.
+/// How rows of the same image are found, if a share of the images is held out.
 pub(super) struct Draw<'a> {
     pub(super) by: By<'a>,
-    /// The same in files that are held out as they are: their captions belong to pictures, not to rows.
+    /// The same for held-out files: their captions belong to images, not to rows.
     pub(super) held: By<'a>,
-    /// What the first row of each picture drew.
+    /// The draw of the first row of each image.
     pub(super) first: HashMap<u64, u64>,
 }
 
@@ -31,7 +31,7 @@ pub(super) enum By<'a> {
     Row,
 }
 
-/// Columns that say which picture a row shows. `id` is not among them: it may be anything's.
+/// Columns that identify the image of a row. `id` is not among them: it may identify anything.
 const PICTURE_COLUMNS: [&str; 7] = [
     "image_id",
     "img_id",
@@ -42,7 +42,7 @@ const PICTURE_COLUMNS: [&str; 7] = [
     "url",
 ];
 
-/// Bytes of pictures that are read when a source is opened: at a gigabyte a second, two seconds.
+/// Largest number of image bytes that are read when a source is opened: two seconds at a gigabyte a second.
 const MOST_READ: i64 = 2_000_000_000;
 
 impl By<'_> {
@@ -56,7 +56,7 @@ impl By<'_> {
 }
 
 impl<'a> Draw<'a> {
-    /// `drawn`: whether anything is drawn at all.
+    /// `drawn`: whether any split is drawn.
     pub(super) fn new(
         config: &'a ParquetConfig,
         drawn: bool,
@@ -86,7 +86,7 @@ impl<'a> Draw<'a> {
 }
 
 impl<'a> By<'a> {
-    /// As a recipe says, or as costs little.
+    /// As the recipe says, or the best that is cheap.
     pub(super) fn of(config: &'a ParquetConfig, tables: &[&Table]) -> Self {
         let has = |column: &&str| {
             let mut schemas = tables.iter().map(|table| table.metadata.schema());
@@ -109,7 +109,7 @@ impl<'a> By<'a> {
         }
     }
 
-    /// Per row, its picture, where that is known.
+    /// For each row, its image, if known.
     pub(super) fn pictures(
         &self,
         table: &Table,
@@ -157,7 +157,8 @@ impl<'a> By<'a> {
                 Ok(ids)
             })
         });
-        // What is damaged costs its rows when they are read, not the opening. What can only not be read now would be split otherwise.
+        // Damage costs only its rows, and only when they are read. Data that only cannot be read now would be split differently, so
+        // it is an error.
         let mut all = Vec::with_capacity(rows);
         for (group, ids) in read.into_iter().enumerate() {
             let end = table
@@ -174,5 +175,5 @@ impl<'a> By<'a> {
     }
 }
 
-/// Rows whose pictures are decoded at once.
+/// Number of rows whose images are decoded at once.
 const PICTURES: usize = 64;

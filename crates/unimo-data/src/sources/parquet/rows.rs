@@ -24,10 +24,10 @@ use crate::threads::parallel;
 pub struct Rows {
     files: Vec<Table>,
     parts: BySplit<Part>,
-    /// Rows whose split is drawn, and how many of them are held out.
+    /// Number of rows whose split is drawn, and how many of them are held out.
     drawn: (usize, usize),
     val_fraction: f64,
-    /// What told rows of the same picture.
+    /// How rows of the same image were found.
     told_by: String,
     left_out: LeftOut,
     rejected: Vec<SampleError>,
@@ -40,15 +40,15 @@ pub struct Rows {
 #[derive(Default)]
 struct Part {
     rows: Vec<Row>,
-    /// File and group of each run of rows, and where it begins.
+    /// For each run of rows, its file, its row group and its first row.
     runs: Vec<(usize, usize, usize)>,
 }
 
 pub(super) struct Row {
-    /// In its file, from 0.
+    /// Number in its file, from 0.
     number: u64,
     captions: Vec<String>,
-    /// Which picture it shows, where that was found out.
+    /// Which image it shows, if that was determined.
     picture: Option<u64>,
 }
 
@@ -61,7 +61,7 @@ impl Part {
         self.rows.push(row);
     }
 
-    /// File and group of a row.
+    /// File and row group of a row.
     fn group(&self, index: usize) -> (usize, usize) {
         let run = self.runs.partition_point(|(_, _, first)| *first <= index);
         let (file, group, _) = self.runs[run - 1];
@@ -130,7 +130,7 @@ impl Rows {
                 let picture = pictures.get(number as usize).copied().flatten();
                 if split == Split::Train && !held_out {
                     let own = || hash_text(Stream::Split, &format!("{base}:{number}"));
-                    // The first row of a picture is drawn as if it were alone, and the others go with it.
+                    // The first row of an image is drawn by itself; the others follow it.
                     let first = match picture {
                         Some(picture) => *draw.first.entry(picture).or_insert_with(own),
                         None => own(),
@@ -172,7 +172,7 @@ impl Rows {
         &self.parts[split]
     }
 
-    /// A picture, and which one it is: the content says it, as paths in Parquet files may be anything.
+    /// An image and its identifier. The content identifies it, since paths in Parquet files may be anything.
     fn picture_of(
         &self,
         split: Split,
@@ -189,7 +189,7 @@ impl Rows {
             })
     }
 
-    /// The bytes of a picture's file.
+    /// The bytes of an image's file.
     fn bytes(&self, split: Split, index: usize) -> Result<Option<Vec<u8>>, SampleError> {
         let part = self.part(split);
         let (file, group) = part.group(index);
@@ -210,7 +210,7 @@ impl Rows {
             })
     }
 
-    /// The bytes that are stored in a row of a row group.
+    /// The bytes that a row of a row group stores.
     fn stored(
         &self,
         file: usize,
@@ -235,7 +235,7 @@ impl Rows {
         {
             Ok(decoded) => Ok(picture(&decoded, row - first)?),
             Err(error) if error.is_unavailable() => Err(error),
-            // Of a damaged page single rows may be left.
+            // Single rows of a damaged page may still be readable.
             Err(_) => Ok(picture(&rows(row, 1)?, 0)?),
         }
     }

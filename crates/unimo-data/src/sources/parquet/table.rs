@@ -1,4 +1,4 @@
-//! One file: its columns, its texts, and the pages that hold its pictures.
+//! One file: its columns, its texts, and the pages that hold its images.
 
 use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
@@ -22,7 +22,7 @@ use crate::formats::parquet::chunks::Chunks;
 use crate::formats::parquet::columns::each_text;
 use crate::store::Object;
 
-/// Rows whose texts are decoded at once.
+/// Number of rows whose texts are decoded at once.
 const BATCH: usize = 1024;
 
 pub(super) struct Table {
@@ -31,14 +31,14 @@ pub(super) struct Table {
     pub(super) metadata: ArrowReaderMetadata,
     /// First row of each row group.
     pub(super) starts: Vec<u64>,
-    /// The column with the pictures' bytes, of those that are stored; none where pictures are not wanted.
+    /// Number of the stored column with the images' bytes; `None` if images are not read.
     pub(super) image: Option<usize>,
-    /// Per row group, the first row of each page with pictures, once one of them was asked for.
+    /// For each row group, the first row of each page with images; filled when one is first needed.
     pages: Vec<OnceLock<Vec<usize>>>,
 }
 
 impl Table {
-    /// Bytes of the pictures' columns as they are stored.
+    /// Stored bytes of the image columns.
     pub(super) fn picture_bytes(&self) -> i64 {
         let Some(column) = self.image else {
             return 0;
@@ -64,13 +64,13 @@ impl Table {
         let starts = match self.page_starts(group, column) {
             Err(error) if error.is_unavailable() => return Err(error),
             Ok(starts) if starts.first() == Some(&0) && starts.is_sorted() => starts,
-            // Where they cannot be told, all of the rows are read together.
+            // If they are unknown, all rows are read together.
             _ => vec![0],
         };
         Ok(known.get_or_init(|| starts))
     }
 
-    /// The same from the file: by its page index, or by the headers of the pages.
+    /// The same, read from the file: by its page index, or by the headers of the pages.
     fn page_starts(&self, group: usize, column: usize) -> Result<Vec<usize>, ReadError> {
         let metadata = self.metadata.metadata();
         let rows = self.rows_of(group);
@@ -93,7 +93,7 @@ impl Table {
                 let Some(page) = pages.peek_next_page().map_err(text)? else {
                     break;
                 };
-                // The column is no list, so it has as many levels as rows.
+                // The column is not a list, so it has as many levels as rows.
                 let held = page.num_rows.or(page.num_levels).unwrap_or(0);
                 if !page.is_dict && held > 0 {
                     starts.push(next);
@@ -105,7 +105,7 @@ impl Table {
         })
     }
 
-    /// The pictures of rows of a row group.
+    /// The images of some rows of a row group.
     pub(super) fn rows(
         &self,
         chunks: Chunks,
@@ -136,7 +136,7 @@ impl Table {
     }
 }
 
-/// Refuses a column that is compressed in a way that is not read, and says what can be done.
+/// Refuses a column with an unsupported compression, and says what can be done.
 fn refuse_compression(
     metadata: &ArrowReaderMetadata,
     column: usize,
@@ -168,7 +168,7 @@ pub(super) fn read_file(
     let whole = Chunks::new(object);
     whole.caught(|chunks| {
         let text = |error: ParquetError| error.to_string();
-        // The types that the file's writer had are of no interest, those that are stored are.
+        // The stored types matter, not the types that the writer had.
         let options = ArrowReaderOptions::new()
             .with_skip_arrow_metadata(true)
             .with_offset_index_policy(PageIndexPolicy::Optional);
@@ -191,7 +191,7 @@ pub(super) fn read_file(
                     format!("no column `{column}`; there are {}", names.join(", "))
                 })
         };
-        // Names may hold dots, so that paths are compared part by part.
+        // Names may contain dots, so paths are compared part by part.
         let stored = |path: &[&str]| {
             let mut all = schema.columns().iter();
             all.position(|column| column.path().parts() == path)

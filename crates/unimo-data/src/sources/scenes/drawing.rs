@@ -1,4 +1,4 @@
-//! A scene and its picture.
+//! A scene and its image.
 
 use image::{Rgb, RgbImage};
 use rand::RngExt;
@@ -7,7 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::sources::scenes::kinds::Relation;
 use crate::sources::scenes::words::{Description, Group, Rest};
 
-/// An object as it is drawn, in shares of the picture's side.
+/// An object as drawn, relative to the image's side.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Object {
     pub(super) group: Group,
@@ -26,7 +26,7 @@ pub(super) struct Scene {
 }
 
 impl Scene {
-    /// Radii in shares of the picture's side. Three large objects in a row fill it.
+    /// Radii relative to the image's side. Three large objects in a row fill it.
     const LARGE: f32 = 0.145;
 
     const SMALL: f32 = 0.08;
@@ -86,13 +86,13 @@ impl Scene {
         }
     }
 
-    /// Per caption, its phrases.
+    /// For each caption, its phrases.
     pub(super) fn phrases(&self) -> Vec<Vec<String>> {
         let of = |caption: &String| self.description.phrases(caption);
         self.captions.iter().map(of).collect()
     }
 
-    /// Per object, its name.
+    /// For each object, its name.
     pub(super) fn tags(&self) -> Vec<String> {
         let groups = self.objects.iter().map(|object| object.group);
         groups
@@ -146,7 +146,7 @@ impl Scene {
     }
 }
 
-/// Puts one object of a group into each cell: somewhere within `half` of the cell's middle, wholly inside it.
+/// Puts one object of a group into each cell, within `half` of the cell's middle and entirely inside the cell.
 fn place(
     objects: &mut Vec<Object>,
     group: Group,

@@ -46,7 +46,7 @@ impl Shape {
             Self::Square => square(0.85),
             Self::Triangle => (-0.95..=0.75).contains(&y) && x.abs() <= (y + 0.95) * 0.588,
             Self::Star => {
-                // Five tips: the angle is folded into half a tip, where the edge is a straight line from the tip at
+                // There are five tips. The angle is folded into half a tip, where the edge is a straight line from the tip at
                 // radius 1 to the notch at radius NOTCH.
                 const NOTCH: f32 = 0.45;
                 let step = std::f32::consts::PI / 5.0;
@@ -91,7 +91,7 @@ pub(super) const COLOURS: [Colour; 8] = [
     colour("black", [12, 12, 12]),
 ];
 
-/// Colours of grounds; none is an object's.
+/// Colours of grounds; no object has one of them.
 pub(super) const GROUNDS: [Colour; 4] = [
     colour("grey", [140, 140, 140]),
     colour("beige", [222, 202, 165]),
@@ -99,7 +99,7 @@ pub(super) const GROUNDS: [Colour; 4] = [
     colour("teal", [60, 145, 150]),
 ];
 
-/// What separates the two groups: which words say where the first is, seen from the second.
+/// How the two groups are separated: the words for where the first is, as seen from the second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Relation {
     LeftOf,

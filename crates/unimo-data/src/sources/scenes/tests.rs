@@ -12,7 +12,7 @@ fn scenes() -> Scenes {
     })
 }
 
-/// What a group of words such as `two small blue stars` says, parsed without the generator's help.
+/// Parses a group of words such as `two small blue stars`, without the generator's help.
 fn parse(words: &[&str]) -> Option<(usize, bool, &'static str, Shape)> {
     let [count, size, colour, shape] = words else {
         return None;
@@ -38,7 +38,7 @@ fn named(text: &str) -> Vec<(usize, bool, &'static str, Shape)> {
     words.windows(4).filter_map(parse).collect()
 }
 
-/// Connected patches of one colour's pure pixels: number of pixels, and mean x and y in shares.
+/// Connected patches of pure pixels of one colour: number of pixels, and mean x and y relative to the image.
 fn patches(picture: &RgbImage, rgb: [u8; 3]) -> Vec<(usize, f32, f32)> {
     let (width, height) = picture.dimensions();
     let mut seen = vec![false; (width * height) as usize];
@@ -104,8 +104,8 @@ fn captions_describe_what_is_drawn() {
                     pure > (picture.width() * picture.height() / 4) as usize,
                     "{caption}"
                 );
-                // Large and small: a large ring is the thinnest of the large, a small square the fullest of the
-                // small, and colours tell groups apart only where they differ.
+                // Large and small. The thinnest large shape is a ring, the fullest small one a square. Colours distinguish groups
+                // only if they differ.
                 if let [first, second] = groups[..]
                     && first.2 != second.2
                 {

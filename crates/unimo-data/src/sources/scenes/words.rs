@@ -1,4 +1,4 @@
-//! What is true of a scene, in words: captions and phrases.
+//! True descriptions of a scene: captions and phrases.
 
 use rand::RngExt;
 use rand::seq::IndexedRandom;
@@ -8,7 +8,7 @@ use crate::order::draws::{Stream, hash};
 use crate::sources::scenes::HELD_OUT_IN;
 use crate::sources::scenes::kinds::{COLOURS, Colour, Corner, GROUNDS, Relation, Shape};
 
-/// Like objects.
+/// A group of like objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Group {
     pub(super) count: usize,
@@ -64,7 +64,7 @@ pub(super) fn is(count: usize) -> &'static str {
     if count == 1 { "is" } else { "are" }
 }
 
-/// All that a text may say.
+/// Everything that a text may say.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Description {
     pub(super) ground: Colour,
@@ -72,20 +72,20 @@ pub(super) struct Description {
     pub(super) rest: Rest,
 }
 
-/// What there is beside the first group.
+/// What else there is besides the first group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Rest {
-    /// Nothing; a single object is in some place.
+    /// Nothing else: a single object at some place.
     Alone(Corner),
-    /// Nothing; several objects are spread over the picture.
+    /// Nothing else: several objects spread over the image.
     Spread,
-    /// A second group, and where the first is, seen from it.
+    /// A second group, and where the first is as seen from it.
     Second(Relation, Group),
 }
 
 impl Description {
     pub(super) fn draw(random: &mut ChaCha8Rng) -> Self {
-        // Every choice is from a list that is not empty; the first element stands in for the impossible case.
+        // Every choice is from a non-empty list; the first element stands in for the impossible case.
         fn pick<T: Copy>(random: &mut ChaCha8Rng, list: &[T]) -> T {
             list.choose(random).copied().unwrap_or(list[0])
         }
@@ -130,7 +130,7 @@ impl Description {
         }
     }
 
-    /// The same for two descriptions that say the same, such as left of and, turned around, right of.
+    /// Equal for two descriptions with the same meaning, such as "left of" and the reversed "right of".
     pub(super) fn key(&self) -> u64 {
         let group = |group: Group| {
             let colour = COLOURS.iter().position(|known| *known == group.colour);
@@ -158,7 +158,7 @@ impl Description {
         self.key().is_multiple_of(HELD_OUT_IN)
     }
 
-    /// Two texts in different words, each of which says everything.
+    /// Two complete descriptions in different words.
     pub(super) fn captions(&self, random: &mut ChaCha8Rng) -> Vec<String> {
         let ground = format!(
             "{} {} background",
@@ -199,7 +199,7 @@ impl Description {
         all.sample(random, 2).cloned().collect()
     }
 
-    /// The phrases of a caption: a relation as the caption words it, seen from what it names first.
+    /// The phrases of a caption. A relation is worded as in the caption, as seen from the group that it names first.
     pub(super) fn phrases(&self, caption: &str) -> Vec<String> {
         let mut phrases = Vec::new();
         for group in self.groups() {
@@ -282,11 +282,11 @@ impl Description {
         asked
     }
 
-    /// Statements in pairs that differ in one word group: one true, one false.
+    /// Pairs of statements that differ in one word group: one true, one false.
     pub(super) fn statements(&self) -> Vec<(String, bool)> {
         let groups = self.groups();
         let mut said = Vec::new();
-        // What is changed to make a statement false is taken from the key, so that it is always the same.
+        // The change that makes a statement false depends only on the key, so it is always the same.
         let key = self.key();
         let pick =
             |salt: u64, n: usize| crate::order::draws::below(hash(Stream::Scene, &[key, salt]), n);

@@ -1,4 +1,4 @@
-//! What the members of a sample say: pictures and texts.
+//! Images and texts in the members of a sample.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -18,7 +18,7 @@ use crate::store::shards::{Member, MemberKind};
 use crate::store::{self, Storage};
 use crate::text::spaced;
 
-/// Largest list of classes in bytes.
+/// Size of the largest list of classes, in bytes.
 const LARGEST_CLASSES: u64 = 64 << 20;
 
 impl WebDataset {
@@ -34,7 +34,7 @@ impl WebDataset {
         } else {
             LARGEST_TEXT
         };
-        // An index that was written beside the shard may say anything.
+        // An index beside the shard may be wrong.
         if u64::from(member.size) > most {
             let reason = format!("a member of {} bytes, more than {most}", member.size);
             return Err(reason.into());
@@ -42,7 +42,7 @@ impl WebDataset {
         shard.object.read(member.offset, member.size as usize)
     }
 
-    /// The picture's bytes: of the only or first one, or of the second.
+    /// The bytes of the only or first image, or of the second.
     pub(super) fn stored(
         &self,
         split: Split,
@@ -66,7 +66,7 @@ impl WebDataset {
         Ok(picture.map(|(picture, _)| picture))
     }
 
-    /// A picture, and which one its file holds.
+    /// An image, and the identifier of its file's content.
     pub(super) fn picture_of(
         &self,
         split: Split,
@@ -104,7 +104,7 @@ impl WebDataset {
         }
     }
 
-    /// What the texts among members say.
+    /// The texts in a sample's members.
     pub(super) fn texts_in(&self, shard: &Shard, members: &[Member]) -> Result<Texts, ReadError> {
         let mut captions = Vec::new();
         let mut seen = HashSet::new();
@@ -158,7 +158,7 @@ impl WebDataset {
     }
 }
 
-/// The texts in a value that holds captions.
+/// The texts in a value under a caption key.
 fn strings(value: &Value) -> Vec<&str> {
     match value {
         Value::String(text) => vec![text],

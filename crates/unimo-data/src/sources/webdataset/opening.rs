@@ -1,4 +1,4 @@
-//! Which shards there are, and what lies where in them.
+//! Finds the shards and their members.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,12 +14,12 @@ use crate::store::shards::{self, MemberLimits, ShardIndex};
 use crate::store::unpack::{Cache, Compression, Refused};
 use crate::store::{self, Object, Storage};
 
-/// A shard that is to be opened.
+/// A shard to open.
 pub(super) struct Listed {
     pub(super) path: PathBuf,
-    /// Which split its samples are of; none: it is drawn.
+    /// The split of its samples; `None`: it is drawn.
     pub(super) split: Option<Split>,
-    /// Whether it is known to have an index beside it. Behind a URL there is no telling what is absent from what fails.
+    /// Whether an index is known to exist beside it. For a URL, a missing index cannot be told from a failure.
     pub(super) indexed: bool,
 }
 
@@ -87,8 +87,8 @@ impl<'a> List<'a> {
         Ok(())
     }
 
-    /// A folder that `unimo data pack` made, several of them called `train`, `val` and `test`, or one with tar files. Tar files, or
-    /// folders of them, that are called as splits are of those splits if some are of what is trained on.
+    /// A folder made by `unimo data pack`, several of them named `train`, `val` and `test`, or a folder of tar files. Tar files, or
+    /// folders of them, whose names are splits belong to those splits, if some belong to training.
     fn folder(&mut self, folder: &Path, split: Option<Split>) -> Result<(), DataError> {
         let index = folder.join(pack::INDEX);
         if store::may_be_file(&index) {
@@ -155,7 +155,7 @@ impl<'a> List<'a> {
         self.without_images |= !index.images;
         self.without_captions |= !index.captions;
         let beside = |file: &str| match store::is_remote(path) {
-            // The separator of URLs is the same everywhere.
+            // URLs have the same separator on every system.
             true => {
                 let text = path.to_string_lossy();
                 let folder = text.rsplit_once('/').map_or("", |(folder, _)| folder);
@@ -178,7 +178,7 @@ fn name_of(path: &Path) -> String {
     name.to_string_lossy().into_owned()
 }
 
-/// What opening shards needs.
+/// Everything needed to open shards.
 pub(super) struct Opening<'a> {
     pub(super) storage: &'a Storage,
     pub(super) cache: Option<&'a Cache>,
@@ -193,7 +193,7 @@ impl Opening<'_> {
         let object = self.storage.open(path).map_err(wrong)?;
         let remote = store::is_remote(path);
         if remote && !listed.indexed {
-            // What was found in it before says that it is not compressed, too.
+            // A layout found earlier also shows that the shard is not compressed.
             if let Some(found) = self.found
                 && let Some(index) = found.get(&*object, self.limits).map_err(wrong)?
             {
@@ -222,7 +222,7 @@ impl Opening<'_> {
                 }
                 index
             }
-            // A scan in its place would list other samples than the index does.
+            // A scan instead would list other samples than the index does.
             Err(error) if error.is_unavailable() => return Err(wrong(error)),
             Err(error) => {
                 let mut index = scan()?;

@@ -60,7 +60,7 @@ impl Source for WebDataset {
         }
     }
 
-    /// A shard's name without its folder, and where the sample lies in it: nothing is read.
+    /// A shard's name without its folder, and the location of the sample in it; nothing is read.
     fn identify(
         &self,
         split: Split,
@@ -100,7 +100,7 @@ impl Source for WebDataset {
     }
 
     fn roles(&self, split: Split, index: usize) -> Result<Vec<TextRole>, SampleError> {
-        // Only what `pack` wrote says it, and its records are in `.json`.
+        // Only `pack` writes this, and its records are in `.json`.
         let members = self.part(split).members(index);
         if !self.captions || !members.iter().any(|m| m.kind == MemberKind::Json) {
             return Ok(Vec::new());
@@ -111,7 +111,7 @@ impl Source for WebDataset {
         })
     }
 
-    /// Texts are not read for this: of samples of one kind, which lie together, a few tell.
+    /// Texts are not read for this. Samples of one kind lie together, so a few of them suffice.
     fn all_describe(&self, split: Split) -> bool {
         const LOOKED_AT: usize = 16;
         let all = self.len(split);
@@ -149,7 +149,7 @@ impl Source for WebDataset {
     ) -> Result<Option<(Vec<u8>, &'static str)>, SampleError> {
         let picture = self.stored(split, index, MemberKind::is_first_image)?;
         Ok(picture.map(|(bytes, kind)| {
-            // Extensions may say anything.
+            // Extensions are not reliable.
             let extension = images::extension_of(&bytes).unwrap_or(kind.extension());
             (bytes, extension)
         }))
@@ -180,7 +180,7 @@ impl Source for WebDataset {
                 ..Sample::default()
             },
         };
-        // The same file may lie under several keys, so what a picture is says its content.
+        // The same file may have several keys, so the content identifies an image.
         let ids = [&image, &second].map(|picture| picture.as_ref().map(|(_, id)| *id));
         Ok(Sample {
             picture_id: match ids {
@@ -202,7 +202,7 @@ impl Source for WebDataset {
             return;
         };
         let part = self.part(split);
-        // Where all of the shards that are mixed have room together, whole pieces of them are read.
+        // If all the shards being mixed fit together, they are read in large blocks.
         let mixed = match shuffle {
             Shuffle::Shards(mixed) => mixed.min(self.shards.len()),
             Shuffle::Global => self.shards.len(),

@@ -27,7 +27,7 @@ fn tar_of(members: &[(&str, &[u8])]) -> Vec<u8> {
     tar.into_inner().unwrap()
 }
 
-/// Samples `first..last`, each with a picture of that shade and a text that says so.
+/// Samples `first..last`, each with an image of that shade and a text that names it.
 fn shard(first: u8, last: u8) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     for number in first..last {
@@ -109,7 +109,7 @@ fn shards_and_folders_that_are_called_as_splits_are_splits() {
         );
         assert!(source.notes().is_empty());
     }
-    // Names that tell nothing, or of test shards alone, leave the share.
+    // If names tell nothing, or only name test shards, a share is held out.
     write("test-only/test-0.tar", 0, 9);
     let mut config = urls(folder.path().join("test-only"));
     config.val_fraction = 0.3;
@@ -226,7 +226,7 @@ fn a_share_is_held_out_within_shards() {
     config.val_fraction = 0.25;
     let source = open(&config).unwrap();
     let (mut train, val) = (all(&source, Split::Train), all(&source, Split::Val));
-    // Five standard deviations of a binomial of 200 at 0.25.
+    // Five standard deviations of a binomial with n = 200 and p = 0.25.
     const TOLERANCE: usize = 31;
     assert!(val.len().abs_diff(50) < TOLERANCE, "{}", val.len());
     for split in [Split::Train, Split::Val] {
@@ -268,7 +268,7 @@ fn captions_come_from_lines_keys_and_classes() {
     std::fs::write(&names, "cat\ndog\n").unwrap();
     let mut config = urls(path);
     config.classes = Some(names);
-    // Lines are captions only where a setting says so.
+    // Lines are captions only if a setting says so.
     let whole = open(&config).unwrap();
     assert_eq!(
         whole.captions(Split::Train, 0).unwrap(),
@@ -512,7 +512,7 @@ fn compressed_shards_are_unpacked_once_within_bounds() {
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gzip.write_all(&one).unwrap();
     std::fs::write(folder.path().join("1.tar.gz"), gzip.finish().unwrap()).unwrap();
-    // Two frames, and one between them that is to be skipped.
+    // Two frames, with one between them that must be skipped.
     let level = ruzstd::encoding::CompressionLevel::Fastest;
     let (left, right) = two.split_at(3000);
     let mut zstd = ruzstd::encoding::compress_to_vec(left, level);
@@ -551,7 +551,7 @@ fn compressed_shards_are_unpacked_once_within_bounds() {
     assert_eq!(all(&open(&config).unwrap(), Split::Train), numbers(0..40));
     assert_eq!(unpacked(), before);
 
-    // What can be unpacked of a damaged shard is used, and the rest is listed, also when it is opened again.
+    // The part of a damaged shard that can be unpacked is used and the rest is listed, also when it is opened again.
     std::fs::write(&second, &zstd[..zstd.len() - 200]).unwrap();
     for _ in 0..2 {
         let source = open(&config).unwrap();

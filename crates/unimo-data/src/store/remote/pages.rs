@@ -1,4 +1,4 @@
-//! The cache: pages of objects, each fetched by one for all who want it.
+//! The cache: pages of objects. If several threads want a page, one of them fetches it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::error::ReadError;
 
-/// Bytes of a page: what is read beside what is wanted, where single samples are, is at most two of them.
+/// Page size in bytes. A read of a single sample fetches at most two pages more than needed.
 pub(super) const PAGE: u64 = 32 << 10;
 
 /// Number of an object and of a page in it.
@@ -17,7 +17,7 @@ type Key = (u64, u64);
 
 pub(super) struct Pages {
     state: Mutex<State>,
-    /// A page came, or will not come.
+    /// Signals that a page came or will not come.
     changed: Condvar,
     most: u64,
 }
@@ -25,16 +25,16 @@ pub(super) struct Pages {
 #[derive(Default)]
 struct State {
     pages: HashMap<Key, Page>,
-    /// Pages that are there, those first that were used longest ago.
+    /// Cached pages, least recently used first.
     by_use: BTreeMap<u64, Key>,
     bytes: u64,
     clock: u64,
-    /// The last pages that could not be fetched, when, and why.
+    /// The last pages that could not be fetched, with the time and the reason.
     failed: Option<(u64, Range<u64>, Instant, ReadError)>,
 }
 
 enum Page {
-    /// Somebody fetches it.
+    /// A thread fetches it.
     Awaited,
     Here {
         bytes: Bytes,
@@ -44,11 +44,11 @@ enum Page {
 
 pub(super) enum Found {
     Ready(Bytes),
-    /// It is neither there nor on its way.
+    /// It is neither cached nor being fetched.
     Absent,
 }
 
-/// The right and duty to fill in pages. Dropped without that, others may try.
+/// The right and duty to fill in pages. If dropped without filling, other threads may try.
 pub(super) struct Place {
     cache: Arc<Pages>,
     object: u64,
@@ -68,11 +68,11 @@ impl Pages {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A page; waits where it is on its way.
+    /// A page; waits if it is being fetched.
     ///
     /// # Errors
     ///
-    /// It was waited for, and could not be fetched: trying once more would double what the wait is bounded by.
+    /// The page was waited for and could not be fetched. Trying again would double the bound on the wait.
     pub(super) fn get(&self, object: u64, page: u64) -> Result<Found, ReadError> {
         let began = Instant::now();
         let key = (object, page);
@@ -108,7 +108,7 @@ impl Pages {
         }
     }
 
-    /// The right to fetch those pages of a range that are neither there nor on their way, run by run.
+    /// The right to fetch the pages of a range that are neither cached nor being fetched, run by run.
     pub(super) fn claim(self: &Arc<Self>, object: u64, pages: Range<u64>) -> Vec<Place> {
         let mut state = self.lock();
         let mut places: Vec<Place> = Vec::new();
@@ -129,8 +129,8 @@ impl Pages {
         places
     }
 
-    /// The right to fetch the first page of a range and those that follow it, up to one that is there or on its way; none where the
-    /// first is.
+    /// The right to fetch the first page of a range and those that follow, up to one that is cached or being fetched; `None` if the
+    /// first page is.
     pub(super) fn claim_from(self: &Arc<Self>, object: u64, pages: Range<u64>) -> Option<Place> {
         let mut state = self.lock();
         let free = pages.clone();
@@ -155,13 +155,13 @@ impl Place {
         &self.pages
     }
 
-    /// Fills in the pages. Those that were used longest ago make room.
+    /// Fills in the pages. The least recently used pages make room.
     pub(super) fn fill(self, all: &Bytes) {
         let mut state = self.cache.lock();
         for (page, piece) in self.pages.clone().zip(all.chunks(PAGE as usize)) {
             state.clock += 1;
             let used = state.clock;
-            // A copy, so that a page that is let go frees its memory.
+            // A copy, so that an evicted page frees its memory.
             let bytes = Bytes::copy_from_slice(piece);
             state.bytes += bytes.len() as u64;
             state.by_use.insert(used, (self.object, page));
@@ -178,7 +178,7 @@ impl Place {
         }
     }
 
-    /// Tells those who wait why the pages do not come.
+    /// Tells waiting threads why the pages do not come.
     pub(super) fn fail(self, error: &ReadError) {
         let pages = self.pages.clone();
         self.cache.lock().failed = Some((self.object, pages, Instant::now(), error.clone()));
@@ -240,7 +240,7 @@ mod tests {
             .map(|p| p.pages.clone())
             .collect();
         assert_eq!(runs, [0..2, 3..5]);
-        // They were let go without being filled.
+        // They were dropped without being filled.
         let place = pages.claim_from(0, 0..5).unwrap();
         assert_eq!(place.pages, 0..2);
         assert!(pages.claim_from(0, 1..2).is_none());
@@ -254,7 +254,7 @@ mod tests {
         let place = pages.claim_from(0, 0..1).unwrap();
         let told = std::thread::scope(|scope| {
             let waits = scope.spawn(|| pages.get(0, 0).map(drop));
-            // It waits, or finds the failure afterwards in either case: `began` is before it.
+            // It waits, or finds the failure afterwards; either way `began` is before it.
             std::thread::sleep(std::time::Duration::from_millis(50));
             place.fail(&ReadError::unavailable("gone"));
             waits.join().unwrap()

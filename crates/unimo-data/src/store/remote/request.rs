@@ -1,4 +1,4 @@
-//! Requests whose whole time is bounded: they are repeated while there is time, and then say that the object is unavailable.
+//! Requests with a bounded total time. They are retried while there is time; then the object counts as unavailable.
 
 use std::fmt;
 use std::ops::Range;
@@ -21,12 +21,12 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::error::{ReadError, ReadKind};
 use crate::store::RemoteConfig;
 
-/// The first pause before a request is repeated, and the longest.
+/// The first and the longest pause before a retry.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
-/// Seconds before a wait is spoken of again.
+/// Seconds between two messages about waiting.
 const QUIET: u64 = 10;
 
-/// How long things may take.
+/// Time limits.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
     first_byte: Duration,
@@ -52,7 +52,7 @@ impl Limits {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct About {
     pub(super) size: u64,
-    /// The mark that its server gives it, or when it was changed; empty where the server says neither.
+    /// The server's mark or the time of change; empty if the server gives neither.
     pub(super) version: String,
 }
 
@@ -68,7 +68,7 @@ impl About {
     }
 }
 
-/// An object where it lies.
+/// An object at its location.
 pub(super) struct Origin {
     pub(super) name: String,
     pub(super) store: Arc<dyn ObjectStore>,
@@ -79,9 +79,9 @@ pub(super) struct Origin {
 /// A failed attempt.
 struct Failed {
     error: ReadError,
-    /// Trying again gives the same.
+    /// Whether retrying would give the same.
     for_good: bool,
-    /// When the server asks to come back.
+    /// Pause that the server asks for.
     after: Option<Duration>,
 }
 
@@ -100,7 +100,7 @@ impl From<object_store::Error> for Failed {
         use object_store::Error;
         let refused = refusal(&error);
         let kind = match &error {
-            // A store does not tell those who may not list it what it lacks.
+            // To clients that may not list it, a store does not say what is missing.
             Error::NotFound { .. } | Error::PermissionDenied { .. } => ReadKind::Missing,
             _ => ReadKind::Unavailable,
         };
@@ -138,7 +138,7 @@ impl Origin {
         .await
     }
 
-    /// A range of the bytes of the object that was opened.
+    /// A range of the bytes of the opened object.
     pub(super) async fn bytes(&self, range: Range<u64>, about: &About) -> Result<Bytes, ReadError> {
         let length = range.end - range.start;
         let read = self.again(true, || async {
@@ -168,11 +168,11 @@ impl Origin {
             }
             Ok(Bytes::from(bytes))
         });
-        // It was there when it was opened.
+        // It existed when it was opened.
         read.await.map_err(ReadError::of_opened)
     }
 
-    /// Waits for an answer to begin.
+    /// Waits for the first byte of an answer.
     async fn begins<T>(
         &self,
         answer: impl Future<Output = object_store::Result<T>>,
@@ -196,7 +196,7 @@ impl Origin {
         }
     }
 
-    /// Tries until it works, while there is time. What was opened before is asked for again also where it is said not to be there.
+    /// Retries while there is time. An object that was opened before is requested again even if it is said not to exist.
     async fn again<T, F: Future<Output = Result<T, Failed>>>(
         &self,
         opened: bool,
@@ -237,7 +237,7 @@ impl Origin {
         }
     }
 
-    /// Says that something is waited for, now and then.
+    /// Reports the wait, now and then.
     fn say(&self, reason: &str, deadline: Instant) {
         static SAID: AtomicU64 = AtomicU64::new(0);
         let now = SystemTime::now()
@@ -257,7 +257,7 @@ impl Origin {
     }
 }
 
-/// An error with what caused it.
+/// An error with its causes.
 pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -271,7 +271,7 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// An answer that says that something is wrong, with what `object_store` does not pass on.
+/// An error answer, with what `object_store` does not pass on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Refusal {
     status: u16,
@@ -279,7 +279,7 @@ struct Refusal {
 }
 
 impl Refusal {
-    /// Whether another answer may come later.
+    /// Whether a later answer may differ.
     fn may_pass(self) -> bool {
         matches!(self.status, 408 | 425 | 429 | 500..)
     }
@@ -305,7 +305,7 @@ fn refusal(error: &object_store::Error) -> Option<Refusal> {
     None
 }
 
-/// Connects as usual, and notices what answers say of when to come back.
+/// Connects as usual, and records when answers ask for a retry.
 #[derive(Debug)]
 pub(super) struct Noticing;
 
@@ -330,7 +330,7 @@ impl HttpService for NoticingClient {
         Box::pin(async move {
             let answer = self.0.execute(request).await?;
             let status = answer.status().as_u16();
-            // Those that have a meaning of their own are told apart by `object_store`.
+            // `object_store` distinguishes those that have a meaning of their own.
             if status < 400 || [401, 403, 404, 409, 412].contains(&status) {
                 return Ok(answer);
             }
@@ -343,13 +343,13 @@ impl HttpService for NoticingClient {
     }
 }
 
-/// How long a `Retry-After` is from now (RFC 9110, 10.2.3): seconds, or a date.
+/// Duration of a `Retry-After` from now (RFC 9110, 10.2.3): seconds, or a date.
 fn come_back(text: &str, now: SystemTime) -> Option<Duration> {
     let text = text.trim();
     if let Ok(seconds) = text.parse() {
         return Some(Duration::from_secs(seconds));
     }
-    // A server that has the day of the week wrong has the date right.
+    // A wrong day of the week is accepted if the date is right.
     let dates = DateTimeParser::new().relaxed_weekday(true);
     let at = SystemTime::try_from(dates.parse_timestamp(text).ok()?).ok()?;
     Some(at.duration_since(now).unwrap_or_default())
@@ -365,7 +365,7 @@ mod tests {
         let of = |text| come_back(text, now).map(|wait| wait.as_secs());
         assert_eq!(of("120"), Some(120));
         assert_eq!(of(" 0 "), Some(0));
-        // The date of RFC 9110 is the second 784111777.
+        // The date in RFC 9110 is second 784111777.
         assert_eq!(of("Sun, 06 Nov 1994 08:49:37 GMT"), Some(0));
         assert_eq!(of("Sun, 06 Nov 1994 08:50:37 GMT"), Some(60));
         assert_eq!(of("Mon, 06 Feb 1995 08:49:37 GMT"), Some(92 * 86_400));

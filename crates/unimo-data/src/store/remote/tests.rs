@@ -21,37 +21,37 @@ use crate::sources::webdataset::{WebDataset, WebDatasetConfig};
 use crate::store::Storage;
 use crate::text::tokens::TextTokenizer;
 
-/// What a server does to requests.
+/// Faults that a server applies to requests.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Fault {
     None,
-    /// It answers after the client has given up.
+    /// Answers after the client has given up.
     Delay,
-    /// It begins to answer, and goes on after the client has given up.
+    /// Begins to answer, and continues after the client has given up.
     Stall,
-    /// It closes the connection before it answers.
+    /// Closes the connection before answering.
     Drop,
-    /// It closes the connection in the middle of the body.
+    /// Closes the connection in the middle of the body.
     Truncate,
-    /// It says that there is no such object.
+    /// Says that there is no such object.
     Vanish,
-    /// It sends all of the object.
+    /// Sends the whole object.
     IgnoreRange,
-    /// It sends another number of bytes than it was asked for.
+    /// Sends another number of bytes than requested.
     WrongRange,
-    /// It answers with a status, and says after how many seconds to come back.
+    /// Answers with a status, and says after how many seconds to retry.
     Status(u16, Option<u64>),
-    /// It has another object under the same name.
+    /// Has another object under the same name.
     Replaced,
 }
 
-/// Which requests meet with the fault, counted from when it was set.
+/// Which requests get the fault, counted from when it was set.
 #[derive(Debug, Clone, Copy)]
 struct Plague {
     fault: Fault,
     from: usize,
     until: usize,
-    /// Whether those that ask for the size meet with it too.
+    /// Whether requests for the size get it too.
     heads: bool,
 }
 
@@ -70,9 +70,9 @@ struct Server {
 
 struct State {
     objects: Vec<(String, Vec<u8>)>,
-    /// Requests for bytes.
+    /// Number of requests for bytes.
     requests: AtomicUsize,
-    /// The plague, and requests since it began.
+    /// The fault, and the number of requests since it began.
     plague: Mutex<(Plague, usize)>,
 }
 
@@ -90,7 +90,7 @@ impl Server {
             for stream in listener.incoming().flatten() {
                 let state = Arc::clone(&shared);
                 std::thread::spawn(move || {
-                    // A client that hangs up is part of the tests.
+                    // A client that closes the connection is part of the tests.
                     let _ = answer(stream, &state);
                 });
             }
@@ -109,7 +109,7 @@ impl Server {
 
 const TIMEOUT: f64 = 0.5;
 
-/// A server whose first requests for bytes meet with a fault.
+/// A server whose first requests for bytes get a fault.
 fn serve(objects: Vec<(&str, Vec<u8>)>, fault: Fault, faults: usize) -> Server {
     let objects = objects
         .into_iter()
@@ -253,7 +253,7 @@ fn storage(retries: u32) -> Storage {
 
 fn config(retries: u32) -> RemoteConfig {
     RemoteConfig {
-        // Without retries a test counts requests, and on a busy machine none may look late.
+        // A test without retries counts requests, and on a busy machine none may seem late.
         timeout_s: if retries == 0 {
             100.0 * TIMEOUT
         } else {
@@ -274,7 +274,7 @@ fn content(bytes: usize) -> Vec<u8> {
 
 fn open(server: &Server, name: &str, retries: u32) -> Result<Arc<dyn Object>, ReadError> {
     let url = format!("{}/{name}", server.url);
-    // The object keeps what it needs of the storage.
+    // The object keeps the parts of the storage that it needs.
     storage(retries).open(std::path::Path::new(&url))
 }
 
@@ -340,11 +340,11 @@ fn opening_tries_again_but_not_for_what_is_not_there() {
         ..HEALTHY
     });
     assert_eq!(open(&server, "a", 5).unwrap().size(), 1000);
-    // What is not there is not asked for again.
+    // A missing object is not requested again.
     let error = open(&server, "b", 1000).err().unwrap();
     assert_eq!(error.kind, ReadKind::Missing, "{error}");
     assert!(!error.reason.contains("tried"), "{error}");
-    // Nor is what is refused.
+    // Nor is a refused one.
     server.set(Plague {
         fault: Fault::Status(400, None),
         until: usize::MAX,
@@ -358,7 +358,7 @@ fn opening_tries_again_but_not_for_what_is_not_there() {
     );
 }
 
-/// However often a request may be repeated and whatever the server asks for, all of it is bounded.
+/// However many retries are allowed and whatever the server asks for, the total time is bounded.
 #[test]
 fn the_whole_time_is_bounded() {
     let bounded = RemoteConfig {
@@ -373,7 +373,7 @@ fn the_whole_time_is_bounded() {
         let object = storage.open(std::path::Path::new(&url)).unwrap();
         (object.read(0, 10).unwrap_err().reason, server)
     };
-    // Pauses of 0.1, 0.2, 0.4 s: the fourth would end too late.
+    // Pauses of 0.1, 0.2 and 0.4 s: the fourth would end too late.
     let (reason, _server) = read(Fault::Status(503, None));
     assert!(reason.contains("tried 4 times"), "{reason}");
     let (reason, server) = read(Fault::Status(503, Some(1000)));
@@ -391,7 +391,7 @@ fn a_server_is_asked_again_when_it_says_and_not_before() {
     let object = open(&server, "a", 1).unwrap();
     let began = std::time::Instant::now();
     object.read(0, 10).unwrap();
-    // A pause of its own would be a tenth of that.
+    // Our own pause would be a tenth of that.
     assert!(began.elapsed() >= Duration::from_secs(1));
 }
 
@@ -409,7 +409,7 @@ fn pages_are_fetched_once_and_what_follows_ahead() {
         all.extend(object.read(at, length).unwrap());
     }
     assert!(all == bytes);
-    // Three before it is clear that reading goes on, then a request for what is left of each block.
+    // Three requests until reading counts as sequential, then one for the rest of each block.
     assert!(
         (5..=10).contains(&server.requests()),
         "{}",
@@ -445,7 +445,7 @@ fn what_is_announced_is_there_in_few_requests() {
     }
 }
 
-/// A read that is larger than the cache, and a cache that holds nothing for long.
+/// A read larger than the cache, and a cache that keeps nothing for long.
 #[test]
 fn reading_more_than_the_cache_holds_ends() {
     let bytes = content(5 << 20);
@@ -480,17 +480,17 @@ fn what_cannot_be_opened_says_why() {
         (format!("{}/a?x=1", server.url), "`?`"),
         ("ftp://127.0.0.1/a".to_owned(), "ftp"),
         ("http://".to_owned(), "host"),
-        // Nothing listens on the port for discarding.
+        // Nothing listens on the discard port.
         ("http://127.0.0.1:9/a".to_owned(), "127.0.0.1:9"),
     ] {
         let error = storage(0).open(std::path::Path::new(&url)).err().unwrap();
         assert!(error.reason.contains(part), "{error}");
-        // Whoever opens it names it.
+        // The caller names the object.
         assert!(!error.reason.starts_with(&url), "{error}");
     }
 }
 
-/// One client per bucket, not per object; without credentials nothing is asked of anybody.
+/// One client per bucket, not per object. Without credentials nobody is asked for any.
 #[test]
 fn objects_of_a_store_share_its_client() {
     let remote = Remote::new(config(0));
@@ -523,7 +523,7 @@ fn objects_of_a_store_share_its_client() {
 
 const PICTURES: PictureLimits = PictureLimits::full_size(10_000);
 
-/// Pictures of noise with their numbers as captions, in shards with more pages than one.
+/// Images of noise with their numbers as captions, in shards of several pages.
 fn noise_shards(shards: usize, samples: usize) -> Vec<(String, Vec<u8>)> {
     let noise = content(shards * samples * 3 * 60 * 60);
     let mut noise = noise.chunks_exact(3 * 60 * 60);
@@ -589,7 +589,7 @@ fn take(spec: LoaderSpec, batches: usize) -> Vec<Batch> {
     batches.map(Result::unwrap).collect()
 }
 
-/// The fourth show: whatever the server does for a while, the batches are those of an undisturbed run.
+/// Whatever the server does for a while, the batches are those of an undisturbed run.
 #[test]
 fn a_disturbed_run_reads_the_same_batches() {
     const BATCHES: usize = 16;
@@ -602,7 +602,7 @@ fn a_disturbed_run_reads_the_same_batches() {
             let of = |spec: LoaderSpec| LoaderSpec { bucket, ..spec };
             let undisturbed = take(of(spec(&config, shuffle, &skip)), BATCHES);
             for fault in ALL {
-                // Shards are opened, scanned and read under it.
+                // Shards are opened, scanned and read during the fault.
                 server.set(Plague {
                     fault,
                     from: 1,
@@ -620,7 +620,7 @@ fn a_disturbed_run_reads_the_same_batches() {
     assert_eq!(skip.count(), 0);
 }
 
-/// Or it stops, records nothing, and goes on to the same batches when the server is back.
+/// Or the run stops, records nothing, and continues with the same batches when the server is back.
 #[test]
 fn an_outage_stops_a_run_that_resumes_to_the_same_batches() {
     const BATCHES: usize = 14;
@@ -687,7 +687,7 @@ fn a_scan_that_is_cut_off_gives_no_other_order_but_an_error() {
         });
         let error = WebDataset::open(&config, &PICTURES).err().unwrap();
         assert!(matches!(error, DataError::Unavailable { .. }), "{error}");
-        // Nothing of it was kept but what is whole.
+        // Only complete layouts were kept.
         server.set(HEALTHY);
         let source = WebDataset::open(&config, &PICTURES).unwrap();
         assert_eq!((source.len(Split::Train), source.rejected().len()), (60, 0));
@@ -713,7 +713,7 @@ fn shards_without_an_index_are_scanned_once() {
     }
     assert!(open() > 0);
     assert_eq!(open(), 0);
-    // So is that of a shard that was replaced.
+    // So is the layout of a replaced shard.
     server.set(Plague {
         fault: Fault::Replaced,
         until: usize::MAX,
@@ -756,7 +756,7 @@ fn an_index_that_cannot_be_fetched_is_not_replaced_by_a_scan() {
         ..WebDatasetConfig::default()
     };
     config.remote.total_s = 0.5;
-    // The list of shards, the first bytes of the shard, its index.
+    // The list of shards, the first bytes of the shard, and its index.
     server.set(Plague {
         fault: Fault::Status(502, None),
         from: 2,
@@ -771,7 +771,7 @@ fn an_index_that_cannot_be_fetched_is_not_replaced_by_a_scan() {
     assert_eq!((remote.len(Split::Train), remote.rejected().len()), (12, 0));
 }
 
-/// A compressed shard whose fetching stops in the middle is not kept as if it were all.
+/// A compressed shard whose download stops in the middle is not kept as if it were complete.
 #[test]
 fn a_shard_that_is_fetched_in_part_is_not_kept() {
     let (_, tar) = noise_shards(1, 60).remove(0);
@@ -809,7 +809,7 @@ fn a_shard_that_is_fetched_in_part_is_not_kept() {
         server.set(HEALTHY);
         let source = WebDataset::open(&config, &PICTURES).unwrap();
         assert_eq!((source.len(Split::Train), source.rejected().len()), (60, 0));
-        // It is unpacked again where another shard has its name and size now.
+        // It is unpacked again if another shard now has its name and size.
         let files = || std::fs::read_dir(folder.path()).unwrap().count();
         let before = files();
         server.set(Plague {

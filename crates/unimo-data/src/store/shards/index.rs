@@ -1,4 +1,4 @@
-//! The index that lies beside a shard.
+//! The index beside a shard.
 
 use std::path::{Path, PathBuf};
 
@@ -8,30 +8,30 @@ use crate::error::{ReadError, ReadKind, SampleError};
 use crate::store::shards::{Item, MemberLimits};
 use crate::store::{self, Object, Storage};
 
-/// The first line of an index that lies beside a shard; the samples follow, one a line.
+/// The first line of an index beside a shard; the samples follow, one per line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IndexHeader {
     /// [`IndexHeader::FORMAT`].
     pub format: String,
-    /// Bytes of the shard.
+    /// Size of the shard in bytes.
     pub shard_bytes: u64,
     /// CRC-32C (RFC 3720) of the shard.
     pub shard_crc32c: u32,
-    /// Lines that follow.
+    /// Number of lines that follow.
     pub samples: usize,
     /// CRC-32C of the lines that follow.
     pub crc32c: u32,
-    /// What cannot be used, as far as the shard's maker knew.
+    /// Unusable members, as far as the shard's writer knew.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rejected: Vec<SampleError>,
-    /// Members whose names tell nothing to us, as far as the shard's maker knew.
+    /// Number of members with unknown names, as far as the shard's writer knew.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub ignored: usize,
-    /// What the shard was made from: whatever its maker compares before it keeps the shard.
+    /// What the shard was made from; the writer compares it before it keeps the shard.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub made_from: String,
-    /// Items of the origin that went into the shard or were left out: the first, and the one after the last.
+    /// The source's items that went into the shard or were left out: the first, and the one after the last.
     #[serde(default)]
     pub range: (usize, usize),
 }
@@ -47,7 +47,7 @@ impl IndexHeader {
     /// The format and its version.
     pub const FORMAT: &str = "unimo-shard-index-1";
 
-    /// Where the index of a shard lies.
+    /// Path of a shard's index.
     pub fn path(shard: &Path) -> PathBuf {
         let mut name = shard.as_os_str().to_owned();
         name.push(".index");
@@ -58,7 +58,7 @@ impl IndexHeader {
 /// Raised when a scan begins to find other samples in the same shard.
 const SCANNER: u32 = 3;
 
-/// What an index is of: the shard as it is now, and all else that the result of a scan depends on.
+/// Identifies the shard in its current state, and everything else that the result of a scan depends on.
 pub(crate) fn identity(shard: &dyn Object, limits: MemberLimits) -> String {
     format!(
         "{} {} {} scan {SCANNER} {limits:?}",
@@ -68,7 +68,7 @@ pub(crate) fn identity(shard: &dyn Object, limits: MemberLimits) -> String {
     )
 }
 
-/// An index as it is written beside a shard: the header is completed by what follows from the samples.
+/// The bytes of an index beside a shard. The header is completed from the samples.
 pub(crate) fn write_index(mut header: IndexHeader, items: &[Item]) -> Result<Vec<u8>, String> {
     let mut lines = Vec::new();
     for item in items {
@@ -83,11 +83,11 @@ pub(crate) fn write_index(mut header: IndexHeader, items: &[Item]) -> Result<Vec
     Ok(bytes)
 }
 
-/// Reads the index that lies beside a shard; none where there is none.
+/// Reads the index beside a shard; `None` if there is none.
 ///
 /// # Errors
 ///
-/// It is damaged or of another shard, or could not be read.
+/// It is damaged, belongs to another shard, or could not be read.
 pub fn read_index(
     storage: &Storage,
     shard: &Path,
@@ -107,11 +107,11 @@ pub fn read_index(
     })?))
 }
 
-/// Reads an index of a shard of the given size.
+/// Parses an index of a shard of the given size.
 ///
 /// # Errors
 ///
-/// It is damaged or of another shard.
+/// It is damaged or belongs to another shard.
 pub fn parse_index(bytes: &[u8], shard_bytes: u64) -> Result<(IndexHeader, Vec<Item>), String> {
     let newline = bytes.iter().position(|byte| *byte == b'\n');
     let (first, lines) = bytes.split_at(newline.ok_or("it has no first line")? + 1);

@@ -10,22 +10,22 @@ use crate::store::paths::is_hidden;
 use crate::store::shards::{Item, Member, MemberKind, MemberLimits, Other, ShardIndex};
 
 const BLOCK: u64 = 512;
-/// Bytes that a scan reads at once: headers of small members lie together, and those of large ones far apart.
+/// Number of bytes that a scan reads at once: headers of small members lie close together, those of large ones far apart.
 const WINDOW: usize = 8 << 10;
-/// Longest name or PAX header.
+/// Longest name or PAX header, in bytes.
 const LONGEST_EXTENSION: u64 = 64 << 10;
-/// Most members that a shard may have.
+/// Largest number of members of a shard.
 const MOST_MEMBERS: usize = 1 << 22;
-/// Unusable members after which the rest of a shard is given up.
+/// Number of unusable members after which the rest of a shard is given up.
 const MOST_REJECTED: usize = 10_000;
 
 /// Reads the headers of a tar file.
 ///
-/// Damage never fails: what was found before it is kept, and why there is no more is listed.
+/// Damage is never an error: members before it are kept, and the reason for stopping is listed.
 ///
 /// # Errors
 ///
-/// The file could not be read now: nothing is known of what is in it.
+/// The file could not be read now, so nothing is known about its members.
 pub fn scan(object: &dyn Object, limits: MemberLimits) -> Result<ShardIndex, ReadError> {
     let mut scan = Scan {
         object,
@@ -61,22 +61,22 @@ struct Scan<'a> {
     limits: MemberLimits,
     window: Vec<u8>,
     window_at: u64,
-    /// The header that is being read.
+    /// The header being read.
     pub(super) at: u64,
     pub(super) index: ShardIndex,
     by_key: HashMap<String, usize>,
-    /// Per item, whether a member of it cannot be used.
+    /// For each item, whether one of its members cannot be used.
     broken: Vec<bool>,
     pub(super) members: usize,
 }
 
-/// What extension headers say of the member after them.
+/// What extension headers say about the next member.
 #[derive(Default)]
 struct Extension {
     pub(super) name: Option<Vec<u8>>,
     pub(super) size: Option<u64>,
     pub(super) sparse: bool,
-    /// Where the first of them begins.
+    /// Position of the first of them.
     pub(super) at: Option<u64>,
 }
 
@@ -151,7 +151,7 @@ impl Scan<'_> {
     }
 
     fn after_sparse_map(&mut self, mut at: u64) -> Result<u64, ReadError> {
-        /// Where an extended sparse header says whether another follows.
+        /// Position where an extended sparse header says whether another follows.
         const MORE: usize = 504;
         loop {
             let block = self.bytes(at, BLOCK as usize)?;
@@ -162,7 +162,7 @@ impl Scan<'_> {
         }
     }
 
-    /// Takes a member. An error ends the scan.
+    /// Adds a member. An error ends the scan.
     pub(super) fn member(
         &mut self,
         at: u64,
@@ -189,7 +189,7 @@ impl Scan<'_> {
             self.reject(at, reason);
         }
         match cut {
-            // Listed above, unless the member is of no interest.
+            // Already listed, unless the member is of no interest.
             Some(reason)
                 if self
                     .index
@@ -338,11 +338,11 @@ fn check_sum(header: &tar::Header) -> Result<(), String> {
     }
 }
 
-/// The key and the extension of a member's name; none for members that are not used.
+/// The key and the extension of a member's name; `None` for members that are not used.
 fn key_of(name: &str) -> Option<(&str, &str)> {
     let base = name.rfind('/').map_or(0, |slash| slash + 1);
     let dot = base + name[base..].find('.')?;
-    // Hidden files, such as those that macOS adds, and what webdataset keeps for itself.
+    // Hidden files, such as those that macOS adds, and names reserved by webdataset.
     if name.split('/').any(is_hidden) || (name.starts_with("__") && name.ends_with("__")) {
         return None;
     }

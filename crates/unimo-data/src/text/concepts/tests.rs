@@ -74,7 +74,7 @@ fn hostile_files_are_refused() {
     }
     std::fs::write(&path, b"{\"version\":1,\"min_count\":\xff").unwrap();
     assert!(Concepts::load(&path).is_err());
-    // A sparse file: it takes no room on the disk.
+    // A sparse file: it takes no disk space.
     let file = std::fs::File::create(&path).unwrap();
     file.set_len(Concepts::LARGEST_FILE + 1).unwrap();
     let message = Concepts::load(&path).unwrap_err().to_string();

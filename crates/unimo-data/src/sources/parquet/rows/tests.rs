@@ -26,7 +26,7 @@ fn png(shade: u8) -> Vec<u8> {
     bytes.into_inner()
 }
 
-/// Rows `first..last` as the hub has them: the picture in a struct, a list of captions.
+/// Rows `first..last` as on the hub: the image in a struct, and a list of captions.
 fn batch(first: u8, last: u8) -> RecordBatch {
     let numbers: Vec<u8> = (first..last).collect();
     let pictures: Vec<Vec<u8>> = numbers.iter().map(|n| png(*n)).collect();
@@ -181,7 +181,7 @@ fn binary_columns_plain_strings_and_what_is_missing() {
     assert_eq!(texts.image(Split::Train, 0).unwrap(), None);
 }
 
-/// Pages of any size give the same pictures, in any order, and each is decoded once while there is room.
+/// Pages of any size give the same images, in any order. Each is decoded once while there is room.
 #[test]
 fn pages_are_kept_whatever_their_size() {
     let folder = tempfile::tempdir().unwrap();
@@ -219,7 +219,7 @@ fn pages_are_kept_whatever_their_size() {
     }
 }
 
-/// An object that cannot be read from a byte on.
+/// An object that cannot be read from some byte on.
 struct Broken {
     inner: crate::store::InMemory,
     error: Mutex<Option<ReadError>>,
@@ -242,7 +242,7 @@ impl Object for Broken {
     }
 }
 
-/// A disk that fails says nothing of the file, wherever it fails; the pictures are there when it works again.
+/// A failing disk says nothing about the file, wherever it fails. The images are there when it works again.
 #[test]
 fn what_cannot_be_read_now_is_not_damaged() {
     let folder = tempfile::tempdir().unwrap();
@@ -334,7 +334,7 @@ fn a_share_is_held_out_where_no_file_is() {
     let mut share = config(folder.path());
     share.val_fraction = 0.25;
     let source = open(&share).unwrap();
-    // Five standard deviations of a binomial of 200 at 0.25.
+    // Five standard deviations of a binomial with n = 200 and p = 0.25.
     const TOLERANCE: usize = 31;
     assert!(source.len(Split::Val).abs_diff(50) < TOLERANCE);
     let mut rows = all(&source, Split::Train);
@@ -368,7 +368,7 @@ fn rows_of_a_picture_are_of_one_split() {
         share.picture_id = Some(told_by.to_owned());
         assert_eq!(shades(&share) > 0, leaks, "{told_by}");
     }
-    // What is held out as a file is told apart too: captions are retrieved of pictures, not of rows.
+    // Rows of held-out files are grouped by image too: captions are retrieved for images, not for rows.
     std::fs::rename(
         folder.path().join("train-1.parquet"),
         folder.path().join("test-1.parquet"),
@@ -457,7 +457,7 @@ fn what_cannot_be_read_is_named() {
     }
 }
 
-/// Reads all that a damaged file still gives.
+/// Reads everything that a damaged file still gives.
 fn read_all(path: &Path) -> Result<(), DataError> {
     let rows = Rows::open(
         &ParquetConfig {
@@ -468,13 +468,13 @@ fn read_all(path: &Path) -> Result<(), DataError> {
         &LIMITS,
     )?;
     for index in 0..rows.len(Split::Train) {
-        // What is broken says so.
+        // Broken rows are errors.
         let _ = rows.image(Split::Train, index);
     }
     Ok(())
 }
 
-/// Damage anywhere in a file is an error or costs single pictures; it never panics.
+/// Damage anywhere in a file is an error or costs single images. It never panics.
 #[test]
 fn damage_is_refused() {
     let folder = tempfile::tempdir().unwrap();
