@@ -208,9 +208,10 @@ fn list(folder: &Path, name: &str, splits: &[&str]) -> PathBuf {
     let rows = splits.iter().enumerate().map(|(row, split)| {
         let picture = image::RgbImage::from_pixel(32, 32, image::Rgb([20 * row as u8; 3]));
         picture.save(folder.join(format!("{row}.png"))).unwrap();
-        let split = match split.is_empty() {
-            true => String::new(),
-            false => format!(", \"split\": \"{split}\""),
+        let split = if split.is_empty() {
+            String::new()
+        } else {
+            format!(", \"split\": \"{split}\"")
         };
         format!("{{\"image\": \"{row}.png\", \"caption\": \"picture {row}\"{split}}}\n")
     });

@@ -281,9 +281,10 @@ fn dependencies(member: &Table, workspace: &Table) -> BTreeSet<String> {
                 .flatten()
             {
                 let inherits = details.get("workspace") == Some(&Value::Boolean(true));
-                let details = match inherits {
-                    true => &workspace["workspace"]["dependencies"][key],
-                    false => details,
+                let details = if inherits {
+                    &workspace["workspace"]["dependencies"][key]
+                } else {
+                    details
                 };
                 let renamed = details.get("package").and_then(Value::as_str);
                 packages.insert(renamed.unwrap_or(key).to_owned());
@@ -540,9 +541,10 @@ impl Scan {
                             self.hit(Rule::Ignore, token, in_test);
                         }
                         if is_for_tests(group) {
-                            match inner {
-                                true => in_test = true,
-                                false => test_item = true,
+                            if inner {
+                                in_test = true
+                            } else {
+                                test_item = true
                             }
                         }
                         at += 2 + usize::from(inner);

@@ -82,9 +82,10 @@ fn jpegs_are_read_as_pillow_reads_them() {
                 ..LIMITS
             };
             let picture = images::read(&folder.join(format!("{kind}.jpg")), limits).unwrap();
-            let key = match scale == 1 || ink {
-                true => kind.to_owned(),
-                false => format!("{kind}.{scale}"),
+            let key = if scale == 1 || ink {
+                kind.to_owned()
+            } else {
+                format!("{kind}.{scale}")
             };
             let (theirs, shape) = expected.integers(&key).unwrap();
             let (width, height) = picture.dimensions();

@@ -29,13 +29,13 @@ struct Step {
 impl Step {
     /// The command as a user would type it.
     fn shown(&self) -> String {
-        let env = self
-            .env
-            .iter()
-            .map(|(name, value)| match value.contains(' ') {
-                true => format!("{name}=\"{value}\" "),
-                false => format!("{name}={value} "),
-            });
+        let env = self.env.iter().map(|(name, value)| {
+            if value.contains(' ') {
+                format!("{name}=\"{value}\" ")
+            } else {
+                format!("{name}={value} ")
+            }
+        });
         format!("{}cargo {}", env.collect::<String>(), self.args)
     }
 }

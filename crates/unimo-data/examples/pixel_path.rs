@@ -41,12 +41,13 @@ const CROPPED: AugmentConfig = AugmentConfig {
 
 fn main() -> ExitCode {
     let paths: Vec<String> = std::env::args().skip(1).collect();
-    let files: Result<Vec<Vec<u8>>, String> = match paths.is_empty() {
-        true => Ok(vec![jpeg(&scene()).unwrap_or_default()]),
-        false => paths
+    let files: Result<Vec<Vec<u8>>, String> = if paths.is_empty() {
+        Ok(vec![jpeg(&scene()).unwrap_or_default()])
+    } else {
+        paths
             .iter()
             .map(|path| std::fs::read(Path::new(path)).map_err(|e| format!("{path}: {e}")))
-            .collect(),
+            .collect()
     };
     match files.and_then(|files| measure(&files)) {
         Ok(()) => ExitCode::SUCCESS,

@@ -152,12 +152,13 @@ pub fn run(args: &DtypeArgs, say: &mut dyn FnMut(&str)) -> Result<(), TrainError
             }
         }
     }
-    match failed.is_empty() {
-        true => Ok(()),
-        false => Err(TrainError::Check(format!(
+    if failed.is_empty() {
+        Ok(())
+    } else {
+        Err(TrainError::Check(format!(
             "further from f32 than rounding explains: {}",
             failed.join(", ")
-        ))),
+        )))
     }
 }
 

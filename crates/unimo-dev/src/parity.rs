@@ -139,12 +139,13 @@ pub fn run(args: &ParityArgs, say: &mut dyn FnMut(&str)) -> Result<(), TrainErro
             failed.push(folder.display().to_string());
         }
     }
-    match failed.is_empty() {
-        true => Ok(()),
-        false => Err(TrainError::Check(format!(
+    if failed.is_empty() {
+        Ok(())
+    } else {
+        Err(TrainError::Check(format!(
             "out of bounds: {}",
             failed.join(", ")
-        ))),
+        )))
     }
 }
 
@@ -180,12 +181,13 @@ fn folders(given: &Path) -> Result<Vec<PathBuf>, TrainError> {
         }
     }
     found.sort();
-    match found.is_empty() {
-        true => Err(TrainError::Check(format!(
+    if found.is_empty() {
+        Err(TrainError::Check(format!(
             "{}: neither it nor a folder in it holds {IO}",
             given.display()
-        ))),
-        false => Ok(found),
+        )))
+    } else {
+        Ok(found)
     }
 }
 

@@ -529,9 +529,10 @@ fn all_files(run: &Path) -> Result<Vec<String>, TrainError> {
         for entry in fs::read_dir(&path).map_err(TrainError::file("list", &path))? {
             let entry = entry.map_err(TrainError::file("list", &path))?;
             let name = format!("{folder}{}", entry.file_name().to_string_lossy());
-            match entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                true => folders.push(name + "/"),
-                false => found.push(name),
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                folders.push(name + "/")
+            } else {
+                found.push(name)
             }
         }
     }

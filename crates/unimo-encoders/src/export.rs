@@ -111,9 +111,10 @@ pub fn export<M: Module>(
             _ => 0,
         });
     }
-    match nameless.is_empty() {
-        true => Ok(exported),
-        false => Err(nameless),
+    if nameless.is_empty() {
+        Ok(exported)
+    } else {
+        Err(nameless)
     }
 }
 

@@ -256,9 +256,10 @@ impl FusionConfig {
             pooler: Linear::new(init, self.width, self.width, true),
         };
         let further = |init: &mut Init, width: usize| -> Vec<Linear> {
-            let count = match self.shared_transforms {
-                true => 0,
-                false => self.uni_modal_states() - 1,
+            let count = if self.shared_transforms {
+                0
+            } else {
+                self.uni_modal_states() - 1
             };
             (0..count)
                 .map(|_| Linear::new(init, width, self.width, true))

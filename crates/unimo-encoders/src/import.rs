@@ -147,9 +147,10 @@ fn grouped(names: &[String]) -> Vec<String> {
             let (Some(first), Some(last)) = (indices.first(), indices.last()) else {
                 return pattern;
             };
-            let range = match first == last {
-                true => first.to_string(),
-                false => format!("{{{first}-{last}}}"),
+            let range = if first == last {
+                first.to_string()
+            } else {
+                format!("{{{first}-{last}}}")
             };
             let line = pattern.replacen("{}", &range, 1);
             match count {
@@ -186,9 +187,10 @@ pub fn import<M: Module>(
         let found = find(weights, names, &name);
         let (Some(mut target), Some((stored, info))) = (target, found) else {
             let may = allow.missing.iter().any(|p| covers(p, &parameter.name));
-            match may {
-                true => report.new.push(parameter.name),
-                false => report.missing.push((parameter.name, name)),
+            if may {
+                report.new.push(parameter.name)
+            } else {
+                report.missing.push((parameter.name, name))
             }
             continue;
         };
@@ -214,9 +216,10 @@ pub fn import<M: Module>(
     }
     for (name, _) in weights.infos().filter(|(name, _)| !taken.contains(*name)) {
         let may = names.is_unused(name) || allow.unexpected.iter().any(|p| covers(p, name));
-        match may {
-            true => report.unused.push(name.to_owned()),
-            false => report.unexpected.push(name.to_owned()),
+        if may {
+            report.unused.push(name.to_owned())
+        } else {
+            report.unexpected.push(name.to_owned())
         }
     }
     if !report.fits() {
@@ -310,10 +313,7 @@ fn fit(conversion: Conversion, stored: &[usize], ours: &[usize]) -> Fit {
             _ => false,
         },
     };
-    match exact {
-        true => Fit::Exact,
-        false => Fit::Wrong,
-    }
+    if exact { Fit::Exact } else { Fit::Wrong }
 }
 
 /// Class tokens before the grid, its stored side and our side, if both tables are square after as many tokens.
@@ -457,9 +457,10 @@ fn transposed<T: Sync>(
 ) -> Vec<f32> {
     let columns = values.len() / rows.max(1);
     let mut out = vec![0.0; values.len()];
-    let threads = match values.len() < LARGE {
-        true => 1,
-        false => std::thread::available_parallelism().map_or(1, usize::from),
+    let threads = if values.len() < LARGE {
+        1
+    } else {
+        std::thread::available_parallelism().map_or(1, usize::from)
     };
     let share = columns.div_ceil(threads).next_multiple_of(TILE);
     if share >= columns {

@@ -160,16 +160,15 @@ impl JointEncoder {
         let image = image.map(|(image, mask)| {
             let [_, positions, _] = image.dims();
             let mask = mask.cloned().unwrap_or_else(|| shown(positions));
-            match self.config.image_class {
-                true => (image.clone(), mask),
-                false => {
-                    let first = self.class_tokens;
-                    let count = positions - first;
-                    (
-                        image.clone().narrow(1, first, count),
-                        mask.narrow(first, count),
-                    )
-                }
+            if self.config.image_class {
+                (image.clone(), mask)
+            } else {
+                let first = self.class_tokens;
+                let count = positions - first;
+                (
+                    image.clone().narrow(1, first, count),
+                    mask.narrow(first, count),
+                )
             }
         });
         let v = image.as_ref().map_or(0, |(image, _)| image.dims()[1]);

@@ -1224,9 +1224,10 @@ mod tests {
             Ok(None)
         }
         fn itm_scores(&self, pairs: &[Pair]) -> Result<Vec<f32>, ModelError> {
-            match self.short {
-                true => Ok(vec![0.0; pairs.len() - 1]),
-                false => Err("out of device memory".into()),
+            if self.short {
+                Ok(vec![0.0; pairs.len() - 1])
+            } else {
+                Err("out of device memory".into())
             }
         }
     }

@@ -257,9 +257,12 @@ fn batch_of_regions(order: [usize; SAMPLES], padding: usize) -> Batch {
     let count = 3 + padding;
     let of = |i: usize| {
         let features = move |p: usize| ((i * 17 + p * 5) % 11) as f32 / 5.0 - 1.0;
-        (0..count * FEATURES).map(move |p| match p < counts[i] * FEATURES {
-            true => features(p),
-            false => 9.0,
+        (0..count * FEATURES).map(move |p| {
+            if p < counts[i] * FEATURES {
+                features(p)
+            } else {
+                9.0
+            }
         })
     };
     Batch {

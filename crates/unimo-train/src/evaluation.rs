@@ -162,9 +162,10 @@ fn named(counts: &BTreeMap<String, u64>) -> String {
     let each = counts
         .iter()
         .map(|(name, count)| format!("{count} of {name}"));
-    match counts.is_empty() {
-        true => "nothing".to_owned(),
-        false => each.collect::<Vec<_>>().join(", "),
+    if counts.is_empty() {
+        "nothing".to_owned()
+    } else {
+        each.collect::<Vec<_>>().join(", ")
     }
 }
 

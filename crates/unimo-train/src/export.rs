@@ -233,9 +233,10 @@ fn of_public(
         None => None,
     };
     let reads_texts = loaded.config.longest_text().is_some() && args.part != Part::Image;
-    let tokenizer = match reads_texts {
-        true => beside_weights(&folder, &public, &mut notes)?,
-        false => None,
+    let tokenizer = if reads_texts {
+        beside_weights(&folder, &public, &mut notes)?
+    } else {
+        None
     };
     for note in &notes {
         eprintln!("{}: {note}", args.model);

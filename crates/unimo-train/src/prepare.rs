@@ -29,9 +29,10 @@ pub fn tokenizer(recipe: &Recipe, source: &dyn Source) -> Result<TextTokenizer, 
         TokenizerConfig::File { path, lowercase } => {
             let given = path.to_string_lossy();
             // A path that is not an id is left to the loader, whose message says what it looked for.
-            let path = match hub::is_id(&given) {
-                true => hub::resolve(&given)?,
-                false => path.clone(),
+            let path = if hub::is_id(&given) {
+                hub::resolve(&given)?
+            } else {
+                path.clone()
             };
             TextTokenizer::load(&path, *lowercase)?
         }

@@ -217,9 +217,10 @@ impl Public {
     /// The length of the longest text that is read, in tokens; `said` is the length that the files next to it give.
     pub fn text_length(&self, said: Option<usize>) -> usize {
         let positions = self.config.longest_text().unwrap_or(0);
-        let default = match self.kind == Kind::Meter.name() {
-            true => METER_LENGTH,
-            false => positions,
+        let default = if self.kind == Kind::Meter.name() {
+            METER_LENGTH
+        } else {
+            positions
         };
         said.unwrap_or(default).min(positions)
     }
@@ -431,9 +432,10 @@ fn twin_config(json: &Value) -> Result<BackboneConfig, String> {
         vocabulary: number("vocab")?,
         text_length: number("text_length")?,
     };
-    let family = match json["model"] == "unimo3" {
-        true => sizes::Family::Unimo3,
-        false => sizes::Family::Meter,
+    let family = if json["model"] == "unimo3" {
+        sizes::Family::Unimo3
+    } else {
+        sizes::Family::Meter
     };
     let mut model = sizes::backbone(&size, family);
     let given = &json["layer_norm_eps"];

@@ -208,9 +208,10 @@ impl Recipe {
         }
         if let Some(path) = &overrides.data {
             let is_url = path.to_string_lossy().contains("://");
-            let absolute = match is_url {
-                true => path.clone(),
-                false => std::path::absolute(path).map_err(TrainError::file("find", path))?,
+            let absolute = if is_url {
+                path.clone()
+            } else {
+                std::path::absolute(path).map_err(TrainError::file("find", path))?
             };
             // Stages that name another source keep it.
             let source = recipe.data.source;

@@ -334,12 +334,13 @@ fn refuse(run: &Path, what: &str, differs: &[Difference], done: u64) -> Result<(
         .filter(|d| may_not_change(d).is_none())
         .map(Difference::setting)
         .collect();
-    let how = match may.is_empty() {
-        true => String::new(),
-        false => format!(
+    let how = if may.is_empty() {
+        String::new()
+    } else {
+        format!(
             "; what may change on purpose is given beside --resume: {}",
             may.join(" ")
-        ),
+        )
     };
     let after = match done {
         0 => String::new(),

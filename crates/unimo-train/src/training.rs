@@ -97,15 +97,14 @@ pub fn resume(folder: &Path, options: &Options) -> Result<PathBuf, TrainError> {
     };
     check_tokenizer(&recipe, &tokenizer)?;
     let saved = run.join(CONCEPTS);
-    let concepts = match saved.is_file() {
-        true => Some(Concepts::load(&saved)?),
-        false => {
-            let concepts = count_concepts(&recipe, &*source, options.quiet)?;
-            if let Some(concepts) = &concepts {
-                concepts.save(&saved)?;
-            }
-            concepts
+    let concepts = if saved.is_file() {
+        Some(Concepts::load(&saved)?)
+    } else {
+        let concepts = count_concepts(&recipe, &*source, options.quiet)?;
+        if let Some(concepts) = &concepts {
+            concepts.save(&saved)?;
         }
+        concepts
     };
     let reader = concept_reader(&recipe, concepts.as_ref(), &tokenizer)?;
     let begun = resumed.check(&run, resuming::found(&run, &recipe, &*source)?)?;

@@ -95,9 +95,10 @@ impl AugmentConfig {
     pub(crate) fn least_side(&self) -> f64 {
         let [smallest, _] = self.scale;
         let [narrowest, widest] = self.ratio;
-        match self.scale == WHOLE {
-            true => 1.0,
-            false => (smallest * narrowest.min(1.0 / widest)).sqrt(),
+        if self.scale == WHOLE {
+            1.0
+        } else {
+            (smallest * narrowest.min(1.0 / widest)).sqrt()
         }
     }
 

@@ -46,10 +46,11 @@ pub(crate) fn refuse_size(width: u32, height: u32, max_pixels: u64) -> Result<()
     if width == 0 || height == 0 {
         return Err(format!("the picture has no pixels ({width} x {height})"));
     }
-    match u64::from(width) * u64::from(height) > max_pixels {
-        true => Err(format!(
+    if u64::from(width) * u64::from(height) > max_pixels {
+        Err(format!(
             "{width} x {height} pixels are more than `data.max_pixels` = {max_pixels}"
-        )),
-        false => Ok(()),
+        ))
+    } else {
+        Ok(())
     }
 }

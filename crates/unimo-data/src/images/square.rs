@@ -296,9 +296,10 @@ fn bridgetower_size(width: u32, height: u32, shorter: u32) -> (u32, u32) {
     let (w, h, shorter) = (f64::from(width), f64::from(height), f64::from(shorter));
     let longest = (1333.0 / 800.0 * shorter).floor();
     let scale = shorter / w.min(h);
-    let (mut new_h, mut new_w) = match h < w {
-        true => (shorter, scale * w),
-        false => (scale * h, shorter),
+    let (mut new_h, mut new_w) = if h < w {
+        (shorter, scale * w)
+    } else {
+        (scale * h, shorter)
     };
     if new_h.max(new_w) > longest {
         let scale = longest / new_h.max(new_w);
@@ -311,9 +312,10 @@ fn bridgetower_size(width: u32, height: u32, shorter: u32) -> (u32, u32) {
 /// Where the middle `size` pixels of a side begin; 0 if the side is too short.
 fn centre(side: u32, size: u32, round_even: bool) -> u32 {
     let rest = side.saturating_sub(size);
-    match round_even {
-        true => (f64::from(rest) / 2.0).round_ties_even() as u32,
-        false => rest / 2,
+    if round_even {
+        (f64::from(rest) / 2.0).round_ties_even() as u32
+    } else {
+        rest / 2
     }
 }
 
@@ -383,10 +385,10 @@ impl Stretch {
         let scale = f64::from(side) / f64::from(whole.max(1));
         let target = kept.end - kept.start;
         let from = f64::from(kept.start) * scale;
-        let length = match target == whole {
-            true => f64::from(side),
-            // Rounding must not exceed the side.
-            false => (f64::from(target) * scale).min(f64::from(side) - from),
+        let length = if target == whole {
+            f64::from(side)
+        } else {
+            (f64::from(target) * scale).min(f64::from(side) - from)
         };
         Self {
             side,

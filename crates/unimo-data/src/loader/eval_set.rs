@@ -98,9 +98,10 @@ impl EvalSet {
         let place = |number: usize| {
             let mut index = number;
             let mut of_split = splits.iter().zip(&lengths);
-            let found = of_split.find(|(_, length)| match index < **length {
-                true => true,
-                false => {
+            let found = of_split.find(|(_, length)| {
+                if index < **length {
+                    true
+                } else {
                     index -= **length;
                     false
                 }

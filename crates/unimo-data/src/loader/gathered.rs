@@ -145,9 +145,10 @@ impl Source for Gathered {
 
     fn phrases(&self, split: Split, index: usize) -> Result<Vec<Vec<String>>, SampleError> {
         let phrases = self.of_texts(split, index, &|sample| self.source.phrases(split, sample))?;
-        match phrases.iter().all(Vec::is_empty) {
-            true => Ok(Vec::new()),
-            false => Ok(phrases),
+        if phrases.iter().all(Vec::is_empty) {
+            Ok(Vec::new())
+        } else {
+            Ok(phrases)
         }
     }
 

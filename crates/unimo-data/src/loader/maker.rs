@@ -68,12 +68,13 @@ pub(super) struct Piece {
 
 /// Mixtures make batches of one kind, so either all samples of a batch have something (`found` counts them) or none has.
 fn all_or_none(batch: u64, found: usize, samples: usize, what: &str) -> Result<(), DataError> {
-    match found == 0 || found == samples {
-        true => Ok(()),
-        false => Err(DataError::Worker {
+    if found == 0 || found == samples {
+        Ok(())
+    } else {
+        Err(DataError::Worker {
             batch,
             reason: format!("{found} of {samples} samples have {what}"),
-        }),
+        })
     }
 }
 

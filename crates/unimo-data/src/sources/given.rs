@@ -136,11 +136,12 @@ pub fn expand(pattern: &str) -> Result<Vec<String>, String> {
 /// The alternatives between two braces.
 fn choices(inner: &str) -> Result<Vec<String>, String> {
     let Some((from, to)) = inner.split_once("..") else {
-        return match inner.contains(',') {
-            true => Ok(inner.split(',').map(str::to_owned).collect()),
-            false => Err(format!(
+        return if inner.contains(',') {
+            Ok(inner.split(',').map(str::to_owned).collect())
+        } else {
+            Err(format!(
                 "{{{inner}}} is neither {{first..last}} nor {{a,b}}"
-            )),
+            ))
         };
     };
     /// Most digits of a number.
@@ -159,9 +160,10 @@ fn choices(inner: &str) -> Result<Vec<String>, String> {
         ));
     }
     let padded = |text: &str| text.len() > 1 && text.starts_with('0');
-    let width = match padded(from) || padded(to) {
-        true => from.len().max(to.len()),
-        false => 0,
+    let width = if padded(from) || padded(to) {
+        from.len().max(to.len())
+    } else {
+        0
     };
     Ok((first..=last)
         .map(|number| format!("{number:0width$}"))

@@ -442,9 +442,10 @@ impl Listed {
         let row = &self.rows[number as usize];
         // A crop needs the full size, and boxes in pixels are measured against the image if the list has no size.
         let measures = row.size.contains(&0) && !self.objects.of(number).is_empty();
-        let limits = match row.crop != NONE || measures {
-            true => Limits::full_size(self.limits.max_pixels),
-            false => self.limits,
+        let limits = if row.crop != NONE || measures {
+            Limits::full_size(self.limits.max_pixels)
+        } else {
+            self.limits
         };
         let picture = self.picture(row, row.image, limits)?;
         if row.crop == NONE {

@@ -64,9 +64,10 @@ impl SourceConfig for ParallelConfig {
             parts: Vec::new(),
             part: BySplit::default(),
             spans: BySplit::default(),
-            fraction: match self.val.is_empty() {
-                true => self.val_fraction,
-                false => 0.0,
+            fraction: if self.val.is_empty() {
+                self.val_fraction
+            } else {
+                0.0
             },
             rejected: Vec::new(),
         };

@@ -226,9 +226,10 @@ impl WithRegions {
             regions.features.extend(position(*bounds));
             regions.boxes.push(*bounds);
         }
-        match regions.boxes.is_empty() {
-            true => Err("no boxes are known of it".to_owned()),
-            false => Ok(regions),
+        if regions.boxes.is_empty() {
+            Err("no boxes are known of it".to_owned())
+        } else {
+            Ok(regions)
         }
     }
 }

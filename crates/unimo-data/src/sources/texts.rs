@@ -76,9 +76,10 @@ impl SourceConfig for TextsConfig {
         let mut corpus = Corpus {
             files: Vec::new(),
             texts: BySplit::default(),
-            fraction: match self.val.is_empty() {
-                true => self.val_fraction,
-                false => 0.0,
+            fraction: if self.val.is_empty() {
+                self.val_fraction
+            } else {
+                0.0
             },
             rejected: Vec::new(),
             left_out: Vec::new(),

@@ -397,9 +397,10 @@ impl WebDataset {
             .iter()
             .any(|shard| store::is_remote(&shard.path));
         let scanned = remote && list.shards.iter().any(|shard| !shard.indexed);
-        let found = match scanned {
-            true => Found::open(config.cache.as_deref())?,
-            false => None,
+        let found = if scanned {
+            Found::open(config.cache.as_deref())?
+        } else {
+            None
         };
         let most = MemberLimits {
             image: images::largest_file(limits.max_pixels).min(u64::from(u32::MAX)),

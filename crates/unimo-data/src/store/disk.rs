@@ -325,9 +325,10 @@ mod tests {
             let mut tries = 0;
             let result = patiently(|| {
                 tries += 1;
-                match tries > good_after {
-                    true => Ok(()),
-                    false => Err(io::Error::from_raw_os_error(number)),
+                if tries > good_after {
+                    Ok(())
+                } else {
+                    Err(io::Error::from_raw_os_error(number))
                 }
             });
             (tries, result.is_ok())

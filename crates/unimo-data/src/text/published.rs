@@ -38,14 +38,16 @@ pub struct Published {
 ///
 /// There is no tokenizer, or it or a file beside it cannot be read.
 pub fn load(path: &Path) -> Result<Published, DataError> {
-    let folder = match path.is_dir() {
-        true => path.to_owned(),
-        false => path.parent().unwrap_or(Path::new("")).to_owned(),
+    let folder = if path.is_dir() {
+        path.to_owned()
+    } else {
+        path.parent().unwrap_or(Path::new("")).to_owned()
     };
     let own = path.file_name().is_some_and(|name| name == TOKENIZER);
-    let file: Option<PathBuf> = match path.is_dir() {
-        true => Some(folder.join(TOKENIZER)).filter(|file| file.is_file()),
-        false => own.then(|| path.to_owned()),
+    let file: Option<PathBuf> = if path.is_dir() {
+        Some(folder.join(TOKENIZER)).filter(|file| file.is_file())
+    } else {
+        own.then(|| path.to_owned())
     };
     let config = object(&folder.join(CONFIG))?;
     let mut notes = Vec::new();
@@ -124,9 +126,10 @@ pub fn load(path: &Path) -> Result<Published, DataError> {
 
 /// Whether the vocabulary is a WordPiece vocabulary without its own rules.
 fn tokenizer_needs_case(path: &Path, folder: &Path) -> bool {
-    match path.is_dir() {
-        true => folder.join("vocab.txt").is_file(),
-        false => path.extension().is_some_and(|ending| ending == "txt"),
+    if path.is_dir() {
+        folder.join("vocab.txt").is_file()
+    } else {
+        path.extension().is_some_and(|ending| ending == "txt")
     }
 }
 

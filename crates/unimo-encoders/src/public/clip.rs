@@ -408,9 +408,10 @@ pub(super) fn sizes_from_shapes(
     text_heads: Option<usize>,
 ) -> Result<ClipConfig, String> {
     let shapes = Shapes(weights);
-    let text = match weights.info("text.token_embedding.weight").is_some() {
-        true => "text.",
-        false => "",
+    let text = if weights.info("text.token_embedding.weight").is_some() {
+        "text."
+    } else {
+        ""
     };
     let [vocab_size, width] = shapes.of(&format!("{text}token_embedding.weight"))?;
     let [max_positions, _] = shapes.of(&format!("{text}positional_embedding"))?;

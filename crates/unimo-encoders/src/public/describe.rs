@@ -281,9 +281,10 @@ fn from_file(path: &Path) -> Result<Description, LoadError> {
     let open_clip = folder.join(OPEN_CLIP_CONFIG);
     let described = folder.join(CONFIG).is_file();
     if has("visual.conv1.weight") && (open_clip.is_file() || !described) {
-        return match open_clip.is_file() {
-            true => from_open_clip(&weights, &open_clip),
-            false => from_openai(&weights),
+        return if open_clip.is_file() {
+            from_open_clip(&weights, &open_clip)
+        } else {
+            from_openai(&weights)
         };
     }
     if described {

@@ -158,22 +158,24 @@ pub(crate) fn heads_divide(
     (heads_key, heads): (&str, usize),
 ) -> Result<(), String> {
     sizes(&[(width_key, width), (heads_key, heads)])?;
-    match width.is_multiple_of(heads) {
-        true => Ok(()),
-        false => Err(format!(
+    if width.is_multiple_of(heads) {
+        Ok(())
+    } else {
+        Err(format!(
             "{heads_key} = {heads} cannot be: must divide {width_key} = {width}"
-        )),
+        ))
     }
 }
 
 /// An error unless an image consists of whole patches.
 pub(crate) fn patches_divide(image_size: usize, patch_size: usize) -> Result<(), String> {
     sizes(&[("image_size", image_size), ("patch_size", patch_size)])?;
-    match image_size.is_multiple_of(patch_size) {
-        true => Ok(()),
-        false => Err(format!(
+    if image_size.is_multiple_of(patch_size) {
+        Ok(())
+    } else {
+        Err(format!(
             "patch_size = {patch_size} cannot be: must divide image_size = {image_size}"
-        )),
+        ))
     }
 }
 
@@ -184,9 +186,10 @@ pub(crate) fn epsilon_and_dropout(epsilon: f64, (key, dropout): (&str, f64)) -> 
             "layer_norm_eps = {epsilon} cannot be: must be above 0"
         ));
     }
-    match (0.0..1.0).contains(&dropout) {
-        true => Ok(()),
-        false => Err(format!("{key} = {dropout} cannot be: must be in [0, 1)")),
+    if (0.0..1.0).contains(&dropout) {
+        Ok(())
+    } else {
+        Err(format!("{key} = {dropout} cannot be: must be in [0, 1)"))
     }
 }
 
@@ -224,11 +227,12 @@ pub(crate) fn only<T: PartialEq + std::fmt::Debug>(
     value: &T,
     supported: &T,
 ) -> Result<(), String> {
-    match value == supported {
-        true => Ok(()),
-        false => Err(format!(
+    if value == supported {
+        Ok(())
+    } else {
+        Err(format!(
             "{key} = {value:?} is not supported, only {supported:?}"
-        )),
+        ))
     }
 }
 
@@ -258,11 +262,12 @@ impl Shapes<'_> {
 
 /// The number of heads of width `head` in a model whose width tensor `name` gives.
 pub(crate) fn heads_of(head: usize, width: usize, name: &str) -> Result<usize, String> {
-    match width > 0 && width.is_multiple_of(head) {
-        true => Ok(width / head),
-        false => Err(format!(
+    if width > 0 && width.is_multiple_of(head) {
+        Ok(width / head)
+    } else {
+        Err(format!(
             "`{name}` says that the width is {width}, and heads are {head} wide in such models"
-        )),
+        ))
     }
 }
 

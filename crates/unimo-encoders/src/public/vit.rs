@@ -157,9 +157,10 @@ pub fn config(json: &serde_json::Value) -> Result<ImageEncoderConfig, String> {
 pub fn to_json(config: &ImageEncoderConfig) -> Result<serde_json::Value, String> {
     only("image.pre_norm", &config.pre_norm, &false)?;
     only("image.patch_bias", &config.patch_bias, &true)?;
-    let (kind, architecture) = match config.distillation_token {
-        false => ("vit", "ViTModel"),
-        true => ("deit", "DeiTModel"),
+    let (kind, architecture) = if !config.distillation_token {
+        ("vit", "ViTModel")
+    } else {
+        ("deit", "DeiTModel")
     };
     Ok(serde_json::json!({
         "architectures": [architecture],

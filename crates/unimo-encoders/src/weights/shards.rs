@@ -79,9 +79,10 @@ fn others(folder: &Path) -> String {
         })
         .collect();
     names.sort();
-    match names.is_empty() {
-        true => String::new(),
-        false => format!(". It holds {}: give that file", names.join(", ")),
+    if names.is_empty() {
+        String::new()
+    } else {
+        format!(". It holds {}: give that file", names.join(", "))
     }
 }
 

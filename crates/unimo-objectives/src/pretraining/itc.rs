@@ -489,9 +489,10 @@ pub(crate) fn embed(projection: Option<&Linear>, class: Tensor<2>, normalised: b
         None => class,
     };
     let projected = single_precision(projected);
-    match normalised {
-        true => normalise(projected),
-        false => projected,
+    if normalised {
+        normalise(projected)
+    } else {
+        projected
     }
 }
 

@@ -425,9 +425,10 @@ impl Chunker<'_> {
                 let noun_follows = self.open(at + 2).is_some()
                     || matches!(self.tokens.get(at + 2), Some(Token::Comma))
                     || self.closed(at + 2) == Some(Closed::And);
-                let goes_on = match joined {
-                    true => next_describes && self.open(at + 3).is_some(),
-                    false => next_describes || next.is_some() && before != Before::Nothing,
+                let goes_on = if joined {
+                    next_describes && self.open(at + 3).is_some()
+                } else {
+                    next_describes || next.is_some() && before != Before::Nothing
                 };
                 at += usize::from(goes_on && noun_follows);
             }
@@ -506,9 +507,10 @@ impl Chunker<'_> {
         self.push_noun(words.places, before);
         if let Some(after) = after {
             let mut texts = after.into_iter().map(|(text, _)| text);
-            let chunk = match before_preposition {
-                true => Chunk::Verb(texts.next().unwrap_or_default(), Form::Other),
-                false => Chunk::Adjectives(texts.collect()),
+            let chunk = if before_preposition {
+                Chunk::Verb(texts.next().unwrap_or_default(), Form::Other)
+            } else {
+                Chunk::Adjectives(texts.collect())
             };
             self.chunks.push(chunk);
         }
@@ -571,9 +573,10 @@ impl Chunker<'_> {
             };
         }
         if class.is(Is::Past) && !names {
-            let verb = Some(match class.is(Is::PastOnly) || article {
-                true => Form::Finite,
-                false => Form::Other,
+            let verb = Some(if class.is(Is::PastOnly) || article {
+                Form::Finite
+            } else {
+                Form::Other
             });
             if NAMING.contains(&text) && words.noun {
                 return verb;

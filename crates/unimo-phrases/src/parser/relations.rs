@@ -353,9 +353,12 @@ impl Joiner {
             .into_iter()
             .map(moves)
             .find(|group| !group.is_empty())
-            .unwrap_or_else(|| match self.sentence.subjects.is_empty() {
-                true => self.sentence.nearest.clone(),
-                false => self.sentence.subjects.clone(),
+            .unwrap_or_else(|| {
+                if self.sentence.subjects.is_empty() {
+                    self.sentence.nearest.clone()
+                } else {
+                    self.sentence.subjects.clone()
+                }
             })
     }
 

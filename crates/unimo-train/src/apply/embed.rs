@@ -178,15 +178,16 @@ pub fn images(
         bar.advance(batch.len());
     }
     bar.finish();
-    match found.ids.is_empty() {
-        true => Err(TrainError::Check(format!(
+    if found.ids.is_empty() {
+        Err(TrainError::Check(format!(
             "no picture could be read; the first: {}",
             found
                 .skipped
                 .first()
                 .map_or("none given", |(_, reason)| reason.as_str())
-        ))),
-        false => Ok(found),
+        )))
+    } else {
+        Ok(found)
     }
 }
 

@@ -171,13 +171,14 @@ pub fn images(given: &Path, columns: &ColumnArgs) -> Result<Vec<(String, PathBuf
         }
         left_out.say(given);
     }
-    match found.is_empty() {
-        true => Err(TrainError::Check(format!(
+    if found.is_empty() {
+        Err(TrainError::Check(format!(
             "{} names no picture (.jpg, .jpeg, .jpe, .jfif, .png or .webp; in a list by column `{}`)",
             given.display(),
             columns.image_column
-        ))),
-        false => Ok(found),
+        )))
+    } else {
+        Ok(found)
     }
 }
 
@@ -221,13 +222,14 @@ pub fn texts(given: &Path, columns: &ColumnArgs) -> Result<Vec<String>, TrainErr
     }
     let mut seen = std::collections::HashSet::new();
     all.retain(|text| !text.trim().is_empty() && seen.insert(text.clone()));
-    match all.is_empty() {
-        true => Err(TrainError::Check(format!(
+    if all.is_empty() {
+        Err(TrainError::Check(format!(
             "{} holds no text (one a line in a .txt file; in a list by column `{}`)",
             given.display(),
             columns.text_column
-        ))),
-        false => Ok(all),
+        )))
+    } else {
+        Ok(all)
     }
 }
 

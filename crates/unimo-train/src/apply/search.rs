@@ -166,9 +166,10 @@ fn shortlist(predictor: &Predictor, args: &SearchArgs) -> Result<usize, TrainErr
         return Ok(if matching { SHORTLIST.max(args.top) } else { 0 });
     };
     if !(space && matching) {
-        let (lacks, ranks) = match space {
-            true => ("matching head", "common space"),
-            false => ("common space", "matching head"),
+        let (lacks, ranks) = if space {
+            ("matching head", "common space")
+        } else {
+            ("common space", "matching head")
         };
         if asked == 0 && !space {
             return Err(TrainError::Check(format!(
@@ -197,15 +198,14 @@ fn for_texts(
     pictures: &[(String, PathBuf)],
     how: How,
 ) -> Result<Vec<Found>, TrainError> {
-    let space = match has_space(predictor) {
-        true => {
-            let collection = embed::images(predictor, pictures)?;
-            for (name, reason) in &collection.skipped {
-                eprintln!("skipped {name}: {reason}");
-            }
-            Some((collection, embed::texts(predictor, queries.clone())?))
+    let space = if has_space(predictor) {
+        let collection = embed::images(predictor, pictures)?;
+        for (name, reason) in &collection.skipped {
+            eprintln!("skipped {name}: {reason}");
         }
-        false => None,
+        Some((collection, embed::texts(predictor, queries.clone())?))
+    } else {
+        None
     };
     let path_of: std::collections::HashMap<&str, &PathBuf> = pictures
         .iter()
@@ -258,9 +258,10 @@ fn for_pictures(
     texts: Vec<String>,
     how: How,
 ) -> Result<Vec<Found>, TrainError> {
-    let collection = match has_space(predictor) {
-        true => Some(embed::texts(predictor, texts.clone())?),
-        false => None,
+    let collection = if has_space(predictor) {
+        Some(embed::texts(predictor, texts.clone())?)
+    } else {
+        None
     };
     let mut all = Vec::new();
     for path in queries {

@@ -97,9 +97,10 @@ pub fn run(args: &PackArgs) -> Result<(), TrainError> {
 fn packed(folder: &Path) -> Vec<PathBuf> {
     let splits = Split::ALL.map(|split| folder.join(split.name()));
     let there: Vec<PathBuf> = splits.into_iter().filter(|f| f.is_dir()).collect();
-    match there.is_empty() {
-        true => vec![folder.to_owned()],
-        false => there,
+    if there.is_empty() {
+        vec![folder.to_owned()]
+    } else {
+        there
     }
 }
 

@@ -418,9 +418,10 @@ fn histogram(title: &str, unit: &str, values: &[f64]) -> Option<Markup> {
         } else {
             from + width - f64::from(u8::from(whole))
         };
-        let name = match from == to {
-            true => format!("{from:.digits$}"),
-            false => format!("{from:.digits$} to {to:.digits$}"),
+        let name = if from == to {
+            format!("{from:.digits$}")
+        } else {
+            format!("{from:.digits$} to {to:.digits$}")
         };
         (name, count)
     });

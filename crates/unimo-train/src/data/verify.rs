@@ -223,9 +223,10 @@ fn account(source: &dyn Source, threads: usize, drop_duplicates: bool) -> (Accou
             let seen = match seen {
                 Ok(seen) => seen,
                 Err(error) => {
-                    let list = match error.is_unavailable() {
-                        true => &mut account.unavailable,
-                        false => &mut account.unusable,
+                    let list = if error.is_unavailable() {
+                        &mut account.unavailable
+                    } else {
+                        &mut account.unusable
                     };
                     list.push(Unusable {
                         file: error.place.file,

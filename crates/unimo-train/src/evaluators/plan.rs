@@ -86,9 +86,10 @@ impl Plan {
             let (mut low, mut high) = (0, pictures);
             while low < high {
                 let middle = low + (high - low).div_ceil(2);
-                match fits(protocol, middle) {
-                    true => low = middle,
-                    false => high = middle - 1,
+                if fits(protocol, middle) {
+                    low = middle
+                } else {
+                    high = middle - 1
                 }
             }
             let least = LEAST.min(pictures);
@@ -112,9 +113,10 @@ impl Plan {
             Protocol::Contrast => "the contrast",
             Protocol::Full => "all methods",
         };
-        let part = match self.pictures < pictures {
-            true => format!("{} of the {pictures}, drawn at random", self.pictures),
-            false => format!("all {pictures}"),
+        let part = if self.pictures < pictures {
+            format!("{} of the {pictures}, drawn at random", self.pictures)
+        } else {
+            format!("all {pictures}")
         };
         let share = 100.0 * recipe.eval.share;
         let why = match (recipe.eval.during, self.exceeds) {
@@ -154,9 +156,12 @@ fn budget(recipe: &Recipe) -> Passes {
         let of = |stage: &Stage| stage.steps() as f64 * passes(&|key| stage.trains(key));
         stages.iter().map(of).sum::<f64>() / train.steps as f64
     };
-    let mlm = |trains: Trains<'_>| match objectives.mlm.is_some() && trains("mlm") {
-        true => 1.0,
-        false => 0.0,
+    let mlm = |trains: Trains<'_>| {
+        if objectives.mlm.is_some() && trains("mlm") {
+            1.0
+        } else {
+            0.0
+        }
     };
     let texts = mean(&|trains| 1.0 + mlm(trains));
     let pairs = mean(&|trains| {

@@ -115,9 +115,10 @@ pub(crate) fn notes(
         let Setting { given, key, value } = setting;
         if get(table, key) != value.as_ref() {
             let later = settings[at + 1..].iter().rfind(|later| {
-                let (short, long) = match later.key.0.len() < key.0.len() {
-                    true => (&later.key, key),
-                    false => (key, &later.key),
+                let (short, long) = if later.key.0.len() < key.0.len() {
+                    (&later.key, key)
+                } else {
+                    (key, &later.key)
                 };
                 long.0.starts_with(&short.0)
             });
@@ -213,9 +214,10 @@ pub(crate) fn flat(table: &Table) -> BTreeMap<String, Value> {
         match value {
             Value::Table(table) if !table.is_empty() => {
                 for (name, value) in table {
-                    let key = match key.is_empty() {
-                        true => name.clone(),
-                        false => format!("{key}.{name}"),
+                    let key = if key.is_empty() {
+                        name.clone()
+                    } else {
+                        format!("{key}.{name}")
                     };
                     add(all, &key, value);
                 }
@@ -379,9 +381,10 @@ fn known(setting: &Setting, base: &Table) -> Result<(), TrainError> {
             None => return Ok(()),
         }
     }
-    match messages.is_empty() {
-        true => Ok(()),
-        false => Err(setting.wrong(messages.join("; "))),
+    if messages.is_empty() {
+        Ok(())
+    } else {
+        Err(setting.wrong(messages.join("; ")))
     }
 }
 

@@ -153,9 +153,10 @@ impl Recipe {
             .enumerate()
             .map(|(index, config)| {
                 shares += config.share;
-                let last = match index + 1 == count {
-                    true => train.steps,
-                    false => ((shares * train.steps as f64).round() as u64).min(train.steps),
+                let last = if index + 1 == count {
+                    train.steps
+                } else {
+                    ((shares * train.steps as f64).round() as u64).min(train.steps)
                 };
                 let stage = Stage {
                     index,

@@ -78,9 +78,10 @@ impl RandAugment {
         for turn in (0..self.operations as u64).rev() {
             let operation = all[below(bits(draw, turn, Choice::Operation), all.len())];
             let mirrored = random(draw, turn, Choice::Sign) < 0.5;
-            let operation = match mirrored {
-                true => self.list.mirrored(operation),
-                false => operation,
+            let operation = if mirrored {
+                self.list.mirrored(operation)
+            } else {
+                operation
             };
             chosen.push((operation, part));
             part = operation.reads(part, whole);

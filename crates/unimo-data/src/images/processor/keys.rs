@@ -157,9 +157,10 @@ pub(super) fn pixels(
         three("image_mean", defaults.mean)?,
         three("image_std", defaults.std)?,
     );
-    let (mean, std) = match normalise {
-        true => (mean, std),
-        false => ([0.0; 3], [1.0; 3]),
+    let (mean, std) = if normalise {
+        (mean, std)
+    } else {
+        ([0.0; 3], [1.0; 3])
     };
     // (level * factor - mean) / std = (level / 255 - mean / scale) / (std / scale)
     let scale = factor * 255.0;

@@ -295,9 +295,10 @@ fn said(caption: &str, phrases: &[String]) -> SaidOfScene {
         let mut relation = None;
         for (words, opposite) in both.clone() {
             if let Some((a, b)) = phrase.split_once(words) {
-                relation = Some(match caption.contains(words) {
-                    true => (a, words, b),
-                    false => (b, opposite, a),
+                relation = Some(if caption.contains(words) {
+                    (a, words, b)
+                } else {
+                    (b, opposite, a)
                 });
             }
         }
@@ -362,9 +363,10 @@ fn phrases_of_scenes_are_found_again() {
             right += found.intersection(&said.listed).count();
             missing += said.listed.difference(&found).count();
             for phrase in found.difference(&said.listed) {
-                match said.more.contains(phrase) {
-                    true => more += 1,
-                    false => wrong += 1,
+                if said.more.contains(phrase) {
+                    more += 1
+                } else {
+                    wrong += 1
                 }
             }
         }

@@ -68,9 +68,10 @@ impl Source for Listed {
     fn roles(&self, split: Split, index: usize) -> Result<Vec<TextRole>, SampleError> {
         let texts = self.captions.of(self.index(split, index));
         let describe = texts.iter().all(|(_, role)| *role == TextRole::Describes);
-        Ok(match describe {
-            true => Vec::new(),
-            false => texts.iter().map(|(_, role)| *role).collect(),
+        Ok(if describe {
+            Vec::new()
+        } else {
+            texts.iter().map(|(_, role)| *role).collect()
         })
     }
 

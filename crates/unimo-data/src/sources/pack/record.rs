@@ -40,13 +40,14 @@ impl Record {
         Self {
             unimo_sample: Self::VERSION,
             // Only this distinguishes questions without answers from captions.
-            describes: match sample.roles.contains(&TextRole::Question) {
-                true => sample
+            describes: if sample.roles.contains(&TextRole::Question) {
+                sample
                     .roles
                     .iter()
                     .map(|role| *role == TextRole::Describes)
-                    .collect(),
-                false => Vec::new(),
+                    .collect()
+            } else {
+                Vec::new()
             },
             name: sample.name,
             captions: sample.captions,
@@ -97,9 +98,10 @@ impl Record {
                 *role = TextRole::Question;
             }
         }
-        match roles.iter().all(|role| *role == TextRole::Describes) {
-            true => Vec::new(),
-            false => roles,
+        if roles.iter().all(|role| *role == TextRole::Describes) {
+            Vec::new()
+        } else {
+            roles
         }
     }
 

@@ -73,9 +73,10 @@ impl<'a> Draw<'a> {
             .zip(splits)
             .filter(|(_, s)| **s != Split::Train);
         let held_out: Vec<&Table> = held_out.map(|((table, _), _)| table).collect();
-        let by = match drawn && config.val_fraction > 0.0 {
-            true => By::of(config, &train),
-            false => By::Row,
+        let by = if drawn && config.val_fraction > 0.0 {
+            By::of(config, &train)
+        } else {
+            By::Row
         };
         Self {
             by,

@@ -200,9 +200,12 @@ impl Rows {
         let within = (part.rows[index].number - table.starts[group]) as usize;
         let limit = images::largest_file(self.limits.max_pixels);
         self.stored(file, group, column, within)
-            .and_then(|bytes| match bytes.len() as u64 > limit {
-                true => Err(format!("the file is larger than {limit} bytes").into()),
-                false => Ok(Some(bytes)),
+            .and_then(|bytes| {
+                if bytes.len() as u64 > limit {
+                    Err(format!("the file is larger than {limit} bytes").into())
+                } else {
+                    Ok(Some(bytes))
+                }
             })
             .map_err(|error| {
                 let told = |reason: &str| format!("column `{}`: {reason}", self.image_column);
@@ -253,16 +256,17 @@ fn list(
         (&config.test, Split::Test),
     ] {
         for pattern in patterns {
-            let paths = match pattern.exists() {
-                true => vec![pattern.clone()],
-                false => expand(&pattern.to_string_lossy())
+            let paths = if pattern.exists() {
+                vec![pattern.clone()]
+            } else {
+                expand(&pattern.to_string_lossy())
                     .map_err(|reason| DataError::Manifest {
                         path: pattern.clone(),
                         reason,
                     })?
                     .into_iter()
                     .map(PathBuf::from)
-                    .collect(),
+                    .collect()
             };
             files.extend(paths.into_iter().map(|path| (path, split)));
         }

@@ -196,21 +196,20 @@ pub(super) fn read_file(
             let mut all = schema.columns().iter();
             all.position(|column| column.path().parts() == path)
         };
-        let image = match config.images {
-            true => {
-                let name = config.image_column.as_str();
-                let kind = roots[root(name)?].data_type();
-                let column = match kind {
-                    DataType::Struct(_) => stored(&[name, "bytes"]),
-                    _ => stored(&[name]),
-                };
-                let column = column.ok_or_else(|| {
-                    format!("column `{name}` is {kind}, neither binary nor a struct of `bytes`")
-                })?;
-                refuse_compression(&metadata, column, name)?;
-                Some(column)
-            }
-            false => None,
+        let image = if config.images {
+            let name = config.image_column.as_str();
+            let kind = roots[root(name)?].data_type();
+            let column = match kind {
+                DataType::Struct(_) => stored(&[name, "bytes"]),
+                _ => stored(&[name]),
+            };
+            let column = column.ok_or_else(|| {
+                format!("column `{name}` is {kind}, neither binary nor a struct of `bytes`")
+            })?;
+            refuse_compression(&metadata, column, name)?;
+            Some(column)
+        } else {
+            None
         };
         let texts = config
             .text_columns

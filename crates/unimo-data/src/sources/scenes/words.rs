@@ -209,9 +209,10 @@ impl Description {
         }
         if let Rest::Second(relation, second) = self.rest {
             let turned = caption.find(&second.full()) < caption.find(&self.first.full());
-            let (one, words, other) = match turned {
-                true => (second, relation.reversed().words(), self.first),
-                false => (self.first, relation.words(), second),
+            let (one, words, other) = if turned {
+                (second, relation.reversed().words(), self.first)
+            } else {
+                (self.first, relation.words(), second)
             };
             phrases.push(format!("{} {words} {}", one.short(), other.short()));
         }

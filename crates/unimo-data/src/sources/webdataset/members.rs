@@ -146,9 +146,10 @@ impl WebDataset {
     fn class(&self, text: &str) -> Result<String, String> {
         let text = text.trim();
         let Ok(number) = text.parse::<usize>() else {
-            return match text.is_empty() {
-                true => Err("it is empty".to_owned()),
-                false => Ok(text.to_owned()),
+            return if text.is_empty() {
+                Err("it is empty".to_owned())
+            } else {
+                Ok(text.to_owned())
             };
         };
         self.classes.get(number).cloned().ok_or_else(|| {

@@ -63,13 +63,14 @@ impl<'a> List<'a> {
                 path: pattern.clone(),
                 reason,
             };
-            let paths = match pattern.exists() {
-                true => vec![pattern.clone()],
-                false => expand(&pattern.to_string_lossy())
+            let paths = if pattern.exists() {
+                vec![pattern.clone()]
+            } else {
+                expand(&pattern.to_string_lossy())
                     .map_err(wrong)?
                     .into_iter()
                     .map(PathBuf::from)
-                    .collect(),
+                    .collect()
             };
             for path in paths {
                 match path.is_dir() {
@@ -154,14 +155,14 @@ impl<'a> List<'a> {
         let index = pack::read_pack(self.storage, path)?;
         self.without_images |= !index.images;
         self.without_captions |= !index.captions;
-        let beside = |file: &str| match store::is_remote(path) {
-            // URLs have the same separator on every system.
-            true => {
+        let beside = |file: &str| {
+            if store::is_remote(path) {
                 let text = path.to_string_lossy();
                 let folder = text.rsplit_once('/').map_or("", |(folder, _)| folder);
                 PathBuf::from(format!("{folder}/{file}"))
+            } else {
+                path.with_file_name(file)
             }
-            false => path.with_file_name(file),
         };
         let shards = index.shards.iter().map(|shard| Listed {
             path: beside(&shard.file),
@@ -204,9 +205,10 @@ impl Opening<'_> {
         if let Some(compression) = Compression::of(&*object).map_err(wrong)? {
             return self.unpacked(path, &*object, compression);
         }
-        let index = match listed.indexed {
-            true => shards::read_index(self.storage, path, object.size()),
-            false => Ok(None),
+        let index = if listed.indexed {
+            shards::read_index(self.storage, path, object.size())
+        } else {
+            Ok(None)
         };
         let scan = || shards::scan(&*object, self.limits).map_err(wrong);
         let index = match index {

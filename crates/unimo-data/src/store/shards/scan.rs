@@ -265,9 +265,10 @@ impl Scan<'_> {
         if item.members.iter().any(|other| other.kind.excludes(member)) {
             return Err(format!("{shown:?}: the sample has such a member already"));
         }
-        let most = match member.is_image() {
-            true => self.limits.image,
-            false => self.limits.text,
+        let most = if member.is_image() {
+            self.limits.image
+        } else {
+            self.limits.text
         };
         let problem = match cut {
             Some(reason) => Some(reason.clone()),
@@ -327,9 +328,12 @@ fn check_sum(header: &tar::Header) -> Result<(), String> {
     let sum: u32 = bytes
         .iter()
         .enumerate()
-        .map(|(at, byte)| match FIELD.contains(&at) {
-            true => u32::from(b' '),
-            false => u32::from(*byte),
+        .map(|(at, byte)| {
+            if FIELD.contains(&at) {
+                u32::from(b' ')
+            } else {
+                u32::from(*byte)
+            }
         })
         .sum();
     match header.cksum() {

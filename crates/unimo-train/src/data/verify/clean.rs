@@ -49,9 +49,10 @@ impl Columns {
         let caption = |column: &String| column == "caption";
         Self {
             image: Some(pairs.image_column.clone()).filter(|column| column != "image"),
-            text: match pairs.text_columns.iter().any(caption) {
-                true => None,
-                false => pairs.text_columns.first().cloned(),
+            text: if pairs.text_columns.iter().any(caption) {
+                None
+            } else {
+                pairs.text_columns.first().cloned()
             },
             split: pairs.split_column.clone(),
             names: names.collect(),
