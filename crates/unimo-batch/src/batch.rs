@@ -103,7 +103,8 @@ pub struct Texts {
     pub ids: Vec<i32>,
     /// `L`.
     pub length: usize,
-    /// `[B]`: how many leading positions of each row are text; the rest are padding.
+    /// `[B]`: how many leading positions of each row are text, with the begin token, the words, the concepts and the end token; the
+    /// rest are padding.
     pub lengths: Vec<usize>,
     /// The same texts with words hidden, if the loader was asked for it by a [`MaskSpec`].
     pub masked: Option<MaskedTexts>,

@@ -45,9 +45,18 @@ impl ConfigError {
         })
     }
 
+    /// `Err` unless `holds`, for a section as a whole: its name is added by [`within`](Self::within).
+    pub fn of_section(holds: bool, allowed: impl Display) -> Result<(), Self> {
+        Self::unless(holds, "", "{}", allowed)
+    }
+
     /// The same error with the key's section before it.
     pub fn within(mut self, section: &str) -> Self {
-        self.key = format!("{section}.{}", self.key);
+        self.key = if self.key.is_empty() {
+            section.to_owned()
+        } else {
+            format!("{section}.{}", self.key)
+        };
         self
     }
 }

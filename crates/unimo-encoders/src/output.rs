@@ -11,7 +11,7 @@ use crate::rows::Rows;
 /// The output of the cross-modal encoder.
 #[derive(Debug, Clone)]
 pub struct FusionOutput {
-    /// `[B, Lt, D]`; `None` if the pass had no texts.
+    /// `[B, Lt, D]`, the class token first; `None` if the pass had no texts.
     pub text: Option<Tensor<3>>,
     /// `[B, Lv, D]`; `None` if the pass had no images.
     pub image: Option<Tensor<3>>,
@@ -42,6 +42,15 @@ impl FusionOutput {
         self.image
             .as_ref()
             .expect("invariant: the pass had pictures")
+    }
+
+    /// The class token of the texts, `[B, D]`.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the pass had no texts.
+    pub fn text_class(&self) -> Tensor<2> {
+        self.text().clone().narrow(1, 0, 1).squeeze_dim(1)
     }
 
     /// The same without a gradient.

@@ -62,13 +62,10 @@ impl<'de> Deserialize<'de> for ObjectivesConfig {
 /// The error for a key that belongs to no objective.
 fn unknown<E: de::Error>(key: &str) -> E {
     let registered = registry::registered();
-    if registered.is_empty() {
-        return E::unknown_field(key, ObjectivesConfig::KEYS);
-    }
     let keys = ObjectivesConfig::KEYS.iter().chain(&registered);
     let keys: Vec<String> = keys.map(|key| format!("`{key}`")).collect();
     E::custom(format!(
-        "unknown field `{key}`, expected one of {}",
+        "unknown field `{key}`, expected one of {}, or an objective of another crate that this program registers",
         keys.join(", ")
     ))
 }
@@ -82,7 +79,7 @@ impl ObjectivesConfig {
     /// Checks every value, alone and against the others.
     pub fn validate(&self) -> Result<(), ConfigError> {
         for (key, settings) in self.each() {
-            settings.validate().map_err(|e| within(e, key))?;
+            settings.validate().map_err(|e| e.within(key))?;
         }
         ConfigError::unless(
             !self.each().is_empty(),
@@ -113,7 +110,13 @@ impl ObjectivesConfig {
                 "{}",
                 "needs an image encoder, [model.image] or [model.regions]",
             )?;
-            settings.validate_with(model).map_err(|e| within(e, key))?;
+            ConfigError::unless(
+                model.is_fused() || !settings.reads_fused(),
+                key,
+                "{}",
+                "needs a cross-modal encoder, [model.fusion] or [model.joint]",
+            )?;
+            settings.validate_with(model).map_err(|e| e.within(key))?;
         }
         Ok(())
     }
@@ -160,15 +163,4 @@ impl ObjectivesConfig {
             .find(|(_, settings)| settings.gives_similarity())
             .map(|(key, _)| key)
     }
-}
-
-/// Puts the section's name before the setting's; an error without a setting is about the whole section.
-fn within(error: ConfigError, section: &str) -> ConfigError {
-    if error.key.is_empty() {
-        return ConfigError {
-            key: section.to_owned(),
-            ..error
-        };
-    }
-    error.within(section)
 }

@@ -44,10 +44,12 @@ pub mod together;
 
 use std::ops::{Deref, DerefMut};
 
+pub use burn;
 use burn::module::{
     Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor,
 };
 use burn::tensor::{Device, FloatDType, Tensor};
+pub use rand_chacha::ChaCha8Rng;
 use unimo_core::dtype::cast;
 use unimo_core::init::Init;
 use unimo_encoders::backbone::BackboneConfig;
@@ -57,7 +59,6 @@ pub use crate::draws::Draws;
 pub use crate::objective::{AfterStep, Objective, ObjectiveConfig, Settings};
 pub use crate::outcome::{ACCURACY, Carry, Metric, Outcome};
 pub use crate::pairs::{Fused, Pairs};
-use crate::pretraining::{codes, itc, itm, lm, mcr, mlm, mrm, views, vq, wpg};
 use crate::registry::{OutsideConfig, OutsideObjective};
 pub use crate::step::{ObjectiveResult, Step};
 use crate::teacher::Teacher;
@@ -162,16 +163,16 @@ macro_rules! objectives {
 }
 
 objectives! {
-    mlm: mlm::MlmConfig;
-    itm: itm::ItmConfig;
-    itc: itc::ItcConfig;
-    lm: lm::LmConfig;
-    vq: vq::VqConfig;
-    codes: codes::CodesConfig;
-    mcr: mcr::McrConfig;
-    wpg: wpg::WpgConfig;
-    views: views::ViewsConfig;
-    mrm: mrm::MrmConfig;
+    mlm: pretraining::mlm::MlmConfig;
+    itm: pretraining::itm::ItmConfig;
+    itc: pretraining::itc::ItcConfig;
+    lm: pretraining::lm::LmConfig;
+    vq: pretraining::vq::VqConfig;
+    codes: pretraining::codes::CodesConfig;
+    mcr: pretraining::mcr::McrConfig;
+    wpg: pretraining::wpg::WpgConfig;
+    views: pretraining::views::ViewsConfig;
+    mrm: pretraining::mrm::MrmConfig;
 }
 
 /// The objectives of a recipe, with their heads.
@@ -279,7 +280,6 @@ impl ModuleDisplayDefault for Objectives {
     }
 }
 
-const NEEDS_FUSION: &str = "needs a cross-modal encoder, [model.fusion] or [model.joint]";
 const NEEDS_ONE_STREAM: &str = "needs a cross-modal encoder of one stream, [model.joint], or none";
 const NEEDS_TWO_STREAMS: &str = "needs a cross-modal encoder of two streams, [model.fusion]";
 

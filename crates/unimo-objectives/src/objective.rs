@@ -28,6 +28,16 @@ pub trait Settings: Debug + Send + Sync {
     /// Which samples count, and how many it needs.
     fn samples(&self) -> Samples;
 
+    /// What it is in a few words, as the report names it.
+    fn title(&self) -> &'static str {
+        ""
+    }
+
+    /// Whether it reads what the cross-modal encoder makes of pairs, and makes no sense without one.
+    fn reads_fused(&self) -> bool {
+        false
+    }
+
     /// Whether it chooses wrong partners by the similarity of captions and images.
     fn asks_similarity(&self) -> bool {
         false

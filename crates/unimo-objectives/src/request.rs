@@ -232,6 +232,12 @@ impl Samples {
         describing: false,
         alone: false,
     };
+    /// Every caption of an image by itself.
+    pub const DESCRIBING: Self = Self {
+        least: 1,
+        describing: true,
+        alone: false,
+    };
     /// Captions with their images, compared with each other.
     pub const CAPTIONED: Self = Self {
         least: 2,

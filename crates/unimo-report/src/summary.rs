@@ -18,7 +18,9 @@ const FIRST: [&str; 7] = [
 const ELSEWHERE: [&str; 2] = ["name", "parameters"];
 
 pub(crate) fn header(name: &str, folder: &RunFolder, sections: &[Section]) -> Markup {
+    // What the objectives are stands beside their losses.
     let others = folder.facts.keys().map(String::as_str);
+    let others = others.filter(|key| *key != "objectives");
     let others = others.filter(|key| !FIRST.contains(key) && !ELSEWHERE.contains(key));
     let facts: Vec<(String, String)> = FIRST
         .into_iter()

@@ -184,6 +184,10 @@ impl Trainer {
         }
         .map_err(TrainError::file("write", run.path()))?;
         if step == 0 {
+            let each = recipe.objectives.each().into_iter();
+            let titles: BTreeMap<&str, &str> = each
+                .map(|(key, settings)| (key, settings.title()))
+                .collect();
             run.write_json(
                 "run.json",
                 &json!({
@@ -199,6 +203,7 @@ impl Trainer {
                         "architecture": std::env::consts::ARCH,
                     },
                     "parameters": count,
+                    "objectives": titles,
                     "data": source.describe(),
                 }),
             )?;

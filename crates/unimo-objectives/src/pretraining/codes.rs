@@ -36,6 +36,10 @@ impl Settings for CodesConfig {
         self.weight
     }
 
+    fn title(&self) -> &'static str {
+        "masked grounded tokens"
+    }
+
     fn requests(&self) -> Vec<Request> {
         vec![
             Request::text(TextForm::AsOthers).optional(),

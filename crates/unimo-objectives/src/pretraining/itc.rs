@@ -117,6 +117,10 @@ impl Settings for ItcConfig {
         self.weight
     }
 
+    fn title(&self) -> &'static str {
+        "image-text contrast"
+    }
+
     fn requests(&self) -> Vec<Request> {
         let mut all = vec![
             Request::text(TextForm::Plain),

@@ -34,7 +34,7 @@ use crate::outcome::Outcome;
 use crate::pairs::{Fused, Pairs};
 pub use crate::partners::Negatives;
 use crate::request::{ImageForm, Request, Samples, TextForm};
-use crate::{NEEDS_FUSION, NEEDS_TWO_STREAMS, is_default, single_precision};
+use crate::{NEEDS_TWO_STREAMS, is_default, single_precision};
 
 /// Which pairs are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,6 +92,10 @@ impl Settings for ItmConfig {
         self.weight
     }
 
+    fn title(&self) -> &'static str {
+        "image-text matching"
+    }
+
     fn requests(&self) -> Vec<Request> {
         vec![
             Request::text(TextForm::Plain),
@@ -107,6 +111,10 @@ impl Settings for ItmConfig {
         self.negatives.hard()
     }
 
+    fn reads_fused(&self) -> bool {
+        true
+    }
+
     fn validate(&self) -> Result<(), ConfigError> {
         config::above_zero("weight", self.weight)
     }
@@ -114,7 +122,6 @@ impl Settings for ItmConfig {
     fn validate_with(&self, model: &BackboneConfig) -> Result<(), ConfigError> {
         let two_streams = model.fusion.is_some();
         let image_class = model.joint.as_ref().is_none_or(|joint| joint.image_class);
-        ConfigError::unless(model.is_fused(), "", "{}", NEEDS_FUSION)?;
         match self.head {
             Head::Pair => ConfigError::unless(two_streams, "head", "pair", NEEDS_TWO_STREAMS),
             Head::Product => ConfigError::unless(

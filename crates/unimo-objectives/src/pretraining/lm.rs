@@ -39,6 +39,10 @@ impl Settings for LmConfig {
         self.weight
     }
 
+    fn title(&self) -> &'static str {
+        "language modelling"
+    }
+
     fn requests(&self) -> Vec<Request> {
         let image = Request::image(ImageForm::Plain);
         vec![
@@ -60,7 +64,7 @@ impl Settings for LmConfig {
     }
 
     fn validate_with(&self, model: &BackboneConfig) -> Result<(), ConfigError> {
-        ConfigError::unless(model.fusion.is_none(), "", "{}", NEEDS_ONE_STREAM)
+        ConfigError::of_section(model.fusion.is_none(), NEEDS_ONE_STREAM)
     }
 }
 

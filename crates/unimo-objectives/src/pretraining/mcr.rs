@@ -41,6 +41,10 @@ impl Settings for McrConfig {
         self.weight
     }
 
+    fn title(&self) -> &'static str {
+        "masked concept recovery"
+    }
+
     fn requests(&self) -> Vec<Request> {
         let tags = || Request::image(ImageForm::MaskedTags(self.rate));
         let phrases = || Request::text(TextForm::MaskedPhrases(self.rate));

@@ -46,6 +46,10 @@ impl Settings for MlmConfig {
         self.weight
     }
 
+    fn title(&self) -> &'static str {
+        "masked language modelling"
+    }
+
     fn requests(&self) -> Vec<Request> {
         let image = Request::image(ImageForm::Plain);
         vec![

@@ -29,7 +29,7 @@ use crate::objective::{Objective, ObjectiveConfig, Settings};
 use crate::outcome::Outcome;
 use crate::pairs::{Fused, Pairs};
 use crate::request::{By, ImageForm, ImageKind, Request, Samples, TextForm, TextKind};
-use crate::{NEEDS_FUSION, is_default, single_precision};
+use crate::{is_default, single_precision};
 
 /// Distance of a prediction from its target, as a mean over the width.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -62,6 +62,10 @@ impl Settings for MrmConfig {
         self.weight
     }
 
+    fn title(&self) -> &'static str {
+        "masked representation modelling"
+    }
+
     fn requests(&self) -> Vec<Request> {
         vec![
             Request::text(TextForm::Masked(self.mask)),
@@ -73,6 +77,10 @@ impl Settings for MrmConfig {
 
     fn samples(&self) -> Samples {
         Samples::EACH
+    }
+
+    fn reads_fused(&self) -> bool {
+        true
     }
 
     fn validate(&self) -> Result<(), ConfigError> {
@@ -88,8 +96,7 @@ impl Settings for MrmConfig {
             "patches",
             format_args!("{:?}", self.patches),
             "needs an encoder of pixels with model.image.mask_embedding = true",
-        )?;
-        ConfigError::unless(model.is_fused(), "", "{}", NEEDS_FUSION)
+        )
     }
 }
 

@@ -47,6 +47,10 @@ impl Settings for ViewsConfig {
         self.weight
     }
 
+    fn title(&self) -> &'static str {
+        "two views of an image"
+    }
+
     fn requests(&self) -> Vec<Request> {
         vec![
             Request::image(ImageForm::Plain),

@@ -36,6 +36,10 @@ impl Settings for VqConfig {
         self.weight
     }
 
+    fn title(&self) -> &'static str {
+        "grounded dictionary"
+    }
+
     fn requests(&self) -> Vec<Request> {
         vec![
             Request::text(TextForm::AsOthers).optional(),
@@ -64,10 +68,8 @@ impl Settings for VqConfig {
 
 /// Checks that there is a dictionary to learn.
 pub(crate) fn grounded(model: &BackboneConfig) -> Result<(), ConfigError> {
-    ConfigError::unless(
+    ConfigError::of_section(
         model.joint.as_ref().is_some_and(|j| j.grounding.is_some()),
-        "",
-        "{}",
         "needs a grounded dictionary, [model.joint.grounding]",
     )
 }

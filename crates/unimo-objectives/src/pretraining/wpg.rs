@@ -29,7 +29,7 @@ use crate::outcome::Outcome;
 use crate::pairs::{Fused, Pairs};
 use crate::partners::Negatives;
 use crate::request::{ImageForm, Request, Samples, TextForm};
-use crate::{NEEDS_FUSION, single_precision};
+use crate::single_precision;
 
 /// Which region stands for a phrase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +60,10 @@ impl Settings for WpgConfig {
         self.weight
     }
 
+    fn title(&self) -> &'static str {
+        "phrase grounding"
+    }
+
     fn requests(&self) -> Vec<Request> {
         vec![
             Request::text(TextForm::WithPhrases),
@@ -75,6 +79,10 @@ impl Settings for WpgConfig {
         self.negatives.hard()
     }
 
+    fn reads_fused(&self) -> bool {
+        true
+    }
+
     fn validate(&self) -> Result<(), ConfigError> {
         config::above_zero("weight", self.weight)?;
         ConfigError::unless(
@@ -83,10 +91,6 @@ impl Settings for WpgConfig {
             self.margin,
             "must be in [0, 2): cosines differ by at most 2",
         )
-    }
-
-    fn validate_with(&self, model: &BackboneConfig) -> Result<(), ConfigError> {
-        ConfigError::unless(model.is_fused(), "", "{}", NEEDS_FUSION)
     }
 }
 

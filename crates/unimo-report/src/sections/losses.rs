@@ -6,7 +6,14 @@ use crate::numbers::{Format, number};
 use crate::page::{Section, cards};
 use crate::record::{ObjectiveRecord, RunFolder, StepRecord};
 
-fn objective_title(name: &str) -> &str {
+/// What an objective is in a few words: as the run says, or as it was called before runs said it.
+fn objective_title(folder: &RunFolder, name: &str) -> String {
+    let titles = folder.facts.get("objectives");
+    let said = titles.and_then(|titles| titles.get(name)?.as_str());
+    said.unwrap_or_else(|| known_title(name)).to_owned()
+}
+
+fn known_title(name: &str) -> &'static str {
     match name {
         "mlm" => "masked language modelling",
         "itm" => "image-text matching",
@@ -74,7 +81,7 @@ pub(crate) fn losses(folder: &RunFolder) -> Option<Section> {
         let series = Series::new(name.to_uppercase(), Colour::Slot(slot), points).smoothed();
         charts.push(
             LineChart::new(title)
-                .unit(objective_title(name))
+                .unit(objective_title(folder, name))
                 .series(series),
         );
         let points = objective_column(steps, name, |record| record.accuracy);
