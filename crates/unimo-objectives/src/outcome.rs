@@ -41,7 +41,7 @@ pub struct Outcome {
     pub metrics: Vec<Metric>,
     /// Samples that found no negative, because all others show the same image.
     pub without_negative: usize,
-    /// What [`Objective::after_step`] needs of this batch.
+    /// What [`Objective::after_step`](crate::Objective::after_step) needs of this batch.
     pub carry: Option<Carry>,
 }
 

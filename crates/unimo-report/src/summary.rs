@@ -15,12 +15,10 @@ const FIRST: [&str; 7] = [
     "recipe", "data", "device", "backend", "seed", "started", "versions",
 ];
 /// Facts that are shown elsewhere in the report.
-const ELSEWHERE: [&str; 2] = ["name", "parameters"];
+const ELSEWHERE: [&str; 3] = ["name", "parameters", "objectives"];
 
 pub(crate) fn header(name: &str, folder: &RunFolder, sections: &[Section]) -> Markup {
-    // What the objectives are stands beside their losses.
     let others = folder.facts.keys().map(String::as_str);
-    let others = others.filter(|key| *key != "objectives");
     let others = others.filter(|key| !FIRST.contains(key) && !ELSEWHERE.contains(key));
     let facts: Vec<(String, String)> = FIRST
         .into_iter()
