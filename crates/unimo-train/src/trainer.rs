@@ -122,6 +122,13 @@ struct StepResult {
     wait: f64,
 }
 
+/// Whether a version began the run in which all objectives drew from one stream. It did not write the objectives into `run.json`.
+fn drew_in_turn(run: &RunFolder) -> bool {
+    let text = std::fs::read_to_string(run.join("run.json")).unwrap_or_default();
+    let facts: Option<serde_json::Value> = serde_json::from_str(&text).ok();
+    facts.is_some_and(|facts| facts.get("objectives").is_none())
+}
+
 impl Trainer {
     pub(crate) fn new(opened: Opened, options: &Options) -> Result<Self, TrainError> {
         let Opened {
@@ -280,6 +287,12 @@ impl Trainer {
             trainer.run.path().display()
         );
         trainer.observers.message(line);
+        if step > 0 && drew_in_turn(&trainer.run) {
+            trainer.observers.message(
+                "an earlier version began this run: its objectives drew their random numbers in turn. From here on each draws its own, so \
+                 other wrong partners are drawn than that version would have drawn",
+            );
+        }
         for note in trainer.source.notes() {
             trainer.observers.message(note);
         }
