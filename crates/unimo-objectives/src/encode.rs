@@ -18,15 +18,15 @@ use crate::request::{By, ImageForm, ImageKind, Request, TextKind, What};
 /// The inputs of a batch that each model encodes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Wanted {
-    student: Inputs,
-    teacher: Inputs,
+    student: Readings,
+    teacher: Readings,
     /// Number of leading positions that see each other in texts read from left to right.
     prefix: Option<usize>,
 }
 
 /// The inputs that one model encodes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Inputs {
+struct Readings {
     texts: BTreeSet<TextKind>,
     images: BTreeSet<ImageKind>,
     /// Whether images are read with the tags hidden that are to be predicted.
@@ -114,14 +114,14 @@ impl Wanted {
     /// The inputs that the student reads.
     pub fn by_student(self) -> Self {
         Self {
-            teacher: Inputs::default(),
+            teacher: Readings::default(),
             ..self
         }
     }
 
     /// What remains once `done` is encoded.
     pub fn without(mut self, done: &Self) -> Self {
-        let rest = |own: &mut Inputs, done: &Inputs| {
+        let rest = |own: &mut Readings, done: &Readings| {
             own.texts.retain(|kind| !done.texts.contains(kind));
             own.images.retain(|kind| !done.images.contains(kind));
         };
@@ -180,7 +180,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn read(&self, wanted: &Inputs, into: &mut Tables) {
+    fn read(&self, wanted: &Readings, into: &mut Tables) {
         // Copied to the device before anything is computed there.
         let images = wanted.images.contains(&ImageKind::Plain);
         let images = images.then(|| self.backbone.pictures(self.batch, self.device));
@@ -207,7 +207,7 @@ impl Reader<'_> {
     }
 
     /// The names of the images' objects. They are hidden before the image encoder, so that images are encoded once (MVP's release).
-    fn tags(&self, wanted: &Inputs) -> Option<TextInput> {
+    fn tags(&self, wanted: &Readings) -> Option<TextInput> {
         let tags = self.batch.further_texts.get(TAGS);
         let tags = tags.filter(|_| self.backbone.image_tags)?;
         let hidden = tags.masked.as_ref().filter(|_| wanted.hides_tags);
@@ -219,7 +219,7 @@ impl Reader<'_> {
         self.backbone.text.input(ids, lengths, length, self.device)
     }
 
-    fn texts(&self, input: &TextInput, wanted: &Inputs) -> TextFeatures {
+    fn texts(&self, input: &TextInput, wanted: &Readings) -> TextFeatures {
         self.backbone.encode_texts_at(input, &wanted.text_layers)
     }
 
@@ -228,14 +228,14 @@ impl Reader<'_> {
         images: &Pictures,
         tags: Option<&TextInput>,
         picture: usize,
-        wanted: &Inputs,
+        wanted: &Readings,
     ) -> ImageFeatures {
         let layers = &wanted.image_layers;
         self.backbone
             .encode_pictures_at(images, tags, picture, layers)
     }
 
-    fn second_view(&self, wanted: &Inputs, into: &mut Tables) {
+    fn second_view(&self, wanted: &Readings, into: &mut Tables) {
         let images = self.batch.images.as_ref();
         let both = images.and_then(|images| Some((images, images.second_view.as_ref()?)));
         if let Some((images, levels)) = both {
@@ -244,7 +244,7 @@ impl Reader<'_> {
         }
     }
 
-    fn left_to_right(&self, wanted: &Inputs, into: &mut Tables) {
+    fn left_to_right(&self, wanted: &Readings, into: &mut Tables) {
         if let Some(texts) = &self.batch.texts {
             let input = self.input(&texts.ids, &texts.lengths, texts.length);
             let input = input.from_left_to_right(self.prefix);
@@ -254,7 +254,7 @@ impl Reader<'_> {
     }
 
     /// Encodes plain and masked texts in one pass.
-    fn both_directions(&self, wanted: &Inputs, into: &mut Tables) {
+    fn both_directions(&self, wanted: &Readings, into: &mut Tables) {
         let Some(texts) = &self.batch.texts else {
             return;
         };
@@ -278,7 +278,7 @@ impl Reader<'_> {
         }
     }
 
-    fn masked_patches(&self, wanted: &Inputs, into: &mut Tables) {
+    fn masked_patches(&self, wanted: &Readings, into: &mut Tables) {
         let images = self.batch.images.as_ref();
         let both = images.and_then(|images| Some((images, images.patch_mask.as_ref()?)));
         if let Some((images, hidden)) = both {
@@ -293,14 +293,14 @@ impl Reader<'_> {
         }
     }
 
-    fn second_images(&self, wanted: &Inputs, into: &mut Tables) {
+    fn second_images(&self, wanted: &Readings, into: &mut Tables) {
         if let Some(images) = &self.batch.second_images {
             let pixels = Pictures::of_pixels(images, &images.pixels, self.device);
             into.put_images(ImageKind::Second, self.images(&pixels, None, 1, wanted));
         }
     }
 
-    fn further(&self, wanted: &Inputs, into: &mut Tables) {
+    fn further(&self, wanted: &Readings, into: &mut Tables) {
         for kind in &wanted.texts {
             let TextKind::Further(name) = kind else {
                 continue;

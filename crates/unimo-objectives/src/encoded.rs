@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use burn::tensor::Tensor;
 use unimo_batch::Batch;
+use unimo_core::mask::PaddingMask;
 use unimo_encoders::features::{ImageFeatures, TextFeatures};
 
 use crate::partners::{Partners, Similarity};
@@ -96,7 +97,7 @@ impl Encoded {
         Some(table.narrow(first, self.samples))
     }
 
-    /// The last layer's states of the texts, before any projection: `[B, L, D]`.
+    /// The last layer's states of the texts, as the cross-modal encoder reads them: `[B, L, D]`.
     ///
     /// # Panics
     ///
@@ -208,10 +209,7 @@ impl Encoded {
 
     /// The padding mask of the images that the student's pairs are made of, with each sample's row in it; `None` if no position is
     /// padding.
-    pub fn image_padding(
-        &self,
-        samples: &[usize],
-    ) -> Option<(&unimo_core::mask::PaddingMask, Vec<i32>)> {
+    pub fn image_padding(&self, samples: &[usize]) -> Option<(&PaddingMask, Vec<i32>)> {
         let first = samples.first()?;
         let (table, _) = self.image_of_pair(By::Student, ImageKind::Plain, *first);
         let mask = table.mask.as_ref()?;

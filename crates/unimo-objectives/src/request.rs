@@ -165,10 +165,12 @@ impl Request {
 
     /// The same, for an input that a batch may lack.
     pub fn optional(self) -> Self {
-        Self {
-            optional: true,
-            ..self
-        }
+        self.optional_if(true)
+    }
+
+    /// The same; a batch may lack the input if `optional` is true.
+    pub fn optional_if(self, optional: bool) -> Self {
+        Self { optional, ..self }
     }
 
     /// Whether the batch holds the input.

@@ -5,11 +5,10 @@
 //! batch alone is the smallest case.
 
 use burn::tensor::{Device, Tensor};
-use unimo_batch::{Batch, ConfigError};
+use unimo_batch::Batch;
 use unimo_encoders::backbone::Backbone;
 
 use crate::outcome::{ACCURACY, Carry, Metric, Outcome};
-use crate::request::Inputs;
 use crate::{Draws, Objectives};
 
 /// The result of [`Objectives::step`].
@@ -78,19 +77,6 @@ impl Step {
 }
 
 impl Objectives {
-    /// What the loader must put into a batch for the objectives whose keys are `chosen`.
-    ///
-    /// # Errors
-    ///
-    /// Two of them ask for the same input in two ways.
-    pub fn inputs(&self, chosen: &dyn Fn(&str) -> bool) -> Result<Inputs, ConfigError> {
-        let all = self.each().into_iter().filter(|(key, _)| chosen(key));
-        Inputs::of(all.map(|(key, objective)| {
-            let settings = objective.settings();
-            (key, settings.requests(), settings.samples())
-        }))
-    }
-
     /// The forward pass and every loss, for objectives that need no teacher. `draws` chooses negatives. This call changes nothing.
     pub fn step(&self, backbone: &Backbone, batch: &Batch, device: &Device, draws: Draws) -> Step {
         self.together(&|_| true, backbone, std::slice::from_ref(batch), device)

@@ -5,6 +5,7 @@ use std::io::{self, Cursor, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use image::{ImageFormat, RgbImage};
+use serde::Serialize;
 use unimo_data::atomic::{self, AtomicFile};
 
 use crate::error::TrainError;
@@ -63,6 +64,19 @@ pub fn write_picture(path: &Path, picture: &RgbImage) -> Result<(), TrainError> 
             reason: error.to_string(),
         })?;
     write(path, bytes.get_ref())
+}
+
+/// Appends a value to a JSON lines file, as [`append_line`] does.
+///
+/// # Errors
+///
+/// The value is no JSON, or the file cannot be written.
+pub fn append_json(path: &Path, value: &impl Serialize) -> Result<(), TrainError> {
+    let line = serde_json::to_string(value).map_err(|error| TrainError::Run {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    })?;
+    append_line(path, &line)
 }
 
 /// Appends a line to a list. Processes that append to one list at the same time wait for each other. A partial line that a killed

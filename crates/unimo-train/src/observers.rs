@@ -105,15 +105,6 @@ impl JsonLines {
             folder: folder.to_owned(),
         }
     }
-
-    fn append(&self, name: &str, value: &impl serde::Serialize) -> Result<(), TrainError> {
-        let path = self.folder.join(name);
-        let line = serde_json::to_string(value).map_err(|error| TrainError::Run {
-            path: path.clone(),
-            reason: error.to_string(),
-        })?;
-        files::append_line(&path, &line)
-    }
 }
 
 impl Observer for JsonLines {
@@ -121,12 +112,13 @@ impl Observer for JsonLines {
         if !event.logged {
             return Ok(());
         }
-        self.append("metrics.jsonl", event.record)
+        files::append_json(&self.folder.join("metrics.jsonl"), event.record)
     }
 
     fn evaluation(&mut self, records: &[EvalRecord]) -> Result<(), TrainError> {
+        let path = self.folder.join("evals.jsonl");
         let mut records = records.iter();
-        records.try_for_each(|record| self.append("evals.jsonl", record))
+        records.try_for_each(|record| files::append_json(&path, record))
     }
 }
 

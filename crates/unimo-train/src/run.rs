@@ -28,7 +28,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use unimo_data::{TextTokenizer, atomic};
-use unimo_report::record::{self, EvalRecord, SessionRecord, SkippedRecord, StepRecord};
+use unimo_report::record::{self, EvalRecord, SessionRecord, SkippedRecord};
 
 use crate::checkpoint;
 use crate::error::TrainError;
@@ -219,8 +219,7 @@ impl RunFolder {
 
     /// Appends a value to a JSON lines file.
     pub fn append(&self, name: &str, value: &impl Serialize) -> Result<(), TrainError> {
-        let line = serde_json::to_string(value).map_err(|e| self.json(name, &e))?;
-        files::append_line(&self.join(name), &line)
+        files::append_json(&self.join(name), value)
     }
 
     /// Removes what was logged after `step`: a killed run logged it, and a resumed run logs it again. Also removes a partial last
@@ -300,11 +299,6 @@ impl RunFolder {
             path: self.join(name),
             reason: error.to_string(),
         }
-    }
-
-    /// Appends a step to `metrics.jsonl`.
-    pub fn log(&self, record: &StepRecord) -> Result<(), TrainError> {
-        self.append("metrics.jsonl", record)
     }
 }
 

@@ -4,6 +4,8 @@
 
 pub mod augment;
 pub(crate) mod decoding;
+#[cfg(test)]
+mod drawn;
 mod jpeg;
 mod limits;
 mod orientation;

@@ -446,22 +446,8 @@ fn resize_once(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::images::drawn::{close, halves};
     use image::Rgb;
-
-    /// Left half red, right half blue, so that orientation and channels show.
-    fn halves(width: u32, height: u32) -> RgbImage {
-        RgbImage::from_fn(width, height, |x, _| {
-            if x < width / 2 {
-                Rgb([250, 10, 10])
-            } else {
-                Rgb([10, 10, 250])
-            }
-        })
-    }
-
-    fn close(a: Rgb<u8>, b: [u8; 3], tolerance: u8) -> bool {
-        a.0.iter().zip(b).all(|(a, b)| a.abs_diff(b) <= tolerance)
-    }
 
     #[test]
     fn thumbnails_keep_their_shape() {

@@ -44,14 +44,9 @@ impl Settings for LmConfig {
     }
 
     fn requests(&self) -> Vec<Request> {
-        let image = Request::image(ImageForm::Plain);
         vec![
             Request::text(TextForm::LeftToRight),
-            if self.texts_alone {
-                image.optional()
-            } else {
-                image
-            },
+            Request::image(ImageForm::Plain).optional_if(self.texts_alone),
         ]
     }
 

@@ -51,14 +51,9 @@ impl Settings for MlmConfig {
     }
 
     fn requests(&self) -> Vec<Request> {
-        let image = Request::image(ImageForm::Plain);
         vec![
             Request::text(TextForm::Masked(self.mask)),
-            if self.texts_alone {
-                image.optional()
-            } else {
-                image
-            },
+            Request::image(ImageForm::Plain).optional_if(self.texts_alone),
         ]
     }
 

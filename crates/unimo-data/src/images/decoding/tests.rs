@@ -1,6 +1,7 @@
 use image::{ExtendedColorType, ImageEncoder, Rgb, Rgba, RgbaImage};
 
 use super::*;
+use crate::images::drawn::{close, halves};
 
 const MAX: Limits = Limits::full_size(1_000_000);
 /// JPEG at quality 100 is off by a few levels on flat colour, except at subsampled edges.
@@ -10,21 +11,6 @@ fn encode(picture: &DynamicImage, format: ImageFormat) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
     picture.write_to(&mut bytes, format).unwrap();
     bytes.into_inner()
-}
-
-/// Left half red, right half blue, so that orientation and channels show.
-fn halves(width: u32, height: u32) -> RgbImage {
-    RgbImage::from_fn(width, height, |x, _| {
-        if x < width / 2 {
-            Rgb([250, 10, 10])
-        } else {
-            Rgb([10, 10, 250])
-        }
-    })
-}
-
-fn close(a: Rgb<u8>, b: [u8; 3], tolerance: u8) -> bool {
-    a.0.iter().zip(b).all(|(a, b)| a.abs_diff(b) <= tolerance)
 }
 
 #[test]
