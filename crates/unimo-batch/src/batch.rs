@@ -29,6 +29,20 @@ pub struct Batch {
     pub further_texts: BTreeMap<String, Texts>,
     /// Detector regions with their boxes.
     pub regions: Option<Regions>,
+    /// `[B]`: what a task predicts of each sample; empty if the loader was not asked for it.
+    pub targets: Vec<Target>,
+}
+
+/// What a task predicts of a sample.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub enum Target {
+    /// It is unknown, as in a test set, or is no label that the model can give.
+    #[default]
+    Unknown,
+    /// The right labels, each by its number in the task's list and with its score in (0, 1]. Every other label has the score 0.
+    Labels(Vec<(u32, f32)>),
+    /// A number.
+    Number(f32),
 }
 
 /// The key of the names of an image's objects in [`Batch::further_texts`].

@@ -5,6 +5,6 @@ pub mod config;
 
 pub use batch::{
     Batch, Entailment, Images, LEVELS, MaskSpec, MaskUnit, MaskedTexts, PatchMaskKind,
-    PatchMaskSpec, Regions, TAGS, TextRole, Texts, normalised,
+    PatchMaskSpec, Regions, TAGS, Target, TextRole, Texts, normalised,
 };
 pub use config::ConfigError;

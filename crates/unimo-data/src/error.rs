@@ -76,6 +76,19 @@ pub enum DataError {
         /// The source's own description.
         source_name: String,
     },
+    /// A task finds nothing to predict.
+    #[error(
+        "nothing in the data has an answer that the task can give ({left_out} texts are left out{}): {source_name}",
+        rejected.as_ref().map(|first| format!("; the first unusable item: {first}")).unwrap_or_default()
+    )]
+    NothingToPredict {
+        /// The source's own description.
+        source_name: String,
+        /// Number of texts that were not taken.
+        left_out: usize,
+        /// The first unusable item.
+        rejected: Option<String>,
+    },
     /// More of the data set is unusable than the recipe tolerates.
     #[error(
         "{skipped} of {items} items are unusable, a share of {share:.4}; \

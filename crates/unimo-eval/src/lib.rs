@@ -4,6 +4,7 @@ mod error;
 pub mod grounding;
 pub mod metrics;
 pub mod retrieval;
+pub mod vqa;
 
 pub use error::{EvalError, ModelError};
 pub use metrics::{ChanceRecall, Direction, Directions, GroundTruth, Pair, Recall, Scores};

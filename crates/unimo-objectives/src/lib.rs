@@ -37,6 +37,7 @@ pub mod queue;
 pub mod registry;
 pub mod request;
 mod step;
+pub mod tasks;
 pub mod teacher;
 mod temperature;
 pub mod tied;
@@ -56,7 +57,7 @@ use unimo_encoders::backbone::BackboneConfig;
 
 pub use crate::context::Context;
 pub use crate::draws::Draws;
-pub use crate::objective::{AfterStep, Objective, ObjectiveConfig, Settings};
+pub use crate::objective::{AfterStep, Objective, ObjectiveConfig, Predicts, Settings};
 pub use crate::outcome::{ACCURACY, Carry, Metric, Outcome};
 pub use crate::pairs::{Fused, Pairs};
 use crate::registry::{OutsideConfig, OutsideObjective};
@@ -100,6 +101,18 @@ macro_rules! objectives {
                 )+
                 all.extend(self.outside.iter().map(|c| (c.key, c.settings())));
                 all
+            }
+
+            /// Gives a built-in task its number of classes. An objective of another crate states its own.
+            pub fn set_classes(&mut self, key: &str, classes: usize) {
+                match key {
+                    $(stringify!($key) => {
+                        if let Some(config) = &mut self.$key {
+                            config.set_classes(classes);
+                        }
+                    })+
+                    _ => {}
+                }
             }
 
             /// New heads on top of encoders made from `model`.
@@ -173,6 +186,7 @@ objectives! {
     wpg: pretraining::wpg::WpgConfig;
     views: pretraining::views::ViewsConfig;
     mrm: pretraining::mrm::MrmConfig;
+    vqa: tasks::vqa::VqaConfig;
 }
 
 /// The objectives of a recipe, with their heads.

@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 
 use burn::module::Module;
+use burn::tensor::Tensor;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -48,12 +49,49 @@ pub trait Settings: Debug + Send + Sync {
         false
     }
 
+    /// What it predicts of each sample; `None` for a loss of pre-training.
+    fn predicts(&self) -> Option<Predicts> {
+        None
+    }
+
+    /// Sets the number of classes, which the data's labels give, if the recipe does not.
+    fn set_classes(&mut self, _classes: usize) {}
+
     /// Checks every value, alone and against the others.
     fn validate(&self) -> Result<(), ConfigError>;
 
     /// Checks the values against the encoders that are trained.
     fn validate_with(&self, _model: &BackboneConfig) -> Result<(), ConfigError> {
         Ok(())
+    }
+}
+
+/// What a task predicts of each sample. The loader makes [targets](unimo_batch::Batch::targets) of this kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Predicts {
+    /// One of many answers, of which several may be right to a degree (VQAv2). Each is scored by itself, with a sigmoid.
+    Answers {
+        /// Number of answers; `None`: as many as the data's labels.
+        classes: Option<usize>,
+    },
+    /// One of several classes, scored against each other, with a softmax.
+    Class {
+        /// Number of classes; `None`: as many as the data's labels.
+        classes: Option<usize>,
+        /// Their names in the order of the head, if they are the same for all data; else empty.
+        names: &'static [&'static str],
+    },
+    /// A number.
+    Number,
+}
+
+impl Predicts {
+    /// Number of classes that the settings fix.
+    pub fn classes(self) -> Option<usize> {
+        match self {
+            Self::Answers { classes } | Self::Class { classes, .. } => classes,
+            Self::Number => Some(1),
+        }
     }
 }
 
@@ -87,6 +125,15 @@ pub trait Objective {
 
     /// The loss. `fused` holds the output for each of its [`pairs`](Self::pairs), in their order.
     fn loss(&self, context: &Context<'_>, fused: &[Fused]) -> Outcome;
+
+    /// The scores of a task, one row per sample of the batch; `None` for a loss of pre-training. See [`Settings::predicts`].
+    ///
+    /// # Shapes
+    ///
+    /// - output: `[B, C]` before sigmoid or softmax, or `[B, 1]` for a number
+    fn predict(&self, _context: &Context<'_>, _fused: &[Fused]) -> Option<Tensor<2>> {
+        None
+    }
 
     /// To be called when the backbone has been given other weights before the first step: copies of its weights are made anew.
     fn adopt(&mut self) {}

@@ -4,7 +4,7 @@
 //! things follow from the requests alone: what a batch lacks for an objective, what the loader must put into a batch, and which
 //! objectives contradict each other.
 
-use unimo_batch::{Batch, ConfigError, MaskSpec, PatchMaskSpec, TAGS};
+use unimo_batch::{Batch, ConfigError, MaskSpec, PatchMaskSpec, TAGS, Target};
 use unimo_encoders::backbone::Backbone;
 
 /// One input that an objective wants encoded.
@@ -225,6 +225,8 @@ pub struct Samples {
     pub describing: bool,
     /// Whether the batch must hold no modality but those requested: unaligned images, or plain text.
     pub alone: bool,
+    /// Whether only samples whose label is known count; the batch must have labels.
+    pub labelled: bool,
 }
 
 impl Samples {
@@ -233,23 +235,35 @@ impl Samples {
         least: 1,
         describing: false,
         alone: false,
+        labelled: false,
     };
     /// Every caption of an image by itself.
     pub const DESCRIBING: Self = Self {
         least: 1,
         describing: true,
         alone: false,
+        labelled: false,
     };
     /// Captions with their images, compared with each other.
     pub const CAPTIONED: Self = Self {
         least: 2,
         describing: true,
         alone: false,
+        labelled: false,
+    };
+
+    /// Every sample with a known label on its own.
+    pub const LABELLED: Self = Self {
+        labelled: true,
+        ..Self::EACH
     };
 
     /// Number of samples of a batch that count.
     pub(crate) fn count(self, batch: &Batch) -> usize {
-        if self.describing {
+        if self.labelled {
+            let known = |target: &&Target| **target != Target::Unknown;
+            batch.targets.iter().filter(known).count()
+        } else if self.describing {
             describing(batch).len()
         } else {
             batch.len()

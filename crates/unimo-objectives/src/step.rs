@@ -6,9 +6,15 @@
 
 use burn::tensor::{Device, Tensor};
 use unimo_batch::Batch;
+use unimo_core::world::World;
 use unimo_encoders::backbone::Backbone;
 
+use crate::context::Context;
+use crate::encode::{Wanted, encode};
+use crate::encoded::Encoded;
 use crate::outcome::{ACCURACY, Carry, Metric, Outcome};
+use crate::pairs::fuse;
+use crate::request::holds;
 use crate::{Draws, Objectives};
 
 /// The result of [`Objectives::step`].
@@ -81,5 +87,41 @@ impl Objectives {
     pub fn step(&self, backbone: &Backbone, batch: &Batch, device: &Device, draws: Draws) -> Step {
         self.together(&|_| true, backbone, std::slice::from_ref(batch), device)
             .batch(0, draws)
+    }
+
+    /// The scores of a task for each sample, whether its label is known or not; `None` if `key` is no task, or if the batch lacks
+    /// what it reads. See [`Objective::predict`].
+    ///
+    /// # Shapes
+    ///
+    /// - output: `[B, C]`
+    pub fn predict(
+        &self,
+        key: &str,
+        backbone: &Backbone,
+        batch: &Batch,
+        device: &Device,
+    ) -> Option<Tensor<2>> {
+        let each = self.each().into_iter();
+        let (key, objective) = each.into_iter().find(|(own, _)| *own == key)?;
+        let settings = objective.settings();
+        let requests = settings.requests();
+        if !holds(&requests, settings.samples(), backbone, batch) {
+            return None;
+        }
+        let wanted = Wanted::fixed(&requests, backbone, batch);
+        let mut encoded = Encoded::new(batch);
+        encode((backbone, None), batch, &wanted, device, &mut encoded);
+        let pairs = objective.pairs(&encoded, &mut Draws::new(0).of(key));
+        let fused = fuse(backbone, None, &encoded, vec![pairs]);
+        let context = Context {
+            backbone,
+            teacher: None,
+            batch,
+            encoded: &encoded,
+            device,
+            world: &World::ALONE,
+        };
+        objective.predict(&context, fused.first().map_or(&[], Vec::as_slice))
     }
 }

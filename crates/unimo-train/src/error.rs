@@ -45,6 +45,14 @@ pub enum TrainError {
         /// What is wrong.
         reason: String,
     },
+    /// A file of labels cannot be used.
+    #[error("labels of {}: {reason}", path.display())]
+    Labels {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and what is allowed.
+        reason: String,
+    },
     /// The input of an evaluator cannot be used.
     #[error("{key} = \"{}\": {reason}", path.display())]
     Evaluator {

@@ -47,6 +47,9 @@ pub struct Fingerprint {
     /// Digest of `concepts.json`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concepts: Option<String>,
+    /// Digest of `labels.json`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<String>,
     /// What the recipe was made from, if that is known. Not in checkpoints.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub given: Option<Given>,
@@ -148,13 +151,14 @@ impl Fingerprint {
                 self.tokenizer, now.tokenizer
             ));
         }
-        if self.concepts != now.concepts {
+        for (file, then, now) in [
+            ("concepts.json", &self.concepts, &now.concepts),
+            ("labels.json", &self.labels, &now.labels),
+        ] {
             let said = |digest: &Option<String>| digest.clone().unwrap_or("none".to_owned());
-            found.push(format!(
-                "concepts.json: {} -> {}",
-                said(&self.concepts),
-                said(&now.concepts)
-            ));
+            if then != now {
+                found.push(format!("{file}: {} -> {}", said(then), said(now)));
+            }
         }
         found
     }

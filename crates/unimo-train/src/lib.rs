@@ -43,6 +43,7 @@ mod seeds;
 pub mod sizes;
 pub mod starting;
 mod step;
+pub mod tasks;
 pub mod tensorboard;
 mod trainer;
 pub mod training;

@@ -25,6 +25,8 @@ pub use crate::recipe::eval::{During, EvalConfig, PromptsConfig};
 pub use crate::recipe::init::InitConfig;
 pub use crate::recipe::stages::StageConfig;
 pub use crate::recipe::train::{ComputeDtype, Decay, OptimizerConfig, ScheduleConfig, TrainConfig};
+use crate::tasks;
+use crate::tasks::labels::TaskConfig;
 
 /// A recipe that ships with the crate.
 #[derive(Debug, Clone, Copy)]
@@ -48,6 +50,7 @@ built_in![
     "unimo3-tiny",
     "unimo3-small",
     "unimo3-base",
+    "unimo3-vqa-tiny",
     "unimo2-tiny",
     "unimo2-base",
     "mvp-tiny",
@@ -84,6 +87,9 @@ pub struct Recipe {
     pub teacher: Option<TeacherConfig>,
     /// The losses.
     pub objectives: ObjectivesConfig,
+    /// The labels of the task, if the recipe has one whose labels depend on the data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<TaskConfig>,
     /// The samples.
     pub data: DataConfig,
     /// Parts of the training, one after the other; empty if it has only one.
@@ -203,6 +209,9 @@ impl Recipe {
         if let Some(init) = &mut recipe.init {
             init.rebase(&base);
         }
+        if let Some(task) = &mut recipe.task {
+            task.rebase(&base);
+        }
         if let Some(prompts) = &mut recipe.eval.prompts {
             prompts.folder = base.join(&prompts.folder);
         }
@@ -267,6 +276,7 @@ impl Recipe {
         self.objectives.validate_teacher(self.teacher.as_ref())?;
         let inputs = self.objectives.inputs(&|_| true);
         let inputs = inputs.map_err(|e| e.within("objectives"))?;
+        tasks::check(self)?;
         self.check_stages()?;
         self.check_pictures()?;
         if let TokenizerConfig::Train { vocab_size } = self.data.tokenizer {

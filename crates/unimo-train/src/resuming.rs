@@ -17,6 +17,7 @@ use crate::prepare;
 use crate::recipe::overrides::flat;
 use crate::recipe::{Overrides, Recipe};
 use crate::run::RunFolder;
+use crate::tasks::{Task, labels};
 
 /// Arguments of the command line in addition to `--resume`.
 #[derive(Debug, Clone, Default)]
@@ -247,11 +248,13 @@ pub fn found(
         Ok(fingerprint::of_bytes(&bytes))
     };
     let concepts = run.join(prepare::CONCEPTS).is_file();
+    let labels = run.join(labels::FILE_NAME).is_file();
     Ok(Fingerprint {
         recipe: recipe.to_toml()?,
         data: BTreeMap::from([("data".to_owned(), fingerprint::of_source(source)?)]),
         tokenizer: digest("tokenizer.json")?,
         concepts: concepts.then(|| digest(prepare::CONCEPTS)).transpose()?,
+        labels: labels.then(|| digest(labels::FILE_NAME)).transpose()?,
         ..Fingerprint::default()
     })
 }
@@ -424,6 +427,10 @@ const MAY_NOT_CHANGE: &[(&str, &str)] = &[
     ("train.optimizer", "the moments were gathered with it"),
     ("data.tokenizer", "the run has its own copy, tokenizer.json"),
     ("data.concepts", "the run has its own copy, concepts.json"),
+    (
+        "task",
+        "the run has its own copy of the labels, labels.json",
+    ),
     ("data", "the samples and their order follow from it"),
     ("stage", "the stages and their steps follow from it"),
 ];
@@ -512,7 +519,13 @@ fn same_recipe(
     own: &Recipe,
 ) -> Result<(), TrainError> {
     let overrides = given.map(Given::overrides).unwrap_or_default();
-    let (recipe, _) = Recipe::load_quietly(named, &overrides)?;
+    let (mut recipe, _) = Recipe::load_quietly(named, &overrides)?;
+    // The run took the number of classes from its data.
+    if let (Some(named), Some(of_run)) = (Task::of(&recipe), Task::of(own))
+        && let (None, Some(classes)) = (named.predicts.classes(), of_run.predicts.classes())
+    {
+        recipe.objectives.set_classes(named.key, classes);
+    }
     if recipe.description != own.description {
         return Err(TrainError::Run {
             path: run.to_owned(),

@@ -6,6 +6,7 @@
 //! run.json         versions, device, start, size
 //! sessions.jsonl   a line per start and resume: from which step, when, on which device, what was changed on purpose
 //! tokenizer.json   as trained or given
+//! labels.json      the labels of its task, in the order of the head
 //! init.txt         what became of every tensor of the weights that `init` names
 //! metrics.jsonl    a line per logged step        events.out.tfevents.*  the same for TensorBoard
 //! evals.jsonl      a line per evaluation during training
@@ -36,6 +37,7 @@ use crate::files;
 use crate::fingerprint::{self, Fingerprint};
 use crate::lock::RunLock;
 use crate::recipe::{Overrides, Recipe};
+use crate::tasks::labels::{self, Labels};
 
 /// A run's folder.
 #[derive(Debug, Clone)]
@@ -198,6 +200,16 @@ impl RunFolder {
             }
         }
         Ok(TextTokenizer::load(&path, false)?)
+    }
+
+    /// The labels of the run's task; `None` if it has none.
+    ///
+    /// # Errors
+    ///
+    /// They cannot be read.
+    pub fn labels(&self) -> Result<Option<Labels>, TrainError> {
+        let path = self.join(labels::FILE_NAME);
+        path.exists().then(|| Labels::read(&path)).transpose()
     }
 
     /// The folder of the checkpoints.

@@ -39,6 +39,8 @@ use crate::run::{Best, RunFolder};
 use crate::seeds::{Purpose, seed_of};
 use crate::starting::{self, Started};
 use crate::step::{Accumulated, Forward, ObjectiveSum};
+use crate::tasks::labels::Labels;
+use crate::tasks::{self, Targets};
 use crate::tensorboard::EventWriter;
 
 /// How to run a recipe.
@@ -69,6 +71,8 @@ pub(crate) struct Opened {
     pub source: Arc<dyn Source>,
     pub tokenizer: TextTokenizer,
     pub concepts: Option<ConceptReader>,
+    /// The labels of the recipe's task, if it predicts labels.
+    pub labels: Option<Labels>,
     pub device: Device,
     pub choice: DeviceChoice,
     /// The model before its first step, if it has been made already.
@@ -92,6 +96,8 @@ pub(crate) struct Trainer {
     opened: DataConfig,
     tokenizer: Arc<TextTokenizer>,
     concepts: Option<ConceptReader>,
+    /// What the recipe's task predicts.
+    targets: Option<Arc<Targets>>,
     skip: Arc<SkipList>,
     /// Empty if nothing is to be evaluated.
     evaluators: Vec<Box<dyn Evaluator>>,
@@ -139,10 +145,13 @@ impl Trainer {
             source,
             tokenizer,
             concepts,
+            labels,
             device,
             choice,
             fresh,
         } = opened;
+        let tokenizer = Arc::new(tokenizer);
+        let targets = Targets::of(&recipe, labels).map(Arc::new);
         let device = training_device(&recipe, &device);
         let steps = checkpoint::steps(&run.checkpoints())?;
         // A run with a checkpoint continues from it, whatever it started from.
@@ -235,6 +244,8 @@ impl Trainer {
                 source: &source,
                 skip: &skip,
                 concepts: concepts.clone(),
+                tokenizer: &tokenizer,
+                targets: targets.as_ref(),
             };
             let before = run.evaluations()?;
             evaluators::open(&recipe, &held_out, &before, &mut |line| lines.push(line))?
@@ -255,8 +266,9 @@ impl Trainer {
         }
         let mut trainer = Self {
             best: run.best()?,
-            tokenizer: Arc::new(tokenizer),
+            tokenizer,
             concepts,
+            targets,
             skip: Arc::new(skip),
             evaluators,
             train_only: options.train_only,
@@ -488,6 +500,10 @@ impl Trainer {
         );
         spec.concepts = self.concepts.clone();
         for_objectives(&mut spec, &self.recipe, stage)?;
+        let observers = &mut self.observers;
+        tasks::for_task(&mut spec, self.targets.as_ref(), &mut |line| {
+            observers.message(line)
+        })?;
         spec.first_batch = done * config.accumulation as u64;
         Ok(Loader::new(spec)?)
     }

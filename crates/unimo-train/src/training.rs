@@ -15,6 +15,7 @@ use crate::recipe::Recipe;
 use crate::resuming;
 use crate::run::{NewRun, RunFolder};
 use crate::starting;
+use crate::tasks::{self, labels};
 pub use crate::trainer::Options;
 use crate::trainer::{Opened, Trainer};
 
@@ -31,6 +32,13 @@ pub fn start_in(recipe: &Recipe, place: &NewRun, options: &Options) -> Result<Pa
     let (device, choice) = options.device.unwrap_or_default().open()?;
     check_dtype(recipe, &device, choice)?;
     let source = unimo_data::open(&recipe.data)?;
+    let mut recipe = recipe.clone();
+    let labels = tasks::prepare(&mut recipe, &*source, &mut |line| {
+        if !options.quiet {
+            eprintln!("{line}");
+        }
+    })?;
+    let recipe = &recipe;
     let tokenizer = tokenizer(recipe, &*source)?;
     check_tokenizer(recipe, &tokenizer)?;
     // Unavailable weights must not leave a folder behind.
@@ -41,6 +49,9 @@ pub fn start_in(recipe: &Recipe, place: &NewRun, options: &Options) -> Result<Pa
     run.write("tokenizer.json", tokenizer.to_json()?.as_bytes())?;
     if let Some(concepts) = &concepts {
         concepts.save(&run.join(CONCEPTS))?;
+    }
+    if let Some(labels) = &labels {
+        labels.save(&run.join(labels::FILE_NAME))?;
     }
     let begun = Fingerprint {
         given: options.given.clone(),
@@ -56,6 +67,7 @@ pub fn start_in(recipe: &Recipe, place: &NewRun, options: &Options) -> Result<Pa
             source,
             tokenizer,
             concepts: reader,
+            labels,
             device,
             choice,
             fresh: Some(fresh),
@@ -107,6 +119,16 @@ pub fn resume(folder: &Path, options: &Options) -> Result<PathBuf, TrainError> {
         concepts
     };
     let reader = concept_reader(&recipe, concepts.as_ref(), &tokenizer)?;
+    let labels = match run.labels()? {
+        Some(labels) => Some(labels),
+        None => {
+            let labels = tasks::prepare(&mut recipe.clone(), &*source, &mut |_| {})?;
+            if let Some(labels) = &labels {
+                labels.save(&run.join(labels::FILE_NAME))?;
+            }
+            labels
+        }
+    };
     let begun = resumed.check(&run, resuming::found(&run, &recipe, &*source)?)?;
     Trainer::new(
         Opened {
@@ -117,6 +139,7 @@ pub fn resume(folder: &Path, options: &Options) -> Result<PathBuf, TrainError> {
             source,
             tokenizer,
             concepts: reader,
+            labels,
             device,
             choice,
             fresh: None,

@@ -59,7 +59,7 @@ pub struct Caption {
 const PART_SEED: u64 = 0;
 
 /// A random order of `count` items, the same every time.
-fn shuffled(count: usize) -> Permutation {
+pub(super) fn shuffled(count: usize) -> Permutation {
     Permutation::new(count, hash(Stream::HeldOut, &[PART_SEED]), 0)
 }
 

@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use image::RgbImage;
-use unimo_batch::{Batch, Images, MaskedTexts, Regions, TAGS, TextRole, Texts};
+use unimo_batch::{Batch, Images, MaskedTexts, Regions, TAGS, Target, TextRole, Texts};
 
 use crate::error::{DataError, SampleError, readable};
 use crate::images::patches::PatchMasker;
 use crate::images::regions;
 use crate::loader::concepts::ConceptReader;
 use crate::loader::desk::Work;
-use crate::loader::spec::{FurtherText, LoaderSpec, SecondView};
+use crate::loader::spec::{FurtherText, LoaderSpec, MakeTarget, SecondView};
 use crate::order::draws::{Permutation, Stream, below, hash};
 use crate::order::plan::Plan;
 use crate::sources::source::Sample;
@@ -44,9 +44,9 @@ const ANNOUNCED: usize = 256;
 const WINDOWS: usize = 3;
 
 /// One sample of a batch in the making.
-struct Made {
+pub(super) struct Made {
     position: u64,
-    sample: Sample,
+    pub(super) sample: Sample,
     caption: usize,
     /// `None` if the source has no captions.
     text: Option<Encoded>,
@@ -121,7 +121,12 @@ impl Work for Maker {
 
 impl Maker {
     /// Assembles batch number `batch` of the run.
-    fn batch(&self, batch: u64, mut made: Vec<Made>, pixels: Vec<u8>) -> Result<Batch, DataError> {
+    pub(super) fn batch(
+        &self,
+        batch: u64,
+        mut made: Vec<Made>,
+        pixels: Vec<u8>,
+    ) -> Result<Batch, DataError> {
         let spec = &self.spec;
         let pictures = pixels.len() / spec.images.values();
         all_or_none(batch, pictures, made.len(), "a picture")?;
@@ -187,7 +192,14 @@ impl Maker {
             let tags = reader.tags(&spec.tokenizer, &tags, hide);
             further_texts.insert(TAGS.to_owned(), tags);
         }
+        let target = |targets: &Arc<dyn MakeTarget>| -> Vec<Target> {
+            let labels = made.iter().map(|made| made.sample.labels.first());
+            labels
+                .map(|label| label.map_or(Target::Unknown, |label| targets.target(label)))
+                .collect()
+        };
         Ok(Batch {
+            targets: spec.targets.as_ref().map(target).unwrap_or_default(),
             texts: self.texts(batch, &made)?,
             pictures: made.iter().map(|made| made.picture).collect(),
             second_images,
@@ -314,7 +326,12 @@ impl Maker {
         })
     }
 
-    fn one(&self, index: usize, position: u64, pixels: &mut Vec<u8>) -> Result<Made, SampleError> {
+    pub(super) fn one(
+        &self,
+        index: usize,
+        position: u64,
+        pixels: &mut Vec<u8>,
+    ) -> Result<Made, SampleError> {
         let spec = &self.spec;
         let mut sample = spec.source.sample(spec.split, index)?;
         let bad = |reason: String| SampleError::new(spec.source.place(spec.split, index), reason);

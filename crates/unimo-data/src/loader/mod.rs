@@ -6,15 +6,17 @@
 
 pub(crate) mod concepts;
 mod desk;
+pub(crate) mod each;
 pub(crate) mod eval_set;
 mod gathered;
 mod maker;
 pub(crate) mod skip;
 mod spec;
+pub(crate) mod task_set;
 mod tokenizer;
 mod vocabulary;
 
-pub use spec::{Batches, FurtherText, LoaderSpec, Rewrite, SecondView};
+pub use spec::{Batches, FurtherText, LoaderSpec, MakeTarget, Rewrite, SecondView};
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use unimo_batch::{MaskSpec, TAGS};
+use unimo_batch::{MaskSpec, TAGS, Target};
 
 use crate::config::DataConfig;
 use crate::images::ImageSpec;
@@ -11,6 +11,7 @@ use crate::images::patches::PatchMask;
 use crate::loader::concepts::ConceptReader;
 use crate::loader::skip::SkipList;
 use crate::order::plan::Shuffle;
+use crate::sources::label::Label;
 use crate::sources::source::Source;
 use crate::sources::splits::Split;
 use crate::text::tokens::{Pad, TextTokenizer};
@@ -46,6 +47,9 @@ pub struct LoaderSpec {
     pub concept_rate: Option<f64>,
     /// Changes captions before they become tokens, for example by putting words into another language.
     pub rewrite: Option<Arc<dyn Rewrite>>,
+    /// Makes what a task predicts of each sample; `None`: batches have no targets. The source then has one label for each sample,
+    /// see [`Each`](crate::Each).
+    pub targets: Option<Arc<dyn MakeTarget>>,
     /// How samples are shuffled.
     pub shuffle: Shuffle,
     /// Number of batches among which samples are sorted by text length; 1: no sorting.
@@ -101,6 +105,7 @@ impl LoaderSpec {
             concepts: None,
             concept_rate: None,
             rewrite: None,
+            targets: None,
             shuffle: config.shuffle,
             bucket: config.bucket,
             rank: 0,
@@ -141,6 +146,12 @@ pub enum FurtherText {
 pub trait Rewrite: Send + Sync {
     /// The caption that the model reads. `draw` is different for every position of the run.
     fn rewrite(&self, caption: &str, draw: u64) -> String;
+}
+
+/// Makes what a task predicts of a sample.
+pub trait MakeTarget: Send + Sync {
+    /// The target of a sample with this label.
+    fn target(&self, label: &Label) -> Target;
 }
 
 impl FurtherText {

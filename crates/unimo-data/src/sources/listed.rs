@@ -15,6 +15,7 @@ use unimo_batch::{Entailment, TextRole};
 use crate::error::{DataError, Place, ReadError, SampleError};
 use crate::images::{self, Limits};
 use crate::order::draws::{Stream, hash_path};
+use crate::sources::label::Label;
 use crate::sources::left_out::{LeftOut, WITHOUT_TEXT};
 use crate::sources::listed::columns::{Grouped, Texts};
 use crate::sources::splits::{BySplit, Split};
@@ -47,12 +48,24 @@ struct Object {
     bounds: [f32; 4],
 }
 
+/// A text about a sample's image.
 #[derive(Debug, Clone, Copy)]
-struct Question {
+struct Said {
     text: u32,
+    role: TextRole,
+    /// Index of what is known of it, or [`NONE`].
+    known: u32,
+}
+
+/// What is known of a text besides its role. Texts are numbers or [`NONE`].
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    id: u32,
     answer: u32,
     /// Index of the first answer, and number of answers.
     answers: (u32, u32),
+    /// Index of the first pair of names of a kind, and number of pairs.
+    kinds: (u32, u32),
 }
 
 /// A new sample; see [`Listed::row`].
@@ -85,12 +98,11 @@ pub struct Listed {
     texts: Texts,
     rows: Vec<Row>,
     crops: Vec<[f32; 4]>,
-    captions: Grouped<(u32, TextRole)>,
+    captions: Grouped<Said>,
     objects: Grouped<Object>,
-    questions: Grouped<Question>,
+    known: Vec<Known>,
     answers: Vec<u32>,
-    statements: Grouped<(u32, bool)>,
-    hypotheses: Grouped<(u32, Entailment)>,
+    kinds: Vec<[u32; 2]>,
     splits: BySplit<Vec<u32>>,
     /// Share that is held out if the files do not say.
     pub(super) fraction: f64,
@@ -112,10 +124,9 @@ impl Listed {
             crops: Vec::new(),
             captions: Grouped::default(),
             objects: Grouped::default(),
-            questions: Grouped::default(),
+            known: Vec::new(),
             answers: Vec::new(),
-            statements: Grouped::default(),
-            hypotheses: Grouped::default(),
+            kinds: Vec::new(),
             splits: BySplit::default(),
             fraction: 0.0,
             rejected: Vec::new(),
@@ -202,15 +213,44 @@ impl Listed {
     /// Adds a caption.
     pub(crate) fn caption(&mut self, row: u32, text: &str) -> Result<(), String> {
         let text = spaced(text).ok_or("empty text")?;
-        self.say(row, &text, TextRole::Describes);
+        self.say(row, &text, TextRole::Describes, None);
         Ok(())
     }
 
     /// Adds a text about a sample's image.
-    fn say(&mut self, row: u32, text: &str, role: TextRole) -> u32 {
+    fn say(&mut self, row: u32, text: &str, role: TextRole, label: Option<&Label>) {
         let text = self.texts.push(text);
-        self.captions.push(row, (text, role));
-        text
+        let known = label.filter(|label| **label != Label::default());
+        let known = known.map_or(NONE, |label| self.know(label));
+        self.captions.push(row, Said { text, role, known });
+    }
+
+    /// Stores what is known of a text.
+    fn know(&mut self, label: &Label) -> u32 {
+        let first = self.answers.len() as u32;
+        for answer in &label.answers {
+            let answer = self.texts.name(answer);
+            self.answers.push(answer);
+        }
+        let kinds = self.kinds.len() as u32;
+        for (name, value) in &label.kinds {
+            let kind = [self.texts.name(name), self.texts.name(value)];
+            self.kinds.push(kind);
+        }
+        let known = Known {
+            id: match label.id.as_str() {
+                "" => NONE,
+                id => self.texts.push(id),
+            },
+            answer: match &label.answer {
+                Some(answer) => self.texts.name(answer),
+                None => NONE,
+            },
+            answers: (first, label.answers.len() as u32),
+            kinds: (kinds, label.kinds.len() as u32),
+        };
+        self.known.push(known);
+        (self.known.len() - 1) as u32
     }
 
     /// A box in a sample's image: x, y, width and height in pixels. It is clipped at the image's edges.
@@ -242,52 +282,62 @@ impl Listed {
         self.objects.push(row, Object { name, bounds });
     }
 
-    /// Adds a question, which is also one of the texts, with an answer and, if there are several, all answers.
-    pub(crate) fn question(
+    /// Adds a question, with its answers.
+    pub(crate) fn question(&mut self, row: u32, text: &str, label: &Label) -> Result<(), String> {
+        let text = spaced(text).ok_or("empty question")?;
+        self.say(row, &text, TextRole::Question, Some(label));
+        Ok(())
+    }
+
+    /// Adds a statement, with its id.
+    pub(crate) fn statement(
         &mut self,
         row: u32,
-        question: &str,
-        answer: Option<&str>,
-        all: &[String],
+        text: &str,
+        (holds, id): (bool, &str),
     ) -> Result<(), String> {
-        let question = spaced(question).ok_or("empty question")?;
-        let text = self.say(row, &question, TextRole::Question);
-        if let Some(answer) = answer {
-            let first = self.answers.len() as u32;
-            for answer in all {
-                let answer = self.texts.name(answer);
-                self.answers.push(answer);
-            }
-            let answer = self.texts.name(answer);
-            let question = Question {
-                text,
-                answer,
-                answers: (first, all.len() as u32),
-            };
-            self.questions.push(row, question);
-        }
-        Ok(())
+        self.claim(row, text, TextRole::Statement { holds }, id)
     }
 
-    /// Adds a statement, which is also one of the texts.
-    pub(crate) fn statement(&mut self, row: u32, text: &str, truth: bool) -> Result<(), String> {
-        let text = spaced(text).ok_or("empty sentence")?;
-        let text = self.say(row, &text, TextRole::Statement { holds: truth });
-        self.statements.push(row, (text, truth));
-        Ok(())
-    }
-
-    /// Adds a hypothesis, which is also one of the texts.
+    /// Adds a hypothesis, with its id.
     pub(crate) fn hypothesis(
         &mut self,
         row: u32,
         text: &str,
-        label: Entailment,
+        (label, id): (Entailment, &str),
     ) -> Result<(), String> {
+        self.claim(row, text, TextRole::Hypothesis(label), id)
+    }
+
+    /// Adds a sentence whose role says what the answer is.
+    fn claim(&mut self, row: u32, text: &str, role: TextRole, id: &str) -> Result<(), String> {
         let text = spaced(text).ok_or("empty sentence")?;
-        let text = self.say(row, &text, TextRole::Hypothesis(label));
-        self.hypotheses.push(row, (text, label));
+        // Without an id, its role says everything.
+        let label = (!id.is_empty()).then(|| Label {
+            id: id.to_owned(),
+            ..Label::of_role(role)
+        });
+        self.say(row, &text, role, label.as_ref());
         Ok(())
+    }
+
+    /// What is known of a text.
+    fn label(&self, said: &Said) -> Label {
+        if said.known == NONE {
+            return Label::of_role(said.role);
+        }
+        let known = self.known[said.known as usize];
+        let text = |number: u32| (number != NONE).then(|| self.texts.get(number).to_owned());
+        let range = |(first, count): (u32, u32)| first as usize..(first + count) as usize;
+        let answers = self.answers[range(known.answers)].iter();
+        let kinds = self.kinds[range(known.kinds)].iter();
+        let name = |number: u32| self.texts.get(number).to_owned();
+        Label {
+            id: text(known.id).unwrap_or_default(),
+            answer: text(known.answer),
+            answers: answers.map(|answer| name(*answer)).collect(),
+            kinds: kinds.map(|[a, b]| (name(*a), name(*b))).collect(),
+        }
     }
 
     /// Brings the items of each sample together. A sample without captions is set aside.
@@ -300,12 +350,10 @@ impl Listed {
         let counted = rows < NONE as usize
             && self.crops.len() < NONE as usize
             && self.answers.len() < NONE as usize
+            && self.kinds.len() < NONE as usize
             && !self.texts.full
             && self.captions.finish(rows)
-            && self.objects.finish(rows)
-            && self.questions.finish(rows)
-            && self.statements.finish(rows)
-            && self.hypotheses.finish(rows);
+            && self.objects.finish(rows);
         if !counted {
             return Err(self.nothing("more than 4294967295 samples, texts or boxes"));
         }

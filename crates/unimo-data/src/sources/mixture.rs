@@ -36,6 +36,7 @@ use crate::error::{DataError, Place, SampleError};
 use crate::images::Limits;
 use crate::order::plan::{Plan, Shuffle};
 use crate::sources::AnySource;
+use crate::sources::label::Label;
 use crate::sources::source::{Holds, Sample, Source, SourceConfig};
 use crate::sources::splits::Split;
 
@@ -501,6 +502,11 @@ impl Source for Mixture {
     fn roles(&self, split: Split, index: usize) -> Result<Vec<TextRole>, SampleError> {
         let (part, index) = self.part(split, index);
         part.roles(split, index)
+    }
+
+    fn labels(&self, split: Split, index: usize) -> Result<Vec<Label>, SampleError> {
+        let (part, index) = self.part(split, index);
+        part.labels(split, index)
     }
 
     fn all_describe(&self, split: Split) -> bool {

@@ -11,6 +11,7 @@ pub(crate) mod folders;
 pub(crate) mod given;
 pub mod images;
 pub mod karpathy;
+pub(crate) mod label;
 pub(crate) mod left_out;
 pub mod listed;
 pub mod mixture;

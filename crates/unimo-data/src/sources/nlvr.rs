@@ -121,7 +121,7 @@ impl Part for NlvrPart {
                                 split: held.of(&drawn),
                             })
                         });
-                        table.statement(number, &sentence, truth)?;
+                        table.statement(number, &sentence, (truth, &row.identifier))?;
                     }
                     Ok(())
                 });

@@ -33,6 +33,7 @@ use crate::images::{ImageSpec, Part};
 use crate::order::draws::{Stream, hash_text};
 use crate::order::plan::{Plan, Shuffle};
 use crate::settings::{not_empty, range};
+use crate::sources::label::Label;
 use crate::sources::source::{Holds, Sample, Source, TextsOf};
 use crate::sources::splits::Split;
 use crate::store::{self, paths};
@@ -296,6 +297,10 @@ impl Source for WithRegions {
 
     fn roles(&self, split: Split, index: usize) -> Result<Vec<TextRole>, SampleError> {
         self.source.roles(split, index)
+    }
+
+    fn labels(&self, split: Split, index: usize) -> Result<Vec<Label>, SampleError> {
+        self.source.labels(split, index)
     }
 
     fn all_describe(&self, split: Split) -> bool {

@@ -17,11 +17,13 @@ use image::RgbImage;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
+use unimo_batch::TextRole;
 
 use crate::error::{DataError, Place, SampleError};
 use crate::images::Limits;
 use crate::order::draws::{Stream, hash};
 use crate::settings::range;
+use crate::sources::label::Label;
 use crate::sources::scenes::drawing::Scene;
 use crate::sources::scenes::words::Description;
 use crate::sources::source::{Sample, Source, SourceConfig};
@@ -41,6 +43,28 @@ pub struct ScenesConfig {
     pub test: usize,
     /// Side of the drawn image in pixels.
     pub size: u32,
+    /// What the texts of a scene are.
+    #[serde(skip_serializing_if = "SceneTexts::is_default")]
+    pub texts: SceneTexts,
+}
+
+/// What the texts of a scene are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SceneTexts {
+    /// Two descriptions.
+    #[default]
+    Captions,
+    /// Questions, each with its one answer.
+    Questions,
+    /// Statements, half of them true.
+    Statements,
+}
+
+impl SceneTexts {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl Default for ScenesConfig {
@@ -51,6 +75,7 @@ impl Default for ScenesConfig {
             val: 512,
             test: 0,
             size: 64,
+            texts: SceneTexts::Captions,
         }
     }
 }
@@ -135,6 +160,38 @@ impl Scenes {
         };
         Scene::new(description, self.config.size, &mut random)
     }
+
+    /// The texts of a scene, and what is known of each.
+    fn told(&self, scene: Scene) -> (Vec<String>, Vec<Label>) {
+        let answered = |(text, answer): (String, String)| {
+            let label = Label {
+                answer: Some(answer),
+                ..Label::default()
+            };
+            (text, label)
+        };
+        let stated =
+            |(text, holds): (String, bool)| (text, Label::of_role(TextRole::Statement { holds }));
+        match self.config.texts {
+            SceneTexts::Captions => (scene.captions, Vec::new()),
+            SceneTexts::Questions => {
+                let questions = scene.description.questions().into_iter();
+                questions.map(answered).unzip()
+            }
+            SceneTexts::Statements => {
+                let statements = scene.description.statements().into_iter();
+                statements.map(stated).unzip()
+            }
+        }
+    }
+
+    /// The phrases of each caption; nothing is known of those of questions and statements.
+    fn phrases_of(&self, scene: &Scene) -> Vec<Vec<String>> {
+        match self.config.texts {
+            SceneTexts::Captions => scene.phrases(),
+            SceneTexts::Questions | SceneTexts::Statements => Vec::new(),
+        }
+    }
 }
 
 impl Source for Scenes {
@@ -152,12 +209,17 @@ impl Source for Scenes {
             scenes => format!(", {scenes} to test on"),
         };
         format!(
-            "generated scenes of seed {}: {} for training, {} held out{test}, {} x {} pixels, 2 captions each",
+            "generated scenes of seed {}: {} for training, {} held out{test}, {} x {} pixels, {}",
             self.config.seed,
             self.config.train,
             self.config.val,
             self.config.size,
-            self.config.size
+            self.config.size,
+            match self.config.texts {
+                SceneTexts::Captions => "2 captions each",
+                SceneTexts::Questions => "with questions",
+                SceneTexts::Statements => "with true and false statements",
+            }
         )
     }
 
@@ -174,11 +236,33 @@ impl Source for Scenes {
     }
 
     fn captions(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
-        Ok(self.scene(split, index).captions)
+        Ok(self.told(self.scene(split, index)).0)
+    }
+
+    fn roles(&self, split: Split, index: usize) -> Result<Vec<TextRole>, SampleError> {
+        let description = &self.scene(split, index).description;
+        Ok(match self.config.texts {
+            SceneTexts::Captions => Vec::new(),
+            SceneTexts::Questions => vec![TextRole::Question; description.questions().len()],
+            SceneTexts::Statements => {
+                let statements = description.statements().into_iter();
+                statements
+                    .map(|(_, holds)| TextRole::Statement { holds })
+                    .collect()
+            }
+        })
+    }
+
+    fn labels(&self, split: Split, index: usize) -> Result<Vec<Label>, SampleError> {
+        Ok(self.told(self.scene(split, index)).1)
+    }
+
+    fn all_describe(&self, _split: Split) -> bool {
+        self.config.texts == SceneTexts::Captions
     }
 
     fn phrases(&self, split: Split, index: usize) -> Result<Vec<Vec<String>>, SampleError> {
-        Ok(self.scene(split, index).phrases())
+        Ok(self.phrases_of(&self.scene(split, index)))
     }
 
     fn tags(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
@@ -191,16 +275,22 @@ impl Source for Scenes {
 
     fn sample(&self, split: Split, index: usize) -> Result<Sample, SampleError> {
         let scene = self.scene(split, index);
-        Ok(Sample {
+        let sample = Sample {
             name: self.place(split, index).to_string(),
             image: Some(scene.draw()),
-            phrases: scene.phrases(),
+            phrases: self.phrases_of(&scene),
             tags: scene.tags(),
             boxes: scene.boxes(),
             questions: scene.description.questions(),
             statements: scene.description.statements(),
-            captions: scene.captions,
+            roles: self.roles(split, index)?,
             ..Sample::default()
+        };
+        let (captions, labels) = self.told(scene);
+        Ok(Sample {
+            captions,
+            labels,
+            ..sample
         })
     }
 }

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use unimo_batch::Entailment;
 
 use crate::error::DataError;
-use crate::formats::json::id;
+use crate::formats::json::{id, or_default};
 use crate::formats::layout::each_object;
 use crate::sources::given::{Held, given};
 use crate::sources::listed::{Listed, New};
@@ -51,6 +51,8 @@ struct Row {
     image: String,
     sentence2: String,
     gold_label: String,
+    #[serde(default, rename = "pairID", deserialize_with = "or_default")]
+    pair: String,
 }
 
 impl Part for SnliVePart {
@@ -109,7 +111,7 @@ impl Part for SnliVePart {
                         split: held.of(image),
                     })
                 });
-                table.hypothesis(number, &sentence, label)
+                table.hypothesis(number, &sentence, (label, &row.pair))
             });
                 if let Err(reason) = used {
                     table.reject(file, line_number, reason);

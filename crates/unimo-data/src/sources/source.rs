@@ -14,6 +14,7 @@ use crate::images::Limits;
 use crate::images::regions::{PictureRegions, RegionShape};
 use crate::order::draws::{Stream, hash_bytes, hash_path, hash_text};
 use crate::order::plan::{Plan, Shuffle};
+use crate::sources::label::Label;
 pub use crate::sources::splits::Split;
 
 /// One image with everything known about it. Values that a source does not know are empty.
@@ -45,6 +46,8 @@ pub struct Sample {
     pub statements: Vec<(String, bool)>,
     /// Statements about the image, and whether it entails or contradicts them.
     pub hypotheses: Vec<(String, Entailment)>,
+    /// For each caption, or once for an image without captions, what is known of it for a task; empty: nothing.
+    pub labels: Vec<Label>,
     /// The right image, if questions and statements are about two; `image` is the left one.
     pub second_image: Option<RgbImage>,
 }
@@ -135,6 +138,17 @@ pub trait Source: Send + Sync {
     /// Why the sample cannot be used.
     fn roles(&self, _split: Split, _index: usize) -> Result<Vec<TextRole>, SampleError> {
         Ok(Vec::new())
+    }
+
+    /// What is known for a task of each text of [`captions`](Self::captions); of an image without texts, one label. It is as long as
+    /// the captions, or empty if nothing is known of any.
+    ///
+    /// # Errors
+    ///
+    /// Why the sample cannot be used.
+    fn labels(&self, split: Split, index: usize) -> Result<Vec<Label>, SampleError> {
+        let roles = self.roles(split, index)?;
+        Ok(roles.into_iter().map(Label::of_role).collect())
     }
 
     /// Whether every text of a split describes its image.

@@ -34,6 +34,7 @@ use crate::error::DataError;
 use crate::formats::json::{each_of_file, id, or_default, parse};
 use crate::formats::values::Identifier;
 use crate::sources::given::{Held, given};
+use crate::sources::label::Label;
 use crate::sources::listed::{Listed, New};
 use crate::sources::parts::{Part, Parts};
 use crate::sources::template::Template;
@@ -73,6 +74,10 @@ struct Annotation {
     question_id: String,
     multiple_choice_answer: Option<String>,
     #[serde(default, deserialize_with = "or_default")]
+    question_type: String,
+    #[serde(default, deserialize_with = "or_default")]
+    answer_type: String,
+    #[serde(default, deserialize_with = "or_default")]
     answers: Vec<Answer>,
 }
 
@@ -88,6 +93,7 @@ struct Whole {
     question: String,
     image: Option<String>,
     image_id: Option<Identifier>,
+    question_id: Option<Identifier>,
     #[serde(default)]
     answers: Value,
     #[serde(default)]
@@ -114,8 +120,7 @@ struct Plain(String, String, #[serde(deserialize_with = "id")] String);
 /// Answers to a question, and the number of their annotation.
 struct Answered {
     number: u64,
-    answer: String,
-    all: Vec<String>,
+    label: Label,
 }
 
 impl Part for VqaPart {
@@ -158,12 +163,16 @@ impl Part for VqaPart {
                     }
                     if key.is_empty() {
                         let Plain(question, answer, image) = parse(bytes)?;
-                        let answer = spaced(&answer).ok_or("empty answer")?;
-                        return Ok((question, named(&image)?, Some((answer, Vec::new()))));
+                        let answer = Some(spaced(&answer).ok_or("empty answer")?);
+                        let label = Label {
+                            answer,
+                            ..Label::default()
+                        };
+                        return Ok((question, named(&image)?, label));
                     }
                     let asked: Asked = parse(bytes)?;
-                    let answer = match &mut answers {
-                        None => None,
+                    let label = match &mut answers {
+                        None => Label::default(),
                         Some(answers) => {
                             let found = answers.remove(&asked.question_id);
                             let found = found.ok_or_else(|| {
@@ -172,12 +181,16 @@ impl Part for VqaPart {
                                     asked.question_id
                                 )
                             })?;
-                            Some((found.answer, found.all))
+                            found.label
                         }
                     };
-                    Ok((asked.question, named(&asked.image_id)?, answer))
+                    let label = Label {
+                        id: asked.question_id,
+                        ..label
+                    };
+                    Ok((asked.question, named(&asked.image_id)?, label))
                 });
-                let used = asked.and_then(|(question, image, answer)| {
+                let used = asked.and_then(|(question, image, label)| {
                     if spaced(&question).is_none() {
                         return Err("empty question".to_owned());
                     }
@@ -192,8 +205,7 @@ impl Part for VqaPart {
                             split: held.of(image),
                         })
                     });
-                    let (answer, all) = answer.unzip();
-                    table.question(row, &question, answer.as_deref(), &all.unwrap_or_default())
+                    table.question(row, &question, &label)
                 });
                 if let Err(reason) = used {
                     table.reject(file, number, reason);
@@ -238,28 +250,32 @@ impl VqaPart {
         let mut answers: HashMap<String, Answered> = HashMap::new();
         each_of_file(path, &["annotations"], &mut |_, number, bytes| {
             let used = bytes.and_then(parse::<Annotation>).and_then(|found| {
-                let all: Vec<String> = found
-                    .answers
-                    .iter()
-                    .filter_map(|answer| spaced(&answer.answer))
+                // An empty answer is one of the ten that the official score counts.
+                let all = found.answers.iter();
+                let all: Vec<String> = all
+                    .map(|answer| spaced(&answer.answer).unwrap_or_default())
                     .collect();
-                let answer = found
-                    .multiple_choice_answer
-                    .as_deref()
-                    .and_then(spaced)
-                    .or_else(|| most_common(&all))
-                    .ok_or("no answer")?;
+                let given = found.multiple_choice_answer.as_deref().and_then(spaced);
+                let common = || most_common(&all).filter(|answer| !answer.is_empty());
+                let answer = given.or_else(common).ok_or("no answer")?;
                 if answers.contains_key(&found.question_id) {
                     return Err(format!(
                         "a second annotation of the question id {}",
                         found.question_id
                     ));
                 }
-                let answered = Answered {
-                    number,
-                    answer,
-                    all,
+                let kinds = [
+                    ("question type", found.question_type),
+                    ("answer type", found.answer_type),
+                ];
+                let kinds = kinds.into_iter().filter(|(_, kind)| !kind.is_empty());
+                let label = Label {
+                    answer: Some(answer),
+                    answers: all,
+                    kinds: kinds.map(|(name, kind)| (name.to_owned(), kind)).collect(),
+                    ..Label::default()
                 };
+                let answered = Answered { number, label };
                 answers.insert(found.question_id, answered);
                 Ok(())
             });
@@ -272,7 +288,7 @@ impl VqaPart {
 }
 
 /// A question, its image's path, and its answers.
-type Question = (String, String, Option<(String, Vec<String>)>);
+type Question = (String, String, Label);
 
 fn whole(
     asked: Whole,
@@ -285,8 +301,16 @@ fn whole(
     };
     let mut all = answers_in(&asked.answers)?;
     all.extend(answers_in(&asked.answer)?);
-    let answer = most_common(&all).map(|answer| (answer, all));
-    Ok((asked.question, image, answer))
+    let label = Label {
+        id: asked
+            .question_id
+            .map(|Identifier(id)| id)
+            .unwrap_or_default(),
+        answer: most_common(&all),
+        answers: all,
+        ..Label::default()
+    };
+    Ok((asked.question, image, label))
 }
 
 /// The first of the most common answers.

@@ -63,6 +63,7 @@ impl Settings for ViewsConfig {
             least: 2,
             describing: false,
             alone: self.images_alone,
+            labelled: false,
         }
     }
 

@@ -10,20 +10,25 @@ pub(crate) mod gates;
 pub mod plan;
 pub mod prompts;
 pub mod retrieval;
+pub mod task;
 
 use std::sync::Arc;
 
 use burn::tensor::Device;
 use unimo_batch::ConfigError;
-use unimo_data::{ConceptReader, DataError, EvalSet, SkipList, Source, Split, TextTokenizer};
+use unimo_data::{
+    Batches, ConceptReader, DataError, EvalSet, LoaderSpec, SkipList, Source, Split, TextTokenizer,
+};
 use unimo_report::record::EvalRecord;
 
 use crate::error::TrainError;
 use crate::evaluators::prompts::Prompts;
 use crate::evaluators::retrieval::Retrieval;
+use crate::evaluators::task::Predictions;
 use crate::model::Model;
 use crate::recipe::Recipe;
 use crate::run::RunFolder;
+use crate::tasks::{self, Targets, Task, judge};
 
 /// Weights to evaluate, and where the results go.
 pub struct Weights<'a> {
@@ -85,6 +90,10 @@ pub struct HeldOut<'a> {
     pub skip: &'a SkipList,
     /// The reader of concepts, from phrases and tags.
     pub concepts: Option<ConceptReader>,
+    /// The tokenizer of the texts.
+    pub tokenizer: &'a Arc<TextTokenizer>,
+    /// What the recipe's task predicts, if it has one.
+    pub targets: Option<&'a Arc<Targets>>,
 }
 
 /// The evaluators of a recipe that is trained. `before` holds the earlier results of a resumed run. `say` prints what is not
@@ -107,6 +116,7 @@ pub fn open(
             .all(|e| e.score.is_some() || !e.is_retrieval());
         all.push(Box::new(Retrieval::planned(set, recipe, planned)));
     }
+    all.extend(task(recipe, held_out, say)?);
     if let Some(config) = &recipe.eval.prompts {
         all.push(Box::new(Prompts::open(config, recipe)?));
     }
@@ -116,6 +126,48 @@ pub fn open(
     Ok(all)
 }
 
+/// The evaluator of the recipe's task; `None` without a task or, with a message, without held-out samples.
+fn task(
+    recipe: &Recipe,
+    held_out: &HeldOut<'_>,
+    say: &mut dyn FnMut(String),
+) -> Result<Option<Box<dyn Evaluator>>, TrainError> {
+    let Some(targets) = held_out.targets else {
+        return Ok(None);
+    };
+    if held_out.source.is_empty(Split::Val) {
+        say(format!(
+            "nothing is predicted by [objectives.{}]: the data has no held-out split",
+            targets.task.key
+        ));
+        return Ok(None);
+    }
+    let skip = Arc::new(SkipList::in_memory(recipe.data.max_skipped));
+    let mut spec = task_spec(recipe, held_out, &skip);
+    spec.concepts = held_out.concepts.clone();
+    let set = tasks::task_set(spec, targets, Split::Val, false)?;
+    let set = match recipe.eval.limit {
+        0 => set,
+        limit => set.part(limit),
+    };
+    let targets = Arc::clone(targets);
+    Ok(Some(Box::new(Predictions::new(set, targets, skip))))
+}
+
+/// How the samples of a task become batches.
+fn task_spec(recipe: &Recipe, held_out: &HeldOut<'_>, skip: &Arc<SkipList>) -> LoaderSpec {
+    LoaderSpec::new(
+        &recipe.data,
+        Arc::clone(held_out.source),
+        Arc::clone(held_out.tokenizer),
+        Arc::clone(skip),
+        Batches {
+            size: recipe.eval.batch_size,
+            seed: recipe.seed,
+        },
+    )
+}
+
 /// The set for retrieval; `None`, with a message, if there is nothing to retrieve.
 fn retrieval_set(
     recipe: &Recipe,
@@ -123,6 +175,10 @@ fn retrieval_set(
     say: &mut dyn FnMut(String),
 ) -> Result<Option<EvalSet>, TrainError> {
     if !retrieval::is_possible(recipe) {
+        // A task is not meant to retrieve.
+        if held_out.targets.is_some() {
+            return Ok(None);
+        }
         say(
             "nothing is retrieved: neither [objectives.itc] nor [objectives.itm] is there"
                 .to_owned(),
@@ -182,10 +238,16 @@ pub fn check_select(recipe: &Recipe, evaluators: &[Box<dyn Evaluator>]) -> Resul
 
 /// Marks in each record the number that selects the best weights, if there is one.
 pub fn select(recipe: &Recipe, records: &mut [EvalRecord]) {
-    let Some(select) = &recipe.eval.select else {
+    let of_task = || {
+        let task = Task::of(recipe)?;
+        let name = judge::names(task.predicts).into_iter().next()?;
+        Some(format!("{}.{name}", task.key))
+    };
+    let Some(select) = recipe.eval.select.clone().or_else(of_task) else {
         // Retrieval selects them, from the numbers in its records.
         return;
     };
+    let select = &select;
     // Numbers that only the last evaluation gives are not compared with the others.
     let chosen = records
         .iter()

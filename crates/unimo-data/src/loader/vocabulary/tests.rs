@@ -23,6 +23,7 @@ fn scenes() -> Scenes {
         val: 20,
         test: 0,
         size: 32,
+        ..ScenesConfig::default()
     })
 }
 
@@ -352,6 +353,7 @@ fn phrases_of_scenes_are_found_again() {
         val: 0,
         test: 0,
         size: 32,
+        ..ScenesConfig::default()
     });
     let (mut right, mut wrong, mut missing, mut more) = (0, 0, 0, 0);
     for index in 0..2000 {

@@ -7,7 +7,8 @@ use unimo_batch::TextRole;
 
 use crate::error::{Place, SampleError};
 use crate::order::draws::{Stream, hash};
-use crate::sources::listed::{Listed, NONE, Question};
+use crate::sources::label::Label;
+use crate::sources::listed::{Listed, NONE};
 use crate::sources::source::{Sample, Source};
 use crate::sources::splits::{Split, drawn};
 
@@ -61,24 +62,29 @@ impl Source for Listed {
         let texts = self.captions.of(self.index(split, index));
         Ok(texts
             .iter()
-            .map(|(text, _)| self.texts.get(*text).to_owned())
+            .map(|said| self.texts.get(said.text).to_owned())
             .collect())
     }
 
     fn roles(&self, split: Split, index: usize) -> Result<Vec<TextRole>, SampleError> {
         let texts = self.captions.of(self.index(split, index));
-        let describe = texts.iter().all(|(_, role)| *role == TextRole::Describes);
+        let describe = texts.iter().all(|said| said.role == TextRole::Describes);
         Ok(if describe {
             Vec::new()
         } else {
-            texts.iter().map(|(_, role)| *role).collect()
+            texts.iter().map(|said| said.role).collect()
         })
+    }
+
+    fn labels(&self, split: Split, index: usize) -> Result<Vec<Label>, SampleError> {
+        let texts = self.captions.of(self.index(split, index)).iter();
+        Ok(texts.map(|said| self.label(said)).collect())
     }
 
     fn all_describe(&self, split: Split) -> bool {
         let texts = self.splits[split].iter();
         let mut texts = texts.flat_map(|row| self.captions.of(*row));
-        texts.all(|(_, role)| *role == TextRole::Describes)
+        texts.all(|said| said.role == TextRole::Describes)
     }
 
     fn repeats_pictures(&self, _split: Split) -> bool {
@@ -156,53 +162,55 @@ impl Source for Listed {
     fn sample(&self, split: Split, index: usize) -> Result<Sample, SampleError> {
         let number = self.index(split, index);
         let row = &self.rows[number as usize];
-        let text = |number: u32| self.texts.get(number).to_owned();
         let picture = self.shown(number)?;
         let objects = self.objects.of(number);
         let boxes: Result<Vec<_>, _> = objects
             .iter()
             .map(|object| self.shares(row, object.bounds, &picture))
             .collect();
-        let questions = self.questions.of(number);
-        let answers = |question: &Question| {
-            let (first, count) = question.answers;
-            let all = &self.answers[first as usize..(first + count) as usize];
-            all.iter().map(|answer| text(*answer)).collect()
+        let captions = self.captions(split, index)?;
+        let labels = self.labels(split, index)?;
+        let roles = self.roles(split, index)?;
+        let said = || captions.iter().zip(&labels).zip(&roles);
+        let questions: Vec<(&String, &Label)> = said()
+            .filter(|(_, role)| **role == TextRole::Question)
+            .map(|(said, _)| said)
+            .filter(|(_, label)| label.answer.is_some())
+            .collect();
+        let several = questions.iter().any(|(_, label)| !label.answers.is_empty());
+        let statement = |((text, _), role): ((&String, _), &TextRole)| match role {
+            TextRole::Statement { holds } => Some((text.clone(), *holds)),
+            _ => None,
         };
-        let several = questions.iter().any(|question| question.answers.1 > 0);
+        let hypothesis = |((text, _), role): ((&String, _), &TextRole)| match role {
+            TextRole::Hypothesis(label) => Some((text.clone(), *label)),
+            _ => None,
+        };
         Ok(Sample {
             name: self.place(split, index).to_string(),
-            captions: self.captions(split, index)?,
-            roles: self.roles(split, index)?,
             tags: self.tags(split, index)?,
             boxes: boxes?,
             questions: questions
                 .iter()
-                .map(|question| (text(question.text), text(question.answer)))
+                .map(|(text, label)| ((*text).clone(), label.answer.clone().unwrap_or_default()))
                 .collect(),
             answers: if several {
-                questions.iter().map(answers).collect()
+                let answers = questions.iter().map(|(_, label)| label.answers.clone());
+                answers.collect()
             } else {
                 Vec::new()
             },
-            statements: self
-                .statements
-                .of(number)
-                .iter()
-                .map(|(statement, truth)| (text(*statement), *truth))
-                .collect(),
-            hypotheses: self
-                .hypotheses
-                .of(number)
-                .iter()
-                .map(|(statement, label)| (text(*statement), *label))
-                .collect(),
+            statements: said().filter_map(statement).collect(),
+            hypotheses: said().filter_map(hypothesis).collect(),
             second_image: if row.second == NONE {
                 None
             } else {
                 Some(self.picture(row, row.second, self.limits)?)
             },
             image: Some(picture),
+            captions,
+            roles,
+            labels,
             ..Sample::default()
         })
     }

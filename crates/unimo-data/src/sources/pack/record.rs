@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use unimo_batch::{Entailment, TextRole};
 
+use crate::sources::label::Label;
 use crate::sources::source::Sample;
 
 /// The `.json` member of a packed sample: everything in a [`Sample`] except its images.
@@ -31,12 +32,17 @@ pub(crate) struct Record {
     /// Whether each of `captions` describes the image; empty: all do except questions, statements and hypotheses.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     describes: Vec<bool>,
+    /// What is known of each of `captions` for a task; empty: what its role says.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    labels: Vec<Label>,
 }
 
 impl Record {
     const VERSION: u32 = 1;
 
     pub(super) fn new(sample: Sample) -> Self {
+        let roles = sample.roles.iter().copied().map(Label::of_role);
+        let told = !roles.eq(sample.labels.iter().cloned());
         Self {
             unimo_sample: Self::VERSION,
             // Only this distinguishes questions without answers from captions.
@@ -58,7 +64,29 @@ impl Record {
             answers: sample.answers,
             statements: sample.statements,
             hypotheses: sample.hypotheses,
+            labels: if told { sample.labels } else { Vec::new() },
         }
+    }
+
+    /// What is known of each caption for a task.
+    pub(crate) fn labels(&self) -> Vec<Label> {
+        if !self.labels.is_empty() {
+            return self.labels.clone();
+        }
+        // Records of an older version have the answers beside their questions.
+        let mut questions = self.questions.iter().zip(0..).peekable();
+        let of = |(text, role): (&String, TextRole)| {
+            let asked = questions.next_if(|((known, _), _)| known == text);
+            match asked {
+                Some(((_, answer), at)) => Label {
+                    answer: Some(answer.clone()),
+                    answers: self.answers.get::<usize>(at).cloned().unwrap_or_default(),
+                    ..Label::default()
+                },
+                None => Label::of_role(role),
+            }
+        };
+        self.captions.iter().zip(self.roles()).map(of).collect()
     }
 
     /// The record in a `.json`; `None` if another program wrote it.
@@ -109,6 +137,7 @@ impl Record {
     pub(crate) fn into_sample(self) -> Sample {
         Sample {
             roles: self.roles(),
+            labels: self.labels(),
             name: self.name,
             captions: self.captions,
             phrases: self.phrases,

@@ -9,6 +9,7 @@ fn scenes() -> Scenes {
         val: 500,
         test: 0,
         size: 96,
+        ..ScenesConfig::default()
     })
 }
 
@@ -238,6 +239,7 @@ fn held_out_scenes_are_distinct_and_never_trained_on() {
             val: 0,
             test: 0,
             size: 32,
+            ..ScenesConfig::default()
         });
         assert!((0..3000).all(|index| !val.contains(&key(&training, Split::Train, index))));
     }

@@ -7,6 +7,7 @@ use crate::error::{Place, SampleError};
 use crate::images;
 use crate::order::draws::{Stream, hash};
 use crate::order::plan::Shuffle;
+use crate::sources::label::Label;
 use crate::sources::source::{Sample, Source};
 use crate::sources::splits::{Split, drawn};
 use crate::sources::webdataset::{Texts, WebDataset};
@@ -107,6 +108,17 @@ impl Source for WebDataset {
         }
         Ok(match self.read_texts(split, index)? {
             Texts::Record(record) => record.roles(),
+            Texts::Captions(_) => Vec::new(),
+        })
+    }
+
+    fn labels(&self, split: Split, index: usize) -> Result<Vec<Label>, SampleError> {
+        let members = self.part(split).members(index);
+        if !self.captions || !members.iter().any(|m| m.kind == MemberKind::Json) {
+            return Ok(Vec::new());
+        }
+        Ok(match self.read_texts(split, index)? {
+            Texts::Record(record) => record.labels(),
             Texts::Captions(_) => Vec::new(),
         })
     }

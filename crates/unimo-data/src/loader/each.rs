@@ -1,0 +1,260 @@
+//! One sample per text, for tasks: every question is answered, every statement judged, once per epoch.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use image::RgbImage;
+use unimo_batch::TextRole;
+
+use crate::error::{DataError, Place, SampleError};
+use crate::images::regions::{PictureRegions, RegionShape};
+use crate::order::plan::Shuffle;
+use crate::sources::label::Label;
+use crate::sources::source::{Holds, Sample, Source};
+use crate::sources::splits::{BySplit, Split};
+
+/// Whether a text is used for a task, given what is known of it.
+///
+/// An `Err` says why it is wrong; it is listed with the unusable items.
+pub type Choose<'a> = &'a dyn Fn(&Label) -> Result<bool, String>;
+
+/// A source with one sample for each text that is used, or for each image without texts.
+pub struct Each {
+    source: Arc<dyn Source>,
+    rows: BySplit<Vec<Row>>,
+    /// Number of samples in each shard.
+    shards: BySplit<Vec<usize>>,
+    rejected: Vec<SampleError>,
+    left_out: usize,
+}
+
+/// A text of a sample.
+#[derive(Debug, Clone, Copy)]
+struct Row {
+    sample: u32,
+    text: u32,
+}
+
+impl Each {
+    /// The texts of `splits` that `choose` takes.
+    ///
+    /// # Errors
+    ///
+    /// A row cannot be read now, or no text is used.
+    pub fn new(
+        source: Arc<dyn Source>,
+        splits: &[Split],
+        choose: Choose<'_>,
+    ) -> Result<Self, DataError> {
+        let mut each = Self {
+            rejected: source.rejected().to_vec(),
+            source,
+            rows: BySplit::default(),
+            shards: BySplit::default(),
+            left_out: 0,
+        };
+        for split in splits {
+            each.read(*split, choose)
+                .map_err(|error| DataError::unavailable(&error))?;
+        }
+        let used: usize = splits.iter().map(|split| each.rows[*split].len()).sum();
+        let samples: usize = splits.iter().map(|split| each.source.len(*split)).sum();
+        if used == 0 && samples > 0 {
+            return Err(DataError::NothingToPredict {
+                source_name: each.source.describe(),
+                left_out: each.left_out,
+                rejected: each.rejected.first().map(ToString::to_string),
+            });
+        }
+        Ok(each)
+    }
+
+    fn read(&mut self, split: Split, choose: Choose<'_>) -> Result<(), SampleError> {
+        let mut first = 0;
+        for size in self.source.shards(split) {
+            let before = self.rows[split].len();
+            for sample in first..first + size {
+                self.take(split, sample, choose)?;
+            }
+            first += size;
+            let now = self.rows[split].len();
+            self.shards[split].push(now - before);
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, split: Split, sample: usize, choose: Choose<'_>) -> Result<(), SampleError> {
+        let row = |text: usize| Row {
+            sample: sample as u32,
+            text: text as u32,
+        };
+        // A damaged sample stays, so that it is met and listed as elsewhere.
+        let Some(labels) = SampleError::known(self.source.labels(split, sample))? else {
+            self.rows[split].push(row(0));
+            return Ok(());
+        };
+        for (text, label) in labels.iter().enumerate() {
+            match choose(label) {
+                Ok(true) => self.rows[split].push(row(text)),
+                Ok(false) => self.left_out += 1,
+                Err(reason) => {
+                    let place = self.source.place(split, sample);
+                    self.rejected.push(SampleError::new(place, reason));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Number of texts that were not taken.
+    pub fn left_out(&self) -> usize {
+        self.left_out
+    }
+
+    /// What is known of a sample.
+    ///
+    /// # Errors
+    ///
+    /// Why the sample cannot be used.
+    pub fn label(&self, split: Split, index: usize) -> Result<Label, SampleError> {
+        let row = self.rows[split][index];
+        let labels = self.source.labels(split, row.sample as usize)?;
+        Ok(labels
+            .into_iter()
+            .nth(row.text as usize)
+            .unwrap_or_default())
+    }
+
+    fn sample_of(&self, split: Split, index: usize) -> usize {
+        self.rows[split][index].sample as usize
+    }
+
+    /// The element of a list that belongs to a sample's text.
+    fn own<T>(&self, split: Split, index: usize, all: Vec<T>) -> Vec<T> {
+        let text = self.rows[split][index].text as usize;
+        all.into_iter().skip(text).take(1).collect()
+    }
+}
+
+impl Source for Each {
+    fn len(&self, split: Split) -> usize {
+        self.rows[split].len()
+    }
+
+    fn describe(&self) -> String {
+        self.source.describe()
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.source.notes()
+    }
+
+    fn place(&self, split: Split, index: usize) -> Place {
+        self.source.place(split, self.sample_of(split, index))
+    }
+
+    fn has_images(&self) -> bool {
+        self.source.has_images()
+    }
+
+    fn has_captions(&self) -> bool {
+        self.source.has_captions()
+    }
+
+    fn holds(&self, split: Split, index: usize) -> Holds {
+        self.source.holds(split, self.sample_of(split, index))
+    }
+
+    fn shards(&self, split: Split) -> Vec<usize> {
+        self.shards[split].clone()
+    }
+
+    fn captions(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
+        let all = self.source.captions(split, self.sample_of(split, index))?;
+        Ok(self.own(split, index, all))
+    }
+
+    fn roles(&self, split: Split, index: usize) -> Result<Vec<TextRole>, SampleError> {
+        let all = self.source.roles(split, self.sample_of(split, index))?;
+        Ok(self.own(split, index, all))
+    }
+
+    fn labels(&self, split: Split, index: usize) -> Result<Vec<Label>, SampleError> {
+        self.label(split, index).map(|label| vec![label])
+    }
+
+    fn all_describe(&self, split: Split) -> bool {
+        self.source.all_describe(split)
+    }
+
+    fn repeats_pictures(&self, _split: Split) -> bool {
+        true
+    }
+
+    fn has_second_images(&self, split: Split) -> bool {
+        self.source.has_second_images(split)
+    }
+
+    fn picture_id(&self, split: Split, index: usize) -> Result<u64, SampleError> {
+        self.source.picture_id(split, self.sample_of(split, index))
+    }
+
+    fn phrases(&self, split: Split, index: usize) -> Result<Vec<Vec<String>>, SampleError> {
+        let all = self.source.phrases(split, self.sample_of(split, index))?;
+        Ok(self.own(split, index, all))
+    }
+
+    fn tags(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
+        self.source.tags(split, self.sample_of(split, index))
+    }
+
+    fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {
+        self.source.image(split, self.sample_of(split, index))
+    }
+
+    fn image_name(&self, split: Split, index: usize) -> Result<Option<String>, SampleError> {
+        self.source.image_name(split, self.sample_of(split, index))
+    }
+
+    fn region_shape(&self) -> Option<RegionShape> {
+        self.source.region_shape()
+    }
+
+    fn regions(&self, split: Split, index: usize) -> Result<Option<PictureRegions>, SampleError> {
+        self.source.regions(split, self.sample_of(split, index))
+    }
+
+    fn sample(&self, split: Split, index: usize) -> Result<Sample, SampleError> {
+        let sample = self.source.sample(split, self.sample_of(split, index))?;
+        Ok(Sample {
+            captions: self.own(split, index, sample.captions),
+            roles: self.own(split, index, sample.roles),
+            phrases: self.own(split, index, sample.phrases),
+            labels: self.labels(split, index)?,
+            ..sample
+        })
+    }
+
+    fn siblings(&self, split: Split, _index: usize) -> Range<usize> {
+        0..self.len(split)
+    }
+
+    fn reads_ahead(&self) -> bool {
+        self.source.reads_ahead()
+    }
+
+    fn ahead(&self, split: Split, indices: &[usize], shuffle: Shuffle) {
+        let mut samples: Vec<usize> = Vec::with_capacity(indices.len());
+        for index in indices {
+            let sample = self.sample_of(split, *index);
+            if samples.last() != Some(&sample) {
+                samples.push(sample);
+            }
+        }
+        self.source.ahead(split, &samples, shuffle);
+    }
+
+    fn rejected(&self) -> &[SampleError] {
+        &self.rejected
+    }
+}

@@ -1,0 +1,190 @@
+//! The samples of a task that are judged or answered, in a fixed order.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+
+use image::RgbImage;
+use unimo_batch::Batch;
+
+use crate::error::DataError;
+use crate::loader::each::Each;
+use crate::loader::eval_set::shuffled;
+use crate::loader::maker::Maker;
+use crate::loader::spec::LoaderSpec;
+use crate::order::plan::Plan;
+use crate::sources::label::Label;
+use crate::sources::source::Source;
+use crate::sources::splits::Split;
+use crate::threads::parallel;
+
+/// The samples of one split of a task, each once and unchanged by augmentation. See [`Each`].
+pub struct TaskSet {
+    each: Arc<Each>,
+    maker: Maker,
+    /// The samples, in order; `None`: all.
+    chosen: Option<Vec<usize>>,
+}
+
+/// One sample of a [`TaskSet`], without its image.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TaskRow {
+    /// Its number in the set.
+    pub number: usize,
+    /// Where it is defined, `file:line`.
+    pub name: String,
+    /// Its text; `None` for an image alone.
+    pub text: Option<String>,
+    /// What is known of it.
+    pub label: Label,
+}
+
+impl TaskSet {
+    /// The samples of `each` in the split of `spec`, prepared as it says; its source and its random changes are not used.
+    ///
+    /// # Errors
+    ///
+    /// Too much of the source is unusable.
+    pub fn new(spec: LoaderSpec, each: Each) -> Result<Self, DataError> {
+        let each = Arc::new(each);
+        spec.skip.adopt(&*each)?;
+        let samples = each.len(spec.split);
+        Ok(Self {
+            maker: Maker {
+                spec: LoaderSpec {
+                    source: Arc::<Each>::clone(&each),
+                    augment: None,
+                    mask: None,
+                    patch_mask: None,
+                    rewrite: None,
+                    ..spec
+                },
+                masker: None,
+                plan: Plan::global(samples),
+                windows: Mutex::default(),
+                patches: None,
+                first: 0,
+                ranks: 1,
+                stop: Arc::new(AtomicBool::new(false)),
+            },
+            each,
+            chosen: None,
+        })
+    }
+
+    /// A random part of `count` samples, always the same, in the set's order; all if there are no more.
+    #[must_use]
+    pub fn part(mut self, count: usize) -> Self {
+        let all = self.each.len(self.split());
+        if count < all {
+            let order = shuffled(all);
+            let mut chosen: Vec<usize> = (0..count).map(|at| order.at(at)).collect();
+            chosen.sort_unstable();
+            self.chosen = Some(chosen);
+        }
+        self
+    }
+
+    /// A label: `val`, or `val, 320 of 1000 samples at random`.
+    pub fn label(&self) -> String {
+        let name = self.split().name();
+        match &self.chosen {
+            Some(chosen) => {
+                let all = self.each.len(self.split());
+                format!("{name}, {} of {all} samples at random", chosen.len())
+            }
+            None => name.to_owned(),
+        }
+    }
+
+    /// The split.
+    pub fn split(&self) -> Split {
+        self.maker.spec.split
+    }
+
+    /// Number of samples, unusable ones included.
+    pub fn len(&self) -> usize {
+        let all = self.each.len(self.split());
+        self.chosen.as_ref().map_or(all, Vec::len)
+    }
+
+    /// Whether there is no sample.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Number of texts of the data that are no samples of the task.
+    pub fn left_out(&self) -> usize {
+        self.each.left_out()
+    }
+
+    /// One sentence: the data set and its size.
+    pub fn describe(&self) -> String {
+        self.each.describe()
+    }
+
+    /// The samples of a range as a batch, read on all cores, with what is known of each. Unusable ones are listed and left out; if
+    /// none is usable, there is no batch.
+    ///
+    /// # Errors
+    ///
+    /// A sample could not be read now, or too much of the source is unusable.
+    pub fn read(&self, range: Range<usize>) -> Result<(Option<Batch>, Vec<TaskRow>), DataError> {
+        let range = range.start..range.end.min(self.len());
+        let skip = &self.maker.spec.skip;
+        let made = parallel(range.clone(), |number| {
+            let index = self.index(number);
+            let mut pixels = Vec::new();
+            let made = self.maker.one(index, index as u64, &mut pixels)?;
+            let row = TaskRow {
+                number,
+                name: made.sample.name.clone(),
+                text: made.sample.captions.first().cloned(),
+                label: made.sample.labels.first().cloned().unwrap_or_default(),
+            };
+            Ok((made, pixels, row))
+        });
+        let (mut samples, mut levels, mut rows) = (Vec::new(), Vec::new(), Vec::new());
+        for made in made {
+            match made {
+                Ok((made, pixels, row)) => {
+                    samples.push(made);
+                    levels.extend(pixels);
+                    rows.push(row);
+                }
+                Err(reason) => {
+                    skip.add(&reason)?;
+                }
+            }
+        }
+        skip.check(self.each.items())?;
+        if samples.is_empty() {
+            return Ok((None, rows));
+        }
+        let batch = self.maker.batch(range.start as u64, samples, levels)?;
+        Ok((Some(batch), rows))
+    }
+
+    /// The image of a sample as the source gives it, for a report; `None` if it has none or it can no longer be read.
+    pub fn picture(&self, number: usize) -> Option<RgbImage> {
+        let index = self.index(number);
+        self.each.image(self.split(), index).ok().flatten()
+    }
+
+    /// The place of a sample in its split.
+    fn index(&self, number: usize) -> usize {
+        let chosen = self.chosen.as_ref();
+        chosen.map_or(number, |chosen| chosen[number])
+    }
+}
+
+impl std::fmt::Debug for TaskSet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TaskSet")
+            .field("source", &self.describe())
+            .field("split", &self.split())
+            .field("samples", &self.len())
+            .finish_non_exhaustive()
+    }
+}

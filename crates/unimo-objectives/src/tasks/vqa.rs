@@ -1,0 +1,163 @@
+//! Visual question answering: which of the known answers is right.
+//!
+//! ```text
+//! loss = mean over questions of sum over answers of BCE(logit, score)
+//! ```
+//!
+//! The score of an answer is 0.3, 0.6, 0.9 or 1 where one, two, three or more people gave it. A set with one answer per question
+//! has scores of 1.
+//!
+//! Source: METER, BridgeTower, ManagerTower (`compute_vqa`): the pair's summary, a [head](super::head) and binary cross-entropy
+//! over 3,129 answers. For UNIMO-2 nothing is released; `product` is this project's choice. MVP reads the text's class token.
+//!
+//! Shape legend: `B` questions, `D` width of the cross-modal encoder, `C` answers.
+
+use burn::module::Module;
+use burn::tensor::{Tensor, assert_shape};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+use unimo_batch::{ConfigError, config};
+use unimo_core::init::Init;
+use unimo_encoders::backbone::{Backbone, BackboneConfig};
+use unimo_encoders::names::Rule;
+use unimo_encoders::output::FusionOutput;
+
+use crate::context::Context;
+use crate::encoded::Encoded;
+use crate::is_default;
+use crate::objective::{Objective, ObjectiveConfig, Predicts, Settings};
+use crate::outcome::Outcome;
+use crate::pairs::{Fused, Pairs};
+use crate::request::{ImageForm, Request, Samples, TextForm, TextKind};
+use crate::tasks::head::{HeadConfig, TaskHead, meter_names};
+use crate::tasks::labels::Labelled;
+use crate::tasks::summary::{Pooling, Summary};
+
+/// `[objectives.vqa]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VqaConfig {
+    /// Factor of the loss in the sum.
+    pub weight: f64,
+    /// Number of answers; absent: as many as `data.labels` has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classes: Option<usize>,
+    /// What the head reads.
+    pub pooling: Pooling,
+    /// The head.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub head: HeadConfig,
+}
+
+impl Settings for VqaConfig {
+    fn weight(&self) -> f64 {
+        self.weight
+    }
+
+    fn title(&self) -> &'static str {
+        "visual question answering"
+    }
+
+    fn requests(&self) -> Vec<Request> {
+        vec![
+            Request::text(TextForm::Plain),
+            Request::image(ImageForm::Plain),
+        ]
+    }
+
+    fn samples(&self) -> Samples {
+        Samples::LABELLED
+    }
+
+    fn reads_fused(&self) -> bool {
+        true
+    }
+
+    fn predicts(&self) -> Option<Predicts> {
+        Some(Predicts::Answers {
+            classes: self.classes,
+        })
+    }
+
+    fn set_classes(&mut self, classes: usize) {
+        self.classes = Some(classes);
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
+        config::above_zero("weight", self.weight)?;
+        if let Some(classes) = self.classes {
+            config::positive("classes", classes)?;
+        }
+        self.head.validate().map_err(|e| e.within("head"))
+    }
+
+    fn validate_with(&self, model: &BackboneConfig) -> Result<(), ConfigError> {
+        self.pooling.validate_with(model)
+    }
+}
+
+impl ObjectiveConfig for VqaConfig {
+    type Objective = Vqa;
+
+    fn init(&self, init: &mut Init, model: &BackboneConfig) -> Vqa {
+        let shape = (
+            self.pooling.width(model),
+            self.classes.unwrap_or_default().max(1),
+        );
+        Vqa {
+            summary: self.pooling.init(init, model),
+            head: self.head.init(init, shape, model.cross_width()),
+            config: self.clone(),
+        }
+    }
+}
+
+/// Names of this head's parameters in METER.
+pub const METER_NAMES: &[Rule] =
+    &meter_names(["vqa_classifier.0", "vqa_classifier.1", "vqa_classifier.3"]);
+
+/// The head of visual question answering.
+#[derive(Module, Debug)]
+pub struct Vqa {
+    /// What the head reads of a pair.
+    pub summary: Summary,
+    /// The classifier.
+    pub head: TaskHead,
+    /// The configuration that it was made from.
+    #[module(skip)]
+    pub config: VqaConfig,
+}
+
+impl Vqa {
+    /// The logit of every answer.
+    ///
+    /// # Shapes
+    ///
+    /// - fused: `B` pairs
+    /// - output: `[B, C]`
+    pub fn logits(&self, backbone: &Backbone, fused: &FusionOutput) -> Tensor<2> {
+        self.head.forward(self.summary.forward(backbone, fused))
+    }
+}
+
+impl Objective for Vqa {
+    fn settings(&self) -> &dyn Settings {
+        &self.config
+    }
+
+    fn pairs(&self, encoded: &Encoded, _rng: &mut ChaCha8Rng) -> Vec<Pairs> {
+        vec![Pairs::present(encoded, TextKind::Plain)]
+    }
+
+    fn loss(&self, context: &Context<'_>, fused: &[Fused]) -> Outcome {
+        let (_, fused) = Fused::only(fused);
+        let logits = self.logits(context.backbone, fused);
+        assert_shape!(logits, [context.encoded.samples, _]);
+        Labelled::of(context.batch).binary_cross_entropy(logits)
+    }
+
+    fn predict(&self, context: &Context<'_>, fused: &[Fused]) -> Option<Tensor<2>> {
+        let (_, fused) = Fused::only(fused);
+        Some(self.logits(context.backbone, fused))
+    }
+}

@@ -1,0 +1,313 @@
+//! The labels of a task: the answers or classes that a head gives, in its order.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use unimo_batch::{ConfigError, config};
+use unimo_data::{Readable, SampleError, Source, Split};
+use unimo_eval::vqa::normalise;
+
+use crate::error::TrainError;
+use crate::files;
+
+/// The file of a run's labels, beside its tokenizer: a JSON list.
+pub const FILE_NAME: &str = "labels.json";
+
+/// `[task]`: what the labels of a task are. A task whose labels are the same for all data needs no such table.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskConfig {
+    /// Where the labels come from.
+    pub labels: LabelsConfig,
+    /// Whether the answers of people are looked up as they were written, and only then normalised to be counted, as METER does.
+    /// Otherwise they are normalised first, as BridgeTower does.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub raw_answers: bool,
+}
+
+/// Where the labels of a task come from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum LabelsConfig {
+    /// From the answers of the training data, in the order of their first occurrence (METER's `write_vqa.py`).
+    Count {
+        /// How often an answer occurs at least (METER: 9).
+        least: usize,
+        /// Whether the held-out questions are counted too, as in the papers. Their answers then decide what can be answered.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        held_out: bool,
+    },
+    /// As they stand here.
+    List {
+        /// The labels in the order of the head.
+        names: Vec<String>,
+    },
+    /// From a file: a JSON list of labels, a JSON object of labels with their numbers, or one label per line.
+    File {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+impl TaskConfig {
+    /// Checks every value.
+    ///
+    /// # Errors
+    ///
+    /// A value is out of range, or a label stands twice.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let checked = match &self.labels {
+            LabelsConfig::Count { least, .. } => config::positive("least", *least),
+            LabelsConfig::List { names } => {
+                Labels::new(names.clone())
+                    .map(drop)
+                    .map_err(|reason| ConfigError {
+                        key: "names".to_owned(),
+                        value: format!("{names:?}"),
+                        allowed: reason,
+                    })
+            }
+            LabelsConfig::File { path } => ConfigError::unless(
+                !path.as_os_str().is_empty(),
+                "path",
+                "\"\"",
+                "must be the path of a file",
+            ),
+        };
+        checked.map_err(|e| e.within("labels"))
+    }
+
+    /// Makes a relative path relative to `folder`.
+    pub(crate) fn rebase(&mut self, folder: &Path) {
+        if let LabelsConfig::File { path } = &mut self.labels {
+            *path = folder.join(&*path);
+        }
+    }
+}
+
+/// Labels in the order of a head.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Labels {
+    names: Vec<String>,
+    numbers: HashMap<String, u32>,
+}
+
+impl Labels {
+    /// The labels of these names.
+    ///
+    /// # Errors
+    ///
+    /// There are fewer than two, or one stands twice; says what is allowed.
+    pub fn new(names: Vec<String>) -> Result<Self, String> {
+        if names.len() < 2 {
+            return Err(format!("must be two labels or more, not {}", names.len()));
+        }
+        let mut numbers = HashMap::with_capacity(names.len());
+        for (number, name) in (0..).zip(&names) {
+            if let Some(before) = numbers.insert(name.clone(), number) {
+                return Err(format!(
+                    "must have every label once; {name:?} is number {before} and number {number}"
+                ));
+            }
+        }
+        Ok(Self { names, numbers })
+    }
+
+    /// Reads labels from a file; see [`LabelsConfig::File`].
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read or holds something else.
+    pub fn read(path: &Path) -> Result<Self, TrainError> {
+        let text = std::fs::read_to_string(path).map_err(TrainError::file("read", path))?;
+        let wrong = |reason: String| TrainError::Labels {
+            path: path.to_owned(),
+            reason,
+        };
+        let names = match text.trim_start().chars().next() {
+            Some('[') => serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?,
+            Some('{') => {
+                let numbered: HashMap<String, usize> =
+                    serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
+                by_number(numbered).map_err(wrong)?
+            }
+            _ => {
+                let lines = text.lines().map(str::trim_end);
+                lines
+                    .filter(|line| !line.is_empty())
+                    .map(str::to_owned)
+                    .collect()
+            }
+        };
+        Self::new(names).map_err(wrong)
+    }
+
+    /// The labels that a recipe asks for, with a line that says how many there are.
+    ///
+    /// # Errors
+    ///
+    /// A file or the data cannot be read, or there are fewer than two labels.
+    pub fn make(config: &LabelsConfig, source: &dyn Source) -> Result<(Self, String), TrainError> {
+        match config {
+            LabelsConfig::List { names } => {
+                let labels = Self::new(names.clone()).map_err(TrainError::Check)?;
+                let line = format!("{} labels, from the recipe", labels.len());
+                Ok((labels, line))
+            }
+            LabelsConfig::File { path } => {
+                let labels = Self::read(path)?;
+                let line = format!("{} labels, from {}", labels.len(), path.display());
+                Ok((labels, line))
+            }
+            LabelsConfig::Count { least, held_out } => {
+                let mut splits = vec![Split::Train];
+                splits.extend(held_out.then_some(Split::Val));
+                Self::count(source, &splits, *least)
+            }
+        }
+    }
+
+    /// Counts answers, normalised.
+    fn count(
+        source: &dyn Source,
+        splits: &[Split],
+        least: usize,
+    ) -> Result<(Self, String), TrainError> {
+        let answers = splits.iter().flat_map(|split| {
+            (0..source.len(*split)).flat_map(move |index| {
+                let (labels, error) = match source.labels(*split, index) {
+                    Ok(labels) => (labels, None),
+                    Err(error) => (Vec::new(), Some(error).filter(SampleError::is_unavailable)),
+                };
+                let answers = labels.into_iter().filter_map(|label| label.answer);
+                answers.map(Ok).chain(error.map(Err))
+            })
+        });
+        let mut answers = Readable::new(answers);
+        let mut seen: HashMap<String, usize> = HashMap::new();
+        let mut counts: Vec<(String, usize)> = Vec::new();
+        for answer in &mut answers {
+            let answer = normalise(&answer);
+            match seen.get(&answer) {
+                Some(at) => counts[*at].1 += 1,
+                None => {
+                    seen.insert(answer.clone(), counts.len());
+                    counts.push((answer, 1));
+                }
+            }
+        }
+        let all = answers.whole(counts.len())?;
+        let kept: Vec<String> = counts
+            .into_iter()
+            .filter(|(_, count)| *count >= least)
+            .map(|(answer, _)| answer)
+            .collect();
+        let line = format!(
+            "{} labels: the answers that occur {least} times or more, of {all} different ones",
+            kept.len()
+        );
+        let labels = Self::new(kept).map_err(|reason| {
+            TrainError::Check(format!(
+                "task.labels of kind \"count\" {reason}: {all} different answers were found, kept are those that occur {least} times or \
+                 more, in {}",
+                source.describe()
+            ))
+        })?;
+        Ok((labels, line))
+    }
+
+    /// Writes them as a JSON list.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be written.
+    pub fn save(&self, path: &Path) -> Result<(), TrainError> {
+        let text = serde_json::to_string_pretty(&self.names)
+            .map_err(|e| TrainError::file("write", path)(e.into()))?;
+        files::write(path, text.as_bytes())
+    }
+
+    /// Number of labels.
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Whether there is none, which no constructor gives.
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// The label of a number.
+    pub fn name(&self, number: usize) -> Option<&str> {
+        self.names.get(number).map(String::as_str)
+    }
+
+    /// All labels in order.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// The number of a label.
+    pub fn number(&self, name: &str) -> Option<u32> {
+        self.numbers.get(name).copied()
+    }
+}
+
+/// Labels given with their numbers, in order.
+fn by_number(numbered: HashMap<String, usize>) -> Result<Vec<String>, String> {
+    let count = numbered.len();
+    let mut names = vec![None; count];
+    for (name, number) in numbered {
+        match names.get_mut(number) {
+            Some(place @ None) => *place = Some(name),
+            Some(Some(other)) => {
+                return Err(format!("{name:?} and {other:?} have the number {number}"));
+            }
+            None => {
+                return Err(format!(
+                    "{name:?} has the number {number}; {count} labels have the numbers 0 to {}",
+                    count - 1
+                ));
+            }
+        }
+    }
+    Ok(names.into_iter().flatten().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Labels, TrainError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("labels");
+        std::fs::write(&path, text).unwrap();
+        Labels::read(&path)
+    }
+
+    #[test]
+    fn three_kinds_of_file_give_the_same_labels() {
+        for text in ["[\"a\", \"b b\"]", "{\"b b\": 1, \"a\": 0}", "a\nb b\r\n\n"] {
+            let labels = read(text).unwrap();
+            assert_eq!(labels.names(), ["a", "b b"], "{text}");
+            assert_eq!(labels.number("b b"), Some(1));
+            assert_eq!(labels.number("c"), None);
+        }
+    }
+
+    #[test]
+    fn what_are_no_labels_is_an_error() {
+        for (text, part) in [
+            ("[\"a\", \"a\"]", "\"a\" is number 0 and number 1"),
+            ("[\"a\"]", "two labels or more, not 1"),
+            ("[\"a\", 5]", "invalid type"),
+            ("{\"a\": 0, \"b\": 2}", "\"b\" has the number 2"),
+            ("{\"a\": 0, \"b\": 0}", "have the number 0"),
+            ("", "not 0"),
+        ] {
+            let error = read(text).unwrap_err().to_string();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+}

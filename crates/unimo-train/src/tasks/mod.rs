@@ -1,0 +1,184 @@
+//! Downstream tasks: the labels of a task, what is to be predicted of each sample, and the samples themselves.
+//!
+//! An objective that predicts something ([`Settings::predicts`](unimo_objectives::Settings::predicts)) is a task. A recipe has at
+//! most one. Its head stays with the objective; its labels are a file of the run, [`labels::FILE_NAME`].
+
+pub mod judge;
+pub mod labels;
+pub mod predict;
+mod targets;
+
+use std::sync::Arc;
+
+use unimo_batch::ConfigError;
+use unimo_data::{Each, LoaderSpec, Source, Split, TaskSet};
+use unimo_objectives::Predicts;
+
+use crate::error::TrainError;
+use crate::recipe::Recipe;
+use crate::tasks::labels::{Labels, TaskConfig};
+pub use crate::tasks::targets::Targets;
+
+/// A recipe's task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Task {
+    /// The objective's key.
+    pub key: &'static str,
+    /// What it predicts.
+    pub predicts: Predicts,
+}
+
+impl Task {
+    /// A recipe's task, if it has one.
+    pub fn of(recipe: &Recipe) -> Option<Self> {
+        let each = recipe.objectives.each().into_iter();
+        let mut tasks = each.filter_map(|(key, settings)| {
+            let predicts = settings.predicts()?;
+            Some(Self { key, predicts })
+        });
+        tasks.next()
+    }
+
+    /// Whether its labels depend on the data.
+    fn asks_labels(self) -> bool {
+        match self.predicts {
+            Predicts::Answers { .. } => true,
+            Predicts::Class { names, .. } => names.is_empty(),
+            Predicts::Number => false,
+        }
+    }
+}
+
+/// Checks a recipe's task against its `[task]` table.
+///
+/// # Errors
+///
+/// There are two tasks, the table is absent and needed, or it is there and changes nothing.
+pub(crate) fn check(recipe: &Recipe) -> Result<(), ConfigError> {
+    let each = recipe.objectives.each().into_iter();
+    let keys: Vec<&str> = each
+        .filter(|(_, settings)| settings.predicts().is_some())
+        .map(|(key, _)| key)
+        .collect();
+    ConfigError::unless(
+        keys.len() <= 1,
+        "objectives",
+        keys.join(" and "),
+        "must have one task at most: the labels of a run are those of one task",
+    )?;
+    let asks = Task::of(recipe).is_some_and(Task::asks_labels);
+    match &recipe.task {
+        Some(task) => {
+            ConfigError::unless(
+                asks,
+                "task",
+                "{}",
+                "must be absent: no objective of this recipe takes its labels from the data",
+            )?;
+            task.validate().map_err(|e| e.within("task"))
+        }
+        None => ConfigError::unless(
+            !asks,
+            "task",
+            "absent",
+            format_args!(
+                "is needed by [objectives.{}]: it says what the labels are, such as labels = {{ kind = \"count\", least = 9 }}",
+                keys.first().copied().unwrap_or_default()
+            ),
+        ),
+    }
+}
+
+/// The labels of a recipe's task, made from the data or a file if the recipe says so; `None` if it predicts no labels. `say` is told
+/// how many there are. The recipe is given the number of classes if it has none.
+///
+/// # Errors
+///
+/// They cannot be read, or their number is not the head's.
+pub(crate) fn prepare(
+    recipe: &mut Recipe,
+    source: &dyn Source,
+    say: &mut dyn FnMut(String),
+) -> Result<Option<Labels>, TrainError> {
+    let Some(task) = Task::of(recipe) else {
+        return Ok(None);
+    };
+    let labels = match (&recipe.task, task.predicts) {
+        (Some(TaskConfig { labels, .. }), _) => {
+            let (labels, line) = Labels::make(labels, source)?;
+            say(line);
+            labels
+        }
+        (None, Predicts::Class { names, .. }) if !names.is_empty() => {
+            let names = names.iter().map(|name| (*name).to_owned()).collect();
+            Labels::new(names).map_err(TrainError::Check)?
+        }
+        (None, _) => return Ok(None),
+    };
+    adopt(recipe, task, &labels)?;
+    Ok(Some(labels))
+}
+
+/// Gives the recipe's task as many classes as there are labels, or checks its own number.
+pub(crate) fn adopt(recipe: &mut Recipe, task: Task, labels: &Labels) -> Result<(), TrainError> {
+    match task.predicts.classes() {
+        None => recipe.objectives.set_classes(task.key, labels.len()),
+        Some(classes) => ConfigError::unless(
+            classes == labels.len(),
+            &format!("objectives.{}.classes", task.key),
+            classes,
+            format_args!("must be the number of labels, {}, or absent", labels.len()),
+        )
+        .map_err(|error| TrainError::Value {
+            file: "recipe".to_owned(),
+            error,
+        })?,
+    }
+    Ok(())
+}
+
+/// A loader's specification for a task: one sample for each text with a known label, and targets. The specification of a recipe
+/// without a task stays as it is.
+///
+/// # Errors
+///
+/// No text has a label that is known.
+pub(crate) fn for_task(
+    spec: &mut LoaderSpec,
+    targets: Option<&Arc<Targets>>,
+    say: &mut dyn FnMut(String),
+) -> Result<(), TrainError> {
+    let Some(targets) = targets else {
+        return Ok(());
+    };
+    let choose = |label: &unimo_data::Label| targets.learns(label);
+    let each = Each::new(Arc::clone(&spec.source), &[spec.split], &choose)?;
+    if each.left_out() > 0 {
+        say(format!(
+            "{} of {} texts are not trained on: no answer of theirs is one of the labels",
+            each.left_out(),
+            each.left_out() + each.len(spec.split)
+        ));
+    }
+    spec.source = Arc::new(each);
+    spec.targets = Some(Arc::<Targets>::clone(targets));
+    Ok(())
+}
+
+/// The samples of a split that are judged: those with a known answer, or all of them.
+///
+/// # Errors
+///
+/// There is none, or too much of the source is unusable.
+pub(crate) fn task_set(
+    mut spec: LoaderSpec,
+    targets: &Arc<Targets>,
+    split: Split,
+    all: bool,
+) -> Result<TaskSet, TrainError> {
+    let choose = |label: &unimo_data::Label| targets.judges(label, all);
+    let each = Each::new(Arc::clone(&spec.source), &[split], &choose)?;
+    spec.split = split;
+    spec.targets = Some(Arc::<Targets>::clone(targets));
+    Ok(TaskSet::new(spec, each)?)
+}

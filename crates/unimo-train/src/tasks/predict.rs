@@ -1,0 +1,141 @@
+//! The predictions of a task, batch by batch.
+
+use std::ops::Range;
+use std::sync::mpsc::sync_channel;
+
+use burn::tensor::{Device, Tensor, activation};
+use unimo_data::{DataError, TaskRow, TaskSet};
+use unimo_objectives::Predicts;
+
+use crate::error::TrainError;
+use crate::interrupt;
+use crate::model::{Model, host};
+use crate::tasks::Task;
+
+/// Labels that are kept of each sample.
+pub const KEPT: usize = 5;
+
+/// What a task predicts of a sample.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Predicted {
+    /// The sample.
+    pub row: TaskRow,
+    /// The best labels with their probabilities, the best first; for a number, the number itself with label 0.
+    pub best: Vec<(u32, f32)>,
+}
+
+/// Predicts every sample of `set` and hands the predictions on, batch by batch. While one batch is computed, the next is read.
+///
+/// # Errors
+///
+/// The data cannot be read, or a score is not finite.
+pub fn predict(
+    (model, task, device): (&Model, Task, &Device),
+    set: &TaskSet,
+    size: usize,
+    take: &mut dyn FnMut(Vec<Predicted>) -> Result<(), TrainError>,
+) -> Result<(), TrainError> {
+    let all = set.len();
+    let ranges = (0..all)
+        .step_by(size)
+        .map(|first| first..all.min(first + size));
+    std::thread::scope(|scope| {
+        let (sender, receiver) = sync_channel(1);
+        let reads = ranges.clone();
+        scope.spawn(move || {
+            for range in reads {
+                // It fails if the receiver is gone.
+                if sender.send(set.read(range)).is_err() {
+                    return;
+                }
+            }
+        });
+        for (range, read) in ranges.zip(receiver) {
+            interrupt::check()?;
+            take(of_batch((model, task, device), range, read)?)?;
+        }
+        Ok(())
+    })
+}
+
+type Read = Result<(Option<unimo_batch::Batch>, Vec<TaskRow>), DataError>;
+
+fn of_batch(
+    (model, task, device): (&Model, Task, &Device),
+    range: Range<usize>,
+    read: Read,
+) -> Result<Vec<Predicted>, TrainError> {
+    let (Some(batch), rows) = read? else {
+        return Ok(Vec::new());
+    };
+    let scores = model
+        .objectives
+        .predict(task.key, &model.backbone, &batch, device)
+        .ok_or_else(|| {
+            TrainError::Check(format!(
+                "the data lacks what [objectives.{}] reads (texts, images or second images): {} to {}",
+                task.key,
+                rows.first().map_or("", |row| row.name.as_str()),
+                rows.last().map_or("", |row| row.name.as_str()),
+            ))
+        })?;
+    let [count, classes] = scores.dims();
+    let values = host(probabilities(task.predicts, scores));
+    if values.iter().any(|value| !value.is_finite()) {
+        return Err(TrainError::Check(format!(
+            "a score of [objectives.{}] is not finite in samples {} to {}; has the model diverged?",
+            task.key,
+            range.start,
+            range.end - 1
+        )));
+    }
+    debug_assert_eq!(count, rows.len());
+    let of_row = |(row, scores): (TaskRow, &[f32])| Predicted {
+        row,
+        best: best(scores),
+    };
+    Ok(rows
+        .into_iter()
+        .zip(values.chunks(classes.max(1)))
+        .map(of_row)
+        .collect())
+}
+
+/// # Shapes
+///
+/// - scores, output: `[B, C]`
+fn probabilities(predicts: Predicts, scores: Tensor<2>) -> Tensor<2> {
+    let scores = scores.cast(burn::tensor::FloatDType::F32);
+    match predicts {
+        Predicts::Answers { .. } => activation::sigmoid(scores),
+        Predicts::Class { .. } => activation::softmax(scores, 1),
+        Predicts::Number => scores,
+    }
+}
+
+/// The best of a row, the best first; of equals the first.
+fn best(scores: &[f32]) -> Vec<(u32, f32)> {
+    let mut all: Vec<(u32, f32)> = (0..).zip(scores.iter().copied()).collect();
+    let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+    if all.len() > KEPT {
+        all.select_nth_unstable_by(KEPT, order);
+        all.truncate(KEPT);
+    }
+    all.sort_unstable_by(order);
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_come_first_and_the_first_of_equals() {
+        let scores = [0.1, 0.9, 0.3, 0.9, 0.2, 0.8, 0.0];
+        assert_eq!(
+            best(&scores),
+            [(1, 0.9), (3, 0.9), (5, 0.8), (2, 0.3), (4, 0.2)]
+        );
+        assert_eq!(best(&[2.5]), [(0, 2.5)]);
+    }
+}

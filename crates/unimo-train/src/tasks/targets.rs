@@ -1,0 +1,193 @@
+//! What is to be predicted of each sample.
+
+use unimo_batch::Target;
+use unimo_data::{Label, MakeTarget};
+use unimo_eval::vqa::{normalise, share};
+use unimo_objectives::Predicts;
+
+use crate::recipe::Recipe;
+use crate::tasks::Task;
+use crate::tasks::labels::Labels;
+
+/// Makes targets of labels, for one task.
+#[derive(Debug, Clone)]
+pub struct Targets {
+    /// The task.
+    pub task: Task,
+    /// Its labels; `None` if it predicts a number.
+    pub labels: Option<Labels>,
+    /// Whether answers are looked up as they were written.
+    pub raw_answers: bool,
+}
+
+impl MakeTarget for Targets {
+    fn target(&self, label: &Label) -> Target {
+        self.made(label).unwrap_or_default()
+    }
+}
+
+impl Targets {
+    /// What a recipe's task predicts; `None` without a task.
+    pub fn of(recipe: &Recipe, labels: Option<Labels>) -> Option<Self> {
+        let task = Task::of(recipe)?;
+        Some(Self {
+            task,
+            labels,
+            raw_answers: recipe.task.as_ref().is_some_and(|task| task.raw_answers),
+        })
+    }
+
+    /// The target of a label.
+    ///
+    /// # Errors
+    ///
+    /// The answer is none that the task can give; says what is allowed.
+    fn made(&self, label: &Label) -> Result<Target, String> {
+        let Some(answer) = &label.answer else {
+            return Ok(Target::Unknown);
+        };
+        match (self.task.predicts, &self.labels) {
+            (Predicts::Answers { .. }, Some(labels)) => {
+                let shares = self.shares(label, labels);
+                Ok(if shares.is_empty() {
+                    Target::Unknown
+                } else {
+                    Target::Labels(shares)
+                })
+            }
+            (Predicts::Class { .. }, Some(labels)) => match labels.number(answer) {
+                Some(number) => Ok(Target::Labels(vec![(number, 1.0)])),
+                None => Err(format!("the label {answer:?} is none of {}", some(labels))),
+            },
+            (Predicts::Number, _) => match answer.trim().parse::<f32>() {
+                Ok(number) if number.is_finite() => Ok(Target::Number(number)),
+                _ => Err(format!("the label {answer:?} is no number")),
+            },
+            (Predicts::Answers { .. } | Predicts::Class { .. }, None) => Ok(Target::Unknown),
+        }
+    }
+
+    /// The score of each answer that is a label, in the order of their first mention.
+    fn shares(&self, label: &Label, labels: &Labels) -> Vec<(u32, f32)> {
+        let given = label.given();
+        let mut counts: Vec<(String, usize)> = Vec::new();
+        for answer in &given {
+            let answer = if self.raw_answers {
+                (*answer).to_owned()
+            } else {
+                normalise(answer)
+            };
+            match counts.iter_mut().find(|(known, _)| *known == answer) {
+                Some((_, count)) => *count += 1,
+                None => counts.push((answer, 1)),
+            }
+        }
+        // A set with one answer per question says that it is right.
+        let score = |count: usize| {
+            if given.len() == 1 {
+                1.0
+            } else {
+                share(count) as f32
+            }
+        };
+        let known =
+            |(answer, count): (String, usize)| Some((labels.number(&answer)?, score(count)));
+        counts.into_iter().filter_map(known).collect()
+    }
+
+    /// Whether a text is trained on.
+    ///
+    /// # Errors
+    ///
+    /// Its label is none that the task can give.
+    pub(crate) fn learns(&self, label: &Label) -> Result<bool, String> {
+        self.made(label).map(|target| target != Target::Unknown)
+    }
+
+    /// Whether a text is judged: its answer is known, or all texts are.
+    ///
+    /// # Errors
+    ///
+    /// Its label is none that the task can give. An answer that is none of many is judged: it cannot be given, and counts as wrong.
+    pub(crate) fn judges(&self, label: &Label, all: bool) -> Result<bool, String> {
+        self.made(label)?;
+        Ok(all || label.answer.is_some())
+    }
+}
+
+/// Some labels, for a message.
+fn some(labels: &Labels) -> String {
+    const SHOWN: usize = 8;
+    let names: Vec<String> = labels
+        .names()
+        .iter()
+        .take(SHOWN)
+        .map(|n| format!("{n:?}"))
+        .collect();
+    let more = labels.len().saturating_sub(SHOWN);
+    if more > 0 {
+        format!("{} and {more} more labels", names.join(", "))
+    } else {
+        names.join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn targets(predicts: Predicts, names: &[&str]) -> Targets {
+        let names = names.iter().map(|name| (*name).to_owned()).collect();
+        Targets {
+            task: Task {
+                key: "vqa",
+                predicts,
+            },
+            labels: Some(Labels::new(names).unwrap()),
+            raw_answers: false,
+        }
+    }
+
+    fn label(answers: &[&str]) -> Label {
+        Label {
+            answer: Some(answers[0].to_owned()),
+            answers: answers.iter().map(|answer| (*answer).to_owned()).collect(),
+            ..Label::default()
+        }
+    }
+
+    /// BridgeTower normalises before it counts, METER does not: "two" and "2" are one answer or two.
+    #[test]
+    fn answers_have_the_scores_of_meter_and_bridgetower() {
+        let answers = ["2", "two", "two", "Two", "3", "x", "x", "x", "x", "x"];
+        let mut targets = targets(Predicts::Answers { classes: None }, &["2", "3", "4"]);
+        let of = |targets: &Targets| targets.target(&label(&answers));
+        assert_eq!(of(&targets), Target::Labels(vec![(0, 1.0), (1, 0.3)]));
+        targets.raw_answers = true;
+        assert_eq!(of(&targets), Target::Labels(vec![(0, 0.3), (1, 0.3)]));
+        assert_eq!(
+            targets.target(&label(&["4"])),
+            Target::Labels(vec![(2, 1.0)])
+        );
+        let unknown = label(&["x", "y"]);
+        assert_eq!(targets.target(&unknown), Target::Unknown);
+        assert!(!targets.learns(&unknown).unwrap() && targets.judges(&unknown, false).unwrap());
+    }
+
+    #[test]
+    fn a_label_that_is_none_is_an_error() {
+        let class = Predicts::Class {
+            classes: None,
+            names: &[],
+        };
+        let targets = targets(class, &["cat", "dog"]);
+        assert_eq!(
+            targets.target(&label(&["dog"])),
+            Target::Labels(vec![(1, 1.0)])
+        );
+        let error = targets.learns(&label(&["cow"])).unwrap_err();
+        assert_eq!(error, "the label \"cow\" is none of \"cat\", \"dog\"");
+        assert!(!targets.learns(&Label::default()).unwrap());
+        assert!(targets.judges(&Label::default(), true).unwrap());
+    }
+}
