@@ -63,7 +63,7 @@ impl Evaluator for Predictions {
             (weights.model, task, weights.device),
             &self.set,
             size,
-            &mut |batch| {
+            &mut |(batch, _)| {
                 all.extend(batch);
                 Ok(())
             },
