@@ -190,10 +190,12 @@ impl TaskSet {
         }
     }
 
-    /// The image of a sample as the source gives it, for a report; `None` if it has none or it can no longer be read.
-    pub fn picture(&self, number: usize) -> Option<RgbImage> {
+    /// The images of a sample as the source gives them, the left one first, for a report; none if they can no longer be read.
+    pub fn pictures(&self, number: usize) -> Vec<RgbImage> {
         let index = self.index(number);
-        self.each.image(self.split(), index).ok().flatten()
+        let sample = self.each.sample(self.split(), index);
+        let both = sample.map(|sample| [sample.image, sample.second_image]);
+        both.into_iter().flatten().flatten().collect()
     }
 
     /// The place of a sample in its split.
