@@ -239,6 +239,7 @@ fn other_data_is_evaluated_whole_and_what_is_left_out_is_counted() {
         data: data.map(Path::to_owned),
         regions: None,
         set: Vec::new(),
+        labels: None,
         split: None,
     };
     let counts = |record: &EvalRecord| -> Vec<(String, u64)> {

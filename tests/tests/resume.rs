@@ -444,6 +444,7 @@ fn evaluations_survive_a_kill_and_leave_the_best_weights() {
         full_itm: true,
         regions: None,
         set: Vec::new(),
+        labels: None,
         data: None,
         split: Some(unimo_data::Split::Train),
     };

@@ -112,6 +112,7 @@ fn every_held_out_question_is_answered_and_judged() {
         step: None,
         data: None,
         set: Vec::new(),
+        labels: None,
         split: unimo_data::Split::Val,
         limit: 0,
         format,
@@ -148,6 +149,47 @@ fn every_held_out_question_is_answered_and_judged() {
         .to_string();
     assert!(error.contains("has no id"), "{error}");
     assert!(!results.exists());
+}
+
+/// An export has the head, the labels and the preparation of the input: it predicts what its run predicts.
+#[test]
+fn an_export_predicts_as_its_run() {
+    let folder = TempDir::new().unwrap();
+    let run = train(&recipe(VQA, &[]), &folder.path().join("run"));
+    let export = folder.path().join("export");
+    unimo_train::export::run(&unimo_train::export::ExportArgs {
+        model: run.display().to_string(),
+        out: export.clone(),
+        part: unimo_train::export::Part::Whole,
+        dtype: unimo_encoders::weights::Dtype::F32,
+        step: None,
+    })
+    .unwrap();
+    let data = [
+        "source=scenes",
+        "scenes.size=32",
+        "scenes.val=6",
+        "scenes.train=40",
+        "scenes.texts=questions",
+    ];
+    let predicted = |model: &Path| {
+        let out = folder.path().join("out.jsonl");
+        predict::run(&PredictArgs {
+            run: model.to_owned(),
+            step: None,
+            data: None,
+            set: data.iter().map(|set| format!("data.{set}")).collect(),
+            labels: None,
+            split: unimo_data::Split::Val,
+            limit: 0,
+            format: Format::Jsonl,
+            out: Some(out.clone()),
+            device: DeviceChoice::Flex,
+        })
+        .unwrap();
+        fs::read_to_string(&out).unwrap()
+    };
+    assert_eq!(predicted(&export), predicted(&run));
 }
 
 /// All weights of the earlier run are read, by the words of its own tokenizer; only the head is new, and is named.

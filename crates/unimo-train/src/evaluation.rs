@@ -5,25 +5,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::tensor::Device;
-use unimo_data::{
-    Batches, ConceptReader, Concepts, LoaderSpec, RegionsConfig, SkipList, Source, Split, TaskSet,
-    TextTokenizer,
-};
+use unimo_data::{SkipList, Source, Split};
 use unimo_report::record::{EvalRecord, RecallRecord};
 
 use crate::checkpoint;
 use crate::device::DeviceChoice;
 use crate::error::TrainError;
+use crate::evaluators::Evaluator;
 use crate::evaluators::prompts::Prompts;
 use crate::evaluators::retrieval::{self, Retrieval};
 use crate::evaluators::task::Predictions;
-use crate::evaluators::{Evaluator, Weights};
 use crate::model::Model;
-use crate::prepare;
-use crate::recipe::{Overrides, Recipe};
-use crate::resuming;
+use crate::opened::Opened;
+use crate::recipe::Recipe;
 use crate::run::RunFolder;
-use crate::tasks::{self, Targets};
 
 /// Settings of `unimo eval` for a run's weights.
 #[derive(Debug, Clone, Default)]
@@ -42,154 +37,26 @@ pub struct Options {
     pub regions: Option<PathBuf>,
     /// Changes of the run's `[data]`, such as `data.vqa.val.questions=FILE`.
     pub set: Vec<String>,
+    /// The labels of the task, for a checkpoint that comes without them.
+    pub labels: Option<PathBuf>,
     /// The split; `None`: the held-out one of the run's data, or all of other data.
     pub split: Option<Split>,
 }
 
-/// A run opened to judge its weights or to use them on data.
-pub(crate) struct Opened {
-    pub run: RunFolder,
-    pub recipe: Recipe,
-    pub source: Arc<dyn Source>,
-    pub tokenizer: Arc<TextTokenizer>,
-    pub step: u64,
-    pub model: Model,
-    pub device: Device,
-}
-
-impl Opened {
-    /// Opens the run that `given` names, with other data if `options` say so.
-    pub(crate) fn new(given: &Path, options: &Options) -> Result<Self, TrainError> {
-        let (folder, step) = run_of(given, options.step)?;
-        let (device, _) = options.device.open()?;
-        let (run, mut recipe) = RunFolder::open(&folder)?;
-        if let Some(other) = options.set.iter().find(|set| !set.starts_with("data.")) {
-            return Err(TrainError::Override {
-                given: other.clone(),
-                reason:
-                    "only settings of data may be changed here, such as data.vqa.val.questions=FILE"
-                        .to_owned(),
-            });
-        }
-        if !options.set.is_empty() {
-            let overrides = Overrides {
-                data: None,
-                set: options.set.clone(),
-            };
-            let (changed, notes) =
-                Recipe::parse_noting("--set", &recipe.to_toml()?, None, &overrides)?;
-            for note in notes {
-                eprintln!("{note}");
-            }
-            recipe = changed;
-        }
-        if let Some(limit) = options.limit {
-            recipe.eval.limit = limit;
-        } else if options.data.is_some() {
-            // The recipe's limit is meant for its own held-out split.
-            recipe.eval.limit = 0;
-        }
-        recipe.eval.full_itm |= options.full_itm && recipe.objectives.itm.is_some();
-        let mut data = recipe.data.clone();
-        if let Some(path) = &options.data {
-            data.forget_files();
-            data.take_from(path.clone())?;
-        }
-        if let Some(features) = &options.regions {
-            let Some(RegionsConfig::Files { path, .. }) = &mut data.regions else {
-                return Err(TrainError::Check(format!(
-                    "--regions {}: the model does not read regions from files; it was trained without [data.regions] of that kind",
-                    features.display()
-                )));
-            };
-            *path = features.clone();
-        }
-        let source = unimo_data::open(&data)?;
-        for note in source.notes() {
-            eprintln!("{note}");
-        }
-        if options.data.is_none() && options.set.is_empty() {
-            for line in resuming::other_data(&run, &*source)? {
-                eprintln!("not the data that the run was begun with: {line}");
-            }
-        }
-        let tokenizer = run.tokenizer()?;
-        prepare::check_tokenizer(&recipe, &tokenizer)?;
-        let step = chosen_step(&run, step)?;
-        let model = load_model(&run, &recipe, step, &device)?;
-        Ok(Self {
-            run,
-            recipe,
-            source,
-            tokenizer: Arc::new(tokenizer),
-            step,
-            model,
-            device,
-        })
-    }
-
-    /// The splits to use: the one that was asked for, the held-out one of the run's data, or all of other data.
-    pub(crate) fn splits(&self, options: &Options) -> Vec<Split> {
-        match (options.split, &options.data) {
-            (Some(split), _) => vec![split],
-            (None, Some(_)) => Split::ALL
-                .into_iter()
-                .filter(|split| !self.source.is_empty(*split))
-                .collect(),
-            (None, None) => vec![Split::Val],
-        }
-    }
-
-    /// The samples of the run's task in a split: those with a known answer, or all of them. Unusable ones are listed in `skip`.
-    pub(crate) fn task_set(
-        &self,
-        split: Split,
-        skip: &Arc<SkipList>,
-        all: bool,
-    ) -> Result<Option<(TaskSet, Arc<Targets>)>, TrainError> {
-        let Some(targets) = Targets::of(&self.recipe, self.run.labels()?).map(Arc::new) else {
-            return Ok(None);
-        };
-        let mut spec = LoaderSpec::new(
-            &self.recipe.data,
-            Arc::clone(&self.source),
-            Arc::clone(&self.tokenizer),
-            Arc::clone(skip),
-            Batches {
-                size: self.recipe.eval.batch_size,
-                seed: self.recipe.seed,
-            },
-        );
-        spec.concepts = open_concepts(&self.run, &self.recipe, &self.tokenizer)?;
-        let set = tasks::task_set(spec, &targets, split, all)?;
-        let set = match self.recipe.eval.limit {
-            0 => set,
-            limit => set.part(limit),
-        };
-        Ok(Some((set, targets)))
-    }
-
-    /// The weights for an evaluator.
-    fn weights(&self) -> Weights<'_> {
-        Weights {
-            model: &self.model,
-            device: &self.device,
-            recipe: &self.recipe,
-            tokenizer: &self.tokenizer,
-            step: self.step,
-            last: true,
-            run: None,
-            quiet: false,
-        }
-    }
-}
-
 /// Evaluates a run's checkpoint and appends the result to the run's `evaluations.jsonl`. The evaluations made during training stay
-/// as they are, since they select the best checkpoint. `given` is a run's folder or the file of one of its checkpoints.
-pub fn run(given: &Path, options: &Options) -> Result<(PathBuf, Vec<EvalRecord>), TrainError> {
+/// as they are, since they select the best checkpoint. `given` is a run's folder, the file of one of its checkpoints, or an exported
+/// or public checkpoint, whose result is only returned. Returns the folder of the run.
+///
+/// # Errors
+///
+/// The model or the data cannot be read, or there is nothing to evaluate.
+pub fn run(
+    given: &Path,
+    options: &Options,
+) -> Result<(Option<PathBuf>, Vec<EvalRecord>), TrainError> {
     let opened = Opened::new(given, options)?;
     let splits = opened.splits(options);
-    let (run, recipe) = (&opened.run, &opened.recipe);
+    let recipe = &opened.recipe;
     let weights = opened.weights();
     let say = &mut |line: String| eprintln!("{line}");
     let mut records = Vec::new();
@@ -207,7 +74,7 @@ pub fn run(given: &Path, options: &Options) -> Result<(PathBuf, Vec<EvalRecord>)
         records.push(retrieve(&opened, &splits, options, say)?);
     } else if records.is_empty() {
         return Err(TrainError::Run {
-            path: run.path().to_owned(),
+            path: opened.path.clone(),
             reason: "has nothing to evaluate: it was trained with neither [objectives.itc] nor [objectives.itm], nor a task"
                 .to_owned(),
         });
@@ -217,10 +84,12 @@ pub fn run(given: &Path, options: &Options) -> Result<(PathBuf, Vec<EvalRecord>)
     if let Some(config) = prompts.filter(|_| options.data.is_none()) {
         records.extend(Prompts::open(config, recipe)?.evaluate(&weights, say)?);
     }
-    for record in &records {
-        run.append("evaluations.jsonl", record)?;
+    if let Some(run) = &opened.run {
+        for record in &records {
+            run.append("evaluations.jsonl", record)?;
+        }
     }
-    Ok((run.path().to_owned(), records))
+    Ok((opened.run.map(|run| run.path().to_owned()), records))
 }
 
 /// Retrieval among the images of these splits.
@@ -231,9 +100,9 @@ fn retrieve(
     say: &mut dyn FnMut(String),
 ) -> Result<EvalRecord, TrainError> {
     let (recipe, source) = (&opened.recipe, &opened.source);
-    let path = || opened.run.path().to_owned();
+    let path = || opened.path.clone();
     let skip = SkipList::in_memory(recipe.data.max_skipped);
-    let concepts = open_concepts(&opened.run, recipe, &opened.tokenizer)?;
+    let concepts = opened.concepts.clone();
     let Some(set) = retrieval::open_set(recipe, source, splits, &skip, concepts)? else {
         return Err(TrainError::Run {
             path: path(),
@@ -311,21 +180,6 @@ pub(crate) fn run_of(
     Ok((run, Some(of_file)))
 }
 
-/// A run's concepts, if it has any.
-fn open_concepts(
-    run: &RunFolder,
-    recipe: &Recipe,
-    tokenizer: &TextTokenizer,
-) -> Result<Option<ConceptReader>, TrainError> {
-    let concepts = recipe
-        .data
-        .concepts
-        .as_ref()
-        .map(|_| Concepts::load(&run.join(prepare::CONCEPTS)))
-        .transpose()?;
-    prepare::concept_reader(recipe, concepts.as_ref(), tokenizer)
-}
-
 /// A run's model for evaluation: the moving average of its weights if there is one.
 ///
 /// # Errors
@@ -354,7 +208,7 @@ pub(crate) fn chosen_step(run: &RunFolder, asked: Option<u64>) -> Result<u64, Tr
     })
 }
 
-fn load_model(
+pub(crate) fn load_model(
     run: &RunFolder,
     recipe: &Recipe,
     step: u64,

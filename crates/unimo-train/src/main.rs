@@ -224,7 +224,7 @@ struct Train {
 
 #[derive(Args)]
 struct Eval {
-    /// The run folder, or the file of one of its checkpoints.
+    /// The run folder, the file of one of its checkpoints, an export, or a public checkpoint with heads.
     run: PathBuf,
     /// Step of the checkpoint; default: the best.
     #[arg(long)]
@@ -245,6 +245,9 @@ struct Eval {
     /// Change a setting of the run's data, such as data.vqa.val.questions=FILE; may be given several times.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// The labels of a checkpoint that comes without them: a JSON list, or one label per line.
+    #[arg(long, value_name = "FILE")]
+    labels: Option<PathBuf>,
     /// Split: val, test or train [default: val of the run's data, all of --data].
     #[arg(long, value_parser = split)]
     split: Option<Split>,
@@ -325,10 +328,13 @@ fn run(command: Command) -> Result<(), TrainError> {
                 data: args.data,
                 regions: args.regions,
                 set: args.set,
+                labels: args.labels,
                 split: args.split,
             };
             let (run, records) = evaluation::run(&args.run, &options)?;
-            report::write(&run)?;
+            if let Some(run) = run {
+                report::write(&run)?;
+            }
             for record in &records {
                 print!("{}", evaluation::table(record));
             }

@@ -12,7 +12,8 @@ use unimo_data::{SampleError, SkipList, Split, TaskRow, TaskSet};
 
 use crate::device::DeviceChoice;
 use crate::error::TrainError;
-use crate::evaluation::{Opened, Options};
+use crate::evaluation::Options;
+use crate::opened::Opened;
 use crate::progress::Progress;
 use crate::tasks::Targets;
 use crate::tasks::predict::{Predicted, predict};
@@ -20,7 +21,7 @@ use crate::tasks::predict::{Predicted, predict};
 /// `unimo predict`.
 #[derive(Debug, clap::Args)]
 pub struct PredictArgs {
-    /// The run folder of a task, or the file of one of its checkpoints.
+    /// The run folder of a task, the file of one of its checkpoints, its export, or a public checkpoint with the head of a task.
     pub run: PathBuf,
     /// Step of the checkpoint; default: the best.
     #[arg(long)]
@@ -31,6 +32,9 @@ pub struct PredictArgs {
     /// Change a setting of the run's data, such as data.vqa.test.questions=FILE; may be given several times.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// The labels of a checkpoint that comes without them: a JSON list, or one label per line.
+    #[arg(long, value_name = "FILE")]
+    pub labels: Option<PathBuf>,
     /// Split: val, test or train.
     #[arg(long, default_value = "val", value_parser = split)]
     pub split: Split,
@@ -107,6 +111,7 @@ pub fn run(args: &PredictArgs) -> Result<(), TrainError> {
         limit: Some(args.limit),
         data: args.data.clone(),
         set: args.set.clone(),
+        labels: args.labels.clone(),
         split: Some(args.split),
         ..Options::default()
     };
@@ -116,7 +121,7 @@ pub fn run(args: &PredictArgs) -> Result<(), TrainError> {
     let skip = Arc::new(SkipList::in_memory(ALL));
     let Some((set, targets)) = opened.task_set(args.split, &skip, true)? else {
         return Err(TrainError::Run {
-            path: opened.run.path().to_owned(),
+            path: opened.path.clone(),
             reason: "predicts nothing: it was trained without a task, such as [objectives.vqa]"
                 .to_owned(),
         });

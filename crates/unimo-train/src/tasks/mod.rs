@@ -40,7 +40,7 @@ impl Task {
     }
 
     /// Whether its labels depend on the data.
-    fn asks_labels(self) -> bool {
+    pub(crate) fn asks_labels(self) -> bool {
         match self.predicts {
             Predicts::Answers { .. } => true,
             Predicts::Class { names, .. } => names.is_empty(),
@@ -103,17 +103,16 @@ pub(crate) fn prepare(
     let Some(task) = Task::of(recipe) else {
         return Ok(None);
     };
-    let labels = match (&recipe.task, task.predicts) {
-        (Some(TaskConfig { labels, .. }), _) => {
+    let labels = match &recipe.task {
+        Some(TaskConfig { labels, .. }) => {
             let (labels, line) = Labels::make(labels, source)?;
             say(line);
             labels
         }
-        (None, Predicts::Class { names, .. }) if !names.is_empty() => {
-            let names = names.iter().map(|name| (*name).to_owned()).collect();
-            Labels::new(names).map_err(TrainError::Check)?
-        }
-        (None, _) => return Ok(None),
+        None => match Labels::fixed(task)? {
+            Some(labels) => labels,
+            None => return Ok(None),
+        },
     };
     adopt(recipe, task, &labels)?;
     Ok(Some(labels))
