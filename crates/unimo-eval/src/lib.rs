@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod boxes;
+pub mod captions;
 pub mod classification;
 pub mod correlation;
 mod coverage;
