@@ -98,7 +98,7 @@ impl Each {
                 Ok(true) => self.rows[split].push(row(text)),
                 Ok(false) => self.left_out += 1,
                 Err(reason) => {
-                    let place = self.source.place(split, sample);
+                    let place = exact(self.source.place(split, sample), label);
                     self.rejected.push(SampleError::new(place, reason));
                 }
             }
@@ -136,6 +136,14 @@ impl Each {
     }
 }
 
+/// The place of a text, if it is known more exactly than its sample's.
+fn exact(place: Place, label: &Label) -> Place {
+    Place {
+        line: label.line.unwrap_or(place.line),
+        ..place
+    }
+}
+
 impl Source for Each {
     fn len(&self, split: Split) -> usize {
         self.rows[split].len()
@@ -150,7 +158,11 @@ impl Source for Each {
     }
 
     fn place(&self, split: Split, index: usize) -> Place {
-        self.source.place(split, self.sample_of(split, index))
+        let place = self.source.place(split, self.sample_of(split, index));
+        match self.label(split, index) {
+            Ok(label) => exact(place, &label),
+            Err(_) => place,
+        }
     }
 
     fn has_images(&self) -> bool {
@@ -226,11 +238,14 @@ impl Source for Each {
 
     fn sample(&self, split: Split, index: usize) -> Result<Sample, SampleError> {
         let sample = self.source.sample(split, self.sample_of(split, index))?;
+        let label = self.label(split, index)?;
+        let place = self.source.place(split, self.sample_of(split, index));
         Ok(Sample {
+            name: exact(place, &label).to_string(),
             captions: self.own(split, index, sample.captions),
             roles: self.own(split, index, sample.roles),
             phrases: self.own(split, index, sample.phrases),
-            labels: self.labels(split, index)?,
+            labels: vec![label],
             ..sample
         })
     }

@@ -227,6 +227,10 @@ impl Part for VqaPart {
                             split: held.of(image),
                         })
                     });
+                    let label = Label {
+                        line: Some(number),
+                        ..label
+                    };
                     table.question(row, &question, &label)
                 });
                 if let Err(reason) = used {
@@ -325,8 +329,8 @@ fn member(
     let label = Label {
         id: id.to_owned(),
         answer: asked.answer.as_deref().and_then(spaced),
-        answers: Vec::new(),
         kinds: kinds.collect(),
+        ..Label::default()
     };
     Ok((asked.question, named(&asked.image_id)?, label))
 }

@@ -11,7 +11,7 @@ mod targets;
 use std::sync::Arc;
 
 use unimo_batch::ConfigError;
-use unimo_data::{Each, LoaderSpec, Source, Split, TaskSet};
+use unimo_data::{Each, LoaderSpec, Source, SourceKind, Split, TaskSet};
 use unimo_objectives::Predicts;
 
 use crate::error::TrainError;
@@ -65,6 +65,14 @@ pub(crate) fn check(recipe: &Recipe) -> Result<(), ConfigError> {
         "objectives",
         keys.join(" and "),
         "must have one task at most: the labels of a run are those of one task",
+    )?;
+    let mixture = recipe.data.mixture.as_ref();
+    let mixture = mixture.filter(|_| recipe.data.source == SourceKind::Mixture);
+    ConfigError::unless(
+        keys.is_empty() || mixture.is_none_or(|mixture| !mixture.is_weighted()),
+        "data.mixture",
+        "weights or a temperature",
+        "must have neither for a task, whose epochs have every text once",
     )?;
     let asks = Task::of(recipe).is_some_and(Task::asks_labels);
     match &recipe.task {
