@@ -53,7 +53,7 @@ pub fn run(given: &Path, options: &Options) -> Result<(PathBuf, EvalRecord), Tra
         // The recipe's limit is meant for its own held-out split.
         recipe.eval.limit = 0;
     }
-    recipe.eval.full_itm |= options.full_itm && recipe.objectives.itm.is_some();
+    recipe.eval.full_itm |= options.full_itm && recipe.objectives.scores_pairs();
     let mut data = recipe.data.clone();
     if let Some(path) = &options.data {
         data.forget_files();
@@ -121,7 +121,7 @@ pub fn run(given: &Path, options: &Options) -> Result<(PathBuf, EvalRecord), Tra
     if !retrieval::is_possible(&recipe) {
         return Err(TrainError::Run {
             path: folder,
-            reason: "has nothing to retrieve with: it was trained with neither [objectives.itc] nor [objectives.itm]"
+            reason: "has nothing to retrieve with: it was trained with none of [objectives.itc], [objectives.itm] and [objectives.ranking]"
                 .to_owned(),
         });
     }

@@ -337,10 +337,10 @@ impl Recipe {
             "must be absent with [model.regions]: it reads images",
         )?;
         ConfigError::unless(
-            !self.eval.full_itm || self.objectives.itm.is_some(),
+            !self.eval.full_itm || self.objectives.scores_pairs(),
             "eval.full_itm",
             self.eval.full_itm,
-            "needs [objectives.itm]",
+            "needs [objectives.itm] or [objectives.ranking]",
         )
     }
 
