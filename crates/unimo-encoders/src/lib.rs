@@ -50,7 +50,6 @@ pub mod public;
 pub mod quantiser;
 pub mod region;
 mod rows;
-pub mod tasks;
 pub mod text;
 pub mod weights;
 

@@ -187,6 +187,9 @@ objectives! {
     views: pretraining::views::ViewsConfig;
     mrm: pretraining::mrm::MrmConfig;
     vqa: tasks::vqa::VqaConfig;
+    nlvr2: tasks::nlvr2::Nlvr2Config;
+    snli_ve: tasks::snli_ve::SnliVeConfig;
+    ranking: tasks::ranking::RankingConfig;
 }
 
 /// The objectives of a recipe, with their heads.

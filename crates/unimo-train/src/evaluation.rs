@@ -75,7 +75,7 @@ pub fn run(
     } else if records.is_empty() {
         return Err(TrainError::Run {
             path: opened.path.clone(),
-            reason: "has nothing to evaluate: it was trained with neither [objectives.itc] nor [objectives.itm], nor a task"
+            reason: "has nothing to evaluate: it was trained with none of [objectives.itc], [objectives.itm] and [objectives.ranking], nor a task"
                 .to_owned(),
         });
     }

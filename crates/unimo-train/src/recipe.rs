@@ -52,6 +52,7 @@ built_in![
     "unimo3-base",
     "unimo3-vqa-tiny",
     "unimo3-vqa-small",
+    "unimo3-statements-tiny",
     "unimo2-tiny",
     "unimo2-base",
     "mvp-tiny",
@@ -62,6 +63,22 @@ built_in![
     "bridgetower-base",
     "managertower-tiny",
     "managertower-base",
+    "unimo3-vqa-base",
+    "unimo3-nlvr2-base",
+    "unimo3-snli-ve-base",
+    "meter-vqa-base",
+    "meter-nlvr2-base",
+    "meter-snli-ve-base",
+    "bridgetower-vqa-base",
+    "bridgetower-nlvr2-base",
+    "bridgetower-snli-ve-base",
+    "managertower-vqa-base",
+    "managertower-nlvr2-base",
+    "managertower-snli-ve-base",
+    "unimo2-vqa-base",
+    "unimo2-snli-ve-base",
+    "mvp-vqa-base",
+    "mvp-snli-ve-base",
 ];
 
 /// Everything that decides a training run.
@@ -338,10 +355,10 @@ impl Recipe {
             "must be absent with [model.regions]: it reads images",
         )?;
         ConfigError::unless(
-            !self.eval.full_itm || self.objectives.itm.is_some(),
+            !self.eval.full_itm || self.objectives.scores_pairs(),
             "eval.full_itm",
             self.eval.full_itm,
-            "needs [objectives.itm]",
+            "needs [objectives.itm] or [objectives.ranking]",
         )
     }
 

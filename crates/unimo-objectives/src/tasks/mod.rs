@@ -3,6 +3,9 @@
 //! | key | predicts | from | loss |
 //! |---|---|---|---|
 //! | [`vqa`](vqa) | answers to a question | the fused pair | binary cross-entropy of every answer |
+//! | [`nlvr2`](nlvr2) | whether a statement is true | the statement fused with one image or two | cross-entropy |
+//! | [`snli_ve`](snli_ve) | what the image says of a sentence | the fused pair | cross-entropy |
+//! | [`ranking`](ranking) | which text belongs to an image; needs no labels | fused pairs, true and wrong ones | cross-entropy over texts |
 //!
 //! A task reads its labels from the [targets](unimo_batch::Batch::targets) of a batch. [`Settings::predicts`] says what it predicts,
 //! [`Objective::predict`] gives the scores.
@@ -12,5 +15,9 @@
 
 pub mod head;
 pub mod labels;
+pub mod nlvr2;
+pub mod pair;
+pub mod ranking;
+pub mod snli_ve;
 pub mod summary;
 pub mod vqa;

@@ -120,7 +120,7 @@ impl<'a> Encoded<'a> {
         let of_text = encoded.encode_texts(0..texts.min(1))?.bytes();
         let budget = recipe.eval.memory_gb * GIGABYTE;
         encoded.blocks = blocks([pictures, texts], [of_first, of_text], budget, step);
-        let keep = pairs && model.objectives.itm.is_some() && encoded.blocks == Blocks::default();
+        let keep = pairs && encoded.has_itm() && encoded.blocks == Blocks::default();
         let Some(itc) = &model.objectives.itc else {
             return Ok(encoded);
         };
@@ -327,7 +327,7 @@ impl RetrievalModel for Encoded<'_> {
     }
 
     fn has_itm(&self) -> bool {
-        self.model.objectives.itm.is_some()
+        self.recipe.objectives.scores_pairs()
     }
 
     fn blocks(&self) -> Blocks {
@@ -335,9 +335,6 @@ impl RetrievalModel for Encoded<'_> {
     }
 
     fn itm_scores(&self, pairs: &[Pair]) -> Result<Vec<f32>, ModelError> {
-        let Some(itm) = &self.model.objectives.itm else {
-            return Err("the model has no matching head".into());
-        };
         let Some(first) = pairs.first() else {
             return Ok(Vec::new());
         };
@@ -351,7 +348,9 @@ impl RetrievalModel for Encoded<'_> {
         let texts = block(first.text, texts, self.texts());
         let (texts, images) = self.rows_of(pairs, (images, texts), true)?;
         let fused = self.model.backbone.fuse(&texts, &images, Keep::Nothing);
-        Ok(host(itm.scores(&self.model.backbone, &fused)))
+        let heads = &self.model.objectives;
+        let scores = heads.match_scores(&self.model.backbone, &fused);
+        Ok(host(scores.ok_or("the model has no matching head")?))
     }
 }
 

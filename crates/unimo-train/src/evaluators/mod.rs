@@ -180,7 +180,7 @@ fn retrieval_set(
             return Ok(None);
         }
         say(
-            "nothing is retrieved: neither [objectives.itc] nor [objectives.itm] is there"
+            "nothing is retrieved: none of [objectives.itc], [objectives.itm] and [objectives.ranking] is there"
                 .to_owned(),
         );
         return Ok(None);
