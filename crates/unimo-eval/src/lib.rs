@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+pub mod captions;
 mod error;
 pub mod grounding;
 pub mod metrics;
