@@ -40,6 +40,8 @@ fn every_ablation_in_the_documentation_is_a_recipe() {
             continue;
         }
         let names = BUILT_IN.iter().map(|recipe| recipe.name);
+        // What writes captions has other objectives than those that the ablations change.
+        let names = names.filter(|name| !name.contains("-caption-"));
         for name in names.filter(|name| name.starts_with(&family)) {
             let given = |set: &[String]| {
                 let data = (!name.ends_with("-tiny")).then(|| "pairs.jsonl".into());

@@ -13,6 +13,7 @@ use unimo_report::record::{EvalRecord, RecallRecord};
 use crate::checkpoint;
 use crate::device::DeviceChoice;
 use crate::error::TrainError;
+use crate::evaluators::captions::Captions;
 use crate::evaluators::prompts::Prompts;
 use crate::evaluators::retrieval::{self, Retrieval};
 use crate::evaluators::{Evaluator, Weights};
@@ -113,33 +114,49 @@ pub fn run(given: &Path, options: &Options) -> Result<(PathBuf, EvalRecord), Tra
         run: None,
         quiet: false,
     };
-    let split = label(&set, options);
     let say = &mut |line: String| eprintln!("{line}");
     // What else the recipe is judged by does not depend on the data of its pairs.
     let prompts = recipe.eval.prompts.as_ref();
     let prompts = prompts.filter(|_| options.data.is_none());
-    if !retrieval::is_possible(&recipe) {
+    let captions = recipe.eval.captions.as_ref();
+    let mut found = Vec::new();
+    if retrieval::is_possible(&recipe) {
+        let records = Retrieval::whole(set.clone()).evaluate(&weights, say)?;
+        let split = label(&set, options);
+        found.extend(
+            records
+                .into_iter()
+                .next()
+                .map(|r| EvalRecord { split, ..r }),
+        );
+    } else if captions.is_none() {
         return Err(TrainError::Run {
             path: folder,
             reason: "has nothing to retrieve with: it was trained with neither [objectives.itc] nor [objectives.itm]"
                 .to_owned(),
         });
     }
-    let found = Retrieval::whole(set).evaluate(&weights, say)?;
-    let found = found.into_iter().next().ok_or_else(|| TrainError::Run {
-        path: folder.clone(),
-        reason: "was not evaluated".to_owned(),
-    })?;
+    if let Some(config) = captions {
+        let captions = Captions::of(config, &set);
+        let split = label(captions.set(), options);
+        let records = captions.evaluate(&weights, say)?.into_iter();
+        found.extend(records.map(|r| EvalRecord {
+            split: split.clone(),
+            ..r
+        }));
+    }
     let mut left_out = lengths(&source, &|split| !splits.contains(&split));
     if skip.count() > 0 {
         left_out.insert("unusable".to_owned(), skip.count() as u64);
     }
-    let record = EvalRecord {
-        split,
-        left_out,
-        ..found
-    };
-    run.append("evaluations.jsonl", &record)?;
+    for record in &mut found {
+        record.left_out.clone_from(&left_out);
+        run.append("evaluations.jsonl", record)?;
+    }
+    let record = found.into_iter().next().ok_or_else(|| TrainError::Run {
+        path: folder.clone(),
+        reason: "was not evaluated".to_owned(),
+    })?;
     if let Some(config) = prompts {
         for record in Prompts::open(config, &recipe)?.evaluate(&weights, say)? {
             run.append("evaluations.jsonl", &record)?;
@@ -265,8 +282,33 @@ fn label(set: &EvalSet, options: &Options) -> String {
     label
 }
 
+/// An evaluation that is not retrieval as a table for the terminal.
+fn numbers(record: &EvalRecord) -> String {
+    let EvalRecord {
+        step,
+        split,
+        images,
+        ..
+    } = record;
+    let mut out = format!(
+        "step {step}, {split}: {images} images\n{:<24}{:>10}{:>10}\n",
+        "", "value", "chance"
+    );
+    for (name, scalar) in &record.scalars {
+        let chance = scalar.chance.map_or(String::new(), |c| format!("{c:.4}"));
+        out.push_str(&format!("{name:<24}{:>10.4}{chance:>10}\n", scalar.value));
+    }
+    if !record.left_out.is_empty() {
+        out.push_str(&format!("left out: {}\n", named(&record.left_out)));
+    }
+    out
+}
+
 /// An evaluation as a table for the terminal.
 pub fn table(record: &EvalRecord) -> String {
+    if record.retrieval.is_empty() {
+        return numbers(record);
+    }
     let mut out = format!(
         "step {}, {}: {} images, {} texts\n{:<10}{:>34}{:>34}\n",
         record.step,

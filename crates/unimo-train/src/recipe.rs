@@ -48,6 +48,7 @@ built_in![
     "unimo3-tiny",
     "unimo3-small",
     "unimo3-base",
+    "unimo3-caption-tiny",
     "unimo2-tiny",
     "unimo2-base",
     "mvp-tiny",
