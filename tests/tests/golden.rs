@@ -86,7 +86,7 @@ fn changes(name: &str) -> Vec<&'static str> {
             set.extend(TWO_STREAMS);
             set.push("objectives.itc.width=32");
         }
-        "meter" => set.extend(TWO_STREAMS),
+        "meter" | "unimo3-caption" => set.extend(TWO_STREAMS),
         "bridgetower" | "managertower" => {
             set.extend(TWO_STREAMS);
             set.push("model.fusion.uni_levels=2");
@@ -197,7 +197,10 @@ fn trained(name: &str, folder: &Path) -> Golden {
     assert_eq!(evaluations.len(), 1, "{name}");
     let found = &evaluations[0];
     let whole = values(found, Some(&["score", "pairs", "images", "texts"]));
-    golden.add("retrieval", whole);
+    golden.add(found["evaluator"].as_str().unwrap_or("retrieval"), whole);
+    for (name, scalar) in found["scalars"].as_object().into_iter().flatten() {
+        golden.add(name, values(scalar, None));
+    }
     for method in found["retrieval"].as_array().unwrap() {
         for direction in ["text_to_image", "image_to_text"] {
             let place = format!(
@@ -220,6 +223,7 @@ fn trained(name: &str, folder: &Path) -> Golden {
         "gates.json",
         "codes.json",
         "phrases.json",
+        "captions.jsonl",
     ] {
         if run.join(file).is_file() {
             golden.add(format!("file {file}"), golden::bytes(&run.join(file)));

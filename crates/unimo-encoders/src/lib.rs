@@ -48,6 +48,7 @@ pub mod names;
 pub mod output;
 pub mod public;
 pub mod quantiser;
+pub mod reading;
 pub mod region;
 mod rows;
 pub mod text;

@@ -27,6 +27,7 @@ mod draws;
 mod encode;
 pub mod encoded;
 pub mod features;
+pub mod generation;
 mod labels;
 pub mod objective;
 pub mod outcome;

@@ -116,6 +116,7 @@ fn objectives() -> ObjectivesConfig {
         lm: Some(LmConfig {
             weight: 1.0,
             texts_alone: true,
+            label_smoothing: 0.0,
         }),
         vq: Some(VqConfig {
             weight: 1.0,

@@ -11,6 +11,7 @@
 
 pub mod allocator;
 pub mod apply;
+pub mod captioner;
 pub mod checkpoint;
 mod clock;
 pub mod data;

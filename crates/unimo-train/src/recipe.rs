@@ -53,6 +53,7 @@ built_in![
     "unimo3-vqa-tiny",
     "unimo3-vqa-small",
     "unimo3-statements-tiny",
+    "unimo3-caption-tiny",
     "unimo2-tiny",
     "unimo2-base",
     "mvp-tiny",

@@ -2,7 +2,8 @@
 //! its first part.
 //!
 //! Source: UNIMO-2 (Li et al. 2022): captioning and sequence-to-sequence with a prefix mask (UniLM, Dong et al. 2019). With an
-//! image the prefix is the begin token alone. Without one it is the first 10 to 50 per cent of the batch's longest text.
+//! image the prefix is the begin token alone. Without one it is the first 10 to 50 per cent of the batch's longest text. With a
+//! cross-modal encoder of two streams, the image stream sees no words.
 //!
 //! Shape legend: `B` samples, `L` text length, `D` width, `M` predicted positions, `V` vocabulary.
 
@@ -29,9 +30,12 @@ use crate::{NEEDS_ONE_STREAM, is_default};
 pub struct LmConfig {
     /// Factor of the loss in the sum.
     pub weight: f64,
-    /// Whether it also learns from texts without images.
+    /// Whether it also learns from texts without images, which needs a single-stream cross-modal encoder, or none.
     #[serde(default, skip_serializing_if = "is_default")]
     pub texts_alone: bool,
+    /// Share of each target that is spread over the whole vocabulary: 0.1 in fine-tuning for captions (UNIMO-2, BLIP, X-VLM).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub label_smoothing: f64,
 }
 
 impl Settings for LmConfig {
@@ -55,11 +59,21 @@ impl Settings for LmConfig {
     }
 
     fn validate(&self) -> Result<(), ConfigError> {
-        config::above_zero("weight", self.weight)
+        config::above_zero("weight", self.weight)?;
+        config::probability("label_smoothing", self.label_smoothing)
     }
 
     fn validate_with(&self, model: &BackboneConfig) -> Result<(), ConfigError> {
-        ConfigError::of_section(model.fusion.is_none(), NEEDS_ONE_STREAM)
+        ConfigError::of_section(
+            model.text.width == model.cross_width(),
+            "needs a text encoder as wide as the cross-modal one: its words are predicted by their embeddings",
+        )?;
+        ConfigError::unless(
+            model.fusion.is_none() || !self.texts_alone,
+            "texts_alone",
+            self.texts_alone,
+            NEEDS_ONE_STREAM,
+        )
     }
 }
 
@@ -114,7 +128,10 @@ impl Objective for Lm {
         assert_shape!(text, [context.encoded.samples, texts.length, _]);
         let table = context.backbone.text.word_embedding.weight.val();
         let next = next_words(texts, context.encoded.prefix());
-        Outcome::of_positions(text.clone(), next, |states| self.head.logits(states, table))
+        let smoothing = self.config.label_smoothing;
+        Outcome::of_positions_smoothed(text.clone(), next, smoothing, |states| {
+            self.head.logits(states, table)
+        })
     }
 }
 

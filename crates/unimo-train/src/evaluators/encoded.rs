@@ -238,13 +238,49 @@ impl<'a> Encoded<'a> {
         Ok((text_features, image_features))
     }
 
-    /// Encodes images batch by batch, while the next ones are read.
     fn encode_images(
         &self,
         range: Range<usize>,
         mut take: impl FnMut(ImageFeatures) -> Result<(), TrainError>,
     ) -> Result<(), TrainError> {
-        let step = self.recipe.eval.batch_size;
+        let held_out = HeldOutImages {
+            model: self.model,
+            set: self.set,
+            tokenizer: self.tokenizer,
+            device: self.device,
+            batch_size: self.recipe.eval.batch_size,
+        };
+        held_out.encode(range, |_, features| take(features))
+    }
+
+    fn encode_texts(&self, range: Range<usize>) -> Result<TextFeatures, TrainError> {
+        interrupt::check()?;
+        let backbone = &self.model.backbone;
+        let length = self.ids.length;
+        let ids = &self.ids.ids[range.start * length..range.end * length];
+        let lengths = &self.ids.lengths[range];
+        let input = backbone.text.input(ids, lengths, length, self.device);
+        Ok(backbone.encode_texts(&input))
+    }
+}
+
+/// The images of a held-out set, on their way through the image encoder.
+pub(crate) struct HeldOutImages<'a> {
+    pub model: &'a Model,
+    pub set: &'a EvalSet,
+    pub tokenizer: &'a TextTokenizer,
+    pub device: &'a Device,
+    pub batch_size: usize,
+}
+
+impl HeldOutImages<'_> {
+    /// Encodes images batch by batch, while the next ones are read.
+    pub(crate) fn encode(
+        &self,
+        range: Range<usize>,
+        mut take: impl FnMut(Range<usize>, ImageFeatures) -> Result<(), TrainError>,
+    ) -> Result<(), TrainError> {
+        let step = self.batch_size;
         let (set, end) = (self.set, range.end);
         let batches = range
             .step_by(step)
@@ -262,7 +298,7 @@ impl<'a> Encoded<'a> {
             });
             for (range, read) in batches.zip(receiver) {
                 interrupt::check()?;
-                take(self.encode_read(range, &read?)?)?;
+                take(range.clone(), self.encode_read(range, &read?)?)?;
             }
             Ok(())
         })
@@ -287,16 +323,6 @@ impl<'a> Encoded<'a> {
             tags: None,
             ..backbone.encode_pictures(&pictures, tags.as_ref(), 0)
         })
-    }
-
-    fn encode_texts(&self, range: Range<usize>) -> Result<TextFeatures, TrainError> {
-        interrupt::check()?;
-        let backbone = &self.model.backbone;
-        let length = self.ids.length;
-        let ids = &self.ids.ids[range.start * length..range.end * length];
-        let lengths = &self.ids.lengths[range];
-        let input = backbone.text.input(ids, lengths, length, self.device);
-        Ok(backbone.encode_texts(&input))
     }
 }
 
