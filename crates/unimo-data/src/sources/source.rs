@@ -278,6 +278,7 @@ pub trait Source: Send + Sync {
             image: self.image(split, index)?,
             captions: self.captions(split, index)?,
             roles: self.roles(split, index)?,
+            labels: self.labels(split, index)?,
             ..Sample::default()
         })
     }
