@@ -187,6 +187,8 @@ objectives! {
     views: pretraining::views::ViewsConfig;
     mrm: pretraining::mrm::MrmConfig;
     vqa: tasks::vqa::VqaConfig;
+    classes: tasks::classes::ClassesConfig;
+    sentences: tasks::sentences::SentencesConfig;
 }
 
 /// The objectives of a recipe, with their heads.

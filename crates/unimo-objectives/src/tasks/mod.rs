@@ -3,6 +3,8 @@
 //! | key | predicts | from | loss |
 //! |---|---|---|---|
 //! | [`vqa`](vqa) | answers to a question | the fused pair | binary cross-entropy of every answer |
+//! | [`classes`](classes) | the class of an image | the image encoder | cross-entropy |
+//! | [`sentences`](sentences) | the class of a text, or a number | the text encoder | cross-entropy, or squared error |
 //!
 //! A task reads its labels from the [targets](unimo_batch::Batch::targets) of a batch. [`Settings::predicts`] says what it predicts,
 //! [`Objective::predict`] gives the scores.
@@ -10,7 +12,21 @@
 //! [`Settings::predicts`]: crate::Settings::predicts
 //! [`Objective::predict`]: crate::Objective::predict
 
+pub mod classes;
 pub mod head;
 pub mod labels;
+pub mod sentences;
 pub mod summary;
 pub mod vqa;
+
+use unimo_batch::ConfigError;
+
+/// Checks the dropout of a head.
+fn valid_dropout(dropout: f64) -> Result<(), ConfigError> {
+    ConfigError::unless(
+        (0.0..1.0).contains(&dropout),
+        "dropout",
+        dropout,
+        "must be at least 0 and below 1",
+    )
+}

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use unimo_data::{SkipList, TaskSet};
+use unimo_eval::classification::Confusion;
 use unimo_report::record::{EvalRecord, ScalarRecord};
 
 use crate::error::TrainError;
@@ -68,7 +69,7 @@ impl Evaluator for Predictions {
                 Ok(())
             },
         )?;
-        let judged = judge::judge(&self.targets, &all);
+        let judged = judge::judge(&self.targets, &all)?;
         let mut scalars = BTreeMap::new();
         for number in &judged.numbers {
             let scalar = ScalarRecord {
@@ -117,6 +118,15 @@ impl Evaluator for Predictions {
     }
 }
 
+/// `[label, prediction, how often]` of every pair of classes that occurs: with a thousand classes, most do not.
+fn counts(confusion: &Confusion) -> Vec<[u64; 3]> {
+    let classes = confusion.classes().max(1);
+    let all = (0..).zip(confusion.counts());
+    all.filter(|(_, count)| **count > 0)
+        .map(|(at, count): (usize, &u64)| [(at / classes) as u64, (at % classes) as u64, *count])
+        .collect()
+}
+
 impl Predictions {
     /// Some right and wrong predictions, spread over the set.
     fn examples(&self, all: &[Predicted], judged: &Judged) -> Value {
@@ -130,7 +140,12 @@ impl Predictions {
             rows.map(|row| self.example(&all[row]))
                 .collect::<Vec<Value>>()
         };
-        json!({ "task": self.targets.task.key, "right": some(true), "wrong": some(false) })
+        let mut told =
+            json!({ "task": self.targets.task.key, "right": some(true), "wrong": some(false) });
+        if let (Some(confusion), Some(labels)) = (&judged.confusion, &self.targets.labels) {
+            told["confusion"] = json!({ "labels": labels.names(), "counts": counts(confusion) });
+        }
+        told
     }
 
     fn example(&self, predicted: &Predicted) -> Value {

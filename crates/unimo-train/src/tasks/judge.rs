@@ -3,15 +3,21 @@
 //! | kind | numbers |
 //! |---|---|
 //! | answers | `accuracy`: VQA's official accuracy; with one answer per question, the share of exact matches after normalisation |
-//! | classes | `accuracy`: share of right classes |
+//! | classes | `accuracy`: share of right classes; with more of [`classes`] |
+//! | numbers | `pearson`, `spearman`: correlations |
 //!
 //! The chance of a number is what the best constant answer would reach on the same samples.
 
+mod classes;
+mod numbers;
+
 use std::collections::BTreeMap;
 
+use unimo_eval::classification::Confusion;
 use unimo_eval::vqa;
 use unimo_objectives::Predicts;
 
+use crate::error::TrainError;
 use crate::tasks::labels::Labels;
 use crate::tasks::predict::Predicted;
 use crate::tasks::targets::Targets;
@@ -34,20 +40,28 @@ pub struct Judged {
     pub numbers: Vec<Number>,
     /// Of each sample, how right its prediction is, 0 to 1.
     pub right: Vec<f64>,
+    /// How often each class was taken for each, if classes are predicted.
+    pub confusion: Option<Confusion>,
 }
 
 /// Names of the numbers that every evaluation of a task gives.
-pub fn names(_predicts: Predicts) -> Vec<&'static str> {
-    vec!["accuracy"]
+pub fn names(predicts: Predicts) -> Vec<&'static str> {
+    if predicts == Predicts::Number {
+        return numbers::NAMES.to_vec();
+    }
+    let mut all = vec!["accuracy"];
+    all.extend(classes::names(predicts));
+    all
 }
 
 /// Judges the predictions of samples whose answers are known.
-pub fn judge(targets: &Targets, all: &[Predicted]) -> Judged {
+///
+/// # Errors
+///
+/// A prediction is not finite, which predicting finds before.
+pub fn judge(targets: &Targets, all: &[Predicted]) -> Result<Judged, TrainError> {
     let Some(labels) = &targets.labels else {
-        return Judged {
-            numbers: Vec::new(),
-            right: Vec::new(),
-        };
+        return numbers::judge(all);
     };
     let right: Vec<f64> = all
         .iter()
@@ -65,8 +79,18 @@ pub fn judge(targets: &Targets, all: &[Predicted]) -> Judged {
         chance: constant(targets.task.predicts, labels, all),
     };
     let mut numbers = vec![accuracy];
+    let mut confusion = None;
+    if let Predicts::Class { .. } = targets.task.predicts {
+        let (more, counts) = classes::judge(targets.task.predicts, labels, all)?;
+        numbers.extend(more);
+        confusion = Some(counts);
+    }
     numbers.extend(by_kind(all, &right));
-    Judged { numbers, right }
+    Ok(Judged {
+        numbers,
+        right,
+        confusion,
+    })
 }
 
 /// How right an answer is, 0 to 1.
