@@ -158,6 +158,8 @@ fn other_data_tokenizers_and_recipes_are_named_and_refused() {
         limit: Some(4),
         full_itm: false,
         regions: None,
+        set: Vec::new(),
+        labels: None,
         data: None,
         split: Some(unimo_data::Split::Train),
     };

@@ -238,12 +238,16 @@ fn other_data_is_evaluated_whole_and_what_is_left_out_is_counted() {
         full_itm: false,
         data: data.map(Path::to_owned),
         regions: None,
+        set: Vec::new(),
+        labels: None,
         split: None,
     };
     let counts = |record: &EvalRecord| -> Vec<(String, u64)> {
         record.left_out.clone().into_iter().collect()
     };
-    let eval = |given: &Path, options| evaluation::run(given, &options);
+    let eval = |given: &Path, options| {
+        evaluation::run(given, &options).map(|(run, mut records)| (run, records.remove(0)))
+    };
 
     // A list without splits: every row of it, and not the 5% that training would hold out; the recipe's limit is not of it.
     let plain = list(folder.path(), "plain.jsonl", &[""; 12]);

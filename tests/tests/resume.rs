@@ -443,10 +443,13 @@ fn evaluations_survive_a_kill_and_leave_the_best_weights() {
         limit: Some(4),
         full_itm: true,
         regions: None,
+        set: Vec::new(),
+        labels: None,
         data: None,
         split: Some(unimo_data::Split::Train),
     };
-    let (_, record) = evaluation::run(&whole, &look).unwrap();
+    let (_, mut records) = evaluation::run(&whole, &look).unwrap();
+    let record = records.remove(0);
     assert_eq!((record.step, record.images), (best.step, 4));
     assert_eq!(record.retrieval.len(), 3, "itc, re-ranked, full");
     assert_eq!(evaluations(&stopped), evaluations(&whole));

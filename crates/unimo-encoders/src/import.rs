@@ -35,6 +35,8 @@ pub struct Allow {
     pub missing: Vec<String>,
     /// Tensors of the checkpoint that may be left unused, beside those known for this kind of checkpoint.
     pub unexpected: Vec<String>,
+    /// Our parameters that keep their values although the checkpoint may have them.
+    pub left: Vec<String>,
 }
 
 /// What became of every tensor.
@@ -182,6 +184,10 @@ pub fn import<M: Module>(
     let mut wanted: BTreeMap<String, (Target, Vec<usize>)> = BTreeMap::new();
     let mut taken = BTreeSet::new();
     for parameter in parameters::list(&module) {
+        if allow.left.iter().any(|p| covers(p, &parameter.name)) {
+            report.new.push(parameter.name);
+            continue;
+        }
         let target = names.target(&parameter.name);
         let name = target.as_ref().map(|t| t.name.clone()).unwrap_or_default();
         let found = find(weights, names, &name);

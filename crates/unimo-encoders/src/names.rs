@@ -163,13 +163,7 @@ impl Names {
 
     /// What a checkpoint calls one of our parameters; `None` if there is no rule for it.
     pub fn target(&self, ours: &str) -> Option<Target> {
-        if let Some(prefix) = &self.own {
-            return Some(Target {
-                name: join(prefix, ours),
-                conversion: Conversion::Same(0),
-            });
-        }
-        self.sections.iter().find_map(|section| {
+        let listed = self.sections.iter().find_map(|section| {
             let rest = match section.ours.as_str() {
                 "" => ours,
                 prefix => ours.strip_prefix(prefix)?.strip_prefix('.')?,
@@ -178,6 +172,13 @@ impl Names {
                 .rules
                 .iter()
                 .find_map(|rule| rule.target(rest, &section.theirs))
+        });
+        // Tables come first: they say what is not as it is.
+        listed.or_else(|| {
+            Some(Target {
+                name: join(self.own.as_ref()?, ours),
+                conversion: Conversion::Same(0),
+            })
         })
     }
 

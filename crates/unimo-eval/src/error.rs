@@ -2,6 +2,8 @@
 
 use thiserror::Error;
 
+use crate::coverage::Ids;
+
 /// What a [`RetrievalModel`](crate::RetrievalModel) reports when it fails: any error of its own.
 pub type ModelError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -76,6 +78,115 @@ pub enum EvalError {
         got: usize,
         /// What is allowed.
         allowed: &'static str,
+    },
+    /// There is nothing to score.
+    #[error("there is no {what} to score: at least one is needed")]
+    NoRows {
+        /// What was counted: `question`, `identifier`.
+        what: &'static str,
+    },
+    /// Two rows have the same id.
+    #[error("every {what} must be annotated once; annotated again: {ids}")]
+    Twice {
+        /// What has ids: `question`, `identifier`.
+        what: &'static str,
+        /// The ids that came again.
+        ids: Ids,
+    },
+    /// The predictions are not one per row.
+    #[error(
+        "each of the {rows} annotated rows needs exactly one prediction; by {what}: without a prediction {missing}, with several {double}, predicted but not annotated {unknown}"
+    )]
+    Coverage {
+        /// What has ids: `question`, `identifier`.
+        what: &'static str,
+        /// Number of rows.
+        rows: usize,
+        /// Rows without a prediction.
+        missing: Ids,
+        /// Rows with several predictions.
+        double: Ids,
+        /// Predictions for no row.
+        unknown: Ids,
+    },
+    /// A question has too few answers.
+    #[error("question {question} has {answers} answers: {allowed}")]
+    Answers {
+        /// Id of the question.
+        question: u64,
+        /// Number of its answers.
+        answers: usize,
+        /// What is allowed.
+        allowed: &'static str,
+    },
+    /// An identifier cannot be used.
+    #[error("identifier {got:?}: allowed is {allowed}")]
+    Identifier {
+        /// The identifier.
+        got: String,
+        /// What is allowed.
+        allowed: &'static str,
+    },
+    /// A label cannot be read.
+    #[error("label {got:?}: allowed is {allowed}")]
+    Label {
+        /// The text.
+        got: String,
+        /// What is allowed.
+        allowed: &'static str,
+    },
+    /// A score of a class is not a number, so it has no rank.
+    #[error("the score of row {row} and class {class} is NaN; has the model diverged?")]
+    NanClassScore {
+        /// The row.
+        row: usize,
+        /// The class.
+        class: usize,
+    },
+    /// A class does not exist.
+    #[error(
+        "the {what} of row {row} is class {class}, but there are {classes} classes, counted from 0"
+    )]
+    NoSuchClass {
+        /// `label` or `prediction`.
+        what: &'static str,
+        /// The row.
+        row: usize,
+        /// The class it names.
+        class: usize,
+        /// Number of classes.
+        classes: usize,
+    },
+    /// A number is NaN or infinite.
+    #[error("the {what} of row {row} is {got}: allowed are finite numbers")]
+    NotFinite {
+        /// What the number is.
+        what: &'static str,
+        /// The row.
+        row: usize,
+        /// The number.
+        got: f64,
+    },
+    /// A box is no box.
+    #[error(
+        "the box {given:?}{} must have numbers up to 1e100, and its width and height must not be negative",
+        row.map_or_else(String::new, |row| format!(" of row {row}"))
+    )]
+    BadBox {
+        /// The row; `None` for a single box.
+        row: Option<usize>,
+        /// The numbers as given.
+        given: [f64; 4],
+    },
+    /// A setting of a metric is outside its range.
+    #[error("{key} = {got}: allowed is {allowed}")]
+    Setting {
+        /// What is set.
+        key: &'static str,
+        /// The value given.
+        got: String,
+        /// What is allowed.
+        allowed: String,
     },
     /// The model can neither embed nor score pairs, or cannot do what was asked for.
     #[error("{0}")]

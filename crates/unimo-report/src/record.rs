@@ -399,6 +399,87 @@ pub struct ChosenWord {
     pub count: u64,
 }
 
+/// `predictions.json`: what a task predicted at the newest evaluation.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PredictionsRecord {
+    /// Key of the objective.
+    pub task: String,
+    /// Optimiser step of the evaluated weights.
+    pub step: u64,
+    /// The numbers, the most important one first.
+    pub figures: Vec<Figure>,
+    /// The most important number for each kind of sample, by what distinguishes the kinds, such as `answer type`.
+    pub kinds: BTreeMap<String, Vec<KindFigure>>,
+    /// Names of the classes of [`confusion`](Self::confusion).
+    pub classes: Vec<String>,
+    /// `[right class][predicted class]`: numbers of samples; empty if the task has no classes or very many.
+    pub confusion: Vec<Vec<u64>>,
+    /// Some samples that were predicted right.
+    pub right: Vec<PredictedExample>,
+    /// Some that were not.
+    pub wrong: Vec<PredictedExample>,
+}
+
+/// A number that says how good predictions are, as a share.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Figure {
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    #[serde(deserialize_with = "null_is_nan")]
+    pub value: f64,
+    /// What the best constant answer reaches, if that makes sense.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chance: Option<f64>,
+    /// Its confidence interval of 95%, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interval: Option<[f64; 2]>,
+}
+
+/// A number over the samples of one kind.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct KindFigure {
+    /// The kind, such as `yes/no`.
+    pub kind: String,
+    /// The number, as a share.
+    #[serde(deserialize_with = "null_is_nan")]
+    pub value: f64,
+    /// Number of samples.
+    pub count: u64,
+}
+
+/// A sample with what was predicted of it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PredictedExample {
+    /// Where the sample is defined.
+    pub sample: String,
+    /// Its text; empty for an image alone.
+    pub text: String,
+    /// Its images, each a path inside the run folder, with `/`.
+    pub images: Vec<String>,
+    /// The best labels, the best first.
+    pub best: Vec<PredictedLabel>,
+    /// What people answered.
+    pub answers: Vec<String>,
+}
+
+/// A label with its probability.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PredictedLabel {
+    /// The label.
+    pub label: String,
+    /// Its probability.
+    #[serde(deserialize_with = "null_is_nan")]
+    pub score: f64,
+    /// Whether it is right.
+    pub right: bool,
+}
+
 /// `gallery.json`: held-out images with the captions that the model ranks first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GalleryRecord {
@@ -481,6 +562,8 @@ pub(crate) struct RunFolder {
     pub gates: Option<GatesRecord>,
     /// `phrases.json`, if there is one.
     pub phrases: Option<PhrasesRecord>,
+    /// `predictions.json`, if there is one.
+    pub predictions: Option<PredictionsRecord>,
     /// `codes.json`, if there is one.
     pub codes: Option<CodesRecord>,
     pub gallery: Vec<GalleryItem>,
@@ -502,6 +585,7 @@ impl RunFolder {
         folder.facts = object(run, "run.json", &mut folder.problems).unwrap_or_default();
         folder.gates = object(run, "gates.json", &mut folder.problems);
         folder.phrases = object(run, "phrases.json", &mut folder.problems);
+        folder.predictions = object(run, "predictions.json", &mut folder.problems);
         folder.codes = object(run, "codes.json", &mut folder.problems);
         folder.gallery = object::<GalleryRecord>(run, "gallery.json", &mut folder.problems)
             .map(|gallery| gallery.items)

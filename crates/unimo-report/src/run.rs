@@ -18,6 +18,7 @@ use crate::sections::files::{recipe, skipped};
 use crate::sections::gates::gates;
 use crate::sections::losses::{dynamics, losses};
 use crate::sections::pictures::{codes, gallery, phrases};
+use crate::sections::predictions::predictions;
 use crate::sections::retrieval::retrieval;
 use crate::sections::scores::scores;
 use crate::summary::{header, plain, problems, summary};
@@ -64,10 +65,12 @@ fn page(run: &Path, mut folder: RunFolder) -> String {
     let gallery = gallery(run, &mut folder);
     let codes = codes(run, &mut folder);
     let phrases = phrases(run, &mut folder);
+    let predictions = predictions(run, &mut folder);
     let sections: Vec<Section> = [
         losses(&folder),
         retrieval(&folder),
         scores(&folder),
+        predictions,
         folder.gates.as_ref().and_then(gates),
         codes,
         phrases,

@@ -7,6 +7,7 @@ pub(crate) mod files;
 pub(crate) mod gates;
 pub(crate) mod losses;
 pub(crate) mod pictures;
+pub(crate) mod predictions;
 pub(crate) mod retrieval;
 pub(crate) mod scores;
 

@@ -5,25 +5,23 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::tensor::Device;
-use unimo_data::{
-    ConceptReader, Concepts, EvalSet, RegionsConfig, SkipList, Source, Split, TextTokenizer,
-};
+use unimo_data::{SkipList, Source, Split};
 use unimo_report::record::{EvalRecord, RecallRecord};
 
 use crate::checkpoint;
 use crate::device::DeviceChoice;
 use crate::error::TrainError;
+use crate::evaluators::Evaluator;
 use crate::evaluators::prompts::Prompts;
 use crate::evaluators::retrieval::{self, Retrieval};
-use crate::evaluators::{Evaluator, Weights};
+use crate::evaluators::task::Predictions;
 use crate::model::Model;
-use crate::prepare;
+use crate::opened::Opened;
 use crate::recipe::Recipe;
-use crate::resuming;
 use crate::run::RunFolder;
 
 /// Settings of `unimo eval` for a run's weights.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Options {
     /// The device that it computes on.
     pub device: DeviceChoice,
@@ -37,115 +35,99 @@ pub struct Options {
     pub data: Option<PathBuf>,
     /// Features of its images' regions, if the model reads regions from files.
     pub regions: Option<PathBuf>,
+    /// Changes of the run's `[data]`, such as `data.vqa.val.questions=FILE`.
+    pub set: Vec<String>,
+    /// The labels of the task, for a checkpoint that comes without them.
+    pub labels: Option<PathBuf>,
     /// The split; `None`: the held-out one of the run's data, or all of other data.
     pub split: Option<Split>,
 }
 
 /// Evaluates a run's checkpoint and appends the result to the run's `evaluations.jsonl`. The evaluations made during training stay
-/// as they are, since they select the best checkpoint. `given` is a run's folder or the file of one of its checkpoints.
-pub fn run(given: &Path, options: &Options) -> Result<(PathBuf, EvalRecord), TrainError> {
-    let (folder, step) = run_of(given, options.step)?;
-    let (device, _) = options.device.open()?;
-    let (run, mut recipe) = RunFolder::open(&folder)?;
-    if let Some(limit) = options.limit {
-        recipe.eval.limit = limit;
-    } else if options.data.is_some() {
-        // The recipe's limit is meant for its own held-out split.
-        recipe.eval.limit = 0;
-    }
-    recipe.eval.full_itm |= options.full_itm && recipe.objectives.itm.is_some();
-    let mut data = recipe.data.clone();
-    if let Some(path) = &options.data {
-        data.forget_files();
-        data.take_from(path.clone())?;
-    }
-    if let Some(features) = &options.regions {
-        let Some(RegionsConfig::Files { path, .. }) = &mut data.regions else {
-            return Err(TrainError::Check(format!(
-                "--regions {}: the model does not read regions from files; it was trained without [data.regions] of that kind",
-                features.display()
-            )));
-        };
-        *path = features.clone();
-    }
-    let source = unimo_data::open(&data)?;
-    for note in source.notes() {
-        eprintln!("{note}");
-    }
-    if options.data.is_none() {
-        for line in resuming::other_data(&run, &*source)? {
-            eprintln!("not the data that the run was begun with: {line}");
+/// as they are, since they select the best checkpoint. `given` is a run's folder, the file of one of its checkpoints, or an exported
+/// or public checkpoint, whose result is only returned. Returns the folder of the run.
+///
+/// # Errors
+///
+/// The model or the data cannot be read, or there is nothing to evaluate.
+pub fn run(
+    given: &Path,
+    options: &Options,
+) -> Result<(Option<PathBuf>, Vec<EvalRecord>), TrainError> {
+    let opened = Opened::new(given, options)?;
+    let splits = opened.splits(options);
+    let recipe = &opened.recipe;
+    let weights = opened.weights();
+    let say = &mut |line: String| eprintln!("{line}");
+    let mut records = Vec::new();
+    for split in &splits {
+        let skip = Arc::new(SkipList::in_memory(recipe.data.max_skipped));
+        if let Some((set, targets)) = opened.task_set(*split, &skip, false)? {
+            let found = Predictions::new(set, targets, skip).evaluate(&weights, say)?;
+            records.extend(found.into_iter().map(|record| EvalRecord {
+                split: labelled(&record.split, options),
+                ..record
+            }));
         }
     }
-    let tokenizer = run.tokenizer()?;
-    prepare::check_tokenizer(&recipe, &tokenizer)?;
-
-    let step = chosen_step(&run, step)?;
-    let model = load_model(&run, &recipe, step, &device)?;
-
-    let skip = SkipList::in_memory(recipe.data.max_skipped);
-    let concepts = open_concepts(&run, &recipe, &tokenizer)?;
-    let splits: Vec<Split> = match (options.split, &options.data) {
-        (Some(split), _) => vec![split],
-        (None, Some(_)) => Split::ALL
-            .into_iter()
-            .filter(|s| !source.is_empty(*s))
-            .collect(),
-        (None, None) => vec![Split::Val],
-    };
-    let Some(set) = retrieval::open_set(&recipe, &source, &splits, &skip, concepts)? else {
+    if retrieval::is_possible(recipe) {
+        records.push(retrieve(&opened, &splits, options, say)?);
+    } else if records.is_empty() {
         return Err(TrainError::Run {
-            path: folder,
-            reason: format!(
-                "its data has nothing to evaluate on in split {}; it has {}",
-                splits.first().map_or("val", |split| split.name()),
-                named(&lengths(&source, &|_| true))
-            ),
-        });
-    };
-    let weights = Weights {
-        model: &model,
-        device: &device,
-        recipe: &recipe,
-        tokenizer: &tokenizer,
-        step,
-        last: true,
-        run: None,
-        quiet: false,
-    };
-    let split = label(&set, options);
-    let say = &mut |line: String| eprintln!("{line}");
-    // What else the recipe is judged by does not depend on the data of its pairs.
-    let prompts = recipe.eval.prompts.as_ref();
-    let prompts = prompts.filter(|_| options.data.is_none());
-    if !retrieval::is_possible(&recipe) {
-        return Err(TrainError::Run {
-            path: folder,
-            reason: "has nothing to retrieve with: it was trained with neither [objectives.itc] nor [objectives.itm]"
+            path: opened.path.clone(),
+            reason: "has nothing to evaluate: it was trained with neither [objectives.itc] nor [objectives.itm], nor a task"
                 .to_owned(),
         });
     }
-    let found = Retrieval::whole(set).evaluate(&weights, say)?;
+    // What else the recipe is judged by does not depend on the data of its pairs.
+    let prompts = recipe.eval.prompts.as_ref();
+    if let Some(config) = prompts.filter(|_| options.data.is_none()) {
+        records.extend(Prompts::open(config, recipe)?.evaluate(&weights, say)?);
+    }
+    if let Some(run) = &opened.run {
+        for record in &records {
+            run.append("evaluations.jsonl", record)?;
+        }
+    }
+    Ok((opened.run.map(|run| run.path().to_owned()), records))
+}
+
+/// Retrieval among the images of these splits.
+fn retrieve(
+    opened: &Opened,
+    splits: &[Split],
+    options: &Options,
+    say: &mut dyn FnMut(String),
+) -> Result<EvalRecord, TrainError> {
+    let (recipe, source) = (&opened.recipe, &opened.source);
+    let path = || opened.path.clone();
+    let skip = SkipList::in_memory(recipe.data.max_skipped);
+    let concepts = opened.concepts.clone();
+    let Some(set) = retrieval::open_set(recipe, source, splits, &skip, concepts)? else {
+        return Err(TrainError::Run {
+            path: path(),
+            reason: format!(
+                "its data has nothing to evaluate on in split {}; it has {}",
+                splits.first().map_or("val", |split| split.name()),
+                named(&lengths(source, &|_| true))
+            ),
+        });
+    };
+    let split = labelled(&set.label(), options);
+    let found = Retrieval::whole(set).evaluate(&opened.weights(), say)?;
     let found = found.into_iter().next().ok_or_else(|| TrainError::Run {
-        path: folder.clone(),
+        path: path(),
         reason: "was not evaluated".to_owned(),
     })?;
-    let mut left_out = lengths(&source, &|split| !splits.contains(&split));
+    let mut left_out = lengths(source, &|split| !splits.contains(&split));
     if skip.count() > 0 {
         left_out.insert("unusable".to_owned(), skip.count() as u64);
     }
-    let record = EvalRecord {
+    Ok(EvalRecord {
         split,
         left_out,
         ..found
-    };
-    run.append("evaluations.jsonl", &record)?;
-    if let Some(config) = prompts {
-        for record in Prompts::open(config, &recipe)?.evaluate(&weights, say)? {
-            run.append("evaluations.jsonl", &record)?;
-        }
-    }
-    Ok((folder, record))
+    })
 }
 
 /// Number of samples in each non-empty split that `of` selects, by the split's name.
@@ -170,7 +152,10 @@ fn named(counts: &BTreeMap<String, u64>) -> String {
 }
 
 /// The run and the step, from a run's folder or the file of one of its checkpoints.
-fn run_of(given: &Path, step: Option<u64>) -> Result<(PathBuf, Option<u64>), TrainError> {
+pub(crate) fn run_of(
+    given: &Path,
+    step: Option<u64>,
+) -> Result<(PathBuf, Option<u64>), TrainError> {
     if !given.is_file() {
         return Ok((given.to_owned(), step));
     }
@@ -195,21 +180,6 @@ fn run_of(given: &Path, step: Option<u64>) -> Result<(PathBuf, Option<u64>), Tra
     Ok((run, Some(of_file)))
 }
 
-/// A run's concepts, if it has any.
-fn open_concepts(
-    run: &RunFolder,
-    recipe: &Recipe,
-    tokenizer: &TextTokenizer,
-) -> Result<Option<ConceptReader>, TrainError> {
-    let concepts = recipe
-        .data
-        .concepts
-        .as_ref()
-        .map(|_| Concepts::load(&run.join(prepare::CONCEPTS)))
-        .transpose()?;
-    prepare::concept_reader(recipe, concepts.as_ref(), tokenizer)
-}
-
 /// A run's model for evaluation: the moving average of its weights if there is one.
 ///
 /// # Errors
@@ -227,7 +197,7 @@ pub fn open_model(
 }
 
 /// The requested step, or the best, or the newest if nothing was evaluated.
-fn chosen_step(run: &RunFolder, asked: Option<u64>) -> Result<u64, TrainError> {
+pub(crate) fn chosen_step(run: &RunFolder, asked: Option<u64>) -> Result<u64, TrainError> {
     let checkpoints = run.checkpoints();
     let newest = checkpoint::steps(&checkpoints)?.last().copied();
     let best = run.best()?.map(|best| best.step);
@@ -238,7 +208,7 @@ fn chosen_step(run: &RunFolder, asked: Option<u64>) -> Result<u64, TrainError> {
     })
 }
 
-fn load_model(
+pub(crate) fn load_model(
     run: &RunFolder,
     recipe: &Recipe,
     step: u64,
@@ -256,17 +226,17 @@ fn load_model(
 }
 
 /// What was evaluated, as text, since it may not be the run's whole held-out set.
-fn label(set: &EvalSet, options: &Options) -> String {
-    let mut label = set.label();
-    if let Some(name) = options.data.as_ref().and_then(|path| path.file_name()) {
-        label.push_str(&format!(" of {}", name.display()));
-    }
-    label.push_str(" (unimo eval)");
-    label
+fn labelled(label: &str, options: &Options) -> String {
+    let of = options.data.as_ref().and_then(|path| path.file_name());
+    let of = of.map(|name| format!(" of {}", name.display()));
+    format!("{label}{} (unimo eval)", of.unwrap_or_default())
 }
 
 /// An evaluation as a table for the terminal.
 pub fn table(record: &EvalRecord) -> String {
+    if !record.is_retrieval() {
+        return numbers(record);
+    }
     let mut out = format!(
         "step {}, {}: {} images, {} texts\n{:<10}{:>34}{:>34}\n",
         record.step,
@@ -298,6 +268,26 @@ pub fn table(record: &EvalRecord) -> String {
     }
     if let Some(chance) = &record.chance {
         row("chance", &chance.text_to_image, &chance.image_to_text);
+    }
+    if !record.left_out.is_empty() {
+        out.push_str(&format!("left out: {}\n", named(&record.left_out)));
+    }
+    out
+}
+
+/// The numbers of a task, one per line.
+fn numbers(record: &EvalRecord) -> String {
+    let mut out = format!(
+        "step {}, {}: {} samples\n",
+        record.step, record.split, record.texts
+    );
+    for (name, scalar) in &record.scalars {
+        let chance = scalar.chance.map(|c| format!("   chance {:.2}", 100.0 * c));
+        let value = 100.0 * scalar.value;
+        out.push_str(&format!(
+            "{name:<44}{value:>8.2}{}\n",
+            chance.unwrap_or_default()
+        ));
     }
     if !record.left_out.is_empty() {
         out.push_str(&format!("left out: {}\n", named(&record.left_out)));

@@ -25,6 +25,7 @@ use crate::evaluation;
 use crate::files;
 use crate::given::{self, Given};
 use crate::pretrained::{self, Network, NetworkConfig};
+use crate::tasks::labels::{self, Labels};
 
 /// `unimo export`.
 #[derive(Debug, clap::Args)]
@@ -82,6 +83,8 @@ struct Source {
     pictures: Option<Pictures>,
     /// Files that are copied with a text encoder: names and contents.
     further: Vec<(&'static str, Vec<u8>)>,
+    /// The labels of the task's head.
+    labels: Option<Labels>,
 }
 
 /// How texts become tokens.
@@ -202,6 +205,7 @@ fn open(args: &ExportArgs) -> Result<Source, TrainError> {
                 }),
                 pictures: pixels.then(|| recipe.data.image_spec().into()),
                 further: Vec::new(),
+                labels: run.labels()?,
             })
         }
         Given::Public(path) => of_public(args, &path, &device),
@@ -258,6 +262,7 @@ fn of_public(
         tokenizer,
         pictures,
         further,
+        labels: None,
     })
 }
 
@@ -303,6 +308,9 @@ fn beside(args: &ExportArgs, source: &Source) -> Result<(), TrainError> {
         for (name, bytes) in &source.further {
             write(name, bytes)?;
         }
+    }
+    if let (Some(labels), Part::Whole) = (&source.labels, args.part) {
+        labels.save(&args.out.join(labels::FILE_NAME))?;
     }
     if let (Some(pictures), true) = (&source.pictures, args.part != Part::Text) {
         if pictures.spec.resize == Resize::Crop {
@@ -376,7 +384,9 @@ fn pair_format(
         .itc
         .as_ref()
         .is_none_or(|itc| itc.views == unimo_objectives::pretraining::itc::Views::Three);
-    let further = momentum || !tasks.is_empty();
+    // transformers has names for these heads alone.
+    let known = |key: &&str| ["mlm", "itm", "itc"].contains(key);
+    let further = momentum || !tasks.is_empty() || !objectives.given().iter().all(known);
     if let (Ok(mut json), true, false) = (bridgetower::to_json(model), three, further) {
         let architecture = match (&objectives.itc, &objectives.itm) {
             (Some(itc), _) => {

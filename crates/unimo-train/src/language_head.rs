@@ -65,6 +65,7 @@ pub fn load(public: &Public, device: &Device) -> Result<Option<Mlm>, TrainError>
     let allow = Allow {
         missing: Vec::new(),
         unexpected: vec!["*".to_owned()],
+        left: Vec::new(),
     };
     let (head, _) = import(head, &mut weights, &names, &allow)?;
     Ok(Some(head))

@@ -30,6 +30,7 @@ pub mod lock;
 pub mod memory;
 pub mod model;
 pub mod observers;
+mod opened;
 pub mod optimizer;
 pub mod pipe;
 pub mod prepare;

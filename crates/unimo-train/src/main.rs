@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use unimo_data::Split;
-use unimo_train::apply::{embed, explain, fill_mask, score, search};
+use unimo_train::apply::{embed, explain, fill_mask, predict, score, search};
 use unimo_train::device::DeviceChoice;
 use unimo_train::error::TrainError;
 use unimo_train::fingerprint::Given;
@@ -57,6 +57,11 @@ enum Command {
     /// Show where each word of a caption looks in an image, and what makes the model say that they belong together.
     #[command(after_help = EXPLAIN_EXAMPLES)]
     Explain(explain::ExplainArgs),
+    /// Answer the questions of a data set, judge its statements, classify its images: by a fine-tuned run.
+    #[command(after_help = PREDICT_EXAMPLES)]
+    Predict(predict::PredictArgs),
+    /// List the tasks, with what each predicts and the file that it expects for submission.
+    Tasks,
     /// Write a model as a folder that Hugging Face transformers and unimo read.
     #[command(after_help = EXPORT_EXAMPLES)]
     Export(export::ExportArgs),
@@ -144,6 +149,15 @@ Examples:
   Texts for a picture:
     unimo search runs/unimo3-small --texts captions.txt --image photo.jpg";
 
+const PREDICT_EXAMPLES: &str = "\
+Examples:
+  The run's own held-out questions, one JSON object a line:
+    unimo predict runs/unimo3-vqa-tiny
+  Other questions, and the file that the server of VQAv2 takes:
+    unimo predict runs/unimo3-vqa-base --format vqa --out results.json --split test \\
+      --set data.vqa.test.questions=v2_OpenEnded_mscoco_test2015_questions.json \\
+      --set data.vqa.test.images=test2015 --set data.vqa.test.image=COCO_test2015_{id:12}.jpg";
+
 const FILL_MASK_EXAMPLES: &str = "\
 Examples:
   unimo fill-mask BridgeTower/bridgetower-base-itm-mlm --image cat.jpg --text \"a <mask> on a sofa\"";
@@ -210,7 +224,7 @@ struct Train {
 
 #[derive(Args)]
 struct Eval {
-    /// The run folder, or the file of one of its checkpoints.
+    /// The run folder, the file of one of its checkpoints, an export, or a public checkpoint with heads.
     run: PathBuf,
     /// Step of the checkpoint; default: the best.
     #[arg(long)]
@@ -228,6 +242,12 @@ struct Eval {
     /// Folder with the features of the images' regions, for a model that reads them; default: the folder used in training.
     #[arg(long, value_name = "FOLDER")]
     regions: Option<PathBuf>,
+    /// Change a setting of the run's data, such as data.vqa.val.questions=FILE; may be given several times.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// The labels of a checkpoint that comes without them: a JSON list, or one label per line.
+    #[arg(long, value_name = "FILE")]
+    labels: Option<PathBuf>,
     /// Split: val, test or train [default: val of the run's data, all of --data].
     #[arg(long, value_parser = split)]
     split: Option<Split>,
@@ -307,11 +327,17 @@ fn run(command: Command) -> Result<(), TrainError> {
                 full_itm: args.full_itm,
                 data: args.data,
                 regions: args.regions,
+                set: args.set,
+                labels: args.labels,
                 split: args.split,
             };
-            let (run, record) = evaluation::run(&args.run, &options)?;
-            report::write(&run)?;
-            print!("{}", evaluation::table(&record));
+            let (run, records) = evaluation::run(&args.run, &options)?;
+            if let Some(run) = run {
+                report::write(&run)?;
+            }
+            for record in &records {
+                print!("{}", evaluation::table(record));
+            }
             Ok(())
         }
         Command::Report { run } => {
@@ -323,6 +349,11 @@ fn run(command: Command) -> Result<(), TrainError> {
                 let recipe = Recipe::load(built_in.name, &Overrides::default())?;
                 println!("{:<20} {}", built_in.name, recipe.description);
             }
+            Ok(())
+        }
+        Command::Predict(args) => predict::run(&args),
+        Command::Tasks => {
+            print!("{}", predict::tasks());
             Ok(())
         }
         Command::Embed(args) => embed::run(&args),

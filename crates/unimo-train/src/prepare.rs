@@ -14,12 +14,24 @@ use crate::error::TrainError;
 use crate::hub;
 use crate::recipe::Recipe;
 use crate::recipe::stages::Stage;
+use crate::starting::own::OwnRun;
 
 /// Most captions that a tokenizer is trained on; more would not change a vocabulary of a few thousand tokens.
 const TOKENIZER_CAPTIONS: usize = 100_000;
 
-/// The recipe's tokenizer, trained on the captions if the recipe says so.
+/// The recipe's tokenizer: that of the run that it starts from, else the one that it names, or one trained on the captions.
 pub fn tokenizer(recipe: &Recipe, source: &dyn Source) -> Result<TextTokenizer, TrainError> {
+    if let Some(run) = OwnRun::of(recipe)? {
+        let named = match &recipe.data.tokenizer {
+            TokenizerConfig::Train { .. } => None,
+            TokenizerConfig::File { .. } => Some(given_tokenizer(recipe, source)?),
+        };
+        return run.tokenizer(named.as_ref());
+    }
+    given_tokenizer(recipe, source)
+}
+
+fn given_tokenizer(recipe: &Recipe, source: &dyn Source) -> Result<TextTokenizer, TrainError> {
     Ok(match &recipe.data.tokenizer {
         // A model of images alone reads no text, but has a text encoder: its vocabulary is the bytes.
         TokenizerConfig::Train { vocab_size } if !source.has_captions() && !reads_texts(recipe) => {
@@ -59,12 +71,28 @@ pub fn count_concepts(
     source: &dyn Source,
     quiet: bool,
 ) -> Result<Option<Concepts>, TrainError> {
-    recipe
-        .data
-        .concepts
-        .as_ref()
-        .map(|config| count(config, source, quiet))
-        .transpose()
+    let Some(config) = &recipe.data.concepts else {
+        return Ok(None);
+    };
+    // The rows of the word embedding mean the phrases and tags of the run that gave it.
+    if let Some(run) = OwnRun::of(recipe)? {
+        let own = run.concepts()?;
+        ConfigError::unless(
+            own.is_some(),
+            "data.concepts",
+            "{}",
+            format_args!(
+                "must be absent: {}, whose weights `init` names, has no phrases and tags",
+                run.path().display()
+            ),
+        )
+        .map_err(|error| TrainError::Value {
+            file: "recipe".to_owned(),
+            error,
+        })?;
+        return Ok(own);
+    }
+    count(config, source, quiet).map(Some)
 }
 
 /// The reader that puts concepts into batches. Their ids must fit the word embedding.

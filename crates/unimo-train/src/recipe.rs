@@ -51,6 +51,7 @@ built_in![
     "unimo3-small",
     "unimo3-base",
     "unimo3-vqa-tiny",
+    "unimo3-vqa-small",
     "unimo2-tiny",
     "unimo2-base",
     "mvp-tiny",

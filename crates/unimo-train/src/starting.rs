@@ -9,9 +9,13 @@
 //! new = ["backbone.fusion", "objectives"]                  # what may start from random weights
 //! ```
 //!
+//! `init = "unimo:RUN"` starts from a run of one's own ([`own`]).
+//!
 //! Every parameter is read or covered by `new`. Every tensor of the files is used or known to be useless. Sizes, epsilons,
 //! activations and normalisation must agree with the files. A wrong path never means random weights, and an entry of `new` or
 //! `unused` that matches nothing is an error.
+
+pub(crate) mod own;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -35,6 +39,7 @@ use crate::model::Model;
 use crate::pretrained::{self, NetworkConfig, Public};
 use crate::recipe::Recipe;
 use crate::recipe::init::{InitConfig, Whole};
+use crate::starting::own::OwnRun;
 
 /// A key of the recipe, its value, and the value of the file.
 type Contradiction = (String, String, String);
@@ -59,6 +64,7 @@ macro_rules! contradictions {
 /// The ways in which such a checkpoint may spell its names.
 fn spellings(kind: Whole) -> Vec<Names> {
     match kind {
+        Whole::Unimo => Vec::new(),
         Whole::Meter => vec![pretrained::meter_names().leaving(tasks::METER_HEADS)],
         Whole::BridgeTower => [true, false]
             .into_iter()
@@ -75,7 +81,7 @@ fn lacks(kind: Whole) -> Vec<String> {
             .map(|pattern| format!("backbone.{pattern}"))
             .chain(["objectives.itc".to_owned()])
             .collect(),
-        Whole::BridgeTower => Vec::new(),
+        Whole::Unimo | Whole::BridgeTower => Vec::new(),
     }
 }
 
@@ -132,10 +138,12 @@ pub fn model(recipe: &Recipe, device: &Device) -> Result<(Model, Option<Started>
     let allow = Allow {
         missing: init.new.clone(),
         unexpected: init.unused.clone(),
+        left: Vec::new(),
     };
-    let (mut model, started) = match &init.whole {
-        Some(given) => whole(model, recipe, given, allow)?,
-        None => parts(model, recipe, init, &allow)?,
+    let (mut model, started) = match (OwnRun::of(recipe)?, &init.whole) {
+        (Some(run), _) => run.fill(model, recipe, init)?,
+        (None, Some(given)) => whole(model, recipe, given, allow)?,
+        (None, None) => parts(model, recipe, init, &allow)?,
     };
     model.teacher = teacher;
     model.adopt();
@@ -392,6 +400,7 @@ fn part<M: Module>(
             .map(str::to_owned)
             .collect(),
         unexpected: allow.unexpected.clone(),
+        left: Vec::new(),
     };
     for layer in ours..theirs {
         let first = parameters

@@ -74,6 +74,9 @@ pub(crate) fn each_with_offset(
 /// Makes [`first_elements`] want every array.
 const EVERY: &str = "*";
 
+/// Also wants every object that is a value of the outermost object, under its key. If there is one, no array has to be there.
+pub(crate) const MEMBERS: &str = "{}";
+
 /// The first elements of every array that can be parsed, with the array's key: `""` if the file is an array.
 ///
 /// # Errors
@@ -170,6 +173,7 @@ fn each_element<R: BufRead>(
         longest,
     };
     let mut found = Vec::new();
+    let mut members = 0;
     scan.byte_order_mark()?;
     match scan.peek()? {
         Some(b'[') => {
@@ -203,6 +207,9 @@ fn each_element<R: BufRead>(
                 let array = scan.peek()? == Some(b'[');
                 if array && (wanted.contains(&key.as_str()) || wanted == [EVERY]) {
                     scan.array(&key, give)?;
+                } else if wanted.contains(&MEMBERS) && scan.peek()? == Some(b'{') {
+                    members += 1;
+                    scan.member(&key, members, give)?;
                 } else {
                     scan.value(None)?;
                 }
@@ -219,9 +226,10 @@ fn each_element<R: BufRead>(
                 }
             }
             let missing = wanted.iter().find(|key| {
-                !key.is_empty() && **key != EVERY && !found.iter().any(|found| found == *key)
+                let named = !["", EVERY, MEMBERS].contains(key);
+                named && !found.iter().any(|found| found == *key)
             });
-            if let Some(key) = missing {
+            if let Some(key) = missing.filter(|_| members == 0) {
                 let found: Vec<&str> = found.iter().map(String::as_str).collect();
                 return Err(Broken::Form(format!(
                     "it has no array `{key}`; arrays: {}",
@@ -244,7 +252,7 @@ fn each_element<R: BufRead>(
 fn listed(keys: &[&str]) -> String {
     let keys: Vec<String> = keys
         .iter()
-        .filter(|key| !key.is_empty())
+        .filter(|key| !["", MEMBERS].contains(key))
         .map(|key| format!("`{key}`"))
         .collect();
     if keys.is_empty() {
@@ -320,6 +328,20 @@ impl<R: BufRead> Scan<R> {
             None
         };
         key.ok_or_else(|| Broken::Form(format!("no JSON: no valid key after {start} bytes")))
+    }
+
+    /// Passes on the value of a key, which is an object.
+    fn member(&mut self, key: &str, number: u64, give: GiveAt) -> Result<(), Broken> {
+        let mut bytes = Vec::new();
+        let at = At {
+            number,
+            offset: self.offset,
+        };
+        let whole = self.value(Some(&mut bytes))?;
+        let longest = self.longest;
+        let too_long = || format!("it is longer than {longest} bytes");
+        give(key, at, if whole { Ok(&bytes) } else { Err(too_long()) });
+        Ok(())
     }
 
     fn array(&mut self, key: &str, give: GiveAt) -> Result<(), Broken> {

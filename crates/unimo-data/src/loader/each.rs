@@ -100,7 +100,7 @@ impl Each {
                 Ok(true) => self.rows[split].push(row(text)),
                 Ok(false) => self.left_out += 1,
                 Err(reason) => {
-                    let place = self.source.place(split, sample);
+                    let place = exact(self.source.place(split, sample), label);
                     self.rejected.push(SampleError::new(place, reason));
                 }
             }
@@ -178,6 +178,14 @@ impl Each {
     }
 }
 
+/// The place of a text, if it is known more exactly than its sample's.
+fn exact(place: Place, label: &Label) -> Place {
+    Place {
+        line: label.line.unwrap_or(place.line),
+        ..place
+    }
+}
+
 impl Source for Each {
     fn len(&self, split: Split) -> usize {
         self.rows[split].len()
@@ -192,7 +200,11 @@ impl Source for Each {
     }
 
     fn place(&self, split: Split, index: usize) -> Place {
-        self.source.place(split, self.sample_of(split, index))
+        let place = self.source.place(split, self.sample_of(split, index));
+        match self.label(split, index) {
+            Ok(label) => exact(place, &label),
+            Err(_) => place,
+        }
     }
 
     fn has_images(&self) -> bool {
@@ -268,12 +280,15 @@ impl Source for Each {
 
     fn sample(&self, split: Split, index: usize) -> Result<Sample, SampleError> {
         let sample = self.source.sample(split, self.sample_of(split, index))?;
+        let label = self.label(split, index)?;
+        let place = self.source.place(split, self.sample_of(split, index));
         Ok(Sample {
+            name: exact(place, &label).to_string(),
             captions: self.own(split, index, sample.captions),
             roles: self.own(split, index, sample.roles),
             phrases: self.own(split, index, sample.phrases),
             second_texts: self.own(split, index, sample.second_texts),
-            labels: self.labels(split, index)?,
+            labels: vec![label],
             ..sample
         })
     }

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use image::RgbImage;
 use unimo_batch::Batch;
 
-use crate::error::DataError;
+use crate::error::{DataError, SampleError};
 use crate::loader::each::Each;
 use crate::loader::eval_set::shuffled;
 use crate::loader::maker::Maker;
@@ -38,6 +38,17 @@ pub struct TaskRow {
     pub text: Option<String>,
     /// What is known of it.
     pub label: Label,
+}
+
+/// Some samples of a [`TaskSet`].
+#[derive(Debug, Default)]
+pub struct TaskBatch {
+    /// The usable ones as a batch; `None` if there is none.
+    pub batch: Option<Batch>,
+    /// What is known of each row of the batch.
+    pub rows: Vec<TaskRow>,
+    /// Those that cannot be used, with the reasons.
+    pub unusable: Vec<(TaskRow, SampleError)>,
 }
 
 impl TaskSet {
@@ -124,13 +135,12 @@ impl TaskSet {
         self.each.describe()
     }
 
-    /// The samples of a range as a batch, read on all cores, with what is known of each. Unusable ones are listed and left out; if
-    /// none is usable, there is no batch.
+    /// The samples of a range, read on all cores. Unusable ones are listed and given separately.
     ///
     /// # Errors
     ///
     /// A sample could not be read now, or too much of the source is unusable.
-    pub fn read(&self, range: Range<usize>) -> Result<(Option<Batch>, Vec<TaskRow>), DataError> {
+    pub fn read(&self, range: Range<usize>) -> Result<TaskBatch, DataError> {
         let range = range.start..range.end.min(self.len());
         let skip = &self.maker.spec.skip;
         let made = parallel(range.clone(), |number| {
@@ -148,31 +158,47 @@ impl TaskSet {
             };
             Ok((made, pixels, row))
         });
-        let (mut samples, mut levels, mut rows) = (Vec::new(), Vec::new(), Vec::new());
-        for made in made {
+        let mut read = TaskBatch::default();
+        let (mut samples, mut levels) = (Vec::new(), Vec::new());
+        for (number, made) in range.clone().zip(made) {
             match made {
                 Ok((made, pixels, row)) => {
                     samples.push(made);
                     levels.extend(pixels);
-                    rows.push(row);
+                    read.rows.push(row);
                 }
                 Err(reason) => {
                     skip.add(&reason)?;
+                    read.unusable.push((self.row(number), reason));
                 }
             }
         }
         skip.check(self.each.items())?;
-        if samples.is_empty() {
-            return Ok((None, rows));
+        if !samples.is_empty() {
+            let batch = self.maker.batch(range.start as u64, samples, levels)?;
+            read.batch = Some(batch);
         }
-        let batch = self.maker.batch(range.start as u64, samples, levels)?;
-        Ok((Some(batch), rows))
+        Ok(read)
     }
 
-    /// The image of a sample as the source gives it, for a report; `None` if it has none or it can no longer be read.
-    pub fn picture(&self, number: usize) -> Option<RgbImage> {
+    /// What is known of a sample without its image; a damaged one gives its place alone.
+    fn row(&self, number: usize) -> TaskRow {
         let index = self.index(number);
-        self.each.image(self.split(), index).ok().flatten()
+        let texts = self.each.captions(self.split(), index).unwrap_or_default();
+        TaskRow {
+            number,
+            name: self.each.place(self.split(), index).to_string(),
+            text: texts.into_iter().next(),
+            label: self.each.label(self.split(), index).unwrap_or_default(),
+        }
+    }
+
+    /// The images of a sample as the source gives them, the left one first, for a report; none if they can no longer be read.
+    pub fn pictures(&self, number: usize) -> Vec<RgbImage> {
+        let index = self.index(number);
+        let sample = self.each.sample(self.split(), index);
+        let both = sample.map(|sample| [sample.image, sample.second_image]);
+        both.into_iter().flatten().flatten().collect()
     }
 
     /// The place of a sample in its split.

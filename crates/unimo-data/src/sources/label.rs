@@ -16,6 +16,9 @@ pub struct Label {
     /// All answers that people gave, in their order (VQAv2: ten); empty if there is only [`answer`](Self::answer).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub answers: Vec<String>,
+    /// The line, or the number of the element, where the text is defined, if its sample has several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<u64>,
     /// The kinds that results are also given for, such as `question type` with `what color is the`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub kinds: Vec<(String, String)>,

@@ -60,12 +60,23 @@ struct Said {
 /// What is known of a text besides its role. Texts are numbers or [`NONE`].
 #[derive(Debug, Clone, Copy)]
 struct Known {
+    /// 0 if it is not known.
+    line: u64,
     id: u32,
     answer: u32,
     /// Index of the first answer, and number of answers.
     answers: (u32, u32),
     /// Index of the first pair of names of a kind, and number of pairs.
     kinds: (u32, u32),
+}
+
+/// Where a sentence is defined.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Defined<'a> {
+    /// Its id; empty if it has none.
+    pub id: &'a str,
+    /// Line, or number of the array's element.
+    pub line: u64,
 }
 
 /// A new sample; see [`Listed::row`].
@@ -238,6 +249,7 @@ impl Listed {
             self.kinds.push(kind);
         }
         let known = Known {
+            line: label.line.unwrap_or_default(),
             id: match label.id.as_str() {
                 "" => NONE,
                 id => self.texts.push(id),
@@ -289,35 +301,43 @@ impl Listed {
         Ok(())
     }
 
-    /// Adds a statement, with its id.
+    /// Adds a statement.
     pub(crate) fn statement(
         &mut self,
         row: u32,
         text: &str,
-        (holds, id): (bool, &str),
+        holds: bool,
+        of: Defined<'_>,
     ) -> Result<(), String> {
-        self.claim(row, text, TextRole::Statement { holds }, id)
+        self.claim(row, text, TextRole::Statement { holds }, of)
     }
 
-    /// Adds a hypothesis, with its id.
+    /// Adds a hypothesis.
     pub(crate) fn hypothesis(
         &mut self,
         row: u32,
         text: &str,
-        (label, id): (Entailment, &str),
+        label: Entailment,
+        of: Defined<'_>,
     ) -> Result<(), String> {
-        self.claim(row, text, TextRole::Hypothesis(label), id)
+        self.claim(row, text, TextRole::Hypothesis(label), of)
     }
 
     /// Adds a sentence whose role says what the answer is.
-    fn claim(&mut self, row: u32, text: &str, role: TextRole, id: &str) -> Result<(), String> {
+    fn claim(
+        &mut self,
+        row: u32,
+        text: &str,
+        role: TextRole,
+        of: Defined<'_>,
+    ) -> Result<(), String> {
         let text = spaced(text).ok_or("empty sentence")?;
-        // Without an id, its role says everything.
-        let label = (!id.is_empty()).then(|| Label {
-            id: id.to_owned(),
+        let label = Label {
+            id: of.id.to_owned(),
+            line: Some(of.line),
             ..Label::of_role(role)
-        });
-        self.say(row, &text, role, label.as_ref());
+        };
+        self.say(row, &text, role, Some(&label));
         Ok(())
     }
 
@@ -336,6 +356,7 @@ impl Listed {
             id: text(known.id).unwrap_or_default(),
             answer: text(known.answer),
             answers: answers.map(|answer| name(*answer)).collect(),
+            line: Some(known.line).filter(|line| *line > 0),
             kinds: kinds.map(|[a, b]| (name(*a), name(*b))).collect(),
         }
     }

@@ -97,6 +97,13 @@ pub enum Batches {
     Single,
 }
 
+impl MixtureConfig {
+    /// Whether parts are drawn more or less often than their sizes say.
+    pub fn is_weighted(&self) -> bool {
+        self.temperature.is_some() || self.parts.iter().any(|part| part.weight.is_some())
+    }
+}
+
 impl SourceConfig for MixtureConfig {
     fn validate(&self, table: &str) -> Result<(), DataError> {
         if self.parts.is_empty() {

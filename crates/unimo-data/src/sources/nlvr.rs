@@ -35,7 +35,7 @@ use crate::formats::json::or_default;
 use crate::formats::layout::each_object;
 use crate::formats::values::Identifier;
 use crate::sources::given::{Held, given};
-use crate::sources::listed::{Listed, New};
+use crate::sources::listed::{Defined, Listed, New};
 use crate::sources::parts::{Part, Parts};
 use crate::text::spaced;
 
@@ -121,7 +121,11 @@ impl Part for NlvrPart {
                                 split: held.of(&drawn),
                             })
                         });
-                        table.statement(number, &sentence, (truth, &row.identifier))?;
+                        let of = Defined {
+                            id: &row.identifier,
+                            line: line_number,
+                        };
+                        table.statement(number, &sentence, truth, of)?;
                     }
                     Ok(())
                 });

@@ -28,7 +28,7 @@ use crate::error::DataError;
 use crate::formats::json::{id, or_default};
 use crate::formats::layout::each_object;
 use crate::sources::given::{Held, given};
-use crate::sources::listed::{Listed, New};
+use crate::sources::listed::{Defined, Listed, New};
 use crate::sources::parts::{Part, Parts};
 use crate::text::spaced;
 
@@ -111,7 +111,11 @@ impl Part for SnliVePart {
                         split: held.of(image),
                     })
                 });
-                table.hypothesis(number, &sentence, (label, &row.pair))
+                let of = Defined {
+                    id: &row.pair,
+                    line: line_number,
+                };
+                table.hypothesis(number, &sentence, label, of)
             });
                 if let Err(reason) = used {
                     table.reject(file, line_number, reason);

@@ -16,7 +16,8 @@
 //! image = "{id}.png"
 //! ```
 //!
-//! `questions` has one of three forms: an object with the array `questions`, whose answers are in `annotations`; a plain list
+//! `questions` has one of four forms: an object with the array `questions`, whose answers are in `annotations`; an object of questions
+//! under their ids, each with `question`, `imageId` and maybe `answer` (GQA); a plain list
 //! `[[question, answer, image id], ...]`; or a list of objects with `question`, `answers` or `answer`, and `image` (the image's
 //! path) or `image_id` (VizWiz, ALBEF). `image` of the recipe is the image's name, in which `{id:12}` stands for the image id,
 //! filled with zeros to 12 digits. A sample is an image with all its questions. The questions are the texts that pre-training
@@ -24,14 +25,14 @@
 //! ([`TextRole`](unimo_batch::TextRole)). Each question has its most common answer and, if `annotations` gives them, all answers.
 //! Without `annotations` questions have no answers. In errors the line is the number of the question or of the annotation, from 1.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::DataError;
-use crate::formats::json::{each_of_file, id, or_default, parse};
+use crate::formats::json::{MEMBERS, each_of_file, id, or_default, parse};
 use crate::formats::values::Identifier;
 use crate::sources::given::{Held, given};
 use crate::sources::label::Label;
@@ -85,6 +86,21 @@ struct Annotation {
 struct Answer {
     #[serde(default, deserialize_with = "or_default")]
     answer: String,
+}
+
+/// Objects of VQAv2's files that are no questions.
+const ABOUT: [&str; 2] = ["info", "license"];
+
+/// A question under its id (GQA).
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Member {
+    question: String,
+    #[serde(deserialize_with = "id")]
+    image_id: String,
+    answer: Option<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    types: BTreeMap<String, Value>,
 }
 
 /// A question of a list of objects.
@@ -155,9 +171,15 @@ impl Part for VqaPart {
         let mut rows = HashMap::new();
         each_of_file(
             &self.questions,
-            &["", "questions"],
+            &["", "questions", MEMBERS],
             &mut |key, number, bytes| {
+                if ABOUT.contains(&key) {
+                    return;
+                }
                 let asked = bytes.and_then(|bytes| {
+                    if !["", "questions"].contains(&key) {
+                        return member(key, parse(bytes)?, &named);
+                    }
                     if key.is_empty() && bytes.first() == Some(&b'{') {
                         return whole(parse(bytes)?, &named);
                     }
@@ -205,6 +227,10 @@ impl Part for VqaPart {
                             split: held.of(image),
                         })
                     });
+                    let label = Label {
+                        line: Some(number),
+                        ..label
+                    };
                     table.question(row, &question, &label)
                 });
                 if let Err(reason) = used {
@@ -289,6 +315,25 @@ impl VqaPart {
 
 /// A question, its image's path, and its answers.
 type Question = (String, String, Label);
+
+fn member(
+    id: &str,
+    asked: Member,
+    named: &dyn Fn(&String) -> Result<String, String>,
+) -> Result<Question, String> {
+    let types = asked.types.into_iter();
+    let kinds = types.filter_map(|(name, kind)| {
+        let kind = kind.as_str()?.to_owned();
+        Some((format!("{name} type"), kind))
+    });
+    let label = Label {
+        id: id.to_owned(),
+        answer: asked.answer.as_deref().and_then(spaced),
+        kinds: kinds.collect(),
+        ..Label::default()
+    };
+    Ok((asked.question, named(&asked.image_id)?, label))
+}
 
 fn whole(
     asked: Whole,
@@ -461,6 +506,44 @@ mod tests {
                 .reason
                 .contains("`image` of the recipe")
         );
+    }
+
+    #[test]
+    fn questions_under_their_ids_are_read() {
+        let list = r#"{"201": {"question": "What hangs?", "imageId": "n5", "answer": "picture", "isBalanced": true,
+              "types": {"structural": "query", "detailed": null}},
+             "202": {"question": "Is it red?", "imageId": 7}, "203": {"question": "Where?"}, "204": 5}"#;
+        let folder = folder(&[("q.json", list), ("i/n5.jpg", "2x2")]);
+        let source = open(&folder, &format!("{DATA}image = \"{{id}}.jpg\"\n")).unwrap();
+        let labels = source.labels(Split::Train, 0).unwrap();
+        assert_eq!(
+            (labels[0].id.as_str(), labels[0].answer.as_deref()),
+            ("201", Some("picture"))
+        );
+        let kind = ("structural type".to_owned(), "query".to_owned());
+        assert_eq!(labels[0].kinds, [kind]);
+        let unanswered = source.labels(Split::Train, 1).unwrap();
+        assert_eq!(
+            (unanswered[0].id.as_str(), &unanswered[0].answer),
+            ("202", &None)
+        );
+        assert_rejected(&*source, &[("q.json", 3, "imageId")]);
+    }
+
+    /// Its types, all ten answers with empty ones, and its id are known of a question.
+    #[test]
+    fn what_an_evaluation_needs_is_known() {
+        let answers = r#"{"annotations": [{"question_id": 7000, "multiple_choice_answer": "2", "question_type": "how many",
+            "answer_type": "number", "answers": [{"answer": "2"}, {"answer": ""}, {"answer": "two"}]}]}"#;
+        let folder = folder(&[("q.json", QUESTIONS), ("a.json", answers)]);
+        let data = format!("{DATA}annotations = \"a.json\"\nimage = \"{{id}}.jpg\"\n");
+        let source = open(&folder, &data).unwrap();
+        let labels = source.labels(Split::Train, 0).unwrap();
+        let kinds = [("question type", "how many"), ("answer type", "number")];
+        let kinds = kinds.map(|(a, b)| (a.to_owned(), b.to_owned()));
+        assert_eq!(labels[0].kinds, kinds);
+        assert_eq!(labels[0].answers, ["2", "", "two"]);
+        assert_eq!(labels[0].id, "7000");
     }
 
     #[test]

@@ -290,6 +290,43 @@ impl Weights {
         })
     }
 
+    /// Opens one section of a safetensors file: tensors whose names begin with `section` and a dot, by the rest of their names.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, or has no such section.
+    pub fn open_section(path: &Path, section: &str) -> Result<Self, WeightsError> {
+        let container = Container::open(path)?;
+        let entry = |(own_name, info): (String, TensorInfo)| {
+            let name = own_name
+                .strip_prefix(section)?
+                .strip_prefix('.')?
+                .to_owned();
+            let entry = Entry {
+                container: 0,
+                own_name,
+                info,
+            };
+            Some((name, entry))
+        };
+        let entries: BTreeMap<String, Entry> =
+            container.infos().into_iter().filter_map(entry).collect();
+        if entries.is_empty() {
+            return Err(WeightsError::content(
+                path,
+                format!("holds no tensor under `{section}`"),
+            ));
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            containers: vec![container],
+            entries,
+            aliases: BTreeMap::new(),
+            notes: Vec::new(),
+            buffer: Vec::new(),
+        })
+    }
+
     /// What was given to [`Weights::open`].
     pub fn path(&self) -> &Path {
         &self.path

@@ -182,16 +182,16 @@ fn ranked(caption: &RankedCaption) -> Markup {
 }
 
 /// The images that a file of the run folder names.
-struct Images<'a> {
-    run: &'a Path,
+pub(crate) struct Images<'a> {
+    pub(crate) run: &'a Path,
     /// The file that names them.
-    list: &'static str,
+    pub(crate) list: &'static str,
     /// Collects the reasons why images are left out.
-    problems: &'a mut Vec<String>,
+    pub(crate) problems: &'a mut Vec<String>,
 }
 
 impl Images<'_> {
-    fn address(&mut self, name: &str) -> Option<String> {
+    pub(crate) fn address(&mut self, name: &str) -> Option<String> {
         image_address(self.run, name)
             .map_err(|reason| {
                 let list = self.list;

@@ -7,6 +7,7 @@ pub mod embed;
 pub mod explain;
 pub mod fill_mask;
 pub mod inputs;
+pub mod predict;
 pub mod score;
 pub mod search;
 

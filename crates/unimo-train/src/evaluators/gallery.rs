@@ -1,5 +1,6 @@
 //! Held-out images with the captions that the model ranks first, for the report.
 
+use image::RgbImage;
 use unimo_data::EvalSet;
 use unimo_data::images::{self, Limits};
 use unimo_eval::retrieval::MethodReport;
@@ -12,6 +13,20 @@ use crate::run::RunFolder;
 
 /// Longest side of an image in the gallery, in pixels: the report shows no larger ones.
 const GALLERY_SIDE: u32 = 320;
+
+/// Writes an image for the report, and returns its path inside the run folder. Photographs are scaled down and saved as JPEG; a
+/// small image, such as a generated scene, stays exact.
+pub(crate) fn shown_picture(
+    run: &RunFolder,
+    name: &str,
+    picture: &RgbImage,
+) -> Result<String, TrainError> {
+    let large = picture.width().max(picture.height()) > GALLERY_SIDE;
+    let small = large.then(|| images::thumbnail(picture, GALLERY_SIDE));
+    let name = format!("{name}.{}", if large { "jpg" } else { "png" });
+    files::write_picture(&run.join(&name), small.as_ref().unwrap_or(picture))?;
+    Ok(name)
+}
 
 /// Some held-out images with the captions that the model ranks first, spread over the set.
 pub(crate) fn gallery(
@@ -40,16 +55,7 @@ pub(crate) fn gallery(
         let Some(picture) = picture else {
             continue;
         };
-        // Photographs are scaled down and saved as JPEG; a small image, such as a generated scene, stays exact.
-        let large = picture.width().max(picture.height()) > GALLERY_SIDE;
-        let picture = if large {
-            images::thumbnail(&picture, GALLERY_SIDE)
-        } else {
-            picture
-        };
-        let name = format!("gallery/{number}.{}", if large { "jpg" } else { "png" });
-        let path = run.join(&name);
-        files::write_picture(&path, &picture)?;
+        let name = shown_picture(run, &format!("gallery/{number}"), &picture)?;
         let captions = set.captions();
         let ranked = best.captions_of_image.get(index).map_or(&[][..], |c| c);
         items.push(GalleryItem {

@@ -1,22 +1,31 @@
 //! A task's predictions on the held-out samples, by its official numbers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use serde_json::{Value, json};
 use unimo_data::{SkipList, TaskSet};
-use unimo_eval::classification::Confusion;
-use unimo_report::record::{EvalRecord, ScalarRecord};
+use unimo_report::record::{
+    EvalRecord, Figure, KindFigure, PredictedExample, PredictedLabel, PredictionsRecord,
+    ScalarRecord,
+};
 
 use crate::error::TrainError;
+use crate::evaluators::gallery::shown_picture;
 use crate::evaluators::{Evaluator, Weights};
 use crate::recipe::Recipe;
+use crate::run::RunFolder;
 use crate::tasks::Targets;
 use crate::tasks::judge::{self, Judged};
 use crate::tasks::predict::{Predicted, predict};
 
 /// The predictions of the newest evaluation, for the report.
 pub const FILE_NAME: &str = "predictions.json";
+
+/// The folder of its images.
+const FOLDER: &str = "predictions";
+
+/// From this score on a prediction is shown among the right ones.
+const HALF_RIGHT: f64 = 0.5;
 
 /// The held-out samples of a recipe's task.
 pub struct Predictions {
@@ -64,12 +73,12 @@ impl Evaluator for Predictions {
             (weights.model, task, weights.device),
             &self.set,
             size,
-            &mut |batch| {
+            &mut |(batch, _)| {
                 all.extend(batch);
                 Ok(())
             },
         )?;
-        let judged = judge::judge(&self.targets, &all)?;
+        let judged = judge::judge(&self.targets, &all);
         let mut scalars = BTreeMap::new();
         for number in &judged.numbers {
             let scalar = ScalarRecord {
@@ -77,6 +86,25 @@ impl Evaluator for Predictions {
                 chance: number.chance,
             };
             scalars.insert(format!("{}.{}", task.key, number.name), scalar);
+        }
+        // Kinds with few values, such as the type of an answer, are numbers of their own; types of questions are in the report.
+        const FEW: usize = 4;
+        for name in judged
+            .kinds
+            .keys()
+            .map(|(name, _)| name)
+            .collect::<BTreeSet<_>>()
+        {
+            let of = judged.kinds.iter().filter(|((own, _), _)| own == name);
+            if of.clone().count() <= FEW {
+                for ((_, kind), (value, _)) in of {
+                    let scalar = ScalarRecord {
+                        value: *value,
+                        chance: None,
+                    };
+                    scalars.insert(format!("{}.{name}.{kind}", task.key), scalar);
+                }
+            }
         }
         if let Some(first) = judged.numbers.first() {
             let chance = first
@@ -94,7 +122,8 @@ impl Evaluator for Predictions {
             ));
         }
         if let Some(run) = weights.run {
-            run.write_json(FILE_NAME, &self.examples(&all, &judged))?;
+            let record = self.record(run, weights, &all, &judged)?;
+            run.write_json(FILE_NAME, &record)?;
         }
         let unusable = self.skip.count() as u64;
         let left_out = [
@@ -118,52 +147,106 @@ impl Evaluator for Predictions {
     }
 }
 
-/// `[label, prediction, how often]` of every pair of classes that occurs: with a thousand classes, most do not.
-fn counts(confusion: &Confusion) -> Vec<[u64; 3]> {
-    let classes = confusion.classes().max(1);
-    let all = (0..).zip(confusion.counts());
-    all.filter(|(_, count)| **count > 0)
-        .map(|(at, count): (usize, &u64)| [(at / classes) as u64, (at % classes) as u64, *count])
-        .collect()
+/// `[right class][predicted class]`: numbers of samples; empty without classes, or with more than a reader can look through.
+fn confusion(judged: &Judged) -> Vec<Vec<u64>> {
+    const MOST: usize = 200;
+    let confusion = judged.confusion.as_ref();
+    let confusion = confusion.filter(|confusion| confusion.classes() <= MOST);
+    confusion.map_or_else(Vec::new, |confusion| {
+        let rows = confusion.counts().chunks(confusion.classes().max(1));
+        rows.map(<[u64]>::to_vec).collect()
+    })
 }
 
 impl Predictions {
-    /// Some right and wrong predictions, spread over the set.
-    fn examples(&self, all: &[Predicted], judged: &Judged) -> Value {
-        const SHOWN: usize = 12;
-        let some = |good: bool| {
+    /// The predictions for the report, with some right and wrong examples that are spread over the set.
+    fn record(
+        &self,
+        run: &RunFolder,
+        weights: &Weights<'_>,
+        all: &[Predicted],
+        judged: &Judged,
+    ) -> Result<PredictionsRecord, TrainError> {
+        let folder = run.join(FOLDER);
+        std::fs::create_dir_all(&folder).map_err(TrainError::file("create", &folder))?;
+        let shown = weights.recipe.eval.gallery;
+        let some = |good: bool| -> Result<Vec<PredictedExample>, TrainError> {
             let rows: Vec<usize> = (0..all.len())
-                .filter(|row| (judged.right[*row] >= 0.5) == good)
+                .filter(|row| (judged.right[*row] >= HALF_RIGHT) == good)
                 .collect();
-            let every = rows.len().div_ceil(SHOWN).max(1);
-            let rows = rows.into_iter().step_by(every);
-            rows.map(|row| self.example(&all[row]))
-                .collect::<Vec<Value>>()
+            let every = rows.len().div_ceil(shown.max(1)).max(1);
+            let chosen = rows.into_iter().step_by(every).take(shown).enumerate();
+            let name = if good { "right" } else { "wrong" };
+            let example =
+                |(at, row)| self.example(run, &format!("{FOLDER}/{name}-{at}"), &all[row]);
+            chosen.map(example).collect()
         };
-        let mut told =
-            json!({ "task": self.targets.task.key, "right": some(true), "wrong": some(false) });
-        if let (Some(confusion), Some(labels)) = (&judged.confusion, &self.targets.labels) {
-            told["confusion"] = json!({ "labels": labels.names(), "counts": counts(confusion) });
-        }
-        told
-    }
-
-    fn example(&self, predicted: &Predicted) -> Value {
-        let name = |label: u32| {
-            let labels = self.targets.labels.as_ref();
-            labels.and_then(|labels| labels.name(label as usize))
-        };
-        let best: Vec<Value> = predicted
-            .best
-            .iter()
-            .map(|(label, score)| json!({ "label": name(*label), "score": score }))
-            .collect();
-        json!({
-            "sample": predicted.row.name,
-            "number": predicted.row.number,
-            "text": predicted.row.text,
-            "answers": predicted.row.label.given(),
-            "best": best,
+        Ok(PredictionsRecord {
+            task: self.targets.task.key.to_owned(),
+            step: weights.step,
+            figures: judged
+                .numbers
+                .iter()
+                .map(|number| Figure {
+                    name: number.name.clone(),
+                    value: number.value,
+                    chance: number.chance,
+                    interval: number.interval,
+                })
+                .collect(),
+            kinds: kinds(judged),
+            classes: match &self.targets.labels {
+                Some(labels) if judged.confusion.is_some() => labels.names().to_vec(),
+                _ => Vec::new(),
+            },
+            confusion: confusion(judged),
+            right: some(true)?,
+            wrong: some(false)?,
+            ..PredictionsRecord::default()
         })
     }
+
+    fn example(
+        &self,
+        run: &RunFolder,
+        name: &str,
+        predicted: &Predicted,
+    ) -> Result<PredictedExample, TrainError> {
+        let row = &predicted.row;
+        let mut images = Vec::new();
+        for (side, picture) in self.set.pictures(row.number).iter().enumerate() {
+            images.push(shown_picture(run, &format!("{name}-{side}"), picture)?);
+        }
+        let labels = self.targets.labels.as_ref();
+        let named = |(label, score): &(u32, f32)| {
+            let name = labels.and_then(|labels| labels.name(*label as usize));
+            PredictedLabel {
+                right: name.is_some_and(|name| {
+                    judge::score(self.targets.task.predicts, name, predicted) >= HALF_RIGHT
+                }),
+                label: name.map_or_else(|| score.to_string(), str::to_owned),
+                score: f64::from(*score),
+            }
+        };
+        Ok(PredictedExample {
+            sample: row.name.clone(),
+            text: row.text.clone().unwrap_or_default(),
+            images,
+            best: predicted.best.iter().map(named).collect(),
+            answers: row.label.given().into_iter().map(str::to_owned).collect(),
+        })
+    }
+}
+
+/// The numbers of each kind of sample, by what distinguishes the kinds.
+fn kinds(judged: &Judged) -> BTreeMap<String, Vec<KindFigure>> {
+    let mut kinds: BTreeMap<String, Vec<KindFigure>> = BTreeMap::new();
+    for ((name, kind), (value, count)) in &judged.kinds {
+        kinds.entry(name.clone()).or_default().push(KindFigure {
+            kind: kind.clone(),
+            value: *value,
+            count: *count,
+        });
+    }
+    kinds
 }

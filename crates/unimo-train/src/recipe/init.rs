@@ -11,7 +11,7 @@ use unimo_batch::ConfigError;
 /// `init`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct InitConfig {
-    /// A whole checkpoint, `KIND:PATH`; kinds are `meter` and `bridgetower`.
+    /// A whole checkpoint, `KIND:PATH`; kinds are `unimo` (a run of one's own), `meter` and `bridgetower`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub whole: Option<String>,
     /// The text encoder: a folder, or a Hugging Face id.
@@ -20,6 +20,9 @@ pub struct InitConfig {
     /// The image encoder: a folder, or a Hugging Face id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
+    /// Our parameters that are read from a run of one's own, such as `backbone.text`; empty: all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<String>,
     /// Our parameters that may keep random weights: names or prefixes of names, `*` for any one part.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub new: Vec<String>,
@@ -37,6 +40,7 @@ impl<'de> Deserialize<'de> for InitConfig {
             whole: Option<String>,
             text: Option<String>,
             image: Option<String>,
+            parts: Vec<String>,
             new: Vec<String>,
             unused: Vec<String>,
         }
@@ -44,7 +48,7 @@ impl<'de> Deserialize<'de> for InitConfig {
         impl<'de> Visitor<'de> for Given {
             type Value = InitConfig;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("\"KIND:PATH\" or a table with text, image, whole, new, unused")
+                f.write_str("\"KIND:PATH\" or a table with text, image, whole, parts, new, unused")
             }
             fn visit_str<E: Error>(self, whole: &str) -> Result<InitConfig, E> {
                 Ok(InitConfig {
@@ -58,6 +62,7 @@ impl<'de> Deserialize<'de> for InitConfig {
                     whole: table.whole,
                     text: table.text,
                     image: table.image,
+                    parts: table.parts,
                     new: table.new,
                     unused: table.unused,
                 })
@@ -70,13 +75,17 @@ impl<'de> Deserialize<'de> for InitConfig {
 /// The kinds of whole checkpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Whole {
+    Unimo,
     Meter,
     BridgeTower,
 }
 
 impl Whole {
-    const ALL: [(&'static str, Self); 2] =
-        [("meter", Self::Meter), ("bridgetower", Self::BridgeTower)];
+    const ALL: [(&'static str, Self); 3] = [
+        ("unimo", Self::Unimo),
+        ("meter", Self::Meter),
+        ("bridgetower", Self::BridgeTower),
+    ];
 
     /// The kind and the path of `KIND:PATH`.
     pub(crate) fn parse(given: &str) -> Result<(Self, &str), ConfigError> {
@@ -88,7 +97,7 @@ impl Whole {
             key: "init".to_owned(),
             value: format!("\"{given}\""),
             allowed:
-                "must be \"meter:PATH\" or \"bridgetower:PATH\", or a table with text and image"
+                "must be \"unimo:RUN\", \"meter:PATH\" or \"bridgetower:PATH\", or a table with text and image"
                     .to_owned(),
         })
     }
@@ -104,10 +113,14 @@ impl InitConfig {
             "{}",
             "name a whole checkpoint, or text and image or one of them, and not both",
         )?;
-        match &self.whole {
-            Some(given) => Whole::parse(given).map(drop),
-            None => Ok(()),
-        }
+        let whole = self.whole.as_deref().map(Whole::parse).transpose()?;
+        let own = matches!(whole, Some((Whole::Unimo, _)));
+        ConfigError::unless(
+            own || self.parts.is_empty(),
+            "init.parts",
+            format_args!("{:?}", self.parts),
+            "must be absent but with whole = \"unimo:RUN\"; other checkpoints are read as a whole, or by text and image",
+        )
     }
 
     /// Makes the paths of existing files absolute. A path that does not exist may be a Hugging Face id.

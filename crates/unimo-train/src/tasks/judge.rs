@@ -2,7 +2,7 @@
 //!
 //! | kind | numbers |
 //! |---|---|
-//! | answers | `accuracy`: VQA's official accuracy; with one answer per question, the share of exact matches after normalisation |
+//! | answers | `accuracy`: VQA's official accuracy; with one answer per question, the share of exact matches after normalisation. `quick`: the score of the predicted answer in the loss |
 //! | classes | `accuracy`: share of right classes; with more of [`classes`] |
 //! | numbers | `pearson`, `spearman`: correlations |
 //!
@@ -13,11 +13,11 @@ mod numbers;
 
 use std::collections::BTreeMap;
 
-use unimo_eval::classification::Confusion;
-use unimo_eval::vqa;
+use unimo_batch::Target;
+use unimo_data::MakeTarget;
+use unimo_eval::{Bootstrap, Confusion, vqa};
 use unimo_objectives::Predicts;
 
-use crate::error::TrainError;
 use crate::tasks::labels::Labels;
 use crate::tasks::predict::Predicted;
 use crate::tasks::targets::Targets;
@@ -31,6 +31,8 @@ pub struct Number {
     pub value: f64,
     /// What the best constant answer would reach, if that makes sense.
     pub chance: Option<f64>,
+    /// Its confidence interval of 95%, if it is a mean over samples.
+    pub interval: Option<[f64; 2]>,
 }
 
 /// Predictions with how right each is.
@@ -38,6 +40,9 @@ pub struct Number {
 pub struct Judged {
     /// The numbers, the most important one first.
     pub numbers: Vec<Number>,
+    /// The first number for each kind of sample that the data names, with the number of samples: by name, such as `answer type`, and
+    /// kind.
+    pub kinds: BTreeMap<(String, String), (f64, u64)>,
     /// Of each sample, how right its prediction is, 0 to 1.
     pub right: Vec<f64>,
     /// How often each class was taken for each, if classes are predicted.
@@ -46,20 +51,15 @@ pub struct Judged {
 
 /// Names of the numbers that every evaluation of a task gives.
 pub fn names(predicts: Predicts) -> Vec<&'static str> {
-    if predicts == Predicts::Number {
-        return numbers::NAMES.to_vec();
+    match predicts {
+        Predicts::Answers { .. } => vec!["accuracy", "quick"],
+        Predicts::Class { .. } => [vec!["accuracy"], classes::names(predicts)].concat(),
+        Predicts::Number => numbers::NAMES.to_vec(),
     }
-    let mut all = vec!["accuracy"];
-    all.extend(classes::names(predicts));
-    all
 }
 
 /// Judges the predictions of samples whose answers are known.
-///
-/// # Errors
-///
-/// A prediction is not finite, which predicting finds before.
-pub fn judge(targets: &Targets, all: &[Predicted]) -> Result<Judged, TrainError> {
+pub fn judge(targets: &Targets, all: &[Predicted]) -> Judged {
     let Some(labels) = &targets.labels else {
         return numbers::judge(all);
     };
@@ -77,33 +77,35 @@ pub fn judge(targets: &Targets, all: &[Predicted]) -> Result<Judged, TrainError>
         name: "accuracy".to_owned(),
         value: mean(right.iter().copied()),
         chance: constant(targets.task.predicts, labels, all),
+        interval: interval(&right),
     };
     let mut numbers = vec![accuracy];
+    if matches!(targets.task.predicts, Predicts::Answers { .. }) {
+        numbers.push(quick(targets, all));
+    }
     let mut confusion = None;
     if let Predicts::Class { .. } = targets.task.predicts {
-        let (more, counts) = classes::judge(targets.task.predicts, labels, all)?;
+        let (more, counts) = classes::judge(targets.task.predicts, labels, all);
         numbers.extend(more);
         confusion = Some(counts);
     }
-    numbers.extend(by_kind(all, &right));
-    Ok(Judged {
+    Judged {
         numbers,
+        kinds: by_kind(all, &right),
         right,
         confusion,
-    })
+    }
 }
 
 /// How right an answer is, 0 to 1.
-fn score(predicts: Predicts, answer: &str, predicted: &Predicted) -> f64 {
+pub(crate) fn score(predicts: Predicts, answer: &str, predicted: &Predicted) -> f64 {
     let label = &predicted.row.label;
     match (predicts, label.answers.as_slice()) {
         (Predicts::Answers { .. }, answers) if answers.len() > 1 => {
-            let answers: Vec<&str> = answers.iter().map(String::as_str).collect();
-            vqa::accuracy(answer, &answers)
+            vqa::accuracy(answer, answers).unwrap_or_default()
         }
         (Predicts::Answers { .. }, _) => {
-            let right = label.answer.as_deref().map(vqa::normalise);
-            f64::from(right.as_deref() == Some(answer))
+            f64::from(vqa::exact_match(answer, label.answer.as_slice()))
         }
         _ => f64::from(label.answer.as_deref() == Some(answer)),
     }
@@ -129,22 +131,52 @@ fn constant(predicts: Predicts, labels: &Labels, all: &[Predicted]) -> Option<f6
     ))
 }
 
-/// The same for the samples of each kind that the data names, such as the type of an answer.
-fn by_kind(all: &[Predicted], right: &[f64]) -> Vec<Number> {
-    let mut kinds: BTreeMap<(&str, &str), (f64, usize)> = BTreeMap::new();
+/// The mean over the samples of each kind, such as the type of an answer, and their number.
+fn by_kind(all: &[Predicted], right: &[f64]) -> BTreeMap<(String, String), (f64, u64)> {
+    let mut kinds: BTreeMap<(String, String), (f64, u64)> = BTreeMap::new();
     for (predicted, right) in all.iter().zip(right) {
-        for (name, kind) in &predicted.row.label.kinds {
-            let sum = kinds.entry((name, kind)).or_default();
+        for kind in &predicted.row.label.kinds {
+            let sum = kinds.entry(kind.clone()).or_default();
             sum.0 += right;
             sum.1 += 1;
         }
     }
-    let of = |((name, kind), (sum, count)): ((&str, &str), (f64, usize))| Number {
-        name: format!("accuracy, {name} {kind}"),
-        value: sum / count as f64,
-        chance: None,
+    for (sum, count) in kinds.values_mut() {
+        *sum /= *count as f64;
+    }
+    kinds
+}
+
+/// The score that the loss gives to the predicted answer: VQA's quick score, which counts only answers that can be given.
+fn quick(targets: &Targets, all: &[Predicted]) -> Number {
+    let score = |predicted: &Predicted| {
+        let best = predicted.best.first().map(|(label, _)| *label);
+        match targets.target(&predicted.row.label) {
+            Target::Labels(labels) => {
+                let found = labels.iter().find(|(label, _)| Some(*label) == best);
+                found.map_or(0.0, |(_, score)| f64::from(*score))
+            }
+            Target::Unknown | Target::Number(_) => 0.0,
+        }
     };
-    kinds.into_iter().map(of).collect()
+    let scores: Vec<f64> = all.iter().map(score).collect();
+    Number {
+        name: "quick".to_owned(),
+        value: mean(scores.iter().copied()),
+        chance: None,
+        interval: interval(&scores),
+    }
+}
+
+/// The confidence interval of a mean, by a seeded bootstrap.
+fn interval(values: &[f64]) -> Option<[f64; 2]> {
+    const BOOTSTRAP: Bootstrap = Bootstrap {
+        seed: 0,
+        resamples: 1000,
+        confidence: 0.95,
+    };
+    let found = BOOTSTRAP.mean(values).ok().flatten()?;
+    Some([found.low, found.high])
 }
 
 fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {

@@ -7,9 +7,11 @@ use serde::{Deserialize, Serialize};
 use unimo_batch::{ConfigError, config};
 use unimo_data::{Readable, SampleError, Source, Split};
 use unimo_eval::vqa::normalise;
+use unimo_objectives::Predicts;
 
 use crate::error::TrainError;
 use crate::files;
+use crate::tasks::Task;
 
 /// The file of a run's labels, beside its tokenizer: a JSON list.
 pub const FILE_NAME: &str = "labels.json";
@@ -121,6 +123,16 @@ impl Labels {
             }
         }
         Ok(Self { names, numbers })
+    }
+
+    /// The labels of a task that has the same for all data; `None` for other tasks.
+    pub(crate) fn fixed(task: Task) -> Result<Option<Self>, TrainError> {
+        let Predicts::Class { names, .. } = task.predicts else {
+            return Ok(None);
+        };
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let labels = (!names.is_empty()).then(|| Self::new(names));
+        labels.transpose().map_err(TrainError::Check)
     }
 
     /// Reads labels from a file; see [`LabelsConfig::File`].

@@ -11,7 +11,7 @@ mod targets;
 use std::sync::Arc;
 
 use unimo_batch::ConfigError;
-use unimo_data::{Each, LoaderSpec, Source, Split, TaskSet};
+use unimo_data::{Each, LoaderSpec, Source, SourceKind, Split, TaskSet};
 use unimo_objectives::Predicts;
 
 use crate::error::TrainError;
@@ -40,7 +40,7 @@ impl Task {
     }
 
     /// Whether its labels depend on the data.
-    fn asks_labels(self) -> bool {
+    pub(crate) fn asks_labels(self) -> bool {
         match self.predicts {
             Predicts::Answers { .. } => true,
             Predicts::Class { names, .. } => names.is_empty(),
@@ -65,6 +65,14 @@ pub(crate) fn check(recipe: &Recipe) -> Result<(), ConfigError> {
         "objectives",
         keys.join(" and "),
         "must have one task at most: the labels of a run are those of one task",
+    )?;
+    let mixture = recipe.data.mixture.as_ref();
+    let mixture = mixture.filter(|_| recipe.data.source == SourceKind::Mixture);
+    ConfigError::unless(
+        keys.is_empty() || mixture.is_none_or(|mixture| !mixture.is_weighted()),
+        "data.mixture",
+        "weights or a temperature",
+        "must have neither for a task, whose epochs have every text once",
     )?;
     let asks = Task::of(recipe).is_some_and(Task::asks_labels);
     match &recipe.task {
@@ -130,17 +138,16 @@ pub(crate) fn prepare(
     let Some(task) = Task::of(recipe) else {
         return Ok(None);
     };
-    let labels = match (&recipe.task, task.predicts) {
-        (Some(TaskConfig { labels, .. }), _) => {
+    let labels = match &recipe.task {
+        Some(TaskConfig { labels, .. }) => {
             let (labels, line) = Labels::make(labels, source)?;
             say(line);
             labels
         }
-        (None, Predicts::Class { names, .. }) if !names.is_empty() => {
-            let names = names.iter().map(|name| (*name).to_owned()).collect();
-            Labels::new(names).map_err(TrainError::Check)?
-        }
-        (None, _) => return Ok(None),
+        None => match Labels::fixed(task)? {
+            Some(labels) => labels,
+            None => return Ok(None),
+        },
     };
     adopt(recipe, task, &labels)?;
     Ok(Some(labels))

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::mpsc::sync_channel;
 
 use burn::tensor::{Device, Tensor, activation};
-use unimo_data::{DataError, TaskRow, TaskSet};
+use unimo_data::{DataError, SampleError, TaskBatch, TaskRow, TaskSet};
 use unimo_objectives::Predicts;
 
 use crate::error::TrainError;
@@ -24,6 +24,9 @@ pub struct Predicted {
     pub best: Vec<(u32, f32)>,
 }
 
+/// The predictions of a batch, and the samples that could not be used, with the reasons.
+pub type Batch = (Vec<Predicted>, Vec<(TaskRow, SampleError)>);
+
 /// Predicts every sample of `set` and hands the predictions on, batch by batch. While one batch is computed, the next is read.
 ///
 /// # Errors
@@ -33,7 +36,7 @@ pub fn predict(
     (model, task, device): (&Model, Task, &Device),
     set: &TaskSet,
     size: usize,
-    take: &mut dyn FnMut(Vec<Predicted>) -> Result<(), TrainError>,
+    take: &mut dyn FnMut(Batch) -> Result<(), TrainError>,
 ) -> Result<(), TrainError> {
     let all = set.len();
     let ranges = (0..all)
@@ -58,15 +61,18 @@ pub fn predict(
     })
 }
 
-type Read = Result<(Option<unimo_batch::Batch>, Vec<TaskRow>), DataError>;
-
 fn of_batch(
     (model, task, device): (&Model, Task, &Device),
     range: Range<usize>,
-    read: Read,
-) -> Result<Vec<Predicted>, TrainError> {
-    let (Some(batch), rows) = read? else {
-        return Ok(Vec::new());
+    read: Result<TaskBatch, DataError>,
+) -> Result<Batch, TrainError> {
+    let TaskBatch {
+        batch,
+        rows,
+        unusable,
+    } = read?;
+    let Some(batch) = batch else {
+        return Ok((Vec::new(), unusable));
     };
     let scores = model
         .objectives
@@ -94,11 +100,8 @@ fn of_batch(
         row,
         best: best(scores),
     };
-    Ok(rows
-        .into_iter()
-        .zip(values.chunks(classes.max(1)))
-        .map(of_row)
-        .collect())
+    let scored = rows.into_iter().zip(values.chunks(classes.max(1)));
+    Ok((scored.map(of_row).collect(), unusable))
 }
 
 /// # Shapes

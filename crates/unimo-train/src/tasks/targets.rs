@@ -2,7 +2,7 @@
 
 use unimo_batch::Target;
 use unimo_data::{Label, MakeTarget};
-use unimo_eval::vqa::{normalise, share};
+use unimo_eval::vqa::{normalise, soft_score};
 use unimo_objectives::Predicts;
 
 use crate::recipe::Recipe;
@@ -101,7 +101,7 @@ impl Targets {
             if given.len() == 1 {
                 1.0
             } else {
-                share(count) as f32
+                soft_score(count) as f32
             }
         };
         let known =

@@ -44,7 +44,15 @@ impl Record {
 
     pub(super) fn new(sample: Sample) -> Self {
         let roles = sample.roles.iter().copied().map(Label::of_role);
-        let told = !roles.eq(sample.labels.iter().cloned());
+        // A line of the file that was packed says nothing of the shard.
+        let own = sample.labels.into_iter();
+        let labels: Vec<Label> = own
+            .map(|label| Label {
+                line: None,
+                ..label
+            })
+            .collect();
+        let told = !roles.eq(labels.iter().cloned());
         Self {
             unimo_sample: Self::VERSION,
             // Only this distinguishes questions without answers from captions.
@@ -67,7 +75,7 @@ impl Record {
             answers: sample.answers,
             statements: sample.statements,
             hypotheses: sample.hypotheses,
-            labels: if told { sample.labels } else { Vec::new() },
+            labels: if told { labels } else { Vec::new() },
         }
     }
 

@@ -11,7 +11,6 @@
 use unimo_eval::classification::{Confusion, top_k};
 use unimo_objectives::Predicts;
 
-use crate::error::TrainError;
 use crate::tasks::judge::Number;
 use crate::tasks::labels::Labels;
 use crate::tasks::predict::Predicted;
@@ -43,7 +42,7 @@ pub(super) fn judge(
     predicts: Predicts,
     labels: &Labels,
     all: &[Predicted],
-) -> Result<(Vec<Number>, Confusion), TrainError> {
+) -> (Vec<Number>, Confusion) {
     let known = all.iter().filter_map(|predicted| {
         let answer = predicted.row.label.answer.as_deref()?;
         let label = labels.number(answer)?;
@@ -56,8 +55,8 @@ pub(super) fn judge(
         given.push(prediction);
         ranks.push(rank);
     }
-    let wrong = |error: unimo_eval::EvalError| TrainError::Check(error.to_string());
-    let confusion = Confusion::new(labels.len(), &right, &given).map_err(wrong)?;
+    let confusion = Confusion::new(labels.len(), &right, &given)
+        .expect("invariant: a head has as many classes as there are labels");
     let classes = labels.len() as f64;
     let mut numbers = Vec::new();
     for name in names(predicts) {
@@ -67,8 +66,8 @@ pub(super) fn judge(
             "f1" => {
                 let share = right.iter().filter(|label| **label == POSITIVE).count() as f64
                     / right.len().max(1) as f64;
-                let f1 = confusion.f1(POSITIVE).map_err(wrong)?;
-                (Some(f1), Some(2.0 * share / (1.0 + share)))
+                let f1 = confusion.f1(POSITIVE);
+                (f1.ok(), Some(2.0 * share / (1.0 + share)))
             }
             _ => (confusion.matthews(), Some(0.0)),
         };
@@ -76,9 +75,10 @@ pub(super) fn judge(
             name: name.to_owned(),
             value,
             chance,
+            interval: None,
         }));
     }
-    Ok((numbers, confusion))
+    (numbers, confusion)
 }
 
 /// The rank of the right class among the best that are kept, from 1; a wrong class with the same score stands before it. A class that is
@@ -141,7 +141,7 @@ mod tests {
             predicted("no", &[(1, 0.7), (0, 0.3)]),
             predicted("no", &[(0, 0.8), (1, 0.2)]),
         ];
-        let (numbers, confusion) = judge(class(2), &labels(&["no", "yes"]), &all).unwrap();
+        let (numbers, confusion) = judge(class(2), &labels(&["no", "yes"]), &all);
         let told: Vec<(&str, f64)> = numbers.iter().map(|n| (&*n.name, n.value)).collect();
         assert_eq!(told[0], ("mean_class", 0.75));
         assert!((told[1].1 - 0.8).abs() < 1e-12 && told[1].0 == "f1");
@@ -160,7 +160,7 @@ mod tests {
             predicted("f", &best),
             predicted("f", &best),
         ];
-        let (numbers, _) = judge(class(6), &six, &all).unwrap();
+        let (numbers, _) = judge(class(6), &six, &all);
         assert_eq!((&*numbers[0].name, numbers[0].value), ("top5", 0.5));
         // The five largest classes are all that occur.
         assert_eq!(numbers[0].chance, Some(1.0));

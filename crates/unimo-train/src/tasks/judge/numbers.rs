@@ -1,9 +1,9 @@
 //! How good predicted numbers are: Pearson's and Spearman's correlation with the right ones (STS-B).
 
-use unimo_eval::EvalError;
+use std::collections::BTreeMap;
+
 use unimo_eval::correlation::{pearson, spearman};
 
-use crate::error::TrainError;
 use crate::tasks::judge::{Judged, Number};
 use crate::tasks::predict::Predicted;
 
@@ -11,7 +11,7 @@ use crate::tasks::predict::Predicted;
 pub(super) const NAMES: [&str; 2] = ["pearson", "spearman"];
 
 /// Judges the predictions of samples whose numbers are known. A prediction that is half a unit off is half right.
-pub(super) fn judge(all: &[Predicted]) -> Result<Judged, TrainError> {
+pub(super) fn judge(all: &[Predicted]) -> Judged {
     let known = |predicted: &Predicted| {
         let right: f64 = predicted.row.label.answer.as_deref()?.trim().parse().ok()?;
         let (_, given) = predicted.best.first()?;
@@ -19,27 +19,26 @@ pub(super) fn judge(all: &[Predicted]) -> Result<Judged, TrainError> {
     };
     let pairs: Vec<Option<(f64, f64)>> = all.iter().map(known).collect();
     let (given, right): (Vec<f64>, Vec<f64>) = pairs.iter().flatten().copied().unzip();
-    let wrong = |error: EvalError| TrainError::Check(error.to_string());
-    let values = [
-        pearson(&given, &right).map_err(wrong)?,
-        spearman(&given, &right).map_err(wrong)?,
-    ];
+    // Both are finite: predictions are checked where they are made, labels where targets are.
+    let values = [pearson(&given, &right), spearman(&given, &right)];
     let numbers = NAMES.into_iter().zip(values);
     let close =
         |pair: &Option<(f64, f64)>| pair.map_or(0.0, |(given, right)| 1.0 - (given - right).abs());
-    Ok(Judged {
+    Judged {
+        kinds: BTreeMap::new(),
         numbers: numbers
             .filter_map(|(name, value)| {
                 Some(Number {
                     name: name.to_owned(),
-                    value: value?,
+                    value: value.ok().flatten()?,
                     chance: None,
+                    interval: None,
                 })
             })
             .collect(),
         right: pairs.iter().map(|pair| close(pair).max(0.0)).collect(),
         confusion: None,
-    })
+    }
 }
 
 #[cfg(test)]
@@ -71,11 +70,11 @@ mod tests {
             predicted("2", 2.5),
             predicted("3", 3.0),
         ];
-        let judged = judge(&all).unwrap();
+        let judged = judge(&all);
         assert!((judged.numbers[0].value - 0.960_768_922_830_522_7).abs() < 1e-9);
         assert!((judged.numbers[1].value - 1.0).abs() < 1e-12);
         assert_eq!(judged.right, [1.0, 0.5, 1.0]);
         let constant = [predicted("1", 2.0), predicted("2", 2.0)];
-        assert!(judge(&constant).unwrap().numbers.is_empty());
+        assert!(judge(&constant).numbers.is_empty());
     }
 }

@@ -1,0 +1,333 @@
+//! `unimo predict`: what a fine-tuned run answers, judges or classifies, for every sample of a split.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::ValueEnum;
+use serde_json::{Value, json};
+use unimo_data::atomic::AtomicFile;
+use unimo_data::{SampleError, SkipList, Split, TaskRow, TaskSet};
+
+use crate::device::DeviceChoice;
+use crate::error::TrainError;
+use crate::evaluation::Options;
+use crate::opened::Opened;
+use crate::progress::Progress;
+use crate::tasks::Targets;
+use crate::tasks::predict::{Predicted, predict};
+
+/// `unimo predict`.
+#[derive(Debug, clap::Args)]
+pub struct PredictArgs {
+    /// The run folder of a task, the file of one of its checkpoints, its export, or a public checkpoint with the head of a task.
+    pub run: PathBuf,
+    /// Step of the checkpoint; default: the best.
+    #[arg(long)]
+    pub step: Option<u64>,
+    /// Data other than the run's own, of a form that is recognised.
+    #[arg(long, value_name = "FILE")]
+    pub data: Option<PathBuf>,
+    /// Change a setting of the run's data, such as data.vqa.test.questions=FILE; may be given several times.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// The labels of a checkpoint that comes without them: a JSON list, or one label per line.
+    #[arg(long, value_name = "FILE")]
+    pub labels: Option<PathBuf>,
+    /// Split: val, test or train.
+    #[arg(long, default_value = "val", value_parser = split)]
+    pub split: Split,
+    /// Number of samples, drawn at random and always the same; 0: all.
+    #[arg(long, default_value_t = 0)]
+    pub limit: usize,
+    /// What is written.
+    #[arg(long, value_enum, default_value_t = Format::Jsonl)]
+    pub format: Format,
+    /// Where to write; default: standard output.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Device: flex (the CPU), wgpu, wgpu:N, cuda, cuda:N or auto.
+    #[arg(long, default_value = "flex")]
+    pub device: DeviceChoice,
+}
+
+fn split(name: &str) -> Result<Split, String> {
+    Split::of_name(name).ok_or_else(|| "allowed: train, val or test".to_owned())
+}
+
+/// What is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// One JSON object per sample: sample, id, text, the best labels with their probabilities, and the known answer.
+    Jsonl,
+    /// VQAv2's results for EvalAI: a JSON list of question_id and answer.
+    Vqa,
+    /// GQA's results: a JSON list of questionId and prediction.
+    Gqa,
+    /// NLVR2's results: identifier,True or identifier,False, one per line.
+    Nlvr2,
+    /// GLUE's results: a header, then the sample's number and its label, divided by a tabulator.
+    Glue,
+}
+
+/// The tasks with what they predict and the files that their servers take, for `unimo tasks`.
+pub fn tasks() -> String {
+    let rows = [
+        ("vqa", "an answer to a question about an image", "vqa, gqa"),
+        (
+            "nlvr2",
+            "whether a statement about one or two images is true",
+            "nlvr2",
+        ),
+        (
+            "snli_ve",
+            "whether an image entails or contradicts a sentence",
+            "jsonl",
+        ),
+        ("classes", "the class of an image", "jsonl"),
+        (
+            "sentences",
+            "the class or the score of a sentence or of a pair",
+            "glue",
+        ),
+    ];
+    let mut out = format!("{:<12}{:<56}{}\n", "objective", "predicts", "--format");
+    for (key, predicts, format) in rows {
+        out.push_str(&format!("{key:<12}{predicts:<56}{format}\n"));
+    }
+    out
+}
+
+/// Runs the command.
+///
+/// # Errors
+///
+/// The run has no task, its data cannot be read, or a results file would lack a sample or have one twice.
+pub fn run(args: &PredictArgs) -> Result<(), TrainError> {
+    let options = Options {
+        device: args.device,
+        step: args.step,
+        limit: Some(args.limit),
+        data: args.data.clone(),
+        set: args.set.clone(),
+        labels: args.labels.clone(),
+        split: Some(args.split),
+        ..Options::default()
+    };
+    let opened = Opened::new(&args.run, &options)?;
+    // Every unusable sample gets a line of its own.
+    const ALL: f64 = 1.0;
+    let skip = Arc::new(SkipList::in_memory(ALL));
+    let Some((set, targets)) = opened.task_set(args.split, &skip, true)? else {
+        return Err(TrainError::Run {
+            path: opened.path.clone(),
+            reason: "predicts nothing: it was trained without a task, such as [objectives.vqa]"
+                .to_owned(),
+        });
+    };
+    let mut writer = Results::new(args.format, &targets);
+    let mut file = args
+        .out
+        .as_ref()
+        .map(|path| AtomicFile::create(path).map_err(TrainError::file("create", path)))
+        .transpose()?;
+    let mut stdout = std::io::stdout().lock();
+    let out: &mut dyn Write = match &mut file {
+        Some(file) => file,
+        None => &mut stdout,
+    };
+    let target = args.out.as_deref().unwrap_or(Path::new("standard output"));
+    write(&opened, &set, &mut writer, (out, target))?;
+    if let Some(file) = file {
+        file.commit().map_err(TrainError::file("write", target))?;
+    }
+    if skip.count() > 0 {
+        eprintln!(
+            "{} of {} samples could not be read; each has a line with the reason",
+            skip.count(),
+            set.len()
+        );
+    }
+    Ok(())
+}
+
+fn write(
+    opened: &Opened,
+    set: &TaskSet,
+    results: &mut Results<'_>,
+    (out, target): (&mut dyn Write, &Path),
+) -> Result<(), TrainError> {
+    let mut bar = Progress::new(set.len() as u64, 0, "predicting");
+    let model = (&opened.model, results.targets.task, &opened.device);
+    let mut put = |text: &str| {
+        let written = out.write_all(text.as_bytes());
+        written.map_err(TrainError::file("write", target))
+    };
+    put(&results.head())?;
+    predict(model, set, opened.recipe.eval.batch_size, &mut |(
+        predicted,
+        unusable,
+    )| {
+        bar.advance(predicted.len() + unusable.len());
+        for predicted in &predicted {
+            put(&results.line(predicted)?)?;
+        }
+        for (row, reason) in &unusable {
+            put(&results.unusable(row, reason)?)?;
+        }
+        Ok(())
+    })?;
+    bar.finish();
+    put(results.foot())?;
+    out.flush().map_err(TrainError::file("write", target))
+}
+
+/// Writes results in a format.
+struct Results<'a> {
+    format: Format,
+    targets: &'a Targets,
+    /// The place of each id that has been written.
+    ids: HashMap<String, String>,
+}
+
+impl<'a> Results<'a> {
+    fn new(format: Format, targets: &'a Targets) -> Self {
+        Self {
+            format,
+            targets,
+            ids: HashMap::new(),
+        }
+    }
+
+    fn head(&self) -> String {
+        match self.format {
+            Format::Jsonl | Format::Nlvr2 => String::new(),
+            Format::Vqa | Format::Gqa => "[".to_owned(),
+            Format::Glue => "index\tprediction\n".to_owned(),
+        }
+    }
+
+    fn foot(&self) -> &'static str {
+        match self.format {
+            Format::Jsonl | Format::Nlvr2 | Format::Glue => "",
+            Format::Vqa | Format::Gqa => "\n]\n",
+        }
+    }
+
+    fn line(&mut self, predicted: &Predicted) -> Result<String, TrainError> {
+        let row = &predicted.row;
+        let answer = self.answer(predicted);
+        Ok(match self.format {
+            Format::Jsonl => format!("{}\n", self.object(predicted)),
+            Format::Vqa => {
+                let comma = self.comma();
+                let id = number(&self.id(row)?);
+                format!("{comma}{}", json!({ "question_id": id, "answer": answer }))
+            }
+            Format::Gqa => {
+                let comma = self.comma();
+                let id = self.id(row)?;
+                format!(
+                    "{comma}{}",
+                    json!({ "questionId": id, "prediction": answer })
+                )
+            }
+            Format::Nlvr2 => format!("{},{answer}\n", self.id(row)?),
+            Format::Glue => {
+                let id = match row.label.id.as_str() {
+                    "" => row.number.to_string(),
+                    id => id.to_owned(),
+                };
+                format!("{id}\t{answer}\n")
+            }
+        })
+    }
+
+    /// What stands before the next element of a list.
+    fn comma(&self) -> &'static str {
+        if self.ids.is_empty() { "\n" } else { ",\n" }
+    }
+
+    /// A results file must have every sample once.
+    fn id(&mut self, row: &TaskRow) -> Result<String, TrainError> {
+        let id = row.label.id.clone();
+        let wrong = |reason: String| {
+            TrainError::Check(format!(
+                "{}: {reason}; --format jsonl needs no ids",
+                row.name
+            ))
+        };
+        if id.is_empty() {
+            return Err(wrong(
+                "has no id, under which its result would be submitted".to_owned(),
+            ));
+        }
+        match self.ids.insert(id.clone(), row.name.clone()) {
+            None => Ok(id),
+            Some(before) => Err(wrong(format!("has the id {id}, as {before} has"))),
+        }
+    }
+
+    fn unusable(&self, row: &TaskRow, reason: &SampleError) -> Result<String, TrainError> {
+        match self.format {
+            Format::Jsonl => {
+                let line = json!({ "sample": row.name, "id": id(row), "text": row.text, "error": reason.reason });
+                Ok(format!("{line}\n"))
+            }
+            Format::Vqa | Format::Gqa | Format::Nlvr2 | Format::Glue => {
+                Err(TrainError::Check(format!(
+                    "{reason}: a results file needs every sample; --format jsonl goes on without it"
+                )))
+            }
+        }
+    }
+
+    fn answer(&self, predicted: &Predicted) -> String {
+        let best = predicted.best.first().copied();
+        match (&self.targets.labels, best) {
+            (Some(labels), Some((label, _))) => {
+                labels.name(label as usize).unwrap_or_default().to_owned()
+            }
+            (None, Some((_, value))) => value.to_string(),
+            (_, None) => String::new(),
+        }
+    }
+
+    fn object(&self, predicted: &Predicted) -> Value {
+        let row = &predicted.row;
+        let labels = self.targets.labels.as_ref();
+        let mut object = json!({ "sample": row.name });
+        let mut set = |key: &str, value: Value| {
+            if !value.is_null() {
+                object[key] = value;
+            }
+        };
+        set("id", json!(id(row)));
+        set("text", json!(row.text));
+        set("prediction", json!(self.answer(predicted)));
+        if let Some(labels) = labels {
+            let best: Vec<Value> = predicted
+                .best
+                .iter()
+                .map(|(label, score)| {
+                    json!({ "label": labels.name(*label as usize), "probability": score })
+                })
+                .collect();
+            set("best", json!(best));
+        }
+        set("answer", json!(row.label.answer));
+        object
+    }
+}
+
+/// The id of a row, if it has one.
+fn id(row: &TaskRow) -> Option<&str> {
+    Some(row.label.id.as_str()).filter(|id| !id.is_empty())
+}
+
+/// An id as the number that it is, or as it is.
+fn number(id: &str) -> Value {
+    id.parse::<u64>()
+        .map_or_else(|_| json!(id), |number| json!(number))
+}

@@ -1,0 +1,317 @@
+//! A trained model with data: what `eval` and `predict` work on. The model is a run, an export, or a public checkpoint with the head of
+//! a task.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use burn::tensor::Device;
+use unimo_batch::ConfigError;
+use unimo_data::{
+    Batches, ConceptReader, Concepts, LoaderSpec, RegionsConfig, SkipList, Source, Split, TaskSet,
+    TextTokenizer, TokenizerConfig, processor, published,
+};
+use unimo_encoders::public::folder_of;
+
+use crate::error::TrainError;
+use crate::evaluation::{Options, chosen_step, load_model};
+use crate::evaluators::Weights;
+use crate::given::{self, Given};
+use crate::model::Model;
+use crate::prepare;
+use crate::pretrained::{self, Network, NetworkConfig};
+use crate::recipe::{Overrides, Recipe};
+use crate::resuming;
+use crate::run::RunFolder;
+use crate::tasks::labels::{self, Labels, LabelsConfig, TaskConfig};
+use crate::tasks::{self, Targets, Task};
+
+/// A trained model with data.
+pub(crate) struct Opened {
+    /// Its folder or file.
+    pub path: PathBuf,
+    /// The run, if it is one.
+    pub run: Option<RunFolder>,
+    pub recipe: Recipe,
+    pub source: Arc<dyn Source>,
+    pub tokenizer: Arc<TextTokenizer>,
+    pub concepts: Option<ConceptReader>,
+    labels: Option<Labels>,
+    /// The step of a run's weights, else 0.
+    pub step: u64,
+    pub model: Model,
+    pub device: Device,
+}
+
+/// A model before its data is opened.
+struct Named {
+    path: PathBuf,
+    run: Option<RunFolder>,
+    recipe: Recipe,
+    tokenizer: TextTokenizer,
+    labels: Option<Labels>,
+    step: u64,
+    model: Model,
+}
+
+impl Named {
+    fn of_run(folder: &Path, step: Option<u64>, device: &Device) -> Result<Self, TrainError> {
+        let (run, recipe) = RunFolder::open(folder)?;
+        let tokenizer = run.tokenizer()?;
+        prepare::check_tokenizer(&recipe, &tokenizer)?;
+        let step = chosen_step(&run, step)?;
+        Ok(Self {
+            path: folder.to_owned(),
+            model: load_model(&run, &recipe, step, device)?,
+            labels: run.labels()?,
+            run: Some(run),
+            recipe,
+            tokenizer,
+            step,
+        })
+    }
+
+    /// An export or a public checkpoint. It says what its model is and how its input is prepared; everything else is as in the
+    /// smallest recipe.
+    fn of_public(
+        path: &Path,
+        given_labels: Option<&Path>,
+        device: &Device,
+    ) -> Result<Self, TrainError> {
+        let folder = folder_of(path);
+        let public = pretrained::describe(path, None)?.without_dropout();
+        let mut notes = public.notes.clone();
+        let loaded = public.load(device)?;
+        let wrong = |reason: &str| TrainError::Run {
+            path: path.to_owned(),
+            reason: reason.to_owned(),
+        };
+        let (
+            Network::Pair(model),
+            NetworkConfig::Pair {
+                model: config,
+                objectives,
+                ..
+            },
+        ) = (loaded.network, loaded.config)
+        else {
+            return Err(wrong("is an encoder alone, without the head of a task"));
+        };
+        let text = published::load(&folder)?;
+        notes.extend(text.notes.iter().cloned());
+        let mut recipe = Recipe::load("unimo3-tiny", &Overrides::default())?;
+        recipe.description = format!("{} of {}", public.kind, path.display());
+        recipe.data.max_text_length = public.text_length(text.max_length);
+        recipe.data.tokenizer = TokenizerConfig::File {
+            path: folder.clone(),
+            lowercase: false,
+        };
+        if let Some(image) = &config.image {
+            let prepared = processor::find(&folder, public.family, image.image_size)?;
+            notes.extend(prepared.notes);
+            let spec = prepared.pictures.spec;
+            recipe.data.image_size = spec.size;
+            recipe.data.resize = spec.resize;
+            recipe.data.filter = spec.filter;
+            (recipe.data.mean, recipe.data.std) = (spec.mean, spec.std);
+        }
+        recipe.model = *config;
+        recipe.objectives = *objectives;
+        let beside = folder.join(labels::FILE_NAME);
+        let file = given_labels.map(Path::to_owned);
+        let file = file.or_else(|| beside.is_file().then_some(beside));
+        let labels = match (&file, Task::of(&recipe)) {
+            (Some(file), Some(task)) => {
+                let labels = Labels::read(file)?;
+                tasks::adopt(&mut recipe, task, &labels)?;
+                Some(labels)
+            }
+            (None, Some(task)) if task.asks_labels() => {
+                return Err(wrong(
+                    "has no labels.json, so nothing says what its classes mean: give their file by --labels",
+                ));
+            }
+            (None, Some(task)) => Labels::fixed(task)?,
+            (_, None) => None,
+        };
+        if let (Some(path), Some(task)) = (file, Task::of(&recipe))
+            && task.asks_labels()
+        {
+            recipe.task = Some(TaskConfig {
+                labels: LabelsConfig::File { path },
+                raw_answers: false,
+                shots: None,
+            });
+        }
+        for note in notes {
+            eprintln!("{}: {note}", path.display());
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            run: None,
+            recipe,
+            tokenizer: text.tokenizer,
+            labels,
+            step: 0,
+            model: *model,
+        })
+    }
+}
+
+impl Opened {
+    /// Opens the model that `given` names, with other data if `options` say so.
+    ///
+    /// # Errors
+    ///
+    /// The model or its data cannot be read.
+    pub(crate) fn new(given: &Path, options: &Options) -> Result<Self, TrainError> {
+        let (device, _) = options.device.open()?;
+        let named = match given::find(&given.display().to_string(), options.step)? {
+            Given::Run { folder, step } => Named::of_run(&folder, step, &device)?,
+            Given::Public(path) => Named::of_public(&path, options.labels.as_deref(), &device)?,
+        };
+        ConfigError::unless(
+            named.run.is_none() || options.labels.is_none(),
+            "--labels",
+            options.labels.as_deref().unwrap_or(Path::new("")).display(),
+            "must be absent: a run has its own, labels.json",
+        )
+        .map_err(|error| TrainError::Check(error.to_string()))?;
+        let mut recipe = named.recipe.clone();
+        if let Some(other) = options.set.iter().find(|set| !set.starts_with("data.")) {
+            return Err(TrainError::Override {
+                given: other.clone(),
+                reason:
+                    "only settings of data may be changed here, such as data.vqa.val.questions=FILE"
+                        .to_owned(),
+            });
+        }
+        if !options.set.is_empty() {
+            let overrides = Overrides {
+                data: None,
+                set: options.set.clone(),
+            };
+            let (changed, notes) =
+                Recipe::parse_noting("--set", &recipe.to_toml()?, None, &overrides)?;
+            for note in notes {
+                eprintln!("{note}");
+            }
+            recipe = changed;
+        }
+        if let Some(limit) = options.limit {
+            recipe.eval.limit = limit;
+        } else if options.data.is_some() {
+            // The recipe's limit is meant for its own held-out split.
+            recipe.eval.limit = 0;
+        }
+        recipe.eval.full_itm |= options.full_itm && recipe.objectives.itm.is_some();
+        let mut data = recipe.data.clone();
+        if let Some(path) = &options.data {
+            data.forget_files();
+            data.take_from(path.clone())?;
+        }
+        if let Some(features) = &options.regions {
+            let Some(RegionsConfig::Files { path, .. }) = &mut data.regions else {
+                return Err(TrainError::Check(format!(
+                    "--regions {}: the model does not read regions from files; it was trained without [data.regions] of that kind",
+                    features.display()
+                )));
+            };
+            *path = features.clone();
+        }
+        let source = unimo_data::open(&data)?;
+        for note in source.notes() {
+            eprintln!("{note}");
+        }
+        if let (Some(run), None, []) = (&named.run, &options.data, options.set.as_slice()) {
+            for line in resuming::other_data(run, &*source)? {
+                eprintln!("not the data that the run was begun with: {line}");
+            }
+        }
+        let concepts = match &named.run {
+            Some(run) => open_concepts(run, &recipe, &named.tokenizer)?,
+            None => None,
+        };
+        Ok(Self {
+            path: named.path,
+            run: named.run,
+            recipe,
+            source,
+            tokenizer: Arc::new(named.tokenizer),
+            concepts,
+            labels: named.labels,
+            step: named.step,
+            model: named.model,
+            device,
+        })
+    }
+
+    /// The splits to use: the one that was asked for, the held-out one of the run's data, or all of other data.
+    pub(crate) fn splits(&self, options: &Options) -> Vec<Split> {
+        match (options.split, &options.data) {
+            (Some(split), _) => vec![split],
+            (None, Some(_)) => Split::ALL
+                .into_iter()
+                .filter(|split| !self.source.is_empty(*split))
+                .collect(),
+            (None, None) => vec![Split::Val],
+        }
+    }
+
+    /// The samples of the run's task in a split: those with a known answer, or all of them. Unusable ones are listed in `skip`.
+    pub(crate) fn task_set(
+        &self,
+        split: Split,
+        skip: &Arc<SkipList>,
+        all: bool,
+    ) -> Result<Option<(TaskSet, Arc<Targets>)>, TrainError> {
+        let Some(targets) = Targets::of(&self.recipe, self.labels.clone()).map(Arc::new) else {
+            return Ok(None);
+        };
+        let mut spec = LoaderSpec::new(
+            &self.recipe.data,
+            Arc::clone(&self.source),
+            Arc::clone(&self.tokenizer),
+            Arc::clone(skip),
+            Batches {
+                size: self.recipe.eval.batch_size,
+                seed: self.recipe.seed,
+            },
+        );
+        spec.concepts = self.concepts.clone();
+        let set = tasks::task_set(spec, &targets, split, all)?;
+        let set = match self.recipe.eval.limit {
+            0 => set,
+            limit => set.part(limit),
+        };
+        Ok(Some((set, targets)))
+    }
+
+    /// The weights for an evaluator.
+    pub(crate) fn weights(&self) -> Weights<'_> {
+        Weights {
+            model: &self.model,
+            device: &self.device,
+            recipe: &self.recipe,
+            tokenizer: &self.tokenizer,
+            step: self.step,
+            last: true,
+            run: None,
+            quiet: false,
+        }
+    }
+}
+
+/// A run's concepts, if it has any.
+fn open_concepts(
+    run: &RunFolder,
+    recipe: &Recipe,
+    tokenizer: &TextTokenizer,
+) -> Result<Option<ConceptReader>, TrainError> {
+    let concepts = recipe
+        .data
+        .concepts
+        .as_ref()
+        .map(|_| Concepts::load(&run.join(prepare::CONCEPTS)))
+        .transpose()?;
+    prepare::concept_reader(recipe, concepts.as_ref(), tokenizer)
+}

@@ -1,0 +1,230 @@
+//! `init = "unimo:RUN"`: the weights of an earlier run, whole or by parts.
+//!
+//! A model starts from the run's best weights, or from those of the checkpoint that is named. Tokenizer, phrases and tags are the
+//! run's own, since the rows of the word embedding mean its words. Only objectives that the run does not have are new.
+
+use std::path::{Path, PathBuf};
+
+use toml::{Table, Value};
+use unimo_batch::ConfigError;
+use unimo_data::{Concepts, TextTokenizer};
+use unimo_encoders::import::{Allow, import};
+use unimo_encoders::names::{Form, Names, Rule, covers, rule};
+use unimo_encoders::weights::Weights;
+
+use crate::checkpoint;
+use crate::error::TrainError;
+use crate::evaluation;
+use crate::model::Model;
+use crate::prepare;
+use crate::recipe::Recipe;
+use crate::recipe::init::{InitConfig, Whole};
+use crate::run::RunFolder;
+use crate::starting::{Started, agree, names_of, value};
+
+/// The run that a recipe starts from.
+pub(crate) struct OwnRun {
+    run: RunFolder,
+    recipe: Recipe,
+    checkpoint: PathBuf,
+}
+
+/// Positions of patches are interpolated for images of another size.
+const GRIDS: &[Rule] = &[rule(
+    "image.position_embedding",
+    "image.position_embedding",
+    Form::Grid(0),
+)];
+
+/// Sections of `[model]`, with the parameters that they belong to.
+const SECTIONS: [(&str, &str); 5] = [
+    ("text", "backbone.text"),
+    ("image", "backbone.image"),
+    ("regions", "backbone.regions"),
+    ("fusion", "backbone.fusion"),
+    ("joint", "backbone.joint"),
+];
+
+/// Settings that another run may have differently: they change no weight, or weights that are made to fit.
+const MAY_DIFFER: [&str; 4] = ["dropout", "drop_path", "image_size", "pictures"];
+
+impl OwnRun {
+    /// The run that `init` names; `None` if it names something else.
+    ///
+    /// # Errors
+    ///
+    /// There is no such run, or it has no checkpoint.
+    pub(crate) fn of(recipe: &Recipe) -> Result<Option<Self>, TrainError> {
+        let Some(given) = recipe.init.as_ref().and_then(|init| init.whole.as_ref()) else {
+            return Ok(None);
+        };
+        let (kind, path) = Whole::parse(given).map_err(value)?;
+        if kind != Whole::Unimo {
+            return Ok(None);
+        }
+        let (folder, step) = evaluation::run_of(Path::new(path), None)?;
+        let (run, recipe) = RunFolder::open(&folder)?;
+        let step = evaluation::chosen_step(&run, step)?;
+        Ok(Some(Self {
+            checkpoint: checkpoint::path(&run.checkpoints(), step),
+            run,
+            recipe,
+        }))
+    }
+
+    /// The run's tokenizer.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read, or the recipe names another one.
+    pub(crate) fn tokenizer(
+        &self,
+        named: Option<&TextTokenizer>,
+    ) -> Result<TextTokenizer, TrainError> {
+        let own = self.run.tokenizer()?;
+        if let Some(named) = named {
+            let same = named.to_json()? == own.to_json()?;
+            ConfigError::unless(
+                same,
+                "data.tokenizer",
+                "another tokenizer",
+                format_args!(
+                    "must be that of {}, whose weights `init` names, or {{ kind = \"train\", ... }}, which takes that one",
+                    self.run.path().display()
+                ),
+            )
+            .map_err(value)?;
+        }
+        Ok(own)
+    }
+
+    /// The run's phrases and tags, if it has some.
+    ///
+    /// # Errors
+    ///
+    /// They cannot be read.
+    pub(crate) fn concepts(&self) -> Result<Option<Concepts>, TrainError> {
+        let path = self.run.join(prepare::CONCEPTS);
+        Ok(path.is_file().then(|| Concepts::load(&path)).transpose()?)
+    }
+
+    /// The folder of the run.
+    pub(crate) fn path(&self) -> &Path {
+        self.run.path()
+    }
+
+    /// Gives a new model the run's weights.
+    ///
+    /// # Errors
+    ///
+    /// The run's model differs from the recipe's.
+    pub(crate) fn fill(
+        &self,
+        model: Model,
+        recipe: &Recipe,
+        init: &InitConfig,
+    ) -> Result<(Model, Started), TrainError> {
+        let ours = names_of(&model);
+        for part in &init.parts {
+            ConfigError::unless(
+                ours.iter().any(|name| covers(part, name)),
+                "init.parts",
+                format_args!("\"{part}\""),
+                "is the name of no parameter, nor a beginning",
+            )
+            .map_err(value)?;
+        }
+        let read =
+            |name: &str| init.parts.is_empty() || init.parts.iter().any(|part| covers(part, name));
+        agree(&self.contradictions(recipe, &read)?, &self.checkpoint)?;
+        let section = if self.recipe.train.ema.is_some() {
+            "ema"
+        } else {
+            "model"
+        };
+        let mut weights = Weights::open_section(&self.checkpoint, section)?;
+        let names = Names::own().and(Names::new([("backbone", "backbone", GRIDS)], &[]));
+        let (own, theirs) = (recipe.objectives.given(), self.recipe.objectives.given());
+        let heads = |all: &[&str], others: &[&str]| -> Vec<String> {
+            let new = all.iter().filter(|key| !others.contains(key));
+            new.map(|key| format!("objectives.{key}")).collect()
+        };
+        // What is asked to be new is so even if the run has it.
+        let mut left = init.new.clone();
+        left.extend(ours.into_iter().filter(|name| !read(name)));
+        let stored = weights.infos().map(|(name, _)| name.to_owned());
+        let mut unexpected: Vec<String> = stored.filter(|name| !read(name)).collect();
+        unexpected.extend(init.new.iter().chain(&init.unused).cloned());
+        unexpected.extend(heads(&theirs, &own));
+        // A teacher starts as a copy of the encoders.
+        unexpected.push("teacher".to_owned());
+        let allow = Allow {
+            missing: heads(&own, &theirs),
+            unexpected,
+            left,
+        };
+        let (model, report) = import(model, &mut weights, &names, &allow)?;
+        let mut notes = vec![format!(
+            "{section} weights of its step {}",
+            checkpoint::step_of(&self.checkpoint).unwrap_or_default()
+        )];
+        if recipe.data.mean != self.recipe.data.mean || recipe.data.std != self.recipe.data.std {
+            notes.push(format!(
+                "images are normalised by mean {:?} and std {:?}; that run had {:?} and {:?}",
+                recipe.data.mean, recipe.data.std, self.recipe.data.mean, self.recipe.data.std
+            ));
+        }
+        Ok((
+            model,
+            Started {
+                from: vec![("the model".to_owned(), self.checkpoint.clone())],
+                notes,
+                report,
+            },
+        ))
+    }
+
+    /// Settings of the encoders that are read in which the recipe differs from the run: key, own value, the run's value.
+    fn contradictions(
+        &self,
+        recipe: &Recipe,
+        read: &dyn Fn(&str) -> bool,
+    ) -> Result<Vec<(String, String, String)>, TrainError> {
+        let table = |recipe: &Recipe| -> Result<Table, TrainError> {
+            Table::try_from(&recipe.model).map_err(|error| TrainError::Check(error.to_string()))
+        };
+        let (ours, theirs) = (table(recipe)?, table(&self.recipe)?);
+        let mut found = Vec::new();
+        for (section, parameters) in SECTIONS {
+            if !read(&format!("{parameters}.")) {
+                continue;
+            }
+            if let (Some(ours), Some(theirs)) = (ours.get(section), theirs.get(section)) {
+                differences(&format!("model.{section}"), ours, theirs, &mut found);
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// The values that differ, but for those that may.
+fn differences(key: &str, ours: &Value, theirs: &Value, found: &mut Vec<(String, String, String)>) {
+    if let (Value::Table(ours), Value::Table(theirs)) = (ours, theirs) {
+        let keys: std::collections::BTreeSet<&String> = ours.keys().chain(theirs.keys()).collect();
+        let absent = Value::String("absent".to_owned());
+        for name in keys
+            .into_iter()
+            .filter(|name| !MAY_DIFFER.contains(&name.as_str()))
+        {
+            let value = |table: &Table| table.get(name).unwrap_or(&absent).clone();
+            differences(
+                &format!("{key}.{name}"),
+                &value(ours),
+                &value(theirs),
+                found,
+            );
+        }
+    } else if ours != theirs {
+        found.push((key.to_owned(), ours.to_string(), theirs.to_string()));
+    }
+}
