@@ -127,6 +127,9 @@ pub struct Texts {
     pub concepts: Option<Vec<usize>>,
     /// `[B]`: what each text says of its image. Empty means that every text describes it.
     pub roles: Vec<TextRole>,
+    /// `[B, L]`: the type of each position where texts are pairs of sentences: 0, or 1 for a second sentence that the tokenizer marks
+    /// (BERT). `None`: all are of type 0.
+    pub segments: Option<Vec<i32>>,
 }
 
 impl Texts {

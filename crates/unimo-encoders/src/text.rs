@@ -155,6 +155,8 @@ pub struct TextInput {
     pub mask: PaddingMask,
     /// `[L, L]`, if not every position may see every other.
     pub pairs: Option<PairMask>,
+    /// `[B, L]`: the type of each position; `None`: one type for all, which the reader of the input chooses.
+    pub types: Option<Tensor<2, Int>>,
 }
 
 impl TextInput {
@@ -213,10 +215,29 @@ impl TextEncoder {
             positions: Tensor::from_data(TensorData::new(positions, [rows, length]), device),
             mask: PaddingMask::from_lengths(lengths, length, device),
             pairs: None,
+            types: None,
         }
     }
 
-    /// The input of the blocks: words, their type `kind` and their positions.
+    /// Gives each position its type, for pairs of sentences. An encoder with one type (RoBERTa) marks none of them, and no types given
+    /// are no change.
+    ///
+    /// # Shapes
+    ///
+    /// - segments: `[B, L]`, row-major, or empty
+    pub fn with_segments(&self, input: TextInput, segments: Vec<i32>) -> TextInput {
+        let [types, _] = self.type_embedding.weight.dims();
+        if segments.is_empty() || types < 2 {
+            return input;
+        }
+        let segments = TensorData::new(segments, input.ids.dims());
+        TextInput {
+            types: Some(Tensor::from_data(segments, &input.ids.device())),
+            ..input
+        }
+    }
+
+    /// The input of the blocks: words, their types, which are `kind` for all if the input does not say them, and their positions.
     ///
     /// # Shapes
     ///
@@ -229,8 +250,12 @@ impl TextEncoder {
     pub fn embed(&self, input: &TextInput, kind: usize) -> Tensor<3> {
         let [rows, length] = input.ids.dims();
         assert_shape!(input.positions, [rows, length]);
+        let types = match &input.types {
+            Some(types) => self.type_embedding.forward(types.clone()),
+            None => self.type_embedding.entry(kind),
+        };
         let embedded = self.word_embedding.forward(input.ids.clone())
-            + self.type_embedding.entry(kind)
+            + types
             + self.position_embedding.forward(input.positions.clone());
         let embedded = self.embedding_norm.forward(embedded);
         cast(self.dropout.forward(embedded), self.dtype)

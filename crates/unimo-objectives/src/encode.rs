@@ -247,6 +247,8 @@ impl Reader<'_> {
     fn left_to_right(&self, wanted: &Readings, into: &mut Tables) {
         if let Some(texts) = &self.batch.texts {
             let input = self.input(&texts.ids, &texts.lengths, texts.length);
+            let segments = texts.segments.iter().flatten().copied().collect();
+            let input = self.backbone.text.with_segments(input, segments);
             let input = input.from_left_to_right(self.prefix);
             let texts = self.texts(&input, wanted);
             into.put_texts(vec![TextKind::LeftToRight], texts);
@@ -260,6 +262,7 @@ impl Reader<'_> {
         };
         let mut ids = Vec::new();
         let mut lengths = Vec::new();
+        let mut segments = Vec::new();
         let mut kinds = Vec::new();
         let masked = texts.masked.as_ref().map(|masked| &masked.ids);
         for (kind, form) in [
@@ -269,11 +272,13 @@ impl Reader<'_> {
             if let Some(form) = form.filter(|_| wanted.texts.contains(&kind)) {
                 ids.extend_from_slice(form);
                 lengths.extend_from_slice(&texts.lengths);
+                segments.extend(texts.segments.iter().flatten());
                 kinds.push(kind);
             }
         }
         if !kinds.is_empty() {
             let input = self.input(&ids, &lengths, texts.length);
+            let input = self.backbone.text.with_segments(input, segments);
             into.put_texts(kinds, self.texts(&input, wanted));
         }
     }

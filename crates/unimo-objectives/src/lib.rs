@@ -191,6 +191,8 @@ objectives! {
     nlvr2: tasks::nlvr2::Nlvr2Config;
     snli_ve: tasks::snli_ve::SnliVeConfig;
     ranking: tasks::ranking::RankingConfig;
+    classes: tasks::classes::ClassesConfig;
+    sentences: tasks::sentences::SentencesConfig;
 }
 
 /// The objectives of a recipe, with their heads.

@@ -1,9 +1,10 @@
 //! The model that a recipe describes: encoders and objectives, made from one seed.
 
-use burn::module::Module;
+use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, FloatDType, Tensor};
 use unimo_core::init::Init;
 use unimo_encoders::backbone::{Backbone, BackboneConfig};
+use unimo_encoders::names::covers;
 use unimo_objectives::Carry;
 use unimo_objectives::teacher::{Teacher, TeacherConfig};
 use unimo_objectives::{Objectives, ObjectivesConfig};
@@ -56,6 +57,40 @@ impl Model {
             teacher,
             objectives,
         }
+    }
+
+    /// The same, where parameters that a pattern covers track no gradient. See
+    /// [`TrainConfig::freeze`](crate::recipe::TrainConfig::freeze).
+    #[must_use]
+    pub fn freeze(self, patterns: &[String]) -> Self {
+        struct Freeze<'a> {
+            path: Vec<String>,
+            patterns: &'a [String],
+        }
+        impl ModuleMapper for Freeze<'_> {
+            fn enter_module(&mut self, name: &str, _container: &str) {
+                self.path.push(name.to_owned());
+            }
+            fn exit_module(&mut self, _name: &str, _container: &str) {
+                self.path.pop();
+            }
+            fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+                let name = self.path.join(".");
+                let frozen = self.patterns.iter().any(|pattern| covers(pattern, &name));
+                if frozen {
+                    param.set_require_grad(false)
+                } else {
+                    param
+                }
+            }
+        }
+        if patterns.is_empty() {
+            return self;
+        }
+        self.map(&mut Freeze {
+            path: Vec::new(),
+            patterns,
+        })
     }
 
     /// To be called when the encoders have been given other weights before the first step.

@@ -139,6 +139,7 @@ impl Named {
             recipe.task = Some(TaskConfig {
                 labels: LabelsConfig::File { path },
                 raw_answers: false,
+                shots: None,
             });
         }
         for note in notes {

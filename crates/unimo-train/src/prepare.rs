@@ -6,7 +6,7 @@ use unimo_data::{
     ConceptReader, Concepts, FurtherText, LoaderSpec, PatchMask, Readable, SecondView, Source,
     Split, TextTokenizer, TokenizerConfig,
 };
-use unimo_objectives::request::SecondViews;
+use unimo_objectives::request::{SecondViews, What};
 
 use crate::data::concepts::count;
 use crate::device::DeviceChoice;
@@ -33,6 +33,10 @@ pub fn tokenizer(recipe: &Recipe, source: &dyn Source) -> Result<TextTokenizer, 
 
 fn given_tokenizer(recipe: &Recipe, source: &dyn Source) -> Result<TextTokenizer, TrainError> {
     Ok(match &recipe.data.tokenizer {
+        // A model of images alone reads no text, but has a text encoder: its vocabulary is the bytes.
+        TokenizerConfig::Train { vocab_size } if !source.has_captions() && !reads_texts(recipe) => {
+            TextTokenizer::train(std::iter::once(String::new()), *vocab_size)?
+        }
         TokenizerConfig::Train { vocab_size } => {
             let mut texts = Readable::new(source.texts(Split::Train).take(TOKENIZER_CAPTIONS));
             let trained = TextTokenizer::train(&mut texts, *vocab_size);
@@ -49,6 +53,13 @@ fn given_tokenizer(recipe: &Recipe, source: &dyn Source) -> Result<TextTokenizer
             TextTokenizer::load(&path, *lowercase)?
         }
     })
+}
+
+/// Whether an objective of the recipe reads texts.
+fn reads_texts(recipe: &Recipe) -> bool {
+    let each = recipe.objectives.each().into_iter();
+    each.flat_map(|(_, settings)| settings.requests())
+        .any(|request| matches!(request.what, What::Text(_)))
 }
 
 /// The file of a run's phrases and tags, beside its tokenizer.

@@ -172,6 +172,7 @@ impl Trainer {
                 model
             }
         };
+        let model = model.freeze(&recipe.train.freeze);
         let count: usize = parameters::list(&model)
             .iter()
             .map(|p| p.shape.iter().product::<usize>())

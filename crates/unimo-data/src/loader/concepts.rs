@@ -121,6 +121,7 @@ impl ConceptReader {
             encoded.word_ids.extend(word);
             encoded.ids.extend(concepts);
             encoded.ids.push(end);
+            encoded.first = encoded.ids.len();
         }
         encoded
     }
@@ -156,6 +157,7 @@ impl ConceptReader {
             let encoded: Vec<Encoded> = rows
                 .iter()
                 .map(|ids| Encoded {
+                    first: ids.len(),
                     ids: std::iter::once(special.bos)
                         .chain(ids.iter().copied())
                         .chain([special.eos])

@@ -1,5 +1,6 @@
 //! One sample per text, for tasks: every question is answered, every statement judged, once per epoch.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use unimo_batch::TextRole;
 
 use crate::error::{DataError, Place, SampleError};
 use crate::images::regions::{PictureRegions, RegionShape};
+use crate::order::draws::{Permutation, Stream, hash};
 use crate::order::plan::Shuffle;
 use crate::sources::label::Label;
 use crate::sources::source::{Holds, Sample, Source};
@@ -104,6 +106,46 @@ impl Each {
             }
         }
         Ok(())
+    }
+
+    /// Keeps `shots` random samples of each class of a split, always the same for a seed. `class` gives the class of a label. Returns the
+    /// number of samples of each class that are kept.
+    ///
+    /// # Errors
+    ///
+    /// A row cannot be read now.
+    pub fn keep(
+        &mut self,
+        split: Split,
+        (shots, seed): (usize, u64),
+        class: &dyn Fn(&Label) -> Option<u32>,
+    ) -> Result<BTreeMap<u32, usize>, DataError> {
+        let mut classes: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+        for index in 0..self.len(split) {
+            let label = SampleError::known(self.label(split, index))
+                .map_err(|error| DataError::unavailable(&error))?;
+            // A damaged sample has no class, so that it is none of the few.
+            if let Some(class) = label.as_ref().and_then(class) {
+                classes.entry(class).or_default().push(index);
+            }
+        }
+        let mut kept = vec![false; self.len(split)];
+        let mut counts = BTreeMap::new();
+        for (class, rows) in classes {
+            let order = Permutation::new(rows.len(), hash(Stream::Shots, &[seed]), class.into());
+            let chosen = shots.min(rows.len());
+            (0..chosen).for_each(|at| kept[rows[order.at(at)]] = true);
+            counts.insert(class, chosen);
+        }
+        let mut first = 0;
+        for size in &mut self.shards[split] {
+            let rows = first..first + *size;
+            first += *size;
+            *size = kept[rows].iter().filter(|kept| **kept).count();
+        }
+        let mut kept = kept.into_iter();
+        self.rows[split].retain(|_| kept.next().unwrap_or(false));
+        Ok(counts)
     }
 
     /// Number of texts that were not taken.
@@ -245,6 +287,7 @@ impl Source for Each {
             captions: self.own(split, index, sample.captions),
             roles: self.own(split, index, sample.roles),
             phrases: self.own(split, index, sample.phrases),
+            second_texts: self.own(split, index, sample.second_texts),
             labels: vec![label],
             ..sample
         })

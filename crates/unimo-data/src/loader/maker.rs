@@ -376,6 +376,11 @@ impl Maker {
         }
         let caption = self.choice(position, sample.captions.len());
         let text = match sample.captions.get(caption) {
+            Some(text) if !sample.second_texts.is_empty() => {
+                let second = sample.second_texts.get(caption).map_or("", String::as_str);
+                let length = spec.max_text_length;
+                Some(spec.tokenizer.encode_pair(text, second, length))
+            }
             Some(text) => {
                 let phrases = spec.concepts.as_ref().map(|reader| {
                     let phrases = reader.phrases(&sample, caption);

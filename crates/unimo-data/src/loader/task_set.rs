@@ -34,7 +34,7 @@ pub struct TaskRow {
     pub number: usize,
     /// Where it is defined, `file:line`.
     pub name: String,
-    /// Its text; `None` for an image alone.
+    /// Its text, with the second sentence of a pair on a second line; `None` for an image alone.
     pub text: Option<String>,
     /// What is known of it.
     pub label: Label,
@@ -150,7 +150,10 @@ impl TaskSet {
             let row = TaskRow {
                 number,
                 name: made.sample.name.clone(),
-                text: made.sample.captions.first().cloned(),
+                text: made.sample.captions.first().map(|text| {
+                    let second = made.sample.second_texts.first();
+                    second.map_or_else(|| text.clone(), |second| format!("{text}\n{second}"))
+                }),
                 label: made.sample.labels.first().cloned().unwrap_or_default(),
             };
             Ok((made, pixels, row))

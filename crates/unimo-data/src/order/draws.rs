@@ -29,6 +29,7 @@ pub(crate) enum Stream {
     SecondPicture = 17,
     PatchMask = 20,
     HeldOut = 21,
+    Shots = 22,
 }
 
 /// The finaliser of SplitMix64 (Steele, Lea and Flood 2014): a bijection with full avalanche.

@@ -14,7 +14,12 @@
 //! formats are left out and counted. Without `val`, the folders inside those of `train` may be named like splits (`train`, `valid`,
 //! `test2015`) and then say what is held out, if one is a training split. Otherwise `val_fraction` of the files is held out. In
 //! errors the file is the image.
+//!
+//! `classes = "folders"` labels every image with its class, as torchvision's `ImageFolder` does: the name, as it is, of the first folder
+//! inside the given one (or inside the folder of a split) that holds the image at any depth. An image beside the folders of the classes
+//! is left out and counted.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -25,10 +30,11 @@ use crate::error::{DataError, Place, ReadError, SampleError};
 use crate::images::{self, Limits};
 use crate::sources::folders::files_in;
 use crate::sources::given::{Held, train_and_held, val_fraction};
+use crate::sources::label::Label;
 use crate::sources::left_out::LeftOut;
 use crate::sources::source::{Source, SourceConfig};
 use crate::sources::splits::{BySplit, Split, drawn};
-use crate::store::paths::{self, is_picture};
+use crate::store::paths::{self, is_hidden, is_picture};
 
 /// `[data.images]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -45,6 +51,17 @@ pub struct ImagesConfig {
     /// Share of the files that is held out if `val` is absent, by a hash of the path inside its folder.
     #[serde(default = "val_fraction")]
     pub val_fraction: f64,
+    /// What the class of an image is; absent: images have no classes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classes: Option<Classes>,
+}
+
+/// What the class of an image is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Classes {
+    /// The name of its folder, as `ImageFolder` takes it.
+    Folders,
 }
 
 impl ImagesConfig {
@@ -55,6 +72,7 @@ impl ImagesConfig {
             val: Vec::new(),
             test: Vec::new(),
             val_fraction: val_fraction(),
+            classes: None,
         }
     }
 }
@@ -73,10 +91,12 @@ impl SourceConfig for ImagesConfig {
     fn open(&self, limits: &Limits) -> Result<Arc<dyn Source>, DataError> {
         let mut pictures = Pictures {
             limits: *limits,
+            classes: self.classes,
             folders: Vec::new(),
             files: BySplit::default(),
             left_out: LeftOut::new("pictures"),
             unread: Vec::new(),
+            empty: Vec::new(),
             drawn: (0, 0),
             fraction: self.val_fraction,
         };
@@ -90,10 +110,20 @@ impl SourceConfig for ImagesConfig {
             }
         }
         if pictures.files.iter().all(|(_, files)| files.is_empty()) {
+            let needed = match self.classes {
+                Some(Classes::Folders) => {
+                    " inside a folder of a class, which data.images.classes = \"folders\" needs, such as cat/1.jpg"
+                }
+                None => " in it",
+            };
+            let beside = match pictures.left_out.total() {
+                0 => String::new(),
+                _ => format!(", {}", pictures.left_out),
+            };
             return Err(DataError::Manifest {
                 path: self.train.first().cloned().unwrap_or_default(),
                 reason: format!(
-                    "no .jpg, .jpeg, .png or .webp file in it{}",
+                    "no .jpg, .jpeg, .png or .webp file{needed}{beside}{}",
                     pictures.unread.concat()
                 ),
             });
@@ -118,15 +148,41 @@ pub fn pictures_in(folder: &Path) -> Result<(Vec<PathBuf>, Option<String>), Data
 #[derive(Debug)]
 struct Pictures {
     limits: Limits,
-    folders: Vec<PathBuf>,
+    classes: Option<Classes>,
+    /// The given folders, and whether the folders inside are splits.
+    folders: Vec<(PathBuf, bool)>,
     /// Index of the folder, and path inside it.
     files: BySplit<Vec<(u32, Box<Path>)>>,
     left_out: LeftOut,
     /// For each folder, what is left out because it is not a readable image; for the description.
     unread: Vec<String>,
+    /// Folders of classes that hold no image.
+    empty: Vec<String>,
     /// Number of files whose split is drawn, and how many of them are held out.
     drawn: (usize, usize),
     fraction: f64,
+}
+
+/// The class of an image by its path inside the given folder, whose folders may be splits; `None` if it lies in no folder of a class.
+fn class_of(path: &Path, divided: bool) -> Option<String> {
+    let mut folders = path.parent()?.components().skip(usize::from(divided));
+    let class = folders.next()?;
+    Some(class.as_os_str().to_string_lossy().into_owned())
+}
+
+/// The folders inside `folder` that are none of `classes`: they hold no image.
+fn without(folder: &Path, classes: &BTreeSet<String>) -> Result<Vec<String>, DataError> {
+    let io = |error| DataError::file("read", folder, error);
+    let mut empty = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(io)? {
+        let entry = entry.map_err(io)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.path().is_dir() && !is_hidden(&name) && !classes.contains(&name) {
+            empty.push(name);
+        }
+    }
+    empty.sort_unstable();
+    Ok(empty)
 }
 
 /// The first folder of a path.
@@ -140,7 +196,6 @@ fn first_folder(path: &Path) -> Option<String> {
 impl Pictures {
     fn read(&mut self, folder: &Path, held: Held) -> Result<(), DataError> {
         let number = self.folders.len() as u32;
-        self.folders.push(folder.to_owned());
         let found = files_in(folder, &is_picture)?;
         if found.left_out.total() > 0 {
             self.unread.push(format!(", {}", found.left_out));
@@ -153,6 +208,8 @@ impl Pictures {
             && files
                 .iter()
                 .any(|path| told(path).is_some_and(|split| split != Split::Train));
+        self.folders.push((folder.to_owned(), divided));
+        let mut classes = BTreeSet::new();
         for path in files {
             let split = if divided {
                 match told(&path) {
@@ -175,19 +232,53 @@ impl Pictures {
                 }
                 split
             };
+            if self.classes.is_some() {
+                match class_of(&path, divided) {
+                    Some(class) => classes.insert(class),
+                    None => {
+                        self.left_out.add("beside the folders of the classes");
+                        continue;
+                    }
+                };
+            }
             self.files[split].push((number, path.into_boxed_path()));
+        }
+        if self.classes.is_some() && !divided {
+            self.empty.extend(without(folder, &classes)?);
         }
         Ok(())
     }
 
+    /// The class of an image; `None` if images have no classes.
+    fn class(&self, split: Split, index: usize) -> Option<String> {
+        let (folder, path) = &self.files[split][index];
+        let (_, divided) = self.folders[*folder as usize];
+        self.classes.and_then(|_| class_of(path, divided))
+    }
+
+    /// The classes that a split has and training lacks, with their numbers of images.
+    fn unknown(&self, split: Split) -> BTreeMap<String, usize> {
+        let of =
+            |split| (0..self.files[split].len()).filter_map(move |index| self.class(split, index));
+        let known: BTreeSet<String> = of(Split::Train).collect();
+        let mut unknown = BTreeMap::new();
+        for class in of(split).filter(|class| !known.contains(class)) {
+            *unknown.entry(class).or_default() += 1;
+        }
+        unknown
+    }
+
     fn name(&self) -> String {
-        let folders = self.folders.iter().map(|path| path.display().to_string());
+        let folders = self
+            .folders
+            .iter()
+            .map(|(path, _)| path.display().to_string());
         folders.collect::<Vec<_>>().join(", ")
     }
 
     fn path(&self, split: Split, index: usize) -> PathBuf {
         let (folder, path) = &self.files[split][index];
-        self.folders[*folder as usize].join(path)
+        self.folders[*folder as usize].0.join(path)
     }
 
     fn bad(&self, split: Split, index: usize, reason: impl Into<ReadError>) -> SampleError {
@@ -224,6 +315,28 @@ impl Source for Pictures {
         if of > 0 && self.fraction > 0.0 {
             notes.push(drawn(&self.name(), held, of, "pictures", self.fraction));
         }
+        if !self.empty.is_empty() {
+            notes.push(format!(
+                "{}: folders without pictures are no classes: {}",
+                self.name(),
+                self.empty.join(", ")
+            ));
+        }
+        for split in [Split::Val, Split::Test] {
+            let unknown = self.unknown(split);
+            if !unknown.is_empty() {
+                let classes: Vec<String> = unknown
+                    .iter()
+                    .map(|(class, count)| format!("{class:?} ({count} pictures)"))
+                    .collect();
+                notes.push(format!(
+                    "{}: classes of the split {} that training lacks: {}",
+                    self.name(),
+                    split.name(),
+                    classes.join(", ")
+                ));
+            }
+        }
         notes
     }
 
@@ -242,6 +355,14 @@ impl Source for Pictures {
         Ok(Vec::new())
     }
 
+    fn labels(&self, split: Split, index: usize) -> Result<Vec<Label>, SampleError> {
+        let label = |class| Label {
+            answer: Some(class),
+            ..Label::default()
+        };
+        Ok(self.class(split, index).map(label).into_iter().collect())
+    }
+
     fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {
         images::read(&self.path(split, index), self.limits)
             .map(Some)
@@ -249,7 +370,7 @@ impl Source for Pictures {
     }
 
     fn image_name(&self, split: Split, index: usize) -> Result<Option<String>, SampleError> {
-        let folders = self.folders.iter().map(PathBuf::as_path);
+        let folders = self.folders.iter().map(|(folder, _)| folder.as_path());
         Ok(paths::name_within(&self.path(split, index), folders))
     }
 
@@ -336,6 +457,79 @@ mod tests {
         let given = open(&folder, &given).unwrap();
         assert_eq!(Split::ALL.map(|split| given.len(split)), [6, 1, 1]);
         assert!(given.notes().is_empty());
+    }
+
+    const CLASSES: &str =
+        "source = \"images\"\n[images]\ntrain = [\"a\"]\nval = [\"b\"]\nclasses = \"folders\"\n";
+
+    /// The class of every picture of a split.
+    fn classes(source: &dyn Source, split: Split) -> Vec<String> {
+        (0..source.len(split))
+            .map(|index| {
+                source
+                    .labels(split, index)
+                    .unwrap()
+                    .remove(0)
+                    .answer
+                    .unwrap()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn folders_are_classes_as_in_image_folder() {
+        let folder = folder(&[
+            ("a/red_fox/1.png", "1x1"),
+            ("a/cat/images/2.png", "1x1"),
+            ("a/cat/3.png", "1x1"),
+            ("a/4.png", "1x1"),
+            ("a/owl/notes.md", "no picture"),
+            ("b/cat/5.png", "1x1"),
+            ("b/cow/6.png", "1x1"),
+            ("b/cow/7.png", "1x1"),
+        ]);
+        let source = open(&folder, CLASSES).unwrap();
+        assert_eq!(classes(&*source, Split::Train), ["cat", "cat", "red_fox"]);
+        assert_eq!(classes(&*source, Split::Val), ["cat", "cow", "cow"]);
+        let sample = source.sample(Split::Train, 2).unwrap();
+        assert_eq!(sample.labels[0].answer.as_deref(), Some("red_fox"));
+        let left = "1 pictures left out (1 beside the folders of the classes)";
+        assert!(source.describe().contains(left), "{}", source.describe());
+        let notes = source.notes();
+        assert!(notes[0].ends_with("are no classes: owl"), "{notes:?}");
+        let lacks = "classes of the split val that training lacks: \"cow\" (2 pictures)";
+        assert!(notes[1].ends_with(lacks), "{notes:?}");
+        // Without the setting, nothing is known of a picture.
+        let plain = open(&folder, &CLASSES.replace("classes = \"folders\"\n", "")).unwrap();
+        assert_eq!(plain.len(Split::Train), 4);
+        assert!(plain.labels(Split::Train, 0).unwrap().is_empty());
+    }
+
+    #[test]
+    fn classes_lie_inside_folders_of_splits() {
+        let folder = folder(&[
+            ("a/train/cat/1.png", "1x1"),
+            ("a/train/2.png", "1x1"),
+            ("a/val/cat/3.png", "1x1"),
+        ]);
+        let source = open(&folder, &CLASSES.replace("val = [\"b\"]\n", "")).unwrap();
+        assert_eq!(classes(&*source, Split::Train), ["cat"]);
+        assert_eq!(classes(&*source, Split::Val), ["cat"]);
+        assert!(
+            source
+                .describe()
+                .contains("1 beside the folders of the classes")
+        );
+    }
+
+    #[test]
+    fn pictures_without_class_folders_are_an_error() {
+        let folder = folder(&[("a/1.png", "1x1"), ("b/2.png", "1x1")]);
+        let message = message(open(&folder, CLASSES));
+        assert!(
+            message.contains("such as cat/1.jpg, 2 pictures left out"),
+            "{message}"
+        );
     }
 
     #[test]

@@ -309,6 +309,7 @@ impl Source for OneModality {
             captions: self.captions(split, index)?,
             roles: self.roles(split, index)?,
             phrases: self.phrases(split, index)?,
+            second_texts: whole.second_texts,
             picture_id: whole.picture_id,
             image: whole.image,
             tags: whole.tags,

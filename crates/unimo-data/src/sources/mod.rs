@@ -9,6 +9,7 @@ pub mod conceptual;
 pub(crate) mod detect;
 pub(crate) mod folders;
 pub(crate) mod given;
+pub mod glue;
 pub mod images;
 pub mod karpathy;
 pub(crate) mod label;
@@ -71,6 +72,8 @@ macro_rules! sources {
             images Images($crate::sources::images::ImagesConfig);
             /// Plain text files, without images.
             texts Texts($crate::sources::texts::TextsConfig);
+            /// GLUE's tasks about one sentence or two, without images.
+            glue Glue($crate::sources::glue::GlueConfig);
             /// The same texts in several languages, without images.
             parallel Parallel($crate::sources::parallel::ParallelConfig);
             /// Samples in tar files, local or remote.

@@ -19,6 +19,10 @@
 //! Rows of the same image and split become one sample with several captions. Only a row's location stays in memory; the row is read
 //! again when its sample is needed.
 //!
+//! `label_column = "label"` names the column with a row's class, for classification. Such a list may have images, texts or both; its first
+//! row decides. A row without a label is one of a test set. Images without texts have one label; if their rows give several, they are
+//! unusable.
+//!
 //! The column `split` gives the split of a row, in any of the field's spellings ([`Split::of_name`]): `Train`, `validation`, `dev`,
 //! `test2015`, and `restval`, which belongs to training. A row with another name is left out and counted under that name. A row
 //! without a split follows the other rows of its image; if none names a split, `val_fraction` of the images is held out.
@@ -44,11 +48,12 @@ use crate::order::draws::{Stream, hash_path, hash_text, unit};
 use crate::settings::{not_empty, share};
 use crate::sources::detect;
 use crate::sources::given::one_or_many;
+use crate::sources::label::Label;
 use crate::sources::left_out::{LeftOut, of_split};
 use crate::sources::pairs::listing::{
-    Found, Listing, Read, captions, check_header, names, plain, same_path,
+    Found, Listing, Read, captions, check_header, label, names, plain, same_path,
 };
-use crate::sources::source::{Source, SourceConfig};
+use crate::sources::source::{Holds, Source, SourceConfig};
 use crate::sources::splits::{BySplit, Split, SplitNames, drawn};
 use crate::store::paths;
 
@@ -70,6 +75,9 @@ pub struct PairsConfig {
     /// The columns with captions: a string, or (JSON lines) a list of strings.
     #[serde(default = "text_columns", deserialize_with = "one_or_many")]
     pub text_columns: Vec<String>,
+    /// The column with a row's label; `None`: rows have no labels, and must have images and texts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label_column: Option<String>,
     /// The column with a row's split; `None`: `split`, if the list has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split_column: Option<String>,
@@ -118,6 +126,7 @@ impl PairsConfig {
             quotes: Quotes::default(),
             image_column: image_column(),
             text_columns: text_columns(),
+            label_column: None,
             split_column: None,
             train_split: Vec::new(),
             val_split: Vec::new(),
@@ -175,6 +184,9 @@ impl SourceConfig for PairsConfig {
         not_empty(&key("image_column"), &self.image_column, "a column's name")?;
         some_names(&key("text_columns"), &self.text_columns)?;
         self.splits().validate(table)?;
+        if let Some(column) = &self.label_column {
+            not_empty(&key("label_column"), column, "a column's name")?;
+        }
         if let Some(column) = &self.split_column {
             not_empty(&key("split_column"), column, "a column's name")?;
         }
@@ -192,6 +204,12 @@ impl SourceConfig for PairsConfig {
         Ok(Arc::new(Pairs::open(self, limits)?))
     }
 }
+
+/// What the rows of a list without labels hold.
+const BOTH: Holds = Holds {
+    images: true,
+    captions: true,
+};
 
 /// Checks that no name is empty.
 fn some_names(key: &str, names: &[String]) -> Result<(), DataError> {
@@ -239,14 +257,19 @@ pub struct Pairs {
     torn: usize,
     /// Whether the image column and the text column are found.
     settled: [bool; 2],
+    /// What rows hold; `None` until a row with labels decides.
+    holds: Option<Holds>,
 }
 
 /// The contents of a usable row.
 struct Row {
     /// `None` if the row names no split.
     split: Option<Split>,
+    /// The image's path. In a list without images, the text: equal texts are one sample.
     image: String,
     captions: Vec<String>,
+    /// `None` if the row has no label.
+    label: Option<String>,
 }
 
 impl Pairs {
@@ -258,7 +281,12 @@ impl Pairs {
     pub fn open(config: &PairsConfig, limits: &Limits) -> Result<Self, DataError> {
         let fits = |header: &[String]| {
             let mut settled = config.clone();
-            settled.settle(&|column| header.iter().any(|cell| cell == column)) == [true; 2]
+            let has = |column: &str| header.iter().any(|cell| cell == column);
+            let found = settled.settle(&has);
+            match &config.label_column {
+                None => found == [true; 2],
+                Some(label) => found != [false; 2] && has(label),
+            }
         };
         let layout = layout_of(&config.path, config.format, config.quotes, &fits)?;
         let folder = config.path.parent().unwrap_or(Path::new("")).to_owned();
@@ -276,6 +304,7 @@ impl Pairs {
             drawn: (0, 0),
             torn: 0,
             settled: [false; 2],
+            holds: config.label_column.is_none().then_some(BOTH),
             config: config.clone(),
         };
         let mut found = Listing::default();
@@ -285,6 +314,7 @@ impl Pairs {
                 header_seen = true;
                 pairs.settle(&|column| header.iter().any(|cell| cell == column));
                 check_header(&pairs.config, &header)?;
+                pairs.decide();
                 pairs.header = header;
                 Ok(())
             }
@@ -311,9 +341,11 @@ impl Pairs {
             && self.settled != [true; 2]
         {
             self.settle(&|column| row.contains_key(column));
+            self.decide();
         }
+        let holds = self.holds.unwrap_or(BOTH);
         let used = row.and_then(|row| match row {
-            Some(row) => self.config.read(&self.splits, &row, &self.root),
+            Some(row) => self.config.read(&self.splits, &row, &self.root, holds),
             None => Ok(Read::Empty),
         });
         match used {
@@ -380,6 +412,46 @@ impl Pairs {
         Ok(())
     }
 
+    /// Decides whether rows with labels have images and texts, by the columns that are found.
+    fn decide(&mut self) {
+        if self.holds.is_none() && self.settled != [false; 2] {
+            let [images, captions] = self.settled;
+            self.holds = Some(Holds { images, captions });
+        }
+    }
+
+    /// Each text of a sample with its label, each pair of them once. Of images without texts, the text is empty.
+    fn told(
+        &self,
+        split: Split,
+        index: usize,
+    ) -> Result<Vec<(String, Option<String>)>, SampleError> {
+        let spans = self.rows(split).of(index);
+        let first = self.row(spans[0])?;
+        let mut rows = vec![first];
+        for span in &spans[1..] {
+            let row = self.row(*span)?;
+            // Rows were grouped by a hash of 64 bits, so this is practically certain.
+            if same_path(&row.image, &rows[0].image) {
+                rows.push(row);
+            }
+        }
+        let mut seen = HashSet::new();
+        let mut told = Vec::new();
+        for row in rows {
+            let mut captions = row.captions;
+            if !self.has_captions() {
+                captions.push(String::new());
+            }
+            for caption in captions {
+                if seen.insert(key_of((&caption, &row.label))) {
+                    told.push((caption, row.label.clone()));
+                }
+            }
+        }
+        Ok(told)
+    }
+
     /// Replaces default columns that do not exist by other columns. The first row that has any decides.
     fn settle(&mut self, has: &dyn Fn(&str) -> bool) {
         let mut config = self.config.clone();
@@ -402,7 +474,8 @@ impl Pairs {
     /// Reads a row of the list again.
     fn row(&self, span: Span) -> Result<Row, SampleError> {
         let row = self.list.row(span, self.layout, &self.header)?;
-        match self.config.read(&self.splits, &row, &self.root) {
+        let holds = self.holds.unwrap_or(BOTH);
+        match self.config.read(&self.splits, &row, &self.root, holds) {
             Ok(Read::Row(row)) => Ok(row),
             Ok(Read::Empty | Read::LeftOut(_)) => Err(self.list.changed(span)),
             Err(reason) => Err(self.list.bad(span, reason)),
@@ -472,6 +545,7 @@ impl PairsConfig {
         splits: &SplitNames,
         row: &Map<String, Value>,
         root: &Path,
+        holds: Holds,
     ) -> Result<Read, String> {
         let other = self.filter.iter().find(|(column, wanted)| {
             row.get(*column)
@@ -481,6 +555,7 @@ impl PairsConfig {
             return Ok(Read::LeftOut(format!("whose `{column}` is not {wanted:?}")));
         }
         let image = match row.get(&self.image_column) {
+            _ if !holds.images => String::new(),
             Some(Value::String(image)) if !image.trim().is_empty() => {
                 paths::spelled(root, image.trim())
             }
@@ -509,10 +584,16 @@ impl PairsConfig {
             },
             None => None,
         };
+        let texts = if holds.captions {
+            captions(self, row)?
+        } else {
+            Vec::new()
+        };
         Ok(Read::Row(Row {
             split,
-            image,
-            captions: captions(self, row)?,
+            image: if holds.images { image } else { texts.concat() },
+            captions: texts,
+            label: label(self, row)?,
         }))
     }
 }
@@ -527,8 +608,9 @@ impl Source for Pairs {
             0 => String::new(),
             images => format!(", {images} to test on with {}", self.captions[Split::Test]),
         };
+        let what = if self.has_images() { "images" } else { "texts" };
         let mut text = format!(
-            "{}: {} training images with {} captions, {} held out with {}{test}, {}, {} unusable",
+            "{}: {} training {what} with {} captions, {} held out with {}{test}, {}, {} unusable",
             self.list.name,
             self.rows[Split::Train].len(),
             self.captions[Split::Train],
@@ -544,6 +626,9 @@ impl Source for Pairs {
             && TEXT_COLUMNS.contains(&column.as_str())
         {
             text += &format!(", texts by the column `{column}`");
+        }
+        if let Some(column) = &self.config.label_column {
+            text += &format!(", labels by the column `{column}`");
         }
         text
     }
@@ -569,22 +654,72 @@ impl Source for Pairs {
     }
 
     fn captions(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
-        let spans = self.rows(split).of(index);
-        let first = self.row(spans[0])?;
-        let mut captions = first.captions;
-        for span in &spans[1..] {
-            let row = self.row(*span)?;
-            // Rows were grouped by a hash of 64 bits, so this is practically certain.
-            if same_path(&row.image, &first.image) {
-                captions.extend(row.captions);
+        if !self.has_captions() {
+            return Ok(Vec::new());
+        }
+        let told = self.told(split, index)?.into_iter();
+        Ok(told.map(|(caption, _)| caption).collect())
+    }
+
+    fn labels(&self, split: Split, index: usize) -> Result<Vec<Label>, SampleError> {
+        if self.config.label_column.is_none() {
+            return Ok(Vec::new());
+        }
+        let told = self.told(split, index)?;
+        if !self.has_captions() && told.len() > 1 {
+            let labels: Vec<&str> = told.iter().filter_map(|(_, l)| l.as_deref()).collect();
+            return Err(SampleError::new(
+                self.place(split, index),
+                format!(
+                    "rows of the picture have several labels: {}",
+                    labels.join(", ")
+                ),
+            ));
+        }
+        let of = |(_, answer)| Label {
+            answer,
+            ..Label::default()
+        };
+        Ok(told.into_iter().map(of).collect())
+    }
+
+    fn has_images(&self) -> bool {
+        self.holds.is_none_or(|holds| holds.images)
+    }
+
+    fn has_captions(&self) -> bool {
+        self.holds.is_none_or(|holds| holds.captions)
+    }
+
+    /// The image, its texts and their labels: another labelling is other data.
+    fn identify(
+        &self,
+        split: Split,
+        index: usize,
+        give: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), SampleError> {
+        if self.has_images()
+            && let Some(name) = self.image_name(split, index)?
+        {
+            give(name.as_bytes());
+        }
+        let told = SampleError::known(self.told(split, index))?.unwrap_or_default();
+        for (caption, label) in &told {
+            give(caption.as_bytes());
+            if self.config.label_column.is_some() {
+                give(label.as_deref().unwrap_or_default().as_bytes());
             }
         }
-        let mut seen = HashSet::new();
-        captions.retain(|caption| seen.insert(key_of(caption)));
-        Ok(captions)
+        if told.is_empty() {
+            give(&self.place(split, index).line.to_le_bytes());
+        }
+        Ok(())
     }
 
     fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {
+        if !self.has_images() {
+            return Ok(None);
+        }
         let path = self.picture_path(split, index)?;
         images::read(&path, self.limits)
             .map(Some)
@@ -596,6 +731,9 @@ impl Source for Pairs {
         split: Split,
         index: usize,
     ) -> Result<Option<(Vec<u8>, &'static str)>, SampleError> {
+        if !self.has_images() {
+            return Ok(None);
+        }
         let path = self.picture_path(split, index)?;
         images::read_file(&path, self.limits.max_pixels)
             .map(Some)
@@ -603,11 +741,17 @@ impl Source for Pairs {
     }
 
     fn image_name(&self, split: Split, index: usize) -> Result<Option<String>, SampleError> {
+        if !self.has_images() {
+            return Ok(None);
+        }
         let spans = self.rows(split).of(index);
         Ok(SampleError::known(self.row(spans[0]))?.map(|row| row.image))
     }
 
     fn image_path(&self, split: Split, index: usize) -> Result<Option<PathBuf>, SampleError> {
+        if !self.has_images() {
+            return Ok(None);
+        }
         SampleError::known(self.picture_path(split, index))
     }
 

@@ -59,6 +59,8 @@ pub enum SceneTexts {
     Questions,
     /// Statements, half of them true.
     Statements,
+    /// None: images alone, whose class is their number of objects, as a word.
+    Classes,
 }
 
 impl SceneTexts {
@@ -182,6 +184,10 @@ impl Scenes {
                 let statements = scene.description.statements().into_iter();
                 statements.map(stated).unzip()
             }
+            SceneTexts::Classes => {
+                let (_, label) = answered((String::new(), scene.description.objects().to_owned()));
+                (Vec::new(), vec![label])
+            }
         }
     }
 
@@ -189,7 +195,7 @@ impl Scenes {
     fn phrases_of(&self, scene: &Scene) -> Vec<Vec<String>> {
         match self.config.texts {
             SceneTexts::Captions => scene.phrases(),
-            SceneTexts::Questions | SceneTexts::Statements => Vec::new(),
+            SceneTexts::Questions | SceneTexts::Statements | SceneTexts::Classes => Vec::new(),
         }
     }
 }
@@ -219,6 +225,7 @@ impl Source for Scenes {
                 SceneTexts::Captions => "2 captions each",
                 SceneTexts::Questions => "with questions",
                 SceneTexts::Statements => "with true and false statements",
+                SceneTexts::Classes => "their numbers of objects as classes",
             }
         )
     }
@@ -235,6 +242,10 @@ impl Source for Scenes {
         Ok(hash(Stream::Picture, &of))
     }
 
+    fn has_captions(&self) -> bool {
+        self.config.texts != SceneTexts::Classes
+    }
+
     fn captions(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
         Ok(self.told(self.scene(split, index)).0)
     }
@@ -242,7 +253,7 @@ impl Source for Scenes {
     fn roles(&self, split: Split, index: usize) -> Result<Vec<TextRole>, SampleError> {
         let description = &self.scene(split, index).description;
         Ok(match self.config.texts {
-            SceneTexts::Captions => Vec::new(),
+            SceneTexts::Captions | SceneTexts::Classes => Vec::new(),
             SceneTexts::Questions => vec![TextRole::Question; description.questions().len()],
             SceneTexts::Statements => {
                 let statements = description.statements().into_iter();

@@ -28,6 +28,8 @@ pub struct Sample {
     pub picture_id: Option<u64>,
     /// Texts about the image.
     pub captions: Vec<String>,
+    /// For each caption, a second sentence that is read after it, as GLUE's pairs have one; empty: there is none.
+    pub second_texts: Vec<String>,
     /// For each caption, what it says about the image; empty: all describe it.
     pub roles: Vec<TextRole>,
     /// For each caption, its phrases: objects, objects with attributes, subject-relation-object.
@@ -149,6 +151,11 @@ pub trait Source: Send + Sync {
     fn labels(&self, split: Split, index: usize) -> Result<Vec<Label>, SampleError> {
         let roles = self.roles(split, index)?;
         Ok(roles.into_iter().map(Label::of_role).collect())
+    }
+
+    /// The classes of the data set in the order that its users number them; empty: the source fixes no order.
+    fn classes(&self) -> Vec<String> {
+        Vec::new()
     }
 
     /// Whether every text of a split describes its image.
@@ -278,6 +285,7 @@ pub trait Source: Send + Sync {
             image: self.image(split, index)?,
             captions: self.captions(split, index)?,
             roles: self.roles(split, index)?,
+            labels: self.labels(split, index)?,
             ..Sample::default()
         })
     }

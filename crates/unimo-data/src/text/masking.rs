@@ -229,6 +229,7 @@ mod tests {
             ids: vec![0],
             word_ids: vec![None],
             concepts: 0,
+            first: 1,
         };
         let mut word = 0;
         while encoded.ids.len() <= length {
@@ -366,6 +367,7 @@ mod tests {
             ids: (5..45).collect(),
             word_ids: (0..40).map(Some).collect(),
             concepts: 0,
+            first: 40,
         };
         for (unit, gaps) in [(MaskUnit::Span, 1), (MaskUnit::SkipGram, 3)] {
             let (masker, tokenizer) = masker(MaskSpec {

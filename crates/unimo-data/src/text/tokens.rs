@@ -16,8 +16,8 @@ use tokenizers::pre_tokenizers::split::{Split as SplitText, SplitPattern};
 use tokenizers::processors::bert::BertProcessing;
 use tokenizers::processors::roberta::RobertaProcessing;
 use tokenizers::{
-    AddedToken, ModelWrapper, ProgressFormat, SplitDelimiterBehavior, Tokenizer, TokenizerBuilder,
-    pre_tokenizers,
+    AddedToken, Encoding, ModelWrapper, ProgressFormat, SplitDelimiterBehavior, Token, Tokenizer,
+    TokenizerBuilder, pre_tokenizers,
 };
 use unimo_batch::Texts;
 
@@ -74,6 +74,16 @@ pub struct TextTokenizer {
     inner: Tokenizer,
     special: Specials,
     is_special: Vec<bool>,
+    pair: PairForm,
+}
+
+/// How two sentences are put together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct PairForm {
+    /// The ids between them: `[SEP]` (BERT), `</s></s>` (RoBERTa).
+    between: Vec<i32>,
+    /// The type of the second sentence and of the end token: 1 (BERT) or 0.
+    second: i32,
 }
 
 /// How texts are normalised before the look-up, if a vocabulary has no `tokenizer.json` that says it.
@@ -125,6 +135,8 @@ pub struct Encoded {
     pub word_ids: Vec<Option<u32>>,
     /// Number of [concepts](crate::concepts) among them, right before the end token.
     pub concepts: usize,
+    /// Number of leading tokens of type 0; those behind them belong to a second sentence and are of type 1.
+    pub first: usize,
 }
 
 /// Special tokens of a vocabulary trained here: RoBERTa's ids, then the mask token.
@@ -325,6 +337,7 @@ impl TextTokenizer {
             }
         }
         Ok(Self {
+            pair: PairForm::of(&inner, special),
             inner,
             special,
             is_special,
@@ -368,6 +381,39 @@ impl TextTokenizer {
         ids.push(self.special.eos);
         word_ids.push(None);
         Encoded {
+            first: ids.len(),
+            ids,
+            word_ids,
+            concepts: 0,
+        }
+    }
+
+    /// The tokens of two sentences as one text: `[CLS] A [SEP] B [SEP]` or `<s> A </s></s> B </s>`, as the vocabulary's own rules say.
+    /// It is cut to at most `max_length` tokens, from the end of the longer sentence, then from both (`longest_first` of Hugging Face).
+    pub fn encode_pair(&self, first: &str, second: &str, max_length: usize) -> Encoded {
+        let [mut a, mut b] = [first, second].map(|text| self.encode(text, usize::MAX));
+        let added = 2 + self.pair.between.len();
+        let room = max_length.saturating_sub(added);
+        let (kept, rest) = longest_first((a.ids.len() - 2, b.ids.len() - 2), room);
+        let words = a.word_ids.iter().flatten().max().map_or(0, |last| last + 1);
+        let mut ids = Vec::with_capacity(kept + rest + added);
+        let mut word_ids = Vec::with_capacity(kept + rest + added);
+        ids.extend(a.ids.drain(..=kept));
+        word_ids.extend(a.word_ids.drain(..=kept));
+        ids.extend(&self.pair.between);
+        word_ids.extend(self.pair.between.iter().map(|_| None));
+        let first = ids.len();
+        ids.extend(b.ids.drain(1..=rest));
+        // Words of the second sentence are other words than those of the first.
+        let moved = b.word_ids.drain(1..=rest);
+        word_ids.extend(moved.map(|word| word.map(|word| word + words)));
+        ids.push(self.special.eos);
+        word_ids.push(None);
+        Encoded {
+            first: match self.pair.second {
+                0 => ids.len(),
+                _ => first,
+            },
             ids,
             word_ids,
             concepts: 0,
@@ -448,12 +494,67 @@ impl TextTokenizer {
             ids.extend(&text.ids);
             ids.resize(ids.len() + length - text.ids.len(), self.special.pad);
         }
+        let marked = texts.iter().any(|text| text.first < text.ids.len());
+        let segments = |text: &Encoded| {
+            let second = text.first..text.ids.len();
+            (0..length).map(move |at| i32::from(second.contains(&at)))
+        };
         Texts {
+            segments: marked.then(|| texts.iter().flat_map(segments).collect()),
             ids,
             length,
             lengths,
             ..Texts::default()
         }
+    }
+}
+
+impl PairForm {
+    /// The form that a vocabulary's own rules give two sentences. Without rules, that of BERT if a text begins with `[CLS]`, else
+    /// RoBERTa's.
+    fn of(inner: &Tokenizer, special: Specials) -> Self {
+        /// Ids that no vocabulary has.
+        const SENTENCES: [u32; 2] = [u32::MAX - 1, u32::MAX - 2];
+        let sentence = |id: u32| {
+            let token = Token::new(id, String::new(), (0, 0));
+            Encoding::from_tokens(vec![token], 0)
+        };
+        let [first, second] = SENTENCES.map(sentence);
+        let whole = inner.post_process(first, Some(second), true).ok();
+        let found = whole.and_then(|whole| {
+            let ids = whole.get_ids();
+            let at = SENTENCES.map(|id| ids.iter().position(|own| *own == id));
+            let [Some(a), Some(b)] = at else {
+                return None;
+            };
+            let between: Vec<i32> = ids.get(a + 1..b)?.iter().map(|id| *id as i32).collect();
+            let second = *whole.get_type_ids().get(b)? as i32;
+            (!between.is_empty()).then_some(Self { between, second })
+        });
+        let is_bert = inner.token_to_id("[CLS]") == u32::try_from(special.bos).ok();
+        found.unwrap_or(Self {
+            between: vec![special.eos; if is_bert { 1 } else { 2 }],
+            second: i32::from(is_bert),
+        })
+    }
+}
+
+/// How many tokens of each of two sentences fit into `room`: the longer one is cut first, then both are cut to one half each.
+fn longest_first((first, second): (usize, usize), room: usize) -> (usize, usize) {
+    if first + second <= room {
+        return (first, second);
+    }
+    let (shorter, longer) = (first.min(second), first.max(second));
+    let half = room / 2;
+    let (shorter, longer) = if shorter <= half {
+        (shorter, longer.min(room - shorter))
+    } else {
+        (half, room - half)
+    };
+    if first <= second {
+        (shorter, longer)
+    } else {
+        (longer, shorter)
     }
 }
 
@@ -797,5 +898,59 @@ mod tests {
         let cased = TextTokenizer::load(&path, false).unwrap();
         assert_eq!(cased.encode("The the", 20).ids, [2, 1, 7, 3]);
         assert_eq!(cased.specials().unk, Some(1));
+    }
+
+    #[test]
+    fn two_sentences_are_one_text() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vocab.txt");
+        std::fs::write(&path, "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb\nc\nd\n").unwrap();
+        let bert = TextTokenizer::load(&path, true).unwrap();
+        let pair = bert.encode_pair("a b", "c d d", 20);
+        assert_eq!(pair.ids, [2, 5, 6, 3, 7, 8, 8, 3]);
+        assert_eq!(pair.first, 4);
+        let words = [
+            None,
+            Some(0),
+            Some(1),
+            None,
+            Some(2),
+            Some(3),
+            Some(4),
+            None,
+        ];
+        assert_eq!(pair.word_ids, words);
+        // The longer sentence is cut first.
+        assert_eq!(
+            bert.encode_pair("a b", "c d d", 7).ids,
+            [2, 5, 6, 3, 7, 8, 3]
+        );
+        assert_eq!(bert.encode_pair("", "c", 3).ids, [2, 3, 3]);
+        let texts = bert.pad(&[pair, bert.encode("a", 9)], 9, Pad::Longest);
+        let second = [0, 0, 0, 0, 1, 1, 1, 1];
+        assert_eq!(texts.segments.unwrap(), [second, [0; 8]].concat());
+        assert!(
+            bert.pad(&[bert.encode("a", 9)], 9, Pad::Longest)
+                .segments
+                .is_none()
+        );
+
+        let roberta = trained();
+        let pair = roberta.encode_pair("a", "a", 20);
+        let [_, a, _] = roberta.encode("a", 20).ids[..] else {
+            panic!("one token");
+        };
+        assert_eq!(pair.ids, [0, a, 2, 2, a, 2]);
+        assert_eq!(pair.first, pair.ids.len());
+    }
+
+    #[test]
+    fn the_longer_sentence_is_cut_first() {
+        assert_eq!(longest_first((3, 4), 7), (3, 4));
+        assert_eq!(longest_first((9, 3), 7), (4, 3));
+        assert_eq!(longest_first((3, 9), 7), (3, 4));
+        assert_eq!(longest_first((9, 9), 7), (4, 3));
+        assert_eq!(longest_first((8, 9), 7), (3, 4));
+        assert_eq!(longest_first((5, 0), 0), (0, 0));
     }
 }

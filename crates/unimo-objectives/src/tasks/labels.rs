@@ -107,6 +107,29 @@ impl<'a> Labelled<'a> {
     }
 }
 
+/// The mean squared error of the samples whose number is known.
+///
+/// # Shapes
+///
+/// - outputs: `[B, 1]`
+pub fn squared_error(batch: &Batch, outputs: Tensor<2>) -> Outcome {
+    let known = (0..).zip(&batch.targets).filter_map(|(row, target)| {
+        if let Target::Number(number) = target {
+            Some((row, *number))
+        } else {
+            None
+        }
+    });
+    let (rows, numbers): (Vec<i32>, Vec<f32>) = known.unzip();
+    let (count, device) = (rows.len(), outputs.device());
+    if count == 0 {
+        return Outcome::nothing(&device);
+    }
+    let outputs = single_precision(outputs.select(0, ints(rows, &device)));
+    let numbers = Tensor::from_data(TensorData::new(numbers, [count, 1]), &device);
+    Outcome::new((outputs - numbers).powi_scalar(2).mean())
+}
+
 /// `log(1 + exp(x)) - x y`, without overflow.
 ///
 /// # Shapes

@@ -6,6 +6,8 @@
 //! | [`nlvr2`](nlvr2) | whether a statement is true | the statement fused with one image or two | cross-entropy |
 //! | [`snli_ve`](snli_ve) | what the image says of a sentence | the fused pair | cross-entropy |
 //! | [`ranking`](ranking) | which text belongs to an image; needs no labels | fused pairs, true and wrong ones | cross-entropy over texts |
+//! | [`classes`](classes) | the class of an image | the image encoder | cross-entropy |
+//! | [`sentences`](sentences) | the class of a text, or a number | the text encoder | cross-entropy, or squared error |
 //!
 //! A task reads its labels from the [targets](unimo_batch::Batch::targets) of a batch. [`Settings::predicts`] says what it predicts,
 //! [`Objective::predict`] gives the scores.
@@ -13,11 +15,25 @@
 //! [`Settings::predicts`]: crate::Settings::predicts
 //! [`Objective::predict`]: crate::Objective::predict
 
+pub mod classes;
 pub mod head;
 pub mod labels;
 pub mod nlvr2;
 pub mod pair;
 pub mod ranking;
+pub mod sentences;
 pub mod snli_ve;
 pub mod summary;
 pub mod vqa;
+
+use unimo_batch::ConfigError;
+
+/// Checks the dropout of a head.
+fn valid_dropout(dropout: f64) -> Result<(), ConfigError> {
+    ConfigError::unless(
+        (0.0..1.0).contains(&dropout),
+        "dropout",
+        dropout,
+        "must be at least 0 and below 1",
+    )
+}

@@ -147,6 +147,17 @@ impl Evaluator for Predictions {
     }
 }
 
+/// `[right class][predicted class]`: numbers of samples; empty without classes, or with more than a reader can look through.
+fn confusion(judged: &Judged) -> Vec<Vec<u64>> {
+    const MOST: usize = 200;
+    let confusion = judged.confusion.as_ref();
+    let confusion = confusion.filter(|confusion| confusion.classes() <= MOST);
+    confusion.map_or_else(Vec::new, |confusion| {
+        let rows = confusion.counts().chunks(confusion.classes().max(1));
+        rows.map(<[u64]>::to_vec).collect()
+    })
+}
+
 impl Predictions {
     /// The predictions for the report, with some right and wrong examples that are spread over the set.
     fn record(
@@ -184,6 +195,11 @@ impl Predictions {
                 })
                 .collect(),
             kinds: kinds(judged),
+            classes: match &self.targets.labels {
+                Some(labels) if judged.confusion.is_some() => labels.names().to_vec(),
+                _ => Vec::new(),
+            },
+            confusion: confusion(judged),
             right: some(true)?,
             wrong: some(false)?,
             ..PredictionsRecord::default()

@@ -187,6 +187,21 @@ impl Recipe {
                 )?;
             }
         }
+        for pattern in &self.train.freeze {
+            ConfigError::unless(
+                parameters.iter().any(|name| covers(pattern, name)),
+                "train.freeze",
+                format_args!("\"{pattern}\""),
+                "must be the name of a parameter or its beginning, such as \"backbone.text\"",
+            )?;
+        }
+        let freezes = |name: &String| self.train.freeze.iter().any(|p| covers(p, name));
+        ConfigError::unless(
+            !parameters.iter().all(freezes),
+            "train.freeze",
+            format_args!("{:?}", self.train.freeze),
+            "must leave a parameter to train",
+        )?;
         for pattern in self.train.optimizer.lr_factors.keys() {
             ConfigError::unless(
                 parameters.iter().any(|name| covers(pattern, name)),

@@ -46,6 +46,10 @@ pub struct TrainConfig {
     pub checkpoint_every: u64,
     /// How many of the newest checkpoints are kept, in addition to the best one.
     pub keep_last: usize,
+    /// Parameters that stay as they are: names or prefixes of names, such as `"backbone.image"`, where `*` stands for any one part. They
+    /// track no gradient, are not decayed and have no moments.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub freeze: Vec<String>,
     /// The optimiser.
     pub optimizer: OptimizerConfig,
     /// The learning rate over the steps.

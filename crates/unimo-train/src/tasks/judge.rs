@@ -3,18 +3,21 @@
 //! | kind | numbers |
 //! |---|---|
 //! | answers | `accuracy`: VQA's official accuracy; with one answer per question, the share of exact matches after normalisation. `quick`: the score of the predicted answer in the loss |
-//! | classes | `accuracy`: share of right classes; also of each class, where the task itself names few |
+//! | classes | `accuracy`: share of right classes, with more of [`classes`]; also of each class, where the task itself names few |
 //! | statements (`nlvr2`) | also `consistency`: share of groups in which all are right, if the data has identifiers |
+//! | numbers | `pearson`, `spearman`: correlations |
 //!
 //! The chance of a number is what the best constant answer would reach on the same samples.
 
+mod classes;
+mod numbers;
 mod statements;
 
 use std::collections::BTreeMap;
 
 use unimo_batch::Target;
 use unimo_data::MakeTarget;
-use unimo_eval::{Bootstrap, vqa};
+use unimo_eval::{Bootstrap, Confusion, vqa};
 use unimo_objectives::Predicts;
 
 use crate::tasks::labels::Labels;
@@ -44,24 +47,23 @@ pub struct Judged {
     pub kinds: BTreeMap<(String, String), (f64, u64)>,
     /// Of each sample, how right its prediction is, 0 to 1.
     pub right: Vec<f64>,
+    /// How often each class was taken for each, if classes are predicted.
+    pub confusion: Option<Confusion>,
 }
 
 /// Names of the numbers that every evaluation of a task gives.
 pub fn names(predicts: Predicts) -> Vec<&'static str> {
     match predicts {
         Predicts::Answers { .. } => vec!["accuracy", "quick"],
-        Predicts::Class { .. } | Predicts::Number => vec!["accuracy"],
+        Predicts::Class { .. } => [vec!["accuracy"], classes::names(predicts)].concat(),
+        Predicts::Number => numbers::NAMES.to_vec(),
     }
 }
 
 /// Judges the predictions of samples whose answers are known.
 pub fn judge(targets: &Targets, all: &[Predicted]) -> Judged {
     let Some(labels) = &targets.labels else {
-        return Judged {
-            numbers: Vec::new(),
-            kinds: BTreeMap::new(),
-            right: Vec::new(),
-        };
+        return numbers::judge(all);
     };
     let right: Vec<f64> = all
         .iter()
@@ -87,15 +89,20 @@ pub fn judge(targets: &Targets, all: &[Predicted]) -> Judged {
         numbers.extend(consistent(labels, all, &right));
     }
     let mut kinds = by_kind(all, &right);
-    if let Predicts::Class { names, .. } = targets.task.predicts
-        && !names.is_empty()
-    {
-        kinds.extend(by_class(all, &right));
+    let mut confusion = None;
+    if let Predicts::Class { names, .. } = targets.task.predicts {
+        let (more, counts) = classes::judge(targets.task.predicts, labels, all);
+        numbers.extend(more);
+        confusion = Some(counts);
+        if !names.is_empty() {
+            kinds.extend(by_class(all, &right));
+        }
     }
     Judged {
         numbers,
         kinds,
         right,
+        confusion,
     }
 }
 

@@ -1,6 +1,6 @@
 //! The labels of a task: the answers or classes that a head gives, in its order.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,9 @@ pub struct TaskConfig {
     /// Otherwise they are normalised first, as BridgeTower does.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub raw_answers: bool,
+    /// Number of random training samples of each class; absent: all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shots: Option<usize>,
 }
 
 /// Where the labels of a task come from.
@@ -40,6 +43,9 @@ pub enum LabelsConfig {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         held_out: bool,
     },
+    /// The classes of the training data: in the order of a benchmark whose labels are numbered, else sorted by name as `ImageFolder`
+    /// does.
+    Classes,
     /// As they stand here.
     List {
         /// The labels in the order of the head.
@@ -61,6 +67,7 @@ impl TaskConfig {
     pub fn validate(&self) -> Result<(), ConfigError> {
         let checked = match &self.labels {
             LabelsConfig::Count { least, .. } => config::positive("least", *least),
+            LabelsConfig::Classes => Ok(()),
             LabelsConfig::List { names } => {
                 Labels::new(names.clone())
                     .map(drop)
@@ -77,7 +84,9 @@ impl TaskConfig {
                 "must be the path of a file",
             ),
         };
-        checked.map_err(|e| e.within("labels"))
+        checked.map_err(|e| e.within("labels"))?;
+        self.shots
+            .map_or(Ok(()), |shots| config::positive("shots", shots))
     }
 
     /// Makes a relative path relative to `folder`.
@@ -172,6 +181,7 @@ impl Labels {
                 let line = format!("{} labels, from {}", labels.len(), path.display());
                 Ok((labels, line))
             }
+            LabelsConfig::Classes => Self::classes(source),
             LabelsConfig::Count { least, held_out } => {
                 let mut splits = vec![Split::Train];
                 splits.extend(held_out.then_some(Split::Val));
@@ -180,23 +190,40 @@ impl Labels {
         }
     }
 
+    /// The classes of the training split.
+    fn classes(source: &dyn Source) -> Result<(Self, String), TrainError> {
+        let wrong = |reason: String| {
+            TrainError::Check(format!(
+                "task.labels of kind \"classes\" {reason}; the data is {}",
+                source.describe()
+            ))
+        };
+        let own = source.classes();
+        if !own.is_empty() {
+            let line = format!("{} labels, in the order of the benchmark", own.len());
+            return Ok((Self::new(own).map_err(wrong)?, line));
+        }
+        let mut answers = Readable::new(answers_of(source, &[Split::Train]));
+        let found: BTreeSet<String> = answers.by_ref().collect();
+        let found: Vec<String> = answers.whole(found.into_iter().collect())?;
+        // A label must stand on a line of its own in files and reports.
+        let unusable = |label: &&String| label.trim().is_empty() || label.contains(['\n', '\t']);
+        if let Some(label) = found.iter().find(unusable) {
+            return Err(wrong(format!(
+                "must have labels that are not empty and hold neither tabs nor line breaks; {label:?} is one"
+            )));
+        }
+        let line = format!("{} labels: the classes of the training data", found.len());
+        Ok((Self::new(found).map_err(wrong)?, line))
+    }
+
     /// Counts answers, normalised.
     fn count(
         source: &dyn Source,
         splits: &[Split],
         least: usize,
     ) -> Result<(Self, String), TrainError> {
-        let answers = splits.iter().flat_map(|split| {
-            (0..source.len(*split)).flat_map(move |index| {
-                let (labels, error) = match source.labels(*split, index) {
-                    Ok(labels) => (labels, None),
-                    Err(error) => (Vec::new(), Some(error).filter(SampleError::is_unavailable)),
-                };
-                let answers = labels.into_iter().filter_map(|label| label.answer);
-                answers.map(Ok).chain(error.map(Err))
-            })
-        });
-        let mut answers = Readable::new(answers);
+        let mut answers = Readable::new(answers_of(source, splits));
         let mut seen: HashMap<String, usize> = HashMap::new();
         let mut counts: Vec<(String, usize)> = Vec::new();
         for answer in &mut answers {
@@ -264,6 +291,23 @@ impl Labels {
     pub fn number(&self, name: &str) -> Option<u32> {
         self.numbers.get(name).copied()
     }
+}
+
+/// Every answer of some splits. If one only cannot be read, its error takes its place.
+fn answers_of<'a>(
+    source: &'a dyn Source,
+    splits: &'a [Split],
+) -> impl Iterator<Item = Result<String, SampleError>> + 'a {
+    splits.iter().flat_map(move |split| {
+        (0..source.len(*split)).flat_map(move |index| {
+            let (labels, error) = match source.labels(*split, index) {
+                Ok(labels) => (labels, None),
+                Err(error) => (Vec::new(), Some(error).filter(SampleError::is_unavailable)),
+            };
+            let answers = labels.into_iter().filter_map(|label| label.answer);
+            answers.map(Ok).chain(error.map(Err))
+        })
+    })
 }
 
 /// Labels given with their numbers, in order.

@@ -16,7 +16,7 @@ use unimo_objectives::Predicts;
 
 use crate::error::TrainError;
 use crate::recipe::Recipe;
-use crate::tasks::labels::{Labels, TaskConfig};
+use crate::tasks::labels::{Labels, LabelsConfig, TaskConfig};
 pub use crate::tasks::targets::Targets;
 
 /// A recipe's task.
@@ -83,7 +83,8 @@ pub(crate) fn check(recipe: &Recipe) -> Result<(), ConfigError> {
                 "{}",
                 "must be absent: no objective of this recipe takes its labels from the data",
             )?;
-            task.validate().map_err(|e| e.within("task"))
+            task.validate().map_err(|e| e.within("task"))?;
+            fits(task, Task::of(recipe)).map_err(|e| e.within("task"))
         }
         None => ConfigError::unless(
             !asks,
@@ -94,6 +95,32 @@ pub(crate) fn check(recipe: &Recipe) -> Result<(), ConfigError> {
                 keys.first().copied().unwrap_or_default()
             ),
         ),
+    }
+}
+
+/// Checks that a task's labels are of the kind that it predicts.
+fn fits(config: &TaskConfig, task: Option<Task>) -> Result<(), ConfigError> {
+    let class = task.is_some_and(|task| matches!(task.predicts, Predicts::Class { .. }));
+    ConfigError::unless(
+        class || config.shots.is_none(),
+        "shots",
+        config.shots.unwrap_or_default(),
+        "must be absent: only samples of classes are counted by class",
+    )?;
+    match &config.labels {
+        LabelsConfig::Classes => ConfigError::unless(
+            class,
+            "labels.kind",
+            "\"classes\"",
+            "must be \"count\", \"list\" or \"file\": the task predicts answers",
+        ),
+        LabelsConfig::Count { .. } => ConfigError::unless(
+            !class,
+            "labels.kind",
+            "\"count\"",
+            "must be \"classes\", \"list\" or \"file\": the task predicts a class, and every class counts",
+        ),
+        LabelsConfig::List { .. } | LabelsConfig::File { .. } => Ok(()),
     }
 }
 
@@ -188,12 +215,25 @@ pub(crate) fn for_task(
         return Ok(());
     };
     let choose = |label: &unimo_data::Label| targets.learns(label);
-    let each = Each::new(Arc::clone(&spec.source), &[spec.split], &choose)?;
+    let mut each = Each::new(Arc::clone(&spec.source), &[spec.split], &choose)?;
     if each.left_out() > 0 {
         say(format!(
             "{} of {} texts are not trained on: no answer of theirs is one of the labels",
             each.left_out(),
             each.left_out() + each.len(spec.split)
+        ));
+    }
+    if let Some((shots, seed)) = targets.shots {
+        let counts = each.keep(spec.split, (shots, seed), &|label| targets.class(label))?;
+        let fewer = counts.values().filter(|count| **count < shots).count();
+        let fewer = match fewer {
+            0 => String::new(),
+            _ => format!("; {fewer} classes have fewer"),
+        };
+        say(format!(
+            "task.shots: {} samples are trained on, {shots} of each of {} classes{fewer}",
+            each.len(spec.split),
+            counts.len()
         ));
     }
     spec.source = Arc::new(each);

@@ -18,6 +18,8 @@ pub struct Targets {
     pub labels: Option<Labels>,
     /// Whether answers are looked up as they were written.
     pub raw_answers: bool,
+    /// How many samples of each class are trained on, and the seed that chooses them; `None`: all.
+    pub shots: Option<(usize, u64)>,
 }
 
 impl MakeTarget for Targets {
@@ -34,7 +36,19 @@ impl Targets {
             task,
             labels,
             raw_answers: recipe.task.as_ref().is_some_and(|task| task.raw_answers),
+            shots: recipe
+                .task
+                .as_ref()
+                .and_then(|task| Some((task.shots?, recipe.seed))),
         })
+    }
+
+    /// The class of a label; `None` if it has none.
+    pub(crate) fn class(&self, label: &Label) -> Option<u32> {
+        match self.target(label) {
+            Target::Labels(labels) => labels.first().map(|(label, _)| *label),
+            Target::Unknown | Target::Number(_) => None,
+        }
     }
 
     /// The target of a label.
@@ -145,6 +159,7 @@ mod tests {
             },
             labels: Some(Labels::new(names).unwrap()),
             raw_answers: false,
+            shots: None,
         }
     }
 

@@ -16,6 +16,8 @@ pub(crate) struct Record {
     name: String,
     pub(crate) captions: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    second_texts: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) phrases: Vec<Vec<String>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) tags: Vec<String>,
@@ -65,6 +67,7 @@ impl Record {
             },
             name: sample.name,
             captions: sample.captions,
+            second_texts: sample.second_texts,
             phrases: sample.phrases,
             tags: sample.tags,
             boxes: sample.boxes,
@@ -148,6 +151,7 @@ impl Record {
             labels: self.labels(),
             name: self.name,
             captions: self.captions,
+            second_texts: self.second_texts,
             phrases: self.phrases,
             tags: self.tags,
             boxes: self.boxes,

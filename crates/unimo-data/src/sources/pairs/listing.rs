@@ -78,10 +78,15 @@ pub(super) fn check_header(config: &PairsConfig, header: &[String]) -> Result<()
             format!("columns of {}: {}", config.path.display(), names(header)),
         ))
     };
-    if !has(&config.image_column) {
+    if let Some(column) = config.label_column.as_ref().filter(|column| !has(column)) {
+        return missing("label_column", format!("{column:?}"));
+    }
+    // A list with labels may have images alone or texts alone.
+    let texts = config.text_columns.iter().any(has);
+    if !has(&config.image_column) && !(config.label_column.is_some() && texts) {
         return missing("image_column", format!("{:?}", config.image_column));
     }
-    if !config.text_columns.iter().any(has) {
+    if !texts && config.label_column.is_none() {
         return missing("text_columns", format!("{:?}", config.text_columns));
     }
     if let Some(column) = config.split_column.as_ref().filter(|column| !has(column)) {
@@ -116,6 +121,23 @@ pub(super) fn plain(value: &Value) -> Option<String> {
         }),
         Value::Bool(flag) => Some(flag.to_string()),
         Value::Null | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
+/// The label of a row; `None` if it has none, as in a test set.
+pub(super) fn label(
+    config: &PairsConfig,
+    row: &Map<String, Value>,
+) -> Result<Option<String>, String> {
+    let Some(column) = &config.label_column else {
+        return Ok(None);
+    };
+    match row.get(column) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Array(_) | Value::Object(_)) => Err(format!(
+            "column `{column}` is no label: a text, a number, true or false"
+        )),
+        Some(value) => Ok(plain(value).as_deref().and_then(spaced)),
     }
 }
 

@@ -1,5 +1,6 @@
 use super::*;
 use crate::formats::rows::{LONGEST_ROW, UNCLOSED};
+use crate::sources::fixtures::{assert_rejected, folder, message, open as open_data};
 
 const LIMITS: Limits = Limits::full_size(1_000_000);
 
@@ -429,4 +430,88 @@ fn a_list_that_changes_is_an_error_of_its_samples() {
         let error = pairs.captions(Split::Train, index).unwrap_err();
         assert_eq!(error.place.line, index as u64 + 2);
     }
+}
+
+/// Captions and labels of every sample of the training split.
+fn labelled(source: &dyn Source) -> Vec<(Vec<String>, Vec<Option<String>>)> {
+    let of = |index| {
+        let labels = source.labels(Split::Train, index).unwrap().into_iter();
+        let captions = source.captions(Split::Train, index).unwrap();
+        (captions, labels.map(|label| label.answer).collect())
+    };
+    (0..source.len(Split::Train)).map(of).collect()
+}
+
+fn with_labels(list: &str) -> (tempfile::TempDir, Result<Arc<dyn Source>, DataError>) {
+    let folder = folder(&[("a.png", "1x1"), ("b.png", "2x1"), ("list", list)]);
+    let data = "source = \"pairs\"\n[pairs]\npath = \"list\"\nlabel_column = \"label\"\nval_fraction = 0\n";
+    let opened = open_data(&folder, data);
+    (folder, opened)
+}
+
+#[test]
+fn labels_come_with_images_texts_or_both() {
+    let some = |label: &str| Some(label.to_owned());
+    let (_folder, images) = with_labels("image,label\na.png,cat\nb.png,3\n");
+    let images = images.unwrap();
+    assert!(images.has_images() && !images.has_captions());
+    let told = labelled(&*images);
+    assert_eq!(
+        told,
+        [(vec![], vec![some("cat")]), (vec![], vec![some("3")])]
+    );
+    let sample = images.sample(Split::Train, 1).unwrap();
+    assert_eq!(sample.image.unwrap().width(), 2);
+    assert!(images.describe().ends_with("labels by the column `label`"));
+
+    let (_folder, texts) =
+        with_labels("text\tlabel\nfine\t1\nbad one\t0\nfine\t1\nfine\t0\nunknown\t\n");
+    let texts = texts.unwrap();
+    assert!(!texts.has_images() && texts.has_captions());
+    let fine = "fine".to_owned();
+    assert_eq!(
+        labelled(&*texts),
+        [
+            (vec![fine.clone(), fine], vec![some("1"), some("0")]),
+            (vec!["bad one".to_owned()], vec![some("0")]),
+            (vec!["unknown".to_owned()], vec![None]),
+        ]
+    );
+    assert!(texts.sample(Split::Train, 0).unwrap().image.is_none());
+
+    let (_folder, both) = with_labels(
+        "{\"image\": \"a.png\", \"caption\": \"x\", \"label\": true}\n{\"image\": \"a.png\", \"caption\": \"y\", \"label\": null}\n\
+         {\"caption\": \"z\", \"label\": 1}\n{\"image\": \"b.png\", \"caption\": \"z\", \"label\": [1]}\n",
+    );
+    let both = both.unwrap();
+    assert_eq!(
+        labelled(&*both),
+        [(
+            vec!["x".to_owned(), "y".to_owned()],
+            vec![some("true"), None]
+        )]
+    );
+    assert_rejected(
+        &*both,
+        &[("list", 3, "no column `image`"), ("list", 4, "is no label")],
+    );
+}
+
+#[test]
+fn labels_that_contradict_and_columns_that_lack_are_errors() {
+    let (_folder, twice) = with_labels("image,label\na.png,cat\na.png,dog\nb.png,cat\nb.png,cat\n");
+    let twice = twice.unwrap();
+    let error = twice.labels(Split::Train, 0).unwrap_err();
+    assert!(
+        error.reason.ends_with("several labels: cat, dog"),
+        "{error}"
+    );
+    assert_eq!(twice.labels(Split::Train, 1).unwrap().len(), 1);
+    let folder = folder(&[("list.csv", "image,class\na.png,cat\n")]);
+    let data = "source = \"pairs\"\n[pairs]\npath = \"list.csv\"\nlabel_column = \"label\"\n";
+    let lacks = message(open_data(&folder, data));
+    assert!(
+        lacks.contains("label_column") && lacks.contains("`class`"),
+        "{lacks}"
+    );
 }

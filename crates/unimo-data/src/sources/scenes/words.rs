@@ -220,6 +220,11 @@ impl Description {
         phrases
     }
 
+    /// The number of objects, as a word.
+    pub(super) fn objects(&self) -> &'static str {
+        number(self.groups().iter().map(|group| group.count).sum())
+    }
+
     /// Questions that have exactly one answer.
     pub(super) fn questions(&self) -> Vec<(String, String)> {
         let groups = self.groups();
@@ -227,10 +232,9 @@ impl Description {
             "what colour is the background?".to_owned(),
             self.ground.name.to_owned(),
         )];
-        let total: usize = groups.iter().map(|group| group.count).sum();
         asked.push((
             "how many objects are there?".to_owned(),
-            number(total).to_owned(),
+            self.objects().to_owned(),
         ));
         for group in &groups {
             let verb = is(group.count);
