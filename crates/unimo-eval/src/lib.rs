@@ -1,13 +1,16 @@
 #![doc = include_str!("../README.md")]
 
+mod checks;
 mod error;
 pub mod grounding;
 pub mod metrics;
 pub mod retrieval;
+pub mod vqa;
 
-pub use error::{EvalError, ModelError};
+pub use error::{EvalError, Ids, ModelError};
 pub use metrics::{ChanceRecall, Direction, Directions, GroundTruth, Pair, Recall, Scores};
 pub use retrieval::{
     Blocks, Candidate, DualEmbeddings, Embeddings, Method, MethodReport, RetrievalConfig,
     RetrievalModel, RetrievalReport, evaluate,
 };
+pub use vqa::{VqaPrediction, VqaQuestion, VqaReport, VqaRule};
