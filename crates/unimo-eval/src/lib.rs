@@ -4,11 +4,13 @@ mod checks;
 mod error;
 pub mod grounding;
 pub mod metrics;
+pub mod nlvr;
 pub mod retrieval;
 pub mod vqa;
 
 pub use error::{EvalError, Ids, ModelError};
 pub use metrics::{ChanceRecall, Direction, Directions, GroundTruth, Pair, Recall, Scores};
+pub use nlvr::{Labelled, NlvrReport};
 pub use retrieval::{
     Blocks, Candidate, DualEmbeddings, Embeddings, Method, MethodReport, RetrievalConfig,
     RetrievalModel, RetrievalReport, evaluate,
