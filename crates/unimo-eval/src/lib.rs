@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod checks;
+pub mod classification;
 mod error;
 pub mod grounding;
 pub mod metrics;
@@ -8,6 +9,7 @@ pub mod nlvr;
 pub mod retrieval;
 pub mod vqa;
 
+pub use classification::{ClassScores, Confusion};
 pub use error::{EvalError, Ids, ModelError};
 pub use metrics::{ChanceRecall, Direction, Directions, GroundTruth, Pair, Recall, Scores};
 pub use nlvr::{Labelled, NlvrReport};
