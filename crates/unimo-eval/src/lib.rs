@@ -2,6 +2,7 @@
 
 mod checks;
 pub mod classification;
+pub mod correlation;
 mod error;
 pub mod grounding;
 pub mod metrics;

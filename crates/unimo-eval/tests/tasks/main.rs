@@ -4,6 +4,7 @@
 //! compared when the metrics were written.
 
 mod classification;
+mod correlation;
 mod nlvr;
 mod vqa;
 
