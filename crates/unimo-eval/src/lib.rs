@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+pub mod boxes;
 mod checks;
 pub mod classification;
 pub mod correlation;
@@ -10,6 +11,7 @@ pub mod nlvr;
 pub mod retrieval;
 pub mod vqa;
 
+pub use boxes::BoundingBox;
 pub use classification::{ClassScores, Confusion};
 pub use error::{EvalError, Ids, ModelError};
 pub use metrics::{ChanceRecall, Direction, Directions, GroundTruth, Pair, Recall, Scores};

@@ -3,6 +3,7 @@
 //! The numbers are in `../fixtures`; each file says in `made_by` what computed them. Thousands of further cases of the same kinds were
 //! compared when the metrics were written.
 
+mod boxes;
 mod classification;
 mod correlation;
 mod nlvr;
