@@ -6,6 +6,7 @@ pub mod classification;
 pub mod correlation;
 mod error;
 pub mod grounding;
+pub mod interval;
 pub mod metrics;
 pub mod nlvr;
 pub mod retrieval;
@@ -14,6 +15,7 @@ pub mod vqa;
 pub use boxes::BoundingBox;
 pub use classification::{ClassScores, Confusion};
 pub use error::{EvalError, Ids, ModelError};
+pub use interval::{Bootstrap, Interval};
 pub use metrics::{ChanceRecall, Direction, Directions, GroundTruth, Pair, Recall, Scores};
 pub use nlvr::{Labelled, NlvrReport};
 pub use retrieval::{

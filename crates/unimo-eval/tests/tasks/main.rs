@@ -6,6 +6,7 @@
 mod boxes;
 mod classification;
 mod correlation;
+mod interval;
 mod nlvr;
 mod vqa;
 
