@@ -4,8 +4,6 @@ use std::fmt;
 
 use thiserror::Error;
 
-use crate::coverage::Ids;
-
 /// What a [`RetrievalModel`](crate::RetrievalModel) reports when it fails: any error of its own.
 pub type ModelError = Box<dyn std::error::Error + Send + Sync>;
 
