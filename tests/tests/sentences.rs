@@ -90,6 +90,7 @@ fn import_both(
     let allow = Allow {
         missing: Vec::new(),
         unexpected: ["bert", "roberta"].map(str::to_owned).to_vec(),
+        left: Vec::new(),
     };
     let names = Names::new([("", "", table)], &[]);
     let (head, report) = import(head, &mut weights, &names, &allow).unwrap();
