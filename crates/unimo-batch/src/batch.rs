@@ -29,6 +29,8 @@ pub struct Batch {
     pub further_texts: BTreeMap<String, Texts>,
     /// Detector regions with their boxes.
     pub regions: Option<Regions>,
+    /// `[B]`: every caption that describes the sample's image, as token ids with begin and end; empty if no objective asks for them.
+    pub references: Vec<Vec<Vec<i32>>>,
 }
 
 /// The key of the names of an image's objects in [`Batch::further_texts`].

@@ -39,6 +39,7 @@ pub mod progress;
 pub mod recipe;
 pub mod report;
 pub mod resuming;
+mod rewards;
 pub mod run;
 mod seeds;
 pub mod sizes;
