@@ -214,3 +214,42 @@ fn a_run_without_language_modelling_writes_no_captions() {
         "{error}"
     );
 }
+
+/// Captions of the model's own are scored by all captions of their images, and the run goes on as one without an end would have.
+#[test]
+fn a_run_learns_from_captions_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let set = [
+        "objectives.lm={ weight = 1.0, self_critical = { samples = 2, max_length = 8, documents = 50 } }",
+        "train.checkpoint_every=1",
+        "train.log_every=1",
+        "eval.captions.limit=2",
+    ];
+    let whole = folder.path().join("whole");
+    train("unimo3-caption-tiny", &whole, &set);
+    let metrics = lines(&whole.join("metrics.jsonl"));
+    assert_eq!(metrics.len(), 2);
+    for line in &metrics {
+        let reward = line["losses"]["lm"]["reward"].as_f64().unwrap();
+        assert!((0.0..=10.0).contains(&reward), "{line}");
+    }
+    // The second step once more, from the checkpoint after the first.
+    let again = folder.path().join("again");
+    fs::create_dir_all(again.join("checkpoints")).unwrap();
+    for entry in fs::read_dir(&whole).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            fs::copy(&path, again.join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    let name = "checkpoints/step-00000001.safetensors";
+    fs::copy(whole.join(name), again.join(name)).unwrap();
+    let options = training::Options {
+        device: Some(DeviceChoice::Flex),
+        quiet: true,
+        ..training::Options::default()
+    };
+    training::resume(&again, &options).unwrap();
+    let resumed = lines(&again.join("metrics.jsonl"));
+    assert_eq!(resumed[1]["losses"], metrics[1]["losses"]);
+}

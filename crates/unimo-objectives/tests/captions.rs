@@ -1,6 +1,10 @@
 //! `[objectives.lm]` and its captions, with a cross-modal encoder of two streams and of one.
 #![cfg(feature = "flex")]
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, activation};
 use unimo_batch::{Batch, Images, Texts};
 use unimo_core::init::Init;
@@ -19,8 +23,9 @@ use unimo_objectives::generation::{
     GenerationConfig, LengthRule, Reader, SamplingConfig, Vocabulary, Writer, Written, generate,
 };
 use unimo_objectives::pretraining::lm::LmConfig;
+use unimo_objectives::pretraining::lm::self_critical::{Baseline, Reward, SelfCriticalConfig};
 use unimo_objectives::tied::TiedHead;
-use unimo_objectives::{Draws, Objectives, ObjectivesConfig};
+use unimo_objectives::{Draws, Objectives, ObjectivesConfig, Settings};
 
 /// Sums of f32 log-probabilities of up to 8 words, over five layers of width 8.
 const TOLERANCE: f64 = 1e-4;
@@ -104,6 +109,7 @@ fn lm(label_smoothing: f64) -> LmConfig {
         weight: 1.0,
         texts_alone: false,
         label_smoothing,
+        self_critical: None,
     }
 }
 
@@ -325,8 +331,6 @@ fn what_was_read_is_kept() {
 /// Words are predicted by their embeddings, which must be as wide as what they are compared with.
 #[test]
 fn a_narrower_text_encoder_is_named() {
-    use unimo_objectives::Settings;
-
     let mut narrow = model(true);
     narrow.fusion.as_mut().unwrap().width = 16;
     let error = lm(0.0).validate_with(&narrow).unwrap_err().to_string();
@@ -338,4 +342,139 @@ fn a_narrower_text_encoder_is_named() {
     let error = alone.validate_with(&model(true)).unwrap_err();
     assert_eq!(error.key, "texts_alone");
     assert_eq!(lm(1.0).validate().unwrap_err().key, "label_smoothing");
+}
+
+/// The word that is worth something.
+const GOOD: i32 = 7;
+
+/// The share of a caption's tokens that are [`GOOD`]; it remembers the captions.
+#[derive(Debug, Default)]
+struct Share(Mutex<Vec<Vec<i32>>>);
+
+fn share(caption: &[i32]) -> f64 {
+    let good = caption.iter().filter(|word| **word == GOOD).count();
+    good as f64 / caption.len() as f64
+}
+
+impl Reward for Share {
+    fn of(&self, caption: &[i32], references: &[&[i32]]) -> f64 {
+        assert!(references.iter().all(|text| text.last() == Some(&END)));
+        self.0.lock().unwrap().push(caption.to_vec());
+        share(caption)
+    }
+}
+
+/// The model of [`build`] with two streams, which learns from captions of its own.
+fn self_critical(baseline: Baseline, device: &Device) -> (Backbone, Objectives, Arc<Share>) {
+    let (backbone, mut objectives) = build(true, device, 0.0);
+    let lm = objectives.lm.as_mut().unwrap();
+    let config = SelfCriticalConfig {
+        samples: 4,
+        baseline,
+        max_length: 6,
+        ..SelfCriticalConfig::default()
+    };
+    lm.config.self_critical = Some(config);
+    lm.config.validate().unwrap();
+    lm.config.validate_with(&model(true)).unwrap();
+    let reward = Arc::new(Share::default());
+    lm.reward = Some(reward.clone());
+    (backbone, objectives, reward)
+}
+
+/// Each image with two captions; of the second one nobody said anything.
+fn described() -> Batch {
+    let texts = vec![vec![BEGIN, 5, 6, END], vec![BEGIN, GOOD, END]];
+    Batch {
+        texts: None,
+        references: vec![texts.clone(), Vec::new(), texts],
+        ..batch()
+    }
+}
+
+/// The loss is the formula, over the captions that were drawn. Images without captions take no part.
+#[test]
+fn captions_that_score_more_than_others_become_likelier() {
+    let device = Device::flex().autodiff();
+    for baseline in [Baseline::Others, Baseline::Greedy] {
+        device.seed(3);
+        let (backbone, objectives, reward) = self_critical(baseline, &device);
+        let step = objectives.step(&backbone, &described(), &device, Draws::new(1));
+        assert!(step.skipped.is_empty());
+        let loss = f64::from(step.loss.unwrap().into_scalar::<f32>());
+        let mut captions = reward.0.lock().unwrap().clone();
+        let likeliest = captions.split_off(8);
+        let baselines: Vec<f64> = match baseline {
+            Baseline::Others => (0..8)
+                .map(|own| {
+                    let first = own / 4 * 4;
+                    let others = (first..first + 4).filter(|at| *at != own);
+                    others.map(|at| share(&captions[at])).sum::<f64>() / 3.0
+                })
+                .collect(),
+            Baseline::Greedy => (0..8).map(|own| share(&likeliest[own / 4])).collect(),
+        };
+        let images = images(&backbone, &device);
+        let whole = Whole {
+            backbone: &backbone,
+            head: &objectives.lm.as_ref().unwrap().head,
+            images: &images,
+            texts: Vec::new(),
+        };
+        let (mut sum, mut tokens) = (0.0, 0);
+        for (own, caption) in captions.iter().enumerate() {
+            let mut text = vec![BEGIN];
+            text.extend_from_slice(caption);
+            let image = [0, 2][own / 4];
+            let scores = activation::log_softmax(whole.logits(&[(image, text)]), 1);
+            let [_, words] = scores.dims();
+            let scores: Vec<f32> = scores.into_data().iter::<f32>().collect();
+            let each = scores.chunks(words).zip(caption);
+            let likely: f64 = each.map(|(row, word)| f64::from(row[*word as usize])).sum();
+            sum -= (share(caption) - baselines[own]) * likely;
+            tokens += caption.len();
+        }
+        let expected = sum / tokens as f64;
+        assert!((loss - expected).abs() < TOLERANCE, "{loss} {expected}");
+        let reported = &step.results[0].metrics[0];
+        assert_eq!((reported.name, reported.count), ("reward", 8));
+    }
+}
+
+/// Plain gradient descent finds the word that is worth something.
+#[test]
+fn the_reward_rises() {
+    const STEPS: usize = 40;
+    const RATE: f32 = 1.0;
+    let device = Device::flex().autodiff();
+    device.seed(5);
+    let (mut backbone, mut objectives, reward) = self_critical(Baseline::Others, &device);
+    let mut rewards = Vec::new();
+    for _ in 0..STEPS {
+        let step = objectives.step(&backbone, &described(), &device, Draws::new(1));
+        let gradients = step.loss.unwrap().backward();
+        let gradients = GradientsParams::from_grads(gradients, &backbone);
+        let changes: HashMap<String, Vec<f32>> = parameters::gradients(&backbone, &gradients)
+            .into_iter()
+            .map(|(name, data)| (name, data.iter::<f32>().collect()))
+            .collect();
+        let before: HashMap<String, Vec<f32>> = parameters::values(&backbone)
+            .into_iter()
+            .map(|(name, data)| (name, data.iter::<f32>().collect()))
+            .collect();
+        backbone = parameters::replace(backbone, |name, shape| {
+            let change = changes.get(name)?;
+            let new = before[name].iter().zip(change).map(|(x, g)| x - RATE * g);
+            Some(burn::tensor::TensorData::new(
+                new.collect::<Vec<f32>>(),
+                shape.to_vec(),
+            ))
+        });
+        objectives.after_step(None, Vec::new());
+        let drawn = std::mem::take(&mut *reward.0.lock().unwrap());
+        rewards.push(drawn.iter().map(|c| share(c)).sum::<f64>() / drawn.len() as f64);
+    }
+    let mean = |of: &[f64]| of.iter().sum::<f64>() / of.len() as f64;
+    let (first, last) = (mean(&rewards[..2]), mean(&rewards[STEPS - 5..]));
+    assert!(first < 0.4 && last > 0.9, "{first} {last}");
 }

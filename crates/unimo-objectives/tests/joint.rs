@@ -117,6 +117,7 @@ fn objectives() -> ObjectivesConfig {
             weight: 1.0,
             texts_alone: true,
             label_smoothing: 0.0,
+            self_critical: None,
         }),
         vq: Some(VqConfig {
             weight: 1.0,

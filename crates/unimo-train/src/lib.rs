@@ -40,6 +40,7 @@ pub mod progress;
 pub mod recipe;
 pub mod report;
 pub mod resuming;
+mod rewards;
 pub mod run;
 mod seeds;
 pub mod sizes;
