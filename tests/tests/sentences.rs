@@ -88,9 +88,8 @@ fn import_both(
     let (encoder, report) = import(encoder, &mut weights, &names, &Allow::default()).unwrap();
     assert!(report.missing.is_empty());
     let allow = Allow {
-        missing: Vec::new(),
         unexpected: ["bert", "roberta"].map(str::to_owned).to_vec(),
-        left: Vec::new(),
+        ..Allow::default()
     };
     let names = Names::new([("", "", table)], &[]);
     let (head, report) = import(head, &mut weights, &names, &allow).unwrap();

@@ -51,6 +51,8 @@ built_in![
     "unimo3-small",
     "unimo3-base",
     "unimo3-vqa-tiny",
+    "vit-classes-tiny",
+    "bert-sst2-minilm",
     "unimo3-vqa-small",
     "unimo3-statements-tiny",
     "unimo3-caption-tiny",

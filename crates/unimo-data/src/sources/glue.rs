@@ -161,7 +161,9 @@ impl GlueTask {
                 })?;
                 number.to_string()
             }
-            Cells::Names | Cells::Score => self.label(prediction)?,
+            Cells::Names => self.label(prediction)?,
+            // A regression may leave the scale.
+            Cells::Score => prediction.to_owned(),
         };
         Ok(format!("{id}\t{told}"))
     }

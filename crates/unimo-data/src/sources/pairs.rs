@@ -28,33 +28,32 @@
 //! without a split follows the other rows of its image; if none names a split, `val_fraction` of the images is held out.
 
 mod listing;
+mod samples;
 
 pub use listing::read_rows;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use image::RgbImage;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
-use crate::error::{DataError, Place, SampleError};
+use crate::error::{DataError, SampleError};
 use crate::formats::layout::layout_of;
 use crate::formats::rows::{Groups, Item, Layout, Object, Span, Spans, each_row, key_of};
 pub use crate::formats::rows::{ListFormat, Quotes};
-use crate::images::{self, Limits};
+use crate::images::Limits;
 use crate::order::draws::{Stream, hash_path, hash_text, unit};
 use crate::settings::{not_empty, share};
 use crate::sources::detect;
 use crate::sources::given::one_or_many;
-use crate::sources::label::Label;
 use crate::sources::left_out::{LeftOut, of_split};
 use crate::sources::pairs::listing::{
-    Found, Listing, Read, captions, check_header, label, names, plain, same_path,
+    Found, Listing, Read, captions, check_header, label, names, plain,
 };
 use crate::sources::source::{Holds, Source, SourceConfig};
-use crate::sources::splits::{BySplit, Split, SplitNames, drawn};
+use crate::sources::splits::{BySplit, Split, SplitNames};
 use crate::store::paths;
 
 /// `[data.pairs]`: a list of image files with their texts.
@@ -420,38 +419,6 @@ impl Pairs {
         }
     }
 
-    /// Each text of a sample with its label, each pair of them once. Of images without texts, the text is empty.
-    fn told(
-        &self,
-        split: Split,
-        index: usize,
-    ) -> Result<Vec<(String, Option<String>)>, SampleError> {
-        let spans = self.rows(split).of(index);
-        let first = self.row(spans[0])?;
-        let mut rows = vec![first];
-        for span in &spans[1..] {
-            let row = self.row(*span)?;
-            // Rows were grouped by a hash of 64 bits, so this is practically certain.
-            if same_path(&row.image, &rows[0].image) {
-                rows.push(row);
-            }
-        }
-        let mut seen = HashSet::new();
-        let mut told = Vec::new();
-        for row in rows {
-            let mut captions = row.captions;
-            if !self.has_captions() {
-                captions.push(String::new());
-            }
-            for caption in captions {
-                if seen.insert(key_of((&caption, &row.label))) {
-                    told.push((caption, row.label.clone()));
-                }
-            }
-        }
-        Ok(told)
-    }
-
     /// Replaces default columns that do not exist by other columns. The first row that has any decides.
     fn settle(&mut self, has: &dyn Fn(&str) -> bool) {
         let mut config = self.config.clone();
@@ -595,168 +562,6 @@ impl PairsConfig {
             captions: texts,
             label: label(self, row)?,
         }))
-    }
-}
-
-impl Source for Pairs {
-    fn len(&self, split: Split) -> usize {
-        self.rows(split).len()
-    }
-
-    fn describe(&self) -> String {
-        let test = match self.rows[Split::Test].len() {
-            0 => String::new(),
-            images => format!(", {images} to test on with {}", self.captions[Split::Test]),
-        };
-        let what = if self.has_images() { "images" } else { "texts" };
-        let mut text = format!(
-            "{}: {} training {what} with {} captions, {} held out with {}{test}, {}, {} unusable",
-            self.list.name,
-            self.rows[Split::Train].len(),
-            self.captions[Split::Train],
-            self.rows[Split::Val].len(),
-            self.captions[Split::Val],
-            self.left_out,
-            self.rejected.len()
-        );
-        if IMAGE_COLUMNS.contains(&self.config.image_column.as_str()) {
-            text += &format!(", pictures by the column `{}`", self.config.image_column);
-        }
-        if let [column] = self.config.text_columns.as_slice()
-            && TEXT_COLUMNS.contains(&column.as_str())
-        {
-            text += &format!(", texts by the column `{column}`");
-        }
-        if let Some(column) = &self.config.label_column {
-            text += &format!(", labels by the column `{column}`");
-        }
-        text
-    }
-
-    fn notes(&self) -> Vec<String> {
-        let mut notes = Vec::new();
-        let (of, held) = self.drawn;
-        let fraction = self.config.val_fraction;
-        if of > 0 && fraction > 0.0 {
-            notes.push(drawn(&self.list.name, held, of, "pictures", fraction));
-        }
-        if self.torn > 0 {
-            notes.push(format!(
-                "{}: {} pictures are in several splits, as their rows say; `unimo data verify` names them",
-                self.list.name, self.torn
-            ));
-        }
-        notes
-    }
-
-    fn place(&self, split: Split, index: usize) -> Place {
-        self.list.place(self.rows(split).of(index)[0])
-    }
-
-    fn captions(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
-        if !self.has_captions() {
-            return Ok(Vec::new());
-        }
-        let told = self.told(split, index)?.into_iter();
-        Ok(told.map(|(caption, _)| caption).collect())
-    }
-
-    fn labels(&self, split: Split, index: usize) -> Result<Vec<Label>, SampleError> {
-        if self.config.label_column.is_none() {
-            return Ok(Vec::new());
-        }
-        let told = self.told(split, index)?;
-        if !self.has_captions() && told.len() > 1 {
-            let labels: Vec<&str> = told.iter().filter_map(|(_, l)| l.as_deref()).collect();
-            return Err(SampleError::new(
-                self.place(split, index),
-                format!(
-                    "rows of the picture have several labels: {}",
-                    labels.join(", ")
-                ),
-            ));
-        }
-        let of = |(_, answer)| Label {
-            answer,
-            ..Label::default()
-        };
-        Ok(told.into_iter().map(of).collect())
-    }
-
-    fn has_images(&self) -> bool {
-        self.holds.is_none_or(|holds| holds.images)
-    }
-
-    fn has_captions(&self) -> bool {
-        self.holds.is_none_or(|holds| holds.captions)
-    }
-
-    /// The image, its texts and their labels: another labelling is other data.
-    fn identify(
-        &self,
-        split: Split,
-        index: usize,
-        give: &mut dyn FnMut(&[u8]),
-    ) -> Result<(), SampleError> {
-        if self.has_images()
-            && let Some(name) = self.image_name(split, index)?
-        {
-            give(name.as_bytes());
-        }
-        let told = SampleError::known(self.told(split, index))?.unwrap_or_default();
-        for (caption, label) in &told {
-            give(caption.as_bytes());
-            if self.config.label_column.is_some() {
-                give(label.as_deref().unwrap_or_default().as_bytes());
-            }
-        }
-        if told.is_empty() {
-            give(&self.place(split, index).line.to_le_bytes());
-        }
-        Ok(())
-    }
-
-    fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {
-        if !self.has_images() {
-            return Ok(None);
-        }
-        let path = self.picture_path(split, index)?;
-        images::read(&path, self.limits)
-            .map(Some)
-            .map_err(|reason| SampleError::new(self.place(split, index), reason))
-    }
-
-    fn image_bytes(
-        &self,
-        split: Split,
-        index: usize,
-    ) -> Result<Option<(Vec<u8>, &'static str)>, SampleError> {
-        if !self.has_images() {
-            return Ok(None);
-        }
-        let path = self.picture_path(split, index)?;
-        images::read_file(&path, self.limits.max_pixels)
-            .map(Some)
-            .map_err(|reason| SampleError::new(self.place(split, index), reason))
-    }
-
-    fn image_name(&self, split: Split, index: usize) -> Result<Option<String>, SampleError> {
-        if !self.has_images() {
-            return Ok(None);
-        }
-        let spans = self.rows(split).of(index);
-        Ok(SampleError::known(self.row(spans[0]))?.map(|row| row.image))
-    }
-
-    fn image_path(&self, split: Split, index: usize) -> Result<Option<PathBuf>, SampleError> {
-        if !self.has_images() {
-            return Ok(None);
-        }
-        SampleError::known(self.picture_path(split, index))
-    }
-
-    fn rejected(&self) -> &[SampleError] {
-        &self.rejected
     }
 }
 

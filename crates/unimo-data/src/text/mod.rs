@@ -5,6 +5,7 @@
 pub mod concepts;
 pub(crate) mod masking;
 pub mod published;
+pub(crate) mod sentences;
 pub(crate) mod tokens;
 mod tuples;
 

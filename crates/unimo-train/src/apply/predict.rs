@@ -8,6 +8,7 @@ use std::sync::Arc;
 use clap::ValueEnum;
 use serde_json::{Value, json};
 use unimo_data::atomic::AtomicFile;
+use unimo_data::sources::glue::GlueTask;
 use unimo_data::{SampleError, SkipList, Split, TaskRow, TaskSet};
 
 use crate::device::DeviceChoice;
@@ -127,6 +128,7 @@ pub fn run(args: &PredictArgs) -> Result<(), TrainError> {
         });
     };
     let mut writer = Results::new(args.format, &targets);
+    writer.glue = opened.recipe.data.glue.as_ref().map(|glue| glue.task);
     let mut file = args
         .out
         .as_ref()
@@ -187,6 +189,8 @@ fn write(
 struct Results<'a> {
     format: Format,
     targets: &'a Targets,
+    /// The task of GLUE that the data is of, whose server may take numbers for labels.
+    glue: Option<GlueTask>,
     /// The place of each id that has been written.
     ids: HashMap<String, String>,
 }
@@ -196,6 +200,7 @@ impl<'a> Results<'a> {
         Self {
             format,
             targets,
+            glue: None,
             ids: HashMap::new(),
         }
     }
@@ -239,7 +244,13 @@ impl<'a> Results<'a> {
                     "" => row.number.to_string(),
                     id => id.to_owned(),
                 };
-                format!("{id}\t{answer}\n")
+                match self.glue {
+                    Some(task) => {
+                        let line = task.line(&id, &answer).map_err(TrainError::Check)?;
+                        format!("{line}\n")
+                    }
+                    None => format!("{id}\t{answer}\n"),
+                }
             }
         })
     }
