@@ -39,6 +39,7 @@ pub mod recipe;
 pub mod report;
 pub mod resuming;
 pub mod run;
+pub mod scoring;
 mod seeds;
 pub mod sizes;
 pub mod starting;

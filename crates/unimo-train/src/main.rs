@@ -12,6 +12,7 @@ use unimo_train::fingerprint::Given;
 use unimo_train::recipe::{BUILT_IN, Overrides, Recipe};
 use unimo_train::resuming::Asked;
 use unimo_train::run::NewRun;
+use unimo_train::scoring::captions::{self, ScoreCaptionsArgs};
 use unimo_train::{allocator, data, evaluation, export, interrupt, pipe, report, training};
 
 /// Vision-language pre-training: UNIMO-3, UNIMO-2, MVP, METER, BridgeTower and ManagerTower from image-text files to a trained
@@ -57,6 +58,9 @@ enum Command {
     /// Show where each word of a caption looks in an image, and what makes the model say that they belong together.
     #[command(after_help = EXPLAIN_EXAMPLES)]
     Explain(explain::ExplainArgs),
+    /// Score generated captions against references: BLEU, ROUGE-L, CIDEr and CIDEr-D, as COCO's evaluation does.
+    #[command(after_help = SCORE_CAPTIONS_EXAMPLES)]
+    ScoreCaptions(ScoreCaptionsArgs),
     /// Write a model as a folder that Hugging Face transformers and unimo read.
     #[command(after_help = EXPORT_EXAMPLES)]
     Export(export::ExportArgs),
@@ -154,6 +158,16 @@ Examples:
   unimo explain BridgeTower/bridgetower-base-itm-mlm --image cat.jpg --text \"a cat on a sofa\" --html cat.html --picture cat.svg
 
 Grad-CAM needs a matching head; a model without one shows its attention alone.";
+
+const SCORE_CAPTIONS_EXAMPLES: &str = "\
+Examples:
+  unimo score-captions results.json --references captions_val2014.json
+  With the scores of each image:
+    unimo score-captions results.json --references captions_val2014.json --json scores.json
+
+The numbers are those of pycocoevalcap. What it prints as CIDEr, and papers report, is CIDEr-D: here it is called CIDEr-D (cider_d), and
+CIDEr (cider) is plain CIDEr. Only images that have a result are scored. METEOR and SPICE are left out: both need Java and large
+files of their own.";
 
 const EXPORT_EXAMPLES: &str = "\
 Examples:
@@ -330,6 +344,7 @@ fn run(command: Command) -> Result<(), TrainError> {
         Command::Search(args) => search::run(&args),
         Command::FillMask(args) => fill_mask::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::ScoreCaptions(args) => captions::run(&args),
         Command::Export(args) => {
             println!("{}", export::run(&args)?.display());
             Ok(())
