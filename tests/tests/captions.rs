@@ -114,11 +114,14 @@ fn a_run_writes_captions_and_they_are_scored() {
         data: None,
         regions: None,
         split: None,
+        set: Vec::new(),
+        labels: None,
     };
     let (_, record) = evaluation::run(&run, &options).unwrap();
+    let record = &record[0];
     let again = record.scalars["captions.cider_d"].value;
     assert_eq!(evaluations[1]["score"].as_f64().unwrap(), again);
-    assert!(evaluation::table(&record).contains("captions.cider_d"));
+    assert!(evaluation::table(record).contains("captions.cider_d"));
 
     let pictures = pictures(folder.path());
     let out = folder.path().join("captions.jsonl");
