@@ -1,3 +1,7 @@
+use std::collections::HashSet;
+
+use image::RgbImage;
+
 use super::*;
 use crate::formats::rows::{LONGEST_ROW, UNCLOSED};
 use crate::sources::fixtures::{assert_rejected, folder, message, open as open_data};
