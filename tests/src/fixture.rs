@@ -45,9 +45,23 @@ pub fn shared(test: &str) -> Option<PathBuf> {
 /// METER's fixture as NLVR2 makes it: a third row in the type embedding, which begins as a copy of the second. Written into
 /// `folder`.
 pub fn meter_of_two_pictures(folder: &Path) -> PathBuf {
+    meter_with(folder, |name, shape, values| {
+        if name == "token_type_embeddings.weight" {
+            values.extend_from_within(values.len() / 2..);
+            shape[0] = 3;
+        }
+        true
+    })
+}
+
+/// METER's fixture with tensors changed: `change` is given name, shape and values of each, and says whether it stays. Written into
+/// `folder`.
+pub fn meter_with(
+    folder: &Path,
+    change: impl Fn(&str, &mut Vec<usize>, &mut Vec<f32>) -> bool,
+) -> PathBuf {
     use safetensors::tensor::TensorView;
 
-    const TYPES: &str = "token_type_embeddings.weight";
     let file = self::folder().join("spellings/meter.ckpt");
     let mut weights = unimo_encoders::weights::Weights::open(&file).expect("the fixture");
     let names: Vec<(String, Vec<usize>)> = weights
@@ -56,14 +70,11 @@ pub fn meter_of_two_pictures(folder: &Path) -> PathBuf {
         .collect();
     let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = names
         .into_iter()
-        .map(|(name, mut shape)| {
+        .filter_map(|(name, mut shape)| {
             let mut values = weights.read(&name).expect("the fixture's tensor");
-            if name == TYPES {
-                values.extend_from_within(values.len() / 2..);
-                shape[0] = 3;
-            }
+            let stays = change(&name, &mut shape, &mut values);
             let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-            (name, shape, bytes)
+            stays.then_some((name, shape, bytes))
         })
         .collect();
     let views = tensors.iter().map(|(name, shape, bytes)| {

@@ -8,7 +8,6 @@ use safetensors::tensor::TensorView;
 use unimo_core::layers::Activation;
 use unimo_core::parameters;
 use unimo_encoders::features::Pictures;
-use unimo_encoders::tasks::TasksConfig;
 use unimo_encoders::weights::Weights;
 use unimo_tests::fixture;
 use unimo_train::pretrained::{Network, NetworkConfig, Pretrained, describe};
@@ -92,33 +91,27 @@ fn meters_task_heads_are_loaded_whole() {
     let Network::Pair(model) = &loaded.network else {
         panic!("METER is a pair");
     };
-    let NetworkConfig::Pair { tasks, .. } = &loaded.config else {
+    let NetworkConfig::Pair { objectives, .. } = &loaded.config else {
         panic!("METER is a pair");
     };
-    let expected = TasksConfig {
-        vqa: Some(5),
-        nlvr2: Some(2),
-        snli_ve: Some(3),
-        ranking: true,
-    };
-    assert_eq!(*tasks, expected);
+    let classes = objectives.vqa.as_ref().map(|vqa| vqa.classes);
+    assert_eq!(classes, Some(Some(5)));
     let device = Device::flex();
     let pooled = Tensor::<2>::ones([2, 32], &device);
     let both = Tensor::<2>::ones([2, 64], &device);
-    let heads = &model.tasks;
-    for (head, input, classes) in [
-        (&heads.vqa, &pooled, 5),
-        (&heads.nlvr2, &both, 2),
-        (&heads.snli_ve, &pooled, 3),
-    ] {
-        let logits = head.as_ref().unwrap().forward(input.clone());
+    let heads = &model.objectives;
+    let vqa = heads.vqa.as_ref().map(|vqa| &vqa.classifier);
+    let nlvr2 = heads.nlvr2.as_ref().map(|nlvr2| &nlvr2.classifier);
+    let snli_ve = heads.snli_ve.as_ref().map(|snli_ve| &snli_ve.classifier);
+    for (classifier, input, classes) in
+        [(vqa, &pooled, 5), (nlvr2, &both, 2), (snli_ve, &pooled, 3)]
+    {
+        let logits = classifier.unwrap().head.forward(input.clone());
         assert_eq!(logits.dims(), [2, classes]);
         assert!(logits.abs().min().into_scalar::<f32>() > 0.0);
     }
-    assert_eq!(
-        heads.ranking.as_ref().unwrap().forward(pooled).dims(),
-        [2, 1]
-    );
+    let ranking = heads.ranking.as_ref().unwrap();
+    assert_eq!(ranking.score.forward(pooled).dims(), [2, 1]);
     let fusion = model.backbone.fusion.as_ref().expect("two streams");
     let [types, _] = fusion.type_embedding.weight.dims();
     assert_eq!(types, 3);

@@ -297,7 +297,7 @@ fn other_data_is_evaluated_whole_and_what_is_left_out_is_counted() {
     let file = checkpoint::path(&run.join("checkpoints"), 4);
     let (of_file, record) = eval(&file, look(None)).unwrap();
     assert_eq!(
-        (record.step, of_file.canonicalize().unwrap()),
+        (record.step, of_file.unwrap().canonicalize().unwrap()),
         (4, run.canonicalize().unwrap())
     );
     let other = evaluation::Options {

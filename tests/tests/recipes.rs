@@ -39,7 +39,9 @@ fn every_ablation_in_the_documentation_is_a_recipe() {
         if set.is_empty() || family.is_empty() {
             continue;
         }
+        // Recipes of tasks have other objectives: FAMILY-SIZE alone is a pre-training.
         let names = BUILT_IN.iter().map(|recipe| recipe.name);
+        let names = names.filter(|name| name.matches('-').count() == 1);
         for name in names.filter(|name| name.starts_with(&family)) {
             let given = |set: &[String]| {
                 let data = (!name.ends_with("-tiny")).then(|| "pairs.jsonl".into());

@@ -3,8 +3,10 @@
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor};
+use unimo_core::layers::Linear;
 use unimo_core::parameters;
 use unimo_encoders::output::Keep;
+use unimo_encoders::weights::Weights;
 use unimo_tests::fixture;
 use unimo_train::recipe::{BUILT_IN, Overrides, Recipe};
 use unimo_train::starting;
@@ -110,6 +112,64 @@ fn another_number_of_pictures_is_a_contradiction() {
         message.contains("`model.fusion.pictures = 1`, the weights have 2"),
         "{message}"
     );
+}
+
+/// The heads of a fine-tuned METER are read by the objectives of their tasks. A type of a second image that the file lacks starts as
+/// that of the first, and the account says so.
+#[test]
+fn heads_of_tasks_come_with_a_meter_and_a_second_image_starts_as_the_first() {
+    let init = format!("init=meter:{}", from("spellings/meter.ckpt"));
+    let tasks = [
+        init.as_str(),
+        "model.fusion.pictures=2",
+        "objectives.nlvr2={ weight = 1.0, images = 2, pooling = \"pair\" }",
+        "objectives.ranking={ weight = 1.0, negatives = 15, pooling = \"pair\" }",
+    ];
+    let (model, account) = started(&twin_sized(&tasks).unwrap()).unwrap();
+    let fusion = model.backbone.fusion.as_ref().unwrap();
+    let types = fusion.type_embedding.weight.val();
+    let row = |at: usize| types.clone().narrow(0, at, 1).into_data();
+    assert_eq!(types.dims()[0], 3);
+    row(2).assert_eq(&row(1), true);
+    assert!(
+        account.contains("repeated    token_type_embeddings.weight [2, 16], here [3, 16]"),
+        "{account}"
+    );
+    let mut file = Weights::open(&fixture::folder().join("spellings/meter.ckpt")).unwrap();
+    let mut is_read = |ours: Tensor<2>, theirs: &str| {
+        let ours: Vec<f32> = ours.transpose().into_data().iter().collect();
+        assert_eq!(ours, file.read(theirs).unwrap(), "{theirs}");
+    };
+    let nlvr2 = model.objectives.nlvr2.as_ref().unwrap();
+    is_read(
+        nlvr2.classifier.head.outer.weight.val(),
+        "nlvr2_classifier.3.weight",
+    );
+    let ranking = model.objectives.ranking.as_ref().unwrap();
+    is_read(ranking.score.weight.val(), "rank_output.weight");
+    assert!(
+        !account.contains("starts as its matching head"),
+        "{account}"
+    );
+    assert!(account.contains("unused      vqa_classifier"), "{account}");
+}
+
+/// METER's `rank_output` begins as the row of its matching head that says yes.
+#[test]
+fn ranking_starts_as_the_matching_head() {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = fixture::meter_with(folder.path(), |name, _, _| !name.starts_with("rank_output"));
+    let init = format!("init=meter:{}", weights.display());
+    let ranking = "objectives.ranking={ weight = 1.0, negatives = 15, pooling = \"pair\" }";
+    let (model, account) = started(&twin_sized(&[&init, ranking]).unwrap()).unwrap();
+    let ranking = &model.objectives.ranking.as_ref().unwrap().score;
+    let itm = &model.objectives.itm.as_ref().unwrap().classifier;
+    let yes = itm.weight.val().narrow(1, 1, 1).into_data();
+    ranking.weight.val().into_data().assert_eq(&yes, true);
+    let bias = |layer: &Linear| layer.bias.as_ref().unwrap().val();
+    let yes = bias(itm).narrow(0, 1, 1).into_data();
+    bias(ranking).into_data().assert_eq(&yes, true);
+    assert!(account.contains("row 1 of itm_score.fc"), "{account}");
 }
 
 /// RoBERTa and CLIP's image tower of the fixtures under a fusion of its own.

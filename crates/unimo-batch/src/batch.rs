@@ -29,6 +29,8 @@ pub struct Batch {
     pub further_texts: BTreeMap<String, Texts>,
     /// Detector regions with their boxes.
     pub regions: Option<Regions>,
+    /// `[B]`: every caption that describes the sample's image, as token ids with begin and end; empty if no objective asks for them.
+    pub references: Vec<Vec<Vec<i32>>>,
     /// `[B]`: what a task predicts of each sample; empty if the loader was not asked for it.
     pub targets: Vec<Target>,
 }

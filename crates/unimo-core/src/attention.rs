@@ -7,14 +7,14 @@
 
 use burn::module::Module;
 use burn::tensor::ops::AttentionModuleOptions;
-use burn::tensor::{FloatDType, Gradients, Tensor, assert_shape};
+use burn::tensor::{FloatDType, Gradients, Int, Tensor, assert_shape};
 
 use crate::device::is_cpu;
 use crate::dtype::{cast, same_dtype};
 use crate::init::Init;
 use crate::kernels;
 use crate::layers::{Dropout, Linear};
-use crate::mask::Hidden;
+use crate::mask::{Hidden, PaddingMask};
 
 /// The weights of one attention, kept for callers that look into a model.
 ///
@@ -118,6 +118,28 @@ impl Attention {
         self.output.forward(heads)
     }
 
+    /// Self-attention of further positions: they see those of `before`, and all of themselves. Their keys and values join `before`.
+    ///
+    /// # Shapes
+    ///
+    /// - x, output: `[B, Q, D]`
+    /// - mask: `[B, K + Q]`, with `K` the positions before
+    pub fn read_on(
+        &self,
+        x: Tensor<3>,
+        before: &mut Option<KeyValues>,
+        mask: Option<&PaddingMask>,
+    ) -> Tensor<3> {
+        let own = self.remember(x.clone());
+        let all = match before.take() {
+            Some(before) => before.followed_by(own),
+            None => own,
+        };
+        *before = Some(all.clone());
+        let heads = self.attend_to(self.queries(x), all, mask, None);
+        self.output.forward(heads)
+    }
+
     /// The queries split into heads, for use with several memories.
     ///
     /// # Shapes
@@ -146,8 +168,34 @@ impl Attention {
         let [rows, _, _, _] = queries.dims();
         let [width, _] = self.key.weight.dims();
         assert_shape!(memory, [rows, _, width]);
-        let keys = split_heads(self.key.forward(memory.clone()), self.heads);
-        let values = split_heads(self.value.forward(memory), self.heads);
+        self.attend_to(queries, self.remember(memory), mask, kept)
+    }
+
+    /// The keys and values of a memory, for several passes over it.
+    ///
+    /// # Shapes
+    ///
+    /// - memory: `[B, K, D]`
+    pub fn remember(&self, memory: Tensor<3>) -> KeyValues {
+        KeyValues {
+            keys: split_heads(self.key.forward(memory.clone()), self.heads),
+            values: split_heads(self.value.forward(memory), self.heads),
+        }
+    }
+
+    /// As [`attend`](Self::attend), with keys and values that are there already.
+    ///
+    /// # Shapes
+    ///
+    /// As [`attend`](Self::attend).
+    pub fn attend_to<'a>(
+        &self,
+        queries: Tensor<4>,
+        memory: KeyValues,
+        mask: impl Into<Hidden<'a>>,
+        kept: Option<&mut Vec<Weights>>,
+    ) -> Tensor<3> {
+        let KeyValues { keys, values } = memory;
         let dropout = &self.dropout;
         join_heads(match kept {
             None => scaled_dot_product(queries, keys, values, mask, dropout),
@@ -167,6 +215,36 @@ impl Attention {
                 dropout.forward(used).matmul(values)
             }
         })
+    }
+}
+
+/// The keys and values of a memory, split into heads.
+#[derive(Debug, Clone)]
+pub struct KeyValues {
+    /// `[B, H, K, D / H]`.
+    keys: Tensor<4>,
+    /// `[B, H, K, D / H]`.
+    values: Tensor<4>,
+}
+
+impl KeyValues {
+    /// These positions, followed by those of `more`.
+    #[must_use]
+    pub fn followed_by(self, more: Self) -> Self {
+        let along = |a, b| Tensor::cat(vec![a, b], 2);
+        Self {
+            keys: along(self.keys, more.keys),
+            values: along(self.values, more.values),
+        }
+    }
+
+    /// The given rows, in that order; a row may be given several times.
+    #[must_use]
+    pub fn select(&self, rows: &Tensor<1, Int>) -> Self {
+        Self {
+            keys: self.keys.clone().select(0, rows.clone()),
+            values: self.values.clone().select(0, rows.clone()),
+        }
     }
 }
 
@@ -270,7 +348,7 @@ mod tests {
     use burn::tensor::{Device, Tolerance};
 
     use super::*;
-    use crate::mask::{PaddingMask, PairMask};
+    use crate::mask::PairMask;
 
     /// f32 sums of up to 16 products of values around 1.
     const TOLERANCE: f64 = 1e-5;

@@ -5,10 +5,10 @@
 use burn::module::Module;
 use burn::tensor::{Tensor, assert_shape};
 
-use crate::attention::Attention;
+use crate::attention::{Attention, KeyValues};
 use crate::init::Init;
 use crate::layers::{Activation, Dropout, LayerNorm, Linear};
-use crate::mask::Hidden;
+use crate::mask::{Hidden, PaddingMask};
 use unimo_batch::{ConfigError, config};
 
 /// Sizes shared by every block of an encoder.
@@ -79,7 +79,7 @@ pub fn last_states<B>(
     blocks: &[B],
     mut x: Tensor<3>,
     keep: usize,
-    forward: impl Fn(&B, Tensor<3>) -> Tensor<3>,
+    mut forward: impl FnMut(&B, Tensor<3>) -> Tensor<3>,
 ) -> Vec<Tensor<3>> {
     let states = blocks.len() + 1;
     let mut kept = Vec::with_capacity(keep.min(states));
@@ -137,6 +137,26 @@ impl PostNormBlock {
     pub fn forward<'a>(&self, x: Tensor<3>, mask: impl Into<Hidden<'a>>) -> Tensor<3> {
         assert_shape!(x, [_, _, _]);
         let attended = self.attention.forward(x.clone(), x.clone(), mask);
+        self.finish(x, attended)
+    }
+
+    /// As [`forward`](Self::forward), for positions that follow those of `before`, which they see; see [`Attention::read_on`].
+    ///
+    /// # Shapes
+    ///
+    /// - x, output: `[B, Q, D]`
+    /// - mask: `[B, K + Q]`
+    pub fn read_on(
+        &self,
+        x: Tensor<3>,
+        before: &mut Option<KeyValues>,
+        mask: Option<&PaddingMask>,
+    ) -> Tensor<3> {
+        let attended = self.attention.read_on(x.clone(), before, mask);
+        self.finish(x, attended)
+    }
+
+    fn finish(&self, x: Tensor<3>, attended: Tensor<3>) -> Tensor<3> {
         let x = self
             .attention_norm
             .forward(x + self.dropout.forward(attended));

@@ -13,10 +13,10 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::activation::softmax;
-use burn::tensor::{FloatDType, Tensor, assert_shape};
+use burn::tensor::{FloatDType, Int, Tensor, assert_shape};
 use serde::{Deserialize, Serialize};
 
-use crate::attention::{Attention, Weights};
+use crate::attention::{Attention, KeyValues, Weights};
 use crate::dtype::cast;
 use crate::init::Init;
 use crate::layers::{LayerNorm, Linear};
@@ -128,29 +128,13 @@ impl LevelAttention {
         mask: Option<&PaddingMask>,
         mut kept: Option<&mut Vec<Weights>>,
     ) -> (Tensor<3>, Tensor<3>) {
-        let count = self.norms.len();
-        assert_eq!(levels.len(), count, "one tensor per level");
-        let [rows, _, width] = query.dims();
-        let memory: Vec<Tensor<3>> = self
-            .norms
-            .iter()
-            .zip(levels)
-            .map(|(norm, level)| {
-                assert_shape!(level, [rows, _, width]);
-                norm.forward(level.clone())
-            })
-            .collect();
+        let memory = self.normed(levels);
         let gates = self.gates(&query, &memory);
         let of_level = |j: usize| gates.clone().narrow(2, j, 1);
         let queries = self.attention.queries(query);
         let mixed = match self.kind {
             GateKind::Static | GateKind::Cls => {
-                let memory = memory
-                    .into_iter()
-                    .enumerate()
-                    .map(|(j, level)| level * of_level(j))
-                    .reduce(|sum, level| sum + level)
-                    .expect("invariant: there is a level");
+                let memory = mixture(memory, &gates);
                 self.attention.attend(queries, memory, mask, kept)
             }
             // The gates of a token sum to 1 and the output projection is affine, so mixing before it equals mixing after.
@@ -168,10 +152,80 @@ impl LevelAttention {
         (self.attention.output.forward(mixed), gates)
     }
 
+    /// What [`recall`](Self::recall) reads, computed once for queries that come one after the other. `first` is the first of them: with
+    /// a gate for the whole sequence it decides.
+    ///
+    /// # Shapes
+    ///
+    /// - first: `[B, Q, D]`, of which the first position is used
+    /// - levels: `S` times `[B, K, D]`
+    pub fn remember(&self, first: &Tensor<3>, levels: &[Tensor<3>]) -> LevelMemory {
+        let normed = self.normed(levels);
+        match self.kind {
+            GateKind::Static | GateKind::Cls => {
+                let gates = self.gates(first, &normed);
+                let mixed = mixture(normed, &gates);
+                LevelMemory {
+                    firsts: Vec::new(),
+                    keys: vec![self.attention.remember(mixed)],
+                }
+            }
+            GateKind::Token => LevelMemory {
+                firsts: normed.iter().map(first_position).collect(),
+                keys: normed
+                    .into_iter()
+                    .map(|level| self.attention.remember(level))
+                    .collect(),
+            },
+        }
+    }
+
+    /// Reads the levels that [`remember`](Self::remember) was given.
+    ///
+    /// # Shapes
+    ///
+    /// - query, output: `[B, Q, D]`
+    /// - mask: `[B, K]`, the same for every level
+    pub fn recall(
+        &self,
+        query: Tensor<3>,
+        memory: &LevelMemory,
+        mask: Option<&PaddingMask>,
+    ) -> Tensor<3> {
+        let read =
+            |queries, keys: &KeyValues| self.attention.attend_to(queries, keys.clone(), mask, None);
+        let queries = self.attention.queries(query.clone());
+        let mixed = match memory.keys.as_slice() {
+            [only] if self.kind != GateKind::Token => read(queries, only),
+            levels => {
+                let gates = self.gates(&query, &memory.firsts);
+                let of_level = |(j, keys): (usize, &KeyValues)| {
+                    read(queries.clone(), keys) * gates.clone().narrow(2, j, 1)
+                };
+                let read = levels.iter().enumerate().map(of_level);
+                read.reduce(|sum, level| sum + level)
+                    .expect("invariant: there is a level")
+            }
+        };
+        self.attention.output.forward(mixed)
+    }
+
+    /// The levels after their norms.
+    fn normed(&self, levels: &[Tensor<3>]) -> Vec<Tensor<3>> {
+        assert_eq!(levels.len(), self.norms.len(), "one tensor per level");
+        let [width, _] = self.attention.key.weight.dims();
+        let each = self.norms.iter().zip(levels);
+        each.map(|(norm, level)| {
+            assert_shape!(level, [_, _, width]);
+            norm.forward(level.clone())
+        })
+        .collect()
+    }
+
     /// # Shapes
     ///
     /// - query: `[B, Q, D]`
-    /// - memory: `S` times `[B, K, D]`
+    /// - memory: `S` times `[B, K, D]`, of which the first positions are used
     /// - output: `[B, R, S]`
     fn gates(&self, query: &Tensor<3>, memory: &[Tensor<3>]) -> Tensor<3> {
         let [rows, q, width] = query.dims();
@@ -184,7 +238,7 @@ impl LevelAttention {
                     GateKind::Token => query.clone(),
                     GateKind::Cls | GateKind::Static => query.clone().narrow(1, 0, 1),
                 };
-                let first: Vec<_> = memory.iter().map(|m| m.clone().narrow(1, 0, 1)).collect();
+                let first: Vec<_> = memory.iter().map(first_position).collect();
                 let keys = wk.forward(Tensor::cat(first, 1));
                 // A sum of `D` products may overflow half precision before it is scaled.
                 let asking = cast(wq.forward(asking), FloatDType::F32);
@@ -197,6 +251,39 @@ impl LevelAttention {
         assert_shape!(scores, [rows, r, count]);
         cast(softmax(scores, 2), dtype)
     }
+}
+
+/// What a query reads of the levels.
+#[derive(Debug, Clone)]
+pub struct LevelMemory {
+    /// With a gate per token, the first position of each level after its norm, `[B, 1, D]`.
+    firsts: Vec<Tensor<3>>,
+    /// Keys and values of the gated mixture, or with a gate per token of each level.
+    keys: Vec<KeyValues>,
+}
+
+impl LevelMemory {
+    /// The given rows, in that order; a row may be given several times.
+    #[must_use]
+    pub fn select(&self, rows: &Tensor<1, Int>) -> Self {
+        let first = |first: &Tensor<3>| first.clone().select(0, rows.clone());
+        Self {
+            firsts: self.firsts.iter().map(first).collect(),
+            keys: self.keys.iter().map(|keys| keys.select(rows)).collect(),
+        }
+    }
+}
+
+/// The levels, each times its gate, as one.
+fn mixture(levels: Vec<Tensor<3>>, gates: &Tensor<3>) -> Tensor<3> {
+    let each = levels.into_iter().enumerate();
+    each.map(|(j, level)| level * gates.clone().narrow(2, j, 1))
+        .reduce(|sum, level| sum + level)
+        .expect("invariant: there is a level")
+}
+
+fn first_position(level: &Tensor<3>) -> Tensor<3> {
+    level.clone().narrow(1, 0, 1)
 }
 
 #[cfg(all(test, feature = "flex"))]

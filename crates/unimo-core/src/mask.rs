@@ -172,6 +172,12 @@ impl<'a> From<Option<&'a PaddingMask>> for Hidden<'a> {
     }
 }
 
+impl<'a> From<&'a PaddingMask> for Hidden<'a> {
+    fn from(keys: &'a PaddingMask) -> Self {
+        Some(keys).into()
+    }
+}
+
 #[cfg(all(test, feature = "flex"))]
 mod tests {
     use super::*;

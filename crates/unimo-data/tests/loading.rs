@@ -916,3 +916,29 @@ fn a_batch_says_what_its_texts_are_and_carries_second_pictures() {
         }
     }
 }
+
+/// A batch that is asked for references holds every caption of each image, whichever of them it reads.
+#[test]
+fn references_are_all_captions_of_an_image() {
+    let tokenizer = tokenizer();
+    let plain = take(spec(Numbers::new(9), &tokenizer), 2);
+    assert!(plain.iter().all(|batch| batch.references.is_empty()));
+    let mut asked = spec(Numbers::new(9), &tokenizer);
+    asked.references = true;
+    let batches = take(asked, 2);
+    for (batch, number) in batches.iter().flat_map(|b| (0..4).map(move |row| (b, row))) {
+        let index = numbers(std::slice::from_ref(batch))[number];
+        let of = |text: String| tokenizer.encode(&text, 32).ids;
+        let expected = [
+            of(format!("number {index}")),
+            of(format!("{index} as number")),
+        ];
+        assert_eq!(batch.references[number], expected);
+    }
+    // Nothing else changes.
+    let without = |batch: &Batch| Batch {
+        references: Vec::new(),
+        ..batch.clone()
+    };
+    assert_eq!(batches.iter().map(without).collect::<Vec<_>>(), plain);
+}

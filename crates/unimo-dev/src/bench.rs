@@ -24,7 +24,6 @@ use unimo_batch::{Batch, Images, MaskSpec, MaskedTexts, TAGS, Texts};
 use unimo_core::init::Init;
 use unimo_core::parameters;
 use unimo_encoders::output::Keep;
-use unimo_encoders::tasks::TasksConfig;
 use unimo_objectives::pretraining::itc::{ItcConfig, Normalised, Projection, Views};
 use unimo_objectives::pretraining::itm::{Head, ItmConfig, Layout, Negatives};
 use unimo_objectives::pretraining::mlm::MlmConfig;
@@ -444,7 +443,6 @@ impl Bench {
                 backbone: backbone.compute_in(float_dtype(args.dtype)),
                 teacher: None,
                 objectives,
-                tasks: TasksConfig::default().init(&mut init, config.cross_width()),
             }),
             optimizer: Optimizer::new(&OPTIMIZER),
             batch: random_batch(&args.size, args.model, args.batch, 0),

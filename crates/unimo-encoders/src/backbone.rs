@@ -503,8 +503,7 @@ impl Backbone {
     ///
     /// # Panics
     ///
-    /// Panics if there is neither text nor image, or if a dual-stream encoder is given anything but pairs that are read in both
-    /// directions.
+    /// Panics if there is neither text nor image, or if a dual-stream encoder is given anything but pairs.
     pub fn fuse_parts(
         &self,
         texts: Option<&TextFeatures>,
@@ -527,14 +526,18 @@ impl Backbone {
             };
         };
         assert!(
-            *view == View::default(),
-            "two streams read in both directions"
+            view.hidden_tokens.is_empty(),
+            "two streams have no grounded tokens"
         );
         let (Some(texts), Some(images)) = (texts, images) else {
             unreachable!("invariant: two streams take pairs");
         };
         let (text, image) = (&texts.mask, images.mask.as_ref());
-        fusion.forward(&texts.states, &images.states, text, image, keep)
+        let states = (texts.states.as_slice(), images.states.as_slice());
+        match view.prefix {
+            None => fusion.forward(states.0, states.1, text, image, keep),
+            Some(prefix) => fusion.from_left_to_right(states, (text, image), prefix, keep),
+        }
     }
 
     /// The grounded dictionary, if the cross-modal encoder has one.

@@ -133,6 +133,19 @@ impl TextFeatures {
 }
 
 impl ImageFeatures {
+    /// The same without a tape.
+    #[must_use]
+    pub fn without_autodiff(&self) -> Self {
+        let of = |state: &Tensor<3>| state.clone().without_autodiff();
+        Self {
+            states: self.states.iter().map(of).collect(),
+            class: self.class.clone().without_autodiff(),
+            tags: self.tags.as_ref().map(of),
+            mask: self.mask.clone(),
+            layers: each(&self.layers, |state| state.without_autodiff()),
+        }
+    }
+
     /// How many bytes they take, without tags.
     pub fn bytes(&self) -> usize {
         bytes(&self.states, &self.class)

@@ -21,7 +21,12 @@
 //! T  = LN(T' + FFN(T'))
 //! ```
 //!
+//! Where text is read from left to right, a position of the text stream sees itself, earlier ones and the image, and the image stream
+//! sees no text at all ([`CrossModalEncoder::from_left_to_right`]). [`reading`] reads it word by word.
+//!
 //! Shape legend: `B` rows, `Lt` and `Lv` positions of text and image, `D` width, `R` gate rows, `S` levels.
+
+pub mod reading;
 
 use burn::module::{Module, Param};
 use burn::tensor::{Tensor, assert_shape};
@@ -33,9 +38,9 @@ use unimo_core::dtype::same_dtype;
 use unimo_core::init::Init;
 use unimo_core::layers::{Activation, Dropout, Embedding, LayerNorm, Linear};
 use unimo_core::levels::{GateKind, LevelAttention, LevelAttentionConfig};
-use unimo_core::mask::PaddingMask;
+use unimo_core::mask::{Hidden, PaddingMask, PairMask};
 
-use crate::managers::{Manager, ManagerConfig};
+use crate::managers::{Manager, ManagerConfig, ManagerMemory};
 use crate::output::{FusionOutput, Keep, LayerAttention, LayerGates, StreamAttention};
 
 /// Which states of the other stream the cross-layer attention reads.
@@ -399,21 +404,22 @@ impl CrossModalLayer {
 
     /// # Shapes
     ///
-    /// - x: `[B, L, D]`, own state; x_mask: `[B, L]`
-    /// - y: `[B, K, D]`, the other stream's state; y_mask: `[B, K]`
-    /// - levels: `S` times `[B, K, D]`
+    /// - x: `[B, L, D]`, own state; hidden: `[B, L]` and `[L, L]`
+    /// - other: `[B, K, D]`, what the stream sees of the other one; `None` if it sees nothing of it
     /// - output: `[B, L, D]`, the gates, `[B, R, S]`, and what `keep` asks for
     fn forward(
         &self,
-        (x, x_mask): (Tensor<3>, Option<&PaddingMask>),
-        (y, y_mask): (Tensor<3>, Option<&PaddingMask>),
-        levels: &[Tensor<3>],
+        (x, hidden): (Tensor<3>, Hidden<'_>),
+        other: Option<Other<'_>>,
         keep: Keep,
     ) -> (Tensor<3>, Option<Tensor<3>>, StreamAttention) {
         let keeps = keep == Keep::Attention;
         let (mut of_layer, mut of_levels) = (Vec::new(), Vec::new());
-        let attended = self.self_attention.forward(x.clone(), x.clone(), x_mask);
+        let attended = self.self_attention.forward(x.clone(), x.clone(), hidden);
         let a = self.self_norm.forward(x + self.dropout.forward(attended));
+        let Some(Other { y, y_mask, levels }) = other else {
+            return (self.finish(a, None), None, StreamAttention::default());
+        };
         let in_layer = self.cross_attention.as_ref().map(|attention| {
             let kept = keeps.then_some(&mut of_layer);
             self.dropout
@@ -424,32 +430,64 @@ impl CrossModalLayer {
             None => (None, None),
             Some(attention) => {
                 let kept = keeps.then_some(&mut of_levels);
-                let (read, gates) = attention.forward_keeping(a.clone(), levels, y_mask, kept);
-                let read = self.dropout.forward(read);
-                let read = match &self.merge {
-                    None => read,
-                    Some(merge) => {
-                        let lambda = same_dtype(merge.val(), &a).tanh();
-                        share = keeps.then(|| lambda.clone().without_autodiff());
-                        read * lambda.reshape([1, 1, 1])
-                    }
-                };
+                let (read, gates) = attention.forward_keeping(a.clone(), &levels, y_mask, kept);
+                let (read, lambda) = self.merged(read);
+                share = lambda.filter(|_| keeps).map(Tensor::without_autodiff);
                 (Some(read), Some(gates))
             }
         };
-        let crossed = match (in_layer, across) {
-            (Some(i), Some(x)) => i + x,
-            (Some(one), None) | (None, Some(one)) => one,
-            (None, None) => unreachable!("invariant: validation connects the streams"),
-        };
-        let t = self.cross_norm.forward(a + crossed);
-        let fed = self.dropout.forward(self.feed_forward.forward(t.clone()));
         let attention = StreamAttention {
             in_layer: of_layer.pop(),
             cross_layer: of_levels,
             share,
         };
-        (self.feed_forward_norm.forward(t + fed), gates, attention)
+        let crossed = crossed(in_layer, across);
+        (self.finish(a, Some(crossed)), gates, attention)
+    }
+
+    /// What was read of the levels, times `tanh(lambda)`, and that factor, if the layer has one.
+    fn merged(&self, read: Tensor<3>) -> (Tensor<3>, Option<Tensor<1>>) {
+        let read = self.dropout.forward(read);
+        match &self.merge {
+            None => (read, None),
+            Some(merge) => {
+                let lambda = same_dtype(merge.val(), &read).tanh();
+                (read * lambda.clone().reshape([1, 1, 1]), Some(lambda))
+            }
+        }
+    }
+
+    /// The layer after its attentions. `crossed` is what was read of the other stream.
+    ///
+    /// # Shapes
+    ///
+    /// - a, crossed, output: `[B, L, D]`
+    fn finish(&self, a: Tensor<3>, crossed: Option<Tensor<3>>) -> Tensor<3> {
+        let t = self.cross_norm.forward(match crossed {
+            Some(crossed) => a + crossed,
+            None => a,
+        });
+        let fed = self.dropout.forward(self.feed_forward.forward(t.clone()));
+        self.feed_forward_norm.forward(t + fed)
+    }
+}
+
+/// What a stream sees of the other one in a layer.
+struct Other<'a> {
+    /// Its state before the layer, `[B, K, D]`.
+    y: Tensor<3>,
+    /// `[B, K]`.
+    y_mask: Option<&'a PaddingMask>,
+    /// `S` times `[B, K, D]`.
+    levels: Vec<Tensor<3>>,
+}
+
+/// What was read within the layer and across layers, as one.
+fn crossed(in_layer: Option<Tensor<3>>, across: Option<Tensor<3>>) -> Tensor<3> {
+    match (in_layer, across) {
+        (Some(i), Some(x)) => i + x,
+        (Some(one), None) | (None, Some(one)) => one,
+        (None, None) => unreachable!("invariant: validation connects the streams"),
     }
 }
 
@@ -561,6 +599,45 @@ impl CrossModalEncoder {
         image_mask: Option<&PaddingMask>,
         keep: Keep,
     ) -> FusionOutput {
+        self.run((text, image), (mask.into(), image_mask), true, keep)
+    }
+
+    /// Runs both streams for text that is read from left to right after its first `prefix` positions. A position sees itself, earlier
+    /// ones and the image. The image stream sees no text at all, or the second layer would show its words to the positions before
+    /// them: image-to-text attention, levels and managers' memories contribute nothing. So its states do not depend on the text.
+    /// There are no gates to keep, as the image stream has none.
+    ///
+    /// # Shapes
+    ///
+    /// As [`forward`](Self::forward); the states of the text encoder were also read from left to right.
+    ///
+    /// # Panics
+    ///
+    /// Panics if there are fewer states than the configuration uses.
+    pub fn from_left_to_right(
+        &self,
+        (text, image): (&[Tensor<3>], &[Tensor<3>]),
+        (mask, image_mask): (&PaddingMask, Option<&PaddingMask>),
+        prefix: usize,
+        keep: Keep,
+    ) -> FusionOutput {
+        let [_, length] = mask.dims();
+        let pairs = PairMask::prefix(length, prefix, &mask.hidden().device());
+        let hidden = Hidden {
+            keys: Some(mask),
+            pairs: Some(&pairs),
+        };
+        self.run((text, image), (hidden, image_mask), false, keep)
+    }
+
+    /// Runs both streams. If `sees_text` is not set, the image stream sees nothing of the text.
+    fn run(
+        &self,
+        (text, image): (&[Tensor<3>], &[Tensor<3>]),
+        (hidden, image_mask): (Hidden<'_>, Option<&PaddingMask>),
+        sees_text: bool,
+        keep: Keep,
+    ) -> FusionOutput {
         let states = self.config.uni_modal_states();
         assert!(
             text.len() >= states && image.len() >= states,
@@ -577,20 +654,26 @@ impl CrossModalEncoder {
         let mut image_states = vec![v.clone()];
         let (mut gates, mut attention) = (Vec::new(), Vec::new());
         for layer in 0..self.config.layers {
-            let x = self.text.enter(layer, text, &t, &v, image_mask);
-            let y = self.image.enter(layer, image, &v, &t, Some(mask));
-            let (new_t, text_gates, text_attention) = self.text.layers[layer].forward(
-                (x.clone(), Some(mask)),
-                (y.clone(), image_mask),
-                &self.memory(image, &image_states),
-                keep,
-            );
-            let (new_v, image_gates, image_attention) = self.image.layers[layer].forward(
-                (y, image_mask),
-                (x, Some(mask)),
-                &self.memory(text, &text_states),
-                keep,
-            );
+            let seen = self.text.remember(layer, &v);
+            let x = self.text.enter(layer, text, &t, seen.as_ref(), image_mask);
+            let seen = self.image.remember(layer, &t).filter(|_| sees_text);
+            let y = self
+                .image
+                .enter(layer, image, &v, seen.as_ref(), hidden.keys);
+            let of_image = Other {
+                y: y.clone(),
+                y_mask: image_mask,
+                levels: self.memory(image, &image_states),
+            };
+            let of_text = sees_text.then(|| Other {
+                y: x.clone(),
+                y_mask: hidden.keys,
+                levels: self.memory(text, &text_states),
+            });
+            let (new_t, text_gates, text_attention) =
+                self.text.layers[layer].forward((x, hidden), Some(of_image), keep);
+            let (new_v, image_gates, image_attention) =
+                self.image.layers[layer].forward((y, image_mask.into()), of_text, keep);
             if let (true, Some(text), Some(image)) =
                 (keep != Keep::Nothing, text_gates, image_gates)
             {
@@ -628,14 +711,19 @@ impl CrossModalEncoder {
 }
 
 impl Stream {
-    /// The state that enters a layer of this stream.
+    /// What a layer's manager reads of the other stream's state, if it is adaptive.
+    fn remember(&self, layer: usize, other: &Tensor<3>) -> Option<ManagerMemory> {
+        self.managers.get(layer)?.remember(other)
+    }
+
+    /// The state that enters a layer of this stream. `seen` is what its manager reads of the other stream, with its mask.
     fn enter(
         &self,
         layer: usize,
         uni_modal: &[Tensor<3>],
         own: &Tensor<3>,
-        other: &Tensor<3>,
-        other_mask: Option<&PaddingMask>,
+        seen: Option<&ManagerMemory>,
+        mask: Option<&PaddingMask>,
     ) -> Tensor<3> {
         if let Some(norm) = self.links.get(layer) {
             let (bridge, own) = (uni_modal[layer].clone(), own.clone());
@@ -660,7 +748,7 @@ impl Stream {
                 .enumerate()
                 .map(|(i, level)| level.clone() + same_dtype(embedding.entry(i), level))
                 .collect();
-            return manager.forward(&levels, own, other, other_mask);
+            return manager.mix(&levels, own, seen.map(|seen| (seen, mask)));
         }
         own.clone()
     }

@@ -58,6 +58,8 @@ pub struct Report {
     pub unexpected: Vec<String>,
     /// Tables of positions that were interpolated: name, stored shape, our shape.
     pub reshaped: Vec<(String, Vec<usize>, Vec<usize>)>,
+    /// Tables whose last row was repeated for further rows of ours: name, stored shape, our shape.
+    pub repeated: Vec<(String, Vec<usize>, Vec<usize>)>,
     /// Tensors of a wrong shape: name, stored shape, our shape.
     pub mismatched: Vec<(String, Vec<usize>, Vec<usize>)>,
 }
@@ -78,6 +80,7 @@ impl Report {
         self.unused.extend(other.unused);
         self.unexpected.extend(other.unexpected);
         self.reshaped.extend(other.reshaped);
+        self.repeated.extend(other.repeated);
         self.mismatched.extend(other.mismatched);
         self
     }
@@ -92,7 +95,7 @@ impl fmt::Display for Report {
                 .try_for_each(|line| writeln!(f, "  {what:<11} {line}"))
         };
         writeln!(f, "  used        {} tensors", self.used.len())?;
-        let shapes = |all: &[(String, Vec<usize>, Vec<usize>)]| {
+        let shapes = |all: &[(String, Vec<usize>, Vec<usize>)]| -> Vec<String> {
             all.iter()
                 .map(|(name, there, here)| format!("{name} {there:?}, here {here:?}"))
                 .collect()
@@ -104,6 +107,10 @@ impl fmt::Display for Report {
             .map(|(name, stored)| format!("{name} is stored as {stored}"));
         lines(f, "tied", tied.collect())?;
         lines(f, "reshaped", shapes(&self.reshaped))?;
+        let repeated = shapes(&self.repeated).into_iter();
+        let repeated = repeated
+            .map(|line| format!("{line}: the further rows start as copies of the last stored one"));
+        lines(f, "repeated", repeated.collect())?;
         lines(f, "new", self.new.clone())?;
         lines(f, "unused", self.unused.clone())?;
         let missing = self
@@ -211,6 +218,10 @@ pub fn import<M: Module>(
                 let shapes = (stored.clone(), info.shape.clone(), parameter.shape.clone());
                 report.reshaped.push(shapes);
             }
+            Fit::Repeated => {
+                let shapes = (stored.clone(), info.shape.clone(), parameter.shape.clone());
+                report.repeated.push(shapes);
+            }
             Fit::Wrong => {
                 let shapes = (stored, info.shape.clone(), parameter.shape.clone());
                 report.mismatched.push(shapes);
@@ -268,6 +279,7 @@ fn find(weights: &Weights, names: &Names, name: &str) -> Option<(String, TensorI
 enum Fit {
     Exact,
     Interpolated,
+    Repeated,
     Wrong,
 }
 
@@ -307,6 +319,17 @@ fn fit(conversion: Conversion, stored: &[usize], ours: &[usize]) -> Fit {
         Conversion::Third(_) => match (stored, ours) {
             ([packed, columns], [d_in, d_out]) => *packed == 3 * d_out && columns == d_in,
             ([packed], [d_out]) => *packed == 3 * d_out,
+            _ => false,
+        },
+        Conversion::Types => match (stored, ours) {
+            ([rows, theirs], [types, width]) if theirs == width && (1..*types).contains(rows) => {
+                return Fit::Repeated;
+            }
+            _ => stored == ours,
+        },
+        Conversion::Row(row) => match (stored, ours) {
+            ([rows, columns], [d_in, 1]) => row < *rows && columns == d_in,
+            ([rows], [1]) => row < *rows,
             _ => false,
         },
         Conversion::Grid(_) => match (squeezed(stored), ours) {
@@ -397,7 +420,7 @@ fn place<T: Sync>(
     ours: &[usize],
     conversion: Conversion,
 ) -> Vec<f32> {
-    let all = |values: &[T]| values.iter().map(one).collect();
+    let all = |values: &[T]| -> Vec<f32> { values.iter().map(one).collect() };
     match conversion {
         Conversion::Same(_) | Conversion::Scalar => all(values),
         Conversion::Transposed | Conversion::Patches => transposed(values, one, stored[0]),
@@ -409,6 +432,18 @@ fn place<T: Sync>(
                 2 => transposed(part, one, rows),
                 _ => all(part),
             }
+        }
+        Conversion::Types => {
+            let width = ours[1];
+            let further = ours[0] * width - values.len();
+            let last = all(&values[values.len() - width..]);
+            let mut new: Vec<f32> = all(values);
+            new.extend(last.iter().cycle().take(further));
+            new
+        }
+        Conversion::Row(row) => {
+            let columns = values.len() / stored[0];
+            all(&values[row * columns..(row + 1) * columns])
         }
         Conversion::Grid(_) if squeezed(stored) == ours => all(values),
         Conversion::Grid(_) => {
@@ -424,8 +459,8 @@ fn place<T: Sync>(
     }
 }
 
-/// Our values in the stored layout: the inverse of [`convert`], with two exceptions. Grids keep our size, and the caller
-/// stacks thirds.
+/// Our values in the stored layout: the inverse of [`convert`], with exceptions. Grids and types keep our size, a row stays a layer of
+/// its own, and the caller stacks thirds.
 pub fn invert(values: &[f32], ours: &[usize], conversion: Conversion) -> Vec<f32> {
     match (conversion, ours) {
         (Conversion::Transposed | Conversion::Patches | Conversion::Third(_), [d_in, _]) => {
@@ -440,7 +475,9 @@ pub fn shape_there(ours: &[usize], conversion: Conversion) -> Vec<usize> {
     match (conversion, ours) {
         (Conversion::Same(ones) | Conversion::Grid(ones), ours) => [&vec![1; ones], ours].concat(),
         (Conversion::Scalar, _) => Vec::new(),
-        (Conversion::Transposed | Conversion::Third(_), [d_in, d_out]) => vec![*d_out, *d_in],
+        (Conversion::Transposed | Conversion::Third(_) | Conversion::Row(_), [d_in, d_out]) => {
+            vec![*d_out, *d_in]
+        }
         (Conversion::Patches, [d_in, d_out]) => {
             let side = (d_in / Images::CHANNELS).isqrt();
             vec![*d_out, Images::CHANNELS, side, side]

@@ -23,9 +23,10 @@
 //! distilled DeiT), `K` grounded tokens, `D` width.
 
 use burn::module::Module;
-use burn::tensor::{Bool, Device, FloatDType, Tensor, TensorData, assert_shape};
+use burn::tensor::{Bool, Device, FloatDType, Int, Tensor, TensorData, assert_shape};
 use serde::{Deserialize, Serialize};
 use unimo_batch::{ConfigError, config};
+use unimo_core::attention::KeyValues;
 use unimo_core::blocks::{BlockConfig, PostNormBlock};
 use unimo_core::dtype::cast;
 use unimo_core::init::Init;
@@ -33,7 +34,7 @@ use unimo_core::layers::{Activation, Dropout, LayerNorm};
 use unimo_core::mask::{Hidden, PaddingMask, PairMask};
 
 use crate::output::{FusionOutput, Grounded};
-use crate::quantiser::{Quantiser, QuantiserConfig};
+use crate::quantiser::{Quantised, Quantiser, QuantiserConfig};
 
 /// `[model.joint]`. Its width equals that of both uni-modal encoders.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -132,6 +133,36 @@ pub struct View {
     pub hidden_tokens: Vec<bool>,
 }
 
+/// What one stream reads.
+struct Sequence {
+    /// Image, grounded tokens and text, `[B, v + k + t, D]`.
+    x: Tensor<3>,
+    /// `[B, v + k + t]`.
+    keys: PaddingMask,
+    /// `v`, `k` and `t`.
+    counts: [usize; 3],
+    quantised: Option<Quantised>,
+}
+
+/// What texts that are read word by word see: the images with their codes, and the words so far.
+#[derive(Debug, Clone)]
+pub struct JointReading {
+    /// One per layer, a row for each text.
+    layers: Vec<Option<KeyValues>>,
+    /// `[R, K]`, a row for each text.
+    mask: PaddingMask,
+}
+
+impl JointReading {
+    /// Keeps these texts with their images, in that order; a text may be given several times.
+    pub fn select(&mut self, texts: &Tensor<1, Int>) {
+        self.mask = self.mask.select(texts.clone());
+        for layer in &mut self.layers {
+            *layer = layer.as_ref().map(|keys| keys.select(texts));
+        }
+    }
+}
+
 impl JointEncoder {
     /// Runs the sequence of the parts that are given.
     ///
@@ -150,6 +181,75 @@ impl JointEncoder {
         image: Option<(&Tensor<3>, Option<&PaddingMask>)>,
         view: &View,
     ) -> FusionOutput {
+        let Sequence {
+            mut x,
+            keys,
+            counts: [v, k, t],
+            quantised,
+        } = self.sequence(text, image, view);
+        let pairs = self.pairs([v, k, t], view, &x.device());
+        let hidden = Hidden {
+            keys: Some(&keys),
+            pairs: pairs.as_ref(),
+        };
+        for layer in &self.layers {
+            x = layer.forward(x, hidden);
+        }
+        FusionOutput {
+            image: image.map(|_| x.clone().narrow(1, 0, v)),
+            text: text.map(|_| x.clone().narrow(1, v + k, t)),
+            grounded: quantised.map(|quantised| Grounded {
+                quantised,
+                states: x.narrow(1, v, k),
+            }),
+            gates: Vec::new(),
+            attention: Vec::new(),
+        }
+    }
+
+    /// Reads the images and their codes, which see no text, and keeps what texts that are read from left to right see of them.
+    ///
+    /// # Shapes
+    ///
+    /// - image: `[B, Lv, D]`, with its mask `[B, Lv]` if some of it is padding
+    pub fn begin_reading(&self, image: &Tensor<3>, mask: Option<&PaddingMask>) -> JointReading {
+        let sequence = self.sequence(None, Some((image, mask)), &View::default());
+        let mut x = sequence.x;
+        let keys = |layer: &PostNormBlock| {
+            let mut keys = None;
+            x = layer.read_on(x.clone(), &mut keys, Some(&sequence.keys));
+            keys
+        };
+        JointReading {
+            layers: self.layers.iter().map(keys).collect(),
+            mask: sequence.keys,
+        }
+    }
+
+    /// Reads one more word of each text. It sees the words before, and the image with its codes. It gives what
+    /// [`forward`](Self::forward) gives for whole texts, up to rounding.
+    ///
+    /// # Shapes
+    ///
+    /// - text, output: `[R, 1, D]`, for `R` texts
+    pub fn read_on(&self, text: &Tensor<3>, reading: &mut JointReading) -> Tensor<3> {
+        let [rows, _, _] = text.dims();
+        let shown = PaddingMask::none(rows, 1, &text.device());
+        reading.mask = PaddingMask::join(vec![reading.mask.clone(), shown]);
+        let mut x = text.clone();
+        for (layer, before) in self.layers.iter().zip(&mut reading.layers) {
+            x = layer.read_on(x, before, Some(&reading.mask));
+        }
+        x
+    }
+
+    /// The parts that are given, one after the other, with who takes no part.
+    fn sequence(
+        &self,
+        text: Option<(&Tensor<3>, &PaddingMask)>,
+        image: Option<(&Tensor<3>, Option<&PaddingMask>)>,
+        view: &View,
+    ) -> Sequence {
         let width = self.config.width;
         let (rows, device) = match (text, image) {
             (Some((text, _)), _) => (text.dims()[0], text.device()),
@@ -208,25 +308,11 @@ impl JointEncoder {
             parts.push(text.clone());
             masks.push(mask.clone());
         }
-        let mut x = Tensor::cat(parts, 1);
-        let keys = PaddingMask::join(masks);
-        let pairs = self.pairs([v, k, t], view, &device);
-        let hidden = Hidden {
-            keys: Some(&keys),
-            pairs: pairs.as_ref(),
-        };
-        for layer in &self.layers {
-            x = layer.forward(x, hidden);
-        }
-        FusionOutput {
-            image: image.map(|_| x.clone().narrow(1, 0, v)),
-            text: text.map(|_| x.clone().narrow(1, v + k, t)),
-            grounded: quantised.map(|quantised| Grounded {
-                quantised,
-                states: x.narrow(1, v, k),
-            }),
-            gates: Vec::new(),
-            attention: Vec::new(),
+        Sequence {
+            x: Tensor::cat(parts, 1),
+            keys: PaddingMask::join(masks),
+            counts: [v, k, t],
+            quantised,
         }
     }
 

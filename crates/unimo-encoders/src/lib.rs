@@ -48,9 +48,9 @@ pub mod names;
 pub mod output;
 pub mod public;
 pub mod quantiser;
+pub mod reading;
 pub mod region;
 mod rows;
-pub mod tasks;
 pub mod text;
 pub mod weights;
 

@@ -13,7 +13,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::activation::softmax;
-use burn::tensor::{Distribution, FloatDType, Tensor, assert_shape};
+use burn::tensor::{Distribution, FloatDType, Int, Tensor, assert_shape};
 use unimo_core::attention::scaled_dot_product;
 use unimo_core::dtype::{cast, same_dtype};
 use unimo_core::init::Init;
@@ -50,6 +50,15 @@ pub struct Adaptive {
     pub score: Linear,
     /// `w_c`, `[D]`, starts at 1.
     pub cross_weight: Param<Tensor<1>>,
+}
+
+/// What an adaptive manager reads of the other stream.
+#[derive(Debug, Clone)]
+pub struct ManagerMemory {
+    /// `K(LN c_V)`, `[B, K, D]`.
+    keys: Tensor<3>,
+    /// `LN c_V`, `[B, K, D]`.
+    values: Tensor<3>,
 }
 
 /// Sizes of a [`Manager`].
@@ -93,26 +102,39 @@ impl ManagerConfig {
 }
 
 impl Manager {
+    /// What an adaptive manager reads of the other stream, once for any number of calls of [`mix`](Self::mix); `None` for a static
+    /// manager, which reads nothing of it.
+    ///
+    /// # Shapes
+    ///
+    /// - other, the previous cross-modal state of the other stream: `[B, K, D]`
+    pub fn remember(&self, other: &Tensor<3>) -> Option<ManagerMemory> {
+        let adaptive = self.adaptive.as_ref()?;
+        let values = adaptive.other_norm.forward(other.clone());
+        Some(ManagerMemory {
+            keys: adaptive.key.forward(values.clone()),
+            values,
+        })
+    }
+
     /// Mixes the levels.
     ///
     /// # Shapes
     ///
     /// - levels: `S` times `[B, L, D]`
     /// - own, the previous cross-modal state: `[B, L, D]`
-    /// - other, that of the other stream: `[B, K, D]`
-    /// - other_mask: `[B, K]`
+    /// - seen, what [`remember`](Self::remember) gave of the other stream, with its mask `[B, K]`; without it an adaptive manager takes
+    ///   zeros for what it would read
     /// - output: `[B, L, D]`
-    pub fn forward(
+    pub fn mix(
         &self,
         levels: &[Tensor<3>],
         own: &Tensor<3>,
-        other: &Tensor<3>,
-        other_mask: Option<&PaddingMask>,
+        seen: Option<(&ManagerMemory, Option<&PaddingMask>)>,
     ) -> Tensor<3> {
         let count = self.norms.len();
         assert_eq!(levels.len(), count, "one tensor per level");
         let [rows, length, width] = own.dims();
-        assert_shape!(other, [rows, _, width]);
         // The softmax of the shares is f32, whatever the dtype of the states.
         let single = FloatDType::F32;
         let temperature = cast(self.temperature.val(), single).reshape([1, 1, 1]);
@@ -133,19 +155,24 @@ impl Manager {
             .as_ref()
             .expect("invariant: a manager is static or adaptive");
         let own = adaptive.own_norm.forward(own.clone());
-        let other = adaptive.other_norm.forward(other.clone());
-        let one_head = |x: Tensor<3>| x.unsqueeze_dim::<4>(1);
-        let fused = scaled_dot_product(
-            one_head(adaptive.query.forward(own.clone())),
-            one_head(adaptive.key.forward(other.clone())),
-            one_head(other),
-            other_mask,
-            &Dropout::new(0.0),
-        )
-        .squeeze_dim::<3>(1);
+        let read = match seen {
+            Some((memory, mask)) => {
+                assert_shape!(memory.values, [rows, _, width]);
+                let one_head = |x: Tensor<3>| x.unsqueeze_dim::<4>(1);
+                scaled_dot_product(
+                    one_head(adaptive.query.forward(own.clone())),
+                    one_head(memory.keys.clone()),
+                    one_head(memory.values.clone()),
+                    mask,
+                    &Dropout::new(0.0),
+                )
+                .squeeze_dim::<3>(1)
+            }
+            None => own.zeros_like(),
+        };
         let scores = adaptive
             .score
-            .forward(Tensor::cat(vec![fused, own.clone()], 2));
+            .forward(Tensor::cat(vec![read, own.clone()], 2));
         let mut scores = cast(scores, single);
         assert_shape!(scores, [rows, length, count]);
         if self.noise > 0.0 && scores.is_autodiff() {
@@ -158,6 +185,17 @@ impl Manager {
     }
 }
 
+impl ManagerMemory {
+    /// The given rows, in that order; a row may be given several times.
+    #[must_use]
+    pub fn select(&self, rows: &Tensor<1, Int>) -> Self {
+        Self {
+            keys: self.keys.clone().select(0, rows.clone()),
+            values: self.values.clone().select(0, rows.clone()),
+        }
+    }
+}
+
 #[cfg(all(test, feature = "flex"))]
 mod tests {
     use burn::tensor::{Device, Tolerance};
@@ -166,6 +204,17 @@ mod tests {
 
     /// f32 rounding of a mean of three normalised vectors.
     const TOLERANCE: f64 = 1e-5;
+
+    fn mixed(
+        manager: &Manager,
+        levels: &[Tensor<3>],
+        other: &Tensor<3>,
+        mask: Option<&PaddingMask>,
+    ) -> Tensor<3> {
+        let memory = manager.remember(other);
+        let seen = memory.as_ref().map(|memory| (memory, mask));
+        manager.mix(levels, &levels[0], seen)
+    }
 
     fn config(adaptive: bool) -> ManagerConfig {
         ManagerConfig {
@@ -184,7 +233,7 @@ mod tests {
         let mut numbers = Init::new(&device, 2);
         let mut random = || numbers.uniform([2, 4, 8], 1.0).val();
         let levels = [random(), random(), random()];
-        let out = manager.forward(&levels, &levels[0], &levels[1], None);
+        let out = mixed(&manager, &levels, &levels[1], None);
         let normed = |i: usize| manager.norms[i].forward(levels[i].clone());
         let mean = (normed(0) + normed(1) + normed(2)).div_scalar(3.0);
         out.into_data()
@@ -201,8 +250,8 @@ mod tests {
         let other = random(5);
         let mask = PaddingMask::from_lengths(&[5, 5], 7, &device);
         let padded = Tensor::cat(vec![other.clone(), random(2).mul_scalar(30)], 1);
-        let short = manager.forward(&levels, &levels[0], &other, None);
-        let long = manager.forward(&levels, &levels[0], &padded, Some(&mask));
+        let short = mixed(&manager, &levels, &other, None);
+        let long = mixed(&manager, &levels, &padded, Some(&mask));
         short
             .into_data()
             .assert_approx_eq::<f32>(&long.into_data(), Tolerance::absolute(TOLERANCE));

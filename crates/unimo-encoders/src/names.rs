@@ -23,6 +23,11 @@ pub enum Form {
     Third(usize),
     /// As [`Form::Leading`], for a position table of patches after class tokens; another grid is interpolated.
     Grid(usize),
+    /// `weight` as it is; further rows of ours are copies of the last stored one. For types of images: a second image starts as the
+    /// first (METER's NLVR2).
+    Types,
+    /// One row of a linear layer, as a layer with one output.
+    Row(usize),
 }
 
 /// A layer in our model and in a checkpoint.
@@ -67,6 +72,10 @@ pub enum Conversion {
     Third(usize),
     /// As it is, or interpolated to another grid, with this many ones before the stored shape.
     Grid(usize),
+    /// As it is; further rows of ours are copies of the last one.
+    Types,
+    /// This row of a matrix as a column, or this number of a vector.
+    Row(usize),
 }
 
 /// What one of our parameters is called in a checkpoint.
@@ -218,6 +227,8 @@ impl Rule {
                 Conversion::Same(0)
             }
             (Form::Third(part), "weight" | "bias") => Conversion::Third(part),
+            (Form::Types, "weight") => Conversion::Types,
+            (Form::Row(row), "weight" | "bias") => Conversion::Row(row),
             _ => return None,
         };
         match self.form {

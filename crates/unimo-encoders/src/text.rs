@@ -8,6 +8,7 @@ use burn::module::Module;
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData, assert_shape};
 use serde::{Deserialize, Serialize};
 use unimo_batch::{ConfigError, config};
+use unimo_core::attention::KeyValues;
 use unimo_core::blocks::{self, BlockConfig, PostNormBlock};
 use unimo_core::dtype::cast;
 use unimo_core::init::Init;
@@ -274,6 +275,43 @@ impl TextEncoder {
             pairs: input.pairs.as_ref(),
         };
         blocks::last_states(&self.layers, x, keep, |block, x| block.forward(x, hidden))
+    }
+
+    /// Reads one more word of each text; it sees the words `before`, which it joins. The states are those of
+    /// [`forward`](Self::forward) for texts that are read from left to right, up to rounding.
+    ///
+    /// # Shapes
+    ///
+    /// - words: `R`, each the word at `position` of its text, counted from 0
+    /// - before: one entry per block, none of them read if `position` is 0
+    /// - output: `keep` times `[R, 1, D]`
+    ///
+    /// # Panics
+    ///
+    /// Panics if there is no such position, see [`longest_text`](Self::longest_text).
+    pub fn read_on(
+        &self,
+        words: &[i32],
+        position: usize,
+        keep: usize,
+        before: &mut [Option<KeyValues>],
+    ) -> Vec<Tensor<3>> {
+        assert!(
+            position < self.longest_text(),
+            "there is no position {position}"
+        );
+        let device = self.word_embedding.weight.device();
+        let rows = words.len();
+        let mut input = self.input(words, &vec![1; rows], 1, &device);
+        input.positions = input.positions.add_scalar(position as i64);
+        let mut before = before.iter_mut();
+        let x = self.embed(&input, 0);
+        blocks::last_states(&self.layers, x, keep, |block, x| {
+            let before = before
+                .next()
+                .expect("invariant: there is one for each block");
+            block.read_on(x, before, None)
+        })
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Referring expressions (RefCOCO, RefCOCO+, RefCOCOg) count a chosen box as found where its IoU with the right one is at least 0.5.
 
-use crate::EvalError;
+use crate::{EvalError, checks};
 
 /// The least IoU of a box that counts as found; 0.5 itself does.
 pub const FOUND_AT: f64 = 0.5;
@@ -115,13 +115,11 @@ pub fn share_found(
     right: &[BoundingBox],
     overlap: fn(&BoundingBox, &BoundingBox) -> f64,
 ) -> Result<Option<f64>, EvalError> {
-    if chosen.len() != right.len() {
-        return Err(EvalError::Count {
-            what: "chosen boxes (one per right box)",
-            expected: right.len(),
-            got: chosen.len(),
-        });
-    }
+    checks::count(
+        "chosen boxes (one per right box)",
+        right.len(),
+        chosen.len(),
+    )?;
     let pairs = chosen.iter().zip(right);
     let found = pairs.filter(|(chosen, right)| overlap(chosen, right) >= FOUND_AT);
     let found = found.count() as f64;

@@ -10,7 +10,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::EvalError;
+use crate::{EvalError, checks};
 
 /// A score for every row and class; higher is more likely.
 #[derive(Debug, Clone, PartialEq)]
@@ -92,13 +92,7 @@ impl ClassScores {
     }
 
     fn check(&self, labels: &[usize]) -> Result<(), EvalError> {
-        if labels.len() != self.rows() {
-            return Err(EvalError::Count {
-                what: "labels (one per row of scores)",
-                expected: self.rows(),
-                got: labels.len(),
-            });
-        }
+        checks::count("labels (one per row of scores)", self.rows(), labels.len())?;
         in_range("label", labels, self.classes)
     }
 }
@@ -135,13 +129,11 @@ impl Confusion {
     /// # Errors
     /// If there is not one prediction per label, or if one of either is not below `classes`.
     pub fn new(classes: usize, labels: &[usize], predictions: &[usize]) -> Result<Self, EvalError> {
-        if labels.len() != predictions.len() {
-            return Err(EvalError::Count {
-                what: "predictions (one per label)",
-                expected: labels.len(),
-                got: predictions.len(),
-            });
-        }
+        checks::count(
+            "predictions (one per label)",
+            labels.len(),
+            predictions.len(),
+        )?;
         in_range("label", labels, classes)?;
         in_range("prediction", predictions, classes)?;
         let mut counts = vec![0; classes * classes];

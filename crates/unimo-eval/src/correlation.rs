@@ -3,7 +3,13 @@
 //! Both are undefined for fewer than two rows and where one side is constant: the result is `None` then, never 0. They agree with
 //! `scipy.stats.pearsonr` and `spearmanr`.
 
-use crate::EvalError;
+use crate::{EvalError, checks};
+
+/// Above this, values are scaled down first.
+const HUGE: f64 = 1e200;
+
+/// 2^-200, by which they are scaled: sums of any number of rows are finite then.
+const DOWN: f64 = 1.0 / (1_u128 << 100) as f64 / (1_u128 << 100) as f64;
 
 /// Pearson's correlation, `sum (a - mean a)(b - mean b) / sqrt(sum (a - mean a)^2 sum (b - mean b)^2)`, in [-1, 1].
 ///
@@ -24,27 +30,13 @@ pub fn spearman(predictions: &[f64], labels: &[f64]) -> Result<Option<f64>, Eval
 }
 
 fn check(predictions: &[f64], labels: &[f64]) -> Result<(), EvalError> {
-    if predictions.len() != labels.len() {
-        return Err(EvalError::Count {
-            what: "predictions (one per label)",
-            expected: labels.len(),
-            got: predictions.len(),
-        });
-    }
-    finite("prediction", predictions)?;
-    finite("label", labels)
-}
-
-/// That all values are finite.
-pub(crate) fn finite(what: &'static str, values: &[f64]) -> Result<(), EvalError> {
-    match values.iter().position(|value| !value.is_finite()) {
-        Some(row) => Err(EvalError::NotFinite {
-            what,
-            row,
-            got: values[row],
-        }),
-        None => Ok(()),
-    }
+    checks::count(
+        "predictions (one per label)",
+        labels.len(),
+        predictions.len(),
+    )?;
+    checks::finite("prediction", predictions)?;
+    checks::finite("label", labels)
 }
 
 fn correlation(a: &[f64], b: &[f64]) -> Option<f64> {
@@ -60,20 +52,27 @@ fn direction(values: &[f64]) -> Option<Vec<f64>> {
     if values.iter().all(|value| *value == first) {
         return None;
     }
-    // Values near the largest number would overflow in the sums, and their differences too.
-    let largest = values
+    // Sums and differences of values near the largest number would overflow. A power of two rounds nothing.
+    let huge = values.iter().any(|value| value.abs() > HUGE);
+    let scale = if huge { DOWN } else { 1.0 };
+    let scaled = values.iter().map(|value| value * scale).collect();
+    // The first mean is rounded as its values are, which may be far from 0; the second is rounded as their differences are.
+    let centred = less_mean(less_mean(scaled));
+    // Squares of tiny differences would vanish.
+    let largest = centred
         .iter()
         .fold(0.0_f64, |most, value| most.max(value.abs()));
-    let scaled: Vec<f64> = values.iter().map(|value| value / largest).collect();
-    let mean = scaled.iter().sum::<f64>() / scaled.len() as f64;
-    let centred: Vec<f64> = scaled.iter().map(|value| value - mean).collect();
-    // Squares of differences near the rounding of 1 are still far above the smallest number.
     let norm = centred
         .iter()
-        .map(|value| value * value)
+        .map(|value| (value / largest).powi(2))
         .sum::<f64>()
         .sqrt();
-    Some(centred.iter().map(|value| value / norm).collect())
+    Some(centred.iter().map(|value| value / largest / norm).collect())
+}
+
+fn less_mean(values: Vec<f64>) -> Vec<f64> {
+    let mean = values.iter().sum::<f64>() / values.len() as f64;
+    values.iter().map(|value| value - mean).collect()
 }
 
 /// The ranks from 1; equal values have the mean of theirs.

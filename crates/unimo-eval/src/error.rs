@@ -1,8 +1,8 @@
 //! Why an evaluation can fail.
 
-use thiserror::Error;
+use std::fmt;
 
-use crate::coverage::Ids;
+use thiserror::Error;
 
 /// What a [`RetrievalModel`](crate::RetrievalModel) reports when it fails: any error of its own.
 pub type ModelError = Box<dyn std::error::Error + Send + Sync>;
@@ -194,4 +194,40 @@ pub enum EvalError {
     /// The model failed.
     #[error("the model failed during retrieval: {0}")]
     Model(#[source] ModelError),
+}
+
+/// How many ids an error names.
+const NAMED: usize = 5;
+
+/// Some ids of a file, for an error: how many there are, and the first of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ids {
+    /// How many there are.
+    pub count: usize,
+    /// The first five of them, in the order of their file.
+    pub first: Vec<String>,
+}
+
+impl Ids {
+    pub(crate) fn new<K: fmt::Display>(ids: &[K]) -> Self {
+        Self {
+            count: ids.len(),
+            first: ids.iter().take(NAMED).map(K::to_string).collect(),
+        }
+    }
+}
+
+impl fmt::Display for Ids {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.count)?;
+        if self.first.is_empty() {
+            return Ok(());
+        }
+        let more = if self.count > self.first.len() {
+            ", ..."
+        } else {
+            ""
+        };
+        write!(f, " ({}{more})", self.first.join(", "))
+    }
 }

@@ -7,8 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::EvalError;
-use crate::correlation::finite;
+use crate::{EvalError, checks};
 
 /// Where a value lies with some confidence.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -104,13 +103,7 @@ impl Bootstrap {
         groups: &[K],
     ) -> Result<Option<Interval>, EvalError> {
         self.check(values)?;
-        if values.len() != groups.len() {
-            return Err(EvalError::Count {
-                what: "groups (one per value)",
-                expected: values.len(),
-                got: groups.len(),
-            });
-        }
+        checks::count("groups (one per value)", values.len(), groups.len())?;
         // Groups in the order of their first row, so that their names do not matter.
         let mut place: BTreeMap<&K, usize> = BTreeMap::new();
         let mut all: Vec<Group> = Vec::new();
@@ -134,7 +127,7 @@ impl Bootstrap {
                 allowed: "1 or more".to_owned(),
             });
         }
-        finite("value", values)
+        checks::finite("value", values)
     }
 
     fn of(&self, groups: &[Group]) -> Option<Interval> {

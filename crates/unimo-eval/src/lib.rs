@@ -2,9 +2,9 @@
 
 pub mod boxes;
 pub mod captions;
+mod checks;
 pub mod classification;
 pub mod correlation;
-mod coverage;
 mod error;
 pub mod grounding;
 pub mod interval;
@@ -15,8 +15,7 @@ pub mod vqa;
 
 pub use boxes::BoundingBox;
 pub use classification::{ClassScores, Confusion};
-pub use coverage::Ids;
-pub use error::{EvalError, ModelError};
+pub use error::{EvalError, Ids, ModelError};
 pub use interval::{Bootstrap, Interval};
 pub use metrics::{ChanceRecall, Direction, Directions, GroundTruth, Pair, Recall, Scores};
 pub use nlvr::{Labelled, NlvrReport};

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::EvalError;
-use crate::coverage::places;
+use crate::checks::places;
 
 /// The true or predicted label of a row.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -26,7 +26,7 @@ pub use vocabulary::{
 };
 
 use crate::EvalError;
-use crate::coverage::places;
+use crate::checks::places;
 use normalise::trimmed;
 
 /// How many equal answers of others make a prediction right.
@@ -120,19 +120,23 @@ pub fn accuracies(
     let places = places("question", &asked, &answered)?;
     let score = |(question, place): (&VqaQuestion, usize)| {
         let (prediction, answers) = (&predictions[place].answer, &question.answers);
-        let too_few = |allowed| EvalError::Answers {
+        let (least, allowed) = match rule {
+            VqaRule::Official => (
+                2,
+                "the official accuracy needs 2 or more; with one answer use exact match",
+            ),
+            VqaRule::Exact => (1, "exact match needs 1 or more"),
+        };
+        let score = match rule {
+            _ if answers.len() < least => None,
+            VqaRule::Official => accuracy(prediction, answers),
+            VqaRule::Exact => Some(f64::from(u8::from(exact_match(prediction, answers)))),
+        };
+        score.ok_or(EvalError::Answers {
             question: question.id,
             answers: answers.len(),
             allowed,
-        };
-        match rule {
-            VqaRule::Official if answers.len() < 2 => Err(too_few(
-                "the official accuracy needs 2 or more; with one answer use exact match",
-            )),
-            VqaRule::Exact if answers.is_empty() => Err(too_few("exact match needs 1 or more")),
-            VqaRule::Official => accuracy(prediction, answers).ok_or(too_few("2 or more")),
-            VqaRule::Exact => Ok(f64::from(u8::from(exact_match(prediction, answers)))),
-        }
+        })
     };
     questions.iter().zip(places).map(score).collect()
 }

@@ -76,6 +76,11 @@ impl ObjectivesConfig {
         self.each().into_iter().map(|(key, _)| key).collect()
     }
 
+    /// Whether a head scores pairs of a text and an image, see [`Objectives::match_scores`](crate::Objectives::match_scores).
+    pub fn scores_pairs(&self) -> bool {
+        self.itm.is_some() || self.ranking.is_some()
+    }
+
     /// Checks every value, alone and against the others.
     pub fn validate(&self) -> Result<(), ConfigError> {
         for (key, settings) in self.each() {

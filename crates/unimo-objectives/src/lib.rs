@@ -27,6 +27,7 @@ mod draws;
 mod encode;
 pub mod encoded;
 pub mod features;
+pub mod generation;
 mod labels;
 pub mod objective;
 pub mod outcome;
@@ -187,6 +188,9 @@ objectives! {
     views: pretraining::views::ViewsConfig;
     mrm: pretraining::mrm::MrmConfig;
     vqa: tasks::vqa::VqaConfig;
+    nlvr2: tasks::nlvr2::Nlvr2Config;
+    snli_ve: tasks::snli_ve::SnliVeConfig;
+    ranking: tasks::ranking::RankingConfig;
     classes: tasks::classes::ClassesConfig;
     sentences: tasks::sentences::SentencesConfig;
 }

@@ -108,7 +108,17 @@ impl Outcome {
     /// - states: `[B, L, D]`; positions: `M` of `[B, L]`, row-major; labels: `M`
     pub(crate) fn of_positions(
         states: Tensor<3>,
+        labels: (Vec<i32>, Vec<i32>),
+        logits: impl FnOnce(Tensor<2>) -> Tensor<2>,
+    ) -> Self {
+        Self::of_positions_smoothed(states, labels, 0.0, logits)
+    }
+
+    /// As [`of_positions`](Self::of_positions), with [smoothed](kernels::smoothed_cross_entropy) labels.
+    pub(crate) fn of_positions_smoothed(
+        states: Tensor<3>,
         (positions, labels): (Vec<i32>, Vec<i32>),
+        smoothing: f64,
         logits: impl FnOnce(Tensor<2>) -> Tensor<2>,
     ) -> Self {
         let [rows, length, width] = states.dims();
@@ -119,7 +129,7 @@ impl Outcome {
         } else {
             states.select(0, ints(positions, &device))
         };
-        Self::of_labels(states, labels, logits)
+        Self::of_smoothed_labels(states, labels, smoothing, logits)
     }
 
     /// The mean cross-entropy of `labels`, one per row of `logits`, which were computed from `states`. Without a label the loss is
@@ -133,6 +143,15 @@ impl Outcome {
         labels: Vec<i32>,
         logits: impl FnOnce(Tensor<2>) -> Tensor<2>,
     ) -> Self {
+        Self::of_smoothed_labels(states, labels, 0.0, logits)
+    }
+
+    fn of_smoothed_labels(
+        states: Tensor<2>,
+        labels: Vec<i32>,
+        smoothing: f64,
+        logits: impl FnOnce(Tensor<2>) -> Tensor<2>,
+    ) -> Self {
         let device = states.device();
         let count = labels.len();
         if count == 0 {
@@ -141,7 +160,7 @@ impl Outcome {
         let labels = ints(labels, &device);
         let logits = single_precision(logits(states));
         let correct = count_correct(logits.clone(), labels.clone());
-        let loss = kernels::cross_entropy(logits, labels).mean();
+        let loss = kernels::smoothed_cross_entropy(logits, labels, smoothing).mean();
         Self::with_accuracy(loss, correct, count)
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use burn::tensor::Tensor;
 use rand::RngExt;
+use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
@@ -147,6 +148,21 @@ impl Partners {
         Some(self.all[found].sample)
     }
 
+    /// Up to `count` samples of the batch itself whose captions are wrong for the image of own sample `i`, each once, in random
+    /// order.
+    pub fn wrong_texts(&self, count: usize, i: usize, rng: &mut ChaCha8Rng) -> Vec<usize> {
+        let at = self.own.start + i;
+        let mut others: Vec<usize> = self.own.clone().filter(|j| self.differs(at, *j)).collect();
+        let (drawn, _) = others.partial_shuffle(rng, count);
+        drawn.iter().map(|j| self.all[*j].sample).collect()
+    }
+
+    /// Whether samples `i` and `j` are different and do not show the same image.
+    fn differs(&self, i: usize, j: usize) -> bool {
+        let picture = self.all[i].picture;
+        j != i && (picture.is_none() || picture != self.all[j].picture)
+    }
+
     /// A wrong partner of sample `i`, given the similarities of its candidates.
     fn wrong(
         &self,
@@ -155,8 +171,7 @@ impl Partners {
         similarity: Option<&dyn Fn(usize) -> f32>,
         rng: &mut ChaCha8Rng,
     ) -> Option<usize> {
-        let picture = self.all[i].picture;
-        let differs = |&j: &usize| j != i && (picture.is_none() || picture != self.all[j].picture);
+        let differs = |j: &usize| self.differs(i, *j);
         let others = || (0..self.all.len()).filter(differs);
         match (negatives, similarity) {
             (Negatives::HardArgmax, Some(of)) => others().max_by(|&a, &b| of(a).total_cmp(&of(b))),

@@ -27,6 +27,8 @@ pub enum What {
     Text(TextForm),
     /// Its image.
     Image(ImageForm),
+    /// Every caption of its image, on the host: nothing is encoded.
+    References,
 }
 
 /// How a text is read.
@@ -138,6 +140,11 @@ impl Request {
         Self::of(What::Image(form))
     }
 
+    /// Every caption of a sample's image, [`Batch::references`].
+    pub fn references() -> Self {
+        Self::of(What::References)
+    }
+
     fn of(what: What) -> Self {
         Self {
             what,
@@ -178,6 +185,7 @@ impl Request {
         match &self.what {
             What::Text(form) => form.is_there(batch),
             What::Image(form) => form.is_there(backbone, batch),
+            What::References => !batch.references.is_empty(),
         }
     }
 }
@@ -305,6 +313,8 @@ pub struct Inputs {
     pub left_to_right: bool,
     /// Whether samples have a second image.
     pub second: bool,
+    /// Whether batches hold all captions of their images.
+    pub references: bool,
     /// Names of the further texts.
     pub further: Vec<String>,
 }
@@ -362,6 +372,7 @@ impl Inputs {
                         };
                     }
                     What::Image(ImageForm::Second) => all.second = true,
+                    What::References => all.references = true,
                     What::Text(TextForm::Plain | TextForm::AsOthers)
                     | What::Image(ImageForm::Plain) => {}
                 }

@@ -8,6 +8,7 @@ use burn::tensor::{Device, Tensor};
 use unimo_batch::Batch;
 use unimo_core::world::World;
 use unimo_encoders::backbone::Backbone;
+use unimo_encoders::output::FusionOutput;
 
 use crate::context::Context;
 use crate::encode::{Wanted, encode};
@@ -87,6 +88,20 @@ impl Objectives {
     pub fn step(&self, backbone: &Backbone, batch: &Batch, device: &Device, draws: Draws) -> Step {
         self.together(&|_| true, backbone, std::slice::from_ref(batch), device)
             .batch(0, draws)
+    }
+
+    /// The score of each pair by which texts and images are retrieved: that of `ranking` if there is one, as METER does, else that of
+    /// `itm`; `None` without either. The higher, the better they belong together.
+    ///
+    /// # Shapes
+    ///
+    /// - fused: `P` pairs
+    /// - output: `[P]`
+    pub fn match_scores(&self, backbone: &Backbone, fused: &FusionOutput) -> Option<Tensor<1>> {
+        match (&self.ranking, &self.itm) {
+            (Some(ranking), _) => Some(ranking.scores(backbone, fused)),
+            (None, itm) => Some(itm.as_ref()?.scores(backbone, fused)),
+        }
     }
 
     /// The scores of a task for each sample, whether its label is known or not; `None` if `key` is no task, or if the batch lacks

@@ -116,6 +116,8 @@ fn objectives() -> ObjectivesConfig {
         lm: Some(LmConfig {
             weight: 1.0,
             texts_alone: true,
+            label_smoothing: 0.0,
+            self_critical: None,
         }),
         vq: Some(VqConfig {
             weight: 1.0,

@@ -12,6 +12,7 @@ use crate::checkpoint;
 use crate::device::DeviceChoice;
 use crate::error::TrainError;
 use crate::evaluators::Evaluator;
+use crate::evaluators::captions::Captions;
 use crate::evaluators::prompts::Prompts;
 use crate::evaluators::retrieval::{self, Retrieval};
 use crate::evaluators::task::Predictions;
@@ -70,12 +71,13 @@ pub fn run(
             }));
         }
     }
-    if retrieval::is_possible(recipe) {
-        records.push(retrieve(&opened, &splits, options, say)?);
+    if retrieval::is_possible(recipe) || recipe.eval.captions.is_some() {
+        records.extend(of_pairs(&opened, &splits, options, say)?);
     } else if records.is_empty() {
         return Err(TrainError::Run {
             path: opened.path.clone(),
-            reason: "has nothing to evaluate: it was trained with neither [objectives.itc] nor [objectives.itm], nor a task"
+            reason: "has nothing to evaluate: it was trained with none of [objectives.itc], [objectives.itm] and [objectives.ranking], \
+                     nor a task"
                 .to_owned(),
         });
     }
@@ -92,20 +94,19 @@ pub fn run(
     Ok((opened.run.map(|run| run.path().to_owned()), records))
 }
 
-/// Retrieval among the images of these splits.
-fn retrieve(
+/// Retrieval among the images of these splits, and the captions that the model writes for them.
+fn of_pairs(
     opened: &Opened,
     splits: &[Split],
     options: &Options,
     say: &mut dyn FnMut(String),
-) -> Result<EvalRecord, TrainError> {
+) -> Result<Vec<EvalRecord>, TrainError> {
     let (recipe, source) = (&opened.recipe, &opened.source);
-    let path = || opened.path.clone();
     let skip = SkipList::in_memory(recipe.data.max_skipped);
     let concepts = opened.concepts.clone();
     let Some(set) = retrieval::open_set(recipe, source, splits, &skip, concepts)? else {
         return Err(TrainError::Run {
-            path: path(),
+            path: opened.path.clone(),
             reason: format!(
                 "its data has nothing to evaluate on in split {}; it has {}",
                 splits.first().map_or("val", |split| split.name()),
@@ -113,21 +114,29 @@ fn retrieve(
             ),
         });
     };
-    let split = labelled(&set.label(), options);
-    let found = Retrieval::whole(set).evaluate(&opened.weights(), say)?;
-    let found = found.into_iter().next().ok_or_else(|| TrainError::Run {
-        path: path(),
-        reason: "was not evaluated".to_owned(),
-    })?;
     let mut left_out = lengths(source, &|split| !splits.contains(&split));
     if skip.count() > 0 {
         left_out.insert("unusable".to_owned(), skip.count() as u64);
     }
-    Ok(EvalRecord {
-        split,
-        left_out,
-        ..found
-    })
+    let weights = opened.weights();
+    let mut records = Vec::new();
+    let mut add = |found: Vec<EvalRecord>, label: String| {
+        let first = found.into_iter().next();
+        records.extend(first.map(|record| EvalRecord {
+            split: labelled(&label, options),
+            left_out: left_out.clone(),
+            ..record
+        }));
+    };
+    if retrieval::is_possible(recipe) {
+        let found = Retrieval::whole(set.clone()).evaluate(&weights, say)?;
+        add(found, set.label());
+    }
+    if let Some(config) = &recipe.eval.captions {
+        let captions = Captions::of(config, &set);
+        add(captions.evaluate(&weights, say)?, captions.set().label());
+    }
+    Ok(records)
 }
 
 /// Number of samples in each non-empty split that `of` selects, by the split's name.

@@ -15,7 +15,6 @@ use unimo_encoders::backbone::BackboneConfig;
 use unimo_encoders::export;
 use unimo_encoders::names::Names;
 use unimo_encoders::public::{OWN, bert, bridgetower, clip, folder_of, vit};
-use unimo_encoders::tasks::TasksConfig;
 use unimo_encoders::weights::Dtype;
 use unimo_objectives::ObjectivesConfig;
 
@@ -154,16 +153,8 @@ pub fn run(args: &ExportArgs) -> Result<PathBuf, TrainError> {
             clip::to_json(config).map_err(no_format)?,
             named(&**clip, &clip::hugging_face(), args)?,
         )?,
-        (
-            Part::Whole,
-            Network::Pair(network),
-            NetworkConfig::Pair {
-                model,
-                objectives,
-                tasks,
-            },
-        ) => {
-            let (json, names) = pair_format(model, objectives, tasks);
+        (Part::Whole, Network::Pair(network), NetworkConfig::Pair { model, objectives }) => {
+            let (json, names) = pair_format(model, objectives);
             write(json, named(&**network, &names, args)?)?;
         }
         (Part::Text, ..) => return Err(wrong("text")),
@@ -197,7 +188,6 @@ fn open(args: &ExportArgs) -> Result<Source, TrainError> {
                 config: NetworkConfig::Pair {
                     model: Box::new(recipe.model.clone()),
                     objectives: Box::new(recipe.objectives.clone()),
-                    tasks: TasksConfig::default(),
                 },
                 tokenizer: Some(Tokenizer {
                     json: tokenizer.to_json()?,
@@ -371,11 +361,7 @@ fn no_format(reason: String) -> TrainError {
 }
 
 /// BridgeTower's format if the model is one; else this project's own format, which keeps our names.
-fn pair_format(
-    model: &BackboneConfig,
-    objectives: &ObjectivesConfig,
-    tasks: &TasksConfig,
-) -> (Value, Names) {
+fn pair_format(model: &BackboneConfig, objectives: &ObjectivesConfig) -> (Value, Names) {
     let momentum = objectives
         .itc
         .as_ref()
@@ -386,7 +372,7 @@ fn pair_format(
         .is_none_or(|itc| itc.views == unimo_objectives::pretraining::itc::Views::Three);
     // transformers has names for these heads alone.
     let known = |key: &&str| ["mlm", "itm", "itc"].contains(key);
-    let further = momentum || !tasks.is_empty() || !objectives.given().iter().all(known);
+    let further = momentum || !objectives.given().iter().all(known);
     if let (Ok(mut json), true, false) = (bridgetower::to_json(model), three, further) {
         let architecture = match (&objectives.itc, &objectives.itm) {
             (Some(itc), _) => {
@@ -405,7 +391,6 @@ fn pair_format(
         "model_type": OWN,
         "model": model,
         "objectives": objectives,
-        "tasks": tasks,
     });
     (json, Names::own())
 }

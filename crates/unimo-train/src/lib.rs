@@ -11,6 +11,7 @@
 
 pub mod allocator;
 pub mod apply;
+pub mod captioner;
 pub mod checkpoint;
 mod clock;
 pub mod data;
@@ -39,6 +40,7 @@ pub mod progress;
 pub mod recipe;
 pub mod report;
 pub mod resuming;
+mod rewards;
 pub mod run;
 mod seeds;
 pub mod sizes;

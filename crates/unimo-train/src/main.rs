@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use unimo_data::Split;
-use unimo_train::apply::{embed, explain, fill_mask, predict, score, search};
+use unimo_train::apply::{caption, embed, explain, fill_mask, predict, score, search};
 use unimo_train::device::DeviceChoice;
 use unimo_train::error::TrainError;
 use unimo_train::fingerprint::Given;
@@ -57,6 +57,9 @@ enum Command {
     /// Show where each word of a caption looks in an image, and what makes the model say that they belong together.
     #[command(after_help = EXPLAIN_EXAMPLES)]
     Explain(explain::ExplainArgs),
+    /// Write captions for images.
+    #[command(after_help = CAPTION_EXAMPLES)]
+    Caption(caption::CaptionArgs),
     /// Answer the questions of a data set, judge its statements, classify its images: by a fine-tuned run.
     #[command(after_help = PREDICT_EXAMPLES)]
     Predict(predict::PredictArgs),
@@ -168,6 +171,17 @@ Examples:
   unimo explain BridgeTower/bridgetower-base-itm-mlm --image cat.jpg --text \"a cat on a sofa\" --html cat.html --picture cat.svg
 
 Grad-CAM needs a matching head; a model without one shows its attention alone.";
+
+const CAPTION_EXAMPLES: &str = "\
+Examples:
+  unimo caption runs/unimo3-caption-tiny photo.jpg
+  A folder, for COCO's evaluation, searched as UNIMO-2 does:
+    unimo caption runs/mine val2014 --format coco --out results.json --beam 5 --length-rule every-step --length-penalty 0.6 \\
+        --min-length 5 --max-length 50
+  Drawn words:
+    unimo caption runs/mine photo.jpg --top-p 0.9 --temperature 0.8 --seed 1
+
+The model must be a run that was trained with [objectives.lm].";
 
 const EXPORT_EXAMPLES: &str = "\
 Examples:
@@ -361,6 +375,7 @@ fn run(command: Command) -> Result<(), TrainError> {
         Command::Search(args) => search::run(&args),
         Command::FillMask(args) => fill_mask::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Caption(args) => caption::run(&args),
         Command::Export(args) => {
             println!("{}", export::run(&args)?.display());
             Ok(())

@@ -5,7 +5,6 @@ use burn::tensor::{Device, FloatDType, Tensor};
 use unimo_core::init::Init;
 use unimo_encoders::backbone::{Backbone, BackboneConfig};
 use unimo_encoders::names::covers;
-use unimo_encoders::tasks::{Tasks, TasksConfig};
 use unimo_objectives::Carry;
 use unimo_objectives::teacher::{Teacher, TeacherConfig};
 use unimo_objectives::{Objectives, ObjectivesConfig};
@@ -21,8 +20,6 @@ pub struct Model {
     pub teacher: Option<Teacher>,
     /// The objectives with their heads.
     pub objectives: Objectives,
-    /// Heads of fine-tuned models, if a checkpoint has them.
-    pub tasks: Tasks,
 }
 
 impl Model {
@@ -55,12 +52,10 @@ impl Model {
         let backbone = model.init(init).compute_in(dtype);
         let teacher = teacher.map(|teacher| teacher.init(&backbone));
         let objectives = objectives.init(init, model);
-        let tasks = TasksConfig::default().init(init, model.cross_width());
         Self {
             backbone,
             teacher,
             objectives,
-            tasks,
         }
     }
 

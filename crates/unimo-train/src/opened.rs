@@ -203,7 +203,7 @@ impl Opened {
             // The recipe's limit is meant for its own held-out split.
             recipe.eval.limit = 0;
         }
-        recipe.eval.full_itm |= options.full_itm && recipe.objectives.itm.is_some();
+        recipe.eval.full_itm |= options.full_itm && recipe.objectives.scores_pairs();
         let mut data = recipe.data.clone();
         if let Some(path) = &options.data {
             data.forget_files();

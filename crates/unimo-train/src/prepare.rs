@@ -229,6 +229,7 @@ pub fn for_objectives(
         }
     }
     spec.mask = inputs.mask;
+    spec.references = inputs.references;
     spec.concept_rate = inputs.concept_rate;
     spec.second_view = match inputs.second_view {
         SecondViews::WithoutTexts => SecondView::WithoutTexts,

@@ -18,13 +18,18 @@ use unimo_encoders::names::Names;
 use unimo_encoders::public::{
     self, EncoderConfig, Kind, PublicConfigError, bridgetower, meter, read_json,
 };
-use unimo_encoders::tasks::{self, TasksConfig};
 use unimo_encoders::text::{TextEncoder, TextEncoderConfig};
 use unimo_encoders::weights::Weights;
 use unimo_objectives::ObjectivesConfig;
 use unimo_objectives::pretraining::itc::{self, ItcConfig, Normalised, Projection, Views};
 use unimo_objectives::pretraining::itm::{self, Head, ItmConfig, Layout, Negatives};
 use unimo_objectives::pretraining::mlm::{self, MlmConfig};
+use unimo_objectives::tasks::head::HeadConfig;
+use unimo_objectives::tasks::nlvr2::{self, Nlvr2Config};
+use unimo_objectives::tasks::ranking::{self, RankingConfig};
+use unimo_objectives::tasks::snli_ve::{self, SnliVeConfig};
+use unimo_objectives::tasks::summary::Pooling;
+use unimo_objectives::tasks::vqa::{self, VqaConfig};
 
 use crate::error::TrainError;
 use crate::model::Model;
@@ -45,8 +50,6 @@ pub enum NetworkConfig {
         model: Box<BackboneConfig>,
         /// The objectives, for their heads.
         objectives: Box<ObjectivesConfig>,
-        /// Heads of fine-tuned models.
-        tasks: TasksConfig,
     },
 }
 
@@ -114,7 +117,6 @@ pub fn describe(path: &Path, weights: Option<&Path>) -> Result<Public, TrainErro
                 let config = NetworkConfig::Pair {
                     model,
                     objectives: Box::new(objectives),
-                    tasks: described.tasks,
                 };
                 (config, vec![Names::own()])
             }
@@ -132,9 +134,9 @@ pub fn describe(path: &Path, weights: Option<&Path>) -> Result<Public, TrainErro
                         })
                         .collect();
                 }
-                (pair(*model, described.tasks), spellings)
+                (pair(*model), spellings)
             }
-            _ => (pair(*model, described.tasks), vec![meter_names()]),
+            _ => (pair(*model), vec![meter_names()]),
         },
     };
     Ok(Public {
@@ -183,7 +185,6 @@ fn twin(path: &Path, weights: Option<&Path>) -> Result<Option<Public>, TrainErro
     let weights = weights.unwrap_or(path);
     let mut model = twin_config(&json).map_err(unsupported)?;
     let opened = Weights::open(weights)?;
-    let tasks = meter::tasks_from_shapes(&opened).map_err(unsupported)?;
     let pictures = meter::pictures_from_shapes(&opened).map_err(unsupported)?;
     if let Some(fusion) = &mut model.fusion {
         fusion.pictures = pictures;
@@ -191,7 +192,7 @@ fn twin(path: &Path, weights: Option<&Path>) -> Result<Option<Public>, TrainErro
     model.validate().map_err(|e| unsupported(e.to_string()))?;
     Ok(Some(Public {
         kind: "a twin of METER or UNIMO-3",
-        config: pair(model, tasks),
+        config: pair(model),
         spellings: vec![twin_names(), meter_names()],
         weights: weights.to_owned(),
         family: Family::Torchvision,
@@ -255,14 +256,8 @@ impl Public {
                 let (clip, report) = fill(config.init(&mut init), &mut weights, &self.spellings)?;
                 (Network::Clip(Box::new(clip)), report)
             }
-            NetworkConfig::Pair {
-                model,
-                objectives,
-                tasks,
-            } => {
-                let mut blank =
-                    Model::assemble(&mut init, model, objectives, None, FloatDType::F32);
-                blank.tasks = tasks.init(&mut init, model.cross_width());
+            NetworkConfig::Pair { model, objectives } => {
+                let blank = Model::assemble(&mut init, model, objectives, None, FloatDType::F32);
                 let (model, report) = fill(blank, &mut weights, &self.spellings)?;
                 (Network::Pair(Box::new(model)), report)
             }
@@ -332,13 +327,39 @@ impl NetworkConfig {
                 (Some(itc), None) if !public(itc) => {}
                 (itc, _) => *itc = None,
             }
+            let classifier = |key: &str| {
+                let rows = |layer: &str| {
+                    let bias = stored(&format!("{key}.classifier.head.{layer}.bias"))?;
+                    bias.shape.first().copied()
+                };
+                Some((rows("inner")?, rows("outer")?))
+            };
+            match (&mut objectives.vqa, classifier("vqa")) {
+                (Some(vqa), Some((hidden, classes))) => {
+                    vqa.head.hidden = Some(hidden);
+                    vqa.classes = Some(classes);
+                }
+                (vqa, _) => *vqa = None,
+            }
+            match (&mut objectives.nlvr2, classifier("nlvr2")) {
+                (Some(nlvr2), Some((hidden, _))) => nlvr2.head.hidden = Some(hidden),
+                (nlvr2, _) => *nlvr2 = None,
+            }
+            match (&mut objectives.snli_ve, classifier("snli_ve")) {
+                (Some(snli_ve), Some((hidden, _))) => snli_ve.head.hidden = Some(hidden),
+                (snli_ve, _) => *snli_ve = None,
+            }
+            if stored("ranking.score.weight").is_none() {
+                objectives.ranking = None;
+            }
         }
         config
     }
 }
 
 /// A model with every head that a public checkpoint may have. Values that only matter for training are METER's and BridgeTower's.
-fn pair(model: BackboneConfig, tasks: TasksConfig) -> NetworkConfig {
+fn pair(model: BackboneConfig) -> NetworkConfig {
+    let (weight, pooling, head) = (1.0, Pooling::Pair, HeadConfig::default());
     let objectives = ObjectivesConfig {
         mlm: Some(MlmConfig {
             weight: 1.0,
@@ -362,12 +383,33 @@ fn pair(model: BackboneConfig, tasks: TasksConfig) -> NetworkConfig {
             normalised: Normalised::Both,
             momentum: None,
         }),
+        vqa: Some(VqaConfig {
+            weight,
+            classes: None,
+            pooling,
+            head: head.clone(),
+        }),
+        nlvr2: Some(Nlvr2Config {
+            weight,
+            images: 2,
+            pooling,
+            head: head.clone(),
+        }),
+        snli_ve: Some(SnliVeConfig {
+            weight,
+            pooling,
+            head,
+        }),
+        ranking: Some(RankingConfig {
+            weight,
+            negatives: 15,
+            pooling,
+        }),
         ..ObjectivesConfig::default()
     };
     NetworkConfig::Pair {
         model: Box::new(model),
         objectives: Box::new(objectives),
-        tasks,
     }
 }
 
@@ -393,8 +435,21 @@ pub fn bridgetower_names(shared: bool) -> Vec<Names> {
 
 /// Names of a [`Model`] in METER.
 pub fn meter_names() -> Names {
-    let tasks = Names::new([("tasks", "", tasks::METER_NAMES)], &[]);
+    let tasks = Names::new(
+        [
+            ("objectives.vqa", "", vqa::METER_NAMES),
+            ("objectives.nlvr2", "", nlvr2::METER_NAMES),
+            ("objectives.snli_ve", "", snli_ve::METER_NAMES),
+            ("objectives.ranking", "", ranking::METER_NAMES),
+        ],
+        &[],
+    );
     meter::names().within("backbone").and(heads()).and(tasks)
+}
+
+/// The same names for a checkpoint without a head for ranking: it starts from the matching head.
+pub(crate) fn ranking_by_matching(names: Names) -> Names {
+    Names::new([("objectives.ranking", "", ranking::MATCHING_NAMES)], &[]).and(names)
 }
 
 /// Names of a [`Model`] in this project's PyTorch twin.

@@ -54,6 +54,8 @@ built_in![
     "vit-classes-tiny",
     "bert-sst2-minilm",
     "unimo3-vqa-small",
+    "unimo3-statements-tiny",
+    "unimo3-caption-tiny",
     "unimo2-tiny",
     "unimo2-base",
     "mvp-tiny",
@@ -64,6 +66,22 @@ built_in![
     "bridgetower-base",
     "managertower-tiny",
     "managertower-base",
+    "unimo3-vqa-base",
+    "unimo3-nlvr2-base",
+    "unimo3-snli-ve-base",
+    "meter-vqa-base",
+    "meter-nlvr2-base",
+    "meter-snli-ve-base",
+    "bridgetower-vqa-base",
+    "bridgetower-nlvr2-base",
+    "bridgetower-snli-ve-base",
+    "managertower-vqa-base",
+    "managertower-nlvr2-base",
+    "managertower-snli-ve-base",
+    "unimo2-vqa-base",
+    "unimo2-snli-ve-base",
+    "mvp-vqa-base",
+    "mvp-snli-ve-base",
 ];
 
 /// Everything that decides a training run.
@@ -340,10 +358,10 @@ impl Recipe {
             "must be absent with [model.regions]: it reads images",
         )?;
         ConfigError::unless(
-            !self.eval.full_itm || self.objectives.itm.is_some(),
+            !self.eval.full_itm || self.objectives.scores_pairs(),
             "eval.full_itm",
             self.eval.full_itm,
-            "needs [objectives.itm]",
+            "needs [objectives.itm] or [objectives.ranking]",
         )
     }
 

@@ -29,7 +29,6 @@ use unimo_encoders::image::ImageEncoderConfig;
 use unimo_encoders::import::{Allow, Report, import};
 use unimo_encoders::names::{Names, covers};
 use unimo_encoders::public::{best, clip, folder_of, meter};
-use unimo_encoders::tasks;
 use unimo_encoders::text::TextEncoderConfig;
 use unimo_encoders::weights::Weights;
 
@@ -63,14 +62,17 @@ macro_rules! contradictions {
 
 /// The ways in which such a checkpoint may spell its names.
 fn spellings(kind: Whole) -> Vec<Names> {
-    match kind {
+    let all: Vec<Names> = match kind {
         Whole::Unimo => Vec::new(),
-        Whole::Meter => vec![pretrained::meter_names().leaving(tasks::METER_HEADS)],
+        Whole::Meter => vec![pretrained::meter_names().leaving(meter::TASK_HEADS)],
         Whole::BridgeTower => [true, false]
             .into_iter()
             .flat_map(pretrained::bridgetower_names)
             .collect(),
-    }
+    };
+    // Of two spellings that give as much, the first is taken: a head for ranking, if there is one.
+    let matching = all.clone().into_iter().map(pretrained::ranking_by_matching);
+    all.iter().cloned().chain(matching).collect()
 }
 
 /// Parameters that such a checkpoint cannot have, since its model has no such part.
@@ -210,13 +212,23 @@ fn whole(
     allow.missing.extend(lacks(kind));
     let theirs = meter::pictures_from_shapes(&weights);
     let ours = recipe.model.fusion.as_ref().map_or(1, |f| f.pictures);
+    // A second image that the file does not know starts as the first; a type of an image that is not read is lost silently.
     if let (Whole::Meter, Ok(theirs)) = (kind, theirs)
-        && ours != theirs
+        && ours < theirs
     {
         let key = "model.fusion.pictures".to_owned();
         agree(&[(key, ours.to_string(), theirs.to_string())], &path)?;
     }
     let (model, report) = import(model, &mut weights, &names, &allow)?;
+    let ranks = |(ours, theirs): &(String, String)| {
+        ours == "objectives.ranking.score.weight" && theirs.starts_with("itm_score")
+    };
+    if report.used.iter().any(ranks) {
+        notes.push(
+            "the file has no head for ranking: [objectives.ranking] starts as its matching head's logit of \"yes\", row 1 of itm_score.fc"
+                .to_owned(),
+        );
+    }
     let from = vec![("the model".to_owned(), path)];
     Ok((
         model,

@@ -35,6 +35,7 @@ use crate::recipe::Recipe;
 use crate::recipe::stages::Stage;
 use crate::report;
 use crate::resuming::{self, Asked};
+use crate::rewards;
 use crate::run::{Best, RunFolder};
 use crate::seeds::{Purpose, seed_of};
 use crate::starting::{self, Started};
@@ -191,6 +192,8 @@ impl Trainer {
             state = checkpoint::load(&path, state, &device.clone().without_autodiff())?;
             last_good = Some(path);
         }
+        let longest = recipe.data.max_text_length;
+        let reward = rewards::give(&mut state.model, &*source, &tokenizer, longest)?;
         let step = state.step;
         let before = run.rewind(step)?;
         let sessions = run.sessions()?;
@@ -237,7 +240,7 @@ impl Trainer {
         )?;
         let skip = SkipList::open(run.join("skipped.jsonl"), recipe.data.max_skipped)?;
         // Opened before any work: a held-out split that cannot be used should fail now, not after hours.
-        let mut lines = Vec::new();
+        let mut lines: Vec<String> = reward.into_iter().collect();
         let evaluators = if options.train_only {
             Vec::new()
         } else {

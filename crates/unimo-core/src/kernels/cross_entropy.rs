@@ -22,6 +22,30 @@ pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
         .reshape([n])
 }
 
+/// The cross-entropy with a target distribution of `1 - smoothing` for the target class and `smoothing / V` more for every class
+/// (Szegedy et al. 2016, section 7; PyTorch's `label_smoothing`). It equals `CE + smoothing (x_target - mean(x))`, which leaves the
+/// fused kernel in place. Without smoothing it is [`cross_entropy`], to the bit.
+///
+/// # Shapes
+/// - `logits`: `[N, V]`
+/// - `targets`: `[N]`, each in `0..V`
+/// - output: `[N]`
+pub fn smoothed_cross_entropy(
+    logits: Tensor<2>,
+    targets: Tensor<1, Int>,
+    smoothing: f64,
+) -> Tensor<1> {
+    if smoothing == 0.0 {
+        return cross_entropy(logits, targets);
+    }
+    let [n, _] = logits.dims();
+    let logits = super::widened(logits);
+    let plain = cross_entropy(logits.clone(), targets.clone());
+    let target = logits.clone().gather(1, targets.reshape([n, 1]));
+    let above_mean = (target - logits.mean_dim(1)).reshape([n]);
+    plain + above_mean * smoothing
+}
+
 #[cfg(feature = "flex")]
 mod fused {
     use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
@@ -262,6 +286,42 @@ mod tests {
             assert_eq!(values(&out), values(&expected));
             assert_eq!(values(&view), before);
         }
+    }
+
+    /// PyTorch 2.15: `F.cross_entropy(x, y, label_smoothing=0.1)`, without reduction and as a mean with its gradient.
+    #[test]
+    fn smoothing_is_pytorchs() {
+        const LOGITS: [f32; 15] = [
+            0.5, -1.25, 2.0, 0.0, 3.5, 1.0, 1.0, -4.0, 0.25, -0.5, -2.0, 8.0, 0.125, 1.5, -0.75,
+        ];
+        const LOSSES: [f64; 3] = [0.526_374_58, 5.639_079_1, 9.664_585_1];
+        const GRADIENT: [f64; 15] = [
+            0.005_984_738,
+            -0.004_468_182,
+            0.050_033_003,
+            0.001_006_798,
+            -0.052_556_362,
+            0.116_688_006,
+            0.116_688_006,
+            -0.305_835_485,
+            0.051_601_958,
+            0.020_857_483,
+            -0.306_651_533,
+            0.325_972_229,
+            -0.006_540_221,
+            -0.006_166_564,
+            -0.006_613_956,
+        ];
+        let x = leaf(&LOGITS, [3, 5], DType::F32);
+        let classes = || Tensor::from_data([4, 2, 0], &Device::flex().autodiff());
+        let losses = smoothed_cross_entropy(x.clone(), classes(), 0.1);
+        assert_close("loss", &values(&losses), &LOSSES, TOLERANCE, 1.0);
+        let gradients = losses.mean().backward();
+        let of_mean = gradient(&x, &gradients);
+        assert_close("gradient", &of_mean, &GRADIENT, TOLERANCE, 1.0);
+        let plain = cross_entropy(x.clone(), classes());
+        let unsmoothed = smoothed_cross_entropy(x, classes(), 0.0);
+        assert_eq!(values(&plain), values(&unsmoothed));
     }
 
     #[test]

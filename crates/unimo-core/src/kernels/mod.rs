@@ -32,7 +32,7 @@ mod testing;
 
 pub use activation::{gelu, gelu_tanh, quick_gelu, silu};
 pub use adamw::{AdamWStep, SumOfSquares, adamw, sum_of_squares};
-pub use cross_entropy::cross_entropy;
+pub use cross_entropy::{cross_entropy, smoothed_cross_entropy};
 pub use dropout::dropout;
 pub use layer_norm::layer_norm;
 pub use linear::linear;

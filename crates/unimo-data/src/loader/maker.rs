@@ -200,6 +200,7 @@ impl Maker {
         };
         Ok(Batch {
             targets: spec.targets.as_ref().map(target).unwrap_or_default(),
+            references: self.references(&made),
             texts: self.texts(batch, &made)?,
             pictures: made.iter().map(|made| made.picture).collect(),
             second_images,
@@ -208,6 +209,26 @@ impl Maker {
             further_texts,
             regions,
         })
+    }
+
+    /// All captions that describe each sample's image; none if the batch is not to hold them.
+    fn references(&self, made: &[Made]) -> Vec<Vec<Vec<i32>>> {
+        let spec = &self.spec;
+        let of_sample = |made: &Made| {
+            let roles = &made.sample.roles;
+            let captions = made.sample.captions.iter().enumerate();
+            let describing = captions.filter(|(at, _)| {
+                let role = roles.get(*at);
+                role.is_none_or(|role| *role == TextRole::Describes)
+            });
+            let ids = describing.map(|(_, caption)| {
+                let encoded = spec.tokenizer.encode(caption, spec.max_text_length);
+                encoded.ids
+            });
+            ids.collect()
+        };
+        let made = made.iter().filter(|_| spec.references);
+        made.map(of_sample).collect()
     }
 
     /// Announces to the source the samples from a place in a batch on.

@@ -41,6 +41,8 @@ pub struct LoaderSpec {
     pub patch_mask: Option<PatchMask>,
     /// Additional texts in batches.
     pub further: Vec<FurtherText>,
+    /// Whether batches hold all captions of their images.
+    pub references: bool,
     /// Makes concepts of phrases and tags; `None`: batches have none.
     pub concepts: Option<ConceptReader>,
     /// Share of concepts that are hidden; `None`: only phrases that would reveal a hidden word.
@@ -102,6 +104,7 @@ impl LoaderSpec {
             second_view: SecondView::None,
             patch_mask: None,
             further: Vec::new(),
+            references: false,
             concepts: None,
             concept_rate: None,
             rewrite: None,

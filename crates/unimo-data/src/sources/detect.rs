@@ -255,6 +255,12 @@ fn of_row(path: &Path, row: &Map<String, Value>) -> Result<Kind, DataError> {
             &["path=FILE", "images=FOLDER"],
         ));
     }
+    if has("question") && !has("caption") {
+        let name = row.get("image").and_then(Value::as_str);
+        return Ok(Kind::Questions(
+            name.into_iter().map(str::to_owned).collect(),
+        ));
+    }
     if has("gold_label") && has("sentence2") {
         return Err(needs(
             path,

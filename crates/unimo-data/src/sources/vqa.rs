@@ -18,26 +18,29 @@
 //!
 //! `questions` has one of four forms: an object with the array `questions`, whose answers are in `annotations`; an object of questions
 //! under their ids, each with `question`, `imageId` and maybe `answer` (GQA); a plain list
-//! `[[question, answer, image id], ...]`; or a list of objects with `question`, `answers` or `answer`, and `image` (the image's
-//! path) or `image_id` (VizWiz, ALBEF). `image` of the recipe is the image's name, in which `{id:12}` stands for the image id,
+//! `[[question, answer, image id], ...]`; or objects, in a list or one per line, with `question`, `answers` or `answer`, and `image`
+//! (the image's path) or `image_id` (VizWiz, ALBEF); a `split` in them says which split they are of. `image` of the recipe is the image's name, in which `{id:12}` stands for the image id,
 //! filled with zeros to 12 digits. A sample is an image with all its questions. The questions are the texts that pre-training
 //! reads. None describes its image, so none is a positive of contrast and matching, and none is retrieved
 //! ([`TextRole`](unimo_batch::TextRole)). Each question has its most common answer and, if `annotations` gives them, all answers.
 //! Without `annotations` questions have no answers. In errors the line is the number of the question or of the annotation, from 1.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::error::DataError;
 use crate::formats::json::{MEMBERS, each_of_file, id, or_default, parse};
+use crate::formats::layout::start_of;
+use crate::formats::rows::each_line;
 use crate::formats::values::Identifier;
 use crate::sources::given::{Held, given};
 use crate::sources::label::Label;
 use crate::sources::listed::{Listed, New};
 use crate::sources::parts::{Part, Parts};
+use crate::sources::splits::Split;
 use crate::sources::template::Template;
 use crate::text::spaced;
 
@@ -110,6 +113,7 @@ struct Whole {
     image: Option<String>,
     image_id: Option<Identifier>,
     question_id: Option<Identifier>,
+    split: Option<String>,
     #[serde(default)]
     answers: Value,
     #[serde(default)]
@@ -169,54 +173,78 @@ impl Part for VqaPart {
         let file = table.file(&self.questions);
         let folders = table.folders(vec![self.images.clone()]);
         let mut rows = HashMap::new();
-        each_of_file(
-            &self.questions,
-            &["", "questions", MEMBERS],
-            &mut |key, number, bytes| {
-                if ABOUT.contains(&key) {
-                    return;
+        let mut take = |key: &str, number: u64, bytes: Result<&[u8], String>| {
+            if ABOUT.contains(&key) {
+                return;
+            }
+            let asked = bytes.and_then(|bytes| {
+                if !["", "questions"].contains(&key) {
+                    return member(key, parse(bytes)?, &named);
                 }
-                let asked = bytes.and_then(|bytes| {
-                    if !["", "questions"].contains(&key) {
-                        return member(key, parse(bytes)?, &named);
-                    }
-                    if key.is_empty() && bytes.first() == Some(&b'{') {
-                        return whole(parse(bytes)?, &named);
-                    }
-                    if key.is_empty() {
-                        let Plain(question, answer, image) = parse(bytes)?;
-                        let answer = Some(spaced(&answer).ok_or("empty answer")?);
-                        let label = Label {
-                            answer,
-                            ..Label::default()
-                        };
-                        return Ok((question, named(&image)?, label));
-                    }
-                    let asked: Asked = parse(bytes)?;
-                    let label = match &mut answers {
-                        None => Label::default(),
-                        Some(answers) => {
-                            let found = answers.remove(&asked.question_id);
-                            let found = found.ok_or_else(|| {
-                                format!(
-                                    "no annotation is left for the question id {}",
-                                    asked.question_id
-                                )
-                            })?;
-                            found.label
-                        }
-                    };
+                if key.is_empty() && bytes.first() == Some(&b'{') {
+                    return whole(parse(bytes)?, &named);
+                }
+                if key.is_empty() {
+                    let Plain(question, answer, image) = parse(bytes)?;
+                    let answer = Some(spaced(&answer).ok_or("empty answer")?);
                     let label = Label {
-                        id: asked.question_id,
-                        ..label
+                        answer,
+                        ..Label::default()
                     };
-                    Ok((asked.question, named(&asked.image_id)?, label))
-                });
-                let used = asked.and_then(|(question, image, label)| {
+                    return Ok(Found {
+                        image: named(&image)?,
+                        question,
+                        label,
+                        split: None,
+                    });
+                }
+                let asked: Asked = parse(bytes)?;
+                let label = match &mut answers {
+                    None => Label::default(),
+                    Some(answers) => {
+                        let found = answers.remove(&asked.question_id);
+                        let found = found.ok_or_else(|| {
+                            format!(
+                                "no annotation is left for the question id {}",
+                                asked.question_id
+                            )
+                        })?;
+                        found.label
+                    }
+                };
+                let label = Label {
+                    id: asked.question_id,
+                    ..label
+                };
+                Ok(Found {
+                    image: named(&asked.image_id)?,
+                    question: asked.question,
+                    label,
+                    split: None,
+                })
+            });
+            let used = asked.and_then(
+                |Found {
+                     question,
+                     image,
+                     label,
+                     split,
+                 }| {
                     if spaced(&question).is_none() {
                         return Err("empty question".to_owned());
                     }
-                    let row = *rows.entry(image).or_insert_with_key(|image| {
+                    let split = match split {
+                        None => held.of(&image),
+                        Some(named) => match Split::of_name(&named) {
+                            Some(split) => split,
+                            None => {
+                                table.leave_out(format!("of the split {named:?}"));
+                                return Ok(());
+                            }
+                        },
+                    };
+                    let image = (image, split);
+                    let row = *rows.entry(image).or_insert_with_key(|(image, split)| {
                         table.row(New {
                             file,
                             line: number,
@@ -224,7 +252,7 @@ impl Part for VqaPart {
                             image,
                             second: None,
                             size: None,
-                            split: held.of(image),
+                            split: *split,
                         })
                     });
                     let label = Label {
@@ -232,12 +260,26 @@ impl Part for VqaPart {
                         ..label
                     };
                     table.question(row, &question, &label)
-                });
-                if let Err(reason) = used {
-                    table.reject(file, number, reason);
+                },
+            );
+            if let Err(reason) = used {
+                table.reject(file, number, reason);
+            }
+        };
+        if in_lines(&self.questions)? {
+            each_line(&self.questions, &mut |span, line| {
+                let line = line.as_deref().map_err(ToString::to_string);
+                if line
+                    .as_ref()
+                    .is_ok_and(|line| !line.trim_ascii().is_empty())
+                    || line.is_err()
+                {
+                    take("", span.line.into(), line.map(<[u8]>::trim_ascii));
                 }
-            },
-        )?;
+            })?;
+        } else {
+            each_of_file(&self.questions, &["", "questions", MEMBERS], &mut take)?;
+        }
         if let (Some(path), Some(answers)) = (&self.annotations, answers) {
             let file = table.file(path);
             let mut left: Vec<_> = answers.into_iter().collect();
@@ -313,14 +355,31 @@ impl VqaPart {
     }
 }
 
-/// A question, its image's path, and its answers.
-type Question = (String, String, Label);
+/// A question that was found.
+struct Found {
+    question: String,
+    /// The image's path.
+    image: String,
+    label: Label,
+    /// The split, as the file names it.
+    split: Option<String>,
+}
+
+/// Whether a file has one question per line.
+fn in_lines(path: &Path) -> Result<bool, DataError> {
+    let start = start_of(path)?;
+    let start = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&start);
+    let line = start.trim_ascii_start();
+    let line = line.split(|byte| *byte == b'\n').next().unwrap_or(line);
+    let row = parse::<Map<String, Value>>(line);
+    Ok(row.is_ok_and(|row| row.get("question").is_some_and(Value::is_string)))
+}
 
 fn member(
     id: &str,
     asked: Member,
     named: &dyn Fn(&String) -> Result<String, String>,
-) -> Result<Question, String> {
+) -> Result<Found, String> {
     let types = asked.types.into_iter();
     let kinds = types.filter_map(|(name, kind)| {
         let kind = kind.as_str()?.to_owned();
@@ -332,13 +391,15 @@ fn member(
         kinds: kinds.collect(),
         ..Label::default()
     };
-    Ok((asked.question, named(&asked.image_id)?, label))
+    Ok(Found {
+        image: named(&asked.image_id)?,
+        question: asked.question,
+        label,
+        split: None,
+    })
 }
 
-fn whole(
-    asked: Whole,
-    named: &dyn Fn(&String) -> Result<String, String>,
-) -> Result<Question, String> {
+fn whole(asked: Whole, named: &dyn Fn(&String) -> Result<String, String>) -> Result<Found, String> {
     let image = match (&asked.image, &asked.image_id) {
         (Some(image), _) if !image.trim().is_empty() => image.trim().to_owned(),
         (_, Some(Identifier(id))) => named(id)?,
@@ -355,7 +416,12 @@ fn whole(
         answers: all,
         ..Label::default()
     };
-    Ok((asked.question, image, label))
+    Ok(Found {
+        question: asked.question,
+        image,
+        label,
+        split: asked.split.filter(|split| !split.trim().is_empty()),
+    })
 }
 
 /// The first of the most common answers.
@@ -506,6 +572,21 @@ mod tests {
                 .reason
                 .contains("`image` of the recipe")
         );
+    }
+
+    #[test]
+    fn objects_in_lines_name_their_splits() {
+        let list = "{\"image\": \"0.png\", \"question\": \"What?\", \"answer\": \"a\", \"split\": \"train\"}\n\n\
+                    {\"image\": \"1.png\", \"question\": \"Who?\", \"answer\": \"b\", \"split\": \"dev\"}\n{\"image\": 5\n\
+                    {\"image\": \"1.png\", \"question\": \"How?\", \"answer\": \"c\", \"split\": \"extra\"}\n";
+        let folder = folder(&[("q.jsonl", list), ("i/0.png", "2x2")]);
+        let source = open(&folder, &DATA.replace("q.json", "q.jsonl")).unwrap();
+        assert_eq!(captions(&*source, Split::Train), [vec!["What?"]]);
+        assert_eq!(captions(&*source, Split::Val), [vec!["Who?"]]);
+        assert_eq!(source.labels(Split::Val, 0).unwrap()[0].line, Some(3));
+        let left = "1 items left out (1 of the split \"extra\")";
+        assert!(source.describe().contains(left), "{}", source.describe());
+        assert_rejected(&*source, &[("q.jsonl", 4, "malformed JSON")]);
     }
 
     #[test]

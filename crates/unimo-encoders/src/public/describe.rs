@@ -14,7 +14,6 @@ use crate::backbone::BackboneConfig;
 use crate::clip::ClipConfig;
 use crate::image::ImageEncoderConfig;
 use crate::names::Names;
-use crate::tasks::TasksConfig;
 use crate::text::TextEncoderConfig;
 use crate::weights::Weights;
 
@@ -101,8 +100,6 @@ pub struct Description {
     pub weights: PathBuf,
     /// Whether the decoder of a language head is the word embedding, if the description says it.
     pub tied: Option<bool>,
-    /// Heads of fine-tuned models.
-    pub tasks: TasksConfig,
     /// What a description of [`Kind::Own`] says of the heads that the model was trained with; null for others.
     pub objectives: Value,
     /// Assumptions that were made, one line each.
@@ -118,7 +115,6 @@ impl Description {
             spellings,
             weights: weights.to_owned(),
             tied: None,
-            tasks: TasksConfig::default(),
             objectives: Value::Null,
             notes: Vec::new(),
         }
@@ -141,8 +137,9 @@ struct Own {
     _kind: String,
     model: BackboneConfig,
     objectives: Value,
+    /// Heads of fine-tuned models, which earlier versions kept beside the objectives.
     #[serde(default)]
-    tasks: TasksConfig,
+    tasks: serde_json::Map<String, Value>,
 }
 
 /// Reads what a folder or a file holds.
@@ -217,12 +214,15 @@ fn from_folder(folder: &Path, weights: &Path) -> Result<Description, LoadError> 
         }
         Some(OWN) => {
             let own: Own = serde_json::from_value(json).map_err(|e| unsupported(e.to_string()))?;
-            let spelling = Names::own()
-                .under("backbone")
-                .leaving(&["objectives", "tasks"]);
+            if !own.tasks.is_empty() {
+                return Err(unsupported(
+                    "`tasks` holds heads of fine-tuned models, as an earlier version wrote them: export the original checkpoint anew"
+                        .to_owned(),
+                ));
+            }
+            let spelling = Names::own().under("backbone").leaving(&["objectives"]);
             let config = EncoderConfig::Backbone(Box::new(own.model));
             Description {
-                tasks: own.tasks,
                 objectives: own.objectives,
                 ..Description::new(Kind::Own, config, vec![spelling], weights)
             }
@@ -271,12 +271,10 @@ fn from_file(path: &Path) -> Result<Description, LoadError> {
         let config = EncoderConfig::Backbone(Box::new(model));
         let spelling = meter::names_without_heads();
         let described = Description::new(Kind::Meter, config, vec![spelling], path);
-        let described = Description {
+        return Ok(Description {
             tied: Some(false),
             ..described.checked(path)?
-        };
-        let tasks = meter::tasks_from_shapes(&weights).map_err(|e| unsupported(path, e))?;
-        return Ok(Description { tasks, ..described });
+        });
     }
     let open_clip = folder.join(OPEN_CLIP_CONFIG);
     let described = folder.join(CONFIG).is_file();

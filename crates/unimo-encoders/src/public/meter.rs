@@ -8,7 +8,6 @@ use super::{Shapes, bert, heads_of};
 use crate::backbone::BackboneConfig;
 use crate::fusion::{FusionConfig, Levels, Link};
 use crate::names::{Form, Names, Rule, rule};
-use crate::tasks::{self, TasksConfig};
 use crate::text::{Positions, TextEncoderConfig};
 use crate::weights::Weights;
 
@@ -17,7 +16,7 @@ use crate::weights::Weights;
 pub const FUSION: &[Rule] = &[
     rule("text_transform", "cross_modal_text_transform", Form::Linear),
     rule("image_transform", "cross_modal_image_transform", Form::Linear),
-    rule("type_embedding", "token_type_embeddings", Form::Same),
+    rule("type_embedding", "token_type_embeddings", Form::Types),
     rule("text.pooler", "cross_modal_text_pooler.dense", Form::Linear),
     rule("image.pooler", "cross_modal_image_pooler.dense", Form::Linear),
 ];
@@ -92,11 +91,19 @@ pub fn names() -> Names {
     )
 }
 
+/// Heads of fine-tuned models, for models that do not use them.
+pub const TASK_HEADS: &[&str] = &[
+    "vqa_classifier",
+    "nlvr2_classifier",
+    "snli_classifier",
+    "rank_output",
+];
+
 /// As [`names`], for a backbone alone: its heads are known to be unused.
 pub fn names_without_heads() -> Names {
     names()
         .leaving(&["mlm_score", "itm_score"])
-        .leaving(tasks::METER_HEADS)
+        .leaving(TASK_HEADS)
 }
 
 /// How many images of a sample a METER checkpoint distinguishes: two after NLVR2, else one.
@@ -107,30 +114,6 @@ pub fn names_without_heads() -> Names {
 pub fn pictures_from_shapes(weights: &Weights) -> Result<usize, String> {
     let [types, _] = Shapes(weights).of("token_type_embeddings.weight")?;
     Ok(types.saturating_sub(1))
-}
-
-/// The task heads that a METER checkpoint holds, from the shapes of its tensors.
-///
-/// # Errors
-///
-/// A head's tensor has another rank than its kind has.
-pub fn tasks_from_shapes(weights: &Weights) -> Result<TasksConfig, String> {
-    let shapes = Shapes(weights);
-    let classes = |head: &str| {
-        let name = format!("{head}.3.weight");
-        match weights.info(&name) {
-            None => Ok(None),
-            Some(_) => shapes
-                .of(&name)
-                .map(|[classes, _]: [usize; 2]| Some(classes)),
-        }
-    };
-    Ok(TasksConfig {
-        vqa: classes("vqa_classifier")?,
-        nlvr2: classes("nlvr2_classifier")?,
-        snli_ve: classes("snli_classifier")?,
-        ranking: weights.info("rank_output.weight").is_some(),
-    })
 }
 
 /// Width of an attention head in every published METER.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::normalise;
-use crate::EvalError;
+use crate::{EvalError, checks};
 
 /// How often an answer occurs in VQAv2's vocabulary of 3,129 answers, at least (METER, BridgeTower).
 pub const LEAST_OCCURRENCES: usize = 9;
@@ -78,13 +78,11 @@ pub fn quick_score(
     predicted: &[usize],
     targets: &[Vec<(usize, f64)>],
 ) -> Result<Option<f64>, EvalError> {
-    if predicted.len() != targets.len() {
-        return Err(EvalError::Count {
-            what: "predictions (one per question)",
-            expected: targets.len(),
-            got: predicted.len(),
-        });
-    }
+    checks::count(
+        "predictions (one per question)",
+        targets.len(),
+        predicted.len(),
+    )?;
     let score = |(index, targets): (&usize, &Vec<(usize, f64)>)| {
         let target = targets.iter().find(|(known, _)| known == index);
         target.map_or(0.0, |(_, score)| *score)

@@ -55,6 +55,16 @@ fn any_scale_is_fine() {
 }
 
 #[test]
+fn an_offset_changes_nothing() {
+    // Powers of two, so that the values themselves are not rounded.
+    let a = [3.0, -1.0, 4.0, 1.0, -5.0, 9.0];
+    let b = [2.0, 7.0, 1.0, -8.0, 2.0, 8.0];
+    let there = a.map(|value| value + f64::from(1 << 30) * 64.0);
+    let near = pearson(&a, &b).unwrap().unwrap();
+    close(pearson(&there, &b).unwrap().unwrap(), near, ROUNDING);
+}
+
+#[test]
 fn equal_values_share_the_mean_of_their_ranks() {
     // Ranks 1, 2.5, 2.5, 4 against 1, 2, 3, 4.
     let got = spearman(&[1.0, 7.0, 7.0, 9.0], &[1.0, 2.0, 3.0, 4.0]).unwrap();

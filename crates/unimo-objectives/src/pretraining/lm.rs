@@ -2,9 +2,16 @@
 //! its first part.
 //!
 //! Source: UNIMO-2 (Li et al. 2022): captioning and sequence-to-sequence with a prefix mask (UniLM, Dong et al. 2019). With an
-//! image the prefix is the begin token alone. Without one it is the first 10 to 50 per cent of the batch's longest text.
+//! image the prefix is the begin token alone. Without one it is the first 10 to 50 per cent of the batch's longest text. With a
+//! cross-modal encoder of two streams, the image stream sees no words.
+//!
+//! With `self_critical` the model learns from captions of its own ([`self_critical`]).
 //!
 //! Shape legend: `B` samples, `L` text length, `D` width, `M` predicted positions, `V` vocabulary.
+
+pub mod self_critical;
+
+use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::assert_shape;
@@ -19,6 +26,7 @@ use crate::encoded::Encoded;
 use crate::objective::{Objective, ObjectiveConfig, Settings};
 use crate::outcome::Outcome;
 use crate::pairs::{Fused, Pairs};
+use crate::pretraining::lm::self_critical::{Reward, SelfCriticalConfig};
 use crate::request::{ImageForm, Request, Samples, TextForm, TextKind};
 use crate::tied::TiedHead;
 use crate::{NEEDS_ONE_STREAM, is_default};
@@ -29,9 +37,15 @@ use crate::{NEEDS_ONE_STREAM, is_default};
 pub struct LmConfig {
     /// Factor of the loss in the sum.
     pub weight: f64,
-    /// Whether it also learns from texts without images.
+    /// Whether it also learns from texts without images, which needs a single-stream cross-modal encoder, or none.
     #[serde(default, skip_serializing_if = "is_default")]
     pub texts_alone: bool,
+    /// Share of each target that is spread over the whole vocabulary: 0.1 in fine-tuning for captions (UNIMO-2, BLIP, X-VLM).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub label_smoothing: f64,
+    /// Learns from captions of its own instead, by how well they score: for a model that writes captions already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub self_critical: Option<SelfCriticalConfig>,
 }
 
 impl Settings for LmConfig {
@@ -44,6 +58,9 @@ impl Settings for LmConfig {
     }
 
     fn requests(&self) -> Vec<Request> {
+        if self.self_critical.is_some() {
+            return vec![Request::image(ImageForm::Plain), Request::references()];
+        }
         vec![
             Request::text(TextForm::LeftToRight),
             Request::image(ImageForm::Plain).optional_if(self.texts_alone),
@@ -55,11 +72,47 @@ impl Settings for LmConfig {
     }
 
     fn validate(&self) -> Result<(), ConfigError> {
-        config::above_zero("weight", self.weight)
+        config::above_zero("weight", self.weight)?;
+        config::probability("label_smoothing", self.label_smoothing)?;
+        let Some(self_critical) = &self.self_critical else {
+            return Ok(());
+        };
+        ConfigError::unless(
+            !self.texts_alone && self.label_smoothing == 0.0,
+            "self_critical",
+            "{}",
+            "leaves no use for label_smoothing and texts_alone: captions are scored, not predicted",
+        )?;
+        self_critical
+            .validate()
+            .map_err(|e| e.within("self_critical"))
     }
 
     fn validate_with(&self, model: &BackboneConfig) -> Result<(), ConfigError> {
-        ConfigError::of_section(model.fusion.is_none(), NEEDS_ONE_STREAM)
+        ConfigError::of_section(
+            model.text.width == model.cross_width(),
+            "needs a text encoder as wide as the cross-modal one: its words are predicted by their embeddings",
+        )?;
+        ConfigError::unless(
+            model.fusion.is_none() || !self.texts_alone,
+            "texts_alone",
+            self.texts_alone,
+            NEEDS_ONE_STREAM,
+        )?;
+        let Some(self_critical) = &self.self_critical else {
+            return Ok(());
+        };
+        ConfigError::of_section(
+            model.is_fused(),
+            "needs a cross-modal encoder to write captions of images",
+        )?;
+        let longest = model.text.longest_text();
+        ConfigError::unless(
+            self_critical.max_length < longest,
+            "self_critical.max_length",
+            self_critical.max_length,
+            format_args!("must be below {longest}, the positions of the text encoder"),
+        )
     }
 }
 
@@ -72,6 +125,7 @@ impl ObjectiveConfig for LmConfig {
         Lm {
             head: TiedHead::new(init, model.cross_width(), model.text.vocab_size, eps),
             config: self.clone(),
+            reward: None,
         }
     }
 }
@@ -84,10 +138,13 @@ pub struct Lm {
     /// The configuration that it was made from.
     #[module(skip)]
     pub config: LmConfig,
+    /// What captions of its own are scored by, with `self_critical`.
+    #[module(skip)]
+    pub reward: Option<Arc<dyn Reward>>,
 }
 
 /// Positions of `[B, L]` that predict their next word, and those words. The last of the `prefix` given words is the first position.
-fn next_words(texts: &Texts, prefix: usize) -> (Vec<i32>, Vec<i32>) {
+pub(crate) fn next_words(texts: &Texts, prefix: usize) -> (Vec<i32>, Vec<i32>) {
     let first = prefix.max(1) - 1;
     let of_row = |(row, &real): (usize, &usize)| {
         (first..real.saturating_sub(1)).map(move |at| (row * texts.length + at) as i32)
@@ -104,17 +161,26 @@ impl Objective for Lm {
     }
 
     fn pairs(&self, encoded: &Encoded, _rng: &mut ChaCha8Rng) -> Vec<Pairs> {
+        if self.config.self_critical.is_some() {
+            return Vec::new();
+        }
         vec![Pairs::present(encoded, TextKind::LeftToRight)]
     }
 
     fn loss(&self, context: &Context<'_>, fused: &[Fused]) -> Outcome {
+        if let Some(config) = &self.config.self_critical {
+            return self_critical::loss(self, config, context);
+        }
         let (_, fused) = Fused::only(fused);
         let texts = context.texts();
         let text = fused.text();
         assert_shape!(text, [context.encoded.samples, texts.length, _]);
         let table = context.backbone.text.word_embedding.weight.val();
         let next = next_words(texts, context.encoded.prefix());
-        Outcome::of_positions(text.clone(), next, |states| self.head.logits(states, table))
+        let smoothing = self.config.label_smoothing;
+        Outcome::of_positions_smoothed(text.clone(), next, smoothing, |states| {
+            self.head.logits(states, table)
+        })
     }
 }
 

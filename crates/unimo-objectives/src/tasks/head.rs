@@ -77,9 +77,9 @@ pub struct TaskHead {
 pub const fn meter_names(prefix: [&'static str; 3]) -> [Rule; 3] {
     let [inner, norm, outer] = prefix;
     [
-        rule("head.inner", inner, Form::Linear),
-        rule("head.norm", norm, Form::Same),
-        rule("head.outer", outer, Form::Linear),
+        rule("classifier.head.inner", inner, Form::Linear),
+        rule("classifier.head.norm", norm, Form::Same),
+        rule("classifier.head.outer", outer, Form::Linear),
     ]
 }
 

@@ -10,17 +10,16 @@
 //! Source: METER, BridgeTower, ManagerTower (`compute_vqa`): the pair's summary, a [head](super::head) and binary cross-entropy
 //! over 3,129 answers. For UNIMO-2 nothing is released; `product` is this project's choice. MVP reads the text's class token.
 //!
-//! Shape legend: `B` questions, `D` width of the cross-modal encoder, `C` answers.
+//! Shape legend: `B` questions, `C` answers.
 
 use burn::module::Module;
-use burn::tensor::{Tensor, assert_shape};
+use burn::tensor::Tensor;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use unimo_batch::{ConfigError, config};
 use unimo_core::init::Init;
-use unimo_encoders::backbone::{Backbone, BackboneConfig};
+use unimo_encoders::backbone::BackboneConfig;
 use unimo_encoders::names::Rule;
-use unimo_encoders::output::FusionOutput;
 
 use crate::context::Context;
 use crate::encoded::Encoded;
@@ -28,10 +27,11 @@ use crate::is_default;
 use crate::objective::{Objective, ObjectiveConfig, Predicts, Settings};
 use crate::outcome::Outcome;
 use crate::pairs::{Fused, Pairs};
-use crate::request::{ImageForm, Request, Samples, TextForm, TextKind};
-use crate::tasks::head::{HeadConfig, TaskHead, meter_names};
+use crate::request::{Request, Samples};
+use crate::tasks::head::{HeadConfig, meter_names};
 use crate::tasks::labels::Labelled;
-use crate::tasks::summary::{Pooling, Summary};
+use crate::tasks::pair::{PairClassifier, PairTask};
+use crate::tasks::summary::Pooling;
 
 /// `[objectives.vqa]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -49,6 +49,17 @@ pub struct VqaConfig {
     pub head: HeadConfig,
 }
 
+impl VqaConfig {
+    fn task(&self) -> PairTask<'_> {
+        PairTask {
+            weight: self.weight,
+            pooling: self.pooling,
+            head: &self.head,
+            images: 1,
+        }
+    }
+}
+
 impl Settings for VqaConfig {
     fn weight(&self) -> f64 {
         self.weight
@@ -59,10 +70,7 @@ impl Settings for VqaConfig {
     }
 
     fn requests(&self) -> Vec<Request> {
-        vec![
-            Request::text(TextForm::Plain),
-            Request::image(ImageForm::Plain),
-        ]
+        self.task().requests()
     }
 
     fn samples(&self) -> Samples {
@@ -84,15 +92,14 @@ impl Settings for VqaConfig {
     }
 
     fn validate(&self) -> Result<(), ConfigError> {
-        config::above_zero("weight", self.weight)?;
         if let Some(classes) = self.classes {
             config::positive("classes", classes)?;
         }
-        self.head.validate().map_err(|e| e.within("head"))
+        self.task().validate()
     }
 
     fn validate_with(&self, model: &BackboneConfig) -> Result<(), ConfigError> {
-        self.pooling.validate_with(model)
+        self.task().validate_with(model)
     }
 }
 
@@ -100,13 +107,9 @@ impl ObjectiveConfig for VqaConfig {
     type Objective = Vqa;
 
     fn init(&self, init: &mut Init, model: &BackboneConfig) -> Vqa {
-        let shape = (
-            self.pooling.width(model),
-            self.classes.unwrap_or_default().max(1),
-        );
+        let classes = self.classes.unwrap_or_default().max(1);
         Vqa {
-            summary: self.pooling.init(init, model),
-            head: self.head.init(init, shape, model.cross_width()),
+            classifier: self.task().init(init, model, classes),
             config: self.clone(),
         }
     }
@@ -119,25 +122,11 @@ pub const METER_NAMES: &[Rule] =
 /// The head of visual question answering.
 #[derive(Module, Debug)]
 pub struct Vqa {
-    /// What the head reads of a pair.
-    pub summary: Summary,
-    /// The classifier.
-    pub head: TaskHead,
+    /// Over the pair.
+    pub classifier: PairClassifier,
     /// The configuration that it was made from.
     #[module(skip)]
     pub config: VqaConfig,
-}
-
-impl Vqa {
-    /// The logit of every answer.
-    ///
-    /// # Shapes
-    ///
-    /// - fused: `B` pairs
-    /// - output: `[B, C]`
-    pub fn logits(&self, backbone: &Backbone, fused: &FusionOutput) -> Tensor<2> {
-        self.head.forward(self.summary.forward(backbone, fused))
-    }
 }
 
 impl Objective for Vqa {
@@ -146,18 +135,15 @@ impl Objective for Vqa {
     }
 
     fn pairs(&self, encoded: &Encoded, _rng: &mut ChaCha8Rng) -> Vec<Pairs> {
-        vec![Pairs::present(encoded, TextKind::Plain)]
+        self.config.task().pairs(encoded)
     }
 
     fn loss(&self, context: &Context<'_>, fused: &[Fused]) -> Outcome {
-        let (_, fused) = Fused::only(fused);
-        let logits = self.logits(context.backbone, fused);
-        assert_shape!(logits, [context.encoded.samples, _]);
+        let logits = self.classifier.logits(context.backbone, fused);
         Labelled::of(context.batch).binary_cross_entropy(logits)
     }
 
     fn predict(&self, context: &Context<'_>, fused: &[Fused]) -> Option<Tensor<2>> {
-        let (_, fused) = Fused::only(fused);
-        Some(self.logits(context.backbone, fused))
+        Some(self.classifier.logits(context.backbone, fused))
     }
 }

@@ -1,8 +1,9 @@
-//! Using a trained model: `embed`, `score`, `search`, `fill-mask`, `explain`, on a run's folder or an imported checkpoint.
+//! Using a trained model: `embed`, `score`, `search`, `fill-mask`, `explain`, `caption`, on a run's folder or an imported checkpoint.
 //!
 //! [`Predictor`] is a model with all that it needs to read files and strings: tokenizer, image size and normalisation, longest
 //! text. Each command is one file on top of it.
 
+pub mod caption;
 pub mod embed;
 pub mod explain;
 pub mod fill_mask;

@@ -120,7 +120,7 @@ impl<'a> Encoded<'a> {
         let of_text = encoded.encode_texts(0..texts.min(1))?.bytes();
         let budget = recipe.eval.memory_gb * GIGABYTE;
         encoded.blocks = blocks([pictures, texts], [of_first, of_text], budget, step);
-        let keep = pairs && model.objectives.itm.is_some() && encoded.blocks == Blocks::default();
+        let keep = pairs && encoded.has_itm() && encoded.blocks == Blocks::default();
         let Some(itc) = &model.objectives.itc else {
             return Ok(encoded);
         };
@@ -238,13 +238,49 @@ impl<'a> Encoded<'a> {
         Ok((text_features, image_features))
     }
 
-    /// Encodes images batch by batch, while the next ones are read.
     fn encode_images(
         &self,
         range: Range<usize>,
         mut take: impl FnMut(ImageFeatures) -> Result<(), TrainError>,
     ) -> Result<(), TrainError> {
-        let step = self.recipe.eval.batch_size;
+        let held_out = HeldOutImages {
+            model: self.model,
+            set: self.set,
+            tokenizer: self.tokenizer,
+            device: self.device,
+            batch_size: self.recipe.eval.batch_size,
+        };
+        held_out.encode(range, |_, features| take(features))
+    }
+
+    fn encode_texts(&self, range: Range<usize>) -> Result<TextFeatures, TrainError> {
+        interrupt::check()?;
+        let backbone = &self.model.backbone;
+        let length = self.ids.length;
+        let ids = &self.ids.ids[range.start * length..range.end * length];
+        let lengths = &self.ids.lengths[range];
+        let input = backbone.text.input(ids, lengths, length, self.device);
+        Ok(backbone.encode_texts(&input))
+    }
+}
+
+/// The images of a held-out set, on their way through the image encoder.
+pub(crate) struct HeldOutImages<'a> {
+    pub model: &'a Model,
+    pub set: &'a EvalSet,
+    pub tokenizer: &'a TextTokenizer,
+    pub device: &'a Device,
+    pub batch_size: usize,
+}
+
+impl HeldOutImages<'_> {
+    /// Encodes images batch by batch, while the next ones are read.
+    pub(crate) fn encode(
+        &self,
+        range: Range<usize>,
+        mut take: impl FnMut(Range<usize>, ImageFeatures) -> Result<(), TrainError>,
+    ) -> Result<(), TrainError> {
+        let step = self.batch_size;
         let (set, end) = (self.set, range.end);
         let batches = range
             .step_by(step)
@@ -262,7 +298,7 @@ impl<'a> Encoded<'a> {
             });
             for (range, read) in batches.zip(receiver) {
                 interrupt::check()?;
-                take(self.encode_read(range, &read?)?)?;
+                take(range.clone(), self.encode_read(range, &read?)?)?;
             }
             Ok(())
         })
@@ -287,16 +323,6 @@ impl<'a> Encoded<'a> {
             tags: None,
             ..backbone.encode_pictures(&pictures, tags.as_ref(), 0)
         })
-    }
-
-    fn encode_texts(&self, range: Range<usize>) -> Result<TextFeatures, TrainError> {
-        interrupt::check()?;
-        let backbone = &self.model.backbone;
-        let length = self.ids.length;
-        let ids = &self.ids.ids[range.start * length..range.end * length];
-        let lengths = &self.ids.lengths[range];
-        let input = backbone.text.input(ids, lengths, length, self.device);
-        Ok(backbone.encode_texts(&input))
     }
 }
 
@@ -327,7 +353,7 @@ impl RetrievalModel for Encoded<'_> {
     }
 
     fn has_itm(&self) -> bool {
-        self.model.objectives.itm.is_some()
+        self.recipe.objectives.scores_pairs()
     }
 
     fn blocks(&self) -> Blocks {
@@ -335,9 +361,6 @@ impl RetrievalModel for Encoded<'_> {
     }
 
     fn itm_scores(&self, pairs: &[Pair]) -> Result<Vec<f32>, ModelError> {
-        let Some(itm) = &self.model.objectives.itm else {
-            return Err("the model has no matching head".into());
-        };
         let Some(first) = pairs.first() else {
             return Ok(Vec::new());
         };
@@ -351,7 +374,9 @@ impl RetrievalModel for Encoded<'_> {
         let texts = block(first.text, texts, self.texts());
         let (texts, images) = self.rows_of(pairs, (images, texts), true)?;
         let fused = self.model.backbone.fuse(&texts, &images, Keep::Nothing);
-        Ok(host(itm.scores(&self.model.backbone, &fused)))
+        let heads = &self.model.objectives;
+        let scores = heads.match_scores(&self.model.backbone, &fused);
+        Ok(host(scores.ok_or("the model has no matching head")?))
     }
 }
 

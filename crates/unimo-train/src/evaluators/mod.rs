@@ -4,6 +4,7 @@
 //! A recipe's `[eval]` lists the evaluators; `eval.select` names the number that selects the best weights of a run. A new evaluator
 //! is a file here and a line in [`open`].
 
+pub mod captions;
 pub(crate) mod encoded;
 mod gallery;
 pub(crate) mod gates;
@@ -22,6 +23,7 @@ use unimo_data::{
 use unimo_report::record::EvalRecord;
 
 use crate::error::TrainError;
+use crate::evaluators::captions::Captions;
 use crate::evaluators::prompts::Prompts;
 use crate::evaluators::retrieval::Retrieval;
 use crate::evaluators::task::Predictions;
@@ -120,6 +122,9 @@ pub fn open(
     if let Some(config) = &recipe.eval.prompts {
         all.push(Box::new(Prompts::open(config, recipe)?));
     }
+    if let Some(config) = &recipe.eval.captions {
+        all.push(Box::new(Captions::open(config, recipe, held_out)?));
+    }
     if all.is_empty() {
         say("nothing will be evaluated".to_owned());
     }
@@ -180,7 +185,7 @@ fn retrieval_set(
             return Ok(None);
         }
         say(
-            "nothing is retrieved: neither [objectives.itc] nor [objectives.itm] is there"
+            "nothing is retrieved: none of [objectives.itc], [objectives.itm] and [objectives.ranking] is there"
                 .to_owned(),
         );
         return Ok(None);

@@ -166,7 +166,11 @@ fn budget(recipe: &Recipe) -> Passes {
     let texts = mean(&|trains| 1.0 + mlm(trains));
     let pairs = mean(&|trains| {
         let itm = objectives.itm.as_ref().filter(|_| trains("itm"));
-        mlm(trains) + itm.map_or(0.0, |itm| itm.layout.pairs_per_sample())
+        let ranking = objectives.ranking.as_ref();
+        let ranking = ranking.filter(|_| trains("ranking"));
+        mlm(trains)
+            + itm.map_or(0.0, |itm| itm.layout.pairs_per_sample())
+            + ranking.map_or(0.0, |ranking| 1.0 + ranking.negatives as f64)
     });
     let share = recipe.eval.share * samples;
     Passes {
@@ -207,7 +211,7 @@ pub fn pairs(recipe: &Recipe, protocol: Protocol, pictures: usize, texts: usize)
     let all = pictures.saturating_mul(texts);
     let (contrast, matching) = (
         recipe.objectives.itc.is_some(),
-        recipe.objectives.itm.is_some(),
+        recipe.objectives.scores_pairs(),
     );
     if protocol == Protocol::Contrast || !matching {
         return 0;
@@ -261,6 +265,10 @@ mod tests {
         for built_in in BUILT_IN {
             for (pictures, texts) in [(300, 300), (1000, 5000), (5000, 25_000)] {
                 let recipe = recipe(built_in.name, &[]);
+                // A task is not meant to retrieve.
+                if !crate::evaluators::retrieval::is_possible(&recipe) {
+                    continue;
+                }
                 let plan = Plan::new(&recipe, pictures, texts).unwrap();
                 let (name, n) = (built_in.name, plan.pictures);
                 let texts = texts * n / pictures;

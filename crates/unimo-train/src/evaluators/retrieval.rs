@@ -34,7 +34,7 @@ const LONG_EVALUATION: usize = 50_000;
 
 /// Whether a recipe trains an objective that retrieval can use.
 pub fn is_possible(recipe: &Recipe) -> bool {
-    recipe.objectives.itc.is_some() || recipe.objectives.itm.is_some()
+    recipe.objectives.itc.is_some() || recipe.objectives.scores_pairs()
 }
 
 /// Retrieval over a run's held-out split, planned to cost little compared with training.

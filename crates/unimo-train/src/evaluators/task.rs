@@ -202,7 +202,6 @@ impl Predictions {
             confusion: confusion(judged),
             right: some(true)?,
             wrong: some(false)?,
-            ..PredictionsRecord::default()
         })
     }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use unimo_batch::{ConfigError, config};
 use unimo_eval::RetrievalConfig;
+use unimo_objectives::generation::GenerationConfig;
 
 /// `[eval]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -36,6 +37,9 @@ pub struct EvalConfig {
     /// Zero-shot classification by prompts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompts: Option<PromptsConfig>,
+    /// Captions that the model writes for held-out images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub captions: Option<CaptionsConfig>,
 }
 
 fn default_share() -> f64 {
@@ -56,8 +60,14 @@ impl EvalConfig {
             "must be above 0 and at most 1",
         )?;
         config::above_zero("memory_gb", self.memory_gb)?;
-        match &self.prompts {
-            Some(prompts) => prompts.validate().map_err(|e| e.within("prompts")),
+        if let Some(prompts) = &self.prompts {
+            prompts.validate().map_err(|e| e.within("prompts"))?;
+        }
+        match &self.captions {
+            Some(captions) => captions
+                .search
+                .validate()
+                .map_err(|e| e.within("search").within("captions")),
             None => Ok(()),
         }
     }
@@ -86,6 +96,16 @@ pub enum During {
     Part,
     /// All methods on all images, whatever the cost.
     Full,
+}
+
+/// `[eval.captions]`: captions of held-out images, scored against those that people wrote. It needs `[objectives.lm]`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CaptionsConfig {
+    /// How captions are searched.
+    pub search: GenerationConfig,
+    /// Number of images, drawn at random if there are more; 0: all that `eval.limit` leaves.
+    pub limit: usize,
 }
 
 /// The place of a class's name in a template.

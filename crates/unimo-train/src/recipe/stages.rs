@@ -269,10 +269,10 @@ impl Recipe {
                 for pattern in stage.train.iter().flatten() {
                     let first = pattern.split('.').next().unwrap_or_default();
                     ConfigError::unless(
-                        ["backbone", "objectives", "tasks"].contains(&first),
+                        ["backbone", "objectives"].contains(&first),
                         "train",
                         format_args!("\"{pattern}\""),
-                        "must begin with backbone, objectives or tasks",
+                        "must begin with backbone or objectives",
                     )?;
                 }
                 if let Some(data) = &stage.data {

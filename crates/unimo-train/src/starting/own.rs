@@ -29,12 +29,19 @@ pub(crate) struct OwnRun {
     checkpoint: PathBuf,
 }
 
-/// Positions of patches are interpolated for images of another size.
-const GRIDS: &[Rule] = &[rule(
-    "image.position_embedding",
-    "image.position_embedding",
-    Form::Grid(0),
-)];
+/// Positions of patches are interpolated for images of another size; the type of a second image starts as that of the first.
+const FITTED: &[Rule] = &[
+    rule(
+        "image.position_embedding",
+        "image.position_embedding",
+        Form::Grid(0),
+    ),
+    rule(
+        "fusion.type_embedding",
+        "fusion.type_embedding",
+        Form::Types,
+    ),
+];
 
 /// Sections of `[model]`, with the parameters that they belong to.
 const SECTIONS: [(&str, &str); 5] = [
@@ -143,7 +150,7 @@ impl OwnRun {
             "model"
         };
         let mut weights = Weights::open_section(&self.checkpoint, section)?;
-        let names = Names::own().and(Names::new([("backbone", "backbone", GRIDS)], &[]));
+        let names = Names::own().and(Names::new([("backbone", "backbone", FITTED)], &[]));
         let (own, theirs) = (recipe.objectives.given(), self.recipe.objectives.given());
         let heads = |all: &[&str], others: &[&str]| -> Vec<String> {
             let new = all.iter().filter(|key| !others.contains(key));

@@ -3,13 +3,15 @@
 //! | kind | numbers |
 //! |---|---|
 //! | answers | `accuracy`: VQA's official accuracy; with one answer per question, the share of exact matches after normalisation. `quick`: the score of the predicted answer in the loss |
-//! | classes | `accuracy`: share of right classes; with more of [`classes`] |
+//! | classes | `accuracy`: share of right classes, with more of [`classes`]; also of each class, where the task itself names few |
+//! | statements (`nlvr2`) | also `consistency`: share of groups in which all are right, if the data has identifiers |
 //! | numbers | `pearson`, `spearman`: correlations |
 //!
 //! The chance of a number is what the best constant answer would reach on the same samples.
 
 mod classes;
 mod numbers;
+mod statements;
 
 use std::collections::BTreeMap;
 
@@ -83,15 +85,22 @@ pub fn judge(targets: &Targets, all: &[Predicted]) -> Judged {
     if matches!(targets.task.predicts, Predicts::Answers { .. }) {
         numbers.push(quick(targets, all));
     }
+    if targets.task.key == "nlvr2" {
+        numbers.extend(consistent(labels, all, &right));
+    }
+    let mut kinds = by_kind(all, &right);
     let mut confusion = None;
-    if let Predicts::Class { .. } = targets.task.predicts {
+    if let Predicts::Class { names, .. } = targets.task.predicts {
         let (more, counts) = classes::judge(targets.task.predicts, labels, all);
         numbers.extend(more);
         confusion = Some(counts);
+        if !names.is_empty() {
+            kinds.extend(by_class(all, &right));
+        }
     }
     Judged {
         numbers,
-        kinds: by_kind(all, &right),
+        kinds,
         right,
         confusion,
     }
@@ -109,6 +118,38 @@ pub(crate) fn score(predicts: Predicts, answer: &str, predicted: &Predicted) -> 
         }
         _ => f64::from(label.answer.as_deref() == Some(answer)),
     }
+}
+
+/// The share of groups of statements in which all are right; its chance is that of the best constant answer.
+fn consistent(labels: &Labels, all: &[Predicted], right: &[f64]) -> Option<Number> {
+    let ids = || all.iter().map(|predicted| predicted.row.label.id.as_str());
+    let value = statements::consistency(ids().zip(right.iter().map(|right| *right == 1.0)))?;
+    let always = |name: &String| {
+        let answers = all
+            .iter()
+            .map(|predicted| predicted.row.label.answer.as_deref());
+        let right = answers.map(|answer| answer == Some(name.as_str()));
+        statements::consistency(ids().zip(right))
+    };
+    Some(Number {
+        name: "consistency".to_owned(),
+        value,
+        chance: labels.names().iter().filter_map(always).reduce(f64::max),
+        interval: None,
+    })
+}
+
+/// The mean over the samples of each class, and their number.
+fn by_class(all: &[Predicted], right: &[f64]) -> BTreeMap<(String, String), (f64, u64)> {
+    let class = |predicted: &Predicted| {
+        let answer = predicted.row.label.answer.clone()?;
+        Some(("label".to_owned(), answer))
+    };
+    means(
+        all.iter()
+            .zip(right)
+            .filter_map(|(one, right)| Some((class(one)?, *right))),
+    )
 }
 
 /// What the best constant answer reaches.
@@ -133,13 +174,21 @@ fn constant(predicts: Predicts, labels: &Labels, all: &[Predicted]) -> Option<f6
 
 /// The mean over the samples of each kind, such as the type of an answer, and their number.
 fn by_kind(all: &[Predicted], right: &[f64]) -> BTreeMap<(String, String), (f64, u64)> {
+    let each = all.iter().zip(right);
+    means(each.flat_map(|(predicted, right)| {
+        let kinds = predicted.row.label.kinds.iter().cloned();
+        kinds.map(|kind| (kind, *right))
+    }))
+}
+
+fn means(
+    values: impl IntoIterator<Item = ((String, String), f64)>,
+) -> BTreeMap<(String, String), (f64, u64)> {
     let mut kinds: BTreeMap<(String, String), (f64, u64)> = BTreeMap::new();
-    for (predicted, right) in all.iter().zip(right) {
-        for kind in &predicted.row.label.kinds {
-            let sum = kinds.entry(kind.clone()).or_default();
-            sum.0 += right;
-            sum.1 += 1;
-        }
+    for (kind, value) in values {
+        let sum = kinds.entry(kind).or_default();
+        sum.0 += value;
+        sum.1 += 1;
     }
     for (sum, count) in kinds.values_mut() {
         *sum /= *count as f64;

@@ -129,7 +129,7 @@ fn fits(config: &TaskConfig, task: Option<Task>) -> Result<(), ConfigError> {
 ///
 /// # Errors
 ///
-/// They cannot be read, or their number is not the head's.
+/// They cannot be read, their number is not the head's, or the task reads second images and the data has none.
 pub(crate) fn prepare(
     recipe: &mut Recipe,
     source: &dyn Source,
@@ -138,6 +138,7 @@ pub(crate) fn prepare(
     let Some(task) = Task::of(recipe) else {
         return Ok(None);
     };
+    check_second_images(recipe, task, source)?;
     let labels = match &recipe.task {
         Some(TaskConfig { labels, .. }) => {
             let (labels, line) = Labels::make(labels, source)?;
@@ -153,6 +154,37 @@ pub(crate) fn prepare(
     Ok(Some(labels))
 }
 
+/// A task over two images needs data with two.
+fn check_second_images(recipe: &Recipe, task: Task, source: &dyn Source) -> Result<(), TrainError> {
+    let inputs = recipe.objectives.inputs(&|key| key == task.key);
+    if !inputs.map_err(value)?.second {
+        return Ok(());
+    }
+    let splits = [Split::Train, Split::Val];
+    let mut lacking = splits
+        .into_iter()
+        .filter(|split| !source.is_empty(*split) && !source.has_second_images(*split));
+    match lacking.next() {
+        None => Ok(()),
+        Some(split) => Err(value(ConfigError {
+            key: format!("objectives.{}.images", task.key),
+            value: "2".to_owned(),
+            allowed: format!(
+                "must be 1, or data of two images per sample, such as NLVR2: {} has one image each in the {} split",
+                source.describe(),
+                split.name()
+            ),
+        })),
+    }
+}
+
+fn value(error: ConfigError) -> TrainError {
+    TrainError::Value {
+        file: "recipe".to_owned(),
+        error,
+    }
+}
+
 /// Gives the recipe's task as many classes as there are labels, or checks its own number.
 pub(crate) fn adopt(recipe: &mut Recipe, task: Task, labels: &Labels) -> Result<(), TrainError> {
     match task.predicts.classes() {
@@ -163,10 +195,7 @@ pub(crate) fn adopt(recipe: &mut Recipe, task: Task, labels: &Labels) -> Result<
             classes,
             format_args!("must be the number of labels, {}, or absent", labels.len()),
         )
-        .map_err(|error| TrainError::Value {
-            file: "recipe".to_owned(),
-            error,
-        })?,
+        .map_err(value)?,
     }
     Ok(())
 }

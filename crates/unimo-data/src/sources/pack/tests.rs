@@ -133,6 +133,15 @@ fn what_is_packed_is_what_is_read() {
     }
 }
 
+/// A sample without the lines of its texts, which mean nothing in a shard.
+fn without_lines(source: &dyn Source, index: usize) -> Sample {
+    let mut sample = source.sample(Split::Train, index).unwrap();
+    for label in &mut sample.labels {
+        label.line = None;
+    }
+    sample
+}
+
 #[test]
 fn both_pictures_of_a_pair_are_packed_as_they_are_stored() {
     let list = r#"{"sentence": "Both have dogs.", "identifier": "dev-1-0-0", "label": "True"}
@@ -164,7 +173,7 @@ fn both_pictures_of_a_pair_are_packed_as_they_are_stored() {
         let (left, right) = (pair.image.as_ref().unwrap(), pair.second_image.as_ref());
         assert_eq!([left.dimensions(), right.unwrap().dimensions()], sizes);
         if spec.shorter_side.is_none() {
-            assert_eq!(read(&*again, 0), source.sample(Split::Train, 0).unwrap());
+            assert_eq!(read(&*again, 0), without_lines(&*source, 0));
             let file = fs::read(pictures.path().join("i/dev-1-0-img1.png")).unwrap();
             let stored = again.second_image_bytes(Split::Train, 0).unwrap();
             assert_eq!(stored, Some((file, "png")));
@@ -217,7 +226,7 @@ fn what_texts_say_of_their_pictures_is_packed_too() {
         pack(&*source, Split::Train, out.path(), &small(), &mut quietly).unwrap();
         let again = reopened(out.path());
         assert_eq!(again.roles(Split::Train, 0).unwrap(), roles);
-        assert_eq!(read(&*again, 0), source.sample(Split::Train, 0).unwrap());
+        assert_eq!(read(&*again, 0), without_lines(&*source, 0));
     }
 }
 

@@ -83,7 +83,8 @@ pub(super) fn check_header(config: &PairsConfig, header: &[String]) -> Result<()
     }
     // A list with labels may have images alone or texts alone.
     let texts = config.text_columns.iter().any(has);
-    if !has(&config.image_column) && !(config.label_column.is_some() && texts) {
+    let alone = config.label_column.is_some() && texts;
+    if !has(&config.image_column) && !alone {
         return missing("image_column", format!("{:?}", config.image_column));
     }
     if !texts && config.label_column.is_none() {

@@ -1,43 +1,32 @@
-//! Which prediction belongs to which row, where each row needs exactly one.
+//! What several metrics check of their input.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::EvalError;
+use crate::error::Ids;
 
-/// How many ids an error names.
-const NAMED: usize = 5;
-
-/// Some ids of a file, for an error: how many there are, and the first of them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ids {
-    /// How many there are.
-    pub count: usize,
-    /// The first five of them, in the order of their file.
-    pub first: Vec<String>,
-}
-
-impl Ids {
-    fn new<K: fmt::Display>(ids: &[K]) -> Self {
-        Self {
-            count: ids.len(),
-            first: ids.iter().take(NAMED).map(K::to_string).collect(),
-        }
+/// That there are as many as there have to be.
+pub(crate) fn count(what: &'static str, expected: usize, got: usize) -> Result<(), EvalError> {
+    if got == expected {
+        return Ok(());
     }
+    Err(EvalError::Count {
+        what,
+        expected,
+        got,
+    })
 }
 
-impl fmt::Display for Ids {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.count)?;
-        if self.first.is_empty() {
-            return Ok(());
-        }
-        let more = if self.count > self.first.len() {
-            ", ..."
-        } else {
-            ""
-        };
-        write!(f, " ({}{more})", self.first.join(", "))
+/// That all values are finite.
+pub(crate) fn finite(what: &'static str, values: &[f64]) -> Result<(), EvalError> {
+    match values.iter().position(|value| !value.is_finite()) {
+        Some(row) => Err(EvalError::NotFinite {
+            what,
+            row,
+            got: values[row],
+        }),
+        None => Ok(()),
     }
 }
 

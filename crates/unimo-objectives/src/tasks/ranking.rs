@@ -1,0 +1,186 @@
+//! Ranking texts for an image: METER's fine-tuning for retrieval.
+//!
+//! ```text
+//! loss = cross-entropy of (s(v, t), s(v, t1), ..., s(v, tn)) with the true text t;   s = w [tanh(Wt t), tanh(Wv v)] + b
+//! ```
+//!
+//! Source: METER (`compute_irtr`), with 15 wrong texts per image. It needs no labels. From METER it differs in where wrong texts
+//! come from: METER draws them from all captions of the training set, right ones included. Here they are texts of the same batch
+//! that belong to other images, drawn without repetition. A batch with fewer of them gives as many as it has; `negatives` among the
+//! metrics says how many an image had. So a batch should hold more samples than `negatives`. METER also trains its matching head,
+//! frozen, beside this one; here that is `[objectives.itm]`, if the recipe has it.
+//!
+//! The score starts as the matching head's logit of "yes" where a checkpoint has such a head and none for ranking.
+//!
+//! Shape legend: `N` images, `P` pairs, `K` texts of an image, `D` width of the cross-modal encoder.
+
+use burn::module::Module;
+use burn::tensor::{Bool, Tensor, TensorData, assert_shape};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+use unimo_batch::{ConfigError, config};
+use unimo_core::init::Init;
+use unimo_core::kernels;
+use unimo_core::layers::Linear;
+use unimo_encoders::backbone::{Backbone, BackboneConfig};
+use unimo_encoders::names::{Form, Rule, rule};
+use unimo_encoders::output::FusionOutput;
+
+use crate::context::Context;
+use crate::encoded::Encoded;
+use crate::labels::{count_correct, ints};
+use crate::objective::{Objective, ObjectiveConfig, Settings};
+use crate::outcome::Outcome;
+use crate::pairs::{Fused, Pairs};
+use crate::request::{ImageForm, Request, Samples, TextForm};
+use crate::single_precision;
+use crate::tasks::summary::{Pooling, Summary};
+
+/// `[objectives.ranking]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RankingConfig {
+    /// Factor of the loss in the sum.
+    pub weight: f64,
+    /// Wrong texts per image (METER: 15).
+    pub negatives: usize,
+    /// What the score reads of a pair.
+    pub pooling: Pooling,
+}
+
+impl Settings for RankingConfig {
+    fn weight(&self) -> f64 {
+        self.weight
+    }
+
+    fn title(&self) -> &'static str {
+        "ranking of texts"
+    }
+
+    fn requests(&self) -> Vec<Request> {
+        vec![
+            Request::text(TextForm::Plain),
+            Request::image(ImageForm::Plain),
+        ]
+    }
+
+    fn samples(&self) -> Samples {
+        Samples::CAPTIONED
+    }
+
+    fn reads_fused(&self) -> bool {
+        true
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
+        config::above_zero("weight", self.weight)?;
+        config::positive("negatives", self.negatives)
+    }
+
+    fn validate_with(&self, model: &BackboneConfig) -> Result<(), ConfigError> {
+        self.pooling.validate_with(model)
+    }
+}
+
+impl ObjectiveConfig for RankingConfig {
+    type Objective = Ranking;
+
+    fn init(&self, init: &mut Init, model: &BackboneConfig) -> Ranking {
+        Ranking {
+            summary: self.pooling.init(init, model),
+            score: Linear::new(init, self.pooling.width(model), 1, true),
+            config: self.clone(),
+        }
+    }
+}
+
+/// Names of this head's parameters in METER.
+pub const METER_NAMES: &[Rule] = &[rule("score", "rank_output", Form::Linear)];
+
+/// The same where a checkpoint of METER or BridgeTower has a matching head and none for ranking: the logit of "yes".
+pub const MATCHING_NAMES: &[Rule] = &[rule("score", "itm_score.fc", Form::Row(1))];
+
+/// The score that ranks texts.
+#[derive(Module, Debug)]
+pub struct Ranking {
+    /// What the score reads of a pair.
+    pub summary: Summary,
+    /// To the score.
+    pub score: Linear,
+    /// The configuration that it was made from.
+    #[module(skip)]
+    pub config: RankingConfig,
+}
+
+impl Ranking {
+    /// The score of each pair: the higher, the better they belong together.
+    ///
+    /// # Shapes
+    ///
+    /// - fused: `P` pairs
+    /// - output: `[P]`
+    pub fn scores(&self, backbone: &Backbone, fused: &FusionOutput) -> Tensor<1> {
+        let scores = self.score.forward(self.summary.forward(backbone, fused));
+        single_precision(scores).squeeze_dim::<1>(1)
+    }
+}
+
+/// A score of a text that is not there: its share of the softmax is 0.
+const NO_TEXT: f64 = -1e9;
+
+impl Objective for Ranking {
+    fn settings(&self) -> &dyn Settings {
+        &self.config
+    }
+
+    /// The pairs of an image stand together, the true one first.
+    fn pairs(&self, encoded: &Encoded, rng: &mut ChaCha8Rng) -> Vec<Pairs> {
+        let partners = &encoded.partners;
+        let mut pairs = Pairs::default();
+        for i in 0..partners.count() {
+            let own = partners.own(i).sample;
+            let wrong = partners.wrong_texts(self.config.negatives, i, rng);
+            if wrong.is_empty() {
+                pairs.without_negative += 1;
+                continue;
+            }
+            pairs.push(own, own, true);
+            for text in wrong {
+                pairs.push(text, own, false);
+            }
+        }
+        vec![pairs]
+    }
+
+    fn loss(&self, context: &Context<'_>, fused: &[Fused]) -> Outcome {
+        let Some((pairs, fused)) = fused.first().and_then(Fused::some) else {
+            // No sample had a text of another image.
+            return Outcome::nothing(context.device);
+        };
+        let scores = self.scores(context.backbone, fused);
+        assert_shape!(scores, [pairs.len()]);
+        let firsts: Vec<usize> = (0..pairs.len()).filter(|at| pairs.matched[*at]).collect();
+        let ends = firsts.iter().skip(1).copied().chain([pairs.len()]);
+        let counts: Vec<usize> = firsts.iter().zip(ends).map(|(at, end)| end - at).collect();
+        let (images, most) = (firsts.len(), counts.iter().copied().max().unwrap_or(1));
+        let mut rows = Vec::with_capacity(images * most);
+        let mut absent = Vec::with_capacity(images * most);
+        for (first, count) in firsts.iter().zip(&counts) {
+            for at in 0..most {
+                absent.push(at >= *count);
+                rows.push((first + at.min(count - 1)) as i32);
+            }
+        }
+        let device = scores.device();
+        let absent = Tensor::<2, Bool>::from_data(TensorData::new(absent, [images, most]), &device);
+        let logits = scores
+            .select(0, ints(rows, &device))
+            .reshape([images, most]);
+        let logits = logits.mask_fill(absent, NO_TEXT);
+        let labels = ints(vec![0; images], &device);
+        let correct = count_correct(logits.clone(), labels.clone());
+        let loss = kernels::cross_entropy(logits, labels).mean();
+        let wrong = Tensor::<1>::from_floats([(pairs.len() - images) as f32], &device);
+        Outcome::with_accuracy(loss, correct, images).and_metric("negatives", wrong, images)
+    }
+}
