@@ -230,7 +230,7 @@ fn fine_tuning_starts_from_a_run_of_ones_own() {
     assert_eq!(text(&run), text(&before));
     let device = burn::tensor::Device::flex();
     let weights = |run: &Path| {
-        let (_, _, _, model) = evaluation::open_model(run, None, &device).unwrap();
+        let (_, _, _, model) = unimo_train::trained::open_model(run, None, &device).unwrap();
         parameters::values(&model.backbone)
     };
     assert_eq!(weights(&run), weights(&before));

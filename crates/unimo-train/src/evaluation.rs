@@ -4,45 +4,17 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use burn::tensor::Device;
 use unimo_data::{SkipList, Source, Split};
 use unimo_report::record::{EvalRecord, RecallRecord};
 
-use crate::checkpoint;
-use crate::device::DeviceChoice;
 use crate::error::TrainError;
 use crate::evaluators::Evaluator;
 use crate::evaluators::captions::Captions;
 use crate::evaluators::prompts::Prompts;
 use crate::evaluators::retrieval::{self, Retrieval};
 use crate::evaluators::task::Predictions;
-use crate::model::Model;
 use crate::opened::Opened;
-use crate::recipe::Recipe;
-use crate::run::RunFolder;
-
-/// Settings of `unimo eval` for a run's weights.
-#[derive(Debug, Clone, Default)]
-pub struct Options {
-    /// The device that it computes on.
-    pub device: DeviceChoice,
-    /// The checkpoint's step; `None`: the best, or the newest if nothing was evaluated.
-    pub step: Option<u64>,
-    /// Number of images, drawn at random if there are more; `None`: as the recipe says; 0: all.
-    pub limit: Option<usize>,
-    /// Whether the matching head also scores every text with every image.
-    pub full_itm: bool,
-    /// A list of pairs to use instead of the recipe's data.
-    pub data: Option<PathBuf>,
-    /// Features of its images' regions, if the model reads regions from files.
-    pub regions: Option<PathBuf>,
-    /// Changes of the run's `[data]`, such as `data.vqa.val.questions=FILE`.
-    pub set: Vec<String>,
-    /// The labels of the task, for a checkpoint that comes without them.
-    pub labels: Option<PathBuf>,
-    /// The split; `None`: the held-out one of the run's data, or all of other data.
-    pub split: Option<Split>,
-}
+pub use crate::opened::Options;
 
 /// Evaluates a run's checkpoint and appends the result to the run's `evaluations.jsonl`. The evaluations made during training stay
 /// as they are, since they select the best checkpoint. `given` is a run's folder, the file of one of its checkpoints, or an exported
@@ -158,80 +130,6 @@ fn named(counts: &BTreeMap<String, u64>) -> String {
     } else {
         each.collect::<Vec<_>>().join(", ")
     }
-}
-
-/// The run and the step, from a run's folder or the file of one of its checkpoints.
-pub(crate) fn run_of(
-    given: &Path,
-    step: Option<u64>,
-) -> Result<(PathBuf, Option<u64>), TrainError> {
-    if !given.is_file() {
-        return Ok((given.to_owned(), step));
-    }
-    let wrong = |reason: &str| TrainError::Run {
-        path: given.to_owned(),
-        reason: reason.to_owned(),
-    };
-    let file = std::path::absolute(given).map_err(TrainError::file("find", given))?;
-    let own = file.parent().and_then(|checkpoints| {
-        let mut steps = checkpoint::steps(checkpoints).ok()?.into_iter();
-        let of_file = steps.find(|step| checkpoint::path(checkpoints, *step) == file)?;
-        Some((checkpoints.parent()?.to_owned(), of_file))
-    });
-    let Some((run, of_file)) = own else {
-        return Err(wrong(
-            "is no run and no checkpoint of one, such as RUN/checkpoints/step-00000100.safetensors",
-        ));
-    };
-    if step.is_some_and(|step| step != of_file) {
-        return Err(wrong("is the checkpoint of another step than --step"));
-    }
-    Ok((run, Some(of_file)))
-}
-
-/// A run's model for evaluation: the moving average of its weights if there is one.
-///
-/// # Errors
-///
-/// The folder is not a run or has no such checkpoint.
-pub fn open_model(
-    folder: &Path,
-    step: Option<u64>,
-    device: &Device,
-) -> Result<(RunFolder, Recipe, u64, Model), TrainError> {
-    let (run, recipe) = RunFolder::open(folder)?;
-    let step = chosen_step(&run, step)?;
-    let model = load_model(&run, &recipe, step, device)?;
-    Ok((run, recipe, step, model))
-}
-
-/// The requested step, or the best, or the newest if nothing was evaluated.
-pub(crate) fn chosen_step(run: &RunFolder, asked: Option<u64>) -> Result<u64, TrainError> {
-    let checkpoints = run.checkpoints();
-    let newest = checkpoint::steps(&checkpoints)?.last().copied();
-    let best = run.best()?.map(|best| best.step);
-    let best = best.filter(|step| checkpoint::path(&checkpoints, *step).is_file());
-    asked.or(best).or(newest).ok_or_else(|| TrainError::Run {
-        path: run.path().to_owned(),
-        reason: "has no checkpoint yet".to_owned(),
-    })
-}
-
-pub(crate) fn load_model(
-    run: &RunFolder,
-    recipe: &Recipe,
-    step: u64,
-    device: &Device,
-) -> Result<Model, TrainError> {
-    let mut recipe = recipe.clone();
-    recipe.model = recipe.model.without_dropout();
-    let mut reader = checkpoint::Reader::open(&checkpoint::path(&run.checkpoints(), step))?;
-    let section = if recipe.train.ema.is_some() {
-        "ema"
-    } else {
-        "model"
-    };
-    reader.module(section, Model::blank(&recipe, device))
 }
 
 /// What was evaluated, as text, since it may not be the run's whole held-out set.

@@ -20,11 +20,11 @@ use unimo_objectives::ObjectivesConfig;
 
 use crate::device::DeviceChoice;
 use crate::error::TrainError;
-use crate::evaluation;
 use crate::files;
 use crate::given::{self, Given};
 use crate::pretrained::{self, Network, NetworkConfig};
 use crate::tasks::labels::{self, Labels};
+use crate::trained;
 
 /// `unimo export`.
 #[derive(Debug, clap::Args)]
@@ -173,7 +173,7 @@ fn open(args: &ExportArgs) -> Result<Source, TrainError> {
     let (device, _) = DeviceChoice::default().open()?;
     match given::find(&args.model, args.step)? {
         Given::Run { folder, step } => {
-            let (run, recipe, _, model) = evaluation::open_model(&folder, step, &device)?;
+            let (run, recipe, _, model) = trained::open_model(&folder, step, &device)?;
             if recipe.data.concepts.is_some() {
                 return Err(TrainError::Check(format!(
                     "{} was trained with phrases and tags, [data.concepts], which no format of exports holds; embed, score and \

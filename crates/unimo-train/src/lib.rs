@@ -49,6 +49,7 @@ pub mod starting;
 mod step;
 pub mod tasks;
 pub mod tensorboard;
+pub mod trained;
 mod trainer;
 pub mod training;
 pub use trainer::BURN_VERSION;

@@ -12,18 +12,42 @@ use unimo_data::{
 };
 use unimo_encoders::public::folder_of;
 
+use crate::device::DeviceChoice;
 use crate::error::TrainError;
-use crate::evaluation::{Options, chosen_step, load_model};
 use crate::evaluators::Weights;
 use crate::given::{self, Given};
 use crate::model::Model;
 use crate::prepare;
 use crate::pretrained::{self, Network, NetworkConfig};
-use crate::recipe::{Overrides, Recipe};
+use crate::recipe::{LabelsConfig, Overrides, Recipe, Task, TaskConfig};
 use crate::resuming;
 use crate::run::RunFolder;
-use crate::tasks::labels::{self, Labels, LabelsConfig, TaskConfig};
-use crate::tasks::{self, Targets, Task};
+use crate::tasks::labels::{self, Labels};
+use crate::tasks::{self, Targets};
+use crate::trained::{chosen_step, load_model};
+
+/// Settings of `unimo eval` for a run's weights.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The device that it computes on.
+    pub device: DeviceChoice,
+    /// The checkpoint's step; `None`: the best, or the newest if nothing was evaluated.
+    pub step: Option<u64>,
+    /// Number of images, drawn at random if there are more; `None`: as the recipe says; 0: all.
+    pub limit: Option<usize>,
+    /// Whether the matching head also scores every text with every image.
+    pub full_itm: bool,
+    /// A list of pairs to use instead of the recipe's data.
+    pub data: Option<PathBuf>,
+    /// Features of its images' regions, if the model reads regions from files.
+    pub regions: Option<PathBuf>,
+    /// Changes of the run's `[data]`, such as `data.vqa.val.questions=FILE`.
+    pub set: Vec<String>,
+    /// The labels of the task, for a checkpoint that comes without them.
+    pub labels: Option<PathBuf>,
+    /// The split; `None`: the held-out one of the run's data, or all of other data.
+    pub split: Option<Split>,
+}
 
 /// A trained model with data.
 pub(crate) struct Opened {

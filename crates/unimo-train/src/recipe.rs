@@ -6,6 +6,7 @@ pub mod init;
 pub(crate) mod overrides;
 mod own_data;
 pub mod stages;
+pub(crate) mod task;
 pub mod train;
 
 use std::path::{Path, PathBuf};
@@ -24,9 +25,8 @@ use crate::hub;
 pub use crate::recipe::eval::{During, EvalConfig, PromptsConfig};
 pub use crate::recipe::init::InitConfig;
 pub use crate::recipe::stages::StageConfig;
+pub use crate::recipe::task::{LabelsConfig, Task, TaskConfig};
 pub use crate::recipe::train::{ComputeDtype, Decay, OptimizerConfig, ScheduleConfig, TrainConfig};
-use crate::tasks;
-use crate::tasks::labels::TaskConfig;
 
 /// A recipe that ships with the crate.
 #[derive(Debug, Clone, Copy)]
@@ -297,7 +297,7 @@ impl Recipe {
         self.objectives.validate_teacher(self.teacher.as_ref())?;
         let inputs = self.objectives.inputs(&|_| true);
         let inputs = inputs.map_err(|e| e.within("objectives"))?;
-        tasks::check(self)?;
+        task::check(self)?;
         self.check_stages()?;
         self.check_pictures()?;
         if let TokenizerConfig::Train { vocab_size } = self.data.tokenizer {

@@ -14,10 +14,11 @@ use crate::checkpoint;
 use crate::error::TrainError;
 use crate::fingerprint::{self, Fingerprint, Given};
 use crate::prepare;
+use crate::recipe::Task;
 use crate::recipe::overrides::flat;
 use crate::recipe::{Overrides, Recipe};
 use crate::run::RunFolder;
-use crate::tasks::{Task, labels};
+use crate::tasks::labels;
 
 /// Arguments of the command line in addition to `--resume`.
 #[derive(Debug, Clone, Default)]

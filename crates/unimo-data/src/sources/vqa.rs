@@ -577,7 +577,7 @@ mod tests {
     #[test]
     fn objects_in_lines_name_their_splits() {
         let list = "{\"image\": \"0.png\", \"question\": \"What?\", \"answer\": \"a\", \"split\": \"train\"}\n\n\
-                    {\"image\": \"1.png\", \"question\": \"Who?\", \"answer\": \"b\", \"split\": \"dev\"}\n{\"image\": 5\n\
+                    {\"image\": \"1.png\", \"question\": \"Who?\", \"answer\": \"b\", \"split\": \"dev\"}\n{\"image\": \"1.png\"\n\
                     {\"image\": \"1.png\", \"question\": \"How?\", \"answer\": \"c\", \"split\": \"extra\"}\n";
         let folder = folder(&[("q.jsonl", list), ("i/0.png", "2x2")]);
         let source = open(&folder, &DATA.replace("q.json", "q.jsonl")).unwrap();

@@ -37,7 +37,6 @@ pub use pooling::Pooling;
 
 use crate::device::DeviceChoice;
 use crate::error::TrainError;
-use crate::evaluation;
 use crate::files;
 use crate::given::{self, Given};
 use crate::hub;
@@ -45,6 +44,7 @@ use crate::language_head;
 use crate::model::{Model, host};
 use crate::prepare;
 use crate::pretrained::{self, Network, NetworkConfig};
+use crate::trained;
 
 /// The model that a command uses.
 #[derive(Debug, Clone, clap::Args)]
@@ -212,7 +212,7 @@ impl Predictor {
         step: Option<u64>,
         device: Device,
     ) -> Result<Self, TrainError> {
-        let (run, recipe, _, model) = evaluation::open_model(folder, step, &device)?;
+        let (run, recipe, _, model) = trained::open_model(folder, step, &device)?;
         if recipe.model.regions.is_some() {
             return Err(reads_regions(&args.model));
         }

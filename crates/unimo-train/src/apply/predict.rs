@@ -13,8 +13,7 @@ use unimo_data::{SampleError, SkipList, Split, TaskRow, TaskSet};
 
 use crate::device::DeviceChoice;
 use crate::error::TrainError;
-use crate::evaluation::Options;
-use crate::opened::Opened;
+use crate::opened::{Opened, Options};
 use crate::progress::Progress;
 use crate::tasks::Targets;
 use crate::tasks::predict::{Predicted, predict};

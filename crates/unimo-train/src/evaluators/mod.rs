@@ -29,8 +29,9 @@ use crate::evaluators::retrieval::Retrieval;
 use crate::evaluators::task::Predictions;
 use crate::model::Model;
 use crate::recipe::Recipe;
+use crate::recipe::Task;
 use crate::run::RunFolder;
-use crate::tasks::{self, Targets, Task, judge};
+use crate::tasks::{self, Targets, judge};
 
 /// Weights to evaluate, and where the results go.
 pub struct Weights<'a> {

@@ -14,13 +14,13 @@ use unimo_encoders::weights::Weights;
 
 use crate::checkpoint;
 use crate::error::TrainError;
-use crate::evaluation;
 use crate::model::Model;
 use crate::prepare;
 use crate::recipe::Recipe;
 use crate::recipe::init::{InitConfig, Whole};
 use crate::run::RunFolder;
 use crate::starting::{Started, agree, names_of, value};
+use crate::trained;
 
 /// The run that a recipe starts from.
 pub(crate) struct OwnRun {
@@ -69,9 +69,9 @@ impl OwnRun {
         if kind != Whole::Unimo {
             return Ok(None);
         }
-        let (folder, step) = evaluation::run_of(Path::new(path), None)?;
+        let (folder, step) = trained::run_of(Path::new(path), None)?;
         let (run, recipe) = RunFolder::open(&folder)?;
-        let step = evaluation::chosen_step(&run, step)?;
+        let step = trained::chosen_step(&run, step)?;
         Ok(Some(Self {
             checkpoint: checkpoint::path(&run.checkpoints(), step),
             run,

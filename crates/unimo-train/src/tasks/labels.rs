@@ -1,101 +1,18 @@
 //! The labels of a task: the answers or classes that a head gives, in its order.
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use serde::{Deserialize, Serialize};
-use unimo_batch::{ConfigError, config};
 use unimo_data::{Readable, SampleError, Source, Split};
 use unimo_eval::vqa::normalise;
 use unimo_objectives::Predicts;
 
 use crate::error::TrainError;
 use crate::files;
-use crate::tasks::Task;
+use crate::recipe::task::{LabelsConfig, Task, numbered};
 
 /// The file of a run's labels, beside its tokenizer: a JSON list.
 pub const FILE_NAME: &str = "labels.json";
-
-/// `[task]`: what the labels of a task are. A task whose labels are the same for all data needs no such table.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TaskConfig {
-    /// Where the labels come from.
-    pub labels: LabelsConfig,
-    /// Whether the answers of people are looked up as they were written, and only then normalised to be counted, as METER does.
-    /// Otherwise they are normalised first, as BridgeTower does.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub raw_answers: bool,
-    /// Number of random training samples of each class; absent: all of them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub shots: Option<usize>,
-}
-
-/// Where the labels of a task come from.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-pub enum LabelsConfig {
-    /// From the answers of the training data, in the order of their first occurrence (METER's `write_vqa.py`).
-    Count {
-        /// How often an answer occurs at least (METER: 9).
-        least: usize,
-        /// Whether the held-out questions are counted too, as in the papers. Their answers then decide what can be answered.
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        held_out: bool,
-    },
-    /// The classes of the training data: in the order of a benchmark whose labels are numbered, else sorted by name as `ImageFolder`
-    /// does.
-    Classes,
-    /// As they stand here.
-    List {
-        /// The labels in the order of the head.
-        names: Vec<String>,
-    },
-    /// From a file: a JSON list of labels, a JSON object of labels with their numbers, or one label per line.
-    File {
-        /// The file.
-        path: PathBuf,
-    },
-}
-
-impl TaskConfig {
-    /// Checks every value.
-    ///
-    /// # Errors
-    ///
-    /// A value is out of range, or a label stands twice.
-    pub fn validate(&self) -> Result<(), ConfigError> {
-        let checked = match &self.labels {
-            LabelsConfig::Count { least, .. } => config::positive("least", *least),
-            LabelsConfig::Classes => Ok(()),
-            LabelsConfig::List { names } => {
-                Labels::new(names.clone())
-                    .map(drop)
-                    .map_err(|reason| ConfigError {
-                        key: "names".to_owned(),
-                        value: format!("{names:?}"),
-                        allowed: reason,
-                    })
-            }
-            LabelsConfig::File { path } => ConfigError::unless(
-                !path.as_os_str().is_empty(),
-                "path",
-                "\"\"",
-                "must be the path of a file",
-            ),
-        };
-        checked.map_err(|e| e.within("labels"))?;
-        self.shots
-            .map_or(Ok(()), |shots| config::positive("shots", shots))
-    }
-
-    /// Makes a relative path relative to `folder`.
-    pub(crate) fn rebase(&mut self, folder: &Path) {
-        if let LabelsConfig::File { path } = &mut self.labels {
-            *path = folder.join(&*path);
-        }
-    }
-}
 
 /// Labels in the order of a head.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -111,17 +28,7 @@ impl Labels {
     ///
     /// There are fewer than two, or one stands twice; says what is allowed.
     pub fn new(names: Vec<String>) -> Result<Self, String> {
-        if names.len() < 2 {
-            return Err(format!("must be two labels or more, not {}", names.len()));
-        }
-        let mut numbers = HashMap::with_capacity(names.len());
-        for (number, name) in (0..).zip(&names) {
-            if let Some(before) = numbers.insert(name.clone(), number) {
-                return Err(format!(
-                    "must have every label once; {name:?} is number {before} and number {number}"
-                ));
-            }
-        }
+        let numbers = numbered(&names)?;
         Ok(Self { names, numbers })
     }
 

@@ -11,118 +11,13 @@ mod targets;
 use std::sync::Arc;
 
 use unimo_batch::ConfigError;
-use unimo_data::{Each, LoaderSpec, Source, SourceKind, Split, TaskSet};
-use unimo_objectives::Predicts;
+use unimo_data::{Each, LoaderSpec, Source, Split, TaskSet};
 
 use crate::error::TrainError;
 use crate::recipe::Recipe;
-use crate::tasks::labels::{Labels, LabelsConfig, TaskConfig};
+use crate::recipe::{Task, TaskConfig};
+use crate::tasks::labels::Labels;
 pub use crate::tasks::targets::Targets;
-
-/// A recipe's task.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Task {
-    /// The objective's key.
-    pub key: &'static str,
-    /// What it predicts.
-    pub predicts: Predicts,
-}
-
-impl Task {
-    /// A recipe's task, if it has one.
-    pub fn of(recipe: &Recipe) -> Option<Self> {
-        let each = recipe.objectives.each().into_iter();
-        let mut tasks = each.filter_map(|(key, settings)| {
-            let predicts = settings.predicts()?;
-            Some(Self { key, predicts })
-        });
-        tasks.next()
-    }
-
-    /// Whether its labels depend on the data.
-    pub(crate) fn asks_labels(self) -> bool {
-        match self.predicts {
-            Predicts::Answers { .. } => true,
-            Predicts::Class { names, .. } => names.is_empty(),
-            Predicts::Number => false,
-        }
-    }
-}
-
-/// Checks a recipe's task against its `[task]` table.
-///
-/// # Errors
-///
-/// There are two tasks, the table is absent and needed, or it is there and changes nothing.
-pub(crate) fn check(recipe: &Recipe) -> Result<(), ConfigError> {
-    let each = recipe.objectives.each().into_iter();
-    let keys: Vec<&str> = each
-        .filter(|(_, settings)| settings.predicts().is_some())
-        .map(|(key, _)| key)
-        .collect();
-    ConfigError::unless(
-        keys.len() <= 1,
-        "objectives",
-        keys.join(" and "),
-        "must have one task at most: the labels of a run are those of one task",
-    )?;
-    let mixture = recipe.data.mixture.as_ref();
-    let mixture = mixture.filter(|_| recipe.data.source == SourceKind::Mixture);
-    ConfigError::unless(
-        keys.is_empty() || mixture.is_none_or(|mixture| !mixture.is_weighted()),
-        "data.mixture",
-        "weights or a temperature",
-        "must have neither for a task, whose epochs have every text once",
-    )?;
-    let asks = Task::of(recipe).is_some_and(Task::asks_labels);
-    match &recipe.task {
-        Some(task) => {
-            ConfigError::unless(
-                asks,
-                "task",
-                "{}",
-                "must be absent: no objective of this recipe takes its labels from the data",
-            )?;
-            task.validate().map_err(|e| e.within("task"))?;
-            fits(task, Task::of(recipe)).map_err(|e| e.within("task"))
-        }
-        None => ConfigError::unless(
-            !asks,
-            "task",
-            "absent",
-            format_args!(
-                "is needed by [objectives.{}]: it says what the labels are, such as labels = {{ kind = \"count\", least = 9 }}",
-                keys.first().copied().unwrap_or_default()
-            ),
-        ),
-    }
-}
-
-/// Checks that a task's labels are of the kind that it predicts.
-fn fits(config: &TaskConfig, task: Option<Task>) -> Result<(), ConfigError> {
-    let class = task.is_some_and(|task| matches!(task.predicts, Predicts::Class { .. }));
-    ConfigError::unless(
-        class || config.shots.is_none(),
-        "shots",
-        config.shots.unwrap_or_default(),
-        "must be absent: only samples of classes are counted by class",
-    )?;
-    match &config.labels {
-        LabelsConfig::Classes => ConfigError::unless(
-            class,
-            "labels.kind",
-            "\"classes\"",
-            "must be \"count\", \"list\" or \"file\": the task predicts answers",
-        ),
-        LabelsConfig::Count { .. } => ConfigError::unless(
-            !class,
-            "labels.kind",
-            "\"count\"",
-            "must be \"classes\", \"list\" or \"file\": the task predicts a class, and every class counts",
-        ),
-        LabelsConfig::List { .. } | LabelsConfig::File { .. } => Ok(()),
-    }
-}
 
 /// The labels of a recipe's task, made from the data or a file if the recipe says so; `None` if it predicts no labels. `say` is told
 /// how many there are. The recipe is given the number of classes if it has none.

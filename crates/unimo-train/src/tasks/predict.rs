@@ -10,7 +10,7 @@ use unimo_objectives::Predicts;
 use crate::error::TrainError;
 use crate::interrupt;
 use crate::model::{Model, host};
-use crate::tasks::Task;
+use crate::recipe::Task;
 
 /// Labels that are kept of each sample.
 pub const KEPT: usize = 5;

@@ -6,7 +6,7 @@ use unimo_eval::vqa::{normalise, soft_score};
 use unimo_objectives::Predicts;
 
 use crate::recipe::Recipe;
-use crate::tasks::Task;
+use crate::recipe::Task;
 use crate::tasks::labels::Labels;
 
 /// Makes targets of labels, for one task.

@@ -1,0 +1,86 @@
+//! The weights of a run: which of its checkpoints is meant, and the model in it.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+
+use crate::checkpoint;
+use crate::error::TrainError;
+use crate::model::Model;
+use crate::recipe::Recipe;
+use crate::run::RunFolder;
+
+/// The run and the step, from a run's folder or the file of one of its checkpoints.
+pub(crate) fn run_of(
+    given: &Path,
+    step: Option<u64>,
+) -> Result<(PathBuf, Option<u64>), TrainError> {
+    if !given.is_file() {
+        return Ok((given.to_owned(), step));
+    }
+    let wrong = |reason: &str| TrainError::Run {
+        path: given.to_owned(),
+        reason: reason.to_owned(),
+    };
+    let file = std::path::absolute(given).map_err(TrainError::file("find", given))?;
+    let own = file.parent().and_then(|checkpoints| {
+        let mut steps = checkpoint::steps(checkpoints).ok()?.into_iter();
+        let of_file = steps.find(|step| checkpoint::path(checkpoints, *step) == file)?;
+        Some((checkpoints.parent()?.to_owned(), of_file))
+    });
+    let Some((run, of_file)) = own else {
+        return Err(wrong(
+            "is no run and no checkpoint of one, such as RUN/checkpoints/step-00000100.safetensors",
+        ));
+    };
+    if step.is_some_and(|step| step != of_file) {
+        return Err(wrong("is the checkpoint of another step than --step"));
+    }
+    Ok((run, Some(of_file)))
+}
+
+/// A run's model for evaluation: the moving average of its weights if there is one.
+///
+/// # Errors
+///
+/// The folder is not a run or has no such checkpoint.
+pub fn open_model(
+    folder: &Path,
+    step: Option<u64>,
+    device: &Device,
+) -> Result<(RunFolder, Recipe, u64, Model), TrainError> {
+    let (run, recipe) = RunFolder::open(folder)?;
+    let step = chosen_step(&run, step)?;
+    let model = load_model(&run, &recipe, step, device)?;
+    Ok((run, recipe, step, model))
+}
+
+/// The requested step, or the best, or the newest if nothing was evaluated.
+pub(crate) fn chosen_step(run: &RunFolder, asked: Option<u64>) -> Result<u64, TrainError> {
+    let checkpoints = run.checkpoints();
+    let newest = checkpoint::steps(&checkpoints)?.last().copied();
+    let best = run.best()?.map(|best| best.step);
+    let best = best.filter(|step| checkpoint::path(&checkpoints, *step).is_file());
+    asked.or(best).or(newest).ok_or_else(|| TrainError::Run {
+        path: run.path().to_owned(),
+        reason: "has no checkpoint yet".to_owned(),
+    })
+}
+
+/// A run's model at a step, for evaluation.
+pub(crate) fn load_model(
+    run: &RunFolder,
+    recipe: &Recipe,
+    step: u64,
+    device: &Device,
+) -> Result<Model, TrainError> {
+    let mut recipe = recipe.clone();
+    recipe.model = recipe.model.without_dropout();
+    let mut reader = checkpoint::Reader::open(&checkpoint::path(&run.checkpoints(), step))?;
+    let section = if recipe.train.ema.is_some() {
+        "ema"
+    } else {
+        "model"
+    };
+    reader.module(section, Model::blank(&recipe, device))
+}
