@@ -9,7 +9,7 @@
 //! new = ["backbone.fusion", "objectives"]                  # what may start from random weights
 //! ```
 //!
-//! `init = "unimo:RUN"` starts from a run of one's own ([`own`]).
+//! `init = "unimo:RUN"` starts from a run of one's own (`starting/own.rs`).
 //!
 //! Every parameter is read or covered by `new`. Every tensor of the files is used or known to be useless. Sizes, epsilons,
 //! activations and normalisation must agree with the files. A wrong path never means random weights, and an entry of `new` or

@@ -2,12 +2,12 @@
 //!
 //! | key | predicts | from | loss |
 //! |---|---|---|---|
-//! | [`vqa`](vqa) | answers to a question | the fused pair | binary cross-entropy of every answer |
-//! | [`nlvr2`](nlvr2) | whether a statement is true | the statement fused with one image or two | cross-entropy |
-//! | [`snli_ve`](snli_ve) | what the image says of a sentence | the fused pair | cross-entropy |
-//! | [`ranking`](ranking) | which text belongs to an image; needs no labels | fused pairs, true and wrong ones | cross-entropy over texts |
-//! | [`classes`](classes) | the class of an image | the image encoder | cross-entropy |
-//! | [`sentences`](sentences) | the class of a text, or a number | the text encoder | cross-entropy, or squared error |
+//! | [`vqa`] | answers to a question | the fused pair | binary cross-entropy of every answer |
+//! | [`nlvr2`] | whether a statement is true | the statement fused with one image or two | cross-entropy |
+//! | [`snli_ve`] | what the image says of a sentence | the fused pair | cross-entropy |
+//! | [`ranking`] | which text belongs to an image; needs no labels | fused pairs, true and wrong ones | cross-entropy over texts |
+//! | [`classes`] | the class of an image | the image encoder | cross-entropy |
+//! | [`sentences`] | the class of a text, or a number | the text encoder | cross-entropy, or squared error |
 //!
 //! A task reads its labels from the [targets](unimo_batch::Batch::targets) of a batch. [`Settings::predicts`] says what it predicts,
 //! [`Objective::predict`] gives the scores.
