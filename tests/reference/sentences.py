@@ -16,13 +16,13 @@ import torch
 import transformers as tf
 from safetensors.torch import save_file
 
+# An empty second sentence is no pair to transformers; GLUE has none.
 PAIRS = [
     ("A plane is taking off.", "An air plane is taking off."),
     ("short", "A much longer second sentence, with commas, that is cut first; it has no end and goes on and on."),
     ("A much longer first sentence, with commas, that is cut first; it has no end and goes on and on.", "short"),
     ("Both of these are rather long, so that each is cut to one half.", "Both of these are rather long, and neither is short."),
     ("", "nothing before it"),
-    ("nothing behind it", ""),
     ("naïve façade №7", "日本語 and 🦀"),
     ("It spells <s> and [SEP].", "So does </s> [CLS] this."),
 ]

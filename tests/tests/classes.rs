@@ -39,8 +39,8 @@ const TEXTS: &[&str] = &[
     "train.eval_every=0",
     "eval.gallery=2",
     "model.initializer_range=0.1",
-    "model.text.vocab_size=280",
-    "model.text.width=16",
+    "model.text.vocab_size=330",
+    "model.text.width=32",
     "model.text.layers=1",
     "model.text.heads=2",
     "model.text.feed_forward=16",
@@ -48,8 +48,9 @@ const TEXTS: &[&str] = &[
     "model.text.positions=after_pad",
     "model.text.pad_id=1",
     "model.text.dropout=0.0",
+    "objectives.sentences.dropout=0.0",
     "data.max_text_length=24",
-    "data.tokenizer={ kind = \"train\", vocab_size = 280 }",
+    "data.tokenizer={ kind = \"train\", vocab_size = 330 }",
 ];
 
 fn recipe(name: &str, small: &[&str], more: &[&str]) -> Recipe {
@@ -161,14 +162,15 @@ fn what_a_text_says_is_learned_and_shuffled_labels_are_not() {
             "data.pairs={{ path = {:?}, label_column = \"label\" }}",
             list.display().to_string()
         );
-        let more = [data.as_str(), "data.source=pairs", "train.steps=150"];
+        let more = [data.as_str(), "data.source=pairs", "train.steps=250"];
         let run = folder.path().join(format!("run-{shuffled}"));
         training::start(&recipe("bert-sst2-minilm", TEXTS, &more), &run, &options()).unwrap();
         numbers(&run)["sentences.accuracy"]["value"]
             .as_f64()
             .unwrap()
     };
-    assert!(accuracy(false) > 0.95);
+    let learned = accuracy(false);
+    assert!(learned > 0.95, "{learned}");
     /// Five standard deviations of the share of 400 guesses of one in four.
     const TOLERANCE: f64 = 0.11;
     let chance = accuracy(true);
@@ -222,10 +224,7 @@ fn frozen_parameters_stay_have_no_moments_and_resume() {
 
     for (freeze, expected) in [
         ("[\"backbone.imag\"]", "train.freeze"),
-        (
-            "[\"backbone\", \"objectives\", \"tasks\"]",
-            "must leave a parameter",
-        ),
+        ("[\"backbone\", \"objectives\"]", "must leave a parameter"),
     ] {
         let set = [data.clone(), format!("train.freeze={freeze}")];
         let wrong = recipe(
@@ -348,7 +347,10 @@ fn kinds_of_labels_belong_to_kinds_of_tasks() {
     assert!(error.contains("predicts answers"), "{error}");
     let error = fails("unimo3-vqa-tiny", "task.shots=3");
     assert!(error.contains("task.shots"), "{error}");
-    let error = fails("bert-sst2-minilm", "objectives.classes={ weight = 1.0 }");
+    let error = fails(
+        "vit-classes-tiny",
+        "objectives.sentences={ weight = 1.0, head = \"pooler\", dropout = 0.1 }",
+    );
     assert!(error.contains("one task"), "{error}");
     let error = fails(
         "bert-sst2-minilm",

@@ -105,7 +105,7 @@ impl Objectives {
     }
 
     /// The scores of a task for each sample, whether its label is known or not; `None` if `key` is no task, or if the batch lacks
-    /// what it reads. See [`Objective::predict`](crate::Objective::predict).
+    /// what it reads. See [`predict`](crate::Objective::predict).
     ///
     /// # Shapes
     ///

@@ -42,6 +42,7 @@ pub mod report;
 pub mod resuming;
 mod rewards;
 pub mod run;
+pub mod scoring;
 mod seeds;
 pub mod sizes;
 pub mod starting;

@@ -12,6 +12,7 @@ use unimo_train::fingerprint::Given;
 use unimo_train::recipe::{BUILT_IN, Overrides, Recipe};
 use unimo_train::resuming::Asked;
 use unimo_train::run::NewRun;
+use unimo_train::scoring::captions::{self, ScoreCaptionsArgs};
 use unimo_train::{allocator, data, evaluation, export, interrupt, pipe, report, training};
 
 /// Vision-language pre-training: UNIMO-3, UNIMO-2, MVP, METER, BridgeTower and ManagerTower from image-text files to a trained
@@ -65,6 +66,9 @@ enum Command {
     Predict(predict::PredictArgs),
     /// List the tasks, with what each predicts and the file that it expects for submission.
     Tasks,
+    /// Score generated captions against references: BLEU, ROUGE-L, CIDEr and CIDEr-D, as COCO's evaluation does.
+    #[command(after_help = SCORE_CAPTIONS_EXAMPLES)]
+    ScoreCaptions(ScoreCaptionsArgs),
     /// Write a model as a folder that Hugging Face transformers and unimo read.
     #[command(after_help = EXPORT_EXAMPLES)]
     Export(export::ExportArgs),
@@ -182,6 +186,16 @@ Examples:
     unimo caption runs/mine photo.jpg --top-p 0.9 --temperature 0.8 --seed 1
 
 The model must be a run that was trained with [objectives.lm].";
+
+const SCORE_CAPTIONS_EXAMPLES: &str = "\
+Examples:
+  unimo score-captions results.json --references captions_val2014.json
+  With the scores of each image:
+    unimo score-captions results.json --references captions_val2014.json --json scores.json
+
+The numbers are those of pycocoevalcap. What it prints as CIDEr, and papers report, is CIDEr-D: here it is called CIDEr-D (cider_d), and
+CIDEr (cider) is plain CIDEr. Only images that have a result are scored. METEOR and SPICE are left out: both need Java and large
+files of their own.";
 
 const EXPORT_EXAMPLES: &str = "\
 Examples:
@@ -376,6 +390,7 @@ fn run(command: Command) -> Result<(), TrainError> {
         Command::FillMask(args) => fill_mask::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Caption(args) => caption::run(&args),
+        Command::ScoreCaptions(args) => captions::run(&args),
         Command::Export(args) => {
             println!("{}", export::run(&args)?.display());
             Ok(())

@@ -69,7 +69,7 @@ mod tests {
         assert_eq!(longest_first((3, 4), 7), (3, 4));
         assert_eq!(longest_first((9, 3), 7), (4, 3));
         assert_eq!(longest_first((3, 9), 7), (3, 4));
-        assert_eq!(longest_first((9, 9), 7), (4, 3));
+        assert_eq!(longest_first((9, 9), 7), (3, 4));
         assert_eq!(longest_first((8, 9), 7), (3, 4));
         assert_eq!(longest_first((5, 0), 0), (0, 0));
     }

@@ -7,9 +7,9 @@
 //!
 //! Both were compared as machines: walked side by side, with every kind of character from every pair of states that can
 //! be reached, they match alike. Of 2.1 million tokens of real text none differed, nor of the tokens of 1.6 million
-//! random strings of what is hard, but for lower case: letters that got a lower case after Unicode 13 have it here, where
-//! the reference on Java 17 leaves them, and a capital sigma that stands before a Chinese or Japanese character within a
-//! token may be read as the last of a word by one and not by the other.
+//! random strings of what is hard, but for lower case. Letters that got a lower case after Unicode 13 have it here, where
+//! the reference on Java 17 leaves them, and a capital sigma within a token of several scripts may be taken for the
+//! last letter of a word by one and not by the other.
 //!
 //! The reference joins all captions with line feeds and reads them as one text. So what is ahead of the end of a
 //! caption is the next caption: `plan B.` loses its full stop before a caption that begins with `The`, and keeps it

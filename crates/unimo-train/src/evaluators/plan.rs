@@ -265,7 +265,7 @@ mod tests {
         for built_in in BUILT_IN {
             for (pictures, texts) in [(300, 300), (1000, 5000), (5000, 25_000)] {
                 let recipe = recipe(built_in.name, &[]);
-                // A task is not meant to retrieve.
+                // Tasks and what only writes captions retrieve nothing.
                 if !crate::evaluators::retrieval::is_possible(&recipe) {
                     continue;
                 }

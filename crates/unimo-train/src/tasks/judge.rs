@@ -3,7 +3,7 @@
 //! | kind | numbers |
 //! |---|---|
 //! | answers | `accuracy`: VQA's official accuracy; with one answer per question, the share of exact matches after normalisation. `quick`: the score of the predicted answer in the loss |
-//! | classes | `accuracy`: share of right classes, and what `judge/classes.rs` gives; also of each class, where the task itself names few |
+//! | classes | `accuracy`: share of right classes, with more of them in `judge/classes.rs`; also of each class, where the task itself names few |
 //! | statements (`nlvr2`) | also `consistency`: share of groups in which all are right, if the data has identifiers |
 //! | numbers | `pearson`, `spearman`: correlations |
 //!

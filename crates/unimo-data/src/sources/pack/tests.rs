@@ -231,6 +231,22 @@ fn what_texts_say_of_their_pictures_is_packed_too() {
 }
 
 #[test]
+fn classes_of_pictures_without_texts_are_packed_too() {
+    let pictures = folder(&[("a/cat/1.png", "2x2"), ("a/dog/2.png", "3x3")]);
+    let data =
+        "source = \"images\"\n[images]\ntrain = [\"a\"]\nval_fraction = 0\nclasses = \"folders\"\n";
+    let source = open(&pictures, data).unwrap();
+    let out = tempfile::tempdir().unwrap();
+    pack(&*source, Split::Train, out.path(), &small(), &mut quietly).unwrap();
+    let again = reopened(out.path());
+    assert!(!again.has_captions());
+    for (index, class) in ["cat", "dog"].into_iter().enumerate() {
+        let labels = again.labels(Split::Train, index).unwrap();
+        assert_eq!(labels[0].answer.as_deref(), Some(class));
+    }
+}
+
+#[test]
 fn packing_again_keeps_what_is_whole_and_gives_the_same_bytes() {
     let source = Broken(scenes(40), |index| index % 9 == 2);
     let whole = tempfile::tempdir().unwrap();

@@ -114,7 +114,7 @@ impl Source for WebDataset {
 
     fn labels(&self, split: Split, index: usize) -> Result<Vec<Label>, SampleError> {
         let members = self.part(split).members(index);
-        if !self.captions || !members.iter().any(|m| m.kind == MemberKind::Json) {
+        if !members.iter().any(|m| m.kind == MemberKind::Json) {
             return Ok(Vec::new());
         }
         Ok(match self.read_texts(split, index)? {

@@ -193,14 +193,42 @@ const JOINS: [char; 12] = [
     '"', '\'', '-', '.', '_', '\u{AD}', '\u{200B}', '\u{200E}', '\u{200F}', '–', '’', '‧',
 ];
 
+/// Kana and ideographs are words of their own beside other letters.
+const EAST_ASIAN: [std::ops::RangeInclusive<char>; 2] =
+    ['\u{3005}'..='\u{30FF}', '\u{3400}'..='\u{9FFF}'];
+
 /// Whether a word ends before the character at this place.
 fn is_end_of_word(characters: &[char], at: usize) -> bool {
-    let is_part = |at: usize| characters.get(at).is_some_and(|c| c.is_alphanumeric());
-    let is_letter = |at: usize| characters.get(at).is_some_and(|c| c.is_alphabetic());
+    let is_part = |at: usize| {
+        let character = characters.get(at).copied().unwrap_or(' ');
+        character.is_alphanumeric() && !EAST_ASIAN.iter().any(|range| range.contains(&character))
+    };
+    let is_letter = |at: usize| is_part(at) && characters[at].is_alphabetic();
     let joins = |at: usize| JOINS.contains(&characters[at]);
     let before = at - 1;
     let whole = is_part(before) && is_part(at);
     let into = joins(at) && is_letter(before) && is_letter(at + 1);
     let out_of = joins(before) && is_letter(at) && before > 0 && is_letter(before - 1);
     !(whole || into || out_of)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_capital_sigma_ends_a_word_where_java_says_so() {
+        // As PTBTokenizer gives them on Java 17.
+        for (token, lowered) in [
+            ("ΣΑΣ", "σας"),
+            ("ΑΣ2", "ας2"),
+            ("ΑΣ2nd", "ασ2nd"),
+            ("ΑΣ-Β", "ασ-β"),
+            ("Σ", "σ"),
+            ("ΣΑΣ_A", "σασ_a"),
+            ("ΑΣ北京A", "ας北京a"),
+        ] {
+            assert_eq!(lower_case(token), lowered, "of {token}");
+        }
+    }
 }
