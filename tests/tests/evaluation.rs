@@ -311,7 +311,10 @@ fn other_data_is_evaluated_whole_and_what_is_left_out_is_counted() {
             .contains("--step")
     );
     let none = eval(&plain, look(None)).unwrap_err().to_string();
-    assert!(none.contains("no checkpoint"), "{none}");
+    assert!(
+        none.contains("is neither a safetensors nor a PyTorch file"),
+        "{none}"
+    );
 
     // A split that is not there is named, with what is.
     let only = list(folder.path(), "only.jsonl", &["train"; 5]);

@@ -15,8 +15,8 @@ use unimo_tests::fixture;
 use unimo_tests::golden::{self, Golden};
 use unimo_train::device::DeviceChoice;
 use unimo_train::export::{self, ExportArgs, Part};
+use unimo_train::recipe::Task;
 use unimo_train::recipe::{BUILT_IN, Overrides, Recipe};
-use unimo_train::tasks::Task;
 use unimo_train::{checkpoint, training};
 
 /// Dropout draws from burn's generator, of which a process has one: trainings side by side would take each other's numbers.

@@ -21,7 +21,7 @@ use crate::prepare;
 use crate::pretrained::{self, Network, NetworkConfig};
 use crate::recipe::{LabelsConfig, Overrides, Recipe, Task, TaskConfig};
 use crate::resuming;
-use crate::run::RunFolder;
+use crate::run::{CONCEPTS, RunFolder};
 use crate::tasks::labels::{self, Labels};
 use crate::tasks::{self, Targets};
 use crate::trained::{chosen_step, load_model};
@@ -335,7 +335,7 @@ fn open_concepts(
         .data
         .concepts
         .as_ref()
-        .map(|_| Concepts::load(&run.join(prepare::CONCEPTS)))
+        .map(|_| Concepts::load(&run.join(CONCEPTS)))
         .transpose()?;
     prepare::concept_reader(recipe, concepts.as_ref(), tokenizer)
 }

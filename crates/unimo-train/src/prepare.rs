@@ -62,9 +62,6 @@ fn reads_texts(recipe: &Recipe) -> bool {
         .any(|request| matches!(request.what, What::Text(_)))
 }
 
-/// The file of a run's phrases and tags, beside its tokenizer.
-pub const CONCEPTS: &str = "concepts.json";
-
 /// The recipe's vocabulary of concepts, counted on the captions if the recipe says so; `None` if it has none.
 pub fn count_concepts(
     recipe: &Recipe,

@@ -13,11 +13,10 @@ use unimo_data::Source;
 use crate::checkpoint;
 use crate::error::TrainError;
 use crate::fingerprint::{self, Fingerprint, Given};
-use crate::prepare;
 use crate::recipe::Task;
 use crate::recipe::overrides::flat;
 use crate::recipe::{Overrides, Recipe};
-use crate::run::RunFolder;
+use crate::run::{CONCEPTS, RunFolder};
 use crate::tasks::labels;
 
 /// Arguments of the command line in addition to `--resume`.
@@ -248,13 +247,13 @@ pub fn found(
         let bytes = std::fs::read(&path).map_err(TrainError::file("read", &path))?;
         Ok(fingerprint::of_bytes(&bytes))
     };
-    let concepts = run.join(prepare::CONCEPTS).is_file();
+    let concepts = run.join(CONCEPTS).is_file();
     let labels = run.join(labels::FILE_NAME).is_file();
     Ok(Fingerprint {
         recipe: recipe.to_toml()?,
         data: BTreeMap::from([("data".to_owned(), fingerprint::of_source(source)?)]),
         tokenizer: digest("tokenizer.json")?,
-        concepts: concepts.then(|| digest(prepare::CONCEPTS)).transpose()?,
+        concepts: concepts.then(|| digest(CONCEPTS)).transpose()?,
         labels: labels.then(|| digest(labels::FILE_NAME)).transpose()?,
         ..Fingerprint::default()
     })

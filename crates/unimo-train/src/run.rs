@@ -59,6 +59,9 @@ pub enum NewRun {
 /// Folders of a run that files are written into, including the run's own.
 const FOLDERS: [&str; 5] = ["", "checkpoints", "gallery", "codes", "phrases"];
 
+/// The file of a run's phrases and tags, beside its tokenizer.
+pub const CONCEPTS: &str = "concepts.json";
+
 /// Quality of the weights of a step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Best {

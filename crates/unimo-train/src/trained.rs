@@ -1,6 +1,6 @@
 //! The weights of a run: which of its checkpoints is meant, and the model in it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use burn::tensor::Device;
 
@@ -9,35 +9,6 @@ use crate::error::TrainError;
 use crate::model::Model;
 use crate::recipe::Recipe;
 use crate::run::RunFolder;
-
-/// The run and the step, from a run's folder or the file of one of its checkpoints.
-pub(crate) fn run_of(
-    given: &Path,
-    step: Option<u64>,
-) -> Result<(PathBuf, Option<u64>), TrainError> {
-    if !given.is_file() {
-        return Ok((given.to_owned(), step));
-    }
-    let wrong = |reason: &str| TrainError::Run {
-        path: given.to_owned(),
-        reason: reason.to_owned(),
-    };
-    let file = std::path::absolute(given).map_err(TrainError::file("find", given))?;
-    let own = file.parent().and_then(|checkpoints| {
-        let mut steps = checkpoint::steps(checkpoints).ok()?.into_iter();
-        let of_file = steps.find(|step| checkpoint::path(checkpoints, *step) == file)?;
-        Some((checkpoints.parent()?.to_owned(), of_file))
-    });
-    let Some((run, of_file)) = own else {
-        return Err(wrong(
-            "is no run and no checkpoint of one, such as RUN/checkpoints/step-00000100.safetensors",
-        ));
-    };
-    if step.is_some_and(|step| step != of_file) {
-        return Err(wrong("is the checkpoint of another step than --step"));
-    }
-    Ok((run, Some(of_file)))
-}
 
 /// A run's model for evaluation: the moving average of its weights if there is one.
 ///

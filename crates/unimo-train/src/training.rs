@@ -8,12 +8,11 @@ use crate::device::DeviceChoice;
 use crate::error::TrainError;
 use crate::fingerprint::{self, Fingerprint};
 use crate::prepare::{
-    CONCEPTS, check_dtype, check_tokenizer, concept_reader, count_concepts, tokenizer,
-    training_device,
+    check_dtype, check_tokenizer, concept_reader, count_concepts, tokenizer, training_device,
 };
 use crate::recipe::Recipe;
 use crate::resuming;
-use crate::run::{NewRun, RunFolder};
+use crate::run::{CONCEPTS, NewRun, RunFolder};
 use crate::starting;
 use crate::tasks::{self, labels};
 pub use crate::trainer::Options;

@@ -44,6 +44,7 @@ use crate::language_head;
 use crate::model::{Model, host};
 use crate::prepare;
 use crate::pretrained::{self, Network, NetworkConfig};
+use crate::run::CONCEPTS;
 use crate::trained;
 
 /// The model that a command uses.
@@ -225,7 +226,7 @@ impl Predictor {
             .concepts
             .as_ref()
             .map(|config| {
-                let concepts = Concepts::load(&run.join(prepare::CONCEPTS))?;
+                let concepts = Concepts::load(&run.join(CONCEPTS))?;
                 let reader = ConceptReader::for_free_texts(config, &concepts, &tokenizer)?;
                 prepare::check_concepts(&recipe, &reader, &tokenizer)?;
                 Ok::<_, TrainError>(reader)

@@ -14,11 +14,11 @@ use unimo_encoders::weights::Weights;
 
 use crate::checkpoint;
 use crate::error::TrainError;
+use crate::given::{self, Given};
 use crate::model::Model;
-use crate::prepare;
 use crate::recipe::Recipe;
 use crate::recipe::init::{InitConfig, Whole};
-use crate::run::RunFolder;
+use crate::run::{CONCEPTS, RunFolder};
 use crate::starting::{Started, agree, names_of, value};
 use crate::trained;
 
@@ -69,7 +69,13 @@ impl OwnRun {
         if kind != Whole::Unimo {
             return Ok(None);
         }
-        let (folder, step) = trained::run_of(Path::new(path), None)?;
+        let Given::Run { folder, step } = given::find(path, None)? else {
+            return Err(TrainError::Run {
+                path: path.into(),
+                reason: "is no run: `init = \"unimo:RUN\"` names the folder of one, or a checkpoint in it"
+                    .to_owned(),
+            });
+        };
         let (run, recipe) = RunFolder::open(&folder)?;
         let step = trained::chosen_step(&run, step)?;
         Ok(Some(Self {
@@ -111,7 +117,7 @@ impl OwnRun {
     ///
     /// They cannot be read.
     pub(crate) fn concepts(&self) -> Result<Option<Concepts>, TrainError> {
-        let path = self.run.join(prepare::CONCEPTS);
+        let path = self.run.join(CONCEPTS);
         Ok(path.is_file().then(|| Concepts::load(&path)).transpose()?)
     }
 
