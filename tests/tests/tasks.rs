@@ -148,6 +148,13 @@ fn every_held_out_question_is_answered_and_judged() {
         .unwrap_err()
         .to_string();
     assert!(error.contains("has no id"), "{error}");
+    let error = predict::run(&args(Format::Nlvr2, &results))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("--format nlvr2") && error.contains("objectives.vqa"),
+        "{error}"
+    );
     assert!(!results.exists());
 }
 

@@ -95,6 +95,8 @@ pub(crate) struct Trainer {
     source: Arc<dyn Source>,
     /// The configuration of `source`.
     opened: DataConfig,
+    /// Number of training samples in an epoch of the current stage.
+    samples: usize,
     tokenizer: Arc<TextTokenizer>,
     concepts: Option<ConceptReader>,
     /// What the recipe's task predicts.
@@ -279,6 +281,7 @@ impl Trainer {
             quiet: options.quiet,
             signals: options.signals,
             opened: recipe.data.clone(),
+            samples: 0,
             recipe,
             run,
             begun,
@@ -477,16 +480,6 @@ impl Trainer {
             let place = format!("stage[{}].data", stage.index);
             resuming::check_stage(&self.run, &mut self.begun, place, &*self.source)?;
         }
-        let (samples, together) = (
-            self.source.len(Split::Train),
-            config.batch_size * config.accumulation,
-        );
-        if samples < together {
-            self.observers.message(format_args!(
-                "the data has {samples} training samples, fewer than the {together} of a step: they come several times in it, and a \
-                 picture is no negative of itself"
-            ));
-        }
         // The first stage has the order of a run without stages.
         let seed = match stage.index {
             0 => self.recipe.seed,
@@ -508,6 +501,15 @@ impl Trainer {
         tasks::for_task(&mut spec, self.targets.as_ref(), &mut |line| {
             observers.message(line)
         })?;
+        // A task has one sample for each text, or a few of each class.
+        self.samples = spec.source.len(spec.split);
+        let (samples, together) = (self.samples, config.batch_size * config.accumulation);
+        if samples < together {
+            self.observers.message(format_args!(
+                "the data has {samples} training samples, fewer than the {together} of a step: they come several times in it, and a \
+                 picture is no negative of itself"
+            ));
+        }
         spec.first_batch = done * config.accumulation as u64;
         Ok(Loader::new(spec)?)
     }
@@ -655,8 +657,7 @@ impl Trainer {
         let record = StepRecord {
             step,
             stage: stage.name.clone(),
-            epoch: (step - stage.before) as f64 * pairs
-                / self.source.len(Split::Train).max(1) as f64,
+            epoch: (step - stage.before) as f64 * pairs / self.samples.max(1) as f64,
             loss: result.loss,
             lr: result.rate,
             grad_norm: result.grad_norm,

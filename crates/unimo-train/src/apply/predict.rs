@@ -10,11 +10,13 @@ use serde_json::{Value, json};
 use unimo_data::atomic::AtomicFile;
 use unimo_data::sources::glue::GlueTask;
 use unimo_data::{SampleError, SkipList, Split, TaskRow, TaskSet};
+use unimo_objectives::Predicts;
 
 use crate::device::DeviceChoice;
 use crate::error::TrainError;
 use crate::opened::{Opened, Options};
 use crate::progress::Progress;
+use crate::recipe::Task;
 use crate::tasks::Targets;
 use crate::tasks::predict::{Predicted, predict};
 
@@ -126,6 +128,7 @@ pub fn run(args: &PredictArgs) -> Result<(), TrainError> {
                 .to_owned(),
         });
     };
+    args.format.fits(targets.task)?;
     let mut writer = Results::new(args.format, &targets);
     writer.glue = opened.recipe.data.glue.as_ref().map(|glue| glue.task);
     let mut file = args
@@ -192,6 +195,28 @@ struct Results<'a> {
     glue: Option<GlueTask>,
     /// The place of each id that has been written.
     ids: HashMap<String, String>,
+}
+
+impl Format {
+    /// Checks that the file is one of the task.
+    fn fits(self, task: Task) -> Result<(), TrainError> {
+        let fits = match self {
+            Self::Jsonl => true,
+            Self::Vqa | Self::Gqa => matches!(task.predicts, Predicts::Answers { .. }),
+            Self::Nlvr2 => task.key == "nlvr2",
+            Self::Glue => task.key == "sentences",
+        };
+        if fits {
+            return Ok(());
+        }
+        let name = self.to_possible_value();
+        Err(TrainError::Check(format!(
+            "--format {}: is no file of [objectives.{}], which this run predicts; `unimo tasks` lists the formats of each task, and jsonl \
+             is one of all",
+            name.as_ref().map_or("", |value| value.get_name()),
+            task.key
+        )))
+    }
 }
 
 impl<'a> Results<'a> {
