@@ -45,6 +45,8 @@ pub enum Target {
     Labels(Vec<(u32, f32)>),
     /// A number.
     Number(f32),
+    /// A box in the image as the model sees it: x1, y1, x2, y2 as shares of width and height.
+    Box([f32; 4]),
 }
 
 /// The key of the names of an image's objects in [`Batch::further_texts`].

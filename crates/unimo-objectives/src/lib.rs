@@ -193,6 +193,7 @@ objectives! {
     ranking: tasks::ranking::RankingConfig;
     classes: tasks::classes::ClassesConfig;
     sentences: tasks::sentences::SentencesConfig;
+    grounding: tasks::grounding::GroundingConfig;
 }
 
 /// The objectives of a recipe, with their heads.

@@ -83,6 +83,8 @@ pub enum Predicts {
     },
     /// A number.
     Number,
+    /// The box in the image that the text refers to.
+    Box,
 }
 
 impl Predicts {
@@ -91,6 +93,7 @@ impl Predicts {
         match self {
             Self::Answers { classes } | Self::Class { classes, .. } => classes,
             Self::Number => Some(1),
+            Self::Box => Some(4),
         }
     }
 }
@@ -130,7 +133,8 @@ pub trait Objective {
     ///
     /// # Shapes
     ///
-    /// - output: `[B, C]` before sigmoid or softmax, or `[B, 1]` for a number
+    /// - output: `[B, C]` before sigmoid or softmax, `[B, 1]` for a number, or `[B, 4]` for a box: x1, y1, x2, y2 as shares of the
+    ///   image's width and height
     fn predict(&self, _context: &Context<'_>, _fused: &[Fused]) -> Option<Tensor<2>> {
         None
     }

@@ -415,6 +415,8 @@ pub struct PredictionsRecord {
     pub classes: Vec<String>,
     /// `[right class][predicted class]`: numbers of samples; empty if the task has no classes or very many.
     pub confusion: Vec<Vec<u64>>,
+    /// What is drawn into the images of the examples, in a sentence; empty: nothing.
+    pub legend: String,
     /// Some samples that were predicted right.
     pub right: Vec<PredictedExample>,
     /// Some that were not.

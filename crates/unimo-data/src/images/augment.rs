@@ -91,6 +91,11 @@ impl AugmentConfig {
         Ok(())
     }
 
+    /// Whether it may move what an image shows, so that a box no longer fits: a crop, a flip, operations from a list.
+    pub fn moves(&self) -> bool {
+        self.scale != WHOLE || self.flip > 0.0 || self.rand_augment.is_some()
+    }
+
     /// The shorter side of the smallest possible crop, relative to the image's shorter side.
     pub(crate) fn least_side(&self) -> f64 {
         let [smallest, _] = self.scale;

@@ -13,6 +13,7 @@ pub(crate) mod patches;
 pub mod processor;
 pub mod regions;
 mod square;
+mod window;
 
 pub(crate) use decoding::extension_of;
 pub use decoding::{decode, dimensions, jpeg, read, read_file};
@@ -20,3 +21,4 @@ pub use limits::Limits;
 pub(crate) use limits::largest_file;
 pub(crate) use square::shrink;
 pub use square::{Filter, ImageSpec, Part, Resize, thumbnail};
+pub use window::Window;

@@ -11,6 +11,8 @@ use image::RgbImage;
 use serde::{Deserialize, Serialize};
 use unimo_batch::Images;
 
+use crate::images::Window;
+
 /// How an image of any shape becomes square.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -94,6 +96,13 @@ impl Part {
     }
 }
 
+/// How a part of an image becomes a square: it is resized to `scaled`, width first, and the columns and rows in `kept` are kept.
+struct Fit {
+    part: Part,
+    scaled: (u32, u32),
+    kept: (Range<u32>, Range<u32>),
+}
+
 impl ImageSpec {
     /// Longest strip that is resized before the centre is cropped, in image sides. Of a longer strip both ends are cut off first:
     /// an image of 1 x 100,000 pixels would otherwise grow to gigabytes.
@@ -127,22 +136,55 @@ impl ImageSpec {
     }
 
     fn square_within(&self, picture: &RgbImage, part: Part) -> Result<RgbImage, String> {
+        let Fit { part, scaled, kept } = self.fit(part);
+        let middle = resize(picture, part, scaled, kept, self.filter)?;
+        Ok(fill_up(middle, self.size as u32))
+    }
+
+    /// The part of an image of this width and height that [`square`](Self::square) shows.
+    pub fn window(&self, (width, height): (u32, u32)) -> Window {
+        let size = self.size as u32;
+        let Fit { part, scaled, kept } = self.fit(Part {
+            left: 0,
+            top: 0,
+            width,
+            height,
+        });
+        let side = |whole: u32, (from, length): (u32, u32), scaled: u32, kept: &Range<u32>| {
+            let black = (size - (kept.end - kept.start)) / 2;
+            let first = f64::from(kept.start) - f64::from(black);
+            let share = |edge: f64| {
+                let pixel = f64::from(from) + edge * f64::from(length) / f64::from(scaled.max(1));
+                pixel / f64::from(whole.max(1))
+            };
+            (share(first), share(first + f64::from(size)))
+        };
+        let (x1, x2) = side(width, (part.left, part.width), scaled.0, &kept.0);
+        let (y1, y2) = side(height, (part.top, part.height), scaled.1, &kept.1);
+        Window::new([x1, y1, x2, y2])
+    }
+
+    /// How a part of an image becomes a square.
+    fn fit(&self, part: Part) -> Fit {
         let size = self.size as u32;
         match self.resize {
-            Resize::Squash => self.square_of(picture, part),
+            Resize::Squash => Fit {
+                part,
+                scaled: (size, size),
+                kept: (0..size, 0..size),
+            },
             Resize::Crop | Resize::ClipProcessor | Resize::BridgetowerProcessor => {
                 let Part { width, height, .. } = part;
                 let short = width.min(height);
                 let longest = (f64::from(short) * Self::LONGEST_STRIP) as u32;
                 if width.max(height) > longest {
                     let (keep_w, keep_h) = (width.min(longest), height.min(longest));
-                    let strip = Part {
+                    return self.fit(Part {
                         left: part.left + (width - keep_w) / 2,
                         top: part.top + (height - keep_h) / 2,
                         width: keep_w,
                         height: keep_h,
-                    };
-                    return self.square_within(picture, strip);
+                    });
                 }
                 let (width, height) = match self.resize {
                     Resize::BridgetowerProcessor => bridgetower_size(width, height, size),
@@ -160,9 +202,11 @@ impl ImageSpec {
                     let from = centre(side, size, even);
                     from..from + side.min(size)
                 };
-                let kept = (kept(width), kept(height));
-                let middle = resize(picture, part, (width, height), kept, self.filter)?;
-                Ok(fill_up(middle, size))
+                Fit {
+                    part,
+                    scaled: (width, height),
+                    kept: (kept(width), kept(height)),
+                }
             }
         }
     }

@@ -9,11 +9,12 @@ use image::RgbImage;
 use unimo_batch::{Batch, Images, MaskedTexts, Regions, TAGS, Target, TextRole, Texts};
 
 use crate::error::{DataError, SampleError, readable};
+use crate::images::Window;
 use crate::images::patches::PatchMasker;
 use crate::images::regions;
 use crate::loader::concepts::ConceptReader;
 use crate::loader::desk::Work;
-use crate::loader::spec::{FurtherText, LoaderSpec, MakeTarget, SecondView};
+use crate::loader::spec::{FurtherText, LoaderSpec, SecondView};
 use crate::order::draws::{Permutation, Stream, below, hash};
 use crate::order::plan::Plan;
 use crate::sources::source::Sample;
@@ -58,6 +59,8 @@ pub(super) struct Made {
     role: TextRole,
     /// Levels of the right image; empty if there is none.
     second_picture: Vec<u8>,
+    /// The part of its image that the model sees.
+    pub(super) window: Window,
 }
 
 /// Some samples of a batch, and the levels of their images.
@@ -192,14 +195,8 @@ impl Maker {
             let tags = reader.tags(&spec.tokenizer, &tags, hide);
             further_texts.insert(TAGS.to_owned(), tags);
         }
-        let target = |targets: &Arc<dyn MakeTarget>| -> Vec<Target> {
-            let labels = made.iter().map(|made| made.sample.labels.first());
-            labels
-                .map(|label| label.map_or(Target::Unknown, |label| targets.target(label)))
-                .collect()
-        };
         Ok(Batch {
-            targets: spec.targets.as_ref().map(target).unwrap_or_default(),
+            targets: self.targets(batch, &made)?,
             references: self.references(&made),
             texts: self.texts(batch, &made)?,
             pictures: made.iter().map(|made| made.picture).collect(),
@@ -209,6 +206,27 @@ impl Maker {
             further_texts,
             regions,
         })
+    }
+
+    /// What a task predicts of each sample; nothing without a task. A box of which the model sees nothing is unknown.
+    fn targets(&self, batch: u64, made: &[Made]) -> Result<Vec<Target>, DataError> {
+        let spec = &self.spec;
+        let Some(targets) = &spec.targets else {
+            return Ok(Vec::new());
+        };
+        let moves = spec.augment.is_some_and(|augment| augment.moves());
+        let of = |made: &Made| match made.sample.labels.first().map(|l| targets.target(l)) {
+            Some(Target::Box(_)) if moves => Err(DataError::Worker {
+                batch,
+                reason: "data.augment moves the image, and a box in it is to be predicted".into(),
+            }),
+            Some(Target::Box(bounds)) => {
+                let seen = made.window.seen(bounds);
+                Ok(seen.map_or(Target::Unknown, Target::Box))
+            }
+            target => Ok(target.unwrap_or_default()),
+        };
+        made.iter().map(of).collect()
     }
 
     /// All captions that describe each sample's image; none if the batch is not to hold them.
@@ -373,9 +391,11 @@ impl Maker {
             SecondView::All => true,
         };
         let mut second_view = Vec::new();
+        let mut window = Window::WHOLE;
         // The image is dropped at once: a batch of full-size photographs would fill the memory.
         match sample.image.take() {
             Some(picture) => {
+                window = spec.images.window(picture.dimensions());
                 if twice {
                     let picture = Cow::Borrowed(&picture);
                     view(picture, Stream::SecondView, &mut second_view)?;
@@ -425,6 +445,7 @@ impl Maker {
             text,
             second_view,
             second_picture,
+            window,
         })
     }
 

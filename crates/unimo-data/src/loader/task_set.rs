@@ -9,6 +9,7 @@ use image::RgbImage;
 use unimo_batch::Batch;
 
 use crate::error::{DataError, SampleError};
+use crate::images::Window;
 use crate::loader::each::Each;
 use crate::loader::eval_set::shuffled;
 use crate::loader::maker::Maker;
@@ -47,6 +48,8 @@ pub struct TaskBatch {
     pub batch: Option<Batch>,
     /// What is known of each row of the batch.
     pub rows: Vec<TaskRow>,
+    /// The part of each row's image that the model sees.
+    pub windows: Vec<Window>,
     /// Those that cannot be used, with the reasons.
     pub unusable: Vec<(TaskRow, SampleError)>,
 }
@@ -163,6 +166,7 @@ impl TaskSet {
         for (number, made) in range.clone().zip(made) {
             match made {
                 Ok((made, pixels, row)) => {
+                    read.windows.push(made.window);
                     samples.push(made);
                     levels.extend(pixels);
                     read.rows.push(row);

@@ -22,6 +22,10 @@ pub struct Label {
     /// The kinds that results are also given for, such as `question type` with `what color is the`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub kinds: Vec<(String, String)>,
+    /// The box of what the text refers to: x1, y1, x2, y2 as shares of the width and height of the whole image. `None` if it is not
+    /// known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bounds: Option<[f32; 4]>,
 }
 
 /// The answer to a statement that is true.

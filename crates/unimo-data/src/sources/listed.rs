@@ -68,6 +68,8 @@ struct Known {
     answers: (u32, u32),
     /// Index of the first pair of names of a kind, and number of pairs.
     kinds: (u32, u32),
+    /// Index of the box, or [`NONE`].
+    bounds: u32,
 }
 
 /// Where a sentence is defined.
@@ -114,6 +116,8 @@ pub struct Listed {
     known: Vec<Known>,
     answers: Vec<u32>,
     kinds: Vec<[u32; 2]>,
+    /// Boxes that texts refer to, as shares.
+    referred: Vec<[f32; 4]>,
     splits: BySplit<Vec<u32>>,
     /// Share that is held out if the files do not say.
     pub(super) fraction: f64,
@@ -138,6 +142,7 @@ impl Listed {
             known: Vec::new(),
             answers: Vec::new(),
             kinds: Vec::new(),
+            referred: Vec::new(),
             splits: BySplit::default(),
             fraction: 0.0,
             rejected: Vec::new(),
@@ -228,6 +233,13 @@ impl Listed {
         Ok(())
     }
 
+    /// Adds an expression that refers to a part of the image, with what is known of it.
+    pub(crate) fn expression(&mut self, row: u32, text: &str, label: &Label) -> Result<(), String> {
+        let text = spaced(text).ok_or("empty text")?;
+        self.say(row, &text, TextRole::Describes, Some(label));
+        Ok(())
+    }
+
     /// Adds a text about a sample's image.
     fn say(&mut self, row: u32, text: &str, role: TextRole, label: Option<&Label>) {
         let text = self.texts.push(text);
@@ -260,6 +272,10 @@ impl Listed {
             },
             answers: (first, label.answers.len() as u32),
             kinds: (kinds, label.kinds.len() as u32),
+            bounds: label.bounds.map_or(NONE, |bounds| {
+                self.referred.push(bounds);
+                (self.referred.len() - 1) as u32
+            }),
         };
         self.known.push(known);
         (self.known.len() - 1) as u32
@@ -358,6 +374,7 @@ impl Listed {
             answers: answers.map(|answer| name(*answer)).collect(),
             line: Some(known.line).filter(|line| *line > 0),
             kinds: kinds.map(|[a, b]| (name(*a), name(*b))).collect(),
+            bounds: (known.bounds != NONE).then(|| self.referred[known.bounds as usize]),
         }
     }
 
@@ -372,6 +389,7 @@ impl Listed {
             && self.crops.len() < NONE as usize
             && self.answers.len() < NONE as usize
             && self.kinds.len() < NONE as usize
+            && self.referred.len() < NONE as usize
             && !self.texts.full
             && self.captions.finish(rows)
             && self.objects.finish(rows);

@@ -24,19 +24,23 @@
 //! training reference to a held-out image is left out, and counted.
 //!
 //! A sample is an object that is referred to. Its captions are the expressions, its only tag is the object's name, its only box the
-//! object's. In errors the line is the number of the entry, from 1.
+//! object's. The box is also what the expression refers to, as `[objectives.grounding]` learns it. Results are given for each of the
+//! file's splits too (`testA` has people, `testB` other objects). A box that is partly outside of its image is cut at the edge and
+//! counted; one that is outside altogether is an error. In errors the line is the number of the entry, from 1.
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::error::DataError;
 use crate::formats::json::{each_of_file, id, or_default, parse};
 use crate::images::Limits;
 use crate::sources::coco::{Instance, Picture, read_categories};
 use crate::sources::given::{given, one_or_many};
+use crate::sources::label::Label;
 use crate::sources::left_out::{WITHOUT_TEXT, of_split};
 use crate::sources::listed::{Listed, New};
 use crate::sources::source::{Source, SourceConfig};
@@ -99,10 +103,30 @@ struct Named {
 
 #[derive(Deserialize)]
 struct Sentence {
+    #[serde(default, deserialize_with = "or_default")]
+    sent_id: Option<Value>,
     /// The expression in lower case without punctuation.
     sent: Option<String>,
     /// The expression as written.
     raw: Option<String>,
+}
+
+impl Sentence {
+    /// Its id; empty if it has none.
+    fn id(&self) -> String {
+        match &self.sent_id {
+            Some(Value::String(id)) => id.clone(),
+            Some(Value::Number(id)) => id.to_string(),
+            _ => String::new(),
+        }
+    }
+}
+
+/// A box in pixels as shares of an image's width and height; `None` if they are not known.
+fn shares(bounds: [f32; 4], [width, height]: [u32; 2]) -> Option<[f32; 4]> {
+    let sides = [width, height, width, height];
+    (width > 0 && height > 0)
+        .then(|| std::array::from_fn(|at| (bounds[at] / sides[at] as f32).clamp(0.0, 1.0)))
 }
 
 impl SourceConfig for RefcocoConfig {
@@ -205,14 +229,23 @@ impl SourceConfig for RefcocoConfig {
                 let size = [picture.width, picture.height];
                 let bounds = object.bounds()?.ok_or("its object has no box")?;
                 let bounds = table.bounds_in(size, bounds)?;
+                let shares = shares(bounds, size).ok_or_else(|| {
+                    format!(
+                        "the picture {} has no width and height, which its boxes are measured by",
+                        object.image_id
+                    )
+                })?;
                 if split == Split::Train && held_out.contains(&object.image_id) {
                     table.leave_out("to train on whose picture is held out");
                     return Ok(());
                 }
                 let texts = reference.sentences.iter();
-                let texts: Vec<&String> = texts
-                    .filter_map(|sentence| sentence.sent.as_ref().or(sentence.raw.as_ref()))
-                    .filter(|text| !text.trim().is_empty())
+                let texts: Vec<(&String, &Sentence)> = texts
+                    .filter_map(|sentence| {
+                        let text = sentence.sent.as_ref().or(sentence.raw.as_ref())?;
+                        Some((text, sentence))
+                    })
+                    .filter(|(text, _)| !text.trim().is_empty())
                     .collect();
                 if texts.is_empty() {
                     table.leave_out(WITHOUT_TEXT);
@@ -228,7 +261,15 @@ impl SourceConfig for RefcocoConfig {
                     split,
                 });
                 table.object(row, name, bounds);
-                texts.iter().try_for_each(|text| table.caption(row, text))
+                texts.iter().try_for_each(|(text, sentence)| {
+                    let label = Label {
+                        id: sentence.id(),
+                        kinds: vec![("split".to_owned(), reference.split.clone())],
+                        bounds: Some(shares),
+                        ..Label::default()
+                    };
+                    table.expression(row, text, &label)
+                })
             });
             if let Err(reason) = used {
                 table.reject(refs, number, reason);
@@ -255,17 +296,26 @@ mod tests {
         {"ref_id": 7, "ann_id": 10, "split": "train", "sentences": [{"sent": ""}]},
         {"ref_id": 8, "ann_id": 15, "split": "train", "sentences": [{"sent": "of a picture that is held out"}]},
         {"ref_id": 9, "ann_id": 15, "split": "val", "sentences": [{"sent": "beside it"}]},
-        {"ref_id": 10, "ann_id": 10, "split": "spare", "sentences": [{"sent": "x"}]}]"#;
+        {"ref_id": 10, "ann_id": 10, "split": "spare", "sentences": [{"sent": "x"}]},
+        {"ref_id": 11, "ann_id": 16, "split": "train", "sentences": [{"sent": "beyond"}]},
+        {"ref_id": 12, "ann_id": 17, "split": "testB", "sentences": [{"sent_id": 7, "sent": "at the edge"}]},
+        {"ref_id": 13, "ann_id": 18, "split": "train", "sentences": [{"sent": "of unknown size"}]},
+        {"ref_id": 14, "ann_id": 19, "split": "train", "sentences": [{"sent": "no number"}]}]"#;
 
     const INSTANCES: &str = r#"{"images": [{"id": 5, "file_name": "5.jpg", "width": 40, "height": 20},
-        {"id": 7, "file_name": "7.jpg", "width": 40, "height": 20}, {"id": 8, "file_name": "8.jpg", "width": 40, "height": 20}],
+        {"id": 7, "file_name": "7.jpg", "width": 40, "height": 20}, {"id": 8, "file_name": "8.jpg", "width": 40, "height": 20},
+        {"id": 9, "file_name": "9.jpg"}],
         "annotations": [{"id": 10, "image_id": 5, "category_id": 3, "bbox": [0, 5, 10, 10]},
         {"id": 11, "image_id": 8, "category_id": 3, "bbox": [0, 5, 10, 10]},
         {"id": 14, "image_id": 7, "category_id": 3, "bbox": [0, 5, 10, 10]},
         {"id": 15, "image_id": 7, "category_id": 3, "bbox": [10, 5, 10, 10]},
         {"id": 12, "image_id": 5, "category_id": 3, "bbox": [0, 5, -10, 10]},
         {"id": 13, "image_id": 6, "category_id": 3, "bbox": [0, 5, 10, 10]},
-        {"id": 10, "image_id": 5, "category_id": 3, "bbox": [0, 0, 1, 1]}],
+        {"id": 10, "image_id": 5, "category_id": 3, "bbox": [0, 0, 1, 1]},
+        {"id": 16, "image_id": 5, "category_id": 3, "bbox": [40, 5, 10, 10]},
+        {"id": 17, "image_id": 8, "category_id": 3, "bbox": [30, -5, 20, 15]},
+        {"id": 18, "image_id": 9, "category_id": 3, "bbox": [0, 5, 10, 10]},
+        {"id": 19, "image_id": 5, "category_id": 3, "bbox": [NaN, 5, 10, 10]}],
         "categories": [{"id": 3, "name": "cat"}]}"#;
 
     const DATA: &str = "source = \"refcoco\"\n[refcoco]\nrefs = \"r.json\"\ninstances = \"i.json\"\nimages = \"i\"\n";
@@ -286,7 +336,7 @@ mod tests {
             captions(&*source, Split::Val),
             [["held out"], ["beside it"]]
         );
-        assert_eq!(captions(&*source, Split::Test), [["mat"]]);
+        assert_eq!(captions(&*source, Split::Test), [["mat"], ["at the edge"]]);
         // Two references in one image have the same image.
         let of = |split, index| source.picture_id(split, index).unwrap();
         assert_eq!(of(Split::Val, 0), of(Split::Val, 1));
@@ -296,6 +346,22 @@ mod tests {
         let sample = source.sample(Split::Train, 0).unwrap();
         assert_eq!(sample.tags, ["cat"]);
         assert_eq!(sample.boxes, [[0.0, 0.25, 0.25, 0.75]]);
+        // The box of each expression as shares, cut at the edge of its image; the file's id and split.
+        let labels = |split, index| source.labels(split, index).unwrap();
+        let [left, other] = &labels(Split::Train, 0)[..] else {
+            panic!("two expressions");
+        };
+        assert_eq!((left.id.as_str(), other.id.as_str()), ("0", ""));
+        assert_eq!(left.bounds, Some([0.0, 0.25, 0.25, 0.75]));
+        assert_eq!(other.bounds, left.bounds);
+        let edge = &labels(Split::Test, 1)[0];
+        assert_eq!(edge.bounds, Some([0.75, 0.0, 1.0, 0.5]));
+        assert_eq!(edge.kinds, [("split".to_owned(), "testB".to_owned())]);
+        assert!(
+            source
+                .describe()
+                .contains("1 of them cut at the picture's edge")
+        );
         assert_rejected(
             &*source,
             &[
@@ -304,9 +370,17 @@ mod tests {
                     7,
                     "a second annotation with the id 10",
                 ),
+                (
+                    "i.json#annotations",
+                    11,
+                    "invalid type: null, expected a number",
+                ),
                 ("r.json", 4, "no annotation has the id 99"),
                 ("r.json", 5, "no area"),
                 ("r.json", 6, "no picture has the id 6"),
+                ("r.json", 12, "lies outside of the picture of 40 x 20"),
+                ("r.json", 14, "the picture 9 has no width and height"),
+                ("r.json", 15, "no annotation has the id 19"),
             ],
         );
     }

@@ -24,7 +24,7 @@ use crate::images::Limits;
 use crate::order::draws::{Stream, hash};
 use crate::settings::range;
 use crate::sources::label::Label;
-use crate::sources::scenes::drawing::Scene;
+use crate::sources::scenes::drawing::{Expression, Scene};
 use crate::sources::scenes::words::Description;
 use crate::sources::source::{Sample, Source, SourceConfig};
 use crate::sources::splits::{BySplit, Split};
@@ -59,6 +59,8 @@ pub enum SceneTexts {
     Questions,
     /// Statements, half of them true.
     Statements,
+    /// Expressions that refer to one group of objects each, with its box.
+    Expressions,
     /// None: images alone, whose class is their number of objects, as a word.
     Classes,
 }
@@ -184,6 +186,18 @@ impl Scenes {
                 let statements = scene.description.statements().into_iter();
                 statements.map(stated).unzip()
             }
+            SceneTexts::Expressions => {
+                let expressions = scene.expressions().into_iter();
+                let referred = |said: Expression| {
+                    let label = Label {
+                        kinds: vec![("expression".to_owned(), said.names.to_owned())],
+                        bounds: Some(said.bounds),
+                        ..Label::default()
+                    };
+                    (said.text, label)
+                };
+                expressions.map(referred).unzip()
+            }
             SceneTexts::Classes => {
                 let (_, label) = answered((String::new(), scene.description.objects().to_owned()));
                 (Vec::new(), vec![label])
@@ -191,11 +205,14 @@ impl Scenes {
         }
     }
 
-    /// The phrases of each caption; nothing is known of those of questions and statements.
+    /// The phrases of each caption; nothing is known of those of other texts.
     fn phrases_of(&self, scene: &Scene) -> Vec<Vec<String>> {
         match self.config.texts {
             SceneTexts::Captions => scene.phrases(),
-            SceneTexts::Questions | SceneTexts::Statements | SceneTexts::Classes => Vec::new(),
+            SceneTexts::Questions
+            | SceneTexts::Statements
+            | SceneTexts::Expressions
+            | SceneTexts::Classes => Vec::new(),
         }
     }
 }
@@ -225,6 +242,7 @@ impl Source for Scenes {
                 SceneTexts::Captions => "2 captions each",
                 SceneTexts::Questions => "with questions",
                 SceneTexts::Statements => "with true and false statements",
+                SceneTexts::Expressions => "with expressions for groups of objects",
                 SceneTexts::Classes => "their numbers of objects as classes",
             }
         )
@@ -253,7 +271,7 @@ impl Source for Scenes {
     fn roles(&self, split: Split, index: usize) -> Result<Vec<TextRole>, SampleError> {
         let description = &self.scene(split, index).description;
         Ok(match self.config.texts {
-            SceneTexts::Captions | SceneTexts::Classes => Vec::new(),
+            SceneTexts::Captions | SceneTexts::Expressions | SceneTexts::Classes => Vec::new(),
             SceneTexts::Questions => vec![TextRole::Question; description.questions().len()],
             SceneTexts::Statements => {
                 let statements = description.statements().into_iter();
@@ -269,7 +287,10 @@ impl Source for Scenes {
     }
 
     fn all_describe(&self, _split: Split) -> bool {
-        self.config.texts == SceneTexts::Captions
+        matches!(
+            self.config.texts,
+            SceneTexts::Captions | SceneTexts::Expressions
+        )
     }
 
     fn phrases(&self, split: Split, index: usize) -> Result<Vec<Vec<String>>, SampleError> {

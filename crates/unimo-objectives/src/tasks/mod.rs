@@ -8,6 +8,7 @@
 //! | [`ranking`] | which text belongs to an image; needs no labels | fused pairs, true and wrong ones | cross-entropy over texts |
 //! | [`classes`] | the class of an image | the image encoder | cross-entropy |
 //! | [`sentences`] | the class of a text, or a number | the text encoder | cross-entropy, or squared error |
+//! | [`grounding`] | the box that an expression refers to | the fused pair | distance of the coordinates, and generalised IoU |
 //!
 //! A task reads its labels from the [targets](unimo_batch::Batch::targets) of a batch. [`Settings::predicts`] says what it predicts,
 //! [`Objective::predict`] gives the scores.
@@ -16,6 +17,7 @@
 //! [`Objective::predict`]: crate::Objective::predict
 
 pub mod classes;
+pub mod grounding;
 pub mod head;
 pub mod labels;
 pub mod nlvr2;

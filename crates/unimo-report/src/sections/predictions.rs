@@ -37,9 +37,13 @@ pub(crate) fn predictions(run: &Path, folder: &mut RunFolder) -> Option<Section>
         anchor: "predictions",
         title: "Predictions",
         lead: format!(
-            "Held-out samples of [objectives.{}] at step {}. Examples are spread over the split; labels stand with their probabilities.",
+            "Held-out samples of [objectives.{}] at step {}. Examples are spread over the split; {}",
             record.task,
-            grouped(record.step as f64)
+            grouped(record.step as f64),
+            match record.legend.as_str() {
+                "" => "labels stand with their probabilities.".to_owned(),
+                legend => format!("their IoU stands below. {legend}"),
+            }
         ),
         body,
     })
@@ -170,5 +174,11 @@ mod tests {
             assert!(html.contains(part), "{part} in {html}");
         }
         assert!(predictions(Path::new("nowhere"), &mut folder).is_none());
+        folder.predictions = Some(PredictionsRecord {
+            legend: "The right box is green.".to_owned(),
+            ..PredictionsRecord::default()
+        });
+        let section = predictions(Path::new("nowhere"), &mut folder).unwrap();
+        assert!(section.lead.ends_with("below. The right box is green."));
     }
 }

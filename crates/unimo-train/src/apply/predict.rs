@@ -61,7 +61,8 @@ fn split(name: &str) -> Result<Split, String> {
 /// What is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// One JSON object per sample: sample, id, text, the best labels with their probabilities, and the known answer.
+    /// One JSON object per sample: sample, id, text, the best labels with their probabilities, and the known answer. A box is x1, y1,
+    /// x2, y2 as shares of the image's width and height, with the known one as right_box.
     Jsonl,
     /// VQAv2's results for EvalAI: a JSON list of question_id and answer.
     Vqa,
@@ -92,6 +93,11 @@ pub fn tasks() -> String {
             "sentences",
             "the class or the score of a sentence or of a pair",
             "glue",
+        ),
+        (
+            "grounding",
+            "the box in an image that an expression refers to",
+            "jsonl",
         ),
     ];
     let mut out = format!("{:<12}{:<56}{}\n", "objective", "predicts", "--format");
@@ -340,7 +346,10 @@ impl<'a> Results<'a> {
         };
         set("id", json!(id(row)));
         set("text", json!(row.text));
-        set("prediction", json!(self.answer(predicted)));
+        match predicted.bounds {
+            Some(bounds) => set("box", json!(bounds)),
+            None => set("prediction", json!(self.answer(predicted))),
+        }
         if let Some(labels) = labels {
             let best: Vec<Value> = predicted
                 .best
@@ -352,6 +361,7 @@ impl<'a> Results<'a> {
             set("best", json!(best));
         }
         set("answer", json!(row.label.answer));
+        set("right_box", json!(row.label.bounds));
         object
     }
 }

@@ -4,6 +4,7 @@
 //! A recipe's `[eval]` lists the evaluators; `eval.select` names the number that selects the best weights of a run. A new evaluator
 //! is a file here and a line in [`open`].
 
+pub(crate) mod boxes;
 pub mod captions;
 pub(crate) mod encoded;
 mod gallery;

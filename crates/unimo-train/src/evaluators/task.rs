@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use unimo_data::{SkipList, TaskSet};
+use unimo_objectives::Predicts;
 use unimo_report::record::{
     EvalRecord, Figure, KindFigure, PredictedExample, PredictedLabel, PredictionsRecord,
     ScalarRecord,
 };
 
 use crate::error::TrainError;
+use crate::evaluators::boxes;
 use crate::evaluators::gallery::shown_picture;
 use crate::evaluators::{Evaluator, Weights};
 use crate::recipe::Recipe;
@@ -107,9 +109,13 @@ impl Evaluator for Predictions {
             }
         }
         if let Some(first) = judged.numbers.first() {
+            let what = match task.predicts {
+                Predicts::Box => "box",
+                _ => "answer",
+            };
             let chance = first
                 .chance
-                .map(|chance| format!(" (always the same answer: {:.1}%)", 100.0 * chance));
+                .map(|chance| format!(" (always the same {what}: {:.1}%)", 100.0 * chance));
             say(format!(
                 "step {}: {} {} of {} samples of {}: {:.2}%{}",
                 weights.step,
@@ -126,9 +132,13 @@ impl Evaluator for Predictions {
             run.write_json(FILE_NAME, &record)?;
         }
         let unusable = self.skip.count() as u64;
+        let without = match task.predicts {
+            Predicts::Box => "without a box",
+            _ => "without an answer",
+        };
         let left_out = [
             ("unusable", unusable),
-            ("without an answer", self.set.left_out() as u64),
+            (without, self.set.left_out() as u64),
         ];
         let left_out = left_out.into_iter().filter(|(_, count)| *count > 0);
         Ok(vec![EvalRecord {
@@ -200,6 +210,10 @@ impl Predictions {
                 _ => Vec::new(),
             },
             confusion: confusion(judged),
+            legend: match self.targets.task.predicts {
+                Predicts::Box => boxes::LEGEND.to_owned(),
+                _ => String::new(),
+            },
             right: some(true)?,
             wrong: some(false)?,
         })
@@ -214,7 +228,8 @@ impl Predictions {
         let row = &predicted.row;
         let mut images = Vec::new();
         for (side, picture) in self.set.pictures(row.number).iter().enumerate() {
-            images.push(shown_picture(run, &format!("{name}-{side}"), picture)?);
+            let drawn = boxes::drawn(picture, row.label.bounds, predicted.bounds);
+            images.push(shown_picture(run, &format!("{name}-{side}"), &drawn)?);
         }
         let labels = self.targets.labels.as_ref();
         let named = |(label, score): &(u32, f32)| {
@@ -227,11 +242,16 @@ impl Predictions {
                 score: f64::from(*score),
             }
         };
+        let box_found = judge::overlap(predicted).map(|iou| PredictedLabel {
+            label: "IoU with the right box".to_owned(),
+            score: iou,
+            right: iou >= HALF_RIGHT,
+        });
         Ok(PredictedExample {
             sample: row.name.clone(),
             text: row.text.clone().unwrap_or_default(),
             images,
-            best: predicted.best.iter().map(named).collect(),
+            best: predicted.best.iter().map(named).chain(box_found).collect(),
             answers: row.label.given().into_iter().map(str::to_owned).collect(),
         })
     }

@@ -35,7 +35,7 @@ impl Task {
         match self.predicts {
             Predicts::Answers { .. } => true,
             Predicts::Class { names, .. } => names.is_empty(),
-            Predicts::Number => false,
+            Predicts::Number | Predicts::Box => false,
         }
     }
 }
@@ -65,6 +65,11 @@ pub(crate) fn check(recipe: &Recipe) -> Result<(), ConfigError> {
         "weights or a temperature",
         "must have neither for a task, whose epochs have every text once",
     )?;
+    if let Some(task) = Task::of(recipe)
+        && task.predicts == Predicts::Box
+    {
+        check_still(recipe, task)?;
+    }
     let asks = Task::of(recipe).is_some_and(Task::asks_labels);
     match &recipe.task {
         Some(task) => {
@@ -87,6 +92,23 @@ pub(crate) fn check(recipe: &Recipe) -> Result<(), ConfigError> {
             ),
         ),
     }
+}
+
+/// Checks that nothing moves what an image shows, where a box in it is to be predicted.
+fn check_still(recipe: &Recipe, task: Task) -> Result<(), ConfigError> {
+    let of_stages = recipe.stage.iter().filter_map(|stage| stage.data.as_ref());
+    let mut all = std::iter::once(&recipe.data).chain(of_stages);
+    let moves = all.any(|data| data.augment.is_some_and(|augment| augment.moves()));
+    ConfigError::unless(
+        !moves,
+        "data.augment",
+        "a crop, a flip or rand_augment",
+        format_args!(
+            "must be absent or leave the image in its place (scale = [1.0, 1.0], flip = 0.0, no rand_augment): \
+             [objectives.{}] predicts boxes, which would no longer fit, and expressions say left and right",
+            task.key
+        ),
+    )
 }
 
 /// Checks that a task's labels are of the kind that it predicts.

@@ -6,9 +6,11 @@
 //! | classes | `accuracy`: share of right classes, with more of them in `judge/classes.rs`; also of each class, where the task itself names few |
 //! | statements (`nlvr2`) | also `consistency`: share of groups in which all are right, if the data has identifiers |
 //! | numbers | `pearson`, `spearman`: correlations |
+//! | boxes | `accuracy`: share whose IoU with the right box is at least 0.5; `iou`: mean IoU |
 //!
 //! The chance of a number is what the best constant answer would reach on the same samples.
 
+mod boxes;
 mod classes;
 mod numbers;
 mod statements;
@@ -20,6 +22,7 @@ use unimo_data::MakeTarget;
 use unimo_eval::{Bootstrap, Confusion, vqa};
 use unimo_objectives::Predicts;
 
+pub(crate) use crate::tasks::judge::boxes::overlap;
 use crate::tasks::labels::Labels;
 use crate::tasks::predict::Predicted;
 use crate::tasks::targets::Targets;
@@ -57,11 +60,15 @@ pub fn names(predicts: Predicts) -> Vec<&'static str> {
         Predicts::Answers { .. } => vec!["accuracy", "quick"],
         Predicts::Class { .. } => [vec!["accuracy"], classes::names(predicts)].concat(),
         Predicts::Number => numbers::NAMES.to_vec(),
+        Predicts::Box => boxes::NAMES.to_vec(),
     }
 }
 
 /// Judges the predictions of samples whose answers are known.
 pub fn judge(targets: &Targets, all: &[Predicted]) -> Judged {
+    if targets.task.predicts == Predicts::Box {
+        return boxes::judge(all);
+    }
     let Some(labels) = &targets.labels else {
         return numbers::judge(all);
     };
@@ -205,7 +212,7 @@ fn quick(targets: &Targets, all: &[Predicted]) -> Number {
                 let found = labels.iter().find(|(label, _)| Some(*label) == best);
                 found.map_or(0.0, |(_, score)| f64::from(*score))
             }
-            Target::Unknown | Target::Number(_) => 0.0,
+            Target::Unknown | Target::Number(_) | Target::Box(_) => 0.0,
         }
     };
     let scores: Vec<f64> = all.iter().map(score).collect();

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use unimo_batch::ConfigError;
 use unimo_data::{Each, LoaderSpec, Source, Split, TaskSet};
+use unimo_objectives::Predicts;
 
 use crate::error::TrainError;
 use crate::recipe::Recipe;
@@ -112,8 +113,12 @@ pub(crate) fn for_task(
     let choose = |label: &unimo_data::Label| targets.learns(label);
     let mut each = Each::new(Arc::clone(&spec.source), &[spec.split], &choose)?;
     if each.left_out() > 0 {
+        let reason = match targets.task.predicts {
+            Predicts::Box => "nothing says which box they refer to",
+            _ => "no answer of theirs is one of the labels",
+        };
         say(format!(
-            "{} of {} texts are not trained on: no answer of theirs is one of the labels",
+            "{} of {} texts are not trained on: {reason}",
             each.left_out(),
             each.left_out() + each.len(spec.split)
         ));

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::mpsc::sync_channel;
 
 use burn::tensor::{Device, Tensor, activation};
+use unimo_data::images::Window;
 use unimo_data::{DataError, SampleError, TaskBatch, TaskRow, TaskSet};
 use unimo_objectives::Predicts;
 
@@ -22,6 +23,8 @@ pub struct Predicted {
     pub row: TaskRow,
     /// The best labels with their probabilities, the best first; for a number, the number itself with label 0.
     pub best: Vec<(u32, f32)>,
+    /// The box, if one is predicted: x1, y1, x2, y2 as shares of the width and height of the whole image.
+    pub bounds: Option<[f32; 4]>,
 }
 
 /// The predictions of a batch, and the samples that could not be used, with the reasons.
@@ -69,6 +72,7 @@ fn of_batch(
     let TaskBatch {
         batch,
         rows,
+        windows,
         unusable,
     } = read?;
     let Some(batch) = batch else {
@@ -96,11 +100,19 @@ fn of_batch(
         )));
     }
     debug_assert_eq!(count, rows.len());
-    let of_row = |(row, scores): (TaskRow, &[f32])| Predicted {
-        row,
-        best: best(scores),
+    let of_row = |((row, window), scores): ((TaskRow, Window), &[f32])| {
+        let bounds = match (task.predicts, scores) {
+            (Predicts::Box, [x1, y1, x2, y2]) => Some(window.original([*x1, *y1, *x2, *y2])),
+            _ => None,
+        };
+        let best = match bounds {
+            Some(_) => Vec::new(),
+            None => best(scores),
+        };
+        Predicted { row, best, bounds }
     };
-    let scored = rows.into_iter().zip(values.chunks(classes.max(1)));
+    let rows = rows.into_iter().zip(windows);
+    let scored = rows.zip(values.chunks(classes.max(1)));
     Ok((scored.map(of_row).collect(), unusable))
 }
 
@@ -112,7 +124,7 @@ fn probabilities(predicts: Predicts, scores: Tensor<2>) -> Tensor<2> {
     match predicts {
         Predicts::Answers { .. } => activation::sigmoid(scores),
         Predicts::Class { .. } => activation::softmax(scores, 1),
-        Predicts::Number => scores,
+        Predicts::Number | Predicts::Box => scores,
     }
 }
 

@@ -14,7 +14,7 @@ use crate::tasks::labels::Labels;
 pub struct Targets {
     /// The task.
     pub task: Task,
-    /// Its labels; `None` if it predicts a number.
+    /// Its labels; `None` if it predicts a number or a box.
     pub labels: Option<Labels>,
     /// Whether answers are looked up as they were written.
     pub raw_answers: bool,
@@ -47,7 +47,7 @@ impl Targets {
     pub(crate) fn class(&self, label: &Label) -> Option<u32> {
         match self.target(label) {
             Target::Labels(labels) => labels.first().map(|(label, _)| *label),
-            Target::Unknown | Target::Number(_) => None,
+            Target::Unknown | Target::Number(_) | Target::Box(_) => None,
         }
     }
 
@@ -57,6 +57,9 @@ impl Targets {
     ///
     /// The answer is none that the task can give; says what is allowed.
     fn made(&self, label: &Label) -> Result<Target, String> {
+        if self.task.predicts == Predicts::Box {
+            return Ok(label.bounds.map_or(Target::Unknown, Target::Box));
+        }
         let Some(answer) = &label.answer else {
             return Ok(Target::Unknown);
         };
@@ -77,7 +80,9 @@ impl Targets {
                 Ok(number) if number.is_finite() => Ok(Target::Number(number)),
                 _ => Err(format!("the label {answer:?} is no number")),
             },
-            (Predicts::Answers { .. } | Predicts::Class { .. }, None) => Ok(Target::Unknown),
+            (Predicts::Answers { .. } | Predicts::Class { .. }, None) | (Predicts::Box, _) => {
+                Ok(Target::Unknown)
+            }
         }
     }
 
@@ -125,7 +130,11 @@ impl Targets {
     /// Its label is none that the task can give. An answer that is none of many is judged: it cannot be given, and counts as wrong.
     pub(crate) fn judges(&self, label: &Label, all: bool) -> Result<bool, String> {
         self.made(label)?;
-        Ok(all || label.answer.is_some())
+        let known = match self.task.predicts {
+            Predicts::Box => label.bounds.is_some(),
+            _ => label.answer.is_some(),
+        };
+        Ok(all || known)
     }
 }
 

@@ -16,6 +16,16 @@ pub(super) struct Object {
     radius: f32,
 }
 
+/// A text that refers to one group of objects.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Expression {
+    pub(super) text: String,
+    /// What it names.
+    pub(super) names: &'static str,
+    /// x1, y1, x2, y2 as shares of the image's side.
+    pub(super) bounds: [f32; 4],
+}
+
 /// A description with its drawing.
 #[derive(Debug)]
 pub(super) struct Scene {
@@ -98,6 +108,28 @@ impl Scene {
         groups
             .map(|group| format!("{} {}", group.colour.name, group.shape.name(1)))
             .collect()
+    }
+
+    /// Texts that refer to one group each, with the smallest box around its objects.
+    pub(super) fn expressions(&self) -> Vec<Expression> {
+        let groups = self.description.groups();
+        let around = |group: Group| {
+            let boxes = self.objects.iter().zip(self.boxes());
+            let own = boxes.filter(|(object, _)| object.group == group);
+            own.map(|(_, bounds)| bounds).reduce(|a, b| {
+                let ([ax1, ay1, ax2, ay2], [bx1, by1, bx2, by2]) = (a, b);
+                [ax1.min(bx1), ay1.min(by1), ax2.max(bx2), ay2.max(by2)]
+            })
+        };
+        let said = self.description.references().into_iter();
+        said.filter_map(|(number, text, names)| {
+            Some(Expression {
+                text,
+                names,
+                bounds: around(groups[number])?,
+            })
+        })
+        .collect()
     }
 
     pub(super) fn boxes(&self) -> Vec<[f32; 4]> {

@@ -368,3 +368,56 @@ fn questions_have_one_answer_each() {
         assert!(kinds.contains(kind), "{kind}: {kinds:?}");
     }
 }
+
+/// Nothing but what an expression names has its colour or shape, and its objects lie in its box and touch every edge of it.
+#[test]
+fn expressions_refer_to_one_group() {
+    let scenes = Scenes::new(ScenesConfig {
+        texts: SceneTexts::Expressions,
+        ..scenes().config
+    });
+    let mut kinds = HashSet::new();
+    for index in 0..300 {
+        let sample = scenes.sample(Split::Train, index).unwrap();
+        assert_eq!(sample.captions.len(), sample.labels.len());
+        assert!(scenes.all_describe(Split::Train) && sample.roles.is_empty());
+        assert_eq!(
+            sample.captions,
+            scenes.captions(Split::Train, index).unwrap()
+        );
+        for (text, label) in sample.captions.iter().zip(&sample.labels) {
+            kinds.insert(label.kinds[0].1.clone());
+            let words: Vec<&str> = text.split(' ').skip(1).collect();
+            let named = |tag: &&str| {
+                let (colour, shape) = tag.split_once(' ').unwrap();
+                words.iter().all(|word| {
+                    let plural = |name: &str| {
+                        let shapes = Shape::ALL.into_iter();
+                        let mut own = shapes.filter(|shape| shape.name(1) == name);
+                        own.next().unwrap().name(2)
+                    };
+                    ["object", "objects", colour, shape, plural(shape)].contains(word)
+                })
+            };
+            let tags = sample.tags.iter().map(String::as_str).zip(&sample.boxes);
+            let own: Vec<_> = tags.filter(|(tag, _)| named(tag)).collect();
+            assert!(
+                own.iter().all(|(tag, _)| *tag == own[0].0),
+                "{text}: {:?}",
+                sample.tags
+            );
+            let edge = |at: usize, more: fn(f32, f32) -> f32| {
+                let edges = own.iter().map(|(_, bounds)| bounds[at]);
+                edges.reduce(more).unwrap()
+            };
+            let around = [
+                edge(0, f32::min),
+                edge(1, f32::min),
+                edge(2, f32::max),
+                edge(3, f32::max),
+            ];
+            assert_eq!(label.bounds, Some(around), "{text}");
+        }
+    }
+    assert_eq!(kinds.len(), 3, "{kinds:?}");
+}

@@ -22,6 +22,11 @@ impl Group {
         if self.large { "large" } else { "small" }
     }
 
+    /// What it is, whatever its shape.
+    fn thing(self) -> &'static str {
+        if self.count == 1 { "object" } else { "objects" }
+    }
+
     /// `a large red circle`, `two small blue stars`.
     fn full(self) -> String {
         counted(
@@ -225,6 +230,27 @@ impl Description {
         number(self.groups().iter().map(|group| group.count).sum())
     }
 
+    /// Words that are true of one group alone, with the group's number and what they name: always colour and shape, and shape or colour
+    /// where it occurs once.
+    pub(super) fn references(&self) -> Vec<(usize, String, &'static str)> {
+        let groups = self.groups();
+        let alone =
+            |same: &dyn Fn(&Group) -> bool| groups.iter().filter(|other| same(other)).count() == 1;
+        let mut said = Vec::new();
+        for (number, group) in groups.iter().enumerate() {
+            said.push((number, format!("the {}", group.short()), "colour and shape"));
+            if alone(&|other| other.shape == group.shape) {
+                let name = group.shape.name(group.count);
+                said.push((number, format!("the {name}"), "shape"));
+            }
+            if alone(&|other| other.colour == group.colour) {
+                let colour = group.colour.name;
+                said.push((number, format!("the {colour} {}", group.thing()), "colour"));
+            }
+        }
+        said
+    }
+
     /// Questions that have exactly one answer.
     pub(super) fn questions(&self) -> Vec<(String, String)> {
         let groups = self.groups();
@@ -254,13 +280,12 @@ impl Description {
                 ));
             }
             if alone(&|other| other.colour == group.colour) {
-                let thing = if group.count == 1 {
-                    "object"
-                } else {
-                    "objects"
-                };
                 asked.push((
-                    format!("what shape {verb} the {} {thing}?", group.colour.name),
+                    format!(
+                        "what shape {verb} the {} {}?",
+                        group.colour.name,
+                        group.thing()
+                    ),
                     group.shape.name(1).to_owned(),
                 ));
             }

@@ -118,6 +118,7 @@ mod tests {
                 },
             },
             best: best.to_vec(),
+            bounds: None,
         }
     }
 

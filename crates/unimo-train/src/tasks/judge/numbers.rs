@@ -59,6 +59,7 @@ mod tests {
                 },
             },
             best: vec![(0, given)],
+            bounds: None,
         }
     }
 
