@@ -129,7 +129,7 @@ fn every_expression_gets_a_box_and_is_judged() {
     let results = folder.path().join("results.json");
     let error = predicted(&run, Format::Vqa, &results).unwrap_err();
     assert!(
-        error.contains("--format vqa") && error.contains("allowed: jsonl"),
+        error.contains("--format vqa") && error.contains("[objectives.grounding]"),
         "{error}"
     );
     assert!(!results.exists());
