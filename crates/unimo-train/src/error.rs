@@ -186,6 +186,14 @@ pub enum TrainError {
 }
 
 impl TrainError {
+    /// A value of the run's own recipe that is not allowed.
+    pub fn of_recipe(error: ConfigError) -> Self {
+        Self::Value {
+            file: "recipe".to_owned(),
+            error,
+        }
+    }
+
     /// A failed file operation.
     pub fn file(
         action: &'static str,

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Cursor, Read, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use image::{ImageFormat, RgbImage};
 use serde::Serialize;
@@ -48,6 +48,64 @@ pub fn try_write_with(
     let mut file = AtomicFile::create(path).map_err(TrainError::file("write", path))?;
     fill(&mut file)?;
     file.commit().map_err(TrainError::file("write", path))
+}
+
+/// Where a command writes its results: a file, which is written completely or not at all, or standard output.
+pub struct Output {
+    target: PathBuf,
+    to: To,
+}
+
+enum To {
+    File(AtomicFile),
+    Standard(io::StdoutLock<'static>),
+}
+
+impl Output {
+    /// Begins the file, or takes standard output if none is named.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be created.
+    pub fn open(path: Option<&Path>) -> Result<Self, TrainError> {
+        Ok(match path {
+            Some(path) => Self {
+                target: path.to_owned(),
+                to: To::File(AtomicFile::create(path).map_err(TrainError::file("create", path))?),
+            },
+            None => Self {
+                target: PathBuf::from("standard output"),
+                to: To::Standard(io::stdout().lock()),
+            },
+        })
+    }
+
+    /// Writes text.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be written.
+    pub fn put(&mut self, text: &str) -> Result<(), TrainError> {
+        let out: &mut dyn Write = match &mut self.to {
+            To::File(file) => file,
+            To::Standard(out) => out,
+        };
+        out.write_all(text.as_bytes())
+            .map_err(TrainError::file("write", &self.target))
+    }
+
+    /// Ends the output. A file has its name from now on; without this call an earlier file of that name stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be written.
+    pub fn finish(self) -> Result<(), TrainError> {
+        match self.to {
+            To::File(file) => file.commit(),
+            To::Standard(mut out) => out.flush(),
+        }
+        .map_err(TrainError::file("write", self.target))
+    }
 }
 
 /// As [`write()`], for an image in the format that its name says.

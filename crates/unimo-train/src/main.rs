@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use unimo_data::Split;
-use unimo_train::apply::{caption, embed, explain, fill_mask, predict, score, search};
+use unimo_train::apply::{caption, embed, explain, fill_mask, inputs, predict, score, search};
 use unimo_train::device::DeviceChoice;
 use unimo_train::error::TrainError;
 use unimo_train::fingerprint::Given;
@@ -277,15 +277,11 @@ struct Eval {
     #[arg(long, value_name = "FILE")]
     labels: Option<PathBuf>,
     /// Split: val, test or train [default: val of the run's data, all of --data].
-    #[arg(long, value_parser = split)]
+    #[arg(long, value_parser = inputs::split)]
     split: Option<Split>,
     /// Device: flex (the CPU), wgpu, wgpu:N, cuda, cuda:N or auto.
     #[arg(long, default_value = "flex")]
     device: DeviceChoice,
-}
-
-fn split(name: &str) -> Result<Split, String> {
-    Split::of_name(name).ok_or_else(|| "allowed: train, val or test".to_owned())
 }
 
 fn main() -> ExitCode {

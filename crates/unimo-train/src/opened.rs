@@ -7,8 +7,8 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use unimo_batch::ConfigError;
 use unimo_data::{
-    Batches, ConceptReader, Concepts, LoaderSpec, RegionsConfig, SkipList, Source, Split, TaskSet,
-    TextTokenizer, TokenizerConfig, processor, published,
+    ConceptReader, Concepts, RegionsConfig, SkipList, Source, Split, TaskSet, TextTokenizer,
+    TokenizerConfig, processor, published,
 };
 use unimo_encoders::public::folder_of;
 
@@ -23,7 +23,7 @@ use crate::recipe::{LabelsConfig, Overrides, Recipe, Task, TaskConfig};
 use crate::resuming;
 use crate::run::{CONCEPTS, RunFolder};
 use crate::tasks::labels::{self, Labels};
-use crate::tasks::{self, Targets};
+use crate::tasks::{self, Judged, Targets};
 use crate::trained::{chosen_step, load_model};
 
 /// Settings of `unimo eval` for a run's weights.
@@ -291,22 +291,15 @@ impl Opened {
         let Some(targets) = Targets::of(&self.recipe, self.labels.clone()).map(Arc::new) else {
             return Ok(None);
         };
-        let mut spec = LoaderSpec::new(
-            &self.recipe.data,
-            Arc::clone(&self.source),
-            Arc::clone(&self.tokenizer),
-            Arc::clone(skip),
-            Batches {
-                size: self.recipe.eval.batch_size,
-                seed: self.recipe.seed,
-            },
-        );
-        spec.concepts = self.concepts.clone();
-        let set = tasks::task_set(spec, &targets, split, all)?;
-        let set = match self.recipe.eval.limit {
-            0 => set,
-            limit => set.part(limit),
+        let judged = Judged {
+            recipe: &self.recipe,
+            source: &self.source,
+            tokenizer: &self.tokenizer,
+            concepts: self.concepts.as_ref(),
+            skip,
+            targets: &targets,
         };
+        let set = judged.set(split, all)?;
         Ok(Some((set, targets)))
     }
 

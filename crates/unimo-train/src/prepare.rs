@@ -83,10 +83,7 @@ pub fn count_concepts(
                 run.path().display()
             ),
         )
-        .map_err(|error| TrainError::Value {
-            file: "recipe".to_owned(),
-            error,
-        })?;
+        .map_err(TrainError::of_recipe)?;
         return Ok(own);
     }
     count(config, source, quiet).map(Some)
@@ -132,10 +129,7 @@ pub fn check_concepts(
         ),
     )
     })
-    .map_err(|error| TrainError::Value {
-        file: "recipe".to_owned(),
-        error,
-    })
+    .map_err(TrainError::of_recipe)
 }
 
 /// Checks that the vocabulary fits the word embedding, and that both agree on padding.
@@ -159,10 +153,7 @@ pub fn check_tokenizer(recipe: &Recipe, tokenizer: &TextTokenizer) -> Result<(),
             format_args!("must be the tokenizer's {pad}"),
         )
     })
-    .map_err(|error| TrainError::Value {
-        file: "recipe".to_owned(),
-        error,
-    })
+    .map_err(TrainError::of_recipe)
 }
 
 /// Checks that the device supports the recipe's dtype.
@@ -204,10 +195,7 @@ pub fn for_objectives(
     stage: &Stage,
 ) -> Result<(), TrainError> {
     let inputs = recipe.objectives.inputs(&|key| stage.trains(key));
-    let inputs = inputs.map_err(|error| TrainError::Value {
-        file: "recipe".to_owned(),
-        error: error.within("objectives"),
-    })?;
+    let inputs = inputs.map_err(|error| TrainError::of_recipe(error.within("objectives")))?;
     for name in &inputs.further {
         let known = FurtherText::ALL.iter().find(|text| text.name() == name);
         let Some(further) = known else {

@@ -120,7 +120,9 @@ pub fn model(recipe: &Recipe, device: &Device) -> Result<(Model, Option<Started>
     // No checkpoint that is read here has a teacher: it starts as a copy of the loaded encoders.
     let teacher = model.teacher.take();
     let ours = names_of(&model);
-    recipe.check_patterns(&ours).map_err(value)?;
+    recipe
+        .check_patterns(&ours)
+        .map_err(TrainError::of_recipe)?;
     let Some(init) = &recipe.init else {
         model.teacher = teacher;
         return Ok((model, None));
@@ -135,7 +137,7 @@ pub fn model(recipe: &Recipe, device: &Device) -> Result<(Model, Option<Started>
                 beginnings(&ours)
             ),
         )
-        .map_err(value)?;
+        .map_err(TrainError::of_recipe)?;
     }
     let allow = Allow {
         missing: init.new.clone(),
@@ -172,7 +174,7 @@ fn whole(
     given: &str,
     mut allow: Allow,
 ) -> Result<(Model, Started), TrainError> {
-    let (kind, path) = Whole::parse(given).map_err(value)?;
+    let (kind, path) = Whole::parse(given).map_err(TrainError::of_recipe)?;
     let path = hub::resolve(path)?;
     let mut notes = Vec::new();
     let described = folder_of(&path).join("config.json").is_file();
@@ -258,16 +260,9 @@ fn matches_something(
                 beginnings(&names)
             ),
         )
-        .map_err(value)?;
+        .map_err(TrainError::of_recipe)?;
     }
     Ok(())
-}
-
-fn value(error: ConfigError) -> TrainError {
-    TrainError::Value {
-        file: "recipe".to_owned(),
-        error,
-    }
 }
 
 fn names_of<M: Module>(module: &M) -> Vec<String> {
@@ -335,7 +330,7 @@ fn parts(
             return Err(wrong_kind("init.image", given, &public, "an image encoder"));
         };
         let (Some(ours), Some(encoder)) = (&recipe.model.image, model.backbone.image.take()) else {
-            return Err(value(ConfigError {
+            return Err(TrainError::of_recipe(ConfigError {
                 key: "init.image".to_owned(),
                 value: format!("\"{given}\""),
                 allowed: "must be absent with [model.regions]: it is an encoder of pixels"
@@ -366,7 +361,7 @@ fn parts(
         .iter()
         .find(|name| !allow.missing.iter().any(|pattern| covers(pattern, name)));
     if let Some(name) = unnamed {
-        return Err(value(ConfigError {
+        return Err(TrainError::of_recipe(ConfigError {
             key: "init.new".to_owned(),
             value: format!("{:?}", init.new),
             allowed: format!(
@@ -386,7 +381,7 @@ fn parts(
 }
 
 fn wrong_kind(key: &str, given: &str, public: &Public, needed: &str) -> TrainError {
-    value(ConfigError {
+    TrainError::of_recipe(ConfigError {
         key: key.to_owned(),
         value: format!("\"{given}\""),
         allowed: format!("must be {needed}, and it is {}", public.kind),

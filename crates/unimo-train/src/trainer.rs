@@ -446,10 +446,7 @@ impl Trainer {
                 format_args!("\"{pattern}\""),
                 "must be the name of a parameter or its beginning, such as \"backbone.text\"",
             )
-            .map_err(|error| TrainError::Value {
-                file: "recipe".to_owned(),
-                error,
-            })?;
+            .map_err(TrainError::of_recipe)?;
         }
         if let Some(state) = &mut self.state {
             state.optimizer = Optimizer::new(&self.recipe.train.optimizer);

@@ -39,7 +39,7 @@ use crate::tasks::summary::Pooling;
 pub struct VqaConfig {
     /// Factor of the loss in the sum.
     pub weight: f64,
-    /// Number of answers; absent: as many as `data.labels` has.
+    /// Number of answers; absent: as many as `task.labels` has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classes: Option<usize>,
     /// What the head reads.

@@ -1,18 +1,17 @@
 //! `unimo caption`: writes captions for images.
 
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::ValueEnum;
 use serde::Serialize;
-use unimo_data::atomic::AtomicFile;
 use unimo_objectives::generation::{GenerationConfig, LengthRule, SamplingConfig};
 
 use super::inputs::{self, ColumnArgs};
 use super::{ModelArgs, Predictor};
 use crate::captioner::Captioner;
 use crate::error::TrainError;
+use crate::files::Output;
 use crate::progress::Progress;
 
 /// `unimo caption`.
@@ -179,33 +178,19 @@ pub fn run(args: &CaptionArgs) -> Result<(), TrainError> {
     // Checked before a file is written.
     captioner(&predictor, &config)?;
     // A list that was begun and not finished would be no list of captions.
-    let mut file = args
-        .out
-        .as_ref()
-        .map(|path| AtomicFile::create(path).map_err(TrainError::file("create", path)))
-        .transpose()?;
-    let mut stdout = std::io::stdout().lock();
-    let out: &mut dyn Write = match &mut file {
-        Some(file) => file,
-        None => &mut stdout,
-    };
-    let target = args.out.as_deref().unwrap_or(Path::new("standard output"));
-    let mut write = |text: String| {
-        out.write_all(text.as_bytes())
-            .map_err(TrainError::file("write", target))
-    };
+    let mut out = Output::open(args.out.as_deref())?;
     let mut counts = Counts::default();
     captions(&predictor, &config, &images, &mut |at, captioned| {
         counts.add(&captioned);
         match &ids {
-            None => write(json(&captioned)? + "\n"),
+            None => out.put(&(json(&captioned)? + "\n")),
             Some(ids) => {
                 let Some(caption) = captioned.caption else {
                     return Ok(());
                 };
                 let before = if counts.written == 1 { "[\n" } else { ",\n" };
                 let image_id = ids[at];
-                write(before.to_owned() + &json(&CocoResult { image_id, caption })?)
+                out.put(&(before.to_owned() + &json(&CocoResult { image_id, caption })?))
             }
         }
     })?;
@@ -216,14 +201,10 @@ pub fn run(args: &CaptionArgs) -> Result<(), TrainError> {
         )));
     }
     if ids.is_some() {
-        write("\n]\n".to_owned())?;
+        out.put("\n]\n")?;
     }
-    out.flush().map_err(TrainError::file("write", target))?;
     counts.say();
-    match file {
-        Some(file) => file.commit().map_err(TrainError::file("write", target)),
-        None => Ok(()),
-    }
+    out.finish()
 }
 
 /// How many images have a caption, and how many have none.

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
+use unimo_data::Split;
 use unimo_data::paths;
 use unimo_data::sources::images::pictures_in;
 use unimo_data::sources::pairs::read_rows;
@@ -18,6 +19,15 @@ pub struct ColumnArgs {
     /// The column of a list that holds the text.
     #[arg(long, value_name = "COLUMN", default_value = "caption")]
     pub text_column: String,
+}
+
+/// Reads the name of a split.
+///
+/// # Errors
+///
+/// It is none; the text says which there are.
+pub fn split(name: &str) -> Result<Split, String> {
+    Split::of_name(name).ok_or_else(|| "allowed: train, val or test".to_owned())
 }
 
 /// A row of a list of pairs.

@@ -1,19 +1,19 @@
 //! `unimo predict`: what a fine-tuned run answers, judges or classifies, for every sample of a split.
 
 use std::collections::HashMap;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::ValueEnum;
 use serde_json::{Value, json};
-use unimo_data::atomic::AtomicFile;
 use unimo_data::sources::glue::GlueTask;
 use unimo_data::{SampleError, SkipList, Split, TaskRow, TaskSet};
 use unimo_objectives::Predicts;
 
+use super::inputs;
 use crate::device::DeviceChoice;
 use crate::error::TrainError;
+use crate::files::Output;
 use crate::opened::{Opened, Options};
 use crate::progress::Progress;
 use crate::recipe::Task;
@@ -38,7 +38,7 @@ pub struct PredictArgs {
     #[arg(long, value_name = "FILE")]
     pub labels: Option<PathBuf>,
     /// Split: val, test or train.
-    #[arg(long, default_value = "val", value_parser = split)]
+    #[arg(long, default_value = "val", value_parser = inputs::split)]
     pub split: Split,
     /// Number of samples, drawn at random and always the same; 0: all.
     #[arg(long, default_value_t = 0)]
@@ -52,10 +52,6 @@ pub struct PredictArgs {
     /// Device: flex (the CPU), wgpu, wgpu:N, cuda, cuda:N or auto.
     #[arg(long, default_value = "flex")]
     pub device: DeviceChoice,
-}
-
-fn split(name: &str) -> Result<Split, String> {
-    Split::of_name(name).ok_or_else(|| "allowed: train, val or test".to_owned())
 }
 
 /// What is written.
@@ -137,21 +133,9 @@ pub fn run(args: &PredictArgs) -> Result<(), TrainError> {
     args.format.fits(targets.task)?;
     let mut writer = Results::new(args.format, &targets);
     writer.glue = opened.recipe.data.glue.as_ref().map(|glue| glue.task);
-    let mut file = args
-        .out
-        .as_ref()
-        .map(|path| AtomicFile::create(path).map_err(TrainError::file("create", path)))
-        .transpose()?;
-    let mut stdout = std::io::stdout().lock();
-    let out: &mut dyn Write = match &mut file {
-        Some(file) => file,
-        None => &mut stdout,
-    };
-    let target = args.out.as_deref().unwrap_or(Path::new("standard output"));
-    write(&opened, &set, &mut writer, (out, target))?;
-    if let Some(file) = file {
-        file.commit().map_err(TrainError::file("write", target))?;
-    }
+    let mut out = Output::open(args.out.as_deref())?;
+    write(&opened, &set, &mut writer, &mut out)?;
+    out.finish()?;
     if skip.count() > 0 {
         eprintln!(
             "{} of {} samples could not be read; each has a line with the reason",
@@ -166,31 +150,26 @@ fn write(
     opened: &Opened,
     set: &TaskSet,
     results: &mut Results<'_>,
-    (out, target): (&mut dyn Write, &Path),
+    out: &mut Output,
 ) -> Result<(), TrainError> {
     let mut bar = Progress::new(set.len() as u64, 0, "predicting");
     let model = (&opened.model, results.targets.task, &opened.device);
-    let mut put = |text: &str| {
-        let written = out.write_all(text.as_bytes());
-        written.map_err(TrainError::file("write", target))
-    };
-    put(&results.head())?;
+    out.put(&results.head())?;
     predict(model, set, opened.recipe.eval.batch_size, &mut |(
         predicted,
         unusable,
     )| {
         bar.advance(predicted.len() + unusable.len());
         for predicted in &predicted {
-            put(&results.line(predicted)?)?;
+            out.put(&results.line(predicted)?)?;
         }
         for (row, reason) in &unusable {
-            put(&results.unusable(row, reason)?)?;
+            out.put(&results.unusable(row, reason)?)?;
         }
         Ok(())
     })?;
     bar.finish();
-    put(results.foot())?;
-    out.flush().map_err(TrainError::file("write", target))
+    out.put(results.foot())
 }
 
 /// Writes results in a format.

@@ -1,14 +1,13 @@
 //! `unimo score`: the probability that a text and an image belong together, for every row of a list.
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use serde::Serialize;
-use unimo_data::atomic::AtomicFile;
 
 use super::inputs::{self, ColumnArgs, PairRow};
 use super::{ModelArgs, Predictor, probability};
 use crate::error::TrainError;
+use crate::files::Output;
 use crate::progress::Progress;
 
 /// `unimo score`.
@@ -60,20 +59,7 @@ pub fn run(args: &ScoreArgs) -> Result<(), TrainError> {
     // Checked before a file is written: a model without this head can do nothing here.
     predictor.itm(model)?;
     // A list that was begun and not finished would be no list of scores.
-    let mut file = args
-        .out
-        .as_ref()
-        .map(|path| AtomicFile::create(path).map_err(TrainError::file("create", path)))
-        .transpose()?;
-    let mut stdout = std::io::stdout().lock();
-    let out: &mut dyn Write = match &mut file {
-        Some(file) => file,
-        None => &mut stdout,
-    };
-    let target = args
-        .out
-        .clone()
-        .unwrap_or_else(|| PathBuf::from("standard output"));
+    let mut out = Output::open(args.out.as_deref())?;
     let mut bar = Progress::new(rows.len() as u64, 0, "scoring");
     for batch in rows.chunks(predictor.batch_size) {
         let mut lines: Vec<Scored> = Vec::with_capacity(batch.len());
@@ -121,15 +107,11 @@ pub fn run(args: &ScoreArgs) -> Result<(), TrainError> {
         for line in &lines {
             let text = serde_json::to_string(line)
                 .map_err(|e| TrainError::Check(format!("a score cannot be written: {e}")))?;
-            writeln!(out, "{text}").map_err(TrainError::file("write", &target))?;
+            out.put(&format!("{text}\n"))?;
         }
         bar.advance(batch.len());
     }
     bar.finish();
     predictor.say_what_was_cut();
-    out.flush().map_err(TrainError::file("write", &target))?;
-    match file {
-        Some(file) => file.commit().map_err(TrainError::file("write", &target)),
-        None => Ok(()),
-    }
+    out.finish()
 }

@@ -55,23 +55,17 @@ struct Line<'a> {
 
 /// What is wrong with `[eval.captions]`.
 fn wrong(error: ConfigError) -> TrainError {
-    TrainError::Value {
-        file: "recipe".to_owned(),
-        error: error.within("captions").within("eval"),
-    }
+    TrainError::of_recipe(error.within("captions").within("eval"))
 }
 
 /// The error of a recipe that cannot write captions.
 fn cannot() -> TrainError {
     let reason = "needs [objectives.lm] and a cross-modal encoder, [model.fusion] or [model.joint]";
-    TrainError::Value {
-        file: "recipe".to_owned(),
-        error: ConfigError {
-            key: "eval.captions".to_owned(),
-            value: "{}".to_owned(),
-            allowed: reason.to_owned(),
-        },
-    }
+    TrainError::of_recipe(ConfigError {
+        key: "eval.captions".to_owned(),
+        value: "{}".to_owned(),
+        allowed: reason.to_owned(),
+    })
 }
 
 impl Captions {

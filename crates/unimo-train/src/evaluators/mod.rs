@@ -18,9 +18,7 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use unimo_batch::ConfigError;
-use unimo_data::{
-    Batches, ConceptReader, DataError, EvalSet, LoaderSpec, SkipList, Source, Split, TextTokenizer,
-};
+use unimo_data::{ConceptReader, DataError, EvalSet, SkipList, Source, Split, TextTokenizer};
 use unimo_report::record::EvalRecord;
 
 use crate::error::TrainError;
@@ -32,7 +30,7 @@ use crate::model::Model;
 use crate::recipe::Recipe;
 use crate::recipe::Task;
 use crate::run::RunFolder;
-use crate::tasks::{self, Targets, judge};
+use crate::tasks::{Judged, Targets, judge};
 
 /// Weights to evaluate, and where the results go.
 pub struct Weights<'a> {
@@ -150,29 +148,17 @@ fn task(
         return Ok(None);
     }
     let skip = Arc::new(SkipList::in_memory(recipe.data.max_skipped));
-    let mut spec = task_spec(recipe, held_out, &skip);
-    spec.concepts = held_out.concepts.clone();
-    let set = tasks::task_set(spec, targets, Split::Val, false)?;
-    let set = match recipe.eval.limit {
-        0 => set,
-        limit => set.part(limit),
+    let judged = Judged {
+        recipe,
+        source: held_out.source,
+        tokenizer: held_out.tokenizer,
+        concepts: held_out.concepts.as_ref(),
+        skip: &skip,
+        targets,
     };
+    let set = judged.set(Split::Val, false)?;
     let targets = Arc::clone(targets);
     Ok(Some(Box::new(Predictions::new(set, targets, skip))))
-}
-
-/// How the samples of a task become batches.
-fn task_spec(recipe: &Recipe, held_out: &HeldOut<'_>, skip: &Arc<SkipList>) -> LoaderSpec {
-    LoaderSpec::new(
-        &recipe.data,
-        Arc::clone(held_out.source),
-        Arc::clone(held_out.tokenizer),
-        Arc::clone(skip),
-        Batches {
-            size: recipe.eval.batch_size,
-            seed: recipe.seed,
-        },
-    )
 }
 
 /// The set for retrieval; `None`, with a message, if there is nothing to retrieve.
@@ -237,10 +223,7 @@ pub fn check_select(recipe: &Recipe, evaluators: &[Box<dyn Evaluator>]) -> Resul
             names.join(", ")
         ),
     )
-    .map_err(|error| TrainError::Value {
-        file: "recipe".to_owned(),
-        error,
-    })
+    .map_err(TrainError::of_recipe)
 }
 
 /// Marks in each record the number that selects the best weights, if there is one.

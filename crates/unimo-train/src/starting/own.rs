@@ -19,7 +19,7 @@ use crate::model::Model;
 use crate::recipe::Recipe;
 use crate::recipe::init::{InitConfig, Whole};
 use crate::run::{CONCEPTS, RunFolder};
-use crate::starting::{Started, agree, names_of, value};
+use crate::starting::{Started, agree, names_of};
 use crate::trained;
 
 /// The run that a recipe starts from.
@@ -65,7 +65,7 @@ impl OwnRun {
         let Some(given) = recipe.init.as_ref().and_then(|init| init.whole.as_ref()) else {
             return Ok(None);
         };
-        let (kind, path) = Whole::parse(given).map_err(value)?;
+        let (kind, path) = Whole::parse(given).map_err(TrainError::of_recipe)?;
         if kind != Whole::Unimo {
             return Ok(None);
         }
@@ -106,7 +106,7 @@ impl OwnRun {
                     self.run.path().display()
                 ),
             )
-            .map_err(value)?;
+            .map_err(TrainError::of_recipe)?;
         }
         Ok(own)
     }
@@ -145,7 +145,7 @@ impl OwnRun {
                 format_args!("\"{part}\""),
                 "is the name of no parameter, nor a beginning",
             )
-            .map_err(value)?;
+            .map_err(TrainError::of_recipe)?;
         }
         let read =
             |name: &str| init.parts.is_empty() || init.parts.iter().any(|part| covers(part, name));

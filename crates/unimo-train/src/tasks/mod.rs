@@ -11,7 +11,9 @@ mod targets;
 use std::sync::Arc;
 
 use unimo_batch::ConfigError;
-use unimo_data::{Each, LoaderSpec, Source, Split, TaskSet};
+use unimo_data::{
+    Batches, ConceptReader, Each, LoaderSpec, SkipList, Source, Split, TaskSet, TextTokenizer,
+};
 use unimo_objectives::Predicts;
 
 use crate::error::TrainError;
@@ -53,7 +55,7 @@ pub(crate) fn prepare(
 /// A task over two images needs data with two.
 fn check_second_images(recipe: &Recipe, task: Task, source: &dyn Source) -> Result<(), TrainError> {
     let inputs = recipe.objectives.inputs(&|key| key == task.key);
-    if !inputs.map_err(value)?.second {
+    if !inputs.map_err(TrainError::of_recipe)?.second {
         return Ok(());
     }
     let splits = [Split::Train, Split::Val];
@@ -62,7 +64,7 @@ fn check_second_images(recipe: &Recipe, task: Task, source: &dyn Source) -> Resu
         .filter(|split| !source.is_empty(*split) && !source.has_second_images(*split));
     match lacking.next() {
         None => Ok(()),
-        Some(split) => Err(value(ConfigError {
+        Some(split) => Err(TrainError::of_recipe(ConfigError {
             key: format!("objectives.{}.images", task.key),
             value: "2".to_owned(),
             allowed: format!(
@@ -71,13 +73,6 @@ fn check_second_images(recipe: &Recipe, task: Task, source: &dyn Source) -> Resu
                 split.name()
             ),
         })),
-    }
-}
-
-fn value(error: ConfigError) -> TrainError {
-    TrainError::Value {
-        file: "recipe".to_owned(),
-        error,
     }
 }
 
@@ -91,7 +86,7 @@ pub(crate) fn adopt(recipe: &mut Recipe, task: Task, labels: &Labels) -> Result<
             classes,
             format_args!("must be the number of labels, {}, or absent", labels.len()),
         )
-        .map_err(value)?,
+        .map_err(TrainError::of_recipe)?,
     }
     Ok(())
 }
@@ -141,20 +136,43 @@ pub(crate) fn for_task(
     Ok(())
 }
 
-/// The samples of a split that are judged: those with a known answer, or all of them.
-///
-/// # Errors
-///
-/// There is none, or too much of the source is unusable.
-pub(crate) fn task_set(
-    mut spec: LoaderSpec,
-    targets: &Arc<Targets>,
-    split: Split,
-    all: bool,
-) -> Result<TaskSet, TrainError> {
-    let choose = |label: &unimo_data::Label| targets.judges(label, all);
-    let each = Each::new(Arc::clone(&spec.source), &[split], &choose)?;
-    spec.split = split;
-    spec.targets = Some(Arc::<Targets>::clone(targets));
-    Ok(TaskSet::new(spec, each)?)
+/// What the samples of a task are read with.
+pub(crate) struct Judged<'a> {
+    pub recipe: &'a Recipe,
+    pub source: &'a Arc<dyn Source>,
+    pub tokenizer: &'a Arc<TextTokenizer>,
+    pub concepts: Option<&'a ConceptReader>,
+    /// The list of unusable samples.
+    pub skip: &'a Arc<SkipList>,
+    pub targets: &'a Arc<Targets>,
+}
+
+impl Judged<'_> {
+    /// The samples of a split that are judged, as many as `eval.limit` says: those with a known answer, or all of them.
+    ///
+    /// # Errors
+    ///
+    /// There is none, or too much of the source is unusable.
+    pub(crate) fn set(&self, split: Split, all: bool) -> Result<TaskSet, TrainError> {
+        let mut spec = LoaderSpec::new(
+            &self.recipe.data,
+            Arc::clone(self.source),
+            Arc::clone(self.tokenizer),
+            Arc::clone(self.skip),
+            Batches {
+                size: self.recipe.eval.batch_size,
+                seed: self.recipe.seed,
+            },
+        );
+        spec.concepts = self.concepts.cloned();
+        spec.split = split;
+        spec.targets = Some(Arc::<Targets>::clone(self.targets));
+        let choose = |label: &unimo_data::Label| self.targets.judges(label, all);
+        let each = Each::new(Arc::clone(self.source), &[split], &choose)?;
+        let set = TaskSet::new(spec, each)?;
+        Ok(match self.recipe.eval.limit {
+            0 => set,
+            limit => set.part(limit),
+        })
+    }
 }
