@@ -23,6 +23,8 @@ Examples:
   cargo xtask train unimo3-tiny --device cuda    build with CUDA support and train on an NVIDIA GPU
   cargo xtask eval runs/unimo3-tiny              evaluate a run again
   cargo xtask train --resume runs/unimo3-tiny    go on with a run that was stopped
+  cargo xtask sweep sweep.toml                   recipes and variants with several seeds, and their comparison
+  cargo xtask compare runs/a runs/b              runs side by side
   cargo xtask unimo --help                       all commands of `unimo`; `cargo xtask train --help` shows the options of one
   cargo xtask check                              all checks that a change has to pass
   cargo xtask bench step                         seconds per training step; `parity` and `torture` are for developers, too

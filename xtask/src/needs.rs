@@ -14,6 +14,8 @@ const PARQUET: &str = "parquet";
 const REMOTE: &str = "remote";
 /// The feature that fetches checkpoints by their Hugging Face id.
 const HUB: &str = "hub";
+/// The command whose `.toml` file names recipes and is none itself.
+const SWEEP: &str = "sweep";
 /// Options whose value may be or contain such an id. The values of other options are files, folders and numbers.
 const OF_CHECKPOINTS: &[&str] = &["--set", "--tokenizer"];
 /// Beginnings of the URLs that `unimo` reads.
@@ -27,7 +29,10 @@ const MOST_ENTRIES: usize = 10_000;
 
 /// The features that the data of a command needs; `args` are those of the program.
 pub fn of(args: &[OsString]) -> Vec<&'static str> {
-    let mut found = Found::default();
+    let mut found = Found {
+        sweep: args.first().is_some_and(|command| command == SWEEP),
+        ..Found::default()
+    };
     // The option whose value the next argument may be.
     let mut option = None;
     for arg in args {
@@ -58,6 +63,8 @@ struct Found {
     hub: bool,
     /// Number of recipes that were followed by their `extends`.
     extended: usize,
+    /// Whether the next `.toml` file is that of a sweep.
+    sweep: bool,
 }
 
 impl Found {
@@ -88,7 +95,13 @@ impl Found {
         if let Some(recipe) = recipe_of(path) {
             // `unimo` reports what cannot be read.
             let text = fs::read_to_string(&recipe).unwrap_or_default();
-            self.recipe(&text, recipe.parent().unwrap_or(Path::new("")));
+            let folder = recipe.parent().unwrap_or(Path::new(""));
+            let is_file = recipe == path;
+            if std::mem::take(&mut self.sweep) && is_file {
+                self.sweep_file(&text, folder);
+            } else {
+                self.recipe(&text, folder);
+            }
         }
     }
 
@@ -117,6 +130,32 @@ impl Found {
             }
             let source = key.trim() == "source" || key.trim().ends_with(".source");
             self.parquet |= source && strings(value).first().is_some_and(|v| *v == PARQUET);
+        }
+    }
+
+    /// A sweep's file: names of recipes, data, and settings as `--set` has them.
+    fn sweep_file(&mut self, text: &str, folder: &Path) {
+        let lines = text
+            .lines()
+            .filter(|line| !line.trim_start().starts_with('#'));
+        // Also what stands between two strings, since a setting may have a string of its own.
+        let pieces = lines.flat_map(|line| line.split(['"', '\'']).skip(1));
+        for piece in pieces {
+            let piece = piece.trim();
+            let (key, value) = match piece.split_once('=') {
+                Some((key, value)) => (Some(key.trim()), value.trim()),
+                None => (None, piece),
+            };
+            self.parquet |= key == Some("data.source") && value == PARQUET;
+            self.hub |= is_id(value);
+            let beside = folder.join(value);
+            match beside
+                .to_str()
+                .filter(|_| !value.is_empty() && beside.exists())
+            {
+                Some(beside) => self.value(beside),
+                None => self.value(value),
+            }
         }
     }
 
@@ -251,6 +290,30 @@ mod tests {
             found.recipe(text, Path::new(""));
             assert_eq!(found.features(), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn a_sweep_says_what_its_recipes_read() {
+        let here = std::env::temp_dir().join(format!("xtask-needs-sweep-{}", std::process::id()));
+        fs::create_dir_all(&here).unwrap();
+        fs::write(here.join("mine.toml"), "urls = [\"s3://b/x.tar\"]").unwrap();
+        let file = here.join("levels.toml");
+        let of_sweep = |text: &str| {
+            fs::write(&file, text).unwrap();
+            of(&["sweep".into(), (&file).into()])
+        };
+        let found = [
+            "recipes = [\"unimo3-tiny\"]\n# \"s3://b\"\nset = [\"train.steps=150\"]",
+            "recipes = [\n  \"unimo3-base\",\n]",
+            "recipes = [\"mine.toml\", \"unimo3-tiny\"]",
+            "recipes = [\"unimo3-tiny\"]\ndata = \"train.parquet\"",
+            "set = [\"data.source=parquet\"]",
+            "set = ['init.text=\"FacebookAI/roberta-base\"']",
+        ]
+        .map(of_sweep);
+        fs::remove_dir_all(&here).unwrap();
+        let expected: [&[&str]; 6] = [&[], &[HUB], &[REMOTE], &[PARQUET], &[PARQUET], &[HUB]];
+        assert_eq!(found, expected);
     }
 
     #[test]

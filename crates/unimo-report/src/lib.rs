@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 
 pub mod charts;
+pub mod compare;
+mod interval;
 pub mod numbers;
 pub mod page;
 pub mod record;

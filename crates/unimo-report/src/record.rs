@@ -234,6 +234,9 @@ pub struct ScalarRecord {
     /// What chance would reach, if that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chance: Option<f64>,
+    /// Its confidence interval of 95%, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<[f64; 2]>,
 }
 
 /// Retrieval in both directions by one method.
@@ -575,6 +578,8 @@ pub(crate) struct RunFolder {
     pub skipped: Vec<SkippedRecord>,
     /// What could not be read. The report shows it, because a report of the rest is worth more than none.
     pub problems: Vec<String>,
+    /// Files whose last line breaks off, because a run was killed while it wrote.
+    pub torn: Vec<&'static str>,
 }
 
 impl RunFolder {
@@ -606,7 +611,7 @@ impl RunFolder {
         folder.resumes = resumes.into_iter().collect();
 
         let mut steps: Vec<StepRecord> = Vec::new();
-        lines(
+        let torn = lines(
             run,
             "metrics.jsonl",
             &mut folder.problems,
@@ -616,13 +621,14 @@ impl RunFolder {
                 steps.push(record);
             },
         );
+        folder.torn.extend(torn.then_some("metrics.jsonl"));
         folder.steps = steps;
 
         for (name, evals) in [
             ("evals.jsonl", &mut folder.evals),
             ("evaluations.jsonl", &mut folder.later_evals),
         ] {
-            lines(run, name, &mut folder.problems, |record: EvalRecord| {
+            let torn = lines(run, name, &mut folder.problems, |record: EvalRecord| {
                 // Evaluations may come in any order (an older checkpoint later), so only an equal step is replaced.
                 evals.retain(|earlier| {
                     let of = |e: &EvalRecord| (e.step, e.evaluator.clone(), e.split.clone());
@@ -630,6 +636,7 @@ impl RunFolder {
                 });
                 evals.push(record);
             });
+            folder.torn.extend(torn.then_some(name));
             evals.sort_by_key(|record| record.step);
         }
 
@@ -686,23 +693,23 @@ fn object<T: DeserializeOwned>(run: &Path, name: &str, problems: &mut Vec<String
     }
 }
 
-/// Hands each line's record of `run/name` to `take`. A last line without its end comes from a killed run: it is taken if whole and
-/// silently left out if not. Other lines that cannot be read are left out and noted.
+/// Hands each line's record of `run/name` to `take`. A last line without its end comes from a killed run: it is taken if whole,
+/// and left out if not, which is returned. Other lines that cannot be read are left out and noted.
 fn lines<T: DeserializeOwned>(
     run: &Path,
     name: &str,
     problems: &mut Vec<String>,
     mut take: impl FnMut(T),
-) {
+) -> bool {
     let mut file = match File::open(run.join(name)) {
         Ok(file) => BufReader::new(file),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return false,
         Err(error) => {
             problems.push(format!("{name} cannot be read and is left out: {error}"));
-            return;
+            return false;
         }
     };
-    let (mut line, mut number, mut bad) = (Vec::new(), 0u64, 0u64);
+    let (mut line, mut number, mut bad, mut torn) = (Vec::new(), 0u64, 0u64, false);
     let mut first = None;
     loop {
         line.clear();
@@ -723,7 +730,7 @@ fn lines<T: DeserializeOwned>(
         }
         match serde_json::from_slice(&line) {
             Ok(record) => take(record),
-            Err(_) if !line.ends_with(b"\n") => {}
+            Err(_) if !line.ends_with(b"\n") => torn = true,
             Err(error) => {
                 bad += 1;
                 // The message counts lines within one line, so its line number is always 1.
@@ -743,6 +750,7 @@ fn lines<T: DeserializeOwned>(
             "{name}, line {number}{others} cannot be read and is left out: {reason}"
         ));
     }
+    torn
 }
 
 #[cfg(test)]

@@ -49,7 +49,15 @@ pub enum ReportError {
 /// # Errors
 /// The folder has no readable `recipe.toml`.
 pub fn render(run: &Path) -> Result<String, ReportError> {
-    let folder = RunFolder::read(run).map_err(|source| match source.kind() {
+    Ok(page(run, read(run)?))
+}
+
+/// All that the folder holds.
+///
+/// # Errors
+/// The folder has no readable `recipe.toml`.
+pub(crate) fn read(run: &Path) -> Result<RunFolder, ReportError> {
+    RunFolder::read(run).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
             ReportError::NotARun(run.to_owned())
         }
@@ -57,8 +65,7 @@ pub fn render(run: &Path) -> Result<String, ReportError> {
             path: run.join("recipe.toml"),
             source,
         },
-    })?;
-    Ok(page(run, folder))
+    })
 }
 
 fn page(run: &Path, mut folder: RunFolder) -> String {

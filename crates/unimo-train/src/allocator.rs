@@ -42,8 +42,9 @@ fn c_library() -> String {
 
 /// The commands of `unimo` and `unimo-dev` that take steps or make batches. The others only read a model, and clearing huge pages
 /// once costs more than it saves.
-const TAKE_STEPS: [&[&str]; 5] = [
+const TAKE_STEPS: [&[&str]; 6] = [
     &["train"],
+    &["sweep"],
     &["bench", "step"],
     &["check"],
     &["torture"],
@@ -91,6 +92,7 @@ mod tests {
     fn only_what_takes_steps_sets_the_allocator() {
         for (line, expected) in [
             ("train tiny", true),
+            ("sweep file.toml", true),
             ("bench step", true),
             ("data bench", true),
             ("data verify", false),

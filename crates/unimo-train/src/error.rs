@@ -89,6 +89,9 @@ pub enum TrainError {
         /// What is wrong with it.
         reason: String,
     },
+    /// Arguments that should be runs are none.
+    #[error("{}", .0.join("; "))]
+    NotRuns(Vec<String>),
     /// A checkpoint cannot be loaded.
     #[error("checkpoint {}: {reason}", path.display())]
     Checkpoint {
@@ -163,6 +166,27 @@ pub enum TrainError {
         steps: u64,
         /// The run's folder.
         run: PathBuf,
+    },
+    /// A signal asked a sweep to end; what it has trained is saved.
+    #[error(
+        "ended by a signal; {done} of {all} runs are finished, and the current one is saved. Go on with: unimo sweep {}",
+        file.display()
+    )]
+    SweepStopped {
+        /// Finished runs.
+        done: usize,
+        /// All runs.
+        all: usize,
+        /// The sweep's file.
+        file: PathBuf,
+    },
+    /// Runs of a sweep failed; the others went on.
+    #[error("{} of {all} runs failed, for the reasons above: {}", runs.len(), runs.join(", "))]
+    SweepFailed {
+        /// Their names.
+        runs: Vec<String>,
+        /// All runs.
+        all: usize,
     },
     /// A checkpoint could not be written.
     #[error(

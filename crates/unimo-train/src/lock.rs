@@ -74,6 +74,21 @@ impl RunLock {
     }
 }
 
+/// Whether another process trains the run in a folder.
+///
+/// # Errors
+///
+/// The lock's file cannot be opened.
+pub fn is_taken(folder: &Path) -> Result<bool, TrainError> {
+    let path = folder.join(FILE_NAME);
+    match File::open(&path) {
+        // Freed at once, since the file is closed.
+        Ok(file) => Ok(matches!(file.try_lock(), Err(TryLockError::WouldBlock))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(TrainError::file("open", path)(error)),
+    }
+}
+
 /// The holder of a lock, as far as the file says.
 fn holder(file: &mut File) -> String {
     let mut text = String::new();
@@ -99,7 +114,9 @@ mod tests {
         let error = RunLock::take(folder.path()).unwrap_err().to_string();
         assert!(error.contains(&std::process::id().to_string()), "{error}");
         assert!(error.contains("another process"), "{error}");
+        assert!(is_taken(folder.path()).unwrap());
         drop(first);
+        assert!(!is_taken(folder.path()).unwrap());
         RunLock::take(folder.path()).unwrap();
     }
 }

@@ -13,7 +13,9 @@ use unimo_train::recipe::{BUILT_IN, Overrides, Recipe};
 use unimo_train::resuming::Asked;
 use unimo_train::run::NewRun;
 use unimo_train::scoring::captions::{self, ScoreCaptionsArgs};
-use unimo_train::{allocator, data, evaluation, export, interrupt, pipe, report, training};
+use unimo_train::{
+    allocator, compare, data, evaluation, export, interrupt, pipe, report, sweep, training,
+};
 
 /// Vision-language pre-training: UNIMO-3, UNIMO-2, MVP, METER, BridgeTower and ManagerTower from image-text files to a trained
 /// and evaluated model.
@@ -33,6 +35,9 @@ enum Command {
     /// exit code 75; a second signal ends it at once.
     #[command(after_help = TRAIN_EXAMPLES)]
     Train(Train),
+    /// Train recipes and variants of them with several seeds, and compare the runs.
+    #[command(after_help = SWEEP_EXAMPLES)]
+    Sweep(sweep::SweepArgs),
     /// Evaluate a run's checkpoint: retrieval in both directions on a held-out split, or on a whole file.
     #[command(after_help = EVAL_EXAMPLES)]
     Eval(Eval),
@@ -41,6 +46,9 @@ enum Command {
         /// The run folder.
         run: PathBuf,
     },
+    /// Set several runs side by side: what differs in their recipes, best scores, set-ups over seeds, and curves over each other.
+    #[command(after_help = COMPARE_EXAMPLES)]
+    Compare(compare::CompareArgs),
     /// List the recipes that ship with unimo.
     Recipes,
     /// Write embeddings of images and texts to a safetensors or .npy file.
@@ -114,6 +122,42 @@ Examples:
     unimo eval runs/unimo3-small --data pairs.jsonl --split val
 
 The pictures and texts of larger sets are encoded block by block: eval.memory_gb of the run's recipe.toml says how much is kept at once.";
+
+const SWEEP_EXAMPLES: &str = "\
+A sweep's file:
+  recipes = [\"unimo3-tiny\"]             # names, or files beside this one
+  seeds = [0, 1, 2]
+  set = [\"train.steps=150\"]             # of all runs, as --set
+  # data = \"pairs.jsonl\"                # of all runs, as --data, relative to this file
+  # out = \"runs\"                        # the folder of the runs, relative to this file
+
+  [[variant]]
+  name = \"cross\"
+
+  [[variant]]
+  name = \"in-layer\"
+  set = [\"model.fusion.levels=none\"]
+  # recipes = [\"unimo3-tiny\"]           # the recipes that it is a variant of; default: all
+
+Each recipe, variant and seed is a run in RECIPE-VARIANT-seedN. Finished runs are passed over, interrupted ones go on where they were: after
+a kill, start the same command again. When the last run is done, compare.html and compare.json are written beside the runs.
+
+Examples:
+  unimo sweep levels.toml
+  unimo sweep levels.toml --list
+  As an array of Slurm, whose last task writes the comparison:
+    sbatch --array=0-5 --wrap \"unimo sweep levels.toml --device cuda\"";
+
+const COMPARE_EXAMPLES: &str = "\
+Examples:
+  Two runs, and a page to look at:
+    unimo compare runs/unimo3-tiny runs/meter-tiny --html compare.html
+  All runs of a folder, and the numbers as data:
+    unimo compare runs/sweep --json compare.json
+
+Runs whose recipes differ by the seed alone are one set-up: its scores have a mean and a standard deviation, and two set-ups are compared
+over the seeds that both have, seed by seed. Runs that are unfinished are shown, but are in no mean. Runs that were evaluated on other
+data have tables of their own.";
 
 const VERIFY_EXAMPLES: &str = "\
 Examples:
@@ -290,7 +334,7 @@ fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         // Not an error: the training was asked to end and can be continued.
-        Err(stopped @ TrainError::Stopped { .. }) => {
+        Err(stopped @ (TrainError::Stopped { .. } | TrainError::SweepStopped { .. })) => {
             eprintln!("{stopped}");
             ExitCode::from(interrupt::EXIT_CODE)
         }
@@ -368,6 +412,8 @@ fn run(command: Command) -> Result<(), TrainError> {
             println!("{}", report::write(&run)?.display());
             Ok(())
         }
+        Command::Sweep(args) => sweep::run(&args),
+        Command::Compare(args) => compare::run(&args),
         Command::Recipes => {
             for built_in in BUILT_IN {
                 let recipe = Recipe::load(built_in.name, &Overrides::default())?;

@@ -511,6 +511,47 @@ fn steps_may_not(
     (old != now).then_some("it moves the ends of stages that have begun")
 }
 
+/// Gives a recipe the number of classes that a run took from its data.
+fn take_classes(recipe: &mut Recipe, own: &Recipe) {
+    if let (Some(named), Some(of_run)) = (Task::of(recipe), Task::of(own))
+        && let (None, Some(classes)) = (named.predicts.classes(), of_run.predicts.classes())
+    {
+        recipe.objectives.set_classes(named.key, classes);
+    }
+}
+
+/// What differs between a run and the recipe that is asked for, one `key: old -> new` each. Data that lies elsewhere now is the same data
+/// if its rows are.
+///
+/// # Errors
+///
+/// The data cannot be read.
+pub fn other_than(
+    run: &RunFolder,
+    own: &Recipe,
+    begun: Option<&Fingerprint>,
+    asked: &Recipe,
+) -> Result<Vec<String>, TrainError> {
+    let mut asked = asked.clone();
+    take_classes(&mut asked, own);
+    let differs = differences(Some(own), "", &asked)?;
+    let is_moved = |d: &Difference| {
+        let place = |value: &Option<Value>| value.as_ref().is_some_and(is_place);
+        d.key.starts_with("data.") && place(&d.old) && place(&d.new)
+    };
+    let (moved, others): (Vec<Difference>, Vec<Difference>) =
+        differs.into_iter().partition(is_moved);
+    let mut lines: Vec<String> = others.iter().map(Difference::line).collect();
+    if !moved.is_empty() {
+        let source = unimo_data::open(&asked.data)?;
+        let same = begun.is_some() && other_data(run, &*source)?.is_empty();
+        if !same {
+            lines.extend(moved.iter().map(Difference::line));
+        }
+    }
+    Ok(lines)
+}
+
 /// A recipe that is named with `--resume` must be the run's own, with the settings that the run began with.
 fn same_recipe(
     run: &Path,
@@ -520,12 +561,7 @@ fn same_recipe(
 ) -> Result<(), TrainError> {
     let overrides = given.map(Given::overrides).unwrap_or_default();
     let (mut recipe, _) = Recipe::load_quietly(named, &overrides)?;
-    // The run took the number of classes from its data.
-    if let (Some(named), Some(of_run)) = (Task::of(&recipe), Task::of(own))
-        && let (None, Some(classes)) = (named.predicts.classes(), of_run.predicts.classes())
-    {
-        recipe.objectives.set_classes(named.key, classes);
-    }
+    take_classes(&mut recipe, own);
     if recipe.description != own.description {
         return Err(TrainError::Run {
             path: run.to_owned(),

@@ -51,12 +51,13 @@ pub(crate) fn scores(folder: &RunFolder) -> Option<Section> {
     let body = html! {
         (curves)
         table {
-            thead { tr { th { "number" } th { "value" } th { "chance" } th { "times chance" } th { "step" } } }
+            thead { tr { th { "number" } th { "value" } th { "interval of 95 %" } th { "chance" } th { "times chance" } th { "step" } } }
             tbody {
                 @for (name, step, scalar) in &rows {
                     tr {
                         td { (name) }
                         td { (number(scalar.value)) }
+                        td { (scalar.interval.map_or(String::new(), |[from, to]| format!("[{}, {}]", number(from), number(to)))) }
                         td { (scalar.chance.map_or(String::new(), number)) }
                         td {
                             (scalar.chance.and_then(|c| multiple_of_chance(scalar.value, c)).unwrap_or_default())
@@ -96,6 +97,7 @@ mod tests {
                 ScalarRecord {
                     value,
                     chance: Some(0.1),
+                    interval: Some([0.15, 0.25]),
                 },
             )]),
             ..EvalRecord::default()
@@ -108,7 +110,9 @@ mod tests {
         let html = section.to_html().into_string();
         assert!(html.contains("&lt;classes&gt;") && !html.contains("<classes>"));
         assert!(
-            html.contains("prompts.top1") && html.contains("4.0×"),
+            html.contains("prompts.top1")
+                && html.contains("4.0×")
+                && html.contains("[0.150, 0.250]"),
             "{html}"
         );
     }

@@ -235,6 +235,7 @@ impl Evaluator for Captions {
                 let scalar = ScalarRecord {
                     value: *value,
                     chance: chance.as_ref().map(|chance| chance[at].1),
+                    interval: None,
                 };
                 (format!("{NAME}.{name}"), scalar)
             })

@@ -266,6 +266,7 @@ impl Evaluator for Prompts {
         let scalar = |value: f64, most: usize| ScalarRecord {
             value,
             chance: Some(most as f64 / classes as f64),
+            interval: None,
         };
         let mut scalars = BTreeMap::from([
             (format!("{NAME}.top1"), scalar(share(1, &|_| true), 1)),

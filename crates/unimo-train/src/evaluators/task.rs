@@ -86,6 +86,7 @@ impl Evaluator for Predictions {
             let scalar = ScalarRecord {
                 value: number.value,
                 chance: number.chance,
+                interval: number.interval,
             };
             scalars.insert(format!("{}.{}", task.key, number.name), scalar);
         }
@@ -103,6 +104,7 @@ impl Evaluator for Predictions {
                     let scalar = ScalarRecord {
                         value: *value,
                         chance: None,
+                        interval: None,
                     };
                     scalars.insert(format!("{}.{name}.{kind}", task.key), scalar);
                 }
