@@ -27,8 +27,8 @@ use crate::run::{ReportError, read};
 /// The key of a recipe's seed.
 const SEED: &str = "seed";
 
-/// Keys that change neither the weights nor the scores of a run, and so make no set-up of their own.
-const NO_SETUP: [&str; 2] = [SEED, "description"];
+/// Keys, and tables, that change neither the weights nor the scores of a run, and so make no set-up of their own.
+const NO_SETUP: [&str; 3] = [SEED, "description", "log"];
 
 /// A run, with what only the reader of its recipe knows.
 #[derive(Debug, Clone, Default)]
@@ -290,7 +290,10 @@ fn letter(place: usize) -> String {
 
 /// The recipe as far as it makes a set-up: without its seed and its description.
 fn of_setup(candidate: &Candidate) -> BTreeMap<&str, &str> {
-    let own = |(key, _): &(&String, &String)| !NO_SETUP.contains(&key.as_str());
+    let own = |(key, _): &(&String, &String)| {
+        let first = key.split_once('.').map_or(key.as_str(), |(table, _)| table);
+        !NO_SETUP.contains(&first)
+    };
     candidate
         .recipe
         .iter()

@@ -15,6 +15,7 @@ pub mod captioner;
 pub mod checkpoint;
 mod clock;
 pub mod compare;
+mod curves;
 pub mod data;
 pub mod device;
 pub mod diagnostics;

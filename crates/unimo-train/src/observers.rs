@@ -1,16 +1,20 @@
-//! Observers of a training: the terminal, the run's JSON lines, TensorBoard. Steps and evaluations are reported here and nowhere
+//! Observers of a training: the terminal, the run's JSON lines, TensorBoard, MLflow. Steps and evaluations are reported here and nowhere
 //! else.
+
+pub mod mlflow;
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
 use unimo_report::record::{EvalRecord, StepRecord};
 
+use crate::curves;
 use crate::error::TrainError;
 use crate::files;
 use crate::progress::Progress;
+use crate::recipe::Recipe;
+use crate::recipe::overrides::flat;
 use crate::tensorboard::EventWriter;
 
 /// An optimiser step that is done.
@@ -34,8 +38,10 @@ pub trait Observer {
     /// A message for a person.
     fn message(&mut self, _line: &str) {}
 
-    /// The training ends.
-    fn finish(self: Box<Self>) {}
+    /// The training ends, after its last step.
+    fn finish(self: Box<Self>) -> Result<(), TrainError> {
+        Ok(())
+    }
 }
 
 /// All observers, in order.
@@ -64,8 +70,8 @@ impl Observers {
     }
 
     /// Reports the end of the training.
-    pub fn finish(self) {
-        self.0.into_iter().for_each(Observer::finish);
+    pub fn finish(self) -> Result<(), TrainError> {
+        self.0.into_iter().try_for_each(Observer::finish)
     }
 }
 
@@ -88,8 +94,9 @@ impl Observer for Terminal {
         self.0.message(line);
     }
 
-    fn finish(self: Box<Self>) {
+    fn finish(self: Box<Self>) -> Result<(), TrainError> {
         self.0.finish();
+        Ok(())
     }
 }
 
@@ -123,18 +130,42 @@ impl Observer for JsonLines {
 }
 
 /// TensorBoard's event file.
-pub struct TensorBoard(pub EventWriter);
-
-/// Numbers of an objective that are counts, not curves.
-const COUNTS: [&str; 3] = ["count", "left_out", "without_negative"];
+pub struct TensorBoard {
+    events: EventWriter,
+    /// Names of the stages; empty if the recipe has none.
+    stages: Vec<String>,
+    /// The stage of the last step that was logged.
+    stage: Option<usize>,
+}
 
 impl TensorBoard {
+    /// Begins with the recipe's values as hyperparameters.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be written.
+    pub fn new(mut events: EventWriter, recipe: &Recipe) -> Result<Self, TrainError> {
+        let table = recipe.to_toml()?.parse().unwrap_or_default();
+        let path = events.path().to_owned();
+        let values = flat(&table).into_iter().collect::<Vec<_>>();
+        events
+            .hyperparameters(&values)
+            .and_then(|()| events.flush())
+            .map_err(TrainError::file("write", path))?;
+        let stages = recipe.stage.iter();
+        Ok(Self {
+            events,
+            stages: stages.map(|stage| stage.name.clone()).collect(),
+            stage: None,
+        })
+    }
+
     fn write(&mut self, step: u64, scalars: &[(String, f64)]) -> Result<(), TrainError> {
-        let path = self.0.path().to_owned();
+        let path = self.events.path().to_owned();
         let mut scalars = scalars.iter();
         scalars
-            .try_for_each(|(tag, value)| self.0.scalar(step, tag, *value as f32))
-            .and_then(|()| self.0.flush())
+            .try_for_each(|(tag, value)| self.events.scalar(step, tag, *value as f32))
+            .and_then(|()| self.events.flush())
             .map_err(TrainError::file("write", path))
     }
 }
@@ -145,19 +176,21 @@ impl Observer for TensorBoard {
             return Ok(());
         }
         let record = event.record;
-        let mut scalars = vec![
-            ("train/loss".to_owned(), record.loss),
-            ("train/lr".to_owned(), record.lr),
-            ("train/grad_norm".to_owned(), record.grad_norm),
-            ("speed/pairs_per_second".to_owned(), record.pairs_per_second),
-            ("speed/wait_seconds".to_owned(), record.wait_seconds),
-        ];
-        for (objective, said) in &record.losses {
-            let said = said.as_object().into_iter().flatten();
-            let curves = said.filter(|(name, _)| !COUNTS.contains(&name.as_str()));
-            // Without predictions there is no accuracy.
-            let curves = curves.filter_map(|(name, value)| Some((name, Value::as_f64(value)?)));
-            scalars.extend(curves.map(|(name, value)| (format!("{name}/{objective}"), value)));
+        let mut scalars = curves::of_step(record);
+        if let Some(stage) = self.stages.iter().position(|stage| *stage == record.stage) {
+            scalars.push(("train/stage".to_owned(), (stage + 1) as f64));
+            if self.stage != Some(stage) {
+                self.stage = Some(stage);
+                let begins = format!(
+                    "stage {} of {}: {}",
+                    stage + 1,
+                    self.stages.len(),
+                    record.stage
+                );
+                let path = self.events.path().to_owned();
+                let written = self.events.text(record.step, "stage", &begins);
+                written.map_err(TrainError::file("write", path))?;
+            }
         }
         self.write(record.step, &scalars)
     }
@@ -167,10 +200,16 @@ impl Observer for TensorBoard {
         let mut seen = BTreeSet::new();
         let first = |record: &&EvalRecord| seen.insert(record.evaluator.clone());
         for record in records.iter().filter(first) {
-            let path = self.0.path().to_owned();
-            let written = self.0.evaluation(record);
+            let path = self.events.path().to_owned();
+            let written = self.events.evaluation(record);
             written.map_err(TrainError::file("write", path))?;
         }
         Ok(())
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<(), TrainError> {
+        let path = self.events.path().to_owned();
+        let written = self.events.session_ends();
+        written.map_err(TrainError::file("write", path))
     }
 }

@@ -194,7 +194,20 @@ pub fn for_objectives(
     recipe: &Recipe,
     stage: &Stage,
 ) -> Result<(), TrainError> {
-    let inputs = recipe.objectives.inputs(&|key| stage.trains(key));
+    for_keys(spec, recipe, &|key| stage.trains(key))
+}
+
+/// As [`for_objectives`], for the objectives whose keys are `chosen`.
+///
+/// # Errors
+///
+/// Two of them want the same input in two ways.
+pub fn for_keys(
+    spec: &mut LoaderSpec,
+    recipe: &Recipe,
+    chosen: &dyn Fn(&str) -> bool,
+) -> Result<(), TrainError> {
+    let inputs = recipe.objectives.inputs(chosen);
     let inputs = inputs.map_err(|error| TrainError::of_recipe(error.within("objectives")))?;
     for name in &inputs.further {
         let known = FurtherText::ALL.iter().find(|text| text.name() == name);

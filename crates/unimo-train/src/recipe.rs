@@ -3,6 +3,7 @@
 pub mod eval;
 mod extends;
 pub mod init;
+pub mod log;
 pub(crate) mod overrides;
 mod own_data;
 pub mod stages;
@@ -22,8 +23,9 @@ use unimo_objectives::teacher::TeacherConfig;
 
 use crate::error::TrainError;
 use crate::hub;
-pub use crate::recipe::eval::{During, EvalConfig, PromptsConfig};
+pub use crate::recipe::eval::{During, EvalConfig, LossesConfig, PromptsConfig};
 pub use crate::recipe::init::InitConfig;
+pub use crate::recipe::log::LogConfig;
 pub use crate::recipe::stages::StageConfig;
 pub use crate::recipe::task::{LabelsConfig, Task, TaskConfig};
 pub use crate::recipe::train::{ComputeDtype, Decay, OptimizerConfig, ScheduleConfig, TrainConfig};
@@ -101,6 +103,9 @@ pub struct Recipe {
     pub train: TrainConfig,
     /// Evaluation on held-out data.
     pub eval: EvalConfig,
+    /// Where the run is written besides its own folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<LogConfig>,
     /// Encoders.
     pub model: BackboneConfig,
     /// The moving average of the encoders, if an objective uses its features.
@@ -233,6 +238,9 @@ impl Recipe {
         if let Some(task) = &mut recipe.task {
             task.rebase(&base);
         }
+        if let Some(log) = &mut recipe.log {
+            log.rebase(&base);
+        }
         if let Some(prompts) = &mut recipe.eval.prompts {
             prompts.folder = base.join(&prompts.folder);
         }
@@ -287,6 +295,9 @@ impl Recipe {
         }
         self.train.validate().map_err(|e| e.within("train"))?;
         self.eval.validate().map_err(|e| e.within("eval"))?;
+        if let Some(log) = &self.log {
+            log.validate().map_err(|e| e.within("log"))?;
+        }
         self.model.validate().map_err(|e| e.within("model"))?;
         self.objectives
             .validate()
@@ -344,6 +355,14 @@ impl Recipe {
             "eval.during",
             "contrast",
             "needs [objectives.itc]",
+        )?;
+        let lm = self.objectives.lm.as_ref();
+        let draws_captions = lm.is_some_and(|lm| lm.self_critical.is_some());
+        ConfigError::unless(
+            self.eval.losses.is_none() || !draws_captions,
+            "eval.losses",
+            "{}",
+            "must be absent with objectives.lm.self_critical, whose loss is that of captions which it draws: [eval.captions] judges them",
         )?;
         ConfigError::unless(
             self.eval.prompts.is_none() || self.objectives.itc.is_some(),

@@ -404,6 +404,7 @@ const MAY_CHANGE: &[&str] = &[
     "lr",
     "schedule",
     "eval",
+    "log",
     "data.workers",
     "data.prefetch",
     "data.max_skipped",

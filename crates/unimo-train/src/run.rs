@@ -15,6 +15,7 @@
 //! skipped.jsonl    samples that could not be used; skipped-N.jsonl those of stage N's own data
 //! checkpoints/     step-00000100.safetensors, ...
 //! report.html
+//! mlflow.json      where it is in MLflow's store, if `[log]` names one
 //! run.lock         held by the process that trains the run
 //! ```
 //!
@@ -29,7 +30,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use unimo_data::{TextTokenizer, atomic};
-use unimo_report::record::{self, EvalRecord, SessionRecord, SkippedRecord};
+use unimo_report::record::{self, EvalRecord, SessionRecord, SkippedRecord, StepRecord};
 
 use crate::checkpoint;
 use crate::error::TrainError;
@@ -284,6 +285,11 @@ impl RunFolder {
             }
         }
         Ok(lists)
+    }
+
+    /// Every logged step, in order.
+    pub fn steps(&self) -> Result<Vec<StepRecord>, TrainError> {
+        self.lines("metrics.jsonl")
     }
 
     /// Every evaluation during training, in order.

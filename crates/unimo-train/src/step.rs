@@ -200,14 +200,14 @@ impl Forward<'_> {
 }
 
 /// The numbers of an objective on a batch, on the host.
-struct Numbers {
-    loss: f64,
+pub(crate) struct Numbers {
+    pub loss: f64,
     /// The sums of its metrics.
-    metrics: Vec<f64>,
+    pub metrics: Vec<f64>,
 }
 
 /// Reads all numbers of a step from the device at once, including the norm of the gradient.
-fn fetch(
+pub(crate) fn fetch(
     results: &[(Option<usize>, ObjectiveResult)],
     squares: Vec<SumOfSquares>,
 ) -> (Vec<Numbers>, f64) {

@@ -17,7 +17,8 @@
 //! | `Event` | `wall_time` = 1 (double), `step` = 2 (int64), `file_version` = 3 (string), `summary` = 5, `session_log` = 7 |
 //! | `Summary` | `value` = 1, repeated |
 //! | `Summary.Value` | `tag` = 1 (string), `simple_value` = 2 (float), `tensor` = 8, `metadata` = 9 |
-//! | `SummaryMetadata` | `plugin_data` = 1 (`PluginData`: `plugin_name` = 1, string) |
+//! | `SummaryMetadata` | `plugin_data` = 1 (`PluginData`: `plugin_name` = 1, string; `content` = 2, bytes) |
+//! | `HParamsPluginData` | `session_start_info` = 3 (`hparams` = 1, a map; `start_time_secs` = 5), `session_end_info` = 4 (`status` = 1, 1: success; `end_time_secs` = 2) |
 //! | `TensorProto` | `dtype` = 1 (enum, `DT_STRING` = 7), `tensor_shape` = 2, `string_val` = 8 |
 //! | `TensorShapeProto` | `dim` = 2 (`Dim`: `size` = 1, int64) |
 //! | `SessionLog` | `status` = 1 (enum, `START` = 1) |
@@ -26,7 +27,10 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
+
 use unimo_report::record::EvalRecord;
+
+use crate::curves;
 
 /// The format that readers look for in a file's first event.
 const FILE_VERSION: &str = "brain.Event:2";
@@ -128,33 +132,52 @@ impl EventWriter {
         })
     }
 
+    /// Tells the page of hyperparameters (plugin `hparams`) that a session with these settings starts.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn hyperparameters(&mut self, settings: &[(String, toml::Value)]) -> io::Result<()> {
+        let mut session = Vec::new();
+        for (key, value) in settings {
+            message_field(&mut session, 1, |entry| {
+                text_field(entry, 1, key);
+                message_field(entry, 2, |field| setting(field, value));
+            });
+        }
+        double_field(&mut session, 5, now());
+        self.hparams("_hparams_/session_start_info", 3, &session)
+    }
+
+    /// Tells the page of hyperparameters that the session has ended well. Flushes.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn session_ends(&mut self) -> io::Result<()> {
+        let mut session = Vec::new();
+        varint_field(&mut session, 1, 1);
+        double_field(&mut session, 2, now());
+        self.hparams("_hparams_/session_end_info", 4, &session)?;
+        self.flush()
+    }
+
+    /// Adds a message of the plugin `hparams`, which is metadata without a value.
+    fn hparams(&mut self, tag: &str, kind: u64, message: &[u8]) -> io::Result<()> {
+        self.summary(0, tag, |entry| {
+            message_field(entry, 9, |metadata| {
+                message_field(metadata, 1, |plugin| {
+                    text_field(plugin, 1, "hparams");
+                    message_field(plugin, 2, |data| bytes_field(data, kind, message));
+                });
+            });
+        })
+    }
+
     /// Adds an evaluation: as `eval/score` the number that selects the best weights, and every other number. Flushes.
     ///
     /// # Errors
     /// If the file cannot be written.
     pub fn evaluation(&mut self, record: &EvalRecord) -> io::Result<()> {
-        let mut values = Vec::new();
-        let score = record.goodness();
-        values.extend(score.map(|score| ("eval/score".to_owned(), score)));
-        for method in &record.retrieval {
-            for (direction, recall) in [
-                ("text_to_image", &method.text_to_image),
-                ("image_to_text", &method.image_to_text),
-            ] {
-                for (name, value) in [
-                    ("r1", recall.r1),
-                    ("r5", recall.r5),
-                    ("r10", recall.r10),
-                    ("median_rank", recall.median_rank),
-                ] {
-                    let tag = format!("eval_{}/{direction}_{name}", method.method);
-                    values.push((tag, value));
-                }
-            }
-        }
-        let others = record.scalars.iter();
-        values.extend(others.map(|(name, scalar)| (format!("eval/{name}"), scalar.value)));
-        for (tag, value) in values.into_iter().filter(|(_, value)| value.is_finite()) {
+        for (tag, value) in curves::of_evaluation(record) {
             self.scalar(record.step, &tag, value as f32)?;
         }
         self.flush()
@@ -245,6 +268,22 @@ fn bytes_field(out: &mut Vec<u8>, field: u64, bytes: &[u8]) {
 
 fn text_field(out: &mut Vec<u8>, field: u64, text: &str) {
     bytes_field(out, field, text.as_bytes());
+}
+
+fn double_field(out: &mut Vec<u8>, field: u64, value: f64) {
+    varint(out, field << 3 | 1);
+    out.extend_from_slice(&value.to_le_bytes());
+}
+
+/// A setting as a `google.protobuf.Value`.
+fn setting(out: &mut Vec<u8>, value: &toml::Value) {
+    match value {
+        toml::Value::Integer(number) => double_field(out, 2, *number as f64),
+        toml::Value::Float(number) => double_field(out, 2, *number),
+        toml::Value::Boolean(truth) => varint_field(out, 4, u64::from(*truth)),
+        toml::Value::String(text) => text_field(out, 3, text),
+        other => text_field(out, 3, &other.to_string()),
+    }
 }
 
 fn message_field(out: &mut Vec<u8>, field: u64, fill: impl FnOnce(&mut Vec<u8>)) {
@@ -480,6 +519,48 @@ mod tests {
         assert_eq!(value("eval_itc/image_to_text_r10"), 0.75);
         let mean = (0.25 + 0.5 + 0.75 + 0.5 + 0.5 + 0.75) / 6.0;
         assert!((value("eval/score") - mean).abs() < 1e-6);
+    }
+
+    #[test]
+    fn settings_are_hyperparameters() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = EventWriter::create(dir.path()).unwrap();
+        let settings = [
+            ("train.steps", toml::Value::Integer(600)),
+            ("train.ema", toml::Value::Boolean(true)),
+            ("model.fusion.gate", toml::Value::String("cls".to_owned())),
+        ];
+        let settings = settings.map(|(key, value)| (key.to_owned(), value));
+        writer.hyperparameters(&settings).unwrap();
+        writer.session_ends().unwrap();
+        let events = events(writer.path());
+        let session = |event: &[Field], kind: u64| {
+            let entry = fields(&message(&fields(&message(event, 5)), 1));
+            let plugin = fields(&message(&fields(&message(&entry, 9)), 1));
+            assert_eq!(message(&plugin, 1), b"hparams");
+            fields(&message(&fields(&message(&plugin, 2)), kind))
+        };
+        let start = session(&events[1], 3);
+        let entry = |at: usize| match &start[at] {
+            Field::Bytes(1, entry) => {
+                let entry = fields(entry);
+                let key = String::from_utf8(message(&entry, 1)).unwrap();
+                (key, fields(&message(&entry, 2)))
+            }
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(
+            entry(0),
+            ("train.steps".to_owned(), vec![Field::Double(2, 600.0)])
+        );
+        assert_eq!(
+            entry(1),
+            ("train.ema".to_owned(), vec![Field::Varint(4, 1)])
+        );
+        let gate = vec![Field::Bytes(3, b"cls".to_vec())];
+        assert_eq!(entry(2), ("model.fusion.gate".to_owned(), gate));
+        assert!(matches!(start[3], Field::Double(5, time) if time > 1.6e9));
+        assert_eq!(session(&events[2], 4)[0], Field::Varint(1, 1));
     }
 
     #[test]

@@ -27,7 +27,8 @@ use crate::evaluators::{self, Evaluator, Weights, check_select};
 use crate::fingerprint::{Fingerprint, Given};
 use crate::interrupt;
 use crate::model::Model;
-use crate::observers::{JsonLines, Observers, StepEvent, TensorBoard, Terminal};
+use crate::observers::mlflow::MlFlow;
+use crate::observers::{JsonLines, Observer, Observers, StepEvent, TensorBoard, Terminal};
 use crate::optimizer::{self, Optimizer};
 use crate::prepare::{for_objectives, training_device};
 use crate::progress::Progress;
@@ -262,11 +263,16 @@ impl Trainer {
         } else {
             Progress::new(recipe.train.steps, step, "training")
         };
-        let mut observers = Observers::new(vec![
+        let mut all: Vec<Box<dyn Observer>> = vec![
             Box::new(Terminal(progress)),
             Box::new(JsonLines::new(run.path())),
-            Box::new(TensorBoard(events)),
-        ]);
+            Box::new(TensorBoard::new(events, &recipe)?),
+        ];
+        if let Some(mlflow) = MlFlow::open(&run, &recipe)? {
+            lines.push(format!("MLflow: {}", mlflow.folder().display()));
+            all.push(Box::new(mlflow));
+        }
+        let mut observers = Observers::new(all);
         for line in lines {
             observers.message(line);
         }
@@ -756,7 +762,7 @@ impl Trainer {
         if let Some(report) = report {
             observers.message(format_args!("report: {}", report.display()));
         }
-        observers.finish();
+        observers.finish()?;
         Ok(folder)
     }
 }

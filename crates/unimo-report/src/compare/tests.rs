@@ -42,6 +42,7 @@ fn candidate(folder: &Path, seed: u64, levels: &str) -> Candidate {
     let recipe = [
         ("seed", seed.to_string()),
         ("description", format!("\"{seed}\"")),
+        ("log.mlflow", format!("\"{seed}\"")),
         ("model.fusion.levels", format!("\"{levels}\"")),
         ("train.steps", "20".to_owned()),
     ];

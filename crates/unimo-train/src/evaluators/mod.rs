@@ -9,6 +9,7 @@ pub mod captions;
 pub(crate) mod encoded;
 mod gallery;
 pub(crate) mod gates;
+pub mod losses;
 pub mod plan;
 pub mod prompts;
 pub mod retrieval;
@@ -23,6 +24,7 @@ use unimo_report::record::EvalRecord;
 
 use crate::error::TrainError;
 use crate::evaluators::captions::Captions;
+use crate::evaluators::losses::Losses;
 use crate::evaluators::prompts::Prompts;
 use crate::evaluators::retrieval::Retrieval;
 use crate::evaluators::task::Predictions;
@@ -124,6 +126,11 @@ pub fn open(
     }
     if let Some(config) = &recipe.eval.captions {
         all.push(Box::new(Captions::open(config, recipe, held_out)?));
+    }
+    if let Some(config) = &recipe.eval.losses
+        && let Some(losses) = Losses::open(config, recipe, held_out, say)?
+    {
+        all.push(Box::new(losses));
     }
     if all.is_empty() {
         say("nothing will be evaluated".to_owned());

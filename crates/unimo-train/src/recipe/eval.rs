@@ -40,6 +40,9 @@ pub struct EvalConfig {
     /// Captions that the model writes for held-out images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub captions: Option<CaptionsConfig>,
+    /// The objectives' losses on held-out samples.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub losses: Option<LossesConfig>,
 }
 
 fn default_share() -> f64 {
@@ -105,6 +108,15 @@ pub struct CaptionsConfig {
     /// How captions are searched.
     pub search: GenerationConfig,
     /// Number of images, drawn at random if there are more; 0: all that `eval.limit` leaves.
+    pub limit: usize,
+}
+
+/// `[eval.losses]`: the losses of the objectives on held-out samples, the same samples with the same words hidden at every evaluation.
+/// Before the last step they cost at most `eval.share` of the samples that are trained on between two evaluations.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LossesConfig {
+    /// Number of samples; 0: as many as `eval.share` allows.
     pub limit: usize,
 }
 
