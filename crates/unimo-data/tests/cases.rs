@@ -199,6 +199,23 @@ fn data_tells_lists_apart_by_content() {
 }
 
 #[test]
+fn absolute_paths_need_no_folder() {
+    let folder = folder(&[("lists/beside/other.jpg", "picture"), ("a.jpg", "picture")]);
+    let image = folder.path().join("a.jpg");
+    let list = folder.path().join("lists/questions.jsonl");
+    for image in [
+        image.display().to_string(),
+        format!("file://{}", image.display()),
+    ] {
+        let row = serde_json::json!({ "image": image, "question": "What?", "answer": "that", "split": "train" });
+        std::fs::write(&list, format!("{row}\n")).unwrap();
+        let source = data(&list).unwrap();
+        assert_eq!(source.len(Split::Train), 1, "{image}");
+        assert!(source.image(Split::Train, 0).unwrap().is_some(), "{image}");
+    }
+}
+
+#[test]
 fn data_says_which_settings_a_list_needs() {
     for (text, parts) in [
         (

@@ -10,7 +10,7 @@ use crate::formats::layout::{foreign, start_of};
 use crate::sources::pack;
 use crate::sources::splits::Split;
 use crate::store;
-use crate::store::paths::is_hidden;
+use crate::store::paths::{self, is_hidden};
 
 /// What was recognised.
 #[derive(Debug, PartialEq)]
@@ -339,10 +339,16 @@ pub(crate) fn pictures_of(
     given: Option<&Path>,
     key: &str,
 ) -> Result<PathBuf, DataError> {
+    // Where an absolute path leads is the same from every folder.
+    let absolute = |name: &&String| name.starts_with("file:") || Path::new(name).is_absolute();
+    let mut tried: Vec<&String> = names.iter().filter(|name| !absolute(name)).collect();
+    let anywhere = tried.is_empty();
+    if anywhere {
+        tried.extend(names);
+    }
     let has = |folder: &Path| {
-        names
-            .iter()
-            .any(|name| crate::store::paths::resolve(folder, name).is_ok_and(|path| path.is_file()))
+        let mut paths = tried.iter().map(|name| paths::resolve(folder, name));
+        paths.any(|path| path.is_ok_and(|path| path.is_file()))
     };
     let own = list.parent().unwrap_or(Path::new(""));
     let own = if own.as_os_str().is_empty() {
@@ -374,6 +380,9 @@ pub(crate) fn pictures_of(
         inside.sort();
         inside.insert(0, folder.to_owned());
         found.extend(inside.into_iter().filter(|folder| has(folder)));
+        if anywhere {
+            found.truncate(1);
+        }
         if !found.is_empty() {
             break;
         }

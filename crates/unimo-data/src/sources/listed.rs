@@ -39,6 +39,8 @@ struct Row {
     split: Split,
     /// Whether it exists only for crops to refer to.
     helper: bool,
+    /// Whether the file says which split it is of.
+    named: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -202,8 +204,14 @@ impl Listed {
             folders: new.folders,
             split: new.split,
             helper: false,
+            named: false,
         });
         (self.rows.len() - 1) as u32
+    }
+
+    /// Records that the file says which split a sample is of.
+    pub(crate) fn names_split(&mut self, row: u32) {
+        self.rows[row as usize].named = true;
     }
 
     /// Adds a sample that is a part of another sample's image. The other one need not have captions.

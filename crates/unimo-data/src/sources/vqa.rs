@@ -233,6 +233,7 @@ impl Part for VqaPart {
                     if spaced(&question).is_none() {
                         return Err("empty question".to_owned());
                     }
+                    let named = split.is_some();
                     let split = match split {
                         None => held.of(&image),
                         Some(named) => match Split::of_name(&named) {
@@ -255,6 +256,9 @@ impl Part for VqaPart {
                             split: *split,
                         })
                     });
+                    if named {
+                        table.names_split(row);
+                    }
                     let label = Label {
                         line: Some(number),
                         ..label
@@ -580,13 +584,27 @@ mod tests {
                     {\"image\": \"1.png\", \"question\": \"Who?\", \"answer\": \"b\", \"split\": \"dev\"}\n{\"image\": \"1.png\"\n\
                     {\"image\": \"1.png\", \"question\": \"How?\", \"answer\": \"c\", \"split\": \"extra\"}\n";
         let folder = folder(&[("q.jsonl", list), ("i/0.png", "2x2")]);
-        let source = open(&folder, &DATA.replace("q.json", "q.jsonl")).unwrap();
+        let data = DATA
+            .replace("q.json", "q.jsonl")
+            .replace("val_fraction = 0.0", "val_fraction = 0.05");
+        let source = open(&folder, &data).unwrap();
         assert_eq!(captions(&*source, Split::Train), [vec!["What?"]]);
         assert_eq!(captions(&*source, Split::Val), [vec!["Who?"]]);
         assert_eq!(source.labels(Split::Val, 0).unwrap()[0].line, Some(3));
         let left = "1 items left out (1 of the split \"extra\")";
         assert!(source.describe().contains(left), "{}", source.describe());
         assert_rejected(&*source, &[("q.jsonl", 4, "malformed JSON")]);
+        // Nothing is drawn, so no note says it.
+        assert_eq!(source.notes(), Vec::<String>::new());
+
+        let unnamed = list.replacen(", \"split\": \"train\"", "", 1);
+        std::fs::write(folder.path().join("q.jsonl"), unnamed).unwrap();
+        let source = open(&folder, &data).unwrap();
+        let notes = source.notes();
+        assert!(
+            matches!(&*notes, [note] if note.contains("of 1 pictures which split")),
+            "{notes:?}"
+        );
     }
 
     #[test]

@@ -46,9 +46,15 @@ impl Source for Listed {
     fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         if self.fraction > 0.0 {
-            let held = self.splits[Split::Val].len();
-            let of = held + self.splits[Split::Train].len();
-            notes.push(drawn(&self.title(), held, of, "pictures", self.fraction));
+            let by_hash = |split: Split| {
+                let rows = self.splits[split].iter();
+                rows.filter(|row| !self.rows[**row as usize].named).count()
+            };
+            let held = by_hash(Split::Val);
+            let of = held + by_hash(Split::Train);
+            if of > 0 {
+                notes.push(drawn(&self.title(), held, of, "pictures", self.fraction));
+            }
         }
         notes
     }
