@@ -187,6 +187,11 @@ impl Comparison {
         table::table(self)
     }
 
+    /// The same tables as Markdown, for a document.
+    pub fn markdown(&self) -> String {
+        table::markdown(self)
+    }
+
     /// Whether some set-up has more than one run.
     fn has_seeds(&self) -> bool {
         self.setups.iter().any(|setup| setup.runs.len() > 1)

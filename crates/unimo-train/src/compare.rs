@@ -28,6 +28,9 @@ pub struct CompareArgs {
     /// Write the same as data.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write the tables as Markdown, for a document.
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
 }
 
 /// Prints the comparison, and writes it where that is asked for.
@@ -42,6 +45,9 @@ pub fn run(args: &CompareArgs) -> Result<(), TrainError> {
     }
     if let Some(path) = &args.json {
         write_json(path, &comparison)?;
+    }
+    if let Some(path) = &args.markdown {
+        files::write(path, comparison.markdown().as_bytes())?;
     }
     print!("{}", comparison.table());
     Ok(())

@@ -1,4 +1,4 @@
-//! The comparison as text for a terminal.
+//! The comparison as text: for a terminal, and as Markdown for a document.
 
 use super::Comparison;
 use super::blocks::{Block, blocks, interval, signed, spread, value};
@@ -39,31 +39,65 @@ impl Table {
             out.push('\n');
         }
     }
+
+    fn write_markdown(&self, out: &mut String) {
+        for (number, row) in self.rows.iter().enumerate() {
+            // A `|` would end a cell.
+            let cells: Vec<String> = row.iter().map(|cell| cell.replace('|', "\\|")).collect();
+            out.push_str(&format!("| {} |\n", cells.join(" | ")));
+            if number == 0 {
+                out.push_str(&format!(
+                    "|---|{}\n",
+                    "---:|".repeat(row.len().saturating_sub(1))
+                ));
+            }
+        }
+    }
 }
 
 pub(super) fn table(comparison: &Comparison) -> String {
     let mut out = String::new();
-    let mut part = |title: &str, table: Table| {
-        if table.rows.len() > 1 {
-            out.push_str(title);
-            out.push('\n');
-            table.write(&mut out);
-            out.push('\n');
-        }
-    };
-    part("Runs", runs(comparison));
-    part("What differs between the set-ups", differences(comparison));
-    for block in blocks(comparison) {
-        part(&block.title(), scores(comparison, &block));
-        part(
-            "  difference, seed by seed (± standard error)",
-            pairs(&block),
-        );
+    for (title, table) in tables(comparison) {
+        out.push_str(&title);
+        out.push('\n');
+        table.write(&mut out);
+        out.push('\n');
     }
     for note in &comparison.notes {
         out.push_str(&format!("note: {note}\n"));
     }
     out
+}
+
+pub(super) fn markdown(comparison: &Comparison) -> String {
+    let mut out = String::new();
+    for (title, table) in tables(comparison) {
+        out.push_str(&format!("{}:\n\n", title.trim()));
+        table.write_markdown(&mut out);
+        out.push('\n');
+    }
+    for note in &comparison.notes {
+        out.push_str(&format!("- {note}\n"));
+    }
+    out
+}
+
+/// The tables with a row, each with its title.
+fn tables(comparison: &Comparison) -> Vec<(String, Table)> {
+    let mut all = vec![
+        ("Runs".to_owned(), runs(comparison)),
+        (
+            "What differs between the set-ups".to_owned(),
+            differences(comparison),
+        ),
+    ];
+    for block in blocks(comparison) {
+        all.push((block.title(), scores(comparison, &block)));
+        let title = "  difference, seed by seed (± standard error)";
+        all.push((title.to_owned(), pairs(&block)));
+    }
+    all.retain(|(_, table)| table.rows.len() > 1);
+    all
 }
 
 fn runs(comparison: &Comparison) -> Table {
