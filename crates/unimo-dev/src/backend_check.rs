@@ -265,7 +265,7 @@ fn forward(
 fn train(recipe: &Recipe, batches: &[Batch], device: &Device) -> Result<Trained, TrainError> {
     let device = prepare::training_device(recipe, device);
     let config = &recipe.train;
-    let mut optimizer = Optimizer::new(&config.optimizer);
+    let mut optimizer = Optimizer::new(&config.optimizer, &recipe.model);
     let mut trained = Trained {
         model: Model::new(recipe, &device),
         losses: Vec::new(),

@@ -300,7 +300,7 @@ mod tests {
         let device = Device::flex().autodiff();
         State {
             model: Linear::new(&mut Init::new(&device, seed), 3, width, true),
-            optimizer: Optimizer::new(&recipe.train.optimizer),
+            optimizer: Optimizer::new(&recipe.train.optimizer, &recipe.model),
             ema: None,
             step,
         }
@@ -334,7 +334,7 @@ mod tests {
         let device = Device::flex().autodiff();
         let saved = State {
             model: Model::new(&recipe, &device),
-            optimizer: Optimizer::new(&recipe.train.optimizer),
+            optimizer: Optimizer::new(&recipe.train.optimizer, &recipe.model),
             ema: None,
             step: 7,
         };
@@ -353,7 +353,7 @@ mod tests {
             fs::write(&path, changed).unwrap();
             let blank = State {
                 model: Model::blank(&recipe, &device),
-                optimizer: Optimizer::new(&recipe.train.optimizer),
+                optimizer: Optimizer::new(&recipe.train.optimizer, &recipe.model),
                 ema: None,
                 step: 0,
             };

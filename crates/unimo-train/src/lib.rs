@@ -39,6 +39,7 @@ pub mod pipe;
 pub mod prepare;
 pub mod pretrained;
 pub mod progress;
+pub mod rates;
 pub mod recipe;
 pub mod report;
 pub mod resuming;

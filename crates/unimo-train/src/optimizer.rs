@@ -11,8 +11,9 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 use unimo_core::kernels::{self, AdamWStep, SumOfSquares};
 use unimo_core::parameters::{self, Handle};
-use unimo_encoders::names::covers;
+use unimo_encoders::backbone::BackboneConfig;
 
+use crate::rates::{Rates, is_uni_modal};
 use crate::recipe::{Decay, OptimizerConfig, ScheduleConfig};
 
 /// How the optimiser treats a parameter.
@@ -27,30 +28,9 @@ pub struct Group {
 impl Group {
     /// The group of a parameter of [`crate::model::Model`].
     pub fn of(name: &str, rank: usize) -> Self {
-        let mut path = name.split('.');
-        let uni_modal = path.next() == Some("backbone")
-            && matches!(path.next(), Some("text" | "image" | "regions"));
         Self {
-            fusion: !uni_modal,
+            fusion: !is_uni_modal(name),
             decays: rank > 1,
-        }
-    }
-}
-
-impl OptimizerConfig {
-    /// The factor of a parameter's learning rate.
-    pub fn factor_of(&self, name: &str) -> f64 {
-        let given = self.lr_factors.iter();
-        let given = given.filter(|(pattern, _)| covers(pattern, name));
-        // Among patterns with the same number of parts, the one with the fewest `*`.
-        let most = given.max_by_key(|(pattern, _)| {
-            let parts = pattern.split('.');
-            (parts.clone().count(), parts.filter(|p| *p != "*").count())
-        });
-        match most {
-            Some((_, factor)) => *factor,
-            None if Group::of(name, 1).fusion => self.fusion_lr_factor,
-            None => 1.0,
         }
     }
 }
@@ -69,6 +49,7 @@ struct Moments {
 #[derive(Debug)]
 pub struct Optimizer {
     config: OptimizerConfig,
+    rates: Rates,
     moments: BTreeMap<String, Moments>,
 }
 
@@ -76,10 +57,11 @@ pub struct Optimizer {
 const MOMENTS: [&str; 3] = ["first", "second", "steps"];
 
 impl Optimizer {
-    /// An optimiser without moments; they start at 0.
-    pub fn new(config: &OptimizerConfig) -> Self {
+    /// An optimiser without moments; they start at 0. The rates of layers follow from the model's depth.
+    pub fn new(config: &OptimizerConfig, model: &BackboneConfig) -> Self {
         Self {
             config: config.clone(),
+            rates: Rates::new(config, model),
             moments: BTreeMap::new(),
         }
     }
@@ -128,7 +110,7 @@ impl Optimizer {
                     }
                 });
                 let seen = moments.steps.map_or(self.step, |steps| steps + 1);
-                let factor = config.factor_of(&name);
+                let factor = self.optimizer.rates.factor_of(&name);
                 let step = AdamWStep {
                     lr: self.rate * factor,
                     beta1: config.beta1,
@@ -380,29 +362,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_pattern_that_says_most_is_the_factor() {
-        let mut config = recipe(&["train.optimizer.fusion_lr_factor=5.0"])
-            .train
-            .optimizer;
-        let of = |config: &OptimizerConfig| {
-            let names = [
-                "backbone.text.layers.0.x",
-                "backbone.fusion.y",
-                "objectives.itm.z",
-            ];
-            names.map(|name| config.factor_of(name))
-        };
-        assert_eq!(of(&config), [1.0, 5.0, 5.0]);
-        let given = [
-            ("objectives", 2.0),
-            ("objectives.itm", 10.0),
-            ("backbone.*.layers.0", 0.5),
-        ];
-        config.lr_factors = given.map(|(name, factor)| (name.to_owned(), factor)).into();
-        assert_eq!(of(&config), [0.5, 5.0, 10.0]);
-    }
-
     /// If a gradient has one sign, AdamW's first step is the learning rate itself; decay is added.
     #[test]
     fn groups_learn_and_decay_at_their_own_rates() {
@@ -431,7 +390,7 @@ mod tests {
         let mut sum = Sum(None);
         model.visit(&mut sum);
         let gradients = GradientsParams::from_grads(sum.0.unwrap().backward(), &model);
-        let mut optimizer = Optimizer::new(&recipe.train.optimizer);
+        let mut optimizer = Optimizer::new(&recipe.train.optimizer, &recipe.model);
         let model = optimizer.step(model, gradients, RATE, 1, 1.0);
         let after = parameters::values(&model);
         let mut seen = 0;
@@ -490,7 +449,7 @@ mod tests {
             *value -= RATE * corrected / (root + config.eps);
         }
         let mut linear = Linear::new(&mut Init::new(&device, 1), 2, 1, true);
-        let mut optimizer = Optimizer::new(config);
+        let mut optimizer = Optimizer::new(config, &recipe.model);
         for (step, of_bias) in (1..).zip(given) {
             let own = gradients(&linear, of_bias);
             linear = optimizer.step(linear, own, RATE, step, 1.0);
@@ -500,7 +459,7 @@ mod tests {
                 .into_iter()
                 .map(|handle| (handle.name.clone(), handle.fetch()))
                 .collect();
-            optimizer = Optimizer::new(config);
+            optimizer = Optimizer::new(config, &recipe.model);
             optimizer
                 .load(&linear, &Device::flex(), |name, _| {
                     Ok::<_, TrainError>(saved.get(name).cloned())

@@ -399,6 +399,7 @@ const MAY_CHANGE: &[&str] = &[
     "train.optimizer.lr",
     "train.optimizer.fusion_lr_factor",
     "train.optimizer.lr_factors",
+    "train.optimizer.layer_decay",
     "train.optimizer.weight_decay",
     "train.schedule",
     "lr",

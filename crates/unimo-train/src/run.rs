@@ -8,6 +8,7 @@
 //! tokenizer.json   as trained or given
 //! labels.json      the labels of its task, in the order of the head
 //! init.txt         what became of every tensor of the weights that `init` names
+//! rates.txt        which parameters learn at which factor of the learning rate
 //! metrics.jsonl    a line per logged step        events.out.tfevents.*  the same for TensorBoard
 //! evals.jsonl      a line per evaluation during training
 //! evaluations.jsonl  a line per `unimo eval`

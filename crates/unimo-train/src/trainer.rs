@@ -32,6 +32,7 @@ use crate::observers::{JsonLines, Observer, Observers, StepEvent, TensorBoard, T
 use crate::optimizer::{self, Optimizer};
 use crate::prepare::{for_objectives, training_device};
 use crate::progress::Progress;
+use crate::rates::Rates;
 use crate::recipe::Recipe;
 use crate::recipe::stages::Stage;
 use crate::report;
@@ -183,7 +184,7 @@ impl Trainer {
             .sum();
         let ema = recipe.train.ema.map(|_| average::frozen_copy(&model));
         let mut state = State {
-            optimizer: Optimizer::new(&recipe.train.optimizer),
+            optimizer: Optimizer::new(&recipe.train.optimizer, &recipe.model),
             model,
             ema,
             step: 0,
@@ -231,6 +232,9 @@ impl Trainer {
                 }),
             )?;
         }
+        let rates = Rates::new(&recipe.train.optimizer, &recipe.model);
+        let account = rates.account(&parameters::list(&state.model));
+        run.write("rates.txt", account.as_bytes())?;
         run.append(
             "sessions.jsonl",
             &SessionRecord {
@@ -312,6 +316,7 @@ impl Trainer {
             trainer.run.path().display()
         );
         trainer.observers.message(line);
+        trainer.say_rates();
         if step > 0 && drew_in_turn(&trainer.run) {
             trainer.observers.message(
                 "an earlier version began this run: its objectives drew their random numbers in turn. From here on each draws its own, so \
@@ -361,6 +366,19 @@ impl Trainer {
                 100.0 * share
             )
         })
+    }
+
+    /// Says how far layer-wise decay spreads the learning rates.
+    fn say_rates(&mut self) {
+        let optimizer = &self.recipe.train.optimizer;
+        let rates = Rates::new(optimizer, &self.recipe.model);
+        let range = rates.range(&parameters::list(&self.state().model));
+        let Some((low, high)) = range.filter(|_| optimizer.layer_decay < 1.0) else {
+            return;
+        };
+        self.observers.message(format_args!(
+            "learning rates are {low:.2e} to {high:.2e} times that of the schedule, by layer; rates.txt lists them"
+        ));
     }
 
     fn state(&self) -> &State<Model> {
@@ -455,7 +473,7 @@ impl Trainer {
             .map_err(TrainError::of_recipe)?;
         }
         if let Some(state) = &mut self.state {
-            state.optimizer = Optimizer::new(&self.recipe.train.optimizer);
+            state.optimizer = Optimizer::new(&self.recipe.train.optimizer, &self.recipe.model);
         }
         if !stage.name.is_empty() {
             self.observers.message(format_args!(

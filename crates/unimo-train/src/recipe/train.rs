@@ -68,6 +68,11 @@ pub struct OptimizerConfig {
     /// one part. The pattern with the most parts applies, and replaces `fusion_lr_factor`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub lr_factors: BTreeMap<String, f64>,
+    /// Factor from each layer to the one below it (layer-wise decay, as in BEiT and timm), above 0 and at most 1: what is the nearer to the
+    /// input, the slower it learns. It multiplies the factors above. Heads are not slowed; embeddings are slowed most. The layers of the
+    /// cross-modal encoder and of the text or image encoder below it count as one path. `rates.txt` of a run lists what came of it.
+    #[serde(default = "undecayed", skip_serializing_if = "is_undecayed")]
+    pub layer_decay: f64,
     /// Decay rate of the first moment.
     pub beta1: f64,
     /// Decay rate of the second moment.
@@ -76,6 +81,14 @@ pub struct OptimizerConfig {
     pub eps: f64,
     /// Decoupled weight decay of matrices; vectors (biases, norms, the class token) are not decayed.
     pub weight_decay: f64,
+}
+
+fn undecayed() -> f64 {
+    1.0
+}
+
+fn is_undecayed(decay: &f64) -> bool {
+    *decay == 1.0
 }
 
 /// How the learning rate falls after the warm-up.
@@ -137,6 +150,12 @@ impl TrainConfig {
                 "must be a finite number of at least 0",
             )?;
         }
+        ConfigError::unless(
+            o.layer_decay > 0.0 && o.layer_decay <= 1.0,
+            "optimizer.layer_decay",
+            o.layer_decay,
+            "must be above 0 and at most 1",
+        )?;
         config::probability("optimizer.beta1", o.beta1)?;
         config::probability("optimizer.beta2", o.beta2)?;
         config::probability("optimizer.weight_decay", o.weight_decay)?;
