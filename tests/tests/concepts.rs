@@ -76,6 +76,7 @@ fn the_joint_encoder_equals_the_reference() {
         activation: Activation::Gelu,
         layer_norm_eps: 1e-5,
         dropout: 0.0,
+        drop_path: 0.0,
         image_class: false,
         grounding: None,
     };

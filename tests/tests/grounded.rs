@@ -82,6 +82,7 @@ fn encoder(reference: &Reference) -> JointEncoder {
         activation: Activation::Gelu,
         layer_norm_eps: 1e-5,
         dropout: 0.0,
+        drop_path: 0.0,
         image_class: true,
         grounding: Some(quantiser(Choice::TopK, 12, reference.number("k"))),
     };

@@ -21,7 +21,7 @@ const STEPS: u64 = 6;
 const STOP: u64 = 3;
 
 /// All that a run carries from step to step: moments, moving average, momentum encoder, and a queue that wraps around
-/// (6 steps of 2 batches of 4 in 20 rows); dropout and accumulation make the random numbers matter.
+/// (6 steps of 2 batches of 4 in 20 rows); dropout, drop-path and accumulation make the random numbers matter.
 fn recipe(more: &[&str]) -> Recipe {
     let changes = [
         "train.steps=6",
@@ -33,11 +33,14 @@ fn recipe(more: &[&str]) -> Recipe {
         "model.text.vocab_size=300",
         "model.text.width=32",
         "model.text.dropout=0.1",
+        "model.text.drop_path=0.2",
         "model.image.image_size=32",
         "model.image.width=32",
         "model.image.dropout=0.1",
+        "model.image.drop_path=0.2",
         "model.fusion.width=32",
         "model.fusion.dropout=0.1",
+        "model.fusion.drop_path=0.2",
         "objectives.itc.width=16",
         "objectives.itc.momentum={ queue = 20, alpha = 0.4 }",
         "teacher={ decay = 0.9 }",
@@ -346,6 +349,9 @@ fn half_precision_trains_as_single_does() {
             "model.text.dropout=0",
             "model.image.dropout=0",
             "model.fusion.dropout=0",
+            "model.text.drop_path=0",
+            "model.image.drop_path=0",
+            "model.fusion.drop_path=0",
             "train.steps=4",
         ];
         let more: Vec<&str> = none.into_iter().chain([dtype.as_str()]).collect();

@@ -103,6 +103,11 @@ pub fn above_zero(key: &str, value: f64) -> Result<(), ConfigError> {
     )
 }
 
+/// For settings that are not written where they are 0.
+pub fn is_zero(value: &f64) -> bool {
+    *value == 0.0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,7 +7,7 @@ use burn::tensor::{Tensor, assert_shape};
 
 use crate::attention::{Attention, KeyValues};
 use crate::init::Init;
-use crate::layers::{Activation, Dropout, LayerNorm, Linear};
+use crate::layers::{Activation, DropPath, Dropout, LayerNorm, Linear};
 use crate::mask::{Hidden, PaddingMask};
 use unimo_batch::{ConfigError, config};
 
@@ -26,6 +26,8 @@ pub struct BlockConfig {
     pub layer_norm_eps: f64,
     /// Dropout on attention weights and on both residual branches, in [0, 1).
     pub dropout: f64,
+    /// Drop-path on both residual branches, in [0, 1): of the last block, see [`at`](Self::at).
+    pub drop_path: f64,
 }
 
 impl BlockConfig {
@@ -34,7 +36,17 @@ impl BlockConfig {
         config::heads_divide(self.width, self.heads)?;
         config::positive("feed_forward", self.feed_forward)?;
         config::above_zero("layer_norm_eps", self.layer_norm_eps)?;
-        config::probability("dropout", self.dropout)
+        config::probability("dropout", self.dropout)?;
+        config::probability("drop_path", self.drop_path)
+    }
+
+    /// The sizes of block `layer` of `layers`, counted from 0: [`drop_path`](Self::drop_path) rises linearly to that of the last block.
+    #[must_use]
+    pub fn at(self, layer: usize, layers: usize) -> Self {
+        Self {
+            drop_path: DropPath::rate(self.drop_path, layer, layers),
+            ..self
+        }
     }
 }
 
@@ -108,6 +120,8 @@ pub struct PostNormBlock {
     pub feed_forward_norm: LayerNorm,
     /// Dropout on both residual branches.
     pub dropout: Dropout,
+    /// Leaves out residual branches.
+    pub drop_path: DropPath,
 }
 
 impl PostNormBlock {
@@ -120,6 +134,7 @@ impl PostNormBlock {
             activation,
             layer_norm_eps,
             dropout,
+            drop_path,
         } = *config;
         Self {
             attention: Attention::new(init, width, heads, dropout),
@@ -127,6 +142,7 @@ impl PostNormBlock {
             feed_forward: FeedForward::new(init, width, feed_forward, activation),
             feed_forward_norm: LayerNorm::new(init, width, layer_norm_eps),
             dropout: Dropout::new(dropout),
+            drop_path: DropPath::new(drop_path),
         }
     }
 
@@ -157,12 +173,14 @@ impl PostNormBlock {
     }
 
     fn finish(&self, x: Tensor<3>, attended: Tensor<3>) -> Tensor<3> {
-        let x = self
-            .attention_norm
-            .forward(x + self.dropout.forward(attended));
+        let x = self.attention_norm.forward(x + self.branch(attended));
         let fed = self.feed_forward.forward(x.clone());
-        self.feed_forward_norm
-            .forward(x + self.dropout.forward(fed))
+        self.feed_forward_norm.forward(x + self.branch(fed))
+    }
+
+    /// What joins the residual sum.
+    fn branch(&self, read: Tensor<3>) -> Tensor<3> {
+        self.drop_path.forward(self.dropout.forward(read))
     }
 }
 
@@ -179,6 +197,8 @@ pub struct PreNormBlock {
     pub feed_forward: FeedForward,
     /// Dropout on both residual branches.
     pub dropout: Dropout,
+    /// Leaves out residual branches.
+    pub drop_path: DropPath,
 }
 
 impl PreNormBlock {
@@ -191,6 +211,7 @@ impl PreNormBlock {
             activation,
             layer_norm_eps,
             dropout,
+            drop_path,
         } = *config;
         Self {
             attention_norm: LayerNorm::new(init, width, layer_norm_eps),
@@ -198,6 +219,7 @@ impl PreNormBlock {
             feed_forward_norm: LayerNorm::new(init, width, layer_norm_eps),
             feed_forward: FeedForward::new(init, width, feed_forward, activation),
             dropout: Dropout::new(dropout),
+            drop_path: DropPath::new(drop_path),
         }
     }
 
@@ -209,9 +231,14 @@ impl PreNormBlock {
         assert_shape!(x, [_, _, _]);
         let normed = self.attention_norm.forward(x.clone());
         let attended = self.attention.forward(normed.clone(), normed, mask);
-        let x = x + self.dropout.forward(attended);
+        let x = x + self.branch(attended);
         let normed = self.feed_forward_norm.forward(x.clone());
         let fed = self.feed_forward.forward(normed);
-        x + self.dropout.forward(fed)
+        x + self.branch(fed)
+    }
+
+    /// What joins the residual sum.
+    fn branch(&self, read: Tensor<3>) -> Tensor<3> {
+        self.drop_path.forward(self.dropout.forward(read))
     }
 }

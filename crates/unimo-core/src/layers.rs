@@ -1,11 +1,11 @@
-//! Linear, layer normalisation, embedding, dropout and the activation: burn's layers, with three differences that this
+//! Linear, layer normalisation, embedding, dropout, drop-path and the activation: burn's layers, with three differences that this
 //! project needs: weights come from [`Init`], the computation follows the dtype of the input (parameters stay f32, so a
 //! bf16 input gives mixed precision), and the CPU runs the fused kernels of [`crate::kernels`].
 //!
-//! Shape legend: `D` width.
+//! Shape legend: `B` rows, `D` width.
 
 use burn::module::{Module, Param};
-use burn::tensor::{FloatDType, Int, Tensor, activation, assert_shape};
+use burn::tensor::{Distribution, FloatDType, Int, Tensor, activation, assert_shape};
 use serde::{Deserialize, Serialize};
 
 use crate::dtype::{cast, same_dtype};
@@ -147,6 +147,46 @@ impl Dropout {
     }
 }
 
+/// Drop-path (stochastic depth, Huang et al. 2016, equation 2): leaves out a residual branch for some of the samples, while the input tracks
+/// gradients. What is kept is divided by the probability to be kept, as in timm, so that nothing has to be scaled afterwards.
+///
+/// As for [`Dropout`], the device's random numbers decide ([`burn::tensor::Device::seed`]).
+#[derive(Module, Debug)]
+pub struct DropPath {
+    /// Share of the samples for which the branch is left out, in [0, 1).
+    pub probability: f64,
+}
+
+impl DropPath {
+    /// Configurations are validated where they are read; a value outside [0, 1) is a programming error here.
+    pub fn new(probability: f64) -> Self {
+        assert!(
+            (0.0..1.0).contains(&probability),
+            "drop-path must be in [0, 1), got {probability}"
+        );
+        Self { probability }
+    }
+
+    /// The rate of each of `layers` layers, from 0 in the first to `last` in the last, linear between them. A single layer has 0.
+    pub fn rate(last: f64, layer: usize, layers: usize) -> f64 {
+        last * layer as f64 / layers.saturating_sub(1).max(1) as f64
+    }
+
+    /// # Shapes
+    ///
+    /// - x, a residual branch; output: `[B, ..]`, with one draw for each of the `B` rows
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        if self.probability == 0.0 || !x.is_autodiff() {
+            return x;
+        }
+        let rows: [_; D] = std::array::from_fn(|axis| 0..if axis == 0 { x.dims()[0] } else { 1 });
+        let keep = 1.0 - self.probability;
+        let kept = x.clone().without_autodiff().slice(rows);
+        let kept = kept.random_like(Distribution::Bernoulli(keep));
+        x * kept.mul_scalar(1.0 / keep)
+    }
+}
+
 /// The activation of a feed-forward layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -200,6 +240,18 @@ mod tests {
     use burn::tensor::Device;
 
     use super::*;
+
+    /// `torch.linspace(0, rate, layers)`, as timm has it.
+    #[test]
+    fn drop_path_rises_linearly() {
+        let rates = |layers| -> Vec<f64> {
+            (0..layers)
+                .map(|l| DropPath::rate(0.4, l, layers))
+                .collect()
+        };
+        assert_eq!(rates(5), [0.0, 0.1, 0.2, 0.4 * 3.0 / 4.0, 0.4]);
+        assert_eq!(rates(1), [0.0]);
+    }
 
     /// In f16 the square of 300 overflows and the square of a rounding error underflows.
     #[test]

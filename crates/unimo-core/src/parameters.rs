@@ -209,6 +209,7 @@ mod tests {
             activation: Activation::Gelu,
             layer_norm_eps: 1e-5,
             dropout: 0.0,
+            drop_path: 0.0,
         };
         PostNormBlock::new(&mut Init::new(&Device::flex().autodiff(), seed), &config)
     }

@@ -41,7 +41,7 @@ pub struct ResumeArgs {
     pub keep: bool,
 }
 
-/// Turns on everything that a checkpoint could forget: dropout, accumulation, clipping, a moving average, a momentum encoder with a
+/// Turns on everything that a checkpoint could forget: dropout, drop-path, accumulation, clipping, a moving average, a momentum encoder with a
 /// queue that wraps around.
 const CHANGES: &[&str] = &[
     "train.batch_size=8",
@@ -53,11 +53,14 @@ const CHANGES: &[&str] = &[
     "model.text.vocab_size=300",
     "model.text.width=64",
     "model.text.dropout=0.1",
+    "model.text.drop_path=0.1",
     "model.image.image_size=32",
     "model.image.width=64",
     "model.image.dropout=0.1",
+    "model.image.drop_path=0.1",
     "model.fusion.width=64",
     "model.fusion.dropout=0.1",
+    "model.fusion.drop_path=0.1",
     "objectives.itc.width=32",
     "objectives.itc.momentum={ queue = 56, alpha = 0.4 }",
     "teacher={ decay = 0.9 }",

@@ -97,6 +97,7 @@ impl BackboneConfig {
                 "must be at least 1 unless one stream, [model.joint], reads the embeddings",
             )?;
         }
+        self.check_drop_path()?;
         match (&self.fusion, &self.joint) {
             (None, None) => Ok(()),
             (Some(fusion), None) => {
@@ -130,6 +131,33 @@ impl BackboneConfig {
                 "there must be one of them at most: a cross-modal encoder of two streams, or of one",
             ),
         }
+    }
+
+    /// Drop-path leaves the first layer alone, so it needs a second one.
+    fn check_drop_path(&self) -> Result<(), ConfigError> {
+        let (image, regions) = (self.image.as_ref(), self.regions.as_ref());
+        let (fusion, joint) = (self.fusion.as_ref(), self.joint.as_ref());
+        let encoders = [
+            ("text", Some((self.text.drop_path, self.text.layers))),
+            ("image", image.map(|c| (c.drop_path, c.layers))),
+            ("regions", regions.map(|c| (c.drop_path, c.layers))),
+            ("fusion", fusion.map(|c| (c.drop_path, c.layers))),
+            ("joint", joint.map(|c| (c.drop_path, c.layers))),
+        ];
+        for (key, encoder) in encoders {
+            let Some((rate, layers)) = encoder else {
+                continue;
+            };
+            ConfigError::unless(
+                rate == 0.0 || layers > 1,
+                &format!("{key}.drop_path"),
+                rate,
+                format_args!(
+                    "must be 0 with {key}.layers = {layers}: it rises from 0 in the first layer"
+                ),
+            )?;
+        }
+        Ok(())
     }
 
     /// Whether there is an image encoder.
@@ -211,20 +239,25 @@ impl BackboneConfig {
         self.fusion.as_ref().map(fusion).or(of_joint)
     }
 
-    /// The same without dropout, for inspecting a model with gradients without training it.
+    /// The same without dropout and drop-path, for inspecting a model with gradients without training it.
     pub fn without_dropout(mut self) -> Self {
         self.text.dropout = 0.0;
+        self.text.drop_path = 0.0;
         if let Some(image) = &mut self.image {
             image.dropout = 0.0;
+            image.drop_path = 0.0;
         }
         if let Some(regions) = &mut self.regions {
             regions.dropout = 0.0;
+            regions.drop_path = 0.0;
         }
         if let Some(fusion) = &mut self.fusion {
             fusion.dropout = 0.0;
+            fusion.drop_path = 0.0;
         }
         if let Some(joint) = &mut self.joint {
             joint.dropout = 0.0;
+            joint.drop_path = 0.0;
         }
         self
     }

@@ -79,6 +79,7 @@ impl ClipConfig {
             activation: text.activation,
             layer_norm_eps: text.layer_norm_eps,
             dropout: 0.0,
+            drop_path: 0.0,
         };
         Clip {
             text: ClipTextEncoder {
@@ -282,6 +283,7 @@ mod tests {
                 qkv_bias: true,
                 mask_embedding: false,
                 dropout: 0.0,
+                drop_path: 0.0,
             },
             width: 6,
         }

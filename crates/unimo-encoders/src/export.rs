@@ -178,6 +178,7 @@ mod tests {
             qkv_bias: true,
             mask_embedding: false,
             dropout: 0.0,
+            drop_path: 0.0,
         };
         config.init(&mut Init::new(&Device::flex(), seed))
     }

@@ -36,7 +36,7 @@ use unimo_core::attention::Attention;
 use unimo_core::blocks::FeedForward;
 use unimo_core::dtype::same_dtype;
 use unimo_core::init::Init;
-use unimo_core::layers::{Activation, Dropout, Embedding, LayerNorm, Linear};
+use unimo_core::layers::{Activation, DropPath, Dropout, Embedding, LayerNorm, Linear};
 use unimo_core::levels::{GateKind, LevelAttention, LevelAttentionConfig};
 use unimo_core::mask::{Hidden, PaddingMask, PairMask};
 
@@ -101,6 +101,9 @@ pub struct FusionConfig {
     pub layer_norm_eps: f64,
     /// Dropout on attention weights and residual branches. Above 0, managers get their training noise too.
     pub dropout: f64,
+    /// Drop-path (stochastic depth) on the residual branches of the last layer, in [0, 1); it rises linearly from 0 in the first one.
+    #[serde(default, skip_serializing_if = "config::is_zero")]
+    pub drop_path: f64,
     /// In-layer co-attention; without it only the cross-layer attention connects the streams (an ablation).
     pub in_layer: bool,
     /// What the cross-layer attention reads.
@@ -146,6 +149,7 @@ impl FusionConfig {
         config::positive("feed_forward", self.feed_forward)?;
         config::above_zero("layer_norm_eps", self.layer_norm_eps)?;
         config::probability("dropout", self.dropout)?;
+        config::probability("drop_path", self.drop_path)?;
         ConfigError::unless(
             self.gate_beta.is_finite(),
             "gate_beta",
@@ -361,6 +365,8 @@ pub struct CrossModalLayer {
     pub feed_forward_norm: LayerNorm,
     /// Dropout on every residual branch.
     pub dropout: Dropout,
+    /// Leaves out residual branches; what is read of the other stream is one branch.
+    pub drop_path: DropPath,
 }
 
 impl CrossModalLayer {
@@ -399,6 +405,7 @@ impl CrossModalLayer {
             feed_forward: FeedForward::new(init, width, config.feed_forward, config.activation),
             feed_forward_norm: norm(init),
             dropout: Dropout::new(dropout),
+            drop_path: DropPath::new(DropPath::rate(config.drop_path, layer, config.layers)),
         }
     }
 
@@ -416,7 +423,8 @@ impl CrossModalLayer {
         let keeps = keep == Keep::Attention;
         let (mut of_layer, mut of_levels) = (Vec::new(), Vec::new());
         let attended = self.self_attention.forward(x.clone(), x.clone(), hidden);
-        let a = self.self_norm.forward(x + self.dropout.forward(attended));
+        let attended = self.drop_path.forward(self.dropout.forward(attended));
+        let a = self.self_norm.forward(x + attended);
         let Some(Other { y, y_mask, levels }) = other else {
             return (self.finish(a, None), None, StreamAttention::default());
         };
@@ -464,11 +472,12 @@ impl CrossModalLayer {
     /// - a, crossed, output: `[B, L, D]`
     fn finish(&self, a: Tensor<3>, crossed: Option<Tensor<3>>) -> Tensor<3> {
         let t = self.cross_norm.forward(match crossed {
-            Some(crossed) => a + crossed,
+            Some(crossed) => a + self.drop_path.forward(crossed),
             None => a,
         });
         let fed = self.dropout.forward(self.feed_forward.forward(t.clone()));
-        self.feed_forward_norm.forward(t + fed)
+        self.feed_forward_norm
+            .forward(t + self.drop_path.forward(fed))
     }
 }
 
@@ -778,6 +787,7 @@ mod tests {
             activation: Activation::Gelu,
             layer_norm_eps: 1e-5,
             dropout: 0.0,
+            drop_path: 0.0,
             in_layer: true,
             levels: Levels::None,
             uni_levels: 0,

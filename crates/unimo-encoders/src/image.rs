@@ -48,6 +48,9 @@ pub struct ImageEncoderConfig {
     pub mask_embedding: bool,
     /// Dropout on embeddings, attention weights and residual branches.
     pub dropout: f64,
+    /// Drop-path (stochastic depth) on the residual branches of the last block, in [0, 1); it rises linearly from 0 in the first one.
+    #[serde(default, skip_serializing_if = "config::is_zero")]
+    pub drop_path: f64,
 }
 
 fn biased() -> bool {
@@ -91,6 +94,7 @@ impl ImageEncoderConfig {
             activation: self.activation,
             layer_norm_eps: self.layer_norm_eps,
             dropout: self.dropout,
+            drop_path: self.drop_path,
         }
     }
 
@@ -108,8 +112,8 @@ impl ImageEncoderConfig {
             pre_norm: self.pre_norm.then(|| norm(init)),
             dropout: Dropout::new(self.dropout),
             layers: (0..self.layers)
-                .map(|_| {
-                    let mut block = PreNormBlock::new(init, &block);
+                .map(|layer| {
+                    let mut block = PreNormBlock::new(init, &block.at(layer, self.layers));
                     if !self.qkv_bias {
                         block.attention = block.attention.without_input_biases();
                     }
@@ -391,6 +395,7 @@ mod tests {
             qkv_bias: true,
             mask_embedding: false,
             dropout: 0.0,
+            drop_path: 0.0,
         }
     }
 

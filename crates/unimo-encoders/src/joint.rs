@@ -54,6 +54,9 @@ pub struct JointConfig {
     pub layer_norm_eps: f64,
     /// Dropout on attention weights, residual branches and grounded tokens.
     pub dropout: f64,
+    /// Drop-path (stochastic depth) on the residual branches of the last block, in [0, 1); it rises linearly from 0 in the first one.
+    #[serde(default, skip_serializing_if = "config::is_zero")]
+    pub drop_path: f64,
     /// Whether the image's class tokens take part; MVP leaves them out.
     pub image_class: bool,
     /// Grounded tokens between text and image; if absent, the two see each other.
@@ -81,6 +84,7 @@ impl JointConfig {
             activation: self.activation,
             layer_norm_eps: self.layer_norm_eps,
             dropout: self.dropout,
+            drop_path: self.drop_path,
         }
     }
 
@@ -98,7 +102,7 @@ impl JointConfig {
             norm: grounding.map(|_| LayerNorm::new(init, self.width, self.layer_norm_eps)),
             dropout: Dropout::new(self.dropout),
             layers: (0..self.layers)
-                .map(|_| PostNormBlock::new(init, &block))
+                .map(|layer| PostNormBlock::new(init, &block.at(layer, self.layers)))
                 .collect(),
             class_tokens,
             config: self.clone(),
@@ -397,6 +401,7 @@ mod tests {
             activation: Activation::Gelu,
             layer_norm_eps: 1e-5,
             dropout: 0.0,
+            drop_path: 0.0,
             image_class: true,
             grounding: grounded.then_some(QuantiserConfig {
                 codes: 12,

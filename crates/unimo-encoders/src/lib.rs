@@ -25,6 +25,7 @@
 //!     qkv_bias: true,
 //!     mask_embedding: false,
 //!     dropout: 0.0,
+//!     drop_path: 0.0,
 //! };
 //! config.validate().unwrap();
 //! let device = Device::flex();

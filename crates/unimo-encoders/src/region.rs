@@ -37,6 +37,9 @@ pub struct RegionEncoderConfig {
     pub layer_norm_eps: f64,
     /// Dropout on embeddings, attention weights and residual branches.
     pub dropout: f64,
+    /// Drop-path (stochastic depth) on the residual branches of the last block, in [0, 1); it rises linearly from 0 in the first one.
+    #[serde(default, skip_serializing_if = "config::is_zero")]
+    pub drop_path: f64,
 }
 
 impl RegionEncoderConfig {
@@ -55,6 +58,7 @@ impl RegionEncoderConfig {
             activation: self.activation,
             layer_norm_eps: self.layer_norm_eps,
             dropout: self.dropout,
+            drop_path: self.drop_path,
         }
     }
 
@@ -67,7 +71,7 @@ impl RegionEncoderConfig {
             embedding_norm: LayerNorm::new(init, self.width, self.layer_norm_eps),
             dropout: Dropout::new(self.dropout),
             layers: (0..self.layers)
-                .map(|_| PostNormBlock::new(init, &block))
+                .map(|layer| PostNormBlock::new(init, &block.at(layer, self.layers)))
                 .collect(),
             dtype: FloatDType::F32,
         }
@@ -174,6 +178,7 @@ mod tests {
             activation: Activation::Gelu,
             layer_norm_eps: 1e-12,
             dropout: 0.0,
+            drop_path: 0.0,
         };
         config.validate().unwrap();
         config.init(&mut Init::new(device, 1).with_deviation(0.5))

@@ -44,6 +44,7 @@ fn model() -> BackboneConfig {
             activation: Activation::Gelu,
             layer_norm_eps: 1e-5,
             dropout: 0.0,
+            drop_path: 0.0,
         },
         image: Some(ImageEncoderConfig {
             image_size: 8,
@@ -60,6 +61,7 @@ fn model() -> BackboneConfig {
             qkv_bias: true,
             mask_embedding: false,
             dropout: 0.0,
+            drop_path: 0.0,
         }),
         regions: None,
         image_tags: false,
@@ -77,6 +79,7 @@ fn meter() -> FusionConfig {
         activation: Activation::Gelu,
         layer_norm_eps: 1e-5,
         dropout: 0.0,
+        drop_path: 0.0,
         in_layer: true,
         levels: Levels::None,
         uni_levels: 0,
@@ -97,6 +100,7 @@ fn joint(grounding: Option<Choice>) -> JointConfig {
         activation: Activation::Gelu,
         layer_norm_eps: 1e-5,
         dropout: 0.0,
+        drop_path: 0.0,
         image_class: true,
         grounding: grounding.map(|choice| QuantiserConfig {
             codes: 12,

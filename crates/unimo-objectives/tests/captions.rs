@@ -45,6 +45,7 @@ fn model(two_streams: bool) -> BackboneConfig {
         activation: Activation::Gelu,
         layer_norm_eps: 1e-5,
         dropout: 0.0,
+        drop_path: 0.0,
         in_layer: true,
         levels: Levels::CrossPrev,
         uni_levels: 0,
@@ -62,6 +63,7 @@ fn model(two_streams: bool) -> BackboneConfig {
         activation: Activation::Gelu,
         layer_norm_eps: 1e-5,
         dropout: 0.0,
+        drop_path: 0.0,
         image_class: true,
         grounding: None,
     };
@@ -80,6 +82,7 @@ fn model(two_streams: bool) -> BackboneConfig {
             activation: Activation::Gelu,
             layer_norm_eps: 1e-5,
             dropout: 0.0,
+            drop_path: 0.0,
         },
         image: Some(ImageEncoderConfig {
             image_size: 8,
@@ -96,6 +99,7 @@ fn model(two_streams: bool) -> BackboneConfig {
             qkv_bias: true,
             mask_embedding: false,
             dropout: 0.0,
+            drop_path: 0.0,
         }),
         regions: None,
         image_tags: false,

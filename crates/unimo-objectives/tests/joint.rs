@@ -48,6 +48,7 @@ fn model() -> BackboneConfig {
             activation: Activation::Gelu,
             layer_norm_eps: 1e-5,
             dropout: 0.0,
+            drop_path: 0.0,
         },
         image: Some(ImageEncoderConfig {
             image_size: 8,
@@ -64,6 +65,7 @@ fn model() -> BackboneConfig {
             qkv_bias: true,
             mask_embedding: false,
             dropout: 0.0,
+            drop_path: 0.0,
         }),
         regions: None,
         image_tags: true,
@@ -76,6 +78,7 @@ fn model() -> BackboneConfig {
             activation: Activation::Gelu,
             layer_norm_eps: 1e-5,
             dropout: 0.0,
+            drop_path: 0.0,
             image_class: true,
             grounding: Some(QuantiserConfig {
                 codes: 12,
@@ -163,6 +166,7 @@ fn model_of_regions() -> BackboneConfig {
             activation: Activation::Gelu,
             layer_norm_eps: 1e-5,
             dropout: 0.0,
+            drop_path: 0.0,
         }),
         ..model()
     }

@@ -45,6 +45,7 @@ fn model() -> BackboneConfig {
             activation: Activation::Gelu,
             layer_norm_eps: 1e-5,
             dropout: 0.0,
+            drop_path: 0.0,
         },
         image: Some(ImageEncoderConfig {
             image_size: 8,
@@ -61,6 +62,7 @@ fn model() -> BackboneConfig {
             qkv_bias: true,
             mask_embedding: true,
             dropout: 0.0,
+            drop_path: 0.0,
         }),
         regions: None,
         fusion: None,
@@ -73,6 +75,7 @@ fn model() -> BackboneConfig {
             activation: Activation::Gelu,
             layer_norm_eps: 1e-5,
             dropout: 0.0,
+            drop_path: 0.0,
             image_class: true,
             grounding: None,
         }),

@@ -39,6 +39,7 @@ fn model() -> BackboneConfig {
             activation: Activation::Gelu,
             layer_norm_eps: 1e-5,
             dropout: 0.0,
+            drop_path: 0.0,
         },
         image: Some(ImageEncoderConfig {
             image_size: 8,
@@ -55,6 +56,7 @@ fn model() -> BackboneConfig {
             qkv_bias: true,
             mask_embedding: false,
             dropout: 0.0,
+            drop_path: 0.0,
         }),
         regions: None,
         fusion: Some(FusionConfig {
@@ -65,6 +67,7 @@ fn model() -> BackboneConfig {
             activation: Activation::Gelu,
             layer_norm_eps: 1e-5,
             dropout: 0.0,
+            drop_path: 0.0,
             in_layer: true,
             levels: Levels::CrossPrev,
             uni_levels: 0,

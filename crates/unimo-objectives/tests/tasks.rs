@@ -168,6 +168,7 @@ fn model(pictures: usize) -> BackboneConfig {
             activation: Activation::Gelu,
             layer_norm_eps: 1e-5,
             dropout: 0.0,
+            drop_path: 0.0,
         },
         image: Some(ImageEncoderConfig {
             image_size: SIDE,
@@ -184,6 +185,7 @@ fn model(pictures: usize) -> BackboneConfig {
             qkv_bias: true,
             mask_embedding: false,
             dropout: 0.0,
+            drop_path: 0.0,
         }),
         regions: None,
         fusion: Some(FusionConfig {
@@ -194,6 +196,7 @@ fn model(pictures: usize) -> BackboneConfig {
             activation: Activation::Gelu,
             layer_norm_eps: 1e-5,
             dropout: 0.0,
+            drop_path: 0.0,
             in_layer: true,
             levels: Levels::CrossPrev,
             uni_levels: 0,

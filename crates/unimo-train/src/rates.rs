@@ -92,7 +92,10 @@ impl Rates {
         for parameter in parameters.iter().filter(|p| p.trainable) {
             let factor = self.factor_of(&parameter.name);
             // Factors are not negative, so their bits are in their order.
-            let (_, names, count) = groups.entry(factor.to_bits()).or_insert((factor, Vec::new(), 0));
+            let (_, names, count) =
+                groups
+                    .entry(factor.to_bits())
+                    .or_insert((factor, Vec::new(), 0));
             let group = group_of(&parameter.name);
             if !names.contains(&group) {
                 names.push(group);
@@ -102,7 +105,11 @@ impl Rates {
         let mut text = String::new();
         for (factor, names, count) in groups.into_values().rev() {
             let numbers = grouped(count as f64);
-            let _ = writeln!(text, "x {factor:<12.6} {numbers:>14} numbers  {}", names.join(", "));
+            let _ = writeln!(
+                text,
+                "x {factor:<12.6} {numbers:>14} numbers  {}",
+                names.join(", ")
+            );
         }
         text
     }
@@ -134,7 +141,11 @@ impl Depths {
         let index = |at: usize| parts.get(at).and_then(|part| part.parse::<usize>().ok());
         let in_order = |layer: usize, layers: usize| layers.saturating_sub(layer);
         match parts.as_slice() {
-            ["backbone", encoder @ ("text" | "image" | "regions"), rest @ ..] => {
+            [
+                "backbone",
+                encoder @ ("text" | "image" | "regions"),
+                rest @ ..,
+            ] => {
                 let layers = if *encoder == "text" {
                     self.text
                 } else {
@@ -220,7 +231,10 @@ mod tests {
         const DECAY: f64 = 0.65;
         let recipe = recipe(
             "vit-classes-tiny",
-            &["train.optimizer.layer_decay=0.65", "train.optimizer.fusion_lr_factor=1.0"],
+            &[
+                "train.optimizer.layer_decay=0.65",
+                "train.optimizer.fusion_lr_factor=1.0",
+            ],
         );
         assert!(!recipe.model.is_fused());
         let layers = recipe.model.image_layers();
@@ -244,7 +258,10 @@ mod tests {
                 None => continue,
             };
             let (found, expected) = (rates.factor_of(name), scales[group]);
-            assert!((found - expected).abs() < TOLERANCE, "{name}: {found} {expected}");
+            assert!(
+                (found - expected).abs() < TOLERANCE,
+                "{name}: {found} {expected}"
+            );
             seen[group] += 1;
         }
         assert!(seen.iter().all(|count| *count > 0), "{seen:?}");
@@ -258,13 +275,20 @@ mod tests {
             let recipe = recipe(name, &set);
             let rates = rates(&recipe);
             let model = Model::new(&recipe, &Device::flex());
-            let names: Vec<String> = parameters::list(&model).into_iter().map(|p| p.name).collect();
+            let names: Vec<String> = parameters::list(&model)
+                .into_iter()
+                .map(|p| p.name)
+                .collect();
             for (above, pattern) in ordered.iter().enumerate() {
                 let own: Vec<&String> = names.iter().filter(|n| covers(pattern, n)).collect();
                 assert!(!own.is_empty(), "{pattern}");
                 for name in own {
                     let plain = rates.pattern_of(name);
-                    assert_eq!(rates.factor_of(name), plain * 0.5f64.powi(above as i32), "{name}");
+                    assert_eq!(
+                        rates.factor_of(name),
+                        plain * 0.5f64.powi(above as i32),
+                        "{name}"
+                    );
                 }
             }
         };
@@ -301,7 +325,11 @@ mod tests {
             "backbone.fusion.text.links.0",
         ];
         both("bridgetower-tiny", &bridges, &ordered);
-        let ordered = ["objectives", "backbone.joint.layers.1", "backbone.joint.layers.0"];
+        let ordered = [
+            "objectives",
+            "backbone.joint.layers.1",
+            "backbone.joint.layers.0",
+        ];
         both("unimo2-tiny", &["model.joint.layers=2"], &ordered);
     }
 
@@ -314,8 +342,15 @@ mod tests {
         let rates = rates(&recipe);
         let account = rates.account(&all);
         let first = account.lines().next().unwrap();
-        assert!(first.starts_with("x ") && first.contains("objectives.mlm"), "{account}");
-        assert_eq!(account.matches("backbone.text.layers.0").count(), 1, "{account}");
+        assert!(
+            first.starts_with("x ") && first.contains("objectives.mlm"),
+            "{account}"
+        );
+        assert_eq!(
+            account.matches("backbone.text.layers.0").count(),
+            1,
+            "{account}"
+        );
         assert!(!account.contains("backbone.image"), "{account}");
         let (low, high) = rates.range(&all).unwrap();
         assert_eq!(high, recipe.train.optimizer.fusion_lr_factor);

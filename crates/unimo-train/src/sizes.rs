@@ -118,6 +118,7 @@ pub fn backbone(size: &Size, family: Family) -> BackboneConfig {
             activation: Activation::Gelu,
             layer_norm_eps,
             dropout: DROPOUT,
+            drop_path: 0.0,
             image_class,
             grounding,
         };
@@ -139,6 +140,7 @@ pub fn backbone(size: &Size, family: Family) -> BackboneConfig {
             activation: Activation::Gelu,
             layer_norm_eps,
             dropout: DROPOUT,
+            drop_path: 0.0,
         },
         regions: None,
         image: Some(ImageEncoderConfig {
@@ -156,6 +158,7 @@ pub fn backbone(size: &Size, family: Family) -> BackboneConfig {
             qkv_bias: true,
             mask_embedding: false,
             dropout: 0.0,
+            drop_path: 0.0,
         }),
         fusion: matches!(family, Family::Unimo3 | Family::Meter).then_some(FusionConfig {
             width,
@@ -165,6 +168,7 @@ pub fn backbone(size: &Size, family: Family) -> BackboneConfig {
             activation: Activation::Gelu,
             layer_norm_eps,
             dropout: DROPOUT,
+            drop_path: 0.0,
             in_layer: true,
             levels: match family {
                 Family::Unimo3 => Levels::CrossPrev,

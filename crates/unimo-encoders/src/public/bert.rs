@@ -207,6 +207,7 @@ pub fn config(json: &serde_json::Value) -> Result<TextEncoderConfig, String> {
         activation: activation(&config.hidden_act)?,
         layer_norm_eps: config.layer_norm_eps,
         dropout,
+        drop_path: 0.0,
     })
 }
 

@@ -184,6 +184,7 @@ fn image_config(json: &serde_json::Value) -> Result<ImageEncoderConfig, String> 
         qkv_bias: true,
         mask_embedding: false,
         dropout: 0.0,
+        drop_path: 0.0,
     })
 }
 
@@ -253,6 +254,7 @@ pub fn config(json: &serde_json::Value) -> Result<BackboneConfig, String> {
             activation: text.activation,
             layer_norm_eps: text.layer_norm_eps,
             dropout: text.dropout,
+            drop_path: 0.0,
             in_layer: true,
             levels: Levels::None,
             uni_levels: config.num_hidden_layers,

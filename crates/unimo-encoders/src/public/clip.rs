@@ -271,6 +271,7 @@ fn own_image_config(json: &serde_json::Value) -> Result<ImageEncoderConfig, Stri
         qkv_bias: true,
         mask_embedding: false,
         dropout: 0.0,
+        drop_path: 0.0,
     })
 }
 
@@ -387,6 +388,7 @@ fn image_from_shapes(
         qkv_bias: true,
         mask_embedding: false,
         dropout: 0.0,
+        drop_path: 0.0,
     })
 }
 

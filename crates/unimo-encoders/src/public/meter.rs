@@ -157,6 +157,7 @@ pub fn config_from_shapes(weights: &Weights) -> Result<BackboneConfig, String> {
             activation: Activation::Gelu,
             layer_norm_eps: 1e-5,
             dropout: 0.1,
+            drop_path: 0.0,
         },
         image: Some(openai_image_from_shapes(
             weights,
@@ -172,6 +173,7 @@ pub fn config_from_shapes(weights: &Weights) -> Result<BackboneConfig, String> {
             activation: Activation::Gelu,
             layer_norm_eps: 1e-12,
             dropout: 0.1,
+            drop_path: 0.0,
             in_layer: true,
             levels: Levels::None,
             uni_levels: 0,

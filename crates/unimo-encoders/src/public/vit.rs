@@ -146,6 +146,7 @@ pub fn config(json: &serde_json::Value) -> Result<ImageEncoderConfig, String> {
         qkv_bias: config.qkv_bias,
         mask_embedding: false,
         dropout,
+        drop_path: 0.0,
     })
 }
 

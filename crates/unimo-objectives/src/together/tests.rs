@@ -50,6 +50,7 @@ fn text(dropout: f64) -> TextEncoderConfig {
         activation: Activation::Gelu,
         layer_norm_eps: 1e-5,
         dropout,
+        drop_path: 0.0,
     }
 }
 
@@ -72,6 +73,7 @@ fn two_streams(dropout: f64) -> BackboneConfig {
             mask_embedding: false,
             distillation_token: false,
             dropout,
+            drop_path: 0.0,
         }),
         regions: None,
         fusion: Some(FusionConfig {
@@ -82,6 +84,7 @@ fn two_streams(dropout: f64) -> BackboneConfig {
             activation: Activation::Gelu,
             layer_norm_eps: 1e-5,
             dropout,
+            drop_path: 0.0,
             in_layer: true,
             levels: Levels::CrossPrev,
             uni_levels: 0,
@@ -109,6 +112,7 @@ fn one_stream() -> BackboneConfig {
             activation: Activation::Gelu,
             layer_norm_eps: 1e-5,
             dropout: 0.0,
+            drop_path: 0.0,
         }),
         image_tags: true,
         fusion: None,
@@ -120,6 +124,7 @@ fn one_stream() -> BackboneConfig {
             activation: Activation::Gelu,
             layer_norm_eps: 1e-5,
             dropout: 0.0,
+            drop_path: 0.0,
             image_class: false,
             grounding: None,
         }),
@@ -488,12 +493,21 @@ fn hard_negatives_come_from_all_parts() {
     same("one stream", &one_stream(), &config, &change);
 }
 
-/// Both passes make the same features to the last bit, dropout included: one different bit in two dozen features would fail. This
+/// Both passes make the same features to the last bit, dropout and drop-path included: one different bit in two dozen features would fail. This
 /// is the only test of this file that draws from the device, whose generator is shared by the process.
 #[test]
 fn both_passes_draw_the_same() {
     let device = Device::flex().autodiff();
-    let model = two_streams(0.3);
+    let mut model = two_streams(0.3);
+    model.text.layers = 2;
+    model.text.drop_path = 0.5;
+    for image in &mut model.image {
+        image.layers = 2;
+        image.drop_path = 0.5;
+    }
+    for fusion in &mut model.fusion {
+        fusion.drop_path = 0.5;
+    }
     let config = ObjectivesConfig {
         mlm: Some(MlmConfig {
             weight: 1.0,
