@@ -3,6 +3,7 @@
 use burn::tensor::Device;
 use serde::Deserialize;
 use unimo_encoders::backbone::Backbone;
+use unimo_encoders::frozen::Frozen;
 use unimo_objectives::generation::{GenerationConfig, LengthRule, Vocabulary, Writer, Written};
 use unimo_objectives::tied::TiedHead;
 use unimo_tests::fixture;
@@ -63,6 +64,7 @@ fn model() -> (Backbone, TiedHead) {
         fusion: None,
         joint: None,
         image_tags: false,
+        frozen: Frozen::default(),
     };
     let head = TiedHead {
         dense: head.dense,

@@ -81,6 +81,24 @@ impl FeedForward {
     }
 }
 
+/// Whether a block draws random numbers while autodiff is on.
+pub trait Draws {
+    /// Dropout or drop-path is above 0.
+    fn draws(&self) -> bool;
+}
+
+impl Draws for PostNormBlock {
+    fn draws(&self) -> bool {
+        self.dropout.probability > 0.0 || self.drop_path.probability > 0.0
+    }
+}
+
+impl Draws for PreNormBlock {
+    fn draws(&self) -> bool {
+        self.dropout.probability > 0.0 || self.drop_path.probability > 0.0
+    }
+}
+
 /// The states after the last `keep` of `blocks`, in order. If `keep` exceeds the number of blocks, `x` comes first.
 ///
 /// # Shapes

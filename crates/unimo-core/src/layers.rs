@@ -4,7 +4,7 @@
 //!
 //! Shape legend: `B` rows, `D` width.
 
-use burn::module::{Module, Param};
+use burn::module::{Module, Param, Reparameterization};
 use burn::tensor::{Distribution, FloatDType, Int, Tensor, activation, assert_shape};
 use serde::{Deserialize, Serialize};
 
@@ -37,9 +37,55 @@ impl Linear {
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let [d_in, _] = self.weight.dims();
         assert_shape!(x, [.., d_in]);
-        let weight = same_dtype(self.weight.val(), &x);
+        let weight = same_dtype(self.weight.base(), &x);
         let bias = self.bias.as_ref().map(|b| same_dtype(b.val(), &x));
-        kernels::linear(x, weight, bias)
+        match self.weight.reparameterization::<LowRank>() {
+            None => kernels::linear(x, weight, bias),
+            Some(adapter) => kernels::linear(x.clone(), weight, bias) + adapter.forward(x),
+        }
+    }
+}
+
+/// LoRA's adapter of a linear layer (Hu et al. 2022, equation 3): `alpha / R · (dropout(x) A) B` joins its output.
+///
+/// It is applied beside the weight, not to it. So no gradient of the size of the weight is computed, and dropout is that of peft.
+/// [`crate::lora`] puts it onto layers.
+#[derive(Module, Debug)]
+pub struct LowRank {
+    /// `A`, `[in, R]`.
+    pub a: Param<Tensor<2>>,
+    /// `B`, `[R, out]`.
+    pub b: Param<Tensor<2>>,
+    /// `alpha / R`.
+    pub scale: f64,
+    /// Dropout on the input.
+    pub dropout: Dropout,
+}
+
+impl LowRank {
+    /// # Shapes
+    ///
+    /// - x: `[.., in]`
+    /// - output: `[.., out]`
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        let [d_in, _] = self.a.dims();
+        assert_shape!(x, [.., d_in]);
+        let x = self.dropout.forward(x);
+        let a = same_dtype(self.a.val(), &x);
+        let b = same_dtype(self.b.val(), &x);
+        let low = kernels::linear(x, a, None);
+        kernels::linear(low, b, None).mul_scalar(self.scale)
+    }
+}
+
+impl Reparameterization for LowRank {
+    const NAME: &'static str = "lora";
+
+    /// The weight with the adapter added to it.
+    fn apply<const D: usize>(&self, base: Tensor<D>) -> Tensor<D> {
+        let added = self.a.val().matmul(self.b.val()).mul_scalar(self.scale);
+        let shape = base.shape();
+        base + added.reshape(shape)
     }
 }
 

@@ -26,6 +26,7 @@ pub mod init;
 pub mod kernels;
 pub mod layers;
 pub mod levels;
+pub mod lora;
 pub mod mask;
 pub mod parameters;
 pub mod world;

@@ -61,6 +61,11 @@ impl PaddingMask {
         self.0.clone()
     }
 
+    /// The same mask beside tensors without autodiff.
+    pub fn without_autodiff(&self) -> Self {
+        Self(self.0.clone().without_autodiff())
+    }
+
     /// `[B, L]`.
     pub fn dims(&self) -> [usize; 2] {
         self.0.dims()
@@ -135,6 +140,11 @@ impl PairMask {
             .map(|(query, key)| hides(query, key))
             .collect();
         Self(Tensor::from_data(TensorData::new(hidden, shape), device))
+    }
+
+    /// The same mask beside tensors without autodiff.
+    pub fn without_autodiff(&self) -> Self {
+        Self(self.0.clone().without_autodiff())
     }
 
     /// The mask in burn's convention, `[Q, K]`: `true` hides.

@@ -23,6 +23,7 @@ use serde::Serialize;
 use unimo_batch::{Batch, Images, MaskSpec, MaskedTexts, TAGS, Texts};
 use unimo_core::init::Init;
 use unimo_core::parameters;
+use unimo_encoders::names::covers;
 use unimo_encoders::output::Keep;
 use unimo_objectives::pretraining::itc::{ItcConfig, Normalised, Projection, Views};
 use unimo_objectives::pretraining::itm::{Head, ItmConfig, Layout, Negatives};
@@ -34,6 +35,7 @@ use unimo_objectives::{Draws, ObjectivesConfig};
 use unimo_train::BURN_VERSION;
 use unimo_train::device::DeviceChoice;
 use unimo_train::error::TrainError;
+use unimo_train::freezing;
 use unimo_train::memory::host_peak;
 use unimo_train::model::{Model, float_dtype};
 use unimo_train::optimizer::{self, Optimizer};
@@ -108,6 +110,10 @@ pub struct StepArgs {
     /// Only the forward pass, without gradients or dropout.
     #[arg(long)]
     inference: bool,
+    /// Parameters that do not learn: a name or its beginning, such as backbone.text; may be given several times. A text or image encoder
+    /// that is named as a whole has no dropout.
+    #[arg(long, value_name = "PATTERN")]
+    freeze: Vec<String>,
     /// Afterwards, print to stderr how the time is spent.
     #[arg(long)]
     profile: bool,
@@ -431,7 +437,14 @@ struct Bench {
 
 impl Bench {
     fn new(args: &StepArgs, device: Device) -> Self {
-        let config = backbone(&args.size, args.model);
+        let mut config = backbone(&args.size, args.model);
+        if args
+            .freeze
+            .iter()
+            .any(|pattern| covers(pattern, "backbone.text"))
+        {
+            config.text.dropout = 0.0;
+        }
         let mut init = Init::new(&device, 0);
         let backbone = config.init(&mut init);
         let mut objectives = objectives(&args.size, args.model).init(&mut init, &config);
@@ -439,12 +452,21 @@ impl Bench {
             // As the twin does.
             mlm.every_position = config.fusion.is_some();
         }
+        let model = Model {
+            backbone: backbone.compute_in(float_dtype(args.dtype)),
+            teacher: None,
+            objectives,
+        };
+        let freezes = |name: &str| args.freeze.iter().any(|pattern| covers(pattern, name));
+        let model = if args.freeze.is_empty() {
+            model
+        } else {
+            let mut model = freezing::track(model, &|name| !freezes(name));
+            model.backbone.note_frozen();
+            model
+        };
         Self {
-            model: Some(Model {
-                backbone: backbone.compute_in(float_dtype(args.dtype)),
-                teacher: None,
-                objectives,
-            }),
+            model: Some(model),
             optimizer: Optimizer::new(&OPTIMIZER, &config),
             batch: random_batch(&args.size, args.model, args.batch, 0),
             device,

@@ -20,6 +20,7 @@ use unimo_core::init::Init;
 use unimo_core::mask::PaddingMask;
 
 use crate::features::{ImageFeatures, Pictures, TextFeatures};
+use crate::frozen::{self, Frozen};
 use crate::fusion::{CrossModalEncoder, FusionConfig};
 use crate::image::{ImageEncoder, ImageEncoderConfig};
 use crate::joint::{JointConfig, JointEncoder, View};
@@ -286,6 +287,7 @@ impl BackboneConfig {
                 .as_ref()
                 .map(|joint| joint.init_over(init, self.positions_before_patches())),
             image_tags: self.image_tags,
+            frozen: Frozen::default(),
         }
     }
 }
@@ -308,9 +310,38 @@ pub struct Backbone {
     pub joint: Option<JointEncoder>,
     /// Whether the image encoder reads tags.
     pub image_tags: bool,
+    /// The encoders in which nothing learns, see [`note_frozen`](Self::note_frozen).
+    #[module(skip)]
+    pub frozen: Frozen,
 }
 
 impl Backbone {
+    /// Notes in which encoders nothing learns. Those that draw nothing are run without autodiff from now on. To be called when parameters
+    /// have been frozen or released.
+    pub fn note_frozen(&mut self) {
+        let image = self.image.as_ref().is_some_and(frozen::learns);
+        let regions = self.regions.as_ref().is_some_and(frozen::learns);
+        self.frozen = Frozen {
+            text: !frozen::learns(&self.text),
+            image: self.image_layers() > 0 && !image && !regions,
+        };
+    }
+
+    /// The encoders that are frozen but draw random numbers: a word for each, and its section of the configuration.
+    pub fn frozen_but_drawing(&self) -> Vec<(&'static str, &'static str)> {
+        let mut found = Vec::new();
+        if self.frozen.text && self.text.draws() {
+            found.push(("text", "text"));
+        }
+        if self.frozen.image && self.image.as_ref().is_some_and(ImageEncoder::draws) {
+            found.push(("image", "image"));
+        }
+        if self.frozen.image && self.regions.as_ref().is_some_and(RegionEncoder::draws) {
+            found.push(("image", "regions"));
+        }
+        found
+    }
+
     /// Computes activations in another dtype; parameters stay as they are.
     pub fn compute_in(mut self, dtype: FloatDType) -> Self {
         self.text.dtype = dtype;
@@ -337,7 +368,15 @@ impl Backbone {
     /// - input: `[B, Lt]`
     pub fn encode_texts_at(&self, input: &TextInput, layers: &BTreeSet<usize>) -> TextFeatures {
         let depth = self.text.layers.len();
-        let states = self.text.forward(input, self.states_down_to(depth, layers));
+        let keep = self.states_down_to(depth, layers);
+        let states = if self.frozen.text && !self.text.draws() {
+            let states = self.text.valid().forward(&input.without_autodiff(), keep);
+            let own = self.text.word_embedding.weight.val();
+            let states = states.into_iter();
+            states.map(|state| frozen::beside(state, &own)).collect()
+        } else {
+            self.text.forward(input, keep)
+        };
         let layers = layers_of(&states, depth, layers);
         let states = self.read_by_fusion(states);
         TextFeatures {
@@ -426,15 +465,38 @@ impl Backbone {
         let depth = self.image_layers();
         let keep = self.states_down_to(depth, layers);
         let further = tags.map(|tags| (self.text.embed(tags, TAG_TYPE), &tags.mask));
+        // Tags are embedded by the text encoder, which may learn.
+        let frozen = self.frozen.image && further.is_none();
         let (states, mask): (Vec<_>, _) = match (pictures, &self.image, &self.regions) {
             (Pictures::Pixels(pixels), Some(encoder), _) => {
-                let states = encoder.forward_with(pixels.clone(), further, keep);
-                let finished = states.into_iter().map(|state| encoder.finish(state));
-                (finished.collect(), None)
+                if frozen && !encoder.draws() {
+                    let pixels = pixels.clone().without_autodiff();
+                    let (own, encoder) = (encoder.class_embedding.val(), encoder.valid());
+                    let states = encoder.forward(pixels, keep).into_iter();
+                    let finished = states.map(|state| frozen::beside(encoder.finish(state), &own));
+                    (finished.collect(), None)
+                } else {
+                    let states = encoder.forward_with(pixels.clone(), further, keep);
+                    let finished = states.into_iter().map(|state| encoder.finish(state));
+                    (finished.collect(), None)
+                }
             }
             (Pictures::Regions(regions), _, Some(encoder)) => {
-                let (states, mask) = encoder.forward(regions, further, keep);
-                (states, Some(mask))
+                if frozen && !encoder.draws() {
+                    let (own, encoder) = (encoder.class_embedding.val(), encoder.valid());
+                    let (states, _) = encoder.forward(&regions.without_autodiff(), None, keep);
+                    let states = states.into_iter();
+                    let states = states.map(|state| frozen::beside(state, &own)).collect();
+                    let class =
+                        PaddingMask::none(regions.mask.dims()[0], 1, &regions.features.device());
+                    (
+                        states,
+                        Some(PaddingMask::join(vec![class, regions.mask.clone()])),
+                    )
+                } else {
+                    let (states, mask) = encoder.forward(regions, further, keep);
+                    (states, Some(mask))
+                }
             }
             _ => unreachable!("invariant: a model is given what it reads"),
         };

@@ -8,7 +8,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Bool, FloatDType, Tensor, TensorData, assert_shape};
 use serde::{Deserialize, Serialize};
 use unimo_batch::{ConfigError, Images, config};
-use unimo_core::blocks::{self, BlockConfig, PreNormBlock};
+use unimo_core::blocks::{self, BlockConfig, Draws, PreNormBlock};
 use unimo_core::dtype::{cast, same_dtype};
 use unimo_core::init::Init;
 use unimo_core::layers::{Activation, Dropout, LayerNorm, Linear};
@@ -156,6 +156,11 @@ pub struct ImageEncoder {
 }
 
 impl ImageEncoder {
+    /// Whether it draws random numbers while autodiff is on: dropout or drop-path is above 0.
+    pub fn draws(&self) -> bool {
+        self.dropout.probability > 0.0 || self.layers.iter().any(Draws::draws)
+    }
+
     /// Patches along each side of the image.
     pub fn grid(&self) -> usize {
         let [positions, _] = self.position_embedding.dims();

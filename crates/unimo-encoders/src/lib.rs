@@ -39,6 +39,7 @@ pub mod backbone;
 pub mod clip;
 pub mod export;
 pub mod features;
+pub mod frozen;
 pub mod fusion;
 pub mod image;
 pub mod import;

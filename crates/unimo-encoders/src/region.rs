@@ -11,7 +11,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{FloatDType, Tensor, TensorData, assert_shape};
 use serde::{Deserialize, Serialize};
 use unimo_batch::{ConfigError, Regions, config};
-use unimo_core::blocks::{self, BlockConfig, PostNormBlock};
+use unimo_core::blocks::{self, BlockConfig, Draws, PostNormBlock};
 use unimo_core::dtype::{cast, same_dtype};
 use unimo_core::init::Init;
 use unimo_core::layers::{Activation, Dropout, LayerNorm, Linear};
@@ -106,6 +106,15 @@ pub struct RegionInput {
 }
 
 impl RegionInput {
+    /// The same regions for a model without autodiff.
+    #[must_use]
+    pub fn without_autodiff(&self) -> Self {
+        Self {
+            features: self.features.clone().without_autodiff(),
+            mask: self.mask.without_autodiff(),
+        }
+    }
+
     /// Moves a batch's regions to a device.
     pub fn new(regions: &Regions, device: &burn::tensor::Device) -> Self {
         let (rows, count) = (regions.counts.len(), regions.count);
@@ -119,6 +128,11 @@ impl RegionInput {
 }
 
 impl RegionEncoder {
+    /// Whether it draws random numbers while autodiff is on: dropout or drop-path is above 0.
+    pub fn draws(&self) -> bool {
+        self.dropout.probability > 0.0 || self.layers.iter().any(Draws::draws)
+    }
+
     /// The states after the last `keep` blocks, in order, and which positions are padding. If `keep` exceeds the number of
     /// blocks, the embeddings come first. `further` are tokens after the regions, such as the names of the image's objects.
     ///

@@ -9,7 +9,7 @@ use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData, assert_shape};
 use serde::{Deserialize, Serialize};
 use unimo_batch::{ConfigError, config};
 use unimo_core::attention::KeyValues;
-use unimo_core::blocks::{self, BlockConfig, PostNormBlock};
+use unimo_core::blocks::{self, BlockConfig, Draws, PostNormBlock};
 use unimo_core::dtype::cast;
 use unimo_core::init::Init;
 use unimo_core::layers::{Activation, Dropout, Embedding, LayerNorm};
@@ -164,6 +164,18 @@ pub struct TextInput {
 }
 
 impl TextInput {
+    /// The same texts for a model without autodiff.
+    #[must_use]
+    pub fn without_autodiff(&self) -> Self {
+        Self {
+            ids: self.ids.clone().without_autodiff(),
+            positions: self.positions.clone().without_autodiff(),
+            mask: self.mask.without_autodiff(),
+            pairs: self.pairs.as_ref().map(PairMask::without_autodiff),
+            types: self.types.clone().map(Tensor::without_autodiff),
+        }
+    }
+
     /// The same texts, read from left to right after their first `prefix` positions.
     pub fn from_left_to_right(self, prefix: usize) -> Self {
         let [_, length] = self.ids.dims();
@@ -176,6 +188,11 @@ impl TextInput {
 }
 
 impl TextEncoder {
+    /// Whether it draws random numbers while autodiff is on: dropout or drop-path is above 0.
+    pub fn draws(&self) -> bool {
+        self.dropout.probability > 0.0 || self.layers.iter().any(Draws::draws)
+    }
+
     /// The id of padding.
     pub fn pad_id(&self) -> usize {
         self.pad_id

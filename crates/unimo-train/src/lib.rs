@@ -25,6 +25,7 @@ pub mod evaluators;
 pub mod export;
 pub mod files;
 pub mod fingerprint;
+pub mod freezing;
 pub mod given;
 pub mod hub;
 pub mod interrupt;

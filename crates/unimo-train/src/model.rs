@@ -1,15 +1,16 @@
 //! The model that a recipe describes: encoders and objectives, made from one seed.
 
-use burn::module::{Module, ModuleMapper, Param};
+use burn::module::Module;
 use burn::tensor::{Device, FloatDType, Tensor};
 use unimo_core::init::Init;
+use unimo_core::lora;
 use unimo_encoders::backbone::{Backbone, BackboneConfig};
-use unimo_encoders::names::covers;
 use unimo_objectives::Carry;
 use unimo_objectives::teacher::{Teacher, TeacherConfig};
 use unimo_objectives::{Objectives, ObjectivesConfig};
 
 use crate::recipe::{ComputeDtype, Recipe};
+use crate::seeds::{Purpose, seed_of};
 
 /// All modules with weights.
 #[derive(Module, Debug)]
@@ -23,7 +24,7 @@ pub struct Model {
 }
 
 impl Model {
-    /// New weights from the recipe's seed, the same on every device.
+    /// New weights from the recipe's seed, the same on every device. Adapters are put on afterwards, by [`adapted`](Self::adapted).
     pub fn new(recipe: &Recipe, device: &Device) -> Self {
         let mut init =
             Init::new(device, recipe.seed).with_deviation(recipe.model.initializer_range as f32);
@@ -32,12 +33,34 @@ impl Model {
         Self::assemble(&mut init, &recipe.model, &recipe.objectives, teacher, dtype)
     }
 
-    /// A model of zeros, to be filled from a file.
+    /// A model of zeros with the recipe's adapters, to be filled from a file of this recipe.
     pub fn blank(recipe: &Recipe, device: &Device) -> Self {
         let dtype = float_dtype(recipe.train.dtype);
         let mut init = Init::blank(device);
         let teacher = recipe.teacher.as_ref();
         Self::assemble(&mut init, &recipe.model, &recipe.objectives, teacher, dtype)
+            .with_adapters(recipe, &mut init)
+    }
+
+    /// The same with the recipe's adapters (`train.lora`), if it has some. They change nothing yet.
+    #[must_use]
+    pub fn adapted(self, recipe: &Recipe, device: &Device) -> Self {
+        let seed = seed_of(recipe.seed, 0, 0, Purpose::Adapters);
+        self.with_adapters(recipe, &mut Init::new(device, seed))
+    }
+
+    fn with_adapters(mut self, recipe: &Recipe, init: &mut Init) -> Self {
+        let Some(config) = &recipe.train.lora else {
+            return self;
+        };
+        let teacher = self.teacher.take();
+        let mut model = lora::attach(self, init, &config.spec(), &|layer| config.adapts(layer));
+        // A teacher has the adapters of the encoders that it follows.
+        model.teacher = teacher.map(|mut teacher| {
+            teacher.adopt(&model.backbone);
+            teacher
+        });
+        model
     }
 
     /// Puts encoders and heads together.
@@ -57,40 +80,6 @@ impl Model {
             teacher,
             objectives,
         }
-    }
-
-    /// The same, where parameters that a pattern covers track no gradient. See
-    /// [`TrainConfig::freeze`](crate::recipe::TrainConfig::freeze).
-    #[must_use]
-    pub fn freeze(self, patterns: &[String]) -> Self {
-        struct Freeze<'a> {
-            path: Vec<String>,
-            patterns: &'a [String],
-        }
-        impl ModuleMapper for Freeze<'_> {
-            fn enter_module(&mut self, name: &str, _container: &str) {
-                self.path.push(name.to_owned());
-            }
-            fn exit_module(&mut self, _name: &str, _container: &str) {
-                self.path.pop();
-            }
-            fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-                let name = self.path.join(".");
-                let frozen = self.patterns.iter().any(|pattern| covers(pattern, &name));
-                if frozen {
-                    param.set_require_grad(false)
-                } else {
-                    param
-                }
-            }
-        }
-        if patterns.is_empty() {
-            return self;
-        }
-        self.map(&mut Freeze {
-            path: Vec::new(),
-            patterns,
-        })
     }
 
     /// To be called when the encoders have been given other weights before the first step.

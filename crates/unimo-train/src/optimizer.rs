@@ -208,39 +208,6 @@ impl Optimizer {
     }
 }
 
-/// The gradients of the parameters that are trained; the others are dropped.
-pub fn only<M: Module>(
-    module: &M,
-    gradients: GradientsParams,
-    learns: &dyn Fn(&str) -> bool,
-) -> GradientsParams {
-    struct Drop<'a> {
-        path: Vec<String>,
-        learns: &'a dyn Fn(&str) -> bool,
-        gradients: GradientsParams,
-    }
-    impl ModuleVisitor for Drop<'_> {
-        fn enter_module(&mut self, name: &str, _container: &str) {
-            self.path.push(name.to_owned());
-        }
-        fn exit_module(&mut self, _name: &str, _container: &str) {
-            self.path.pop();
-        }
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            if !(self.learns)(&self.path.join(".")) {
-                let _ = self.gradients.remove::<D>(param.id);
-            }
-        }
-    }
-    let mut drop = Drop {
-        path: Vec::new(),
-        learns,
-        gradients,
-    };
-    module.visit(&mut drop);
-    drop.gradients
-}
-
 /// The global norm of all gradients.
 pub fn global_norm<M: Module>(module: &M, gradients: &GradientsParams) -> f64 {
     let parts = squares(module, gradients);

@@ -114,6 +114,16 @@ impl Rates {
         text
     }
 
+    /// A line on how far layer-wise decay spreads the rates; `None` without it.
+    pub fn note(&self, parameters: &[ParameterInfo]) -> Option<String> {
+        let (low, high) = self.range(parameters)?;
+        (self.config.layer_decay < 1.0).then(|| {
+            format!(
+                "learning rates are {low:.2e} to {high:.2e} times that of the schedule, by layer; rates.txt lists them"
+            )
+        })
+    }
+
     /// The lowest and the highest factor of the parameters that learn; `None` if none does.
     pub fn range(&self, parameters: &[ParameterInfo]) -> Option<(f64, f64)> {
         let learning = parameters.iter().filter(|p| p.trainable);
@@ -180,6 +190,7 @@ mod tests {
     use unimo_core::parameters;
 
     use super::*;
+    use crate::freezing;
     use crate::model::Model;
     use crate::recipe::{Overrides, Recipe};
 
@@ -217,13 +228,14 @@ mod tests {
         assert_eq!(of(&recipe), [0.5, 5.0, 10.0]);
     }
 
-    /// timm 1.0's `param_groups_layer_decay` over `vit_*` (`optim/_param_groups.py`, and the groups of `VisionTransformer.group_matcher`):
+    /// timm 1.0.31's `param_groups_layer_decay` over `vit_*` (`optim/_param_groups.py`, and the groups of `VisionTransformer.group_matcher`):
     ///
     /// ```python
     /// layer_scales = list(layer_decay ** (layer_max - i) for i in range(num_layers))
     /// ```
     ///
-    /// with the stem as group 0, block i as group i + 1, its final norm in the group before it, and the head as the last group.
+    /// with the stem as group 0, block i as group i + 1, its final norm in the group before it, and the head as the last group. With three blocks and 0.65 it prints
+    /// 0.178506, 0.274625, 0.4225, 0.65 and 1.
     #[test]
     fn one_encoder_has_the_factors_of_timm() {
         /// A power of doubles against a product of them.
@@ -337,7 +349,7 @@ mod tests {
     fn the_account_names_every_group_once() {
         let recipe = recipe("unimo3-tiny", &["train.optimizer.layer_decay=0.5"]);
         let model = Model::new(&recipe, &Device::flex().autodiff());
-        let model = model.freeze(&["backbone.image".to_owned()]);
+        let model = freezing::track(model, &|name| !name.starts_with("backbone.image."));
         let all = parameters::list(&model);
         let rates = rates(&recipe);
         let account = rates.account(&all);

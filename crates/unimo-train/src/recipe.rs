@@ -28,7 +28,9 @@ pub use crate::recipe::init::InitConfig;
 pub use crate::recipe::log::LogConfig;
 pub use crate::recipe::stages::StageConfig;
 pub use crate::recipe::task::{LabelsConfig, Task, TaskConfig};
-pub use crate::recipe::train::{ComputeDtype, Decay, OptimizerConfig, ScheduleConfig, TrainConfig};
+pub use crate::recipe::train::{
+    ComputeDtype, Decay, LoraConfig, OptimizerConfig, ScheduleConfig, TrainConfig,
+};
 
 /// A recipe that ships with the crate.
 #[derive(Debug, Clone, Copy)]

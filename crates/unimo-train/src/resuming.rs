@@ -426,6 +426,10 @@ const MAY_NOT_CHANGE: &[(&str, &str)] = &[
         "the place in the data follows from it",
     ),
     ("train.ema", "the checkpoint has the average, or has none"),
+    (
+        "train.lora",
+        "the checkpoint has these adapters, or has none",
+    ),
     ("train.optimizer", "the moments were gathered with it"),
     ("data.tokenizer", "the run has its own copy, tokenizer.json"),
     ("data.concepts", "the run has its own copy, concepts.json"),

@@ -7,6 +7,7 @@ pub(crate) enum Purpose {
     Dropout,
     Negatives,
     Order,
+    Adapters,
 }
 
 /// The seed of a step, micro-batch and purpose.

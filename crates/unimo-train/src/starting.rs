@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use unimo_batch::ConfigError;
+use unimo_core::lora;
 use unimo_core::parameters;
 use unimo_data::processor;
 use unimo_encoders::image::ImageEncoderConfig;
@@ -123,9 +124,24 @@ pub fn model(recipe: &Recipe, device: &Device) -> Result<(Model, Option<Started>
     recipe
         .check_patterns(&ours)
         .map_err(TrainError::of_recipe)?;
+    if let Some(config) = &recipe.train.lora {
+        let layers = lora::linear_layers(&model);
+        for pattern in &config.layers {
+            ConfigError::unless(
+                layers.iter().any(|layer| covers(pattern, layer)),
+                "train.lora.layers",
+                format_args!("\"{pattern}\""),
+                format_args!(
+                    "is the name of no linear layer, nor a beginning; there are {}",
+                    layers.join(", ")
+                ),
+            )
+            .map_err(TrainError::of_recipe)?;
+        }
+    }
     let Some(init) = &recipe.init else {
         model.teacher = teacher;
-        return Ok((model, None));
+        return Ok((model.adapted(recipe, device), None));
     };
     for pattern in &init.new {
         ConfigError::unless(
@@ -151,7 +167,7 @@ pub fn model(recipe: &Recipe, device: &Device) -> Result<(Model, Option<Started>
     };
     model.teacher = teacher;
     model.adopt();
-    Ok((model, Some(started)))
+    Ok((model.adapted(recipe, device), Some(started)))
 }
 
 /// The first two parts of the parameters' names.

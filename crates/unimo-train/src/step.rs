@@ -45,6 +45,8 @@ pub(crate) struct Accumulated {
     /// Micro-batches that lacked an objective's input, by objective.
     pub skipped: BTreeMap<String, u64>,
     pub carries: Vec<(&'static str, Carry)>,
+    /// There was a loss, and nothing that learns has a gradient of it.
+    pub learns_nothing: bool,
 }
 
 /// One objective over the micro-batches of a step.
@@ -94,6 +96,7 @@ impl Forward<'_> {
         }
         let mut accumulator = GradientsAccumulator::new();
         let mut carries = Vec::new();
+        let mut has_loss = false;
         // Each with its micro-batch; `None` for all micro-batches.
         let mut results: Vec<(Option<usize>, ObjectiveResult)> = Vec::new();
         let mut skipped: BTreeMap<String, u64> = BTreeMap::new();
@@ -113,15 +116,14 @@ impl Forward<'_> {
             let of_micro = |result| (Some(micro), result);
             results.extend(result.results.into_iter().map(of_micro));
             if let Some(loss) = result.loss {
+                has_loss = true;
                 let gradients = GradientsParams::from_grads(loss.backward(), model);
                 accumulator.accumulate(model, gradients);
             }
         }
-        let mut gradients = accumulator.grads();
-        if self.stage.train.is_some() {
-            gradients = optimizer::only(model, gradients, &|name| self.stage.learns(name));
-        }
+        let gradients = accumulator.grads();
         let squares = optimizer::squares(model, &gradients);
+        let learns_nothing = has_loss && squares.is_empty();
         let (numbers, grad_norm) = fetch(&results, squares);
         self.check(batches, &results, &numbers, grad_norm)?;
 
@@ -156,6 +158,7 @@ impl Forward<'_> {
             losses,
             skipped,
             carries,
+            learns_nothing,
         })
     }
 

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use burn::module::Module;
 use burn::tensor::Device;
 
 use crate::checkpoint;
@@ -38,7 +39,7 @@ pub(crate) fn chosen_step(run: &RunFolder, asked: Option<u64>) -> Result<u64, Tr
     })
 }
 
-/// A run's model at a step, for evaluation.
+/// A run's model at a step, for evaluation. Adapters are added to the weights.
 pub(crate) fn load_model(
     run: &RunFolder,
     recipe: &Recipe,
@@ -53,5 +54,6 @@ pub(crate) fn load_model(
     } else {
         "model"
     };
-    reader.module(section, Model::blank(&recipe, device))
+    let model = reader.module(section, Model::blank(&recipe, device))?;
+    Ok(model.materialize())
 }

@@ -25,6 +25,7 @@ use crate::device::DeviceChoice;
 use crate::error::TrainError;
 use crate::evaluators::{self, Evaluator, Weights, check_select};
 use crate::fingerprint::{Fingerprint, Given};
+use crate::freezing::Freezing;
 use crate::interrupt;
 use crate::model::Model;
 use crate::observers::mlflow::MlFlow;
@@ -109,6 +110,7 @@ pub(crate) struct Trainer {
     device: Device,
     /// `None` only while the optimiser owns the weights.
     state: Option<State<Model>>,
+    freezing: Freezing,
     observers: Observers,
     last_good: Option<PathBuf>,
     best: Option<Best>,
@@ -177,7 +179,8 @@ impl Trainer {
                 model
             }
         };
-        let model = model.freeze(&recipe.train.freeze);
+        let freezing = Freezing::of(&model, &recipe);
+        let model = freezing.apply(model, None);
         let count: usize = parameters::list(&model)
             .iter()
             .map(|p| p.shape.iter().product::<usize>())
@@ -233,8 +236,8 @@ impl Trainer {
             )?;
         }
         let rates = Rates::new(&recipe.train.optimizer, &recipe.model);
-        let account = rates.account(&parameters::list(&state.model));
-        run.write("rates.txt", account.as_bytes())?;
+        let learning = parameters::list(&state.model);
+        run.write("rates.txt", rates.account(&learning).as_bytes())?;
         run.append(
             "sessions.jsonl",
             &SessionRecord {
@@ -247,7 +250,7 @@ impl Trainer {
         )?;
         let skip = SkipList::open(run.join("skipped.jsonl"), recipe.data.max_skipped)?;
         // Opened before any work: a held-out split that cannot be used should fail now, not after hours.
-        let mut lines: Vec<String> = reward.into_iter().collect();
+        let mut lines: Vec<String> = reward.into_iter().chain(rates.note(&learning)).collect();
         let evaluators = if options.train_only {
             Vec::new()
         } else {
@@ -298,6 +301,7 @@ impl Trainer {
             source,
             device,
             state: Some(state),
+            freezing,
             observers,
             last_good,
             before,
@@ -316,7 +320,6 @@ impl Trainer {
             trainer.run.path().display()
         );
         trainer.observers.message(line);
-        trainer.say_rates();
         if step > 0 && drew_in_turn(&trainer.run) {
             trainer.observers.message(
                 "an earlier version began this run: its objectives drew their random numbers in turn. From here on each draws its own, so \
@@ -368,19 +371,6 @@ impl Trainer {
         })
     }
 
-    /// Says how far layer-wise decay spreads the learning rates.
-    fn say_rates(&mut self) {
-        let optimizer = &self.recipe.train.optimizer;
-        let rates = Rates::new(optimizer, &self.recipe.model);
-        let range = rates.range(&parameters::list(&self.state().model));
-        let Some((low, high)) = range.filter(|_| optimizer.layer_decay < 1.0) else {
-            return;
-        };
-        self.observers.message(format_args!(
-            "learning rates are {low:.2e} to {high:.2e} times that of the schedule, by layer; rates.txt lists them"
-        ));
-    }
-
     fn state(&self) -> &State<Model> {
         self.state
             .as_ref()
@@ -411,6 +401,7 @@ impl Trainer {
             if done == stage.before {
                 self.begin(&stage)?;
             }
+            self.freeze(&stage);
             let mut loader = self.loader(&stage, done - stage.before)?;
             for step in done + 1..=stage.last {
                 let began = Instant::now();
@@ -484,6 +475,17 @@ impl Trainer {
             ));
         }
         Ok(())
+    }
+
+    /// Lets that learn what learns in a stage, and says what does not.
+    fn freeze(&mut self, stage: &Stage) {
+        let state = self.state.take();
+        let mut state = state.expect("invariant: the state is back after every step");
+        state.model = self.freezing.apply(state.model, Some(stage));
+        for line in self.freezing.account(&state.model) {
+            self.observers.message(line);
+        }
+        self.state = Some(state);
     }
 
     /// The batches of a stage, after its first `done` steps.
@@ -577,9 +579,16 @@ impl Trainer {
             losses,
             skipped,
             carries,
+            learns_nothing,
         } = forward.accumulate(&batches)?;
         drop(batches);
         self.say_once(&losses);
+        if learns_nothing && self.said.insert(("", "learns nothing")) {
+            self.observers.message(format_args!(
+                "step {step}: no parameter that learns has a gradient of this batch's losses; the others are frozen by train.freeze or by \
+                 `train` of the stage"
+            ));
+        }
         let config = &self.recipe.train;
         let grad_scale = match config.clip_norm {
             Some(limit) if grad_norm > limit => limit / grad_norm,

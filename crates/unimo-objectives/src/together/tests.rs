@@ -501,11 +501,11 @@ fn both_passes_draw_the_same() {
     let mut model = two_streams(0.3);
     model.text.layers = 2;
     model.text.drop_path = 0.5;
-    for image in &mut model.image {
+    if let Some(image) = &mut model.image {
         image.layers = 2;
         image.drop_path = 0.5;
     }
-    for fusion in &mut model.fusion {
+    if let Some(fusion) = &mut model.fusion {
         fusion.drop_path = 0.5;
     }
     let config = ObjectivesConfig {

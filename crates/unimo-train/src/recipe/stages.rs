@@ -202,6 +202,14 @@ impl Recipe {
             format_args!("{:?}", self.train.freeze),
             "must leave a parameter to train",
         )?;
+        for pattern in self.train.lora.iter().flat_map(|lora| &lora.also) {
+            ConfigError::unless(
+                parameters.iter().any(|name| covers(pattern, name)),
+                "train.lora.also",
+                format_args!("\"{pattern}\""),
+                "must be the name of a parameter or its beginning, such as \"objectives\"",
+            )?;
+        }
         for pattern in self.train.optimizer.lr_factors.keys() {
             ConfigError::unless(
                 parameters.iter().any(|name| covers(pattern, name)),

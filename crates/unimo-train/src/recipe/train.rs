@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use unimo_batch::{ConfigError, config};
+use unimo_core::lora::LoraSpec;
+use unimo_encoders::names::covers;
 
 /// The dtype of activations; parameters, optimiser and losses are always f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,10 +52,49 @@ pub struct TrainConfig {
     /// track no gradient, are not decayed and have no moments.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub freeze: Vec<String>,
+    /// Low-rank adapters, which learn in the place of the weights; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraConfig>,
     /// The optimiser.
     pub optimizer: OptimizerConfig,
     /// The learning rate over the steps.
     pub schedule: ScheduleConfig,
+}
+
+/// `[train.lora]`: LoRA (Hu et al. 2022). The adapters of linear layers learn, and of all other parameters only what `also` names.
+/// Evaluations and exports have the adapters added to the weights.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoraConfig {
+    /// The linear layers: names or prefixes of names, such as `"backbone.*.layers.*.attention.query"`, where `*` stands for any one part.
+    /// A prefix covers all linear layers below it.
+    pub layers: Vec<String>,
+    /// Rank of the adapters.
+    pub rank: usize,
+    /// What an adapter adds is multiplied by `alpha / rank`.
+    pub alpha: f64,
+    /// Dropout on the adapters' inputs, in [0, 1).
+    #[serde(default, skip_serializing_if = "config::is_zero")]
+    pub dropout: f64,
+    /// Other parameters that learn, in the same notation, such as a new head: `"objectives"`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<String>,
+}
+
+impl LoraConfig {
+    /// The adapters' sizes.
+    pub fn spec(&self) -> LoraSpec {
+        LoraSpec {
+            rank: self.rank,
+            alpha: self.alpha,
+            dropout: self.dropout,
+        }
+    }
+
+    /// Whether a linear layer has an adapter.
+    pub fn adapts(&self, layer: &str) -> bool {
+        self.layers.iter().any(|pattern| covers(pattern, layer))
+    }
 }
 
 /// `[train.optimizer]`: AdamW.
@@ -132,6 +173,15 @@ impl TrainConfig {
         }
         if let Some(decay) = self.ema {
             config::probability("ema", decay)?;
+        }
+        if let Some(lora) = &self.lora {
+            lora.spec().validate().map_err(|e| e.within("lora"))?;
+            ConfigError::unless(
+                !lora.layers.is_empty(),
+                "lora.layers",
+                "[]",
+                "must name linear layers, such as \"backbone.*.layers.*.attention\"",
+            )?;
         }
         let o = &self.optimizer;
         for (key, value) in [

@@ -3,10 +3,14 @@
 //! A model starts from the run's best weights, or from those of the checkpoint that is named. Tokenizer, phrases and tags are the
 //! run's own, since the rows of the word embedding mean its words. Only objectives that the run does not have are new.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use burn::module::Module;
 use toml::{Table, Value};
 use unimo_batch::ConfigError;
+use unimo_core::init::Init;
+use unimo_core::lora;
 use unimo_data::{Concepts, TextTokenizer};
 use unimo_encoders::import::{Allow, import};
 use unimo_encoders::names::{Form, Names, Rule, covers, rule};
@@ -156,6 +160,8 @@ impl OwnRun {
             "model"
         };
         let mut weights = Weights::open_section(&self.checkpoint, section)?;
+        let (model, merged) = self.with_its_adapters(model, &weights, &read);
+        let ours = names_of(&model);
         let names = Names::own().and(Names::new([("backbone", "backbone", FITTED)], &[]));
         let (own, theirs) = (recipe.objectives.given(), self.recipe.objectives.given());
         let heads = |all: &[&str], others: &[&str]| -> Vec<String> {
@@ -177,10 +183,16 @@ impl OwnRun {
             left,
         };
         let (model, report) = import(model, &mut weights, &names, &allow)?;
+        let model = model.materialize();
         let mut notes = vec![format!(
             "{section} weights of its step {}",
             checkpoint::step_of(&self.checkpoint).unwrap_or_default()
         )];
+        if merged > 0 {
+            notes.push(format!(
+                "that run had adapters on {merged} of these linear layers, which are added to the weights"
+            ));
+        }
         if recipe.data.mean != self.recipe.data.mean || recipe.data.std != self.recipe.data.std {
             notes.push(format!(
                 "images are normalised by mean {:?} and std {:?}; that run had {:?} and {:?}",
@@ -195,6 +207,28 @@ impl OwnRun {
                 report,
             },
         ))
+    }
+
+    /// The model with the adapters that the run's weights have, blank, on the layers that are read, and their number.
+    fn with_its_adapters(
+        &self,
+        model: Model,
+        weights: &Weights,
+        read: &dyn Fn(&str) -> bool,
+    ) -> (Model, usize) {
+        let Some(config) = &self.recipe.train.lora else {
+            return (model, 0);
+        };
+        let stored: BTreeSet<&str> = weights.infos().map(|(name, _)| name).collect();
+        let has = |layer: &str| {
+            let name = format!("{layer}.weight.lora.a");
+            stored.contains(name.as_str()) && read(&name)
+        };
+        let layers = lora::linear_layers(&model);
+        let count = layers.iter().filter(|layer| has(layer)).count();
+        let device = model.backbone.text.word_embedding.weight.device();
+        let mut init = Init::blank(&device);
+        (lora::attach(model, &mut init, &config.spec(), &has), count)
     }
 
     /// Settings of the encoders that are read in which the recipe differs from the run: key, own value, the run's value.
@@ -223,7 +257,7 @@ impl OwnRun {
 /// The values that differ, but for those that may.
 fn differences(key: &str, ours: &Value, theirs: &Value, found: &mut Vec<(String, String, String)>) {
     if let (Value::Table(ours), Value::Table(theirs)) = (ours, theirs) {
-        let keys: std::collections::BTreeSet<&String> = ours.keys().chain(theirs.keys()).collect();
+        let keys: BTreeSet<&String> = ours.keys().chain(theirs.keys()).collect();
         let absent = Value::String("absent".to_owned());
         for name in keys
             .into_iter()
