@@ -61,6 +61,9 @@ fn values(run: &Path, step: u64) -> Vec<u8> {
 
 const VQA: &str = "unimo3-vqa-tiny";
 
+/// Answers by a head with an output for each, and by their words, with the key of the task.
+const BOTH: [(&str, &str); 2] = [(VQA, "vqa"), ("unimo3-answers-tiny", "answers")];
+
 /// Four steps at once and two and two give the same bytes; the labels are kept with the run, and an edited list is refused.
 #[test]
 fn a_resumed_task_goes_on_exactly_with_its_labels() {
@@ -104,8 +107,14 @@ fn a_resumed_task_goes_on_exactly_with_its_labels() {
 /// Predictions of every held-out question, one line each, and their numbers among the evaluations.
 #[test]
 fn every_held_out_question_is_answered_and_judged() {
+    for (name, key) in BOTH {
+        answers_and_judges(name, key);
+    }
+}
+
+fn answers_and_judges(name: &str, key: &str) {
     let folder = TempDir::new().unwrap();
-    let run = train(&recipe(VQA, &[]), &folder.path().join("run"));
+    let run = train(&recipe(name, &[]), &folder.path().join("run"));
     let out = folder.path().join("predictions.jsonl");
     let args = |format, out: &Path| PredictArgs {
         run: run.clone(),
@@ -127,17 +136,21 @@ fn every_held_out_question_is_answered_and_judged() {
         .collect();
     let look = evaluation::Options::default();
     let (_, records) = evaluation::run(&run, &look).unwrap();
-    assert_eq!((records.len(), records[0].evaluator.as_str()), (1, "vqa"));
+    assert_eq!((records.len(), records[0].evaluator.as_str()), (1, key));
     assert_eq!(records[0].texts as usize, lines.len());
     let right = lines
         .iter()
-        .filter(|line| line["prediction"] == line["answer"])
+        .filter(|line| {
+            // Answers are compared as VQA normalises them: "two" is "2".
+            let text = |key: &str| unimo_eval::vqa::normalise(line[key].as_str().unwrap());
+            text("prediction") == text("answer")
+        })
         .count();
-    let accuracy = records[0].scalars["vqa.accuracy"].value;
+    let accuracy = records[0].scalars[&format!("{key}.accuracy")].value;
     assert!((accuracy - right as f64 / lines.len() as f64).abs() < 1e-12);
     let evals = fs::read_to_string(run.join("evals.jsonl")).unwrap();
     assert!(
-        evals.contains("\"scored\":\"vqa.accuracy on val\""),
+        evals.contains(&format!("\"scored\":\"{key}.accuracy on val\"")),
         "{evals}"
     );
     let report = fs::read_to_string(run.join("report.html")).unwrap();
@@ -152,7 +165,7 @@ fn every_held_out_question_is_answered_and_judged() {
         .unwrap_err()
         .to_string();
     assert!(
-        error.contains("--format nlvr2") && error.contains("objectives.vqa"),
+        error.contains("--format nlvr2") && error.contains(&format!("objectives.{key}")),
         "{error}"
     );
     assert!(!results.exists());
@@ -161,8 +174,14 @@ fn every_held_out_question_is_answered_and_judged() {
 /// An export has the head, the labels and the preparation of the input: it predicts what its run predicts.
 #[test]
 fn an_export_predicts_as_its_run() {
+    for (name, _) in BOTH {
+        exports_and_predicts(name);
+    }
+}
+
+fn exports_and_predicts(name: &str) {
     let folder = TempDir::new().unwrap();
-    let run = train(&recipe(VQA, &[]), &folder.path().join("run"));
+    let run = train(&recipe(name, &[]), &folder.path().join("run"));
     let export = folder.path().join("export");
     unimo_train::export::run(&unimo_train::export::ExportArgs {
         model: run.display().to_string(),
@@ -325,4 +344,19 @@ fn a_task_and_its_labels_belong_together() {
     assert!(error.contains("\"a\" is number 0 and number 1"), "{error}");
     let error = fails(VQA, &["objectives.vqa.pooling=both"]);
     assert!(error.contains("objectives.vqa.pooling"), "{error}");
+    let error = fails("unimo3-answers-tiny", &["model.fusion=none"]);
+    assert!(error.contains("needs a cross-modal encoder"), "{error}");
+}
+
+/// Question and answer are one text, which the positions of the text encoder must hold.
+#[test]
+fn answers_that_do_not_fit_behind_a_question_are_refused() {
+    let folder = TempDir::new().unwrap();
+    let recipe = recipe("unimo3-answers-tiny", &["data.max_text_length=62"]);
+    let error = training::start(&recipe, &folder.path().join("run"), &options()).unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.contains("data.max_text_length") && error.contains("the longest answer"),
+        "{error}"
+    );
 }

@@ -137,6 +137,15 @@ pub struct Texts {
 }
 
 impl Texts {
+    /// The tokens of text `row`, without padding.
+    ///
+    /// # Panics
+    ///
+    /// Panics if there is no such text.
+    pub fn row(&self, row: usize) -> &[i32] {
+        &self.ids[row * self.length..][..self.lengths[row]]
+    }
+
     /// Whether text `row` describes its image. Only such a text is a positive of image-text contrast and matching.
     pub fn describes(&self, row: usize) -> bool {
         matches!(self.roles.get(row), None | Some(TextRole::Describes))

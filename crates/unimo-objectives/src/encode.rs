@@ -86,7 +86,7 @@ impl Wanted {
                     of_model.hides_tags |= matches!(form, ImageForm::MaskedTags(_));
                     of_model.image_layers.extend(request.layer);
                 }
-                What::References => {}
+                What::Words | What::References => {}
             }
         }
         for by in as_others {

@@ -58,7 +58,7 @@ use unimo_encoders::backbone::BackboneConfig;
 
 pub use crate::context::Context;
 pub use crate::draws::Draws;
-pub use crate::objective::{AfterStep, Objective, ObjectiveConfig, Predicts, Settings};
+pub use crate::objective::{AfterStep, AnsweredBy, Objective, ObjectiveConfig, Predicts, Settings};
 pub use crate::outcome::{ACCURACY, Carry, Metric, Outcome};
 pub use crate::pairs::{Fused, Pairs};
 use crate::registry::{OutsideConfig, OutsideObjective};
@@ -188,6 +188,7 @@ objectives! {
     views: pretraining::views::ViewsConfig;
     mrm: pretraining::mrm::MrmConfig;
     vqa: tasks::vqa::VqaConfig;
+    answers: tasks::answers::AnswersConfig;
     nlvr2: tasks::nlvr2::Nlvr2Config;
     snli_ve: tasks::snli_ve::SnliVeConfig;
     ranking: tasks::ranking::RankingConfig;

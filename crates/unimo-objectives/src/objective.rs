@@ -69,10 +69,12 @@ pub trait Settings: Debug + Send + Sync {
 /// What a task predicts of each sample. The loader makes [targets](unimo_batch::Batch::targets) of this kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Predicts {
-    /// One of many answers, of which several may be right to a degree (VQAv2). Each is scored by itself, with a sigmoid.
+    /// One of many answers, of which several may be right to a degree (VQAv2).
     Answers {
         /// Number of answers; `None`: as many as the data's labels.
         classes: Option<usize>,
+        /// How they are scored.
+        by: AnsweredBy,
     },
     /// One of several classes, scored against each other, with a softmax.
     Class {
@@ -87,11 +89,21 @@ pub enum Predicts {
     Box,
 }
 
+/// How the answers to a question are scored, and what their targets are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AnsweredBy {
+    /// A head with an output for each answer. Each is scored by itself, with a sigmoid. Targets are VQA's scores of the answers.
+    Class,
+    /// The likelihood of the answer's words. Scores are logarithms of likelihoods, `-inf` for an answer that was not read whole, and
+    /// are compared by a softmax. Targets are the shares of the people who gave the answers.
+    Words,
+}
+
 impl Predicts {
     /// Number of classes that the settings fix.
     pub fn classes(self) -> Option<usize> {
         match self {
-            Self::Answers { classes } | Self::Class { classes, .. } => classes,
+            Self::Answers { classes, .. } | Self::Class { classes, .. } => classes,
             Self::Number => Some(1),
             Self::Box => Some(4),
         }

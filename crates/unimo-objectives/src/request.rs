@@ -27,6 +27,8 @@ pub enum What {
     Text(TextForm),
     /// Its image.
     Image(ImageForm),
+    /// Its text as words on the host: nothing is encoded.
+    Words,
     /// Every caption of its image, on the host: nothing is encoded.
     References,
 }
@@ -140,6 +142,11 @@ impl Request {
         Self::of(What::Image(form))
     }
 
+    /// A text that the objective has read by itself.
+    pub fn words() -> Self {
+        Self::of(What::Words)
+    }
+
     /// Every caption of a sample's image, [`Batch::references`].
     pub fn references() -> Self {
         Self::of(What::References)
@@ -185,6 +192,7 @@ impl Request {
         match &self.what {
             What::Text(form) => form.is_there(batch),
             What::Image(form) => form.is_there(backbone, batch),
+            What::Words => batch.texts.is_some(),
             What::References => !batch.references.is_empty(),
         }
     }
@@ -374,6 +382,7 @@ impl Inputs {
                     What::Image(ImageForm::Second) => all.second = true,
                     What::References => all.references = true,
                     What::Text(TextForm::Plain | TextForm::AsOthers)
+                    | What::Words
                     | What::Image(ImageForm::Plain) => {}
                 }
             }

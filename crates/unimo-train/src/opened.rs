@@ -23,7 +23,7 @@ use crate::recipe::{LabelsConfig, Overrides, Recipe, Task, TaskConfig};
 use crate::resuming;
 use crate::run::{CONCEPTS, RunFolder};
 use crate::tasks::labels::{self, Labels};
-use crate::tasks::{self, Judged, Targets};
+use crate::tasks::{self, Judged, Targets, candidates};
 use crate::trained::{chosen_step, load_model};
 
 /// Settings of `unimo eval` for a run's weights.
@@ -166,6 +166,13 @@ impl Named {
                 shots: None,
             });
         }
+        let mut model = *model;
+        notes.extend(candidates::give(
+            &mut model,
+            &recipe,
+            &text.tokenizer,
+            labels.as_ref(),
+        )?);
         for note in notes {
             eprintln!("{}: {note}", path.display());
         }
@@ -176,7 +183,7 @@ impl Named {
             tokenizer: text.tokenizer,
             labels,
             step: 0,
-            model: *model,
+            model,
         })
     }
 }

@@ -59,7 +59,7 @@ fn given_tokenizer(recipe: &Recipe, source: &dyn Source) -> Result<TextTokenizer
 fn reads_texts(recipe: &Recipe) -> bool {
     let each = recipe.objectives.each().into_iter();
     each.flat_map(|(_, settings)| settings.requests())
-        .any(|request| matches!(request.what, What::Text(_)))
+        .any(|request| matches!(request.what, What::Text(_) | What::Words))
 }
 
 /// The recipe's vocabulary of concepts, counted on the captions if the recipe says so; `None` if it has none.

@@ -55,6 +55,7 @@ built_in![
     "unimo3-small",
     "unimo3-base",
     "unimo3-vqa-tiny",
+    "unimo3-answers-tiny",
     "vit-classes-tiny",
     "bert-sst2-minilm",
     "unimo3-vqa-small",

@@ -10,6 +10,7 @@ use crate::error::TrainError;
 use crate::model::Model;
 use crate::recipe::Recipe;
 use crate::run::RunFolder;
+use crate::tasks::candidates;
 
 /// A run's model for evaluation: the moving average of its weights if there is one.
 ///
@@ -54,6 +55,12 @@ pub(crate) fn load_model(
     } else {
         "model"
     };
-    let model = reader.module(section, Model::blank(&recipe, device))?;
-    Ok(model.materialize())
+    let mut model = reader
+        .module(section, Model::blank(&recipe, device))?
+        .materialize();
+    if model.objectives.answers.is_some() {
+        let labels = run.labels()?;
+        candidates::give(&mut model, &recipe, &run.tokenizer()?, labels.as_ref())?;
+    }
+    Ok(model)
 }

@@ -44,7 +44,7 @@ use crate::seeds::{Purpose, seed_of};
 use crate::starting::{self, Started};
 use crate::step::{Accumulated, Forward, ObjectiveSum};
 use crate::tasks::labels::Labels;
-use crate::tasks::{self, Targets};
+use crate::tasks::{self, Targets, candidates};
 use crate::tensorboard::EventWriter;
 
 /// How to run a recipe.
@@ -158,7 +158,6 @@ impl Trainer {
             fresh,
         } = opened;
         let tokenizer = Arc::new(tokenizer);
-        let targets = Targets::of(&recipe, labels).map(Arc::new);
         let device = training_device(&recipe, &device);
         let steps = checkpoint::steps(&run.checkpoints())?;
         // A run with a checkpoint continues from it, whatever it started from.
@@ -201,6 +200,11 @@ impl Trainer {
         }
         let longest = recipe.data.max_text_length;
         let reward = rewards::give(&mut state.model, &*source, &tokenizer, longest)?;
+        let mut same = None;
+        for model in std::iter::once(&mut state.model).chain(&mut state.ema) {
+            same = candidates::give(model, &recipe, &tokenizer, labels.as_ref())?;
+        }
+        let targets = Targets::of(&recipe, labels).map(Arc::new);
         let step = state.step;
         let before = run.rewind(step)?;
         let sessions = run.sessions()?;
@@ -250,7 +254,8 @@ impl Trainer {
         )?;
         let skip = SkipList::open(run.join("skipped.jsonl"), recipe.data.max_skipped)?;
         // Opened before any work: a held-out split that cannot be used should fail now, not after hours.
-        let mut lines: Vec<String> = reward.into_iter().chain(rates.note(&learning)).collect();
+        let given = reward.into_iter().chain(same);
+        let mut lines: Vec<String> = given.chain(rates.note(&learning)).collect();
         let evaluators = if options.train_only {
             Vec::new()
         } else {

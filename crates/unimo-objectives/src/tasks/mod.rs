@@ -3,6 +3,7 @@
 //! | key | predicts | from | loss |
 //! |---|---|---|---|
 //! | [`vqa`] | answers to a question | the fused pair | binary cross-entropy of every answer |
+//! | [`answers`] | the same, by the likelihood of the answers' words | questions and answers, read from left to right with the image | cross-entropy of the words |
 //! | [`nlvr2`] | whether a statement is true | the statement fused with one image or two | cross-entropy |
 //! | [`snli_ve`] | what the image says of a sentence | the fused pair | cross-entropy |
 //! | [`ranking`] | which text belongs to an image; needs no labels | fused pairs, true and wrong ones | cross-entropy over texts |
@@ -16,6 +17,7 @@
 //! [`Settings::predicts`]: crate::Settings::predicts
 //! [`Objective::predict`]: crate::Objective::predict
 
+pub mod answers;
 pub mod classes;
 pub mod grounding;
 pub mod head;

@@ -24,7 +24,7 @@ use unimo_encoders::names::Rule;
 use crate::context::Context;
 use crate::encoded::Encoded;
 use crate::is_default;
-use crate::objective::{Objective, ObjectiveConfig, Predicts, Settings};
+use crate::objective::{AnsweredBy, Objective, ObjectiveConfig, Predicts, Settings};
 use crate::outcome::Outcome;
 use crate::pairs::{Fused, Pairs};
 use crate::request::{Request, Samples};
@@ -84,6 +84,7 @@ impl Settings for VqaConfig {
     fn predicts(&self) -> Option<Predicts> {
         Some(Predicts::Answers {
             classes: self.classes,
+            by: AnsweredBy::Class,
         })
     }
 

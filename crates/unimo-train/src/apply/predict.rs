@@ -75,6 +75,11 @@ pub fn tasks() -> String {
     let rows = [
         ("vqa", "an answer to a question about an image", "vqa, gqa"),
         (
+            "answers",
+            "the same by the likelihood of its words",
+            "vqa, gqa",
+        ),
+        (
             "nlvr2",
             "whether a statement about one or two images is true",
             "nlvr2",

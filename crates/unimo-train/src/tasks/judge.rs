@@ -2,7 +2,7 @@
 //!
 //! | kind | numbers |
 //! |---|---|
-//! | answers | `accuracy`: VQA's official accuracy; with one answer per question, the share of exact matches after normalisation. `quick`: the score of the predicted answer in the loss |
+//! | answers | `accuracy`: VQA's official accuracy; with one answer per question, the share of exact matches after normalisation. `quick`: the score of the predicted answer as a target of `[objectives.vqa]` |
 //! | classes | `accuracy`: share of right classes, with more of them in `judge/classes.rs`; also of each class, where the task itself names few |
 //! | statements (`nlvr2`) | also `consistency`: share of groups in which all are right, if the data has identifiers |
 //! | numbers | `pearson`, `spearman`: correlations |
@@ -17,8 +17,6 @@ mod statements;
 
 use std::collections::BTreeMap;
 
-use unimo_batch::Target;
-use unimo_data::MakeTarget;
 use unimo_eval::{Bootstrap, Confusion, vqa};
 use unimo_objectives::Predicts;
 
@@ -207,13 +205,9 @@ fn means(
 fn quick(targets: &Targets, all: &[Predicted]) -> Number {
     let score = |predicted: &Predicted| {
         let best = predicted.best.first().map(|(label, _)| *label);
-        match targets.target(&predicted.row.label) {
-            Target::Labels(labels) => {
-                let found = labels.iter().find(|(label, _)| Some(*label) == best);
-                found.map_or(0.0, |(_, score)| f64::from(*score))
-            }
-            Target::Unknown | Target::Number(_) | Target::Box(_) => 0.0,
-        }
+        let scores = targets.scores(&predicted.row.label);
+        let found = scores.iter().find(|(label, _)| Some(*label) == best);
+        found.map_or(0.0, |(_, score)| f64::from(*score))
     };
     let scores: Vec<f64> = all.iter().map(score).collect();
     Number {

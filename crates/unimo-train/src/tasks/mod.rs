@@ -3,6 +3,7 @@
 //! An objective that predicts something ([`Settings::predicts`](unimo_objectives::Settings::predicts)) is a task. A recipe has at
 //! most one. Its head stays with the objective; its labels are a file of the run, [`labels::FILE_NAME`].
 
+pub(crate) mod candidates;
 pub mod judge;
 pub mod labels;
 pub mod predict;

@@ -6,7 +6,7 @@ use std::sync::mpsc::sync_channel;
 use burn::tensor::{Device, Tensor, activation};
 use unimo_data::images::Window;
 use unimo_data::{DataError, SampleError, TaskBatch, TaskRow, TaskSet};
-use unimo_objectives::Predicts;
+use unimo_objectives::{AnsweredBy, Predicts};
 
 use crate::error::TrainError;
 use crate::interrupt;
@@ -21,7 +21,8 @@ pub const KEPT: usize = 5;
 pub struct Predicted {
     /// The sample.
     pub row: TaskRow,
-    /// The best labels with their probabilities, the best first; for a number, the number itself with label 0.
+    /// The best labels with their probabilities, the best first; for a number, the number itself with label 0. Where answers are compared
+    /// by their words, these are shares of the answers that were read whole.
     pub best: Vec<(u32, f32)>,
     /// The box, if one is predicted: x1, y1, x2, y2 as shares of the width and height of the whole image.
     pub bounds: Option<[f32; 4]>,
@@ -122,8 +123,15 @@ fn of_batch(
 fn probabilities(predicts: Predicts, scores: Tensor<2>) -> Tensor<2> {
     let scores = scores.cast(burn::tensor::FloatDType::F32);
     match predicts {
-        Predicts::Answers { .. } => activation::sigmoid(scores),
-        Predicts::Class { .. } => activation::softmax(scores, 1),
+        Predicts::Answers {
+            by: AnsweredBy::Class,
+            ..
+        } => activation::sigmoid(scores),
+        Predicts::Answers {
+            by: AnsweredBy::Words,
+            ..
+        }
+        | Predicts::Class { .. } => activation::softmax(scores, 1),
         Predicts::Number | Predicts::Box => scores,
     }
 }

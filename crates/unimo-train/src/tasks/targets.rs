@@ -3,7 +3,7 @@
 use unimo_batch::Target;
 use unimo_data::{Label, MakeTarget};
 use unimo_eval::vqa::{normalise, soft_score};
-use unimo_objectives::Predicts;
+use unimo_objectives::{AnsweredBy, Predicts};
 
 use crate::recipe::Recipe;
 use crate::recipe::Task;
@@ -64,8 +64,12 @@ impl Targets {
             return Ok(Target::Unknown);
         };
         match (self.task.predicts, &self.labels) {
-            (Predicts::Answers { .. }, Some(labels)) => {
-                let shares = self.shares(label, labels);
+            (Predicts::Answers { by, .. }, Some(labels)) => {
+                let of = label.given().len();
+                let shares = self.answers(label, labels, |count| match by {
+                    AnsweredBy::Class => score(count, of),
+                    AnsweredBy::Words => count as f32 / of as f32,
+                });
                 Ok(if shares.is_empty() {
                     Target::Unknown
                 } else {
@@ -86,8 +90,22 @@ impl Targets {
         }
     }
 
-    /// The score of each answer that is a label, in the order of their first mention.
-    fn shares(&self, label: &Label, labels: &Labels) -> Vec<(u32, f32)> {
+    /// VQA's score of each answer that is a label, whatever is learned of it.
+    pub(crate) fn scores(&self, label: &Label) -> Vec<(u32, f32)> {
+        let of = label.given().len();
+        let labels = self.labels.as_ref();
+        labels.map_or_else(Vec::new, |labels| {
+            self.answers(label, labels, |count| score(count, of))
+        })
+    }
+
+    /// Each answer that is a label, in the order of their first mention, with what `value` makes of the number of people who gave it.
+    fn answers(
+        &self,
+        label: &Label,
+        labels: &Labels,
+        value: impl Fn(usize) -> f32,
+    ) -> Vec<(u32, f32)> {
         let given = label.given();
         let mut counts: Vec<(String, usize)> = Vec::new();
         for answer in &given {
@@ -101,16 +119,8 @@ impl Targets {
                 None => counts.push((answer, 1)),
             }
         }
-        // A set with one answer per question says that it is right.
-        let score = |count: usize| {
-            if given.len() == 1 {
-                1.0
-            } else {
-                soft_score(count) as f32
-            }
-        };
         let known =
-            |(answer, count): (String, usize)| Some((labels.number(&answer)?, score(count)));
+            |(answer, count): (String, usize)| Some((labels.number(&answer)?, value(count)));
         counts.into_iter().filter_map(known).collect()
     }
 
@@ -135,6 +145,15 @@ impl Targets {
             _ => label.answer.is_some(),
         };
         Ok(all || known)
+    }
+}
+
+/// VQA's score of an answer that `count` of the people gave. A set with one answer per question says that it is right.
+fn score(count: usize, of: usize) -> f32 {
+    if of == 1 {
+        1.0
+    } else {
+        soft_score(count) as f32
     }
 }
 
@@ -184,7 +203,8 @@ mod tests {
     #[test]
     fn answers_have_the_scores_of_meter_and_bridgetower() {
         let answers = ["2", "two", "two", "Two", "3", "x", "x", "x", "x", "x"];
-        let mut targets = targets(Predicts::Answers { classes: None }, &["2", "3", "4"]);
+        let predicts = |by| Predicts::Answers { classes: None, by };
+        let mut targets = targets(predicts(AnsweredBy::Class), &["2", "3", "4"]);
         let of = |targets: &Targets| targets.target(&label(&answers));
         assert_eq!(of(&targets), Target::Labels(vec![(0, 1.0), (1, 0.3)]));
         targets.raw_answers = true;
@@ -196,6 +216,12 @@ mod tests {
         let unknown = label(&["x", "y"]);
         assert_eq!(targets.target(&unknown), Target::Unknown);
         assert!(!targets.learns(&unknown).unwrap() && targets.judges(&unknown, false).unwrap());
+
+        // By words the share of the people counts, also for those whose answer is no label; judged is by the same scores.
+        targets.raw_answers = false;
+        targets.task.predicts = predicts(AnsweredBy::Words);
+        assert_eq!(of(&targets), Target::Labels(vec![(0, 0.4), (1, 0.1)]));
+        assert_eq!(targets.scores(&label(&answers)), [(0, 1.0), (1, 0.3)]);
     }
 
     #[test]
