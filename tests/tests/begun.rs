@@ -153,15 +153,9 @@ fn other_data_tokenizers_and_recipes_are_named_and_refused() {
     refused(&run, None, &[], &["tokenizer.json"]);
     // Who evaluates the run meets it, too.
     let look = evaluation::Options {
-        device: DeviceChoice::Flex,
-        step: None,
         limit: Some(4),
-        full_itm: false,
-        regions: None,
-        set: Vec::new(),
-        labels: None,
-        data: None,
         split: Some(unimo_data::Split::Train),
+        ..evaluation::Options::default()
     };
     let error = evaluation::run(&run, &look).unwrap_err().to_string();
     assert!(error.contains("tokenizer.json"), "{error}");

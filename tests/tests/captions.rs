@@ -107,15 +107,8 @@ fn a_run_writes_captions_and_they_are_scored() {
 
     // `unimo eval` gives the numbers of the best step once more.
     let options = evaluation::Options {
-        device: DeviceChoice::Flex,
         step: Some(2),
-        limit: None,
-        full_itm: false,
-        data: None,
-        regions: None,
-        split: None,
-        set: Vec::new(),
-        labels: None,
+        ..evaluation::Options::default()
     };
     let (_, record) = evaluation::run(&run, &options).unwrap();
     let record = &record[0];

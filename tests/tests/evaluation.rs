@@ -232,15 +232,8 @@ fn other_data_is_evaluated_whole_and_what_is_left_out_is_counted() {
         &run,
     );
     let look = |data: Option<&Path>| evaluation::Options {
-        device: DeviceChoice::Flex,
-        step: None,
-        limit: None,
-        full_itm: false,
         data: data.map(Path::to_owned),
-        regions: None,
-        set: Vec::new(),
-        labels: None,
-        split: None,
+        ..evaluation::Options::default()
     };
     let counts = |record: &EvalRecord| -> Vec<(String, u64)> {
         record.left_out.clone().into_iter().collect()
@@ -324,4 +317,72 @@ fn other_data_is_evaluated_whole_and_what_is_left_out_is_counted() {
     };
     let error = eval(&run, of_val).unwrap_err().to_string();
     assert!(error.contains("split val; it has 5 of train"), "{error}");
+}
+
+/// COCO's 1K is the mean over five parts of its 5K. Here the three parts of a list are its splits, so each can be evaluated by itself.
+#[test]
+fn the_mean_over_folds_is_that_of_their_own_evaluations() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    train(&small("unimo3-tiny", &[UNIMO3]), &run);
+    let splits = [
+        "train", "train", "train", "val", "val", "val", "test", "test", "test",
+    ];
+    let data = list(folder.path(), "nine.jsonl", &splits);
+    let look = || evaluation::Options {
+        data: Some(data.clone()),
+        shortlist: Some(2),
+        ..evaluation::Options::default()
+    };
+    let eval = |options| evaluation::run(&run, &options).map(|(_, records)| records);
+    let folds = evaluation::Options {
+        folds: Some(3),
+        united_shortlists: true,
+        ..look()
+    };
+    let records = eval(folds).unwrap();
+    assert_eq!(
+        (records.len(), records[0].images, records[1].images),
+        (2, 9, 3)
+    );
+    assert!(
+        records[1].split.contains("mean over 3 folds"),
+        "{}",
+        records[1].split
+    );
+    let each: Vec<EvalRecord> = [Split::Train, Split::Val, Split::Test]
+        .into_iter()
+        .map(|split| {
+            let options = evaluation::Options {
+                split: Some(split),
+                united_shortlists: true,
+                ..look()
+            };
+            eval(options).unwrap().remove(0)
+        })
+        .collect();
+    assert_eq!(
+        records[1].pairs,
+        each.iter().map(|fold| fold.pairs).sum::<u64>()
+    );
+    let methods = &records[1].retrieval;
+    assert_eq!(methods.len(), 2, "the contrast, and re-ranked");
+    for (at, method) in methods.iter().enumerate() {
+        let mean = each.iter().map(|fold| fold.retrieval[at].text_to_image.r1);
+        let mean = mean.sum::<f64>() / 3.0;
+        assert!((method.text_to_image.r1 - mean).abs() < 1e-12);
+        let mean = each
+            .iter()
+            .map(|fold| fold.retrieval[at].image_to_text.median_rank);
+        assert!((method.image_to_text.median_rank - mean.sum::<f64>() / 3.0).abs() < 1e-12);
+    }
+    let too_many = evaluation::Options {
+        folds: Some(10),
+        ..look()
+    };
+    let error = eval(too_many).unwrap_err().to_string();
+    assert!(
+        error.contains("--folds") && error.contains("2 to 9"),
+        "{error}"
+    );
 }

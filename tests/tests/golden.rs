@@ -82,14 +82,18 @@ fn changes(name: &str) -> Vec<&'static str> {
     let (family, size) = name.rsplit_once('-').expect("FAMILY-SIZE");
     let mut set = SIZES.to_vec();
     match family {
-        "unimo3" => {
+        "unimo3" | "unimo3-retrieval" => {
             set.extend(TWO_STREAMS);
             set.push("objectives.itc.width=32");
         }
-        "meter" | "unimo3-caption" => set.extend(TWO_STREAMS),
+        "meter" | "meter-retrieval" | "unimo3-caption" => set.extend(TWO_STREAMS),
         "bridgetower" | "managertower" => {
             set.extend(TWO_STREAMS);
             set.push("model.fusion.uni_levels=2");
+        }
+        "bridgetower-retrieval" | "managertower-retrieval" => {
+            set.extend(TWO_STREAMS);
+            set.extend(["model.fusion.uni_levels=2", "objectives.itc.width=32"]);
         }
         "unimo2" => {
             set.extend(ONE_STREAM);
@@ -115,6 +119,7 @@ fn changes(name: &str) -> Vec<&'static str> {
     }
     match name {
         "unimo2-base" => set.extend([UNALIGNED, "objectives.views.width=32"]),
+        "unimo3-retrieval-tiny" => set.push("init=none"),
         // The row that a tokenizer trained here pads with.
         "mvp-base" => set.push("model.text.pad_id=1"),
         _ => {}

@@ -444,15 +444,10 @@ fn evaluations_survive_a_kill_and_leave_the_best_weights() {
 
     // A look at a run changes nothing that training found.
     let look = evaluation::Options {
-        device: DeviceChoice::Flex,
-        step: None,
         limit: Some(4),
         full_itm: true,
-        regions: None,
-        set: Vec::new(),
-        labels: None,
-        data: None,
         split: Some(unimo_data::Split::Train),
+        ..evaluation::Options::default()
     };
     let (_, mut records) = evaluation::run(&whole, &look).unwrap();
     let record = records.remove(0);

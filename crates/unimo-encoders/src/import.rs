@@ -332,6 +332,11 @@ fn fit(conversion: Conversion, stored: &[usize], ours: &[usize]) -> Fit {
             ([rows], [1]) => row < *rows,
             _ => false,
         },
+        Conversion::Column(column) => match (stored, ours) {
+            ([rows, columns], [d_in, 1]) => column < *columns && rows == d_in,
+            ([columns], [1]) => column < *columns,
+            _ => false,
+        },
         Conversion::Grid(_) => match (squeezed(stored), ours) {
             (there, here) if there == here => true,
             ([rows, theirs], [positions, width])
@@ -444,6 +449,11 @@ fn place<T: Sync>(
         Conversion::Row(row) => {
             let columns = values.len() / stored[0];
             all(&values[row * columns..(row + 1) * columns])
+        }
+        Conversion::Column(column) => {
+            let columns = stored[stored.len() - 1];
+            let of_row = |row: &[T]| one(&row[column]);
+            values.chunks(columns).map(of_row).collect()
         }
         Conversion::Grid(_) if squeezed(stored) == ours => all(values),
         Conversion::Grid(_) => {

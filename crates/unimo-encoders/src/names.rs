@@ -28,6 +28,8 @@ pub enum Form {
     Types,
     /// One row of a linear layer, as a layer with one output.
     Row(usize),
+    /// One output of a linear layer that is stored as ours are, `[in, out]`, as a layer with one output.
+    Column(usize),
 }
 
 /// A layer in our model and in a checkpoint.
@@ -76,6 +78,8 @@ pub enum Conversion {
     Types,
     /// This row of a matrix as a column, or this number of a vector.
     Row(usize),
+    /// This column of a matrix, or this number of a vector.
+    Column(usize),
 }
 
 /// What one of our parameters is called in a checkpoint.
@@ -229,6 +233,7 @@ impl Rule {
             (Form::Third(part), "weight" | "bias") => Conversion::Third(part),
             (Form::Types, "weight") => Conversion::Types,
             (Form::Row(row), "weight" | "bias") => Conversion::Row(row),
+            (Form::Column(column), "weight" | "bias") => Conversion::Column(column),
             _ => return None,
         };
         match self.form {

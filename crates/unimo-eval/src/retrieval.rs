@@ -5,7 +5,8 @@
 //!
 //! - `itc`: the dot product of the dual encoder's embeddings (CLIP, ALBEF).
 //! - `itc+itm`: the best `k` candidates of `itc` are re-ranked by the matching head; the others follow them, in the
-//!   order of `itc` (ALBEF, section 4: k = 128 for Flickr30K and 256 for COCO).
+//!   order of `itc` (ALBEF, section 4: k = 128 for Flickr30K and 256 for COCO). With `united` a pair on the list of either direction is
+//!   re-ranked in both (BridgeTower).
 //! - `itm`: the matching head scores every pair (METER, ViLT).
 //!
 //! Shape legend: `N` texts, `M` images, `E` features of an embedding, `k` candidates of a shortlist.
@@ -26,6 +27,9 @@ use crate::{EvalError, ModelError};
 pub struct RetrievalConfig {
     /// `k`: how many candidates of each query the matching head re-ranks. 0 leaves `itc+itm` out.
     pub shortlist: usize,
+    /// Whether a pair on the list of one direction is re-ranked in the other direction too (BridgeTower, ManagerTower). Otherwise each
+    /// direction has its own lists (ALBEF). No further pair is scored.
+    pub united: bool,
     /// Also score every pair with the matching head, which costs `N * M` passes of the cross-modal encoder. A model
     /// without embeddings is evaluated this way whatever is set here.
     pub full_itm: bool,
@@ -39,6 +43,7 @@ impl Default for RetrievalConfig {
     fn default() -> Self {
         Self {
             shortlist: 128,
+            united: false,
             full_itm: false,
             batch: 64,
             top: 10,
@@ -346,10 +351,11 @@ pub fn evaluate<M: RetrievalModel + ?Sized>(
     let shortlists = match &itc {
         Some(itc) if config.shortlist > 0 && model.has_itm() => {
             let of = |direction| shortlists(direction, itc, truth, config.shortlist);
-            Some(Directions {
+            let lists = Directions {
                 text_to_image: of(Direction::TextToImage),
                 image_to_text: of(Direction::ImageToText),
-            })
+            };
+            Some(if config.united { united(&lists) } else { lists })
         }
         _ => None,
     };
@@ -458,6 +464,27 @@ fn shortlists(
             best(direction, query, &keys, truth, k)
         })
         .collect()
+}
+
+/// The candidates of every query that are on its own list, or on whose list it is.
+fn united(lists: &Directions<Vec<Vec<usize>>>) -> Directions<Vec<Vec<usize>>> {
+    let with = |own: &[Vec<usize>], other: &[Vec<usize>]| {
+        let mut all = own.to_vec();
+        for (candidate, queries) in other.iter().enumerate() {
+            for query in queries {
+                all[*query].push(candidate);
+            }
+        }
+        for list in &mut all {
+            list.sort_unstable();
+            list.dedup();
+        }
+        all
+    };
+    Directions {
+        text_to_image: with(&lists.text_to_image, &lists.image_to_text),
+        image_to_text: with(&lists.image_to_text, &lists.text_to_image),
+    }
 }
 
 fn method_report(
@@ -757,6 +784,7 @@ mod tests {
     fn config(shortlist: usize, full_itm: bool) -> RetrievalConfig {
         RetrievalConfig {
             shortlist,
+            united: false,
             full_itm,
             batch: 7,
             top: 3,
@@ -956,6 +984,42 @@ mod tests {
         assert!(both.text_to_image.r1 < 1.0);
         let itm = report.method(Method::Itm).unwrap();
         assert_eq!((itm.text_to_image.r1, itm.image_to_text.r1), (1.0, 1.0));
+    }
+
+    /// BridgeTower's evaluation: one matrix for both directions, with the matching head's score of what is on the list of either, and
+    /// nothing elsewhere.
+    #[test]
+    fn united_shortlists_are_one_matrix_for_both_directions() {
+        let (truth, model) = random(&mut ChaCha8Rng::seed_from_u64(16), 30, 2);
+        let united = RetrievalConfig {
+            united: true,
+            ..config(5, false)
+        };
+        let report = run(&model, &truth, united).unwrap();
+        let own = run(&model, &truth, config(5, false)).unwrap();
+        assert_eq!(report.pairs_scored, own.pairs_scored, "no further pair");
+        let itc = model.embeddings.as_ref().unwrap().similarity().unwrap();
+        let mut values = vec![f32::NEG_INFINITY; 60 * 30];
+        for direction in [Direction::TextToImage, Direction::ImageToText] {
+            let lists = shortlists(direction, &itc, &truth, 5);
+            for (query, list) in lists.iter().enumerate() {
+                for candidate in list {
+                    let pair = direction.pair(query, *candidate);
+                    let at = pair.text * 30 + pair.image;
+                    values[at] = model.itm[at];
+                }
+            }
+        }
+        let matrix = Scores::new(60, 30, values).unwrap();
+        let found = report.method(Method::ItcItm).unwrap();
+        // No rank up to 5 depends on what stands behind the lists, which have that many at least.
+        let expected = crate::metrics::recall(&matrix, &truth).unwrap();
+        assert_eq!(found.text_to_image.r1, expected.text_to_image.r1);
+        assert_eq!(found.text_to_image.r5, expected.text_to_image.r5);
+        assert_eq!(found.image_to_text.r1, expected.image_to_text.r1);
+        assert_eq!(found.image_to_text.r5, expected.image_to_text.r5);
+        let alone = own.method(Method::ItcItm).unwrap();
+        assert_ne!(alone.text_to_image, found.text_to_image);
     }
 
     #[test]

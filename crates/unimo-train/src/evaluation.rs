@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use unimo_batch::ConfigError;
 use unimo_data::{SkipList, Source, Split};
 use unimo_report::record::{EvalRecord, RecallRecord};
 
@@ -15,6 +16,7 @@ use crate::evaluators::retrieval::{self, Retrieval};
 use crate::evaluators::task::Predictions;
 use crate::opened::Opened;
 pub use crate::opened::Options;
+use crate::recipe::Recipe;
 
 /// Evaluates a run's checkpoint and appends the result to the run's `evaluations.jsonl`. The evaluations made during training stay
 /// as they are, since they select the best checkpoint. `given` is a run's folder, the file of one of its checkpoints, or an exported
@@ -30,6 +32,7 @@ pub fn run(
     let opened = Opened::new(given, options)?;
     let splits = opened.splits(options);
     let recipe = &opened.recipe;
+    check(options, recipe).map_err(|error| TrainError::Check(error.to_string()))?;
     let weights = opened.weights();
     let say = &mut |line: String| eprintln!("{line}");
     let mut records = Vec::new();
@@ -64,6 +67,32 @@ pub fn run(
         }
     }
     Ok((opened.run.map(|run| run.path().to_owned()), records))
+}
+
+/// Checks that what is asked of retrieval would change something.
+fn check(options: &Options, recipe: &Recipe) -> Result<(), ConfigError> {
+    let possible = retrieval::is_possible(recipe);
+    ConfigError::unless(
+        options.folds.is_none() || possible,
+        "--folds",
+        options.folds.unwrap_or_default(),
+        "must be absent: nothing is retrieved without [objectives.itc], [objectives.itm] or [objectives.ranking]",
+    )?;
+    let ranks_again = recipe.objectives.itc.is_some() && recipe.objectives.scores_pairs();
+    const NEEDS: &str = "must be absent: without a contrast, [objectives.itc], and a matching head, [objectives.itm] or \
+                         [objectives.ranking], nothing is ranked again";
+    ConfigError::unless(
+        options.shortlist.is_none() || ranks_again,
+        "--shortlist",
+        options.shortlist.unwrap_or_default(),
+        NEEDS,
+    )?;
+    ConfigError::unless(
+        !options.united_shortlists || ranks_again,
+        "--united-shortlists",
+        options.united_shortlists,
+        NEEDS,
+    )
 }
 
 /// Retrieval among the images of these splits, and the captions that the model writes for them.
@@ -103,6 +132,23 @@ fn of_pairs(
     if retrieval::is_possible(recipe) {
         let found = Retrieval::whole(set.clone()).evaluate(&weights, say)?;
         add(found, set.label());
+    }
+    if let Some(folds) = options.folds {
+        let pictures = set.items().len();
+        ConfigError::unless(
+            (2..=pictures).contains(&folds),
+            "--folds",
+            folds,
+            format_args!("must be 2 to {pictures}, the number of pictures"),
+        )
+        .map_err(|error| TrainError::Check(error.to_string()))?;
+        let mut each = Vec::new();
+        for fold in set.folds(folds) {
+            each.extend(Retrieval::whole(fold).evaluate(&weights, say)?);
+        }
+        let mean = retrieval::mean(&each);
+        let label = format!("{}, mean over {folds} folds", set.label());
+        add(mean.into_iter().collect(), label);
     }
     if let Some(config) = &recipe.eval.captions {
         let captions = Captions::of(config, &set);

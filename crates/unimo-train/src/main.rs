@@ -120,7 +120,13 @@ Examples:
   All rows of a list, whatever their split, and only those of one:
     unimo eval runs/unimo3-small --data test.jsonl
     unimo eval runs/unimo3-small --data pairs.jsonl --split val
+  The published protocols, from Karpathy's files: Flickr30k's 1,000 test pictures; COCO's 5,000, and the mean over five times 1,000:
+    unimo eval runs/unimo3-retrieval-base --limit 0 --split test
+    unimo eval RUN --limit 0 --split test --folds 5 --shortlist 256 --set data.source=karpathy \\
+      --set data.karpathy.path=karpathy/dataset_coco.json --set data.karpathy.images=coco
 
+Every caption of a picture counts: COCO's 5,000 pictures have 25,010. The lines are the contrast (itc), its shortlist ranked by the matching \
+head (itc+itm) and, with --full-itm, the matching head on every pair (itm).
 The pictures and texts of larger sets are encoded block by block: eval.memory_gb of the run's recipe.toml says how much is kept at once.";
 
 const SWEEP_EXAMPLES: &str = "\
@@ -307,6 +313,16 @@ struct Eval {
     /// Also score every text with every image by the matching head; slow.
     #[arg(long)]
     full_itm: bool,
+    /// How many candidates of each query, by the contrast, the matching head ranks again; default: as the recipe says. Flickr30k: 128,
+    /// COCO: 256.
+    #[arg(long, value_name = "K")]
+    shortlist: Option<usize>,
+    /// Rank a candidate on the list of one direction again in the other direction too, as BridgeTower does.
+    #[arg(long)]
+    united_shortlists: bool,
+    /// Report also the mean over this many parts of the images, in their order. COCO's 1K is the mean over 5 parts of its 5,000.
+    #[arg(long, value_name = "N")]
+    folds: Option<usize>,
     /// Data other than the run's own: a list of pairs, tar shards, Parquet files, or a folder of them. All of it, unless --split is
     /// given.
     #[arg(long, value_name = "FILE")]
@@ -393,6 +409,9 @@ fn run(command: Command) -> Result<(), TrainError> {
                 step: args.step,
                 limit: args.limit,
                 full_itm: args.full_itm,
+                shortlist: args.shortlist,
+                united_shortlists: args.united_shortlists,
+                folds: args.folds,
                 data: args.data,
                 regions: args.regions,
                 set: args.set,

@@ -37,6 +37,12 @@ pub struct Options {
     pub limit: Option<usize>,
     /// Whether the matching head also scores every text with every image.
     pub full_itm: bool,
+    /// Candidates of each query that the matching head ranks again; `None`: as the recipe says.
+    pub shortlist: Option<usize>,
+    /// Whether a pair on the list of one direction is ranked again in the other too.
+    pub united_shortlists: bool,
+    /// Number of parts of the images, one after the other, whose mean recall is reported beside the whole (COCO 1K: 5).
+    pub folds: Option<usize>,
     /// A list of pairs to use instead of the recipe's data.
     pub data: Option<PathBuf>,
     /// Features of its images' regions, if the model reads regions from files.
@@ -235,6 +241,8 @@ impl Opened {
             recipe.eval.limit = 0;
         }
         recipe.eval.full_itm |= options.full_itm && recipe.objectives.scores_pairs();
+        recipe.eval.shortlist = options.shortlist.unwrap_or(recipe.eval.shortlist);
+        recipe.eval.united_shortlists |= options.united_shortlists;
         let mut data = recipe.data.clone();
         if let Some(path) = &options.data {
             data.forget_files();

@@ -147,18 +147,34 @@ impl EvalSet {
     #[must_use]
     pub fn part(&self, count: usize) -> Self {
         let all = self.items.len();
+        if count >= all {
+            return self.clone();
+        }
+        let order = shuffled(all);
+        let mut chosen: Vec<usize> = (0..count).map(|at| order.at(at)).collect();
+        chosen.sort_unstable();
+        let mut part = self.only(chosen);
+        part.drawn_from = self.drawn_from.or(Some(all));
+        part
+    }
+
+    /// The set in `count` parts, one after the other in its order, of sizes that differ by one at most. No more than there are images.
+    pub fn folds(&self, count: usize) -> Vec<Self> {
+        let all = self.items.len();
+        let count = count.clamp(1, all.max(1));
+        let first = |fold: usize| fold * all / count;
+        (0..count)
+            .map(|fold| self.only(first(fold)..first(fold + 1)))
+            .collect()
+    }
+
+    /// The images of these numbers with their captions, in that order.
+    fn only(&self, chosen: impl IntoIterator<Item = usize>) -> Self {
         let mut part = Self {
             items: Vec::new(),
             captions: Vec::new(),
             ..self.clone()
         };
-        let order = shuffled(all);
-        let mut chosen: Vec<usize> = (0..all).collect();
-        if count < all {
-            chosen = (0..count).map(|at| order.at(at)).collect();
-            chosen.sort_unstable();
-            part.drawn_from = self.drawn_from.or(Some(all));
-        }
         for item in chosen.into_iter().map(|number| &self.items[number]) {
             let captions = self.captions[item.captions.clone()].iter();
             let captions = captions.map(|caption| caption.text.clone()).collect();

@@ -100,6 +100,13 @@ pub const METER_NAMES: &[Rule] = &[rule("score", "rank_output", Form::Linear)];
 /// The same where a checkpoint of METER or BridgeTower has a matching head and none for ranking: the logit of "yes".
 pub const MATCHING_NAMES: &[Rule] = &[rule("score", "itm_score.fc", Form::Row(1))];
 
+/// The same in a run of one's own whose matching head reads pairs as this score does.
+pub const OWN_MATCHING_NAMES: &[Rule] = &[
+    rule("score", "classifier", Form::Column(1)),
+    rule("summary.text", "text", Form::Same),
+    rule("summary.image", "image", Form::Same),
+];
+
 /// The score that ranks texts.
 #[derive(Module, Debug)]
 pub struct Ranking {

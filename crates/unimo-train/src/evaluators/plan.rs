@@ -275,8 +275,11 @@ mod tests {
                 let cost = cost(&recipe, plan.protocol, n, texts);
                 assert!(cost.within(&budget(&recipe)), "{name}: {plan:?} {cost:?}");
                 assert!(!plan.exceeds && n > 0, "{name}: {plan:?}");
-                // The base recipes train on twenty million samples between two evaluations.
-                if name.ends_with("-base") && pictures == 1000 {
+                // The base recipes of pre-training train on twenty million samples between two evaluations.
+                let samples = recipe.train.eval_every as usize
+                    * recipe.train.batch_size
+                    * recipe.train.accumulation;
+                if samples >= 20_000_000 && pictures == 1000 {
                     assert_eq!(plan.protocol, Protocol::Full, "{name}");
                 }
             }

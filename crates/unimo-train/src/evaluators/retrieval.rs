@@ -349,6 +349,50 @@ pub fn write(
     Ok(())
 }
 
+/// The mean of several evaluations by the same methods; images and texts are those of the first. `None` without one.
+pub fn mean(each: &[EvalRecord]) -> Option<EvalRecord> {
+    let first = each.first()?;
+    let of = |found: &dyn Fn(&EvalRecord) -> Option<RecallRecord>| -> Option<RecallRecord> {
+        let all: Option<Vec<RecallRecord>> = each.iter().map(found).collect();
+        let all = all?;
+        let mean =
+            |value: fn(&RecallRecord) -> f64| all.iter().map(value).sum::<f64>() / all.len() as f64;
+        Some(RecallRecord {
+            r1: mean(|r| r.r1),
+            r5: mean(|r| r.r5),
+            r10: mean(|r| r.r10),
+            median_rank: mean(|r| r.median_rank),
+        })
+    };
+    let methods = first.retrieval.iter().map(|method| {
+        let name = &method.method;
+        let own = |record: &EvalRecord| {
+            let found = record.retrieval.iter().find(|m| m.method == *name);
+            found.cloned()
+        };
+        Some(RetrievalRecord {
+            method: name.clone(),
+            text_to_image: of(&|record| Some(own(record)?.text_to_image))?,
+            image_to_text: of(&|record| Some(own(record)?.image_to_text))?,
+        })
+    });
+    let chance = |found: fn(ChanceRecord) -> RecallRecord| {
+        of(&move |record| Some(found(record.chance.clone()?)))
+    };
+    let scores = each.iter().map(|record| record.score);
+    let score: Option<f64> = scores.sum::<Option<f64>>();
+    Some(EvalRecord {
+        retrieval: methods.collect::<Option<_>>()?,
+        chance: Some(ChanceRecord {
+            text_to_image: chance(|c| c.text_to_image)?,
+            image_to_text: chance(|c| c.image_to_text)?,
+        }),
+        pairs: each.iter().map(|record| record.pairs).sum(),
+        score: score.map(|sum| sum / each.len() as f64),
+        ..first.clone()
+    })
+}
+
 /// An evaluation as a line of JSON.
 pub fn record(step: u64, set: &EvalSet, evaluated: &Evaluated) -> EvalRecord {
     let report = &evaluated.retrieval;

@@ -26,6 +26,9 @@ pub struct EvalConfig {
     pub batch_size: usize,
     /// Number of candidates, in each direction, that the contrastive score selects for the matching score.
     pub shortlist: usize,
+    /// Whether what is on the list of one direction is re-ranked in the other too, as BridgeTower and ManagerTower do.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub united_shortlists: bool,
     /// Whether the matching score also ranks every text against every image.
     pub full_itm: bool,
     /// Images shown in the report.
@@ -79,6 +82,7 @@ impl EvalConfig {
     pub fn retrieval(&self) -> RetrievalConfig {
         RetrievalConfig {
             shortlist: self.shortlist,
+            united: self.united_shortlists,
             full_itm: self.full_itm,
             batch: self.batch_size,
             top: 5,

@@ -15,6 +15,9 @@ use unimo_data::{Concepts, TextTokenizer};
 use unimo_encoders::import::{Allow, import};
 use unimo_encoders::names::{Form, Names, Rule, covers, rule};
 use unimo_encoders::weights::Weights;
+use unimo_objectives::pretraining::itm::Head;
+use unimo_objectives::tasks::ranking;
+use unimo_objectives::tasks::summary::Pooling;
 
 use crate::checkpoint;
 use crate::error::TrainError;
@@ -162,7 +165,15 @@ impl OwnRun {
         let mut weights = Weights::open_section(&self.checkpoint, section)?;
         let (model, merged) = self.with_its_adapters(model, &weights, &read);
         let ours = names_of(&model);
-        let names = Names::own().and(Names::new([("backbone", "backbone", FITTED)], &[]));
+        let mut names = Names::own().and(Names::new([("backbone", "backbone", FITTED)], &[]));
+        let ranks = self.ranks_by_matching(recipe);
+        if ranks {
+            let rules = ranking::OWN_MATCHING_NAMES;
+            names = names.and(Names::new(
+                [("objectives.ranking", "objectives.itm", rules)],
+                &[],
+            ));
+        }
         let (own, theirs) = (recipe.objectives.given(), self.recipe.objectives.given());
         let heads = |all: &[&str], others: &[&str]| -> Vec<String> {
             let new = all.iter().filter(|key| !others.contains(key));
@@ -192,6 +203,12 @@ impl OwnRun {
             notes.push(format!(
                 "that run had adapters on {merged} of these linear layers, which are added to the weights"
             ));
+        }
+        if ranks {
+            notes.push(
+                "the score of [objectives.ranking] starts as the matching head's logit of \"yes\""
+                    .to_owned(),
+            );
         }
         if recipe.data.mean != self.recipe.data.mean || recipe.data.std != self.recipe.data.std {
             notes.push(format!(
@@ -229,6 +246,20 @@ impl OwnRun {
         let device = model.backbone.text.word_embedding.weight.device();
         let mut init = Init::blank(&device);
         (lora::attach(model, &mut init, &config.spec(), &has), count)
+    }
+
+    /// Whether the recipe ranks texts, and the run does not but has a matching head that reads pairs in the same way.
+    fn ranks_by_matching(&self, recipe: &Recipe) -> bool {
+        let theirs = &self.recipe.objectives;
+        match (&recipe.objectives.ranking, &theirs.itm) {
+            (Some(ranking), Some(itm)) if theirs.ranking.is_none() => matches!(
+                (ranking.pooling, itm.head),
+                (Pooling::Pair, Head::Pair)
+                    | (Pooling::Product, Head::Product)
+                    | (Pooling::Text, Head::Text)
+            ),
+            _ => false,
+        }
     }
 
     /// Settings of the encoders that are read in which the recipe differs from the run: key, own value, the run's value.
