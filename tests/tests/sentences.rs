@@ -19,7 +19,8 @@ use unimo_encoders::public::{bert, best, read_json};
 use unimo_encoders::text::TextEncoder;
 use unimo_encoders::weights::Weights;
 use unimo_objectives::tasks::sentences::{
-    BERT_NAMES, ROBERTA_NAMES, SentenceHead, SentenceTarget, Sentences, SentencesConfig,
+    BERT_NAMES, ROBERTA_NAMES, SentenceEncoder, SentenceHead, SentenceTarget, Sentences,
+    SentencesConfig,
 };
 use unimo_objectives::{Draws, ObjectivesConfig};
 use unimo_tests::fixture;
@@ -129,6 +130,7 @@ fn compare(name: &str, head: SentenceHead, labels: usize) {
     let settings = SentencesConfig {
         weight: 1.0,
         head,
+        reads: SentenceEncoder::Text,
         predicts,
         classes: (labels > 1).then_some(labels),
         dropout: 0.0,
@@ -142,7 +144,7 @@ fn compare(name: &str, head: SentenceHead, labels: usize) {
     let mut backbone: Backbone = config.init(&mut init);
     let mut objectives = all.init(&mut init, &config);
     let table = match head {
-        SentenceHead::Pooler => BERT_NAMES,
+        SentenceHead::Pooler | SentenceHead::Relu => BERT_NAMES,
         SentenceHead::Classifier => ROBERTA_NAMES,
     };
     let made = (backbone.text, objectives.sentences.clone().unwrap());

@@ -23,7 +23,10 @@ use unimo_objectives::pretraining::mlm::MlmConfig;
 use unimo_objectives::pretraining::views::ViewsConfig;
 use unimo_objectives::pretraining::vq::VqConfig;
 use unimo_objectives::pretraining::wpg::{Region, WpgConfig};
-use unimo_objectives::{Draws, Objectives, ObjectivesConfig, Step};
+use unimo_objectives::tasks::sentences::{
+    SentenceEncoder, SentenceHead, SentenceTarget, SentencesConfig,
+};
+use unimo_objectives::{Draws, Objectives, ObjectivesConfig, Settings, Step};
 
 /// Tolerance for f32 sums in another order over three layers of width 8.
 const TOLERANCE: f32 = 1e-5;
@@ -543,4 +546,77 @@ fn text_from_left_to_right_sees_nothing_of_what_follows() {
             }
         }
     }
+}
+
+/// UNIMO-2's head for texts: `W2 relu(W1 t)` of the text's first state after the grounded encoder, which reads the words alone and
+/// chooses its codes by them.
+#[test]
+fn a_sentence_is_classified_by_the_grounded_encoder() {
+    let model = model();
+    let config = SentencesConfig {
+        weight: 1.0,
+        head: SentenceHead::Relu,
+        reads: SentenceEncoder::Joint,
+        predicts: SentenceTarget::Class,
+        classes: Some(3),
+        dropout: 0.0,
+    };
+    let all = ObjectivesConfig {
+        sentences: Some(config.clone()),
+        ..ObjectivesConfig::default()
+    };
+    all.validate_with(&model).unwrap();
+    let device = Device::flex();
+    let mut init = Init::new(&device, 3).with_deviation(0.5);
+    let backbone = model.init(&mut init);
+    let heads = all.init(&mut init, &model);
+    let head = heads.sentences.as_ref().unwrap();
+    let batch = Batch {
+        images: None,
+        ..batch([0, 1, 2])
+    };
+    let texts = batch.texts.as_ref().unwrap();
+    let text = &backbone.text;
+    let input = text.input(&texts.ids, &texts.lengths, texts.length, &device);
+    let read = backbone.encode_texts(&input);
+    let fused = backbone.fuse_parts(Some(&read), None, &View::default(), Keep::Nothing);
+    let inner = head.dense.forward(fused.text_class());
+    let expected = head.outer.forward(inner.clamp_min(0.0));
+    let found = heads
+        .predict("sentences", &backbone, &batch, &device)
+        .unwrap();
+    let numbers = |x: Tensor<2>| -> Vec<f32> { x.into_data().iter::<f32>().collect() };
+    let (found, expected) = (numbers(found), numbers(expected));
+    for (a, b) in found.iter().zip(&expected) {
+        assert!((a - b).abs() < TOLERANCE, "{a} {b}");
+    }
+    // The text encoder alone says something else.
+    let alone = ObjectivesConfig {
+        sentences: Some(SentencesConfig {
+            reads: SentenceEncoder::Text,
+            ..config.clone()
+        }),
+        ..ObjectivesConfig::default()
+    };
+    let mut other = alone.init(&mut Init::new(&device, 3), &model);
+    let own = other.sentences.as_mut().unwrap();
+    own.dense = head.dense.clone();
+    own.outer = head.outer.clone();
+    let by_text = numbers(
+        other
+            .predict("sentences", &backbone, &batch, &device)
+            .unwrap(),
+    );
+    assert!(
+        by_text
+            .iter()
+            .zip(&found)
+            .any(|(a, b)| (a - b).abs() > 0.01)
+    );
+    let towers = BackboneConfig {
+        joint: None,
+        ..model
+    };
+    let error = config.validate_with(&towers).unwrap_err().to_string();
+    assert!(error.contains("reads"), "{error}");
 }

@@ -90,6 +90,8 @@ built_in![
     "managertower-snli-ve-base",
     "unimo2-vqa-base",
     "unimo2-snli-ve-base",
+    "unimo2-sst2-base",
+    "unimo2-mnli-base",
     "mvp-vqa-base",
     "mvp-snli-ve-base",
 ];

@@ -8,7 +8,7 @@
 //! | [`snli_ve`] | what the image says of a sentence | the fused pair | cross-entropy |
 //! | [`ranking`] | which text belongs to an image; needs no labels | fused pairs, true and wrong ones | cross-entropy over texts |
 //! | [`classes`] | the class of an image | the image encoder | cross-entropy |
-//! | [`sentences`] | the class of a text, or a number | the text encoder | cross-entropy, or squared error |
+//! | [`sentences`] | the class of a text, or a number | the text encoder, or one stream over it | cross-entropy, or squared error |
 //! | [`grounding`] | the box that an expression refers to | the fused pair | distance of the coordinates, and generalised IoU |
 //!
 //! A task reads its labels from the [targets](unimo_batch::Batch::targets) of a batch. [`Settings::predicts`] says what it predicts,

@@ -3,16 +3,20 @@
 //! ```text
 //! classifier:  logits = W2 dropout(tanh(W1 dropout(t)))       RoBERTa
 //! pooler:      logits = W2 dropout(tanh(W1 t))                BERT, whose pooler is W1
+//! relu:        logits = W2 dropout(relu(W1 t))                UNIMO-2
 //! loss = cross-entropy, or the mean squared error of the one output
 //! ```
 //!
-//! Source: RoBERTa's and BERT's heads for GLUE; BridgeTower (`run_glue.py`) puts RoBERTa's on its text encoder. The cross-modal encoder
-//! is not used.
+//! Source: RoBERTa's and BERT's heads for GLUE; BridgeTower (`run_glue.py`) puts RoBERTa's on its text encoder. UNIMO-2
+//! (`classifier_grounded.py`) reads the text by its grounded encoder as well, which then chooses its codes by the words
+//! (`reads = "joint"`).
 //!
-//! Shape legend: `B` texts, `D` width of the text encoder, `C` classes; `t`: the first state of the last layer, `[B, D]`.
+//! Shape legend: `B` texts, `D` width of the encoder that is read, `C` classes; `t`: the first state of its last layer, `[B, D]`.
 
 use burn::module::Module;
+use burn::tensor::activation::relu;
 use burn::tensor::{Tensor, assert_shape};
+use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use unimo_batch::{ConfigError, config};
 use unimo_core::init::Init;
@@ -21,10 +25,11 @@ use unimo_encoders::backbone::BackboneConfig;
 use unimo_encoders::names::{Form, Rule, rule};
 
 use crate::context::Context;
+use crate::encoded::Encoded;
 use crate::is_default;
 use crate::objective::{Objective, ObjectiveConfig, Predicts, Settings};
 use crate::outcome::Outcome;
-use crate::pairs::Fused;
+use crate::pairs::{Fused, Pairs};
 use crate::request::{By, Request, Samples, TextForm, TextKind};
 use crate::tasks::labels::{Labelled, squared_error};
 
@@ -36,6 +41,9 @@ pub struct SentencesConfig {
     pub weight: f64,
     /// The head.
     pub head: SentenceHead,
+    /// The encoder whose first state the head reads.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub reads: SentenceEncoder,
     /// What is predicted.
     #[serde(default, skip_serializing_if = "is_default")]
     pub predicts: SentenceTarget,
@@ -54,6 +62,19 @@ pub enum SentenceHead {
     Classifier,
     /// BERT's, with dropout in front of the last layer alone.
     Pooler,
+    /// UNIMO-2's: BERT's with ReLU for tanh.
+    Relu,
+}
+
+/// The encoder that a head reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SentenceEncoder {
+    /// The text encoder.
+    #[default]
+    Text,
+    /// The cross-modal encoder of one stream over the text encoder, without an image.
+    Joint,
 }
 
 /// What is predicted of a text.
@@ -84,6 +105,10 @@ impl Settings for SentencesConfig {
         Samples::LABELLED
     }
 
+    fn reads_fused(&self) -> bool {
+        self.reads == SentenceEncoder::Joint
+    }
+
     fn predicts(&self) -> Option<Predicts> {
         Some(match self.predicts {
             SentenceTarget::Class => Predicts::Class {
@@ -111,13 +136,25 @@ impl Settings for SentencesConfig {
         }
         super::valid_dropout(self.dropout)
     }
+
+    fn validate_with(&self, model: &BackboneConfig) -> Result<(), ConfigError> {
+        ConfigError::unless(
+            self.reads == SentenceEncoder::Text || model.joint.is_some(),
+            "reads",
+            "\"joint\"",
+            "must be \"text\" without [model.joint]: two streams read no text without an image",
+        )
+    }
 }
 
 impl ObjectiveConfig for SentencesConfig {
     type Objective = Sentences;
 
     fn init(&self, init: &mut Init, model: &BackboneConfig) -> Sentences {
-        let width = model.text.width;
+        let width = match self.reads {
+            SentenceEncoder::Text => model.text.width,
+            SentenceEncoder::Joint => model.cross_width(),
+        };
         let outputs = match self.predicts {
             SentenceTarget::Class => self.classes.unwrap_or_default().max(1),
             SentenceTarget::Number => 1,
@@ -169,13 +206,21 @@ impl Sentences {
         assert_shape!(first, [_, width]);
         let first = match self.config.head {
             SentenceHead::Classifier => self.dropout.forward(first),
-            SentenceHead::Pooler => first,
+            SentenceHead::Pooler | SentenceHead::Relu => first,
         };
-        let inner = self.dense.forward(first).tanh();
+        let inner = self.dense.forward(first);
+        let inner = match self.config.head {
+            SentenceHead::Classifier | SentenceHead::Pooler => inner.tanh(),
+            SentenceHead::Relu => relu(inner),
+        };
         self.outer.forward(self.dropout.forward(inner))
     }
 
-    fn of_batch(&self, context: &Context<'_>) -> Tensor<2> {
+    fn of_batch(&self, context: &Context<'_>, fused: &[Fused]) -> Tensor<2> {
+        if self.config.reads == SentenceEncoder::Joint {
+            let (_, fused) = Fused::only(fused);
+            return self.logits(fused.text_class());
+        }
         let texts = context.encoded.texts(By::Student, &TextKind::Plain);
         let texts = texts.expect("invariant: the step gives what was requested");
         self.logits(texts.class)
@@ -187,15 +232,25 @@ impl Objective for Sentences {
         &self.config
     }
 
-    fn loss(&self, context: &Context<'_>, _fused: &[Fused]) -> Outcome {
-        let logits = self.of_batch(context);
+    fn pairs(&self, encoded: &Encoded, _rng: &mut ChaCha8Rng) -> Vec<Pairs> {
+        match self.config.reads {
+            SentenceEncoder::Text => Vec::new(),
+            SentenceEncoder::Joint => vec![Pairs {
+                images: Vec::new(),
+                ..Pairs::matched(encoded.samples)
+            }],
+        }
+    }
+
+    fn loss(&self, context: &Context<'_>, fused: &[Fused]) -> Outcome {
+        let logits = self.of_batch(context, fused);
         match self.config.predicts {
             SentenceTarget::Class => Labelled::of(context.batch).cross_entropy(logits),
             SentenceTarget::Number => squared_error(context.batch, logits),
         }
     }
 
-    fn predict(&self, context: &Context<'_>, _fused: &[Fused]) -> Option<Tensor<2>> {
-        Some(self.of_batch(context))
+    fn predict(&self, context: &Context<'_>, fused: &[Fused]) -> Option<Tensor<2>> {
+        Some(self.of_batch(context, fused))
     }
 }
