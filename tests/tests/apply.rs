@@ -139,6 +139,7 @@ fn a_run_and_its_export_give_the_same() {
             part: Part::Whole,
             dtype: unimo_encoders::weights::Dtype::F32,
             step: None,
+            licence: None,
         };
         export::run(&args).unwrap();
         let config = std::fs::read_to_string(exported.join("config.json")).unwrap();
@@ -446,6 +447,7 @@ fn text_encoders_alone_equal_transformers() {
             part: Part::Text,
             dtype: unimo_encoders::weights::Dtype::F32,
             step: None,
+            licence: None,
         })
         .unwrap();
         predictor.pooling = Pooling::Class;

@@ -246,6 +246,7 @@ fn trained(name: &str, folder: &Path) -> Golden {
             part,
             dtype: Dtype::F32,
             step: None,
+            licence: None,
         });
         match exported {
             Ok(_) => {

@@ -273,6 +273,7 @@ fn a_run_learns_adapters_and_what_is_named_and_exports_their_sum() {
         part: Part::Whole,
         dtype: unimo_encoders::weights::Dtype::F32,
         step: None,
+        licence: None,
     })
     .unwrap();
     let public = pretrained::describe(&export, None).unwrap();

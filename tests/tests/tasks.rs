@@ -189,6 +189,7 @@ fn exports_and_predicts(name: &str) {
         part: unimo_train::export::Part::Whole,
         dtype: unimo_encoders::weights::Dtype::F32,
         step: None,
+        licence: None,
     })
     .unwrap();
     let data = [

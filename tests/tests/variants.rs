@@ -48,6 +48,7 @@ fn variants_go_out_as_they_came_in() {
             part: Part::Whole,
             dtype: Dtype::F32,
             step: None,
+            licence: None,
         };
         export::run(&args).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
         let (there, back) = (load(&folder), load(&out));

@@ -27,6 +27,8 @@ use unimo_train::error::TrainError;
 use unimo_train::model::{Model, host};
 use unimo_train::pretrained::{self, Network, Pretrained};
 
+mod own;
+
 /// Largest difference of an output as a share of its largest value: f32 on both sides, sums in another order, through about a dozen
 /// blocks.
 pub const OUTPUT_TOLERANCE: f64 = 1e-5;
@@ -341,6 +343,9 @@ pub fn compare(
         Network::Clip(clip) => contrast(clip, &mut reference)?,
         Network::Pair(model) if reference.file.info("in.keep").is_some() => {
             twin(model, &mut reference)?
+        }
+        Network::Pair(model) if reference.file.info("out.text_state").is_some() => {
+            own::computed(model, &mut reference)?
         }
         Network::Pair(model) => bridgetower(model, &mut reference)?,
     };

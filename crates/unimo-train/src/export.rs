@@ -2,12 +2,17 @@
 //!
 //! Next to the weights is everything that decides their input: the tokenizer with its longest text (`tokenizer_config.json`), the
 //! preparation of images (`preprocessor_config.json`), and the files of sentence-transformers. `unimo score` gives the same for a
-//! run and for its export.
+//! run and for its export. A model that transformers does not know comes with [its code](python). `README.md` is the [card](card) that
+//! the Hugging Face hub shows.
+
+pub mod card;
+pub mod python;
 
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
-use serde_json::{Value, json};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
 use unimo_data::images::Resize;
 use unimo_data::processor::{self, Pictures};
 use unimo_data::published;
@@ -17,12 +22,16 @@ use unimo_encoders::names::Names;
 use unimo_encoders::public::{OWN, bert, bridgetower, clip, folder_of, vit};
 use unimo_encoders::weights::Dtype;
 use unimo_objectives::ObjectivesConfig;
+use unimo_report::record::{EvalRecord, Figure, PredictionsRecord};
 
 use crate::device::DeviceChoice;
 use crate::error::TrainError;
+use crate::export::card::{Card, Readers, Trained};
 use crate::files;
 use crate::given::{self, Given};
 use crate::pretrained::{self, Network, NetworkConfig};
+use crate::recipe::Recipe;
+use crate::run::RunFolder;
 use crate::tasks::labels::{self, Labels};
 use crate::trained;
 
@@ -43,6 +52,9 @@ pub struct ExportArgs {
     /// The step of a run's checkpoint; default: the best.
     #[arg(long)]
     pub step: Option<u64>,
+    /// The licence that the model card names, by its SPDX identifier, such as Apache-2.0; default: the card names none.
+    #[arg(long, value_name = "ID", value_parser = card::licence)]
+    pub licence: Option<String>,
 }
 
 /// The part to export.
@@ -84,6 +96,17 @@ struct Source {
     further: Vec<(&'static str, Vec<u8>)>,
     /// The labels of the task's head.
     labels: Option<Labels>,
+    /// The run that it was trained in.
+    run: Option<Run>,
+}
+
+/// What a run's files tell of its weights.
+struct Run {
+    recipe: Recipe,
+    step: u64,
+    facts: Map<String, Value>,
+    evaluations: Vec<EvalRecord>,
+    figures: Vec<Figure>,
 }
 
 /// How texts become tokens.
@@ -116,15 +139,26 @@ pub fn run(args: &ExportArgs) -> Result<PathBuf, TrainError> {
     let source = open(args)?;
     let wrong =
         |what: &str| TrainError::Check(format!("{} has no {what} encoder of its own", args.model));
-    let write = |json: Value, tensors| -> Result<(), TrainError> {
+    let write_as = |json: Value, tensors, readers| -> Result<(), TrainError> {
         std::fs::create_dir_all(&args.out).map_err(TrainError::file("create", &args.out))?;
         let weights = args.out.join("model.safetensors");
         let tensors: Vec<export::Exported> = tensors;
         files::write_with(&weights, |out| export::write(out, &tensors))?;
         beside(args, &source)?;
+        if readers == Readers::Code {
+            python::write(&args.out)?;
+        }
+        let parameters = tensors.iter().map(|t| t.shape.iter().product::<usize>());
+        let card = describe(args, &source, parameters.sum(), readers);
+        files::write(&args.out.join(CARD), card.text().as_bytes())?;
+        if card.licence.is_none() {
+            eprintln!("{CARD} names no licence: --licence ID does, such as --licence Apache-2.0");
+        }
         // The description comes last: a folder that has it is complete.
         write_json(&args.out.join("config.json"), &json)
     };
+    let write =
+        |json, tensors| write_as(json, tensors, Readers::Transformers("AutoModel".to_owned()));
     match (args.part, &source.network, &source.config) {
         (Part::Text, Network::Pair(model), NetworkConfig::Pair { model: config, .. }) => write(
             bert::to_json(&config.text),
@@ -154,8 +188,17 @@ pub fn run(args: &ExportArgs) -> Result<PathBuf, TrainError> {
             named(&**clip, &clip::hugging_face(), args)?,
         )?,
         (Part::Whole, Network::Pair(network), NetworkConfig::Pair { model, objectives }) => {
-            let (json, names) = pair_format(model, objectives);
-            write(json, named(&**network, &names, args)?)?;
+            let (mut json, names) = pair_format(model, objectives);
+            let tensors = named(&**network, &names, args)?;
+            let readers = match json["architectures"][0].as_str() {
+                Some(class) => Readers::Transformers(class.to_owned()),
+                None if offers_python(model, objectives) => {
+                    python::point_to(&mut json, args.dtype);
+                    Readers::Code
+                }
+                None => Readers::Unimo,
+            };
+            write_as(json, tensors, readers)?;
         }
         (Part::Text, ..) => return Err(wrong("text")),
         (Part::Image, ..) => return Err(wrong("image")),
@@ -173,7 +216,12 @@ fn open(args: &ExportArgs) -> Result<Source, TrainError> {
     let (device, _) = DeviceChoice::default().open()?;
     match given::find(&args.model, args.step)? {
         Given::Run { folder, step } => {
-            let (run, recipe, _, model) = trained::open_model(&folder, step, &device)?;
+            let (run, recipe, step, mut model) = trained::open_model(&folder, step, &device)?;
+            if model.teacher.take().is_some() {
+                eprintln!(
+                    "the teacher, a moving average of the encoders, is left out: only training reads it"
+                );
+            }
             if recipe.data.concepts.is_some() {
                 return Err(TrainError::Check(format!(
                     "{} was trained with phrases and tags, [data.concepts], which no format of exports holds; embed, score and \
@@ -196,6 +244,7 @@ fn open(args: &ExportArgs) -> Result<Source, TrainError> {
                 pictures: pixels.then(|| recipe.data.image_spec().into()),
                 further: Vec::new(),
                 labels: run.labels()?,
+                run: Some(of_run(&run, recipe, step)?),
             })
         }
         Given::Public(path) => of_public(args, &path, &device),
@@ -253,7 +302,92 @@ fn of_public(
         pictures,
         further,
         labels: None,
+        run: None,
     })
+}
+
+/// What a run's files tell of the weights of a step.
+fn of_run(run: &RunFolder, recipe: Recipe, step: u64) -> Result<Run, TrainError> {
+    let mut evaluations = run.evaluations()?;
+    evaluations.extend(run.later_evaluations()?);
+    let predictions: PredictionsRecord = json_of(run, "predictions.json")?.unwrap_or_default();
+    Ok(Run {
+        recipe,
+        step,
+        facts: json_of(run, "run.json")?.unwrap_or_default(),
+        evaluations,
+        figures: if predictions.step == step {
+            predictions.figures
+        } else {
+            Vec::new()
+        },
+    })
+}
+
+/// A JSON file of a run; `None` if it has none.
+fn json_of<T: DeserializeOwned>(run: &RunFolder, name: &str) -> Result<Option<T>, TrainError> {
+    let path = run.join(name);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let text = std::fs::read_to_string(&path).map_err(TrainError::file("read", &path))?;
+    serde_json::from_str(&text)
+        .map(Some)
+        .map_err(|error| TrainError::Run {
+            path,
+            reason: error.to_string(),
+        })
+}
+
+/// The file of the card.
+const CARD: &str = "README.md";
+
+/// The card of an export.
+fn describe<'a>(
+    args: &'a ExportArgs,
+    source: &'a Source,
+    parameters: usize,
+    readers: Readers,
+) -> Card<'a> {
+    let name = args.out.file_name().map(|name| name.to_string_lossy());
+    let given = Path::new(&args.model)
+        .file_name()
+        .map_or_else(|| args.model.clone().into(), |name| name.to_string_lossy());
+    let tokenizer = source
+        .tokenizer
+        .as_ref()
+        .filter(|_| args.part != Part::Image);
+    Card {
+        name: name.unwrap_or_default().into_owned(),
+        part: match args.part {
+            Part::Whole => None,
+            Part::Text => Some("text"),
+            Part::Image => Some("image"),
+        },
+        licence: args.licence.as_deref(),
+        source: given.into_owned(),
+        run: source.run.as_ref().map(|run| Trained {
+            recipe: &run.recipe,
+            step: run.step,
+            facts: &run.facts,
+            evaluations: &run.evaluations,
+            figures: &run.figures,
+        }),
+        config: &source.config,
+        parameters,
+        dtype: match args.dtype {
+            Dtype::F16 => "f16",
+            Dtype::Bf16 => "bf16",
+            Dtype::F64 | Dtype::F32 | Dtype::Other => "f32",
+        },
+        readers,
+        reads: (
+            tokenizer.is_some(),
+            source.pictures.is_some() && args.part != Part::Text,
+        ),
+        longest: tokenizer.and_then(|t| t.config["model_max_length"].as_u64()),
+        labels: source.labels.as_ref().map(|labels| labels.names().len()),
+    }
 }
 
 /// The tokenizer of a public checkpoint, with the length of the longest text that unimo reads.
@@ -358,6 +492,20 @@ fn no_format(reason: String) -> TrainError {
     TrainError::Check(format!(
         "transformers has no format for this image encoder: {reason}"
     ))
+}
+
+/// Whether PyTorch's code of a model is written; prints why not, or what it leaves out.
+fn offers_python(model: &BackboneConfig, objectives: &ObjectivesConfig) -> bool {
+    if let Some(reason) = python::refusal(model) {
+        eprintln!(
+            "no modeling_unimo.py is written, since it cannot express this model: {reason}; unimo reads the export"
+        );
+        return false;
+    }
+    for line in python::left_out(model, objectives) {
+        eprintln!("{line}");
+    }
+    true
 }
 
 /// BridgeTower's format if the model is one; else this project's own format, which keeps our names.

@@ -251,6 +251,9 @@ const EXPORT_EXAMPLES: &str = "\
 Examples:
   A BridgeTower that was trained here, for transformers:
     unimo export runs/bridgetower-base --out my-bridgetower
+  A UNIMO-3 with its PyTorch code and its model card, to share:
+    unimo export runs/unimo3-small --licence Apache-2.0 --out my-unimo3
+    huggingface-cli upload NAME/my-unimo3 my-unimo3
   The text encoder of a UNIMO-3 as RoBERTa, in half precision:
     unimo export runs/unimo3-base --part text --dtype bf16 --out my-roberta";
 

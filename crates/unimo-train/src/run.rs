@@ -298,6 +298,11 @@ impl RunFolder {
         self.lines("evals.jsonl")
     }
 
+    /// Every evaluation by `unimo eval`, in order.
+    pub fn later_evaluations(&self) -> Result<Vec<EvalRecord>, TrainError> {
+        self.lines("evaluations.jsonl")
+    }
+
     /// Every start and resume so far, in order.
     pub fn sessions(&self) -> Result<Vec<SessionRecord>, TrainError> {
         self.lines("sessions.jsonl")

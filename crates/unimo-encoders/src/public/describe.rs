@@ -142,6 +142,15 @@ struct Own {
     tasks: serde_json::Map<String, Value>,
 }
 
+/// What transformers reads and writes in any `config.json`: where the code of the model is, and who wrote the file.
+const OF_TRANSFORMERS: [&str; 5] = [
+    "architectures",
+    "auto_map",
+    "dtype",
+    "torch_dtype",
+    "transformers_version",
+];
+
 /// Reads what a folder or a file holds.
 ///
 /// A folder says it in its `config.json` or in OpenCLIP's `open_clip_config.json`. A file's description is looked for beside it.
@@ -213,6 +222,10 @@ fn from_folder(folder: &Path, weights: &Path) -> Result<Description, LoadError> 
             Description::new(Kind::Clip, config, clip::spellings(), weights)
         }
         Some(OWN) => {
+            let mut json = json;
+            if let Value::Object(entries) = &mut json {
+                entries.retain(|key, _| !OF_TRANSFORMERS.contains(&key.as_str()));
+            }
             let own: Own = serde_json::from_value(json).map_err(|e| unsupported(e.to_string()))?;
             if !own.tasks.is_empty() {
                 return Err(unsupported(

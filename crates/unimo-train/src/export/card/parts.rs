@@ -1,0 +1,109 @@
+//! The parts of a model, a line each.
+
+use unimo_encoders::backbone::BackboneConfig;
+use unimo_encoders::fusion::{FusionConfig, Levels, Link};
+use unimo_encoders::image::ImageEncoderConfig;
+use unimo_encoders::text::TextEncoderConfig;
+
+use super::tables::{grouped, spelled};
+use crate::pretrained::NetworkConfig;
+
+/// The name of the system that a configuration is, and its tag.
+pub(super) fn family(model: &BackboneConfig) -> Option<(&'static str, &'static str)> {
+    if let Some(FusionConfig { levels, link, .. }) = &model.fusion {
+        return Some(match (levels, link) {
+            (Levels::None, Link::None) => ("METER", "meter"),
+            (Levels::None, Link::Managers) => ("ManagerTower", "managertower"),
+            (Levels::None, _) => ("BridgeTower", "bridgetower"),
+            _ => ("UNIMO-3", "unimo3"),
+        });
+    }
+    let joint = model.joint.as_ref()?;
+    Some(match joint.grounding {
+        Some(_) => ("UNIMO-2", "unimo2"),
+        None => ("single-stream", "single-stream"),
+    })
+}
+
+/// The encoders, a line each.
+pub(super) fn parts(config: &NetworkConfig, part: Option<&str>) -> Vec<String> {
+    let text = |c: &TextEncoderConfig| {
+        format!(
+            "text encoder: {} blocks of width {} with {} heads, {} words",
+            c.layers,
+            c.width,
+            c.heads,
+            grouped(c.vocab_size)
+        )
+    };
+    let image = |c: &ImageEncoderConfig| {
+        format!(
+            "image encoder: {} blocks of width {} with {} heads, {} x {} pixels in patches of {}",
+            c.layers, c.width, c.heads, c.image_size, c.image_size, c.patch_size
+        )
+    };
+    match config {
+        NetworkConfig::Text(config) => vec![text(config)],
+        NetworkConfig::Image(config) => vec![image(config)],
+        NetworkConfig::Clip(config) if part == Some("image") => vec![image(&config.image)],
+        NetworkConfig::Clip(config) => vec![
+            "CLIP: two towers that meet in one space".to_owned(),
+            image(&config.image),
+        ],
+        NetworkConfig::Pair { model, .. } => {
+            let of_text = (part != Some("image")).then(|| text(&model.text));
+            let of_image = model.image.as_ref().filter(|_| part != Some("text"));
+            let mut lines: Vec<String> = of_text.into_iter().chain(of_image.map(image)).collect();
+            if part.is_some() {
+                return lines;
+            }
+            if let Some(regions) = &model.regions {
+                lines.push(format!(
+                    "encoder of detected regions: {} blocks of width {}, {} numbers a region",
+                    regions.layers, regions.width, regions.features
+                ));
+            }
+            let name = family(model).map_or("", |(name, _)| name);
+            if let Some(fusion) = &model.fusion {
+                let gate = match fusion.levels {
+                    Levels::None => String::new(),
+                    _ => format!(
+                        "; cross-layer attention to `{}`, gate `{}`",
+                        spelled(&fusion.levels),
+                        spelled(&fusion.gate)
+                    ),
+                };
+                lines.push(format!(
+                    "cross-modal encoder ({name}): two streams of {} layers of width {} with {} heads{gate}",
+                    fusion.layers, fusion.width, fusion.heads
+                ));
+            }
+            if let Some(joint) = &model.joint {
+                let codes = joint.grounding.as_ref().map(|grounding| {
+                    format!(
+                        "; text and image meet in {} of {} codes",
+                        grounding.tokens,
+                        grouped(grounding.codes)
+                    )
+                });
+                lines.push(format!(
+                    "cross-modal encoder ({name}): one stream of {} layers of width {} with {} heads{}",
+                    joint.layers,
+                    joint.width,
+                    joint.heads,
+                    codes.unwrap_or_default()
+                ));
+            }
+            lines
+        }
+    }
+}
+
+pub(super) fn image_size(config: &NetworkConfig) -> Option<usize> {
+    match config {
+        NetworkConfig::Text(_) => None,
+        NetworkConfig::Image(config) => Some(config.image_size),
+        NetworkConfig::Clip(config) => Some(config.image.image_size),
+        NetworkConfig::Pair { model, .. } => model.image.as_ref().map(|image| image.image_size),
+    }
+}
