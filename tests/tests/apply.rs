@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use unimo_tests::fixture;
+use unimo_train::apply::index::{self, Part as Embeddings, What};
 use unimo_train::apply::inputs::ColumnArgs;
+use unimo_train::apply::pictures::PictureList;
 use unimo_train::apply::score::{self, ScoreArgs};
 use unimo_train::apply::{ModelArgs, Pooling, Predictor, embed, explain, fill_mask};
 use unimo_train::device::DeviceChoice;
@@ -224,7 +226,7 @@ fn batches_and_padding_change_no_embedding() {
         let predictor = Predictor::open(&args).unwrap();
         (
             embed::texts(&predictor, texts.clone()).unwrap(),
-            embed::images(&predictor, &pictures).unwrap(),
+            embed::images(&predictor, &PictureList::of_files(pictures.clone())).unwrap(),
         )
     };
     let (one, all) = (embed(1), embed(8));
@@ -389,11 +391,12 @@ fn what_a_model_cannot_do_is_said() {
     let roberta = fixture::folder().join("alone/roberta");
     let predictor = Predictor::open(&model(&roberta)).unwrap();
     let explained = explain::explain(&predictor, Path::new("r.png"), "a map");
+    let nowhere = PictureList::of_files(vec![("r".to_owned(), "r.png".into())]);
     for message in [
         predictor.pair("matching head").err(),
         predictor.pictures().err(),
         explained.err(),
-        embed::images(&predictor, &[("r".to_owned(), "r.png".into())]).err(),
+        embed::images(&predictor, &nowhere).err(),
     ] {
         let message = message.unwrap().to_string();
         assert!(
@@ -523,7 +526,9 @@ fn pictures_are_prepared_as_any_of_the_files_says() {
             std::fs::write(folder.path().join(name), text).unwrap();
         }
         let predictor = Predictor::open(&model(folder.path())).unwrap();
-        embed::images(&predictor, &pictures).unwrap().values
+        embed::images(&predictor, &PictureList::of_files(pictures.clone()))
+            .unwrap()
+            .values
     };
     let old = embed(Some(("preprocessor_config.json", says)));
     assert_eq!(old, embed(Some(("processor_config.json", &nested))));
@@ -541,8 +546,14 @@ fn equal_embeddings_are_equal_files() {
         let predictor = Predictor::open(&model(&bert)).unwrap();
         let embedded = embed::texts(&predictor, texts.clone()).unwrap();
         let path = scratch.path().join(format!("{at}.safetensors"));
-        embed::write_safetensors(&path, &[("images", embedded.clone()), ("texts", embedded)])
-            .unwrap();
+        let part = |what| Embeddings {
+            what,
+            rows: embedded.clone(),
+            model: String::new(),
+            data: String::new(),
+            cells: None,
+        };
+        index::write(&path, &[part(What::Images), part(What::Texts)]).unwrap();
         files.push(std::fs::read(path).unwrap());
     }
     assert!(files.iter().all(|file| *file == files[0]));

@@ -4,5 +4,6 @@ pub mod backend_check;
 pub mod bench;
 pub mod dtypes;
 pub mod parity;
+pub mod search;
 pub mod torture;
 pub mod torture_files;

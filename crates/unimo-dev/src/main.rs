@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use unimo_dev::{backend_check, bench, dtypes, parity, torture, torture_files};
+use unimo_dev::{backend_check, bench, dtypes, parity, search, torture, torture_files};
 use unimo_train::error::TrainError;
 use unimo_train::{allocator, pipe};
 
@@ -48,6 +48,9 @@ enum Bench {
     /// explains. Run it before training in half precision on a new machine or driver.
     #[command(after_help = DTYPE_EXAMPLES)]
     Dtype(dtypes::DtypeArgs),
+    /// Time searches in many embeddings: all rows, and cells alone, with what those miss.
+    #[command(after_help = SEARCH_EXAMPLES)]
+    Search(search::SearchArgs),
     /// Time loading a checkpoint's folder and print one line of JSON.
     Load {
         /// The folder.
@@ -87,6 +90,11 @@ Examples:
     cargo xtask bench step --size base --device cuda --dtype bf16 --batch 32
   Where does the time go?
     cargo xtask bench step --size small --profile";
+
+const SEARCH_EXAMPLES: &str = "\
+Examples:
+  A million rows, which take 2 GB of memory and as much on the disk:
+    cargo xtask bench search --rows 1000000";
 
 const CHECK_EXAMPLES: &str = "\
 Examples:
@@ -129,6 +137,7 @@ fn run(command: Command) -> Result<(), TrainError> {
             println!("{}", bench::load(&folder)?);
             Ok(())
         }
+        Command::Bench(Bench::Search(args)) => search::run(&args, &mut |line| println!("{line}")),
         Command::Bench(Bench::Dtype(args)) => dtypes::run(&args, &mut |line| println!("{line}")),
         Command::Check(Check::Backend(args)) => {
             backend_check::run(&args, &mut |line| println!("{line}"))

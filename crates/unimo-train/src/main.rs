@@ -192,7 +192,9 @@ Examples:
   All pictures of a folder:
     unimo embed runs/unimo3-tiny --images photos --out photos.safetensors
   Pictures and captions of a list, for numpy:
-    unimo embed openai/clip-vit-base-patch16 --images pairs.jsonl --texts pairs.jsonl --out pairs.npy";
+    unimo embed openai/clip-vit-base-patch16 --images pairs.jsonl --texts pairs.jsonl --out pairs.npy
+  The pictures of tar shards, in cells, for searches in a part of them:
+    unimo embed runs/unimo3-small --images shards --recall 0.95 --out shards.safetensors";
 
 const SCORE_EXAMPLES: &str = "\
 Examples:
@@ -204,7 +206,10 @@ Examples:
   Pictures for two texts, with a page to look at:
     unimo search runs/unimo3-small --images photos --text \"a map\" --text \"two people\" --html found.html
   Texts for a picture:
-    unimo search runs/unimo3-small --texts captions.txt --image photo.jpg";
+    unimo search runs/unimo3-small --texts captions.txt --image photo.jpg
+  What was embedded before, by `unimo embed ... --images shards --out shards.safetensors`:
+    unimo search runs/unimo3-small --index shards.safetensors --text \"a map\"
+    unimo search runs/unimo3-small --index shards.safetensors --images shards --text \"a map\" --html found.html";
 
 const PREDICT_EXAMPLES: &str = "\
 Examples:

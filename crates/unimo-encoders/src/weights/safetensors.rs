@@ -22,6 +22,8 @@ pub struct SafetensorsFile {
     file: File,
     metadata: Metadata,
     data_start: u64,
+    /// Memory of [`rows_into`](Self::rows_into).
+    buffer: Vec<u8>,
 }
 
 impl SafetensorsFile {
@@ -88,6 +90,7 @@ impl SafetensorsFile {
             file,
             metadata,
             data_start,
+            buffer: Vec::new(),
         })
     }
 
@@ -163,6 +166,54 @@ impl SafetensorsFile {
             .seek(SeekFrom::Start(self.data_start + start as u64))
             .and_then(|_| self.file.read_exact(bytes))
             .map_err(WeightsError::file("read", &self.path))
+    }
+
+    /// Some rows of a matrix of f32, in place of what `rows` holds.
+    ///
+    /// # Errors
+    ///
+    /// There is no such matrix or it has fewer rows, or it cannot be read.
+    pub fn rows_into(
+        &mut self,
+        name: &str,
+        first: usize,
+        count: usize,
+        rows: &mut Vec<f32>,
+    ) -> Result<(), WeightsError> {
+        let wrong = |what: &str| {
+            WeightsError::content(
+                &self.path,
+                format!(
+                    "`{name}` {what}, and rows {first} to {} of it are asked for",
+                    first + count
+                ),
+            )
+        };
+        let Some(info) = self.metadata.info(name) else {
+            return Err(wrong("is not in it"));
+        };
+        let &[all, width] = info.shape.as_slice() else {
+            return Err(wrong("is no matrix"));
+        };
+        if info.dtype != safetensors::Dtype::F32 {
+            return Err(wrong("does not hold f32"));
+        }
+        if first + count > all {
+            return Err(wrong(&format!("has {all} rows")));
+        }
+        let (start, row) = (info.data_offsets.0, width * size_of::<f32>());
+        let mut bytes = std::mem::take(&mut self.buffer);
+        bytes.resize(count * row, 0);
+        let at = self.data_start + (start + first * row) as u64;
+        self.file
+            .seek(SeekFrom::Start(at))
+            .and_then(|_| self.file.read_exact(&mut bytes))
+            .map_err(WeightsError::file("read", &self.path))?;
+        rows.clear();
+        let (numbers, _) = bytes.as_chunks();
+        rows.extend(numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)));
+        self.buffer = bytes;
+        Ok(())
     }
 
     /// A tensor's values as f32, if it holds floats of at most 32 bits.
@@ -261,6 +312,27 @@ mod tests {
         assert_eq!(opened.bytes("a").unwrap(), [0, 1, 2, 3, 4, 5, 6, 7]);
         assert!(opened.bytes("b").is_err());
         assert!(SafetensorsFile::looks_like(good.path()).unwrap());
+    }
+
+    #[test]
+    fn rows_of_a_matrix_are_read_alone() {
+        let header = r#"{"m":{"dtype":"F32","shape":[3,2],"data_offsets":[0,24]},"v":{"dtype":"F32","shape":[2],"data_offsets":[24,32]}}"#;
+        let file = file(header, 32);
+        let mut opened = SafetensorsFile::open(file.path()).unwrap();
+        let whole = opened.values("m").unwrap();
+        let mut rows = vec![1.0; 9];
+        for (first, count) in [(0, 3), (1, 2), (2, 1), (1, 0)] {
+            opened.rows_into("m", first, count, &mut rows).unwrap();
+            assert_eq!(rows, whole[2 * first..2 * (first + count)]);
+        }
+        for (name, first, count, says) in [
+            ("m", 2, 2, "has 3 rows"),
+            ("v", 0, 1, "is no matrix"),
+            ("w", 0, 1, "is not in it"),
+        ] {
+            let error = opened.rows_into(name, first, count, &mut rows).unwrap_err();
+            assert!(error.to_string().contains(says), "{error}");
+        }
     }
 
     #[test]

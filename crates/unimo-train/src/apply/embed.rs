@@ -1,13 +1,13 @@
 //! `unimo embed`: writes embeddings of images and texts in the common space to a file.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use safetensors::Dtype;
-use safetensors::tensor::TensorView;
-use unimo_encoders::weights;
+use unimo_data::Split;
 
+use super::index::{self, Embedded, Part, What};
 use super::inputs::{self, ColumnArgs};
+use super::nearest::CellsConfig;
+use super::pictures::{self, PictureList};
 use super::{Matcher, ModelArgs, Pooling, Predictor, can_be_written};
 use crate::error::TrainError;
 use crate::files;
@@ -17,43 +17,41 @@ use crate::progress::Progress;
 /// `unimo embed`.
 #[derive(Debug, clap::Args)]
 pub struct EmbedArgs {
+    /// The model.
     #[command(flatten)]
-    model: ModelArgs,
-    /// Images: a file, a folder with all its subfolders, or a list (JSON lines, CSV, TSV).
+    pub model: ModelArgs,
+    /// Images: a file, a folder with all its subfolders, a list (JSON lines, CSV, TSV), or a data set: tar shards, Parquet, COCO's
+    /// captions, Karpathy's splits, or the [data] of a recipe's .toml file.
     #[arg(long, value_name = "PATH", required_unless_present = "texts")]
-    images: Option<PathBuf>,
-    /// Texts: a .txt file with one text per line, or a list.
-    #[arg(long, value_name = "FILE")]
-    texts: Option<PathBuf>,
+    pub images: Option<PathBuf>,
+    /// Texts: a .txt file with one text per line, a list, or the captions of a data set.
+    #[arg(long, value_name = "PATH")]
+    pub texts: Option<PathBuf>,
+    /// The split of a data set: train, val or test; default: all of it.
+    #[arg(long, value_parser = inputs::split)]
+    pub split: Option<Split>,
     /// How a text or image encoder alone makes one vector: `class`, the state of the first token, or `mean`, the mean over all
     /// tokens or patches; default: as 1_Pooling/config.json of sentence-transformers says, else class.
     #[arg(long, value_name = "HOW", value_parser = Pooling::parse)]
-    pooling: Option<Pooling>,
+    pub pooling: Option<Pooling>,
+    /// Columns of the lists.
     #[command(flatten)]
-    columns: ColumnArgs,
-    /// NAME.safetensors with `images`, `texts` and their ids in its notes; or NAME.npy, which becomes NAME.images.npy and
-    /// NAME.texts.npy, with the ids in NAME.images.txt and NAME.texts.txt, one per line.
+    pub columns: ColumnArgs,
+    /// NAME.safetensors with `images`, `texts` and their ids in its notes, which `unimo search --index` reads; or NAME.npy, which
+    /// becomes NAME.images.npy and NAME.texts.npy, with the ids in NAME.images.txt and NAME.texts.txt, one per line.
     #[arg(long, value_name = "FILE")]
-    out: PathBuf,
+    pub out: PathBuf,
+    /// Sort the rows into cells, of which a search reads the nearest alone: so many that this share of the ten nearest rows is found,
+    /// such as 0.95. It is measured against exact search, for pictures with the texts as queries, if both are given. Default: a search
+    /// reads all rows.
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    pub recall: Option<f64>,
 }
 
-/// Rows of a common space, with the name of each.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Embedded {
-    /// Names of images, or texts.
-    pub ids: Vec<String>,
-    /// `E`.
-    pub width: usize,
-    /// `[N, E]`, each row of length 1.
-    pub values: Vec<f32>,
-    /// Inputs that could not be used, with their reasons.
-    pub skipped: Vec<(String, String)>,
-}
-
-impl Embedded {
-    /// The row with this index.
-    pub fn row(&self, index: usize) -> &[f32] {
-        &self.values[index * self.width..(index + 1) * self.width]
+fn share(given: &str) -> Result<f64, String> {
+    match given.parse::<f64>() {
+        Ok(share) if share > 0.0 && share <= 1.0 => Ok(share),
+        _ => Err("allowed: above 0, at most 1".to_owned()),
     }
 }
 
@@ -74,14 +72,19 @@ pub fn run(args: &EmbedArgs) -> Result<(), TrainError> {
             )));
         }
     };
+    if npy && args.recall.is_some() {
+        return Err(TrainError::Check(
+            "--recall is for --out NAME.safetensors: a .npy file has no place for cells".to_owned(),
+        ));
+    }
     can_be_written(&args.out)?;
     let pictures = args.images.as_ref();
     let pictures = pictures
-        .map(|given| inputs::images(given, &args.columns))
+        .map(|given| PictureList::open(given, &args.columns, args.split))
         .transpose()?;
     let texts = args.texts.as_ref();
     let texts = texts
-        .map(|given| inputs::texts(given, &args.columns))
+        .map(|given| inputs::texts(given, &args.columns, args.split))
         .transpose()?;
     let mut predictor = Predictor::open(&args.model)?;
     choose_pooling(&mut predictor, args.pooling)?;
@@ -95,31 +98,80 @@ pub fn run(args: &EmbedArgs) -> Result<(), TrainError> {
     }
     let mut parts = Vec::new();
     if let Some(pictures) = pictures {
-        let embedded = images(&predictor, &pictures)?;
-        for (name, reason) in &embedded.skipped {
+        let rows = images(&predictor, &pictures)?;
+        for (name, reason) in &rows.skipped {
             eprintln!("skipped {name}: {reason}");
         }
-        parts.push(("images", embedded));
+        parts.push(part(
+            &predictor,
+            What::Images,
+            rows,
+            pictures::describe(pictures.names()),
+        )?);
     }
     if let Some(all) = texts {
-        parts.push(("texts", self::texts(&predictor, all)?));
+        let data = pictures::describe(&all);
+        let rows = self::texts(&predictor, all)?;
+        parts.push(part(&predictor, What::Texts, rows, data)?);
     }
     predictor.say_what_was_cut();
     if npy {
-        for (what, embedded) in &parts {
-            let file = |end: &str| args.out.with_extension(format!("{what}.{end}"));
-            write_npy(&file("npy"), embedded)?;
-            let ids: Vec<String> = embedded
-                .ids
-                .iter()
-                .map(|id| id.replace('\n', " "))
-                .collect();
+        for Part { what, rows, .. } in &parts {
+            let file = |end: &str| args.out.with_extension(format!("{}.{end}", what.name()));
+            write_npy(&file("npy"), rows)?;
+            let ids: Vec<String> = rows.ids.iter().map(|id| id.replace('\n', " ")).collect();
             let text = ids.join("\n") + "\n";
             files::write(&file("txt"), text.as_bytes())?;
         }
         return Ok(());
     }
-    write_safetensors(&args.out, &parts)
+    if let Some(recall) = args.recall {
+        sort(&predictor, &mut parts, recall);
+    }
+    index::write(&args.out, &parts)
+}
+
+fn part(
+    predictor: &Predictor,
+    what: What,
+    rows: Embedded,
+    data: String,
+) -> Result<Part, TrainError> {
+    Ok(Part {
+        what,
+        rows,
+        model: index::digest(predictor, what)?,
+        data,
+        cells: None,
+    })
+}
+
+/// Sorts the rows of all parts into cells. The queries of each part are the rows of the other one.
+fn sort(predictor: &Predictor, parts: &mut [Part], recall: f64) {
+    let config = CellsConfig { recall, seed: 0 };
+    let some = |part: &Part| {
+        let every = (part.rows.ids.len() / CellsConfig::MEASURED).max(1);
+        let rows = (0..part.rows.ids.len()).step_by(every);
+        rows.flat_map(|at| part.rows.row(at).to_vec()).collect()
+    };
+    let queries: Vec<Vec<f32>> = parts.iter().map(some).collect();
+    let count = parts.len();
+    for (at, part) in parts.iter_mut().enumerate() {
+        let other = (count == 2).then(|| queries[1 - at].as_slice());
+        let (width, rows) = (part.rows.width, &mut part.rows);
+        let (cells, order) = config.sort(&mut rows.values, width, other, &predictor.device);
+        let mut ids: Vec<Option<String>> = rows.ids.drain(..).map(Some).collect();
+        rows.ids = order.iter().filter_map(|at| ids[*at].take()).collect();
+        eprintln!(
+            "{}: {} cells, of which a search reads {}: that finds {:.1}% of the ten nearest of {} queries",
+            part.what.name(),
+            cells.starts.len() - 1,
+            cells.probes,
+            100.0 * cells.recall,
+            cells.measured
+        );
+        part.cells = Some(cells);
+    }
 }
 
 /// An encoder alone has no common space: prints what its vectors are.
@@ -152,17 +204,16 @@ fn choose_pooling(predictor: &mut Predictor, asked: Option<Pooling>) -> Result<(
 /// # Errors
 ///
 /// The model has no common space.
-pub fn images(
-    predictor: &Predictor,
-    pictures: &[(String, PathBuf)],
-) -> Result<Embedded, TrainError> {
+pub fn images(predictor: &Predictor, pictures: &PictureList) -> Result<Embedded, TrainError> {
     predictor.pictures()?;
     let mut found = Embedded::default();
     let mut bar = Progress::new(pictures.len() as u64, 0, "embedding").counting("pictures");
-    for batch in pictures.chunks(predictor.batch_size) {
+    let every: Vec<usize> = (0..pictures.len()).collect();
+    for batch in every.chunks(predictor.batch_size) {
         let mut pixels = Vec::new();
-        for (name, path) in batch {
-            match predictor.picture_or_reason(path)? {
+        for at in batch {
+            let name = &pictures.names()[*at];
+            match predictor.listed_or_reason(pictures, *at)? {
                 Ok(picture) => {
                     pixels.extend(picture);
                     found.ids.push(name.clone());
@@ -211,29 +262,6 @@ pub fn texts(predictor: &Predictor, texts: Vec<String>) -> Result<Embedded, Trai
     Ok(found)
 }
 
-/// Writes vectors and their names; see `--out`.
-///
-/// # Errors
-///
-/// The file cannot be written.
-pub fn write_safetensors(path: &Path, parts: &[(&str, Embedded)]) -> Result<(), TrainError> {
-    let wrong = |reason: String| TrainError::Check(format!("{}: {reason}", path.display()));
-    let mut notes = BTreeMap::new();
-    let mut tensors = Vec::new();
-    let bytes: Vec<Vec<u8>> = parts
-        .iter()
-        .map(|(_, e)| e.values.iter().flat_map(|v| v.to_le_bytes()).collect())
-        .collect();
-    for ((what, embedded), bytes) in parts.iter().zip(&bytes) {
-        let ids = serde_json::to_string(&embedded.ids).map_err(|e| wrong(e.to_string()))?;
-        notes.insert(format!("{what}.ids"), ids);
-        let shape = vec![embedded.ids.len(), embedded.width];
-        let view = TensorView::new(Dtype::F32, shape, bytes).map_err(|e| wrong(e.to_string()))?;
-        tensors.push((*what, view));
-    }
-    files::write_with(path, |out| weights::write_safetensors(out, tensors, &notes))
-}
-
 /// Writes NumPy's format, version 1.0: a magic number, a dictionary padded to 64 bytes, the values.
 fn write_npy(path: &Path, embedded: &Embedded) -> Result<(), TrainError> {
     const ALIGNMENT: usize = 64;
@@ -255,8 +283,6 @@ fn write_npy(path: &Path, embedded: &Embedded) -> Result<(), TrainError> {
 
 #[cfg(test)]
 mod tests {
-    use unimo_encoders::weights::SafetensorsFile;
-
     use super::*;
 
     fn embedded() -> Embedded {
@@ -266,18 +292,6 @@ mod tests {
             values: vec![1.0, 0.0, 0.0, 0.0, -1.0, 0.5],
             skipped: Vec::new(),
         }
-    }
-
-    #[test]
-    fn safetensors_keep_values_and_ids() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("e.safetensors");
-        write_safetensors(&path, &[("images", embedded())]).unwrap();
-        let mut file = SafetensorsFile::open(&path).unwrap();
-        assert_eq!(file.info("images").unwrap().shape, [2, 3]);
-        assert_eq!(file.values("images").unwrap(), embedded().values);
-        let ids: Vec<String> = serde_json::from_str(file.note("images.ids").unwrap()).unwrap();
-        assert_eq!(ids, embedded().ids);
     }
 
     /// As `numpy.save` writes it: NumPy 2.4, `np.save(f, np.array([[1, 0, 0], [0, -1, .5]], "f4"))`.

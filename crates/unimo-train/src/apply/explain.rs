@@ -449,7 +449,7 @@ impl Predictor {
     /// The part of an image that the model sees, in the image's own proportions, large enough to look at.
     fn view(&self, path: &Path) -> Result<image::RgbImage, String> {
         let pictures = self.pictures().map_err(|error| error.to_string())?;
-        let picture = images::read(path, super::PICTURES).map_err(|error| error.reason)?;
+        let picture = images::read(path, super::pictures::LIMITS).map_err(|error| error.reason)?;
         pictures.view(&picture, page::SIDE)
     }
 }

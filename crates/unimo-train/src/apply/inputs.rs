@@ -2,13 +2,15 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use unimo_data::Split;
 use unimo_data::paths;
 use unimo_data::sources::images::pictures_in;
 use unimo_data::sources::pairs::read_rows;
+use unimo_data::{DataConfig, Source, SourceKind, Split, readable};
 
 use crate::error::TrainError;
+use crate::recipe::{Overrides, Recipe};
 
 /// The columns of a list that are read.
 #[derive(Debug, Clone, clap::Args)]
@@ -137,6 +139,73 @@ impl LeftOut {
     }
 }
 
+/// Opens what is neither a folder or file of pictures nor a list: tar shards, Parquet, COCO's captions and others that `--data` of a
+/// training recognises, or the `[data]` of a recipe's .toml file. `None` for folders, pictures and lists, where `split` means nothing.
+///
+/// # Errors
+///
+/// It cannot be read, or is no data set although a split of it is asked for.
+pub fn data_set(given: &Path, split: Option<Split>) -> Result<Option<Arc<dyn Source>>, TrainError> {
+    let is = |end: &str| given.extension().is_some_and(|e| e == end);
+    let config = if is("toml") {
+        Some(Recipe::load(&given.display().to_string(), &Overrides::default())?.data)
+    } else if is("txt") || paths::is_picture(given) {
+        None
+    } else {
+        let mut config = DataConfig::default();
+        match config.take_from(given.to_owned()) {
+            Ok(()) => Some(config),
+            // A folder whose parts have lists of their own is a folder of pictures here.
+            Err(_) if given.is_dir() => None,
+            Err(error) => return Err(error.into()),
+        }
+    };
+    let plain = [SourceKind::Images, SourceKind::Pairs];
+    let config = config.filter(|config| is("toml") || !plain.contains(&config.source));
+    let Some(config) = config else {
+        return match split {
+            None => Ok(None),
+            Some(split) => Err(TrainError::Check(format!(
+                "--split {} is for data sets (shards, Parquet, COCO's captions, the [data] of a recipe), and {} is a folder, a picture \
+                 or a list, all of which is read",
+                split.name(),
+                given.display()
+            ))),
+        };
+    };
+    let source = unimo_data::open(&config)?;
+    for note in source.notes() {
+        eprintln!("{}: {note}", given.display());
+    }
+    Ok(Some(source))
+}
+
+/// The captions of a data set, each once, in order.
+fn captions(
+    given: &Path,
+    source: &dyn Source,
+    split: Option<Split>,
+) -> Result<Vec<String>, TrainError> {
+    let mut all = Vec::new();
+    for split in Split::ALL
+        .into_iter()
+        .filter(|s| split.is_none_or(|of| of == *s))
+    {
+        for at in 0..source.len(split) {
+            all.extend(readable(source.captions(split, at))?);
+        }
+    }
+    let mut seen = std::collections::HashSet::new();
+    all.retain(|text| !text.trim().is_empty() && seen.insert(text.clone()));
+    if all.is_empty() {
+        return Err(TrainError::Check(format!(
+            "{} holds no texts",
+            given.display()
+        )));
+    }
+    Ok(all)
+}
+
 /// Images: one file, all in a folder and its subfolders, or those that a list names; each once, in order.
 ///
 /// # Errors
@@ -192,12 +261,19 @@ pub fn images(given: &Path, columns: &ColumnArgs) -> Result<Vec<(String, PathBuf
     }
 }
 
-/// Texts: the lines of a .txt file, or the texts of a list; each once, in order.
+/// Texts: the lines of a .txt file, the texts of a list, or the captions of a [data set](data_set); each once, in order.
 ///
 /// # Errors
 ///
 /// The file cannot be read or holds none.
-pub fn texts(given: &Path, columns: &ColumnArgs) -> Result<Vec<String>, TrainError> {
+pub fn texts(
+    given: &Path,
+    columns: &ColumnArgs,
+    split: Option<Split>,
+) -> Result<Vec<String>, TrainError> {
+    if let Some(source) = data_set(given, split)? {
+        return captions(given, &*source, split);
+    }
     let mut all = Vec::new();
     if given.extension().is_some_and(|e| e == "txt") {
         let file = std::fs::File::open(given).map_err(TrainError::file("open", given))?;
@@ -273,7 +349,7 @@ mod tests {
             .collect();
         let expected = [(1, "x"), (1, "y"), (2, "x"), (3, "bad"), (4, "bad")];
         assert_eq!(lines, expected.map(|(line, text)| (line, text.to_owned())));
-        assert_eq!(texts(&list, &columns()).unwrap(), ["x", "y"]);
+        assert_eq!(texts(&list, &columns(), None).unwrap(), ["x", "y"]);
         assert_eq!(images(&list, &columns()).unwrap().len(), 2);
 
         std::fs::create_dir(folder.path().join("sub")).unwrap();
@@ -285,8 +361,8 @@ mod tests {
 
         let text = folder.path().join("t.txt");
         std::fs::write(&text, "one\n\n two\none\n").unwrap();
-        assert_eq!(texts(&text, &columns()).unwrap(), ["one", " two"]);
+        assert_eq!(texts(&text, &columns(), None).unwrap(), ["one", " two"]);
         std::fs::write(&text, "\n").unwrap();
-        assert!(texts(&text, &columns()).is_err());
+        assert!(texts(&text, &columns(), None).is_err());
     }
 }

@@ -7,7 +7,10 @@ pub mod caption;
 pub mod embed;
 pub mod explain;
 pub mod fill_mask;
+pub mod index;
 pub mod inputs;
+pub mod nearest;
+pub mod pictures;
 pub mod predict;
 pub mod score;
 pub mod search;
@@ -20,9 +23,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use burn::tensor::{Device, Tensor, TensorData};
+use image::RgbImage;
 use unimo_batch::{Images, Texts};
 use unimo_core::layers::normalise;
-use unimo_data::images::{self, Limits};
+use unimo_data::images;
 use unimo_data::processor::{self, Pictures};
 use unimo_data::{ConceptReader, Concepts, Encoded, Pad, ReadError, TextTokenizer, published};
 use unimo_encoders::clip::Clip;
@@ -35,6 +39,7 @@ use unimo_objectives::pretraining::mlm::Mlm;
 
 pub use pooling::Pooling;
 
+use self::pictures::PictureList;
 use crate::device::DeviceChoice;
 use crate::error::TrainError;
 use crate::files;
@@ -105,9 +110,6 @@ pub struct Predictor {
     /// Hashes of the texts that were truncated.
     cut: Mutex<HashSet<u64>>,
 }
-
-/// Limits of the images that are read.
-const PICTURES: Limits = Limits::full_size(50_000_000);
 
 impl Predictor {
     /// Opens a run, a checkpoint or a Hugging Face id. Prints the assumptions that it makes on standard error.
@@ -323,10 +325,28 @@ impl Predictor {
     ///
     /// The reason why the file cannot be used.
     pub fn picture(&self, path: &Path) -> Result<Vec<f32>, ReadError> {
+        self.prepared(&images::read(path, pictures::LIMITS)?)
+    }
+
+    /// A picture as the model reads it, `[3, S, S]` in one row.
+    fn prepared(&self, picture: &RgbImage) -> Result<Vec<f32>, ReadError> {
         let pictures = self.pictures().map_err(|error| error.to_string())?;
         let mut pixels = Vec::new();
-        pictures.append(&images::read(path, PICTURES)?, &mut pixels)?;
+        pictures.append(picture, &mut pixels)?;
         Ok(pixels)
+    }
+
+    /// As [`picture_or_reason`](Self::picture_or_reason), for a picture of a list.
+    ///
+    /// # Errors
+    ///
+    /// It could not be read this time.
+    pub fn listed_or_reason(
+        &self,
+        list: &PictureList,
+        at: usize,
+    ) -> Result<Result<Vec<f32>, String>, TrainError> {
+        or_reason(list.read(at).and_then(|picture| self.prepared(&picture)))
     }
 
     /// The same, but returns the reason for an image that cannot be used.
@@ -335,10 +355,7 @@ impl Predictor {
     ///
     /// The file could not be read this time: a line that says so would count as a result.
     pub fn picture_or_reason(&self, path: &Path) -> Result<Result<Vec<f32>, String>, TrainError> {
-        match self.picture(path) {
-            Err(error) if error.is_unavailable() => Err(TrainError::Check(error.reason)),
-            read => Ok(read.map_err(|error| error.reason)),
-        }
+        or_reason(self.picture(path))
     }
 
     /// Images on the device, `[B, 3, S, S]`.
@@ -521,6 +538,14 @@ impl Predictor {
     /// The error that says what a model cannot do.
     pub fn lacks(&self, what: &str, why: &str) -> TrainError {
         TrainError::Check(format!("{} has no {what}: {why}", self.given))
+    }
+}
+
+/// A picture, or why it cannot be used; an error if it could not be read this time.
+fn or_reason(read: Result<Vec<f32>, ReadError>) -> Result<Result<Vec<f32>, String>, TrainError> {
+    match read {
+        Err(error) if error.is_unavailable() => Err(TrainError::Check(error.reason)),
+        read => Ok(read.map_err(|error| error.reason)),
     }
 }
 

@@ -1,14 +1,20 @@
 //! `unimo search`: images for texts and texts for images. The common space gives a shortlist, and the matching head ranks it.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use image::RgbImage;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde::Serialize;
+use unimo_data::Split;
 use unimo_data::images;
 use unimo_report::page::data_address;
 
-use super::embed::{self, Embedded};
+use super::embed;
+use super::index::{self, Embedded, Saved, What};
 use super::inputs::{self, ColumnArgs};
+use super::nearest::Search;
+use super::pictures::{self, PictureList};
 use super::{Matcher, ModelArgs, Predictor, can_be_written, probability, write_text};
 use crate::error::TrainError;
 use crate::model::{Model, host};
@@ -17,40 +23,48 @@ use crate::progress::Progress;
 /// `unimo search`.
 #[derive(Debug, clap::Args)]
 pub struct SearchArgs {
+    /// The model.
     #[command(flatten)]
-    model: ModelArgs,
-    /// Where to search for images: a folder with all its subfolders, or a list (JSON lines, CSV, TSV).
-    #[arg(
-        long,
-        value_name = "PATH",
-        requires = "text",
-        required_unless_present = "texts"
-    )]
-    images: Option<PathBuf>,
+    pub model: ModelArgs,
+    /// Where to search for images: a folder with all its subfolders, a list (JSON lines, CSV, TSV), or a data set: tar shards, Parquet,
+    /// COCO's captions, Karpathy's splits, or the [data] of a recipe's .toml file.
+    #[arg(long, value_name = "PATH", requires = "text")]
+    pub images: Option<PathBuf>,
     /// A text to find images for; may be given several times.
-    #[arg(long, value_name = "TEXT", requires = "images")]
-    text: Vec<String>,
-    /// Where to search for texts: a .txt file with one text per line, or a list.
-    #[arg(long, value_name = "FILE", requires = "image")]
-    texts: Option<PathBuf>,
+    #[arg(long, value_name = "TEXT", required_unless_present = "image")]
+    pub text: Vec<String>,
+    /// Where to search for texts: a .txt file with one text per line, a list, or the captions of a data set.
+    #[arg(long, value_name = "PATH", requires = "image")]
+    pub texts: Option<PathBuf>,
     /// An image to find texts for; may be given several times.
-    #[arg(long, value_name = "FILE", requires = "texts")]
-    image: Vec<PathBuf>,
+    #[arg(long, value_name = "FILE")]
+    pub image: Vec<PathBuf>,
+    /// Embeddings to search, as `unimo embed --out NAME.safetensors` of the same model wrote them. With --images, which must be those
+    /// that were embedded, the matching head ranks the results; without, the common space alone.
+    #[arg(long, value_name = "FILE")]
+    pub index: Option<PathBuf>,
+    /// Read all rows of an index that was written with --recall.
+    #[arg(long, requires = "index")]
+    pub exact: bool,
+    /// The split of a data set: train, val or test; default: all of it.
+    #[arg(long, value_parser = inputs::split)]
+    pub split: Option<Split>,
+    /// Columns of the lists.
     #[command(flatten)]
-    columns: ColumnArgs,
+    pub columns: ColumnArgs,
     /// How many results per query.
     #[arg(long, default_value_t = 10, value_parser = at_least_one)]
-    top: usize,
+    pub top: usize,
     /// How many candidates the common space leaves to the matching head; 0: do not use the matching head; default: 128, or --top if
     /// that is more.
     #[arg(long)]
-    shortlist: Option<usize>,
+    pub shortlist: Option<usize>,
     /// Write the results as JSON here; default: standard output.
     #[arg(long, value_name = "FILE")]
-    out: Option<PathBuf>,
+    pub out: Option<PathBuf>,
     /// Write an HTML page here.
     #[arg(long, value_name = "FILE")]
-    html: Option<PathBuf>,
+    pub html: Option<PathBuf>,
 }
 
 fn at_least_one(given: &str) -> Result<usize, String> {
@@ -83,8 +97,9 @@ pub struct Hit {
     /// Probability of "they belong together", if the model has a matching head.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub score: Option<f64>,
+    /// Its number among the pictures that are searched.
     #[serde(skip)]
-    path: Option<PathBuf>,
+    picture: Option<usize>,
 }
 
 /// Runs the command.
@@ -96,13 +111,23 @@ pub fn run(args: &SearchArgs) -> Result<(), TrainError> {
     for path in [&args.out, &args.html].into_iter().flatten() {
         can_be_written(path)?;
     }
-    let pictures = args.images.as_ref();
-    let pictures = pictures
-        .map(|given| inputs::images(given, &args.columns))
+    for (asked, given, what) in [
+        (!args.text.is_empty(), &args.images, "--text needs --images"),
+        (!args.image.is_empty(), &args.texts, "--image needs --texts"),
+    ] {
+        if asked && given.is_none() && args.index.is_none() {
+            return Err(TrainError::Check(format!(
+                "{what}, or --index with what was embedded: where to search"
+            )));
+        }
+    }
+    let list = args.images.as_ref();
+    let list = list
+        .map(|given| PictureList::open(given, &args.columns, args.split))
         .transpose()?;
     let texts = args.texts.as_ref();
     let texts = texts
-        .map(|given| inputs::texts(given, &args.columns))
+        .map(|given| inputs::texts(given, &args.columns, args.split))
         .transpose()?;
     let predictor = Predictor::open(&args.model)?;
     // Both are needed in either direction of search.
@@ -113,12 +138,31 @@ pub fn run(args: &SearchArgs) -> Result<(), TrainError> {
         shortlist: shortlist(&predictor, args)?,
     };
     let mut found = Vec::new();
-    if let Some(pictures) = pictures {
-        let queries = args.text.clone();
-        found.extend(for_texts(&predictor, queries, &pictures, how)?);
+    if !args.text.is_empty() {
+        let data = list.as_ref().map(|list| list.names());
+        let saved = saved(args, What::Images, &predictor, data, args.images.as_deref())?;
+        let shortlist = if list.is_none() && how.shortlist > 0 {
+            without_pictures(args)?
+        } else {
+            how.shortlist
+        };
+        let how = How { shortlist, ..how };
+        found.extend(for_texts(
+            &predictor,
+            &args.text,
+            (saved, list.as_ref()),
+            how,
+        )?);
     }
-    if let Some(texts) = texts {
-        found.extend(for_pictures(&predictor, &args.image, texts, how)?);
+    if !args.image.is_empty() {
+        let saved = saved(
+            args,
+            What::Texts,
+            &predictor,
+            texts.as_deref(),
+            args.texts.as_deref(),
+        )?;
+        found.extend(for_pictures(&predictor, &args.image, (saved, texts), how)?);
     }
     let json = serde_json::to_string_pretty(&found)
         .map_err(|e| TrainError::Check(format!("the results cannot be written: {e}")))?;
@@ -128,9 +172,58 @@ pub fn run(args: &SearchArgs) -> Result<(), TrainError> {
         None => println!("{json}"),
     }
     if let Some(path) = &args.html {
-        write_text(path, &page(&predictor, &found))?;
+        write_text(path, &page(&predictor, &found, list.as_ref()))?;
     }
     Ok(())
+}
+
+/// The index that is searched, if one is given; what was given beside it must be what it was made of.
+fn saved(
+    args: &SearchArgs,
+    what: What,
+    predictor: &Predictor,
+    names: Option<&[String]>,
+    given: Option<&Path>,
+) -> Result<Option<Saved>, TrainError> {
+    let Some(path) = &args.index else {
+        return Ok(None);
+    };
+    if !has_space(predictor) {
+        return Err(predictor.lacks(
+            "common space of texts and pictures, and so no index",
+            "it was not trained with [objectives.itc]",
+        ));
+    }
+    let digest = index::digest(predictor, what)?;
+    let mut saved = Saved::open(path, what, &digest, &predictor.given)?;
+    if let (Some(names), Some(given)) = (names, given) {
+        saved.check_data(&pictures::describe(names), given)?;
+    }
+    if args.exact && !saved.read_all() {
+        eprintln!(
+            "--exact changes nothing: a search of {} reads all rows anyway",
+            path.display()
+        );
+    }
+    eprintln!("{}", saved.describe());
+    Ok(Some(saved))
+}
+
+/// How many candidates the matching head ranks where the pictures of an index are not given: none, unless that contradicts
+/// `--shortlist`.
+fn without_pictures(args: &SearchArgs) -> Result<usize, TrainError> {
+    match args.shortlist {
+        Some(asked) => Err(TrainError::Check(format!(
+            "--shortlist {asked} is for the matching head, which reads the pictures of the index again: give them by --images, or leave \
+             --shortlist out"
+        ))),
+        None => {
+            eprintln!(
+                "the common space alone ranks: the matching head reads the pictures of the index again, which --images names"
+            );
+            Ok(0)
+        }
+    }
 }
 
 /// How many results, and how many candidates the matching head ranks for them: 0 if it is not used.
@@ -192,43 +285,83 @@ fn shortlist(predictor: &Predictor, args: &SearchArgs) -> Result<usize, TrainErr
     Ok(asked)
 }
 
+/// Where a search looks in the common space.
+enum Rows {
+    Memory(Embedded),
+    Saved(Box<Saved>),
+}
+
+impl Rows {
+    /// The nearest rows of each query, the nearest first.
+    fn nearest(&mut self, queries: &Embedded, count: usize) -> Result<Vec<Vec<Hit>>, TrainError> {
+        let each: Vec<&[f32]> = (0..queries.ids.len()).map(|at| queries.row(at)).collect();
+        let found = match self {
+            Self::Saved(saved) => saved.nearest(each, count)?,
+            Self::Memory(rows) => {
+                let mut search = Search::new(each, count);
+                search.read(&rows.values, 0);
+                search.found()
+            }
+        };
+        let ids = match self {
+            Self::Saved(saved) => saved.ids(),
+            Self::Memory(rows) => &rows.ids,
+        };
+        let hits = found.into_iter().map(|near| {
+            let hits = near.into_iter().map(|near| Hit {
+                id: ids[near.row].clone(),
+                similarity: Some(f64::from(near.score)),
+                score: None,
+                picture: None,
+            });
+            hits.collect()
+        });
+        Ok(hits.collect())
+    }
+}
+
 fn for_texts(
     predictor: &Predictor,
-    queries: Vec<String>,
-    pictures: &[(String, PathBuf)],
+    queries: &[String],
+    (saved, list): (Option<Saved>, Option<&PictureList>),
     how: How,
 ) -> Result<Vec<Found>, TrainError> {
-    let space = if has_space(predictor) {
-        let collection = embed::images(predictor, pictures)?;
+    let mut rows = saved.map(|saved| Rows::Saved(Box::new(saved)));
+    if let (None, Some(list), true) = (&rows, list, has_space(predictor)) {
+        let collection = embed::images(predictor, list)?;
         for (name, reason) in &collection.skipped {
             eprintln!("skipped {name}: {reason}");
         }
-        Some((collection, embed::texts(predictor, queries.clone())?))
-    } else {
-        None
+        rows = Some(Rows::Memory(collection));
+    }
+    let names = list.map_or(&[][..], |list| list.names());
+    let found = match &mut rows {
+        Some(rows) => {
+            let queries = embed::texts(predictor, queries.to_vec())?;
+            rows.nearest(&queries, how.kept())?
+        }
+        None => vec![unranked(names.iter().cloned()); queries.len()],
     };
-    let path_of: std::collections::HashMap<&str, &PathBuf> = pictures
+    let number_of: HashMap<&str, usize> = names
         .iter()
-        .map(|(name, path)| (name.as_str(), path))
+        .enumerate()
+        .map(|(at, name)| (name.as_str(), at))
         .collect();
     let mut all = Vec::new();
-    for (at, query) in queries.into_iter().enumerate() {
-        let mut hits: Vec<Hit> = match &space {
-            Some((collection, queries)) => nearest(collection, queries.row(at), how.kept()),
-            None => unranked(pictures.iter().map(|(name, _)| name.clone())),
-        };
+    for (query, mut hits) in queries.iter().zip(found) {
         for hit in &mut hits {
-            hit.path = path_of.get(hit.id.as_str()).map(|path| (*path).clone());
+            hit.picture = number_of.get(hit.id.as_str()).copied();
         }
-        if let Some(model) = matching(predictor).filter(|_| how.shortlist > 0) {
-            let token = [predictor.tokens(&query)?];
+        if let (Some(model), Some(list)) = (matching(predictor).filter(|_| how.shortlist > 0), list)
+        {
+            let token = [predictor.tokens(query)?];
             let mut bar = Progress::new(hits.len() as u64, 0, "matching");
             for batch in hits.chunks_mut(predictor.batch_size) {
                 let mut pixels = Vec::new();
                 let mut read = Vec::new();
                 for (i, hit) in batch.iter().enumerate() {
-                    let path = hit.path.as_ref();
-                    let picture = path.map(|path| predictor.picture_or_reason(path));
+                    let number = hit.picture;
+                    let picture = number.map(|at| predictor.listed_or_reason(list, at));
                     if let Some(Ok(picture)) = picture.transpose()? {
                         pixels.extend(picture);
                         read.push(i);
@@ -247,7 +380,7 @@ fn for_texts(
             }
             bar.finish();
         }
-        all.push(ranked(query, hits, how.top, false));
+        all.push(ranked(query.clone(), hits, how.top, false));
     }
     Ok(all)
 }
@@ -255,25 +388,30 @@ fn for_texts(
 fn for_pictures(
     predictor: &Predictor,
     queries: &[PathBuf],
-    texts: Vec<String>,
+    (saved, texts): (Option<Saved>, Option<Vec<String>>),
     how: How,
 ) -> Result<Vec<Found>, TrainError> {
-    let collection = if has_space(predictor) {
-        Some(embed::texts(predictor, texts.clone())?)
-    } else {
-        None
-    };
+    let mut rows = saved.map(|saved| Rows::Saved(Box::new(saved)));
+    if let (None, Some(texts), true) = (&rows, &texts, has_space(predictor)) {
+        rows = Some(Rows::Memory(embed::texts(predictor, texts.clone())?));
+    }
     let mut all = Vec::new();
     for path in queries {
         let pixels = predictor
             .picture(path)
             .map_err(|error| TrainError::Check(error.reason))?;
-        let mut hits = match &collection {
-            Some(collection) => {
-                let query = predictor.embed_images(predictor.pixels(pixels.clone())?)?;
-                nearest(collection, &host(query), how.kept())
+        let mut hits = match &mut rows {
+            Some(rows) => {
+                let row = predictor.embed_images(predictor.pixels(pixels.clone())?)?;
+                let query = Embedded {
+                    ids: vec![path.display().to_string()],
+                    width: row.dims()[1],
+                    values: host(row),
+                    skipped: Vec::new(),
+                };
+                rows.nearest(&query, how.kept())?.pop().unwrap_or_default()
             }
-            None => unranked(texts.iter().cloned()),
+            None => unranked(texts.iter().flatten().cloned()),
         };
         if let Some(model) = matching(predictor).filter(|_| how.shortlist > 0) {
             let image = model.backbone.encode_images(predictor.pixels(pixels)?);
@@ -315,37 +453,12 @@ fn matching(predictor: &Predictor) -> Option<&Model> {
     }
 }
 
-/// The nearest rows of a collection, the nearest first.
-fn nearest(collection: &Embedded, query: &[f32], count: usize) -> Vec<Hit> {
-    let mut hits: Vec<Hit> = collection
-        .ids
-        .iter()
-        .enumerate()
-        .map(|(i, id)| {
-            let products = collection.row(i).iter().zip(query).map(|(a, b)| a * b);
-            Hit {
-                id: id.clone(),
-                similarity: Some(f64::from(products.sum::<f32>())),
-                score: None,
-                path: None,
-            }
-        })
-        .collect();
-    hits.sort_by(|a, b| {
-        b.similarity
-            .unwrap_or(0.0)
-            .total_cmp(&a.similarity.unwrap_or(0.0))
-    });
-    hits.truncate(count);
-    hits
-}
-
 fn unranked(ids: impl Iterator<Item = String>) -> Vec<Hit> {
     ids.map(|id| Hit {
         id,
         similarity: None,
         score: None,
-        path: None,
+        picture: None,
     })
     .collect()
 }
@@ -367,7 +480,8 @@ fn ranked(query: String, mut hits: Vec<Hit>, top: usize, of_picture: bool) -> Fo
 /// Side of an image on the page.
 const THUMBNAIL: u32 = 220;
 
-fn page(predictor: &Predictor, found: &[Found]) -> String {
+fn page(predictor: &Predictor, found: &[Found], list: Option<&PictureList>) -> String {
+    let of_file = |path: &str| thumbnail(&images::read(Path::new(path), pictures::LIMITS).ok()?);
     let title = format!("Search with {}", predictor.given);
     let page = html! {
         (DOCTYPE)
@@ -383,11 +497,11 @@ fn page(predictor: &Predictor, found: &[Found]) -> String {
                 @for query in found {
                     section {
                         h2 { (query.query) }
-                        @if let Some(address) = query.of_picture.then(|| thumbnail(Path::new(&query.query))).flatten() {
+                        @if let Some(address) = query.of_picture.then(|| of_file(&query.query)).flatten() {
                             img.query src=(address) alt="";
                         }
                         ol class=(if query.of_picture { "texts" } else { "pictures" }) {
-                            @for hit in &query.results { li { (result(hit)) } }
+                            @for hit in &query.results { li { (result(hit, list)) } }
                         }
                     }
                 }
@@ -397,9 +511,10 @@ fn page(predictor: &Predictor, found: &[Found]) -> String {
     page.into_string()
 }
 
-fn result(hit: &Hit) -> Markup {
+fn result(hit: &Hit, list: Option<&PictureList>) -> Markup {
+    let picture = || thumbnail(&list?.read(hit.picture?).ok()?);
     html! {
-        @if let Some(address) = hit.path.as_deref().and_then(thumbnail) { img src=(address) alt=""; }
+        @if let Some(address) = picture() { img src=(address) alt=""; }
         span { (hit.id) }
         @if let Some(score) = hit.score {
             meter value=(format!("{score:.4}")) {}
@@ -420,9 +535,8 @@ border-bottom:1px solid #eee}.texts li::before,.pictures li::before{content:coun
 width:100%}b{font-weight:600}small{color:#666}.query{max-height:15rem;border-radius:6px}";
 
 /// A small image as a `data:` URL.
-fn thumbnail(path: &Path) -> Option<String> {
-    let picture = images::read(path, super::PICTURES).ok()?;
-    let small = images::thumbnail(&picture, THUMBNAIL);
+fn thumbnail(picture: &RgbImage) -> Option<String> {
+    let small = images::thumbnail(picture, THUMBNAIL);
     data_address(&images::jpeg(&small)?)
 }
 
@@ -435,7 +549,7 @@ mod tests {
             id: id.to_owned(),
             similarity: Some(similarity),
             score,
-            path: None,
+            picture: None,
         }
     }
 
@@ -469,8 +583,14 @@ mod tests {
             values: vec![1.0, 0.0, 0.0, 1.0, 0.6, 0.8],
             skipped: Vec::new(),
         };
-        let hits = nearest(&collection, &[0.0, 1.0], 2);
-        let ids: Vec<_> = hits.iter().map(|h| h.id.as_str()).collect();
+        let query = Embedded {
+            ids: vec!["q".to_owned()],
+            width: 2,
+            values: vec![0.0, 1.0],
+            skipped: Vec::new(),
+        };
+        let found = Rows::Memory(collection).nearest(&query, 2).unwrap();
+        let ids: Vec<_> = found[0].iter().map(|h| h.id.as_str()).collect();
         assert_eq!(ids, ["y", "z"]);
     }
 }
