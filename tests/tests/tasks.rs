@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use tempfile::TempDir;
 use unimo_core::parameters;
+use unimo_encoders::weights::Weights;
 use unimo_train::apply::predict::{self, Format, PredictArgs};
 use unimo_train::device::DeviceChoice;
 use unimo_train::recipe::{Overrides, Recipe};
@@ -360,4 +361,43 @@ fn answers_that_do_not_fit_behind_a_question_are_refused() {
         error.contains("data.max_text_length") && error.contains("the longest answer"),
         "{error}"
     );
+}
+
+/// METER's score starts as the matching head's logit of "yes"; so does that of a recipe that starts from a run with such a head alone.
+#[test]
+fn a_ranking_starts_as_the_matching_head_of_its_run() {
+    let folder = TempDir::new().unwrap();
+    let before = train(
+        &recipe("unimo3-tiny", &["objectives.itc.width=32"]),
+        &folder.path().join("before"),
+    );
+    let init = format!("init=unimo:{}", before.display());
+    let ranking = "objectives.ranking={ weight = 1.0, negatives = 3, pooling = \"pair\" }";
+    let set = [
+        &init,
+        ranking,
+        "objectives.itc=none",
+        "train.optimizer.lr=1e-30",
+        "train.steps=1",
+        "train.freeze=[\"objectives.itm\"]",
+    ];
+    let run = train(&recipe("unimo3-tiny", &set), &folder.path().join("run"));
+    let read = |run: &Path, step: u64, name: &str| {
+        let path = checkpoint::path(&run.join("checkpoints"), step);
+        let mut weights = Weights::open_section(&path, "model").unwrap();
+        weights.read(&format!("objectives.{name}")).unwrap()
+    };
+    let best = RunFolder::open(&before).unwrap().0.best().unwrap();
+    let step = best.unwrap().step;
+    for part in ["weight", "bias"] {
+        let both = read(&before, step, &format!("itm.classifier.{part}"));
+        let yes: Vec<f32> = both.chunks(2).map(|pair| pair[1]).collect();
+        assert_eq!(
+            read(&run, 1, &format!("ranking.score.{part}")),
+            yes,
+            "{part}"
+        );
+    }
+    let init = fs::read_to_string(run.join("init.txt")).unwrap();
+    assert!(init.contains("starts as the matching head's"), "{init}");
 }
