@@ -119,7 +119,7 @@ impl Rates {
         let (low, high) = self.range(parameters)?;
         (self.config.layer_decay < 1.0).then(|| {
             format!(
-                "learning rates are {low:.2e} to {high:.2e} times that of the schedule, by layer; rates.txt lists them"
+                "learning rates are {low:.6} to {high:.6} times that of the schedule, by layer; rates.txt lists them"
             )
         })
     }
@@ -140,7 +140,12 @@ fn group_of(name: &str) -> String {
     let parts: Vec<&str> = name.split('.').collect();
     let is_number = |part: &&str| part.bytes().all(|b| b.is_ascii_digit());
     let layer = parts.iter().position(is_number);
-    let length = layer.map_or(if parts[0] == "backbone" { 3 } else { 2 }, |at| at + 1);
+    let fields = match parts.as_slice() {
+        ["backbone", "fusion", "text" | "image", ..] => 4,
+        ["backbone", ..] => 3,
+        _ => 2,
+    };
+    let length = layer.map_or(fields, |at| at + 1);
     parts[..length.min(parts.len())].join(".")
 }
 
@@ -364,6 +369,7 @@ mod tests {
             "{account}"
         );
         assert!(!account.contains("backbone.image"), "{account}");
+        assert!(first.contains("backbone.fusion.text.pooler"), "{account}");
         let (low, high) = rates.range(&all).unwrap();
         assert_eq!(high, recipe.train.optimizer.fusion_lr_factor);
         let text = recipe.model.text.layers + recipe.model.fusion.as_ref().unwrap().layers;
