@@ -5,21 +5,21 @@
 use std::any::Any;
 use std::collections::HashMap;
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::module::{Module, Param, ParamId};
 use burn::tensor::Tensor;
 
-use crate::parameters;
+use crate::parameters::{self, Change, See};
 
 /// A frozen copy: its parameters have ids of their own and track no gradient.
 pub fn frozen_copy<M: Module>(module: &M) -> M {
     struct Freeze;
-    impl ModuleMapper for Freeze {
-        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+    impl Change for Freeze {
+        fn change<const D: usize>(&mut self, _: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
             let value = param.val().detach().set_require_grad(false);
             Param::initialized(ParamId::new(), value).set_require_grad(false)
         }
     }
-    module.clone().map(&mut Freeze)
+    parameters::change(module.clone(), &mut Freeze)
 }
 
 /// `average * decay + source * (1 - decay)`, parameter by parameter. Parameters are matched by path.
@@ -28,38 +28,26 @@ pub fn frozen_copy<M: Module>(module: &M) -> M {
 ///
 /// Panics if `source` lacks a parameter of `average`: both are the same module type, made from one configuration.
 pub fn update<M: Module>(average: M, source: &M, decay: f64) -> M {
-    struct Collect {
-        path: Vec<String>,
-        found: HashMap<String, Box<dyn Any>>,
-    }
-    impl ModuleVisitor for Collect {
-        fn enter_module(&mut self, name: &str, _container: &str) {
-            self.path.push(name.to_owned());
-        }
-        fn exit_module(&mut self, _name: &str, _container: &str) {
-            self.path.pop();
-        }
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+    struct Collect(HashMap<String, Box<dyn Any>>);
+    impl See for Collect {
+        fn see<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
             let value = param.val().without_autodiff();
-            self.found.insert(self.path.join("."), Box::new(value));
+            self.0.insert(name.to_owned(), Box::new(value));
         }
     }
     struct Blend {
-        path: Vec<String>,
         sources: HashMap<String, Box<dyn Any>>,
         decay: f64,
     }
-    impl ModuleMapper for Blend {
-        fn enter_module(&mut self, name: &str, _container: &str) {
-            self.path.push(name.to_owned());
-        }
-        fn exit_module(&mut self, _name: &str, _container: &str) {
-            self.path.pop();
-        }
-        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+    impl Change for Blend {
+        fn change<const D: usize>(
+            &mut self,
+            name: &str,
+            param: Param<Tensor<D>>,
+        ) -> Param<Tensor<D>> {
             let source = self
                 .sources
-                .remove(&self.path.join("."))
+                .remove(name)
                 .and_then(|boxed| boxed.downcast::<Tensor<D>>().ok())
                 .expect("invariant: both modules have the same parameters");
             let decay = self.decay;
@@ -68,16 +56,13 @@ pub fn update<M: Module>(average: M, source: &M, decay: f64) -> M {
             })
         }
     }
-    let mut collect = Collect {
-        path: Vec::new(),
-        found: HashMap::new(),
-    };
-    source.visit(&mut collect);
-    average.map(&mut Blend {
-        path: Vec::new(),
-        sources: collect.found,
+    let mut collect = Collect(HashMap::new());
+    parameters::see(source, &mut collect);
+    let mut blend = Blend {
+        sources: collect.0,
         decay,
-    })
+    };
+    parameters::change(average, &mut blend)
 }
 
 #[cfg(all(test, feature = "flex"))]

@@ -1,10 +1,72 @@
 //! A module's parameters by name: `encoder.layers.0.attention.query.weight`.
 //!
-//! Checkpoints, parameter groups, moving averages and the import of other projects' weights all go through here.
+//! Checkpoints, parameter groups, freezing, moving averages, the optimiser and the import of other projects' weights all go through
+//! here: [`See`] looks at parameters, X
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::{FloatDType, Tensor, TensorData};
+
+/// Looks at each float parameter.
+pub trait See {
+    /// Is called with every float parameter and its name, in the module's order.
+    fn see<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>);
+}
+
+/// Changes each float parameter.
+pub trait Change {
+    /// Gives what takes the place of a float parameter. It is called in the module's order.
+    fn change<const D: usize>(&mut self, name: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>>;
+}
+
+/// Shows every float parameter of a module.
+pub fn see<M: Module>(module: &M, see: &mut impl See) {
+    module.visit(&mut Walk::new(see));
+}
+
+/// Changes every float parameter of a module.
+pub fn change<M: Module>(module: M, change: &mut impl Change) -> M {
+    module.map(&mut Walk::new(change))
+}
+
+/// Keeps the path to where burn's walk over a module is.
+struct Walk<'a, T> {
+    path: Vec<String>,
+    each: &'a mut T,
+}
+
+impl<'a, T> Walk<'a, T> {
+    fn new(each: &'a mut T) -> Self {
+        Self {
+            path: Vec::new(),
+            each,
+        }
+    }
+}
+
+impl<T: See> ModuleVisitor for Walk<'_, T> {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_owned());
+    }
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.each.see(&self.path.join("."), param);
+    }
+}
+
+impl<T: Change> ModuleMapper for Walk<'_, T> {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_owned());
+    }
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        self.each.change(&self.path.join("."), param)
+    }
+}
 
 /// One parameter, without its values.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,21 +113,15 @@ pub fn gradients<M: Module>(module: &M, gradients: &GradientsParams) -> Vec<(Str
 ///
 /// Panics if a value has another shape.
 pub fn replace<M: Module>(module: M, give: impl FnMut(&str, &[usize]) -> Option<TensorData>) -> M {
-    struct Replace<F> {
-        path: Vec<String>,
-        give: F,
-    }
-    impl<F: FnMut(&str, &[usize]) -> Option<TensorData>> ModuleMapper for Replace<F> {
-        fn enter_module(&mut self, name: &str, _container: &str) {
-            self.path.push(name.to_owned());
-        }
-        fn exit_module(&mut self, _name: &str, _container: &str) {
-            self.path.pop();
-        }
-        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            let name = self.path.join(".");
+    struct Replace<F>(F);
+    impl<F: FnMut(&str, &[usize]) -> Option<TensorData>> Change for Replace<F> {
+        fn change<const D: usize>(
+            &mut self,
+            name: &str,
+            param: Param<Tensor<D>>,
+        ) -> Param<Tensor<D>> {
             let shape: Vec<usize> = param.dims().to_vec();
-            match (self.give)(&name, &shape) {
+            match (self.0)(name, &shape) {
                 None => param,
                 Some(data) => {
                     assert_eq!(data.shape().as_slice(), shape, "shape of `{name}`");
@@ -74,10 +130,7 @@ pub fn replace<M: Module>(module: M, give: impl FnMut(&str, &[usize]) -> Option<
             }
         }
     }
-    module.map(&mut Replace {
-        path: Vec::new(),
-        give,
-    })
+    change(module, &mut Replace(give))
 }
 
 /// New values for a parameter, computed outside the autodiff graph; identity and training state stay.
@@ -171,25 +224,13 @@ fn single<const D: usize>(tensor: Tensor<D>) -> TensorData {
 
 /// Calls `see` with the name of every float parameter, in the module's order.
 pub fn visit<M: Module>(module: &M, see: impl FnMut(String, &dyn AnyParameter)) {
-    struct Visit<F> {
-        path: Vec<String>,
-        see: F,
-    }
-    impl<F: FnMut(String, &dyn AnyParameter)> ModuleVisitor for Visit<F> {
-        fn enter_module(&mut self, name: &str, _container: &str) {
-            self.path.push(name.to_owned());
-        }
-        fn exit_module(&mut self, _name: &str, _container: &str) {
-            self.path.pop();
-        }
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            (self.see)(self.path.join("."), param);
+    struct Visit<F>(F);
+    impl<F: FnMut(String, &dyn AnyParameter)> See for Visit<F> {
+        fn see<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
+            (self.0)(name.to_owned(), param);
         }
     }
-    module.visit(&mut Visit {
-        path: Vec::new(),
-        see,
-    });
+    self::see(module, &mut Visit(see));
 }
 
 #[cfg(all(test, feature = "flex"))]

@@ -3,8 +3,9 @@
 //! Dropout and drop-path are on while autodiff is, whether an encoder learns or not. So an encoder that draws stays as it is. Nothing is
 //! kept of it for a backward pass either.
 
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::{Module, Param};
 use burn::tensor::Tensor;
+use unimo_core::parameters::{self, See};
 
 /// The uni-modal encoders in which nothing learns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -18,13 +19,13 @@ pub struct Frozen {
 /// Whether a parameter of a module tracks a gradient.
 pub(crate) fn learns<M: Module>(module: &M) -> bool {
     struct Any(bool);
-    impl ModuleVisitor for Any {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+    impl See for Any {
+        fn see<const D: usize>(&mut self, _name: &str, param: &Param<Tensor<D>>) {
             self.0 |= param.is_require_grad();
         }
     }
     let mut any = Any(false);
-    module.visit(&mut any);
+    parameters::see(module, &mut any);
     any.0
 }
 

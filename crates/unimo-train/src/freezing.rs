@@ -5,10 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use burn::module::{Module, ModuleMapper, Param, Reparameterization};
+use burn::module::{Module, Param, Reparameterization};
 use burn::tensor::Tensor;
 use unimo_core::layers::LowRank;
-use unimo_core::parameters;
+use unimo_core::parameters::{self, Change};
 use unimo_encoders::names::covers;
 use unimo_report::numbers::grouped;
 
@@ -90,19 +90,14 @@ fn is_adapter(name: &str) -> bool {
 /// A module where exactly the parameters that `learns` names track a gradient.
 #[must_use]
 pub fn track<M: Module>(module: M, learns: &dyn Fn(&str) -> bool) -> M {
-    struct Track<'a> {
-        path: Vec<String>,
-        learns: &'a dyn Fn(&str) -> bool,
-    }
-    impl ModuleMapper for Track<'_> {
-        fn enter_module(&mut self, name: &str, _container: &str) {
-            self.path.push(name.to_owned());
-        }
-        fn exit_module(&mut self, _name: &str, _container: &str) {
-            self.path.pop();
-        }
-        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            let learns = (self.learns)(&self.path.join("."));
+    struct Track<'a>(&'a dyn Fn(&str) -> bool);
+    impl Change for Track<'_> {
+        fn change<const D: usize>(
+            &mut self,
+            name: &str,
+            param: Param<Tensor<D>>,
+        ) -> Param<Tensor<D>> {
+            let learns = (self.0)(name);
             if param.is_require_grad() == learns {
                 param
             } else {
@@ -110,8 +105,5 @@ pub fn track<M: Module>(module: M, learns: &dyn Fn(&str) -> bool) -> M {
             }
         }
     }
-    module.map(&mut Track {
-        path: Vec::new(),
-        learns,
-    })
+    parameters::change(module, &mut Track(learns))
 }

@@ -6,11 +6,11 @@
 
 use std::collections::BTreeMap;
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Module, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 use unimo_core::kernels::{self, AdamWStep, SumOfSquares};
-use unimo_core::parameters::{self, Handle};
+use unimo_core::parameters::{self, Change, Handle, See};
 use unimo_encoders::backbone::BackboneConfig;
 
 use crate::rates::{Rates, is_uni_modal};
@@ -78,30 +78,26 @@ impl Optimizer {
         grad_scale: f32,
     ) -> M {
         struct Walk<'a> {
-            path: Vec<String>,
             optimizer: &'a mut Optimizer,
             gradients: GradientsParams,
             rate: f64,
             step: u64,
             grad_scale: f32,
         }
-        impl ModuleMapper for Walk<'_> {
-            fn enter_module(&mut self, name: &str, _container: &str) {
-                self.path.push(name.to_owned());
-            }
-            fn exit_module(&mut self, _name: &str, _container: &str) {
-                self.path.pop();
-            }
-            fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        impl Change for Walk<'_> {
+            fn change<const D: usize>(
+                &mut self,
+                name: &str,
+                param: Param<Tensor<D>>,
+            ) -> Param<Tensor<D>> {
                 let Some(gradient) = self.gradients.remove::<D>(param.id) else {
                     return param;
                 };
-                let name = self.path.join(".");
                 let config = &self.optimizer.config;
-                let group = Group::of(&name, D);
+                let group = Group::of(name, D);
                 let shape = param.dims();
                 let count: usize = shape.iter().product();
-                let moments = self.optimizer.moments.remove(&name).unwrap_or_else(|| {
+                let moments = self.optimizer.moments.remove(name).unwrap_or_else(|| {
                     let device = gradient.device();
                     Moments {
                         first: Tensor::zeros([count], &device),
@@ -110,7 +106,7 @@ impl Optimizer {
                     }
                 });
                 let seen = moments.steps.map_or(self.step, |steps| steps + 1);
-                let factor = self.optimizer.rates.factor_of(&name);
+                let factor = self.optimizer.rates.factor_of(name);
                 let step = AdamWStep {
                     lr: self.rate * factor,
                     beta1: config.beta1,
@@ -141,19 +137,19 @@ impl Optimizer {
                     value.reshape(shape)
                 });
                 if let Some(moments) = kept {
-                    self.optimizer.moments.insert(name, moments);
+                    self.optimizer.moments.insert(name.to_owned(), moments);
                 }
                 param
             }
         }
-        module.map(&mut Walk {
-            path: Vec::new(),
+        let mut walk = Walk {
             optimizer: self,
             gradients,
             rate,
             step,
             grad_scale,
-        })
+        };
+        parameters::change(module, &mut walk)
     }
 
     /// The moments by name: `<parameter>.first` and `<parameter>.second`. `<parameter>.steps` is the number of gradients that they
@@ -221,8 +217,8 @@ pub fn squares<M: Module>(module: &M, gradients: &GradientsParams) -> Vec<SumOfS
         gradients: &'a GradientsParams,
         squares: Vec<SumOfSquares>,
     }
-    impl ModuleVisitor for Sum<'_> {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+    impl See for Sum<'_> {
+        fn see<const D: usize>(&mut self, _name: &str, param: &Param<Tensor<D>>) {
             if let Some(gradient) = self.gradients.get::<D>(param.id) {
                 let count = gradient.dims().iter().product::<usize>();
                 let gradient = gradient.without_autodiff().reshape([count]);
@@ -234,7 +230,7 @@ pub fn squares<M: Module>(module: &M, gradients: &GradientsParams) -> Vec<SumOfS
         gradients,
         squares: Vec::new(),
     };
-    module.visit(&mut sum);
+    parameters::see(module, &mut sum);
     sum.squares
 }
 
@@ -345,8 +341,8 @@ mod tests {
         let model = Model::new(&recipe, &Device::flex().autodiff());
         let before = parameters::values(&model);
         struct Sum(Option<Tensor<1>>);
-        impl ModuleVisitor for Sum {
-            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        impl See for Sum {
+            fn see<const D: usize>(&mut self, _name: &str, param: &Param<Tensor<D>>) {
                 let sum = param.val().sum();
                 self.0 = Some(match self.0.take() {
                     Some(so_far) => so_far + sum,
@@ -355,7 +351,7 @@ mod tests {
             }
         }
         let mut sum = Sum(None);
-        model.visit(&mut sum);
+        parameters::see(&model, &mut sum);
         let gradients = GradientsParams::from_grads(sum.0.unwrap().backward(), &model);
         let mut optimizer = Optimizer::new(&recipe.train.optimizer, &recipe.model);
         let model = optimizer.step(model, gradients, RATE, 1, 1.0);

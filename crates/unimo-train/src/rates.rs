@@ -37,7 +37,8 @@ struct Depths {
 /// Whether a parameter belongs to a text or image encoder: not to the cross-modal encoder or a head.
 pub fn is_uni_modal(name: &str) -> bool {
     let mut path = name.split('.');
-    path.next() == Some("backbone") && matches!(path.next(), Some("text" | "image" | "regions"))
+    path.next() == Some("backbone")
+        && matches!(path.next(), Some("text" | "image" | "regions" | "outside"))
 }
 
 impl Rates {
