@@ -1,7 +1,7 @@
 //! A module's parameters by name: `encoder.layers.0.attention.query.weight`.
 //!
 //! Checkpoints, parameter groups, freezing, moving averages, the optimiser and the import of other projects' weights all go through
-//! here: [`See`] looks at parameters, X
+//! here: [`See`] looks at parameters, [`Change`] gives new ones. Only adapters ([`crate::lora`]), which look for layers, walk by themselves.
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;

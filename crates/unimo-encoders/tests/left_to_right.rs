@@ -2,6 +2,8 @@
 //! image stream sees no words.
 #![cfg(feature = "flex")]
 
+mod small;
+
 use burn::tensor::{Device, Tensor};
 use unimo_core::init::Init;
 use unimo_core::layers::Activation;
@@ -64,30 +66,10 @@ fn model() -> BackboneConfig {
             drop_path: 0.0,
         }),
         regions: None,
+        outside: None,
         image_tags: false,
         fusion: None,
         joint: None,
-    }
-}
-
-fn meter() -> FusionConfig {
-    FusionConfig {
-        width: WIDTH,
-        layers: LAYERS,
-        heads: 2,
-        feed_forward: 16,
-        activation: Activation::Gelu,
-        layer_norm_eps: 1e-5,
-        dropout: 0.0,
-        drop_path: 0.0,
-        in_layer: true,
-        levels: Levels::None,
-        uni_levels: 0,
-        gate: GateKind::Cls,
-        gate_beta: 0.2,
-        link: Link::None,
-        pictures: 1,
-        shared_transforms: true,
     }
 }
 
@@ -115,37 +97,8 @@ fn joint(grounding: Option<Choice>) -> JointConfig {
 /// METER, UNIMO-3 with every gate and level, with and without in-layer attention, every link, and one stream with and without the
 /// dictionary.
 fn every_kind() -> Vec<BackboneConfig> {
-    let mut streams = vec![meter()];
-    for gate in [GateKind::Static, GateKind::Cls, GateKind::Token] {
-        for (levels, uni_levels) in [
-            (Levels::CrossPrev, 0),
-            (Levels::UniTopN, 2),
-            (Levels::Both, 2),
-        ] {
-            for in_layer in [true, false] {
-                streams.push(FusionConfig {
-                    levels,
-                    uni_levels,
-                    gate,
-                    in_layer,
-                    ..meter()
-                });
-            }
-        }
-    }
-    for (link, uni_levels, shared_transforms) in [
-        (Link::AddNorm, 3, true),
-        (Link::ScaledAddNorm, 3, true),
-        (Link::InterpolateNorm, 3, false),
-        (Link::Managers, 2, true),
-    ] {
-        streams.push(FusionConfig {
-            link,
-            uni_levels,
-            shared_transforms,
-            ..meter()
-        });
-    }
+    // Flat gates, so that every level counts.
+    let streams = small::every_kind(0.2);
     let streams = streams.into_iter().map(|fusion| BackboneConfig {
         fusion: Some(fusion),
         ..model()

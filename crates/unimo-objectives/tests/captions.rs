@@ -1,6 +1,8 @@
 //! `[objectives.lm]` and its captions, with a cross-modal encoder of two streams and of one.
 #![cfg(feature = "flex")]
 
+mod small;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
@@ -8,17 +10,13 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, activation};
 use unimo_batch::{Batch, Images, Texts};
 use unimo_core::init::Init;
-use unimo_core::layers::Activation;
-use unimo_core::levels::GateKind;
 use unimo_core::parameters;
 use unimo_encoders::backbone::{Backbone, BackboneConfig};
 use unimo_encoders::features::{ImageFeatures, Pictures};
-use unimo_encoders::fusion::{FusionConfig, Levels, Link};
-use unimo_encoders::image::ImageEncoderConfig;
-use unimo_encoders::joint::{JointConfig, View};
+use unimo_encoders::joint::View;
 use unimo_encoders::output::Keep;
 use unimo_encoders::reading::NextWords;
-use unimo_encoders::text::{Positions, TextEncoderConfig};
+use unimo_encoders::text::TextEncoderConfig;
 use unimo_objectives::generation::{
     GenerationConfig, LengthRule, Reader, SamplingConfig, Vocabulary, Writer, Written, generate,
 };
@@ -37,74 +35,17 @@ const IDS: [i32; SAMPLES * LENGTH] = [0, 5, 6, 7, 2, 0, 7, 2, 1, 1, 0, 9, 8, 2, 
 const LENGTHS: [usize; SAMPLES] = [5, 3, 4];
 
 fn model(two_streams: bool) -> BackboneConfig {
-    let fusion = FusionConfig {
-        width: 8,
-        layers: 2,
-        heads: 2,
-        feed_forward: 16,
-        activation: Activation::Gelu,
-        layer_norm_eps: 1e-5,
-        dropout: 0.0,
-        drop_path: 0.0,
-        in_layer: true,
-        levels: Levels::CrossPrev,
-        uni_levels: 0,
-        gate: GateKind::Cls,
-        gate_beta: 1.0,
-        link: Link::None,
-        pictures: 1,
-        shared_transforms: true,
-    };
-    let joint = JointConfig {
-        width: 8,
-        layers: 2,
-        heads: 2,
-        feed_forward: 16,
-        activation: Activation::Gelu,
-        layer_norm_eps: 1e-5,
-        dropout: 0.0,
-        drop_path: 0.0,
-        image_class: true,
-        grounding: None,
-    };
     BackboneConfig {
         initializer_range: 0.5,
         text: TextEncoderConfig {
             vocab_size: 12,
-            width: 8,
             layers: 2,
-            heads: 2,
-            feed_forward: 16,
             max_positions: 14,
-            positions: Positions::AfterPad,
-            token_types: 1,
-            pad_id: 1,
-            activation: Activation::Gelu,
-            layer_norm_eps: 1e-5,
-            dropout: 0.0,
-            drop_path: 0.0,
+            ..small::text()
         },
-        image: Some(ImageEncoderConfig {
-            image_size: 8,
-            patch_size: 4,
-            width: 8,
-            layers: 1,
-            heads: 2,
-            feed_forward: 16,
-            activation: Activation::QuickGelu,
-            layer_norm_eps: 1e-5,
-            pre_norm: true,
-            patch_bias: false,
-            distillation_token: false,
-            qkv_bias: true,
-            mask_embedding: false,
-            dropout: 0.0,
-            drop_path: 0.0,
-        }),
-        regions: None,
-        image_tags: false,
-        fusion: two_streams.then_some(fusion),
-        joint: (!two_streams).then_some(joint),
+        fusion: two_streams.then(small::fusion),
+        joint: (!two_streams).then(small::joint),
+        ..small::towers()
     }
 }
 

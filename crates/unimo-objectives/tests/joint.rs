@@ -1,6 +1,8 @@
 //! Objectives on a single-stream cross-modal encoder, with pairs and with one modality alone.
 #![cfg(feature = "flex")]
 
+mod small;
+
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 use unimo_batch::{Batch, Images, MaskSpec, MaskedTexts, Regions, TAGS, TextRole, Texts};
 use unimo_core::init::Init;
@@ -11,8 +13,7 @@ use unimo_encoders::image::ImageEncoderConfig;
 use unimo_encoders::joint::{JointConfig, View};
 use unimo_encoders::output::Keep;
 use unimo_encoders::quantiser::{Choice, QuantiserConfig};
-use unimo_encoders::region::RegionEncoderConfig;
-use unimo_encoders::text::{Positions, TextEncoderConfig};
+use unimo_encoders::text::TextEncoderConfig;
 use unimo_objectives::ObjectiveConfig;
 use unimo_objectives::pretraining::codes::CodesConfig;
 use unimo_objectives::pretraining::itc::{ItcConfig, Normalised, Projection, Views};
@@ -37,52 +38,18 @@ const FEATURES: usize = 5;
 
 fn model() -> BackboneConfig {
     BackboneConfig {
-        initializer_range: 0.2,
         text: TextEncoderConfig {
-            vocab_size: 20,
-            width: 8,
-            layers: 1,
-            heads: 2,
-            feed_forward: 16,
-            max_positions: 10,
-            positions: Positions::AfterPad,
             token_types: 2,
-            pad_id: 1,
-            activation: Activation::Gelu,
-            layer_norm_eps: 1e-5,
-            dropout: 0.0,
-            drop_path: 0.0,
+            ..small::text()
         },
         image: Some(ImageEncoderConfig {
-            image_size: 8,
-            patch_size: 4,
-            width: 8,
-            layers: 1,
-            heads: 2,
-            feed_forward: 16,
             activation: Activation::Gelu,
-            layer_norm_eps: 1e-5,
             pre_norm: false,
             patch_bias: true,
-            distillation_token: false,
-            qkv_bias: true,
-            mask_embedding: false,
-            dropout: 0.0,
-            drop_path: 0.0,
+            ..small::image()
         }),
-        regions: None,
         image_tags: true,
-        fusion: None,
         joint: Some(JointConfig {
-            width: 8,
-            layers: 2,
-            heads: 2,
-            feed_forward: 16,
-            activation: Activation::Gelu,
-            layer_norm_eps: 1e-5,
-            dropout: 0.0,
-            drop_path: 0.0,
-            image_class: true,
             grounding: Some(QuantiserConfig {
                 codes: 12,
                 tokens: 3,
@@ -90,7 +57,9 @@ fn model() -> BackboneConfig {
                 scale: 1.5,
                 scale_range: [1.0, 10.0],
             }),
+            ..small::joint()
         }),
+        ..small::towers()
     }
 }
 
@@ -160,17 +129,7 @@ fn objectives() -> ObjectivesConfig {
 fn model_of_regions() -> BackboneConfig {
     BackboneConfig {
         image: None,
-        regions: Some(RegionEncoderConfig {
-            features: FEATURES,
-            width: 8,
-            layers: 1,
-            heads: 2,
-            feed_forward: 16,
-            activation: Activation::Gelu,
-            layer_norm_eps: 1e-5,
-            dropout: 0.0,
-            drop_path: 0.0,
-        }),
+        regions: Some(small::regions(FEATURES)),
         ..model()
     }
 }

@@ -1,6 +1,8 @@
 //! Masked representation modelling: hidden words and patches, and a teacher that reads the whole pair.
 #![cfg(feature = "flex")]
 
+mod small;
+
 use std::collections::BTreeSet;
 
 use burn::optim::GradientsParams;
@@ -9,76 +11,36 @@ use unimo_batch::{
     Batch, Images, MaskSpec, MaskUnit, MaskedTexts, PatchMaskKind, PatchMaskSpec, Texts,
 };
 use unimo_core::init::Init;
-use unimo_core::layers::Activation;
 use unimo_core::parameters;
 use unimo_encoders::backbone::{Backbone, BackboneConfig};
 use unimo_encoders::features::Pictures;
 use unimo_encoders::image::ImageEncoderConfig;
 use unimo_encoders::joint::JointConfig;
 use unimo_encoders::output::Keep;
-use unimo_encoders::text::{Positions, TextEncoderConfig};
 use unimo_objectives::pretraining::mlm::MlmConfig;
 use unimo_objectives::pretraining::mrm::{Distance, MrmConfig, TARGET_SPREAD};
 use unimo_objectives::teacher::{Teacher, TeacherConfig};
 use unimo_objectives::{Draws, Objectives, ObjectivesConfig, Step};
 
+use small::WIDTH;
+
 /// Tolerance for f32 sums over a few layers of width 8 in another order.
 const TOLERANCE: f64 = 1e-5;
 
-const WIDTH: usize = 8;
 const PATCHES: usize = 4;
 const LENGTH: usize = 4;
 
 fn model() -> BackboneConfig {
     BackboneConfig {
-        initializer_range: 0.2,
-        text: TextEncoderConfig {
-            vocab_size: 20,
-            width: WIDTH,
-            layers: 1,
-            heads: 2,
-            feed_forward: 16,
-            max_positions: 10,
-            positions: Positions::AfterPad,
-            token_types: 1,
-            pad_id: 1,
-            activation: Activation::Gelu,
-            layer_norm_eps: 1e-5,
-            dropout: 0.0,
-            drop_path: 0.0,
-        },
         image: Some(ImageEncoderConfig {
-            image_size: 8,
-            patch_size: 4,
-            width: WIDTH,
-            layers: 1,
-            heads: 2,
-            feed_forward: 16,
-            activation: Activation::QuickGelu,
-            layer_norm_eps: 1e-5,
-            pre_norm: true,
-            patch_bias: false,
-            distillation_token: false,
-            qkv_bias: true,
             mask_embedding: true,
-            dropout: 0.0,
-            drop_path: 0.0,
+            ..small::image()
         }),
-        regions: None,
-        fusion: None,
-        image_tags: false,
         joint: Some(JointConfig {
-            width: WIDTH,
             layers: 1,
-            heads: 2,
-            feed_forward: 16,
-            activation: Activation::Gelu,
-            layer_norm_eps: 1e-5,
-            dropout: 0.0,
-            drop_path: 0.0,
-            image_class: true,
-            grounding: None,
+            ..small::joint()
         }),
+        ..small::towers()
     }
 }
 

@@ -1,17 +1,14 @@
 //! All objectives together on a tiny backbone.
 #![cfg(feature = "flex")]
 
+mod small;
+
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 use unimo_batch::{Batch, Entailment, Images, MaskSpec, MaskedTexts, TextRole, Texts};
 use unimo_core::init::Init;
-use unimo_core::layers::Activation;
-use unimo_core::levels::GateKind;
 use unimo_core::parameters;
 use unimo_encoders::backbone::{Backbone, BackboneConfig};
-use unimo_encoders::fusion::{FusionConfig, Levels, Link};
-use unimo_encoders::image::ImageEncoderConfig;
-use unimo_encoders::text::{Positions, TextEncoderConfig};
 use unimo_objectives::pretraining::itc::{
     ItcConfig, MomentumConfig, Normalised, Projection, Views,
 };
@@ -26,59 +23,7 @@ const TOLERANCE: f32 = 1e-5;
 fn model() -> BackboneConfig {
     BackboneConfig {
         initializer_range: 0.02,
-        text: TextEncoderConfig {
-            vocab_size: 20,
-            width: 8,
-            layers: 1,
-            heads: 2,
-            feed_forward: 16,
-            max_positions: 10,
-            positions: Positions::AfterPad,
-            token_types: 1,
-            pad_id: 1,
-            activation: Activation::Gelu,
-            layer_norm_eps: 1e-5,
-            dropout: 0.0,
-            drop_path: 0.0,
-        },
-        image: Some(ImageEncoderConfig {
-            image_size: 8,
-            patch_size: 4,
-            width: 8,
-            layers: 1,
-            heads: 2,
-            feed_forward: 16,
-            activation: Activation::QuickGelu,
-            layer_norm_eps: 1e-5,
-            pre_norm: true,
-            patch_bias: false,
-            distillation_token: false,
-            qkv_bias: true,
-            mask_embedding: false,
-            dropout: 0.0,
-            drop_path: 0.0,
-        }),
-        regions: None,
-        fusion: Some(FusionConfig {
-            width: 8,
-            layers: 2,
-            heads: 2,
-            feed_forward: 16,
-            activation: Activation::Gelu,
-            layer_norm_eps: 1e-5,
-            dropout: 0.0,
-            drop_path: 0.0,
-            in_layer: true,
-            levels: Levels::CrossPrev,
-            uni_levels: 0,
-            gate: GateKind::Cls,
-            gate_beta: 1.0,
-            link: Link::None,
-            pictures: 1,
-            shared_transforms: true,
-        }),
-        image_tags: false,
-        joint: None,
+        ..small::two_streams()
     }
 }
 

@@ -1,6 +1,8 @@
 //! Tasks: heads and losses against PyTorch, and what holds of statements about two images and of ranking.
 #![cfg(feature = "flex")]
 
+mod small;
+
 use std::path::Path;
 
 use burn::module::Param;
@@ -8,16 +10,12 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData, Tolerance};
 use unimo_batch::{Batch, Images, Target, Texts};
 use unimo_core::init::Init;
-use unimo_core::layers::Activation;
-use unimo_core::levels::GateKind;
 use unimo_core::parameters;
 use unimo_encoders::backbone::{Backbone, BackboneConfig};
-use unimo_encoders::fusion::{FusionConfig, Levels, Link};
-use unimo_encoders::image::ImageEncoderConfig;
+use unimo_encoders::fusion::FusionConfig;
 use unimo_encoders::import::{Allow, import};
 use unimo_encoders::names::{Form, Names, rule};
 use unimo_encoders::output::Keep;
-use unimo_encoders::text::{Positions, TextEncoderConfig};
 use unimo_encoders::weights::Weights;
 use unimo_objectives::tasks::head::{HeadConfig, TaskHead};
 use unimo_objectives::tasks::labels::Labelled;
@@ -25,6 +23,8 @@ use unimo_objectives::tasks::nlvr2::Nlvr2Config;
 use unimo_objectives::tasks::ranking::RankingConfig;
 use unimo_objectives::tasks::summary::Pooling;
 use unimo_objectives::{Draws, Fused, Objectives, ObjectivesConfig, Pairs};
+
+use small::WIDTH;
 
 /// f32 sums of up to 32 products of values around 1, in another order than PyTorch's.
 const OUTPUTS: f64 = 1e-5;
@@ -150,64 +150,15 @@ fn heads_and_losses_agree_with_pytorch() {
 }
 
 const SIDE: usize = 8;
-const WIDTH: usize = 8;
 
 fn model(pictures: usize) -> BackboneConfig {
     BackboneConfig {
         initializer_range: 0.5,
-        text: TextEncoderConfig {
-            vocab_size: 20,
-            width: WIDTH,
-            layers: 1,
-            heads: 2,
-            feed_forward: 16,
-            max_positions: 10,
-            positions: Positions::AfterPad,
-            token_types: 1,
-            pad_id: 1,
-            activation: Activation::Gelu,
-            layer_norm_eps: 1e-5,
-            dropout: 0.0,
-            drop_path: 0.0,
-        },
-        image: Some(ImageEncoderConfig {
-            image_size: SIDE,
-            patch_size: 4,
-            width: WIDTH,
-            layers: 1,
-            heads: 2,
-            feed_forward: 16,
-            activation: Activation::QuickGelu,
-            layer_norm_eps: 1e-5,
-            pre_norm: true,
-            patch_bias: false,
-            distillation_token: false,
-            qkv_bias: true,
-            mask_embedding: false,
-            dropout: 0.0,
-            drop_path: 0.0,
-        }),
-        regions: None,
         fusion: Some(FusionConfig {
-            width: WIDTH,
-            layers: 2,
-            heads: 2,
-            feed_forward: 16,
-            activation: Activation::Gelu,
-            layer_norm_eps: 1e-5,
-            dropout: 0.0,
-            drop_path: 0.0,
-            in_layer: true,
-            levels: Levels::CrossPrev,
-            uni_levels: 0,
-            gate: GateKind::Cls,
-            gate_beta: 1.0,
-            link: Link::None,
             pictures,
-            shared_transforms: true,
+            ..small::fusion()
         }),
-        image_tags: false,
-        joint: None,
+        ..small::towers()
     }
 }
 

@@ -1,17 +1,18 @@
 //! Compares the batches of a step with one large batch, in the loss and in the gradients of every parameter.
 
+#[path = "../../tests/small/mod.rs"]
+mod small;
+
 use burn::optim::GradientsAccumulator;
 use unimo_batch::{Images, MaskSpec, MaskedTexts, Regions, TextRole, Texts};
 use unimo_core::init::Init;
 use unimo_core::layers::Activation;
-use unimo_core::levels::GateKind;
 use unimo_core::parameters;
 use unimo_encoders::backbone::BackboneConfig;
-use unimo_encoders::fusion::{FusionConfig, Levels, Link};
+use unimo_encoders::fusion::FusionConfig;
 use unimo_encoders::image::ImageEncoderConfig;
 use unimo_encoders::joint::JointConfig;
-use unimo_encoders::region::RegionEncoderConfig;
-use unimo_encoders::text::{Positions, TextEncoderConfig};
+use unimo_encoders::text::TextEncoderConfig;
 
 use super::*;
 use crate::ObjectivesConfig;
@@ -33,69 +34,31 @@ const SUM_TOLERANCE: f64 = 1e-5;
 
 const SAMPLES: usize = 32;
 const MICRO: usize = 4;
-const WIDTH: usize = 8;
 const FEATURES: usize = 5;
 
 fn text(dropout: f64) -> TextEncoderConfig {
     TextEncoderConfig {
         vocab_size: 30,
-        width: WIDTH,
-        layers: 1,
-        heads: 2,
-        feed_forward: 16,
         max_positions: 12,
-        positions: Positions::AfterPad,
         token_types: 2,
-        pad_id: 1,
-        activation: Activation::Gelu,
-        layer_norm_eps: 1e-5,
         dropout,
-        drop_path: 0.0,
+        ..small::text()
     }
 }
 
 fn two_streams(dropout: f64) -> BackboneConfig {
     BackboneConfig {
-        initializer_range: 0.2,
         text: text(dropout),
         image: Some(ImageEncoderConfig {
-            image_size: 8,
-            patch_size: 4,
-            width: WIDTH,
-            layers: 1,
-            heads: 2,
-            feed_forward: 16,
             activation: Activation::Gelu,
-            layer_norm_eps: 1e-5,
-            pre_norm: true,
-            patch_bias: false,
-            qkv_bias: true,
-            mask_embedding: false,
-            distillation_token: false,
             dropout,
-            drop_path: 0.0,
+            ..small::image()
         }),
-        regions: None,
         fusion: Some(FusionConfig {
-            width: WIDTH,
-            layers: 2,
-            heads: 2,
-            feed_forward: 16,
-            activation: Activation::Gelu,
-            layer_norm_eps: 1e-5,
             dropout,
-            drop_path: 0.0,
-            in_layer: true,
-            levels: Levels::CrossPrev,
-            uni_levels: 0,
-            gate: GateKind::Cls,
-            gate_beta: 1.0,
-            link: Link::None,
-            shared_transforms: true,
-            pictures: 1,
+            ..small::fusion()
         }),
-        image_tags: false,
-        joint: None,
+        ..small::towers()
     }
 }
 
@@ -103,30 +66,13 @@ fn two_streams(dropout: f64) -> BackboneConfig {
 fn one_stream() -> BackboneConfig {
     BackboneConfig {
         image: None,
-        regions: Some(RegionEncoderConfig {
-            features: FEATURES,
-            width: WIDTH,
-            layers: 1,
-            heads: 2,
-            feed_forward: 16,
-            activation: Activation::Gelu,
-            layer_norm_eps: 1e-5,
-            dropout: 0.0,
-            drop_path: 0.0,
-        }),
+        regions: Some(small::regions(FEATURES)),
         image_tags: true,
         fusion: None,
         joint: Some(JointConfig {
-            width: WIDTH,
             layers: 1,
-            heads: 2,
-            feed_forward: 16,
-            activation: Activation::Gelu,
-            layer_norm_eps: 1e-5,
-            dropout: 0.0,
-            drop_path: 0.0,
             image_class: false,
-            grounding: None,
+            ..small::joint()
         }),
         ..two_streams(0.0)
     }
@@ -136,7 +82,7 @@ fn itc(views: Views, projection: Projection) -> ItcConfig {
     ItcConfig {
         weight: 1.5,
         views,
-        width: WIDTH,
+        width: small::WIDTH,
         temperature: 0.2,
         temperature_range: [0.001, 0.5],
         projection,
