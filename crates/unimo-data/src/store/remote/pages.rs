@@ -1,4 +1,6 @@
 //! The cache: pages of objects. If several threads want a page, one of them fetches it.
+//!
+//! Not `moka`: it fetches entry by entry, and here one request fetches all missing pages beside each other.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
