@@ -1,7 +1,8 @@
-//! What the workspace's tests share: reading fixtures that PyTorch wrote, and golden files.
+//! What the workspace's tests share: reading fixtures that PyTorch wrote, golden files, and the parts of a program of somebody else.
 
 pub mod fixture;
 pub mod golden;
+pub mod outside;
 
 /// The README's example compiles and runs.
 #[cfg(doctest)]

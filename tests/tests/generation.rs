@@ -61,6 +61,7 @@ fn model() -> (Backbone, TiedHead) {
         text: *text,
         image: None,
         regions: None,
+        outside: None,
         fusion: None,
         joint: None,
         image_tags: false,

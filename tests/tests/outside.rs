@@ -1,170 +1,275 @@
-//! What another crate adds without a change here: an objective by the registry, which a recipe names and the binary's code trains.
+//! What another crate adds without a change here: a source, an image encoder, an objective that predicts and an evaluator, each by its
+//! registry. A program of four lines has them and all commands of `unimo`; its recipe is trained, killed, resumed and evaluated.
+
+#![cfg(unix)]
 
 use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
-use burn::module::Module;
-use burn::tensor::Tensor;
-use serde::{Deserialize, Serialize};
-use unimo_batch::{ConfigError, config};
-use unimo_core::init::Init;
-use unimo_core::layers::Linear;
-use unimo_encoders::backbone::BackboneConfig;
-use unimo_objectives::registry;
-use unimo_objectives::request::{By, ImageForm, ImageKind, Request, Samples};
-use unimo_objectives::{Context, Fused, Objective, ObjectiveConfig, Outcome, Settings};
+use unimo_tests::outside::{self, encoder, evaluator, objective, source};
 use unimo_train::checkpoint;
 use unimo_train::recipe::{Overrides, Recipe};
-use unimo_train::training::{self, Options};
 
-/// `[objectives.brightness]`: how bright an image is, predicted from its class token.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct BrightnessConfig {
-    weight: f64,
-}
+/// Longer than anything here takes on a busy machine, so that a failing test ends.
+const PATIENCE: Duration = Duration::from_secs(300);
 
-#[derive(Module, Debug)]
-struct Brightness {
-    head: Linear,
-    #[module(skip)]
-    config: BrightnessConfig,
-}
+const STEPS: u64 = 60;
 
-impl Settings for BrightnessConfig {
-    fn weight(&self) -> f64 {
-        self.weight
-    }
+const RECIPE: &str = r#"
+extends = "unimo3-tiny"
+description = "parts of another crate"
 
-    fn requests(&self) -> Vec<Request> {
-        vec![Request::image(ImageForm::Plain)]
-    }
+[train]
+steps = 60
+batch_size = 12
+log_every = 1
+eval_every = 30
+checkpoint_every = 6
+keep_last = 100
 
-    fn samples(&self) -> Samples {
-        Samples::EACH
-    }
+[train.optimizer]
+lr = 3e-3
 
-    fn validate(&self) -> Result<(), ConfigError> {
-        config::above_zero("weight", self.weight)
-    }
-}
+[eval]
+select = "nearest.share"
+gallery = 2
 
-impl ObjectiveConfig for BrightnessConfig {
-    type Objective = Brightness;
+[eval.nearest]
+images = 24
 
-    fn init(&self, init: &mut Init, model: &BackboneConfig) -> Brightness {
-        Brightness {
-            head: Linear::new(init, model.image_width(), 1, true),
-            config: self.clone(),
-        }
-    }
-}
+[model]
+image = "none"
 
-impl Objective for Brightness {
-    fn settings(&self) -> &dyn Settings {
-        &self.config
-    }
+[model.text]
+vocab_size = 300
+width = 16
+layers = 1
+heads = 2
+feed_forward = 32
 
-    fn loss(&self, context: &Context<'_>, _fused: &[Fused]) -> Outcome {
-        let images = context.encoded.images(By::Student, ImageKind::Plain);
-        let images = images.expect("the step gives what was requested");
-        let levels = context.batch.images.as_ref().expect("a batch with images");
-        let each = levels
-            .pixels
-            .chunks(levels.pixels.len() / context.batch.len());
-        let mean = |image: &[u8]| {
-            let sum: f32 = image.iter().map(|level| f32::from(*level)).sum();
-            sum / (255.0 * image.len() as f32)
-        };
-        let targets: Vec<f32> = each.map(mean).collect();
-        let targets = Tensor::<1>::from_data(targets.as_slice(), context.device);
-        let found = self.head.forward(images.class.clone()).squeeze_dim::<1>(1);
-        Outcome::new((found - targets).square().mean())
-    }
-}
+[model.rows]
+image_size = 16
+width = 16
+layers = 1
+dropout = 0.1
 
-const SMALL: &[&str] = &[
-    "train.steps=12",
-    "train.batch_size=4",
-    "train.log_every=1",
-    "train.checkpoint_every=6",
-    "train.eval_every=0",
-    "model.text.vocab_size=300",
-    "model.text.width=16",
-    "model.text.layers=1",
-    "model.text.heads=2",
-    "model.text.feed_forward=32",
-    "model.image.image_size=32",
-    "model.image.patch_size=16",
-    "model.image.width=16",
-    "model.image.layers=1",
-    "model.image.heads=2",
-    "model.image.feed_forward=32",
-    "model.fusion.width=16",
-    "model.fusion.layers=1",
-    "model.fusion.heads=2",
-    "model.fusion.feed_forward=32",
-    "data.image_size=32",
-    "data.scenes.size=32",
-    "data.scenes.train=60",
-    "data.scenes.val=10",
-    "data.tokenizer={ kind = \"train\", vocab_size = 300 }",
-];
+[model.fusion]
+width = 16
+layers = 1
+heads = 2
+feed_forward = 32
 
-fn recipe(more: &[&str]) -> Result<Recipe, String> {
-    let set = SMALL.iter().chain(more).map(|s| (*s).to_owned());
-    let overrides = Overrides {
-        data: None,
-        set: set.collect(),
-    };
-    Recipe::load("unimo3-tiny", &overrides).map_err(|e| e.to_string())
+[objectives.itc]
+width = 16
+
+[objectives.direction]
+weight = 1.0
+
+[data]
+source = "stripes"
+image_size = 16
+
+[data.stripes]
+size = 16
+train = 240
+val = 24
+
+[data.tokenizer]
+vocab_size = 300
+"#;
+
+fn recipe(change: impl FnOnce(String) -> String) -> Result<Recipe, String> {
+    let text = change(RECIPE.to_owned());
+    let read = Recipe::parse("mine.toml", &text, None, &Overrides::default());
+    read.map_err(|e| e.to_string())
 }
 
 #[test]
-fn an_objective_of_another_crate_is_trained_resumed_and_validated() {
-    let set = "objectives.brightness={ weight = 0.5 }";
-    // Nobody knows it yet.
-    let error = recipe(&[set]).unwrap_err();
-    assert!(error.contains("brightness"), "{error}");
-    registry::register::<BrightnessConfig>("brightness").unwrap();
-    let twice = registry::register::<BrightnessConfig>("brightness");
-    assert!(twice.unwrap_err().to_string().contains("brightness"));
-    assert!(registry::register::<BrightnessConfig>("mlm").is_err());
+fn names_are_strict() {
+    // Nobody knows them yet.
+    for (section, known) in [
+        ("model.rows", "joint"),
+        ("objectives.direction", "mlm"),
+        ("eval.nearest", "prompts"),
+        ("data.stripes", "pairs"),
+    ] {
+        let (table, name) = section.split_once('.').unwrap();
+        let text = format!("extends = \"unimo3-tiny\"\n[{table}.{name}]\n");
+        let error = Recipe::parse("mine.toml", &text, None, &Overrides::default());
+        let error = error.unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("unknown field `{name}`"))
+                && error.contains(&format!("`{known}`"))
+                && error.contains("another crate"),
+            "{error}"
+        );
+    }
+    let error = recipe(|text| text).unwrap_err();
+    assert!(error.contains("another crate"), "{error}");
 
-    let error = recipe(&["objectives.brightness={ weight = -1.0 }"]).unwrap_err();
-    assert!(error.contains("objectives.brightness.weight"), "{error}");
-    let error = recipe(&["objectives.brightness={ weigth = 1.0 }"]).unwrap_err();
-    assert!(error.contains("weigth"), "{error}");
+    outside::register().unwrap();
+    let whole = recipe(|text| text).unwrap();
+    let written = whole.to_toml().unwrap();
+    for section in [
+        "[model.rows]",
+        "[objectives.direction]",
+        "[eval.nearest]",
+        "[data.stripes]",
+    ] {
+        assert!(written.contains(section), "{written}");
+    }
+    let again = Recipe::parse("again.toml", &written, None, &Overrides::default());
+    assert_eq!(again.unwrap(), whole);
 
-    let recipe = recipe(&[set]).unwrap();
-    assert!(
-        recipe
-            .to_toml()
-            .unwrap()
-            .contains("[objectives.brightness]")
+    // Twice, and the names of built-in parts and of other keys.
+    for key in ["stripes", "scenes", "tokenizer", "source", "a.b", ""] {
+        assert!(unimo_data::register::<source::StripesConfig>(key).is_err());
+    }
+    for key in ["rows", "image", "initializer_range"] {
+        assert!(unimo_encoders::register::<encoder::RowsConfig>(key).is_err());
+    }
+    for key in ["direction", "mlm"] {
+        let register = unimo_objectives::registry::register::<objective::DirectionConfig>;
+        assert!(register(key).is_err());
+    }
+    for key in ["nearest", "prompts", "retrieval", "vqa", "limit"] {
+        let register = unimo_train::evaluators::registry::register::<evaluator::NearestConfig>;
+        assert!(register(key).is_err());
+    }
+
+    // A wrong value is named with its key, a wrong name with what is allowed.
+    for (from, to, says) in [
+        ("train = 240", "train = 0", "data.stripes.train"),
+        ("val = 24", "vall = 24", "vall"),
+        ("images = 24", "images = 0", "eval.nearest.images"),
+        ("images = 24", "image = 24", "image"),
+        (
+            "weight = 1.0",
+            "weight = -1.0",
+            "objectives.direction.weight",
+        ),
+        ("weight = 1.0", "wait = 1.0", "wait"),
+        ("dropout = 0.1", "dropout = 1.0", "model.rows.dropout"),
+        ("dropout = 0.1", "drop = 0.1", "drop"),
+        ("layers = 1\ndropout", "layers = 0\ndropout", "rows.layers"),
+        (
+            "image_size = 16\nwidth",
+            "image_size = 17\nwidth",
+            "model.rows.image_size = 17",
+        ),
+        ("image = \"none\"", "", "image and rows"),
+        ("source = \"stripes\"", "source = \"spots\"", "`stripes`"),
+        ("nearest.share", "nearest.shape", "eval.select"),
+    ] {
+        assert!(RECIPE.contains(from), "{from}");
+        let changed = recipe(|text| text.replacen(from, to, 1));
+        // What an evaluator gives is known when it is opened.
+        if says == "eval.select" {
+            changed.unwrap();
+            continue;
+        }
+        let error = changed.unwrap_err();
+        assert!(error.contains(says), "{to}: {error}");
+    }
+    let mixture = RECIPE.replace(
+        "source = \"stripes\"",
+        "source = \"mixture\"\nmixture.parts = [{ source = \"stripes\", size = 16, train = 6 }, { source = \"scenes\", size = 32 }]",
     );
+    let mixed = Recipe::parse("mixed.toml", &mixture, None, &Overrides::default()).unwrap();
+    let opened = unimo_data::open(&mixed.data).unwrap();
+    assert!(
+        opened.describe().contains("6 images of stripes"),
+        "{}",
+        opened.describe()
+    );
+    let again = Recipe::parse(
+        "again.toml",
+        &mixed.to_toml().unwrap(),
+        None,
+        &Overrides::default(),
+    );
+    assert_eq!(again.unwrap(), mixed);
+}
+
+fn own(arguments: &[&str], more: &[&Path]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_own-unimo"));
+    command.args(arguments).args(more).stdin(Stdio::null());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+#[track_caller]
+fn done(mut command: Command) -> Output {
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    output
+}
+
+#[test]
+fn a_program_with_its_own_parts_trains_resumes_evaluates_and_predicts() {
     let folder = tempfile::tempdir().unwrap();
-    let run = folder.path().join("run");
-    let options = Options {
-        quiet: true,
-        train_only: true,
-        ..Options::default()
-    };
-    training::start(&recipe, &run, &options).unwrap();
-    let metrics = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let recipe = folder.path().join("mine.toml");
+    fs::write(&recipe, RECIPE).unwrap();
+    let (whole, killed) = (folder.path().join("whole"), folder.path().join("killed"));
+    let file = |run: &Path, step| checkpoint::path(&run.join("checkpoints"), step);
+
+    done(own(&["train", "--quiet", "--out"], &[&whole, &recipe]));
+    let bytes = fs::read(file(&whole, STEPS)).unwrap();
+    let names = String::from_utf8_lossy(&bytes[..40_000.min(bytes.len())]).into_owned();
+    for name in [
+        "model.backbone.outside.rows.row.weight",
+        "model.objectives.direction.head.weight",
+    ] {
+        assert!(names.contains(name), "{names}");
+    }
+    let metrics = fs::read_to_string(whole.join("metrics.jsonl")).unwrap();
     let loss = |line: &str| {
-        let value: serde_json::Value = serde_json::from_str(line).unwrap();
-        value["losses"]["brightness"]["loss"].as_f64().unwrap()
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        line["losses"]["direction"]["loss"].as_f64().unwrap()
     };
     let losses: Vec<f64> = metrics.lines().map(loss).collect();
-    assert_eq!(losses.len(), 12);
-    assert!(losses[11] < losses[0], "{losses:?}");
+    assert_eq!(losses.len() as u64, STEPS);
+    let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
+    assert!(
+        mean(&losses[50..]) < 0.5 * mean(&losses[..10]),
+        "{losses:?}"
+    );
+    let evaluations = fs::read_to_string(whole.join("evals.jsonl")).unwrap();
+    for number in ["nearest.share", "direction.accuracy"] {
+        assert!(evaluations.contains(number), "{evaluations}");
+    }
+    let report = fs::read_to_string(whole.join("report.html")).unwrap();
+    assert!(report.contains("nearest.share") && report.contains("direction of stripes"));
 
-    // Its head is in the checkpoint, and a run goes on from it to the same bits.
-    let file = |run: &std::path::Path, step| checkpoint::path(&run.join("checkpoints"), step);
-    let whole = fs::read(file(&run, 12)).unwrap();
-    let text = String::from_utf8_lossy(&whole[..20_000.min(whole.len())]).into_owned();
-    assert!(text.contains("model.objectives.brightness.head.weight"));
-    fs::remove_file(file(&run, 12)).unwrap();
-    training::resume(&run, &options).unwrap();
-    assert_eq!(fs::read(file(&run, 12)).unwrap(), whole);
+    // Killed after its first checkpoint, and resumed, it ends in the same bits.
+    let mut child = own(&["train", "--quiet", "--out"], &[&killed, &recipe])
+        .spawn()
+        .unwrap();
+    let began = Instant::now();
+    while !file(&killed, 6).exists() {
+        assert!(began.elapsed() < PATIENCE && child.try_wait().unwrap().is_none());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!file(&killed, STEPS).exists(), "it was killed too late");
+    done(own(&["train", "--quiet", "--resume"], &[&killed]));
+    assert_eq!(fs::read(file(&killed, STEPS)).unwrap(), bytes);
+
+    let output = done(own(&["eval"], &[&killed]));
+    let table = String::from_utf8_lossy(&output.stdout).into_owned();
+    for number in ["nearest.share", "direction.accuracy", "itc"] {
+        assert!(table.contains(number), "{table}");
+    }
+    let output = done(own(&["predict"], &[&killed]));
+    let lines = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(lines.lines().count(), 24, "{lines}");
+    assert!(
+        lines
+            .lines()
+            .all(|line| line.contains("lying") || line.contains("standing"))
+    );
 }

@@ -119,6 +119,7 @@ fn compare(name: &str, head: SentenceHead, labels: usize) {
         text,
         image: None,
         regions: None,
+        outside: None,
         image_tags: false,
         fusion: None,
         joint: None,

@@ -64,6 +64,18 @@ impl Batch {
     }
 }
 
+/// Which images of a batch have a second view.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum SecondViews {
+    /// None.
+    #[default]
+    None,
+    /// Those without a text.
+    WithoutTexts,
+    /// All.
+    All,
+}
+
 /// Images as bytes. A model reads a level as `(level / 255 - mean) / std` of its channel. Levels become floats only where they are
 /// computed with, so that waiting batches take a quarter of the memory.
 #[derive(Debug, Clone, PartialEq)]

@@ -2,9 +2,10 @@
 
 mod batch;
 pub mod config;
+pub mod registry;
 
 pub use batch::{
     Batch, Entailment, Images, LEVELS, MaskSpec, MaskUnit, MaskedTexts, PatchMaskKind,
-    PatchMaskSpec, Regions, TAGS, Target, TextRole, Texts, normalised,
+    PatchMaskSpec, Regions, SecondViews, TAGS, Target, TextRole, Texts, normalised,
 };
 pub use config::ConfigError;

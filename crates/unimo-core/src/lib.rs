@@ -28,5 +28,6 @@ pub mod layers;
 pub mod levels;
 pub mod lora;
 pub mod mask;
+pub mod outside;
 pub mod parameters;
 pub mod world;

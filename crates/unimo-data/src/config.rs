@@ -19,7 +19,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use unimo_batch::ConfigError;
+use unimo_batch::registry::{Beside, fields_of};
 
 use crate::error::DataError;
 use crate::images::augment::AugmentConfig;
@@ -33,9 +35,10 @@ use crate::sources::karpathy::KarpathyConfig;
 use crate::sources::pairs::PairsConfig;
 use crate::sources::parts::Parts;
 use crate::sources::regions::RegionsConfig;
+use crate::sources::registry::{Entry, OutsideSourceConfig, OutsideSources, REGISTRY};
 use crate::sources::source::{Source, SourceConfig};
 use crate::sources::vqa::VqaPart;
-use crate::sources::{AnySource, sources};
+use crate::sources::{AnySource, sources, unknown};
 use crate::text::concepts::ConceptsConfig;
 use crate::text::tokens::{Pad, SMALLEST_VOCABULARY, TokenizerConfig};
 
@@ -43,8 +46,9 @@ use crate::text::tokens::{Pad, SMALLEST_VOCABULARY, TokenizerConfig};
 macro_rules! data_config {
     ($($(#[$doc:meta])* $key:ident $variant:ident($config:ty);)*) => {
         /// What to train on and how it becomes batches.
+        // The derived reader and writer know no registered sources; those below do, and are the ones that serde calls.
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-        #[serde(deny_unknown_fields, default)]
+        #[serde(remote = "Self", deny_unknown_fields, default)]
         pub struct DataConfig {
             /// Which source gives the samples; its own table holds its settings.
             pub source: SourceKind,
@@ -86,6 +90,9 @@ macro_rules! data_config {
                 #[serde(skip_serializing_if = "Option::is_none")]
                 pub $key: Option<$config>,
             )*
+            /// The tables of sources of other crates.
+            #[serde(flatten, skip_deserializing)]
+            pub outside: OutsideSources,
             /// Vocabulary of phrases and tags beside the tokens; `None`: none.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub concepts: Option<ConceptsConfig>,
@@ -116,6 +123,7 @@ macro_rules! data_config {
                     shuffle: Shuffle::Global,
                     bucket: 1,
                     $($key: None,)*
+                    outside: OutsideSources::default(),
                     concepts: None,
                     regions: None,
                     tokenizer: TokenizerConfig::default(),
@@ -123,11 +131,12 @@ macro_rules! data_config {
             }
         }
 
-        /// The sources that this crate knows.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-        #[serde(rename_all = "snake_case")]
+        /// The sources that a recipe may name.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum SourceKind {
             $($(#[$doc])* $variant,)*
+            /// A source of another crate, by the name under which it is registered.
+            Outside(&'static str),
         }
 
         impl SourceKind {
@@ -135,6 +144,15 @@ macro_rules! data_config {
             pub fn name(self) -> &'static str {
                 match self {
                     $(Self::$variant => stringify!($key),)*
+                    Self::Outside(key) => key,
+                }
+            }
+
+            /// The source with this name, if there is one.
+            pub fn named(name: &str) -> Option<Self> {
+                match name {
+                    $(stringify!($key) => Some(Self::$variant),)*
+                    name => REGISTRY.get(name).map(|(key, _)| Self::Outside(key)),
                 }
             }
         }
@@ -151,6 +169,7 @@ macro_rules! data_config {
                         let table = self.$key.clone().or_else(<$config>::without_table);
                         table.map(AnySource::$variant)
                     })*
+                    SourceKind::Outside(key) => self.outside.get(key).map(AnySource::Outside),
                 }
                 .ok_or_else(|| {
                     let name = self.source.name();
@@ -166,6 +185,7 @@ macro_rules! data_config {
             fn tables(&mut self) -> Vec<&mut dyn SourceConfig> {
                 let mut all: Vec<&mut dyn SourceConfig> = Vec::new();
                 $(all.extend(self.$key.as_mut().map(|table| table as &mut dyn SourceConfig));)*
+                all.extend(self.outside.iter_mut().map(|source| source.config_mut()));
                 all
             }
         }
@@ -173,6 +193,106 @@ macro_rules! data_config {
 }
 
 sources!(data_config);
+
+impl Serialize for SourceKind {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+impl<'de> Deserialize<'de> for SourceKind {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        Self::named(&name).ok_or_else(|| unknown(&name))
+    }
+}
+
+impl Serialize for DataConfig {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        DataConfig::serialize(self, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for DataConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut found = Vec::new();
+        let mut config = DataConfig::deserialize(Beside {
+            deserializer,
+            registry: &REGISTRY,
+            found: &mut found,
+        })?;
+        config.outside = OutsideSources::read(found)?;
+        Ok(config)
+    }
+}
+
+/// Makes a source of another crate known as `data.source = "KEY"`, with its settings in `[data.KEY]`, and as a part of mixtures.
+///
+/// ```
+/// use std::path::PathBuf;
+/// use std::sync::Arc;
+///
+/// use serde::{Deserialize, Serialize};
+/// use unimo_data::image::{Rgb, RgbImage};
+/// use unimo_data::images::Limits;
+/// use unimo_data::{DataConfig, DataError, Place, SampleError, Source, SourceConfig, Split};
+///
+/// /// `[data.grey]`: images of one grey level, which the caption says.
+/// #[derive(Debug, Clone, Serialize, Deserialize)]
+/// #[serde(deny_unknown_fields)]
+/// struct GreyConfig {
+///     levels: usize,
+/// }
+///
+/// impl SourceConfig for GreyConfig {
+///     fn validate(&self, table: &str) -> Result<(), DataError> {
+///         if self.levels > 0 {
+///             return Ok(());
+///         }
+///         Err(DataError::config(format!("{table}.levels"), self.levels, "a whole number from 1"))
+///     }
+///     fn paths(&mut self) -> Vec<&mut PathBuf> {
+///         Vec::new()
+///     }
+///     fn open(&self, _limits: &Limits) -> Result<Arc<dyn Source>, DataError> {
+///         Ok(Arc::new(Grey { levels: self.levels }))
+///     }
+/// }
+///
+/// struct Grey {
+///     levels: usize,
+/// }
+///
+/// impl Source for Grey {
+///     fn len(&self, split: Split) -> usize {
+///         if split == Split::Train { self.levels } else { 0 }
+///     }
+///     fn describe(&self) -> String {
+///         format!("{} levels of grey", self.levels)
+///     }
+///     fn place(&self, _split: Split, index: usize) -> Place {
+///         Place { file: "grey".to_owned(), line: index as u64 }
+///     }
+///     fn captions(&self, _split: Split, index: usize) -> Result<Vec<String>, SampleError> {
+///         Ok(vec![format!("level {index}")])
+///     }
+///     fn image(&self, _split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {
+///         Ok(Some(RgbImage::from_pixel(8, 8, Rgb([(index % 256) as u8; 3]))))
+///     }
+/// }
+///
+/// unimo_data::register::<GreyConfig>("grey").unwrap();
+/// let config: DataConfig = toml::from_str("source = \"grey\"\n[grey]\nlevels = 3").unwrap();
+/// let source = unimo_data::open(&config).unwrap();
+/// assert_eq!(source.captions(Split::Train, 2).unwrap(), ["level 2"]);
+/// ```
+///
+/// # Errors
+///
+/// A source has the name already, or it is a key of `[data]`.
+pub fn register<C: OutsideSourceConfig>(key: &'static str) -> Result<(), ConfigError> {
+    REGISTRY.add(key, &fields_of::<DataConfig>(), Entry::of::<C>())
+}
 
 /// Size at which JPEGs are decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

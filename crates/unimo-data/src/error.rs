@@ -132,8 +132,8 @@ pub enum DataError {
 }
 
 impl DataError {
-    /// A value is not allowed.
-    pub(crate) fn config(
+    /// A value of a recipe is not allowed.
+    pub fn config(
         key: impl Into<String>,
         found: impl fmt::Display,
         allowed: impl Into<String>,

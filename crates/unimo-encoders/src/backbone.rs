@@ -1,6 +1,6 @@
 //! Text encoder, image encoder and cross-modal encoder together: what every recipe trains. The cross-modal encoder is dual-stream
-//! ([`crate::fusion`]) or single-stream ([`crate::joint`]). The image encoder reads pixels ([`crate::image`]) or the regions that a
-//! detector found ([`crate::region`]).
+//! ([`crate::fusion`]) or single-stream ([`crate::joint`]). The image encoder reads pixels ([`crate::image`], or one of another crate,
+//! [`crate::registry`]) or the regions that a detector found ([`crate::region`]).
 //!
 //! Parts may be left out. Without a cross-modal encoder there are two towers (CLIP), whose states stand for the fused ones. Without an
 //! image encoder the model reads texts alone. Without blocks a uni-modal encoder is an embedding (ViLT, UNITER).
@@ -14,10 +14,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::Module;
 use burn::tensor::{Bool, Device, FloatDType, Tensor};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use unimo_batch::registry::{Beside, fields_of};
 use unimo_batch::{Batch, ConfigError, config};
 use unimo_core::init::Init;
 use unimo_core::mask::PaddingMask;
+use unimo_core::outside::Outside;
 
 use crate::features::{ImageFeatures, Pictures, TextFeatures};
 use crate::frozen::{self, Frozen};
@@ -27,11 +29,13 @@ use crate::joint::{JointConfig, JointEncoder, View};
 use crate::output::{FusionOutput, Keep};
 use crate::quantiser::Quantiser;
 use crate::region::{RegionEncoder, RegionEncoderConfig, RegionInput};
+use crate::registry::{self, EncoderShape, ImageModel, ImageModelConfig, OutsideImage};
 use crate::text::{TextEncoder, TextEncoderConfig, TextInput};
 
-/// The three encoders: the `[model]` part of a recipe. At most one of `image`/`regions` and of `fusion`/`joint` is set.
+/// The three encoders: the `[model]` part of a recipe. At most one of `image`/`regions`/`outside` and of `fusion`/`joint` is set.
+// The derived reader and writer know no registered encoders; those below do, and are the ones that serde calls.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct BackboneConfig {
     /// Standard deviation of new weights and embeddings: 0.02 in BERT, RoBERTa and METER at width 768. A narrower model that starts
     /// from noise learns faster with 0.02 * sqrt(768 / width).
@@ -44,6 +48,9 @@ pub struct BackboneConfig {
     /// Image encoder that reads regions which a detector found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub regions: Option<RegionEncoderConfig>,
+    /// Image encoder of another crate, which reads pixels.
+    #[serde(flatten, skip_deserializing)]
+    pub outside: Option<OutsideImage>,
     /// Whether the image encoder also reads the names of an image's objects (tags), if a batch has them (MVP).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub image_tags: bool,
@@ -55,31 +62,75 @@ pub struct BackboneConfig {
     pub joint: Option<JointConfig>,
 }
 
+impl Serialize for BackboneConfig {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        BackboneConfig::serialize(self, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for BackboneConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut found = Vec::new();
+        let mut config = BackboneConfig::deserialize(Beside {
+            deserializer,
+            registry: &registry::REGISTRY,
+            found: &mut found,
+        })?;
+        config.outside = registry::read(found)?;
+        Ok(config)
+    }
+}
+
+/// Makes an image encoder of another crate known as `[model.KEY]`, in place of `[model.image]`.
+///
+/// # Errors
+///
+/// An encoder has the key already, or it is a key of `[model]`.
+pub fn register<C: ImageModelConfig>(key: &'static str) -> Result<(), ConfigError> {
+    registry::add::<C>(key, &fields_of::<BackboneConfig>())
+}
+
 impl BackboneConfig {
     /// Checks every value, alone and against the others.
     pub fn validate(&self) -> Result<(), ConfigError> {
         config::above_zero("initializer_range", self.initializer_range)?;
         self.text.validate().map_err(|e| e.within("text"))?;
-        let images = match (&self.image, &self.regions) {
-            (Some(image), None) => {
+        let images = match (&self.image, &self.regions, &self.outside) {
+            (Some(image), None, None) => {
                 image.validate().map_err(|e| e.within("image"))?;
                 Some(("image", image.width))
             }
-            (None, Some(regions)) => {
+            (None, Some(regions), None) => {
                 regions.validate().map_err(|e| e.within("regions"))?;
                 Some(("regions", regions.width))
             }
-            (None, None) => None,
-            (Some(_), Some(_)) => {
+            (None, None, Some(outside)) => {
+                outside.validate()?;
+                Some((outside.key(), outside.shape().width))
+            }
+            (None, None, None) => None,
+            (image, regions, outside) => {
+                let keys = [
+                    image.as_ref().map(|_| "image"),
+                    regions.as_ref().map(|_| "regions"),
+                    outside.as_ref().map(OutsideImage::key),
+                ];
+                let keys: Vec<&str> = keys.into_iter().flatten().collect();
                 return ConfigError::unless(
                     false,
-                    "image and regions",
+                    &keys.join(" and "),
                     "both",
                     "there must be one of them at most: an image encoder that reads pixels, or one that reads regions",
                 );
             }
         };
         let as_wide = images.is_some_and(|(_, width)| width == self.text.width);
+        ConfigError::unless(
+            !self.image_tags || self.outside.is_none(),
+            "image_tags",
+            self.image_tags,
+            "needs [model.image] or [model.regions]: an image encoder of another crate reads no names of objects",
+        )?;
         ConfigError::unless(
             !self.image_tags || self.text.token_types > TAG_TYPE && as_wide,
             "image_tags",
@@ -88,12 +139,15 @@ impl BackboneConfig {
              second type",
         )?;
         for (key, layers) in [
-            ("text.layers", self.text.layers),
-            ("image.layers", images.map_or(1, |_| self.image_layers())),
+            ("text", self.text.layers),
+            (
+                images.map_or("image", |(key, _)| key),
+                images.map_or(1, |_| self.image_layers()),
+            ),
         ] {
             ConfigError::unless(
                 layers > 0 || self.joint.is_some(),
-                key,
+                &format!("{key}.layers"),
                 layers,
                 "must be at least 1 unless one stream, [model.joint], reads the embeddings",
             )?;
@@ -163,7 +217,18 @@ impl BackboneConfig {
 
     /// Whether there is an image encoder.
     pub fn reads_images(&self) -> bool {
-        self.image.is_some() || self.regions.is_some()
+        self.reads_pixels() || self.regions.is_some()
+    }
+
+    /// Whether there is an image encoder that reads pixels.
+    pub fn reads_pixels(&self) -> bool {
+        self.image.is_some() || self.outside.is_some()
+    }
+
+    /// Pixels along each side of the images that it reads; `None` if it reads none.
+    pub fn image_size(&self) -> Option<usize> {
+        let own = self.image.as_ref().map(|image| image.image_size);
+        own.or_else(|| Some(self.outside.as_ref()?.shape().image_size))
     }
 
     /// Whether there is a cross-modal encoder.
@@ -177,7 +242,11 @@ impl BackboneConfig {
     ///
     /// Panics if there is no image encoder.
     pub fn class_tokens(&self) -> usize {
-        self.pictures(ImageEncoderConfig::class_tokens, |_| 1)
+        self.pictures(
+            ImageEncoderConfig::class_tokens,
+            |_| 1,
+            |shape| shape.class_tokens,
+        )
     }
 
     /// Width of the image encoder.
@@ -186,7 +255,11 @@ impl BackboneConfig {
     ///
     /// Panics if there is no image encoder.
     pub fn image_width(&self) -> usize {
-        self.pictures(|image| image.width, |regions| regions.width)
+        self.pictures(
+            |image| image.width,
+            |regions| regions.width,
+            |shape| shape.width,
+        )
     }
 
     /// Epsilon of the image encoder's layer norms.
@@ -198,6 +271,7 @@ impl BackboneConfig {
         self.pictures(
             |image| image.layer_norm_eps,
             |regions| regions.layer_norm_eps,
+            |shape| shape.layer_norm_eps,
         )
     }
 
@@ -207,19 +281,29 @@ impl BackboneConfig {
     ///
     /// Panics if there is no image encoder.
     pub fn image_layers(&self) -> usize {
-        self.pictures(|image| image.layers, |regions| regions.layers)
+        self.pictures(
+            |image| image.layers,
+            |regions| regions.layers,
+            |shape| shape.layers,
+        )
     }
 
     fn pictures<T>(
         &self,
         image: fn(&ImageEncoderConfig) -> T,
         regions: fn(&RegionEncoderConfig) -> T,
+        outside: fn(EncoderShape) -> T,
     ) -> T {
         let of_regions = self.regions.as_ref().map(regions);
+        let of_outside = self
+            .outside
+            .as_ref()
+            .map(|encoder| outside(encoder.shape()));
         self.image
             .as_ref()
             .map(image)
             .or(of_regions)
+            .or(of_outside)
             .expect("invariant: validation finds an image encoder")
     }
 
@@ -252,6 +336,7 @@ impl BackboneConfig {
             regions.dropout = 0.0;
             regions.drop_path = 0.0;
         }
+        self.outside = self.outside.map(|outside| outside.without_dropout());
         if let Some(fusion) = &mut self.fusion {
             fusion.dropout = 0.0;
             fusion.drop_path = 0.0;
@@ -278,6 +363,7 @@ impl BackboneConfig {
             text: self.text.init(init),
             image: self.image.as_ref().map(|image| image.init(init)),
             regions: self.regions.as_ref().map(|regions| regions.init(init)),
+            outside: self.outside.as_ref().map(|outside| outside.init(init)),
             fusion: self
                 .fusion
                 .as_ref()
@@ -304,6 +390,8 @@ pub struct Backbone {
     pub image: Option<ImageEncoder>,
     /// Image encoder that reads regions.
     pub regions: Option<RegionEncoder>,
+    /// Image encoder of another crate, which reads pixels.
+    pub outside: Option<Outside<dyn ImageModel>>,
     /// Dual-stream cross-modal encoder.
     pub fusion: Option<CrossModalEncoder>,
     /// Single-stream cross-modal encoder.
@@ -323,7 +411,8 @@ impl Backbone {
         let regions = self.regions.as_ref().is_some_and(frozen::learns);
         self.frozen = Frozen {
             text: !frozen::learns(&self.text),
-            image: self.image_layers() > 0 && !image && !regions,
+            // Whether an encoder of another crate draws is not known.
+            image: self.outside.is_none() && self.image_layers() > 0 && !image && !regions,
         };
     }
 
@@ -351,7 +440,15 @@ impl Backbone {
         if let Some(regions) = &mut self.regions {
             regions.dtype = dtype;
         }
+        if let Some(outside) = &mut self.outside {
+            outside.get_mut().compute_in(dtype);
+        }
         self
+    }
+
+    /// Whether there is an image encoder that reads pixels.
+    pub fn reads_pixels(&self) -> bool {
+        self.image.is_some() || self.outside.is_some()
     }
 
     /// # Shapes
@@ -392,26 +489,20 @@ impl Backbone {
 
     /// Whether a batch holds the kind of images that the model reads.
     pub fn sees(&self, batch: &Batch) -> bool {
-        match (&self.regions, &self.image) {
-            (Some(_), _) => batch.regions.is_some(),
-            (None, Some(_)) => batch.images.is_some(),
-            (None, None) => false,
+        match &self.regions {
+            Some(_) => batch.regions.is_some(),
+            None => self.reads_pixels() && batch.images.is_some(),
         }
     }
 
     /// A batch's images of the kind that the model reads, on a device; `None` if it has none of them.
     pub fn pictures(&self, batch: &Batch, device: &Device) -> Option<Pictures> {
-        match (&self.regions, &self.image) {
-            (Some(_), _) => {
-                let regions = RegionInput::new(batch.regions.as_ref()?, device);
-                Some(Pictures::Regions(regions))
-            }
-            (None, Some(_)) => {
-                let images = batch.images.as_ref()?;
-                Some(Pictures::of_pixels(images, &images.pixels, device))
-            }
-            (None, None) => None,
+        if self.regions.is_some() {
+            let regions = RegionInput::new(batch.regions.as_ref()?, device);
+            return Some(Pictures::Regions(regions));
         }
+        let images = batch.images.as_ref().filter(|_| self.reads_pixels())?;
+        Some(Pictures::of_pixels(images, &images.pixels, device))
     }
 
     /// # Shapes
@@ -498,6 +589,13 @@ impl Backbone {
                     (states, Some(mask))
                 }
             }
+            (Pictures::Pixels(pixels), None, None) => {
+                let outside = self.outside.as_ref().filter(|_| further.is_none());
+                let outside = outside.expect("invariant: a model is given what it reads");
+                let states = outside.get().forward(pixels.clone(), keep);
+                assert_eq!(states.len(), keep, "states of `{}`", outside.key());
+                (states, None)
+            }
             _ => unreachable!("invariant: a model is given what it reads"),
         };
         let count = tags.map_or(0, |tags| tags.ids.dims()[1]);
@@ -565,7 +663,8 @@ impl Backbone {
     fn image_layers(&self) -> usize {
         let pixels = self.image.as_ref().map(|image| image.layers.len());
         let regions = self.regions.as_ref().map(|regions| regions.layers.len());
-        pixels.or(regions).unwrap_or(0)
+        let outside = self.outside.as_ref().map(|outside| outside.get().layers());
+        pixels.or(regions).or(outside).unwrap_or(0)
     }
 
     /// How many of the last states of an encoder of `depth` blocks are needed.

@@ -52,9 +52,11 @@ pub mod public;
 pub mod quantiser;
 pub mod reading;
 pub mod region;
+pub mod registry;
 mod rows;
 pub mod text;
 pub mod weights;
 
+pub use backbone::register;
 pub use load::{Encoder, Loaded, load};
 pub use public::LoadError;

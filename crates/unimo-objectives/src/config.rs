@@ -9,10 +9,11 @@ use serde_json::Value;
 use unimo_batch::ConfigError;
 use unimo_encoders::backbone::BackboneConfig;
 
+use crate::ObjectivesConfig;
 use crate::objective::Settings;
+use crate::registry::REGISTRY;
 use crate::request::{By, Inputs, Request, What};
 use crate::teacher::TeacherConfig;
-use crate::{ObjectivesConfig, registry};
 
 impl Serialize for ObjectivesConfig {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -44,12 +45,15 @@ impl<'de> Deserialize<'de> for ObjectivesConfig {
                     if config.read(&key, &mut map)? {
                         continue;
                     }
-                    if !registry::registered().contains(&key.as_str()) {
-                        return Err(unknown(&key));
-                    }
+                    let Some((key, read)) = REGISTRY.get(&key) else {
+                        return Err(de::Error::custom(format!(
+                            "unknown field `{key}`, {}",
+                            REGISTRY.allowed(ObjectivesConfig::KEYS)
+                        )));
+                    };
                     let value: Value = map.next_value()?;
-                    let outside = registry::find(&key, value).ok_or_else(|| unknown(&key))?;
-                    let outside = outside.map_err(|e| de::Error::custom(format!("{key}: {e}")))?;
+                    let outside =
+                        read(key, value).map_err(|e| de::Error::custom(format!("{key}: {e}")))?;
                     config.outside.push(outside);
                 }
                 Ok(config)
@@ -57,17 +61,6 @@ impl<'de> Deserialize<'de> for ObjectivesConfig {
         }
         deserializer.deserialize_struct("ObjectivesConfig", Self::KEYS, Sections)
     }
-}
-
-/// The error for a key that belongs to no objective.
-fn unknown<E: de::Error>(key: &str) -> E {
-    let registered = registry::registered();
-    let keys = ObjectivesConfig::KEYS.iter().chain(&registered);
-    let keys: Vec<String> = keys.map(|key| format!("`{key}`")).collect();
-    E::custom(format!(
-        "unknown field `{key}`, expected one of {}, or an objective of another crate that this program registers",
-        keys.join(", ")
-    ))
 }
 
 impl ObjectivesConfig {

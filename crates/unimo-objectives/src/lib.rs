@@ -158,7 +158,7 @@ macro_rules! objectives {
                         all.push((stringify!($key), objective));
                     }
                 )+
-                all.extend(self.outside.iter().map(|o| (o.key, o.objective())));
+                all.extend(self.outside.iter().map(|o| (o.key(), o.get())));
                 all
             }
 
@@ -169,7 +169,10 @@ macro_rules! objectives {
                         all.push((stringify!($key), objective));
                     }
                 )+
-                all.extend(self.outside.iter_mut().map(|o| (o.key, o.objective_mut())));
+                all.extend(self.outside.iter_mut().map(|o| {
+                    let key = o.key();
+                    (key, o.get_mut() as &mut dyn Objective)
+                }));
                 all
             }
         }
@@ -221,7 +224,7 @@ impl DerefMut for Objectives {
 impl Objectives {
     /// An objective of another crate, by its key.
     pub fn outside(&self, key: &str) -> Option<&OutsideObjective> {
-        self.outside.iter().find(|outside| outside.key == key)
+        self.outside.iter().find(|outside| outside.key() == key)
     }
 
     /// To be called when the encoders have been given other weights before the first step.

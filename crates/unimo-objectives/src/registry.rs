@@ -80,29 +80,23 @@
 //! # }
 //! ```
 
-use std::any::Any;
-use std::collections::BTreeMap;
 use std::fmt::{self, Debug};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
-use burn::module::{
-    Content, Devices, Flag, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper,
-    ModuleVisitor, Param,
-};
-use burn::tensor::{Bool, Device, Int, Tensor};
 use serde_json::Value;
 use unimo_batch::ConfigError;
+use unimo_batch::registry::Registry;
 use unimo_core::init::Init;
+use unimo_core::outside::Outside;
 use unimo_encoders::backbone::BackboneConfig;
 
 use crate::ObjectivesConfig;
 use crate::objective::{Objective, ObjectiveConfig, Settings};
 
 /// Reads the configuration of a registered objective.
-type Read = fn(&'static str, Value) -> Result<OutsideConfig, String>;
+pub(crate) type Read = fn(&'static str, Value) -> Result<OutsideConfig, String>;
 
-/// A process has one list: a recipe is read in many places and means the same in all of them.
-static REGISTERED: RwLock<BTreeMap<&'static str, Read>> = RwLock::new(BTreeMap::new());
+pub(crate) static REGISTRY: Registry<Read> = Registry::new("objectives", "an objective");
 
 /// Makes an objective known as `[objectives.KEY]`.
 ///
@@ -110,22 +104,12 @@ static REGISTERED: RwLock<BTreeMap<&'static str, Read>> = RwLock::new(BTreeMap::
 ///
 /// The key already belongs to an objective.
 pub fn register<C: ObjectiveConfig>(key: &'static str) -> Result<(), ConfigError> {
-    let mut registered = REGISTERED.write().unwrap_or_else(PoisonError::into_inner);
-    let known = ObjectivesConfig::KEYS.contains(&key) || registered.contains_key(key);
-    ConfigError::unless(
-        !known,
-        "objectives",
-        format_args!("\"{key}\""),
-        "an objective of this name is known already",
-    )?;
-    registered.insert(key, read::<C>);
-    Ok(())
+    REGISTRY.add(key, ObjectivesConfig::KEYS, read::<C>)
 }
 
 /// The keys that other crates have registered.
 pub fn registered() -> Vec<&'static str> {
-    let registered = REGISTERED.read().unwrap_or_else(PoisonError::into_inner);
-    registered.keys().copied().collect()
+    REGISTRY.keys()
 }
 
 fn read<C: ObjectiveConfig>(key: &'static str, value: Value) -> Result<OutsideConfig, String> {
@@ -137,13 +121,6 @@ fn read<C: ObjectiveConfig>(key: &'static str, value: Value) -> Result<OutsideCo
         value,
         config: Arc::new(config),
     })
-}
-
-/// Reads the section of a registered objective; `None` if the key is not registered.
-pub(crate) fn find(key: &str, value: Value) -> Option<Result<OutsideConfig, String>> {
-    let registered = REGISTERED.read().unwrap_or_else(PoisonError::into_inner);
-    let (key, read) = registered.get_key_value(key)?;
-    Some(read(key, value))
 }
 
 /// The configuration of a registered objective.
@@ -172,16 +149,13 @@ impl OutsideConfig {
     }
 
     pub(crate) fn init(&self, init: &mut Init, model: &BackboneConfig) -> OutsideObjective {
-        OutsideObjective {
-            key: self.key,
-            objective: self.config.make(init, model),
-        }
+        self.config.make(self.key, init, model)
     }
 }
 
 trait Make: Send + Sync {
     fn settings(&self) -> &dyn Settings;
-    fn make(&self, init: &mut Init, model: &BackboneConfig) -> Box<dyn AnyObjective>;
+    fn make(&self, key: &'static str, init: &mut Init, model: &BackboneConfig) -> OutsideObjective;
 }
 
 impl<C: ObjectiveConfig> Make for C {
@@ -189,274 +163,21 @@ impl<C: ObjectiveConfig> Make for C {
         self
     }
 
-    fn make(&self, init: &mut Init, model: &BackboneConfig) -> Box<dyn AnyObjective> {
-        Box::new(self.init(init, model))
+    fn make(&self, key: &'static str, init: &mut Init, model: &BackboneConfig) -> OutsideObjective {
+        Outside::new(
+            key,
+            self.init(init, model),
+            |module| {
+                let objective = module.downcast_ref::<C::Objective>();
+                objective.expect("invariant: it was made of this type")
+            },
+            |module| {
+                let objective = module.downcast_mut::<C::Objective>();
+                objective.expect("invariant: it was made of this type")
+            },
+        )
     }
 }
 
 /// An objective of another crate. It is a module whose parameters are stored under its key.
-#[derive(Debug)]
-pub struct OutsideObjective {
-    pub(crate) key: &'static str,
-    objective: Box<dyn AnyObjective>,
-}
-
-impl OutsideObjective {
-    /// The objective.
-    pub fn objective(&self) -> &dyn Objective {
-        self.objective.as_objective()
-    }
-
-    /// The same, mutable, for the changes after a step.
-    pub(crate) fn objective_mut(&mut self) -> &mut dyn Objective {
-        self.objective.as_objective_mut()
-    }
-
-    /// The objective as its own type.
-    pub fn downcast<T: Objective + Module + 'static>(&self) -> Option<&T> {
-        self.objective.as_any().downcast_ref()
-    }
-
-    fn with(&self, objective: Box<dyn AnyObjective>) -> Self {
-        Self {
-            key: self.key,
-            objective,
-        }
-    }
-}
-
-impl Clone for OutsideObjective {
-    fn clone(&self) -> Self {
-        self.with(self.objective.copy())
-    }
-}
-
-/// The methods of burn's `Module`, without type parameters.
-trait AnyObjective: Debug + Send {
-    fn as_objective(&self) -> &dyn Objective;
-    fn as_objective_mut(&mut self) -> &mut dyn Objective;
-    fn as_any(&self) -> &dyn Any;
-    fn copy(&self) -> Box<dyn AnyObjective>;
-    fn devices(&self, devices: Devices) -> Devices;
-    fn fork(&self, device: &Device) -> Box<dyn AnyObjective>;
-    fn to_device(&self, device: &Device) -> Box<dyn AnyObjective>;
-    fn train(&self) -> Box<dyn AnyObjective>;
-    fn valid(&self) -> Box<dyn AnyObjective>;
-    fn materialize(&self) -> Box<dyn AnyObjective>;
-    fn visit(&self, visitor: &mut dyn AnyVisitor);
-    fn map(&self, mapper: &mut dyn AnyMapper) -> Box<dyn AnyObjective>;
-}
-
-impl<T: Objective + Module + 'static> AnyObjective for T {
-    fn as_objective(&self) -> &dyn Objective {
-        self
-    }
-    fn as_objective_mut(&mut self) -> &mut dyn Objective {
-        self
-    }
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
-    fn copy(&self) -> Box<dyn AnyObjective> {
-        Box::new(self.clone())
-    }
-    fn devices(&self, devices: Devices) -> Devices {
-        Module::collect_devices(self, devices)
-    }
-    fn fork(&self, device: &Device) -> Box<dyn AnyObjective> {
-        Box::new(Module::fork(self.clone(), device))
-    }
-    fn to_device(&self, device: &Device) -> Box<dyn AnyObjective> {
-        Box::new(Module::to_device(self.clone(), device))
-    }
-    fn train(&self) -> Box<dyn AnyObjective> {
-        Box::new(Module::train(self.clone()))
-    }
-    fn valid(&self) -> Box<dyn AnyObjective> {
-        Box::new(Module::valid(self))
-    }
-    fn materialize(&self) -> Box<dyn AnyObjective> {
-        Box::new(Module::materialize(self.clone()))
-    }
-    fn visit(&self, visitor: &mut dyn AnyVisitor) {
-        Module::visit(self, &mut ToAny(visitor));
-    }
-    fn map(&self, mapper: &mut dyn AnyMapper) -> Box<dyn AnyObjective> {
-        Box::new(Module::map(self.clone(), &mut ToAny(mapper)))
-    }
-}
-
-/// A visitor without type parameters: parameters come as [`Any`].
-trait AnyVisitor {
-    fn see(&mut self, param: &dyn Any);
-    fn enter(&mut self, name: &str, container: &str);
-    fn exit(&mut self, name: &str, container: &str);
-}
-
-/// The same for a mapper.
-trait AnyMapper {
-    fn change(&mut self, param: Box<dyn Any>) -> Box<dyn Any>;
-    fn enter(&mut self, name: &str, container: &str);
-    fn exit(&mut self, name: &str, container: &str);
-}
-
-/// A visitor or mapper with type parameters, in front of one without.
-struct ToAny<'a, T: ?Sized>(&'a mut T);
-
-impl ModuleVisitor for ToAny<'_, dyn AnyVisitor + '_> {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.0.see(param);
-    }
-    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
-        self.0.see(param);
-    }
-    fn visit_bool<const D: usize>(&mut self, param: &Param<Tensor<D, Bool>>) {
-        self.0.see(param);
-    }
-    fn visit_flag(&mut self, flag: &Param<Flag>) {
-        self.0.see(flag);
-    }
-    fn enter_module(&mut self, name: &str, container: &str) {
-        self.0.enter(name, container);
-    }
-    fn exit_module(&mut self, name: &str, container: &str) {
-        self.0.exit(name, container);
-    }
-}
-
-impl ToAny<'_, dyn AnyMapper + '_> {
-    fn change<P: Any>(&mut self, param: P) -> P {
-        let changed = self.0.change(Box::new(param)).downcast::<P>();
-        *changed.expect("invariant: a mapper gives back what it was given")
-    }
-}
-
-impl ModuleMapper for ToAny<'_, dyn AnyMapper + '_> {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        self.change(param)
-    }
-    fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
-        self.change(param)
-    }
-    fn map_bool<const D: usize>(
-        &mut self,
-        param: Param<Tensor<D, Bool>>,
-    ) -> Param<Tensor<D, Bool>> {
-        self.change(param)
-    }
-    fn map_flag(&mut self, flag: Param<Flag>) -> Param<Flag> {
-        self.change(flag)
-    }
-    fn enter_module(&mut self, name: &str, container: &str) {
-        self.0.enter(name, container);
-    }
-    fn exit_module(&mut self, name: &str, container: &str) {
-        self.0.exit(name, container);
-    }
-}
-
-/// A visitor or mapper without type parameters, in front of one with them.
-struct FromAny<'a, T>(&'a mut T);
-
-impl<V: ModuleVisitor> AnyVisitor for FromAny<'_, V> {
-    fn see(&mut self, param: &dyn Any) {
-        macro_rules! ranks {
-            ($($rank:literal),+) => {$(
-                if let Some(param) = param.downcast_ref::<Param<Tensor<$rank>>>() {
-                    return self.0.visit_float(param);
-                }
-                if let Some(param) = param.downcast_ref::<Param<Tensor<$rank, Int>>>() {
-                    return self.0.visit_int(param);
-                }
-                if let Some(param) = param.downcast_ref::<Param<Tensor<$rank, Bool>>>() {
-                    return self.0.visit_bool(param);
-                }
-            )+};
-        }
-        ranks!(1, 2, 3, 4, 5, 6);
-        match param.downcast_ref::<Param<Flag>>() {
-            Some(flag) => self.0.visit_flag(flag),
-            None => unreachable!("invariant: parameters have one to six axes"),
-        }
-    }
-    fn enter(&mut self, name: &str, container: &str) {
-        self.0.enter_module(name, container);
-    }
-    fn exit(&mut self, name: &str, container: &str) {
-        self.0.exit_module(name, container);
-    }
-}
-
-impl<M: ModuleMapper> AnyMapper for FromAny<'_, M> {
-    fn change(&mut self, mut param: Box<dyn Any>) -> Box<dyn Any> {
-        macro_rules! ranks {
-            ($($rank:literal),+) => {$(
-                param = match param.downcast::<Param<Tensor<$rank>>>() {
-                    Ok(param) => return Box::new(self.0.map_float(*param)),
-                    Err(other) => other,
-                };
-                param = match param.downcast::<Param<Tensor<$rank, Int>>>() {
-                    Ok(param) => return Box::new(self.0.map_int(*param)),
-                    Err(other) => other,
-                };
-                param = match param.downcast::<Param<Tensor<$rank, Bool>>>() {
-                    Ok(param) => return Box::new(self.0.map_bool(*param)),
-                    Err(other) => other,
-                };
-            )+};
-        }
-        ranks!(1, 2, 3, 4, 5, 6);
-        match param.downcast::<Param<Flag>>() {
-            Ok(flag) => Box::new(self.0.map_flag(*flag)),
-            Err(_) => unreachable!("invariant: parameters have one to six axes"),
-        }
-    }
-    fn enter(&mut self, name: &str, container: &str) {
-        self.0.enter_module(name, container);
-    }
-    fn exit(&mut self, name: &str, container: &str) {
-        self.0.exit_module(name, container);
-    }
-}
-
-const CONTAINER: &str = "Struct:OutsideObjective";
-
-impl Module for OutsideObjective {
-    fn collect_devices(&self, devices: Devices) -> Devices {
-        self.objective.devices(devices)
-    }
-    fn fork(self, device: &Device) -> Self {
-        self.with(self.objective.fork(device))
-    }
-    fn to_device(self, device: &Device) -> Self {
-        self.with(self.objective.to_device(device))
-    }
-    fn train(self) -> Self {
-        self.with(self.objective.train())
-    }
-    fn valid(&self) -> Self {
-        self.with(self.objective.valid())
-    }
-    fn materialize(self) -> Self {
-        self.with(self.objective.materialize())
-    }
-    fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
-        visitor.enter_module(self.key, CONTAINER);
-        self.objective.visit(&mut FromAny(visitor));
-        visitor.exit_module(self.key, CONTAINER);
-    }
-    fn map<M: ModuleMapper>(self, mapper: &mut M) -> Self {
-        mapper.enter_module(self.key, CONTAINER);
-        let mapped = self.with(self.objective.map(&mut FromAny(mapper)));
-        mapper.exit_module(self.key, CONTAINER);
-        mapped
-    }
-}
-
-impl ModuleDisplay for OutsideObjective {}
-
-impl ModuleDisplayDefault for OutsideObjective {
-    fn content(&self, content: Content) -> Option<Content> {
-        content.set_top_level_type(self.key).optional()
-    }
-}
+pub type OutsideObjective = Outside<dyn Objective>;

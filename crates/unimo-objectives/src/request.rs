@@ -4,7 +4,7 @@
 //! things follow from the requests alone: what a batch lacks for an objective, what the loader must put into a batch, and which
 //! objectives contradict each other.
 
-use unimo_batch::{Batch, ConfigError, MaskSpec, PatchMaskSpec, TAGS, Target};
+use unimo_batch::{Batch, ConfigError, MaskSpec, PatchMaskSpec, SecondViews, TAGS, Target};
 use unimo_encoders::backbone::Backbone;
 
 /// One input that an objective wants encoded.
@@ -325,18 +325,6 @@ pub struct Inputs {
     pub references: bool,
     /// Names of the further texts.
     pub further: Vec<String>,
-}
-
-/// Which images have a second view.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum SecondViews {
-    /// None.
-    #[default]
-    None,
-    /// Those without a text.
-    WithoutTexts,
-    /// All.
-    All,
 }
 
 impl Inputs {

@@ -1,19 +1,16 @@
 //! `[objectives.answers]`: answers are ranked by what their loss says of them, and nothing shows a word what comes after it.
 #![cfg(feature = "flex")]
 
+mod small;
+
 use std::sync::Arc;
 
 use burn::tensor::Device;
 use unimo_batch::{Batch, Images, Target, Texts};
 use unimo_core::init::Init;
-use unimo_core::layers::Activation;
-use unimo_core::levels::GateKind;
 use unimo_core::parameters;
 use unimo_encoders::backbone::{Backbone, BackboneConfig};
-use unimo_encoders::fusion::{FusionConfig, Levels, Link};
-use unimo_encoders::image::ImageEncoderConfig;
-use unimo_encoders::joint::JointConfig;
-use unimo_encoders::text::{Positions, TextEncoderConfig};
+use unimo_encoders::text::TextEncoderConfig;
 use unimo_objectives::tasks::answers::{AnswersConfig, Candidates};
 use unimo_objectives::{Draws, Objectives, ObjectivesConfig, Settings};
 
@@ -29,74 +26,17 @@ const IDS: [i32; SAMPLES * LENGTH] = [0, 5, 6, 7, 2, 0, 7, 2, 1, 1, 0, 9, 8, 2, 
 const LENGTHS: [usize; SAMPLES] = [5, 3, 4, 3];
 
 fn model(two_streams: bool) -> BackboneConfig {
-    let fusion = FusionConfig {
-        width: 8,
-        layers: 2,
-        heads: 2,
-        feed_forward: 16,
-        activation: Activation::Gelu,
-        layer_norm_eps: 1e-5,
-        dropout: 0.0,
-        drop_path: 0.0,
-        in_layer: true,
-        levels: Levels::CrossPrev,
-        uni_levels: 0,
-        gate: GateKind::Cls,
-        gate_beta: 1.0,
-        link: Link::None,
-        pictures: 1,
-        shared_transforms: true,
-    };
-    let joint = JointConfig {
-        width: 8,
-        layers: 2,
-        heads: 2,
-        feed_forward: 16,
-        activation: Activation::Gelu,
-        layer_norm_eps: 1e-5,
-        dropout: 0.0,
-        drop_path: 0.0,
-        image_class: true,
-        grounding: None,
-    };
     BackboneConfig {
         initializer_range: 0.5,
         text: TextEncoderConfig {
             vocab_size: WORDS as usize,
-            width: 8,
             layers: 2,
-            heads: 2,
-            feed_forward: 16,
             max_positions: 14,
-            positions: Positions::AfterPad,
-            token_types: 1,
-            pad_id: 1,
-            activation: Activation::Gelu,
-            layer_norm_eps: 1e-5,
-            dropout: 0.0,
-            drop_path: 0.0,
+            ..small::text()
         },
-        image: Some(ImageEncoderConfig {
-            image_size: 8,
-            patch_size: 4,
-            width: 8,
-            layers: 1,
-            heads: 2,
-            feed_forward: 16,
-            activation: Activation::QuickGelu,
-            layer_norm_eps: 1e-5,
-            pre_norm: true,
-            patch_bias: false,
-            distillation_token: false,
-            qkv_bias: true,
-            mask_embedding: false,
-            dropout: 0.0,
-            drop_path: 0.0,
-        }),
-        regions: None,
-        image_tags: false,
-        fusion: two_streams.then_some(fusion),
-        joint: (!two_streams).then_some(joint),
+        fusion: two_streams.then(small::fusion),
+        joint: (!two_streams).then(small::joint),
+        ..small::towers()
     }
 }
 

@@ -9,11 +9,11 @@ use unimo_data::{SkipList, Source, Split};
 use unimo_report::record::{EvalRecord, RecallRecord};
 
 use crate::error::TrainError;
-use crate::evaluators::Evaluator;
 use crate::evaluators::captions::Captions;
 use crate::evaluators::prompts::Prompts;
 use crate::evaluators::retrieval::{self, Retrieval};
 use crate::evaluators::task::Predictions;
+use crate::evaluators::{Evaluator, HeldOut, registry};
 use crate::opened::Opened;
 pub use crate::opened::Options;
 use crate::recipe::Recipe;
@@ -48,7 +48,7 @@ pub fn run(
     }
     if retrieval::is_possible(recipe) || recipe.eval.captions.is_some() {
         records.extend(of_pairs(&opened, &splits, options, say)?);
-    } else if records.is_empty() {
+    } else if records.is_empty() && recipe.eval.outside.each().is_empty() {
         return Err(TrainError::Run {
             path: opened.path.clone(),
             reason: "has nothing to evaluate: it was trained with none of [objectives.itc], [objectives.itm] and [objectives.ranking], \
@@ -56,6 +56,7 @@ pub fn run(
                 .to_owned(),
         });
     }
+    records.extend(of_other_crates(&opened, &splits, options, say)?);
     // What else the recipe is judged by does not depend on the data of its pairs.
     let prompts = recipe.eval.prompts.as_ref();
     if let Some(config) = prompts.filter(|_| options.data.is_none()) {
@@ -153,6 +154,38 @@ fn of_pairs(
     if let Some(config) = &recipe.eval.captions {
         let captions = Captions::of(config, &set);
         add(captions.evaluate(&weights, say)?, captions.set().label());
+    }
+    Ok(records)
+}
+
+/// The evaluators of other crates on each of these splits.
+fn of_other_crates(
+    opened: &Opened,
+    splits: &[Split],
+    options: &Options,
+    say: &mut dyn FnMut(String),
+) -> Result<Vec<EvalRecord>, TrainError> {
+    let recipe = &opened.recipe;
+    let targets = opened.targets();
+    let mut records = Vec::new();
+    for split in splits {
+        let skip = SkipList::in_memory(recipe.data.max_skipped);
+        let held_out = HeldOut {
+            source: &opened.source,
+            skip: &skip,
+            concepts: opened.concepts.clone(),
+            tokenizer: &opened.tokenizer,
+            targets: targets.as_ref(),
+            split: *split,
+        };
+        for section in recipe.eval.outside.each() {
+            let evaluator = registry::open(section, recipe, &held_out)?;
+            let found = evaluator.evaluate(&opened.weights(), say)?;
+            records.extend(found.into_iter().map(|record| EvalRecord {
+                split: labelled(&record.split, options),
+                ..record
+            }));
+        }
     }
     Ok(records)
 }

@@ -230,7 +230,7 @@ fn open(args: &ExportArgs) -> Result<Source, TrainError> {
                 )));
             }
             let tokenizer = run.tokenizer()?;
-            let pixels = recipe.model.image.is_some();
+            let pixels = recipe.model.reads_pixels();
             Ok(Source {
                 network: Network::Pair(Box::new(model)),
                 config: NetworkConfig::Pair {

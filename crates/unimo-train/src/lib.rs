@@ -13,6 +13,7 @@ pub mod allocator;
 pub mod apply;
 pub mod captioner;
 pub mod checkpoint;
+pub mod cli;
 mod clock;
 pub mod compare;
 mod curves;

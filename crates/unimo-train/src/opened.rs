@@ -296,6 +296,11 @@ impl Opened {
         }
     }
 
+    /// What the run's task predicts.
+    pub(crate) fn targets(&self) -> Option<Arc<Targets>> {
+        Targets::of(&self.recipe, self.labels.clone()).map(Arc::new)
+    }
+
     /// The samples of the run's task in a split: those with a known answer, or all of them. Unusable ones are listed in `skip`.
     pub(crate) fn task_set(
         &self,
@@ -303,7 +308,7 @@ impl Opened {
         skip: &Arc<SkipList>,
         all: bool,
     ) -> Result<Option<(TaskSet, Arc<Targets>)>, TrainError> {
-        let Some(targets) = Targets::of(&self.recipe, self.labels.clone()).map(Arc::new) else {
+        let Some(targets) = self.targets() else {
             return Ok(None);
         };
         let judged = Judged {

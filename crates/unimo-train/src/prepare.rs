@@ -3,10 +3,10 @@
 use burn::tensor::Device;
 use unimo_batch::ConfigError;
 use unimo_data::{
-    ConceptReader, Concepts, FurtherText, LoaderSpec, PatchMask, Readable, SecondView, Source,
-    Split, TextTokenizer, TokenizerConfig,
+    ConceptReader, Concepts, FurtherText, LoaderSpec, PatchMask, Readable, Source, Split,
+    TextTokenizer, TokenizerConfig,
 };
-use unimo_objectives::request::{SecondViews, What};
+use unimo_objectives::request::What;
 
 use crate::data::concepts::count;
 use crate::device::DeviceChoice;
@@ -229,11 +229,7 @@ pub fn for_keys(
     spec.mask = inputs.mask;
     spec.references = inputs.references;
     spec.concept_rate = inputs.concept_rate;
-    spec.second_view = match inputs.second_view {
-        SecondViews::WithoutTexts => SecondView::WithoutTexts,
-        SecondViews::All => SecondView::All,
-        SecondViews::None => SecondView::None,
-    };
+    spec.second_view = inputs.second_view;
     let image = recipe.model.image.as_ref();
     spec.patch_mask = inputs.patch_mask.zip(image).map(|(spec, image)| PatchMask {
         spec,

@@ -157,17 +157,19 @@ impl Depths {
         let index = |at: usize| parts.get(at).and_then(|part| part.parse::<usize>().ok());
         let in_order = |layer: usize, layers: usize| layers.saturating_sub(layer);
         match parts.as_slice() {
+            // An encoder of another crate has its name before its fields.
             [
                 "backbone",
                 encoder @ ("text" | "image" | "regions"),
                 rest @ ..,
-            ] => {
+            ]
+            | ["backbone", encoder @ "outside", _, rest @ ..] => {
                 let layers = if *encoder == "text" {
                     self.text
                 } else {
                     self.image
                 };
-                let own = match (rest, index(3)) {
+                let own = match (rest, index(parts.len() - rest.len() + 1)) {
                     (["layers", ..], Some(layer)) => in_order(layer, layers),
                     // The norm at the end belongs to the last layer.
                     (["post_norm", ..], _) => 1,

@@ -4,6 +4,7 @@ pub mod eval;
 mod extends;
 pub mod init;
 pub mod log;
+pub mod outside;
 pub(crate) mod overrides;
 mod own_data;
 pub mod stages;
@@ -14,11 +15,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
-use unimo_batch::ConfigError;
+use unimo_batch::{ConfigError, SecondViews};
 use unimo_data::{DataConfig, TokenizerConfig};
 use unimo_encoders::backbone::BackboneConfig;
 use unimo_objectives::ObjectivesConfig;
-use unimo_objectives::request::{Inputs, SecondViews};
+use unimo_objectives::request::Inputs;
 use unimo_objectives::teacher::TeacherConfig;
 
 use crate::error::TrainError;
@@ -396,13 +397,13 @@ impl Recipe {
 
     /// Checks the images against the encoder that reads them.
     fn check_pictures(&self) -> Result<(), ConfigError> {
-        if let Some(image) = &self.model.image {
-            let image_size = image.image_size;
+        if let Some(image_size) = self.model.image_size() {
+            let key = self.model.outside.as_ref().map_or("image", |o| o.key());
             ConfigError::unless(
                 self.data.image_size == image_size,
                 "data.image_size",
                 self.data.image_size,
-                format_args!("must equal model.image.image_size = {image_size}"),
+                format_args!("must equal model.{key}.image_size = {image_size}"),
             )?;
         }
         let of_data = self.data.region_features();

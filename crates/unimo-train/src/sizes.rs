@@ -181,6 +181,7 @@ pub fn backbone(size: &Size, family: Family) -> BackboneConfig {
             pictures: 1,
             shared_transforms: true,
         }),
+        outside: None,
         image_tags: mvp,
         joint: match family {
             Family::Unimo3 | Family::Meter => None,

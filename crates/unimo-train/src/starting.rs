@@ -349,7 +349,7 @@ fn parts(
             return Err(TrainError::of_recipe(ConfigError {
                 key: "init.image".to_owned(),
                 value: format!("\"{given}\""),
-                allowed: "must be absent with [model.regions]: it is an encoder of pixels"
+                allowed: "must be absent without [model.image]: its weights are of such an encoder"
                     .to_owned(),
             }));
         };

@@ -265,6 +265,7 @@ impl Trainer {
                 concepts: concepts.clone(),
                 tokenizer: &tokenizer,
                 targets: targets.as_ref(),
+                split: Split::Val,
             };
             let before = run.evaluations()?;
             evaluators::open(&recipe, &held_out, &before, &mut |line| lines.push(line))?

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use image::RgbImage;
-use unimo_batch::{Batch, Images, MaskedTexts, Regions, TAGS, Target, TextRole, Texts};
+use unimo_batch::{
+    Batch, Images, MaskedTexts, Regions, SecondViews, TAGS, Target, TextRole, Texts,
+};
 
 use crate::error::{DataError, SampleError, readable};
 use crate::images::Window;
@@ -14,7 +16,7 @@ use crate::images::patches::PatchMasker;
 use crate::images::regions;
 use crate::loader::concepts::ConceptReader;
 use crate::loader::desk::Work;
-use crate::loader::spec::{FurtherText, LoaderSpec, SecondView};
+use crate::loader::spec::{FurtherText, LoaderSpec};
 use crate::order::draws::{Permutation, Stream, below, hash};
 use crate::order::plan::Plan;
 use crate::sources::source::Sample;
@@ -386,9 +388,9 @@ impl Maker {
             .map_err(bad)
         };
         let twice = match spec.second_view {
-            SecondView::None => false,
-            SecondView::WithoutTexts => sample.captions.is_empty(),
-            SecondView::All => true,
+            SecondViews::None => false,
+            SecondViews::WithoutTexts => sample.captions.is_empty(),
+            SecondViews::All => true,
         };
         let mut second_view = Vec::new();
         let mut window = Window::WHOLE;

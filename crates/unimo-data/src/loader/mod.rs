@@ -16,7 +16,7 @@ pub(crate) mod task_set;
 mod tokenizer;
 mod vocabulary;
 
-pub use spec::{Batches, FurtherText, LoaderSpec, MakeTarget, Rewrite, SecondView};
+pub use spec::{Batches, FurtherText, LoaderSpec, MakeTarget, Rewrite};
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use unimo_batch::{MaskSpec, TAGS, Target};
+use unimo_batch::{MaskSpec, SecondViews, TAGS, Target};
 
 use crate::config::DataConfig;
 use crate::images::ImageSpec;
@@ -36,7 +36,7 @@ pub struct LoaderSpec {
     /// How words are hidden; `None`: batches have no masked texts.
     pub mask: Option<MaskSpec>,
     /// Which images get a second view, changed at random by `augment` like the first.
-    pub second_view: SecondView,
+    pub second_view: SecondViews,
     /// Which patches of images are hidden; `None`: images have no patch mask.
     pub patch_mask: Option<PatchMask>,
     /// Additional texts in batches.
@@ -101,7 +101,7 @@ impl LoaderSpec {
             max_text_length: config.max_text_length,
             pad: config.pad,
             mask: None,
-            second_view: SecondView::None,
+            second_view: SecondViews::None,
             patch_mask: None,
             further: Vec::new(),
             references: false,
@@ -121,17 +121,6 @@ impl LoaderSpec {
             skip,
         }
     }
-}
-
-/// Which images get a second view.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SecondView {
-    /// None.
-    None,
-    /// Images without texts.
-    WithoutTexts,
-    /// All images.
-    All,
 }
 
 /// Texts beside the caption, in [`Batch::further_texts`](unimo_batch::Batch::further_texts) under their [`name`](Self::name).

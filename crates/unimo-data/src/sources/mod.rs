@@ -24,6 +24,7 @@ pub mod parquet;
 pub(crate) mod parts;
 pub mod refcoco;
 pub mod regions;
+pub(crate) mod registry;
 pub mod scenes;
 pub mod snli_ve;
 pub(crate) mod source;
@@ -37,11 +38,14 @@ pub mod webdataset;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value};
 
 use crate::error::DataError;
 use crate::images::Limits;
 
+use registry::{OutsideSource, REGISTRY};
 use source::{Source, SourceConfig};
 
 /// Passes the list of sources to a macro: documentation, key in a recipe, variant, settings.
@@ -91,22 +95,31 @@ pub(crate) use sources;
 macro_rules! any_source {
     ($($(#[$doc:meta])* $key:ident $variant:ident($config:ty);)*) => {
         /// A source with its settings.
+        // The derived readers and writers of built-in sources are functions of the type; those below are for all sources.
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-        #[serde(tag = "source", rename_all = "snake_case")]
+        #[serde(remote = "Self", tag = "source", rename_all = "snake_case")]
         pub enum AnySource {
             $($(#[$doc])* $variant($config),)*
+            /// A source of another crate.
+            #[serde(skip)]
+            Outside(OutsideSource),
         }
 
         impl AnySource {
+            /// The names of the built-in sources.
+            pub(crate) const NAMES: &[&str] = &[$(stringify!($key)),*];
+
             fn table(&self) -> &dyn SourceConfig {
                 match self {
                     $(Self::$variant(config) => config,)*
+                    Self::Outside(source) => source.config(),
                 }
             }
 
             fn table_mut(&mut self) -> &mut dyn SourceConfig {
                 match self {
                     $(Self::$variant(config) => config,)*
+                    Self::Outside(source) => source.config_mut(),
                 }
             }
         }
@@ -114,6 +127,42 @@ macro_rules! any_source {
 }
 
 sources!(any_source);
+
+impl Serialize for AnySource {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Outside(source) => source.named(serializer),
+            built_in => AnySource::serialize(built_in, serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for AnySource {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut table = Map::deserialize(deserializer)?;
+        let registered = match table.get("source") {
+            Some(Value::String(name)) => match REGISTRY.get(name) {
+                None if !Self::NAMES.contains(&name.as_str()) => {
+                    return Err(unknown(name));
+                }
+                registered => registered,
+            },
+            // Their error is that of the built-in sources.
+            _ => None,
+        };
+        if let Some((key, entry)) = registered {
+            table.shift_remove("source");
+            return entry.read(key, Value::Object(table)).map(Self::Outside);
+        }
+        AnySource::deserialize(Value::Object(table)).map_err(D::Error::custom)
+    }
+}
+
+/// The error for a name that no source has.
+pub(crate) fn unknown<E: Error>(name: &str) -> E {
+    let allowed = REGISTRY.allowed(AnySource::NAMES);
+    E::custom(format_args!("unknown variant `{name}`, {allowed}"))
+}
 
 impl SourceConfig for AnySource {
     fn validate(&self, table: &str) -> Result<(), DataError> {

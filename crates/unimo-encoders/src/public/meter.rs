@@ -183,6 +183,7 @@ pub fn config_from_shapes(weights: &Weights) -> Result<BackboneConfig, String> {
             pictures: pictures_from_shapes(weights)?,
             shared_transforms: true,
         }),
+        outside: None,
         image_tags: false,
         joint: None,
     })

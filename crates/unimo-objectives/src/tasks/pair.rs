@@ -60,7 +60,7 @@ impl PairTask<'_> {
             return Ok(());
         }
         ConfigError::unless(
-            model.image.is_some(),
+            model.reads_pixels(),
             "images",
             self.images,
             "must be 1 with [model.regions]: samples have regions of one image alone",

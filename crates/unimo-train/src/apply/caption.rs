@@ -293,7 +293,7 @@ fn captioner<'a>(
     config: &GenerationConfig,
 ) -> Result<Captioner<'a>, TrainError> {
     let model = predictor.pair("language head that writes captions")?;
-    if model.backbone.image.is_none() {
+    if !model.backbone.reads_pixels() {
         return Err(predictor.lacks("encoder of pixels", "it reads no picture files"));
     }
     let found = Captioner::new(model, predictor.tokenizer()?, config).map_err(not_allowed)?;

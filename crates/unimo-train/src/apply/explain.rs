@@ -196,7 +196,8 @@ pub fn explain(predictor: &Predictor, image: &Path, text: &str) -> Result<Explan
 
     let [_, positions, _] = seen.fused.image().dims();
     let grid = model.backbone.image.as_ref().map(ImageEncoder::grid);
-    let grid = grid.ok_or_else(|| predictor.lacks("patches", "it reads regions"))?;
+    let grid =
+        grid.ok_or_else(|| predictor.lacks("grid of patches", "only [model.image] has one"))?;
     let reads = reads(&seen, positions - grid * grid);
     let tokenizer = predictor.tokenizer()?;
     let parts = parts(tokenizer, &encoded)

@@ -182,7 +182,7 @@ fn logits(
             .fuse_parts(Some(&texts), None, &view, Keep::Nothing);
         return Ok(mlm.logits(words, rows(fused.text().clone())));
     };
-    if model.backbone.image.is_none() {
+    if !model.backbone.reads_pixels() {
         return Err(predictor.lacks(
             "encoder of pixels",
             "it reads no picture files; leave --image out",

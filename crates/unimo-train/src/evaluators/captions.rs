@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 use unimo_batch::ConfigError;
-use unimo_data::{EvalSet, Split};
+use unimo_data::EvalSet;
 use unimo_eval::captions::{self, CaptionScores, Case};
 use unimo_report::record::{EvalRecord, ScalarRecord};
 
@@ -85,7 +85,7 @@ impl Captions {
         let set = retrieval::open_set(
             recipe,
             held_out.source,
-            &[Split::Val],
+            &[held_out.split],
             held_out.skip,
             held_out.concepts.clone(),
         )?;

@@ -91,7 +91,7 @@ impl Losses {
         spec.split = Split::Val;
         spec.concepts = self.concepts.clone();
         for_keys(&mut spec, recipe, &|_| true)?;
-        if spec.second_view == unimo_data::SecondView::None {
+        if spec.second_view == unimo_batch::SecondViews::None {
             spec.augment = None;
         }
         tasks::for_task(&mut spec, self.targets.as_ref(), say)?;

@@ -2,7 +2,7 @@
 //! besides. Retrieval is one of them.
 //!
 //! A recipe's `[eval]` lists the evaluators; `eval.select` names the number that selects the best weights of a run. A new evaluator
-//! is a file here and a line in [`open`].
+//! is a file here and a line in [`open`], or is registered from another crate ([`registry`]).
 
 pub(crate) mod boxes;
 pub mod captions;
@@ -12,6 +12,7 @@ pub(crate) mod gates;
 pub mod losses;
 pub mod plan;
 pub mod prompts;
+pub mod registry;
 pub mod retrieval;
 pub mod task;
 
@@ -98,6 +99,8 @@ pub struct HeldOut<'a> {
     pub tokenizer: &'a Arc<TextTokenizer>,
     /// What the recipe's task predicts, if it has one.
     pub targets: Option<&'a Arc<Targets>>,
+    /// The split to evaluate.
+    pub split: Split,
 }
 
 /// The evaluators of a recipe that is trained. `before` holds the earlier results of a resumed run. `say` prints what is not
@@ -132,6 +135,9 @@ pub fn open(
     {
         all.push(Box::new(losses));
     }
+    for section in recipe.eval.outside.each() {
+        all.push(registry::open(section, recipe, held_out)?);
+    }
     if all.is_empty() {
         say("nothing will be evaluated".to_owned());
     }
@@ -147,7 +153,7 @@ fn task(
     let Some(targets) = held_out.targets else {
         return Ok(None);
     };
-    if held_out.source.is_empty(Split::Val) {
+    if held_out.source.is_empty(held_out.split) {
         say(format!(
             "nothing is predicted by [objectives.{}]: the data has no held-out split",
             targets.task.key
@@ -163,7 +169,7 @@ fn task(
         skip: &skip,
         targets,
     };
-    let set = judged.set(Split::Val, false)?;
+    let set = judged.set(held_out.split, false)?;
     let targets = Arc::clone(targets);
     Ok(Some(Box::new(Predictions::new(set, targets, skip))))
 }
@@ -189,7 +195,7 @@ fn retrieval_set(
     match retrieval::open_set(
         recipe,
         source,
-        &[Split::Val],
+        &[held_out.split],
         skip,
         held_out.concepts.clone(),
     ) {

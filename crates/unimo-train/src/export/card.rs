@@ -524,7 +524,8 @@ fn language(data: &DataConfig) -> Option<&'static str> {
         | AnySource::Parallel(_)
         | AnySource::Webdataset(_)
         | AnySource::Parquet(_)
-        | AnySource::Mixture(_) => None,
+        | AnySource::Mixture(_)
+        | AnySource::Outside(_) => None,
     }
 }
 

@@ -32,6 +32,9 @@ pub fn refusal(model: &BackboneConfig) -> Option<&'static str> {
     if model.regions.is_some() {
         return Some("it reads regions that a detector found, [model.regions]");
     }
+    if model.outside.is_some() {
+        return Some("its image encoder is one of another crate");
+    }
     None
 }
 

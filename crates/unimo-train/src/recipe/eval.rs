@@ -2,14 +2,18 @@
 
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use unimo_batch::registry::Beside;
 use unimo_batch::{ConfigError, config};
 use unimo_eval::RetrievalConfig;
 use unimo_objectives::generation::GenerationConfig;
 
+use crate::recipe::outside::{OutsideSections, REGISTRY};
+
 /// `[eval]`.
+// The derived reader and writer know no registered evaluators; those below do, and are the ones that serde calls.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct EvalConfig {
     /// Number of held-out images, drawn at random if there are more; 0: all.
     pub limit: usize,
@@ -46,6 +50,28 @@ pub struct EvalConfig {
     /// The objectives' losses on held-out samples.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub losses: Option<LossesConfig>,
+    /// The evaluators of other crates.
+    #[serde(flatten, skip_deserializing)]
+    pub outside: OutsideSections,
+}
+
+impl Serialize for EvalConfig {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        EvalConfig::serialize(self, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for EvalConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut found = Vec::new();
+        let mut config = EvalConfig::deserialize(Beside {
+            deserializer,
+            registry: &REGISTRY,
+            found: &mut found,
+        })?;
+        config.outside = OutsideSections::read(found)?;
+        Ok(config)
+    }
 }
 
 fn default_share() -> f64 {
@@ -69,13 +95,13 @@ impl EvalConfig {
         if let Some(prompts) = &self.prompts {
             prompts.validate().map_err(|e| e.within("prompts"))?;
         }
-        match &self.captions {
-            Some(captions) => captions
+        if let Some(captions) = &self.captions {
+            captions
                 .search
                 .validate()
-                .map_err(|e| e.within("search").within("captions")),
-            None => Ok(()),
+                .map_err(|e| e.within("search").within("captions"))?;
         }
+        self.outside.validate()
     }
 
     /// The settings of the retrieval evaluation.

@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::Deserialize;
 use toml::{Table, Value};
 use unimo_data::SourceKind;
 
@@ -167,7 +166,7 @@ pub(crate) fn unread(settings: &[Setting], recipe: &Recipe) -> Result<(), TrainE
         let Some(name) = data.and_then(|at| names.get(at + 1)) else {
             continue;
         };
-        let Some(kind) = source_of(name) else {
+        let Some(kind) = SourceKind::named(name) else {
             continue;
         };
         // The keys of `[data]` also count for the data of every stage.
@@ -194,7 +193,7 @@ pub(crate) fn unread_tables(table: &Table, recipe: &Recipe) -> Vec<String> {
         .map(|data| data.source)
         .collect();
     data.keys()
-        .filter(|name| source_of(name).is_some_and(|kind| !read.contains(&kind)))
+        .filter(|name| SourceKind::named(name).is_some_and(|kind| !read.contains(&kind)))
         .map(|name| {
             format!(
                 "[data.{name}] is not read, because data.source is \"{}\"",
@@ -202,10 +201,6 @@ pub(crate) fn unread_tables(table: &Table, recipe: &Recipe) -> Vec<String> {
             )
         })
         .collect()
-}
-
-fn source_of(name: &str) -> Option<SourceKind> {
-    SourceKind::deserialize(Value::String(name.to_owned())).ok()
 }
 
 /// Every value of a table by its full key. A table or an array is listed by its contents, or as itself if it is empty.

@@ -273,7 +273,10 @@ impl OwnRun {
         };
         let (ours, theirs) = (table(recipe)?, table(&self.recipe)?);
         let mut found = Vec::new();
-        for (section, parameters) in SECTIONS {
+        let sections = SECTIONS.map(|(section, parameters)| (section, parameters.to_owned()));
+        let outside = recipe.model.outside.as_ref();
+        let outside = outside.map(|o| (o.key(), format!("backbone.outside.{}", o.key())));
+        for (section, parameters) in sections.into_iter().chain(outside) {
             if !read(&format!("{parameters}.")) {
                 continue;
             }
