@@ -1019,7 +1019,8 @@ mod tests {
         assert_eq!(found.image_to_text.r1, expected.image_to_text.r1);
         assert_eq!(found.image_to_text.r5, expected.image_to_text.r5);
         let alone = own.method(Method::ItcItm).unwrap();
-        assert_ne!(alone.text_to_image, found.text_to_image);
+        assert_ne!(alone.images_of_text, found.images_of_text);
+        assert_ne!(alone.captions_of_image, found.captions_of_image);
     }
 
     #[test]
