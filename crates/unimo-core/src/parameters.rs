@@ -3,6 +3,9 @@
 //! Checkpoints, parameter groups, freezing, moving averages, the optimiser and the import of other projects' weights all go through
 //! here: [`See`] looks at parameters, [`Change`] gives new ones. Only adapters ([`crate::lora`]), which look for layers, walk by themselves.
 
+use std::any::Any;
+use std::collections::HashMap;
+
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::{FloatDType, Tensor, TensorData};
@@ -131,6 +134,37 @@ pub fn replace<M: Module>(module: M, give: impl FnMut(&str, &[usize]) -> Option<
         }
     }
     change(module, &mut Replace(give))
+}
+
+/// The module with the values of `source`, parameter by parameter, by name. The values are shared, not copied, and `module` keeps what is
+/// no parameter, such as its dropout.
+///
+/// # Panics
+///
+/// Panics if `source` lacks a parameter of `module`: both are the same module type, of the same sizes.
+pub fn with_values_of<M: Module>(module: M, source: &M) -> M {
+    struct Collect(HashMap<String, Box<dyn Any>>);
+    impl See for Collect {
+        fn see<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
+            let value = param.val().without_autodiff();
+            self.0.insert(name.to_owned(), Box::new(value));
+        }
+    }
+    impl Change for Collect {
+        fn change<const D: usize>(
+            &mut self,
+            name: &str,
+            param: Param<Tensor<D>>,
+        ) -> Param<Tensor<D>> {
+            let value = self.0.remove(name);
+            let value = value.and_then(|boxed| boxed.downcast::<Tensor<D>>().ok());
+            let value = *value.expect("invariant: both modules have the same parameters");
+            update(param, |_| value)
+        }
+    }
+    let mut values = Collect(HashMap::new());
+    see(source, &mut values);
+    change(module, &mut values)
 }
 
 /// New values for a parameter, computed outside the autodiff graph; identity and training state stay.

@@ -78,10 +78,12 @@ pub enum DataError {
     },
     /// A task finds nothing to predict.
     #[error(
-        "nothing in the data has an answer that the task can give ({left_out} texts are left out{}): {source_name}",
+        "nothing in the data has {wanted} ({left_out} texts are left out{}): {source_name}",
         rejected.as_ref().map(|first| format!("; the first unusable item: {first}")).unwrap_or_default()
     )]
     NothingToPredict {
+        /// What texts are taken for.
+        wanted: &'static str,
         /// The source's own description.
         source_name: String,
         /// Number of texts that were not taken.

@@ -67,7 +67,7 @@ fn spec(folder: &Path, split: Split, resize: Resize) -> LoaderSpec {
 
 fn each(spec: &LoaderSpec) -> Each {
     let known = |label: &Label| Ok(label.bounds.is_some());
-    Each::new(Arc::clone(&spec.source), &[spec.split], &known).unwrap()
+    Each::new(Arc::clone(&spec.source), &[spec.split], &known, "a box").unwrap()
 }
 
 #[test]

@@ -720,8 +720,8 @@ impl Backbone {
             };
         };
         assert!(
-            view.hidden_tokens.is_empty(),
-            "two streams have no grounded tokens"
+            view.hidden_tokens.is_empty() && view.layers.is_none(),
+            "two streams have no grounded tokens and run all their layers"
         );
         let (Some(texts), Some(images)) = (texts, images) else {
             unreachable!("invariant: two streams take pairs");

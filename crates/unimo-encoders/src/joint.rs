@@ -135,6 +135,8 @@ pub struct View {
     pub prefix: Option<usize>,
     /// Grounded tokens that are to be predicted and are therefore hidden, `[B, K]`, row-major; empty hides none.
     pub hidden_tokens: Vec<bool>,
+    /// How many layers are run; `None`: all.
+    pub layers: Option<usize>,
 }
 
 /// What one stream reads.
@@ -196,7 +198,8 @@ impl JointEncoder {
             keys: Some(&keys),
             pairs: pairs.as_ref(),
         };
-        for layer in &self.layers {
+        let layers = view.layers.unwrap_or(self.layers.len());
+        for layer in self.layers.iter().take(layers) {
             x = layer.forward(x, hidden);
         }
         FusionOutput {

@@ -63,8 +63,14 @@ impl FusionOutput {
         }
     }
 
-    /// The given rows, in that order. Gates and attention are left out: they are inspected as a whole.
+    /// The given rows, in that order. Gates and attention are inspected as a whole: they are left out unless all rows are taken as they
+    /// are.
     pub fn rows(&self, rows: &[usize]) -> Self {
+        let text = self.text.as_ref().map(|text| text.dims()[0]);
+        let all = text.or(self.image.as_ref().map(|image| image.dims()[0]));
+        if rows.iter().copied().eq(0..all.unwrap_or(0)) {
+            return self.clone();
+        }
         let rows = Rows::new(rows);
         Self {
             text: self.text.as_ref().map(|text| rows.of(text)),

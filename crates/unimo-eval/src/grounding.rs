@@ -18,7 +18,7 @@ pub struct Pointing {
 
 impl Pointing {
     /// Adds a phrase: the scores of an image's points, their positions, and the phrase's boxes as x1, y1, x2, y2, all in shares of
-    /// width and height. A phrase without boxes or points is left out.
+    /// width and height. A phrase without boxes or points is left out. Scores that are the same everywhere point nowhere, which is a miss.
     ///
     /// # Panics
     ///
@@ -34,8 +34,9 @@ impl Pointing {
             boxes.iter().any(holds)
         };
         let within = points.iter().filter(|point| inside(point));
+        let points_somewhere = scores.len() == 1 || scores.iter().any(|s| *s != scores[best]);
         self.phrases += 1;
-        self.hits += usize::from(inside(&points[best]));
+        self.hits += usize::from(points_somewhere && inside(&points[best]));
         self.centre_hits += usize::from(inside(&[0.5, 0.5]));
         self.chance += within.count() as f64 / scores.len() as f64;
     }
@@ -86,6 +87,13 @@ mod tests {
         assert_eq!(all.accuracy(), Some(0.5));
         assert_eq!(all.chance(), Some(0.25));
         assert_eq!(Pointing::default().accuracy(), None);
+    }
+
+    #[test]
+    fn scores_that_are_all_the_same_point_nowhere() {
+        let mut all = Pointing::default();
+        all.add(&[0.0; 4], &middles(2), &[[0.0, 0.0, 1.0, 1.0]]);
+        assert_eq!((all.phrases, all.hits), (1, 0));
     }
 
     #[test]

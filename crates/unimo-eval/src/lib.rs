@@ -10,6 +10,7 @@ pub mod grounding;
 pub mod interval;
 pub mod metrics;
 pub mod nlvr;
+pub mod patch_map;
 pub mod retrieval;
 pub mod vqa;
 

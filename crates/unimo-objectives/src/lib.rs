@@ -116,6 +116,17 @@ macro_rules! objectives {
                 }
             }
 
+            /// The same where the heads of built-in objectives have no dropout, for looking into a model with gradients.
+            #[must_use]
+            pub fn without_dropout(mut self) -> Self {
+                $(
+                    if let Some(config) = &mut self.$key {
+                        config.turn_dropout_off();
+                    }
+                )+
+                self
+            }
+
             /// New heads on top of encoders made from `model`.
             pub fn init(&self, init: &mut Init, model: &BackboneConfig) -> Objectives {
                 $(let $key = self.$key.as_ref().map(|config| config.init(init, model));)+
@@ -198,6 +209,7 @@ objectives! {
     classes: tasks::classes::ClassesConfig;
     sentences: tasks::sentences::SentencesConfig;
     grounding: tasks::grounding::GroundingConfig;
+    region_scoring: tasks::region_scoring::RegionScoringConfig;
 }
 
 /// The objectives of a recipe, with their heads.

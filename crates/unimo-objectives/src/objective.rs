@@ -57,6 +57,9 @@ pub trait Settings: Debug + Send + Sync {
     /// Sets the number of classes, which the data's labels give, if the recipe does not.
     fn set_classes(&mut self, _classes: usize) {}
 
+    /// Turns dropout of its own head off, for a model that is looked into with gradients and not trained.
+    fn turn_dropout_off(&mut self) {}
+
     /// Checks every value, alone and against the others.
     fn validate(&self) -> Result<(), ConfigError>;
 

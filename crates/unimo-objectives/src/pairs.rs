@@ -29,6 +29,8 @@ pub struct Pairs {
     pub by: By,
     /// Grounded tokens that are hidden, to be predicted, `[B, K]`, row-major; empty if none is hidden.
     pub hidden_tokens: Vec<bool>,
+    /// How many layers of the cross-modal encoder they go through; `None`: all.
+    pub layers: Option<usize>,
     /// Samples for which a wrong partner was wanted and not found, because all others show the same image.
     pub without_negative: usize,
 }
@@ -124,6 +126,16 @@ pub(crate) fn fuse(
     encoded: &Encoded,
     pairs: Vec<Vec<Pairs>>,
 ) -> Vec<Vec<Fused>> {
+    fuse_keeping((backbone, teacher), encoded, pairs, Keep::Nothing)
+}
+
+/// As [`fuse`]. What the passes keep is handed on with pairs that have a pass of their own.
+pub(crate) fn fuse_keeping(
+    (backbone, teacher): (&Backbone, Option<&Backbone>),
+    encoded: &Encoded,
+    pairs: Vec<Vec<Pairs>>,
+    keep: Keep,
+) -> Vec<Vec<Fused>> {
     let mut passes: Vec<Pass> = Vec::new();
     // The pass of each objective's pairs, and their rows in it.
     let places: Vec<Vec<Option<Place>>> = pairs
@@ -138,8 +150,8 @@ pub(crate) fn fuse(
     let outputs: Vec<FusionOutput> = passes
         .iter()
         .map(|pass| match (pass.by, teacher) {
-            (By::Student, _) => pass.run(backbone, encoded),
-            (By::Teacher, Some(teacher)) => pass.run(teacher, encoded).detach(),
+            (By::Student, _) => pass.run(backbone, encoded, keep),
+            (By::Teacher, Some(teacher)) => pass.run(teacher, encoded, keep).detach(),
             (By::Teacher, None) => unreachable!("invariant: validation finds a teacher"),
         })
         .collect();
@@ -179,6 +191,7 @@ struct Pass {
     text: Option<Table>,
     image: Option<ImageKind>,
     hidden_tokens: Vec<bool>,
+    layers: Option<usize>,
     /// The rows of text and image in their tables.
     rows: Vec<Row>,
     places: HashMap<Row, usize>,
@@ -211,6 +224,7 @@ impl Pass {
             text: (!pairs.texts.is_empty()).then(|| Table::of(&pairs.text)),
             image: (!pairs.images.is_empty()).then_some(pairs.image),
             hidden_tokens: pairs.hidden_tokens.clone(),
+            layers: pairs.layers,
             rows: Vec::new(),
             places: HashMap::new(),
         }
@@ -222,6 +236,7 @@ impl Pass {
         self.hidden_tokens.is_empty()
             && other.hidden_tokens.is_empty()
             && self.by == other.by
+            && self.layers == other.layers
             && self.text == other.text
             && self.image == other.image
     }
@@ -240,7 +255,7 @@ impl Pass {
             .collect()
     }
 
-    fn run(&self, backbone: &Backbone, encoded: &Encoded) -> FusionOutput {
+    fn run(&self, backbone: &Backbone, encoded: &Encoded, keep: Keep) -> FusionOutput {
         let texts = self.texts(encoded);
         let images = self.images(encoded);
         let view = View {
@@ -249,8 +264,9 @@ impl Pass {
                 _ => None,
             },
             hidden_tokens: self.hidden_tokens.clone(),
+            layers: self.layers,
         };
-        let fused = backbone.fuse_parts(texts.as_ref(), images.as_ref(), &view, Keep::Nothing);
+        let fused = backbone.fuse_parts(texts.as_ref(), images.as_ref(), &view, keep);
         // Texts of other batches may be longer. Beyond the class token, objectives look only at the batch's own texts.
         let own = match self.text {
             Some(Table::BothDirections) => encoded.text_length(self.by),

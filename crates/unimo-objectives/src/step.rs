@@ -8,13 +8,13 @@ use burn::tensor::{Device, Tensor};
 use unimo_batch::Batch;
 use unimo_core::world::World;
 use unimo_encoders::backbone::Backbone;
-use unimo_encoders::output::FusionOutput;
+use unimo_encoders::output::{FusionOutput, Keep, LayerAttention};
 
 use crate::context::Context;
 use crate::encode::{Wanted, encode};
 use crate::encoded::Encoded;
 use crate::outcome::{ACCURACY, Carry, Metric, Outcome};
-use crate::pairs::fuse;
+use crate::pairs::{Fused, fuse_keeping};
 use crate::request::holds;
 use crate::{Draws, Objectives};
 
@@ -117,6 +117,35 @@ impl Objectives {
         batch: &Batch,
         device: &Device,
     ) -> Option<Tensor<2>> {
+        let (scores, _) = self.predicted((key, batch), backbone, device, Keep::Nothing)?;
+        Some(scores)
+    }
+
+    /// As [`predict`](Self::predict), with the attention of the cross-modal encoder's layers, for each image of a sample. Encoders of one
+    /// stream keep none.
+    ///
+    /// # Shapes
+    ///
+    /// - output: `[B, C]`
+    pub fn predict_looking(
+        &self,
+        key: &str,
+        backbone: &Backbone,
+        batch: &Batch,
+        device: &Device,
+    ) -> Option<(Tensor<2>, Vec<Vec<LayerAttention>>)> {
+        let (scores, fused) = self.predicted((key, batch), backbone, device, Keep::Attention)?;
+        let outputs = fused.into_iter().filter_map(|fused| fused.output);
+        Some((scores, outputs.map(|output| output.attention).collect()))
+    }
+
+    fn predicted(
+        &self,
+        (key, batch): (&str, &Batch),
+        backbone: &Backbone,
+        device: &Device,
+        keep: Keep,
+    ) -> Option<(Tensor<2>, Vec<Fused>)> {
         let each = self.each().into_iter();
         let (key, objective) = each.into_iter().find(|(own, _)| *own == key)?;
         let settings = objective.settings();
@@ -128,7 +157,8 @@ impl Objectives {
         let mut encoded = Encoded::new(batch);
         encode((backbone, None), batch, &wanted, device, &mut encoded);
         let pairs = objective.pairs(&encoded, &mut Draws::new(0).of(key));
-        let fused = fuse(backbone, None, &encoded, vec![pairs]);
+        let fused = fuse_keeping((backbone, None), &encoded, vec![pairs], keep);
+        let fused = fused.into_iter().next().unwrap_or_default();
         let context = Context {
             backbone,
             teacher: None,
@@ -137,6 +167,6 @@ impl Objectives {
             device,
             world: &World::ALONE,
         };
-        objective.predict(&context, fused.first().map_or(&[], Vec::as_slice))
+        Some((objective.predict(&context, &fused)?, fused))
     }
 }

@@ -418,7 +418,7 @@ pub struct PredictionsRecord {
     pub classes: Vec<String>,
     /// `[right class][predicted class]`: numbers of samples; empty if the task has no classes or very many.
     pub confusion: Vec<Vec<u64>>,
-    /// What is drawn into the images of the examples, in a sentence; empty: nothing.
+    /// What is shown beside and in the images of the examples, after "Examples are spread over the split; "; empty: nothing but them.
     pub legend: String,
     /// Some samples that were predicted right.
     pub right: Vec<PredictedExample>,
@@ -435,7 +435,7 @@ pub struct Figure {
     /// Its value.
     #[serde(deserialize_with = "null_is_nan")]
     pub value: f64,
-    /// What the best constant answer reaches, if that makes sense.
+    /// What is reached without looking, as by the best constant answer, if that makes sense.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chance: Option<f64>,
     /// Its confidence interval of 95%, if it has one.
@@ -470,6 +470,30 @@ pub struct PredictedExample {
     pub best: Vec<PredictedLabel>,
     /// What people answered.
     pub answers: Vec<String>,
+    /// Copies of the images with a map of what the model looked at, each a path inside the run folder, with `/`; empty: it is not known.
+    pub looked: Vec<String>,
+}
+
+/// `grad_cam.json`: where the matching score of held-out expressions comes from.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GradCamRecord {
+    /// Optimiser step of the evaluated weights.
+    pub step: u64,
+    /// The layer whose attention was read, counted from 1.
+    pub layer: u64,
+    /// Number of expressions.
+    pub texts: u64,
+    /// The boxes that one was chosen from, in a few words.
+    pub candidates: String,
+    /// What is drawn into the images of the examples, in a sentence.
+    pub legend: String,
+    /// The numbers, the most important one first.
+    pub figures: Vec<Figure>,
+    /// Some expressions whose box was found.
+    pub right: Vec<PredictedExample>,
+    /// Some whose box was not.
+    pub wrong: Vec<PredictedExample>,
 }
 
 /// A label with its probability.
@@ -569,6 +593,8 @@ pub(crate) struct RunFolder {
     pub phrases: Option<PhrasesRecord>,
     /// `predictions.json`, if there is one.
     pub predictions: Option<PredictionsRecord>,
+    /// `grad_cam.json`, if there is one.
+    pub grad_cam: Option<GradCamRecord>,
     /// `codes.json`, if there is one.
     pub codes: Option<CodesRecord>,
     pub gallery: Vec<GalleryItem>,
@@ -593,6 +619,7 @@ impl RunFolder {
         folder.gates = object(run, "gates.json", &mut folder.problems);
         folder.phrases = object(run, "phrases.json", &mut folder.problems);
         folder.predictions = object(run, "predictions.json", &mut folder.problems);
+        folder.grad_cam = object(run, "grad_cam.json", &mut folder.problems);
         folder.codes = object(run, "codes.json", &mut folder.problems);
         folder.gallery = object::<GalleryRecord>(run, "gallery.json", &mut folder.problems)
             .map(|gallery| gallery.items)

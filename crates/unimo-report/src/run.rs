@@ -16,6 +16,7 @@ use crate::page::{Section, document};
 use crate::record::RunFolder;
 use crate::sections::files::{recipe, skipped};
 use crate::sections::gates::gates;
+use crate::sections::grad_cam::grad_cam;
 use crate::sections::losses::{dynamics, losses};
 use crate::sections::pictures::{codes, gallery, phrases};
 use crate::sections::predictions::predictions;
@@ -73,11 +74,13 @@ fn page(run: &Path, mut folder: RunFolder) -> String {
     let codes = codes(run, &mut folder);
     let phrases = phrases(run, &mut folder);
     let predictions = predictions(run, &mut folder);
+    let grad_cam = grad_cam(run, &mut folder);
     let sections: Vec<Section> = [
         losses(&folder),
         retrieval(&folder),
         scores(&folder),
         predictions,
+        grad_cam,
         folder.gates.as_ref().and_then(gates),
         codes,
         phrases,

@@ -10,6 +10,7 @@ use unimo_report::record::{EvalRecord, RecallRecord};
 
 use crate::error::TrainError;
 use crate::evaluators::captions::Captions;
+use crate::evaluators::grad_cam::GradCam;
 use crate::evaluators::prompts::Prompts;
 use crate::evaluators::retrieval::{self, Retrieval};
 use crate::evaluators::task::Predictions;
@@ -40,6 +41,25 @@ pub fn run(
         let skip = Arc::new(SkipList::in_memory(recipe.data.max_skipped));
         if let Some((set, targets)) = opened.task_set(*split, &skip, false)? {
             let found = Predictions::new(set, targets, skip).evaluate(&weights, say)?;
+            records.extend(found.into_iter().map(|record| EvalRecord {
+                split: labelled(&record.split, options),
+                ..record
+            }));
+        }
+    }
+    if let Some(config) = &recipe.eval.grad_cam {
+        let skip = SkipList::in_memory(recipe.data.max_skipped);
+        for split in &splits {
+            let held_out = HeldOut {
+                source: &opened.source,
+                skip: &skip,
+                concepts: opened.concepts.clone(),
+                tokenizer: &opened.tokenizer,
+                targets: None,
+                split: *split,
+            };
+            let found = GradCam::open(config, recipe, &held_out)?;
+            let found = found.evaluate(&weights, say)?;
             records.extend(found.into_iter().map(|record| EvalRecord {
                 split: labelled(&record.split, options),
                 ..record

@@ -28,6 +28,8 @@ pub mod files;
 pub mod fingerprint;
 pub mod freezing;
 pub mod given;
+mod grad_cam;
+mod heat;
 pub mod hub;
 pub mod interrupt;
 pub mod language_head;

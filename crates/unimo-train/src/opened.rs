@@ -47,7 +47,7 @@ pub struct Options {
     pub data: Option<PathBuf>,
     /// Features of its images' regions, if the model reads regions from files.
     pub regions: Option<PathBuf>,
-    /// Changes of the run's `[data]`, such as `data.vqa.val.questions=FILE`.
+    /// Changes of the run's `[data]`, such as `data.vqa.val.questions=FILE`, and of `[eval.grad_cam]`.
     pub set: Vec<String>,
     /// The labels of the task, for a checkpoint that comes without them.
     pub labels: Option<PathBuf>,
@@ -214,12 +214,13 @@ impl Opened {
         )
         .map_err(|error| TrainError::Check(error.to_string()))?;
         let mut recipe = named.recipe.clone();
-        if let Some(other) = options.set.iter().find(|set| !set.starts_with("data.")) {
+        let may_change = |set: &&String| set.starts_with("data.") || is_of_grad_cam(set);
+        if let Some(other) = options.set.iter().find(|set| !may_change(set)) {
             return Err(TrainError::Override {
                 given: other.clone(),
-                reason:
-                    "only settings of data may be changed here, such as data.vqa.val.questions=FILE"
-                        .to_owned(),
+                reason: "only settings of data and eval.grad_cam may be changed here, such as data.vqa.val.questions=FILE or \
+                         eval.grad_cam={}"
+                    .to_owned(),
             });
         }
         if !options.set.is_empty() {
@@ -261,7 +262,8 @@ impl Opened {
         for note in source.notes() {
             eprintln!("{note}");
         }
-        if let (Some(run), None, []) = (&named.run, &options.data, options.set.as_slice()) {
+        let same_data = options.data.is_none() && options.set.iter().all(|set| is_of_grad_cam(set));
+        if let Some(run) = named.run.as_ref().filter(|_| same_data) {
             for line in resuming::other_data(run, &*source)? {
                 eprintln!("not the data that the run was begun with: {line}");
             }
@@ -317,7 +319,7 @@ impl Opened {
             tokenizer: &self.tokenizer,
             concepts: self.concepts.as_ref(),
             skip,
-            targets: &targets,
+            targets: Some(&targets),
         };
         let set = judged.set(split, all)?;
         Ok(Some((set, targets)))
@@ -336,6 +338,12 @@ impl Opened {
             quiet: false,
         }
     }
+}
+
+/// Whether an override asks what the matching score looks at, which any run may be asked.
+fn is_of_grad_cam(set: &str) -> bool {
+    let rest = set.strip_prefix("eval.grad_cam");
+    rest.is_some_and(|rest| rest.starts_with(['=', '.']))
 }
 
 /// A run's concepts, if it has any.

@@ -62,6 +62,10 @@ built_in![
     "unimo3-vqa-small",
     "unimo3-statements-tiny",
     "unimo3-caption-tiny",
+    "unimo3-grounding-tiny",
+    "unimo3-grounding-base",
+    "mvp-grounding-tiny",
+    "mvp-grounding-base",
     "unimo2-tiny",
     "unimo2-base",
     "mvp-tiny",
@@ -151,6 +155,14 @@ impl Recipe {
             eprintln!("{given}: {note}");
         }
         Ok(recipe)
+    }
+
+    /// The same without dropout in encoders and heads, for a model that is looked at and not trained.
+    pub(crate) fn without_dropout(&self) -> Self {
+        let mut recipe = self.clone();
+        recipe.model = recipe.model.without_dropout();
+        recipe.objectives = recipe.objectives.without_dropout();
+        recipe
     }
 
     /// As [`load`](Self::load), but returns the notes on overrides without effect instead of printing them.
@@ -387,6 +399,10 @@ impl Recipe {
             "{}",
             "must be absent with [model.regions]: it reads images",
         )?;
+        if let Some(config) = &self.eval.grad_cam {
+            let fits = config.validate_with(&self.model, &self.objectives);
+            fits.map_err(|e| e.within("grad_cam").within("eval"))?;
+        }
         ConfigError::unless(
             !self.eval.full_itm || self.objectives.scores_pairs(),
             "eval.full_itm",

@@ -47,8 +47,7 @@ pub(crate) fn load_model(
     step: u64,
     device: &Device,
 ) -> Result<Model, TrainError> {
-    let mut recipe = recipe.clone();
-    recipe.model = recipe.model.without_dropout();
+    let recipe = recipe.without_dropout();
     let mut reader = checkpoint::Reader::open(&checkpoint::path(&run.checkpoints(), step))?;
     let section = if recipe.train.ema.is_some() {
         "ema"

@@ -25,6 +25,15 @@ impl Window {
         (x1 < x2 && y1 < y2).then_some(seen)
     }
 
+    /// A point of the image as shares of what the model sees; `None` if the model does not see it.
+    pub fn point(self, point: [f32; 2]) -> Option<[f32; 2]> {
+        let (origin, size) = self.place();
+        let seen: [f64; 2] =
+            std::array::from_fn(|at| (f64::from(point[at]) - origin[at]) / size[at]);
+        let inside = seen.iter().all(|share| (0.0..=1.0).contains(share));
+        inside.then(|| seen.map(|share| share as f32))
+    }
+
     /// A box of what the model sees as shares of the image, cut at its edges. [`seen`](Self::seen) turned round.
     pub fn original(self, bounds: [f32; 4]) -> [f32; 4] {
         let (origin, size) = self.place();
@@ -69,6 +78,11 @@ mod tests {
         assert_eq!(crop.seen([0.0, 0.0, 0.2, 1.0]), None);
         assert_eq!(crop.seen([0.75, 0.0, 1.0, 1.0]), None);
         assert_eq!(crop.original([0.0, 0.0, 1.0, 1.0]), [0.25, 0.0, 0.75, 1.0]);
+        assert_eq!(crop.point([0.5, 0.25]), Some([0.5, 0.25]));
+        assert_eq!(
+            (crop.point([0.75, 1.0]), crop.point([0.2, 0.5])),
+            (Some([1.0; 2]), None)
+        );
         let squash = spec(32, Resize::Squash).window((200, 100));
         assert_eq!(squash, Window::WHOLE);
         // Of a strip that is longer than eight squares the ends are cut off first; the middle is the same.

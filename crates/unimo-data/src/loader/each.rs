@@ -38,7 +38,7 @@ struct Row {
 }
 
 impl Each {
-    /// The texts of `splits` that `choose` takes.
+    /// The texts of `splits` that `choose` takes. `wanted` says what it takes them for, such as `a box`, if there is none.
     ///
     /// # Errors
     ///
@@ -47,6 +47,7 @@ impl Each {
         source: Arc<dyn Source>,
         splits: &[Split],
         choose: Choose<'_>,
+        wanted: &'static str,
     ) -> Result<Self, DataError> {
         let mut each = Self {
             rejected: source.rejected().to_vec(),
@@ -63,6 +64,7 @@ impl Each {
         let samples: usize = splits.iter().map(|split| each.source.len(*split)).sum();
         if used == 0 && samples > 0 {
             return Err(DataError::NothingToPredict {
+                wanted,
                 source_name: each.source.describe(),
                 left_out: each.left_out,
                 rejected: each.rejected.first().map(ToString::to_string),

@@ -50,6 +50,9 @@ pub struct TaskBatch {
     pub rows: Vec<TaskRow>,
     /// The part of each row's image that the model sees.
     pub windows: Vec<Window>,
+    /// The boxes that are known of each row's image: those of its regions, or of the source's objects. They are x1, y1, x2, y2 as shares
+    /// of the width and height of the whole image.
+    pub boxes: Vec<Vec<[f32; 4]>>,
     /// Those that cannot be used, with the reasons.
     pub unusable: Vec<(TaskRow, SampleError)>,
 }
@@ -167,6 +170,9 @@ impl TaskSet {
             match made {
                 Ok((made, pixels, row)) => {
                     read.windows.push(made.window);
+                    let regions = made.sample.regions.as_ref();
+                    let boxes = regions.map_or(&made.sample.boxes, |regions| &regions.boxes);
+                    read.boxes.push(boxes.clone());
                     samples.push(made);
                     levels.extend(pixels);
                     read.rows.push(row);
@@ -202,7 +208,13 @@ impl TaskSet {
         let index = self.index(number);
         let sample = self.each.sample(self.split(), index);
         let both = sample.map(|sample| [sample.image, sample.second_image]);
-        both.into_iter().flatten().flatten().collect()
+        let shown: Vec<RgbImage> = both.into_iter().flatten().flatten().collect();
+        if shown.is_empty() {
+            // The samples of a model that reads regions come without their image.
+            let image = self.each.image(self.split(), index);
+            return image.into_iter().flatten().collect();
+        }
+        shown
     }
 
     /// The place of a sample in its split.

@@ -304,10 +304,7 @@ impl Listed {
         size: [u32; 2],
         found: [f64; 4],
     ) -> Result<[f32; 4], String> {
-        let [x, y, width, height] = found;
-        let corners = [x, y, x + width, y + height];
-        let (bounds, cut) = clamp(corners, size)
-            .map_err(|reason| format!("the box [{x}, {y}, {width}, {height}] {reason}"))?;
+        let (bounds, cut) = measured(size, found)?;
         self.clamped += u64::from(cut);
         Ok(bounds)
     }
@@ -553,23 +550,41 @@ impl Listed {
     }
 }
 
+/// A box, x, y, width and height in pixels, as corners in an image of this size; zeros if unknown. Also whether it was clipped.
+///
+/// # Errors
+///
+/// Why it is not a box in this image, and what one has to be.
+pub(crate) fn measured(
+    size: [u32; 2],
+    [x, y, width, height]: [f64; 4],
+) -> Result<([f32; 4], bool), String> {
+    clamp([x, y, x + width, y + height], size)
+        .map_err(|reason| format!("the box [{x}, {y}, {width}, {height}] {reason}"))
+}
+
 /// Corners clipped at the edges of an image if its size is known, and whether clipping changed them.
 fn clamp(corners: [f64; 4], size: [u32; 2]) -> Result<([f32; 4], bool), String> {
     // Rounding moves an edge by at most half a pixel.
     const ROUNDING: f64 = 0.5;
     if corners.iter().any(|edge| !edge.is_finite()) {
-        return Err("holds what is no finite number".to_owned());
+        return Err(
+            "holds what is no finite number: it must be x, y, width and height in pixels"
+                .to_owned(),
+        );
     }
     let [x1, y1, x2, y2] = corners;
     if x2 <= x1 || y2 <= y1 {
-        return Err("has no area".to_owned());
+        return Err("has no area: its width and height must be above 0".to_owned());
     }
     let [width, height] = size.map(f64::from);
     if width == 0.0 || height == 0.0 {
         return Ok((corners.map(|edge| edge as f32), false));
     }
     if x1 >= width || y1 >= height || x2 <= 0.0 || y2 <= 0.0 {
-        return Err(format!("lies outside of the picture of {width} x {height}"));
+        return Err(format!(
+            "lies outside of the picture of {width} x {height}, and must lie in it at least in part"
+        ));
     }
     let cut = [x1.max(0.0), y1.max(0.0), x2.min(width), y2.min(height)];
     let moved = cut

@@ -23,10 +23,11 @@
 //! them. The file divides references, not images: in RefCOCOg's first split the references of one image are in several splits. A
 //! training reference to a held-out image is left out, and counted.
 //!
-//! A sample is an object that is referred to. Its captions are the expressions, its only tag is the object's name, its only box the
-//! object's. The box is also what the expression refers to, as `[objectives.grounding]` learns it. Results are given for each of the
-//! file's splits too (`testA` has people, `testB` other objects). A box that is partly outside of its image is cut at the edge and
-//! counted; one that is outside altogether is an error. In errors the line is the number of the entry, from 1.
+//! A sample is an object that is referred to. Its captions are the expressions, its tags and boxes those of all objects of its image, as
+//! the file of annotations has them: an expression means one of them. Which one is the box of its label, as `[objectives.grounding]` and
+//! `[objectives.region_scoring]` learn it. Results are given for each of the file's splits too (`testA` has people, `testB` other
+//! objects). A box that is partly outside of its image is cut at the edge and counted; one that is outside altogether, has no area or
+//! holds what is no number is an error. In errors the line is the number of the entry, from 1.
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -42,7 +43,7 @@ use crate::sources::coco::{Instance, Picture, read_categories};
 use crate::sources::given::{given, one_or_many};
 use crate::sources::label::Label;
 use crate::sources::left_out::{WITHOUT_TEXT, of_split};
-use crate::sources::listed::{Listed, New};
+use crate::sources::listed::{Listed, New, measured};
 use crate::sources::source::{Source, SourceConfig};
 use crate::sources::splits::{Split, SplitNames};
 
@@ -180,7 +181,8 @@ impl SourceConfig for RefcocoConfig {
                 table.reject(images, number, reason);
             }
         })?;
-        let mut objects = HashMap::new();
+        let mut objects: HashMap<String, (Instance, u64)> = HashMap::new();
+        let mut of_picture: HashMap<String, Vec<String>> = HashMap::new();
         each_of_file(
             &self.instances,
             &["annotations"],
@@ -191,7 +193,9 @@ impl SourceConfig for RefcocoConfig {
                     if objects.contains_key(&id) {
                         return Err(format!("a second annotation with the id {id}"));
                     }
-                    objects.insert(id, object);
+                    let own = of_picture.entry(object.image_id.clone());
+                    own.or_default().push(id.clone());
+                    objects.insert(id, (object, number));
                     Ok(())
                 });
                 if let Err(reason) = used {
@@ -209,26 +213,31 @@ impl SourceConfig for RefcocoConfig {
                 split.is_some_and(|split| split != Split::Train)
             });
             let object = held.and_then(|reference| objects.get(&reference.ann_id));
-            held_out.extend(object.map(|object: &Instance| object.image_id.clone()));
+            held_out.extend(object.map(|(object, _)| object.image_id.clone()));
         })?;
+        // Annotations that no reference names are read where one stands beside them, and are listed once.
+        let mut listed = HashSet::new();
         each_of_file(&self.refs, &[""], &mut |_, number, bytes| {
             let used = bytes.and_then(parse::<Reference>).and_then(|reference| {
                 let Some(split) = splits.of(&reference.split) else {
                     table.leave_out(of_split(&reference.split));
                     return Ok(());
                 };
-                let object = objects
+                let (object, _) = objects
                     .get(&reference.ann_id)
                     .ok_or_else(|| format!("no annotation has the id {}", reference.ann_id))?;
                 let picture = pictures
                     .get(&object.image_id)
                     .ok_or_else(|| format!("no picture has the id {}", object.image_id))?;
-                let name = names
-                    .get(&object.category_id)
-                    .ok_or_else(|| format!("no category has the id {}", object.category_id))?;
+                let name_of = |object: &Instance| {
+                    names
+                        .get(&object.category_id)
+                        .ok_or_else(|| format!("no category has the id {}", object.category_id))
+                };
+                name_of(object)?;
                 let size = [picture.width, picture.height];
                 let bounds = object.bounds()?.ok_or("its object has no box")?;
-                let bounds = table.bounds_in(size, bounds)?;
+                let (bounds, _) = measured(size, bounds)?;
                 let shares = shares(bounds, size).ok_or_else(|| {
                     format!(
                         "the picture {} has no width and height, which its boxes are measured by",
@@ -260,7 +269,20 @@ impl SourceConfig for RefcocoConfig {
                     size: Some(size),
                     split,
                 });
-                table.object(row, name, bounds);
+                for id in of_picture.get(&object.image_id).into_iter().flatten() {
+                    let (other, line) = &objects[id];
+                    let Some(found) = other.bounds().transpose() else {
+                        continue;
+                    };
+                    let bounds = found.and_then(|bounds| table.bounds_in(size, bounds));
+                    match bounds.and_then(|bounds| Ok((name_of(other)?, bounds))) {
+                        Ok((name, bounds)) => table.object(row, name, bounds),
+                        Err(reason) if listed.insert(*line) => {
+                            table.reject(annotations, *line, reason);
+                        }
+                        Err(_) => {}
+                    }
+                }
                 texts.iter().try_for_each(|(text, sentence)| {
                     let label = Label {
                         id: sentence.id(),
@@ -346,6 +368,11 @@ mod tests {
         let sample = source.sample(Split::Train, 0).unwrap();
         assert_eq!(sample.tags, ["cat"]);
         assert_eq!(sample.boxes, [[0.0, 0.25, 0.25, 0.75]]);
+        // The tags and boxes of all objects of the image, in the order of the file.
+        let tags = |split, index| source.tags(split, index).unwrap();
+        assert_eq!(tags(Split::Val, 0), ["cat", "cat"]);
+        assert_eq!(tags(Split::Val, 1), ["cat", "cat"]);
+        assert_eq!(tags(Split::Test, 1), ["cat", "cat"]);
         // The box of each expression as shares, cut at the edge of its image; the file's id and split.
         let labels = |split, index| source.labels(split, index).unwrap();
         let [left, other] = &labels(Split::Train, 0)[..] else {
@@ -360,7 +387,7 @@ mod tests {
         assert!(
             source
                 .describe()
-                .contains("1 of them cut at the picture's edge")
+                .contains("2 of them cut at the picture's edge")
         );
         assert_rejected(
             &*source,
@@ -375,6 +402,8 @@ mod tests {
                     11,
                     "invalid type: null, expected a number",
                 ),
+                ("i.json#annotations", 5, "no area"),
+                ("i.json#annotations", 8, "lies outside of the picture"),
                 ("r.json", 4, "no annotation has the id 99"),
                 ("r.json", 5, "no area"),
                 ("r.json", 6, "no picture has the id 6"),

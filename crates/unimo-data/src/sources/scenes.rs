@@ -59,7 +59,8 @@ pub enum SceneTexts {
     Questions,
     /// Statements, half of them true.
     Statements,
-    /// Expressions that refer to one group of objects each, with its box.
+    /// Expressions that refer to one group of objects each, with its box. The tags and boxes of a scene then name its groups of several
+    /// objects too, after the single objects.
     Expressions,
     /// None: images alone, whose class is their number of objects, as a word.
     Classes,
@@ -205,6 +206,18 @@ impl Scenes {
         }
     }
 
+    /// The names of a scene's objects and, where expressions refer to groups, of its groups, with their boxes.
+    fn named(&self, scene: &Scene) -> (Vec<String>, Vec<[f32; 4]>) {
+        let (mut tags, mut boxes) = (scene.tags(), scene.boxes());
+        if self.config.texts == SceneTexts::Expressions {
+            for (name, bounds) in scene.group_boxes() {
+                tags.push(name);
+                boxes.push(bounds);
+            }
+        }
+        (tags, boxes)
+    }
+
     /// The phrases of each caption; nothing is known of those of other texts.
     fn phrases_of(&self, scene: &Scene) -> Vec<Vec<String>> {
         match self.config.texts {
@@ -298,7 +311,7 @@ impl Source for Scenes {
     }
 
     fn tags(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
-        Ok(self.scene(split, index).tags())
+        Ok(self.named(&self.scene(split, index)).0)
     }
 
     fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {
@@ -307,12 +320,13 @@ impl Source for Scenes {
 
     fn sample(&self, split: Split, index: usize) -> Result<Sample, SampleError> {
         let scene = self.scene(split, index);
+        let (tags, boxes) = self.named(&scene);
         let sample = Sample {
             name: self.place(split, index).to_string(),
             image: Some(scene.draw()),
             phrases: self.phrases_of(&scene),
-            tags: scene.tags(),
-            boxes: scene.boxes(),
+            tags,
+            boxes,
             questions: scene.description.questions(),
             statements: scene.description.statements(),
             roles: self.roles(split, index)?,

@@ -68,6 +68,10 @@ impl Settings for ClassesConfig {
         self.classes = Some(classes);
     }
 
+    fn turn_dropout_off(&mut self) {
+        self.dropout = 0.0;
+    }
+
     fn validate(&self) -> Result<(), ConfigError> {
         config::above_zero("weight", self.weight)?;
         if let Some(classes) = self.classes {

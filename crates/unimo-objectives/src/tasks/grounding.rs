@@ -35,7 +35,7 @@ use crate::{is_default, single_precision};
 const NUMBERS: usize = 4;
 
 /// The least IoU of a box that counts as right, as in the evaluation of RefCOCO.
-const RIGHT_AT: f64 = 0.5;
+pub(crate) const RIGHT_AT: f64 = 0.5;
 
 /// `[objectives.grounding]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -84,6 +84,10 @@ impl Settings for GroundingConfig {
 
     fn predicts(&self) -> Option<Predicts> {
         Some(Predicts::Box)
+    }
+
+    fn turn_dropout_off(&mut self) {
+        self.head.dropout = 0.0;
     }
 
     fn validate(&self) -> Result<(), ConfigError> {

@@ -90,6 +90,10 @@ impl Settings for Nlvr2Config {
         })
     }
 
+    fn turn_dropout_off(&mut self) {
+        self.head.dropout = 0.0;
+    }
+
     fn validate(&self) -> Result<(), ConfigError> {
         self.task().validate()
     }

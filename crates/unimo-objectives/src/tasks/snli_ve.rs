@@ -81,6 +81,10 @@ impl Settings for SnliVeConfig {
         })
     }
 
+    fn turn_dropout_off(&mut self) {
+        self.head.dropout = 0.0;
+    }
+
     fn validate(&self) -> Result<(), ConfigError> {
         self.task().validate()
     }

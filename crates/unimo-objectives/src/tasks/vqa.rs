@@ -92,6 +92,10 @@ impl Settings for VqaConfig {
         self.classes = Some(classes);
     }
 
+    fn turn_dropout_off(&mut self) {
+        self.head.dropout = 0.0;
+    }
+
     fn validate(&self) -> Result<(), ConfigError> {
         if let Some(classes) = self.classes {
             config::positive("classes", classes)?;

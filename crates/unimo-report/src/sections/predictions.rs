@@ -42,7 +42,7 @@ pub(crate) fn predictions(run: &Path, folder: &mut RunFolder) -> Option<Section>
             grouped(record.step as f64),
             match record.legend.as_str() {
                 "" => "labels stand with their probabilities.".to_owned(),
-                legend => format!("their IoU stands below. {legend}"),
+                legend => legend.to_owned(),
             }
         ),
         body,
@@ -57,7 +57,7 @@ fn figures(record: &PredictionsRecord) -> Markup {
             .map(|[low, high]| format!("95% interval {} to {}", percent(low), percent(high)));
         let chance = figure
             .chance
-            .map(|chance| format!("the best constant answer: {}", percent(chance)));
+            .map(|chance| format!("chance: {}", percent(chance)));
         let details: Vec<String> = between.into_iter().chain(chance).collect();
         let details: Vec<&str> = details.iter().map(String::as_str).collect();
         tile(
@@ -84,12 +84,17 @@ fn confusion(record: &PredictionsRecord) -> Option<HeatMap> {
     })
 }
 
-fn card(example: &PredictedExample, images: &mut Images<'_>) -> Markup {
+pub(super) fn card(example: &PredictedExample, images: &mut Images<'_>) -> Markup {
     html! {
         article.card {
             @for image in &example.images {
                 @if let Some(address) = images.address(image) {
                     div.frame { img src=(address) alt=(example.text) loading="lazy"; }
+                }
+            }
+            @for image in &example.looked {
+                @if let Some(address) = images.address(image) {
+                    div.frame { img src=(address) alt="what the model looked at" loading="lazy"; }
                 }
             }
             @if !example.text.is_empty() { p dir="auto" { (example.text) } }
@@ -164,7 +169,7 @@ mod tests {
         for part in [
             "50.0 <small>%</small>",
             "95% interval 40.0 to 60.0",
-            "the best constant answer: 25.0",
+            "chance: 25.0",
             "yes/no (8)",
             "Confusion",
             "&lt;what&gt; is it?",
@@ -179,6 +184,6 @@ mod tests {
             ..PredictionsRecord::default()
         });
         let section = predictions(Path::new("nowhere"), &mut folder).unwrap();
-        assert!(section.lead.ends_with("below. The right box is green."));
+        assert!(section.lead.ends_with("split; The right box is green."));
     }
 }

@@ -3,8 +3,7 @@
 //! Two maps per word, over the patches of the image:
 //!
 //! - attention: the weights of the text stream's attention to the image stream, mean over heads;
-//! - Grad-CAM (Selvaraju et al. 2017, as ALBEF, Li et al. 2021, takes it to attention): `A * max(0, dS/dA)`, mean over heads,
-//!   with `A` the weights and `S` the log-odds of "they belong together".
+//! - Grad-CAM (`grad_cam.rs`) of the log-odds of "they belong together".
 //!
 //! Shape legend: `H` heads, `Lt` and `Lv` positions of text and image, `S` levels.
 
@@ -12,12 +11,10 @@ mod page;
 
 use std::path::{Path, PathBuf};
 
-use burn::module::Module;
 use burn::tensor::{Gradients, Tensor};
 use serde::Serialize;
 use unimo_core::attention::Weights;
 use unimo_data::{Encoded, TextTokenizer, images};
-use unimo_encoders::features::{ImageFeatures, TextFeatures};
 use unimo_encoders::image::ImageEncoder;
 use unimo_encoders::output::{FusionOutput, Keep, StreamAttention};
 use unimo_report::record::GatesRecord;
@@ -25,6 +22,7 @@ use unimo_report::record::GatesRecord;
 use super::{ModelArgs, Predictor, can_be_written, probability, write_text};
 use crate::error::TrainError;
 use crate::evaluators::gates;
+use crate::grad_cam::{Glass, cam};
 use crate::model::{Model, host};
 
 /// `unimo explain`.
@@ -243,33 +241,17 @@ fn look(
 ) -> Result<Seen, TrainError> {
     let texts = predictor.text_features(model, std::slice::from_ref(text))?;
     let images = model.backbone.encode_images(predictor.pixels(pixels)?);
-    let Some(itm) = &model.objectives.itm else {
+    // There is no dropout, see `Predictor`.
+    let glass = Glass::new(model);
+    let Some(itm) = &glass.objectives.itm else {
         return Ok(Seen {
             fused: model.backbone.fuse(&texts, &images, Keep::Attention),
             score: None,
             gradients: None,
         });
     };
-    // Gradients reach only the attention weights of the cross-modal encoder: all parameters are constants, and the layers below run
-    // without autodiff. Dropout is off, see `Predictor`.
-    let backbone = model.backbone.clone().train().no_grad();
-    let itm = itm.clone().train().no_grad();
-    let tracked = |states: &[Tensor<3>]| -> Vec<Tensor<3>> {
-        states
-            .iter()
-            .map(|state| state.clone().autodiff())
-            .collect()
-    };
-    let texts = TextFeatures {
-        states: tracked(&texts.states),
-        ..texts
-    };
-    let images = ImageFeatures {
-        states: tracked(&images.states),
-        ..images
-    };
-    let fused = backbone.fuse(&texts, &images, Keep::Attention);
-    let score = itm.scores(&backbone, &fused);
+    let fused = glass.fuse(texts, images);
+    let score = itm.scores(&glass.backbone, &fused);
     Ok(Seen {
         score: host(score.clone()).first().copied(),
         gradients: Some(score.sum().backward()),
@@ -383,7 +365,7 @@ fn merge(
     let mut grad_cam: Option<Tensor<3>> = None;
     for (level, weights_of_level) in weights.iter().enumerate() {
         let values = weights_of_level.values().without_autodiff();
-        let mut of_level = mean(values.clone());
+        let mut of_level = mean(values);
         if let Some(gates) = gates.filter(|_| weights.len() > 1) {
             of_level = of_level * gates.clone().without_autodiff().narrow(2, level, 1);
         }
@@ -391,12 +373,8 @@ fn merge(
             None => of_level,
             Some(sum) => sum + of_level,
         });
-        // A score that does not depend on a layer's attention has gradient 0.
         if let Some(gradients) = gradients {
-            let cam = match weights_of_level.gradient(gradients) {
-                Some(gradient) => mean(values * gradient.without_autodiff().clamp_min(0.0)),
-                None => mean(values.zeros_like()),
-            };
+            let cam = cam(weights_of_level, gradients);
             grad_cam = Some(match grad_cam {
                 None => cam,
                 Some(sum) => sum + cam,

@@ -100,10 +100,15 @@ pub fn tasks() -> String {
             "the box in an image that an expression refers to",
             "jsonl",
         ),
+        (
+            "region_scoring",
+            "the same, chosen from a detector's regions",
+            "jsonl",
+        ),
     ];
-    let mut out = format!("{:<12}{:<56}{}\n", "objective", "predicts", "--format");
+    let mut out = format!("{:<16}{:<56}{}\n", "objective", "predicts", "--format");
     for (key, predicts, format) in rows {
-        out.push_str(&format!("{key:<12}{predicts:<56}{format}\n"));
+        out.push_str(&format!("{key:<16}{predicts:<56}{format}\n"));
     }
     out
 }
@@ -124,6 +129,12 @@ pub fn run(args: &PredictArgs) -> Result<(), TrainError> {
         split: Some(args.split),
         ..Options::default()
     };
+    if let Some(other) = args.set.iter().find(|set| !set.starts_with("data.")) {
+        return Err(TrainError::Override {
+            given: other.clone(),
+            reason: "only settings of data change what is predicted".to_owned(),
+        });
+    }
     let opened = Opened::new(&args.run, &options)?;
     // Every unusable sample gets a line of its own.
     const ALL: f64 = 1.0;

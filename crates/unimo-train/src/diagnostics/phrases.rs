@@ -16,6 +16,7 @@ use unimo_report::record::{PhraseMap, PhrasePicture, PhrasesRecord};
 
 use crate::error::TrainError;
 use crate::files;
+use crate::heat;
 use crate::model::{Model, host};
 use crate::recipe::Recipe;
 use crate::run::RunFolder;
@@ -270,27 +271,10 @@ impl Phrases {
 
 /// The image in grey with its boxes and the cosines as colour: no colour at the lowest, full colour at the highest.
 fn draw(square: &RgbImage, found: &Found) -> RgbImage {
-    const HEAT: [f32; 3] = [235.0, 60.0, 20.0];
-    const STRONGEST: f32 = 0.8;
-    let mut picture =
+    let picture =
         image::imageops::resize(square, SIDE, SIDE, image::imageops::FilterType::Triangle);
-    let known = || found.cosines.iter().copied();
-    let (low, high) = (
-        known().fold(f32::INFINITY, f32::min),
-        known().fold(f32::NEG_INFINITY, f32::max),
-    );
-    for (x, y, pixel) in picture.enumerate_pixels_mut() {
-        let share = |at: u32| (at as f32 + 0.5) / SIDE as f32;
-        let cosine = found.places.at(&found.cosines, [share(x), share(y)]);
-        // Squared, to emphasise what is near the highest.
-        let share = cosine.map_or(0.0, |cosine| {
-            (cosine - low) / (high - low).max(f32::EPSILON)
-        });
-        let heat = STRONGEST * share * share;
-        let [r, g, b] = pixel.0.map(f32::from);
-        let grey = 0.299 * r + 0.587 * g + 0.114 * b;
-        *pixel = Rgb(HEAT.map(|h| (grey + heat * (h - grey)).round() as u8));
-    }
+    let at = |point| found.places.at(&found.cosines, point);
+    let mut picture = heat::heated(&picture, heat::range(&found.cosines), at);
     let last = SIDE - 1;
     for bounds in &found.boxes {
         let [x1, y1, x2, y2] = bounds.map(|edge| ((edge * SIDE as f32) as u32).min(last));

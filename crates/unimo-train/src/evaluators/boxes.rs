@@ -9,7 +9,11 @@ const RIGHT: Rgb<u8> = Rgb([0, 200, 80]);
 const PREDICTED: Rgb<u8> = Rgb([255, 0, 200]);
 
 /// What the colours mean.
-pub(crate) const LEGEND: &str = "The right box is green, the predicted one magenta.";
+pub(crate) const LEGEND: &str =
+    "their IoU stands below. The right box is green, the predicted one magenta.";
+
+/// The same where the map of a score chooses among boxes.
+pub(crate) const CHOSEN: &str = "The right box is green, the chosen one magenta.";
 
 /// An image has this many times the width of a line on its longer side.
 const LINES: u32 = 160;

@@ -9,6 +9,7 @@ pub mod captions;
 pub(crate) mod encoded;
 mod gallery;
 pub(crate) mod gates;
+pub mod grad_cam;
 pub mod losses;
 pub mod plan;
 pub mod prompts;
@@ -25,6 +26,7 @@ use unimo_report::record::EvalRecord;
 
 use crate::error::TrainError;
 use crate::evaluators::captions::Captions;
+use crate::evaluators::grad_cam::GradCam;
 use crate::evaluators::losses::Losses;
 use crate::evaluators::prompts::Prompts;
 use crate::evaluators::retrieval::Retrieval;
@@ -135,6 +137,9 @@ pub fn open(
     {
         all.push(Box::new(losses));
     }
+    if let Some(config) = &recipe.eval.grad_cam {
+        all.push(Box::new(GradCam::open(config, recipe, held_out)?));
+    }
     for section in recipe.eval.outside.each() {
         all.push(registry::open(section, recipe, held_out)?);
     }
@@ -167,7 +172,7 @@ fn task(
         tokenizer: held_out.tokenizer,
         concepts: held_out.concepts.as_ref(),
         skip: &skip,
-        targets,
+        targets: Some(targets),
     };
     let set = judged.set(held_out.split, false)?;
     let targets = Arc::clone(targets);

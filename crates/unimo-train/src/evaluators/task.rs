@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use unimo_data::{SkipList, TaskSet};
-use unimo_objectives::Predicts;
+use unimo_eval::patch_map::PatchMap;
+use unimo_objectives::{AnsweredBy, Predicts};
 use unimo_report::record::{
     EvalRecord, Figure, KindFigure, PredictedExample, PredictedLabel, PredictionsRecord,
     ScalarRecord,
@@ -14,6 +15,8 @@ use crate::error::TrainError;
 use crate::evaluators::boxes;
 use crate::evaluators::gallery::shown_picture;
 use crate::evaluators::{Evaluator, Weights};
+use crate::grad_cam::{Glass, of_predictions};
+use crate::heat;
 use crate::recipe::Recipe;
 use crate::run::RunFolder;
 use crate::tasks::Targets;
@@ -25,6 +28,10 @@ pub const FILE_NAME: &str = "predictions.json";
 
 /// The folder of its images.
 const FOLDER: &str = "predictions";
+
+/// What is shown of labels that are chosen.
+const LOOKED: &str = "labels stand with their probabilities. The last image of each shows what the model looked at for its first \
+                      label: Grad-CAM of the label's score over the patches, all layers together, from 0 (grey) to the highest (red).";
 
 /// From this score on a prediction is shown among the right ones.
 const HALF_RIGHT: f64 = 0.5;
@@ -112,12 +119,15 @@ impl Evaluator for Predictions {
         }
         if let Some(first) = judged.numbers.first() {
             let what = match task.predicts {
-                Predicts::Box => "box",
-                _ => "answer",
+                Predicts::Box if all.iter().any(|one| !one.candidates.is_empty()) => {
+                    "always the same box or a random region"
+                }
+                Predicts::Box => "always the same box",
+                _ => "always the same answer",
             };
             let chance = first
                 .chance
-                .map(|chance| format!(" (always the same {what}: {:.1}%)", 100.0 * chance));
+                .map(|chance| format!(" ({what}: {:.1}%)", 100.0 * chance));
             say(format!(
                 "step {}: {} {} of {} samples of {}: {:.2}%{}",
                 weights.step,
@@ -182,17 +192,30 @@ impl Predictions {
         let folder = run.join(FOLDER);
         std::fs::create_dir_all(&folder).map_err(TrainError::file("create", &folder))?;
         let shown = weights.recipe.eval.gallery;
-        let some = |good: bool| -> Result<Vec<PredictedExample>, TrainError> {
+        let glass = self
+            .chooses()
+            .then(|| Glass::without_dropout(weights.model, weights.recipe, weights.device));
+        let mut with_maps = false;
+        let mut some = |good: bool| -> Result<Vec<PredictedExample>, TrainError> {
             let rows: Vec<usize> = (0..all.len())
                 .filter(|row| (judged.right[*row] >= HALF_RIGHT) == good)
                 .collect();
             let every = rows.len().div_ceil(shown.max(1)).max(1);
             let chosen = rows.into_iter().step_by(every).take(shown).enumerate();
             let name = if good { "right" } else { "wrong" };
-            let example =
-                |(at, row)| self.example(run, &format!("{FOLDER}/{name}-{at}"), &all[row]);
+            let example = |(at, row): (usize, usize)| {
+                let name = format!("{FOLDER}/{name}-{at}");
+                let looked = match &glass {
+                    Some(glass) => self.looked((run, &name), glass, weights, &all[row])?,
+                    None => Vec::new(),
+                };
+                with_maps |= !looked.is_empty();
+                let example = self.example(run, &name, &all[row])?;
+                Ok(PredictedExample { looked, ..example })
+            };
             chosen.map(example).collect()
         };
+        let (right, wrong) = (some(true)?, some(false)?);
         Ok(PredictionsRecord {
             task: self.targets.task.key.to_owned(),
             step: weights.step,
@@ -214,11 +237,65 @@ impl Predictions {
             confusion: confusion(judged),
             legend: match self.targets.task.predicts {
                 Predicts::Box => boxes::LEGEND.to_owned(),
+                _ if with_maps => LOOKED.to_owned(),
                 _ => String::new(),
             },
-            right: some(true)?,
-            wrong: some(false)?,
+            right,
+            wrong,
         })
+    }
+
+    /// Copies of a sample's images with what the model looked at for its prediction; none where that is not known.
+    fn looked(
+        &self,
+        (run, name): (&RunFolder, &str),
+        glass: &Glass,
+        weights: &Weights<'_>,
+        predicted: &Predicted,
+    ) -> Result<Vec<String>, TrainError> {
+        let Some((class, _)) = predicted.best.first() else {
+            return Ok(Vec::new());
+        };
+        let number = predicted.row.number;
+        let read = self.set.read(number..number + 1)?;
+        let (key, device) = (self.targets.task.key, weights.device);
+        let batch = read.batch.as_ref();
+        let maps = batch.and_then(|batch| of_predictions(glass, key, batch, device, &[*class]));
+        let Some(maps) = maps else {
+            return Ok(Vec::new());
+        };
+        let spec = weights.recipe.data.image_spec();
+        let mut names = Vec::new();
+        let pictures = self.set.pictures(number);
+        for (side, (picture, maps)) in pictures.iter().zip(maps).enumerate() {
+            let Some(map) = maps.into_iter().next() else {
+                continue;
+            };
+            let grid = map.len().isqrt();
+            let map = PatchMap::new([grid; 2], map).enlarged([spec.size; 2]);
+            let (_, highest) = heat::range(map.values());
+            let window = spec.window(picture.dimensions());
+            let at = |point| window.point(point).map(|point| map.at(point));
+            let drawn = heat::heated(picture, (0.0, highest), at);
+            names.push(shown_picture(
+                run,
+                &format!("{name}-{side}-looked"),
+                &drawn,
+            )?);
+        }
+        Ok(names)
+    }
+
+    /// Whether one of several labels is predicted by a score of its own. A box is drawn itself, a number has no other that it was preferred
+    /// to, and an answer that is read word by word has no single score.
+    fn chooses(&self) -> bool {
+        matches!(
+            self.targets.task.predicts,
+            Predicts::Answers {
+                by: AnsweredBy::Class,
+                ..
+            } | Predicts::Class { .. }
+        )
     }
 
     fn example(
@@ -255,6 +332,7 @@ impl Predictions {
             images,
             best: predicted.best.iter().map(named).chain(box_found).collect(),
             answers: row.label.given().into_iter().map(str::to_owned).collect(),
+            looked: Vec::new(),
         })
     }
 }

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use unimo_batch::registry::Beside;
 use unimo_batch::{ConfigError, config};
+use unimo_encoders::backbone::BackboneConfig;
 use unimo_eval::RetrievalConfig;
+use unimo_objectives::ObjectivesConfig;
 use unimo_objectives::generation::GenerationConfig;
 
 use crate::recipe::outside::{OutsideSections, REGISTRY};
@@ -50,6 +52,9 @@ pub struct EvalConfig {
     /// The objectives' losses on held-out samples.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub losses: Option<LossesConfig>,
+    /// What the matching score of an expression looks at: weakly supervised grounding.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grad_cam: Option<GradCamConfig>,
     /// The evaluators of other crates.
     #[serde(flatten, skip_deserializing)]
     pub outside: OutsideSections,
@@ -148,6 +153,69 @@ pub struct CaptionsConfig {
 pub struct LossesConfig {
     /// Number of samples; 0: as many as `eval.share` allows.
     pub limit: usize,
+}
+
+/// `[eval.grad_cam]`: where the matching score of a held-out expression comes from, against the box that it refers to (ALBEF). It needs
+/// `[objectives.itm]` or `[objectives.ranking]`, two streams and images of patches.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GradCamConfig {
+    /// The layer of the cross-modal encoder whose attention is read, counted from 1; absent: the middle one, as the third of six in ALBEF.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layer: Option<usize>,
+    /// The boxes that one is chosen from.
+    pub boxes: Candidates,
+}
+
+/// `eval.grad_cam.boxes`: the boxes that one is chosen from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Candidates {
+    /// Those that the data knows of the image, the right one among them ("ground-truth proposals").
+    #[default]
+    Source,
+    /// All boxes whose edges are edges of patches; of more than 16 x 16 patches at 17 edges a side. Nothing is known of the image.
+    Sliding,
+}
+
+impl GradCamConfig {
+    /// The layer that is read in a cross-modal encoder of so many layers, counted from 1.
+    pub(crate) fn layer_of(&self, layers: usize) -> usize {
+        self.layer.unwrap_or(layers.div_ceil(2))
+    }
+
+    /// Checks the values against the recipe's model and objectives.
+    pub(crate) fn validate_with(
+        &self,
+        model: &BackboneConfig,
+        objectives: &ObjectivesConfig,
+    ) -> Result<(), ConfigError> {
+        let needs = [
+            (
+                objectives.scores_pairs(),
+                "needs a matching score, [objectives.itm] or [objectives.ranking]",
+            ),
+            (
+                model.fusion.is_some(),
+                "needs a cross-modal encoder of two streams, [model.fusion]: one stream has no attention of one to the other",
+            ),
+            (
+                model.image.is_some(),
+                "needs images of patches, [model.image]: a map over regions has no pixels",
+            ),
+        ];
+        for (there, reason) in needs {
+            ConfigError::of_section(there, reason)?;
+        }
+        let layers = model.fusion.as_ref().map_or(0, |fusion| fusion.layers);
+        let layer = self.layer_of(layers);
+        ConfigError::unless(
+            (1..=layers).contains(&layer),
+            "layer",
+            layer,
+            format_args!("must be 1 to {layers}, the layers of [model.fusion]"),
+        )
+    }
 }
 
 /// The place of a class's name in a template.

@@ -6,7 +6,7 @@
 //! | classes | `accuracy`: share of right classes, with more of them in `judge/classes.rs`; also of each class, where the task itself names few |
 //! | statements (`nlvr2`) | also `consistency`: share of groups in which all are right, if the data has identifiers |
 //! | numbers | `pearson`, `spearman`: correlations |
-//! | boxes | `accuracy`: share whose IoU with the right box is at least 0.5; `iou`: mean IoU |
+//! | boxes | `accuracy`: share whose IoU with the right box is at least 0.5; `iou`: mean IoU; chosen from regions, also `recall`: the share that some region would reach |
 //!
 //! The chance of a number is what the best constant answer would reach on the same samples.
 
@@ -219,7 +219,7 @@ fn quick(targets: &Targets, all: &[Predicted]) -> Number {
 }
 
 /// The confidence interval of a mean, by a seeded bootstrap.
-fn interval(values: &[f64]) -> Option<[f64; 2]> {
+pub(crate) fn interval(values: &[f64]) -> Option<[f64; 2]> {
     const BOOTSTRAP: Bootstrap = Bootstrap {
         seed: 0,
         resamples: 1000,

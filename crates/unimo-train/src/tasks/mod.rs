@@ -13,7 +13,8 @@ use std::sync::Arc;
 
 use unimo_batch::ConfigError;
 use unimo_data::{
-    Batches, ConceptReader, Each, LoaderSpec, SkipList, Source, Split, TaskSet, TextTokenizer,
+    Batches, Choose, ConceptReader, Each, Label, LoaderSpec, SkipList, Source, Split, TaskSet,
+    TextTokenizer,
 };
 use unimo_objectives::Predicts;
 
@@ -106,8 +107,9 @@ pub(crate) fn for_task(
     let Some(targets) = targets else {
         return Ok(());
     };
-    let choose = |label: &unimo_data::Label| targets.learns(label);
-    let mut each = Each::new(Arc::clone(&spec.source), &[spec.split], &choose)?;
+    let choose = |label: &Label| targets.learns(label);
+    let wanted = wanted(targets.task.predicts);
+    let mut each = Each::new(Arc::clone(&spec.source), &[spec.split], &choose, wanted)?;
     if each.left_out() > 0 {
         let reason = match targets.task.predicts {
             Predicts::Box => "nothing says which box they refer to",
@@ -137,6 +139,18 @@ pub(crate) fn for_task(
     Ok(())
 }
 
+/// What texts are trained on and judged for, in the words of an error.
+fn wanted(predicts: Predicts) -> &'static str {
+    match predicts {
+        Predicts::Box => A_BOX,
+        Predicts::Number => "a number",
+        Predicts::Answers { .. } | Predicts::Class { .. } => "an answer that the task can give",
+    }
+}
+
+/// What grounding wants of a text.
+const A_BOX: &str = "a box, which says what its text refers to";
+
 /// What the samples of a task are read with.
 pub(crate) struct Judged<'a> {
     pub recipe: &'a Recipe,
@@ -145,7 +159,8 @@ pub(crate) struct Judged<'a> {
     pub concepts: Option<&'a ConceptReader>,
     /// The list of unusable samples.
     pub skip: &'a Arc<SkipList>,
-    pub targets: &'a Arc<Targets>,
+    /// What a task predicts; `None` where samples are judged by other means.
+    pub targets: Option<&'a Arc<Targets>>,
 }
 
 impl Judged<'_> {
@@ -155,6 +170,29 @@ impl Judged<'_> {
     ///
     /// There is none, or too much of the source is unusable.
     pub(crate) fn set(&self, split: Split, all: bool) -> Result<TaskSet, TrainError> {
+        let judges = |label: &Label| match self.targets {
+            Some(targets) => targets.judges(label, all),
+            None => Ok(true),
+        };
+        let predicts = self.targets.map(|targets| targets.task.predicts);
+        self.chosen(split, &judges, predicts.map_or("a text", wanted))
+    }
+
+    /// The samples of a split whose texts refer to a box, as many as `eval.limit` says.
+    ///
+    /// # Errors
+    ///
+    /// As [`set`](Self::set).
+    pub(crate) fn with_boxes(&self, split: Split) -> Result<TaskSet, TrainError> {
+        self.chosen(split, &|label| Ok(label.bounds.is_some()), A_BOX)
+    }
+
+    fn chosen(
+        &self,
+        split: Split,
+        choose: Choose<'_>,
+        wanted: &'static str,
+    ) -> Result<TaskSet, TrainError> {
         let mut spec = LoaderSpec::new(
             &self.recipe.data,
             Arc::clone(self.source),
@@ -167,9 +205,11 @@ impl Judged<'_> {
         );
         spec.concepts = self.concepts.cloned();
         spec.split = split;
-        spec.targets = Some(Arc::<Targets>::clone(self.targets));
-        let choose = |label: &unimo_data::Label| self.targets.judges(label, all);
-        let each = Each::new(Arc::clone(self.source), &[split], &choose)?;
+        spec.targets = match self.targets {
+            Some(targets) => Some(Arc::<Targets>::clone(targets)),
+            None => None,
+        };
+        let each = Each::new(Arc::clone(self.source), &[split], choose, wanted)?;
         let set = TaskSet::new(spec, each)?;
         Ok(match self.recipe.eval.limit {
             0 => set,

@@ -4,8 +4,7 @@ use std::ops::Range;
 use std::sync::mpsc::sync_channel;
 
 use burn::tensor::{Device, Tensor, activation};
-use unimo_data::images::Window;
-use unimo_data::{DataError, SampleError, TaskBatch, TaskRow, TaskSet};
+use unimo_data::{SampleError, TaskBatch, TaskRow, TaskSet};
 use unimo_objectives::{AnsweredBy, Predicts};
 
 use crate::error::TrainError;
@@ -26,6 +25,8 @@ pub struct Predicted {
     pub best: Vec<(u32, f32)>,
     /// The box, if one is predicted: x1, y1, x2, y2 as shares of the width and height of the whole image.
     pub bounds: Option<[f32; 4]>,
+    /// The boxes that it was chosen from, if the model reads regions; else empty.
+    pub candidates: Vec<[f32; 4]>,
 }
 
 /// The predictions of a batch, and the samples that could not be used, with the reasons.
@@ -41,6 +42,21 @@ pub fn predict(
     set: &TaskSet,
     size: usize,
     take: &mut dyn FnMut(Batch) -> Result<(), TrainError>,
+) -> Result<(), TrainError> {
+    read_ahead(set, size, &mut |range, read| {
+        take(of_batch((model, task, device), range, read)?)
+    })
+}
+
+/// Hands the samples of a set on, batch by batch. While one batch is used, the next is read.
+///
+/// # Errors
+///
+/// The data cannot be read, or `take` fails.
+pub(crate) fn read_ahead(
+    set: &TaskSet,
+    size: usize,
+    take: &mut dyn FnMut(Range<usize>, TaskBatch) -> Result<(), TrainError>,
 ) -> Result<(), TrainError> {
     let all = set.len();
     let ranges = (0..all)
@@ -59,7 +75,7 @@ pub fn predict(
         });
         for (range, read) in ranges.zip(receiver) {
             interrupt::check()?;
-            take(of_batch((model, task, device), range, read)?)?;
+            take(range, read?)?;
         }
         Ok(())
     })
@@ -68,14 +84,15 @@ pub fn predict(
 fn of_batch(
     (model, task, device): (&Model, Task, &Device),
     range: Range<usize>,
-    read: Result<TaskBatch, DataError>,
+    read: TaskBatch,
 ) -> Result<Batch, TrainError> {
     let TaskBatch {
         batch,
         rows,
         windows,
+        boxes,
         unusable,
-    } = read?;
+    } = read;
     let Some(batch) = batch else {
         return Ok((Vec::new(), unusable));
     };
@@ -101,7 +118,10 @@ fn of_batch(
         )));
     }
     debug_assert_eq!(count, rows.len());
-    let of_row = |((row, window), scores): ((TaskRow, Window), &[f32])| {
+    let chosen = task.predicts == Predicts::Box && batch.regions.is_some();
+    let known = rows.into_iter().zip(windows).zip(boxes);
+    let scored = known.zip(values.chunks(classes.max(1)));
+    let predicted = scored.map(|(((row, window), boxes), scores)| {
         let bounds = match (task.predicts, scores) {
             (Predicts::Box, [x1, y1, x2, y2]) => Some(window.original([*x1, *y1, *x2, *y2])),
             _ => None,
@@ -110,11 +130,14 @@ fn of_batch(
             Some(_) => Vec::new(),
             None => best(scores),
         };
-        Predicted { row, best, bounds }
-    };
-    let rows = rows.into_iter().zip(windows);
-    let scored = rows.zip(values.chunks(classes.max(1)));
-    Ok((scored.map(of_row).collect(), unusable))
+        Predicted {
+            row,
+            best,
+            bounds,
+            candidates: if chosen { boxes } else { Vec::new() },
+        }
+    });
+    Ok((predicted.collect(), unusable))
 }
 
 /// # Shapes

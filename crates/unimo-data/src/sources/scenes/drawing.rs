@@ -110,23 +110,34 @@ impl Scene {
             .collect()
     }
 
-    /// Texts that refer to one group each, with the smallest box around its objects.
+    /// The groups of several objects, by name and with their boxes: what expressions may refer to besides single objects.
+    pub(super) fn group_boxes(&self) -> Vec<(String, [f32; 4])> {
+        let groups = self.description.groups().into_iter();
+        let several = groups.filter(|group| group.count > 1);
+        several
+            .filter_map(|group| Some((group.short(), self.around(group)?)))
+            .collect()
+    }
+
+    /// The smallest box around the objects of a group.
+    fn around(&self, group: Group) -> Option<[f32; 4]> {
+        let boxes = self.objects.iter().zip(self.boxes());
+        let own = boxes.filter(|(object, _)| object.group == group);
+        own.map(|(_, bounds)| bounds).reduce(|a, b| {
+            let ([ax1, ay1, ax2, ay2], [bx1, by1, bx2, by2]) = (a, b);
+            [ax1.min(bx1), ay1.min(by1), ax2.max(bx2), ay2.max(by2)]
+        })
+    }
+
+    /// Texts that refer to one group each, with its box.
     pub(super) fn expressions(&self) -> Vec<Expression> {
         let groups = self.description.groups();
-        let around = |group: Group| {
-            let boxes = self.objects.iter().zip(self.boxes());
-            let own = boxes.filter(|(object, _)| object.group == group);
-            own.map(|(_, bounds)| bounds).reduce(|a, b| {
-                let ([ax1, ay1, ax2, ay2], [bx1, by1, bx2, by2]) = (a, b);
-                [ax1.min(bx1), ay1.min(by1), ax2.max(bx2), ay2.max(by2)]
-            })
-        };
         let said = self.description.references().into_iter();
         said.filter_map(|(number, text, names)| {
             Some(Expression {
                 text,
                 names,
-                bounds: around(groups[number])?,
+                bounds: self.around(groups[number])?,
             })
         })
         .collect()

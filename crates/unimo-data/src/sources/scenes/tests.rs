@@ -388,16 +388,18 @@ fn expressions_refer_to_one_group() {
         for (text, label) in sample.captions.iter().zip(&sample.labels) {
             kinds.insert(label.kinds[0].1.clone());
             let words: Vec<&str> = text.split(' ').skip(1).collect();
+            // Groups of several objects are named too, in the plural.
+            let plural = |name: &str| {
+                let mut shapes = Shape::ALL.into_iter();
+                Some(shapes.find(|shape| shape.name(1) == name)?.name(2))
+            };
             let named = |tag: &&str| {
                 let (colour, shape) = tag.split_once(' ').unwrap();
-                words.iter().all(|word| {
-                    let plural = |name: &str| {
-                        let shapes = Shape::ALL.into_iter();
-                        let mut own = shapes.filter(|shape| shape.name(1) == name);
-                        own.next().unwrap().name(2)
-                    };
-                    ["object", "objects", colour, shape, plural(shape)].contains(word)
-                })
+                let Some(plural) = plural(shape) else {
+                    return false;
+                };
+                let all = ["object", "objects", colour, shape, plural];
+                words.iter().all(|word| all.contains(word))
             };
             let tags = sample.tags.iter().map(String::as_str).zip(&sample.boxes);
             let own: Vec<_> = tags.filter(|(tag, _)| named(tag)).collect();
@@ -417,6 +419,7 @@ fn expressions_refer_to_one_group() {
                 edge(3, f32::max),
             ];
             assert_eq!(label.bounds, Some(around), "{text}");
+            assert!(sample.boxes.contains(&around), "{text}");
         }
     }
     assert_eq!(kinds.len(), 3, "{kinds:?}");

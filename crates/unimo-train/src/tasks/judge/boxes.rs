@@ -1,7 +1,8 @@
-//! How good predicted boxes are: the share that counts as found, and the mean IoU, both in the whole image.
+//! How good predicted boxes are: the share that counts as found, and the mean IoU, both in the whole image. Where boxes are chosen from
+//! regions, also `recall`: the share of samples of which some region counts, which is the most that can be found.
 //!
 //! Source: the evaluation of RefCOCO ([`unimo_eval::boxes`]), with IoU as MVP computes it. The chance is the best of three constant
-//! boxes: the mean of the right ones, the median of each of their edges, and the whole image.
+//! boxes: the mean of the right ones, the median of each of their edges, and the whole image; or a random region, where that reaches more.
 
 use unimo_eval::boxes::{BoundingBox, FOUND_AT, iou};
 
@@ -36,14 +37,24 @@ pub(super) fn judge(all: &[Predicted]) -> Judged {
         Number {
             name: name.to_owned(),
             value: mean(values.iter().copied()),
-            chance: chances.reduce(f64::max),
+            chance: chances.chain(by_chance(all, of)).reduce(f64::max),
             interval: interval(&values),
         }
     };
     let [accuracy, mean_iou] = NAMES;
     let found: Vec<f64> = reached.iter().map(found).collect();
+    let mut numbers = vec![number(accuracy, self::found), number(mean_iou, |iou| *iou)];
+    if all.iter().any(|predicted| !predicted.candidates.is_empty()) {
+        let reach: Vec<f64> = all.iter().map(within_reach).collect();
+        numbers.push(Number {
+            name: "recall".to_owned(),
+            value: mean(reach.iter().copied()),
+            chance: None,
+            interval: interval(&reach),
+        });
+    }
     Judged {
-        numbers: vec![number(accuracy, self::found), number(mean_iou, |iou| *iou)],
+        numbers,
         kinds: by_kind(all, &found),
         right: reached,
         confusion: None,
@@ -54,6 +65,33 @@ pub(super) fn judge(all: &[Predicted]) -> Judged {
 pub(crate) fn overlap(predicted: &Predicted) -> Option<f64> {
     let given = bounding(predicted.bounds?)?;
     Some(iou(&given, &bounding(predicted.row.label.bounds?)?))
+}
+
+/// What a random one of the candidates reaches; `None` if boxes are not chosen.
+fn by_chance(all: &[Predicted], of: fn(&f64) -> f64) -> Option<f64> {
+    let each = all.iter().filter(|one| !one.candidates.is_empty());
+    let expected: Vec<f64> = each
+        .map(|one| {
+            let right = one.row.label.bounds.and_then(bounding);
+            mean(one.candidates.iter().map(|candidate| {
+                let candidate = bounding(*candidate);
+                let pair = candidate.as_ref().zip(right.as_ref());
+                pair.map_or(0.0, |(candidate, right)| of(&iou(candidate, right)))
+            }))
+        })
+        .collect();
+    (!expected.is_empty()).then(|| mean(expected.into_iter()))
+}
+
+/// 1 if one of the boxes that the prediction was chosen from counts as found, else 0.
+fn within_reach(predicted: &Predicted) -> f64 {
+    let right = predicted.row.label.bounds.and_then(bounding);
+    let near = |candidate: &[f32; 4]| {
+        let candidate = bounding(*candidate);
+        let pair = candidate.as_ref().zip(right.as_ref());
+        pair.is_some_and(|(candidate, right)| iou(candidate, right) >= FOUND_AT)
+    };
+    f64::from(predicted.candidates.iter().any(near))
 }
 
 /// 1 if a box with this IoU counts as found, else 0.
@@ -104,6 +142,7 @@ mod tests {
             },
             best: Vec::new(),
             bounds: Some(given),
+            candidates: Vec::new(),
         }
     }
 
@@ -129,6 +168,22 @@ mod tests {
         assert_eq!((kind("testA"), kind("testB")), ((1.0, 2), (0.0, 2)));
         assert!(judged.numbers.iter().all(|n| n.interval.is_some()));
         assert_eq!(overlap(&all[1]), Some(0.5));
+    }
+
+    #[test]
+    fn recall_is_what_the_regions_hold() {
+        let of = |candidates: &[[f32; 4]]| Predicted {
+            candidates: candidates.to_vec(),
+            ..predicted(LEFT, LEFT, "val")
+        };
+        let half = [0.0, 0.0, 0.5, 0.5];
+        let judged = judge(&[of(&[half]), of(&[[0.5, 0.0, 1.0, 1.0]])]);
+        let recall = &judged.numbers[2];
+        assert_eq!((recall.name.as_str(), recall.value), ("recall", 0.5));
+        // Two of three regions count; always the same box reaches all here.
+        let three = of(&[half, LEFT, [0.5, 0.0, 1.0, 1.0]]);
+        let found = |iou: &f64| super::found(iou);
+        assert_eq!(by_chance(&[three], found), Some(2.0 / 3.0));
     }
 
     #[test]

@@ -119,6 +119,7 @@ mod tests {
             },
             best: best.to_vec(),
             bounds: None,
+            candidates: Vec::new(),
         }
     }
 

@@ -60,6 +60,7 @@ mod tests {
             },
             best: vec![(0, given)],
             bounds: None,
+            candidates: Vec::new(),
         }
     }
 
