@@ -273,6 +273,7 @@ mod tests {
         for (line, expected) in [
             ("train tiny", None),
             ("train tiny --device flex", None),
+            ("train tiny --device cpu", None),
             ("train tiny --device auto", None),
             ("train tiny --device wgpu", Some("wgpu")),
             ("train tiny --device=wgpu:1", Some("wgpu")),

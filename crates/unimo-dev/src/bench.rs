@@ -98,7 +98,7 @@ pub struct StepArgs {
     /// Number of steps before those, which are not timed.
     #[arg(long, default_value = "2", value_parser = at_least(0))]
     warmup: usize,
-    /// Device: flex (the CPU), wgpu, wgpu:N, cuda, cuda:N or auto.
+    /// Device: cpu (or flex), wgpu, wgpu:N, cuda, cuda:N or auto.
     #[arg(long, default_value = "flex")]
     device: DeviceChoice,
     /// The dtype of activations; parameters and losses are always f32.

@@ -49,7 +49,7 @@ const ZERO: f64 = 1e-5;
 /// `unimo-dev bench dtype`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct DtypeArgs {
-    /// Device: flex (the CPU), wgpu, wgpu:N, cuda, cuda:N or auto.
+    /// Device: cpu (or flex), wgpu, wgpu:N, cuda, cuda:N or auto.
     #[arg(long, default_value = "flex")]
     pub device: DeviceChoice,
     /// Size of the encoders, as in `unimo-dev bench step`.

@@ -49,7 +49,7 @@ pub struct ParityArgs {
     /// Another file with the same weights, such as METER's model.ckpt; default: the folder's own.
     #[arg(long, value_name = "FILE")]
     pub weights: Option<PathBuf>,
-    /// Device: flex (the CPU), wgpu, wgpu:N, cuda, cuda:N or auto.
+    /// Device: cpu (or flex), wgpu, wgpu:N, cuda, cuda:N or auto.
     #[arg(long, default_value = "flex")]
     pub device: DeviceChoice,
     /// Also print the tensors that are within bounds.

@@ -22,7 +22,7 @@ pub enum DeviceChoice {
 }
 
 /// The allowed values of `--device`, for messages and help.
-pub const ALLOWED: &str = "flex, wgpu, wgpu:N, cuda, cuda:N or auto";
+pub const ALLOWED: &str = "cpu (or flex), wgpu, wgpu:N, cuda, cuda:N or auto";
 
 impl FromStr for DeviceChoice {
     type Err = String;
@@ -36,7 +36,8 @@ impl FromStr for DeviceChoice {
             },
         };
         match (name, index) {
-            ("flex", None) => Ok(Self::Flex),
+            // What others call it; `flex` is the name of burn's backend.
+            ("cpu" | "flex", None) => Ok(Self::Flex),
             ("auto", None) => Ok(Self::Auto),
             ("wgpu", index) => Ok(Self::Wgpu(index)),
             ("cuda", index) => Ok(Self::Cuda(index)),
@@ -204,7 +205,8 @@ mod tests {
         for name in ["flex", "wgpu", "wgpu:1", "cuda", "cuda:3", "auto"] {
             assert_eq!(name.parse::<DeviceChoice>().unwrap().to_string(), name);
         }
-        for wrong in ["", "gpu", "cuda:", "cuda:x", "flex:0"] {
+        assert_eq!("cpu".parse(), Ok(DeviceChoice::Flex));
+        for wrong in ["", "gpu", "cuda:", "cuda:x", "flex:0", "cpu:0"] {
             let error = wrong.parse::<DeviceChoice>().unwrap_err();
             assert!(error.contains(ALLOWED), "{error}");
         }

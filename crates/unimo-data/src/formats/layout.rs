@@ -51,7 +51,16 @@ pub(crate) fn layout_of(
     if !named.is_json() && header(&start, named).is_some_and(|cells| fits(&cells)) {
         return Ok(named);
     }
-    Ok(by_header(&start, quotes, fits).unwrap_or(named))
+    let found = by_header(&start, quotes, fits);
+    // Where none fits, what splits the header at all: an error then names the columns that there are.
+    let columns = |layout| header(&start, layout).map_or(0, |cells| cells.len());
+    let several = || {
+        let alone = !named.is_json() && columns(named) == 1;
+        alone
+            .then(|| by_header(&start, quotes, &|cells| cells.len() > 1))
+            .flatten()
+    };
+    Ok(found.or_else(several).unwrap_or(named))
 }
 
 /// Passes on every JSON object of a file, with its line in JSON lines or its number in an array. `None` stands for an empty line.
@@ -192,7 +201,11 @@ mod tests {
             ("a.tsv", "caption,image\n", (csv, b',')),
             ("a.txt", "image|caption\r\n", (csv, b'|')),
             ("list", "image\tcaption\n", (tsv, b'\t')),
-            // Nothing fits, so the extension decides.
+            // Nothing fits, so the extension decides, if it gives columns at all.
+            ("a.csv", "path\tcaption, short\n", (csv, b',')),
+            ("a.csv", "path\tcaption\n", (tsv, b'\t')),
+            ("a.csv", "path;caption\n", (csv, b';')),
+            ("a.csv", "path\n", (csv, b',')),
             ("a.tsv", "path\tcaption\n", (tsv, b'\t')),
             ("a.csv", "", (csv, b',')),
             ("a.jsonl", "no json", (jsonl, b',')),

@@ -78,6 +78,16 @@ impl Layout {
         }
     }
 
+    /// What separates columns, in words.
+    pub fn separator(self) -> &'static str {
+        match self.delimiter {
+            b'\t' => "tabs",
+            b';' => "semicolons",
+            b'|' => "bars",
+            _ => "commas",
+        }
+    }
+
     /// Whether rows are JSON objects.
     pub fn is_json(self) -> bool {
         matches!(self.format, ListFormat::Jsonl | ListFormat::Json)

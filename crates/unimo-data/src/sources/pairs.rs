@@ -312,7 +312,7 @@ impl Pairs {
             Item::Header(Ok(header)) => {
                 header_seen = true;
                 pairs.settle(&|column| header.iter().any(|cell| cell == column));
-                check_header(&pairs.config, &header)?;
+                check_header(&pairs.config, layout, &header)?;
                 pairs.decide();
                 pairs.header = header;
                 Ok(())

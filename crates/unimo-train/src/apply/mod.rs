@@ -66,7 +66,7 @@ pub struct ModelArgs {
     /// Texts and images per forward pass.
     #[arg(long, default_value_t = 32)]
     pub batch_size: usize,
-    /// Device: flex (the CPU), wgpu, wgpu:N, cuda, cuda:N or auto.
+    /// Device: cpu (or flex), wgpu, wgpu:N, cuda, cuda:N or auto.
     #[arg(long, default_value = "flex")]
     pub device: DeviceChoice,
 }

@@ -49,7 +49,7 @@ pub struct PredictArgs {
     /// Where to write; default: standard output.
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
-    /// Device: flex (the CPU), wgpu, wgpu:N, cuda, cuda:N or auto.
+    /// Device: cpu (or flex), wgpu, wgpu:N, cuda, cuda:N or auto.
     #[arg(long, default_value = "flex")]
     pub device: DeviceChoice,
 }

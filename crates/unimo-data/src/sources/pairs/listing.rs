@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::error::DataError;
 use crate::formats::layout::layout_of;
-use crate::formats::rows::{Item, Quotes, Span, each_row};
+use crate::formats::rows::{Item, Layout, Quotes, Span, each_row};
 use crate::order::draws::{Stream, hash_path};
 use crate::sources::pairs::{PairsConfig, Row};
 use crate::sources::splits::Split;
@@ -69,13 +69,22 @@ pub fn read_rows(path: &Path) -> Result<Vec<ListRow>, DataError> {
     Ok(rows)
 }
 
-pub(super) fn check_header(config: &PairsConfig, header: &[String]) -> Result<(), DataError> {
+pub(super) fn check_header(
+    config: &PairsConfig,
+    layout: Layout,
+    header: &[String],
+) -> Result<(), DataError> {
     let has = |column: &String| header.contains(column);
     let missing = |key: &str, found: String| {
         Err(DataError::config(
             format!("data.pairs.{key}"),
             found,
-            format!("columns of {}: {}", config.path.display(), names(header)),
+            format!(
+                "columns of {}, which is separated by {}: {}",
+                config.path.display(),
+                layout.separator(),
+                names(header)
+            ),
         ))
     };
     if let Some(column) = config.label_column.as_ref().filter(|column| !has(column)) {

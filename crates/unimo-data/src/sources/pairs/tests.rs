@@ -415,6 +415,18 @@ fn unusable_lists_say_what_is_there() {
 }
 
 #[test]
+fn unknown_columns_are_named_by_the_separator_that_the_list_has() {
+    for (text, separator) in [
+        ("picture\ttitle of it\n1.png\tone\n", "tabs"),
+        ("picture;title of it\n1.png;one\n", "semicolons"),
+    ] {
+        let message = open("a.csv", text, |_| {}).unwrap_err().to_string();
+        let told = format!("separated by {separator}: `picture`, `title of it`");
+        assert!(message.contains(&told), "{message}");
+    }
+}
+
+#[test]
 fn a_list_that_changes_is_an_error_of_its_samples() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.tsv");
