@@ -1,7 +1,9 @@
-//! What the workspace's tests share: reading fixtures that PyTorch wrote, golden files, and the parts of a program of somebody else.
+//! What the workspace's tests share: reading fixtures that PyTorch wrote, golden files, the keys of a recipe, and the parts of a program of
+//! somebody else.
 
 pub mod fixture;
 pub mod golden;
+pub mod keys;
 pub mod outside;
 
 /// The README's example compiles and runs.

@@ -294,6 +294,73 @@ fn parts_of_a_run_are_read_and_positions_are_interpolated() {
     assert!(line("new         backbone.fusion"), "{account}");
 }
 
+/// Fewer layers than the run's are taken as `init.layers` says, and only then.
+#[test]
+fn a_shallower_encoder_takes_the_layers_that_are_named() {
+    let folder = TempDir::new().unwrap();
+    let deep = [
+        "objectives.itc.width=32",
+        "model.text.layers=4",
+        "train.steps=1",
+    ];
+    let before = train(&recipe("unimo3-tiny", &deep), &folder.path().join("before"));
+    let init = |layers: &str| {
+        let layers = format!("init={{ whole = \"unimo:{}\"{layers} }}", before.display());
+        recipe(
+            "unimo3-tiny",
+            &[
+                &layers,
+                "objectives.itc.width=32",
+                "model.text.layers=2",
+                "train.optimizer.lr=1e-30",
+                "train.steps=1",
+            ],
+        )
+    };
+    let device = burn::tensor::Device::flex();
+    let block = |run: &Path, layer: usize| {
+        let (_, _, _, model) = unimo_train::trained::open_model(run, None, &device).unwrap();
+        parameters::values(&model.backbone.text.layers[layer])
+    };
+    for (layers, taken) in [("first", [0, 1]), ("every_second", [0, 2])] {
+        let run = init(&format!(", layers = \"{layers}\""));
+        let run = train(&run, &folder.path().join(layers));
+        for (own, theirs) in taken.into_iter().enumerate() {
+            assert_eq!(block(&run, own), block(&before, theirs), "{layers} {own}");
+        }
+        let account = fs::read_to_string(run.join("init.txt")).unwrap();
+        let told = format!("of the run's 4 layers, from 0, these are taken: {taken:?}");
+        assert!(account.contains(&told), "{account}");
+    }
+    let fails = |recipe: &Recipe| {
+        let error = training::start(recipe, &folder.path().join("none"), &options());
+        error.unwrap_err().to_string()
+    };
+    let error = fails(&init(""));
+    assert!(
+        error.contains("`model.text.layers = 2`") && error.contains("every_second"),
+        "{error}"
+    );
+    let mut third = init(", layers = \"every_second\"");
+    third.model.text.layers = 3;
+    let error = fails(&third);
+    assert!(
+        error.contains("`model.text.layers = 3`") && error.contains("must be 2"),
+        "{error}"
+    );
+    let mut deeper = init(", layers = \"first\"");
+    deeper.model.text.layers = 5;
+    let error = fails(&deeper);
+    assert!(error.contains("must be at most 4"), "{error}");
+    let mut same = init(", layers = \"first\"");
+    same.model.text.layers = 4;
+    let error = fails(&same);
+    assert!(
+        error.contains("init.layers") && error.contains("must be absent"),
+        "{error}"
+    );
+}
+
 /// What contradicts the run that the weights come from is named with both values.
 #[test]
 fn what_does_not_fit_a_run_is_named() {

@@ -18,6 +18,8 @@ const HUB: &str = "hub";
 const SWEEP: &str = "sweep";
 /// Options whose value may be or contain such an id. The values of other options are files, folders and numbers.
 const OF_CHECKPOINTS: &[&str] = &["--set", "--tokenizer"];
+/// Commands that only read recipes: they open no data and no weights.
+const OF_RECIPES: [&str; 2] = ["recipes", "names"];
 /// Beginnings of the URLs that `unimo` reads.
 const SCHEMES: &[&str] = &["http://", "https://", "s3://", "gs://", "az://"];
 /// Largest number of recipes extending each other that are followed.
@@ -29,6 +31,12 @@ const MOST_ENTRIES: usize = 10_000;
 
 /// The features that the data of a command needs; `args` are those of the program.
 pub fn of(args: &[OsString]) -> Vec<&'static str> {
+    if args
+        .first()
+        .is_some_and(|command| OF_RECIPES.iter().any(|name| command == name))
+    {
+        return Vec::new();
+    }
     let mut found = Found {
         sweep: args.first().is_some_and(|command| command == SWEEP),
         ..Found::default()
@@ -262,6 +270,8 @@ mod tests {
                 &[HUB],
             ),
             ("embed runs/x --tokenizer=a/b@main", &[HUB]),
+            ("recipes show unimo3-base", &[]),
+            ("names unimo3-base --data s3://bucket/a.parquet", &[]),
             ("train x --run runs/x --data a/b", &[]),
             ("train x --set data.webdataset.urls=[\"x\"]", &[]),
         ] {

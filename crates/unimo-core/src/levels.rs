@@ -23,12 +23,13 @@ use crate::layers::{LayerNorm, Linear};
 use crate::mask::PaddingMask;
 
 /// How the weight of each level is decided.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GateKind {
     /// A learned weight per level, the same for every sample.
     Static,
     /// The query stream's first position decides for the whole sequence.
+    #[default]
     Cls,
     /// Every query decides for itself.
     Token,

@@ -416,6 +416,32 @@ impl DataConfig {
         concepts.flat_map(ConceptsConfig::paths).for_each(rebase);
     }
 
+    /// The local files and folders that the chosen source, the tokenizer, regions and concepts name and that do not exist. Patterns of
+    /// file names and URLs are not looked for, nor a tokenizer's relative path, which may be a Hugging Face id.
+    pub fn missing(&self) -> Vec<PathBuf> {
+        let mut config = self.clone();
+        let mut named: Vec<PathBuf> = Vec::new();
+        if let Ok(mut source) = config.chosen() {
+            named.extend(source.paths().into_iter().map(|path| path.clone()));
+        }
+        if let TokenizerConfig::File { path, .. } = &self.tokenizer
+            && path.is_absolute()
+        {
+            named.push(path.clone());
+        }
+        let regions = config.regions.as_mut().and_then(RegionsConfig::path_mut);
+        named.extend(regions.cloned());
+        let concepts = config.concepts.iter_mut().flat_map(ConceptsConfig::paths);
+        named.extend(concepts.map(|path| path.clone()));
+        named.retain(|path| {
+            let text = path.to_string_lossy();
+            let plain = !text.contains("://") && !text.contains(['{', '*', '?']);
+            plain && !text.is_empty() && !path.exists()
+        });
+        named.dedup();
+        named
+    }
+
     /// Removes every file that its sources read. [`take_from`](Self::take_from) then gives only the files at its path, and no split
     /// of another data set remains.
     pub fn forget_files(&mut self) {

@@ -39,6 +39,7 @@ use crate::text::{TextEncoder, TextEncoderConfig, TextInput};
 pub struct BackboneConfig {
     /// Standard deviation of new weights and embeddings: 0.02 in BERT, RoBERTa and METER at width 768. A narrower model that starts
     /// from noise learns faster with 0.02 * sqrt(768 / width).
+    #[serde(default = "initializer_range")]
     pub initializer_range: f64,
     /// Text encoder.
     pub text: TextEncoderConfig,
@@ -88,6 +89,10 @@ impl<'de> Deserialize<'de> for BackboneConfig {
 /// An encoder has the key already, or it is a key of `[model]`.
 pub fn register<C: ImageModelConfig>(key: &'static str) -> Result<(), ConfigError> {
     registry::add::<C>(key, &fields_of::<BackboneConfig>())
+}
+
+fn initializer_range() -> f64 {
+    0.02
 }
 
 impl BackboneConfig {

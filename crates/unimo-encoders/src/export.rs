@@ -271,6 +271,7 @@ mod tests {
             unused: names.unused.clone(),
             tied: Vec::new(),
             own: None,
+            numbered: Vec::new(),
         };
         let mut weights = Weights::open(&path).unwrap();
         let error = import(

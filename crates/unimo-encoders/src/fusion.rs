@@ -44,10 +44,11 @@ use crate::managers::{Manager, ManagerConfig, ManagerMemory};
 use crate::output::{FusionOutput, Keep, LayerAttention, LayerGates, StreamAttention};
 
 /// Which states of the other stream the cross-layer attention reads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Levels {
     /// No cross-layer attention.
+    #[default]
     None,
     /// All states of the other stream before this layer, from the projected encoder output on.
     CrossPrev,
@@ -58,10 +59,11 @@ pub enum Levels {
 }
 
 /// What enters a layer as the states of the two streams.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Link {
     /// The previous layer's output.
+    #[default]
     None,
     /// The previous output plus one uni-modal layer, normalised (BridgeTower).
     AddNorm,
@@ -87,9 +89,9 @@ impl Link {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FusionConfig {
-    /// `D`.
+    /// `D`: numbers of a state.
     pub width: usize,
-    /// Layers, each with a text and an image half.
+    /// Number of layers, each with a text and an image half.
     pub layers: usize,
     /// Attention heads.
     pub heads: usize,
@@ -99,22 +101,28 @@ pub struct FusionConfig {
     pub activation: Activation,
     /// Epsilon of every layer norm.
     pub layer_norm_eps: f64,
-    /// Dropout on attention weights and residual branches. Above 0, managers get their training noise too.
+    /// Share of dropout on attention weights and residual branches, in [0, 1). Above 0, managers get their training noise too.
     pub dropout: f64,
     /// Drop-path (stochastic depth) on the residual branches of the last layer, in [0, 1); it rises linearly from 0 in the first one.
     #[serde(default, skip_serializing_if = "config::is_zero")]
     pub drop_path: f64,
     /// In-layer co-attention; without it only the cross-layer attention connects the streams (an ablation).
+    #[serde(default = "with_in_layer")]
     pub in_layer: bool,
     /// What the cross-layer attention reads.
+    #[serde(default)]
     pub levels: Levels,
     /// How many of the last uni-modal layers `levels` or `link` use; 0 if neither does.
+    #[serde(default)]
     pub uni_levels: usize,
     /// How the weight of each level is decided.
+    #[serde(default)]
     pub gate: GateKind,
     /// Starting bias of the last level in the gate.
+    #[serde(default = "gate_beta")]
     pub gate_beta: f64,
     /// What enters a layer as the states of the two streams.
+    #[serde(default)]
     pub link: Link,
     /// Rows of the type embedding for images: 1, or one for each image of a sample (2 in NLVR2).
     #[serde(default = "one", skip_serializing_if = "is_one")]
@@ -126,6 +134,14 @@ pub struct FusionConfig {
 
 fn shared() -> bool {
     true
+}
+
+fn with_in_layer() -> bool {
+    true
+}
+
+fn gate_beta() -> f64 {
+    1.0
 }
 
 fn is_shared(shared: &bool) -> bool {

@@ -18,15 +18,15 @@ use unimo_core::mask::PaddingMask;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImageEncoderConfig {
-    /// Pixels per side.
+    /// Pixels per side of an image.
     pub image_size: usize,
-    /// `P`; divides the image size.
+    /// `P`: pixels per side of a patch; divides the image size.
     pub patch_size: usize,
-    /// `D`.
+    /// `D`: numbers of a state.
     pub width: usize,
-    /// Blocks. METER leaves out CLIP's last one.
+    /// Number of blocks. METER leaves out CLIP's last one.
     pub layers: usize,
-    /// Attention heads.
+    /// Attention heads; the width is a multiple of them.
     pub heads: usize,
     /// Inner width of the feed-forward layers.
     pub feed_forward: usize,
@@ -46,7 +46,7 @@ pub struct ImageEncoderConfig {
     /// Whether there is an embedding for hidden patches, which masked image modelling needs (BEiT, SIMLA, MAMO).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub mask_embedding: bool,
-    /// Dropout on embeddings, attention weights and residual branches.
+    /// Share of dropout on embeddings, attention weights and residual branches, in [0, 1).
     pub dropout: f64,
     /// Drop-path (stochastic depth) on the residual branches of the last block, in [0, 1); it rises linearly from 0 in the first one.
     #[serde(default, skip_serializing_if = "config::is_zero")]

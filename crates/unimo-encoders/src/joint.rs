@@ -40,9 +40,9 @@ use crate::quantiser::{Quantised, Quantiser, QuantiserConfig};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JointConfig {
-    /// `D`.
+    /// `D`: numbers of a state.
     pub width: usize,
-    /// Blocks.
+    /// Number of blocks.
     pub layers: usize,
     /// Attention heads.
     pub heads: usize,
@@ -52,7 +52,7 @@ pub struct JointConfig {
     pub activation: Activation,
     /// Epsilon of every layer norm.
     pub layer_norm_eps: f64,
-    /// Dropout on attention weights, residual branches and grounded tokens.
+    /// Share of dropout on attention weights, residual branches and grounded tokens, in [0, 1).
     pub dropout: f64,
     /// Drop-path (stochastic depth) on the residual branches of the last block, in [0, 1); it rises linearly from 0 in the first one.
     #[serde(default, skip_serializing_if = "config::is_zero")]

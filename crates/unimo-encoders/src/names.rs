@@ -103,6 +103,9 @@ pub struct Names {
     pub tied: Vec<[String; 2]>,
     /// Every name is ours, after this prefix.
     pub own: Option<String>,
+    /// Lists of layers of ours that are numbered otherwise in the checkpoint: the prefix before the number, and for each layer of ours
+    /// its number there.
+    pub numbered: Vec<(String, Vec<usize>)>,
 }
 
 impl Names {
@@ -121,6 +124,7 @@ impl Names {
             unused: unused.iter().map(|name| (*name).to_owned()).collect(),
             tied: Vec::new(),
             own: None,
+            numbered: Vec::new(),
         }
     }
 
@@ -131,6 +135,7 @@ impl Names {
             unused: Vec::new(),
             tied: Vec::new(),
             own: Some(String::new()),
+            numbered: Vec::new(),
         }
     }
 
@@ -138,6 +143,9 @@ impl Names {
     pub fn within(mut self, field: &str) -> Self {
         for section in &mut self.sections {
             section.ours = join(field, &section.ours);
+        }
+        for (prefix, _) in &mut self.numbered {
+            *prefix = join(field, prefix);
         }
         self
     }
@@ -166,16 +174,25 @@ impl Names {
         self
     }
 
+    /// The same names, where layer `i` of ours, under a prefix, is layer `layers[i]` of the checkpoint.
+    pub fn numbering(mut self, prefix: &str, layers: &[usize]) -> Self {
+        self.numbered.push((prefix.to_owned(), layers.to_vec()));
+        self
+    }
+
     /// The tables of both.
     pub fn and(mut self, other: Self) -> Self {
         self.sections.extend(other.sections);
         self.unused.extend(other.unused);
         self.tied.extend(other.tied);
+        self.numbered.extend(other.numbered);
         self
     }
 
     /// What a checkpoint calls one of our parameters; `None` if there is no rule for it.
     pub fn target(&self, ours: &str) -> Option<Target> {
+        let numbered = self.renumbered(ours)?;
+        let ours = numbered.as_str();
         let listed = self.sections.iter().find_map(|section| {
             let rest = match section.ours.as_str() {
                 "" => ours,
@@ -193,6 +210,18 @@ impl Names {
                 conversion: Conversion::Same(0),
             })
         })
+    }
+
+    /// Our name with the number that its layer has in the checkpoint; `None` for a layer that it does not have.
+    fn renumbered(&self, ours: &str) -> Option<String> {
+        let found = self.numbered.iter().find_map(|(prefix, layers)| {
+            let rest = ours.strip_prefix(prefix.as_str())?.strip_prefix('.')?;
+            let (number, rest) = rest.split_once('.')?;
+            let number: usize = number.parse().ok()?;
+            let there = layers.get(number);
+            Some(there.map(|there| format!("{prefix}.{there}.{rest}")))
+        });
+        found.unwrap_or_else(|| Some(ours.to_owned()))
     }
 
     /// The other names under which a checkpoint may hold a tensor.
@@ -318,6 +347,19 @@ mod tests {
         assert_eq!(name(&names), "backbone.text.norm.bias");
         assert_eq!(name(&Names::own()), "text.norm.bias");
         assert!(names.is_unused("objectives.mlm.bias") && !names.is_unused("backbone.objectives"));
+    }
+
+    #[test]
+    fn layers_may_have_other_numbers_there() {
+        let names = Names::new([("text", "bert", RULES)], &[]).numbering("text.layers", &[0, 2]);
+        let name = |ours: &str| names.target(ours).map(|target| target.name);
+        let there = |number| format!("bert.layer.{number}.self.query.bias");
+        assert_eq!(name("text.layers.0.query.bias"), Some(there(0)));
+        assert_eq!(name("text.layers.1.query.bias"), Some(there(2)));
+        assert_eq!(name("text.layers.2.query.bias"), None);
+        assert_eq!(name("text.norm.bias").unwrap(), "bert.LayerNorm.bias");
+        let own = Names::own().numbering("a.layers", &[1]);
+        assert_eq!(own.target("a.layers.0.b").unwrap().name, "a.layers.1.b");
     }
 
     #[test]

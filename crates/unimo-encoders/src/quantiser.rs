@@ -38,9 +38,9 @@ pub enum Choice {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QuantiserConfig {
-    /// `C`, 2,048 in UNIMO-2.
+    /// `C`: number of codes, 2,048 in UNIMO-2.
     pub codes: usize,
-    /// `K`, 100 in UNIMO-2.
+    /// `K`: grounded tokens of a sample, 100 in UNIMO-2.
     pub tokens: usize,
     /// How they are chosen.
     pub choice: Choice,

@@ -21,11 +21,11 @@ use unimo_core::mask::PaddingMask;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RegionEncoderConfig {
-    /// `F`, 2,054 in MVP, Oscar and VinVL.
+    /// `F`: numbers of a region, 2,054 in MVP, Oscar and VinVL.
     pub features: usize,
-    /// `D`.
+    /// `D`: numbers of a state.
     pub width: usize,
-    /// Blocks.
+    /// Number of blocks.
     pub layers: usize,
     /// Attention heads.
     pub heads: usize,
@@ -35,7 +35,7 @@ pub struct RegionEncoderConfig {
     pub activation: Activation,
     /// Epsilon of every layer norm.
     pub layer_norm_eps: f64,
-    /// Dropout on embeddings, attention weights and residual branches.
+    /// Share of dropout on embeddings, attention weights and residual branches, in [0, 1).
     pub dropout: f64,
     /// Drop-path (stochastic depth) on the residual branches of the last block, in [0, 1); it rises linearly from 0 in the first one.
     #[serde(default, skip_serializing_if = "config::is_zero")]

@@ -41,11 +41,11 @@ impl Positions {
 pub struct TextEncoderConfig {
     /// Rows of the word embedding; at least the tokenizer's vocabulary.
     pub vocab_size: usize,
-    /// `D`.
+    /// `D`: numbers of a state.
     pub width: usize,
-    /// Blocks.
+    /// Number of blocks.
     pub layers: usize,
-    /// Attention heads.
+    /// Attention heads; the width is a multiple of them.
     pub heads: usize,
     /// Inner width of the feed-forward layers.
     pub feed_forward: usize,
@@ -55,13 +55,13 @@ pub struct TextEncoderConfig {
     pub positions: Positions,
     /// Rows of the token-type embedding: 2 for BERT, 1 for RoBERTa.
     pub token_types: usize,
-    /// The padding token.
+    /// The id of the padding token.
     pub pad_id: usize,
     /// Activation of the feed-forward layers.
     pub activation: Activation,
     /// Epsilon of every layer norm: 1e-12 for BERT, 1e-5 for RoBERTa.
     pub layer_norm_eps: f64,
-    /// Dropout on embeddings, attention weights and residual branches.
+    /// Share of dropout on embeddings, attention weights and residual branches, in [0, 1).
     pub dropout: f64,
     /// Drop-path (stochastic depth) on the residual branches of the last block, in [0, 1); it rises linearly from 0 in the first one.
     #[serde(default, skip_serializing_if = "config::is_zero")]

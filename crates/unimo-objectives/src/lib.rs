@@ -325,6 +325,11 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
+/// The weight of an objective that a recipe gives none.
+fn weight() -> f64 {
+    1.0
+}
+
 /// Losses are computed in f32, whatever the dtype of the encoders.
 fn single_precision<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     cast(x, FloatDType::F32)

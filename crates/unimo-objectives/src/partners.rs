@@ -13,10 +13,11 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 /// Where the wrong partner of a pair comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Negatives {
     /// Any other sample of the batch.
+    #[default]
     Uniform,
     /// The most similar other sample, by the contrastive objective's similarity.
     HardArgmax,

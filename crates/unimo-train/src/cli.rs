@@ -22,12 +22,14 @@ use crate::apply::{caption, embed, explain, fill_mask, inputs, predict, score, s
 use crate::device::DeviceChoice;
 use crate::error::TrainError;
 use crate::fingerprint::Given;
-use crate::recipe::{BUILT_IN, Overrides, Recipe};
+use crate::recipe::{Overrides, Recipe};
+use crate::recipes::RecipesCommand;
 use crate::resuming::Asked;
 use crate::run::NewRun;
 use crate::scoring::captions::{self, ScoreCaptionsArgs};
 use crate::{
-    allocator, compare, data, evaluation, export, interrupt, pipe, report, sweep, training,
+    allocator, compare, data, evaluation, export, interrupt, names, pipe, recipes, report, sweep,
+    training,
 };
 
 /// Vision-language pre-training: UNIMO-3, UNIMO-2, MVP, METER, BridgeTower and ManagerTower from image-text files to a trained
@@ -62,8 +64,17 @@ enum Command {
     /// Set several runs side by side: what differs in their recipes, best scores, set-ups over seeds, and curves over each other.
     #[command(after_help = COMPARE_EXAMPLES)]
     Compare(compare::CompareArgs),
-    /// List the recipes that ship with unimo.
-    Recipes,
+    /// List the recipes that ship with unimo, show or check one, or explain a key.
+    #[command(after_help = RECIPES_EXAMPLES)]
+    Recipes {
+        #[command(subcommand)]
+        command: Option<RecipesCommand>,
+    },
+    /// List the parameters of a recipe's model: name, shape, whether it learns, factor of its learning rate, whether it decays.
+    ///
+    /// These are the names that init, train.freeze, stage.train and train.optimizer.lr_factors take, whole or by their beginning.
+    #[command(after_help = NAMES_EXAMPLES)]
+    Names(names::NamesArgs),
     /// Write embeddings of images and texts to a safetensors or .npy file.
     #[command(after_help = EMBED_EXAMPLES)]
     Embed(embed::EmbedArgs),
@@ -123,6 +134,22 @@ enum ConceptsCommand {
     #[command(after_help = CONCEPTS_EXAMPLES)]
     Build(data::concepts::ConceptsArgs),
 }
+
+const RECIPES_EXAMPLES: &str = "\
+Examples:
+  unimo recipes
+  A recipe as it is trained, with everything that it leaves out; what is printed is a recipe, too:
+    unimo recipes show unimo3-base --set train.steps=2000 > mine.toml
+  What a key or a table means:
+    unimo recipes explain train.optimizer
+  Everything that is wrong with a file, each with its line:
+    unimo recipes check mine.toml --data pairs.jsonl";
+
+const NAMES_EXAMPLES: &str = "\
+Examples:
+  unimo names unimo3-tiny
+  What a pattern covers:
+    unimo names unimo3-base --only backbone.text.layers.*.attention";
 
 const EVAL_EXAMPLES: &str = "\
 Examples:
@@ -310,7 +337,7 @@ struct Train {
     /// RECIPE given as well must be the run's own.
     #[arg(long, value_name = "RUN")]
     resume: Option<PathBuf>,
-    /// Device: flex (the CPU), wgpu, wgpu:N, cuda, cuda:N or auto [default: flex, or the resumed run's device].
+    /// Device: cpu (or flex), wgpu, wgpu:N, cuda, cuda:N or auto [default: cpu, or the resumed run's device].
     #[arg(long)]
     device: Option<DeviceChoice>,
     /// Only train: no evaluation, no report.
@@ -361,7 +388,7 @@ struct Eval {
     /// Split: val, test or train [default: val of the run's data, all of --data].
     #[arg(long, value_parser = inputs::split)]
     split: Option<Split>,
-    /// Device: flex (the CPU), wgpu, wgpu:N, cuda, cuda:N or auto.
+    /// Device: cpu (or flex), wgpu, wgpu:N, cuda, cuda:N or auto.
     #[arg(long, default_value = "flex")]
     device: DeviceChoice,
 }
@@ -466,13 +493,8 @@ fn run(command: Command) -> Result<(), TrainError> {
         }
         Command::Sweep(args) => sweep::run(&args),
         Command::Compare(args) => compare::run(&args),
-        Command::Recipes => {
-            for built_in in BUILT_IN {
-                let recipe = Recipe::load(built_in.name, &Overrides::default())?;
-                println!("{:<20} {}", built_in.name, recipe.description);
-            }
-            Ok(())
-        }
+        Command::Recipes { command } => recipes::run(command.as_ref()),
+        Command::Names(args) => names::run(&args),
         Command::Predict(args) => predict::run(&args),
         Command::Tasks => {
             print!("{}", predict::tasks());

@@ -1,5 +1,6 @@
 //! The errors that can end a command, each with one clear message.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use unimo_batch::ConfigError;
@@ -10,14 +11,34 @@ use unimo_encoders::weights::WeightsError;
 use unimo_eval::EvalError;
 use unimo_report::ReportError;
 
+/// An error of a recipe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Where it stands: `line 12`, `--set KEY=VALUE`; `None` if neither the file nor the command line has the key.
+    pub place: Option<String>,
+    /// The key, what is wrong and what is allowed.
+    pub told: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.place {
+            Some(place) => write!(f, "{place}: {}", self.told),
+            None => f.write_str(&self.told),
+        }
+    }
+}
+
 /// An error of this crate.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
     /// There is no recipe of that name and no file at that path.
-    #[error("there is no recipe `{given}`: give a path to a .toml file or one of {known}")]
+    #[error("there is no recipe `{given}`{meant}: give a path to a .toml file or one of {known}")]
     UnknownRecipe {
         /// The argument.
         given: String,
+        /// A recipe with a similar name, as a question in brackets, or nothing.
+        meant: String,
         /// The names of the built-in recipes.
         known: String,
     },
@@ -28,6 +49,14 @@ pub enum TrainError {
         file: String,
         /// The key, what is wrong and what is allowed.
         reason: String,
+    },
+    /// All that is wrong with a recipe.
+    #[error("{}", listed(file, problems))]
+    Problems {
+        /// File or recipe name.
+        file: String,
+        /// The errors, at least one.
+        problems: Vec<Problem>,
     },
     /// A value of the recipe is not allowed.
     #[error("{file}: {error}")]
@@ -207,6 +236,22 @@ pub enum TrainError {
     /// A comparison of backends or a torture run failed.
     #[error("{0}")]
     Check(String),
+}
+
+/// The errors of a recipe: one on the same line as the file, several below it.
+fn listed(file: &str, problems: &[Problem]) -> String {
+    match problems {
+        [Problem { place: None, told }] => format!("{file}: {told}"),
+        [problem] => format!("{file}, {problem}"),
+        _ => {
+            let lines = problems.iter().map(|problem| format!("\n  {problem}"));
+            format!(
+                "{file} has {} errors:{}",
+                problems.len(),
+                lines.collect::<String>()
+            )
+        }
+    }
 }
 
 impl TrainError {

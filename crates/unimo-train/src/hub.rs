@@ -98,6 +98,25 @@ pub fn resolve(given: &str) -> Result<PathBuf, TrainError> {
     hub.resolve(given)
 }
 
+/// As [`resolve`], for what describes a model: its weights are not fetched, and need not be there.
+///
+/// # Errors
+///
+/// As [`resolve`].
+pub fn resolve_description(given: &str) -> Result<PathBuf, TrainError> {
+    let path = Path::new(given);
+    if !path.exists()
+        && let Some(id) = Id::parse(given)
+    {
+        let cache = Cache::from_env().repo(id.repo());
+        if let Some(folder) = cache.get(CONFIGS[0]).as_deref().and_then(Path::parent) {
+            return Ok(folder.to_owned());
+        }
+    }
+    // Not in the cache: training would fetch it next.
+    resolve(given)
+}
+
 /// The cache and the server.
 struct Hub {
     cache: Cache,

@@ -32,6 +32,7 @@ use unimo_objectives::tasks::summary::Pooling;
 use unimo_objectives::tasks::vqa::{self, VqaConfig};
 
 use crate::error::TrainError;
+use crate::family;
 use crate::model::Model;
 use crate::sizes::{self, Size};
 
@@ -144,21 +145,10 @@ pub fn describe(path: &Path, weights: Option<&Path>) -> Result<Public, TrainErro
         config,
         spellings,
         weights: described.weights,
-        family: family(kind),
+        family: family::of(kind),
         tied: described.tied != Some(false),
         notes: described.notes,
     })
-}
-
-/// The image preparation of a kind of model, if no file says it.
-fn family(kind: Kind) -> Family {
-    match kind {
-        Kind::Clip | Kind::ClipImage => Family::Clip,
-        Kind::Vit => Family::Vit,
-        Kind::Deit => Family::Deit,
-        Kind::BridgeTower => Family::BridgeTower,
-        Kind::Bert | Kind::OpenClip | Kind::Meter | Kind::Own => Family::Torchvision,
-    }
 }
 
 /// The objectives that a model in this project's own format was trained with.

@@ -3,20 +3,26 @@
 pub mod eval;
 mod extends;
 pub mod init;
+pub mod keys;
+mod lines;
 pub mod log;
+mod nearest;
 pub mod outside;
 pub(crate) mod overrides;
 mod own_data;
+pub(crate) mod problems;
 pub mod stages;
+mod taken;
 pub(crate) mod task;
 pub mod train;
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 use unimo_batch::{ConfigError, SecondViews};
-use unimo_data::{DataConfig, TokenizerConfig};
+use unimo_data::{DataConfig, DataError, TokenizerConfig};
 use unimo_encoders::backbone::BackboneConfig;
 use unimo_objectives::ObjectivesConfig;
 use unimo_objectives::request::Inputs;
@@ -27,6 +33,8 @@ use crate::hub;
 pub use crate::recipe::eval::{During, EvalConfig, LossesConfig, PromptsConfig};
 pub use crate::recipe::init::InitConfig;
 pub use crate::recipe::log::LogConfig;
+use crate::recipe::nearest::nearest;
+use crate::recipe::problems::Text;
 pub use crate::recipe::stages::StageConfig;
 pub use crate::recipe::task::{LabelsConfig, Task, TaskConfig};
 pub use crate::recipe::train::{
@@ -108,8 +116,10 @@ built_in![
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
     /// One line that describes it.
+    #[serde(default)]
     pub description: String,
     /// Seed of weights, order, masks, negatives and dropout.
+    #[serde(default)]
     pub seed: u64,
     /// Public weights to start from; absent: random weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -117,6 +127,7 @@ pub struct Recipe {
     /// The training loop.
     pub train: TrainConfig,
     /// Evaluation on held-out data.
+    #[serde(default)]
     pub eval: EvalConfig,
     /// Where the run is written besides its own folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -147,8 +158,47 @@ pub struct Overrides {
     pub set: Vec<String>,
 }
 
+/// Something that is wrong at a key of a recipe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wrong {
+    /// The key; empty for the recipe as a whole.
+    pub(crate) key: String,
+    /// What is wrong and what is allowed.
+    pub(crate) reason: String,
+}
+
+impl fmt::Display for Wrong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl From<ConfigError> for Wrong {
+    fn from(error: ConfigError) -> Self {
+        Self {
+            reason: error.to_string(),
+            key: error.key,
+        }
+    }
+}
+
+impl From<DataError> for Wrong {
+    fn from(error: DataError) -> Self {
+        let reason = error.to_string();
+        let key = match error {
+            DataError::Config { key, .. } => key,
+            _ => "data".to_owned(),
+        };
+        Self { key, reason }
+    }
+}
+
 impl Recipe {
     /// A built-in recipe by name, or a file by path, with overrides, validated.
+    ///
+    /// # Errors
+    ///
+    /// There is no such recipe, or it is wrong: then [`TrainError::Problems`] has all that is.
     pub fn load(given: &str, overrides: &Overrides) -> Result<Self, TrainError> {
         let (recipe, notes) = Self::load_quietly(given, overrides)?;
         for note in notes {
@@ -166,28 +216,61 @@ impl Recipe {
     }
 
     /// As [`load`](Self::load), but returns the notes on overrides without effect instead of printing them.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
     pub fn load_quietly(
         given: &str,
         overrides: &Overrides,
     ) -> Result<(Self, Vec<String>), TrainError> {
         let path = Path::new(given);
         if let Some(built_in) = BUILT_IN.iter().find(|b| b.name == given) {
-            return Self::parse_noting(built_in.name, built_in.text, None, overrides);
+            return Self::parse_whole(&Text {
+                file: built_in.name,
+                text: built_in.text,
+                folder: None,
+                overrides,
+            });
         }
         if !path.is_file() {
-            let names: Vec<_> = BUILT_IN.iter().map(|b| b.name).collect();
+            let names = BUILT_IN.iter().map(|b| b.name);
+            let known: Vec<_> = names.clone().collect();
             return Err(TrainError::UnknownRecipe {
                 given: given.to_owned(),
-                known: names.join(", "),
+                meant: nearest(given, names)
+                    .map(|name| format!(" (did you mean `{name}`?)"))
+                    .unwrap_or_default(),
+                known: known.join(", "),
             });
         }
         let text = std::fs::read_to_string(path).map_err(TrainError::file("read", path))?;
-        let (recipe, mut notes) = Self::parse_noting(given, &text, path.parent(), overrides)?;
+        let (recipe, mut notes) = Self::parse_whole(&Text {
+            file: given,
+            text: &text,
+            folder: path.parent(),
+            overrides,
+        })?;
         // With `--data`, it is on purpose that the recipe's own source is not read.
         if let (None, Ok(table)) = (&overrides.data, text.parse::<Table>()) {
             notes.extend(overrides::unread_tables(&table, &recipe));
         }
         Ok((recipe, notes))
+    }
+
+    /// As [`parse_noting`](Self::parse_noting), with every error of the text.
+    fn parse_whole(given: &Text<'_>) -> Result<(Self, Vec<String>), TrainError> {
+        let parsed = Self::parse_noting(given.file, given.text, given.folder, given.overrides);
+        parsed.map_err(|first| {
+            let problems = problems::all(given);
+            if problems.is_empty() {
+                return first;
+            }
+            TrainError::Problems {
+                file: given.file.to_owned(),
+                problems,
+            }
+        })
     }
 
     /// Reads a recipe's text. Its paths and that of `--data` are relative to `folder`, or to the working directory without one;
@@ -223,68 +306,90 @@ impl Recipe {
         if overrides.data.is_some() {
             own_data::make_way(&mut table, &settings);
         }
-        stages::complete(&mut table);
-        let mut recipe: Self =
-            serde_path_to_error::deserialize(Value::Table(table)).map_err(|e| {
-                let key = e.path().to_string();
-                wrong(format!("`{key}`: {}", reason_for(e.inner())))
-            })?;
+        let taken = taken::take(&mut table, folder)?;
+        let recipe = Self::read(table)
+            .map_err(|Wrong { key, reason }| wrong(format!("`{key}`: {reason}")))?;
         let mut notes = Vec::new();
         if !settings.is_empty() {
             let mut base = base;
-            stages::complete(&mut base);
+            // What cannot be taken for it gives no notes.
+            let _ = taken::take(&mut base, folder);
             // Both sides have the paths as they were given.
             let written = |recipe: &Self| Table::try_from(recipe).ok();
-            // Read as above, so that the compiler generates the readers of all settings once.
-            let base: Option<Self> = serde_path_to_error::deserialize(Value::Table(base)).ok();
-            let base = base.as_ref().and_then(written);
+            let base = Self::read(base).ok().as_ref().and_then(written);
             let now = written(&recipe).unwrap_or_default();
             notes = overrides::notes(&settings, base.as_ref(), &set, &now);
         }
+        let recipe = recipe.placed(folder, overrides.data.as_deref())?;
+        overrides::unread(&settings, &recipe)?;
+        recipe.validate(file)?;
+        notes.extend(taken);
+        Ok((recipe, notes))
+    }
+
+    /// Reads a recipe's table, without checking its values.
+    fn read(mut table: Table) -> Result<Self, Wrong> {
+        stages::complete(&mut table);
+        serde_path_to_error::deserialize(Value::Table(table)).map_err(|error| {
+            let reason = reason_for(error.inner()).to_owned();
+            let at = error.path().to_string();
+            let at = if at == "." { String::new() } else { at };
+            let key = match reason.strip_prefix("missing field `") {
+                Some(field) => {
+                    let field = field.split('`').next().unwrap_or_default();
+                    let dot = if at.is_empty() { "" } else { "." };
+                    format!("{at}{dot}{field}")
+                }
+                None => at,
+            };
+            Wrong { key, reason }
+        })
+    }
+
+    /// The same with absolute paths, which were relative to a folder, and with the data of `--data`.
+    fn placed(mut self, folder: Option<&Path>, data: Option<&Path>) -> Result<Self, TrainError> {
         // Absolute, since the run's copy of the recipe is in another folder.
         let here = std::env::current_dir().map_err(TrainError::file("find", "."))?;
         let base = folder.map_or(here.clone(), |folder| here.join(folder));
-        let hub_tokenizer = recipe.hub_tokenizer(&base);
-        recipe.data.rebase(&base);
+        let hub_tokenizer = self.hub_tokenizer(&base);
+        self.data.rebase(&base);
         if let (Some(id), TokenizerConfig::File { path, .. }) =
-            (hub_tokenizer, &mut recipe.data.tokenizer)
+            (hub_tokenizer, &mut self.data.tokenizer)
         {
             *path = id;
         }
-        for data in recipe.stage.iter_mut().filter_map(|s| s.data.as_mut()) {
+        for data in self.stage.iter_mut().filter_map(|s| s.data.as_mut()) {
             data.rebase(&base);
-            data.tokenizer = recipe.data.tokenizer.clone();
+            data.tokenizer = self.data.tokenizer.clone();
         }
-        if let Some(init) = &mut recipe.init {
+        if let Some(init) = &mut self.init {
             init.rebase(&base);
         }
-        if let Some(task) = &mut recipe.task {
+        if let Some(task) = &mut self.task {
             task.rebase(&base);
         }
-        if let Some(log) = &mut recipe.log {
+        if let Some(log) = &mut self.log {
             log.rebase(&base);
         }
-        if let Some(prompts) = &mut recipe.eval.prompts {
+        if let Some(prompts) = &mut self.eval.prompts {
             prompts.folder = base.join(&prompts.folder);
         }
-        if let Some(path) = &overrides.data {
+        if let Some(path) = data {
             let is_url = path.to_string_lossy().contains("://");
             let absolute = if is_url {
-                path.clone()
+                path.to_owned()
             } else {
                 std::path::absolute(path).map_err(TrainError::file("find", path))?
             };
             // Stages that name another source keep it.
-            let source = recipe.data.source;
-            let stages = recipe.stage.iter_mut().filter_map(|s| s.data.as_mut());
+            let source = self.data.source;
+            let stages = self.stage.iter_mut().filter_map(|s| s.data.as_mut());
             for data in stages.filter(|data| data.source == source) {
                 data.take_from(absolute.clone())?;
             }
-            recipe.data.take_from(absolute)?;
+            self.data.take_from(absolute)?;
         }
-        overrides::unread(&settings, &recipe)?;
-        recipe.validate(file)?;
-        Ok((recipe, notes))
+        Ok(self)
     }
 
     /// The tokenizer's path, if no such file exists and it may be a Hugging Face id.
@@ -298,18 +403,47 @@ impl Recipe {
 
     /// Checks every value, alone and against the others, before anything is loaded.
     pub fn validate(&self, file: &str) -> Result<(), TrainError> {
-        self.check().map_err(|error| TrainError::Value {
-            file: file.to_owned(),
-            error,
-        })?;
-        let of_stages = self.stage.iter().filter_map(|stage| stage.data.as_ref());
-        for data in std::iter::once(&self.data).chain(of_stages) {
-            data.validate().map_err(|error| TrainError::Recipe {
+        match self.wrong().into_iter().next() {
+            None => Ok(()),
+            Some(Wrong { reason, .. }) => Err(TrainError::Recipe {
                 file: file.to_owned(),
-                reason: error.to_string(),
-            })?;
+                reason,
+            }),
         }
-        Ok(())
+    }
+
+    /// What is not allowed: of each section what is found first, and only then what is found first of all sections together.
+    fn wrong(&self) -> Vec<Wrong> {
+        let mut found = Vec::new();
+        let mut note = |checked: Result<(), ConfigError>| {
+            found.extend(checked.err().map(Wrong::from));
+        };
+        if let Some(init) = &self.init {
+            note(init.validate());
+        }
+        note(self.train.validate().map_err(|e| e.within("train")));
+        note(self.eval.validate().map_err(|e| e.within("eval")));
+        note(
+            self.model
+                .text
+                .validate()
+                .map_err(|e| e.within("model.text")),
+        );
+        if let Some(image) = &self.model.image {
+            note(image.validate().map_err(|e| e.within("model.image")));
+        }
+        for (key, settings) in self.objectives.each() {
+            let checked = settings.validate();
+            note(checked.map_err(|e| e.within(key).within("objectives")));
+        }
+        // What is wrong by itself cannot be judged beside others.
+        if found.is_empty() {
+            found.extend(self.check().err().map(Wrong::from));
+        }
+        let of_stages = self.stage.iter().filter_map(|stage| stage.data.as_ref());
+        let of_data = std::iter::once(&self.data).chain(of_stages);
+        found.extend(of_data.filter_map(|data| data.validate().err().map(Wrong::from)));
+        found
     }
 
     fn check(&self) -> Result<(), ConfigError> {

@@ -11,6 +11,9 @@
 //!
 //! `init = "unimo:RUN"` starts from a run of one's own (`starting/own.rs`).
 //!
+//! What the recipe does not say of the encoders has been taken from these files before (`recipe/taken.rs`). An encoder of fewer layers than
+//! the file's takes the first ones, or those that `init.layers` names.
+//!
 //! Every parameter is read or covered by `new`. Every tensor of the files is used or known to be useless. Sizes, epsilons,
 //! activations and normalisation must agree with the files. A wrong path never means random weights, and an entry of `new` or
 //! `unused` that matches nothing is an error.
@@ -38,7 +41,7 @@ use crate::hub;
 use crate::model::Model;
 use crate::pretrained::{self, NetworkConfig, Public};
 use crate::recipe::Recipe;
-use crate::recipe::init::{InitConfig, Whole};
+use crate::recipe::init::{InitConfig, Layers, Whole};
 use crate::starting::own::OwnRun;
 
 /// A key of the recipe, its value, and the value of the file.
@@ -307,6 +310,7 @@ fn parts(
         };
         let ours = &recipe.model.text;
         agree(&text_contradictions(recipe, theirs), &path)?;
+        let text_layers = blocks(init, "text", ours.layers, theirs.layers, &mut notes)?;
         files.push(Weights::open(&public.weights)?);
         // Rows of concepts follow the rows of words and are not changed.
         let mut encoder = model.backbone.text;
@@ -318,13 +322,7 @@ fn parts(
             encoder.word_embedding.weight =
                 parameters::update(all, |all| all.narrow(0, 0, theirs.vocab_size));
         }
-        let (mut encoder, account) = part(
-            encoder,
-            &public,
-            allow,
-            "backbone.text",
-            [ours.layers, theirs.layers],
-        )?;
+        let (mut encoder, account) = part(encoder, &public, allow, "backbone.text", &text_layers)?;
         if let Some(rows) = rows_of_concepts {
             let words = encoder.word_embedding.weight;
             encoder.word_embedding.weight = parameters::update(words, |words| {
@@ -358,14 +356,9 @@ fn parts(
         agree(&pixels, &path)?;
         notes.extend(public.notes.iter().cloned());
         notes.extend(said);
+        let image_layers = blocks(init, "image", ours.layers, theirs.layers, &mut notes)?;
         files.push(Weights::open(&public.weights)?);
-        let (encoder, account) = part(
-            encoder,
-            &public,
-            allow,
-            "backbone.image",
-            [ours.layers, theirs.layers],
-        )?;
+        let (encoder, account) = part(encoder, &public, allow, "backbone.image", &image_layers)?;
         model.backbone.image = Some(encoder);
         report = report.and(account);
         from.push(("the image encoder".to_owned(), path));
@@ -404,17 +397,45 @@ fn wrong_kind(key: &str, given: &str, public: &Public, needed: &str) -> TrainErr
     })
 }
 
-/// Loads one encoder; blocks beyond the recipe's number are left unused.
+/// Which blocks of a public encoder become ours, with a line about those that do not.
+fn blocks(
+    init: &InitConfig,
+    section: &str,
+    ours: usize,
+    theirs: usize,
+    notes: &mut Vec<String>,
+) -> Result<Blocks, TrainError> {
+    let layers = init.layers.unwrap_or(Layers::First);
+    let taken = layers.of(&format!("model.{section}.layers"), ours, theirs);
+    let taken = taken.map_err(TrainError::of_recipe)?;
+    if ours < theirs {
+        notes.push(format!(
+            "backbone.{section}.layers: of {theirs} layers, from 0, these are taken: {taken:?}"
+        ));
+    }
+    Ok(Blocks { taken, of: theirs })
+}
+
+/// The blocks of a public encoder that become ours.
+struct Blocks {
+    taken: Vec<usize>,
+    of: usize,
+}
+
+/// Loads one encoder; the blocks that are not taken are left unused.
 fn part<M: Module>(
     module: M,
     public: &Public,
     allow: &Allow,
     field: &str,
-    [ours, theirs]: [usize; 2],
+    blocks: &Blocks,
 ) -> Result<(M, Report), TrainError> {
     let mut weights = Weights::open(&public.weights)?;
     let parameters = names_of(&module);
     let names = best(public.spellings.clone(), &parameters, &weights);
+    // What the file calls a block of any number.
+    let spelled = names.clone();
+    let names = names.numbering("layers", &blocks.taken);
     let mut allow = Allow {
         missing: allow
             .missing
@@ -425,11 +446,11 @@ fn part<M: Module>(
         unexpected: allow.unexpected.clone(),
         left: Vec::new(),
     };
-    for layer in ours..theirs {
+    for layer in (0..blocks.of).filter(|layer| !blocks.taken.contains(layer)) {
         let first = parameters
             .iter()
             .filter_map(|n| n.strip_prefix("layers.0."));
-        let beyond = first.filter_map(|rest| names.target(&format!("layers.{layer}.{rest}")));
+        let beyond = first.filter_map(|rest| spelled.target(&format!("layers.{layer}.{rest}")));
         allow.unexpected.extend(beyond.map(|target| target.name));
     }
     let (module, mut report) = import(module, &mut weights, &names, &allow)?;

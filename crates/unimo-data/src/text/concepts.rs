@@ -40,7 +40,7 @@ pub struct ConceptsConfig {
     pub max_phrases: usize,
     /// Largest number of tags per image.
     pub max_tags: usize,
-    /// A vocabulary written by [`Concepts::save`]; `None`: it is counted when training starts.
+    /// A vocabulary written by `unimo concepts build`; `None`: it is counted when training starts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vocabulary: Option<PathBuf>,
 }

@@ -20,12 +20,14 @@ use crate::pairs::{Fused, Pairs};
 use crate::pretraining::vq::grounded;
 use crate::request::{ImageForm, Request, Samples, TextForm};
 use crate::tied::TiedHead;
+use crate::weight;
 
 /// `[objectives.codes]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CodesConfig {
     /// Factor of the loss in the sum.
+    #[serde(default = "weight")]
     pub weight: f64,
     /// Share of a sample's grounded tokens that are hidden (at least one token); 0.15 in UNIMO-2.
     pub rate: f64,

@@ -33,13 +33,15 @@ use crate::outcome::{Carry, Outcome};
 use crate::pairs::{Fused, Pairs};
 use crate::queue::Queue;
 use crate::request::{By, ImageForm, ImageKind, Request, Samples, TextForm, TextKind};
+use crate::weight;
 use crate::{NEEDS_TWO_STREAMS, is_default, single_precision, temperature};
 
 /// Which features are contrasted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Views {
     /// Texts with images, each after its own encoder, in both directions (ALBEF).
+    #[default]
     Two,
     /// Texts with images as the cross-modal encoder reads them, and both with the fused pairs, in one direction each (BridgeTower).
     Three,
@@ -82,14 +84,19 @@ pub const PUBLIC_NAMES: &[Rule] = &[
 #[serde(deny_unknown_fields)]
 pub struct ItcConfig {
     /// Factor of the loss in the sum.
+    #[serde(default = "weight")]
     pub weight: f64,
     /// Which features are contrasted.
+    #[serde(default)]
     pub views: Views,
-    /// `E`.
+    /// `E`: numbers of a feature in the common space, 256 in ALBEF.
+    #[serde(default = "width")]
     pub width: usize,
     /// Initial temperature; similarities are divided by it.
+    #[serde(default = "temperature")]
     pub temperature: f64,
     /// Lowest and highest temperature.
+    #[serde(default = "temperature_range")]
     pub temperature_range: [f64; 2],
     /// The layer between a class token and the common space.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -102,11 +109,23 @@ pub struct ItcConfig {
     pub momentum: Option<MomentumConfig>,
 }
 
+fn width() -> usize {
+    256
+}
+
+fn temperature() -> f64 {
+    0.07
+}
+
+fn temperature_range() -> [f64; 2] {
+    [0.001, 0.5]
+}
+
 /// `[objectives.itc.momentum]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MomentumConfig {
-    /// `Q`, 65,536 in ALBEF.
+    /// `Q`: number of features that are kept, 65,536 in ALBEF.
     pub queue: usize,
     /// Share of the teacher's soft targets, 0.4 in ALBEF; 0 uses the true pairs alone.
     pub alpha: f64,

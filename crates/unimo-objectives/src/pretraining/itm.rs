@@ -34,13 +34,15 @@ use crate::outcome::Outcome;
 use crate::pairs::{Fused, Pairs};
 pub use crate::partners::Negatives;
 use crate::request::{ImageForm, Request, Samples, TextForm};
+use crate::weight;
 use crate::{NEEDS_TWO_STREAMS, is_default, single_precision};
 
 /// Which pairs are made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Layout {
     /// METER: a random half of the captions keeps its image, the others get a wrong one.
+    #[default]
     Half,
     /// ALBEF: every true pair, every caption with a wrong image, every image with a wrong caption.
     OneToTwo,
@@ -77,10 +79,13 @@ pub enum Head {
 #[serde(deny_unknown_fields)]
 pub struct ItmConfig {
     /// Factor of the loss in the sum.
+    #[serde(default = "weight")]
     pub weight: f64,
     /// Where wrong partners come from.
+    #[serde(default)]
     pub negatives: Negatives,
     /// Which pairs are made.
+    #[serde(default)]
     pub layout: Layout,
     /// What the classifier reads.
     #[serde(default, skip_serializing_if = "is_default")]

@@ -29,6 +29,7 @@ use crate::pairs::{Fused, Pairs};
 use crate::pretraining::lm::self_critical::{Reward, SelfCriticalConfig};
 use crate::request::{ImageForm, Request, Samples, TextForm, TextKind};
 use crate::tied::TiedHead;
+use crate::weight;
 use crate::{NEEDS_ONE_STREAM, is_default};
 
 /// `[objectives.lm]`.
@@ -36,6 +37,7 @@ use crate::{NEEDS_ONE_STREAM, is_default};
 #[serde(deny_unknown_fields)]
 pub struct LmConfig {
     /// Factor of the loss in the sum.
+    #[serde(default = "weight")]
     pub weight: f64,
     /// Whether it also learns from texts without images, which needs a single-stream cross-modal encoder, or none.
     #[serde(default, skip_serializing_if = "is_default")]

@@ -21,12 +21,14 @@ use crate::outcome::Outcome;
 use crate::pairs::Fused;
 use crate::request::{By, ImageForm, ImageKind, Request, Samples, TextForm, TextKind};
 use crate::tied::TiedHead;
+use crate::weight;
 
 /// `[objectives.mcr]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct McrConfig {
     /// Factor of the loss in the sum.
+    #[serde(default = "weight")]
     pub weight: f64,
     /// Share of tags and phrases that are hidden.
     pub rate: f64,

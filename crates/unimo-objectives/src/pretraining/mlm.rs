@@ -23,6 +23,7 @@ use crate::outcome::Outcome;
 use crate::pairs::{Fused, Pairs};
 use crate::request::{ImageForm, Request, Samples, TextForm, TextKind};
 use crate::tied::tied_logits;
+use crate::weight;
 use crate::{NEEDS_ONE_STREAM, is_default};
 
 /// `[objectives.mlm]`.
@@ -30,8 +31,10 @@ use crate::{NEEDS_ONE_STREAM, is_default};
 #[serde(deny_unknown_fields)]
 pub struct MlmConfig {
     /// Factor of the loss in the sum.
+    #[serde(default = "weight")]
     pub weight: f64,
     /// How words are hidden.
+    #[serde(default)]
     pub mask: MaskSpec,
     /// Whether the decoder's matrix is the word embedding. The text encoder must then be as wide as the cross-modal encoder.
     #[serde(default, skip_serializing_if = "is_default")]

@@ -29,6 +29,7 @@ use crate::objective::{Objective, ObjectiveConfig, Settings};
 use crate::outcome::Outcome;
 use crate::pairs::{Fused, Pairs};
 use crate::request::{By, ImageForm, ImageKind, Request, Samples, TextForm, TextKind};
+use crate::weight;
 use crate::{is_default, single_precision};
 
 /// Distance of a prediction from its target, as a mean over the width.
@@ -47,6 +48,7 @@ pub enum Distance {
 #[serde(deny_unknown_fields)]
 pub struct MrmConfig {
     /// Factor of the loss in the sum.
+    #[serde(default = "weight")]
     pub weight: f64,
     /// How words are hidden: as in `objectives.mlm.mask` if there is one. 25% in MAMO.
     pub mask: MaskSpec,

@@ -25,12 +25,14 @@ use crate::pairs::Fused;
 use crate::pretraining::itc::embed;
 use crate::request::{By, ImageForm, ImageKind, Request, Samples};
 use crate::temperature;
+use crate::weight;
 
 /// `[objectives.views]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ViewsConfig {
     /// Factor of the loss in the sum.
+    #[serde(default = "weight")]
     pub weight: f64,
     /// `E`.
     pub width: usize,

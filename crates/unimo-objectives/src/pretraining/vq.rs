@@ -20,12 +20,14 @@ use crate::objective::{Objective, ObjectiveConfig, Settings};
 use crate::outcome::Outcome;
 use crate::pairs::{Fused, Pairs};
 use crate::request::{ImageForm, Request, Samples, TextForm};
+use crate::weight;
 
 /// `[objectives.vq]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VqConfig {
     /// Factor of the loss in the sum.
+    #[serde(default = "weight")]
     pub weight: f64,
     /// Factor of `L_e`, the loss that pulls states to codes; 0.25 in UNIMO-2.
     pub commitment: f64,

@@ -30,6 +30,7 @@ use crate::pairs::{Fused, Pairs};
 use crate::partners::Negatives;
 use crate::request::{ImageForm, Request, Samples, TextForm};
 use crate::single_precision;
+use crate::weight;
 
 /// Which region stands for a phrase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +47,7 @@ pub enum Region {
 #[serde(deny_unknown_fields)]
 pub struct WpgConfig {
     /// Factor of the loss in the sum.
+    #[serde(default = "weight")]
     pub weight: f64,
     /// By how much its own image must be nearer; 0.2 in MVP.
     pub margin: f64,

@@ -25,12 +25,14 @@ use crate::outcome::Outcome;
 use crate::pairs::Fused;
 use crate::request::{By, ImageForm, ImageKind, Request, Samples};
 use crate::tasks::labels::Labelled;
+use crate::weight;
 
 /// `[objectives.classes]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClassesConfig {
     /// Factor of the loss in the sum.
+    #[serde(default = "weight")]
     pub weight: f64,
     /// Number of classes; absent: as many as there are labels.
     #[serde(default, skip_serializing_if = "Option::is_none")]

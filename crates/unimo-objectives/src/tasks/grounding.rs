@@ -29,6 +29,7 @@ use crate::request::{Request, Samples};
 use crate::tasks::head::HeadConfig;
 use crate::tasks::pair::{PairClassifier, PairTask};
 use crate::tasks::summary::Pooling;
+use crate::weight;
 use crate::{is_default, single_precision};
 
 /// Numbers of a box.
@@ -42,6 +43,7 @@ pub(crate) const RIGHT_AT: f64 = 0.5;
 #[serde(deny_unknown_fields)]
 pub struct GroundingConfig {
     /// Factor of the loss in the sum.
+    #[serde(default = "weight")]
     pub weight: f64,
     /// What the head reads of a pair.
     pub pooling: Pooling,

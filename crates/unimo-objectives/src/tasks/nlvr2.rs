@@ -32,6 +32,7 @@ use crate::tasks::head::{HeadConfig, meter_names};
 use crate::tasks::labels::Labelled;
 use crate::tasks::pair::{PairClassifier, PairTask};
 use crate::tasks::summary::Pooling;
+use crate::weight;
 
 /// The classes in the order of the head.
 pub const NAMES: &[&str] = &["False", "True"];
@@ -41,6 +42,7 @@ pub const NAMES: &[&str] = &["False", "True"];
 #[serde(deny_unknown_fields)]
 pub struct Nlvr2Config {
     /// Factor of the loss in the sum.
+    #[serde(default = "weight")]
     pub weight: f64,
     /// Images that a statement is about: 2 in NLVR2, 1 in NLVR and generated scenes.
     pub images: usize,

@@ -35,12 +35,14 @@ use crate::pairs::{Fused, Pairs};
 use crate::request::{ImageForm, Request, Samples, TextForm};
 use crate::single_precision;
 use crate::tasks::summary::{Pooling, Summary};
+use crate::weight;
 
 /// `[objectives.ranking]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RankingConfig {
     /// Factor of the loss in the sum.
+    #[serde(default = "weight")]
     pub weight: f64,
     /// Wrong texts per image (METER: 15).
     pub negatives: usize,

@@ -32,12 +32,14 @@ use crate::outcome::Outcome;
 use crate::pairs::{Fused, Pairs};
 use crate::request::{By, Request, Samples, TextForm, TextKind};
 use crate::tasks::labels::{Labelled, squared_error};
+use crate::weight;
 
 /// `[objectives.sentences]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SentencesConfig {
     /// Factor of the loss in the sum.
+    #[serde(default = "weight")]
     pub weight: f64,
     /// The head.
     pub head: SentenceHead,

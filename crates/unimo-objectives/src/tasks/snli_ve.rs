@@ -25,6 +25,7 @@ use crate::tasks::head::{HeadConfig, meter_names};
 use crate::tasks::labels::Labelled;
 use crate::tasks::pair::{PairClassifier, PairTask};
 use crate::tasks::summary::Pooling;
+use crate::weight;
 
 /// The classes in the order of the head.
 pub const NAMES: &[&str] = &["contradiction", "neutral", "entailment"];
@@ -34,6 +35,7 @@ pub const NAMES: &[&str] = &["contradiction", "neutral", "entailment"];
 #[serde(deny_unknown_fields)]
 pub struct SnliVeConfig {
     /// Factor of the loss in the sum.
+    #[serde(default = "weight")]
     pub weight: f64,
     /// What the head reads.
     pub pooling: Pooling,

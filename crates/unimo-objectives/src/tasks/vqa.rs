@@ -32,12 +32,14 @@ use crate::tasks::head::{HeadConfig, meter_names};
 use crate::tasks::labels::Labelled;
 use crate::tasks::pair::{PairClassifier, PairTask};
 use crate::tasks::summary::Pooling;
+use crate::weight;
 
 /// `[objectives.vqa]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VqaConfig {
     /// Factor of the loss in the sum.
+    #[serde(default = "weight")]
     pub weight: f64,
     /// Number of answers; absent: as many as `task.labels` has.
     #[serde(default, skip_serializing_if = "Option::is_none")]

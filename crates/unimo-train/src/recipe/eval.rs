@@ -18,6 +18,7 @@ use crate::recipe::outside::{OutsideSections, REGISTRY};
 #[serde(remote = "Self", deny_unknown_fields)]
 pub struct EvalConfig {
     /// Number of held-out images, drawn at random if there are more; 0: all.
+    #[serde(default)]
     pub limit: usize,
     /// What evaluations before the last step score: `auto`, `contrast`, `part` or `full`.
     #[serde(default)]
@@ -29,15 +30,19 @@ pub struct EvalConfig {
     #[serde(default = "default_memory")]
     pub memory_gb: f64,
     /// Texts or images per forward pass of an encoder, and pairs per forward pass of the cross-modal encoder.
+    #[serde(default = "default_batch")]
     pub batch_size: usize,
     /// Number of candidates, in each direction, that the contrastive score selects for the matching score.
+    #[serde(default = "default_shortlist")]
     pub shortlist: usize,
     /// Whether what is on the list of one direction is re-ranked in the other too, as BridgeTower and ManagerTower do.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub united_shortlists: bool,
     /// Whether the matching score also ranks every text against every image.
+    #[serde(default)]
     pub full_itm: bool,
     /// Images shown in the report.
+    #[serde(default = "default_gallery")]
     pub gallery: usize,
     /// The number that selects the best weights of a run, such as `prompts.top1`; absent: the mean of R@1, R@5 and R@10 in both
     /// directions.
@@ -85,6 +90,41 @@ fn default_share() -> f64 {
 
 fn default_memory() -> f64 {
     2.0
+}
+
+fn default_batch() -> usize {
+    64
+}
+
+fn default_shortlist() -> usize {
+    128
+}
+
+fn default_gallery() -> usize {
+    12
+}
+
+impl Default for EvalConfig {
+    /// All held-out images, with ALBEF's shortlist of 128 for the matching score.
+    fn default() -> Self {
+        Self {
+            limit: 0,
+            during: During::default(),
+            share: default_share(),
+            memory_gb: default_memory(),
+            batch_size: default_batch(),
+            shortlist: default_shortlist(),
+            full_itm: false,
+            united_shortlists: false,
+            gallery: default_gallery(),
+            select: None,
+            prompts: None,
+            captions: None,
+            losses: None,
+            grad_cam: None,
+            outside: OutsideSections::default(),
+        }
+    }
 }
 
 impl EvalConfig {

@@ -8,7 +8,52 @@ use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use unimo_batch::ConfigError;
 
-/// `init`.
+/// `init.layers`: which layers of a deeper encoder a shallower one starts from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Layers {
+    /// The first ones.
+    First,
+    /// Every second one, beginning with the first (DistilBERT); there must be twice as many, or one less.
+    EverySecond,
+}
+
+impl Layers {
+    /// For each of `ours` layers the number of one of `theirs`, from 0. `key` is the recipe's key of `ours`.
+    ///
+    /// # Errors
+    ///
+    /// There are too few, or not twice as many.
+    pub(crate) fn of(
+        self,
+        key: &str,
+        ours: usize,
+        theirs: usize,
+    ) -> Result<Vec<usize>, ConfigError> {
+        ConfigError::unless(
+            ours <= theirs,
+            key,
+            ours,
+            format_args!("must be at most {theirs}, the layers of the weights that `init` names"),
+        )?;
+        ConfigError::unless(
+            self == Self::First || ours == theirs.div_ceil(2),
+            key,
+            ours,
+            format_args!(
+                "must be {}: init.layers = \"every_second\" takes every second one of {theirs}",
+                theirs.div_ceil(2)
+            ),
+        )?;
+        let step = match self {
+            Self::First => 1,
+            Self::EverySecond => 2,
+        };
+        Ok((0..ours).map(|layer| layer * step).collect())
+    }
+}
+
+/// `init`: a table, or `"KIND:PATH"` alone for `whole`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct InitConfig {
     /// A whole checkpoint, `KIND:PATH`; kinds are `unimo` (a run of one's own), `meter` and `bridgetower`.
@@ -23,6 +68,10 @@ pub struct InitConfig {
     /// Our parameters that are read from a run of one's own, such as `backbone.text`; empty: all.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub parts: Vec<String>,
+    /// Which layers are taken where the recipe's encoder has fewer than the weights. From a run of one's own it must be said; of a public
+    /// encoder the first are taken by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layers: Option<Layers>,
     /// Our parameters that may keep random weights: names or prefixes of names, `*` for any one part.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub new: Vec<String>,
@@ -41,6 +90,7 @@ impl<'de> Deserialize<'de> for InitConfig {
             text: Option<String>,
             image: Option<String>,
             parts: Vec<String>,
+            layers: Option<Layers>,
             new: Vec<String>,
             unused: Vec<String>,
         }
@@ -48,7 +98,9 @@ impl<'de> Deserialize<'de> for InitConfig {
         impl<'de> Visitor<'de> for Given {
             type Value = InitConfig;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("\"KIND:PATH\" or a table with text, image, whole, parts, new, unused")
+                f.write_str(
+                    "\"KIND:PATH\" or a table with text, image, whole, parts, layers, new, unused",
+                )
             }
             fn visit_str<E: Error>(self, whole: &str) -> Result<InitConfig, E> {
                 Ok(InitConfig {
@@ -63,6 +115,7 @@ impl<'de> Deserialize<'de> for InitConfig {
                     text: table.text,
                     image: table.image,
                     parts: table.parts,
+                    layers: table.layers,
                     new: table.new,
                     unused: table.unused,
                 })
@@ -115,6 +168,12 @@ impl InitConfig {
         )?;
         let whole = self.whole.as_deref().map(Whole::parse).transpose()?;
         let own = matches!(whole, Some((Whole::Unimo, _)));
+        ConfigError::unless(
+            own || parts || self.layers.is_none(),
+            "init.layers",
+            format_args!("{:?}", self.layers),
+            "must be absent with a whole METER or BridgeTower, whose depth must be the recipe's",
+        )?;
         ConfigError::unless(
             own || self.parts.is_empty(),
             "init.parts",

@@ -11,7 +11,7 @@ use unimo_data::SourceKind;
 
 use crate::error::TrainError;
 use crate::recipe::Recipe;
-use crate::recipe::stages;
+use crate::recipe::{stages, taken};
 
 /// The value that removes a section or an optional value, unless it is a valid value itself.
 pub(crate) const NONE: &str = "none";
@@ -21,7 +21,7 @@ const BOGUS: &str = "\u{1}";
 
 /// A part of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Part {
+pub(crate) enum Part {
     /// A key of a table.
     Name(String),
     /// An index of an array, `[2]`.
@@ -30,7 +30,42 @@ enum Part {
 
 /// A key, such as `stage[0].data.pairs.path`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Key(Vec<Part>);
+pub(crate) struct Key(Vec<Part>);
+
+impl Part {
+    /// The index that it may be: `stage.0` means `stage[0]`.
+    pub(crate) fn index(&self) -> Option<usize> {
+        match self {
+            Self::At(index) => Some(*index),
+            Self::Name(name) => name.parse().ok(),
+        }
+    }
+}
+
+impl Key {
+    /// Its parts, the outermost first.
+    pub(crate) fn parts(&self) -> &[Part] {
+        &self.0
+    }
+
+    /// A key of the table at this key.
+    pub(crate) fn inside(&self, name: &str) -> Self {
+        let mut parts = self.0.clone();
+        parts.push(Part::Name(name.to_owned()));
+        Self(parts)
+    }
+
+    /// A key of the same table.
+    pub(crate) fn beside(&self, name: &str) -> Self {
+        let above = self.0.split_last().map_or(&[][..], |(_, above)| above);
+        Self(above.to_vec()).inside(name)
+    }
+
+    /// Whether this is the other key, or a table that holds it.
+    pub(crate) fn holds(&self, other: &Self) -> bool {
+        other.0.starts_with(&self.0)
+    }
+}
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -59,6 +94,16 @@ pub(crate) struct Setting {
 impl Setting {
     fn wrong(&self, reason: impl Into<String>) -> TrainError {
         wrong(&self.given, reason)
+    }
+
+    /// Its key.
+    pub(crate) fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// As it was given, `KEY=VALUE`.
+    pub(crate) fn given(&self) -> &str {
+        &self.given
     }
 }
 
@@ -280,7 +325,7 @@ fn split(given: &str) -> Option<(&str, &str)> {
 }
 
 /// Parses `a.b[0]."c.d"`.
-fn parse_key(text: &str) -> Result<Key, String> {
+pub(crate) fn parse_key(text: &str) -> Result<Key, String> {
     let empty = || "an empty key".to_owned();
     let mut parts = Vec::new();
     let mut rest = text.trim();
@@ -410,11 +455,12 @@ fn is_recipe(table: &Table) -> bool {
 
 fn completed(table: &Table) -> Value {
     let mut table = table.clone();
+    taken::stand_in(&mut table);
     stages::complete(&mut table);
     Value::Table(table)
 }
 
-fn get<'a>(table: &'a Table, key: &Key) -> Option<&'a Value> {
+pub(crate) fn get<'a>(table: &'a Table, key: &Key) -> Option<&'a Value> {
     let (first, rest) = key.0.split_first()?;
     let Part::Name(first) = first else {
         return None;
@@ -426,21 +472,13 @@ fn get<'a>(table: &'a Table, key: &Key) -> Option<&'a Value> {
 fn step<'a>(at: &'a Value, part: &Part) -> Option<&'a Value> {
     match (at, part) {
         (Value::Table(table), Part::Name(name)) => table.get(name),
-        (Value::Array(values), part) => values.get(index(part)?),
+        (Value::Array(values), part) => values.get(part.index()?),
         _ => None,
     }
 }
 
-/// The index of `stage.0`, which means `stage[0]`.
-fn index(part: &Part) -> Option<usize> {
-    match part {
-        Part::At(index) => Some(*index),
-        Part::Name(name) => name.parse().ok(),
-    }
-}
-
 /// Puts a value at a key. Creates missing sections.
-fn put(table: &mut Table, key: &Key, value: Value) -> Result<(), String> {
+pub(crate) fn put(table: &mut Table, key: &Key, value: Value) -> Result<(), String> {
     let mut whole = Value::Table(std::mem::take(table));
     let result = put_into(&mut whole, &key.0, String::new(), value);
     if let Value::Table(back) = whole {
@@ -466,7 +504,7 @@ fn put_into(at: &mut Value, key: &[Part], name: String, value: Value) -> Result<
         }
         (Value::Array(values), part) => {
             let count = values.len();
-            let index = index(part).ok_or_else(|| {
+            let index = part.index().ok_or_else(|| {
                 format!("`{name}` is a list: name one of its entries, `{name}[0]`")
             })?;
             let below = values.get_mut(index).ok_or_else(|| match count {
@@ -481,7 +519,7 @@ fn put_into(at: &mut Value, key: &[Part], name: String, value: Value) -> Result<
 }
 
 /// Removes the value at a key, if there is one.
-fn take(table: &mut Table, key: &Key) {
+pub(crate) fn take(table: &mut Table, key: &Key) {
     let Some((last, above)) = key.0.split_last() else {
         return;
     };
@@ -500,7 +538,7 @@ fn take(table: &mut Table, key: &Key) {
     for part in rest {
         let next = match (at, part) {
             (Value::Table(table), Part::Name(name)) => table.get_mut(name),
-            (Value::Array(values), part) => index(part).and_then(|at| values.get_mut(at)),
+            (Value::Array(values), part) => part.index().and_then(|at| values.get_mut(at)),
             _ => None,
         };
         let Some(next) = next else {
@@ -513,7 +551,7 @@ fn take(table: &mut Table, key: &Key) {
             table.remove(last);
         }
         (Value::Array(values), last) => {
-            if let Some(at) = index(last).filter(|at| *at < values.len()) {
+            if let Some(at) = last.index().filter(|at| *at < values.len()) {
                 values.remove(at);
             }
         }

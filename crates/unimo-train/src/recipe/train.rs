@@ -8,10 +8,11 @@ use unimo_core::lora::LoraSpec;
 use unimo_encoders::names::covers;
 
 /// The dtype of activations; parameters, optimiser and losses are always f32.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ComputeDtype {
     /// Single precision.
+    #[default]
     F32,
     /// Half precision with the range of f32, for GPUs that support it.
     Bf16,
@@ -28,11 +29,14 @@ pub struct TrainConfig {
     /// Pairs per forward pass.
     pub batch_size: usize,
     /// Forward passes per optimiser step: the effective batch is `batch_size * accumulation`.
+    #[serde(default = "one")]
     pub accumulation: usize,
     /// The dtype of activations.
+    #[serde(default)]
     pub dtype: ComputeDtype,
     /// Whether cheap operations are recomputed in the backward pass instead of keeping their results. These are burn's element-wise
     /// operations. On the CPU it saves little, since fused kernels replace most of them.
+    #[serde(default)]
     pub gradient_checkpointing: bool,
     /// Largest norm of the gradient over all parameters; absent: no clipping.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -41,12 +45,16 @@ pub struct TrainConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ema: Option<f64>,
     /// Steps between lines in `metrics.jsonl`.
+    #[serde(default = "log_every")]
     pub log_every: u64,
     /// Steps between evaluations; 0: only at the end.
+    #[serde(default)]
     pub eval_every: u64,
     /// Steps between checkpoints; the last step is always kept.
+    #[serde(default = "checkpoint_every")]
     pub checkpoint_every: u64,
     /// How many of the newest checkpoints are kept, in addition to the best one.
+    #[serde(default = "keep_last")]
     pub keep_last: usize,
     /// Parameters that stay as they are: names or prefixes of names, such as `"backbone.image"`, where `*` stands for any one part. They
     /// track no gradient, are not decayed and have no moments.
@@ -58,6 +66,7 @@ pub struct TrainConfig {
     /// The optimiser.
     pub optimizer: OptimizerConfig,
     /// The learning rate over the steps.
+    #[serde(default)]
     pub schedule: ScheduleConfig,
 }
 
@@ -104,6 +113,7 @@ pub struct OptimizerConfig {
     /// Peak learning rate of the uni-modal encoders.
     pub lr: f64,
     /// Factor of the learning rate for the cross-modal encoder and the heads (5 in METER).
+    #[serde(default = "same")]
     pub fusion_lr_factor: f64,
     /// Factors of the learning rate by parameter: a name or a prefix, such as `"objectives.itm" = 10.0`, where `*` stands for any
     /// one part. The pattern with the most parts applies, and replaces `fusion_lr_factor`.
@@ -115,12 +125,16 @@ pub struct OptimizerConfig {
     #[serde(default = "undecayed", skip_serializing_if = "is_undecayed")]
     pub layer_decay: f64,
     /// Decay rate of the first moment.
+    #[serde(default = "beta1")]
     pub beta1: f64,
     /// Decay rate of the second moment.
+    #[serde(default = "beta2")]
     pub beta2: f64,
     /// Added to the root of the second moment.
+    #[serde(default = "eps")]
     pub eps: f64,
     /// Decoupled weight decay of matrices; vectors (biases, norms, the class token) are not decayed.
+    #[serde(default = "weight_decay")]
     pub weight_decay: f64,
 }
 
@@ -133,10 +147,11 @@ fn is_undecayed(decay: &f64) -> bool {
 }
 
 /// How the learning rate falls after the warm-up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Decay {
     /// Linearly.
+    #[default]
     Linear,
     /// As half a cosine wave.
     Cosine,
@@ -149,11 +164,65 @@ pub enum Decay {
 #[serde(deny_unknown_fields)]
 pub struct ScheduleConfig {
     /// Share of the steps in which the rate rises linearly from 0.
+    #[serde(default = "warmup")]
     pub warmup: f64,
     /// How it falls afterwards.
+    #[serde(default)]
     pub decay: Decay,
     /// The rate at the last step, as a share of the peak.
+    #[serde(default)]
     pub last: f64,
+}
+
+fn one() -> usize {
+    1
+}
+
+fn log_every() -> u64 {
+    10
+}
+
+fn checkpoint_every() -> u64 {
+    1000
+}
+
+fn keep_last() -> usize {
+    2
+}
+
+fn same() -> f64 {
+    1.0
+}
+
+fn beta1() -> f64 {
+    0.9
+}
+
+fn beta2() -> f64 {
+    0.999
+}
+
+fn eps() -> f64 {
+    1e-8
+}
+
+fn weight_decay() -> f64 {
+    0.01
+}
+
+fn warmup() -> f64 {
+    0.1
+}
+
+impl Default for ScheduleConfig {
+    /// BERT's and METER's: a tenth of the steps up, then down to 0.
+    fn default() -> Self {
+        Self {
+            warmup: warmup(),
+            decay: Decay::Linear,
+            last: 0.0,
+        }
+    }
 }
 
 impl TrainConfig {

@@ -59,8 +59,28 @@ const SECTIONS: [(&str, &str); 5] = [
     ("joint", "backbone.joint"),
 ];
 
-/// Settings that another run may have differently: they change no weight, or weights that are made to fit.
-const MAY_DIFFER: [&str; 4] = ["dropout", "drop_path", "image_size", "pictures"];
+/// Settings that another run may have differently: they change no weight, or weights that are made to fit. Another number of layers must
+/// be stated ([`OwnRun::depths`]).
+const MAY_DIFFER: [&str; 5] = ["dropout", "drop_path", "image_size", "pictures", "layers"];
+
+/// Lists of blocks in the sections of `[model]`, below the section's parameters.
+const BLOCKS: [(&str, &[&str]); 5] = [
+    ("text", &["layers"]),
+    ("image", &["layers"]),
+    ("regions", &["layers"]),
+    ("fusion", &["text.layers", "image.layers"]),
+    ("joint", &["layers"]),
+];
+
+/// An encoder that has fewer blocks than the run's.
+struct Depth {
+    /// The lists of its blocks.
+    lists: Vec<String>,
+    /// Which of the run's blocks are taken.
+    taken: Vec<usize>,
+    /// How many the run has.
+    of: usize,
+}
 
 impl OwnRun {
     /// The run that `init` names; `None` if it names something else.
@@ -174,6 +194,14 @@ impl OwnRun {
                 &[],
             ));
         }
+        let depths = self
+            .depths(recipe, init, &read)
+            .map_err(TrainError::of_recipe)?;
+        for depth in &depths {
+            for list in &depth.lists {
+                names = names.numbering(list, &depth.taken);
+            }
+        }
         let (own, theirs) = (recipe.objectives.given(), self.recipe.objectives.given());
         let heads = |all: &[&str], others: &[&str]| -> Vec<String> {
             let new = all.iter().filter(|key| !others.contains(key));
@@ -186,6 +214,16 @@ impl OwnRun {
         let mut unexpected: Vec<String> = stored.filter(|name| !read(name)).collect();
         unexpected.extend(init.new.iter().chain(&init.unused).cloned());
         unexpected.extend(heads(&theirs, &own));
+        for depth in &depths {
+            let left = (0..depth.of).filter(|layer| !depth.taken.contains(layer));
+            let left = left.flat_map(|layer| {
+                depth
+                    .lists
+                    .iter()
+                    .map(move |list| format!("{list}.{layer}"))
+            });
+            unexpected.extend(left);
+        }
         // A teacher starts as a copy of the encoders.
         unexpected.push("teacher".to_owned());
         let allow = Allow {
@@ -210,6 +248,14 @@ impl OwnRun {
                     .to_owned(),
             );
         }
+        notes.extend(depths.iter().map(|depth| {
+            format!(
+                "{}: of the run's {} layers, from 0, these are taken: {:?}",
+                depth.lists.join(", "),
+                depth.of,
+                depth.taken
+            )
+        }));
         if recipe.data.mean != self.recipe.data.mean || recipe.data.std != self.recipe.data.std {
             notes.push(format!(
                 "images are normalised by mean {:?} and std {:?}; that run had {:?} and {:?}",
@@ -260,6 +306,66 @@ impl OwnRun {
             ),
             _ => false,
         }
+    }
+
+    /// The encoders that are read and have another number of blocks than the run's.
+    ///
+    /// # Errors
+    ///
+    /// The recipe does not say which blocks are taken, or has more, or says it where nothing differs.
+    fn depths(
+        &self,
+        recipe: &Recipe,
+        init: &InitConfig,
+        read: &dyn Fn(&str) -> bool,
+    ) -> Result<Vec<Depth>, ConfigError> {
+        let layers = |recipe: &Recipe, section: &str| match section {
+            "text" => Some(recipe.model.text.layers),
+            "image" => recipe.model.image.as_ref().map(|image| image.layers),
+            "regions" => recipe.model.regions.as_ref().map(|regions| regions.layers),
+            "fusion" => recipe.model.fusion.as_ref().map(|fusion| fusion.layers),
+            _ => recipe.model.joint.as_ref().map(|joint| joint.layers),
+        };
+        let mut depths = Vec::new();
+        for (section, blocks) in BLOCKS {
+            let key = format!("model.{section}.layers");
+            let (Some(ours), Some(theirs)) =
+                (layers(recipe, section), layers(&self.recipe, section))
+            else {
+                continue;
+            };
+            let lists = blocks
+                .iter()
+                .map(|list| format!("backbone.{section}.{list}"));
+            let lists: Vec<String> = lists.filter(|list| read(&format!("{list}.0."))).collect();
+            if ours == theirs || lists.is_empty() {
+                continue;
+            }
+            let Some(layers) = init.layers else {
+                return ConfigError::unless(
+                    false,
+                    &key,
+                    ours,
+                    format_args!(
+                        "must be {theirs} as in the run that `init` names, or, if it is fewer, init.layers must say which are taken: \
+                         \"first\" or \"every_second\""
+                    ),
+                )
+                .map(|()| Vec::new());
+            };
+            depths.push(Depth {
+                lists,
+                taken: layers.of(&key, ours, theirs)?,
+                of: theirs,
+            });
+        }
+        ConfigError::unless(
+            init.layers.is_none() || !depths.is_empty(),
+            "init.layers",
+            format_args!("{:?}", init.layers),
+            "must be absent: every encoder that is read has as many layers as the run's",
+        )?;
+        Ok(depths)
     }
 
     /// Settings of the encoders that are read in which the recipe differs from the run: key, own value, the run's value.

@@ -1,0 +1,32 @@
+//! What a misspelt name may have been meant to be.
+
+/// Least similarity (Jaro-Winkler, 0 to 1) of a name that is worth naming.
+const ALIKE: f64 = 0.8;
+
+/// The known name that is most like the given one, if one is like it at all.
+pub(crate) fn nearest<'a>(
+    given: &str,
+    known: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    let likeness = |name: &str| strsim::jaro_winkler(given, name);
+    let all = known.into_iter().map(|name| (likeness(name), name));
+    let alike = all.filter(|(likeness, _)| *likeness >= ALIKE);
+    alike
+        .max_by(|(one, _), (other, _)| one.total_cmp(other))
+        .map(|(_, name)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_name_is_found_and_only_if_it_is_near() {
+        let known = ["steps", "batch_size", "clip_norm", "dtype"];
+        assert_eq!(nearest("stepz", known), Some("steps"));
+        assert_eq!(nearest("clip_nrom", known), Some("clip_norm"));
+        assert_eq!(nearest("batchsize", known), Some("batch_size"));
+        assert_eq!(nearest("weights", known), None);
+        assert_eq!(nearest("", known), None);
+    }
+}
