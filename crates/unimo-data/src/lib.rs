@@ -29,7 +29,9 @@ pub use sources::label::{FALSE, Label, TRUE};
 pub use sources::pack;
 pub use sources::regions::RegionsConfig;
 pub use sources::registry::{OutsideSource, OutsideSourceConfig, OutsideSources};
-pub use sources::source::{Holds, Readable, Sample, Source, SourceConfig, TextsOf};
+pub use sources::source::{
+    Annotations, Holds, Offers, Readable, Sample, Source, SourceConfig, SplitFacts, TextsOf,
+};
 pub use sources::splits::{BySplit, Split};
 pub use store::{RemoteConfig, atomic, paths, shards};
 pub use text::concepts::{Concepts, ConceptsConfig, PhraseSource};

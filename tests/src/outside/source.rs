@@ -6,7 +6,7 @@ use std::sync::Arc;
 use image::{Rgb, RgbImage};
 use serde::{Deserialize, Serialize};
 use unimo_data::images::Limits;
-use unimo_data::{DataError, Label, Place, SampleError, Source, SourceConfig, Split};
+use unimo_data::{Annotations, DataError, Label, Place, SampleError, Source, SourceConfig, Split};
 
 /// The answers of the task, in the order of the head.
 pub const DIRECTIONS: &[&str] = &["lying", "standing"];
@@ -96,13 +96,17 @@ impl Source for Stripes {
         }])
     }
 
-    fn labels(&self, split: Split, index: usize) -> Result<Vec<Label>, SampleError> {
+    fn annotations(&self, split: Split, index: usize) -> Result<Annotations, SampleError> {
         let (_, _, direction) = Self::look(split, index);
-        Ok(vec![Label {
+        let label = Label {
             id: index.to_string(),
             answer: Some(DIRECTIONS[direction].to_owned()),
             ..Label::default()
-        }])
+        };
+        Ok(Annotations {
+            labels: vec![label],
+            ..Annotations::default()
+        })
     }
 
     fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {

@@ -5,14 +5,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use image::RgbImage;
-use unimo_batch::TextRole;
 
 use crate::error::{DataError, Place, SampleError};
-use crate::images::regions::{PictureRegions, RegionShape};
+use crate::images::regions::PictureRegions;
 use crate::order::draws::{Permutation, Stream, hash};
 use crate::order::plan::Shuffle;
 use crate::sources::label::Label;
-use crate::sources::source::{Holds, Sample, Source};
+use crate::sources::source::{Annotations, Holds, Offers, Sample, Source, SplitFacts};
 use crate::sources::splits::{BySplit, Split};
 
 /// Whether a text is used for a task, given what is known of it.
@@ -161,12 +160,15 @@ impl Each {
     ///
     /// Why the sample cannot be used.
     pub fn label(&self, split: Split, index: usize) -> Result<Label, SampleError> {
-        let row = self.rows[split][index];
-        let labels = self.source.labels(split, row.sample as usize)?;
-        Ok(labels
-            .into_iter()
-            .nth(row.text as usize)
-            .unwrap_or_default())
+        let known = self
+            .source
+            .annotations(split, self.sample_of(split, index))?;
+        Ok(self.label_of(split, index, known))
+    }
+
+    fn label_of(&self, split: Split, index: usize, known: Annotations) -> Label {
+        let own = self.own(split, index, known.labels());
+        own.into_iter().next().unwrap_or_default()
     }
 
     fn sample_of(&self, split: Split, index: usize) -> usize {
@@ -209,12 +211,27 @@ impl Source for Each {
         }
     }
 
-    fn has_images(&self) -> bool {
-        self.source.has_images()
+    fn offers(&self) -> Offers {
+        self.source.offers()
     }
 
-    fn has_captions(&self) -> bool {
-        self.source.has_captions()
+    fn facts(&self, split: Split) -> SplitFacts {
+        SplitFacts {
+            repeats_pictures: true,
+            ..self.source.facts(split)
+        }
+    }
+
+    fn annotations(&self, split: Split, index: usize) -> Result<Annotations, SampleError> {
+        let known = self
+            .source
+            .annotations(split, self.sample_of(split, index))?;
+        Ok(Annotations {
+            roles: self.own(split, index, known.roles.clone()),
+            phrases: self.own(split, index, known.phrases.clone()),
+            tags: known.tags.clone(),
+            labels: vec![self.label_of(split, index, known)],
+        })
     }
 
     fn holds(&self, split: Split, index: usize) -> Holds {
@@ -230,38 +247,8 @@ impl Source for Each {
         Ok(self.own(split, index, all))
     }
 
-    fn roles(&self, split: Split, index: usize) -> Result<Vec<TextRole>, SampleError> {
-        let all = self.source.roles(split, self.sample_of(split, index))?;
-        Ok(self.own(split, index, all))
-    }
-
-    fn labels(&self, split: Split, index: usize) -> Result<Vec<Label>, SampleError> {
-        self.label(split, index).map(|label| vec![label])
-    }
-
-    fn all_describe(&self, split: Split) -> bool {
-        self.source.all_describe(split)
-    }
-
-    fn repeats_pictures(&self, _split: Split) -> bool {
-        true
-    }
-
-    fn has_second_images(&self, split: Split) -> bool {
-        self.source.has_second_images(split)
-    }
-
     fn picture_id(&self, split: Split, index: usize) -> Result<u64, SampleError> {
         self.source.picture_id(split, self.sample_of(split, index))
-    }
-
-    fn phrases(&self, split: Split, index: usize) -> Result<Vec<Vec<String>>, SampleError> {
-        let all = self.source.phrases(split, self.sample_of(split, index))?;
-        Ok(self.own(split, index, all))
-    }
-
-    fn tags(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
-        self.source.tags(split, self.sample_of(split, index))
     }
 
     fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {
@@ -270,10 +257,6 @@ impl Source for Each {
 
     fn image_name(&self, split: Split, index: usize) -> Result<Option<String>, SampleError> {
         self.source.image_name(split, self.sample_of(split, index))
-    }
-
-    fn region_shape(&self) -> Option<RegionShape> {
-        self.source.region_shape()
     }
 
     fn regions(&self, split: Split, index: usize) -> Result<Option<PictureRegions>, SampleError> {
@@ -297,10 +280,6 @@ impl Source for Each {
 
     fn siblings(&self, split: Split, _index: usize) -> Range<usize> {
         0..self.len(split)
-    }
-
-    fn reads_ahead(&self) -> bool {
-        self.source.reads_ahead()
     }
 
     fn ahead(&self, split: Split, indices: &[usize], shuffle: Shuffle) {

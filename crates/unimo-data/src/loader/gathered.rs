@@ -8,8 +8,8 @@ use image::RgbImage;
 use unimo_batch::TextRole;
 
 use crate::error::{DataError, Place, SampleError};
-use crate::images::regions::{PictureRegions, RegionShape};
-use crate::sources::source::{Holds, Sample, Source};
+use crate::images::regions::PictureRegions;
+use crate::sources::source::{Annotations, Holds, Offers, Sample, Source};
 use crate::sources::splits::{BySplit, Split};
 
 /// A source in which every sample is a different image, with all texts that describe it. A source that is already so is returned
@@ -108,40 +108,6 @@ impl Gathered {
         }
         Ok(all)
     }
-}
-
-impl Source for Gathered {
-    fn len(&self, split: Split) -> usize {
-        self.pictures[split].len()
-    }
-
-    fn describe(&self) -> String {
-        self.source.describe()
-    }
-
-    fn notes(&self) -> Vec<String> {
-        self.source.notes()
-    }
-
-    fn place(&self, split: Split, index: usize) -> Place {
-        self.source.place(split, self.first(split, index))
-    }
-
-    fn has_images(&self) -> bool {
-        self.source.has_images()
-    }
-
-    fn has_captions(&self) -> bool {
-        self.source.has_captions()
-    }
-
-    fn holds(&self, split: Split, index: usize) -> Holds {
-        self.source.holds(split, self.first(split, index))
-    }
-
-    fn captions(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
-        self.of_texts(split, index, &|sample| self.source.captions(split, sample))
-    }
 
     fn phrases(&self, split: Split, index: usize) -> Result<Vec<Vec<String>>, SampleError> {
         let phrases = self.of_texts(split, index, &|sample| self.source.phrases(split, sample))?;
@@ -164,6 +130,47 @@ impl Source for Gathered {
             }
         }
         Ok(all)
+    }
+}
+
+impl Source for Gathered {
+    fn len(&self, split: Split) -> usize {
+        self.pictures[split].len()
+    }
+
+    fn describe(&self) -> String {
+        self.source.describe()
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.source.notes()
+    }
+
+    fn place(&self, split: Split, index: usize) -> Place {
+        self.source.place(split, self.first(split, index))
+    }
+
+    fn offers(&self) -> Offers {
+        Offers {
+            reads_ahead: false,
+            ..self.source.offers()
+        }
+    }
+
+    fn holds(&self, split: Split, index: usize) -> Holds {
+        self.source.holds(split, self.first(split, index))
+    }
+
+    fn captions(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
+        self.of_texts(split, index, &|sample| self.source.captions(split, sample))
+    }
+
+    fn annotations(&self, split: Split, index: usize) -> Result<Annotations, SampleError> {
+        Ok(Annotations {
+            phrases: self.phrases(split, index)?,
+            tags: self.tags(split, index)?,
+            ..Annotations::default()
+        })
     }
 
     fn picture_id(&self, split: Split, index: usize) -> Result<u64, SampleError> {
@@ -188,10 +195,6 @@ impl Source for Gathered {
 
     fn image_path(&self, split: Split, index: usize) -> Result<Option<PathBuf>, SampleError> {
         self.source.image_path(split, self.first(split, index))
-    }
-
-    fn region_shape(&self) -> Option<RegionShape> {
-        self.source.region_shape()
     }
 
     fn regions(&self, split: Split, index: usize) -> Result<Option<PictureRegions>, SampleError> {

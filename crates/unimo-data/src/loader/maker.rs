@@ -105,7 +105,7 @@ impl Work for Maker {
             if self.stop.load(Ordering::Relaxed) {
                 break;
             }
-            if self.spec.source.reads_ahead() && at.is_multiple_of(ANNOUNCED / 8) {
+            if self.spec.source.offers().reads_ahead && at.is_multiple_of(ANNOUNCED / 8) {
                 self.announce(self.number(batch), at);
             }
             piece.made.push(self.usable(*position, &mut piece.pixels)?);
@@ -305,7 +305,7 @@ impl Maker {
         let spec = &self.spec;
         let length = (spec.batch_size * spec.bucket) as u64;
         let mut keys = Vec::with_capacity(length as usize);
-        if spec.source.reads_ahead() {
+        if spec.source.offers().reads_ahead {
             let indices = (window * length..(window + 1) * length)
                 .map(|position| self.plan.at(spec.seed, position));
             let indices: Vec<usize> = indices.collect();

@@ -47,7 +47,7 @@ use crate::images::{self, Limits};
 use crate::order::draws::{Stream, hash_bytes, hash_path, hash_text};
 use crate::settings::{not_empty, range, share};
 use crate::sources::given::{Held, given, val_fraction};
-use crate::sources::source::{Source, SourceConfig};
+use crate::sources::source::{Source, SourceConfig, SplitFacts};
 use crate::sources::splits::{BySplit, Split, drawn};
 use crate::sources::template::Template;
 use crate::store::{self, paths};
@@ -611,10 +611,6 @@ impl Source for Conceptual {
         notes
     }
 
-    fn repeats_pictures(&self, _split: Split) -> bool {
-        true
-    }
-
     fn picture_id(&self, split: Split, index: usize) -> Result<u64, SampleError> {
         let (part, row) = self.at(split, index);
         let cells = SampleError::known(part.list.cells(row.span, part.config.layout()))?;
@@ -623,6 +619,13 @@ impl Source for Conceptual {
             (Some(cells), Some((_, path))) => part.picture(&cells, &path),
             _ => hash_text(Stream::Picture, &part.list.place(row.span).to_string()),
         })
+    }
+
+    fn facts(&self, _split: Split) -> SplitFacts {
+        SplitFacts {
+            repeats_pictures: true,
+            ..SplitFacts::default()
+        }
     }
 
     fn place(&self, split: Split, index: usize) -> Place {

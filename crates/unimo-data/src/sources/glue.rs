@@ -39,7 +39,7 @@ use crate::formats::rows::{Span, Spans, each_line};
 use crate::images::Limits;
 use crate::sources::given::given;
 use crate::sources::label::Label;
-use crate::sources::source::{Sample, Source, SourceConfig, TextsOf};
+use crate::sources::source::{Annotations, Offers, Sample, Source, SourceConfig, TextsOf};
 use crate::sources::splits::{BySplit, Split};
 use crate::text::spaced;
 
@@ -495,16 +495,23 @@ impl Source for Glue {
         }
     }
 
-    fn has_images(&self) -> bool {
-        false
+    fn offers(&self) -> Offers {
+        Offers {
+            images: false,
+            ..Offers::default()
+        }
     }
 
     fn captions(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
         self.row(split, index).map(|row| vec![row.first])
     }
 
-    fn labels(&self, split: Split, index: usize) -> Result<Vec<Label>, SampleError> {
-        self.row(split, index).map(|row| vec![row.label])
+    fn annotations(&self, split: Split, index: usize) -> Result<Annotations, SampleError> {
+        let row = self.row(split, index)?;
+        Ok(Annotations {
+            labels: vec![row.label],
+            ..Annotations::default()
+        })
     }
 
     fn classes(&self) -> Vec<String> {

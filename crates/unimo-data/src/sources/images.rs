@@ -32,7 +32,7 @@ use crate::sources::folders::files_in;
 use crate::sources::given::{Held, train_and_held, val_fraction};
 use crate::sources::label::Label;
 use crate::sources::left_out::LeftOut;
-use crate::sources::source::{Source, SourceConfig};
+use crate::sources::source::{Annotations, Offers, Source, SourceConfig};
 use crate::sources::splits::{BySplit, Split, drawn};
 use crate::store::paths::{self, is_hidden, is_picture};
 
@@ -347,20 +347,26 @@ impl Source for Pictures {
         }
     }
 
-    fn has_captions(&self) -> bool {
-        false
-    }
-
     fn captions(&self, _: Split, _: usize) -> Result<Vec<String>, SampleError> {
         Ok(Vec::new())
     }
 
-    fn labels(&self, split: Split, index: usize) -> Result<Vec<Label>, SampleError> {
+    fn offers(&self) -> Offers {
+        Offers {
+            captions: false,
+            ..Offers::default()
+        }
+    }
+
+    fn annotations(&self, split: Split, index: usize) -> Result<Annotations, SampleError> {
         let label = |class| Label {
             answer: Some(class),
             ..Label::default()
         };
-        Ok(self.class(split, index).map(label).into_iter().collect())
+        Ok(Annotations {
+            labels: self.class(split, index).map(label).into_iter().collect(),
+            ..Annotations::default()
+        })
     }
 
     fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {

@@ -30,14 +30,14 @@ use std::sync::Arc;
 
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
-use unimo_batch::TextRole;
 
 use crate::error::{DataError, Place, SampleError};
 use crate::images::Limits;
 use crate::order::plan::{Plan, Shuffle};
 use crate::sources::AnySource;
-use crate::sources::label::Label;
-use crate::sources::source::{Holds, Sample, Source, SourceConfig};
+use crate::sources::source::{
+    Annotations, Holds, Offers, Sample, Source, SourceConfig, SplitFacts,
+};
 use crate::sources::splits::Split;
 
 /// `[data.mixture]`.
@@ -234,12 +234,36 @@ impl Source for OneModality {
         self.source.place(split, index)
     }
 
-    fn has_images(&self) -> bool {
-        self.keep == Kept::Images
+    fn offers(&self) -> Offers {
+        Offers {
+            images: self.keep == Kept::Images,
+            captions: self.keep == Kept::Texts,
+            regions: None,
+            ..self.source.offers()
+        }
     }
 
-    fn has_captions(&self) -> bool {
-        self.keep == Kept::Texts
+    fn facts(&self, split: Split) -> SplitFacts {
+        SplitFacts {
+            second_images: false,
+            ..self.source.facts(split)
+        }
+    }
+
+    /// The roles and phrases of texts, or the tags of an image.
+    fn annotations(&self, split: Split, index: usize) -> Result<Annotations, SampleError> {
+        let known = self.source.annotations(split, index)?;
+        Ok(match self.keep {
+            Kept::Images => Annotations {
+                tags: known.tags,
+                ..Annotations::default()
+            },
+            Kept::All | Kept::Texts => Annotations {
+                roles: known.roles,
+                phrases: known.phrases,
+                ..Annotations::default()
+            },
+        })
     }
 
     fn siblings(&self, split: Split, index: usize) -> Range<usize> {
@@ -265,37 +289,8 @@ impl Source for OneModality {
         self.source.notes()
     }
 
-    fn roles(&self, split: Split, index: usize) -> Result<Vec<TextRole>, SampleError> {
-        match self.keep {
-            Kept::Images => Ok(Vec::new()),
-            Kept::All | Kept::Texts => self.source.roles(split, index),
-        }
-    }
-
-    fn all_describe(&self, split: Split) -> bool {
-        self.source.all_describe(split)
-    }
-
-    fn repeats_pictures(&self, split: Split) -> bool {
-        self.source.repeats_pictures(split)
-    }
-
     fn picture_id(&self, split: Split, index: usize) -> Result<u64, SampleError> {
         self.source.picture_id(split, index)
-    }
-
-    fn phrases(&self, split: Split, index: usize) -> Result<Vec<Vec<String>>, SampleError> {
-        match self.keep {
-            Kept::Images => Ok(Vec::new()),
-            Kept::All | Kept::Texts => self.source.phrases(split, index),
-        }
-    }
-
-    fn tags(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
-        match self.keep {
-            Kept::Texts => Ok(Vec::new()),
-            Kept::All | Kept::Images => self.source.tags(split, index),
-        }
     }
 
     fn sample(&self, split: Split, index: usize) -> Result<Sample, SampleError> {
@@ -304,11 +299,12 @@ impl Source for OneModality {
             Kept::Texts => Sample::default(),
             Kept::All | Kept::Images => self.source.sample(split, index)?,
         };
+        let known = self.annotations(split, index)?;
         Ok(Sample {
             name: self.place(split, index).to_string(),
             captions: self.captions(split, index)?,
-            roles: self.roles(split, index)?,
-            phrases: self.phrases(split, index)?,
+            roles: known.roles,
+            phrases: known.phrases,
             second_texts: whole.second_texts,
             picture_id: whole.picture_id,
             image: whole.image,
@@ -353,10 +349,6 @@ impl Source for OneModality {
     fn image_path(&self, split: Split, index: usize) -> Result<Option<PathBuf>, SampleError> {
         let path = self.source.image_path(split, index)?;
         Ok(path.filter(|_| self.keep == Kept::Images))
-    }
-
-    fn reads_ahead(&self) -> bool {
-        self.source.reads_ahead()
     }
 
     fn ahead(&self, split: Split, indices: &[usize], shuffle: Shuffle) {
@@ -438,12 +430,31 @@ impl Source for Mixture {
         part.place(split, index)
     }
 
-    fn has_images(&self) -> bool {
-        self.parts.iter().any(|part| part.has_images())
+    fn offers(&self) -> Offers {
+        let any = |of: fn(&Offers) -> bool| self.parts.iter().any(|part| of(&part.offers()));
+        Offers {
+            images: any(|part| part.images),
+            captions: any(|part| part.captions),
+            regions: None,
+            reads_ahead: any(|part| part.reads_ahead),
+        }
     }
 
-    fn has_captions(&self) -> bool {
-        self.parts.iter().any(|part| part.has_captions())
+    fn facts(&self, split: Split) -> SplitFacts {
+        let parts = self.parts.iter();
+        let with = parts.filter(|part| self.samples(part, split) > 0);
+        let facts: Vec<SplitFacts> = with.map(|part| part.facts(split)).collect();
+        SplitFacts {
+            all_describe: facts.iter().all(|part| part.all_describe),
+            // Two parts may share an image.
+            repeats_pictures: facts.len() > 1 || facts.iter().any(|part| part.repeats_pictures),
+            second_images: facts.iter().any(|part| part.second_images),
+        }
+    }
+
+    fn annotations(&self, split: Split, index: usize) -> Result<Annotations, SampleError> {
+        let (part, index) = self.part(split, index);
+        part.annotations(split, index)
     }
 
     fn holds(&self, split: Split, index: usize) -> Holds {
@@ -507,46 +518,9 @@ impl Source for Mixture {
         notes
     }
 
-    fn roles(&self, split: Split, index: usize) -> Result<Vec<TextRole>, SampleError> {
-        let (part, index) = self.part(split, index);
-        part.roles(split, index)
-    }
-
-    fn labels(&self, split: Split, index: usize) -> Result<Vec<Label>, SampleError> {
-        let (part, index) = self.part(split, index);
-        part.labels(split, index)
-    }
-
-    fn all_describe(&self, split: Split) -> bool {
-        let mut parts = self.parts.iter();
-        parts.all(|part| self.samples(part, split) == 0 || part.all_describe(split))
-    }
-
-    /// Two parts may share an image.
-    fn repeats_pictures(&self, split: Split) -> bool {
-        let parts = self.parts.iter();
-        let with: Vec<_> = parts.filter(|part| self.samples(part, split) > 0).collect();
-        with.len() > 1 || with.iter().any(|part| part.repeats_pictures(split))
-    }
-
-    fn has_second_images(&self, split: Split) -> bool {
-        let mut parts = self.parts.iter();
-        parts.any(|part| self.samples(part, split) > 0 && part.has_second_images(split))
-    }
-
     fn picture_id(&self, split: Split, index: usize) -> Result<u64, SampleError> {
         let (part, index) = self.part(split, index);
         part.picture_id(split, index)
-    }
-
-    fn phrases(&self, split: Split, index: usize) -> Result<Vec<Vec<String>>, SampleError> {
-        let (part, index) = self.part(split, index);
-        part.phrases(split, index)
-    }
-
-    fn tags(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
-        let (part, index) = self.part(split, index);
-        part.tags(split, index)
     }
 
     fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {
@@ -595,10 +569,6 @@ impl Source for Mixture {
     fn sample(&self, split: Split, index: usize) -> Result<Sample, SampleError> {
         let (part, index) = self.part(split, index);
         part.sample(split, index)
-    }
-
-    fn reads_ahead(&self) -> bool {
-        self.parts.iter().any(|part| part.reads_ahead())
     }
 
     fn ahead(&self, split: Split, indices: &[usize], shuffle: Shuffle) {

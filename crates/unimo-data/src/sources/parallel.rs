@@ -26,7 +26,7 @@ use crate::formats::encoding::{BUFFER, NOT_UTF8};
 use crate::formats::rows::{Lines, Span, Spans};
 use crate::images::Limits;
 use crate::sources::given::{Held, train_and_held, val_fraction};
-use crate::sources::source::{Source, SourceConfig};
+use crate::sources::source::{Offers, Source, SourceConfig};
 use crate::sources::splits::{BySplit, Split, drawn};
 use crate::store::open_regular;
 use crate::text::spaced;
@@ -214,8 +214,11 @@ impl Source for Parallel {
         files[0].place(spans[0])
     }
 
-    fn has_images(&self) -> bool {
-        false
+    fn offers(&self) -> Offers {
+        Offers {
+            images: false,
+            ..Offers::default()
+        }
     }
 
     fn captions(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {

@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
-use unimo_batch::{Images, TextRole};
+use unimo_batch::Images;
 
 use crate::error::{DataError, Place, ReadError, SampleError, readable};
 use crate::images::regions::{self, POSITION, PictureRegions, RegionShape, position};
@@ -33,8 +33,7 @@ use crate::images::{ImageSpec, Part};
 use crate::order::draws::{Stream, hash_text};
 use crate::order::plan::{Plan, Shuffle};
 use crate::settings::{not_empty, range};
-use crate::sources::label::Label;
-use crate::sources::source::{Holds, Sample, Source, TextsOf};
+use crate::sources::source::{Annotations, Holds, Offers, Sample, Source, SplitFacts, TextsOf};
 use crate::sources::splits::Split;
 use crate::store::{self, paths};
 
@@ -260,12 +259,22 @@ impl Source for WithRegions {
     }
 
     /// Samples come without pixels.
-    fn has_images(&self) -> bool {
-        false
+    fn offers(&self) -> Offers {
+        let whole = self.source.offers();
+        Offers {
+            images: false,
+            captions: whole.captions,
+            regions: Some(self.shape),
+            reads_ahead: matches!(self.from, Features::Boxes(_)) && whole.reads_ahead,
+        }
     }
 
-    fn has_captions(&self) -> bool {
-        self.source.has_captions()
+    fn facts(&self, split: Split) -> SplitFacts {
+        self.source.facts(split)
+    }
+
+    fn annotations(&self, split: Split, index: usize) -> Result<Annotations, SampleError> {
+        self.source.annotations(split, index)
     }
 
     fn holds(&self, split: Split, index: usize) -> Holds {
@@ -295,26 +304,6 @@ impl Source for WithRegions {
         self.source.captions(split, index)
     }
 
-    fn roles(&self, split: Split, index: usize) -> Result<Vec<TextRole>, SampleError> {
-        self.source.roles(split, index)
-    }
-
-    fn labels(&self, split: Split, index: usize) -> Result<Vec<Label>, SampleError> {
-        self.source.labels(split, index)
-    }
-
-    fn all_describe(&self, split: Split) -> bool {
-        self.source.all_describe(split)
-    }
-
-    fn repeats_pictures(&self, split: Split) -> bool {
-        self.source.repeats_pictures(split)
-    }
-
-    fn has_second_images(&self, split: Split) -> bool {
-        self.source.has_second_images(split)
-    }
-
     fn picture_id(&self, split: Split, index: usize) -> Result<u64, SampleError> {
         match self.from {
             Features::Files(_) => self.source.picture_id(split, index),
@@ -324,14 +313,6 @@ impl Source for WithRegions {
                 Ok(hash_text(Stream::Picture, &place))
             }
         }
-    }
-
-    fn phrases(&self, split: Split, index: usize) -> Result<Vec<Vec<String>>, SampleError> {
-        self.source.phrases(split, index)
-    }
-
-    fn tags(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
-        self.source.tags(split, index)
     }
 
     /// For display only: the image is not part of the samples and need not exist.
@@ -349,10 +330,6 @@ impl Source for WithRegions {
 
     fn image_name(&self, split: Split, index: usize) -> Result<Option<String>, SampleError> {
         self.source.image_name(split, index)
-    }
-
-    fn region_shape(&self) -> Option<RegionShape> {
-        Some(self.shape)
     }
 
     fn regions(&self, split: Split, index: usize) -> Result<Option<PictureRegions>, SampleError> {
@@ -376,15 +353,18 @@ impl Source for WithRegions {
 
     fn sample(&self, split: Split, index: usize) -> Result<Sample, SampleError> {
         match &self.from {
-            Features::Files(_) => Ok(Sample {
-                name: self.place(split, index).to_string(),
-                captions: self.captions(split, index)?,
-                roles: self.roles(split, index)?,
-                phrases: self.phrases(split, index)?,
-                tags: self.tags(split, index)?,
-                regions: self.regions(split, index)?,
-                ..Sample::default()
-            }),
+            Features::Files(_) => {
+                let known = self.annotations(split, index)?;
+                Ok(Sample {
+                    name: self.place(split, index).to_string(),
+                    captions: self.captions(split, index)?,
+                    roles: known.roles,
+                    phrases: known.phrases,
+                    tags: known.tags,
+                    regions: self.regions(split, index)?,
+                    ..Sample::default()
+                })
+            }
             Features::Boxes(spec) => {
                 let mut sample = self.source.sample(split, index)?;
                 if self.source.holds(split, index).images {
@@ -402,10 +382,6 @@ impl Source for WithRegions {
 
     fn texts(&self, split: Split) -> TextsOf<'_> {
         self.source.texts(split)
-    }
-
-    fn reads_ahead(&self) -> bool {
-        matches!(self.from, Features::Boxes(_)) && self.source.reads_ahead()
     }
 
     fn ahead(&self, split: Split, indices: &[usize], shuffle: Shuffle) {

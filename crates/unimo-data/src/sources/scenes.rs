@@ -26,7 +26,7 @@ use crate::settings::range;
 use crate::sources::label::Label;
 use crate::sources::scenes::drawing::{Expression, Scene};
 use crate::sources::scenes::words::Description;
-use crate::sources::source::{Sample, Source, SourceConfig};
+use crate::sources::source::{Annotations, Offers, Sample, Source, SourceConfig, SplitFacts};
 use crate::sources::splits::{BySplit, Split};
 
 /// `[data.scenes]`: generated images.
@@ -228,6 +228,21 @@ impl Scenes {
             | SceneTexts::Classes => Vec::new(),
         }
     }
+
+    /// What the texts of a scene say about it.
+    fn roles_of(&self, scene: &Scene) -> Vec<TextRole> {
+        let description = &scene.description;
+        match self.config.texts {
+            SceneTexts::Captions | SceneTexts::Expressions | SceneTexts::Classes => Vec::new(),
+            SceneTexts::Questions => vec![TextRole::Question; description.questions().len()],
+            SceneTexts::Statements => {
+                let statements = description.statements().into_iter();
+                statements
+                    .map(|(_, holds)| TextRole::Statement { holds })
+                    .collect()
+            }
+        }
+    }
 }
 
 impl Source for Scenes {
@@ -273,45 +288,35 @@ impl Source for Scenes {
         Ok(hash(Stream::Picture, &of))
     }
 
-    fn has_captions(&self) -> bool {
-        self.config.texts != SceneTexts::Classes
+    fn offers(&self) -> Offers {
+        Offers {
+            captions: self.config.texts != SceneTexts::Classes,
+            ..Offers::default()
+        }
+    }
+
+    fn facts(&self, _split: Split) -> SplitFacts {
+        SplitFacts {
+            all_describe: matches!(
+                self.config.texts,
+                SceneTexts::Captions | SceneTexts::Expressions
+            ),
+            ..SplitFacts::default()
+        }
+    }
+
+    fn annotations(&self, split: Split, index: usize) -> Result<Annotations, SampleError> {
+        let scene = self.scene(split, index);
+        Ok(Annotations {
+            roles: self.roles_of(&scene),
+            phrases: self.phrases_of(&scene),
+            tags: self.named(&scene).0,
+            labels: self.told(scene).1,
+        })
     }
 
     fn captions(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
         Ok(self.told(self.scene(split, index)).0)
-    }
-
-    fn roles(&self, split: Split, index: usize) -> Result<Vec<TextRole>, SampleError> {
-        let description = &self.scene(split, index).description;
-        Ok(match self.config.texts {
-            SceneTexts::Captions | SceneTexts::Expressions | SceneTexts::Classes => Vec::new(),
-            SceneTexts::Questions => vec![TextRole::Question; description.questions().len()],
-            SceneTexts::Statements => {
-                let statements = description.statements().into_iter();
-                statements
-                    .map(|(_, holds)| TextRole::Statement { holds })
-                    .collect()
-            }
-        })
-    }
-
-    fn labels(&self, split: Split, index: usize) -> Result<Vec<Label>, SampleError> {
-        Ok(self.told(self.scene(split, index)).1)
-    }
-
-    fn all_describe(&self, _split: Split) -> bool {
-        matches!(
-            self.config.texts,
-            SceneTexts::Captions | SceneTexts::Expressions
-        )
-    }
-
-    fn phrases(&self, split: Split, index: usize) -> Result<Vec<Vec<String>>, SampleError> {
-        Ok(self.phrases_of(&self.scene(split, index)))
-    }
-
-    fn tags(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
-        Ok(self.named(&self.scene(split, index)).0)
     }
 
     fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {
@@ -329,7 +334,7 @@ impl Source for Scenes {
             boxes,
             questions: scene.description.questions(),
             statements: scene.description.statements(),
-            roles: self.roles(split, index)?,
+            roles: self.roles_of(&scene),
             ..Sample::default()
         };
         let (captions, labels) = self.told(scene);

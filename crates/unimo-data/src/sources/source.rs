@@ -68,7 +68,79 @@ pub struct Holds {
     pub captions: bool,
 }
 
+/// What every sample of a source has. By default pairs of images and captions.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Offers {
+    /// Whether every sample has an image; otherwise none has.
+    pub images: bool,
+    /// Whether every sample has a caption; otherwise none has.
+    pub captions: bool,
+    /// The largest number of regions per image and the numbers per region, if images are given as regions.
+    pub regions: Option<RegionShape>,
+    /// Whether samples are read faster after a call of [`Source::ahead`].
+    pub reads_ahead: bool,
+}
+
+impl Default for Offers {
+    fn default() -> Self {
+        Self {
+            images: true,
+            captions: true,
+            regions: None,
+            reads_ahead: false,
+        }
+    }
+}
+
+/// What is known of a split as a whole. By default its texts describe images, each of which is shown once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SplitFacts {
+    /// Whether every text describes its image.
+    pub all_describe: bool,
+    /// Whether several samples may show the same image, as told by [`Source::picture_id`].
+    pub repeats_pictures: bool,
+    /// Whether a sample may have two images, see [`Sample::second_image`].
+    pub second_images: bool,
+}
+
+impl Default for SplitFacts {
+    fn default() -> Self {
+        Self {
+            all_describe: true,
+            repeats_pictures: false,
+            second_images: false,
+        }
+    }
+}
+
+/// What is known of a sample besides its captions, without reading its image. Empty: nothing.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Annotations {
+    /// What each text of [`Source::captions`] says about the image; empty: all describe it.
+    pub roles: Vec<TextRole>,
+    /// What is known for a task of each text of [`Source::captions`]; of an image without texts, one label. Empty: what the roles say.
+    pub labels: Vec<Label>,
+    /// For each caption, its phrases, as in [`Sample::phrases`].
+    pub phrases: Vec<Vec<String>>,
+    /// Names of the objects in the image, as in [`Sample::tags`].
+    pub tags: Vec<String>,
+}
+
+impl Annotations {
+    /// The labels: those that are given, or what the roles say.
+    pub fn labels(self) -> Vec<Label> {
+        if self.labels.is_empty() {
+            return self.roles.into_iter().map(Label::of_role).collect();
+        }
+        self.labels
+    }
+}
+
 /// A data set: samples by split and index.
+///
+/// A source says how many samples there are, where each is defined, and what its captions and its image are. The rest has defaults:
+/// what it [offers](Self::offers), what is known [of a split](Self::facts) and [of a sample](Self::annotations), how its samples are
+/// identified, ordered and read ahead.
 ///
 /// Everything but [`Source::image`] and [`Source::sample`] is cheap. The same arguments always give the same result.
 pub trait Source: Send + Sync {
@@ -91,22 +163,31 @@ pub trait Source: Send + Sync {
     /// Where a sample is defined.
     fn place(&self, split: Split, index: usize) -> Place;
 
-    /// Whether every sample has an image; otherwise none has.
-    fn has_images(&self) -> bool {
-        true
+    /// What every sample has.
+    fn offers(&self) -> Offers {
+        Offers::default()
     }
 
-    /// Whether every sample has a caption; otherwise none has.
-    fn has_captions(&self) -> bool {
-        true
+    /// What is known of a split. It may look at all samples of the split, but reads no image.
+    fn facts(&self, _split: Split) -> SplitFacts {
+        SplitFacts::default()
+    }
+
+    /// What is known of a sample, without reading its image.
+    ///
+    /// # Errors
+    ///
+    /// Why the sample cannot be used.
+    fn annotations(&self, _split: Split, _index: usize) -> Result<Annotations, SampleError> {
+        Ok(Annotations::default())
     }
 
     /// The modalities of a sample. They are the same for all samples, except in mixtures of sources.
     fn holds(&self, _split: Split, _index: usize) -> Holds {
-        Holds {
-            images: self.has_images(),
-            captions: self.has_captions(),
-        }
+        let Offers {
+            images, captions, ..
+        } = self.offers();
+        Holds { images, captions }
     }
 
     /// The samples of the same kind around a sample: all of them, except in mixtures of sources. The replacement of a broken sample
@@ -126,51 +207,16 @@ pub trait Source: Send + Sync {
     }
 
     /// The captions of a sample, without reading its image. There is at least one where
-    /// [`has_captions`](Self::has_captions) is true.
+    /// [`Offers::captions`] is true.
     ///
     /// # Errors
     ///
     /// Why the sample cannot be used.
     fn captions(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError>;
 
-    /// What each text of [`captions`](Self::captions) says about the image; empty: all describe it.
-    ///
-    /// # Errors
-    ///
-    /// Why the sample cannot be used.
-    fn roles(&self, _split: Split, _index: usize) -> Result<Vec<TextRole>, SampleError> {
-        Ok(Vec::new())
-    }
-
-    /// What is known for a task of each text of [`captions`](Self::captions); of an image without texts, one label. It is as long as
-    /// the captions, or empty if nothing is known of any.
-    ///
-    /// # Errors
-    ///
-    /// Why the sample cannot be used.
-    fn labels(&self, split: Split, index: usize) -> Result<Vec<Label>, SampleError> {
-        let roles = self.roles(split, index)?;
-        Ok(roles.into_iter().map(Label::of_role).collect())
-    }
-
     /// The classes of the data set in the order that its users number them; empty: the source fixes no order.
     fn classes(&self) -> Vec<String> {
         Vec::new()
-    }
-
-    /// Whether every text of a split describes its image.
-    fn all_describe(&self, _split: Split) -> bool {
-        true
-    }
-
-    /// Whether several samples of a split may show the same image, as told by [`picture_id`](Self::picture_id).
-    fn repeats_pictures(&self, _split: Split) -> bool {
-        false
-    }
-
-    /// Whether a sample of the split may have two images, see [`Sample::second_image`].
-    fn has_second_images(&self, _split: Split) -> bool {
-        false
     }
 
     /// Identifies the image of a sample without reading it; equal numbers mean the same image. A file is identified by its path. An
@@ -190,25 +236,7 @@ pub trait Source: Send + Sync {
         })
     }
 
-    /// For each caption, its phrases, as in [`Sample::phrases`], without reading the image; empty if the source knows none.
-    ///
-    /// # Errors
-    ///
-    /// Why the sample cannot be used.
-    fn phrases(&self, _split: Split, _index: usize) -> Result<Vec<Vec<String>>, SampleError> {
-        Ok(Vec::new())
-    }
-
-    /// Names of the objects in the image, as in [`Sample::tags`], without reading it; empty if the source knows none.
-    ///
-    /// # Errors
-    ///
-    /// Why the sample cannot be used.
-    fn tags(&self, _split: Split, _index: usize) -> Result<Vec<String>, SampleError> {
-        Ok(Vec::new())
-    }
-
-    /// The image of a sample; `None` if [`has_images`](Self::has_images) is false.
+    /// The image of a sample; `None` if [`Offers::images`] is false.
     ///
     /// # Errors
     ///
@@ -251,12 +279,7 @@ pub trait Source: Send + Sync {
         Ok(None)
     }
 
-    /// The largest number of regions per image and the numbers per region, if images are given as regions.
-    fn region_shape(&self) -> Option<RegionShape> {
-        None
-    }
-
-    /// The regions of an image; `None` if [`region_shape`](Self::region_shape) is `None`.
+    /// The regions of an image; `None` if [`Offers::regions`] is `None`.
     ///
     /// # Errors
     ///
@@ -280,12 +303,15 @@ pub trait Source: Send + Sync {
     ///
     /// Why the sample cannot be used.
     fn sample(&self, split: Split, index: usize) -> Result<Sample, SampleError> {
+        let known = self.annotations(split, index)?;
         Ok(Sample {
             name: self.place(split, index).to_string(),
             image: self.image(split, index)?,
             captions: self.captions(split, index)?,
-            roles: self.roles(split, index)?,
-            labels: self.labels(split, index)?,
+            roles: known.roles.clone(),
+            phrases: known.phrases.clone(),
+            tags: known.tags.clone(),
+            labels: known.labels(),
             ..Sample::default()
         })
     }
@@ -327,11 +353,6 @@ pub trait Source: Send + Sync {
         }))
     }
 
-    /// Whether samples are read faster after a call of [`ahead`](Self::ahead).
-    fn reads_ahead(&self) -> bool {
-        false
-    }
-
     /// Announces, in order, the samples that are read next, and how samples are shuffled. It only affects speed.
     fn ahead(&self, _split: Split, _indices: &[usize], _shuffle: Shuffle) {}
 
@@ -344,6 +365,75 @@ pub trait Source: Send + Sync {
     fn items(&self) -> usize {
         let samples = Split::ALL.into_iter().map(|split| self.len(split));
         samples.sum::<usize>() + self.rejected().len()
+    }
+}
+
+/// One fact of what a source gives together.
+impl dyn Source + '_ {
+    /// [`Offers::images`].
+    pub fn has_images(&self) -> bool {
+        self.offers().images
+    }
+
+    /// [`Offers::captions`].
+    pub fn has_captions(&self) -> bool {
+        self.offers().captions
+    }
+
+    /// [`Offers::regions`].
+    pub fn region_shape(&self) -> Option<RegionShape> {
+        self.offers().regions
+    }
+
+    /// [`SplitFacts::all_describe`].
+    pub fn all_describe(&self, split: Split) -> bool {
+        self.facts(split).all_describe
+    }
+
+    /// [`SplitFacts::repeats_pictures`].
+    pub fn repeats_pictures(&self, split: Split) -> bool {
+        self.facts(split).repeats_pictures
+    }
+
+    /// [`SplitFacts::second_images`].
+    pub fn has_second_images(&self, split: Split) -> bool {
+        self.facts(split).second_images
+    }
+
+    /// [`Annotations::roles`].
+    ///
+    /// # Errors
+    ///
+    /// Why the sample cannot be used.
+    pub fn roles(&self, split: Split, index: usize) -> Result<Vec<TextRole>, SampleError> {
+        Ok(self.annotations(split, index)?.roles)
+    }
+
+    /// [`Annotations::labels`]: as long as the captions, or empty if nothing is known of any.
+    ///
+    /// # Errors
+    ///
+    /// Why the sample cannot be used.
+    pub fn labels(&self, split: Split, index: usize) -> Result<Vec<Label>, SampleError> {
+        Ok(self.annotations(split, index)?.labels())
+    }
+
+    /// [`Annotations::phrases`].
+    ///
+    /// # Errors
+    ///
+    /// Why the sample cannot be used.
+    pub fn phrases(&self, split: Split, index: usize) -> Result<Vec<Vec<String>>, SampleError> {
+        Ok(self.annotations(split, index)?.phrases)
+    }
+
+    /// [`Annotations::tags`].
+    ///
+    /// # Errors
+    ///
+    /// Why the sample cannot be used.
+    pub fn tags(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
+        Ok(self.annotations(split, index)?.tags)
     }
 }
 

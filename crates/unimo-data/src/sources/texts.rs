@@ -26,7 +26,7 @@ use crate::formats::rows::{LONGEST_ROW, Span, Spans, each_line};
 use crate::images::Limits;
 use crate::sources::folders::files_in;
 use crate::sources::given::{Held, train_and_held, val_fraction};
-use crate::sources::source::{Source, SourceConfig};
+use crate::sources::source::{Offers, Source, SourceConfig};
 use crate::sources::splits::{BySplit, Split, drawn};
 use crate::text::spaced;
 
@@ -275,8 +275,11 @@ impl Source for Corpus {
         }
     }
 
-    fn has_images(&self) -> bool {
-        false
+    fn offers(&self) -> Offers {
+        Offers {
+            images: false,
+            ..Offers::default()
+        }
     }
 
     fn shards(&self, split: Split) -> Vec<usize> {

@@ -6,6 +6,7 @@ use unimo_phrases::{Vocabulary, phrases};
 use super::*;
 use crate::error::Place;
 use crate::sources::scenes::{Scenes, ScenesConfig};
+use crate::sources::source::Annotations;
 use crate::text::tokens::{TextTokenizer, TokenizerConfig};
 
 /// A vocabulary of these phrases.
@@ -70,12 +71,12 @@ impl Source for Listed {
         }
     }
 
-    fn phrases(&self, _split: Split, index: usize) -> Result<Vec<Vec<String>>, SampleError> {
-        Ok(self.0[index].1.clone())
-    }
-
-    fn tags(&self, _split: Split, index: usize) -> Result<Vec<String>, SampleError> {
-        Ok(self.0[index].2.clone())
+    fn annotations(&self, _split: Split, index: usize) -> Result<Annotations, SampleError> {
+        Ok(Annotations {
+            phrases: self.0[index].1.clone(),
+            tags: self.0[index].2.clone(),
+            ..Annotations::default()
+        })
     }
 
     fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {
@@ -358,7 +359,7 @@ fn phrases_of_scenes_are_found_again() {
     let (mut right, mut wrong, mut missing, mut more) = (0, 0, 0, 0);
     for index in 0..2000 {
         let captions = scenes.captions(Split::Train, index).unwrap();
-        let known = scenes.phrases(Split::Train, index).unwrap();
+        let known = scenes.annotations(Split::Train, index).unwrap().phrases;
         for (caption, known) in captions.iter().zip(known) {
             let said = said(caption, &known);
             let found: HashSet<String> = phrases(caption).into_iter().collect();

@@ -9,7 +9,7 @@ use crate::error::{Place, SampleError};
 use crate::order::draws::{Stream, hash};
 use crate::sources::label::Label;
 use crate::sources::listed::{Listed, NONE};
-use crate::sources::source::{Sample, Source};
+use crate::sources::source::{Annotations, Sample, Source, SplitFacts};
 use crate::sources::splits::{Split, drawn};
 
 impl Source for Listed {
@@ -72,34 +72,30 @@ impl Source for Listed {
             .collect())
     }
 
-    fn roles(&self, split: Split, index: usize) -> Result<Vec<TextRole>, SampleError> {
-        let texts = self.captions.of(self.index(split, index));
+    fn facts(&self, split: Split) -> SplitFacts {
+        let rows = || self.splits[split].iter();
+        let mut texts = rows().flat_map(|row| self.captions.of(*row));
+        SplitFacts {
+            all_describe: texts.all(|said| said.role == TextRole::Describes),
+            repeats_pictures: true,
+            second_images: rows().any(|row| self.rows[*row as usize].second != NONE),
+        }
+    }
+
+    fn annotations(&self, split: Split, index: usize) -> Result<Annotations, SampleError> {
+        let number = self.index(split, index);
+        let texts = self.captions.of(number);
         let describe = texts.iter().all(|said| said.role == TextRole::Describes);
-        Ok(if describe {
-            Vec::new()
-        } else {
-            texts.iter().map(|said| said.role).collect()
+        let roles = texts.iter().map(|said| said.role);
+        let objects = self.objects.of(number).iter();
+        Ok(Annotations {
+            roles: roles.filter(|_| !describe).collect(),
+            labels: texts.iter().map(|said| self.label(said)).collect(),
+            tags: objects
+                .map(|object| self.texts.get(object.name).to_owned())
+                .collect(),
+            ..Annotations::default()
         })
-    }
-
-    fn labels(&self, split: Split, index: usize) -> Result<Vec<Label>, SampleError> {
-        let texts = self.captions.of(self.index(split, index)).iter();
-        Ok(texts.map(|said| self.label(said)).collect())
-    }
-
-    fn all_describe(&self, split: Split) -> bool {
-        let texts = self.splits[split].iter();
-        let mut texts = texts.flat_map(|row| self.captions.of(*row));
-        texts.all(|said| said.role == TextRole::Describes)
-    }
-
-    fn repeats_pictures(&self, _split: Split) -> bool {
-        true
-    }
-
-    fn has_second_images(&self, split: Split) -> bool {
-        let mut rows = self.splits[split].iter();
-        rows.any(|row| self.rows[*row as usize].second != NONE)
     }
 
     fn picture_id(&self, split: Split, index: usize) -> Result<u64, SampleError> {
@@ -115,13 +111,6 @@ impl Source for Listed {
                 hash(Stream::Picture, &[&[whole], &edges[..]].concat())
             }
         })
-    }
-
-    fn tags(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
-        let objects = self.objects.of(self.index(split, index)).iter();
-        Ok(objects
-            .map(|object| self.texts.get(object.name).to_owned())
-            .collect())
     }
 
     fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {
@@ -175,8 +164,12 @@ impl Source for Listed {
             .map(|object| self.shares(row, object.bounds, &picture))
             .collect();
         let captions = self.captions(split, index)?;
-        let labels = self.labels(split, index)?;
-        let roles = self.roles(split, index)?;
+        let Annotations {
+            labels,
+            roles,
+            tags,
+            ..
+        } = self.annotations(split, index)?;
         let said = || captions.iter().zip(&labels).zip(&roles);
         let questions: Vec<(&String, &Label)> = said()
             .filter(|(_, role)| **role == TextRole::Question)
@@ -194,7 +187,7 @@ impl Source for Listed {
         };
         Ok(Sample {
             name: self.place(split, index).to_string(),
-            tags: self.tags(split, index)?,
+            tags,
             boxes: boxes?,
             questions: questions
                 .iter()

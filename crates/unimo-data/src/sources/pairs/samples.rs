@@ -11,7 +11,7 @@ use crate::images;
 use crate::sources::label::Label;
 use crate::sources::pairs::listing::same_path;
 use crate::sources::pairs::{IMAGE_COLUMNS, Pairs, TEXT_COLUMNS};
-use crate::sources::source::Source;
+use crate::sources::source::{Annotations, Offers, Source};
 use crate::sources::splits::{Split, drawn};
 
 impl Pairs {
@@ -45,6 +45,14 @@ impl Pairs {
             }
         }
         Ok(told)
+    }
+
+    fn has_images(&self) -> bool {
+        self.holds.is_none_or(|holds| holds.images)
+    }
+
+    fn has_captions(&self) -> bool {
+        self.holds.is_none_or(|holds| holds.captions)
     }
 }
 
@@ -111,9 +119,17 @@ impl Source for Pairs {
         Ok(told.map(|(caption, _)| caption).collect())
     }
 
-    fn labels(&self, split: Split, index: usize) -> Result<Vec<Label>, SampleError> {
+    fn offers(&self) -> Offers {
+        Offers {
+            images: self.has_images(),
+            captions: self.has_captions(),
+            ..Offers::default()
+        }
+    }
+
+    fn annotations(&self, split: Split, index: usize) -> Result<Annotations, SampleError> {
         if self.config.label_column.is_none() {
-            return Ok(Vec::new());
+            return Ok(Annotations::default());
         }
         let told = self.told(split, index)?;
         if !self.has_captions() && told.len() > 1 {
@@ -130,15 +146,10 @@ impl Source for Pairs {
             answer,
             ..Label::default()
         };
-        Ok(told.into_iter().map(of).collect())
-    }
-
-    fn has_images(&self) -> bool {
-        self.holds.is_none_or(|holds| holds.images)
-    }
-
-    fn has_captions(&self) -> bool {
-        self.holds.is_none_or(|holds| holds.captions)
+        Ok(Annotations {
+            labels: told.into_iter().map(of).collect(),
+            ..Annotations::default()
+        })
     }
 
     /// The image, its texts and their labels: another labelling is other data.

@@ -451,7 +451,8 @@ fn a_list_that_changes_is_an_error_of_its_samples() {
 /// Captions and labels of every sample of the training split.
 fn labelled(source: &dyn Source) -> Vec<(Vec<String>, Vec<Option<String>>)> {
     let of = |index| {
-        let labels = source.labels(Split::Train, index).unwrap().into_iter();
+        let known = source.annotations(Split::Train, index).unwrap();
+        let labels = known.labels.into_iter();
         let captions = source.captions(Split::Train, index).unwrap();
         (captions, labels.map(|label| label.answer).collect())
     };
@@ -470,7 +471,8 @@ fn labels_come_with_images_texts_or_both() {
     let some = |label: &str| Some(label.to_owned());
     let (_folder, images) = with_labels("image,label\na.png,cat\nb.png,3\n");
     let images = images.unwrap();
-    assert!(images.has_images() && !images.has_captions());
+    let offers = images.offers();
+    assert!(offers.images && !offers.captions);
     let told = labelled(&*images);
     assert_eq!(
         told,
@@ -483,7 +485,8 @@ fn labels_come_with_images_texts_or_both() {
     let (_folder, texts) =
         with_labels("text\tlabel\nfine\t1\nbad one\t0\nfine\t1\nfine\t0\nunknown\t\n");
     let texts = texts.unwrap();
-    assert!(!texts.has_images() && texts.has_captions());
+    let offers = texts.offers();
+    assert!(!offers.images && offers.captions);
     let fine = "fine".to_owned();
     assert_eq!(
         labelled(&*texts),
@@ -517,12 +520,12 @@ fn labels_come_with_images_texts_or_both() {
 fn labels_that_contradict_and_columns_that_lack_are_errors() {
     let (_folder, twice) = with_labels("image,label\na.png,cat\na.png,dog\nb.png,cat\nb.png,cat\n");
     let twice = twice.unwrap();
-    let error = twice.labels(Split::Train, 0).unwrap_err();
+    let error = twice.annotations(Split::Train, 0).unwrap_err();
     assert!(
         error.reason.ends_with("several labels: cat, dog"),
         "{error}"
     );
-    assert_eq!(twice.labels(Split::Train, 1).unwrap().len(), 1);
+    assert_eq!(twice.annotations(Split::Train, 1).unwrap().labels.len(), 1);
     let folder = folder(&[("list.csv", "image,class\na.png,cat\n")]);
     let data = "source = \"pairs\"\n[pairs]\npath = \"list.csv\"\nlabel_column = \"label\"\n";
     let lacks = message(open_data(&folder, data));

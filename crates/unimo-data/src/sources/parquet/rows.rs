@@ -15,7 +15,7 @@ use crate::sources::given::expand;
 use crate::sources::left_out::LeftOut;
 use crate::sources::parquet::pictures::Draw;
 use crate::sources::parquet::table::{Table, read_file};
-use crate::sources::source::{Sample, Source, picture_of_bytes};
+use crate::sources::source::{Offers, Sample, Source, SplitFacts, picture_of_bytes};
 use crate::sources::splits::{BySplit, Split, drawn};
 use crate::store::Storage;
 use crate::threads::parallel;
@@ -354,8 +354,19 @@ impl Source for Rows {
         }
     }
 
-    fn has_images(&self) -> bool {
-        self.images
+    fn offers(&self) -> Offers {
+        Offers {
+            images: self.images,
+            ..Offers::default()
+        }
+    }
+
+    fn facts(&self, split: Split) -> SplitFacts {
+        let mut rows = self.part(split).rows.iter();
+        SplitFacts {
+            repeats_pictures: rows.any(|row| row.picture.is_some()),
+            ..SplitFacts::default()
+        }
     }
 
     fn shards(&self, split: Split) -> Vec<usize> {
@@ -408,13 +419,6 @@ impl Source for Rows {
         let found = self.part(split).rows[index].picture;
         let own = || hash_text(Stream::Picture, &self.place(split, index).to_string());
         Ok(found.unwrap_or_else(own))
-    }
-
-    fn repeats_pictures(&self, split: Split) -> bool {
-        self.part(split)
-            .rows
-            .iter()
-            .any(|row| row.picture.is_some())
     }
 
     fn rejected(&self) -> &[SampleError] {

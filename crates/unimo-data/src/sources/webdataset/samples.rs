@@ -1,14 +1,12 @@
 //! The samples of opened shards.
 
 use image::RgbImage;
-use unimo_batch::TextRole;
 
 use crate::error::{Place, SampleError};
 use crate::images;
 use crate::order::draws::{Stream, hash};
 use crate::order::plan::Shuffle;
-use crate::sources::label::Label;
-use crate::sources::source::{Sample, Source};
+use crate::sources::source::{Annotations, Offers, Sample, Source, SplitFacts};
 use crate::sources::splits::{Split, drawn};
 use crate::sources::webdataset::{Texts, WebDataset};
 use crate::store::shards::MemberKind;
@@ -78,12 +76,51 @@ impl Source for WebDataset {
         Ok(())
     }
 
-    fn has_images(&self) -> bool {
-        self.images
+    fn offers(&self) -> Offers {
+        Offers {
+            images: self.images,
+            captions: self.captions,
+            reads_ahead: self.ahead.is_some(),
+            ..Offers::default()
+        }
     }
 
-    fn has_captions(&self) -> bool {
-        self.captions
+    fn facts(&self, split: Split) -> SplitFacts {
+        const LOOKED_AT: usize = 16;
+        let all = self.len(split);
+        let mut looked_at = (0..all).step_by(all.div_ceil(LOOKED_AT).max(1));
+        let describes = |index| {
+            let known = self.annotations(split, index);
+            known.is_ok_and(|known| known.roles.is_empty())
+        };
+        let members = &self.part(split).members;
+        SplitFacts {
+            // Texts are not read for this. Samples of one kind lie together, so a few of them suffice.
+            all_describe: !self.captions || looked_at.all(describes),
+            second_images: members.iter().any(|member| member.kind.is_second_image()),
+            ..SplitFacts::default()
+        }
+    }
+
+    fn annotations(&self, split: Split, index: usize) -> Result<Annotations, SampleError> {
+        // Only `pack` writes this, and its records are in `.json`.
+        let members = self.part(split).members(index);
+        if !members.iter().any(|m| m.kind == MemberKind::Json) {
+            return Ok(Annotations::default());
+        }
+        Ok(match self.read_texts(split, index)? {
+            Texts::Record(record) => Annotations {
+                roles: if self.captions {
+                    record.roles()
+                } else {
+                    Vec::new()
+                },
+                labels: record.labels(),
+                phrases: record.phrases,
+                tags: record.tags,
+            },
+            Texts::Captions(_) => Annotations::default(),
+        })
     }
 
     fn shards(&self, split: Split) -> Vec<usize> {
@@ -97,56 +134,6 @@ impl Source for WebDataset {
         Ok(match self.read_texts(split, index)? {
             Texts::Record(record) => record.captions,
             Texts::Captions(captions) => captions,
-        })
-    }
-
-    fn roles(&self, split: Split, index: usize) -> Result<Vec<TextRole>, SampleError> {
-        // Only `pack` writes this, and its records are in `.json`.
-        let members = self.part(split).members(index);
-        if !self.captions || !members.iter().any(|m| m.kind == MemberKind::Json) {
-            return Ok(Vec::new());
-        }
-        Ok(match self.read_texts(split, index)? {
-            Texts::Record(record) => record.roles(),
-            Texts::Captions(_) => Vec::new(),
-        })
-    }
-
-    fn labels(&self, split: Split, index: usize) -> Result<Vec<Label>, SampleError> {
-        let members = self.part(split).members(index);
-        if !members.iter().any(|m| m.kind == MemberKind::Json) {
-            return Ok(Vec::new());
-        }
-        Ok(match self.read_texts(split, index)? {
-            Texts::Record(record) => record.labels(),
-            Texts::Captions(_) => Vec::new(),
-        })
-    }
-
-    /// Texts are not read for this. Samples of one kind lie together, so a few of them suffice.
-    fn all_describe(&self, split: Split) -> bool {
-        const LOOKED_AT: usize = 16;
-        let all = self.len(split);
-        let mut looked_at = (0..all).step_by(all.div_ceil(LOOKED_AT).max(1));
-        looked_at.all(|index| self.roles(split, index).is_ok_and(|roles| roles.is_empty()))
-    }
-
-    fn has_second_images(&self, split: Split) -> bool {
-        let members = &self.part(split).members;
-        members.iter().any(|member| member.kind.is_second_image())
-    }
-
-    fn phrases(&self, split: Split, index: usize) -> Result<Vec<Vec<String>>, SampleError> {
-        Ok(match self.read_texts(split, index)? {
-            Texts::Record(record) => record.phrases,
-            Texts::Captions(_) => Vec::new(),
-        })
-    }
-
-    fn tags(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
-        Ok(match self.read_texts(split, index)? {
-            Texts::Record(record) => record.tags,
-            Texts::Captions(_) => Vec::new(),
         })
     }
 
@@ -203,10 +190,6 @@ impl Source for WebDataset {
             second_image: second.map(|(picture, _)| picture),
             ..sample
         })
-    }
-
-    fn reads_ahead(&self) -> bool {
-        self.ahead.is_some()
     }
 
     fn ahead(&self, split: Split, indices: &[usize], shuffle: Shuffle) {

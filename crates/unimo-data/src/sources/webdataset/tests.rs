@@ -313,14 +313,14 @@ fn samples_that_lack_something_are_counted_unless_it_is_not_wanted() {
     let mut config = urls(path.clone());
     config.images = false;
     let texts = open(&config).unwrap();
-    assert_eq!((texts.len(Split::Train), texts.has_images()), (2, false));
+    assert_eq!((texts.len(Split::Train), texts.offers().images), (2, false));
     assert_eq!(texts.image(Split::Train, 0).unwrap(), None);
 
     let mut config = urls(path);
     config.captions = false;
     let pictures = open(&config).unwrap();
     assert_eq!(
-        (pictures.len(Split::Train), pictures.has_captions()),
+        (pictures.len(Split::Train), pictures.offers().captions),
         (2, false)
     );
     assert!(

@@ -177,7 +177,7 @@ fn binary_columns_plain_strings_and_what_is_missing() {
     let mut texts = plain.clone();
     texts.images = false;
     let texts = open(&texts).unwrap();
-    assert_eq!((texts.has_images(), texts.len(Split::Train)), (false, 3));
+    assert_eq!((texts.offers().images, texts.len(Split::Train)), (false, 3));
     assert_eq!(texts.image(Split::Train, 0).unwrap(), None);
 }
 
@@ -384,7 +384,7 @@ fn rows_of_a_picture_are_of_one_split() {
         (divided.len(Split::Train), divided.len(Split::Test)),
         (120, 240)
     );
-    assert!(divided.repeats_pictures(Split::Test));
+    assert!(divided.facts(Split::Test).repeats_pictures);
     let of = |index| divided.picture_id(Split::Test, index).unwrap();
     assert!(of(7) == of(127) && of(7) != of(8));
     std::fs::rename(
