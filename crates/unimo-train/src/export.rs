@@ -2,7 +2,7 @@
 //!
 //! Next to the weights is everything that decides their input: the tokenizer with its longest text (`tokenizer_config.json`), the
 //! preparation of images (`preprocessor_config.json`), and the files of sentence-transformers. `unimo score` gives the same for a
-//! run and for its export. A model that transformers does not know comes with [its code](python). `README.md` is the [card](card) that
+//! run and for its export. A model that transformers does not know comes with [its code](python). `README.md` is the [`card`] that
 //! the Hugging Face hub shows.
 
 pub mod card;

@@ -21,7 +21,7 @@ pub struct EmbedArgs {
     #[command(flatten)]
     pub model: ModelArgs,
     /// Images: a file, a folder with all its subfolders, a list (JSON lines, CSV, TSV), or a data set: tar shards, Parquet, COCO's
-    /// captions, Karpathy's splits, or the [data] of a recipe's .toml file.
+    /// captions, Karpathy's splits, or the table `data` of a recipe's .toml file.
     #[arg(long, value_name = "PATH", required_unless_present = "texts")]
     pub images: Option<PathBuf>,
     /// Texts: a .txt file with one text per line, a list, or the captions of a data set.

@@ -27,7 +27,7 @@ pub struct SearchArgs {
     #[command(flatten)]
     pub model: ModelArgs,
     /// Where to search for images: a folder with all its subfolders, a list (JSON lines, CSV, TSV), or a data set: tar shards, Parquet,
-    /// COCO's captions, Karpathy's splits, or the [data] of a recipe's .toml file.
+    /// COCO's captions, Karpathy's splits, or the table `data` of a recipe's .toml file.
     #[arg(long, value_name = "PATH", requires = "text")]
     pub images: Option<PathBuf>,
     /// A text to find images for; may be given several times.

@@ -9,7 +9,7 @@
 //! | `grad_cam.recall` | share of which some candidate has it: the most that can be found | |
 //! | `grad_cam.blank` | share whose map is 0 everywhere; they point nowhere and choose no box | |
 //!
-//! The map is [Grad-CAM](crate::grad_cam) of one layer's attention of the text stream to the patches, the mean over the heads and over the
+//! The map is Grad-CAM (the module `grad_cam`) of one layer's attention of the text stream to the patches, the mean over the heads and over the
 //! positions of the text. From ALBEF it differs in two things: the score is the log-odds of "they belong together", where ALBEF takes the
 //! logit of "yes" alone, and edges of boxes are rounded to pixels of what the model sees, where ALBEF cuts them off.
 
