@@ -11,8 +11,9 @@ use clap::builder::RangedU64ValueParser;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
+use unimo_core::kernels::dot;
 use unimo_train::apply::index::{self, Embedded, Part, Saved, What};
-use unimo_train::apply::nearest::{CellsConfig, NEIGHBOURS, Search, product};
+use unimo_train::apply::nearest::{CellsConfig, NEIGHBOURS, Search};
 use unimo_train::error::TrainError;
 use unimo_train::memory::host_peak;
 
@@ -73,7 +74,7 @@ fn rows(count: usize, width: usize, seed: u64) -> Vec<f32> {
         for row in values.chunks_exact_mut(width) {
             row.iter_mut()
                 .for_each(|value| *value += NOISE * (draws.random::<f32>() - 0.5));
-            let length = product(row, row).sqrt();
+            let length = dot(row, row).sqrt();
             row.iter_mut().for_each(|value| *value /= length);
         }
         all.extend(values);

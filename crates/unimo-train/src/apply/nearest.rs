@@ -15,23 +15,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use rayon::prelude::{IntoParallelRefMutIterator, ParallelIterator};
-
-/// Numbers that are added side by side, so that the processor adds several at once.
-const LANES: usize = 16;
-
-/// The product of two rows.
-pub fn product(a: &[f32], b: &[f32]) -> f32 {
-    let (a, a_rest) = a.as_chunks::<LANES>();
-    let (b, b_rest) = b.as_chunks::<LANES>();
-    let mut sums = [0.0f32; LANES];
-    for (a, b) in a.iter().zip(b) {
-        for (sum, (a, b)) in sums.iter_mut().zip(a.iter().zip(b)) {
-            *sum += a * b;
-        }
-    }
-    let rest = a_rest.iter().zip(b_rest).map(|(a, b)| a * b);
-    sums.iter().sum::<f32>() + rest.sum::<f32>()
-}
+use unimo_core::kernels::dot;
 
 /// A row and how near it is.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -89,7 +73,7 @@ impl Nearest {
     pub fn read(&mut self, query: &[f32], rows: &[f32], first: usize) {
         for (at, row) in rows.chunks_exact(query.len().max(1)).enumerate() {
             self.offer(Near {
-                score: product(query, row),
+                score: dot(query, row),
                 row: first + at,
             });
         }
@@ -341,7 +325,7 @@ fn means(rows: &[f32], cell_of: &[usize], before: Vec<f32>, width: usize) -> Vec
         }
     }
     for (sum, before) in sums.chunks_exact_mut(width).zip(before.chunks_exact(width)) {
-        let length = product(sum, sum).sqrt();
+        let length = dot(sum, sum).sqrt();
         if length > f32::EPSILON {
             sum.iter_mut().for_each(|value| *value /= length);
         } else {
@@ -385,7 +369,7 @@ mod tests {
         for at in 0..count {
             let around = &directions[at % 12 * width..][..width];
             let row: Vec<f32> = around.iter().map(|v| v + 0.4 * unit()).collect();
-            let length = product(&row, &row).sqrt();
+            let length = dot(&row, &row).sqrt();
             all.extend(row.iter().map(|v| v / length));
         }
         all
@@ -397,7 +381,7 @@ mod tests {
             .chunks_exact(query.len())
             .enumerate()
             .map(|(row, values)| Near {
-                score: product(query, values),
+                score: dot(query, values),
                 row,
             })
             .collect();
@@ -426,16 +410,6 @@ mod tests {
         search.read(&twice, 0);
         let last: Vec<usize> = search.found()[2].iter().map(|near| near.row).collect();
         assert_eq!(last, [0, 500]);
-    }
-
-    #[test]
-    fn products_are_sums_of_products() {
-        const TOLERANCE: f32 = 1e-5;
-        let a: Vec<f32> = (0..37).map(|i| i as f32 / 37.0).collect();
-        let b: Vec<f32> = (0..37).map(|i| 1.0 - i as f32 / 74.0).collect();
-        let sum: f32 = a.iter().zip(&b).map(|(a, b)| a * b).sum();
-        assert!((product(&a, &b) - sum).abs() < TOLERANCE);
-        assert_eq!(product(&[], &[]), 0.0);
     }
 
     #[test]
