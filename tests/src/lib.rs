@@ -1,10 +1,11 @@
-//! What the workspace's tests share: reading fixtures that PyTorch wrote, golden files, the keys of a recipe, and the parts of a program of
+//! What the workspace's tests share: reading fixtures that PyTorch wrote, golden files, the keys of a recipe, a small model to train, and the parts of a program of
 //! somebody else.
 
 pub mod fixture;
 pub mod golden;
 pub mod keys;
 pub mod outside;
+pub mod small;
 
 /// The README's example compiles and runs.
 #[cfg(doctest)]

@@ -3,49 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use unimo_tests::fixture;
+use unimo_tests::small::{columns, train};
 use unimo_train::apply::index::{self, Part as Embeddings, What};
-use unimo_train::apply::inputs::ColumnArgs;
 use unimo_train::apply::pictures::PictureList;
 use unimo_train::apply::score::{self, ScoreArgs};
 use unimo_train::apply::{ModelArgs, Pooling, Predictor, embed, explain, fill_mask};
 use unimo_train::device::DeviceChoice;
 use unimo_train::export::{self, ExportArgs, Part};
-use unimo_train::recipe::{Overrides, Recipe};
-use unimo_train::training;
 
 /// Rounding of texts that were padded to another length.
 const TOLERANCE: f32 = 1e-5;
-
-fn train(out: &Path, more: &[&str]) {
-    let changes = [
-        "train.steps=2",
-        "train.batch_size=4",
-        "model.text.vocab_size=300",
-        "model.text.width=32",
-        "model.image.image_size=32",
-        "model.image.width=32",
-        "model.fusion.width=32",
-        "objectives.itc.width=16",
-        "data.image_size=32",
-        "data.max_text_length=32",
-        "data.scenes.size=32",
-        "data.scenes.train=300",
-        "data.tokenizer.vocab_size=300",
-    ];
-    let set = changes.iter().chain(more).map(|s| (*s).to_owned());
-    let overrides = Overrides {
-        data: None,
-        set: set.collect(),
-    };
-    let recipe = Recipe::load("unimo3-tiny", &overrides).unwrap();
-    let options = training::Options {
-        device: Some(DeviceChoice::Flex),
-        quiet: true,
-        train_only: true,
-        ..training::Options::default()
-    };
-    training::start(&recipe, out, &options).unwrap();
-}
 
 fn model(path: &Path) -> ModelArgs {
     ModelArgs {
@@ -54,13 +21,6 @@ fn model(path: &Path) -> ModelArgs {
         step: None,
         batch_size: 2,
         device: DeviceChoice::Flex,
-    }
-}
-
-fn columns() -> ColumnArgs {
-    ColumnArgs {
-        image_column: "image".to_owned(),
-        text_column: "caption".to_owned(),
     }
 }
 

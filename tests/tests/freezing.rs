@@ -5,8 +5,8 @@ use std::sync::{Mutex, PoisonError};
 
 use burn::tensor::{Device, TensorData};
 use unimo_core::parameters;
-use unimo_train::device::DeviceChoice;
-use unimo_train::recipe::{Overrides, Recipe};
+use unimo_tests::small;
+use unimo_train::recipe::Recipe;
 use unimo_train::{trained, training};
 
 /// Dropout draws from burn's generator, of which a process has one.
@@ -21,41 +21,16 @@ fn recipe(more: &[&str]) -> Recipe {
         "train.log_every=1",
         "train.checkpoint_every=2",
         "train.keep_last=9",
-        "model.text.vocab_size=300",
-        "model.text.width=32",
-        "model.image.image_size=32",
-        "model.image.width=32",
-        "model.fusion.width=32",
         "model.fusion.dropout=0.1",
-        "objectives.itc.width=16",
         "objectives.itc.momentum={ queue = 20, alpha = 0.4 }",
         "teacher={ decay = 0.9 }",
-        "data.image_size=32",
-        "data.max_text_length=32",
-        "data.scenes.size=32",
-        "data.scenes.train=300",
-        "data.tokenizer.vocab_size=300",
     ];
-    let overrides = Overrides {
-        data: None,
-        set: changes
-            .iter()
-            .chain(more)
-            .map(|s| (*s).to_owned())
-            .collect(),
-    };
-    Recipe::load("unimo3-tiny", &overrides).unwrap()
+    small::recipe(&[&changes, more].concat())
 }
 
 fn train(folder: &Path, name: &str, more: &[&str]) -> std::path::PathBuf {
-    let options = training::Options {
-        device: Some(DeviceChoice::Flex),
-        quiet: true,
-        train_only: true,
-        ..training::Options::default()
-    };
     let run = folder.join(name);
-    training::start(&recipe(more), &run, &options).unwrap();
+    training::start(&recipe(more), &run, &small::options()).unwrap();
     run
 }
 

@@ -12,8 +12,7 @@ use unimo_core::layers::Linear;
 use unimo_core::lora::{self, LoraSpec};
 use unimo_core::parameters;
 use unimo_encoders::output::Keep;
-use unimo_tests::fixture;
-use unimo_train::device::DeviceChoice;
+use unimo_tests::{fixture, small};
 use unimo_train::export::{self, ExportArgs, Part};
 use unimo_train::model::Model;
 use unimo_train::recipe::{Overrides, Recipe};
@@ -146,42 +145,14 @@ fn recipe(more: &[&str]) -> Recipe {
         "train.checkpoint_every=2",
         "train.keep_last=9",
         "train.optimizer.lr=0.01",
-        "model.text.vocab_size=300",
-        "model.text.width=32",
         "model.text.dropout=0.1",
-        "model.image.image_size=32",
-        "model.image.width=32",
-        "model.fusion.width=32",
-        "objectives.itc.width=16",
-        "data.image_size=32",
-        "data.max_text_length=32",
-        "data.scenes.size=32",
-        "data.scenes.train=300",
-        "data.tokenizer.vocab_size=300",
     ];
-    let overrides = Overrides {
-        data: None,
-        set: changes
-            .iter()
-            .chain(more)
-            .map(|s| (*s).to_owned())
-            .collect(),
-    };
-    Recipe::load("unimo3-tiny", &overrides).unwrap()
-}
-
-fn options() -> training::Options {
-    training::Options {
-        device: Some(DeviceChoice::Flex),
-        quiet: true,
-        train_only: true,
-        ..training::Options::default()
-    }
+    small::recipe(&[&changes, more].concat())
 }
 
 fn train(folder: &Path, name: &str, more: &[&str]) -> PathBuf {
     let run = folder.join(name);
-    training::start(&recipe(more), &run, &options()).unwrap();
+    training::start(&recipe(more), &run, &small::options()).unwrap();
     run
 }
 
@@ -254,7 +225,7 @@ fn a_run_learns_adapters_and_what_is_named_and_exports_their_sum() {
     ] {
         std::fs::copy(run.join(name), stopped.join(name)).unwrap();
     }
-    training::resume(&stopped, &options()).unwrap();
+    training::resume(&stopped, &small::options()).unwrap();
     assert_eq!(
         parameters::values(&unmerged(&stopped, &recipe)),
         parameters::values(&learned)
@@ -297,7 +268,7 @@ fn what_is_wrong_with_the_adapters_is_said() {
     let start = |set: &str| {
         let recipe = recipe(&[set]);
         let run = folder.path().join("run");
-        training::start(&recipe, &run, &options())
+        training::start(&recipe, &run, &small::options())
             .unwrap_err()
             .to_string()
     };

@@ -4,46 +4,13 @@ use std::path::{Path, PathBuf};
 
 use unimo_data::pack::{PackSpec, pack};
 use unimo_data::{DataConfig, Split};
+use unimo_tests::small::{columns, train};
 use unimo_train::apply::embed::{self, EmbedArgs};
 use unimo_train::apply::index::{Embedded, LONGEST_NOTE, Part, Saved, What, write};
-use unimo_train::apply::inputs::ColumnArgs;
 use unimo_train::apply::pictures::PictureList;
 use unimo_train::apply::search::{self, SearchArgs};
 use unimo_train::apply::{ModelArgs, Predictor};
 use unimo_train::device::DeviceChoice;
-use unimo_train::recipe::{Overrides, Recipe};
-use unimo_train::training;
-
-fn train(out: &Path, more: &[&str]) {
-    let changes = [
-        "train.steps=2",
-        "train.batch_size=4",
-        "model.text.vocab_size=300",
-        "model.text.width=32",
-        "model.image.image_size=32",
-        "model.image.width=32",
-        "model.fusion.width=32",
-        "objectives.itc.width=16",
-        "data.image_size=32",
-        "data.max_text_length=32",
-        "data.scenes.size=32",
-        "data.scenes.train=300",
-        "data.tokenizer.vocab_size=300",
-    ];
-    let set = changes.iter().chain(more).map(|s| (*s).to_owned());
-    let overrides = Overrides {
-        data: None,
-        set: set.collect(),
-    };
-    let recipe = Recipe::load("unimo3-tiny", &overrides).unwrap();
-    let options = training::Options {
-        device: Some(DeviceChoice::Flex),
-        quiet: true,
-        train_only: true,
-        ..training::Options::default()
-    };
-    training::start(&recipe, out, &options).unwrap();
-}
 
 fn model(path: &Path) -> ModelArgs {
     ModelArgs {
@@ -52,13 +19,6 @@ fn model(path: &Path) -> ModelArgs {
         step: None,
         batch_size: 4,
         device: DeviceChoice::Flex,
-    }
-}
-
-fn columns() -> ColumnArgs {
-    ColumnArgs {
-        image_column: "image".to_owned(),
-        text_column: "caption".to_owned(),
     }
 }
 
