@@ -4,6 +4,7 @@
 
 mod check;
 mod needs;
+mod ranks;
 mod software_gpu;
 mod unimo;
 
@@ -13,7 +14,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::unimo::Program;
+use crate::unimo::{Failure, Program};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -23,6 +24,7 @@ Examples:
   cargo xtask train unimo3-tiny --device cuda    build with CUDA support and train on an NVIDIA GPU
   cargo xtask eval runs/unimo3-tiny              evaluate a run again
   cargo xtask train --resume runs/unimo3-tiny    go on with a run that was stopped
+  cargo xtask train unimo3-small --ranks 4       in four processes, over MPI (docs/RANKS.md)
   cargo xtask sweep sweep.toml                   recipes and variants with several seeds, and their comparison
   cargo xtask compare runs/a runs/b              runs side by side
   cargo xtask unimo --help                       all commands of `unimo`; `cargo xtask train --help` shows the options of one
@@ -31,7 +33,7 @@ Examples:
   cargo xtask unimo-dev --help                   all commands for developers
 
 Every command but `check` is one of `unimo` or, where it is for developers, of `unimo-dev`; with all that follows it goes there
-unchanged.
+unchanged, but for `--ranks N` of `train`, which builds with the feature `mpi` and starts N processes by `mpirun`.
 
 Features: `--device wgpu` builds with the feature `wgpu` (any GPU, through Vulkan, Metal or DirectX), `--device cuda` with
 `cuda` (NVIDIA GPUs); anything else builds for the CPU alone. `--device auto` takes the best of what is built in, so name
@@ -41,6 +43,7 @@ data. The first build takes minutes, with a GPU feature longer.
 
 Environment:
   XTASK_FEATURES     as --features, which goes before it
+  MPIRUN             the launcher's command for --ranks, with its options [default: mpirun]
   CARGO_TARGET_DIR   where cargo builds, as always";
 
 /// Builds `unimo` (or `unimo-dev`) in release mode, with the features that the chosen device needs, and runs it.
@@ -108,10 +111,23 @@ fn main() -> ExitCode {
         return check::run(what, asked.as_deref());
     }
     let (program, args) = from_command_on(&argv);
-    let features = unimo::features(asked.as_deref(), args);
-    match unimo::build(program, &features) {
-        Ok(binary) => unimo::become_it(&binary, args),
-        Err(failure) => failure.report(),
+    let (ranks, args) = match ranks::take(args) {
+        Ok(taken) => taken,
+        Err(reason) => return Failure::of_arguments(reason).report(),
+    };
+    let mut features = unimo::features(asked.as_deref(), &args);
+    if ranks.is_some() && !features.iter().any(|known| known == ranks::FEATURE) {
+        features.push(ranks::FEATURE.to_owned());
+    }
+    if features.iter().any(|known| known == ranks::FEATURE)
+        && let Err(reason) = ranks::check_compiler()
+    {
+        return Failure::of_arguments(reason).report();
+    }
+    match (unimo::build(program, &features), ranks) {
+        (Ok(binary), Some(ranks)) => ranks::start(ranks, &binary, &args),
+        (Ok(binary), None) => unimo::become_it(&binary, &args),
+        (Err(failure), _) => failure.report(),
     }
 }
 

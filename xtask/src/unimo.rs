@@ -81,6 +81,11 @@ impl Failure {
         }
     }
 
+    /// The arguments ask for what cannot be done.
+    pub fn of_arguments(message: String) -> Self {
+        Self { message, code: 1 }
+    }
+
     /// Prints the message; the exit code is that of the command that failed.
     pub fn report(&self) -> ExitCode {
         eprintln!("error: {}", self.message);

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 /// One step's samples. Row `i` of every part belongs to `samples[i]`.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Batch {
     /// One name per sample, as an error message shows it: file and line, or generator and index.
     pub samples: Vec<String>,
@@ -36,7 +36,7 @@ pub struct Batch {
 }
 
 /// What a task predicts of a sample.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub enum Target {
     /// It is unknown, as in a test set, or is no label that the model can give.
     #[default]
@@ -64,6 +64,42 @@ impl Batch {
     }
 }
 
+/// Levels of pixels as one string of bytes, where a format has them: a list of numbers takes longer to read and write.
+mod bytes {
+    use std::fmt;
+
+    use serde::de::{SeqAccess, Visitor};
+    use serde::{Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_bytes(bytes)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+        struct Bytes;
+        impl<'de> Visitor<'de> for Bytes {
+            type Value = Vec<u8>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("bytes")
+            }
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
+                Ok(bytes.to_vec())
+            }
+            fn visit_byte_buf<E>(self, bytes: Vec<u8>) -> Result<Vec<u8>, E> {
+                Ok(bytes)
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut all: A) -> Result<Vec<u8>, A::Error> {
+                let mut bytes = Vec::new();
+                while let Some(byte) = all.next_element()? {
+                    bytes.push(byte);
+                }
+                Ok(bytes)
+            }
+        }
+        from.deserialize_byte_buf(Bytes)
+    }
+}
+
 /// Which images of a batch have a second view.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum SecondViews {
@@ -78,9 +114,10 @@ pub enum SecondViews {
 
 /// Images as bytes. A model reads a level as `(level / 255 - mean) / std` of its channel. Levels become floats only where they are
 /// computed with, so that waiting batches take a quarter of the memory.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Images {
     /// `[B, C, H, W]`, row-major: levels, 0 to 255.
+    #[serde(with = "bytes")]
     pub pixels: Vec<u8>,
     /// `H`.
     pub height: usize,
@@ -127,7 +164,7 @@ pub fn normalised(mean: f32, std: f32) -> [f32; LEVELS] {
 }
 
 /// Token ids, padded to a common length.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Texts {
     /// `[B, L]`, row-major.
     pub ids: Vec<i32>,
@@ -165,7 +202,7 @@ impl Texts {
 }
 
 /// What a text says of its image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub enum TextRole {
     /// It describes the image: a caption.
     #[default]
@@ -194,7 +231,7 @@ pub enum Entailment {
 }
 
 /// Token ids after masking, with the ids to predict.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct MaskedTexts {
     /// `[B, L]`: the ids that the model sees.
     pub ids: Vec<i32>,
@@ -210,7 +247,7 @@ impl MaskedTexts {
 }
 
 /// Detector features and boxes, padded to a common number of regions.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Regions {
     /// `[B, R, F]`, row-major.
     pub features: Vec<f32>,

@@ -1,10 +1,12 @@
 //! The result of an objective on a batch.
 
 use burn::tensor::{Device, Int, Tensor};
+use serde::{Deserialize, Serialize};
 use unimo_core::kernels;
 
 use crate::features::Features;
 use crate::labels::{count_correct, ints};
+use crate::others::FeatureData;
 use crate::single_precision;
 
 /// Features that outlive their step.
@@ -14,6 +16,33 @@ pub struct Carry {
     pub features: Features,
     /// `[B]`: the image that each sample shows, if that is known.
     pub pictures: Vec<Option<u64>>,
+}
+
+/// A [`Carry`] on its way to other ranks.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CarryData {
+    features: FeatureData,
+    pictures: Vec<Option<u64>>,
+}
+
+impl Carry {
+    /// Fetches it from its device.
+    pub fn data(&self) -> CarryData {
+        CarryData {
+            features: FeatureData::of(&self.features),
+            pictures: self.pictures.clone(),
+        }
+    }
+}
+
+impl CarryData {
+    /// Brings it to a device.
+    pub fn on(self, device: &Device) -> Carry {
+        Carry {
+            features: self.features.on(device),
+            pictures: self.pictures,
+        }
+    }
 }
 
 /// A number that is reported beside a loss: a mean, kept as a sum and a count.

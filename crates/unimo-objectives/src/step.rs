@@ -88,6 +88,7 @@ impl Objectives {
     pub fn step(&self, backbone: &Backbone, batch: &Batch, device: &Device, draws: Draws) -> Step {
         self.together(&|_| true, backbone, std::slice::from_ref(batch), device)
             .batch(0, draws)
+            .expect("invariant: a process alone loses nobody")
     }
 
     /// The score of each pair by which texts and images are retrieved: that of `ranking` if there is one, as METER does, else that of

@@ -16,6 +16,9 @@
 //!
 //! It is known which batches each objective runs on before the first of them runs. So each loss has the weight that the recipe
 //! gives it, however many batches lack something for it. Nothing here knows an objective by its name.
+//!
+//! The batches of a step may be dealt to several ranks ([`crate::others`]). Each then goes through its own, in step with the others. It
+//! gathers the features of all and takes the loss over all of them itself, so that the numbers are those of one process.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
@@ -23,19 +26,18 @@ use std::sync::Arc;
 
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
-use unimo_batch::{Batch, TAGS};
+use unimo_batch::Batch;
 use unimo_core::average;
-use unimo_core::world::World;
+use unimo_core::world::{Lost, World};
 use unimo_encoders::backbone::Backbone;
 
 use crate::context::Context;
 use crate::contrast::{Contrast, Contrasted, pictures};
-use crate::encode::{
-    Wanted, encode, join_images, join_texts, pictures_of, plain_images, plain_texts, texts_of,
-};
+use crate::encode::{Wanted, encode, join_images, join_texts, plain_images, plain_texts};
 use crate::encoded::{Encoded, WithFurther};
 use crate::features::Features;
 use crate::objective::Objective;
+use crate::others::{Answered, Asked, Dealt, FeatureData, Outline, PartData, Places, has_tags};
 use crate::pairs::{Fused, Pairs, fuse};
 use crate::partners::{Partner, Partners, Similarity};
 use crate::request::{By, Request, holds};
@@ -50,12 +52,17 @@ const PREFIX: &str = "prefix of a text";
 pub struct Together<'a> {
     objectives: &'a Objectives,
     backbone: &'a Backbone,
+    /// The batches of this rank.
     batches: &'a [Batch],
     device: &'a Device,
     teacher: Option<&'a Teacher>,
     world: World,
     /// Seeds the device's random numbers for a batch.
     seed: Option<&'a dyn Fn(usize)>,
+    /// The objectives that are trained.
+    trained: Vec<(&'static str, &'a dyn Objective)>,
+    /// Each batch of all ranks, by its number, as are the plans.
+    outlines: Vec<Outline>,
     plans: Vec<Plan>,
     cache: Cache,
 }
@@ -117,33 +124,23 @@ impl Objectives {
         batches: &'a [Batch],
         device: &'a Device,
     ) -> Together<'a> {
-        let mut plans: Vec<Plan> = batches.iter().map(|_| Plan::default()).collect();
-        for (key, objective) in self.each().into_iter().filter(|(key, _)| chosen(key)) {
+        let trained: Vec<_> = self
+            .each()
+            .into_iter()
+            .filter(|(key, _)| chosen(key))
+            .collect();
+        let count = |objective: &dyn Objective, batch: &Batch| {
             let settings = objective.settings();
             let (requests, samples) = (settings.requests(), settings.samples());
-            let holds = |batch: &Batch| holds(&requests, samples, backbone, batch);
-            let count = |batch: &Batch| {
-                if holds(batch) {
-                    samples.count(batch)
-                } else {
-                    0
-                }
-            };
-            let counts: Vec<usize> = batches.iter().map(count).collect();
-            // An objective that looks beyond its batch finds other samples there.
-            let beyond = objective.contrast().is_some() || settings.asks_similarity();
-            let enough = !beyond || counts.iter().sum::<usize>() >= samples.least;
-            let least = if beyond { 1 } else { samples.least };
-            for ((plan, count), batch) in plans.iter_mut().zip(counts).zip(batches) {
-                let runs = enough && count >= least && holds(batch);
-                let keys = if runs {
-                    &mut plan.run
-                } else {
-                    &mut plan.skipped
-                };
-                keys.push(key);
-            }
-        }
+            holds(&requests, samples, backbone, batch).then(|| samples.count(batch))
+        };
+        let outline = |batch: &Batch| Outline {
+            samples: batch.len(),
+            has_tags: has_tags(batch),
+            counts: trained.iter().map(|(_, o)| count(*o, batch)).collect(),
+        };
+        let outlines: Vec<Outline> = batches.iter().map(outline).collect();
+        let plans = plans(&trained, &outlines);
         Together {
             objectives: self,
             backbone,
@@ -152,14 +149,53 @@ impl Objectives {
             teacher: None,
             world: World::ALONE,
             seed: None,
+            trained,
+            outlines,
             plans,
             cache: Cache::default(),
         }
     }
 }
 
+/// Which objectives run on which batches.
+fn plans(trained: &[(&'static str, &dyn Objective)], outlines: &[Outline]) -> Vec<Plan> {
+    let mut plans: Vec<Plan> = outlines.iter().map(|_| Plan::default()).collect();
+    for (at, (key, objective)) in trained.iter().enumerate() {
+        let settings = objective.settings();
+        let samples = settings.samples();
+        let counts = || outlines.iter().map(|outline| outline.counts[at]);
+        // An objective that looks beyond its batch finds other samples there.
+        let beyond = objective.contrast().is_some() || settings.asks_similarity();
+        let enough = !beyond || counts().flatten().sum::<usize>() >= samples.least;
+        let least = if beyond { 1 } else { samples.least };
+        for (plan, count) in plans.iter_mut().zip(counts()) {
+            let runs = enough && count.is_some_and(|count| count >= least);
+            let keys = if runs {
+                &mut plan.run
+            } else {
+                &mut plan.skipped
+            };
+            keys.push(*key);
+        }
+    }
+    plans
+}
+
 impl<'a> Together<'a> {
-    /// `seed` seeds the device's random numbers for a batch, given its place in the step. Both passes call it before each batch.
+    /// The batches of several ranks, of which `batches` are those of this one: of `R` ranks, rank `r` has the batches `r`, `r + R`, ...
+    /// of the step. All ranks have as many.
+    ///
+    /// # Errors
+    ///
+    /// A rank is lost.
+    pub fn among(mut self, world: &World) -> Result<Self, Lost> {
+        self.outlines = Dealt::together(world.gather("outlines of batches", self.outlines)?);
+        self.plans = plans(&self.trained, &self.outlines);
+        self.world = world.clone();
+        Ok(self)
+    }
+
+    /// `seed` seeds the device's random numbers for a batch, given its number in the step. Both passes call it before each batch.
     pub fn seeded(self, seed: &'a dyn Fn(usize)) -> Self {
         Self {
             seed: Some(seed),
@@ -170,6 +206,18 @@ impl<'a> Together<'a> {
     /// The same with the moving average of the encoders, for the objectives that ask for it.
     pub fn with_teacher(self, teacher: Option<&'a Teacher>) -> Self {
         Self { teacher, ..self }
+    }
+
+    /// The batch of this number, which this rank has.
+    fn source(&self, batch: usize) -> &'a Batch {
+        let own = Dealt::among(&self.world).own(batch);
+        &self.batches[own.expect("invariant: a rank goes through its own batches")]
+    }
+
+    /// The numbers of this rank's batches.
+    fn own(&self) -> impl Iterator<Item = usize> + use<> {
+        let dealt = Dealt::among(&self.world);
+        (0..self.batches.len()).map(move |own| dealt.number(own))
     }
 
     /// Number of batches on which an objective runs.
@@ -204,7 +252,7 @@ impl<'a> Together<'a> {
         Context {
             backbone,
             teacher: self.teacher,
-            batch: &self.batches[batch],
+            batch: self.source(batch),
             encoded,
             device: self.device,
             world: &self.world,
@@ -217,11 +265,16 @@ impl<'a> Together<'a> {
         }
     }
 
-    /// The losses over all batches, if an objective is contrasted over several of them. Call it before [`batch`](Self::batch).
-    pub fn contrast(&mut self) -> Option<Over> {
-        let all = self.collect();
+    /// The losses over all batches, if an objective is contrasted over several of them. Call it before [`batch`](Self::batch). All ranks
+    /// compute the same.
+    ///
+    /// # Errors
+    ///
+    /// A rank is lost.
+    pub fn contrast(&mut self) -> Result<Option<Over>, Lost> {
+        let all = self.collect()?;
         if all.is_empty() {
-            return None;
+            return Ok(None);
         }
         let mut step = Step::default();
         let mut leaves = Vec::new();
@@ -238,13 +291,15 @@ impl<'a> Together<'a> {
             let left_out = collected
                 .parts
                 .iter()
-                .map(|part| self.batches[part.batch].len() - part.rows.len())
+                .map(|part| self.outlines[part.batch].samples - part.rows.len())
                 .sum();
             let weight = collected.objective.settings().weight();
             step.add(key, outcome, weight, left_out);
             leaves.push(leaf);
         }
-        let loss = step.loss.take()?;
+        let Some(loss) = step.loss.take() else {
+            return Ok(None);
+        };
         let gradients = loss.backward();
         let mut of_batches = HashMap::new();
         for ((key, collected), leaf) in all.iter().zip(&leaves) {
@@ -261,34 +316,57 @@ impl<'a> Together<'a> {
             }
         }
         let asks = |(_, objective): (&str, &dyn Objective)| objective.settings().asks_similarity();
-        let asked = (0..self.batches.len()).any(|b| self.running(b).into_iter().any(asks));
+        let asked = (0..self.plans.len()).any(|b| self.running(b).into_iter().any(asks));
         let similarity = asked.then(|| all.iter().find_map(|(_, c)| c.similarity()));
         self.cache = Cache {
             gradients: of_batches,
             similarity: similarity.flatten(),
         };
-        Some(Over {
+        Ok(Some(Over {
             step,
             gradients: GradientsParams::from_grads(gradients, self.objectives),
-        })
+        }))
     }
 
     /// The first pass: features of all batches, by objective, without a tape.
-    fn collect(&self) -> Vec<(&'static str, Collected<'a>)> {
+    fn collect(&self) -> Result<Vec<(&'static str, Collected<'a>)>, Lost> {
         let mut all: Vec<(&'static str, Collected<'a>)> = Vec::new();
+        for batch in 0..self.plans.len() {
+            for (key, objective) in self.shared(batch) {
+                if !all.iter().any(|(known, _)| *known == key) {
+                    let collected = Collected {
+                        objective,
+                        contrast: objective
+                            .contrast()
+                            .expect("invariant: what is shared is a contrast"),
+                        parts: Vec::new(),
+                    };
+                    all.push((key, collected));
+                }
+            }
+        }
+        if all.is_empty() {
+            return Ok(all);
+        }
+        let keys: Vec<&'static str> = all.iter().map(|(key, _)| *key).collect();
+        let own = self.parts(&keys);
+        for (contrast, part) in self.parts_of_all(own)? {
+            all[contrast].1.parts.push(part);
+        }
+        Ok(all)
+    }
+
+    /// The features of this rank's batches, each with the place of its objective in `keys`.
+    fn parts(&self, keys: &[&'static str]) -> Vec<(usize, Part)> {
         // Copies of the weights that track no gradient: no operation on them is recorded, and dropout is still on.
-        let mut untracked = None;
-        for batch in 0..self.batches.len() {
+        let backbone = average::frozen_copy(self.backbone);
+        let objectives = average::frozen_copy(self.objectives);
+        let mut parts = Vec::new();
+        for batch in self.own() {
             let shared = self.shared(batch);
             if shared.is_empty() {
                 continue;
             }
-            let (backbone, objectives) = untracked.get_or_insert_with(|| {
-                (
-                    average::frozen_copy(self.backbone),
-                    average::frozen_copy(self.objectives),
-                )
-            });
             self.begin(batch);
             let copies: Vec<(&'static str, &dyn Contrast)> = objectives
                 .each()
@@ -296,14 +374,12 @@ impl<'a> Together<'a> {
                 .filter(|(key, _)| shared.iter().any(|(shared, _)| shared == key))
                 .filter_map(|(key, objective)| Some((key, objective.contrast()?)))
                 .collect();
-            let mut encoded = Encoded::new(&self.batches[batch]);
+            let mut encoded = Encoded::new(self.source(batch));
             let wanted = self.wanted_by(&copies, batch);
-            let features = self.features(backbone, &copies, batch, &wanted, &mut encoded);
-            for (((key, copy), features), (_, objective)) in
-                copies.iter().zip(features).zip(&shared)
-            {
+            let features = self.features(&backbone, &copies, batch, &wanted, &mut encoded);
+            for ((key, copy), features) in copies.iter().zip(features) {
                 let rows = copy.samples(&encoded);
-                let context = self.context(backbone, batch, &encoded);
+                let context = self.context(&backbone, batch, &encoded);
                 let part = Part {
                     batch,
                     pictures: pictures(&encoded, &rows),
@@ -311,22 +387,41 @@ impl<'a> Together<'a> {
                     features,
                     fixed: copy.fixed(&context).map(|x| x.clone().detach()),
                 };
-                match all.iter_mut().find(|(other, _)| other == key) {
-                    Some((_, collected)) => collected.parts.push(part),
-                    None => {
-                        let collected = Collected {
-                            objective: *objective,
-                            contrast: objective
-                                .contrast()
-                                .expect("invariant: what is shared is a contrast"),
-                            parts: vec![part],
-                        };
-                        all.push((*key, collected));
-                    }
-                }
+                let contrast = keys.iter().position(|known| known == key);
+                parts.extend(contrast.map(|contrast| (contrast, part)));
             }
         }
-        all
+        parts
+    }
+
+    /// The parts of all ranks, in the order of the batches.
+    fn parts_of_all(&self, own: Vec<(usize, Part)>) -> Result<Vec<(usize, Part)>, Lost> {
+        if self.world.is_alone() {
+            return Ok(own);
+        }
+        let told = own.into_iter().map(|(contrast, part)| PartData {
+            contrast,
+            batch: part.batch,
+            rows: part.rows,
+            pictures: part.pictures,
+            features: FeatureData::of(&part.features),
+            fixed: FeatureData::of(&part.fixed),
+        });
+        let told: Vec<PartData> = told.collect();
+        let all = self.world.gather("features to contrast", told)?;
+        let mut all: Vec<PartData> = all.into_iter().flatten().collect();
+        all.sort_by_key(|part| part.batch);
+        let part = |part: PartData| {
+            let known = Part {
+                batch: part.batch,
+                rows: part.rows,
+                pictures: part.pictures,
+                features: part.features.on(self.device),
+                fixed: part.fixed.on(self.device),
+            };
+            (part.contrast, known)
+        };
+        Ok(all.into_iter().map(part).collect())
     }
 
     /// The objectives of a batch that are contrasted over several batches.
@@ -348,7 +443,7 @@ impl<'a> Together<'a> {
             }
             all.extend(requests);
         }
-        let source = &self.batches[batch];
+        let source = self.source(batch);
         let hides_tags = Wanted::fixed(&all, self.backbone, source).hides_tags();
         Wanted::fixed(&own, self.backbone, source).hiding_tags(hides_tags)
     }
@@ -362,7 +457,7 @@ impl<'a> Together<'a> {
         wanted: &Wanted,
         encoded: &mut Encoded,
     ) -> Vec<Features> {
-        let (source, teacher) = (&self.batches[batch], self.teacher());
+        let (source, teacher) = (self.source(batch), self.teacher());
         encode((backbone, teacher), source, wanted, self.device, encoded);
         let pairs = contrasts.iter().map(|(_, c)| c.pairs(encoded)).collect();
         let fused = fuse(backbone, teacher, encoded, pairs);
@@ -372,10 +467,21 @@ impl<'a> Together<'a> {
             .collect()
     }
 
-    /// The forward pass of a batch and every loss. `draws` chooses negatives. This call changes nothing.
-    pub fn batch(&self, batch: usize, draws: Draws) -> Step {
+    /// The number over all ranks of this rank's batch `own`.
+    pub fn number(&self, own: usize) -> usize {
+        Dealt::among(&self.world).number(own)
+    }
+
+    /// The forward pass of this rank's batch `own` and every loss. `draws` chooses negatives. This call changes nothing. All ranks call
+    /// it for their first batch, then for their second, and so on.
+    ///
+    /// # Errors
+    ///
+    /// A rank is lost.
+    pub fn batch(&self, own: usize, draws: Draws) -> Result<Step, Lost> {
+        let batch = self.number(own);
         self.begin(batch);
-        let (backbone, source) = (self.backbone, &self.batches[batch]);
+        let (backbone, source) = (self.backbone, self.source(batch));
         let (shared, own): (Vec<_>, Vec<_>) = self
             .running(batch)
             .into_iter()
@@ -423,10 +529,10 @@ impl<'a> Together<'a> {
             .iter()
             .map(|(key, objective)| objective.pairs(&encoded, &mut draws.of(key)))
             .collect();
-        self.encode_further(&further, &pairs, &mut encoded, hides_tags);
+        self.encode_further(&further, &pairs, &mut encoded, hides_tags)?;
         let fused = fuse(backbone, teacher, &encoded, pairs);
         self.losses(batch, own, &encoded, &fused, &mut step);
-        let batches = self.batches.len();
+        let batches = self.plans.len();
         if batches > 1 {
             step.loss = step.loss.map(|loss| loss.div_scalar(batches as f64));
         }
@@ -434,7 +540,7 @@ impl<'a> Together<'a> {
             (Some(loss), Some(surrogate)) => Some(loss + surrogate),
             (loss, surrogate) => loss.or(surrogate),
         };
-        step
+        Ok(step)
     }
 
     /// All inputs of a batch to encode, without the fixed features of contrasts, which were used in the first pass.
@@ -454,7 +560,7 @@ impl<'a> Together<'a> {
             }
         }
         let rng = &mut draws.of(PREFIX);
-        Wanted::of(&requests, self.backbone, &self.batches[batch], rng)
+        Wanted::of(&requests, self.backbone, self.source(batch), rng)
     }
 
     fn losses(
@@ -473,8 +579,8 @@ impl<'a> Together<'a> {
                 .map(|fused| fused.pairs.without_negative)
                 .sum::<usize>();
             // The sum over batches is divided by their number, so this makes it a mean over the batches that the objective runs on.
-            let share = self.batches.len() as f64 / self.runs_of(key).max(1) as f64;
-            let (source, settings) = (&self.batches[batch], objective.settings());
+            let share = self.plans.len() as f64 / self.runs_of(key).max(1) as f64;
+            let (source, settings) = (self.source(batch), objective.settings());
             let left_out = source.len() - settings.samples().count(source);
             step.add(key, outcome, settings.weight() * share, left_out);
         }
@@ -525,16 +631,17 @@ impl<'a> Together<'a> {
         Vec::new()
     }
 
-    /// Encodes the samples of other batches that pairs name, after the batch's own rows.
+    /// Encodes the samples of other batches that pairs name, after the batch's own rows. The ranks that have them give them.
     fn encode_further(
         &self,
         further: &[Sample],
         pairs: &[Vec<Pairs>],
         encoded: &mut Encoded,
         hides_tags: bool,
-    ) {
-        if further.is_empty() {
-            return;
+    ) -> Result<(), Lost> {
+        // Known to all ranks, so that all ask or none does.
+        if self.cache.similarity.is_none() {
+            return Ok(());
         }
         let first = encoded.samples;
         let named = |samples: fn(&Pairs) -> &Vec<usize>| -> BTreeSet<usize> {
@@ -542,29 +649,41 @@ impl<'a> Together<'a> {
             let beyond = all.filter(|sample| **sample >= first);
             beyond.map(|sample| sample - first).collect()
         };
-        let texts = named(|pairs| &pairs.texts);
+        let texts: Vec<usize> = named(|pairs| &pairs.texts).into_iter().collect();
+        // If only some batches have tags, those with and those without are encoded separately.
+        let has_tags = |at: &usize| self.outlines[further[*at].batch].has_tags;
         let images = named(|pairs| &pairs.images);
-        self.encode_further_texts(further, texts, encoded);
-        self.encode_further_images(further, images, encoded, hides_tags);
+        let (tagged, plain): (Vec<usize>, Vec<usize>) = images.into_iter().partition(has_tags);
+        let places =
+            |named: &[usize]| -> Places { named.iter().map(|at| further[*at].place()).collect() };
+        let asked = Asked {
+            texts: places(&texts),
+            tagged: places(&tagged),
+            plain: places(&plain),
+            hides_tags,
+        };
+        let pad = self.backbone.text.pad_id() as i32;
+        let answered = asked.answer(&self.world, self.batches, pad)?;
+        self.encode_further_texts(texts, answered.texts.as_ref(), encoded);
+        self.encode_further_images(tagged.into_iter().chain(plain), &answered, encoded);
+        Ok(())
     }
 
     fn encode_further_texts(
         &self,
-        further: &[Sample],
-        named: BTreeSet<usize>,
+        named: Vec<usize>,
+        batch: Option<&Batch>,
         encoded: &mut Encoded,
     ) {
         let tables = encoded.tables(By::Student);
-        let Some(own) = tables.both_directions().filter(|_| !named.is_empty()) else {
+        let (Some(own), Some(batch)) = (tables.both_directions(), batch) else {
             return;
         };
-        let places: Vec<(usize, usize)> = named.iter().map(|at| further[*at].place()).collect();
-        let batch = texts_of(self.batches, &places, self.backbone.text.pad_id() as i32);
-        let mut other = Encoded::new(&batch);
+        let mut other = Encoded::new(batch);
         let wanted = plain_texts();
         encode(
             (self.backbone, None),
-            &batch,
+            batch,
             &wanted,
             self.device,
             &mut other,
@@ -578,29 +697,17 @@ impl<'a> Together<'a> {
 
     fn encode_further_images(
         &self,
-        further: &[Sample],
-        named: BTreeSet<usize>,
+        named: impl Iterator<Item = usize>,
+        answered: &Answered,
         encoded: &mut Encoded,
-        hides_tags: bool,
     ) {
-        // If only some batches have tags, those with and those without are encoded separately.
-        let has_tags = |at: &usize| {
-            self.batches[further[*at].batch]
-                .further_texts
-                .contains_key(TAGS)
-        };
-        let (with, without): (Vec<usize>, Vec<usize>) = named.into_iter().partition(has_tags);
         let mut parts = Vec::new();
-        let kinds = [&with, &without].into_iter();
-        for kind in kinds.filter(|kind| !kind.is_empty()) {
-            let places: Vec<(usize, usize)> = kind.iter().map(|at| further[*at].place()).collect();
-            let pad = self.backbone.text.pad_id() as i32;
-            let batch = pictures_of(self.batches, &places, pad, hides_tags);
-            let mut other = Encoded::new(&batch);
+        for batch in answered.tagged.iter().chain(&answered.plain) {
+            let mut other = Encoded::new(batch);
             let wanted = plain_images();
             encode(
                 (self.backbone, None),
-                &batch,
+                batch,
                 &wanted,
                 self.device,
                 &mut other,
@@ -611,8 +718,7 @@ impl<'a> Together<'a> {
         let own = encoded.tables(By::Student).plain_images();
         if let Some(own) = own.filter(|_| !parts.is_empty()) {
             parts.insert(0, own.clone());
-            let order = with.into_iter().chain(without);
-            let rows = numbered(encoded.samples, encoded.samples, order);
+            let rows = numbered(encoded.samples, encoded.samples, named);
             let features = join_images(parts);
             encoded.set_pair_images(WithFurther { features, rows });
         }

@@ -255,6 +255,7 @@ fn run_on(model: &BackboneConfig, chosen: &dyn Fn(&str) -> bool, batch: &Batch) 
     heads
         .together(chosen, &backbone, std::slice::from_ref(batch), &device)
         .batch(0, draws)
+        .unwrap()
 }
 
 fn losses(step: &Step) -> Vec<(&'static str, f32)> {
@@ -406,6 +407,7 @@ fn a_loss_over_nothing_is_zero_in_every_dtype() {
                 heads
                     .together(chosen, &backbone, std::slice::from_ref(batch), &device)
                     .batch(0, draws)
+                    .unwrap()
             };
             for key in ["mlm", "lm", "mcr", "wpg"] {
                 let step = run(&|other| other == key, &batch);

@@ -112,6 +112,7 @@ fn run(parts: &(Backbone, Teacher, Objectives, Device), batch: &Batch) -> Step {
         .together(&|_| true, backbone, std::slice::from_ref(batch), device)
         .with_teacher(Some(teacher))
         .batch(0, Draws::new(1))
+        .unwrap()
 }
 
 fn host<const D: usize>(x: &Tensor<D>) -> Vec<f64> {

@@ -131,6 +131,7 @@ fn run_with(
         .together(&|_| true, backbone, std::slice::from_ref(batch), device)
         .with_teacher(Some(teacher))
         .batch(0, Draws::new(1))
+        .unwrap()
 }
 
 fn teacher(backbone: &Backbone) -> Teacher {

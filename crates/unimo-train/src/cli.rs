@@ -13,23 +13,26 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use unimo_batch::ConfigError;
+use unimo_core::world::World;
 use unimo_data::Split;
 
 use crate::apply::{caption, embed, explain, fill_mask, inputs, predict, score, search};
 use crate::device::DeviceChoice;
 use crate::error::TrainError;
 use crate::fingerprint::Given;
+use crate::ranks::{Session, launcher};
 use crate::recipe::{Overrides, Recipe};
 use crate::recipes::RecipesCommand;
 use crate::resuming::Asked;
 use crate::run::NewRun;
 use crate::scoring::captions::{self, ScoreCaptionsArgs};
 use crate::{
-    allocator, compare, data, evaluation, export, interrupt, names, pipe, recipes, report, sweep,
-    training,
+    allocator, compare, data, evaluation, export, interrupt, names, pipe, recipes, report, scaling,
+    sweep, training,
 };
 
 /// Vision-language pre-training: UNIMO-3, UNIMO-2, MVP, METER, BridgeTower and ManagerTower from image-text files to a trained
@@ -75,6 +78,9 @@ enum Command {
     /// These are the names that init, train.freeze, stage.train and train.optimizer.lr_factors take, whole or by their beginning.
     #[command(after_help = NAMES_EXAMPLES)]
     Names(names::NamesArgs),
+    /// Estimate what several ranks would give: what they exchange, how long that takes, what each keeps in memory.
+    #[command(after_help = PLAN_EXAMPLES)]
+    Plan(scaling::PlanArgs),
     /// Write embeddings of images and texts to a safetensors or .npy file.
     #[command(after_help = EMBED_EXAMPLES)]
     Embed(embed::EmbedArgs),
@@ -302,6 +308,13 @@ Examples:
   The text encoder of a UNIMO-3 as RoBERTa, in half precision:
     unimo export runs/unimo3-base --part text --dtype bf16 --out my-roberta";
 
+const PLAN_EXAMPLES: &str = "\
+Examples:
+  64 GPUs with links of 100 Gbit/s:
+    unimo plan unimo3-base --ranks 64 --bandwidth 100G
+  The same with a micro-batch of 0.45 seconds, as measured on one of them:
+    unimo plan unimo3-base --ranks 64 --bandwidth 100G --seconds 0.45";
+
 const TRAIN_EXAMPLES: &str = "\
 Examples:
   Train the smallest recipe on generated scenes; needs no data and no GPU:
@@ -314,6 +327,8 @@ Examples:
     unimo train unimo3-tiny --set model.fusion.levels=none
   Go on with a stopped run:
     unimo train --resume runs/unimo3-tiny
+  In four processes, each with a GPU (built with the feature mpi):
+    mpirun -n 4 unimo train unimo3-base --data pairs.jsonl --device cuda
   Train a finished run on:
     unimo train --resume runs/unimo3-tiny --set train.steps=4000";
 
@@ -346,6 +361,9 @@ struct Train {
     /// Show no progress line.
     #[arg(long, short)]
     quiet: bool,
+    /// Seconds that one of several ranks waits for the others in an exchange before it gives up.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
+    patience: u64,
 }
 
 #[derive(Args)]
@@ -423,46 +441,73 @@ pub fn main_with(register: impl FnOnce() -> Result<(), ConfigError>) -> ExitCode
 }
 
 fn run(command: Command) -> Result<(), TrainError> {
-    match command {
-        Command::Train(args) => {
-            let mut options = training::Options {
-                device: args.device,
-                quiet: args.quiet,
-                train_only: args.train_only,
-                signals: true,
-                ..training::Options::default()
-            };
-            let run = match (args.resume, args.recipe) {
-                (Some(run), recipe) => {
-                    options.asked = Asked {
-                        recipe,
-                        set: args.set,
-                    };
-                    training::resume(&run, &options)?
-                }
-                (None, Some(given)) => {
-                    let overrides = Overrides {
-                        data: args.data,
-                        set: args.set,
-                    };
-                    let recipe = Recipe::load(&given, &overrides)?;
-                    options.given = Some(Given {
-                        recipe: given.clone(),
-                        // Absolute, so that it is found from other folders as well.
-                        data: overrides.data.map(|path| absolute(&path)),
-                        set: overrides.set,
-                    });
-                    let place = match args.out {
-                        Some(folder) => NewRun::At(folder),
-                        None => NewRun::Free(own_folder(&given)),
-                    };
-                    training::start_in(&recipe, &place, &options)?
-                }
-                (None, None) => unreachable!("invariant: clap asks for one of the two"),
-            };
-            println!("{}", run.display());
+    match (launcher::found(), command) {
+        (None, command) => run_alone(command),
+        (Some(launcher), Command::Train(args)) => {
+            let patience = Duration::from_secs(args.patience);
+            let session = Session::open(launcher, patience)?;
+            let world = session.world.clone();
+            session.end(train(args, world));
             Ok(())
         }
+        (Some(launcher), _) => {
+            let command = std::env::args().nth(1).unwrap_or_default();
+            Err(launcher.refuse(&command))
+        }
+    }
+}
+
+/// Trains on the ranks of `world`.
+fn train(args: Train, world: World) -> Result<(), TrainError> {
+    let is_first = world.is_first();
+    let mut options = training::Options {
+        device: args.device,
+        quiet: args.quiet,
+        train_only: args.train_only,
+        signals: true,
+        world,
+        ..training::Options::default()
+    };
+    let run = match (args.resume, args.recipe) {
+        (Some(run), recipe) => {
+            options.asked = Asked {
+                recipe,
+                set: args.set,
+            };
+            training::resume(&run, &options)?
+        }
+        (None, Some(given)) => {
+            let overrides = Overrides {
+                data: args.data,
+                set: args.set,
+            };
+            let (recipe, notes) = Recipe::load_quietly(&given, &overrides)?;
+            for note in notes.iter().filter(|_| is_first) {
+                eprintln!("{given}: {note}");
+            }
+            options.given = Some(Given {
+                recipe: given.clone(),
+                // Absolute, so that it is found from other folders as well.
+                data: overrides.data.map(|path| absolute(&path)),
+                set: overrides.set,
+            });
+            let place = match args.out {
+                Some(folder) => NewRun::At(folder),
+                None => NewRun::Free(own_folder(&given)),
+            };
+            training::start_in(&recipe, &place, &options)?
+        }
+        (None, None) => unreachable!("invariant: clap asks for one of the two"),
+    };
+    if is_first {
+        println!("{}", run.display());
+    }
+    Ok(())
+}
+
+fn run_alone(command: Command) -> Result<(), TrainError> {
+    match command {
+        Command::Train(args) => train(args, World::ALONE),
         Command::Eval(args) => {
             let options = evaluation::Options {
                 device: args.device,
@@ -495,6 +540,7 @@ fn run(command: Command) -> Result<(), TrainError> {
         Command::Compare(args) => compare::run(&args),
         Command::Recipes { command } => recipes::run(command.as_ref()),
         Command::Names(args) => names::run(&args),
+        Command::Plan(args) => scaling::run(&args),
         Command::Predict(args) => predict::run(&args),
         Command::Tasks => {
             print!("{}", predict::tasks());

@@ -75,6 +75,26 @@ impl DeviceChoice {
         }
     }
 
+    /// The device of one of several ranks on a machine: each has a GPU of its own, by its number among them.
+    #[must_use]
+    pub fn of_rank(self, local_rank: usize) -> Self {
+        match self {
+            Self::Cuda(None) => Self::Cuda(Some(local_rank)),
+            Self::Wgpu(None) => Self::Wgpu(Some(local_rank)),
+            other => other,
+        }
+    }
+
+    /// The same kind of device, whichever of them.
+    #[must_use]
+    pub fn of_any(self) -> Self {
+        match self {
+            Self::Cuda(_) => Self::Cuda(None),
+            Self::Wgpu(_) => Self::Wgpu(None),
+            other => other,
+        }
+    }
+
     /// The feature that builds in the backend.
     pub fn feature(self) -> &'static str {
         match self {

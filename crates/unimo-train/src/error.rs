@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use unimo_batch::ConfigError;
+use unimo_core::world::Lost;
 use unimo_data::DataError;
 use unimo_encoders::import::ImportError;
 use unimo_encoders::public::{LoadError, PublicConfigError};
@@ -233,6 +234,23 @@ pub enum TrainError {
         /// The run's folder.
         run: PathBuf,
     },
+    /// The ranks cannot train together.
+    #[error("{0}")]
+    Ranks(String),
+    /// Another rank failed.
+    #[error("rank {rank}: {reason}")]
+    Rank {
+        /// Which.
+        rank: usize,
+        /// Its error.
+        reason: String,
+    },
+    /// An error that all ranks know of: each says it and ends.
+    #[error(transparent)]
+    OfAll(Box<TrainError>),
+    /// The ranks cannot reach each other.
+    #[error(transparent)]
+    Lost(#[from] Lost),
     /// A comparison of backends or a torture run failed.
     #[error("{0}")]
     Check(String),

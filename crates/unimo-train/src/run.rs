@@ -20,7 +20,7 @@
 //! run.lock         held by the process that trains the run
 //! ```
 //!
-//! Only one process at a time trains a run. `unimo eval` and `unimo report` may run meanwhile: each writes one complete line or one
+//! Only one process at a time trains a run; of several ranks it is rank 0. `unimo eval` and `unimo report` may run meanwhile: each writes one complete line or one
 //! complete file.
 
 use std::fs;
@@ -45,6 +45,8 @@ use crate::tasks::labels::{self, Labels};
 #[derive(Debug, Clone)]
 pub struct RunFolder {
     path: PathBuf,
+    /// Whether rank 0 has it. This process then writes nothing into it and reads nothing of it: another machine may not see it.
+    elsewhere: bool,
     /// Held while the run is trained; `None` if it is only read.
     _lock: Option<Arc<RunLock>>,
 }
@@ -127,6 +129,7 @@ impl RunFolder {
     fn locked(path: &Path) -> Result<Self, TrainError> {
         let run = Self {
             path: path.to_owned(),
+            elsewhere: false,
             _lock: Some(Arc::new(RunLock::take(path)?)),
         };
         for folder in FOLDERS.map(|name| run.join(name)) {
@@ -155,6 +158,7 @@ impl RunFolder {
     pub fn open(path: &Path) -> Result<(Self, Recipe), TrainError> {
         let run = Self {
             path: path.to_owned(),
+            elsewhere: false,
             _lock: None,
         };
         let file = run.recipe_path();
@@ -168,6 +172,20 @@ impl RunFolder {
         let name = file.display().to_string();
         let recipe = Recipe::parse(&name, &text, Some(path), &Overrides::default())?;
         Ok((run, recipe))
+    }
+
+    /// The folder of a run that rank 0 of several writes, on the other ranks: nothing is written into it, and it seems empty.
+    pub fn elsewhere(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            elsewhere: true,
+            _lock: None,
+        }
+    }
+
+    /// Whether another rank writes it.
+    pub fn is_elsewhere(&self) -> bool {
+        self.elsewhere
     }
 
     /// The path of the folder.
@@ -224,6 +242,9 @@ impl RunFolder {
 
     /// Writes a file completely or not at all.
     pub fn write(&self, name: &str, content: &[u8]) -> Result<(), TrainError> {
+        if self.elsewhere {
+            return Ok(());
+        }
         files::write(&self.join(name), content)
     }
 
@@ -236,6 +257,9 @@ impl RunFolder {
 
     /// Appends a value to a JSON lines file.
     pub fn append(&self, name: &str, value: &impl Serialize) -> Result<(), TrainError> {
+        if self.elsewhere {
+            return Ok(());
+        }
         files::append_json(&self.join(name), value)
     }
 
@@ -245,7 +269,7 @@ impl RunFolder {
         let mut seconds = 0.0;
         for name in ["metrics.jsonl", "evals.jsonl"] {
             let path = self.join(name);
-            if !path.exists() {
+            if self.elsewhere || !path.exists() {
                 continue;
             }
             let bytes = fs::read(&path).map_err(TrainError::file("read", &path))?;
@@ -311,7 +335,7 @@ impl RunFolder {
     /// The values in a JSON lines file; empty if there is no file. A partial last line is left out.
     fn lines<T: DeserializeOwned>(&self, name: &str) -> Result<Vec<T>, TrainError> {
         let path = self.join(name);
-        if !path.exists() {
+        if self.elsewhere || !path.exists() {
             return Ok(Vec::new());
         }
         let text = fs::read_to_string(&path).map_err(TrainError::file("read", &path))?;

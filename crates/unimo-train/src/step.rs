@@ -1,20 +1,27 @@
 //! One optimiser step up to the gradients: forward and backward through its micro-batches, and one fetch of all its numbers. The
 //! device is read once per step, because every read waits until the device has finished its work.
+//!
+//! Several ranks go through a step together: each takes its share of the micro-batches, and afterwards all know the same gradients and
+//! the same numbers, in the order of the micro-batches, as one process would.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use burn::optim::{GradientsAccumulator, GradientsParams};
+use burn::optim::GradientsParams;
 use burn::tensor::{Device, FloatDType, Tensor};
+use serde::{Deserialize, Serialize};
 use unimo_batch::Batch;
 use unimo_core::dtype::cast;
 use unimo_core::kernels::SumOfSquares;
-use unimo_objectives::Carry;
+use unimo_core::world::World;
+use unimo_objectives::{Carry, CarryData};
 use unimo_objectives::{Draws, ObjectiveResult};
 
 use crate::error::TrainError;
+use crate::interrupt;
 use crate::model::Model;
 use crate::optimizer;
+use crate::ranks::sums::Sum;
 use crate::recipe::stages::Stage;
 use crate::seeds::{Purpose, seed_of};
 
@@ -26,6 +33,8 @@ pub(crate) struct Forward<'a> {
     pub model: &'a Model,
     pub stage: &'a Stage,
     pub device: &'a Device,
+    /// The ranks that take the step.
+    pub world: &'a World,
     /// The recipe's seed.
     pub seed: u64,
     /// The step, counted from 1.
@@ -44,9 +53,39 @@ pub(crate) struct Accumulated {
     pub losses: Vec<ObjectiveSum>,
     /// Micro-batches that lacked an objective's input, by objective.
     pub skipped: BTreeMap<String, u64>,
-    pub carries: Vec<(&'static str, Carry)>,
+    pub carries: Vec<Carried>,
     /// There was a loss, and nothing that learns has a gradient of it.
     pub learns_nothing: bool,
+    /// Whether a signal has asked this rank or another one to end.
+    pub asked_to_end: bool,
+}
+
+/// An objective's numbers on a micro-batch, on the host.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Reported {
+    /// The micro-batch; `None`: all of them.
+    micro: Option<usize>,
+    objective: String,
+    loss: f64,
+    /// Name, sum and count.
+    metrics: Vec<(String, f64, usize)>,
+    left_out: usize,
+    without_negative: usize,
+}
+
+/// A carry with its objective's key.
+type Carried = (&'static str, Carry);
+
+/// What a rank tells the others of its micro-batches.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Told {
+    reported: Vec<Reported>,
+    skipped: BTreeMap<String, u64>,
+    /// Each with its micro-batch and its objective's key.
+    carries: Vec<(usize, String, CarryData)>,
+    has_loss: bool,
+    grad_norm: f64,
+    asked_to_end: bool,
 }
 
 /// One objective over the micro-batches of a step.
@@ -57,7 +96,7 @@ pub(crate) struct ObjectiveSum {
     loss: f64,
     micro_batches: usize,
     /// Its other metrics: sum and count by name.
-    pub metrics: BTreeMap<&'static str, (f64, usize)>,
+    pub metrics: BTreeMap<String, (f64, usize)>,
     /// Samples that were left out because their text does not describe their image.
     pub left_out: usize,
     /// Samples that found no negative, because all others show the same image.
@@ -72,9 +111,9 @@ impl ObjectiveSum {
 }
 
 impl Forward<'_> {
-    /// Forward and backward through all micro-batches.
+    /// Forward and backward through all micro-batches, of which `batches` are this rank's.
     pub fn accumulate(&self, batches: &[Batch]) -> Result<Accumulated, TrainError> {
-        let model = self.model;
+        let (model, world) = (self.model, self.world);
         let chosen = |key: &str| self.stage.trains(key);
         let seed = |micro: usize| {
             let seed = seed_of(self.seed, self.step, micro, Purpose::Dropout);
@@ -84,7 +123,8 @@ impl Forward<'_> {
             .objectives
             .together(&chosen, &model.backbone, batches, self.device)
             .with_teacher(model.teacher.as_ref())
-            .seeded(&seed);
+            .seeded(&seed)
+            .among(world)?;
         let objectives = model.objectives.each();
         let trained = || objectives.iter().filter(|(key, _)| chosen(key));
         if trained().all(|(key, _)| together.runs_of(key) == 0) {
@@ -94,38 +134,54 @@ impl Forward<'_> {
                 objectives: keys.join(", "),
             });
         }
-        let mut accumulator = GradientsAccumulator::new();
+        let mut sum = Sum::new(model, world);
         let mut carries = Vec::new();
+        let mut own_carries = Vec::new();
         let mut has_loss = false;
         // Each with its micro-batch; `None` for all micro-batches.
         let mut results: Vec<(Option<usize>, ObjectiveResult)> = Vec::new();
         let mut skipped: BTreeMap<String, u64> = BTreeMap::new();
-        if let Some(over) = together.contrast() {
-            accumulator.accumulate(model, over.gradients);
+        if let Some(over) = together.contrast()? {
+            sum.add_common(over.gradients)?;
             carries.extend(over.step.carries);
             let of_all = over.step.results.into_iter();
-            results.extend(of_all.map(|result| (None, result)));
+            // All ranks have the same.
+            let told = of_all.filter(|_| world.is_first());
+            results.extend(told.map(|result| (None, result)));
         }
-        for micro in 0..batches.len() {
+        for own in 0..batches.len() {
+            let micro = together.number(own);
             let negatives = seed_of(self.seed, self.step, micro, Purpose::Negatives);
-            let result = together.batch(micro, Draws::new(negatives));
+            let result = together.batch(own, Draws::new(negatives))?;
             for name in result.skipped {
                 *skipped.entry(name.to_owned()).or_default() += 1;
             }
-            carries.extend(result.carries);
+            let of_micro = |carried| (micro, carried);
+            own_carries.extend(result.carries.into_iter().map(of_micro));
             let of_micro = |result| (Some(micro), result);
             results.extend(result.results.into_iter().map(of_micro));
-            if let Some(loss) = result.loss {
-                has_loss = true;
-                let gradients = GradientsParams::from_grads(loss.backward(), model);
-                accumulator.accumulate(model, gradients);
-            }
+            has_loss |= result.loss.is_some();
+            let gradients = result.loss.map(|loss| {
+                let gradients = loss.backward();
+                GradientsParams::from_grads(gradients, model)
+            });
+            sum.add(gradients)?;
         }
-        let gradients = accumulator.grads();
+        let gradients = sum.whole()?;
         let squares = optimizer::squares(model, &gradients);
-        let learns_nothing = has_loss && squares.is_empty();
+        let is_empty = squares.is_empty();
         let (numbers, grad_norm) = fetch(&results, squares);
-        self.check(batches, &results, &numbers, grad_norm)?;
+        let told = Told {
+            reported: reported(&results, numbers),
+            skipped,
+            carries: Vec::new(),
+            has_loss,
+            grad_norm,
+            asked_to_end: interrupt::asked(),
+        };
+        let (told, of_micro) = self.hear(told, own_carries)?;
+        carries.extend(of_micro);
+        self.check(batches, &told)?;
 
         let mut losses = Vec::new();
         let mut loss = 0.0;
@@ -134,14 +190,13 @@ impl Forward<'_> {
                 name: key,
                 ..ObjectiveSum::default()
             };
-            let own = results.iter().zip(&numbers);
-            for ((_, result), numbers) in own.filter(|((_, result), _)| result.objective == *key) {
-                sum.loss += numbers.loss;
+            for result in told.reported.iter().filter(|r| r.objective == *key) {
+                sum.loss += result.loss;
                 sum.micro_batches += 1;
-                for (metric, value) in result.metrics.iter().zip(&numbers.metrics) {
-                    let (total, count) = sum.metrics.entry(metric.name).or_default();
+                for (metric, value, count) in &result.metrics {
+                    let (total, counted) = sum.metrics.entry(metric.clone()).or_default();
                     *total += value;
-                    *count += metric.count;
+                    *counted += count;
                 }
                 sum.left_out += result.left_out;
                 sum.without_negative += result.without_negative;
@@ -153,42 +208,79 @@ impl Forward<'_> {
         }
         Ok(Accumulated {
             gradients,
-            grad_norm,
+            grad_norm: told.grad_norm,
             loss,
             losses,
-            skipped,
+            skipped: told.skipped,
             carries,
-            learns_nothing,
+            learns_nothing: told.has_loss && is_empty,
+            asked_to_end: told.asked_to_end,
         })
     }
 
-    /// Checks that every number is finite.
-    fn check(
+    /// What all ranks tell, as one process would: in the order of the micro-batches, with the carries of all.
+    fn hear(
         &self,
-        batches: &[Batch],
-        results: &[(Option<usize>, ObjectiveResult)],
-        numbers: &[Numbers],
-        grad_norm: f64,
-    ) -> Result<(), TrainError> {
-        let all = results.iter().zip(numbers);
-        let mut wrong = all
-            .filter(|(_, numbers)| !numbers.loss.is_finite())
-            .peekable();
-        let first = wrong.peek().map(|((micro, _), _)| *micro);
+        mut own: Told,
+        carries: Vec<(usize, Carried)>,
+    ) -> Result<(Told, Vec<Carried>), TrainError> {
+        if self.world.is_alone() {
+            let carries = carries.into_iter().map(|(_, carried)| carried);
+            return Ok((own, carries.collect()));
+        }
+        own.carries = carries
+            .iter()
+            .map(|(micro, (key, carry))| (*micro, (*key).to_owned(), carry.data()))
+            .collect();
+        let mut all = self.world.gather("the numbers of a step", own)?.into_iter();
+        let mut told = all.next().expect("invariant: rank 0 tells something");
+        for other in all {
+            told.reported.extend(other.reported);
+            for (name, count) in other.skipped {
+                *told.skipped.entry(name).or_default() += count;
+            }
+            told.carries.extend(other.carries);
+            told.has_loss |= other.has_loss;
+            told.asked_to_end |= other.asked_to_end;
+        }
+        // Stable: what belongs to one micro-batch keeps its order. `None` comes first.
+        told.reported.sort_by_key(|result| result.micro);
+        told.carries.sort_by_key(|(micro, ..)| *micro);
+        let objectives = self.model.objectives.each();
+        let known = |(_, key, carry): (usize, String, CarryData)| {
+            let (key, _) = objectives.iter().find(|(own, _)| *own == key)?;
+            Some((*key, carry.on(self.device)))
+        };
+        let carries = std::mem::take(&mut told.carries);
+        let carries = carries.into_iter().filter_map(known).collect();
+        Ok((told, carries))
+    }
+
+    /// Checks that every number is finite.
+    fn check(&self, batches: &[Batch], told: &Told) -> Result<(), TrainError> {
+        let all = told.reported.iter();
+        let mut wrong = all.filter(|result| !result.loss.is_finite()).peekable();
+        let first = wrong.peek().map(|result| result.micro);
         let (what, micro) = match first {
             Some(micro) => {
-                let same = wrong.filter(|((other, _), _)| *other == micro);
-                let what = same.map(|((_, result), _)| format!("the {} loss", result.objective));
+                let same = wrong.filter(|other| other.micro == micro);
+                let what = same.map(|result| format!("the {} loss", result.objective));
                 (what.collect::<Vec<_>>().join(" and "), micro)
             }
-            None if grad_norm.is_finite() => return Ok(()),
+            None if told.grad_norm.is_finite() => return Ok(()),
             None => ("the gradient".to_owned(), None),
         };
-        let at = |batch: &usize| micro.is_none_or(|micro| micro == *batch);
-        let names = (0..batches.len()).filter(at);
-        let names: Vec<&str> = names
-            .flat_map(|batch| batches[batch].samples.iter().map(String::as_str))
+        let (rank, ranks) = (self.world.rank(), self.world.size());
+        let own = batches.iter().enumerate();
+        let own: Vec<(usize, Vec<String>)> = own
+            .map(|(own, batch)| (own * ranks + rank, batch.samples.clone()))
             .collect();
+        let all = self.world.gather("names of samples", own)?;
+        let mut all: Vec<(usize, Vec<String>)> = all.into_iter().flatten().collect();
+        all.sort();
+        let names = all.into_iter();
+        let names = names.filter(|(batch, _)| micro.is_none_or(|micro| micro == *batch));
+        let names: Vec<String> = names.flat_map(|(_, names)| names).collect();
         let mut samples = names[..names.len().min(SAMPLES_NAMED)].join(", ");
         if names.len() > SAMPLES_NAMED {
             samples += &format!(" and {} more", names.len() - SAMPLES_NAMED);
@@ -200,6 +292,24 @@ impl Forward<'_> {
             last_good: self.last_good.clone(),
         })
     }
+}
+
+/// Results with their numbers.
+fn reported(results: &[(Option<usize>, ObjectiveResult)], numbers: Vec<Numbers>) -> Vec<Reported> {
+    let report = |((micro, result), numbers): (&(Option<usize>, ObjectiveResult), Numbers)| {
+        let metrics = result.metrics.iter().zip(numbers.metrics);
+        Reported {
+            micro: *micro,
+            objective: result.objective.to_owned(),
+            loss: numbers.loss,
+            metrics: metrics
+                .map(|(metric, sum)| (metric.name.to_owned(), sum, metric.count))
+                .collect(),
+            left_out: result.left_out,
+            without_negative: result.without_negative,
+        }
+    };
+    results.iter().zip(numbers).map(report).collect()
 }
 
 /// The numbers of an objective on a batch, on the host.

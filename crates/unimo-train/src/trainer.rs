@@ -1,6 +1,6 @@
 //! The training loop.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,11 +8,13 @@ use std::time::Instant;
 use burn::module::Module;
 use burn::tensor::Device;
 use serde_json::json;
-use unimo_batch::ConfigError;
+use unimo_batch::{Batch, ConfigError};
 use unimo_core::average;
 use unimo_core::parameters;
+use unimo_core::world::World;
 use unimo_data::{
-    Batches, ConceptReader, DataConfig, Loader, LoaderSpec, SkipList, Source, Split, TextTokenizer,
+    Batches, ConceptReader, DataConfig, Loader, LoaderSpec, Place, SampleError, SkipList, Source,
+    Split, TextTokenizer,
 };
 use unimo_encoders::names::covers;
 use unimo_objectives::ACCURACY;
@@ -33,6 +35,7 @@ use crate::observers::{JsonLines, Observer, Observers, StepEvent, TensorBoard, T
 use crate::optimizer::{self, Optimizer};
 use crate::prepare::{for_objectives, training_device};
 use crate::progress::Progress;
+use crate::ranks::{self, sharing};
 use crate::rates::Rates;
 use crate::recipe::Recipe;
 use crate::recipe::stages::Stage;
@@ -62,6 +65,8 @@ pub struct Options {
     pub given: Option<Given>,
     /// The changes requested for a resumed run.
     pub asked: Asked,
+    /// The ranks that train together.
+    pub world: World,
 }
 
 /// Everything that a training needs, opened and checked.
@@ -90,6 +95,8 @@ const CAPTIONS_LOOKED_AT: usize = 1000;
 const CUT_WORTH_SAYING: f64 = 0.05;
 
 pub(crate) struct Trainer {
+    /// The ranks that train together. Rank 0 has the run's folder, the observers and the evaluators.
+    world: World,
     recipe: Recipe,
     run: RunFolder,
     /// The fingerprint that the run began with, which is stored in its checkpoints.
@@ -105,8 +112,14 @@ pub(crate) struct Trainer {
     /// What the recipe's task predicts.
     targets: Option<Arc<Targets>>,
     skip: Arc<SkipList>,
-    /// Empty if nothing is to be evaluated.
+    /// Empty if nothing is to be evaluated, and on other ranks than rank 0.
     evaluators: Vec<Box<dyn Evaluator>>,
+    /// Whether anything is to be evaluated.
+    evaluates: bool,
+    /// The unusable samples that the other ranks know of.
+    told: HashSet<Place>,
+    /// Whether a signal has asked any of several ranks to end.
+    asked_to_end: bool,
     device: Device,
     /// `None` only while the optimiser owns the weights.
     state: Option<State<Model>>,
@@ -122,6 +135,16 @@ pub(crate) struct Trainer {
     signals: bool,
     /// Messages that have been printed already, by objective.
     said: BTreeSet<(&'static str, &'static str)>,
+    /// Why rank 0 of several could not write a step's record. All ranks end with it at the next checkpoint.
+    failed: Option<TrainError>,
+}
+
+/// A list of unusable samples. Rank 0 alone writes it: all ranks tell each other of them.
+fn skip_list(run: &RunFolder, name: &str, data: &DataConfig) -> Result<SkipList, TrainError> {
+    if run.is_elsewhere() {
+        return Ok(SkipList::in_memory(data.max_skipped));
+    }
+    Ok(SkipList::open(run.join(name), data.max_skipped)?)
 }
 
 /// The values of an optimiser step on the host.
@@ -159,7 +182,11 @@ impl Trainer {
         } = opened;
         let tokenizer = Arc::new(tokenizer);
         let device = training_device(&recipe, &device);
-        let steps = checkpoint::steps(&run.checkpoints())?;
+        let steps = if run.is_elsewhere() {
+            Vec::new()
+        } else {
+            checkpoint::steps(&run.checkpoints())?
+        };
         // A run with a checkpoint continues from it, whatever it started from.
         let model = match steps.last() {
             Some(_) => Model::blank(&recipe, &device),
@@ -208,12 +235,6 @@ impl Trainer {
         let step = state.step;
         let before = run.rewind(step)?;
         let sessions = run.sessions()?;
-        let events = if sessions.is_empty() {
-            EventWriter::create(run.path())
-        } else {
-            EventWriter::resume(run.path(), step + 1)
-        }
-        .map_err(TrainError::file("write", run.path()))?;
         if step == 0 {
             let each = recipe.objectives.each().into_iter();
             let titles: BTreeMap<&str, &str> = each
@@ -252,11 +273,11 @@ impl Trainer {
                 changed,
             },
         )?;
-        let skip = SkipList::open(run.join("skipped.jsonl"), recipe.data.max_skipped)?;
+        let skip = skip_list(&run, "skipped.jsonl", &recipe.data)?;
         // Opened before any work: a held-out split that cannot be used should fail now, not after hours.
         let given = reward.into_iter().chain(same);
         let mut lines: Vec<String> = given.chain(rates.note(&learning)).collect();
-        let evaluators = if options.train_only {
+        let evaluators = if options.train_only || run.is_elsewhere() {
             Vec::new()
         } else {
             let held_out = evaluators::HeldOut {
@@ -271,19 +292,27 @@ impl Trainer {
             evaluators::open(&recipe, &held_out, &before, &mut |line| lines.push(line))?
         };
         check_select(&recipe, &evaluators)?;
-        let progress = if options.quiet {
-            Progress::silent()
-        } else {
-            Progress::new(recipe.train.steps, step, "training")
-        };
-        let mut all: Vec<Box<dyn Observer>> = vec![
-            Box::new(Terminal(progress)),
-            Box::new(JsonLines::new(run.path())),
-            Box::new(TensorBoard::new(events, &recipe)?),
-        ];
-        if let Some(mlflow) = MlFlow::open(&run, &recipe)? {
-            lines.push(format!("MLflow: {}", mlflow.folder().display()));
-            all.push(Box::new(mlflow));
+        let quiet = options.quiet || run.is_elsewhere();
+        let mut all: Vec<Box<dyn Observer>> = Vec::new();
+        if !run.is_elsewhere() {
+            let progress = if quiet {
+                Progress::silent()
+            } else {
+                Progress::new(recipe.train.steps, step, "training")
+            };
+            let events = if sessions.is_empty() {
+                EventWriter::create(run.path())
+            } else {
+                EventWriter::resume(run.path(), step + 1)
+            }
+            .map_err(TrainError::file("write", run.path()))?;
+            all.push(Box::new(Terminal(progress)));
+            all.push(Box::new(JsonLines::new(run.path())));
+            all.push(Box::new(TensorBoard::new(events, &recipe)?));
+            if let Some(mlflow) = MlFlow::open(&run, &recipe)? {
+                lines.push(format!("MLflow: {}", mlflow.folder().display()));
+                all.push(Box::new(mlflow));
+            }
         }
         let mut observers = Observers::new(all);
         for line in lines {
@@ -295,9 +324,13 @@ impl Trainer {
             concepts,
             targets,
             skip: Arc::new(skip),
+            evaluates: !evaluators.is_empty(),
             evaluators,
+            told: HashSet::new(),
+            asked_to_end: false,
+            world: options.world.clone(),
             train_only: options.train_only,
-            quiet: options.quiet,
+            quiet,
             signals: options.signals,
             opened: recipe.data.clone(),
             samples: 0,
@@ -313,15 +346,20 @@ impl Trainer {
             before,
             began: Instant::now(),
             said: BTreeSet::new(),
+            failed: None,
         };
         let line = format!(
-            "{}: {} parameters on {choice}, {}; run folder {}",
+            "{}: {} parameters on {choice}{}, {}; run folder {}",
             if step == 0 {
                 "starting".to_owned()
             } else {
                 format!("resuming after step {step}")
             },
             grouped(count as f64),
+            match trainer.world.size() {
+                1 => String::new(),
+                ranks => format!(" in {ranks} ranks"),
+            },
             trainer.source.describe(),
             trainer.run.path().display()
         );
@@ -383,17 +421,41 @@ impl Trainer {
             .expect("invariant: the state is back after every step")
     }
 
+    /// Gives all ranks what rank 0 goes on with.
+    fn share(&mut self) -> Result<(), TrainError> {
+        let state = self.state.take();
+        let state = state.expect("invariant: the state is back after every step");
+        let device = self.device.clone().without_autodiff();
+        self.state = Some(sharing::state(&self.world, state, &device)?);
+        let evaluates = self.evaluates;
+        self.evaluates = self.world.from_first("what is evaluated", || evaluates)?;
+        Ok(())
+    }
+
+    /// Whether a signal has asked for the end: this process, or any of several.
+    fn is_asked_to_end(&self) -> bool {
+        if self.world.is_alone() {
+            interrupt::asked()
+        } else {
+            self.asked_to_end
+        }
+    }
+
     pub(crate) fn train(mut self) -> Result<PathBuf, TrainError> {
+        self.share()?;
+        let world = self.world.clone();
         let config = self.recipe.train.clone();
         let done = self.state().step;
         if self.signals {
-            interrupt::listen()?;
+            ranks::all(&world, "signals", interrupt::listen())?;
         }
         // If a run was killed between a checkpoint and its evaluation, it is evaluated now.
-        let evaluated = self.run.evaluations()?;
         let last = done == config.steps;
-        let mut evaluators = self.evaluators.iter();
-        let owed = evaluators.any(|e| e.is_owed(&evaluated, done, last));
+        let owed = ranks::first(&world, "what is still to be evaluated", || {
+            let evaluated = self.run.evaluations()?;
+            let mut evaluators = self.evaluators.iter();
+            Ok(evaluators.any(|e| e.is_owed(&evaluated, done, last)))
+        })?;
         if done > 0 && self.is_due(done) && owed {
             let owed = self.evaluate_unless_stopped(last)?;
             self.prune()?;
@@ -408,18 +470,26 @@ impl Trainer {
                 self.begin(&stage)?;
             }
             self.freeze(&stage);
-            let mut loader = self.loader(&stage, done - stage.before)?;
+            let loader = self.loader(&stage, done - stage.before);
+            let mut loader = ranks::all(&world, "the data of a stage", loader)?;
             for step in done + 1..=stage.last {
                 let began = Instant::now();
+                world.at_step(step);
                 let result = self.step(&stage, step, &mut loader)?;
-                self.log(&stage, step, &result, began.elapsed().as_secs_f64())?;
+                let logged = self.log(&stage, step, &result, began.elapsed().as_secs_f64());
+                // What cannot be written shows again where the checkpoint is written, and stops all ranks there.
+                if world.is_alone() {
+                    logged?;
+                } else if let Err(error) = logged {
+                    self.failed.get_or_insert(error);
+                }
                 let (last, evaluate) = (step == config.steps, self.is_due(step));
                 // Saved first: whatever goes wrong in an evaluation, the weights are safe.
                 let saved = last
                     || evaluate
                     || step == stage.last
                     || step.is_multiple_of(config.checkpoint_every)
-                    || interrupt::asked();
+                    || self.is_asked_to_end();
                 if saved {
                     self.save()?;
                 }
@@ -436,18 +506,27 @@ impl Trainer {
 
     /// Evaluates, unless a signal asks to stop before or during the evaluation. Returns whether the evaluation is still to be done.
     fn evaluate_unless_stopped(&mut self, last: bool) -> Result<bool, TrainError> {
-        if interrupt::asked() {
+        if self.is_asked_to_end() {
             return Ok(true);
         }
-        match self.evaluate(last) {
-            Err(_) if interrupt::asked() => Ok(true),
-            result => result.map(|()| false),
-        }
+        let world = self.world.clone();
+        let (owed, asked) = ranks::first(&world, "the evaluation by rank 0", || {
+            let owed = match self.evaluate(last) {
+                Err(_) if interrupt::asked() => true,
+                result => {
+                    result?;
+                    false
+                }
+            };
+            Ok((owed, interrupt::asked()))
+        })?;
+        self.asked_to_end |= asked;
+        Ok(owed)
     }
 
     /// Ends the training if a signal asked for it and work remains. The step has been saved.
     fn end_if_asked(&self, left: bool) -> Result<(), TrainError> {
-        if !left || !interrupt::asked() {
+        if !left || !self.is_asked_to_end() {
             return Ok(());
         }
         Err(TrainError::Stopped {
@@ -501,8 +580,9 @@ impl Trainer {
             self.source = unimo_data::open(&stage.data)?;
             self.opened = stage.data.clone();
             // A list per stage: the limit on unusable items is a share of this data set.
-            let list = self.run.join(&format!("skipped-{}.jsonl", stage.index));
-            self.skip = Arc::new(SkipList::open(list, stage.data.max_skipped)?);
+            let list = format!("skipped-{}.jsonl", stage.index);
+            self.skip = Arc::new(skip_list(&self.run, &list, &stage.data)?);
+            self.told.clear();
         }
         let own = self.recipe.stage.get(stage.index);
         if own.is_some_and(|own| own.data.is_some()) {
@@ -524,6 +604,8 @@ impl Trainer {
                 seed,
             },
         );
+        spec.rank = self.world.rank();
+        spec.ranks = self.world.size();
         spec.concepts = self.concepts.clone();
         for_objectives(&mut spec, &self.recipe, stage)?;
         let observers = &mut self.observers;
@@ -547,20 +629,15 @@ impl Trainer {
     fn is_due(&self, step: u64) -> bool {
         let config = &self.recipe.train;
         let every = config.eval_every > 0 && step.is_multiple_of(config.eval_every);
-        !self.evaluators.is_empty() && (every || step == config.steps)
+        self.evaluates && (every || step == config.steps)
     }
 
-    /// One optimiser step.
-    fn step(
-        &mut self,
-        stage: &Stage,
-        step: u64,
-        loader: &mut Loader,
-    ) -> Result<StepResult, TrainError> {
-        let config = &self.recipe.train;
-        let mut batches = Vec::with_capacity(config.accumulation);
+    /// This rank's micro-batches of a step, and the seconds that it waited for them.
+    fn own_batches(&self, step: u64, loader: &mut Loader) -> Result<(Vec<Batch>, f64), TrainError> {
+        let count = self.recipe.train.accumulation / self.world.size();
+        let mut batches = Vec::with_capacity(count);
         let mut wait = 0.0;
-        for _ in 0..config.accumulation {
+        for _ in 0..count {
             let Some(batch) = loader.next() else {
                 return Err(TrainError::NothingToTrain {
                     step,
@@ -570,10 +647,54 @@ impl Trainer {
             batches.push(batch?);
             wait += loader.last_wait_seconds();
         }
+        Ok((batches, wait))
+    }
+
+    /// As [`own_batches`](Self::own_batches), if all ranks have theirs. All ranks then know of the samples that any of them left out, so
+    /// that `data.max_skipped` limits those of all.
+    fn batches(&mut self, step: u64, loader: &mut Loader) -> Result<(Vec<Batch>, f64), TrainError> {
+        let own = self.own_batches(step, loader);
+        if self.world.is_alone() {
+            return own;
+        }
+        let entries = self.skip.entries().into_iter();
+        let new = entries.filter(|entry| !self.told.contains(&entry.place));
+        let new: Vec<(String, u64, String)> = new
+            .map(|entry| (entry.place.file, entry.place.line, entry.reason))
+            .collect();
+        let left_out = self.world.gather("samples that are left out", new)?;
+        let own = ranks::all(&self.world, "the batches of a step", own)?;
+        let left_out: Vec<(String, u64, String)> = left_out.into_iter().flatten().collect();
+        if !left_out.is_empty() {
+            let listed = self.list(left_out);
+            ranks::all(&self.world, "samples that are left out", listed)?;
+        }
+        Ok(own)
+    }
+
+    /// Lists samples that some rank has left out.
+    fn list(&mut self, left_out: Vec<(String, u64, String)>) -> Result<(), TrainError> {
+        for (file, line, reason) in left_out {
+            let place = Place { file, line };
+            self.told.insert(place.clone());
+            self.skip.add(&SampleError::new(place, reason))?;
+        }
+        Ok(self.skip.check(self.source.items())?)
+    }
+
+    /// One optimiser step.
+    fn step(
+        &mut self,
+        stage: &Stage,
+        step: u64,
+        loader: &mut Loader,
+    ) -> Result<StepResult, TrainError> {
+        let (batches, wait) = self.batches(step, loader)?;
         let forward = Forward {
             model: &self.state().model,
             stage,
             device: &self.device,
+            world: &self.world,
             seed: self.recipe.seed,
             step,
             last_good: &self.last_good,
@@ -586,8 +707,10 @@ impl Trainer {
             skipped,
             carries,
             learns_nothing,
+            asked_to_end,
         } = forward.accumulate(&batches)?;
         drop(batches);
+        self.asked_to_end |= asked_to_end;
         self.say_once(&losses);
         if learns_nothing && self.said.insert(("", "learns nothing")) {
             self.observers.message(format_args!(
@@ -668,10 +791,10 @@ impl Trainer {
             None | Some((_, 0)) => (f64::NAN, 0),
             Some((correct, count)) => (correct / *count as f64, *count),
         };
-        let others = |s: &ObjectiveSum| -> Vec<(&'static str, f64)> {
+        let others = |s: &ObjectiveSum| -> Vec<(String, f64)> {
             let said = s.metrics.iter();
-            let said = said.filter(|(name, (_, count))| **name != ACCURACY && *count > 0);
-            said.map(|(name, (sum, count))| (*name, sum / *count as f64))
+            let said = said.filter(|(name, (_, count))| *name != ACCURACY && *count > 0);
+            said.map(|(name, (sum, count))| (name.clone(), sum / *count as f64))
                 .collect()
         };
         let losses = result.losses.iter().map(|s| {
@@ -712,13 +835,16 @@ impl Trainer {
 
     fn save(&mut self) -> Result<(), TrainError> {
         let folder = self.run.checkpoints();
-        let saved = checkpoint::save(&folder, self.state(), &self.begun).map_err(|error| {
-            TrainError::Unsaved {
+        let failed = self.failed.take();
+        let saved = ranks::first(&self.world, "the checkpoint of rank 0", || {
+            let saved = checkpoint::save(&folder, self.state(), &self.begun);
+            let saved = saved.map_err(|error| TrainError::Unsaved {
                 step: self.state().step,
                 error: Box::new(error),
                 last_good: self.last_good.clone(),
                 run: self.run.path().to_owned(),
-            }
+            })?;
+            failed.map_or(Ok(saved), Err)
         })?;
         self.last_good = Some(saved);
         Ok(())
@@ -727,7 +853,9 @@ impl Trainer {
     /// Removes the checkpoints that the recipe does not keep.
     fn prune(&self) -> Result<(), TrainError> {
         let best = self.best.map(|b| b.step);
-        checkpoint::prune(&self.run.checkpoints(), self.recipe.train.keep_last, best)
+        ranks::first(&self.world, "old checkpoints", || {
+            checkpoint::prune(&self.run.checkpoints(), self.recipe.train.keep_last, best)
+        })
     }
 
     /// Evaluates the current weights. An error ends the run only after its last step: days of training are worth more than one
@@ -779,6 +907,11 @@ impl Trainer {
     }
 
     fn finish(self) -> Result<PathBuf, TrainError> {
+        let world = self.world.clone();
+        ranks::first(&world, "the report by rank 0", || self.finish_run())
+    }
+
+    fn finish_run(self) -> Result<PathBuf, TrainError> {
         let folder = self.run.path().to_owned();
         let report = if self.train_only {
             None

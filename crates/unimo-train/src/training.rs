@@ -1,19 +1,30 @@
 //! Starting and resuming a run.
+//!
+//! Of several ranks, rank 0 prepares the run: its folder, tokenizer, concepts, labels and weights. The others get them from it, and open
+//! data and device by themselves.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+use toml::Table;
+use unimo_core::world::World;
 use unimo_data::{Concepts, TextTokenizer};
 
 use crate::device::DeviceChoice;
 use crate::error::TrainError;
 use crate::fingerprint::{self, Fingerprint};
+use crate::model::Model;
 use crate::prepare::{
     check_dtype, check_tokenizer, concept_reader, count_concepts, tokenizer, training_device,
 };
-use crate::recipe::Recipe;
+use crate::ranks;
+use crate::recipe::overrides::flat;
+use crate::recipe::{Overrides, Recipe};
 use crate::resuming;
 use crate::run::{CONCEPTS, NewRun, RunFolder};
 use crate::starting;
+use crate::tasks::labels::Labels;
 use crate::tasks::{self, labels};
 pub use crate::trainer::Options;
 use crate::trainer::{Opened, Trainer};
@@ -24,11 +35,196 @@ pub fn start(recipe: &Recipe, folder: &Path, options: &Options) -> Result<PathBu
 }
 
 /// Starts a run in a new folder, which may be one of several.
+///
+/// # Errors
+///
+/// Of several ranks: they were given different recipes, cannot share its micro-batches, or one of them fails.
 pub fn start_in(recipe: &Recipe, place: &NewRun, options: &Options) -> Result<PathBuf, TrainError> {
+    agree_on_program(options)?;
+    let world = &options.world;
+    let table: Table = recipe.to_toml()?.parse().unwrap_or_default();
+    let values = flat(&table).into_iter();
+    let values = values.map(|(key, value)| (key, value.to_string()));
+    ranks::agree(world, "the recipe", values.collect())?;
+    let (NewRun::At(folder) | NewRun::Free(folder)) = place;
+    let folder = vec![("the folder".to_owned(), folder.display().to_string())];
+    ranks::agree(world, "the run", folder)?;
+    ranks::all(world, "the micro-batches", check_share(recipe, world))?;
+    begin(options, || new(recipe, place, options))
+}
+
+/// Continues a run from its newest checkpoint.
+///
+/// # Errors
+///
+/// Of several ranks: they were given different arguments, cannot share the recipe's micro-batches, or one of them fails.
+pub fn resume(folder: &Path, options: &Options) -> Result<PathBuf, TrainError> {
+    agree_on_program(options)?;
+    let run = ("--resume".to_owned(), folder.display().to_string());
+    let recipe = options.asked.recipe.iter();
+    let recipe = recipe.map(|recipe| ("RECIPE".to_owned(), recipe.clone()));
+    let set = ("--set".to_owned(), options.asked.set.join(" "));
+    let given = [run, set].into_iter().chain(recipe);
+    ranks::agree(&options.world, "arguments", given.collect())?;
+    begin(options, || earlier(folder, options))
+}
+
+/// Checks that all ranks are the same program and compute on the same kind of device.
+fn agree_on_program(options: &Options) -> Result<(), TrainError> {
+    let device = options.device.map(DeviceChoice::of_any);
+    let device = device.map_or("none".to_owned(), |device| device.to_string());
+    let own = [
+        ("the version of unimo", env!("CARGO_PKG_VERSION")),
+        ("--device", &device),
+        (
+            "--train-only",
+            if options.train_only {
+                "given"
+            } else {
+                "not given"
+            },
+        ),
+        ("the processor", std::env::consts::ARCH),
+    ];
+    let own = own.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    ranks::agree(&options.world, "the program", own.to_vec())
+}
+
+/// What rank 0 has prepared.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Prepared {
+    folder: PathBuf,
+    recipe: String,
+    begun: Fingerprint,
+    device: String,
+    /// The text of `tokenizer.json`.
+    tokenizer: Vec<u8>,
+    /// The text of `concepts.json`.
+    concepts: Option<Vec<u8>>,
+    labels: Option<Vec<String>>,
+}
+
+impl Prepared {
+    fn of(opened: &Opened) -> Result<Self, TrainError> {
+        let run = &opened.run;
+        let read = |name: &str| {
+            let path = run.join(name);
+            std::fs::read(&path).map_err(TrainError::file("read", &path))
+        };
+        let concepts = run.join(CONCEPTS).is_file();
+        Ok(Self {
+            folder: run.path().to_owned(),
+            recipe: opened.recipe.to_toml()?,
+            begun: opened.begun.clone(),
+            device: opened.choice.to_string(),
+            tokenizer: read("tokenizer.json")?,
+            concepts: concepts.then(|| read(CONCEPTS)).transpose()?,
+            labels: opened.labels.as_ref().map(|labels| labels.names().to_vec()),
+        })
+    }
+}
+
+/// Trains what rank 0 opens.
+fn begin(
+    options: &Options,
+    open: impl FnOnce() -> Result<Opened, TrainError>,
+) -> Result<PathBuf, TrainError> {
+    let world = &options.world;
+    if world.is_alone() {
+        return Trainer::new(open()?, options)?.train();
+    }
+    let mut own = None;
+    let prepared = ranks::first(world, "what rank 0 prepares", || {
+        let opened = open()?;
+        check_share(&opened.recipe, world)?;
+        let prepared = Prepared::of(&opened)?;
+        own = Some(opened);
+        Ok(prepared)
+    })?;
+    let opened = match own {
+        Some(opened) => Ok(opened),
+        None => follow(&prepared, options),
+    };
+    let opened = ranks::all(world, "opening data and device", opened)?;
+    let rows = opened.begun.data.get("data").into_iter().flatten();
+    let rows = rows.map(|(split, rows)| {
+        let value = format!("{} rows ({} {})", rows.rows, rows.identity, rows.order);
+        (split.clone(), value)
+    });
+    ranks::agree(world, "the data", rows.collect())?;
+    let kind = opened.choice.feature().to_owned();
+    ranks::agree(world, "the device", vec![("its kind".to_owned(), kind)])?;
+    let trainer = Trainer::new(opened, options);
+    ranks::all(world, "the start of the training", trainer)?.train()
+}
+
+/// Checks that the ranks can share the micro-batches of a step.
+fn check_share(recipe: &Recipe, world: &World) -> Result<(), TrainError> {
+    let (micro, ranks) = (recipe.train.accumulation, world.size());
+    if micro.is_multiple_of(ranks) {
+        return Ok(());
+    }
+    Err(TrainError::Ranks(format!(
+        "train.accumulation = {micro} micro-batches of a step, over all ranks, cannot be shared by {ranks} ranks: it must be a multiple of \
+         their number. Set train.accumulation={} with a smaller train.batch_size, or start {} ranks",
+        micro.next_multiple_of(ranks),
+        (1..=micro.min(ranks))
+            .rev()
+            .find(|n| micro.is_multiple_of(*n))
+            .unwrap_or(1),
+    )))
+}
+
+/// What another rank than rank 0 trains with.
+fn follow(prepared: &Prepared, options: &Options) -> Result<Opened, TrainError> {
+    let folder = &prepared.folder;
+    let name = "the recipe of rank 0";
+    let recipe = Recipe::parse(name, &prepared.recipe, Some(folder), &Overrides::default())?;
+    // Of another rank on this machine, rank 0 may have another GPU.
+    let of_first = prepared.device.parse().ok().map(DeviceChoice::of_any);
+    let choice = options.device.or(of_first).unwrap_or_default();
+    let (device, choice) = choice.of_rank(options.world.local_rank()).open()?;
+    check_dtype(&recipe, &device, choice)?;
+    let source = unimo_data::open(&recipe.data)?;
+    let tokenizer = TextTokenizer::parse(&prepared.tokenizer, "the tokenizer of rank 0")?;
+    let concepts = prepared.concepts.as_ref();
+    let concepts = concepts
+        .map(|bytes| Concepts::parse(bytes, &folder.join(CONCEPTS)))
+        .transpose()?;
+    let reader = concept_reader(&recipe, concepts.as_ref(), &tokenizer)?;
+    let labels = prepared.labels.clone().map(Labels::new).transpose();
+    let labels = labels.map_err(|reason| TrainError::Labels {
+        path: folder.join(labels::FILE_NAME),
+        reason,
+    })?;
+    let rows = fingerprint::of_source(&*source)?;
+    let begun = Fingerprint {
+        data: BTreeMap::from([("data".to_owned(), rows)]),
+        ..prepared.begun.clone()
+    };
+    let blank = Model::blank(&recipe, &training_device(&recipe, &device));
+    Ok(Opened {
+        recipe,
+        run: RunFolder::elsewhere(folder),
+        begun,
+        changed: Vec::new(),
+        source,
+        tokenizer,
+        concepts: reader,
+        labels,
+        device,
+        choice,
+        fresh: Some((blank, None)),
+    })
+}
+
+/// A new run, opened.
+fn new(recipe: &Recipe, place: &NewRun, options: &Options) -> Result<Opened, TrainError> {
     if let NewRun::At(folder) = place {
         RunFolder::check_free(folder)?;
     }
-    let (device, choice) = options.device.unwrap_or_default().open()?;
+    let choice = own_device(options.device.unwrap_or_default(), &options.world);
+    let (device, choice) = choice.open()?;
     check_dtype(recipe, &device, choice)?;
     let source = unimo_data::open(&recipe.data)?;
     let mut recipe = recipe.clone();
@@ -57,27 +253,32 @@ pub fn start_in(recipe: &Recipe, place: &NewRun, options: &Options) -> Result<Pa
         ..resuming::found(&run, recipe, &*source)?
     };
     run.write_json(fingerprint::FILE_NAME, &begun)?;
-    Trainer::new(
-        Opened {
-            recipe: recipe.clone(),
-            run,
-            begun,
-            changed: Vec::new(),
-            source,
-            tokenizer,
-            concepts: reader,
-            labels,
-            device,
-            choice,
-            fresh: Some(fresh),
-        },
-        options,
-    )?
-    .train()
+    Ok(Opened {
+        recipe: recipe.clone(),
+        run,
+        begun,
+        changed: Vec::new(),
+        source,
+        tokenizer,
+        concepts: reader,
+        labels,
+        device,
+        choice,
+        fresh: Some(fresh),
+    })
 }
 
-/// Continues a run from its newest checkpoint.
-pub fn resume(folder: &Path, options: &Options) -> Result<PathBuf, TrainError> {
+/// The device of this rank.
+fn own_device(choice: DeviceChoice, world: &World) -> DeviceChoice {
+    if world.is_alone() {
+        choice
+    } else {
+        choice.of_rank(world.local_rank())
+    }
+}
+
+/// A run that has begun, opened.
+fn earlier(folder: &Path, options: &Options) -> Result<Opened, TrainError> {
     let (run, own) = RunFolder::open_to_train(folder)?;
     let resumed = resuming::recipe(&run, own, &options.asked)?;
     for line in resumed.notes.iter().chain(&resumed.changed) {
@@ -86,14 +287,19 @@ pub fn resume(folder: &Path, options: &Options) -> Result<PathBuf, TrainError> {
     let recipe = resumed.recipe.clone();
     let before: Option<DeviceChoice> = run.sessions()?.pop().and_then(|s| s.device.parse().ok());
     let (device, choice) = match (options.device, before) {
-        (None, Some(before)) => before.open().map_err(|error| TrainError::Device {
+        (None, Some(before)) if options.world.is_alone() => before.open().map_err(|error| TrainError::Device {
             given: before.to_string(),
             reason: format!(
                 "the run computed there before, which fails now ({error}); name it to build it in (--device {before}), \
                  or another one, such as --device flex"
             ),
         })?,
-        (given, _) => given.unwrap_or_default().open()?,
+        (given, before) => {
+            // Every rank has a GPU of its own, whichever was computed on before.
+            let before = before.map(DeviceChoice::of_any);
+            let choice = given.or(before).unwrap_or_default();
+            own_device(choice, &options.world).open()?
+        }
     };
     check_dtype(&recipe, &device, choice)?;
     let source = unimo_data::open(&recipe.data)?;
@@ -129,21 +335,17 @@ pub fn resume(folder: &Path, options: &Options) -> Result<PathBuf, TrainError> {
         }
     };
     let begun = resumed.check(&run, resuming::found(&run, &recipe, &*source)?)?;
-    Trainer::new(
-        Opened {
-            recipe,
-            run,
-            begun,
-            changed: resumed.changed,
-            source,
-            tokenizer,
-            concepts: reader,
-            labels,
-            device,
-            choice,
-            fresh: None,
-        },
-        options,
-    )?
-    .train()
+    Ok(Opened {
+        recipe,
+        run,
+        begun,
+        changed: resumed.changed,
+        source,
+        tokenizer,
+        concepts: reader,
+        labels,
+        device,
+        choice,
+        fresh: None,
+    })
 }

@@ -223,6 +223,20 @@ impl Concepts {
         Vocabulary::parse(&bytes).map(Self).map_err(wrong)
     }
 
+    /// A vocabulary from the text of its file, see [`Vocabulary::parse`]; `from` names the file in messages.
+    ///
+    /// # Errors
+    ///
+    /// It was not written by [`save`](Self::save).
+    pub fn parse(bytes: &[u8], from: &Path) -> Result<Self, DataError> {
+        Vocabulary::parse(bytes)
+            .map(Self)
+            .map_err(|reason| DataError::Manifest {
+                path: from.to_owned(),
+                reason,
+            })
+    }
+
     /// Writes the vocabulary, see [`Vocabulary::to_json`].
     ///
     /// # Errors

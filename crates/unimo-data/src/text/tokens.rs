@@ -213,6 +213,25 @@ impl TextTokenizer {
         Self::new(inner.map_err(bad)?, &path.display().to_string())
     }
 
+    /// A tokenizer from the text of a `tokenizer.json`; `from` names it in messages.
+    ///
+    /// # Errors
+    ///
+    /// It is damaged, or lacks a token that a model needs.
+    pub fn parse(json: &[u8], from: &str) -> Result<Self, DataError> {
+        // The parser panics on some damaged files.
+        let read = AssertUnwindSafe(|| Tokenizer::from_bytes(json));
+        let read = match catch_unwind(read) {
+            Ok(read) => read.map_err(|error| error.to_string()),
+            Err(payload) => Err(panic_text(&*payload)),
+        };
+        let inner = read.map_err(|reason| DataError::Tokenizer {
+            from: from.to_owned(),
+            reason,
+        })?;
+        Self::new(inner, from)
+    }
+
     /// Trains byte-level BPE (Radford et al. 2019). The same texts always give the same vocabulary.
     ///
     /// # Errors

@@ -4,10 +4,12 @@
 mod small;
 
 use burn::optim::GradientsAccumulator;
-use unimo_batch::{Images, MaskSpec, MaskedTexts, Regions, TextRole, Texts};
+use burn::tensor::TensorData;
+use unimo_batch::{Images, MaskSpec, MaskedTexts, Regions, TAGS, TextRole, Texts};
 use unimo_core::init::Init;
 use unimo_core::layers::Activation;
 use unimo_core::parameters;
+use unimo_core::world::threads::as_threads;
 use unimo_encoders::backbone::BackboneConfig;
 use unimo_encoders::fusion::FusionConfig;
 use unimo_encoders::image::ImageEncoderConfig;
@@ -261,12 +263,12 @@ fn run(model: &BackboneConfig, config: &ObjectivesConfig, batches: &[Batch]) -> 
             carries.push(host(&carry.features.of("images")));
         }
     };
-    if let Some(over) = together.contrast() {
+    if let Some(over) = together.contrast().unwrap() {
         add(&over.step);
         of_heads.accumulate(&heads, over.gradients);
     }
     for batch in 0..batches.len() {
-        let step = together.batch(batch, Draws::new(1));
+        let step = together.batch(batch, Draws::new(1)).unwrap();
         assert!(step.skipped.is_empty(), "{:?}", step.skipped);
         add(&step);
         let mut gradients = step.loss.unwrap().backward();
@@ -299,6 +301,82 @@ fn run(model: &BackboneConfig, config: &ObjectivesConfig, batches: &[Batch]) -> 
     }
 }
 
+/// What a step gives for a batch: its losses by objective, and the gradients by name. `None`: for all batches.
+type Given = (
+    Option<usize>,
+    Vec<(String, f32)>,
+    BTreeMap<String, Vec<f32>>,
+);
+
+/// What each of this rank's batches gives, and first what all give together.
+fn each(
+    model: &BackboneConfig,
+    config: &ObjectivesConfig,
+    own: &[Batch],
+    world: &World,
+) -> Vec<Given> {
+    let device = Device::flex().autodiff();
+    let mut init = Init::new(&device, 3).with_deviation(0.2);
+    let backbone = model.init(&mut init);
+    let heads = config.init(&mut init, model);
+    let teacher = TeacherConfig { decay: 0.9 }.init(&backbone);
+    let mut together = heads
+        .together(&|_| true, &backbone, own, &device)
+        .with_teacher(Some(&teacher))
+        .among(world)
+        .unwrap();
+    let losses = |step: &Step| -> Vec<(String, f32)> {
+        let each = step.results.iter();
+        each.map(|r| (r.objective.to_owned(), r.loss.clone().into_scalar::<f32>()))
+            .collect()
+    };
+    let named = |all: Vec<(String, TensorData)>| -> BTreeMap<String, Vec<f32>> {
+        let each = all.into_iter();
+        each.map(|(name, data)| (name, data.iter::<f32>().collect()))
+            .collect()
+    };
+    let mut given: Vec<Given> = Vec::new();
+    if let Some(over) = together.contrast().unwrap() {
+        let gradients = named(parameters::gradients(&heads, &over.gradients));
+        given.push((None, losses(&over.step), gradients));
+    }
+    for batch in 0..own.len() {
+        let step = together.batch(batch, Draws::new(1)).unwrap();
+        let mut all = step.loss.as_ref().unwrap().backward();
+        let of_heads = GradientsParams::from_module(&mut all, &heads);
+        let of_backbone = GradientsParams::from_module(&mut all, &backbone);
+        let mut gradients = named(parameters::gradients(&heads, &of_heads));
+        gradients.extend(named(parameters::gradients(&backbone, &of_backbone)));
+        given.push((Some(together.number(batch)), losses(&step), gradients));
+    }
+    given
+}
+
+/// Asserts that several ranks give, for each part and for all, the bits that one process gives.
+fn same_in_ranks(name: &str, model: &BackboneConfig, config: &ObjectivesConfig, parts: &[Batch]) {
+    let alone = each(model, config, parts, &World::ALONE);
+    for ranks in [2, 4] {
+        let given = as_threads(ranks, |world| {
+            let own = parts.iter().skip(world.rank()).step_by(ranks);
+            each(model, config, &own.cloned().collect::<Vec<_>>(), &world)
+        });
+        for (rank, given) in given.into_iter().enumerate() {
+            assert!(!given.is_empty());
+            for (part, losses, gradients) in given {
+                let (_, expected, of_one) = alone.iter().find(|(p, ..)| *p == part).unwrap();
+                let place = format!("{name}, rank {rank} of {ranks}, part {part:?}");
+                assert_eq!(&losses, expected, "{place}");
+                let bits = |all: &BTreeMap<String, Vec<f32>>| -> Vec<(String, Vec<u32>)> {
+                    let each = all.iter();
+                    each.map(|(name, g)| (name.clone(), g.iter().map(|g| g.to_bits()).collect()))
+                        .collect()
+                };
+                assert!(bits(&gradients) == bits(of_one), "{place}");
+            }
+        }
+    }
+}
+
 /// Asserts that all parts together give what one large batch gives.
 fn same(
     name: &str,
@@ -307,6 +385,7 @@ fn same(
     change: &dyn Fn(&mut Batch, Range<usize>),
 ) {
     let (large, parts) = batches(change);
+    same_in_ranks(name, model, config, &parts);
     let large = run(model, config, &[large]);
     let parts = run(model, config, &parts);
     let difference = (large.loss - parts.loss).abs();
@@ -474,7 +553,7 @@ fn both_passes_draw_the_same() {
     let together = heads
         .together(&|_| true, &backbone, &parts, &device)
         .seeded(&seed);
-    let first = together.collect();
+    let first = together.collect().unwrap();
     let bits = |features: &Features, name: &str| -> Vec<u32> {
         let data = features.of(name).without_autodiff().into_data();
         data.iter::<f32>().map(f32::to_bits).collect()
@@ -532,14 +611,14 @@ fn one_batch_is_gone_through_once() {
     no_texts.texts = None;
     let alone = [batch(0..4), no_texts];
     let mut together = heads.together(&|_| true, &backbone, &alone, &device);
-    assert!(together.contrast().is_none());
-    let step = together.batch(0, Draws::new(1));
+    assert!(together.contrast().unwrap().is_none());
+    let step = together.batch(0, Draws::new(1)).unwrap();
     let by_itself = heads.step(&backbone, &alone[0], &device, Draws::new(1));
     assert_eq!(
         host(&step.results[0].loss),
         host(&by_itself.results[0].loss)
     );
-    let none = together.batch(1, Draws::new(1));
+    let none = together.batch(1, Draws::new(1)).unwrap();
     assert!(none.loss.is_none() && none.results.is_empty());
     assert_eq!(none.skipped, ["itc"]);
 }
@@ -585,11 +664,11 @@ fn weights_are_the_recipes_whatever_a_batch_lacks() {
     // Without contrasts: in a batch's sum they stand only for their gradient.
     let plain = |key: &str| key == "mlm" || key == "itm";
     let mut together = heads.together(&plain, &backbone, &parts, &device);
-    assert!(together.contrast().is_none());
+    assert!(together.contrast().unwrap().is_none());
     assert_eq!((together.runs_of("mlm"), together.runs_of("itm")), (2, 2));
     let (mut sum, mut weighted) = (0.0, 0.0);
     for at in 0..parts.len() {
-        let step = together.batch(at, draws);
+        let step = together.batch(at, draws).unwrap();
         sum += step.loss.map_or(0.0, |loss| host(&loss)[0]);
         for report in step.results {
             let weight = if report.objective == "mlm" { 0.3 } else { 0.7 };
@@ -603,7 +682,7 @@ fn weights_are_the_recipes_whatever_a_batch_lacks() {
 
     // Contrasts of each kind use the batches that have their inputs.
     let mut together = heads.together(&|_| true, &backbone, &parts, &device);
-    let over = together.contrast().unwrap();
+    let over = together.contrast().unwrap().unwrap();
     let reports: Vec<_> = over
         .step
         .results
@@ -613,12 +692,14 @@ fn weights_are_the_recipes_whatever_a_batch_lacks() {
     assert_eq!(reports, [("itc", 2 * 8), ("views", 2 * 8)]);
     let pairs: Vec<Batch> = vec![batch(0..4), batch(8..12)];
     let mut of_pairs = heads.together(&|key| key == "itc", &backbone, &pairs, &device);
-    let alone = of_pairs.contrast().unwrap();
+    let alone = of_pairs.contrast().unwrap().unwrap();
     assert_eq!(
         host(&over.step.results[0].loss),
         host(&alone.step.results[0].loss)
     );
-    let skipped: Vec<_> = (0..5).map(|at| together.batch(at, draws).skipped).collect();
+    let skipped: Vec<_> = (0..5)
+        .map(|at| together.batch(at, draws).unwrap().skipped)
+        .collect();
     assert_eq!(skipped[0], ["views"]);
     assert_eq!(skipped[1], ["mlm", "itm", "itc"]);
     assert_eq!(skipped[4], ["mlm", "itm", "itc", "views"]);

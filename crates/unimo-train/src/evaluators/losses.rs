@@ -170,7 +170,7 @@ impl Evaluator for Losses {
                 .together(&|_| true, &model.backbone, &batches, weights.device)
                 .with_teacher(model.teacher.as_ref());
             let draws = seed_of(recipe.seed, NO_STEP, number, Purpose::Negatives);
-            let results = together.batch(0, Draws::new(draws)).results;
+            let results = together.batch(0, Draws::new(draws))?.results;
             let results: Vec<_> = results.into_iter().map(|result| (None, result)).collect();
             let (numbers, _) = fetch(&results, Vec::new());
             for ((_, result), numbers) in results.iter().zip(&numbers) {

@@ -1,0 +1,281 @@
+//! `unimo plan`: what several ranks would give, by a model of what they exchange.
+//!
+//! With `R` ranks, `k` micro-batches and `n` bytes of gradients, a rank sends `n (R - 1) / R` bytes after each of its `k / R`
+//! micro-batches, and as many once more when the parts of the sum are gathered. So a step takes
+//!
+//! ```text
+//! T = (k / R) t + (k / R + 1) (R - 1) (n / (R eta B) + alpha c)
+//! ```
+//!
+//! with `t` the seconds of a micro-batch, `B` the bandwidth of a rank's link, `eta` the share of it that MPI reaches, `alpha` the
+//! seconds until a message begins to arrive and `c` the number of buckets (Thakur, Rabenseifner and Gropp 2005, with all-to-all in the place
+//! of the reduce-scatter). Nothing is hidden behind the backward pass. Ranks of one machine that share a link have their share of it.
+
+use std::str::FromStr;
+
+use clap::Args;
+use unimo_report::numbers::grouped;
+
+use crate::error::TrainError;
+use crate::names::{self, Learns};
+use crate::ranks::sums;
+use crate::recipes::OneRecipe;
+
+/// Bytes of a value on the wire.
+const VALUE: f64 = size_of::<f32>() as f64;
+
+/// Bits in a byte, since links are rated in bits.
+const BITS: f64 = 8.0;
+
+/// Links by their bandwidth from this on, in bits per second: the share that MPI reaches, and the seconds of a message. Measured on
+/// TCP and shared memory at the low end, published figures of InfiniBand at the high end.
+const LINKS: [(f64, f64, f64); 3] = [(400e9, 0.85, 5e-6), (100e9, 0.8, 10e-6), (0.0, 0.6, 50e-6)];
+
+/// Estimates the steps of several ranks.
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// The recipe.
+    #[command(flatten)]
+    pub recipe: OneRecipe,
+    /// The largest number of ranks.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=65536))]
+    pub ranks: u64,
+    /// Bandwidth of each rank's link in bits per second: 10G, 100G, 400G, or 1600G for NVLink.
+    #[arg(long, value_name = "BITS", default_value = "100G")]
+    pub bandwidth: Bandwidth,
+    /// Seconds of one micro-batch on one rank, forward and backward; `step_seconds` in a run's metrics.jsonl, divided by
+    /// train.accumulation. Without it, only what is exchanged is estimated.
+    #[arg(long, value_name = "SECONDS", value_parser = positive)]
+    pub seconds: Option<f64>,
+    /// Share of the bandwidth that is reached [default: 0.6 below 100G, 0.8 below 400G, then 0.85].
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    pub reached: Option<f64>,
+    /// Microseconds until a message begins to arrive [default: 50 below 100G, 10 below 400G, then 5].
+    #[arg(long, value_name = "MICROSECONDS", value_parser = positive)]
+    pub latency: Option<f64>,
+}
+
+/// Bits per second.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Bandwidth(f64);
+
+impl FromStr for Bandwidth {
+    type Err = String;
+
+    fn from_str(given: &str) -> Result<Self, String> {
+        let wrong = || "allowed: a number above 0 with M, G or T, such as 100G".to_owned();
+        let (number, unit) = match given.trim().char_indices().next_back() {
+            Some((at, 'M' | 'm')) => (&given[..at], 1e6),
+            Some((at, 'G' | 'g')) => (&given[..at], 1e9),
+            Some((at, 'T' | 't')) => (&given[..at], 1e12),
+            _ => return Err(wrong()),
+        };
+        let number: f64 = number.trim().parse().map_err(|_| wrong())?;
+        if number > 0.0 && number.is_finite() {
+            Ok(Self(number * unit))
+        } else {
+            Err(wrong())
+        }
+    }
+}
+
+fn positive(given: &str) -> Result<f64, String> {
+    let number = given
+        .parse()
+        .ok()
+        .filter(|n: &f64| *n > 0.0 && n.is_finite());
+    number.ok_or_else(|| "allowed: a number above 0".to_owned())
+}
+
+fn share(given: &str) -> Result<f64, String> {
+    let share = positive(given)?;
+    if share <= 1.0 {
+        Ok(share)
+    } else {
+        Err("allowed: a number above 0, up to 1".to_owned())
+    }
+}
+
+/// A link between ranks.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Link {
+    /// Bytes per second that are reached.
+    rate: f64,
+    /// Seconds of a message.
+    latency: f64,
+}
+
+impl Link {
+    fn of(args: &PlanArgs) -> Self {
+        let Bandwidth(bits) = args.bandwidth;
+        let known = LINKS.into_iter().find(|(from, ..)| bits >= *from);
+        let (_, reached, latency) = known.unwrap_or(LINKS[LINKS.len() - 1]);
+        Self {
+            rate: bits / BITS * args.reached.unwrap_or(reached),
+            latency: args.latency.map_or(latency, |micro| micro * 1e-6),
+        }
+    }
+}
+
+/// What a step moves and computes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Load {
+    /// Values that have a gradient.
+    learning: usize,
+    /// Micro-batches of a step.
+    micro: usize,
+}
+
+impl Load {
+    /// Seconds that a step of `ranks` ranks exchanges gradients.
+    fn exchange(self, ranks: usize, link: Link) -> f64 {
+        if ranks == 1 {
+            return 0.0;
+        }
+        let others = (ranks - 1) as f64;
+        let times = (self.micro / ranks + 1) as f64;
+        let bytes = self.learning as f64 * VALUE;
+        let buckets = self.learning.div_ceil(sums::BUCKET) as f64;
+        times * others * (bytes / (ranks as f64 * link.rate) + link.latency * buckets)
+    }
+}
+
+/// Prints the estimate.
+///
+/// # Errors
+///
+/// The recipe is wrong.
+pub fn run(args: &PlanArgs) -> Result<(), TrainError> {
+    let recipe = args.recipe.load()?;
+    let (mut learning, mut all) = (0, 0);
+    for parameter in names::of(&recipe)? {
+        // A size that follows from the data is small beside the encoders.
+        let count: usize = parameter
+            .shape
+            .iter()
+            .map(|size| size.unwrap_or(1))
+            .product();
+        all += count;
+        if matches!(parameter.learns, Learns::Always | Learns::In(_)) {
+            learning += count;
+        }
+    }
+    let train = &recipe.train;
+    let load = Load {
+        learning,
+        micro: train.accumulation,
+    };
+    let link = Link::of(args);
+    println!(
+        "{} values learn, {:.0} MB of gradients; {} micro-batches of {} samples in a step",
+        grouped(learning as f64),
+        learning as f64 * VALUE / 1e6,
+        train.accumulation,
+        train.batch_size
+    );
+    println!(
+        "each rank keeps {:.0} MB: weights and state {:.0}, moments {:.0}, gradients {:.0}{}; activations come on top",
+        (all + 3 * learning + train.ema.map_or(0, |_| all)) as f64 * VALUE / 1e6,
+        all as f64 * VALUE / 1e6,
+        2.0 * learning as f64 * VALUE / 1e6,
+        learning as f64 * VALUE / 1e6,
+        match train.ema {
+            Some(_) => format!(", their average {:.0}", all as f64 * VALUE / 1e6),
+            None => String::new(),
+        }
+    );
+    println!(
+        "assumed: {:.2} GB/s reached on each rank's link, {:.0} microseconds a message, nothing hidden behind the backward pass",
+        link.rate / 1e9,
+        link.latency * 1e6
+    );
+    print!("{}", table(args, load, link, train.batch_size));
+    Ok(())
+}
+
+fn table(args: &PlanArgs, load: Load, link: Link, batch_size: usize) -> String {
+    let most = usize::try_from(args.ranks).unwrap_or(usize::MAX);
+    let possible = (1..=most.min(load.micro)).filter(|ranks| load.micro.is_multiple_of(*ranks));
+    let doubled = |ranks: &usize| ranks.is_power_of_two() || *ranks == most;
+    let mut lines = "   ranks  micro-batches each  exchange, s".to_owned();
+    if args.seconds.is_some() {
+        lines += "   step, s  efficiency   samples/s";
+    }
+    lines.push('\n');
+    for ranks in possible.filter(doubled) {
+        let each = load.micro / ranks;
+        let exchange = load.exchange(ranks, link);
+        lines += &format!("{ranks:>8}  {each:>18}  {exchange:>11.4}");
+        if let Some(seconds) = args.seconds {
+            let compute = each as f64 * seconds;
+            let step = compute + exchange;
+            lines += &format!(
+                "  {step:>8.3}  {:>9.0}%  {:>10.1}",
+                100.0 * compute / step,
+                (load.micro * batch_size) as f64 / step
+            );
+        }
+        lines.push('\n');
+    }
+    if !load.micro.is_multiple_of(most) {
+        lines += &format!(
+            "{most} ranks cannot share {} micro-batches: train.accumulation must be a multiple of their number\n",
+            load.micro
+        );
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINK: Link = Link {
+        rate: 1e10,
+        latency: 1e-5,
+    };
+
+    /// With one micro-batch for each rank it is the volume of a ring: 2 (R - 1) / R of the gradients. That is the table of the literature:
+    /// 330 M parameters over 100 Gbit/s in 0.23 s for 8 ranks and 0.26 s for 64.
+    #[test]
+    fn one_micro_batch_each_costs_what_a_ring_does() {
+        for (ranks, expected) in [(8, 0.231), (64, 0.261)] {
+            let load = Load {
+                learning: 330_000_000,
+                micro: ranks,
+            };
+            let link = Link {
+                latency: 0.0,
+                ..LINK
+            };
+            let found = load.exchange(ranks, link);
+            assert!((found - expected).abs() < 2e-3, "{ranks}: {found}");
+        }
+    }
+
+    #[test]
+    fn more_micro_batches_each_exchange_more_often() {
+        let load = |micro| Load {
+            learning: 1_000_000,
+            micro,
+        };
+        assert_eq!(load(8).exchange(1, LINK), 0.0);
+        let (one, four) = (load(2).exchange(2, LINK), load(8).exchange(2, LINK));
+        assert!((four / one - 2.5).abs() < 1e-9);
+    }
+
+    #[test]
+    fn bandwidths_are_read_with_their_units() {
+        for (given, bits) in [
+            ("100G", 1e11),
+            ("2.5g", 2.5e9),
+            ("400M", 4e8),
+            ("1.6T", 1.6e12),
+        ] {
+            assert_eq!(given.parse(), Ok(Bandwidth(bits)));
+        }
+        for wrong in ["", "G", "100", "-1G", "0G", "xG", "infG"] {
+            assert!(wrong.parse::<Bandwidth>().is_err(), "{wrong}");
+        }
+    }
+}

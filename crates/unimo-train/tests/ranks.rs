@@ -1,0 +1,279 @@
+//! Several ranks train a run: the same bits as one process, and one readable error where they cannot.
+//!
+//! The tests start ranks by `mpirun`, or by what the variable `MPIRUN` says, with its options. Where `unimo` is built without MPI or
+//! there is no launcher, each says that it was skipped.
+
+#![cfg(all(unix, feature = "flex"))]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use unimo_train::checkpoint;
+
+/// A run of a second or two.
+const SMALL: &[&str] = &[
+    "train.batch_size=2",
+    "train.accumulation=4",
+    "train.steps=3",
+    "train.log_every=1",
+    "train.checkpoint_every=1",
+    "train.keep_last=100",
+    "train.ema=0.9",
+    "data.scenes.train=40",
+    "data.tokenizer.vocab_size=300",
+];
+
+/// Smaller widths for recipes of two towers.
+const NARROW: &[&str] = &[
+    "model.text.width=32",
+    "model.image.image_size=32",
+    "model.image.width=32",
+    "model.fusion.width=32",
+    "data.image_size=32",
+    "data.scenes.size=32",
+];
+
+/// A momentum encoder with its queue, and hard negatives from all micro-batches.
+const QUEUE: &[&str] = &[
+    "teacher={ decay = 0.9 }",
+    "objectives.itc.momentum={ queue = 20, alpha = 0.4 }",
+    "objectives.itm.negatives=hard_argmax",
+];
+
+fn unimo() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_unimo"));
+    command.stdin(Stdio::null());
+    command
+}
+
+/// The launcher's command, with its options; `None`, with a line, if ranks cannot be started here.
+fn launcher(test: &str) -> Option<Vec<String>> {
+    let given = std::env::var("MPIRUN").unwrap_or("mpirun --oversubscribe".to_owned());
+    let words: Vec<String> = given.split_whitespace().map(str::to_owned).collect();
+    let is_there = || {
+        let mut command = Command::new(words.first()?);
+        let tried = command.arg("--version").stdout(Stdio::null());
+        tried.stderr(Stdio::null()).status().ok()
+    };
+    let reason = if !cfg!(feature = "mpi") {
+        "build with --features mpi to run it"
+    } else if is_there().is_none() {
+        "there is no mpirun; set MPIRUN to a launcher's command to run it"
+    } else {
+        return Some(words);
+    };
+    // Unlike a printed line, this one is shown where tests pass, too.
+    let line = format!("SKIPPED: {test}: {reason}\n");
+    let _ = std::io::stderr().write_all(line.as_bytes());
+    None
+}
+
+/// `unimo` in several ranks, each with these arguments. They share two cores with other tests.
+fn ranks(launcher: &[String], each: &[(usize, Vec<String>)]) -> Output {
+    let mut command = Command::new(&launcher[0]);
+    command.args(&launcher[1..]);
+    for (at, (ranks, args)) in each.iter().enumerate() {
+        if at > 0 {
+            command.arg(":");
+        }
+        command.arg("-n").arg(ranks.to_string());
+        command.arg(env!("CARGO_BIN_EXE_unimo")).args(args);
+    }
+    command
+        .env("RAYON_NUM_THREADS", "1")
+        .env("OMPI_ALLOW_RUN_AS_ROOT", "1")
+        .env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
+        .env("OMPI_MCA_mpi_yield_when_idle", "1");
+    command.stdin(Stdio::null()).output().unwrap()
+}
+
+/// Lists of `KEY=VALUE`.
+type Sets<'a> = &'a [&'a [&'a str]];
+
+fn train(recipe: &str, run: &Path, sets: Sets<'_>) -> Vec<String> {
+    let words = ["train", recipe, "--quiet", "--train-only", "--out"];
+    let mut args = words.map(str::to_owned).to_vec();
+    args.push(run.display().to_string());
+    for set in sets.iter().copied().flatten() {
+        args.extend(["--set".to_owned(), (*set).to_owned()]);
+    }
+    args
+}
+
+fn resume(run: &Path) -> Vec<String> {
+    let words = ["train", "--quiet", "--train-only", "--resume"];
+    let mut args = words.map(str::to_owned).to_vec();
+    args.push(run.display().to_string());
+    args
+}
+
+#[track_caller]
+fn succeeds(output: &Output) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+}
+
+/// Every checkpoint of a run, byte by byte.
+fn checkpoints(run: &Path) -> BTreeMap<u64, Vec<u8>> {
+    let folder = run.join("checkpoints");
+    let steps = checkpoint::steps(&folder).unwrap();
+    let read = |step| fs::read(checkpoint::path(&folder, step)).unwrap();
+    steps.into_iter().map(|step| (step, read(step))).collect()
+}
+
+/// What a run's `metrics.jsonl` says, without times.
+fn metrics(run: &Path) -> Vec<serde_json::Value> {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let line = |line: &str| {
+        let mut value: serde_json::Value = serde_json::from_str(line).unwrap();
+        let fields = value.as_object_mut().unwrap();
+        fields.retain(|name, _| !name.ends_with("seconds") && !name.ends_with("per_second"));
+        value
+    };
+    text.lines().map(line).collect()
+}
+
+/// Weights, moments, queue, teacher and average of every step are those of one process, to the last bit, and so are the numbers that are
+/// logged.
+#[test]
+fn several_ranks_give_the_bits_of_one_process() {
+    let Some(launcher) = launcher("several_ranks_give_the_bits_of_one_process") else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let recipes: [(&str, Sets<'_>, &[usize]); 3] = [
+        ("unimo3-tiny", &[SMALL, NARROW, QUEUE], &[2, 4]),
+        // A mixture with a codebook, and stages.
+        ("unimo2-tiny", &[SMALL], &[2]),
+        ("mvp-tiny", &[SMALL, &["data.scenes.train=400"]], &[4]),
+    ];
+    for (recipe, sets, sizes) in recipes {
+        let alone = folder.path().join(format!("{recipe}-alone"));
+        let output = unimo().args(train(recipe, &alone, sets)).output().unwrap();
+        succeeds(&output);
+        let expected = checkpoints(&alone);
+        assert_eq!(expected.len(), 3);
+        for size in sizes {
+            let run = folder.path().join(format!("{recipe}-{size}"));
+            succeeds(&ranks(&launcher, &[(*size, train(recipe, &run, sets))]));
+            assert!(checkpoints(&run) == expected, "{recipe} in {size} ranks");
+            assert_eq!(metrics(&run), metrics(&alone), "{recipe} in {size} ranks");
+        }
+    }
+}
+
+/// Also by numbers of ranks that are no powers of two, and after another number of them.
+#[test]
+fn a_run_goes_on_with_any_number_of_ranks() {
+    let Some(launcher) = launcher("a_run_goes_on_with_any_number_of_ranks") else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let six: &[&str] = &["train.accumulation=6"];
+    let sets: Sets<'_> = &[SMALL, NARROW, QUEUE, six];
+    let run = folder.path().join("run");
+    succeeds(&ranks(&launcher, &[(3, train("unimo3-tiny", &run, sets))]));
+    let expected = checkpoints(&run);
+    let cut = |to: u64| {
+        for step in to + 1..=3 {
+            fs::remove_file(checkpoint::path(&run.join("checkpoints"), step)).unwrap();
+        }
+    };
+    cut(1);
+    succeeds(&ranks(&launcher, &[(2, resume(&run))]));
+    assert!(checkpoints(&run) == expected);
+    cut(2);
+    succeeds(&unimo().args(resume(&run)).output().unwrap());
+    assert!(checkpoints(&run) == expected);
+}
+
+/// Each is one readable error, on every rank that is concerned, and no rank is left.
+#[test]
+fn ranks_that_cannot_train_together_say_why() {
+    let Some(launcher) = launcher("ranks_that_cannot_train_together_say_why") else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let of = |set: &[&str]| train("unimo3-tiny", &run, &[SMALL, NARROW, set]);
+    let says = |each: &[(usize, Vec<String>)], expected: &[&str]| {
+        let output = ranks(&launcher, each);
+        assert!(!output.status.success());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        for expected in expected {
+            assert!(said.contains(expected), "{said}");
+        }
+        assert!(!run.exists(), "{said}");
+    };
+    says(
+        &[(1, of(&[])), (1, of(&["train.steps=4"]))],
+        &[
+            "rank 0 ends",
+            "rank 1 ends",
+            "train.steps is 3 on rank 0 and 4 on rank 1",
+        ],
+    );
+    says(
+        &[(1, of(&[])), (1, resume(&run))],
+        &[
+            "rank 0 ends",
+            "rank 1 ends",
+            "must be the same on all ranks",
+        ],
+    );
+}
+
+#[test]
+fn micro_batches_that_ranks_cannot_share_are_an_error() {
+    let Some(launcher) = launcher("micro_batches_that_ranks_cannot_share_are_an_error") else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let args = train("unimo3-tiny", &run, &[SMALL, NARROW]);
+    let output = ranks(&launcher, &[(3, args)]);
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("train.accumulation = 4"), "{said}");
+    assert!(!run.exists());
+}
+
+/// Without MPI, several processes would train the same run several times.
+#[cfg(not(feature = "mpi"))]
+#[test]
+fn a_launcher_without_the_feature_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    for variable in [
+        "OMPI_COMM_WORLD_SIZE",
+        "PMI_SIZE",
+        "SLURM_STEP_NUM_TASKS",
+        "WORLD_SIZE",
+    ] {
+        let args = train("unimo3-tiny", &run, &[SMALL, NARROW]);
+        let output = unimo().args(args).env(variable, "2").output().unwrap();
+        assert!(!output.status.success());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            said.contains("--features mpi") && said.contains("libopenmpi-dev"),
+            "{said}"
+        );
+        assert!(!run.exists());
+    }
+}
+
+/// What one process does is not done by several at once.
+#[test]
+fn other_commands_refuse_several_processes() {
+    let output = unimo()
+        .arg("recipes")
+        .env("PMI_SIZE", "2")
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("`unimo recipes` is done by one"), "{said}");
+}
