@@ -469,17 +469,65 @@ impl Backbone {
     ///
     /// - input: `[B, Lt]`
     pub fn encode_texts_at(&self, input: &TextInput, layers: &BTreeSet<usize>) -> TextFeatures {
-        let depth = self.text.layers.len();
-        let keep = self.states_down_to(depth, layers);
-        let states = if self.frozen.text && !self.text.draws() {
-            let states = self.text.valid().forward(&input.without_autodiff(), keep);
-            let own = self.text.word_embedding.weight.val();
-            let states = states.into_iter();
-            states.map(|state| frozen::beside(state, &own)).collect()
-        } else {
-            self.text.forward(input, keep)
-        };
-        let layers = layers_of(&states, depth, layers);
+        if self.gives_constant_texts() {
+            let states = self.constant_text_states(input, layers);
+            return self.features_of_constant_texts(states, input.mask.clone(), layers);
+        }
+        let states = self.text.forward(input, self.text_states(layers));
+        self.text_features(states, input.mask.clone(), layers)
+    }
+
+    /// Whether the text encoder gives the same states for the same text in every step: nothing in it learns and nothing is drawn.
+    pub fn gives_constant_texts(&self) -> bool {
+        self.frozen.text && !self.text.draws()
+    }
+
+    /// How many of the text encoder's last states are needed, if these layers are asked for.
+    pub fn text_states(&self, layers: &BTreeSet<usize>) -> usize {
+        self.states_down_to(self.text.layers.len(), layers)
+    }
+
+    /// The states of a text encoder that [gives constants](Self::gives_constant_texts), without autodiff.
+    ///
+    /// # Shapes
+    ///
+    /// - input: `[B, Lt]`
+    /// - output: `[B, Lt, text width]` each
+    pub fn constant_text_states(
+        &self,
+        input: &TextInput,
+        layers: &BTreeSet<usize>,
+    ) -> Vec<Tensor<3>> {
+        let keep = self.text_states(layers);
+        self.text.valid().forward(&input.without_autodiff(), keep)
+    }
+
+    /// Features from [`constant_text_states`](Self::constant_text_states).
+    ///
+    /// # Shapes
+    ///
+    /// - states: `[B, Lt, text width]` each
+    /// - mask: `[B, Lt]`
+    pub fn features_of_constant_texts(
+        &self,
+        states: Vec<Tensor<3>>,
+        mask: PaddingMask,
+        layers: &BTreeSet<usize>,
+    ) -> TextFeatures {
+        let own = self.text.word_embedding.weight.val();
+        let states = states.into_iter();
+        let states = states.map(|state| frozen::beside(state, &own)).collect();
+        self.text_features(states, mask, layers)
+    }
+
+    /// Features from the last states of the text encoder.
+    fn text_features(
+        &self,
+        states: Vec<Tensor<3>>,
+        mask: PaddingMask,
+        layers: &BTreeSet<usize>,
+    ) -> TextFeatures {
+        let layers = layers_of(&states, self.text.layers.len(), layers);
         let states = self.read_by_fusion(states);
         TextFeatures {
             class: first(&states),
@@ -487,7 +535,7 @@ impl Backbone {
                 Some(fusion) => fusion.project_texts(states),
                 None => states,
             },
-            mask: input.mask.clone(),
+            mask,
             layers,
         }
     }
@@ -565,12 +613,9 @@ impl Backbone {
         let frozen = self.frozen.image && further.is_none();
         let (states, mask): (Vec<_>, _) = match (pictures, &self.image, &self.regions) {
             (Pictures::Pixels(pixels), Some(encoder), _) => {
-                if frozen && !encoder.draws() {
-                    let pixels = pixels.clone().without_autodiff();
-                    let (own, encoder) = (encoder.class_embedding.val(), encoder.valid());
-                    let states = encoder.forward(pixels, keep).into_iter();
-                    let finished = states.map(|state| frozen::beside(encoder.finish(state), &own));
-                    (finished.collect(), None)
+                if further.is_none() && self.gives_constant_images() {
+                    let states = self.constant_image_states(pictures, layers);
+                    (self.constant_images(states), None)
                 } else {
                     let states = encoder.forward_with(pixels.clone(), further, keep);
                     let finished = states.into_iter().map(|state| encoder.finish(state));
@@ -615,6 +660,67 @@ impl Backbone {
             }
         };
         self.image_features(states, tags, mask, (picture, layers))
+    }
+
+    /// Whether the encoder of pixels gives the same states for the same image in every step: nothing in it learns and nothing is drawn.
+    pub fn gives_constant_images(&self) -> bool {
+        let encoder = self.image.as_ref();
+        self.frozen.image && encoder.is_some_and(|encoder| !encoder.draws())
+    }
+
+    /// How many of the image encoder's last states are needed, if these layers are asked for.
+    pub fn image_states(&self, layers: &BTreeSet<usize>) -> usize {
+        self.states_down_to(self.image_layers(), layers)
+    }
+
+    /// The states of an encoder of pixels that [gives constants](Self::gives_constant_images), after its final norm, without autodiff.
+    ///
+    /// # Shapes
+    ///
+    /// - pictures: `B` rows
+    /// - output: `[B, Lv, image width]` each
+    ///
+    /// # Panics
+    ///
+    /// Panics if the model reads no pixels, or these are none.
+    pub fn constant_image_states(
+        &self,
+        pictures: &Pictures,
+        layers: &BTreeSet<usize>,
+    ) -> Vec<Tensor<3>> {
+        let (Pictures::Pixels(pixels), Some(encoder)) = (pictures, &self.image) else {
+            unreachable!("invariant: asked of encoders of pixels alone");
+        };
+        let encoder = encoder.valid();
+        let pixels = pixels.clone().without_autodiff();
+        let states = encoder.forward(pixels, self.image_states(layers));
+        let states = states.into_iter();
+        states.map(|state| encoder.finish(state)).collect()
+    }
+
+    /// Features from [`constant_image_states`](Self::constant_image_states). If a sample has several images, `picture` counts them from 0.
+    ///
+    /// # Shapes
+    ///
+    /// - states: `[B, Lv, image width]` each
+    pub fn features_of_constant_images(
+        &self,
+        states: Vec<Tensor<3>>,
+        picture: usize,
+        layers: &BTreeSet<usize>,
+    ) -> ImageFeatures {
+        let states = self.constant_images(states);
+        self.image_features(states, None, None, (picture, layers))
+    }
+
+    /// States as constants beside the image encoder's weights.
+    fn constant_images(&self, states: Vec<Tensor<3>>) -> Vec<Tensor<3>> {
+        let Some(encoder) = &self.image else {
+            return states;
+        };
+        let own = encoder.class_embedding.val();
+        let states = states.into_iter();
+        states.map(|state| frozen::beside(state, &own)).collect()
     }
 
     /// As [`encode_images`](Self::encode_images), with the patches hidden that `hidden` marks.

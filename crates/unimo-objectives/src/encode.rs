@@ -13,6 +13,7 @@ use unimo_encoders::features::{ImageFeatures, Pictures, TextFeatures};
 use unimo_encoders::text::TextInput;
 
 use crate::encoded::{Encoded, Tables};
+use crate::kept::{FeatureCache, Kept, Rows};
 use crate::request::{By, ImageForm, ImageKind, Request, TextKind, What};
 
 /// The inputs of a batch that each model encodes.
@@ -146,9 +147,29 @@ pub(crate) fn plain_images() -> Wanted {
     wanted
 }
 
+/// The models that read a batch.
+#[derive(Clone, Copy)]
+pub(crate) struct Models<'a> {
+    pub student: &'a Backbone,
+    pub teacher: Option<&'a Backbone>,
+    /// Where features of the student's frozen encoders are kept, if they are.
+    pub kept: Option<&'a dyn FeatureCache>,
+}
+
+impl<'a> Models<'a> {
+    /// The student alone.
+    pub fn of(student: &'a Backbone) -> Self {
+        Self {
+            student,
+            teacher: None,
+            kept: None,
+        }
+    }
+}
+
 /// Runs each uni-modal encoder on the inputs that are not encoded yet, the student's first, then the teacher's.
 pub(crate) fn encode(
-    (backbone, teacher): (&Backbone, Option<&Backbone>),
+    models: Models<'_>,
     batch: &Batch,
     wanted: &Wanted,
     device: &Device,
@@ -157,15 +178,17 @@ pub(crate) fn encode(
     into.set_prefix(wanted.prefix.unwrap_or(into.prefix()));
     let prefix = into.prefix();
     let student = Reader {
-        backbone,
+        backbone: models.student,
+        kept: models.kept,
         batch,
         device,
         prefix,
     };
     student.read(&wanted.student, into.tables_mut(By::Student));
-    if let Some(backbone) = teacher {
+    if let Some(backbone) = models.teacher {
         let teacher = Reader {
             backbone,
+            kept: None,
             ..student
         };
         teacher.read(&wanted.teacher, into.tables_mut(By::Teacher));
@@ -175,6 +198,7 @@ pub(crate) fn encode(
 /// One model over one batch.
 struct Reader<'a> {
     backbone: &'a Backbone,
+    kept: Option<&'a dyn FeatureCache>,
     batch: &'a Batch,
     device: &'a Device,
     prefix: usize,
@@ -183,8 +207,12 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn read(&self, wanted: &Readings, into: &mut Tables) {
         // Copied to the device before anything is computed there.
-        let images = wanted.images.contains(&ImageKind::Plain);
-        let images = images.then(|| self.backbone.pictures(self.batch, self.device));
+        let plain = wanted.images.contains(&ImageKind::Plain);
+        let kept = self.batch.images.as_ref().filter(|_| plain);
+        let kept = kept.filter(|_| self.tags(wanted).is_none());
+        let kept = kept.and_then(|images| self.kept(&wanted.image_layers)?.images(images, 0));
+        let plain = plain && kept.is_none();
+        let images = plain.then(|| self.backbone.pictures(self.batch, self.device));
         let images = images.flatten();
         let tags = self.tags(wanted).filter(|_| images.is_some());
         if wanted.images.contains(&ImageKind::SecondView) {
@@ -194,8 +222,8 @@ impl Reader<'_> {
             self.left_to_right(wanted, into);
         }
         self.both_directions(wanted, into);
-        if let Some(images) = images {
-            let features = self.images(&images, tags.as_ref(), 0, wanted);
+        let computed = || Some(self.images(images.as_ref()?, tags.as_ref(), 0, wanted));
+        if let Some(features) = kept.or_else(computed) {
             into.put_images(ImageKind::Plain, features);
         }
         if wanted.images.contains(&ImageKind::MaskedPatches) {
@@ -216,12 +244,34 @@ impl Reader<'_> {
         Some(self.input(ids, &tags.lengths, tags.length))
     }
 
+    /// The place of features of frozen encoders, if they are kept.
+    fn kept<'a>(&'a self, layers: &'a BTreeSet<usize>) -> Option<Kept<'a>> {
+        Some(Kept {
+            cache: self.kept?,
+            backbone: self.backbone,
+            layers,
+            device: self.device,
+        })
+    }
+
     fn input(&self, ids: &[i32], lengths: &[usize], length: usize) -> TextInput {
         self.backbone.text.input(ids, lengths, length, self.device)
     }
 
     fn texts(&self, input: &TextInput, wanted: &Readings) -> TextFeatures {
         self.backbone.encode_texts_at(input, &wanted.text_layers)
+    }
+
+    /// Texts whose positions all see each other, as they are kept, or computed.
+    fn rows(&self, rows: &Rows<'_>, wanted: &Readings) -> TextFeatures {
+        let kept = self.kept(&wanted.text_layers);
+        let kept = kept.and_then(|kept| kept.texts(rows));
+        kept.unwrap_or_else(|| {
+            let input = self.input(rows.ids, rows.lengths, rows.length);
+            let text = &self.backbone.text;
+            let input = text.with_segments(input, rows.segments.to_vec());
+            self.texts(&input, wanted)
+        })
     }
 
     fn images(
@@ -278,9 +328,13 @@ impl Reader<'_> {
             }
         }
         if !kinds.is_empty() {
-            let input = self.input(&ids, &lengths, texts.length);
-            let input = self.backbone.text.with_segments(input, segments);
-            into.put_texts(kinds, self.texts(&input, wanted));
+            let rows = Rows {
+                ids: &ids,
+                lengths: &lengths,
+                length: texts.length,
+                segments: &segments,
+            };
+            into.put_texts(kinds, self.rows(&rows, wanted));
         }
     }
 
@@ -301,8 +355,13 @@ impl Reader<'_> {
 
     fn second_images(&self, wanted: &Readings, into: &mut Tables) {
         if let Some(images) = &self.batch.second_images {
-            let pixels = Pictures::of_pixels(images, &images.pixels, self.device);
-            into.put_images(ImageKind::Second, self.images(&pixels, None, 1, wanted));
+            let kept = self.kept(&wanted.image_layers);
+            let kept = kept.and_then(|kept| kept.images(images, 1));
+            let features = kept.unwrap_or_else(|| {
+                let pixels = Pictures::of_pixels(images, &images.pixels, self.device);
+                self.images(&pixels, None, 1, wanted)
+            });
+            into.put_images(ImageKind::Second, features);
         }
     }
 
@@ -312,8 +371,13 @@ impl Reader<'_> {
                 continue;
             };
             if let Some(texts) = self.batch.further_texts.get(name) {
-                let input = self.input(&texts.ids, &texts.lengths, texts.length);
-                into.put_texts(vec![kind.clone()], self.texts(&input, wanted));
+                let rows = Rows {
+                    ids: &texts.ids,
+                    lengths: &texts.lengths,
+                    length: texts.length,
+                    segments: &[],
+                };
+                into.put_texts(vec![kind.clone()], self.rows(&rows, wanted));
             }
         }
     }

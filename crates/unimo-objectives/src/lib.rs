@@ -28,6 +28,7 @@ mod encode;
 pub mod encoded;
 pub mod features;
 pub mod generation;
+pub mod kept;
 mod labels;
 pub mod objective;
 pub mod others;

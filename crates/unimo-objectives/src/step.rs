@@ -11,7 +11,7 @@ use unimo_encoders::backbone::Backbone;
 use unimo_encoders::output::{FusionOutput, Keep, LayerAttention};
 
 use crate::context::Context;
-use crate::encode::{Wanted, encode};
+use crate::encode::{Models, Wanted, encode};
 use crate::encoded::Encoded;
 use crate::outcome::{ACCURACY, Carry, Metric, Outcome};
 use crate::pairs::{Fused, fuse_keeping};
@@ -156,7 +156,7 @@ impl Objectives {
         }
         let wanted = Wanted::fixed(&requests, backbone, batch);
         let mut encoded = Encoded::new(batch);
-        encode((backbone, None), batch, &wanted, device, &mut encoded);
+        encode(Models::of(backbone), batch, &wanted, device, &mut encoded);
         let pairs = objective.pairs(&encoded, &mut Draws::new(0).of(key));
         let fused = fuse_keeping((backbone, None), &encoded, vec![pairs], keep);
         let fused = fused.into_iter().next().unwrap_or_default();

@@ -33,9 +33,10 @@ use unimo_encoders::backbone::Backbone;
 
 use crate::context::Context;
 use crate::contrast::{Contrast, Contrasted, pictures};
-use crate::encode::{Wanted, encode, join_images, join_texts, plain_images, plain_texts};
+use crate::encode::{Models, Wanted, encode, join_images, join_texts, plain_images, plain_texts};
 use crate::encoded::{Encoded, WithFurther};
 use crate::features::Features;
+use crate::kept::FeatureCache;
 use crate::objective::Objective;
 use crate::others::{Answered, Asked, Dealt, FeatureData, Outline, PartData, Places, has_tags};
 use crate::pairs::{Fused, Pairs, fuse};
@@ -56,6 +57,7 @@ pub struct Together<'a> {
     batches: &'a [Batch],
     device: &'a Device,
     teacher: Option<&'a Teacher>,
+    kept: Option<&'a dyn FeatureCache>,
     world: World,
     /// Seeds the device's random numbers for a batch.
     seed: Option<&'a dyn Fn(usize)>,
@@ -147,6 +149,7 @@ impl Objectives {
             batches,
             device,
             teacher: None,
+            kept: None,
             world: World::ALONE,
             seed: None,
             trained,
@@ -220,6 +223,11 @@ impl<'a> Together<'a> {
         (0..self.batches.len()).map(move |own| dealt.number(own))
     }
 
+    /// The same with a place where features of frozen encoders are kept.
+    pub fn with_kept(self, kept: Option<&'a dyn FeatureCache>) -> Self {
+        Self { kept, ..self }
+    }
+
     /// Number of batches on which an objective runs.
     pub fn runs_of(&self, key: &str) -> usize {
         let runs = |plan: &&Plan| plan.run.contains(&key);
@@ -241,6 +249,14 @@ impl<'a> Together<'a> {
 
     fn teacher(&self) -> Option<&'a Backbone> {
         self.teacher.map(|teacher| &teacher.backbone)
+    }
+
+    /// The student alone, with what is kept of it.
+    fn student(&self) -> Models<'a> {
+        Models {
+            kept: self.kept,
+            ..Models::of(self.backbone)
+        }
     }
 
     fn context<'b>(
@@ -458,7 +474,12 @@ impl<'a> Together<'a> {
         encoded: &mut Encoded,
     ) -> Vec<Features> {
         let (source, teacher) = (self.source(batch), self.teacher());
-        encode((backbone, teacher), source, wanted, self.device, encoded);
+        let models = Models {
+            student: backbone,
+            teacher,
+            kept: self.kept,
+        };
+        encode(models, source, wanted, self.device, encoded);
         let pairs = contrasts.iter().map(|(_, c)| c.pairs(encoded)).collect();
         let fused = fuse(backbone, teacher, encoded, pairs);
         let context = self.context(backbone, batch, encoded);
@@ -517,13 +538,11 @@ impl<'a> Together<'a> {
         let hides_tags = wanted.hides_tags();
         let rest = wanted.without(&done);
         let teacher = self.teacher();
-        encode(
-            (backbone, teacher),
-            source,
-            &rest,
-            self.device,
-            &mut encoded,
-        );
+        let models = Models {
+            teacher,
+            ..self.student()
+        };
+        encode(models, source, &rest, self.device, &mut encoded);
         let further = self.choose_partners(batch, &own, &mut encoded);
         let pairs: Vec<Vec<Pairs>> = own
             .iter()
@@ -681,13 +700,8 @@ impl<'a> Together<'a> {
         };
         let mut other = Encoded::new(batch);
         let wanted = plain_texts();
-        encode(
-            (self.backbone, None),
-            batch,
-            &wanted,
-            self.device,
-            &mut other,
-        );
+        let models = self.student();
+        encode(models, batch, &wanted, self.device, &mut other);
         let other = other.tables(By::Student).both_directions().cloned();
         let other = other.expect("invariant: the rows have texts");
         let rows = numbered(encoded.samples, tables.rows(), named);
@@ -705,13 +719,8 @@ impl<'a> Together<'a> {
         for batch in answered.tagged.iter().chain(&answered.plain) {
             let mut other = Encoded::new(batch);
             let wanted = plain_images();
-            encode(
-                (self.backbone, None),
-                batch,
-                &wanted,
-                self.device,
-                &mut other,
-            );
+            let models = self.student();
+            encode(models, batch, &wanted, self.device, &mut other);
             let images = other.tables(By::Student).plain_images().cloned();
             parts.push(images.expect("invariant: the rows have pictures"));
         }

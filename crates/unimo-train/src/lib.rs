@@ -33,6 +33,7 @@ mod grad_cam;
 mod heat;
 pub mod hub;
 pub mod interrupt;
+pub mod kept;
 pub mod language_head;
 pub mod lock;
 pub mod memory;

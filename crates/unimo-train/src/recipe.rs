@@ -1,5 +1,6 @@
 //! Recipes: a paper as data. One TOML file, read strictly, has encoders, fusion, objectives, data and schedule.
 
+mod cache;
 pub mod eval;
 mod extends;
 pub mod init;

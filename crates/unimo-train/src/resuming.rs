@@ -396,6 +396,8 @@ const MAY_CHANGE: &[&str] = &[
     "train.eval_every",
     "train.checkpoint_every",
     "train.keep_last",
+    "train.cache",
+    "train.cache_gb",
     "train.optimizer.lr",
     "train.optimizer.fusion_lr_factor",
     "train.optimizer.lr_factors",

@@ -126,6 +126,7 @@ pub fn model(recipe: &Recipe, device: &Device) -> Result<(Model, Option<Started>
     let ours = names_of(&model);
     recipe
         .check_patterns(&ours)
+        .and_then(|()| recipe.check_cache(&ours))
         .map_err(TrainError::of_recipe)?;
     if let Some(config) = &recipe.train.lora {
         let layers = lora::linear_layers(&model);

@@ -14,6 +14,7 @@ use unimo_batch::Batch;
 use unimo_core::dtype::cast;
 use unimo_core::kernels::SumOfSquares;
 use unimo_core::world::World;
+use unimo_objectives::kept::FeatureCache;
 use unimo_objectives::{Carry, CarryData};
 use unimo_objectives::{Draws, ObjectiveResult};
 
@@ -39,6 +40,8 @@ pub(crate) struct Forward<'a> {
     pub seed: u64,
     /// The step, counted from 1.
     pub step: u64,
+    /// Where features of frozen encoders are kept, if they are.
+    pub kept: Option<&'a dyn FeatureCache>,
     /// The checkpoint to go back to if a number is not finite.
     pub last_good: &'a Option<PathBuf>,
 }
@@ -123,6 +126,7 @@ impl Forward<'_> {
             .objectives
             .together(&chosen, &model.backbone, batches, self.device)
             .with_teacher(model.teacher.as_ref())
+            .with_kept(self.kept)
             .seeded(&seed)
             .among(world)?;
         let objectives = model.objectives.each();
@@ -161,7 +165,9 @@ impl Forward<'_> {
             let of_micro = |result| (Some(micro), result);
             results.extend(result.results.into_iter().map(of_micro));
             has_loss |= result.loss.is_some();
-            let gradients = result.loss.map(|loss| {
+            // What learns may be no part of it.
+            let tracked = result.loss.filter(|loss| loss.is_tracked());
+            let gradients = tracked.map(|loss| {
                 let gradients = loss.backward();
                 GradientsParams::from_grads(gradients, model)
             });

@@ -18,6 +18,7 @@ use unimo_data::{
 };
 use unimo_encoders::names::covers;
 use unimo_objectives::ACCURACY;
+use unimo_objectives::kept::FeatureCache;
 use unimo_report::numbers::grouped;
 use unimo_report::record::{SessionRecord, StepRecord, scored_otherwise};
 
@@ -29,6 +30,7 @@ use crate::evaluators::{self, Evaluator, Weights, check_select};
 use crate::fingerprint::{Fingerprint, Given};
 use crate::freezing::Freezing;
 use crate::interrupt;
+use crate::kept::{self, Features, KeptEncoders};
 use crate::model::Model;
 use crate::observers::mlflow::MlFlow;
 use crate::observers::{JsonLines, Observer, Observers, StepEvent, TensorBoard, Terminal};
@@ -121,9 +123,12 @@ pub(crate) struct Trainer {
     /// Whether a signal has asked any of several ranks to end.
     asked_to_end: bool,
     device: Device,
+    choice: DeviceChoice,
     /// `None` only while the optimiser owns the weights.
     state: Option<State<Model>>,
     freezing: Freezing,
+    /// Features of frozen encoders, if the current stage keeps them.
+    features: Option<Features>,
     observers: Observers,
     last_good: Option<PathBuf>,
     best: Option<Best>,
@@ -339,8 +344,10 @@ impl Trainer {
             begun,
             source,
             device,
+            choice,
             state: Some(state),
             freezing,
+            features: None,
             observers,
             last_good,
             before,
@@ -469,7 +476,8 @@ impl Trainer {
             if done == stage.before {
                 self.begin(&stage)?;
             }
-            self.freeze(&stage);
+            let frozen = self.freeze(&stage);
+            ranks::all(&world, "features of frozen encoders", frozen)?;
             let loader = self.loader(&stage, done - stage.before);
             let mut loader = ranks::all(&world, "the data of a stage", loader)?;
             for step in done + 1..=stage.last {
@@ -493,6 +501,11 @@ impl Trainer {
                 if saved {
                     self.save()?;
                 }
+                if interrupt::asked()
+                    && let Some(features) = &self.features
+                {
+                    features.write();
+                }
                 let owed = evaluate && self.evaluate_unless_stopped(last)?;
                 if saved {
                     // After the evaluation, which may have found a new best checkpoint.
@@ -500,6 +513,7 @@ impl Trainer {
                     self.end_if_asked(!last || owed)?;
                 }
             }
+            self.close_features();
         }
         self.finish()
     }
@@ -563,14 +577,56 @@ impl Trainer {
     }
 
     /// Lets that learn what learns in a stage, and says what does not.
-    fn freeze(&mut self, stage: &Stage) {
+    fn freeze(&mut self, stage: &Stage) -> Result<(), TrainError> {
         let state = self.state.take();
         let mut state = state.expect("invariant: the state is back after every step");
         state.model = self.freezing.apply(state.model, Some(stage));
         for line in self.freezing.account(&state.model) {
             self.observers.message(line);
         }
+        self.features = self.open_features(stage, &state.model)?;
         self.state = Some(state);
+        self.say_of_features();
+        Ok(())
+    }
+
+    /// The features of a stage's frozen encoders, if the recipe keeps them.
+    fn open_features(
+        &mut self,
+        stage: &Stage,
+        model: &Model,
+    ) -> Result<Option<Features>, TrainError> {
+        let names = parameters::list(model).into_iter().map(|p| p.name);
+        let plan = self.recipe.cache_plan(stage, &names.collect::<Vec<_>>());
+        for line in plan.reasons {
+            self.observers.message(line);
+        }
+        if plan.kept.is_empty() {
+            return Ok(None);
+        }
+        let encoders = KeptEncoders {
+            backbone: &model.backbone,
+            of: &plan.kept,
+            computed: format!("{} {:?}", self.choice, self.recipe.train.dtype),
+        };
+        let gigabytes = self.recipe.train.cache_gb.unwrap_or(kept::GIGABYTES);
+        Features::open(self.run.path(), &encoders, gigabytes).map(Some)
+    }
+
+    /// Writes features that wait for it, at the end of a stage or of the process.
+    fn close_features(&mut self) {
+        if let Some(features) = &self.features {
+            features.close();
+        }
+        self.say_of_features();
+        self.features = None;
+    }
+
+    fn say_of_features(&mut self) {
+        let lines = self.features.as_ref().map(Features::lines);
+        for line in lines.unwrap_or_default() {
+            self.observers.message(line);
+        }
     }
 
     /// The batches of a stage, after its first `done` steps.
@@ -697,6 +753,10 @@ impl Trainer {
             world: &self.world,
             seed: self.recipe.seed,
             step,
+            kept: self
+                .features
+                .as_ref()
+                .map(|features| features as &dyn FeatureCache),
             last_good: &self.last_good,
         };
         let Accumulated {
@@ -711,6 +771,7 @@ impl Trainer {
         } = forward.accumulate(&batches)?;
         drop(batches);
         self.asked_to_end |= asked_to_end;
+        self.say_of_features();
         self.say_once(&losses);
         if learns_nothing && self.said.insert(("", "learns nothing")) {
             self.observers.message(format_args!(

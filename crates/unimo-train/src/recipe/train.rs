@@ -60,6 +60,15 @@ pub struct TrainConfig {
     /// track no gradient, are not decayed and have no moments.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub freeze: Vec<String>,
+    /// Whether what frozen encoders give for a picture or a text is computed once and kept, in the run's folder `features`. Losses are the
+    /// same to the last bit on a CPU. It needs an encoder in which nothing learns, without dropout, and inputs that do not change: no
+    /// augmentation of pictures, no hidden words. A text is kept for each length that its batches are padded to: with `data.pad = "max"`
+    /// for one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cache: bool,
+    /// Gigabytes (10^9 bytes) that `cache` may take on the disk, above 0; absent: 20. What is beyond is computed in each step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_gb: Option<f64>,
     /// Low-rank adapters, which learn in the place of the weights; absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lora: Option<LoraConfig>,
@@ -242,6 +251,15 @@ impl TrainConfig {
         }
         if let Some(decay) = self.ema {
             config::probability("ema", decay)?;
+        }
+        if let Some(gigabytes) = self.cache_gb {
+            config::above_zero("cache_gb", gigabytes)?;
+            ConfigError::unless(
+                self.cache,
+                "cache_gb",
+                gigabytes,
+                "changes nothing without train.cache = true",
+            )?;
         }
         if let Some(lora) = &self.lora {
             lora.spec().validate().map_err(|e| e.within("lora"))?;

@@ -1,0 +1,150 @@
+//! `train.cache`: which features of frozen encoders can be kept, and why others cannot.
+
+use unimo_batch::ConfigError;
+use unimo_encoders::names::covers;
+use unimo_objectives::kept::KeptOf;
+use unimo_objectives::request::{By, ImageForm, Request, TextForm, What};
+
+use crate::recipe::Recipe;
+use crate::recipe::stages::Stage;
+
+/// The encoders, each with its word and the beginning of its parameters' names.
+const ENCODERS: [(KeptOf, &str, &str); 2] = [
+    (KeptOf::Image, "image", "backbone.image"),
+    (KeptOf::Text, "text", "backbone.text"),
+];
+
+/// What is kept in a stage.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct CachePlan {
+    /// The encoders whose features are kept.
+    pub kept: Vec<KeptOf>,
+    /// Why those of the others are not, one line for each.
+    pub reasons: Vec<String>,
+}
+
+impl Recipe {
+    /// What is kept in a stage, for a model with these parameters. Nothing without `train.cache`.
+    pub fn cache_plan(&self, stage: &Stage, parameters: &[String]) -> CachePlan {
+        let mut plan = CachePlan::default();
+        if !self.train.cache {
+            return plan;
+        }
+        for (encoder, word, prefix) in ENCODERS {
+            match self.cannot_be_kept(encoder, stage, (prefix, parameters)) {
+                None => plan.kept.push(encoder),
+                Some(reason) => plan.reasons.push(format!(
+                    "features of the {word} encoder are not kept: {reason}"
+                )),
+            }
+        }
+        plan
+    }
+
+    /// Checks that `train.cache` keeps something.
+    pub(crate) fn check_cache(&self, parameters: &[String]) -> Result<(), ConfigError> {
+        let mut reasons: Vec<String> = Vec::new();
+        for stage in self.stages() {
+            let plan = self.cache_plan(&stage, parameters);
+            if !plan.kept.is_empty() {
+                return Ok(());
+            }
+            let of_stage = plan
+                .reasons
+                .into_iter()
+                .map(|reason| match stage.name.as_str() {
+                    "" => reason,
+                    name => format!("stage \"{name}\": {reason}"),
+                });
+            reasons.extend(of_stage);
+        }
+        ConfigError::unless(
+            !self.train.cache,
+            "train.cache",
+            true,
+            format_args!("keeps nothing here: {}", reasons.join("; ")),
+        )
+    }
+
+    /// The first reason why features of an encoder are not the same in every step.
+    fn cannot_be_kept(
+        &self,
+        encoder: KeptOf,
+        stage: &Stage,
+        (prefix, parameters): (&str, &[String]),
+    ) -> Option<String> {
+        let of_encoder = || parameters.iter().filter(|name| covers(prefix, name));
+        if of_encoder().next().is_none() {
+            return Some("there is none that reads pixels in [model.image]".to_owned());
+        }
+        if let Some(name) = of_encoder().find(|name| self.learns(stage, name)) {
+            return Some(format!(
+                "it learns ({name}, for one); train.freeze=[\"{prefix}\"] freezes it"
+            ));
+        }
+        let model = &self.model;
+        let (section, dropout, drop_path) = match (encoder, &model.image) {
+            (KeptOf::Text, _) => ("text", model.text.dropout, model.text.drop_path),
+            (KeptOf::Image, Some(image)) => ("image", image.dropout, image.drop_path),
+            (KeptOf::Image, None) => return Some("it reads no pixels".to_owned()),
+        };
+        if dropout > 0.0 || drop_path > 0.0 {
+            return Some(format!(
+                "its dropout draws anew in each step; model.{section}.dropout=0 and drop_path=0 would allow it"
+            ));
+        }
+        if encoder == KeptOf::Image && model.image_tags {
+            return Some(
+                "model.image_tags: it reads the names of objects, too, which the text encoder embeds"
+                    .to_owned(),
+            );
+        }
+        if encoder == KeptOf::Image && stage.data.augment.is_some() {
+            return Some(
+                "data.augment changes pictures at random, each time otherwise; data.augment=none would allow it"
+                    .to_owned(),
+            );
+        }
+        let each = self.objectives.each().into_iter();
+        let mut trained = each.filter(|(key, _)| stage.trains(key));
+        trained.find_map(|(key, settings)| {
+            let requests = settings.requests();
+            let reads = requests
+                .iter()
+                .find_map(|request| changes(encoder, request))?;
+            Some(format!("objectives.{key} {reads}"))
+        })
+    }
+
+    /// Whether a parameter learns in a stage, with its adapter if it has one.
+    fn learns(&self, stage: &Stage, name: &str) -> bool {
+        let named = |patterns: &[String]| patterns.iter().any(|pattern| covers(pattern, name));
+        let beside = self.train.lora.as_ref().is_none_or(|lora| {
+            let layer = name.rsplit_once('.').map_or(name, |(layer, _)| layer);
+            named(&lora.also) || lora.adapts(layer)
+        });
+        beside && !named(&self.train.freeze) && stage.learns(name)
+    }
+}
+
+/// How a request changes what an encoder of the model that is trained reads, if it does.
+fn changes(encoder: KeptOf, request: &Request) -> Option<&'static str> {
+    if request.by != By::Student {
+        return None;
+    }
+    match (encoder, &request.what) {
+        (KeptOf::Text, What::Text(TextForm::Masked(_) | TextForm::MaskedPhrases(_))) => {
+            Some("hides words at random, other ones each time")
+        }
+        (KeptOf::Text, What::Text(TextForm::LeftToRight)) => {
+            Some("reads texts from left to right, after a beginning that is drawn")
+        }
+        (KeptOf::Image, What::Image(ImageForm::MaskedPatches(_))) => {
+            Some("hides patches at random, other ones each time")
+        }
+        (KeptOf::Image, What::Image(ImageForm::SecondView)) => {
+            Some("reads second views, which are drawn")
+        }
+        _ => None,
+    }
+}
