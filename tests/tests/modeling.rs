@@ -8,13 +8,15 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use sha2::{Digest, Sha256};
+use unimo_core::parameters;
 use unimo_dev::parity::compare;
 use unimo_encoders::weights::{Dtype, SafetensorsFile};
+use unimo_objectives::ObjectivesConfig;
 use unimo_tests::fixture;
 use unimo_train::device::DeviceChoice;
 use unimo_train::export::{self, ExportArgs, Part, python};
 use unimo_train::recipe::{Overrides, Recipe};
-use unimo_train::training;
+use unimo_train::{prepare, starting, training};
 
 /// Every fixture with the number of its outputs and of its gradients.
 const MODELS: [(&str, usize, usize); 11] = [
@@ -45,10 +47,18 @@ fn json(path: &Path) -> serde_json::Value {
 }
 
 fn export(model: &Path, out: &Path, dtype: Dtype) {
+    export_as(model, out, Part::Whole, dtype);
+}
+
+fn export_part(model: &Path, out: &Path, part: Part) {
+    export_as(model, out, part, Dtype::F32);
+}
+
+fn export_as(model: &Path, out: &Path, part: Part, dtype: Dtype) {
     export::run(&ExportArgs {
         model: model.display().to_string(),
         out: out.to_owned(),
-        part: Part::Whole,
+        part,
         dtype,
         step: None,
         licence: None,
@@ -193,6 +203,72 @@ fn a_description_that_transformers_saved_is_read() {
     let read = unimo_train::pretrained::describe(folder.path(), None);
     let message = read.err().unwrap().to_string();
     assert!(message.contains("further"), "{message}");
+}
+
+/// transformers warns of tensors that it does not know; those of heads that only unimo has are no reason to. An objective that is added
+/// is in one of the two lists.
+#[test]
+fn the_code_passes_over_every_head_that_it_does_not_have() {
+    let list = python::MODELING
+        .split_once("r\"^objectives\\.(")
+        .and_then(|(_, rest)| rest.split_once(")\\.\""))
+        .map(|(list, _)| list)
+        .unwrap();
+    let ignored: BTreeSet<&str> = list.split('|').collect();
+    let has: BTreeSet<&str> = python::HEADS.into_iter().collect();
+    let known: BTreeSet<&str> = ObjectivesConfig::KEYS.iter().copied().collect();
+    assert!(ignored.is_disjoint(&has));
+    let both: BTreeSet<&str> = ignored.union(&has).copied().collect();
+    assert_eq!(both, known, "left: modeling_unimo.py, right: [objectives]");
+}
+
+/// An export is a start as good as its run: the same weights, tokenizer and heads, by whole and by parts.
+#[test]
+fn a_training_starts_from_an_export_as_from_its_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = trained(folder.path(), "unimo3-tiny", &[]);
+    let out = folder.path().join("out");
+    export(&run, &out, Dtype::F32);
+    let device = Device::flex();
+    let from = |init: String| {
+        let set = vec![init, "data.tokenizer.vocab_size=290".to_owned()];
+        let recipe = Recipe::load("unimo3-tiny", &Overrides { data: None, set }).unwrap();
+        let (model, started) = starting::model(&recipe, &device).unwrap();
+        let source = unimo_data::open(&recipe.data).unwrap();
+        let tokenizer = prepare::tokenizer(&recipe, &*source).unwrap();
+        let account = started.unwrap().to_string();
+        (
+            parameters::values(&model),
+            tokenizer.to_json().unwrap(),
+            account,
+        )
+    };
+    let (weights, tokenizer, _) = from(format!("init=unimo:{}", run.display()));
+    let (same, own, account) = from(format!("init=unimo:{}", out.display()));
+    assert!(weights == same && tokenizer == own);
+    assert!(
+        account.contains("an export, with its tokenizer"),
+        "{account}"
+    );
+    let file = out.join("model.safetensors");
+    let (same, ..) = from(format!("init=unimo:{}", file.display()));
+    assert!(weights == same);
+
+    let parts = |place: &Path| {
+        let parts = "parts = [\"backbone.text\"]";
+        format!("init={{ whole = \"unimo:{}\", {parts} }}", place.display())
+    };
+    let ((of_run, ..), (of_export, _, account)) = (from(parts(&run)), from(parts(&out)));
+    assert!(of_run == of_export && of_run != weights);
+    assert!(account.contains("new         backbone.image"), "{account}");
+
+    // An export under other names says what it is.
+    let text = folder.path().join("text");
+    export_part(&run, &text, Part::Text);
+    let set = vec![format!("init=unimo:{}", text.display())];
+    let recipe = Recipe::load("unimo3-tiny", &Overrides { data: None, set }).unwrap();
+    let error = starting::model(&recipe, &device).unwrap_err().to_string();
+    assert!(error.contains("is BERT, RoBERTa or XLM-R"), "{error}");
 }
 
 /// A model that reads regions has no code, and nothing in its description leads to any.

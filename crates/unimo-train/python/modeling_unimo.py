@@ -694,7 +694,7 @@ class UnimoModel(PreTrainedModel):
     main_input_name = "input_ids"
     # Heads that only training or unimo itself uses.
     _keys_to_ignore_on_load_unexpected = [
-        r"^objectives\.(lm|vq|codes|mcr|wpg|views|mrm|nlvr2|ranking|answers|classes|sentences|grounding)\.",
+        r"^objectives\.(lm|vq|codes|mcr|wpg|views|mrm|nlvr2|ranking|answers|classes|sentences|grounding|region_scoring)\.",
         r"^objectives\.itc\.momentum\.",
     ]
 

@@ -130,6 +130,8 @@ enum Data {
     /// Write any data as tar shards with checksummed indices; continues where it was interrupted.
     #[command(after_help = PACK_EXAMPLES)]
     Pack(data::pack::PackArgs),
+    /// Write generated pictures with true captions as files, to try the other commands on: a folder of PNGs and pairs.jsonl.
+    Scenes(data::scenes::ScenesArgs),
     /// Measure how many samples per second the loader makes, one JSON line per number of threads.
     Bench(data::bench::BenchArgs),
 }
@@ -562,6 +564,7 @@ fn run_alone(command: Command) -> Result<(), TrainError> {
         Command::Data(Data::Stats(args)) => data::stats::run(&args),
         Command::Data(Data::Show(args)) => data::show::run(&args),
         Command::Data(Data::Pack(args)) => data::pack::run(&args),
+        Command::Data(Data::Scenes(args)) => data::scenes::run(&args),
         Command::Data(Data::Bench(args)) => data::bench::run(&args, &mut |line| println!("{line}")),
     }
 }

@@ -25,7 +25,7 @@ const FILES: [(&str, &str); 2] = [
 ];
 
 /// The heads that the model in Python has.
-const HEADS: [&str; 5] = ["mlm", "itm", "itc", "vqa", "snli_ve"];
+pub const HEADS: [&str; 5] = ["mlm", "itm", "itc", "vqa", "snli_ve"];
 
 /// Why the files cannot express a model; `None` if they can.
 pub fn refusal(model: &BackboneConfig) -> Option<&'static str> {

@@ -1,4 +1,4 @@
-//! `init = "unimo:RUN"`: the weights of an earlier run, whole or by parts.
+//! `init = "unimo:RUN"`: the weights of an earlier run or of an export, whole or by parts.
 //!
 //! A model starts from the run's best weights, or from those of the checkpoint that is named. Tokenizer, phrases and tags are the
 //! run's own, since the rows of the word embedding mean its words. Only objectives that the run does not have are new.
@@ -11,9 +11,10 @@ use toml::{Table, Value};
 use unimo_batch::ConfigError;
 use unimo_core::init::Init;
 use unimo_core::lora;
-use unimo_data::{Concepts, TextTokenizer};
+use unimo_data::{Concepts, TextTokenizer, processor, published};
 use unimo_encoders::import::{Allow, import};
 use unimo_encoders::names::{Form, Names, Rule, covers, rule};
+use unimo_encoders::public::{Kind, folder_of};
 use unimo_encoders::weights::Weights;
 use unimo_objectives::pretraining::itm::Head;
 use unimo_objectives::tasks::ranking;
@@ -23,18 +24,30 @@ use crate::checkpoint;
 use crate::error::TrainError;
 use crate::given::{self, Given};
 use crate::model::Model;
-use crate::recipe::Recipe;
+use crate::pretrained::{self, NetworkConfig};
 use crate::recipe::init::{InitConfig, Whole};
+use crate::recipe::{Overrides, Recipe};
 use crate::run::{CONCEPTS, RunFolder};
 use crate::starting::{Started, agree, names_of};
 use crate::trained;
 
-/// The run that a recipe starts from.
+/// The run, or its export, that a recipe starts from.
 pub(crate) struct OwnRun {
-    run: RunFolder,
+    place: Place,
     recipe: Recipe,
+    /// The file of the weights.
     checkpoint: PathBuf,
 }
+
+/// Where a model of this project lies.
+enum Place {
+    Run(RunFolder),
+    /// The folder that `unimo export` wrote.
+    Export(PathBuf),
+}
+
+/// The recipe whose other values stand for those that an export does not have.
+const SMALLEST: &str = "unimo3-tiny";
 
 /// Positions of patches are interpolated for images of another size; the type of a second image starts as that of the first.
 const FITTED: &[Rule] = &[
@@ -96,20 +109,57 @@ impl OwnRun {
         if kind != Whole::Unimo {
             return Ok(None);
         }
-        let Given::Run { folder, step } = given::find(path, None)? else {
+        match given::find(path, None)? {
+            Given::Run { folder, step } => {
+                let (run, recipe) = RunFolder::open(&folder)?;
+                let step = trained::chosen_step(&run, step)?;
+                Ok(Some(Self {
+                    checkpoint: checkpoint::path(&run.checkpoints(), step),
+                    place: Place::Run(run),
+                    recipe,
+                }))
+            }
+            Given::Public(path) => Self::of_export(&path).map(Some),
+        }
+    }
+
+    /// What `unimo export` wrote: its description says as much of the model as a run's recipe.
+    fn of_export(path: &Path) -> Result<Self, TrainError> {
+        let public = pretrained::describe(path, None)?;
+        let own = public.kind == Kind::Own.name();
+        let (
+            true,
+            NetworkConfig::Pair {
+                model, objectives, ..
+            },
+        ) = (own, public.config)
+        else {
             return Err(TrainError::Run {
-                path: path.into(),
-                reason: "is no run: `init = \"unimo:RUN\"` names the folder of one, or a checkpoint in it"
-                    .to_owned(),
+                path: path.to_owned(),
+                reason: format!(
+                    "is {}: `init = \"unimo:...\"` names a run, a checkpoint in it, or an export with unimo's own names; other public \
+                     weights have their own words, such as bridgetower:FOLDER",
+                    public.kind
+                ),
             });
         };
-        let (run, recipe) = RunFolder::open(&folder)?;
-        let step = trained::chosen_step(&run, step)?;
-        Ok(Some(Self {
-            checkpoint: checkpoint::path(&run.checkpoints(), step),
-            run,
+        let folder = folder_of(path);
+        let mut recipe = Recipe::load(SMALLEST, &Overrides::default())?;
+        if let Some(image) = &model.image {
+            let spec = processor::find(&folder, public.family, image.image_size)?
+                .pictures
+                .spec;
+            (recipe.data.mean, recipe.data.std) = (spec.mean, spec.std);
+        }
+        recipe.model = *model;
+        recipe.objectives = *objectives;
+        recipe.train.ema = None;
+        recipe.train.lora = None;
+        Ok(Self {
+            place: Place::Export(folder),
             recipe,
-        }))
+            checkpoint: public.weights,
+        })
     }
 
     /// The run's tokenizer.
@@ -121,7 +171,10 @@ impl OwnRun {
         &self,
         named: Option<&TextTokenizer>,
     ) -> Result<TextTokenizer, TrainError> {
-        let own = self.run.tokenizer()?;
+        let own = match &self.place {
+            Place::Run(run) => run.tokenizer()?,
+            Place::Export(folder) => published::load(folder)?.tokenizer,
+        };
         if let Some(named) = named {
             let same = named.to_json()? == own.to_json()?;
             ConfigError::unless(
@@ -130,7 +183,7 @@ impl OwnRun {
                 "another tokenizer",
                 format_args!(
                     "must be that of {}, whose weights `init` names, or {{ kind = \"train\", ... }}, which takes that one",
-                    self.run.path().display()
+                    self.path().display()
                 ),
             )
             .map_err(TrainError::of_recipe)?;
@@ -144,13 +197,16 @@ impl OwnRun {
     ///
     /// They cannot be read.
     pub(crate) fn concepts(&self) -> Result<Option<Concepts>, TrainError> {
-        let path = self.run.join(CONCEPTS);
+        let path = self.path().join(CONCEPTS);
         Ok(path.is_file().then(|| Concepts::load(&path)).transpose()?)
     }
 
-    /// The folder of the run.
+    /// The folder of the run, or of the export.
     pub(crate) fn path(&self) -> &Path {
-        self.run.path()
+        match &self.place {
+            Place::Run(run) => run.path(),
+            Place::Export(folder) => folder,
+        }
     }
 
     /// Gives a new model the run's weights.
@@ -177,12 +233,15 @@ impl OwnRun {
         let read =
             |name: &str| init.parts.is_empty() || init.parts.iter().any(|part| covers(part, name));
         agree(&self.contradictions(recipe, &read)?, &self.checkpoint)?;
-        let section = if self.recipe.train.ema.is_some() {
-            "ema"
-        } else {
-            "model"
+        let section = match (&self.place, &self.recipe.train.ema) {
+            (Place::Export(_), _) => None,
+            (Place::Run(_), Some(_)) => Some("ema"),
+            (Place::Run(_), None) => Some("model"),
         };
-        let mut weights = Weights::open_section(&self.checkpoint, section)?;
+        let mut weights = match section {
+            Some(section) => Weights::open_section(&self.checkpoint, section)?,
+            None => Weights::open(&self.checkpoint)?,
+        };
         let (model, merged) = self.with_its_adapters(model, &weights, &read);
         let ours = names_of(&model);
         let mut names = Names::own().and(Names::new([("backbone", "backbone", FITTED)], &[]));
@@ -233,10 +292,13 @@ impl OwnRun {
         };
         let (model, report) = import(model, &mut weights, &names, &allow)?;
         let model = model.materialize();
-        let mut notes = vec![format!(
-            "{section} weights of its step {}",
-            checkpoint::step_of(&self.checkpoint).unwrap_or_default()
-        )];
+        let mut notes = vec![match section {
+            Some(section) => format!(
+                "{section} weights of its step {}",
+                checkpoint::step_of(&self.checkpoint).unwrap_or_default()
+            ),
+            None => "an export, with its tokenizer".to_owned(),
+        }];
         if merged > 0 {
             notes.push(format!(
                 "that run had adapters on {merged} of these linear layers, which are added to the weights"
