@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use unimo_dev::{backend_check, bench, dtypes, parity, search, torture, torture_files};
+use unimo_dev::{backend_check, bench, dtypes, pages, parity, search, torture, torture_files};
 use unimo_train::error::TrainError;
 use unimo_train::{allocator, pipe};
 
@@ -66,6 +66,13 @@ enum Check {
     /// or if the GPU differs by more than rounding explains.
     #[command(after_help = CHECK_EXAMPLES)]
     Backend(backend_check::BackendArgs),
+    /// Open the pages that unimo writes in Chromium: messages, requests, contrast, overlaps, read-outs; light, dark, on a telephone.
+    ///
+    /// Reports of short runs, of one of 100,000 steps and of one of NaN alone, a comparison, an explanation, a search and the pages about
+    /// data are made in the folder, in a few minutes. Pictures of all of them are kept there, to be looked at. Without Chromium it says
+    /// SKIPPED.
+    #[command(after_help = PAGES_EXAMPLES)]
+    Pages(pages::PagesArgs),
 }
 
 #[derive(Subcommand)]
@@ -102,6 +109,13 @@ Examples:
     cargo xtask check --cuda
   Any other GPU:
     cargo xtask check --wgpu";
+
+const PAGES_EXAMPLES: &str = "\
+Examples:
+  Make the pages and look at them:
+    cargo xtask unimo-dev check pages --out /tmp/pages
+  Look again, after a page was written anew:
+    cargo xtask unimo-dev check pages --out /tmp/pages --only-look";
 
 const DTYPE_EXAMPLES: &str = "\
 Examples:
@@ -142,6 +156,7 @@ fn run(command: Command) -> Result<(), TrainError> {
         Command::Check(Check::Backend(args)) => {
             backend_check::run(&args, &mut |line| println!("{line}"))
         }
+        Command::Check(Check::Pages(args)) => pages::run(&args, &mut |line| println!("{line}")),
         Command::Parity(args) => parity::run(&args, &mut |line| println!("{line}")),
         Command::Torture(Torture::Resume(args)) => {
             torture::resume(&args, &mut |line| println!("{line}"))

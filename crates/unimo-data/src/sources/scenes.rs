@@ -260,7 +260,7 @@ impl Source for Scenes {
             scenes => format!(", {scenes} to test on"),
         };
         format!(
-            "generated scenes of seed {}: {} for training, {} held out{test}, {} x {} pixels, {}",
+            "generated scenes of seed {}: {} for training, {} held out{test}, {} × {} pixels, {}",
             self.config.seed,
             self.config.train,
             self.config.val,

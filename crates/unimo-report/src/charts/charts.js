@@ -66,11 +66,15 @@
       tip.style.top = box.top - own.top + top * scale + 6 + "px";
     };
     if (series.length === 0) continue;
-    svg.addEventListener("pointermove", (event) => {
+    const point = (event) => {
       const box = svg.getBoundingClientRect(), x = (event.clientX - box.left) * svg.viewBox.baseVal.width / box.width;
       show(x0 + (Math.min(right, Math.max(left, x)) - left) / (right - left) * (x1 - x0));
-    });
-    svg.addEventListener("pointerleave", hide);
+    };
+    svg.addEventListener("pointermove", point);
+    // A finger that taps does not move, and leaves as soon as it is lifted: what it asked for stays until the next tap.
+    svg.addEventListener("pointerdown", point);
+    svg.addEventListener("pointerleave", (event) => { if (event.pointerType !== "touch") hide(); });
+    document.addEventListener("pointerdown", (event) => { if (!svg.contains(event.target)) hide(); });
     svg.addEventListener("blur", hide);
     svg.addEventListener("keydown", (event) => {
       if (event.key === "Escape") return hide();

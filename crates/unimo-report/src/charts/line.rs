@@ -20,6 +20,9 @@ const WIDTH: f64 = 540.0;
 /// Width of a wide line chart where its container has the room.
 const WIDE: f64 = 1112.0;
 
+/// Ways to draw a line, in the style sheet: whole, and dashed in three ways.
+pub const DASHES: usize = 4;
+
 /// Values beyond this are gaps, as infinity is: differences of such values would overflow.
 const LARGEST: f64 = 1e300;
 
@@ -43,6 +46,7 @@ pub struct Series {
     colour: Colour,
     smoothed: bool,
     markers: bool,
+    dash: usize,
 }
 
 impl Series {
@@ -54,6 +58,21 @@ impl Series {
             colour,
             smoothed: false,
             markers: false,
+            dash: 0,
+        }
+    }
+
+    /// Draws the line in one of [`DASHES`] ways, which start over: for several lines of one colour. 0 is a line without gaps.
+    pub fn dashed(mut self, number: usize) -> Self {
+        self.dash = number % DASHES;
+        self
+    }
+
+    /// The classes of the line, of its key and of its dots: colour and dashes.
+    fn class(&self) -> String {
+        match self.dash {
+            0 => self.colour.class().to_owned(),
+            dash => format!("{} d{dash}", self.colour.class()),
         }
     }
 
@@ -248,7 +267,7 @@ impl LineChart {
                     ul.plot-legend {
                         @for (series, line) in self.series.iter().zip(lines) {
                             li {
-                                span class={ "plot-key " (series.colour.class()) } {}
+                                span class={ "plot-key " (series.class()) } {}
                                 (series.name) " " b { (value(line)) }
                             }
                         }

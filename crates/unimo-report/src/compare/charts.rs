@@ -104,7 +104,8 @@ fn chart(comparison: &Comparison, curves: &[&Curve], axis: &str) -> LineChart {
             .map(|point| (x(point), point.value))
             .filter(|(x, _)| x.is_finite())
             .collect();
-        let series = |points| Series::new(&*curve.run, colour(comparison, &curve.run), points);
+        let (colour, dash) = look(comparison, &curve.run);
+        let series = |points| Series::new(&*curve.run, colour, points).dashed(dash);
         chart = chart.series(if curve.subject.evaluation {
             series(points).markers()
         } else {
@@ -123,16 +124,17 @@ fn chart(comparison: &Comparison, curves: &[&Curve], axis: &str) -> LineChart {
     chart
 }
 
-/// The runs of a set-up have one colour; where there is one set-up alone, each run has its own.
-fn colour(comparison: &Comparison, run: &str) -> Colour {
+/// The runs of a set-up have one colour and are told apart by dashes; where there is one set-up alone, each run has its own colour.
+fn look(comparison: &Comparison, run: &str) -> (Colour, usize) {
     let run = comparison.runs.iter().position(|other| other.name == run);
     let run = run.unwrap_or_default();
     if comparison.setups.len() < 2 {
-        return Colour::Slot(run);
+        return (Colour::Slot(run), 0);
     }
-    let setup = comparison
-        .setups
-        .iter()
-        .position(|setup| setup.runs.contains(&run));
-    Colour::Slot(setup.unwrap_or_default())
+    let setups = comparison.setups.iter().enumerate();
+    let mut found = setups.filter_map(|(at, setup)| {
+        let within = setup.runs.iter().position(|own| *own == run)?;
+        Some((Colour::Slot(at), within))
+    });
+    found.next().unwrap_or((Colour::Slot(0), 0))
 }

@@ -114,6 +114,14 @@ fn training(candidate: &Candidate, folder: &RunFolder) -> Vec<Curve> {
     all
 }
 
+/// A number with what gave it, which many numbers begin with: `losses.itc` is of `losses`.
+fn named(by: &str, number: &str) -> String {
+    match number.strip_prefix(by) {
+        Some(rest) if rest.starts_with('.') => number.to_owned(),
+        _ => format!("{by}: {number}"),
+    }
+}
+
 fn evaluations(candidate: &Candidate, folder: &RunFolder, run: &ComparedRun) -> Vec<Curve> {
     // The last step that was logged by then says when it was.
     let seconds = |step: u64| {
@@ -128,7 +136,7 @@ fn evaluations(candidate: &Candidate, folder: &RunFolder, run: &ComparedRun) -> 
             let place = score.place;
             let subject = Subject {
                 evaluation: true,
-                name: format!("{}: {}", place.by, place.number),
+                name: named(&place.by, &place.number),
                 set: format!("data {}, {}", place.held_out, place.set),
             };
             let curve = all.entry(subject.clone()).or_insert_with(|| {

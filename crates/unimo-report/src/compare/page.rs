@@ -28,8 +28,8 @@ pub(super) fn page(comparison: &Comparison) -> String {
         count => format!("{count} {one}s"),
     };
     let facts = [
-        ("runs", count(comparison.runs.len(), "run")),
-        ("set-ups", count(comparison.setups.len(), "set-up")),
+        ("runs", grouped(comparison.runs.len() as f64)),
+        ("set-ups", grouped(comparison.setups.len() as f64)),
     ];
     let names: Vec<&str> = comparison.setups.iter().map(|setup| &*setup.name).collect();
     let title = match names.len() {
@@ -157,9 +157,9 @@ fn scores_of(comparison: &Comparison, block: &Block<'_>) -> Markup {
     let dash = || "–".to_owned();
     html! {
         div.card {
+            h3 { (block.title()) }
             div.scroll {
                 table.compare {
-                    caption { (block.title()) }
                     thead {
                         tr {
                             th scope="col" { "" }
@@ -242,9 +242,9 @@ fn curves(comparison: &Comparison, evaluation: bool) -> Option<Section> {
     let colours = match comparison.setups.len() {
         1 => "Each run has a colour.",
         more if more > SLOTS => {
-            "Runs of a set-up have one colour; there are more set-ups than colours, which start over."
+            "Runs of a set-up have one colour and differ by their dashes; there are more set-ups than colours, which start over."
         }
-        _ => "Runs of a set-up have one colour.",
+        _ => "Runs of a set-up have one colour and differ by their dashes.",
     };
     let (anchor, title, what) = if evaluation {
         (

@@ -101,9 +101,12 @@ pub(crate) fn losses(folder: &RunFolder) -> Option<Section> {
     let scale = smoothing_scale(steps.len());
     let lead = if scale > 0.0 {
         format!(
-            "Faint: logged values. Line: their running mean (weights fall by 1/e over {} logged steps, both ways). A red cross marks a \
+            "Faint: logged values. Line: their running mean (weights fall by 1/e over {}, both ways). A red cross marks a \
              value that is not finite{}.",
-            number(scale.round()),
+            match scale.round() {
+                1.0 => "one logged step".to_owned(),
+                scale => format!("{} logged steps", number(scale)),
+            },
             if folder.resumes.is_empty() {
                 ""
             } else {

@@ -42,22 +42,26 @@ pub(crate) fn codes(run: &Path, folder: &mut RunFolder) -> Option<Section> {
     };
     let body = html! {
         (tiles(figures.len(), &figures))
-        table {
-            thead { tr { th scope="col" { "Code" } th scope="col" { "Patches" } th scope="col" { "Words" } } }
-            tbody {
-                @for code in &record.shown {
-                    tr {
-                        th scope="row" { (code.code) }
-                        td {
-                            @for name in &code.pictures {
-                                @if let Some(address) = images.address(name) {
-                                    img.patch src=(address) alt="a patch" loading="lazy"; " "
+        div.card {
+            div.scroll {
+                table {
+                    thead { tr { th scope="col" { "Code" } th scope="col" { "Patches" } th scope="col" { "Words" } } }
+                    tbody {
+                        @for code in &record.shown {
+                            tr {
+                                th scope="row" { (code.code) }
+                                td {
+                                    @for name in &code.pictures {
+                                        @if let Some(address) = images.address(name) {
+                                            img.patch src=(address) alt="a patch" loading="lazy"; " "
+                                        }
+                                    }
+                                    (count(code.patches))
+                                }
+                                td style="text-align:left" {
+                                    @for word in &code.chosen_by { (word.word) " (" (count(word.count)) ") " }
                                 }
                             }
-                            (count(code.patches))
-                        }
-                        td style="text-align:left" {
-                            @for word in &code.chosen_by { (word.word) " (" (count(word.count)) ") " }
                         }
                     }
                 }

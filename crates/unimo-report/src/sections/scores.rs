@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use maud::html;
 
 use crate::charts::{Colour, LineChart, Series};
-use crate::numbers::number;
+use crate::numbers::{grouped, number};
 use crate::page::{Section, cards};
 use crate::record::{EvalRecord, RunFolder};
 
@@ -48,21 +48,39 @@ pub(crate) fn scores(folder: &RunFolder) -> Option<Section> {
         Some((name, step, scalar))
     });
     let rows: Vec<_> = rows.collect();
+    // A column that no number fills is left out.
+    let intervals = rows.iter().any(|(.., scalar)| scalar.interval.is_some());
+    let chances = rows.iter().any(|(.., scalar)| scalar.chance.is_some());
+    let dash = || "–".to_owned();
     let body = html! {
         (curves)
-        table {
-            thead { tr { th { "number" } th { "value" } th { "interval of 95 %" } th { "chance" } th { "times chance" } th { "step" } } }
-            tbody {
-                @for (name, step, scalar) in &rows {
-                    tr {
-                        td { (name) }
-                        td { (number(scalar.value)) }
-                        td { (scalar.interval.map_or(String::new(), |[from, to]| format!("[{}, {}]", number(from), number(to)))) }
-                        td { (scalar.chance.map_or(String::new(), number)) }
-                        td {
-                            (scalar.chance.and_then(|c| multiple_of_chance(scalar.value, c)).unwrap_or_default())
+        div.card {
+            div.scroll {
+                table {
+                    thead {
+                        tr {
+                            th scope="row" { "number" }
+                            th { "value" }
+                            @if intervals { th { "interval of 95 %" } }
+                            @if chances { th { "chance" } th { "times chance" } }
+                            th { "step" }
                         }
-                        td { (step) }
+                    }
+                    tbody {
+                        @for (name, step, scalar) in &rows {
+                            tr {
+                                th scope="row" { (name) }
+                                td { (number(scalar.value)) }
+                                @if intervals {
+                                    td { (scalar.interval.map_or_else(dash, |[from, to]| format!("[{}, {}]", number(from), number(to)))) }
+                                }
+                                @if chances {
+                                    td { (scalar.chance.map_or_else(dash, number)) }
+                                    td { (scalar.chance.and_then(|c| multiple_of_chance(scalar.value, c)).unwrap_or_else(dash)) }
+                                }
+                                td { (grouped(*step as f64)) }
+                            }
+                        }
                     }
                 }
             }

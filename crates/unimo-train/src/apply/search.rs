@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use image::RgbImage;
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{Markup, html};
 use serde::Serialize;
 use unimo_data::Split;
 use unimo_data::images;
-use unimo_report::page::data_address;
+use unimo_report::page::{self, data_address};
 
 use super::embed;
 use super::index::{self, Embedded, Saved, What};
@@ -482,57 +482,68 @@ const THUMBNAIL: u32 = 220;
 
 fn page(predictor: &Predictor, found: &[Found], list: Option<&PictureList>) -> String {
     let of_file = |path: &str| thumbnail(&images::read(Path::new(path), pictures::LIMITS).ok()?);
-    let title = format!("Search with {}", predictor.given);
-    let page = html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width";
-                title { (title) }
-                style { (PreEscaped(STYLE)) }
-            }
-            body {
-                h1 { (title) }
-                @for query in found {
-                    section {
-                        h2 { (query.query) }
-                        @if let Some(address) = query.of_picture.then(|| of_file(&query.query)).flatten() {
-                            img.query src=(address) alt="";
-                        }
-                        ol class=(if query.of_picture { "texts" } else { "pictures" }) {
-                            @for hit in &query.results { li { (result(hit, list)) } }
-                        }
+    let facts = [
+        ("model", predictor.given.clone()),
+        ("queries", found.len().to_string()),
+    ];
+    let body = html! {
+        (page::header("unimo · search", "What was found", &facts, &[]))
+        main {
+            @for query in found {
+                section {
+                    h2 { (query.query) }
+                    @if let Some(address) = query.of_picture.then(|| of_file(&query.query)).flatten() {
+                        img.query src=(address) alt=(query.query);
+                    }
+                    ol class=(if query.of_picture { "found texts" } else { "found pictures" }) {
+                        @for hit in &query.results { (result(hit, list)) }
                     }
                 }
             }
+            p.lead.last {
+                "The bar is the matching head's probability that text and picture belong together, if the model has such a head; cosine is \
+                 their similarity in the common space, by which candidates are found."
+            }
         }
     };
-    page.into_string()
+    page::document("What was found – unimo search", STYLE, &body)
 }
 
 fn result(hit: &Hit, list: Option<&PictureList>) -> Markup {
     let picture = || thumbnail(&list?.read(hit.picture?).ok()?);
     html! {
-        @if let Some(address) = picture() { img src=(address) alt=""; }
-        span { (hit.id) }
-        @if let Some(score) = hit.score {
-            meter value=(format!("{score:.4}")) {}
-            b { (format!("{:.1}%", 100.0 * score)) }
+        li.card {
+            @if let Some(address) = picture() { div.frame { img src=(address) alt=(hit.id); } }
+            div.hit {
+                span.name { (hit.id) }
+                @if let Some(score) = hit.score {
+                    span.bar { i style=(format!("width:{:.1}%", 100.0 * score)) {} }
+                    b { (format!("{:.1} %", 100.0 * score)) }
+                }
+                @if let Some(similarity) = hit.similarity { small { (format!("cosine {similarity:.3}")) } }
+            }
         }
-        @if let Some(similarity) = hit.similarity { small { (format!("cosine {similarity:.3}")) } }
     }
 }
 
-const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:78rem;padding:0 1rem;color:#1a1a1a;\
-background:#fcfcfc}h1{font-size:1.3rem;font-weight:600}h2{font-size:1.05rem;font-weight:600;margin:2rem 0 .6rem}ol{padding:0;\
-list-style:none;counter-reset:n}li{counter-increment:n}.pictures{display:grid;gap:1rem;\
-grid-template-columns:repeat(auto-fill,minmax(13rem,1fr))}.pictures li{display:flex;flex-direction:column;gap:.2rem;\
-background:#fff;border:1px solid #e3e3e3;border-radius:6px;padding:.6rem}.pictures img{width:100%;height:11rem;\
-object-fit:contain;background:#f3f3f3;border-radius:3px}.pictures span{font-size:.8rem;overflow-wrap:anywhere}.texts li{\
-display:grid;grid-template-columns:2rem 1fr 8rem 4rem 7rem;gap:.6rem;align-items:baseline;padding:.3rem 0;\
-border-bottom:1px solid #eee}.texts li::before,.pictures li::before{content:counter(n);color:#888;font-size:.8rem}meter{\
-width:100%}b{font-weight:600}small{color:#666}.query{max-height:15rem;border-radius:6px}";
+const STYLE: &str = "\
+.found { list-style: none; counter-reset: n; margin: 14px 0 0; padding: 0; }
+.found li { counter-increment: n; margin: 0; padding: 0; overflow: hidden; }
+.found li + li { margin: 0; }
+.found.pictures { display: grid; gap: 16px; grid-template-columns: repeat(auto-fill, minmax(min(100%, 210px), 1fr)); }
+.found.texts { display: grid; gap: 8px; }
+.found .frame { height: 180px; }
+.hit { display: grid; grid-template-columns: 1fr auto; gap: 4px 10px; padding: 10px 14px 12px; align-items: baseline; }
+.hit .name { grid-column: 1 / -1; overflow-wrap: anywhere; font-size: 14px; }
+.hit .name::before { content: counter(n) '. '; color: var(--muted); }
+.hit .bar { height: 5px; border-radius: 3px; background: var(--line); overflow: hidden; align-self: center; }
+.hit .bar i { display: block; height: 100%; background: var(--accent); }
+.hit b { font-weight: 600; font-variant-numeric: tabular-nums; }
+.hit small { grid-column: 1 / -1; color: var(--muted); font-size: 12.5px; }
+.query { max-height: 240px; border-radius: 8px; margin-top: 10px; }
+.last { margin-top: 32px; }
+@media (max-width: 560px) { .found.pictures { grid-template-columns: 1fr 1fr; gap: 10px; } .found .frame { height: 130px; } }
+";
 
 /// A small image as a `data:` URL.
 fn thumbnail(picture: &RgbImage) -> Option<String> {

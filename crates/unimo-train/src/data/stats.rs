@@ -278,7 +278,8 @@ pub fn run(args: &StatsArgs) -> Result<(), TrainError> {
 
 const STYLE: &str = "
 .facts-table th { text-align: left; font-weight: 500; color: var(--muted); }
-.facts-table td { text-align: left; white-space: normal; }
+.facts-table td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+@media (max-width: 560px) { .facts-table th { white-space: normal; padding-left: 0; } .facts-table td { padding-right: 0; } }
 ";
 
 /// Smallest, median, 95th percentile and largest.

@@ -89,7 +89,7 @@ impl<'a> Drawing<'a> {
                         path class={ "plot-raw " (series.colour.class()) } d=(self.path(&series.points)) {}
                     }
                     @for (series, line) in self.series() {
-                        path class={ "plot-line " (series.colour.class()) } d=(self.path(line)) {}
+                        path class={ "plot-line " (series.class()) } d=(self.path(line)) {}
                     }
                 }
                 @for (series, line) in self.series() { (self.dots(series, line)) }
@@ -316,7 +316,7 @@ impl<'a> Drawing<'a> {
                 };
                 serde_json::json!({
                     "name": series.name,
-                    "class": series.colour.class(),
+                    "class": series.class(),
                     "x": indices.iter().map(|&index| line[index].0).collect::<Vec<f64>>(),
                     "y": values(line),
                     "raw": series.smoothed.then(|| values(&series.points)),

@@ -94,6 +94,10 @@ const STYLE: &str = "\
 .maps figure { margin: 8px 0 0; }
 .maps figcaption { color: var(--muted); font-size: 12.5px; }
 .maps img { display: block; width: 100%; border-radius: 5px; }
+@media (max-width: 560px) {
+  .maps .card { display: grid; grid-template-columns: 1fr 1fr; gap: 0 12px; }
+  .maps h3, .maps .strength { grid-column: 1 / -1; }
+}
 .strength { display: block; height: 5px; border-radius: 3px; background: var(--line); margin: 6px 0 2px; overflow: hidden; }
 .strength i { display: block; height: 100%; background: var(--accent); }
 .whole { font-style: italic; font-weight: 500; }
