@@ -70,6 +70,7 @@ fn scored(recipe: &Recipe) -> RetrievalReport {
         last: true,
         run: None,
         quiet: true,
+        world: &unimo_core::world::World::ALONE,
     };
     let found = retrieval::evaluate(&weights, Protocol::Full, &set, &mut |_, _| {});
     found.unwrap().retrieval

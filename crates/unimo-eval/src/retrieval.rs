@@ -111,6 +111,20 @@ pub trait RetrievalModel {
     /// # Errors
     /// Whatever keeps the model from scoring them.
     fn itm_scores(&self, pairs: &[Pair]) -> Result<Vec<f32>, ModelError>;
+
+    /// How many batches of pairs it scores at once: as many as there are processes that share them.
+    fn at_once(&self) -> usize {
+        1
+    }
+
+    /// As [`itm_scores`](Self::itm_scores), for up to [`at_once`](Self::at_once) batches.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps the model from scoring them.
+    fn itm_scores_of(&self, batches: &[Vec<Pair>]) -> Result<Vec<Vec<f32>>, ModelError> {
+        batches.iter().map(|batch| self.itm_scores(batch)).collect()
+    }
 }
 
 /// Rows of equal size, each of length 1.
@@ -631,11 +645,8 @@ fn score<M: RetrievalModel + ?Sized>(
 ) -> Result<(), EvalError> {
     let blocks = model.blocks();
     let mut pairs = pairs.peekable();
-    let mut done = 0;
-    let mut buffer: Vec<Pair> = Vec::with_capacity(batch.min(total));
-    progress(done, total);
-    loop {
-        buffer.clear();
+    let mut next = || {
+        let mut buffer: Vec<Pair> = Vec::with_capacity(batch.min(total));
         while buffer.len() < batch {
             let first = buffer.first().copied();
             let fits = |pair: &Pair| first.is_none_or(|f| blocks.tile(f) == blocks.tile(*pair));
@@ -644,26 +655,39 @@ fn score<M: RetrievalModel + ?Sized>(
             };
             buffer.push(pair);
         }
-        if buffer.is_empty() {
+        (!buffer.is_empty()).then_some(buffer)
+    };
+    let mut done = 0;
+    progress(done, total);
+    loop {
+        let batches: Vec<Vec<Pair>> = (0..model.at_once()).map_while(|_| next()).collect();
+        if batches.is_empty() {
             return Ok(());
         }
-        let scores = model.itm_scores(&buffer).map_err(EvalError::Model)?;
+        let scores = model.itm_scores_of(&batches).map_err(EvalError::Model)?;
         check_counts([(
-            "ITM scores of the model for a batch of pairs",
-            buffer.len(),
+            "batches of ITM scores of the model",
+            batches.len(),
             scores.len(),
         )])?;
-        for (&pair, score) in buffer.iter().zip(scores) {
-            if score.is_nan() {
-                return Err(EvalError::NanScore {
-                    source_of_score: "ITM",
-                    text: pair.text,
-                    image: pair.image,
-                });
+        for (pairs, scores) in batches.iter().zip(scores) {
+            check_counts([(
+                "ITM scores of the model for a batch of pairs",
+                pairs.len(),
+                scores.len(),
+            )])?;
+            for (&pair, score) in pairs.iter().zip(scores) {
+                if score.is_nan() {
+                    return Err(EvalError::NanScore {
+                        source_of_score: "ITM",
+                        text: pair.text,
+                        image: pair.image,
+                    });
+                }
+                keep(pair, score);
             }
-            keep(pair, score);
+            done += pairs.len();
         }
-        done += buffer.len();
         progress(done, total);
     }
 }

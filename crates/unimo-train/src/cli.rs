@@ -24,7 +24,8 @@ use crate::apply::{caption, embed, explain, fill_mask, inputs, predict, score, s
 use crate::device::DeviceChoice;
 use crate::error::TrainError;
 use crate::fingerprint::Given;
-use crate::ranks::{Session, launcher};
+use crate::ranks::sums::Order;
+use crate::ranks::{self, Session, launcher};
 use crate::recipe::{Overrides, Recipe};
 use crate::recipes::RecipesCommand;
 use crate::resuming::Asked;
@@ -363,6 +364,14 @@ struct Train {
     /// Show no progress line.
     #[arg(long, short)]
     quiet: bool,
+    /// Several ranks share the optimiser's moments, each those of some parameters (ZeRO stage 1). The results are the same; a step
+    /// exchanges the weights as well.
+    #[arg(long)]
+    share_moments: bool,
+    /// Several ranks exchange gradients once a step, and not after each of their micro-batches: faster where a rank has several. Gradients are
+    /// then added in another order for each number of ranks, so that runs are equal to rounding and not to the bit.
+    #[arg(long)]
+    sum_once: bool,
     /// Seconds that one of several ranks waits for the others in an exchange before it gives up.
     #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
     patience: u64,
@@ -413,6 +422,9 @@ struct Eval {
     device: DeviceChoice,
 }
 
+/// How long a rank of an evaluation waits for the others in an exchange. A batch takes seconds.
+const PATIENCE: Duration = Duration::from_secs(600);
+
 /// Runs the command that this program was started with, and gives its exit code. Errors are printed.
 pub fn main() -> ExitCode {
     main_with(|| Ok(()))
@@ -444,19 +456,61 @@ pub fn main_with(register: impl FnOnce() -> Result<(), ConfigError>) -> ExitCode
 
 fn run(command: Command) -> Result<(), TrainError> {
     match (launcher::found(), command) {
+        (None, Command::Train(args)) if args.share_moments || args.sum_once => {
+            let option = if args.share_moments {
+                "--share-moments"
+            } else {
+                "--sum-once"
+            };
+            Err(TrainError::Ranks(format!(
+                "{option} is for several processes, and there is one; start several by mpirun"
+            )))
+        }
         (None, command) => run_alone(command),
         (Some(launcher), Command::Train(args)) => {
             let patience = Duration::from_secs(args.patience);
-            let session = Session::open(launcher, patience)?;
-            let world = session.world.clone();
-            session.end(train(args, world));
-            Ok(())
+            in_ranks(launcher, patience, |world| train(args, world))
         }
+        (Some(launcher), Command::Eval(args)) => in_ranks(launcher, PATIENCE, |world| {
+            agree_on_arguments(&world)?;
+            eval(args, world)
+        }),
+        (Some(launcher), Command::Predict(args)) => in_ranks(launcher, PATIENCE, |world| {
+            agree_on_arguments(&world)?;
+            predict::run_in(&args, world)
+        }),
         (Some(launcher), _) => {
             let command = std::env::args().nth(1).unwrap_or_default();
             Err(launcher.refuse(&command))
         }
     }
+}
+
+/// Does a command on the ranks that a launcher started.
+fn in_ranks(
+    launcher: launcher::Launcher,
+    patience: Duration,
+    work: impl FnOnce(World) -> Result<(), TrainError>,
+) -> Result<(), TrainError> {
+    let session = Session::open(launcher, patience)?;
+    let world = session.world.clone();
+    session.end(work(world));
+    Ok(())
+}
+
+/// Checks that all ranks were started by the same command line and are the same version.
+fn agree_on_arguments(world: &World) -> Result<(), TrainError> {
+    let args = std::env::args().skip(1).enumerate();
+    let args = args.map(|(at, arg)| (format!("argument {}", at + 1), arg));
+    let version = (
+        "the version of unimo".to_owned(),
+        env!("CARGO_PKG_VERSION").to_owned(),
+    );
+    ranks::agree(
+        world,
+        "the command",
+        [version].into_iter().chain(args).collect(),
+    )
 }
 
 /// Trains on the ranks of `world`.
@@ -467,6 +521,12 @@ fn train(args: Train, world: World) -> Result<(), TrainError> {
         quiet: args.quiet,
         train_only: args.train_only,
         signals: true,
+        share_moments: args.share_moments,
+        order: if args.sum_once {
+            Order::Ranks
+        } else {
+            Order::MicroBatches
+        },
         world,
         ..training::Options::default()
     };
@@ -507,33 +567,41 @@ fn train(args: Train, world: World) -> Result<(), TrainError> {
     Ok(())
 }
 
+/// Evaluates on the ranks of `world`.
+fn eval(args: Eval, world: World) -> Result<(), TrainError> {
+    let is_first = world.is_first();
+    let options = evaluation::Options {
+        device: args.device,
+        step: args.step,
+        limit: args.limit,
+        full_itm: args.full_itm,
+        shortlist: args.shortlist,
+        united_shortlists: args.united_shortlists,
+        folds: args.folds,
+        data: args.data,
+        regions: args.regions,
+        set: args.set,
+        labels: args.labels,
+        split: args.split,
+        world,
+    };
+    let (run, records) = evaluation::run(&args.run, &options)?;
+    if !is_first {
+        return Ok(());
+    }
+    if let Some(run) = run {
+        report::write(&run)?;
+    }
+    for record in &records {
+        print!("{}", evaluation::table(record));
+    }
+    Ok(())
+}
+
 fn run_alone(command: Command) -> Result<(), TrainError> {
     match command {
         Command::Train(args) => train(args, World::ALONE),
-        Command::Eval(args) => {
-            let options = evaluation::Options {
-                device: args.device,
-                step: args.step,
-                limit: args.limit,
-                full_itm: args.full_itm,
-                shortlist: args.shortlist,
-                united_shortlists: args.united_shortlists,
-                folds: args.folds,
-                data: args.data,
-                regions: args.regions,
-                set: args.set,
-                labels: args.labels,
-                split: args.split,
-            };
-            let (run, records) = evaluation::run(&args.run, &options)?;
-            if let Some(run) = run {
-                report::write(&run)?;
-            }
-            for record in &records {
-                print!("{}", evaluation::table(record));
-            }
-            Ok(())
-        }
+        Command::Eval(args) => eval(args, World::ALONE),
         Command::Report { run } => {
             println!("{}", report::write(&run)?.display());
             Ok(())

@@ -35,7 +35,12 @@ pub fn run(
     let recipe = &opened.recipe;
     check(options, recipe).map_err(|error| TrainError::Check(error.to_string()))?;
     let weights = opened.weights();
-    let say = &mut |line: String| eprintln!("{line}");
+    let is_first = opened.world.is_first();
+    let say = &mut |line: String| {
+        if is_first {
+            eprintln!("{line}");
+        }
+    };
     let mut records = Vec::new();
     for split in &splits {
         let skip = Arc::new(SkipList::in_memory(recipe.data.max_skipped));
@@ -82,7 +87,7 @@ pub fn run(
     if let Some(config) = prompts.filter(|_| options.data.is_none()) {
         records.extend(Prompts::open(config, recipe)?.evaluate(&weights, say)?);
     }
-    if let Some(run) = &opened.run {
+    if let Some(run) = opened.run.as_ref().filter(|_| is_first) {
         for record in &records {
             run.append("evaluations.jsonl", record)?;
         }

@@ -59,6 +59,7 @@ pub struct Output {
 enum To {
     File(AtomicFile),
     Standard(io::StdoutLock<'static>),
+    Nowhere(io::Sink),
 }
 
 impl Output {
@@ -80,6 +81,14 @@ impl Output {
         })
     }
 
+    /// Results that are written nowhere, since another rank writes them.
+    pub fn nowhere() -> Self {
+        Self {
+            target: PathBuf::new(),
+            to: To::Nowhere(io::sink()),
+        }
+    }
+
     /// Writes text.
     ///
     /// # Errors
@@ -89,6 +98,7 @@ impl Output {
         let out: &mut dyn Write = match &mut self.to {
             To::File(file) => file,
             To::Standard(out) => out,
+            To::Nowhere(out) => out,
         };
         out.write_all(text.as_bytes())
             .map_err(TrainError::file("write", &self.target))
@@ -103,6 +113,7 @@ impl Output {
         match self.to {
             To::File(file) => file.commit(),
             To::Standard(mut out) => out.flush(),
+            To::Nowhere(_) => Ok(()),
         }
         .map_err(TrainError::file("write", self.target))
     }

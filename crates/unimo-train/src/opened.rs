@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use unimo_batch::ConfigError;
+use unimo_core::world::World;
 use unimo_data::{
     ConceptReader, Concepts, RegionsConfig, SkipList, Source, Split, TaskSet, TextTokenizer,
     TokenizerConfig, processor, published,
@@ -53,6 +54,8 @@ pub struct Options {
     pub labels: Option<PathBuf>,
     /// The split; `None`: the held-out one of the run's data, or all of other data.
     pub split: Option<Split>,
+    /// The ranks that share the work.
+    pub world: World,
 }
 
 /// A trained model with data.
@@ -70,6 +73,7 @@ pub(crate) struct Opened {
     pub step: u64,
     pub model: Model,
     pub device: Device,
+    pub world: World,
 }
 
 /// A model before its data is opened.
@@ -201,7 +205,13 @@ impl Opened {
     ///
     /// The model or its data cannot be read.
     pub(crate) fn new(given: &Path, options: &Options) -> Result<Self, TrainError> {
-        let (device, _) = options.device.open()?;
+        let world = options.world.clone();
+        let device = if world.is_alone() {
+            options.device
+        } else {
+            options.device.of_rank(world.local_rank())
+        };
+        let (device, _) = device.open()?;
         let named = match given::find(&given.display().to_string(), options.step)? {
             Given::Run { folder, step } => Named::of_run(&folder, step, &device)?,
             Given::Public(path) => Named::of_public(&path, options.labels.as_deref(), &device)?,
@@ -283,6 +293,7 @@ impl Opened {
             step: named.step,
             model: named.model,
             device,
+            world,
         })
     }
 
@@ -335,7 +346,8 @@ impl Opened {
             step: self.step,
             last: true,
             run: None,
-            quiet: false,
+            quiet: !self.world.is_first(),
+            world: &self.world,
         }
     }
 }

@@ -152,6 +152,11 @@ impl Optimizer {
         parameters::change(module, &mut walk)
     }
 
+    /// Forgets the moments of all other parameters than those that `keep` chooses.
+    pub fn keep(&mut self, keep: impl Fn(&str) -> bool) {
+        self.moments.retain(|name, _| keep(name));
+    }
+
     /// The moments by name: `<parameter>.first` and `<parameter>.second`. `<parameter>.steps` is the number of gradients that they
     /// have seen, as a float: exact up to 2^24.
     pub fn handles(&self) -> Vec<Handle> {

@@ -7,7 +7,7 @@
 //! T = (k / R) t + (k / R + 1) (R - 1) (n / (R eta B) + alpha c)
 //! ```
 //!
-//! with `t` the seconds of a micro-batch, `B` the bandwidth of a rank's link, `eta` the share of it that MPI reaches, `alpha` the
+//! with 2 in the place of `k / R + 1` where a rank adds up its micro-batches first, with `t` the seconds of a micro-batch, `B` the bandwidth of a rank's link, `eta` the share of it that MPI reaches, `alpha` the
 //! seconds until a message begins to arrive and `c` the number of buckets (Thakur, Rabenseifner and Gropp 2005, with all-to-all in the place
 //! of the reduce-scatter). Nothing is hidden behind the backward pass. Ranks of one machine that share a link have their share of it.
 
@@ -47,6 +47,9 @@ pub struct PlanArgs {
     /// train.accumulation. Without it, only what is exchanged is estimated.
     #[arg(long, value_name = "SECONDS", value_parser = positive)]
     pub seconds: Option<f64>,
+    /// With gradients exchanged once a step, as by `unimo train --sum-once`.
+    #[arg(long)]
+    pub sum_once: bool,
     /// Share of the bandwidth that is reached [default: 0.6 below 100G, 0.8 below 400G, then 0.85].
     #[arg(long, value_name = "SHARE", value_parser = share)]
     pub reached: Option<f64>,
@@ -124,6 +127,8 @@ struct Load {
     learning: usize,
     /// Micro-batches of a step.
     micro: usize,
+    /// Whether gradients are exchanged once a step.
+    once: bool,
 }
 
 impl Load {
@@ -133,7 +138,9 @@ impl Load {
             return 0.0;
         }
         let others = (ranks - 1) as f64;
-        let times = (self.micro / ranks + 1) as f64;
+        let exchanges = if self.once { 1 } else { self.micro / ranks };
+        // Once more when the parts of the sum are gathered.
+        let times = (exchanges + 1) as f64;
         let bytes = self.learning as f64 * VALUE;
         let buckets = self.learning.div_ceil(sums::BUCKET) as f64;
         times * others * (bytes / (ranks as f64 * link.rate) + link.latency * buckets)
@@ -164,6 +171,7 @@ pub fn run(args: &PlanArgs) -> Result<(), TrainError> {
     let load = Load {
         learning,
         micro: train.accumulation,
+        once: args.sum_once,
     };
     let link = Link::of(args);
     println!(
@@ -243,6 +251,7 @@ mod tests {
             let load = Load {
                 learning: 330_000_000,
                 micro: ranks,
+                once: false,
             };
             let link = Link {
                 latency: 0.0,
@@ -258,10 +267,16 @@ mod tests {
         let load = |micro| Load {
             learning: 1_000_000,
             micro,
+            once: false,
         };
         assert_eq!(load(8).exchange(1, LINK), 0.0);
         let (one, four) = (load(2).exchange(2, LINK), load(8).exchange(2, LINK));
         assert!((four / one - 2.5).abs() < 1e-9);
+        let once = Load {
+            once: true,
+            ..load(8)
+        };
+        assert_eq!(once.exchange(2, LINK), one);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::error::TrainError;
 use crate::interrupt;
 use crate::model::Model;
 use crate::optimizer;
-use crate::ranks::sums::Sum;
+use crate::ranks::sums::{Order, Sum};
 use crate::recipe::stages::Stage;
 use crate::seeds::{Purpose, seed_of};
 
@@ -36,6 +36,8 @@ pub(crate) struct Forward<'a> {
     pub device: &'a Device,
     /// The ranks that take the step.
     pub world: &'a World,
+    /// The order in which their gradients are added.
+    pub order: Order,
     /// The recipe's seed.
     pub seed: u64,
     /// The step, counted from 1.
@@ -138,7 +140,7 @@ impl Forward<'_> {
                 objectives: keys.join(", "),
             });
         }
-        let mut sum = Sum::new(model, world);
+        let mut sum = Sum::new(model, world, self.order);
         let mut carries = Vec::new();
         let mut own_carries = Vec::new();
         let mut has_loss = false;

@@ -20,7 +20,7 @@ use unimo_encoders::names::covers;
 use unimo_objectives::ACCURACY;
 use unimo_objectives::kept::FeatureCache;
 use unimo_report::numbers::grouped;
-use unimo_report::record::{SessionRecord, StepRecord, scored_otherwise};
+use unimo_report::record::{EvalRecord, SessionRecord, StepRecord, scored_otherwise};
 
 use crate::checkpoint::{self, State};
 use crate::clock::now;
@@ -37,6 +37,8 @@ use crate::observers::{JsonLines, Observer, Observers, StepEvent, TensorBoard, T
 use crate::optimizer::{self, Optimizer};
 use crate::prepare::{for_objectives, training_device};
 use crate::progress::Progress;
+use crate::ranks::moments::{self, Owners};
+use crate::ranks::sums::Order;
 use crate::ranks::{self, sharing};
 use crate::rates::Rates;
 use crate::recipe::Recipe;
@@ -69,6 +71,10 @@ pub struct Options {
     pub asked: Asked,
     /// The ranks that train together.
     pub world: World,
+    /// Whether each of them keeps the optimiser's moments of a share of the parameters alone.
+    pub share_moments: bool,
+    /// The order in which their gradients are added.
+    pub order: Order,
 }
 
 /// Everything that a training needs, opened and checked.
@@ -88,6 +94,8 @@ pub(crate) struct Opened {
     pub choice: DeviceChoice,
     /// The model before its first step, if it has been made already.
     pub fresh: Option<(Model, Option<Started>)>,
+    /// The evaluations so far, on another rank than the one that has the run's folder.
+    pub before: Option<Vec<EvalRecord>>,
 }
 
 /// Number of captions that are checked for their length.
@@ -97,7 +105,7 @@ const CAPTIONS_LOOKED_AT: usize = 1000;
 const CUT_WORTH_SAYING: f64 = 0.05;
 
 pub(crate) struct Trainer {
-    /// The ranks that train together. Rank 0 has the run's folder, the observers and the evaluators.
+    /// The ranks that train together. Rank 0 has the run's folder and the observers.
     world: World,
     recipe: Recipe,
     run: RunFolder,
@@ -114,10 +122,8 @@ pub(crate) struct Trainer {
     /// What the recipe's task predicts.
     targets: Option<Arc<Targets>>,
     skip: Arc<SkipList>,
-    /// Empty if nothing is to be evaluated, and on other ranks than rank 0.
+    /// Empty if nothing is to be evaluated.
     evaluators: Vec<Box<dyn Evaluator>>,
-    /// Whether anything is to be evaluated.
-    evaluates: bool,
     /// The unusable samples that the other ranks know of.
     told: HashSet<Place>,
     /// Whether a signal has asked any of several ranks to end.
@@ -129,6 +135,10 @@ pub(crate) struct Trainer {
     freezing: Freezing,
     /// Features of frozen encoders, if the current stage keeps them.
     features: Option<Features>,
+    /// Which rank updates which parameter, if ranks share the optimiser's moments.
+    owners: Option<Owners>,
+    share_moments: bool,
+    order: Order,
     observers: Observers,
     last_good: Option<PathBuf>,
     best: Option<Best>,
@@ -184,6 +194,7 @@ impl Trainer {
             device,
             choice,
             fresh,
+            before: before_rank,
         } = opened;
         let tokenizer = Arc::new(tokenizer);
         let device = training_device(&recipe, &device);
@@ -282,7 +293,7 @@ impl Trainer {
         // Opened before any work: a held-out split that cannot be used should fail now, not after hours.
         let given = reward.into_iter().chain(same);
         let mut lines: Vec<String> = given.chain(rates.note(&learning)).collect();
-        let evaluators = if options.train_only || run.is_elsewhere() {
+        let evaluators = if options.train_only {
             Vec::new()
         } else {
             let held_out = evaluators::HeldOut {
@@ -293,7 +304,10 @@ impl Trainer {
                 targets: targets.as_ref(),
                 split: Split::Val,
             };
-            let before = run.evaluations()?;
+            let before = match before_rank {
+                Some(before) => before,
+                None => run.evaluations()?,
+            };
             evaluators::open(&recipe, &held_out, &before, &mut |line| lines.push(line))?
         };
         check_select(&recipe, &evaluators)?;
@@ -329,7 +343,6 @@ impl Trainer {
             concepts,
             targets,
             skip: Arc::new(skip),
-            evaluates: !evaluators.is_empty(),
             evaluators,
             told: HashSet::new(),
             asked_to_end: false,
@@ -348,6 +361,9 @@ impl Trainer {
             state: Some(state),
             freezing,
             features: None,
+            owners: None,
+            share_moments: options.share_moments && !options.world.is_alone(),
+            order: options.order,
             observers,
             last_good,
             before,
@@ -434,8 +450,6 @@ impl Trainer {
         let state = state.expect("invariant: the state is back after every step");
         let device = self.device.clone().without_autodiff();
         self.state = Some(sharing::state(&self.world, state, &device)?);
-        let evaluates = self.evaluates;
-        self.evaluates = self.world.from_first("what is evaluated", || evaluates)?;
         Ok(())
     }
 
@@ -523,19 +537,18 @@ impl Trainer {
         if self.is_asked_to_end() {
             return Ok(true);
         }
-        let world = self.world.clone();
-        let (owed, asked) = ranks::first(&world, "the evaluation by rank 0", || {
-            let owed = match self.evaluate(last) {
-                Err(_) if interrupt::asked() => true,
-                result => {
-                    result?;
-                    false
-                }
-            };
-            Ok((owed, interrupt::asked()))
-        })?;
-        self.asked_to_end |= asked;
-        Ok(owed)
+        let evaluated = self.evaluate(last);
+        let evaluated = if self.world.is_alone() {
+            evaluated
+        } else {
+            let asked = self.world.gather("signals", interrupt::asked())?;
+            self.asked_to_end |= asked.contains(&true);
+            ranks::all(&self.world, "the evaluation", evaluated)
+        };
+        match evaluated {
+            Err(_) if self.is_asked_to_end() => Ok(true),
+            result => result.map(|()| false),
+        }
     }
 
     /// Ends the training if a signal asked for it and work remains. The step has been saved.
@@ -581,6 +594,11 @@ impl Trainer {
         let state = self.state.take();
         let mut state = state.expect("invariant: the state is back after every step");
         state.model = self.freezing.apply(state.model, Some(stage));
+        if self.share_moments {
+            let owners = Owners::new(&self.world, &state.model);
+            owners.keep_own(&mut state.optimizer);
+            self.owners = Some(owners);
+        }
         for line in self.freezing.account(&state.model) {
             self.observers.message(line);
         }
@@ -602,6 +620,13 @@ impl Trainer {
             self.observers.message(line);
         }
         if plan.kept.is_empty() {
+            return Ok(None);
+        }
+        // Ranks would remove each other's files, or not see the folder.
+        if !self.world.is_alone() {
+            self.observers.message(
+                "train.cache keeps nothing in a training of several ranks: features of frozen encoders are computed in every step",
+            );
             return Ok(None);
         }
         let encoders = KeptEncoders {
@@ -685,7 +710,7 @@ impl Trainer {
     fn is_due(&self, step: u64) -> bool {
         let config = &self.recipe.train;
         let every = config.eval_every > 0 && step.is_multiple_of(config.eval_every);
-        self.evaluates && (every || step == config.steps)
+        !self.evaluators.is_empty() && (every || step == config.steps)
     }
 
     /// This rank's micro-batches of a step, and the seconds that it waited for them.
@@ -751,6 +776,7 @@ impl Trainer {
             stage,
             device: &self.device,
             world: &self.world,
+            order: self.order,
             seed: self.recipe.seed,
             step,
             kept: self
@@ -796,7 +822,15 @@ impl Trainer {
             .state
             .take()
             .expect("invariant: the state is back after every step");
-        let mut model = optimizer.step(model, gradients, rate, within, grad_scale as f32);
+        let scale = grad_scale as f32;
+        let mut model = match &self.owners {
+            None => optimizer.step(model, gradients, rate, within, scale),
+            Some(owners) => {
+                let own = owners.own_gradients(&model, gradients);
+                let model = optimizer.step(model, own, rate, within, scale);
+                owners.updated(&self.world, model)?
+            }
+        };
         model.after_step(carries);
         let ema = match (ema, decay) {
             (Some(average), Some(decay)) => Some(average::update(average, &model, decay)),
@@ -895,6 +929,33 @@ impl Trainer {
     }
 
     fn save(&mut self) -> Result<(), TrainError> {
+        if self.owners.is_none() {
+            return self.save_whole();
+        }
+        // A checkpoint holds the moments of all ranks, so that any number of them goes on from it.
+        let blank = Optimizer::new(&self.recipe.train.optimizer, &self.recipe.model);
+        let device = self.device.clone().without_autodiff();
+        let state = self.state();
+        let whole = moments::of_all(
+            &self.world,
+            (&state.optimizer, blank),
+            &state.model,
+            &device,
+        )?;
+        let own = self.exchange_optimizer(whole);
+        let saved = self.save_whole();
+        self.exchange_optimizer(own);
+        saved
+    }
+
+    /// Puts another optimiser in the place of the state's, which is returned.
+    fn exchange_optimizer(&mut self, other: Optimizer) -> Optimizer {
+        let state = self.state.as_mut();
+        let state = state.expect("invariant: the state is back after every step");
+        std::mem::replace(&mut state.optimizer, other)
+    }
+
+    fn save_whole(&mut self) -> Result<(), TrainError> {
         let folder = self.run.checkpoints();
         let failed = self.failed.take();
         let saved = ranks::first(&self.world, "the checkpoint of rank 0", || {
@@ -946,10 +1007,13 @@ impl Trainer {
             tokenizer: &self.tokenizer,
             step,
             last,
-            run: Some(&self.run),
+            run: Some(&self.run).filter(|run| !run.is_elsewhere()),
             quiet: self.quiet,
+            world: &self.world,
         };
-        let done = self.run.evaluations()?;
+        let done = ranks::first(&self.world, "earlier evaluations", || {
+            self.run.evaluations()
+        })?;
         let mut records = Vec::new();
         for evaluator in &self.evaluators {
             // A run that was killed has some of the records already.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use toml::Table;
 use unimo_core::world::World;
 use unimo_data::{Concepts, TextTokenizer};
+use unimo_report::record::EvalRecord;
 
 use crate::device::DeviceChoice;
 use crate::error::TrainError;
@@ -19,6 +20,7 @@ use crate::prepare::{
     check_dtype, check_tokenizer, concept_reader, count_concepts, tokenizer, training_device,
 };
 use crate::ranks;
+use crate::ranks::sums::Order;
 use crate::recipe::overrides::flat;
 use crate::recipe::{Overrides, Recipe};
 use crate::resuming;
@@ -71,19 +73,15 @@ pub fn resume(folder: &Path, options: &Options) -> Result<PathBuf, TrainError> {
 
 /// Checks that all ranks are the same program and compute on the same kind of device.
 fn agree_on_program(options: &Options) -> Result<(), TrainError> {
+    let given = |is: bool| if is { "given" } else { "absent" };
     let device = options.device.map(DeviceChoice::of_any);
     let device = device.map_or("none".to_owned(), |device| device.to_string());
     let own = [
         ("the version of unimo", env!("CARGO_PKG_VERSION")),
         ("--device", &device),
-        (
-            "--train-only",
-            if options.train_only {
-                "given"
-            } else {
-                "not given"
-            },
-        ),
+        ("--train-only", given(options.train_only)),
+        ("--share-moments", given(options.share_moments)),
+        ("--sum-once", given(options.order == Order::Ranks)),
         ("the processor", std::env::consts::ARCH),
     ];
     let own = own.map(|(name, value)| (name.to_owned(), value.to_owned()));
@@ -102,6 +100,7 @@ struct Prepared {
     /// The text of `concepts.json`.
     concepts: Option<Vec<u8>>,
     labels: Option<Vec<String>>,
+    evaluations: Vec<EvalRecord>,
 }
 
 impl Prepared {
@@ -120,6 +119,7 @@ impl Prepared {
             tokenizer: read("tokenizer.json")?,
             concepts: concepts.then(|| read(CONCEPTS)).transpose()?,
             labels: opened.labels.as_ref().map(|labels| labels.names().to_vec()),
+            evaluations: run.evaluations()?,
         })
     }
 }
@@ -215,6 +215,7 @@ fn follow(prepared: &Prepared, options: &Options) -> Result<Opened, TrainError> 
         device,
         choice,
         fresh: Some((blank, None)),
+        before: Some(prepared.evaluations.clone()),
     })
 }
 
@@ -265,6 +266,7 @@ fn new(recipe: &Recipe, place: &NewRun, options: &Options) -> Result<Opened, Tra
         device,
         choice,
         fresh: Some(fresh),
+        before: None,
     })
 }
 
@@ -347,5 +349,6 @@ fn earlier(folder: &Path, options: &Options) -> Result<Opened, TrainError> {
         device,
         choice,
         fresh: None,
+        before: None,
     })
 }

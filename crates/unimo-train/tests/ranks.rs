@@ -162,7 +162,53 @@ fn several_ranks_give_the_bits_of_one_process() {
             assert!(checkpoints(&run) == expected, "{recipe} in {size} ranks");
             assert_eq!(metrics(&run), metrics(&alone), "{recipe} in {size} ranks");
         }
+        let run = folder.path().join(format!("{recipe}-shared"));
+        let mut shared = train(recipe, &run, sets);
+        shared.push("--share-moments".to_owned());
+        succeeds(&ranks(&launcher, &[(2, shared)]));
+        assert!(checkpoints(&run) == expected, "{recipe}, shared moments");
     }
+}
+
+/// Exchanged once a step, gradients are added in another order: equal to rounding.
+#[test]
+fn gradients_that_are_exchanged_once_give_the_same_to_rounding() {
+    let Some(launcher) = launcher("gradients_that_are_exchanged_once_give_the_same_to_rounding")
+    else {
+        return;
+    };
+    /// Gradients near zero are rounding errors, of which AdamW's first steps make whole ones: a step is at most the learning rate, and most
+    /// weights differ by less than a thousandth of it.
+    const MEAN: f64 = 1e-6;
+    let folder = tempfile::tempdir().unwrap();
+    let sets: Sets<'_> = &[SMALL, NARROW];
+    let (alone, run) = (folder.path().join("alone"), folder.path().join("run"));
+    succeeds(
+        &unimo()
+            .args(train("unimo3-tiny", &alone, sets))
+            .output()
+            .unwrap(),
+    );
+    let mut once = train("unimo3-tiny", &run, sets);
+    once.push("--sum-once".to_owned());
+    succeeds(&ranks(&launcher, &[(2, once)]));
+    let weights = |run: &Path| -> Vec<f32> {
+        let bytes = checkpoints(run).remove(&3).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let mut all: Vec<_> = tensors.tensors();
+        all.retain(|(name, _)| name.starts_with("model."));
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        let values = all
+            .iter()
+            .flat_map(|(_, tensor)| tensor.data().as_chunks().0);
+        values.map(|bytes| f32::from_le_bytes(*bytes)).collect()
+    };
+    let (one, two) = (weights(&alone), weights(&run));
+    assert_eq!(one.len(), two.len());
+    assert!(one != two);
+    let apart = one.iter().zip(&two).map(|(a, b)| f64::from((a - b).abs()));
+    let mean = apart.sum::<f64>() / one.len() as f64;
+    assert!(mean < MEAN, "{mean}");
 }
 
 /// Also by numbers of ranks that are no powers of two, and after another number of them.
@@ -188,6 +234,82 @@ fn a_run_goes_on_with_any_number_of_ranks() {
     cut(2);
     succeeds(&unimo().args(resume(&run)).output().unwrap());
     assert!(checkpoints(&run) == expected);
+}
+
+/// Numbers of pictures and questions that no number of ranks divides, and pairs through the matching head.
+const HELD_OUT: &[&str] = &["data.scenes.val=7", "eval.batch_size=3"];
+
+/// Retrieval during training and by `unimo eval`, and the predictions of a task.
+#[test]
+fn evaluations_and_predictions_are_those_of_one_process() {
+    let Some(launcher) = launcher("evaluations_and_predictions_are_those_of_one_process") else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let args = |recipe: &str, run: &Path, sets: Sets<'_>| -> Vec<String> {
+        let args = train(recipe, run, sets).into_iter();
+        args.filter(|arg| arg != "--train-only").collect()
+    };
+    let sets: Sets<'_> = &[SMALL, NARROW, HELD_OUT, &["eval.shortlist=3"]];
+    let alone = path("alone");
+    succeeds(
+        &unimo()
+            .args(args("unimo3-tiny", &alone, sets))
+            .output()
+            .unwrap(),
+    );
+    let evaluations = |run: &Path| fs::read_to_string(run.join("evals.jsonl")).unwrap();
+    assert!(
+        evaluations(&alone).contains("itm"),
+        "{}",
+        evaluations(&alone)
+    );
+    let several = path("several");
+    succeeds(&ranks(
+        &launcher,
+        &[(4, args("unimo3-tiny", &several, sets))],
+    ));
+    assert_eq!(evaluations(&several), evaluations(&alone));
+
+    for full in [false, true] {
+        let mut eval = vec!["eval".to_owned(), alone.display().to_string()];
+        eval.extend(full.then(|| "--full-itm".to_owned()));
+        let of_one = unimo().args(&eval).output().unwrap();
+        succeeds(&of_one);
+        let of_three = ranks(&launcher, &[(3, eval)]);
+        succeeds(&of_three);
+        let said = |output: &Output| String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(said(&of_one).contains("images"), "{}", said(&of_one));
+        assert_eq!(said(&of_three), said(&of_one));
+    }
+
+    let sets: Sets<'_> = &[SMALL, HELD_OUT];
+    let vqa = path("vqa");
+    succeeds(
+        &unimo()
+            .args(train("unimo3-vqa-tiny", &vqa, sets))
+            .output()
+            .unwrap(),
+    );
+    let again = path("vqa-in-ranks");
+    succeeds(&ranks(
+        &launcher,
+        &[(2, train("unimo3-vqa-tiny", &again, sets))],
+    ));
+    assert!(checkpoints(&again) == checkpoints(&vqa));
+    let predict = |out: &Path| {
+        let words = ["predict", "--split", "val", "--out"].map(str::to_owned);
+        let mut args = words.to_vec();
+        args.extend([out.display().to_string(), vqa.display().to_string()]);
+        args
+    };
+    let (of_one, of_three) = (path("one.jsonl"), path("three.jsonl"));
+    succeeds(&unimo().args(predict(&of_one)).output().unwrap());
+    succeeds(&ranks(&launcher, &[(3, predict(&of_three))]));
+    let read = |path: &Path| fs::read_to_string(path).unwrap();
+    assert!(read(&of_one).lines().count() > 7);
+    assert_eq!(read(&of_three), read(&of_one));
 }
 
 /// Each is one readable error, on every rank that is concerned, and no rank is left.

@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
 use image::RgbImage;
+use serde::{Deserialize, Serialize};
 use unimo_batch::Batch;
 
 use crate::error::{DataError, SampleError};
@@ -29,7 +30,7 @@ pub struct TaskSet {
 }
 
 /// One sample of a [`TaskSet`], without its image.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TaskRow {
     /// Its number in the set.
     pub number: usize,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use clap::ValueEnum;
 use serde_json::{Value, json};
+use unimo_core::world::World;
 use unimo_data::sources::glue::GlueTask;
 use unimo_data::{SampleError, SkipList, Split, TaskRow, TaskSet};
 use unimo_objectives::Predicts;
@@ -119,7 +120,17 @@ pub fn tasks() -> String {
 ///
 /// The run has no task, its data cannot be read, or a results file would lack a sample or have one twice.
 pub fn run(args: &PredictArgs) -> Result<(), TrainError> {
+    run_in(args, World::ALONE)
+}
+
+/// Runs the command on the ranks of `world`. Rank 0 writes.
+///
+/// # Errors
+///
+/// As of [`run`].
+pub fn run_in(args: &PredictArgs, world: World) -> Result<(), TrainError> {
     let options = Options {
+        world,
         device: args.device,
         step: args.step,
         limit: Some(args.limit),
@@ -149,7 +160,12 @@ pub fn run(args: &PredictArgs) -> Result<(), TrainError> {
     args.format.fits(targets.task)?;
     let mut writer = Results::new(args.format, &targets);
     writer.glue = opened.recipe.data.glue.as_ref().map(|glue| glue.task);
-    let mut out = Output::open(args.out.as_deref())?;
+    // The other ranks have the predictions too, and write them nowhere.
+    let mut out = if opened.world.is_first() {
+        Output::open(args.out.as_deref())?
+    } else {
+        Output::nowhere()
+    };
     write(&opened, &set, &mut writer, &mut out)?;
     out.finish()?;
     if skip.count() > 0 {
@@ -168,10 +184,15 @@ fn write(
     results: &mut Results<'_>,
     out: &mut Output,
 ) -> Result<(), TrainError> {
-    let mut bar = Progress::new(set.len() as u64, 0, "predicting");
+    let mut bar = if opened.world.is_first() {
+        Progress::new(set.len() as u64, 0, "predicting")
+    } else {
+        Progress::silent()
+    };
     let model = (&opened.model, results.targets.task, &opened.device);
     out.put(&results.head())?;
-    predict(model, set, opened.recipe.eval.batch_size, &mut |(
+    let size = opened.recipe.eval.batch_size;
+    predict(model, &opened.world, set, size, &mut |(
         predicted,
         unusable,
     )| {

@@ -11,6 +11,7 @@ use std::sync::mpsc::sync_channel;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use unimo_batch::{Images, Regions, Texts};
+use unimo_core::world::World;
 use unimo_data::{DataError, EvalSet, Pad, TextTokenizer};
 use unimo_encoders::features::{ImageFeatures, Pictures, TextFeatures};
 use unimo_encoders::output::Keep;
@@ -19,8 +20,10 @@ use unimo_eval::retrieval::{Blocks, DualEmbeddings, Embeddings};
 use unimo_eval::{ModelError, Pair, RetrievalModel};
 
 use crate::error::TrainError;
+use crate::evaluators::Weights;
 use crate::interrupt;
 use crate::model::{Model, host};
+use crate::ranks;
 use crate::recipe::Recipe;
 
 /// A model with its features of a held-out set.
@@ -30,6 +33,7 @@ pub(crate) struct Encoded<'a> {
     tokenizer: &'a TextTokenizer,
     recipe: &'a Recipe,
     device: &'a Device,
+    world: &'a World,
     /// All captions, padded to the length of the longest, so that any two fit into one batch.
     ids: Texts,
     embeddings: Option<DualEmbeddings>,
@@ -87,15 +91,23 @@ fn blocks(count: [usize; 2], bytes: [usize; 2], budget: f64, least: usize) -> Bl
 }
 
 impl<'a> Encoded<'a> {
-    /// Encodes all images and texts for the contrast, if the model has one. If pairs are to be scored, keeps what fits into memory
-    /// for the matching head.
+    /// Encodes all images and texts of a set for the contrast, if the model has one. If pairs are to be scored, keeps what fits into
+    /// memory for the matching head.
+    ///
+    /// Several ranks share the batches. Where features are kept, each encodes all, since its pairs may be any.
     pub(crate) fn new(
-        model: &'a Model,
+        weights: &Weights<'a>,
         set: &'a EvalSet,
-        tokenizer: &'a TextTokenizer,
-        recipe: &'a Recipe,
-        (device, pairs): (&'a Device, bool),
+        pairs: bool,
     ) -> Result<Self, TrainError> {
+        let &Weights {
+            model,
+            tokenizer,
+            recipe,
+            device,
+            world,
+            ..
+        } = weights;
         let (pictures, texts) = (set.items().len(), set.captions().len());
         let length = recipe.data.max_text_length;
         let mut encoded = Self {
@@ -104,6 +116,7 @@ impl<'a> Encoded<'a> {
             tokenizer,
             recipe,
             device,
+            world,
             ids: set.texts(0..texts, tokenizer, length, Pad::Longest)?,
             embeddings: None,
             blocks: Blocks::default(),
@@ -113,10 +126,11 @@ impl<'a> Encoded<'a> {
         let step = recipe.eval.batch_size;
         // The size of one is known once some are encoded.
         let mut of_first = 0;
-        encoded.encode_images(0..pictures.min(1), |features| {
+        let first = encoded.encode_images(0..pictures.min(1), |features| {
             of_first = features.bytes();
             Ok(())
-        })?;
+        });
+        ranks::all(world, "the first image", first)?;
         let of_text = encoded.encode_texts(0..texts.min(1))?.bytes();
         let budget = recipe.eval.memory_gb * GIGABYTE;
         encoded.blocks = blocks([pictures, texts], [of_first, of_text], budget, step);
@@ -124,46 +138,69 @@ impl<'a> Encoded<'a> {
         let Some(itc) = &model.objectives.itc else {
             return Ok(encoded);
         };
-        let mut rows = Vec::new();
-        let mut width = 1;
-        let mut add = |embedded: Tensor<2>, rows: &mut Vec<f32>| {
-            width = embedded.dims()[1];
-            rows.extend(host(embedded));
-        };
+        let width = |rows: &[f32], count: usize| (rows.len() / count.max(1)).max(1);
         let mut parts = Vec::new();
-        encoded.encode_images(0..pictures, |features| {
-            add(itc.embed_images(&features), &mut rows);
-            if keep {
-                parts.push(features);
-            }
-            Ok(())
+        let rows = encoded.shared("embeddings of images", pictures, keep, |batches| {
+            let mut rows = Vec::new();
+            encoded.held_out().encode_batches(batches, |_, features| {
+                rows.push(host(itc.embed_images(&features)));
+                if keep {
+                    parts.push(features);
+                }
+                Ok(())
+            })?;
+            Ok(rows)
         })?;
-        if keep {
+        let kept = (keep && !parts.is_empty()).then(|| ImageFeatures::cat(parts));
+        if let Some(features) = kept {
             encoded.images.replace(Kept {
                 of: 0..pictures,
-                features: Some(ImageFeatures::cat(parts)),
+                features: Some(features),
             });
         }
-        let mut text_rows = Vec::new();
         let mut parts = Vec::new();
-        for first in (0..texts).step_by(step) {
-            let features = encoded.encode_texts(first..texts.min(first + step))?;
-            add(itc.embed_texts(&features), &mut text_rows);
-            if keep {
-                parts.push(features);
+        let text_rows = encoded.shared("embeddings of texts", texts, keep, |batches| {
+            let mut rows = Vec::new();
+            for batch in batches {
+                let features = encoded.encode_texts(batch)?;
+                rows.push(host(itc.embed_texts(&features)));
+                if keep {
+                    parts.push(features);
+                }
             }
-        }
-        if keep {
+            Ok(rows)
+        })?;
+        let kept = (keep && !parts.is_empty()).then(|| TextFeatures::cat(parts));
+        if let Some(features) = kept {
             encoded.texts.replace(Kept {
                 of: 0..texts,
-                features: Some(TextFeatures::cat(parts)),
+                features: Some(features),
             });
         }
+        let widths = (width(&rows, pictures), width(&text_rows, texts));
         encoded.embeddings = Some(DualEmbeddings {
-            images: Embeddings::new(width, rows)?,
-            texts: Embeddings::new(width, text_rows)?,
+            images: Embeddings::new(widths.0, rows)?,
+            texts: Embeddings::new(widths.1, text_rows)?,
         });
         Ok(encoded)
+    }
+
+    /// What `compute` makes of `count` things batch by batch, one after the other. Each rank computes its share of the batches, or all of
+    /// them with `whole`.
+    fn shared(
+        &self,
+        what: &'static str,
+        count: usize,
+        whole: bool,
+        compute: impl FnOnce(Vec<Range<usize>>) -> Result<Vec<Vec<f32>>, TrainError>,
+    ) -> Result<Vec<f32>, TrainError> {
+        let batches = in_batches(0..count, self.recipe.eval.batch_size);
+        if whole {
+            let computed = ranks::all(self.world, what, compute(batches))?;
+            return Ok(computed.concat());
+        }
+        let own = compute(ranks::share(self.world, &batches));
+        Ok(ranks::in_turn(ranks::gather(self.world, what, own)?).concat())
     }
 
     /// The features of pairs, row by row. If they are not kept, all images and texts from the first to the last are encoded, so
@@ -243,14 +280,17 @@ impl<'a> Encoded<'a> {
         range: Range<usize>,
         mut take: impl FnMut(ImageFeatures) -> Result<(), TrainError>,
     ) -> Result<(), TrainError> {
-        let held_out = HeldOutImages {
+        self.held_out().encode(range, |_, features| take(features))
+    }
+
+    fn held_out(&self) -> HeldOutImages<'_> {
+        HeldOutImages {
             model: self.model,
             set: self.set,
             tokenizer: self.tokenizer,
             device: self.device,
             batch_size: self.recipe.eval.batch_size,
-        };
-        held_out.encode(range, |_, features| take(features))
+        }
     }
 
     fn encode_texts(&self, range: Range<usize>) -> Result<TextFeatures, TrainError> {
@@ -278,13 +318,18 @@ impl HeldOutImages<'_> {
     pub(crate) fn encode(
         &self,
         range: Range<usize>,
+        take: impl FnMut(Range<usize>, ImageFeatures) -> Result<(), TrainError>,
+    ) -> Result<(), TrainError> {
+        self.encode_batches(in_batches(range, self.batch_size), take)
+    }
+
+    /// Encodes these batches of images, while the next ones are read.
+    fn encode_batches(
+        &self,
+        batches: Vec<Range<usize>>,
         mut take: impl FnMut(Range<usize>, ImageFeatures) -> Result<(), TrainError>,
     ) -> Result<(), TrainError> {
-        let step = self.batch_size;
-        let (set, end) = (self.set, range.end);
-        let batches = range
-            .step_by(step)
-            .map(|first| first..end.min(first + step));
+        let set = self.set;
         std::thread::scope(|scope| {
             let (sender, receiver) = sync_channel(0);
             let ranges = batches.clone();
@@ -296,7 +341,7 @@ impl HeldOutImages<'_> {
                     }
                 }
             });
-            for (range, read) in batches.zip(receiver) {
+            for (range, read) in batches.into_iter().zip(receiver) {
                 interrupt::check()?;
                 take(range.clone(), self.encode_read(range, &read?)?)?;
             }
@@ -324,6 +369,13 @@ impl HeldOutImages<'_> {
             ..backbone.encode_pictures(&pictures, tags.as_ref(), 0)
         })
     }
+}
+
+/// A range in batches of `size`, but for the last.
+fn in_batches(range: Range<usize>, size: usize) -> Vec<Range<usize>> {
+    let end = range.end;
+    let starts = range.step_by(size);
+    starts.map(|first| first..end.min(first + size)).collect()
 }
 
 fn read(set: &EvalSet, range: Range<usize>) -> Result<Read, DataError> {
@@ -377,6 +429,19 @@ impl RetrievalModel for Encoded<'_> {
         let heads = &self.model.objectives;
         let scores = heads.match_scores(&self.model.backbone, &fused);
         Ok(host(scores.ok_or("the model has no matching head")?))
+    }
+
+    fn at_once(&self) -> usize {
+        self.world.size()
+    }
+
+    fn itm_scores_of(&self, batches: &[Vec<Pair>]) -> Result<Vec<Vec<f32>>, ModelError> {
+        let own = batches.get(self.world.rank());
+        let own = own.map_or(Ok(Vec::new()), |own| self.itm_scores(own));
+        let own = own.map_err(|error| TrainError::Check(error.to_string()));
+        let mut all = ranks::gather(self.world, "scores of pairs", own)?;
+        all.truncate(batches.len());
+        Ok(all)
     }
 }
 

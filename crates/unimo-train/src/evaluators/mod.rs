@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use unimo_batch::ConfigError;
+use unimo_core::world::World;
 use unimo_data::{ConceptReader, DataError, EvalSet, SkipList, Source, Split, TextTokenizer};
 use unimo_report::record::EvalRecord;
 
@@ -55,6 +56,9 @@ pub struct Weights<'a> {
     pub run: Option<&'a RunFolder>,
     /// Whether to show no progress line.
     pub quiet: bool,
+    /// The ranks that evaluate them together. All go through the same evaluators; retrieval and tasks share the work, and all have the
+    /// results.
+    pub world: &'a World,
 }
 
 /// A way to evaluate a model.

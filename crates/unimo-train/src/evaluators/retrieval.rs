@@ -238,7 +238,6 @@ pub fn evaluate(
 ) -> Result<Evaluated, TrainError> {
     let &Weights {
         model,
-        device,
         recipe,
         tokenizer,
         ..
@@ -249,7 +248,7 @@ pub fn evaluate(
         config.full_itm = false;
     }
     let pairs = plan::pairs(recipe, protocol, set.items().len(), set.captions().len());
-    let encoded = Encoded::new(model, set, tokenizer, recipe, (device, pairs > 0))?;
+    let encoded = Encoded::new(weights, set, pairs > 0)?;
     let text_image = set.captions().iter().map(|c| c.image).collect();
     let truth = GroundTruth::new(text_image, set.items().len())?;
     let retrieval = unimo_eval::evaluate(&encoded, &truth, &config, progress)?;

@@ -80,6 +80,7 @@ impl Evaluator for Predictions {
         let size = weights.recipe.eval.batch_size;
         predict(
             (weights.model, task, weights.device),
+            weights.world,
             &self.set,
             size,
             &mut |(batch, _)| {

@@ -4,10 +4,11 @@
 //! reaches the others ([`first`]), and what was given to them must be the same ([`agree`]).
 
 pub mod launcher;
+pub(crate) mod moments;
 #[cfg(feature = "mpi")]
 pub mod mpi;
 pub(crate) mod sharing;
-pub(crate) mod sums;
+pub mod sums;
 
 use std::time::Duration;
 
@@ -112,6 +113,56 @@ pub(crate) fn all<T>(
     }
 }
 
+/// What each rank did, if every rank succeeded, in the order of ranks. Else an error on all of them, as of [`all`].
+pub(crate) fn gather<T: Serialize + DeserializeOwned>(
+    world: &World,
+    what: &'static str,
+    own: Result<T, TrainError>,
+) -> Result<Vec<T>, TrainError> {
+    let mut error = None;
+    let told = own.map_err(|own| {
+        let reason = own.to_string();
+        error = Some(own);
+        reason
+    });
+    if world.is_alone() {
+        return match (told, error) {
+            (Ok(done), _) => Ok(vec![done]),
+            (Err(_), Some(error)) => Err(error),
+            (Err(reason), None) => Err(TrainError::Check(reason)),
+        };
+    }
+    let all: Vec<Result<T, String>> = world.gather(what, told)?;
+    let mut done = Vec::with_capacity(all.len());
+    for (rank, told) in all.into_iter().enumerate() {
+        match (told, error.take()) {
+            (_, Some(own)) => return Err(TrainError::OfAll(Box::new(own))),
+            (Err(reason), None) => return Err(other(rank, reason)),
+            (Ok(told), None) => done.push(told),
+        }
+    }
+    Ok(done)
+}
+
+/// The things of all ranks in turn: of `R` ranks, rank `r` has those with the numbers `r`, `r + R`, ...
+pub(crate) fn in_turn<T>(lists: Vec<Vec<T>>) -> Vec<T> {
+    let mut lists: Vec<_> = lists.into_iter().map(Vec::into_iter).collect();
+    let mut all = Vec::new();
+    loop {
+        let before = all.len();
+        all.extend(lists.iter_mut().filter_map(Iterator::next));
+        if all.len() == before {
+            return all;
+        }
+    }
+}
+
+/// This rank's share of things that are dealt in turn.
+pub(crate) fn share<T: Clone>(world: &World, all: &[T]) -> Vec<T> {
+    let own = all.iter().skip(world.rank()).step_by(world.size());
+    own.cloned().collect()
+}
+
 /// What rank 0 computes, which the others wait for; its error is an error on all.
 pub(crate) fn first<T: Serialize + DeserializeOwned>(
     world: &World,
@@ -202,6 +253,8 @@ fn differences(all: &[Vec<(String, String)>]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use unimo_core::world::threads::as_threads;
+    use unimo_data::{Place, SampleError};
+    use unimo_report::record::EvalRecord;
 
     use super::*;
 
@@ -229,6 +282,50 @@ mod tests {
             first(&world, "work", failed).unwrap_err().to_string()
         });
         assert_eq!(ended, ["no room", "rank 0: no room"]);
+    }
+
+    #[test]
+    fn what_is_dealt_comes_together_in_its_order() {
+        for (ranks, count) in [(2, 5), (3, 2), (4, 8), (2, 0)] {
+            let all: Vec<usize> = (0..count).collect();
+            let ended = as_threads(ranks, |world| {
+                let own = share(&world, &all);
+                in_turn(gather(&world, "numbers", Ok(own)).unwrap())
+            });
+            assert!(ended.iter().all(|found| *found == all), "{ranks} {count}");
+        }
+        let ended = as_threads(2, |world| {
+            let own = match world.rank() {
+                1 => Err(TrainError::Check("no such file".to_owned())),
+                rank => Ok(rank),
+            };
+            gather(&world, "numbers", own).unwrap_err().to_string()
+        });
+        assert_eq!(ended, ["rank 1: no such file", "no such file"]);
+    }
+
+    /// Types whose serde form is more than a list of fields reach the others too.
+    #[test]
+    fn samples_and_records_reach_the_others() {
+        let place = Place {
+            file: "pairs.jsonl".to_owned(),
+            line: 3,
+        };
+        let sample = SampleError::new(place, "is no image");
+        let record = EvalRecord {
+            step: 7,
+            score: Some(f64::NAN),
+            ..EvalRecord::default()
+        };
+        let heard = as_threads(2, |world| {
+            let samples = gather(&world, "samples", Ok(sample.clone())).unwrap();
+            let records = first(&world, "records", || Ok(vec![record.clone()])).unwrap();
+            (samples, records[0].step, records[0].score.unwrap().is_nan())
+        });
+        for (samples, step, is_nan) in heard {
+            assert_eq!(samples, [sample.clone(), sample.clone()]);
+            assert!(step == 7 && is_nan);
+        }
     }
 
     #[test]

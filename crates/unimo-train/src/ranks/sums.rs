@@ -7,6 +7,9 @@
 //! the same bits for every number of ranks that divides its micro-batches.
 //!
 //! A parameter without a gradient is sent as `-0.0`, which changes no number that it is added to.
+//!
+//! With [`Order::Ranks`] a rank adds up its own micro-batches first, and gradients are exchanged once a step. That is another order for each
+//! number of ranks.
 
 use burn::module::Param;
 use burn::optim::{GradientsAccumulator, GradientsParams};
@@ -26,21 +29,36 @@ const NOTHING: f32 = -0.0;
 const SENT: &str = "the sum of gradients";
 const GATHERED: &str = "the parts of the sum of gradients";
 
+/// The order in which the gradients of several ranks are added.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Order {
+    /// That of the micro-batches, as in one process.
+    #[default]
+    MicroBatches,
+    /// Those of a rank first, then those of the ranks.
+    Ranks,
+}
+
 /// The sum so far.
 pub(crate) enum Sum<'a> {
     /// Of one process.
     Alone(&'a Model, GradientsAccumulator<Model>),
-    /// Of several.
+    /// Of several, in the order of the micro-batches.
     Among(&'a Model, Parts<'a>),
+    /// Of several: this rank's micro-batches are added, and then those of all ranks.
+    Own(&'a Model, GradientsAccumulator<Model>, Parts<'a>),
 }
 
 impl<'a> Sum<'a> {
     /// A sum of nothing.
-    pub fn new(model: &'a Model, world: &'a World) -> Self {
+    pub fn new(model: &'a Model, world: &'a World, order: Order) -> Self {
         if world.is_alone() {
-            Self::Alone(model, GradientsAccumulator::new())
-        } else {
-            Self::Among(model, Parts::new(world, BUCKET))
+            return Self::Alone(model, GradientsAccumulator::new());
+        }
+        let parts = Parts::new(world, BUCKET);
+        match order {
+            Order::MicroBatches => Self::Among(model, parts),
+            Order::Ranks => Self::Own(model, GradientsAccumulator::new(), parts),
         }
     }
 
@@ -48,7 +66,9 @@ impl<'a> Sum<'a> {
     pub fn add_common(&mut self, gradients: GradientsParams) -> Result<(), Lost> {
         match self {
             Self::Alone(model, sum) => sum.accumulate(model, gradients),
-            Self::Among(model, parts) => parts.add(model, Some(&gradients), From::Here)?,
+            Self::Among(model, parts) | Self::Own(model, _, parts) => {
+                parts.add(model, Some(&gradients), From::Here)?;
+            }
         }
         Ok(())
     }
@@ -56,8 +76,10 @@ impl<'a> Sum<'a> {
     /// Adds the gradients of this rank's next micro-batch, and those of the other ranks. `None`: it has no loss.
     pub fn add(&mut self, gradients: Option<GradientsParams>) -> Result<(), Lost> {
         match (self, gradients) {
-            (Self::Alone(model, sum), Some(gradients)) => sum.accumulate(model, gradients),
-            (Self::Alone(..), None) => {}
+            (Self::Alone(model, sum) | Self::Own(model, sum, _), Some(gradients)) => {
+                sum.accumulate(model, gradients);
+            }
+            (Self::Alone(..) | Self::Own(..), None) => {}
             (Self::Among(model, parts), gradients) => {
                 parts.add(model, gradients.as_ref(), From::All)?;
             }
@@ -70,6 +92,10 @@ impl<'a> Sum<'a> {
         match self {
             Self::Alone(_, mut sum) => Ok(sum.grads()),
             Self::Among(model, parts) => parts.whole(model),
+            Self::Own(model, mut sum, mut parts) => {
+                parts.add(model, Some(&sum.grads()), From::All)?;
+                parts.whole(model)
+            }
         }
     }
 }

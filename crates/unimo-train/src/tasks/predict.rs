@@ -4,19 +4,22 @@ use std::ops::Range;
 use std::sync::mpsc::sync_channel;
 
 use burn::tensor::{Device, Tensor, activation};
+use serde::{Deserialize, Serialize};
+use unimo_core::world::World;
 use unimo_data::{SampleError, TaskBatch, TaskRow, TaskSet};
 use unimo_objectives::{AnsweredBy, Predicts};
 
 use crate::error::TrainError;
 use crate::interrupt;
 use crate::model::{Model, host};
+use crate::ranks;
 use crate::recipe::Task;
 
 /// Labels that are kept of each sample.
 pub const KEPT: usize = 5;
 
 /// What a task predicts of a sample.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Predicted {
     /// The sample.
     pub row: TaskRow,
@@ -32,20 +35,45 @@ pub struct Predicted {
 /// The predictions of a batch, and the samples that could not be used, with the reasons.
 pub type Batch = (Vec<Predicted>, Vec<(TaskRow, SampleError)>);
 
-/// Predicts every sample of `set` and hands the predictions on, batch by batch. While one batch is computed, the next is read.
+/// Predicts every sample of `set` and hands the predictions on, batch by batch. While one batch is computed, the next is read. The ranks of
+/// `world` share the batches, and `take` of each gets all of them.
 ///
 /// # Errors
 ///
 /// The data cannot be read, or a score is not finite.
 pub fn predict(
     (model, task, device): (&Model, Task, &Device),
+    world: &World,
     set: &TaskSet,
     size: usize,
     take: &mut dyn FnMut(Batch) -> Result<(), TrainError>,
 ) -> Result<(), TrainError> {
-    read_ahead(set, size, &mut |range, read| {
-        take(of_batch((model, task, device), range, read)?)
-    })
+    let all = batches(set, size);
+    let rounds = all.len().div_ceil(world.size());
+    let own = ranks::share(world, &all);
+    let mut done = 0;
+    let mut hear = |own: Result<Option<Batch>, TrainError>| {
+        done += 1;
+        let round = ranks::gather(world, "predictions", own)?;
+        round.into_iter().flatten().try_for_each(&mut *take)
+    };
+    read_batches(set, own, &mut |range, read| {
+        let made = read.and_then(|read| of_batch((model, task, device), range, read));
+        hear(made.map(Some))
+    })?;
+    // The last round may have fewer batches than there are ranks.
+    if ranks::share(world, &all).len() < rounds {
+        hear(Ok(None))?;
+    }
+    debug_assert_eq!(done, rounds);
+    Ok(())
+}
+
+/// The samples of a set in batches.
+fn batches(set: &TaskSet, size: usize) -> Vec<Range<usize>> {
+    let all = set.len();
+    let starts = (0..all).step_by(size);
+    starts.map(|first| first..all.min(first + size)).collect()
 }
 
 /// Hands the samples of a set on, batch by batch. While one batch is used, the next is read.
@@ -58,10 +86,16 @@ pub(crate) fn read_ahead(
     size: usize,
     take: &mut dyn FnMut(Range<usize>, TaskBatch) -> Result<(), TrainError>,
 ) -> Result<(), TrainError> {
-    let all = set.len();
-    let ranges = (0..all)
-        .step_by(size)
-        .map(|first| first..all.min(first + size));
+    let all = batches(set, size);
+    read_batches(set, all, &mut |range, read| take(range, read?))
+}
+
+/// Hands these batches of a set on, or why one cannot be read. While one is used, the next is read.
+fn read_batches(
+    set: &TaskSet,
+    ranges: Vec<Range<usize>>,
+    take: &mut dyn FnMut(Range<usize>, Result<TaskBatch, TrainError>) -> Result<(), TrainError>,
+) -> Result<(), TrainError> {
     std::thread::scope(|scope| {
         let (sender, receiver) = sync_channel(1);
         let reads = ranges.clone();
@@ -73,9 +107,9 @@ pub(crate) fn read_ahead(
                 }
             }
         });
-        for (range, read) in ranges.zip(receiver) {
-            interrupt::check()?;
-            take(range, read?)?;
+        for (range, read) in ranges.into_iter().zip(receiver) {
+            let read = interrupt::check().and_then(|()| Ok(read?));
+            take(range, read)?;
         }
         Ok(())
     })
