@@ -132,14 +132,13 @@ const LAYERS: &[Layer] = &[
 ];
 
 /// All that may lie at the top of the workspace, hidden files and what is built or trained aside.
-const TOP_LEVEL: [&str; 10] = [
+const TOP_LEVEL: [&str; 9] = [
     "Cargo.lock",
     "Cargo.toml",
     "LICENSE-APACHE",
     "LICENSE-MIT",
     "README.md",
     "crates",
-    "deny.toml",
     "docs",
     "tests",
     "xtask",

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use npyz::{WriteOptions, WriterBuilder};
 use unimo_data::Split;
 
 use super::index::{self, Embedded, Part, What};
@@ -262,23 +263,18 @@ pub fn texts(predictor: &Predictor, texts: Vec<String>) -> Result<Embedded, Trai
     Ok(found)
 }
 
-/// Writes NumPy's format, version 1.0: a magic number, a dictionary padded to 64 bytes, the values.
+/// Writes the rows as `numpy.save` does.
 fn write_npy(path: &Path, embedded: &Embedded) -> Result<(), TrainError> {
-    const ALIGNMENT: usize = 64;
-    const MAGIC: &[u8] = b"\x93NUMPY\x01\x00";
-    let mut header = format!(
-        "{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, {}), }}",
-        embedded.ids.len(),
-        embedded.width
-    );
-    let unpadded = MAGIC.len() + size_of::<u16>() + header.len() + 1;
-    header.push_str(&" ".repeat(unpadded.next_multiple_of(ALIGNMENT) - unpadded));
-    header.push('\n');
-    let mut bytes = MAGIC.to_vec();
-    bytes.extend((header.len() as u16).to_le_bytes());
-    bytes.extend(header.as_bytes());
-    bytes.extend(embedded.values.iter().flat_map(|v| v.to_le_bytes()));
-    files::write(path, &bytes)
+    let shape = [embedded.ids.len() as u64, embedded.width as u64];
+    files::write_with(path, |file| {
+        let mut rows = WriteOptions::<f32>::new()
+            .default_dtype()
+            .shape(&shape)
+            .writer(file)
+            .begin_nd()?;
+        rows.extend(embedded.values.iter().copied())?;
+        rows.finish()
+    })
 }
 
 #[cfg(test)]
