@@ -33,7 +33,7 @@ pub use sources::source::{
     Annotations, Holds, Offers, Readable, Sample, Source, SourceConfig, SplitFacts, TextsOf,
 };
 pub use sources::splits::{BySplit, Split};
-pub use store::{RemoteConfig, atomic, paths, shards};
+pub use store::{RemoteConfig, atomic, digest, paths, shards};
 pub use text::concepts::{Concepts, ConceptsConfig, PhraseSource};
 pub use text::masking::Masker;
 pub use text::tokens::{Encoded, Pad, Specials, TextTokenizer, TokenizerConfig};

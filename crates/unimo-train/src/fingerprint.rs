@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+use unimo_data::digest::{Digest, hex};
 use unimo_data::{SampleError, Source, Split};
 
 use crate::error::TrainError;
@@ -181,7 +181,7 @@ impl Rows {
 
 /// The digest of a file's content.
 pub fn of_bytes(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
+    short(&Digest::of(bytes))
 }
 
 /// The rows of the splits that a run uses.
@@ -209,27 +209,26 @@ fn of_split(source: &dyn Source, split: Split) -> Result<Rows, TrainError> {
             if block >= blocks {
                 return;
             }
-            let mut order = Sha256::new();
+            let mut order = Digest::default();
             let mut sum = 0u128;
             for index in block * BLOCK..rows.min((block + 1) * BLOCK) {
-                let mut row = Sha256::new();
+                let mut row = Digest::default();
                 let identified = source.identify(split, index, &mut |part| {
-                    row.update((part.len() as u64).to_le_bytes());
-                    row.update(part);
+                    row.add_sized(part);
                 });
                 if let Err(error) = identified {
                     let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
                     failed.get_or_insert(error);
                     return;
                 }
-                let row = row.finalize();
+                let row = row.finish();
                 let (first, _) = row.split_at(KEPT);
                 let number = first.try_into().map_or(0, u128::from_le_bytes);
                 sum = sum.wrapping_add(number);
-                order.update(first);
+                order.add(first);
             }
             let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
-            done.insert(block, (order.finalize().into(), sum));
+            done.insert(block, (order.finish(), sum));
         }
     };
     let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
@@ -245,9 +244,9 @@ fn of_split(source: &dyn Source, split: Split) -> Result<Rows, TrainError> {
             }),
         );
     }
-    let mut order = Sha256::new();
+    let mut order = Digest::default();
     for shard in source.shards(split) {
-        order.update((shard as u64).to_le_bytes());
+        order.add(&(shard as u64).to_le_bytes());
     }
     let mut sum = 0u128;
     for (digest, part) in done
@@ -255,23 +254,19 @@ fn of_split(source: &dyn Source, split: Split) -> Result<Rows, TrainError> {
         .unwrap_or_else(PoisonError::into_inner)
         .values()
     {
-        order.update(digest);
+        order.add(digest);
         sum = sum.wrapping_add(*part);
     }
     Ok(Rows {
         rows,
-        identity: hex(&sum.to_le_bytes()),
-        order: hex(&order.finalize()),
+        identity: short(&sum.to_le_bytes()),
+        order: short(&order.finish()),
     })
 }
 
 /// The first bytes of a digest.
-fn hex(bytes: &[u8]) -> String {
-    bytes
-        .iter()
-        .take(KEPT)
-        .map(|b| format!("{b:02x}"))
-        .collect()
+fn short(digest: &[u8]) -> String {
+    hex(&digest[..KEPT.min(digest.len())])
 }
 
 #[cfg(test)]

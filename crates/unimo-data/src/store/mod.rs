@@ -3,6 +3,7 @@
 //! Nothing here depends on what the bytes mean: formats, images and samples are above it.
 
 pub mod atomic;
+pub mod digest;
 pub(crate) mod disk;
 pub(crate) mod found;
 pub(crate) mod object;

@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 use burn::module::Module;
 use safetensors::Dtype;
 use safetensors::tensor::View;
-use sha2::{Digest, Sha256};
 use unimo_core::parameters;
+use unimo_data::digest::{Digest, hex};
 use unimo_data::processor;
 use unimo_encoders::weights::{self, SafetensorsFile};
 
@@ -201,7 +201,7 @@ pub fn write(path: &Path, parts: &[Part]) -> Result<(), TrainError> {
 ///
 /// The model reads no such input.
 pub fn digest(predictor: &Predictor, what: What) -> Result<String, TrainError> {
-    let mut sum = Sha256::new();
+    let mut sum = Digest::default();
     match &predictor.matcher {
         Matcher::Pair(model) => {
             add(&mut sum, &model.backbone);
@@ -214,27 +214,30 @@ pub fn digest(predictor: &Predictor, what: What) -> Result<String, TrainError> {
         Matcher::Image(encoder) => add(&mut sum, &**encoder),
     }
     if matches!(predictor.matcher, Matcher::Text(..) | Matcher::Image(_)) {
-        sum.update(format!("{:?}", predictor.pooling));
+        sum.add(format!("{:?}", predictor.pooling).as_bytes());
     }
     match what {
-        What::Images => sum.update(processor::to_json(predictor.pictures()?).to_string()),
+        What::Images => sum.add(
+            processor::to_json(predictor.pictures()?)
+                .to_string()
+                .as_bytes(),
+        ),
         What::Texts => {
-            sum.update(predictor.tokenizer()?.to_json()?);
-            sum.update(predictor.max_text_length.to_le_bytes());
-            sum.update([u8::from(predictor.concepts.is_some())]);
+            sum.add(predictor.tokenizer()?.to_json()?.as_bytes());
+            sum.add(&predictor.max_text_length.to_le_bytes());
+            sum.add(&[u8::from(predictor.concepts.is_some())]);
         }
     }
-    let bytes = sum.finalize();
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&sum.finish()))
 }
 
 /// Names, shapes and checksums of all parameters: a checksum of gigabytes takes a moment, another digest of them seconds.
-fn add<M: Module>(sum: &mut Sha256, module: &M) {
+fn add<M: Module>(sum: &mut Digest, module: &M) {
     for handle in parameters::handles(module) {
-        sum.update(&handle.name);
-        sum.update(format!("{:?}", handle.shape));
+        sum.add(handle.name.as_bytes());
+        sum.add(format!("{:?}", handle.shape).as_bytes());
         let values = handle.fetch();
-        sum.update(crc32c::crc32c(values.as_bytes()).to_le_bytes());
+        sum.add(&crc32c::crc32c(values.as_bytes()).to_le_bytes());
     }
 }
 

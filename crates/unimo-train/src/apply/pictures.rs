@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use image::RgbImage;
-use sha2::{Digest, Sha256};
+use unimo_data::digest::{Digest, hex};
 use unimo_data::images::{self, Limits};
 use unimo_data::{DataError, ReadError, SampleError, Source, Split, readable};
 
@@ -135,12 +135,9 @@ impl PictureList {
 
 /// How many names there are, and a digest of them in their order.
 pub fn describe(names: &[String]) -> String {
-    let mut sum = Sha256::new();
+    let mut sum = Digest::default();
     for name in names {
-        sum.update((name.len() as u64).to_le_bytes());
-        sum.update(name.as_bytes());
+        sum.add_sized(name.as_bytes());
     }
-    let bytes = sum.finalize();
-    let digest: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{} {digest}", names.len())
+    format!("{} {}", names.len(), hex(&sum.finish()))
 }

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use serde::Serialize;
-use sha2::{Digest, Sha256};
+use unimo_data::digest::Digest;
 use unimo_data::{BySplit, SampleError, Source, Split};
 
 use super::{DataArgs, each, threads};
@@ -89,7 +89,7 @@ type Hash = [u8; 16];
 
 fn hash(bytes: &[u8]) -> Hash {
     let mut cut = Hash::default();
-    cut.copy_from_slice(&Sha256::digest(bytes)[..16]);
+    cut.copy_from_slice(&Digest::of(bytes)[..16]);
     cut
 }
 

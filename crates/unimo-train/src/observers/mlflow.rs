@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+use unimo_data::digest::{Digest, hex};
 use unimo_report::record::{EvalRecord, StepRecord};
 
 use crate::curves;
@@ -277,12 +277,11 @@ fn place(store: &Path, experiment: &str, run: &RunFolder) -> Result<Place, Train
     let experiment = experiment_id(store, experiment)?;
     let real = run.path().canonicalize();
     let real = real.map_err(TrainError::file("find", run.path()))?;
-    let id = Sha256::digest(format!("{} {}", real.display(), Timestamp::now()));
-    let run = id.iter().take(16).map(|byte| format!("{byte:02x}"));
+    let id = Digest::of(format!("{} {}", real.display(), Timestamp::now()).as_bytes());
     Ok(Place {
         store: store.to_owned(),
         experiment,
-        run: run.collect(),
+        run: hex(&id[..16]),
     })
 }
 
@@ -305,7 +304,7 @@ fn experiment_id(store: &Path, name: &str) -> Result<String, TrainError> {
         }
     }
     // A function of the name, so that two runs that start at once begin one experiment.
-    let digest = Sha256::digest(name.as_bytes());
+    let digest = Digest::of(name.as_bytes());
     let digits = digest.iter().map(|byte| char::from(b'0' + byte % 10));
     let id: String = std::iter::once('1')
         .chain(digits.take(ID_DIGITS - 1))
