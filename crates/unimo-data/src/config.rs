@@ -26,6 +26,7 @@ use unimo_batch::registry::{Beside, fields_of};
 use crate::error::DataError;
 use crate::images::augment::AugmentConfig;
 use crate::images::{Filter, ImageSpec, Limits, Resize};
+use crate::loader::switch::SwitchConfig;
 use crate::order::plan::Shuffle;
 use crate::settings::{not_empty, range, share};
 use crate::sources::coco::CocoPart;
@@ -96,6 +97,9 @@ macro_rules! data_config {
             /// Vocabulary of phrases and tags beside the tokens; `None`: none.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub concepts: Option<ConceptsConfig>,
+            /// Words of training captions in other languages; `None`: captions as they are.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub switch: Option<SwitchConfig>,
             /// Regions instead of pixels; `None`: pixels.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub regions: Option<RegionsConfig>,
@@ -125,6 +129,7 @@ macro_rules! data_config {
                     $($key: None,)*
                     outside: OutsideSources::default(),
                     concepts: None,
+                    switch: None,
                     regions: None,
                     tokenizer: TokenizerConfig::default(),
                 }
@@ -359,6 +364,14 @@ impl DataConfig {
         if let Some(concepts) = &self.concepts {
             concepts.validate("data.concepts")?;
         }
+        if let Some(switch) = &self.switch {
+            switch.validate("data.switch")?;
+            if self.concepts.is_some() {
+                let allowed =
+                    "absent beside data.concepts, whose phrases would stay in the first language";
+                return Err(DataError::config("data.switch", "{}", allowed));
+            }
+        }
         if let Some(augment) = &self.augment {
             augment.validate()?;
         }
@@ -414,9 +427,11 @@ impl DataConfig {
         regions.filter_map(RegionsConfig::path_mut).for_each(rebase);
         let concepts = self.concepts.iter_mut();
         concepts.flat_map(ConceptsConfig::paths).for_each(rebase);
+        let switch = self.switch.iter_mut();
+        switch.flat_map(SwitchConfig::paths).for_each(rebase);
     }
 
-    /// The local files and folders that the chosen source, the tokenizer, regions and concepts name and that do not exist. Patterns of
+    /// The local files and folders that the chosen source, the tokenizer, regions, concepts and dictionaries name and that do not exist. Patterns of
     /// file names and URLs are not looked for, nor a tokenizer's relative path, which may be a Hugging Face id.
     pub fn missing(&self) -> Vec<PathBuf> {
         let mut config = self.clone();
@@ -433,6 +448,8 @@ impl DataConfig {
         named.extend(regions.cloned());
         let concepts = config.concepts.iter_mut().flat_map(ConceptsConfig::paths);
         named.extend(concepts.map(|path| path.clone()));
+        let switch = config.switch.iter_mut().flat_map(SwitchConfig::paths);
+        named.extend(switch.map(|path| path.clone()));
         named.retain(|path| {
             let text = path.to_string_lossy();
             let plain = !text.contains("://") && !text.contains(['{', '*', '?']);

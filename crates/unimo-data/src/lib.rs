@@ -22,6 +22,7 @@ pub use loader::concepts::ConceptReader;
 pub use loader::each::{Choose, Each};
 pub use loader::eval_set::{Caption, EvalSet, Item};
 pub use loader::skip::SkipList;
+pub use loader::switch::{Switch, SwitchConfig, SwitchedWords};
 pub use loader::task_set::{TaskBatch, TaskRow, TaskSet};
 pub use loader::{Batches, FurtherText, Loader, LoaderSpec, MakeTarget, Rewrite};
 pub use order::plan::{Plan, Shuffle};

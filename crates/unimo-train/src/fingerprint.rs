@@ -18,10 +18,10 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use unimo_data::digest::{Digest, hex};
-use unimo_data::{SampleError, Source, Split};
+use unimo_data::{SampleError, Source, Split, Switch};
 
 use crate::error::TrainError;
-use crate::recipe::Overrides;
+use crate::recipe::{Overrides, Recipe};
 
 /// The key in a checkpoint's metadata.
 pub const NAME: &str = "fingerprint";
@@ -50,6 +50,9 @@ pub struct Fingerprint {
     /// Digest of `labels.json`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub labels: Option<String>,
+    /// Digest of the dictionaries of `data.switch`, of the recipe and of its stages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dictionaries: Option<String>,
     /// What the recipe was made from, if that is known. Not in checkpoints.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub given: Option<Given>,
@@ -154,6 +157,11 @@ impl Fingerprint {
         for (file, then, now) in [
             ("concepts.json", &self.concepts, &now.concepts),
             ("labels.json", &self.labels, &now.labels),
+            (
+                "dictionaries of data.switch",
+                &self.dictionaries,
+                &now.dictionaries,
+            ),
         ] {
             let said = |digest: &Option<String>| digest.clone().unwrap_or("none".to_owned());
             if then != now {
@@ -182,6 +190,25 @@ impl Rows {
 /// The digest of a file's content.
 pub fn of_bytes(bytes: &[u8]) -> String {
     short(&Digest::of(bytes))
+}
+
+/// The words of all dictionaries of a recipe; `None` if it has none.
+///
+/// # Errors
+///
+/// A dictionary cannot be read.
+pub fn of_dictionaries(recipe: &Recipe) -> Result<Option<String>, TrainError> {
+    let of_stages = recipe.stage.iter().filter_map(|stage| stage.data.as_ref());
+    let mut sum = Digest::default();
+    let mut some = false;
+    for switch in std::iter::once(&recipe.data)
+        .chain(of_stages)
+        .filter_map(|data| data.switch.as_ref())
+    {
+        sum.add(&Switch::open(switch)?.digest());
+        some = true;
+    }
+    Ok(some.then(|| short(&sum.finish())))
 }
 
 /// The rows of the splits that a run uses.

@@ -1,10 +1,12 @@
 //! What a recipe needs before its first step: tokenizer, concepts and device, and checks that they fit each other.
 
+use std::sync::Arc;
+
 use burn::tensor::Device;
 use unimo_batch::ConfigError;
 use unimo_data::{
-    ConceptReader, Concepts, FurtherText, LoaderSpec, PatchMask, Readable, Source, Split,
-    TextTokenizer, TokenizerConfig,
+    ConceptReader, Concepts, FurtherText, LoaderSpec, PatchMask, Readable, Rewrite as _, Source,
+    Split, Switch, TextTokenizer, TokenizerConfig,
 };
 use unimo_objectives::request::What;
 
@@ -39,7 +41,13 @@ fn given_tokenizer(recipe: &Recipe, source: &dyn Source) -> Result<TextTokenizer
         }
         TokenizerConfig::Train { vocab_size } => {
             let mut texts = Readable::new(source.texts(Split::Train).take(TOKENIZER_CAPTIONS));
-            let trained = TextTokenizer::train(&mut texts, *vocab_size);
+            // A vocabulary of the captions as the model reads them.
+            let switch = recipe.data.switch.as_ref().map(Switch::open).transpose()?;
+            let read = (0..).zip(&mut texts).map(|(draw, text)| match &switch {
+                Some(switch) => switch.rewrite(&text, draw),
+                None => text,
+            });
+            let trained = TextTokenizer::train(read, *vocab_size);
             texts.whole(trained)??
         }
         TokenizerConfig::File { path, lowercase } => {
@@ -182,6 +190,25 @@ pub fn training_device(recipe: &Recipe, device: &Device) -> Device {
     } else {
         device
     }
+}
+
+/// Words of the stage's training captions in other languages, as `data.switch` says. `say` is told what was left out of dictionaries.
+///
+/// # Errors
+///
+/// A dictionary cannot be read.
+pub fn for_switch(
+    spec: &mut LoaderSpec,
+    stage: &Stage,
+    say: &mut dyn FnMut(&str),
+) -> Result<(), TrainError> {
+    let Some(config) = &stage.data.switch else {
+        return Ok(());
+    };
+    let switch = Switch::open(config)?;
+    switch.notes().iter().for_each(|note| say(note));
+    spec.rewrite = Some(Arc::new(switch));
+    Ok(())
 }
 
 /// What the objectives of a stage need of a batch: hidden words, patches and concepts, a second view.

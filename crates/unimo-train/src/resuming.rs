@@ -255,6 +255,7 @@ pub fn found(
         tokenizer: digest("tokenizer.json")?,
         concepts: concepts.then(|| digest(CONCEPTS)).transpose()?,
         labels: labels.then(|| digest(labels::FILE_NAME)).transpose()?,
+        dictionaries: fingerprint::of_dictionaries(recipe)?,
         ..Fingerprint::default()
     })
 }

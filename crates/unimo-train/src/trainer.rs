@@ -35,7 +35,7 @@ use crate::model::Model;
 use crate::observers::mlflow::MlFlow;
 use crate::observers::{JsonLines, Observer, Observers, StepEvent, TensorBoard, Terminal};
 use crate::optimizer::{self, Optimizer};
-use crate::prepare::{for_objectives, training_device};
+use crate::prepare::{for_objectives, for_switch, training_device};
 use crate::progress::Progress;
 use crate::ranks::moments::{self, Owners};
 use crate::ranks::sums::Order;
@@ -690,6 +690,7 @@ impl Trainer {
         spec.concepts = self.concepts.clone();
         for_objectives(&mut spec, &self.recipe, stage)?;
         let observers = &mut self.observers;
+        for_switch(&mut spec, stage, &mut |line| observers.message(line))?;
         tasks::for_task(&mut spec, self.targets.as_ref(), &mut |line| {
             observers.message(line)
         })?;

@@ -422,7 +422,9 @@ impl Maker {
             Some(text) if !sample.second_texts.is_empty() => {
                 let second = sample.second_texts.get(caption).map_or("", String::as_str);
                 let length = spec.max_text_length;
-                Some(spec.tokenizer.encode_pair(text, second, length))
+                let text = self.rewritten(text, &[spec.seed, position]);
+                let second = self.rewritten(second, &[spec.seed, position, 1]);
+                Some(spec.tokenizer.encode_pair(&text, &second, length))
             }
             Some(text) => {
                 let phrases = spec.concepts.as_ref().map(|reader| {
@@ -451,6 +453,14 @@ impl Maker {
         })
     }
 
+    /// The text that the model reads instead of this one.
+    fn rewritten<'a>(&self, text: &'a str, draw: &[u64]) -> Cow<'a, str> {
+        match &self.spec.rewrite {
+            Some(rewrite) => rewrite.rewrite(text, hash(Stream::Rewrite, draw)).into(),
+            None => text.into(),
+        }
+    }
+
     fn encode(
         &self,
         text: &str,
@@ -458,15 +468,11 @@ impl Maker {
         position: u64,
     ) -> Encoded {
         let spec = &self.spec;
-        let rewritten = spec.rewrite.as_ref().map(|rewrite| {
-            let draw = hash(Stream::Rewrite, &[spec.seed, position]);
-            rewrite.rewrite(text, draw)
-        });
-        let text = rewritten.as_deref().unwrap_or(text);
+        let text = self.rewritten(text, &[spec.seed, position]);
         match phrases {
-            None => spec.tokenizer.encode(text, spec.max_text_length),
+            None => spec.tokenizer.encode(&text, spec.max_text_length),
             Some((reader, phrases)) => {
-                reader.encode(&spec.tokenizer, text, &phrases, spec.max_text_length)
+                reader.encode(&spec.tokenizer, &text, &phrases, spec.max_text_length)
             }
         }
     }

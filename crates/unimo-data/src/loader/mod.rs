@@ -12,6 +12,7 @@ mod gathered;
 mod maker;
 pub(crate) mod skip;
 mod spec;
+pub(crate) mod switch;
 pub(crate) mod task_set;
 mod tokenizer;
 mod vocabulary;

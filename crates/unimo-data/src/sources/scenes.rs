@@ -7,6 +7,7 @@
 
 mod drawing;
 mod kinds;
+pub(crate) mod language;
 mod words;
 
 use std::collections::HashSet;
@@ -46,6 +47,33 @@ pub struct ScenesConfig {
     /// What the texts of a scene are.
     #[serde(skip_serializing_if = "SceneTexts::is_default")]
     pub texts: SceneTexts,
+    /// The language of its texts.
+    #[serde(skip_serializing_if = "SceneLanguage::is_default")]
+    pub language: SceneLanguage,
+}
+
+/// The language of texts and phrases about scenes. Answers and names of objects stay English.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SceneLanguage {
+    /// English.
+    #[default]
+    English,
+    /// A language with words and an order of words of its own: every text of the English corpus, translated word by word.
+    Invented,
+}
+
+impl SceneLanguage {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn say(self, english: String) -> String {
+        match self {
+            Self::English => english,
+            Self::Invented => language::translate(&english).text,
+        }
+    }
 }
 
 /// What the texts of a scene are.
@@ -81,6 +109,7 @@ impl Default for ScenesConfig {
             test: 0,
             size: 64,
             texts: SceneTexts::Captions,
+            language: SceneLanguage::English,
         }
     }
 }
@@ -168,6 +197,12 @@ impl Scenes {
 
     /// The texts of a scene, and what is known of each.
     fn told(&self, scene: Scene) -> (Vec<String>, Vec<Label>) {
+        let (texts, labels) = self.told_in_english(scene);
+        let texts = texts.into_iter().map(|text| self.config.language.say(text));
+        (texts.collect(), labels)
+    }
+
+    fn told_in_english(&self, scene: Scene) -> (Vec<String>, Vec<Label>) {
         let answered = |(text, answer): (String, String)| {
             let label = Label {
                 answer: Some(answer),
@@ -221,7 +256,11 @@ impl Scenes {
     /// The phrases of each caption; nothing is known of those of other texts.
     fn phrases_of(&self, scene: &Scene) -> Vec<Vec<String>> {
         match self.config.texts {
-            SceneTexts::Captions => scene.phrases(),
+            SceneTexts::Captions => {
+                let say = |phrase| self.config.language.say(phrase);
+                let of_caption = |phrases: Vec<String>| phrases.into_iter().map(say).collect();
+                scene.phrases().into_iter().map(of_caption).collect()
+            }
             SceneTexts::Questions
             | SceneTexts::Statements
             | SceneTexts::Expressions
@@ -260,7 +299,7 @@ impl Source for Scenes {
             scenes => format!(", {scenes} to test on"),
         };
         format!(
-            "generated scenes of seed {}: {} for training, {} held out{test}, {} × {} pixels, {}",
+            "generated scenes of seed {}: {} for training, {} held out{test}, {} × {} pixels, {}{}",
             self.config.seed,
             self.config.train,
             self.config.val,
@@ -272,6 +311,10 @@ impl Source for Scenes {
                 SceneTexts::Statements => "with true and false statements",
                 SceneTexts::Expressions => "with expressions for groups of objects",
                 SceneTexts::Classes => "their numbers of objects as classes",
+            },
+            match self.config.language {
+                SceneLanguage::English => "",
+                SceneLanguage::Invented => ", in an invented language",
             }
         )
     }

@@ -90,6 +90,7 @@ pub fn run(args: &BenchArgs, say: &mut dyn FnMut(&str)) -> Result<(), TrainError
         spec.workers = workers;
         spec.concepts = reader.clone();
         prepare::for_objectives(&mut spec, &recipe, &stage)?;
+        prepare::for_switch(&mut spec, &stage, &mut |line| eprintln!("{line}"))?;
         if args.no_masks {
             spec.mask = None;
         }

@@ -59,6 +59,7 @@ pub fn run(args: &ShowArgs) -> Result<(), TrainError> {
     spec.first_batch = args.from;
     spec.concepts = reader.clone();
     prepare::for_objectives(&mut spec, &recipe, &stage)?;
+    prepare::for_switch(&mut spec, &stage, &mut |line| eprintln!("{line}"))?;
     let words = Words {
         tokenizer: &tokenizer,
         concepts: reader.as_ref(),

@@ -58,6 +58,9 @@ fn article(words: &str) -> &'static str {
     }
 }
 
+/// The largest number that has a word; a scene has no more objects.
+pub(super) const MOST_COUNTED: usize = 4;
+
 pub(super) fn number(count: usize) -> &'static str {
     ["no", "one", "two", "three", "four", "five", "six"]
         .get(count)
