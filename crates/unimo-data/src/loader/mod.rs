@@ -10,6 +10,7 @@ pub(crate) mod each;
 pub(crate) mod eval_set;
 mod gathered;
 mod maker;
+mod rewrite;
 pub(crate) mod skip;
 mod spec;
 pub(crate) mod switch;
@@ -17,7 +18,8 @@ pub(crate) mod task_set;
 mod tokenizer;
 mod vocabulary;
 
-pub use spec::{Batches, FurtherText, LoaderSpec, MakeTarget, Rewrite};
+pub use rewrite::Rewrite;
+pub use spec::{Batches, FurtherText, LoaderSpec, MakeTarget};
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};

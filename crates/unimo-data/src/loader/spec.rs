@@ -9,6 +9,7 @@ use crate::images::ImageSpec;
 use crate::images::augment::AugmentConfig;
 use crate::images::patches::PatchMask;
 use crate::loader::concepts::ConceptReader;
+use crate::loader::rewrite::Rewrite;
 use crate::loader::skip::SkipList;
 use crate::order::plan::Shuffle;
 use crate::sources::label::Label;
@@ -132,12 +133,6 @@ pub enum FurtherText {
     Tags,
     /// Another caption of the same image, or the same caption if there is only one.
     SecondCaption,
-}
-
-/// Changes captions as they are loaded, such as code switching (UC2, M3P). The same draw must give the same text.
-pub trait Rewrite: Send + Sync {
-    /// The caption that the model reads. `draw` is different for every position of the run.
-    fn rewrite(&self, caption: &str, draw: u64) -> String;
 }
 
 /// Makes what a task predicts of a sample.

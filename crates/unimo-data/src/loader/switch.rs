@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
-use crate::loader::spec::Rewrite;
+use crate::loader::rewrite::Rewrite;
 use crate::order::draws::{Stream, hash, unit};
 use crate::settings::share;
 use crate::sources::scenes::language;

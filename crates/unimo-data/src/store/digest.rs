@@ -60,7 +60,7 @@ mod tests {
     fn a_length_says_where_a_piece_ends() {
         let of = |pieces: [&[u8]; 2]| {
             let mut sum = Digest::default();
-            pieces.map(|piece| sum.add_sized(piece));
+            pieces.into_iter().for_each(|piece| sum.add_sized(piece));
             sum.finish()
         };
         assert_ne!(of([b"a", b"bc"]), of([b"ab", b"c"]));
