@@ -17,9 +17,9 @@ use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use burn::tensor::TensorData;
-use sha2::{Digest, Sha256};
 use unimo_core::parameters;
 use unimo_data::atomic;
+use unimo_data::digest::{Digest, hex};
 use unimo_encoders::backbone::Backbone;
 use unimo_objectives::kept::{FeatureCache, FeatureKey, KeptOf};
 use unimo_report::numbers::grouped;
@@ -228,15 +228,14 @@ impl FeatureCache for Features {
     }
 
     fn key(&self, encoder: KeptOf, input: &[&[u8]]) -> FeatureKey {
-        let mut digest = Sha256::new();
-        digest.update(self.encoders.as_bytes());
-        digest.update(word(encoder).as_bytes());
+        let mut digest = Digest::default();
+        digest.add(self.encoders.as_bytes());
+        digest.add(word(encoder).as_bytes());
         for part in input {
-            digest.update((part.len() as u64).to_le_bytes());
-            digest.update(part);
+            digest.add_sized(part);
         }
         let mut key = FeatureKey::default();
-        let whole = digest.finalize();
+        let whole = digest.finish();
         for (own, byte) in key.iter_mut().zip(whole) {
             *own = byte;
         }
@@ -395,12 +394,12 @@ fn word(encoder: KeptOf) -> &'static str {
 
 /// The digest that names the encoders' files.
 fn digest_of(encoders: &KeptEncoders<'_>) -> String {
-    let mut digest = Sha256::new();
+    let mut digest = Digest::default();
     let mut add = |values: Vec<(String, TensorData)>| {
         for (name, data) in values {
-            digest.update(name.as_bytes());
-            digest.update(format!("{:?}", data.shape()).as_bytes());
-            digest.update(data.as_bytes());
+            digest.add(name.as_bytes());
+            digest.add(format!("{:?}", data.shape()).as_bytes());
+            digest.add(data.as_bytes());
         }
     };
     if encoders.of.contains(&KeptOf::Text) {
@@ -411,13 +410,9 @@ fn digest_of(encoders: &KeptEncoders<'_>) -> String {
     {
         add(parameters::values(image));
     }
-    digest.update(encoders.computed.as_bytes());
-    digest.update(env!("CARGO_PKG_VERSION").as_bytes());
-    hex(&digest.finalize())[..NAMED].to_owned()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    digest.add(encoders.computed.as_bytes());
+    digest.add(env!("CARGO_PKG_VERSION").as_bytes());
+    hex(&digest.finish())[..NAMED].to_owned()
 }
 
 #[cfg(test)]
