@@ -2,8 +2,8 @@
 //!
 //! The pages are made first, by `unimo` itself: reports of short runs, of a run of 100,000 steps and of one of NaN alone, a comparison, an
 //! explanation, a search, and the two pages about data. Each is opened light and dark, on a desk and on a telephone. A message of the
-//! console, a request that leaves the page, and what [`AUDIT`] finds is a failure: text that is too faint, too small, cut or on other
-//! text, and a page that is wider than its window. So is a chart that does not answer to pointer, touch and keys. Pictures of all pages
+//! console, a request that leaves the page, and what the audit in `pages/audit.js` finds is a failure: text that is too faint, too small,
+//! cut or on other text, and a page that is wider than its window. So is a chart that does not answer to pointer, touch and keys. Pictures of all pages
 //! are kept, to be looked at: a program does not see what is ugly.
 
 mod browser;
@@ -40,6 +40,10 @@ const fn window(width: u32, height: u32, dark: bool, touch: bool) -> Window {
 /// Height of a picture of a part of a page, in pixels: what can be looked at in one piece.
 const PICTURE: f64 = 1600.0;
 
+/// Width and height of the README's picture, in pixels, and its quality of 100.
+const SHOWN: (u32, u32) = (1160, 1240);
+const QUALITY: u32 = 80;
+
 /// Steps of the long run, each with a line.
 const MANY_STEPS: u64 = 100_000;
 
@@ -62,6 +66,9 @@ pub struct PagesArgs {
     /// Look at the pages that are in the folder instead of making them.
     #[arg(long)]
     pub only_look: bool,
+    /// Instead, write OUT/report.webp: the upper part of this run's report, as the README shows one.
+    #[arg(long, value_name = "RUN", conflicts_with = "only_look")]
+    pub picture_of: Option<PathBuf>,
     /// Chromium or Chrome; default: the first in PATH.
     #[arg(long, value_name = "PROGRAM")]
     pub browser: Option<PathBuf>,
@@ -84,6 +91,9 @@ pub fn run(args: &PagesArgs, say: &mut dyn FnMut(&str)) -> Result<(), TrainError
     };
     let out = std::path::absolute(&args.out).map_err(TrainError::file("find", &args.out))?;
     fs::create_dir_all(&out).map_err(TrainError::file("create", &out))?;
+    if let Some(run) = &args.picture_of {
+        return picture_of(&program, run, &out, say);
+    }
     if !args.only_look {
         let unimo = match &args.unimo {
             Some(unimo) => std::path::absolute(unimo).map_err(TrainError::file("find", unimo))?,
@@ -94,9 +104,7 @@ pub fn run(args: &PagesArgs, say: &mut dyn FnMut(&str)) -> Result<(), TrainError
     let pages = pages(&out)?;
     let pictures = out.join("pictures");
     fs::create_dir_all(&pictures).map_err(TrainError::file("create", &pictures))?;
-    let profile = out.join("browser");
-    let _ = fs::remove_dir_all(&profile);
-    fs::create_dir_all(&profile).map_err(TrainError::file("create", &profile))?;
+    let profile = profile(&out)?;
     let mut browser = Browser::start(&program, &profile)?;
     let mut wrong = 0;
     for (name, path) in &pages {
@@ -124,6 +132,38 @@ pub fn run(args: &PagesArgs, say: &mut dyn FnMut(&str)) -> Result<(), TrainError
         return Err(TrainError::Check(format!("{wrong} faults in {looked}")));
     }
     say(&format!("no fault in {looked}"));
+    Ok(())
+}
+
+/// A new folder for the browser's profile.
+fn profile(out: &Path) -> Result<PathBuf, TrainError> {
+    let profile = out.join("browser");
+    let _ = fs::remove_dir_all(&profile);
+    fs::create_dir_all(&profile).map_err(TrainError::file("create", &profile))?;
+    Ok(profile)
+}
+
+/// Writes the upper part of a report as a picture.
+fn picture_of(
+    program: &Path,
+    run: &Path,
+    out: &Path,
+    say: &mut dyn FnMut(&str),
+) -> Result<(), TrainError> {
+    let report = run.join("report.html");
+    let report = fs::canonicalize(&report).map_err(TrainError::file("open", &report))?;
+    let profile = profile(out)?;
+    let mut browser = Browser::start(program, &profile)?;
+    browser.open(
+        &format!("file://{}", report.display()),
+        window(SHOWN.0, SHOWN.1, false, false),
+    )?;
+    let webp = browser.shown(QUALITY)?;
+    drop(browser);
+    let _ = fs::remove_dir_all(&profile);
+    let path = out.join("report.webp");
+    fs::write(&path, &webp).map_err(TrainError::file("write", &path))?;
+    say(&format!("{}: {} bytes", path.display(), webp.len()));
     Ok(())
 }
 

@@ -3,10 +3,10 @@
 //! They are on the disk and not in memory because those of a real data set do not fit there (a ViT-B/16 gives 0.6 MB for a picture of 224
 //! pixels), and because a run that is stopped and goes on finds them again. Where they fit, the system keeps the files in memory anyway.
 //!
-//! A file holds some [`BLOCK`] bytes of features and is written whole or not at all, so a kill loses what was not written yet, which is then
-//! computed again. It begins with [`MAGIC`]. Then come the features of one input after the other: the number of the input, a checksum, the
-//! number of values, and the values as f32, all little-endian. Files are named by the encoders that gave the features: a digest of their
-//! weights, of the device and of this version. Files of other encoders are removed.
+//! A file holds some 64 MB of features and is written whole or not at all, so a kill loses what was not written yet, which is then
+//! computed again. It begins with 16 bytes that say what it is. Then come the features of one input after the other: the number of the
+//! input, a checksum, the number of values, and the values as f32, all little-endian. Files are named by the encoders that gave the
+//! features: a digest of their weights, of the device and of this version. Files of other encoders are removed.
 //!
 //! What cannot be read is computed, and what cannot be written is not kept. Neither changes a loss; both are said.
 

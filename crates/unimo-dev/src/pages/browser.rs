@@ -239,6 +239,14 @@ impl Browser {
         Ok(())
     }
 
+    /// What the window shows, as WebP of this quality of 100.
+    pub fn shown(&mut self, quality: u32) -> Result<Vec<u8>, TrainError> {
+        let params = json!({ "format": "webp", "quality": quality });
+        let data = self.call("Page.captureScreenshot", params)?;
+        let code = data["data"].as_str().unwrap_or_default();
+        BASE64_STANDARD.decode(code).map_err(wrong)
+    }
+
     /// The page as PNGs, from its top on, each of this height at most.
     pub fn pictures(&mut self, height: f64) -> Result<Vec<Vec<u8>>, TrainError> {
         let size = self.call("Page.getLayoutMetrics", json!({}))?["cssContentSize"].clone();

@@ -25,12 +25,12 @@ pub(crate) fn predictions(run: &Path, folder: &mut RunFolder) -> Option<Section>
         (figures(&record))
         @for (name, kinds) in &record.kinds {
             @let bars = kinds.iter().map(|kind| (format!("{} ({})", kind.kind, grouped(kind.count as f64)), 100.0 * kind.value));
-            (Bars::new(format!("By {name}"), bars.collect()).unit("% right, and the number of samples").to_html())
+            div.card { (Bars::new(format!("By {name}"), bars.collect()).unit("% right, and the number of samples").to_html()) }
         }
-        @if let Some(matrix) = confusion(&record) { (matrix.to_html()) }
-        h3 { "Right" }
+        @if let Some(matrix) = confusion(&record) { div.card { (matrix.to_html()) } }
+        h3.of-gallery { "Right" }
         div.gallery { @for example in &record.right { (card(example, &mut images)) } }
-        h3 { "Wrong" }
+        h3.of-gallery { "Wrong" }
         div.gallery { @for example in &record.wrong { (card(example, &mut images)) } }
     };
     Some(Section {

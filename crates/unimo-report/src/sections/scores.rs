@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use maud::html;
+use maud::{Markup, html};
 
 use crate::charts::{Colour, LineChart, Series};
 use crate::numbers::{grouped, number};
@@ -23,6 +23,7 @@ pub(crate) fn scores(folder: &RunFolder) -> Option<Section> {
             Some((eval.step as f64, scalar.value))
         };
         let points: Vec<(f64, f64)> = others.iter().filter_map(of).collect();
+        let count = points.len();
         let series = Series::new(name.as_str(), Colour::Slot(0), points).markers();
         let chart = LineChart::new(name.as_str()).series(series);
         let chance = others
@@ -33,7 +34,8 @@ pub(crate) fn scores(folder: &RunFolder) -> Option<Section> {
             Some(chance) => chart.reference(chance, "chance"),
             None => chart,
         };
-        chart.has_values().then_some(chart)
+        // A single evaluation is in the table.
+        (chart.has_values() && count > 1).then_some(chart)
     });
     let curves = cards(curves.collect());
     let newest = |name: &str| {
@@ -69,7 +71,7 @@ pub(crate) fn scores(folder: &RunFolder) -> Option<Section> {
                     tbody {
                         @for (name, step, scalar) in &rows {
                             tr {
-                                th scope="row" { (name) }
+                                th scope="row" { (breakable(name)) }
                                 td { (number(scalar.value)) }
                                 @if intervals {
                                     td { (scalar.interval.map_or_else(dash, |[from, to]| format!("[{}, {}]", number(from), number(to)))) }
@@ -95,6 +97,13 @@ pub(crate) fn scores(folder: &RunFolder) -> Option<Section> {
         ),
         body,
     })
+}
+
+/// A name that may go on in the next line after a dot.
+fn breakable(name: &str) -> Markup {
+    html! {
+        @for part in name.split_inclusive('.') { (part) wbr; }
+    }
 }
 
 #[cfg(test)]
@@ -128,7 +137,7 @@ mod tests {
         let html = section.to_html().into_string();
         assert!(html.contains("&lt;classes&gt;") && !html.contains("<classes>"));
         assert!(
-            html.contains("prompts.top1")
+            html.contains("prompts.<wbr>top1<wbr>")
                 && html.contains("4.0×")
                 && html.contains("[0.150, 0.250]"),
             "{html}"

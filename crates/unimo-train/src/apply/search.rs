@@ -528,8 +528,7 @@ fn result(hit: &Hit, list: Option<&PictureList>) -> Markup {
 
 const STYLE: &str = "\
 .found { list-style: none; counter-reset: n; margin: 14px 0 0; padding: 0; }
-.found li { counter-increment: n; margin: 0; padding: 0; overflow: hidden; }
-.found li + li { margin: 0; }
+.found li.card { counter-increment: n; margin: 0; padding: 0; overflow: hidden; }
 .found.pictures { display: grid; gap: 16px; grid-template-columns: repeat(auto-fill, minmax(min(100%, 210px), 1fr)); }
 .found.texts { display: grid; gap: 8px; }
 .found .frame { height: 180px; }

@@ -1,7 +1,7 @@
 //! The ranks of a training: processes that an MPI launcher has started together.
 //!
-//! What every rank must know or decide alike goes through here: an error of one rank ends all of them ([`all`]), what only rank 0 does
-//! reaches the others ([`first`]), and what was given to them must be the same ([`agree`]).
+//! What every rank must know or decide alike goes through here: an error of one rank ends all of them (`all`), what only rank 0 does
+//! reaches the others (`first`), and what was given to them must be the same (`agree`).
 
 pub mod launcher;
 pub(crate) mod moments;
