@@ -3,8 +3,8 @@
 Usage: python generation.py OUT_DIR      (pip install torch transformers; written with torch 2.15, transformers 5.24)
 
     config.json, model.safetensors   BertLMHeadModel with is_decoder=True and random weights, as `save_pretrained` writes it
-    cases.json      for each case the arguments of `generate`, the `prompt`, the new `tokens` without end and padding, whether the end
-                    token closed them (`ended`), and for beam search `score`, which is `sequences_scores`
+    cases.json      for each case the arguments of `generate`, the `prompt`, the new `tokens` of each text without end and padding, whether
+                    the end token closed them (`ended`), and for beam search `score`, which is `sequences_scores`; there is one text
 
 There are no images: what is compared is the search. Greedy cases have one beam. `min_new_tokens` counts tokens before the end token.
 """
@@ -53,10 +53,10 @@ for prompt, given in itertools.product(PROMPTS, settings):
     ended = END in new
     tokens = new[: new.index(END)] if ended else new
     assert len(tokens) == 10 or ended
-    case = dict(given, prompt=prompt, tokens=tokens, ended=ended)
+    case = dict(given, prompt=prompt, tokens=[tokens], ended=[ended])
     if given["num_beams"] > 1:
-        case["score"] = out.sequences_scores[0].item()
+        case["score"] = out.sequences_scores.tolist()
     cases.append(case)
 lines = ",\n".join(json.dumps(case) for case in cases)
 (OUT / "cases.json").write_text(f"[\n{lines}\n]\n")
-print(len(cases), "cases;", sum(c["ended"] for c in cases), "ended;", len({str(c["tokens"]) for c in cases}), "different")
+print(len(cases), "cases;", sum(c["ended"][0] for c in cases), "ended;", len({str(c["tokens"]) for c in cases}), "different")

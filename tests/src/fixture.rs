@@ -13,6 +13,7 @@ use unimo_core::parameters;
 use unimo_core::world::World;
 use unimo_encoders::backbone::{Backbone, BackboneConfig};
 use unimo_encoders::features::{ImageFeatures, TextFeatures};
+use unimo_encoders::names::covers;
 use unimo_objectives::Context;
 use unimo_objectives::encoded::Encoded;
 use unimo_objectives::request::{ImageKind, TextKind};
@@ -317,5 +318,24 @@ impl Reference {
             self.close(&format!("grad.{prefix}{name}"), values, GRADIENTS);
         }
         ours.len()
+    }
+
+    /// As [`gradients_of`](Self::gradients_of), where the reference lacks the parameters below `ours_alone` (whole names).
+    pub fn known_gradients<M: Module>(
+        &self,
+        module: &M,
+        prefix: &str,
+        gradients: &mut burn::tensor::Gradients,
+        ours_alone: &[&str],
+    ) -> usize {
+        let ours = GradientsParams::from_module(gradients, module);
+        let ours = parameters::gradients(module, &ours).into_iter();
+        let ours = ours.map(|(name, values)| (format!("{prefix}{name}"), values));
+        let (_, known): (Vec<_>, Vec<_>) =
+            ours.partition(|(name, _)| ours_alone.iter().any(|own| covers(own, name)));
+        for (name, values) in &known {
+            self.close(&format!("grad.{name}"), values, GRADIENTS);
+        }
+        known.len()
     }
 }
