@@ -1,6 +1,6 @@
 //! Runs the uni-modal encoders over a batch, once for all objectives.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use burn::tensor::{Bool, Device, Tensor, TensorData};
 use rand::RngExt;
@@ -14,6 +14,7 @@ use unimo_encoders::text::TextInput;
 
 use crate::encoded::{Encoded, Tables};
 use crate::kept::{FeatureCache, Kept, Rows};
+use crate::labels::ints;
 use crate::request::{By, ImageForm, ImageKind, Request, TextKind, What};
 
 /// The inputs of a batch that each model encodes.
@@ -23,6 +24,8 @@ pub(crate) struct Wanted {
     teacher: Readings,
     /// Number of leading positions that see each other in texts read from left to right.
     prefix: Option<usize>,
+    /// Whether images that are the same to the last pixel are encoded once.
+    shares_images: bool,
 }
 
 /// The inputs that one model encodes.
@@ -113,6 +116,13 @@ impl Wanted {
         self
     }
 
+    /// The same with equal images encoded once, where nobody learns from them: several questions about an image stand beside each
+    /// other when they are answered.
+    pub fn sharing_images(mut self) -> Self {
+        self.shares_images = true;
+        self
+    }
+
     /// The inputs that the student reads.
     pub fn by_student(self) -> Self {
         Self {
@@ -183,6 +193,7 @@ pub(crate) fn encode(
         batch,
         device,
         prefix,
+        shares_images: wanted.shares_images,
     };
     student.read(&wanted.student, into.tables_mut(By::Student));
     if let Some(backbone) = models.teacher {
@@ -202,6 +213,7 @@ struct Reader<'a> {
     batch: &'a Batch,
     device: &'a Device,
     prefix: usize,
+    shares_images: bool,
 }
 
 impl Reader<'_> {
@@ -212,7 +224,13 @@ impl Reader<'_> {
         let kept = kept.filter(|_| self.tags(wanted).is_none());
         let kept = kept.and_then(|images| self.kept(&wanted.image_layers)?.images(images, 0));
         let plain = plain && kept.is_none();
-        let images = plain.then(|| self.backbone.pictures(self.batch, self.device));
+        let distinct = self.distinct(self.batch.images.as_ref().filter(|_| plain));
+        let images = plain.then(|| match (&distinct, &self.batch.images) {
+            (Some(distinct), Some(images)) => {
+                Some(Pictures::of_pixels(images, &distinct.levels, self.device))
+            }
+            _ => self.backbone.pictures(self.batch, self.device),
+        });
         let images = images.flatten();
         let tags = self.tags(wanted).filter(|_| images.is_some());
         if wanted.images.contains(&ImageKind::SecondView) {
@@ -222,7 +240,10 @@ impl Reader<'_> {
             self.left_to_right(wanted, into);
         }
         self.both_directions(wanted, into);
-        let computed = || Some(self.images(images.as_ref()?, tags.as_ref(), 0, wanted));
+        let computed = || {
+            let features = self.images(images.as_ref()?, tags.as_ref(), 0, wanted);
+            Some(self.for_all_rows(features, distinct))
+        };
         if let Some(features) = kept.or_else(computed) {
             into.put_images(ImageKind::Plain, features);
         }
@@ -358,10 +379,26 @@ impl Reader<'_> {
             let kept = self.kept(&wanted.image_layers);
             let kept = kept.and_then(|kept| kept.images(images, 1));
             let features = kept.unwrap_or_else(|| {
-                let pixels = Pictures::of_pixels(images, &images.pixels, self.device);
-                self.images(&pixels, None, 1, wanted)
+                let distinct = self.distinct(Some(images));
+                let levels = distinct.as_ref().map_or(&images.pixels, |d| &d.levels);
+                let pixels = Pictures::of_pixels(images, levels, self.device);
+                self.for_all_rows(self.images(&pixels, None, 1, wanted), distinct)
             });
             into.put_images(ImageKind::Second, features);
+        }
+    }
+
+    /// The different ones of some images, if equal ones are encoded once and the model reads nothing beside their pixels.
+    fn distinct(&self, images: Option<&Images>) -> Option<Distinct> {
+        let shares = self.shares_images && self.backbone.reads_pixels();
+        Distinct::of(images.filter(|_| shares && !self.backbone.image_tags)?)
+    }
+
+    /// The features of each row's image.
+    fn for_all_rows(&self, features: ImageFeatures, distinct: Option<Distinct>) -> ImageFeatures {
+        match distinct {
+            Some(distinct) => features.select(&ints(distinct.rows, self.device)),
+            None => features,
         }
     }
 
@@ -380,6 +417,32 @@ impl Reader<'_> {
                 into.put_texts(vec![kind.clone()], self.rows(&rows, wanted));
             }
         }
+    }
+}
+
+/// The different images of a batch.
+struct Distinct {
+    /// Their levels, one after the other.
+    levels: Vec<u8>,
+    /// Which of them each row of the batch shows.
+    rows: Vec<i32>,
+}
+
+impl Distinct {
+    /// `None` if no two are the same.
+    fn of(images: &Images) -> Option<Self> {
+        let size = Images::CHANNELS * images.height * images.width;
+        let mut numbers: HashMap<&[u8], i32> = HashMap::new();
+        let mut levels = Vec::new();
+        let mut rows = Vec::new();
+        for image in images.pixels.chunks_exact(size.max(1)) {
+            let next = numbers.len() as i32;
+            rows.push(*numbers.entry(image).or_insert_with(|| {
+                levels.extend_from_slice(image);
+                next
+            }));
+        }
+        (numbers.len() < rows.len()).then_some(Self { levels, rows })
     }
 }
 
@@ -562,4 +625,30 @@ fn widen_mask(mask: PaddingMask, length: usize) -> PaddingMask {
     let device = mask.hidden().device();
     let padding = PaddingMask::from_lengths(&vec![0; rows], length - positions, &device);
     PaddingMask::join(vec![mask, padding])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn images(levels: &[u8]) -> Images {
+        let pixels = levels.iter().flat_map(|level| [*level; Images::CHANNELS]);
+        Images {
+            pixels: pixels.collect(),
+            height: 1,
+            width: 1,
+            mean: [0.5; 3],
+            std: [0.5; 3],
+            second_view: None,
+            patch_mask: None,
+        }
+    }
+
+    #[test]
+    fn equal_images_are_one() {
+        assert!(Distinct::of(&images(&[3, 1, 2])).is_none());
+        let distinct = Distinct::of(&images(&[3, 3, 1, 3, 1])).unwrap();
+        assert_eq!(distinct.rows, [0, 0, 1, 0, 1]);
+        assert_eq!(distinct.levels, images(&[3, 1]).pixels);
+    }
 }

@@ -154,7 +154,7 @@ impl Objectives {
         if !holds(&requests, settings.samples(), backbone, batch) {
             return None;
         }
-        let wanted = Wanted::fixed(&requests, backbone, batch);
+        let wanted = Wanted::fixed(&requests, backbone, batch).sharing_images();
         let mut encoded = Encoded::new(batch);
         encode(Models::of(backbone), batch, &wanted, device, &mut encoded);
         let pairs = objective.pairs(&encoded, &mut Draws::new(0).of(key));

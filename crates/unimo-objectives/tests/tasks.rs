@@ -412,3 +412,45 @@ fn wrong_texts_are_drawn_without_repetition() {
     assert!(losses.iter().any(|loss| *loss != losses[0]));
     assert_eq!(drawn(0), losses[0]);
 }
+
+/// Equal images of a batch are encoded once; every sample is answered as it is alone.
+#[test]
+fn samples_that_share_an_image_are_answered_as_alone() {
+    let device = Device::flex();
+    let (backbone, heads) = build(&statements(2), &device);
+    let whole = batch();
+    let size = 3 * SIDE * SIDE;
+    let shared = |images: &Option<Images>, rows: &[usize]| {
+        let images = images.clone().unwrap();
+        let of = |row: &usize| images.pixels[row * size..(row + 1) * size].to_vec();
+        Some(Images {
+            pixels: rows.iter().flat_map(of).collect(),
+            ..images
+        })
+    };
+    let (left, right) = ([0, 0, 1], [2, 1, 2]);
+    let batch = Batch {
+        images: shared(&whole.images, &left),
+        second_images: shared(&whole.second_images, &right),
+        ..whole.clone()
+    };
+    let together = heads.predict("nlvr2", &backbone, &batch, &device).unwrap();
+    for row in 0..3 {
+        let texts = whole.texts.as_ref().unwrap();
+        let alone = Batch {
+            samples: vec![String::new()],
+            images: shared(&whole.images, &left[row..=row]),
+            second_images: shared(&whole.second_images, &right[row..=row]),
+            texts: Some(Texts {
+                ids: texts.ids[row * texts.length..(row + 1) * texts.length].to_vec(),
+                lengths: vec![texts.lengths[row]],
+                ..texts.clone()
+            }),
+            targets: vec![whole.targets[row].clone()],
+            ..Batch::default()
+        };
+        let alone = heads.predict("nlvr2", &backbone, &alone, &device).unwrap();
+        let together = together.clone().narrow(0, row, 1).into_data();
+        together.assert_approx_eq::<f32>(&alone.into_data(), Tolerance::absolute(OUTPUTS));
+    }
+}
