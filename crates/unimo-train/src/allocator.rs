@@ -1,7 +1,7 @@
-//! Settings of the memory allocator for training steps.
+//! Settings of the memory allocator for commands that compute for long.
 //!
-//! glibc reads its settings once, when a program starts. So a command that takes steps sets them and starts again, in the same
-//! process. An installed `unimo` is then as fast as one that `cargo xtask` started.
+//! glibc reads its settings once, when a program starts. So a command that takes steps, or that runs a model over a whole data set, sets
+//! them and starts again, in the same process. An installed `unimo` is then as fast as one that `cargo xtask` started.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -40,22 +40,25 @@ fn c_library() -> String {
         .unwrap_or_default()
 }
 
-/// The commands of `unimo` and `unimo-dev` that take steps or make batches. The others only read a model, and clearing huge pages
-/// once costs more than it saves.
-const TAKE_STEPS: [&[&str]; 6] = [
+/// The commands of `unimo` and `unimo-dev` that take steps, make batches, or run a model over a data set. The others only read a model,
+/// and clearing huge pages once costs more than it saves.
+const COMPUTE_LONG: [&[&str]; 9] = [
     &["train"],
     &["sweep"],
+    &["eval"],
+    &["predict"],
+    &["caption"],
     &["bench", "step"],
     &["check"],
     &["torture"],
     &["data", "bench"],
 ];
 
-/// Starts the command again with the settings, if it takes steps and the user has set none. Otherwise it returns. If starting again
+/// Starts the command again with the settings, if it computes for long and the user has set none. Otherwise it returns. If starting again
 /// fails, this is reported; it only costs speed.
 pub fn begin_again() {
     let args: Vec<OsString> = env::args_os().skip(1).collect();
-    if !cfg!(target_env = "gnu") || env::var_os(ALLOCATOR).is_some() || !takes_steps(&args) {
+    if !cfg!(target_env = "gnu") || env::var_os(ALLOCATOR).is_some() || !computes_long(&args) {
         return;
     }
     #[cfg(unix)]
@@ -73,7 +76,7 @@ pub fn begin_again() {
     }
 }
 
-fn takes_steps(args: &[OsString]) -> bool {
+fn computes_long(args: &[OsString]) -> bool {
     let begins = |names: &&[&str]| {
         args.len() >= names.len()
             && names
@@ -81,7 +84,7 @@ fn takes_steps(args: &[OsString]) -> bool {
                 .zip(args)
                 .all(|(name, arg)| arg == OsStr::new(name))
     };
-    TAKE_STEPS.iter().any(begins)
+    COMPUTE_LONG.iter().any(begins)
 }
 
 #[cfg(test)]
@@ -89,19 +92,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_takes_steps_sets_the_allocator() {
+    fn only_what_computes_long_sets_the_allocator() {
         for (line, expected) in [
             ("train tiny", true),
             ("sweep file.toml", true),
             ("bench step", true),
             ("data bench", true),
+            ("predict run", true),
+            ("eval run", true),
             ("data verify", false),
             ("data", false),
             ("score run", false),
             ("", false),
         ] {
             let args: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
-            assert_eq!(takes_steps(&args), expected, "{line}");
+            assert_eq!(computes_long(&args), expected, "{line}");
         }
     }
 
