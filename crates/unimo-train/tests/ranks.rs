@@ -10,6 +10,8 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+#[cfg(target_os = "linux")]
+use std::time::{Duration, Instant};
 
 use unimo_train::checkpoint;
 
@@ -71,8 +73,13 @@ fn launcher(test: &str) -> Option<Vec<String>> {
     None
 }
 
-/// `unimo` in several ranks, each with these arguments. They share two cores with other tests.
+/// `unimo` in several ranks, each with these arguments.
 fn ranks(launcher: &[String], each: &[(usize, Vec<String>)]) -> Output {
+    started(launcher, each).output().unwrap()
+}
+
+/// Such ranks, not started yet. They share two cores with other tests.
+fn started(launcher: &[String], each: &[(usize, Vec<String>)]) -> Command {
     let mut command = Command::new(&launcher[0]);
     command.args(&launcher[1..]);
     for (at, (ranks, args)) in each.iter().enumerate() {
@@ -87,7 +94,8 @@ fn ranks(launcher: &[String], each: &[(usize, Vec<String>)]) -> Output {
         .env("OMPI_ALLOW_RUN_AS_ROOT", "1")
         .env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
         .env("OMPI_MCA_mpi_yield_when_idle", "1");
-    command.stdin(Stdio::null()).output().unwrap()
+    command.stdin(Stdio::null());
+    command
 }
 
 /// Lists of `KEY=VALUE`.
@@ -346,6 +354,83 @@ fn ranks_that_cannot_train_together_say_why() {
             "must be the same on all ranks",
         ],
     );
+}
+
+/// The processes of `unimo` that train a run.
+#[cfg(target_os = "linux")]
+fn processes(run: &Path) -> Vec<String> {
+    let own = env!("CARGO_BIN_EXE_unimo").as_bytes();
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let args: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+        let of_run = args.contains(&run.as_os_str().as_encoded_bytes());
+        if of_run && args.first() == Some(&own) {
+            found.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    found
+}
+
+/// Waits until something is so.
+#[cfg(target_os = "linux")]
+#[track_caller]
+fn until(is: impl Fn() -> bool) {
+    /// Longer than a training of this size takes to begin on a busy machine.
+    const PATIENCE: Duration = Duration::from_secs(120);
+    let began = Instant::now();
+    while !is() {
+        assert!(began.elapsed() < PATIENCE, "it took too long");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// A signal to one rank ends both: after SIGTERM with the step saved, after a kill by the launcher, and a rank that was stopped is given up by
+/// the other one. Nothing is left.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_befalls_one_rank_ends_all() {
+    use unimo_train::interrupt::EXIT_CODE;
+
+    let Some(launcher) = launcher("what_befalls_one_rank_ends_all") else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let long: &[&str] = &["train.steps=100000", "train.checkpoint_every=100000"];
+    for (signal, said) in [
+        ("TERM", "ended by a signal"),
+        ("STOP", "gives up"),
+        ("KILL", ""),
+    ] {
+        let run = folder.path().join(signal);
+        let mut args = train("unimo3-tiny", &run, &[SMALL, NARROW, long]);
+        args.extend(["--patience", "5"].map(str::to_owned));
+        let mut command = started(&launcher, &[(2, args)]);
+        let child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        let child = child.unwrap();
+        until(|| {
+            fs::read_to_string(run.join("metrics.jsonl")).is_ok_and(|text| text.contains('\n'))
+        });
+        let ranks = processes(&run);
+        assert_eq!(ranks.len(), 2, "{ranks:?}");
+        let kill = Command::new("kill")
+            .args([&format!("-{signal}"), &ranks[1]])
+            .status();
+        assert!(kill.unwrap().success());
+        let output = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{signal}: {stderr}");
+        assert!(stderr.contains(said), "{signal}: {stderr}");
+        until(|| processes(&run).is_empty());
+        let saved = checkpoint::steps(&run.join("checkpoints")).unwrap();
+        assert_eq!(saved.len(), usize::from(signal == "TERM"), "{signal}");
+        if signal == "TERM" {
+            assert_eq!(output.status.code(), Some(EXIT_CODE.into()));
+        }
+    }
 }
 
 #[test]
