@@ -1,11 +1,15 @@
 //! The training loop.
 
+mod evaluating;
+mod frozen;
+mod opening;
+mod saving;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use burn::module::Module;
 use burn::tensor::Device;
 use serde_json::json;
 use unimo_batch::{Batch, ConfigError};
@@ -14,45 +18,37 @@ use unimo_core::parameters;
 use unimo_core::world::World;
 use unimo_data::{
     Batches, ConceptReader, DataConfig, Loader, LoaderSpec, Place, SampleError, SkipList, Source,
-    Split, TextTokenizer,
+    TextTokenizer,
 };
 use unimo_encoders::names::covers;
 use unimo_objectives::ACCURACY;
 use unimo_objectives::kept::FeatureCache;
-use unimo_report::numbers::grouped;
-use unimo_report::record::{EvalRecord, SessionRecord, StepRecord, scored_otherwise};
+use unimo_report::record::{EvalRecord, StepRecord};
 
-use crate::checkpoint::{self, State};
-use crate::clock::now;
+use crate::checkpoint::State;
 use crate::device::DeviceChoice;
 use crate::error::TrainError;
-use crate::evaluators::{self, Evaluator, Weights, check_select};
+use crate::evaluators::Evaluator;
 use crate::fingerprint::{Fingerprint, Given};
 use crate::freezing::Freezing;
 use crate::interrupt;
-use crate::kept::{self, Features, KeptEncoders};
+use crate::kept::Features;
 use crate::model::Model;
-use crate::observers::mlflow::MlFlow;
-use crate::observers::{JsonLines, Observer, Observers, StepEvent, TensorBoard, Terminal};
+use crate::observers::{Observers, StepEvent};
 use crate::optimizer::{self, Optimizer};
-use crate::prepare::{for_objectives, for_switch, training_device};
-use crate::progress::Progress;
-use crate::ranks::moments::{self, Owners};
+use crate::prepare::{for_objectives, for_switch};
+use crate::ranks::moments::Owners;
 use crate::ranks::sums::Order;
 use crate::ranks::{self, sharing};
-use crate::rates::Rates;
 use crate::recipe::Recipe;
 use crate::recipe::stages::Stage;
-use crate::report;
 use crate::resuming::{self, Asked};
-use crate::rewards;
 use crate::run::{Best, RunFolder};
 use crate::seeds::{Purpose, seed_of};
-use crate::starting::{self, Started};
+use crate::starting::Started;
 use crate::step::{Accumulated, Forward, ObjectiveSum};
 use crate::tasks::labels::Labels;
-use crate::tasks::{self, Targets, candidates};
-use crate::tensorboard::EventWriter;
+use crate::tasks::{self, Targets};
 
 /// How to run a recipe.
 #[derive(Debug, Clone, Default)]
@@ -97,12 +93,6 @@ pub(crate) struct Opened {
     /// The evaluations so far, on another rank than the one that has the run's folder.
     pub before: Option<Vec<EvalRecord>>,
 }
-
-/// Number of captions that are checked for their length.
-const CAPTIONS_LOOKED_AT: usize = 1000;
-
-/// Share of truncated captions from which on they are reported.
-const CUT_WORTH_SAYING: f64 = 0.05;
 
 pub(crate) struct Trainer {
     /// The ranks that train together. Rank 0 has the run's folder and the observers.
@@ -173,271 +163,7 @@ struct StepResult {
     wait: f64,
 }
 
-/// Whether a version began the run in which all objectives drew from one stream. It did not write the objectives into `run.json`.
-fn drew_in_turn(run: &RunFolder) -> bool {
-    let text = std::fs::read_to_string(run.join("run.json")).unwrap_or_default();
-    let facts: Option<serde_json::Value> = serde_json::from_str(&text).ok();
-    facts.is_some_and(|facts| facts.get("objectives").is_none())
-}
-
 impl Trainer {
-    pub(crate) fn new(opened: Opened, options: &Options) -> Result<Self, TrainError> {
-        let Opened {
-            recipe,
-            run,
-            begun,
-            changed,
-            source,
-            tokenizer,
-            concepts,
-            labels,
-            device,
-            choice,
-            fresh,
-            before: before_rank,
-        } = opened;
-        let tokenizer = Arc::new(tokenizer);
-        let device = training_device(&recipe, &device);
-        let steps = if run.is_elsewhere() {
-            Vec::new()
-        } else {
-            checkpoint::steps(&run.checkpoints())?
-        };
-        // A run with a checkpoint continues from it, whatever it started from.
-        let model = match steps.last() {
-            Some(_) => Model::blank(&recipe, &device),
-            None => {
-                let (model, started) = match fresh {
-                    Some(fresh) => fresh,
-                    None => starting::model(&recipe, &device)?,
-                };
-                if let Some(started) = started {
-                    let account = started.to_string();
-                    run.write("init.txt", account.as_bytes())?;
-                    if !options.quiet {
-                        eprint!("{account}");
-                    }
-                }
-                model
-            }
-        };
-        let freezing = Freezing::of(&model, &recipe);
-        let model = freezing.apply(model, None);
-        let count: usize = parameters::list(&model)
-            .iter()
-            .map(|p| p.shape.iter().product::<usize>())
-            .sum();
-        let ema = recipe.train.ema.map(|_| average::frozen_copy(&model));
-        let mut state = State {
-            optimizer: Optimizer::new(&recipe.train.optimizer, &recipe.model),
-            model,
-            ema,
-            step: 0,
-        };
-        let folder = run.checkpoints();
-        let mut last_good = None;
-        if let Some(step) = steps.last() {
-            let path = checkpoint::path(&folder, *step);
-            state = checkpoint::load(&path, state, &device.clone().without_autodiff())?;
-            last_good = Some(path);
-        }
-        let longest = recipe.data.max_text_length;
-        let reward = rewards::give(&mut state.model, &*source, &tokenizer, longest)?;
-        let mut same = None;
-        for model in std::iter::once(&mut state.model).chain(&mut state.ema) {
-            same = candidates::give(model, &recipe, &tokenizer, labels.as_ref())?;
-        }
-        let targets = Targets::of(&recipe, labels).map(Arc::new);
-        let step = state.step;
-        let before = run.rewind(step)?;
-        let sessions = run.sessions()?;
-        if step == 0 {
-            let each = recipe.objectives.each().into_iter();
-            let titles: BTreeMap<&str, &str> = each
-                .map(|(key, settings)| (key, settings.title()))
-                .collect();
-            run.write_json(
-                "run.json",
-                &json!({
-                    "name": run.path().file_name().map(|n| n.to_string_lossy().into_owned()),
-                    "recipe": recipe.description,
-                    "seed": recipe.seed,
-                    "device": choice.to_string(),
-                    "started": now(),
-                    "versions": {
-                        "unimo": env!("CARGO_PKG_VERSION"),
-                        "burn": BURN_VERSION,
-                        "os": std::env::consts::OS,
-                        "architecture": std::env::consts::ARCH,
-                    },
-                    "parameters": count,
-                    "objectives": titles,
-                    "data": source.describe(),
-                }),
-            )?;
-        }
-        let rates = Rates::new(&recipe.train.optimizer, &recipe.model);
-        let learning = parameters::list(&state.model);
-        run.write("rates.txt", rates.account(&learning).as_bytes())?;
-        run.append(
-            "sessions.jsonl",
-            &SessionRecord {
-                after_step: step,
-                at: now(),
-                device: choice.to_string(),
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                changed,
-            },
-        )?;
-        let skip = skip_list(&run, "skipped.jsonl", &recipe.data)?;
-        // Opened before any work: a held-out split that cannot be used should fail now, not after hours.
-        let given = reward.into_iter().chain(same);
-        let mut lines: Vec<String> = given.chain(rates.note(&learning)).collect();
-        let evaluators = if options.train_only {
-            Vec::new()
-        } else {
-            let held_out = evaluators::HeldOut {
-                source: &source,
-                skip: &skip,
-                concepts: concepts.clone(),
-                tokenizer: &tokenizer,
-                targets: targets.as_ref(),
-                split: Split::Val,
-            };
-            let before = match before_rank {
-                Some(before) => before,
-                None => run.evaluations()?,
-            };
-            evaluators::open(&recipe, &held_out, &before, &mut |line| lines.push(line))?
-        };
-        check_select(&recipe, &evaluators)?;
-        let quiet = options.quiet || run.is_elsewhere();
-        let mut all: Vec<Box<dyn Observer>> = Vec::new();
-        if !run.is_elsewhere() {
-            let progress = if quiet {
-                Progress::silent()
-            } else {
-                Progress::new(recipe.train.steps, step, "training")
-            };
-            let events = if sessions.is_empty() {
-                EventWriter::create(run.path())
-            } else {
-                EventWriter::resume(run.path(), step + 1)
-            }
-            .map_err(TrainError::file("write", run.path()))?;
-            all.push(Box::new(Terminal(progress)));
-            all.push(Box::new(JsonLines::new(run.path())));
-            all.push(Box::new(TensorBoard::new(events, &recipe)?));
-            if let Some(mlflow) = MlFlow::open(&run, &recipe)? {
-                lines.push(format!("MLflow: {}", mlflow.folder().display()));
-                all.push(Box::new(mlflow));
-            }
-        }
-        let mut observers = Observers::new(all);
-        for line in lines {
-            observers.message(line);
-        }
-        let mut trainer = Self {
-            best: run.best()?,
-            tokenizer,
-            concepts,
-            targets,
-            skip: Arc::new(skip),
-            evaluators,
-            told: HashSet::new(),
-            asked_to_end: false,
-            world: options.world.clone(),
-            train_only: options.train_only,
-            quiet,
-            signals: options.signals,
-            opened: recipe.data.clone(),
-            samples: 0,
-            recipe,
-            run,
-            begun,
-            source,
-            device,
-            choice,
-            state: Some(state),
-            freezing,
-            features: None,
-            owners: None,
-            share_moments: options.share_moments && !options.world.is_alone(),
-            order: options.order,
-            observers,
-            last_good,
-            before,
-            began: Instant::now(),
-            said: BTreeSet::new(),
-            failed: None,
-        };
-        let line = format!(
-            "{}: {} parameters on {choice}{}, {}; run folder {}",
-            if step == 0 {
-                "starting".to_owned()
-            } else {
-                format!("resuming after step {step}")
-            },
-            grouped(count as f64),
-            match trainer.world.size() {
-                1 => String::new(),
-                ranks => format!(" in {ranks} ranks"),
-            },
-            trainer.source.describe(),
-            trainer.run.path().display()
-        );
-        trainer.observers.message(line);
-        if step > 0 && drew_in_turn(&trainer.run) {
-            trainer.observers.message(
-                "an earlier version began this run: its objectives drew their random numbers in turn. From here on each draws its own, so \
-                 other wrong partners are drawn than that version would have drawn",
-            );
-        }
-        for note in trainer.source.notes() {
-            trainer.observers.message(note);
-        }
-        // If no objective reads the right image of an NLVR2 pair, the statement is learned from the left image alone.
-        let inputs = trainer.recipe.objectives.inputs(&|_| true);
-        let reads_second = inputs.is_ok_and(|inputs| inputs.second);
-        if !reads_second && trainer.source.has_second_images(Split::Train) {
-            trainer.observers.message(
-                "samples have two pictures: the objectives of this recipe read the first one (the left) alone",
-            );
-        }
-        if !trainer.quiet
-            && let Some(line) = trainer.cut_captions()
-        {
-            trainer.observers.message(line);
-        }
-        let says = trainer.evaluators.iter();
-        for line in says
-            .flat_map(|e| e.says(&trainer.recipe))
-            .collect::<Vec<_>>()
-        {
-            trainer.observers.message(line);
-        }
-        Ok(trainer)
-    }
-
-    /// A message about captions that are longer than the text encoder's input, if there are many.
-    fn cut_captions(&self) -> Option<String> {
-        let room = self.recipe.data.room_for_words();
-        let (mut looked, mut cut) = (0usize, 0usize);
-        // A text that cannot be read is no reason to stop here: training will report it.
-        let texts = self.source.texts(Split::Train).flatten();
-        for text in texts.take(CAPTIONS_LOOKED_AT) {
-            looked += 1;
-            cut += usize::from(self.tokenizer.encode(&text, usize::MAX).ids.len() > room);
-        }
-        let share = cut as f64 / looked.max(1) as f64;
-        (share >= CUT_WORTH_SAYING).then(|| {
-            format!(
-                "{:.0}% of the captions are longer than the {room} tokens that data.max_text_length leaves for words, and are cut",
-                100.0 * share
-            )
-        })
-    }
-
     fn state(&self) -> &State<Model> {
         self.state
             .as_ref()
@@ -532,25 +258,6 @@ impl Trainer {
         self.finish()
     }
 
-    /// Evaluates, unless a signal asks to stop before or during the evaluation. Returns whether the evaluation is still to be done.
-    fn evaluate_unless_stopped(&mut self, last: bool) -> Result<bool, TrainError> {
-        if self.is_asked_to_end() {
-            return Ok(true);
-        }
-        let evaluated = self.evaluate(last);
-        let evaluated = if self.world.is_alone() {
-            evaluated
-        } else {
-            let asked = self.world.gather("signals", interrupt::asked())?;
-            self.asked_to_end |= asked.contains(&true);
-            ranks::all(&self.world, "the evaluation", evaluated)
-        };
-        match evaluated {
-            Err(_) if self.is_asked_to_end() => Ok(true),
-            result => result.map(|()| false),
-        }
-    }
-
     /// Ends the training if a signal asked for it and work remains. The step has been saved.
     fn end_if_asked(&self, left: bool) -> Result<(), TrainError> {
         if !left || !self.is_asked_to_end() {
@@ -587,71 +294,6 @@ impl Trainer {
             ));
         }
         Ok(())
-    }
-
-    /// Lets that learn what learns in a stage, and says what does not.
-    fn freeze(&mut self, stage: &Stage) -> Result<(), TrainError> {
-        let state = self.state.take();
-        let mut state = state.expect("invariant: the state is back after every step");
-        state.model = self.freezing.apply(state.model, Some(stage));
-        if self.share_moments {
-            let owners = Owners::new(&self.world, &state.model);
-            owners.keep_own(&mut state.optimizer);
-            self.owners = Some(owners);
-        }
-        for line in self.freezing.account(&state.model) {
-            self.observers.message(line);
-        }
-        self.features = self.open_features(stage, &state.model)?;
-        self.state = Some(state);
-        self.say_of_features();
-        Ok(())
-    }
-
-    /// The features of a stage's frozen encoders, if the recipe keeps them.
-    fn open_features(
-        &mut self,
-        stage: &Stage,
-        model: &Model,
-    ) -> Result<Option<Features>, TrainError> {
-        let names = parameters::list(model).into_iter().map(|p| p.name);
-        let plan = self.recipe.cache_plan(stage, &names.collect::<Vec<_>>());
-        for line in plan.reasons {
-            self.observers.message(line);
-        }
-        if plan.kept.is_empty() {
-            return Ok(None);
-        }
-        // Ranks would remove each other's files, or not see the folder.
-        if !self.world.is_alone() {
-            self.observers.message(
-                "train.cache keeps nothing in a training of several ranks: features of frozen encoders are computed in every step",
-            );
-            return Ok(None);
-        }
-        let encoders = KeptEncoders {
-            backbone: &model.backbone,
-            of: &plan.kept,
-            computed: format!("{} {:?}", self.choice, self.recipe.train.dtype),
-        };
-        let gigabytes = self.recipe.train.cache_gb.unwrap_or(kept::GIGABYTES);
-        Features::open(self.run.path(), &encoders, gigabytes).map(Some)
-    }
-
-    /// Writes features that wait for it, at the end of a stage or of the process.
-    fn close_features(&mut self) {
-        if let Some(features) = &self.features {
-            features.close();
-        }
-        self.say_of_features();
-        self.features = None;
-    }
-
-    fn say_of_features(&mut self) {
-        let lines = self.features.as_ref().map(Features::lines);
-        for line in lines.unwrap_or_default() {
-            self.observers.message(line);
-        }
     }
 
     /// The batches of a stage, after its first `done` steps.
@@ -927,135 +569,6 @@ impl Trainer {
             record: &record,
             logged,
         })
-    }
-
-    fn save(&mut self) -> Result<(), TrainError> {
-        if self.owners.is_none() {
-            return self.save_whole();
-        }
-        // A checkpoint holds the moments of all ranks, so that any number of them goes on from it.
-        let blank = Optimizer::new(&self.recipe.train.optimizer, &self.recipe.model);
-        let device = self.device.clone().without_autodiff();
-        let state = self.state();
-        let whole = moments::of_all(
-            &self.world,
-            (&state.optimizer, blank),
-            &state.model,
-            &device,
-        )?;
-        let own = self.exchange_optimizer(whole);
-        let saved = self.save_whole();
-        self.exchange_optimizer(own);
-        saved
-    }
-
-    /// Puts another optimiser in the place of the state's, which is returned.
-    fn exchange_optimizer(&mut self, other: Optimizer) -> Optimizer {
-        let state = self.state.as_mut();
-        let state = state.expect("invariant: the state is back after every step");
-        std::mem::replace(&mut state.optimizer, other)
-    }
-
-    fn save_whole(&mut self) -> Result<(), TrainError> {
-        let folder = self.run.checkpoints();
-        let failed = self.failed.take();
-        let saved = ranks::first(&self.world, "the checkpoint of rank 0", || {
-            let saved = checkpoint::save(&folder, self.state(), &self.begun);
-            let saved = saved.map_err(|error| TrainError::Unsaved {
-                step: self.state().step,
-                error: Box::new(error),
-                last_good: self.last_good.clone(),
-                run: self.run.path().to_owned(),
-            })?;
-            failed.map_or(Ok(saved), Err)
-        })?;
-        self.last_good = Some(saved);
-        Ok(())
-    }
-
-    /// Removes the checkpoints that the recipe does not keep.
-    fn prune(&self) -> Result<(), TrainError> {
-        let best = self.best.map(|b| b.step);
-        ranks::first(&self.world, "old checkpoints", || {
-            checkpoint::prune(&self.run.checkpoints(), self.recipe.train.keep_last, best)
-        })
-    }
-
-    /// Evaluates the current weights. An error ends the run only after its last step: days of training are worth more than one
-    /// evaluation.
-    fn evaluate(&mut self, last: bool) -> Result<(), TrainError> {
-        match self.try_evaluate(last) {
-            Err(error) if !last && !interrupt::asked() => {
-                let step = self.state().step;
-                self.observers.message(format_args!(
-                    "step {step} could not be evaluated, training goes on: {error}"
-                ));
-                Ok(())
-            }
-            result => result,
-        }
-    }
-
-    fn try_evaluate(&mut self, last: bool) -> Result<(), TrainError> {
-        let state = self.state();
-        let step = state.step;
-        let model = state.ema.as_ref().unwrap_or(&state.model).valid();
-        let device = self.device.clone().without_autodiff();
-        let weights = Weights {
-            model: &model,
-            device: &device,
-            recipe: &self.recipe,
-            tokenizer: &self.tokenizer,
-            step,
-            last,
-            run: Some(&self.run).filter(|run| !run.is_elsewhere()),
-            quiet: self.quiet,
-            world: &self.world,
-        };
-        let done = ranks::first(&self.world, "earlier evaluations", || {
-            self.run.evaluations()
-        })?;
-        let mut records = Vec::new();
-        for evaluator in &self.evaluators {
-            // A run that was killed has some of the records already.
-            if evaluator.is_owed(&done, step, last) {
-                let say = &mut |line: String| self.observers.message(line);
-                records.extend(evaluator.evaluate(&weights, say)?);
-            }
-        }
-        evaluators::select(&self.recipe, &mut records);
-        if let Some(line) = scored_otherwise(&done, &records) {
-            self.observers.message(line);
-        }
-        self.observers.evaluation(&records)?;
-        self.best = self.run.best()?;
-        Ok(())
-    }
-
-    fn finish(self) -> Result<PathBuf, TrainError> {
-        let world = self.world.clone();
-        ranks::first(&world, "the report by rank 0", || self.finish_run())
-    }
-
-    fn finish_run(self) -> Result<PathBuf, TrainError> {
-        let folder = self.run.path().to_owned();
-        let report = if self.train_only {
-            None
-        } else {
-            Some(report::write(&folder)?)
-        };
-        let mut observers = self.observers;
-        for (list, count) in self.run.skipped()? {
-            observers.message(format_args!(
-                "{count} samples were skipped: {}",
-                list.display()
-            ));
-        }
-        if let Some(report) = report {
-            observers.message(format_args!("report: {}", report.display()));
-        }
-        observers.finish()?;
-        Ok(folder)
     }
 }
 

@@ -1,0 +1,303 @@
+//! A trainer from what was opened: weights, moments, data, evaluators and observers.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::json;
+use unimo_core::average;
+use unimo_core::parameters;
+use unimo_data::Split;
+use unimo_report::numbers::grouped;
+use unimo_report::record::SessionRecord;
+
+use super::{BURN_VERSION, Opened, Options, Trainer, skip_list};
+use crate::checkpoint::{self, State};
+use crate::clock::now;
+use crate::error::TrainError;
+use crate::evaluators::{self, check_select};
+use crate::freezing::Freezing;
+use crate::model::Model;
+use crate::observers::mlflow::MlFlow;
+use crate::observers::{JsonLines, Observer, Observers, TensorBoard, Terminal};
+use crate::optimizer::Optimizer;
+use crate::prepare::training_device;
+use crate::progress::Progress;
+use crate::rates::Rates;
+use crate::rewards;
+use crate::run::RunFolder;
+use crate::starting;
+use crate::tasks::{Targets, candidates};
+use crate::tensorboard::EventWriter;
+
+/// Number of captions that are checked for their length.
+const CAPTIONS_LOOKED_AT: usize = 1000;
+
+/// Share of truncated captions from which on they are reported.
+const CUT_WORTH_SAYING: f64 = 0.05;
+
+/// Whether a version began the run in which all objectives drew from one stream. It did not write the objectives into `run.json`.
+fn drew_in_turn(run: &RunFolder) -> bool {
+    let text = std::fs::read_to_string(run.join("run.json")).unwrap_or_default();
+    let facts: Option<serde_json::Value> = serde_json::from_str(&text).ok();
+    facts.is_some_and(|facts| facts.get("objectives").is_none())
+}
+
+impl Trainer {
+    pub(crate) fn new(opened: Opened, options: &Options) -> Result<Self, TrainError> {
+        let Opened {
+            recipe,
+            run,
+            begun,
+            changed,
+            source,
+            tokenizer,
+            concepts,
+            labels,
+            device,
+            choice,
+            fresh,
+            before: before_rank,
+        } = opened;
+        let tokenizer = Arc::new(tokenizer);
+        let device = training_device(&recipe, &device);
+        let steps = if run.is_elsewhere() {
+            Vec::new()
+        } else {
+            checkpoint::steps(&run.checkpoints())?
+        };
+        // A run with a checkpoint continues from it, whatever it started from.
+        let model = match steps.last() {
+            Some(_) => Model::blank(&recipe, &device),
+            None => {
+                let (model, started) = match fresh {
+                    Some(fresh) => fresh,
+                    None => starting::model(&recipe, &device)?,
+                };
+                if let Some(started) = started {
+                    let account = started.to_string();
+                    run.write("init.txt", account.as_bytes())?;
+                    if !options.quiet {
+                        eprint!("{account}");
+                    }
+                }
+                model
+            }
+        };
+        let freezing = Freezing::of(&model, &recipe);
+        let model = freezing.apply(model, None);
+        let count: usize = parameters::list(&model)
+            .iter()
+            .map(|p| p.shape.iter().product::<usize>())
+            .sum();
+        let ema = recipe.train.ema.map(|_| average::frozen_copy(&model));
+        let mut state = State {
+            optimizer: Optimizer::new(&recipe.train.optimizer, &recipe.model),
+            model,
+            ema,
+            step: 0,
+        };
+        let folder = run.checkpoints();
+        let mut last_good = None;
+        if let Some(step) = steps.last() {
+            let path = checkpoint::path(&folder, *step);
+            state = checkpoint::load(&path, state, &device.clone().without_autodiff())?;
+            last_good = Some(path);
+        }
+        let longest = recipe.data.max_text_length;
+        let reward = rewards::give(&mut state.model, &*source, &tokenizer, longest)?;
+        let mut same = None;
+        for model in std::iter::once(&mut state.model).chain(&mut state.ema) {
+            same = candidates::give(model, &recipe, &tokenizer, labels.as_ref())?;
+        }
+        let targets = Targets::of(&recipe, labels).map(Arc::new);
+        let step = state.step;
+        let before = run.rewind(step)?;
+        let sessions = run.sessions()?;
+        if step == 0 {
+            let each = recipe.objectives.each().into_iter();
+            let titles: BTreeMap<&str, &str> = each
+                .map(|(key, settings)| (key, settings.title()))
+                .collect();
+            run.write_json(
+                "run.json",
+                &json!({
+                    "name": run.path().file_name().map(|n| n.to_string_lossy().into_owned()),
+                    "recipe": recipe.description,
+                    "seed": recipe.seed,
+                    "device": choice.to_string(),
+                    "started": now(),
+                    "versions": {
+                        "unimo": env!("CARGO_PKG_VERSION"),
+                        "burn": BURN_VERSION,
+                        "os": std::env::consts::OS,
+                        "architecture": std::env::consts::ARCH,
+                    },
+                    "parameters": count,
+                    "objectives": titles,
+                    "data": source.describe(),
+                }),
+            )?;
+        }
+        let rates = Rates::new(&recipe.train.optimizer, &recipe.model);
+        let learning = parameters::list(&state.model);
+        run.write("rates.txt", rates.account(&learning).as_bytes())?;
+        run.append(
+            "sessions.jsonl",
+            &SessionRecord {
+                after_step: step,
+                at: now(),
+                device: choice.to_string(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                changed,
+            },
+        )?;
+        let skip = skip_list(&run, "skipped.jsonl", &recipe.data)?;
+        // Opened before any work: a held-out split that cannot be used should fail now, not after hours.
+        let given = reward.into_iter().chain(same);
+        let mut lines: Vec<String> = given.chain(rates.note(&learning)).collect();
+        let evaluators = if options.train_only {
+            Vec::new()
+        } else {
+            let held_out = evaluators::HeldOut {
+                source: &source,
+                skip: &skip,
+                concepts: concepts.clone(),
+                tokenizer: &tokenizer,
+                targets: targets.as_ref(),
+                split: Split::Val,
+            };
+            let before = match before_rank {
+                Some(before) => before,
+                None => run.evaluations()?,
+            };
+            evaluators::open(&recipe, &held_out, &before, &mut |line| lines.push(line))?
+        };
+        check_select(&recipe, &evaluators)?;
+        let quiet = options.quiet || run.is_elsewhere();
+        let mut all: Vec<Box<dyn Observer>> = Vec::new();
+        if !run.is_elsewhere() {
+            let progress = if quiet {
+                Progress::silent()
+            } else {
+                Progress::new(recipe.train.steps, step, "training")
+            };
+            let events = if sessions.is_empty() {
+                EventWriter::create(run.path())
+            } else {
+                EventWriter::resume(run.path(), step + 1)
+            }
+            .map_err(TrainError::file("write", run.path()))?;
+            all.push(Box::new(Terminal(progress)));
+            all.push(Box::new(JsonLines::new(run.path())));
+            all.push(Box::new(TensorBoard::new(events, &recipe)?));
+            if let Some(mlflow) = MlFlow::open(&run, &recipe)? {
+                lines.push(format!("MLflow: {}", mlflow.folder().display()));
+                all.push(Box::new(mlflow));
+            }
+        }
+        let mut observers = Observers::new(all);
+        for line in lines {
+            observers.message(line);
+        }
+        let mut trainer = Self {
+            best: run.best()?,
+            tokenizer,
+            concepts,
+            targets,
+            skip: Arc::new(skip),
+            evaluators,
+            told: HashSet::new(),
+            asked_to_end: false,
+            world: options.world.clone(),
+            train_only: options.train_only,
+            quiet,
+            signals: options.signals,
+            opened: recipe.data.clone(),
+            samples: 0,
+            recipe,
+            run,
+            begun,
+            source,
+            device,
+            choice,
+            state: Some(state),
+            freezing,
+            features: None,
+            owners: None,
+            share_moments: options.share_moments && !options.world.is_alone(),
+            order: options.order,
+            observers,
+            last_good,
+            before,
+            began: Instant::now(),
+            said: BTreeSet::new(),
+            failed: None,
+        };
+        let line = format!(
+            "{}: {} parameters on {choice}{}, {}; run folder {}",
+            if step == 0 {
+                "starting".to_owned()
+            } else {
+                format!("resuming after step {step}")
+            },
+            grouped(count as f64),
+            match trainer.world.size() {
+                1 => String::new(),
+                ranks => format!(" in {ranks} ranks"),
+            },
+            trainer.source.describe(),
+            trainer.run.path().display()
+        );
+        trainer.observers.message(line);
+        if step > 0 && drew_in_turn(&trainer.run) {
+            trainer.observers.message(
+                "an earlier version began this run: its objectives drew their random numbers in turn. From here on each draws its own, so \
+                 other wrong partners are drawn than that version would have drawn",
+            );
+        }
+        for note in trainer.source.notes() {
+            trainer.observers.message(note);
+        }
+        // If no objective reads the right image of an NLVR2 pair, the statement is learned from the left image alone.
+        let inputs = trainer.recipe.objectives.inputs(&|_| true);
+        let reads_second = inputs.is_ok_and(|inputs| inputs.second);
+        if !reads_second && trainer.source.has_second_images(Split::Train) {
+            trainer.observers.message(
+                "samples have two pictures: the objectives of this recipe read the first one (the left) alone",
+            );
+        }
+        if !trainer.quiet
+            && let Some(line) = trainer.cut_captions()
+        {
+            trainer.observers.message(line);
+        }
+        let says = trainer.evaluators.iter();
+        for line in says
+            .flat_map(|e| e.says(&trainer.recipe))
+            .collect::<Vec<_>>()
+        {
+            trainer.observers.message(line);
+        }
+        Ok(trainer)
+    }
+
+    /// A message about captions that are longer than the text encoder's input, if there are many.
+    pub(super) fn cut_captions(&self) -> Option<String> {
+        let room = self.recipe.data.room_for_words();
+        let (mut looked, mut cut) = (0usize, 0usize);
+        // A text that cannot be read is no reason to stop here: training will report it.
+        let texts = self.source.texts(Split::Train).flatten();
+        for text in texts.take(CAPTIONS_LOOKED_AT) {
+            looked += 1;
+            cut += usize::from(self.tokenizer.encode(&text, usize::MAX).ids.len() > room);
+        }
+        let share = cut as f64 / looked.max(1) as f64;
+        (share >= CUT_WORTH_SAYING).then(|| {
+            format!(
+                "{:.0}% of the captions are longer than the {room} tokens that data.max_text_length leaves for words, and are cut",
+                100.0 * share
+            )
+        })
+    }
+}
