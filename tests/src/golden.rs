@@ -27,7 +27,7 @@ pub const RENEW: &str = "UNIMO_RENEW_GOLDEN";
 /// On other vector units: how far a loss may be off, as a share of itself, or of 1 where it is smaller. AVX2 is off from AVX-512 by
 /// 5e-6 after 20 steps; beyond that rounding can draw another hard negative or choose another code, and a batch of four has few.
 const LOSSES: f64 = 0.01;
-/// On other vector units: how far a recall may be off. A model of 20 steps gives pictures scores that lie close together, and of
+/// On other vector units: how far a recall may be off. A model of 20 steps gives images scores that lie close together, and of
 /// 20 queries each is worth 0.05: three may change places.
 const RECALLS: f64 = 0.15;
 

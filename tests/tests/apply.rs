@@ -24,7 +24,7 @@ fn model(path: &Path) -> ModelArgs {
     }
 }
 
-/// Three pictures, five rows, of which one names a picture that is not there and one is no JSON.
+/// Three images, five rows, of which one names an image that is not there and one is no JSON.
 fn list(folder: &Path) -> PathBuf {
     for (name, colour) in [
         ("r", [200, 20, 20]),
@@ -465,7 +465,7 @@ fn pooling_is_read_from_its_file() {
     assert_eq!(tokens.ids, [2, 5, 6, 7, 11, 3]);
 }
 
-/// How pictures are prepared comes from whichever file says it, and gives the same vectors.
+/// How images are prepared comes from whichever file says it, and gives the same vectors.
 #[test]
 fn pictures_are_prepared_as_any_of_the_files_says() {
     let scratch = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Operations on training pictures give what Pillow and torchvision give.
+//! Operations on training images give what Pillow and torchvision give.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -18,7 +18,7 @@ use unimo_train::{checkpoint, evaluation, training};
 const ROWS: usize = 16;
 const STEPS: u64 = 4;
 
-/// A list of pairs and its pictures.
+/// A list of pairs and its images.
 fn write_list(folder: &Path) -> PathBuf {
     fs::create_dir_all(folder).unwrap();
     let mut lines = String::new();

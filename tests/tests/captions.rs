@@ -58,7 +58,7 @@ fn pictures(folder: &Path) -> PathBuf {
         let grey = image::RgbImage::from_pixel(40, 30, image::Rgb([80 * number as u8, 90, 200]));
         grey.save(pictures.join(name)).unwrap();
     }
-    fs::write(pictures.join("broken_3.png"), b"no picture").unwrap();
+    fs::write(pictures.join("broken_3.png"), b"no image").unwrap();
     pictures
 }
 
@@ -171,7 +171,7 @@ fn a_run_writes_captions_and_they_are_scored() {
     assert!(error.contains("--max-length 100"), "{error}");
     let broken = args(&run, vec![pictures.join("broken_3.png")], &none);
     let error = caption::run(&broken).unwrap_err().to_string();
-    assert!(error.contains("no picture could be read"), "{error}");
+    assert!(error.contains("no image could be read"), "{error}");
     assert!(!none.exists());
 }
 

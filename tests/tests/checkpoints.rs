@@ -80,7 +80,7 @@ fn meters_own_file_holds_the_same_weights() {
     }
 }
 
-/// The heads of METER's tasks and NLVR2's second picture come in and compute.
+/// The heads of METER's tasks and NLVR2's second image come in and compute.
 #[test]
 fn meters_task_heads_are_loaded_whole() {
     let folder = fixture::folder().join("twin/meter");

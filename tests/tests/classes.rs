@@ -74,7 +74,7 @@ fn numbers(run: &Path) -> Value {
     last["scalars"].clone()
 }
 
-/// Pictures of one colour per class, `count` of each, in class folders; brightness differs.
+/// Images of one colour per class, `count` of each, in class folders; brightness differs.
 fn pictures(folder: &Path, classes: &[(&str, [u8; 3])], count: u8) -> PathBuf {
     for (class, colour) in classes {
         let folder = folder.join(class);

@@ -48,7 +48,7 @@ fn small(name: &str, more: &[&str]) -> Recipe {
 const UNIMO3: &str = "model.fusion.width=32";
 const JOINT: &str = "model.joint.width=32";
 
-/// Retrieval of a model that nobody has trained, on the recipe's held-out pictures.
+/// Retrieval of a model that nobody has trained, on the recipe's held-out images.
 fn scored(recipe: &Recipe) -> RetrievalReport {
     let device = Device::flex();
     let source = unimo_data::open(&recipe.data).unwrap();
@@ -151,7 +151,7 @@ fn train(recipe: &Recipe, run: &Path) {
 #[test]
 fn the_best_is_chosen_by_what_every_evaluation_scores() {
     let folder = tempfile::tempdir().unwrap();
-    let part = "val, 32 of 50 pictures at random";
+    let part = "val, 32 of 50 images at random";
     for (during, expected) in [
         // In 2 steps of 4 pairs a twentieth is nothing, so the least that says something.
         (
@@ -204,7 +204,7 @@ fn the_best_is_chosen_by_what_every_evaluation_scores() {
     }
 }
 
-/// Pictures and a list of them, `splits` names each row's; empty: the list has no such column.
+/// Images and a list of them, `splits` names each row's; empty: the list has no such column.
 fn list(folder: &Path, name: &str, splits: &[&str]) -> PathBuf {
     let rows = splits.iter().enumerate().map(|(row, split)| {
         let picture = image::RgbImage::from_pixel(32, 32, image::Rgb([20 * row as u8; 3]));
@@ -275,13 +275,13 @@ fn other_data_is_evaluated_whole_and_what_is_left_out_is_counted() {
         (record.images, counts(&record)),
         (4, vec![("train".to_owned(), 60)])
     );
-    assert_eq!(record.split, "val, 4 of 6 pictures at random (unimo eval)");
+    assert_eq!(record.split, "val, 4 of 6 images at random (unimo eval)");
     let few = || evaluation::Options {
         limit: Some(5),
         ..look(Some(&plain))
     };
     let (_, record) = eval(&run, few()).unwrap();
-    let label = ", 5 of 12 pictures at random of plain.jsonl (unimo eval)";
+    let label = ", 5 of 12 images at random of plain.jsonl (unimo eval)";
     assert!(record.split.ends_with(label), "{}", record.split);
     // The median rank of chance is not a number, which equals nothing.
     let again = eval(&run, few()).unwrap().1;

@@ -71,7 +71,7 @@ const SCENES: &[&str] = &[
     "data.scenes.val=20",
 ];
 
-/// Pairs, pictures alone and texts alone, as `unimo2-base` has them of three files.
+/// Pairs, images alone and texts alone, as `unimo2-base` has them of three files.
 const UNALIGNED: &str = "data.mixture={ batches = \"single\", parts = [\
     { source = \"scenes\", size = 32, train = 300, val = 20, weight = 2.0 }, \
     { source = \"scenes\", size = 32, train = 100, val = 0, seed = 1, keep = \"images\", weight = 1.0 }, \

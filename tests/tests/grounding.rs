@@ -340,7 +340,7 @@ fn the_predicted_box_is_one_of_the_regions() {
     let pictures = fs::read_dir(run.join("predictions")).unwrap();
     assert!(
         pictures.count() > 0,
-        "a model of regions has pictures to show"
+        "a model of regions has images to show"
     );
 
     for (set, part) in [

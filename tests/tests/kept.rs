@@ -11,7 +11,7 @@ use unimo_train::{kept, trained, training};
 /// Dropout draws from burn's generator, of which a process has one.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-/// Twelve pictures, so that each is seen several times.
+/// Twelve images, so that each is seen several times.
 const FEW: [&str; 10] = [
     "train.steps=6",
     "train.batch_size=4",

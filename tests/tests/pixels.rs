@@ -1,4 +1,4 @@
-//! Pictures are read as Pillow reads them and become what Hugging Face's image processors make of them.
+//! Images are read as Pillow reads them and become what Hugging Face's image processors make of them.
 
 use std::path::PathBuf;
 

@@ -22,7 +22,7 @@ fn model(path: &Path) -> ModelArgs {
     }
 }
 
-/// Some pictures in `photos`, and a list of them with captions.
+/// Some images in `photos`, and a list of them with captions.
 fn photos(folder: &Path) -> PathBuf {
     let photos = folder.join("photos");
     std::fs::create_dir(&photos).unwrap();
@@ -126,11 +126,7 @@ fn a_data_set_gives_what_its_files_give() {
     assert_eq!(numbers(&in_folder).len(), 10);
     assert_eq!(numbers(&found(&of(shards.clone()))), numbers(&in_folder));
     let page = std::fs::read_to_string(folder.path().join("found.html")).unwrap();
-    assert_eq!(
-        page.matches("<img").count(),
-        10,
-        "a picture for each result"
-    );
+    assert_eq!(page.matches("<img").count(), 10, "an image for each result");
     // Its captions, too.
     let of = |texts: PathBuf| SearchArgs {
         texts: Some(texts),
@@ -223,7 +219,7 @@ fn an_index_gives_what_a_search_without_it_gives() {
             shortlist,
             ..search_args(&run, &out)
         };
-        // With the pictures the matching head ranks, without them the common space.
+        // With the images the matching head ranks, without them the common space.
         assert_eq!(found(&indexed(Some(&photos), None)), expected);
         assert_eq!(found(&indexed(None, None)), of_space);
         let exact = SearchArgs {

@@ -100,7 +100,7 @@ fn unimo3_from_a_meter_checkpoint_is_meter_exactly() {
     );
 }
 
-/// A METER that was trained on NLVR2 tells two pictures of a sample apart.
+/// A METER that was trained on NLVR2 tells two images of a sample apart.
 #[test]
 fn another_number_of_pictures_is_a_contradiction() {
     let folder = tempfile::tempdir().unwrap();
@@ -317,7 +317,7 @@ fn patterns_that_match_nothing_are_errors() {
     assert!(message.contains("backbone.fusion"), "allowed: {message}");
 }
 
-/// Where the files say nothing of pictures, the account says what was taken.
+/// Where the files say nothing of images, the account says what was taken.
 #[test]
 fn unknown_normalisation_is_said() {
     let folder = tempfile::tempdir().unwrap();

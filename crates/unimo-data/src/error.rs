@@ -67,7 +67,7 @@ pub enum DataError {
     },
     /// The samples to evaluate have texts, but none of them describes its image.
     #[error(
-        "none of {samples} samples has a text that describes its picture (questions, statements and hypotheses do not), so there is \
+        "none of {samples} samples has a text that describes its image (questions, statements and hypotheses do not), so there is \
          nothing to retrieve: {source_name}"
     )]
     NothingDescribes {

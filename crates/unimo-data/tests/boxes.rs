@@ -23,7 +23,7 @@ impl MakeTarget for Boxes {
     }
 }
 
-/// Three expressions about a picture of 40 x 20 pixels, whose middle 20 columns a centre crop shows.
+/// Three expressions about an image of 40 x 20 pixels, whose middle 20 columns a centre crop shows.
 fn spec(folder: &Path, split: Split, resize: Resize) -> LoaderSpec {
     let references = r#"[
         {"ann_id": 1, "split": "SPLIT", "sentences": [{"sent_id": 4, "sent": "in the middle"}]},

@@ -684,7 +684,7 @@ fn an_evaluation_set_leaves_broken_pictures_out_with_their_captions() {
     assert_eq!(set.label(), "train");
     for (part, label) in [
         (new(Some(13), &skip).unwrap(), "train, 13 of "),
-        (set.part(13), "train, 13 of 21 pictures at random"),
+        (set.part(13), "train, 13 of 21 images at random"),
     ] {
         let indices = |set: &EvalSet| set.items().iter().map(|i| i.index).collect::<Vec<_>>();
         assert_eq!(part.items().len(), 13);

@@ -69,7 +69,7 @@ enum Check {
     /// Open the pages that unimo writes in Chromium: messages, requests, contrast, overlaps, read-outs; light, dark, on a telephone.
     ///
     /// Reports of short runs, of one of 100,000 steps and of one of NaN alone, a comparison, an explanation, a search and the pages about
-    /// data are made in the folder, in a few minutes. Pictures of all of them are kept there, to be looked at. Without Chromium it says
+    /// data are made in the folder, in a few minutes. Images of all of them are kept there, to be looked at. Without Chromium it says
     /// SKIPPED.
     #[command(after_help = PAGES_EXAMPLES)]
     Pages(pages::PagesArgs),

@@ -3,7 +3,7 @@
 //! The pages are made first, by `unimo` itself: reports of short runs, of a run of 100,000 steps and of one of NaN alone, a comparison, an
 //! explanation, a search, and the two pages about data. Each is opened light and dark, on a desk and on a telephone. A message of the
 //! console, a request that leaves the page, and what the audit in `pages/audit.js` finds is a failure: text that is too faint, too small,
-//! cut or on other text, and a page that is wider than its window. So is a chart that does not answer to pointer, touch and keys. Pictures of all pages
+//! cut or on other text, and a page that is wider than its window. So is a chart that does not answer to pointer, touch and keys. Images of all pages
 //! are kept, to be looked at: a program does not see what is ugly.
 
 mod browser;
@@ -37,10 +37,10 @@ const fn window(width: u32, height: u32, dark: bool, touch: bool) -> Window {
     }
 }
 
-/// Height of a picture of a part of a page, in pixels: what can be looked at in one piece.
+/// Height of an image of a part of a page, in pixels: what can be looked at in one piece.
 const PICTURE: f64 = 1600.0;
 
-/// Width and height of the README's picture, in pixels, and its quality of 100.
+/// Width and height of the README's image, in pixels, and its quality of 100.
 const SHOWN: (u32, u32) = (1160, 1240);
 const QUALITY: u32 = 80;
 
@@ -60,7 +60,7 @@ const ESCAPE: u32 = 27;
 /// `unimo-dev check pages`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct PagesArgs {
-    /// The folder for the pages and the pictures of them.
+    /// The folder for the pages and the images of them.
     #[arg(long, value_name = "FOLDER")]
     pub out: PathBuf,
     /// Look at the pages that are in the folder instead of making them.
@@ -123,7 +123,7 @@ pub fn run(args: &PagesArgs, say: &mut dyn FnMut(&str)) -> Result<(), TrainError
     drop(browser);
     let _ = fs::remove_dir_all(&profile);
     let looked = format!(
-        "{} pages, {} windows each; pictures in {}",
+        "{} pages, {} windows each; images in {}",
         pages.len(),
         WINDOWS.len(),
         pictures.display()
@@ -143,7 +143,7 @@ fn profile(out: &Path) -> Result<PathBuf, TrainError> {
     Ok(profile)
 }
 
-/// Writes the upper part of a report as a picture.
+/// Writes the upper part of a report as an image.
 fn picture_of(
     program: &Path,
     run: &Path,
@@ -216,7 +216,7 @@ fn look(browser: &mut Browser, page: &Path, window: Window) -> Result<Vec<String
     browser.open(&address, window)?;
     // Parts that are closed are looked at, too.
     browser.evaluate("document.querySelectorAll('details').forEach((d) => d.open = true)")?;
-    // Pictures that are only loaded where one looks.
+    // Images that are only loaded where one looks.
     browser.evaluate("Promise.all([...document.images].map((i) => { i.loading = 'eager'; return i.decode().catch(() => 0); })).then(() => 0)")?;
     let mut wrong: Vec<String> = Vec::new();
     let audit = browser.evaluate(AUDIT)?;

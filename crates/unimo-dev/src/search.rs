@@ -1,6 +1,6 @@
 //! `unimo-dev bench search`: times searches in many embeddings, all rows and cells alone.
 //!
-//! The rows are synthetic, as nobody has a million pictures at hand: points of some directions, mixed from fewer numbers than a row has,
+//! The rows are synthetic, as nobody has a million images at hand: points of some directions, mixed from fewer numbers than a row has,
 //! with noise in all of them, of length 1. Queries are further points of the same kind.
 
 use std::path::PathBuf;

@@ -574,7 +574,7 @@ impl Backbone {
     ///
     /// # Shapes
     ///
-    /// - pictures: `B` rows
+    /// - images: `B` rows
     /// - tags: `[B, M]`
     ///
     /// # Panics
@@ -593,7 +593,7 @@ impl Backbone {
     ///
     /// # Shapes
     ///
-    /// - pictures: `B` rows
+    /// - images: `B` rows
     /// - tags: `[B, M]`
     ///
     /// # Panics
@@ -677,7 +677,7 @@ impl Backbone {
     ///
     /// # Shapes
     ///
-    /// - pictures: `B` rows
+    /// - images: `B` rows
     /// - output: `[B, Lv, image width]` each
     ///
     /// # Panics
@@ -727,7 +727,7 @@ impl Backbone {
     ///
     /// # Shapes
     ///
-    /// - pictures: `B` rows of pixels
+    /// - images: `B` rows of pixels
     /// - hidden: `[B, N]`, `true` hides one of the `N` patches
     ///
     /// # Panics

@@ -541,7 +541,7 @@ impl CrossModalEncoder {
     pub fn project_images(&self, states: Vec<Tensor<3>>, picture: usize) -> Vec<Tensor<3>> {
         assert!(
             picture < self.config.pictures,
-            "no type for picture {picture}"
+            "no type for image {picture}"
         );
         let (first, further) = (&self.image_transform, &self.further_image_transforms);
         self.project(first, further, states, IMAGE + picture)

@@ -39,9 +39,7 @@ impl FusionOutput {
     ///
     /// Panics if the pass had no images.
     pub fn image(&self) -> &Tensor<3> {
-        self.image
-            .as_ref()
-            .expect("invariant: the pass had pictures")
+        self.image.as_ref().expect("invariant: the pass had images")
     }
 
     /// The class token of the texts, `[B, D]`.

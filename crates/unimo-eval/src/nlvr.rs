@@ -1,7 +1,7 @@
-//! NLVR and NLVR2: accuracy and consistency of true-or-false statements about pictures.
+//! NLVR and NLVR2: accuracy and consistency of true-or-false statements about images.
 //!
 //! Source: `metrics.py` and `metrics_images.py` of lil-lab/nlvr (Suhr et al. 2017, 2019). Accuracy is the share of rows that are right.
-//! Consistency is the share of groups whose rows are all right; a group is one sentence with its pictures, and is read off the
+//! Consistency is the share of groups whose rows are all right; a group is one sentence with its images, and is read off the
 //! identifier. Not all groups are of one size, and equal sentences may be in several groups.
 //!
 //! The official scorers let predictions for unknown identifiers pass and take the last of several for one row. Here both are errors.
@@ -16,7 +16,7 @@ use crate::checks::places;
 /// The true or predicted label of a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Labelled {
-    /// Such as `dev-850-0-0`: split, set, pair of pictures, sentence.
+    /// Such as `dev-850-0-0`: split, set, pair of images, sentence.
     pub identifier: String,
     /// Whether the sentence is true.
     pub label: bool,
@@ -36,7 +36,7 @@ pub struct NlvrReport {
     pub consistency: f64,
 }
 
-/// The group of a row of NLVR2: its identifier without the third part, which counts pairs of pictures. `None` if there is no third part.
+/// The group of a row of NLVR2: its identifier without the third part, which counts pairs of images. `None` if there is no third part.
 pub fn nlvr2_group(identifier: &str) -> Option<String> {
     let mut parts: Vec<&str> = identifier.split('-').collect();
     *parts.get_mut(2)? = "";

@@ -2,7 +2,7 @@
 //!
 //! An encoder in which nothing learns and nothing is drawn gives the same states for the same input in every step. [`FeatureCache`] is
 //! the place where they are kept, which this crate only asks. Features are known by all that the encoder read: pixels and how they are
-//! normalised, tokens, their types and the length that they are padded to. So a picture that was prepared otherwise is another one, and
+//! normalised, tokens, their types and the length that they are padded to. So an image that was prepared otherwise is another one, and
 //! what is found is what would be computed, to the last bit where a row does not depend on its batch, as on the CPU.
 //!
 //! Shape legend: `B` rows, `L` text length, `N` positions of an image, `D` width of an encoder.

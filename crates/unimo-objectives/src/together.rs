@@ -722,7 +722,7 @@ impl<'a> Together<'a> {
             let models = self.student();
             encode(models, batch, &wanted, self.device, &mut other);
             let images = other.tables(By::Student).plain_images().cloned();
-            parts.push(images.expect("invariant: the rows have pictures"));
+            parts.push(images.expect("invariant: the rows have images"));
         }
         let own = encoded.tables(By::Student).plain_images();
         if let Some(own) = own.filter(|_| !parts.is_empty()) {

@@ -131,7 +131,7 @@ enum Data {
     /// Write any data as tar shards with checksummed indices; continues where it was interrupted.
     #[command(after_help = PACK_EXAMPLES)]
     Pack(data::pack::PackArgs),
-    /// Write generated pictures with true captions as files, to try the other commands on: a folder of PNGs and pairs.jsonl.
+    /// Write generated images with true captions as files, to try the other commands on: a folder of PNGs and pairs.jsonl.
     Scenes(data::scenes::ScenesArgs),
     /// Measure how many samples per second the loader makes, one JSON line per number of threads.
     Bench(data::bench::BenchArgs),
@@ -162,21 +162,21 @@ Examples:
 
 const EVAL_EXAMPLES: &str = "\
 Examples:
-  The best checkpoint on the run's own held-out pictures:
+  The best checkpoint on the run's own held-out images:
     unimo eval runs/unimo3-small
-  Another step, and 500 pictures drawn at random, always the same:
+  Another step, and 500 images drawn at random, always the same:
     unimo eval runs/unimo3-small/checkpoints/step-00000800.safetensors --limit 500
   All rows of a list, whatever their split, and only those of one:
     unimo eval runs/unimo3-small --data test.jsonl
     unimo eval runs/unimo3-small --data pairs.jsonl --split val
-  The published protocols, from Karpathy's files: Flickr30k's 1,000 test pictures; COCO's 5,000, and the mean over five times 1,000:
+  The published protocols, from Karpathy's files: Flickr30k's 1,000 test images; COCO's 5,000, and the mean over five times 1,000:
     unimo eval runs/unimo3-retrieval-base --limit 0 --split test
     unimo eval RUN --limit 0 --split test --folds 5 --shortlist 256 --set data.source=karpathy \\
       --set data.karpathy.path=karpathy/dataset_coco.json --set data.karpathy.images=coco
 
-Every caption of a picture counts: COCO's 5,000 pictures have 25,010. The lines are the contrast (itc), its shortlist ranked by the matching \
+Every caption of an image counts: COCO's 5,000 images have 25,010. The lines are the contrast (itc), its shortlist ranked by the matching \
 head (itc+itm) and, with --full-itm, the matching head on every pair (itm).
-The pictures and texts of larger sets are encoded block by block: eval.memory_gb of the run's recipe.toml says how much is kept at once.";
+The images and texts of larger sets are encoded block by block: eval.memory_gb of the run's recipe.toml says how much is kept at once.";
 
 const SWEEP_EXAMPLES: &str = "\
 A sweep's file:
@@ -224,7 +224,7 @@ Examples:
 const PACK_EXAMPLES: &str = "\
 Examples:
   unimo data pack --data pairs.jsonl --out shards
-  Smaller pictures, and shards of 200 MB:
+  Smaller images, and shards of 200 MB:
     unimo data pack --data pairs.jsonl --out shards --shorter-side 288 --format 92 --megabytes 200
   unimo data pack --check shards
   unimo train unimo3-small --data shards";
@@ -238,11 +238,11 @@ Examples:
 
 const EMBED_EXAMPLES: &str = "\
 Examples:
-  All pictures of a folder:
+  All images of a folder:
     unimo embed runs/unimo3-tiny --images photos --out photos.safetensors
-  Pictures and captions of a list, for numpy:
+  Images and captions of a list, for numpy:
     unimo embed openai/clip-vit-base-patch16 --images pairs.jsonl --texts pairs.jsonl --out pairs.npy
-  The pictures of tar shards, in cells, for searches in a part of them:
+  The images of tar shards, in cells, for searches in a part of them:
     unimo embed runs/unimo3-small --images shards --recall 0.95 --out shards.safetensors";
 
 const SCORE_EXAMPLES: &str = "\
@@ -252,9 +252,9 @@ Examples:
 
 const SEARCH_EXAMPLES: &str = "\
 Examples:
-  Pictures for two texts, with a page to look at:
+  Images for two texts, with a page to look at:
     unimo search runs/unimo3-small --images photos --text \"a map\" --text \"two people\" --html found.html
-  Texts for a picture:
+  Texts for an image:
     unimo search runs/unimo3-small --texts captions.txt --image photo.jpg
   What was embedded before, by `unimo embed ... --images shards --out shards.safetensors`:
     unimo search runs/unimo3-small --index shards.safetensors --text \"a map\"

@@ -165,7 +165,7 @@ fn of_pairs(
             (2..=pictures).contains(&folds),
             "--folds",
             folds,
-            format_args!("must be 2 to {pictures}, the number of pictures"),
+            format_args!("must be 2 to {pictures}, the number of images"),
         )
         .map_err(|error| TrainError::Check(error.to_string()))?;
         let mut each = Vec::new();

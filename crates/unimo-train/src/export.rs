@@ -439,7 +439,7 @@ fn beside(args: &ExportArgs, source: &Source) -> Result<(), TrainError> {
     if let (Some(pictures), true) = (&source.pictures, args.part != Part::Text) {
         if pictures.spec.resize == Resize::Crop {
             eprintln!(
-                "pictures: transformers' CLIPImageProcessor begins the centre of an odd rest a pixel off; unimo reads \
+                "images: transformers' CLIPImageProcessor begins the centre of an odd rest a pixel off; unimo reads \
                  `unimo_resize` in preprocessor_config.json and does not"
             );
         }

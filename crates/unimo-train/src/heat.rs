@@ -1,8 +1,8 @@
-//! Pictures in grey with values over them as colour.
+//! Images in grey with values over them as colour.
 
 use image::{Rgb, RgbImage};
 
-/// A copy of a picture in grey. The value at each point, given in shares of width and height, is drawn over it as colour: none at the
+/// A copy of an image in grey. The value at each point, given in shares of width and height, is drawn over it as colour: none at the
 /// lowest value of `range`, full colour at the highest. A point without a value stays grey.
 pub(crate) fn heated(
     picture: &RgbImage,

@@ -1,6 +1,6 @@
 //! `train.cache`: features of frozen encoders on the disk, beside the run, in the folder `features`.
 //!
-//! They are on the disk and not in memory because those of a real data set do not fit there (a ViT-B/16 gives 0.6 MB for a picture of 224
+//! They are on the disk and not in memory because those of a real data set do not fit there (a ViT-B/16 gives 0.6 MB for an image of 224
 //! pixels), and because a run that is stopped and goes on finds them again. Where they fit, the system keeps the files in memory anyway.
 //!
 //! A file holds some 64 MB of features and is written whole or not at all, so a kill loses what was not written yet, which is then

@@ -506,7 +506,7 @@ impl Recipe {
             inputs.second_view == SecondViews::None || self.data.augment.is_some(),
             "data.augment",
             "absent",
-            "is needed by [objectives.views], which contrasts two views of a picture",
+            "is needed by [objectives.views], which contrasts two views of an image",
         )?;
         ConfigError::unless(
             self.eval.during != During::Contrast || self.objectives.itc.is_some(),

@@ -223,7 +223,7 @@ fn whole(
         }
     } else {
         notes.push(format!(
-            "{} says nothing of epsilons, activations and how pictures are normalised: those of the recipe are taken",
+            "{} says nothing of epsilons, activations and how images are normalised: those of the recipe are taken",
             path.display()
         ));
     }
@@ -530,7 +530,7 @@ fn pixel_contradictions(
     let prepared = processor::find(&folder, public.family, theirs.image_size)?;
     if prepared.file.is_none() {
         let note = format!(
-            "no file beside {} says how pictures are normalised: data.mean and data.std of the recipe are taken",
+            "no file beside {} says how images are normalised: data.mean and data.std of the recipe are taken",
             path.display()
         );
         return Ok((Vec::new(), vec![note]));

@@ -342,7 +342,7 @@ impl Trainer {
         if samples < together {
             self.observers.message(format_args!(
                 "the data has {samples} training samples, fewer than the {together} of a step: they come several times in it, and a \
-                 picture is no negative of itself"
+                 image is no negative of itself"
             ));
         }
         spec.first_batch = done * config.accumulation as u64;
@@ -501,12 +501,12 @@ impl Trainer {
             let name = sum.name;
             if sum.left_out > 0 && self.said.insert((name, "left out")) {
                 self.observers.message(format_args!(
-                    "{name} leaves out samples whose text does not describe their picture; left_out in metrics.jsonl counts them"
+                    "{name} leaves out samples whose text does not describe their image; left_out in metrics.jsonl counts them"
                 ));
             }
             if sum.without_negative > 0 && self.said.insert((name, "without negative")) {
                 self.observers.message(format_args!(
-                    "{name} finds no negative for samples whose batch shows one picture alone; without_negative in metrics.jsonl \
+                    "{name} finds no negative for samples whose batch shows one image alone; without_negative in metrics.jsonl \
                      counts them"
                 ));
             }

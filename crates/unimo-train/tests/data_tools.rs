@@ -63,7 +63,7 @@ fn verify_finds_leaks_between_three_splits_and_its_clean_list_is_read_again() {
     assert!(found.status.success(), "{said}{}", text(&found.stderr));
     for part in [
         "1 rows left out (1 of the split \"extra\")",
-        "pictures trained on and held out: 1",
+        "images trained on and held out: 1",
         "list.jsonl:9\n",
         "9 samples in clean.jsonl",
     ] {
@@ -145,7 +145,7 @@ fn what_cannot_be_listed_or_used_is_refused_with_an_error_code() {
             "--clean",
             "photos.jsonl",
         ],
-        "pictures without texts",
+        "images without texts",
     );
     fs::write(at("questions.json"), r#"[["what?", "one", "0"]]"#).unwrap();
     failed(
@@ -159,7 +159,7 @@ fn what_cannot_be_listed_or_used_is_refused_with_an_error_code() {
             "--set",
             "data.vqa={ train = { questions = \"questions.json\", images = \".\", image = \"{id}.png\" } }",
         ],
-        "do not describe their pictures",
+        "do not describe their images",
     );
     let rows = "{\"image\": \"gone.png\", \"caption\": \"a\"}\n{\"image\": \"too.png\", \"caption\": \"b\"}\n";
     fs::write(at("gone.jsonl"), rows).unwrap();

@@ -244,7 +244,7 @@ fn a_run_goes_on_with_any_number_of_ranks() {
     assert!(checkpoints(&run) == expected);
 }
 
-/// Numbers of pictures and questions that no number of ranks divides, and pairs through the matching head.
+/// Numbers of images and questions that no number of ranks divides, and pairs through the matching head.
 const HELD_OUT: &[&str] = &["data.scenes.val=7", "eval.batch_size=3"];
 
 /// Retrieval during training and by `unimo eval`, and the predictions of a task.

@@ -1,6 +1,6 @@
 //! `docs/TUTORIAL.md` does what it says: its commands are run in order, as a shell runs them, in a folder of their own.
 //!
-//! What is changed is that a program named `unimo` stands before the real one and asks for less: [`FEWER`] pictures, and [`SHORTER`] runs.
+//! What is changed is that a program named `unimo` stands before the real one and asks for less: [`FEWER`] images, and [`SHORTER`] runs.
 
 #![cfg(unix)]
 
@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-/// Pictures that are made in the place of thousands.
+/// Images that are made in the place of thousands.
 const FEWER: &str = "--train 60 --val 16 --size 64";
 
 /// Settings of each training, after its own.

@@ -44,7 +44,7 @@ pub(crate) fn decoder_bytes(max_pixels: u64) -> u64 {
 /// Refuses an image by the size in its header.
 pub(crate) fn refuse_size(width: u32, height: u32, max_pixels: u64) -> Result<(), String> {
     if width == 0 || height == 0 {
-        return Err(format!("the picture has no pixels ({width} x {height})"));
+        return Err(format!("the image has no pixels ({width} x {height})"));
     }
     if u64::from(width) * u64::from(height) > max_pixels {
         Err(format!(

@@ -218,7 +218,7 @@ pub fn find(folder: &Path, family: Family, size: usize) -> Result<Prepared, Data
     let Some(mut first) = found.pop() else {
         let pictures = family.default_pictures(size);
         notes.push(format!(
-            "no file says how pictures are prepared (looked for {PREPROCESSOR}, {PROCESSOR} with `image_processor` and {OPEN_CLIP} \
+            "no file says how images are prepared (looked for {PREPROCESSOR}, {PROCESSOR} with `image_processor` and {OPEN_CLIP} \
              with `preprocess_cfg`): {} is taken, the default of {}",
             pictures.describe(),
             family.name()
@@ -254,7 +254,7 @@ pub fn find(folder: &Path, family: Family, size: usize) -> Result<Prepared, Data
 pub fn read(path: &Path) -> Result<Prepared, DataError> {
     read_file(path, None, None)?.ok_or_else(|| DataError::Processor {
         path: path.to_owned(),
-        reason: "does not say how pictures are prepared".to_owned(),
+        reason: "does not say how images are prepared".to_owned(),
     })
 }
 

@@ -120,7 +120,7 @@ impl Table {
             {
                 return Err(format!(
                     "the box of region {row} is [{x1}, {y1}, {x2}, {y2}]; the last six numbers must be x1, y1, x2, y2, width and \
-                     height as shares of the picture's sides"
+                     height as shares of the image's sides"
                 ));
             }
             boxes.push([x1, y1, x2, y2].map(|edge| edge.clamp(0.0, 1.0)));

@@ -188,7 +188,7 @@ impl EvalSet {
         let names: Vec<&str> = self.splits.iter().map(|split| split.name()).collect();
         let names = names.join(" and ");
         match self.drawn_from {
-            Some(all) => format!("{names}, {} of {all} pictures at random", self.items.len()),
+            Some(all) => format!("{names}, {} of {all} images at random", self.items.len()),
             None => names,
         }
     }
@@ -242,7 +242,7 @@ impl EvalSet {
         }
         match self.source.image(split, index)? {
             Some(picture) => self.spec.square(&picture).map(drop).map_err(bad),
-            None if self.source.has_images() => Err(bad("no picture".to_owned())),
+            None if self.source.has_images() => Err(bad("no image".to_owned())),
             None => Ok(()),
         }
     }
@@ -287,7 +287,7 @@ impl EvalSet {
             let item = &self.items[number];
             let bad = |reason| self.gone(self.bad(item.split, item.index, reason));
             let picture = self.picture(number)?;
-            let picture = picture.ok_or_else(|| bad("no picture".to_owned()))?;
+            let picture = picture.ok_or_else(|| bad("no image".to_owned()))?;
             let square = self.spec.square(&picture).map_err(bad)?;
             let mut levels = Vec::new();
             self.spec.planes(&square, &mut levels);
@@ -440,7 +440,7 @@ impl EvalSet {
     pub fn picture(&self, number: usize) -> Result<Option<RgbImage>, DataError> {
         let Some(item) = self.items.get(number) else {
             return Err(DataError::config(
-                "picture number",
+                "image number",
                 number,
                 format!("a number below {}", self.items.len()),
             ));
@@ -450,7 +450,7 @@ impl EvalSet {
             None if self.source.region_shape().is_none() => Err(DataError::Empty {
                 split: item.split.name(),
                 source_name: self.source.describe(),
-                hint: " with a picture".to_owned(),
+                hint: " with an image".to_owned(),
             }),
             picture => Ok(picture),
         }

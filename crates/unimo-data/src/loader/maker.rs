@@ -134,7 +134,7 @@ impl Maker {
     ) -> Result<Batch, DataError> {
         let spec = &self.spec;
         let pictures = pixels.len() / spec.images.values();
-        all_or_none(batch, pictures, made.len(), "a picture")?;
+        all_or_none(batch, pictures, made.len(), "an image")?;
         let regions = self.regions(batch, &made)?;
         let images = (pictures > 0).then(|| Images {
             second_view: {
@@ -405,7 +405,7 @@ impl Maker {
                 view(Cow::Owned(picture), Stream::Augment, pixels)?;
             }
             None if spec.source.holds(spec.split, index).images => {
-                return Err(bad("no picture".to_owned()));
+                return Err(bad("no image".to_owned()));
             }
             None => {}
         }

@@ -108,7 +108,7 @@ impl Part for CocoPart {
         if let Some(instances) = &self.instances {
             given(table, "instances", instances, "an instances_*.json file")?;
         }
-        given(table, "images", &self.images, "a folder of pictures")
+        given(table, "images", &self.images, "a folder of images")
     }
 
     fn paths(&mut self) -> Vec<&mut PathBuf> {
@@ -146,7 +146,7 @@ fn read_captions(
                     table.leave_out("listed twice");
                     return Ok(());
                 }
-                return Err(format!("a second picture with the id {}", picture.id));
+                return Err(format!("a second image with the id {}", picture.id));
             }
             if picture.file_name.trim().is_empty() {
                 return Err("`file_name` is empty".to_owned());
@@ -172,7 +172,7 @@ fn read_captions(
         let used = bytes.and_then(parse::<Caption>).and_then(|caption| {
             let row = rows
                 .get(&caption.image_id)
-                .ok_or_else(|| format!("no picture has the id {}", caption.image_id))?;
+                .ok_or_else(|| format!("no image has the id {}", caption.image_id))?;
             let caption = caption.caption.ok_or("`caption` is null")?;
             table.caption(*row, &caption)
         });
@@ -190,7 +190,7 @@ fn read_objects(path: &Path, rows: &Rows, table: &mut Listed) -> Result<(), Data
     each_of_file(path, &["annotations"], &mut |_, number, bytes| {
         let used = bytes.and_then(parse::<Instance>).and_then(|object| {
             let Some(row) = rows.get(&object.image_id) else {
-                table.leave_out("boxes of pictures that are not listed");
+                table.leave_out("boxes of images that are not listed");
                 return Ok(());
             };
             let Some(bounds) = object.bounds()? else {
@@ -307,14 +307,14 @@ mod tests {
             "{}",
             source.describe()
         );
-        let left = "4 items left out (2 without a box, 1 boxes of pictures that are not listed, 1 without a text)";
+        let left = "4 items left out (2 without a box, 1 boxes of images that are not listed, 1 without a text)";
         assert!(source.describe().contains(left), "{}", source.describe());
         assert_rejected(
             &*source,
             &[
-                ("captions.json#images", 3, "a second picture with the id 9"),
+                ("captions.json#images", 3, "a second image with the id 9"),
                 ("captions.json#images", 5, "file_name"),
-                ("captions.json#annotations", 5, "no picture has the id 77"),
+                ("captions.json#annotations", 5, "no image has the id 77"),
                 ("captions.json#annotations", 6, "empty text"),
                 ("captions.json#annotations", 7, "invalid type"),
                 ("captions.json#annotations", 8, "invalid type: null"),
@@ -323,7 +323,7 @@ mod tests {
                 (
                     "instances.json#annotations",
                     4,
-                    "outside of the picture of 40 x 20",
+                    "outside of the image of 40 x 20",
                 ),
                 ("instances.json#annotations", 5, "no area"),
                 ("instances.json#annotations", 6, "no category has the id 5"),

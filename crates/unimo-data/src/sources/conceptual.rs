@@ -161,7 +161,7 @@ fn per_shard() -> usize {
 impl ConceptualPart {
     fn validate(&self, table: &str) -> Result<(), DataError> {
         given(table, "path", &self.path, "a file of tab-separated lines")?;
-        given(table, "images", &self.images, "a folder of pictures")?;
+        given(table, "images", &self.images, "a folder of images")?;
         range(&format!("{table}.per_shard"), self.per_shard, 1, 1 << 30)?;
         if let Some(downloads) = &self.downloads {
             given(
@@ -197,7 +197,7 @@ impl ConceptualPart {
         if ways != 1 {
             return Err(DataError::config(
                 format!("{table}.image"),
-                format!("{ways} ways to find a row's picture"),
+                format!("{ways} ways to find a row's image"),
                 "one of `image`, `downloads` and a column `image`",
             ));
         }
@@ -317,7 +317,7 @@ impl SourceConfig for ConceptualConfig {
             return Err(DataError::Manifest {
                 path: self.train.path.clone(),
                 reason: format!(
-                    "no row can be used; of {} there is no picture in {}, {} are unusable{}",
+                    "no row can be used; of {} there is no image in {}, {} are unusable{}",
                     source.missing,
                     self.train.images.display(),
                     source.rejected.len(),
@@ -591,7 +591,7 @@ impl Source for Conceptual {
             pairs => format!(", {pairs} to test on"),
         };
         format!(
-            "{}: {} training pairs, {} held out{test}, {} rows left out because their picture was not downloaded, {} unusable",
+            "{}: {} training pairs, {} held out{test}, {} rows left out because their image was not downloaded, {} unusable",
             files.join(", "),
             self.len(Split::Train),
             self.len(Split::Val),
@@ -867,7 +867,7 @@ mod tests {
             assert!(message.contains(&key), "{more}: {message}");
         }
         let message = message(open(&folder, &format!("{DATA}image = \"{{row}}.jpg\"")));
-        assert!(message.contains("of 1 there is no picture"), "{message}");
+        assert!(message.contains("of 1 there is no image"), "{message}");
     }
 
     #[test]

@@ -363,7 +363,7 @@ pub(crate) fn pictures_of(
         return Err(DataError::Manifest {
             path: list.to_owned(),
             reason: format!(
-                "its pictures (the first: {}) are not in {}, the folder that {key} names",
+                "its images (the first: {}) are not in {}, the folder that {key} names",
                 names.first().map_or("none", String::as_str),
                 given.display()
             ),
@@ -395,10 +395,10 @@ pub(crate) fn pictures_of(
     match found.as_slice() {
         [folder] => Ok(folder.clone()),
         [] => Err(wrong(format!(
-            "its pictures (the first: {first}) are neither beside it, nor in a folder there"
+            "its images (the first: {first}) are neither beside it, nor in a folder there"
         ))),
         several => Err(wrong(format!(
-            "its pictures (the first: {first}) are in several folders: {}",
+            "its images (the first: {first}) are in several folders: {}",
             several
                 .iter()
                 .map(|folder| folder.display().to_string())

@@ -90,7 +90,7 @@ pub(crate) fn files_in(folder: &Path, wanted: &dyn Fn(&Path) -> bool) -> Result<
             } else if is_text(&inside) {
                 found
                     .left_out
-                    .add("texts, which a list of pairs has to name beside their pictures");
+                    .add("texts, which a list of pairs has to name beside their images");
             }
         }
     }
@@ -127,7 +127,7 @@ mod tests {
         assert_eq!(
             found.left_out.to_string(),
             "8 files left out (4 hidden or of the system, 2 .gif, a format that is not read, 1 .heic, a format that is not read, \
-             1 texts, which a list of pairs has to name beside their pictures)"
+             1 texts, which a list of pairs has to name beside their images)"
         );
     }
 

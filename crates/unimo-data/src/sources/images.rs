@@ -94,7 +94,7 @@ impl SourceConfig for ImagesConfig {
             classes: self.classes,
             folders: Vec::new(),
             files: BySplit::default(),
-            left_out: LeftOut::new("pictures"),
+            left_out: LeftOut::new("images"),
             unread: Vec::new(),
             empty: Vec::new(),
             drawn: (0, 0),
@@ -301,7 +301,7 @@ impl Source for Pictures {
             _ => format!(", {}", self.left_out),
         };
         format!(
-            "{}: {} training pictures without texts, {} held out{test}{left_out}{}",
+            "{}: {} training images without texts, {} held out{test}{left_out}{}",
             self.name(),
             self.len(Split::Train),
             self.len(Split::Val),
@@ -313,11 +313,11 @@ impl Source for Pictures {
         let mut notes = Vec::new();
         let (of, held) = self.drawn;
         if of > 0 && self.fraction > 0.0 {
-            notes.push(drawn(&self.name(), held, of, "pictures", self.fraction));
+            notes.push(drawn(&self.name(), held, of, "images", self.fraction));
         }
         if !self.empty.is_empty() {
             notes.push(format!(
-                "{}: folders without pictures are no classes: {}",
+                "{}: folders without images are no classes: {}",
                 self.name(),
                 self.empty.join(", ")
             ));
@@ -327,7 +327,7 @@ impl Source for Pictures {
             if !unknown.is_empty() {
                 let classes: Vec<String> = unknown
                     .iter()
-                    .map(|(class, count)| format!("{class:?} ({count} pictures)"))
+                    .map(|(class, count)| format!("{class:?} ({count} images)"))
                     .collect();
                 notes.push(format!(
                     "{}: classes of the split {} that training lacks: {}",
@@ -405,8 +405,8 @@ mod tests {
         let folder = folder(&[
             ("a/2.png", "2x2"),
             ("a/deep/er/1.JPG", "1x1"),
-            ("a/notes.txt", "no picture"),
-            ("a/broken.png", "no picture either"),
+            ("a/notes.txt", "no image"),
+            ("a/broken.png", "no image either"),
             ("a/._2.png", "of macOS"),
             ("a/moving.gif", "x"),
             ("b/3.webp", "3x3"),
@@ -415,7 +415,7 @@ mod tests {
         let source = open(&folder, data).unwrap();
         assert!(source.has_images() && !source.has_captions());
         let left = "3 files left out (1 .gif, a format that is not read, 1 hidden or of the system, 1 texts, which a list of pairs \
-                    has to name beside their pictures)";
+                    has to name beside their images)";
         assert!(source.describe().contains(left), "{}", source.describe());
         assert_eq!((source.len(Split::Train), source.len(Split::Val)), (3, 1));
         let side = |split, index| {
@@ -452,13 +452,13 @@ mod tests {
         let widths = |split| source.image(split, 0).unwrap().unwrap().width();
         assert_eq!(Split::ALL.map(widths), [1, 3, 4]);
         let left =
-            "2 pictures left out (1 beside the folders of the splits, 1 in the folder \"extra\")";
+            "2 images left out (1 beside the folders of the splits, 1 in the folder \"extra\")";
         assert!(source.describe().ends_with(left), "{}", source.describe());
         assert!(source.notes().is_empty());
         // A class may be called `test`.
         let classes = open(&folder, &data.replace("\"a\"", "\"b\"")).unwrap();
         assert!(classes.is_empty(Split::Test));
-        assert!(classes.notes()[0].contains("of 2 pictures"));
+        assert!(classes.notes()[0].contains("of 2 images"));
         let given = format!("{data}val = [\"b/dog\"]\ntest = [\"b/test\"]\n");
         let given = open(&folder, &given).unwrap();
         assert_eq!(Split::ALL.map(|split| given.len(split)), [6, 1, 1]);
@@ -468,7 +468,7 @@ mod tests {
     const CLASSES: &str =
         "source = \"images\"\n[images]\ntrain = [\"a\"]\nval = [\"b\"]\nclasses = \"folders\"\n";
 
-    /// The class of every picture of a split.
+    /// The class of every image of a split.
     fn classes(source: &dyn Source, split: Split) -> Vec<String> {
         (0..source.len(split))
             .map(|index| {
@@ -489,7 +489,7 @@ mod tests {
             ("a/cat/images/2.png", "1x1"),
             ("a/cat/3.png", "1x1"),
             ("a/4.png", "1x1"),
-            ("a/owl/notes.md", "no picture"),
+            ("a/owl/notes.md", "no image"),
             ("b/cat/5.png", "1x1"),
             ("b/cow/6.png", "1x1"),
             ("b/cow/7.png", "1x1"),
@@ -499,13 +499,13 @@ mod tests {
         assert_eq!(classes(&*source, Split::Val), ["cat", "cow", "cow"]);
         let sample = source.sample(Split::Train, 2).unwrap();
         assert_eq!(sample.labels[0].answer.as_deref(), Some("red_fox"));
-        let left = "1 pictures left out (1 beside the folders of the classes)";
+        let left = "1 images left out (1 beside the folders of the classes)";
         assert!(source.describe().contains(left), "{}", source.describe());
         let notes = source.notes();
         assert!(notes[0].ends_with("are no classes: owl"), "{notes:?}");
-        let lacks = "classes of the split val that training lacks: \"cow\" (2 pictures)";
+        let lacks = "classes of the split val that training lacks: \"cow\" (2 images)";
         assert!(notes[1].ends_with(lacks), "{notes:?}");
-        // Without the setting, nothing is known of a picture.
+        // Without the setting, nothing is known of an image.
         let plain = open(&folder, &CLASSES.replace("classes = \"folders\"\n", "")).unwrap();
         assert_eq!(plain.len(Split::Train), 4);
         assert!(plain.labels(Split::Train, 0).unwrap().is_empty());
@@ -533,14 +533,14 @@ mod tests {
         let folder = folder(&[("a/1.png", "1x1"), ("b/2.png", "1x1")]);
         let message = message(open(&folder, CLASSES));
         assert!(
-            message.contains("such as cat/1.jpg, 2 pictures left out"),
+            message.contains("such as cat/1.jpg, 2 images left out"),
             "{message}"
         );
     }
 
     #[test]
     fn folders_without_pictures_are_errors() {
-        let folder = folder(&[("a/notes.txt", "no picture")]);
+        let folder = folder(&[("a/notes.txt", "no image")]);
         for (list, part) in [
             ("[\"a\"]", "no .jpg"),
             ("[\"absent\"]", "cannot read"),

@@ -98,7 +98,7 @@ struct Sentence {
 impl SourceConfig for KarpathyConfig {
     fn validate(&self, table: &str) -> Result<(), DataError> {
         given(table, "path", &self.path, "a dataset_*.json file")?;
-        given(table, "images", &self.images, "a folder of pictures")?;
+        given(table, "images", &self.images, "a folder of images")?;
         self.splits().validate(table)
     }
 

@@ -583,7 +583,7 @@ fn clamp(corners: [f64; 4], size: [u32; 2]) -> Result<([f32; 4], bool), String> 
     }
     if x1 >= width || y1 >= height || x2 <= 0.0 || y2 <= 0.0 {
         return Err(format!(
-            "lies outside of the picture of {width} x {height}, and must lie in it at least in part"
+            "lies outside of the image of {width} x {height}, and must lie in it at least in part"
         ));
     }
     let cut = [x1.max(0.0), y1.max(0.0), x2.min(width), y2.min(height)];

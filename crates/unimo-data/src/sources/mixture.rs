@@ -172,7 +172,7 @@ impl SourceConfig for MixtureConfig {
             return Err(DataError::config(
                 "data.mixture.batches",
                 "mixed",
-                "\"single\", where some parts have no pictures or no captions",
+                "\"single\", where some parts have no images or no captions",
             ));
         }
         Ok(Arc::new(Mixture {
@@ -224,7 +224,7 @@ impl Source for OneModality {
 
     fn describe(&self) -> String {
         let what = match self.keep {
-            Kept::Images => "pictures",
+            Kept::Images => "images",
             Kept::All | Kept::Texts => "texts",
         };
         format!("{what} alone of {}", self.source.describe())

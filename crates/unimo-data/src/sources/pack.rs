@@ -274,7 +274,7 @@ impl Packer<'_> {
                 members.push(self.picture(picture, &stored, &bad)?);
             }
             None if self.source.holds(self.split, index).images => {
-                return Err(bad("no picture".to_owned()));
+                return Err(bad("no image".to_owned()));
             }
             None => {}
         }

@@ -139,7 +139,7 @@ impl SourceConfig for RefcocoConfig {
             &self.instances,
             "an instances.json file",
         )?;
-        given(table, "images", &self.images, "a folder of pictures")?;
+        given(table, "images", &self.images, "a folder of images")?;
         let pickle = self.refs.extension().is_some_and(|extension| {
             extension == "p" || extension == "pkl" || extension == "pickle"
         });
@@ -172,7 +172,7 @@ impl SourceConfig for RefcocoConfig {
             let used = bytes.and_then(parse::<Picture>).and_then(|picture| {
                 let known: Option<&Picture> = pictures.get(&picture.id);
                 if known.is_some_and(|known| known.file_name != picture.file_name) {
-                    return Err(format!("a second picture with the id {}", picture.id));
+                    return Err(format!("a second image with the id {}", picture.id));
                 }
                 pictures.insert(picture.id.clone(), picture);
                 Ok(())
@@ -228,7 +228,7 @@ impl SourceConfig for RefcocoConfig {
                     .ok_or_else(|| format!("no annotation has the id {}", reference.ann_id))?;
                 let picture = pictures
                     .get(&object.image_id)
-                    .ok_or_else(|| format!("no picture has the id {}", object.image_id))?;
+                    .ok_or_else(|| format!("no image has the id {}", object.image_id))?;
                 let name_of = |object: &Instance| {
                     names
                         .get(&object.category_id)
@@ -240,12 +240,12 @@ impl SourceConfig for RefcocoConfig {
                 let (bounds, _) = measured(size, bounds)?;
                 let shares = shares(bounds, size).ok_or_else(|| {
                     format!(
-                        "the picture {} has no width and height, which its boxes are measured by",
+                        "the image {} has no width and height, which its boxes are measured by",
                         object.image_id
                     )
                 })?;
                 if split == Split::Train && held_out.contains(&object.image_id) {
-                    table.leave_out("to train on whose picture is held out");
+                    table.leave_out("to train on whose image is held out");
                     return Ok(());
                 }
                 let texts = reference.sentences.iter();
@@ -363,7 +363,7 @@ mod tests {
         let of = |split, index| source.picture_id(split, index).unwrap();
         assert_eq!(of(Split::Val, 0), of(Split::Val, 1));
         assert_ne!(of(Split::Val, 0), of(Split::Train, 0));
-        let left = "3 items left out (1 of the split \"spare\", 1 to train on whose picture is held out, 1 without a text)";
+        let left = "3 items left out (1 of the split \"spare\", 1 to train on whose image is held out, 1 without a text)";
         assert!(source.describe().contains(left), "{}", source.describe());
         let sample = source.sample(Split::Train, 0).unwrap();
         assert_eq!(sample.tags, ["cat"]);
@@ -387,7 +387,7 @@ mod tests {
         assert!(
             source
                 .describe()
-                .contains("2 of them cut at the picture's edge")
+                .contains("2 of them cut at the image's edge")
         );
         assert_rejected(
             &*source,
@@ -403,12 +403,12 @@ mod tests {
                     "invalid type: null, expected a number",
                 ),
                 ("i.json#annotations", 5, "no area"),
-                ("i.json#annotations", 8, "lies outside of the picture"),
+                ("i.json#annotations", 8, "lies outside of the image"),
                 ("r.json", 4, "no annotation has the id 99"),
                 ("r.json", 5, "no area"),
-                ("r.json", 6, "no picture has the id 6"),
-                ("r.json", 12, "lies outside of the picture of 40 x 20"),
-                ("r.json", 14, "the picture 9 has no width and height"),
+                ("r.json", 6, "no image has the id 6"),
+                ("r.json", 12, "lies outside of the image of 40 x 20"),
+                ("r.json", 14, "the image 9 has no width and height"),
                 ("r.json", 15, "no annotation has the id 19"),
             ],
         );

@@ -4,7 +4,7 @@
 //!
 //! ```toml
 //! [data.regions]
-//! kind = "files"         # features/NAME.npy or features/NAME.safetensors for the picture NAME.jpg
+//! kind = "files"         # features/NAME.npy or features/NAME.safetensors for the image NAME.jpg
 //! path = "features"
 //! features = 2054        # numbers per region, including the box
 //! limit = 50             # largest number of regions per image, the first ones
@@ -147,7 +147,7 @@ impl RegionsConfig {
                         return Err(DataError::config(
                             "data.regions.kind",
                             "\"files\"",
-                            "a source whose pictures are files of their own with names: those in shards, in Parquet files, of \
+                            "a source whose images are files of their own with names: those in shards, in Parquet files, of \
                              the generator and cut out of others have none",
                         ));
                     }
@@ -189,14 +189,14 @@ impl WithRegions {
     fn read(&self, folder: &Path, split: Split, index: usize) -> Result<PictureRegions, ReadError> {
         let name = self.source.image_name(split, index);
         let name = name.map_err(|error| ReadError::unavailable(error.reason))?;
-        let name = name.ok_or("the picture has no name that features could be found by")?;
+        let name = name.ok_or("the image has no name that features could be found by")?;
         let name = paths::spelled(folder, &name);
         let inside = Path::new(&name)
             .components()
             .all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
         if !inside {
             return Err(format!(
-                "the picture's name {name:?} is no path inside of a folder, so no features can be found by it"
+                "the image's name {name:?} is no path inside of a folder, so no features can be found by it"
             )
             .into());
         }
@@ -218,7 +218,7 @@ impl WithRegions {
 
     /// Cuts out the boxes of a sample.
     fn cut(&self, spec: &ImageSpec, sample: &Sample) -> Result<PictureRegions, String> {
-        let picture = sample.image.as_ref().ok_or("no picture")?;
+        let picture = sample.image.as_ref().ok_or("no image")?;
         let mut regions = PictureRegions::default();
         for bounds in sample.boxes.iter().take(self.shape.most) {
             let square = spec.square_of(picture, Part::of_box(picture, *bounds))?;
@@ -242,7 +242,7 @@ impl Source for WithRegions {
     fn describe(&self) -> String {
         let RegionShape { most, features } = self.shape;
         let inner = self.source.describe();
-        format!("{inner}; pictures as up to {most} regions of {features} numbers")
+        format!("{inner}; images as up to {most} regions of {features} numbers")
     }
 
     fn place(&self, split: Split, index: usize) -> Place {

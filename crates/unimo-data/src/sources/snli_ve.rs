@@ -60,7 +60,7 @@ impl Part for SnliVePart {
 
     fn validate(&self, table: &str) -> Result<(), DataError> {
         given(table, "path", &self.path, "a JSON lines file")?;
-        given(table, "images", &self.images, "a folder of pictures")
+        given(table, "images", &self.images, "a folder of images")
     }
 
     fn paths(&mut self) -> Vec<&mut PathBuf> {

@@ -247,7 +247,7 @@ impl Source for Corpus {
             texts => format!(", {texts} to test on"),
         };
         format!(
-            "{} text files: {} training texts without pictures, {} held out{test}, {} unusable{}",
+            "{} text files: {} training texts without images, {} held out{test}, {} unusable{}",
             self.files.len(),
             self.len(Split::Train),
             self.len(Split::Val),

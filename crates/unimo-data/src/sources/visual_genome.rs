@@ -133,7 +133,7 @@ impl Part for VisualGenomePart {
                 return Err(DataError::config(
                     format!("{table}.objects"),
                     "given",
-                    "nothing beside `use_as = \"crops\"`, as objects belong to whole pictures",
+                    "nothing beside `use_as = \"crops\"`, as objects belong to whole images",
                 ));
             }
         }
@@ -161,7 +161,7 @@ impl Part for VisualGenomePart {
             let used = bytes.and_then(|bytes| {
                 let picture = picture(bytes)?;
                 if rows.contains_key(&picture) {
-                    return Err(format!("a second picture with the id {picture}"));
+                    return Err(format!("a second image with the id {picture}"));
                 }
                 let image = template.fill(&[&picture]);
                 let row = table.row(New {
@@ -210,7 +210,7 @@ impl Part for VisualGenomePart {
             let used = bytes.and_then(|bytes| {
                 let picture = picture(bytes)?;
                 let Some(row) = rows.get(&picture).copied() else {
-                    table.leave_out("pictures with objects and without regions");
+                    table.leave_out("images with objects and without regions");
                     return Ok(());
                 };
                 each_inside(bytes, "objects", &mut |_, _, bytes| {
@@ -357,16 +357,16 @@ mod tests {
             let mut rejected = vec![
                 ("r.json#regions", 4, "empty text"),
                 ("r.json", 3, "no array `regions`"),
-                ("r.json", 4, "a second picture with the id 1"),
+                ("r.json", 4, "a second image with the id 1"),
                 ("r.json", 5, "image_id"),
                 ("o.json#objects", 2, "no name"),
-                ("o.json#objects", 3, "outside of the picture"),
+                ("o.json#objects", 3, "outside of the image"),
             ];
             if sizes.is_empty() {
                 rejected.retain(|item| !item.2.starts_with("outside"));
                 let found = source.sample(Split::Train, 0).unwrap_err();
                 assert!(
-                    found.reason.contains("outside of the picture of 40 x 20"),
+                    found.reason.contains("outside of the image of 40 x 20"),
                     "{found}"
                 );
             } else {

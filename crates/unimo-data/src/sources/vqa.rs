@@ -151,7 +151,7 @@ impl Part for VqaPart {
         if let Some(annotations) = &self.annotations {
             given(table, "annotations", annotations, "a JSON file")?;
         }
-        given(table, "images", &self.images, "a folder of pictures")?;
+        given(table, "images", &self.images, "a folder of images")?;
         self.template(table).map(|_| ())
     }
 
@@ -166,7 +166,7 @@ impl Part for VqaPart {
         let named = |id: &String| match &template {
             Some(template) => Ok(template.fill(&[id])),
             None => Err(format!(
-                "it names no picture, only the image id {id}: `image` of the recipe is needed"
+                "it names no image, only the image id {id}: `image` of the recipe is needed"
             )),
         };
         let mut answers = self.read_answers(table)?;
@@ -602,7 +602,7 @@ mod tests {
         let source = open(&folder, &data).unwrap();
         let notes = source.notes();
         assert!(
-            matches!(&*notes, [note] if note.contains("of 1 pictures which split")),
+            matches!(&*notes, [note] if note.contains("of 1 images which split")),
             "{notes:?}"
         );
     }

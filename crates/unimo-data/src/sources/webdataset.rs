@@ -473,7 +473,7 @@ impl WebDataset {
             };
             let is_text = |kind: MemberKind| !kind.is_image();
             if self.images && !has(&item, MemberKind::is_first_image) {
-                self.lacking.add("without a picture");
+                self.lacking.add("without an image");
                 continue;
             }
             if self.captions {
@@ -534,7 +534,7 @@ impl WebDataset {
         }
         if !self.unread.is_empty() {
             reason += &format!(
-                "; extensions that are not read: {}; `data.webdataset.image_extensions` names those of pictures, \
+                "; extensions that are not read: {}; `data.webdataset.image_extensions` names those of images, \
                  `data.webdataset.text_extensions` those of texts",
                 self.unread
             );

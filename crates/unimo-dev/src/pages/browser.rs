@@ -25,7 +25,7 @@ const NAMES: [&str; 4] = [
 /// Longest time to wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The part of a page that is in pictures, in pixels.
+/// The part of a page that is in images, in pixels.
 const TALLEST: f64 = 24_000.0;
 
 /// Finds Chromium in the folders of `PATH`.

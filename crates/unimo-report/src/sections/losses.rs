@@ -21,7 +21,7 @@ fn known_title(name: &str) -> &'static str {
         "lm" => "language modelling",
         "vq" => "grounded dictionary",
         "codes" => "masked grounded tokens",
-        "views" => "two views of a picture",
+        "views" => "two views of an image",
         "mcr" => "masked concept recovery",
         "wpg" => "phrase grounding",
         _ => "",

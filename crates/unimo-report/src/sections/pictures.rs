@@ -117,9 +117,9 @@ pub(crate) fn phrases(run: &Path, folder: &mut RunFolder) -> Option<Section> {
     };
     Some(Section {
         anchor: "phrases",
-        title: "Phrases in pictures",
+        title: "Phrases in images",
         lead: "Cosine of each phrase with each patch or region after the cross-modal encoder, from the lowest (grey) to the highest (red) of the \
-               picture, and the boxes of what the phrase names, where they are known. What belongs to which phrase was not seen in training."
+               image, and the boxes of what the phrase names, where they are known. What belongs to which phrase was not seen in training."
             .to_owned(),
         body,
     })

@@ -196,7 +196,7 @@ pub fn run(args: &CaptionArgs) -> Result<(), TrainError> {
     })?;
     if counts.written == 0 {
         return Err(TrainError::Check(format!(
-            "no picture could be read; the first: {}",
+            "no image could be read; the first: {}",
             counts.first.unwrap_or_default()
         )));
     }
@@ -231,7 +231,7 @@ impl Counts {
     fn say(&self) {
         if self.left_out > 0 {
             let all = self.written + self.left_out;
-            eprintln!("{} of {all} pictures have no caption", self.left_out);
+            eprintln!("{} of {all} images have no caption", self.left_out);
         }
     }
 }
@@ -294,7 +294,7 @@ fn captioner<'a>(
 ) -> Result<Captioner<'a>, TrainError> {
     let model = predictor.pair("language head that writes captions")?;
     if !model.backbone.reads_pixels() {
-        return Err(predictor.lacks("encoder of pixels", "it reads no picture files"));
+        return Err(predictor.lacks("encoder of pixels", "it reads no image files"));
     }
     let found = Captioner::new(model, predictor.tokenizer()?, config).map_err(not_allowed)?;
     found.ok_or_else(|| {
@@ -318,7 +318,7 @@ pub fn captions(
 ) -> Result<(), TrainError> {
     let captioner = captioner(predictor, config)?;
     let model = predictor.pair("language head that writes captions")?;
-    let mut bar = Progress::new(images.len() as u64, 0, "captioning").counting("pictures");
+    let mut bar = Progress::new(images.len() as u64, 0, "captioning").counting("images");
     let mut first = 0;
     for batch in images.chunks(predictor.batch_size) {
         let (mut pixels, mut numbers) = (Vec::new(), Vec::new());

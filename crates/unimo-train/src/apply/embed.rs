@@ -43,7 +43,7 @@ pub struct EmbedArgs {
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
     /// Sort the rows into cells, of which a search reads the nearest alone: so many that this share of the ten nearest rows is found,
-    /// such as 0.95. It is measured against exact search, for pictures with the texts as queries, if both are given. Default: a search
+    /// such as 0.95. It is measured against exact search, for images with the texts as queries, if both are given. Default: a search
     /// reads all rows.
     #[arg(long, value_name = "SHARE", value_parser = share)]
     pub recall: Option<f64>,
@@ -190,7 +190,7 @@ fn choose_pooling(predictor: &mut Predictor, asked: Option<Pooling>) -> Result<(
     predictor.pooling = asked.unwrap_or(predictor.pooling);
     let [text, picture] = predictor.pooling.describe();
     let (what, how) = match predictor.matcher {
-        Matcher::Image(_) => ("picture", picture),
+        Matcher::Image(_) => ("image", picture),
         _ => ("text", text),
     };
     eprintln!(
@@ -208,7 +208,7 @@ fn choose_pooling(predictor: &mut Predictor, asked: Option<Pooling>) -> Result<(
 pub fn images(predictor: &Predictor, pictures: &PictureList) -> Result<Embedded, TrainError> {
     predictor.pictures()?;
     let mut found = Embedded::default();
-    let mut bar = Progress::new(pictures.len() as u64, 0, "embedding").counting("pictures");
+    let mut bar = Progress::new(pictures.len() as u64, 0, "embedding").counting("images");
     let every: Vec<usize> = (0..pictures.len()).collect();
     for batch in every.chunks(predictor.batch_size) {
         let mut pixels = Vec::new();
@@ -232,7 +232,7 @@ pub fn images(predictor: &Predictor, pictures: &PictureList) -> Result<Embedded,
     bar.finish();
     if found.ids.is_empty() {
         Err(TrainError::Check(format!(
-            "no picture could be read; the first: {}",
+            "no image could be read; the first: {}",
             found
                 .skipped
                 .first()

@@ -139,7 +139,7 @@ pub fn run(args: &ExplainArgs) -> Result<(), TrainError> {
             .is_none_or(|e| !e.eq_ignore_ascii_case("svg"))
     {
         return Err(TrainError::Check(format!(
-            "--picture {} cannot be written: the picture is SVG, give it a name that ends in .svg",
+            "--picture {} cannot be written: the image is SVG, give it a name that ends in .svg",
             picture.display()
         )));
     }

@@ -171,7 +171,7 @@ fn logits(
     let Some(image) = image else {
         if !mlm.config.texts_alone {
             return Err(TrainError::Check(format!(
-                "--image is missing: {} fills masks in captions of pictures",
+                "--image is missing: {} fills masks in captions of images",
                 predictor.given
             )));
         }
@@ -185,7 +185,7 @@ fn logits(
     if !model.backbone.reads_pixels() {
         return Err(predictor.lacks(
             "encoder of pixels",
-            "it reads no picture files; leave --image out",
+            "it reads no image files; leave --image out",
         ));
     }
     let pixels = predictor

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | `images.ids` | the name of each row, as a JSON list; where the names take more than [`LONGEST_NOTE`], the tensor `images.ids` has the list's bytes |
 //! | `images.model` | a digest of the weights and of what decides their input |
-//! | `images.data` | a digest of the names of all pictures that were given, and how many they were |
+//! | `images.data` | a digest of the names of all images that were given, and how many they were |
 //! | `images.probes`, `images.recall`, `images.measured` | how many cells are read, and the share of the nearest rows that is then found |
 //!
 //! Where rows are [in cells](super::nearest), the tensors `images.centres` and `images.starts` say where. The same goes for `texts`.

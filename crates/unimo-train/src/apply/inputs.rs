@@ -139,8 +139,8 @@ impl LeftOut {
     }
 }
 
-/// Opens what is neither a folder or file of pictures nor a list: tar shards, Parquet, COCO's captions and others that `--data` of a
-/// training recognises, or the `[data]` of a recipe's .toml file. `None` for folders, pictures and lists, where `split` means nothing.
+/// Opens what is neither a folder or file of images nor a list: tar shards, Parquet, COCO's captions and others that `--data` of a
+/// training recognises, or the `[data]` of a recipe's .toml file. `None` for folders, images and lists, where `split` means nothing.
 ///
 /// # Errors
 ///
@@ -155,7 +155,7 @@ pub fn data_set(given: &Path, split: Option<Split>) -> Result<Option<Arc<dyn Sou
         let mut config = DataConfig::default();
         match config.take_from(given.to_owned()) {
             Ok(()) => Some(config),
-            // A folder whose parts have lists of their own is a folder of pictures here.
+            // A folder whose parts have lists of their own is a folder of images here.
             Err(_) if given.is_dir() => None,
             Err(error) => return Err(error.into()),
         }
@@ -166,7 +166,7 @@ pub fn data_set(given: &Path, split: Option<Split>) -> Result<Option<Arc<dyn Sou
         return match split {
             None => Ok(None),
             Some(split) => Err(TrainError::Check(format!(
-                "--split {} is for data sets (shards, Parquet, COCO's captions, the [data] of a recipe), and {} is a folder, a picture \
+                "--split {} is for data sets (shards, Parquet, COCO's captions, the [data] of a recipe), and {} is a folder, an image \
                  or a list, all of which is read",
                 split.name(),
                 given.display()
@@ -252,7 +252,7 @@ pub fn images(given: &Path, columns: &ColumnArgs) -> Result<Vec<(String, PathBuf
     }
     if found.is_empty() {
         Err(TrainError::Check(format!(
-            "{} names no picture (.jpg, .jpeg, .jpe, .jfif, .png or .webp; in a list by column `{}`)",
+            "{} names no image (.jpg, .jpeg, .jpe, .jfif, .png or .webp; in a list by column `{}`)",
             given.display(),
             columns.image_column
         )))

@@ -284,7 +284,7 @@ impl Predictor {
                     .to_owned()
             }
             Matcher::Text(..) | Matcher::Image(_) => format!(
-                "it is {}, which knows only one of text and picture",
+                "it is {}, which knows only one of text and image",
                 self.kind
             ),
         };
@@ -328,7 +328,7 @@ impl Predictor {
         self.prepared(&images::read(path, pictures::LIMITS)?)
     }
 
-    /// A picture as the model reads it, `[3, S, S]` in one row.
+    /// An image as the model reads it, `[3, S, S]` in one row.
     fn prepared(&self, picture: &RgbImage) -> Result<Vec<f32>, ReadError> {
         let pictures = self.pictures().map_err(|error| error.to_string())?;
         let mut pixels = Vec::new();
@@ -336,7 +336,7 @@ impl Predictor {
         Ok(pixels)
     }
 
-    /// As [`picture_or_reason`](Self::picture_or_reason), for a picture of a list.
+    /// As [`picture_or_reason`](Self::picture_or_reason), for an image of a list.
     ///
     /// # Errors
     ///
@@ -529,7 +529,7 @@ impl Predictor {
     ) -> Result<&'a unimo_objectives::pretraining::itc::Itc, TrainError> {
         model.objectives.itc.as_ref().ok_or_else(|| {
             self.lacks(
-                "common space of texts and pictures",
+                "common space of texts and images",
                 "it was not trained with [objectives.itc]",
             )
         })
@@ -541,7 +541,7 @@ impl Predictor {
     }
 }
 
-/// A picture, or why it cannot be used; an error if it could not be read this time.
+/// An image, or why it cannot be used; an error if it could not be read this time.
 fn or_reason(read: Result<Vec<f32>, ReadError>) -> Result<Result<Vec<f32>, String>, TrainError> {
     match read {
         Err(error) if error.is_unavailable() => Err(TrainError::Check(error.reason)),
@@ -552,7 +552,7 @@ fn or_reason(read: Result<Vec<f32>, ReadError>) -> Result<Result<Vec<f32>, Strin
 /// The error for a model that reads regions instead of pixels.
 fn reads_regions(model: &str) -> TrainError {
     TrainError::Check(format!(
-        "{model} reads regions that a detector found, [model.regions], and this command takes pictures; \
+        "{model} reads regions that a detector found, [model.regions], and this command takes images; \
          `unimo eval` evaluates it on data with regions"
     ))
 }
@@ -565,7 +565,7 @@ fn fits(prepared: &processor::Prepared, size: usize) -> Result<(), TrainError> {
     }
     let file = prepared.file.as_deref().unwrap_or(Path::new(""));
     Err(TrainError::Check(format!(
-        "{} gives pictures of {given} pixels, the model takes {size}",
+        "{} gives images of {given} pixels, the model takes {size}",
         file.display()
     )))
 }

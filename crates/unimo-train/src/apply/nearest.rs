@@ -198,7 +198,7 @@ impl CellsConfig {
 
     /// Sorts rows into cells, as many as the square root of their number. Returns the cells, and the former number of each row.
     ///
-    /// `queries` are of the kind that will be asked, such as texts for pictures; without any, some of the rows are asked, which leaves
+    /// `queries` are of the kind that will be asked, such as texts for images; without any, some of the rows are asked, which leaves
     /// out the row itself.
     ///
     /// # Shapes

@@ -1,4 +1,4 @@
-//! The pictures that a command reads: files, or those of a data set.
+//! The images that a command reads: files, or those of a data set.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -15,13 +15,13 @@ use crate::error::TrainError;
 /// Limits of the images that are read.
 pub const LIMITS: Limits = Limits::full_size(50_000_000);
 
-/// Pictures with their names.
+/// Images with their names.
 pub struct PictureList {
     names: Vec<String>,
     places: Places,
 }
 
-/// Where pictures are.
+/// Where images are.
 enum Places {
     Files(Vec<PathBuf>),
     Samples(Arc<dyn Source>, Vec<(Split, usize)>),
@@ -54,7 +54,7 @@ impl PictureList {
         }
     }
 
-    /// The pictures of a data set. A sample whose picture has no name is called by its place.
+    /// The images of a data set. A sample whose image has no name is called by its place.
     fn of_source(
         given: &Path,
         source: Arc<dyn Source>,
@@ -81,7 +81,7 @@ impl PictureList {
         }
         if samples.is_empty() {
             return Err(TrainError::Check(format!(
-                "{} holds no pictures{}",
+                "{} holds no images{}",
                 given.display(),
                 split.map_or(String::new(), |split| format!(" in split {}", split.name()))
             )));
@@ -107,7 +107,7 @@ impl PictureList {
         &self.names
     }
 
-    /// A picture.
+    /// An image.
     ///
     /// # Errors
     ///
@@ -127,7 +127,7 @@ impl PictureList {
                     }
                 };
                 let picture = source.image(split, index).map_err(told)?;
-                picture.ok_or_else(|| format!("{} has no picture", self.names[at]).into())
+                picture.ok_or_else(|| format!("{} has no image", self.names[at]).into())
             }
         }
     }

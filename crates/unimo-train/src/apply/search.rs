@@ -97,7 +97,7 @@ pub struct Hit {
     /// Probability of "they belong together", if the model has a matching head.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub score: Option<f64>,
-    /// Its number among the pictures that are searched.
+    /// Its number among the images that are searched.
     #[serde(skip)]
     picture: Option<usize>,
 }
@@ -190,7 +190,7 @@ fn saved(
     };
     if !has_space(predictor) {
         return Err(predictor.lacks(
-            "common space of texts and pictures, and so no index",
+            "common space of texts and images, and so no index",
             "it was not trained with [objectives.itc]",
         ));
     }
@@ -209,17 +209,17 @@ fn saved(
     Ok(Some(saved))
 }
 
-/// How many candidates the matching head ranks where the pictures of an index are not given: none, unless that contradicts
+/// How many candidates the matching head ranks where the images of an index are not given: none, unless that contradicts
 /// `--shortlist`.
 fn without_pictures(args: &SearchArgs) -> Result<usize, TrainError> {
     match args.shortlist {
         Some(asked) => Err(TrainError::Check(format!(
-            "--shortlist {asked} is for the matching head, which reads the pictures of the index again: give them by --images, or leave \
+            "--shortlist {asked} is for the matching head, which reads the images of the index again: give them by --images, or leave \
              --shortlist out"
         ))),
         None => {
             eprintln!(
-                "the common space alone ranks: the matching head reads the pictures of the index again, which --images names"
+                "the common space alone ranks: the matching head reads the images of the index again, which --images names"
             );
             Ok(0)
         }
@@ -251,7 +251,7 @@ fn shortlist(predictor: &Predictor, args: &SearchArgs) -> Result<usize, TrainErr
     let (space, matching) = (has_space(predictor), matching(predictor).is_some());
     if !space && !matching {
         return Err(predictor.lacks(
-            "way to compare texts with pictures",
+            "way to compare texts with images",
             "it was trained with neither [objectives.itc] nor [objectives.itm]",
         ));
     }
@@ -501,7 +501,7 @@ fn page(predictor: &Predictor, found: &[Found], list: Option<&PictureList>) -> S
                 }
             }
             p.lead.last {
-                "The bar is the matching head's probability that text and picture belong together, if the model has such a head; cosine is \
+                "The bar is the matching head's probability that text and image belong together, if the model has such a head; cosine is \
                  their similarity in the common space, by which candidates are found."
             }
         }

@@ -1,4 +1,4 @@
-//! `unimo data scenes`: generated pictures with true captions, as files, to try the commands on.
+//! `unimo data scenes`: generated images with true captions, as files, to try the commands on.
 
 use std::fmt::Write as _;
 use std::io::Cursor;
@@ -21,19 +21,19 @@ const LIST: &str = "pairs.jsonl";
 /// `unimo data scenes`.
 #[derive(Debug, clap::Args)]
 pub struct ScenesArgs {
-    /// The folder for the pictures and for pairs.jsonl, which names them with their captions.
+    /// The folder for the images and for pairs.jsonl, which names them with their captions.
     #[arg(long, value_name = "FOLDER")]
     pub out: PathBuf,
-    /// Number of pictures to train on.
+    /// Number of images to train on.
     #[arg(long, default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub train: u32,
-    /// Number of held-out pictures, which show what no picture to train on shows.
+    /// Number of held-out images, which show what no image to train on shows.
     #[arg(long, default_value_t = 200, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=20_000))]
     pub val: u32,
-    /// Side of the pictures in pixels.
+    /// Side of the images in pixels.
     #[arg(long, default_value_t = 96, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(32..=4096))]
     pub size: u32,
-    /// Another number gives other pictures.
+    /// Another number gives other images.
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub seed: u64,
 }
@@ -66,7 +66,7 @@ pub fn run(args: &ScenesArgs) -> Result<(), TrainError> {
     // Last, so that a list names files that are all there.
     atomic::write(&list, rows.as_bytes()).map_err(TrainError::file("write", &list))?;
     println!(
-        "{}: {} pictures to train on, {} held out",
+        "{}: {} images to train on, {} held out",
         list.display(),
         grouped(f64::from(args.train)),
         grouped(f64::from(args.val))
@@ -74,7 +74,7 @@ pub fn run(args: &ScenesArgs) -> Result<(), TrainError> {
     Ok(())
 }
 
-/// Writes a picture and adds its row to the list.
+/// Writes an image and adds its row to the list.
 fn write_one(
     args: &ScenesArgs,
     source: &dyn Source,

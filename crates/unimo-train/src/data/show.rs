@@ -73,7 +73,7 @@ pub fn run(args: &ShowArgs) -> Result<(), TrainError> {
     let section = Section {
         anchor: "samples",
         title: "Samples",
-        lead: "Pictures after resizing, cutting and every random change, at the model's resolution; captions as tokens, with \
+        lead: "Images after resizing, cutting and every random change, at the model's resolution; captions as tokens, with \
                phrases and tags where the recipe has them. A marked token is hidden: crossed out is what it was, then what the model \
                reads in its place."
             .to_owned(),

@@ -362,7 +362,7 @@ fn facts(counted: &Counted, room: usize) -> Vec<(&'static str, String)> {
     fact("words per caption", wide(&counted.words));
     fact("tokens per caption", wide(&counted.tokens));
     fact("phrases per caption", wide(&counted.phrases));
-    fact("tags per picture", wide(&counted.tags));
+    fact("tags per image", wide(&counted.tags));
     if !others.is_empty() {
         fact("do not describe", Some(others.join(", ")));
     }

@@ -350,7 +350,7 @@ fn table(account: &Account) -> String {
     let _ = writeln!(
         out,
         "{:<8}{:>10}{:>10}{:>10}{:>12}  {:<30}caption length",
-        "split", "samples", "usable", "captions", "MB", "pictures"
+        "split", "samples", "usable", "captions", "MB", "images"
     );
     for (split, of) in &account.splits {
         let sizes = of.sizes.map_or_else(
@@ -402,7 +402,7 @@ fn table(account: &Account) -> String {
     }
     list(
         format!(
-            "pictures that occur more than once in a split: {}",
+            "images that occur more than once in a split: {}",
             account.duplicates.len()
         ),
         account
@@ -414,7 +414,7 @@ fn table(account: &Account) -> String {
     let leaked = account.leaked_pictures.iter();
     list(
         format!(
-            "pictures trained on and held out: {}",
+            "images trained on and held out: {}",
             account.leaked_pictures.len()
         ),
         leaked.map(|(a, b)| format!("{a} = {b}")).collect(),
@@ -423,7 +423,7 @@ fn table(account: &Account) -> String {
         let tested = account.tested_pictures.iter();
         list(
             format!(
-                "pictures in the validation split and in the test split: {}",
+                "images in the validation split and in the test split: {}",
                 account.tested_pictures.len()
             ),
             tested.map(|(a, b)| format!("{a} = {b}")).collect(),

@@ -1,4 +1,4 @@
-//! Pictures with the right and the predicted box drawn into them, for the report.
+//! Images with the right and the predicted box drawn into them, for the report.
 
 use image::{Rgb, RgbImage};
 

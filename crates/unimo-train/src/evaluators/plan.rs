@@ -125,13 +125,13 @@ impl Plan {
             (_, true) => format!("fewer say nothing, though it is more than eval.share = {share}%"),
         };
         let mut line = format!(
-            "evaluations every {} steps: {methods}, held-out pictures: {part} ({why})",
+            "evaluations every {} steps: {methods}, held-out images: {part} ({why})",
             recipe.train.eval_every
         );
         if self.protocol != Protocol::Full || self.pictures < pictures {
             let pairs = pairs(recipe, Protocol::Full, pictures, texts);
             line.push_str(&format!(
-                "; after the last step all methods and pictures: {texts} texts, {}",
+                "; after the last step all methods and images: {texts} texts, {}",
                 match pairs {
                     0 => "no pair through the matching head".to_owned(),
                     pairs => format!("up to {pairs} pairs through the matching head"),

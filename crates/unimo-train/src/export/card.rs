@@ -470,7 +470,7 @@ impl Card<'_> {
         }
         if let (Some(size), true) = (image_size(self.config), images) {
             lines.push(format!(
-                "Every picture is brought to {size} x {size} pixels; what is smaller in it than a few of these is not seen."
+                "Every image is brought to {size} x {size} pixels; what is smaller in it than a few of these is not seen."
             ));
         }
         if let Some(run) = &self.run {

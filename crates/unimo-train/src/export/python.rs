@@ -54,7 +54,7 @@ pub fn left_out(model: &BackboneConfig, objectives: &ObjectivesConfig) -> Vec<St
     }
     if model.image_tags {
         lines.push(
-            "modeling_unimo.py reads pictures without the names of their objects, [model.image_tags]"
+            "modeling_unimo.py reads images without the names of their objects, [model.image_tags]"
                 .to_owned(),
         );
     }

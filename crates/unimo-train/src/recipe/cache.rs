@@ -101,7 +101,7 @@ impl Recipe {
         }
         if encoder == KeptOf::Image && stage.data.augment.is_some() {
             return Some(
-                "data.augment changes pictures at random, each time otherwise; data.augment=none would allow it"
+                "data.augment changes images at random, each time otherwise; data.augment=none would allow it"
                     .to_owned(),
             );
         }

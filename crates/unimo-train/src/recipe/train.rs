@@ -60,9 +60,9 @@ pub struct TrainConfig {
     /// track no gradient, are not decayed and have no moments.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub freeze: Vec<String>,
-    /// Whether what frozen encoders give for a picture or a text is computed once and kept, in the run's folder `features`. Losses are the
+    /// Whether what frozen encoders give for an image or a text is computed once and kept, in the run's folder `features`. Losses are the
     /// same to the last bit on a CPU. It needs an encoder in which nothing learns, without dropout, and inputs that do not change: no
-    /// augmentation of pictures, no hidden words. A text is kept for each length that its batches are padded to: with `data.pad = "max"`
+    /// augmentation of images, no hidden words. A text is kept for each length that its batches are padded to: with `data.pad = "max"`
     /// for one.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cache: bool,

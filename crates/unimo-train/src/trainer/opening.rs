@@ -264,7 +264,7 @@ impl Trainer {
         let reads_second = inputs.is_ok_and(|inputs| inputs.second);
         if !reads_second && trainer.source.has_second_images(Split::Train) {
             trainer.observers.message(
-                "samples have two pictures: the objectives of this recipe read the first one (the left) alone",
+                "samples have two images: the objectives of this recipe read the first one (the left) alone",
             );
         }
         if !trainer.quiet

@@ -17,7 +17,7 @@ pub(crate) fn picture(column: &ArrayRef, row: usize) -> Result<Vec<u8>, String> 
         return Err("the row is not there".to_owned());
     }
     if column.is_null(row) || inner.is_null(row) {
-        return Err("no picture in it; pictures elsewhere are not fetched".to_owned());
+        return Err("no image in it; images elsewhere are not fetched".to_owned());
     }
     let bytes = match inner.data_type() {
         DataType::Binary => inner.as_binary::<i32>().value(row),

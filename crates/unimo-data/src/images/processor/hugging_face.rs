@@ -121,7 +121,7 @@ pub(super) fn hugging_face(
     };
     if !flag(&mut keys, "do_resize", true)? {
         return Err(
-            "do_resize = false is not supported: pictures would have to be of the model's size"
+            "do_resize = false is not supported: images would have to be of the model's size"
                 .to_owned(),
         );
     }
@@ -187,7 +187,7 @@ pub(super) fn hugging_face(
         (None, Size::Both(_)) if family != Family::BridgeTower => Resize::Squash,
         (None, _) if !crops => {
             return Err(
-                "do_center_crop = false without a square size is not supported: the pictures would not be square"
+                "do_center_crop = false without a square size is not supported: the images would not be square"
                     .to_owned(),
             );
         }

@@ -22,7 +22,7 @@ impl Source for Listed {
             |rows: &[u32]| -> usize { rows.iter().map(|row| self.captions.of(*row).len()).sum() };
         let (train, val) = (&self.splits[Split::Train], &self.splits[Split::Val]);
         let mut text = format!(
-            "{}: {} training pictures with {} texts, {} held out with {}",
+            "{}: {} training images with {} texts, {} held out with {}",
             self.title(),
             train.len(),
             texts(train),
@@ -35,7 +35,7 @@ impl Source for Listed {
         }
         if !self.objects.items.is_empty() {
             text += &format!(
-                ", {} boxes, {} of them cut at the picture's edge",
+                ", {} boxes, {} of them cut at the image's edge",
                 self.objects.items.len(),
                 self.clamped
             );
@@ -53,7 +53,7 @@ impl Source for Listed {
             let held = by_hash(Split::Val);
             let of = held + by_hash(Split::Train);
             if of > 0 {
-                notes.push(drawn(&self.title(), held, of, "pictures", self.fraction));
+                notes.push(drawn(&self.title(), held, of, "images", self.fraction));
             }
         }
         notes

@@ -78,7 +78,7 @@ impl Source for Pairs {
             self.rejected.len()
         );
         if IMAGE_COLUMNS.contains(&self.config.image_column.as_str()) {
-            text += &format!(", pictures by the column `{}`", self.config.image_column);
+            text += &format!(", images by the column `{}`", self.config.image_column);
         }
         if let [column] = self.config.text_columns.as_slice()
             && TEXT_COLUMNS.contains(&column.as_str())
@@ -96,11 +96,11 @@ impl Source for Pairs {
         let (of, held) = self.drawn;
         let fraction = self.config.val_fraction;
         if of > 0 && fraction > 0.0 {
-            notes.push(drawn(&self.list.name, held, of, "pictures", fraction));
+            notes.push(drawn(&self.list.name, held, of, "images", fraction));
         }
         if self.torn > 0 {
             notes.push(format!(
-                "{}: {} pictures are in several splits, as their rows say; `unimo data verify` names them",
+                "{}: {} images are in several splits, as their rows say; `unimo data verify` names them",
                 self.list.name, self.torn
             ));
         }
@@ -137,7 +137,7 @@ impl Source for Pairs {
             return Err(SampleError::new(
                 self.place(split, index),
                 format!(
-                    "rows of the picture have several labels: {}",
+                    "rows of the image have several labels: {}",
                     labels.join(", ")
                 ),
             ));

@@ -172,7 +172,7 @@ fn all_rows_of_a_picture_are_of_one_split_unless_they_say_otherwise() {
         .collect();
     assert_eq!(ids.len(), 100);
     assert!(
-        pairs.notes()[0].contains("of 50 pictures"),
+        pairs.notes()[0].contains("of 50 images"),
         "{:?}",
         pairs.notes()
     );
@@ -181,7 +181,7 @@ fn all_rows_of_a_picture_are_of_one_split_unless_they_say_otherwise() {
                     {\"image\": \"1\", \"caption\": \"b\", \"split\": \"val\"}\n";
     let pairs = open("a.jsonl", torn, |_| ()).unwrap();
     assert_eq!((pairs.len(Split::Train), pairs.len(Split::Val)), (1, 1));
-    assert!(pairs.notes()[0].contains("1 pictures are in several splits"));
+    assert!(pairs.notes()[0].contains("1 images are in several splits"));
 }
 
 #[test]
@@ -331,7 +331,7 @@ fn other_names_of_columns_are_taken_where_the_default_ones_are_not_there() {
         all(&pairs, Split::Train),
         [row(1, "1.jpg", &["a"]), row(2, "2.jpg", &["b"])]
     );
-    let said = "pictures by the column `file_name`, texts by the column `text`";
+    let said = "images by the column `file_name`, texts by the column `text`";
     assert!(pairs.describe().contains(said), "{}", pairs.describe());
     let message = open("metadata.jsonl", text, |config| {
         config.image_column = "photo".into();

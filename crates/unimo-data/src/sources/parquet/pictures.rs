@@ -48,8 +48,8 @@ const MOST_READ: i64 = 2_000_000_000;
 impl By<'_> {
     pub(super) fn name(&self) -> String {
         match self {
-            Self::Content => "pictures by their content".to_owned(),
-            Self::Column(column) => format!("pictures by the column `{column}`"),
+            Self::Content => "images by their content".to_owned(),
+            Self::Column(column) => format!("images by the column `{column}`"),
             Self::Row => "rows".to_owned(),
         }
     }

@@ -307,7 +307,7 @@ fn samples_that_lack_something_are_counted_unless_it_is_not_wanted() {
     let both = open(&urls(path.clone())).unwrap();
     assert_eq!((both.len(Split::Train), both.items()), (1, 1));
     assert!(both.rejected().is_empty());
-    let left = "2 samples left out (1 without a picture, 1 without a text), 0 unusable";
+    let left = "2 samples left out (1 without a text, 1 without an image), 0 unusable";
     assert!(both.describe().contains(left), "{}", both.describe());
 
     let mut config = urls(path.clone());
@@ -438,7 +438,7 @@ fn a_damaged_member_costs_its_sample_and_a_vanished_shard_its_own() {
     let (one, two) = (folder.path().join("1.tar"), folder.path().join("2.tar"));
     let picture = png(1);
     let members: [(&str, &[u8]); 4] = [
-        ("1.png", b"no picture"),
+        ("1.png", b"no image"),
         ("1.txt", b"one"),
         ("2.png", &picture),
         ("2.txt", b"two"),

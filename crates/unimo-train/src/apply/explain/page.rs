@@ -112,7 +112,7 @@ fn words(explanation: &Explanation, picture: &RgbImage) -> Section {
         div.maps {
             @if let Some(address) = seen {
                 div.card {
-                    h3.whole { "the picture, as the model sees it" }
+                    h3.whole { "the image, as the model sees it" }
                     figure { img src=(address) alt=""; }
                 }
             }
@@ -138,7 +138,7 @@ fn words(explanation: &Explanation, picture: &RgbImage) -> Section {
     };
     let lead = match explanation.probability {
         Some(_) => {
-            "Grad-CAM: where more attention of the word would make the model surer that caption and picture belong together, all \
+            "Grad-CAM: where more attention of the word would make the model surer that caption and image belong together, all \
              layers added up. Attention: where the word looks, mean over layers and heads. Each map has its own scale, the bar says \
              how strong a word's Grad-CAM is beside the strongest word's."
         }

@@ -90,7 +90,7 @@ fn refused(source: &dyn Source, why: &str) -> TrainError {
 }
 
 /// Images inside another file, or cut out of one.
-const NO_FILES: &str = "pictures that are no files of their own cannot be listed; `unimo data pack` writes shards without what \
+const NO_FILES: &str = "images that are no files of their own cannot be listed; `unimo data pack` writes shards without what \
                         cannot be used";
 
 /// Checks whether a list can express this source, as far as its first samples show.
@@ -100,7 +100,7 @@ const NO_FILES: &str = "pictures that are no files of their own cannot be listed
 /// The reason why it cannot.
 pub(super) fn check(source: &dyn Source) -> Result<(), TrainError> {
     if !source.has_captions() {
-        return Err(refused(source, "pictures without texts cannot be listed"));
+        return Err(refused(source, "images without texts cannot be listed"));
     }
     for split in Split::ALL
         .into_iter()
@@ -113,7 +113,7 @@ pub(super) fn check(source: &dyn Source) -> Result<(), TrainError> {
         if roles.iter().any(|role| *role != TextRole::Describes) {
             return Err(refused(
                 source,
-                "a list would make captions of texts that do not describe their pictures (questions, statements, hypotheses); \
+                "a list would make captions of texts that do not describe their images (questions, statements, hypotheses); \
                  `unimo data pack` keeps what they are",
             ));
         }
@@ -180,7 +180,7 @@ pub(super) fn write(
     }
     if tagged > 0 {
         written.lines.push(format!(
-            "the list holds pictures, captions and splits; names and boxes of objects, which {tagged} samples have, stay behind"
+            "the list holds images, captions and splits; names and boxes of objects, which {tagged} samples have, stay behind"
         ));
     }
     Ok(written)

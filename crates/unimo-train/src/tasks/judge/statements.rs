@@ -1,6 +1,6 @@
 //! The consistency of predictions about true and false statements: the share of groups in which every prediction is right.
 //!
-//! A group is one sentence with its pictures, read off the identifier as the official scorers do ([`unimo_eval::nlvr`]). Statements
+//! A group is one sentence with its images, read off the identifier as the official scorers do ([`unimo_eval::nlvr`]). Statements
 //! without an identifier, such as those about generated scenes, have no consistency.
 
 use std::collections::BTreeMap;

@@ -142,7 +142,7 @@ fn binary_columns_plain_strings_and_what_is_missing() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.parquet");
     let picture = images::jpeg(&RgbImage::from_pixel(32, 16, Rgb([90; 3]))).unwrap();
-    let images = BinaryArray::from_iter([Some(&*picture), None, Some(b"no picture"), None]);
+    let images = BinaryArray::from_iter([Some(&*picture), None, Some(b"no image"), None]);
     let texts = StringArray::from_iter([Some("one"), Some("two"), Some("three"), None]);
     let batch = RecordBatch::try_from_iter([
         ("jpg", Arc::new(images) as ArrayRef),
@@ -169,7 +169,7 @@ fn binary_columns_plain_strings_and_what_is_missing() {
         let picture = source.image(Split::Train, 0).unwrap().unwrap();
         assert_eq!(picture.dimensions(), size);
     }
-    for (index, part) in [(1, "no picture in it"), (2, "not a JPEG")] {
+    for (index, part) in [(1, "no image in it"), (2, "not a JPEG")] {
         let error = source.image(Split::Train, index).unwrap_err();
         assert!(error.reason.contains(part), "{error}");
         assert_eq!(error.place.line, index as u64 + 1);
