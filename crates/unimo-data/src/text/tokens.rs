@@ -238,7 +238,15 @@ impl TextTokenizer {
     ///
     /// There are no texts, or `vocab_size` is below 261.
     pub fn train(
-        texts: impl Iterator<Item = String> + Send,
+        mut texts: impl Iterator<Item = String> + Send,
+        vocab_size: usize,
+    ) -> Result<Self, DataError> {
+        Self::train_on(&mut texts, vocab_size)
+    }
+
+    /// As [`train`](Self::train). It is no generic code, so that it is compiled here, where it is optimised, and not in the caller's crate.
+    fn train_on(
+        texts: &mut (dyn Iterator<Item = String> + Send),
         vocab_size: usize,
     ) -> Result<Self, DataError> {
         let from = "trained on the captions";
