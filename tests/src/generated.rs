@@ -1,7 +1,7 @@
 //! Texts that transformers' `generate` wrote, and the settings that it was given.
 
 use serde::Deserialize;
-use unimo_objectives::generation::{Generated, GenerationConfig, LengthRule};
+use unimo_objectives::generation::{Generated, GenerationConfig, LengthRule, Vocabulary, Written};
 
 use crate::fixture;
 
@@ -21,7 +21,7 @@ pub struct Case {
     #[serde(default)]
     min_new_tokens: usize,
     /// The tokens that every text begins with.
-    pub prompt: Vec<i32>,
+    prompt: Vec<i32>,
     tokens: Vec<Vec<i32>>,
     ended: Vec<bool>,
     #[serde(default)]
@@ -40,8 +40,27 @@ impl Case {
         serde_json::from_slice(&bytes).expect("the fixture's cases")
     }
 
+    /// What `write` makes of the case. `end` is the token that ends a text.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the settings of the case are not allowed.
+    pub fn written<T>(&self, end: i32, write: impl FnOnce(&Written<'_>) -> T) -> T {
+        let config = self.config();
+        config.validate().expect("settings that are allowed");
+        let vocabulary = Vocabulary {
+            end,
+            forbidden: Vec::new(),
+        };
+        write(&Written {
+            prompt: &self.prompt,
+            vocabulary: &vocabulary,
+            config: &config,
+        })
+    }
+
     /// The settings, as ours.
-    pub fn config(&self) -> GenerationConfig {
+    fn config(&self) -> GenerationConfig {
         GenerationConfig {
             beams: self.num_beams,
             rule: LengthRule::Finished,

@@ -15,7 +15,7 @@ use unimo_encoders::image::ImageEncoderConfig;
 use unimo_encoders::joint::View;
 use unimo_encoders::output::Keep;
 use unimo_encoders::text::{Positions, TextEncoderConfig};
-use unimo_objectives::generation::{Vocabulary, Writer, Written};
+use unimo_objectives::generation::Writer;
 use unimo_objectives::pretraining::lm::LmConfig;
 use unimo_objectives::{Draws, Objectives, ObjectivesConfig};
 use unimo_tests::fixture::Reference;
@@ -207,16 +207,7 @@ fn captions_are_written_as_by_blip() {
     let cases = Case::read("blip");
     assert_eq!(cases.len(), 33);
     for case in &cases {
-        let config = case.config();
-        config.validate().unwrap();
-        let written = Written {
-            prompt: &case.prompt,
-            vocabulary: &Vocabulary {
-                end: END,
-                forbidden: Vec::new(),
-            },
-            config: &config,
-        };
-        case.compare(&writer.captions(&seen, &[0, 1, 2], &written).unwrap());
+        let found = case.written(END, |written| writer.captions(&seen, &[0, 1, 2], written));
+        case.compare(&found.unwrap());
     }
 }

@@ -3,7 +3,7 @@
 use burn::tensor::Device;
 use unimo_encoders::backbone::Backbone;
 use unimo_encoders::frozen::Frozen;
-use unimo_objectives::generation::{Vocabulary, Writer, Written};
+use unimo_objectives::generation::Writer;
 use unimo_objectives::tied::TiedHead;
 use unimo_tests::fixture;
 use unimo_tests::generated::Case;
@@ -50,18 +50,9 @@ fn texts_are_those_of_transformers() {
         head: &head,
     };
     for case in &cases {
-        let config = case.config();
-        config.validate().unwrap();
-        let written = Written {
-            prompt: &case.prompt,
-            vocabulary: &Vocabulary {
-                end: END,
-                forbidden: Vec::new(),
-            },
-            config: &config,
-        };
         // Several at once, which must be the same.
-        for text in writer.texts(&[0, 1, 2], &written).unwrap() {
+        let found = case.written(END, |written| writer.texts(&[0, 1, 2], written));
+        for text in found.unwrap() {
             case.compare(&[text]);
         }
     }

@@ -310,7 +310,6 @@ pub enum Decode {
     /// as Pillow's `draft`. It is faster for large photographs, and blurs differently than resizing alone. Held-out images are
     /// decoded like training images. Random operations before the crop see the smaller image too, which changes those that count in
     /// pixels.
-    /// that count in pixels.
     ///
     /// Decoded in full are: other formats, four-channel JPEGs, images from which a box is cut out, images with boxes in pixels
     /// whose size the list does not say, and everything with `resize = "bridgetower_processor"`.

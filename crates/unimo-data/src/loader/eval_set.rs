@@ -67,7 +67,6 @@ impl EvalSet {
     /// The usable samples of some splits, one split after the other. If there are more than `limit`, that many are drawn at random,
     /// always the same. Samples of a split with the same image become one, with all their captions. Only texts that describe their
     /// image are captions.
-    /// image are captions.
     ///
     /// # Errors
     ///

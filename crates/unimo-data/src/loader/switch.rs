@@ -208,9 +208,9 @@ impl Switch {
                 said.push(word.to_owned());
                 continue;
             };
-            let replaced = match (self.words, chosen) {
-                (SwitchedWords::Share(words), _) => draw() < words,
-                (SwitchedWords::One, chosen) => chosen == Some(number),
+            let replaced = match self.words {
+                SwitchedWords::Share(words) => draw() < words,
+                SwitchedWords::One => chosen == Some(number),
             };
             number += 1;
             if !replaced {

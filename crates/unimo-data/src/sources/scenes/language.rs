@@ -1,8 +1,8 @@
 //! An invented second language for the texts of scenes.
 //!
-//! Every English word has one word in it, and no two English words have the same one. The words of a clause stand in the opposite order.
-//! So a translation is exact, it is known which word comes from which, and nothing
-//! but pairs of texts, a dictionary or images can teach it: how its words are spelled says nothing of the English ones.
+//! Every English word has one word in it, and no two English words have the same one. The words of a clause stand in the opposite
+//! order. So a translation is exact, and it is known which word comes from which. How a word is spelled says nothing of the English
+//! one: only pairs of texts, a dictionary or images can teach the language.
 
 use std::collections::BTreeSet;
 
