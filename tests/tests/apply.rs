@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use unimo_core::world::World;
 use unimo_tests::fixture;
 use unimo_tests::small::{columns, train};
 use unimo_train::apply::index::{self, Part as Embeddings, What};
@@ -185,8 +186,13 @@ fn batches_and_padding_change_no_embedding() {
         };
         let predictor = Predictor::open(&args).unwrap();
         (
-            embed::texts(&predictor, texts.clone()).unwrap(),
-            embed::images(&predictor, &PictureList::of_files(pictures.clone())).unwrap(),
+            embed::texts(&predictor, texts.clone(), &World::ALONE).unwrap(),
+            embed::images(
+                &predictor,
+                &PictureList::of_files(pictures.clone()),
+                &World::ALONE,
+            )
+            .unwrap(),
         )
     };
     let (one, all) = (embed(1), embed(8));
@@ -356,7 +362,7 @@ fn what_a_model_cannot_do_is_said() {
         predictor.pair("matching head").err(),
         predictor.pictures().err(),
         explained.err(),
-        embed::images(&predictor, &nowhere).err(),
+        embed::images(&predictor, &nowhere, &World::ALONE).err(),
     ] {
         let message = message.unwrap().to_string();
         assert!(
@@ -384,7 +390,7 @@ fn text_encoders_alone_equal_transformers() {
         assert_eq!(predictor.pooling, Pooling::Class);
         for (pooling, key) in [(Pooling::Class, "class"), (Pooling::Mean, "mean")] {
             predictor.pooling = pooling;
-            let ours = embed::texts(&predictor, texts.clone()).unwrap();
+            let ours = embed::texts(&predictor, texts.clone(), &World::ALONE).unwrap();
             let theirs: Vec<Vec<f32>> = serde_json::from_value(expected[key].clone()).unwrap();
             for (a, b) in ours.values.iter().zip(theirs.iter().flatten()) {
                 assert!((a - b).abs() < TOLERANCE, "{name}, {key}: {a} {b}");
@@ -416,8 +422,8 @@ fn text_encoders_alone_equal_transformers() {
         predictor.pooling = Pooling::Class;
         let exported = Predictor::open(&model(&out)).unwrap();
         assert_eq!(
-            embed::texts(&predictor, texts.clone()).unwrap(),
-            embed::texts(&exported, texts).unwrap()
+            embed::texts(&predictor, texts.clone(), &World::ALONE).unwrap(),
+            embed::texts(&exported, texts, &World::ALONE).unwrap()
         );
     }
 }
@@ -486,9 +492,13 @@ fn pictures_are_prepared_as_any_of_the_files_says() {
             std::fs::write(folder.path().join(name), text).unwrap();
         }
         let predictor = Predictor::open(&model(folder.path())).unwrap();
-        embed::images(&predictor, &PictureList::of_files(pictures.clone()))
-            .unwrap()
-            .values
+        embed::images(
+            &predictor,
+            &PictureList::of_files(pictures.clone()),
+            &World::ALONE,
+        )
+        .unwrap()
+        .values
     };
     let old = embed(Some(("preprocessor_config.json", says)));
     assert_eq!(old, embed(Some(("processor_config.json", &nested))));
@@ -504,7 +514,7 @@ fn equal_embeddings_are_equal_files() {
     let texts = ["the red circle", "a square"].map(str::to_owned).to_vec();
     for at in 0..8 {
         let predictor = Predictor::open(&model(&bert)).unwrap();
-        let embedded = embed::texts(&predictor, texts.clone()).unwrap();
+        let embedded = embed::texts(&predictor, texts.clone(), &World::ALONE).unwrap();
         let path = scratch.path().join(format!("{at}.safetensors"));
         let part = |what| Embeddings {
             what,

@@ -479,6 +479,10 @@ fn run(command: Command) -> Result<(), TrainError> {
             agree_on_arguments(&world)?;
             predict::run_in(&args, world)
         }),
+        (Some(launcher), Command::Embed(args)) => in_ranks(launcher, PATIENCE, |world| {
+            agree_on_arguments(&world)?;
+            embed::run_in(&args, &world)
+        }),
         (Some(launcher), _) => {
             let command = std::env::args().nth(1).unwrap_or_default();
             Err(launcher.refuse(&command))

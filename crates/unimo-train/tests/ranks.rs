@@ -318,6 +318,32 @@ fn evaluations_and_predictions_are_those_of_one_process() {
     let read = |path: &Path| fs::read_to_string(path).unwrap();
     assert!(read(&of_one).lines().count() > 7);
     assert_eq!(read(&of_three), read(&of_one));
+
+    // The last round has fewer batches than there are ranks, and a text is cut on one of them.
+    let data = alone.join("recipe.toml");
+    let texts = path("texts.txt");
+    let long = "a red circle ".repeat(40);
+    fs::write(
+        &texts,
+        format!("a circle\n{long}\na blue square\nnothing\n"),
+    )
+    .unwrap();
+    let embed = |out: &Path| {
+        let mut args = vec!["embed".to_owned(), alone.display().to_string()];
+        for (option, value) in [("--images", &*data), ("--texts", &*texts), ("--out", out)] {
+            args.extend([option.to_owned(), value.display().to_string()]);
+        }
+        args.extend(["--batch-size", "3"].map(str::to_owned));
+        args
+    };
+    let (of_one, of_three) = (path("one.safetensors"), path("three.safetensors"));
+    let output = unimo().args(embed(&of_one)).output().unwrap();
+    succeeds(&output);
+    let output = ranks(&launcher, &[(3, embed(&of_three))]);
+    succeeds(&output);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(said.matches("1 text is longer").count(), 1, "{said}");
+    assert!(fs::read(&of_three).unwrap() == fs::read(&of_one).unwrap());
 }
 
 /// Each is one readable error, on every rank that is concerned, and no rank is left.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use npyz::{WriteOptions, WriterBuilder};
+use unimo_core::world::World;
 use unimo_data::Split;
 
 use super::index::{self, Embedded, Part, What};
@@ -14,6 +15,7 @@ use crate::error::TrainError;
 use crate::files;
 use crate::model::host;
 use crate::progress::Progress;
+use crate::ranks;
 
 /// `unimo embed`.
 #[derive(Debug, clap::Args)]
@@ -62,6 +64,15 @@ fn share(given: &str) -> Result<f64, String> {
 ///
 /// The model, the images or the texts cannot be read, or the file cannot be written.
 pub fn run(args: &EmbedArgs) -> Result<(), TrainError> {
+    run_in(args, &World::ALONE)
+}
+
+/// Runs the command on the ranks of `world`, which share the batches. Rank 0 writes.
+///
+/// # Errors
+///
+/// As of [`run`].
+pub fn run_in(args: &EmbedArgs, world: &World) -> Result<(), TrainError> {
     let kind = args.out.extension().and_then(|e| e.to_str());
     let npy = match kind {
         Some("safetensors") => false,
@@ -78,46 +89,91 @@ pub fn run(args: &EmbedArgs) -> Result<(), TrainError> {
             "--recall is for --out NAME.safetensors: a .npy file has no place for cells".to_owned(),
         ));
     }
-    can_be_written(&args.out)?;
-    let pictures = args.images.as_ref();
-    let pictures = pictures
-        .map(|given| PictureList::open(given, &args.columns, args.split))
-        .transpose()?;
-    let texts = args.texts.as_ref();
-    let texts = texts
-        .map(|given| inputs::texts(given, &args.columns, args.split))
-        .transpose()?;
-    let mut predictor = Predictor::open(&args.model)?;
-    choose_pooling(&mut predictor, args.pooling)?;
-    // Checked before the first part is computed, since the second may be the one that fails.
-    predictor.check_space()?;
-    if pictures.is_some() {
-        predictor.pictures()?;
-    }
-    if texts.is_some() {
-        predictor.tokenizer()?;
+    ranks::first(world, "what rank 0 checks", || can_be_written(&args.out))?;
+    let inputs = ranks::all(world, "what is embedded", Inputs::open(args))?;
+    inputs.agree(world)?;
+    let mut predictor = Predictor::open_in(&args.model, world)?;
+    let fits = inputs.fit(&mut predictor, args.pooling);
+    let note = ranks::all(world, "whether the model embeds them", fits)?;
+    if let (Some(note), true) = (note, world.is_first()) {
+        eprintln!("{note}");
     }
     let mut parts = Vec::new();
-    if let Some(pictures) = pictures {
-        let rows = images(&predictor, &pictures)?;
-        for (name, reason) in &rows.skipped {
-            eprintln!("skipped {name}: {reason}");
+    if let Some(pictures) = &inputs.pictures {
+        let rows = images(&predictor, pictures, world)?;
+        if world.is_first() {
+            for (name, reason) in &rows.skipped {
+                eprintln!("skipped {name}: {reason}");
+            }
         }
-        parts.push(part(
-            &predictor,
-            What::Images,
-            rows,
-            pictures::describe(pictures.names()),
-        )?);
+        let data = pictures::describe(pictures.names());
+        parts.push((What::Images, rows, data));
     }
-    if let Some(all) = texts {
+    if let Some(all) = inputs.texts {
         let data = pictures::describe(&all);
-        let rows = self::texts(&predictor, all)?;
-        parts.push(part(&predictor, What::Texts, rows, data)?);
+        parts.push((What::Texts, texts(&predictor, all, world)?, data));
     }
-    predictor.say_what_was_cut();
+    predictor.say_what_was_cut(world)?;
+    ranks::first(world, "the file of rank 0", || {
+        write(args, npy, &predictor, parts)
+    })
+}
+
+/// What is embedded.
+struct Inputs {
+    pictures: Option<PictureList>,
+    texts: Option<Vec<String>>,
+}
+
+impl Inputs {
+    fn open(args: &EmbedArgs) -> Result<Self, TrainError> {
+        let pictures = args.images.as_ref();
+        let pictures = pictures.map(|given| PictureList::open(given, &args.columns, args.split));
+        let texts = args.texts.as_ref();
+        let texts = texts.map(|given| inputs::texts(given, &args.columns, args.split));
+        Ok(Self {
+            pictures: pictures.transpose()?,
+            texts: texts.transpose()?,
+        })
+    }
+
+    /// Checks that all ranks found the same.
+    fn agree(&self, world: &World) -> Result<(), TrainError> {
+        let names = self.pictures.as_ref().map(PictureList::names);
+        let found = [("the images", names), ("the texts", self.texts.as_deref())];
+        let found = found
+            .into_iter()
+            .filter_map(|(what, all)| Some((what.to_owned(), pictures::describe(all?))));
+        ranks::agree(world, "what is embedded", found.collect())
+    }
+
+    /// Checks that the model has a place for them, before the first part is computed, since the second may be the one that fails.
+    /// Returns what there is to say of the vectors.
+    fn fit(
+        &self,
+        predictor: &mut Predictor,
+        pooling: Option<Pooling>,
+    ) -> Result<Option<String>, TrainError> {
+        let note = choose_pooling(predictor, pooling)?;
+        predictor.check_space()?;
+        if self.pictures.is_some() {
+            predictor.pictures()?;
+        }
+        if self.texts.is_some() {
+            predictor.tokenizer()?;
+        }
+        Ok(note)
+    }
+}
+
+fn write(
+    args: &EmbedArgs,
+    npy: bool,
+    predictor: &Predictor,
+    rows: Vec<(What, Embedded, String)>,
+) -> Result<(), TrainError> {
     if npy {
-        for Part { what, rows, .. } in &parts {
+        for (what, rows, _) in &rows {
             let file = |end: &str| args.out.with_extension(format!("{}.{end}", what.name()));
             write_npy(&file("npy"), rows)?;
             let ids: Vec<String> = rows.ids.iter().map(|id| id.replace('\n', " ")).collect();
@@ -126,25 +182,20 @@ pub fn run(args: &EmbedArgs) -> Result<(), TrainError> {
         }
         return Ok(());
     }
+    let parts = rows.into_iter().map(|(what, rows, data)| {
+        Ok(Part {
+            what,
+            rows,
+            model: index::digest(predictor, what)?,
+            data,
+            cells: None,
+        })
+    });
+    let mut parts = parts.collect::<Result<Vec<_>, TrainError>>()?;
     if let Some(recall) = args.recall {
-        sort(&predictor, &mut parts, recall);
+        sort(predictor, &mut parts, recall);
     }
     index::write(&args.out, &parts)
-}
-
-fn part(
-    predictor: &Predictor,
-    what: What,
-    rows: Embedded,
-    data: String,
-) -> Result<Part, TrainError> {
-    Ok(Part {
-        what,
-        rows,
-        model: index::digest(predictor, what)?,
-        data,
-        cells: None,
-    })
 }
 
 /// Sorts the rows of all parts into cells. The queries of each part are the rows of the other one.
@@ -175,8 +226,11 @@ fn sort(predictor: &Predictor, parts: &mut [Part], recall: f64) {
     }
 }
 
-/// An encoder alone has no common space: prints what its vectors are.
-fn choose_pooling(predictor: &mut Predictor, asked: Option<Pooling>) -> Result<(), TrainError> {
+/// An encoder alone has no common space: says what its vectors are.
+fn choose_pooling(
+    predictor: &mut Predictor,
+    asked: Option<Pooling>,
+) -> Result<Option<String>, TrainError> {
     let alone = matches!(predictor.matcher, Matcher::Text(..) | Matcher::Image(_));
     if !alone {
         return match asked {
@@ -184,7 +238,7 @@ fn choose_pooling(predictor: &mut Predictor, asked: Option<Pooling>) -> Result<(
                 "--pooling is for text and image encoders alone; {} has a common space of its own",
                 predictor.given
             ))),
-            None => Ok(()),
+            None => Ok(None),
         };
     }
     predictor.pooling = asked.unwrap_or(predictor.pooling);
@@ -193,42 +247,46 @@ fn choose_pooling(predictor: &mut Predictor, asked: Option<Pooling>) -> Result<(
         Matcher::Image(_) => ("image", picture),
         _ => ("text", text),
     };
-    eprintln!(
+    Ok(Some(format!(
         "{}: each {what} is {how}, brought to length 1",
         predictor.given
-    );
-    Ok(())
+    )))
 }
 
-/// Embeds images in the common space; those that cannot be read are set aside.
+/// Embeds images in the common space; those that cannot be read are set aside. The ranks of `world` share the batches; rank 0 has the
+/// rows, the others the names alone.
 ///
 /// # Errors
 ///
-/// The model has no common space.
-pub fn images(predictor: &Predictor, pictures: &PictureList) -> Result<Embedded, TrainError> {
-    predictor.pictures()?;
-    let mut found = Embedded::default();
-    let mut bar = Progress::new(pictures.len() as u64, 0, "embedding").counting("images");
+/// The model has no common space, or no image can be read.
+pub fn images(
+    predictor: &Predictor,
+    pictures: &PictureList,
+    world: &World,
+) -> Result<Embedded, TrainError> {
     let every: Vec<usize> = (0..pictures.len()).collect();
-    for batch in every.chunks(predictor.batch_size) {
+    let batches: Vec<&[usize]> = every.chunks(predictor.batch_size).collect();
+    let mut bar = bar(pictures.len(), "images", world);
+    let found = shared(world, &batches, &mut bar, |batch| {
+        let mut found = Embedded::default();
         let mut pixels = Vec::new();
-        for at in batch {
-            let name = &pictures.names()[*at];
+        for at in *batch {
+            let name = pictures.names()[*at].clone();
             match predictor.listed_or_reason(pictures, *at)? {
                 Ok(picture) => {
                     pixels.extend(picture);
-                    found.ids.push(name.clone());
+                    found.ids.push(name);
                 }
-                Err(reason) => found.skipped.push((name.clone(), reason)),
+                Err(reason) => found.skipped.push((name, reason)),
             }
         }
         if !pixels.is_empty() {
             let rows = predictor.embed_images(predictor.pixels(pixels)?)?;
             found.width = rows.dims()[1];
-            found.values.extend(host(rows));
+            found.values = host(rows);
         }
-        bar.advance(batch.len());
-    }
+        Ok(found)
+    })?;
     bar.finish();
     if found.ids.is_empty() {
         Err(TrainError::Check(format!(
@@ -243,23 +301,63 @@ pub fn images(predictor: &Predictor, pictures: &PictureList) -> Result<Embedded,
     }
 }
 
-/// Embeds texts in the common space.
+/// Embeds texts in the common space. The ranks of `world` share the batches; rank 0 has the rows, the others the texts alone.
 ///
 /// # Errors
 ///
 /// The model has no common space.
-pub fn texts(predictor: &Predictor, texts: Vec<String>) -> Result<Embedded, TrainError> {
-    let mut found = Embedded::default();
-    let mut bar = Progress::new(texts.len() as u64, 0, "embedding").counting("texts");
-    for batch in texts.chunks(predictor.batch_size) {
+pub fn texts(
+    predictor: &Predictor,
+    texts: Vec<String>,
+    world: &World,
+) -> Result<Embedded, TrainError> {
+    let batches: Vec<&[String]> = texts.chunks(predictor.batch_size).collect();
+    let mut bar = bar(texts.len(), "texts", world);
+    let found = shared(world, &batches, &mut bar, |batch| {
         let tokens = predictor.all_tokens(batch.iter().map(String::as_str))?;
         let rows = predictor.embed_texts(&tokens)?;
-        found.width = rows.dims()[1];
-        found.values.extend(host(rows));
-        bar.advance(batch.len());
-    }
+        Ok(Embedded {
+            ids: batch.to_vec(),
+            width: rows.dims()[1],
+            values: host(rows),
+            skipped: Vec::new(),
+        })
+    })?;
     bar.finish();
-    found.ids = texts;
+    Ok(found)
+}
+
+fn bar(count: usize, what: &'static str, world: &World) -> Progress {
+    if world.is_first() {
+        Progress::new(count as u64, 0, "embedding").counting(what)
+    } else {
+        Progress::silent()
+    }
+}
+
+/// The rows of all batches in their order. In each round every rank embeds one of them.
+fn shared<B>(
+    world: &World,
+    batches: &[B],
+    bar: &mut Progress,
+    embed: impl Fn(&B) -> Result<Embedded, TrainError>,
+) -> Result<Embedded, TrainError> {
+    let mut found = Embedded::default();
+    for round in batches.chunks(world.size()) {
+        let own = round.get(world.rank()).map(&embed).transpose();
+        for batch in ranks::gather(world, "embeddings", own)?
+            .into_iter()
+            .flatten()
+        {
+            bar.advance(batch.ids.len() + batch.skipped.len());
+            found.ids.extend(batch.ids);
+            found.skipped.extend(batch.skipped);
+            found.width = found.width.max(batch.width);
+            if world.is_first() {
+                found.values.extend(batch.values);
+            }
+        }
+    }
     Ok(found)
 }
 

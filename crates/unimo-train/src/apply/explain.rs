@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{Gradients, Tensor};
 use serde::Serialize;
 use unimo_core::attention::Weights;
+use unimo_core::world::World;
 use unimo_data::{Encoded, TextTokenizer, images};
 use unimo_encoders::image::ImageEncoder;
 use unimo_encoders::output::{FusionOutput, Keep, StreamAttention};
@@ -148,7 +149,7 @@ pub fn run(args: &ExplainArgs) -> Result<(), TrainError> {
     }
     let predictor = Predictor::open(&args.model)?;
     let explanation = explain(&predictor, &args.image, &args.text)?;
-    predictor.say_what_was_cut();
+    predictor.say_what_was_cut(&World::ALONE)?;
     let picture = predictor.view(&args.image).map_err(TrainError::Check)?;
     let mut written = vec![(
         &args.html,

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use burn::module::Module;
 use safetensors::Dtype;
 use safetensors::tensor::View;
+use serde::{Deserialize, Serialize};
 use unimo_core::parameters;
 use unimo_data::digest::{Digest, hex};
 use unimo_data::processor;
@@ -29,7 +30,7 @@ use crate::error::TrainError;
 use crate::files;
 
 /// Rows with the name of each.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Embedded {
     /// Names of images, or texts.
     pub ids: Vec<String>,

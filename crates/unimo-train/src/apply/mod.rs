@@ -26,6 +26,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use image::RgbImage;
 use unimo_batch::{Images, Texts};
 use unimo_core::layers::normalise;
+use unimo_core::world::World;
 use unimo_data::images;
 use unimo_data::processor::{self, Pictures};
 use unimo_data::{ConceptReader, Concepts, Encoded, Pad, ReadError, TextTokenizer, published};
@@ -49,6 +50,7 @@ use crate::language_head;
 use crate::model::{Model, host};
 use crate::prepare;
 use crate::pretrained::{self, Network, NetworkConfig};
+use crate::ranks;
 use crate::run::CONCEPTS;
 use crate::trained;
 
@@ -118,20 +120,42 @@ impl Predictor {
     ///
     /// It cannot be read, lacks a tokenizer, or prepares images in a way that is not supported.
     pub fn open(args: &ModelArgs) -> Result<Self, TrainError> {
+        Self::open_in(args, &World::ALONE)
+    }
+
+    /// The same on every rank of `world`, each on a device of its own. Rank 0 looks for the files first, since it may have to fetch
+    /// them, and is the one that prints.
+    ///
+    /// # Errors
+    ///
+    /// As of [`open`](Self::open), on all ranks.
+    pub fn open_in(args: &ModelArgs, world: &World) -> Result<Self, TrainError> {
         if args.batch_size == 0 {
             return Err(TrainError::Check(
                 "--batch-size must be at least 1".to_owned(),
             ));
         }
-        let (device, _) = args.device.open()?;
-        let (predictor, notes) = match given::find(&args.model, args.step)? {
-            Given::Run { folder, step } => (Self::of_run(args, &folder, step, device)?, Vec::new()),
-            Given::Public(path) => Self::of_public(args, &path, device)?,
-        };
-        for note in notes {
-            eprintln!("{}: {note}", args.model);
+        ranks::first(world, "the model's files at rank 0", || {
+            given::find(&args.model, args.step).map(|_| ())
+        })?;
+        let (predictor, notes) =
+            ranks::all(world, "the model", Self::of_rank(args, world.local_rank()))?;
+        if world.is_first() {
+            for note in notes {
+                eprintln!("{}: {note}", args.model);
+            }
         }
         Ok(predictor)
+    }
+
+    fn of_rank(args: &ModelArgs, local_rank: usize) -> Result<(Self, Vec<String>), TrainError> {
+        let (device, _) = args.device.of_rank(local_rank).open()?;
+        match given::find(&args.model, args.step)? {
+            Given::Run { folder, step } => {
+                Ok((Self::of_run(args, &folder, step, device)?, Vec::new()))
+            }
+            Given::Public(path) => Self::of_public(args, &path, device),
+        }
     }
 
     fn of_public(
@@ -303,9 +327,19 @@ impl Predictor {
         }
     }
 
-    /// Prints how many texts were truncated, if any.
-    pub fn say_what_was_cut(&self) {
-        let cut = self.cut.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Prints how many texts were truncated by all ranks of `world`, if any.
+    ///
+    /// # Errors
+    ///
+    /// A rank is lost.
+    pub fn say_what_was_cut(&self, world: &World) -> Result<(), TrainError> {
+        let own = self.cut.lock().unwrap_or_else(PoisonError::into_inner);
+        let own: Vec<u64> = own.iter().copied().collect();
+        let all = world.gather("texts that were cut", own)?;
+        let cut: HashSet<u64> = all.into_iter().flatten().collect();
+        if !world.is_first() {
+            return Ok(());
+        }
         match cut.len() {
             0 => {}
             1 => eprintln!(
@@ -317,6 +351,7 @@ impl Predictor {
                 self.max_text_length
             ),
         }
+        Ok(())
     }
 
     /// An image as the model reads it, `[3, S, S]` in one row.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use serde::Serialize;
+use unimo_core::world::World;
 
 use super::inputs::{self, ColumnArgs, PairRow};
 use super::{ModelArgs, Predictor, probability};
@@ -112,6 +113,6 @@ pub fn run(args: &ScoreArgs) -> Result<(), TrainError> {
         bar.advance(batch.len());
     }
     bar.finish();
-    predictor.say_what_was_cut();
+    predictor.say_what_was_cut(&World::ALONE)?;
     out.finish()
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use image::RgbImage;
 use maud::{Markup, html};
 use serde::Serialize;
+use unimo_core::world::World;
 use unimo_data::Split;
 use unimo_data::images;
 use unimo_report::page::{self, data_address};
@@ -166,7 +167,7 @@ pub fn run(args: &SearchArgs) -> Result<(), TrainError> {
     }
     let json = serde_json::to_string_pretty(&found)
         .map_err(|e| TrainError::Check(format!("the results cannot be written: {e}")))?;
-    predictor.say_what_was_cut();
+    predictor.say_what_was_cut(&World::ALONE)?;
     match &args.out {
         Some(path) => write_text(path, &(json + "\n"))?,
         None => println!("{json}"),
@@ -328,7 +329,7 @@ fn for_texts(
 ) -> Result<Vec<Found>, TrainError> {
     let mut rows = saved.map(|saved| Rows::Saved(Box::new(saved)));
     if let (None, Some(list), true) = (&rows, list, has_space(predictor)) {
-        let collection = embed::images(predictor, list)?;
+        let collection = embed::images(predictor, list, &World::ALONE)?;
         for (name, reason) in &collection.skipped {
             eprintln!("skipped {name}: {reason}");
         }
@@ -337,7 +338,7 @@ fn for_texts(
     let names = list.map_or(&[][..], |list| list.names());
     let found = match &mut rows {
         Some(rows) => {
-            let queries = embed::texts(predictor, queries.to_vec())?;
+            let queries = embed::texts(predictor, queries.to_vec(), &World::ALONE)?;
             rows.nearest(&queries, how.kept())?
         }
         None => vec![unranked(names.iter().cloned()); queries.len()],
@@ -393,7 +394,11 @@ fn for_pictures(
 ) -> Result<Vec<Found>, TrainError> {
     let mut rows = saved.map(|saved| Rows::Saved(Box::new(saved)));
     if let (None, Some(texts), true) = (&rows, &texts, has_space(predictor)) {
-        rows = Some(Rows::Memory(embed::texts(predictor, texts.clone())?));
+        rows = Some(Rows::Memory(embed::texts(
+            predictor,
+            texts.clone(),
+            &World::ALONE,
+        )?));
     }
     let mut all = Vec::new();
     for path in queries {
