@@ -11,14 +11,18 @@
 pub mod threads;
 mod watch;
 
-use std::fmt;
 use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
+use std::{fmt, thread};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::world::watch::Watch;
+
+/// How often rank 0 says that it is alive, within the time that the others wait for it.
+const SIGNS_OF_LIFE: u32 = 4;
 
 /// Carries bytes between processes. Every method but the first three is collective.
 ///
@@ -196,7 +200,7 @@ impl World {
             return Ok(vec![own]);
         };
         let bytes = among.packed(what, &own)?;
-        let all = among.call(what, true, |engine| engine.gather(&bytes))?;
+        let all = among.call(what, |engine| engine.gather(&bytes))?;
         all.iter()
             .map(|bytes| among.unpacked(what, bytes))
             .collect()
@@ -217,13 +221,16 @@ impl World {
         };
         let packed = to.iter().map(|message| among.packed(what, message));
         let packed = packed.collect::<Result<Vec<_>, Lost>>()?;
-        let all = among.call(what, true, |engine| engine.exchange(packed))?;
+        let all = among.call(what, |engine| engine.exchange(packed))?;
         all.iter()
             .map(|bytes| among.unpacked(what, bytes))
             .collect()
     }
 
-    /// What rank 0 computes. The others wait for it, without a limit: it may evaluate or write for minutes.
+    /// What rank 0 computes, which may take minutes: it may evaluate or write. Meanwhile it tells the others again and again that it
+    /// is alive, so that they give up within the limit if it is not.
+    ///
+    /// `compute` itself must exchange nothing.
     ///
     /// # Errors
     ///
@@ -237,12 +244,16 @@ impl World {
             return Ok(compute());
         };
         if !self.is_first() {
-            let bytes = among.call(what, false, |engine| engine.broadcast(&[]))?;
-            return among.unpacked(what, &bytes);
+            loop {
+                let bytes = among.call(what, |engine| engine.broadcast(&[]))?;
+                if !bytes.is_empty() {
+                    return among.unpacked(what, &bytes);
+                }
+            }
         }
-        let computed = compute();
+        let computed = among.alive_during(what, compute)?;
         let bytes = among.packed(what, &computed)?;
-        among.call(what, true, |engine| engine.broadcast(&bytes))?;
+        among.call(what, |engine| engine.broadcast(&bytes))?;
         Ok(computed)
     }
 
@@ -256,7 +267,7 @@ impl World {
         let Some(among) = &self.0 else {
             return Ok(own);
         };
-        among.call(what, true, |engine| engine.exchange_values(&own))
+        among.call(what, |engine| engine.exchange_values(&own))
     }
 
     /// The values of all ranks, in the order of ranks. All ranks give the same number of values.
@@ -268,7 +279,7 @@ impl World {
         let Some(among) = &self.0 else {
             return Ok(own);
         };
-        among.call(what, true, |engine| engine.gather_values(&own))
+        among.call(what, |engine| engine.gather_values(&own))
     }
 
     /// Replaces the values of all ranks by those of rank 0. All ranks give the same number of values.
@@ -280,24 +291,43 @@ impl World {
         let Some(among) = &self.0 else {
             return Ok(());
         };
-        among.call(what, true, |engine| engine.broadcast_values(own))
+        among.call(what, |engine| engine.broadcast_values(own))
     }
 }
 
 impl Among {
-    /// Lets the engine work. With `limited`, it may not wait longer than the watchdog allows.
+    /// Lets the engine work. It may not wait longer than the watchdog allows.
     fn call<T>(
         &self,
         what: &'static str,
-        limited: bool,
         work: impl FnOnce(&dyn Engine) -> Result<T, String>,
     ) -> Result<T, Lost> {
-        if limited {
-            self.watch.begin(what);
-        }
+        self.watch.begin(what);
         let result = work(&*self.engine);
         self.watch.end();
         result.map_err(|reason| self.lost(what, reason))
+    }
+
+    /// What `compute` gives. While it works, another thread sends the other ranks empty messages: nothing that is packed is empty.
+    /// Only one thread uses the engine at a time.
+    fn alive_during<T>(&self, what: &'static str, compute: impl FnOnce() -> T) -> Result<T, Lost> {
+        let every = self.watch.limit() / SIGNS_OF_LIFE;
+        let (done, asked) = mpsc::channel::<()>();
+        thread::scope(|scope| {
+            let beat = thread::Builder::new().spawn_scoped(scope, move || {
+                while asked.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
+                    self.call(what, |engine| engine.broadcast(&[]))?;
+                }
+                Ok(())
+            });
+            let beat = beat.map_err(|error| self.lost(what, error.to_string()))?;
+            let computed = compute();
+            drop(done);
+            match beat.join() {
+                Ok(told) => told.map(|()| computed),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        })
     }
 
     fn packed<T: Serialize>(&self, what: &'static str, value: &T) -> Result<Vec<u8>, Lost> {
@@ -375,6 +405,23 @@ mod tests {
                 assert_eq!(given[size - 1], (size - 1) as f32);
             });
         }
+    }
+
+    /// Rank 0 works for longer than the others would wait for a process that says nothing.
+    #[test]
+    fn who_works_long_says_that_it_is_alive() {
+        let limit = Duration::from_secs(2);
+        let ended = threads::as_threads_within(3, limit, |world| {
+            let computed = world.from_first("a number", || {
+                thread::sleep(limit + limit / 2);
+                world.rank() + 7
+            });
+            (
+                computed.unwrap(),
+                world.gather("ranks", world.rank()).unwrap(),
+            )
+        });
+        assert!(ended.iter().all(|said| *said == (7, vec![0, 1, 2])));
     }
 
     /// What is not a number arrives as it is: a loss may be.

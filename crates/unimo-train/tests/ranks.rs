@@ -423,12 +423,13 @@ fn what_befalls_one_rank_ends_all() {
     };
     let folder = tempfile::tempdir().unwrap();
     let long: &[&str] = &["train.steps=100000", "train.checkpoint_every=100000"];
-    for (signal, said) in [
-        ("TERM", "ended by a signal"),
-        ("STOP", "gives up"),
-        ("KILL", ""),
+    for (signal, rank, said) in [
+        ("TERM", 1, "ended by a signal"),
+        ("STOP", 1, "gives up"),
+        ("STOP", 0, "gives up"),
+        ("KILL", 1, ""),
     ] {
-        let run = folder.path().join(signal);
+        let run = folder.path().join(format!("{signal}-{rank}"));
         let mut args = train("unimo3-tiny", &run, &[SMALL, NARROW, long]);
         args.extend(["--patience", "5"].map(str::to_owned));
         let mut command = started(&launcher, &[(2, args)]);
@@ -443,7 +444,7 @@ fn what_befalls_one_rank_ends_all() {
         let ranks = processes(&run);
         assert_eq!(ranks.len(), 2, "{ranks:?}");
         let kill = Command::new("kill")
-            .args([&format!("-{signal}"), &ranks[1]])
+            .args([&format!("-{signal}"), &ranks[rank]])
             .status();
         assert!(kill.unwrap().success());
         let output = child.wait_with_output().unwrap();

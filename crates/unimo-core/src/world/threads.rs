@@ -59,6 +59,19 @@ impl Engine for Thread {
 ///
 /// Panics if one of them does, or if the system starts no threads.
 pub fn as_threads<T: Send>(size: usize, work: impl Fn(World) -> T + Sync) -> Vec<T> {
+    as_threads_within(size, PATIENCE, work)
+}
+
+/// The same with a limit of its own on how long an exchange may wait.
+///
+/// # Panics
+///
+/// As of [`as_threads`].
+pub fn as_threads_within<T: Send>(
+    size: usize,
+    limit: Duration,
+    work: impl Fn(World) -> T + Sync,
+) -> Vec<T> {
     let shared = Arc::new(Shared {
         barrier: Barrier::new(size),
         letters: Mutex::new(vec![Vec::new(); size]),
@@ -72,7 +85,7 @@ pub fn as_threads<T: Send>(size: usize, work: impl Fn(World) -> T + Sync) -> Vec
                     size,
                     shared: Arc::clone(shared),
                 });
-                let world = World::new(engine, PATIENCE);
+                let world = World::new(engine, limit);
                 work(world.expect("invariant: a process that starts threads starts one more"))
             })
         });

@@ -45,12 +45,14 @@ impl Watch {
             if let Some((since, what)) = *watch.lock()
                 && since.elapsed() >= watch.limit
             {
-                eprintln!(
-                    "rank {}, step {}: {what} has waited {} s for the other ranks; this process gives up",
+                let line = format!(
+                    "rank {}, step {}: {what} has waited {} s for the other ranks; this process gives up\n",
                     watch.rank,
                     watch.step(),
                     watch.limit.as_secs()
                 );
+                // In one piece, since other ranks print at the same time.
+                eprint!("{line}");
                 process::exit(EXIT_CODE);
             }
         }
@@ -62,6 +64,10 @@ impl Watch {
 
     pub fn step(&self) -> u64 {
         self.step.load(Ordering::Relaxed)
+    }
+
+    pub fn limit(&self) -> Duration {
+        self.limit
     }
 
     pub fn begin(&self, what: &'static str) {

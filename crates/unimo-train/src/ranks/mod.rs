@@ -72,7 +72,7 @@ impl Session {
         match &error {
             TrainError::Stopped { .. } => {
                 if rank == 0 {
-                    eprintln!("{error}");
+                    say(&error.to_string());
                 }
                 drop(self);
                 std::process::exit(interrupt::EXIT_CODE.into());
@@ -80,16 +80,22 @@ impl Session {
             TrainError::OfAll(_)
             | TrainError::NotFinite { .. }
             | TrainError::NothingToTrain { .. } => {
-                eprintln!("rank {rank} ends: error: {error}");
+                say(&format!("rank {rank} ends: error: {error}"));
                 drop(self);
             }
             _ => {
-                eprintln!("rank {rank} ends: error: {error}");
+                say(&format!("rank {rank} ends: error: {error}"));
                 std::thread::sleep(LAST_WORDS);
             }
         }
         std::process::exit(1);
     }
+}
+
+/// Prints a line on standard error in one piece, since other ranks print there at the same time.
+fn say(line: &str) {
+    let line = format!("{line}\n");
+    eprint!("{line}");
 }
 
 /// What this rank did, if every rank succeeded. Else an error on all of them: a rank's own, or that of the first rank that failed.
