@@ -208,6 +208,20 @@ fn done(mut command: Command) -> Output {
     output
 }
 
+/// Messages name the program that was started.
+#[test]
+fn a_program_says_its_own_name() {
+    let output = own(&["recipes"], &[])
+        .env("PMI_SIZE", "2")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        said.contains("`own-unimo recipes` is done by one"),
+        "{said}"
+    );
+}
+
 #[test]
 fn a_program_with_its_own_parts_trains_resumes_evaluates_and_predicts() {
     let folder = tempfile::tempdir().unwrap();

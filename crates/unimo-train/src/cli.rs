@@ -32,8 +32,8 @@ use crate::resuming::Asked;
 use crate::run::NewRun;
 use crate::scoring::captions::{self, ScoreCaptionsArgs};
 use crate::{
-    allocator, compare, data, evaluation, export, interrupt, names, pipe, recipes, report, scaling,
-    sweep, training,
+    allocator, compare, data, evaluation, export, interrupt, names, pipe, program, recipes, report,
+    scaling, sweep, training,
 };
 
 /// Vision-language pre-training: UNIMO-3, UNIMO-2, MVP, METER, BridgeTower and ManagerTower from image-text files to a trained
@@ -434,6 +434,7 @@ pub fn main() -> ExitCode {
 /// evaluation and prediction. A training starts the program again before `register` is called, with the allocator's settings.
 pub fn main_with(register: impl FnOnce() -> Result<(), ConfigError>) -> ExitCode {
     allocator::begin_again();
+    program::is_started();
     pipe::end_quietly_when_closed();
     if let Err(error) = register() {
         eprintln!("error: a part of this program cannot be registered: {error}");

@@ -12,6 +12,8 @@ use unimo_encoders::weights::WeightsError;
 use unimo_eval::EvalError;
 use unimo_report::ReportError;
 
+use crate::program;
+
 /// An error of a recipe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
@@ -186,7 +188,8 @@ pub enum TrainError {
     Interrupted,
     /// A signal asked a training to end, and it has saved its state.
     #[error(
-        "ended by a signal after step {step} of {steps}, which is saved. Go on with: unimo train --resume {}",
+        "ended by a signal after step {step} of {steps}, which is saved. Go on with: {} train --resume {}",
+        program::name(),
         run.display()
     )]
     Stopped {
@@ -199,7 +202,8 @@ pub enum TrainError {
     },
     /// A signal asked a sweep to end; what it has trained is saved.
     #[error(
-        "ended by a signal; {done} of {all} runs are finished, and the current one is saved. Go on with: unimo sweep {}",
+        "ended by a signal; {done} of {all} runs are finished, and the current one is saved. Go on with: {} sweep {}",
+        program::name(),
         file.display()
     )]
     SweepStopped {
@@ -220,8 +224,9 @@ pub enum TrainError {
     },
     /// A checkpoint could not be written.
     #[error(
-        "step {step} cannot be saved: {error}. {}; when that is mended, go on with: unimo train --resume {}",
+        "step {step} cannot be saved: {error}. {}; when that is mended, go on with: {} train --resume {}",
         last_good.as_ref().map_or("No checkpoint was written yet".to_owned(), |path| format!("The last checkpoint is whole: {}", path.display())),
+        program::name(),
         run.display()
     )]
     Unsaved {

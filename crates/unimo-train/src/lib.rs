@@ -45,6 +45,7 @@ pub mod optimizer;
 pub mod pipe;
 pub mod prepare;
 pub mod pretrained;
+mod program;
 pub mod progress;
 pub mod ranks;
 pub mod rates;

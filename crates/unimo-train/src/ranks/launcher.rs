@@ -3,6 +3,7 @@
 use std::env;
 
 use crate::error::TrainError;
+use crate::program;
 
 /// A launcher's variables of how many processes it started, and its name.
 ///
@@ -43,8 +44,10 @@ impl Launcher {
     /// The error of a command that one process does.
     pub fn refuse(self, command: &str) -> TrainError {
         TrainError::Ranks(format!(
-            "{} started {} processes, and `unimo {command}` is done by one: each would do all of it. Start it without the launcher",
-            self.name, self.ranks
+            "{} started {} processes, and `{} {command}` is done by one: each would do all of it. Start it without the launcher",
+            self.name,
+            self.ranks,
+            program::name()
         ))
     }
 
