@@ -277,6 +277,16 @@ impl Reference {
         );
     }
 
+    /// Values on the host equal the file's, as an output does.
+    pub fn values(&self, name: &str, ours: &TensorData) {
+        self.close(name, ours, OUTPUTS);
+    }
+
+    /// A gradient on the host equals the file's.
+    pub fn gradient_values(&self, name: &str, ours: &TensorData) {
+        self.close(name, ours, GRADIENTS);
+    }
+
     /// An output equals the file's.
     pub fn output<const D: usize>(&self, name: &str, ours: &Tensor<D>) {
         let ours = ours.clone().without_autodiff().into_data().convert::<f32>();

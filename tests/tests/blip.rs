@@ -94,6 +94,7 @@ fn model() -> BackboneConfig {
             link: Link::None,
             pictures: 1,
             shared_transforms: true,
+            image_stream: true,
         }),
         joint: None,
     }

@@ -113,7 +113,7 @@ fn meters_task_heads_are_loaded_whole() {
     let ranking = heads.ranking.as_ref().unwrap();
     assert_eq!(ranking.score.forward(pooled).dims(), [2, 1]);
     let fusion = model.backbone.fusion.as_ref().expect("two streams");
-    let [types, _] = fusion.type_embedding.weight.dims();
+    let [types, _] = fusion.type_embedding.as_ref().unwrap().weight.dims();
     assert_eq!(types, 3);
     let pixels = Pictures::Pixels(Tensor::<4>::ones([1, 3, 32, 32], &device));
     let first = model.backbone.encode_pictures(&pixels, None, 0);

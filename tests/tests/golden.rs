@@ -82,7 +82,7 @@ fn changes(name: &str) -> Vec<&'static str> {
     let (family, size) = name.rsplit_once('-').expect("FAMILY-SIZE");
     let mut set = SIZES.to_vec();
     match family {
-        "unimo3" | "unimo3-retrieval" => {
+        "unimo3" | "unimo3-retrieval" | "albef" => {
             set.extend(TWO_STREAMS);
             set.push("objectives.itc.width=32");
         }
@@ -121,7 +121,7 @@ fn changes(name: &str) -> Vec<&'static str> {
         "unimo2-base" => set.extend([UNALIGNED, "objectives.views.width=32"]),
         "unimo3-retrieval-tiny" => set.push("init=none"),
         // The row that a tokenizer trained here pads with.
-        "mvp-base" => set.push("model.text.pad_id=1"),
+        "mvp-base" | "albef-base" => set.push("model.text.pad_id=1"),
         _ => {}
     }
     if name != "unimo2-base" {

@@ -177,7 +177,7 @@ fn the_teacher_stays_behind() {
     let folder = tempfile::tempdir().unwrap();
     let set = [
         "teacher={ decay = 0.995 }",
-        "objectives.itc.momentum={ queue = 8, alpha = 0.4 }",
+        "objectives.itc.momentum={ queue = 64, alpha = 0.4 }",
     ];
     let run = trained(folder.path(), "unimo3-tiny", &set);
     let out = folder.path().join("out");

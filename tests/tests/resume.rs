@@ -20,7 +20,7 @@ const SUM_TOLERANCE: f64 = 1e-12;
 const STEPS: u64 = 6;
 const STOP: u64 = 3;
 
-/// All that a run carries from step to step: moments, moving average, momentum encoder, and a queue that wraps around
+/// All that a run carries from step to step: moments, moving average, momentum encoder, ramps of its soft targets, and a queue that wraps around
 /// (6 steps of 2 batches of 4 in 20 rows); dropout, drop-path and accumulation make the random numbers matter.
 fn recipe(more: &[&str]) -> Recipe {
     let changes = [
@@ -42,7 +42,8 @@ fn recipe(more: &[&str]) -> Recipe {
         "model.fusion.dropout=0.1",
         "model.fusion.drop_path=0.2",
         "objectives.itc.width=16",
-        "objectives.itc.momentum={ queue = 20, alpha = 0.4 }",
+        "objectives.itc.momentum={ queue = 20, alpha = 0.4, alpha_ramp = 5 }",
+        "objectives.mlm.distil={ alpha = 0.4, alpha_ramp = 4 }",
         "teacher={ decay = 0.9 }",
         "data.image_size=32",
         "data.max_text_length=32",

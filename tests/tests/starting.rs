@@ -127,7 +127,7 @@ fn heads_of_tasks_come_with_a_meter_and_a_second_image_starts_as_the_first() {
     ];
     let (model, account) = started(&twin_sized(&tasks).unwrap()).unwrap();
     let fusion = model.backbone.fusion.as_ref().unwrap();
-    let types = fusion.type_embedding.weight.val();
+    let types = fusion.type_embedding.as_ref().unwrap().weight.val();
     let row = |at: usize| types.clone().narrow(0, at, 1).into_data();
     assert_eq!(types.dims()[0], 3);
     row(2).assert_eq(&row(1), true);
@@ -206,7 +206,7 @@ fn parts(more: &[&str]) -> Result<Recipe, String> {
 #[test]
 fn encoders_come_from_files_of_their_own() {
     let recipe = parts(&[
-        "objectives.itc.momentum={ queue = 8, alpha = 0.4 }",
+        "objectives.itc.momentum={ queue = 64, alpha = 0.4 }",
         "teacher={ decay = 0.9 }",
     ]);
     let (model, account) = started(&recipe.unwrap()).unwrap();

@@ -335,6 +335,8 @@ fn objectives(size: &Size, family: Family) -> ObjectivesConfig {
             mask: MaskSpec::default(),
             tied: family == Family::Unimo2,
             texts_alone: false,
+            patches: None,
+            distil: None,
         }),
         itm: Some(ItmConfig {
             weight: 1.0,

@@ -169,7 +169,18 @@ impl BackboneConfig {
                 )?;
                 fusion
                     .validate(self.text.layers.min(self.image_layers()))
-                    .map_err(|e| e.within("fusion"))
+                    .map_err(|e| e.within("fusion"))?;
+                let text = Some(("text", self.text.width));
+                let all = [text, images].into_iter().flatten();
+                for (key, width) in all.filter(|_| !fusion.image_stream) {
+                    ConfigError::unless(
+                        fusion.width == width,
+                        "fusion.width",
+                        fusion.width,
+                        format_args!("must be {key}.width = {width} without an image stream"),
+                    )?;
+                }
+                Ok(())
             }
             (None, Some(joint)) => {
                 joint.validate().map_err(|e| e.within("joint"))?;
@@ -239,6 +250,18 @@ impl BackboneConfig {
     /// Whether there is a cross-modal encoder.
     pub fn is_fused(&self) -> bool {
         self.fusion.is_some() || self.joint.is_some()
+    }
+
+    /// Whether there is a cross-modal encoder with two streams, one of them the image's.
+    pub fn has_two_streams(&self) -> bool {
+        self.fusion
+            .as_ref()
+            .is_some_and(|fusion| fusion.image_stream)
+    }
+
+    /// Whether a pass over a pair gives states of the image: all but a text stream that reads the image encoder's states as they are.
+    pub fn gives_image_states(&self) -> bool {
+        self.fusion.is_none() || self.has_two_streams()
     }
 
     /// Positions before an image's patches or regions: two for a distilled DeiT, else one.

@@ -1,4 +1,4 @@
-//! The dual-stream cross-modal encoder: METER, BridgeTower, ManagerTower and UNIMO-3 as one module.
+//! The dual-stream cross-modal encoder: METER, BridgeTower, ManagerTower and UNIMO-3 as one module; ALBEF as its text stream alone.
 //!
 //! Two streams of layers, text and image. Both streams of a layer read the states before it. The configuration decides what a
 //! layer reads:
@@ -10,6 +10,7 @@
 //! | `link = managers` | ManagerTower |
 //! | `levels = cross_prev`, `gate = cls` or `token` | UNIMO-3 |
 //! | `levels = uni_top_n` or `both` | UNIMO-3 with uni-modal levels in its memory |
+//! | `image_stream = false` | ALBEF: every layer of the text stream reads the image encoder's states, which stay as they are |
 //!
 //! One layer of the text stream (the image stream is its mirror image):
 //!
@@ -23,6 +24,9 @@
 //!
 //! Where text is read from left to right, a position of the text stream sees itself, earlier ones and the image, and the image stream
 //! sees no text at all ([`CrossModalEncoder::from_left_to_right`]). [`reading`] reads it word by word.
+//!
+//! Without an image stream (Li et al. 2021, section 3.1) the text encoder's last states enter the first layer without a linear layer
+//! and a type before it, and there are no poolers: the stream is the upper half of a BERT. Its output has no states of the image.
 //!
 //! Shape legend: `B` rows, `Lt` and `Lv` positions of text and image, `D` width, `R` gate rows, `S` levels.
 
@@ -130,10 +134,22 @@ pub struct FusionConfig {
     /// Whether all uni-modal layers of a modality share one linear layer to `D`; BridgeTower may have one for each.
     #[serde(default = "shared", skip_serializing_if = "is_shared")]
     pub shared_transforms: bool,
+    /// Whether the image has a stream of its own. Without it (ALBEF) the text stream reads the image encoder's states as they are, and both
+    /// encoders are as wide as the stream.
+    #[serde(default = "with_image_stream", skip_serializing_if = "is_true")]
+    pub image_stream: bool,
 }
 
 fn shared() -> bool {
     true
+}
+
+fn with_image_stream() -> bool {
+    true
+}
+
+fn is_true(value: &bool) -> bool {
+    *value
 }
 
 fn with_in_layer() -> bool {
@@ -183,6 +199,16 @@ impl FusionConfig {
             "link",
             name(&self.link),
             "must be \"none\" where levels is not \"none\": choose one way to read other layers",
+        )?;
+        ConfigError::unless(
+            self.image_stream
+                || (self.in_layer
+                    && self.levels == Levels::None
+                    && self.link == Link::None
+                    && self.pictures == 1),
+            "image_stream",
+            self.image_stream,
+            "must be true with levels, link, pictures above 1, or without in_layer: without it the text stream reads one image in every layer",
         )?;
         ConfigError::unless(
             self.shared_transforms || self.link.is_bridge(),
@@ -278,7 +304,9 @@ impl FusionConfig {
             }),
             level_embedding: (self.link == Link::Managers)
                 .then(|| Embedding::new(init, self.uni_levels, self.width)),
-            pooler: Linear::new(init, self.width, self.width, true),
+            pooler: self
+                .image_stream
+                .then(|| Linear::new(init, self.width, self.width, true)),
         };
         let further = |init: &mut Init, width: usize| -> Vec<Linear> {
             let count = if self.shared_transforms {
@@ -290,14 +318,19 @@ impl FusionConfig {
                 .map(|_| Linear::new(init, width, self.width, true))
                 .collect()
         };
+        let streams = self.image_stream;
+        let transform = |init: &mut Init, width: usize| {
+            streams.then(|| Linear::new(init, width, self.width, true))
+        };
         CrossModalEncoder {
-            text_transform: Linear::new(init, text_width, self.width, true),
-            image_transform: Linear::new(init, image_width, self.width, true),
+            text_transform: transform(init, text_width),
+            image_transform: transform(init, image_width),
             further_text_transforms: further(init, text_width),
             further_image_transforms: further(init, image_width),
-            type_embedding: Embedding::new(init, IMAGE + self.pictures, self.width),
+            type_embedding: streams
+                .then(|| Embedding::new(init, IMAGE + self.pictures, self.width)),
             text: stream(init),
-            image: stream(init),
+            image: streams.then(|| stream(init)),
             config: self.clone(),
         }
     }
@@ -322,20 +355,20 @@ fn name(value: &Link) -> &'static str {
 /// The cross-modal encoder.
 #[derive(Module, Debug)]
 pub struct CrossModalEncoder {
-    /// Text encoder width to `D`, shared by all uni-modal layers or for the first that is read.
-    pub text_transform: Linear,
-    /// Image encoder width to `D`, shared by all uni-modal layers or for the first that is read.
-    pub image_transform: Linear,
+    /// Text encoder width to `D`, shared by all uni-modal layers or for the first that is read; `None` without an image stream.
+    pub text_transform: Option<Linear>,
+    /// Image encoder width to `D`, shared by all uni-modal layers or for the first that is read; `None` without an image stream.
+    pub image_transform: Option<Linear>,
     /// For the second uni-modal text layer that is read and those after it; empty if they share one.
     pub further_text_transforms: Vec<Linear>,
     /// For the second uni-modal image layer that is read and those after it; empty if they share one.
     pub further_image_transforms: Vec<Linear>,
-    /// Row 0 is text, row 1 the image, further rows are further images.
-    pub type_embedding: Embedding,
+    /// Row 0 is text, row 1 the image, further rows are further images; `None` without an image stream.
+    pub type_embedding: Option<Embedding>,
     /// The text stream.
     pub text: Stream,
-    /// The image stream.
-    pub image: Stream,
+    /// The image stream, unless the text stream reads the image encoder's states as they are.
+    pub image: Option<Stream>,
     /// What it was made from.
     #[module(skip)]
     pub config: FusionConfig,
@@ -356,8 +389,8 @@ pub struct Stream {
     pub managers: Vec<Manager>,
     /// ManagerTower's embedding of a uni-modal layer's depth.
     pub level_embedding: Option<Embedding>,
-    /// `tanh(W h[0])` is the stream's summary.
-    pub pooler: Linear,
+    /// `tanh(W h[0])` is the stream's summary; `None` without an image stream.
+    pub pooler: Option<Linear>,
 }
 
 /// One stream's half of one layer.
@@ -524,7 +557,7 @@ impl CrossModalEncoder {
     /// - states: `[B, Lt, text width]` each
     /// - output: `[B, Lt, D]` each
     pub fn project_texts(&self, states: Vec<Tensor<3>>) -> Vec<Tensor<3>> {
-        let (first, further) = (&self.text_transform, &self.further_text_transforms);
+        let (first, further) = (self.text_transform.as_ref(), &self.further_text_transforms);
         self.project(first, further, states, TEXT)
     }
 
@@ -543,17 +576,23 @@ impl CrossModalEncoder {
             picture < self.config.pictures,
             "no type for image {picture}"
         );
-        let (first, further) = (&self.image_transform, &self.further_image_transforms);
+        let (first, further) = (
+            self.image_transform.as_ref(),
+            &self.further_image_transforms,
+        );
         self.project(first, further, states, IMAGE + picture)
     }
 
     fn project(
         &self,
-        first: &Linear,
+        first: Option<&Linear>,
         further: &[Linear],
         states: Vec<Tensor<3>>,
         modality: usize,
     ) -> Vec<Tensor<3>> {
+        let (Some(first), Some(types)) = (first, &self.type_embedding) else {
+            return states;
+        };
         // If each state has its own, there are as many as states; else the first serves all.
         let transforms = std::iter::once(first).chain(further).cycle();
         states
@@ -561,7 +600,7 @@ impl CrossModalEncoder {
             .zip(transforms)
             .map(|(state, transform)| {
                 let projected = transform.forward(state);
-                let kind = same_dtype(self.type_embedding.entry(modality), &projected);
+                let kind = same_dtype(types.entry(modality), &projected);
                 projected + kind
             })
             .collect()
@@ -583,8 +622,15 @@ impl CrossModalEncoder {
     ///
     /// - image: `[B, Lv, D]`
     /// - output: `[B, D]`
+    ///
+    /// # Panics
+    ///
+    /// Panics if there is no image stream.
     pub fn pool_image(&self, image: &Tensor<3>) -> Tensor<2> {
-        self.image.pool(image)
+        let stream = self.image.as_ref();
+        stream
+            .expect("invariant: validation finds an image stream")
+            .pool(image)
     }
 
     /// Both summaries side by side: the summary of a pair.
@@ -596,7 +642,7 @@ impl CrossModalEncoder {
     ///
     /// # Panics
     ///
-    /// Panics if the pass was not over pairs.
+    /// Panics if the pass was not over pairs, or if there is no image stream.
     pub fn pool(&self, fused: &FusionOutput) -> Tensor<2> {
         Tensor::cat(
             vec![self.pool_text(fused.text()), self.pool_image(fused.image())],
@@ -611,7 +657,7 @@ impl CrossModalEncoder {
     /// - text: the last [`FusionConfig::uni_modal_states`] projected states of the text encoder, `[B, Lt, D]` each
     /// - image: likewise, `[B, Lv, D]` each
     /// - mask: `[B, Lt]`; image_mask: `[B, Lv]`, if some of it is padding
-    /// - output: `[B, Lt, D]` and `[B, Lv, D]`
+    /// - output: `[B, Lt, D]` and, with an image stream, `[B, Lv, D]`
     ///
     /// # Panics
     ///
@@ -681,10 +727,13 @@ impl CrossModalEncoder {
         for layer in 0..self.config.layers {
             let seen = self.text.remember(layer, &v);
             let x = self.text.enter(layer, text, &t, seen.as_ref(), image_mask);
-            let seen = self.image.remember(layer, &t).filter(|_| sees_text);
-            let y = self
-                .image
-                .enter(layer, image, &v, seen.as_ref(), hidden.keys);
+            let y = match &self.image {
+                None => v.clone(),
+                Some(stream) => {
+                    let seen = stream.remember(layer, &t).filter(|_| sees_text);
+                    stream.enter(layer, image, &v, seen.as_ref(), hidden.keys)
+                }
+            };
             let of_image = Other {
                 y: y.clone(),
                 y_mask: image_mask,
@@ -697,8 +746,10 @@ impl CrossModalEncoder {
             });
             let (new_t, text_gates, text_attention) =
                 self.text.layers[layer].forward((x, hidden), Some(of_image), keep);
-            let (new_v, image_gates, image_attention) =
-                self.image.layers[layer].forward((y, image_mask.into()), of_text, keep);
+            let (new_v, image_gates, image_attention) = match &self.image {
+                None => (y, None, StreamAttention::default()),
+                Some(stream) => stream.layers[layer].forward((y, image_mask.into()), of_text, keep),
+            };
             if let (true, Some(text), Some(image)) =
                 (keep != Keep::Nothing, text_gates, image_gates)
             {
@@ -716,7 +767,7 @@ impl CrossModalEncoder {
         }
         FusionOutput {
             text: Some(t),
-            image: Some(v),
+            image: self.image.is_some().then_some(v),
             grounded: None,
             gates,
             attention,
@@ -780,7 +831,9 @@ impl Stream {
 
     fn pool(&self, states: &Tensor<3>) -> Tensor<2> {
         let first = states.clone().narrow(1, 0, 1).squeeze_dim::<2>(1);
-        self.pooler.forward(first).tanh()
+        let pooler = self.pooler.as_ref();
+        let pooler = pooler.expect("invariant: validation finds poolers");
+        pooler.forward(first).tanh()
     }
 }
 

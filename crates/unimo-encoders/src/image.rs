@@ -164,8 +164,12 @@ impl ImageEncoder {
     /// Patches along each side of the image.
     pub fn grid(&self) -> usize {
         let [positions, _] = self.position_embedding.dims();
-        let class_tokens = 1 + usize::from(self.distillation_embedding.is_some());
-        (positions - class_tokens).isqrt()
+        (positions - self.class_tokens()).isqrt()
+    }
+
+    /// Tokens before the patches.
+    pub fn class_tokens(&self) -> usize {
+        1 + usize::from(self.distillation_embedding.is_some())
     }
 
     /// Pixels along each side of the image.

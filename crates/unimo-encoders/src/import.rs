@@ -298,7 +298,9 @@ pub fn fits_exactly(conversion: Conversion, stored: &[usize], ours: &[usize]) ->
 fn fit(conversion: Conversion, stored: &[usize], ours: &[usize]) -> Fit {
     let exact = match conversion {
         // One number may be stored with no dimension or with several.
-        Conversion::Same(_) | Conversion::Scalar => squeezed(stored) == squeezed(ours),
+        Conversion::Same(_) | Conversion::Scalar | Conversion::Temperature => {
+            squeezed(stored) == squeezed(ours)
+        }
         Conversion::Transposed => match (stored, ours) {
             ([rows, columns], [d_in, d_out]) => rows == d_out && columns == d_in,
             _ => false,
@@ -428,6 +430,7 @@ fn place<T: Sync>(
     let all = |values: &[T]| -> Vec<f32> { values.iter().map(one).collect() };
     match conversion {
         Conversion::Same(_) | Conversion::Scalar => all(values),
+        Conversion::Temperature => all(values).into_iter().map(|t| -t.ln()).collect(),
         Conversion::Transposed | Conversion::Patches => transposed(values, one, stored[0]),
         Conversion::Third(part) => {
             let third = values.len() / 3;
@@ -476,6 +479,7 @@ pub fn invert(values: &[f32], ours: &[usize], conversion: Conversion) -> Vec<f32
         (Conversion::Transposed | Conversion::Patches | Conversion::Third(_), [d_in, _]) => {
             transposed(values, |v| *v, *d_in)
         }
+        (Conversion::Temperature, _) => values.iter().map(|scale| (-scale).exp()).collect(),
         _ => values.to_vec(),
     }
 }
@@ -484,7 +488,7 @@ pub fn invert(values: &[f32], ours: &[usize], conversion: Conversion) -> Vec<f32
 pub fn shape_there(ours: &[usize], conversion: Conversion) -> Vec<usize> {
     match (conversion, ours) {
         (Conversion::Same(ones) | Conversion::Grid(ones), ours) => [&vec![1; ones], ours].concat(),
-        (Conversion::Scalar, _) => Vec::new(),
+        (Conversion::Scalar | Conversion::Temperature, _) => Vec::new(),
         (Conversion::Transposed | Conversion::Third(_) | Conversion::Row(_), [d_in, d_out]) => {
             vec![*d_out, *d_in]
         }

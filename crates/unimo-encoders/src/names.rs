@@ -21,6 +21,10 @@ pub enum Form {
     Patches,
     /// One third of PyTorch's `in_proj_weight` `[3 D, D]` and `in_proj_bias`: 0 query, 1 key, 2 value.
     Third(usize),
+    /// As [`Form::Third`], of a linear layer that is stored as `weight` and `bias` (timm's `qkv`).
+    Packed(usize),
+    /// As [`Form::Scalar`], for a temperature that is stored as it is; ours is the logarithm of its inverse.
+    Temperature,
     /// As [`Form::Leading`], for a position table of patches after class tokens; another grid is interpolated.
     Grid(usize),
     /// `weight` as it is; further rows of ours are copies of the last stored one. For types of images: a second image starts as the
@@ -72,6 +76,8 @@ pub enum Conversion {
     Patches,
     /// Rows `i n .. (i + 1) n` of a tensor of `3 n` rows, then transposed if it is a matrix.
     Third(usize),
+    /// One number, stored without a shape: the logarithm of its inverse.
+    Temperature,
     /// As it is, or interpolated to another grid, with this many ones before the stored shape.
     Grid(usize),
     /// As it is; further rows of ours are copies of the last one.
@@ -244,7 +250,9 @@ impl Names {
 impl Rule {
     fn target(&self, ours: &str, prefix: &str) -> Option<Target> {
         let (layer, parameter) = match self.form {
-            Form::Tensor | Form::Leading(_) | Form::Scalar | Form::Grid(_) => (ours, ""),
+            Form::Tensor | Form::Leading(_) | Form::Scalar | Form::Temperature | Form::Grid(_) => {
+                (ours, "")
+            }
             _ => ours.rsplit_once('.')?,
         };
         let indices = matched(self.ours, layer)?;
@@ -253,20 +261,21 @@ impl Rule {
             (Form::Tensor, _) => Conversion::Same(0),
             (Form::Leading(ones), _) => Conversion::Same(ones),
             (Form::Scalar, _) => Conversion::Scalar,
+            (Form::Temperature, _) => Conversion::Temperature,
             (Form::Grid(ones), _) => Conversion::Grid(ones),
             (Form::Linear, "weight") => Conversion::Transposed,
             (Form::Patches, "weight") => Conversion::Patches,
             (Form::Same, "weight") | (Form::Linear | Form::Patches | Form::Same, "bias") => {
                 Conversion::Same(0)
             }
-            (Form::Third(part), "weight" | "bias") => Conversion::Third(part),
+            (Form::Third(part) | Form::Packed(part), "weight" | "bias") => Conversion::Third(part),
             (Form::Types, "weight") => Conversion::Types,
             (Form::Row(row), "weight" | "bias") => Conversion::Row(row),
             (Form::Column(column), "weight" | "bias") => Conversion::Column(column),
             _ => return None,
         };
         match self.form {
-            Form::Tensor | Form::Leading(_) | Form::Scalar | Form::Grid(_) => {}
+            Form::Tensor | Form::Leading(_) | Form::Scalar | Form::Temperature | Form::Grid(_) => {}
             Form::Third(_) => name.push_str(&format!("_{parameter}")),
             _ => name.push_str(&format!(".{parameter}")),
         }

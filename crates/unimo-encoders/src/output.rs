@@ -13,7 +13,7 @@ use crate::rows::Rows;
 pub struct FusionOutput {
     /// `[B, Lt, D]`, the class token first; `None` if the pass had no texts.
     pub text: Option<Tensor<3>>,
-    /// `[B, Lv, D]`; `None` if the pass had no images.
+    /// `[B, Lv, D]`; `None` if the pass had no images, or if the encoder has no states of them (two streams without that of the image).
     pub image: Option<Tensor<3>>,
     /// The grounded tokens after the pass, if the encoder has some ([`crate::joint`]).
     pub grounded: Option<Grounded>,
@@ -37,9 +37,11 @@ impl FusionOutput {
     ///
     /// # Panics
     ///
-    /// Panics if the pass had no images.
+    /// Panics if the pass had no images, or if the encoder has no states of them.
     pub fn image(&self) -> &Tensor<3> {
-        self.image.as_ref().expect("invariant: the pass had images")
+        self.image
+            .as_ref()
+            .expect("invariant: the pass had images and gives states of them")
     }
 
     /// The class token of the texts, `[B, D]`.

@@ -9,11 +9,11 @@ use serde_json::Value;
 use unimo_batch::ConfigError;
 use unimo_encoders::backbone::BackboneConfig;
 
-use crate::ObjectivesConfig;
 use crate::objective::Settings;
 use crate::registry::REGISTRY;
 use crate::request::{By, Inputs, Request, What};
 use crate::teacher::TeacherConfig;
+use crate::{NEEDS_IMAGE_STATES, ObjectivesConfig};
 
 impl Serialize for ObjectivesConfig {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -113,6 +113,12 @@ impl ObjectivesConfig {
                 key,
                 "{}",
                 "needs a cross-modal encoder, [model.fusion] or [model.joint]",
+            )?;
+            ConfigError::unless(
+                model.gives_image_states() || !settings.reads_fused_images(),
+                key,
+                "{}",
+                NEEDS_IMAGE_STATES,
             )?;
             settings.validate_with(model).map_err(|e| e.within(key))?;
         }

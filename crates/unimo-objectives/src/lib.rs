@@ -37,6 +37,7 @@ pub mod pairs;
 pub mod partners;
 pub mod pretraining;
 pub mod queue;
+pub mod ramp;
 pub mod registry;
 pub mod request;
 mod step;
@@ -320,7 +321,9 @@ impl ModuleDisplayDefault for Objectives {
 }
 
 const NEEDS_ONE_STREAM: &str = "needs a cross-modal encoder of one stream, [model.joint], or none";
-const NEEDS_TWO_STREAMS: &str = "needs a cross-modal encoder of two streams, [model.fusion]";
+const NEEDS_TWO_STREAMS: &str =
+    "needs a cross-modal encoder of two streams, [model.fusion] with image_stream = true";
+const NEEDS_IMAGE_STATES: &str = "needs states of the image from the cross-modal encoder: [model.joint], or [model.fusion] with image_stream = true";
 
 /// Whether a setting may be left out of a recipe.
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {

@@ -39,6 +39,11 @@ pub trait Settings: Debug + Send + Sync {
         false
     }
 
+    /// Whether it reads states of the image that the cross-modal encoder gives.
+    fn reads_fused_images(&self) -> bool {
+        false
+    }
+
     /// Whether it chooses wrong partners by the similarity of captions and images.
     fn asks_similarity(&self) -> bool {
         false

@@ -71,6 +71,8 @@ fn objectives() -> ObjectivesConfig {
             mask: MaskSpec::default(),
             tied: true,
             texts_alone: true,
+            patches: None,
+            distil: None,
         }),
         itm: Some(ItmConfig {
             weight: 1.0,

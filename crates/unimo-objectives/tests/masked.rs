@@ -253,6 +253,8 @@ fn what_contradicts_is_named() {
             mask: mlm,
             tied: false,
             texts_alone: false,
+            patches: None,
+            distil: None,
         }),
         mrm: Some(mrm()),
         ..ObjectivesConfig::default()

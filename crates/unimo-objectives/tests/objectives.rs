@@ -36,6 +36,8 @@ fn objectives(momentum: bool) -> ObjectivesConfig {
             mask: MaskSpec::default(),
             tied: false,
             texts_alone: false,
+            patches: None,
+            distil: None,
         }),
         itm: Some(ItmConfig {
             weight: 2.0,
@@ -54,6 +56,7 @@ fn objectives(momentum: bool) -> ObjectivesConfig {
             momentum: momentum.then_some(MomentumConfig {
                 queue: QUEUE,
                 alpha: 0.4,
+                alpha_ramp: 0,
             }),
         }),
         ..ObjectivesConfig::default()
@@ -262,6 +265,7 @@ fn the_queue_knows_pictures() {
     config.itc.as_mut().unwrap().momentum = Some(MomentumConfig {
         queue: 2 * SAMPLES,
         alpha: 0.0,
+        alpha_ramp: 0,
     });
     let mut init = Init::new(&device, 3).with_deviation(0.2);
     let backbone = model().init(&mut init);

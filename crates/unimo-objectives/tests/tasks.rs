@@ -257,10 +257,11 @@ fn swapped_images_are_swapped_halves() {
     let device = Device::flex();
     let (mut backbone, heads) = build(&statements(2), &device);
     let fusion = backbone.fusion.as_mut().unwrap();
-    let types = fusion.type_embedding.weight.val();
+    let embedding = fusion.type_embedding.as_mut().unwrap();
+    let types = embedding.weight.val();
     let first = types.clone().narrow(0, 0, 2);
     let image = types.narrow(0, 1, 1);
-    fusion.type_embedding.weight = Param::from_tensor(Tensor::cat(vec![first, image], 0));
+    embedding.weight = Param::from_tensor(Tensor::cat(vec![first, image], 0));
     let batch = batch();
     let classifier = &heads.nlvr2.as_ref().unwrap().classifier;
     let features = |left: bool, right: bool| {

@@ -326,7 +326,7 @@ mod tests {
         let overrides = Overrides {
             data: None,
             set: vec![
-                "objectives.itc.momentum={ queue = 4, alpha = 0.4 }".to_owned(),
+                "objectives.itc.momentum={ queue = 64, alpha = 0.4 }".to_owned(),
                 "teacher={ decay = 0.9 }".to_owned(),
             ],
         };

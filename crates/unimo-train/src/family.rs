@@ -10,6 +10,7 @@ pub(crate) fn of(kind: Kind) -> Family {
         Kind::Vit => Family::Vit,
         Kind::Deit => Family::Deit,
         Kind::BridgeTower => Family::BridgeTower,
+        Kind::Albef => Family::Albef,
         Kind::Bert | Kind::OpenClip | Kind::Meter | Kind::Own => Family::Torchvision,
     }
 }

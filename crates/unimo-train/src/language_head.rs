@@ -48,11 +48,14 @@ pub fn load(public: &Public, device: &Device) -> Result<Option<Mlm>, TrainError>
         norm: LayerNorm::new(&mut init, width, config.layer_norm_eps),
         decoder: (!public.tied).then(|| Linear::new(&mut init, width, words, true)),
         bias: public.tied.then(|| init.constant([words], 0.0)),
+        distil: None,
         config: MlmConfig {
             weight: 1.0,
             mask: MaskSpec::default(),
             tied: public.tied,
             texts_alone: false,
+            patches: None,
+            distil: None,
         },
         every_position: false,
     };

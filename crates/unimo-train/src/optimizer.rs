@@ -299,7 +299,7 @@ mod tests {
             "model.fusion.link=managers",
         ],
         &[
-            "objectives.itc.momentum={ queue = 4, alpha = 0.4 }",
+            "objectives.itc.momentum={ queue = 64, alpha = 0.4 }",
             "teacher={ decay = 0.9 }",
         ],
     ];

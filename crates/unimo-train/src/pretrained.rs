@@ -16,7 +16,7 @@ use unimo_encoders::import::Report;
 use unimo_encoders::load::fill;
 use unimo_encoders::names::Names;
 use unimo_encoders::public::{
-    self, EncoderConfig, Kind, PublicConfigError, bridgetower, meter, read_json,
+    self, EncoderConfig, Kind, PublicConfigError, albef, bridgetower, meter, read_json,
 };
 use unimo_encoders::text::{TextEncoder, TextEncoderConfig};
 use unimo_encoders::weights::Weights;
@@ -136,6 +136,10 @@ pub fn describe(path: &Path, weights: Option<&Path>) -> Result<Public, TrainErro
                         .collect();
                 }
                 (pair(*model), spellings)
+            }
+            Kind::Albef => {
+                let spellings = vec![albef_names(&model)];
+                (albef_pair(*model), spellings)
             }
             _ => (pair(*model), vec![meter_names()]),
         },
@@ -356,6 +360,8 @@ fn pair(model: BackboneConfig) -> NetworkConfig {
             mask: MaskSpec::default(),
             tied: false,
             texts_alone: false,
+            patches: None,
+            distil: None,
         }),
         itm: Some(ItmConfig {
             weight: 1.0,
@@ -401,6 +407,39 @@ fn pair(model: BackboneConfig) -> NetworkConfig {
         model: Box::new(model),
         objectives: Box::new(objectives),
     }
+}
+
+/// As [`pair`], with ALBEF's heads.
+fn albef_pair(model: BackboneConfig) -> NetworkConfig {
+    let mut config = pair(model);
+    if let NetworkConfig::Pair { objectives, .. } = &mut config {
+        if let Some(mlm) = &mut objectives.mlm {
+            mlm.tied = true;
+        }
+        if let Some(itm) = &mut objectives.itm {
+            itm.head = Head::Class;
+        }
+        if let Some(itc) = &mut objectives.itc {
+            itc.views = Views::Two;
+        }
+    }
+    config
+}
+
+/// Names of a [`Model`] in ALBEF.
+pub fn albef_names(model: &BackboneConfig) -> Names {
+    let cross = model.fusion.as_ref().map_or(0, |fusion| fusion.layers);
+    let heads = Names::new(
+        [
+            ("objectives.mlm", "", mlm::ALBEF_NAMES),
+            ("objectives.itm", "", itm::ALBEF_NAMES),
+            ("objectives.itc", "", itc::ALBEF_NAMES),
+        ],
+        // The word embedding and the head's bias once more.
+        &["text_encoder.cls.predictions.decoder"],
+    );
+    let encoders = albef::names(model.text.layers, cross);
+    encoders.within("backbone").and(heads)
 }
 
 /// The names of heads in METER and BridgeTower.

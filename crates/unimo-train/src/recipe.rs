@@ -85,6 +85,8 @@ built_in![
     "bridgetower-base",
     "managertower-tiny",
     "managertower-base",
+    "albef-tiny",
+    "albef-base",
     "unimo3-vqa-base",
     "unimo3-nlvr2-base",
     "unimo3-snli-ve-base",
@@ -500,6 +502,17 @@ impl Recipe {
             format_args!(
                 "must be at least 2: objectives.{} takes negatives from the batch",
                 compare.map_or("", |(key, _)| *key)
+            ),
+        )?;
+        let itc = self.objectives.itc.as_ref();
+        let queue = itc.and_then(|itc| itc.momentum.as_ref()).map(|m| m.queue);
+        let samples = self.train.batch_size * self.train.accumulation;
+        ConfigError::unless(
+            queue.is_none_or(|queue| queue >= samples),
+            "objectives.itc.momentum.queue",
+            queue.unwrap_or(0),
+            format_args!(
+                "must be at least train.batch_size * train.accumulation = {samples}: a step's features replace the oldest"
             ),
         )?;
         ConfigError::unless(

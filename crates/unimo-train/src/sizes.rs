@@ -180,6 +180,7 @@ pub fn backbone(size: &Size, family: Family) -> BackboneConfig {
             link: Link::None,
             pictures: 1,
             shared_transforms: true,
+            image_stream: true,
         }),
         outside: None,
         image_tags: mvp,

@@ -29,6 +29,7 @@ use unimo_batch::ConfigError;
 use unimo_core::lora;
 use unimo_core::parameters;
 use unimo_data::processor;
+use unimo_encoders::backbone::BackboneConfig;
 use unimo_encoders::image::ImageEncoderConfig;
 use unimo_encoders::import::{Allow, Report, import};
 use unimo_encoders::names::{Names, covers};
@@ -65,7 +66,7 @@ macro_rules! contradictions {
 }
 
 /// The ways in which such a checkpoint may spell its names.
-fn spellings(kind: Whole) -> Vec<Names> {
+fn spellings(kind: Whole, model: &BackboneConfig) -> Vec<Names> {
     let all: Vec<Names> = match kind {
         Whole::Unimo => Vec::new(),
         Whole::Meter => vec![pretrained::meter_names().leaving(meter::TASK_HEADS)],
@@ -73,22 +74,29 @@ fn spellings(kind: Whole) -> Vec<Names> {
             .into_iter()
             .flat_map(pretrained::bridgetower_names)
             .collect(),
+        Whole::Albef => vec![pretrained::albef_names(model)],
     };
     // Of two spellings that give as much, the first is taken: a head for ranking, if there is one.
     let matching = all.clone().into_iter().map(pretrained::ranking_by_matching);
     all.iter().cloned().chain(matching).collect()
 }
 
+/// A teacher's copies of heads, its queue and its ramp: no public checkpoint is read for them, and they begin as copies of the heads.
+const OF_TEACHERS: [&str; 2] = ["objectives.itc.momentum", "objectives.mlm.distil"];
+
 /// Parameters that such a checkpoint cannot have, since its model has no such part.
 fn lacks(kind: Whole) -> Vec<String> {
-    match kind {
+    let own: Vec<String> = match kind {
         Whole::Meter => meter::NOT_IN_METER
             .iter()
             .map(|pattern| format!("backbone.{pattern}"))
             .chain(["objectives.itc".to_owned()])
             .collect(),
-        Whole::Unimo | Whole::BridgeTower => Vec::new(),
-    }
+        Whole::Unimo => return Vec::new(),
+        Whole::BridgeTower | Whole::Albef => Vec::new(),
+    };
+    let of_teachers = OF_TEACHERS.into_iter().map(str::to_owned);
+    own.into_iter().chain(of_teachers).collect()
 }
 
 /// What a model started from.
@@ -230,7 +238,7 @@ fn whole(
     let mut weights = Weights::open(&path)?;
     matches_something(&allow.unexpected, &mut [&weights].into_iter())?;
     let ours = names_of(&model);
-    let names = best(spellings(kind), &ours, &weights);
+    let names = best(spellings(kind, &recipe.model), &ours, &weights);
     allow.missing.extend(lacks(kind));
     let theirs = meter::pictures_from_shapes(&weights);
     let ours = recipe.model.fusion.as_ref().map_or(1, |f| f.pictures);

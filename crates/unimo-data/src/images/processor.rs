@@ -57,6 +57,8 @@ pub enum Family {
     Vit,
     /// DeiT.
     Deit,
+    /// ALBEF.
+    Albef,
 }
 
 /// How images become the model's pixels: an [`ImageSpec`], with an optional margin that is cut off.
@@ -310,6 +312,7 @@ impl Family {
             Self::BridgeTower => "BridgeTower",
             Self::Vit => "ViT",
             Self::Deit => "DeiT",
+            Self::Albef => "ALBEF",
         }
     }
 
@@ -318,6 +321,7 @@ impl Family {
         let (resize, filter, mean, std) = match self {
             Self::Clip => (Resize::ClipProcessor, Filter::Bicubic, CLIP_MEAN, CLIP_STD),
             Self::Torchvision => (Resize::Crop, Filter::Bicubic, CLIP_MEAN, CLIP_STD),
+            Self::Albef => (Resize::Squash, Filter::Bicubic, CLIP_MEAN, CLIP_STD),
             Self::BridgeTower => (
                 Resize::BridgetowerProcessor,
                 Filter::Bicubic,

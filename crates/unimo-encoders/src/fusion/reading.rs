@@ -81,7 +81,10 @@ impl CrossModalEncoder {
         let mut states = vec![v.clone()];
         let mut layers = Vec::new();
         for layer in 0..self.config.layers {
-            let y = self.image.enter(layer, image, &v, None, None);
+            let y = match &self.image {
+                None => v.clone(),
+                Some(stream) => stream.enter(layer, image, &v, None, None),
+            };
             let cross_attention = self.text.layers[layer].cross_attention.as_ref();
             layers.push(LayerReading {
                 own: None,
@@ -89,8 +92,10 @@ impl CrossModalEncoder {
                 levels: Levels::Unread(self.memory(image, &states)),
                 manager: self.text.remember(layer, &v),
             });
-            let keep = crate::output::Keep::Nothing;
-            (v, _, _) = self.image.layers[layer].forward((y, mask.into()), None, keep);
+            if let Some(stream) = &self.image {
+                let keep = crate::output::Keep::Nothing;
+                (v, _, _) = stream.layers[layer].forward((y, mask.into()), None, keep);
+            }
             states.push(v.clone());
         }
         FusionReading {

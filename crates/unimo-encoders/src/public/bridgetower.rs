@@ -263,6 +263,7 @@ pub fn config(json: &serde_json::Value) -> Result<BackboneConfig, String> {
             link: *link,
             pictures: 1,
             shared_transforms: config.share_cross_modal_transformer_layers,
+            image_stream: true,
         }),
         outside: None,
         image_tags: false,

@@ -8,7 +8,7 @@ use unimo_batch::ConfigError;
 use unimo_core::layers::Activation;
 
 use super::{
-    LoadError, PublicConfigError, bert, bridgetower, clip, meter, open_clip, read_json, vit,
+    LoadError, PublicConfigError, albef, bert, bridgetower, clip, meter, open_clip, read_json, vit,
 };
 use crate::backbone::BackboneConfig;
 use crate::clip::ClipConfig;
@@ -43,6 +43,8 @@ pub enum Kind {
     Meter,
     /// BridgeTower.
     BridgeTower,
+    /// ALBEF.
+    Albef,
     /// A model of this project's own format.
     Own,
 }
@@ -57,6 +59,7 @@ impl Kind {
             Self::Clip | Self::OpenClip => "CLIP",
             Self::Meter => "METER",
             Self::BridgeTower => "BridgeTower",
+            Self::Albef => "ALBEF",
             Self::Own => "a model of unimo's own",
         }
     }
@@ -71,7 +74,7 @@ pub enum EncoderConfig {
     Image(ImageEncoderConfig),
     /// CLIP.
     Clip(ClipConfig),
-    /// METER, BridgeTower, a model of this project: text, image and cross-modal encoder.
+    /// METER, BridgeTower, ALBEF, a model of this project: text, image and cross-modal encoder.
     Backbone(Box<BackboneConfig>),
 }
 
@@ -154,7 +157,7 @@ const OF_TRANSFORMERS: [&str; 5] = [
 /// Reads what a folder or a file holds.
 ///
 /// A folder says it in its `config.json` or in OpenCLIP's `open_clip_config.json`. A file's description is looked for beside it.
-/// METER checkpoints and CLIP in OpenAI's naming need none. `weights` names another file than the folder's own.
+/// METER's and ALBEF's checkpoints and CLIP in OpenAI's naming need none. `weights` names another file than the folder's own.
 ///
 /// # Errors
 ///
@@ -274,7 +277,7 @@ fn from_folder(folder: &Path, weights: &Path) -> Result<Description, LoadError> 
     described.checked(&file)
 }
 
-/// A file of weights: METER, CLIP in OpenAI's or OpenCLIP's naming, or what a description beside it says.
+/// A file of weights: METER, ALBEF, CLIP in OpenAI's or OpenCLIP's naming, or what a description beside it says.
 fn from_file(path: &Path) -> Result<Description, LoadError> {
     let weights = Weights::open(path)?;
     let folder = folder_of(path);
@@ -286,6 +289,17 @@ fn from_file(path: &Path) -> Result<Description, LoadError> {
         let described = Description::new(Kind::Meter, config, vec![spelling], path);
         return Ok(Description {
             tied: Some(false),
+            ..described.checked(path)?
+        });
+    }
+    if albef::is(&weights) {
+        let model = albef::config_from_shapes(&weights).map_err(|e| unsupported(path, e))?;
+        let cross = model.fusion.as_ref().map_or(0, |fusion| fusion.layers);
+        let spelling = albef::names_without_heads(model.text.layers, cross);
+        let config = EncoderConfig::Backbone(Box::new(model));
+        let described = Description::new(Kind::Albef, config, vec![spelling], path);
+        return Ok(Description {
+            tied: Some(true),
             ..described.checked(path)?
         });
     }
@@ -304,7 +318,7 @@ fn from_file(path: &Path) -> Result<Description, LoadError> {
     Err(unsupported(
         path,
         format!(
-            "is neither METER nor CLIP in OpenAI's naming, and there is no {CONFIG} beside it: other models need their {CONFIG}"
+            "is neither METER nor ALBEF nor CLIP in OpenAI's naming, and there is no {CONFIG} beside it: other models need their {CONFIG}"
         ),
     ))
 }

@@ -182,6 +182,7 @@ pub fn config_from_shapes(weights: &Weights) -> Result<BackboneConfig, String> {
             link: Link::None,
             pictures: pictures_from_shapes(weights)?,
             shared_transforms: true,
+            image_stream: true,
         }),
         outside: None,
         image_tags: false,

@@ -4,6 +4,7 @@
 //! A kind may have several spellings (a prefix, an older release). Its functions return all of them, and [`best`] takes the one
 //! with the most names in the checkpoint.
 
+pub mod albef;
 pub mod bert;
 pub mod bridgetower;
 pub mod clip;

@@ -22,6 +22,7 @@ pub fn meter(gate_beta: f64) -> FusionConfig {
         link: Link::None,
         pictures: 1,
         shared_transforms: true,
+        image_stream: true,
     }
 }
 
@@ -55,6 +56,7 @@ pub fn every_kind(gate_beta: f64) -> Vec<FusionConfig> {
             link,
             uni_levels,
             shared_transforms,
+            image_stream: true,
             ..meter(gate_beta)
         });
     }

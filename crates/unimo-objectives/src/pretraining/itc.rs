@@ -32,6 +32,7 @@ use crate::objective::{AfterStep, Objective, ObjectiveConfig, Settings};
 use crate::outcome::{Carry, Outcome};
 use crate::pairs::{Fused, Pairs};
 use crate::queue::Queue;
+use crate::ramp::{self, ALPHA, Ramp};
 use crate::request::{By, ImageForm, ImageKind, Request, Samples, TextForm, TextKind};
 use crate::weight;
 use crate::{NEEDS_TWO_STREAMS, is_default, single_precision, temperature};
@@ -77,6 +78,13 @@ pub const PUBLIC_NAMES: &[Rule] = &[
     rule("image_projection", "itc_image_head.fc", Form::Linear),
     rule("cross_projection", "itc_cross_modal_head.fc", Form::Linear),
     rule("logit_scale", "logit_scale", Form::Scalar),
+];
+
+/// Names of this head's parameters in ALBEF.
+pub const ALBEF_NAMES: &[Rule] = &[
+    rule("text_projection", "text_proj", Form::Linear),
+    rule("image_projection", "vision_proj", Form::Linear),
+    rule("logit_scale", "temp", Form::Temperature),
 ];
 
 /// `[objectives.itc]`.
@@ -129,6 +137,9 @@ pub struct MomentumConfig {
     pub queue: usize,
     /// Share of the teacher's soft targets, 0.4 in ALBEF; 0 uses the true pairs alone.
     pub alpha: f64,
+    /// Steps over which `alpha` rises from 0, those of the first epoch in ALBEF; 0: it has its value from the first step on.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub alpha_ramp: usize,
 }
 
 impl Settings for ItcConfig {
@@ -183,7 +194,7 @@ impl Settings for ItcConfig {
             "must not be \"none\" with views = \"three\", which are of different widths",
         )?;
         if let Some(momentum) = &self.momentum {
-            config::probability("momentum.alpha", momentum.alpha)?;
+            ramp::validate("momentum", momentum.alpha, momentum.alpha_ramp)?;
             config::positive("momentum.queue", momentum.queue)?;
         }
         Ok(())
@@ -191,7 +202,7 @@ impl Settings for ItcConfig {
 
     fn validate_with(&self, model: &BackboneConfig) -> Result<(), ConfigError> {
         ConfigError::unless(
-            self.views == Views::Two || model.fusion.is_some(),
+            self.views == Views::Two || model.has_two_streams(),
             "views",
             "three",
             NEEDS_TWO_STREAMS,
@@ -230,6 +241,7 @@ impl ObjectiveConfig for ItcConfig {
             text_projection: average::frozen_copy(&text_projection),
             image_projection: average::frozen_copy(&image_projection),
             queue: Queue::new(init, &[TEXTS, IMAGES], config.queue, self.width),
+            ramp: Ramp::new(init, config.alpha, config.alpha_ramp),
         });
         Itc {
             text_projection,
@@ -269,6 +281,8 @@ pub struct Momentum {
     pub image_projection: Option<Linear>,
     /// The teacher's features of past batches.
     pub queue: Queue,
+    /// The share of its soft targets.
+    pub ramp: Ramp,
 }
 
 impl Itc {
@@ -434,18 +448,21 @@ impl Itc {
         let scores = |own: &Tensor<2>, other: &Tensor<2>| {
             contrast::hide(scores(own, other, &scale), hidden.as_ref())
         };
-        let alpha = self.config.momentum.as_ref().map_or(0.0, |m| m.alpha);
+        let share = momentum.ramp.share();
         let soft = |own: &Tensor<2>, other: &Tensor<2>| {
             let scores = scores(own, other).detach();
             let hard = one_hot(n, n + queue, &device);
-            softmax(scores, 1).mul_scalar(alpha) + hard.mul_scalar(1.0 - alpha)
+            share.mix(softmax(scores, 1), hard)
         };
         let (to_images, to_texts) = (scores(&texts, &all_images), scores(&images, &all_texts));
         let mut outcome = cross_entropies(vec![to_images.clone(), to_texts.clone()], &labels);
-        if alpha > 0.0 {
+        if !share.is_zero() {
             let loss = soft_cross_entropy(to_images, soft(&own_texts, &all_images))
                 + soft_cross_entropy(to_texts, soft(&own_images, &all_texts));
             outcome.loss = loss.mul_scalar(0.5);
+        }
+        if let Some(alpha) = share.rising() {
+            outcome = outcome.and_metric(ALPHA, alpha, 1);
         }
         outcome.carry = Some(Carry {
             features: all.fixed.clone(),
@@ -489,6 +506,7 @@ impl Objective for Itc {
             for carry in &after.carries {
                 momentum.queue.push(carry);
             }
+            momentum.ramp.after_step();
             self.momentum = Some(momentum);
         }
     }

@@ -9,6 +9,7 @@
 //! | `pair` | `W [tanh(Wt t), tanh(Wv v)]` | METER, BridgeTower |
 //! | `product` | `W dropout(relu(Wt t) * relu(Wv v))` | UNIMO-2 |
 //! | `text` | `W tanh(Wt t)` | MVP |
+//! | `class` | `W t` | ALBEF |
 //!
 //! Shape legend: `B` samples, `P` pairs, `D` width.
 
@@ -35,7 +36,7 @@ use crate::pairs::{Fused, Pairs};
 pub use crate::partners::Negatives;
 use crate::request::{ImageForm, Request, Samples, TextForm};
 use crate::weight;
-use crate::{NEEDS_TWO_STREAMS, is_default, single_precision};
+use crate::{NEEDS_IMAGE_STATES, NEEDS_TWO_STREAMS, is_default, single_precision};
 
 /// Which pairs are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -70,8 +71,10 @@ pub enum Head {
     Pair,
     /// The product of both class tokens.
     Product,
-    /// The text's class token.
+    /// The text's class token after a layer.
     Text,
+    /// The text's class token as it is.
+    Class,
 }
 
 /// `[objectives.itm]`.
@@ -125,8 +128,10 @@ impl Settings for ItmConfig {
     }
 
     fn validate_with(&self, model: &BackboneConfig) -> Result<(), ConfigError> {
-        let two_streams = model.fusion.is_some();
+        let two_streams = model.has_two_streams();
         let image_class = model.joint.as_ref().is_none_or(|joint| joint.image_class);
+        let states = self.head != Head::Product || model.gives_image_states();
+        ConfigError::unless(states, "head", "product", NEEDS_IMAGE_STATES)?;
         match self.head {
             Head::Pair => ConfigError::unless(two_streams, "head", "pair", NEEDS_TWO_STREAMS),
             Head::Product => ConfigError::unless(
@@ -135,7 +140,7 @@ impl Settings for ItmConfig {
                 "product",
                 "needs model.joint.image_class = true",
             ),
-            Head::Text => Ok(()),
+            Head::Text | Head::Class => Ok(()),
         }
     }
 }
@@ -149,6 +154,7 @@ impl ObjectiveConfig for ItmConfig {
             Head::Pair => (false, false, 2 * width),
             Head::Product => (true, true, width),
             Head::Text => (true, false, width),
+            Head::Class => (false, false, width),
         };
         Itm {
             text: text.then(|| Linear::new(init, width, width, true)),
@@ -156,7 +162,7 @@ impl ObjectiveConfig for ItmConfig {
             classifier: Linear::new(init, classified, CLASSES, true),
             dropout: Dropout::new(match self.head {
                 Head::Product => model.joint.as_ref().map_or(0.0, |joint| joint.dropout),
-                Head::Pair | Head::Text => 0.0,
+                Head::Pair | Head::Text | Head::Class => 0.0,
             }),
             config: self.clone(),
         }
@@ -169,6 +175,9 @@ const MATCHED: usize = 1;
 
 /// Names of this head's parameters in METER and BridgeTower.
 pub const PUBLIC_NAMES: &[Rule] = &[rule("classifier", "itm_score.fc", Form::Linear)];
+
+/// Names of this head's parameters in ALBEF.
+pub const ALBEF_NAMES: &[Rule] = &[rule("classifier", "itm_head", Form::Linear)];
 
 /// The head of image-text matching.
 #[derive(Module, Debug)]
@@ -206,6 +215,7 @@ impl Itm {
                 self.dropout.forward(text * image)
             }
             (Some(text), None) => text.forward(class(fused.text())).tanh(),
+            (None, _) if self.config.head == Head::Class => class(fused.text()),
             (None, _) => {
                 let fusion = backbone.fusion.as_ref();
                 fusion

@@ -1,30 +1,41 @@
 //! Masked language modelling: predict the hidden words from the rest and the image.
 //!
 //! Source: BERT, section 3.1; METER's head: dense, GELU, layer norm, decoder with its own bias. UNIMO-2 ties the decoder to the
-//! word embedding and also learns from texts without images.
+//! word embedding and also learns from texts without images. With a teacher (ALBEF, section 3.3) the words that it expects are soft
+//! targets beside the hidden ones:
+//!
+//! ```text
+//! L = (1 - alpha) CE(student, hidden word) + alpha CE(student, softmax(teacher))
+//! ```
+//!
+//! The teacher's head follows the head as the teacher follows the encoders.
 //!
 //! Shape legend: `B` samples, `L` text length, `D` width, `M` masked positions, `V` vocabulary.
 
 use burn::module::{Module, Param};
+use burn::tensor::activation::{log_softmax, softmax};
 use burn::tensor::{Tensor, assert_shape};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
-use unimo_batch::{ConfigError, MaskSpec, config};
+use unimo_batch::{ConfigError, MaskSpec, PatchMaskSpec, config};
+use unimo_core::average;
 use unimo_core::init::Init;
+use unimo_core::kernels;
 use unimo_core::layers::{Activation, Embedding, LayerNorm, Linear};
 use unimo_encoders::backbone::BackboneConfig;
 use unimo_encoders::names::{Form, Rule, rule};
 
 use crate::context::Context;
 use crate::encoded::Encoded;
-use crate::labels::{ints, labelled};
-use crate::objective::{Objective, ObjectiveConfig, Settings};
+use crate::labels::{count_correct, ints, labelled};
+use crate::objective::{AfterStep, Objective, ObjectiveConfig, Settings};
 use crate::outcome::Outcome;
 use crate::pairs::{Fused, Pairs};
-use crate::request::{ImageForm, Request, Samples, TextForm, TextKind};
+use crate::ramp::{self, ALPHA, Ramp};
+use crate::request::{By, ImageForm, ImageKind, Request, Samples, TextForm, TextKind};
 use crate::tied::tied_logits;
 use crate::weight;
-use crate::{NEEDS_ONE_STREAM, is_default};
+use crate::{NEEDS_ONE_STREAM, is_default, single_precision};
 
 /// `[objectives.mlm]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -42,6 +53,38 @@ pub struct MlmConfig {
     /// Whether it also learns from texts without images, which needs a single-stream cross-modal encoder.
     #[serde(default, skip_serializing_if = "is_default")]
     pub texts_alone: bool,
+    /// How patches of the image are hidden while words are predicted, as `objectives.mrm.patches` if there is one; absent: none is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patches: Option<PatchMaskSpec>,
+    /// The teacher's soft targets; they need a `[teacher]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distil: Option<DistilConfig>,
+}
+
+/// `[objectives.mlm.distil]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DistilConfig {
+    /// Share of the teacher's soft targets, 0.4 in ALBEF.
+    pub alpha: f64,
+    /// Steps over which `alpha` rises from 0, those of the first epoch in ALBEF; 0: it has its value from the first step on.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub alpha_ramp: usize,
+    /// What the student's scores are compared over.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub axis: Axis,
+}
+
+/// What the student's scores are compared over in distillation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Axis {
+    /// The words of the vocabulary.
+    #[default]
+    Vocabulary,
+    /// The positions of the text, padding too: a slip of the releases of ALBEF and SIMLA, kept for parity with them. The head then runs
+    /// on every position.
+    Sequence,
 }
 
 impl Settings for MlmConfig {
@@ -54,10 +97,19 @@ impl Settings for MlmConfig {
     }
 
     fn requests(&self) -> Vec<Request> {
-        vec![
+        let image = match self.patches {
+            Some(patches) => ImageForm::MaskedPatches(patches),
+            None => ImageForm::Plain,
+        };
+        let mut all = vec![
             Request::text(TextForm::Masked(self.mask)),
-            Request::image(ImageForm::Plain).optional_if(self.texts_alone),
-        ]
+            Request::image(image).optional_if(self.texts_alone),
+        ];
+        if self.distil.is_some() {
+            all.push(Request::text(TextForm::Masked(self.mask)).by_teacher());
+            all.push(Request::image(ImageForm::Plain).by_teacher());
+        }
+        all
     }
 
     fn samples(&self) -> Samples {
@@ -78,7 +130,21 @@ impl Settings for MlmConfig {
             "mask.mask_share + mask.random_share",
             mask_share + random_share,
             "each must be at least 0 and their sum at most 1",
-        )
+        )?;
+        ConfigError::unless(
+            !self.texts_alone || (self.distil.is_none() && self.patches.is_none()),
+            "texts_alone",
+            self.texts_alone,
+            "must be false with distil or patches, which read the image of every sample",
+        )?;
+        if let Some(patches) = self.patches {
+            config::open_share("patches.rate", patches.rate)?;
+        }
+        let Some(distil) = &self.distil else {
+            return Ok(());
+        };
+        config::above_zero("distil.alpha", distil.alpha)?;
+        ramp::validate("distil", distil.alpha, distil.alpha_ramp)
     }
 
     fn validate_with(&self, model: &BackboneConfig) -> Result<(), ConfigError> {
@@ -88,6 +154,7 @@ impl Settings for MlmConfig {
             self.texts_alone,
             NEEDS_ONE_STREAM,
         )?;
+        masks_patches(model, self.patches)?;
         ConfigError::unless(
             model.text.width == model.cross_width() || !self.tied,
             "tied",
@@ -103,14 +170,23 @@ impl ObjectiveConfig for MlmConfig {
     fn init(&self, init: &mut Init, model: &BackboneConfig) -> Mlm {
         let width = model.cross_width();
         let words = model.text.vocab_size;
-        Mlm {
+        let mut mlm = Mlm {
             dense: Linear::new(init, width, width, true),
             norm: LayerNorm::new(init, width, model.cross_layer_norm_eps()),
             decoder: (!self.tied).then(|| Linear::new(init, width, words, true)),
             bias: self.tied.then(|| init.constant([words], 0.0)),
+            distil: None,
             config: self.clone(),
             every_position: false,
-        }
+        };
+        mlm.distil = self.distil.as_ref().map(|config| Distil {
+            dense: average::frozen_copy(&mlm.dense),
+            norm: average::frozen_copy(&mlm.norm),
+            decoder: average::frozen_copy(&mlm.decoder),
+            bias: average::frozen_copy(&mlm.bias),
+            ramp: Ramp::new(init, config.alpha, config.alpha_ramp),
+        });
+        mlm
     }
 }
 
@@ -120,6 +196,21 @@ pub const PUBLIC_NAMES: &[Rule] = &[
     rule("norm", "mlm_score.transform.LayerNorm", Form::Same),
     rule("decoder.bias", "mlm_score.bias", Form::Tensor),
     rule("decoder", "mlm_score.decoder", Form::Linear),
+];
+
+/// Names of this head's parameters in ALBEF, whose decoder is the word embedding.
+pub const ALBEF_NAMES: &[Rule] = &[
+    rule(
+        "dense",
+        "text_encoder.cls.predictions.transform.dense",
+        Form::Linear,
+    ),
+    rule(
+        "norm",
+        "text_encoder.cls.predictions.transform.LayerNorm",
+        Form::Same,
+    ),
+    rule("bias", "text_encoder.cls.predictions.bias", Form::Tensor),
 ];
 
 /// Names of this head's parameters in this project's PyTorch twin.
@@ -140,11 +231,57 @@ pub struct Mlm {
     pub decoder: Option<Linear>,
     /// `[V]`, if the word embedding is the decoder.
     pub bias: Option<Param<Tensor<1>>>,
+    /// The teacher's copy of the head, and the share of its soft targets.
+    pub distil: Option<Distil>,
     /// The configuration that it was made from.
     #[module(skip)]
     pub config: MlmConfig,
     /// Whether the head runs on every position and then drops those that are not masked, as METER does. Only for comparing speed.
     pub every_position: bool,
+}
+
+/// The teacher's part of this head: it follows the head as the teacher follows the encoders, and tracks no gradient.
+#[derive(Module, Debug)]
+pub struct Distil {
+    /// Copy of the dense layer.
+    pub dense: Linear,
+    /// Copy of the norm.
+    pub norm: LayerNorm,
+    /// Copy of the decoder.
+    pub decoder: Option<Linear>,
+    /// Copy of the decoder's bias.
+    pub bias: Option<Param<Tensor<1>>>,
+    /// The share of its soft targets.
+    pub ramp: Ramp,
+}
+
+impl Distil {
+    /// As [`Mlm::logits`], by the teacher; `words` is its text encoder's embedding.
+    ///
+    /// # Shapes
+    ///
+    /// - states: `[M, D]`
+    /// - output: `[M, V]`
+    pub fn logits(&self, words: &Embedding, states: Tensor<2>) -> Tensor<2> {
+        let hidden = self.norm.forward(transformed(&self.dense, states));
+        decoded((&self.decoder, &self.bias), words, hidden)
+    }
+}
+
+/// The head's layer with its activation.
+fn transformed(dense: &Linear, states: Tensor<2>) -> Tensor<2> {
+    Activation::Gelu.forward(dense.forward(states))
+}
+
+fn decoded(
+    (decoder, bias): (&Option<Linear>, &Option<Param<Tensor<1>>>),
+    words: &Embedding,
+    hidden: Tensor<2>,
+) -> Tensor<2> {
+    match (decoder, bias) {
+        (Some(decoder), _) => decoder.forward(hidden),
+        (None, bias) => tied_logits(hidden, words.weight.val(), bias.as_ref()),
+    }
 }
 
 impl Mlm {
@@ -155,13 +292,89 @@ impl Mlm {
     /// - states: `[M, D]`
     /// - output: `[M, V]`
     pub fn logits(&self, words: &Embedding, states: Tensor<2>) -> Tensor<2> {
-        let hidden = Activation::Gelu.forward(self.dense.forward(states));
-        let hidden = self.norm.forward(hidden);
-        match (&self.decoder, &self.bias) {
-            (Some(decoder), _) => decoder.forward(hidden),
-            (None, bias) => tied_logits(hidden, words.weight.val(), bias.as_ref()),
+        let hidden = self.norm.forward(transformed(&self.dense, states));
+        decoded((&self.decoder, &self.bias), words, hidden)
+    }
+
+    /// The loss with the teacher's soft targets.
+    ///
+    /// # Shapes
+    ///
+    /// - text: the student's fused states and the teacher's, `[B, L, D]` each
+    /// - at: `M` positions of `[B, L]`, row-major, and their words
+    fn distilled(
+        &self,
+        distil: &Distil,
+        context: &Context<'_>,
+        [student, teacher]: [Tensor<3>; 2],
+        (positions, labels): (Vec<i32>, Vec<i32>),
+    ) -> Outcome {
+        let count = labels.len();
+        if count == 0 {
+            return Outcome::nothing(context.device);
+        }
+        let [samples, length, width] = student.dims();
+        let device = student.device();
+        let (positions, labels) = (ints(positions, &device), ints(labels, &device));
+        let flat = |states: Tensor<3>| states.reshape([samples * length, width]);
+        let whole = context
+            .teacher
+            .expect("invariant: validation finds a teacher");
+        let expected = flat(teacher).select(0, positions.clone());
+        let expected = distil.logits(&whole.backbone.text.word_embedding, expected);
+        let expected = softmax(single_precision(expected), 1).detach();
+        let words = &context.backbone.text.word_embedding;
+        let (logits, logarithms) = match self.axis() {
+            Axis::Vocabulary => {
+                let states = flat(student).select(0, positions);
+                let logits = single_precision(self.logits(words, states));
+                (logits.clone(), log_softmax(logits, 1))
+            }
+            Axis::Sequence => {
+                let logits = single_precision(self.logits(words, flat(student)));
+                let [_, vocabulary] = logits.dims();
+                let by_text = logits.clone().reshape([samples, length, vocabulary]);
+                let over = log_softmax(by_text, 1).reshape([samples * length, vocabulary]);
+                (
+                    logits.select(0, positions.clone()),
+                    over.select(0, positions),
+                )
+            }
+        };
+        assert_shape!(logits, [count, _]);
+        let soft = (logarithms * expected).sum_dim(1).mean().neg();
+        let correct = count_correct(logits.clone(), labels.clone());
+        let hard = kernels::cross_entropy(logits, labels).mean();
+        let share = distil.ramp.share();
+        let outcome = Outcome::with_accuracy(share.mix(soft, hard), correct, count);
+        match share.rising() {
+            Some(alpha) => outcome.and_metric(ALPHA, alpha, 1),
+            None => outcome,
         }
     }
+
+    fn axis(&self) -> Axis {
+        let distil = self.config.distil.as_ref();
+        distil.map(|distil| distil.axis).unwrap_or_default()
+    }
+}
+
+/// Checks that the image encoder can hide patches, if some are to be hidden.
+///
+/// # Errors
+///
+/// There is no encoder of pixels with an embedding for hidden patches.
+pub(crate) fn masks_patches(
+    model: &BackboneConfig,
+    patches: Option<PatchMaskSpec>,
+) -> Result<(), ConfigError> {
+    let masks = model.image.as_ref().is_some_and(|i| i.mask_embedding);
+    ConfigError::unless(
+        masks || patches.is_none(),
+        "patches",
+        format_args!("{patches:?}"),
+        "needs an encoder of pixels with model.image.mask_embedding = true",
+    )
 }
 
 impl Objective for Mlm {
@@ -170,13 +383,32 @@ impl Objective for Mlm {
     }
 
     fn pairs(&self, encoded: &Encoded, _rng: &mut ChaCha8Rng) -> Vec<Pairs> {
-        vec![Pairs::present(encoded, TextKind::Masked)]
+        let own = match self.config.patches {
+            None => Pairs::present(encoded, TextKind::Masked),
+            Some(_) => Pairs {
+                text: TextKind::Masked,
+                image: ImageKind::MaskedPatches,
+                ..Pairs::matched(encoded.samples)
+            },
+        };
+        let by_teacher = self.distil.is_some().then(|| Pairs {
+            text: TextKind::Masked,
+            by: By::Teacher,
+            ..Pairs::matched(encoded.samples)
+        });
+        std::iter::once(own).chain(by_teacher).collect()
     }
 
     fn loss(&self, context: &Context<'_>, fused: &[Fused]) -> Outcome {
+        let teacher = fused.get(1).and_then(Fused::some);
         let (_, fused) = Fused::only(fused);
         let text = fused.text();
         assert_shape!(text, [context.encoded.samples, _, _]);
+        if let (Some(distil), Some((_, teacher))) = (&self.distil, teacher) {
+            let states = [text.clone(), teacher.text().clone()];
+            let labels = labelled(&context.masked_texts().labels);
+            return self.distilled(distil, context, states, labels);
+        }
         let words = &context.backbone.text.word_embedding;
         let (positions, labels) = labelled(&context.masked_texts().labels);
         if self.every_position && !labels.is_empty() {
@@ -189,5 +421,25 @@ impl Objective for Mlm {
         Outcome::of_positions(text.clone(), (positions, labels), |states| {
             self.logits(words, states)
         })
+    }
+
+    fn adopt(&mut self) {
+        if let Some(distil) = &mut self.distil {
+            distil.dense = average::frozen_copy(&self.dense);
+            distil.norm = average::frozen_copy(&self.norm);
+            distil.decoder = average::frozen_copy(&self.decoder);
+            distil.bias = average::frozen_copy(&self.bias);
+        }
+    }
+
+    fn after_step(&mut self, after: &AfterStep) {
+        if let (Some(mut distil), Some(decay)) = (self.distil.take(), after.decay) {
+            distil.dense = average::update(distil.dense, &self.dense, decay);
+            distil.norm = average::update(distil.norm, &self.norm, decay);
+            distil.decoder = average::update(distil.decoder, &self.decoder, decay);
+            distil.bias = average::update(distil.bias, &self.bias, decay);
+            distil.ramp.after_step();
+            self.distil = Some(distil);
+        }
     }
 }

@@ -85,6 +85,10 @@ impl Settings for MrmConfig {
         true
     }
 
+    fn reads_fused_images(&self) -> bool {
+        true
+    }
+
     fn validate(&self) -> Result<(), ConfigError> {
         config::above_zero("weight", self.weight)?;
         config::open_share("mask.rate", self.mask.rate)?;

@@ -73,6 +73,10 @@ impl Settings for WpgConfig {
         ]
     }
 
+    fn reads_fused_images(&self) -> bool {
+        true
+    }
+
     fn samples(&self) -> Samples {
         Samples::CAPTIONED
     }

@@ -61,6 +61,10 @@ impl Settings for RegionScoringConfig {
         ]
     }
 
+    fn reads_fused_images(&self) -> bool {
+        true
+    }
+
     fn samples(&self) -> Samples {
         Samples::LABELLED
     }

@@ -49,10 +49,16 @@ impl Pooling {
     ///
     /// # Errors
     ///
-    /// `pair` needs two streams.
+    /// `pair` needs two streams, `product` and `sum` states of the image.
     pub fn validate_with(self, model: &BackboneConfig) -> Result<(), ConfigError> {
         ConfigError::unless(
-            self != Self::Pair || model.fusion.is_some(),
+            model.gives_image_states() || matches!(self, Self::Text | Self::Class),
+            "pooling",
+            format_args!("{self:?}"),
+            "must be \"text\" or \"class\" with model.fusion.image_stream = false, which gives no states of the image",
+        )?;
+        ConfigError::unless(
+            self != Self::Pair || model.has_two_streams(),
             "pooling",
             "\"pair\"",
             "must be \"product\", \"sum\", \"text\" or \"class\" without [model.fusion], whose poolers \"pair\" reads",

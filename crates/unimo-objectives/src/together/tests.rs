@@ -95,7 +95,11 @@ fn itc(views: Views, projection: Projection) -> ItcConfig {
 
 fn with_queue(alpha: f64) -> ItcConfig {
     ItcConfig {
-        momentum: Some(MomentumConfig { queue: 40, alpha }),
+        momentum: Some(MomentumConfig {
+            queue: 40,
+            alpha,
+            alpha_ramp: 0,
+        }),
         ..itc(Views::Two, Projection::Linear)
     }
 }
@@ -493,6 +497,8 @@ fn hard_negatives_come_from_all_parts() {
                 mask: MaskSpec::default(),
                 tied: false,
                 texts_alone: false,
+                patches: None,
+                distil: None,
             }),
             ..ObjectivesConfig::default()
         };
@@ -539,6 +545,8 @@ fn both_passes_draw_the_same() {
             mask: MaskSpec::default(),
             tied: false,
             texts_alone: false,
+            patches: None,
+            distil: None,
         }),
         itc: Some(itc(Views::Three, Projection::Linear)),
         itm: Some(itm(Layout::OneToTwo, Head::Pair)),
@@ -635,6 +643,8 @@ fn weights_are_the_recipes_whatever_a_batch_lacks() {
             mask: MaskSpec::default(),
             tied: false,
             texts_alone: false,
+            patches: None,
+            distil: None,
         }),
         itc: Some(itc(Views::Two, Projection::Linear)),
         itm: Some(itm(Layout::OneToTwo, Head::Pair)),

@@ -88,6 +88,7 @@ pub fn fusion() -> FusionConfig {
         link: Link::None,
         pictures: 1,
         shared_transforms: true,
+        image_stream: true,
     }
 }
 

@@ -16,7 +16,6 @@ use serde::Serialize;
 use unimo_core::attention::Weights;
 use unimo_core::world::World;
 use unimo_data::{Encoded, TextTokenizer, images};
-use unimo_encoders::image::ImageEncoder;
 use unimo_encoders::output::{FusionOutput, Keep, StreamAttention};
 use unimo_report::record::GatesRecord;
 
@@ -193,11 +192,11 @@ pub fn explain(predictor: &Predictor, image: &Path, text: &str) -> Result<Explan
         .map_err(|error| TrainError::Check(error.reason))?;
     let seen = look(predictor, model, &encoded, pixels)?;
 
-    let [_, positions, _] = seen.fused.image().dims();
-    let grid = model.backbone.image.as_ref().map(ImageEncoder::grid);
-    let grid =
-        grid.ok_or_else(|| predictor.lacks("grid of patches", "only [model.image] has one"))?;
-    let reads = reads(&seen, positions - grid * grid);
+    let encoder = model.backbone.image.as_ref();
+    let encoder =
+        encoder.ok_or_else(|| predictor.lacks("grid of patches", "only [model.image] has one"))?;
+    let grid = encoder.grid();
+    let reads = reads(&seen, encoder.class_tokens());
     let tokenizer = predictor.tokenizer()?;
     let parts = parts(tokenizer, &encoded)
         .into_iter()

@@ -32,6 +32,15 @@ pub fn refusal(model: &BackboneConfig) -> Option<&'static str> {
     if model.regions.is_some() {
         return Some("it reads regions that a detector found, [model.regions]");
     }
+    if model
+        .fusion
+        .as_ref()
+        .is_some_and(|fusion| !fusion.image_stream)
+    {
+        return Some(
+            "its cross-modal encoder has no image stream, model.fusion.image_stream = false",
+        );
+    }
     if model.outside.is_some() {
         return Some("its image encoder is one of another crate");
     }

@@ -45,7 +45,8 @@ const PATCHES: usize = 16;
 /// Some layers of an encoder as an encoder.
 fn part(encoder: &CrossModalEncoder, layers: Range<usize>) -> CrossModalEncoder {
     let mut part = encoder.clone();
-    for stream in [&mut part.text, &mut part.image] {
+    let image = part.image.as_mut().unwrap();
+    for stream in [&mut part.text, image] {
         stream.layers = stream.layers[layers.clone()].to_vec();
     }
     part.config.layers = layers.len();
@@ -187,7 +188,8 @@ fn maps_are_the_mean_over_words_and_heads() {
 /// The model with a share of the cross-layer part in each layer.
 fn opened(mut model: Model) -> Model {
     let fusion = model.backbone.fusion.as_mut().unwrap();
-    for stream in [&mut fusion.text, &mut fusion.image] {
+    let image = fusion.image.as_mut().unwrap();
+    for stream in [&mut fusion.text, image] {
         for layer in &mut stream.layers {
             let merge = layer.merge.take().unwrap();
             layer.merge = Some(merge.map(|merge| merge + 0.5));

@@ -56,7 +56,7 @@ impl Layers {
 /// `init`: a table, or `"KIND:PATH"` alone for `whole`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct InitConfig {
-    /// A whole checkpoint, `KIND:PATH`; kinds are `unimo` (a run of one's own), `meter` and `bridgetower`.
+    /// A whole checkpoint, `KIND:PATH`; kinds are `unimo` (a run of one's own), `meter`, `bridgetower` and `albef`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub whole: Option<String>,
     /// The text encoder: a folder, or a Hugging Face id.
@@ -131,13 +131,15 @@ pub(crate) enum Whole {
     Unimo,
     Meter,
     BridgeTower,
+    Albef,
 }
 
 impl Whole {
-    const ALL: [(&'static str, Self); 3] = [
+    const ALL: [(&'static str, Self); 4] = [
         ("unimo", Self::Unimo),
         ("meter", Self::Meter),
         ("bridgetower", Self::BridgeTower),
+        ("albef", Self::Albef),
     ];
 
     /// The kind and the path of `KIND:PATH`.
@@ -150,7 +152,7 @@ impl Whole {
             key: "init".to_owned(),
             value: format!("\"{given}\""),
             allowed:
-                "must be \"unimo:RUN\", \"meter:PATH\" or \"bridgetower:PATH\", or a table with text and image"
+                "must be \"unimo:RUN\", \"meter:PATH\", \"bridgetower:PATH\" or \"albef:PATH\", or a table with text and image"
                     .to_owned(),
         })
     }
@@ -172,7 +174,7 @@ impl InitConfig {
             own || parts || self.layers.is_none(),
             "init.layers",
             format_args!("{:?}", self.layers),
-            "must be absent with a whole METER or BridgeTower, whose depth must be the recipe's",
+            "must be absent with a whole METER, BridgeTower or ALBEF, whose depth must be the recipe's",
         )?;
         ConfigError::unless(
             own || self.parts.is_empty(),

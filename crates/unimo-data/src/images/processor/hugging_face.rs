@@ -15,7 +15,7 @@ impl Family {
         match self {
             Self::Clip | Self::Torchvision => "CLIPImageProcessor",
             Self::BridgeTower => "BridgeTowerImageProcessor",
-            Self::Vit => "ViTImageProcessor",
+            Self::Vit | Self::Albef => "ViTImageProcessor",
             Self::Deit => "DeiTImageProcessor",
         }
     }

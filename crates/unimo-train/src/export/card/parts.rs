@@ -10,8 +10,15 @@ use crate::pretrained::NetworkConfig;
 
 /// The name of the system that a configuration is, and its tag.
 pub(super) fn family(model: &BackboneConfig) -> Option<(&'static str, &'static str)> {
-    if let Some(FusionConfig { levels, link, .. }) = &model.fusion {
+    if let Some(FusionConfig {
+        levels,
+        link,
+        image_stream,
+        ..
+    }) = &model.fusion
+    {
         return Some(match (levels, link) {
+            _ if !image_stream => ("ALBEF", "albef"),
             (Levels::None, Link::None) => ("METER", "meter"),
             (Levels::None, Link::Managers) => ("ManagerTower", "managertower"),
             (Levels::None, _) => ("BridgeTower", "bridgetower"),
@@ -73,8 +80,13 @@ pub(super) fn parts(config: &NetworkConfig, part: Option<&str>) -> Vec<String> {
                         spelled(&fusion.gate)
                     ),
                 };
+                let streams = if fusion.image_stream {
+                    "two streams"
+                } else {
+                    "a text stream that reads the image encoder's states,"
+                };
                 lines.push(format!(
-                    "cross-modal encoder ({name}): two streams of {} layers of width {} with {} heads{gate}",
+                    "cross-modal encoder ({name}): {streams} of {} layers of width {} with {} heads{gate}",
                     fusion.layers, fusion.width, fusion.heads
                 ));
             }
