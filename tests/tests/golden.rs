@@ -95,6 +95,7 @@ fn changes(name: &str) -> Vec<&'static str> {
             set.extend(TWO_STREAMS);
             set.extend(["model.fusion.uni_levels=2", "objectives.itc.width=32"]);
         }
+        "mamo" => set.extend(ONE_STREAM),
         "unimo2" => {
             set.extend(ONE_STREAM);
             set.extend([
@@ -121,7 +122,7 @@ fn changes(name: &str) -> Vec<&'static str> {
         "unimo2-base" => set.extend([UNALIGNED, "objectives.views.width=32"]),
         "unimo3-retrieval-tiny" => set.push("init=none"),
         // The row that a tokenizer trained here pads with.
-        "mvp-base" | "albef-base" => set.push("model.text.pad_id=1"),
+        "mvp-base" | "albef-base" | "mamo-base" => set.push("model.text.pad_id=1"),
         _ => {}
     }
     if name != "unimo2-base" {

@@ -387,6 +387,41 @@ fn a_loss_that_is_no_number_names_step_samples_and_checkpoint() {
     assert!(text.contains("step-00000001.safetensors"), "{text}");
 }
 
+/// A teacher that gives no numbers is named by the loss whose targets it gives.
+#[test]
+fn targets_that_are_no_numbers_name_step_and_samples() {
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let masked = [
+        "model.image.mask_embedding=true",
+        "objectives.mim={ target = \"teacher\", patches = { rate = 0.5, kind = \"block\" } }",
+        "objectives.itc.momentum=none",
+        "objectives.mlm.distil=none",
+    ];
+    training::start(&recipe(&masked), &run, &options()).unwrap();
+    let path = checkpoint::path(&run.join("checkpoints"), STOP);
+    let bytes = fs::read(&path).unwrap();
+    let (header, metadata) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    let tensor = "model.teacher.backbone.image.post_norm.bias";
+    let (from, to) = metadata.info(tensor).unwrap().data_offsets;
+    let mut broken = bytes.clone();
+    for number in broken[8 + header + from..8 + header + to]
+        .as_chunks_mut::<4>()
+        .0
+    {
+        *number = f32::INFINITY.to_le_bytes();
+    }
+    fs::write(&path, broken).unwrap();
+    fs::remove_file(checkpoint::path(&run.join("checkpoints"), STEPS)).unwrap();
+    let error = training::resume(&run, &options()).unwrap_err().to_string();
+    assert!(
+        error.contains("step 4") && error.contains("scenes"),
+        "{error}"
+    );
+    assert!(error.contains("the mim loss, with its targets,"), "{error}");
+}
+
 /// An evaluation's record without what a clock or a name decides.
 fn evaluations(run: &Path) -> Vec<String> {
     let text = fs::read_to_string(run.join("evals.jsonl")).unwrap();

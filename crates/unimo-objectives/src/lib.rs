@@ -204,6 +204,7 @@ objectives! {
     wpg: pretraining::wpg::WpgConfig;
     views: pretraining::views::ViewsConfig;
     mrm: pretraining::mrm::MrmConfig;
+    mim: pretraining::mim::MimConfig;
     vqa: tasks::vqa::VqaConfig;
     answers: tasks::answers::AnswersConfig;
     nlvr2: tasks::nlvr2::Nlvr2Config;

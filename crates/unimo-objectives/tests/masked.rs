@@ -14,11 +14,15 @@ use unimo_core::init::Init;
 use unimo_core::parameters;
 use unimo_encoders::backbone::{Backbone, BackboneConfig};
 use unimo_encoders::features::Pictures;
+use unimo_encoders::fusion::Levels;
 use unimo_encoders::image::ImageEncoderConfig;
 use unimo_encoders::joint::JointConfig;
 use unimo_encoders::output::Keep;
+use unimo_objectives::pretraining::mim::{MimConfig, Target};
 use unimo_objectives::pretraining::mlm::MlmConfig;
-use unimo_objectives::pretraining::mrm::{Distance, MrmConfig, TARGET_SPREAD};
+use unimo_objectives::pretraining::mrm::{
+    self, Distance, MrmConfig, PREDICTION_SPREAD, TARGET_SPREAD,
+};
 use unimo_objectives::teacher::{Teacher, TeacherConfig};
 use unimo_objectives::{Draws, Objectives, ObjectivesConfig, Step};
 
@@ -176,10 +180,10 @@ fn the_loss_equals_its_formula() {
         hidden.map(move |(at, _)| (sample, at + 1))
     });
     let places = [vec![(0, 1), (1, 1)], patches.collect::<Vec<_>>()];
-    let mrm = heads.mrm.as_ref().unwrap();
+    let head = heads.mrm.as_ref().unwrap();
     let sides = [
-        (&mrm.text, student.text(), target.text()),
-        (&mrm.image, student.image(), target.image()),
+        (&head.text, student.text(), target.text()),
+        (&head.image, student.image(), target.image()),
     ];
     let mut expected = 0.0;
     for ((head, student, target), places) in sides.into_iter().zip(&places) {
@@ -275,4 +279,201 @@ fn what_contradicts_is_named() {
     model.image.as_mut().unwrap().mask_embedding = false;
     let error = with(mrm().mask).validate_with(&model).unwrap_err();
     assert_eq!(error.key, "mrm.patches");
+}
+
+fn mim(target: Target) -> MimConfig {
+    MimConfig {
+        weight: 1.0,
+        target,
+        patches: mrm().patches,
+        mask: Some(mrm().mask),
+        distance: Distance::L2,
+        normalised: false,
+        decoder_layers: 1,
+    }
+}
+
+fn build_with(config: &ObjectivesConfig) -> (Backbone, Teacher, Objectives, Device) {
+    config.validate().unwrap();
+    config.validate_with(&model()).unwrap();
+    let (backbone, teacher, _, device) = build();
+    let heads = config.init(&mut Init::new(&device, 5).with_deviation(0.3), &model());
+    (backbone, teacher, heads, device)
+}
+
+/// With a decoder that gives zeros, the loss is that of the targets alone.
+fn of_targets(target: Target) -> (Backbone, Teacher, Objectives, Device) {
+    let config = ObjectivesConfig {
+        mim: Some(mim(target)),
+        ..ObjectivesConfig::default()
+    };
+    let mut parts = build_with(&config);
+    let head = parts.2.mim.take().unwrap();
+    let zeros = |name: &str, shape: &[usize]| {
+        let count = shape.iter().product();
+        let of_last = name.starts_with("outer");
+        of_last.then(|| TensorData::new(vec![0f32; count], shape.to_vec()))
+    };
+    parts.2.mim = Some(parameters::replace(head, zeros));
+    parts
+}
+
+fn loss(parts: &(Backbone, Teacher, Objectives, Device), batch: &Batch) -> f64 {
+    host(&run(parts, batch).results[0].loss)[0]
+}
+
+fn hiding(batch: &mut Batch, hidden: [[bool; PATCHES]; 2]) {
+    batch.images.as_mut().unwrap().patch_mask = Some(hidden.concat());
+}
+
+#[test]
+fn targets_do_not_depend_on_what_is_hidden() {
+    for target in [Target::Teacher, Target::Pixels] {
+        let parts = of_targets(target);
+        let plain = loss(&parts, &batch());
+        let mut other = batch();
+        let texts = other.texts.as_mut().unwrap();
+        // Another word is hidden.
+        texts.masked = Some(MaskedTexts {
+            ids: vec![0, 5, 4, 2, 0, 4, 2, 1],
+            labels: vec![-100, -100, 6, -100, -100, 7, -100, -100],
+            concept_labels: None,
+        });
+        assert_eq!(plain, loss(&parts, &other), "{target:?}");
+        // The targets of two masks together are those of each: 3 and 1 patches of each image, and all 4.
+        let mut few = batch();
+        hiding(&mut few, HIDDEN.map(|row| row.map(|hidden| !hidden)));
+        let mut all = batch();
+        hiding(&mut all, [[true; PATCHES]; 2]);
+        let mean = (plain * 3.0 + loss(&parts, &few)) / 4.0;
+        let together = loss(&parts, &all);
+        assert!((mean - together).abs() < TOLERANCE, "{mean} {together}");
+    }
+}
+
+#[test]
+fn hidden_pixels_reach_their_own_target_and_no_other_loss() {
+    let config = ObjectivesConfig {
+        mlm: Some(MlmConfig {
+            weight: 1.0,
+            mask: mrm().mask,
+            tied: false,
+            texts_alone: false,
+            patches: Some(mrm().patches),
+            distil: None,
+        }),
+        mim: Some(mim(Target::Pixels)),
+        ..ObjectivesConfig::default()
+    };
+    let parts = build_with(&config);
+    let of = |batch: &Batch| {
+        let step = run(&parts, batch);
+        let numbers = step.results.iter().map(|result| {
+            let spread = result.metrics.iter().find(|m| m.name == PREDICTION_SPREAD);
+            let spread = spread.map(|metric| host(&metric.sum)[0]);
+            (result.objective, host(&result.loss)[0], spread)
+        });
+        numbers.collect::<Vec<_>>()
+    };
+    let plain = of(&batch());
+    let mut other = batch();
+    // The first patch of the first image is hidden.
+    other.images.as_mut().unwrap().pixels[0] ^= 0x55;
+    let changed = of(&other);
+    assert_eq!([plain[0].0, plain[1].0], ["mlm", "mim"]);
+    assert_eq!(plain[0], changed[0]);
+    assert_eq!(plain[1].2, changed[1].2, "what is predicted");
+    assert_ne!(plain[1].1, changed[1].1, "what is to be predicted");
+}
+
+#[test]
+fn where_nothing_is_hidden_a_copy_has_nothing_to_learn() {
+    let (backbone, _, _, device) = build();
+    let teacher = TeacherConfig { decay: 0.9 }.init(&backbone);
+    let batch = batch();
+    let texts = batch.texts.as_ref().unwrap();
+    let images = batch.images.as_ref().unwrap();
+    let pixels = Pictures::of_pixels(images, &images.pixels, &device);
+    let nothing = TensorData::new(vec![false; 2 * PATCHES], [2, PATCHES]);
+    let nothing = Tensor::<2, Bool>::from_data(nothing, &device);
+    let read = |of: &Backbone| {
+        let input = of.text.input(&texts.ids, &texts.lengths, LENGTH, &device);
+        of.encode_texts(&input)
+    };
+    let own = backbone.fuse(
+        &read(&backbone),
+        &backbone.encode_masked(&pixels, &nothing, &BTreeSet::new()),
+        Keep::Nothing,
+    );
+    let whole = &teacher.backbone;
+    let theirs = whole.fuse(
+        &read(whole),
+        &whole.encode_pictures(&pixels, None, 0),
+        Keep::Nothing,
+    );
+    for (own, theirs) in [(own.text(), theirs.text()), (own.image(), theirs.image())] {
+        let flat = |states: &Tensor<3>| {
+            let [rows, length, width] = states.dims();
+            mrm::normed(states.clone().reshape([rows * length, width]))
+        };
+        for distance in [Distance::L2, Distance::SmoothL1, Distance::Cosine] {
+            let loss = host(&distance.of(flat(own), flat(theirs)))[0];
+            assert!(loss.abs() < TOLERANCE, "{distance:?} {loss}");
+        }
+    }
+}
+
+/// Whatever the student becomes. A recipe's decay is below 1, so that its teacher moves.
+#[test]
+fn a_decay_of_1_keeps_the_teacher() {
+    let (backbone, _, _, device) = build();
+    let mut teacher = TeacherConfig { decay: 1.0 }.init(&backbone);
+    assert!(TeacherConfig { decay: 1.0 }.validate().is_err());
+    let before = parameters::values(&teacher);
+    let other = model().init(&mut Init::new(&device, 9));
+    teacher.after_step(&other);
+    assert_eq!(before, parameters::values(&teacher));
+}
+
+#[test]
+fn what_masked_images_need_is_named() {
+    let mut squares = mim(Target::Pixels);
+    squares.distance = Distance::Cosine;
+    let config = ObjectivesConfig {
+        mim: Some(squares),
+        ..ObjectivesConfig::default()
+    };
+    assert_eq!(config.validate().unwrap_err().key, "mim.normalised");
+    for (rate, allowed) in [(0.0, false), (0.75, true), (1.0, false)] {
+        let mut config = mim(Target::Pixels);
+        config.patches.rate = rate;
+        let config = ObjectivesConfig {
+            mim: Some(config),
+            ..ObjectivesConfig::default()
+        };
+        let checked = config.validate();
+        assert_eq!(checked.is_ok(), allowed, "{rate}");
+        let named = checked.map_err(|e| e.key == "mim.patches.rate");
+        assert_ne!(named, Err(false));
+        // Pixels need no teacher, and a teacher that nobody asks is refused.
+        let teacher = TeacherConfig { decay: 0.9 };
+        assert!(config.validate_teacher(Some(&teacher)).is_err());
+    }
+    let config = ObjectivesConfig {
+        mim: Some(mim(Target::Teacher)),
+        ..ObjectivesConfig::default()
+    };
+    assert_eq!(config.validate_teacher(None).unwrap_err().key, "teacher");
+    // A text stream that reads the image encoder's states gives none of patches.
+    let mut memory = BackboneConfig {
+        joint: None,
+        fusion: Some(small::fusion()),
+        ..model()
+    };
+    let fusion = memory.fusion.as_mut().unwrap();
+    (fusion.levels, fusion.image_stream) = (Levels::None, false);
+    memory.validate().unwrap();
+    let error = config.validate_with(&memory).unwrap_err();
+    assert_eq!(error.key, "mim");
+    assert!(error.allowed.contains("image_stream"), "{}", error.allowed);
 }

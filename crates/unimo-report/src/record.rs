@@ -162,6 +162,11 @@ impl StepRecord {
             .get(name)
             .and_then(|value| ObjectiveRecord::deserialize(value).ok())
     }
+
+    /// A further number that an objective says by a name of its own, if it does.
+    pub fn number(&self, objective: &str, name: &str) -> Option<f64> {
+        self.losses.get(objective)?.get(name)?.as_f64()
+    }
 }
 
 /// One objective in a step.

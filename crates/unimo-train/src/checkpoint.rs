@@ -365,6 +365,19 @@ mod tests {
         let queue = "model.objectives.itc.momentum.queue.cursor";
         let lacks = error(&|name| (name != queue).then(|| name.to_owned()));
         assert!(lacks.contains(queue), "{lacks}");
+        // A teacher of another shape: the tensor, what it has and what is needed.
+        let other = |name: &str| match name {
+            "model.teacher.backbone.text.word_embedding.weight" => {
+                Some("model.teacher.backbone.text.position_embedding.weight".to_owned())
+            }
+            "model.teacher.backbone.text.position_embedding.weight" => {
+                Some("model.teacher.backbone.text.word_embedding.weight".to_owned())
+            }
+            name => Some(name.to_owned()),
+        };
+        let shaped = error(&other);
+        assert!(shaped.contains("model.teacher.backbone.text"), "{shaped}");
+        assert!(shaped.contains("512") && shaped.contains("64"), "{shaped}");
         let older = error(&|name| {
             Some(name.replace("model.teacher.backbone", "model.objectives.itc.momentum"))
         });

@@ -173,7 +173,13 @@ pub fn run(args: &ExportArgs) -> Result<PathBuf, TrainError> {
                 return Err(wrong("image encoder that reads pixels, and so no image"));
             };
             let (json, names) = image_format(config)?;
-            write(json, named(encoder, &names, args)?)?;
+            let mut encoder = encoder.clone();
+            if encoder.mask_embedding.take().is_some() {
+                eprintln!(
+                    "the embedding of hidden patches is left out: no format of image encoders has it, and only training reads it"
+                );
+            }
+            write(json, named(&encoder, &names, args)?)?;
         }
         (Part::Image, Network::Clip(clip), NetworkConfig::Clip(config)) => {
             let (json, names) = image_format(&config.image)?;

@@ -87,6 +87,8 @@ built_in![
     "managertower-base",
     "albef-tiny",
     "albef-base",
+    "mamo-tiny",
+    "mamo-base",
     "unimo3-vqa-base",
     "unimo3-nlvr2-base",
     "unimo3-snli-ve-base",

@@ -15,6 +15,7 @@ use unimo_core::dtype::cast;
 use unimo_core::kernels::SumOfSquares;
 use unimo_core::world::World;
 use unimo_objectives::kept::FeatureCache;
+use unimo_objectives::pretraining::mrm::TARGET_SPREAD;
 use unimo_objectives::{Carry, CarryData};
 use unimo_objectives::{Draws, ObjectiveResult};
 
@@ -272,7 +273,13 @@ impl Forward<'_> {
         let (what, micro) = match first {
             Some(micro) => {
                 let same = wrong.filter(|other| other.micro == micro);
-                let what = same.map(|result| format!("the {} loss", result.objective));
+                let what = same.map(|result| {
+                    let mut of = result.metrics.iter();
+                    let targets =
+                        of.any(|(name, sum, _)| name == TARGET_SPREAD && !sum.is_finite());
+                    let also = if targets { ", with its targets," } else { "" };
+                    format!("the {} loss{also}", result.objective)
+                });
                 (what.collect::<Vec<_>>().join(" and "), micro)
             }
             None if told.grad_norm.is_finite() => return Ok(()),

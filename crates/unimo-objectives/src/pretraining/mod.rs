@@ -5,6 +5,7 @@ pub mod itc;
 pub mod itm;
 pub mod lm;
 pub mod mcr;
+pub mod mim;
 pub mod mlm;
 pub mod mrm;
 pub mod views;

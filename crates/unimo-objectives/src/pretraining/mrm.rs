@@ -8,20 +8,22 @@
 //! L = (mean over hidden patches of d(z, y) + mean over hidden words of d(z, y)) / 2
 //! ```
 //!
-//! with `f` the cross-modal encoder, `v~`, `t~` the masked inputs, and `LN0` a layer norm without weights.
+//! with `f` the cross-modal encoder, `v~`, `t~` the masked inputs, and `LN0` a layer norm without weights. The authors say that this loss
+//! alone may collapse to one representation for everything (section 4.5), so the spread of targets and predictions is told.
 //!
 //! Shape legend: `B` samples, `L` positions, `D` width, `M` hidden positions.
 
 use burn::module::Module;
 use burn::tensor::activation::relu;
-use burn::tensor::{Tensor, assert_shape};
+use burn::tensor::{Int, Tensor, assert_shape};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use unimo_batch::{ConfigError, MaskSpec, MaskedTexts, PatchMaskSpec, config};
 use unimo_core::init::Init;
-use unimo_core::layers::{Activation, Linear};
+use unimo_core::layers::{Activation, Linear, normalise};
 use unimo_encoders::backbone::BackboneConfig;
 
+use super::mlm::masks_patches;
 use crate::context::Context;
 use crate::encoded::Encoded;
 use crate::labels::ints;
@@ -41,6 +43,8 @@ pub enum Distance {
     SmoothL1,
     /// Squared.
     L2,
+    /// 1 minus the cosine.
+    Cosine,
 }
 
 /// `[objectives.mrm]`.
@@ -96,13 +100,7 @@ impl Settings for MrmConfig {
     }
 
     fn validate_with(&self, model: &BackboneConfig) -> Result<(), ConfigError> {
-        let masks = model.image.as_ref().is_some_and(|i| i.mask_embedding);
-        ConfigError::unless(
-            masks,
-            "patches",
-            format_args!("{:?}", self.patches),
-            "needs an encoder of pixels with model.image.mask_embedding = true",
-        )
+        masks_patches(model, Some(self.patches))
     }
 }
 
@@ -163,8 +161,49 @@ impl Predictor {
 /// Epsilon of the targets' layer norm.
 const EPSILON: f64 = 1e-6;
 
-/// Name of the targets' spread over samples. It falls to 0 if the model gives all samples the same representation.
+/// Name of the targets' spread: their standard deviation over samples and positions, as a root mean square over the width. It falls to
+/// 0 if the teacher gives all of them the same representation.
 pub const TARGET_SPREAD: &str = "target_spread";
+/// The same of the predictions.
+pub const PREDICTION_SPREAD: &str = "prediction_spread";
+
+/// The outcome of a regression with both spreads.
+///
+/// # Shapes
+///
+/// - predictions, targets: `[M, Y]`
+pub(crate) fn spreads(outcome: Outcome, predictions: &Tensor<2>, targets: &Tensor<2>) -> Outcome {
+    let [count, _] = targets.dims();
+    let spread = |states: &Tensor<2>| {
+        let states = states.clone().without_autodiff();
+        let centred = states.clone() - states.mean_dim(0);
+        centred.square().mean().sqrt() * count as f64
+    };
+    let outcome = outcome.and_metric(TARGET_SPREAD, spread(targets), count);
+    outcome.and_metric(PREDICTION_SPREAD, spread(predictions), count)
+}
+
+/// Where hidden patches stand in states of `rows` images, of `length` positions each, row-major.
+pub(crate) fn hidden_positions(
+    hidden: &[bool],
+    (rows, length): (usize, usize),
+    class_tokens: usize,
+) -> Vec<i32> {
+    let patches = hidden.len() / rows.max(1);
+    let place = |at: usize| (at / patches) * length + class_tokens + at % patches;
+    let hidden = hidden.iter().enumerate().filter(|(_, hidden)| **hidden);
+    hidden.map(|(at, _)| place(at) as i32).collect()
+}
+
+/// # Shapes
+///
+/// - states: `[B, L, D]`; positions: `M` of `[B, L]`, row-major
+/// - output: `[M, D]`
+pub(crate) fn at_positions(states: &Tensor<3>, positions: &Tensor<1, Int>) -> Tensor<2> {
+    let [rows, length, width] = states.dims();
+    let flat = states.clone().reshape([rows * length, width]);
+    flat.select(0, positions.clone())
+}
 
 /// Scales to mean 0 and variance 1 over the width.
 ///
@@ -184,10 +223,14 @@ impl Distance {
     ///
     /// - predictions, targets: `[M, D]`
     pub fn of(self, predictions: Tensor<2>, targets: Tensor<2>) -> Tensor<1> {
-        let difference = predictions - targets;
         match self {
-            Self::L2 => difference.square().mean(),
+            Self::L2 => (predictions - targets).square().mean(),
+            Self::Cosine => {
+                let cosines = (normalise(predictions) * normalise(targets)).sum_dim(1);
+                (cosines.neg() + 1.0).mean()
+            }
             Self::SmoothL1 => {
+                let difference = predictions - targets;
                 // x^2 / 2 below 1, |x| - 1 / 2 above.
                 let size = difference.abs();
                 let above = relu(size.clone() - 1.0);
@@ -216,20 +259,15 @@ impl Mrm {
         }
         let count = positions.len();
         let positions = ints(positions, &states.device());
-        let chosen = |states: Tensor<3>| {
-            let [rows, length, width] = states.dims();
-            let flat = states.reshape([rows * length, width]);
-            flat.select(0, positions.clone())
-        };
-        let targets = normed(single_precision(chosen(targets).detach()));
-        let predictions = single_precision(head.forward(chosen(states)));
+        let targets = at_positions(&targets, &positions).detach();
+        let targets = normed(single_precision(targets));
+        let predictions = single_precision(head.forward(at_positions(&states, &positions)));
         assert_shape!(predictions, [count, _]);
-        let spread = (targets.clone() - targets.clone().mean_dim(0))
-            .square()
-            .mean();
-        let loss = self.config.distance.of(predictions, targets);
-        let spread = spread * count as f64;
-        Some(Outcome::new(loss).and_metric(TARGET_SPREAD, spread, count))
+        let loss = self
+            .config
+            .distance
+            .of(predictions.clone(), targets.clone());
+        Some(spreads(Outcome::new(loss), &predictions, &targets))
     }
 }
 
@@ -267,10 +305,7 @@ impl Objective for Mrm {
         let words = words.map(|(at, _)| at).collect();
         let hidden = context.hidden_patches();
         let [rows, length, _] = student.image().dims();
-        let patches = hidden.len() / rows.max(1);
-        let place = |at: usize| (at / patches) * length + self.class_tokens + at % patches;
-        let hidden = hidden.iter().enumerate().filter(|(_, hidden)| **hidden);
-        let hidden = hidden.map(|(at, _)| place(at) as i32).collect();
+        let hidden = hidden_positions(hidden, (rows, length), self.class_tokens);
         let both = [
             self.at(
                 &self.text,

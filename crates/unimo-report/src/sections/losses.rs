@@ -60,6 +60,25 @@ fn with_events(chart: LineChart, folder: &RunFolder) -> LineChart {
     })
 }
 
+/// How far the targets and the predictions of a regression are apart from each other, if the objective says so: where both fall to 0, all
+/// samples have one representation, and the loss means nothing.
+fn spreads(steps: &[StepRecord], objective: &str) -> Option<LineChart> {
+    let of = |name: &str| -> Vec<(f64, f64)> {
+        let number = |step: &StepRecord| Some((step.step as f64, step.number(objective, name)?));
+        steps.iter().filter_map(number).collect()
+    };
+    let targets = of("target_spread");
+    if targets.is_empty() {
+        return None;
+    }
+    let chart = LineChart::new(format!("{} spread", objective.to_uppercase()))
+        .unit("standard deviation over samples; 0: collapsed")
+        .range(Range::FromZero)
+        .series(Series::new("targets", Colour::Slot(0), targets).smoothed());
+    let predictions = of("prediction_spread");
+    Some(chart.series(Series::new("predictions", Colour::Slot(1), predictions).smoothed()))
+}
+
 pub(crate) fn losses(folder: &RunFolder) -> Option<Section> {
     let steps = &folder.steps;
     if steps.is_empty() {
@@ -84,6 +103,7 @@ pub(crate) fn losses(folder: &RunFolder) -> Option<Section> {
                 .unit(objective_title(folder, name))
                 .series(series),
         );
+        charts.extend(spreads(steps, name));
         let points = objective_column(steps, name, |record| record.accuracy);
         if points.iter().any(|point| point.1.is_finite()) {
             // A step may have nothing to predict for an objective; such a gap needs no mark.

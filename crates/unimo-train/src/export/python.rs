@@ -67,6 +67,16 @@ pub fn left_out(model: &BackboneConfig, objectives: &ObjectivesConfig) -> Vec<St
                 .to_owned(),
         );
     }
+    if model
+        .image
+        .as_ref()
+        .is_some_and(|image| image.mask_embedding)
+    {
+        lines.push(
+            "modeling_unimo.py hides no patches: their embedding in model.safetensors is read by unimo alone"
+                .to_owned(),
+        );
+    }
     let drops = [
         Some(model.text.drop_path),
         model.image.as_ref().map(|image| image.drop_path),
