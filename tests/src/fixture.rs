@@ -263,6 +263,11 @@ impl Reference {
         })
     }
 
+    /// The file's weights of this name, if it has them.
+    pub fn known(&self, name: &str) -> Option<TensorData> {
+        self.floats.get(name).cloned()
+    }
+
     fn close(&self, name: &str, ours: &TensorData, tolerance: f64) {
         let theirs = &self.floats[name];
         let largest = theirs.iter::<f64>().fold(0.0, |m: f64, v| m.max(v.abs()));

@@ -123,6 +123,7 @@ fn objectives(axis: Axis) -> ObjectivesConfig {
             negatives: Negatives::HardArgmax,
             layout: Layout::OneToTwo,
             head: Head::Class,
+            epsilon: None,
         }),
         itc: Some(ItcConfig {
             weight: 1.0,

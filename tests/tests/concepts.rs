@@ -173,6 +173,7 @@ fn coarse_alignment_and_its_hard_negatives_equal_the_reference() {
         negatives: Negatives::HardArgmax,
         layout: Layout::OneToTwo,
         head: Head::Text,
+        epsilon: None,
     }
     .init(&mut Init::new(device, 0), &model);
     let mut rng = rand_chacha::rand_core::SeedableRng::seed_from_u64(0);

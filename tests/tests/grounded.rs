@@ -171,6 +171,7 @@ mod heads {
             negatives: Negatives::Uniform,
             layout: Layout::Half,
             head: Head::Product,
+            epsilon: None,
         };
         let head = reference.fill(head.init(&mut Init::new(&reference.device, 0), &config), "");
         let class = |name: &str| reference.tensor::<2>(name);

@@ -79,6 +79,7 @@ const WORDS: MaskSpec = MaskSpec {
     unit: MaskUnit::Token,
     mask_share: 0.8,
     random_share: 0.1,
+    most: None,
 };
 
 const PATCHES: PatchMaskSpec = PatchMaskSpec {

@@ -25,7 +25,7 @@ pub struct Batch {
     pub second_images: Option<Images>,
     /// The caption of every sample.
     pub texts: Option<Texts>,
-    /// Further texts by kind: another language, `phrases`, `tags`.
+    /// Further texts by kind: [`TRANSLATION`], padded as `texts` are, [`TAGS`], phrases.
     pub further_texts: BTreeMap<String, Texts>,
     /// Detector regions with their boxes.
     pub regions: Option<Regions>,
@@ -51,6 +51,9 @@ pub enum Target {
 
 /// The key of the names of an image's objects in [`Batch::further_texts`].
 pub const TAGS: &str = "tags";
+
+/// The key of the captions in another language in [`Batch::further_texts`].
+pub const TRANSLATION: &str = "translation";
 
 impl Batch {
     /// The number of samples, `B`.
@@ -195,6 +198,31 @@ impl Texts {
         &self.ids[row * self.length..][..self.lengths[row]]
     }
 
+    /// Pads all texts to a common length, which is not below theirs.
+    pub fn widen(&mut self, length: usize, pad: i32) {
+        let before = self.length;
+        if length == before {
+            return;
+        }
+        let widen = |values: &mut Vec<i32>, with: i32| {
+            let mut wide = Vec::with_capacity(values.len() / before.max(1) * length);
+            for row in values.chunks(before.max(1)) {
+                wide.extend_from_slice(row);
+                wide.extend(std::iter::repeat_n(with, length - before));
+            }
+            *values = wide;
+        };
+        widen(&mut self.ids, pad);
+        self.segments.iter_mut().for_each(|types| widen(types, 0));
+        if let Some(masked) = &mut self.masked {
+            widen(&mut masked.ids, pad);
+            widen(&mut masked.labels, MaskedTexts::IGNORE);
+            let concepts = masked.concept_labels.iter_mut();
+            concepts.for_each(|labels| widen(labels, MaskedTexts::IGNORE));
+        }
+        self.length = length;
+    }
+
     /// Whether text `row` describes its image. Only such a text is a positive of image-text contrast and matching.
     pub fn describes(&self, row: usize) -> bool {
         matches!(self.roles.get(row), None | Some(TextRole::Describes))
@@ -271,6 +299,10 @@ pub struct MaskSpec {
     pub mask_share: f64,
     /// Share of the chosen tokens that a random token replaces (0.1 in BERT); the rest stay as they are.
     pub random_share: f64,
+    /// Most tokens of a text that are to be predicted; of more, as many are dropped at random. Absent: no limit. Not for
+    /// spans and skip-grams.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub most: Option<usize>,
 }
 
 /// What is hidden together.
@@ -287,6 +319,9 @@ pub enum MaskUnit {
     Span,
     /// As `span`, but up to two words between two hidden words of a group stay visible: a skip-gram.
     SkipGram,
+    /// Tokens, and with a probability of 0.2 runs of 2 or 3 of them, until the share is reached: exactly, rounded, and at least one (X-VLM,
+    /// CCLM).
+    Runs,
 }
 
 impl Default for MaskSpec {
@@ -296,6 +331,7 @@ impl Default for MaskSpec {
             unit: MaskUnit::Token,
             mask_share: 0.8,
             random_share: 0.1,
+            most: None,
         }
     }
 }

@@ -6,6 +6,6 @@ pub mod registry;
 
 pub use batch::{
     Batch, Entailment, Images, LEVELS, MaskSpec, MaskUnit, MaskedTexts, PatchMaskKind,
-    PatchMaskSpec, Regions, SecondViews, TAGS, Target, TextRole, Texts, normalised,
+    PatchMaskSpec, Regions, SecondViews, TAGS, TRANSLATION, Target, TextRole, Texts, normalised,
 };
 pub use config::ConfigError;

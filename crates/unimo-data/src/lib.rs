@@ -27,6 +27,7 @@ pub use loader::task_set::{TaskBatch, TaskRow, TaskSet};
 pub use loader::{Batches, FurtherText, Loader, LoaderSpec, MakeTarget, Rewrite};
 pub use order::plan::{Plan, Shuffle};
 pub use sources::label::{FALSE, Label, TRUE};
+pub use sources::languages::Languages;
 pub use sources::pack;
 pub use sources::regions::RegionsConfig;
 pub use sources::registry::{OutsideSource, OutsideSourceConfig, OutsideSources};

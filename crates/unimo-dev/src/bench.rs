@@ -343,6 +343,7 @@ fn objectives(size: &Size, family: Family) -> ObjectivesConfig {
             negatives: Negatives::Uniform,
             layout,
             head,
+            epsilon: None,
         }),
         ..ObjectivesConfig::default()
     }

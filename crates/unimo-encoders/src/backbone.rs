@@ -162,13 +162,16 @@ impl BackboneConfig {
             (None, None) => Ok(()),
             (Some(fusion), None) => {
                 ConfigError::unless(
-                    images.is_some(),
+                    images.is_some() || !fusion.image_stream,
                     "fusion",
                     "{}",
                     "needs an image encoder, [model.image] or [model.regions]",
                 )?;
                 fusion
-                    .validate(self.text.layers.min(self.image_layers()))
+                    .validate(self.text.layers.min(match images {
+                        Some(_) => self.image_layers(),
+                        None => self.text.layers,
+                    }))
                     .map_err(|e| e.within("fusion"))?;
                 let text = Some(("text", self.text.width));
                 let all = [text, images].into_iter().flatten();
@@ -257,6 +260,11 @@ impl BackboneConfig {
         self.fusion
             .as_ref()
             .is_some_and(|fusion| fusion.image_stream)
+    }
+
+    /// Whether there is a cross-modal encoder that is a text stream alone, which may read another text in the place of an image.
+    pub fn reads_texts_over_texts(&self) -> bool {
+        self.fusion.is_some() && !self.has_two_streams()
     }
 
     /// Whether a pass over a pair gives states of the image: all but a text stream that reads the image encoder's states as they are.
@@ -387,6 +395,12 @@ impl BackboneConfig {
 
     /// New encoders.
     pub fn init(&self, init: &mut Init) -> Backbone {
+        // Without images a text stream alone reads other texts, of its own width.
+        let image_width = if self.reads_images() {
+            self.image_width()
+        } else {
+            self.text.width
+        };
         Backbone {
             text: self.text.init(init),
             image: self.image.as_ref().map(|image| image.init(init)),
@@ -395,7 +409,7 @@ impl BackboneConfig {
             fusion: self
                 .fusion
                 .as_ref()
-                .map(|fusion| fusion.init(init, self.text.width, self.image_width())),
+                .map(|fusion| fusion.init(init, self.text.width, image_width)),
             joint: self
                 .joint
                 .as_ref()
@@ -866,6 +880,28 @@ impl Backbone {
             None => fusion.forward(states.0, states.1, text, image, keep),
             Some(prefix) => fusion.from_left_to_right(states, (text, image), prefix, keep),
         }
+    }
+
+    /// As [`fuse`](Self::fuse), with other texts in the place of images: row `i` of the texts reads row `i` of the others, through the same
+    /// layers (CCLM). The others stay as they are.
+    ///
+    /// # Shapes
+    ///
+    /// - texts, others: `B` rows each
+    ///
+    /// # Panics
+    ///
+    /// Panics if the cross-modal encoder is no text stream alone.
+    pub fn fuse_texts(
+        &self,
+        texts: &TextFeatures,
+        others: &TextFeatures,
+        keep: Keep,
+    ) -> FusionOutput {
+        let alone = self.fusion.as_ref().filter(|fusion| fusion.image.is_none());
+        let fusion = alone.expect("invariant: validation finds a text stream alone");
+        let masks = (&texts.mask, Some(&others.mask));
+        fusion.forward(&texts.states, &others.states, masks.0, masks.1, keep)
     }
 
     /// The grounded dictionary, if the cross-modal encoder has one.

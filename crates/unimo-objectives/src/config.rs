@@ -10,6 +10,7 @@ use unimo_batch::ConfigError;
 use unimo_encoders::backbone::BackboneConfig;
 
 use crate::objective::Settings;
+use crate::partners::Between;
 use crate::registry::REGISTRY;
 use crate::request::{By, Inputs, Request, What};
 use crate::teacher::TeacherConfig;
@@ -87,12 +88,21 @@ impl ObjectivesConfig {
         )?;
         self.inputs(&|_| true)?;
         for (key, settings) in self.each() {
+            let asked = settings.asks_similarity();
             ConfigError::unless(
-                !settings.asks_similarity() || self.similarity_of(&|_| true).is_some(),
+                asked.is_none_or(|between| self.similarity_of(between, &|_| true).is_some()),
                 &format!("{key}.negatives"),
                 "hard",
-                "hard negatives are chosen by the similarities of [objectives.itc], which is absent",
+                match asked {
+                    Some(Between::TextsAndTexts) => {
+                        "hard negatives are chosen by the similarities of [objectives.ttc], which is absent"
+                    }
+                    _ => {
+                        "hard negatives are chosen by the similarities of [objectives.itc], which is absent"
+                    }
+                },
             )?;
+            settings.validate_beside(self).map_err(|e| e.within(key))?;
         }
         Ok(())
     }
@@ -160,11 +170,15 @@ impl ObjectivesConfig {
         Inputs::of(all.map(|(key, settings)| (key, settings.requests(), settings.samples())))
     }
 
-    /// The objective among `chosen` that gives the similarity of captions and images.
-    pub fn similarity_of(&self, chosen: &dyn Fn(&str) -> bool) -> Option<&'static str> {
+    /// The objective among `chosen` that gives these similarities.
+    pub fn similarity_of(
+        &self,
+        between: Between,
+        chosen: &dyn Fn(&str) -> bool,
+    ) -> Option<&'static str> {
         let all = self.each().into_iter().filter(|(key, _)| chosen(key));
         all.into_iter()
-            .find(|(_, settings)| settings.gives_similarity())
+            .find(|(_, settings)| settings.gives_similarity() == Some(between))
             .map(|(key, _)| key)
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use burn::tensor::{Bool, Device, Tensor, TensorData};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
-use unimo_batch::{Batch, Images, Regions, TAGS, Texts};
+use unimo_batch::{Batch, Images, Regions, TAGS, TRANSLATION, Texts};
 use unimo_core::dtype::cast;
 use unimo_core::mask::PaddingMask;
 use unimo_encoders::backbone::Backbone;
@@ -327,7 +327,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Encodes plain and masked texts in one pass.
+    /// Encodes plain texts, masked texts and translations in one pass.
     fn both_directions(&self, wanted: &Readings, into: &mut Tables) {
         let Some(texts) = &self.batch.texts else {
             return;
@@ -347,6 +347,20 @@ impl Reader<'_> {
                 segments.extend(texts.segments.iter().flatten());
                 kinds.push(kind);
             }
+        }
+        let translations = self.batch.further_texts.get(TRANSLATION);
+        let translations = translations.filter(|_| wanted.texts.contains(&TextKind::Translation));
+        if let Some(translations) = translations {
+            assert_eq!(
+                translations.length, texts.length,
+                "texts and their translations are padded to one length"
+            );
+            ids.extend_from_slice(&translations.ids);
+            lengths.extend_from_slice(&translations.lengths);
+            if texts.segments.is_some() {
+                segments.resize(ids.len(), 0);
+            }
+            kinds.push(TextKind::Translation);
         }
         if !kinds.is_empty() {
             let rows = Rows {

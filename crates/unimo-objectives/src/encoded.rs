@@ -21,8 +21,10 @@ pub struct Encoded {
     pub pictures: Vec<Option<u64>>,
     /// The samples whose text describes its image.
     pub describing: Vec<usize>,
-    /// The samples that pairs are made of.
+    /// The samples that pairs of texts and images are made of.
     pub partners: Partners,
+    /// The samples that pairs of texts and translations are made of: those of the batch alone.
+    pub text_partners: Partners,
     /// Number of leading positions that see each other in texts read from left to right; the rest is predicted.
     prefix: usize,
     student: Tables,
@@ -36,9 +38,9 @@ pub struct Encoded {
 /// The features that one model computed from the batch.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tables {
-    /// The rows of plain texts and of masked texts, one after the other.
+    /// The rows of plain texts, of masked texts and of translations, one after the other.
     both_directions: Option<TextFeatures>,
-    /// The first row of each of the two kinds.
+    /// The first row of each of these kinds.
     first: BTreeMap<TextKind, usize>,
     left_to_right: Option<TextFeatures>,
     further: BTreeMap<String, TextFeatures>,
@@ -76,6 +78,16 @@ impl Encoded {
 
     pub(crate) fn set_partners(&mut self, similarity: Option<Similarity>) {
         self.partners = Partners::of_batch(&self.describing, &self.pictures, similarity);
+    }
+
+    /// The same with wrong translations from the batch itself, chosen by these similarities if there are any.
+    pub fn with_text_partners(mut self, similarity: Option<Similarity>) -> Self {
+        self.set_text_partners(similarity);
+        self
+    }
+
+    pub(crate) fn set_text_partners(&mut self, similarity: Option<Similarity>) {
+        self.text_partners = Partners::of_batch(&self.describing, &self.pictures, similarity);
     }
 
     /// The same with texts that the student has read.
@@ -172,7 +184,12 @@ impl Encoded {
         sample: usize,
     ) -> (&TextFeatures, usize) {
         let further = self.pair_texts.as_ref().filter(|_| by == By::Student);
-        let further = further.filter(|_| matches!(kind, TextKind::Plain | TextKind::Masked));
+        let further = further.filter(|_| {
+            matches!(
+                kind,
+                TextKind::Plain | TextKind::Masked | TextKind::Translation
+            )
+        });
         if let Some(further) = further {
             let row = match further.rows.get(&sample) {
                 Some(row) => *row,
@@ -224,7 +241,7 @@ impl Encoded {
 impl Tables {
     fn texts(&self, kind: &TextKind) -> Option<(&TextFeatures, usize)> {
         match kind {
-            TextKind::Plain | TextKind::Masked => {
+            TextKind::Plain | TextKind::Masked | TextKind::Translation => {
                 let first = self.first.get(kind)?;
                 Some((self.both_directions.as_ref()?, *first))
             }

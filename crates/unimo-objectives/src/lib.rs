@@ -14,6 +14,7 @@
 //!         negatives: Negatives::Uniform,
 //!         layout: Layout::Half,
 //!         head: Head::Pair,
+//!         epsilon: None,
 //!     }),
 //!     ..ObjectivesConfig::default()
 //! };
@@ -133,10 +134,11 @@ macro_rules! objectives {
             /// New heads on top of encoders made from `model`.
             pub fn init(&self, init: &mut Init, model: &BackboneConfig) -> Objectives {
                 $(let $key = self.$key.as_ref().map(|config| config.init(init, model));)+
-                Objectives {
+                let objectives = Objectives {
                     built_in: BuiltIn { $($key),+ },
                     outside: self.outside.iter().map(|c| c.init(init, model)).collect(),
-                }
+                };
+                objectives.lent()
             }
 
             /// Reads the section of a built-in objective; returns the values if no built-in objective has the key.
@@ -205,6 +207,9 @@ objectives! {
     views: pretraining::views::ViewsConfig;
     mrm: pretraining::mrm::MrmConfig;
     mim: pretraining::mim::MimConfig;
+    ttc: pretraining::ttc::TtcConfig;
+    ttm: pretraining::ttm::TtmConfig;
+    tlm: pretraining::tlm::TlmConfig;
     vqa: tasks::vqa::VqaConfig;
     answers: tasks::answers::AnswersConfig;
     nlvr2: tasks::nlvr2::Nlvr2Config;
@@ -231,6 +236,7 @@ impl Deref for Objectives {
     }
 }
 
+/// A head that is put in another's place is lent to objectives that share it when the parameters change next.
 impl DerefMut for Objectives {
     fn deref_mut(&mut self) -> &mut BuiltIn {
         &mut self.built_in
@@ -238,6 +244,35 @@ impl DerefMut for Objectives {
 }
 
 impl Objectives {
+    /// The same where objectives over pairs of texts have the heads as they are now that they share with those over images. A lent head
+    /// is the same parameters once more, so that its gradients add up with the lender's; it is no parameter of the borrower, which
+    /// neither stores nor updates it. Whatever changes parameters calls this.
+    fn lent(mut self) -> Self {
+        self.lend();
+        self
+    }
+
+    fn lend(&mut self) {
+        let BuiltIn {
+            itc,
+            itm,
+            mlm,
+            ttc,
+            ttm,
+            tlm,
+            ..
+        } = &mut self.built_in;
+        if let Some(ttc) = ttc {
+            ttc.borrow(itc.as_ref());
+        }
+        if let Some(ttm) = ttm {
+            ttm.borrow(itm.as_ref());
+        }
+        if let Some(tlm) = tlm {
+            tlm.borrow(mlm.as_ref());
+        }
+    }
+
     /// An objective of another crate, by its key.
     pub fn outside(&self, key: &str) -> Option<&OutsideObjective> {
         self.outside.iter().find(|outside| outside.key() == key)
@@ -248,6 +283,7 @@ impl Objectives {
         for (_, objective) in self.each_mut() {
             objective.adopt();
         }
+        self.lend();
     }
 
     /// Clamps, moving averages and queues, after the optimiser's step. `carries` comes from the [`Step`]s of the micro-batches.
@@ -260,6 +296,7 @@ impl Objectives {
                 carries: own.map(|(_, carry)| carry.clone()).collect(),
             });
         }
+        self.lend();
     }
 }
 
@@ -293,10 +330,11 @@ impl Module for Objectives {
     fn map<M: ModuleMapper>(self, mapper: &mut M) -> Self {
         let built_in = self.built_in.map(mapper);
         let outside = self.outside.into_iter().map(|o| o.map(mapper));
-        Self {
+        let objectives = Self {
             built_in,
             outside: outside.collect(),
-        }
+        };
+        objectives.lent()
     }
 }
 
@@ -306,10 +344,11 @@ impl Objectives {
         built_in: impl FnOnce(BuiltIn) -> BuiltIn,
         outside: impl Fn(OutsideObjective) -> OutsideObjective,
     ) -> Self {
-        Self {
+        let objectives = Self {
             built_in: built_in(self.built_in),
             outside: self.outside.into_iter().map(outside).collect(),
-        }
+        };
+        objectives.lent()
     }
 }
 
@@ -322,6 +361,7 @@ impl ModuleDisplayDefault for Objectives {
 }
 
 const NEEDS_ONE_STREAM: &str = "needs a cross-modal encoder of one stream, [model.joint], or none";
+const NEEDS_TEXT_STREAM: &str = "needs a cross-modal encoder whose texts read images or other texts: [model.fusion] with image_stream = false";
 const NEEDS_TWO_STREAMS: &str =
     "needs a cross-modal encoder of two streams, [model.fusion] with image_stream = true";
 const NEEDS_IMAGE_STATES: &str = "needs states of the image from the cross-modal encoder: [model.joint], or [model.fusion] with image_stream = true";

@@ -11,11 +11,13 @@ use unimo_batch::ConfigError;
 use unimo_core::init::Init;
 use unimo_encoders::backbone::BackboneConfig;
 
+use crate::ObjectivesConfig;
 use crate::context::Context;
 use crate::contrast::Contrast;
 use crate::encoded::Encoded;
 use crate::outcome::{Carry, Outcome};
 use crate::pairs::{Fused, Pairs};
+use crate::partners::Between;
 use crate::request::{Request, Samples};
 
 /// What is known of an objective from its configuration, before it has weights.
@@ -44,14 +46,14 @@ pub trait Settings: Debug + Send + Sync {
         false
     }
 
-    /// Whether it chooses wrong partners by the similarity of captions and images.
-    fn asks_similarity(&self) -> bool {
-        false
+    /// Between what it asks for similarities, to choose wrong partners by them.
+    fn asks_similarity(&self) -> Option<Between> {
+        None
     }
 
-    /// Whether it gives the similarity of captions and images.
-    fn gives_similarity(&self) -> bool {
-        false
+    /// Between what it gives similarities.
+    fn gives_similarity(&self) -> Option<Between> {
+        None
     }
 
     /// What it predicts of each sample; `None` for a loss of pre-training.
@@ -67,6 +69,11 @@ pub trait Settings: Debug + Send + Sync {
 
     /// Checks every value, alone and against the others.
     fn validate(&self) -> Result<(), ConfigError>;
+
+    /// Checks the values against the recipe's other objectives.
+    fn validate_beside(&self, _all: &ObjectivesConfig) -> Result<(), ConfigError> {
+        Ok(())
+    }
 
     /// Checks the values against the encoders that are trained.
     fn validate_with(&self, _model: &BackboneConfig) -> Result<(), ConfigError> {

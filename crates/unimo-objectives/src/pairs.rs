@@ -1,4 +1,4 @@
-//! Pairs of texts and images for the cross-modal encoder. Pairs that are read in the same way go through it as one batch.
+//! Pairs of texts and images, or of texts and other texts, for the cross-modal encoder. Pairs that are read in the same way go through it as one batch.
 
 use std::collections::HashMap;
 
@@ -25,6 +25,8 @@ pub struct Pairs {
     pub text: TextKind,
     /// How the images were read.
     pub image: ImageKind,
+    /// How other texts were read that stand in the place of the images; `None`: images. Then `images` are the samples of these texts.
+    pub second: Option<TextKind>,
     /// The model whose encoders read and fuse them.
     pub by: By,
     /// Grounded tokens that are hidden, to be predicted, `[B, K]`, row-major; empty if none is hidden.
@@ -190,6 +192,8 @@ struct Pass {
     /// The table of the texts; `None` without texts.
     text: Option<Table>,
     image: Option<ImageKind>,
+    /// The table of the texts in the place of images.
+    second: Option<Table>,
     hidden_tokens: Vec<bool>,
     layers: Option<usize>,
     /// The rows of text and image in their tables.
@@ -197,9 +201,10 @@ struct Pass {
     places: HashMap<Row, usize>,
 }
 
-type Row = (Option<(TextKind, usize)>, Option<usize>);
+/// A text with an image, or with another text.
+type Row = (Option<(TextKind, usize)>, Option<(Option<TextKind>, usize)>);
 
-/// Plain and masked texts are in one table and go through one pass together.
+/// Plain texts, masked texts and translations are in one table and go through one pass together.
 #[derive(PartialEq, Eq)]
 enum Table {
     BothDirections,
@@ -210,7 +215,7 @@ enum Table {
 impl Table {
     fn of(kind: &TextKind) -> Self {
         match kind {
-            TextKind::Plain | TextKind::Masked => Self::BothDirections,
+            TextKind::Plain | TextKind::Masked | TextKind::Translation => Self::BothDirections,
             TextKind::LeftToRight => Self::LeftToRight,
             TextKind::Further(name) => Self::Further(name.clone()),
         }
@@ -222,7 +227,8 @@ impl Pass {
         Self {
             by: pairs.by,
             text: (!pairs.texts.is_empty()).then(|| Table::of(&pairs.text)),
-            image: (!pairs.images.is_empty()).then_some(pairs.image),
+            image: (!pairs.images.is_empty() && pairs.second.is_none()).then_some(pairs.image),
+            second: pairs.second.as_ref().map(Table::of),
             hidden_tokens: pairs.hidden_tokens.clone(),
             layers: pairs.layers,
             rows: Vec::new(),
@@ -239,6 +245,7 @@ impl Pass {
             && self.layers == other.layers
             && self.text == other.text
             && self.image == other.image
+            && self.second == other.second
     }
 
     /// Adds the pairs that are not there yet; returns the row of each pair.
@@ -246,7 +253,9 @@ impl Pass {
         (0..pairs.len())
             .map(|i| {
                 let text = pairs.texts.get(i).map(|text| (pairs.text.clone(), *text));
-                let row = (text, pairs.images.get(i).copied());
+                let image = pairs.images.get(i);
+                let image = image.map(|image| (pairs.second.clone(), *image));
+                let row = (text, image);
                 *self.places.entry(row.clone()).or_insert_with(|| {
                     self.rows.push(row);
                     self.rows.len() - 1
@@ -257,6 +266,7 @@ impl Pass {
 
     fn run(&self, backbone: &Backbone, encoded: &Encoded, keep: Keep) -> FusionOutput {
         let texts = self.texts(encoded);
+        let second = self.second(encoded);
         let images = self.images(encoded);
         let view = View {
             prefix: match self.text {
@@ -266,7 +276,10 @@ impl Pass {
             hidden_tokens: self.hidden_tokens.clone(),
             layers: self.layers,
         };
-        let fused = backbone.fuse_parts(texts.as_ref(), images.as_ref(), &view, keep);
+        let fused = match (&texts, &second) {
+            (Some(texts), Some(second)) => backbone.fuse_texts(texts, second, keep),
+            _ => backbone.fuse_parts(texts.as_ref(), images.as_ref(), &view, keep),
+        };
         // Texts of other batches may be longer. Beyond the class token, objectives look only at the batch's own texts.
         let own = match self.text {
             Some(Table::BothDirections) => encoded.text_length(self.by),
@@ -284,10 +297,26 @@ impl Pass {
     fn texts(&self, encoded: &Encoded) -> Option<TextFeatures> {
         self.text.as_ref()?;
         let texts = self.rows.iter().filter_map(|(text, _)| text.as_ref());
+        self.texts_of(encoded, texts.map(|(kind, sample)| (kind, *sample)))
+    }
+
+    /// The texts in the place of images.
+    fn second(&self, encoded: &Encoded) -> Option<TextFeatures> {
+        self.second.as_ref()?;
+        let texts = self.rows.iter().filter_map(|(_, second)| second.as_ref());
+        let texts = texts.filter_map(|(kind, sample)| Some((kind.as_ref()?, *sample)));
+        self.texts_of(encoded, texts)
+    }
+
+    fn texts_of<'a>(
+        &self,
+        encoded: &Encoded,
+        texts: impl Iterator<Item = (&'a TextKind, usize)>,
+    ) -> Option<TextFeatures> {
         let mut table = None;
         let rows: Vec<i32> = texts
             .map(|(kind, sample)| {
-                let (features, row) = encoded.text_of_pair(self.by, kind, *sample);
+                let (features, row) = encoded.text_of_pair(self.by, kind, sample);
                 table = Some(features);
                 row as i32
             })
@@ -297,7 +326,8 @@ impl Pass {
 
     fn images(&self, encoded: &Encoded) -> Option<ImageFeatures> {
         let kind = self.image?;
-        let samples = self.rows.iter().filter_map(|(_, image)| *image);
+        let images = self.rows.iter().filter_map(|(_, image)| image.as_ref());
+        let samples = images.map(|(_, sample)| *sample);
         let mut table = None;
         let rows: Vec<i32> = samples
             .map(|sample| {

@@ -32,6 +32,34 @@ impl Negatives {
     }
 }
 
+/// Which wrong partners are chosen, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Choice {
+    /// Where they come from.
+    pub negatives: Negatives,
+    /// With [`Negatives::HardSampled`], what is added to the share that the softmax over all samples gives to each (CCLM: 1e-5); `None`:
+    /// ALBEF's 1e-4, with the most similar sample at 1.
+    pub epsilon: Option<f64>,
+}
+
+impl From<Negatives> for Choice {
+    fn from(negatives: Negatives) -> Self {
+        Self {
+            negatives,
+            epsilon: None,
+        }
+    }
+}
+
+/// Between what a contrast gives similarities, and an objective asks for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Between {
+    /// Texts, by row, and images.
+    TextsAndImages,
+    /// Translations, by row, and the texts that they translate.
+    TextsAndTexts,
+}
+
 /// A sample that pairs are made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Partner {
@@ -118,7 +146,7 @@ impl Partners {
     /// The sample of a wrong image for the caption of own sample `i`; `None` if all others show the same image.
     pub fn wrong_image(
         &self,
-        negatives: Negatives,
+        choice: impl Into<Choice>,
         i: usize,
         rng: &mut ChaCha8Rng,
     ) -> Option<usize> {
@@ -128,14 +156,14 @@ impl Partners {
             .as_ref()
             .map(|s| move |j: usize| s.of(at, j));
         let of = of.as_ref().map(|of| of as &dyn Fn(usize) -> f32);
-        let found = self.wrong(negatives, at, of, rng)?;
+        let found = self.wrong(choice.into(), at, of, rng)?;
         Some(self.all[found].sample)
     }
 
     /// The sample of a wrong caption for the image of own sample `i`; `None` if all others show the same image.
     pub fn wrong_text(
         &self,
-        negatives: Negatives,
+        choice: impl Into<Choice>,
         i: usize,
         rng: &mut ChaCha8Rng,
     ) -> Option<usize> {
@@ -145,7 +173,7 @@ impl Partners {
             .as_ref()
             .map(|s| move |j: usize| s.of(j, at));
         let of = of.as_ref().map(|of| of as &dyn Fn(usize) -> f32);
-        let found = self.wrong(negatives, at, of, rng)?;
+        let found = self.wrong(choice.into(), at, of, rng)?;
         Some(self.all[found].sample)
     }
 
@@ -167,19 +195,32 @@ impl Partners {
     /// A wrong partner of sample `i`, given the similarities of its candidates.
     fn wrong(
         &self,
-        negatives: Negatives,
+        choice: Choice,
         i: usize,
         similarity: Option<&dyn Fn(usize) -> f32>,
         rng: &mut ChaCha8Rng,
     ) -> Option<usize> {
         let differs = |j: &usize| self.differs(i, *j);
         let others = || (0..self.all.len()).filter(differs);
-        match (negatives, similarity) {
+        match (choice.negatives, similarity) {
             (Negatives::HardArgmax, Some(of)) => others().max_by(|&a, &b| of(a).total_cmp(&of(b))),
             (Negatives::HardSampled, Some(of)) => {
-                let top = others().map(of).fold(f32::NEG_INFINITY, f32::max);
-                // A small share for every sample, so that each can be drawn (ALBEF adds 1e-4).
-                let share = |j: usize| f64::from((of(j) - top).exp()) + 1e-4;
+                let all = || 0..self.all.len();
+                // ALBEF: softmax over the others. With a given epsilon, CCLM: over all, the sample itself among them.
+                let (top, sum, least) = match choice.epsilon {
+                    // A small share for every sample, so that each can be drawn (ALBEF adds 1e-4).
+                    None => (
+                        others().map(of).fold(f32::NEG_INFINITY, f32::max),
+                        1.0,
+                        1e-4,
+                    ),
+                    Some(epsilon) => {
+                        let top = all().map(of).fold(f32::NEG_INFINITY, f32::max);
+                        let each = all().map(|j| f64::from((of(j) - top).exp()));
+                        (top, each.sum::<f64>(), epsilon)
+                    }
+                };
+                let share = |j: usize| f64::from((of(j) - top).exp()) / sum + least;
                 let total: f64 = others().map(share).sum();
                 others().next()?;
                 let mut left = rng.random::<f64>() * total;
@@ -225,6 +266,27 @@ mod tests {
             .count();
         let expected = 2f64.exp() / (2f64.exp() + 1.0);
         assert!((hits as f64 / f64::from(draws) - expected).abs() < TOLERANCE);
+    }
+
+    /// The softmax is over all samples, so that a true pair which stands out leaves the others to the epsilon.
+    #[test]
+    fn a_given_epsilon_is_added_to_the_share_of_all() {
+        /// As above.
+        const TOLERANCE: f64 = 0.05;
+        let share = |own: f32, epsilon: f64| {
+            let partners = partners(&[None; 3], Some(vec![vec![own, 2.0, 0.0]; 3]));
+            let choice = Choice {
+                negatives: Negatives::HardSampled,
+                epsilon: Some(epsilon),
+            };
+            let mut rng = ChaCha8Rng::seed_from_u64(1);
+            let draws = 2000;
+            let hits = (0..draws).filter(|_| partners.wrong_image(choice, 0, &mut rng) == Some(1));
+            hits.count() as f64 / f64::from(draws)
+        };
+        let expected = 2f64.exp() / (2f64.exp() + 1.0);
+        assert!((share(0.0, 0.0) - expected).abs() < TOLERANCE);
+        assert!((share(1000.0, 1e-5) - 0.5).abs() < TOLERANCE);
     }
 
     #[test]

@@ -4,7 +4,9 @@
 //! things follow from the requests alone: what a batch lacks for an objective, what the loader must put into a batch, and which
 //! objectives contradict each other.
 
-use unimo_batch::{Batch, ConfigError, MaskSpec, PatchMaskSpec, SecondViews, TAGS, Target};
+use unimo_batch::{
+    Batch, ConfigError, MaskSpec, PatchMaskSpec, SecondViews, TAGS, TRANSLATION, Target,
+};
 use unimo_encoders::backbone::Backbone;
 
 /// One input that an objective wants encoded.
@@ -48,6 +50,8 @@ pub enum TextForm {
     LeftToRight,
     /// Masked if another objective of the step reads it so, else as it is: it costs nothing extra.
     AsOthers,
+    /// The text in another language, as it is.
+    Translation,
     /// A further text of the sample, by its name in [`Batch::further_texts`].
     Further(String),
 }
@@ -88,6 +92,8 @@ pub enum TextKind {
     Masked,
     /// From left to right.
     LeftToRight,
+    /// In another language, as they are.
+    Translation,
     /// Further texts.
     Further(String),
 }
@@ -113,6 +119,7 @@ impl TextForm {
             Self::Plain | Self::WithPhrases => TextKind::Plain,
             Self::Masked(_) | Self::MaskedPhrases(_) => TextKind::Masked,
             Self::LeftToRight => TextKind::LeftToRight,
+            Self::Translation => TextKind::Translation,
             Self::Further(name) => TextKind::Further(name.clone()),
             Self::AsOthers => return None,
         })
@@ -211,6 +218,7 @@ impl TextForm {
                 let masked = texts.masked.as_ref();
                 masked.is_some_and(|masked| masked.concept_labels.is_some())
             }
+            Self::Translation => batch.further_texts.contains_key(TRANSLATION),
             Self::Further(name) => batch.further_texts.contains_key(name),
         }
     }
@@ -351,11 +359,8 @@ impl Inputs {
                     }
                     What::Text(TextForm::WithPhrases) => all.concepts = true,
                     What::Text(TextForm::LeftToRight) => all.left_to_right = true,
-                    What::Text(TextForm::Further(name)) => {
-                        if !all.further.contains(&name) {
-                            all.further.push(name);
-                        }
-                    }
+                    What::Text(TextForm::Translation) => all.add_further(TRANSLATION.to_owned()),
+                    What::Text(TextForm::Further(name)) => all.add_further(name),
                     What::Image(ImageForm::MaskedPatches(spec)) => {
                         said.patches
                             .one(key, "patches", spec, &mut all.patch_mask)?;
@@ -376,6 +381,12 @@ impl Inputs {
             }
         }
         Ok(all)
+    }
+
+    fn add_further(&mut self, name: String) {
+        if !self.further.contains(&name) {
+            self.further.push(name);
+        }
     }
 }
 

@@ -40,7 +40,7 @@ use crate::kept::FeatureCache;
 use crate::objective::Objective;
 use crate::others::{Answered, Asked, Dealt, FeatureData, Outline, PartData, Places, has_tags};
 use crate::pairs::{Fused, Pairs, fuse};
-use crate::partners::{Partner, Partners, Similarity};
+use crate::partners::{Between, Partner, Partners, Similarity};
 use crate::request::{By, Request, holds};
 use crate::step::Step;
 use crate::teacher::Teacher;
@@ -168,7 +168,8 @@ fn plans(trained: &[(&'static str, &dyn Objective)], outlines: &[Outline]) -> Ve
         let samples = settings.samples();
         let counts = || outlines.iter().map(|outline| outline.counts[at]);
         // An objective that looks beyond its batch finds other samples there.
-        let beyond = objective.contrast().is_some() || settings.asks_similarity();
+        let asks = settings.asks_similarity() == Some(Between::TextsAndImages);
+        let beyond = objective.contrast().is_some() || asks;
         let enough = !beyond || counts().flatten().sum::<usize>() >= samples.least;
         let least = if beyond { 1 } else { samples.least };
         for (plan, count) in plans.iter_mut().zip(counts()) {
@@ -331,9 +332,15 @@ impl<'a> Together<'a> {
                 first += rows;
             }
         }
-        let asks = |(_, objective): (&str, &dyn Objective)| objective.settings().asks_similarity();
+        let asks = |(_, objective): (&str, &dyn Objective)| {
+            objective.settings().asks_similarity() == Some(Between::TextsAndImages)
+        };
         let asked = (0..self.plans.len()).any(|b| self.running(b).into_iter().any(asks));
-        let similarity = asked.then(|| all.iter().find_map(|(_, c)| c.similarity()));
+        let gives = |collected: &&Collected<'_>| {
+            collected.objective.settings().gives_similarity() == Some(Between::TextsAndImages)
+        };
+        let mut given = all.iter().map(|(_, collected)| collected).filter(gives);
+        let similarity = asked.then(|| given.find_map(Collected::similarity));
         self.cache = Cache {
             gradients: of_batches,
             similarity: similarity.flatten(),
@@ -613,8 +620,17 @@ impl<'a> Together<'a> {
         own: &[(&'static str, &'a dyn Objective)],
         encoded: &mut Encoded,
     ) -> Vec<Sample> {
-        let asks = |(_, objective): &(_, &dyn Objective)| objective.settings().asks_similarity();
-        if !own.iter().any(asks) {
+        let asks = |between| {
+            let asked = |(_, objective): &(_, &dyn Objective)| {
+                objective.settings().asks_similarity() == Some(between)
+            };
+            own.iter().any(asked)
+        };
+        // Wrong translations come from the batch itself, as in CCLM's release, where a batch is that of one GPU.
+        let of_texts = asks(Between::TextsAndTexts).then_some(Between::TextsAndTexts);
+        let of_texts = of_texts.and_then(|between| self.similarity(between, batch, encoded));
+        encoded.set_text_partners(of_texts);
+        if !asks(Between::TextsAndImages) {
             encoded.set_partners(None);
             return Vec::new();
         }
@@ -637,17 +653,23 @@ impl<'a> Together<'a> {
                 return samples.clone();
             }
         }
-        let similarity = self
-            .running(batch)
-            .into_iter()
-            .filter_map(|(_, objective)| objective.contrast())
-            .find_map(|contrast| {
-                let context = self.context(self.backbone, batch, encoded);
-                contrast.similarity(&contrast.features(&context, &[]))
-            });
-        let similarity = similarity.map(Similarity::fetch);
+        let similarity = self.similarity(Between::TextsAndImages, batch, encoded);
         encoded.set_partners(similarity);
         Vec::new()
+    }
+
+    /// Similarities of a batch's samples, by the contrast that runs on it and gives them.
+    fn similarity(&self, between: Between, batch: usize, encoded: &Encoded) -> Option<Similarity> {
+        let running = self.running(batch).into_iter();
+        let given = running
+            .filter(|(_, objective)| objective.settings().gives_similarity() == Some(between))
+            .filter_map(|(_, objective)| objective.contrast());
+        let context = self.context(self.backbone, batch, encoded);
+        let mut found =
+            given.map(|contrast| contrast.similarity(&contrast.features(&context, &[])));
+        found
+            .find_map(|similarity| similarity)
+            .map(Similarity::fetch)
     }
 
     /// Encodes the samples of other batches that pairs name, after the batch's own rows. The ranks that have them give them.

@@ -79,6 +79,7 @@ fn objectives() -> ObjectivesConfig {
             negatives: Negatives::HardArgmax,
             layout: Layout::OneToTwo,
             head: Head::Product,
+            epsilon: None,
         }),
         itc: Some(ItcConfig {
             weight: 1.0,

@@ -44,6 +44,7 @@ fn objectives(momentum: bool) -> ObjectivesConfig {
             negatives: Negatives::HardArgmax,
             layout: Layout::OneToTwo,
             head: Head::Pair,
+            epsilon: None,
         }),
         itc: Some(ItcConfig {
             weight: 1.5,

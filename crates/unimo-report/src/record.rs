@@ -200,6 +200,9 @@ pub struct EvalRecord {
     /// Name of the split, and how much of it was drawn if not all.
     #[serde(default)]
     pub split: String,
+    /// The language of the captions, if it is of those in one language alone; such a record selects nothing.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub language: String,
     /// `contrast`: scored by the contrast alone; `full`: by all methods. Empty in records of older versions, which used all.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub protocol: String,

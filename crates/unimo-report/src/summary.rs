@@ -235,7 +235,8 @@ pub(crate) fn summary(folder: &RunFolder) -> Markup {
 
 /// The last evaluation with retrieval, and the best method in it.
 fn headline(evals: &[EvalRecord]) -> Option<(&EvalRecord, &RetrievalRecord)> {
-    let eval = evals.iter().rev().find(|eval| !eval.retrieval.is_empty())?;
+    let of_all = |eval: &&EvalRecord| !eval.retrieval.is_empty() && eval.language.is_empty();
+    let eval = evals.iter().rev().find(of_all)?;
     Some((eval, eval.headline()?))
 }
 

@@ -156,8 +156,14 @@ fn of_pairs(
         }));
     };
     if retrieval::is_possible(recipe) {
-        let found = Retrieval::whole(set.clone()).evaluate(&weights, say)?;
+        let whole = Retrieval::whole(set.clone());
+        let found = whole.evaluate(&weights, say)?;
+        let scored = found.first().map(|record| record.scored.clone());
         add(found, set.label());
+        for record in whole.by_language(&weights, &scored.unwrap_or_default(), say)? {
+            let label = record.split.clone();
+            add(vec![record], label);
+        }
     }
     if let Some(folds) = options.folds {
         let pictures = set.items().len();

@@ -368,6 +368,7 @@ fn pair(model: BackboneConfig) -> NetworkConfig {
             negatives: Negatives::Uniform,
             layout: Layout::Half,
             head: Head::Pair,
+            epsilon: None,
         }),
         itc: Some(ItcConfig {
             weight: 1.0,

@@ -78,6 +78,8 @@ built_in![
     "unimo2-tiny",
     "unimo2-base",
     "mvp-tiny",
+    "cclm-tiny",
+    "cclm-base",
     "mvp-base",
     "meter-tiny",
     "meter-base",

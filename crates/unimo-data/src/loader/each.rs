@@ -11,6 +11,7 @@ use crate::images::regions::PictureRegions;
 use crate::order::draws::{Permutation, Stream, hash};
 use crate::order::plan::Shuffle;
 use crate::sources::label::Label;
+use crate::sources::languages::Languages;
 use crate::sources::source::{Annotations, Holds, Offers, Sample, Source, SplitFacts};
 use crate::sources::splits::{BySplit, Split};
 
@@ -180,6 +181,14 @@ impl Each {
         let text = self.rows[split][index].text as usize;
         all.into_iter().skip(text).take(1).collect()
     }
+
+    /// The language of the text; its translations are samples of their own.
+    fn own_languages(&self, split: Split, index: usize, all: &Languages) -> Languages {
+        Languages {
+            tags: self.own(split, index, all.tags.clone()),
+            meanings: Vec::new(),
+        }
+    }
 }
 
 /// The place of a text, if it is known more exactly than its sample's.
@@ -230,6 +239,7 @@ impl Source for Each {
             roles: self.own(split, index, known.roles.clone()),
             phrases: self.own(split, index, known.phrases.clone()),
             tags: known.tags.clone(),
+            languages: self.own_languages(split, index, &known.languages),
             labels: vec![self.label_of(split, index, known)],
         })
     }
@@ -273,6 +283,7 @@ impl Source for Each {
             roles: self.own(split, index, sample.roles),
             phrases: self.own(split, index, sample.phrases),
             second_texts: self.own(split, index, sample.second_texts),
+            languages: self.own_languages(split, index, &sample.languages),
             labels: vec![label],
             ..sample
         })

@@ -1,5 +1,6 @@
 //! Images and captions to evaluate on, in a fixed order: one split, several splits, or a random part of them.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -31,6 +32,8 @@ pub struct EvalSet {
     concepts: Option<ConceptReader>,
     /// Number of images that a part was drawn from.
     drawn_from: Option<usize>,
+    /// The language of all captions, if it is a set of one language.
+    language: Option<String>,
 }
 
 /// One image of an [`EvalSet`].
@@ -53,6 +56,8 @@ pub struct Caption {
     pub image: usize,
     /// What it says.
     pub text: String,
+    /// The tag of its language; empty: not known.
+    pub language: String,
 }
 
 /// The seed of random parts. It is neither a setting nor a run's seed, so that runs are compared on the same part.
@@ -91,6 +96,7 @@ impl EvalSet {
             captions: Vec::new(),
             concepts: None,
             drawn_from: (limit < all).then_some(all),
+            language: None,
         };
         let order = (limit < all).then(|| shuffled(all));
         let number = |at: usize| order.as_ref().map_or(at, |order| order.at(at));
@@ -107,13 +113,16 @@ impl EvalSet {
             });
             found.map(|(split, _)| (*split, index))
         };
+        let in_languages = |split: &Split| set.source.facts(*split).languages;
+        let in_languages = splits.iter().any(in_languages);
         let mut usable = Vec::new();
         let mut next = 0;
         while usable.len() < limit && next < all {
             let until = all.min(next + limit - usable.len());
             let checked = parallel(next..until, |at| {
                 let (split, index) = place(number(at))?;
-                Some((number(at), split, index, set.check(split, index)))
+                let checked = set.check(split, index, in_languages);
+                Some((number(at), split, index, checked))
             });
             for (number, split, index, captions) in checked.into_iter().flatten() {
                 match captions {
@@ -176,8 +185,37 @@ impl EvalSet {
         };
         for item in chosen.into_iter().map(|number| &self.items[number]) {
             let captions = self.captions[item.captions.clone()].iter();
-            let captions = captions.map(|caption| caption.text.clone()).collect();
+            let captions = captions.cloned().collect();
             part.push(item.name.clone(), (item.split, item.index), captions);
+        }
+        part
+    }
+
+    /// The languages of its captions, in the order of the alphabet; those that are not known are left out.
+    pub fn languages(&self) -> Vec<String> {
+        let known = self.captions.iter().map(|caption| &caption.language);
+        let known: BTreeSet<&String> = known.filter(|tag| !tag.is_empty()).collect();
+        known.into_iter().cloned().collect()
+    }
+
+    /// The captions in a language, with their images.
+    #[must_use]
+    pub fn in_language(&self, tag: &str) -> Self {
+        let mut part = Self {
+            items: Vec::new(),
+            captions: Vec::new(),
+            language: Some(tag.to_owned()),
+            ..self.clone()
+        };
+        for item in &self.items {
+            let captions = self.captions[item.captions.clone()].iter();
+            let captions: Vec<Caption> = captions
+                .filter(|caption| caption.language == tag)
+                .cloned()
+                .collect();
+            if !captions.is_empty() {
+                part.push(item.name.clone(), (item.split, item.index), captions);
+            }
         }
         part
     }
@@ -186,9 +224,13 @@ impl EvalSet {
     pub fn label(&self) -> String {
         let names: Vec<&str> = self.splits.iter().map(|split| split.name()).collect();
         let names = names.join(" and ");
-        match self.drawn_from {
+        let label = match self.drawn_from {
             Some(all) => format!("{names}, {} of {all} images at random", self.items.len()),
             None => names,
+        };
+        match &self.language {
+            Some(tag) => format!("{label}, captions in {tag}"),
+            None => label,
         }
     }
 
@@ -206,11 +248,11 @@ impl EvalSet {
         self.concepts.as_ref()
     }
 
-    fn push(&mut self, name: String, (split, index): (Split, usize), captions: Vec<String>) {
+    fn push(&mut self, name: String, (split, index): (Split, usize), captions: Vec<Caption>) {
         let image = self.items.len();
         let first = self.captions.len();
         self.captions
-            .extend(captions.into_iter().map(|text| Caption { image, text }));
+            .extend(captions.into_iter().map(|own| Caption { image, ..own }));
         self.items.push(Item {
             name,
             split,
@@ -220,13 +262,28 @@ impl EvalSet {
     }
 
     /// The captions of a sample whose image can be decoded.
-    fn check(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
+    fn check(
+        &self,
+        split: Split,
+        index: usize,
+        in_languages: bool,
+    ) -> Result<Vec<Caption>, SampleError> {
         self.check_picture(split, index)?;
         let captions = self.source.captions(split, index)?;
         if captions.is_empty() {
             return Err(self.bad(split, index, "no caption".to_owned()));
         }
-        Ok(captions)
+        let languages = match in_languages {
+            true => self.source.annotations(split, index)?.languages.tags,
+            false => Vec::new(),
+        };
+        let mut languages = languages.into_iter();
+        let captions = captions.into_iter().map(|text| Caption {
+            image: 0,
+            text,
+            language: languages.next().unwrap_or_default(),
+        });
+        Ok(captions.collect())
     }
 
     /// Checks that a sample's image or regions can be read.

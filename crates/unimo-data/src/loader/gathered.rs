@@ -9,7 +9,8 @@ use unimo_batch::TextRole;
 
 use crate::error::{DataError, Place, SampleError};
 use crate::images::regions::PictureRegions;
-use crate::sources::source::{Annotations, Holds, Offers, Sample, Source};
+use crate::sources::languages::Languages;
+use crate::sources::source::{Annotations, Holds, Offers, Sample, Source, SplitFacts};
 use crate::sources::splits::{BySplit, Split};
 
 /// A source in which every sample is a different image, with all texts that describe it. A source that is already so is returned
@@ -29,12 +30,14 @@ pub(crate) fn gather(
     }
     let mut gathered = Gathered {
         pictures: BySplit::default(),
+        languages: BySplit::default(),
         source,
     };
     let mut samples = 0;
     for split in splits {
         let read = gathered.read(*split);
         read.map_err(|error| DataError::unavailable(&error))?;
+        gathered.languages[*split] = gathered.source.facts(*split).languages;
         samples += gathered.source.len(*split);
     }
     if samples > 0 && splits.iter().all(|split| gathered.is_empty(*split)) {
@@ -51,6 +54,8 @@ struct Gathered {
     source: Arc<dyn Source>,
     /// The samples of each image.
     pictures: BySplit<Vec<Vec<usize>>>,
+    /// Whether the source knows the languages of texts.
+    languages: BySplit<bool>,
 }
 
 /// Indices of a sample's texts that describe its image.
@@ -118,6 +123,18 @@ impl Gathered {
         }
     }
 
+    /// The languages of an image's texts, if the source knows them. Texts of several samples are no translations of each other.
+    fn languages(&self, split: Split, index: usize) -> Result<Languages, SampleError> {
+        if !self.languages[split] {
+            return Ok(Languages::default());
+        }
+        let of = |sample| Ok(self.source.annotations(split, sample)?.languages.tags);
+        Ok(Languages {
+            tags: self.of_texts(split, index, &of)?,
+            meanings: Vec::new(),
+        })
+    }
+
     fn tags(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
         let samples = &self.pictures[split][index];
         let mut all = Vec::new();
@@ -169,8 +186,16 @@ impl Source for Gathered {
         Ok(Annotations {
             phrases: self.phrases(split, index)?,
             tags: self.tags(split, index)?,
+            languages: self.languages(split, index)?,
             ..Annotations::default()
         })
+    }
+
+    fn facts(&self, split: Split) -> SplitFacts {
+        SplitFacts {
+            languages: self.languages[split],
+            ..SplitFacts::default()
+        }
     }
 
     fn picture_id(&self, split: Split, index: usize) -> Result<u64, SampleError> {
@@ -209,6 +234,7 @@ impl Source for Gathered {
             captions: self.captions(split, index)?,
             phrases: self.phrases(split, index)?,
             tags: self.tags(split, index)?,
+            languages: self.languages(split, index)?,
             boxes: if alone { first.boxes } else { Vec::new() },
             roles: Vec::new(),
             ..first

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use image::RgbImage;
 use unimo_batch::{
-    Batch, Images, MaskedTexts, Regions, SecondViews, TAGS, Target, TextRole, Texts,
+    Batch, Images, MaskedTexts, Regions, SecondViews, TAGS, TRANSLATION, Target, TextRole, Texts,
 };
 
 use crate::error::{DataError, SampleError, readable};
@@ -170,19 +170,30 @@ impl Maker {
             .further
             .iter()
             .filter(|_| made.iter().any(|made| made.text.is_some()))
-            .map(|further| {
-                let encoded: Vec<_> = made
+            .filter_map(|further| {
+                let encoded: Option<Vec<_>> = made
                     .iter()
                     .map(|made| {
-                        let text = self.further(made, *further);
-                        spec.tokenizer.encode(&text, spec.max_text_length)
+                        let text = self.further(made, *further)?;
+                        Some(spec.tokenizer.encode(&text, spec.max_text_length))
                     })
                     .collect();
-                let texts = spec.tokenizer.pad(&encoded, spec.max_text_length, spec.pad);
-                (further.name().to_owned(), texts)
+                let texts = spec
+                    .tokenizer
+                    .pad(&encoded?, spec.max_text_length, spec.pad);
+                Some((further.name().to_owned(), texts))
             })
             .collect();
         let mut further_texts: BTreeMap<String, Texts> = further_texts;
+        let mut texts = self.texts(batch, &made)?;
+        if let (Some(texts), Some(translations)) = (&mut texts, further_texts.get_mut(TRANSLATION))
+        {
+            // Both go through the text encoder as one batch.
+            let length = texts.length.max(translations.length);
+            let pad = spec.tokenizer.specials().pad;
+            texts.widen(length, pad);
+            translations.widen(length, pad);
+        }
         // If no sample has tags, there is nothing to read. A sample without tags beside others with tags has an empty list.
         if let Some(reader) = &spec.concepts
             && (images.is_some() || regions.is_some())
@@ -200,7 +211,7 @@ impl Maker {
         Ok(Batch {
             targets: self.targets(batch, &made)?,
             references: self.references(&made),
-            texts: self.texts(batch, &made)?,
+            texts,
             pictures: made.iter().map(|made| made.picture).collect(),
             second_images,
             samples: made.into_iter().map(|made| made.sample.name).collect(),
@@ -531,9 +542,10 @@ impl Maker {
         Ok(Some(texts))
     }
 
-    fn further(&self, made: &Made, further: FurtherText) -> String {
+    /// A further text of a sample; `None` if it has no such text.
+    fn further(&self, made: &Made, further: FurtherText) -> Option<String> {
         let sample = &made.sample;
-        match further {
+        Some(match further {
             FurtherText::Phrases => sample
                 .phrases
                 .get(made.caption)
@@ -547,6 +559,12 @@ impl Maker {
                 let at = at + usize::from(at >= made.caption && others > 0);
                 sample.captions.get(at).cloned().unwrap_or_default()
             }
-        }
+            FurtherText::Translation => {
+                let others = sample.languages.translations(made.caption);
+                let draw = hash(Stream::Translation, &[self.spec.seed, made.position]);
+                let at = others.get(below(draw, others.len()))?;
+                sample.captions.get(*at)?.clone()
+            }
+        })
     }
 }

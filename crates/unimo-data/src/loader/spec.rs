@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use unimo_batch::{MaskSpec, SecondViews, TAGS, Target};
+use unimo_batch::{MaskSpec, SecondViews, TAGS, TRANSLATION, Target};
 
 use crate::config::DataConfig;
 use crate::images::ImageSpec;
@@ -133,6 +133,8 @@ pub enum FurtherText {
     Tags,
     /// Another caption of the same image, or the same caption if there is only one.
     SecondCaption,
+    /// The caption in another language, drawn from those that the sample has it in. A batch has none if one of its samples has none.
+    Translation,
 }
 
 /// Makes what a task predicts of a sample.
@@ -143,7 +145,12 @@ pub trait MakeTarget: Send + Sync {
 
 impl FurtherText {
     /// Every kind.
-    pub const ALL: [Self; 3] = [Self::Phrases, Self::Tags, Self::SecondCaption];
+    pub const ALL: [Self; 4] = [
+        Self::Phrases,
+        Self::Tags,
+        Self::SecondCaption,
+        Self::Translation,
+    ];
 
     /// The key in [`Batch::further_texts`](unimo_batch::Batch::further_texts).
     pub fn name(self) -> &'static str {
@@ -151,6 +158,7 @@ impl FurtherText {
             Self::Phrases => "phrases",
             Self::Tags => TAGS,
             Self::SecondCaption => "second_caption",
+            Self::Translation => TRANSLATION,
         }
     }
 }

@@ -30,6 +30,7 @@ pub(crate) enum Stream {
     PatchMask = 20,
     HeldOut = 21,
     Shots = 22,
+    Translation = 23,
 }
 
 /// The finaliser of SplitMix64 (Steele, Lea and Flood 2014): a bijection with full avalanche.

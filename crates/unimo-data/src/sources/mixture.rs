@@ -261,6 +261,7 @@ impl Source for OneModality {
             Kept::All | Kept::Texts => Annotations {
                 roles: known.roles,
                 phrases: known.phrases,
+                languages: known.languages,
                 ..Annotations::default()
             },
         })
@@ -305,6 +306,7 @@ impl Source for OneModality {
             captions: self.captions(split, index)?,
             roles: known.roles,
             phrases: known.phrases,
+            languages: known.languages,
             second_texts: whole.second_texts,
             picture_id: whole.picture_id,
             image: whole.image,
@@ -449,6 +451,7 @@ impl Source for Mixture {
             // Two parts may share an image.
             repeats_pictures: facts.len() > 1 || facts.iter().any(|part| part.repeats_pictures),
             second_images: facts.iter().any(|part| part.second_images),
+            languages: facts.iter().any(|part| part.languages),
         }
     }
 

@@ -13,6 +13,7 @@ pub mod glue;
 pub mod images;
 pub mod karpathy;
 pub(crate) mod label;
+pub(crate) mod languages;
 pub(crate) mod left_out;
 pub mod listed;
 pub mod mixture;

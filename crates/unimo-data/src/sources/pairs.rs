@@ -23,6 +23,9 @@
 //! row decides. A row without a label is one of a test set. Images without texts have one label; if their rows give several, they are
 //! unusable.
 //!
+//! `language_columns = ["caption_lang", "alt_lang"]` names, for each text column, the column with the language of its texts: tags such as `en`.
+//! A row with a text whose language is absent or unknown is unusable.
+//!
 //! The column `split` gives the split of a row, in any of the field's spellings ([`Split::of_name`]): `Train`, `validation`, `dev`,
 //! `test2015`, and `restval`, which belongs to training. A row with another name is left out and counted under that name. A row
 //! without a split follows the other rows of its image; if none names a split, `val_fraction` of the images is held out.
@@ -74,6 +77,13 @@ pub struct PairsConfig {
     /// The columns with captions: a string, or (JSON lines) a list of strings.
     #[serde(default = "text_columns", deserialize_with = "one_or_many")]
     pub text_columns: Vec<String>,
+    /// For each text column, the column with the language of its texts, as tags such as `en`. Empty: languages are not known.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "one_or_many"
+    )]
+    pub language_columns: Vec<String>,
     /// The column with a row's label; `None`: rows have no labels, and must have images and texts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label_column: Option<String>,
@@ -125,6 +135,7 @@ impl PairsConfig {
             quotes: Quotes::default(),
             image_column: image_column(),
             text_columns: text_columns(),
+            language_columns: Vec::new(),
             label_column: None,
             split_column: None,
             train_split: Vec::new(),
@@ -182,6 +193,15 @@ impl SourceConfig for PairsConfig {
         )?;
         not_empty(&key("image_column"), &self.image_column, "a column's name")?;
         some_names(&key("text_columns"), &self.text_columns)?;
+        if !self.language_columns.is_empty() {
+            some_names(&key("language_columns"), &self.language_columns)?;
+            let count = self.text_columns.len();
+            if self.language_columns.len() != count {
+                let found = format!("{:?}", self.language_columns);
+                let allowed = format!("one for each of the {count} text_columns");
+                return Err(DataError::config(key("language_columns"), found, allowed));
+            }
+        }
         self.splits().validate(table)?;
         if let Some(column) = &self.label_column {
             not_empty(&key("label_column"), column, "a column's name")?;
@@ -267,6 +287,8 @@ struct Row {
     /// The image's path. In a list without images, the text: equal texts are one sample.
     image: String,
     captions: Vec<String>,
+    /// The language of each caption, if columns say it.
+    languages: Vec<String>,
     /// `None` if the row has no label.
     label: Option<String>,
 }
@@ -551,15 +573,16 @@ impl PairsConfig {
             },
             None => None,
         };
-        let texts = if holds.captions {
+        let (texts, languages) = if holds.captions {
             captions(self, row)?
         } else {
-            Vec::new()
+            Default::default()
         };
         Ok(Read::Row(Row {
             split,
             image: if holds.images { image } else { texts.concat() },
             captions: texts,
+            languages,
             label: label(self, row)?,
         }))
     }

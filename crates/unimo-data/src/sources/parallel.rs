@@ -7,12 +7,14 @@
 //! [data.parallel]
 //! train = ["train.en", "train.de", "train.fr"]
 //! val = ["val.en", "val.de", "val.fr"]
+//! languages = ["en", "de", "fr"]                 # of the files, or of the columns of one; absent: not known
 //! ```
 //!
 //! Line n of every file is the same text in another language. A single file is a TSV without header whose columns are the
 //! languages; a line is a row, and quotes are part of the texts. A sample's captions are the texts in the order of the files or
-//! columns. A line that is empty in one language is listed as unusable; a line that is empty in all is ignored. Without `val`,
-//! `val_fraction` of the lines is held out, by a hash of the first text.
+//! columns; they are translations of each other. A line that is empty in one language, or that has not as many columns as there are
+//! `languages`, is listed as unusable; a line that is empty in all is ignored. Without `val`, `val_fraction` of the lines is held out, by a
+//! hash of the first text.
 
 use std::io::BufReader;
 use std::path::PathBuf;
@@ -26,7 +28,8 @@ use crate::formats::encoding::{BUFFER, NOT_UTF8};
 use crate::formats::rows::{Lines, Span, Spans};
 use crate::images::Limits;
 use crate::sources::given::{Held, train_and_held, val_fraction};
-use crate::sources::source::{Offers, Source, SourceConfig};
+use crate::sources::languages::{Languages, validate_tags};
+use crate::sources::source::{Annotations, Offers, Sample, Source, SourceConfig, SplitFacts};
 use crate::sources::splits::{BySplit, Split, drawn};
 use crate::store::open_regular;
 use crate::text::spaced;
@@ -46,12 +49,38 @@ pub struct ParallelConfig {
     /// Share of the lines that is held out if `val` is absent.
     #[serde(default = "val_fraction")]
     pub val_fraction: f64,
+    /// The languages of the files, in their order, or of the columns of one file: tags such as `en`. Without them nothing is said per
+    /// language, and a file may have any number of columns from two on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub languages: Vec<String>,
 }
 
 impl SourceConfig for ParallelConfig {
     fn validate(&self, table: &str) -> Result<(), DataError> {
         let held_out = [("val", &*self.val), ("test", &*self.test)];
-        train_and_held(table, &self.train, held_out, self.val_fraction)
+        train_and_held(table, &self.train, held_out, self.val_fraction)?;
+        let key = format!("{table}.languages");
+        validate_tags(&key, &self.languages)?;
+        let count = self.languages.len();
+        if count == 1 {
+            let allowed = "two languages or more, or none";
+            return Err(DataError::config(key, "one language", allowed));
+        }
+        for (name, files) in [
+            ("train", &self.train),
+            ("val", &self.val),
+            ("test", &self.test),
+        ] {
+            if count > 0 && files.len() > 1 && files.len() != count {
+                let found = format!("{count} languages");
+                let allowed = format!(
+                    "one for each of the {} files of {table}.{name}",
+                    files.len()
+                );
+                return Err(DataError::config(key, found, allowed));
+            }
+        }
+        Ok(())
     }
 
     fn paths(&mut self) -> Vec<&mut PathBuf> {
@@ -69,6 +98,7 @@ impl SourceConfig for ParallelConfig {
             } else {
                 0.0
             },
+            languages: self.languages.clone(),
             rejected: Vec::new(),
         };
         source.read(&self.train, Held::beside(&self.val, self.val_fraction))?;
@@ -101,6 +131,8 @@ struct Parallel {
     spans: BySplit<Vec<Span>>,
     /// Share that is held out if no files are given for it.
     fraction: f64,
+    /// The languages of the texts of a sample; empty: not known.
+    languages: Vec<String>,
     rejected: Vec<SampleError>,
 }
 
@@ -135,7 +167,7 @@ impl Parallel {
             }
             let (spans, lines): (Vec<Span>, Vec<_>) = lines.into_iter().unzip();
             let lines: Result<Vec<Vec<u8>>, String> = lines.into_iter().collect();
-            match lines.and_then(|lines| texts(&lines)) {
+            match lines.and_then(|lines| texts(&lines, self.languages.len())) {
                 Ok(Some(texts)) => {
                     self.spans[held.of(&texts[0])].extend(spans);
                 }
@@ -147,14 +179,23 @@ impl Parallel {
         Ok(())
     }
 
+    /// What is known of the `count` texts of a sample: all say the same.
+    fn told(&self, count: usize) -> Languages {
+        Languages {
+            tags: self.languages.clone(),
+            meanings: vec![0; count],
+        }
+    }
+
     fn at(&self, split: Split, index: usize) -> (&[Spans], &[Span]) {
         let (part, spans) = (&self.parts[self.part[split]], &self.spans[split]);
         (part, &spans[index * part.len()..(index + 1) * part.len()])
     }
 }
 
-/// The texts in lines of several files, or in the columns of one; `None` if all are empty.
-fn texts(lines: &[Vec<u8>]) -> Result<Option<Vec<String>>, String> {
+/// The texts in lines of several files, or in the columns of one; `None` if all are empty. `languages` is how many there must be; 0: not
+/// known.
+fn texts(lines: &[Vec<u8>], languages: usize) -> Result<Option<Vec<String>>, String> {
     let lines: Result<Vec<&str>, _> = lines.iter().map(|line| std::str::from_utf8(line)).collect();
     let lines = lines.map_err(|_| NOT_UTF8.to_owned())?;
     let cells: Vec<&str> = match lines[..] {
@@ -164,6 +205,11 @@ fn texts(lines: &[Vec<u8>]) -> Result<Option<Vec<String>>, String> {
     let texts: Vec<String> = cells.iter().filter_map(|cell| spaced(cell)).collect();
     if texts.is_empty() {
         Ok(None)
+    } else if languages > 0 && cells.len() != languages {
+        Err(format!(
+            "{} columns, where there are {languages} languages",
+            cells.len()
+        ))
     } else if texts.len() < cells.len() {
         Err("a text is empty in one of the languages".to_owned())
     } else if texts.len() < 2 {
@@ -221,6 +267,34 @@ impl Source for Parallel {
         }
     }
 
+    fn facts(&self, _: Split) -> SplitFacts {
+        SplitFacts {
+            languages: !self.languages.is_empty(),
+            ..SplitFacts::default()
+        }
+    }
+
+    fn annotations(&self, split: Split, index: usize) -> Result<Annotations, SampleError> {
+        let count = match self.languages.len() {
+            0 => self.captions(split, index)?.len(),
+            count => count,
+        };
+        Ok(Annotations {
+            languages: self.told(count),
+            ..Annotations::default()
+        })
+    }
+
+    fn sample(&self, split: Split, index: usize) -> Result<Sample, SampleError> {
+        let captions = self.captions(split, index)?;
+        Ok(Sample {
+            name: self.place(split, index).to_string(),
+            languages: self.told(captions.len()),
+            captions,
+            ..Sample::default()
+        })
+    }
+
     fn captions(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
         let (files, spans) = self.at(split, index);
         let lines: Result<Vec<_>, _> = files
@@ -229,7 +303,7 @@ impl Source for Parallel {
             .map(|(file, span)| file.line(*span))
             .collect();
         let bad = |reason: String| files[0].bad(spans[0], reason);
-        texts(&lines?)
+        texts(&lines?, self.languages.len())
             .map_err(bad)?
             .ok_or_else(|| files[0].changed(spans[0]))
     }
@@ -280,5 +354,45 @@ mod tests {
             message.contains("a.de") && message.contains("before line 2"),
             "{message}"
         );
+    }
+
+    #[test]
+    fn texts_of_a_line_are_translations_of_each_other() {
+        let folder = folder(&[(
+            "a.tsv",
+            "one\teins\nodd\nthree\tdrei\ttrois\n\tvier\nfive\tfuenf\n",
+        )]);
+        let data = |languages: &str| {
+            format!(
+                "source = \"parallel\"\n[parallel]\ntrain = [\"a.tsv\"]\nval_fraction = 0\nlanguages = {languages}\n"
+            )
+        };
+        let source = open(&folder, &data("[\"en\", \"de\"]")).unwrap();
+        assert_eq!(
+            captions(&*source, Split::Train),
+            [["one", "eins"], ["five", "fuenf"]]
+        );
+        assert_rejected(
+            &*source,
+            &[
+                ("a.tsv", 2, "1 columns, where there are 2"),
+                ("a.tsv", 3, "3 columns, where there are 2"),
+                ("a.tsv", 4, "empty in one"),
+            ],
+        );
+        let known = source.annotations(Split::Train, 1).unwrap().languages;
+        assert_eq!(known.tags, ["en", "de"]);
+        assert_eq!(known.translations(0), [1]);
+        assert_eq!(source.sample(Split::Train, 1).unwrap().languages, known);
+        for (languages, expected) in [
+            ("[\"en\", \"german\"]", "german"),
+            ("[\"en\", \"en\"]", "twice"),
+            ("[\"en\"]", "two languages or more"),
+        ] {
+            let config: crate::DataConfig = toml::from_str(&data(languages)).unwrap();
+            let message = config.validate().unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+            assert!(message.contains("data.parallel.languages"), "{message}");
+        }
     }
 }

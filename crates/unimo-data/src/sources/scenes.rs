@@ -25,6 +25,7 @@ use crate::images::Limits;
 use crate::order::draws::{Stream, hash};
 use crate::settings::range;
 use crate::sources::label::Label;
+use crate::sources::languages::Languages;
 use crate::sources::scenes::drawing::{Expression, Scene};
 use crate::sources::scenes::words::Description;
 use crate::sources::source::{Annotations, Offers, Sample, Source, SourceConfig, SplitFacts};
@@ -50,6 +51,9 @@ pub struct ScenesConfig {
     /// The language of its texts.
     #[serde(skip_serializing_if = "SceneLanguage::is_default")]
     pub language: SceneLanguage,
+    /// The language of held-out texts; absent: as `language` says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held_out_language: Option<SceneLanguage>,
 }
 
 /// The language of texts and phrases about scenes. Answers and names of objects stay English.
@@ -61,17 +65,55 @@ pub enum SceneLanguage {
     English,
     /// A language with words and an order of words of its own: every text of the English corpus, translated word by word.
     Invented,
+    /// Every text in English, then every text in the invented language: the same texts in two languages.
+    Both,
 }
+
+/// The tag of the invented language: ISO 639 keeps it free for local use.
+pub(crate) const INVENTED: &str = "qaa";
 
 impl SceneLanguage {
     fn is_default(&self) -> bool {
         *self == Self::default()
     }
 
-    fn say(self, english: String) -> String {
+    /// Texts in the language, or in both, one language after the other.
+    fn say(self, english: Vec<String>) -> Vec<String> {
+        let invented = |text: &String| language::translate(text).text;
         match self {
             Self::English => english,
-            Self::Invented => language::translate(&english).text,
+            Self::Invented => english.iter().map(invented).collect(),
+            Self::Both => {
+                let translated: Vec<String> = english.iter().map(invented).collect();
+                [english, translated].concat()
+            }
+        }
+    }
+
+    /// What is known of the texts in English, for the texts in the language.
+    fn each<T: Clone>(self, of_english: Vec<T>) -> Vec<T> {
+        match self {
+            Self::English | Self::Invented => of_english,
+            Self::Both => [of_english.clone(), of_english].concat(),
+        }
+    }
+
+    /// The languages of `count` texts in English as they are said.
+    fn told(self, count: usize) -> Languages {
+        let tags = |tag: &str| vec![tag.to_owned(); count];
+        match self {
+            Self::English => Languages {
+                tags: tags("en"),
+                meanings: Vec::new(),
+            },
+            Self::Invented => Languages {
+                tags: tags(INVENTED),
+                meanings: Vec::new(),
+            },
+            Self::Both => Languages {
+                tags: [tags("en"), tags(INVENTED)].concat(),
+                meanings: (0..count).chain(0..count).collect(),
+            },
         }
     }
 }
@@ -110,6 +152,7 @@ impl Default for ScenesConfig {
             size: 64,
             texts: SceneTexts::Captions,
             language: SceneLanguage::English,
+            held_out_language: None,
         }
     }
 }
@@ -195,11 +238,27 @@ impl Scenes {
         Scene::new(description, self.config.size, &mut random)
     }
 
-    /// The texts of a scene, and what is known of each.
-    fn told(&self, scene: Scene) -> (Vec<String>, Vec<Label>) {
+    /// The language of a split's texts.
+    fn language(&self, split: Split) -> SceneLanguage {
+        let held_out = match split {
+            Split::Train => None,
+            Split::Val | Split::Test => self.config.held_out_language,
+        };
+        held_out.unwrap_or(self.config.language)
+    }
+
+    /// The texts of a scene, what is known of each, and their languages.
+    fn told(&self, split: Split, scene: Scene) -> (Vec<String>, Vec<Label>, Languages) {
         let (texts, labels) = self.told_in_english(scene);
-        let texts = texts.into_iter().map(|text| self.config.language.say(text));
-        (texts.collect(), labels)
+        let language = self.language(split);
+        let languages = language.told(texts.len());
+        // An image without texts has one label.
+        let labels = if texts.is_empty() {
+            labels
+        } else {
+            language.each(labels)
+        };
+        (language.say(texts), labels, languages)
     }
 
     fn told_in_english(&self, scene: Scene) -> (Vec<String>, Vec<Label>) {
@@ -254,12 +313,19 @@ impl Scenes {
     }
 
     /// The phrases of each caption; nothing is known of those of other texts.
-    fn phrases_of(&self, scene: &Scene) -> Vec<Vec<String>> {
+    fn phrases_of(&self, split: Split, scene: &Scene) -> Vec<Vec<String>> {
         match self.config.texts {
             SceneTexts::Captions => {
-                let say = |phrase| self.config.language.say(phrase);
-                let of_caption = |phrases: Vec<String>| phrases.into_iter().map(say).collect();
-                scene.phrases().into_iter().map(of_caption).collect()
+                let say = |language: SceneLanguage| {
+                    let of_caption = scene.phrases().into_iter();
+                    of_caption.map(move |phrases| language.say(phrases))
+                };
+                match self.language(split) {
+                    SceneLanguage::Both => say(SceneLanguage::English)
+                        .chain(say(SceneLanguage::Invented))
+                        .collect(),
+                    one => say(one).collect(),
+                }
             }
             SceneTexts::Questions
             | SceneTexts::Statements
@@ -269,9 +335,9 @@ impl Scenes {
     }
 
     /// What the texts of a scene say about it.
-    fn roles_of(&self, scene: &Scene) -> Vec<TextRole> {
+    fn roles_of(&self, split: Split, scene: &Scene) -> Vec<TextRole> {
         let description = &scene.description;
-        match self.config.texts {
+        self.language(split).each(match self.config.texts {
             SceneTexts::Captions | SceneTexts::Expressions | SceneTexts::Classes => Vec::new(),
             SceneTexts::Questions => vec![TextRole::Question; description.questions().len()],
             SceneTexts::Statements => {
@@ -280,7 +346,7 @@ impl Scenes {
                     .map(|(_, holds)| TextRole::Statement { holds })
                     .collect()
             }
-        }
+        })
     }
 }
 
@@ -315,6 +381,7 @@ impl Source for Scenes {
             match self.config.language {
                 SceneLanguage::English => "",
                 SceneLanguage::Invented => ", in an invented language",
+                SceneLanguage::Both => ", in English and in an invented language",
             }
         )
     }
@@ -344,22 +411,29 @@ impl Source for Scenes {
                 self.config.texts,
                 SceneTexts::Captions | SceneTexts::Expressions
             ),
+            languages: self.config.texts != SceneTexts::Classes,
             ..SplitFacts::default()
         }
     }
 
     fn annotations(&self, split: Split, index: usize) -> Result<Annotations, SampleError> {
         let scene = self.scene(split, index);
-        Ok(Annotations {
-            roles: self.roles_of(&scene),
-            phrases: self.phrases_of(&scene),
+        let known = Annotations {
+            roles: self.roles_of(split, &scene),
+            phrases: self.phrases_of(split, &scene),
             tags: self.named(&scene).0,
-            labels: self.told(scene).1,
+            ..Annotations::default()
+        };
+        let (_, labels, languages) = self.told(split, scene);
+        Ok(Annotations {
+            labels,
+            languages,
+            ..known
         })
     }
 
     fn captions(&self, split: Split, index: usize) -> Result<Vec<String>, SampleError> {
-        Ok(self.told(self.scene(split, index)).0)
+        Ok(self.told(split, self.scene(split, index)).0)
     }
 
     fn image(&self, split: Split, index: usize) -> Result<Option<RgbImage>, SampleError> {
@@ -372,18 +446,19 @@ impl Source for Scenes {
         let sample = Sample {
             name: self.place(split, index).to_string(),
             image: Some(scene.draw()),
-            phrases: self.phrases_of(&scene),
+            phrases: self.phrases_of(split, &scene),
             tags,
             boxes,
             questions: scene.description.questions(),
             statements: scene.description.statements(),
-            roles: self.roles_of(&scene),
+            roles: self.roles_of(split, &scene),
             ..Sample::default()
         };
-        let (captions, labels) = self.told(scene);
+        let (captions, labels, languages) = self.told(split, scene);
         Ok(Sample {
             captions,
             labels,
+            languages,
             ..sample
         })
     }

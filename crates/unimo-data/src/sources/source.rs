@@ -15,6 +15,7 @@ use crate::images::regions::{PictureRegions, RegionShape};
 use crate::order::draws::{Stream, hash_bytes, hash_path, hash_text};
 use crate::order::plan::{Plan, Shuffle};
 use crate::sources::label::Label;
+use crate::sources::languages::Languages;
 pub use crate::sources::splits::Split;
 
 /// One image with everything known about it. Values that a source does not know are empty.
@@ -30,6 +31,8 @@ pub struct Sample {
     pub captions: Vec<String>,
     /// For each caption, a second sentence that is read after it, as GLUE's pairs have one; empty: there is none.
     pub second_texts: Vec<String>,
+    /// The languages of the captions, and which of them say the same.
+    pub languages: Languages,
     /// For each caption, what it says about the image; empty: all describe it.
     pub roles: Vec<TextRole>,
     /// For each caption, its phrases: objects, objects with attributes, subject-relation-object.
@@ -101,6 +104,8 @@ pub struct SplitFacts {
     pub repeats_pictures: bool,
     /// Whether a sample may have two images, see [`Sample::second_image`].
     pub second_images: bool,
+    /// Whether it is known which languages texts are in, see [`Annotations::languages`].
+    pub languages: bool,
 }
 
 impl Default for SplitFacts {
@@ -109,6 +114,7 @@ impl Default for SplitFacts {
             all_describe: true,
             repeats_pictures: false,
             second_images: false,
+            languages: false,
         }
     }
 }
@@ -124,6 +130,8 @@ pub struct Annotations {
     pub phrases: Vec<Vec<String>>,
     /// Names of the objects in the image, as in [`Sample::tags`].
     pub tags: Vec<String>,
+    /// The languages of the texts of [`Source::captions`], and which of them say the same.
+    pub languages: Languages,
 }
 
 impl Annotations {
@@ -311,6 +319,7 @@ pub trait Source: Send + Sync {
             roles: known.roles.clone(),
             phrases: known.phrases.clone(),
             tags: known.tags.clone(),
+            languages: known.languages.clone(),
             labels: known.labels(),
             ..Sample::default()
         })

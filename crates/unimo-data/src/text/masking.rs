@@ -2,10 +2,11 @@
 //!
 //! Source: BERT (Devlin et al. 2019, section 3.1). Whole words: Cui et al. 2019. Spans: SpanBERT (Joshi et al. 2020, section 3.1),
 //! also used by UNIMO-2. Skip-grams: spans with words left out in between, in the sense of Guthrie et al. 2006 (this project's
-//! reading of the term).
+//! reading of the term). Runs: X-VLM (Zeng et al. 2022), whose generator CCLM has too.
 //!
 //! Shape legend: `L` text length.
 
+use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use unimo_batch::{MaskSpec, MaskUnit, MaskedTexts};
@@ -76,7 +77,8 @@ impl Masker {
     ///
     /// Each token, or each word, is chosen independently. If none is, one is chosen at random, so every text with a maskable token
     /// has a masked one. Spans and skip-grams are drawn until the text's share of tokens is reached, exactly on average: a word
-    /// that would exceed it is taken with the probability of the remaining share.
+    /// that would exceed it is taken with the probability of the remaining share. Runs are drawn until the share is reached, and what is
+    /// too much is dropped.
     ///
     /// # Shapes
     ///
@@ -95,17 +97,69 @@ impl Masker {
                 if chosen.is_empty() && !units.is_empty() {
                     chosen.push(&units[random.random_range(0..units.len())]);
                 }
-                for &position in chosen.into_iter().flatten() {
+                let mut chosen: Vec<usize> = chosen.into_iter().flatten().copied().collect();
+                self.drop_surplus(&mut chosen, &mut random);
+                for position in chosen {
                     let draw: f64 = random.random();
                     self.hide(&mut ids, &mut labels, position, draw, &mut random);
                 }
             }
             MaskUnit::Span => self.hide_groups(&units, 0, &mut ids, &mut labels, &mut random),
+            MaskUnit::Runs => self.hide_runs(&units, &mut ids, &mut labels, &mut random),
             MaskUnit::SkipGram => {
                 self.hide_groups(&units, LONGEST_SKIP, &mut ids, &mut labels, &mut random);
             }
         }
         (ids, labels)
+    }
+
+    /// Drops positions at random down to the largest number.
+    fn drop_surplus(&self, chosen: &mut Vec<usize>, random: &mut ChaCha8Rng) {
+        if let Some(most) = self.spec.most.filter(|most| *most < chosen.len()) {
+            let (kept, _) = chosen.partial_shuffle(random, most);
+            kept.sort_unstable();
+            *chosen = kept.to_vec();
+        }
+    }
+
+    /// Hides tokens and short runs of them, as many as the share says.
+    fn hide_runs(
+        &self,
+        tokens: &[Vec<usize>],
+        ids: &mut [i32],
+        labels: &mut [i32],
+        random: &mut ChaCha8Rng,
+    ) {
+        let share = (self.spec.rate * tokens.len() as f64).round() as usize;
+        let count = share.max(1).min(self.spec.most.unwrap_or(usize::MAX));
+        let mut order: Vec<usize> = (0..tokens.len()).collect();
+        order.shuffle(random);
+        let mut chosen: Vec<usize> = Vec::new();
+        for first in order {
+            if chosen.len() >= count {
+                break;
+            }
+            if chosen.contains(&first) {
+                continue;
+            }
+            let length = match random.random_bool(RUN) {
+                true => random.random_range(2..=LONGEST_RUN),
+                false => 1,
+            };
+            for token in first..(first + length).min(tokens.len()) {
+                if !chosen.contains(&token) {
+                    chosen.push(token);
+                }
+            }
+        }
+        // The last run may be longer than what was left.
+        let (kept, _) = chosen.partial_shuffle(random, count);
+        for token in kept.iter() {
+            for &position in &tokens[*token] {
+                let draw: f64 = random.random();
+                self.hide(ids, labels, position, draw, random);
+            }
+        }
     }
 
     /// Hides spans of words, with up to `skip` visible words between two words of a span.
@@ -168,7 +222,7 @@ impl Masker {
 
     /// Positions that are masked together: single tokens or words.
     fn units(&self, text: &Encoded) -> Vec<Vec<usize>> {
-        let words = self.spec.unit != MaskUnit::Token;
+        let words = !matches!(self.spec.unit, MaskUnit::Token | MaskUnit::Runs);
         let mut units: Vec<Vec<usize>> = Vec::new();
         let mut last_word = None;
         // Concepts are hidden by their own rules, though some share their ids with words.
@@ -201,6 +255,10 @@ const LONGEST_SPAN: usize = 10;
 const SPAN_ENDS: f64 = 0.2;
 /// Largest number of visible words between two hidden ones of a skip-gram.
 const LONGEST_SKIP: usize = 2;
+
+/// Probability that a token begins a run, and the length of the longest (X-VLM).
+const RUN: f64 = 0.2;
+const LONGEST_RUN: usize = 3;
 
 /// Geometric distribution, truncated at the longest length: 3.8 words on average.
 fn span_length(random: &mut ChaCha8Rng) -> usize {
@@ -375,6 +433,7 @@ mod tests {
                 rate: 0.05,
                 mask_share: 0.5,
                 random_share: 0.0,
+                most: None,
             });
             let mut shares = vec![0.0; 4];
             let mut mixed = 0.0;
@@ -483,5 +542,56 @@ mod tests {
             ..good
         };
         assert!(Masker::new(all, &tokenizer).is_ok());
+    }
+
+    /// As many tokens as the share says, exactly, and no more than the most; runs of two or three are among them.
+    #[test]
+    fn runs_hide_an_exact_number_of_tokens() {
+        for (length, most, expected) in [
+            (1, None, 1),
+            (10, None, 4),
+            (50, None, 20),
+            (50, Some(12), 12),
+        ] {
+            let (masker, _) = masker(MaskSpec {
+                unit: MaskUnit::Runs,
+                rate: 0.4,
+                most,
+                ..MaskSpec::default()
+            });
+            let encoded = Encoded {
+                ids: (5..5 + length).collect(),
+                word_ids: (0..length as u32).map(Some).collect(),
+                concepts: 0,
+                first: length as usize,
+            };
+            let mut beside = 0;
+            for seed in 0..200 {
+                let (_, labels) = masker.apply(&encoded, seed);
+                let hidden: Vec<bool> = labels.iter().map(|l| *l != MaskedTexts::IGNORE).collect();
+                assert_eq!(hidden.iter().filter(|hidden| **hidden).count(), expected);
+                beside += hidden.windows(2).filter(|pair| pair[0] && pair[1]).count();
+            }
+            // 4 of 10 drawn one by one have 1.2 neighbours on average.
+            assert!(length != 10 || beside > 200 * 13 / 10, "{beside}");
+        }
+    }
+
+    #[test]
+    fn no_more_tokens_are_hidden_than_the_most() {
+        for unit in [MaskUnit::Token, MaskUnit::WholeWord] {
+            let (masker, tokenizer) = masker(MaskSpec {
+                unit,
+                rate: 0.5,
+                most: Some(7),
+                ..MaskSpec::default()
+            });
+            let text = text(60, tokenizer.vocab_size());
+            for seed in 0..200 {
+                let (_, labels) = masker.apply(&text, seed);
+                let hidden = labels.iter().filter(|l| **l != MaskedTexts::IGNORE).count();
+                assert!((1..=7).contains(&hidden), "{unit:?}: {hidden}");
+            }
+        }
     }
 }

@@ -31,6 +31,7 @@ use crate::labels::ints;
 use crate::objective::{AfterStep, Objective, ObjectiveConfig, Settings};
 use crate::outcome::{Carry, Outcome};
 use crate::pairs::{Fused, Pairs};
+use crate::partners::Between;
 use crate::queue::Queue;
 use crate::ramp::{self, ALPHA, Ramp};
 use crate::request::{By, ImageForm, ImageKind, Request, Samples, TextForm, TextKind};
@@ -117,15 +118,15 @@ pub struct ItcConfig {
     pub momentum: Option<MomentumConfig>,
 }
 
-fn width() -> usize {
+pub(super) fn width() -> usize {
     256
 }
 
-fn temperature() -> f64 {
+pub(super) fn temperature() -> f64 {
     0.07
 }
 
-fn temperature_range() -> [f64; 2] {
+pub(super) fn temperature_range() -> [f64; 2] {
     [0.001, 0.5]
 }
 
@@ -167,8 +168,8 @@ impl Settings for ItcConfig {
         Samples::CAPTIONED
     }
 
-    fn gives_similarity(&self) -> bool {
-        true
+    fn gives_similarity(&self) -> Option<Between> {
+        Some(Between::TextsAndImages)
     }
 
     fn validate(&self) -> Result<(), ConfigError> {
@@ -332,8 +333,8 @@ impl Itc {
 }
 
 /// Names of the features.
-const TEXTS: &str = "texts";
-const IMAGES: &str = "images";
+pub(super) const TEXTS: &str = "texts";
+pub(super) const IMAGES: &str = "images";
 const CROSSED: &str = "crossed";
 
 impl Contrast for Itc {

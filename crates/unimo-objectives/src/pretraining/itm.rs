@@ -10,6 +10,7 @@
 //! | `product` | `W dropout(relu(Wt t) * relu(Wv v))` | UNIMO-2 |
 //! | `text` | `W tanh(Wt t)` | MVP |
 //! | `class` | `W t` | ALBEF |
+//! | `mlp` | `W GELU(LN(Wt t))`, twice as wide inside | CCLM |
 //!
 //! Shape legend: `B` samples, `P` pairs, `D` width.
 
@@ -22,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use unimo_batch::{ConfigError, config};
 use unimo_core::init::Init;
 use unimo_core::kernels;
-use unimo_core::layers::{Dropout, Linear};
+use unimo_core::layers::{Activation, Dropout, LayerNorm, Linear};
 use unimo_encoders::backbone::{Backbone, BackboneConfig};
 use unimo_encoders::names::{Form, Rule, rule};
 use unimo_encoders::output::FusionOutput;
@@ -34,6 +35,7 @@ use crate::objective::{Objective, ObjectiveConfig, Settings};
 use crate::outcome::Outcome;
 use crate::pairs::{Fused, Pairs};
 pub use crate::partners::Negatives;
+use crate::partners::{Between, Choice, Partners};
 use crate::request::{ImageForm, Request, Samples, TextForm};
 use crate::weight;
 use crate::{NEEDS_IMAGE_STATES, NEEDS_TWO_STREAMS, is_default, single_precision};
@@ -75,6 +77,8 @@ pub enum Head {
     Text,
     /// The text's class token as it is.
     Class,
+    /// The text's class token, through a layer of twice its width (CCLM).
+    Mlp,
 }
 
 /// `[objectives.itm]`.
@@ -93,6 +97,38 @@ pub struct ItmConfig {
     /// What the classifier reads.
     #[serde(default, skip_serializing_if = "is_default")]
     pub head: Head,
+    /// With `negatives = "hard_sampled"`, what is added to the share that the softmax over all samples gives to each: 1e-5 in CCLM. Absent:
+    /// ALBEF's 1e-4, with the most similar sample at 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epsilon: Option<f64>,
+}
+
+/// Checks the keys `negatives` and `epsilon`.
+pub(super) fn check_choice(choice: Choice) -> Result<(), ConfigError> {
+    let Some(epsilon) = choice.epsilon else {
+        return Ok(());
+    };
+    ConfigError::unless(
+        choice.negatives == Negatives::HardSampled,
+        "epsilon",
+        epsilon,
+        "must be absent unless negatives = \"hard_sampled\"",
+    )?;
+    ConfigError::unless(
+        epsilon >= 0.0 && epsilon.is_finite(),
+        "epsilon",
+        epsilon,
+        "must be 0 or more",
+    )
+}
+
+impl ItmConfig {
+    fn choice(&self) -> Choice {
+        Choice {
+            negatives: self.negatives,
+            epsilon: self.epsilon,
+        }
+    }
 }
 
 impl Settings for ItmConfig {
@@ -115,8 +151,9 @@ impl Settings for ItmConfig {
         Samples::CAPTIONED
     }
 
-    fn asks_similarity(&self) -> bool {
-        self.negatives.hard()
+    fn asks_similarity(&self) -> Option<Between> {
+        let hard = self.negatives.hard();
+        hard.then_some(Between::TextsAndImages)
     }
 
     fn reads_fused(&self) -> bool {
@@ -124,15 +161,22 @@ impl Settings for ItmConfig {
     }
 
     fn validate(&self) -> Result<(), ConfigError> {
-        config::above_zero("weight", self.weight)
+        config::above_zero("weight", self.weight)?;
+        check_choice(self.choice())
     }
 
     fn validate_with(&self, model: &BackboneConfig) -> Result<(), ConfigError> {
+        self.head.validate_with(model)
+    }
+}
+
+impl Head {
+    fn validate_with(self, model: &BackboneConfig) -> Result<(), ConfigError> {
         let two_streams = model.has_two_streams();
         let image_class = model.joint.as_ref().is_none_or(|joint| joint.image_class);
-        let states = self.head != Head::Product || model.gives_image_states();
+        let states = self != Head::Product || model.gives_image_states();
         ConfigError::unless(states, "head", "product", NEEDS_IMAGE_STATES)?;
-        match self.head {
+        match self {
             Head::Pair => ConfigError::unless(two_streams, "head", "pair", NEEDS_TWO_STREAMS),
             Head::Product => ConfigError::unless(
                 image_class,
@@ -140,8 +184,13 @@ impl Settings for ItmConfig {
                 "product",
                 "needs model.joint.image_class = true",
             ),
-            Head::Text | Head::Class => Ok(()),
+            Head::Text | Head::Class | Head::Mlp => Ok(()),
         }
+    }
+
+    /// Whether it reads nothing but the text's class token, so that texts with other texts can be scored.
+    pub fn reads_text_alone(self) -> bool {
+        matches!(self, Self::Text | Self::Class | Self::Mlp)
     }
 }
 
@@ -155,14 +204,21 @@ impl ObjectiveConfig for ItmConfig {
             Head::Product => (true, true, width),
             Head::Text => (true, false, width),
             Head::Class => (false, false, width),
+            Head::Mlp => (true, false, 2 * width),
         };
+        let inner = match self.head {
+            Head::Mlp => 2 * width,
+            Head::Pair | Head::Product | Head::Text | Head::Class => width,
+        };
+        let mlp = self.head == Head::Mlp;
         Itm {
-            text: text.then(|| Linear::new(init, width, width, true)),
+            text: text.then(|| Linear::new(init, width, inner, true)),
+            norm: mlp.then(|| LayerNorm::new(init, inner, MLP_EPS)),
             image: image.then(|| Linear::new(init, width, width, true)),
             classifier: Linear::new(init, classified, CLASSES, true),
             dropout: Dropout::new(match self.head {
                 Head::Product => model.joint.as_ref().map_or(0.0, |joint| joint.dropout),
-                Head::Pair | Head::Text | Head::Class => 0.0,
+                Head::Pair | Head::Text | Head::Class | Head::Mlp => 0.0,
             }),
             config: self.clone(),
         }
@@ -173,6 +229,9 @@ impl ObjectiveConfig for ItmConfig {
 const CLASSES: usize = 2;
 const MATCHED: usize = 1;
 
+/// Epsilon of the layer norm in [`Head::Mlp`]: PyTorch's default, which the release leaves as it is.
+const MLP_EPS: f64 = 1e-5;
+
 /// Names of this head's parameters in METER and BridgeTower.
 pub const PUBLIC_NAMES: &[Rule] = &[rule("classifier", "itm_score.fc", Form::Linear)];
 
@@ -182,8 +241,10 @@ pub const ALBEF_NAMES: &[Rule] = &[rule("classifier", "itm_head", Form::Linear)]
 /// The head of image-text matching.
 #[derive(Module, Debug)]
 pub struct Itm {
-    /// `D -> D` for the text's class token.
+    /// `D -> D` for the text's class token, or `D -> 2 D`.
     pub text: Option<Linear>,
+    /// Norm of the `2 D` numbers, with [`Head::Mlp`].
+    pub norm: Option<LayerNorm>,
     /// `D -> D` for the image's class token.
     pub image: Option<Linear>,
     /// `2 D -> 2`, or `D -> 2`.
@@ -214,7 +275,13 @@ impl Itm {
                 let image = relu(image.forward(class(fused.image())));
                 self.dropout.forward(text * image)
             }
-            (Some(text), None) => text.forward(class(fused.text())).tanh(),
+            (Some(text), None) => {
+                let seen = text.forward(class(fused.text()));
+                match &self.norm {
+                    Some(norm) => Activation::Gelu.forward(norm.forward(seen)),
+                    None => seen.tanh(),
+                }
+            }
             (None, _) if self.config.head == Head::Class => class(fused.text()),
             (None, _) => {
                 let fusion = backbone.fusion.as_ref();
@@ -245,27 +312,48 @@ impl Objective for Itm {
     }
 
     fn pairs(&self, encoded: &Encoded, rng: &mut ChaCha8Rng) -> Vec<Pairs> {
-        let partners = &encoded.partners;
+        let choice = self.config.choice();
+        vec![self.config.layout.pairs(&encoded.partners, choice, rng)]
+    }
+
+    fn loss(&self, context: &Context<'_>, fused: &[Fused]) -> Outcome {
+        let Some((pairs, fused)) = fused.first().and_then(Fused::some) else {
+            // No sample had a wrong partner, and none was to keep its own.
+            return Outcome::nothing(context.device);
+        };
+        let count = pairs.len();
+        let logits = single_precision(self.logits(context.backbone, fused));
+        assert_shape!(logits, [count, 2]);
+        let labels = pairs.matched.iter().map(|&m| i32::from(m)).collect();
+        let labels = ints(labels, &logits.device());
+        let correct = count_correct(logits.clone(), labels.clone());
+        let loss = kernels::cross_entropy(logits, labels).mean();
+        Outcome::with_accuracy(loss, correct, count)
+    }
+}
+
+impl Layout {
+    /// Pairs of these samples, wrong ones by `choice`.
+    pub(super) fn pairs(self, partners: &Partners, choice: Choice, rng: &mut ChaCha8Rng) -> Pairs {
         let n = partners.count();
-        let negatives = self.config.negatives;
         let mut pairs = Pairs::default();
         let matched = |pairs: &mut Pairs, i: usize| {
             let own = partners.own(i).sample;
             pairs.push(own, own, true);
         };
         let wrong_image = |pairs: &mut Pairs, i: usize, rng: &mut ChaCha8Rng| match partners
-            .wrong_image(negatives, i, rng)
+            .wrong_image(choice, i, rng)
         {
             Some(image) => pairs.push(partners.own(i).sample, image, false),
             None => pairs.without_negative += 1,
         };
         let wrong_text = |pairs: &mut Pairs, i: usize, rng: &mut ChaCha8Rng| match partners
-            .wrong_text(negatives, i, rng)
+            .wrong_text(choice, i, rng)
         {
             Some(text) => pairs.push(text, partners.own(i).sample, false),
             None => pairs.without_negative += 1,
         };
-        match self.config.layout {
+        match self {
             Layout::Half => {
                 let mut keeps: Vec<bool> = (0..n).map(|i| i < n / 2).collect();
                 keeps.shuffle(rng);
@@ -295,22 +383,7 @@ impl Objective for Itm {
                 (0..n).for_each(|i| wrong_text(&mut pairs, i, rng));
             }
         }
-        vec![pairs]
-    }
-
-    fn loss(&self, context: &Context<'_>, fused: &[Fused]) -> Outcome {
-        let Some((pairs, fused)) = fused.first().and_then(Fused::some) else {
-            // No sample had a wrong partner, and none was to keep its own.
-            return Outcome::nothing(context.device);
-        };
-        let count = pairs.len();
-        let logits = single_precision(self.logits(context.backbone, fused));
-        assert_shape!(logits, [count, 2]);
-        let labels = pairs.matched.iter().map(|&m| i32::from(m)).collect();
-        let labels = ints(labels, &logits.device());
-        let correct = count_correct(logits.clone(), labels.clone());
-        let loss = kernels::cross_entropy(logits, labels).mean();
-        Outcome::with_accuracy(loss, correct, count)
+        pairs
     }
 }
 
@@ -326,6 +399,7 @@ mod tests {
     fn itm(negatives: Negatives, layout: Layout) -> Itm {
         Itm {
             text: None,
+            norm: None,
             image: None,
             dropout: Dropout::new(0.0),
             classifier: Linear::new(&mut Init::new(&Device::flex(), 0), 4, CLASSES, true),
@@ -334,6 +408,7 @@ mod tests {
                 negatives,
                 layout,
                 head: Head::Pair,
+                epsilon: None,
             },
         }
     }

@@ -17,7 +17,7 @@ use burn::tensor::activation::{log_softmax, softmax};
 use burn::tensor::{Tensor, assert_shape};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
-use unimo_batch::{ConfigError, MaskSpec, PatchMaskSpec, config};
+use unimo_batch::{ConfigError, MaskSpec, MaskUnit, PatchMaskSpec, config};
 use unimo_core::average;
 use unimo_core::init::Init;
 use unimo_core::kernels;
@@ -87,6 +87,33 @@ pub enum Axis {
     Sequence,
 }
 
+/// Checks the key `mask`.
+pub(super) fn check_mask(mask: &MaskSpec) -> Result<(), ConfigError> {
+    let MaskSpec {
+        rate,
+        mask_share,
+        random_share,
+        unit,
+        most,
+    } = *mask;
+    config::open_share("mask.rate", rate)?;
+    if let Some(most) = most {
+        config::positive("mask.most", most)?;
+        ConfigError::unless(
+            !matches!(unit, MaskUnit::Span | MaskUnit::SkipGram),
+            "mask.most",
+            most,
+            "must be absent with unit = \"span\" or \"skip_gram\", whose number of tokens is exact on average alone",
+        )?;
+    }
+    ConfigError::unless(
+        mask_share >= 0.0 && random_share >= 0.0 && mask_share + random_share <= 1.0,
+        "mask.mask_share + mask.random_share",
+        mask_share + random_share,
+        "each must be at least 0 and their sum at most 1",
+    )
+}
+
 impl Settings for MlmConfig {
     fn weight(&self) -> f64 {
         self.weight
@@ -118,19 +145,7 @@ impl Settings for MlmConfig {
 
     fn validate(&self) -> Result<(), ConfigError> {
         config::above_zero("weight", self.weight)?;
-        let MaskSpec {
-            rate,
-            mask_share,
-            random_share,
-            unit: _,
-        } = self.mask;
-        config::open_share("mask.rate", rate)?;
-        ConfigError::unless(
-            mask_share >= 0.0 && random_share >= 0.0 && mask_share + random_share <= 1.0,
-            "mask.mask_share + mask.random_share",
-            mask_share + random_share,
-            "each must be at least 0 and their sum at most 1",
-        )?;
+        check_mask(&self.mask)?;
         ConfigError::unless(
             !self.texts_alone || (self.distil.is_none() && self.patches.is_none()),
             "texts_alone",

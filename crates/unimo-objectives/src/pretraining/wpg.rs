@@ -27,7 +27,7 @@ use crate::labels::ints;
 use crate::objective::{Objective, ObjectiveConfig, Settings};
 use crate::outcome::Outcome;
 use crate::pairs::{Fused, Pairs};
-use crate::partners::Negatives;
+use crate::partners::{Between, Negatives};
 use crate::request::{ImageForm, Request, Samples, TextForm};
 use crate::single_precision;
 use crate::weight;
@@ -81,8 +81,9 @@ impl Settings for WpgConfig {
         Samples::CAPTIONED
     }
 
-    fn asks_similarity(&self) -> bool {
-        self.negatives.hard()
+    fn asks_similarity(&self) -> Option<Between> {
+        let hard = self.negatives.hard();
+        hard.then_some(Between::TextsAndImages)
     }
 
     fn reads_fused(&self) -> bool {

@@ -110,6 +110,7 @@ fn itm(layout: Layout, head: Head) -> ItmConfig {
         negatives: Negatives::HardArgmax,
         layout,
         head,
+        epsilon: None,
     }
 }
 

@@ -264,7 +264,10 @@ pub fn select(recipe: &Recipe, records: &mut [EvalRecord]) {
     let chosen = records
         .iter()
         .find_map(|r| Some((r.scalar(select)?, r.split.clone())));
-    for record in records {
+    for record in records
+        .iter_mut()
+        .filter(|record| record.language.is_empty())
+    {
         record.score = None;
         record.scored = String::new();
         record.selects = record.scalar(select).is_some();

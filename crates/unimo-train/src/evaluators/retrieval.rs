@@ -42,12 +42,18 @@ pub struct Retrieval {
     all: EvalSet,
     /// What evaluations before the last step score, and on which images; `None`: everything, on all images.
     during: Option<(Plan, EvalSet)>,
+    /// Whether the last evaluation also scores the captions in each language alone.
+    by_language: bool,
 }
 
 impl Retrieval {
     /// Scores everything in every evaluation.
     pub fn whole(all: EvalSet) -> Self {
-        Self { all, during: None }
+        Self {
+            all,
+            during: None,
+            by_language: false,
+        }
     }
 
     /// Keeps evaluations during training within the cost that the recipe allows. If `planned` is false, an older version began the
@@ -56,7 +62,43 @@ impl Retrieval {
         let (pictures, texts) = (all.items().len(), all.captions().len());
         let plan = Plan::new(recipe, pictures, texts).filter(|_| planned);
         let during = plan.map(|plan| (plan, all.part(plan.pictures)));
-        Self { all, during }
+        Self {
+            all,
+            during,
+            by_language: true,
+        }
+    }
+
+    /// Scores the captions in each language alone, if there are several languages: a record each, which selects nothing. `scored` is what
+    /// the record of all languages is scored by.
+    ///
+    /// # Errors
+    ///
+    /// The data cannot be read, or a score is not finite.
+    pub fn by_language(
+        &self,
+        weights: &Weights<'_>,
+        scored: &str,
+        say: &mut dyn FnMut(String),
+    ) -> Result<Vec<EvalRecord>, TrainError> {
+        let languages = self.all.languages();
+        let mut records = Vec::new();
+        for language in languages.iter().filter(|_| languages.len() > 1) {
+            let set = self.all.in_language(language);
+            let evaluated = evaluate(weights, Protocol::Full, &set, &mut |_, _| ())?;
+            if weights.run.is_some() {
+                let summary = summary(weights.step, &evaluated);
+                say(format!("captions in {language}: {summary}"));
+            }
+            records.push(EvalRecord {
+                language: language.clone(),
+                selects: false,
+                score: None,
+                scored: scored.to_owned(),
+                ..record(weights.step, &set, &evaluated)
+            });
+        }
+        Ok(records)
     }
 
     /// Scores a set by one protocol and prints the result. If `shown` is set, also writes what the report shows besides the
@@ -127,7 +169,13 @@ impl Evaluator for Retrieval {
     ) -> Result<Vec<EvalRecord>, TrainError> {
         let all = (Protocol::Full, &self.all);
         let Some((plan, part)) = &self.during else {
-            return Ok(vec![self.score(weights, all, true, say)?.0]);
+            let record = self.score(weights, all, true, say)?.0;
+            let scored = record.scored.clone();
+            let mut records = vec![record];
+            if self.by_language {
+                records.extend(self.by_language(weights, &scored, say)?);
+            }
+            return Ok(records);
         };
         if !weights.last {
             let scored = (plan.protocol, part);
@@ -150,7 +198,9 @@ impl Evaluator for Retrieval {
             (None, Protocol::Full) => evaluated.score(),
         });
         full.scored = format!("{} on {}", plan.protocol.name(), part.label());
+        let of_languages = self.by_language(weights, &full.scored, say)?;
         records.push(full);
+        records.extend(of_languages);
         Ok(records)
     }
 }
@@ -417,6 +467,7 @@ pub fn record(step: u64, set: &EvalSet, evaluated: &Evaluated) -> EvalRecord {
         scalars: BTreeMap::new(),
         step,
         split: set.label(),
+        language: String::new(),
         protocol: evaluated.protocol.name().to_owned(),
         score: Some(evaluated.score()),
         scored: format!("{} on {}", evaluated.protocol.name(), set.label()),

@@ -237,9 +237,11 @@ pub(crate) fn unread_tables(table: &Table, recipe: &Recipe) -> Vec<String> {
         .chain(stages)
         .map(|data| data.source)
         .collect();
-    data.keys()
-        .filter(|name| SourceKind::named(name).is_some_and(|kind| !read.contains(&kind)))
-        .map(|name| {
+    // `"none"` in its place removes one that the recipe would have from another.
+    data.iter()
+        .filter(|(_, value)| value.is_table())
+        .filter(|(name, _)| SourceKind::named(name).is_some_and(|kind| !read.contains(&kind)))
+        .map(|(name, _)| {
             format!(
                 "[data.{name}] is not read, because data.source is \"{}\"",
                 recipe.data.source.name()

@@ -22,6 +22,7 @@ use toml::{Table, Value};
 use unimo_batch::{ConfigError, config};
 use unimo_data::DataConfig;
 use unimo_encoders::names::covers;
+use unimo_objectives::partners::Between;
 
 use crate::recipe::{Recipe, ScheduleConfig};
 
@@ -265,13 +266,20 @@ impl Recipe {
                     let named = |keys: &Vec<String>| keys.iter().any(|k| k == key);
                     given.contains(&key) && stage.objectives.as_ref().is_none_or(named)
                 };
-                let similarity = self.objectives.similarity_of(&trains);
                 for (key, settings) in self.objectives.each() {
+                    let asked = settings.asks_similarity().filter(|_| trains(key));
+                    let gives = |between| self.objectives.similarity_of(between, &trains);
                     ConfigError::unless(
-                        !trains(key) || !settings.asks_similarity() || similarity.is_some(),
+                        asked.is_none_or(|between| gives(between).is_some()),
                         "objectives",
                         format_args!("\"{key}\""),
-                        "has hard negatives, which are chosen by the similarities of itc: train it in the same stage",
+                        format_args!(
+                            "has hard negatives, which are chosen by the similarities of {}: train it in the same stage",
+                            match asked {
+                                Some(Between::TextsAndTexts) => "ttc",
+                                _ => "itc",
+                            }
+                        ),
                     )?;
                 }
                 for pattern in stage.train.iter().flatten() {

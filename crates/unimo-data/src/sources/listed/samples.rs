@@ -79,6 +79,7 @@ impl Source for Listed {
             all_describe: texts.all(|said| said.role == TextRole::Describes),
             repeats_pictures: true,
             second_images: rows().any(|row| self.rows[*row as usize].second != NONE),
+            ..SplitFacts::default()
         }
     }
 

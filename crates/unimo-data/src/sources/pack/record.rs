@@ -5,6 +5,7 @@ use serde_json::Value;
 use unimo_batch::{Entailment, TextRole};
 
 use crate::sources::label::Label;
+use crate::sources::languages::Languages;
 use crate::sources::source::Sample;
 
 /// The `.json` member of a packed sample: everything in a [`Sample`] except its images.
@@ -17,6 +18,8 @@ pub(crate) struct Record {
     pub(crate) captions: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     second_texts: Vec<String>,
+    #[serde(skip_serializing_if = "is_unknown")]
+    pub(crate) languages: Languages,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) phrases: Vec<Vec<String>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -37,6 +40,10 @@ pub(crate) struct Record {
     /// What is known of each of `captions` for a task; empty: what its role says.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     labels: Vec<Label>,
+}
+
+fn is_unknown(languages: &Languages) -> bool {
+    *languages == Languages::default()
 }
 
 impl Record {
@@ -68,6 +75,7 @@ impl Record {
             name: sample.name,
             captions: sample.captions,
             second_texts: sample.second_texts,
+            languages: sample.languages,
             phrases: sample.phrases,
             tags: sample.tags,
             boxes: sample.boxes,
@@ -152,6 +160,7 @@ impl Record {
             name: self.name,
             captions: self.captions,
             second_texts: self.second_texts,
+            languages: self.languages,
             phrases: self.phrases,
             tags: self.tags,
             boxes: self.boxes,

@@ -8,6 +8,7 @@ use crate::error::DataError;
 use crate::formats::layout::layout_of;
 use crate::formats::rows::{Item, Layout, Quotes, Span, each_row};
 use crate::order::draws::{Stream, hash_path};
+use crate::sources::languages::is_tag;
 use crate::sources::pairs::{PairsConfig, Row};
 use crate::sources::splits::Split;
 use crate::text::spaced;
@@ -99,6 +100,9 @@ pub(super) fn check_header(
     if !texts && config.label_column.is_none() {
         return missing("text_columns", format!("{:?}", config.text_columns));
     }
+    if let Some(column) = config.language_columns.iter().find(|column| !has(column)) {
+        return missing("language_columns", format!("{column:?}"));
+    }
     if let Some(column) = config.split_column.as_ref().filter(|column| !has(column)) {
         return missing("split_column", format!("{column:?}"));
     }
@@ -156,19 +160,40 @@ pub(super) fn same_path(a: &str, b: &str) -> bool {
     a == b || hash_path(Stream::Picture, a.as_ref()) == hash_path(Stream::Picture, b.as_ref())
 }
 
-/// All texts of a row. Absent or empty columns are allowed as long as one text remains.
+/// The language of a text column's texts; `None` if the list does not say it.
+fn language(
+    config: &PairsConfig,
+    at: usize,
+    row: &Map<String, Value>,
+) -> Result<Option<String>, String> {
+    let Some(column) = config.language_columns.get(at) else {
+        return Ok(None);
+    };
+    let tag = match row.get(column) {
+        Some(Value::String(tag)) => tag.trim(),
+        Some(Value::Null) | None => return Err(format!("column `{column}` has no language")),
+        Some(_) => return Err(format!("column `{column}` is no text")),
+    };
+    if is_tag(tag) {
+        Ok(Some(tag.to_owned()))
+    } else {
+        Err(format!("`{column}` is {tag:?}, no tag of a language"))
+    }
+}
+
+/// All texts of a row, and their languages if columns say them. Absent or empty columns are allowed as long as one text remains.
 pub(super) fn captions(
     config: &PairsConfig,
     row: &Map<String, Value>,
-) -> Result<Vec<String>, String> {
+) -> Result<(Vec<String>, Vec<String>), String> {
     let mut captions = Vec::new();
-    let mut add = |text: &str| {
-        // Runs of white space, including line breaks, carry no meaning in a caption.
-        captions.extend(spaced(text));
-    };
+    let mut languages = Vec::new();
     let mut present = false;
     let mut null = None;
-    for column in &config.text_columns {
+    for (at, column) in config.text_columns.iter().enumerate() {
+        let before = captions.len();
+        // Runs of white space, including line breaks, carry no meaning in a caption.
+        let mut add = |text: &str| captions.extend(spaced(text));
         let no_text = || format!("column `{column}` is neither a text nor a list of texts");
         match row.get(column) {
             None => continue,
@@ -184,10 +209,15 @@ pub(super) fn captions(
             }
             Some(_) => return Err(no_text()),
         }
+        if captions.len() > before
+            && let Some(tag) = language(config, at, row)?
+        {
+            languages.resize(captions.len(), tag);
+        }
         present = true;
     }
     match (captions.is_empty(), present) {
-        (false, _) => Ok(captions),
+        (false, _) => Ok((captions, languages)),
         (true, true) => Err(format!("empty text in {}", names(&config.text_columns))),
         (true, false) => Err(match null {
             Some(column) => format!("column `{column}` is null"),

@@ -9,18 +9,23 @@ use crate::error::{Place, SampleError};
 use crate::formats::rows::key_of;
 use crate::images;
 use crate::sources::label::Label;
+use crate::sources::languages::Languages;
 use crate::sources::pairs::listing::same_path;
 use crate::sources::pairs::{IMAGE_COLUMNS, Pairs, TEXT_COLUMNS};
-use crate::sources::source::{Annotations, Offers, Source};
+use crate::sources::source::{Annotations, Offers, Source, SplitFacts};
 use crate::sources::splits::{Split, drawn};
+
+/// A text of a sample, and what is known of it.
+struct Told {
+    caption: String,
+    label: Option<String>,
+    /// The tag of its language; empty: not known.
+    language: String,
+}
 
 impl Pairs {
     /// Each text of a sample with its label, each pair of them once. Of images without texts, the text is empty.
-    fn told(
-        &self,
-        split: Split,
-        index: usize,
-    ) -> Result<Vec<(String, Option<String>)>, SampleError> {
+    fn told(&self, split: Split, index: usize) -> Result<Vec<Told>, SampleError> {
         let spans = self.rows(split).of(index);
         let first = self.row(spans[0])?;
         let mut rows = vec![first];
@@ -38,9 +43,15 @@ impl Pairs {
             if !self.has_captions() {
                 captions.push(String::new());
             }
+            let mut languages = row.languages.into_iter();
             for caption in captions {
+                let language = languages.next().unwrap_or_default();
                 if seen.insert(key_of((&caption, &row.label))) {
-                    told.push((caption, row.label.clone()));
+                    told.push(Told {
+                        caption,
+                        label: row.label.clone(),
+                        language,
+                    });
                 }
             }
         }
@@ -116,7 +127,14 @@ impl Source for Pairs {
             return Ok(Vec::new());
         }
         let told = self.told(split, index)?.into_iter();
-        Ok(told.map(|(caption, _)| caption).collect())
+        Ok(told.map(|told| told.caption).collect())
+    }
+
+    fn facts(&self, _: Split) -> SplitFacts {
+        SplitFacts {
+            languages: self.has_captions() && !self.config.language_columns.is_empty(),
+            ..SplitFacts::default()
+        }
     }
 
     fn offers(&self) -> Offers {
@@ -128,12 +146,24 @@ impl Source for Pairs {
     }
 
     fn annotations(&self, split: Split, index: usize) -> Result<Annotations, SampleError> {
-        if self.config.label_column.is_none() {
+        let in_languages = self.has_captions() && !self.config.language_columns.is_empty();
+        if self.config.label_column.is_none() && !in_languages {
             return Ok(Annotations::default());
         }
         let told = self.told(split, index)?;
+        let tags = told.iter().filter(|_| in_languages);
+        let languages = Languages {
+            tags: tags.map(|told| told.language.clone()).collect(),
+            meanings: Vec::new(),
+        };
+        if self.config.label_column.is_none() {
+            return Ok(Annotations {
+                languages,
+                ..Annotations::default()
+            });
+        }
         if !self.has_captions() && told.len() > 1 {
-            let labels: Vec<&str> = told.iter().filter_map(|(_, l)| l.as_deref()).collect();
+            let labels: Vec<&str> = told.iter().filter_map(|t| t.label.as_deref()).collect();
             return Err(SampleError::new(
                 self.place(split, index),
                 format!(
@@ -142,12 +172,13 @@ impl Source for Pairs {
                 ),
             ));
         }
-        let of = |(_, answer)| Label {
-            answer,
+        let of = |told: Told| Label {
+            answer: told.label,
             ..Label::default()
         };
         Ok(Annotations {
             labels: told.into_iter().map(of).collect(),
+            languages,
             ..Annotations::default()
         })
     }
@@ -165,8 +196,16 @@ impl Source for Pairs {
             give(name.as_bytes());
         }
         let told = SampleError::known(self.told(split, index))?.unwrap_or_default();
-        for (caption, label) in &told {
+        for Told {
+            caption,
+            label,
+            language,
+        } in &told
+        {
             give(caption.as_bytes());
+            if !language.is_empty() {
+                give(language.as_bytes());
+            }
             if self.config.label_column.is_some() {
                 give(label.as_deref().unwrap_or_default().as_bytes());
             }

@@ -4,7 +4,9 @@ use image::RgbImage;
 
 use super::*;
 use crate::formats::rows::{LONGEST_ROW, UNCLOSED};
-use crate::sources::fixtures::{assert_rejected, folder, message, open as open_data};
+use crate::sources::fixtures::{
+    assert_rejected, captions as captions_of, folder, message, open as open_data,
+};
 
 const LIMITS: Limits = Limits::full_size(1_000_000);
 
@@ -532,5 +534,41 @@ fn labels_that_contradict_and_columns_that_lack_are_errors() {
     assert!(
         lacks.contains("label_column") && lacks.contains("`class`"),
         "{lacks}"
+    );
+}
+
+#[test]
+fn captions_have_the_languages_that_columns_say() {
+    let rows = [
+        r#"{"image": "1.png", "caption": "a dog", "caption_lang": "en", "alt": ["un perro", "perro"], "alt_lang": "es"}"#,
+        r#"{"image": "1.png", "caption": "pies", "caption_lang": "pl"}"#,
+        r#"{"image": "2.png", "caption": "a cat", "caption_lang": "english"}"#,
+        r#"{"image": "3.png", "caption": "a cow"}"#,
+    ];
+    let folder = folder(&[("p.jsonl", &rows.join("\n"))]);
+    let data = "source = \"pairs\"\n[pairs]\npath = \"p.jsonl\"\nval_fraction = 0.0\ntext_columns = [\"caption\", \"alt\"]\n\
+                language_columns = [\"caption_lang\", \"alt_lang\"]";
+    let source = open_data(&folder, data).unwrap();
+    assert_eq!(
+        captions_of(&*source, Split::Train),
+        [["a dog", "un perro", "perro", "pies"]]
+    );
+    let known = source.annotations(Split::Train, 0).unwrap().languages;
+    assert_eq!(known.tags, ["en", "es", "es", "pl"]);
+    assert!(known.translations(0).is_empty());
+    assert!(source.facts(Split::Train).languages);
+    assert_rejected(
+        &*source,
+        &[
+            ("p.jsonl", 3, "no tag of a language"),
+            ("p.jsonl", 4, "has no language"),
+        ],
+    );
+    let one = data.replace(", \"alt_lang\"", "");
+    let config: crate::DataConfig = toml::from_str(&one).unwrap();
+    let message = config.validate().unwrap_err().to_string();
+    assert!(
+        message.contains("one for each of the 2 text_columns"),
+        "{message}"
     );
 }

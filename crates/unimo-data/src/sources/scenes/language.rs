@@ -133,7 +133,7 @@ mod tests {
     use std::collections::{HashMap, HashSet};
 
     use super::*;
-    use crate::sources::scenes::{SceneTexts, Scenes, ScenesConfig};
+    use crate::sources::scenes::{INVENTED, SceneLanguage, SceneTexts, Scenes, ScenesConfig};
     use crate::sources::source::Source;
     use crate::sources::splits::Split;
 
@@ -215,5 +215,44 @@ mod tests {
         assert!(unknown.is_empty(), "{unknown:?}");
         let unused: Vec<_> = words.keys().filter(|word| !met.contains(*word)).collect();
         assert!(unused.is_empty(), "{unused:?}");
+    }
+
+    /// Each English text has its translation in the sample, and what is known of it is known of both.
+    #[test]
+    fn texts_in_both_languages_are_translations_of_each_other() {
+        for texts in [SceneTexts::Captions, SceneTexts::Questions] {
+            let of = |language, held_out_language| {
+                Scenes::new(ScenesConfig {
+                    texts,
+                    val: 3,
+                    language,
+                    held_out_language,
+                    ..ScenesConfig::default()
+                })
+            };
+            let english = of(SceneLanguage::English, None);
+            let both = of(SceneLanguage::Both, Some(SceneLanguage::Invented));
+            let alone = english.sample(Split::Train, 5).unwrap();
+            let sample = both.sample(Split::Train, 5).unwrap();
+            let count = alone.captions.len();
+            assert_eq!(sample.captions.len(), 2 * count);
+            assert_eq!(sample.captions[..count], alone.captions);
+            assert_eq!(sample.image, alone.image);
+            assert_eq!(sample.labels, [&alone.labels[..], &alone.labels].concat());
+            assert_eq!(sample.roles, [&alone.roles[..], &alone.roles].concat());
+            for (text, caption) in alone.captions.iter().enumerate() {
+                assert_eq!(sample.languages.translations(text), [text + count]);
+                assert_eq!(sample.captions[text + count], translate(caption).text);
+                assert_eq!(sample.languages.tags[text], "en");
+                assert_eq!(sample.languages.tags[text + count], INVENTED);
+            }
+            let known = both.annotations(Split::Train, 5).unwrap();
+            assert_eq!(known.languages, sample.languages);
+            assert_eq!(known.labels, sample.labels);
+            // Held-out texts may be in another language.
+            let held_out = both.annotations(Split::Val, 1).unwrap().languages;
+            assert!(held_out.tags.iter().all(|tag| tag == INVENTED));
+            assert!(held_out.translations(0).is_empty());
+        }
     }
 }

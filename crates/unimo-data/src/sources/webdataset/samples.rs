@@ -93,10 +93,15 @@ impl Source for WebDataset {
             let known = self.annotations(split, index);
             known.is_ok_and(|known| known.roles.is_empty())
         };
+        let in_languages = |index| {
+            let known = self.annotations(split, index);
+            known.is_ok_and(|known| !known.languages.tags.is_empty())
+        };
         let members = &self.part(split).members;
         SplitFacts {
             // Texts are not read for this. Samples of one kind lie together, so a few of them suffice.
-            all_describe: !self.captions || looked_at.all(describes),
+            all_describe: !self.captions || looked_at.clone().all(describes),
+            languages: self.captions && looked_at.any(in_languages),
             second_images: members.iter().any(|member| member.kind.is_second_image()),
             ..SplitFacts::default()
         }
@@ -118,6 +123,7 @@ impl Source for WebDataset {
                 labels: record.labels(),
                 phrases: record.phrases,
                 tags: record.tags,
+                languages: record.languages,
             },
             Texts::Captions(_) => Annotations::default(),
         })

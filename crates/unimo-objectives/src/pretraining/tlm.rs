@@ -1,0 +1,153 @@
+//! Translation language modelling over a memory: predict the hidden words of a text from the rest and from its translation.
+//!
+//! Source: CCLM (Zeng et al. 2022). It is [masked language modelling](super::mlm) where the memory of a text is its translation, read by the
+//! same layers, in one direction, as in the release. By default it shares the head of [objectives.mlm]. (XLM's TLM, which joins both texts
+//! in one, is an ablation there.)
+//!
+//! Shape legend: `B` samples, `L` text length.
+
+use burn::module::Module;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+use unimo_batch::{ConfigError, MaskSpec, config};
+use unimo_core::init::Init;
+use unimo_encoders::backbone::BackboneConfig;
+
+use crate::context::Context;
+use crate::encoded::Encoded;
+use crate::objective::{Objective, ObjectiveConfig, Settings};
+use crate::outcome::Outcome;
+use crate::pairs::{Fused, Pairs};
+use crate::pretraining::mlm::{Mlm, MlmConfig, check_mask};
+use crate::request::{Request, Samples, TextForm, TextKind};
+use crate::weight;
+use crate::{NEEDS_TEXT_STREAM, ObjectivesConfig};
+
+/// `[objectives.tlm]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlmConfig {
+    /// Factor of the loss in the sum.
+    #[serde(default = "weight")]
+    pub weight: f64,
+    /// How words are hidden: as `[objectives.mlm]` says, if it is there.
+    #[serde(default)]
+    pub mask: MaskSpec,
+    /// A head of its own; absent: that of `[objectives.mlm]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own: Option<OwnDecoder>,
+}
+
+/// `[objectives.tlm.own]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OwnDecoder {
+    /// Whether the decoder's matrix is the word embedding.
+    pub tied: bool,
+}
+
+impl Settings for TlmConfig {
+    fn weight(&self) -> f64 {
+        self.weight
+    }
+
+    fn title(&self) -> &'static str {
+        "translation language modelling"
+    }
+
+    fn requests(&self) -> Vec<Request> {
+        vec![
+            Request::text(TextForm::Masked(self.mask)),
+            Request::text(TextForm::Translation),
+        ]
+    }
+
+    fn samples(&self) -> Samples {
+        Samples::EACH
+    }
+
+    fn reads_fused(&self) -> bool {
+        true
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
+        config::above_zero("weight", self.weight)?;
+        check_mask(&self.mask)
+    }
+
+    fn validate_beside(&self, all: &ObjectivesConfig) -> Result<(), ConfigError> {
+        ConfigError::of_section(
+            self.own.is_some() || all.mlm.is_some(),
+            "shares the head of [objectives.mlm], which is absent; give it another by own = { tied = true }",
+        )
+    }
+
+    fn validate_with(&self, model: &BackboneConfig) -> Result<(), ConfigError> {
+        ConfigError::of_section(model.reads_texts_over_texts(), NEEDS_TEXT_STREAM)
+    }
+}
+
+impl ObjectiveConfig for TlmConfig {
+    type Objective = Tlm;
+
+    fn init(&self, init: &mut Init, model: &BackboneConfig) -> Tlm {
+        let own = self.own.as_ref().map(|own| {
+            let config = MlmConfig {
+                weight: 1.0,
+                mask: self.mask,
+                tied: own.tied,
+                texts_alone: false,
+                patches: None,
+                distil: None,
+            };
+            config.init(init, model)
+        });
+        Tlm {
+            own,
+            lent: None,
+            config: self.clone(),
+        }
+    }
+}
+
+/// The head of translation language modelling.
+#[derive(Module, Debug)]
+pub struct Tlm {
+    /// Its own head, if it shares none.
+    pub own: Option<Mlm>,
+    /// The head that it shares with masked language modelling.
+    #[module(skip)]
+    lent: Option<Box<Mlm>>,
+    /// The configuration that it was made from.
+    #[module(skip)]
+    pub config: TlmConfig,
+}
+
+impl Tlm {
+    pub(crate) fn borrow(&mut self, mlm: Option<&Mlm>) {
+        self.lent = mlm.filter(|_| self.own.is_none()).cloned().map(Box::new);
+    }
+
+    fn head(&self) -> &Mlm {
+        let head = self.own.as_ref().or(self.lent.as_deref());
+        head.expect("invariant: validation finds a head to share")
+    }
+}
+
+impl Objective for Tlm {
+    fn settings(&self) -> &dyn Settings {
+        &self.config
+    }
+
+    fn pairs(&self, encoded: &Encoded, _rng: &mut ChaCha8Rng) -> Vec<Pairs> {
+        vec![Pairs {
+            text: TextKind::Masked,
+            second: Some(TextKind::Translation),
+            ..Pairs::matched(encoded.samples)
+        }]
+    }
+
+    fn loss(&self, context: &Context<'_>, fused: &[Fused]) -> Outcome {
+        self.head().loss(context, fused)
+    }
+}
