@@ -98,6 +98,10 @@ MODELS = {
             snli_ve=SNLI_VE | dict(pooling="text"),
         ),
     ),
+    "mamo": of(
+        joint=JOINT | dict(image_class=True),
+        objectives=dict(mlm=MLM | dict(tied=True), itm=ITM | dict(head="class"), itc=ITC),
+    ),
     "towers": of(objectives=dict(mlm=MLM, itc=ITC)),
 }
 

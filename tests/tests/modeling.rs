@@ -19,7 +19,7 @@ use unimo_train::recipe::{Overrides, Recipe};
 use unimo_train::{prepare, starting, training};
 
 /// Every fixture with the number of its outputs and of its gradients.
-const MODELS: [(&str, usize, usize); 11] = [
+const MODELS: [(&str, usize, usize); 12] = [
     ("unimo3-cls", 13, 173),
     ("unimo3-token", 12, 168),
     ("unimo3-static", 12, 153),
@@ -30,6 +30,7 @@ const MODELS: [(&str, usize, usize); 11] = [
     ("unimo2", 9, 87),
     ("unimo2-nearest", 9, 80),
     ("mvp", 10, 93),
+    ("mamo", 8, 85),
     ("towers", 7, 64),
 ];
 

@@ -8,6 +8,10 @@
 //! UNIMO-2 and MVP have no twin. Their encoders have the size's widths and layers (MVP half of the uni-modal layers, as in the
 //! paper). In addition to the two objectives above they have those of their recipes: contrast and the dictionary, or phrase
 //! grounding.
+//!
+//! MAMO has no twin either. Its step is that of its recipe: contrast with a queue, matching of one true pair to two wrong ones, hidden
+//! words, the teacher's states and visual features at hidden words and patches, and the teacher's move. `--without-teacher` takes the
+//! student alone, with the same passes: pixels are the targets of hidden patches.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -17,20 +21,16 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 use clap::builder::{PossibleValuesParser, RangedU64ValueParser, TypedValueParser};
 use rand::RngExt;
+use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use serde::Serialize;
-use unimo_batch::{Batch, Images, MaskSpec, MaskedTexts, TAGS, Texts};
+use unimo_batch::{Batch, Images, MaskedTexts, TAGS, Texts};
 use unimo_core::init::Init;
 use unimo_core::parameters;
 use unimo_encoders::names::covers;
 use unimo_encoders::output::Keep;
-use unimo_objectives::pretraining::itc::{ItcConfig, Normalised, Projection, Views};
-use unimo_objectives::pretraining::itm::{Head, ItmConfig, Layout, Negatives};
-use unimo_objectives::pretraining::mlm::MlmConfig;
-use unimo_objectives::pretraining::vq::VqConfig;
-use unimo_objectives::pretraining::wpg::{Region, WpgConfig};
-use unimo_objectives::{Draws, ObjectivesConfig};
+use unimo_objectives::{Carry, Draws};
 
 use unimo_train::BURN_VERSION;
 use unimo_train::device::DeviceChoice;
@@ -43,9 +43,12 @@ use unimo_train::pretrained;
 use unimo_train::recipe::{ComputeDtype, OptimizerConfig};
 use unimo_train::sizes::{Family, PAD, SIZES, Size, backbone};
 
+mod objectives;
 mod work;
 
-pub use work::{flops, parameter_count};
+use objectives::{PATCHES, TEACHER, objectives};
+
+pub use work::{flops, parameter_count, teachers_flops};
 
 const DTYPES: [(&str, ComputeDtype); 3] = [
     ("f32", ComputeDtype::F32),
@@ -89,6 +92,9 @@ pub struct StepArgs {
     /// Cross-modal encoder.
     #[arg(long, default_value = "unimo3", value_parser = family_parser())]
     model: Family,
+    /// MAMO's student alone: pixels are the targets of its hidden patches, and there is no queue.
+    #[arg(long)]
+    without_teacher: bool,
     /// Image-text pairs per step.
     #[arg(long, default_value = "4", value_parser = at_least(2))]
     batch: usize,
@@ -166,6 +172,12 @@ pub struct Outcome {
 
 /// Runs the benchmark.
 pub fn step(args: &StepArgs) -> Result<Outcome, TrainError> {
+    if args.without_teacher && args.model != Family::Mamo {
+        return Err(TrainError::Check(format!(
+            "--without-teacher changes nothing with --model {}, which has no teacher; --model mamo has one",
+            args.model.name()
+        )));
+    }
     let threads = use_threads(args.threads)?;
     let (device, choice) = args.device.open()?;
     let device = if args.inference {
@@ -184,7 +196,10 @@ pub fn step(args: &StepArgs) -> Result<Outcome, TrainError> {
         }
     }
     let seconds = median(times);
-    let work = flops(&args.size, args.model, args.batch, !args.inference);
+    let mut work = flops(&args.size, args.model, args.batch, !args.inference);
+    if bench.model().teacher.is_some() {
+        work += teachers_flops(&args.size, args.batch);
+    }
     let (peak_bytes, note) = peak(&bench.device, choice);
     let record = Record {
         peer: format!("unimo {} (burn {BURN_VERSION})", env!("CARGO_PKG_VERSION")),
@@ -294,61 +309,6 @@ fn concepts(size: &Size) -> (usize, usize) {
     }
 }
 
-fn objectives(size: &Size, family: Family) -> ObjectivesConfig {
-    let contrast = |projection: Projection| ItcConfig {
-        weight: 1.0,
-        views: Views::Two,
-        width: size.width,
-        temperature: 0.07,
-        temperature_range: [0.001, 1.0],
-        projection,
-        normalised: Normalised::Both,
-        momentum: None,
-    };
-    let (head, layout, itc) = match family {
-        Family::Unimo3 | Family::Meter => (Head::Pair, Layout::Half, None),
-        Family::Unimo2 => (
-            Head::Product,
-            Layout::Half,
-            Some(contrast(Projection::None)),
-        ),
-        Family::Mvp => (
-            Head::Text,
-            Layout::OneToOne,
-            Some(contrast(Projection::LinearNoBias)),
-        ),
-    };
-    ObjectivesConfig {
-        itc,
-        vq: (family == Family::Unimo2).then_some(VqConfig {
-            weight: 1.0,
-            commitment: 0.25,
-        }),
-        wpg: (family == Family::Mvp).then_some(WpgConfig {
-            weight: 1.0,
-            margin: 0.2,
-            region: Region::Nearest,
-            negatives: Negatives::Uniform,
-        }),
-        mlm: Some(MlmConfig {
-            weight: 1.0,
-            mask: MaskSpec::default(),
-            tied: family == Family::Unimo2,
-            texts_alone: false,
-            patches: None,
-            distil: None,
-        }),
-        itm: Some(ItmConfig {
-            weight: 1.0,
-            negatives: Negatives::Uniform,
-            layout,
-            head,
-            epsilon: None,
-        }),
-        ..ObjectivesConfig::default()
-    }
-}
-
 const OPTIMIZER: OptimizerConfig = OptimizerConfig {
     lr: 1e-5,
     fusion_lr_factor: 1.0,
@@ -410,6 +370,17 @@ fn random_batch(size: &Size, family: Family, batch: usize, seed: u64) -> Batch {
         };
         further_texts.insert(TAGS.to_owned(), tags);
     }
+    let grid = size.image_size / size.patch_size;
+    let hides = family == Family::Mamo;
+    let patch_mask = hides.then(|| {
+        let of_image = |_| {
+            let hidden = (PATCHES.rate * (grid * grid) as f64).round() as usize;
+            let mut mask: Vec<bool> = (0..grid * grid).map(|at| at < hidden).collect();
+            mask.shuffle(&mut rng);
+            mask
+        };
+        (0..batch).flat_map(of_image).collect()
+    });
     Batch {
         further_texts,
         samples: (0..batch).map(|i| format!("noise {i}")).collect(),
@@ -420,12 +391,15 @@ fn random_batch(size: &Size, family: Family, batch: usize, seed: u64) -> Batch {
             mean: [NOISE.0; Images::CHANNELS],
             std: [NOISE.1; Images::CHANNELS],
             second_view: None,
-            patch_mask: None,
+            patch_mask,
         }),
         texts: Some(texts),
         ..Batch::default()
     }
 }
+
+/// What a step leaves for queues.
+type Carries = Vec<(&'static str, Carry)>;
 
 /// A model that is benchmarked.
 struct Bench {
@@ -450,14 +424,17 @@ impl Bench {
         }
         let mut init = Init::new(&device, 0);
         let backbone = config.init(&mut init);
-        let mut objectives = objectives(&args.size, args.model).init(&mut init, &config);
+        let with_teacher = args.model == Family::Mamo && !args.without_teacher;
+        let wanted = objectives(&args.size, args.model, with_teacher);
+        let mut objectives = wanted.init(&mut init, &config);
         if let Some(mlm) = &mut objectives.mlm {
             // As the twin does.
             mlm.every_position = config.fusion.is_some();
         }
+        let backbone = backbone.compute_in(float_dtype(args.dtype));
         let model = Model {
-            backbone: backbone.compute_in(float_dtype(args.dtype)),
-            teacher: None,
+            teacher: with_teacher.then(|| TEACHER.init(&backbone)),
+            backbone,
             objectives,
         };
         let freezes = |name: &str| args.freeze.iter().any(|pattern| covers(pattern, name));
@@ -490,38 +467,48 @@ impl Bench {
             .expect("invariant: the model is back after every step")
     }
 
-    fn forward(&self) -> Result<Tensor<1>, TrainError> {
+    /// The loss, and what the heads carry into the next step.
+    fn forward(&self) -> Result<(Tensor<1>, Carries), TrainError> {
         self.device.seed(self.done);
         let draws = Draws::new(self.done);
         let model = self.model();
-        let step = model
-            .objectives
-            .step(&model.backbone, &self.batch, &self.device, draws);
-        step.loss.ok_or_else(|| TrainError::NothingToTrain {
+        let batches = std::slice::from_ref(&self.batch);
+        let together = &model.objectives;
+        let step = together
+            .together(&|_| true, &model.backbone, batches, &self.device)
+            .with_teacher(model.teacher.as_ref())
+            .batch(0, draws)
+            .map_err(|e| TrainError::Check(e.to_string()))?;
+        let loss = step.loss.ok_or_else(|| TrainError::NothingToTrain {
             step: self.done + 1,
             objectives: step.skipped.join(", "),
-        })
+        })?;
+        Ok((loss, step.carries))
     }
 
-    fn update(&mut self, gradients: GradientsParams) {
+    fn update(&mut self, gradients: GradientsParams, carries: Carries) {
         let model = self
             .model
             .take()
             .expect("invariant: the model is back after every step");
         let step = self.done;
-        let model = self
+        let mut model = self
             .optimizer
             .step(model, gradients, OPTIMIZER.lr, step, 1.0);
+        // The twin has none of what moves there.
+        if model.teacher.is_some() {
+            model.after_step(carries);
+        }
         self.model = Some(model);
     }
 
     /// One step; returns its loss.
     fn step(&mut self) -> Result<f64, TrainError> {
         self.done += 1;
-        let loss = self.forward()?;
+        let (loss, carries) = self.forward()?;
         if !self.inference {
             let gradients = GradientsParams::from_grads(loss.backward(), self.model());
-            self.update(gradients);
+            self.update(gradients, carries);
         }
         let loss = f64::from(loss.into_scalar::<f32>());
         self.sync()?;
@@ -542,7 +529,7 @@ impl Bench {
                 lap = Instant::now();
                 Ok(seconds)
             };
-            let loss = self.forward()?;
+            let (loss, carries) = self.forward()?;
             times.push(split(self)?);
             if !self.inference {
                 let gradients = GradientsParams::from_grads(loss.backward(), self.model());
@@ -553,7 +540,7 @@ impl Bench {
                     return Err(TrainError::Check("the gradient is not finite".to_owned()));
                 }
                 times.push(split(self)?);
-                self.update(gradients);
+                self.update(gradients, carries);
                 times.push(split(self)?);
             }
             for (laps, seconds) in laps.iter_mut().zip(times) {
@@ -709,9 +696,13 @@ mod tests {
             let mut bench = Bench::new(&args, Device::flex().autodiff());
             let draws = Draws::new(0);
             let model = bench.model();
+            let batches = std::slice::from_ref(&bench.batch);
             let step = model
                 .objectives
-                .step(&model.backbone, &bench.batch, &bench.device, draws);
+                .together(&|_| true, &model.backbone, batches, &bench.device)
+                .with_teacher(model.teacher.as_ref())
+                .batch(0, draws)
+                .unwrap();
             assert!(
                 step.skipped.is_empty(),
                 "{}: {:?}",

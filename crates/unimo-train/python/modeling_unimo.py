@@ -557,7 +557,7 @@ class ItmHead(nn.Module):
     def __init__(self, c, width, dropout):
         super().__init__()
         self.kind = c.get("head", "pair")
-        self.text = None if self.kind == "pair" else Linear(width, width)
+        self.text = None if self.kind in ("pair", "class") else Linear(width, width)
         self.image = Linear(width, width) if self.kind == "product" else None
         self.classifier = Linear(2 * width if self.kind == "pair" else width, 2)
         self.dropout = nn.Dropout(dropout if self.kind == "product" else 0.0)
@@ -567,6 +567,8 @@ class ItmHead(nn.Module):
             seen = pool_pair(backbone, text, image)
         elif self.kind == "product":
             seen = self.dropout(F.relu(self.text(first(text))) * F.relu(self.image(first(image))))
+        elif self.kind == "class":
+            seen = first(text)
         else:
             seen = torch.tanh(self.text(first(text)))
         return self.classifier(seen)
@@ -694,8 +696,10 @@ class UnimoModel(PreTrainedModel):
     main_input_name = "input_ids"
     # Heads that only training or unimo itself uses.
     _keys_to_ignore_on_load_unexpected = [
-        r"^objectives\.(lm|vq|codes|mcr|wpg|views|mrm|nlvr2|ranking|answers|classes|sentences|grounding|region_scoring)\.",
+        r"^objectives\.(lm|vq|codes|mcr|wpg|views|mrm|mim|nlvr2|ranking|answers|classes|sentences|grounding|region_scoring)\.",
         r"^objectives\.itc\.momentum\.",
+        r"^objectives\.mlm\.distil\.",
+        r"^backbone\.image\.mask_embedding$",
     ]
 
     def __init__(self, config):

@@ -77,11 +77,19 @@ pub enum Family {
     Unimo2,
     /// Single-stream, over words, phrases, tags and patches.
     Mvp,
+    /// Single-stream, with hidden words and patches and a teacher.
+    Mamo,
 }
 
 impl Family {
     /// Every family.
-    pub const ALL: [Self; 4] = [Self::Unimo3, Self::Meter, Self::Unimo2, Self::Mvp];
+    pub const ALL: [Self; 5] = [
+        Self::Unimo3,
+        Self::Meter,
+        Self::Unimo2,
+        Self::Mvp,
+        Self::Mamo,
+    ];
 
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
@@ -90,6 +98,7 @@ impl Family {
             Self::Meter => "meter",
             Self::Unimo2 => "unimo2",
             Self::Mvp => "mvp",
+            Self::Mamo => "mamo",
         }
     }
 }
@@ -156,7 +165,7 @@ pub fn backbone(size: &Size, family: Family) -> BackboneConfig {
             patch_bias: false,
             distillation_token: false,
             qkv_bias: true,
-            mask_embedding: false,
+            mask_embedding: family == Family::Mamo,
             dropout: 0.0,
             drop_path: 0.0,
         }),
@@ -198,6 +207,7 @@ pub fn backbone(size: &Size, family: Family) -> BackboneConfig {
                 }),
             )),
             Family::Mvp => Some(joint(size.cross_layers, false, None)),
+            Family::Mamo => Some(joint(size.cross_layers, true, None)),
         },
     }
 }

@@ -53,7 +53,7 @@ pub fn flops(size: &Size, family: Family, batch: usize, train: bool) -> u64 {
     let half_layer = |own: u64, other: u64| {
         block(own) + attentions * (2 * (2 * own + 2 * other) * d * d + 4 * own * other * d)
     };
-    if matches!(family, Family::Unimo2 | Family::Mvp) {
+    if matches!(family, Family::Unimo2 | Family::Mvp | Family::Mamo) {
         let config = backbone(size, family);
         let joint_layers = n(config.joint.as_ref().map_or(0, |joint| joint.layers));
         let (codes, tokens) = dictionary(size);
@@ -64,13 +64,18 @@ pub fn flops(size: &Size, family: Family, batch: usize, train: bool) -> u64 {
             // Masked pairs, and pairs of which half are wrong.
             Family::Unimo2 => (2, image + tokens + text, 0),
             // Masked pairs, true pairs, and two kinds of wrong pairs.
+            Family::Mamo => (4, image + text, 0),
+            // Masked pairs, true pairs, and two kinds of wrong pairs.
             _ => (4, image - 1 + text, n(tags) + 2),
         };
         let choice = match family {
             Family::Unimo2 => 2 * (image + text - 2) * (codes + 2 * tokens) * d,
             _ => 0,
         };
-        let images = n(config.image_layers()) * block(image + tags) + 2 * image * patch * d;
+        // MAMO reads images as they are and with patches hidden.
+        let passes = if family == Family::Mamo { 2 } else { 1 };
+        let images =
+            passes * (n(config.image_layers()) * block(image + tags) + 2 * image * patch * d);
         let texts = 2 * n(config.text.layers) * block(text);
         let hidden = (HIDDEN * size.text_length as f64).round() as u64;
         let fusion = pairs * (joint_layers * block(length) + choice);
@@ -83,4 +88,17 @@ pub fn flops(size: &Size, family: Family, batch: usize, train: bool) -> u64 {
     let mlm = 2 * text * d * (d + vocabulary);
     let forward = images + texts + fusion + mlm;
     n(batch) * forward * if train { 3 } else { 1 }
+}
+
+/// The same of MAMO's teacher, which reads each pair once and is not trained.
+pub fn teachers_flops(size: &Size, batch: usize) -> u64 {
+    let n = |value: usize| value as u64;
+    let (d, ffn, text) = (n(size.width), n(size.feed_forward), n(size.text_length));
+    let grid = n(size.image_size / size.patch_size);
+    let image = grid * grid + 1;
+    let patch = n(Images::CHANNELS * size.patch_size * size.patch_size);
+    let block = |length: u64| 2 * length * (4 * d * d + 2 * d * ffn) + 4 * length * length * d;
+    let images = n(size.image_layers) * block(image) + 2 * image * patch * d;
+    let texts = n(size.text_layers) * block(text);
+    n(batch) * (images + texts + n(size.cross_layers) * block(image + text))
 }
