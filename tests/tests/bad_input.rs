@@ -41,6 +41,73 @@ fn recipe(pairs: &Path, more: &[&str]) -> Recipe {
     Recipe::load("unimo3-tiny", &overrides(Some(pairs), &set)).unwrap()
 }
 
+/// Masks, queues, ramps, and heads that ask an encoder for what it does not give.
+#[test]
+fn what_teachers_and_masks_cannot_be_is_told_by_key_and_what_is_allowed() {
+    for (name, set, key, allowed) in [
+        (
+            "albef-tiny",
+            "objectives.itc.momentum.queue=31",
+            "objectives.itc.momentum.queue",
+            "at least train.batch_size * train.accumulation = 32",
+        ),
+        (
+            "albef-tiny",
+            "objectives.itc.momentum.alpha=0",
+            "objectives.itc.momentum.alpha_ramp",
+            "must be 0 or absent with alpha = 0",
+        ),
+        (
+            "albef-tiny",
+            "objectives.mlm.distil.alpha=1",
+            "objectives.mlm.distil.alpha",
+            "[0, 1)",
+        ),
+        ("albef-tiny", "teacher=none", "teacher", "is needed by"),
+        (
+            "albef-tiny",
+            "objectives.itm.head=pair",
+            "objectives.itm.head",
+            "image_stream = true",
+        ),
+        (
+            "albef-tiny",
+            "model.fusion.levels=cross_prev",
+            "model.fusion.image_stream",
+            "without it the text stream reads one image",
+        ),
+        (
+            "mamo-tiny",
+            "objectives.mim.patches.rate=1",
+            "objectives.mim.patches.rate",
+            "between 0 and 1",
+        ),
+        (
+            "mamo-tiny",
+            "objectives.mrm.patches.rate=0",
+            "objectives.mrm.patches.rate",
+            "between 0 and 1",
+        ),
+        (
+            "mamo-tiny",
+            "objectives.mim.patches.rate=0.5",
+            "objectives.mim.patches",
+            "a batch holds one of them",
+        ),
+        (
+            "mamo-tiny",
+            "model.image.mask_embedding=false",
+            "patches",
+            "model.image.mask_embedding = true",
+        ),
+    ] {
+        let error = Recipe::load(name, &overrides(None, &[set])).unwrap_err();
+        let message = error.to_string();
+        let named = message.contains(name) && message.contains(key) && message.contains(allowed);
+        assert!(named, "{set}: {message}");
+    }
+}
+
 #[test]
 fn a_wrong_recipe_is_told_by_file_key_and_what_is_allowed() {
     let folder = tempfile::tempdir().unwrap();
