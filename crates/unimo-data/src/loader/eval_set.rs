@@ -273,9 +273,10 @@ impl EvalSet {
         if captions.is_empty() {
             return Err(self.bad(split, index, "no caption".to_owned()));
         }
-        let languages = match in_languages {
-            true => self.source.annotations(split, index)?.languages.tags,
-            false => Vec::new(),
+        let languages = if in_languages {
+            self.source.annotations(split, index)?.languages.tags
+        } else {
+            Vec::new()
         };
         let mut languages = languages.into_iter();
         let captions = captions.into_iter().map(|text| Caption {

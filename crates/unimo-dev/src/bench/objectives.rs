@@ -22,6 +22,7 @@ const WORDS: MaskSpec = MaskSpec {
     unit: MaskUnit::Token,
     mask_share: 0.8,
     random_share: 0.1,
+    most: None,
 };
 /// How patches are hidden there.
 pub(super) const PATCHES: PatchMaskSpec = PatchMaskSpec {
