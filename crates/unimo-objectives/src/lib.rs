@@ -135,7 +135,7 @@ macro_rules! objectives {
             pub fn init(&self, init: &mut Init, model: &BackboneConfig) -> Objectives {
                 $(let $key = self.$key.as_ref().map(|config| config.init(init, model));)+
                 let objectives = Objectives {
-                    built_in: BuiltIn { $($key),+ },
+                    built_in: Box::new(BuiltIn { $($key),+ }),
                     outside: self.outside.iter().map(|c| c.init(init, model)).collect(),
                 };
                 objectives.lent()
@@ -224,7 +224,8 @@ objectives! {
 /// The objectives of a recipe, with their heads.
 #[derive(Debug, Clone)]
 pub struct Objectives {
-    built_in: BuiltIn,
+    /// On the heap: a model is handed on by value, through many frames of a stack.
+    built_in: Box<BuiltIn>,
     outside: Vec<OutsideObjective>,
 }
 
@@ -261,7 +262,7 @@ impl Objectives {
             ttm,
             tlm,
             ..
-        } = &mut self.built_in;
+        } = &mut *self.built_in;
         if let Some(ttc) = ttc {
             ttc.borrow(itc.as_ref());
         }
@@ -328,7 +329,7 @@ impl Module for Objectives {
         }
     }
     fn map<M: ModuleMapper>(self, mapper: &mut M) -> Self {
-        let built_in = self.built_in.map(mapper);
+        let built_in = Box::new((*self.built_in).map(mapper));
         let outside = self.outside.into_iter().map(|o| o.map(mapper));
         let objectives = Self {
             built_in,
@@ -345,7 +346,7 @@ impl Objectives {
         outside: impl Fn(OutsideObjective) -> OutsideObjective,
     ) -> Self {
         let objectives = Self {
-            built_in: built_in(self.built_in),
+            built_in: Box::new(built_in(*self.built_in)),
             outside: self.outside.into_iter().map(outside).collect(),
         };
         objectives.lent()

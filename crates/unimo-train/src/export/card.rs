@@ -168,8 +168,8 @@ impl Card<'_> {
 
     fn tags(&self) -> Vec<&'static str> {
         match self.config {
-            NetworkConfig::Pair { model, .. } if self.part.is_none() => {
-                let family = family(model);
+            NetworkConfig::Pair { model, objectives } if self.part.is_none() => {
+                let family = family(model, objectives);
                 let pairs = model.reads_images().then_some("vision-language");
                 family
                     .map(|(_, tag)| tag)

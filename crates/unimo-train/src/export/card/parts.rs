@@ -4,12 +4,18 @@ use unimo_encoders::backbone::BackboneConfig;
 use unimo_encoders::fusion::{FusionConfig, Levels, Link};
 use unimo_encoders::image::ImageEncoderConfig;
 use unimo_encoders::text::TextEncoderConfig;
+use unimo_objectives::ObjectivesConfig;
 
 use super::tables::{grouped, spelled};
 use crate::pretrained::NetworkConfig;
 
-/// The name of the system that a configuration is, and its tag.
-pub(super) fn family(model: &BackboneConfig) -> Option<(&'static str, &'static str)> {
+/// The name of the system that a configuration is, and its tag. A text stream alone is ALBEF's and CCLM's, which compares texts too.
+pub(super) fn family(
+    model: &BackboneConfig,
+    objectives: &ObjectivesConfig,
+) -> Option<(&'static str, &'static str)> {
+    let ObjectivesConfig { ttc, ttm, tlm, .. } = objectives;
+    let over_texts = ttc.is_some() || ttm.is_some() || tlm.is_some();
     if let Some(FusionConfig {
         levels,
         link,
@@ -18,6 +24,7 @@ pub(super) fn family(model: &BackboneConfig) -> Option<(&'static str, &'static s
     }) = &model.fusion
     {
         return Some(match (levels, link) {
+            _ if !image_stream && over_texts => ("CCLM", "cclm"),
             _ if !image_stream => ("ALBEF", "albef"),
             (Levels::None, Link::None) => ("METER", "meter"),
             (Levels::None, Link::Managers) => ("ManagerTower", "managertower"),
@@ -57,7 +64,7 @@ pub(super) fn parts(config: &NetworkConfig, part: Option<&str>) -> Vec<String> {
             "CLIP: two towers that meet in one space".to_owned(),
             image(&config.image),
         ],
-        NetworkConfig::Pair { model, .. } => {
+        NetworkConfig::Pair { model, objectives } => {
             let of_text = (part != Some("image")).then(|| text(&model.text));
             let of_image = model.image.as_ref().filter(|_| part != Some("text"));
             let mut lines: Vec<String> = of_text.into_iter().chain(of_image.map(image)).collect();
@@ -70,7 +77,7 @@ pub(super) fn parts(config: &NetworkConfig, part: Option<&str>) -> Vec<String> {
                     regions.layers, regions.width, regions.features
                 ));
             }
-            let name = family(model).map_or("", |(name, _)| name);
+            let name = family(model, objectives).map_or("", |(name, _)| name);
             if let Some(fusion) = &model.fusion {
                 let gate = match fusion.levels {
                     Levels::None => String::new(),
