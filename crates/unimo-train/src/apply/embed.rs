@@ -264,6 +264,7 @@ pub fn images(
     pictures: &PictureList,
     world: &World,
 ) -> Result<Embedded, TrainError> {
+    predictor.pictures()?;
     let every: Vec<usize> = (0..pictures.len()).collect();
     let batches: Vec<&[usize]> = every.chunks(predictor.batch_size).collect();
     let mut bar = bar(pictures.len(), "images", world);
