@@ -234,8 +234,9 @@ impl Opened {
             });
         }
         if !options.set.is_empty() {
+            // Settings of --data are of its source, which may be another than the run's.
             let overrides = Overrides {
-                data: None,
+                data: options.data.clone(),
                 set: options.set.clone(),
             };
             let (changed, notes) =
@@ -255,7 +256,7 @@ impl Opened {
         recipe.eval.shortlist = options.shortlist.unwrap_or(recipe.eval.shortlist);
         recipe.eval.united_shortlists |= options.united_shortlists;
         let mut data = recipe.data.clone();
-        if let Some(path) = &options.data {
+        if let Some(path) = options.data.as_ref().filter(|_| options.set.is_empty()) {
             data.forget_files();
             data.take_from(path.clone())?;
         }

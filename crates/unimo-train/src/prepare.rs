@@ -5,10 +5,10 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use unimo_batch::ConfigError;
 use unimo_data::{
-    ConceptReader, Concepts, FurtherText, LoaderSpec, PatchMask, Readable, Rewrite as _, Source,
-    Split, Switch, TextTokenizer, TokenizerConfig,
+    ConceptReader, Concepts, FurtherText, LoaderSpec, Offers, PatchMask, Readable, Rewrite as _,
+    Source, Split, Switch, TextTokenizer, TokenizerConfig,
 };
-use unimo_objectives::request::What;
+use unimo_objectives::request::{Request, TextForm, What};
 
 use crate::data::concepts::count;
 use crate::device::DeviceChoice;
@@ -68,6 +68,63 @@ fn reads_texts(recipe: &Recipe) -> bool {
     let each = recipe.objectives.each().into_iter();
     each.flat_map(|(_, settings)| settings.requests())
         .any(|request| matches!(request.what, What::Text(_) | What::Words))
+}
+
+/// Checks that the data can have what the objectives read, as far as the source as a whole tells.
+///
+/// # Errors
+///
+/// An objective reads what no sample has, or no objective can learn from the batches of a part of a mixture.
+pub fn check_data(recipe: &Recipe, source: &dyn Source) -> Result<(), TrainError> {
+    let each = recipe.objectives.each();
+    for (key, settings) in &each {
+        if let Some(lacks) = lacks(&settings.requests(), &source.offers())
+            .into_iter()
+            .find(|lacks| *lacks == TRANSLATIONS)
+        {
+            return Err(TrainError::Check(format!(
+                "objectives.{key} reads {lacks}, of which the data has none: {}. Parallel texts with `languages` have them, lists with \
+                 `language_columns`, and scenes with language = \"both\"",
+                source.describe()
+            )));
+        }
+    }
+    for (at, part) in source.batch_parts().iter().enumerate() {
+        let lacking = each.iter().map(|(key, settings)| {
+            let lacks = lacks(&settings.requests(), &part.offers());
+            (*key, lacks)
+        });
+        let lacking: Vec<_> = lacking.collect();
+        if !lacking.is_empty() && lacking.iter().all(|(_, lacks)| !lacks.is_empty()) {
+            let told = lacking
+                .iter()
+                .map(|(key, lacks)| format!("{key} ({})", lacks.join(" and ")));
+            return Err(TrainError::Check(format!(
+                "data.mixture.parts[{at}]: no objective can learn from its samples ({}); each lacks something: {}",
+                part.describe(),
+                told.collect::<Vec<_>>().join(", ")
+            )));
+        }
+    }
+    Ok(())
+}
+
+const TRANSLATIONS: &str = "translations";
+
+/// What these requests need and a source has not.
+fn lacks(requests: &[Request], offers: &Offers) -> Vec<&'static str> {
+    let needed = || requests.iter().filter(|request| !request.optional);
+    let image = needed().any(|request| matches!(request.what, What::Image(_)));
+    let text = needed().any(|request| matches!(request.what, What::Text(_) | What::Words));
+    let translation = What::Text(TextForm::Translation);
+    let translation = needed().any(|request| request.what == translation);
+    let all = [
+        ("images", image && !offers.images),
+        ("texts", text && !offers.captions),
+        (TRANSLATIONS, translation && !offers.translations),
+    ];
+    let lacking = all.into_iter().filter(|(_, lacks)| *lacks);
+    lacking.map(|(what, _)| what).collect()
 }
 
 /// The recipe's vocabulary of concepts, counted on the captions if the recipe says so; `None` if it has none.

@@ -17,7 +17,8 @@ use crate::error::TrainError;
 use crate::fingerprint::{self, Fingerprint};
 use crate::model::Model;
 use crate::prepare::{
-    check_dtype, check_tokenizer, concept_reader, count_concepts, tokenizer, training_device,
+    check_data, check_dtype, check_tokenizer, concept_reader, count_concepts, tokenizer,
+    training_device,
 };
 use crate::ranks;
 use crate::ranks::sums::Order;
@@ -235,6 +236,7 @@ fn new(recipe: &Recipe, place: &NewRun, options: &Options) -> Result<Opened, Tra
         }
     })?;
     let recipe = &recipe;
+    check_data(recipe, &*source)?;
     let tokenizer = tokenizer(recipe, &*source)?;
     check_tokenizer(recipe, &tokenizer)?;
     // Unavailable weights must not leave a folder behind.

@@ -433,8 +433,9 @@ impl Maker {
             Some(text) if !sample.second_texts.is_empty() => {
                 let second = sample.second_texts.get(caption).map_or("", String::as_str);
                 let length = spec.max_text_length;
-                let text = self.rewritten(text, &[spec.seed, position]);
-                let second = self.rewritten(second, &[spec.seed, position, 1]);
+                let language = sample.languages.tags.get(caption);
+                let text = self.rewritten(text, language, &[spec.seed, position]);
+                let second = self.rewritten(second, None, &[spec.seed, position, 1]);
                 Some(spec.tokenizer.encode_pair(&text, &second, length))
             }
             Some(text) => {
@@ -442,7 +443,8 @@ impl Maker {
                     let phrases = reader.phrases(&sample, caption);
                     (reader, phrases)
                 });
-                Some(self.encode(text, phrases, position))
+                let language = sample.languages.tags.get(caption);
+                Some(self.encode((text, language), phrases, position))
             }
             None if spec.source.holds(spec.split, index).captions => {
                 return Err(bad("no caption".to_owned()));
@@ -464,9 +466,17 @@ impl Maker {
         })
     }
 
-    /// The text that the model reads instead of this one.
-    fn rewritten<'a>(&self, text: &'a str, draw: &[u64]) -> Cow<'a, str> {
-        match &self.spec.rewrite {
+    /// The text that the model reads instead of this one, whose language may be known.
+    fn rewritten<'a>(
+        &self,
+        text: &'a str,
+        language: Option<&String>,
+        draw: &[u64],
+    ) -> Cow<'a, str> {
+        let known = language.filter(|language| !language.is_empty());
+        let rewrite = self.spec.rewrite.as_ref();
+        let rewrite = rewrite.filter(|rewrite| known.is_none_or(|known| rewrite.reads(known)));
+        match rewrite {
             Some(rewrite) => rewrite.rewrite(text, hash(Stream::Rewrite, draw)).into(),
             None => text.into(),
         }
@@ -474,12 +484,12 @@ impl Maker {
 
     fn encode(
         &self,
-        text: &str,
+        (text, language): (&str, Option<&String>),
         phrases: Option<(&ConceptReader, Vec<String>)>,
         position: u64,
     ) -> Encoded {
         let spec = &self.spec;
-        let text = self.rewritten(text, &[spec.seed, position]);
+        let text = self.rewritten(text, language, &[spec.seed, position]);
         match phrases {
             None => spec.tokenizer.encode(&text, spec.max_text_length),
             Some((reader, phrases)) => {

@@ -4,4 +4,9 @@
 pub trait Rewrite: Send + Sync {
     /// The caption that the model reads. `draw` is different for every position of the run.
     fn rewrite(&self, caption: &str, draw: u64) -> String;
+
+    /// Whether captions in this language are changed at all. Where languages are not known, all are.
+    fn reads(&self, _language: &str) -> bool {
+        true
+    }
 }

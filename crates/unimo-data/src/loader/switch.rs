@@ -12,7 +12,7 @@
 //! words (fine-tuning, captions), and exactly one word (pre-training). Which of the two the paper's figures come from is not known.
 //!
 //! A caption is a function of the caption and of the draw for its position, so that a run that was stopped goes on with the same
-//! captions. Held-out captions are never changed.
+//! captions. Held-out captions are never changed, nor are captions that are known to be in another language than English.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -26,6 +26,9 @@ use crate::settings::share;
 use crate::sources::scenes::language;
 use crate::store::digest::Digest;
 use crate::store::open_regular;
+
+/// The language that dictionaries translate.
+const ENGLISH: &str = "en";
 
 /// The dictionary of generated scenes, which needs no file.
 pub const SCENES: &str = "scenes";
@@ -236,6 +239,10 @@ impl Rewrite for Switch {
             drawn += 1;
             unit(hash(Stream::Rewrite, &[draw, drawn]))
         })
+    }
+
+    fn reads(&self, language: &str) -> bool {
+        language.split('-').next() == Some(ENGLISH)
     }
 }
 

@@ -175,6 +175,14 @@ impl SourceConfig for MixtureConfig {
                 "\"single\", where some parts have no images or no captions",
             ));
         }
+        let empty = |part: &Arc<dyn Source>| part.len(Split::Train) == 0;
+        if let (true, Some(at)) = (self.is_weighted(), parts.iter().position(empty)) {
+            return Err(DataError::config(
+                format!("data.mixture.parts[{at}]"),
+                parts[at].describe(),
+                "a source with training samples: it has none, so its weight would mean nothing",
+            ));
+        }
         Ok(Arc::new(Mixture {
             rejected: parts
                 .iter()
@@ -439,6 +447,14 @@ impl Source for Mixture {
             captions: any(|part| part.captions),
             regions: None,
             reads_ahead: any(|part| part.reads_ahead),
+            translations: any(|part| part.translations),
+        }
+    }
+
+    fn batch_parts(&self) -> Vec<Arc<dyn Source>> {
+        match self.config.batches {
+            Batches::Single => self.parts.clone(),
+            Batches::Mixed => Vec::new(),
         }
     }
 

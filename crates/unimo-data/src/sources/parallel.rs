@@ -71,6 +71,13 @@ impl SourceConfig for ParallelConfig {
             ("val", &self.val),
             ("test", &self.test),
         ] {
+            if let Some(twice) = (1..files.len()).find(|at| files[..*at].contains(&files[*at])) {
+                return Err(DataError::config(
+                    format!("{table}.{name}"),
+                    files[twice].display().to_string(),
+                    "each file once: a text is no translation of itself",
+                ));
+            }
             if count > 0 && files.len() > 1 && files.len() != count {
                 let found = format!("{count} languages");
                 let allowed = format!(
@@ -166,13 +173,16 @@ impl Parallel {
                 break;
             }
             let (spans, lines): (Vec<Span>, Vec<_>) = lines.into_iter().unzip();
-            let lines: Result<Vec<Vec<u8>>, String> = lines.into_iter().collect();
+            let lines = lines.into_iter().enumerate();
+            let lines: Result<Vec<Vec<u8>>, (usize, String)> = lines
+                .map(|(file, line)| line.map_err(|reason| (file, reason)))
+                .collect();
             match lines.and_then(|lines| texts(&lines, self.languages.len())) {
                 Ok(Some(texts)) => {
                     self.spans[held.of(&texts[0])].extend(spans);
                 }
                 Ok(None) => {}
-                Err(reason) => self.rejected.push(files[0].bad(spans[0], reason)),
+                Err((file, reason)) => self.rejected.push(files[file].bad(spans[file], reason)),
             }
         }
         self.parts.push(files);
@@ -194,26 +204,46 @@ impl Parallel {
 }
 
 /// The texts in lines of several files, or in the columns of one; `None` if all are empty. `languages` is how many there must be; 0: not
-/// known.
-fn texts(lines: &[Vec<u8>], languages: usize) -> Result<Option<Vec<String>>, String> {
-    let lines: Result<Vec<&str>, _> = lines.iter().map(|line| std::str::from_utf8(line)).collect();
-    let lines = lines.map_err(|_| NOT_UTF8.to_owned())?;
+/// known. An error says in which of the files.
+fn texts(lines: &[Vec<u8>], languages: usize) -> Result<Option<Vec<String>>, (usize, String)> {
+    let lines = lines.iter().enumerate();
+    let lines: Result<Vec<&str>, _> = lines
+        .map(|(file, line)| std::str::from_utf8(line).map_err(|_| (file, NOT_UTF8.to_owned())))
+        .collect();
+    let lines = lines?;
+    let files = lines.len();
     let cells: Vec<&str> = match lines[..] {
         [line] => line.split('\t').collect(),
         _ => lines,
     };
     let texts: Vec<String> = cells.iter().filter_map(|cell| spaced(cell)).collect();
+    let empty = cells.iter().position(|cell| spaced(cell).is_none());
     if texts.is_empty() {
         Ok(None)
     } else if languages > 0 && cells.len() != languages {
-        Err(format!(
-            "{} columns, where there are {languages} languages",
-            cells.len()
+        Err((
+            0,
+            format!(
+                "{} columns, where there are {languages} languages",
+                cells.len()
+            ),
         ))
-    } else if texts.len() < cells.len() {
-        Err("a text is empty in one of the languages".to_owned())
+    } else if let Some(at) = empty {
+        Err(if files > 1 {
+            (
+                at,
+                "the text is empty, and another language has one".to_owned(),
+            )
+        } else {
+            let reason = format!(
+                "column {} is empty, and another language has a text",
+                at + 1
+            );
+            (0, reason)
+        })
     } else if texts.len() < 2 {
-        Err("one column only, where two languages or more should be".to_owned())
+        let reason = "one column only, where two languages or more should be";
+        Err((0, reason.to_owned()))
     } else {
         Ok(Some(texts))
     }
@@ -263,6 +293,7 @@ impl Source for Parallel {
     fn offers(&self) -> Offers {
         Offers {
             images: false,
+            translations: !self.languages.is_empty(),
             ..Offers::default()
         }
     }
@@ -302,7 +333,7 @@ impl Source for Parallel {
             .zip(spans)
             .map(|(file, span)| file.line(*span))
             .collect();
-        let bad = |reason: String| files[0].bad(spans[0], reason);
+        let bad = |(file, reason): (usize, String)| files[file].bad(spans[file], reason);
         texts(&lines?, self.languages.len())
             .map_err(bad)?
             .ok_or_else(|| files[0].changed(spans[0]))

@@ -265,6 +265,7 @@ impl Source for WithRegions {
             images: false,
             captions: whole.captions,
             regions: Some(self.shape),
+            translations: whole.translations,
             reads_ahead: matches!(self.from, Features::Boxes(_)) && whole.reads_ahead,
         }
     }

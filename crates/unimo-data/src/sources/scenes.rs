@@ -365,7 +365,7 @@ impl Source for Scenes {
             scenes => format!(", {scenes} to test on"),
         };
         format!(
-            "generated scenes of seed {}: {} for training, {} held out{test}, {} × {} pixels, {}{}",
+            "generated scenes of seed {}: {} for training, {} held out{test}, {} × {} pixels, {}{}{}",
             self.config.seed,
             self.config.train,
             self.config.val,
@@ -381,7 +381,13 @@ impl Source for Scenes {
             match self.config.language {
                 SceneLanguage::English => "",
                 SceneLanguage::Invented => ", in an invented language",
-                SceneLanguage::Both => ", in English and in an invented language",
+                SceneLanguage::Both => ", and as many in an invented language",
+            },
+            match self.config.held_out_language {
+                Some(SceneLanguage::English) => "; held-out ones in English",
+                Some(SceneLanguage::Invented) => "; held-out ones in an invented language",
+                Some(SceneLanguage::Both) => "; held-out ones in both languages",
+                None => "",
             }
         )
     }
@@ -401,6 +407,7 @@ impl Source for Scenes {
     fn offers(&self) -> Offers {
         Offers {
             captions: self.config.texts != SceneTexts::Classes,
+            translations: self.config.language == SceneLanguage::Both,
             ..Offers::default()
         }
     }

@@ -82,6 +82,8 @@ pub struct Offers {
     pub regions: Option<RegionShape>,
     /// Whether samples are read faster after a call of [`Source::ahead`].
     pub reads_ahead: bool,
+    /// Whether a sample may have a text in several languages, as [`Annotations::languages`] says.
+    pub translations: bool,
 }
 
 impl Default for Offers {
@@ -91,6 +93,7 @@ impl Default for Offers {
             captions: true,
             regions: None,
             reads_ahead: false,
+            translations: false,
         }
     }
 }
@@ -207,6 +210,11 @@ pub trait Source: Send + Sync {
     /// Sample counts per unit of storage, in the order of their indices. A unit lies together and is cheap to read as a whole.
     fn shards(&self, split: Split) -> Vec<usize> {
         vec![self.len(split)]
+    }
+
+    /// The sources that a batch of training comes from, one at a time; empty: a batch may hold any samples.
+    fn batch_parts(&self) -> Vec<Arc<dyn Source>> {
+        Vec::new()
     }
 
     /// The order in which training takes the samples. Sources whose batches are of one kind need `batch_size`.

@@ -197,6 +197,12 @@ impl Settings for ItcConfig {
         if let Some(momentum) = &self.momentum {
             ramp::validate("momentum", momentum.alpha, momentum.alpha_ramp)?;
             config::positive("momentum.queue", momentum.queue)?;
+            ConfigError::unless(
+                momentum.queue <= LONGEST_QUEUE,
+                "momentum.queue",
+                momentum.queue,
+                format_args!("must be at most {LONGEST_QUEUE}"),
+            )?;
         }
         Ok(())
     }
@@ -335,6 +341,9 @@ impl Itc {
 /// Names of the features.
 pub(super) const TEXTS: &str = "texts";
 pub(super) const IMAGES: &str = "images";
+/// Rows of a queue at most. InfoXLM's has 131,072.
+const LONGEST_QUEUE: usize = 1 << 24;
+
 const CROSSED: &str = "crossed";
 
 impl Contrast for Itc {

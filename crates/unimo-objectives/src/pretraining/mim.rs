@@ -94,6 +94,9 @@ fn is_one(layers: &usize) -> bool {
     *layers == 1
 }
 
+/// Hidden layers of the decoder at most. The paper's has six.
+const MOST_LAYERS: usize = 64;
+
 impl Settings for MimConfig {
     fn weight(&self) -> f64 {
         self.weight
@@ -132,6 +135,12 @@ impl Settings for MimConfig {
 
     fn validate(&self) -> Result<(), ConfigError> {
         config::above_zero("weight", self.weight)?;
+        ConfigError::unless(
+            self.decoder_layers <= MOST_LAYERS,
+            "decoder_layers",
+            self.decoder_layers,
+            format_args!("must be at most {MOST_LAYERS}"),
+        )?;
         config::open_share("patches.rate", self.patches.rate)?;
         if let Some(mask) = &self.mask {
             config::open_share("mask.rate", mask.rate)?;

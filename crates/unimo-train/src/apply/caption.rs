@@ -8,7 +8,7 @@ use serde::Serialize;
 use unimo_objectives::generation::{GenerationConfig, LengthRule, SamplingConfig};
 
 use super::inputs::{self, ColumnArgs};
-use super::{ModelArgs, Predictor};
+use super::{ModelArgs, Predictor, can_be_written};
 use crate::captioner::Captioner;
 use crate::error::TrainError;
 use crate::files::Output;
@@ -169,6 +169,10 @@ struct CocoResult {
 /// COCO's format needs one, or the file cannot be written.
 pub fn run(args: &CaptionArgs) -> Result<(), TrainError> {
     let config = args.search.config()?;
+    if let Some(out) = &args.out {
+        let reads = args.images.iter().map(|image| Some(image.as_path()));
+        can_be_written(out, &args.model.model, &reads.collect::<Vec<_>>())?;
+    }
     let images = images(args)?;
     let ids = match args.format {
         Format::Jsonl => None,

@@ -89,7 +89,17 @@ pub fn run_in(args: &EmbedArgs, world: &World) -> Result<(), TrainError> {
             "--recall is for --out NAME.safetensors: a .npy file has no place for cells".to_owned(),
         ));
     }
-    ranks::first(world, "what rank 0 checks", || can_be_written(&args.out))?;
+    ranks::first(world, "what rank 0 checks", || {
+        let reads = [args.images.as_deref(), args.texts.as_deref()];
+        let files = if npy {
+            let ends = ["images.npy", "images.txt", "texts.npy", "texts.txt"];
+            ends.map(|end| args.out.with_extension(end)).to_vec()
+        } else {
+            vec![args.out.clone()]
+        };
+        let mut files = files.iter();
+        files.try_for_each(|file| can_be_written(file, &args.model.model, &reads))
+    })?;
     let inputs = ranks::all(world, "what is embedded", Inputs::open(args))?;
     inputs.agree(world)?;
     let mut predictor = Predictor::open_in(&args.model, world)?;

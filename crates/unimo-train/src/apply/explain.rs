@@ -144,7 +144,10 @@ pub fn run(args: &ExplainArgs) -> Result<(), TrainError> {
         )));
     }
     for path in [Some(&args.html), args.picture.as_ref(), args.json.as_ref()] {
-        path.map_or(Ok(()), |path| can_be_written(path))?;
+        let read = [Some(args.image.as_path())];
+        path.map_or(Ok(()), |path| {
+            can_be_written(path, &args.model.model, &read)
+        })?;
     }
     let predictor = Predictor::open(&args.model)?;
     let explanation = explain(&predictor, &args.image, &args.text)?;

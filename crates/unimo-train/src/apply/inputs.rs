@@ -195,8 +195,18 @@ fn captions(
             all.extend(readable(source.captions(split, at))?);
         }
     }
+    let given_texts = all.len();
+    all.retain(|text| !text.trim().is_empty());
+    let empty = given_texts - all.len();
     let mut seen = std::collections::HashSet::new();
-    all.retain(|text| !text.trim().is_empty() && seen.insert(text.clone()));
+    all.retain(|text| seen.insert(text.clone()));
+    let again = given_texts - empty - all.len();
+    if empty + again > 0 {
+        eprintln!(
+            "{}: {empty} empty texts and {again} that occur again are left out",
+            given.display()
+        );
+    }
     if all.is_empty() {
         return Err(TrainError::Check(format!(
             "{} holds no texts",

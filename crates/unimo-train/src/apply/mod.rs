@@ -605,15 +605,64 @@ fn fits(prepared: &processor::Prepared, size: usize) -> Result<(), TrainError> {
     )))
 }
 
-/// Fails early if the folder of an output file does not exist.
-pub(crate) fn can_be_written(path: &Path) -> Result<(), TrainError> {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => {
-            Err(TrainError::Check(format!(
-                "{} cannot be written: there is no folder {}",
-                path.display(),
-                folder.display()
-            )))
+/// Kinds of files that results are, and neither images nor weights nor descriptions of a model.
+const RESULTS: [&str; 5] = ["html", "jsonl", "npy", "csv", "svg"];
+
+/// What a run itself writes of these kinds.
+const RUN_FILES: [&str; 5] = [
+    "metrics.jsonl",
+    "evals.jsonl",
+    "sessions.jsonl",
+    "skipped.jsonl",
+    "report.html",
+];
+
+/// Fails early if a file cannot be written: its folder does not exist, or it would replace a file that the command `reads` or one of the
+/// model.
+pub(crate) fn can_be_written(
+    path: &Path,
+    model: &str,
+    reads: &[Option<&Path>],
+) -> Result<(), TrainError> {
+    let refused = |reason: String| {
+        Err(TrainError::Check(format!(
+            "{} cannot be written: {reason}",
+            path.display()
+        )))
+    };
+    if let Some(folder) = path.parent()
+        && !folder.as_os_str().is_empty()
+        && !folder.is_dir()
+    {
+        return refused(format!("there is no folder {}", folder.display()));
+    }
+    let Ok(there) = path.canonicalize() else {
+        return Ok(());
+    };
+    let kind = there.extension().and_then(|kind| kind.to_str());
+    let is_result = kind.is_some_and(|kind| RESULTS.contains(&kind));
+    for read in reads.iter().flatten() {
+        let Ok(full) = read.canonicalize() else {
+            continue;
+        };
+        let embeddings = kind == Some("safetensors");
+        if there == full || (there.starts_with(&full) && !is_result && !embeddings) {
+            return refused(format!(
+                "it is there, and {} is read by this command; give another name",
+                read.display()
+            ));
+        }
+    }
+    let Ok(model) = Path::new(model).canonicalize() else {
+        return Ok(());
+    };
+    let of_run = |name: &Path| RUN_FILES.iter().any(|file| Path::new(file) == name);
+    match there.strip_prefix(&model) {
+        Ok(name) if !is_result || name.components().count() > 1 || of_run(name) => {
+            refused(format!(
+                "it is there, in the model's folder {}; give another name",
+                model.display()
+            ))
         }
         _ => Ok(()),
     }
@@ -627,4 +676,51 @@ pub(crate) fn write_text(path: &Path, text: &str) -> Result<(), TrainError> {
 /// The probability for log-odds.
 pub(crate) fn probability(score: f32) -> f64 {
     1.0 / (1.0 + (-f64::from(score)).exp())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_is_not_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::create_dir_all(at("run/checkpoints")).unwrap();
+        std::fs::create_dir(at("photos")).unwrap();
+        for name in [
+            "list.jsonl",
+            "photos/a.png",
+            "photos/found.jsonl",
+            "run/checkpoints/step-00000001.safetensors",
+            "run/recipe.toml",
+            "run/metrics.jsonl",
+            "run/answers.jsonl",
+        ] {
+            std::fs::write(at(name), "").unwrap();
+        }
+        let model = at("run").to_string_lossy().into_owned();
+        let (list, photos) = (at("list.jsonl"), at("photos"));
+        let check = |name: &str| can_be_written(&at(name), &model, &[Some(&list), Some(&photos)]);
+        for name in [
+            "list.jsonl",
+            "photos/../list.jsonl",
+            "photos/a.png",
+            "run/checkpoints/step-00000001.safetensors",
+            "run/recipe.toml",
+            "run/metrics.jsonl",
+        ] {
+            let message = check(name).unwrap_err().to_string();
+            assert!(message.contains("give another name"), "{message}");
+        }
+        assert!(check("nowhere/new.jsonl").is_err());
+        for name in [
+            "new.jsonl",
+            "photos/found.jsonl",
+            "photos/b.png",
+            "run/answers.jsonl",
+        ] {
+            check(name).unwrap();
+        }
+    }
 }

@@ -11,7 +11,7 @@ use unimo_data::sources::glue::GlueTask;
 use unimo_data::{SampleError, SkipList, Split, TaskRow, TaskSet};
 use unimo_objectives::Predicts;
 
-use super::inputs;
+use super::{can_be_written, inputs};
 use crate::device::DeviceChoice;
 use crate::error::TrainError;
 use crate::files::Output;
@@ -129,6 +129,10 @@ pub fn run(args: &PredictArgs) -> Result<(), TrainError> {
 ///
 /// As of [`run`].
 pub fn run_in(args: &PredictArgs, world: World) -> Result<(), TrainError> {
+    if let Some(out) = &args.out {
+        let reads = [args.data.as_deref(), args.labels.as_deref()];
+        can_be_written(out, &args.run.to_string_lossy(), &reads)?;
+    }
     let options = Options {
         world,
         device: args.device,

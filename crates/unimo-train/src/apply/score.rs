@@ -6,7 +6,7 @@ use serde::Serialize;
 use unimo_core::world::World;
 
 use super::inputs::{self, ColumnArgs, PairRow};
-use super::{ModelArgs, Predictor, probability};
+use super::{ModelArgs, Predictor, can_be_written, probability};
 use crate::error::TrainError;
 use crate::files::Output;
 use crate::progress::Progress;
@@ -54,6 +54,9 @@ struct Scored {
 /// The model or the list cannot be read, or the model has no matching head. A row that cannot be used gets its reason in
 /// the output.
 pub fn run(args: &ScoreArgs) -> Result<(), TrainError> {
+    if let Some(out) = &args.out {
+        can_be_written(out, &args.model.model, &[Some(&args.data)])?;
+    }
     let rows = inputs::pairs(&args.data, &args.columns)?;
     let predictor = Predictor::open(&args.model)?;
     let model = predictor.pair("matching head")?;

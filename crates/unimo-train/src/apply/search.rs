@@ -109,8 +109,11 @@ pub struct Hit {
 ///
 /// The model, the images or the texts cannot be read, or a file cannot be written.
 pub fn run(args: &SearchArgs) -> Result<(), TrainError> {
+    let reads = [&args.images, &args.texts, &args.index].map(Option::as_deref);
+    let images = args.image.iter().map(|image| Some(image.as_path()));
+    let reads: Vec<Option<&Path>> = reads.into_iter().chain(images).collect();
     for path in [&args.out, &args.html].into_iter().flatten() {
-        can_be_written(path)?;
+        can_be_written(path, &args.model.model, &reads)?;
     }
     for (asked, given, what) in [
         (!args.text.is_empty(), &args.images, "--text needs --images"),

@@ -72,7 +72,15 @@ impl Trainer {
             None => {
                 let (model, started) = match fresh {
                     Some(fresh) => fresh,
-                    None => starting::model(&recipe, &device)?,
+                    None => {
+                        if !run.is_elsewhere() {
+                            eprintln!(
+                                "{}: there is no checkpoint; the run begins again with step 1",
+                                run.path().display()
+                            );
+                        }
+                        starting::model(&recipe, &device)?
+                    }
                 };
                 if let Some(started) = started {
                     let account = started.to_string();

@@ -141,6 +141,7 @@ impl Source for Pairs {
         Offers {
             images: self.has_images(),
             captions: self.has_captions(),
+            translations: self.has_captions() && !self.config.language_columns.is_empty(),
             ..Offers::default()
         }
     }

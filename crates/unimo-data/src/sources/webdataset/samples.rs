@@ -81,6 +81,8 @@ impl Source for WebDataset {
             images: self.images,
             captions: self.captions,
             reads_ahead: self.ahead.is_some(),
+            // Records say it one by one.
+            translations: self.captions,
             ..Offers::default()
         }
     }
