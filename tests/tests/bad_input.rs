@@ -165,6 +165,47 @@ fn files_that_are_not_there_are_named_before_anything_is_made() {
     assert!(error.to_string().contains("recipe.toml"), "{error}");
 }
 
+/// Objectives that would run in no step, parts of a mixture that none could use, and parts without samples.
+#[test]
+fn what_the_data_cannot_give_is_refused_before_there_is_a_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let scenes = "data.mixture={ batches = \"single\", parts = [\
+        { source = \"scenes\", size = 32, train = 20, val = 4, weight = 1.0 }, \
+        { source = \"scenes\", train = 20, val = 0, keep = \"images\", weight = 1.0 } ] }";
+    let texts = folder.path().join("texts.tsv");
+    fs::write(&texts, "one\teins\n").unwrap();
+    let empty = format!(
+        "data.mixture={{ batches = \"single\", parts = [\
+         {{ source = \"scenes\", size = 32, train = 20, val = 4, weight = 1.0 }}, \
+         {{ source = \"parallel\", train = [{:?}], val_fraction = 1.0, weight = 1.0 }} ] }}",
+        texts.display().to_string()
+    );
+    let mixture: &[&str] = &["data.source=mixture", "data.scenes=none"];
+    for (name, set, told) in [
+        (
+            "albef-tiny",
+            vec!["objectives.tlm.weight=1.0", "data.scenes.train=20"],
+            "objectives.tlm reads translations, of which the data has none",
+        ),
+        (
+            "mamo-tiny",
+            [mixture, &[scenes]].concat(),
+            "data.mixture.parts[1]: no objective can learn from its samples",
+        ),
+        (
+            "mamo-tiny",
+            [mixture, &[&empty]].concat(),
+            "a source with training samples: it has none",
+        ),
+    ] {
+        let recipe = Recipe::load(name, &overrides(None, &set)).unwrap();
+        let error = training::start(&recipe, &run, &options()).unwrap_err();
+        assert!(error.to_string().contains(told), "{error}");
+        assert!(!run.exists(), "{told}");
+    }
+}
+
 /// A list of 40 good pairs and 6 bad ones among them.
 struct Damaged;
 

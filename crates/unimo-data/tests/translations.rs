@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use unimo_batch::{Batch, MaskSpec, MaskedTexts, TRANSLATION, Texts};
 use unimo_data::{
-    Batches, DataConfig, EvalSet, FurtherText, Loader, LoaderSpec, SkipList, Source, Split,
-    TextTokenizer,
+    Batches, DataConfig, EvalSet, FurtherText, Loader, LoaderSpec, Rewrite, SkipList, Source,
+    Split, TextTokenizer,
 };
 
 /// Texts in two languages, and images with captions in one of them.
@@ -44,6 +44,13 @@ fn opened() -> (Arc<dyn Source>, Arc<TextTokenizer>) {
 }
 
 fn batches(workers: usize) -> (Vec<Batch>, Arc<TextTokenizer>) {
+    rewritten(workers, None)
+}
+
+fn rewritten(
+    workers: usize,
+    rewrite: Option<Arc<dyn Rewrite>>,
+) -> (Vec<Batch>, Arc<TextTokenizer>) {
     let (source, tokenizer) = opened();
     let mut spec = LoaderSpec::new(
         &config(),
@@ -55,6 +62,7 @@ fn batches(workers: usize) -> (Vec<Batch>, Arc<TextTokenizer>) {
     spec.workers = workers;
     spec.further = vec![FurtherText::Translation];
     spec.mask = Some(MaskSpec::default());
+    spec.rewrite = rewrite;
     let taken = Loader::new(spec).unwrap().take(24);
     (taken.map(Result::unwrap).collect(), tokenizer)
 }
@@ -145,4 +153,31 @@ fn held_out_captions_are_told_apart_by_language() {
         texts.collect::<Vec<_>>(),
         captions.iter().collect::<Vec<_>>()
     );
+}
+
+/// What is known to be in another language is not rewritten by what reads English.
+#[test]
+fn texts_are_rewritten_in_their_language_alone() {
+    struct Nothing;
+    impl Rewrite for Nothing {
+        fn rewrite(&self, _: &str, _: u64) -> String {
+            String::new()
+        }
+        fn reads(&self, language: &str) -> bool {
+            language == "en"
+        }
+    }
+    let (all, _) = rewritten(1, Some(Arc::new(Nothing)));
+    let lengths = |batch: &Batch| batch.texts.as_ref().unwrap().lengths.clone();
+    // Two special tokens are left of a text.
+    let is_nothing = |length: &usize| *length == 2;
+    let (parallel, images): (Vec<_>, Vec<_>) = all.iter().partition(|batch| batch.images.is_none());
+    assert!(!parallel.is_empty() && !images.is_empty());
+    assert!(
+        images
+            .iter()
+            .all(|batch| lengths(batch).iter().all(is_nothing))
+    );
+    let of_parallel: Vec<usize> = parallel.iter().flat_map(|batch| lengths(batch)).collect();
+    assert!(of_parallel.iter().any(is_nothing) && !of_parallel.iter().all(is_nothing));
 }

@@ -372,7 +372,10 @@ mod tests {
         assert!(!source.has_images());
         assert_rejected(
             &*source,
-            &[("a.en", 2, "empty in one"), ("v.tsv", 2, "one column only")],
+            &[
+                ("a.de", 2, "the text is empty"),
+                ("v.tsv", 2, "one column only"),
+            ],
         );
     }
 
@@ -408,13 +411,16 @@ mod tests {
             &[
                 ("a.tsv", 2, "1 columns, where there are 2"),
                 ("a.tsv", 3, "3 columns, where there are 2"),
-                ("a.tsv", 4, "empty in one"),
+                ("a.tsv", 4, "column 1 is empty"),
             ],
         );
         let known = source.annotations(Split::Train, 1).unwrap().languages;
         assert_eq!(known.tags, ["en", "de"]);
         assert_eq!(known.translations(0), [1]);
         assert_eq!(source.sample(Split::Train, 1).unwrap().languages, known);
+        let twice = "source = \"parallel\"\n[parallel]\ntrain = [\"a.tsv\", \"a.tsv\"]\n";
+        let message = message(open(&folder, twice));
+        assert!(message.contains("each file once"), "{message}");
         for (languages, expected) in [
             ("[\"en\", \"german\"]", "german"),
             ("[\"en\", \"en\"]", "twice"),

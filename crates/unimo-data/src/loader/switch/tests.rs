@@ -106,6 +106,13 @@ fn a_caption_depends_on_its_draw_alone_and_no_share_changes_nothing() {
 }
 
 #[test]
+fn dictionaries_translate_english() {
+    let switch = open(&[("de", "dog Hund\n")], SwitchedWords::Share(1.0), true);
+    assert!(switch.reads("en") && switch.reads("en-GB"));
+    assert!(!switch.reads("de") && !switch.reads("enm"));
+}
+
+#[test]
 fn one_word_is_one_word() {
     let files = [("de", "dog Hund\ngrass Gras\non auf\n")];
     let switch = open(&files, SwitchedWords::One, true);
