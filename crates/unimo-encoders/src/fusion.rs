@@ -1,4 +1,5 @@
-//! The dual-stream cross-modal encoder: METER, BridgeTower, ManagerTower and UNIMO-3 as one module; ALBEF as its text stream alone.
+//! The dual-stream cross-modal encoder: METER, BridgeTower, ManagerTower and UNIMO-3 as one module; ALBEF and CCLM as its
+//! text stream alone.
 //!
 //! Two streams of layers, text and image. Both streams of a layer read the states before it. The configuration decides what a
 //! layer reads:
@@ -10,7 +11,7 @@
 //! | `link = managers` | ManagerTower |
 //! | `levels = cross_prev`, `gate = cls` or `token` | UNIMO-3 |
 //! | `levels = uni_top_n` or `both` | UNIMO-3 with uni-modal levels in its memory |
-//! | `image_stream = false` | ALBEF: every layer of the text stream reads the image encoder's states, which stay as they are |
+//! | `image_stream = false` | ALBEF: every layer of the text stream reads the image encoder's states, which stay as they are; CCLM: or those of another text |
 //!
 //! One layer of the text stream (the image stream is its mirror image):
 //!

@@ -277,7 +277,13 @@ impl Pass {
             layers: self.layers,
         };
         let fused = match (&texts, &second) {
-            (Some(texts), Some(second)) => backbone.fuse_texts(texts, second, keep),
+            (Some(texts), Some(second)) => {
+                assert!(
+                    view.prefix.is_none() && view.hidden_tokens.is_empty() && view.layers.is_none(),
+                    "texts over texts are read in both directions, by all layers"
+                );
+                backbone.fuse_texts(texts, second, keep)
+            }
             _ => backbone.fuse_parts(texts.as_ref(), images.as_ref(), &view, keep),
         };
         // Texts of other batches may be longer. Beyond the class token, objectives look only at the batch's own texts.

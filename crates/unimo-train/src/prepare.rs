@@ -78,12 +78,9 @@ fn reads_texts(recipe: &Recipe) -> bool {
 pub fn check_data(recipe: &Recipe, source: &dyn Source) -> Result<(), TrainError> {
     let each = recipe.objectives.each();
     for (key, settings) in &each {
-        if let Some(lacks) = lacks(&settings.requests(), &source.offers())
-            .into_iter()
-            .find(|lacks| *lacks == TRANSLATIONS)
-        {
+        if lacks(&settings.requests(), &source.offers()).contains(&TRANSLATIONS) {
             return Err(TrainError::Check(format!(
-                "objectives.{key} reads {lacks}, of which the data has none: {}. Parallel texts with `languages` have them, lists with \
+                "objectives.{key} reads {TRANSLATIONS}, of which the data has none: {}. Parallel texts with `languages` have them, lists with \
                  `language_columns`, and scenes with language = \"both\"",
                 source.describe()
             )));

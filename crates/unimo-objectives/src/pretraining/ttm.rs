@@ -50,7 +50,7 @@ pub struct TtmConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OwnHead {
-    /// What the classifier reads: `text` or `mlp`.
+    /// What the classifier reads: `text`, `class` or `mlp`.
     pub head: Head,
 }
 
@@ -100,7 +100,7 @@ impl Settings for TtmConfig {
             own.is_none_or(|own| own.head.reads_text_alone()),
             "own.head",
             "pair or product",
-            "must be \"text\" or \"mlp\": there is no image",
+            "must be \"text\", \"class\" or \"mlp\": there is no image",
         )
     }
 
@@ -115,7 +115,7 @@ impl Settings for TtmConfig {
         )?;
         ConfigError::of_section(
             shared.is_none_or(|itm| itm.head.reads_text_alone()),
-            "shares the head of [objectives.itm], which must be \"text\" or \"mlp\": there is no image",
+            "shares the head of [objectives.itm], which must be \"text\", \"class\" or \"mlp\": there is no image",
         )
     }
 
