@@ -2,7 +2,7 @@
 //!
 //! A file holds `model.*`, `optimizer.*` and, with a moving average, `ema.*`. Its metadata has the step and what the run began with
 //! ([`crate::fingerprint`]). Everything else that a run needs (schedule, random numbers, position in the data) follows from the
-//! step and the recipe's seed. It is written under another name, synced and renamed, so that a full disk or a killed process leaves
+//! step and the recipe's seed. Each tensor has a checksum, so that damage is noticed. It is written under another name, synced and renamed, so that a full disk or a killed process leaves
 //! the previous checkpoints intact. Equal states give equal files.
 
 use std::borrow::Cow;
@@ -108,7 +108,7 @@ pub fn save<M: Module>(
     let target = path(folder, state.step);
     files::write_with(&target, |out| {
         let tensors = tensors.iter().map(|(name, lazy)| (name, lazy));
-        weights::write_safetensors(out, tensors.collect(), &metadata)
+        weights::write_checked_safetensors(out, tensors.collect(), &metadata)
     })?;
     Ok(target)
 }
@@ -346,7 +346,9 @@ mod tests {
         let metadata = metadata.metadata().clone();
         let error = |name: &dyn Fn(&str) -> Option<String>| {
             let all = tensors.tensors().into_iter();
+            // Checksums are for the tensors as they were written.
             let kept: Vec<_> = all
+                .filter(|(old, _)| old != "unimo.checksums")
                 .filter_map(|(old, tensor)| Some((name(&old)?, tensor)))
                 .collect();
             let changed = safetensors::serialize(kept, metadata.clone()).unwrap();
@@ -402,6 +404,13 @@ mod tests {
             ("header", bytes[..20].to_vec()),
             ("huge", [&[0xff; 7][..], &[0x7f], &bytes[8..]].concat()),
             ("noise", bytes.iter().map(|b| b ^ 0x5a).collect()),
+            ("a flipped bit", {
+                let mut flipped = bytes.clone();
+                // Among the numbers: the checksums of the two tensors are the last eight bytes.
+                let at = bytes.len() - 12;
+                flipped[at] ^= 1;
+                flipped
+            }),
         ] {
             let damaged_path = folder.path().join(name);
             fs::write(&damaged_path, damaged).unwrap();

@@ -26,7 +26,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 pub use safetensors::SafetensorsFile;
-pub use writing::write as write_safetensors;
+pub use writing::{write as write_safetensors, write_checked as write_checked_safetensors};
 
 /// A file of weights that cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -1,6 +1,6 @@
 //! Reading a safetensors file one tensor at a time, its header checked before anything is allocated by it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::Metadata;
 use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 
+use super::writing::CHECKSUMS;
 use super::{Dtype, TensorInfo, WeightsError};
 
 /// Largest header that is read. A checkpoint with a thousand tensors has a header of some 100 kB. Parsing takes 14 times its size
@@ -22,6 +23,8 @@ pub struct SafetensorsFile {
     file: File,
     metadata: Metadata,
     data_start: u64,
+    /// The checksum of each tensor, where the file has them.
+    checksums: BTreeMap<String, u32>,
     /// Memory of [`rows_into`](Self::rows_into).
     buffer: Vec<u8>,
 }
@@ -85,13 +88,38 @@ impl SafetensorsFile {
                 "is truncated or too long: the header describes {expected} bytes, the file has {length}"
             )));
         }
-        Ok(Self {
+        let mut opened = Self {
             path: path.to_owned(),
             file,
             metadata,
             data_start,
+            checksums: BTreeMap::new(),
             buffer: Vec::new(),
-        })
+        };
+        opened.checksums = opened.read_checksums()?;
+        Ok(opened)
+    }
+
+    /// The checksums that [`write_checked`](super::writing::write_checked) has put into the file; none in a file without.
+    fn read_checksums(&mut self) -> Result<BTreeMap<String, u32>, WeightsError> {
+        if self.metadata.info(CHECKSUMS).is_none() {
+            return Ok(BTreeMap::new());
+        }
+        let bytes = self.bytes(CHECKSUMS)?;
+        let names: BTreeSet<String> = self.infos().into_iter().map(|(name, _)| name).collect();
+        let (sums, rest) = bytes.as_chunks();
+        if sums.len() != names.len() || !rest.is_empty() {
+            return Err(WeightsError::content(
+                &self.path,
+                format!(
+                    "is damaged: it has {} bytes of checksums for {} tensors, four each",
+                    bytes.len(),
+                    names.len()
+                ),
+            ));
+        }
+        let sums = sums.iter().map(|sum| u32::from_le_bytes(*sum));
+        Ok(names.into_iter().zip(sums).collect())
     }
 
     /// An entry of the file's own notes (`__metadata__`).
@@ -111,12 +139,13 @@ impl SafetensorsFile {
             .collect()
     }
 
-    /// Every tensor.
+    /// Every tensor, without the checksums.
     pub fn infos(&self) -> Vec<(String, TensorInfo)> {
         let info = |name: &String| Some((name.clone(), self.info(name)?));
         self.metadata
             .offset_keys()
             .iter()
+            .filter(|name| *name != CHECKSUMS)
             .filter_map(info)
             .collect()
     }
@@ -141,7 +170,7 @@ impl SafetensorsFile {
     ///
     /// # Errors
     ///
-    /// There is no such tensor or it cannot be read.
+    /// There is no such tensor, it cannot be read, or it is not what was written, where the file has checksums.
     pub fn bytes(&mut self, name: &str) -> Result<Vec<u8>, WeightsError> {
         let mut bytes = Vec::new();
         self.bytes_into(name, &mut bytes)?;
@@ -165,7 +194,14 @@ impl SafetensorsFile {
         self.file
             .seek(SeekFrom::Start(self.data_start + start as u64))
             .and_then(|_| self.file.read_exact(bytes))
-            .map_err(WeightsError::file("read", &self.path))
+            .map_err(WeightsError::file("read", &self.path))?;
+        match self.checksums.get(name) {
+            Some(sum) if *sum != crc32c::crc32c(bytes) => Err(WeightsError::content(
+                &self.path,
+                format!("is damaged: the bytes of `{name}` are not those that were written"),
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Some rows of a matrix of f32, in place of what `rows` holds.

@@ -2,10 +2,16 @@
 //!
 //! The crate `safetensors` writes whole files under a temporary name of its own. Here the caller decides where the bytes go, and
 //! equal tensors with equal notes give equal bytes.
+//!
+//! A checked file ([`write_checked`]) has one tensor more, [`CHECKSUMS`], with the CRC-32C of each of the others, so that a byte that a disk
+//! or a copy has changed is noticed. It stands last, so that each tensor is fetched once.
 
+use std::borrow::Cow;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 
+use safetensors::Dtype;
 use safetensors::tensor::View;
 use serde_json::{Map, Value, json};
 
@@ -66,10 +72,85 @@ pub fn write<N: AsRef<str>, V: View>(
     Ok(())
 }
 
+/// The tensor of a checked file that has the checksums of all others: four bytes each, little-endian, in the order of the names.
+pub(super) const CHECKSUMS: &str = "unimo.checksums";
+
+/// A tensor of a checked file.
+enum Checked<'a, V> {
+    /// One of the caller's. Its checksum is noted when its bytes are fetched.
+    Given(&'a str, &'a V, &'a RefCell<BTreeMap<String, u32>>),
+    /// The checksums.
+    Sums([usize; 1], &'a RefCell<BTreeMap<String, u32>>),
+}
+
+impl<V: View> View for Checked<'_, V> {
+    fn dtype(&self) -> Dtype {
+        match self {
+            Self::Given(_, tensor, _) => tensor.dtype(),
+            Self::Sums(..) => Dtype::U8,
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        match self {
+            Self::Given(_, tensor, _) => tensor.shape(),
+            Self::Sums(shape, _) => shape,
+        }
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        match self {
+            Self::Given(name, tensor, sums) => {
+                let bytes = tensor.data();
+                let sum = crc32c::crc32c(&bytes);
+                sums.borrow_mut().insert((*name).to_owned(), sum);
+                bytes
+            }
+            Self::Sums(_, sums) => {
+                let sums = sums.borrow();
+                Cow::Owned(sums.values().flat_map(|sum| sum.to_le_bytes()).collect())
+            }
+        }
+    }
+
+    fn data_len(&self) -> usize {
+        match self {
+            Self::Given(_, tensor, _) => tensor.data_len(),
+            Self::Sums([bytes], _) => *bytes,
+        }
+    }
+}
+
+/// As [`write`], with a checksum of each tensor, which [`SafetensorsFile`](super::SafetensorsFile) compares as it reads.
+///
+/// # Errors
+///
+/// Those of [`write`]; and a tensor is of bytes, which would have to stand behind the checksums.
+pub fn write_checked<N: AsRef<str>, V: View>(
+    out: &mut dyn Write,
+    tensors: Vec<(N, V)>,
+    notes: &BTreeMap<String, String>,
+) -> io::Result<()> {
+    let sums = RefCell::new(BTreeMap::new());
+    if let Some((name, _)) = tensors.iter().find(|(_, t)| t.dtype() <= Dtype::U8) {
+        let name = name.as_ref();
+        return Err(io::Error::other(format!(
+            "`{name}` holds bytes; a checked file holds wider numbers alone"
+        )));
+    }
+    let bytes = tensors.len() * size_of::<u32>();
+    let given = tensors.iter().map(|(name, tensor)| {
+        let name = name.as_ref();
+        (name, Checked::Given(name, tensor, &sums))
+    });
+    let all = given.chain([(CHECKSUMS, Checked::Sums([bytes], &sums))]);
+    write(out, all.collect(), notes)
+}
+
 #[cfg(test)]
 mod tests {
+    use safetensors::SafeTensors;
     use safetensors::tensor::TensorView;
-    use safetensors::{Dtype, SafeTensors};
 
     use super::*;
 
@@ -115,5 +196,37 @@ mod tests {
         let twice = vec![("a", view()), ("a", view())];
         let error = write(&mut Vec::new(), twice, &BTreeMap::new()).unwrap_err();
         assert!(error.to_string().contains("`a`"), "{error}");
+    }
+
+    #[test]
+    fn a_checked_file_notices_each_changed_byte() {
+        use super::super::SafetensorsFile;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.safetensors");
+        let view = |bytes| TensorView::new(Dtype::F32, vec![1], bytes).unwrap();
+        let tensors = vec![("b", view(&[1, 2, 3, 4])), ("a", view(&[5, 6, 7, 8]))];
+        let mut whole = Vec::new();
+        write_checked(&mut whole, tensors, &BTreeMap::new()).unwrap();
+        let read = |bytes: &[u8], name: &str| {
+            std::fs::write(&path, bytes).unwrap();
+            SafetensorsFile::open(&path).and_then(|mut file| file.values(name))
+        };
+        assert!(read(&whole, "a").is_ok() && read(&whole, "b").is_ok());
+        std::fs::write(&path, &whole).unwrap();
+        assert_eq!(SafetensorsFile::open(&path).unwrap().infos().len(), 2);
+        let sums = 8;
+        let data = whole.len() - sums - 8;
+        for at in data..data + 8 {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 0x10;
+            let (hit, other) = if at < data + 4 {
+                ("a", "b")
+            } else {
+                ("b", "a")
+            };
+            let error = read(&damaged, hit).unwrap_err().to_string();
+            assert!(error.contains(&format!("`{hit}`")), "{error}");
+            assert!(read(&damaged, other).is_ok());
+        }
     }
 }
