@@ -256,14 +256,30 @@ fn fault(event: &Value, address: &str) -> Option<String> {
 /// Charts that do not answer.
 fn read_outs(browser: &mut Browser, window: Window) -> Result<Vec<String>, TrainError> {
     let mut wrong = Vec::new();
-    let charts = "[...document.querySelectorAll('svg[data-plot]')].filter((s) => s.getBoundingClientRect().width > 0 && \
-                  JSON.parse(s.dataset.plot).series.some((x) => x.x.length > 0))";
+    let lines = "[...document.querySelectorAll('svg[data-plot]')].filter((s) => s.getBoundingClientRect().width > 0 && \
+                 JSON.parse(s.dataset.plot).series.some((x) => x.x.length > 0))";
+    // Bars and cells of heat maps.
+    let cells = "[...document.querySelectorAll('svg[data-cells]')].filter((s) => s.getBoundingClientRect().width > 0 && \
+                 s.querySelector('g > title + rect'))";
+    read_outs_of(browser, window, lines, &mut wrong)?;
+    read_outs_of(browser, window, cells, &mut wrong)?;
+    Ok(wrong)
+}
+
+/// As [`read_outs`], for the elements that the expression `charts` gives.
+fn read_outs_of(
+    browser: &mut Browser,
+    window: Window,
+    charts: &str,
+    wrong: &mut Vec<String>,
+) -> Result<(), TrainError> {
     let count = browser.evaluate(&format!("{charts}.length"))?;
     let count = count.as_u64().unwrap_or(0) as usize;
     for at in 0..count.min(CHARTS) {
         let chart = format!("{charts}[{at}]");
         let place = browser.evaluate(&format!(
-            "(() => {{ const s = {chart}; s.scrollIntoView({{ block: 'center', behavior: 'instant' }}); const b = s.getBoundingClientRect(); \
+            "(() => {{ const s = {chart}; s.scrollIntoView({{ block: 'center', behavior: 'instant' }}); \
+             const b = (s.querySelector('g > title + rect') ?? s).getBoundingClientRect(); \
              return [b.left + b.width / 2, b.top + b.height / 2, s.getAttribute('aria-label').slice(0, 40)]; }})()"
         ))?;
         let (x, y) = (
@@ -326,15 +342,16 @@ fn read_outs(browser: &mut Browser, window: Window) -> Result<Vec<String>, Train
         browser.press("ArrowLeft", LEFT)?;
         browser.press("ArrowLeft", LEFT)?;
         let third = browser.evaluate(&format!(
-            "[{chart}.closest('figure').querySelector('.plot-tip')?.textContent, JSON.parse({chart}.dataset.plot).series.some((s) => s.x.length > 3)]"
+            "[{chart}.closest('figure').querySelector('.plot-tip')?.textContent, {chart}.dataset.plot ? \
+             JSON.parse({chart}.dataset.plot).series.some((s) => s.x.length > 3) : {chart}.querySelectorAll('g > title + rect').length > 3]"
         ))?;
         if third[1] == json!(true) && third[0] == first {
             wrong.push(format!("\"{name}\" stays where it is at the arrow key"));
         }
         browser.press("Escape", ESCAPE)?;
-        expect_gone(browser, &chart, &name, &mut wrong)?;
+        expect_gone(browser, &chart, &name, wrong)?;
     }
-    Ok(wrong)
+    Ok(())
 }
 
 fn expect_gone(

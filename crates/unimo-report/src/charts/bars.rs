@@ -82,7 +82,7 @@ impl Bars {
                 }
                 div.plot-scroll {
                     svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT + names) } style={ "width:" (WIDTH) "px;max-width:100%" }
-                        role="img" aria-label=(label) {
+                        role="img" tabindex="0" data-cells="0" aria-label=(label) {
                         @for bar in bars { (bar) }
                     }
                 }

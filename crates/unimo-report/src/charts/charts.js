@@ -86,4 +86,47 @@
       show(xs[Math.min(xs.length - 1, Math.max(0, index))]);
     });
   }
+  // Bars and cells: what a pointer, a finger or the arrow keys are at is told beside it.
+  for (const svg of document.querySelectorAll("svg[data-cells]")) {
+    const cells = [...svg.querySelectorAll("g")].filter((g) => g.querySelector(":scope > title"));
+    const across = Number(svg.dataset.cells) || cells.length;
+    const figure = svg.closest("figure");
+    if (cells.length === 0) continue;
+    let tip = null, at = null;
+    const hide = () => { if (at !== null) cells[at].classList.remove("plot-at"); if (tip) tip.remove(); tip = null; at = null; };
+    const show = (index) => {
+      if (index === at) return;
+      hide();
+      at = index;
+      const cell = cells[at];
+      cell.classList.add("plot-at");
+      tip = document.createElement("div");
+      tip.className = "plot-tip";
+      const text = document.createElement("b");
+      text.textContent = cell.querySelector("title").textContent;
+      tip.append(text);
+      figure.append(tip);
+      if (document.activeElement === svg) cell.scrollIntoView({ block: "nearest", inline: "nearest" });
+      const box = cell.querySelector("rect").getBoundingClientRect(), own = figure.getBoundingClientRect();
+      const right = box.right - own.left + 10;
+      tip.style.left = (right + tip.offsetWidth > own.width ? Math.max(0, box.left - own.left - 10 - tip.offsetWidth) : right) + "px";
+      tip.style.top = Math.max(0, box.top - own.top - 6) + "px";
+    };
+    const point = (event) => {
+      const index = cells.indexOf(event.target.closest("g"));
+      if (index >= 0) show(index); else hide();
+    };
+    svg.addEventListener("pointermove", point);
+    svg.addEventListener("pointerdown", point);
+    svg.addEventListener("pointerleave", (event) => { if (event.pointerType !== "touch") hide(); });
+    document.addEventListener("pointerdown", (event) => { if (!svg.contains(event.target)) hide(); });
+    svg.addEventListener("blur", hide);
+    svg.addEventListener("keydown", (event) => {
+      if (event.key === "Escape") return hide();
+      const move = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -across, ArrowDown: across }[event.key];
+      if (!move) return;
+      event.preventDefault();
+      show(at === null ? (move < 0 ? cells.length - 1 : 0) : Math.min(cells.length - 1, Math.max(0, at + move)));
+    });
+  }
 })();

@@ -141,7 +141,8 @@ impl HeatMap {
                 }
                 div.plot-scroll {
                     svg viewBox=(format!("0 0 {width:.0} {height:.0}"))
-                        style=(format!("width:{width:.0}px;min-width:{:.0}px", 0.8 * width)) role="img" aria-label=(label) {
+                        style=(format!("width:{width:.0}px;min-width:{:.0}px", 0.8 * width)) role="img" tabindex="0"
+                        data-cells=(self.columns.len()) aria-label=(label) {
                         @if !self.row_label.is_empty() {
                             text.plot-x text-anchor="middle"
                                 transform=(format!("translate(12 {:.1}) rotate(-90)", top + grid_h / 2.0)) { (self.row_label) }
@@ -197,7 +198,10 @@ impl HeatMap {
                     }
                 }
             } @else {
-                rect.plot-absent x=(tenths(x + 1.0)) y=(tenths(y + 1.0)) width=(tenths(w)) height=(tenths(h)) rx="3" {}
+                g {
+                    title { (name) ": no value" }
+                    rect.plot-absent x=(tenths(x + 1.0)) y=(tenths(y + 1.0)) width=(tenths(w)) height=(tenths(h)) rx="3" {}
+                }
             }
         }
     }
