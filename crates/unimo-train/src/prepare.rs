@@ -21,6 +21,9 @@ use crate::starting::own::OwnRun;
 /// Most captions that a tokenizer is trained on; more would not change a vocabulary of a few thousand tokens.
 const TOKENIZER_CAPTIONS: usize = 100_000;
 
+/// How many captions are looked at for what is worth saying before a training.
+pub(crate) const CAPTIONS_LOOKED_AT: usize = 1000;
+
 /// The recipe's tokenizer: that of the run that it starts from, else the one that it names, or one trained on the captions.
 pub fn tokenizer(recipe: &Recipe, source: &dyn Source) -> Result<TextTokenizer, TrainError> {
     if let Some(run) = OwnRun::of(recipe)? {
@@ -86,6 +89,21 @@ pub fn check_data(recipe: &Recipe, source: &dyn Source) -> Result<(), TrainError
             )));
         }
     }
+    let translation = What::Text(TextForm::Translation);
+    let reader = each.iter().find(|(_, settings)| {
+        let requests = settings.requests();
+        requests
+            .iter()
+            .any(|r| !r.optional && r.what == translation)
+    });
+    if let Some((key, _)) = reader
+        && !has_a_translation(source)
+    {
+        return Err(TrainError::Check(format!(
+            "objectives.{key} reads {TRANSLATIONS}, and no training sample of the data has two texts that are translations of each other: {}",
+            source.describe()
+        )));
+    }
     for (at, part) in source.batch_parts().iter().enumerate() {
         let lacking = each.iter().map(|(key, settings)| {
             let lacks = lacks(&settings.requests(), &part.offers());
@@ -104,6 +122,15 @@ pub fn check_data(recipe: &Recipe, source: &dyn Source) -> Result<(), TrainError
         }
     }
     Ok(())
+}
+
+/// Whether any training sample has a text in two languages. Samples that cannot be read are no reason to stop: training reports them.
+fn has_a_translation(source: &dyn Source) -> bool {
+    let known = |at: usize| source.annotations(Split::Train, at).ok();
+    let mut all = (0..source.len(Split::Train)).filter_map(known);
+    all.any(|of| {
+        (0..of.languages.meanings.len()).any(|text| !of.languages.translations(text).is_empty())
+    })
 }
 
 const TRANSLATIONS: &str = "translations";
@@ -246,7 +273,8 @@ pub fn training_device(recipe: &Recipe, device: &Device) -> Device {
     }
 }
 
-/// Words of the stage's training captions in other languages, as `data.switch` says. `say` is told what was left out of dictionaries.
+/// Words of the stage's training captions in other languages, as `data.switch` says. `say` is told what was left out of dictionaries, and
+/// which of them have no word of the first captions.
 ///
 /// # Errors
 ///
@@ -261,6 +289,14 @@ pub fn for_switch(
     };
     let switch = Switch::open(config)?;
     switch.notes().iter().for_each(|note| say(note));
+    // A text that cannot be read is no reason to stop here: training will report it.
+    let first = spec.source.texts(Split::Train).flatten();
+    for language in switch.unused(first.take(CAPTIONS_LOOKED_AT)) {
+        say(&format!(
+            "data.switch.dictionaries.{language}: none of its words is in the first {CAPTIONS_LOOKED_AT} captions. Each line is an English word \
+             and its translation, and with exact = true \"Dog,\" is not \"dog\""
+        ));
+    }
     spec.rewrite = Some(Arc::new(switch));
     Ok(())
 }

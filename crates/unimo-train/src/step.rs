@@ -15,7 +15,6 @@ use unimo_core::dtype::cast;
 use unimo_core::kernels::SumOfSquares;
 use unimo_core::world::World;
 use unimo_objectives::kept::FeatureCache;
-use unimo_objectives::pretraining::mrm::TARGET_SPREAD;
 use unimo_objectives::{Carry, CarryData};
 use unimo_objectives::{Draws, ObjectiveResult};
 
@@ -274,11 +273,17 @@ impl Forward<'_> {
             Some(micro) => {
                 let same = wrong.filter(|other| other.micro == micro);
                 let what = same.map(|result| {
-                    let mut of = result.metrics.iter();
-                    let targets =
-                        of.any(|(name, sum, _)| name == TARGET_SPREAD && !sum.is_finite());
-                    let also = if targets { ", with its targets," } else { "" };
-                    format!("the {} loss{also}", result.objective)
+                    let of = result.metrics.iter();
+                    let also = of.filter(|(_, sum, _)| !sum.is_finite());
+                    let also: Vec<&str> = also.map(|(name, ..)| name.as_str()).collect();
+                    match also.as_slice() {
+                        [] => format!("the {} loss", result.objective),
+                        also => format!(
+                            "the {} loss, with its {},",
+                            result.objective,
+                            also.join(", ")
+                        ),
+                    }
                 });
                 (what.collect::<Vec<_>>().join(" and "), micro)
             }

@@ -31,10 +31,35 @@ pub fn open_model(
 /// The requested step, or the best, or the newest if nothing was evaluated.
 pub(crate) fn chosen_step(run: &RunFolder, asked: Option<u64>) -> Result<u64, TrainError> {
     let checkpoints = run.checkpoints();
-    let newest = checkpoint::steps(&checkpoints)?.last().copied();
+    let steps = checkpoint::steps(&checkpoints)?;
+    if let Some(step) = asked {
+        if steps.contains(&step) {
+            return Ok(step);
+        }
+        let there: Vec<String> = steps.iter().map(u64::to_string).collect();
+        return Err(TrainError::Checkpoint {
+            path: checkpoint::path(&checkpoints, step),
+            reason: match there.as_slice() {
+                [] => "is not there; the run has no checkpoint yet".to_owned(),
+                there => format!(
+                    "is not there; the run has checkpoints of these steps: {}",
+                    there.join(", ")
+                ),
+            },
+        });
+    }
+    let newest = steps.last().copied();
     let best = run.best()?.map(|best| best.step);
-    let best = best.filter(|step| checkpoint::path(&checkpoints, *step).is_file());
-    asked.or(best).or(newest).ok_or_else(|| TrainError::Run {
+    if let Some(gone) = best.filter(|step| !steps.contains(step))
+        && let Some(newest) = newest
+    {
+        eprintln!(
+            "{}: the checkpoint of its best step, {gone}, is gone; the newest, of step {newest}, is taken",
+            run.path().display()
+        );
+    }
+    let best = best.filter(|step| steps.contains(step));
+    best.or(newest).ok_or_else(|| TrainError::Run {
         path: run.path().to_owned(),
         reason: "has no checkpoint yet".to_owned(),
     })

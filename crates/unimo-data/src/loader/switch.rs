@@ -107,14 +107,24 @@ impl SwitchConfig {
     }
 }
 
+/// What a word may become in one language.
+#[derive(Debug, Clone)]
+struct Translations {
+    /// Number of the language, in the order of the names.
+    language: usize,
+    words: Vec<String>,
+}
+
 /// Changes captions by dictionaries. Shared between threads.
 #[derive(Debug, Clone)]
 pub struct Switch {
     sentences: f64,
     words: SwitchedWords,
     exact: bool,
-    /// For each English word its translations by language, in the order of the languages' names.
-    entries: HashMap<String, Vec<Vec<String>>>,
+    /// For each English word its translations, in the order of the languages' names.
+    entries: HashMap<String, Vec<Translations>>,
+    /// The languages' names, in order.
+    languages: Vec<String>,
     notes: Vec<String>,
     digest: [u8; 32],
 }
@@ -131,11 +141,12 @@ impl Switch {
             words: config.words,
             exact: config.exact,
             entries: HashMap::new(),
+            languages: config.dictionaries.keys().cloned().collect(),
             notes: Vec::new(),
             digest: [0; 32],
         };
         let mut digest = Digest::default();
-        for (language, path) in &config.dictionaries {
+        for (number, (language, path)) in config.dictionaries.iter().enumerate() {
             digest.add_sized(language.as_bytes());
             let pairs = if path.as_os_str() == SCENES {
                 language::dictionary()
@@ -154,12 +165,12 @@ impl Switch {
                     found.push(translation);
                 }
             }
-            for (english, translations) in of_language {
-                switch
-                    .entries
-                    .entry(english)
-                    .or_default()
-                    .push(translations);
+            for (english, words) in of_language {
+                let of_word = switch.entries.entry(english).or_default();
+                of_word.push(Translations {
+                    language: number,
+                    words,
+                });
             }
         }
         switch.digest = digest.finish();
@@ -174,6 +185,24 @@ impl Switch {
     /// A digest of the dictionaries' words, which decide what is trained on.
     pub fn digest(&self) -> [u8; 32] {
         self.digest
+    }
+
+    /// The languages whose dictionary has no word of these captions. Such a dictionary changes nothing, and is often one in the wrong
+    /// direction.
+    pub fn unused(&self, captions: impl Iterator<Item = String>) -> Vec<&str> {
+        let mut used = vec![false; self.languages.len()];
+        for caption in captions {
+            if used.iter().all(|used| *used) {
+                break;
+            }
+            let known = caption.split(' ').map(|word| self.key(word));
+            for translations in known.filter_map(|word| self.entries.get(&word)).flatten() {
+                used[translations.language] = true;
+            }
+        }
+        let languages = self.languages.iter().zip(used);
+        let unused = languages.filter(|(_, used)| !used);
+        unused.map(|(language, _)| language.as_str()).collect()
     }
 
     /// A word as it is looked up.
@@ -192,7 +221,7 @@ impl Switch {
             return caption.to_owned();
         }
         let words: Vec<&str> = caption.split(' ').collect();
-        let known: Vec<Option<&Vec<Vec<String>>>> = words
+        let known: Vec<Option<&Vec<Translations>>> = words
             .iter()
             .map(|word| self.entries.get(&self.key(word)))
             .collect();
@@ -220,7 +249,7 @@ impl Switch {
                 said.push(word.to_owned());
                 continue;
             }
-            let translations = &languages[at(draw(), languages.len())];
+            let translations = &languages[at(draw(), languages.len())].words;
             let translation = &translations[at(draw(), translations.len())];
             said.push(if self.exact {
                 translation.clone()

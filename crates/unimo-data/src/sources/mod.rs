@@ -39,7 +39,7 @@ pub mod webdataset;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use serde::de::Error;
+use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
@@ -96,8 +96,8 @@ pub(crate) use sources;
 macro_rules! any_source {
     ($($(#[$doc:meta])* $key:ident $variant:ident($config:ty);)*) => {
         /// A source with its settings.
-        // The derived readers and writers of built-in sources are functions of the type; those below are for all sources.
-        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        // The derived writer of built-in sources is a function of the type; the one below is for all sources.
+        #[derive(Debug, Clone, PartialEq, Serialize)]
         #[serde(remote = "Self", tag = "source", rename_all = "snake_case")]
         pub enum AnySource {
             $($(#[$doc])* $variant($config),)*
@@ -109,6 +109,14 @@ macro_rules! any_source {
         impl AnySource {
             /// The names of the built-in sources.
             pub(crate) const NAMES: &[&str] = &[$(stringify!($key)),*];
+
+            /// Reads the settings of the built-in source of this name. An error says which of them is wrong.
+            fn read<E: Error>(name: &str, table: Value) -> Result<Self, E> {
+                match name {
+                    $(stringify!($key) => settings(table).map(Self::$variant),)*
+                    _ => Err(unknown(name)),
+                }
+            }
 
             fn table(&self) -> &dyn SourceConfig {
                 match self {
@@ -141,22 +149,32 @@ impl Serialize for AnySource {
 impl<'de> Deserialize<'de> for AnySource {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut table = Map::deserialize(deserializer)?;
-        let registered = match table.get("source") {
-            Some(Value::String(name)) => match REGISTRY.get(name) {
-                None if !Self::NAMES.contains(&name.as_str()) => {
-                    return Err(unknown(name));
-                }
-                registered => registered,
-            },
-            // Their error is that of the built-in sources.
-            _ => None,
+        let name = match table.shift_remove("source") {
+            Some(Value::String(name)) => name,
+            Some(other) => {
+                return Err(D::Error::custom(format_args!(
+                    "source: {other} is no name of a source"
+                )));
+            }
+            None => return Err(D::Error::missing_field("source")),
         };
-        if let Some((key, entry)) = registered {
-            table.shift_remove("source");
-            return entry.read(key, Value::Object(table)).map(Self::Outside);
+        let table = Value::Object(table);
+        match REGISTRY.get(&name) {
+            Some((key, entry)) => entry.read(key, table).map(Self::Outside),
+            None => Self::read(&name, table),
         }
-        AnySource::deserialize(Value::Object(table)).map_err(D::Error::custom)
     }
+}
+
+/// The settings of a source. Where they stand in a list, serde knows the place of the list alone; so the error names the key.
+fn settings<T: DeserializeOwned, E: Error>(table: Value) -> Result<T, E> {
+    serde_path_to_error::deserialize(table).map_err(|error| {
+        let key = error.path().to_string();
+        match key.as_str() {
+            "." => E::custom(error.into_inner()),
+            key => E::custom(format_args!("{key}: {}", error.inner())),
+        }
+    })
 }
 
 /// The error for a name that no source has.

@@ -190,6 +190,16 @@ fn write(
             let text = ids.join("\n") + "\n";
             files::write(&file("txt"), text.as_bytes())?;
         }
+        let written = |what: &What| rows.iter().any(|(there, ..)| there.name() == what.name());
+        for what in [What::Images, What::Texts].iter().filter(|w| !written(w)) {
+            let older = args.out.with_extension(format!("{}.npy", what.name()));
+            if older.exists() {
+                eprintln!(
+                    "{} was there before and is left as it is: it does not belong to what was written now",
+                    older.display()
+                );
+            }
+        }
         return Ok(());
     }
     let parts = rows.into_iter().map(|(what, rows, data)| {

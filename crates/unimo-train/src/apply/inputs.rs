@@ -157,6 +157,12 @@ pub fn data_set(given: &Path, split: Option<Split>) -> Result<Option<Arc<dyn Sou
             Ok(()) => Some(config),
             // A folder whose parts have lists of their own is a folder of images here.
             Err(_) if given.is_dir() => None,
+            Err(error) if given.is_file() => {
+                return Err(TrainError::Check(format!(
+                    "{} is no .txt file of texts, no list (.jsonl, .json, .csv, .tsv) and no data set that is recognised: {error}",
+                    given.display()
+                )));
+            }
             Err(error) => return Err(error.into()),
         }
     };
@@ -180,6 +186,23 @@ pub fn data_set(given: &Path, split: Option<Split>) -> Result<Option<Arc<dyn Sou
     Ok(Some(source))
 }
 
+/// Each text once, in order, without empty ones. What is left out is counted.
+fn distinct(given: &Path, mut all: Vec<String>) -> Vec<String> {
+    let given_texts = all.len();
+    all.retain(|text| !text.trim().is_empty());
+    let empty = given_texts - all.len();
+    let mut seen = std::collections::HashSet::new();
+    all.retain(|text| seen.insert(text.clone()));
+    let again = given_texts - empty - all.len();
+    if empty + again > 0 {
+        eprintln!(
+            "{}: {empty} empty texts and {again} that occur again are left out",
+            given.display()
+        );
+    }
+    all
+}
+
 /// The captions of a data set, each once, in order.
 fn captions(
     given: &Path,
@@ -195,18 +218,7 @@ fn captions(
             all.extend(readable(source.captions(split, at))?);
         }
     }
-    let given_texts = all.len();
-    all.retain(|text| !text.trim().is_empty());
-    let empty = given_texts - all.len();
-    let mut seen = std::collections::HashSet::new();
-    all.retain(|text| seen.insert(text.clone()));
-    let again = given_texts - empty - all.len();
-    if empty + again > 0 {
-        eprintln!(
-            "{}: {empty} empty texts and {again} that occur again are left out",
-            given.display()
-        );
-    }
+    let all = distinct(given, all);
     if all.is_empty() {
         return Err(TrainError::Check(format!(
             "{} holds no texts",
@@ -237,6 +249,7 @@ pub fn images(given: &Path, columns: &ColumnArgs) -> Result<Vec<(String, PathBuf
     } else {
         let folder = given.parent().unwrap_or(Path::new(""));
         let mut seen = std::collections::HashSet::new();
+        let mut again = 0;
         let mut left_out = LeftOut::default();
         for (line, row) in read_rows(given)? {
             let row = match row {
@@ -256,9 +269,17 @@ pub fn images(given: &Path, columns: &ColumnArgs) -> Result<Vec<(String, PathBuf
             if seen.insert(image.to_owned()) {
                 let path = paths::resolve(folder, image).map_err(TrainError::Check)?;
                 found.push((image.to_owned(), path));
+            } else {
+                again += 1;
             }
         }
         left_out.say(given);
+        if again > 0 {
+            eprintln!(
+                "{}: {again} rows name an image of a row before and are read once",
+                given.display()
+            );
+        }
     }
     if found.is_empty() {
         Err(TrainError::Check(format!(
@@ -316,8 +337,7 @@ pub fn texts(
         }
         left_out.say(given);
     }
-    let mut seen = std::collections::HashSet::new();
-    all.retain(|text| !text.trim().is_empty() && seen.insert(text.clone()));
+    let all = distinct(given, all);
     if all.is_empty() {
         Err(TrainError::Check(format!(
             "{} holds no text (one a line in a .txt file; in a list by column `{}`)",

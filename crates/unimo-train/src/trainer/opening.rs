@@ -21,7 +21,7 @@ use crate::model::Model;
 use crate::observers::mlflow::MlFlow;
 use crate::observers::{JsonLines, Observer, Observers, TensorBoard, Terminal};
 use crate::optimizer::Optimizer;
-use crate::prepare::training_device;
+use crate::prepare::{CAPTIONS_LOOKED_AT, training_device};
 use crate::progress::Progress;
 use crate::rates::Rates;
 use crate::rewards;
@@ -29,9 +29,6 @@ use crate::run::RunFolder;
 use crate::starting;
 use crate::tasks::{Targets, candidates};
 use crate::tensorboard::EventWriter;
-
-/// Number of captions that are checked for their length.
-const CAPTIONS_LOOKED_AT: usize = 1000;
 
 /// Share of truncated captions from which on they are reported.
 const CUT_WORTH_SAYING: f64 = 0.05;
@@ -269,10 +266,16 @@ impl Trainer {
         }
         // If no objective reads the right image of an NLVR2 pair, the statement is learned from the left image alone.
         let inputs = trainer.recipe.objectives.inputs(&|_| true);
-        let reads_second = inputs.is_ok_and(|inputs| inputs.second);
-        if !reads_second && trainer.source.has_second_images(Split::Train) {
+        let inputs = inputs.map_err(|error| TrainError::of_recipe(error.within("objectives")))?;
+        if !inputs.second && trainer.source.has_second_images(Split::Train) {
             trainer.observers.message(
                 "samples have two images: the objectives of this recipe read the first one (the left) alone",
+            );
+        }
+        let image = trainer.recipe.model.image.as_ref();
+        if inputs.patch_mask.is_none() && image.is_some_and(|image| image.mask_embedding) {
+            trainer.observers.message(
+                "model.image.mask_embedding = true changes nothing: no objective of this recipe hides patches",
             );
         }
         if !trainer.quiet
