@@ -75,6 +75,35 @@ fn main() {
             )
         },
     );
+    for dropped in [0.0, 0.1] {
+        let heads = |x: Tensor<3>| {
+            let [rows, length, width] = x.dims();
+            let x = x.reshape([rows, length, HEADS, width / HEADS]);
+            x.swap_dims(1, 2)
+        };
+        let joined = |x: Tensor<4>| {
+            let [rows, heads, length, depth] = x.dims();
+            x.swap_dims(1, 2).reshape([rows, length, heads * depth])
+        };
+        let plain = |x: Tensor<3>| {
+            let [q, k, v] = [(); 3].map(|()| heads(x.clone()));
+            let weights = kernels::masked_softmax(q.matmul(k.transpose()), scale, None, None);
+            joined(kernels::dropout(weights, dropped).matmul(v))
+        };
+        let kernel = |x: Tensor<3>| {
+            let [q, k, v] = [(); 3].map(|()| heads(x.clone()));
+            let fused = kernels::attention([&q, &k, &v], scale, (None, None), dropped);
+            joined(fused.expect("f32 on flex"))
+        };
+        let name = if dropped > 0.0 {
+            "attention 8x12x197x64, dropout"
+        } else {
+            "attention 8x12x197x64"
+        };
+        run(name, &|b| one(&rows, &plain, b), &|b| {
+            one(&rows, &kernel, b)
+        });
+    }
     run(
         "masked softmax 8x12x197x197",
         &|b| {

@@ -250,6 +250,8 @@ impl KeyValues {
 
 /// `softmax(q k^T / sqrt(D / H)) v`, with hidden keys left out.
 ///
+/// On the CPU in f32 the weights of all queries are never there at once ([`kernels::attention`]).
+///
 /// burn's fused attention runs without gradients, off the CPU, in f32. It has no dropout and computes separate products under
 /// autodiff, so training uses [`kernels::masked_softmax`]. In half precision it takes the softmax in half precision for shapes
 /// that its kernels do not support, so it is not used there.
@@ -267,8 +269,9 @@ pub fn scaled_dot_product<'a>(
     mask: impl Into<Hidden<'a>>,
     dropout: &Dropout,
 ) -> Tensor<4> {
-    let [rows, heads, q, _] = queries.dims();
+    let [rows, heads, q, depth] = queries.dims();
     let [_, _, k, _] = keys.dims();
+    assert_shape!(keys, [rows, heads, k, depth]);
     assert_shape!(values, [rows, heads, k, _]);
     let mask = mask.into();
     let half = kernels::is_half(queries.dtype());
@@ -283,6 +286,19 @@ pub fn scaled_dot_product<'a>(
             None,
             AttentionModuleOptions::default(),
         );
+    }
+    let scale = 1.0 / (depth as f64).sqrt();
+    let dropped = if queries.is_autodiff() {
+        dropout.probability
+    } else {
+        0.0
+    };
+    if let Some(mask) = mask.keys {
+        assert_eq!(mask.dims(), [rows, k], "mask must be [rows, keys]");
+    }
+    let all = [&queries, &keys, &values];
+    if let Some(output) = kernels::attention(all, scale, mask.parts(), dropped) {
+        return output;
     }
     let weights = attention_weights(queries, keys, mask);
     dropout.forward(weights).matmul(values)

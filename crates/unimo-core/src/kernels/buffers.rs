@@ -14,7 +14,7 @@ use rayon::prelude::*;
 /// Elements of a piece of an element-wise loop.
 pub(super) const BLOCK: usize = 1024;
 /// A loop over fewer elements stays on the calling thread: waking another one costs about 10 µs.
-const PARALLEL_FROM: usize = 32 * 1024;
+pub(super) const PARALLEL_FROM: usize = 32 * 1024;
 /// Elements that a thread takes at a time.
 const GRAIN: usize = 16 * 1024;
 

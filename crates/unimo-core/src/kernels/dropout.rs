@@ -25,7 +25,7 @@ pub fn dropout<const D: usize>(x: Tensor<D>, p: f64) -> Tensor<D> {
 }
 
 #[cfg(feature = "flex")]
-mod fused {
+pub(super) mod fused {
     use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
     use burn::backend::autodiff::grads::Gradients;
     use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, unary};
@@ -39,7 +39,7 @@ mod fused {
 
     /// Which elements are dropped, as a function of their index.
     #[derive(Debug, Clone, Copy)]
-    pub(super) struct Mask {
+    pub(in crate::kernels) struct Mask {
         keys: [u32; 2],
         /// An element whose hash is below this is dropped.
         threshold: u32,
@@ -49,7 +49,7 @@ mod fused {
 
     impl Mask {
         /// A mask from two of the device's random numbers.
-        pub(super) fn draw(p: f64) -> Self {
+        pub(in crate::kernels) fn draw(p: f64) -> Self {
             let numbers = Flex::float_random(
                 Shape::new([2]),
                 Distribution::Uniform(0.0, 1.0),
@@ -61,7 +61,7 @@ mod fused {
             Self::new(p, bits(numbers[0]) << 32 | bits(numbers[1]))
         }
 
-        pub(super) fn new(p: f64, seed: u64) -> Self {
+        pub(in crate::kernels) fn new(p: f64, seed: u64) -> Self {
             // SplitMix64: seeds that differ in one bit give unrelated keys.
             let z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
             let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -78,8 +78,9 @@ mod fused {
             }
         }
 
+        /// Drops of the elements whose indices begin at `offset`.
         #[inline(always)]
-        fn apply(self, offset: usize, values: &mut [f32]) {
+        pub(in crate::kernels) fn apply(self, offset: usize, values: &mut [f32]) {
             // Pieces never straddle a multiple of 2^32, so the upper half of the index is one number.
             let [k0, k1] = self.keys;
             let k0 = k0 ^ mix((offset as u64 >> 32) as u32);

@@ -18,9 +18,12 @@ use burn::tensor::{DType, FloatDType, Tensor};
 mod buffers;
 #[cfg(feature = "flex")]
 mod math;
+#[cfg(feature = "flex")]
+mod product;
 
 mod activation;
 mod adamw;
+mod attention;
 mod cross_entropy;
 mod dot;
 mod dropout;
@@ -33,6 +36,7 @@ mod testing;
 
 pub use activation::{gelu, gelu_tanh, quick_gelu, silu};
 pub use adamw::{AdamWStep, SumOfSquares, adamw, sum_of_squares};
+pub use attention::attention;
 pub use cross_entropy::{cross_entropy, smoothed_cross_entropy};
 pub use dot::dot;
 pub use dropout::dropout;

@@ -69,7 +69,7 @@ pub(crate) fn hidden(
 }
 
 #[cfg(feature = "flex")]
-mod fused {
+pub(super) mod fused {
     use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
     use burn::backend::autodiff::grads::Gradients;
     use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, unary};
@@ -175,9 +175,12 @@ mod fused {
     }
 
     /// All bits set: the score stays.
-    const SEEN: u32 = u32::MAX;
+    pub(in crate::kernels) const SEEN: u32 = u32::MAX;
     /// No bit set: the score becomes -∞.
-    const HIDDEN: u32 = 0;
+    pub(in crate::kernels) const HIDDEN: u32 = 0;
+
+    /// What a row was made with: its highest score, and one over the sum of its exponentials. Both are 0 where every key is hidden.
+    pub(in crate::kernels) type Scale = [f32; 2];
 
     /// Which keys are seen, row by row.
     fn seen(hidden: FlexTensor) -> Vec<u32> {
@@ -203,20 +206,7 @@ mod fused {
             let number = offset / keys;
             let of_sample = row_of(&of_samples, number / (heads * queries), keys);
             let of_query = row_of(&of_queries, number % queries, keys);
-            match (of_sample, of_query) {
-                (None, None) => vectorized(
-                    #[inline(always)]
-                    || {
-                        row.iter_mut().for_each(|x| *x *= scale);
-                        normalize(row);
-                    },
-                ),
-                (Some(bits), None) | (None, Some(bits)) => mask(row, scale, bits.iter().copied()),
-                (Some(keys), Some(pairs)) => {
-                    let both = keys.iter().zip(pairs).map(|(k, p)| k & p);
-                    mask(row, scale, both);
-                }
-            }
+            normalize(row, scale, [of_sample, of_query]);
         });
         out
     }
@@ -225,37 +215,74 @@ mod fused {
         bits.as_ref().map(|bits| &bits[at * keys..][..keys])
     }
 
-    /// The softmax of a row that is partly hidden.
-    fn mask(row: &mut [f32], scale: f32, bits: impl Iterator<Item = u32>) {
+    /// Turns a row of scores into probabilities. `bits` are the keys that the sample shows and those that the query may see.
+    pub(in crate::kernels) fn normalize(
+        row: &mut [f32],
+        scale: f32,
+        bits: [Option<&[u32]>; 2],
+    ) -> Scale {
         vectorized(
             #[inline(always)]
             || {
-                let infinity = f32::NEG_INFINITY.to_bits();
-                let mut any = HIDDEN;
-                for (x, bits) in row.iter_mut().zip(bits) {
-                    any |= bits;
-                    let score = (*x * scale).to_bits();
-                    *x = f32::from_bits((score & bits) | (infinity & !bits));
+                if scaled(row, scale, bits) == HIDDEN {
+                    row.fill(0.0);
+                    return [0.0; 2];
                 }
-                match any {
-                    HIDDEN => row.fill(0.0),
-                    _ => normalize(row),
-                }
+                let highest = max(row);
+                let total = map_sum(
+                    row,
+                    f32::NEG_INFINITY,
+                    #[inline(always)]
+                    |x| exp(x - highest),
+                );
+                let share = 1.0 / total;
+                row.iter_mut().for_each(|x| *x *= share);
+                [highest, share]
+            },
+        )
+    }
+
+    /// The same probabilities once more, from the same scores.
+    pub(in crate::kernels) fn again(
+        row: &mut [f32],
+        scale: f32,
+        bits: [Option<&[u32]>; 2],
+        [highest, share]: Scale,
+    ) {
+        vectorized(
+            #[inline(always)]
+            || {
+                scaled(row, scale, bits);
+                row.iter_mut().for_each(|x| *x = exp(*x - highest) * share);
             },
         );
     }
 
+    /// The scaled scores, -∞ for hidden keys. Returns whether any key is seen.
     #[inline(always)]
-    fn normalize(row: &mut [f32]) {
-        let highest = max(row);
-        let total = map_sum(
-            row,
-            f32::NEG_INFINITY,
-            #[inline(always)]
-            |x| exp(x - highest),
-        );
-        let share = 1.0 / total;
-        row.iter_mut().for_each(|x| *x *= share);
+    fn scaled(row: &mut [f32], scale: f32, bits: [Option<&[u32]>; 2]) -> u32 {
+        match bits {
+            [None, None] => {
+                row.iter_mut().for_each(|x| *x *= scale);
+                SEEN
+            }
+            [Some(bits), None] | [None, Some(bits)] => masked(row, scale, bits.iter().copied()),
+            [Some(keys), Some(pairs)] => {
+                masked(row, scale, keys.iter().zip(pairs).map(|(k, p)| k & p))
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn masked(row: &mut [f32], scale: f32, bits: impl Iterator<Item = u32>) -> u32 {
+        let infinity = f32::NEG_INFINITY.to_bits();
+        let mut any = HIDDEN;
+        for (x, bits) in row.iter_mut().zip(bits) {
+            any |= bits;
+            let score = (*x * scale).to_bits();
+            *x = f32::from_bits((score & bits) | (infinity & !bits));
+        }
+        any
     }
 
     /// dS = scale * P * (dP - sum(dP * P))
