@@ -182,11 +182,34 @@ fn what_the_data_cannot_give_is_refused_before_there_is_a_run() {
         texts.display().to_string()
     );
     let mixture: &[&str] = &["data.source=mixture", "data.scenes=none"];
+    // Columns of two texts, of which no row has both.
+    let languages = folder.path().join("languages.jsonl");
+    let lines = (0..8).map(|number| {
+        let language = ["en", "de"][number % 2];
+        format!(
+            "{{\"image\": \"{number}.png\", \"caption\": \"{number}\", \"in\": \"{language}\"}}\n"
+        )
+    });
+    fs::write(&languages, lines.collect::<String>()).unwrap();
+    let languages = format!(
+        "data.pairs={{ path = {:?}, text_columns = [\"caption\", \"alt\"], language_columns = [\"in\", \"alt_in\"] }}",
+        languages.display().to_string()
+    );
     for (name, set, told) in [
         (
             "albef-tiny",
             vec!["objectives.tlm.weight=1.0", "data.scenes.train=20"],
             "objectives.tlm reads translations, of which the data has none",
+        ),
+        (
+            "albef-tiny",
+            vec![
+                "objectives.tlm.weight=1.0",
+                "data.source=pairs",
+                "data.scenes=none",
+                &languages,
+            ],
+            "no training sample of the data has two texts that are translations of each other",
         ),
         (
             "mamo-tiny",

@@ -728,5 +728,10 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(message.contains("trian"), "{message}");
+        let value = TWO.replace("train = 30", "train = \"many\"");
+        let message = toml::from_str::<DataConfig>(&value)
+            .unwrap_err()
+            .to_string();
+        assert!(message.contains("train: invalid type"), "{message}");
     }
 }

@@ -226,3 +226,23 @@ fn scenes_need_no_file() {
     assert!(words.clone().all(|(a, b)| a != b), "{said}");
     assert!(said.split(' ').nth(3).unwrap().ends_with(','));
 }
+
+/// A dictionary in the wrong direction, or of another case, changes nothing.
+#[test]
+fn dictionaries_that_have_no_word_of_the_captions_are_known() {
+    let files = [
+        ("de", "dog Hund\n"),
+        ("fr", "chien dog\n"),
+        ("it", "Dog cane\n"),
+    ];
+    let captions = || {
+        ["a dog, and a cat", "one dog"]
+            .map(str::to_owned)
+            .into_iter()
+    };
+    let exact = open(&files, SwitchedWords::One, true);
+    assert_eq!(exact.unused(captions()), ["fr", "it"]);
+    let loose = open(&files, SwitchedWords::One, false);
+    assert_eq!(loose.unused(captions()), ["fr"]);
+    assert_eq!(loose.unused(captions().take(0)), ["de", "fr", "it"]);
+}
