@@ -7,6 +7,7 @@ use burn::tensor::{Tensor, assert_shape};
 
 use crate::attention::{Attention, KeyValues};
 use crate::init::Init;
+use crate::kernels::recomputed;
 use crate::layers::{Activation, DropPath, Dropout, LayerNorm, Linear};
 use crate::mask::{Hidden, PaddingMask};
 use unimo_batch::{ConfigError, config};
@@ -125,6 +126,12 @@ pub fn last_states<B>(
     kept
 }
 
+/// The input of a block that has one.
+fn only(inputs: Vec<Tensor<3>>) -> Tensor<3> {
+    let mut inputs = inputs.into_iter();
+    inputs.next().expect("invariant: a block has an input")
+}
+
 /// BERT's block: the norm follows the residual sum.
 #[derive(Module, Debug)]
 pub struct PostNormBlock {
@@ -170,8 +177,12 @@ impl PostNormBlock {
     /// - mask: `[B, L]` and `[L, L]`
     pub fn forward<'a>(&self, x: Tensor<3>, mask: impl Into<Hidden<'a>>) -> Tensor<3> {
         assert_shape!(x, [_, _, _]);
-        let attended = self.attention.forward(x.clone(), x.clone(), mask);
-        self.finish(x, attended)
+        let mask = mask.into().into_owned();
+        recomputed(self, vec![x], move |block, inputs| {
+            let x = only(inputs);
+            let attended = block.attention.forward(x.clone(), x.clone(), mask.as_ref());
+            block.finish(x, attended)
+        })
     }
 
     /// As [`forward`](Self::forward), for positions that follow those of `before`, which they see; see [`Attention::read_on`].
@@ -247,12 +258,18 @@ impl PreNormBlock {
     /// - mask: `[B, L]` and `[L, L]`
     pub fn forward<'a>(&self, x: Tensor<3>, mask: impl Into<Hidden<'a>>) -> Tensor<3> {
         assert_shape!(x, [_, _, _]);
-        let normed = self.attention_norm.forward(x.clone());
-        let attended = self.attention.forward(normed.clone(), normed, mask);
-        let x = x + self.branch(attended);
-        let normed = self.feed_forward_norm.forward(x.clone());
-        let fed = self.feed_forward.forward(normed);
-        x + self.branch(fed)
+        let mask = mask.into().into_owned();
+        recomputed(self, vec![x], move |block, inputs| {
+            let x = only(inputs);
+            let normed = block.attention_norm.forward(x.clone());
+            let attended = block
+                .attention
+                .forward(normed.clone(), normed, mask.as_ref());
+            let x = x + block.branch(attended);
+            let normed = block.feed_forward_norm.forward(x.clone());
+            let fed = block.feed_forward.forward(normed);
+            x + block.branch(fed)
+        })
     }
 
     /// What joins the residual sum.

@@ -227,8 +227,11 @@ impl DropPath {
         }
         let rows: [_; D] = std::array::from_fn(|axis| 0..if axis == 0 { x.dims()[0] } else { 1 });
         let keep = 1.0 - self.probability;
-        let kept = x.clone().without_autodiff().slice(rows);
-        let kept = kept.random_like(Distribution::Bernoulli(keep));
+        let drawn = || {
+            let kept = x.clone().without_autodiff().slice(rows);
+            kept.random_like(Distribution::Bernoulli(keep))
+        };
+        let kept = kernels::drawn_rows(drawn);
         x * kept.mul_scalar(1.0 / keep)
     }
 }

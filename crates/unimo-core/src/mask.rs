@@ -176,6 +176,33 @@ impl Hidden<'_> {
     }
 }
 
+impl Hidden<'_> {
+    /// The same masks, to be kept.
+    pub fn into_owned(self) -> OwnedHidden {
+        OwnedHidden {
+            keys: self.keys.cloned(),
+            pairs: self.pairs.cloned(),
+        }
+    }
+}
+
+/// The masks of [`Hidden`], owned.
+#[derive(Debug, Clone, Default)]
+pub struct OwnedHidden {
+    keys: Option<PaddingMask>,
+    pairs: Option<PairMask>,
+}
+
+impl OwnedHidden {
+    /// The masks as an attention takes them.
+    pub fn as_ref(&self) -> Hidden<'_> {
+        Hidden {
+            keys: self.keys.as_ref(),
+            pairs: self.pairs.as_ref(),
+        }
+    }
+}
+
 impl<'a> From<Option<&'a PaddingMask>> for Hidden<'a> {
     fn from(keys: Option<&'a PaddingMask>) -> Self {
         Self { keys, pairs: None }

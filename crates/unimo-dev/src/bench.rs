@@ -116,6 +116,9 @@ pub struct StepArgs {
     /// Only the forward pass, without gradients or dropout.
     #[arg(long)]
     inference: bool,
+    /// Keep the inputs of blocks alone, and compute blocks again in the backward pass (`train.gradient_checkpointing`).
+    #[arg(long, conflicts_with = "inference")]
+    recompute: bool,
     /// Parameters that do not learn: a name or its beginning, such as backbone.text; may be given several times. A text or image encoder
     /// that is named as a whole has no dropout.
     #[arg(long, value_name = "PATTERN")]
@@ -180,10 +183,10 @@ pub fn step(args: &StepArgs) -> Result<Outcome, TrainError> {
     }
     let threads = use_threads(args.threads)?;
     let (device, choice) = args.device.open()?;
-    let device = if args.inference {
-        device
-    } else {
-        device.autodiff()
+    let device = match (args.inference, args.recompute) {
+        (true, _) => device,
+        (false, false) => device.autodiff(),
+        (false, true) => device.autodiff().gradient_checkpointing(),
     };
     let mut bench = Bench::new(args, device);
     let mut times = Vec::new();

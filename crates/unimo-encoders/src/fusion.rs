@@ -41,6 +41,7 @@ use unimo_core::attention::Attention;
 use unimo_core::blocks::FeedForward;
 use unimo_core::dtype::same_dtype;
 use unimo_core::init::Init;
+use unimo_core::kernels::recomputed;
 use unimo_core::layers::{Activation, DropPath, Dropout, Embedding, LayerNorm, Linear};
 use unimo_core::levels::{GateKind, LevelAttention, LevelAttentionConfig};
 use unimo_core::mask::{Hidden, PaddingMask, PairMask};
@@ -465,6 +466,42 @@ impl CrossModalLayer {
     /// - other: `[B, K, D]`, what the stream sees of the other one; `None` if it sees nothing of it
     /// - output: `[B, L, D]`, the gates, `[B, R, S]`, and what `keep` asks for
     fn forward(
+        &self,
+        (x, hidden): (Tensor<3>, Hidden<'_>),
+        other: Option<Other<'_>>,
+        keep: Keep,
+    ) -> (Tensor<3>, Option<Tensor<3>>, StreamAttention) {
+        if keep != Keep::Nothing {
+            return self.read((x, hidden), other, keep);
+        }
+        let hidden = hidden.into_owned();
+        let reads = other.is_some();
+        let y_mask = other.as_ref().and_then(|other| other.y_mask.cloned());
+        let others = other.into_iter().flat_map(|other| {
+            let Other { y, levels, .. } = other;
+            std::iter::once(y).chain(levels)
+        });
+        let inputs = std::iter::once(x).chain(others).collect();
+        let output = recomputed(self, inputs, move |layer, inputs| {
+            let mut inputs = inputs.into_iter();
+            let mut next = || inputs.next().expect("invariant: a layer has its inputs");
+            let x = next();
+            let other = reads.then(|| Other {
+                y: next(),
+                y_mask: y_mask.as_ref(),
+                levels: Vec::new(),
+            });
+            let other = other.map(|other| Other {
+                levels: inputs.collect(),
+                ..other
+            });
+            layer.read((x, hidden.as_ref()), other, Keep::Nothing).0
+        });
+        (output, None, StreamAttention::default())
+    }
+
+    /// As [`forward`](Self::forward), and keeps what it computes for its backward pass.
+    fn read(
         &self,
         (x, hidden): (Tensor<3>, Hidden<'_>),
         other: Option<Other<'_>>,

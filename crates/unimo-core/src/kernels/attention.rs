@@ -470,7 +470,8 @@ mod tests {
 
     use super::*;
     use crate::kernels::testing::{
-        assert_close, assert_reproducible, constant, gradient, gradients, leaf, normal, values,
+        alone, assert_close, assert_reproducible, constant, gradient, gradients, leaf, normal,
+        values,
     };
     use crate::kernels::{dropout, masked_softmax};
 
@@ -567,6 +568,7 @@ mod tests {
     /// The same weights are dropped as by dropout of the whole tensor, so that a run goes on with the numbers that it began with.
     #[test]
     fn drops_what_dropout_drops() {
+        let _alone = alone();
         for (shape, hides) in [
             (([2, 3, 5, 4], 7), Hides::Nothing),
             (([3, 2, 140, 16], 150), Hides::Keys),

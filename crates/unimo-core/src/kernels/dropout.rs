@@ -36,6 +36,7 @@ pub(super) mod fused {
     use burn::tensor::{Distribution, FloatDType, Shape, Tensor};
 
     use crate::kernels::buffers::{map, vectorized};
+    use crate::kernels::drawn::{self, Drawn};
 
     /// Which elements are dropped, as a function of their index.
     #[derive(Debug, Clone, Copy)]
@@ -50,6 +51,13 @@ pub(super) mod fused {
     impl Mask {
         /// A mask from two of the device's random numbers.
         pub(in crate::kernels) fn draw(p: f64) -> Self {
+            match drawn::draw(|| Drawn::Seed(Self::seed())) {
+                Drawn::Seed(seed) => Self::new(p, seed),
+                Drawn::Rows(..) => unreachable!("invariant: a block draws in the same order again"),
+            }
+        }
+
+        fn seed() -> u64 {
             let numbers = Flex::float_random(
                 Shape::new([2]),
                 Distribution::Uniform(0.0, 1.0),
@@ -58,7 +66,7 @@ pub(super) mod fused {
             );
             let numbers: &[f64] = numbers.storage();
             let bits = |u: f64| (u * 2f64.powi(32)) as u64;
-            Self::new(p, bits(numbers[0]) << 32 | bits(numbers[1]))
+            bits(numbers[0]) << 32 | bits(numbers[1])
         }
 
         pub(in crate::kernels) fn new(p: f64, seed: u64) -> Self {
@@ -165,7 +173,7 @@ mod tests {
 
     use super::fused::{Mask, dropout};
     use crate::kernels::testing::{
-        assert_reproducible, constant, gradient, gradients, leaf, normal, values,
+        alone, assert_reproducible, constant, gradient, gradients, leaf, normal, values,
     };
 
     /// A deviation from the expected count that a fair mask shows with a probability below 1e-6.
@@ -260,6 +268,7 @@ mod tests {
 
     #[test]
     fn two_draws_differ() {
+        let _alone = alone();
         let x = constant(&[1.0; 1000], [1000], DType::F32);
         let draw = || values(&super::dropout(x.clone(), 0.5));
         assert_ne!(draw(), draw());

@@ -26,9 +26,11 @@ mod adamw;
 mod attention;
 mod cross_entropy;
 mod dot;
+mod drawn;
 mod dropout;
 mod layer_norm;
 mod linear;
+mod recompute;
 mod softmax;
 
 #[cfg(all(test, feature = "flex"))]
@@ -39,9 +41,11 @@ pub use adamw::{AdamWStep, SumOfSquares, adamw, sum_of_squares};
 pub use attention::attention;
 pub use cross_entropy::{cross_entropy, smoothed_cross_entropy};
 pub use dot::dot;
+pub(crate) use drawn::rows as drawn_rows;
 pub use dropout::dropout;
 pub use layer_norm::layer_norm;
 pub use linear::linear;
+pub use recompute::recomputed;
 pub(crate) use softmax::hidden;
 pub use softmax::masked_softmax;
 

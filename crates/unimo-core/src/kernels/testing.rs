@@ -1,10 +1,18 @@
 //! What the tests of the kernels share: the same function on f32 tensors, which the kernels take, and on f64 tensors,
 //! which go through burn's plain operations and their gradients.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
+
+/// Held by a test that seeds the device's random numbers, or draws them: a process has one sequence of them.
+pub(super) fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Row lengths below, at and above the number of lanes and the size of a piece, with and without a remainder.
 pub(super) const WIDTHS: [usize; 6] = [1, 3, 17, 197, 768, 50265];
