@@ -103,6 +103,8 @@ fn config(distance: Distance, target: Target) -> ObjectivesConfig {
             distance: Distance::L2,
             normalised: true,
             decoder_layers: 1,
+            codes: None,
+            distil: None,
         }),
         ..ObjectivesConfig::default()
     }
@@ -141,6 +143,7 @@ fn batch(reference: &Reference) -> Batch {
             std: [0.5; 3],
             second_view: None,
             patch_mask: Some(hidden.map(|hidden| hidden == 1).collect()),
+            codes: None,
         }),
         texts: Some(Texts {
             ids: ids("ids").collect(),

@@ -134,6 +134,9 @@ pub struct Images {
     pub second_view: Option<Vec<u8>>,
     /// `[B, N]`: which patches are to be predicted (`true` hides), if the loader was asked for it by a [`PatchMaskSpec`].
     pub patch_mask: Option<Vec<bool>>,
+    /// `[B, N]`: the code of each patch of [`pixels`](Self::pixels), if the loader was asked for it.
+    #[serde(default)]
+    pub codes: Option<Vec<u32>>,
 }
 
 impl Images {

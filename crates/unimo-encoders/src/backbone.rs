@@ -173,6 +173,7 @@ impl BackboneConfig {
                         None => self.text.layers,
                     }))
                     .map_err(|e| e.within("fusion"))?;
+                self.check_shared(fusion)?;
                 let text = Some(("text", self.text.width));
                 let all = [text, images].into_iter().flatten();
                 for (key, width) in all.filter(|_| !fusion.image_stream) {
@@ -205,6 +206,61 @@ impl BackboneConfig {
                 "there must be one of them at most: a cross-modal encoder of two streams, or of one",
             ),
         }
+    }
+
+    /// Checks layers that are the text encoder's own blocks.
+    fn check_shared(&self, fusion: &FusionConfig) -> Result<(), ConfigError> {
+        if !fusion.shared {
+            return Ok(());
+        }
+        let text = &self.text;
+        let spelled = |value: &dyn std::fmt::Debug| format!("{value:?}");
+        macro_rules! as_text {
+            ($($key:ident),+) => {
+                [$((stringify!($key), spelled(&fusion.$key), spelled(&text.$key))),+]
+            };
+        }
+        for (key, own, given) in as_text!(
+            width,
+            layers,
+            heads,
+            feed_forward,
+            activation,
+            layer_norm_eps,
+            dropout,
+            drop_path
+        ) {
+            ConfigError::unless(
+                own == given,
+                &format!("fusion.{key}"),
+                own,
+                format_args!(
+                    "must be text.{key} = {given} with shared = true: the layers are the text encoder's own"
+                ),
+            )?;
+        }
+        let Some(image) = &self.image else {
+            return ConfigError::unless(
+                false,
+                "fusion.shared",
+                true,
+                "needs an image encoder of pixels, [model.image]",
+            );
+        };
+        let (positions, most) = (image.positions(), text.longest_text());
+        ConfigError::unless(
+            positions <= most,
+            "text.max_positions",
+            text.max_positions,
+            format_args!(
+                "must have room for the {positions} positions of an image with fusion.shared = true; it has room for {most}"
+            ),
+        )
+    }
+
+    /// Whether the layers of the cross-modal encoder are the text encoder's own blocks.
+    pub fn shares_layers(&self) -> bool {
+        self.fusion.as_ref().is_some_and(|fusion| fusion.shared)
     }
 
     /// Drop-path leaves the first layer alone, so it needs a second one.
@@ -521,7 +577,12 @@ impl Backbone {
 
     /// How many of the text encoder's last states are needed, if these layers are asked for.
     pub fn text_states(&self, layers: &BTreeSet<usize>) -> usize {
-        self.states_down_to(self.text.layers.len(), layers)
+        let depth = self.text.layers.len();
+        match self.shared() {
+            // The embeddings are what enters the same blocks again.
+            Some(_) => depth + 1,
+            None => self.states_down_to(depth, layers),
+        }
     }
 
     /// The states of a text encoder that [gives constants](Self::gives_constant_texts), without autodiff.
@@ -565,9 +626,13 @@ impl Backbone {
         layers: &BTreeSet<usize>,
     ) -> TextFeatures {
         let layers = layers_of(&states, self.text.layers.len(), layers);
-        let states = self.read_by_fusion(states);
+        let class = first(&states);
+        let states = match self.shared() {
+            Some(_) => states.into_iter().take(1).collect(),
+            None => self.read_by_fusion(states),
+        };
         TextFeatures {
-            class: first(&states),
+            class,
             states: match &self.fusion {
                 Some(fusion) => fusion.project_texts(states),
                 None => states,
@@ -865,6 +930,7 @@ impl Backbone {
                 grounded: None,
                 gates: Vec::new(),
                 attention: Vec::new(),
+                class_attention: None,
             };
         };
         assert!(
@@ -874,11 +940,57 @@ impl Backbone {
         let (Some(texts), Some(images)) = (texts, images) else {
             unreachable!("invariant: two streams take pairs");
         };
+        if let Some(fusion) = self.shared() {
+            assert!(
+                view.prefix.is_none(),
+                "shared layers read texts in both directions"
+            );
+            return self.fuse_shared(fusion, texts, images, view, keep);
+        }
         let (text, image) = (&texts.mask, images.mask.as_ref());
         let states = (texts.states.as_slice(), images.states.as_slice());
         match view.prefix {
             None => fusion.forward(states.0, states.1, text, image, keep),
             Some(prefix) => fusion.from_left_to_right(states, (text, image), prefix, keep),
+        }
+    }
+
+    /// The cross-modal encoder whose layers are the text encoder's own blocks, if it is one.
+    fn shared(&self) -> Option<&CrossModalEncoder> {
+        self.fusion.as_ref().filter(|fusion| fusion.config.shared)
+    }
+
+    /// Fuses row `i` of the texts with row `i` of the images through the text encoder's blocks, once for each side that is wanted.
+    fn fuse_shared(
+        &self,
+        fusion: &CrossModalEncoder,
+        texts: &TextFeatures,
+        images: &ImageFeatures,
+        view: &View,
+        keep: Keep,
+    ) -> FusionOutput {
+        let (words, patches) = (last(&texts.states), last(&images.states));
+        let (blocks, image_mask) = (&self.text.layers, images.mask.as_ref());
+        let text = view.sides.text.then(|| {
+            let query = (words.clone(), (&texts.mask).into());
+            let kept = (keep, view.class_attention);
+            fusion.through_blocks(blocks, query, (patches, image_mask), kept)
+        });
+        let image = view.sides.image.then(|| {
+            let query = (self.text.embed_states(patches.clone()), image_mask.into());
+            let memory = (words, Some(&texts.mask));
+            let (states, _) = fusion.through_blocks(blocks, query, memory, (Keep::Nothing, false));
+            states
+        });
+        let (text, kept) = text.unzip();
+        let kept = kept.unwrap_or_default();
+        FusionOutput {
+            text,
+            image,
+            grounded: None,
+            gates: Vec::new(),
+            attention: kept.attention,
+            class_attention: kept.class,
         }
     }
 
@@ -898,6 +1010,20 @@ impl Backbone {
         others: &TextFeatures,
         keep: Keep,
     ) -> FusionOutput {
+        if let Some(fusion) = self.shared() {
+            let query = (last(&texts.states).clone(), (&texts.mask).into());
+            let memory = (last(&others.states), Some(&others.mask));
+            let blocks = &self.text.layers;
+            let (text, kept) = fusion.through_blocks(blocks, query, memory, (keep, false));
+            return FusionOutput {
+                text: Some(text),
+                image: None,
+                grounded: None,
+                gates: Vec::new(),
+                attention: kept.attention,
+                class_attention: None,
+            };
+        }
         let alone = self.fusion.as_ref().filter(|fusion| fusion.image.is_none());
         let fusion = alone.expect("invariant: validation finds a text stream alone");
         let masks = (&texts.mask, Some(&others.mask));

@@ -365,7 +365,7 @@ const NEEDS_ONE_STREAM: &str = "needs a cross-modal encoder of one stream, [mode
 const NEEDS_TEXT_STREAM: &str = "needs a cross-modal encoder whose texts read images or other texts: [model.fusion] with image_stream = false";
 const NEEDS_TWO_STREAMS: &str =
     "needs a cross-modal encoder of two streams, [model.fusion] with image_stream = true";
-const NEEDS_IMAGE_STATES: &str = "needs states of the image from the cross-modal encoder: [model.joint], or [model.fusion] with image_stream = true";
+const NEEDS_IMAGE_STATES: &str = "needs states of the image from the cross-modal encoder: [model.joint], or [model.fusion] with image_stream = true or shared = true";
 
 /// Whether a setting may be left out of a recipe.
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {

@@ -497,6 +497,7 @@ impl Recipe {
             ),
         )?;
         self.check_concepts(longest, &inputs)?;
+        self.check_codes(&inputs)?;
         let each = self.objectives.each();
         let compare = each.iter().find(|(_, s)| s.samples().least > 1);
         ConfigError::unless(
@@ -597,6 +598,42 @@ impl Recipe {
             ),
             (None, None) => Ok(()),
         }
+    }
+
+    /// Checks codes of patches against the encoder whose patches they are of and the objectives that need them.
+    fn check_codes(&self, inputs: &Inputs) -> Result<(), ConfigError> {
+        let Some(codes) = &self.data.codes else {
+            return ConfigError::unless(
+                !inputs.codes,
+                "data.codes",
+                "absent",
+                "is needed by [objectives.mim] with target = \"codes\"",
+            );
+        };
+        ConfigError::unless(
+            inputs.codes,
+            "data.codes",
+            "{}",
+            "must be absent: no objective of this recipe reads codes of patches",
+        )?;
+        let own = self.model.image.as_ref().map(|image| image.patch_size);
+        let given = codes.patch_size();
+        ConfigError::unless(
+            given.is_none() || own.is_none() || given == own,
+            "data.codes.patch_size",
+            given.unwrap_or_default(),
+            format_args!(
+                "must be model.image.patch_size = {}",
+                own.unwrap_or_default()
+            ),
+        )?;
+        let read = self.objectives.mim.as_ref().and_then(|mim| mim.codes);
+        ConfigError::unless(
+            read.is_none_or(|read| read == codes.count()),
+            "objectives.mim.codes",
+            read.unwrap_or_default(),
+            format_args!("must be data.codes.codes = {}", codes.count()),
+        )
     }
 
     /// Checks phrases and tags against the encoder that reads them and the objectives that need them.

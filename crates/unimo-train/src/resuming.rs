@@ -437,6 +437,10 @@ const MAY_NOT_CHANGE: &[(&str, &str)] = &[
     ("data.tokenizer", "the run has its own copy, tokenizer.json"),
     ("data.concepts", "the run has its own copy, concepts.json"),
     (
+        "data.codes",
+        "the run has its own copy of a codebook, codebook.safetensors",
+    ),
+    (
         "task",
         "the run has its own copy of the labels, labels.json",
     ),
@@ -451,7 +455,7 @@ fn may_not_change(difference: &Difference) -> Option<&'static str> {
         let rest = key.strip_prefix(with);
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
     };
-    let copied = begins("data.tokenizer") || begins("data.concepts");
+    let copied = begins("data.tokenizer") || begins("data.concepts") || key == "data.codes.path";
     let moved = begins("data")
         && !copied
         && difference.old.as_ref().is_some_and(is_place)

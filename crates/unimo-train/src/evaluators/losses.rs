@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use unimo_data::{
-    Batches, ConceptReader, Loader, LoaderSpec, SkipList, Source, Split, TextTokenizer,
+    Batches, ConceptReader, Loader, LoaderSpec, PatchCodes, SkipList, Source, Split, TextTokenizer,
 };
 use unimo_objectives::{ACCURACY, Draws};
 use unimo_report::record::{EvalRecord, ScalarRecord};
@@ -34,6 +34,7 @@ pub struct Losses {
     source: Arc<dyn Source>,
     tokenizer: Arc<TextTokenizer>,
     concepts: Option<ConceptReader>,
+    codes: Option<Arc<PatchCodes>>,
     targets: Option<Arc<Targets>>,
     skip: Arc<SkipList>,
     /// Samples in the split.
@@ -65,6 +66,7 @@ impl Losses {
             source: Arc::clone(held_out.source),
             tokenizer: Arc::clone(held_out.tokenizer),
             concepts: held_out.concepts.clone(),
+            codes: held_out.codes.clone(),
             targets: held_out.targets.cloned(),
             skip: Arc::new(SkipList::in_memory(recipe.data.max_skipped)),
             samples: 0,
@@ -90,6 +92,7 @@ impl Losses {
         );
         spec.split = Split::Val;
         spec.concepts = self.concepts.clone();
+        spec.codes = self.codes.clone();
         for_keys(&mut spec, recipe, &|_| true)?;
         if spec.second_view == unimo_batch::SecondViews::None {
             spec.augment = None;

@@ -22,7 +22,9 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use unimo_batch::ConfigError;
 use unimo_core::world::World;
-use unimo_data::{ConceptReader, DataError, EvalSet, SkipList, Source, Split, TextTokenizer};
+use unimo_data::{
+    ConceptReader, DataError, EvalSet, PatchCodes, SkipList, Source, Split, TextTokenizer,
+};
 use unimo_report::record::EvalRecord;
 
 use crate::error::TrainError;
@@ -101,6 +103,8 @@ pub struct HeldOut<'a> {
     pub skip: &'a SkipList,
     /// The reader of concepts, from phrases and tags.
     pub concepts: Option<ConceptReader>,
+    /// What gives patches their codes.
+    pub codes: Option<Arc<PatchCodes>>,
     /// The tokenizer of the texts.
     pub tokenizer: &'a Arc<TextTokenizer>,
     /// What the recipe's task predicts, if it has one.
