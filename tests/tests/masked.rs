@@ -118,6 +118,7 @@ fn heads(reference: &Reference, distance: Distance, target: Target) -> Objective
     let mim = match target {
         Target::Teacher => "mim_teacher.",
         Target::Pixels => "mim_pixels.",
+        Target::Codes => unreachable!("codes are compared in simla.rs"),
     };
     heads.mrm = heads.mrm.take().map(|head| reference.fill(head, "mrm."));
     heads.mim = heads.mim.take().map(|head| reference.fill(head, mim));

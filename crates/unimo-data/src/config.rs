@@ -381,6 +381,13 @@ impl DataConfig {
         }
         if let Some(codes) = &self.codes {
             codes.validate(self.image_size)?;
+            if !codes.aligned() && !self.augment.is_some_and(|augment| augment.moves()) {
+                return Err(DataError::config(
+                    "data.codes.aligned",
+                    false,
+                    "true unless data.augment moves what an image shows: another crop is the same one",
+                ));
+            }
             if codes.is_fixed() && self.augment.is_some_and(|augment| augment.moves()) {
                 return Err(DataError::config(
                     "data.augment",

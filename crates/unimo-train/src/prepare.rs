@@ -221,7 +221,10 @@ pub fn patch_codes(
     let spec = recipe.data.image_spec();
     let codes = match PatchCodes::open(config, &spec)? {
         Some(codes) => codes,
-        None => PatchCodes::Codebook(make(config, &spec, source, recipe.seed, quiet)?),
+        None => {
+            let book = make(config, &spec, source, recipe.seed, quiet)?;
+            PatchCodes::of_book(book, config, Path::new(CODEBOOK))?
+        }
     };
     let side = recipe.model.image.as_ref();
     let side = side.map(|image| image.image_size / image.patch_size);
@@ -245,7 +248,7 @@ pub fn patch_codes(
 ///
 /// It cannot be written.
 pub fn keep_codes(codes: Option<&Arc<PatchCodes>>, run: &Path) -> Result<(), TrainError> {
-    if let Some(PatchCodes::Codebook(book)) = codes.map(Arc::as_ref) {
+    if let Some(PatchCodes::Codebook { book, .. }) = codes.map(Arc::as_ref) {
         book.save(&run.join(CODEBOOK))?;
     }
     Ok(())

@@ -91,6 +91,8 @@ built_in![
     "albef-base",
     "mamo-tiny",
     "mamo-base",
+    "simla-tiny",
+    "simla-base",
     "unimo3-vqa-base",
     "unimo3-nlvr2-base",
     "unimo3-snli-ve-base",

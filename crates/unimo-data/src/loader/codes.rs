@@ -62,6 +62,10 @@ pub enum CodesConfig {
         /// Training images whose patches are looked at, drawn at random; at most 131,072 patches are kept of them.
         #[serde(default = "images")]
         images: usize,
+        /// Whether codes are of the same crop and flip as the patches. `false` draws another one for the codes: a slip of SIMLA's release, kept
+        /// for parity with it.
+        #[serde(default = "yes", skip_serializing_if = "is_true")]
+        aligned: bool,
         /// A codebook that `unimo data codes` made; absent: one is made when a training begins, and kept in its run folder.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         path: Option<PathBuf>,
@@ -81,6 +85,14 @@ fn cells() -> usize {
 
 fn images() -> usize {
     5000
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn is_true(value: &bool) -> bool {
+    *value
 }
 
 impl CodesConfig {
@@ -126,6 +138,14 @@ impl CodesConfig {
     pub fn count(&self) -> usize {
         let (Self::KMeans { codes, .. } | Self::Files { codes, .. }) = self;
         *codes
+    }
+
+    /// Whether codes are of the same crop and flip as the patches.
+    pub(crate) fn aligned(&self) -> bool {
+        match self {
+            Self::KMeans { aligned, .. } => *aligned,
+            Self::Files { .. } => true,
+        }
     }
 
     /// Side of the patches in pixels, if the settings say it.
@@ -179,7 +199,12 @@ pub enum Making {
 #[derive(Debug, Clone)]
 pub enum PatchCodes {
     /// Those of a k-means.
-    Codebook(Codebook),
+    Codebook {
+        /// The typical patches.
+        book: Codebook,
+        /// Whether codes are of the same crop and flip as the patches.
+        aligned: bool,
+    },
     /// Those of a file.
     Table(CodeTable),
 }
@@ -251,7 +276,10 @@ impl PatchCodes {
                 ));
             }
         }
-        Ok(Self::Codebook(book))
+        Ok(Self::Codebook {
+            book,
+            aligned: config.aligned(),
+        })
     }
 
     /// Makes a codebook of the training images.
@@ -343,10 +371,15 @@ impl PatchCodes {
         book.map_err(|reason| DataError::config("data.codes.codes", codes, reason))
     }
 
+    /// Whether codes are of the same crop and flip as the patches.
+    pub(crate) fn aligned(&self) -> bool {
+        !matches!(self, Self::Codebook { aligned: false, .. })
+    }
+
     /// Number of codes.
     pub fn count(&self) -> usize {
         match self {
-            Self::Codebook(book) => book.shape().codes,
+            Self::Codebook { book, .. } => book.shape().codes,
             Self::Table(table) => table.count(),
         }
     }
@@ -354,7 +387,7 @@ impl PatchCodes {
     /// Patches along a side of an image of `size` pixels.
     pub fn side(&self, size: usize) -> usize {
         match self {
-            Self::Codebook(book) => size / book.shape().patch_size,
+            Self::Codebook { book, .. } => size / book.shape().patch_size,
             Self::Table(table) => table.grid().isqrt(),
         }
     }
@@ -362,7 +395,7 @@ impl PatchCodes {
     /// One sentence: where the codes come from.
     pub fn describe(&self) -> String {
         match self {
-            Self::Codebook(book) => book.describe(),
+            Self::Codebook { book, .. } => book.describe(),
             Self::Table(table) => table.describe(),
         }
     }
@@ -383,7 +416,7 @@ impl PatchCodes {
         name: &dyn Fn() -> Result<Option<String>, SampleError>,
     ) -> Result<Vec<u32>, ReadError> {
         match self {
-            Self::Codebook(book) => Ok(book.codes(levels, size)),
+            Self::Codebook { book, .. } => Ok(book.codes(levels, size)),
             Self::Table(table) => {
                 let name = name().map_err(|error| ReadError {
                     kind: error.kind,

@@ -419,12 +419,19 @@ impl Maker {
                     let picture = Cow::Borrowed(&picture);
                     view(picture, Stream::SecondView, &mut second_view)?;
                 }
+                let mut other = Vec::new();
+                if spec.codes.as_ref().is_some_and(|codes| !codes.aligned()) {
+                    view(Cow::Borrowed(&picture), Stream::CodesView, &mut other)?;
+                }
                 let before = pixels.len();
                 view(Cow::Owned(picture), Stream::Augment, pixels)?;
-                // Of what the model sees, after every crop and flip.
                 if let Some(all) = &spec.codes {
+                    let seen = match all.aligned() {
+                        true => &pixels[before..],
+                        false => &other,
+                    };
                     let name = || spec.source.image_name(spec.split, index);
-                    let found = all.of_image(&pixels[before..], spec.images.size, &name);
+                    let found = all.of_image(seen, spec.images.size, &name);
                     let place = || spec.source.place(spec.split, index);
                     codes = found.map_err(|error| SampleError::new(place(), error))?;
                 }

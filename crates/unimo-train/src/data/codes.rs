@@ -70,6 +70,7 @@ pub fn run(args: &CodesArgs) -> Result<(), TrainError> {
         codes: args.codes.unwrap_or(codes),
         cells: args.cells.unwrap_or(cells),
         images: args.images.unwrap_or(images),
+        aligned: true,
         path: None,
     };
     recipe.data.codes = Some(config.clone());

@@ -121,6 +121,10 @@ fn settings_out_of_range_are_named() {
         ("patch_size = 5\ncodes = 8", "data.codes.patch_size"),
         ("patch_size = 8\ncodes = 8\ncells = 3", "data.codes.cells"),
         ("patch_size = 8\ncodes = 8\nimages = 0", "data.codes.images"),
+        (
+            "patch_size = 8\ncodes = 8\naligned = false",
+            "data.codes.aligned",
+        ),
         ("patch_size = 8\ncodes = 8\npath = \"\"", "data.codes.path"),
     ] {
         assert!(with(codes).contains(key), "{}", with(codes));
@@ -160,6 +164,7 @@ fn a_codebook_is_made_of_scenes_and_must_fit_the_settings() {
         codes: 13,
         cells: 1,
         images,
+        aligned: true,
         path: None,
     };
     let error = PatchCodes::of_book(book, &other, path)
