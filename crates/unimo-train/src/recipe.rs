@@ -554,6 +554,12 @@ impl Recipe {
             "{}",
             "must be absent with [model.regions]: it reads images",
         )?;
+        ConfigError::unless(
+            self.eval.key_words.is_none() || self.objectives.psl.is_some(),
+            "eval.key_words",
+            "{}",
+            "needs [objectives.psl], which predicts words of an image",
+        )?;
         if let Some(config) = &self.eval.grad_cam {
             let fits = config.validate_with(&self.model, &self.objectives);
             fits.map_err(|e| e.within("grad_cam").within("eval"))?;

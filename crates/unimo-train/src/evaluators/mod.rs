@@ -10,6 +10,7 @@ pub(crate) mod encoded;
 mod gallery;
 pub(crate) mod gates;
 pub mod grad_cam;
+pub mod key_words;
 pub mod losses;
 pub mod plan;
 pub mod prompts;
@@ -30,6 +31,7 @@ use unimo_report::record::EvalRecord;
 use crate::error::TrainError;
 use crate::evaluators::captions::Captions;
 use crate::evaluators::grad_cam::GradCam;
+use crate::evaluators::key_words::KeyWords;
 use crate::evaluators::losses::Losses;
 use crate::evaluators::prompts::Prompts;
 use crate::evaluators::retrieval::Retrieval;
@@ -144,6 +146,11 @@ pub fn open(
         && let Some(losses) = Losses::open(config, recipe, held_out, say)?
     {
         all.push(Box::new(losses));
+    }
+    if let Some(config) = &recipe.eval.key_words
+        && let Some(words) = KeyWords::open(config, recipe, held_out, say)?
+    {
+        all.push(Box::new(words));
     }
     if let Some(config) = &recipe.eval.grad_cam {
         all.push(Box::new(GradCam::open(config, recipe, held_out)?));
