@@ -49,6 +49,8 @@ pub struct KeyWords {
     /// The tokens that are looked for; none: those that enough images have.
     tokens: Vec<i32>,
     images: usize,
+    /// Images of a batch.
+    size: usize,
 }
 
 /// What was found out about the images.
@@ -99,33 +101,35 @@ impl KeyWords {
         for limit in [recipe.eval.limit, config.limit] {
             images = if limit > 0 { images.min(limit) } else { images };
         }
+        let size = recipe.eval.batch_size.min(images).max(1);
         Ok(Some(Self {
             source: Arc::clone(source),
             tokenizer: Arc::clone(tokenizer),
             skip: Arc::new(SkipList::in_memory(recipe.data.max_skipped)),
             split: held_out.split,
             tokens,
-            images,
+            // Whole batches: what is left over would come with images that were there before.
+            images: images / size * size,
+            size,
         }))
     }
 
     /// The loader of the images, each with one of its captions and all of them.
     fn loader(&self, recipe: &Recipe) -> Result<(Loader, usize), TrainError> {
-        let size = recipe.eval.batch_size.min(self.images).max(1);
         let mut spec = LoaderSpec::new(
             &recipe.data,
             Arc::clone(&self.source),
             Arc::clone(&self.tokenizer),
             Arc::clone(&self.skip),
             Batches {
-                size,
+                size: self.size,
                 seed: seed_of(recipe.seed, NO_STEP, 0, Purpose::Order),
             },
         );
         spec.split = self.split;
         spec.augment = None;
         spec.references = true;
-        Ok((Loader::new(spec)?, self.images / size))
+        Ok((Loader::new(spec)?, self.images / self.size))
     }
 
     fn look(&self, weights: &Weights<'_>, psl: &Psl) -> Result<Found, TrainError> {
