@@ -426,9 +426,10 @@ impl Maker {
                 let before = pixels.len();
                 view(Cow::Owned(picture), Stream::Augment, pixels)?;
                 if let Some(all) = &spec.codes {
-                    let seen = match all.aligned() {
-                        true => &pixels[before..],
-                        false => &other,
+                    let seen = if all.aligned() {
+                        &pixels[before..]
+                    } else {
+                        &other
                     };
                     let name = || spec.source.image_name(spec.split, index);
                     let found = all.of_image(seen, spec.images.size, &name);

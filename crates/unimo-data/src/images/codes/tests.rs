@@ -11,15 +11,14 @@ const SHAPE: CodebookShape = CodebookShape {
 /// Images of 16 x 16 pixels whose four patches are near one of four colours each.
 fn levels(colours: [usize; 4], noise: u64) -> Vec<u8> {
     const COLOURS: [[u8; 3]; 4] = [[200, 20, 20], [20, 200, 20], [20, 20, 200], [120, 120, 120]];
-    let mut levels = Vec::new();
-    for channel in 0..3 {
-        for (y, x) in (0..16).flat_map(|y| (0..16).map(move |x| (y, x))) {
-            let patch = y / 8 * 2 + x / 8;
-            let draw = hash(Stream::Codes, &[noise, y as u64, x as u64, channel as u64]) % 9;
-            levels.push(COLOURS[colours[patch]][channel] + draw as u8);
-        }
-    }
-    levels
+    let value = |channel: usize, y: usize, x: usize| {
+        let patch = y / 8 * 2 + x / 8;
+        let draw = hash(Stream::Codes, &[noise, y as u64, x as u64, channel as u64]) % 9;
+        COLOURS[colours[patch]][channel] + draw as u8
+    };
+    let pixels = |channel| (0..256).map(move |at| (channel, at / 16, at % 16));
+    let all = (0..3).flat_map(pixels);
+    all.map(|(channel, y, x)| value(channel, y, x)).collect()
 }
 
 fn patches(images: u64) -> Vec<f32> {
