@@ -143,6 +143,8 @@ fn changes(name: &str) -> Vec<&'static str> {
     match name {
         "unimo2-base" => set.extend([UNALIGNED, "objectives.views.width=32"]),
         "unimo3-retrieval-tiny" => set.push("init=none"),
+        // Retrieval alone is recorded.
+        "simla-tiny" => set.extend(["eval.losses=none", "eval.key_words=none"]),
         // The row that a tokenizer trained here pads with.
         "mvp-base" | "albef-base" | "mamo-base" | "simla-base" => set.push("model.text.pad_id=1"),
         _ => {}
