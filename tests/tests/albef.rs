@@ -99,6 +99,7 @@ fn model() -> BackboneConfig {
             pictures: 1,
             shared_transforms: true,
             image_stream: false,
+            shared: false,
         }),
         joint: None,
     }
@@ -208,6 +209,7 @@ fn batch(reference: &Reference, step: usize) -> Batch {
             std: [0.5; 3],
             second_view: None,
             patch_mask: None,
+            codes: None,
         }),
         texts: Some(Texts {
             ids: ids("ids"),

@@ -100,6 +100,90 @@ fn what_teachers_and_masks_cannot_be_is_told_by_key_and_what_is_allowed() {
             "patches",
             "model.image.mask_embedding = true",
         ),
+        (
+            "simla-tiny",
+            "data.codes=none",
+            "data.codes",
+            "is needed by [objectives.mim]",
+        ),
+        (
+            "simla-tiny",
+            "objectives.mim=none",
+            "data.codes",
+            "no objective of this recipe reads codes",
+        ),
+        (
+            "simla-tiny",
+            "objectives.mim.codes=32",
+            "objectives.mim.codes",
+            "data.codes.codes = 64",
+        ),
+        (
+            "simla-tiny",
+            "objectives.mim.codes=none",
+            "objectives.mim.codes",
+            "must be the number of codes",
+        ),
+        (
+            "simla-tiny",
+            "objectives.mim.normalised=false",
+            "objectives.mim.normalised",
+            "a code is not scaled",
+        ),
+        (
+            "simla-tiny",
+            "objectives.mim.patches.rate=1",
+            "objectives.mim.patches.rate",
+            "between 0 and 1",
+        ),
+        (
+            "simla-tiny",
+            "data.codes.patch_size=16",
+            "data.codes.patch_size",
+            "model.image.patch_size = 8",
+        ),
+        (
+            "simla-tiny",
+            "model.fusion.layers=2",
+            "model.fusion.layers",
+            "the layers are the text encoder's own",
+        ),
+        (
+            "simla-tiny",
+            "model.fusion.image_stream=true",
+            "model.fusion.shared",
+            "no blocks for a stream of the image",
+        ),
+        (
+            "simla-tiny",
+            "model.text.max_positions=64",
+            "model.text.max_positions",
+            "room for the 65 positions of an image",
+        ),
+        (
+            "simla-tiny",
+            "model.fusion.shared=false",
+            "objectives.",
+            "shared = true",
+        ),
+        (
+            "simla-tiny",
+            "objectives.psl.width=32",
+            "objectives.psl.width",
+            "objectives.itc.width = 64",
+        ),
+        (
+            "simla-tiny",
+            "objectives.lm.weight=1.0",
+            "objectives.lm",
+            "texts in both directions",
+        ),
+        (
+            "simla-tiny",
+            "objectives.psl=none",
+            "eval.key_words",
+            "needs [objectives.psl]",
+        ),
     ] {
         let error = Recipe::load(name, &overrides(None, &[set])).unwrap_err();
         let message = error.to_string();

@@ -95,6 +95,7 @@ fn model() -> BackboneConfig {
             pictures: 1,
             shared_transforms: true,
             image_stream: true,
+            shared: false,
         }),
         joint: None,
     }
@@ -130,6 +131,7 @@ fn images(reference: &Reference) -> Images {
         std: [0.5; 3],
         second_view: None,
         patch_mask: None,
+        codes: None,
     }
 }
 

@@ -101,6 +101,19 @@ fn changes(name: &str) -> Vec<&'static str> {
             set.extend(["model.fusion.uni_levels=2", "objectives.itc.width=32"]);
         }
         "mamo" => set.extend(ONE_STREAM),
+        "simla" => {
+            set.extend(TWO_STREAMS);
+            // The sizes of the text encoder, whose blocks are the cross layers too.
+            set.extend([
+                "objectives.itc.width=32",
+                "objectives.psl.width=32",
+                "objectives.mim.codes=8",
+                "data.codes.codes=8",
+                "data.codes.cells=1",
+                "data.codes.images=50",
+                "data.codes.patch_size=8",
+            ]);
+        }
         "unimo2" => {
             set.extend(ONE_STREAM);
             set.extend([
@@ -130,8 +143,10 @@ fn changes(name: &str) -> Vec<&'static str> {
     match name {
         "unimo2-base" => set.extend([UNALIGNED, "objectives.views.width=32"]),
         "unimo3-retrieval-tiny" => set.push("init=none"),
+        // Retrieval alone is recorded.
+        "simla-tiny" => set.extend(["eval.losses=none", "eval.key_words=none"]),
         // The row that a tokenizer trained here pads with.
-        "mvp-base" | "albef-base" | "mamo-base" => set.push("model.text.pad_id=1"),
+        "mvp-base" | "albef-base" | "mamo-base" | "simla-base" => set.push("model.text.pad_id=1"),
         _ => {}
     }
     if name != "unimo2-base" && family != "cclm" {

@@ -182,6 +182,7 @@ mod heads {
             grounded: None,
             gates: Vec::new(),
             attention: Vec::new(),
+            class_attention: None,
         };
         let logits = head.logits(&backbone, &fused);
         reference.output("logits", &logits);

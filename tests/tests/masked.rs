@@ -103,6 +103,8 @@ fn config(distance: Distance, target: Target) -> ObjectivesConfig {
             distance: Distance::L2,
             normalised: true,
             decoder_layers: 1,
+            codes: None,
+            distil: None,
         }),
         ..ObjectivesConfig::default()
     }
@@ -116,6 +118,7 @@ fn heads(reference: &Reference, distance: Distance, target: Target) -> Objective
     let mim = match target {
         Target::Teacher => "mim_teacher.",
         Target::Pixels => "mim_pixels.",
+        Target::Codes => unreachable!("codes are compared in simla.rs"),
     };
     heads.mrm = heads.mrm.take().map(|head| reference.fill(head, "mrm."));
     heads.mim = heads.mim.take().map(|head| reference.fill(head, mim));
@@ -141,6 +144,7 @@ fn batch(reference: &Reference) -> Batch {
             std: [0.5; 3],
             second_view: None,
             patch_mask: Some(hidden.map(|hidden| hidden == 1).collect()),
+            codes: None,
         }),
         texts: Some(Texts {
             ids: ids("ids").collect(),

@@ -56,6 +56,20 @@ pub const TAGS: &str = "tags";
 pub const TRANSLATION: &str = "translation";
 
 impl Batch {
+    /// The same with the text of the next sample for each image, that of the first for the last: pairs that do not belong together. Answers and
+    /// further texts, which belong to the texts or to the images, are left out.
+    #[must_use]
+    pub fn mismatched(&self) -> Self {
+        Self {
+            samples: self.samples.clone(),
+            pictures: self.pictures.clone(),
+            images: self.images.clone(),
+            regions: self.regions.clone(),
+            texts: self.texts.as_ref().map(Texts::turned),
+            ..Self::default()
+        }
+    }
+
     /// The number of samples, `B`.
     pub fn len(&self) -> usize {
         self.samples.len()
@@ -134,6 +148,9 @@ pub struct Images {
     pub second_view: Option<Vec<u8>>,
     /// `[B, N]`: which patches are to be predicted (`true` hides), if the loader was asked for it by a [`PatchMaskSpec`].
     pub patch_mask: Option<Vec<bool>>,
+    /// `[B, N]`: the code of each patch of [`pixels`](Self::pixels), if the loader was asked for it.
+    #[serde(default)]
+    pub codes: Option<Vec<u32>>,
 }
 
 impl Images {
@@ -221,6 +238,29 @@ impl Texts {
             concepts.for_each(|labels| widen(labels, MaskedTexts::IGNORE));
         }
         self.length = length;
+    }
+
+    /// The same texts, each one row earlier, the first at the end.
+    fn turned(&self) -> Self {
+        fn turned<T: Clone>(values: &[T], by: usize) -> Vec<T> {
+            let (first, rest) = values.split_at(by.min(values.len()));
+            [rest, first].concat()
+        }
+        let by = |values: &[i32]| turned(values, self.length);
+        let one = |values: &[usize]| turned(values, 1);
+        Self {
+            ids: by(&self.ids),
+            length: self.length,
+            lengths: one(&self.lengths),
+            masked: self.masked.as_ref().map(|masked| MaskedTexts {
+                ids: by(&masked.ids),
+                labels: by(&masked.labels),
+                concept_labels: masked.concept_labels.as_deref().map(by),
+            }),
+            concepts: self.concepts.as_deref().map(one),
+            roles: turned(&self.roles, 1),
+            segments: self.segments.as_deref().map(by),
+        }
     }
 
     /// Whether text `row` describes its image. Only such a text is a positive of image-text contrast and matching.

@@ -5,7 +5,7 @@
 use burn::module::Module;
 use burn::tensor::{Tensor, assert_shape};
 
-use crate::attention::{Attention, KeyValues};
+use crate::attention::{Attention, KeyValues, Weights};
 use crate::init::Init;
 use crate::kernels::recomputed;
 use crate::layers::{Activation, DropPath, Dropout, LayerNorm, Linear};
@@ -185,6 +185,27 @@ impl PostNormBlock {
         })
     }
 
+    /// As [`forward`](Self::forward), with another layer between the self-attention and the feed-forward layer, which gets the states
+    /// after the first norm. Appends the weights of the self-attention to `kept`, if there is one.
+    ///
+    /// # Shapes
+    ///
+    /// - x, output: `[B, L, D]`
+    /// - mask: `[B, L]` and `[L, L]`
+    pub fn forward_around<'a>(
+        &self,
+        x: Tensor<3>,
+        mask: impl Into<Hidden<'a>>,
+        kept: Option<&mut Vec<Weights>>,
+        between: impl FnOnce(Tensor<3>) -> Tensor<3>,
+    ) -> Tensor<3> {
+        assert_shape!(x, [_, _, _]);
+        let attention = &self.attention;
+        let attended = attention.forward_keeping(x.clone(), x.clone(), mask, kept);
+        let x = self.attention_norm.forward(x + self.branch(attended));
+        self.fed(between(x))
+    }
+
     /// As [`forward`](Self::forward), for positions that follow those of `before`, which they see; see [`Attention::read_on`].
     ///
     /// # Shapes
@@ -202,7 +223,11 @@ impl PostNormBlock {
     }
 
     fn finish(&self, x: Tensor<3>, attended: Tensor<3>) -> Tensor<3> {
-        let x = self.attention_norm.forward(x + self.branch(attended));
+        self.fed(self.attention_norm.forward(x + self.branch(attended)))
+    }
+
+    /// The feed-forward layer with its norm.
+    fn fed(&self, x: Tensor<3>) -> Tensor<3> {
         let fed = self.feed_forward.forward(x.clone());
         self.feed_forward_norm.forward(x + self.branch(fed))
     }

@@ -26,6 +26,7 @@ use unimo_batch::registry::{Beside, fields_of};
 use crate::error::DataError;
 use crate::images::augment::AugmentConfig;
 use crate::images::{Filter, ImageSpec, Limits, Resize};
+use crate::loader::codes::CodesConfig;
 use crate::loader::switch::SwitchConfig;
 use crate::order::plan::Shuffle;
 use crate::settings::{not_empty, range, share};
@@ -100,6 +101,9 @@ macro_rules! data_config {
             /// Words of training captions in other languages; `None`: captions as they are.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub switch: Option<SwitchConfig>,
+            /// A code for each patch of an image, which hidden patches are to become; `None`: images have none.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub codes: Option<CodesConfig>,
             /// Regions instead of pixels; `None`: pixels.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub regions: Option<RegionsConfig>,
@@ -130,6 +134,7 @@ macro_rules! data_config {
                     outside: OutsideSources::default(),
                     concepts: None,
                     switch: None,
+                    codes: None,
                     regions: None,
                     tokenizer: TokenizerConfig::default(),
                 }
@@ -374,11 +379,33 @@ impl DataConfig {
         if let Some(augment) = &self.augment {
             augment.validate()?;
         }
+        if let Some(codes) = &self.codes {
+            codes.validate(self.image_size)?;
+            if !codes.aligned() && !self.augment.is_some_and(|augment| augment.moves()) {
+                return Err(DataError::config(
+                    "data.codes.aligned",
+                    false,
+                    "true unless data.augment moves what an image shows: another crop is the same one",
+                ));
+            }
+            if codes.is_fixed() && self.augment.is_some_and(|augment| augment.moves()) {
+                return Err(DataError::config(
+                    "data.augment",
+                    "a crop, a flip or a list of operations",
+                    "absent, or a change of colours alone, beside data.codes.kind = \"files\": its codes are of whole images, and would \
+                     not be those of the patches that the model sees. kind = \"k_means\" computes codes after every change",
+                ));
+            }
+        }
         if let Some(regions) = &self.regions {
             regions.validate()?;
             if self.augment.is_some() {
                 let allowed = "absent beside data.regions, which are taken as they are";
                 return Err(DataError::config("data.augment", "{}", allowed));
+            }
+            if self.codes.is_some() {
+                let allowed = "absent beside data.regions: codes are of patches of pixels";
+                return Err(DataError::config("data.codes", "{}", allowed));
             }
         }
         self.chosen()?
@@ -424,13 +451,15 @@ impl DataConfig {
         }
         let regions = self.regions.iter_mut();
         regions.filter_map(RegionsConfig::path_mut).for_each(rebase);
+        let codes = self.codes.iter_mut();
+        codes.filter_map(CodesConfig::path_mut).for_each(rebase);
         let concepts = self.concepts.iter_mut();
         concepts.flat_map(ConceptsConfig::paths).for_each(rebase);
         let switch = self.switch.iter_mut();
         switch.flat_map(SwitchConfig::paths).for_each(rebase);
     }
 
-    /// The local files and folders that the chosen source, the tokenizer, regions, concepts and dictionaries name and that do not exist. Patterns of
+    /// The local files and folders that the chosen source, the tokenizer, regions, codes, concepts and dictionaries name and that do not exist. Patterns of
     /// file names and URLs are not looked for, nor a tokenizer's relative path, which may be a Hugging Face id.
     pub fn missing(&self) -> Vec<PathBuf> {
         let mut config = self.clone();
@@ -445,6 +474,8 @@ impl DataConfig {
         }
         let regions = config.regions.as_mut().and_then(RegionsConfig::path_mut);
         named.extend(regions.cloned());
+        let codes = config.codes.as_mut().and_then(CodesConfig::path_mut);
+        named.extend(codes.cloned());
         let concepts = config.concepts.iter_mut().flat_map(ConceptsConfig::paths);
         named.extend(concepts.map(|path| path.clone()));
         let switch = config.switch.iter_mut().flat_map(SwitchConfig::paths);

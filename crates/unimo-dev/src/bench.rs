@@ -395,6 +395,7 @@ fn random_batch(size: &Size, family: Family, batch: usize, seed: u64) -> Batch {
             std: [NOISE.1; Images::CHANNELS],
             second_view: None,
             patch_mask,
+            codes: None,
         }),
         texts: Some(texts),
         ..Batch::default()

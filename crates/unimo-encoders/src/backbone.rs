@@ -10,13 +10,15 @@
 //!
 //! Shape legend: `B` rows, `Lt` and `Lv` positions of text and image, `D` width of the cross-modal encoder.
 
+mod checks;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::Module;
 use burn::tensor::{Bool, Device, FloatDType, Tensor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use unimo_batch::registry::{Beside, fields_of};
-use unimo_batch::{Batch, ConfigError, config};
+use unimo_batch::{Batch, ConfigError};
 use unimo_core::init::Init;
 use unimo_core::mask::PaddingMask;
 use unimo_core::outside::Outside;
@@ -96,142 +98,9 @@ fn initializer_range() -> f64 {
 }
 
 impl BackboneConfig {
-    /// Checks every value, alone and against the others.
-    pub fn validate(&self) -> Result<(), ConfigError> {
-        config::above_zero("initializer_range", self.initializer_range)?;
-        self.text.validate().map_err(|e| e.within("text"))?;
-        let images = match (&self.image, &self.regions, &self.outside) {
-            (Some(image), None, None) => {
-                image.validate().map_err(|e| e.within("image"))?;
-                Some(("image", image.width))
-            }
-            (None, Some(regions), None) => {
-                regions.validate().map_err(|e| e.within("regions"))?;
-                Some(("regions", regions.width))
-            }
-            (None, None, Some(outside)) => {
-                outside.validate()?;
-                Some((outside.key(), outside.shape().width))
-            }
-            (None, None, None) => None,
-            (image, regions, outside) => {
-                let keys = [
-                    image.as_ref().map(|_| "image"),
-                    regions.as_ref().map(|_| "regions"),
-                    outside.as_ref().map(OutsideImage::key),
-                ];
-                let keys: Vec<&str> = keys.into_iter().flatten().collect();
-                return ConfigError::unless(
-                    false,
-                    &keys.join(" and "),
-                    "both",
-                    "there must be one of them at most: an image encoder that reads pixels, or one that reads regions",
-                );
-            }
-        };
-        let as_wide = images.is_some_and(|(_, width)| width == self.text.width);
-        ConfigError::unless(
-            !self.image_tags || self.outside.is_none(),
-            "image_tags",
-            self.image_tags,
-            "needs [model.image] or [model.regions]: an image encoder of another crate reads no names of objects",
-        )?;
-        ConfigError::unless(
-            !self.image_tags || self.text.token_types > TAG_TYPE && as_wide,
-            "image_tags",
-            self.image_tags,
-            "needs text.token_types of at least 2 and an image encoder as wide as the text encoder: tags are embedded as words of the \
-             second type",
-        )?;
-        for (key, layers) in [
-            ("text", self.text.layers),
-            (
-                images.map_or("image", |(key, _)| key),
-                images.map_or(1, |_| self.image_layers()),
-            ),
-        ] {
-            ConfigError::unless(
-                layers > 0 || self.joint.is_some(),
-                &format!("{key}.layers"),
-                layers,
-                "must be at least 1 unless one stream, [model.joint], reads the embeddings",
-            )?;
-        }
-        self.check_drop_path()?;
-        match (&self.fusion, &self.joint) {
-            (None, None) => Ok(()),
-            (Some(fusion), None) => {
-                ConfigError::unless(
-                    images.is_some() || !fusion.image_stream,
-                    "fusion",
-                    "{}",
-                    "needs an image encoder, [model.image] or [model.regions]",
-                )?;
-                fusion
-                    .validate(self.text.layers.min(match images {
-                        Some(_) => self.image_layers(),
-                        None => self.text.layers,
-                    }))
-                    .map_err(|e| e.within("fusion"))?;
-                let text = Some(("text", self.text.width));
-                let all = [text, images].into_iter().flatten();
-                for (key, width) in all.filter(|_| !fusion.image_stream) {
-                    ConfigError::unless(
-                        fusion.width == width,
-                        "fusion.width",
-                        fusion.width,
-                        format_args!("must be {key}.width = {width} without an image stream"),
-                    )?;
-                }
-                Ok(())
-            }
-            (None, Some(joint)) => {
-                joint.validate().map_err(|e| e.within("joint"))?;
-                let text = Some(("text", self.text.width));
-                for (key, width) in [text, images].into_iter().flatten() {
-                    ConfigError::unless(
-                        joint.width == width,
-                        "joint.width",
-                        joint.width,
-                        format_args!("must be {key}.width = {width}"),
-                    )?;
-                }
-                Ok(())
-            }
-            (Some(_), Some(_)) => ConfigError::unless(
-                false,
-                "fusion and joint",
-                "both",
-                "there must be one of them at most: a cross-modal encoder of two streams, or of one",
-            ),
-        }
-    }
-
-    /// Drop-path leaves the first layer alone, so it needs a second one.
-    fn check_drop_path(&self) -> Result<(), ConfigError> {
-        let (image, regions) = (self.image.as_ref(), self.regions.as_ref());
-        let (fusion, joint) = (self.fusion.as_ref(), self.joint.as_ref());
-        let encoders = [
-            ("text", Some((self.text.drop_path, self.text.layers))),
-            ("image", image.map(|c| (c.drop_path, c.layers))),
-            ("regions", regions.map(|c| (c.drop_path, c.layers))),
-            ("fusion", fusion.map(|c| (c.drop_path, c.layers))),
-            ("joint", joint.map(|c| (c.drop_path, c.layers))),
-        ];
-        for (key, encoder) in encoders {
-            let Some((rate, layers)) = encoder else {
-                continue;
-            };
-            ConfigError::unless(
-                rate == 0.0 || layers > 1,
-                &format!("{key}.drop_path"),
-                rate,
-                format_args!(
-                    "must be 0 with {key}.layers = {layers}: it rises from 0 in the first layer"
-                ),
-            )?;
-        }
-        Ok(())
+    /// Whether the layers of the cross-modal encoder are the text encoder's own blocks.
+    pub fn shares_layers(&self) -> bool {
+        self.fusion.as_ref().is_some_and(|fusion| fusion.shared)
     }
 
     /// Whether there is an image encoder.
@@ -521,7 +390,12 @@ impl Backbone {
 
     /// How many of the text encoder's last states are needed, if these layers are asked for.
     pub fn text_states(&self, layers: &BTreeSet<usize>) -> usize {
-        self.states_down_to(self.text.layers.len(), layers)
+        let depth = self.text.layers.len();
+        match self.shared() {
+            // The embeddings are what enters the same blocks again.
+            Some(_) => depth + 1,
+            None => self.states_down_to(depth, layers),
+        }
     }
 
     /// The states of a text encoder that [gives constants](Self::gives_constant_texts), without autodiff.
@@ -565,9 +439,13 @@ impl Backbone {
         layers: &BTreeSet<usize>,
     ) -> TextFeatures {
         let layers = layers_of(&states, self.text.layers.len(), layers);
-        let states = self.read_by_fusion(states);
+        let class = first(&states);
+        let states = match self.shared() {
+            Some(_) => states.into_iter().take(1).collect(),
+            None => self.read_by_fusion(states),
+        };
         TextFeatures {
-            class: first(&states),
+            class,
             states: match &self.fusion {
                 Some(fusion) => fusion.project_texts(states),
                 None => states,
@@ -865,6 +743,7 @@ impl Backbone {
                 grounded: None,
                 gates: Vec::new(),
                 attention: Vec::new(),
+                class_attention: None,
             };
         };
         assert!(
@@ -874,11 +753,57 @@ impl Backbone {
         let (Some(texts), Some(images)) = (texts, images) else {
             unreachable!("invariant: two streams take pairs");
         };
+        if let Some(fusion) = self.shared() {
+            assert!(
+                view.prefix.is_none(),
+                "shared layers read texts in both directions"
+            );
+            return self.fuse_shared(fusion, texts, images, view, keep);
+        }
         let (text, image) = (&texts.mask, images.mask.as_ref());
         let states = (texts.states.as_slice(), images.states.as_slice());
         match view.prefix {
             None => fusion.forward(states.0, states.1, text, image, keep),
             Some(prefix) => fusion.from_left_to_right(states, (text, image), prefix, keep),
+        }
+    }
+
+    /// The cross-modal encoder whose layers are the text encoder's own blocks, if it is one.
+    fn shared(&self) -> Option<&CrossModalEncoder> {
+        self.fusion.as_ref().filter(|fusion| fusion.config.shared)
+    }
+
+    /// Fuses row `i` of the texts with row `i` of the images through the text encoder's blocks, once for each side that is wanted.
+    fn fuse_shared(
+        &self,
+        fusion: &CrossModalEncoder,
+        texts: &TextFeatures,
+        images: &ImageFeatures,
+        view: &View,
+        keep: Keep,
+    ) -> FusionOutput {
+        let (words, patches) = (last(&texts.states), last(&images.states));
+        let (blocks, image_mask) = (&self.text.layers, images.mask.as_ref());
+        let text = view.sides.text.then(|| {
+            let query = (words.clone(), (&texts.mask).into());
+            let kept = (keep, view.class_attention);
+            fusion.through_blocks(blocks, query, (patches, image_mask), kept)
+        });
+        let image = view.sides.image.then(|| {
+            let query = (self.text.embed_states(patches.clone()), image_mask.into());
+            let memory = (words, Some(&texts.mask));
+            let (states, _) = fusion.through_blocks(blocks, query, memory, (Keep::Nothing, false));
+            states
+        });
+        let (text, kept) = text.unzip();
+        let kept = kept.unwrap_or_default();
+        FusionOutput {
+            text,
+            image,
+            grounded: None,
+            gates: Vec::new(),
+            attention: kept.attention,
+            class_attention: kept.class,
         }
     }
 
@@ -898,6 +823,20 @@ impl Backbone {
         others: &TextFeatures,
         keep: Keep,
     ) -> FusionOutput {
+        if let Some(fusion) = self.shared() {
+            let query = (last(&texts.states).clone(), (&texts.mask).into());
+            let memory = (last(&others.states), Some(&others.mask));
+            let blocks = &self.text.layers;
+            let (text, kept) = fusion.through_blocks(blocks, query, memory, (keep, false));
+            return FusionOutput {
+                text: Some(text),
+                image: None,
+                grounded: None,
+                gates: Vec::new(),
+                attention: kept.attention,
+                class_attention: None,
+            };
+        }
         let alone = self.fusion.as_ref().filter(|fusion| fusion.image.is_none());
         let fusion = alone.expect("invariant: validation finds a text stream alone");
         let masks = (&texts.mask, Some(&others.mask));

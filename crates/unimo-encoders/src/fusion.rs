@@ -11,6 +11,7 @@
 //! | `link = managers` | ManagerTower |
 //! | `levels = cross_prev`, `gate = cls` or `token` | UNIMO-3 |
 //! | `levels = uni_top_n` or `both` | UNIMO-3 with uni-modal levels in its memory |
+//! | `image_stream = false`, `shared = true` | SIMLA: the layers are the text encoder's own blocks, see [`shared`] |
 //! | `image_stream = false` | ALBEF: every layer of the text stream reads the image encoder's states, which stay as they are; CCLM: or those of another text |
 //!
 //! One layer of the text stream (the image stream is its mirror image):
@@ -32,6 +33,7 @@
 //! Shape legend: `B` rows, `Lt` and `Lv` positions of text and image, `D` width, `R` gate rows, `S` levels.
 
 pub mod reading;
+pub mod shared;
 
 use burn::module::{Module, Param};
 use burn::tensor::{Tensor, assert_shape};
@@ -46,6 +48,7 @@ use unimo_core::layers::{Activation, DropPath, Dropout, Embedding, LayerNorm, Li
 use unimo_core::levels::{GateKind, LevelAttention, LevelAttentionConfig};
 use unimo_core::mask::{Hidden, PaddingMask, PairMask};
 
+use self::shared::SharedLayer;
 use crate::managers::{Manager, ManagerConfig, ManagerMemory};
 use crate::output::{FusionOutput, Keep, LayerAttention, LayerGates, StreamAttention};
 
@@ -140,6 +143,14 @@ pub struct FusionConfig {
     /// encoders are as wide as the stream.
     #[serde(default = "with_image_stream", skip_serializing_if = "is_true")]
     pub image_stream: bool,
+    /// Whether the layers are the text encoder's own blocks, each with an attention to the other modality between its halves (SIMLA). Texts
+    /// enter them as word embeddings, and images may read texts through them too. All sizes are then the text encoder's.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub shared: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 fn shared() -> bool {
@@ -213,6 +224,12 @@ impl FusionConfig {
             "must be true with levels, link, pictures above 1, or without in_layer: without it the text stream reads one image in every layer",
         )?;
         ConfigError::unless(
+            !self.shared || !self.image_stream,
+            "shared",
+            self.shared,
+            "must be false with image_stream = true: the text encoder has no blocks for a stream of the image",
+        )?;
+        ConfigError::unless(
             self.shared_transforms || self.link.is_bridge(),
             "shared_transforms",
             self.shared_transforms,
@@ -277,9 +294,9 @@ impl FusionConfig {
         image_width: usize,
     ) -> CrossModalEncoder {
         let stream = |init: &mut Init| Stream {
-            layers: (0..self.layers)
-                .map(|layer| CrossModalLayer::new(init, self, layer))
-                .collect(),
+            layers: self.for_each_layer(!self.shared, |layer| {
+                CrossModalLayer::new(init, self, layer)
+            }),
             links: self.for_each_layer(self.link.is_bridge(), |_| {
                 LayerNorm::new(init, self.width, self.layer_norm_eps)
             }),
@@ -333,6 +350,7 @@ impl FusionConfig {
                 .then(|| Embedding::new(init, IMAGE + self.pictures, self.width)),
             text: stream(init),
             image: streams.then(|| stream(init)),
+            shared: self.for_each_layer(self.shared, |layer| SharedLayer::new(init, self, layer)),
             config: self.clone(),
         }
     }
@@ -371,6 +389,8 @@ pub struct CrossModalEncoder {
     pub text: Stream,
     /// The image stream, unless the text stream reads the image encoder's states as they are.
     pub image: Option<Stream>,
+    /// What is added to each block of the text encoder, if the layers are its own; else empty.
+    pub shared: Vec<SharedLayer>,
     /// What it was made from.
     #[module(skip)]
     pub config: FusionConfig,
@@ -809,6 +829,7 @@ impl CrossModalEncoder {
             grounded: None,
             gates,
             attention,
+            class_attention: None,
         }
     }
 

@@ -98,12 +98,17 @@ impl ImageEncoderConfig {
         }
     }
 
+    /// `N`: class tokens and patches of an image.
+    pub(crate) fn positions(&self) -> usize {
+        self.grid() * self.grid() + self.class_tokens()
+    }
+
     /// A new encoder.
     pub fn init(&self, init: &mut Init) -> ImageEncoder {
         let block = self.block();
         let inputs = Images::CHANNELS * self.patch_size * self.patch_size;
         let norm = |init: &mut Init| LayerNorm::new(init, self.width, self.layer_norm_eps);
-        let positions = self.grid() * self.grid() + self.class_tokens();
+        let positions = self.positions();
         ImageEncoder {
             patch_embedding: Linear::new(init, inputs, self.width, self.patch_bias),
             class_embedding: init.normal([self.width]),

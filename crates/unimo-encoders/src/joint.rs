@@ -128,6 +128,36 @@ pub struct JointEncoder {
     pub config: JointConfig,
 }
 
+/// Whose states a pass over pairs gives. Most encoders give those of both at once; [`crate::fusion::shared`] goes through its layers once
+/// for each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sides {
+    /// Those of the texts.
+    pub text: bool,
+    /// Those of the images.
+    pub image: bool,
+}
+
+impl Default for Sides {
+    fn default() -> Self {
+        Self {
+            text: true,
+            image: false,
+        }
+    }
+}
+
+impl Sides {
+    /// What either asks for.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            text: self.text || other.text,
+            image: self.image || other.image,
+        }
+    }
+}
+
 /// What a pass through the encoder may see.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct View {
@@ -137,6 +167,10 @@ pub struct View {
     pub hidden_tokens: Vec<bool>,
     /// How many layers are run; `None`: all.
     pub layers: Option<usize>,
+    /// Whose states are wanted, of an encoder that gives one at a time.
+    pub sides: Sides,
+    /// Whether [`FusionOutput::class_attention`] is wanted.
+    pub class_attention: bool,
 }
 
 /// What one stream reads.
@@ -211,6 +245,7 @@ impl JointEncoder {
             }),
             gates: Vec::new(),
             attention: Vec::new(),
+            class_attention: None,
         }
     }
 

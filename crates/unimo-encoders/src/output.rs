@@ -21,6 +21,8 @@ pub struct FusionOutput {
     pub gates: Vec<LayerGates>,
     /// Per layer each stream's attention to the other; empty unless asked for.
     pub attention: Vec<LayerAttention>,
+    /// `[B, H, Lt]`: what the first position of each text attends to in the text itself, in the last layer; `None` unless asked for.
+    pub class_attention: Option<Tensor<3>>,
 }
 
 impl FusionOutput {
@@ -59,6 +61,7 @@ impl FusionOutput {
         Self {
             text: fixed(self.text),
             image: fixed(self.image),
+            class_attention: fixed(self.class_attention),
             ..self
         }
     }
@@ -78,6 +81,10 @@ impl FusionOutput {
             grounded: self.grounded.as_ref().map(|grounded| grounded.rows(&rows)),
             gates: Vec::new(),
             attention: Vec::new(),
+            class_attention: self
+                .class_attention
+                .as_ref()
+                .map(|weights| rows.of(weights)),
         }
     }
 }

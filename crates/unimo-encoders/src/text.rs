@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use unimo_batch::{ConfigError, config};
 use unimo_core::attention::KeyValues;
 use unimo_core::blocks::{self, BlockConfig, Draws, PostNormBlock};
-use unimo_core::dtype::cast;
+use unimo_core::dtype::{cast, same_dtype};
 use unimo_core::init::Init;
 use unimo_core::layers::{Activation, Dropout, Embedding, LayerNorm};
 use unimo_core::mask::{Hidden, PaddingMask, PairMask};
@@ -279,6 +279,33 @@ impl TextEncoder {
             + types
             + self.position_embedding.forward(input.positions.clone());
         let embedded = self.embedding_norm.forward(embedded);
+        cast(self.dropout.forward(embedded), self.dtype)
+    }
+
+    /// States of another encoder as the input of the blocks, numbered like words: their positions, without a word and a type.
+    ///
+    /// # Shapes
+    ///
+    /// - states, output: `[B, L, D]`
+    ///
+    /// # Panics
+    ///
+    /// Panics if there are more positions than [`longest_text`](Self::longest_text).
+    pub fn embed_states(&self, states: Tensor<3>) -> Tensor<3> {
+        let [_, length, width] = states.dims();
+        assert!(
+            length <= self.longest_text(),
+            "there are no {length} positions"
+        );
+        let first = match self.positions {
+            Positions::FromZero => 0,
+            Positions::AfterPad => self.pad_id + 1,
+        };
+        let rows = self.position_embedding.weight.val();
+        let rows = rows.narrow(0, first, length).reshape([1, length, width]);
+        let embedded = self
+            .embedding_norm
+            .forward(states.clone() + same_dtype(rows, &states));
         cast(self.dropout.forward(embedded), self.dtype)
     }
 

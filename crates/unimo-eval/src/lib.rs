@@ -11,6 +11,7 @@ pub mod interval;
 pub mod metrics;
 pub mod nlvr;
 pub mod patch_map;
+pub mod precision;
 pub mod retrieval;
 pub mod vqa;
 

@@ -12,7 +12,7 @@ use unimo_encoders::backbone::BackboneConfig;
 use crate::objective::Settings;
 use crate::partners::Between;
 use crate::registry::REGISTRY;
-use crate::request::{By, Inputs, Request, What};
+use crate::request::{By, Inputs, Request, TextForm, What};
 use crate::teacher::TeacherConfig;
 use crate::{NEEDS_IMAGE_STATES, ObjectivesConfig};
 
@@ -125,10 +125,19 @@ impl ObjectivesConfig {
                 "needs a cross-modal encoder, [model.fusion] or [model.joint]",
             )?;
             ConfigError::unless(
-                model.gives_image_states() || !settings.reads_fused_images(),
+                model.gives_image_states()
+                    || model.shares_layers()
+                    || !settings.reads_fused_images(),
                 key,
                 "{}",
                 NEEDS_IMAGE_STATES,
+            )?;
+            let reads_on = |request: &Request| request.what == What::Text(TextForm::LeftToRight);
+            ConfigError::unless(
+                !model.shares_layers() || !settings.requests().iter().any(reads_on),
+                key,
+                "{}",
+                "reads texts from left to right, which model.fusion.shared = true does not: its layers read texts in both directions",
             )?;
             settings.validate_with(model).map_err(|e| e.within(key))?;
         }

@@ -68,4 +68,15 @@ impl<'a> Context<'a> {
         let hidden = images.and_then(|images| images.patch_mask.as_ref());
         hidden.expect("invariant: the batch holds what was requested")
     }
+
+    /// The codes of the images' patches, `[B, N]`, row-major.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the objective has not requested them.
+    pub fn codes(&self) -> &'a [u32] {
+        let images = self.batch.images.as_ref();
+        let codes = images.and_then(|images| images.codes.as_ref());
+        codes.expect("invariant: the batch holds what was requested")
+    }
 }

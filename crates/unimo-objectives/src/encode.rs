@@ -90,7 +90,7 @@ impl Wanted {
                     of_model.hides_tags |= matches!(form, ImageForm::MaskedTags(_));
                     of_model.image_layers.extend(request.layer);
                 }
-                What::Words | What::References => {}
+                What::Words | What::References | What::Codes => {}
             }
         }
         for by in as_others {
@@ -550,6 +550,7 @@ fn images_of(batches: &[Batch], rows: &[(usize, usize)]) -> Option<Images> {
         std: first.std,
         second_view: None,
         patch_mask: None,
+        codes: None,
     })
 }
 
@@ -655,6 +656,7 @@ mod tests {
             std: [0.5; 3],
             second_view: None,
             patch_mask: None,
+            codes: None,
         }
     }
 

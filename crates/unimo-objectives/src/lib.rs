@@ -207,6 +207,7 @@ objectives! {
     views: pretraining::views::ViewsConfig;
     mrm: pretraining::mrm::MrmConfig;
     mim: pretraining::mim::MimConfig;
+    psl: pretraining::psl::PslConfig;
     ttc: pretraining::ttc::TtcConfig;
     ttm: pretraining::ttm::TtmConfig;
     tlm: pretraining::tlm::TlmConfig;
@@ -245,7 +246,7 @@ impl DerefMut for Objectives {
 }
 
 impl Objectives {
-    /// The same where objectives over pairs of texts have the heads as they are now that they share with those over images. A lent head
+    /// The same where objectives over pairs of texts have the heads as they are now that they share with those over images, and key words the projection of images. A lent head
     /// is the same parameters once more, so that its gradients add up with the lender's; it is no parameter of the borrower, which
     /// neither stores nor updates it. Whatever changes parameters calls this.
     fn lent(mut self) -> Self {
@@ -261,6 +262,7 @@ impl Objectives {
             ttc,
             ttm,
             tlm,
+            psl,
             ..
         } = &mut *self.built_in;
         if let Some(ttc) = ttc {
@@ -268,6 +270,9 @@ impl Objectives {
         }
         if let Some(ttm) = ttm {
             ttm.borrow(itm.as_ref());
+        }
+        if let Some(psl) = psl {
+            psl.borrow(itc.as_ref());
         }
         if let Some(tlm) = tlm {
             tlm.borrow(mlm.as_ref());
@@ -365,7 +370,7 @@ const NEEDS_ONE_STREAM: &str = "needs a cross-modal encoder of one stream, [mode
 const NEEDS_TEXT_STREAM: &str = "needs a cross-modal encoder whose texts read images or other texts: [model.fusion] with image_stream = false";
 const NEEDS_TWO_STREAMS: &str =
     "needs a cross-modal encoder of two streams, [model.fusion] with image_stream = true";
-const NEEDS_IMAGE_STATES: &str = "needs states of the image from the cross-modal encoder: [model.joint], or [model.fusion] with image_stream = true";
+const NEEDS_IMAGE_STATES: &str = "needs states of the image from the cross-modal encoder: [model.joint], or [model.fusion] with image_stream = true or shared = true";
 
 /// Whether a setting may be left out of a recipe.
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use unimo_encoders::backbone::Backbone;
 use unimo_encoders::features::{ImageFeatures, TextFeatures};
-use unimo_encoders::joint::View;
+use unimo_encoders::joint::{Sides, View};
 use unimo_encoders::output::{FusionOutput, Keep};
 
 use crate::encoded::Encoded;
@@ -33,6 +33,10 @@ pub struct Pairs {
     pub hidden_tokens: Vec<bool>,
     /// How many layers of the cross-modal encoder they go through; `None`: all.
     pub layers: Option<usize>,
+    /// Whose states are read, of an encoder that gives those of one side at a time.
+    pub sides: Sides,
+    /// Whether the first position's attention within its text is read, [`FusionOutput::class_attention`].
+    pub class_attention: bool,
     /// Samples for which a wrong partner was wanted and not found, because all others show the same image.
     pub without_negative: usize,
 }
@@ -79,6 +83,13 @@ impl Pairs {
         self.texts.push(text);
         self.images.push(image);
         self.matched.push(matched);
+    }
+
+    /// The same, of which states of the images are read, and states of the texts if `text` is set.
+    #[must_use]
+    pub fn reading_images(self, text: bool) -> Self {
+        let sides = Sides { text, image: true };
+        Self { sides, ..self }
     }
 
     /// Number of pairs.
@@ -196,6 +207,9 @@ struct Pass {
     second: Option<Table>,
     hidden_tokens: Vec<bool>,
     layers: Option<usize>,
+    /// What any of the pairs reads.
+    sides: Sides,
+    class_attention: bool,
     /// The rows of text and image in their tables.
     rows: Vec<Row>,
     places: HashMap<Row, usize>,
@@ -231,6 +245,8 @@ impl Pass {
             second: pairs.second.as_ref().map(Table::of),
             hidden_tokens: pairs.hidden_tokens.clone(),
             layers: pairs.layers,
+            sides: pairs.sides,
+            class_attention: pairs.class_attention,
             rows: Vec::new(),
             places: HashMap::new(),
         }
@@ -250,6 +266,8 @@ impl Pass {
 
     /// Adds the pairs that are not there yet; returns the row of each pair.
     fn add(&mut self, pairs: &Pairs) -> Vec<usize> {
+        self.sides = self.sides.and(pairs.sides);
+        self.class_attention |= pairs.class_attention;
         (0..pairs.len())
             .map(|i| {
                 let text = pairs.texts.get(i).map(|text| (pairs.text.clone(), *text));
@@ -275,6 +293,8 @@ impl Pass {
             },
             hidden_tokens: self.hidden_tokens.clone(),
             layers: self.layers,
+            sides: self.sides,
+            class_attention: self.class_attention,
         };
         let fused = match (&texts, &second) {
             (Some(texts), Some(second)) => {
@@ -294,6 +314,7 @@ impl Pass {
         match (fused.text, own) {
             (Some(text), Some(own)) if text.dims()[1] > own => FusionOutput {
                 text: Some(text.narrow(1, 0, own)),
+                class_attention: fused.class_attention.map(|w| w.narrow(2, 0, own)),
                 ..fused
             },
             (text, _) => FusionOutput { text, ..fused },

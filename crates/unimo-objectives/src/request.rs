@@ -33,6 +33,8 @@ pub enum What {
     Words,
     /// Every caption of its image, on the host: nothing is encoded.
     References,
+    /// The codes of its image's patches, on the host: nothing is encoded.
+    Codes,
 }
 
 /// How a text is read.
@@ -159,6 +161,11 @@ impl Request {
         Self::of(What::References)
     }
 
+    /// The codes of an image's patches, [`Images::codes`](unimo_batch::Images::codes).
+    pub fn codes() -> Self {
+        Self::of(What::Codes)
+    }
+
     fn of(what: What) -> Self {
         Self {
             what,
@@ -201,6 +208,7 @@ impl Request {
             What::Image(form) => form.is_there(backbone, batch),
             What::Words => batch.texts.is_some(),
             What::References => !batch.references.is_empty(),
+            What::Codes => batch.images.as_ref().is_some_and(|i| i.codes.is_some()),
         }
     }
 }
@@ -331,6 +339,8 @@ pub struct Inputs {
     pub second: bool,
     /// Whether batches hold all captions of their images.
     pub references: bool,
+    /// Whether images have the codes of their patches.
+    pub codes: bool,
     /// Names of the further texts.
     pub further: Vec<String>,
 }
@@ -374,6 +384,7 @@ impl Inputs {
                     }
                     What::Image(ImageForm::Second) => all.second = true,
                     What::References => all.references = true,
+                    What::Codes => all.codes = true,
                     What::Text(TextForm::Plain | TextForm::AsOthers)
                     | What::Words
                     | What::Image(ImageForm::Plain) => {}

@@ -85,6 +85,7 @@ fn batch(targets: Vec<Target>) -> Batch {
             std: [6.0 / 255.0; 3],
             second_view: None,
             patch_mask: None,
+            codes: None,
         }),
         texts: Some(Texts {
             ids: IDS.to_vec(),

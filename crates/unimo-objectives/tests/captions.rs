@@ -91,6 +91,7 @@ fn batch() -> Batch {
             std: [6.0 / 255.0; 3],
             second_view: None,
             patch_mask: None,
+            codes: None,
         }),
         texts: Some(Texts {
             ids: IDS.to_vec(),

@@ -204,6 +204,7 @@ fn batch(order: [usize; SAMPLES]) -> Batch {
             std: [6.0 / 255.0; 3],
             second_view: Some(pixels(1)),
             patch_mask: None,
+            codes: None,
         }),
         texts: Some(Texts {
             ids: rows(ids),

@@ -94,6 +94,7 @@ fn batch() -> Batch {
             std: [0.5; 3],
             second_view: None,
             patch_mask: Some(HIDDEN.concat()),
+            codes: None,
         }),
         texts: Some(Texts {
             ids: vec![0, 5, 6, 2, 0, 7, 2, 1],
@@ -290,6 +291,8 @@ fn mim(target: Target) -> MimConfig {
         distance: Distance::L2,
         normalised: false,
         decoder_layers: 1,
+        codes: None,
+        distil: None,
     }
 }
 

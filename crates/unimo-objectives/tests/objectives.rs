@@ -103,6 +103,7 @@ fn batch(order: [usize; SAMPLES]) -> Batch {
             std: [6.0 / 255.0; 3],
             second_view: None,
             patch_mask: None,
+            codes: None,
         }),
         texts: Some(Texts {
             ids: rows(ids),

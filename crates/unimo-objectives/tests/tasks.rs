@@ -204,6 +204,7 @@ fn images(rows: usize, factor: usize) -> Images {
         std: [0.5; 3],
         second_view: None,
         patch_mask: None,
+        codes: None,
     }
 }
 

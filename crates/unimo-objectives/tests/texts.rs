@@ -27,6 +27,7 @@ fn model() -> BackboneConfig {
     BackboneConfig {
         fusion: Some(FusionConfig {
             image_stream: false,
+            shared: false,
             ..small::fusion()
         }),
         ..small::towers()

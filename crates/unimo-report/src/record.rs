@@ -358,6 +358,32 @@ pub struct PhraseMap {
     pub image: String,
 }
 
+/// `key_words.json`: words of held-out captions, as the image alone predicts them and as the teacher proposes them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct KeyWordsRecord {
+    /// The step of the weights.
+    pub step: u64,
+    /// Images that were looked at.
+    pub images: u64,
+    /// The words, those first that are proposed most often.
+    #[serde(default)]
+    pub words: Vec<KeyWord>,
+}
+
+/// A word of captions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct KeyWord {
+    /// The word.
+    pub word: String,
+    /// Images whose captions have it.
+    pub images: u64,
+    /// Captions for which the teacher proposes it.
+    pub proposed: u64,
+    /// The average precision with which the image predicts it, if it was looked for.
+    #[serde(default)]
+    pub precision: Option<f64>,
+}
+
 /// `codes.json`: how some held-out pairs use the codes of a grounded dictionary.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CodesRecord {
@@ -603,6 +629,8 @@ pub(crate) struct RunFolder {
     pub predictions: Option<PredictionsRecord>,
     /// `grad_cam.json`, if there is one.
     pub grad_cam: Option<GradCamRecord>,
+    /// `key_words.json`, if there is one.
+    pub key_words: Option<KeyWordsRecord>,
     /// `codes.json`, if there is one.
     pub codes: Option<CodesRecord>,
     pub gallery: Vec<GalleryItem>,
@@ -628,6 +656,7 @@ impl RunFolder {
         folder.phrases = object(run, "phrases.json", &mut folder.problems);
         folder.predictions = object(run, "predictions.json", &mut folder.problems);
         folder.grad_cam = object(run, "grad_cam.json", &mut folder.problems);
+        folder.key_words = object(run, "key_words.json", &mut folder.problems);
         folder.codes = object(run, "codes.json", &mut folder.problems);
         folder.gallery = object::<GalleryRecord>(run, "gallery.json", &mut folder.problems)
             .map(|gallery| gallery.items)

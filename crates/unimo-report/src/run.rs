@@ -17,6 +17,7 @@ use crate::record::RunFolder;
 use crate::sections::files::{recipe, skipped};
 use crate::sections::gates::gates;
 use crate::sections::grad_cam::grad_cam;
+use crate::sections::key_words::key_words;
 use crate::sections::losses::{dynamics, losses};
 use crate::sections::pictures::{codes, gallery, phrases};
 use crate::sections::predictions::predictions;
@@ -83,6 +84,7 @@ fn page(run: &Path, mut folder: RunFolder) -> String {
         grad_cam,
         folder.gates.as_ref().and_then(gates),
         codes,
+        folder.key_words.as_ref().and_then(key_words),
         phrases,
         gallery,
         dynamics(&folder),

@@ -6,6 +6,7 @@ use crate::record::StepRecord;
 pub(crate) mod files;
 pub(crate) mod gates;
 pub(crate) mod grad_cam;
+pub(crate) mod key_words;
 pub(crate) mod losses;
 pub(crate) mod pictures;
 pub(crate) mod predictions;

@@ -133,6 +133,9 @@ enum Data {
     Pack(data::pack::PackArgs),
     /// Write generated images with true captions as files, to try the other commands on: a folder of PNGs and pairs.jsonl.
     Scenes(data::scenes::ScenesArgs),
+    /// Make codes of patches: a k-means of the training images' patches, for data.codes.path in a recipe.
+    #[command(after_help = CODES_EXAMPLES)]
+    Codes(data::codes::CodesArgs),
     /// Measure how many samples per second the loader makes, one JSON line per number of threads.
     Bench(data::bench::BenchArgs),
 }
@@ -228,6 +231,12 @@ Examples:
     unimo data pack --data pairs.jsonl --out shards --shorter-side 288 --format 92 --megabytes 200
   unimo data pack --check shards
   unimo train unimo3-small --data shards";
+
+const CODES_EXAMPLES: &str = "\
+Examples:
+  unimo data codes simla-tiny --out codebook.safetensors
+  unimo data codes simla-base --data pairs.jsonl --codes 1024 --out codebook.safetensors
+  unimo train simla-base --data pairs.jsonl --set data.codes.codes=1024 --set data.codes.path=codebook.safetensors";
 
 const CONCEPTS_EXAMPLES: &str = "\
 Examples:
@@ -635,6 +644,7 @@ fn run_alone(command: Command) -> Result<(), TrainError> {
         Command::Concepts(ConceptsCommand::Build(args)) => data::concepts::build(&args),
         Command::Data(Data::Verify(args)) => data::verify::run(&args),
         Command::Data(Data::Stats(args)) => data::stats::run(&args),
+        Command::Data(Data::Codes(args)) => data::codes::run(&args),
         Command::Data(Data::Show(args)) => data::show::run(&args),
         Command::Data(Data::Pack(args)) => data::pack::run(&args),
         Command::Data(Data::Scenes(args)) => data::scenes::run(&args),

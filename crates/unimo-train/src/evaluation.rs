@@ -11,6 +11,7 @@ use unimo_report::record::{EvalRecord, RecallRecord};
 use crate::error::TrainError;
 use crate::evaluators::captions::Captions;
 use crate::evaluators::grad_cam::GradCam;
+use crate::evaluators::key_words::KeyWords;
 use crate::evaluators::prompts::Prompts;
 use crate::evaluators::retrieval::{self, Retrieval};
 use crate::evaluators::task::Predictions;
@@ -59,6 +60,7 @@ pub fn run(
                 source: &opened.source,
                 skip: &skip,
                 concepts: opened.concepts.clone(),
+                codes: opened.codes.clone(),
                 tokenizer: &opened.tokenizer,
                 targets: None,
                 split: *split,
@@ -69,6 +71,23 @@ pub fn run(
                 split: labelled(&record.split, options),
                 ..record
             }));
+        }
+    }
+    if let Some(config) = &recipe.eval.key_words {
+        for split in &splits {
+            let skip = SkipList::in_memory(recipe.data.max_skipped);
+            let held_out = HeldOut {
+                source: &opened.source,
+                skip: &skip,
+                concepts: opened.concepts.clone(),
+                codes: None,
+                tokenizer: &opened.tokenizer,
+                targets: None,
+                split: *split,
+            };
+            if let Some(words) = KeyWords::open(config, recipe, &held_out, say)? {
+                records.extend(words.evaluate(&weights, say)?);
+            }
         }
     }
     if retrieval::is_possible(recipe) || recipe.eval.captions.is_some() {
@@ -205,6 +224,7 @@ fn of_other_crates(
             source: &opened.source,
             skip: &skip,
             concepts: opened.concepts.clone(),
+            codes: opened.codes.clone(),
             tokenizer: &opened.tokenizer,
             targets: targets.as_ref(),
             split: *split,

@@ -4,7 +4,7 @@
 //!
 //! - the resolved recipe, as it is written in `recipe.toml`,
 //! - of each split of the data the number of rows, a digest of which rows there are and one of their order,
-//! - digests of `tokenizer.json` and `concepts.json`.
+//! - digests of `tokenizer.json` and `concepts.json`, and of the codes of patches.
 //!
 //! A row's digest covers what its source knows without reading images: its line, the image's name as the list spells it, and the
 //! captions; for shards the names of their files and the positions in them, for Parquet the captions. It does not cover pixels, nor
@@ -53,6 +53,9 @@ pub struct Fingerprint {
     /// Digest of the dictionaries of `data.switch`, of the recipe and of its stages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dictionaries: Option<String>,
+    /// Digest of `codebook.safetensors`, or of the table of codes that the recipe names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub codes: Option<String>,
     /// What the recipe was made from, if that is known. Not in checkpoints.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub given: Option<Given>,
@@ -162,6 +165,7 @@ impl Fingerprint {
                 &self.dictionaries,
                 &now.dictionaries,
             ),
+            ("codes of patches", &self.codes, &now.codes),
         ] {
             let said = |digest: &Option<String>| digest.clone().unwrap_or("none".to_owned());
             if then != now {

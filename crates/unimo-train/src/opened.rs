@@ -8,8 +8,8 @@ use burn::tensor::Device;
 use unimo_batch::ConfigError;
 use unimo_core::world::World;
 use unimo_data::{
-    ConceptReader, Concepts, RegionsConfig, SkipList, Source, Split, TaskSet, TextTokenizer,
-    TokenizerConfig, processor, published,
+    ConceptReader, Concepts, PatchCodes, RegionsConfig, SkipList, Source, Split, TaskSet,
+    TextTokenizer, TokenizerConfig, processor, published,
 };
 use unimo_encoders::public::folder_of;
 
@@ -68,6 +68,7 @@ pub(crate) struct Opened {
     pub source: Arc<dyn Source>,
     pub tokenizer: Arc<TextTokenizer>,
     pub concepts: Option<ConceptReader>,
+    pub codes: Option<Arc<PatchCodes>>,
     labels: Option<Labels>,
     /// The step of a run's weights, else 0.
     pub step: u64,
@@ -283,6 +284,11 @@ impl Opened {
             Some(run) => open_concepts(run, &recipe, &named.tokenizer)?,
             None => None,
         };
+        // Made of the data that a model was trained on: without a run there are none.
+        let codes = match &named.run {
+            Some(run) => prepare::patch_codes(&recipe, &*source, Some(run.path()), true)?,
+            None => None,
+        };
         Ok(Self {
             path: named.path,
             run: named.run,
@@ -290,6 +296,7 @@ impl Opened {
             source,
             tokenizer: Arc::new(named.tokenizer),
             concepts,
+            codes,
             labels: named.labels,
             step: named.step,
             model: named.model,

@@ -1,21 +1,24 @@
 //! What a recipe needs before its first step: tokenizer, concepts and device, and checks that they fit each other.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use burn::tensor::Device;
 use unimo_batch::ConfigError;
 use unimo_data::{
-    ConceptReader, Concepts, FurtherText, LoaderSpec, Offers, PatchMask, Readable, Rewrite as _,
-    Source, Split, Switch, TextTokenizer, TokenizerConfig,
+    Codebook, ConceptReader, Concepts, FurtherText, LoaderSpec, Offers, PatchCodes, PatchMask,
+    Readable, Rewrite as _, Source, Split, Switch, TextTokenizer, TokenizerConfig,
 };
 use unimo_objectives::request::{Request, TextForm, What};
 
+use crate::data::codes::make;
 use crate::data::concepts::count;
 use crate::device::DeviceChoice;
 use crate::error::TrainError;
 use crate::hub;
 use crate::recipe::Recipe;
 use crate::recipe::stages::Stage;
+use crate::run::CODEBOOK;
 use crate::starting::own::OwnRun;
 
 /// Most captions that a tokenizer is trained on; more would not change a vocabulary of a few thousand tokens.
@@ -138,7 +141,7 @@ const TRANSLATIONS: &str = "translations";
 /// What these requests need and a source has not.
 fn lacks(requests: &[Request], offers: &Offers) -> Vec<&'static str> {
     let needed = || requests.iter().filter(|request| !request.optional);
-    let image = needed().any(|request| matches!(request.what, What::Image(_)));
+    let image = needed().any(|request| matches!(request.what, What::Image(_) | What::Codes));
     let text = needed().any(|request| matches!(request.what, What::Text(_) | What::Words));
     let translation = What::Text(TextForm::Translation);
     let translation = needed().any(|request| request.what == translation);
@@ -219,6 +222,63 @@ pub fn check_concepts(
     )
     })
     .map_err(TrainError::of_recipe)
+}
+
+/// What gives patches their codes, as `data.codes` says: the codebook of a run's folder, a file that the recipe names, or a k-means of the
+/// training images, made now. `None` if the recipe has none.
+///
+/// # Errors
+///
+/// A file cannot be read, or its codes do not fit the recipe.
+pub fn patch_codes(
+    recipe: &Recipe,
+    source: &dyn Source,
+    run: Option<&Path>,
+    quiet: bool,
+) -> Result<Option<Arc<PatchCodes>>, TrainError> {
+    let Some(config) = &recipe.data.codes else {
+        return Ok(None);
+    };
+    let own = run.map(|run| run.join(CODEBOOK));
+    if let Some(path) = own.filter(|path| path.is_file()) {
+        let book = Codebook::load(&path)?;
+        let codes = PatchCodes::of_book(book, config, &path)?;
+        return Ok(Some(Arc::new(codes)));
+    }
+    let spec = recipe.data.image_spec();
+    let codes = match PatchCodes::open(config, &spec)? {
+        Some(codes) => codes,
+        None => {
+            let book = make(config, &spec, source, recipe.seed, quiet)?;
+            PatchCodes::of_book(book, config, Path::new(CODEBOOK))?
+        }
+    };
+    let side = recipe.model.image.as_ref();
+    let side = side.map(|image| image.image_size / image.patch_size);
+    let own = codes.side(spec.size);
+    ConfigError::unless(
+        side.is_none_or(|side| side == own),
+        "data.codes",
+        codes.describe(),
+        format_args!(
+            "must be of {0} x {0} patches, as the image encoder has them; these are of {own} x {own}",
+            side.unwrap_or(own)
+        ),
+    )
+    .map_err(TrainError::of_recipe)?;
+    Ok(Some(Arc::new(codes)))
+}
+
+/// Keeps a run's codebook in its folder.
+///
+/// # Errors
+///
+/// It cannot be written.
+pub fn keep_codes(codes: Option<&Arc<PatchCodes>>, run: &Path) -> Result<(), TrainError> {
+    if let Some(PatchCodes::Codebook { book, .. }) = codes.map(Arc::as_ref) {
+        book.save(&run.join(CODEBOOK))?;
+    }
+    Ok(())
 }
 
 /// Checks that the vocabulary fits the word embedding, and that both agree on padding.
@@ -344,6 +404,9 @@ pub fn for_keys(
         }
     }
     spec.mask = inputs.mask;
+    if !inputs.codes {
+        spec.codes = None;
+    }
     spec.references = inputs.references;
     spec.concept_rate = inputs.concept_rate;
     spec.second_view = inputs.second_view;

@@ -32,6 +32,8 @@ struct Depths {
     text: usize,
     image: usize,
     cross: usize,
+    /// Whether the layers of the cross-modal encoder are the text encoder's.
+    shared: bool,
 }
 
 /// Whether a parameter belongs to a text or image encoder: not to the cross-modal encoder or a head.
@@ -57,6 +59,7 @@ impl Rates {
                 text: model.text.layers,
                 image,
                 cross: of_fusion.or(of_joint).unwrap_or(0),
+                shared: model.shares_layers(),
             },
         }
     }
@@ -175,8 +178,12 @@ impl Depths {
                     (["post_norm", ..], _) => 1,
                     _ => layers + 1,
                 };
-                own + self.cross
+                match *encoder {
+                    "text" if self.shared => own,
+                    _ => own + self.cross,
+                }
             }
+            ["backbone", "fusion", "shared", ..] => in_order(index(3).unwrap_or(0), self.cross),
             ["backbone", "joint", "layers", ..] => in_order(index(3).unwrap_or(0), self.cross),
             ["backbone", "fusion", "text" | "image", field, ..] => match (*field, index(4)) {
                 ("layers" | "links" | "managers", Some(layer)) => in_order(layer, self.cross),

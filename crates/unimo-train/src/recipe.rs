@@ -91,6 +91,8 @@ built_in![
     "albef-base",
     "mamo-tiny",
     "mamo-base",
+    "simla-tiny",
+    "simla-base",
     "unimo3-vqa-base",
     "unimo3-nlvr2-base",
     "unimo3-snli-ve-base",
@@ -497,6 +499,7 @@ impl Recipe {
             ),
         )?;
         self.check_concepts(longest, &inputs)?;
+        self.check_codes(&inputs)?;
         let each = self.objectives.each();
         let compare = each.iter().find(|(_, s)| s.samples().least > 1);
         ConfigError::unless(
@@ -551,6 +554,12 @@ impl Recipe {
             "{}",
             "must be absent with [model.regions]: it reads images",
         )?;
+        ConfigError::unless(
+            self.eval.key_words.is_none() || self.objectives.psl.is_some(),
+            "eval.key_words",
+            "{}",
+            "needs [objectives.psl], which predicts words of an image",
+        )?;
         if let Some(config) = &self.eval.grad_cam {
             let fits = config.validate_with(&self.model, &self.objectives);
             fits.map_err(|e| e.within("grad_cam").within("eval"))?;
@@ -597,6 +606,42 @@ impl Recipe {
             ),
             (None, None) => Ok(()),
         }
+    }
+
+    /// Checks codes of patches against the encoder whose patches they are of and the objectives that need them.
+    fn check_codes(&self, inputs: &Inputs) -> Result<(), ConfigError> {
+        let Some(codes) = &self.data.codes else {
+            return ConfigError::unless(
+                !inputs.codes,
+                "data.codes",
+                "absent",
+                "is needed by [objectives.mim] with target = \"codes\"",
+            );
+        };
+        ConfigError::unless(
+            inputs.codes,
+            "data.codes",
+            "{}",
+            "must be absent: no objective of this recipe reads codes of patches",
+        )?;
+        let own = self.model.image.as_ref().map(|image| image.patch_size);
+        let given = codes.patch_size();
+        ConfigError::unless(
+            given.is_none() || own.is_none() || given == own,
+            "data.codes.patch_size",
+            given.unwrap_or_default(),
+            format_args!(
+                "must be model.image.patch_size = {}",
+                own.unwrap_or_default()
+            ),
+        )?;
+        let read = self.objectives.mim.as_ref().and_then(|mim| mim.codes);
+        ConfigError::unless(
+            read.is_none_or(|read| read == codes.count()),
+            "objectives.mim.codes",
+            read.unwrap_or_default(),
+            format_args!("must be data.codes.codes = {}", codes.count()),
+        )
     }
 
     /// Checks phrases and tags against the encoder that reads them and the objectives that need them.

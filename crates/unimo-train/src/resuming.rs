@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use toml::{Table, Value};
-use unimo_data::Source;
+use unimo_data::{CodesConfig, Source};
 
 use crate::checkpoint;
 use crate::error::TrainError;
@@ -16,7 +16,7 @@ use crate::fingerprint::{self, Fingerprint, Given};
 use crate::recipe::Task;
 use crate::recipe::overrides::flat;
 use crate::recipe::{Overrides, Recipe};
-use crate::run::{CONCEPTS, RunFolder};
+use crate::run::{CODEBOOK, CONCEPTS, RunFolder};
 use crate::tasks::labels;
 
 /// Arguments of the command line in addition to `--resume`.
@@ -256,8 +256,21 @@ pub fn found(
         concepts: concepts.then(|| digest(CONCEPTS)).transpose()?,
         labels: labels.then(|| digest(labels::FILE_NAME)).transpose()?,
         dictionaries: fingerprint::of_dictionaries(recipe)?,
+        codes: codes_of(run, recipe)?,
         ..Fingerprint::default()
     })
+}
+
+/// The digest of a run's codebook, or of the table of codes that its recipe names.
+fn codes_of(run: &RunFolder, recipe: &Recipe) -> Result<Option<String>, TrainError> {
+    let own = run.join(CODEBOOK);
+    let path = match &recipe.data.codes {
+        Some(CodesConfig::Files { path, .. }) => path,
+        Some(CodesConfig::KMeans { .. }) if own.is_file() => &own,
+        _ => return Ok(None),
+    };
+    let bytes = std::fs::read(path).map_err(TrainError::file("read", path))?;
+    Ok(Some(fingerprint::of_bytes(&bytes)))
 }
 
 /// The differences between a run's data and the data that it began with; empty if the latter is not known.
@@ -437,6 +450,10 @@ const MAY_NOT_CHANGE: &[(&str, &str)] = &[
     ("data.tokenizer", "the run has its own copy, tokenizer.json"),
     ("data.concepts", "the run has its own copy, concepts.json"),
     (
+        "data.codes",
+        "the run has its own copy of a codebook, codebook.safetensors",
+    ),
+    (
         "task",
         "the run has its own copy of the labels, labels.json",
     ),
@@ -451,7 +468,7 @@ fn may_not_change(difference: &Difference) -> Option<&'static str> {
         let rest = key.strip_prefix(with);
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
     };
-    let copied = begins("data.tokenizer") || begins("data.concepts");
+    let copied = begins("data.tokenizer") || begins("data.concepts") || key == "data.codes.path";
     let moved = begins("data")
         && !copied
         && difference.old.as_ref().is_some_and(is_place)

@@ -66,6 +66,9 @@ const FOLDERS: [&str; 5] = ["", "checkpoints", "gallery", "codes", "phrases"];
 /// The file of a run's phrases and tags, beside its tokenizer.
 pub const CONCEPTS: &str = "concepts.json";
 
+/// The file of a run's codes of patches, if they are a k-means.
+pub const CODEBOOK: &str = "codebook.safetensors";
+
 /// Quality of the weights of a step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Best {

@@ -190,6 +190,7 @@ pub fn backbone(size: &Size, family: Family) -> BackboneConfig {
             pictures: 1,
             shared_transforms: true,
             image_stream: true,
+            shared: false,
         }),
         outside: None,
         image_tags: mvp,

@@ -82,7 +82,12 @@ fn spellings(kind: Whole, model: &BackboneConfig) -> Vec<Names> {
 }
 
 /// A teacher's copies of heads, its queue and its ramp: no public checkpoint is read for them, and they begin as copies of the heads.
-const OF_TEACHERS: [&str; 2] = ["objectives.itc.momentum", "objectives.mlm.distil"];
+const OF_TEACHERS: [&str; 4] = [
+    "objectives.itc.momentum",
+    "objectives.mlm.distil",
+    "objectives.mim.distil",
+    "objectives.psl.distil",
+];
 
 /// Parameters that such a checkpoint cannot have, since its model has no such part.
 fn lacks(kind: Whole) -> Vec<String> {

@@ -17,8 +17,8 @@ use unimo_core::average;
 use unimo_core::parameters;
 use unimo_core::world::World;
 use unimo_data::{
-    Batches, ConceptReader, DataConfig, Loader, LoaderSpec, Place, SampleError, SkipList, Source,
-    TextTokenizer,
+    Batches, ConceptReader, DataConfig, Loader, LoaderSpec, PatchCodes, Place, SampleError,
+    SkipList, Source, TextTokenizer,
 };
 use unimo_encoders::names::covers;
 use unimo_objectives::ACCURACY;
@@ -84,6 +84,8 @@ pub(crate) struct Opened {
     pub source: Arc<dyn Source>,
     pub tokenizer: TextTokenizer,
     pub concepts: Option<ConceptReader>,
+    /// Gives patches their codes.
+    pub codes: Option<Arc<PatchCodes>>,
     /// The labels of the recipe's task, if it predicts labels.
     pub labels: Option<Labels>,
     pub device: Device,
@@ -109,6 +111,7 @@ pub(crate) struct Trainer {
     samples: usize,
     tokenizer: Arc<TextTokenizer>,
     concepts: Option<ConceptReader>,
+    codes: Option<Arc<PatchCodes>>,
     /// What the recipe's task predicts.
     targets: Option<Arc<Targets>>,
     skip: Arc<SkipList>,
@@ -330,6 +333,7 @@ impl Trainer {
         spec.rank = self.world.rank();
         spec.ranks = self.world.size();
         spec.concepts = self.concepts.clone();
+        spec.codes = self.codes.clone();
         for_objectives(&mut spec, &self.recipe, stage)?;
         let observers = &mut self.observers;
         for_switch(&mut spec, stage, &mut |line| observers.message(line))?;

@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use toml::Table;
 use unimo_core::world::World;
-use unimo_data::{Concepts, TextTokenizer};
+use unimo_data::{Codebook, Concepts, PatchCodes, TextTokenizer};
 use unimo_report::record::EvalRecord;
 
 use crate::device::DeviceChoice;
@@ -17,15 +18,15 @@ use crate::error::TrainError;
 use crate::fingerprint::{self, Fingerprint};
 use crate::model::Model;
 use crate::prepare::{
-    check_data, check_dtype, check_tokenizer, concept_reader, count_concepts, tokenizer,
-    training_device,
+    check_data, check_dtype, check_tokenizer, concept_reader, count_concepts, keep_codes,
+    patch_codes, tokenizer, training_device,
 };
 use crate::ranks;
 use crate::ranks::sums::Order;
 use crate::recipe::overrides::flat;
 use crate::recipe::{Overrides, Recipe};
 use crate::resuming;
-use crate::run::{CONCEPTS, NewRun, RunFolder};
+use crate::run::{CODEBOOK, CONCEPTS, NewRun, RunFolder};
 use crate::starting;
 use crate::tasks::labels::Labels;
 use crate::tasks::{self, labels};
@@ -100,6 +101,8 @@ struct Prepared {
     tokenizer: Vec<u8>,
     /// The text of `concepts.json`.
     concepts: Option<Vec<u8>>,
+    /// The bytes of `codebook.safetensors`.
+    codebook: Option<Vec<u8>>,
     labels: Option<Vec<String>>,
     evaluations: Vec<EvalRecord>,
 }
@@ -111,14 +114,15 @@ impl Prepared {
             let path = run.join(name);
             std::fs::read(&path).map_err(TrainError::file("read", &path))
         };
-        let concepts = run.join(CONCEPTS).is_file();
+        let there = |name: &str| run.join(name).is_file();
         Ok(Self {
             folder: run.path().to_owned(),
             recipe: opened.recipe.to_toml()?,
             begun: opened.begun.clone(),
             device: opened.choice.to_string(),
             tokenizer: read("tokenizer.json")?,
-            concepts: concepts.then(|| read(CONCEPTS)).transpose()?,
+            concepts: there(CONCEPTS).then(|| read(CONCEPTS)).transpose()?,
+            codebook: there(CODEBOOK).then(|| read(CODEBOOK)).transpose()?,
             labels: opened.labels.as_ref().map(|labels| labels.names().to_vec()),
             evaluations: run.evaluations()?,
         })
@@ -193,6 +197,14 @@ fn follow(prepared: &Prepared, options: &Options) -> Result<Opened, TrainError> 
         .map(|bytes| Concepts::parse(bytes, &folder.join(CONCEPTS)))
         .transpose()?;
     let reader = concept_reader(&recipe, concepts.as_ref(), &tokenizer)?;
+    let codes = match (&prepared.codebook, &recipe.data.codes) {
+        (Some(bytes), Some(config)) => {
+            let path = folder.join(CODEBOOK);
+            let book = Codebook::parse(bytes, &path)?;
+            Some(Arc::new(PatchCodes::of_book(book, config, &path)?))
+        }
+        _ => patch_codes(&recipe, &*source, None, true)?,
+    };
     let labels = prepared.labels.clone().map(Labels::new).transpose();
     let labels = labels.map_err(|reason| TrainError::Labels {
         path: folder.join(labels::FILE_NAME),
@@ -212,6 +224,7 @@ fn follow(prepared: &Prepared, options: &Options) -> Result<Opened, TrainError> 
         source,
         tokenizer,
         concepts: reader,
+        codes,
         labels,
         device,
         choice,
@@ -243,7 +256,9 @@ fn new(recipe: &Recipe, place: &NewRun, options: &Options) -> Result<Opened, Tra
     let fresh = starting::model(recipe, &training_device(recipe, &device))?;
     let concepts = count_concepts(recipe, &*source, options.quiet)?;
     let reader = concept_reader(recipe, concepts.as_ref(), &tokenizer)?;
+    let codes = patch_codes(recipe, &*source, None, options.quiet)?;
     let run = RunFolder::begin(place, recipe)?;
+    keep_codes(codes.as_ref(), run.path())?;
     run.write("tokenizer.json", tokenizer.to_json()?.as_bytes())?;
     if let Some(concepts) = &concepts {
         concepts.save(&run.join(CONCEPTS))?;
@@ -264,6 +279,7 @@ fn new(recipe: &Recipe, place: &NewRun, options: &Options) -> Result<Opened, Tra
         source,
         tokenizer,
         concepts: reader,
+        codes,
         labels,
         device,
         choice,
@@ -328,6 +344,10 @@ fn earlier(folder: &Path, options: &Options) -> Result<Opened, TrainError> {
         concepts
     };
     let reader = concept_reader(&recipe, concepts.as_ref(), &tokenizer)?;
+    let codes = patch_codes(&recipe, &*source, Some(run.path()), options.quiet)?;
+    if !run.join(CODEBOOK).is_file() {
+        keep_codes(codes.as_ref(), run.path())?;
+    }
     let labels = match run.labels()? {
         Some(labels) => Some(labels),
         None => {
@@ -347,6 +367,7 @@ fn earlier(folder: &Path, options: &Options) -> Result<Opened, TrainError> {
         source,
         tokenizer,
         concepts: reader,
+        codes,
         labels,
         device,
         choice,

@@ -3,6 +3,7 @@
 //! Nothing here depends on texts, samples and sources.
 
 pub mod augment;
+pub mod codes;
 pub(crate) mod decoding;
 #[cfg(test)]
 mod drawn;

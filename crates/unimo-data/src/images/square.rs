@@ -292,6 +292,7 @@ impl ImageSpec {
             std: self.std,
             second_view: None,
             patch_mask: None,
+            codes: None,
         }
     }
 

@@ -55,6 +55,8 @@ pub(super) struct Made {
     text: Option<Encoded>,
     /// Levels of the second view; empty if there is none.
     second_view: Vec<u8>,
+    /// Codes of its image's patches; empty if there are none.
+    codes: Vec<u32>,
     /// Which image it shows.
     picture: u64,
     /// What its text says about the image.
@@ -153,6 +155,10 @@ impl Maker {
                         patches.draw(draw)
                     })
                     .collect()
+            }),
+            codes: spec.codes.is_some().then(|| {
+                let codes = made.iter_mut().map(|made| std::mem::take(&mut made.codes));
+                codes.flatten().collect()
             }),
             ..spec.images.batch(pixels)
         });
@@ -403,7 +409,7 @@ impl Maker {
             SecondViews::WithoutTexts => sample.captions.is_empty(),
             SecondViews::All => true,
         };
-        let mut second_view = Vec::new();
+        let (mut second_view, mut codes) = (Vec::new(), Vec::new());
         let mut window = Window::WHOLE;
         // The image is dropped at once: a batch of full-size photographs would fill the memory.
         match sample.image.take() {
@@ -413,7 +419,23 @@ impl Maker {
                     let picture = Cow::Borrowed(&picture);
                     view(picture, Stream::SecondView, &mut second_view)?;
                 }
+                let mut other = Vec::new();
+                if spec.codes.as_ref().is_some_and(|codes| !codes.aligned()) {
+                    view(Cow::Borrowed(&picture), Stream::CodesView, &mut other)?;
+                }
+                let before = pixels.len();
                 view(Cow::Owned(picture), Stream::Augment, pixels)?;
+                if let Some(all) = &spec.codes {
+                    let seen = if all.aligned() {
+                        &pixels[before..]
+                    } else {
+                        &other
+                    };
+                    let name = || spec.source.image_name(spec.split, index);
+                    let found = all.of_image(seen, spec.images.size, &name);
+                    let place = || spec.source.place(spec.split, index);
+                    codes = found.map_err(|error| SampleError::new(place(), error))?;
+                }
             }
             None if spec.source.holds(spec.split, index).images => {
                 return Err(bad("no image".to_owned()));
@@ -461,6 +483,7 @@ impl Maker {
             caption,
             text,
             second_view,
+            codes,
             second_picture,
             window,
         })

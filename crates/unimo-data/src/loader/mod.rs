@@ -4,6 +4,7 @@
 //! (seed, position). Position counts samples over the whole run and over all ranks. So a run resumed at any batch continues exactly
 //! as it would have, with any number of threads and ranks.
 
+pub(crate) mod codes;
 pub(crate) mod concepts;
 mod desk;
 pub(crate) mod each;

@@ -8,6 +8,7 @@ use crate::config::DataConfig;
 use crate::images::ImageSpec;
 use crate::images::augment::AugmentConfig;
 use crate::images::patches::PatchMask;
+use crate::loader::codes::PatchCodes;
 use crate::loader::concepts::ConceptReader;
 use crate::loader::rewrite::Rewrite;
 use crate::loader::skip::SkipList;
@@ -40,6 +41,8 @@ pub struct LoaderSpec {
     pub second_view: SecondViews,
     /// Which patches of images are hidden; `None`: images have no patch mask.
     pub patch_mask: Option<PatchMask>,
+    /// Gives each image the codes of its patches; `None`: images have none.
+    pub codes: Option<Arc<PatchCodes>>,
     /// Additional texts in batches.
     pub further: Vec<FurtherText>,
     /// Whether batches hold all captions of their images.
@@ -104,6 +107,7 @@ impl LoaderSpec {
             mask: None,
             second_view: SecondViews::None,
             patch_mask: None,
+            codes: None,
             further: Vec::new(),
             references: false,
             concepts: None,

@@ -31,6 +31,8 @@ pub(crate) enum Stream {
     HeldOut = 21,
     Shots = 22,
     Translation = 23,
+    Codes = 24,
+    CodesView = 25,
 }
 
 /// The finaliser of SplitMix64 (Steele, Lea and Flood 2014): a bijection with full avalanche.

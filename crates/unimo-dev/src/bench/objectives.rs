@@ -64,6 +64,8 @@ fn masked(objectives: &mut ObjectivesConfig, with_teacher: bool) {
         distance: Distance::L2,
         normalised: true,
         decoder_layers: 1,
+        codes: None,
+        distil: None,
     });
 }
 

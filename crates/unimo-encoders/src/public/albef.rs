@@ -160,6 +160,7 @@ pub fn config_from_shapes(weights: &Weights) -> Result<BackboneConfig, String> {
             pictures: 1,
             shared_transforms: true,
             image_stream: false,
+            shared: false,
         }),
         outside: None,
         image_tags: false,

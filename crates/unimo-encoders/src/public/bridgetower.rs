@@ -264,6 +264,7 @@ pub fn config(json: &serde_json::Value) -> Result<BackboneConfig, String> {
             pictures: 1,
             shared_transforms: config.share_cross_modal_transformer_layers,
             image_stream: true,
+            shared: false,
         }),
         outside: None,
         image_tags: false,

@@ -183,6 +183,7 @@ pub fn config_from_shapes(weights: &Weights) -> Result<BackboneConfig, String> {
             pictures: pictures_from_shapes(weights)?,
             shared_transforms: true,
             image_stream: true,
+            shared: false,
         }),
         outside: None,
         image_tags: false,

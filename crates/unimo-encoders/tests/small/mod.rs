@@ -23,6 +23,7 @@ pub fn meter(gate_beta: f64) -> FusionConfig {
         pictures: 1,
         shared_transforms: true,
         image_stream: true,
+        shared: false,
     }
 }
 
@@ -57,6 +58,7 @@ pub fn every_kind(gate_beta: f64) -> Vec<FusionConfig> {
             uni_levels,
             shared_transforms,
             image_stream: true,
+            shared: false,
             ..meter(gate_beta)
         });
     }

@@ -11,14 +11,24 @@
 //! with `f` the cross-modal encoder, `v~`, `t~` the masked inputs, `v_teacher` the teacher's image encoder, as its cross-modal encoder
 //! reads it, and `LN0` a layer norm without weights.
 //!
-//! Shape legend: `B` samples, `N` patches of an image, `P` pixels along a patch, `D` width, `M` hidden patches, `Y` numbers of a target.
+//! The targets may also be codes of patches, as in BEiT and SIMLA (Khan et al. 2022; its release): numbers of typical patches, which
+//! the batch holds. A teacher's expectations are then soft targets, from its own pass over the same masked pair:
+//!
+//! ```text
+//! L = (1 - alpha) CE(student, code) + alpha CE(student, softmax(teacher))
+//! ```
+//!
+//! Shape legend: `B` samples, `N` patches of an image, `P` pixels along a patch, `D` width, `M` hidden patches, `Y` numbers of a target or codes.
 
 use burn::module::Module;
+use burn::tensor::activation::{log_softmax, softmax};
 use burn::tensor::{Tensor, assert_shape};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use unimo_batch::{ConfigError, Images, MaskSpec, PatchMaskSpec, config};
+use unimo_core::average;
 use unimo_core::init::Init;
+use unimo_core::kernels;
 use unimo_core::layers::{Activation, Linear};
 use unimo_encoders::backbone::BackboneConfig;
 use unimo_encoders::features::Pictures;
@@ -27,13 +37,14 @@ use super::mlm::masks_patches;
 use super::mrm::{Distance, at_positions, hidden_positions, normed, spreads};
 use crate::context::Context;
 use crate::encoded::Encoded;
-use crate::labels::ints;
-use crate::objective::{Objective, ObjectiveConfig, Settings};
+use crate::labels::{count_correct, ints};
+use crate::objective::{AfterStep, Objective, ObjectiveConfig, Settings};
 use crate::outcome::Outcome;
 use crate::pairs::{Fused, Pairs};
+use crate::ramp::{self, ALPHA, Ramp};
 use crate::request::{By, ImageForm, ImageKind, Request, Samples, TextForm, TextKind};
-use crate::single_precision;
 use crate::weight;
+use crate::{is_default, single_precision};
 
 /// What hidden patches are to become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +54,8 @@ pub enum Target {
     Pixels,
     /// What the teacher's image encoder makes of them where nothing is hidden (MAMO).
     Teacher,
+    /// Their codes, `[data.codes]` (BEiT, SIMLA).
+    Codes,
 }
 
 /// `[objectives.mim]`.
@@ -68,6 +81,23 @@ pub struct MimConfig {
     /// Hidden layers of the decoder, each of the width of the cross-modal encoder.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub decoder_layers: usize,
+    /// Number of codes, with `target = "codes"`: that of `[data.codes]`. 8,192 in SIMLA.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub codes: Option<usize>,
+    /// The teacher's soft targets beside the codes; they need a `[teacher]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distil: Option<MimDistil>,
+}
+
+/// `[objectives.mim.distil]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MimDistil {
+    /// Share of the teacher's soft targets, 0.4 in SIMLA.
+    pub alpha: f64,
+    /// Steps over which `alpha` rises from 0, those of the first epoch in SIMLA; 0: it has its value from the first step on.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub alpha_ramp: usize,
 }
 
 fn squared() -> Distance {
@@ -94,6 +124,9 @@ fn is_one(layers: &usize) -> bool {
     *layers == 1
 }
 
+/// Codes at most, as many as a file of codes can hold.
+const MOST_CODES: usize = 1 << 16;
+
 /// Hidden layers of the decoder at most. The paper's has six.
 const MOST_LAYERS: usize = 64;
 
@@ -115,8 +148,16 @@ impl Settings for MimConfig {
             Request::text(text),
             Request::image(ImageForm::MaskedPatches(self.patches)),
         ];
-        if self.target == Target::Teacher {
-            all.push(Request::image(ImageForm::Plain).by_teacher());
+        match self.target {
+            Target::Pixels => {}
+            Target::Teacher => all.push(Request::image(ImageForm::Plain).by_teacher()),
+            Target::Codes => {
+                all.push(Request::codes());
+                if self.distil.is_some() {
+                    let own = [all[0].clone(), all[1].clone()];
+                    all.extend(own.map(Request::by_teacher));
+                }
+            }
         }
         all
     }
@@ -142,6 +183,7 @@ impl Settings for MimConfig {
             format_args!("must be at most {MOST_LAYERS}"),
         )?;
         config::open_share("patches.rate", self.patches.rate)?;
+        self.check_codes()?;
         if let Some(mask) = &self.mask {
             config::open_share("mask.rate", mask.rate)?;
         }
@@ -158,6 +200,52 @@ impl Settings for MimConfig {
     }
 }
 
+impl MimConfig {
+    /// Checks what is said of codes, and what codes make meaningless.
+    fn check_codes(&self) -> Result<(), ConfigError> {
+        if self.target != Target::Codes {
+            ConfigError::unless(
+                self.codes.is_none(),
+                "codes",
+                self.codes.unwrap_or_default(),
+                "must be absent unless target = \"codes\"",
+            )?;
+            return ConfigError::unless(
+                self.distil.is_none(),
+                "distil",
+                "{}",
+                "must be absent unless target = \"codes\": only codes have soft targets",
+            );
+        }
+        let codes = self.codes.unwrap_or_default();
+        ConfigError::unless(
+            (2..=MOST_CODES).contains(&codes),
+            "codes",
+            codes,
+            format_args!(
+                "must be the number of codes in data.codes, 2 to {MOST_CODES}, with target = \"codes\""
+            ),
+        )?;
+        ConfigError::unless(
+            self.normalised,
+            "normalised",
+            self.normalised,
+            "must be absent with target = \"codes\": a code is not scaled",
+        )?;
+        ConfigError::unless(
+            self.distance == Distance::L2,
+            "distance",
+            format_args!("{:?}", self.distance),
+            "must be absent with target = \"codes\", which are compared by cross-entropy",
+        )?;
+        let Some(distil) = &self.distil else {
+            return Ok(());
+        };
+        config::above_zero("distil.alpha", distil.alpha)?;
+        ramp::validate("distil", distil.alpha, distil.alpha_ramp)
+    }
+}
+
 impl ObjectiveConfig for MimConfig {
     type Objective = Mim;
 
@@ -169,13 +257,22 @@ impl ObjectiveConfig for MimConfig {
             Target::Pixels => Images::CHANNELS * image.patch_size * image.patch_size,
             // As the cross-modal encoder reads it.
             Target::Teacher => width,
+            Target::Codes => self.codes.unwrap_or_default(),
         };
         let with_class = model.joint.as_ref().is_none_or(|joint| joint.image_class);
+        let inner: Vec<Linear> = (0..self.decoder_layers)
+            .map(|_| Linear::new(init, width, width, true))
+            .collect();
+        let outer = Linear::new(init, width, targets, true);
+        let distil = self.distil.as_ref().map(|config| Distil {
+            inner: average::frozen_copy(&inner),
+            outer: average::frozen_copy(&outer),
+            ramp: Ramp::new(init, config.alpha, config.alpha_ramp),
+        });
         Mim {
-            inner: (0..self.decoder_layers)
-                .map(|_| Linear::new(init, width, width, true))
-                .collect(),
-            outer: Linear::new(init, width, targets, true),
+            inner,
+            outer,
+            distil,
             class_tokens: model.class_tokens(),
             fused_class_tokens: if with_class { model.class_tokens() } else { 0 },
             patch_size: image.patch_size,
@@ -191,6 +288,8 @@ pub struct Mim {
     pub inner: Vec<Linear>,
     /// `D -> Y`.
     pub outer: Linear,
+    /// The teacher's copy of the decoder, and the share of its soft targets.
+    pub distil: Option<Distil>,
     class_tokens: usize,
     /// Class tokens among the states that the cross-modal encoder gives.
     fused_class_tokens: usize,
@@ -200,16 +299,65 @@ pub struct Mim {
     pub config: MimConfig,
 }
 
+/// The teacher's part of the decoder: it follows the decoder as the teacher follows the encoders, and tracks no gradient.
+#[derive(Module, Debug)]
+pub struct Distil {
+    /// Copies of the hidden layers.
+    pub inner: Vec<Linear>,
+    /// Copy of the last layer.
+    pub outer: Linear,
+    /// The share of its soft targets.
+    pub ramp: Ramp,
+}
+
+/// # Shapes
+///
+/// - states: `[M, D]`
+/// - output: `[M, Y]`
+fn decoded(inner: &[Linear], outer: &Linear, states: Tensor<2>) -> Tensor<2> {
+    let hidden = inner.iter().fold(states, |states, layer| {
+        Activation::Gelu.forward(layer.forward(states))
+    });
+    outer.forward(hidden)
+}
+
 impl Mim {
     /// # Shapes
     ///
     /// - states: `[M, D]`
     /// - output: `[M, Y]`
     pub fn forward(&self, states: Tensor<2>) -> Tensor<2> {
-        let hidden = self.inner.iter().fold(states, |states, layer| {
-            Activation::Gelu.forward(layer.forward(states))
-        });
-        self.outer.forward(hidden)
+        decoded(&self.inner, &self.outer, states)
+    }
+
+    /// The loss against codes.
+    ///
+    /// # Shapes
+    ///
+    /// - states: the student's at hidden patches, `[M, D]`, and the teacher's, if they are soft targets
+    /// - codes: `M`
+    fn of_codes(&self, states: Tensor<2>, teacher: Option<Tensor<2>>, codes: Vec<i32>) -> Outcome {
+        let (Some(distil), Some(teacher)) = (&self.distil, teacher) else {
+            return Outcome::of_labels(states, codes, |states| self.forward(states));
+        };
+        let count = codes.len();
+        let labels = ints(codes, &states.device());
+        let logits = single_precision(self.forward(states));
+        assert_shape!(logits, [count, self.config.codes.unwrap_or_default()]);
+        let expected = single_precision(decoded(&distil.inner, &distil.outer, teacher));
+        let expected = softmax(expected, 1).detach();
+        let soft = (log_softmax(logits.clone(), 1) * expected)
+            .sum_dim(1)
+            .mean()
+            .neg();
+        let correct = count_correct(logits.clone(), labels.clone());
+        let hard = kernels::cross_entropy(logits, labels).mean();
+        let share = distil.ramp.share();
+        let outcome = Outcome::with_accuracy(share.mix(soft, hard), correct, count);
+        match share.rising() {
+            Some(alpha) => outcome.and_metric(ALPHA, alpha, 1),
+            None => outcome,
+        }
     }
 
     /// What the hidden patches are to become, without a gradient.
@@ -227,6 +375,7 @@ impl Mim {
                 let at = hidden_positions(hidden, (rows, length), self.class_tokens);
                 at_positions(states, &ints(at, &states.device()))
             }
+            Target::Codes => unreachable!("invariant: codes are no numbers of a patch"),
             Target::Pixels => {
                 let images = context.batch.images.as_ref();
                 let images = images.expect("invariant: the batch holds what was requested");
@@ -273,14 +422,20 @@ impl Objective for Mim {
             Some(_) => TextKind::Masked,
             None => TextKind::Plain,
         };
-        vec![Pairs {
+        let own = Pairs {
             text,
             image: ImageKind::MaskedPatches,
-            ..Pairs::matched(encoded.samples)
-        }]
+            ..Pairs::matched(encoded.samples).reading_images(false)
+        };
+        let by_teacher = self.distil.is_some().then(|| Pairs {
+            by: By::Teacher,
+            ..own.clone()
+        });
+        std::iter::once(own).chain(by_teacher).collect()
     }
 
     fn loss(&self, context: &Context<'_>, fused: &[Fused]) -> Outcome {
+        let teacher = fused.get(1).and_then(Fused::some);
         let (_, fused) = Fused::only(fused);
         let states = fused.image();
         let hidden = context.hidden_patches();
@@ -290,7 +445,15 @@ impl Objective for Mim {
         if count == 0 {
             return Outcome::nothing(context.device);
         }
-        let states = at_positions(states, &ints(at, &states.device()));
+        let at = ints(at, &states.device());
+        if self.config.target == Target::Codes {
+            let teacher = teacher.map(|(_, fused)| at_positions(fused.image(), &at));
+            let all = hidden.iter().zip(context.codes());
+            let codes = all.filter(|(hidden, _)| **hidden);
+            let codes = codes.map(|(_, code)| *code as i32).collect();
+            return self.of_codes(at_positions(states, &at), teacher, codes);
+        }
+        let states = at_positions(states, &at);
         let predictions = single_precision(self.forward(states));
         let targets = self.targets(context, hidden);
         let [_, numbers] = targets.dims();
@@ -300,5 +463,21 @@ impl Objective for Mim {
             .distance
             .of(predictions.clone(), targets.clone());
         spreads(Outcome::new(loss), &predictions, &targets)
+    }
+
+    fn adopt(&mut self) {
+        if let Some(distil) = &mut self.distil {
+            distil.inner = average::frozen_copy(&self.inner);
+            distil.outer = average::frozen_copy(&self.outer);
+        }
+    }
+
+    fn after_step(&mut self, after: &AfterStep) {
+        if let (Some(mut distil), Some(decay)) = (self.distil.take(), after.decay) {
+            distil.inner = average::update(distil.inner, &self.inner, decay);
+            distil.outer = average::update(distil.outer, &self.outer, decay);
+            distil.ramp.after_step();
+            self.distil = Some(distil);
+        }
     }
 }

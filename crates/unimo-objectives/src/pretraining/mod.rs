@@ -8,6 +8,7 @@ pub mod mcr;
 pub mod mim;
 pub mod mlm;
 pub mod mrm;
+pub mod psl;
 pub mod tlm;
 pub mod ttc;
 pub mod ttm;

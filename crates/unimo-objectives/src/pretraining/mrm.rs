@@ -277,7 +277,7 @@ impl Objective for Mrm {
     }
 
     fn pairs(&self, encoded: &Encoded, _rng: &mut ChaCha8Rng) -> Vec<Pairs> {
-        let all = Pairs::matched(encoded.samples);
+        let all = Pairs::matched(encoded.samples).reading_images(true);
         vec![
             Pairs {
                 text: TextKind::Masked,

@@ -252,7 +252,8 @@ impl Objective for Wpg {
     /// Every caption with its own image, then each with another one.
     fn pairs(&self, encoded: &Encoded, rng: &mut ChaCha8Rng) -> Vec<Pairs> {
         let partners = &encoded.partners;
-        let (mut own, mut other) = (Pairs::default(), Pairs::default());
+        let empty = || Pairs::default().reading_images(true);
+        let (mut own, mut other) = (empty(), empty());
         for i in 0..partners.count() {
             let sample = partners.own(i).sample;
             match partners.wrong_image(self.config.negatives, i, rng) {

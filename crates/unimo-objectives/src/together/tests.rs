@@ -208,6 +208,7 @@ fn batch(samples: Range<usize>) -> Batch {
             std: [0.5; 3],
             second_view: Some(pixels(1)),
             patch_mask: None,
+            codes: None,
         }),
         texts: Some(texts),
         further_texts: [(TAGS.to_owned(), tags)].into(),

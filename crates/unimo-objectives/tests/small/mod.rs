@@ -89,6 +89,7 @@ pub fn fusion() -> FusionConfig {
         pictures: 1,
         shared_transforms: true,
         image_stream: true,
+        shared: false,
     }
 }
 

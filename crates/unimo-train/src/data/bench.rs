@@ -66,6 +66,7 @@ pub fn run(args: &BenchArgs, say: &mut dyn FnMut(&str)) -> Result<(), TrainError
     let tokenizer = prepare::tokenizer(&recipe, &*source)?;
     let concepts = prepare::count_concepts(&recipe, &*source, false)?;
     let reader = prepare::concept_reader(&recipe, concepts.as_ref(), &tokenizer)?;
+    let codes = prepare::patch_codes(&recipe, &*source, None, false)?;
     let tokenizer = Arc::new(tokenizer);
     let source = super::source_of(&recipe, &stage, source)?;
     let all = threads(&recipe.data);
@@ -89,6 +90,7 @@ pub fn run(args: &BenchArgs, say: &mut dyn FnMut(&str)) -> Result<(), TrainError
         );
         spec.workers = workers;
         spec.concepts = reader.clone();
+        spec.codes = codes.clone();
         prepare::for_objectives(&mut spec, &recipe, &stage)?;
         prepare::for_switch(&mut spec, &stage, &mut |line| eprintln!("{line}"))?;
         if args.no_masks {

@@ -42,6 +42,7 @@ pub fn run(args: &ShowArgs) -> Result<(), TrainError> {
     let tokenizer = prepare::tokenizer(&recipe, &*source)?;
     let concepts = prepare::count_concepts(&recipe, &*source, false)?;
     let reader = prepare::concept_reader(&recipe, concepts.as_ref(), &tokenizer)?;
+    let codes = prepare::patch_codes(&recipe, &*source, None, false)?;
     let tokenizer = Arc::new(tokenizer);
     let source = super::source_of(&recipe, &stage, source)?;
     let skip = Arc::new(SkipList::in_memory(recipe.data.max_skipped));
@@ -58,6 +59,7 @@ pub fn run(args: &ShowArgs) -> Result<(), TrainError> {
     );
     spec.first_batch = args.from;
     spec.concepts = reader.clone();
+    spec.codes = codes;
     prepare::for_objectives(&mut spec, &recipe, &stage)?;
     prepare::for_switch(&mut spec, &stage, &mut |line| eprintln!("{line}"))?;
     let words = Words {

@@ -3,13 +3,19 @@
 //! The samples, their captions and what is hidden in them are functions of the recipe's seed alone: every evaluation reads the same
 //! batches, so that the numbers are a curve. Images are not changed at random, except for an objective that compares two such views.
 //! Losses choose no best weights, since less is better.
+//!
+//! With `mismatched` each image also meets the text of another sample. What a loss loses by that is what it has of the other modality:
+//! hidden patches that no longer have their caption, hidden words that no longer have their image. Losses that compare samples mean nothing
+//! then, and are left out.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use unimo_batch::Batch;
 use unimo_data::{
-    Batches, ConceptReader, Loader, LoaderSpec, SkipList, Source, Split, TextTokenizer,
+    Batches, ConceptReader, Loader, LoaderSpec, PatchCodes, SkipList, Source, Split, TextTokenizer,
 };
+use unimo_objectives::request::{By, Samples, What};
 use unimo_objectives::{ACCURACY, Draws};
 use unimo_report::record::{EvalRecord, ScalarRecord};
 
@@ -34,12 +40,15 @@ pub struct Losses {
     source: Arc<dyn Source>,
     tokenizer: Arc<TextTokenizer>,
     concepts: Option<ConceptReader>,
+    codes: Option<Arc<PatchCodes>>,
     targets: Option<Arc<Targets>>,
     skip: Arc<SkipList>,
     /// Samples in the split.
     samples: usize,
     /// Number of batches of each evaluation.
     batches: usize,
+    /// Whether images also meet the texts of other samples.
+    mismatched: bool,
 }
 
 impl Losses {
@@ -65,10 +74,12 @@ impl Losses {
             source: Arc::clone(held_out.source),
             tokenizer: Arc::clone(held_out.tokenizer),
             concepts: held_out.concepts.clone(),
+            codes: held_out.codes.clone(),
             targets: held_out.targets.cloned(),
             skip: Arc::new(SkipList::in_memory(recipe.data.max_skipped)),
             samples: 0,
             batches: 0,
+            mismatched: config.mismatched,
         };
         let spec = own.spec(recipe, say)?;
         own.samples = spec.source.len(spec.split);
@@ -90,6 +101,7 @@ impl Losses {
         );
         spec.split = Split::Val;
         spec.concepts = self.concepts.clone();
+        spec.codes = self.codes.clone();
         for_keys(&mut spec, recipe, &|_| true)?;
         if spec.second_view == unimo_batch::SecondViews::None {
             spec.augment = None;
@@ -115,6 +127,12 @@ fn batches(config: &LossesConfig, recipe: &Recipe, samples: usize) -> usize {
     (most / size).max(1)
 }
 
+/// Means over batches by objective.
+type Sums = BTreeMap<&'static str, Sum>;
+
+/// The prefix of the numbers of pairs that do not belong together.
+const MISMATCHED: &str = "mismatched";
+
 /// A sum of means over batches.
 #[derive(Default)]
 struct Sum {
@@ -122,6 +140,64 @@ struct Sum {
     batches: usize,
     /// Right predictions and all.
     accuracy: (f64, usize),
+}
+
+impl Sum {
+    fn loss(&self) -> f64 {
+        self.loss / self.batches as f64
+    }
+
+    /// The share of right predictions, if there are predictions.
+    fn accuracy(&self) -> Option<f64> {
+        match self.accuracy {
+            (_, 0) => None,
+            (right, count) => Some(right / count as f64),
+        }
+    }
+}
+
+/// Adds the losses of a batch, of these objectives.
+fn add(
+    sums: &mut Sums,
+    weights: &Weights<'_>,
+    (batch, number): (Batch, usize),
+    chosen: &dyn Fn(&str) -> bool,
+) -> Result<(), TrainError> {
+    let (recipe, model) = (weights.recipe, weights.model);
+    let batches = [batch];
+    let together = model
+        .objectives
+        .together(chosen, &model.backbone, &batches, weights.device)
+        .with_teacher(model.teacher.as_ref());
+    let draws = seed_of(recipe.seed, NO_STEP, number, Purpose::Negatives);
+    let results = together.batch(0, Draws::new(draws))?.results;
+    let results: Vec<_> = results.into_iter().map(|result| (None, result)).collect();
+    let (numbers, _) = fetch(&results, Vec::new());
+    for ((_, result), numbers) in results.iter().zip(&numbers) {
+        let sum = sums.entry(result.objective).or_default();
+        sum.loss += numbers.loss;
+        sum.batches += 1;
+        for (metric, value) in result.metrics.iter().zip(&numbers.metrics) {
+            if metric.name == ACCURACY {
+                sum.accuracy.0 += value;
+                sum.accuracy.1 += metric.count;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The objectives that read pairs and compare no samples.
+fn of_pairs(recipe: &Recipe) -> Vec<&'static str> {
+    let each = recipe.objectives.each().into_iter();
+    let pairs = each.filter(|(_, settings)| {
+        let requests = settings.requests();
+        let student = || requests.iter().filter(|request| request.by == By::Student);
+        let text = student().any(|request| matches!(request.what, What::Text(_)));
+        let image = student().any(|request| matches!(request.what, What::Image(_)));
+        text && image && settings.samples() == Samples::EACH
+    });
+    pairs.map(|(key, _)| key).collect()
 }
 
 impl Evaluator for Losses {
@@ -158,35 +234,24 @@ impl Evaluator for Losses {
         let recipe = weights.recipe;
         let model = weights.model;
         let mut loader = Loader::new(self.spec(recipe, &mut |_| {})?)?;
-        let mut sums: BTreeMap<&'static str, Sum> = BTreeMap::new();
+        let (mut sums, mut wrong) = (Sums::new(), Sums::new());
+        let pairs = of_pairs(recipe);
         for number in 0..self.batches {
             interrupt::check()?;
             let Some(batch) = loader.next() else {
                 break;
             };
-            let batches = [batch?];
-            let together = model
-                .objectives
-                .together(&|_| true, &model.backbone, &batches, weights.device)
-                .with_teacher(model.teacher.as_ref());
-            let draws = seed_of(recipe.seed, NO_STEP, number, Purpose::Negatives);
-            let results = together.batch(0, Draws::new(draws))?.results;
-            let results: Vec<_> = results.into_iter().map(|result| (None, result)).collect();
-            let (numbers, _) = fetch(&results, Vec::new());
-            for ((_, result), numbers) in results.iter().zip(&numbers) {
-                let sum = sums.entry(result.objective).or_default();
-                sum.loss += numbers.loss;
-                sum.batches += 1;
-                for (metric, value) in result.metrics.iter().zip(&numbers.metrics) {
-                    if metric.name == ACCURACY {
-                        sum.accuracy.0 += value;
-                        sum.accuracy.1 += metric.count;
-                    }
-                }
+            let batch = batch?;
+            let other = self.mismatched.then(|| batch.mismatched());
+            add(&mut sums, weights, (batch, number), &|_| true)?;
+            if let Some(other) = other {
+                add(&mut wrong, weights, (other, number), &|key| {
+                    pairs.contains(&key)
+                })?;
             }
         }
         let mut scalars = BTreeMap::new();
-        let mut add = |name: String, value: f64| {
+        let mut give = |name: String, value: f64| {
             let scalar = ScalarRecord {
                 value,
                 chance: None,
@@ -203,15 +268,21 @@ impl Evaluator for Losses {
                 ));
                 continue;
             };
-            let loss = sum.loss / sum.batches as f64;
+            let loss = sum.loss();
             total += objective.settings().weight() * loss;
             parts.push(format!("{key} {loss:.4}"));
-            add(key.to_owned(), loss);
-            if let (right, count @ 1..) = sum.accuracy {
-                add(format!("{key}.accuracy"), right / count as f64);
+            give(key.to_owned(), loss);
+            if let Some(accuracy) = sum.accuracy() {
+                give(format!("{key}.accuracy"), accuracy);
             }
         }
-        add("total".to_owned(), total);
+        give("total".to_owned(), total);
+        for (key, sum) in &wrong {
+            give(format!("{MISMATCHED}.{key}"), sum.loss());
+            if let Some(accuracy) = sum.accuracy() {
+                give(format!("{MISMATCHED}.{key}.accuracy"), accuracy);
+            }
+        }
         say(format!(
             "step {}: held-out losses: {total:.4} ({})",
             weights.step,
@@ -249,7 +320,14 @@ mod tests {
                 set: set.iter().map(|set| (*set).to_owned()).collect(),
             };
             let recipe = Recipe::load("unimo3-tiny", &overrides).unwrap();
-            batches(&LossesConfig { limit }, &recipe, samples)
+            batches(
+                &LossesConfig {
+                    limit,
+                    mismatched: false,
+                },
+                &recipe,
+                samples,
+            )
         };
         // 300 steps of 32 samples between evaluations: a twentieth is 480 samples, or 15 batches.
         assert_eq!(of(&[], 500, 0), 15);

@@ -10,6 +10,7 @@ pub(crate) mod encoded;
 mod gallery;
 pub(crate) mod gates;
 pub mod grad_cam;
+pub mod key_words;
 pub mod losses;
 pub mod plan;
 pub mod prompts;
@@ -22,12 +23,15 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use unimo_batch::ConfigError;
 use unimo_core::world::World;
-use unimo_data::{ConceptReader, DataError, EvalSet, SkipList, Source, Split, TextTokenizer};
+use unimo_data::{
+    ConceptReader, DataError, EvalSet, PatchCodes, SkipList, Source, Split, TextTokenizer,
+};
 use unimo_report::record::EvalRecord;
 
 use crate::error::TrainError;
 use crate::evaluators::captions::Captions;
 use crate::evaluators::grad_cam::GradCam;
+use crate::evaluators::key_words::KeyWords;
 use crate::evaluators::losses::Losses;
 use crate::evaluators::prompts::Prompts;
 use crate::evaluators::retrieval::Retrieval;
@@ -101,6 +105,8 @@ pub struct HeldOut<'a> {
     pub skip: &'a SkipList,
     /// The reader of concepts, from phrases and tags.
     pub concepts: Option<ConceptReader>,
+    /// What gives patches their codes.
+    pub codes: Option<Arc<PatchCodes>>,
     /// The tokenizer of the texts.
     pub tokenizer: &'a Arc<TextTokenizer>,
     /// What the recipe's task predicts, if it has one.
@@ -140,6 +146,11 @@ pub fn open(
         && let Some(losses) = Losses::open(config, recipe, held_out, say)?
     {
         all.push(Box::new(losses));
+    }
+    if let Some(config) = &recipe.eval.key_words
+        && let Some(words) = KeyWords::open(config, recipe, held_out, say)?
+    {
+        all.push(Box::new(words));
     }
     if let Some(config) = &recipe.eval.grad_cam {
         all.push(Box::new(GradCam::open(config, recipe, held_out)?));

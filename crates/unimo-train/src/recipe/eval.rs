@@ -57,6 +57,9 @@ pub struct EvalConfig {
     /// The objectives' losses on held-out samples.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub losses: Option<LossesConfig>,
+    /// Words of held-out captions from the image alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_words: Option<KeyWordsConfig>,
     /// What the matching score of an expression looks at: weakly supervised grounding.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grad_cam: Option<GradCamConfig>,
@@ -121,6 +124,7 @@ impl Default for EvalConfig {
             prompts: None,
             captions: None,
             losses: None,
+            key_words: None,
             grad_cam: None,
             outside: OutsideSections::default(),
         }
@@ -192,6 +196,22 @@ pub struct CaptionsConfig {
 #[serde(deny_unknown_fields, default)]
 pub struct LossesConfig {
     /// Number of samples; 0: as many as `eval.share` allows.
+    pub limit: usize,
+    /// Whether each image also meets the text of another sample, which says what a loss has of the other modality: numbers named
+    /// `losses.mismatched.NAME`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub mismatched: bool,
+}
+
+/// `[eval.key_words]`: how well the words of held-out captions are predicted from the image alone, and which words the teacher proposes. It
+/// needs `[objectives.psl]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KeyWordsConfig {
+    /// The words that are looked for, each a token of the vocabulary; none: all tokens of which enough images have it and enough have not.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub words: Vec<String>,
+    /// Number of images; 0: all that `eval.limit` leaves.
     pub limit: usize,
 }
 

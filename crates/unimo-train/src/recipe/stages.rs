@@ -296,9 +296,10 @@ impl Recipe {
                     ConfigError::unless(
                         data.image_size == base.image_size
                             && data.concepts == base.concepts
+                            && data.codes == base.codes
                             && data.region_features() == base.region_features(),
                         "data",
-                        "another image_size, concepts or features of regions",
+                        "another image_size, concepts, codes of patches or features of regions",
                         "must have those of [data]: the model is the same",
                     )?;
                     ConfigError::unless(

@@ -20,10 +20,12 @@ pub(super) fn family(
         levels,
         link,
         image_stream,
+        shared,
         ..
     }) = &model.fusion
     {
         return Some(match (levels, link) {
+            _ if *shared => ("SIMLA", "simla"),
             _ if !image_stream && over_texts => ("CCLM", "cclm"),
             _ if !image_stream => ("ALBEF", "albef"),
             (Levels::None, Link::None) => ("METER", "meter"),
@@ -89,6 +91,8 @@ pub(super) fn parts(config: &NetworkConfig, part: Option<&str>) -> Vec<String> {
                 };
                 let streams = if fusion.image_stream {
                     "two streams"
+                } else if fusion.shared {
+                    "the text encoder's own blocks with an attention to the other modality,"
                 } else {
                     "a text stream that reads the image encoder's states,"
                 };
