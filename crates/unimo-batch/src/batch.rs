@@ -4,12 +4,14 @@
 //! Every modality is optional: a batch of unaligned images has no texts, and a batch of plain text has no images. An objective is
 //! skipped for a batch that lacks what it needs.
 //!
-//! Shape legend: `B` samples, `L` text length, `C` = 3 channels, `H x W` pixels, `R` regions, `F` features per region, `N` patches
-//! of an image, row by row.
+//! Shape legend: `B` samples, `L` text length, `C` = 3 channels, `H x W` pixels, `N` patches of an image, row by
+//! row.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+use crate::regions::Regions;
 
 /// One step's samples. Row `i` of every part belongs to `samples[i]`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -272,19 +274,6 @@ pub struct MaskedTexts {
 impl MaskedTexts {
     /// The label of a position that every loss ignores.
     pub const IGNORE: i32 = -100;
-}
-
-/// Detector features and boxes, padded to a common number of regions.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Regions {
-    /// `[B, R, F]`, row-major.
-    pub features: Vec<f32>,
-    /// `[B, R, 4]`: x1, y1, x2, y2 as shares of width and height.
-    pub boxes: Vec<f32>,
-    /// `R`.
-    pub count: usize,
-    /// `[B]`: how many leading regions of each row are real.
-    pub counts: Vec<usize>,
 }
 
 /// How words are hidden for masked language modelling (BERT, section 3.1).

@@ -423,7 +423,7 @@ impl DataConfig {
             rebase(path);
         }
         let regions = self.regions.iter_mut();
-        regions.filter_map(RegionsConfig::path_mut).for_each(rebase);
+        regions.flat_map(RegionsConfig::paths_mut).for_each(rebase);
         let concepts = self.concepts.iter_mut();
         concepts.flat_map(ConceptsConfig::paths).for_each(rebase);
         let switch = self.switch.iter_mut();
@@ -443,8 +443,8 @@ impl DataConfig {
         {
             named.push(path.clone());
         }
-        let regions = config.regions.as_mut().and_then(RegionsConfig::path_mut);
-        named.extend(regions.cloned());
+        let regions = config.regions.iter_mut().flat_map(RegionsConfig::paths_mut);
+        named.extend(regions.map(|path| path.clone()));
         let concepts = config.concepts.iter_mut().flat_map(ConceptsConfig::paths);
         named.extend(concepts.map(|path| path.clone()));
         let switch = config.switch.iter_mut().flat_map(SwitchConfig::paths);

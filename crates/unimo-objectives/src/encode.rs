@@ -10,6 +10,7 @@ use unimo_core::dtype::cast;
 use unimo_core::mask::PaddingMask;
 use unimo_encoders::backbone::Backbone;
 use unimo_encoders::features::{ImageFeatures, Pictures, TextFeatures};
+use unimo_encoders::region::RegionInput;
 use unimo_encoders::text::TextInput;
 
 use crate::encoded::{Encoded, Tables};
@@ -90,7 +91,7 @@ impl Wanted {
                     of_model.hides_tags |= matches!(form, ImageForm::MaskedTags(_));
                     of_model.image_layers.extend(request.layer);
                 }
-                What::Words | What::References => {}
+                What::Words | What::References | What::Regions(_) => {}
             }
         }
         for by in as_others {
@@ -250,6 +251,9 @@ impl Reader<'_> {
         if wanted.images.contains(&ImageKind::MaskedPatches) {
             self.masked_patches(wanted, into);
         }
+        if wanted.images.contains(&ImageKind::MaskedRegions) {
+            self.masked_regions(wanted, into);
+        }
         if wanted.images.contains(&ImageKind::Second) {
             self.second_images(wanted, into);
         }
@@ -385,6 +389,15 @@ impl Reader<'_> {
                 .backbone
                 .encode_masked(&pixels, &hidden, &wanted.image_layers);
             into.put_images(ImageKind::MaskedPatches, features);
+        }
+    }
+
+    fn masked_regions(&self, wanted: &Readings, into: &mut Tables) {
+        let regions = self.batch.regions.as_ref();
+        if let Some(regions) = regions.filter(|regions| regions.hidden.is_some()) {
+            let pictures = Pictures::Regions(RegionInput::hiding(regions, self.device));
+            let features = self.images(&pictures, None, 0, wanted);
+            into.put_images(ImageKind::MaskedRegions, features);
         }
     }
 

@@ -57,19 +57,20 @@ impl Pairs {
     /// lacks is left out.
     pub fn as_others(encoded: &Encoded) -> Self {
         let text = encoded.as_others();
-        Self::present(encoded, text.unwrap_or_default())
+        Self::present(encoded, (text.unwrap_or_default(), ImageKind::Plain))
     }
 
-    /// Pairs each sample with itself, its text read as `text`. A modality that the batch lacks is left out.
-    pub fn present(encoded: &Encoded, text: TextKind) -> Self {
+    /// Pairs each sample with itself, its text and its image read as these kinds. A modality that the batch lacks is left out.
+    pub fn present(encoded: &Encoded, (text, image): (TextKind, ImageKind)) -> Self {
         let all = Self::matched(encoded.samples);
         let has_text = encoded.has_text(By::Student, &text);
-        let has_image = encoded.images(By::Student, ImageKind::Plain).is_some();
+        let has_image = encoded.images(By::Student, image).is_some();
         Self {
             texts: if has_text { all.texts } else { Vec::new() },
             images: if has_image { all.images } else { Vec::new() },
             matched: all.matched,
             text,
+            image,
             ..Self::default()
         }
     }

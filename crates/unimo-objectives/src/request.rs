@@ -5,7 +5,8 @@
 //! objectives contradict each other.
 
 use unimo_batch::{
-    Batch, ConfigError, MaskSpec, PatchMaskSpec, SecondViews, TAGS, TRANSLATION, Target,
+    Batch, ConfigError, MaskSpec, PatchMaskSpec, RegionLabels, RegionMaskSpec, SecondViews, TAGS,
+    TRANSLATION, Target,
 };
 use unimo_encoders::backbone::Backbone;
 
@@ -33,6 +34,8 @@ pub enum What {
     Words,
     /// Every caption of its image, on the host: nothing is encoded.
     References,
+    /// What the hidden regions of its image are, on the host: nothing is encoded.
+    Regions(RegionLabels),
 }
 
 /// How a text is read.
@@ -66,6 +69,8 @@ pub enum ImageForm {
     MaskedTags(f64),
     /// With patches hidden.
     MaskedPatches(PatchMaskSpec),
+    /// With regions hidden.
+    MaskedRegions(RegionMaskSpec),
     /// A second random augmentation of it.
     SecondView,
     /// The second image of a sample that has two (NLVR2).
@@ -106,6 +111,8 @@ pub enum ImageKind {
     Plain,
     /// With patches hidden.
     MaskedPatches,
+    /// With regions hidden.
+    MaskedRegions,
     /// The second views.
     SecondView,
     /// The second images.
@@ -132,6 +139,7 @@ impl ImageForm {
         match self {
             Self::Plain | Self::MaskedTags(_) => ImageKind::Plain,
             Self::MaskedPatches(_) => ImageKind::MaskedPatches,
+            Self::MaskedRegions(_) => ImageKind::MaskedRegions,
             Self::SecondView => ImageKind::SecondView,
             Self::Second => ImageKind::Second,
         }
@@ -157,6 +165,11 @@ impl Request {
     /// Every caption of a sample's image, [`Batch::references`].
     pub fn references() -> Self {
         Self::of(What::References)
+    }
+
+    /// What hidden regions are, [`Regions::hidden`](unimo_batch::Regions::hidden).
+    pub fn regions(labels: RegionLabels) -> Self {
+        Self::of(What::Regions(labels))
     }
 
     fn of(what: What) -> Self {
@@ -201,6 +214,10 @@ impl Request {
             What::Image(form) => form.is_there(backbone, batch),
             What::Words => batch.texts.is_some(),
             What::References => !batch.references.is_empty(),
+            What::Regions(labels) => {
+                let hidden = batch.regions.as_ref().and_then(|r| r.hidden.as_ref());
+                hidden.is_some_and(|hidden| labels.are_in(hidden))
+            }
         }
     }
 }
@@ -234,6 +251,10 @@ impl ImageForm {
                 backbone.sees(batch) && tags.is_some_and(|tags| tags.masked.is_some())
             }
             Self::MaskedPatches(_) => images.is_some_and(|i| i.patch_mask.is_some()),
+            Self::MaskedRegions(_) => {
+                let regions = batch.regions.as_ref();
+                backbone.sees(batch) && regions.is_some_and(|r| r.hidden.is_some())
+            }
             Self::SecondView => images.is_some_and(|i| i.second_view.is_some()),
             Self::Second => batch.second_images.is_some(),
         }
@@ -323,6 +344,10 @@ pub struct Inputs {
     pub concepts: bool,
     /// How patches are hidden.
     pub patch_mask: Option<PatchMaskSpec>,
+    /// How regions are hidden.
+    pub region_mask: Option<RegionMaskSpec>,
+    /// What is told of hidden regions.
+    pub region_labels: RegionLabels,
     /// Which images have a second view.
     pub second_view: SecondViews,
     /// Whether texts are read from left to right.
@@ -365,6 +390,10 @@ impl Inputs {
                         said.patches
                             .one(key, "patches", spec, &mut all.patch_mask)?;
                     }
+                    What::Image(ImageForm::MaskedRegions(spec)) => {
+                        said.regions.one(key, "mask", spec, &mut all.region_mask)?;
+                    }
+                    What::Regions(labels) => all.region_labels = all.region_labels.and(labels),
                     What::Image(ImageForm::SecondView) => {
                         all.second_view = match all.second_view {
                             SecondViews::All => SecondViews::All,
@@ -396,6 +425,7 @@ struct Said {
     mask: First,
     rate: First,
     patches: First,
+    regions: First,
 }
 
 #[derive(Default)]

@@ -258,6 +258,7 @@ fn what_contradicts_is_named() {
             tied: false,
             texts_alone: false,
             patches: None,
+            regions: None,
             distil: None,
         }),
         mrm: Some(mrm()),

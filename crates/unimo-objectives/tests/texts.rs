@@ -41,6 +41,7 @@ fn shared() -> ObjectivesConfig {
             tied: true,
             texts_alone: false,
             patches: None,
+            regions: None,
             distil: None,
         }),
         itm: Some(ItmConfig {

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use burn::tensor::Device;
-use unimo_batch::ConfigError;
+use unimo_batch::{ConfigError, RegionLabels};
 use unimo_data::{
-    ConceptReader, Concepts, FurtherText, LoaderSpec, Offers, PatchMask, Readable, Rewrite as _,
-    Source, Split, Switch, TextTokenizer, TokenizerConfig,
+    ConceptReader, Concepts, FurtherText, HideRegions, LoaderSpec, Offers, PatchMask, Readable,
+    Rewrite as _, Source, Split, Switch, TextTokenizer, TokenizerConfig,
 };
 use unimo_objectives::request::{Request, TextForm, What};
 
@@ -86,6 +86,7 @@ pub fn check_data(recipe: &Recipe, source: &dyn Source) -> Result<(), TrainError
             )));
         }
     }
+    check_regions(recipe, source)?;
     for (at, part) in source.batch_parts().iter().enumerate() {
         let lacking = each.iter().map(|(key, settings)| {
             let lacks = lacks(&settings.requests(), &part.offers());
@@ -102,6 +103,37 @@ pub fn check_data(recipe: &Recipe, source: &dyn Source) -> Result<(), TrainError
                 told.collect::<Vec<_>>().join(", ")
             )));
         }
+    }
+    Ok(())
+}
+
+/// Checks that regions have the classes and names that objectives predict of hidden ones.
+fn check_regions(recipe: &Recipe, source: &dyn Source) -> Result<(), TrainError> {
+    for (key, settings) in recipe.objectives.each() {
+        let requests = settings.requests().into_iter();
+        let labels = requests.filter_map(|request| match request.what {
+            What::Regions(labels) => Some(labels),
+            _ => None,
+        });
+        let labels = labels.fold(RegionLabels::default(), RegionLabels::and);
+        let classes = source.region_classes();
+        let named = classes.as_ref().is_some_and(|c| !c.names().is_empty());
+        let reason = if labels.any() && classes.is_none() {
+            "classes of regions, which are not known: data.regions needs labels = true for files that hold them, or names of the boxes"
+                .to_owned()
+        } else if labels.named() && !named {
+            "names of regions: data.regions.names needs a file of names for each language of the captions".to_owned()
+        } else if let (Some(read), Some(known)) =
+            (labels.classes, classes.as_ref().and_then(|c| c.count()))
+            && read < known
+        {
+            format!("{read} classes of regions, classes.count, and the data has {known}")
+        } else {
+            continue;
+        };
+        return Err(TrainError::Check(format!(
+            "objectives.{key} reads {reason}"
+        )));
     }
     Ok(())
 }
@@ -309,6 +341,10 @@ pub fn for_keys(
     }
     spec.mask = inputs.mask;
     spec.references = inputs.references;
+    spec.hide_regions = inputs.region_mask.map(|mask| HideRegions {
+        mask,
+        labels: inputs.region_labels,
+    });
     spec.concept_rate = inputs.concept_rate;
     spec.second_view = inputs.second_view;
     let image = recipe.model.image.as_ref();

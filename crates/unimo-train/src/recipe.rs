@@ -91,6 +91,10 @@ built_in![
     "albef-base",
     "mamo-tiny",
     "mamo-base",
+    "uc2-tiny",
+    "uc2-base",
+    "m3p-tiny",
+    "m3p-base",
     "unimo3-vqa-base",
     "unimo3-nlvr2-base",
     "unimo3-snli-ve-base",
@@ -473,6 +477,7 @@ impl Recipe {
         let inputs = self.objectives.inputs(&|_| true);
         let inputs = inputs.map_err(|e| e.within("objectives"))?;
         task::check(self)?;
+        self.check_tasks()?;
         self.check_stages()?;
         self.check_pictures()?;
         if let TokenizerConfig::Train { vocab_size } = self.data.tokenizer {

@@ -16,6 +16,7 @@ use crate::images::patches::PatchMasker;
 use crate::images::regions;
 use crate::loader::concepts::ConceptReader;
 use crate::loader::desk::Work;
+use crate::loader::hidden_regions::{OfSample, RegionHider};
 use crate::loader::spec::{FurtherText, LoaderSpec};
 use crate::order::draws::{Permutation, Stream, below, hash};
 use crate::order::plan::Plan;
@@ -34,6 +35,7 @@ pub(super) struct Maker {
     /// The most recently sorted windows of batches.
     pub(super) windows: Mutex<Vec<(u64, Arc<Vec<u64>>)>>,
     pub(super) patches: Option<PatchMasker>,
+    pub(super) hider: Option<RegionHider>,
     /// The first batch of this process in the run, and the distance between its batches.
     pub(super) first: u64,
     pub(super) ranks: u64,
@@ -63,6 +65,19 @@ pub(super) struct Made {
     second_picture: Vec<u8>,
     /// The part of its image that the model sees.
     pub(super) window: Window,
+}
+
+impl Made {
+    /// The language of its caption, if that is known.
+    fn language(&self) -> Option<&str> {
+        language_of(&self.sample, self.caption)
+    }
+}
+
+/// The language of a sample's caption, if that is known.
+fn language_of(sample: &Sample, caption: usize) -> Option<&str> {
+    let language = sample.languages.tags.get(caption).map(String::as_str);
+    language.filter(|language| !language.is_empty())
 }
 
 /// Some samples of a batch, and the levels of their images.
@@ -291,7 +306,20 @@ impl Maker {
             return Ok(None);
         };
         all_or_none(batch, found.len(), made.len(), "regions")?;
-        Ok(Some(regions::pad(&found, shape)))
+        let mut regions = regions::pad(&found, shape);
+        if let Some(hider) = &self.hider {
+            let samples: Vec<OfSample<'_>> = made
+                .iter()
+                .zip(found)
+                .map(|(made, regions)| OfSample {
+                    regions,
+                    language: made.language(),
+                    position: made.position,
+                })
+                .collect();
+            regions.hidden = Some(hider.hide(&samples, regions.count));
+        }
+        Ok(Some(regions))
     }
 
     /// The positions of a batch's samples: those from `batch * batch_size` on, unless batches are sorted by length.
@@ -429,6 +457,10 @@ impl Maker {
             )?;
         }
         let caption = self.choice(position, sample.captions.len());
+        if let (Some(hider), Some(regions)) = (&self.hider, &sample.regions) {
+            let language = language_of(&sample, caption);
+            hider.check(regions, language).map_err(bad)?;
+        }
         let text = match sample.captions.get(caption) {
             Some(text) if !sample.second_texts.is_empty() => {
                 let second = sample.second_texts.get(caption).map_or("", String::as_str);
@@ -524,11 +556,11 @@ impl Maker {
             };
             for (made, text) in made.iter().zip(&encoded) {
                 let (mut ids, labels) = match &self.masker {
-                    Some(masker) => {
+                    Some(masker) if self.hides_words(made) => {
                         let draw = hash(Stream::Mask, &[spec.seed, made.position]);
                         masker.apply(text, draw)
                     }
-                    None => (text.ids.clone(), vec![MaskedTexts::IGNORE; text.ids.len()]),
+                    _ => (text.ids.clone(), vec![MaskedTexts::IGNORE; text.ids.len()]),
                 };
                 let padding = texts.length - ids.len();
                 if let (Some(reader), Some(all)) = (&spec.concepts, &mut masked.concept_labels) {
@@ -550,6 +582,13 @@ impl Maker {
             texts.masked = Some(masked);
         }
         Ok(Some(texts))
+    }
+
+    /// Whether words of a sample are hidden: if not, regions of its image are.
+    fn hides_words(&self, made: &Made) -> bool {
+        let hider = self.hider.as_ref();
+        let hider = hider.filter(|_| made.sample.regions.is_some());
+        hider.is_none_or(|hider| hider.hides_words(made.position))
     }
 
     /// A further text of a sample; `None` if it has no such text.

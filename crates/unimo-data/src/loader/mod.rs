@@ -9,6 +9,7 @@ mod desk;
 pub(crate) mod each;
 pub(crate) mod eval_set;
 mod gathered;
+mod hidden_regions;
 mod maker;
 mod rewrite;
 pub(crate) mod skip;
@@ -18,6 +19,7 @@ pub(crate) mod task_set;
 mod tokenizer;
 mod vocabulary;
 
+pub use hidden_regions::HideRegions;
 pub use rewrite::Rewrite;
 pub use spec::{Batches, FurtherText, LoaderSpec, MakeTarget};
 
@@ -31,6 +33,7 @@ use unimo_batch::Batch;
 use crate::error::DataError;
 use crate::images::patches::PatchMasker;
 use crate::loader::desk::Desk;
+use crate::loader::hidden_regions::RegionHider;
 use crate::loader::maker::{Maker, Piece};
 use crate::text::masking::Masker;
 
@@ -87,6 +90,11 @@ impl Loader {
             .patch_mask
             .map(|mask| PatchMasker::new(mask, spec.images.size))
             .transpose()?;
+        let hider = spec.hide_regions.map(|hide| {
+            let classes = spec.source.region_classes();
+            RegionHider::new(hide, classes, &spec.tokenizer, spec.seed)
+        });
+        let hider = hider.transpose()?;
         let ranks = spec.ranks as u64;
         let first = spec.first_batch + spec.rank as u64;
         let workers = spec.workers as u64;
@@ -99,6 +107,7 @@ impl Loader {
             plan,
             windows: Mutex::default(),
             patches,
+            hider,
             first,
             ranks,
             stop: Arc::clone(&stop),

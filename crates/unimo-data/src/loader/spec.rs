@@ -9,6 +9,7 @@ use crate::images::ImageSpec;
 use crate::images::augment::AugmentConfig;
 use crate::images::patches::PatchMask;
 use crate::loader::concepts::ConceptReader;
+use crate::loader::hidden_regions::HideRegions;
 use crate::loader::rewrite::Rewrite;
 use crate::loader::skip::SkipList;
 use crate::order::plan::Shuffle;
@@ -40,6 +41,8 @@ pub struct LoaderSpec {
     pub second_view: SecondViews,
     /// Which patches of images are hidden; `None`: images have no patch mask.
     pub patch_mask: Option<PatchMask>,
+    /// Which regions of images are hidden; `None`: none is.
+    pub hide_regions: Option<HideRegions>,
     /// Additional texts in batches.
     pub further: Vec<FurtherText>,
     /// Whether batches hold all captions of their images.
@@ -104,6 +107,7 @@ impl LoaderSpec {
             mask: None,
             second_view: SecondViews::None,
             patch_mask: None,
+            hide_regions: None,
             further: Vec::new(),
             references: false,
             concepts: None,

@@ -82,6 +82,7 @@ impl TaskSet {
                 plan: Plan::global(samples),
                 windows: Mutex::default(),
                 patches: None,
+                hider: None,
                 first: 0,
                 ranks: 1,
                 stop: Arc::new(AtomicBool::new(false)),

@@ -31,6 +31,9 @@ pub(crate) enum Stream {
     HeldOut = 21,
     Shots = 22,
     Translation = 23,
+    RegionMask = 30,
+    RegionName = 31,
+    WordsOrRegions = 32,
 }
 
 /// The finaliser of SplitMix64 (Steele, Lea and Flood 2014): a bijection with full avalanche.

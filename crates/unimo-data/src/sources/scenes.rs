@@ -26,6 +26,7 @@ use crate::order::draws::{Stream, hash};
 use crate::settings::range;
 use crate::sources::label::Label;
 use crate::sources::languages::Languages;
+use crate::sources::regions::RegionClasses;
 use crate::sources::scenes::drawing::{Expression, Scene};
 use crate::sources::scenes::words::Description;
 use crate::sources::source::{Annotations, Offers, Sample, Source, SourceConfig, SplitFacts};
@@ -421,6 +422,16 @@ impl Source for Scenes {
             languages: self.config.texts != SceneTexts::Classes,
             ..SplitFacts::default()
         }
+    }
+
+    /// Every name of a single object, in both languages.
+    fn region_classes(&self) -> Option<Arc<RegionClasses>> {
+        let english = kinds::names();
+        let invented = |name: &String| language::translate(name).text;
+        let invented = english.iter().map(invented).collect();
+        let names = [("en", english), (INVENTED, invented)];
+        let names = names.map(|(language, names)| (language.to_owned(), names));
+        Some(Arc::new(RegionClasses::new(names.into(), None)))
     }
 
     fn annotations(&self, split: Split, index: usize) -> Result<Annotations, SampleError> {

@@ -17,7 +17,7 @@ use burn::tensor::activation::{log_softmax, softmax};
 use burn::tensor::{Tensor, assert_shape};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
-use unimo_batch::{ConfigError, MaskSpec, MaskUnit, PatchMaskSpec, config};
+use unimo_batch::{ConfigError, MaskSpec, MaskUnit, PatchMaskSpec, RegionMaskSpec, config};
 use unimo_core::average;
 use unimo_core::init::Init;
 use unimo_core::kernels;
@@ -56,6 +56,10 @@ pub struct MlmConfig {
     /// How patches of the image are hidden while words are predicted, as `objectives.mrm.patches` if there is one; absent: none is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub patches: Option<PatchMaskSpec>,
+    /// How regions of the image are hidden while words are predicted, as `objectives.regions.mask` if there is one; absent: none is (UC2). M3P
+    /// hides either words or regions of a sample, and predicts both in one pass.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub regions: Option<RegionMaskSpec>,
     /// The teacher's soft targets; they need a `[teacher]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub distil: Option<DistilConfig>,
@@ -124,9 +128,10 @@ impl Settings for MlmConfig {
     }
 
     fn requests(&self) -> Vec<Request> {
-        let image = match self.patches {
-            Some(patches) => ImageForm::MaskedPatches(patches),
-            None => ImageForm::Plain,
+        let image = match (self.patches, self.regions) {
+            (Some(patches), _) => ImageForm::MaskedPatches(patches),
+            (None, Some(regions)) => ImageForm::MaskedRegions(regions),
+            (None, None) => ImageForm::Plain,
         };
         let mut all = vec![
             Request::text(TextForm::Masked(self.mask)),
@@ -155,6 +160,15 @@ impl Settings for MlmConfig {
         if let Some(patches) = self.patches {
             config::open_share("patches.rate", patches.rate)?;
         }
+        if let Some(regions) = self.regions {
+            regions.validate("regions")?;
+            ConfigError::unless(
+                self.patches.is_none() && self.distil.is_none(),
+                "regions",
+                format_args!("{regions:?}"),
+                "must be absent with patches, which are of pixels, and with distil, whose teacher reads whole images",
+            )?;
+        }
         let Some(distil) = &self.distil else {
             return Ok(());
         };
@@ -170,6 +184,7 @@ impl Settings for MlmConfig {
             NEEDS_ONE_STREAM,
         )?;
         masks_patches(model, self.patches)?;
+        masks_regions(model, "regions", self.regions)?;
         ConfigError::unless(
             model.text.width == model.cross_width() || !self.tied,
             "tied",
@@ -392,20 +407,36 @@ pub(crate) fn masks_patches(
     )
 }
 
+/// Checks that images are given as regions, if some are to be hidden.
+///
+/// # Errors
+///
+/// The model reads no regions.
+pub(crate) fn masks_regions(
+    model: &BackboneConfig,
+    key: &str,
+    regions: Option<RegionMaskSpec>,
+) -> Result<(), ConfigError> {
+    ConfigError::unless(
+        model.regions.is_some() || regions.is_none(),
+        key,
+        format_args!("{regions:?}"),
+        "needs images given as regions, [model.regions]",
+    )
+}
+
 impl Objective for Mlm {
     fn settings(&self) -> &dyn Settings {
         &self.config
     }
 
     fn pairs(&self, encoded: &Encoded, _rng: &mut ChaCha8Rng) -> Vec<Pairs> {
-        let own = match self.config.patches {
-            None => Pairs::present(encoded, TextKind::Masked),
-            Some(_) => Pairs {
-                text: TextKind::Masked,
-                image: ImageKind::MaskedPatches,
-                ..Pairs::matched(encoded.samples)
-            },
+        let image = match (self.config.patches, self.config.regions) {
+            (Some(_), _) => ImageKind::MaskedPatches,
+            (None, Some(_)) => ImageKind::MaskedRegions,
+            (None, None) => ImageKind::Plain,
         };
+        let own = Pairs::present(encoded, (TextKind::Masked, image));
         let by_teacher = self.distil.is_some().then(|| Pairs {
             text: TextKind::Masked,
             by: By::Teacher,

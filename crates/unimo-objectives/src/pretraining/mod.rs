@@ -8,6 +8,8 @@ pub mod mcr;
 pub mod mim;
 pub mod mlm;
 pub mod mrm;
+pub mod mrtm;
+pub mod regions;
 pub mod tlm;
 pub mod ttc;
 pub mod ttm;

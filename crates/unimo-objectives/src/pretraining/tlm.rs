@@ -98,6 +98,7 @@ impl ObjectiveConfig for TlmConfig {
                 tied: own.tied,
                 texts_alone: false,
                 patches: None,
+                regions: None,
                 distil: None,
             };
             config.init(init, model)

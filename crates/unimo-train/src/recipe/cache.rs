@@ -142,6 +142,9 @@ fn changes(encoder: KeptOf, request: &Request) -> Option<&'static str> {
         (KeptOf::Image, What::Image(ImageForm::MaskedPatches(_))) => {
             Some("hides patches at random, other ones each time")
         }
+        (KeptOf::Image, What::Image(ImageForm::MaskedRegions(_))) => {
+            Some("hides regions at random, other ones each time")
+        }
         (KeptOf::Image, What::Image(ImageForm::SecondView)) => {
             Some("reads second views, which are drawn")
         }
