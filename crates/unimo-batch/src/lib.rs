@@ -2,6 +2,7 @@
 
 mod batch;
 pub mod config;
+mod joined;
 pub mod registry;
 
 pub use batch::{
@@ -9,3 +10,4 @@ pub use batch::{
     PatchMaskSpec, Regions, SecondViews, TAGS, TRANSLATION, Target, TextRole, Texts, normalised,
 };
 pub use config::ConfigError;
+pub use joined::{JOINED, JoinForm, JoinPositions, JoinSpec};

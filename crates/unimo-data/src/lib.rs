@@ -24,7 +24,7 @@ pub use loader::eval_set::{Caption, EvalSet, Item};
 pub use loader::skip::SkipList;
 pub use loader::switch::{Switch, SwitchConfig, SwitchedWords};
 pub use loader::task_set::{TaskBatch, TaskRow, TaskSet};
-pub use loader::{Batches, FurtherText, Loader, LoaderSpec, MakeTarget, Rewrite};
+pub use loader::{Batches, FurtherText, Joining, Loader, LoaderSpec, MakeTarget, Rewrite};
 pub use order::plan::{Plan, Shuffle};
 pub use sources::label::{FALSE, Label, TRUE};
 pub use sources::languages::Languages;

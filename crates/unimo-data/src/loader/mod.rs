@@ -9,6 +9,7 @@ mod desk;
 pub(crate) mod each;
 pub(crate) mod eval_set;
 mod gathered;
+mod joined;
 mod maker;
 mod rewrite;
 pub(crate) mod skip;
@@ -19,7 +20,7 @@ mod tokenizer;
 mod vocabulary;
 
 pub use rewrite::Rewrite;
-pub use spec::{Batches, FurtherText, LoaderSpec, MakeTarget};
+pub use spec::{Batches, FurtherText, Joining, LoaderSpec, MakeTarget};
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -83,6 +84,11 @@ impl Loader {
             .mask
             .map(|mask| Masker::new(mask, &spec.tokenizer))
             .transpose()?;
+        let joined_masker = spec
+            .joined
+            .and_then(|joined| joined.mask)
+            .map(|mask| Masker::new(mask, &spec.tokenizer))
+            .transpose()?;
         let patches = spec
             .patch_mask
             .map(|mask| PatchMasker::new(mask, spec.images.size))
@@ -96,6 +102,7 @@ impl Loader {
         let maker = Arc::new(Maker {
             spec,
             masker,
+            joined_masker,
             plan,
             windows: Mutex::default(),
             patches,

@@ -31,6 +31,7 @@ pub(crate) enum Stream {
     HeldOut = 21,
     Shots = 22,
     Translation = 23,
+    Joined = 24,
 }
 
 /// The finaliser of SplitMix64 (Steele, Lea and Flood 2014): a bijection with full avalanche.
