@@ -27,7 +27,7 @@ pub struct Batch {
     pub second_images: Option<Images>,
     /// The caption of every sample.
     pub texts: Option<Texts>,
-    /// Further texts by kind: [`TRANSLATION`], padded as `texts` are, [`TAGS`], phrases.
+    /// Further texts by kind: [`TRANSLATION`], padded as `texts` are, [`JOINED`](crate::JOINED), [`TAGS`], phrases.
     pub further_texts: BTreeMap<String, Texts>,
     /// Detector regions with their boxes.
     pub regions: Option<Regions>,
@@ -188,6 +188,8 @@ pub struct Texts {
     /// `[B, L]`: the type of each position where texts are pairs of sentences: 0, or 1 for a second sentence that the tokenizer marks
     /// (BERT). `None`: all are of type 0.
     pub segments: Option<Vec<i32>>,
+    /// `[B]`: the place in each text at which positions are numbered anew, for joined texts whose parts share positions. Empty: nowhere.
+    pub restarts: Vec<usize>,
 }
 
 impl Texts {

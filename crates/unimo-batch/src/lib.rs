@@ -2,6 +2,7 @@
 
 mod batch;
 pub mod config;
+mod joined;
 mod regions;
 pub mod registry;
 
@@ -10,4 +11,5 @@ pub use batch::{
     PatchMaskSpec, SecondViews, TAGS, TRANSLATION, Target, TextRole, Texts, normalised,
 };
 pub use config::ConfigError;
+pub use joined::{JOINED, JoinForm, JoinPositions, JoinSpec};
 pub use regions::{HiddenRegions, NO_CLASS, RegionLabels, RegionMaskSpec, Regions};

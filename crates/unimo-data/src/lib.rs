@@ -24,7 +24,9 @@ pub use loader::eval_set::{Caption, EvalSet, Item};
 pub use loader::skip::SkipList;
 pub use loader::switch::{Switch, SwitchConfig, SwitchedWords};
 pub use loader::task_set::{TaskBatch, TaskRow, TaskSet};
-pub use loader::{Batches, FurtherText, HideRegions, Loader, LoaderSpec, MakeTarget, Rewrite};
+pub use loader::{
+    Batches, FurtherText, HideRegions, Joining, Loader, LoaderSpec, MakeTarget, Rewrite,
+};
 pub use order::plan::{Plan, Shuffle};
 pub use sources::label::{FALSE, Label, TRUE};
 pub use sources::languages::Languages;

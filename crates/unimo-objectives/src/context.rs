@@ -1,7 +1,7 @@
 //! What a loss is computed from.
 
 use burn::tensor::Device;
-use unimo_batch::{Batch, HiddenRegions, MaskedTexts, Regions, TAGS, Texts};
+use unimo_batch::{Batch, HiddenRegions, JOINED, MaskedTexts, Regions, TAGS, Texts};
 use unimo_core::world::World;
 use unimo_encoders::backbone::Backbone;
 
@@ -44,6 +44,17 @@ impl<'a> Context<'a> {
     /// Panics if the objective has not requested them.
     pub fn masked_texts(&self) -> &'a MaskedTexts {
         let masked = self.texts().masked.as_ref();
+        masked.expect("invariant: the batch holds what was requested")
+    }
+
+    /// The joined texts with words hidden, and the tokens to predict.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the objective has not requested them.
+    pub fn masked_joined(&self) -> &'a MaskedTexts {
+        let joined = self.batch.further_texts.get(JOINED);
+        let masked = joined.and_then(|joined| joined.masked.as_ref());
         masked.expect("invariant: the batch holds what was requested")
     }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use burn::tensor::{Bool, Device, Tensor, TensorData};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
-use unimo_batch::{Batch, Images, Regions, TAGS, TRANSLATION, Texts};
+use unimo_batch::{Batch, Images, JOINED, Regions, TAGS, TRANSLATION, Texts};
 use unimo_core::dtype::cast;
 use unimo_core::mask::PaddingMask;
 use unimo_encoders::backbone::Backbone;
@@ -241,6 +241,7 @@ impl Reader<'_> {
             self.left_to_right(wanted, into);
         }
         self.both_directions(wanted, into);
+        self.joined(wanted, into);
         let computed = || {
             let features = self.images(images.as_ref()?, tags.as_ref(), 0, wanted);
             Some(self.for_all_rows(features, distinct))
@@ -295,6 +296,7 @@ impl Reader<'_> {
             let input = self.input(rows.ids, rows.lengths, rows.length);
             let text = &self.backbone.text;
             let input = text.with_segments(input, rows.segments.to_vec());
+            let input = text.with_restarts(input, rows.lengths, rows.restarts);
             self.texts(&input, wanted)
         })
     }
@@ -372,9 +374,41 @@ impl Reader<'_> {
                 lengths: &lengths,
                 length: texts.length,
                 segments: &segments,
+                restarts: &[],
             };
             into.put_texts(kinds, self.rows(&rows, wanted));
         }
+    }
+
+    /// Encodes joined texts as they are and with words hidden, in one pass.
+    fn joined(&self, wanted: &Readings, into: &mut Tables) {
+        let Some(texts) = self.batch.further_texts.get(JOINED) else {
+            return;
+        };
+        let masked = texts.masked.as_ref().map(|masked| &masked.ids);
+        let forms = [
+            (TextKind::Joined, Some(&texts.ids)),
+            (TextKind::MaskedJoined, masked),
+        ];
+        let forms = forms
+            .into_iter()
+            .filter_map(|(kind, ids)| Some((kind, ids?)));
+        let (kinds, forms): (Vec<_>, Vec<_>) = forms
+            .filter(|(kind, _)| wanted.texts.contains(kind))
+            .unzip();
+        if kinds.is_empty() {
+            return;
+        }
+        let count = kinds.len();
+        let segments: Vec<i32> = texts.segments.iter().flatten().copied().collect();
+        let rows = Rows {
+            ids: &forms.into_iter().flatten().copied().collect::<Vec<_>>(),
+            lengths: &texts.lengths.repeat(count),
+            length: texts.length,
+            segments: &segments.repeat(count),
+            restarts: &texts.restarts.repeat(count),
+        };
+        into.put_texts(kinds, self.rows(&rows, wanted));
     }
 
     fn masked_patches(&self, wanted: &Readings, into: &mut Tables) {
@@ -440,6 +474,7 @@ impl Reader<'_> {
                     lengths: &texts.lengths,
                     length: texts.length,
                     segments: &[],
+                    restarts: &[],
                 };
                 into.put_texts(vec![kind.clone()], self.rows(&rows, wanted));
             }

@@ -5,8 +5,8 @@
 //! objectives contradict each other.
 
 use unimo_batch::{
-    Batch, ConfigError, MaskSpec, PatchMaskSpec, RegionLabels, RegionMaskSpec, SecondViews, TAGS,
-    TRANSLATION, Target,
+    Batch, ConfigError, JOINED, JoinSpec, MaskSpec, PatchMaskSpec, RegionLabels, RegionMaskSpec,
+    SecondViews, TAGS, TRANSLATION, Target,
 };
 use unimo_encoders::backbone::Backbone;
 
@@ -55,6 +55,10 @@ pub enum TextForm {
     AsOthers,
     /// The text in another language, as it is.
     Translation,
+    /// The text and its translation as one text, without phrases.
+    Joined(JoinSpec),
+    /// The same with words of both hidden.
+    MaskedJoined(JoinSpec, MaskSpec),
     /// A further text of the sample, by its name in [`Batch::further_texts`].
     Further(String),
 }
@@ -99,8 +103,37 @@ pub enum TextKind {
     LeftToRight,
     /// In another language, as they are.
     Translation,
+    /// Joined with their translations, as they are.
+    Joined,
+    /// Joined with their translations, with words of both hidden.
+    MaskedJoined,
     /// Further texts.
     Further(String),
+}
+
+/// Texts of one length that are encoded together, so that pairs of them go through one pass of the cross-modal encoder.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Table {
+    /// Plain texts, masked texts and translations.
+    BothDirections,
+    /// Joined texts, as they are and with words hidden.
+    Joined,
+    /// Texts that are read from left to right.
+    LeftToRight,
+    /// Further texts.
+    Further(String),
+}
+
+impl TextKind {
+    /// The table that holds it.
+    pub(crate) fn table(&self) -> Table {
+        match self {
+            Self::Plain | Self::Masked | Self::Translation => Table::BothDirections,
+            Self::Joined | Self::MaskedJoined => Table::Joined,
+            Self::LeftToRight => Table::LeftToRight,
+            Self::Further(name) => Table::Further(name.clone()),
+        }
+    }
 }
 
 /// The kind under which encoded images are stored.
@@ -120,16 +153,26 @@ pub enum ImageKind {
 }
 
 impl TextForm {
-    /// The table that holds it; `None` for the table of other objectives.
+    /// The kind under which it is stored; `None` for that of other objectives.
     pub fn kind(&self) -> Option<TextKind> {
         Some(match self {
             Self::Plain | Self::WithPhrases => TextKind::Plain,
             Self::Masked(_) | Self::MaskedPhrases(_) => TextKind::Masked,
             Self::LeftToRight => TextKind::LeftToRight,
             Self::Translation => TextKind::Translation,
+            Self::Joined(_) => TextKind::Joined,
+            Self::MaskedJoined(..) => TextKind::MaskedJoined,
             Self::Further(name) => TextKind::Further(name.clone()),
             Self::AsOthers => return None,
         })
+    }
+
+    /// Whether it is made of the text in another language.
+    pub fn needs_translation(&self) -> bool {
+        matches!(
+            self,
+            Self::Translation | Self::Joined(_) | Self::MaskedJoined(..)
+        )
     }
 }
 
@@ -236,6 +279,11 @@ impl TextForm {
                 masked.is_some_and(|masked| masked.concept_labels.is_some())
             }
             Self::Translation => batch.further_texts.contains_key(TRANSLATION),
+            Self::Joined(_) => batch.further_texts.contains_key(JOINED),
+            Self::MaskedJoined(..) => {
+                let joined = batch.further_texts.get(JOINED);
+                joined.is_some_and(|joined| joined.masked.is_some())
+            }
             Self::Further(name) => batch.further_texts.contains_key(name),
         }
     }
@@ -358,6 +406,10 @@ pub struct Inputs {
     pub references: bool,
     /// Names of the further texts.
     pub further: Vec<String>,
+    /// How texts are joined with their translations.
+    pub joined: Option<JoinSpec>,
+    /// How words of joined texts are hidden.
+    pub joined_mask: Option<MaskSpec>,
 }
 
 impl Inputs {
@@ -385,6 +437,14 @@ impl Inputs {
                     What::Text(TextForm::WithPhrases) => all.concepts = true,
                     What::Text(TextForm::LeftToRight) => all.left_to_right = true,
                     What::Text(TextForm::Translation) => all.add_further(TRANSLATION.to_owned()),
+                    What::Text(TextForm::Joined(spec)) => {
+                        said.joined.one(key, "joined", spec, &mut all.joined)?;
+                    }
+                    What::Text(TextForm::MaskedJoined(spec, mask)) => {
+                        said.joined.one(key, "joined", spec, &mut all.joined)?;
+                        said.joined_mask
+                            .one(key, "mask", mask, &mut all.joined_mask)?;
+                    }
                     What::Text(TextForm::Further(name)) => all.add_further(name),
                     What::Image(ImageForm::MaskedPatches(spec)) => {
                         said.patches
@@ -426,6 +486,8 @@ struct Said {
     rate: First,
     patches: First,
     regions: First,
+    joined: First,
+    joined_mask: First,
 }
 
 #[derive(Default)]

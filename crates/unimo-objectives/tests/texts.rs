@@ -75,6 +75,8 @@ fn shared() -> ObjectivesConfig {
         tlm: Some(TlmConfig {
             weight: 1.0,
             mask: MaskSpec::default(),
+            joined: None,
+            image: false,
             own: None,
         }),
         ..ObjectivesConfig::default()

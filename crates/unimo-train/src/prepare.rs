@@ -5,10 +5,10 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use unimo_batch::{ConfigError, RegionLabels};
 use unimo_data::{
-    ConceptReader, Concepts, FurtherText, HideRegions, LoaderSpec, Offers, PatchMask, Readable,
-    Rewrite as _, Source, Split, Switch, TextTokenizer, TokenizerConfig,
+    ConceptReader, Concepts, FurtherText, HideRegions, Joining, LoaderSpec, Offers, PatchMask,
+    Readable, Rewrite as _, Source, Split, Switch, TextTokenizer, TokenizerConfig,
 };
-use unimo_objectives::request::{Request, TextForm, What};
+use unimo_objectives::request::{Request, What};
 
 use crate::data::concepts::count;
 use crate::device::DeviceChoice;
@@ -145,8 +145,10 @@ fn lacks(requests: &[Request], offers: &Offers) -> Vec<&'static str> {
     let needed = || requests.iter().filter(|request| !request.optional);
     let image = needed().any(|request| matches!(request.what, What::Image(_)));
     let text = needed().any(|request| matches!(request.what, What::Text(_) | What::Words));
-    let translation = What::Text(TextForm::Translation);
-    let translation = needed().any(|request| request.what == translation);
+    let translation = needed().any(|request| match &request.what {
+        What::Text(form) => form.needs_translation(),
+        _ => false,
+    });
     let all = [
         ("images", image && !offers.images),
         ("texts", text && !offers.captions),
@@ -340,6 +342,10 @@ pub fn for_keys(
         }
     }
     spec.mask = inputs.mask;
+    spec.joined = inputs.joined.map(|spec| Joining {
+        spec,
+        mask: inputs.joined_mask,
+    });
     spec.references = inputs.references;
     spec.hide_regions = inputs.region_mask.map(|mask| HideRegions {
         mask,

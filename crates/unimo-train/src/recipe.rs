@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
-use unimo_batch::{ConfigError, SecondViews};
+use unimo_batch::{ConfigError, JoinPositions, SecondViews};
 use unimo_data::{DataConfig, DataError, TokenizerConfig};
 use unimo_encoders::backbone::BackboneConfig;
 use unimo_objectives::ObjectivesConfig;
@@ -498,6 +498,19 @@ impl Recipe {
             self.data.max_text_length,
             format_args!(
                 "must be at most {longest}, which model.text.max_positions = {} has room for",
+                self.model.text.max_positions
+            ),
+        )?;
+        let runs_on = inputs
+            .joined
+            .is_some_and(|joined| joined.positions == JoinPositions::RunOn);
+        ConfigError::unless(
+            !runs_on || 2 * self.data.max_text_length <= longest,
+            "data.max_text_length",
+            self.data.max_text_length,
+            format_args!(
+                "must be at most {}, half of what model.text.max_positions = {} has room for: two texts are joined, and positions run on",
+                longest / 2,
                 self.model.text.max_positions
             ),
         )?;

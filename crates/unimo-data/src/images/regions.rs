@@ -256,14 +256,18 @@ fn read_classes(bytes: &[u8], regions: &mut PictureRegions) -> Result<(), String
     if let Ok(tensor) = file.tensor("probabilities") {
         let &[rows, classes] = tensor.shape() else {
             let shape = tensor.shape();
-            return Err(format!("\"probabilities\" is of shape {shape:?}, not [regions, classes]"));
+            return Err(format!(
+                "\"probabilities\" is of shape {shape:?}, not [regions, classes]"
+            ));
         };
         let kind = tensor.dtype();
         let mut values = numbers(&tensor).ok_or_else(|| {
             format!("\"probabilities\" is of {kind:?}, not of F16, BF16, F32 or F64")
         })?;
         if rows < count || classes == 0 {
-            return Err(format!("{rows} x {classes} \"probabilities\" for {count} regions"));
+            return Err(format!(
+                "{rows} x {classes} \"probabilities\" for {count} regions"
+            ));
         }
         values.truncate(count * classes);
         for (row, of) in values.chunks(classes).enumerate() {
@@ -278,7 +282,9 @@ fn read_classes(bytes: &[u8], regions: &mut PictureRegions) -> Result<(), String
                 return Err(format!("the probabilities of region {row} are all 0"));
             }
             let best = (0..classes).max_by(|a, b| of[*a].total_cmp(&of[*b]).then(b.cmp(a)));
-            regions.classes.push(best.map_or(NO_CLASS, |class| class as i32));
+            regions
+                .classes
+                .push(best.map_or(NO_CLASS, |class| class as i32));
         }
         regions.probabilities = values;
     }

@@ -59,8 +59,9 @@ impl RegionHider {
         seed: u64,
     ) -> Result<Self, DataError> {
         let checked = hide.mask.validate("mask");
-        checked
-            .map_err(|error| DataError::config("regions.mask", format!("{hide:?}"), error.to_string()))?;
+        checked.map_err(|error| {
+            DataError::config("regions.mask", format!("{hide:?}"), error.to_string())
+        })?;
         if hide.labels.any() && classes.is_none() {
             return Err(DataError::config(
                 "data.regions",

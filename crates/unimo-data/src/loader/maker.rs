@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use image::RgbImage;
 use unimo_batch::{
-    Batch, Images, MaskedTexts, Regions, SecondViews, TAGS, TRANSLATION, Target, TextRole, Texts,
+    Batch, Images, JOINED, MaskedTexts, Regions, SecondViews, TAGS, TRANSLATION, Target, TextRole,
+    Texts,
 };
 
 use crate::error::{DataError, SampleError, readable};
@@ -17,6 +18,7 @@ use crate::images::regions;
 use crate::loader::concepts::ConceptReader;
 use crate::loader::desk::Work;
 use crate::loader::hidden_regions::{OfSample, RegionHider};
+use crate::loader::joined::{self, Parts};
 use crate::loader::spec::{FurtherText, LoaderSpec};
 use crate::order::draws::{Permutation, Stream, below, hash};
 use crate::order::plan::Plan;
@@ -31,6 +33,8 @@ const ATTEMPTS: u64 = 64;
 pub(super) struct Maker {
     pub(super) spec: LoaderSpec,
     pub(super) masker: Option<Masker>,
+    /// Hides words of joined texts.
+    pub(super) joined_masker: Option<Masker>,
     pub(super) plan: Plan,
     /// The most recently sorted windows of batches.
     pub(super) windows: Mutex<Vec<(u64, Arc<Vec<u64>>)>>,
@@ -208,6 +212,9 @@ impl Maker {
             let pad = spec.tokenizer.specials().pad;
             texts.widen(length, pad);
             translations.widen(length, pad);
+        }
+        if let Some(joined) = self.joined(&made) {
+            further_texts.insert(JOINED.to_owned(), joined);
         }
         // If no sample has tags, there is nothing to read. A sample without tags beside others with tags has an empty list.
         if let Some(reader) = &spec.concepts
@@ -608,12 +615,37 @@ impl Maker {
                 let at = at + usize::from(at >= made.caption && others > 0);
                 sample.captions.get(at).cloned().unwrap_or_default()
             }
-            FurtherText::Translation => {
-                let others = sample.languages.translations(made.caption);
-                let draw = hash(Stream::Translation, &[self.spec.seed, made.position]);
-                let at = others.get(below(draw, others.len()))?;
-                sample.captions.get(*at)?.clone()
-            }
+            FurtherText::Translation => self.translation(made)?.to_owned(),
         })
+    }
+
+    /// The caption in another language, drawn from those that the sample has it in; `None` if it has none.
+    fn translation<'a>(&self, made: &'a Made) -> Option<&'a str> {
+        let sample = &made.sample;
+        let others = sample.languages.translations(made.caption);
+        let draw = hash(Stream::Translation, &[self.spec.seed, made.position]);
+        let at = others.get(below(draw, others.len()))?;
+        sample.captions.get(*at).map(String::as_str)
+    }
+
+    /// The captions and their translations as one text each; `None` if none are asked for, or a sample has no translation.
+    fn joined(&self, made: &[Made]) -> Option<Texts> {
+        let spec = &self.spec;
+        let joining = spec.joined?;
+        let parts = made.iter().map(|made| {
+            let translation = self.translation(made)?;
+            Some(Parts {
+                position: made.position,
+                first: made.text.clone()?.without_concepts(),
+                second: spec.tokenizer.encode(translation, spec.max_text_length),
+            })
+        });
+        let parts: Vec<Parts> = parts.collect::<Option<_>>()?;
+        Some(joined::texts(
+            spec,
+            joining,
+            self.joined_masker.as_ref(),
+            &parts,
+        ))
     }
 }

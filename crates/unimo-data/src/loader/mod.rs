@@ -10,6 +10,7 @@ pub(crate) mod each;
 pub(crate) mod eval_set;
 mod gathered;
 mod hidden_regions;
+mod joined;
 mod maker;
 mod rewrite;
 pub(crate) mod skip;
@@ -21,7 +22,7 @@ mod vocabulary;
 
 pub use hidden_regions::HideRegions;
 pub use rewrite::Rewrite;
-pub use spec::{Batches, FurtherText, LoaderSpec, MakeTarget};
+pub use spec::{Batches, FurtherText, Joining, LoaderSpec, MakeTarget};
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -86,6 +87,11 @@ impl Loader {
             .mask
             .map(|mask| Masker::new(mask, &spec.tokenizer))
             .transpose()?;
+        let joined_masker = spec
+            .joined
+            .and_then(|joined| joined.mask)
+            .map(|mask| Masker::new(mask, &spec.tokenizer))
+            .transpose()?;
         let patches = spec
             .patch_mask
             .map(|mask| PatchMasker::new(mask, spec.images.size))
@@ -104,6 +110,7 @@ impl Loader {
         let maker = Arc::new(Maker {
             spec,
             masker,
+            joined_masker,
             plan,
             windows: Mutex::default(),
             patches,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use unimo_batch::{MaskSpec, SecondViews, TAGS, TRANSLATION, Target};
+use unimo_batch::{JoinSpec, MaskSpec, SecondViews, TAGS, TRANSLATION, Target};
 
 use crate::config::DataConfig;
 use crate::images::ImageSpec;
@@ -45,6 +45,9 @@ pub struct LoaderSpec {
     pub hide_regions: Option<HideRegions>,
     /// Additional texts in batches.
     pub further: Vec<FurtherText>,
+    /// How captions are joined with their translations; `None`: batches have no joined texts. A batch has none either if one of its samples
+    /// has no translation.
+    pub joined: Option<Joining>,
     /// Whether batches hold all captions of their images.
     pub references: bool,
     /// Makes concepts of phrases and tags; `None`: batches have none.
@@ -109,6 +112,7 @@ impl LoaderSpec {
             patch_mask: None,
             hide_regions: None,
             further: Vec::new(),
+            joined: None,
             references: false,
             concepts: None,
             concept_rate: None,
@@ -126,6 +130,15 @@ impl LoaderSpec {
             skip,
         }
     }
+}
+
+/// How captions and their translations become one text.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Joining {
+    /// How the two are put together.
+    pub spec: JoinSpec,
+    /// How words of both parts are hidden; `None`: none is.
+    pub mask: Option<MaskSpec>,
 }
 
 /// Texts beside the caption, in [`Batch::further_texts`](unimo_batch::Batch::further_texts) under their [`name`](Self::name).

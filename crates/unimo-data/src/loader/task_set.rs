@@ -74,11 +74,13 @@ impl TaskSet {
                     source: Arc::<Each>::clone(&each),
                     augment: None,
                     mask: None,
+                    joined: None,
                     patch_mask: None,
                     rewrite: None,
                     ..spec
                 },
                 masker: None,
+                joined_masker: None,
                 plan: Plan::global(samples),
                 windows: Mutex::default(),
                 patches: None,

@@ -34,6 +34,7 @@ pub(crate) enum Stream {
     RegionMask = 30,
     RegionName = 31,
     WordsOrRegions = 32,
+    Joined = 24,
 }
 
 /// The finaliser of SplitMix64 (Steele, Lea and Flood 2014): a bijection with full avalanche.

@@ -383,6 +383,32 @@ impl Mlm {
         }
     }
 
+    /// The loss of predicting hidden words.
+    ///
+    /// # Shapes
+    ///
+    /// - text: fused states, `[B, L, D]`
+    /// - labels: `[B, L]`, row-major
+    pub(super) fn hidden_words(
+        &self,
+        context: &Context<'_>,
+        text: Tensor<3>,
+        labels: &[i32],
+    ) -> Outcome {
+        let words = &context.backbone.text.word_embedding;
+        let (positions, labels) = labelled(labels);
+        if self.every_position && !labels.is_empty() {
+            let [samples, length, width] = text.dims();
+            let states = text.reshape([samples * length, width]);
+            let positions = ints(positions, &states.device());
+            let all = |states| self.logits(words, states).select(0, positions);
+            return Outcome::of_labels(states, labels, all);
+        }
+        Outcome::of_positions(text, (positions, labels), |states| {
+            self.logits(words, states)
+        })
+    }
+
     fn axis(&self) -> Axis {
         let distil = self.config.distil.as_ref();
         distil.map(|distil| distil.axis).unwrap_or_default()
@@ -455,18 +481,7 @@ impl Objective for Mlm {
             let labels = labelled(&context.masked_texts().labels);
             return self.distilled(distil, context, states, labels);
         }
-        let words = &context.backbone.text.word_embedding;
-        let (positions, labels) = labelled(&context.masked_texts().labels);
-        if self.every_position && !labels.is_empty() {
-            let [samples, length, width] = text.dims();
-            let states = text.clone().reshape([samples * length, width]);
-            let positions = ints(positions, &states.device());
-            let all = |states| self.logits(words, states).select(0, positions);
-            return Outcome::of_labels(states, labels, all);
-        }
-        Outcome::of_positions(text.clone(), (positions, labels), |states| {
-            self.logits(words, states)
-        })
+        self.hidden_words(context, text.clone(), &context.masked_texts().labels)
     }
 
     fn adopt(&mut self) {

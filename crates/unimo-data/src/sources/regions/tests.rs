@@ -17,8 +17,7 @@ impl Set {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let names = ["in/a.jpg", "b.png", "c.jpg", "../d.jpg", "e.jpg"];
-        let rows =
-            names.map(|name| format!("{{\"image\": {name:?}, \"caption\": \"{name}\"}}\n"));
+        let rows = names.map(|name| format!("{{\"image\": {name:?}, \"caption\": \"{name}\"}}\n"));
         std::fs::write(folder.path().join("pairs.jsonl"), rows.concat()).unwrap();
         std::fs::create_dir_all(folder.path().join("features/in")).unwrap();
         Self { folder }
@@ -173,8 +172,7 @@ fn what_is_wrong_with_features_is_said() {
     let both = serialize([("features", all), ("boxes", boxes)], None).unwrap();
     set.write("c.safetensors", &both);
     assert!(
-        reason(&source, 2)
-            .contains("8 \"features\" of a region beside \"boxes\", 2 are needed")
+        reason(&source, 2).contains("8 \"features\" of a region beside \"boxes\", 2 are needed")
     );
     set.write("c.safetensors", &[255; 40]);
     assert!(reason(&source, 2).contains("c.safetensors"));
