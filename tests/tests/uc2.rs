@@ -1,10 +1,13 @@
 //! Regions and words in one stream against independent PyTorch references: UC2's losses by `reference/uc2.py`, M3P's by
 //! `reference/m3p.py`; and what hidden regions do not tell.
 
+use std::collections::BTreeSet;
+
 use burn::tensor::Tensor;
 use unimo_batch::{Batch, HiddenRegions, JOINED, MaskedTexts, Regions, Texts};
 use unimo_core::init::Init;
 use unimo_core::parameters;
+use unimo_data::aligned::hidden_with;
 use unimo_encoders::backbone::Backbone;
 use unimo_objectives::{Draws, Objectives, Step};
 use unimo_tests::fixture::{self, Reference};
@@ -184,7 +187,12 @@ fn words_of_hidden_regions_and_of_joined_texts_beside_images_equal_the_reference
 /// UC2 with the parts of this loss alone.
 fn alone(reference: &Reference, mrtm: &str) -> (Backbone, Objectives) {
     let mrtm = format!("objectives.mrtm={{ weight = 1.0, mask = {{ rate = 0.15 }}, {mrtm} }}");
-    let set = ["train.tasks=none", "objectives.itm=none", &mrtm];
+    let set = [
+        "train.tasks=none",
+        "objectives.itm=none",
+        "objectives.tlm=none",
+        &mrtm,
+    ];
     model(reference, "uc2-tiny", &set)
 }
 
@@ -274,7 +282,7 @@ fn words_classes_features_and_ranks_equal_the_reference() {
     let regions = loss(&step, "regions").clone().into_scalar::<f32>();
     let expected = of("classes_loss") + 0.5 * of("features_error");
     assert!(
-        (regions - expected).abs() < fixture::OUTPUTS * f64::from(expected),
+        f64::from((regions - expected).abs()) < fixture::OUTPUTS * f64::from(expected),
         "{regions} {expected}"
     );
     let ranking = loss(&step, "ranking").clone().into_scalar::<f32>();
@@ -287,4 +295,40 @@ fn words_classes_features_and_ranks_equal_the_reference() {
     // Regions: a layer and a norm. Heads: classes, features, the pooler and the score.
     let of_heads = OF_HEAD + 6 + 2 + 2 + 2;
     assert_eq!(found, OF_TEXT + OF_STREAM + 2 + 2 + of_heads);
+}
+
+/// A line of `fixtures/aligned.jsonl`, which `reference/aligned.py` writes.
+#[derive(serde::Deserialize)]
+struct Aligned {
+    words: [Vec<Option<u32>>; 2],
+    alignment: Vec<(u32, u32)>,
+    whole: bool,
+    chosen: Vec<usize>,
+    numbers: Vec<f64>,
+    hidden: [Vec<usize>; 2],
+}
+
+#[test]
+fn tokens_are_hidden_with_their_partners_as_the_reference_hides_them() {
+    let lines = std::fs::read_to_string(fixture::folder().join("aligned.jsonl")).unwrap();
+    let mut count = 0;
+    for line in lines.lines() {
+        let case: Aligned = serde_json::from_str(line).unwrap();
+        let mut numbers = case.numbers.iter();
+        let mut pick = |count: usize| (numbers.next().unwrap() * count as f64) as usize;
+        let mut hidden: [BTreeSet<usize>; 2] = Default::default();
+        let words = [case.words[0].as_slice(), case.words[1].as_slice()];
+        for at in case.chosen {
+            if hidden[0].contains(&at) {
+                continue;
+            }
+            let found = hidden_with(at, words, &case.alignment, case.whole, &mut pick);
+            for (all, found) in hidden.iter_mut().zip(found) {
+                all.extend(found);
+            }
+        }
+        assert_eq!(hidden.map(Vec::from_iter), case.hidden, "{line}");
+        count += 1;
+    }
+    assert_eq!(count, 1000);
 }

@@ -313,6 +313,22 @@ pub enum MaskUnit {
     /// Tokens, and with a probability of 0.2 runs of 2 or 3 of them, until the share is reached: exactly, rounded, and at least one (X-VLM,
     /// CCLM).
     Runs,
+    /// For joined texts alone: a token, and one of the word of the other text that stands for its word (UC2, `random`).
+    AlignedToken,
+    /// For joined texts alone: a word, and the word of the other text that stands for it (UC2, `full`).
+    AlignedWord,
+    /// For joined texts alone: in half of them each token by itself, else as `aligned_token` (UC2, `mix`).
+    AlignedMix,
+}
+
+impl MaskUnit {
+    /// Whether words are hidden together with those of a translation that stand for them.
+    pub fn is_aligned(self) -> bool {
+        matches!(
+            self,
+            Self::AlignedToken | Self::AlignedWord | Self::AlignedMix
+        )
+    }
 }
 
 impl Default for MaskSpec {

@@ -29,7 +29,7 @@ pub use loader::{
 };
 pub use order::plan::{Plan, Shuffle};
 pub use sources::label::{FALSE, Label, TRUE};
-pub use sources::languages::Languages;
+pub use sources::languages::{Alignment, Languages};
 pub use sources::pack;
 pub use sources::regions::{RegionClasses, RegionsConfig};
 pub use sources::registry::{OutsideSource, OutsideSourceConfig, OutsideSources};
@@ -39,6 +39,6 @@ pub use sources::source::{
 pub use sources::splits::{BySplit, Split};
 pub use store::{RemoteConfig, atomic, digest, paths, shards};
 pub use text::concepts::{Concepts, ConceptsConfig, PhraseSource};
-pub use text::masking::Masker;
+pub use text::masking::{Masker, aligned};
 pub use text::tokens::{Encoded, Pad, Specials, TextTokenizer, TokenizerConfig};
 pub use text::{concepts, published};

@@ -361,6 +361,7 @@ fn hidden_pixels_reach_their_own_target_and_no_other_loss() {
             tied: false,
             texts_alone: false,
             patches: Some(mrm().patches),
+            regions: None,
             distil: None,
         }),
         mim: Some(mim(Target::Pixels)),

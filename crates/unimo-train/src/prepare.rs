@@ -8,7 +8,7 @@ use unimo_data::{
     ConceptReader, Concepts, FurtherText, HideRegions, Joining, LoaderSpec, Offers, PatchMask,
     Readable, Rewrite as _, Source, Split, Switch, TextTokenizer, TokenizerConfig,
 };
-use unimo_objectives::request::{Request, What};
+use unimo_objectives::request::{Request, TextForm, What};
 
 use crate::data::concepts::count;
 use crate::device::DeviceChoice;
@@ -87,6 +87,7 @@ pub fn check_data(recipe: &Recipe, source: &dyn Source) -> Result<(), TrainError
         }
     }
     check_regions(recipe, source)?;
+    check_alignments(recipe, source)?;
     for (at, part) in source.batch_parts().iter().enumerate() {
         let lacking = each.iter().map(|(key, settings)| {
             let lacks = lacks(&settings.requests(), &part.offers());
@@ -101,6 +102,31 @@ pub fn check_data(recipe: &Recipe, source: &dyn Source) -> Result<(), TrainError
                 "data.mixture.parts[{at}]: no objective can learn from its samples ({}); each lacks something: {}",
                 part.describe(),
                 told.collect::<Vec<_>>().join(", ")
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Checks that words of translations are aligned where words are hidden by it.
+fn check_alignments(recipe: &Recipe, source: &dyn Source) -> Result<(), TrainError> {
+    for (key, settings) in recipe.objectives.each() {
+        let aligned = settings
+            .requests()
+            .iter()
+            .any(|request| match &request.what {
+                What::Text(TextForm::MaskedJoined(_, mask)) => mask.unit.is_aligned(),
+                _ => false,
+            });
+        let switched = recipe.data.switch.is_some();
+        if aligned && (switched || !source.offers().alignments) {
+            let reason = if switched {
+                "data.switch changes"
+            } else {
+                "the data does not tell: pairs with alignment_columns do, and scenes with language = \"both\""
+            };
+            return Err(TrainError::Check(format!(
+                "objectives.{key}.mask.unit hides words by which of them stand for each other in a text and its translation, which {reason}"
             )));
         }
     }

@@ -188,6 +188,7 @@ impl Each {
         Languages {
             tags: self.own(split, index, all.tags.clone()),
             meanings: Vec::new(),
+            alignments: Vec::new(),
         }
     }
 }

@@ -133,6 +133,7 @@ impl Gathered {
         Ok(Languages {
             tags: self.of_texts(split, index, &of)?,
             meanings: Vec::new(),
+            alignments: Vec::new(),
         })
     }
 

@@ -1,10 +1,13 @@
 //! Captions and their translations as one text each.
 
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
 use unimo_batch::{JoinPositions, MaskedTexts, Texts};
 
 use crate::loader::spec::{Joining, LoaderSpec};
 use crate::order::draws::{Stream, hash};
 use crate::text::masking::Masker;
+use crate::text::masking::aligned::Spaced;
 use crate::text::sentences::Seam;
 use crate::text::tokens::Encoded;
 
@@ -13,6 +16,16 @@ pub(super) struct Parts {
     pub position: u64,
     pub first: Encoded,
     pub second: Encoded,
+    /// Which of their words stand for each other, if words are hidden by it.
+    pub aligned: Option<AlignedWords>,
+}
+
+/// Words of two texts that stand for each other.
+pub(super) struct AlignedWords {
+    /// For each token of both texts, its word.
+    pub words: [Vec<Option<u32>>; 2],
+    /// Pairs of a word of the first and a word of the second.
+    pub pairs: Vec<(u32, u32)>,
 }
 
 /// Makes the joined texts of a batch.
@@ -57,9 +70,17 @@ pub(super) fn texts(
 /// Ids that the model reads and labels that it predicts.
 type Hidden = (Vec<i32>, Vec<i32>);
 
-/// Hides words of both parts. Each part is a text of its own to the rule, so that at least one word of each is hidden. A rule that hides
-/// words of the one because of words of the other belongs here.
+/// Hides words of both parts. Each part is a text of its own to the rule, so that at least one word of each is hidden; but a rule of aligned
+/// words sees both.
 fn hidden(seed: u64, masker: &Masker, parts: &Parts) -> [Hidden; 2] {
+    if let Some(aligned) = &parts.aligned {
+        let draw = hash(Stream::Joined, &[seed, parts.position]);
+        let [first, second] = &aligned.words;
+        let texts = [(&parts.first, first), (&parts.second, second)];
+        let texts = texts.map(|(text, words)| Spaced { text, words });
+        let mut random = ChaCha8Rng::seed_from_u64(draw);
+        return masker.apply_aligned(texts, &aligned.pairs, &mut random);
+    }
     let of = |part: u64, text: &Encoded| {
         masker.apply(text, hash(Stream::Joined, &[seed, parts.position, part]))
     };

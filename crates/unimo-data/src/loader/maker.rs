@@ -18,7 +18,7 @@ use crate::images::regions;
 use crate::loader::concepts::ConceptReader;
 use crate::loader::desk::Work;
 use crate::loader::hidden_regions::{OfSample, RegionHider};
-use crate::loader::joined::{self, Parts};
+use crate::loader::joined::{self, AlignedWords, Parts};
 use crate::loader::spec::{FurtherText, LoaderSpec};
 use crate::order::draws::{Permutation, Stream, below, hash};
 use crate::order::plan::Plan;
@@ -468,6 +468,8 @@ impl Maker {
             let language = language_of(&sample, caption);
             hider.check(regions, language).map_err(bad)?;
         }
+        self.check_alignment(&sample, caption, position)
+            .map_err(bad)?;
         let text = match sample.captions.get(caption) {
             Some(text) if !sample.second_texts.is_empty() => {
                 let second = sample.second_texts.get(caption).map_or("", String::as_str);
@@ -622,10 +624,48 @@ impl Maker {
     /// The caption in another language, drawn from those that the sample has it in; `None` if it has none.
     fn translation<'a>(&self, made: &'a Made) -> Option<&'a str> {
         let sample = &made.sample;
-        let others = sample.languages.translations(made.caption);
-        let draw = hash(Stream::Translation, &[self.spec.seed, made.position]);
-        let at = others.get(below(draw, others.len()))?;
-        sample.captions.get(*at).map(String::as_str)
+        let at = self.translated(sample, made.caption, made.position)?;
+        sample.captions.get(at).map(String::as_str)
+    }
+
+    /// The number of this text.
+    fn translated(&self, sample: &Sample, caption: usize, position: u64) -> Option<usize> {
+        let others = sample.languages.translations(caption);
+        let draw = hash(Stream::Translation, &[self.spec.seed, position]);
+        others.get(below(draw, others.len())).copied()
+    }
+
+    /// Checks that words of a caption and its translation are aligned, if words are hidden by it.
+    fn check_alignment(
+        &self,
+        sample: &Sample,
+        caption: usize,
+        position: u64,
+    ) -> Result<(), String> {
+        let masker = self.joined_masker.as_ref();
+        if !masker.is_some_and(Masker::is_aligned) {
+            return Ok(());
+        }
+        let other = self.translated(sample, caption, position);
+        let known = other.is_none_or(|other| sample.languages.aligned(caption, other).is_some());
+        known.then_some(()).ok_or_else(|| {
+            "it is not known which words of its caption and of the translation stand for each other, and words are hidden by that"
+                .to_owned()
+        })
+    }
+
+    /// Which words of a caption and its translation stand for each other, if words are hidden by it.
+    fn aligned(&self, made: &Made) -> Option<AlignedWords> {
+        let masker = self.joined_masker.as_ref();
+        masker.filter(|masker| masker.is_aligned())?;
+        let (spec, sample) = (&self.spec, &made.sample);
+        let other = self.translated(sample, made.caption, made.position)?;
+        let words = [made.caption, other].map(|text| {
+            let text = sample.captions.get(text).map_or("", String::as_str);
+            spec.tokenizer.spaced_words(text, spec.max_text_length)
+        });
+        let pairs = sample.languages.aligned(made.caption, other)?;
+        Some(AlignedWords { words, pairs })
     }
 
     /// The captions and their translations as one text each; `None` if none are asked for, or a sample has no translation.
@@ -638,6 +678,7 @@ impl Maker {
                 position: made.position,
                 first: made.text.clone()?.without_concepts(),
                 second: spec.tokenizer.encode(translation, spec.max_text_length),
+                aligned: self.aligned(made),
             })
         });
         let parts: Vec<Parts> = parts.collect::<Option<_>>()?;

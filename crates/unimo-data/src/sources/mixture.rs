@@ -453,6 +453,7 @@ impl Source for Mixture {
             regions: None,
             reads_ahead: any(|part| part.reads_ahead),
             translations: any(|part| part.translations),
+            alignments: any(|part| part.alignments),
         }
     }
 

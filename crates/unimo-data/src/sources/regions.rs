@@ -370,6 +370,7 @@ impl Source for WithRegions {
             captions: whole.captions,
             regions: Some(self.shape),
             translations: whole.translations,
+            alignments: whole.alignments,
             reads_ahead: matches!(self.from, Features::Boxes(_)) && whole.reads_ahead,
         }
     }
@@ -470,6 +471,7 @@ impl Source for WithRegions {
                     roles: known.roles,
                     phrases: known.phrases,
                     tags: known.tags,
+                    languages: known.languages,
                     regions: self.regions(split, index)?,
                     ..Sample::default()
                 })

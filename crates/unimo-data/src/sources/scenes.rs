@@ -25,7 +25,7 @@ use crate::images::Limits;
 use crate::order::draws::{Stream, hash};
 use crate::settings::range;
 use crate::sources::label::Label;
-use crate::sources::languages::Languages;
+use crate::sources::languages::{Alignment, Languages};
 use crate::sources::regions::RegionClasses;
 use crate::sources::scenes::drawing::{Expression, Scene};
 use crate::sources::scenes::words::Description;
@@ -99,21 +99,32 @@ impl SceneLanguage {
         }
     }
 
-    /// The languages of `count` texts in English as they are said.
-    fn told(self, count: usize) -> Languages {
+    /// The languages of these texts in English as they are said, and the words of both that stand for each other.
+    fn told(self, english: &[String]) -> Languages {
+        let count = english.len();
         let tags = |tag: &str| vec![tag.to_owned(); count];
         match self {
             Self::English => Languages {
                 tags: tags("en"),
-                meanings: Vec::new(),
+                ..Languages::default()
             },
             Self::Invented => Languages {
                 tags: tags(INVENTED),
-                meanings: Vec::new(),
+                ..Languages::default()
             },
             Self::Both => Languages {
                 tags: [tags("en"), tags(INVENTED)].concat(),
                 meanings: (0..count).chain(0..count).collect(),
+                alignments: {
+                    let aligned = |(base, text): (usize, &String)| {
+                        let words = language::translate(text).alignment.into_iter();
+                        let words = words.map(|word| word as u32).zip(0..);
+                        let words = words.collect();
+                        Some(Alignment { base, words })
+                    };
+                    let own = english.iter().enumerate().map(aligned);
+                    std::iter::repeat_n(None, count).chain(own).collect()
+                },
             },
         }
     }
@@ -252,7 +263,7 @@ impl Scenes {
     fn told(&self, split: Split, scene: Scene) -> (Vec<String>, Vec<Label>, Languages) {
         let (texts, labels) = self.told_in_english(scene);
         let language = self.language(split);
-        let languages = language.told(texts.len());
+        let languages = language.told(&texts);
         // An image without texts has one label.
         let labels = if texts.is_empty() {
             labels
@@ -409,6 +420,7 @@ impl Source for Scenes {
         Offers {
             captions: self.config.texts != SceneTexts::Classes,
             translations: self.config.language == SceneLanguage::Both,
+            alignments: self.config.language == SceneLanguage::Both,
             ..Offers::default()
         }
     }

@@ -85,6 +85,8 @@ pub struct Offers {
     pub reads_ahead: bool,
     /// Whether a sample may have a text in several languages, as [`Annotations::languages`] says.
     pub translations: bool,
+    /// Whether it is known which words of these stand for each other.
+    pub alignments: bool,
 }
 
 impl Default for Offers {
@@ -95,6 +97,7 @@ impl Default for Offers {
             regions: None,
             reads_ahead: false,
             translations: false,
+            alignments: false,
         }
     }
 }

@@ -441,6 +441,23 @@ impl TextTokenizer {
         }
     }
 
+    /// For each token of [`encode`](Self::encode), the word between spaces that it is a piece of, counted from 0; `None` for begin and end.
+    pub fn spaced_words(&self, text: &str, max_length: usize) -> Vec<Option<u32>> {
+        let room = max_length.saturating_sub(2);
+        let mut words = vec![None];
+        if let Ok(encoding) = self.inner.encode(text, false) {
+            // A token may begin with the space before its word, but ends within it.
+            let word = |(begin, end): &(usize, usize)| {
+                let before = text.get(..*end).filter(|_| begin < end)?;
+                let count = before.split_whitespace().count() as u32;
+                count.checked_sub(1)
+            };
+            words.extend(encoding.get_offsets().iter().take(room).map(word));
+        }
+        words.push(None);
+        words
+    }
+
     /// The tokens of two sentences as one text: `[CLS] A [SEP] B [SEP]` or `<s> A </s></s> B </s>`, as the vocabulary's own rules say.
     /// It is cut to at most `max_length` tokens, from the end of the longer sentence, then from both (`longest_first` of Hugging Face).
     pub fn encode_pair(&self, first: &str, second: &str, max_length: usize) -> Encoded {

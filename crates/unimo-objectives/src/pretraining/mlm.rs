@@ -91,8 +91,20 @@ pub enum Axis {
     Sequence,
 }
 
-/// Checks the key `mask`.
+/// Checks the key `mask` of texts that are not joined with their translations.
 pub(super) fn check_mask(mask: &MaskSpec) -> Result<(), ConfigError> {
+    ConfigError::unless(
+        !mask.unit.is_aligned(),
+        "mask.unit",
+        format_args!("{:?}", mask.unit),
+        "must be \"token\", \"whole_word\", \"span\", \"skip_gram\" or \"runs\": only objectives.tlm with joined reads a translation whose \
+         words are hidden too",
+    )?;
+    check_shares(mask)
+}
+
+/// Checks the key `mask` of any text.
+pub(super) fn check_shares(mask: &MaskSpec) -> Result<(), ConfigError> {
     let MaskSpec {
         rate,
         mask_share,
@@ -104,10 +116,10 @@ pub(super) fn check_mask(mask: &MaskSpec) -> Result<(), ConfigError> {
     if let Some(most) = most {
         config::positive("mask.most", most)?;
         ConfigError::unless(
-            !matches!(unit, MaskUnit::Span | MaskUnit::SkipGram),
+            !matches!(unit, MaskUnit::Span | MaskUnit::SkipGram) && !unit.is_aligned(),
             "mask.most",
             most,
-            "must be absent with unit = \"span\" or \"skip_gram\", whose number of tokens is exact on average alone",
+            "must be absent with unit = \"span\" or \"skip_gram\", whose number of tokens is exact on average alone, and with aligned ones",
         )?;
     }
     ConfigError::unless(

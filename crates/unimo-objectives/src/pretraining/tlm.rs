@@ -19,7 +19,7 @@ use crate::encoded::Encoded;
 use crate::objective::{Objective, ObjectiveConfig, Settings};
 use crate::outcome::Outcome;
 use crate::pairs::{Fused, Pairs};
-use crate::pretraining::mlm::{Mlm, MlmConfig, check_mask};
+use crate::pretraining::mlm::{Mlm, MlmConfig, check_mask, check_shares};
 use crate::request::{ImageForm, Request, Samples, TextForm, TextKind};
 use crate::weight;
 use crate::{NEEDS_TEXT_STREAM, ObjectivesConfig, is_default};
@@ -84,7 +84,11 @@ impl Settings for TlmConfig {
 
     fn validate(&self) -> Result<(), ConfigError> {
         config::above_zero("weight", self.weight)?;
-        check_mask(&self.mask)?;
+        if self.joined.is_some() {
+            check_shares(&self.mask)?;
+        } else {
+            check_mask(&self.mask)?;
+        }
         ConfigError::unless(
             self.joined.is_some() || !self.image,
             "image",

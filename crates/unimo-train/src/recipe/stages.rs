@@ -418,6 +418,58 @@ data = { scenes = { train = 7 } }
         Recipe::parse("staged.toml", &text, None, &overrides)
     }
 
+    /// One task a step, by the shares; the same for the same seed and step, whatever was before.
+    #[test]
+    fn tasks_are_drawn_by_their_shares() {
+        const STEPS: u64 = 33_000;
+        let recipe = Recipe::load("uc2-tiny", &Overrides::default()).unwrap();
+        let stage = &recipe.stages()[0];
+        let mut counts = BTreeMap::new();
+        for step in 1..=STEPS {
+            let task = stage.task(7, step, &|_| true).unwrap();
+            assert_eq!(stage.task(7, step, &|_| true), Some(task));
+            *counts.entry(task).or_insert(0.0) += 1.0;
+        }
+        for (task, parts) in [("itm", 9.0), ("mlm", 12.0), ("mrtm", 9.0), ("tlm", 3.0)] {
+            let share = parts / 33.0;
+            let deviation = (STEPS as f64 * share * (1.0 - share)).sqrt();
+            let difference: f64 = counts[task] - STEPS as f64 * share;
+            assert!(difference.abs() < 3.0 * deviation, "{task}: {difference}");
+        }
+        // Of those that can run.
+        for step in 1..100 {
+            assert_eq!(stage.task(7, step, &|task| task == "tlm"), Some("tlm"));
+            assert_eq!(stage.task(7, step, &|_| false), None);
+        }
+        let others =
+            (1..100).any(|step| stage.task(7, step, &|_| true) != stage.task(8, step, &|_| true));
+        assert!(others, "another seed draws others");
+    }
+
+    #[test]
+    fn tasks_that_mean_nothing_are_refused() {
+        for (tasks, said) in [
+            ("{ itm = 1, mlm = 1, mrtm = 1, tlm = 0 }", "train.tasks.tlm"),
+            ("{ itm = 1, mlm = 1, mrtm = 1 }", "a share for tlm too"),
+            (
+                "{ itm = 1, mlm = 1, mrtm = 1, tlm = 1, vtlm = 1 }",
+                "\"vtlm\"",
+            ),
+        ] {
+            let overrides = Overrides {
+                data: None,
+                set: vec![format!("train.tasks={tasks}")],
+            };
+            let message = Recipe::load("uc2-tiny", &overrides)
+                .unwrap_err()
+                .to_string();
+            assert!(message.contains(said), "{said}: {message}");
+        }
+        let hard = "train.tasks={ mlm = 1, itm = 1, itc = 1 }";
+        let message = parse("", &[hard, "objectives.itm.negatives=hard_argmax"]).unwrap_err();
+        assert!(message.to_string().contains("hard negatives"), "{message}");
+    }
+
     #[test]
     fn stages_follow_each_other_and_name_what_differs() {
         let recipe = parse(STAGES, &["train.steps=10"]).unwrap();

@@ -235,6 +235,7 @@ fn batches_are_padded() {
     let of = |rows: usize| PictureRegions {
         features: vec![rows as f32; rows * 2],
         boxes: vec![[0.5; 4]; rows],
+        ..PictureRegions::default()
     };
     let shape = RegionShape {
         most: 3,
@@ -267,5 +268,125 @@ fn bad_values_are_named() {
     ] {
         let message = set.open(text).err().unwrap().to_string();
         assert!(message.contains(said), "{said}: {message}");
+    }
+}
+
+/// A file of three regions with further tensors.
+fn labelled(further: &[(&str, Dtype, &[usize], Vec<u8>)]) -> Vec<u8> {
+    let features = f32_bytes(&numbers());
+    let mut all = vec![("features", Dtype::F32, vec![3, 8], features)];
+    for (name, dtype, shape, bytes) in further {
+        all.push((name, *dtype, shape.to_vec(), bytes.clone()));
+    }
+    let views = all.iter().map(|(name, dtype, shape, bytes)| {
+        (
+            *name,
+            TensorView::new(*dtype, shape.clone(), bytes).unwrap(),
+        )
+    });
+    serialize(views, None).unwrap()
+}
+
+fn i64_bytes(values: &[i64]) -> Vec<u8> {
+    values.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+#[test]
+fn classes_and_probabilities_are_read_and_what_lacks_them_is_listed() {
+    let set = Set::new();
+    let classes = |of: &[i64]| labelled(&[("classes", Dtype::I64, &[of.len()], i64_bytes(of))]);
+    set.write("in/a.safetensors", &classes(&[1, 0, 2]));
+    let likely = [0.2, 0.5, 0.3, 0.6, 0.4, 0.0, 0.0, 0.0, 1.0];
+    let likely = ("probabilities", Dtype::F32, &[3, 3][..], f32_bytes(&likely));
+    set.write("b.safetensors", &labelled(&[likely]));
+    set.write("c.safetensors", &labelled(&[]));
+    set.write("e.safetensors", &classes(&[1, 3, 2]));
+    let path = set.folder.path();
+    std::fs::write(path.join("en.txt"), "ring\nstar\n\n").unwrap();
+    std::fs::write(path.join("de.txt"), "Ring\nStern\n \n").unwrap();
+    let text = "kind = \"files\"\npath = \"features\"\nfeatures = 8\nlimit = 2\nlabels = true\n\
+                names = { en = \"en.txt\", de = \"de.txt\" }\n";
+    let source = set.open(text).unwrap();
+    let known = source.region_classes().unwrap();
+    assert_eq!(known.count(), Some(3));
+    assert_eq!(
+        [known.of("Stern"), known.of("ring"), known.of("")],
+        [1, 0, NO_CLASS]
+    );
+    // The last one has no name.
+    let objects = [NO_CLASS, 0, 1, 2, 3].map(|class| known.is_object(class));
+    assert_eq!(objects, [false, true, true, false, false]);
+    let of = |index: usize| source.regions(Split::Train, index).map(Option::unwrap);
+    assert_eq!(of(0).unwrap().classes, [1, 0]);
+    let b = of(1).unwrap();
+    assert_eq!(b.classes, [1, 0]);
+    assert_eq!(b.probabilities, [0.2, 0.5, 0.3, 0.6, 0.4, 0.0]);
+    let without = of(2).unwrap_err();
+    assert!(
+        without.reason.to_string().contains("neither \"classes\""),
+        "{}",
+        without.reason
+    );
+    assert_eq!(without.place.line, 3);
+    set.write("c.npy", &npy(&[3, 8], &numbers()));
+    let without = of(2).unwrap_err().reason.to_string();
+    assert!(without.contains(".npy file holds no classes"), "{without}");
+    // The class of the second region, which is read.
+    let beyond = of(4).unwrap_err().reason.to_string();
+    assert!(
+        beyond.contains("region 1 is 3") && beyond.contains("3 names"),
+        "{beyond}"
+    );
+    // Without labels nothing of this is read.
+    let plain = set.files();
+    assert!(plain.region_classes().is_none());
+    assert!(
+        plain
+            .regions(Split::Train, 4)
+            .unwrap()
+            .unwrap()
+            .classes
+            .is_empty()
+    );
+
+    for (change, said) in [
+        (("labels = true", "labels = false"), "data.regions.names"),
+        (("en.txt", "none.txt"), "none.txt"),
+        (("en = ", "english = "), "data.regions.names"),
+        (
+            ("labels = true", "labels = false\nbackground = 0"),
+            "data.regions",
+        ),
+    ] {
+        let message = set.open(&text.replace(change.0, change.1)).err().unwrap();
+        let message = message.to_string();
+        assert!(message.contains(said), "{said}: {message}");
+    }
+    std::fs::write(path.join("de.txt"), "Ring\nStern\n").unwrap();
+    let message = set.open(text).err().unwrap().to_string();
+    assert!(
+        message.contains("names.en") && message.contains("as many as in de"),
+        "{message}"
+    );
+}
+
+#[test]
+fn boxes_of_scenes_have_the_class_of_their_name_in_both_languages() {
+    let config: DataConfig = toml::from_str(
+        "[scenes]\nlanguage = \"both\"\nval = 0\n[regions]\nkind = \"boxes\"\nside = 2\n",
+    )
+    .unwrap();
+    let source = open(&config).unwrap();
+    let classes = source.region_classes().unwrap();
+    assert_eq!(classes.count(), Some(64));
+    let (english, invented) = (&classes.names()["en"], &classes.names()["qaa"]);
+    for index in 0..50 {
+        let sample = source.sample(Split::Train, index).unwrap();
+        let regions = sample.regions.unwrap();
+        assert_eq!(regions.classes.len(), regions.boxes.len());
+        for (class, tag) in regions.classes.iter().zip(&sample.tags) {
+            assert_eq!(&english[*class as usize], tag);
+            assert_eq!(classes.of(&invented[*class as usize]), *class);
+        }
     }
 }
