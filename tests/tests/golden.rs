@@ -286,8 +286,11 @@ fn trained(name: &str, folder: &Path) -> Golden {
                 let hash = golden::tensors(&out.join("model.safetensors"), "");
                 golden.add(format!("export {part_name}"), hash);
             }
-            // No format holds phrases and tags.
-            Err(_) if recipe.data.concepts.is_some() => {
+            // No format holds phrases and tags, and none an encoder of regions by itself.
+            Err(_)
+                if recipe.data.concepts.is_some()
+                    || recipe.model.regions.is_some() && part_name == "image" =>
+            {
                 let refused = ("refused".to_owned(), "yes".to_owned());
                 golden.add(format!("export {part_name}"), vec![refused]);
             }

@@ -12,6 +12,7 @@ use unimo_encoders::backbone::Backbone;
 use unimo_objectives::{Draws, Objectives, Step};
 use unimo_tests::fixture::{self, Reference};
 use unimo_train::recipe::{Overrides, Recipe};
+use unimo_train::training;
 
 const LENGTH: usize = 5;
 const ROWS: usize = 3;
@@ -331,4 +332,58 @@ fn tokens_are_hidden_with_their_partners_as_the_reference_hides_them() {
         count += 1;
     }
     assert_eq!(count, 1000);
+}
+
+/// What the data can never give is said before there are weights, by the objective's key and what gives it.
+#[test]
+fn what_the_data_cannot_give_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, set, said) in [
+        (
+            "uc2-tiny",
+            "data.scenes.language=english",
+            "objectives.tlm reads translations",
+        ),
+        (
+            "uc2-tiny",
+            "data.switch={ dictionaries = { xx = \"scenes\" } }",
+            "objectives.tlm.mask.unit",
+        ),
+        (
+            "m3p-tiny",
+            "objectives.regions.classes.count=63",
+            "objectives.regions reads 63 classes of regions",
+        ),
+    ] {
+        let overrides = Overrides {
+            data: None,
+            set: vec![set.to_owned()],
+        };
+        let recipe = Recipe::load(name, &overrides).unwrap();
+        let options = training::Options {
+            quiet: true,
+            ..training::Options::default()
+        };
+        let error = training::start(&recipe, &folder.path().join("run"), &options).unwrap_err();
+        let error = error.to_string();
+        assert!(error.contains(said), "{said}: {error}");
+        assert!(!folder.path().join("run").exists());
+    }
+    for (set, said) in [
+        ("objectives.mrtm.labels=soft", "vocabulary"),
+        ("objectives.mrtm.mean=elements", "mean"),
+        ("objectives.mrtm.mask.rate=1", "mask.rate"),
+        ("objectives.mlm.mask.unit=aligned_mix", "mask.unit"),
+        ("objectives.mlm=none", "[objectives.mlm]"),
+        ("model.regions.features=6", "features"),
+    ] {
+        let overrides = Overrides {
+            data: None,
+            set: vec![set.to_owned(), "train.tasks=none".to_owned()],
+        };
+        let error = Recipe::load("uc2-tiny", &overrides)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(said), "{said}: {error}");
+    }
 }

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ConfigError, MaskedTexts, config};
+use crate::config::{self, ConfigError};
 
 /// Detector features and boxes, padded to a common number of regions.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -36,9 +36,9 @@ pub struct HiddenRegions {
     pub chosen: Vec<bool>,
     /// `[B, R]`: which of them the model reads without their feature. The others stay as they are.
     pub blank: Vec<bool>,
-    /// `[B, R]`: the class of each region that is to be predicted, else [`MaskedTexts::IGNORE`].
+    /// `[B, R]`: the class of each region that is to be predicted, else [`NO_CLASS`].
     pub classes: Option<Vec<i32>>,
-    /// `[B, R]`: a token of the name of each region that is to be predicted, else [`MaskedTexts::IGNORE`].
+    /// `[B, R]`: a token of the name of each region that is to be predicted, else [`NO_CLASS`].
     pub words: Option<Vec<i32>>,
     /// `[W]`: the ids of all tokens of names, ascending.
     pub vocabulary: Option<Vec<i32>>,
@@ -137,5 +137,5 @@ impl RegionLabels {
     }
 }
 
-/// The class of a region that is not known.
-pub const NO_CLASS: i32 = MaskedTexts::IGNORE;
+/// The class of a region that is not known, and the label of one that is not to be predicted: what every loss ignores.
+pub const NO_CLASS: i32 = -100;

@@ -254,6 +254,7 @@ impl RegionsConfig {
             from,
             shape: self.shape(),
             classes,
+            named: !self.names().is_empty(),
         }))
     }
 }
@@ -271,6 +272,8 @@ struct WithRegions {
     shape: RegionShape,
     /// `None`: classes of regions are not known.
     classes: Option<Arc<RegionClasses>>,
+    /// Whether the settings name them.
+    named: bool,
 }
 
 impl WithRegions {
@@ -359,6 +362,12 @@ impl Source for WithRegions {
         index: usize,
         give: &mut dyn FnMut(&[u8]),
     ) -> Result<(), SampleError> {
+        // Other names are other labels. They are of all samples, so that one of them gives them.
+        let named = self.classes.as_ref().filter(|_| self.named && index == 0);
+        for (language, names) in named.iter().flat_map(|classes| classes.names()) {
+            give(language.as_bytes());
+            names.iter().for_each(|name| give(name.as_bytes()));
+        }
         self.source.identify(split, index, give)
     }
 

@@ -446,11 +446,14 @@ impl TextTokenizer {
         let room = max_length.saturating_sub(2);
         let mut words = vec![None];
         if let Ok(encoding) = self.inner.encode(text, false) {
-            // A token may begin with the space before its word, but ends within it.
+            // A token may begin with the space before its word, but ends within it. A space alone belongs to the word behind it.
             let word = |(begin, end): &(usize, usize)| {
-                let before = text.get(..*end).filter(|_| begin < end)?;
-                let count = before.split_whitespace().count() as u32;
-                count.checked_sub(1)
+                let before = text.get(..*end)?.split_whitespace().count() as u32;
+                if begin < end {
+                    before.checked_sub(1)
+                } else {
+                    Some(before)
+                }
             };
             words.extend(encoding.get_offsets().iter().take(room).map(word));
         }
