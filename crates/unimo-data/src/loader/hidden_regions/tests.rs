@@ -82,13 +82,13 @@ fn the_share_is_hidden_at_least_one_and_none_without_a_name() {
         chosen += own as f64;
         blank += hidden.blank.iter().filter(|c| **c).count() as f64;
         let labels = hidden.classes.as_ref().unwrap();
-        for at in 0..12 {
+        for (at, label) in labels.iter().enumerate() {
             let expected = if hidden.chosen[at] {
                 regions.classes[at]
             } else {
                 MaskedTexts::IGNORE
             };
-            assert_eq!(labels[at], expected);
+            assert_eq!(*label, expected);
             assert!(hidden.chosen[at] || !hidden.blank[at]);
         }
     }
@@ -128,10 +128,10 @@ fn a_word_is_a_token_of_the_name_in_the_language_of_the_caption_and_drawn_anew()
                 "a function of the position"
             );
             let words = hidden.words.unwrap();
-            for at in 0..3 {
-                assert_eq!(words[at] == MaskedTexts::IGNORE, !hidden.chosen[at]);
-                if hidden.chosen[at] {
-                    met[at].insert(words[at]);
+            for ((met, word), chosen) in met.iter_mut().zip(words).zip(&hidden.chosen) {
+                assert_eq!(word == MaskedTexts::IGNORE, !chosen);
+                if *chosen {
+                    met.insert(word);
                 }
             }
         }
