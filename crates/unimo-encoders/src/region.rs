@@ -227,7 +227,7 @@ impl RegionInput {
         Self {
             features: self.features.clone().without_autodiff(),
             mask: self.mask.without_autodiff(),
-            blank: self.blank.clone(),
+            blank: self.blank.clone().map(|blank| blank.without_autodiff()),
         }
     }
 
