@@ -113,6 +113,7 @@ fn objectives(axis: Axis) -> ObjectivesConfig {
             tied: true,
             texts_alone: false,
             patches: None,
+            regions: None,
             distil: Some(DistilConfig {
                 alpha: 0.4,
                 alpha_ramp: 2,

@@ -130,6 +130,19 @@ fn changes(name: &str) -> Vec<&'static str> {
             set.extend(TWO_STREAMS);
             set.extend(["objectives.itc.width=32", LANGUAGES]);
         }
+        "uc2" | "m3p" => {
+            // One stream over embeddings alone, of regions and not of pixels.
+            set.retain(|set| !set.starts_with("model.image."));
+            set.extend(ONE_STREAM.iter().filter(|set| !set.contains("itc")));
+            set.extend([
+                "model.text.layers=0",
+                "model.regions.features=198",
+                "model.regions.width=32",
+                "model.regions.heads=4",
+                "model.regions.feed_forward=64",
+                "data.regions={ kind = \"boxes\", side = 8, limit = 8 }",
+            ]);
+        }
         _ => panic!("{name}: say here how it becomes tiny, and renew the golden files"),
     }
     if size == "base" {
@@ -147,7 +160,15 @@ fn changes(name: &str) -> Vec<&'static str> {
         "simla-tiny" => set.extend(["eval.losses=none", "eval.key_words=none"]),
         // The row that a tokenizer trained here pads with.
         "mvp-base" | "albef-base" | "mamo-base" | "simla-base" => set.push("model.text.pad_id=1"),
+        "uc2-base" | "m3p-base" => set.extend(["model.text.pad_id=1", "data.scenes.language=both"]),
         _ => {}
+    }
+    if name == "m3p-base" {
+        set.extend([
+            "data.switch.dictionaries={ qaa = \"scenes\" }",
+            "data.mixture=none",
+            "data.scenes.language=english",
+        ]);
     }
     if name != "unimo2-base" && family != "cclm" {
         set.extend(SCENES);
@@ -280,8 +301,11 @@ fn trained(name: &str, folder: &Path) -> Golden {
                 let hash = golden::tensors(&out.join("model.safetensors"), "");
                 golden.add(format!("export {part_name}"), hash);
             }
-            // No format holds phrases and tags.
-            Err(_) if recipe.data.concepts.is_some() => {
+            // No format holds phrases and tags, and none an encoder of regions by itself.
+            Err(_)
+                if recipe.data.concepts.is_some()
+                    || recipe.model.regions.is_some() && part_name == "image" =>
+            {
                 let refused = ("refused".to_owned(), "yes".to_owned());
                 golden.add(format!("export {part_name}"), vec![refused]);
             }

@@ -4,12 +4,14 @@
 //! Every modality is optional: a batch of unaligned images has no texts, and a batch of plain text has no images. An objective is
 //! skipped for a batch that lacks what it needs.
 //!
-//! Shape legend: `B` samples, `L` text length, `C` = 3 channels, `H x W` pixels, `R` regions, `F` features per region, `N` patches
-//! of an image, row by row.
+//! Shape legend: `B` samples, `L` text length, `C` = 3 channels, `H x W` pixels, `N` patches of an image, row by
+//! row.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+use crate::regions::Regions;
 
 /// One step's samples. Row `i` of every part belongs to `samples[i]`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -25,7 +27,7 @@ pub struct Batch {
     pub second_images: Option<Images>,
     /// The caption of every sample.
     pub texts: Option<Texts>,
-    /// Further texts by kind: [`TRANSLATION`], padded as `texts` are, [`TAGS`], phrases.
+    /// Further texts by kind: [`TRANSLATION`], padded as `texts` are, [`JOINED`](crate::JOINED), [`TAGS`], phrases.
     pub further_texts: BTreeMap<String, Texts>,
     /// Detector regions with their boxes.
     pub regions: Option<Regions>,
@@ -203,6 +205,8 @@ pub struct Texts {
     /// `[B, L]`: the type of each position where texts are pairs of sentences: 0, or 1 for a second sentence that the tokenizer marks
     /// (BERT). `None`: all are of type 0.
     pub segments: Option<Vec<i32>>,
+    /// `[B]`: the place in each text at which positions are numbered anew, for joined texts whose parts share positions. Empty: nowhere.
+    pub restarts: Vec<usize>,
 }
 
 impl Texts {
@@ -314,19 +318,6 @@ impl MaskedTexts {
     pub const IGNORE: i32 = -100;
 }
 
-/// Detector features and boxes, padded to a common number of regions.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Regions {
-    /// `[B, R, F]`, row-major.
-    pub features: Vec<f32>,
-    /// `[B, R, 4]`: x1, y1, x2, y2 as shares of width and height.
-    pub boxes: Vec<f32>,
-    /// `R`.
-    pub count: usize,
-    /// `[B]`: how many leading regions of each row are real.
-    pub counts: Vec<usize>,
-}
-
 /// How words are hidden for masked language modelling (BERT, section 3.1).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -362,6 +353,22 @@ pub enum MaskUnit {
     /// Tokens, and with a probability of 0.2 runs of 2 or 3 of them, until the share is reached: exactly, rounded, and at least one (X-VLM,
     /// CCLM).
     Runs,
+    /// For joined texts alone: a token, and one of the word of the other text that stands for its word (UC2, `random`).
+    AlignedToken,
+    /// For joined texts alone: a word, and the word of the other text that stands for it (UC2, `full`).
+    AlignedWord,
+    /// For joined texts alone: in half of them each token by itself, else as `aligned_token` (UC2, `mix`).
+    AlignedMix,
+}
+
+impl MaskUnit {
+    /// Whether words are hidden together with those of a translation that stand for them.
+    pub fn is_aligned(self) -> bool {
+        matches!(
+            self,
+            Self::AlignedToken | Self::AlignedWord | Self::AlignedMix
+        )
+    }
 }
 
 impl Default for MaskSpec {

@@ -2,10 +2,14 @@
 
 mod batch;
 pub mod config;
+mod joined;
+mod regions;
 pub mod registry;
 
 pub use batch::{
     Batch, Entailment, Images, LEVELS, MaskSpec, MaskUnit, MaskedTexts, PatchMaskKind,
-    PatchMaskSpec, Regions, SecondViews, TAGS, TRANSLATION, Target, TextRole, Texts, normalised,
+    PatchMaskSpec, SecondViews, TAGS, TRANSLATION, Target, TextRole, Texts, normalised,
 };
 pub use config::ConfigError;
+pub use joined::{JOINED, JoinForm, JoinPositions, JoinSpec};
+pub use regions::{HiddenRegions, NO_CLASS, RegionLabels, RegionMaskSpec, Regions};

@@ -450,7 +450,7 @@ impl DataConfig {
             rebase(path);
         }
         let regions = self.regions.iter_mut();
-        regions.filter_map(RegionsConfig::path_mut).for_each(rebase);
+        regions.flat_map(RegionsConfig::paths_mut).for_each(rebase);
         let codes = self.codes.iter_mut();
         codes.filter_map(CodesConfig::path_mut).for_each(rebase);
         let concepts = self.concepts.iter_mut();
@@ -472,8 +472,8 @@ impl DataConfig {
         {
             named.push(path.clone());
         }
-        let regions = config.regions.as_mut().and_then(RegionsConfig::path_mut);
-        named.extend(regions.cloned());
+        let regions = config.regions.iter_mut().flat_map(RegionsConfig::paths_mut);
+        named.extend(regions.map(|path| path.clone()));
         let codes = config.codes.as_mut().and_then(CodesConfig::path_mut);
         named.extend(codes.cloned());
         let concepts = config.concepts.iter_mut().flat_map(ConceptsConfig::paths);

@@ -26,12 +26,14 @@ pub use loader::eval_set::{Caption, EvalSet, Item};
 pub use loader::skip::SkipList;
 pub use loader::switch::{Switch, SwitchConfig, SwitchedWords};
 pub use loader::task_set::{TaskBatch, TaskRow, TaskSet};
-pub use loader::{Batches, FurtherText, Loader, LoaderSpec, MakeTarget, Rewrite};
+pub use loader::{
+    Batches, FurtherText, HideRegions, Joining, Loader, LoaderSpec, MakeTarget, Rewrite,
+};
 pub use order::plan::{Plan, Shuffle};
 pub use sources::label::{FALSE, Label, TRUE};
-pub use sources::languages::Languages;
+pub use sources::languages::{Alignment, Languages};
 pub use sources::pack;
-pub use sources::regions::RegionsConfig;
+pub use sources::regions::{RegionClasses, RegionsConfig};
 pub use sources::registry::{OutsideSource, OutsideSourceConfig, OutsideSources};
 pub use sources::source::{
     Annotations, Holds, Offers, Readable, Sample, Source, SourceConfig, SplitFacts, TextsOf,
@@ -39,6 +41,6 @@ pub use sources::source::{
 pub use sources::splits::{BySplit, Split};
 pub use store::{RemoteConfig, atomic, digest, paths, shards};
 pub use text::concepts::{Concepts, ConceptsConfig, PhraseSource};
-pub use text::masking::Masker;
+pub use text::masking::{Masker, aligned};
 pub use text::tokens::{Encoded, Pad, Specials, TextTokenizer, TokenizerConfig};
 pub use text::{concepts, published};

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use unimo_batch::{Batch, MaskSpec, MaskedTexts, TRANSLATION, Texts};
+use unimo_batch::{
+    Batch, JOINED, JoinForm, JoinPositions, JoinSpec, MaskSpec, MaskedTexts, TRANSLATION, Texts,
+};
 use unimo_data::{
-    Batches, DataConfig, EvalSet, FurtherText, Loader, LoaderSpec, Rewrite, SkipList, Source,
-    Split, TextTokenizer,
+    Batches, DataConfig, EvalSet, FurtherText, Joining, Loader, LoaderSpec, Rewrite, SkipList,
+    Source, Split, TextTokenizer,
 };
 
 /// Texts in two languages, and images with captions in one of them.
@@ -51,6 +53,13 @@ fn rewritten(
     workers: usize,
     rewrite: Option<Arc<dyn Rewrite>>,
 ) -> (Vec<Batch>, Arc<TextTokenizer>) {
+    loaded(|spec| {
+        spec.workers = workers;
+        spec.rewrite = rewrite;
+    })
+}
+
+fn loaded(change: impl FnOnce(&mut LoaderSpec)) -> (Vec<Batch>, Arc<TextTokenizer>) {
     let (source, tokenizer) = opened();
     let mut spec = LoaderSpec::new(
         &config(),
@@ -59,10 +68,9 @@ fn rewritten(
         Arc::new(SkipList::in_memory(0.0)),
         Batches { size: 8, seed: 3 },
     );
-    spec.workers = workers;
     spec.further = vec![FurtherText::Translation];
     spec.mask = Some(MaskSpec::default());
-    spec.rewrite = rewrite;
+    change(&mut spec);
     let taken = Loader::new(spec).unwrap().take(24);
     (taken.map(Result::unwrap).collect(), tokenizer)
 }
@@ -117,6 +125,80 @@ fn a_batch_of_parallel_texts_holds_each_with_its_translation() {
     let texts = (8 * with) as f64;
     let off = (english as f64 - texts / 2.0).abs();
     assert!(off < 2.0 * texts.sqrt(), "{english} of {texts}");
+}
+
+/// Both texts of a pair as one, whatever the number of threads, with words of both hidden.
+#[test]
+fn captions_are_joined_with_their_translations() {
+    let joined = |form, positions, workers| {
+        loaded(|spec| {
+            spec.workers = workers;
+            spec.joined = Some(Joining {
+                spec: JoinSpec { form, positions },
+                mask: Some(MaskSpec::default()),
+            });
+        })
+    };
+    let (beside, _) = batches(1);
+    let (begin, end) = (0, 2);
+    for (form, between) in [
+        (JoinForm::Vocabulary, vec![end, end]),
+        (JoinForm::OneBegin, vec![end]),
+        (JoinForm::TwoBegins, vec![end, begin]),
+    ] {
+        let (all, tokenizer) = joined(form, JoinPositions::Restart, 1);
+        assert_eq!(joined(form, JoinPositions::Restart, 3).0, all);
+        let [bos, eos] = [tokenizer.specials().bos, tokenizer.specials().eos];
+        assert_eq!([bos, eos], [begin, end]);
+        let mut with = 0;
+        for (batch, beside) in all.iter().zip(&beside) {
+            assert_eq!(batch.texts, beside.texts, "the texts themselves stay");
+            let Some(joined) = batch.further_texts.get(JOINED) else {
+                assert!(batch.images.is_some());
+                continue;
+            };
+            with += 1;
+            let texts = batch.texts.as_ref().unwrap();
+            let translations = &batch.further_texts[TRANSLATION];
+            let masked = joined.masked.as_ref().unwrap();
+            for row in 0..batch.len() {
+                let (first, second) = (texts.row(row), translations.row(row));
+                let inner = |text: &[i32]| text[1..text.len() - 1].to_vec();
+                let parts = [
+                    vec![begin],
+                    inner(first),
+                    between.clone(),
+                    inner(second),
+                    vec![end],
+                ];
+                assert_eq!(joined.row(row), parts.concat());
+                let seam = joined.restarts[row];
+                let begins = usize::from(form == JoinForm::TwoBegins);
+                assert_eq!(joined.row(row)[seam + begins], second[1]);
+                let labels = &masked.labels[row * joined.length..][..joined.length];
+                let is_hidden = |label: &&i32| **label != MaskedTexts::IGNORE;
+                let [before, behind] = [&labels[..seam], &labels[seam..]]
+                    .map(|labels| labels.iter().filter(is_hidden).count());
+                assert!(before > 0 && behind > 0, "words of both parts are hidden");
+                let read = &masked.ids[row * joined.length..][..joined.length];
+                for ((label, own), read) in labels.iter().zip(joined.row(row)).zip(read) {
+                    assert!(*label == MaskedTexts::IGNORE && own == read || label == own);
+                }
+            }
+        }
+        assert!(with > 0);
+    }
+    let (run_on, _) = joined(JoinForm::OneBegin, JoinPositions::RunOn, 1);
+    let restarts = run_on
+        .iter()
+        .filter_map(|batch| batch.further_texts.get(JOINED));
+    assert!(restarts.clone().count() > 0);
+    assert!(
+        restarts
+            .flat_map(|joined| &joined.restarts)
+            .next()
+            .is_none()
+    );
 }
 
 #[test]

@@ -171,7 +171,7 @@ impl Kind {
                     most: 50,
                     features: 2054,
                 };
-                regions::read(damaged, SHAPE)
+                regions::read(damaged, SHAPE, false)
                     .map(drop)
                     .map_err(|error| error.reason)
             }

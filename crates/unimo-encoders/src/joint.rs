@@ -4,7 +4,7 @@
 //! | configuration | model |
 //! |---|---|
 //! | `grounding` | UNIMO-2's grounded transformer over `[V; G; T]`: `V` and `T` see each other only through `G` |
-//! | no `grounding` | UNIMO-2 without grounding; MVP's joint encoder (`image_class = false`) |
+//! | no `grounding` | UNIMO-2 without grounding; MVP's joint encoder (`image_class = false`); UC2 and M3P over embeddings of words and regions |
 //!
 //! Sources: UNIMO-2 (Li et al. 2022), sections 2.2 and 2.3; MVP (Li et al. 2022), section 3.2.
 //!

@@ -5,16 +5,23 @@
 //! `y1 / H`, `x2 / W`, `y2 / H`, `w / W`, `h / H`. One linear layer maps these 2,054 numbers to the width (as in Oscar and
 //! VinVL). The box is a region's only position.
 //!
-//! Shape legend: `B` rows, `R` regions, `F` numbers of a region, `D` width, `M` further tokens.
+//! | configuration | embedding of a region with feature `f` and place `p` |
+//! |---|---|
+//! | `form = "sum"` | `LN(W [f; p] + b)`: MVP with 6 numbers of place; M3P with 5, both parts of length 1 |
+//! | `form = "two_norms"` | `LN(LN(W f) + LN(U p) + type)`: UNITER and UC2, with 7 numbers of place |
+//!
+//! A hidden region has zeros in the place of its feature, and with `mask_embedding` what is learned for all hidden ones.
+//!
+//! Shape legend: `B` rows, `R` regions, `F` numbers of a region, `P` numbers of its place, `D` width, `M` further tokens.
 
 use burn::module::{Module, Param};
-use burn::tensor::{FloatDType, Tensor, TensorData, assert_shape};
+use burn::tensor::{Bool, FloatDType, Tensor, TensorData, assert_shape};
 use serde::{Deserialize, Serialize};
 use unimo_batch::{ConfigError, Regions, config};
 use unimo_core::blocks::{self, BlockConfig, Draws, PostNormBlock};
 use unimo_core::dtype::{cast, same_dtype};
 use unimo_core::init::Init;
-use unimo_core::layers::{Activation, Dropout, LayerNorm, Linear};
+use unimo_core::layers::{Activation, Dropout, LayerNorm, Linear, normalise};
 use unimo_core::mask::PaddingMask;
 
 /// `[model.regions]`.
@@ -40,13 +47,86 @@ pub struct RegionEncoderConfig {
     /// Drop-path (stochastic depth) on the residual branches of the last block, in [0, 1); it rises linearly from 0 in the first one.
     #[serde(default, skip_serializing_if = "config::is_zero")]
     pub drop_path: f64,
+    /// How feature and place become one embedding.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub form: RegionForm,
+    /// The numbers of a region's place, which are made of the six behind its feature.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub place: Place,
+    /// Whether feature and place are each scaled to length 1 (M3P).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub unit_length: bool,
+    /// Whether hidden regions have a feature that is learned (UC2); if not, it is zeros (M3P).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub mask_embedding: bool,
+}
+
+/// How a region's feature and place become one embedding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RegionForm {
+    /// One linear layer over both.
+    #[default]
+    Sum,
+    /// A linear layer and a norm for each, and a vector that says that it is a region.
+    TwoNorms,
+}
+
+/// The numbers of a region's place. x1 to h are shares of the image's width and height.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Place {
+    /// x1, y1, x2, y2, w, h.
+    #[default]
+    Six,
+    /// x1, y1, x2, y2, w, h and the area w h.
+    Seven,
+    /// x1, y1, x2, y2 and the area w h.
+    Five,
+}
+
+impl Place {
+    /// `P`.
+    fn count(self) -> usize {
+        match self {
+            Self::Six => 6,
+            Self::Seven => 7,
+            Self::Five => 5,
+        }
+    }
+
+    /// # Shapes
+    ///
+    /// - six: `[B, R, 6]`
+    /// - output: `[B, R, P]`
+    fn of(self, six: Tensor<3>) -> Tensor<3> {
+        let area = || six.clone().narrow(2, 4, 1) * six.clone().narrow(2, 5, 1);
+        match self {
+            Self::Six => six,
+            Self::Seven => Tensor::cat(vec![six.clone(), area()], 2),
+            Self::Five => Tensor::cat(vec![six.clone().narrow(2, 0, 4), area()], 2),
+        }
+    }
+}
+
+/// Numbers of a region's box, behind its feature.
+const BOX: usize = 6;
+
+/// Whether a setting may be left out of a recipe.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl RegionEncoderConfig {
     /// Checks every value, alone and against the others.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.block().validate()?;
-        config::positive("features", self.features)
+        ConfigError::unless(
+            self.features > BOX,
+            "features",
+            self.features,
+            "must be above 6: the last six are the region's box",
+        )
     }
 
     /// The blocks' sizes.
@@ -65,14 +145,26 @@ impl RegionEncoderConfig {
     /// A new encoder.
     pub fn init(&self, init: &mut Init) -> RegionEncoder {
         let block = self.block();
+        let (features, places) = (self.features - BOX, self.place.count());
+        let apart = self.form == RegionForm::TwoNorms;
+        let read = if apart { features } else { features + places };
         RegionEncoder {
-            region_embedding: Linear::new(init, self.features, self.width, true),
+            region_embedding: Linear::new(init, read, self.width, true),
             class_embedding: init.normal([self.width]),
             embedding_norm: LayerNorm::new(init, self.width, self.layer_norm_eps),
             dropout: Dropout::new(self.dropout),
             layers: (0..self.layers)
                 .map(|layer| PostNormBlock::new(init, &block.at(layer, self.layers)))
                 .collect(),
+            apart: apart.then(|| Apart {
+                feature_norm: LayerNorm::new(init, self.width, self.layer_norm_eps),
+                place_embedding: Linear::new(init, places, self.width, true),
+                place_norm: LayerNorm::new(init, self.width, self.layer_norm_eps),
+                type_embedding: init.normal([self.width]),
+            }),
+            mask_embedding: self.mask_embedding.then(|| init.normal([features])),
+            place: self.place,
+            unit_length: self.unit_length,
             dtype: FloatDType::F32,
         }
     }
@@ -91,9 +183,30 @@ pub struct RegionEncoder {
     pub dropout: Dropout,
     /// Blocks.
     pub layers: Vec<PostNormBlock>,
+    /// What embeds places by themselves, with [`RegionForm::TwoNorms`].
+    pub apart: Option<Apart>,
+    /// `[F - 6]`: the feature of hidden regions.
+    pub mask_embedding: Option<Param<Tensor<1>>>,
+    #[module(skip)]
+    place: Place,
+    #[module(skip)]
+    unit_length: bool,
     /// The blocks compute in this dtype; parameters stay f32.
     #[module(skip)]
     pub dtype: FloatDType,
+}
+
+/// The embedding of places by themselves. See [`RegionForm::TwoNorms`].
+#[derive(Module, Debug)]
+pub struct Apart {
+    /// Norm of projected features.
+    pub feature_norm: LayerNorm,
+    /// `[P, D]`.
+    pub place_embedding: Linear,
+    /// Norm of projected places.
+    pub place_norm: LayerNorm,
+    /// `[D]`: what all regions have in common.
+    pub type_embedding: Param<Tensor<1>>,
 }
 
 /// The regions of some images on a device.
@@ -103,6 +216,8 @@ pub struct RegionInput {
     pub features: Tensor<3>,
     /// `[B, R]`.
     pub mask: PaddingMask,
+    /// `[B, R]`: regions whose feature is hidden, `true` hides; `None`: none is.
+    pub blank: Option<Tensor<2, Bool>>,
 }
 
 impl RegionInput {
@@ -112,6 +227,23 @@ impl RegionInput {
         Self {
             features: self.features.clone().without_autodiff(),
             mask: self.mask.without_autodiff(),
+            blank: self.blank.clone().map(|blank| blank.without_autodiff()),
+        }
+    }
+
+    /// As [`new`](Self::new), without the features of the regions that the batch hides.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the batch hides none.
+    pub fn hiding(regions: &Regions, device: &burn::tensor::Device) -> Self {
+        let hidden = regions.hidden.as_ref();
+        let hidden = hidden.expect("invariant: asked of batches with hidden regions");
+        let shape = [regions.counts.len(), regions.count];
+        let blank = TensorData::new(hidden.blank.clone(), shape);
+        Self {
+            blank: Some(Tensor::from_data(blank, device)),
+            ..Self::new(regions, device)
         }
     }
 
@@ -123,11 +255,64 @@ impl RegionInput {
         Self {
             features: Tensor::from_data(data, device),
             mask: PaddingMask::from_lengths(&regions.counts, count, device),
+            blank: None,
         }
     }
 }
 
 impl RegionEncoder {
+    /// The projected regions before the norm that they share with the class token.
+    ///
+    /// # Shapes
+    ///
+    /// - output: `[B, R, D]`
+    fn embed(&self, input: &RegionInput) -> Tensor<3> {
+        let [rows, count, numbers] = input.features.dims();
+        let features = cast(input.features.clone(), self.dtype);
+        let as_they_are = self.place == Place::Six && !self.unit_length && self.apart.is_none();
+        if as_they_are && input.blank.is_none() {
+            return self.region_embedding.forward(features);
+        }
+        let width = numbers - BOX;
+        let unit = |x: Tensor<3>| {
+            let [_, _, width] = x.dims();
+            if self.unit_length {
+                let flat = normalise(x.reshape([rows * count, width]));
+                flat.reshape([rows, count, width])
+            } else {
+                x
+            }
+        };
+        let place = unit(self.place.of(features.clone().narrow(2, width, BOX)));
+        let mut feature = unit(features.narrow(2, 0, width));
+        if let Some(blank) = &input.blank {
+            assert_shape!(blank, [rows, count]);
+            let blank = blank.clone().reshape([rows, count, 1]);
+            let blank = blank.expand([rows, count, width]);
+            feature = match &self.mask_embedding {
+                Some(embedding) => {
+                    let embedding = same_dtype(embedding.val(), &feature);
+                    let embedding = embedding.reshape([1, 1, width]);
+                    feature.mask_where(blank, embedding.expand([rows, count, width]))
+                }
+                None => feature.mask_fill(blank, 0.0),
+            };
+        }
+        let Some(apart) = &self.apart else {
+            let both = Tensor::cat(vec![feature, place], 2);
+            return self.region_embedding.forward(both);
+        };
+        let feature = apart
+            .feature_norm
+            .forward(self.region_embedding.forward(feature));
+        let place = apart
+            .place_norm
+            .forward(apart.place_embedding.forward(place));
+        let own = same_dtype(apart.type_embedding.val(), &feature);
+        let [d] = own.dims();
+        feature + place + own.reshape([1, 1, d])
+    }
+
     /// Whether it draws random numbers while autodiff is on: dropout or drop-path is above 0.
     pub fn draws(&self) -> bool {
         self.dropout.probability > 0.0 || self.layers.iter().any(Draws::draws)
@@ -149,8 +334,7 @@ impl RegionEncoder {
     ) -> (Vec<Tensor<3>>, PaddingMask) {
         let [rows, count, _] = input.features.dims();
         let [d] = self.class_embedding.dims();
-        let features = cast(input.features.clone(), self.dtype);
-        let regions = self.region_embedding.forward(features);
+        let regions = self.embed(input);
         assert_shape!(regions, [rows, count, d]);
         let class = same_dtype(self.class_embedding.val(), &regions);
         let class = class.reshape([1, 1, d]).expand([rows, 1, d]);
@@ -193,6 +377,10 @@ mod tests {
             layer_norm_eps: 1e-12,
             dropout: 0.0,
             drop_path: 0.0,
+            form: RegionForm::Sum,
+            place: Place::Six,
+            unit_length: false,
+            mask_embedding: false,
         };
         config.validate().unwrap();
         config.init(&mut Init::new(device, 1).with_deviation(0.5))
@@ -208,7 +396,11 @@ mod tests {
         let run = |features: Tensor<3>, real: usize| {
             let count = features.dims()[1];
             let mask = PaddingMask::from_lengths(&[real], count, &device);
-            let input = RegionInput { features, mask };
+            let input = RegionInput {
+                features,
+                mask,
+                blank: None,
+            };
             encoder.forward(&input, None, 1).0.remove(0)
         };
         let whole = run(features.clone(), 3);
@@ -235,6 +427,7 @@ mod tests {
         let input = RegionInput {
             features: numbers.uniform([2, 3, 10], 1.0).val(),
             mask: PaddingMask::from_lengths(&[3, 1], 3, &device),
+            blank: None,
         };
         let tags = numbers.uniform([2, 2, 8], 1.0).val();
         let mask = PaddingMask::from_lengths(&[2, 0], 2, &device);

@@ -218,25 +218,55 @@ impl TextEncoder {
         device: &Device,
     ) -> TextInput {
         let rows = lengths.len();
-        let offset = match self.positions {
-            Positions::FromZero => 0,
-            Positions::AfterPad => self.pad_id + 1,
-        };
-        let positions: Vec<i32> = lengths
-            .iter()
-            .flat_map(|&real| {
-                (0..length).map(move |i| match self.positions {
-                    Positions::AfterPad if i >= real => self.pad_id as i32,
-                    _ => (i + offset) as i32,
-                })
-            })
-            .collect();
+        let positions = self.numbers(lengths, length, &[]);
         TextInput {
             ids: Tensor::from_data(TensorData::new(ids.to_vec(), [rows, length]), device),
             positions: Tensor::from_data(TensorData::new(positions, [rows, length]), device),
             mask: PaddingMask::from_lengths(lengths, length, device),
             pairs: None,
             types: None,
+        }
+    }
+
+    /// The number of each position, `[B, L]`, row-major. Behind the place in `restarts` numbers begin anew.
+    fn numbers(&self, lengths: &[usize], length: usize, restarts: &[usize]) -> Vec<i32> {
+        let offset = match self.positions {
+            Positions::FromZero => 0,
+            Positions::AfterPad => self.pad_id + 1,
+        };
+        let mut numbers = Vec::with_capacity(lengths.len() * length);
+        for (row, &real) in lengths.iter().enumerate() {
+            let restart = restarts.get(row).copied().unwrap_or(length);
+            numbers.extend((0..length).map(|i| match self.positions {
+                Positions::AfterPad if i >= real => self.pad_id as i32,
+                _ if i >= restart => (i - restart + offset) as i32,
+                _ => (i + offset) as i32,
+            }));
+        }
+        numbers
+    }
+
+    /// The same texts with positions numbered anew from a place in each of them on, for texts whose two parts share positions. No places
+    /// are no change.
+    ///
+    /// # Shapes
+    ///
+    /// - lengths: `[B]`, as [`input`](Self::input) was given them
+    /// - restarts: `[B]`, or empty
+    pub fn with_restarts(
+        &self,
+        input: TextInput,
+        lengths: &[usize],
+        restarts: &[usize],
+    ) -> TextInput {
+        if restarts.is_empty() {
+            return input;
+        }
+        let [rows, length] = input.ids.dims();
+        let numbers = TensorData::new(self.numbers(lengths, length, restarts), [rows, length]);
+        TextInput {
+            positions: Tensor::from_data(numbers, &input.ids.device()),
+            ..input
         }
     }
 

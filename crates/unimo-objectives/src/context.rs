@@ -1,7 +1,7 @@
 //! What a loss is computed from.
 
 use burn::tensor::Device;
-use unimo_batch::{Batch, MaskedTexts, TAGS, Texts};
+use unimo_batch::{Batch, HiddenRegions, JOINED, MaskedTexts, Regions, TAGS, Texts};
 use unimo_core::world::World;
 use unimo_encoders::backbone::Backbone;
 
@@ -47,6 +47,17 @@ impl<'a> Context<'a> {
         masked.expect("invariant: the batch holds what was requested")
     }
 
+    /// The joined texts with words hidden, and the tokens to predict.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the objective has not requested them.
+    pub fn masked_joined(&self) -> &'a MaskedTexts {
+        let joined = self.batch.further_texts.get(JOINED);
+        let masked = joined.and_then(|joined| joined.masked.as_ref());
+        masked.expect("invariant: the batch holds what was requested")
+    }
+
     /// The images' tags with some hidden, and the tokens to predict.
     ///
     /// # Panics
@@ -56,6 +67,26 @@ impl<'a> Context<'a> {
         let tags = self.batch.further_texts.get(TAGS);
         let masked = tags.and_then(|tags| tags.masked.as_ref());
         masked.expect("invariant: the batch holds what was requested")
+    }
+
+    /// The images as regions.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the objective has not requested them.
+    pub fn regions(&self) -> &'a Regions {
+        let regions = self.batch.regions.as_ref();
+        regions.expect("invariant: the batch holds what was requested")
+    }
+
+    /// The hidden regions of the images, and what they are.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the objective has not requested them.
+    pub fn hidden_regions(&self) -> &'a HiddenRegions {
+        let hidden = self.regions().hidden.as_ref();
+        hidden.expect("invariant: the batch holds what was requested")
     }
 
     /// Which patches of the images are hidden, `[B, N]`, row-major.

@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use burn::tensor::{Bool, Device, Tensor, TensorData};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
-use unimo_batch::{Batch, Images, Regions, TAGS, TRANSLATION, Texts};
+use unimo_batch::{Batch, Images, JOINED, Regions, TAGS, TRANSLATION, Texts};
 use unimo_core::dtype::cast;
 use unimo_core::mask::PaddingMask;
 use unimo_encoders::backbone::Backbone;
 use unimo_encoders::features::{ImageFeatures, Pictures, TextFeatures};
+use unimo_encoders::region::RegionInput;
 use unimo_encoders::text::TextInput;
 
 use crate::encoded::{Encoded, Tables};
@@ -90,7 +91,7 @@ impl Wanted {
                     of_model.hides_tags |= matches!(form, ImageForm::MaskedTags(_));
                     of_model.image_layers.extend(request.layer);
                 }
-                What::Words | What::References | What::Codes => {}
+                What::Words | What::References | What::Codes | What::Regions(_) => {}
             }
         }
         for by in as_others {
@@ -240,6 +241,7 @@ impl Reader<'_> {
             self.left_to_right(wanted, into);
         }
         self.both_directions(wanted, into);
+        self.joined(wanted, into);
         let computed = || {
             let features = self.images(images.as_ref()?, tags.as_ref(), 0, wanted);
             Some(self.for_all_rows(features, distinct))
@@ -249,6 +251,9 @@ impl Reader<'_> {
         }
         if wanted.images.contains(&ImageKind::MaskedPatches) {
             self.masked_patches(wanted, into);
+        }
+        if wanted.images.contains(&ImageKind::MaskedRegions) {
+            self.masked_regions(wanted, into);
         }
         if wanted.images.contains(&ImageKind::Second) {
             self.second_images(wanted, into);
@@ -291,6 +296,7 @@ impl Reader<'_> {
             let input = self.input(rows.ids, rows.lengths, rows.length);
             let text = &self.backbone.text;
             let input = text.with_segments(input, rows.segments.to_vec());
+            let input = text.with_restarts(input, rows.lengths, rows.restarts);
             self.texts(&input, wanted)
         })
     }
@@ -368,9 +374,41 @@ impl Reader<'_> {
                 lengths: &lengths,
                 length: texts.length,
                 segments: &segments,
+                restarts: &[],
             };
             into.put_texts(kinds, self.rows(&rows, wanted));
         }
+    }
+
+    /// Encodes joined texts as they are and with words hidden, in one pass.
+    fn joined(&self, wanted: &Readings, into: &mut Tables) {
+        let Some(texts) = self.batch.further_texts.get(JOINED) else {
+            return;
+        };
+        let masked = texts.masked.as_ref().map(|masked| &masked.ids);
+        let forms = [
+            (TextKind::Joined, Some(&texts.ids)),
+            (TextKind::MaskedJoined, masked),
+        ];
+        let forms = forms
+            .into_iter()
+            .filter_map(|(kind, ids)| Some((kind, ids?)));
+        let (kinds, forms): (Vec<_>, Vec<_>) = forms
+            .filter(|(kind, _)| wanted.texts.contains(kind))
+            .unzip();
+        if kinds.is_empty() {
+            return;
+        }
+        let count = kinds.len();
+        let segments: Vec<i32> = texts.segments.iter().flatten().copied().collect();
+        let rows = Rows {
+            ids: &forms.into_iter().flatten().copied().collect::<Vec<_>>(),
+            lengths: &texts.lengths.repeat(count),
+            length: texts.length,
+            segments: &segments.repeat(count),
+            restarts: &texts.restarts.repeat(count),
+        };
+        into.put_texts(kinds, self.rows(&rows, wanted));
     }
 
     fn masked_patches(&self, wanted: &Readings, into: &mut Tables) {
@@ -385,6 +423,15 @@ impl Reader<'_> {
                 .backbone
                 .encode_masked(&pixels, &hidden, &wanted.image_layers);
             into.put_images(ImageKind::MaskedPatches, features);
+        }
+    }
+
+    fn masked_regions(&self, wanted: &Readings, into: &mut Tables) {
+        let regions = self.batch.regions.as_ref();
+        if let Some(regions) = regions.filter(|regions| regions.hidden.is_some()) {
+            let pictures = Pictures::Regions(RegionInput::hiding(regions, self.device));
+            let features = self.images(&pictures, None, 0, wanted);
+            into.put_images(ImageKind::MaskedRegions, features);
         }
     }
 
@@ -427,6 +474,7 @@ impl Reader<'_> {
                     lengths: &texts.lengths,
                     length: texts.length,
                     segments: &[],
+                    restarts: &[],
                 };
                 into.put_texts(vec![kind.clone()], self.rows(&rows, wanted));
             }

@@ -10,7 +10,7 @@ use unimo_core::mask::PaddingMask;
 use unimo_encoders::features::{ImageFeatures, TextFeatures};
 
 use crate::partners::{Partners, Similarity};
-use crate::request::{By, ImageKind, TextKind, describing};
+use crate::request::{By, ImageKind, Table, TextKind, describing};
 
 /// Features of a batch by request. Each distinct request was encoded once for all objectives.
 #[derive(Debug, Clone, Default)]
@@ -38,12 +38,10 @@ pub struct Encoded {
 /// The features that one model computed from the batch.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tables {
-    /// The rows of plain texts, of masked texts and of translations, one after the other.
-    both_directions: Option<TextFeatures>,
-    /// The first row of each of these kinds.
+    /// The rows of the kinds of each table, one kind after the other.
+    texts: BTreeMap<Table, TextFeatures>,
+    /// The first row of each kind in its table.
     first: BTreeMap<TextKind, usize>,
-    left_to_right: Option<TextFeatures>,
-    further: BTreeMap<String, TextFeatures>,
     images: BTreeMap<ImageKind, ImageFeatures>,
 }
 
@@ -146,7 +144,7 @@ impl Encoded {
 
     /// Number of positions of the batch's own texts.
     pub(crate) fn text_length(&self, by: By) -> Option<usize> {
-        let texts = self.tables(by).both_directions.as_ref()?;
+        let texts = self.tables(by).both_directions()?;
         Some(texts.mask.dims()[1])
     }
 
@@ -184,12 +182,7 @@ impl Encoded {
         sample: usize,
     ) -> (&TextFeatures, usize) {
         let further = self.pair_texts.as_ref().filter(|_| by == By::Student);
-        let further = further.filter(|_| {
-            matches!(
-                kind,
-                TextKind::Plain | TextKind::Masked | TextKind::Translation
-            )
-        });
+        let further = further.filter(|_| kind.table() == Table::BothDirections);
         if let Some(further) = further {
             let row = match further.rows.get(&sample) {
                 Some(row) => *row,
@@ -240,25 +233,23 @@ impl Encoded {
 
 impl Tables {
     fn texts(&self, kind: &TextKind) -> Option<(&TextFeatures, usize)> {
-        match kind {
-            TextKind::Plain | TextKind::Masked | TextKind::Translation => {
-                let first = self.first.get(kind)?;
-                Some((self.both_directions.as_ref()?, *first))
-            }
-            TextKind::LeftToRight => Some((self.left_to_right.as_ref()?, 0)),
-            TextKind::Further(name) => Some((self.further.get(name)?, 0)),
-        }
+        let first = self.first.get(kind)?;
+        Some((self.texts.get(&kind.table())?, *first))
     }
 
     /// Rows in the table of bidirectional texts.
     pub fn rows(&self) -> usize {
-        let texts = self.both_directions.as_ref();
+        self.rows_of(&Table::BothDirections)
+    }
+
+    fn rows_of(&self, table: &Table) -> usize {
+        let texts = self.texts.get(table);
         texts.map_or(0, |texts| texts.class.dims()[0])
     }
 
     /// The table of bidirectional texts.
     pub fn both_directions(&self) -> Option<&TextFeatures> {
-        self.both_directions.as_ref()
+        self.texts.get(&Table::BothDirections)
     }
 
     /// The plain images.
@@ -266,28 +257,22 @@ impl Tables {
         self.images.get(&ImageKind::Plain)
     }
 
-    /// Adds texts of these kinds to the tables; each kind has the same number of rows.
+    /// Adds texts of these kinds, which are of one table; each kind has the same number of rows.
     pub fn put_texts(&mut self, kinds: Vec<TextKind>, texts: TextFeatures) {
+        let Some(table) = kinds.first().map(TextKind::table) else {
+            return;
+        };
         let [rows, _] = texts.class.dims();
-        let before = self.rows();
-        let of_each = rows / kinds.len().max(1);
+        let before = self.rows_of(&table);
+        let of_each = rows / kinds.len();
         for (at, kind) in kinds.into_iter().enumerate() {
-            match kind {
-                TextKind::LeftToRight => {
-                    self.left_to_right = Some(texts);
-                    return;
-                }
-                TextKind::Further(name) => {
-                    self.further.insert(name, texts);
-                    return;
-                }
-                kind => self.first.insert(kind, before + at * of_each),
-            };
+            self.first.insert(kind, before + at * of_each);
         }
-        self.both_directions = Some(match self.both_directions.take() {
+        let all = match self.texts.remove(&table) {
             None => texts,
             Some(before) => TextFeatures::cat(vec![before, texts]),
-        });
+        };
+        self.texts.insert(table, all);
     }
 
     /// Adds images of a kind to the tables.

@@ -61,6 +61,8 @@ pub(crate) struct Rows<'a> {
     pub length: usize,
     /// `[B, L]`, or empty.
     pub segments: &'a [i32],
+    /// `[B]`: where positions are numbered anew, or empty.
+    pub restarts: &'a [usize],
 }
 
 /// Which inputs have features, and which are to be computed.
@@ -124,6 +126,10 @@ impl Kept<'_> {
             let how = format!("{count} states of {} in {length}", texts.lengths[row]);
             let ids = bytes(of_row(texts.ids, row));
             let segments = bytes(of_row(texts.segments, row));
+            let how = match texts.restarts.get(row) {
+                Some(restart) => format!("{how}, anew from {restart}"),
+                None => how,
+            };
             self.cache
                 .key(KeptOf::Text, &[how.as_bytes(), &ids, &segments])
         };
@@ -137,6 +143,9 @@ impl Kept<'_> {
             let ids = of_missing(texts.ids);
             let input = encoder.input(&ids, &lengths, length, self.device);
             let input = encoder.with_segments(input, of_missing(texts.segments));
+            let restarts = missing.iter().filter_map(|row| texts.restarts.get(*row));
+            let restarts: Vec<usize> = restarts.copied().collect();
+            let input = encoder.with_restarts(input, &lengths, &restarts);
             let states = self.backbone.constant_text_states(&input, self.layers);
             self.fill(&mut search, &missing, states);
         }

@@ -208,6 +208,8 @@ objectives! {
     mrm: pretraining::mrm::MrmConfig;
     mim: pretraining::mim::MimConfig;
     psl: pretraining::psl::PslConfig;
+    mrtm: pretraining::mrtm::MrtmConfig;
+    regions: pretraining::regions::RegionsConfig;
     ttc: pretraining::ttc::TtcConfig;
     ttm: pretraining::ttm::TtmConfig;
     tlm: pretraining::tlm::TlmConfig;
@@ -246,7 +248,7 @@ impl DerefMut for Objectives {
 }
 
 impl Objectives {
-    /// The same where objectives over pairs of texts have the heads as they are now that they share with those over images, and key words the projection of images. A lent head
+    /// The same where objectives have the heads of others that they share, as these are now. A lent head
     /// is the same parameters once more, so that its gradients add up with the lender's; it is no parameter of the borrower, which
     /// neither stores nor updates it. Whatever changes parameters calls this.
     fn lent(mut self) -> Self {
@@ -263,6 +265,7 @@ impl Objectives {
             ttm,
             tlm,
             psl,
+            mrtm,
             ..
         } = &mut *self.built_in;
         if let Some(ttc) = ttc {
@@ -276,6 +279,9 @@ impl Objectives {
         }
         if let Some(tlm) = tlm {
             tlm.borrow(mlm.as_ref());
+        }
+        if let Some(mrtm) = mrtm {
+            mrtm.borrow(mlm.as_ref());
         }
     }
 

@@ -9,7 +9,7 @@ use unimo_encoders::output::{FusionOutput, Keep};
 
 use crate::encoded::Encoded;
 use crate::labels::ints;
-use crate::request::{By, ImageKind, TextKind};
+use crate::request::{By, ImageKind, Table, TextKind};
 
 /// Samples to send through the cross-modal encoder together: the text of sample `texts[i]` with the image of sample `images[i]`. If
 /// the batch lacks a modality, its list is empty.
@@ -61,19 +61,20 @@ impl Pairs {
     /// lacks is left out.
     pub fn as_others(encoded: &Encoded) -> Self {
         let text = encoded.as_others();
-        Self::present(encoded, text.unwrap_or_default())
+        Self::present(encoded, (text.unwrap_or_default(), ImageKind::Plain))
     }
 
-    /// Pairs each sample with itself, its text read as `text`. A modality that the batch lacks is left out.
-    pub fn present(encoded: &Encoded, text: TextKind) -> Self {
+    /// Pairs each sample with itself, its text and its image read as these kinds. A modality that the batch lacks is left out.
+    pub fn present(encoded: &Encoded, (text, image): (TextKind, ImageKind)) -> Self {
         let all = Self::matched(encoded.samples);
         let has_text = encoded.has_text(By::Student, &text);
-        let has_image = encoded.images(By::Student, ImageKind::Plain).is_some();
+        let has_image = encoded.images(By::Student, image).is_some();
         Self {
             texts: if has_text { all.texts } else { Vec::new() },
             images: if has_image { all.images } else { Vec::new() },
             matched: all.matched,
             text,
+            image,
             ..Self::default()
         }
     }
@@ -218,31 +219,13 @@ struct Pass {
 /// A text with an image, or with another text.
 type Row = (Option<(TextKind, usize)>, Option<(Option<TextKind>, usize)>);
 
-/// Plain texts, masked texts and translations are in one table and go through one pass together.
-#[derive(PartialEq, Eq)]
-enum Table {
-    BothDirections,
-    LeftToRight,
-    Further(String),
-}
-
-impl Table {
-    fn of(kind: &TextKind) -> Self {
-        match kind {
-            TextKind::Plain | TextKind::Masked | TextKind::Translation => Self::BothDirections,
-            TextKind::LeftToRight => Self::LeftToRight,
-            TextKind::Further(name) => Self::Further(name.clone()),
-        }
-    }
-}
-
 impl Pass {
     fn new(pairs: &Pairs) -> Self {
         Self {
             by: pairs.by,
-            text: (!pairs.texts.is_empty()).then(|| Table::of(&pairs.text)),
+            text: (!pairs.texts.is_empty()).then(|| pairs.text.table()),
             image: (!pairs.images.is_empty() && pairs.second.is_none()).then_some(pairs.image),
-            second: pairs.second.as_ref().map(Table::of),
+            second: pairs.second.as_ref().map(TextKind::table),
             hidden_tokens: pairs.hidden_tokens.clone(),
             layers: pairs.layers,
             sides: pairs.sides,

@@ -5,7 +5,8 @@
 //! objectives contradict each other.
 
 use unimo_batch::{
-    Batch, ConfigError, MaskSpec, PatchMaskSpec, SecondViews, TAGS, TRANSLATION, Target,
+    Batch, ConfigError, JOINED, JoinSpec, MaskSpec, PatchMaskSpec, RegionLabels, RegionMaskSpec,
+    SecondViews, TAGS, TRANSLATION, Target,
 };
 use unimo_encoders::backbone::Backbone;
 
@@ -35,6 +36,8 @@ pub enum What {
     References,
     /// The codes of its image's patches, on the host: nothing is encoded.
     Codes,
+    /// What the hidden regions of its image are, on the host: nothing is encoded.
+    Regions(RegionLabels),
 }
 
 /// How a text is read.
@@ -54,6 +57,10 @@ pub enum TextForm {
     AsOthers,
     /// The text in another language, as it is.
     Translation,
+    /// The text and its translation as one text, without phrases.
+    Joined(JoinSpec),
+    /// The same with words of both hidden.
+    MaskedJoined(JoinSpec, MaskSpec),
     /// A further text of the sample, by its name in [`Batch::further_texts`].
     Further(String),
 }
@@ -68,6 +75,8 @@ pub enum ImageForm {
     MaskedTags(f64),
     /// With patches hidden.
     MaskedPatches(PatchMaskSpec),
+    /// With regions hidden.
+    MaskedRegions(RegionMaskSpec),
     /// A second random augmentation of it.
     SecondView,
     /// The second image of a sample that has two (NLVR2).
@@ -96,8 +105,37 @@ pub enum TextKind {
     LeftToRight,
     /// In another language, as they are.
     Translation,
+    /// Joined with their translations, as they are.
+    Joined,
+    /// Joined with their translations, with words of both hidden.
+    MaskedJoined,
     /// Further texts.
     Further(String),
+}
+
+/// Texts of one length that are encoded together, so that pairs of them go through one pass of the cross-modal encoder.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Table {
+    /// Plain texts, masked texts and translations.
+    BothDirections,
+    /// Joined texts, as they are and with words hidden.
+    Joined,
+    /// Texts that are read from left to right.
+    LeftToRight,
+    /// Further texts.
+    Further(String),
+}
+
+impl TextKind {
+    /// The table that holds it.
+    pub(crate) fn table(&self) -> Table {
+        match self {
+            Self::Plain | Self::Masked | Self::Translation => Table::BothDirections,
+            Self::Joined | Self::MaskedJoined => Table::Joined,
+            Self::LeftToRight => Table::LeftToRight,
+            Self::Further(name) => Table::Further(name.clone()),
+        }
+    }
 }
 
 /// The kind under which encoded images are stored.
@@ -108,6 +146,8 @@ pub enum ImageKind {
     Plain,
     /// With patches hidden.
     MaskedPatches,
+    /// With regions hidden.
+    MaskedRegions,
     /// The second views.
     SecondView,
     /// The second images.
@@ -115,16 +155,26 @@ pub enum ImageKind {
 }
 
 impl TextForm {
-    /// The table that holds it; `None` for the table of other objectives.
+    /// The kind under which it is stored; `None` for that of other objectives.
     pub fn kind(&self) -> Option<TextKind> {
         Some(match self {
             Self::Plain | Self::WithPhrases => TextKind::Plain,
             Self::Masked(_) | Self::MaskedPhrases(_) => TextKind::Masked,
             Self::LeftToRight => TextKind::LeftToRight,
             Self::Translation => TextKind::Translation,
+            Self::Joined(_) => TextKind::Joined,
+            Self::MaskedJoined(..) => TextKind::MaskedJoined,
             Self::Further(name) => TextKind::Further(name.clone()),
             Self::AsOthers => return None,
         })
+    }
+
+    /// Whether it is made of the text in another language.
+    pub fn needs_translation(&self) -> bool {
+        matches!(
+            self,
+            Self::Translation | Self::Joined(_) | Self::MaskedJoined(..)
+        )
     }
 }
 
@@ -134,6 +184,7 @@ impl ImageForm {
         match self {
             Self::Plain | Self::MaskedTags(_) => ImageKind::Plain,
             Self::MaskedPatches(_) => ImageKind::MaskedPatches,
+            Self::MaskedRegions(_) => ImageKind::MaskedRegions,
             Self::SecondView => ImageKind::SecondView,
             Self::Second => ImageKind::Second,
         }
@@ -164,6 +215,11 @@ impl Request {
     /// The codes of an image's patches, [`Images::codes`](unimo_batch::Images::codes).
     pub fn codes() -> Self {
         Self::of(What::Codes)
+    }
+
+    /// What hidden regions are, [`Regions::hidden`](unimo_batch::Regions::hidden).
+    pub fn regions(labels: RegionLabels) -> Self {
+        Self::of(What::Regions(labels))
     }
 
     fn of(what: What) -> Self {
@@ -209,6 +265,10 @@ impl Request {
             What::Words => batch.texts.is_some(),
             What::References => !batch.references.is_empty(),
             What::Codes => batch.images.as_ref().is_some_and(|i| i.codes.is_some()),
+            What::Regions(labels) => {
+                let hidden = batch.regions.as_ref().and_then(|r| r.hidden.as_ref());
+                hidden.is_some_and(|hidden| labels.are_in(hidden))
+            }
         }
     }
 }
@@ -227,6 +287,11 @@ impl TextForm {
                 masked.is_some_and(|masked| masked.concept_labels.is_some())
             }
             Self::Translation => batch.further_texts.contains_key(TRANSLATION),
+            Self::Joined(_) => batch.further_texts.contains_key(JOINED),
+            Self::MaskedJoined(..) => {
+                let joined = batch.further_texts.get(JOINED);
+                joined.is_some_and(|joined| joined.masked.is_some())
+            }
             Self::Further(name) => batch.further_texts.contains_key(name),
         }
     }
@@ -242,6 +307,10 @@ impl ImageForm {
                 backbone.sees(batch) && tags.is_some_and(|tags| tags.masked.is_some())
             }
             Self::MaskedPatches(_) => images.is_some_and(|i| i.patch_mask.is_some()),
+            Self::MaskedRegions(_) => {
+                let regions = batch.regions.as_ref();
+                backbone.sees(batch) && regions.is_some_and(|r| r.hidden.is_some())
+            }
             Self::SecondView => images.is_some_and(|i| i.second_view.is_some()),
             Self::Second => batch.second_images.is_some(),
         }
@@ -331,6 +400,10 @@ pub struct Inputs {
     pub concepts: bool,
     /// How patches are hidden.
     pub patch_mask: Option<PatchMaskSpec>,
+    /// How regions are hidden.
+    pub region_mask: Option<RegionMaskSpec>,
+    /// What is told of hidden regions.
+    pub region_labels: RegionLabels,
     /// Which images have a second view.
     pub second_view: SecondViews,
     /// Whether texts are read from left to right.
@@ -343,6 +416,10 @@ pub struct Inputs {
     pub codes: bool,
     /// Names of the further texts.
     pub further: Vec<String>,
+    /// How texts are joined with their translations.
+    pub joined: Option<JoinSpec>,
+    /// How words of joined texts are hidden.
+    pub joined_mask: Option<MaskSpec>,
 }
 
 impl Inputs {
@@ -370,11 +447,23 @@ impl Inputs {
                     What::Text(TextForm::WithPhrases) => all.concepts = true,
                     What::Text(TextForm::LeftToRight) => all.left_to_right = true,
                     What::Text(TextForm::Translation) => all.add_further(TRANSLATION.to_owned()),
+                    What::Text(TextForm::Joined(spec)) => {
+                        said.joined.one(key, "joined", spec, &mut all.joined)?;
+                    }
+                    What::Text(TextForm::MaskedJoined(spec, mask)) => {
+                        said.joined.one(key, "joined", spec, &mut all.joined)?;
+                        said.joined_mask
+                            .one(key, "mask", mask, &mut all.joined_mask)?;
+                    }
                     What::Text(TextForm::Further(name)) => all.add_further(name),
                     What::Image(ImageForm::MaskedPatches(spec)) => {
                         said.patches
                             .one(key, "patches", spec, &mut all.patch_mask)?;
                     }
+                    What::Image(ImageForm::MaskedRegions(spec)) => {
+                        said.regions.one(key, "mask", spec, &mut all.region_mask)?;
+                    }
+                    What::Regions(labels) => all.region_labels = all.region_labels.and(labels),
                     What::Image(ImageForm::SecondView) => {
                         all.second_view = match all.second_view {
                             SecondViews::All => SecondViews::All,
@@ -407,6 +496,9 @@ struct Said {
     mask: First,
     rate: First,
     patches: First,
+    regions: First,
+    joined: First,
+    joined_mask: First,
 }
 
 #[derive(Default)]

@@ -229,6 +229,14 @@ impl<'a> Together<'a> {
         Self { kept, ..self }
     }
 
+    /// Leaves out every objective but one.
+    pub fn keep_only(&mut self, key: &str) {
+        for plan in &mut self.plans {
+            plan.run.retain(|own| *own == key);
+            plan.skipped.retain(|own| *own == key);
+        }
+    }
+
     /// Number of batches on which an objective runs.
     pub fn runs_of(&self, key: &str) -> usize {
         let runs = |plan: &&Plan| plan.run.contains(&key);

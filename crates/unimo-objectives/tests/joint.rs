@@ -72,6 +72,7 @@ fn objectives() -> ObjectivesConfig {
             tied: true,
             texts_alone: true,
             patches: None,
+            regions: None,
             distil: None,
         }),
         itm: Some(ItmConfig {
@@ -244,6 +245,7 @@ fn batch_of_regions(order: [usize; SAMPLES], padding: usize) -> Batch {
             boxes: vec![0.0; SAMPLES * count * 4],
             count,
             counts: order.iter().map(|&i| counts[i]).collect(),
+            hidden: None,
         }),
         ..batch(order)
     }

@@ -37,6 +37,7 @@ fn objectives(momentum: bool) -> ObjectivesConfig {
             tied: false,
             texts_alone: false,
             patches: None,
+            regions: None,
             distil: None,
         }),
         itm: Some(ItmConfig {

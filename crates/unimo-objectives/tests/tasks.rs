@@ -180,6 +180,9 @@ fn ranking(negatives: usize) -> ObjectivesConfig {
             weight: 1.0,
             negatives,
             pooling: Pooling::Pair,
+            images: false,
+            cross_entropy: 1.0,
+            binary: 0.0,
         }),
         ..ObjectivesConfig::default()
     }

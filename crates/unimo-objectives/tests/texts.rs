@@ -42,6 +42,7 @@ fn shared() -> ObjectivesConfig {
             tied: true,
             texts_alone: false,
             patches: None,
+            regions: None,
             distil: None,
         }),
         itm: Some(ItmConfig {
@@ -75,6 +76,8 @@ fn shared() -> ObjectivesConfig {
         tlm: Some(TlmConfig {
             weight: 1.0,
             mask: MaskSpec::default(),
+            joined: None,
+            image: false,
             own: None,
         }),
         ..ObjectivesConfig::default()

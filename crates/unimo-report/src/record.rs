@@ -74,6 +74,9 @@ pub struct StepRecord {
     /// Micro-batches of the step that lacked what an objective needs, by objective.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub skipped: BTreeMap<String, u64>,
+    /// Steps since the last line that each objective was drawn in, if a step trains one of them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tasks: BTreeMap<String, u64>,
     /// Seconds of training of the run so far, resumed parts included.
     #[serde(default = "nan", deserialize_with = "null_is_nan")]
     pub elapsed_seconds: f64,

@@ -55,6 +55,7 @@ pub fn load(public: &Public, device: &Device) -> Result<Option<Mlm>, TrainError>
             tied: public.tied,
             texts_alone: false,
             patches: None,
+            regions: None,
             distil: None,
         },
         every_position: false,

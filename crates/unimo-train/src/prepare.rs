@@ -4,10 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use burn::tensor::Device;
-use unimo_batch::ConfigError;
+use unimo_batch::{ConfigError, RegionLabels};
 use unimo_data::{
-    Codebook, ConceptReader, Concepts, FurtherText, LoaderSpec, Offers, PatchCodes, PatchMask,
-    Readable, Rewrite as _, Source, Split, Switch, TextTokenizer, TokenizerConfig,
+    Codebook, ConceptReader, Concepts, FurtherText, HideRegions, Joining, LoaderSpec, Offers,
+    PatchCodes, PatchMask, Readable, Rewrite as _, Source, Split, Switch, TextTokenizer,
+    TokenizerConfig,
 };
 use unimo_objectives::request::{Request, TextForm, What};
 
@@ -107,6 +108,8 @@ pub fn check_data(recipe: &Recipe, source: &dyn Source) -> Result<(), TrainError
             source.describe()
         )));
     }
+    check_regions(recipe, source)?;
+    check_alignments(recipe, source)?;
     for (at, part) in source.batch_parts().iter().enumerate() {
         let lacking = each.iter().map(|(key, settings)| {
             let lacks = lacks(&settings.requests(), &part.offers());
@@ -136,6 +139,62 @@ fn has_a_translation(source: &dyn Source) -> bool {
     })
 }
 
+/// Checks that words of translations are aligned where words are hidden by it.
+fn check_alignments(recipe: &Recipe, source: &dyn Source) -> Result<(), TrainError> {
+    for (key, settings) in recipe.objectives.each() {
+        let aligned = settings
+            .requests()
+            .iter()
+            .any(|request| match &request.what {
+                What::Text(TextForm::MaskedJoined(_, mask)) => mask.unit.is_aligned(),
+                _ => false,
+            });
+        let switched = recipe.data.switch.is_some();
+        if aligned && (switched || !source.offers().alignments) {
+            let reason = if switched {
+                "data.switch changes"
+            } else {
+                "the data does not tell: pairs with alignment_columns do, and scenes with language = \"both\""
+            };
+            return Err(TrainError::Check(format!(
+                "objectives.{key}.mask.unit hides words by which of them stand for each other in a text and its translation, which {reason}"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Checks that regions have the classes and names that objectives predict of hidden ones.
+fn check_regions(recipe: &Recipe, source: &dyn Source) -> Result<(), TrainError> {
+    for (key, settings) in recipe.objectives.each() {
+        let requests = settings.requests().into_iter();
+        let labels = requests.filter_map(|request| match request.what {
+            What::Regions(labels) => Some(labels),
+            _ => None,
+        });
+        let labels = labels.fold(RegionLabels::default(), RegionLabels::and);
+        let classes = source.region_classes();
+        let named = classes.as_ref().is_some_and(|c| !c.names().is_empty());
+        let reason = if labels.any() && classes.is_none() {
+            "classes of regions, which are not known: data.regions needs labels = true for files that hold them, or names of the boxes"
+                .to_owned()
+        } else if labels.named() && !named {
+            "names of regions: data.regions.names needs a file of names for each language of the captions".to_owned()
+        } else if let (Some(read), Some(known)) =
+            (labels.classes, classes.as_ref().and_then(|c| c.count()))
+            && read < known
+        {
+            format!("{read} classes of regions, classes.count, and the data has {known}")
+        } else {
+            continue;
+        };
+        return Err(TrainError::Check(format!(
+            "objectives.{key} reads {reason}"
+        )));
+    }
+    Ok(())
+}
+
 const TRANSLATIONS: &str = "translations";
 
 /// What these requests need and a source has not.
@@ -143,8 +202,10 @@ fn lacks(requests: &[Request], offers: &Offers) -> Vec<&'static str> {
     let needed = || requests.iter().filter(|request| !request.optional);
     let image = needed().any(|request| matches!(request.what, What::Image(_) | What::Codes));
     let text = needed().any(|request| matches!(request.what, What::Text(_) | What::Words));
-    let translation = What::Text(TextForm::Translation);
-    let translation = needed().any(|request| request.what == translation);
+    let translation = needed().any(|request| match &request.what {
+        What::Text(form) => form.needs_translation(),
+        _ => false,
+    });
     let all = [
         ("images", image && !offers.images),
         ("texts", text && !offers.captions),
@@ -407,7 +468,15 @@ pub fn for_keys(
     if !inputs.codes {
         spec.codes = None;
     }
+    spec.joined = inputs.joined.map(|spec| Joining {
+        spec,
+        mask: inputs.joined_mask,
+    });
     spec.references = inputs.references;
+    spec.hide_regions = inputs.region_mask.map(|mask| HideRegions {
+        mask,
+        labels: inputs.region_labels,
+    });
     spec.concept_rate = inputs.concept_rate;
     spec.second_view = inputs.second_view;
     let image = recipe.model.image.as_ref();

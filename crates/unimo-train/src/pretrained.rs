@@ -361,6 +361,7 @@ fn pair(model: BackboneConfig) -> NetworkConfig {
             tied: false,
             texts_alone: false,
             patches: None,
+            regions: None,
             distil: None,
         }),
         itm: Some(ItmConfig {
@@ -401,6 +402,9 @@ fn pair(model: BackboneConfig) -> NetworkConfig {
             weight,
             negatives: 15,
             pooling,
+            images: false,
+            cross_entropy: 1.0,
+            binary: 0.0,
         }),
         ..ObjectivesConfig::default()
     };

@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
-use unimo_batch::{ConfigError, SecondViews};
+use unimo_batch::{ConfigError, JoinPositions, SecondViews};
 use unimo_data::{DataConfig, DataError, TokenizerConfig};
 use unimo_encoders::backbone::BackboneConfig;
 use unimo_objectives::ObjectivesConfig;
@@ -93,6 +93,10 @@ built_in![
     "mamo-base",
     "simla-tiny",
     "simla-base",
+    "uc2-tiny",
+    "uc2-base",
+    "m3p-tiny",
+    "m3p-base",
     "unimo3-vqa-base",
     "unimo3-nlvr2-base",
     "unimo3-snli-ve-base",
@@ -475,6 +479,7 @@ impl Recipe {
         let inputs = self.objectives.inputs(&|_| true);
         let inputs = inputs.map_err(|e| e.within("objectives"))?;
         task::check(self)?;
+        self.check_tasks()?;
         self.check_stages()?;
         self.check_pictures()?;
         if let TokenizerConfig::Train { vocab_size } = self.data.tokenizer {
@@ -495,6 +500,19 @@ impl Recipe {
             self.data.max_text_length,
             format_args!(
                 "must be at most {longest}, which model.text.max_positions = {} has room for",
+                self.model.text.max_positions
+            ),
+        )?;
+        let runs_on = inputs
+            .joined
+            .is_some_and(|joined| joined.positions == JoinPositions::RunOn);
+        ConfigError::unless(
+            !runs_on || 2 * self.data.max_text_length <= longest,
+            "data.max_text_length",
+            self.data.max_text_length,
+            format_args!(
+                "must be at most {}, half of what model.text.max_positions = {} has room for: two texts are joined, and positions run on",
+                longest / 2,
                 self.model.text.max_positions
             ),
         )?;

@@ -8,6 +8,7 @@ pub(crate) enum Purpose {
     Negatives,
     Order,
     Adapters,
+    Task,
 }
 
 /// The seed of a step, micro-batch and purpose.

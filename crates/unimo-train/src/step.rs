@@ -63,6 +63,8 @@ pub(crate) struct Accumulated {
     pub learns_nothing: bool,
     /// Whether a signal has asked this rank or another one to end.
     pub asked_to_end: bool,
+    /// The objective that was drawn, if a step trains one.
+    pub task: Option<String>,
 }
 
 /// An objective's numbers on a micro-batch, on the host.
@@ -131,6 +133,12 @@ impl Forward<'_> {
             .with_kept(self.kept)
             .seeded(&seed)
             .among(world)?;
+        let runs = |key: &str| together.runs_of(key) > 0;
+        let task = self.stage.task(self.seed, self.step, &runs);
+        let task = task.map(str::to_owned);
+        if let Some(task) = &task {
+            together.keep_only(task);
+        }
         let objectives = model.objectives.each();
         let trained = || objectives.iter().filter(|(key, _)| chosen(key));
         if trained().all(|(key, _)| together.runs_of(key) == 0) {
@@ -223,6 +231,7 @@ impl Forward<'_> {
             carries,
             learns_nothing: told.has_loss && is_empty,
             asked_to_end: told.asked_to_end,
+            task,
         })
     }
 

@@ -141,6 +141,8 @@ pub(crate) struct Trainer {
     train_only: bool,
     quiet: bool,
     signals: bool,
+    /// Steps of each task since the last line of the record.
+    tasks: BTreeMap<String, u64>,
     /// Messages that have been printed already, by objective.
     said: BTreeSet<(&'static str, &'static str)>,
     /// Why rank 0 of several could not write a step's record. All ranks end with it at the next checkpoint.
@@ -441,9 +443,13 @@ impl Trainer {
             carries,
             learns_nothing,
             asked_to_end,
+            task,
         } = forward.accumulate(&batches)?;
         drop(batches);
         self.asked_to_end |= asked_to_end;
+        if let Some(task) = task {
+            *self.tasks.entry(task).or_default() += 1;
+        }
         self.say_of_features();
         self.say_once(&losses);
         if learns_nothing && self.said.insert(("", "learns nothing")) {
@@ -567,6 +573,11 @@ impl Trainer {
             wait_seconds: result.wait,
             losses: losses.collect(),
             skipped: result.skipped.clone(),
+            tasks: if logged {
+                std::mem::take(&mut self.tasks)
+            } else {
+                BTreeMap::new()
+            },
             elapsed_seconds: self.before + self.began.elapsed().as_secs_f64(),
         };
         self.observers.step(&StepEvent {

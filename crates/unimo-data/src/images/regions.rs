@@ -7,7 +7,7 @@ use std::path::Path;
 
 use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensorError, SafeTensors};
-use unimo_batch::Regions;
+use unimo_batch::{NO_CLASS, Regions};
 
 use crate::error::ReadError;
 use crate::store;
@@ -36,23 +36,37 @@ pub struct PictureRegions {
     pub features: Vec<f32>,
     /// `R` boxes: x1, y1, x2, y2 relative to width and height.
     pub boxes: Vec<[f32; 4]>,
+    /// `R`: the class of each, or [`NO_CLASS`]; empty if classes are not known.
+    pub classes: Vec<i32>,
+    /// `[R, K]`: how likely each of `K` classes is, by the detector; empty if it is not known.
+    pub probabilities: Vec<f32>,
 }
 
-/// The regions in a `.npy` or `.safetensors` file.
+/// The regions in a `.npy` or `.safetensors` file; with their classes if they are to be `labelled`.
 ///
 /// # Errors
 ///
 /// Why the file cannot be used.
-pub fn read(path: &Path, shape: RegionShape) -> Result<PictureRegions, ReadError> {
+pub fn read(path: &Path, shape: RegionShape, labelled: bool) -> Result<PictureRegions, ReadError> {
     let npy = path.extension().is_some_and(|extension| extension == "npy");
     let read = || {
         let bytes = store::read_listed(path, LARGEST_FILE)?;
-        let table = if npy {
-            of_npy(&bytes)?
-        } else {
-            of_safetensors(&bytes, shape.features)?
-        };
-        Ok(table.regions(shape)?)
+        if !npy {
+            let mut regions = of_safetensors(&bytes, shape.features)?.regions(shape)?;
+            if labelled {
+                read_classes(&bytes, &mut regions)?;
+            }
+            return Ok(regions);
+        }
+        if labelled {
+            return Err(
+                "a .npy file holds no classes, which data.regions.labels asks for; a .safetensors file beside \"features\" can hold \
+                 \"classes\""
+                    .to_owned()
+                    .into(),
+            );
+        }
+        Ok(of_npy(&bytes)?.regions(shape)?)
     };
     read().map_err(|error: ReadError| {
         error.told(|reason| format!("features {}: {reason}", path.display()))
@@ -67,6 +81,7 @@ pub fn pad(pictures: &[&PictureRegions], shape: RegionShape) -> Regions {
         boxes: Vec::with_capacity(pictures.len() * most * 4),
         count: most,
         counts: Vec::with_capacity(pictures.len()),
+        hidden: None,
     };
     for (row, picture) in pictures.iter().enumerate() {
         all.counts.push(picture.boxes.len());
@@ -128,6 +143,7 @@ impl Table {
         Ok(PictureRegions {
             boxes,
             features: self.values,
+            ..PictureRegions::default()
         })
     }
 }
@@ -230,6 +246,95 @@ fn of_safetensors(bytes: &[u8], features: usize) -> Result<Table, String> {
         rows: own.rows,
         columns: features,
         values,
+    })
+}
+
+/// Reads the classes of regions: `classes`, or the most probable of `probabilities`.
+fn read_classes(bytes: &[u8], regions: &mut PictureRegions) -> Result<(), String> {
+    let file = SafeTensors::deserialize(bytes).map_err(|error| error.to_string())?;
+    let count = regions.boxes.len();
+    if let Ok(tensor) = file.tensor("probabilities") {
+        let &[rows, classes] = tensor.shape() else {
+            let shape = tensor.shape();
+            return Err(format!(
+                "\"probabilities\" is of shape {shape:?}, not [regions, classes]"
+            ));
+        };
+        let kind = tensor.dtype();
+        let mut values = numbers(&tensor).ok_or_else(|| {
+            format!("\"probabilities\" is of {kind:?}, not of F16, BF16, F32 or F64")
+        })?;
+        if rows < count || classes == 0 {
+            return Err(format!(
+                "{rows} x {classes} \"probabilities\" for {count} regions"
+            ));
+        }
+        values.truncate(count * classes);
+        for (row, of) in values.chunks(classes).enumerate() {
+            let wrong = of.iter().position(|p| !(0.0..=1.0 + ROUNDING).contains(p));
+            if let Some(class) = wrong {
+                return Err(format!(
+                    "the probability of class {class} of region {row} is {}, not from 0 to 1",
+                    of[class]
+                ));
+            }
+            if of.iter().sum::<f32>() <= 0.0 {
+                return Err(format!("the probabilities of region {row} are all 0"));
+            }
+            let best = (0..classes).max_by(|a, b| of[*a].total_cmp(&of[*b]).then(b.cmp(a)));
+            regions
+                .classes
+                .push(best.map_or(NO_CLASS, |class| class as i32));
+        }
+        regions.probabilities = values;
+    }
+    let Ok(tensor) = file.tensor("classes") else {
+        if regions.classes.is_empty() {
+            let names = file.names().join(", ");
+            return Err(format!(
+                "neither \"classes\" nor \"probabilities\", of which data.regions.labels asks for one; only: {names}"
+            ));
+        }
+        return Ok(());
+    };
+    let &[rows] = tensor.shape() else {
+        let shape = tensor.shape();
+        return Err(format!("\"classes\" is of shape {shape:?}, not [regions]"));
+    };
+    let kind = tensor.dtype();
+    let whole = whole_numbers(&tensor)
+        .ok_or_else(|| format!("\"classes\" is of {kind:?}, not of I64, I32, I16 or U8"))?;
+    if rows < count {
+        return Err(format!("{rows} \"classes\" for {count} regions"));
+    }
+    regions.classes.clear();
+    for (row, class) in whole.into_iter().take(count).enumerate() {
+        let known = i32::try_from(class).ok().filter(|class| *class >= 0);
+        regions.classes.push(known.ok_or_else(|| {
+            format!("the class of region {row} is {class}, not a whole number from 0")
+        })?);
+    }
+    Ok(())
+}
+
+/// A tensor's whole numbers; `None` for another dtype.
+fn whole_numbers(tensor: &TensorView<'_>) -> Option<Vec<i64>> {
+    let bytes = tensor.data();
+    Some(match tensor.dtype() {
+        Dtype::I64 => {
+            let of = |b: &[u8; 8]| i64::from_le_bytes(*b);
+            bytes.as_chunks().0.iter().map(of).collect()
+        }
+        Dtype::I32 => {
+            let of = |b: &[u8; 4]| i64::from(i32::from_le_bytes(*b));
+            bytes.as_chunks().0.iter().map(of).collect()
+        }
+        Dtype::I16 => {
+            let of = |b: &[u8; 2]| i64::from(i16::from_le_bytes(*b));
+            bytes.as_chunks().0.iter().map(of).collect()
+        }
+        Dtype::U8 => bytes.iter().map(|b| i64::from(*b)).collect(),
+        _ => return None,
     })
 }
 

@@ -12,6 +12,7 @@ use crate::order::draws::{Permutation, Stream, hash};
 use crate::order::plan::Shuffle;
 use crate::sources::label::Label;
 use crate::sources::languages::Languages;
+use crate::sources::regions::RegionClasses;
 use crate::sources::source::{Annotations, Holds, Offers, Sample, Source, SplitFacts};
 use crate::sources::splits::{BySplit, Split};
 
@@ -187,6 +188,7 @@ impl Each {
         Languages {
             tags: self.own(split, index, all.tags.clone()),
             meanings: Vec::new(),
+            alignments: Vec::new(),
         }
     }
 }
@@ -218,6 +220,10 @@ impl Source for Each {
             Ok(label) => exact(place, &label),
             Err(_) => place,
         }
+    }
+
+    fn region_classes(&self) -> Option<Arc<RegionClasses>> {
+        self.source.region_classes()
     }
 
     fn offers(&self) -> Offers {

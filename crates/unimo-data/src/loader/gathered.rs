@@ -10,6 +10,7 @@ use unimo_batch::TextRole;
 use crate::error::{DataError, Place, SampleError};
 use crate::images::regions::PictureRegions;
 use crate::sources::languages::Languages;
+use crate::sources::regions::RegionClasses;
 use crate::sources::source::{Annotations, Holds, Offers, Sample, Source, SplitFacts};
 use crate::sources::splits::{BySplit, Split};
 
@@ -132,6 +133,7 @@ impl Gathered {
         Ok(Languages {
             tags: self.of_texts(split, index, &of)?,
             meanings: Vec::new(),
+            alignments: Vec::new(),
         })
     }
 
@@ -165,6 +167,10 @@ impl Source for Gathered {
 
     fn place(&self, split: Split, index: usize) -> Place {
         self.source.place(split, self.first(split, index))
+    }
+
+    fn region_classes(&self) -> Option<Arc<RegionClasses>> {
+        self.source.region_classes()
     }
 
     fn offers(&self) -> Offers {

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use image::RgbImage;
 use unimo_batch::{
-    Batch, Images, MaskedTexts, Regions, SecondViews, TAGS, TRANSLATION, Target, TextRole, Texts,
+    Batch, Images, JOINED, MaskedTexts, Regions, SecondViews, TAGS, TRANSLATION, Target, TextRole,
+    Texts,
 };
 
 use crate::error::{DataError, SampleError, readable};
@@ -16,6 +17,8 @@ use crate::images::patches::PatchMasker;
 use crate::images::regions;
 use crate::loader::concepts::ConceptReader;
 use crate::loader::desk::Work;
+use crate::loader::hidden_regions::{OfSample, RegionHider};
+use crate::loader::joined::{self, AlignedWords, Parts};
 use crate::loader::spec::{FurtherText, LoaderSpec};
 use crate::order::draws::{Permutation, Stream, below, hash};
 use crate::order::plan::Plan;
@@ -30,10 +33,13 @@ const ATTEMPTS: u64 = 64;
 pub(super) struct Maker {
     pub(super) spec: LoaderSpec,
     pub(super) masker: Option<Masker>,
+    /// Hides words of joined texts.
+    pub(super) joined_masker: Option<Masker>,
     pub(super) plan: Plan,
     /// The most recently sorted windows of batches.
     pub(super) windows: Mutex<Vec<(u64, Arc<Vec<u64>>)>>,
     pub(super) patches: Option<PatchMasker>,
+    pub(super) hider: Option<RegionHider>,
     /// The first batch of this process in the run, and the distance between its batches.
     pub(super) first: u64,
     pub(super) ranks: u64,
@@ -65,6 +71,19 @@ pub(super) struct Made {
     second_picture: Vec<u8>,
     /// The part of its image that the model sees.
     pub(super) window: Window,
+}
+
+impl Made {
+    /// The language of its caption, if that is known.
+    fn language(&self) -> Option<&str> {
+        language_of(&self.sample, self.caption)
+    }
+}
+
+/// The language of a sample's caption, if that is known.
+fn language_of(sample: &Sample, caption: usize) -> Option<&str> {
+    let language = sample.languages.tags.get(caption).map(String::as_str);
+    language.filter(|language| !language.is_empty())
 }
 
 /// Some samples of a batch, and the levels of their images.
@@ -200,6 +219,9 @@ impl Maker {
             texts.widen(length, pad);
             translations.widen(length, pad);
         }
+        if let Some(joined) = self.joined(&made) {
+            further_texts.insert(JOINED.to_owned(), joined);
+        }
         // If no sample has tags, there is nothing to read. A sample without tags beside others with tags has an empty list.
         if let Some(reader) = &spec.concepts
             && (images.is_some() || regions.is_some())
@@ -297,7 +319,20 @@ impl Maker {
             return Ok(None);
         };
         all_or_none(batch, found.len(), made.len(), "regions")?;
-        Ok(Some(regions::pad(&found, shape)))
+        let mut regions = regions::pad(&found, shape);
+        if let Some(hider) = &self.hider {
+            let samples: Vec<OfSample<'_>> = made
+                .iter()
+                .zip(found)
+                .map(|(made, regions)| OfSample {
+                    regions,
+                    language: made.language(),
+                    position: made.position,
+                })
+                .collect();
+            regions.hidden = Some(hider.hide(&samples, regions.count));
+        }
+        Ok(Some(regions))
     }
 
     /// The positions of a batch's samples: those from `batch * batch_size` on, unless batches are sorted by length.
@@ -451,6 +486,12 @@ impl Maker {
             )?;
         }
         let caption = self.choice(position, sample.captions.len());
+        if let (Some(hider), Some(regions)) = (&self.hider, &sample.regions) {
+            let language = language_of(&sample, caption);
+            hider.check(regions, language).map_err(bad)?;
+        }
+        self.check_alignment(&sample, caption, position)
+            .map_err(bad)?;
         let text = match sample.captions.get(caption) {
             Some(text) if !sample.second_texts.is_empty() => {
                 let second = sample.second_texts.get(caption).map_or("", String::as_str);
@@ -547,11 +588,11 @@ impl Maker {
             };
             for (made, text) in made.iter().zip(&encoded) {
                 let (mut ids, labels) = match &self.masker {
-                    Some(masker) => {
+                    Some(masker) if self.hides_words(made) => {
                         let draw = hash(Stream::Mask, &[spec.seed, made.position]);
                         masker.apply(text, draw)
                     }
-                    None => (text.ids.clone(), vec![MaskedTexts::IGNORE; text.ids.len()]),
+                    _ => (text.ids.clone(), vec![MaskedTexts::IGNORE; text.ids.len()]),
                 };
                 let padding = texts.length - ids.len();
                 if let (Some(reader), Some(all)) = (&spec.concepts, &mut masked.concept_labels) {
@@ -575,6 +616,13 @@ impl Maker {
         Ok(Some(texts))
     }
 
+    /// Whether words of a sample are hidden: if not, regions of its image are.
+    fn hides_words(&self, made: &Made) -> bool {
+        let hider = self.hider.as_ref();
+        let hider = hider.filter(|_| made.sample.regions.is_some());
+        hider.is_none_or(|hider| hider.hides_words(made.position))
+    }
+
     /// A further text of a sample; `None` if it has no such text.
     fn further(&self, made: &Made, further: FurtherText) -> Option<String> {
         let sample = &made.sample;
@@ -592,12 +640,76 @@ impl Maker {
                 let at = at + usize::from(at >= made.caption && others > 0);
                 sample.captions.get(at).cloned().unwrap_or_default()
             }
-            FurtherText::Translation => {
-                let others = sample.languages.translations(made.caption);
-                let draw = hash(Stream::Translation, &[self.spec.seed, made.position]);
-                let at = others.get(below(draw, others.len()))?;
-                sample.captions.get(*at)?.clone()
-            }
+            FurtherText::Translation => self.translation(made)?.to_owned(),
         })
+    }
+
+    /// The caption in another language, drawn from those that the sample has it in; `None` if it has none.
+    fn translation<'a>(&self, made: &'a Made) -> Option<&'a str> {
+        let sample = &made.sample;
+        let at = self.translated(sample, made.caption, made.position)?;
+        sample.captions.get(at).map(String::as_str)
+    }
+
+    /// The number of this text.
+    fn translated(&self, sample: &Sample, caption: usize, position: u64) -> Option<usize> {
+        let others = sample.languages.translations(caption);
+        let draw = hash(Stream::Translation, &[self.spec.seed, position]);
+        others.get(below(draw, others.len())).copied()
+    }
+
+    /// Checks that words of a caption and its translation are aligned, if words are hidden by it.
+    fn check_alignment(
+        &self,
+        sample: &Sample,
+        caption: usize,
+        position: u64,
+    ) -> Result<(), String> {
+        let masker = self.joined_masker.as_ref();
+        if !masker.is_some_and(Masker::is_aligned) {
+            return Ok(());
+        }
+        let other = self.translated(sample, caption, position);
+        let known = other.is_none_or(|other| sample.languages.aligned(caption, other).is_some());
+        known.then_some(()).ok_or_else(|| {
+            "it is not known which words of its caption and of the translation stand for each other, and words are hidden by that"
+                .to_owned()
+        })
+    }
+
+    /// Which words of a caption and its translation stand for each other, if words are hidden by it.
+    fn aligned(&self, made: &Made) -> Option<AlignedWords> {
+        let masker = self.joined_masker.as_ref();
+        masker.filter(|masker| masker.is_aligned())?;
+        let (spec, sample) = (&self.spec, &made.sample);
+        let other = self.translated(sample, made.caption, made.position)?;
+        let words = [made.caption, other].map(|text| {
+            let text = sample.captions.get(text).map_or("", String::as_str);
+            spec.tokenizer.spaced_words(text, spec.max_text_length)
+        });
+        let pairs = sample.languages.aligned(made.caption, other)?;
+        Some(AlignedWords { words, pairs })
+    }
+
+    /// The captions and their translations as one text each; `None` if none are asked for, or a sample has no translation.
+    fn joined(&self, made: &[Made]) -> Option<Texts> {
+        let spec = &self.spec;
+        let joining = spec.joined?;
+        let parts = made.iter().map(|made| {
+            let translation = self.translation(made)?;
+            Some(Parts {
+                position: made.position,
+                first: made.text.clone()?.without_concepts(),
+                second: spec.tokenizer.encode(translation, spec.max_text_length),
+                aligned: self.aligned(made),
+            })
+        });
+        let parts: Vec<Parts> = parts.collect::<Option<_>>()?;
+        Some(joined::texts(
+            spec,
+            joining,
+            self.joined_masker.as_ref(),
+            &parts,
+        ))
     }
 }

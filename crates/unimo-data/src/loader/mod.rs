@@ -10,6 +10,8 @@ mod desk;
 pub(crate) mod each;
 pub(crate) mod eval_set;
 mod gathered;
+mod hidden_regions;
+mod joined;
 mod maker;
 mod rewrite;
 pub(crate) mod skip;
@@ -19,8 +21,9 @@ pub(crate) mod task_set;
 mod tokenizer;
 mod vocabulary;
 
+pub use hidden_regions::HideRegions;
 pub use rewrite::Rewrite;
-pub use spec::{Batches, FurtherText, LoaderSpec, MakeTarget};
+pub use spec::{Batches, FurtherText, Joining, LoaderSpec, MakeTarget};
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -32,6 +35,7 @@ use unimo_batch::Batch;
 use crate::error::DataError;
 use crate::images::patches::PatchMasker;
 use crate::loader::desk::Desk;
+use crate::loader::hidden_regions::RegionHider;
 use crate::loader::maker::{Maker, Piece};
 use crate::text::masking::Masker;
 
@@ -84,10 +88,20 @@ impl Loader {
             .mask
             .map(|mask| Masker::new(mask, &spec.tokenizer))
             .transpose()?;
+        let joined_masker = spec
+            .joined
+            .and_then(|joined| joined.mask)
+            .map(|mask| Masker::new(mask, &spec.tokenizer))
+            .transpose()?;
         let patches = spec
             .patch_mask
             .map(|mask| PatchMasker::new(mask, spec.images.size))
             .transpose()?;
+        let hider = spec.hide_regions.map(|hide| {
+            let classes = spec.source.region_classes();
+            RegionHider::new(hide, classes, &spec.tokenizer, spec.seed)
+        });
+        let hider = hider.transpose()?;
         let ranks = spec.ranks as u64;
         let first = spec.first_batch + spec.rank as u64;
         let workers = spec.workers as u64;
@@ -97,9 +111,11 @@ impl Loader {
         let maker = Arc::new(Maker {
             spec,
             masker,
+            joined_masker,
             plan,
             windows: Mutex::default(),
             patches,
+            hider,
             first,
             ranks,
             stop: Arc::clone(&stop),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use unimo_batch::{MaskSpec, SecondViews, TAGS, TRANSLATION, Target};
+use unimo_batch::{JoinSpec, MaskSpec, SecondViews, TAGS, TRANSLATION, Target};
 
 use crate::config::DataConfig;
 use crate::images::ImageSpec;
@@ -10,6 +10,7 @@ use crate::images::augment::AugmentConfig;
 use crate::images::patches::PatchMask;
 use crate::loader::codes::PatchCodes;
 use crate::loader::concepts::ConceptReader;
+use crate::loader::hidden_regions::HideRegions;
 use crate::loader::rewrite::Rewrite;
 use crate::loader::skip::SkipList;
 use crate::order::plan::Shuffle;
@@ -43,8 +44,13 @@ pub struct LoaderSpec {
     pub patch_mask: Option<PatchMask>,
     /// Gives each image the codes of its patches; `None`: images have none.
     pub codes: Option<Arc<PatchCodes>>,
+    /// Which regions of images are hidden; `None`: none is.
+    pub hide_regions: Option<HideRegions>,
     /// Additional texts in batches.
     pub further: Vec<FurtherText>,
+    /// How captions are joined with their translations; `None`: batches have no joined texts. A batch has none either if one of its samples
+    /// has no translation.
+    pub joined: Option<Joining>,
     /// Whether batches hold all captions of their images.
     pub references: bool,
     /// Makes concepts of phrases and tags; `None`: batches have none.
@@ -108,7 +114,9 @@ impl LoaderSpec {
             second_view: SecondViews::None,
             patch_mask: None,
             codes: None,
+            hide_regions: None,
             further: Vec::new(),
+            joined: None,
             references: false,
             concepts: None,
             concept_rate: None,
@@ -126,6 +134,15 @@ impl LoaderSpec {
             skip,
         }
     }
+}
+
+/// How captions and their translations become one text.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Joining {
+    /// How the two are put together.
+    pub spec: JoinSpec,
+    /// How words of both parts are hidden; `None`: none is.
+    pub mask: Option<MaskSpec>,
 }
 
 /// Texts beside the caption, in [`Batch::further_texts`](unimo_batch::Batch::further_texts) under their [`name`](Self::name).

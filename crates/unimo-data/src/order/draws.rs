@@ -31,8 +31,12 @@ pub(crate) enum Stream {
     HeldOut = 21,
     Shots = 22,
     Translation = 23,
-    Codes = 24,
-    CodesView = 25,
+    Codes = 26,
+    CodesView = 27,
+    RegionMask = 30,
+    RegionName = 31,
+    WordsOrRegions = 32,
+    Joined = 24,
 }
 
 /// The finaliser of SplitMix64 (Steele, Lea and Flood 2014): a bijection with full avalanche.

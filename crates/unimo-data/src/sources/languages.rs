@@ -11,9 +11,40 @@ pub struct Languages {
     pub tags: Vec<String>,
     /// A number for what each text says: texts with the same number are translations of each other. Empty: none is a translation.
     pub meanings: Vec<usize>,
+    /// Which words of each text stand for which of another one; empty: it is not known of any.
+    pub alignments: Vec<Option<Alignment>>,
+}
+
+/// Which words of a text stand for which words of another text of the sample. Words are between spaces and counted from 0.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alignment {
+    /// The other text.
+    pub base: usize,
+    /// Pairs of a word of the other text and a word of this one.
+    pub words: Vec<(u32, u32)>,
 }
 
 impl Languages {
+    /// Pairs of a word of text `first` and the word of text `second` that stands for it; `None` if it is not known. Two texts that are aligned
+    /// with the same third one are aligned by its words.
+    pub fn aligned(&self, first: usize, second: usize) -> Option<Vec<(u32, u32)>> {
+        let of = |text: usize| self.alignments.get(text).and_then(Option::as_ref);
+        let turned = |words: &[(u32, u32)]| words.iter().map(|(a, b)| (*b, *a)).collect();
+        match (of(first), of(second)) {
+            (_, Some(own)) if own.base == first => Some(own.words.clone()),
+            (Some(own), _) if own.base == second => Some(turned(&own.words)),
+            (Some(one), Some(other)) if one.base == other.base => {
+                let through = |(base, a): &(u32, u32)| {
+                    let (base, a) = (*base, *a);
+                    let same = other.words.iter().filter(move |(own, _)| *own == base);
+                    same.map(move |(_, b)| (a, *b))
+                };
+                Some(one.words.iter().flat_map(through).collect())
+            }
+            _ => None,
+        }
+    }
+
     /// The texts that say the same as text `text`.
     pub fn translations(&self, text: usize) -> Vec<usize> {
         let Some(meaning) = self.meanings.get(text) else {
@@ -89,10 +120,30 @@ mod tests {
         let languages = Languages {
             tags: Vec::new(),
             meanings: vec![0, 1, 0, 1, 2],
+            alignments: Vec::new(),
         };
         assert_eq!(languages.translations(0), [2]);
         assert_eq!(languages.translations(3), [1]);
         assert!(languages.translations(4).is_empty());
         assert!(Languages::default().translations(0).is_empty());
+    }
+
+    #[test]
+    fn texts_are_aligned_with_a_base_in_both_directions_and_through_it() {
+        let of = |words: &[(u32, u32)]| {
+            Some(Alignment {
+                base: 0,
+                words: words.to_vec(),
+            })
+        };
+        let languages = Languages {
+            alignments: vec![None, of(&[(0, 1), (1, 0)]), of(&[(1, 2), (1, 3)]), None],
+            ..Languages::default()
+        };
+        assert_eq!(languages.aligned(0, 1).unwrap(), [(0, 1), (1, 0)]);
+        assert_eq!(languages.aligned(1, 0).unwrap(), [(1, 0), (0, 1)]);
+        assert_eq!(languages.aligned(1, 2).unwrap(), [(0, 2), (0, 3)]);
+        assert_eq!(languages.aligned(0, 3), None);
+        assert_eq!(languages.aligned(3, 1), None);
     }
 }

@@ -35,6 +35,7 @@ use crate::error::{DataError, Place, SampleError};
 use crate::images::Limits;
 use crate::order::plan::{Plan, Shuffle};
 use crate::sources::AnySource;
+use crate::sources::regions::RegionClasses;
 use crate::sources::source::{
     Annotations, Holds, Offers, Sample, Source, SourceConfig, SplitFacts,
 };
@@ -279,6 +280,10 @@ impl Source for OneModality {
         self.source.siblings(split, index)
     }
 
+    fn region_classes(&self) -> Option<Arc<RegionClasses>> {
+        self.source.region_classes()
+    }
+
     fn shards(&self, split: Split) -> Vec<usize> {
         self.source.shards(split)
     }
@@ -448,7 +453,13 @@ impl Source for Mixture {
             regions: None,
             reads_ahead: any(|part| part.reads_ahead),
             translations: any(|part| part.translations),
+            alignments: any(|part| part.alignments),
         }
+    }
+
+    /// Those of the first part that knows them.
+    fn region_classes(&self) -> Option<Arc<RegionClasses>> {
+        self.parts.iter().find_map(|part| part.region_classes())
     }
 
     fn batch_parts(&self) -> Vec<Arc<dyn Source>> {

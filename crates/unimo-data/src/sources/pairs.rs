@@ -26,6 +26,11 @@
 //! `language_columns = ["caption_lang", "alt_lang"]` names, for each text column, the column with the language of its texts: tags such as `en`.
 //! A row with a text whose language is absent or unknown is unusable.
 //!
+//! `alignment_columns = ["alt_words"]` names, for each text column but the first, the column that says which words of its text stand for words of
+//! the first column's: `0-0 1-2` for word 0 of both, and for word 1 of the first and word 2 of this one, where words are between spaces. Then
+//! each column holds one text, and the texts of a row are translations of each other. A row with an alignment that points outside of its texts
+//! is unusable.
+//!
 //! The column `split` gives the split of a row, in any of the field's spellings ([`Split::of_name`]): `Train`, `validation`, `dev`,
 //! `test2015`, and `restval`, which belongs to training. A row with another name is left out and counted under that name. A row
 //! without a split follows the other rows of its image; if none names a split, `val_fraction` of the images is held out.
@@ -53,7 +58,7 @@ use crate::sources::detect;
 use crate::sources::given::one_or_many;
 use crate::sources::left_out::{LeftOut, of_split};
 use crate::sources::pairs::listing::{
-    Found, Listing, Read, captions, check_header, label, names, plain,
+    Found, Listing, Read, alignments, captions, check_header, label, names, plain,
 };
 use crate::sources::source::{Holds, Source, SourceConfig};
 use crate::sources::splits::{BySplit, Split, SplitNames};
@@ -84,6 +89,14 @@ pub struct PairsConfig {
         deserialize_with = "one_or_many"
     )]
     pub language_columns: Vec<String>,
+    /// For each text column but the first, the column with the words of its text that stand for words of the first column's, as `0-0 1-2`. Empty:
+    /// texts of a row are no translations of each other.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "one_or_many"
+    )]
+    pub alignment_columns: Vec<String>,
     /// The column with a row's label; `None`: rows have no labels, and must have images and texts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label_column: Option<String>,
@@ -136,6 +149,7 @@ impl PairsConfig {
             image_column: image_column(),
             text_columns: text_columns(),
             language_columns: Vec::new(),
+            alignment_columns: Vec::new(),
             label_column: None,
             split_column: None,
             train_split: Vec::new(),
@@ -200,6 +214,17 @@ impl SourceConfig for PairsConfig {
                 let found = format!("{:?}", self.language_columns);
                 let allowed = format!("one for each of the {count} text_columns");
                 return Err(DataError::config(key("language_columns"), found, allowed));
+            }
+        }
+        if !self.alignment_columns.is_empty() {
+            some_names(&key("alignment_columns"), &self.alignment_columns)?;
+            let count = self.text_columns.len() - 1;
+            if self.alignment_columns.len() != count || self.language_columns.is_empty() {
+                let found = format!("{:?}", self.alignment_columns);
+                let allowed = format!(
+                    "one for each of the {count} text_columns behind the first, beside language_columns"
+                );
+                return Err(DataError::config(key("alignment_columns"), found, allowed));
             }
         }
         self.splits().validate(table)?;
@@ -289,6 +314,8 @@ struct Row {
     captions: Vec<String>,
     /// The language of each caption, if columns say it.
     languages: Vec<String>,
+    /// For each caption but the first, which of its words stand for words of the first, if columns say it.
+    alignments: Vec<Vec<(u32, u32)>>,
     /// `None` if the row has no label.
     label: Option<String>,
 }
@@ -581,6 +608,7 @@ impl PairsConfig {
         Ok(Read::Row(Row {
             split,
             image: if holds.images { image } else { texts.concat() },
+            alignments: alignments(self, row, &texts)?,
             captions: texts,
             languages,
             label: label(self, row)?,

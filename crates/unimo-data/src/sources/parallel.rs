@@ -194,6 +194,7 @@ impl Parallel {
         Languages {
             tags: self.languages.clone(),
             meanings: vec![0; count],
+            alignments: Vec::new(),
         }
     }
 

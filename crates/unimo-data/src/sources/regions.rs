@@ -18,14 +18,31 @@
 //!
 //! `kind = "boxes"` makes regions of the source's boxes: the feature is the pixels in a box, resized to `side x side`. This is a
 //! detector that misses nothing, for trials without features.
+//!
+//! Objectives that predict what hidden regions are need their classes. With `labels = true` a `.safetensors` file also holds `classes`,
+//! `[R]`, or `probabilities`, `[R, K]`, whose largest is the class. Names of the classes are in `names`, a file for each language with one
+//! name a line. A class whose line is empty has no name, and its regions are never hidden.
+//!
+//! ```toml
+//! [data.regions]
+//! kind = "files"
+//! path = "features"
+//! labels = true
+//! names = { en = "objects.en.txt", de = "objects.de.txt" }
+//! ```
+//!
+//! Boxes of a source have the names that the source gives them. Their classes are the lines of `names`, or, of generated scenes, known.
 
+mod classes;
+
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
-use unimo_batch::Images;
+use unimo_batch::{Images, NO_CLASS};
 
 use crate::error::{DataError, Place, ReadError, SampleError, readable};
 use crate::images::regions::{self, POSITION, PictureRegions, RegionShape, position};
@@ -37,10 +54,14 @@ use crate::sources::source::{Annotations, Holds, Offers, Sample, Source, SplitFa
 use crate::sources::splits::Split;
 use crate::store::{self, paths};
 
+pub use classes::RegionClasses;
+
 /// Largest number of regions per image.
 const MOST: usize = 4096;
 /// Largest number of numbers per region.
 const WIDEST: usize = 1 << 16;
+/// Largest number of classes.
+const MOST_CLASSES: usize = 1 << 16;
 /// Largest side of a cut-out box.
 const LARGEST_SIDE: usize = 64;
 
@@ -58,6 +79,16 @@ pub enum RegionsConfig {
         /// Largest number of regions read per image: the first ones of the file.
         #[serde(default = "detector_limit")]
         limit: usize,
+        /// Whether the files also hold the class of each region: `classes`, `[R]`, or `probabilities`, `[R, K]`.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        labels: bool,
+        /// By language, a file with the name of each class, one a line; an empty line is a class that is never hidden. They need
+        /// `labels = true`.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        names: BTreeMap<String, PathBuf>,
+        /// The class of regions that show no object: they are never hidden. Absent: there is no such class. Needs `labels = true`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        background: Option<usize>,
     },
     /// The boxes that the source knows, cut out.
     Boxes {
@@ -66,6 +97,10 @@ pub enum RegionsConfig {
         /// Largest number of boxes cut out per image.
         #[serde(default = "detector_limit")]
         limit: usize,
+        /// By language, a file with names of objects, one a line: a box has the class whose line its name is. A box with another name has
+        /// no class and is never hidden. Absent: the names that the source itself knows, as scenes do.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        names: BTreeMap<String, PathBuf>,
     },
 }
 
@@ -89,13 +124,34 @@ impl RegionsConfig {
         let (Self::Files { limit, .. } | Self::Boxes { limit, .. }) = self;
         range("data.regions.limit", *limit, 1, MOST)?;
         match self {
-            Self::Files { path, features, .. } => {
+            Self::Files {
+                path,
+                features,
+                labels,
+                names,
+                background,
+                ..
+            } => {
                 let (key, text) = ("data.regions.path", path.to_string_lossy());
                 not_empty(key, &text, "a folder of .npy or .safetensors files")?;
-                range("data.regions.features", *features, POSITION + 1, WIDEST)
+                range("data.regions.features", *features, POSITION + 1, WIDEST)?;
+                if !labels && !names.is_empty() {
+                    let allowed = "absent without data.regions.labels = true: without classes nothing is named";
+                    return Err(DataError::config("data.regions.names", "{..}", allowed));
+                }
+                match background {
+                    Some(class) if !labels => Err(DataError::config(
+                        "data.regions.background",
+                        class,
+                        "absent without data.regions.labels = true",
+                    )),
+                    Some(class) => range("data.regions.background", *class, 0, MOST_CLASSES - 1),
+                    None => Ok(()),
+                }
             }
             Self::Boxes { side, .. } => range("data.regions.side", *side, 1, LARGEST_SIDE),
-        }
+        }?;
+        classes::validate(self.names())
     }
 
     /// Number and width of the regions.
@@ -107,7 +163,7 @@ impl RegionsConfig {
                 most: limit,
                 features,
             },
-            Self::Boxes { side, limit } => RegionShape {
+            Self::Boxes { side, limit, .. } => RegionShape {
                 most: limit,
                 features: side
                     .saturating_mul(side)
@@ -117,11 +173,40 @@ impl RegionsConfig {
         }
     }
 
-    /// The path in the table; a relative one is relative to the recipe.
-    pub(crate) fn path_mut(&mut self) -> Option<&mut PathBuf> {
+    /// The paths in the table; relative ones are relative to the recipe.
+    pub(crate) fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
         match self {
-            Self::Files { path, .. } => Some(path),
-            Self::Boxes { .. } => None,
+            Self::Files { path, names, .. } => {
+                std::iter::once(path).chain(names.values_mut()).collect()
+            }
+            Self::Boxes { names, .. } => names.values_mut().collect(),
+        }
+    }
+
+    /// The files of names, by language.
+    fn names(&self) -> &BTreeMap<String, PathBuf> {
+        match self {
+            Self::Files { names, .. } | Self::Boxes { names, .. } => names,
+        }
+    }
+
+    /// The classes that the settings name; `None` if they name none.
+    ///
+    /// # Errors
+    ///
+    /// A file of names cannot be read, or two have different numbers of names.
+    pub fn classes(&self) -> Result<Option<RegionClasses>, DataError> {
+        match self {
+            Self::Files {
+                labels: true,
+                names,
+                background,
+                ..
+            } => RegionClasses::open(names, *background).map(Some),
+            Self::Boxes { names, .. } if !names.is_empty() => {
+                RegionClasses::open(names, None).map(Some)
+            }
+            Self::Files { .. } | Self::Boxes { .. } => Ok(None),
         }
     }
 
@@ -159,10 +244,17 @@ impl RegionsConfig {
                 ..*images
             }),
         };
+        let classes = match (self.classes()?, self) {
+            (Some(classes), _) => Some(Arc::new(classes)),
+            (None, Self::Boxes { .. }) => source.region_classes(),
+            (None, Self::Files { .. }) => None,
+        };
         Ok(Arc::new(WithRegions {
             source,
             from,
             shape: self.shape(),
+            classes,
+            named: !self.names().is_empty(),
         }))
     }
 }
@@ -178,6 +270,10 @@ struct WithRegions {
     source: Arc<dyn Source>,
     from: Features,
     shape: RegionShape,
+    /// `None`: classes of regions are not known.
+    classes: Option<Arc<RegionClasses>>,
+    /// Whether the settings name them.
+    named: bool,
 }
 
 impl WithRegions {
@@ -213,7 +309,13 @@ impl WithRegions {
                 .into());
             }
         };
-        regions::read(&path, self.shape)
+        let regions = regions::read(&path, self.shape, self.classes.is_some())?;
+        if let Some(classes) = &self.classes {
+            classes
+                .check(&regions)
+                .map_err(|reason| format!("features {}: {reason}", path.display()))?;
+        }
+        Ok(regions)
     }
 
     /// Cuts out the boxes of a sample.
@@ -225,6 +327,11 @@ impl WithRegions {
             spec.normalise(&square, &mut regions.features);
             regions.features.extend(position(*bounds));
             regions.boxes.push(*bounds);
+        }
+        if let Some(classes) = &self.classes {
+            let names = sample.tags.iter().take(regions.boxes.len());
+            regions.classes.extend(names.map(|name| classes.of(name)));
+            regions.classes.resize(regions.boxes.len(), NO_CLASS);
         }
         if regions.boxes.is_empty() {
             Err("no boxes are known of it".to_owned())
@@ -255,6 +362,12 @@ impl Source for WithRegions {
         index: usize,
         give: &mut dyn FnMut(&[u8]),
     ) -> Result<(), SampleError> {
+        // Other names are other labels. They are of all samples, so that one of them gives them.
+        let named = self.classes.as_ref().filter(|_| self.named && index == 0);
+        for (language, names) in named.iter().flat_map(|classes| classes.names()) {
+            give(language.as_bytes());
+            names.iter().for_each(|name| give(name.as_bytes()));
+        }
         self.source.identify(split, index, give)
     }
 
@@ -266,8 +379,13 @@ impl Source for WithRegions {
             captions: whole.captions,
             regions: Some(self.shape),
             translations: whole.translations,
+            alignments: whole.alignments,
             reads_ahead: matches!(self.from, Features::Boxes(_)) && whole.reads_ahead,
         }
+    }
+
+    fn region_classes(&self) -> Option<Arc<RegionClasses>> {
+        self.classes.clone()
     }
 
     fn facts(&self, split: Split) -> SplitFacts {
@@ -362,6 +480,7 @@ impl Source for WithRegions {
                     roles: known.roles,
                     phrases: known.phrases,
                     tags: known.tags,
+                    languages: known.languages,
                     regions: self.regions(split, index)?,
                     ..Sample::default()
                 })
@@ -399,278 +518,4 @@ impl Source for WithRegions {
 }
 
 #[cfg(test)]
-mod tests {
-    use crate::images::regions::{PictureRegions, RegionShape, pad};
-    use crate::store::paths::name_within;
-    use npyz::WriterBuilder;
-    use safetensors::tensor::Dtype;
-    use safetensors::tensor::TensorView;
-    use safetensors::tensor::serialize;
-
-    use super::*;
-    use crate::config::{DataConfig, open};
-
-    /// Pairs whose image files do not exist, with features of them.
-    struct Set {
-        folder: tempfile::TempDir,
-    }
-
-    impl Set {
-        fn new() -> Self {
-            let folder = tempfile::tempdir().unwrap();
-            let names = ["in/a.jpg", "b.png", "c.jpg", "../d.jpg", "e.jpg"];
-            let rows =
-                names.map(|name| format!("{{\"image\": {name:?}, \"caption\": \"{name}\"}}\n"));
-            std::fs::write(folder.path().join("pairs.jsonl"), rows.concat()).unwrap();
-            std::fs::create_dir_all(folder.path().join("features/in")).unwrap();
-            Self { folder }
-        }
-
-        fn write(&self, name: &str, bytes: &[u8]) {
-            let path = self.folder.path().join("features").join(name);
-            std::fs::write(path, bytes).unwrap();
-        }
-
-        fn open(&self, regions: &str) -> Result<Arc<dyn Source>, DataError> {
-            let text = format!(
-                "source = \"pairs\"\n[pairs]\npath = \"pairs.jsonl\"\nimage_column = \"image\"\n\
-                 text_columns = [\"caption\"]\nval_fraction = 0.0\n[regions]\n{regions}"
-            );
-            let mut config: DataConfig = toml::from_str(&text).unwrap();
-            config.rebase(self.folder.path());
-            open(&config)
-        }
-
-        fn files(&self) -> Arc<dyn Source> {
-            let text = "kind = \"files\"\npath = \"features\"\nfeatures = 8\nlimit = 2\n";
-            self.open(text).unwrap()
-        }
-    }
-
-    fn npy<T: npyz::AutoSerialize + Copy>(shape: &[u64], values: &[T]) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        let mut writer = npyz::WriteOptions::new()
-            .default_dtype()
-            .shape(shape)
-            .writer(&mut bytes)
-            .begin_nd()
-            .unwrap();
-        writer.extend(values.iter().copied()).unwrap();
-        writer.finish().unwrap();
-        bytes
-    }
-
-    /// A file whose header may be false.
-    fn raw(order: &str, shape: &str) -> Vec<u8> {
-        let header = format!("{{'descr': '<f4', 'fortran_order': {order}, 'shape': {shape}, }}\n");
-        let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
-        bytes.extend((header.len() as u16).to_le_bytes());
-        bytes.extend(header.as_bytes());
-        bytes.extend(f32_bytes(&numbers()));
-        bytes
-    }
-
-    /// Three regions, each of two numbers and the box.
-    fn numbers() -> Vec<f32> {
-        let region = |i: usize| {
-            let x = 0.25 * i as f32;
-            [i as f32, -1.0, x, 0.0, x + 0.25, 0.5, 0.25, 0.5]
-        };
-        (0..3).flat_map(region).collect()
-    }
-
-    fn f32_bytes(values: &[f32]) -> Vec<u8> {
-        values.iter().flat_map(|v| v.to_le_bytes()).collect()
-    }
-
-    fn reason(source: &Arc<dyn Source>, index: usize) -> String {
-        source.sample(Split::Train, index).unwrap_err().to_string()
-    }
-
-    #[test]
-    fn every_kind_of_file_gives_the_same_regions() {
-        let set = Set::new();
-        let all = numbers();
-        let halves: Vec<half::f16> = all.iter().map(|v| half::f16::from_f32(*v)).collect();
-        let doubles: Vec<f64> = all.iter().map(|v| f64::from(*v)).collect();
-        let view = |shape: [usize; 2], bytes| TensorView::new(Dtype::F32, shape.to_vec(), bytes);
-        let whole = f32_bytes(&all);
-        let whole = serialize([("features", view([3, 8], &whole).unwrap())], None).unwrap();
-        let parts = |from: usize, to: usize| -> Vec<f32> {
-            all.chunks(8).flat_map(|r| r[from..to].to_vec()).collect()
-        };
-        let (own, boxes) = (f32_bytes(&parts(0, 2)), f32_bytes(&parts(2, 6)));
-        let tensors = [
-            ("features", view([3, 2], &own).unwrap()),
-            ("boxes", view([3, 4], &boxes).unwrap()),
-        ];
-        let apart = serialize(tensors, None).unwrap();
-        for (name, bytes) in [
-            ("in/a.npy", npy(&[3, 8], &all)),
-            ("in/a.npy", npy(&[3, 8], &halves)),
-            ("in/a.npy", npy(&[3, 8], &doubles)),
-            ("in/a.safetensors", whole),
-            ("in/a.safetensors", apart),
-        ] {
-            set.write(name, &bytes);
-            let source = set.files();
-            let sample = source.sample(Split::Train, 0).unwrap();
-            let regions = sample.regions.unwrap();
-            assert_eq!(regions.features, all[..16], "{name}");
-            assert_eq!(
-                regions.boxes,
-                [[0.0, 0.0, 0.25, 0.5], [0.25, 0.0, 0.5, 0.5]]
-            );
-            assert_eq!((sample.image, sample.captions.len()), (None, 1));
-            assert_eq!(source.image(Split::Train, 0).unwrap(), None);
-            std::fs::remove_file(set.folder.path().join("features").join(name)).unwrap();
-        }
-    }
-
-    #[test]
-    fn what_is_wrong_with_features_is_said() {
-        let set = Set::new();
-        let source = set.files();
-        assert!(reason(&source, 0).contains("no features: there is neither"));
-        assert!(reason(&source, 3).contains("no path inside of a folder"));
-        let mut wild = numbers();
-        wild[9] = f32::NAN;
-        let mut pixels = numbers();
-        pixels[8 + 4] = 417.0;
-        let whole = npy(&[3, 8], &numbers());
-        for (bytes, said) in [
-            (npy(&[24], &numbers()), "not [regions, numbers]"),
-            (
-                npy(&[4, 6], &numbers()),
-                "6 numbers for a region, `data.regions.features` is 8",
-            ),
-            (npy(&[0, 8], &[0.0f32; 0]), "no region"),
-            (npy(&[3, 8], &wild), "number 1 of region 1 is NaN"),
-            (
-                npy(&[3, 8], &pixels),
-                "the box of region 1 is [0.25, 0, 417, 0.5]",
-            ),
-            (b"\x93NUMPY\x02\x00\xff\xff\xff\xff".to_vec(), "cut short"),
-            (npy(&[3, 8], &[1i32; 24]), "not of f16, f32 or f64"),
-            (raw("False", "(3, 800000)"), "cut short"),
-            (
-                raw("False", "(18446744073709551615, 8)"),
-                "too many numbers",
-            ),
-            (raw("True", "(3, 8)"), "Fortran's order"),
-            (raw("False", "(9, 8)"), "features"),
-            (whole[..whole.len() - 5].to_vec(), "features"),
-            (b"no npy".to_vec(), "features"),
-        ] {
-            set.write("b.npy", &bytes);
-            let found = reason(&source, 1);
-            assert!(found.contains(said), "{said}: {found}");
-        }
-        let bytes = f32_bytes(&numbers());
-        let view = TensorView::new(Dtype::F32, vec![3, 8], &bytes).unwrap();
-        set.write("c.safetensors", &serialize([("x", view)], None).unwrap());
-        assert!(reason(&source, 2).contains("no tensor \"features\", only: x"));
-        let boxes = TensorView::new(Dtype::F32, vec![3, 4], &bytes[..48]).unwrap();
-        let all = TensorView::new(Dtype::F32, vec![3, 8], &bytes).unwrap();
-        let both = serialize([("features", all), ("boxes", boxes)], None).unwrap();
-        set.write("c.safetensors", &both);
-        assert!(
-            reason(&source, 2)
-                .contains("8 \"features\" of a region beside \"boxes\", 2 are needed")
-        );
-        set.write("c.safetensors", &[255; 40]);
-        assert!(reason(&source, 2).contains("c.safetensors"));
-    }
-
-    #[test]
-    fn boxes_are_cut_out_of_scenes() {
-        let text = "source = \"scenes\"\n[scenes]\ntrain = 4\nval = 2\nsize = 32\n\
-                    [regions]\nkind = \"boxes\"\nside = 4\nlimit = 2";
-        let config: DataConfig = toml::from_str(text).unwrap();
-        let plain = open(&DataConfig {
-            regions: None,
-            ..config.clone()
-        });
-        let (source, plain) = (open(&config).unwrap(), plain.unwrap());
-        let shape = source.region_shape().unwrap();
-        assert_eq!((shape.most, shape.features), (2, 3 * 16 + 6));
-        for index in 0..4 {
-            let whole = plain.sample(Split::Train, index).unwrap();
-            let sample = source.sample(Split::Train, index).unwrap();
-            let regions = sample.regions.unwrap();
-            assert_eq!(regions.boxes, whole.boxes[..whole.boxes.len().min(2)]);
-            assert_eq!(regions.features.len(), regions.boxes.len() * shape.features);
-            assert_eq!((sample.image, &sample.tags), (None, &whole.tags));
-            let [x1, _, x2, _] = regions.boxes[0];
-            assert_eq!(regions.features[48], x1);
-            assert_eq!(regions.features[52], x2 - x1);
-        }
-    }
-
-    #[test]
-    fn pictures_of_a_mixture_keep_their_boxes() {
-        let text = "source = \"mixture\"\n[mixture]\nbatches = \"single\"\nparts = [\
-                    { source = \"scenes\", train = 3, val = 0, size = 32, keep = \"images\" },\
-                    { source = \"scenes\", train = 2, val = 2, size = 32, keep = \"texts\" }]\n\
-                    [regions]\nkind = \"boxes\"\nside = 4\nlimit = 8";
-        let source = open(&toml::from_str(text).unwrap()).unwrap();
-        for index in 0..5 {
-            let sample = source.sample(Split::Train, index).unwrap();
-            let regions = sample.regions.map_or(0, |regions| regions.boxes.len());
-            assert_eq!(regions > 0, index < 3);
-            assert_eq!(regions, sample.boxes.len());
-            assert_eq!(sample.captions.is_empty(), index < 3);
-        }
-    }
-
-    #[test]
-    fn names_tell_folders_apart() {
-        let (a, b) = (Path::new("/d/a"), Path::new("/d/b"));
-        let name = |path, folders: &[&'static Path]| {
-            name_within(Path::new(path), folders.iter().copied()).unwrap()
-        };
-        assert_eq!(name("/d/a/x/1.jpg", &[a]), "x/1.jpg");
-        assert_eq!(name("/d/a/x/1.jpg", &[a, a]), "x/1.jpg");
-        assert_eq!(name("/d/b/1.jpg", &[a, b]), "b/1.jpg");
-    }
-
-    #[test]
-    fn batches_are_padded() {
-        let of = |rows: usize| PictureRegions {
-            features: vec![rows as f32; rows * 2],
-            boxes: vec![[0.5; 4]; rows],
-        };
-        let shape = RegionShape {
-            most: 3,
-            features: 2,
-        };
-        let batch = pad(&[&of(2), &of(3)], shape);
-        assert_eq!((batch.count, &batch.counts[..]), (3, &[2, 3][..]));
-        let features = [2.0, 2.0, 2.0, 2.0, 0.0, 0.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0];
-        assert_eq!(batch.features, features);
-        assert_eq!(batch.boxes.len(), 24);
-        assert_eq!(batch.boxes[8..12], [0.0; 4]);
-    }
-
-    #[test]
-    fn bad_values_are_named() {
-        let set = Set::new();
-        for (text, said) in [
-            ("kind = \"files\"\npath = \"\"", "data.regions.path"),
-            ("kind = \"files\"\npath = \"nowhere\"", "nowhere"),
-            (
-                "kind = \"files\"\npath = \"features\"\nfeatures = 6",
-                "data.regions.features",
-            ),
-            ("kind = \"boxes\"\nside = 0", "data.regions.side"),
-            ("kind = \"boxes\"\nside = 3000000000", "data.regions.side"),
-            (
-                "kind = \"boxes\"\nside = 4\nlimit = 0",
-                "data.regions.limit",
-            ),
-        ] {
-            let message = set.open(text).err().unwrap().to_string();
-            assert!(message.contains(said), "{said}: {message}");
-        }
-    }
-}
+mod tests;

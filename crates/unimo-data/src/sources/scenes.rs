@@ -25,7 +25,8 @@ use crate::images::Limits;
 use crate::order::draws::{Stream, hash};
 use crate::settings::range;
 use crate::sources::label::Label;
-use crate::sources::languages::Languages;
+use crate::sources::languages::{Alignment, Languages};
+use crate::sources::regions::RegionClasses;
 use crate::sources::scenes::drawing::{Expression, Scene};
 use crate::sources::scenes::words::Description;
 use crate::sources::source::{Annotations, Offers, Sample, Source, SourceConfig, SplitFacts};
@@ -98,21 +99,32 @@ impl SceneLanguage {
         }
     }
 
-    /// The languages of `count` texts in English as they are said.
-    fn told(self, count: usize) -> Languages {
+    /// The languages of these texts in English as they are said, and the words of both that stand for each other.
+    fn told(self, english: &[String]) -> Languages {
+        let count = english.len();
         let tags = |tag: &str| vec![tag.to_owned(); count];
         match self {
             Self::English => Languages {
                 tags: tags("en"),
-                meanings: Vec::new(),
+                ..Languages::default()
             },
             Self::Invented => Languages {
                 tags: tags(INVENTED),
-                meanings: Vec::new(),
+                ..Languages::default()
             },
             Self::Both => Languages {
                 tags: [tags("en"), tags(INVENTED)].concat(),
                 meanings: (0..count).chain(0..count).collect(),
+                alignments: {
+                    let aligned = |(base, text): (usize, &String)| {
+                        let words = language::translate(text).alignment.into_iter();
+                        let words = words.map(|word| word as u32).zip(0..);
+                        let words = words.collect();
+                        Some(Alignment { base, words })
+                    };
+                    let own = english.iter().enumerate().map(aligned);
+                    std::iter::repeat_n(None, count).chain(own).collect()
+                },
             },
         }
     }
@@ -251,7 +263,7 @@ impl Scenes {
     fn told(&self, split: Split, scene: Scene) -> (Vec<String>, Vec<Label>, Languages) {
         let (texts, labels) = self.told_in_english(scene);
         let language = self.language(split);
-        let languages = language.told(texts.len());
+        let languages = language.told(&texts);
         // An image without texts has one label.
         let labels = if texts.is_empty() {
             labels
@@ -408,6 +420,7 @@ impl Source for Scenes {
         Offers {
             captions: self.config.texts != SceneTexts::Classes,
             translations: self.config.language == SceneLanguage::Both,
+            alignments: self.config.language == SceneLanguage::Both,
             ..Offers::default()
         }
     }
@@ -421,6 +434,16 @@ impl Source for Scenes {
             languages: self.config.texts != SceneTexts::Classes,
             ..SplitFacts::default()
         }
+    }
+
+    /// Every name of a single object, in both languages.
+    fn region_classes(&self) -> Option<Arc<RegionClasses>> {
+        let english = kinds::names();
+        let invented = |name: &String| language::translate(name).text;
+        let invented = english.iter().map(invented).collect();
+        let names = [("en", english), (INVENTED, invented)];
+        let names = names.map(|(language, names)| (language.to_owned(), names));
+        Some(Arc::new(RegionClasses::new(names.into(), None)))
     }
 
     fn annotations(&self, split: Split, index: usize) -> Result<Annotations, SampleError> {

@@ -16,6 +16,7 @@ use crate::order::draws::{Stream, hash_bytes, hash_path, hash_text};
 use crate::order::plan::{Plan, Shuffle};
 use crate::sources::label::Label;
 use crate::sources::languages::Languages;
+use crate::sources::regions::RegionClasses;
 pub use crate::sources::splits::Split;
 
 /// One image with everything known about it. Values that a source does not know are empty.
@@ -84,6 +85,8 @@ pub struct Offers {
     pub reads_ahead: bool,
     /// Whether a sample may have a text in several languages, as [`Annotations::languages`] says.
     pub translations: bool,
+    /// Whether it is known which words of these stand for each other.
+    pub alignments: bool,
 }
 
 impl Default for Offers {
@@ -94,6 +97,7 @@ impl Default for Offers {
             regions: None,
             reads_ahead: false,
             translations: false,
+            alignments: false,
         }
     }
 }
@@ -233,6 +237,11 @@ pub trait Source: Send + Sync {
     /// The classes of the data set in the order that its users number them; empty: the source fixes no order.
     fn classes(&self) -> Vec<String> {
         Vec::new()
+    }
+
+    /// The classes of regions and their names; `None`: they are not known.
+    fn region_classes(&self) -> Option<Arc<RegionClasses>> {
+        None
     }
 
     /// Identifies the image of a sample without reading it; equal numbers mean the same image. A file is identified by its path. An

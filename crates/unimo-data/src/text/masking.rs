@@ -6,6 +6,8 @@
 //!
 //! Shape legend: `L` text length.
 
+pub mod aligned;
+
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -89,7 +91,11 @@ impl Masker {
         let mut labels = vec![MaskedTexts::IGNORE; ids.len()];
         let units = self.units(text);
         match self.spec.unit {
-            MaskUnit::Token | MaskUnit::WholeWord => {
+            MaskUnit::Token
+            | MaskUnit::WholeWord
+            | MaskUnit::AlignedToken
+            | MaskUnit::AlignedWord
+            | MaskUnit::AlignedMix => {
                 let mut chosen: Vec<&Vec<usize>> = units
                     .iter()
                     .filter(|_| random.random_bool(self.spec.rate))
@@ -223,7 +229,8 @@ impl Masker {
 
     /// Positions that are masked together: single tokens or words.
     fn units(&self, text: &Encoded) -> Vec<Vec<usize>> {
-        let words = !matches!(self.spec.unit, MaskUnit::Token | MaskUnit::Runs);
+        let tokens = matches!(self.spec.unit, MaskUnit::Token | MaskUnit::Runs);
+        let words = !tokens && !self.spec.unit.is_aligned();
         let mut units: Vec<Vec<usize>> = Vec::new();
         let mut last_word = None;
         // Concepts are hidden by their own rules, though some share their ids with words.

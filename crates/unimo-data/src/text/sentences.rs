@@ -1,6 +1,7 @@
-//! Two sentences as one text: what stands between them, and how they are cut.
+//! Two sentences or texts as one text: what stands between them, and how they are cut.
 
 use tokenizers::{Encoding, Token, Tokenizer};
+use unimo_batch::{JoinForm, MaskedTexts};
 
 /// How two sentences are put together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +39,72 @@ impl PairForm {
             between: vec![end; if is_bert { 1 } else { 2 }],
             second: i32::from(is_bert),
         })
+    }
+}
+
+/// What becomes of two texts, each between begin and end tokens, in one that joins them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Seam {
+    /// Leading tokens of the first text that stay.
+    kept: usize,
+    /// The ids between both.
+    between: Vec<i32>,
+    /// Leading tokens of the second text that are left out.
+    dropped: usize,
+    /// Whether the second part is of type 1.
+    marked: bool,
+}
+
+impl Seam {
+    /// The seam behind a first text of `length` tokens.
+    pub(super) fn new(form: JoinForm, pair: &PairForm, length: usize) -> Self {
+        let (kept, between, dropped) = match form {
+            JoinForm::Vocabulary => (length.saturating_sub(1), pair.between.clone(), 1),
+            JoinForm::OneBegin => (length, Vec::new(), 1),
+            JoinForm::TwoBegins => (length, Vec::new(), 0),
+        };
+        Self {
+            kept,
+            between,
+            dropped,
+            marked: pair.second != 0,
+        }
+    }
+
+    /// Where the second part begins.
+    pub(crate) fn second(&self) -> usize {
+        self.kept + self.between.len()
+    }
+
+    fn both<T: Copy>(&self, first: &[T], second: &[T], between: impl Iterator<Item = T>) -> Vec<T> {
+        let first = first.iter().take(self.kept).copied();
+        let second = second.iter().skip(self.dropped).copied();
+        first.chain(between).chain(second).collect()
+    }
+
+    /// Ids of both as those of one text.
+    pub(crate) fn ids(&self, first: &[i32], second: &[i32]) -> Vec<i32> {
+        self.both(first, second, self.between.iter().copied())
+    }
+
+    /// Labels of both as those of one text; what stands between has none.
+    pub(crate) fn labels(&self, first: &[i32], second: &[i32]) -> Vec<i32> {
+        let between = self.between.iter().map(|_| MaskedTexts::IGNORE);
+        self.both(first, second, between)
+    }
+
+    /// Words of both as those of one text. Words of the second part are other words than those of the first.
+    pub(super) fn words(&self, first: &[Option<u32>], second: &[Option<u32>]) -> Vec<Option<u32>> {
+        let last = first.iter().flatten().max();
+        let words = last.map_or(0, |last| last + 1);
+        let moved = second.iter().map(|word| Some((*word)? + words));
+        let moved: Vec<Option<u32>> = moved.collect();
+        self.both(first, &moved, self.between.iter().map(|_| None))
+    }
+
+    /// Number of leading tokens of type 0 in a joined text of `length` tokens.
+    pub(super) fn first(&self, length: usize) -> usize {
+        if self.marked { self.second() } else { length }
     }
 }
 

@@ -19,11 +19,11 @@ use tokenizers::{
     AddedToken, ModelWrapper, ProgressFormat, SplitDelimiterBehavior, Tokenizer, TokenizerBuilder,
     pre_tokenizers,
 };
-use unimo_batch::Texts;
+use unimo_batch::{JoinForm, Texts};
 
 use crate::error::{DataError, panic_text};
 use crate::store::atomic;
-use crate::text::sentences::{PairForm, longest_first};
+use crate::text::sentences::{PairForm, Seam, longest_first};
 
 /// What the texts of a batch are padded to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -129,6 +129,40 @@ pub struct Encoded {
     pub concepts: usize,
     /// Number of leading tokens of type 0; those behind them belong to a second sentence and are of type 1.
     pub first: usize,
+}
+
+impl Encoded {
+    /// The same with its first `words` tokens between begin and end alone.
+    fn cut(mut self, words: usize) -> Self {
+        let places = 1 + words..self.ids.len() - 1;
+        self.ids.drain(places.clone());
+        self.word_ids.drain(places);
+        self.first = self.ids.len();
+        self
+    }
+
+    /// This text and one behind it as one.
+    pub(crate) fn joined(&self, second: &Self, seam: &Seam) -> Self {
+        let ids = seam.ids(&self.ids, &second.ids);
+        Self {
+            word_ids: seam.words(&self.word_ids, &second.word_ids),
+            first: seam.first(ids.len()),
+            ids,
+            concepts: 0,
+        }
+    }
+
+    /// The same without its concepts.
+    #[must_use]
+    pub(crate) fn without_concepts(mut self) -> Self {
+        let end = self.ids.len().saturating_sub(1);
+        let concepts = end - self.concepts..end;
+        self.ids.drain(concepts.clone());
+        self.word_ids.drain(concepts);
+        self.first = self.ids.len();
+        self.concepts = 0;
+        self
+    }
 }
 
 /// Special tokens of a vocabulary trained here: RoBERTa's ids, then the mask token.
@@ -407,36 +441,43 @@ impl TextTokenizer {
         }
     }
 
+    /// For each token of [`encode`](Self::encode), the word between spaces that it is a piece of, counted from 0; `None` for begin and end.
+    pub fn spaced_words(&self, text: &str, max_length: usize) -> Vec<Option<u32>> {
+        let room = max_length.saturating_sub(2);
+        let mut words = vec![None];
+        if let Ok(encoding) = self.inner.encode(text, false) {
+            // A token may begin with the space before its word, but ends within it. A space alone belongs to the word behind it.
+            let word = |(begin, end): &(usize, usize)| {
+                let before = text.get(..*end)?.split_whitespace().count() as u32;
+                if begin < end {
+                    before.checked_sub(1)
+                } else {
+                    Some(before)
+                }
+            };
+            words.extend(encoding.get_offsets().iter().take(room).map(word));
+        }
+        words.push(None);
+        words
+    }
+
     /// The tokens of two sentences as one text: `[CLS] A [SEP] B [SEP]` or `<s> A </s></s> B </s>`, as the vocabulary's own rules say.
     /// It is cut to at most `max_length` tokens, from the end of the longer sentence, then from both (`longest_first` of Hugging Face).
     pub fn encode_pair(&self, first: &str, second: &str, max_length: usize) -> Encoded {
-        let [mut a, mut b] = [first, second].map(|text| self.encode(text, usize::MAX));
-        let added = 2 + self.pair.between.len();
-        let room = max_length.saturating_sub(added);
+        let [a, b] = [first, second].map(|text| self.encode(text, usize::MAX));
+        let room = max_length.saturating_sub(2 + self.pair.between.len());
         let (kept, rest) = longest_first((a.ids.len() - 2, b.ids.len() - 2), room);
-        let words = a.word_ids.iter().flatten().max().map_or(0, |last| last + 1);
-        let mut ids = Vec::with_capacity(kept + rest + added);
-        let mut word_ids = Vec::with_capacity(kept + rest + added);
-        ids.extend(a.ids.drain(..=kept));
-        word_ids.extend(a.word_ids.drain(..=kept));
-        ids.extend(&self.pair.between);
-        word_ids.extend(self.pair.between.iter().map(|_| None));
-        let first = ids.len();
-        ids.extend(b.ids.drain(1..=rest));
-        // Words of the second sentence are other words than those of the first.
-        let moved = b.word_ids.drain(1..=rest);
-        word_ids.extend(moved.map(|word| word.map(|word| word + words)));
-        ids.push(self.special.eos);
-        word_ids.push(None);
-        Encoded {
-            first: match self.pair.second {
-                0 => ids.len(),
-                _ => first,
-            },
-            ids,
-            word_ids,
-            concepts: 0,
-        }
+        self.join(&a.cut(kept), &b.cut(rest), JoinForm::Vocabulary)
+    }
+
+    /// Two texts, each as [`encode`](Self::encode) gives it, as one.
+    pub fn join(&self, first: &Encoded, second: &Encoded, form: JoinForm) -> Encoded {
+        first.joined(second, &self.seam(form, first))
+    }
+
+    /// What becomes of a text and one behind it in one that joins them.
+    pub(crate) fn seam(&self, form: JoinForm, first: &Encoded) -> Seam {
+        Seam::new(form, &self.pair, first.ids.len())
     }
 
     /// Whether it treats capital and small letters alike.

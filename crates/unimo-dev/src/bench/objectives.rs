@@ -117,6 +117,7 @@ pub(super) fn objectives(size: &Size, family: Family, with_teacher: bool) -> Obj
             tied: family == Family::Unimo2,
             texts_alone: false,
             patches: None,
+            regions: None,
             distil: None,
         }),
         itm: Some(ItmConfig {

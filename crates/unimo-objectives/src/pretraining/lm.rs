@@ -27,7 +27,7 @@ use crate::objective::{Objective, ObjectiveConfig, Settings};
 use crate::outcome::Outcome;
 use crate::pairs::{Fused, Pairs};
 use crate::pretraining::lm::self_critical::{Reward, SelfCriticalConfig};
-use crate::request::{ImageForm, Request, Samples, TextForm, TextKind};
+use crate::request::{ImageForm, ImageKind, Request, Samples, TextForm, TextKind};
 use crate::tied::TiedHead;
 use crate::weight;
 use crate::{NEEDS_ONE_STREAM, is_default};
@@ -166,7 +166,10 @@ impl Objective for Lm {
         if self.config.self_critical.is_some() {
             return Vec::new();
         }
-        vec![Pairs::present(encoded, TextKind::LeftToRight)]
+        vec![Pairs::present(
+            encoded,
+            (TextKind::LeftToRight, ImageKind::Plain),
+        )]
     }
 
     fn loss(&self, context: &Context<'_>, fused: &[Fused]) -> Outcome {

@@ -17,7 +17,7 @@ use burn::tensor::activation::{log_softmax, softmax};
 use burn::tensor::{Tensor, assert_shape};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
-use unimo_batch::{ConfigError, MaskSpec, MaskUnit, PatchMaskSpec, config};
+use unimo_batch::{ConfigError, MaskSpec, MaskUnit, PatchMaskSpec, RegionMaskSpec, config};
 use unimo_core::average;
 use unimo_core::init::Init;
 use unimo_core::kernels;
@@ -56,6 +56,10 @@ pub struct MlmConfig {
     /// How patches of the image are hidden while words are predicted, as `objectives.mrm.patches` if there is one; absent: none is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub patches: Option<PatchMaskSpec>,
+    /// How regions of the image are hidden while words are predicted, as `objectives.regions.mask` if there is one; absent: none is (UC2). M3P
+    /// hides either words or regions of a sample, and predicts both in one pass.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub regions: Option<RegionMaskSpec>,
     /// The teacher's soft targets; they need a `[teacher]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub distil: Option<DistilConfig>,
@@ -87,8 +91,20 @@ pub enum Axis {
     Sequence,
 }
 
-/// Checks the key `mask`.
+/// Checks the key `mask` of texts that are not joined with their translations.
 pub(super) fn check_mask(mask: &MaskSpec) -> Result<(), ConfigError> {
+    ConfigError::unless(
+        !mask.unit.is_aligned(),
+        "mask.unit",
+        format_args!("{:?}", mask.unit),
+        "must be \"token\", \"whole_word\", \"span\", \"skip_gram\" or \"runs\": only objectives.tlm with joined reads a translation whose \
+         words are hidden too",
+    )?;
+    check_shares(mask)
+}
+
+/// Checks the key `mask` of any text.
+pub(super) fn check_shares(mask: &MaskSpec) -> Result<(), ConfigError> {
     let MaskSpec {
         rate,
         mask_share,
@@ -100,10 +116,10 @@ pub(super) fn check_mask(mask: &MaskSpec) -> Result<(), ConfigError> {
     if let Some(most) = most {
         config::positive("mask.most", most)?;
         ConfigError::unless(
-            !matches!(unit, MaskUnit::Span | MaskUnit::SkipGram),
+            !matches!(unit, MaskUnit::Span | MaskUnit::SkipGram) && !unit.is_aligned(),
             "mask.most",
             most,
-            "must be absent with unit = \"span\" or \"skip_gram\", whose number of tokens is exact on average alone",
+            "must be absent with unit = \"span\" or \"skip_gram\", whose number of tokens is exact on average alone, and with aligned ones",
         )?;
     }
     ConfigError::unless(
@@ -124,9 +140,10 @@ impl Settings for MlmConfig {
     }
 
     fn requests(&self) -> Vec<Request> {
-        let image = match self.patches {
-            Some(patches) => ImageForm::MaskedPatches(patches),
-            None => ImageForm::Plain,
+        let image = match (self.patches, self.regions) {
+            (Some(patches), _) => ImageForm::MaskedPatches(patches),
+            (None, Some(regions)) => ImageForm::MaskedRegions(regions),
+            (None, None) => ImageForm::Plain,
         };
         let mut all = vec![
             Request::text(TextForm::Masked(self.mask)),
@@ -155,6 +172,15 @@ impl Settings for MlmConfig {
         if let Some(patches) = self.patches {
             config::open_share("patches.rate", patches.rate)?;
         }
+        if let Some(regions) = self.regions {
+            regions.validate("regions")?;
+            ConfigError::unless(
+                self.patches.is_none() && self.distil.is_none(),
+                "regions",
+                format_args!("{regions:?}"),
+                "must be absent with patches, which are of pixels, and with distil, whose teacher reads whole images",
+            )?;
+        }
         let Some(distil) = &self.distil else {
             return Ok(());
         };
@@ -170,6 +196,7 @@ impl Settings for MlmConfig {
             NEEDS_ONE_STREAM,
         )?;
         masks_patches(model, self.patches)?;
+        masks_regions(model, "regions", self.regions)?;
         ConfigError::unless(
             model.text.width == model.cross_width() || !self.tied,
             "tied",
@@ -368,6 +395,32 @@ impl Mlm {
         }
     }
 
+    /// The loss of predicting hidden words.
+    ///
+    /// # Shapes
+    ///
+    /// - text: fused states, `[B, L, D]`
+    /// - labels: `[B, L]`, row-major
+    pub(super) fn hidden_words(
+        &self,
+        context: &Context<'_>,
+        text: Tensor<3>,
+        labels: &[i32],
+    ) -> Outcome {
+        let words = &context.backbone.text.word_embedding;
+        let (positions, labels) = labelled(labels);
+        if self.every_position && !labels.is_empty() {
+            let [samples, length, width] = text.dims();
+            let states = text.reshape([samples * length, width]);
+            let positions = ints(positions, &states.device());
+            let all = |states| self.logits(words, states).select(0, positions);
+            return Outcome::of_labels(states, labels, all);
+        }
+        Outcome::of_positions(text, (positions, labels), |states| {
+            self.logits(words, states)
+        })
+    }
+
     fn axis(&self) -> Axis {
         let distil = self.config.distil.as_ref();
         distil.map(|distil| distil.axis).unwrap_or_default()
@@ -392,20 +445,36 @@ pub(crate) fn masks_patches(
     )
 }
 
+/// Checks that images are given as regions, if some are to be hidden.
+///
+/// # Errors
+///
+/// The model reads no regions.
+pub(crate) fn masks_regions(
+    model: &BackboneConfig,
+    key: &str,
+    regions: Option<RegionMaskSpec>,
+) -> Result<(), ConfigError> {
+    ConfigError::unless(
+        model.regions.is_some() || regions.is_none(),
+        key,
+        format_args!("{regions:?}"),
+        "needs images given as regions, [model.regions]",
+    )
+}
+
 impl Objective for Mlm {
     fn settings(&self) -> &dyn Settings {
         &self.config
     }
 
     fn pairs(&self, encoded: &Encoded, _rng: &mut ChaCha8Rng) -> Vec<Pairs> {
-        let own = match self.config.patches {
-            None => Pairs::present(encoded, TextKind::Masked),
-            Some(_) => Pairs {
-                text: TextKind::Masked,
-                image: ImageKind::MaskedPatches,
-                ..Pairs::matched(encoded.samples)
-            },
+        let image = match (self.config.patches, self.config.regions) {
+            (Some(_), _) => ImageKind::MaskedPatches,
+            (None, Some(_)) => ImageKind::MaskedRegions,
+            (None, None) => ImageKind::Plain,
         };
+        let own = Pairs::present(encoded, (TextKind::Masked, image));
         let by_teacher = self.distil.is_some().then(|| Pairs {
             text: TextKind::Masked,
             by: By::Teacher,
@@ -424,18 +493,7 @@ impl Objective for Mlm {
             let labels = labelled(&context.masked_texts().labels);
             return self.distilled(distil, context, states, labels);
         }
-        let words = &context.backbone.text.word_embedding;
-        let (positions, labels) = labelled(&context.masked_texts().labels);
-        if self.every_position && !labels.is_empty() {
-            let [samples, length, width] = text.dims();
-            let states = text.clone().reshape([samples * length, width]);
-            let positions = ints(positions, &states.device());
-            let all = |states| self.logits(words, states).select(0, positions);
-            return Outcome::of_labels(states, labels, all);
-        }
-        Outcome::of_positions(text.clone(), (positions, labels), |states| {
-            self.logits(words, states)
-        })
+        self.hidden_words(context, text.clone(), &context.masked_texts().labels)
     }
 
     fn adopt(&mut self) {

@@ -1,15 +1,16 @@
-//! Translation language modelling over a memory: predict the hidden words of a text from the rest and from its translation.
+//! Translation language modelling: predict the hidden words of a text from the rest and from its translation.
 //!
-//! Source: CCLM (Zeng et al. 2022). It is [masked language modelling](super::mlm) where the memory of a text is its translation, read by the
-//! same layers, in one direction, as in the release. By default it shares the head of [objectives.mlm]. (XLM's TLM, which joins both texts
-//! in one, is an ablation there.)
+//! Over a memory (CCLM, Zeng et al. 2022) it is [masked language modelling](super::mlm) where the memory of a text is its translation, read
+//! by the same layers, in one direction, as in the release. Joined (XLM, InfoXLM, UC2), both are one text, words are hidden in both, and all
+//! positions see each other; UC2 reads the image beside it. By default it shares the head of [objectives.mlm].
 //!
 //! Shape legend: `B` samples, `L` text length.
 
 use burn::module::Module;
+use burn::tensor::assert_shape;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
-use unimo_batch::{ConfigError, MaskSpec, config};
+use unimo_batch::{ConfigError, JoinSpec, MaskSpec, config};
 use unimo_core::init::Init;
 use unimo_encoders::backbone::BackboneConfig;
 
@@ -18,10 +19,10 @@ use crate::encoded::Encoded;
 use crate::objective::{Objective, ObjectiveConfig, Settings};
 use crate::outcome::Outcome;
 use crate::pairs::{Fused, Pairs};
-use crate::pretraining::mlm::{Mlm, MlmConfig, check_mask};
-use crate::request::{Request, Samples, TextForm, TextKind};
+use crate::pretraining::mlm::{Mlm, MlmConfig, check_mask, check_shares};
+use crate::request::{ImageForm, Request, Samples, TextForm, TextKind};
 use crate::weight;
-use crate::{NEEDS_TEXT_STREAM, ObjectivesConfig};
+use crate::{NEEDS_TEXT_STREAM, ObjectivesConfig, is_default};
 
 /// `[objectives.tlm]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,9 +31,15 @@ pub struct TlmConfig {
     /// Factor of the loss in the sum.
     #[serde(default = "weight")]
     pub weight: f64,
-    /// How words are hidden: as `[objectives.mlm]` says, if it is there.
+    /// How words are hidden: as `[objectives.mlm]` says, if it is there. Joined texts may have another rule.
     #[serde(default)]
     pub mask: MaskSpec,
+    /// How a text and its translation become one text; absent: the translation is the memory of the text, as an image is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joined: Option<JoinSpec>,
+    /// Whether the image is read beside a joined text (UC2).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub image: bool,
     /// A head of its own; absent: that of `[objectives.mlm]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub own: Option<OwnDecoder>,
@@ -56,10 +63,15 @@ impl Settings for TlmConfig {
     }
 
     fn requests(&self) -> Vec<Request> {
-        vec![
-            Request::text(TextForm::Masked(self.mask)),
-            Request::text(TextForm::Translation),
-        ]
+        let Some(joined) = self.joined else {
+            return vec![
+                Request::text(TextForm::Masked(self.mask)),
+                Request::text(TextForm::Translation),
+            ];
+        };
+        let text = Request::text(TextForm::MaskedJoined(joined, self.mask));
+        let image = self.image.then(|| Request::image(ImageForm::Plain));
+        std::iter::once(text).chain(image).collect()
     }
 
     fn samples(&self) -> Samples {
@@ -67,12 +79,22 @@ impl Settings for TlmConfig {
     }
 
     fn reads_fused(&self) -> bool {
-        true
+        self.joined.is_none() || self.image
     }
 
     fn validate(&self) -> Result<(), ConfigError> {
         config::above_zero("weight", self.weight)?;
-        check_mask(&self.mask)
+        if self.joined.is_some() {
+            check_shares(&self.mask)?;
+        } else {
+            check_mask(&self.mask)?;
+        }
+        ConfigError::unless(
+            self.joined.is_some() || !self.image,
+            "image",
+            self.image,
+            "must be false without joined: the translation stands in the place of the image",
+        )
     }
 
     fn validate_beside(&self, all: &ObjectivesConfig) -> Result<(), ConfigError> {
@@ -83,7 +105,15 @@ impl Settings for TlmConfig {
     }
 
     fn validate_with(&self, model: &BackboneConfig) -> Result<(), ConfigError> {
-        ConfigError::of_section(model.reads_texts_over_texts(), NEEDS_TEXT_STREAM)
+        if self.joined.is_none() {
+            return ConfigError::of_section(model.reads_texts_over_texts(), NEEDS_TEXT_STREAM);
+        }
+        ConfigError::unless(
+            self.image || model.fusion.is_none(),
+            "image",
+            self.image,
+            "must be true with [model.fusion], which reads no texts alone",
+        )
     }
 }
 
@@ -98,6 +128,7 @@ impl ObjectiveConfig for TlmConfig {
                 tied: own.tied,
                 texts_alone: false,
                 patches: None,
+                regions: None,
                 distil: None,
             };
             config.init(init, model)
@@ -140,14 +171,33 @@ impl Objective for Tlm {
     }
 
     fn pairs(&self, encoded: &Encoded, _rng: &mut ChaCha8Rng) -> Vec<Pairs> {
-        vec![Pairs {
-            text: TextKind::Masked,
-            second: Some(TextKind::Translation),
-            ..Pairs::matched(encoded.samples)
+        let all = Pairs::matched(encoded.samples);
+        vec![match self.config.joined {
+            None => Pairs {
+                text: TextKind::Masked,
+                second: Some(TextKind::Translation),
+                ..all
+            },
+            Some(_) => Pairs {
+                text: TextKind::MaskedJoined,
+                images: if self.config.image {
+                    all.images
+                } else {
+                    Vec::new()
+                },
+                ..all
+            },
         }]
     }
 
     fn loss(&self, context: &Context<'_>, fused: &[Fused]) -> Outcome {
-        self.head().loss(context, fused)
+        let masked = match self.config.joined {
+            None => context.masked_texts(),
+            Some(_) => context.masked_joined(),
+        };
+        let (_, fused) = Fused::only(fused);
+        let text = fused.text().clone();
+        assert_shape!(text, [context.encoded.samples, _, _]);
+        self.head().hidden_words(context, text, &masked.labels)
     }
 }

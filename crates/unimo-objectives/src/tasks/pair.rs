@@ -87,7 +87,7 @@ impl PairTask<'_> {
 
     /// The text of every sample with each of its images.
     pub fn pairs(self, encoded: &Encoded) -> Vec<Pairs> {
-        let mut all = vec![Pairs::present(encoded, TextKind::Plain)];
+        let mut all = vec![Pairs::present(encoded, (TextKind::Plain, ImageKind::Plain))];
         if self.images == 2 {
             all.push(Pairs {
                 image: ImageKind::Second,

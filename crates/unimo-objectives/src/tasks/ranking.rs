@@ -1,4 +1,4 @@
-//! Ranking texts for an image: METER's fine-tuning for retrieval.
+//! Ranking texts for an image, and images for a text: METER's fine-tuning for retrieval, M3P's matching.
 //!
 //! ```text
 //! loss = cross-entropy of (s(v, t), s(v, t1), ..., s(v, tn)) with the true text t;   s = w [tanh(Wt t), tanh(Wv v)] + b
@@ -10,11 +10,16 @@
 //! metrics says how many an image had. So a batch should hold more samples than `negatives`. METER also trains its matching head,
 //! frozen, beside this one; here that is `[objectives.itm]`, if the recipe has it.
 //!
+//! M3P (Ni et al. 2021) also ranks images for a text, and scores every candidate by itself: a binary cross-entropy of each with whether it is
+//! the true one, beside or in the place of that over all. Its wrong candidates come from all of the training set; here they are of the batch,
+//! so that nothing is loaded for them. It takes a step for each direction; here both are in one, and the loss is their mean.
+//!
 //! The score starts as the matching head's logit of "yes" where a checkpoint has such a head and none for ranking.
 //!
 //! Shape legend: `N` images, `P` pairs, `K` texts of an image, `D` width of the cross-modal encoder.
 
 use burn::module::Module;
+use burn::tensor::activation::relu;
 use burn::tensor::{Bool, Tensor, TensorData, assert_shape};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
@@ -48,6 +53,19 @@ pub struct RankingConfig {
     pub negatives: usize,
     /// What the score reads of a pair.
     pub pooling: Pooling,
+    /// Whether images are ranked for a text too (M3P).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub images: bool,
+    /// Factor of the cross-entropy over all candidates; 0: it is left out.
+    #[serde(default = "weight", skip_serializing_if = "is_one")]
+    pub cross_entropy: f64,
+    /// Factor of the mean binary cross-entropy of each candidate; 0: it is left out. 1 in M3P, whose commands leave out the other.
+    #[serde(default, skip_serializing_if = "config::is_zero")]
+    pub binary: f64,
+}
+
+fn is_one(value: &f64) -> bool {
+    *value == 1.0
 }
 
 impl Settings for RankingConfig {
@@ -76,7 +94,20 @@ impl Settings for RankingConfig {
 
     fn validate(&self) -> Result<(), ConfigError> {
         config::above_zero("weight", self.weight)?;
-        config::positive("negatives", self.negatives)
+        config::positive("negatives", self.negatives)?;
+        for (key, value) in [
+            ("cross_entropy", self.cross_entropy),
+            ("binary", self.binary),
+        ] {
+            let allowed = value >= 0.0 && value.is_finite();
+            ConfigError::unless(allowed, key, value, "must be a finite number of at least 0")?;
+        }
+        ConfigError::unless(
+            self.cross_entropy > 0.0 || self.binary > 0.0,
+            "cross_entropy",
+            self.cross_entropy,
+            "must be above 0 without binary, or there is no loss",
+        )
     }
 
     fn validate_with(&self, model: &BackboneConfig) -> Result<(), ConfigError> {
@@ -142,30 +173,67 @@ impl Objective for Ranking {
         &self.config
     }
 
-    /// The pairs of an image stand together, the true one first.
+    /// The pairs of an image stand together, the true one first; then those of each text.
     fn pairs(&self, encoded: &Encoded, rng: &mut ChaCha8Rng) -> Vec<Pairs> {
         let partners = &encoded.partners;
-        let mut pairs = Pairs::default();
+        let count = self.config.negatives;
+        let mut texts = Pairs::default();
         for i in 0..partners.count() {
             let own = partners.own(i).sample;
-            let wrong = partners.wrong_texts(self.config.negatives, i, rng);
+            let wrong = partners.wrong_texts(count, i, rng);
             if wrong.is_empty() {
-                pairs.without_negative += 1;
+                texts.without_negative += 1;
                 continue;
             }
-            pairs.push(own, own, true);
+            texts.push(own, own, true);
             for text in wrong {
-                pairs.push(text, own, false);
+                texts.push(text, own, false);
             }
         }
-        vec![pairs]
+        if !self.config.images {
+            return vec![texts];
+        }
+        let mut images = Pairs::default();
+        for i in 0..partners.count() {
+            let own = partners.own(i).sample;
+            // What is no text of an image has no text of it either.
+            let wrong = partners.wrong_texts(count, i, rng);
+            if wrong.is_empty() {
+                continue;
+            }
+            images.push(own, own, true);
+            for image in wrong {
+                images.push(own, image, false);
+            }
+        }
+        vec![texts, images]
     }
 
     fn loss(&self, context: &Context<'_>, fused: &[Fused]) -> Outcome {
-        let Some((pairs, fused)) = fused.first().and_then(Fused::some) else {
-            // No sample had a text of another image.
+        let found = fused.iter().filter_map(Fused::some);
+        let each: Vec<Outcome> = found
+            .map(|(pairs, output)| self.ranked(context, pairs, output))
+            .collect();
+        let share = 1.0 / each.len().max(1) as f64;
+        let both = each.into_iter().reduce(Outcome::and);
+        // No sample had a text of another image.
+        let Some(mut outcome) = both else {
             return Outcome::nothing(context.device);
         };
+        if share < 1.0 {
+            outcome.loss = outcome.loss * share;
+        }
+        outcome
+    }
+}
+
+impl Ranking {
+    /// The loss of one direction.
+    ///
+    /// # Shapes
+    ///
+    /// - fused: `P` pairs
+    fn ranked(&self, context: &Context<'_>, pairs: &Pairs, fused: &FusionOutput) -> Outcome {
         let scores = self.scores(context.backbone, fused);
         assert_shape!(scores, [pairs.len()]);
         let firsts: Vec<usize> = (0..pairs.len()).filter(|at| pairs.matched[*at]).collect();
@@ -183,13 +251,41 @@ impl Objective for Ranking {
         let device = scores.device();
         let absent = Tensor::<2, Bool>::from_data(TensorData::new(absent, [images, most]), &device);
         let logits = scores
+            .clone()
             .select(0, ints(rows, &device))
             .reshape([images, most]);
         let logits = logits.mask_fill(absent, NO_TEXT);
         let labels = ints(vec![0; images], &device);
         let correct = count_correct(logits.clone(), labels.clone());
-        let loss = kernels::cross_entropy(logits, labels).mean();
+        let over_all = (self.config.cross_entropy > 0.0).then(|| {
+            let loss = kernels::cross_entropy(logits, labels).mean();
+            scaled(loss, self.config.cross_entropy)
+        });
+        let of_each = (self.config.binary > 0.0).then(|| {
+            let right: Vec<f32> = pairs
+                .matched
+                .iter()
+                .map(|m| f32::from(u8::from(*m)))
+                .collect();
+            let right = Tensor::<1>::from_floats(right.as_slice(), &device);
+            // -log sigmoid(s) of the true ones and -log sigmoid(-s) of the others, where exp does not overflow.
+            let size = scores.clone().abs().neg();
+            let each = relu(scores.clone()) - scores * right + size.exp().log1p();
+            scaled(each.mean(), self.config.binary)
+        });
+        let loss = match (over_all, of_each) {
+            (Some(a), Some(b)) => a + b,
+            (Some(one), None) | (None, Some(one)) => one,
+            (None, None) => unreachable!("invariant: validation finds a loss"),
+        };
         let wrong = Tensor::<1>::from_floats([(pairs.len() - images) as f32], &device);
         Outcome::with_accuracy(loss, correct, images).and_metric("negatives", wrong, images)
     }
+}
+
+fn scaled(loss: Tensor<1>, factor: f64) -> Tensor<1> {
+    if factor == 1.0 {
+        return loss;
+    }
+    loss * factor
 }

@@ -28,7 +28,7 @@ use crate::objective::{Objective, ObjectiveConfig, Predicts, Settings};
 use crate::outcome::{ACCURACY, Outcome};
 use crate::pairs::{Fused, Pairs};
 use crate::pretraining::wpg::cosines;
-use crate::request::{ImageForm, Request, Samples, TextForm, TextKind};
+use crate::request::{ImageForm, ImageKind, Request, Samples, TextForm, TextKind};
 use crate::tasks::grounding::{RIGHT_AT, overlap};
 use crate::tasks::valid_dropout;
 
@@ -247,7 +247,7 @@ impl Objective for RegionScoring {
     fn pairs(&self, encoded: &Encoded, _rng: &mut ChaCha8Rng) -> Vec<Pairs> {
         vec![Pairs {
             layers: self.config.layer,
-            ..Pairs::present(encoded, TextKind::Plain)
+            ..Pairs::present(encoded, (TextKind::Plain, ImageKind::Plain))
         }]
     }
 

@@ -217,6 +217,7 @@ fn batch(samples: Range<usize>) -> Batch {
             boxes: vec![0.0; counts.len() * count * 4],
             count,
             counts,
+            hidden: None,
         }),
         ..Batch::default()
     }
@@ -500,6 +501,7 @@ fn hard_negatives_come_from_all_parts() {
                 tied: false,
                 texts_alone: false,
                 patches: None,
+                regions: None,
                 distil: None,
             }),
             ..ObjectivesConfig::default()
@@ -548,6 +550,7 @@ fn both_passes_draw_the_same() {
             tied: false,
             texts_alone: false,
             patches: None,
+            regions: None,
             distil: None,
         }),
         itc: Some(itc(Views::Three, Projection::Linear)),
@@ -646,6 +649,7 @@ fn weights_are_the_recipes_whatever_a_batch_lacks() {
             tied: false,
             texts_alone: false,
             patches: None,
+            regions: None,
             distil: None,
         }),
         itc: Some(itc(Views::Two, Projection::Linear)),

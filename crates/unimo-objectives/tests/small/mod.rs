@@ -8,7 +8,7 @@ use unimo_encoders::backbone::BackboneConfig;
 use unimo_encoders::fusion::{FusionConfig, Levels, Link};
 use unimo_encoders::image::ImageEncoderConfig;
 use unimo_encoders::joint::JointConfig;
-use unimo_encoders::region::RegionEncoderConfig;
+use unimo_encoders::region::{Place, RegionEncoderConfig, RegionForm};
 use unimo_encoders::text::{Positions, TextEncoderConfig};
 
 /// Width of every encoder.
@@ -66,6 +66,10 @@ pub fn regions(features: usize) -> RegionEncoderConfig {
         layer_norm_eps: 1e-5,
         dropout: 0.0,
         drop_path: 0.0,
+        form: RegionForm::Sum,
+        place: Place::Six,
+        unit_length: false,
+        mask_embedding: false,
     }
 }
 

@@ -187,6 +187,7 @@ fn records_survive_being_written() {
         wait_seconds: 0.01,
         losses: losses.as_object().cloned().unwrap_or_default(),
         skipped: BTreeMap::new(),
+        tasks: BTreeMap::new(),
         elapsed_seconds: 5.0,
     };
     let text = serde_json::to_string(&record).unwrap();

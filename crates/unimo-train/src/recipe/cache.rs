@@ -133,14 +133,20 @@ fn changes(encoder: KeptOf, request: &Request) -> Option<&'static str> {
         return None;
     }
     match (encoder, &request.what) {
-        (KeptOf::Text, What::Text(TextForm::Masked(_) | TextForm::MaskedPhrases(_))) => {
-            Some("hides words at random, other ones each time")
-        }
+        (
+            KeptOf::Text,
+            What::Text(
+                TextForm::Masked(_) | TextForm::MaskedPhrases(_) | TextForm::MaskedJoined(..),
+            ),
+        ) => Some("hides words at random, other ones each time"),
         (KeptOf::Text, What::Text(TextForm::LeftToRight)) => {
             Some("reads texts from left to right, after a beginning that is drawn")
         }
         (KeptOf::Image, What::Image(ImageForm::MaskedPatches(_))) => {
             Some("hides patches at random, other ones each time")
+        }
+        (KeptOf::Image, What::Image(ImageForm::MaskedRegions(_))) => {
+            Some("hides regions at random, other ones each time")
         }
         (KeptOf::Image, What::Image(ImageForm::SecondView)) => {
             Some("reads second views, which are drawn")

@@ -17,6 +17,8 @@
 //! A stage starts as a new run would from the current weights: with a new optimiser, at the start of its schedule and of its data.
 //! The step alone determines the position in a stage, so a run resumes at any step of any stage.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 use unimo_batch::{ConfigError, config};
@@ -25,6 +27,7 @@ use unimo_encoders::names::covers;
 use unimo_objectives::partners::Between;
 
 use crate::recipe::{Recipe, ScheduleConfig};
+use crate::seeds::{Purpose, seed_of};
 
 /// `[[stage]]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -64,6 +67,8 @@ pub struct Stage {
     pub last: u64,
     /// Keys of the objectives that are trained; `None`: all.
     pub objectives: Option<Vec<String>>,
+    /// The share of the steps that each of them is trained in; empty: each step trains all.
+    pub tasks: BTreeMap<String, f64>,
     /// Parameters that are trained; `None`: all.
     pub train: Option<Vec<String>>,
     /// Peak learning rate.
@@ -84,6 +89,21 @@ impl Stage {
     pub fn trains(&self, objective: &str) -> bool {
         let named = |keys: &Vec<String>| keys.iter().any(|key| key == objective);
         self.objectives.as_ref().is_none_or(named)
+    }
+
+    /// The objective that a step trains, of those that can `run` on its batches; `None`: the step trains all. It follows from the seed and
+    /// the step alone.
+    pub(crate) fn task(&self, seed: u64, step: u64, run: &dyn Fn(&str) -> bool) -> Option<&str> {
+        let able = || self.tasks.iter().filter(|(key, _)| run(key.as_str()));
+        let sum: f64 = able().map(|(_, share)| share).sum();
+        let draw = seed_of(seed, step, 0, Purpose::Task);
+        let mut left = sum * (draw >> 11) as f64 / (1u64 << 53) as f64;
+        let drawn = able().find(|(_, share)| {
+            left -= *share;
+            left < 0.0
+        });
+        let drawn = drawn.or_else(|| able().next_back());
+        drawn.map(|(key, _)| key.as_str())
     }
 
     /// Whether a parameter is trained.
@@ -138,6 +158,7 @@ impl Recipe {
             before: 0,
             last: train.steps,
             objectives: None,
+            tasks: train.tasks.clone(),
             train: None,
             lr: train.optimizer.lr,
             schedule: train.schedule.clone(),
@@ -165,6 +186,12 @@ impl Recipe {
                     before,
                     last,
                     objectives: config.objectives.clone(),
+                    tasks: {
+                        let mut tasks = train.tasks.clone();
+                        let own = config.objectives.as_ref();
+                        tasks.retain(|key, _| own.is_none_or(|own| own.contains(key)));
+                        tasks
+                    },
                     train: config.train.clone(),
                     lr: config.lr.unwrap_or(train.optimizer.lr),
                     schedule: config.schedule.clone().unwrap_or(train.schedule.clone()),
@@ -217,6 +244,35 @@ impl Recipe {
                 "train.optimizer.lr_factors",
                 format_args!("\"{pattern}\""),
                 "must be the name of a parameter or its beginning, such as \"backbone.text\"",
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Checks that one objective a step can be trained, if the recipe says so.
+    pub(crate) fn check_tasks(&self) -> Result<(), ConfigError> {
+        let tasks = &self.train.tasks;
+        let given = self.objectives.given();
+        for key in tasks.keys() {
+            ConfigError::unless(
+                given.contains(&key.as_str()),
+                "train.tasks",
+                format_args!("\"{key}\""),
+                format_args!("must be of [objectives]: {}", given.join(", ")),
+            )?;
+        }
+        for (key, settings) in self.objectives.each() {
+            ConfigError::unless(
+                tasks.is_empty() || tasks.contains_key(key),
+                "train.tasks",
+                format_args!("{:?}", tasks.keys().collect::<Vec<_>>()),
+                format_args!("must have a share for {key} too, which would never be trained"),
+            )?;
+            ConfigError::unless(
+                tasks.is_empty() || settings.asks_similarity().is_none(),
+                "train.tasks",
+                format_args!("\"{key}\""),
+                "has hard negatives, which are chosen by similarities that another objective gives in the same step",
             )?;
         }
         Ok(())
@@ -361,6 +417,58 @@ data = { scenes = { train = 7 } }
             set: set.iter().map(|s| (*s).to_owned()).collect(),
         };
         Recipe::parse("staged.toml", &text, None, &overrides)
+    }
+
+    /// One task a step, by the shares; the same for the same seed and step, whatever was before.
+    #[test]
+    fn tasks_are_drawn_by_their_shares() {
+        const STEPS: u64 = 33_000;
+        let recipe = Recipe::load("uc2-tiny", &Overrides::default()).unwrap();
+        let stage = &recipe.stages()[0];
+        let mut counts = BTreeMap::new();
+        for step in 1..=STEPS {
+            let task = stage.task(7, step, &|_| true).unwrap();
+            assert_eq!(stage.task(7, step, &|_| true), Some(task));
+            *counts.entry(task).or_insert(0.0) += 1.0;
+        }
+        for (task, parts) in [("itm", 9.0), ("mlm", 12.0), ("mrtm", 9.0), ("tlm", 3.0)] {
+            let share = parts / 33.0;
+            let deviation = (STEPS as f64 * share * (1.0 - share)).sqrt();
+            let difference: f64 = counts[task] - STEPS as f64 * share;
+            assert!(difference.abs() < 3.0 * deviation, "{task}: {difference}");
+        }
+        // Of those that can run.
+        for step in 1..100 {
+            assert_eq!(stage.task(7, step, &|task| task == "tlm"), Some("tlm"));
+            assert_eq!(stage.task(7, step, &|_| false), None);
+        }
+        let others =
+            (1..100).any(|step| stage.task(7, step, &|_| true) != stage.task(8, step, &|_| true));
+        assert!(others, "another seed draws others");
+    }
+
+    #[test]
+    fn tasks_that_mean_nothing_are_refused() {
+        for (tasks, said) in [
+            ("{ itm = 1, mlm = 1, mrtm = 1, tlm = 0 }", "train.tasks.tlm"),
+            ("{ itm = 1, mlm = 1, mrtm = 1 }", "a share for tlm too"),
+            (
+                "{ itm = 1, mlm = 1, mrtm = 1, tlm = 1, vtlm = 1 }",
+                "\"vtlm\"",
+            ),
+        ] {
+            let overrides = Overrides {
+                data: None,
+                set: vec![format!("train.tasks={tasks}")],
+            };
+            let message = Recipe::load("uc2-tiny", &overrides)
+                .unwrap_err()
+                .to_string();
+            assert!(message.contains(said), "{said}: {message}");
+        }
+        let hard = "train.tasks={ mlm = 1, itm = 1, itc = 1 }";
+        let message = parse("", &[hard, "objectives.itm.negatives=hard_argmax"]).unwrap_err();
+        assert!(message.to_string().contains("hard negatives"), "{message}");
     }
 
     #[test]

@@ -57,6 +57,10 @@ pub struct TrainConfig {
     /// How many of the newest checkpoints are kept, in addition to the best one.
     #[serde(default = "keep_last")]
     pub keep_last: usize,
+    /// A share for each objective: each step trains one of them, drawn by these, for all of its micro-batches. If no batch of a step has what
+    /// the drawn one needs, it is drawn among the others. Absent: each step trains all.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tasks: BTreeMap<String, f64>,
     /// Parameters that stay as they are: names or prefixes of names, such as `"backbone.image"`, where `*` stands for any one part. They
     /// track no gradient, are not decayed and have no moments.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -270,6 +274,9 @@ impl TrainConfig {
                 "[]",
                 "must name linear layers, such as \"backbone.*.layers.*.attention\"",
             )?;
+        }
+        for (task, share) in &self.tasks {
+            config::above_zero(&format!("tasks.{task}"), *share)?;
         }
         let o = &self.optimizer;
         for (key, value) in [

@@ -239,6 +239,7 @@ impl Trainer {
             last_good,
             before,
             began: Instant::now(),
+            tasks: BTreeMap::new(),
             said: BTreeSet::new(),
             failed: None,
         };

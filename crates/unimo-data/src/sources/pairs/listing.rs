@@ -103,6 +103,9 @@ pub(super) fn check_header(
     if let Some(column) = config.language_columns.iter().find(|column| !has(column)) {
         return missing("language_columns", format!("{column:?}"));
     }
+    if let Some(column) = config.alignment_columns.iter().find(|column| !has(column)) {
+        return missing("alignment_columns", format!("{column:?}"));
+    }
     if let Some(column) = config.split_column.as_ref().filter(|column| !has(column)) {
         return missing("split_column", format!("{column:?}"));
     }
@@ -179,6 +182,65 @@ fn language(
     } else {
         Err(format!("`{column}` is {tag:?}, no tag of a language"))
     }
+}
+
+/// For each text of a row but the first, the words of the first and of it that stand for each other, if columns say it.
+pub(super) fn alignments(
+    config: &PairsConfig,
+    row: &Map<String, Value>,
+    captions: &[String],
+) -> Result<Vec<Vec<(u32, u32)>>, String> {
+    if config.alignment_columns.is_empty() {
+        return Ok(Vec::new());
+    }
+    let text = |column: &String| match row.get(column) {
+        Some(Value::String(text)) => spaced(text),
+        _ => None,
+    };
+    let columns = config.text_columns.iter();
+    let present: Vec<usize> = columns
+        .enumerate()
+        .filter(|(_, column)| text(column).is_some())
+        .map(|(at, _)| at)
+        .collect();
+    if present.len() != captions.len() || present.first() != Some(&0) {
+        return Err(format!(
+            "with alignment_columns, column `{}` and others hold one text each",
+            config.text_columns[0]
+        ));
+    }
+    let words = |caption: &str| caption.split_whitespace().count();
+    let mut all = Vec::new();
+    for (number, at) in present.into_iter().enumerate().skip(1) {
+        let column = &config.alignment_columns[at - 1];
+        let Some(Value::String(given)) = row.get(column) else {
+            return Err(format!(
+                "column `{column}` is no alignment such as \"0-0 1-2\""
+            ));
+        };
+        let counts = [words(&captions[0]), words(&captions[number])];
+        all.push(aligned(given, counts).map_err(|reason| format!("column `{column}`: {reason}"))?);
+    }
+    Ok(all)
+}
+
+/// Pairs of words, as `0-0 1-2`, of two texts with so many words.
+fn aligned(given: &str, [first, second]: [usize; 2]) -> Result<Vec<(u32, u32)>, String> {
+    let pair = |pair: &str| {
+        let numbers = pair.split_once('-').and_then(|(a, b)| {
+            let number = |text: &str| text.parse::<u32>().ok();
+            number(a).zip(number(b))
+        });
+        let (a, b) =
+            numbers.ok_or_else(|| format!("{pair:?} is no pair of words such as \"1-2\""))?;
+        if a as usize >= first || b as usize >= second {
+            return Err(format!(
+                "{pair} points outside of the texts, which have {first} and {second} words"
+            ));
+        }
+        Ok((a, b))
+    };
+    given.split_whitespace().map(pair).collect()
 }
 
 /// All texts of a row, and their languages if columns say them. Absent or empty columns are allowed as long as one text remains.

@@ -9,7 +9,7 @@ use crate::error::{Place, SampleError};
 use crate::formats::rows::key_of;
 use crate::images;
 use crate::sources::label::Label;
-use crate::sources::languages::Languages;
+use crate::sources::languages::{Alignment, Languages};
 use crate::sources::pairs::listing::same_path;
 use crate::sources::pairs::{IMAGE_COLUMNS, Pairs, TEXT_COLUMNS};
 use crate::sources::source::{Annotations, Offers, Source, SplitFacts};
@@ -21,6 +21,10 @@ struct Told {
     label: Option<String>,
     /// The tag of its language; empty: not known.
     language: String,
+    /// The row that it is of.
+    row: usize,
+    /// The first text of its row, and words of both that stand for each other.
+    aligned: Option<(String, Vec<(u32, u32)>)>,
 }
 
 impl Pairs {
@@ -38,19 +42,25 @@ impl Pairs {
         }
         let mut seen = HashSet::new();
         let mut told = Vec::new();
-        for row in rows {
+        for (number, row) in rows.into_iter().enumerate() {
             let mut captions = row.captions;
+            let base = captions.first().cloned().unwrap_or_default();
+            let alignments = row.alignments.into_iter().map(Some);
+            let mut alignments = std::iter::once(None).chain(alignments);
             if !self.has_captions() {
                 captions.push(String::new());
             }
             let mut languages = row.languages.into_iter();
             for caption in captions {
                 let language = languages.next().unwrap_or_default();
+                let words = alignments.next().flatten();
                 if seen.insert(key_of((&caption, &row.label))) {
                     told.push(Told {
                         caption,
                         label: row.label.clone(),
                         language,
+                        row: number,
+                        aligned: words.map(|words| (base.clone(), words)),
                     });
                 }
             }
@@ -60,6 +70,11 @@ impl Pairs {
 
     fn has_images(&self) -> bool {
         self.holds.is_none_or(|holds| holds.images)
+    }
+
+    /// Whether it is known which words of texts stand for each other.
+    fn is_aligned(&self) -> bool {
+        self.has_captions() && !self.config.alignment_columns.is_empty()
     }
 
     fn has_captions(&self) -> bool {
@@ -142,6 +157,7 @@ impl Source for Pairs {
             images: self.has_images(),
             captions: self.has_captions(),
             translations: self.has_captions() && !self.config.language_columns.is_empty(),
+            alignments: self.is_aligned(),
             ..Offers::default()
         }
     }
@@ -153,9 +169,16 @@ impl Source for Pairs {
         }
         let told = self.told(split, index)?;
         let tags = told.iter().filter(|_| in_languages);
+        let in_words = || told.iter().filter(|_| self.is_aligned());
+        let alignment = |told_of: &Told| {
+            let (base, words) = told_of.aligned.clone()?;
+            let base = told.iter().position(|told| told.caption == base)?;
+            Some(Alignment { base, words })
+        };
         let languages = Languages {
             tags: tags.map(|told| told.language.clone()).collect(),
-            meanings: Vec::new(),
+            meanings: in_words().map(|told| told.row).collect(),
+            alignments: in_words().map(alignment).collect(),
         };
         if self.config.label_column.is_none() {
             return Ok(Annotations {
@@ -201,11 +224,17 @@ impl Source for Pairs {
             caption,
             label,
             language,
+            aligned,
+            ..
         } in &told
         {
             give(caption.as_bytes());
             if !language.is_empty() {
                 give(language.as_bytes());
+            }
+            for (a, b) in aligned.iter().flat_map(|(_, words)| words) {
+                give(&a.to_le_bytes());
+                give(&b.to_le_bytes());
             }
             if self.config.label_column.is_some() {
                 give(label.as_deref().unwrap_or_default().as_bytes());

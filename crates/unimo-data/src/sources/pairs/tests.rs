@@ -572,3 +572,46 @@ fn captions_have_the_languages_that_columns_say() {
         "{message}"
     );
 }
+
+#[test]
+fn texts_of_a_row_are_aligned_as_columns_say() {
+    let rows = [
+        r#"{"image": "1.png", "en": "a dog", "de": "ein Hund", "pl": "pies", "l1": "en", "l2": "de", "l3": "pl", "w2": "0-0 1-1", "w3": "1-0"}"#,
+        r#"{"image": "1.png", "en": "a big dog", "de": "ein Hund", "l1": "en", "l2": "de", "w2": "0-0 2-1"}"#,
+        r#"{"image": "2.png", "en": "a cat", "de": "eine Katze", "l1": "en", "l2": "de", "w2": "0-0 1-2"}"#,
+        r#"{"image": "3.png", "en": "a cow", "de": "eine Kuh", "l1": "en", "l2": "de", "w2": "0:0"}"#,
+        r#"{"image": "4.png", "de": "eine Kuh", "l2": "de", "w2": "0-0"}"#,
+    ];
+    let folder = folder(&[("p.jsonl", &rows.join("\n"))]);
+    let data = "source = \"pairs\"\n[pairs]\npath = \"p.jsonl\"\nval_fraction = 0.0\ntext_columns = [\"en\", \"de\", \"pl\"]\n\
+                language_columns = [\"l1\", \"l2\", \"l3\"]\nalignment_columns = [\"w2\", \"w3\"]";
+    let source = open_data(&folder, data).unwrap();
+    assert_eq!(
+        captions_of(&*source, Split::Train),
+        [["a dog", "ein Hund", "pies", "a big dog"]]
+    );
+    let known = source.annotations(Split::Train, 0).unwrap().languages;
+    assert_eq!(known.translations(0), [1, 2]);
+    assert_eq!(known.aligned(0, 1).unwrap(), [(0, 0), (1, 1)]);
+    assert_eq!(known.aligned(2, 0).unwrap(), [(0, 1)]);
+    assert_eq!(known.aligned(1, 2).unwrap(), [(1, 0)]);
+    assert!(source.offers().alignments && source.offers().translations);
+    assert_rejected(
+        &*source,
+        &[
+            (
+                "p.jsonl",
+                3,
+                "1-2 points outside of the texts, which have 2 and 2 words",
+            ),
+            ("p.jsonl", 4, "\"0:0\" is no pair of words"),
+            ("p.jsonl", 5, "column `en` and others hold one text each"),
+        ],
+    );
+    let config: crate::DataConfig = toml::from_str(&data.replace(", \"w3\"", "")).unwrap();
+    let message = config.validate().unwrap_err().to_string();
+    assert!(
+        message.contains("one for each of the 2 text_columns"),
+        "{message}"
+    );
+}

@@ -4,7 +4,7 @@ use image::{Rgb, RgbImage};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
-use crate::sources::scenes::kinds::Relation;
+use crate::sources::scenes::kinds::{self, Relation};
 use crate::sources::scenes::words::{Description, Group, Rest};
 
 /// An object as drawn, relative to the image's side.
@@ -106,7 +106,7 @@ impl Scene {
     pub(super) fn tags(&self) -> Vec<String> {
         let groups = self.objects.iter().map(|object| object.group);
         groups
-            .map(|group| format!("{} {}", group.colour.name, group.shape.name(1)))
+            .map(|group| kinds::name(group.colour, group.shape))
             .collect()
     }
 

@@ -91,6 +91,17 @@ pub(super) const COLOURS: [Colour; 8] = [
     colour("black", [12, 12, 12]),
 ];
 
+/// The name of one object of each colour and shape.
+pub(super) fn name(colour: Colour, shape: Shape) -> String {
+    format!("{} {}", colour.name, shape.name(1))
+}
+
+/// The names of all objects.
+pub(super) fn names() -> Vec<String> {
+    let shapes = |colour: &Colour| Shape::ALL.map(|shape| name(*colour, shape));
+    COLOURS.iter().flat_map(shapes).collect()
+}
+
 /// Colours of grounds; no object has one of them.
 pub(super) const GROUNDS: [Colour; 4] = [
     colour("grey", [140, 140, 140]),

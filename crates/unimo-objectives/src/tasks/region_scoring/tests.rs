@@ -27,6 +27,7 @@ fn regions() -> Regions {
         boxes: boxes.concat(),
         count: 3,
         counts: vec![2, 3, 1],
+        hidden: None,
     }
 }
 
