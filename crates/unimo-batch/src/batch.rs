@@ -25,7 +25,8 @@ pub struct Batch {
     pub second_images: Option<Images>,
     /// The caption of every sample.
     pub texts: Option<Texts>,
-    /// Further texts by kind: [`TRANSLATION`], padded as `texts` are, [`JOINED`](crate::JOINED), [`TAGS`], phrases.
+    /// Further texts by kind: [`TRANSLATION`], padded as `texts` are, [`JOINED`](crate::JOINED),
+    /// [`QUERY`](crate::QUERY) and [`KEY`](crate::KEY), [`TAGS`], phrases.
     pub further_texts: BTreeMap<String, Texts>,
     /// Detector regions with their boxes.
     pub regions: Option<Regions>,

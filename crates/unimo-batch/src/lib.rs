@@ -10,4 +10,4 @@ pub use batch::{
     PatchMaskSpec, Regions, SecondViews, TAGS, TRANSLATION, Target, TextRole, Texts, normalised,
 };
 pub use config::ConfigError;
-pub use joined::{JOINED, JoinForm, JoinPositions, JoinSpec};
+pub use joined::{JOINED, JoinForm, JoinPositions, JoinSpec, KEY, QUERY, SidesSpec};

@@ -18,6 +18,7 @@ pub use image;
 pub use images::patches::{PatchMask, PatchMasker};
 pub use images::regions::{PictureRegions, RegionShape};
 pub use images::{augment, processor, regions};
+pub use loader::bitext::{Bitext, Bitexts};
 pub use loader::concepts::ConceptReader;
 pub use loader::each::{Choose, Each};
 pub use loader::eval_set::{Caption, EvalSet, Item};

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+pub mod bitext;
 pub mod boxes;
 pub mod captions;
 mod checks;
@@ -14,6 +15,7 @@ pub mod patch_map;
 pub mod retrieval;
 pub mod vqa;
 
+pub use bitext::{BitextReport, bitext};
 pub use boxes::BoundingBox;
 pub use classification::{ClassScores, Confusion};
 pub use error::{EvalError, Ids, ModelError};

@@ -314,6 +314,7 @@ pub fn for_keys(
         spec,
         mask: inputs.joined_mask,
     });
+    spec.sides = inputs.sides;
     spec.references = inputs.references;
     spec.concept_rate = inputs.concept_rate;
     spec.second_view = inputs.second_view;

@@ -13,6 +13,8 @@ pub(super) struct Parts {
     pub position: u64,
     pub first: Encoded,
     pub second: Encoded,
+    /// The tags of their languages; empty: not known.
+    pub languages: [String; 2],
 }
 
 /// Makes the joined texts of a batch.

@@ -32,6 +32,7 @@ pub(crate) enum Stream {
     Shots = 22,
     Translation = 23,
     Joined = 24,
+    Sides = 25,
 }
 
 /// The finaliser of SplitMix64 (Steele, Lea and Flood 2014): a bijection with full avalanche.
