@@ -105,9 +105,12 @@ impl Translations {
 
     /// The names of the numbers of both directions between two languages.
     fn names([first, second]: &[String; 2]) -> [String; 2] {
-        let tag = |tag: &String| match tag.is_empty() {
-            true => "unknown".to_owned(),
-            false => tag.clone(),
+        let tag = |tag: &String| {
+            if tag.is_empty() {
+                "unknown".to_owned()
+            } else {
+                tag.clone()
+            }
         };
         let (first, second) = (tag(first), tag(second));
         [
