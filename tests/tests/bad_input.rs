@@ -184,6 +184,61 @@ fn what_teachers_and_masks_cannot_be_is_told_by_key_and_what_is_allowed() {
             "eval.key_words",
             "needs [objectives.psl]",
         ),
+        ("infoxlm-tiny", "teacher=none", "teacher", "is needed by"),
+        (
+            "infoxlm-tiny",
+            "objectives.xlco.layer=4",
+            "objectives.xlco.layer",
+            "must be 1 to model.text.layers = 3",
+        ),
+        (
+            "infoxlm-tiny",
+            "objectives.xlco.queue=0",
+            "objectives.xlco.queue",
+            "at least 1",
+        ),
+        (
+            "infoxlm-tiny",
+            "objectives.xlco.queue=31",
+            "objectives.xlco.queue",
+            "at least train.batch_size * train.accumulation = 32",
+        ),
+        (
+            "infoxlm-tiny",
+            "train.batch_size=1",
+            "train.batch_size",
+            "objectives.xlco needs several samples",
+        ),
+        (
+            "infoxlm-tiny",
+            "data.max_text_length=50",
+            "data.max_text_length",
+            "two texts are joined",
+        ),
+        (
+            "infoxlm-tiny",
+            "objectives.itc={ width = 8 }",
+            "objectives.itc",
+            "needs an image encoder",
+        ),
+        (
+            "infoxlm-tiny",
+            "objectives.mlm.texts_alone=false",
+            "objectives.mlm",
+            "needs an image encoder",
+        ),
+        (
+            "infoxlm-tiny",
+            "objectives.tlm.image=true",
+            "objectives.tlm",
+            "needs an image encoder",
+        ),
+        (
+            "infoxlm-tiny",
+            "eval.bitext.layer=4",
+            "eval.bitext.layer",
+            "must be 1 to model.text.layers = 3",
+        ),
     ] {
         let error = Recipe::load(name, &overrides(None, &[set])).unwrap_err();
         let message = error.to_string();

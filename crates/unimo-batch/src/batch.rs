@@ -27,7 +27,8 @@ pub struct Batch {
     pub second_images: Option<Images>,
     /// The caption of every sample.
     pub texts: Option<Texts>,
-    /// Further texts by kind: [`TRANSLATION`], padded as `texts` are, [`JOINED`](crate::JOINED), [`TAGS`], phrases.
+    /// Further texts by kind: [`TRANSLATION`], padded as `texts` are, [`JOINED`](crate::JOINED),
+    /// [`QUERY`](crate::QUERY) and [`KEY`](crate::KEY), [`TAGS`], phrases.
     pub further_texts: BTreeMap<String, Texts>,
     /// Detector regions with their boxes.
     pub regions: Option<Regions>,
@@ -264,6 +265,7 @@ impl Texts {
             concepts: self.concepts.as_deref().map(one),
             roles: turned(&self.roles, 1),
             segments: self.segments.as_deref().map(by),
+            restarts: one(&self.restarts),
         }
     }
 

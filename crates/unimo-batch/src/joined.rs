@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::batch::MaskSpec;
+
 /// The key of joined texts in [`Batch::further_texts`](crate::Batch::further_texts).
 pub const JOINED: &str = "joined";
 
@@ -39,4 +41,19 @@ pub enum JoinPositions {
     RunOn,
     /// Anew, so that both parts have the same positions (UC2).
     Restart,
+}
+
+/// The key of the texts that a contrast of translations learns to embed in [`Batch::further_texts`](crate::Batch::further_texts).
+pub const QUERY: &str = "query";
+
+/// The key of their translations, which it compares them with.
+pub const KEY: &str = "key";
+
+/// How texts and their translations become the two sides of a contrast.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SidesSpec {
+    /// Whether a text is joined with another one of the batch, and its translation with that one's, each in any order (mixup contrast).
+    pub mixup: bool,
+    /// How words of both sides are hidden, not to be predicted; `None`: none is.
+    pub mask: Option<MaskSpec>,
 }

@@ -11,5 +11,5 @@ pub use batch::{
     PatchMaskSpec, SecondViews, TAGS, TRANSLATION, Target, TextRole, Texts, normalised,
 };
 pub use config::ConfigError;
-pub use joined::{JOINED, JoinForm, JoinPositions, JoinSpec};
+pub use joined::{JOINED, JoinForm, JoinPositions, JoinSpec, KEY, QUERY, SidesSpec};
 pub use regions::{HiddenRegions, NO_CLASS, RegionLabels, RegionMaskSpec, Regions};

@@ -19,6 +19,7 @@ pub use images::codes::Codebook;
 pub use images::patches::{PatchMask, PatchMasker};
 pub use images::regions::{PictureRegions, RegionShape};
 pub use images::{augment, processor, regions};
+pub use loader::bitext::{Bitext, Bitexts};
 pub use loader::codes::{CodesConfig, Making, PatchCodes};
 pub use loader::concepts::ConceptReader;
 pub use loader::each::{Choose, Each};

@@ -1,13 +1,15 @@
 //! Captions with their translations, from the source to the batch, and held-out captions by language.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use unimo_batch::{
-    Batch, JOINED, JoinForm, JoinPositions, JoinSpec, MaskSpec, MaskedTexts, TRANSLATION, Texts,
+    Batch, JOINED, JoinForm, JoinPositions, JoinSpec, KEY, MaskSpec, MaskedTexts, QUERY, SidesSpec,
+    TRANSLATION, Texts,
 };
 use unimo_data::{
-    Batches, DataConfig, EvalSet, FurtherText, Joining, Loader, LoaderSpec, Rewrite, SkipList,
-    Source, Split, TextTokenizer,
+    Batches, Bitexts, DataConfig, EvalSet, FurtherText, Joining, Loader, LoaderSpec, Rewrite,
+    SkipList, Source, Split, TextTokenizer,
 };
 
 /// Texts in two languages, and images with captions in one of them.
@@ -199,6 +201,126 @@ fn captions_are_joined_with_their_translations() {
             .next()
             .is_none()
     );
+}
+
+/// Two pairs as one row: each side has the same two sentences in any order and is in one language, and all modes are drawn.
+#[test]
+fn the_sides_of_a_contrast_are_mixed_up() {
+    let sides = |mask, workers| {
+        loaded(|spec| {
+            spec.workers = workers;
+            spec.sides = Some(SidesSpec { mixup: true, mask });
+        })
+    };
+    let (all, tokenizer) = sides(None, 1);
+    assert_eq!(sides(None, 3).0, all, "whatever the number of threads");
+    let (masked, _) = sides(Some(MaskSpec::default()), 1);
+    let mask = tokenizer.specials().mask.unwrap();
+    // Sentences of a text without the begin token, each with its end token.
+    let sentences = |texts: &Texts, row: usize| {
+        let text = &texts.row(row)[1..];
+        let parts = text.split_inclusive(|id| *id == tokenizer.specials().eos);
+        let parts: Vec<Vec<i32>> = parts.map(<[i32]>::to_vec).collect();
+        parts
+    };
+    let mut seen = HashSet::new();
+    let mut rows = 0;
+    for (batch, masked) in all.iter().zip(&masked) {
+        let Some(query) = batch.further_texts.get(QUERY) else {
+            assert!(batch.images.is_some() && !batch.further_texts.contains_key(KEY));
+            continue;
+        };
+        let key = &batch.further_texts[KEY];
+        assert!(query.masked.is_none() && key.masked.is_none());
+        let texts = batch.texts.as_ref().unwrap();
+        let translations = &batch.further_texts[TRANSLATION];
+        let others: Vec<usize> = (0..batch.len()).collect();
+        for row in 0..batch.len() {
+            rows += 1;
+            let [of_query, of_key] = [sentences(query, row), sentences(key, row)];
+            assert_eq!([of_query.len(), of_key.len()], [2, 2]);
+            // Which rows' sentences these are, in order, and whether each is the text or the translation of its row.
+            let find = |sentence: &Vec<i32>| {
+                let is = |texts: &Texts, at: &usize| texts.row(*at)[1..] == sentence[..];
+                let own = [row].into_iter().chain(others.iter().copied());
+                let mut own = own.flat_map(|at| [(at, false), (at, true)]);
+                let found = own.find(|(at, translated)| {
+                    is(if *translated { translations } else { texts }, at)
+                });
+                found.unwrap()
+            };
+            let found = [of_query, of_key].map(|side| [find(&side[0]), find(&side[1])]);
+            let pair = |side: [(usize, bool); 2]| {
+                let mut rows = side.map(|(row, _)| row);
+                rows.sort_unstable();
+                rows
+            };
+            assert_eq!(
+                pair(found[0]),
+                pair(found[1]),
+                "the same pairs on both sides"
+            );
+            assert!(pair(found[0]).contains(&row));
+            for at in 0..2 {
+                let (first, translated) = found[0][at];
+                let other = found[1].iter().find(|(row, _)| *row == first).unwrap();
+                assert_ne!(translated, other.1, "a text against its translation");
+            }
+            seen.insert((
+                found[0][0].0 == row,
+                found[1][0].0 == row,
+                found[0].iter().find(|(at, _)| *at == row).unwrap().1,
+            ));
+        }
+        let hidden = &masked.further_texts[QUERY].ids;
+        assert!(hidden.contains(&mask) && !query.ids.contains(&mask));
+        assert_eq!(hidden.len(), query.ids.len());
+    }
+    assert!(rows > 0);
+    assert_eq!(seen.len(), 8, "all modes: {seen:?}");
+    let (plain, _) = loaded(|spec| {
+        spec.sides = Some(SidesSpec {
+            mixup: false,
+            mask: None,
+        });
+    });
+    let with = plain.iter().filter(|batch| batch.images.is_none());
+    for batch in with {
+        let texts = batch.texts.as_ref().unwrap();
+        for row in 0..batch.len() {
+            assert_eq!(batch.further_texts[QUERY].row(row), texts.row(row));
+            let translation = batch.further_texts[TRANSLATION].row(row);
+            assert_eq!(batch.further_texts[KEY].row(row), translation);
+        }
+    }
+}
+
+/// Each sample gives one pair of texts in two languages, and no text is in two pairs.
+#[test]
+fn held_out_texts_come_with_their_translations() {
+    let (source, _) = opened();
+    let skip = SkipList::in_memory(0.0);
+    let of = |limit: usize| Bitexts::new(&*source, Split::Train, limit, &skip).unwrap();
+    let all = of(0);
+    let languages: Vec<&[String; 2]> = all.by_languages.keys().collect();
+    assert_eq!(languages, [&["en".to_owned(), "qaa".to_owned()]]);
+    let pairs = &all.by_languages[languages[0]].texts;
+    assert_eq!(pairs[0].len(), pairs[1].len());
+    assert_eq!(
+        pairs[0].len() + all.repeated,
+        40,
+        "one of each of 40 samples"
+    );
+    for side in pairs {
+        let different: HashSet<&String> = side.iter().collect();
+        assert_eq!(different.len(), side.len());
+    }
+    let some = of(7);
+    assert_eq!(some.by_languages[languages[0]].texts[0].len(), 7);
+    assert_eq!(some, of(7), "always the same");
+    // A source of one language has none.
+    let images = Bitexts::new(&*source, Split::Test, 0, &skip).unwrap();
+    assert!(images.by_languages.is_empty());
 }
 
 #[test]

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+pub mod bitext;
 pub mod boxes;
 pub mod captions;
 mod checks;
@@ -15,6 +16,7 @@ pub mod precision;
 pub mod retrieval;
 pub mod vqa;
 
+pub use bitext::{BitextReport, bitext};
 pub use boxes::BoundingBox;
 pub use classification::{ClassScores, Confusion};
 pub use error::{EvalError, Ids, ModelError};

@@ -179,6 +179,11 @@ impl Embeddings {
     pub fn features(&self) -> usize {
         self.features
     }
+
+    /// Each row, of length 1.
+    pub(crate) fn each(&self) -> impl Iterator<Item = &[f32]> {
+        self.values.chunks_exact(self.features)
+    }
 }
 
 /// The embeddings of both modalities, in one space.

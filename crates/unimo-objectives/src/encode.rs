@@ -473,7 +473,7 @@ impl Reader<'_> {
                     ids: &texts.ids,
                     lengths: &texts.lengths,
                     length: texts.length,
-                    segments: &[],
+                    segments: texts.segments.as_deref().unwrap_or_default(),
                     restarts: &[],
                 };
                 into.put_texts(vec![kind.clone()], self.rows(&rows, wanted));

@@ -213,6 +213,7 @@ objectives! {
     ttc: pretraining::ttc::TtcConfig;
     ttm: pretraining::ttm::TtmConfig;
     tlm: pretraining::tlm::TlmConfig;
+    xlco: pretraining::xlco::XlcoConfig;
     vqa: tasks::vqa::VqaConfig;
     answers: tasks::answers::AnswersConfig;
     nlvr2: tasks::nlvr2::Nlvr2Config;

@@ -56,6 +56,11 @@ pub trait Settings: Debug + Send + Sync {
         None
     }
 
+    /// The length of its queue of features, with its key; `None` if it has no queue.
+    fn queue(&self) -> Option<(&'static str, usize)> {
+        None
+    }
+
     /// What it predicts of each sample; `None` for a loss of pre-training.
     fn predicts(&self) -> Option<Predicts> {
         None

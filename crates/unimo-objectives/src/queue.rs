@@ -39,6 +39,14 @@ impl Queue {
         }
     }
 
+    /// The same with the features that it holds multiplied by a factor, for those that are not of length 1.
+    #[must_use]
+    pub fn scaled(mut self, factor: f64) -> Self {
+        let scaled = |param: Param<Tensor<2>>| parameters::update(param, |x| x.mul_scalar(factor));
+        self.features = self.features.into_iter().map(scaled).collect();
+        self
+    }
+
     /// The number of samples that it holds.
     pub fn length(&self) -> usize {
         let [length, _] = self.pictures.dims();

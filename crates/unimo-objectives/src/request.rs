@@ -5,8 +5,8 @@
 //! objectives contradict each other.
 
 use unimo_batch::{
-    Batch, ConfigError, JOINED, JoinSpec, MaskSpec, PatchMaskSpec, RegionLabels, RegionMaskSpec,
-    SecondViews, TAGS, TRANSLATION, Target,
+    Batch, ConfigError, JOINED, JoinSpec, KEY, MaskSpec, PatchMaskSpec, QUERY, RegionLabels,
+    RegionMaskSpec, SecondViews, SidesSpec, TAGS, TRANSLATION, Target,
 };
 use unimo_encoders::backbone::Backbone;
 
@@ -61,8 +61,34 @@ pub enum TextForm {
     Joined(JoinSpec),
     /// The same with words of both hidden.
     MaskedJoined(JoinSpec, MaskSpec),
+    /// One side of a contrast of translations.
+    Side(SidesSpec, Side),
     /// A further text of the sample, by its name in [`Batch::further_texts`].
     Further(String),
+}
+
+/// The sides of a contrast of translations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The texts that it learns to embed.
+    Query,
+    /// Their translations, which it compares them with.
+    Key,
+}
+
+impl Side {
+    /// Its name in [`Batch::further_texts`].
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Query => QUERY,
+            Self::Key => KEY,
+        }
+    }
+
+    /// The kind under which it is stored.
+    pub fn kind(self) -> TextKind {
+        TextKind::Further(self.name().to_owned())
+    }
 }
 
 /// How an image is read.
@@ -164,6 +190,7 @@ impl TextForm {
             Self::Translation => TextKind::Translation,
             Self::Joined(_) => TextKind::Joined,
             Self::MaskedJoined(..) => TextKind::MaskedJoined,
+            Self::Side(_, side) => side.kind(),
             Self::Further(name) => TextKind::Further(name.clone()),
             Self::AsOthers => return None,
         })
@@ -173,7 +200,7 @@ impl TextForm {
     pub fn needs_translation(&self) -> bool {
         matches!(
             self,
-            Self::Translation | Self::Joined(_) | Self::MaskedJoined(..)
+            Self::Translation | Self::Joined(_) | Self::MaskedJoined(..) | Self::Side(..)
         )
     }
 }
@@ -292,6 +319,7 @@ impl TextForm {
                 let joined = batch.further_texts.get(JOINED);
                 joined.is_some_and(|joined| joined.masked.is_some())
             }
+            Self::Side(_, side) => batch.further_texts.contains_key(side.name()),
             Self::Further(name) => batch.further_texts.contains_key(name),
         }
     }
@@ -420,6 +448,8 @@ pub struct Inputs {
     pub joined: Option<JoinSpec>,
     /// How words of joined texts are hidden.
     pub joined_mask: Option<MaskSpec>,
+    /// How texts and translations become the two sides of a contrast.
+    pub sides: Option<SidesSpec>,
 }
 
 impl Inputs {
@@ -454,6 +484,9 @@ impl Inputs {
                         said.joined.one(key, "joined", spec, &mut all.joined)?;
                         said.joined_mask
                             .one(key, "mask", mask, &mut all.joined_mask)?;
+                    }
+                    What::Text(TextForm::Side(spec, _)) => {
+                        said.sides.one(key, "mixup", spec, &mut all.sides)?;
                     }
                     What::Text(TextForm::Further(name)) => all.add_further(name),
                     What::Image(ImageForm::MaskedPatches(spec)) => {
@@ -499,6 +532,7 @@ struct Said {
     regions: First,
     joined: First,
     joined_mask: First,
+    sides: First,
 }
 
 #[derive(Default)]

@@ -115,6 +115,7 @@ fn images() -> Images {
         std: [6.0 / 255.0; 3],
         second_view: None,
         patch_mask: None,
+        codes: None,
     }
 }
 

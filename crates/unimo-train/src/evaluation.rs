@@ -9,6 +9,7 @@ use unimo_data::{SkipList, Source, Split};
 use unimo_report::record::{EvalRecord, RecallRecord};
 
 use crate::error::TrainError;
+use crate::evaluators::bitext::Translations;
 use crate::evaluators::captions::Captions;
 use crate::evaluators::grad_cam::GradCam;
 use crate::evaluators::key_words::KeyWords;
@@ -53,25 +54,31 @@ pub fn run(
             }));
         }
     }
-    if let Some(config) = &recipe.eval.grad_cam {
+    let own = [recipe.eval.grad_cam.is_some(), recipe.eval.bitext.is_some()];
+    for split in splits.iter().filter(|_| own.contains(&true)) {
         let skip = SkipList::in_memory(recipe.data.max_skipped);
-        for split in &splits {
-            let held_out = HeldOut {
-                source: &opened.source,
-                skip: &skip,
-                concepts: opened.concepts.clone(),
-                codes: opened.codes.clone(),
-                tokenizer: &opened.tokenizer,
-                targets: None,
-                split: *split,
-            };
-            let found = GradCam::open(config, recipe, &held_out)?;
-            let found = found.evaluate(&weights, say)?;
-            records.extend(found.into_iter().map(|record| EvalRecord {
-                split: labelled(&record.split, options),
-                ..record
-            }));
+        let held_out = HeldOut {
+            source: &opened.source,
+            skip: &skip,
+            concepts: opened.concepts.clone(),
+            codes: opened.codes.clone(),
+            tokenizer: &opened.tokenizer,
+            targets: None,
+            split: *split,
+        };
+        let mut found = Vec::new();
+        if let Some(config) = &recipe.eval.grad_cam {
+            let grad_cam = GradCam::open(config, recipe, &held_out)?;
+            found.extend(grad_cam.evaluate(&weights, say)?);
         }
+        if let Some(config) = &recipe.eval.bitext {
+            let bitext = Translations::open(config, recipe, &held_out)?;
+            found.extend(bitext.evaluate(&weights, say)?);
+        }
+        records.extend(found.into_iter().map(|record| EvalRecord {
+            split: labelled(&record.split, options),
+            ..record
+        }));
     }
     if let Some(config) = &recipe.eval.key_words {
         for split in &splits {
@@ -96,7 +103,7 @@ pub fn run(
         return Err(TrainError::Run {
             path: opened.path.clone(),
             reason: "has nothing to evaluate: it was trained with none of [objectives.itc], [objectives.itm] and [objectives.ranking], \
-                     nor a task"
+                     nor a task, and has no [eval.bitext]"
                 .to_owned(),
         });
     }

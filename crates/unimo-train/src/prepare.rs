@@ -93,12 +93,12 @@ pub fn check_data(recipe: &Recipe, source: &dyn Source) -> Result<(), TrainError
             )));
         }
     }
-    let translation = What::Text(TextForm::Translation);
     let reader = each.iter().find(|(_, settings)| {
         let requests = settings.requests();
-        requests
-            .iter()
-            .any(|r| !r.optional && r.what == translation)
+        requests.iter().any(|request| match &request.what {
+            What::Text(form) => !request.optional && form.needs_translation(),
+            _ => false,
+        })
     });
     if let Some((key, _)) = reader
         && !has_a_translation(source)
@@ -472,6 +472,7 @@ pub fn for_keys(
         spec,
         mask: inputs.joined_mask,
     });
+    spec.sides = inputs.sides;
     spec.references = inputs.references;
     spec.hide_regions = inputs.region_mask.map(|mask| HideRegions {
         mask,

@@ -31,7 +31,7 @@ use unimo_objectives::teacher::TeacherConfig;
 
 use crate::error::TrainError;
 use crate::hub;
-pub use crate::recipe::eval::{During, EvalConfig, LossesConfig, PromptsConfig};
+pub use crate::recipe::eval::{BitextConfig, During, EvalConfig, LossesConfig, PromptsConfig};
 pub use crate::recipe::init::InitConfig;
 pub use crate::recipe::log::LogConfig;
 use crate::recipe::nearest::nearest;
@@ -79,6 +79,8 @@ built_in![
     "unimo2-base",
     "mvp-tiny",
     "cclm-tiny",
+    "infoxlm-base",
+    "infoxlm-tiny",
     "cclm-base",
     "mvp-base",
     "meter-tiny",
@@ -503,9 +505,9 @@ impl Recipe {
                 self.model.text.max_positions
             ),
         )?;
-        let runs_on = inputs
-            .joined
-            .is_some_and(|joined| joined.positions == JoinPositions::RunOn);
+        let joined = inputs.joined;
+        let runs_on = joined.is_some_and(|joined| joined.positions == JoinPositions::RunOn);
+        let runs_on = runs_on || inputs.sides.is_some_and(|sides| sides.mixup);
         ConfigError::unless(
             !runs_on || 2 * self.data.max_text_length <= longest,
             "data.max_text_length",
@@ -525,21 +527,24 @@ impl Recipe {
             "train.batch_size",
             self.train.batch_size,
             format_args!(
-                "must be at least 2: objectives.{} takes negatives from the batch",
+                "must be at least 2: objectives.{} needs several samples of a batch",
                 compare.map_or("", |(key, _)| *key)
             ),
         )?;
-        let itc = self.objectives.itc.as_ref();
-        let queue = itc.and_then(|itc| itc.momentum.as_ref()).map(|m| m.queue);
         let samples = self.train.batch_size * self.train.accumulation;
-        ConfigError::unless(
-            queue.is_none_or(|queue| queue >= samples),
-            "objectives.itc.momentum.queue",
-            queue.unwrap_or(0),
-            format_args!(
-                "must be at least train.batch_size * train.accumulation = {samples}: a step's features replace the oldest"
-            ),
-        )?;
+        for (objective, settings) in &each {
+            let Some((key, queue)) = settings.queue() else {
+                continue;
+            };
+            ConfigError::unless(
+                queue >= samples,
+                &format!("objectives.{objective}.{key}"),
+                queue,
+                format_args!(
+                    "must be at least train.batch_size * train.accumulation = {samples}: a step's features replace the oldest"
+                ),
+            )?;
+        }
         ConfigError::unless(
             inputs.second_view == SecondViews::None || self.data.augment.is_some(),
             "data.augment",
@@ -578,6 +583,10 @@ impl Recipe {
             "{}",
             "needs [objectives.psl], which predicts words of an image",
         )?;
+        if let Some(config) = &self.eval.bitext {
+            let fits = config.validate_with(&self.model);
+            fits.map_err(|e| e.within("bitext").within("eval"))?;
+        }
         if let Some(config) = &self.eval.grad_cam {
             let fits = config.validate_with(&self.model, &self.objectives);
             fits.map_err(|e| e.within("grad_cam").within("eval"))?;

@@ -18,6 +18,8 @@ pub(super) struct Parts {
     pub second: Encoded,
     /// Which of their words stand for each other, if words are hidden by it.
     pub aligned: Option<AlignedWords>,
+    /// The tags of their languages; empty: not known.
+    pub languages: [String; 2],
 }
 
 /// Words of two texts that stand for each other.

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use image::RgbImage;
 use unimo_batch::{
-    Batch, Images, JOINED, MaskedTexts, Regions, SecondViews, TAGS, TRANSLATION, Target, TextRole,
-    Texts,
+    Batch, Images, JOINED, KEY, MaskedTexts, QUERY, Regions, SecondViews, TAGS, TRANSLATION,
+    Target, TextRole, Texts,
 };
 
 use crate::error::{DataError, SampleError, readable};
@@ -19,6 +19,7 @@ use crate::loader::concepts::ConceptReader;
 use crate::loader::desk::Work;
 use crate::loader::hidden_regions::{OfSample, RegionHider};
 use crate::loader::joined::{self, AlignedWords, Parts};
+use crate::loader::sides;
 use crate::loader::spec::{FurtherText, LoaderSpec};
 use crate::order::draws::{Permutation, Stream, below, hash};
 use crate::order::plan::Plan;
@@ -35,6 +36,8 @@ pub(super) struct Maker {
     pub(super) masker: Option<Masker>,
     /// Hides words of joined texts.
     pub(super) joined_masker: Option<Masker>,
+    /// Hides words of the sides of a contrast.
+    pub(super) sides_masker: Option<Masker>,
     pub(super) plan: Plan,
     /// The most recently sorted windows of batches.
     pub(super) windows: Mutex<Vec<(u64, Arc<Vec<u64>>)>>,
@@ -219,9 +222,7 @@ impl Maker {
             texts.widen(length, pad);
             translations.widen(length, pad);
         }
-        if let Some(joined) = self.joined(&made) {
-            further_texts.insert(JOINED.to_owned(), joined);
-        }
+        further_texts.extend(self.of_both_languages(&made));
         // If no sample has tags, there is nothing to read. A sample without tags beside others with tags has an empty list.
         if let Some(reader) = &spec.concepts
             && (images.is_some() || regions.is_some())
@@ -640,15 +641,16 @@ impl Maker {
                 let at = at + usize::from(at >= made.caption && others > 0);
                 sample.captions.get(at).cloned().unwrap_or_default()
             }
-            FurtherText::Translation => self.translation(made)?.to_owned(),
+            FurtherText::Translation => self.translation(made)?.0.to_owned(),
         })
     }
 
-    /// The caption in another language, drawn from those that the sample has it in; `None` if it has none.
-    fn translation<'a>(&self, made: &'a Made) -> Option<&'a str> {
+    /// The caption in another language, drawn from those that the sample has it in, with the language's tag; `None` if it has none.
+    fn translation<'a>(&self, made: &'a Made) -> Option<(&'a str, &'a str)> {
         let sample = &made.sample;
         let at = self.translated(sample, made.caption, made.position)?;
-        sample.captions.get(at).map(String::as_str)
+        let language = sample.languages.tags.get(at).map_or("", String::as_str);
+        Some((sample.captions.get(at)?, language))
     }
 
     /// The number of this text.
@@ -691,25 +693,36 @@ impl Maker {
         Some(AlignedWords { words, pairs })
     }
 
-    /// The captions and their translations as one text each; `None` if none are asked for, or a sample has no translation.
-    fn joined(&self, made: &[Made]) -> Option<Texts> {
+    /// Texts that are made of captions and their translations; none if none are asked for, or a sample has no translation.
+    fn of_both_languages(&self, made: &[Made]) -> Vec<(String, Texts)> {
         let spec = &self.spec;
-        let joining = spec.joined?;
+        if spec.joined.is_none() && spec.sides.is_none() {
+            return Vec::new();
+        }
         let parts = made.iter().map(|made| {
-            let translation = self.translation(made)?;
+            let (translation, language) = self.translation(made)?;
+            let tags = &made.sample.languages.tags;
+            let own = tags.get(made.caption).cloned().unwrap_or_default();
             Some(Parts {
                 position: made.position,
                 first: made.text.clone()?.without_concepts(),
                 second: spec.tokenizer.encode(translation, spec.max_text_length),
                 aligned: self.aligned(made),
+                languages: [own, language.to_owned()],
             })
         });
-        let parts: Vec<Parts> = parts.collect::<Option<_>>()?;
-        Some(joined::texts(
-            spec,
-            joining,
-            self.joined_masker.as_ref(),
-            &parts,
-        ))
+        let Some(parts) = parts.collect::<Option<Vec<Parts>>>() else {
+            return Vec::new();
+        };
+        let mut all = Vec::new();
+        if let Some(joining) = spec.joined {
+            let joined = joined::texts(spec, joining, self.joined_masker.as_ref(), &parts);
+            all.push((JOINED.to_owned(), joined));
+        }
+        if let Some(sides) = spec.sides {
+            let [query, key] = sides::texts(spec, sides, self.sides_masker.as_ref(), &parts);
+            all.extend([(QUERY.to_owned(), query), (KEY.to_owned(), key)]);
+        }
+        all
     }
 }

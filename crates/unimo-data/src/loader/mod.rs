@@ -4,6 +4,7 @@
 //! (seed, position). Position counts samples over the whole run and over all ranks. So a run resumed at any batch continues exactly
 //! as it would have, with any number of threads and ranks.
 
+pub(crate) mod bitext;
 pub(crate) mod codes;
 pub(crate) mod concepts;
 mod desk;
@@ -14,6 +15,7 @@ mod hidden_regions;
 mod joined;
 mod maker;
 mod rewrite;
+mod sides;
 pub(crate) mod skip;
 mod spec;
 pub(crate) mod switch;
@@ -30,7 +32,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use unimo_batch::Batch;
+use unimo_batch::{Batch, MaskSpec};
 
 use crate::error::DataError;
 use crate::images::patches::PatchMasker;
@@ -84,15 +86,13 @@ impl Loader {
             });
         }
         spec.skip.adopt(&*spec.source)?;
-        let masker = spec
-            .mask
-            .map(|mask| Masker::new(mask, &spec.tokenizer))
-            .transpose()?;
-        let joined_masker = spec
-            .joined
-            .and_then(|joined| joined.mask)
-            .map(|mask| Masker::new(mask, &spec.tokenizer))
-            .transpose()?;
+        let masker_by = |mask: Option<MaskSpec>| {
+            mask.map(|mask| Masker::new(mask, &spec.tokenizer))
+                .transpose()
+        };
+        let masker = masker_by(spec.mask)?;
+        let joined_masker = masker_by(spec.joined.and_then(|joined| joined.mask))?;
+        let sides_masker = masker_by(spec.sides.and_then(|sides| sides.mask))?;
         let patches = spec
             .patch_mask
             .map(|mask| PatchMasker::new(mask, spec.images.size))
@@ -112,6 +112,7 @@ impl Loader {
             spec,
             masker,
             joined_masker,
+            sides_masker,
             plan,
             windows: Mutex::default(),
             patches,

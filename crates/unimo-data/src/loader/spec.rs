@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use unimo_batch::{JoinSpec, MaskSpec, SecondViews, TAGS, TRANSLATION, Target};
+use unimo_batch::{JoinSpec, MaskSpec, SecondViews, SidesSpec, TAGS, TRANSLATION, Target};
 
 use crate::config::DataConfig;
 use crate::images::ImageSpec;
@@ -51,6 +51,9 @@ pub struct LoaderSpec {
     /// How captions are joined with their translations; `None`: batches have no joined texts. A batch has none either if one of its samples
     /// has no translation.
     pub joined: Option<Joining>,
+    /// How captions and their translations become the two sides of a contrast; `None`: batches have no sides. A batch has none either if one
+    /// of its samples has no translation.
+    pub sides: Option<SidesSpec>,
     /// Whether batches hold all captions of their images.
     pub references: bool,
     /// Makes concepts of phrases and tags; `None`: batches have none.
@@ -117,6 +120,7 @@ impl LoaderSpec {
             hide_regions: None,
             further: Vec::new(),
             joined: None,
+            sides: None,
             references: false,
             concepts: None,
             concept_rate: None,

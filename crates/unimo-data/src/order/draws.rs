@@ -37,6 +37,7 @@ pub(crate) enum Stream {
     RegionName = 31,
     WordsOrRegions = 32,
     Joined = 24,
+    Sides = 25,
 }
 
 /// The finaliser of SplitMix64 (Steele, Lea and Flood 2014): a bijection with full avalanche.

@@ -225,9 +225,10 @@ struct OneModality {
 
 impl Source for OneModality {
     fn len(&self, split: Split) -> usize {
-        match split {
-            Split::Train => self.source.len(split),
-            Split::Val | Split::Test => 0,
+        // Translations among held-out texts can be judged; of images alone there is nothing to judge.
+        match (split, self.keep) {
+            (Split::Train, _) | (_, Kept::All | Kept::Texts) => self.source.len(split),
+            (Split::Val | Split::Test, Kept::Images) => 0,
         }
     }
 

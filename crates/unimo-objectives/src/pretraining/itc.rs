@@ -172,6 +172,11 @@ impl Settings for ItcConfig {
         Some(Between::TextsAndImages)
     }
 
+    fn queue(&self) -> Option<(&'static str, usize)> {
+        let momentum = self.momentum.as_ref();
+        momentum.map(|momentum| ("momentum.queue", momentum.queue))
+    }
+
     fn validate(&self) -> Result<(), ConfigError> {
         config::above_zero("weight", self.weight)?;
         config::positive("width", self.width)?;
@@ -342,7 +347,7 @@ impl Itc {
 pub(super) const TEXTS: &str = "texts";
 pub(super) const IMAGES: &str = "images";
 /// Rows of a queue at most. InfoXLM's has 131,072.
-const LONGEST_QUEUE: usize = 1 << 24;
+pub(super) const LONGEST_QUEUE: usize = 1 << 24;
 
 const CROSSED: &str = "crossed";
 

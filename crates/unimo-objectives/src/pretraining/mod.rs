@@ -17,3 +17,4 @@ pub mod ttm;
 pub mod views;
 pub mod vq;
 pub mod wpg;
+pub mod xlco;

@@ -4,6 +4,7 @@
 //! A recipe's `[eval]` lists the evaluators; `eval.select` names the number that selects the best weights of a run. A new evaluator
 //! is a file here and a line in [`open`], or is registered from another crate ([`registry`]).
 
+pub mod bitext;
 pub(crate) mod boxes;
 pub mod captions;
 pub(crate) mod encoded;
@@ -29,6 +30,7 @@ use unimo_data::{
 use unimo_report::record::EvalRecord;
 
 use crate::error::TrainError;
+use crate::evaluators::bitext::Translations;
 use crate::evaluators::captions::Captions;
 use crate::evaluators::grad_cam::GradCam;
 use crate::evaluators::key_words::KeyWords;
@@ -154,6 +156,9 @@ pub fn open(
     }
     if let Some(config) = &recipe.eval.grad_cam {
         all.push(Box::new(GradCam::open(config, recipe, held_out)?));
+    }
+    if let Some(config) = &recipe.eval.bitext {
+        all.push(Box::new(Translations::open(config, recipe, held_out)?));
     }
     for section in recipe.eval.outside.each() {
         all.push(registry::open(section, recipe, held_out)?);

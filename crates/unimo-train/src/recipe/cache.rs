@@ -139,6 +139,10 @@ fn changes(encoder: KeptOf, request: &Request) -> Option<&'static str> {
                 TextForm::Masked(_) | TextForm::MaskedPhrases(_) | TextForm::MaskedJoined(..),
             ),
         ) => Some("hides words at random, other ones each time"),
+        (KeptOf::Text, What::Text(TextForm::Side(sides, _))) => {
+            let changes = sides.mixup || sides.mask.is_some();
+            changes.then_some("joins texts at random or hides their words, otherwise each time")
+        }
         (KeptOf::Text, What::Text(TextForm::LeftToRight)) => {
             Some("reads texts from left to right, after a beginning that is drawn")
         }

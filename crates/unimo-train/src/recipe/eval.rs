@@ -63,6 +63,9 @@ pub struct EvalConfig {
     /// What the matching score of an expression looks at: weakly supervised grounding.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grad_cam: Option<GradCamConfig>,
+    /// Translations of held-out texts, found by the text encoder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bitext: Option<BitextConfig>,
     /// The evaluators of other crates.
     #[serde(flatten, skip_deserializing)]
     pub outside: OutsideSections,
@@ -126,6 +129,7 @@ impl Default for EvalConfig {
             losses: None,
             key_words: None,
             grad_cam: None,
+            bitext: None,
             outside: OutsideSections::default(),
         }
     }
@@ -225,6 +229,57 @@ pub struct GradCamConfig {
     pub layer: Option<usize>,
     /// The boxes that one is chosen from.
     pub boxes: Candidates,
+}
+
+/// `[eval.bitext]`: whether the nearest of the held-out texts in another language is the translation (Tatoeba, InfoXLM). A text is the mean
+/// of its positions, or its class token, after one layer of the text encoder. The data must have held-out translations.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BitextConfig {
+    /// The layer of the text encoder that is compared, counted from 1; absent: two thirds up, as the eighth of twelve in InfoXLM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layer: Option<usize>,
+    /// What a text is after that layer.
+    #[serde(skip_serializing_if = "Pooling::is_default")]
+    pub pooling: Pooling,
+    /// Number of pairs of each two languages, drawn at random if there are more; 0: all.
+    pub limit: usize,
+}
+
+/// `eval.bitext.pooling`: what a text is after a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pooling {
+    /// The mean of its positions (Tatoeba).
+    #[default]
+    Mean,
+    /// Its class token, which `objectives.xlco` contrasts.
+    Class,
+}
+
+impl Pooling {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl BitextConfig {
+    /// The layer that is compared in a text encoder of so many layers, counted from 1.
+    pub(crate) fn layer_of(&self, layers: usize) -> usize {
+        self.layer.unwrap_or((2 * layers).div_ceil(3))
+    }
+
+    /// Checks the layer against the recipe's model.
+    pub(crate) fn validate_with(&self, model: &BackboneConfig) -> Result<(), ConfigError> {
+        let layers = model.text.layers;
+        let layer = self.layer_of(layers);
+        ConfigError::unless(
+            (1..=layers).contains(&layer),
+            "layer",
+            layer,
+            format_args!("must be 1 to model.text.layers = {layers}"),
+        )
+    }
 }
 
 /// `eval.grad_cam.boxes`: the boxes that one is chosen from.

@@ -9,13 +9,24 @@ use unimo_objectives::ObjectivesConfig;
 use super::tables::{grouped, spelled};
 use crate::pretrained::NetworkConfig;
 
-/// The name of the system that a configuration is, and its tag. A text stream alone is ALBEF's and CCLM's, which compares texts too.
+/// The name of the system that a configuration is, and its tag. A text stream alone is ALBEF's and CCLM's, which compares texts too. The
+/// contrast of translations is InfoXLM's.
 pub(super) fn family(
     model: &BackboneConfig,
     objectives: &ObjectivesConfig,
 ) -> Option<(&'static str, &'static str)> {
-    let ObjectivesConfig { ttc, ttm, tlm, .. } = objectives;
-    let over_texts = ttc.is_some() || ttm.is_some() || tlm.is_some();
+    let ObjectivesConfig {
+        ttc,
+        ttm,
+        tlm,
+        xlco,
+        ..
+    } = objectives;
+    if xlco.is_some() && !model.reads_images() {
+        return Some(("InfoXLM", "infoxlm"));
+    }
+    let reads_memory = tlm.as_ref().is_some_and(|tlm| tlm.joined.is_none());
+    let over_texts = ttc.is_some() || ttm.is_some() || reads_memory;
     if let Some(FusionConfig {
         levels,
         link,
