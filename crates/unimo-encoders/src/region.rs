@@ -121,8 +121,10 @@ impl RegionEncoderConfig {
     /// Checks every value, alone and against the others.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.block().validate()?;
+        config::positive("features", self.features)?;
+        let plain = self.place == Place::Six && self.form == RegionForm::Sum;
         ConfigError::unless(
-            self.features > BOX,
+            self.features > BOX || plain && !self.unit_length && !self.mask_embedding,
             "features",
             self.features,
             "must be above 6: the last six are the region's box",
@@ -145,9 +147,13 @@ impl RegionEncoderConfig {
     /// A new encoder.
     pub fn init(&self, init: &mut Init) -> RegionEncoder {
         let block = self.block();
-        let (features, places) = (self.features - BOX, self.place.count());
+        let (features, places) = (self.features.saturating_sub(BOX), self.place.count());
         let apart = self.form == RegionForm::TwoNorms;
-        let read = if apart { features } else { features + places };
+        let read = match (apart, self.place) {
+            (true, _) => features,
+            (false, Place::Six) => self.features,
+            (false, _) => features + places,
+        };
         RegionEncoder {
             region_embedding: Linear::new(init, read, self.width, true),
             class_embedding: init.normal([self.width]),
