@@ -161,8 +161,8 @@ fn system(name: &str, more: &[&str]) -> Recipe {
 }
 
 /// MVP in two stages of three steps, the second on other data and with a part of the model that stays as it is; UNIMO-2 on pairs,
-/// images alone and texts alone; MVP jointly on regions.
-fn systems() -> [Recipe; 3] {
+/// images alone and texts alone; MVP jointly on regions; InfoXLM, whose queue of 20 is filled by 8 keys a step.
+fn systems() -> [Recipe; 4] {
     const PARTS: &str = r#"{ batches = "single", parts = [
         { source = "scenes", size = 32, train = 40, val = 4, weight = 1.0 },
         { source = "scenes", size = 32, train = 40, val = 0, seed = 1, keep = "images", weight = 1.0 },
@@ -172,7 +172,11 @@ fn systems() -> [Recipe; 3] {
         { name = "uni-modal", share = 0.5, objectives = ["mcr"], train = ["backbone.text", "backbone.image", "objectives.mcr"] },
         { name = "cross-modal", share = 0.5, lr = 5e-4, data = { scenes = { train = 77, seed = 5 } } },
     ]"#;
+    const LANGUAGES: &str = r#"{ batches = "single", parts = [
+        { source = "scenes", size = 32, train = 40, val = 4, keep = "texts", language = "both", weight = 1.0 },
+    ] }"#;
     let one_line = |text: &str| text.replace('\n', " ");
+    let languages = format!("data.mixture={}", one_line(LANGUAGES));
     const REGIONS: &str = r#"model.regions={ features = 54, width = 32, layers = 1, heads = 4, feed_forward = 64,
         activation = "gelu", layer_norm_eps = 1e-12, dropout = 0.1 }"#;
     let stages = format!("stage={}", one_line(STAGES));
@@ -202,6 +206,18 @@ fn systems() -> [Recipe; 3] {
                 "data.regions={ kind = \"boxes\", side = 4, limit = 3 }",
                 "eval.limit=20",
                 "data.concepts.min_count=5",
+            ],
+        ),
+        system(
+            "infoxlm-tiny",
+            &[
+                &languages,
+                "data.source=mixture",
+                "model.image=none",
+                "model.joint=none",
+                "objectives.itc=none",
+                "objectives.xlco.queue=20",
+                "train.accumulation=2",
             ],
         ),
     ]
@@ -341,6 +357,15 @@ fn stages_and_unaligned_data_resume_at_any_step() {
             let chance = phrases["chance"].as_f64().unwrap();
             assert!((0.2..=1.0).contains(&chance), "{chance}");
             assert!(evaluated.join("phrases/0-0.png").is_file());
+        } else if number == 3 {
+            for key in ["mlm", "tlm", "xlco"] {
+                assert!(lines.iter().all(|line| trained(line, key)), "{key}");
+            }
+            // Stopped while the queue is filled, and when it is full.
+            let fills = |line: &serde_json::Value| line["losses"]["xlco"].get("filled").is_some();
+            let filling = lines.iter().filter(|line| fills(line));
+            assert_eq!(filling.count(), 3);
+            assert!(!fills(&lines[3]) && lines[3]["losses"]["xlco"]["loss"] != 0.0);
         } else {
             // Each kind of batch came, and trained what it can. Every weight is 1: the parts add up to the whole.
             for line in &lines {

@@ -417,7 +417,7 @@ struct Eval {
     #[arg(long, value_name = "FOLDER")]
     regions: Option<PathBuf>,
     /// Change a setting of the run's data, such as data.vqa.val.questions=FILE, or ask what the matching score of expressions looks at,
-    /// eval.grad_cam={}; may be given several times.
+    /// eval.grad_cam={}, or whether translations are found, eval.bitext={}; may be given several times.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// The labels of a checkpoint that comes without them: a JSON list, or one label per line.

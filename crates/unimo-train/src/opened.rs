@@ -48,7 +48,8 @@ pub struct Options {
     pub data: Option<PathBuf>,
     /// Features of its images' regions, if the model reads regions from files.
     pub regions: Option<PathBuf>,
-    /// Changes of the run's `[data]`, such as `data.vqa.val.questions=FILE`, and of `[eval.grad_cam]`.
+    /// Changes of the run's `[data]`, such as `data.vqa.val.questions=FILE`, and of `[eval.grad_cam]` and
+    /// `[eval.bitext]`.
     pub set: Vec<String>,
     /// The labels of the task, for a checkpoint that comes without them.
     pub labels: Option<PathBuf>,
@@ -225,12 +226,12 @@ impl Opened {
         )
         .map_err(|error| TrainError::Check(error.to_string()))?;
         let mut recipe = named.recipe.clone();
-        let may_change = |set: &&String| set.starts_with("data.") || is_of_grad_cam(set);
+        let may_change = |set: &&String| set.starts_with("data.") || asks_any_run(set);
         if let Some(other) = options.set.iter().find(|set| !may_change(set)) {
             return Err(TrainError::Override {
                 given: other.clone(),
-                reason: "only settings of data and eval.grad_cam may be changed here, such as data.vqa.val.questions=FILE or \
-                         eval.grad_cam={}"
+                reason: "only settings of data, eval.grad_cam and eval.bitext may be changed here, such as \
+                         data.vqa.val.questions=FILE or eval.grad_cam={}"
                     .to_owned(),
             });
         }
@@ -274,7 +275,7 @@ impl Opened {
         for note in source.notes() {
             eprintln!("{note}");
         }
-        let same_data = options.data.is_none() && options.set.iter().all(|set| is_of_grad_cam(set));
+        let same_data = options.data.is_none() && options.set.iter().all(|set| asks_any_run(set));
         if let Some(run) = named.run.as_ref().filter(|_| same_data) {
             for line in resuming::other_data(run, &*source)? {
                 eprintln!("not the data that the run was begun with: {line}");
@@ -360,10 +361,13 @@ impl Opened {
     }
 }
 
-/// Whether an override asks what the matching score looks at, which any run may be asked.
-fn is_of_grad_cam(set: &str) -> bool {
-    let rest = set.strip_prefix("eval.grad_cam");
-    rest.is_some_and(|rest| rest.starts_with(['=', '.']))
+/// Whether an override asks what any run may be asked: what the matching score looks at, or whether translations are found.
+fn asks_any_run(set: &str) -> bool {
+    let of = |section: &str| {
+        let rest = set.strip_prefix(section);
+        rest.is_some_and(|rest| rest.starts_with(['=', '.']))
+    };
+    of("eval.grad_cam") || of("eval.bitext")
 }
 
 /// A run's concepts, if it has any.
