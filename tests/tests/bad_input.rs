@@ -331,7 +331,7 @@ fn what_the_data_cannot_give_is_refused_before_there_is_a_run() {
     });
     fs::write(&languages, lines.collect::<String>()).unwrap();
     let languages = format!(
-        "data.pairs={{ path = {:?}, text_columns = [\"caption\", \"alt\"], language_columns = [\"in\", \"alt_in\"] }}",
+        "data.pairs={{ path = {:?}, text_columns = [\"caption\", \"alt\"], language_columns = [\"in\", \"alt_in\"], translations = true }}",
         languages.display().to_string()
     );
     for (name, set, told) in [

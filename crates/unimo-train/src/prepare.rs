@@ -88,7 +88,7 @@ pub fn check_data(recipe: &Recipe, source: &dyn Source) -> Result<(), TrainError
         if lacks(&settings.requests(), &source.offers()).contains(&TRANSLATIONS) {
             return Err(TrainError::Check(format!(
                 "objectives.{key} reads {TRANSLATIONS}, of which the data has none: {}. Parallel texts with `languages` have them, lists with \
-                 `language_columns`, and scenes with language = \"both\"",
+                 `language_columns` and translations = true or `alignment_columns`, and scenes with language = \"both\"",
                 source.describe()
             )));
         }

@@ -45,13 +45,16 @@ impl Languages {
         }
     }
 
-    /// The texts that say the same as text `text`.
+    /// The texts that say the same as text `text` in another language.
     pub fn translations(&self, text: usize) -> Vec<usize> {
         let Some(meaning) = self.meanings.get(text) else {
             return Vec::new();
         };
+        let tag = |at: usize| self.tags.get(at).filter(|tag| !tag.is_empty());
         let others = self.meanings.iter().enumerate();
-        let same = others.filter(|(at, other)| *at != text && *other == meaning);
+        let others =
+            others.filter(|(at, _)| *at != text && (tag(*at).is_none() || tag(*at) != tag(text)));
+        let same = others.filter(|(_, other)| *other == meaning);
         same.map(|(at, _)| at).collect()
     }
 }

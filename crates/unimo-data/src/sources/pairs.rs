@@ -24,7 +24,8 @@
 //! unusable.
 //!
 //! `language_columns = ["caption_lang", "alt_lang"]` names, for each text column, the column with the language of its texts: tags such as `en`.
-//! A row with a text whose language is absent or unknown is unusable.
+//! A row with a text whose language is absent or unknown is unusable. `translations = true` says that the texts of a row in different
+//! languages are translations of each other, as the captions of Multi30K are; texts of different rows never are.
 //!
 //! `alignment_columns = ["alt_words"]` names, for each text column but the first, the column that says which words of its text stand for words of
 //! the first column's: `0-0 1-2` for word 0 of both, and for word 1 of the first and word 2 of this one, where words are between spaces. Then
@@ -89,6 +90,9 @@ pub struct PairsConfig {
         deserialize_with = "one_or_many"
     )]
     pub language_columns: Vec<String>,
+    /// Whether the texts of a row in different languages are translations of each other.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub translations: bool,
     /// For each text column but the first, the column with the words of its text that stand for words of the first column's, as `0-0 1-2`. Empty:
     /// texts of a row are no translations of each other.
     #[serde(
@@ -149,6 +153,7 @@ impl PairsConfig {
             image_column: image_column(),
             text_columns: text_columns(),
             language_columns: Vec::new(),
+            translations: false,
             alignment_columns: Vec::new(),
             label_column: None,
             split_column: None,
@@ -215,6 +220,10 @@ impl SourceConfig for PairsConfig {
                 let allowed = format!("one for each of the {count} text_columns");
                 return Err(DataError::config(key("language_columns"), found, allowed));
             }
+        }
+        if self.translations && self.language_columns.is_empty() {
+            let allowed = "true beside language_columns: a translation is in another language";
+            return Err(DataError::config(key("translations"), true, allowed));
         }
         if !self.alignment_columns.is_empty() {
             some_names(&key("alignment_columns"), &self.alignment_columns)?;

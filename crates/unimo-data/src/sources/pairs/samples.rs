@@ -77,6 +77,11 @@ impl Pairs {
         self.has_captions() && !self.config.alignment_columns.is_empty()
     }
 
+    /// Whether texts of a row are translations of each other.
+    fn has_translations(&self) -> bool {
+        self.is_aligned() || (self.has_captions() && self.config.translations)
+    }
+
     fn has_captions(&self) -> bool {
         self.holds.is_none_or(|holds| holds.captions)
     }
@@ -156,7 +161,7 @@ impl Source for Pairs {
         Offers {
             images: self.has_images(),
             captions: self.has_captions(),
-            translations: self.has_captions() && !self.config.language_columns.is_empty(),
+            translations: self.has_translations(),
             alignments: self.is_aligned(),
             ..Offers::default()
         }
@@ -177,7 +182,11 @@ impl Source for Pairs {
         };
         let languages = Languages {
             tags: tags.map(|told| told.language.clone()).collect(),
-            meanings: in_words().map(|told| told.row).collect(),
+            meanings: told
+                .iter()
+                .filter(|_| self.has_translations())
+                .map(|told| told.row)
+                .collect(),
             alignments: in_words().map(alignment).collect(),
         };
         if self.config.label_column.is_none() {

@@ -557,6 +557,16 @@ fn captions_have_the_languages_that_columns_say() {
     assert_eq!(known.tags, ["en", "es", "es", "pl"]);
     assert!(known.translations(0).is_empty());
     assert!(source.facts(Split::Train).languages);
+    assert!(!source.offers().translations);
+    // Texts of a row may be translations of each other, those of one language are not.
+    let translated = open_data(&folder, &format!("{data}\ntranslations = true")).unwrap();
+    assert!(translated.offers().translations);
+    let known = translated.annotations(Split::Train, 0).unwrap().languages;
+    let found = (0..4).map(|text| known.translations(text));
+    assert_eq!(
+        found.collect::<Vec<_>>(),
+        [vec![1, 2], vec![0], vec![0], vec![]]
+    );
     assert_rejected(
         &*source,
         &[
