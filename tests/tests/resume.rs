@@ -399,16 +399,9 @@ fn a_recipe_gives_the_same_bits_twice_and_another_seed_gives_others() {
     assert_eq!(curve(&first), curve(&second));
     assert_eq!(tensors_differ(&last(&first), &last(&second)).unwrap(), None);
 
-    // Recomputing what could be kept gives the same numbers.
-    let recomputed = run("recomputed", &["train.gradient_checkpointing=true"]);
-    assert_eq!(curve(&first), curve(&recomputed));
-
     let other = run("other", &["seed=1"]);
     assert_ne!(curve(&first), curve(&other));
 }
-
-/// bf16 keeps 8 bits of a number and f16 11; over a dozen layers a loss of about 8 stays this close to that in f32.
-const HALF_PRECISION_TOLERANCE: f64 = 0.02;
 
 /// Blocks that are computed again for the backward pass drop the same elements again. Levels are read by several layers, whose gradients are added
 /// up in another order.
@@ -428,11 +421,17 @@ fn recomputed_blocks_train_as_those_that_are_kept() {
     for ((step, kept), (_, again)) in kept.iter().zip(&again) {
         for (kept, again) in kept.iter().zip(again) {
             let (kept, again) = (f64::from_bits(*kept), f64::from_bits(*again));
-            let error = (kept - again).abs() / kept.abs();
-            assert!(error < TOLERANCE, "step {step}: {kept}, {again}");
+            let error = (kept - again).abs();
+            assert!(
+                error <= TOLERANCE * kept.abs(),
+                "step {step}: {kept}, {again}"
+            );
         }
     }
 }
+
+/// bf16 keeps 8 bits of a number and f16 11; over a dozen layers a loss of about 8 stays this close to that in f32.
+const HALF_PRECISION_TOLERANCE: f64 = 0.02;
 
 #[test]
 fn half_precision_trains_as_single_does() {
@@ -498,16 +497,26 @@ fn targets_that_are_no_numbers_name_step_and_samples() {
     training::start(&recipe(&masked), &run, &options()).unwrap();
     let path = checkpoint::path(&run.join("checkpoints"), STOP);
     let bytes = fs::read(&path).unwrap();
-    let (header, metadata) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
-    let tensor = "model.teacher.backbone.image.post_norm.bias";
-    let (from, to) = metadata.info(tensor).unwrap().data_offsets;
-    let mut broken = bytes.clone();
-    for number in broken[8 + header + from..8 + header + to]
-        .as_chunks_mut::<4>()
-        .0
-    {
-        *number = f32::INFINITY.to_le_bytes();
-    }
+    // Written as such, since a byte that is changed afterwards is found by the checksums.
+    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    let notes = header.metadata().clone().unwrap().into_iter().collect();
+    let infinite: Vec<u8> = f32::INFINITY.to_le_bytes().repeat(1 << 16);
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let tensors = tensors
+        .iter()
+        .filter(|(name, _)| *name != "unimo.checksums");
+    let tensors = tensors.map(|(name, view)| {
+        let all = view.data();
+        let data = match name {
+            "model.teacher.backbone.image.post_norm.bias" => &infinite[..all.len()],
+            _ => all,
+        };
+        let shape = view.shape().to_vec();
+        let view = safetensors::tensor::TensorView::new(view.dtype(), shape, data).unwrap();
+        (name, view)
+    });
+    let mut broken = Vec::new();
+    unimo_encoders::weights::write_safetensors(&mut broken, tensors.collect(), &notes).unwrap();
     fs::write(&path, broken).unwrap();
     fs::remove_file(checkpoint::path(&run.join("checkpoints"), STEPS)).unwrap();
     let error = training::resume(&run, &options()).unwrap_err().to_string();
