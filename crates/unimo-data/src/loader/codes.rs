@@ -46,7 +46,7 @@ const MOST_PATCHES: usize = 1 << 17;
 /// Images between two calls that tell of progress.
 const TOLD: usize = 64;
 
-/// `[data.codes]`. See the [module](self).
+/// `[data.codes]`: where the codes of patches come from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum CodesConfig {

@@ -121,11 +121,11 @@ impl<V: View> View for Checked<'_, V> {
     }
 }
 
-/// As [`write`], with a checksum of each tensor, which [`SafetensorsFile`](super::SafetensorsFile) compares as it reads.
+/// As [`write()`], with a checksum of each tensor, which [`SafetensorsFile`](super::SafetensorsFile) compares as it reads.
 ///
 /// # Errors
 ///
-/// Those of [`write`]; and a tensor is of bytes, which would have to stand behind the checksums.
+/// Those of [`write()`]; and a tensor is of bytes, which would have to stand behind the checksums.
 pub fn write_checked<N: AsRef<str>, V: View>(
     out: &mut dyn Write,
     tensors: Vec<(N, V)>,
