@@ -17,6 +17,8 @@ use burn::tensor::{DType, FloatDType, Tensor};
 #[cfg(feature = "flex")]
 mod buffers;
 #[cfg(feature = "flex")]
+mod drawn;
+#[cfg(feature = "flex")]
 mod math;
 #[cfg(feature = "flex")]
 mod product;
@@ -26,7 +28,6 @@ mod adamw;
 mod attention;
 mod cross_entropy;
 mod dot;
-mod drawn;
 mod dropout;
 mod layer_norm;
 mod linear;
@@ -41,6 +42,7 @@ pub use adamw::{AdamWStep, SumOfSquares, adamw, sum_of_squares};
 pub use attention::attention;
 pub use cross_entropy::{cross_entropy, smoothed_cross_entropy};
 pub use dot::dot;
+#[cfg(feature = "flex")]
 pub(crate) use drawn::rows as drawn_rows;
 pub use dropout::dropout;
 pub use layer_norm::layer_norm;
@@ -48,6 +50,12 @@ pub use linear::linear;
 pub use recompute::recomputed;
 pub(crate) use softmax::hidden;
 pub use softmax::masked_softmax;
+
+/// Rows that `drawn` chooses: without the CPU backend no block runs twice.
+#[cfg(not(feature = "flex"))]
+pub(crate) fn drawn_rows<const D: usize>(drawn: impl FnOnce() -> Tensor<D>) -> Tensor<D> {
+    drawn()
+}
 
 /// Whether this is bf16 or f16, which have 8 and 11 binary digits.
 pub(crate) fn is_half(dtype: DType) -> bool {
