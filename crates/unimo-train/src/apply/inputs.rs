@@ -7,7 +7,7 @@ use std::sync::Arc;
 use unimo_data::paths;
 use unimo_data::sources::images::pictures_in;
 use unimo_data::sources::pairs::read_rows;
-use unimo_data::{DataConfig, Source, SourceKind, Split, readable};
+use unimo_data::{DataConfig, DataError, Source, SourceKind, Split, readable};
 
 use crate::error::TrainError;
 use crate::recipe::{Overrides, Recipe};
@@ -52,6 +52,17 @@ pub struct BadRow {
     pub line: u64,
     /// Why.
     pub reason: String,
+}
+
+/// The error of a file that is read as a list.
+fn no_list(given: &Path, error: DataError) -> TrainError {
+    match error {
+        DataError::Config { .. } => TrainError::Check(format!(
+            "{} is no list (JSON lines, JSON, CSV, TSV), no file of texts (.txt), no image and no data set that is recognised",
+            given.display()
+        )),
+        other => other.into(),
+    }
 }
 
 /// Reads a list of pairs: JSON lines, a JSON array, CSV or TSV. A row with a list of texts gives one pair per text.
@@ -251,7 +262,7 @@ pub fn images(given: &Path, columns: &ColumnArgs) -> Result<Vec<(String, PathBuf
         let mut seen = std::collections::HashSet::new();
         let mut again = 0;
         let mut left_out = LeftOut::default();
-        for (line, row) in read_rows(given)? {
+        for (line, row) in read_rows(given).map_err(|error| no_list(given, error))? {
             let row = match row {
                 Ok(row) => row,
                 Err(reason) => {
@@ -315,7 +326,7 @@ pub fn texts(
         }
     } else {
         let mut left_out = LeftOut::default();
-        for (line, row) in read_rows(given)? {
+        for (line, row) in read_rows(given).map_err(|error| no_list(given, error))? {
             let row = match row {
                 Ok(row) => row,
                 Err(reason) => {

@@ -258,11 +258,20 @@ impl Predictor {
                 Ok::<_, TrainError>(reader)
             })
             .transpose()?;
+        // A run of texts alone is a text encoder, with the head of hidden words if it has one.
+        let parts = &model.backbone;
+        let alone = !recipe.model.reads_images() && parts.fusion.is_none() && parts.joint.is_none();
+        let matcher = if alone {
+            let head = model.objectives.mlm.clone();
+            Matcher::Text(Box::new(model.backbone.text), head.map(Box::new))
+        } else {
+            Matcher::Pair(Box::new(model))
+        };
         Ok(Self {
-            matcher: Matcher::Pair(Box::new(model)),
+            matcher,
             tokenizer: Some(tokenizer),
             concepts,
-            pictures: Some(recipe.data.image_spec().into()),
+            pictures: (!alone).then(|| recipe.data.image_spec().into()),
             max_text_length: recipe.data.max_text_length,
             pooling: Pooling::Class,
             batch_size: args.batch_size,
