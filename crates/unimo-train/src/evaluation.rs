@@ -54,7 +54,11 @@ pub fn run(
             }));
         }
     }
-    let own = [recipe.eval.grad_cam.is_some(), recipe.eval.bitext.is_some()];
+    let own = [
+        recipe.eval.grad_cam.is_some(),
+        recipe.eval.bitext.is_some(),
+        recipe.eval.key_words.is_some(),
+    ];
     for split in splits.iter().filter(|_| own.contains(&true)) {
         let skip = SkipList::in_memory(recipe.data.max_skipped);
         let held_out = HeldOut {
@@ -75,27 +79,15 @@ pub fn run(
             let bitext = Translations::open(config, recipe, &held_out)?;
             found.extend(bitext.evaluate(&weights, say)?);
         }
+        if let Some(config) = &recipe.eval.key_words
+            && let Some(words) = KeyWords::open(config, recipe, &held_out, say)?
+        {
+            found.extend(words.evaluate(&weights, say)?);
+        }
         records.extend(found.into_iter().map(|record| EvalRecord {
             split: labelled(&record.split, options),
             ..record
         }));
-    }
-    if let Some(config) = &recipe.eval.key_words {
-        for split in &splits {
-            let skip = SkipList::in_memory(recipe.data.max_skipped);
-            let held_out = HeldOut {
-                source: &opened.source,
-                skip: &skip,
-                concepts: opened.concepts.clone(),
-                codes: None,
-                tokenizer: &opened.tokenizer,
-                targets: None,
-                split: *split,
-            };
-            if let Some(words) = KeyWords::open(config, recipe, &held_out, say)? {
-                records.extend(words.evaluate(&weights, say)?);
-            }
-        }
     }
     if retrieval::is_possible(recipe) || recipe.eval.captions.is_some() {
         records.extend(of_pairs(&opened, &splits, options, say)?);

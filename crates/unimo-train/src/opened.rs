@@ -286,10 +286,9 @@ impl Opened {
             None => None,
         };
         // Made of the data that a model was trained on: without a run there are none.
-        let codes = match &named.run {
-            Some(run) => prepare::patch_codes(&recipe, &*source, Some(run.path()), true)?,
-            None => None,
-        };
+        let run = named.run.as_ref();
+        let codes = run.map(|run| prepare::kept_codes(&recipe, run.path()));
+        let codes = codes.transpose()?.flatten();
         Ok(Self {
             path: named.path,
             run: named.run,

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use unimo_batch::{ConfigError, RegionLabels};
 use unimo_data::{
-    Codebook, ConceptReader, Concepts, FurtherText, HideRegions, Joining, LoaderSpec, Offers,
-    PatchCodes, PatchMask, Readable, Rewrite as _, Source, Split, Switch, TextTokenizer,
+    Codebook, CodesConfig, ConceptReader, Concepts, FurtherText, HideRegions, Joining, LoaderSpec,
+    Offers, PatchCodes, PatchMask, Readable, Rewrite as _, Source, Split, Switch, TextTokenizer,
     TokenizerConfig,
 };
 use unimo_objectives::request::{Request, TextForm, What};
@@ -93,13 +93,9 @@ pub fn check_data(recipe: &Recipe, source: &dyn Source) -> Result<(), TrainError
             )));
         }
     }
-    let reader = each.iter().find(|(_, settings)| {
-        let requests = settings.requests();
-        requests.iter().any(|request| match &request.what {
-            What::Text(form) => !request.optional && form.needs_translation(),
-            _ => false,
-        })
-    });
+    let reader = each
+        .iter()
+        .find(|(_, settings)| reads_translations(&settings.requests()));
     if let Some((key, _)) = reader
         && !has_a_translation(source)
     {
@@ -197,19 +193,26 @@ fn check_regions(recipe: &Recipe, source: &dyn Source) -> Result<(), TrainError>
 
 const TRANSLATIONS: &str = "translations";
 
+/// Whether these requests need a text in another language.
+fn reads_translations(requests: &[Request]) -> bool {
+    requests.iter().any(|request| match &request.what {
+        What::Text(form) => !request.optional && form.needs_translation(),
+        _ => false,
+    })
+}
+
 /// What these requests need and a source has not.
 fn lacks(requests: &[Request], offers: &Offers) -> Vec<&'static str> {
     let needed = || requests.iter().filter(|request| !request.optional);
     let image = needed().any(|request| matches!(request.what, What::Image(_) | What::Codes));
     let text = needed().any(|request| matches!(request.what, What::Text(_) | What::Words));
-    let translation = needed().any(|request| match &request.what {
-        What::Text(form) => form.needs_translation(),
-        _ => false,
-    });
     let all = [
         ("images", image && !offers.images),
         ("texts", text && !offers.captions),
-        (TRANSLATIONS, translation && !offers.translations),
+        (
+            TRANSLATIONS,
+            reads_translations(requests) && !offers.translations,
+        ),
     ];
     let lacking = all.into_iter().filter(|(_, lacks)| *lacks);
     lacking.map(|(what, _)| what).collect()
@@ -300,10 +303,11 @@ pub fn patch_codes(
     let Some(config) = &recipe.data.codes else {
         return Ok(None);
     };
-    let own = run.map(|run| run.join(CODEBOOK));
-    if let Some(path) = own.filter(|path| path.is_file()) {
-        let book = Codebook::load(&path)?;
-        let codes = PatchCodes::of_book(book, config, &path)?;
+    if let Some(codes) = run
+        .map(|run| codes_of_run(config, run))
+        .transpose()?
+        .flatten()
+    {
         return Ok(Some(Arc::new(codes)));
     }
     let spec = recipe.data.image_spec();
@@ -328,6 +332,36 @@ pub fn patch_codes(
     )
     .map_err(TrainError::of_recipe)?;
     Ok(Some(Arc::new(codes)))
+}
+
+/// What gives patches the codes that a run was trained with; `None` without `data.codes`.
+///
+/// # Errors
+///
+/// They cannot be read, or the run's codebook is gone: another one, made of other data, would give other codes.
+pub fn kept_codes(recipe: &Recipe, run: &Path) -> Result<Option<Arc<PatchCodes>>, TrainError> {
+    let Some(config) = &recipe.data.codes else {
+        return Ok(None);
+    };
+    let kept = match codes_of_run(config, run)? {
+        Some(codes) => Some(codes),
+        None => PatchCodes::open(config, &recipe.data.image_spec())?,
+    };
+    let kept = kept.ok_or_else(|| TrainError::Run {
+        path: run.to_owned(),
+        reason: format!("lacks {CODEBOOK}, the codes that it was trained with"),
+    })?;
+    Ok(Some(Arc::new(kept)))
+}
+
+/// The codebook in a run's folder, if there is one.
+fn codes_of_run(config: &CodesConfig, run: &Path) -> Result<Option<PatchCodes>, TrainError> {
+    let path = run.join(CODEBOOK);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let book = Codebook::load(&path)?;
+    Ok(Some(PatchCodes::of_book(book, config, &path)?))
 }
 
 /// Keeps a run's codebook in its folder.
