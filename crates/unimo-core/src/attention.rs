@@ -288,11 +288,7 @@ pub fn scaled_dot_product<'a>(
         );
     }
     let scale = 1.0 / (depth as f64).sqrt();
-    let dropped = if queries.is_autodiff() {
-        dropout.probability
-    } else {
-        0.0
-    };
+    let dropped = dropout.share_of(&queries);
     if let Some(mask) = mask.keys {
         assert_eq!(mask.dims(), [rows, k], "mask must be [rows, keys]");
     }

@@ -186,10 +186,17 @@ impl Dropout {
     ///
     /// - x, output: any
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        if self.probability == 0.0 || !x.is_autodiff() {
-            return x;
+        let share = self.share_of(&x);
+        kernels::dropout(x, share)
+    }
+
+    /// Share of the values of `x` that are set to zero: none outside of training.
+    pub fn share_of<const D: usize>(&self, x: &Tensor<D>) -> f64 {
+        if x.is_autodiff() {
+            self.probability
+        } else {
+            0.0
         }
-        kernels::dropout(x, self.probability)
     }
 }
 

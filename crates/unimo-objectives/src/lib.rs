@@ -31,6 +31,7 @@ pub mod features;
 pub mod generation;
 pub mod kept;
 mod labels;
+pub mod lent;
 pub mod objective;
 pub mod others;
 pub mod outcome;
@@ -62,6 +63,7 @@ use unimo_encoders::backbone::BackboneConfig;
 
 pub use crate::context::Context;
 pub use crate::draws::Draws;
+use crate::lent::Lenders;
 pub use crate::objective::{AfterStep, AnsweredBy, Objective, ObjectiveConfig, Predicts, Settings};
 pub use crate::outcome::{ACCURACY, Carry, CarryData, Metric, Outcome};
 pub use crate::pairs::{Fused, Pairs};
@@ -249,40 +251,19 @@ impl DerefMut for Objectives {
 }
 
 impl Objectives {
-    /// The same where objectives have the heads of others that they share, as these are now. A lent head
-    /// is the same parameters once more, so that its gradients add up with the lender's; it is no parameter of the borrower, which
-    /// neither stores nor updates it. Whatever changes parameters calls this.
+    /// The same where objectives have the heads of others that they share, as these are now. Whatever changes parameters calls this.
     fn lent(mut self) -> Self {
         self.lend();
         self
     }
 
     fn lend(&mut self) {
-        let BuiltIn {
-            itc,
-            itm,
-            mlm,
-            ttc,
-            ttm,
-            tlm,
-            psl,
-            mrtm,
-            ..
-        } = &mut *self.built_in;
-        if let Some(ttc) = ttc {
-            ttc.borrow(itc.as_ref());
-        }
-        if let Some(ttm) = ttm {
-            ttm.borrow(itm.as_ref());
-        }
-        if let Some(psl) = psl {
-            psl.borrow(itc.as_ref());
-        }
-        if let Some(tlm) = tlm {
-            tlm.borrow(mlm.as_ref());
-        }
-        if let Some(mrtm) = mrtm {
-            mrtm.borrow(mlm.as_ref());
+        let lenders = Lenders::default()
+            .with(self.itc.as_ref())
+            .with(self.itm.as_ref())
+            .with(self.mlm.as_ref());
+        for (_, objective) in self.each_mut() {
+            objective.borrow_heads(&lenders);
         }
     }
 

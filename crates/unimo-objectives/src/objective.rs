@@ -15,6 +15,7 @@ use crate::ObjectivesConfig;
 use crate::context::Context;
 use crate::contrast::Contrast;
 use crate::encoded::Encoded;
+use crate::lent::Lenders;
 use crate::outcome::{Carry, Outcome};
 use crate::pairs::{Fused, Pairs};
 use crate::partners::Between;
@@ -173,6 +174,9 @@ pub trait Objective {
 
     /// To be called when the backbone has been given other weights before the first step: copies of its weights are made anew.
     fn adopt(&mut self) {}
+
+    /// Takes the heads of others that it shares, as they are now. It is called whenever parameters have changed.
+    fn borrow_heads(&mut self, _lenders: &Lenders) {}
 
     /// Clamps, moving averages and queues, after the optimiser's step.
     fn after_step(&mut self, _after: &AfterStep) {}

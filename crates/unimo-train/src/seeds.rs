@@ -11,6 +11,9 @@ pub(crate) enum Purpose {
     Task,
 }
 
+/// The step of what is drawn beside training. Training has no such step, so none of its batches is drawn alike.
+pub(crate) const NO_STEP: u64 = 0;
+
 /// The seed of a step, micro-batch and purpose.
 pub(crate) fn seed_of(seed: u64, step: u64, micro: usize, purpose: Purpose) -> u64 {
     // SplitMix64's finaliser over the parts in turn.

@@ -54,9 +54,8 @@ mod fused {
 
     use crate::kernels::buffers::{PARALLEL_FROM, floats, tensor, vectorized};
     use crate::kernels::dropout::fused::Mask;
-    use crate::kernels::math::sum2;
     use crate::kernels::product::{Matrix, MatrixMut, product};
-    use crate::kernels::softmax::fused::{HIDDEN, SEEN, Scale, again, normalize};
+    use crate::kernels::softmax::fused::{self as softmax, HIDDEN, SEEN, Scale, again, normalize};
 
     /// Scores that a thread holds at a time, in elements: with their gradients they fit the second cache of a core.
     const SCORES: usize = 64 * 1024;
@@ -360,11 +359,9 @@ mod fused {
                     );
                 });
             }
-            let mut all = [dq, dk, dv].into_iter().zip(lengths);
-            std::array::from_fn(|_| {
-                let (values, length) = all.next().unwrap_or_default();
-                self.result(values, length)
-            })
+            let [queries, keys, values] = lengths;
+            [(dq, queries), (dk, keys), (dv, values)]
+                .map(|(gradient, length)| self.result(gradient, length))
         }
 
         fn backward_head(
@@ -394,7 +391,7 @@ mod fused {
                     let seen = self.how.seen(number / self.heads, query, self.keys_each);
                     again(weights, self.how.scale, seen, scales[query]);
                     self.drop(number, query, slopes);
-                    softmax_slopes(slopes, weights, self.how.scale);
+                    softmax::slopes(slopes, weights, self.how.scale);
                     self.drop(number, query, weights);
                 }
                 let weights = Matrix::new(weights, size, [self.keys_each, 1]);
@@ -410,24 +407,6 @@ mod fused {
                 product(&mut dq.rows(queries), slopes, k, false);
             }
         }
-    }
-
-    /// `dS = scale P (dP - sum(dP P))`, in the place of `dP`.
-    fn softmax_slopes(slopes: &mut [f32], weights: &[f32], scale: f32) {
-        vectorized(
-            #[inline(always)]
-            || {
-                let mean = sum2(
-                    slopes,
-                    weights,
-                    #[inline(always)]
-                    |g, p| g * p,
-                );
-                for (g, &p) in slopes.iter_mut().zip(weights) {
-                    *g = scale * p * (*g - mean);
-                }
-            },
-        );
     }
 
     /// One head of a sample of `[B, H, L, D]`, where it lies.

@@ -292,22 +292,27 @@ pub(super) mod fused {
         let probabilities = floats(&probabilities);
         for_pieces(grad.storage_mut(), keys.max(1), |offset, row| {
             let p = &probabilities[offset..offset + row.len()];
-            vectorized(
-                #[inline(always)]
-                || {
-                    let mean = sum2(
-                        row,
-                        p,
-                        #[inline(always)]
-                        |g, p| g * p,
-                    );
-                    for (g, &p) in row.iter_mut().zip(p) {
-                        *g = scale * p * (*g - mean);
-                    }
-                },
-            );
+            slopes(row, p, scale);
         });
         grad
+    }
+
+    /// The same for one row, in the place of `dP`.
+    pub(in crate::kernels) fn slopes(row: &mut [f32], probabilities: &[f32], scale: f32) {
+        vectorized(
+            #[inline(always)]
+            || {
+                let mean = sum2(
+                    row,
+                    probabilities,
+                    #[inline(always)]
+                    |g, p| g * p,
+                );
+                for (g, &p) in row.iter_mut().zip(probabilities) {
+                    *g = scale * p * (*g - mean);
+                }
+            },
+        );
     }
 }
 

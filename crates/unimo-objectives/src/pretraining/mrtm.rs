@@ -19,12 +19,13 @@ use unimo_batch::{ConfigError, HiddenRegions, MaskSpec, RegionLabels, RegionMask
 use unimo_core::init::Init;
 use unimo_encoders::backbone::BackboneConfig;
 
-use super::mlm::{Mlm, MlmConfig, masks_regions};
+use super::mlm::{Mlm, masks_regions};
 use super::mrm::at_positions;
 use crate::ObjectivesConfig;
 use crate::context::Context;
 use crate::encoded::Encoded;
 use crate::labels::{count_correct, ints, labelled};
+use crate::lent::{Lenders, Lent};
 use crate::objective::{Objective, ObjectiveConfig, Settings};
 use crate::outcome::Outcome;
 use crate::pairs::{Fused, Pairs};
@@ -160,10 +161,7 @@ impl Settings for MrtmConfig {
     }
 
     fn validate_beside(&self, all: &ObjectivesConfig) -> Result<(), ConfigError> {
-        ConfigError::of_section(
-            self.own.is_some() || all.mlm.is_some(),
-            "shares the head of [objectives.mlm], which is absent; give it another by own = { tied = true }",
-        )
+        OwnDecoder::or_lent(self.own.as_ref(), all)
     }
 
     fn validate_with(&self, model: &BackboneConfig) -> Result<(), ConfigError> {
@@ -181,21 +179,11 @@ impl ObjectiveConfig for MrtmConfig {
     type Objective = Mrtm;
 
     fn init(&self, init: &mut Init, model: &BackboneConfig) -> Mrtm {
-        let own = self.own.as_ref().map(|own| {
-            let config = MlmConfig {
-                weight: 1.0,
-                mask: MaskSpec::default(),
-                tied: own.tied,
-                texts_alone: false,
-                patches: None,
-                regions: None,
-                distil: None,
-            };
-            config.init(init, model)
-        });
+        let own = self.own.as_ref();
+        let own = own.map(|own| own.init(MaskSpec::default(), init, model));
         Mrtm {
             own,
-            lent: None,
+            lent: Lent::default(),
             config: self.clone(),
         }
     }
@@ -208,7 +196,7 @@ pub struct Mrtm {
     pub own: Option<Mlm>,
     /// The head that it shares with masked language modelling.
     #[module(skip)]
-    lent: Option<Box<Mlm>>,
+    lent: Lent<Mlm>,
     /// The configuration that it was made from.
     #[module(skip)]
     pub config: MrtmConfig,
@@ -226,13 +214,8 @@ pub(crate) fn of_regions(image: &Tensor<3>, regions: usize) -> Tensor<3> {
 }
 
 impl Mrtm {
-    pub(crate) fn borrow(&mut self, mlm: Option<&Mlm>) {
-        self.lent = mlm.filter(|_| self.own.is_none()).cloned().map(Box::new);
-    }
-
     fn head(&self) -> &Mlm {
-        let head = self.own.as_ref().or(self.lent.as_deref());
-        head.expect("invariant: validation finds a head to share")
+        self.lent.or(self.own.as_ref())
     }
 
     /// The loss of drawn tokens.
@@ -305,6 +288,10 @@ fn vocabulary(hidden: &HiddenRegions) -> &[i32] {
 impl Objective for Mrtm {
     fn settings(&self) -> &dyn Settings {
         &self.config
+    }
+
+    fn borrow_heads(&mut self, lenders: &Lenders) {
+        self.lent.renew(self.own.as_ref(), lenders.of());
     }
 
     fn pairs(&self, encoded: &Encoded, _rng: &mut ChaCha8Rng) -> Vec<Pairs> {

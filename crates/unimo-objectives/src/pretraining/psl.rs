@@ -33,6 +33,7 @@ use crate::ObjectivesConfig;
 use crate::context::Context;
 use crate::contrast;
 use crate::encoded::Encoded;
+use crate::lent::Lenders;
 use crate::objective::{AfterStep, Objective, ObjectiveConfig, Settings};
 use crate::outcome::Outcome;
 use crate::pairs::{Fused, Pairs};
@@ -214,16 +215,6 @@ struct Projections {
 }
 
 impl Psl {
-    pub(crate) fn borrow(&mut self, itc: Option<&Itc>) {
-        self.lent = itc.map(|itc| {
-            let teacher = itc.momentum.as_ref();
-            Box::new(Projections {
-                student: itc.image_projection.clone(),
-                teacher: teacher.and_then(|momentum| momentum.image_projection.clone()),
-            })
-        });
-    }
-
     fn projections(&self) -> &Projections {
         let lent = self.lent.as_deref();
         lent.expect("invariant: validation finds [objectives.itc]")
@@ -312,6 +303,16 @@ fn multi_hot(words: &[Vec<i32>], vocabulary: usize) -> TensorData {
 impl Objective for Psl {
     fn settings(&self) -> &dyn Settings {
         &self.config
+    }
+
+    fn borrow_heads(&mut self, lenders: &Lenders) {
+        self.lent = lenders.of::<Itc>().map(|itc| {
+            let teacher = itc.momentum.as_ref();
+            Box::new(Projections {
+                student: itc.image_projection.clone(),
+                teacher: teacher.and_then(|momentum| momentum.image_projection.clone()),
+            })
+        });
     }
 
     fn pairs(&self, encoded: &Encoded, _rng: &mut ChaCha8Rng) -> Vec<Pairs> {

@@ -16,6 +16,7 @@ use unimo_encoders::backbone::BackboneConfig;
 
 use crate::context::Context;
 use crate::encoded::Encoded;
+use crate::lent::{Lenders, Lent};
 use crate::objective::{Objective, ObjectiveConfig, Settings};
 use crate::outcome::Outcome;
 use crate::pairs::{Fused, Pairs};
@@ -51,6 +52,30 @@ pub struct TlmConfig {
 pub struct OwnDecoder {
     /// Whether the decoder's matrix is the word embedding.
     pub tied: bool,
+}
+
+impl OwnDecoder {
+    /// The decoder.
+    pub(crate) fn init(&self, mask: MaskSpec, init: &mut Init, model: &BackboneConfig) -> Mlm {
+        let config = MlmConfig {
+            weight: 1.0,
+            mask,
+            tied: self.tied,
+            texts_alone: false,
+            patches: None,
+            regions: None,
+            distil: None,
+        };
+        config.init(init, model)
+    }
+
+    /// Checks that there is a decoder: its own, or one to share.
+    pub(crate) fn or_lent(own: Option<&Self>, all: &ObjectivesConfig) -> Result<(), ConfigError> {
+        ConfigError::of_section(
+            own.is_some() || all.mlm.is_some(),
+            "shares the head of [objectives.mlm], which is absent; give it another by own = { tied = true }",
+        )
+    }
 }
 
 impl Settings for TlmConfig {
@@ -98,10 +123,7 @@ impl Settings for TlmConfig {
     }
 
     fn validate_beside(&self, all: &ObjectivesConfig) -> Result<(), ConfigError> {
-        ConfigError::of_section(
-            self.own.is_some() || all.mlm.is_some(),
-            "shares the head of [objectives.mlm], which is absent; give it another by own = { tied = true }",
-        )
+        OwnDecoder::or_lent(self.own.as_ref(), all)
     }
 
     fn validate_with(&self, model: &BackboneConfig) -> Result<(), ConfigError> {
@@ -121,21 +143,11 @@ impl ObjectiveConfig for TlmConfig {
     type Objective = Tlm;
 
     fn init(&self, init: &mut Init, model: &BackboneConfig) -> Tlm {
-        let own = self.own.as_ref().map(|own| {
-            let config = MlmConfig {
-                weight: 1.0,
-                mask: self.mask,
-                tied: own.tied,
-                texts_alone: false,
-                patches: None,
-                regions: None,
-                distil: None,
-            };
-            config.init(init, model)
-        });
+        let own = self.own.as_ref();
+        let own = own.map(|own| own.init(self.mask, init, model));
         Tlm {
             own,
-            lent: None,
+            lent: Lent::default(),
             config: self.clone(),
         }
     }
@@ -148,26 +160,25 @@ pub struct Tlm {
     pub own: Option<Mlm>,
     /// The head that it shares with masked language modelling.
     #[module(skip)]
-    lent: Option<Box<Mlm>>,
+    lent: Lent<Mlm>,
     /// The configuration that it was made from.
     #[module(skip)]
     pub config: TlmConfig,
 }
 
 impl Tlm {
-    pub(crate) fn borrow(&mut self, mlm: Option<&Mlm>) {
-        self.lent = mlm.filter(|_| self.own.is_none()).cloned().map(Box::new);
-    }
-
     fn head(&self) -> &Mlm {
-        let head = self.own.as_ref().or(self.lent.as_deref());
-        head.expect("invariant: validation finds a head to share")
+        self.lent.or(self.own.as_ref())
     }
 }
 
 impl Objective for Tlm {
     fn settings(&self) -> &dyn Settings {
         &self.config
+    }
+
+    fn borrow_heads(&mut self, lenders: &Lenders) {
+        self.lent.renew(self.own.as_ref(), lenders.of());
     }
 
     fn pairs(&self, encoded: &Encoded, _rng: &mut ChaCha8Rng) -> Vec<Pairs> {

@@ -19,6 +19,7 @@ use crate::context::Context;
 use crate::contrast::{self, Contrast, Contrasted};
 use crate::encoded::Encoded;
 use crate::features::Features;
+use crate::lent::{Lenders, Lent};
 use crate::objective::{AfterStep, Objective, ObjectiveConfig, Settings};
 use crate::outcome::Outcome;
 use crate::pairs::Fused;
@@ -137,7 +138,7 @@ impl ObjectiveConfig for TtcConfig {
         });
         Ttc {
             own,
-            lent: None,
+            lent: Lent::default(),
             config: self.clone(),
         }
     }
@@ -150,7 +151,7 @@ pub struct Ttc {
     pub own: Option<Itc>,
     /// The head that it shares with image-text contrast.
     #[module(skip)]
-    lent: Option<Box<Itc>>,
+    lent: Lent<Itc>,
     /// The configuration that it was made from.
     #[module(skip)]
     pub config: TtcConfig,
@@ -161,13 +162,8 @@ const TRANSLATIONS: &str = itc::TEXTS;
 const TEXTS: &str = itc::IMAGES;
 
 impl Ttc {
-    pub(crate) fn borrow(&mut self, itc: Option<&Itc>) {
-        self.lent = itc.filter(|_| self.own.is_none()).cloned().map(Box::new);
-    }
-
     fn head(&self) -> &Itc {
-        let head = self.own.as_ref().or(self.lent.as_deref());
-        head.expect("invariant: validation finds a head to share")
+        self.lent.or(self.own.as_ref())
     }
 }
 
@@ -204,6 +200,10 @@ impl Contrast for Ttc {
 impl Objective for Ttc {
     fn settings(&self) -> &dyn Settings {
         &self.config
+    }
+
+    fn borrow_heads(&mut self, lenders: &Lenders) {
+        self.lent.renew(self.own.as_ref(), lenders.of());
     }
 
     fn contrast(&self) -> Option<&dyn Contrast> {

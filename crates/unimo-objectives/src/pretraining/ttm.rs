@@ -15,6 +15,7 @@ use unimo_encoders::backbone::BackboneConfig;
 
 use crate::context::Context;
 use crate::encoded::Encoded;
+use crate::lent::{Lenders, Lent};
 use crate::objective::{Objective, ObjectiveConfig, Settings};
 use crate::outcome::Outcome;
 use crate::pairs::{Fused, Pairs};
@@ -140,7 +141,7 @@ impl ObjectiveConfig for TtmConfig {
         });
         Ttm {
             own,
-            lent: None,
+            lent: Lent::default(),
             config: self.clone(),
         }
     }
@@ -153,26 +154,25 @@ pub struct Ttm {
     pub own: Option<Itm>,
     /// The head that it shares with image-text matching.
     #[module(skip)]
-    lent: Option<Box<Itm>>,
+    lent: Lent<Itm>,
     /// The configuration that it was made from.
     #[module(skip)]
     pub config: TtmConfig,
 }
 
 impl Ttm {
-    pub(crate) fn borrow(&mut self, itm: Option<&Itm>) {
-        self.lent = itm.filter(|_| self.own.is_none()).cloned().map(Box::new);
-    }
-
     fn head(&self) -> &Itm {
-        let head = self.own.as_ref().or(self.lent.as_deref());
-        head.expect("invariant: validation finds a head to share")
+        self.lent.or(self.own.as_ref())
     }
 }
 
 impl Objective for Ttm {
     fn settings(&self) -> &dyn Settings {
         &self.config
+    }
+
+    fn borrow_heads(&mut self, lenders: &Lenders) {
+        self.lent.renew(self.own.as_ref(), lenders.of());
     }
 
     fn pairs(&self, encoded: &Encoded, rng: &mut ChaCha8Rng) -> Vec<Pairs> {

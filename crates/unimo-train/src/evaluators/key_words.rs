@@ -27,7 +27,7 @@ use crate::interrupt;
 use crate::model::host;
 use crate::recipe::Recipe;
 use crate::recipe::eval::KeyWordsConfig;
-use crate::seeds::{Purpose, seed_of};
+use crate::seeds::{NO_STEP, Purpose, seed_of};
 
 const NAME: &str = "key_words";
 
@@ -36,9 +36,6 @@ const FILE: &str = "key_words.json";
 
 /// So many images have a word, and so many have it not, if it is looked for without being named.
 const LEAST: usize = 5;
-
-/// Training has no such step, so no batch of it is drawn alike.
-const NO_STEP: u64 = 0;
 
 /// Held-out images with their captions, and the words that are looked for.
 pub struct KeyWords {

@@ -25,15 +25,12 @@ use crate::interrupt;
 use crate::prepare::for_keys;
 use crate::recipe::Recipe;
 use crate::recipe::eval::LossesConfig;
-use crate::seeds::{Purpose, seed_of};
+use crate::seeds::{NO_STEP, Purpose, seed_of};
 use crate::step::fetch;
 use crate::tasks::{self, Targets};
 
 /// The name of this evaluator.
 pub const NAME: &str = "losses";
-
-/// Training has no such step, so no batch of it is drawn alike.
-const NO_STEP: u64 = 0;
 
 /// Held-out batches and what they are made with.
 pub struct Losses {
