@@ -29,7 +29,7 @@ Examples:
   cargo xtask compare runs/a runs/b              runs side by side
   cargo xtask unimo --help                       all commands of `unimo`; `cargo xtask train --help` shows the options of one
   cargo xtask check                              all checks that a change has to pass
-  cargo xtask bench step                         seconds per training step; `parity` and `torture` are for developers, too
+  cargo xtask bench step                         seconds per training step; `parity`, `torture` and `trace` are for developers, too
   cargo xtask unimo-dev --help                   all commands for developers
 
 Every command but `check` is one of `unimo` or, where it is for developers, of `unimo-dev`; with all that follows it goes there
@@ -184,6 +184,7 @@ mod tests {
             ("bench --wgpu", Program::Dev),
             ("parity folder", Program::Dev),
             ("torture --seed -1", Program::Dev),
+            ("trace -- train tiny", Program::Dev),
         ] {
             for before in ["", "--features wgpu ", "--features=wgpu,cuda "] {
                 let argv = words(&format!("xtask {before}{line}"));

@@ -29,7 +29,7 @@ pub enum Program {
 
 impl Program {
     /// The commands of `unimo-dev` that `cargo xtask` accepts without its name. `check` is a command of `xtask` itself.
-    const OF_DEV: [&str; 3] = ["bench", "parity", "torture"];
+    const OF_DEV: [&str; 4] = ["bench", "parity", "torture", "trace"];
 
     /// The program that has a command.
     pub fn of(command: &OsStr) -> Self {

@@ -15,6 +15,7 @@ use crate::init::Init;
 use crate::kernels;
 use crate::layers::{Dropout, Linear};
 use crate::mask::{Hidden, PaddingMask};
+use crate::part;
 
 /// The weights of one attention, kept for callers that look into a model.
 ///
@@ -114,6 +115,7 @@ impl Attention {
         mask: impl Into<Hidden<'a>>,
         kept: Option<&mut Vec<Weights>>,
     ) -> Tensor<3> {
+        let _part = part!(Some(query.device()), "attention");
         let heads = self.attend(self.queries(query), memory, mask, kept);
         self.output.forward(heads)
     }

@@ -10,6 +10,7 @@ use crate::init::Init;
 use crate::kernels::recomputed;
 use crate::layers::{Activation, DropPath, Dropout, LayerNorm, Linear};
 use crate::mask::{Hidden, PaddingMask};
+use crate::part;
 use unimo_batch::{ConfigError, config};
 
 /// Sizes shared by every block of an encoder.
@@ -77,6 +78,7 @@ impl FeedForward {
     ///
     /// - x, output: `[B, L, D]`
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let _part = part!(Some(x.device()), "feed-forward layer");
         let inner = self.activation.forward(self.inner.forward(x));
         self.outer.forward(inner)
     }
@@ -118,7 +120,9 @@ pub fn last_states<B>(
         kept.push(x.clone());
     }
     for (i, block) in blocks.iter().enumerate() {
+        let part = part!(Some(x.device()), "block", at = i);
         x = forward(block, x);
+        drop(part);
         if i + 1 + keep >= states {
             kept.push(x.clone());
         }

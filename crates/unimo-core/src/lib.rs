@@ -30,4 +30,5 @@ pub mod lora;
 pub mod mask;
 pub mod outside;
 pub mod parameters;
+pub mod spans;
 pub mod world;

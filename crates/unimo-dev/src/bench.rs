@@ -15,6 +15,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use burn::optim::GradientsParams;
@@ -27,7 +28,7 @@ use rand_chacha::rand_core::SeedableRng;
 use serde::Serialize;
 use unimo_batch::{Batch, Images, MaskedTexts, TAGS, Texts};
 use unimo_core::init::Init;
-use unimo_core::parameters;
+use unimo_core::{parameters, part};
 use unimo_encoders::names::covers;
 use unimo_encoders::output::Keep;
 use unimo_objectives::{Carry, Draws};
@@ -42,6 +43,8 @@ use unimo_train::optimizer::{self, Optimizer};
 use unimo_train::pretrained;
 use unimo_train::recipe::{ComputeDtype, OptimizerConfig};
 use unimo_train::sizes::{Family, PAD, SIZES, Size, backbone};
+
+use crate::trace::Recording;
 
 mod objectives;
 mod work;
@@ -123,9 +126,10 @@ pub struct StepArgs {
     /// that is named as a whole has no dropout.
     #[arg(long, value_name = "PATTERN")]
     freeze: Vec<String>,
-    /// Afterwards, print to stderr how the time is spent.
-    #[arg(long)]
-    profile: bool,
+    /// Afterwards, print to stderr how the time is spent. With a file: also record the parts of as many more steps there, for
+    /// Perfetto or chrome://tracing.
+    #[arg(long, value_name = "FILE")]
+    profile: Option<Option<PathBuf>>,
 }
 
 /// The line that is printed.
@@ -229,10 +233,17 @@ pub fn step(args: &StepArgs) -> Result<Outcome, TrainError> {
         loss,
         note,
     };
-    let profile = if args.profile {
-        Some(bench.profile(args.steps)?)
-    } else {
-        None
+    let profile = match &args.profile {
+        None => None,
+        Some(file) => {
+            if let Some(file) = file {
+                let recording = Recording::begin(file)?;
+                let steps = (0..args.steps).try_for_each(|_| bench.step().map(drop));
+                recording.end()?;
+                steps?;
+            }
+            Some(bench.profile(args.steps)?)
+        }
     };
     Ok(Outcome { record, profile })
 }
@@ -509,9 +520,16 @@ impl Bench {
     /// One step; returns its loss.
     fn step(&mut self) -> Result<f64, TrainError> {
         self.done += 1;
+        let _part = part!(None, "step", step = self.done);
+        let device = || Some(self.device.clone());
+        let forward = part!(device(), "forward");
         let (loss, carries) = self.forward()?;
+        drop(forward);
         if !self.inference {
+            let backward = part!(device(), "backward");
             let gradients = GradientsParams::from_grads(loss.backward(), self.model());
+            drop(backward);
+            let _part = part!(device(), "optimiser");
             self.update(gradients, carries);
         }
         let loss = f64::from(loss.into_scalar::<f32>());

@@ -8,3 +8,4 @@ pub mod parity;
 pub mod search;
 pub mod torture;
 pub mod torture_files;
+pub mod trace;

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use unimo_dev::{backend_check, bench, dtypes, pages, parity, search, torture, torture_files};
+use unimo_dev::{
+    backend_check, bench, dtypes, pages, parity, search, torture, torture_files, trace,
+};
 use unimo_train::error::TrainError;
 use unimo_train::{allocator, pipe};
 
@@ -32,6 +34,9 @@ enum Command {
     /// Check that nothing is lost when a run is killed.
     #[command(subcommand)]
     Torture(Torture),
+    /// Run a command of unimo and record where its time goes, for Perfetto or chrome://tracing.
+    #[command(after_help = TRACE_EXAMPLES)]
+    Trace(trace::TraceArgs),
 }
 
 #[derive(Subcommand)]
@@ -95,8 +100,15 @@ Examples:
     cargo xtask bench step --size tiny
   METER's size in half precision on an NVIDIA GPU:
     cargo xtask bench step --size base --device cuda --dtype bf16 --batch 32
-  Where does the time go?
-    cargo xtask bench step --size small --profile";
+  Where does the time go? A table, and a file for Perfetto:
+    cargo xtask bench step --size small --profile trace.json";
+
+const TRACE_EXAMPLES: &str = "\
+Examples:
+  A few steps of a recipe on data of your own:
+    cargo xtask trace --out trace.json -- train unimo3-small --data pairs.jsonl --set train.steps=5 --train-only
+  A step of noise, without a run:
+    cargo xtask bench step --size small --profile trace.json";
 
 const SEARCH_EXAMPLES: &str = "\
 Examples:
@@ -128,7 +140,7 @@ fn main() -> ExitCode {
     allocator::begin_again();
     pipe::end_quietly_when_closed();
     match run(Cli::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             pipe::end_quietly_if_closed(&error);
             eprintln!("error: {error}");
@@ -137,7 +149,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> Result<(), TrainError> {
+fn run(command: Command) -> Result<ExitCode, TrainError> {
     match command {
         Command::Bench(Bench::Step(args)) => {
             let outcome = bench::step(&args)?;
@@ -145,24 +157,22 @@ fn run(command: Command) -> Result<(), TrainError> {
             if let Some(profile) = outcome.profile {
                 eprint!("{profile}");
             }
-            Ok(())
         }
-        Command::Bench(Bench::Load { folder }) => {
-            println!("{}", bench::load(&folder)?);
-            Ok(())
-        }
-        Command::Bench(Bench::Search(args)) => search::run(&args, &mut |line| println!("{line}")),
-        Command::Bench(Bench::Dtype(args)) => dtypes::run(&args, &mut |line| println!("{line}")),
+        Command::Bench(Bench::Load { folder }) => println!("{}", bench::load(&folder)?),
+        Command::Bench(Bench::Search(args)) => search::run(&args, &mut |line| println!("{line}"))?,
+        Command::Bench(Bench::Dtype(args)) => dtypes::run(&args, &mut |line| println!("{line}"))?,
         Command::Check(Check::Backend(args)) => {
-            backend_check::run(&args, &mut |line| println!("{line}"))
+            backend_check::run(&args, &mut |line| println!("{line}"))?;
         }
-        Command::Check(Check::Pages(args)) => pages::run(&args, &mut |line| println!("{line}")),
-        Command::Parity(args) => parity::run(&args, &mut |line| println!("{line}")),
+        Command::Check(Check::Pages(args)) => pages::run(&args, &mut |line| println!("{line}"))?,
+        Command::Parity(args) => parity::run(&args, &mut |line| println!("{line}"))?,
         Command::Torture(Torture::Resume(args)) => {
-            torture::resume(&args, &mut |line| println!("{line}"))
+            torture::resume(&args, &mut |line| println!("{line}"))?;
         }
         Command::Torture(Torture::Files(args)) => {
-            torture_files::run(&args, &mut |line| println!("{line}"))
+            torture_files::run(&args, &mut |line| println!("{line}"))?;
         }
+        Command::Trace(args) => return trace::run(&args),
     }
+    Ok(ExitCode::SUCCESS)
 }

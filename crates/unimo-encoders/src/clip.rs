@@ -197,7 +197,8 @@ impl ClipTextEncoder {
             keys: Some(&input.mask),
             pairs: Some(&causal),
         };
-        for layer in &self.layers {
+        for (at, layer) in self.layers.iter().enumerate() {
+            let _part = unimo_core::part!(Some(x.device()), "block", at = at);
             x = layer.forward(x, mask);
         }
         self.final_norm.forward(x)

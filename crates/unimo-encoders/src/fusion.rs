@@ -783,6 +783,7 @@ impl CrossModalEncoder {
         let mut image_states = vec![v.clone()];
         let (mut gates, mut attention) = (Vec::new(), Vec::new());
         for layer in 0..self.config.layers {
+            let _part = unimo_core::part!(Some(v.device()), "layer", at = layer);
             let seen = self.text.remember(layer, &v);
             let x = self.text.enter(layer, text, &t, seen.as_ref(), image_mask);
             let y = match &self.image {

@@ -233,7 +233,8 @@ impl JointEncoder {
             pairs: pairs.as_ref(),
         };
         let layers = view.layers.unwrap_or(self.layers.len());
-        for layer in self.layers.iter().take(layers) {
+        for (at, layer) in self.layers.iter().take(layers).enumerate() {
+            let _part = unimo_core::part!(Some(x.device()), "block", at = at);
             x = layer.forward(x, hidden);
         }
         FusionOutput {

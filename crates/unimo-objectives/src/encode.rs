@@ -8,6 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use unimo_batch::{Batch, Images, JOINED, Regions, TAGS, TRANSLATION, Texts};
 use unimo_core::dtype::cast;
 use unimo_core::mask::PaddingMask;
+use unimo_core::part;
 use unimo_encoders::backbone::Backbone;
 use unimo_encoders::features::{ImageFeatures, Pictures, TextFeatures};
 use unimo_encoders::region::RegionInput;
@@ -196,8 +197,11 @@ pub(crate) fn encode(
         prefix,
         shares_images: wanted.shares_images,
     };
+    let reading = part!(Some(device.clone()), "encoders", by = "student");
     student.read(&wanted.student, into.tables_mut(By::Student));
+    drop(reading);
     if let Some(backbone) = models.teacher {
+        let _part = part!(Some(device.clone()), "encoders", by = "teacher");
         let teacher = Reader {
             backbone,
             kept: None,
@@ -285,6 +289,7 @@ impl Reader<'_> {
     }
 
     fn texts(&self, input: &TextInput, wanted: &Readings) -> TextFeatures {
+        let _part = part!(Some(self.device.clone()), "text encoder");
         self.backbone.encode_texts_at(input, &wanted.text_layers)
     }
 
@@ -308,6 +313,7 @@ impl Reader<'_> {
         picture: usize,
         wanted: &Readings,
     ) -> ImageFeatures {
+        let _part = part!(Some(self.device.clone()), "image encoder");
         let layers = &wanted.image_layers;
         self.backbone
             .encode_pictures_at(images, tags, picture, layers)

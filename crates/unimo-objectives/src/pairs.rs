@@ -266,6 +266,11 @@ impl Pass {
     }
 
     fn run(&self, backbone: &Backbone, encoded: &Encoded, keep: Keep) -> FusionOutput {
+        let by = match self.by {
+            By::Student => "student",
+            By::Teacher => "teacher",
+        };
+        let _part = unimo_core::part!(None, "cross-modal encoder", by = by);
         let texts = self.texts(encoded);
         let second = self.second(encoded);
         let images = self.images(encoded);

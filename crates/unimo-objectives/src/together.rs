@@ -28,6 +28,7 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 use unimo_batch::Batch;
 use unimo_core::average;
+use unimo_core::part;
 use unimo_core::world::{Lost, World};
 use unimo_encoders::backbone::Backbone;
 
@@ -297,6 +298,7 @@ impl<'a> Together<'a> {
     ///
     /// A rank is lost.
     pub fn contrast(&mut self) -> Result<Option<Over>, Lost> {
+        let _part = part!(Some(self.device.clone()), "contrast over all micro-batches");
         let all = self.collect()?;
         if all.is_empty() {
             return Ok(None);
@@ -607,6 +609,7 @@ impl<'a> Together<'a> {
     ) {
         let context = self.context(self.backbone, batch, encoded);
         for ((key, objective), fused) in own.into_iter().zip(fused) {
+            let _part = part!(Some(self.device.clone()), "loss", objective = key);
             let mut outcome = objective.loss(&context, fused);
             outcome.without_negative += fused
                 .iter()

@@ -31,6 +31,10 @@ fn is_retrieval(evaluator: &str) -> bool {
     evaluator == "retrieval"
 }
 
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
 fn yes() -> bool {
     true
 }
@@ -74,6 +78,12 @@ pub struct StepRecord {
     /// Micro-batches of the step that lacked what an objective needs, by objective.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub skipped: BTreeMap<String, u64>,
+    /// What losses were multiplied by for their gradients in f16, after the step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<f64>,
+    /// Steps since the last line that changed nothing, because a gradient was too large for f16.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub overflows: u64,
     /// Steps since the last line that each objective was drawn in, if a step trains one of them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tasks: BTreeMap<String, u64>,

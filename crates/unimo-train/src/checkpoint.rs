@@ -20,10 +20,14 @@ use unimo_encoders::weights::{self, SafetensorsFile, TensorInfo};
 use crate::error::TrainError;
 use crate::files;
 use crate::fingerprint::{self, Fingerprint};
+use crate::loss_scale::LossScale;
 use crate::optimizer::Optimizer;
 
 /// Written into every file, so that later versions recognise the format.
 const FORMAT: &str = "unimo-checkpoint-1";
+
+/// The metadata's entry of a loss scale.
+const SCALE: &str = "loss_scale";
 
 /// The state that is saved and loaded together.
 pub struct State<M> {
@@ -33,6 +37,8 @@ pub struct State<M> {
     pub optimizer: Optimizer,
     /// Moving average of the model.
     pub ema: Option<M>,
+    /// How losses are scaled, if they are.
+    pub scale: Option<LossScale>,
     /// Optimiser steps done.
     pub step: u64,
 }
@@ -100,11 +106,14 @@ pub fn save<M: Module>(
     if let Some(ema) = &state.ema {
         tensors.extend(part("ema", parameters::handles(ema)));
     }
-    let metadata = BTreeMap::from([
+    let mut metadata = BTreeMap::from([
         ("format".to_owned(), FORMAT.to_owned()),
         ("step".to_owned(), state.step.to_string()),
         (fingerprint::NAME.to_owned(), begun.note()),
     ]);
+    if let Some(scale) = &state.scale {
+        metadata.insert(SCALE.to_owned(), scale.note());
+    }
     let target = path(folder, state.step);
     files::write_with(&target, |out| {
         let tensors = tensors.iter().map(|(name, lazy)| (name, lazy));
@@ -240,6 +249,15 @@ pub fn load<M: Module>(
     }
     let step = reader.note("step").and_then(|s| s.parse().ok());
     let step = step.ok_or_else(|| wrong("does not say its step".to_owned()))?;
+    // A run that went on in f16 after other steps begins with the first scale.
+    let scale = match (state.scale, reader.note(SCALE)) {
+        (Some(scale), Some(note)) => Some(
+            scale
+                .of_note(note)
+                .ok_or_else(|| wrong(format!("has the {SCALE} \"{note}\", which is none")))?,
+        ),
+        (scale, _) => scale,
+    };
     let model = reader.module("model", state.model)?;
     let ema = match state.ema {
         Some(ema) => Some(reader.module("ema", ema)?),
@@ -253,6 +271,7 @@ pub fn load<M: Module>(
         model,
         optimizer,
         ema,
+        scale,
         step,
     })
 }
@@ -292,6 +311,7 @@ mod tests {
     use unimo_core::layers::Linear;
 
     use super::*;
+    use crate::loss_scale::LossScaleConfig;
     use crate::model::Model;
     use crate::recipe::{BUILT_IN, Overrides, Recipe};
 
@@ -302,6 +322,7 @@ mod tests {
             model: Linear::new(&mut Init::new(&device, seed), 3, width, true),
             optimizer: Optimizer::new(&recipe.train.optimizer, &recipe.model),
             ema: None,
+            scale: None,
             step,
         }
     }
@@ -309,10 +330,18 @@ mod tests {
     #[test]
     fn what_is_saved_comes_back_bit_for_bit() {
         let folder = tempfile::tempdir().unwrap();
-        let saved = state(1, 2, 7);
+        let first = LossScale::new(&LossScaleConfig::default());
+        let saved = State {
+            scale: first.after(true),
+            ..state(1, 2, 7)
+        };
         let path = save(folder.path(), &saved, &Fingerprint::default()).unwrap();
-        let loaded = load(&path, state(2, 2, 0), &Device::flex()).unwrap();
-        assert_eq!(loaded.step, 7);
+        let fresh = State {
+            scale: Some(first),
+            ..state(2, 2, 0)
+        };
+        let loaded = load(&path, fresh, &Device::flex()).unwrap();
+        assert_eq!((loaded.step, loaded.scale), (7, saved.scale));
         assert_eq!(
             parameters::values(&loaded.model),
             parameters::values(&saved.model)
@@ -336,6 +365,7 @@ mod tests {
             model: Model::new(&recipe, &device),
             optimizer: Optimizer::new(&recipe.train.optimizer, &recipe.model),
             ema: None,
+            scale: None,
             step: 7,
         };
         let folder = tempfile::tempdir().unwrap();
@@ -357,6 +387,7 @@ mod tests {
                 model: Model::blank(&recipe, &device),
                 optimizer: Optimizer::new(&recipe.train.optimizer, &recipe.model),
                 ema: None,
+                scale: None,
                 step: 0,
             };
             load(&path, blank, &Device::flex())

@@ -11,6 +11,7 @@
 //! }
 //! ```
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -322,6 +323,8 @@ Examples:
 
 const PLAN_EXAMPLES: &str = "\
 Examples:
+  What fits cards of 24, 40 and 80 GB:
+    unimo plan unimo3-small --data pairs.jsonl --memory 24,40,80
   64 GPUs with links of 100 Gbit/s:
     unimo plan unimo3-base --ranks 64 --bandwidth 100G
   The same with a micro-batch of 0.45 seconds, as measured on one of them:
@@ -449,7 +452,12 @@ pub fn main_with(register: impl FnOnce() -> Result<(), ConfigError>) -> ExitCode
         eprintln!("error: a part of this program cannot be registered: {error}");
         return ExitCode::FAILURE;
     }
-    match run(Cli::parse().command) {
+    run_line(std::env::args_os())
+}
+
+/// Runs a command line whose first part is the program's name. Says what is wrong with it on stderr.
+pub fn run_line(line: impl IntoIterator<Item = OsString>) -> ExitCode {
+    match run(Cli::parse_from(line).command) {
         Ok(()) => ExitCode::SUCCESS,
         // Not an error: the training was asked to end and can be continued.
         Err(stopped @ (TrainError::Stopped { .. } | TrainError::SweepStopped { .. })) => {

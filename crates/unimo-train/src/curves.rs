@@ -15,6 +15,8 @@ pub fn of_step(record: &StepRecord) -> Vec<(String, f64)> {
         ("speed/pairs_per_second".to_owned(), record.pairs_per_second),
         ("speed/wait_seconds".to_owned(), record.wait_seconds),
     ];
+    let scale = record.loss_scale;
+    numbers.extend(scale.map(|scale| ("train/loss_scale".to_owned(), scale)));
     for (objective, said) in &record.losses {
         let said = said.as_object().into_iter().flatten();
         let curves = said.filter(|(name, _)| !COUNTS.contains(&name.as_str()));

@@ -1,4 +1,4 @@
-//! `unimo plan`: what several ranks would give, by a model of what they exchange.
+//! `unimo plan`: what fits the memory of a card (`memory.rs`), and what several ranks would give, by a model of what they exchange.
 //!
 //! With `R` ranks, `k` micro-batches and `n` bytes of gradients, a rank sends `n (R - 1) / R` bytes after each of its `k / R`
 //! micro-batches, and as many once more when the parts of the sum are gathered. So a step takes
@@ -11,15 +11,19 @@
 //! seconds until a message begins to arrive and `c` the number of buckets (Thakur, Rabenseifner and Gropp 2005, with all-to-all in the place
 //! of the reduce-scatter). Nothing is hidden behind the backward pass. Ranks of one machine that share a link have their share of it.
 
+use std::num::NonZeroU64;
 use std::str::FromStr;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use unimo_report::numbers::grouped;
 
 use crate::error::TrainError;
 use crate::names::{self, Learns};
 use crate::ranks::sums;
+use crate::recipe::Recipe;
 use crate::recipes::OneRecipe;
+
+mod memory;
 
 /// Bytes of a value on the wire.
 const VALUE: f64 = size_of::<f32>() as f64;
@@ -31,30 +35,35 @@ const BITS: f64 = 8.0;
 /// TCP and shared memory at the low end, published figures of InfiniBand at the high end.
 const LINKS: [(f64, f64, f64); 3] = [(400e9, 0.85, 5e-6), (100e9, 0.8, 10e-6), (0.0, 0.6, 50e-6)];
 
-/// Estimates the steps of several ranks.
+/// Estimates the memory of a step, or the steps of several ranks.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("what").required(true).multiple(true).args(["memory", "ranks"]))]
 pub struct PlanArgs {
     /// The recipe.
     #[command(flatten)]
     pub recipe: OneRecipe,
+    /// Memory of a card in GB, or several, such as 24,40,80: says which micro-batch fits, and proposes values that keep the samples of a
+    /// step. Trains a few steps on the CPU to measure it, so it needs the data, and the memory of a few samples.
+    #[arg(long, value_name = "GB", value_delimiter = ',')]
+    pub memory: Vec<NonZeroU64>,
     /// The largest number of ranks.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=65536))]
-    pub ranks: u64,
+    pub ranks: Option<u64>,
     /// Bandwidth of each rank's link in bits per second: 10G, 100G, 400G, or 1600G for NVLink.
-    #[arg(long, value_name = "BITS", default_value = "100G")]
+    #[arg(long, value_name = "BITS", default_value = "100G", requires = "ranks")]
     pub bandwidth: Bandwidth,
     /// Seconds of one micro-batch on one rank, forward and backward; `step_seconds` in a run's metrics.jsonl, divided by
     /// train.accumulation. Without it, only what is exchanged is estimated.
-    #[arg(long, value_name = "SECONDS", value_parser = positive)]
+    #[arg(long, value_name = "SECONDS", value_parser = positive, requires = "ranks")]
     pub seconds: Option<f64>,
     /// With gradients exchanged once a step, as by `unimo train --sum-once`.
-    #[arg(long)]
+    #[arg(long, requires = "ranks")]
     pub sum_once: bool,
     /// Share of the bandwidth that is reached [default: 0.6 below 100G, 0.8 below 400G, then 0.85].
-    #[arg(long, value_name = "SHARE", value_parser = share)]
+    #[arg(long, value_name = "SHARE", value_parser = share, requires = "ranks")]
     pub reached: Option<f64>,
     /// Microseconds until a message begins to arrive [default: 50 below 100G, 10 below 400G, then 5].
-    #[arg(long, value_name = "MICROSECONDS", value_parser = positive)]
+    #[arg(long, value_name = "MICROSECONDS", value_parser = positive, requires = "ranks")]
     pub latency: Option<f64>,
 }
 
@@ -127,6 +136,8 @@ struct Load {
     learning: usize,
     /// Micro-batches of a step.
     micro: usize,
+    /// Samples of a step.
+    samples: usize,
     /// Whether gradients are exchanged once a step.
     once: bool,
 }
@@ -154,8 +165,18 @@ impl Load {
 /// The recipe is wrong.
 pub fn run(args: &PlanArgs) -> Result<(), TrainError> {
     let recipe = args.recipe.load()?;
+    if !args.memory.is_empty() {
+        memory::run(&recipe, &args.memory)?;
+    }
+    match args.ranks {
+        Some(ranks) => of_ranks(args, ranks, &recipe),
+        None => Ok(()),
+    }
+}
+
+fn of_ranks(args: &PlanArgs, ranks: u64, recipe: &Recipe) -> Result<(), TrainError> {
     let (mut learning, mut all) = (0, 0);
-    for parameter in names::of(&recipe)? {
+    for parameter in names::of(recipe)? {
         // A size that follows from the data is small beside the encoders.
         let count: usize = parameter
             .shape
@@ -171,6 +192,7 @@ pub fn run(args: &PlanArgs) -> Result<(), TrainError> {
     let load = Load {
         learning,
         micro: train.accumulation,
+        samples: train.accumulation * train.batch_size,
         once: args.sum_once,
     };
     let link = Link::of(args);
@@ -197,12 +219,12 @@ pub fn run(args: &PlanArgs) -> Result<(), TrainError> {
         link.rate / 1e9,
         link.latency * 1e6
     );
-    print!("{}", table(args, load, link, train.batch_size));
+    print!("{}", table(args, ranks, load, link));
     Ok(())
 }
 
-fn table(args: &PlanArgs, load: Load, link: Link, batch_size: usize) -> String {
-    let most = usize::try_from(args.ranks).unwrap_or(usize::MAX);
+fn table(args: &PlanArgs, ranks: u64, load: Load, link: Link) -> String {
+    let most = usize::try_from(ranks).unwrap_or(usize::MAX);
     let possible = (1..=most.min(load.micro)).filter(|ranks| load.micro.is_multiple_of(*ranks));
     let doubled = |ranks: &usize| ranks.is_power_of_two() || *ranks == most;
     let mut lines = "   ranks  micro-batches each  exchange, s".to_owned();
@@ -220,7 +242,7 @@ fn table(args: &PlanArgs, load: Load, link: Link, batch_size: usize) -> String {
             lines += &format!(
                 "  {step:>8.3}  {:>9.0}%  {:>10.1}",
                 100.0 * compute / step,
-                (load.micro * batch_size) as f64 / step
+                load.samples as f64 / step
             );
         }
         lines.push('\n');
@@ -251,6 +273,7 @@ mod tests {
             let load = Load {
                 learning: 330_000_000,
                 micro: ranks,
+                samples: ranks,
                 once: false,
             };
             let link = Link {
@@ -267,6 +290,7 @@ mod tests {
         let load = |micro| Load {
             learning: 1_000_000,
             micro,
+            samples: micro,
             once: false,
         };
         assert_eq!(load(8).exchange(1, LINK), 0.0);

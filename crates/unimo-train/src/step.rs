@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use unimo_batch::Batch;
 use unimo_core::dtype::cast;
 use unimo_core::kernels::SumOfSquares;
+use unimo_core::part;
 use unimo_core::world::World;
 use unimo_objectives::kept::FeatureCache;
 use unimo_objectives::{Carry, CarryData};
@@ -20,6 +21,7 @@ use unimo_objectives::{Draws, ObjectiveResult};
 
 use crate::error::TrainError;
 use crate::interrupt;
+use crate::loss_scale::{can_be_lowered, unscaled};
 use crate::model::Model;
 use crate::optimizer;
 use crate::ranks::sums::{Order, Sum};
@@ -44,6 +46,8 @@ pub(crate) struct Forward<'a> {
     pub step: u64,
     /// Where features of frozen encoders are kept, if they are.
     pub kept: Option<&'a dyn FeatureCache>,
+    /// What losses are multiplied by, if they are scaled.
+    pub scale: Option<f64>,
     /// The checkpoint to go back to if a number is not finite.
     pub last_good: &'a Option<PathBuf>,
 }
@@ -166,7 +170,9 @@ impl Forward<'_> {
         for own in 0..batches.len() {
             let micro = together.number(own);
             let negatives = seed_of(self.seed, self.step, micro, Purpose::Negatives);
+            let forward = part!(Some(self.device.clone()), "forward", micro_batch = micro);
             let result = together.batch(own, Draws::new(negatives))?;
+            drop(forward);
             for name in result.skipped {
                 *skipped.entry(name.to_owned()).or_default() += 1;
             }
@@ -178,15 +184,22 @@ impl Forward<'_> {
             // What learns may be no part of it.
             let tracked = result.loss.filter(|loss| loss.is_tracked());
             let gradients = tracked.map(|loss| {
-                let gradients = loss.backward();
-                GradientsParams::from_grads(gradients, model)
+                let _part = part!(Some(self.device.clone()), "backward", micro_batch = micro);
+                let Some(factor) = self.scale else {
+                    return GradientsParams::from_grads(loss.backward(), model);
+                };
+                let gradients = loss.mul_scalar(factor).backward();
+                let gradients = GradientsParams::from_grads(gradients, model);
+                unscaled(model, gradients, factor)
             });
             sum.add(gradients)?;
         }
         let gradients = sum.whole()?;
         let squares = optimizer::squares(model, &gradients);
         let is_empty = squares.is_empty();
+        let reading = part!(None, "numbers of the step");
         let (numbers, grad_norm) = fetch(&results, squares);
+        drop(reading);
         let told = Told {
             reported: reported(&results, numbers),
             skipped,
@@ -296,7 +309,10 @@ impl Forward<'_> {
                 });
                 (what.collect::<Vec<_>>().join(" and "), micro)
             }
-            None if told.grad_norm.is_finite() => return Ok(()),
+            // The scale is lowered, and the step is left out.
+            None if told.grad_norm.is_finite() || self.scale.is_some_and(can_be_lowered) => {
+                return Ok(());
+            }
             None => ("the gradient".to_owned(), None),
         };
         let (rank, ranks) = (self.world.rank(), self.world.size());

@@ -15,6 +15,7 @@ use serde_json::json;
 use unimo_batch::{Batch, ConfigError};
 use unimo_core::average;
 use unimo_core::parameters;
+use unimo_core::part;
 use unimo_core::world::World;
 use unimo_data::{
     Batches, ConceptReader, DataConfig, Loader, LoaderSpec, PatchCodes, Place, SampleError,
@@ -141,6 +142,8 @@ pub(crate) struct Trainer {
     train_only: bool,
     quiet: bool,
     signals: bool,
+    /// Steps that were left out since the last line of the record, because a gradient was too large for f16.
+    overflows: u64,
     /// Steps of each task since the last line of the record.
     tasks: BTreeMap<String, u64>,
     /// Messages that have been printed already, by objective.
@@ -261,6 +264,23 @@ impl Trainer {
             self.close_features();
         }
         self.finish()
+    }
+
+    /// Takes `steps` steps of each stage, which are not logged, and returns the seconds of the slowest.
+    pub(crate) fn try_out(mut self, steps: u64) -> Result<f64, TrainError> {
+        let mut slowest = 0f64;
+        for stage in self.recipe.stages() {
+            self.begin(&stage)?;
+            self.freeze(&stage)?;
+            let mut loader = self.loader(&stage, 0)?;
+            for step in stage.before + 1..=stage.before + steps {
+                let began = Instant::now();
+                self.step(&stage, step, &mut loader)?;
+                slowest = slowest.max(began.elapsed().as_secs_f64());
+            }
+            self.close_features();
+        }
+        Ok(slowest)
     }
 
     /// Ends the training if a signal asked for it and work remains. The step has been saved.
@@ -419,7 +439,10 @@ impl Trainer {
         step: u64,
         loader: &mut Loader,
     ) -> Result<StepResult, TrainError> {
+        let _part = part!(None, "step", step = step);
+        let waiting = part!(None, "wait for the loader");
         let (batches, wait) = self.batches(step, loader)?;
+        drop(waiting);
         let forward = Forward {
             model: &self.state().model,
             stage,
@@ -428,6 +451,7 @@ impl Trainer {
             order: self.order,
             seed: self.recipe.seed,
             step,
+            scale: self.state().scale.map(|scale| scale.factor),
             kept: self
                 .features
                 .as_ref()
@@ -458,6 +482,8 @@ impl Trainer {
                  `train` of the stage"
             ));
         }
+        let overflowed = !grad_norm.is_finite();
+        self.scale(step, overflowed);
         let config = &self.recipe.train;
         let grad_scale = match config.clip_norm {
             Some(limit) if grad_norm > limit => limit / grad_norm,
@@ -466,24 +492,41 @@ impl Trainer {
         let within = step - stage.before;
         let rate = stage.lr * optimizer::schedule(&stage.schedule, within, stage.steps());
         let decay = config.ema;
+        if overflowed {
+            if let Some(state) = &mut self.state {
+                state.step = step;
+            }
+            return Ok(StepResult {
+                loss,
+                losses,
+                skipped,
+                grad_norm,
+                rate,
+                wait,
+            });
+        }
         let State {
             model,
             mut optimizer,
             ema,
+            scale,
             step: _,
         } = self
             .state
             .take()
             .expect("invariant: the state is back after every step");
-        let scale = grad_scale as f32;
+        let clipped = grad_scale as f32;
+        let update = part!(Some(self.device.clone()), "optimiser");
         let mut model = match &self.owners {
-            None => optimizer.step(model, gradients, rate, within, scale),
+            None => optimizer.step(model, gradients, rate, within, clipped),
             Some(owners) => {
                 let own = owners.own_gradients(&model, gradients);
-                let model = optimizer.step(model, own, rate, within, scale);
+                let model = optimizer.step(model, own, rate, within, clipped);
                 owners.updated(&self.world, model)?
             }
         };
+        drop(update);
+        let _after = part!(Some(self.device.clone()), "after the step");
         model.after_step(carries);
         let ema = match (ema, decay) {
             (Some(average), Some(decay)) => Some(average::update(average, &model, decay)),
@@ -493,6 +536,7 @@ impl Trainer {
             model,
             optimizer,
             ema,
+            scale,
             step,
         });
         Ok(StepResult {
@@ -503,6 +547,24 @@ impl Trainer {
             rate,
             wait,
         })
+    }
+
+    /// Changes the loss scale after a step. A gradient that is not finite where nothing is scaled has ended the step with an error.
+    fn scale(&mut self, step: u64, overflowed: bool) {
+        let Some(state) = &mut self.state else {
+            return;
+        };
+        let Some(after) = state.scale.and_then(|scale| scale.after(overflowed)) else {
+            return;
+        };
+        state.scale = Some(after);
+        if overflowed {
+            self.overflows += 1;
+            let factor = after.factor;
+            self.observers.message(format_args!(
+                "step {step}: a gradient is too large for f16. The step changes nothing, and losses are multiplied by {factor} from here on"
+            ));
+        }
     }
 
     /// Reports once per objective that samples are left out, and why.
@@ -573,6 +635,12 @@ impl Trainer {
             wait_seconds: result.wait,
             losses: losses.collect(),
             skipped: result.skipped.clone(),
+            loss_scale: self.state().scale.map(|scale| scale.factor),
+            overflows: if logged {
+                std::mem::take(&mut self.overflows)
+            } else {
+                0
+            },
             tasks: if logged {
                 std::mem::take(&mut self.tasks)
             } else {

@@ -57,6 +57,17 @@ pub fn start_in(recipe: &Recipe, place: &NewRun, options: &Options) -> Result<Pa
     begin(options, || new(recipe, place, options))
 }
 
+/// Takes `steps` steps of each stage of a new run and returns the seconds of the slowest. There is no checkpoint and no evaluation.
+pub(crate) fn try_out(
+    recipe: &Recipe,
+    folder: &Path,
+    steps: u64,
+    options: &Options,
+) -> Result<f64, TrainError> {
+    let opened = new(recipe, &NewRun::At(folder.to_owned()), options)?;
+    Trainer::new(opened, options)?.try_out(steps)
+}
+
 /// Continues a run from its newest checkpoint.
 ///
 /// # Errors

@@ -182,6 +182,7 @@ mod fused {
             grads: &mut Gradients,
             checkpointer: &mut Checkpointer,
         ) {
+            let _part = crate::part!(None, "attention, backward");
             let (kept, how, scales) = ops.state;
             let [queries, keys, values]: [FlexTensor; 3] =
                 kept.map(|id| forwards(checkpointer.retrieve_node_output(id)));

@@ -311,6 +311,7 @@ mod fused {
         type State = Again;
 
         fn backward(self, ops: Ops<Again, N>, grads: &mut Gradients, _: &mut Checkpointer) {
+            let _part = crate::part!(None, "block, forward again and backward");
             let grad = grads.consume::<Flex>(&ops.node);
             let Again {
                 block,

@@ -103,6 +103,7 @@ impl CrossModalEncoder {
         let mut kept = Kept::default();
         let mut own = Vec::new();
         for (at, (block, layer)) in blocks.iter().zip(&self.shared).enumerate() {
+            let _part = unimo_core::part!(Some(x.device()), "block", at = at);
             let last = class && at + 1 == blocks.len();
             let mut across = Vec::new();
             let keeps = (keep == Keep::Attention).then_some(&mut across);

@@ -187,6 +187,8 @@ fn records_survive_being_written() {
         wait_seconds: 0.01,
         losses: losses.as_object().cloned().unwrap_or_default(),
         skipped: BTreeMap::new(),
+        loss_scale: None,
+        overflows: 0,
         tasks: BTreeMap::new(),
         elapsed_seconds: 5.0,
     };

@@ -30,6 +30,11 @@ pub(crate) fn state(
     });
     agree(world, "the parameters", shapes.collect())?;
     let step = world.from_first("the step of rank 0", || state.step)?;
+    let note = || state.scale.map(|scale| scale.note());
+    let note = world.from_first("the loss scale of rank 0", note)?;
+    let scale = state
+        .scale
+        .map(|own| note.and_then(|note| own.of_note(&note)).unwrap_or(own));
     let model = module(world, state.model)?;
     let ema = state.ema.map(|ema| module(world, ema)).transpose()?;
     let mut optimizer = state.optimizer;
@@ -61,6 +66,7 @@ pub(crate) fn state(
         model,
         optimizer,
         ema,
+        scale,
         step,
     })
 }

@@ -7,6 +7,8 @@ use unimo_batch::{ConfigError, config};
 use unimo_core::lora::LoraSpec;
 use unimo_encoders::names::covers;
 
+use crate::loss_scale::{LossScale, LossScaleConfig};
+
 /// The dtype of activations; parameters, optimiser and losses are always f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -16,7 +18,7 @@ pub enum ComputeDtype {
     F32,
     /// Half precision with the range of f32, for GPUs that support it.
     Bf16,
-    /// Half precision with a small range; gradients may vanish without loss scaling.
+    /// Half precision with a small range, whose losses are scaled ([`LossScaleConfig`]).
     F16,
 }
 
@@ -34,6 +36,9 @@ pub struct TrainConfig {
     /// The dtype of activations.
     #[serde(default)]
     pub dtype: ComputeDtype,
+    /// How losses are scaled with dtype = "f16"; absent: from 65536 on, doubled after 2,000 steps, halved where a gradient overflows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<LossScaleConfig>,
     /// Whether less is kept for the backward pass, and computed again in it. On the CPU in f32 these are whole blocks of all encoders, which
     /// keep their inputs alone: a step takes about a third more time, and its results are the same but for the order of sums. On other
     /// devices and in other dtypes these are burn's element-wise operations.
@@ -240,6 +245,12 @@ impl Default for ScheduleConfig {
 }
 
 impl TrainConfig {
+    /// How losses are scaled at the start of a run, if they are.
+    pub fn first_scale(&self) -> Option<LossScale> {
+        let scaled = self.dtype == ComputeDtype::F16;
+        scaled.then(|| LossScale::new(&self.loss_scale.unwrap_or_default()))
+    }
+
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {
         ConfigError::unless(self.steps > 0, "steps", self.steps, "must be at least 1")?;
         config::positive("batch_size", self.batch_size)?;
@@ -253,6 +264,15 @@ impl TrainConfig {
         }
         if let Some(norm) = self.clip_norm {
             config::above_zero("clip_norm", norm)?;
+        }
+        if let Some(scale) = self.loss_scale {
+            scale.validate().map_err(|e| e.within("loss_scale"))?;
+            ConfigError::unless(
+                self.dtype == ComputeDtype::F16,
+                "loss_scale",
+                format_args!("initial = {}", scale.initial),
+                "changes nothing without train.dtype = \"f16\"",
+            )?;
         }
         if let Some(decay) = self.ema {
             config::probability("ema", decay)?;

@@ -101,6 +101,7 @@ impl Trainer {
             optimizer: Optimizer::new(&recipe.train.optimizer, &recipe.model),
             model,
             ema,
+            scale: recipe.train.first_scale(),
             step: 0,
         };
         let folder = run.checkpoints();
@@ -239,6 +240,7 @@ impl Trainer {
             last_good,
             before,
             began: Instant::now(),
+            overflows: 0,
             tasks: BTreeMap::new(),
             said: BTreeSet::new(),
             failed: None,
