@@ -17,6 +17,9 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 /// Sums of a few numbers in f64.
 const SUM_TOLERANCE: f64 = 1e-12;
 
+/// Relative difference of the gradient's norm between f16, which has 11 binary digits, and f32, over some twenty operations.
+const NORM_IN_F16: f64 = 0.02;
+
 const STEPS: u64 = 6;
 const STOP: u64 = 3;
 
@@ -125,6 +128,65 @@ fn a_run_stopped_and_resumed_ends_as_one_that_was_not() {
         None
     );
     assert_eq!(curve(&whole), curve(&stopped));
+}
+
+/// A factor whose gradients overflow at first: steps are left out and counted until it fits, and it is where it was after a resume.
+#[test]
+fn the_loss_scale_of_f16_is_in_checkpoints() {
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = tempfile::tempdir().unwrap();
+    let scaled = |initial: u64| {
+        let scale = format!("train.loss_scale={{ initial = {initial}, grow_after = 2 }}");
+        recipe(&["train.dtype=f16", &scale])
+    };
+    let whole = folder.path().join("whole");
+    training::start(&scaled(1 << 30), &whole, &options()).unwrap();
+    let lines = |run: &Path| -> Vec<serde_json::Value> {
+        let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+        let lines = text.lines();
+        lines
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    };
+    let mut factor = f64::from(1 << 30);
+    let mut good = 0;
+    for line in lines(&whole) {
+        let overflowed = line["overflows"].as_u64().unwrap_or_default() == 1;
+        assert_eq!(overflowed, line["grad_norm"].is_null(), "{line}");
+        good = if overflowed { 0 } else { good + 1 };
+        if overflowed {
+            factor /= 2.0;
+        } else if good == 2 {
+            (factor, good) = (2.0 * factor, 0);
+        }
+        assert_eq!(line["loss_scale"], factor, "{line}");
+    }
+    assert!(
+        lines(&whole)[0]["overflows"] == 1,
+        "the first step overflows"
+    );
+
+    let stopped = folder.path().join("stopped");
+    fs::create_dir_all(stopped.join("checkpoints")).unwrap();
+    for name in ["recipe.toml", "tokenizer.json"] {
+        fs::copy(whole.join(name), stopped.join(name)).unwrap();
+    }
+    let checkpoint = |run: &Path, step| checkpoint::path(&run.join("checkpoints"), step);
+    fs::copy(checkpoint(&whole, STOP), checkpoint(&stopped, STOP)).unwrap();
+    training::resume(&stopped, &options()).unwrap();
+    assert_eq!(
+        tensors_differ(&last(&whole), &last(&stopped)).unwrap(),
+        None
+    );
+
+    // What is scaled is divided again: the gradient is that of f32, up to f16's rounding.
+    let norm = |recipe: Recipe, name: &str| {
+        let run = folder.path().join(name);
+        training::start(&recipe, &run, &options()).unwrap();
+        lines(&run)[0]["grad_norm"].as_f64().unwrap()
+    };
+    let (half, single) = (norm(scaled(1024), "half"), norm(recipe(&[]), "single"));
+    assert!((half / single - 1.0).abs() < NORM_IN_F16, "{half} {single}");
 }
 
 /// The systems of other papers, small, each with all that it carries from step to step.

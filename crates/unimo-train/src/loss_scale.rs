@@ -5,14 +5,12 @@
 //! out and the factor halved; after many good steps it is doubled (Micikevicius and others 2018; the numbers are those of PyTorch's
 //! `GradScaler`).
 
-use burn::module::Param;
+use burn::module::{Module, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use unimo_batch::ConfigError;
 use unimo_core::parameters::{self, See};
-
-use crate::model::Model;
 
 /// The smallest factor: with it nothing is scaled, so a smaller one would not help.
 const LEAST: f64 = 1.0;
@@ -120,7 +118,11 @@ pub(crate) fn can_be_lowered(factor: f64) -> bool {
 }
 
 /// Gradients of the loss, from those of the scaled loss. Exact, since the factor is a power of two.
-pub(crate) fn unscaled(model: &Model, gradients: GradientsParams, factor: f64) -> GradientsParams {
+pub(crate) fn unscaled<M: Module>(
+    model: &M,
+    gradients: GradientsParams,
+    factor: f64,
+) -> GradientsParams {
     struct Walk {
         gradients: GradientsParams,
         by: f64,

@@ -61,7 +61,8 @@ impl Measured {
     /// # Errors
     ///
     /// The recipe cannot be trained here, or the system does not tell how much memory a process has had.
-    fn of(recipe: &Recipe) -> Result<Self, TrainError> {
+    fn of(recipe: &Recipe, together: usize) -> Result<Self, TrainError> {
+        let most = together.clamp(2 * LEAST, MOST);
         let folder = tempfile::Builder::new().prefix("unimo-plan-").tempdir();
         let temporary = std::env::temp_dir();
         let folder = folder.map_err(TrainError::file("write", &temporary))?;
@@ -81,6 +82,10 @@ impl Measured {
                     "--memory needs the largest size that this process had, which this system does not tell; Linux does".to_owned(),
                 )
             })?;
+            eprintln!(
+                "{samples} samples: {:.2} GB, {seconds:.2} s a step",
+                peak as f64 / GIGA
+            );
             Ok((peak as f64, seconds))
         };
         let mut samples = LEAST;
@@ -88,7 +93,7 @@ impl Measured {
         loop {
             let (peak, seconds) = step(2 * samples)?;
             let grown = peak - before;
-            if grown >= WORTH as f64 || 2 * samples >= MOST {
+            if grown >= WORTH as f64 || 4 * samples > most {
                 let sample = grown / samples as f64;
                 return Ok(Self {
                     fixed: (before - sample * samples as f64).max(0.0),
@@ -134,7 +139,7 @@ pub(super) fn run(recipe: &Recipe, cards: &[NonZeroU64]) -> Result<(), TrainErro
     eprintln!(
         "measuring: {STEPS} steps of each stage on this CPU, with micro-batches of {LEAST} samples and more"
     );
-    let measured = Measured::of(recipe)?;
+    let measured = Measured::of(recipe, together)?;
     print!("{}", table(measured, together, cards));
     Ok(())
 }
