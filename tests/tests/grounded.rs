@@ -183,6 +183,7 @@ mod heads {
             gates: Vec::new(),
             attention: Vec::new(),
             class_attention: None,
+            text_attention: None,
         };
         let logits = head.logits(&backbone, &fused);
         reference.output("logits", &logits);

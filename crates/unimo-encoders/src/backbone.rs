@@ -744,6 +744,7 @@ impl Backbone {
                 gates: Vec::new(),
                 attention: Vec::new(),
                 class_attention: None,
+                text_attention: None,
             };
         };
         assert!(
@@ -804,6 +805,7 @@ impl Backbone {
             gates: Vec::new(),
             attention: kept.attention,
             class_attention: kept.class,
+            text_attention: kept.text,
         }
     }
 
@@ -835,6 +837,7 @@ impl Backbone {
                 gates: Vec::new(),
                 attention: kept.attention,
                 class_attention: None,
+                text_attention: None,
             };
         }
         let alone = self.fusion.as_ref().filter(|fusion| fusion.image.is_none());

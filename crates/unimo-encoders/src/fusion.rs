@@ -782,6 +782,7 @@ impl CrossModalEncoder {
         let mut text_states = vec![t.clone()];
         let mut image_states = vec![v.clone()];
         let (mut gates, mut attention) = (Vec::new(), Vec::new());
+        let mut of_text_alone = None;
         for layer in 0..self.config.layers {
             let _part = unimo_core::part!(Some(v.device()), "layer", at = layer);
             let seen = self.text.remember(layer, &v);
@@ -804,15 +805,26 @@ impl CrossModalEncoder {
                 levels: self.memory(text, &text_states),
             });
             let (new_t, text_gates, text_attention) =
-                self.text.layers[layer].forward((x, hidden), Some(of_image), keep);
+                self.text.layers[layer].forward((x, hidden), Some(of_image), keep.of_layer(layer));
             let (new_v, image_gates, image_attention) = match &self.image {
                 None => (y, None, StreamAttention::default()),
-                Some(stream) => stream.layers[layer].forward((y, image_mask.into()), of_text, keep),
+                Some(stream) => {
+                    let keep = match keep {
+                        Keep::TextAttention(_) => Keep::Nothing,
+                        keep => keep,
+                    };
+                    stream.layers[layer].forward((y, image_mask.into()), of_text, keep)
+                }
             };
-            if let (true, Some(text), Some(image)) =
-                (keep != Keep::Nothing, text_gates, image_gates)
-            {
+            if let (true, Some(text), Some(image)) = (
+                matches!(keep, Keep::Gates | Keep::Attention),
+                text_gates,
+                image_gates,
+            ) {
                 gates.push(LayerGates { text, image });
+            }
+            if keep == Keep::TextAttention(layer) {
+                of_text_alone = text_attention.mean();
             }
             if keep == Keep::Attention {
                 attention.push(LayerAttention {
@@ -831,6 +843,7 @@ impl CrossModalEncoder {
             gates,
             attention,
             class_attention: None,
+            text_attention: of_text_alone,
         }
     }
 

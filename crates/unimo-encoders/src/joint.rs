@@ -247,6 +247,7 @@ impl JointEncoder {
             gates: Vec::new(),
             attention: Vec::new(),
             class_attention: None,
+            text_attention: None,
         }
     }
 

@@ -23,6 +23,9 @@ pub struct FusionOutput {
     pub attention: Vec<LayerAttention>,
     /// `[B, H, Lt]`: what the first position of each text attends to in the text itself, in the last layer; `None` unless asked for.
     pub class_attention: Option<Tensor<3>>,
+    /// `[B, Lt, Lv]`: what the texts attend to in the image, in one layer, the mean over its heads; `None` unless asked for
+    /// ([`Keep::TextAttention`]).
+    pub text_attention: Option<Tensor<3>>,
 }
 
 impl FusionOutput {
@@ -62,6 +65,7 @@ impl FusionOutput {
             text: fixed(self.text),
             image: fixed(self.image),
             class_attention: fixed(self.class_attention),
+            text_attention: fixed(self.text_attention),
             ..self
         }
     }
@@ -85,6 +89,7 @@ impl FusionOutput {
                 .class_attention
                 .as_ref()
                 .map(|weights| rows.of(weights)),
+            text_attention: self.text_attention.as_ref().map(|weights| rows.of(weights)),
         }
     }
 }
@@ -98,6 +103,38 @@ pub enum Keep {
     Gates,
     /// [`FusionOutput::gates`] and [`FusionOutput::attention`].
     Attention,
+    /// [`FusionOutput::text_attention`] of this layer, counted from 0; the others keep nothing.
+    TextAttention(usize),
+}
+
+impl Keep {
+    /// What a layer keeps.
+    #[must_use]
+    pub fn of_layer(self, layer: usize) -> Self {
+        match self {
+            Self::TextAttention(at) if at == layer => Self::Attention,
+            Self::TextAttention(_) => Self::Nothing,
+            other => other,
+        }
+    }
+}
+
+impl StreamAttention {
+    /// The weights of the attention to the other stream, the mean over heads: of that to its state before the layer or, without it, to its
+    /// levels.
+    ///
+    /// # Shapes
+    ///
+    /// - output: `[B, Q, K]`; `None` if nothing was kept
+    pub fn mean(&self) -> Option<Tensor<3>> {
+        let over_heads = |weights: &Weights| weights.values().mean_dim(1).squeeze_dim::<3>(1);
+        if let Some(in_layer) = &self.in_layer {
+            return Some(over_heads(in_layer));
+        }
+        let levels = self.cross_layer.iter().map(over_heads);
+        let sum = levels.reduce(|sum, weights| sum + weights)?;
+        Some(sum.div_scalar(self.cross_layer.len() as f64))
+    }
 }
 
 /// One layer's attention between the streams.

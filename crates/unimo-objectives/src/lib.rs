@@ -210,6 +210,7 @@ objectives! {
     mrm: pretraining::mrm::MrmConfig;
     mim: pretraining::mim::MimConfig;
     psl: pretraining::psl::PslConfig;
+    locate: tasks::locate::LocateConfig;
     mrtm: pretraining::mrtm::MrtmConfig;
     regions: pretraining::regions::RegionsConfig;
     ttc: pretraining::ttc::TtcConfig;

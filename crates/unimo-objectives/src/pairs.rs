@@ -37,6 +37,8 @@ pub struct Pairs {
     pub sides: Sides,
     /// Whether the first position's attention within its text is read, [`FusionOutput::class_attention`].
     pub class_attention: bool,
+    /// The layer of the cross-modal encoder whose attention of texts to images is read, [`FusionOutput::text_attention`].
+    pub text_attention: Option<usize>,
     /// Samples for which a wrong partner was wanted and not found, because all others show the same image.
     pub without_negative: usize,
 }
@@ -211,6 +213,7 @@ struct Pass {
     /// What any of the pairs reads.
     sides: Sides,
     class_attention: bool,
+    text_attention: Option<usize>,
     /// The rows of text and image in their tables.
     rows: Vec<Row>,
     places: HashMap<Row, usize>,
@@ -230,6 +233,7 @@ impl Pass {
             layers: pairs.layers,
             sides: pairs.sides,
             class_attention: pairs.class_attention,
+            text_attention: pairs.text_attention,
             rows: Vec::new(),
             places: HashMap::new(),
         }
@@ -245,12 +249,16 @@ impl Pass {
             && self.text == other.text
             && self.image == other.image
             && self.second == other.second
+            && (self.text_attention.is_none()
+                || other.text_attention.is_none()
+                || self.text_attention == other.text_attention)
     }
 
     /// Adds the pairs that are not there yet; returns the row of each pair.
     fn add(&mut self, pairs: &Pairs) -> Vec<usize> {
         self.sides = self.sides.and(pairs.sides);
         self.class_attention |= pairs.class_attention;
+        self.text_attention = self.text_attention.or(pairs.text_attention);
         (0..pairs.len())
             .map(|i| {
                 let text = pairs.texts.get(i).map(|text| (pairs.text.clone(), *text));
@@ -271,6 +279,10 @@ impl Pass {
             By::Teacher => "teacher",
         };
         let _part = unimo_core::part!(None, "cross-modal encoder", by = by);
+        let keep = match (keep, self.text_attention) {
+            (Keep::Nothing, Some(layer)) => Keep::TextAttention(layer),
+            (keep, _) => keep,
+        };
         let texts = self.texts(encoded);
         let second = self.second(encoded);
         let images = self.images(encoded);
@@ -303,6 +315,7 @@ impl Pass {
             (Some(text), Some(own)) if text.dims()[1] > own => FusionOutput {
                 text: Some(text.narrow(1, 0, own)),
                 class_attention: fused.class_attention.map(|w| w.narrow(2, 0, own)),
+                text_attention: fused.text_attention.map(|w| w.narrow(1, 0, own)),
                 ..fused
             },
             (text, _) => FusionOutput { text, ..fused },

@@ -47,6 +47,8 @@ pub struct Kept {
     pub attention: Vec<LayerAttention>,
     /// `[B, H, L]`: the self-attention of the first position in the last block, if asked for.
     pub class: Option<Tensor<3>>,
+    /// `[B, L, K]`: the attention to the memory in one block, the mean over its heads, if asked for.
+    pub text: Option<Tensor<3>>,
 }
 
 impl SharedLayer {
@@ -106,17 +108,20 @@ impl CrossModalEncoder {
             let _part = unimo_core::part!(Some(x.device()), "block", at = at);
             let last = class && at + 1 == blocks.len();
             let mut across = Vec::new();
-            let keeps = (keep == Keep::Attention).then_some(&mut across);
+            let keeps = (keep.of_layer(at) == Keep::Attention).then_some(&mut across);
             let own = last.then_some(&mut own);
             x = block.forward_around(x, hidden, own, |a| layer.read(a, memory, keeps));
-            if keep == Keep::Attention {
-                kept.attention.push(LayerAttention {
-                    text: StreamAttention {
-                        in_layer: across.pop(),
-                        ..StreamAttention::default()
-                    },
+            let text = StreamAttention {
+                in_layer: across.pop(),
+                ..StreamAttention::default()
+            };
+            match keep {
+                Keep::Attention => kept.attention.push(LayerAttention {
+                    text,
                     image: StreamAttention::default(),
-                });
+                }),
+                Keep::TextAttention(layer) if layer == at => kept.text = text.mean(),
+                _ => {}
             }
         }
         kept.class = own.pop().map(|weights| {

@@ -10,6 +10,7 @@
 //! | [`classes`] | the class of an image | the image encoder | cross-entropy |
 //! | [`sentences`] | the class of a text, or a number | the text encoder, or one stream over it | cross-entropy, or squared error |
 //! | [`grounding`] | the box that an expression refers to | the fused pair | distance of the coordinates, and generalised IoU |
+//! | [`locate`] | the same box, from the attention that it supervises | attention of the text to patches | divergence from where the box lies |
 //! | [`region_scoring`] | which region an expression refers to | single states of the fused pair | squared error of cosine and IoU |
 //!
 //! A task reads its labels from the [targets](unimo_batch::Batch::targets) of a batch. [`Settings::predicts`] says what it predicts,
@@ -23,6 +24,7 @@ pub mod classes;
 pub mod grounding;
 pub mod head;
 pub mod labels;
+pub mod locate;
 pub mod nlvr2;
 pub mod pair;
 pub mod ranking;

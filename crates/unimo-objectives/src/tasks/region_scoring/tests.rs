@@ -104,6 +104,7 @@ fn scores_are_cosines_of_first_state_and_regions() {
         gates: Vec::new(),
         attention: Vec::new(),
         class_attention: None,
+        text_attention: None,
     };
     let scoring = RegionScoring {
         dropout: Dropout::new(0.0),
