@@ -492,7 +492,12 @@ impl DataConfig {
     /// Removes every file that its sources read. [`take_from`](Self::take_from) then gives only the files at its path, and no split
     /// of another data set remains.
     pub fn forget_files(&mut self) {
-        (self.coco, self.vqa, self.images) = (None, None, None);
+        (self.coco, self.vqa) = (None, None);
+        if let Some(images) = &mut self.images {
+            images.train.clear();
+            images.val.clear();
+            images.test.clear();
+        }
         if let Some(karpathy) = &mut self.karpathy {
             karpathy.images = PathBuf::new();
         }

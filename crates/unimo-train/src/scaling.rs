@@ -11,7 +11,6 @@
 //! seconds until a message begins to arrive and `c` the number of buckets (Thakur, Rabenseifner and Gropp 2005, with all-to-all in the place
 //! of the reduce-scatter). Nothing is hidden behind the backward pass. Ranks of one machine that share a link have their share of it.
 
-use std::num::NonZeroU64;
 use std::str::FromStr;
 
 use clap::{ArgGroup, Args};
@@ -44,8 +43,8 @@ pub struct PlanArgs {
     pub recipe: OneRecipe,
     /// Memory of a card in GB, or several, such as 24,40,80: says which micro-batch fits, and proposes values that keep the samples of a
     /// step. Trains a few steps on the CPU to measure it, so it needs the data, and the memory of a few samples.
-    #[arg(long, value_name = "GB", value_delimiter = ',')]
-    pub memory: Vec<NonZeroU64>,
+    #[arg(long, value_name = "GB", value_delimiter = ',', value_parser = positive)]
+    pub memory: Vec<f64>,
     /// The largest number of ranks.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=65536))]
     pub ranks: Option<u64>,

@@ -15,6 +15,7 @@ use unimo_batch::{Entailment, TextRole};
 use crate::error::{DataError, Place, ReadError, SampleError};
 use crate::images::{self, Limits};
 use crate::order::draws::{Stream, hash_path};
+use crate::sources::given::Held;
 use crate::sources::label::Label;
 use crate::sources::left_out::{LeftOut, WITHOUT_TEXT};
 use crate::sources::listed::columns::{Grouped, Texts};
@@ -123,6 +124,8 @@ pub struct Listed {
     splits: BySplit<Vec<u32>>,
     /// Share that is held out if the files do not say.
     pub(super) fraction: f64,
+    /// Splits that have files of their own, so that rows of other files which name them are left out.
+    pub(super) own_files: Vec<Split>,
     rejected: Vec<SampleError>,
     left_out: LeftOut,
     clamped: u64,
@@ -147,6 +150,7 @@ impl Listed {
             referred: Vec::new(),
             splits: BySplit::default(),
             fraction: 0.0,
+            own_files: Vec::new(),
             rejected: Vec::new(),
             left_out: LeftOut::new("items"),
             clamped: 0,
@@ -207,6 +211,14 @@ impl Listed {
             named: false,
         });
         (self.rows.len() - 1) as u32
+    }
+
+    /// Whether a file takes a row that names its split: files of held-out samples take their own, others those of splits without files.
+    pub(crate) fn takes(&self, split: Split, held: Held) -> bool {
+        match held {
+            Held::All(own @ (Split::Val | Split::Test)) => split == own,
+            Held::All(Split::Train) | Held::Share(_) => !self.own_files.contains(&split),
+        }
     }
 
     /// Records that the file says which split a sample is of.

@@ -88,6 +88,9 @@ impl<P: Part> SourceConfig for Parts<P> {
 
     fn open(&self, limits: &Limits) -> Result<Arc<dyn Source>, DataError> {
         let mut table = Listed::new(P::NAME, limits);
+        let own = [(Split::Val, &self.val), (Split::Test, &self.test)];
+        let own = own.into_iter().filter(|(_, part)| part.is_some());
+        table.own_files = own.map(|(split, _)| split).collect();
         match &self.val {
             None => {
                 table.fraction = self.val_fraction;

@@ -237,7 +237,13 @@ impl Part for VqaPart {
                     let split = match split {
                         None => held.of(&image),
                         Some(named) => match Split::of_name(&named) {
-                            Some(split) => split,
+                            Some(split) if table.takes(split, held) => split,
+                            Some(_) => {
+                                table.leave_out(format!(
+                                    "of the split {named:?}, where another file is given for a split"
+                                ));
+                                return Ok(());
+                            }
                             None => {
                                 table.leave_out(format!("of the split {named:?}"));
                                 return Ok(());
@@ -605,6 +611,30 @@ mod tests {
             matches!(&*notes, [note] if note.contains("of 1 images which split")),
             "{notes:?}"
         );
+    }
+
+    /// A file for a split takes its place: rows of the training file that name it are left out, and counted, and so are rows of other splits in
+    /// the file of one.
+    #[test]
+    fn a_file_of_a_split_stands_for_the_rows_that_name_it() {
+        let row = |image: &str, split: &str| {
+            format!(
+                "{{\"image\": \"{image}\", \"question\": \"{image}?\", \"answer\": \"a\", \"split\": \"{split}\"}}\n"
+            )
+        };
+        let own = row("0.png", "train") + &row("1.png", "test") + &row("2.png", "val");
+        let other = row("3.png", "test") + &row("4.png", "train");
+        let folder = folder(&[("q.jsonl", &own), ("t.jsonl", &other), ("i/0.png", "2x2")]);
+        let alone = DATA.replace("q.json", "q.jsonl");
+        let test = "[vqa.test]\nquestions = \"t.jsonl\"\nimages = \"i\"\n";
+        let source = open(&folder, &alone).unwrap();
+        assert_eq!(captions(&*source, Split::Test), [vec!["1.png?"]]);
+        let source = open(&folder, &format!("{alone}{test}")).unwrap();
+        assert_eq!(captions(&*source, Split::Test), [vec!["3.png?"]]);
+        assert_eq!(captions(&*source, Split::Val), [vec!["2.png?"]]);
+        assert_eq!(captions(&*source, Split::Train), [vec!["0.png?"]]);
+        let told = source.describe();
+        assert!(told.contains("2 items left out"), "{told}");
     }
 
     #[test]

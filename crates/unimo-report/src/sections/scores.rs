@@ -91,12 +91,18 @@ pub(crate) fn scores(folder: &RunFolder) -> Option<Section> {
     Some(Section {
         anchor: "scores",
         title: "Other evaluations",
-        lead: format!(
-            "The last one is of {} images and {} texts: {}.",
-            last.images, last.texts, last.split
-        ),
+        lead: format!("The last one is of {}: {}.", counted(last), last.split),
         body,
     })
+}
+
+/// What an evaluation was of. Those of samples count each as an image and a text, whatever it has.
+fn counted(eval: &EvalRecord) -> String {
+    if eval.images == eval.texts {
+        format!("{} samples", eval.images)
+    } else {
+        format!("{} images and {} texts", eval.images, eval.texts)
+    }
 }
 
 /// A name that may go on in the next line after a dot.

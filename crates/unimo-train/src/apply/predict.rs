@@ -171,6 +171,19 @@ pub fn run_in(args: &PredictArgs, world: World) -> Result<(), TrainError> {
         Output::nowhere()
     };
     write(&opened, &set, &mut writer, &mut out)?;
+    if skip.count() > 0 && skip.count() as usize >= set.len() {
+        let first = skip.entries().into_iter().next();
+        let first = first.map_or_else(String::new, |entry| {
+            format!(
+                "; the first, {} line {}: {}",
+                entry.place.file, entry.place.line, entry.reason
+            )
+        });
+        return Err(TrainError::Check(format!(
+            "none of {} samples could be read{first}",
+            set.len()
+        )));
+    }
     out.finish()?;
     if skip.count() > 0 {
         eprintln!(

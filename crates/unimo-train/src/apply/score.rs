@@ -1,6 +1,6 @@
 //! `unimo score`: the probability that a text and an image belong together, for every row of a list.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use unimo_core::world::World;
@@ -52,7 +52,7 @@ struct Scored {
 /// # Errors
 ///
 /// The model or the list cannot be read, or the model has no matching head. A row that cannot be used gets its reason in
-/// the output.
+/// the output; it is an error if none can.
 pub fn run(args: &ScoreArgs) -> Result<(), TrainError> {
     if let Some(out) = &args.out {
         can_be_written(out, &args.model.model, &[Some(&args.data)])?;
@@ -65,6 +65,7 @@ pub fn run(args: &ScoreArgs) -> Result<(), TrainError> {
     // A list that was begun and not finished would be no list of scores.
     let mut out = Output::open(args.out.as_deref())?;
     let mut bar = Progress::new(rows.len() as u64, 0, "scoring");
+    let mut unscored = Unscored::default();
     for batch in rows.chunks(predictor.batch_size) {
         let mut lines: Vec<Scored> = Vec::with_capacity(batch.len());
         let mut used: Vec<(usize, &PairRow)> = Vec::new();
@@ -109,6 +110,7 @@ pub fn run(args: &ScoreArgs) -> Result<(), TrainError> {
             }
         }
         for line in &lines {
+            unscored.add(line);
             let text = serde_json::to_string(line)
                 .map_err(|e| TrainError::Check(format!("a score cannot be written: {e}")))?;
             out.put(&format!("{text}\n"))?;
@@ -117,5 +119,46 @@ pub fn run(args: &ScoreArgs) -> Result<(), TrainError> {
     }
     bar.finish();
     predictor.say_what_was_cut(&World::ALONE)?;
+    unscored.check(&args.data, rows.len())?;
     out.finish()
+}
+
+/// The rows without a score.
+#[derive(Debug, Default)]
+struct Unscored {
+    count: usize,
+    /// Line and reason of the first.
+    first: Option<(u64, String)>,
+}
+
+impl Unscored {
+    fn add(&mut self, scored: &Scored) {
+        if let Some(reason) = &scored.error {
+            self.count += 1;
+            self.first
+                .get_or_insert_with(|| (scored.line, reason.clone()));
+        }
+    }
+
+    /// Says how many of `rows` there are.
+    ///
+    /// # Errors
+    ///
+    /// No row has a score.
+    fn check(&self, list: &Path, rows: usize) -> Result<(), TrainError> {
+        let Some((line, reason)) = &self.first else {
+            return Ok(());
+        };
+        if self.count == rows {
+            return Err(TrainError::Check(format!(
+                "{}: no row can be scored; the first, line {line}: {reason}",
+                list.display()
+            )));
+        }
+        eprintln!(
+            "{} of {rows} rows have no score; each has a line with the reason. The first, line {line}: {reason}",
+            self.count
+        );
+        Ok(())
+    }
 }

@@ -352,20 +352,27 @@ fn headline(report: &RetrievalReport) -> Option<&MethodReport> {
 /// One line for the terminal.
 pub fn summary(step: u64, evaluated: &Evaluated) -> String {
     let report = &evaluated.retrieval;
-    let Some(best) = headline(report) else {
+    if report.methods.is_empty() {
         return format!("step {step}: nothing to retrieve with");
-    };
+    }
     let percent = |share: f64| 100.0 * share;
+    // Every method, so that the lines of several evaluations say the same.
+    let of_method = |method: &MethodReport| {
+        format!(
+            "{}: text to image R@1 {:.1}% R@10 {:.1}%, image to text R@1 {:.1}% R@10 {:.1}%",
+            method.method,
+            percent(method.text_to_image.r1),
+            percent(method.text_to_image.r10),
+            percent(method.image_to_text.r1),
+            percent(method.image_to_text.r10),
+        )
+    };
+    let methods: Vec<String> = report.methods.iter().map(of_method).collect();
     format!(
-        "step {step}: {} images, {} texts, {}: text to image R@1 {:.1}% R@10 {:.1}%, \
-         image to text R@1 {:.1}% R@10 {:.1}% (chance R@1 {:.2}% and {:.2}%)",
+        "step {step}: {} images, {} texts, {} (chance R@1 {:.2}% and {:.2}%)",
         report.images,
         report.texts,
-        best.method,
-        percent(best.text_to_image.r1),
-        percent(best.text_to_image.r10),
-        percent(best.image_to_text.r1),
-        percent(best.image_to_text.r10),
+        methods.join("; "),
         percent(report.chance.text_to_image.r1),
         percent(report.chance.image_to_text.r1),
     ) + &evaluated

@@ -32,7 +32,7 @@ pub struct EvalConfig {
     /// Texts or images per forward pass of an encoder, and pairs per forward pass of the cross-modal encoder.
     #[serde(default = "default_batch")]
     pub batch_size: usize,
-    /// Number of candidates, in each direction, that the contrastive score selects for the matching score.
+    /// Number of candidates, in each direction, that the contrastive score selects for the matching score; 0: none is re-ranked.
     #[serde(default = "default_shortlist")]
     pub shortlist: usize,
     /// Whether what is on the list of one direction is re-ranked in the other too, as BridgeTower and ManagerTower do.

@@ -4,8 +4,6 @@
 //! measured, not guessed: two steps of each stage with micro-batches of `n` and `2n` samples on the CPU, in a folder that is removed
 //! afterwards. The difference of the two peaks is that of `n` samples. What a card holds is arithmetic on these two numbers.
 
-use std::num::NonZeroU64;
-
 use crate::error::TrainError;
 use crate::memory::host_peak;
 use crate::recipe::Recipe;
@@ -27,7 +25,7 @@ const STEPS: u64 = 2;
 const LEAST: usize = 2;
 
 /// The difference of two peaks that is worth dividing, in bytes. Below it, what the allocator rounds up is a large part.
-const WORTH: u64 = 256 << 20;
+const WORTH: u64 = 128 << 20;
 
 /// Samples of the largest micro-batch that is tried.
 const MOST: usize = 64;
@@ -133,7 +131,7 @@ impl Measured {
 /// # Errors
 ///
 /// As [`Measured::of`].
-pub(super) fn run(recipe: &Recipe, cards: &[NonZeroU64]) -> Result<(), TrainError> {
+pub(super) fn run(recipe: &Recipe, cards: &[f64]) -> Result<(), TrainError> {
     let train = &recipe.train;
     let together = train.batch_size * train.accumulation;
     eprintln!(
@@ -144,7 +142,7 @@ pub(super) fn run(recipe: &Recipe, cards: &[NonZeroU64]) -> Result<(), TrainErro
     Ok(())
 }
 
-fn table(measured: Measured, together: usize, cards: &[NonZeroU64]) -> String {
+fn table(measured: Measured, together: usize, cards: &[f64]) -> String {
     let mut lines = format!(
         "measured on this CPU, up to {} samples: {:.2} GB, and {:.4} GB and {:.3} seconds for each sample of a micro-batch\n\
          assumed of a card: {:.0}% of it for tensors, without {:.1} GB of its driver; attention that keeps no weights of all queries, as here\n",
@@ -157,7 +155,7 @@ fn table(measured: Measured, together: usize, cards: &[NonZeroU64]) -> String {
     );
     lines += "    GB  largest micro-batch  train.batch_size  train.accumulation\n";
     for card in cards {
-        let bytes = card.get() as f64 * GIGA;
+        let bytes = card * GIGA;
         lines += &match measured.proposal(bytes, together) {
             Some(Proposal {
                 most,
@@ -212,7 +210,6 @@ mod tests {
     #[test]
     fn a_card_without_room_is_said() {
         assert_eq!(MEASURED.proposal(3e9, 256), None);
-        let card = NonZeroU64::new(3).unwrap();
-        assert!(table(MEASURED, 256, &[card]).contains("not one sample fits"));
+        assert!(table(MEASURED, 256, &[3.0]).contains("not one sample fits"));
     }
 }
