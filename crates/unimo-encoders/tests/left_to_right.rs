@@ -91,6 +91,8 @@ fn joint(grounding: Option<Choice>) -> JointConfig {
             scale: 1.5,
             scale_range: [1.0, 10.0],
         }),
+        concepts: false,
+        split: None,
     }
 }
 

@@ -697,7 +697,7 @@ impl Recipe {
             format_args!("leaves too little of data.max_text_length = {room} for words"),
         )?;
         ConfigError::unless(
-            !self.model.image_tags || concepts.max_tags + 2 <= longest,
+            !self.model.reads_tags() || concepts.max_tags + 2 <= longest,
             "data.concepts.max_tags",
             concepts.max_tags,
             format_args!(

@@ -6,6 +6,7 @@
 //! [init]
 //! text = "FacebookAI/roberta-base"                         # a folder, or a Hugging Face id, maybe with @revision
 //! image = "openai/clip-vit-base-patch16"
+//! joint = "google-bert/bert-base-uncased"                  # its blocks become those of one stream
 //! new = ["backbone.fusion", "objectives"]                  # what may start from random weights
 //! ```
 //!
@@ -64,6 +65,9 @@ macro_rules! contradictions {
         found
     }};
 }
+
+// After the macro, which it uses.
+mod stream;
 
 /// The ways in which such a checkpoint may spell its names.
 fn spellings(kind: Whole, model: &BackboneConfig) -> Vec<Names> {
@@ -376,6 +380,14 @@ fn parts(
         model.backbone.image = Some(encoder);
         report = report.and(account);
         from.push(("the image encoder".to_owned(), path));
+    }
+    if let Some(given) = &init.joint {
+        let begun = stream::begin(model, recipe, (init, given), allow)?;
+        model = begun.model;
+        files.push(begun.weights);
+        notes.extend(begun.notes);
+        report = report.and(begun.report);
+        from.push(("the single stream".to_owned(), begun.path));
     }
     matches_something(&allow.unexpected, &mut files.iter())?;
     let read = |name: &str| report.used.iter().any(|(ours, _)| ours == name);
