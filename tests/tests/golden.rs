@@ -134,7 +134,7 @@ fn changes(name: &str) -> Vec<&'static str> {
             set.extend(TWO_STREAMS);
             set.extend(["objectives.itc.width=32", LANGUAGES]);
         }
-        "uc2" | "m3p" => {
+        "uc2" | "m3p" | "dimbert" => {
             // One stream over embeddings alone, of regions and not of pixels.
             set.retain(|set| !set.starts_with("model.image."));
             set.extend(ONE_STREAM.iter().filter(|set| !set.contains("itc")));
@@ -168,6 +168,7 @@ fn changes(name: &str) -> Vec<&'static str> {
         "unimo2-base" => set.extend([UNALIGNED, "objectives.views.width=32"]),
         "unimo3-retrieval-tiny" => set.push("init=none"),
         // Retrieval alone is recorded.
+        "dimbert-tiny" | "dimbert-base" => set.extend(["eval.losses=none", "eval.select=none"]),
         "simla-tiny" => set.extend(["eval.losses=none", "eval.key_words=none"]),
         // The row that a tokenizer trained here pads with.
         "mvp-base" | "albef-base" | "mamo-base" | "simla-base" => set.push("model.text.pad_id=1"),

@@ -84,7 +84,11 @@ impl Memory {
     #[must_use]
     pub fn select(&self, rows: &Tensor<1, Int>) -> Self {
         Self {
-            kept: self.kept.iter().map(|kept| Some(kept.as_ref()?.select(rows))).collect(),
+            kept: self
+                .kept
+                .iter()
+                .map(|kept| Some(kept.as_ref()?.select(rows)))
+                .collect(),
         }
     }
 }
@@ -135,9 +139,8 @@ impl Split {
             first.map(|(param, _)| format!("{name}.{at}.{param}"))
         };
         let each = self.attention.iter().enumerate();
-        let mut differing = each.filter_map(|(at, other)| {
-            of("attention", at, &attention, parameters::values(other))
-        });
+        let mut differing = each
+            .filter_map(|(at, other)| of("attention", at, &attention, parameters::values(other)));
         differing.next().or_else(|| {
             let each = self.feed_forward.iter().enumerate();
             let mut differing = each.filter_map(|(at, other)| {
@@ -267,7 +270,10 @@ impl Split {
             }
             Spaces::Pair => {
                 let keys = 0..x.dims()[1];
-                let read = spans.iter().enumerate().filter(|(_, span)| !span.is_empty());
+                let read = spans
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, span)| !span.is_empty());
                 let read = read.map(|(part, span)| {
                     let mask = mask.narrow(span.clone(), keys.clone());
                     let all = self.keys_for(own, part, x, spans);
@@ -287,7 +293,10 @@ impl Split {
         if self.feed_forward.is_empty() {
             return own.forward(x.clone());
         }
-        let each = spans.iter().enumerate().filter(|(_, span)| !span.is_empty());
+        let each = spans
+            .iter()
+            .enumerate()
+            .filter(|(_, span)| !span.is_empty());
         let fed = each.map(|(part, span)| {
             let of_part = self.feed_forward.get(part).unwrap_or(own);
             of_part.forward(within(x, span))
@@ -303,7 +312,10 @@ impl Split {
         spans: &[Range<usize>],
         layer: impl Fn(&Attention) -> &Linear,
     ) -> Tensor<3> {
-        let each = spans.iter().enumerate().filter(|(_, span)| !span.is_empty());
+        let each = spans
+            .iter()
+            .enumerate()
+            .filter(|(_, span)| !span.is_empty());
         let read = each.map(|(part, span)| {
             let of_part = self.reader(own, part, part);
             layer(of_part).forward(within(x, span))
@@ -336,7 +348,10 @@ impl Split {
         x: &Tensor<3>,
         spans: &[Range<usize>],
     ) -> KeyValues {
-        let each = spans.iter().enumerate().filter(|(_, span)| !span.is_empty());
+        let each = spans
+            .iter()
+            .enumerate()
+            .filter(|(_, span)| !span.is_empty());
         let placed = |part: usize, of: Tensor<4>| {
             let [rows, heads, count, depth] = of.dims();
             let beside = |places: usize| {
@@ -455,7 +470,9 @@ fn ranges(spans: &[usize]) -> Vec<Range<usize>> {
         *end += count;
         Some(*end)
     });
-    ends.zip(spans).map(|(end, count)| end - count..end).collect()
+    ends.zip(spans)
+        .map(|(end, count)| end - count..end)
+        .collect()
 }
 
 /// Some positions; all of them are not copied.

@@ -106,12 +106,7 @@ impl ConceptFeatures {
         let length = length.unwrap_or(0);
         let (states, masks) = parts
             .into_iter()
-            .map(|part| {
-                (
-                    widen(part.states, length),
-                    widen_mask(part.mask, length),
-                )
-            })
+            .map(|part| (widen(part.states, length), widen_mask(part.mask, length)))
             .unzip();
         Self {
             states: Tensor::cat(states, 0),

@@ -108,8 +108,8 @@ pub fn check_data(recipe: &Recipe, source: &dyn Source) -> Result<(), TrainError
     check_alignments(recipe, source)?;
     if recipe.model.reads_concepts() && named(source, source.len(Split::Train)).is_none() {
         return Err(TrainError::Check(format!(
-            "model.joint.concepts reads the names of objects, and no training sample of the data has one: {}. Scenes have them, lists with a \
-             column of tags, COCO instances and Visual Genome",
+            "model.joint.concepts reads the names of objects, and no training sample of the data has one: {}. Scenes have them, COCO with its \
+             instances, and Visual Genome with its objects",
             source.describe()
         )));
     }

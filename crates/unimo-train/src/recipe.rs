@@ -99,6 +99,8 @@ built_in![
     "uc2-base",
     "m3p-tiny",
     "m3p-base",
+    "dimbert-tiny",
+    "dimbert-base",
     "unimo3-vqa-base",
     "unimo3-nlvr2-base",
     "unimo3-snli-ve-base",

@@ -65,7 +65,13 @@ fn equal_matrices_are_plain_attention() {
     let device = Device::flex();
     let mut numbers = init(&device, 1);
     let block = block(&mut numbers);
-    for spans in [vec![3, 4], vec![0, 4], vec![3, 0], vec![3, 2, 4], vec![3, 0, 4]] {
+    for spans in [
+        vec![3, 4],
+        vec![0, 4],
+        vec![3, 0],
+        vec![3, 2, 4],
+        vec![3, 0, 4],
+    ] {
         let length = spans.iter().sum();
         let x = random(&device, 2, length);
         let keys = PaddingMask::from_lengths(&[length, length - 1], length, &device);
@@ -99,7 +105,10 @@ fn a_part_alone_is_read_by_plain_attention() {
     let x = random(&device, 2, 4);
     let keys = PaddingMask::from_lengths(&[4, 3], 4, &device);
     let plain = block.forward(x.clone(), &keys);
-    close(split.forward(&block, x.clone(), &[0, 4], &keys), plain.clone());
+    close(
+        split.forward(&block, x.clone(), &[0, 4], &keys),
+        plain.clone(),
+    );
     let both = split.forward(&block, x, &[2, 2], &keys);
     let apart = (both - plain).abs().max().into_scalar::<f32>();
     assert!(apart > 0.01, "{apart}");
@@ -121,10 +130,11 @@ fn each_matrix_is_used_and_told_apart() {
                 continue;
             }
             let changed = parameters::replace(same.clone(), |name, shape| {
-                let count = shape.iter().product();
-                (name == info.name).then(|| {
-                    burn::tensor::TensorData::new(vec![0.3_f32; count], shape.to_vec())
-                })
+                let count: usize = shape.iter().product();
+                // Not all the same, which a layer norm does not see.
+                let values: Vec<f32> = (0..count).map(|at| (0.7 * at as f32).sin()).collect();
+                let data = || burn::tensor::TensorData::new(values, shape.to_vec());
+                (name == info.name).then(data)
             });
             assert_eq!(changed.differs(&block).as_deref(), Some(info.name.as_str()));
             let after = changed.forward(&block, x.clone(), &spans, &keys);
@@ -153,10 +163,7 @@ fn nobody_sees_what_follows() {
         };
         let before = split.forward(&block, x.clone(), &spans, mask);
         let at = length - 2;
-        let changed = Tensor::cat(
-            vec![x.narrow(1, 0, at), random(&device, 9, 2)],
-            1,
-        );
+        let changed = Tensor::cat(vec![x.narrow(1, 0, at), random(&device, 9, 2)], 1);
         let after = split.forward(&block, changed, &spans, mask);
         let first = |x: Tensor<3>| x.narrow(1, 0, at);
         first(after.clone())
@@ -186,10 +193,13 @@ fn order_within_a_part_does_not_matter() {
 fn word_by_word_is_as_at_once() {
     let device = Device::flex();
     let block = block(&mut init(&device, 1));
-    for (spaces, spans) in ALL
-        .into_iter()
-        .flat_map(|spaces| [(spaces, vec![3, 4]), (spaces, vec![3, 2, 4]), (spaces, vec![3, 0, 4])])
-    {
+    for (spaces, spans) in ALL.into_iter().flat_map(|spaces| {
+        [
+            (spaces, vec![3, 4]),
+            (spaces, vec![3, 2, 4]),
+            (spaces, vec![3, 0, 4]),
+        ]
+    }) {
         let length: usize = spans.iter().sum();
         let seen = length - 4;
         let split = other(Split::of(&block, spaces, spans.len(), true), &device, 3);

@@ -127,7 +127,10 @@ pub(super) fn check_shares(mask: &MaskSpec) -> Result<(), ConfigError> {
     } = *mask;
     config::open_share("mask.rate", rate)?;
     ConfigError::unless(
-        !end || matches!(unit, MaskUnit::Token | MaskUnit::Exact | MaskUnit::WholeWord),
+        !end || matches!(
+            unit,
+            MaskUnit::Token | MaskUnit::Exact | MaskUnit::WholeWord
+        ),
         "mask.end",
         end,
         "needs unit = \"token\", \"exact\" or \"whole_word\": the other units are runs of words, or of aligned texts",

@@ -362,7 +362,10 @@ fn an_exact_number_is_hidden_and_the_end_may_be_among_it() {
                 0.0
             };
             // Five standard deviations of a share of a half over the draws.
-            assert!((ends / DRAWS as f64 - share).abs() < 0.103, "{length} {end}: {ends}");
+            assert!(
+                (ends / DRAWS as f64 - share).abs() < 0.103,
+                "{length} {end}: {ends}"
+            );
         }
     }
 }
