@@ -150,12 +150,6 @@ fn what_teachers_and_masks_cannot_be_is_told_by_key_and_what_is_allowed() {
         ),
         (
             "simla-tiny",
-            "objectives.mlm.left_to_right=0.5",
-            "objectives.mlm",
-            "reads texts from left to right",
-        ),
-        (
-            "simla-tiny",
             "data.codes=none",
             "data.codes",
             "is needed by [objectives.mim]",

@@ -168,12 +168,17 @@ fn changes(name: &str) -> Vec<&'static str> {
         "unimo2-base" => set.extend([UNALIGNED, "objectives.views.width=32"]),
         "unimo3-retrieval-tiny" => set.push("init=none"),
         // Retrieval alone is recorded.
-        "dimbert-tiny" | "dimbert-base" => set.extend(["eval.losses=none", "eval.select=none"]),
         "simla-tiny" => set.extend(["eval.losses=none", "eval.key_words=none"]),
         // The row that a tokenizer trained here pads with.
-        "mvp-base" | "albef-base" | "mamo-base" | "simla-base" => set.push("model.text.pad_id=1"),
+        "mvp-base" | "albef-base" | "mamo-base" | "simla-base" | "dimbert-base" => {
+            set.push("model.text.pad_id=1")
+        }
         "uc2-base" | "m3p-base" => set.extend(["model.text.pad_id=1", "data.scenes.language=both"]),
         _ => {}
+    }
+    if family == "dimbert" {
+        // Retrieval is none of it: its held-out losses are recorded.
+        set.push("eval.losses.limit=20");
     }
     if name == "m3p-base" {
         set.extend([

@@ -448,6 +448,25 @@ struct Blocks {
     of: usize,
 }
 
+impl Blocks {
+    /// What the file may call the tensors of the blocks that are not taken.
+    fn left(&self, spelled: &Names) -> Vec<String> {
+        let rules = spelled.sections.iter().flat_map(|section| section.rules);
+        let of_block: Vec<&str> = rules
+            .filter_map(|rule| rule.ours.strip_prefix("layers.{}."))
+            .collect();
+        let left = (0..self.of).filter(|layer| !self.taken.contains(layer));
+        let names = left.flat_map(|layer| {
+            let each = of_block.iter();
+            each.flat_map(move |rest| {
+                ["", ".weight", ".bias"].map(|param| format!("layers.{layer}.{rest}{param}"))
+            })
+        });
+        let targets = names.filter_map(|name| spelled.target(&name));
+        targets.map(|target| target.name).collect()
+    }
+}
+
 /// Loads one encoder; the blocks that are not taken are left unused.
 fn part<M: Module>(
     module: M,
@@ -472,13 +491,7 @@ fn part<M: Module>(
         unexpected: allow.unexpected.clone(),
         left: Vec::new(),
     };
-    for layer in (0..blocks.of).filter(|layer| !blocks.taken.contains(layer)) {
-        let first = parameters
-            .iter()
-            .filter_map(|n| n.strip_prefix("layers.0."));
-        let beyond = first.filter_map(|rest| spelled.target(&format!("layers.{layer}.{rest}")));
-        allow.unexpected.extend(beyond.map(|target| target.name));
-    }
+    allow.unexpected.extend(blocks.left(&spelled));
     let (module, mut report) = import(module, &mut weights, &names, &allow)?;
     for (own, _) in &mut report.used {
         *own = format!("{field}.{own}");

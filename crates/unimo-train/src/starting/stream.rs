@@ -75,18 +75,9 @@ pub(super) fn begin(
         unexpected: allow.unexpected.clone(),
         left: Vec::new(),
     };
-    let left = (0..taken.of).filter(|layer| !taken.taken.contains(layer));
-    let first: Vec<&str> = parameters
-        .iter()
-        .filter_map(|name| name.strip_prefix("layers.0."))
-        .collect();
-    let left = left.flat_map(|layer| {
-        let first = first.iter();
-        first.map(move |rest| format!("layers.{layer}.{rest}"))
-    });
-    let beside = BESIDE_BLOCKS.map(str::to_owned).into_iter().chain(left);
-    let beside = beside.filter_map(|name| names.target(&name));
+    let beside = BESIDE_BLOCKS.iter().filter_map(|name| names.target(name));
     allow.unexpected.extend(beside.map(|target| target.name));
+    allow.unexpected.extend(taken.left(&names));
     let names = names.numbering("layers", &taken.taken);
     let (joint, mut report) = import(joint, &mut weights, &names, &allow)?;
     let joint = joint.split_anew();
