@@ -53,6 +53,7 @@ pub enum ConceptSpace {
 
 /// What texts that are read word by word see in a layer.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "there is one for each layer")]
 pub(super) enum Before {
     /// Keys and values by the matrices that all parts share.
     Shared(Option<KeyValues>),
