@@ -382,7 +382,21 @@ fn what_the_data_cannot_give_is_refused_before_there_is_a_run() {
         "data.pairs={{ path = {:?}, text_columns = [\"caption\", \"alt\"], language_columns = [\"in\", \"alt_in\"], translations = true }}",
         languages.display().to_string()
     );
+    let pixels = "model.image={ image_size = 64, patch_size = 8, width = 96, layers = 0, heads = 4, feed_forward = 256, \
+                  activation = \"gelu\", layer_norm_eps = 1e-5, pre_norm = true, patch_bias = true, distillation_token = false, dropout = 0.0 }";
     for (name, set, told) in [
+        (
+            "dimbert-tiny",
+            vec![
+                pixels,
+                "model.regions=none",
+                "data.regions=none",
+                "data.source=pairs",
+                "data.scenes=none",
+                &languages,
+            ],
+            "model.joint.concepts reads the names of objects, and no training sample of the data has one",
+        ),
         (
             "albef-tiny",
             vec!["objectives.tlm.weight=1.0", "data.scenes.train=20"],
