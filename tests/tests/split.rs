@@ -241,6 +241,22 @@ fn a_stream_is_written_as_a_bert_while_its_parts_are_equal() {
     ] {
         let run = folder.path().join(name);
         training::start(&recipe(SHORT, more), &run, &options).unwrap();
+        if name == "plain" {
+            // DiM is put into a model that was trained without.
+            let given = format!("init=unimo:{}", run.display());
+            let begun = |more: &[&str]| {
+                let recipe = recipe(SHORT, &[&[given.as_str()], more].concat());
+                let (model, started) = starting::model(&recipe, &Device::flex()).unwrap();
+                (model.backbone.joint.unwrap(), started.unwrap())
+            };
+            let (plain, _) = begun(more);
+            let (split, started) = begun(&[]);
+            assert_eq!(split.differs_by_part(), None);
+            assert_eq!(states(&split), states(&plain));
+            assert!(started.report.new.is_empty(), "{:?}", started.report.new);
+            let account = started.to_string();
+            assert!(account.contains("every part begin as those"), "{account}");
+        }
         let out = folder.path().join(format!("{name}-bert"));
         match exported(&run, &out, Part::Stream) {
             Ok(()) => {

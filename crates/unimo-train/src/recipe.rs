@@ -675,6 +675,12 @@ impl Recipe {
 
     /// Checks phrases and tags against the encoder that reads them and the objectives that need them.
     fn check_concepts(&self, longest: usize, inputs: &Inputs) -> Result<(), ConfigError> {
+        ConfigError::unless(
+            !self.model.reads_concepts() || !inputs.second,
+            "model.joint.concepts",
+            true,
+            "must be false with an objective that reads second images: the names of their objects are not known",
+        )?;
         let Some(concepts) = &self.data.concepts else {
             let alone = |key: &str| self.objectives.inputs(&|k| k == key);
             let each = self.objectives.given().into_iter();

@@ -80,27 +80,12 @@ pub(super) fn begin(
     allow.unexpected.extend(taken.left(&names));
     let names = names.numbering("layers", &taken.taken);
     let (joint, mut report) = import(joint, &mut weights, &names, &allow)?;
-    let joint = joint.split_anew();
-    if !joint.split.is_empty() {
-        notes.push(
-            "backbone.joint.split: the matrices of every part begin as those of the blocks, which are the text's (model.joint.split)"
-                .to_owned(),
-        );
-    }
-    let copies: Vec<(String, String)> = names_of(&joint)
-        .into_iter()
-        .filter_map(|name| {
-            let of = copied_from(&name)?;
-            let (_, stored) = report.used.iter().find(|(own, _)| *own == of)?;
-            Some((name, stored.clone()))
-        })
-        .collect();
-    report.used.extend(copies);
     report.new.clear();
     for (own, _) in &mut report.used {
         *own = format!("backbone.joint.{own}");
     }
-    model.backbone.joint = Some(joint);
+    model.backbone.joint = Some(joint.split_anew());
+    notes.extend(account_for_copies(&model, &mut report));
     Ok(Begun {
         model,
         report,
@@ -110,10 +95,33 @@ pub(super) fn begin(
     })
 }
 
-/// The parameter of a block that one of a further part is a copy of: `split.3.attention.0.key.bias` of `layers.3.attention.key.bias`.
+/// Accounts for the matrices of further parts, which are copies of the blocks', as read from where these were. A line about them, if there are
+/// any.
+pub(super) fn account_for_copies(model: &Model, report: &mut Report) -> Option<String> {
+    let copies: Vec<(String, String)> = names_of(model)
+        .into_iter()
+        .filter_map(|name| {
+            let of = copied_from(&name)?;
+            let (_, stored) = report.used.iter().find(|(own, _)| *own == of)?;
+            Some((name, stored.clone()))
+        })
+        .collect();
+    report
+        .new
+        .retain(|name| !copies.iter().any(|(copy, _)| copy == name));
+    let any = !copies.is_empty();
+    report.used.extend(copies);
+    any.then(|| {
+        "backbone.joint.split: the matrices of every part begin as those of the blocks, which are the text's (model.joint.split)"
+            .to_owned()
+    })
+}
+
+/// The parameter of a block that one of a further part is a copy of: `backbone.joint.split.3.attention.0.key.bias` of
+/// `backbone.joint.layers.3.attention.key.bias`.
 fn copied_from(name: &str) -> Option<String> {
-    let rest = name.strip_prefix("split.")?;
+    let rest = name.strip_prefix("backbone.joint.split.")?;
     let mut parts = rest.splitn(4, '.');
     let (layer, field, _, param) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    Some(format!("layers.{layer}.{field}.{param}"))
+    Some(format!("backbone.joint.layers.{layer}.{field}.{param}"))
 }
