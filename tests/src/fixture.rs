@@ -132,6 +132,7 @@ pub fn classes(texts: &Tensor<2>, images: &Tensor<2>) -> Encoded {
         states: Vec::new(),
         class: images.clone(),
         tags: None,
+        concepts: None,
         mask: None,
         layers: BTreeMap::new(),
     };

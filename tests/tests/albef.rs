@@ -108,6 +108,7 @@ fn model() -> BackboneConfig {
 fn objectives(axis: Axis) -> ObjectivesConfig {
     ObjectivesConfig {
         mlm: Some(MlmConfig {
+            left_to_right: 0.0,
             weight: 1.0,
             mask: MaskSpec::default(),
             tied: true,

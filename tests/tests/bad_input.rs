@@ -101,6 +101,54 @@ fn what_teachers_and_masks_cannot_be_is_told_by_key_and_what_is_allowed() {
             "model.image.mask_embedding = true",
         ),
         (
+            "dimbert-tiny",
+            "model.joint.split.spaces=none_of_them",
+            "model.joint.split.spaces",
+            "modality",
+        ),
+        (
+            "dimbert-tiny",
+            "model.joint.concepts=false",
+            "model.joint.split.concepts",
+            "must be absent without joint.concepts = true",
+        ),
+        (
+            "dimbert-tiny",
+            "model.text.token_types=1",
+            "model.joint.concepts",
+            "token_types of at least 2",
+        ),
+        (
+            "dimbert-tiny",
+            "model.image_tags=true",
+            "model.joint.concepts",
+            "must be false with image_tags = true",
+        ),
+        (
+            "dimbert-tiny",
+            "model.joint.grounding={ codes = 24, tokens = 4, choice = \"top_k\", scale = 1.0, scale_range = [1.0, 10.0] }",
+            "model.joint.grounding",
+            "neither image nor text",
+        ),
+        (
+            "dimbert-tiny",
+            "objectives.mlm.left_to_right=1.5",
+            "objectives.mlm.left_to_right",
+            "from 0 to 1",
+        ),
+        (
+            "dimbert-tiny",
+            "objectives.mlm.texts_alone=true",
+            "objectives.mlm.left_to_right",
+            "which has no image to read first",
+        ),
+        (
+            "dimbert-tiny",
+            "objectives.mlm.mask.unit=span",
+            "objectives.mlm.mask.end",
+            "the other units are runs of words",
+        ),
+        (
             "simla-tiny",
             "data.codes=none",
             "data.codes",
@@ -334,7 +382,21 @@ fn what_the_data_cannot_give_is_refused_before_there_is_a_run() {
         "data.pairs={{ path = {:?}, text_columns = [\"caption\", \"alt\"], language_columns = [\"in\", \"alt_in\"], translations = true }}",
         languages.display().to_string()
     );
+    let pixels = "model.image={ image_size = 64, patch_size = 8, width = 96, layers = 0, heads = 4, feed_forward = 256, \
+                  activation = \"gelu\", layer_norm_eps = 1e-5, pre_norm = true, patch_bias = true, distillation_token = false, dropout = 0.0 }";
     for (name, set, told) in [
+        (
+            "dimbert-tiny",
+            vec![
+                pixels,
+                "model.regions=none",
+                "data.regions=none",
+                "data.source=pairs",
+                "data.scenes=none",
+                &languages,
+            ],
+            "model.joint.concepts reads the names of objects, and no training sample of the data has one",
+        ),
         (
             "albef-tiny",
             vec!["objectives.tlm.weight=1.0", "data.scenes.train=20"],

@@ -79,6 +79,8 @@ fn the_joint_encoder_equals_the_reference() {
         drop_path: 0.0,
         image_class: false,
         grounding: None,
+        concepts: false,
+        split: None,
     };
     let encoder = reference.fill(config.init(&mut Init::new(&reference.device, 0)), "");
     let (text, image) = (

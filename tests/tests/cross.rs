@@ -172,6 +172,7 @@ fn an_image_as_memory_equals_the_reference() {
         states: vec![image.clone()],
         class: image.clone().narrow(1, 0, 1).reshape([rows, width]),
         tags: None,
+        concepts: None,
         mask: None,
         layers: BTreeMap::new(),
     };

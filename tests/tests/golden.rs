@@ -134,7 +134,7 @@ fn changes(name: &str) -> Vec<&'static str> {
             set.extend(TWO_STREAMS);
             set.extend(["objectives.itc.width=32", LANGUAGES]);
         }
-        "uc2" | "m3p" => {
+        "uc2" | "m3p" | "dimbert" => {
             // One stream over embeddings alone, of regions and not of pixels.
             set.retain(|set| !set.starts_with("model.image."));
             set.extend(ONE_STREAM.iter().filter(|set| !set.contains("itc")));
@@ -170,9 +170,15 @@ fn changes(name: &str) -> Vec<&'static str> {
         // Retrieval alone is recorded.
         "simla-tiny" => set.extend(["eval.losses=none", "eval.key_words=none"]),
         // The row that a tokenizer trained here pads with.
-        "mvp-base" | "albef-base" | "mamo-base" | "simla-base" => set.push("model.text.pad_id=1"),
+        "mvp-base" | "albef-base" | "mamo-base" | "simla-base" | "dimbert-base" => {
+            set.push("model.text.pad_id=1")
+        }
         "uc2-base" | "m3p-base" => set.extend(["model.text.pad_id=1", "data.scenes.language=both"]),
         _ => {}
+    }
+    if family == "dimbert" {
+        // Retrieval is none of it: its held-out losses are recorded.
+        set.push("eval.losses.limit=20");
     }
     if name == "m3p-base" {
         set.extend([

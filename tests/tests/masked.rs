@@ -70,6 +70,8 @@ fn model() -> BackboneConfig {
             drop_path: 0.0,
             image_class: true,
             grounding: None,
+            concepts: false,
+            split: None,
         }),
     }
 }
@@ -80,6 +82,7 @@ const WORDS: MaskSpec = MaskSpec {
     mask_share: 0.8,
     random_share: 0.1,
     most: None,
+    end: false,
 };
 
 const PATCHES: PatchMaskSpec = PatchMaskSpec {

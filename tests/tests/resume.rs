@@ -351,6 +351,44 @@ fn texts_over_texts_resume_at_any_step() {
     }
 }
 
+/// Matrices of each modality, and how each sample is read, which is drawn.
+#[test]
+fn matrices_of_each_modality_resume_at_any_step() {
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = tempfile::tempdir().unwrap();
+    let changes = [
+        "train.steps=6",
+        "train.batch_size=4",
+        "train.accumulation=2",
+        "train.log_every=1",
+        "train.checkpoint_every=2",
+        "train.keep_last=9",
+        "model.text.width=32",
+        "model.text.dropout=0.1",
+        "model.regions.width=32",
+        "model.joint.width=32",
+        "model.joint.layers=2",
+        "model.joint.dropout=0.1",
+        "model.joint.split.spaces=pair",
+        "model.joint.split.feed_forward=separate",
+        "objectives.mlm.left_to_right=0.5",
+        "data.scenes.size=32",
+        "data.scenes.train=300",
+        "data.scenes.val=8",
+        "eval.losses=none",
+    ];
+    let overrides = Overrides {
+        data: None,
+        set: changes.map(str::to_owned).to_vec(),
+    };
+    let recipe = Recipe::load("dimbert-tiny", &overrides).unwrap();
+    let whole = folder.path().join("whole");
+    training::start(&recipe, &whole, &options()).unwrap();
+    resumes_at(&whole, &[2, 4]);
+    let lines = fs::read_to_string(whole.join("metrics.jsonl")).unwrap();
+    assert!(lines.contains("accuracy_left_to_right"), "{lines}");
+}
+
 #[test]
 fn stages_and_unaligned_data_resume_at_any_step() {
     let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);

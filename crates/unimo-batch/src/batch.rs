@@ -336,6 +336,9 @@ pub struct MaskSpec {
     /// spans and skip-grams.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub most: Option<usize>,
+    /// Whether the end token may be hidden as a word, so that the end of a text is learnt (VLP). It does not count for the share.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub end: bool,
 }
 
 /// What is hidden together.
@@ -345,6 +348,8 @@ pub enum MaskUnit {
     /// Each token by itself (BERT, RoBERTa).
     #[default]
     Token,
+    /// Each token by itself, as many as the share says, rounded, and at least one (VLP).
+    Exact,
     /// All pieces of a word or none.
     WholeWord,
     /// Runs of 1 to 10 words, with lengths from a geometric distribution, p = 0.2 (SpanBERT, UNIMO-2). A span is replaced as a
@@ -381,6 +386,7 @@ impl Default for MaskSpec {
             mask_share: 0.8,
             random_share: 0.1,
             most: None,
+            end: false,
         }
     }
 }

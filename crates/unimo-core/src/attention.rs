@@ -1,7 +1,7 @@
 //! Attention: the one place where scores become weights.
 //!
 //! [`Attention`] serves as self-attention (`memory` = `query`) and as cross-attention; [`crate::levels`] builds
-//! multi-granularity attention from its parts.
+//! multi-granularity attention from its parts, [`crate::split`] attention with matrices for each modality.
 //!
 //! Shape legend: `B` rows, `Q` queries, `K` keys, `D` width, `H` heads.
 
@@ -224,9 +224,9 @@ impl Attention {
 #[derive(Debug, Clone)]
 pub struct KeyValues {
     /// `[B, H, K, D / H]`.
-    keys: Tensor<4>,
+    pub(crate) keys: Tensor<4>,
     /// `[B, H, K, D / H]`.
-    values: Tensor<4>,
+    pub(crate) values: Tensor<4>,
 }
 
 impl KeyValues {
@@ -314,7 +314,7 @@ pub fn scaled_dot_product<'a>(
 /// - keys: `[B, H, K, D / H]`
 /// - mask: `[B, K]` and `[Q, K]`
 /// - output: `[B, H, Q, K]`
-fn attention_weights<'a>(
+pub(crate) fn attention_weights<'a>(
     queries: Tensor<4>,
     keys: Tensor<4>,
     mask: impl Into<Hidden<'a>>,
@@ -342,7 +342,7 @@ fn attention_weights<'a>(
 ///
 /// - x: `[B, L, D]`
 /// - output: `[B, H, L, D / H]`
-fn split_heads(x: Tensor<3>, heads: usize) -> Tensor<4> {
+pub(crate) fn split_heads(x: Tensor<3>, heads: usize) -> Tensor<4> {
     let [rows, length, width] = x.dims();
     x.reshape([rows, length, heads, width / heads])
         .swap_dims(1, 2)
@@ -352,7 +352,7 @@ fn split_heads(x: Tensor<3>, heads: usize) -> Tensor<4> {
 ///
 /// - x: `[B, H, L, D / H]`
 /// - output: `[B, L, D]`
-fn join_heads(x: Tensor<4>) -> Tensor<3> {
+pub(crate) fn join_heads(x: Tensor<4>) -> Tensor<3> {
     let [rows, heads, length, depth] = x.dims();
     x.swap_dims(1, 2).reshape([rows, length, heads * depth])
 }

@@ -131,7 +131,7 @@ pub fn last_states<B>(
 }
 
 /// The input of a block that has one.
-fn only(inputs: Vec<Tensor<3>>) -> Tensor<3> {
+pub(crate) fn only(inputs: Vec<Tensor<3>>) -> Tensor<3> {
     let mut inputs = inputs.into_iter();
     inputs.next().expect("invariant: a block has an input")
 }
@@ -227,12 +227,27 @@ impl PostNormBlock {
     }
 
     fn finish(&self, x: Tensor<3>, attended: Tensor<3>) -> Tensor<3> {
-        self.fed(self.attention_norm.forward(x + self.branch(attended)))
+        self.finish_by(x, attended, |x| self.feed_forward.forward(x))
+    }
+
+    /// What follows the self-attention, with `feed` in the place of the feed-forward layer.
+    pub(crate) fn finish_by(
+        &self,
+        x: Tensor<3>,
+        attended: Tensor<3>,
+        feed: impl FnOnce(Tensor<3>) -> Tensor<3>,
+    ) -> Tensor<3> {
+        let x = self.attention_norm.forward(x + self.branch(attended));
+        self.fed_by(x, feed)
     }
 
     /// The feed-forward layer with its norm.
     fn fed(&self, x: Tensor<3>) -> Tensor<3> {
-        let fed = self.feed_forward.forward(x.clone());
+        self.fed_by(x, |x| self.feed_forward.forward(x))
+    }
+
+    fn fed_by(&self, x: Tensor<3>, feed: impl FnOnce(Tensor<3>) -> Tensor<3>) -> Tensor<3> {
+        let fed = feed(x.clone());
         self.feed_forward_norm.forward(x + self.branch(fed))
     }
 

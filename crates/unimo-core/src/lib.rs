@@ -1,5 +1,6 @@
 //! Core of unimo, a toolkit for vision-language pre-training on [burn](https://burn.dev): [masks](mask),
-//! [attention], [multi-granularity attention](levels), transformer [blocks], and [kernels] that make training on a CPU fast.
+//! [attention], [multi-granularity attention](levels), [attention with matrices for each modality](split), transformer [blocks], and
+//! [kernels] that make training on a CPU fast.
 //!
 //! It knows no model, no file and no data set.
 //!
@@ -31,4 +32,5 @@ pub mod mask;
 pub mod outside;
 pub mod parameters;
 pub mod spans;
+pub mod split;
 pub mod world;

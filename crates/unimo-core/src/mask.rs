@@ -5,6 +5,8 @@
 //!
 //! Shape legend: `B` rows, `L` positions, `Q` queries, `K` keys.
 
+use std::ops::Range;
+
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
 /// Which positions of a padded sequence are hidden from every query. `true` hides.
@@ -147,6 +149,12 @@ impl PairMask {
         Self(self.0.clone().without_autodiff())
     }
 
+    /// The queries of one range and the keys of another.
+    pub fn narrow(&self, queries: Range<usize>, keys: Range<usize>) -> Self {
+        let rows = self.0.clone().narrow(0, queries.start, queries.len());
+        Self(rows.narrow(1, keys.start, keys.len()))
+    }
+
     /// The mask in burn's convention, `[Q, K]`: `true` hides.
     pub fn hidden(&self) -> Tensor<2, Bool> {
         self.0.clone()
@@ -177,6 +185,15 @@ impl Hidden<'_> {
 }
 
 impl Hidden<'_> {
+    /// The masks of some queries and keys.
+    pub fn narrow(&self, queries: Range<usize>, keys: Range<usize>) -> OwnedHidden {
+        let of_keys = |mask: &PaddingMask| mask.narrow(keys.start, keys.len());
+        OwnedHidden {
+            keys: self.keys.map(of_keys),
+            pairs: self.pairs.map(|pairs| pairs.narrow(queries, keys.clone())),
+        }
+    }
+
     /// The same masks, to be kept.
     pub fn into_owned(self) -> OwnedHidden {
         OwnedHidden {

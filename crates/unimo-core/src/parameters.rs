@@ -167,6 +167,18 @@ pub fn with_values_of<M: Module>(module: M, source: &M) -> M {
     change(module, &mut values)
 }
 
+/// A copy with the same values: its parameters have ids of their own, and learn where those of the original do.
+pub fn copy<M: Module>(module: &M) -> M {
+    struct Copy;
+    impl Change for Copy {
+        fn change<const D: usize>(&mut self, _: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let (_, value, _) = update(param, |value| value).consume();
+            Param::initialized(ParamId::new(), value)
+        }
+    }
+    change(module.clone(), &mut Copy)
+}
+
 /// New values for a parameter, computed outside the autodiff graph; identity and training state stay.
 pub fn update<const D: usize>(
     param: Param<Tensor<D>>,

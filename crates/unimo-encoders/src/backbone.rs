@@ -23,7 +23,7 @@ use unimo_core::init::Init;
 use unimo_core::mask::PaddingMask;
 use unimo_core::outside::Outside;
 
-use crate::features::{ImageFeatures, Pictures, TextFeatures};
+use crate::features::{ConceptFeatures, ImageFeatures, Pictures, TextFeatures};
 use crate::frozen::{self, Frozen};
 use crate::fusion::{CrossModalEncoder, FusionConfig};
 use crate::image::{ImageEncoder, ImageEncoderConfig};
@@ -54,7 +54,8 @@ pub struct BackboneConfig {
     /// Image encoder of another crate, which reads pixels.
     #[serde(flatten, skip_deserializing)]
     pub outside: Option<OutsideImage>,
-    /// Whether the image encoder also reads the names of an image's objects (tags), if a batch has them (MVP).
+    /// Whether the image encoder also reads the names of an image's objects (tags), if a batch has them (MVP). One stream reads them beside
+    /// the image with `model.joint.concepts`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub image_tags: bool,
     /// Dual-stream cross-modal encoder.
@@ -101,6 +102,16 @@ impl BackboneConfig {
     /// Whether the layers of the cross-modal encoder are the text encoder's own blocks.
     pub fn shares_layers(&self) -> bool {
         self.fusion.as_ref().is_some_and(|fusion| fusion.shared)
+    }
+
+    /// Whether the names of an image's objects are read, by the image encoder or by one stream.
+    pub fn reads_tags(&self) -> bool {
+        self.image_tags || self.reads_concepts()
+    }
+
+    /// Whether one stream reads the names of an image's objects beside image and text.
+    pub fn reads_concepts(&self) -> bool {
+        self.joint.as_ref().is_some_and(|joint| joint.concepts)
     }
 
     /// Whether there is an image encoder.
@@ -362,6 +373,17 @@ impl Backbone {
         self.image.is_some() || self.outside.is_some()
     }
 
+    /// Whether the names of an image's objects are read, by the image encoder or by one stream.
+    pub fn reads_tags(&self) -> bool {
+        self.image_tags || self.reads_concepts()
+    }
+
+    /// Whether one stream reads the names of an image's objects beside image and text.
+    fn reads_concepts(&self) -> bool {
+        let joint = self.joint.as_ref();
+        joint.is_some_and(|joint| joint.config.concepts)
+    }
+
     /// # Shapes
     ///
     /// - input: `[B, Lt]`
@@ -515,6 +537,49 @@ impl Backbone {
     ///
     /// Panics if the model reads the other kind.
     pub fn encode_pictures_at(
+        &self,
+        pictures: &Pictures,
+        tags: Option<&TextInput>,
+        picture: usize,
+        layers: &BTreeSet<usize>,
+    ) -> ImageFeatures {
+        if self.reads_concepts() {
+            let images = self.encode_with_tags(pictures, None, picture, layers);
+            return self.with_concepts(images, tags);
+        }
+        self.encode_with_tags(pictures, tags, picture, layers)
+    }
+
+    /// The same images with the names of their objects beside them, as texts of the second type after the text encoder. If one stream reads
+    /// no names, or there are none, nothing changes.
+    ///
+    /// # Shapes
+    ///
+    /// - images: `B` rows
+    /// - concepts: `[B, K]`
+    pub fn with_concepts(
+        &self,
+        images: ImageFeatures,
+        concepts: Option<&TextInput>,
+    ) -> ImageFeatures {
+        let Some(input) = concepts.filter(|_| self.reads_concepts()) else {
+            return images;
+        };
+        let [rows, length] = input.ids.dims();
+        let types = vec![TAG_TYPE as i32; rows * length];
+        let texts = self.encode_texts(&self.text.with_segments(input.clone(), types));
+        let concepts = ConceptFeatures {
+            states: last(&texts.states).clone(),
+            mask: texts.mask,
+        };
+        ImageFeatures {
+            concepts: Some(concepts),
+            ..images
+        }
+    }
+
+    /// Images with the names of objects that the image encoder itself reads.
+    fn encode_with_tags(
         &self,
         pictures: &Pictures,
         tags: Option<&TextInput>,
@@ -675,6 +740,7 @@ impl Backbone {
         let states = self.read_by_fusion(states);
         ImageFeatures {
             tags,
+            concepts: None,
             mask,
             class: first(&states),
             states: match &self.fusion {
@@ -733,8 +799,10 @@ impl Backbone {
     ) -> FusionOutput {
         if let Some(joint) = &self.joint {
             let texts = texts.map(|texts| (last(&texts.states), &texts.mask));
+            let concepts = images.and_then(|images| images.concepts.as_ref());
+            let concepts = concepts.map(|concepts| (&concepts.states, &concepts.mask));
             let images = images.map(|images| (last(&images.states), images.mask.as_ref()));
-            return joint.forward(texts, images, view);
+            return joint.forward_beside(texts, images, concepts, view);
         }
         let Some(fusion) = &self.fusion else {
             return FusionOutput {

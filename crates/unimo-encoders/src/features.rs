@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use unimo_batch::Images;
+use unimo_core::dtype::cast;
 use unimo_core::mask::PaddingMask;
 
 use crate::region::RegionInput;
@@ -73,10 +74,75 @@ pub struct ImageFeatures {
     pub class: Tensor<2>,
     /// The tags after the image encoder and its final norm, `[B, M, image width]`, if the images came with tags.
     pub tags: Option<Tensor<3>>,
+    /// The names of the images' objects as one stream reads them beside the image, with `model.joint.concepts`.
+    pub concepts: Option<ConceptFeatures>,
     /// `[B, Lv]`; `None` if there is no padding.
     pub mask: Option<PaddingMask>,
     /// States of the layers that were asked for, after the final norm, `[B, Lv, image width]` each; layer 0 is the embeddings.
     pub layers: BTreeMap<usize, Tensor<3>>,
+}
+
+/// The names of images' objects after the text encoder (visual concepts, DiMBERT).
+#[derive(Debug, Clone)]
+pub struct ConceptFeatures {
+    /// `[B, K, D]`.
+    pub states: Tensor<3>,
+    /// `[B, K]`.
+    pub mask: PaddingMask,
+}
+
+impl ConceptFeatures {
+    /// The given rows, in that order; a row may be given several times.
+    fn select(&self, rows: &Tensor<1, Int>) -> Self {
+        Self {
+            states: self.states.clone().select(0, rows.clone()),
+            mask: self.mask.select(rows.clone()),
+        }
+    }
+
+    /// The rows of all parts, stacked, and padded to the longest.
+    fn cat(parts: Vec<Self>) -> Self {
+        let length = parts.iter().map(|part| part.states.dims()[1]).max();
+        let length = length.unwrap_or(0);
+        let (states, masks) = parts
+            .into_iter()
+            .map(|part| (widen(part.states, length), widen_mask(part.mask, length)))
+            .unzip();
+        Self {
+            states: Tensor::cat(states, 0),
+            mask: PaddingMask::cat(masks),
+        }
+    }
+}
+
+/// Pads the positions with zeros at the end, to `length`.
+///
+/// # Shapes
+///
+/// - states: `[B, L, D]`
+pub fn widen(states: Tensor<3>, length: usize) -> Tensor<3> {
+    let [rows, positions, width] = states.dims();
+    if positions == length {
+        return states;
+    }
+    let zeros = Tensor::zeros([rows, length - positions, width], &states.device());
+    let zeros = cast(zeros, states.dtype().into());
+    Tensor::cat(vec![states, zeros], 1)
+}
+
+/// The same for a mask, whose further positions are hidden.
+///
+/// # Shapes
+///
+/// - mask: `[B, L]`
+pub fn widen_mask(mask: PaddingMask, length: usize) -> PaddingMask {
+    let [rows, positions] = mask.dims();
+    if positions == length {
+        return mask;
+    }
+    let device = mask.hidden().device();
+    let padding = PaddingMask::from_lengths(&vec![0; rows], length - positions, &device);
+    PaddingMask::join(vec![mask, padding])
 }
 
 /// Bytes of the states and the class row of features; masks are small beside them.
@@ -141,6 +207,10 @@ impl ImageFeatures {
             states: self.states.iter().map(of).collect(),
             class: self.class.clone().without_autodiff(),
             tags: self.tags.as_ref().map(of),
+            concepts: self.concepts.as_ref().map(|concepts| ConceptFeatures {
+                states: of(&concepts.states),
+                mask: concepts.mask.without_autodiff(),
+            }),
             mask: self.mask.clone(),
             layers: each(&self.layers, |state| state.without_autodiff()),
         }
@@ -160,6 +230,7 @@ impl ImageFeatures {
                 .tags
                 .as_ref()
                 .map(|tags| tags.clone().select(0, rows.clone())),
+            concepts: self.concepts.as_ref().map(|concepts| concepts.select(rows)),
             mask: self.mask.as_ref().map(|mask| mask.select(rows.clone())),
             layers: each(&self.layers, |state| state.select(0, rows.clone())),
         }
@@ -171,7 +242,10 @@ impl ImageFeatures {
     ///
     /// Panics if there is no part.
     pub fn cat(parts: Vec<Self>) -> Self {
+        let concepts = parts.iter().map(|part| part.concepts.clone());
+        let concepts: Option<Vec<_>> = concepts.collect();
         Self {
+            concepts: concepts.map(ConceptFeatures::cat),
             states: cat(parts.iter().map(|p| &p.states).collect()),
             mask: parts
                 .iter()

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `grounding` | UNIMO-2's grounded transformer over `[V; G; T]`: `V` and `T` see each other only through `G` |
 //! | no `grounding` | UNIMO-2 without grounding; MVP's joint encoder (`image_class = false`); UC2 and M3P over embeddings of words and regions |
+//! | `split`, `concepts` | DiMBERT over `[V; C; T]`: `V` and `T` have matrices of their own; `C` are names of the image's objects, see [`split`] |
 //!
 //! Sources: UNIMO-2 (Li et al. 2022), sections 2.2 and 2.3; MVP (Li et al. 2022), section 3.2.
 //!
@@ -16,23 +17,26 @@
 //! | `G` sees | V, G, T | | V, G |
 //! | `T` sees | G, T | V, T | V, G, the prefix and earlier positions |
 //!
-//! From left to right the codes are chosen by the patches alone, or by the prefix if there is no image. So nothing that is to
+//! `C` sees and is seen as `V`. From left to right the codes are chosen by the patches alone, or by the prefix if there is no image. So nothing that is to
 //! be predicted is seen.
 //!
 //! Shape legend: `B` rows, `Lt` text positions, `Lv` image positions, the class tokens first, `C` class tokens (1, or 2 for a
-//! distilled DeiT), `K` grounded tokens, `D` width.
+//! distilled DeiT), `K` grounded tokens or concepts, `D` width.
+
+pub mod split;
 
 use burn::module::Module;
 use burn::tensor::{Bool, Device, FloatDType, Int, Tensor, TensorData, assert_shape};
 use serde::{Deserialize, Serialize};
 use unimo_batch::{ConfigError, config};
-use unimo_core::attention::KeyValues;
 use unimo_core::blocks::{BlockConfig, PostNormBlock};
 use unimo_core::dtype::cast;
 use unimo_core::init::Init;
 use unimo_core::layers::{Activation, Dropout, LayerNorm};
 use unimo_core::mask::{Hidden, PaddingMask, PairMask};
+use unimo_core::split::Split;
 
+use crate::joint::split::{Before, SplitConfig};
 use crate::output::{FusionOutput, Grounded};
 use crate::quantiser::{Quantised, Quantiser, QuantiserConfig};
 
@@ -62,6 +66,12 @@ pub struct JointConfig {
     /// Grounded tokens between text and image; if absent, the two see each other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grounding: Option<QuantiserConfig>,
+    /// Whether the names of an image's objects take part as a text between image and text (DiMBERT's visual concepts). Batches must hold them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub concepts: bool,
+    /// Matrices of their own for image and text (DiMBERT); if absent, they share all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<SplitConfig>,
 }
 
 impl JointConfig {
@@ -69,6 +79,7 @@ impl JointConfig {
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.block().validate()?;
         config::positive("layers", self.layers)?;
+        self.check_split()?;
         match &self.grounding {
             Some(grounding) => grounding.validate().map_err(|e| e.within("grounding")),
             None => Ok(()),
@@ -97,16 +108,18 @@ impl JointConfig {
     pub fn init_over(&self, init: &mut Init, class_tokens: usize) -> JointEncoder {
         let block = self.block();
         let grounding = self.grounding.as_ref();
-        JointEncoder {
+        let encoder = JointEncoder {
             quantiser: grounding.map(|config| config.init(init, self.width)),
             norm: grounding.map(|_| LayerNorm::new(init, self.width, self.layer_norm_eps)),
             dropout: Dropout::new(self.dropout),
             layers: (0..self.layers)
                 .map(|layer| PostNormBlock::new(init, &block.at(layer, self.layers)))
                 .collect(),
+            split: Vec::new(),
             class_tokens,
             config: self.clone(),
-        }
+        };
+        encoder.split_anew()
     }
 }
 
@@ -119,8 +132,10 @@ pub struct JointEncoder {
     pub norm: Option<LayerNorm>,
     /// Dropout on grounded tokens.
     pub dropout: Dropout,
-    /// Blocks.
+    /// Blocks. With `split` their matrices are those of texts.
     pub layers: Vec<PostNormBlock>,
+    /// Further matrices for each block; empty without `split`.
+    pub split: Vec<Split>,
     /// `C`.
     pub class_tokens: usize,
     /// What it was made from.
@@ -173,9 +188,12 @@ pub struct View {
     pub class_attention: bool,
 }
 
+/// States with the mask of those that are padding: `[B, L, D]` and `[B, L]`.
+type Masked<'a> = (&'a Tensor<3>, &'a PaddingMask);
+
 /// What one stream reads.
 struct Sequence {
-    /// Image, grounded tokens and text, `[B, v + k + t, D]`.
+    /// Image, grounded tokens or concepts, and text, `[B, v + k + t, D]`.
     x: Tensor<3>,
     /// `[B, v + k + t]`.
     keys: PaddingMask,
@@ -188,7 +206,7 @@ struct Sequence {
 #[derive(Debug, Clone)]
 pub struct JointReading {
     /// One per layer, a row for each text.
-    layers: Vec<Option<KeyValues>>,
+    layers: Vec<Before>,
     /// `[R, K]`, a row for each text.
     mask: PaddingMask,
 }
@@ -198,7 +216,7 @@ impl JointReading {
     pub fn select(&mut self, texts: &Tensor<1, Int>) {
         self.mask = self.mask.select(texts.clone());
         for layer in &mut self.layers {
-            *layer = layer.as_ref().map(|keys| keys.select(texts));
+            *layer = layer.select(texts);
         }
     }
 }
@@ -221,21 +239,43 @@ impl JointEncoder {
         image: Option<(&Tensor<3>, Option<&PaddingMask>)>,
         view: &View,
     ) -> FusionOutput {
+        self.forward_beside(text, image, None, view)
+    }
+
+    /// As [`forward`](Self::forward), with the names of the images' objects between image and text.
+    ///
+    /// # Shapes
+    ///
+    /// - concepts: `[B, K, D]` with its mask `[B, K]`
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward); also if there are concepts without an image, or beside grounded tokens.
+    pub fn forward_beside(
+        &self,
+        text: Option<Masked<'_>>,
+        image: Option<(&Tensor<3>, Option<&PaddingMask>)>,
+        concepts: Option<Masked<'_>>,
+        view: &View,
+    ) -> FusionOutput {
         let Sequence {
             mut x,
             keys,
             counts: [v, k, t],
             quantised,
-        } = self.sequence(text, image, view);
+        } = self.sequence(text, image, concepts, view);
         let pairs = self.pairs([v, k, t], view, &x.device());
         let hidden = Hidden {
             keys: Some(&keys),
             pairs: pairs.as_ref(),
         };
         let layers = view.layers.unwrap_or(self.layers.len());
-        for (at, layer) in self.layers.iter().take(layers).enumerate() {
-            let _part = unimo_core::part!(Some(x.device()), "block", at = at);
-            x = layer.forward(x, hidden);
+        for (number, layer) in self.layers.iter().enumerate().take(layers) {
+            let _part = unimo_core::part!(Some(x.device()), "block", at = number);
+            x = match self.split.get(number) {
+                Some(split) => split.forward(layer, x, &self.spans([v, k, t]), hidden),
+                None => layer.forward(x, hidden),
+            };
         }
         FusionOutput {
             image: image.map(|_| x.clone().narrow(1, 0, v)),
@@ -256,16 +296,33 @@ impl JointEncoder {
     /// # Shapes
     ///
     /// - image: `[B, Lv, D]`, with its mask `[B, Lv]` if some of it is padding
-    pub fn begin_reading(&self, image: &Tensor<3>, mask: Option<&PaddingMask>) -> JointReading {
-        let sequence = self.sequence(None, Some((image, mask)), &View::default());
+    /// - concepts: `[B, K, D]` with its mask `[B, K]`
+    pub fn begin_reading(
+        &self,
+        image: &Tensor<3>,
+        mask: Option<&PaddingMask>,
+        concepts: Option<Masked<'_>>,
+    ) -> JointReading {
+        let sequence = self.sequence(None, Some((image, mask)), concepts, &View::default());
         let mut x = sequence.x;
-        let keys = |layer: &PostNormBlock| {
-            let mut keys = None;
-            x = layer.read_on(x.clone(), &mut keys, Some(&sequence.keys));
-            keys
+        let spans = self.spans(sequence.counts);
+        let before = |(number, layer): (usize, &PostNormBlock)| {
+            let (read, before) = match self.split.get(number) {
+                Some(split) => {
+                    let begun = split.begin_reading(layer, x.clone(), &spans, &sequence.keys);
+                    (begun.0, Before::Split(begun.1))
+                }
+                None => {
+                    let mut keys = None;
+                    let read = layer.read_on(x.clone(), &mut keys, Some(&sequence.keys));
+                    (read, Before::Shared(keys))
+                }
+            };
+            x = read;
+            before
         };
         JointReading {
-            layers: self.layers.iter().map(keys).collect(),
+            layers: self.layers.iter().enumerate().map(before).collect(),
             mask: sequence.keys,
         }
     }
@@ -281,8 +338,17 @@ impl JointEncoder {
         let shown = PaddingMask::none(rows, 1, &text.device());
         reading.mask = PaddingMask::join(vec![reading.mask.clone(), shown]);
         let mut x = text.clone();
-        for (layer, before) in self.layers.iter().zip(&mut reading.layers) {
-            x = layer.read_on(x, before, Some(&reading.mask));
+        let layers = self.layers.iter().zip(&mut reading.layers).enumerate();
+        for (number, (layer, before)) in layers {
+            x = match (self.split.get(number), before) {
+                (Some(split), Before::Split(memory)) => {
+                    split.read_on(layer, x, memory, &reading.mask)
+                }
+                (_, Before::Shared(keys)) => layer.read_on(x, keys, Some(&reading.mask)),
+                (None, Before::Split(_)) => {
+                    unreachable!("invariant: reading goes on with the encoder that began it")
+                }
+            };
         }
         x
     }
@@ -292,6 +358,7 @@ impl JointEncoder {
         &self,
         text: Option<(&Tensor<3>, &PaddingMask)>,
         image: Option<(&Tensor<3>, Option<&PaddingMask>)>,
+        concepts: Option<Masked<'_>>,
         view: &View,
     ) -> Sequence {
         let width = self.config.width;
@@ -346,6 +413,16 @@ impl JointEncoder {
             let tokens = cast(norm.forward(tokens), dtype);
             parts.push(self.dropout.forward(tokens));
             masks.push(quantised.hidden.clone().unwrap_or_else(|| shown(k)));
+        }
+        if let Some((concepts, mask)) = concepts {
+            assert!(
+                self.quantiser.is_none() && image.is_some(),
+                "concepts belong to an image and stand in the place of grounded tokens"
+            );
+            k = concepts.dims()[1];
+            assert_shape!(concepts, [rows, k, width]);
+            parts.push(concepts.clone());
+            masks.push(mask.clone());
         }
         if let Some((text, mask)) = text {
             assert_shape!(text, [rows, t, width]);
@@ -450,6 +527,8 @@ mod tests {
                 scale: 1.5,
                 scale_range: [1.0, 10.0],
             }),
+            concepts: false,
+            split: None,
         }
     }
 

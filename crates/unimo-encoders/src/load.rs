@@ -227,6 +227,7 @@ impl EncoderConfig {
                         .as_ref()
                         .map_or(0, |grounding| grounding.codes);
                     blocks(joint.layers, joint.width, joint.feed_forward, 1)
+                        .saturating_mul(joint.sets() as u128)
                         .saturating_add(product(&[codes, joint.width]))
                 });
                 text(&model.text)

@@ -105,7 +105,9 @@ impl Backbone {
                 Cross::Streams(fusion.begin_reading(&images.states, images.mask.as_ref()))
             }
             (_, Some(joint), Some(images)) => {
-                Cross::Joint(joint.begin_reading(&last(images), images.mask.as_ref()))
+                let concepts = images.concepts.as_ref();
+                let concepts = concepts.map(|concepts| (&concepts.states, &concepts.mask));
+                Cross::Joint(joint.begin_reading(&last(images), images.mask.as_ref(), concepts))
             }
             (None, None, _) => Cross::None,
             (_, _, None) => {

@@ -9,10 +9,12 @@ use unimo_core::init::Init;
 use unimo_core::layers::Activation;
 use unimo_core::levels::GateKind;
 use unimo_core::parameters;
+use unimo_core::split::Spaces;
 use unimo_encoders::backbone::{Backbone, BackboneConfig};
 use unimo_encoders::features::ImageFeatures;
 use unimo_encoders::fusion::{FusionConfig, Levels, Link};
 use unimo_encoders::image::ImageEncoderConfig;
+use unimo_encoders::joint::split::{ConceptSpace, Sharing, SplitConfig};
 use unimo_encoders::joint::{JointConfig, View};
 use unimo_encoders::output::Keep;
 use unimo_encoders::quantiser::{Choice, QuantiserConfig};
@@ -91,6 +93,8 @@ fn joint(grounding: Option<Choice>) -> JointConfig {
             scale: 1.5,
             scale_range: [1.0, 10.0],
         }),
+        concepts: false,
+        split: None,
     }
 }
 
@@ -107,7 +111,29 @@ fn every_kind() -> Vec<BackboneConfig> {
         let joint = Some(joint(grounding));
         BackboneConfig { joint, ..model() }
     });
-    streams.chain(joints).chain([model()]).collect()
+    // Matrices of their own for image, names of its objects and text.
+    let own = [
+        (Spaces::Modality, Some(ConceptSpace::Own)),
+        (Spaces::Modality, Some(ConceptSpace::Vision)),
+        (Spaces::Pair, None),
+        (Spaces::Query, None),
+    ];
+    let split = own.map(|(spaces, concepts)| {
+        let mut config = model();
+        config.text.token_types = 2;
+        config.joint = Some(JointConfig {
+            concepts: true,
+            split: Some(SplitConfig {
+                spaces,
+                feed_forward: Sharing::Separate,
+                concepts,
+            }),
+            ..joint(None)
+        });
+        config
+    });
+    let all = streams.chain(joints).chain(split).chain([model()]);
+    all.collect()
 }
 
 /// New encoders whose cross-layer parts have weight, as those of a trained model do.
@@ -116,6 +142,12 @@ fn build(config: &BackboneConfig, device: &Device) -> Backbone {
     let mut init = Init::new(device, 1).with_deviation(config.initializer_range as f32);
     let backbone = config.init(&mut init);
     parameters::replace(backbone, |name, shape| {
+        if name.contains("split.") {
+            // They begin as copies of the text's.
+            let values = (0..shape.iter().product::<usize>()).map(|at| 0.3 * (at as f32).sin());
+            let values: Vec<f32> = values.collect();
+            return Some(burn::tensor::TensorData::new(values, shape.to_vec()));
+        }
         let merge = name.ends_with("merge");
         merge.then(|| burn::tensor::TensorData::new(vec![0.7f32], shape.to_vec()))
     })
@@ -123,7 +155,10 @@ fn build(config: &BackboneConfig, device: &Device) -> Backbone {
 
 fn images(backbone: &Backbone, device: &Device) -> ImageFeatures {
     let pixels = Init::new(device, 2).uniform([2, 3, 8, 8], 1.0).val();
-    backbone.encode_images(pixels)
+    let names = backbone
+        .text
+        .input(&[0, 3, 4, 2, 0, 5, 2, 1], &[4, 3], 4, device);
+    backbone.with_concepts(backbone.encode_images(pixels), Some(&names))
 }
 
 fn numbers(x: Tensor<3>) -> Vec<f32> {

@@ -132,7 +132,12 @@ impl ObjectivesConfig {
                 "{}",
                 NEEDS_IMAGE_STATES,
             )?;
-            let reads_on = |request: &Request| request.what == What::Text(TextForm::LeftToRight);
+            let reads_on = |request: &Request| {
+                matches!(
+                    request.what,
+                    What::Text(TextForm::LeftToRight | TextForm::MaskedLeftToRight(_))
+                )
+            };
             ConfigError::unless(
                 !model.shares_layers() || !settings.requests().iter().any(reads_on),
                 key,

@@ -6,11 +6,10 @@ use burn::tensor::{Bool, Device, Tensor, TensorData};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use unimo_batch::{Batch, Images, JOINED, Regions, TAGS, TRANSLATION, Texts};
-use unimo_core::dtype::cast;
 use unimo_core::mask::PaddingMask;
 use unimo_core::part;
 use unimo_encoders::backbone::Backbone;
-use unimo_encoders::features::{ImageFeatures, Pictures, TextFeatures};
+use unimo_encoders::features::{ImageFeatures, Pictures, TextFeatures, widen, widen_mask};
 use unimo_encoders::region::RegionInput;
 use unimo_encoders::text::TextInput;
 
@@ -45,6 +44,9 @@ struct Readings {
 /// Range of the share of a text without an image that is given as the prefix.
 const PREFIX_SHARES: std::ops::Range<f64> = 0.1..0.5;
 
+/// The kinds of texts that are read from left to right.
+const READ_ON: [TextKind; 2] = [TextKind::LeftToRight, TextKind::MaskedLeftToRight];
+
 impl Wanted {
     /// All requests that the batch can serve. `rng` draws how much of a text without an image is given.
     pub fn of(
@@ -54,7 +56,9 @@ impl Wanted {
         rng: &mut ChaCha8Rng,
     ) -> Self {
         let mut wanted = Self::fixed(requests, backbone, batch);
-        let reads_on = wanted.student.texts.contains(&TextKind::LeftToRight);
+        let reads_on = READ_ON
+            .iter()
+            .any(|kind| wanted.student.texts.contains(kind));
         if let Some(texts) = batch.texts.as_ref().filter(|_| reads_on) {
             wanted.prefix = Some(if backbone.sees(batch) {
                 1
@@ -241,9 +245,7 @@ impl Reader<'_> {
         if wanted.images.contains(&ImageKind::SecondView) {
             self.second_view(wanted, into);
         }
-        if wanted.texts.contains(&TextKind::LeftToRight) {
-            self.left_to_right(wanted, into);
-        }
+        self.left_to_right(wanted, into);
         self.both_directions(wanted, into);
         self.joined(wanted, into);
         let computed = || {
@@ -268,10 +270,16 @@ impl Reader<'_> {
     /// The names of the images' objects. They are hidden before the image encoder, so that images are encoded once (MVP's release).
     fn tags(&self, wanted: &Readings) -> Option<TextInput> {
         let tags = self.batch.further_texts.get(TAGS);
-        let tags = tags.filter(|_| self.backbone.image_tags)?;
+        let tags = tags.filter(|_| self.backbone.reads_tags())?;
         let hidden = tags.masked.as_ref().filter(|_| wanted.hides_tags);
         let ids = hidden.map_or(&tags.ids, |masked| &masked.ids);
         Some(self.input(ids, &tags.lengths, tags.length))
+    }
+
+    /// The same images with the names of their objects beside them, if one stream reads those.
+    fn with_concepts(&self, images: ImageFeatures, wanted: &Readings) -> ImageFeatures {
+        self.backbone
+            .with_concepts(images, self.tags(wanted).as_ref())
     }
 
     /// The place of features of frozen encoders, if they are kept.
@@ -324,19 +332,35 @@ impl Reader<'_> {
         let both = images.and_then(|images| Some((images, images.second_view.as_ref()?)));
         if let Some((images, levels)) = both {
             let images = Pictures::of_pixels(images, levels, self.device);
-            into.put_images(ImageKind::SecondView, self.images(&images, None, 0, wanted));
+            let features = self.with_concepts(self.images(&images, None, 0, wanted), wanted);
+            into.put_images(ImageKind::SecondView, features);
         }
     }
 
+    /// Encodes texts that are read from left to right, as they are and with words hidden, in one pass.
     fn left_to_right(&self, wanted: &Readings, into: &mut Tables) {
-        if let Some(texts) = &self.batch.texts {
-            let input = self.input(&texts.ids, &texts.lengths, texts.length);
-            let segments = texts.segments.iter().flatten().copied().collect();
-            let input = self.backbone.text.with_segments(input, segments);
-            let input = input.from_left_to_right(self.prefix);
-            let texts = self.texts(&input, wanted);
-            into.put_texts(vec![TextKind::LeftToRight], texts);
+        let Some(texts) = &self.batch.texts else {
+            return;
+        };
+        let masked = texts.masked.as_ref().map(|masked| &masked.ids);
+        let forms = READ_ON.into_iter().zip([Some(&texts.ids), masked]);
+        let forms = forms.filter_map(|(kind, ids)| Some((kind, ids?)));
+        let (kinds, forms): (Vec<_>, Vec<_>) = forms
+            .filter(|(kind, _)| wanted.texts.contains(kind))
+            .unzip();
+        if kinds.is_empty() {
+            return;
         }
+        let count = kinds.len();
+        let ids: Vec<i32> = forms.into_iter().flatten().copied().collect();
+        let input = self.input(&ids, &texts.lengths.repeat(count), texts.length);
+        let segments: Vec<i32> = texts.segments.iter().flatten().copied().collect();
+        let input = self
+            .backbone
+            .text
+            .with_segments(input, segments.repeat(count));
+        let input = input.from_left_to_right(self.prefix);
+        into.put_texts(kinds, self.texts(&input, wanted));
     }
 
     /// Encodes plain texts, masked texts and translations in one pass.
@@ -428,6 +452,7 @@ impl Reader<'_> {
             let features = self
                 .backbone
                 .encode_masked(&pixels, &hidden, &wanted.image_layers);
+            let features = self.with_concepts(features, wanted);
             into.put_images(ImageKind::MaskedPatches, features);
         }
     }
@@ -436,7 +461,7 @@ impl Reader<'_> {
         let regions = self.batch.regions.as_ref();
         if let Some(regions) = regions.filter(|regions| regions.hidden.is_some()) {
             let pictures = Pictures::Regions(RegionInput::hiding(regions, self.device));
-            let features = self.images(&pictures, None, 0, wanted);
+            let features = self.with_concepts(self.images(&pictures, None, 0, wanted), wanted);
             into.put_images(ImageKind::MaskedRegions, features);
         }
     }
@@ -458,7 +483,7 @@ impl Reader<'_> {
     /// The different ones of some images, if equal ones are encoded once and the model reads nothing beside their pixels.
     fn distinct(&self, images: Option<&Images>) -> Option<Distinct> {
         let shares = self.shares_images && self.backbone.reads_pixels();
-        Distinct::of(images.filter(|_| shares && !self.backbone.image_tags)?)
+        Distinct::of(images.filter(|_| shares && !self.backbone.reads_tags())?)
     }
 
     /// The features of each row's image.
@@ -669,31 +694,11 @@ pub(crate) fn join_images(parts: Vec<ImageFeatures>) -> ImageFeatures {
                 .collect(),
             class: images.class,
             tags: None,
+            concepts: images.concepts,
             layers: BTreeMap::new(),
         }
     };
     ImageFeatures::cat(parts.into_iter().map(widened).collect())
-}
-
-/// Pads the positions with zeros at the end, to `length`.
-fn widen(states: Tensor<3>, length: usize) -> Tensor<3> {
-    let [rows, positions, width] = states.dims();
-    if positions == length {
-        return states;
-    }
-    let zeros = Tensor::zeros([rows, length - positions, width], &states.device());
-    let zeros = cast(zeros, states.dtype().into());
-    Tensor::cat(vec![states, zeros], 1)
-}
-
-fn widen_mask(mask: PaddingMask, length: usize) -> PaddingMask {
-    let [rows, positions] = mask.dims();
-    if positions == length {
-        return mask;
-    }
-    let device = mask.hidden().device();
-    let padding = PaddingMask::from_lengths(&vec![0; rows], length - positions, &device);
-    PaddingMask::join(vec![mask, padding])
 }
 
 #[cfg(test)]

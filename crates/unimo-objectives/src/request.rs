@@ -53,6 +53,8 @@ pub enum TextForm {
     MaskedPhrases(f64),
     /// From left to right.
     LeftToRight,
+    /// With words hidden, from left to right.
+    MaskedLeftToRight(MaskSpec),
     /// Masked if another objective of the step reads it so, else as it is: it costs nothing extra.
     AsOthers,
     /// The text in another language, as it is.
@@ -129,6 +131,8 @@ pub enum TextKind {
     Masked,
     /// From left to right.
     LeftToRight,
+    /// With words hidden, from left to right.
+    MaskedLeftToRight,
     /// In another language, as they are.
     Translation,
     /// Joined with their translations, as they are.
@@ -146,7 +150,7 @@ pub(crate) enum Table {
     BothDirections,
     /// Joined texts, as they are and with words hidden.
     Joined,
-    /// Texts that are read from left to right.
+    /// Texts that are read from left to right, as they are and with words hidden.
     LeftToRight,
     /// Further texts.
     Further(String),
@@ -158,7 +162,7 @@ impl TextKind {
         match self {
             Self::Plain | Self::Masked | Self::Translation => Table::BothDirections,
             Self::Joined | Self::MaskedJoined => Table::Joined,
-            Self::LeftToRight => Table::LeftToRight,
+            Self::LeftToRight | Self::MaskedLeftToRight => Table::LeftToRight,
             Self::Further(name) => Table::Further(name.clone()),
         }
     }
@@ -187,6 +191,7 @@ impl TextForm {
             Self::Plain | Self::WithPhrases => TextKind::Plain,
             Self::Masked(_) | Self::MaskedPhrases(_) => TextKind::Masked,
             Self::LeftToRight => TextKind::LeftToRight,
+            Self::MaskedLeftToRight(_) => TextKind::MaskedLeftToRight,
             Self::Translation => TextKind::Translation,
             Self::Joined(_) => TextKind::Joined,
             Self::MaskedJoined(..) => TextKind::MaskedJoined,
@@ -308,7 +313,7 @@ impl TextForm {
         match self {
             Self::Plain | Self::LeftToRight | Self::AsOthers => true,
             Self::WithPhrases => texts.concepts.is_some(),
-            Self::Masked(_) => texts.masked.is_some(),
+            Self::Masked(_) | Self::MaskedLeftToRight(_) => texts.masked.is_some(),
             Self::MaskedPhrases(_) => {
                 let masked = texts.masked.as_ref();
                 masked.is_some_and(|masked| masked.concept_labels.is_some())
@@ -466,7 +471,7 @@ impl Inputs {
         for (key, requests, samples) in asked {
             for request in requests {
                 match request.what {
-                    What::Text(TextForm::Masked(spec)) => {
+                    What::Text(TextForm::Masked(spec) | TextForm::MaskedLeftToRight(spec)) => {
                         said.mask.one(key, "mask", spec, &mut all.mask)?;
                     }
                     What::Text(TextForm::MaskedPhrases(rate))

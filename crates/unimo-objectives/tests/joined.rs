@@ -21,6 +21,7 @@ const TOLERANCE: f64 = 1e-5;
 fn objectives(texts_alone: bool, image: bool) -> ObjectivesConfig {
     ObjectivesConfig {
         mlm: Some(MlmConfig {
+            left_to_right: 0.0,
             weight: 1.0,
             mask: MaskSpec::default(),
             tied: true,

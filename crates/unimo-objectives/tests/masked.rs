@@ -254,6 +254,7 @@ fn the_teacher_gets_no_gradient_and_the_mask_embedding_one() {
 fn what_contradicts_is_named() {
     let with = |mlm: MaskSpec| ObjectivesConfig {
         mlm: Some(MlmConfig {
+            left_to_right: 0.0,
             weight: 1.0,
             mask: mlm,
             tied: false,
@@ -359,6 +360,7 @@ fn targets_do_not_depend_on_what_is_hidden() {
 fn hidden_pixels_reach_their_own_target_and_no_other_loss() {
     let config = ObjectivesConfig {
         mlm: Some(MlmConfig {
+            left_to_right: 0.0,
             weight: 1.0,
             mask: mrm().mask,
             tied: false,

@@ -32,6 +32,7 @@ const QUEUE: usize = 5;
 fn objectives(momentum: bool) -> ObjectivesConfig {
     ObjectivesConfig {
         mlm: Some(MlmConfig {
+            left_to_right: 0.0,
             weight: 0.5,
             mask: MaskSpec::default(),
             tied: false,

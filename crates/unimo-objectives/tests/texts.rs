@@ -37,6 +37,7 @@ fn model() -> BackboneConfig {
 fn shared() -> ObjectivesConfig {
     ObjectivesConfig {
         mlm: Some(MlmConfig {
+            left_to_right: 0.0,
             weight: 1.0,
             mask: MaskSpec::default(),
             tied: true,
@@ -149,6 +150,7 @@ fn a_memory_is_read_alike_whether_it_is_an_image_or_a_text() {
         states: other.states.clone(),
         class: other.class.clone(),
         tags: None,
+        concepts: None,
         mask: Some(other.mask.clone()),
         layers: Default::default(),
     };

@@ -7,6 +7,7 @@
 
 pub mod card;
 pub mod python;
+mod stream;
 
 use std::path::{Path, PathBuf};
 
@@ -43,7 +44,7 @@ pub struct ExportArgs {
     /// The new folder.
     #[arg(long, value_name = "FOLDER")]
     pub out: PathBuf,
-    /// The whole model, or one of its encoders: whole, text, image.
+    /// The whole model, one of its encoders, or embeddings of words with the blocks of one stream, as a BERT: whole, text, image, stream.
     #[arg(long, default_value = "whole", value_parser = part)]
     pub part: Part,
     /// How numbers are stored: f32, f16, bf16.
@@ -66,6 +67,15 @@ pub enum Part {
     Text,
     /// The image encoder.
     Image,
+    /// The text encoder's embeddings with the blocks of one stream, whose matrices must be the same for image and text.
+    Stream,
+}
+
+impl Part {
+    /// Whether what is written is an encoder of texts.
+    fn reads_texts_alone(self) -> bool {
+        matches!(self, Self::Text | Self::Stream)
+    }
 }
 
 fn part(given: &str) -> Result<Part, String> {
@@ -73,7 +83,8 @@ fn part(given: &str) -> Result<Part, String> {
         "whole" => Ok(Part::Whole),
         "text" => Ok(Part::Text),
         "image" => Ok(Part::Image),
-        _ => Err("allowed: whole, text, image".to_owned()),
+        "stream" => Ok(Part::Stream),
+        _ => Err("allowed: whole, text, image, stream".to_owned()),
     }
 }
 
@@ -206,6 +217,14 @@ pub fn run(args: &ExportArgs) -> Result<PathBuf, TrainError> {
             };
             write_as(json, tensors, readers)?;
         }
+        (Part::Stream, Network::Pair(model), NetworkConfig::Pair { model: config, .. }) => {
+            let (encoder, config) = stream::as_bert(&args.model, &model.backbone, config)?;
+            write(
+                bert::to_json(&config),
+                named(&encoder, &bert::spellings()[0], args)?,
+            )?;
+        }
+        (Part::Stream, ..) => return Err(wrong("single-stream cross-modal")),
         (Part::Text, ..) => return Err(wrong("text")),
         (Part::Image, ..) => return Err(wrong("image")),
         (Part::Whole, ..) => {
@@ -273,7 +292,7 @@ fn of_public(
         NetworkConfig::Clip(config) => Some(config.image.image_size),
         NetworkConfig::Pair { model, .. } => model.image.as_ref().map(|image| image.image_size),
     };
-    let pictures = match size.filter(|_| args.part != Part::Text) {
+    let pictures = match size.filter(|_| !args.part.reads_texts_alone()) {
         Some(size) => {
             let prepared = processor::find(&folder, public.family, size)?;
             notes.extend(prepared.notes);
@@ -367,7 +386,7 @@ fn describe<'a>(
         name: name.unwrap_or_default().into_owned(),
         part: match args.part {
             Part::Whole => None,
-            Part::Text => Some("text"),
+            Part::Text | Part::Stream => Some("text"),
             Part::Image => Some("image"),
         },
         licence: args.licence.as_deref(),
@@ -389,7 +408,7 @@ fn describe<'a>(
         readers,
         reads: (
             tokenizer.is_some(),
-            source.pictures.is_some() && args.part != Part::Text,
+            source.pictures.is_some() && !args.part.reads_texts_alone(),
         ),
         longest: tokenizer.and_then(|t| t.config["model_max_length"].as_u64()),
         labels: source.labels.as_ref().map(|labels| labels.names().len()),
@@ -442,7 +461,7 @@ fn beside(args: &ExportArgs, source: &Source) -> Result<(), TrainError> {
     if let (Some(labels), Part::Whole) = (&source.labels, args.part) {
         labels.save(&args.out.join(labels::FILE_NAME))?;
     }
-    if let (Some(pictures), true) = (&source.pictures, args.part != Part::Text) {
+    if let (Some(pictures), true) = (&source.pictures, !args.part.reads_texts_alone()) {
         if pictures.spec.resize == Resize::Crop {
             eprintln!(
                 "images: transformers' CLIPImageProcessor begins the centre of an odd rest a pixel off; unimo reads \

@@ -50,6 +50,7 @@ pub fn load(public: &Public, device: &Device) -> Result<Option<Mlm>, TrainError>
         bias: public.tied.then(|| init.constant([words], 0.0)),
         distil: None,
         config: MlmConfig {
+            left_to_right: 0.0,
             weight: 1.0,
             mask: MaskSpec::default(),
             tied: public.tied,

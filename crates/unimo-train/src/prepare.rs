@@ -106,6 +106,13 @@ pub fn check_data(recipe: &Recipe, source: &dyn Source) -> Result<(), TrainError
     }
     check_regions(recipe, source)?;
     check_alignments(recipe, source)?;
+    if recipe.model.reads_concepts() && named(source, source.len(Split::Train)).is_none() {
+        return Err(TrainError::Check(format!(
+            "model.joint.concepts reads the names of objects, and no training sample of the data has one: {}. Scenes have them, COCO with its \
+             instances, and Visual Genome with its objects",
+            source.describe()
+        )));
+    }
     for (at, part) in source.batch_parts().iter().enumerate() {
         let lacking = each.iter().map(|(key, settings)| {
             let lacks = lacks(&settings.requests(), &part.offers());
@@ -124,6 +131,29 @@ pub fn check_data(recipe: &Recipe, source: &dyn Source) -> Result<(), TrainError
         }
     }
     Ok(())
+}
+
+/// How many of the first `CAPTIONS_LOOKED_AT` images have no name of an object, where one stream reads names; `None` if all have some.
+pub(crate) fn without_names(recipe: &Recipe, source: &dyn Source) -> Option<String> {
+    let looked_at = source.len(Split::Train).min(CAPTIONS_LOOKED_AT);
+    let named = |at: &usize| has_names(source, *at);
+    let without = looked_at - (0..looked_at).filter(named).count();
+    (recipe.model.reads_concepts() && without > 0).then(|| {
+        format!(
+            "model.joint.concepts: {without} of the first {looked_at} training samples have no name of an object; their list of concepts is empty"
+        )
+    })
+}
+
+/// The first of some training samples that has a name of an object.
+fn named(source: &dyn Source, samples: usize) -> Option<usize> {
+    (0..samples).find(|at| has_names(source, *at))
+}
+
+/// Samples that cannot be read are no reason to stop: training reports them.
+fn has_names(source: &dyn Source, at: usize) -> bool {
+    let tags = source.tags(Split::Train, at);
+    tags.is_ok_and(|tags| !tags.is_empty())
 }
 
 /// Whether any training sample has a text in two languages. Samples that cannot be read are no reason to stop: training reports them.
@@ -497,6 +527,12 @@ pub fn for_keys(
         if *further != FurtherText::Tags || spec.concepts.is_none() {
             spec.further.push(*further);
         }
+    }
+    // Names of objects beside the image, as texts unless they are concepts of a vocabulary.
+    let tags = FurtherText::Tags;
+    let asked = recipe.model.reads_concepts() && spec.concepts.is_none();
+    if asked && !spec.further.contains(&tags) {
+        spec.further.push(tags);
     }
     spec.mask = inputs.mask;
     if !inputs.codes {

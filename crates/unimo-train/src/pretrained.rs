@@ -356,6 +356,7 @@ fn pair(model: BackboneConfig) -> NetworkConfig {
     let (weight, pooling, head) = (1.0, Pooling::Pair, HeadConfig::default());
     let objectives = ObjectivesConfig {
         mlm: Some(MlmConfig {
+            left_to_right: 0.0,
             weight: 1.0,
             mask: MaskSpec::default(),
             tied: false,

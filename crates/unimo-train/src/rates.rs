@@ -184,7 +184,9 @@ impl Depths {
                 }
             }
             ["backbone", "fusion", "shared", ..] => in_order(index(3).unwrap_or(0), self.cross),
-            ["backbone", "joint", "layers", ..] => in_order(index(3).unwrap_or(0), self.cross),
+            ["backbone", "joint", "layers" | "split", ..] => {
+                in_order(index(3).unwrap_or(0), self.cross)
+            }
             ["backbone", "fusion", "text" | "image", field, ..] => match (*field, index(4)) {
                 ("layers" | "links" | "managers", Some(layer)) => in_order(layer, self.cross),
                 // The first layer has none.

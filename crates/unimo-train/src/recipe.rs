@@ -99,6 +99,8 @@ built_in![
     "uc2-base",
     "m3p-tiny",
     "m3p-base",
+    "dimbert-tiny",
+    "dimbert-base",
     "unimo3-vqa-base",
     "unimo3-nlvr2-base",
     "unimo3-snli-ve-base",
@@ -673,6 +675,12 @@ impl Recipe {
 
     /// Checks phrases and tags against the encoder that reads them and the objectives that need them.
     fn check_concepts(&self, longest: usize, inputs: &Inputs) -> Result<(), ConfigError> {
+        ConfigError::unless(
+            !self.model.reads_concepts() || !inputs.second,
+            "model.joint.concepts",
+            true,
+            "must be false with an objective that reads second images: the names of their objects are not known",
+        )?;
         let Some(concepts) = &self.data.concepts else {
             let alone = |key: &str| self.objectives.inputs(&|k| k == key);
             let each = self.objectives.given().into_iter();
@@ -697,7 +705,7 @@ impl Recipe {
             format_args!("leaves too little of data.max_text_length = {room} for words"),
         )?;
         ConfigError::unless(
-            !self.model.image_tags || concepts.max_tags + 2 <= longest,
+            !self.model.reads_tags() || concepts.max_tags + 2 <= longest,
             "data.concepts.max_tags",
             concepts.max_tags,
             format_args!(

@@ -6,6 +6,7 @@
 //! [init]
 //! text = "FacebookAI/roberta-base"                         # a folder, or a Hugging Face id, maybe with @revision
 //! image = "openai/clip-vit-base-patch16"
+//! joint = "google-bert/bert-base-uncased"                  # its blocks become those of one stream
 //! new = ["backbone.fusion", "objectives"]                  # what may start from random weights
 //! ```
 //!
@@ -64,6 +65,9 @@ macro_rules! contradictions {
         found
     }};
 }
+
+// After the macro, which it uses.
+mod stream;
 
 /// The ways in which such a checkpoint may spell its names.
 fn spellings(kind: Whole, model: &BackboneConfig) -> Vec<Names> {
@@ -377,6 +381,14 @@ fn parts(
         report = report.and(account);
         from.push(("the image encoder".to_owned(), path));
     }
+    if let Some(given) = &init.joint {
+        let begun = stream::begin(model, recipe, (init, given), allow)?;
+        model = begun.model;
+        files.push(begun.weights);
+        notes.extend(begun.notes);
+        report = report.and(begun.report);
+        from.push(("the single stream".to_owned(), begun.path));
+    }
     matches_something(&allow.unexpected, &mut files.iter())?;
     let read = |name: &str| report.used.iter().any(|(ours, _)| ours == name);
     let unread: Vec<String> = names_of(&model).into_iter().filter(|n| !read(n)).collect();
@@ -436,6 +448,25 @@ struct Blocks {
     of: usize,
 }
 
+impl Blocks {
+    /// What the file may call the tensors of the blocks that are not taken.
+    fn left(&self, spelled: &Names) -> Vec<String> {
+        let rules = spelled.sections.iter().flat_map(|section| section.rules);
+        let of_block: Vec<&str> = rules
+            .filter_map(|rule| rule.ours.strip_prefix("layers.{}."))
+            .collect();
+        let left = (0..self.of).filter(|layer| !self.taken.contains(layer));
+        let names = left.flat_map(|layer| {
+            let each = of_block.iter();
+            each.flat_map(move |rest| {
+                ["", ".weight", ".bias"].map(|param| format!("layers.{layer}.{rest}{param}"))
+            })
+        });
+        let targets = names.filter_map(|name| spelled.target(&name));
+        targets.map(|target| target.name).collect()
+    }
+}
+
 /// Loads one encoder; the blocks that are not taken are left unused.
 fn part<M: Module>(
     module: M,
@@ -460,13 +491,7 @@ fn part<M: Module>(
         unexpected: allow.unexpected.clone(),
         left: Vec::new(),
     };
-    for layer in (0..blocks.of).filter(|layer| !blocks.taken.contains(layer)) {
-        let first = parameters
-            .iter()
-            .filter_map(|n| n.strip_prefix("layers.0."));
-        let beyond = first.filter_map(|rest| spelled.target(&format!("layers.{layer}.{rest}")));
-        allow.unexpected.extend(beyond.map(|target| target.name));
-    }
+    allow.unexpected.extend(blocks.left(&spelled));
     let (module, mut report) = import(module, &mut weights, &names, &allow)?;
     for (own, _) in &mut report.used {
         *own = format!("{field}.{own}");

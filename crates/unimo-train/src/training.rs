@@ -19,7 +19,7 @@ use crate::fingerprint::{self, Fingerprint};
 use crate::model::Model;
 use crate::prepare::{
     check_data, check_dtype, check_tokenizer, concept_reader, count_concepts, keep_codes,
-    patch_codes, tokenizer, training_device,
+    patch_codes, tokenizer, training_device, without_names,
 };
 use crate::ranks;
 use crate::ranks::sums::Order;
@@ -261,6 +261,9 @@ fn new(recipe: &Recipe, place: &NewRun, options: &Options) -> Result<Opened, Tra
     })?;
     let recipe = &recipe;
     check_data(recipe, &*source)?;
+    if let Some(line) = without_names(recipe, &*source).filter(|_| !options.quiet) {
+        eprintln!("{line}");
+    }
     let tokenizer = tokenizer(recipe, &*source)?;
     check_tokenizer(recipe, &tokenizer)?;
     // Unavailable weights must not leave a folder behind.

@@ -12,6 +12,7 @@ use crate::images::{ImageSpec, regions};
 use crate::loader::concepts::ConceptReader;
 use crate::loader::gathered::gather;
 use crate::loader::skip::SkipList;
+use crate::loader::spec::TAG_SEPARATOR;
 use crate::order::draws::{Permutation, Stream, hash};
 use crate::sources::source::Source;
 use crate::sources::splits::Split;
@@ -477,15 +478,44 @@ impl EvalSet {
         let Some(reader) = &self.concepts else {
             return Ok(None);
         };
-        let range = range.start.min(self.items.len())..range.end.min(self.items.len());
-        let mut tags: Vec<Vec<String>> = Vec::with_capacity(range.len());
-        for item in &self.items[range] {
-            let of_item = self.source.tags(item.split, item.index);
-            tags.push(of_item.map_err(|error| self.gone(error))?);
-        }
+        let tags = self.names(range)?;
         let tags: Vec<&[String]> = tags.iter().map(Vec::as_slice).collect();
         let some = tags.iter().any(|tags| !tags.is_empty());
         Ok(some.then(|| reader.tags(tokenizer, &tags, None)))
+    }
+
+    /// The tags of images as texts, as [`FurtherText::Tags`](crate::loader::spec::FurtherText::Tags) gives them in training, at most
+    /// `max_length` tokens each.
+    ///
+    /// # Shapes
+    ///
+    /// `[B, M]`, `B` the length of the range.
+    ///
+    /// # Errors
+    ///
+    /// Tags can no longer be read.
+    pub fn tags_as_texts(
+        &self,
+        range: Range<usize>,
+        tokenizer: &TextTokenizer,
+        max_length: usize,
+    ) -> Result<Texts, DataError> {
+        let tags = self.names(range)?;
+        let encoded = tags.iter().map(|tags| tags.join(TAG_SEPARATOR));
+        let encoded = encoded.map(|text| tokenizer.encode(&text, max_length));
+        let encoded: Vec<Encoded> = encoded.collect();
+        Ok(tokenizer.pad(&encoded, max_length, Pad::Longest))
+    }
+
+    /// The tags of images, a list for each.
+    fn names(&self, range: Range<usize>) -> Result<Vec<Vec<String>>, DataError> {
+        let range = range.start.min(self.items.len())..range.end.min(self.items.len());
+        let items = self.items[range].iter();
+        let of = |item: &Item| {
+            let of_item = self.source.tags(item.split, item.index);
+            of_item.map_err(|error| self.gone(error))
+        };
+        items.map(of).collect()
     }
 
     /// The image of one item as the source gives it, for a report; `None` if images are given as regions and their files do not

@@ -20,7 +20,7 @@ use crate::loader::desk::Work;
 use crate::loader::hidden_regions::{OfSample, RegionHider};
 use crate::loader::joined::{self, AlignedWords, Parts};
 use crate::loader::sides;
-use crate::loader::spec::{FurtherText, LoaderSpec};
+use crate::loader::spec::{FurtherText, LoaderSpec, TAG_SEPARATOR};
 use crate::order::draws::{Permutation, Stream, below, hash};
 use crate::order::plan::Plan;
 use crate::sources::source::Sample;
@@ -633,7 +633,7 @@ impl Maker {
                 .get(made.caption)
                 .map(|phrases| phrases.join(", "))
                 .unwrap_or_default(),
-            FurtherText::Tags => sample.tags.join(", "),
+            FurtherText::Tags => sample.tags.join(TAG_SEPARATOR),
             FurtherText::SecondCaption => {
                 let others = sample.captions.len().saturating_sub(1);
                 let draw = hash(Stream::SecondCaption, &[self.spec.seed, made.position]);

@@ -168,6 +168,9 @@ pub trait MakeTarget: Send + Sync {
     fn target(&self, label: &Label) -> Target;
 }
 
+/// What stands between the tags of an image where they are one text.
+pub(crate) const TAG_SEPARATOR: &str = ", ";
+
 impl FurtherText {
     /// Every kind.
     pub const ALL: [Self; 4] = [

@@ -2,7 +2,8 @@
 //!
 //! Source: BERT (Devlin et al. 2019, section 3.1). Whole words: Cui et al. 2019. Spans: SpanBERT (Joshi et al. 2020, section 3.1),
 //! also used by UNIMO-2. Skip-grams: spans with words left out in between, in the sense of Guthrie et al. 2006 (this project's
-//! reading of the term). Runs: X-VLM (Zeng et al. 2022), whose generator CCLM has too.
+//! reading of the term). Runs: X-VLM (Zeng et al. 2022), whose generator CCLM has too. An exact number of tokens, the end token among them:
+//! VLP (Zhou et al. 2020), release 74c4d85, vlp/seq2seq_loader.py.
 //!
 //! Shape legend: `L` text length.
 
@@ -21,6 +22,7 @@ use crate::text::tokens::{Encoded, TextTokenizer};
 pub struct Masker {
     spec: MaskSpec,
     mask: i32,
+    end: i32,
     /// Ids that stand for text. Other ids are never masked and never used as a random replacement.
     ordinary: Vec<i32>,
     is_ordinary: Vec<bool>,
@@ -70,6 +72,7 @@ impl Masker {
         Ok(Self {
             spec,
             mask,
+            end: tokenizer.specials().eos,
             ordinary,
             is_ordinary,
         })
@@ -77,7 +80,7 @@ impl Masker {
 
     /// The ids that the model reads and the labels that it predicts, [`MaskedTexts::IGNORE`] elsewhere.
     ///
-    /// Each token, or each word, is chosen independently. If none is, one is chosen at random, so every text with a maskable token
+    /// Each token, or each word, is chosen independently, with `exact` as many as the share says. If none is, one is chosen at random, so every text with a maskable token
     /// has a masked one. Spans and skip-grams are drawn until the text's share of tokens is reached, exactly on average: a word
     /// that would exceed it is taken with the probability of the remaining share. Runs are drawn until the share is reached, and what is
     /// too much is dropped.
@@ -110,6 +113,17 @@ impl Masker {
                     self.hide(&mut ids, &mut labels, position, draw, &mut random);
                 }
             }
+            MaskUnit::Exact => {
+                let count = self.share_of(units.len() - usize::from(self.hides_end(text)));
+                let mut order: Vec<usize> = (0..units.len()).collect();
+                let (chosen, _) = order.partial_shuffle(&mut random, count);
+                for unit in chosen.iter() {
+                    for &position in &units[*unit] {
+                        let draw: f64 = random.random();
+                        self.hide(&mut ids, &mut labels, position, draw, &mut random);
+                    }
+                }
+            }
             MaskUnit::Span => self.hide_groups(&units, 0, &mut ids, &mut labels, &mut random),
             MaskUnit::Runs => self.hide_runs(&units, &mut ids, &mut labels, &mut random),
             MaskUnit::SkipGram => {
@@ -128,6 +142,17 @@ impl Masker {
         }
     }
 
+    /// How many of some tokens are to be hidden: the share, rounded, at least one, and not more than the largest number.
+    fn share_of(&self, tokens: usize) -> usize {
+        let share = (self.spec.rate * tokens as f64).round() as usize;
+        share.max(1).min(self.spec.most.unwrap_or(usize::MAX))
+    }
+
+    /// Whether the end token of a text may be hidden.
+    fn hides_end(&self, text: &Encoded) -> bool {
+        self.spec.end && text.ids.last() == Some(&self.end)
+    }
+
     /// Hides tokens and short runs of them, as many as the share says.
     fn hide_runs(
         &self,
@@ -136,8 +161,7 @@ impl Masker {
         labels: &mut [i32],
         random: &mut ChaCha8Rng,
     ) {
-        let share = (self.spec.rate * tokens.len() as f64).round() as usize;
-        let count = share.max(1).min(self.spec.most.unwrap_or(usize::MAX));
+        let count = self.share_of(tokens.len());
         let mut order: Vec<usize> = (0..tokens.len()).collect();
         order.shuffle(random);
         let mut chosen: Vec<usize> = Vec::new();
@@ -229,7 +253,10 @@ impl Masker {
 
     /// Positions that are masked together: single tokens or words.
     fn units(&self, text: &Encoded) -> Vec<Vec<usize>> {
-        let tokens = matches!(self.spec.unit, MaskUnit::Token | MaskUnit::Runs);
+        let tokens = matches!(
+            self.spec.unit,
+            MaskUnit::Token | MaskUnit::Exact | MaskUnit::Runs
+        );
         let words = !tokens && !self.spec.unit.is_aligned();
         let mut units: Vec<Vec<usize>> = Vec::new();
         let mut last_word = None;
@@ -253,6 +280,9 @@ impl Masker {
                 _ => units.push(vec![position]),
             }
             last_word = *word;
+        }
+        if self.hides_end(text) {
+            units.push(vec![text.ids.len() - 1]);
         }
         units
     }

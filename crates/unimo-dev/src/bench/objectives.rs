@@ -23,6 +23,7 @@ const WORDS: MaskSpec = MaskSpec {
     mask_share: 0.8,
     random_share: 0.1,
     most: None,
+    end: false,
 };
 /// How patches are hidden there.
 pub(super) const PATCHES: PatchMaskSpec = PatchMaskSpec {
@@ -112,6 +113,7 @@ pub(super) fn objectives(size: &Size, family: Family, with_teacher: bool) -> Obj
             negatives: Negatives::Uniform,
         }),
         mlm: Some(MlmConfig {
+            left_to_right: 0.0,
             weight: 1.0,
             mask: MaskSpec::default(),
             tied: family == Family::Unimo2,

@@ -4,6 +4,7 @@ use unimo_batch::{ConfigError, config};
 
 use super::{BackboneConfig, TAG_TYPE};
 use crate::fusion::FusionConfig;
+use crate::joint::JointConfig;
 use crate::registry::OutsideImage;
 
 impl BackboneConfig {
@@ -99,6 +100,7 @@ impl BackboneConfig {
             }
             (None, Some(joint)) => {
                 joint.validate().map_err(|e| e.within("joint"))?;
+                self.check_parts(joint, images.is_some())?;
                 let text = Some(("text", self.text.width));
                 for (key, width) in [text, images].into_iter().flatten() {
                     ConfigError::unless(
@@ -117,6 +119,34 @@ impl BackboneConfig {
                 "there must be one of them at most: a cross-modal encoder of two streams, or of one",
             ),
         }
+    }
+
+    /// Checks what stands in one stream beside the text.
+    fn check_parts(&self, joint: &JointConfig, sees: bool) -> Result<(), ConfigError> {
+        ConfigError::unless(
+            joint.split.is_none() || sees,
+            "joint.split",
+            "{}",
+            "needs an image encoder, [model.image] or [model.regions]: without images all positions are text",
+        )?;
+        ConfigError::unless(
+            !joint.concepts || sees,
+            "joint.concepts",
+            true,
+            "needs an image encoder, [model.image] or [model.regions]: concepts are the names of an image's objects",
+        )?;
+        ConfigError::unless(
+            !joint.concepts || !self.image_tags,
+            "joint.concepts",
+            true,
+            "must be false with image_tags = true: the names of objects are read by the image encoder, or beside it",
+        )?;
+        ConfigError::unless(
+            !joint.concepts || self.text.token_types > TAG_TYPE,
+            "joint.concepts",
+            true,
+            "needs text.token_types of at least 2: concepts are words of the second type, and would be taken for words of the text",
+        )
     }
 
     /// Checks layers that are the text encoder's own blocks.

@@ -8,6 +8,10 @@
 //! L = (1 - alpha) CE(student, hidden word) + alpha CE(student, softmax(teacher))
 //! ```
 //!
+//! With `left_to_right` the hidden words of some samples, drawn in each step, are predicted from the image and the words before them alone,
+//! by the same head, and the loss is the mean over all hidden words (VLP, Zhou et al. 2020: the sequence-to-sequence objective; DiMBERT as read
+//! here). Each sample goes through the cross-modal encoder once.
+//!
 //! The teacher's head follows the head as the teacher follows the encoders.
 //!
 //! Shape legend: `B` samples, `L` text length, `D` width, `M` masked positions, `V` vocabulary.
@@ -15,6 +19,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::activation::{log_softmax, softmax};
 use burn::tensor::{Tensor, assert_shape};
+use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use unimo_batch::{ConfigError, MaskSpec, MaskUnit, PatchMaskSpec, RegionMaskSpec, config};
@@ -63,6 +68,10 @@ pub struct MlmConfig {
     /// The teacher's soft targets; they need a `[teacher]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub distil: Option<DistilConfig>,
+    /// Probability that the text of a sample is read from left to right: its hidden words are predicted from the image and the words before
+    /// them. 0.75 in VLP; 0: all words are seen.
+    #[serde(default, skip_serializing_if = "config::is_zero")]
+    pub left_to_right: f64,
 }
 
 /// `[objectives.mlm.distil]`.
@@ -91,13 +100,16 @@ pub enum Axis {
     Sequence,
 }
 
+/// Name of the share of hidden words that are right among those predicted from left to right.
+const LEFT_TO_RIGHT: &str = "accuracy_left_to_right";
+
 /// Checks the key `mask` of texts that are not joined with their translations.
 pub(super) fn check_mask(mask: &MaskSpec) -> Result<(), ConfigError> {
     ConfigError::unless(
         !mask.unit.is_aligned(),
         "mask.unit",
         format_args!("{:?}", mask.unit),
-        "must be \"token\", \"whole_word\", \"span\", \"skip_gram\" or \"runs\": only objectives.tlm with joined reads a translation whose \
+        "must be \"token\", \"exact\", \"whole_word\", \"span\", \"skip_gram\" or \"runs\": only objectives.tlm with joined reads a translation whose \
          words are hidden too",
     )?;
     check_shares(mask)
@@ -111,8 +123,18 @@ pub(super) fn check_shares(mask: &MaskSpec) -> Result<(), ConfigError> {
         random_share,
         unit,
         most,
+        end,
     } = *mask;
     config::open_share("mask.rate", rate)?;
+    ConfigError::unless(
+        !end || matches!(
+            unit,
+            MaskUnit::Token | MaskUnit::Exact | MaskUnit::WholeWord
+        ),
+        "mask.end",
+        end,
+        "needs unit = \"token\", \"exact\" or \"whole_word\": the other units are runs of words, or of aligned texts",
+    )?;
     if let Some(most) = most {
         config::positive("mask.most", most)?;
         ConfigError::unless(
@@ -145,10 +167,13 @@ impl Settings for MlmConfig {
             (None, Some(regions)) => ImageForm::MaskedRegions(regions),
             (None, None) => ImageForm::Plain,
         };
-        let mut all = vec![
-            Request::text(TextForm::Masked(self.mask)),
-            Request::image(image).optional_if(self.texts_alone),
-        ];
+        let mut all = vec![Request::image(image).optional_if(self.texts_alone)];
+        if self.left_to_right < 1.0 {
+            all.insert(0, Request::text(TextForm::Masked(self.mask)));
+        }
+        if self.left_to_right > 0.0 {
+            all.push(Request::text(TextForm::MaskedLeftToRight(self.mask)));
+        }
         if self.distil.is_some() {
             all.push(Request::text(TextForm::Masked(self.mask)).by_teacher());
             all.push(Request::image(ImageForm::Plain).by_teacher());
@@ -168,6 +193,18 @@ impl Settings for MlmConfig {
             "texts_alone",
             self.texts_alone,
             "must be false with distil or patches, which read the image of every sample",
+        )?;
+        ConfigError::unless(
+            (0.0..=1.0).contains(&self.left_to_right),
+            "left_to_right",
+            self.left_to_right,
+            "must be from 0 to 1",
+        )?;
+        ConfigError::unless(
+            self.left_to_right == 0.0 || (self.distil.is_none() && !self.texts_alone),
+            "left_to_right",
+            self.left_to_right,
+            "must be 0 with distil, whose teacher sees all words, and with texts_alone, which has no image to read first",
         )?;
         if let Some(patches) = self.patches {
             config::open_share("patches.rate", patches.rate)?;
@@ -421,6 +458,58 @@ impl Mlm {
         })
     }
 
+    /// The loss where some texts are read in both directions and others from left to right.
+    fn either_way(&self, context: &Context<'_>, fused: &[Fused]) -> Outcome {
+        let labels = &context.masked_texts().labels;
+        let length = context.texts().length;
+        let mut read = Vec::new();
+        let mut positions = Vec::new();
+        let mut words = Vec::new();
+        // Hidden words that are predicted in both directions, and from left to right.
+        let mut counts = [0; 2];
+        for (pairs, output) in fused.iter().filter_map(Fused::some) {
+            let text = output.text().clone();
+            assert_shape!(text, [pairs.len(), length, _]);
+            let first = (read.iter().map(|text: &Tensor<3>| text.dims()[0])).sum::<usize>();
+            let own = pairs.texts.iter();
+            let own: Vec<i32> = own
+                .flat_map(|row| &labels[row * length..(row + 1) * length])
+                .copied()
+                .collect();
+            let (at, hidden) = labelled(&own);
+            counts[usize::from(pairs.text == TextKind::MaskedLeftToRight)] += hidden.len();
+            positions.extend(at.into_iter().map(|at| at + (first * length) as i32));
+            words.extend(hidden);
+            read.push(text);
+        }
+        let [before, on] = counts;
+        if words.is_empty() {
+            return Outcome::nothing(context.device).and_metric(
+                LEFT_TO_RIGHT,
+                Tensor::zeros([1], context.device),
+                0,
+            );
+        }
+        let text = Tensor::cat(read, 0);
+        let [rows, _, width] = text.dims();
+        let device = text.device();
+        let states = text
+            .reshape([rows * length, width])
+            .select(0, ints(positions, &device));
+        let logits = single_precision(self.logits(&context.backbone.text.word_embedding, states));
+        let words = ints(words, &device);
+        let correct = count_correct(logits.clone(), words.clone());
+        let correct_on = match on {
+            0 => Tensor::zeros([1], &device),
+            on => {
+                let of_words = words.clone().narrow(0, before, on);
+                count_correct(logits.clone().narrow(0, before, on), of_words).float()
+            }
+        };
+        let loss = kernels::cross_entropy(logits, words).mean();
+        Outcome::with_accuracy(loss, correct, before + on).and_metric(LEFT_TO_RIGHT, correct_on, on)
+    }
+
     fn axis(&self) -> Axis {
         let distil = self.config.distil.as_ref();
         distil.map(|distil| distil.axis).unwrap_or_default()
@@ -468,12 +557,26 @@ impl Objective for Mlm {
         &self.config
     }
 
-    fn pairs(&self, encoded: &Encoded, _rng: &mut ChaCha8Rng) -> Vec<Pairs> {
+    fn pairs(&self, encoded: &Encoded, rng: &mut ChaCha8Rng) -> Vec<Pairs> {
         let image = match (self.config.patches, self.config.regions) {
             (Some(_), _) => ImageKind::MaskedPatches,
             (None, Some(_)) => ImageKind::MaskedRegions,
             (None, None) => ImageKind::Plain,
         };
+        if self.config.left_to_right > 0.0 {
+            let mut draw = |_: &usize| rng.random_bool(self.config.left_to_right);
+            let rows = 0..encoded.samples;
+            let (on, both): (Vec<usize>, Vec<usize>) = rows.partition(&mut draw);
+            let of = |rows, text| Pairs {
+                text,
+                image,
+                ..Pairs::of_rows(rows)
+            };
+            return vec![
+                of(both, TextKind::Masked),
+                of(on, TextKind::MaskedLeftToRight),
+            ];
+        }
         let own = Pairs::present(encoded, (TextKind::Masked, image));
         let by_teacher = self.distil.is_some().then(|| Pairs {
             text: TextKind::Masked,
@@ -484,6 +587,9 @@ impl Objective for Mlm {
     }
 
     fn loss(&self, context: &Context<'_>, fused: &[Fused]) -> Outcome {
+        if self.config.left_to_right > 0.0 {
+            return self.either_way(context, fused);
+        }
         let teacher = fused.get(1).and_then(Fused::some);
         let (_, fused) = Fused::only(fused);
         let text = fused.text();

@@ -58,6 +58,7 @@ impl OwnDecoder {
     /// The decoder.
     pub(crate) fn init(&self, mask: MaskSpec, init: &mut Init, model: &BackboneConfig) -> Mlm {
         let config = MlmConfig {
+            left_to_right: 0.0,
             weight: 1.0,
             mask,
             tied: self.tied,

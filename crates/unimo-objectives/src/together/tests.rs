@@ -496,6 +496,7 @@ fn hard_negatives_come_from_all_parts() {
             itc: Some(itc(views, Projection::Linear)),
             itm: Some(itm(Layout::OneToTwo, Head::Pair)),
             mlm: Some(MlmConfig {
+                left_to_right: 0.0,
                 weight: 0.3,
                 mask: MaskSpec::default(),
                 tied: false,
@@ -545,6 +546,7 @@ fn both_passes_draw_the_same() {
     }
     let config = ObjectivesConfig {
         mlm: Some(MlmConfig {
+            left_to_right: 0.0,
             weight: 1.0,
             mask: MaskSpec::default(),
             tied: false,
@@ -644,6 +646,7 @@ fn weights_are_the_recipes_whatever_a_batch_lacks() {
     let model = two_streams(0.0);
     let config = ObjectivesConfig {
         mlm: Some(MlmConfig {
+            left_to_right: 0.0,
             weight: 0.3,
             mask: MaskSpec::default(),
             tied: false,

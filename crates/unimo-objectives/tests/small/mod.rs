@@ -110,6 +110,8 @@ pub fn joint() -> JointConfig {
         drop_path: 0.0,
         image_class: true,
         grounding: None,
+        concepts: false,
+        split: None,
     }
 }
 

@@ -243,6 +243,13 @@ impl Predictor {
         if recipe.model.regions.is_some() {
             return Err(reads_regions(&args.model));
         }
+        if recipe.model.reads_concepts() {
+            eprintln!(
+                "{}: images are read without the names of their objects, which it was trained with (model.joint.concepts): files of images have \
+                 none",
+                args.model
+            );
+        }
         let tokenizer = match &args.tokenizer {
             Some(given) => TextTokenizer::load(&hub::resolve(&given.to_string_lossy())?, true)?,
             None => run.tokenizer()?,

@@ -140,6 +140,7 @@ impl Captions {
             tokenizer: weights.tokenizer,
             device: weights.device,
             batch_size: weights.recipe.eval.batch_size,
+            max_text_length: weights.recipe.data.max_text_length,
         };
         images.encode(0..self.set.items().len(), |range, features| {
             let numbers: Vec<usize> = range.collect();

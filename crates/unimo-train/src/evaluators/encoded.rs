@@ -290,6 +290,7 @@ impl<'a> Encoded<'a> {
             tokenizer: self.tokenizer,
             device: self.device,
             batch_size: self.recipe.eval.batch_size,
+            max_text_length: self.recipe.data.max_text_length,
         }
     }
 
@@ -311,6 +312,8 @@ pub(crate) struct HeldOutImages<'a> {
     pub tokenizer: &'a TextTokenizer,
     pub device: &'a Device,
     pub batch_size: usize,
+    /// Longest text in tokens, which names of an image's objects are, too.
+    pub max_text_length: usize,
 }
 
 impl HeldOutImages<'_> {
@@ -355,14 +358,18 @@ impl HeldOutImages<'_> {
             Read::Regions(regions) => Pictures::Regions(RegionInput::new(regions, self.device)),
             Read::Pixels(images) => Pictures::of_pixels(images, &images.pixels, self.device),
         };
-        let tags = self
-            .set
-            .tags(range, self.tokenizer)?
-            .filter(|_| backbone.image_tags)
-            .map(|tags| {
-                let text = &backbone.text;
-                text.input(&tags.ids, &tags.lengths, tags.length, self.device)
-            });
+        let tags = match (backbone.reads_tags(), self.set.concepts()) {
+            (false, _) => None,
+            (true, None) if backbone.joint.is_some() && !backbone.image_tags => {
+                let longest = self.max_text_length;
+                Some(self.set.tags_as_texts(range, self.tokenizer, longest)?)
+            }
+            (true, _) => self.set.tags(range, self.tokenizer)?,
+        };
+        let tags = tags.map(|tags| {
+            let text = &backbone.text;
+            text.input(&tags.ids, &tags.lengths, tags.length, self.device)
+        });
         // Tags, whose number differs between batches, are not scored.
         Ok(ImageFeatures {
             tags: None,

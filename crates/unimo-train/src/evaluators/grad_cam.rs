@@ -280,7 +280,7 @@ fn features(
     };
     let pictures = backbone.pictures(batch, device)?;
     let tags = batch.further_texts.get(TAGS);
-    let tags = tags.filter(|_| backbone.image_tags).map(input);
+    let tags = tags.filter(|_| backbone.reads_tags()).map(input);
     Some((
         backbone.encode_texts(&input(batch.texts.as_ref()?)),
         backbone.encode_pictures(&pictures, tags.as_ref(), 0),

@@ -41,6 +41,16 @@ pub fn refusal(model: &BackboneConfig) -> Option<&'static str> {
             "its cross-modal encoder has no image stream, model.fusion.image_stream = false",
         );
     }
+    if let Some(joint) = &model.joint {
+        if joint.split.is_some() {
+            return Some(
+                "its image and its text have matrices of their own, [model.joint.split]; --part stream writes a BERT where they are equal",
+            );
+        }
+        if joint.concepts {
+            return Some("it reads the names of an image's objects, model.joint.concepts");
+        }
+    }
     if model.outside.is_some() {
         return Some("its image encoder is one of another crate");
     }

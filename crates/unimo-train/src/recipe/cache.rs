@@ -99,6 +99,12 @@ impl Recipe {
                     .to_owned(),
             );
         }
+        if encoder == KeptOf::Image && model.reads_concepts() {
+            return Some(
+                "model.joint.concepts: the names of objects stand beside it, which the text encoder reads"
+                    .to_owned(),
+            );
+        }
         if encoder == KeptOf::Image && stage.data.augment.is_some() {
             return Some(
                 "data.augment changes images at random, each time otherwise; data.augment=none would allow it"
@@ -136,7 +142,10 @@ fn changes(encoder: KeptOf, request: &Request) -> Option<&'static str> {
         (
             KeptOf::Text,
             What::Text(
-                TextForm::Masked(_) | TextForm::MaskedPhrases(_) | TextForm::MaskedJoined(..),
+                TextForm::Masked(_)
+                | TextForm::MaskedLeftToRight(_)
+                | TextForm::MaskedPhrases(_)
+                | TextForm::MaskedJoined(..),
             ),
         ) => Some("hides words at random, other ones each time"),
         (KeptOf::Text, What::Text(TextForm::Side(sides, _))) => {

@@ -65,6 +65,10 @@ pub struct InitConfig {
     /// The image encoder: a folder, or a Hugging Face id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
+    /// The blocks of one stream, [model.joint]: those of a text encoder, a folder or a Hugging Face id. With `model.joint.split` the matrices of
+    /// all parts begin as these.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub joint: Option<String>,
     /// Our parameters that are read from a run of one's own, such as `backbone.text`; empty: all.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub parts: Vec<String>,
@@ -89,6 +93,7 @@ impl<'de> Deserialize<'de> for InitConfig {
             whole: Option<String>,
             text: Option<String>,
             image: Option<String>,
+            joint: Option<String>,
             parts: Vec<String>,
             layers: Option<Layers>,
             new: Vec<String>,
@@ -99,7 +104,7 @@ impl<'de> Deserialize<'de> for InitConfig {
             type Value = InitConfig;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(
-                    "\"KIND:PATH\" or a table with text, image, whole, parts, layers, new, unused",
+                    "\"KIND:PATH\" or a table with text, image, joint, whole, parts, layers, new, unused",
                 )
             }
             fn visit_str<E: Error>(self, whole: &str) -> Result<InitConfig, E> {
@@ -114,6 +119,7 @@ impl<'de> Deserialize<'de> for InitConfig {
                     whole: table.whole,
                     text: table.text,
                     image: table.image,
+                    joint: table.joint,
                     parts: table.parts,
                     layers: table.layers,
                     new: table.new,
@@ -161,12 +167,12 @@ impl Whole {
 impl InitConfig {
     /// Checks every value, alone and against the others.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let parts = self.text.is_some() || self.image.is_some();
+        let parts = self.text.is_some() || self.image.is_some() || self.joint.is_some();
         ConfigError::unless(
             self.whole.is_some() != parts,
             "init",
             "{}",
-            "name a whole checkpoint, or text and image or one of them, and not both",
+            "name a whole checkpoint, or text, image and joint or some of them, and not both",
         )?;
         let whole = self.whole.as_deref().map(Whole::parse).transpose()?;
         let own = matches!(whole, Some((Whole::Unimo, _)));
@@ -196,7 +202,8 @@ impl InitConfig {
         {
             *whole = format!("{kind}:{path}");
         }
-        for part in [&mut self.text, &mut self.image].into_iter().flatten() {
+        let parts = [&mut self.text, &mut self.image, &mut self.joint];
+        for part in parts.into_iter().flatten() {
             if let Some(path) = absolute(part) {
                 *part = path;
             }

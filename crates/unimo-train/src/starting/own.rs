@@ -13,6 +13,7 @@ use unimo_core::init::Init;
 use unimo_core::lora;
 use unimo_data::{Concepts, TextTokenizer, processor, published};
 use unimo_encoders::import::{Allow, import};
+use unimo_encoders::joint::JointEncoder;
 use unimo_encoders::names::{Form, Names, Rule, covers, rule};
 use unimo_encoders::public::{Kind, folder_of};
 use unimo_encoders::weights::Weights;
@@ -28,7 +29,7 @@ use crate::pretrained::{self, NetworkConfig};
 use crate::recipe::init::{InitConfig, Whole};
 use crate::recipe::{Overrides, Recipe};
 use crate::run::{CONCEPTS, RunFolder};
-use crate::starting::{Started, agree, names_of};
+use crate::starting::{Started, agree, names_of, stream};
 use crate::trained;
 
 /// The run, or its export, that a recipe starts from.
@@ -74,7 +75,17 @@ const SECTIONS: [(&str, &str); 5] = [
 
 /// Settings that another run may have differently: they change no weight, or weights that are made to fit. Another number of layers must
 /// be stated ([`OwnRun::depths`]).
-const MAY_DIFFER: [&str; 5] = ["dropout", "drop_path", "image_size", "pictures", "layers"];
+const MAY_DIFFER: [&str; 6] = [
+    "dropout",
+    "drop_path",
+    "image_size",
+    "pictures",
+    "layers",
+    "concepts",
+];
+
+/// Further matrices of one stream.
+const SPLIT: &str = "backbone.joint.split";
 
 /// Lists of blocks in the sections of `[model]`, below the section's parameters.
 const BLOCKS: [(&str, &[&str]); 5] = [
@@ -82,7 +93,7 @@ const BLOCKS: [(&str, &[&str]); 5] = [
     ("image", &["layers"]),
     ("regions", &["layers"]),
     ("fusion", &["text.layers", "image.layers"]),
-    ("joint", &["layers"]),
+    ("joint", &["layers", "split"]),
 ];
 
 /// An encoder that has fewer blocks than the run's.
@@ -232,7 +243,10 @@ impl OwnRun {
         }
         let read =
             |name: &str| init.parts.is_empty() || init.parts.iter().any(|part| covers(part, name));
-        agree(&self.contradictions(recipe, &read)?, &self.checkpoint)?;
+        let splits = self.is_split(recipe) && !init.new.iter().any(|new| covers(new, SPLIT));
+        let mut found = self.contradictions(recipe, &read)?;
+        found.retain(|(key, ..)| !(splits && key == "model.joint.split"));
+        agree(&found, &self.checkpoint)?;
         let section = match (&self.place, &self.recipe.train.ema) {
             (Place::Export(_), _) => None,
             (Place::Run(_), Some(_)) => Some("ema"),
@@ -285,13 +299,15 @@ impl OwnRun {
         }
         // A teacher starts as a copy of the encoders.
         unexpected.push("teacher".to_owned());
+        let mut missing = heads(&own, &theirs);
+        missing.extend(splits.then(|| SPLIT.to_owned()));
         let allow = Allow {
-            missing: heads(&own, &theirs),
+            missing,
             unexpected,
             left,
         };
-        let (model, report) = import(model, &mut weights, &names, &allow)?;
-        let model = model.materialize();
+        let (model, mut report) = import(model, &mut weights, &names, &allow)?;
+        let mut model = model.materialize();
         let mut notes = vec![match section {
             Some(section) => format!(
                 "{section} weights of its step {}",
@@ -299,6 +315,10 @@ impl OwnRun {
             ),
             None => "an export, with its tokenizer".to_owned(),
         }];
+        if splits && read(SPLIT) {
+            model.backbone.joint = model.backbone.joint.map(JointEncoder::split_anew);
+            notes.extend(stream::account_for_copies(&model, &mut report));
+        }
         if merged > 0 {
             notes.push(format!(
                 "that run had adapters on {merged} of these linear layers, which are added to the weights"
@@ -356,6 +376,12 @@ impl OwnRun {
         (lora::attach(model, &mut init, &config.spec(), &has), count)
     }
 
+    /// Whether parts of the stream have matrices of their own in the recipe, and share them in the run.
+    fn is_split(&self, recipe: &Recipe) -> bool {
+        let split = |recipe: &Recipe| Some(recipe.model.joint.as_ref()?.split.is_some());
+        split(recipe) == Some(true) && split(&self.recipe) == Some(false)
+    }
+
     /// Whether the recipe ranks texts, and the run does not but has a matching head that reads pairs in the same way.
     fn ranks_by_matching(&self, recipe: &Recipe) -> bool {
         let theirs = &self.recipe.objectives;
@@ -388,6 +414,8 @@ impl OwnRun {
             "fusion" => recipe.model.fusion.as_ref().map(|fusion| fusion.layers),
             _ => recipe.model.joint.as_ref().map(|joint| joint.layers),
         };
+        let joint = self.recipe.model.joint.as_ref();
+        let has_split = joint.is_some_and(|joint| joint.split.is_some());
         let mut depths = Vec::new();
         for (section, blocks) in BLOCKS {
             let key = format!("model.{section}.layers");
@@ -399,6 +427,8 @@ impl OwnRun {
             let lists = blocks
                 .iter()
                 .map(|list| format!("backbone.{section}.{list}"));
+            let there = |list: &String| list != SPLIT || has_split;
+            let lists = lists.filter(there);
             let lists: Vec<String> = lists.filter(|list| read(&format!("{list}.0."))).collect();
             if ours == theirs || lists.is_empty() {
                 continue;

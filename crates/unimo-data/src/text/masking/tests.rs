@@ -162,6 +162,7 @@ fn groups_are_replaced_as_one_in_a_row_or_with_words_between() {
             mask_share: 0.5,
             random_share: 0.0,
             most: None,
+            end: false,
         });
         let mut shares = vec![0.0; 4];
         let mut mixed = 0.0;
@@ -319,6 +320,52 @@ fn no_more_tokens_are_hidden_than_the_most() {
             let (_, labels) = masker.apply(&text, seed);
             let hidden = labels.iter().filter(|l| **l != MaskedTexts::IGNORE).count();
             assert!((1..=7).contains(&hidden), "{unit:?}: {hidden}");
+        }
+    }
+}
+
+/// VLP: of the words and the end token, as many are hidden as the share of the words says.
+#[test]
+fn an_exact_number_is_hidden_and_the_end_may_be_among_it() {
+    const DRAWS: u64 = 600;
+    for (length, expected) in [(1, 1), (9, 1), (10, 2), (13, 2), (40, 3)] {
+        for end in [false, true] {
+            let (masker, tokenizer) = masker(MaskSpec {
+                unit: MaskUnit::Exact,
+                most: Some(3),
+                end,
+                ..MaskSpec::default()
+            });
+            let specials = tokenizer.specials();
+            let words = 5..5 + length;
+            let ids: Vec<i32> = std::iter::once(specials.bos)
+                .chain(words)
+                .chain([specials.eos])
+                .collect();
+            let encoded = Encoded {
+                word_ids: vec![None; ids.len()],
+                concepts: 0,
+                first: ids.len(),
+                ids,
+            };
+            let mut ends = 0.0;
+            for seed in 0..DRAWS {
+                let (_, labels) = masker.apply(&encoded, seed);
+                let hidden = labels.iter().filter(|l| **l != MaskedTexts::IGNORE);
+                assert_eq!(hidden.count(), expected, "{length} {end}");
+                assert_eq!(labels[0], MaskedTexts::IGNORE);
+                ends += f64::from(labels.last() == Some(&specials.eos));
+            }
+            let share = if end {
+                expected as f64 / f64::from(length + 1)
+            } else {
+                0.0
+            };
+            // Five standard deviations of a share of a half over the draws.
+            assert!(
+                (ends / DRAWS as f64 - share).abs() < 0.103,
+                "{length} {end}: {ends}"
+            );
         }
     }
 }
