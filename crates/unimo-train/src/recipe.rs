@@ -252,13 +252,12 @@ impl Recipe {
         }
         if !path.is_file() {
             let names = BUILT_IN.iter().map(|b| b.name);
-            let known: Vec<_> = names.clone().collect();
             return Err(TrainError::UnknownRecipe {
                 given: given.to_owned(),
                 meant: nearest(given, names)
                     .map(|name| format!(" (did you mean `{name}`?)"))
                     .unwrap_or_default(),
-                known: known.join(", "),
+                known: BUILT_IN.len(),
             });
         }
         let text = std::fs::read_to_string(path).map_err(TrainError::file("read", path))?;
