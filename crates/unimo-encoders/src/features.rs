@@ -77,6 +77,35 @@ pub struct ImageFeatures {
     pub mask: Option<PaddingMask>,
     /// States of the layers that were asked for, after the final norm, `[B, Lv, image width]` each; layer 0 is the embeddings.
     pub layers: BTreeMap<usize, Tensor<3>>,
+    /// What comes of the image with representation tokens, if that was asked for ([`crate::representation`]).
+    pub represented: Option<Represented>,
+}
+
+/// An image read with representation tokens, after the final norm, before projection.
+#[derive(Debug, Clone)]
+pub struct Represented {
+    /// The class token, `[B, image width]`.
+    pub class: Tensor<2>,
+    /// The mean of the representation tokens, `[B, image width]`.
+    pub tokens: Tensor<2>,
+}
+
+impl Represented {
+    fn each(&self, change: impl Fn(Tensor<2>) -> Tensor<2>) -> Self {
+        Self {
+            class: change(self.class.clone()),
+            tokens: change(self.tokens.clone()),
+        }
+    }
+
+    /// The rows of all parts, stacked.
+    fn cat(parts: Vec<Self>) -> Self {
+        let (class, tokens) = parts.into_iter().map(|p| (p.class, p.tokens)).unzip();
+        Self {
+            class: Tensor::cat(class, 0),
+            tokens: Tensor::cat(tokens, 0),
+        }
+    }
 }
 
 /// Bytes of the states and the class row of features; masks are small beside them.
@@ -143,6 +172,10 @@ impl ImageFeatures {
             tags: self.tags.as_ref().map(of),
             mask: self.mask.clone(),
             layers: each(&self.layers, |state| state.without_autodiff()),
+            represented: self
+                .represented
+                .as_ref()
+                .map(|read| read.each(Tensor::without_autodiff)),
         }
     }
 
@@ -162,6 +195,10 @@ impl ImageFeatures {
                 .map(|tags| tags.clone().select(0, rows.clone())),
             mask: self.mask.as_ref().map(|mask| mask.select(rows.clone())),
             layers: each(&self.layers, |state| state.select(0, rows.clone())),
+            represented: self
+                .represented
+                .as_ref()
+                .map(|read| read.each(|state| state.select(0, rows.clone()))),
         }
     }
 
@@ -179,6 +216,12 @@ impl ImageFeatures {
                 .collect::<Option<Vec<_>>>()
                 .map(PaddingMask::cat),
             layers: cat_layers(parts.iter().map(|p| &p.layers).collect()),
+            represented: parts
+                .iter()
+                .map(|p| p.represented.clone())
+                .collect::<Option<Vec<_>>>()
+                .filter(|parts| !parts.is_empty())
+                .map(Represented::cat),
             class: Tensor::cat(parts.into_iter().map(|p| p.class).collect(), 0),
             tags: None,
         }

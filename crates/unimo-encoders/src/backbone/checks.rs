@@ -5,6 +5,7 @@ use unimo_batch::{ConfigError, config};
 use super::{BackboneConfig, TAG_TYPE};
 use crate::fusion::FusionConfig;
 use crate::registry::OutsideImage;
+use crate::text::TextTower;
 
 impl BackboneConfig {
     /// Checks every value, alone and against the others.
@@ -69,6 +70,16 @@ impl BackboneConfig {
             )?;
         }
         self.check_drop_path()?;
+        ConfigError::unless(
+            self.text.tower == TextTower::Bert || !self.is_fused(),
+            "text.tower",
+            "clip",
+            "must be \"bert\" with [model.fusion] or [model.joint]: CLIP has two towers alone",
+        )?;
+        if let Some(tokens) = &self.representation {
+            let checked = tokens.validate_with(self);
+            checked.map_err(|e| e.within("representation"))?;
+        }
         match (&self.fusion, &self.joint) {
             (None, None) => Ok(()),
             (Some(fusion), None) => {

@@ -17,7 +17,7 @@ use unimo_encoders::names::{Form, Names, Rule, covers, rule};
 use unimo_encoders::public::{Kind, folder_of};
 use unimo_encoders::weights::Weights;
 use unimo_objectives::pretraining::itm::Head;
-use unimo_objectives::tasks::ranking;
+use unimo_objectives::tasks::{prompts, ranking};
 use unimo_objectives::tasks::summary::Pooling;
 
 use crate::checkpoint;
@@ -78,7 +78,7 @@ const MAY_DIFFER: [&str; 5] = ["dropout", "drop_path", "image_size", "pictures",
 
 /// Lists of blocks in the sections of `[model]`, below the section's parameters.
 const BLOCKS: [(&str, &[&str]); 5] = [
-    ("text", &["layers"]),
+    ("text", &["layers", "clip.layers"]),
     ("image", &["layers"]),
     ("regions", &["layers"]),
     ("fusion", &["text.layers", "image.layers"]),
@@ -253,6 +253,16 @@ impl OwnRun {
                 &[],
             ));
         }
+        let projects = recipe.objectives.prompts.is_some()
+            && self.recipe.objectives.prompts.is_none()
+            && self.recipe.objectives.itc.is_some();
+        if projects {
+            let rules = prompts::OWN_CONTRAST_NAMES;
+            names = names.and(Names::new(
+                [("objectives.prompts", "objectives.itc", rules)],
+                &[],
+            ));
+        }
         let depths = self
             .depths(recipe, init, &read)
             .map_err(TrainError::of_recipe)?;
@@ -303,6 +313,12 @@ impl OwnRun {
             notes.push(format!(
                 "that run had adapters on {merged} of these linear layers, which are added to the weights"
             ));
+        }
+        if projects {
+            notes.push(
+                "the projections of [objectives.prompts] are those of the run's [objectives.itc]"
+                    .to_owned(),
+            );
         }
         if ranks {
             notes.push(
