@@ -52,6 +52,9 @@ pub struct ScenesConfig {
     /// The language of its texts.
     #[serde(skip_serializing_if = "SceneLanguage::is_default")]
     pub language: SceneLanguage,
+    /// Whether only scenes of one kind of objects are drawn; with `texts = "kinds"` they always are.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub one_kind: bool,
     /// The language of held-out texts; absent: as `language` says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held_out_language: Option<SceneLanguage>,
@@ -161,6 +164,12 @@ impl SceneTexts {
     }
 }
 
+impl ScenesConfig {
+    fn shows_one_kind(&self) -> bool {
+        self.one_kind || self.texts == SceneTexts::Kinds
+    }
+}
+
 impl Default for ScenesConfig {
     fn default() -> Self {
         Self {
@@ -171,6 +180,7 @@ impl Default for ScenesConfig {
             size: 64,
             texts: SceneTexts::Captions,
             language: SceneLanguage::English,
+            one_kind: false,
             held_out_language: None,
         }
     }
@@ -182,7 +192,7 @@ impl SourceConfig for ScenesConfig {
         // There are about 100,000 descriptions that may be held out; finding unused ones gets slow.
         range(&format!("{table}.val"), self.val, 0, 20_000)?;
         range(&format!("{table}.test"), self.test, 0, 20_000)?;
-        if self.texts == SceneTexts::Kinds {
+        if self.shows_one_kind() {
             let held_out = self.val + self.test;
             range(&format!("{table}.val + test"), held_out, 0, MOST_OF_KINDS)?;
         }
@@ -268,7 +278,7 @@ impl Scenes {
 
     /// Whether the corpus has such scenes.
     fn shows(&self, description: &Description) -> bool {
-        self.config.texts != SceneTexts::Kinds || description.groups().len() == 1
+        !self.config.shows_one_kind() || description.groups().len() == 1
     }
 
     /// The language of a split's texts.
@@ -408,7 +418,7 @@ impl Source for Scenes {
             scenes => format!(", {scenes} to test on"),
         };
         format!(
-            "generated scenes of seed {}: {} for training, {} held out{test}, {} × {} pixels, {}{}{}",
+            "generated scenes of seed {}: {} for training, {} held out{test}, {} × {} pixels, {}{}{}{}",
             self.config.seed,
             self.config.train,
             self.config.val,
@@ -421,6 +431,11 @@ impl Source for Scenes {
                 SceneTexts::Expressions => "with expressions for groups of objects",
                 SceneTexts::Classes => "their numbers of objects as classes",
                 SceneTexts::Kinds => "the kinds of their objects as classes",
+            },
+            if self.config.one_kind {
+                ", of one kind of objects each"
+            } else {
+                ""
             },
             match self.config.language {
                 SceneLanguage::English => "",

@@ -1,7 +1,8 @@
 //! `init = "unimo:RUN"`: the weights of an earlier run or of an export, whole or by parts.
 //!
 //! A model starts from the run's best weights, or from those of the checkpoint that is named. Tokenizer, phrases and tags are the
-//! run's own, since the rows of the word embedding mean its words. Only objectives that the run does not have are new.
+//! run's own, since the rows of the word embedding mean its words. Only objectives and representation tokens that the run does not have
+//! are new.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -295,8 +296,13 @@ impl OwnRun {
         }
         // A teacher starts as a copy of the encoders.
         unexpected.push("teacher".to_owned());
+        let mut missing = heads(&own, &theirs);
+        // Tokens are what is learned beside a run's encoders.
+        if self.recipe.model.representation.is_none() {
+            missing.push("backbone.representation".to_owned());
+        }
         let allow = Allow {
-            missing: heads(&own, &theirs),
+            missing,
             unexpected,
             left,
         };
