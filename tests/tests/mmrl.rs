@@ -82,7 +82,9 @@ fn texts(reference: &Reference, backbone: &Backbone) -> TextInput {
     let ids: Vec<i32> = ids.map(|id| id as i32).collect();
     let real = |row: &[i32]| row.iter().filter(|id| **id != PAD).count();
     let lengths: Vec<usize> = ids.chunks(LENGTH).map(real).collect();
-    backbone.text.input(&ids, &lengths, LENGTH, &reference.device)
+    backbone
+        .text
+        .input(&ids, &lengths, LENGTH, &reference.device)
 }
 
 fn labelled(reference: &Reference) -> Batch {
@@ -385,15 +387,27 @@ fn what_does_not_fit_is_refused() {
             "model.representation.layers=[3, 2]",
             &["model.representation.layers", "[3, 2]"],
         ),
-        ("model.representation.tokens=0", &["model.representation.tokens"]),
+        (
+            "model.representation.tokens=0",
+            &["model.representation.tokens"],
+        ),
         ("model.representation=none", &["[model.representation]"]),
         (
             "objectives.prompts.template=a photo",
             &["objectives.prompts.template", "\"a photo\"", "one {}"],
         ),
-        ("objectives.prompts.alpha=1.5", &["objectives.prompts.alpha", "1.5"]),
-        ("objectives.prompts.lambda=-1.0", &["objectives.prompts.lambda", "-1"]),
-        ("model.text.dropout=0.1", &["model.representation", "dropout"]),
+        (
+            "objectives.prompts.alpha=1.5",
+            &["objectives.prompts.alpha", "1.5"],
+        ),
+        (
+            "objectives.prompts.lambda=-1.0",
+            &["objectives.prompts.lambda", "-1"],
+        ),
+        (
+            "model.text.dropout=0.1",
+            &["model.representation", "dropout"],
+        ),
         ("data.scenes.val=500", &["data.scenes.val + test", "400"]),
     ] {
         let error = refused(&[set]);
@@ -408,7 +422,10 @@ fn what_does_not_fit_is_refused() {
         "eval.base_to_novel=none",
         "train.freeze=[]",
     ]);
-    assert!(error.contains("no objective of this recipe reads its tokens"), "{error}");
+    assert!(
+        error.contains("no objective of this recipe reads its tokens"),
+        "{error}"
+    );
 }
 
 /// Images of one colour per class, `count` of each, in class folders.
@@ -455,7 +472,10 @@ fn classes_in_both_parts_and_classes_that_are_none_are_named() {
     assert_eq!(labels, ["ant", "bee"]);
     for (novel, part) in [
         ("[\"bee\", \"cat\"]", "\"bee\" is a label too"),
-        ("[\"cat\", \"cow\"]", "\"cow\" is no class of the training data"),
+        (
+            "[\"cat\", \"cow\"]",
+            "\"cow\" is no class of the training data",
+        ),
         ("[\"cat\", \"cat\"]", "\"cat\" is named twice"),
         ("[\"cat\"]", "must be two classes or more"),
     ] {
@@ -467,7 +487,10 @@ fn classes_in_both_parts_and_classes_that_are_none_are_named() {
     // All classes are labels: nothing is new.
     let all = "task.labels={ kind = \"classes\" }";
     let error = of_folders(&train, &val, &[all]).unwrap_err();
-    assert!(error.contains("of 4 classes of the data 4 are labels"), "{error}");
+    assert!(
+        error.contains("of 4 classes of the data 4 are labels"),
+        "{error}"
+    );
     // Two names that are one text.
     pictures(&train, &[("dog fish", 230)], 3);
     let set = "task.labels={ kind = \"list\", names = [\"dog_fish\", \"dog fish\"] }";

@@ -11,6 +11,7 @@
 //! Shape legend: `B` rows, `Lt` and `Lv` positions of text and image, `D` width of the cross-modal encoder.
 
 mod checks;
+mod represented;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -16,22 +16,18 @@
 //!
 //! Shape legend: `B` images, `N` texts, `L` positions, `K` tokens, `W` width of the table, `D` width of a tower.
 
-use std::collections::BTreeSet;
-
 use burn::module::{Module, Param};
-use burn::tensor::{Tensor, assert_shape};
+use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use unimo_batch::{ConfigError, config};
 use unimo_core::blocks::PreNormBlock;
 use unimo_core::dtype::same_dtype;
 use unimo_core::init::Init;
 use unimo_core::layers::Linear;
-use unimo_core::mask::{Hidden, PaddingMask, PairMask};
+use unimo_core::mask::{Hidden, PaddingMask};
 
-use crate::backbone::{Backbone, BackboneConfig};
-use crate::features::{ImageFeatures, Pictures, Represented};
-use crate::frozen;
-use crate::text::{TextInput, TextTower, last_of_each};
+use crate::image::ImageEncoderConfig;
+use crate::text::{TextEncoderConfig, TextTower};
 
 /// `[model.representation]`: tokens that both towers of a frozen CLIP read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,11 +42,16 @@ pub struct RepresentationConfig {
 }
 
 impl RepresentationConfig {
-    /// Checks every value against the encoders.
-    pub(crate) fn validate_with(&self, model: &BackboneConfig) -> Result<(), ConfigError> {
+    /// Checks every value against the encoders. `tags` says whether the image encoder reads the names of objects.
+    pub(crate) fn validate_with(
+        &self,
+        text: &TextEncoderConfig,
+        image: Option<&ImageEncoderConfig>,
+        tags: bool,
+    ) -> Result<(), ConfigError> {
         config::positive("tokens", self.tokens)?;
         config::positive("width", self.width)?;
-        let Some(image) = &model.image else {
+        let Some(image) = image else {
             return ConfigError::of_section(
                 false,
                 "needs an image encoder of pixels, [model.image]",
@@ -58,7 +59,7 @@ impl RepresentationConfig {
         };
         for (holds, reason) in [
             (
-                model.text.tower == TextTower::Clip,
+                text.tower == TextTower::Clip,
                 "needs model.text.tower = \"clip\": the tokens stand behind the begin token of a text that is read from left to right",
             ),
             (
@@ -66,17 +67,17 @@ impl RepresentationConfig {
                 "needs model.image.distillation_token = false: the tokens stand behind the only class token",
             ),
             (
-                !model.image_tags,
+                !tags,
                 "needs model.image_tags = false: the tokens are read beside patches alone",
             ),
             (
-                image.dropout + image.drop_path + model.text.dropout + model.text.drop_path == 0.0,
+                image.dropout + image.drop_path + text.dropout + text.drop_path == 0.0,
                 "needs encoders without dropout and drop_path: they are frozen",
             ),
         ] {
             ConfigError::of_section(holds, reason)?;
         }
-        let depth = image.layers.min(model.text.layers);
+        let depth = image.layers.min(text.layers);
         let [first, last] = self.layers;
         ConfigError::unless(
             1 <= first && first <= last && last <= depth,
@@ -133,7 +134,7 @@ impl Representation {
     /// - x: `[B, L, D]`, the states below
     /// - mask: of `L + K` positions
     /// - output: `[B, L + K, D]`, before the final norm
-    fn through(
+    pub(crate) fn through(
         &self,
         blocks: &[PreNormBlock],
         layers: &[Linear],
@@ -158,153 +159,14 @@ impl Representation {
     }
 }
 
-/// Texts below the first layer that gets tokens, and as CLIP reads them. Both are constants, kept for as long as the texts are the same.
+/// Texts below the first layer that gets tokens, and as CLIP reads them. Both are constants, kept for as long as the texts are the same. The encoders
+/// make and read them: `texts_below` and `represent_texts` of a [`Backbone`](crate::backbone::Backbone).
 #[derive(Debug, Clone)]
 pub struct TextsBelow {
     /// `[N, L, D]`.
-    states: Tensor<3>,
-    /// `[N, L]`.
-    mask: PaddingMask,
+    pub(crate) states: Tensor<3>,
+    /// `[N, L + K]`: which positions are padding once the tokens are put in.
+    pub(crate) mask: PaddingMask,
     /// `[N, D]`: what stands for each text without tokens, after the final norm.
-    class: Tensor<2>,
-}
-
-impl Backbone {
-    /// The texts that [`represent_texts`](Self::represent_texts) reads, without autodiff.
-    ///
-    /// # Shapes
-    ///
-    /// - input: `[N, L]`
-    ///
-    /// # Panics
-    ///
-    /// Panics if there are no representation tokens.
-    pub fn texts_below(&self, input: &TextInput) -> TextsBelow {
-        let input = input.without_autodiff();
-        let states = self.text.valid().forward(&input, self.text.depth() + 1);
-        let [rows, length] = input.ids.dims();
-        let class = states.last().map(|last| self.text.summary(last, &input.mask));
-        TextsBelow {
-            class: class.expect("invariant: an encoder keeps at least its last state"),
-            states: states[self.tokens().below].clone(),
-            mask: PaddingMask::join(vec![
-                input.mask.narrow(0, 1),
-                PaddingMask::none(rows, self.tokens().tokens.dims()[0], &input.ids.device()),
-                input.mask.narrow(1, length - 1),
-            ]),
-        }
-    }
-
-    /// What stands for each text with the tokens read, after the final norm.
-    ///
-    /// # Shapes
-    ///
-    /// - output: `[N, D]`
-    ///
-    /// # Panics
-    ///
-    /// Panics if there are no representation tokens.
-    pub fn represent_texts(&self, below: &TextsBelow) -> Tensor<2> {
-        let tokens = self.tokens();
-        let clip = self.text.clip.as_ref();
-        let clip = clip.expect("invariant: validation finds CLIP's text tower");
-        let own = self.text.word_embedding.weight.val();
-        let x = frozen::beside(below.states.clone(), &own);
-        let [_, length] = below.mask.dims();
-        let causal = PairMask::causal(length, &below.states.device());
-        let mask = Hidden {
-            keys: Some(&below.mask),
-            pairs: Some(&causal),
-        };
-        let blocks = &clip.layers[tokens.below..];
-        let state = tokens.through(blocks, &tokens.text, x, mask);
-        assert_shape!(state, [_, length, _]);
-        clip.final_norm.forward(last_of_each(state, &below.mask))
-    }
-
-    /// What stands for each text without tokens, after the final norm, as a constant.
-    ///
-    /// # Shapes
-    ///
-    /// - output: `[N, D]`
-    pub fn texts_as_they_are(&self, below: &TextsBelow) -> Tensor<2> {
-        frozen::beside(below.class.clone(), &self.text.word_embedding.weight.val())
-    }
-
-    /// The states of images as CLIP reads them, after its final norm, and behind them those below the first layer that gets tokens, as they
-    /// are; without autodiff.
-    ///
-    /// # Shapes
-    ///
-    /// - images: `B` rows of pixels
-    /// - output: `[B, L, D]` each
-    ///
-    /// # Panics
-    ///
-    /// Panics if there are no representation tokens.
-    pub fn image_states_with_below(
-        &self,
-        pictures: &Pictures,
-        layers: &BTreeSet<usize>,
-    ) -> Vec<Tensor<3>> {
-        let (Pictures::Pixels(pixels), Some(encoder)) = (pictures, &self.image) else {
-            unreachable!("invariant: validation finds an encoder of pixels");
-        };
-        let encoder = encoder.valid();
-        let depth = encoder.layers.len();
-        let keep = self.image_states(layers);
-        let most = keep.max(depth + 1 - self.tokens().below);
-        let states = encoder.forward(pixels.clone().without_autodiff(), most);
-        let below = states[states.len() - (depth + 1 - self.tokens().below)].clone();
-        let own = states.into_iter().skip(most - keep);
-        let own = own.map(|state| encoder.finish(state));
-        own.chain(std::iter::once(below)).collect()
-    }
-
-    /// Features from [`image_states_with_below`](Self::image_states_with_below), with what comes of the tokens. If a sample has several
-    /// images, `picture` counts them from 0.
-    ///
-    /// # Shapes
-    ///
-    /// - states: `[B, L, D]` each
-    ///
-    /// # Panics
-    ///
-    /// Panics if there are no representation tokens, or no states.
-    pub fn features_with_tokens(
-        &self,
-        mut states: Vec<Tensor<3>>,
-        picture: usize,
-        layers: &BTreeSet<usize>,
-    ) -> ImageFeatures {
-        let below = states.pop();
-        let below = below.expect("invariant: the states below come last");
-        let represented = self.represent_images(below);
-        ImageFeatures {
-            represented: Some(represented),
-            ..self.features_of_constant_images(states, picture, layers)
-        }
-    }
-
-    /// # Shapes
-    ///
-    /// - below: `[B, L, D]`
-    fn represent_images(&self, below: Tensor<3>) -> Represented {
-        let (tokens, encoder) = (self.tokens(), self.image.as_ref());
-        let encoder = encoder.expect("invariant: validation finds an encoder of pixels");
-        let x = frozen::beside(below, &encoder.class_embedding.val());
-        let blocks = &encoder.layers[tokens.below..];
-        let state = tokens.through(blocks, &tokens.image, x, Hidden::default());
-        let [count, _] = tokens.tokens.dims();
-        let read = encoder.finish(state.narrow(1, 0, 1 + count));
-        Represented {
-            class: read.clone().narrow(1, 0, 1).squeeze_dim(1),
-            tokens: read.narrow(1, 1, count).mean_dim(1).squeeze_dim(1),
-        }
-    }
-
-    fn tokens(&self) -> &Representation {
-        let tokens = self.representation.as_ref();
-        tokens.expect("invariant: validation finds [model.representation]")
-    }
+    pub(crate) class: Tensor<2>,
 }

@@ -505,7 +505,9 @@ pub(crate) fn last_of_each(state: Tensor<3>, mask: &PaddingMask) -> Tensor<2> {
     let shown = mask.hidden().bool_not().int().sum_dim(1).reshape([rows]);
     let first: Vec<i32> = (0..rows).map(|row| (row * length) as i32 - 1).collect();
     let first = Tensor::<1, Int>::from_data(TensorData::new(first, [rows]), &device);
-    state.reshape([rows * length, width]).select(0, first + shown)
+    state
+        .reshape([rows * length, width])
+        .select(0, first + shown)
 }
 
 #[cfg(all(test, feature = "flex"))]

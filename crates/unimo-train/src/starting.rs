@@ -95,8 +95,10 @@ const OF_TEACHERS: [&str; 4] = [
 ];
 
 /// What is learned beside a frozen CLIP, which no checkpoint of CLIP has.
-const LEARNED_BESIDE_CLIP: [&str; 2] =
-    ["backbone.representation", "objectives.prompts.token_projection"];
+const LEARNED_BESIDE_CLIP: [&str; 2] = [
+    "backbone.representation",
+    "objectives.prompts.token_projection",
+];
 
 /// Parameters that such a checkpoint cannot have, since its model has no such part.
 fn lacks(kind: Whole) -> Vec<String> {

@@ -52,9 +52,6 @@ pub struct ScenesConfig {
     /// The language of its texts.
     #[serde(skip_serializing_if = "SceneLanguage::is_default")]
     pub language: SceneLanguage,
-    /// Whether only scenes of one kind of objects are drawn; with `texts = "kinds"` they always are.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub one_kind: bool,
     /// The language of held-out texts; absent: as `language` says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held_out_language: Option<SceneLanguage>,
@@ -149,6 +146,8 @@ pub enum SceneTexts {
     Expressions,
     /// None: images alone, whose class is their number of objects, as a word.
     Classes,
+    /// One, of scenes with objects of one kind: their number, colour and shape, such as `two red circles`.
+    Names,
     /// None: images alone of objects of one kind, whose class is that kind, such as `red circle`: one of 64.
     Kinds,
 }
@@ -166,7 +165,7 @@ impl SceneTexts {
 
 impl ScenesConfig {
     fn shows_one_kind(&self) -> bool {
-        self.one_kind || self.texts == SceneTexts::Kinds
+        matches!(self.texts, SceneTexts::Names | SceneTexts::Kinds)
     }
 }
 
@@ -180,7 +179,6 @@ impl Default for ScenesConfig {
             size: 64,
             texts: SceneTexts::Captions,
             language: SceneLanguage::English,
-            one_kind: false,
             held_out_language: None,
         }
     }
@@ -340,6 +338,7 @@ impl Scenes {
                 let (_, label) = answered((String::new(), scene.description.objects().to_owned()));
                 (Vec::new(), vec![label])
             }
+            SceneTexts::Names => (vec![scene.description.first.named()], Vec::new()),
             SceneTexts::Kinds => {
                 let first = scene.description.first;
                 let kind = kinds::name(first.colour, first.shape);
@@ -380,6 +379,7 @@ impl Scenes {
             | SceneTexts::Statements
             | SceneTexts::Expressions
             | SceneTexts::Classes
+            | SceneTexts::Names
             | SceneTexts::Kinds => Vec::new(),
         }
     }
@@ -391,6 +391,7 @@ impl Scenes {
             SceneTexts::Captions
             | SceneTexts::Expressions
             | SceneTexts::Classes
+            | SceneTexts::Names
             | SceneTexts::Kinds => Vec::new(),
             SceneTexts::Questions => vec![TextRole::Question; description.questions().len()],
             SceneTexts::Statements => {
@@ -418,7 +419,7 @@ impl Source for Scenes {
             scenes => format!(", {scenes} to test on"),
         };
         format!(
-            "generated scenes of seed {}: {} for training, {} held out{test}, {} × {} pixels, {}{}{}{}",
+            "generated scenes of seed {}: {} for training, {} held out{test}, {} × {} pixels, {}{}{}",
             self.config.seed,
             self.config.train,
             self.config.val,
@@ -430,12 +431,8 @@ impl Source for Scenes {
                 SceneTexts::Statements => "with true and false statements",
                 SceneTexts::Expressions => "with expressions for groups of objects",
                 SceneTexts::Classes => "their numbers of objects as classes",
+                SceneTexts::Names => "named by the kind of their objects",
                 SceneTexts::Kinds => "the kinds of their objects as classes",
-            },
-            if self.config.one_kind {
-                ", of one kind of objects each"
-            } else {
-                ""
             },
             match self.config.language {
                 SceneLanguage::English => "",
@@ -476,7 +473,7 @@ impl Source for Scenes {
         SplitFacts {
             all_describe: matches!(
                 self.config.texts,
-                SceneTexts::Captions | SceneTexts::Expressions
+                SceneTexts::Captions | SceneTexts::Expressions | SceneTexts::Names
             ),
             languages: self.config.texts.are_told(),
             ..SplitFacts::default()

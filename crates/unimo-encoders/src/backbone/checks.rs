@@ -77,7 +77,7 @@ impl BackboneConfig {
             "must be \"bert\" with [model.fusion] or [model.joint]: CLIP has two towers alone",
         )?;
         if let Some(tokens) = &self.representation {
-            let checked = tokens.validate_with(self);
+            let checked = tokens.validate_with(&self.text, self.image.as_ref(), self.image_tags);
             checked.map_err(|e| e.within("representation"))?;
         }
         match (&self.fusion, &self.joint) {

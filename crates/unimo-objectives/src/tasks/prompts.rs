@@ -162,9 +162,8 @@ impl ObjectiveConfig for PromptsConfig {
         let mut token_projection = project(image);
         // N(0, 1 / D) as in the release, whatever the deviation of other weights.
         let factor = (image as f64).sqrt().recip() / model.initializer_range;
-        token_projection.weight = parameters::update(token_projection.weight, |weight| {
-            weight.mul_scalar(factor)
-        });
+        token_projection.weight =
+            parameters::update(token_projection.weight, |weight| weight.mul_scalar(factor));
         Prompts {
             text_projection,
             image_projection,
@@ -336,7 +335,8 @@ impl Prompts {
         let images = context.encoded.images(By::Student, ImageKind::Plain);
         let images = images.expect("invariant: the step gives what was requested");
         let known = self.known.as_ref();
-        let known = known.expect("invariant: a model that is trained or asked is given its classes");
+        let known =
+            known.expect("invariant: a model that is trained or asked is given its classes");
         let texts = self.texts(context.backbone, known);
         (self.images(images), texts)
     }

@@ -18,8 +18,8 @@ use unimo_encoders::names::{Form, Names, Rule, covers, rule};
 use unimo_encoders::public::{Kind, folder_of};
 use unimo_encoders::weights::Weights;
 use unimo_objectives::pretraining::itm::Head;
-use unimo_objectives::tasks::{prompts, ranking};
 use unimo_objectives::tasks::summary::Pooling;
+use unimo_objectives::tasks::{prompts, ranking};
 
 use crate::checkpoint;
 use crate::error::TrainError;
