@@ -16,6 +16,7 @@ use unimo_core::parameters;
 use unimo_encoders::backbone::Backbone;
 use unimo_encoders::features::Pictures;
 use unimo_encoders::text::TextInput;
+use unimo_encoders::weights::Weights;
 use unimo_encoders::{Encoder, load};
 use unimo_objectives::Objectives;
 use unimo_objectives::tasks::labels::Labelled;
@@ -24,7 +25,7 @@ use unimo_train::device::DeviceChoice;
 use unimo_train::freezing;
 use unimo_train::recipe::{Overrides, Recipe};
 use unimo_train::training::{self, Options};
-use unimo_train::{kept, starting, trained};
+use unimo_train::{checkpoint, kept, starting, trained};
 
 const LENGTH: usize = 5;
 const PAD: i32 = 1;
@@ -308,6 +309,16 @@ fn weights(run: &Path, step: u64) -> Vec<(String, TensorData)> {
     parameters::values(&model)
 }
 
+/// The file of what is frozen in a run.
+fn frozen(run: &Path) -> PathBuf {
+    let listed = fs::read_dir(run.join("checkpoints")).unwrap();
+    let mut paths = listed.map(|entry| entry.unwrap().path());
+    let name = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().into_owned();
+    paths
+        .find(|path| name(path).starts_with("frozen-"))
+        .unwrap()
+}
+
 /// The numbers of an evaluator's last evaluation.
 fn numbers(run: &Path, evaluator: &str) -> Value {
     let text = fs::read_to_string(run.join("evals.jsonl")).unwrap();
@@ -340,6 +351,9 @@ fn a_run_learns_its_tokens_alone_and_goes_on() {
     ] {
         fs::copy(run.join(name), resumed.join(name)).unwrap();
     }
+    let frozen = frozen(&run);
+    let there = |run: &Path| run.join("checkpoints").join(frozen.file_name().unwrap());
+    fs::copy(&frozen, there(&resumed)).unwrap();
     training::resume(&resumed, &options()).unwrap();
     assert_eq!(weights(&resumed, 6), last);
 
@@ -348,6 +362,29 @@ fn a_run_learns_its_tokens_alone_and_goes_on() {
     training::start(&recipe(&changes), &cached, &options()).unwrap();
     assert_eq!(weights(&cached, 6), last);
     assert_eq!(fs::read_dir(cached.join(kept::FOLDER)).unwrap().count(), 1);
+
+    // A checkpoint holds what learns; what is frozen is beside the checkpoints, once.
+    let path = checkpoint::path(&run.join("checkpoints"), 6);
+    let whole = checkpoint::Reader::open(&path).unwrap();
+    let own = Weights::open_section(&path, "model").unwrap();
+    assert_eq!(own.infos().count(), LEARNS);
+    assert_eq!(whole.count("model"), last.len());
+    let another = folder.path().join("another");
+    let init = format!("init=unimo:{}", run.display());
+    let one_step = ["train.steps=1", "train.checkpoint_every=1", init.as_str()];
+    let changes = [SMALL, &one_step].concat();
+    training::start(&recipe(&changes), &another, &options()).unwrap();
+    assert_eq!(self::frozen(&another).file_name(), frozen.file_name());
+    // It is noticed if it has changed or is gone.
+    let mut bytes = fs::read(&frozen).unwrap();
+    let at = bytes.len() - 1;
+    bytes[at] ^= 1;
+    fs::write(&frozen, bytes).unwrap();
+    let error = checkpoint::Reader::open(&path).err().unwrap().to_string();
+    assert!(error.contains("have changed"), "{error}");
+    fs::remove_file(&frozen).unwrap();
+    let error = checkpoint::Reader::open(&path).err().unwrap().to_string();
+    assert!(error.contains("which is not there"), "{error}");
 
     let found = numbers(&run, "base_to_novel");
     let value = |name: &str| {
@@ -408,6 +445,7 @@ fn what_does_not_fit_is_refused() {
             "model.text.dropout=0.1",
             &["model.representation", "dropout"],
         ),
+        ("train.ema=0.9", &["train.frozen_apart", "no train.ema"]),
         ("data.scenes.val=500", &["data.scenes.val + test", "400"]),
     ] {
         let error = refused(&[set]);
@@ -421,6 +459,7 @@ fn what_does_not_fit_is_refused() {
         "eval.select=none",
         "eval.base_to_novel=none",
         "train.freeze=[]",
+        "train.frozen_apart=false",
     ]);
     assert!(
         error.contains("no objective of this recipe reads its tokens"),

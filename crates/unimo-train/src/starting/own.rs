@@ -240,7 +240,13 @@ impl OwnRun {
             (Place::Run(_), None) => Some("model"),
         };
         let mut weights = match section {
-            Some(section) => Weights::open_section(&self.checkpoint, section)?,
+            Some(section) => {
+                let own = Weights::open_section(&self.checkpoint, section)?;
+                match checkpoint::frozen_beside(&self.checkpoint)? {
+                    Some(frozen) => own.and_section(&frozen, section)?,
+                    None => own,
+                }
+            }
             None => Weights::open(&self.checkpoint)?,
         };
         let (model, merged) = self.with_its_adapters(model, &weights, &read);
