@@ -323,8 +323,8 @@ fn frozen(run: &Path) -> PathBuf {
 fn numbers(run: &Path, evaluator: &str) -> Value {
     let text = fs::read_to_string(run.join("evals.jsonl")).unwrap();
     let records = text.lines().map(|line| serde_json::from_str(line).unwrap());
-    let own = records.filter(|record: &Value| record["evaluator"] == evaluator);
-    own.last().unwrap()["scalars"].clone()
+    let mut own = records.filter(|record: &Value| record["evaluator"] == evaluator);
+    own.next_back().unwrap()["scalars"].clone()
 }
 
 /// Only tokens, their layers and one projection move; a run that is stopped goes on to the same weights; and kept features of images

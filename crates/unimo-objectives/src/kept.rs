@@ -104,24 +104,23 @@ impl Kept<'_> {
                 .copied()
                 .collect();
             let pictures = Pictures::of_pixels(images, &levels, self.device);
-            let states = match represents {
-                true => self
-                    .backbone
-                    .image_states_with_below(&pictures, self.layers),
-                false => self.backbone.constant_image_states(&pictures, self.layers),
+            let states = if represents {
+                self.backbone
+                    .image_states_with_below(&pictures, self.layers)
+            } else {
+                self.backbone.constant_image_states(&pictures, self.layers)
             };
             self.fill(&mut search, &missing, states);
         }
         let shape = [search.keys.len(), positions, width];
         let states = self.states(&search, count, shape);
         let states = states.map(|state| cast(state, encoder.dtype)).collect();
-        Some(match represents {
-            true => self
-                .backbone
-                .features_with_tokens(states, picture, self.layers),
-            false => self
-                .backbone
-                .features_of_constant_images(states, picture, self.layers),
+        Some(if represents {
+            self.backbone
+                .features_with_tokens(states, picture, self.layers)
+        } else {
+            self.backbone
+                .features_of_constant_images(states, picture, self.layers)
         })
     }
 
